@@ -1,0 +1,101 @@
+/*
+ * stele/model.h - a model: hyper-parameters, named weights, and the graph of stages.
+ */
+#ifndef STELE_MODEL_H
+#define STELE_MODEL_H
+
+#include <stele/container.h>
+
+/* ---- stages: the vocabulary of traces ---- */
+
+/* In graph order. */
+enum st_stage {
+	ST_STAGE_EMBEDDING, ST_STAGE_ATTN_NORM, ST_STAGE_QKV_MATMUL, ST_STAGE_QKV_BIAS,
+	ST_STAGE_Q_POST_NORM, ST_STAGE_K_POST_NORM, ST_STAGE_Q_POST_ROPE, ST_STAGE_K_POST_ROPE,
+	ST_STAGE_ATTN_SCORES, ST_STAGE_ATTN_SOFTMAX, ST_STAGE_ATTENTION, ST_STAGE_ATTN_OUT,
+	ST_STAGE_POST_ATTN_NORM, ST_STAGE_POST_ATTN_RESIDUAL, ST_STAGE_FFN_NORM,
+	ST_STAGE_MOE_ROUTER, ST_STAGE_MOE_ROUTER_INDICES,
+	ST_STAGE_FFN_GATE, ST_STAGE_FFN_UP, ST_STAGE_FFN_SILU, ST_STAGE_FFN_SWIGL,
+	ST_STAGE_FFN_OUT, ST_STAGE_MOE_FFN_OUT, ST_STAGE_POST_FFN_NORM, ST_STAGE_POST_FFN_RESIDUAL,
+	ST_STAGE_FINAL_NORM, ST_STAGE_LM_HEAD,
+	ST_STAGE_COUNT
+};
+
+const char *st_stage_name(enum st_stage s);
+/* Case-insensitive; aliases (layer_output) included. */
+bool st_stage_parse(const char *name, size_t len, enum st_stage *out);
+bool st_stage_per_layer(enum st_stage s);
+
+/* ---- hyper-parameters ---- */
+
+enum st_rope_scaling { ST_ROPE_SCALING_NONE, ST_ROPE_SCALING_LINEAR, ST_ROPE_SCALING_LLAMA3 };
+
+struct st_config {
+	char arch[32];           /* family: "llama", "qwen2", "qwen3" */
+	char name[128];          /* what the file calls the model, or empty */
+	uint32_t n_layers, hidden, n_heads, n_kv_heads, head_dim, ffn, vocab, max_positions;
+	double norm_eps;
+	double rope_theta;
+	enum st_rope_scaling rope_scaling;
+	double rope_factor;                       /* linear, llama3 */
+	double rope_low_freq, rope_high_freq;     /* llama3 */
+	uint32_t rope_original_positions;         /* llama3 */
+	uint32_t sliding_window; /* 0 = none */
+	uint32_t window_from_layer; /* layers below it attend to everything (qwen2 max_window_layers) */
+	bool qkv_bias, qk_norm;
+	bool tied;               /* the head is the embedding */
+	int64_t bos, eos;        /* -1 = none */
+};
+
+/* ---- weights ---- */
+
+enum st_role {
+	ST_ROLE_EMBED, ST_ROLE_ATTN_NORM, ST_ROLE_Q, ST_ROLE_K, ST_ROLE_V,
+	ST_ROLE_Q_BIAS, ST_ROLE_K_BIAS, ST_ROLE_V_BIAS, ST_ROLE_Q_NORM, ST_ROLE_K_NORM,
+	ST_ROLE_O, ST_ROLE_FFN_NORM, ST_ROLE_GATE, ST_ROLE_UP, ST_ROLE_DOWN,
+	ST_ROLE_FINAL_NORM, ST_ROLE_HEAD, ST_ROLE_ROPE_FREQS,
+	ST_ROLE_COUNT
+};
+
+/*
+ * A weight bound to its place. `tensor` shows it as stored; `interleaved` says that its
+ * rows are in the adjacent-pair RoPE order (llama-family GGUF) with `heads` heads, so row
+ * h*d + 2i is the half-split basis' row h*d + i, and row h*d + 2i + 1 its row h*d + d/2 + i.
+ */
+struct st_weight {
+	const struct st_tensor *tensor; /* NULL: the model has none (bias, untied head, ...) */
+	bool interleaved;
+	uint32_t heads;
+	enum st_role role;
+	int32_t layer;                  /* -1 for whole-model weights */
+	char canonical[96];             /* Hugging Face name */
+	enum st_stage stage;            /* the first stage that uses it */
+};
+
+struct st_model;
+
+/* Open the container, read the configuration, bind every weight and check every shape. */
+ST_MUST_CHECK enum st_status st_model_open(const char *path, struct st_model **out, struct st_error *err);
+void st_model_close(struct st_model *m);
+
+const struct st_config *st_model_config(const struct st_model *m);
+const struct st_container *st_model_container(const struct st_model *m);
+/* layer is ignored for whole-model roles. NULL when the family has no such weight; else a
+ * weight whose tensor may be NULL. */
+const struct st_weight *st_model_weight(const struct st_model *m, enum st_role role, uint32_t layer);
+/* All bound weights, in graph order. */
+size_t st_model_n_weights(const struct st_model *m);
+const struct st_weight *st_model_weight_at(const struct st_model *m, size_t i);
+/* Tensors of the container that no weight uses. */
+size_t st_model_n_unused(const struct st_model *m);
+const struct st_tensor *st_model_unused_at(const struct st_model *m, size_t i);
+/* Comma-separated names of the known families. */
+const char *st_model_families(void);
+
+/* One line per tensor: "[APR-LOAD] tensor 'N': dims=[..], dtype=.., expected [out, in] = [..], layout OK". */
+void st_model_load_log(const struct st_model *m, const struct st_hooks *hooks);
+
+/* Decode rows [row0, row0 + n) of a weight in the half-split basis: n * cols floats. */
+void st_weight_decode(const struct st_weight *w, uint64_t row0, uint64_t n, float *dst);
+
+#endif

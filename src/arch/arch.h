@@ -1,0 +1,46 @@
+/*
+ * arch.h - model families: how each spells its configuration and weights, and what graph they make.
+ *
+ * A family is one file with one `const struct st_arch` and a row in families.c.
+ */
+#ifndef ST_ARCH_ARCH_H
+#define ST_ARCH_ARCH_H
+
+#include <stele/model.h>
+
+#include "format/container.h"
+#include "graph/graph.h"
+
+struct st_model; /* arch/model.c */
+
+const struct st_graph *st_model_graph(const struct st_model *m);
+
+struct st_arch {
+	const char *name;             /* general.architecture of GGUF, model_type of config.json */
+	const char *const *aliases;   /* further spellings ("LlamaForCausalLM", "mistral", ...), NULL-terminated */
+	bool gguf_rope_interleaved;   /* GGUF stores Q and K rows in adjacent-pair order */
+	bool qkv_bias, qk_norm;       /* what the family always has; "optional" biases are found by tensor presence */
+	/* Family-specific keys and checks after the shared ones were read. May be NULL. */
+	enum st_status (*configure)(const struct st_container *c, struct st_config *cfg, struct st_error *err);
+};
+
+extern const struct st_arch *const st_arch_table[];
+extern const size_t st_arch_count;
+/* By any spelling; NULL when unknown. */
+const struct st_arch *st_arch_find(const char *name, size_t len);
+
+/* Names of a weight in each convention; layer is ignored for whole-model roles. Return false where the
+ * role has no name there. Used by readers, convert, synth and reports. */
+bool st_role_hf_name(enum st_role role, uint32_t layer, char *buf, size_t n);
+bool st_role_gguf_name(enum st_role role, uint32_t layer, char *buf, size_t n);
+bool st_role_per_layer(enum st_role role);
+/* The role and layer of a tensor name in either convention; false when it is none. */
+bool st_role_of_name(const char *name, enum st_role *role, uint32_t *layer);
+/* Expected shape [out, in] (ndim 1 or 2) under a configuration. */
+uint32_t st_role_shape(const struct st_config *cfg, enum st_role role, uint64_t shape[2]);
+
+/* Configuration from whatever the container carries: GGUF keys, config.json or APR metadata. */
+ST_MUST_CHECK enum st_status st_config_read(const struct st_container *c, struct st_config *cfg,
+                                            const struct st_arch **arch, struct st_error *err);
+
+#endif

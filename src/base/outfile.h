@@ -1,0 +1,38 @@
+/*
+ * outfile.h - files that appear whole or not at all.
+ *
+ * Bytes go to a nameless file in the target's folder (O_TMPFILE; a temporary name where
+ * the file system has none). Commit flushes it to disk and gives it its name in one step,
+ * replacing an older file. Until then nothing is visible, and a killed process leaves
+ * nothing behind on file systems with O_TMPFILE.
+ */
+#ifndef ST_BASE_OUTFILE_H
+#define ST_BASE_OUTFILE_H
+
+#include <stele/status.h>
+
+struct st_outfile;
+
+ST_MUST_CHECK enum st_status st_outfile_open(const char *path, struct st_outfile **out, struct st_error *err);
+/* Append. Buffered; a write error may show up in a later call, at the latest in commit. */
+ST_MUST_CHECK enum st_status st_outfile_write(struct st_outfile *f, const void *p, size_t n, struct st_error *err);
+ST_MUST_CHECK enum st_status st_outfile_zeros(struct st_outfile *f, uint64_t n, struct st_error *err);
+/* Overwrite bytes already written (a header whose fields were not known before). */
+ST_MUST_CHECK enum st_status st_outfile_patch(struct st_outfile *f, uint64_t off, const void *p, size_t n, struct st_error *err);
+uint64_t st_outfile_size(const struct st_outfile *f);
+/* Flush and return a path under which the uncommitted bytes can be opened for reading
+ * (valid until commit or abort). */
+ST_MUST_CHECK enum st_status st_outfile_readable(struct st_outfile *f, const char **path, struct st_error *err);
+/* Both free f. Commit on failure aborts; abort(NULL) is fine. */
+ST_MUST_CHECK enum st_status st_outfile_commit(struct st_outfile *f, struct st_error *err);
+void st_outfile_abort(struct st_outfile *f);
+
+/* The same promise for a folder: build under a temporary name, then rename.
+ * `replace`: an existing folder of that name is moved aside and removed after the new one is in place. */
+struct st_outdir;
+ST_MUST_CHECK enum st_status st_outdir_open(const char *path, bool replace, struct st_outdir **out, struct st_error *err);
+const char *st_outdir_path(const struct st_outdir *d); /* of the temporary folder */
+ST_MUST_CHECK enum st_status st_outdir_commit(struct st_outdir *d, struct st_error *err);
+void st_outdir_abort(struct st_outdir *d); /* removes what was written */
+
+#endif

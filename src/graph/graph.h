@@ -1,0 +1,98 @@
+/*
+ * graph.h - a model as a list of named stages, and the evaluator.
+ *
+ * One node per stage and layer, in evaluation order. A node's value for T tokens is f32,
+ * [T, width], or [n_heads, T, P] for attention scores and probabilities. Q and K are in
+ * the half-split basis whatever order the file stores their rows in.
+ *
+ * The evaluator keeps the values of the current layer, the residual stream and the KV
+ * cache. Any value can be replaced before a later node uses it, and any one node can be
+ * evaluated alone on the values a run holds: a judge needs both.
+ */
+#ifndef ST_GRAPH_GRAPH_H
+#define ST_GRAPH_GRAPH_H
+
+#include <stele/model.h>
+
+#include "base/mem.h"
+#include "kernel/kernel.h"
+
+enum st_op {
+	ST_OP_EMBED,    /* rows of w[0] */
+	ST_OP_RMSNORM,  /* in[0], weight w[0], over the full width */
+	ST_OP_HEADNORM, /* slice of in[0] seen as heads of head_dim, weight w[0] per head */
+	ST_OP_LINEAR,   /* in[0] times each of w[0..n_w), outputs side by side */
+	ST_OP_BIAS,     /* in[0] plus w[0..n_w) side by side */
+	ST_OP_ROPE,     /* slice of in[0] */
+	ST_OP_SCORES,   /* in[0] = q, in[1] = k (all cached positions) */
+	ST_OP_SOFTMAX,  /* in[0] */
+	ST_OP_MIX,      /* in[0] = probabilities, in[1] = slice: v (all cached positions) */
+	ST_OP_ADD,      /* in[0] + in[1] */
+	ST_OP_ACT,      /* activation(in[0]) */
+	ST_OP_MUL,      /* in[0] * in[1] */
+};
+
+#define ST_NO_NODE UINT32_MAX
+
+struct st_node {
+	enum st_stage stage;
+	int32_t layer;              /* -1 for whole-model stages */
+	enum st_op op;
+	uint32_t in[2];             /* node indices, ST_NO_NODE where unused */
+	uint32_t slice;             /* first feature of the input slice (HEADNORM, ROPE, MIX's v) */
+	uint32_t width;             /* features per token of the value; scores: n_heads */
+	const struct st_weight *w[3];
+	uint32_t n_w;
+	double eps;                 /* RMSNORM, HEADNORM */
+	uint32_t heads, head_dim;   /* HEADNORM, ROPE: heads of the slice; SCORES, MIX: query heads */
+	uint32_t kv_heads;          /* SCORES, MIX */
+	uint32_t window;            /* SCORES, SOFTMAX: 0 = all */
+	double scale, softcap;      /* SCORES */
+	enum st_activation act;     /* ACT */
+	const double *inv_freq;     /* ROPE: head_dim / 2 entries (scaling already applied) */
+	double mscale;              /* ROPE */
+};
+
+struct st_graph {
+	struct st_node *nodes;
+	uint32_t n_nodes;
+	uint32_t n_layers, vocab;
+};
+
+/* First node with that stage and layer (-1: whole model), or ST_NO_NODE. */
+uint32_t st_graph_find(const struct st_graph *g, enum st_stage stage, int32_t layer);
+
+struct st_run;
+
+/* A run evaluates one graph for at most max_positions tokens in all, at most max_tokens at
+ * a time. The graph, its weights and `e` (copied) must outlive it. */
+ST_MUST_CHECK enum st_status st_run_open(const struct st_graph *g, const struct st_exec *e, size_t max_tokens,
+                                         size_t max_positions, struct st_run **out, struct st_error *err);
+void st_run_close(struct st_run *r);
+/* Anonymous bytes such a run allocates: known before it starts. */
+uint64_t st_run_memory(const struct st_graph *g, const struct st_exec *e, size_t max_tokens, size_t max_positions);
+
+/* Start on the next T tokens, after those already in the cache. Ids are checked against the vocabulary. */
+ST_MUST_CHECK enum st_status st_run_begin(struct st_run *r, const uint32_t *tokens, size_t T, struct st_error *err);
+/* Evaluate node i from the values the run holds. Nodes must be evaluated (or put) in order. */
+ST_MUST_CHECK enum st_status st_run_eval(struct st_run *r, uint32_t i, struct st_error *err);
+
+struct st_value {
+	float *data;      /* contiguous; owned by the run until the node's stage is evaluated for another layer */
+	size_t rows;      /* T; scores: n_heads * T */
+	size_t cols;      /* width; scores: P */
+};
+struct st_value st_run_value(const struct st_run *r, uint32_t i);
+/* Replace the value of node i (also where it was not evaluated); same size as st_run_value. */
+void st_run_put(struct st_run *r, uint32_t i, const float *data);
+
+/* Evaluate node i of graph g - this run's own or one of equal form - on THIS run's current inputs, in e's
+ * mode, into out (the size of st_run_value(r, i)). Changes nothing in the run: a local error is
+ * the difference between st_run_value and this. */
+ST_MUST_CHECK enum st_status st_run_eval_alone(struct st_run *r, const struct st_graph *g, uint32_t i,
+                                               const struct st_exec *e, float *out, struct st_error *err);
+
+size_t st_run_tokens(const struct st_run *r);    /* T of the current begin */
+size_t st_run_positions(const struct st_run *r); /* P: cached positions, the current tokens included */
+
+#endif

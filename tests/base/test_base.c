@@ -1,0 +1,283 @@
+/* base: errors, sizes, arenas, cursors, maps and whole-or-nothing files. */
+#include "test.h"
+
+#include "base/cursor.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/map.h"
+#include "base/mem.h"
+#include "base/outfile.h"
+#include "base/rng.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+static char folder[64];
+
+static int make_folder(void **state)
+{
+	(void)state;
+	strcpy(folder, "/tmp/stele-test-XXXXXX");
+	return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+	(void)state;
+	char cmd[128];
+	snprintf(cmd, sizeof cmd, "rm -rf '%s'", folder);
+	return system(cmd);
+}
+
+static const char *in_folder(const char *name)
+{
+	static char buf[4][256];
+	static unsigned turn;
+	char *p = buf[turn++ % 4];
+	snprintf(p, sizeof buf[0], "%s/%s", folder, name);
+	return p;
+}
+
+static size_t entries(const char *path)
+{
+	size_t n = 0;
+	DIR *d = opendir(path);
+	assert_non_null(d);
+	for (struct dirent *e; (e = readdir(d));)
+		n += e->d_name[0] != '.';
+	closedir(d);
+	return n;
+}
+
+static void first_error_wins(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	assert_int_equal(st_fail_at(&err, ST_ERR_FORMAT, 12, "key \"a\nb\"", "value %d", 7), ST_ERR_FORMAT);
+	assert_int_equal(st_fail(&err, ST_ERR_IO, "later"), ST_ERR_FORMAT);
+	st_error_in(&err, "m.gguf");
+	st_error_in(&err, "other");
+	char line[256];
+	st_error_format(&err, line, sizeof line);
+	assert_string_equal(line, "m.gguf: byte 12: key \"a?b\": value 7");
+}
+
+static void message_cut_inside_a_character_stays_utf8(void **state)
+{
+	(void)state;
+	for (int lead = 0; lead < 4; lead++) {
+		char where[400];
+		memset(where, 'x', (size_t)lead);
+		size_t n = (size_t)lead;
+		while (n < 390) {
+			memcpy(where + n, "\xE2\x96\x81", 3);
+			n += 3;
+		}
+		where[n] = '\0';
+		struct st_error err = ST_ERROR_INIT;
+		(void)st_fail_at(&err, ST_ERR_FORMAT, 0, where, "m");
+		assert_true(st_utf8_valid(err.where, strlen(err.where)));
+	}
+}
+
+static void checked_sizes(void **state)
+{
+	(void)state;
+	uint64_t v;
+	assert_false(st_mul_u64(UINT64_C(1) << 33, UINT64_C(1) << 33, &v));
+	assert_false(st_add_u64(UINT64_MAX, 1, &v));
+	assert_false(st_round_up(UINT64_MAX - 3, 64, &v));
+	assert_true(st_round_up(65, 64, &v));
+	assert_int_equal(v, 128);
+	assert_true(st_ceil_div(UINT64_MAX, 2) == UINT64_C(1) << 63);
+	assert_null(st_alloc_array(UINT64_MAX, 2));
+}
+
+static void arena_is_zeroed_and_aligned(void **state)
+{
+	(void)state;
+	struct st_arena a;
+	st_arena_init(&a);
+	for (size_t n = 0; n < 200000; n = n * 3 + 1) {
+		unsigned char *p = st_arena_alloc(&a, n, 1);
+		assert_non_null(p);
+		assert_int_equal((uintptr_t)p % 64, 0);
+		for (size_t i = 0; i < n; i++)
+			assert_int_equal(p[i], 0);
+		memset(p, 0xAA, n);
+	}
+	assert_null(st_arena_alloc(&a, UINT64_MAX, 3));
+	assert_string_equal(st_arena_printf(&a, "%d-%s", 5, "x"), "5-x");
+	st_arena_release(&a);
+}
+
+static void cursor_error_sticks(void **state)
+{
+	(void)state;
+	const uint8_t bytes[] = { 1, 2, 3, 4, 5, 6 };
+	struct st_error err = ST_ERROR_INIT;
+	struct st_cursor c;
+	st_cursor_init(&c, bytes, sizeof bytes, 100, &err);
+	assert_int_equal(st_cursor_u32(&c, "count"), 0x04030201);
+	assert_int_equal(st_cursor_u64(&c, "length"), 0);
+	assert_int_equal(st_cursor_u8(&c, "late"), 0);
+	assert_int_equal(c.st, ST_ERR_FORMAT);
+	assert_int_equal(err.offset, 104);
+	assert_string_equal(err.where, "length");
+}
+
+static void utf8(void **state)
+{
+	(void)state;
+	assert_true(st_utf8_valid("a\xC3\xA9\xE2\x96\x81\xF0\x9F\x98\x80", 10));
+	assert_false(st_utf8_valid("\xC0\x80", 2));         /* overlong */
+	assert_false(st_utf8_valid("\xED\xA0\x80", 3));     /* surrogate */
+	assert_false(st_utf8_valid("\xE2\x96", 2));         /* cut */
+	assert_false(st_utf8_valid("\xF4\x90\x80\x80", 4)); /* above U+10FFFF */
+}
+
+static void map_refuses_what_is_no_file(void **state)
+{
+	(void)state;
+	struct st_map m;
+	struct st_error err = ST_ERROR_INIT;
+	assert_int_equal(st_map_open(&m, folder, &err), ST_ERR_IO);
+	st_error_clear(&err);
+	assert_int_equal(mkfifo(in_folder("pipe"), 0600), 0);
+	assert_int_equal(st_map_open(&m, in_folder("pipe"), &err), ST_ERR_IO);
+	st_error_clear(&err);
+	assert_int_equal(st_map_open(&m, in_folder("absent"), &err), ST_ERR_IO);
+	assert_non_null(strstr(err.message, "No such file"));
+}
+
+static void map_is_found_by_address(void **state)
+{
+	(void)state;
+	FILE *f = fopen(in_folder("file"), "w");
+	fputs("hello", f);
+	fclose(f);
+	struct st_map m;
+	struct st_error err = ST_ERROR_INIT;
+	assert_ok(st_map_open(&m, in_folder("file"), &err), &err);
+	assert_int_equal(m.size, 5);
+	assert_string_equal(st_map_path_of(m.data + 4), in_folder("file"));
+	assert_null(st_map_path_of(m.data + 5));
+	const void *gone = m.data;
+	st_map_close(&m);
+	assert_null(st_map_path_of(gone));
+}
+
+static void outfile_appears_only_at_commit(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_outfile *f;
+	assert_ok(st_outfile_open(in_folder("out"), &f, &err), &err);
+	assert_ok(st_outfile_write(f, "abcdef", 6, &err), &err);
+	assert_ok(st_outfile_zeros(f, 5000000, &err), &err);
+	assert_ok(st_outfile_patch(f, 1, "XY", 2, &err), &err);
+	assert_int_equal(st_outfile_size(f), 5000006);
+	assert_int_equal(access(in_folder("out"), F_OK), -1);
+	const char *readable;
+	assert_ok(st_outfile_readable(f, &readable, &err), &err);
+	struct st_map m;
+	assert_ok(st_map_open(&m, readable, &err), &err);
+	assert_memory_equal(m.data, "aXYdef\0\0", 8);
+	st_map_close(&m);
+	assert_ok(st_outfile_commit(f, &err), &err);
+	struct stat sb;
+	assert_int_equal(stat(in_folder("out"), &sb), 0);
+	assert_int_equal(sb.st_size, 5000006);
+	assert_int_equal(entries(folder), 1);
+}
+
+static void outfile_aborted_keeps_the_old_file(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_outfile *f;
+	FILE *old = fopen(in_folder("out"), "w");
+	fputs("old", old);
+	fclose(old);
+	assert_ok(st_outfile_open(in_folder("out"), &f, &err), &err);
+	assert_ok(st_outfile_write(f, "new", 3, &err), &err);
+	st_outfile_abort(f);
+	struct st_map m;
+	assert_ok(st_map_open(&m, in_folder("out"), &err), &err);
+	assert_memory_equal(m.data, "old", 3);
+	st_map_close(&m);
+	assert_int_equal(entries(folder), 1);
+}
+
+static void full_disk_is_an_error(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_outfile *f;
+	/* /dev/full is no regular file, so it is refused before a byte is lost. */
+	assert_int_equal(st_outfile_open("/dev/full", &f, &err), ST_ERR_IO);
+	st_error_clear(&err);
+	assert_int_equal(st_outfile_open(in_folder("no/such/folder/x"), &f, &err), ST_ERR_IO);
+}
+
+static void outdir_replaces_whole(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	for (int round = 0; round < 2; round++) {
+		struct st_outdir *d;
+		assert_ok(st_outdir_open(in_folder("tree/"), round > 0, &d, &err), &err);
+		char name[300];
+		snprintf(name, sizeof name, "%s/file%d", st_outdir_path(d), round);
+		FILE *f = fopen(name, "w");
+		assert_non_null(f);
+		fclose(f);
+		assert_ok(st_outdir_commit(d, &err), &err);
+		assert_int_equal(entries(in_folder("tree")), 1);
+		assert_int_equal(entries(folder), 1);
+	}
+	struct st_outdir *d;
+	assert_int_equal(st_outdir_open(in_folder("tree"), false, &d, &err), ST_ERR_IO);
+}
+
+static void known_digests(void **state)
+{
+	(void)state;
+	char hex[65];
+	struct st_error err = ST_ERROR_INIT;
+	/* FIPS 180-2, appendix B.1 */
+	assert_ok(st_sha256_hex("abc", 3, hex, &err), &err);
+	assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+static void known_random_numbers(void **state)
+{
+	(void)state;
+	/* First outputs of the authors' splitmix64.c with state 1234567 (published test vector). */
+	uint64_t s = 1234567;
+	assert_true(st_splitmix64(&s) == UINT64_C(6457827717110365317));
+	assert_true(st_splitmix64(&s) == UINT64_C(3203168211198807973));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(first_error_wins),
+		cmocka_unit_test(message_cut_inside_a_character_stays_utf8),
+		cmocka_unit_test(checked_sizes),
+		cmocka_unit_test(arena_is_zeroed_and_aligned),
+		cmocka_unit_test(cursor_error_sticks),
+		cmocka_unit_test(utf8),
+		cmocka_unit_test_setup_teardown(map_refuses_what_is_no_file, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(map_is_found_by_address, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(outfile_appears_only_at_commit, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(outfile_aborted_keeps_the_old_file, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(full_disk_is_an_error, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(outdir_replaces_whole, make_folder, remove_folder),
+		cmocka_unit_test(known_digests),
+		cmocka_unit_test(known_random_numbers),
+	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

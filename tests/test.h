@@ -1,0 +1,45 @@
+/* test.h - what every unit test includes: cmocka, and where the shared data lies. */
+#ifndef ST_TESTS_TEST_H
+#define ST_TESTS_TEST_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <stele/status.h>
+
+/* Path of a file of the shared data set, "<root>/data/REL"; skips the running test with a line
+ * saying so when the data set is absent. The root is $STELE_SHARED, else ../shared beside the
+ * source tree. The result lies in one of 8 static buffers used in turn. */
+static inline const char *shared_path(const char *rel)
+{
+	static char buf[8][1024];
+	static unsigned turn;
+	const char *root = getenv("STELE_SHARED");
+	char *p = buf[turn++ % 8];
+	snprintf(p, sizeof buf[0], "%s/data/%s", root ? root : STELE_SOURCE_ROOT "/../shared", rel);
+	if (access(p, R_OK) != 0) {
+		fprintf(stderr, "skipped: %s is absent\n", p);
+		skip();
+	}
+	return p;
+}
+
+/* Assert success, printing the error otherwise. */
+#define assert_ok(expr, err) \
+	do { \
+		if ((expr) != ST_OK) { \
+			char line_[1400]; \
+			st_error_format((err), line_, sizeof line_); \
+			fail_msg("%s: %s", #expr, line_); \
+		} \
+	} while (0)
+
+#endif
