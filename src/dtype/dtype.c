@@ -1,0 +1,68 @@
+/* dtype.c - the table of stored types. */
+#include <stele/dtype.h>
+
+#include "dtype/blocks.h"
+#include "dtype/codec.h"
+
+#include <assert.h>
+#include <strings.h>
+
+#define PLAIN(NAME, KIND, BYTES, dec, enc, rms) \
+	{ .name = NAME, .kind = KIND, .block_elems = 1, .block_bytes = BYTES, .decode = dec, .encode = enc, .storage_rel_rms = rms }
+#define BLOCK(NAME, ELEMS, block, dec, enc, rms) \
+	{ .name = NAME, .kind = ST_KIND_QUANT, .block_elems = ELEMS, .block_bytes = sizeof(struct block), \
+	  .decode = dec, .encode = enc, .storage_rel_rms = rms }
+
+static const struct st_dtype_info table[ST_DTYPE_COUNT] = {
+	/* The last column is measured on N(0,1) data (tests/dtype/test_storage.c does it again); for types without an
+	 * encoder here, with a plain search for the best scales. */
+	[ST_DTYPE_F32]     = PLAIN("F32", ST_KIND_FLOAT, 4, st_decode_f32, st_encode_f32, 0),
+	[ST_DTYPE_F16]     = PLAIN("F16", ST_KIND_FLOAT, 2, st_decode_f16, st_encode_f16, 0),
+	[ST_DTYPE_BF16]    = PLAIN("BF16", ST_KIND_FLOAT, 2, st_decode_bf16, st_encode_bf16, 0),
+	[ST_DTYPE_F64]     = PLAIN("F64", ST_KIND_FLOAT, 8, st_decode_f64, NULL, 0),
+	[ST_DTYPE_F8_E4M3] = PLAIN("F8_E4M3", ST_KIND_FLOAT, 1, st_decode_f8_e4m3, NULL, 0),
+	[ST_DTYPE_F8_E5M2] = PLAIN("F8_E5M2", ST_KIND_FLOAT, 1, st_decode_f8_e5m2, NULL, 0),
+	[ST_DTYPE_BOOL]    = PLAIN("BOOL", ST_KIND_INT, 1, st_decode_bool, NULL, 0),
+	[ST_DTYPE_I8]      = PLAIN("I8", ST_KIND_INT, 1, st_decode_i8, NULL, 0),
+	[ST_DTYPE_U8]      = PLAIN("U8", ST_KIND_INT, 1, st_decode_u8, NULL, 0),
+	[ST_DTYPE_I16]     = PLAIN("I16", ST_KIND_INT, 2, st_decode_i16, NULL, 0),
+	[ST_DTYPE_U16]     = PLAIN("U16", ST_KIND_INT, 2, st_decode_u16, NULL, 0),
+	[ST_DTYPE_I32]     = PLAIN("I32", ST_KIND_INT, 4, st_decode_i32, NULL, 0),
+	[ST_DTYPE_U32]     = PLAIN("U32", ST_KIND_INT, 4, st_decode_u32, NULL, 0),
+	[ST_DTYPE_I64]     = PLAIN("I64", ST_KIND_INT, 8, st_decode_i64, NULL, 0),
+	[ST_DTYPE_U64]     = PLAIN("U64", ST_KIND_INT, 8, st_decode_u64, NULL, 0),
+	[ST_DTYPE_Q4_0]    = BLOCK("Q4_0", ST_QK, st_block_q4_0, st_decode_q4_0, st_encode_q4_0, 0),
+	[ST_DTYPE_Q4_1]    = BLOCK("Q4_1", ST_QK, st_block_q4_1, st_decode_q4_1, st_encode_q4_1, 0),
+	[ST_DTYPE_Q5_0]    = BLOCK("Q5_0", ST_QK, st_block_q5_0, st_decode_q5_0, st_encode_q5_0, 0),
+	[ST_DTYPE_Q5_1]    = BLOCK("Q5_1", ST_QK, st_block_q5_1, st_decode_q5_1, st_encode_q5_1, 0),
+	[ST_DTYPE_Q8_0]    = BLOCK("Q8_0", ST_QK, st_block_q8_0, st_decode_q8_0, st_encode_q8_0, 0),
+	[ST_DTYPE_Q8_1]    = BLOCK("Q8_1", ST_QK, st_block_q8_1, st_decode_q8_1, NULL, 0),
+	[ST_DTYPE_Q2_K]    = BLOCK("Q2_K", ST_QKK, st_block_q2_k, st_decode_q2_k, NULL, 0),
+	[ST_DTYPE_Q3_K]    = BLOCK("Q3_K", ST_QKK, st_block_q3_k, st_decode_q3_k, NULL, 0),
+	[ST_DTYPE_Q4_K]    = BLOCK("Q4_K", ST_QKK, st_block_q4_k, st_decode_q4_k, NULL, 0),
+	[ST_DTYPE_Q5_K]    = BLOCK("Q5_K", ST_QKK, st_block_q5_k, st_decode_q5_k, NULL, 0),
+	[ST_DTYPE_Q6_K]    = BLOCK("Q6_K", ST_QKK, st_block_q6_k, st_decode_q6_k, NULL, 0),
+	[ST_DTYPE_Q8_K]    = BLOCK("Q8_K", ST_QKK, st_block_q8_k, st_decode_q8_k, NULL, 0),
+	[ST_DTYPE_IQ4_NL]  = BLOCK("IQ4_NL", ST_QK, st_block_iq4_nl, st_decode_iq4_nl, NULL, 0),
+	[ST_DTYPE_IQ4_XS]  = BLOCK("IQ4_XS", ST_QKK, st_block_iq4_xs, st_decode_iq4_xs, NULL, 0),
+	[ST_DTYPE_MXFP4]   = BLOCK("MXFP4", ST_QK, st_block_mxfp4, st_decode_mxfp4, NULL, 0),
+	[ST_DTYPE_APR_Q4]  = BLOCK("AprQ4", ST_QK, st_block_apr_q4, st_decode_apr_q4, st_encode_apr_q4, 0),
+	/* In units of the tensor's scale: see dtype/aprq.h. */
+	[ST_DTYPE_APR_Q8]  = PLAIN("AprQ8", ST_KIND_QUANT, 1, st_decode_apr_q8, st_encode_apr_q8, 0),
+};
+
+const struct st_dtype_info *st_dtype_info(enum st_dtype t)
+{
+	assert((unsigned)t < ST_DTYPE_COUNT);
+	return &table[t];
+}
+
+bool st_dtype_parse(const char *name, enum st_dtype *out)
+{
+	for (unsigned t = 0; t < ST_DTYPE_COUNT; t++)
+		if (strcasecmp(name, table[t].name) == 0) {
+			*out = (enum st_dtype)t;
+			return true;
+		}
+	return false;
+}
