@@ -1,0 +1,66 @@
+/* stele help - the overview, a command's help, and what is generated for man and the shells. */
+#include "cli/internal.h"
+
+struct opts {
+	struct cli_list words;
+	const char *completion;
+	bool man, list;
+};
+
+static int print(struct st_text *t)
+{
+	cli_print_text(t);
+	st_text_release(t);
+	return CLI_SAME;
+}
+
+static int run(struct cli *c, void *p)
+{
+	const struct opts *o = p;
+	struct st_text t = { 0 };
+	if (o->completion) {
+		cli_completion(&t, o->completion);
+		return print(&t);
+	}
+	if (o->list) {
+		for (size_t i = 0; i < cli_n_commands; i++)
+			st_text_printf(&t, "%s\n", cli_commands[i]->name);
+		return print(&t);
+	}
+	const struct cli_command *cmd = NULL;
+	if (o->words.n) {
+		int used;
+		cmd = cli_find((char *const *)o->words.items, (int)o->words.n, &used);
+		if (!cmd || (size_t)used != o->words.n)
+			return cli_usage(c, "no command '%s%s%s'; 'stele help' lists them", o->words.items[0],
+			                 o->words.n > 1 ? " " : "", o->words.n > 1 ? o->words.items[1] : "");
+	}
+	if (o->man)
+		cli_man(&t, cmd);
+	else if (cmd)
+		cli_help(&t, cmd);
+	else
+		cli_overview(&t);
+	return print(&t);
+}
+
+static const struct cli_param options[] = {
+	{ "man", 0, NULL, "print the manual page as roff", CLI_BOOL(struct opts, man), .group = 1 },
+	{ "completion", 0, "SHELL", "print the completion script for a shell", CLI_CHOICE(struct opts, completion, "bash|zsh|fish"), .group = 1 },
+	{ "list", 0, NULL, "print the names of the commands, one per line", CLI_BOOL(struct opts, list), .group = 1 },
+	{ 0 }
+};
+
+static const struct cli_param positionals[] = {
+	{ "COMMAND", 0, NULL, "the command to explain; without it, list the commands", CLI_LIST(struct opts, words) },
+	{ 0 }
+};
+
+const struct cli_command cmd_help = {
+	.name = "help",
+	.summary = "explain a command",
+	.description = "Prints the list of commands, or the arguments and options of one. The manual pages and the completion "
+		"scripts that are installed come from here as well.",
+	.examples = "stele help trace\nstele help --completion bash > /etc/bash_completion.d/stele\n",
+	.options = options, .positionals = positionals, .opts_size = sizeof(struct opts), .run = run,
+};

@@ -1,0 +1,14 @@
+/*
+ * commands.c - every command, in the order in which help lists them.
+ *
+ * To add one: write cmd_NAME.c with `const struct cli_command cmd_NAME`, name the file in
+ * meson.build, and add it twice below. Commands of two words stand together.
+ */
+#include "cli/internal.h"
+
+extern const struct cli_command cmd_help;
+
+const struct cli_command *const cli_commands[] = {
+	&cmd_help,
+};
+const size_t cli_n_commands = sizeof cli_commands / sizeof *cli_commands;

@@ -1,0 +1,166 @@
+/* help.c - the overview, and one command's --help, from its tables. */
+#include "cli/internal.h"
+
+#include <string.h>
+
+const char cli_common_exit_status[] =
+	"0  the same, or different only as expected\n"
+	"1  a fault, or a value beyond --threshold\n"
+	"2  trouble: usage, unreadable or inconsistent input\n"
+	"3  undecided";
+
+static void emit_param(struct st_text *t, const struct cli_param *p, bool option)
+{
+	if (!option)
+		st_text_printf(t, "%s%s", p->name, p->type == CLI_TYPE_LIST ? "..." : "");
+	else if (p->type == CLI_TYPE_BOOL)
+		st_text_printf(t, "--%s", p->name);
+	else
+		st_text_printf(t, "--%s %s%s", p->name, p->arg, p->type == CLI_TYPE_LIST ? " ..." : "");
+}
+
+/* One piece: a parameter alone, or with the rest of its group, "(TEXT | --file F)". */
+static void emit_piece(const struct cli_command *cmd, const struct cli_param *first,
+                       void (*emit)(void *user, const char *piece), void *user)
+{
+	const struct cli_param *tables[] = { cmd->positionals, cmd->options };
+	struct st_text t = { 0 };
+	bool required = first->flags & CLI_REQUIRED;
+	st_text_puts(&t, !required ? "[" : first->group ? "(" : "");
+	emit_param(&t, first, cli_is_option(cmd, first));
+	for (size_t i = 0; i < 2; i++) {
+		for (const struct cli_param *p = tables[i]; first->group && p && p->name; p++) {
+			if (p == first || p->group != first->group)
+				continue;
+			st_text_puts(&t, " | ");
+			emit_param(&t, p, cli_is_option(cmd, p));
+		}
+	}
+	st_text_puts(&t, !required ? "]" : first->group ? ")" : "");
+	if (!t.failed)
+		emit(user, t.s);
+	st_text_release(&t);
+}
+
+void cli_synopsis(const struct cli_command *cmd, void (*emit)(void *user, const char *piece), void *user)
+{
+	int done[32];
+	size_t n_done = 0;
+	/* Positionals, then what must be given, then the rest, each in table order. */
+	for (int pass = 0; pass < 3; pass++) {
+		for (const struct cli_param *p = pass == 0 ? cmd->positionals : cmd->options; p && p->name; p++) {
+			if (pass > 0 && (pass == 1) != !!(p->flags & CLI_REQUIRED))
+				continue;
+			bool again = false;
+			for (size_t i = 0; p->group && i < n_done; i++)
+				again |= done[i] == p->group;
+			if (again)
+				continue;
+			if (p->group && n_done < sizeof done / sizeof *done)
+				done[n_done++] = p->group;
+			emit_piece(cmd, p, emit, user);
+		}
+	}
+}
+
+/* Words flowed into lines that end before `width`, later lines indented. */
+struct flow { struct st_text *t; size_t indent, width, column; };
+
+static void flow_piece(void *user, const char *piece)
+{
+	struct flow *f = user;
+	size_t n = strlen(piece);
+	if (f->column > f->indent && f->column + 1 + n > f->width) {
+		st_text_puts(f->t, "\n");
+		st_text_pad(f->t, f->indent);
+		f->column = f->indent;
+	} else if (f->column > f->indent) {
+		st_text_puts(f->t, " ");
+		f->column++;
+	}
+	st_text_puts(f->t, piece);
+	f->column += n;
+}
+
+static void flow_words(struct st_text *t, const char *s, size_t indent, size_t width)
+{
+	struct flow f = { t, indent, width, indent };
+	while (*s) {
+		size_t n = strcspn(s, " \n");
+		char word[128];
+		snprintf(word, sizeof word, "%.*s", (int)n, s);
+		if (n)
+			flow_piece(&f, word);
+		s += n;
+		s += strspn(s, " \n");
+	}
+}
+
+#define TERM_COLUMN 28
+
+static void help_param(struct st_text *t, const struct cli_param *p, bool option, size_t width)
+{
+	struct st_text term = { 0 };
+	if (!option)
+		st_text_printf(&term, "  %s", p->name);
+	else if (p->letter)
+		st_text_printf(&term, "  -%c, --%s", p->letter, p->name);
+	else
+		st_text_printf(&term, "      --%s", p->name);
+	if (option && p->type != CLI_TYPE_BOOL)
+		st_text_printf(&term, " %s", p->arg);
+	st_text_add(t, term.s, term.len);
+	if (term.len + 2 > TERM_COLUMN) {
+		st_text_puts(t, "\n");
+		st_text_pad(t, TERM_COLUMN);
+	} else {
+		st_text_pad(t, TERM_COLUMN - term.len);
+	}
+	flow_words(t, p->help, TERM_COLUMN, width);
+	if (p->type == CLI_TYPE_CHOICE) {
+		st_text_puts(t, "\n");
+		st_text_pad(t, TERM_COLUMN);
+		st_text_puts(t, "one of:");
+		for (const char *c = p->choices; *c;) {
+			size_t n = strcspn(c, "|");
+			st_text_printf(t, " %.*s", (int)n, c);
+			c += n + (c[n] == '|');
+		}
+	}
+	st_text_puts(t, "\n");
+	st_text_release(&term);
+}
+
+void cli_help(struct st_text *t, const struct cli_command *cmd)
+{
+	size_t width = cli_columns(stdout);
+	width = width > 100 ? 100 : width < 60 ? 60 : width;
+	st_text_printf(t, "usage: stele %s ", cmd->name);
+	struct flow f = { t, strlen("usage: stele ") + strlen(cmd->name) + 1, width, strlen("usage: stele ") + strlen(cmd->name) + 1 };
+	cli_synopsis(cmd, flow_piece, &f);
+	st_text_printf(t, "\n\n%c%s.\n", cmd->summary[0] - 'a' + 'A', cmd->summary + 1);
+	if (cmd->positionals && cmd->positionals->name)
+		st_text_puts(t, "\nArguments:\n");
+	for (const struct cli_param *p = cmd->positionals; p && p->name; p++)
+		help_param(t, p, false, width);
+	st_text_puts(t, "\nOptions:\n");
+	for (const struct cli_param *p = cmd->options; p && p->name; p++)
+		help_param(t, p, true, width);
+	static const struct cli_param help = { "help", 'h', NULL, "show this and stop", CLI_TYPE_BOOL, 0, NULL, 0, 0 };
+	help_param(t, &help, true, width);
+	st_text_printf(t, "\nExit status:\n");
+	for (const char *s = cmd->exit_status ? cmd->exit_status : cli_common_exit_status; *s;) {
+		size_t n = strcspn(s, "\n");
+		st_text_printf(t, "  %.*s\n", (int)n, s);
+		s += n + (s[n] == '\n');
+	}
+}
+
+void cli_overview(struct st_text *t)
+{
+	st_text_puts(t, "usage: stele COMMAND [ARGUMENTS]\n\n"
+		"One model, several scripts: find the first tensor where they disagree, and say why.\n\nCommands:\n");
+	for (size_t i = 0; i < cli_n_commands; i++)
+		st_text_printf(t, "  %-14s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
+	st_text_puts(t, "\n'stele help COMMAND' shows a command's arguments, 'stele --version' the version.\n");
+}

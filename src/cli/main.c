@@ -1,0 +1,141 @@
+/* main.c - find the command, parse its arguments, run it, and make sure its output arrived. */
+#include "cli/internal.h"
+
+#include "base/error.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct cli_command *cli_find(char *const *args, int n, int *used)
+{
+	for (size_t i = 0; i < cli_n_commands; i++) {
+		const char *name = cli_commands[i]->name, *space = strchr(name, ' ');
+		size_t first = space ? (size_t)(space - name) : strlen(name);
+		if (strlen(args[0]) != first || memcmp(args[0], name, first) != 0)
+			continue;
+		if (!space || (n > 1 && strcmp(args[1], space + 1) == 0)) {
+			*used = space ? 2 : 1;
+			return cli_commands[i];
+		}
+	}
+	return NULL;
+}
+
+/* Errors follow --json even when they are about a word before or after it. */
+static bool wants(const struct cli_command *cmd, char **args, int n, const char *option)
+{
+	bool known = cmd == NULL;
+	for (const struct cli_param *p = cmd ? cmd->options : NULL; p && p->name; p++)
+		known |= strcmp(p->name, option + 2) == 0;
+	for (int i = 0; known && i < n && strcmp(args[i], "--") != 0; i++)
+		if (strcmp(args[i], option) == 0)
+			return true;
+	return false;
+}
+
+/* "svf", or a slip of the pen. */
+static int no_such_command(struct cli *c, char **args, int n)
+{
+	size_t len = strlen(args[0]), count = 0;
+	char members[256] = "";
+	const char **names = calloc(cli_n_commands, sizeof *names);
+	if (!names)
+		return cli_usage(c, "out of memory");
+	for (size_t i = 0; i < cli_n_commands; i++) {
+		const char *name = cli_commands[i]->name;
+		names[i] = name;
+		if (strncmp(name, args[0], len) == 0 && name[len] == ' ' && strlen(members) + strlen(name) + 3 < sizeof members) {
+			size_t at = strlen(members);
+			snprintf(members + at, sizeof members - at, "%s%s", count++ ? ", " : "", name + len + 1);
+		}
+	}
+	int rc;
+	const char *near;
+	if (count)
+		rc = n > 1 ? cli_usage(c, "unknown command '%.60s %.60s'; there is %s", args[0], args[1], members)
+		           : cli_usage(c, "'%s' needs a second word: %s", args[0], members);
+	else if ((near = cli_nearest(args[0], names, cli_n_commands)))
+		rc = cli_usage(c, "unknown command '%.60s'; did you mean '%s'?", args[0], near);
+	else
+		rc = cli_usage(c, "unknown command '%.60s'; 'stele help' lists them", args[0]);
+	free(names);
+	return rc;
+}
+
+static int run_command(struct cli *c, char **args, int n)
+{
+	void *opts = calloc(1, c->cmd->opts_size ? c->cmd->opts_size : 1);
+	if (!opts)
+		return cli_usage(c, "out of memory");
+	if (c->cmd->defaults)
+		memcpy(opts, c->cmd->defaults, c->cmd->opts_size);
+	struct st_error err = ST_ERROR_INIT;
+	struct st_text help = { 0 };
+	int rc = CLI_SAME;
+	switch (cli_parse(c->cmd, args, n, opts, &err)) {
+	case CLI_PARSED_HELP:
+		cli_help(&help, c->cmd);
+		cli_print_text(&help);
+		st_text_release(&help);
+		break;
+	case CLI_PARSED_ERROR:
+		rc = cli_fail(c, &err);
+		break;
+	case CLI_PARSED_OK:
+		rc = c->cmd->run(c, opts);
+		cli_progress_clear();
+		break;
+	}
+	cli_release(c->cmd, opts);
+	free(opts);
+	return rc;
+}
+
+static int overview(FILE *f, int rc)
+{
+	struct st_text t = { 0 };
+	cli_overview(&t);
+	fputs(t.s ? t.s : "", f);
+	st_text_release(&t);
+	return rc;
+}
+
+static int dispatch(struct cli *c, char **args, int n)
+{
+	if (n == 0)
+		return overview(stderr, CLI_TROUBLE);
+	if (strcmp(args[0], "--help") == 0 || strcmp(args[0], "-h") == 0)
+		return overview(stdout, CLI_SAME);
+	if (strcmp(args[0], "--version") == 0 || strcmp(args[0], "-V") == 0) {
+		printf("stele %s\n", st_version());
+		return CLI_SAME;
+	}
+	int used = 0;
+	c->cmd = cli_find(args, n, &used);
+	c->json = wants(c->cmd, args + used, n - used, "--json");
+	c->quiet = wants(c->cmd, args + used, n - used, "--quiet") || wants(c->cmd, args + used, n - used, "-q");
+	if (!c->cmd && args[0][0] == '-')
+		return cli_usage(c, "unknown option %.60s; 'stele help' lists the commands", args[0]);
+	return c->cmd ? run_command(c, args + used, n - used) : no_such_command(c, args, n);
+}
+
+int main(int argc, char **argv)
+{
+	struct cli c = { 0 };
+	cli_signals_init(&c);
+	int rc = dispatch(&c, argv + 1, argc - 1);
+	/* A full disk shows up here at the latest. */
+	bool lost = ferror(stdout) != 0;
+	errno = 0;
+	lost |= fclose(stdout) != 0;
+	if (lost && cli_signal_seen() == SIGPIPE)
+		return 128 + SIGPIPE;
+	if (lost) {
+		fprintf(stderr, "stele%s%s: standard output: %s\n", c.cmd ? " " : "", c.cmd ? c.cmd->name : "",
+		        errno ? strerror(errno) : "a write failed");
+		return c.cmd && c.cmd->trouble ? c.cmd->trouble : CLI_TROUBLE;
+	}
+	return rc;
+}

@@ -1,0 +1,51 @@
+/* nearest.c - "did you mean": edit distance with transpositions (optimal string alignment). */
+#include "cli/internal.h"
+
+#include <string.h>
+
+#define MAX_WORD 40
+
+static size_t min3(size_t a, size_t b, size_t c)
+{
+	size_t m = a < b ? a : b;
+	return m < c ? m : c;
+}
+
+static size_t distance(const char *a, size_t n, const char *b, size_t m)
+{
+	size_t d[MAX_WORD + 1][MAX_WORD + 1];
+	for (size_t i = 0; i <= n; i++)
+		d[i][0] = i;
+	for (size_t j = 0; j <= m; j++)
+		d[0][j] = j;
+	for (size_t i = 1; i <= n; i++) {
+		for (size_t j = 1; j <= m; j++) {
+			size_t cost = a[i - 1] != b[j - 1];
+			d[i][j] = min3(d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + cost);
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < d[i][j])
+				d[i][j] = d[i - 2][j - 2] + 1;
+		}
+	}
+	return d[n][m];
+}
+
+const char *cli_nearest(const char *word, const char *const *candidates, size_t n)
+{
+	size_t len = strlen(word), best = SIZE_MAX;
+	const char *found = NULL;
+	if (len == 0 || len > MAX_WORD)
+		return NULL;
+	for (size_t i = 0; i < n; i++) {
+		size_t clen = strlen(candidates[i]);
+		if (clen > MAX_WORD)
+			continue;
+		/* A word that begins a candidate is most likely an abbreviation of it. */
+		size_t d = clen > len && memcmp(candidates[i], word, len) == 0 ? 1 : distance(word, len, candidates[i], clen);
+		if (d < best) {
+			best = d;
+			found = candidates[i];
+		}
+	}
+	/* More than a third of the letters wrong is another word, not a slip. */
+	return best <= 1 + len / 3 ? found : NULL;
+}

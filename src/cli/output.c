@@ -1,0 +1,70 @@
+/* output.c - results to stdout, failures where the caller looks for them. */
+#include "cli/internal.h"
+
+#include "base/error.h"
+#include "report/json.h"
+
+#include <assert.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+void cli_print_text(const struct st_text *t)
+{
+	assert(!t->failed);
+	if (t->len)
+		fwrite(t->s, 1, t->len, stdout);
+}
+
+void cli_print_json(json_t *j)
+{
+	char *s = j ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
+	assert(s);
+	puts(s);
+	free(s);
+}
+
+int cli_fail(struct cli *c, const struct st_error *err)
+{
+	int trouble = c->cmd && c->cmd->trouble ? c->cmd->trouble : CLI_TROUBLE;
+	cli_progress_clear();
+	if (err->code == ST_ERR_CANCELLED && cli_signal_seen() == SIGPIPE)
+		return 128 + SIGPIPE; /* the reader has gone: nothing to tell and nobody to tell it */
+	struct st_error e = *err;
+	if (err->code == ST_ERR_CANCELLED)
+		snprintf(e.message, sizeof e.message, "interrupted; %s", c->undone ? c->undone : "the work was not finished");
+	if (c->json) {
+		json_t *j = st_json_error(&e);
+		cli_print_json(j);
+		json_decref(j);
+	} else {
+		char line[1400];
+		st_error_format(&e, line, sizeof line);
+		fprintf(stderr, "stele%s%s: %s\n", c->cmd ? " " : "", c->cmd ? c->cmd->name : "", line);
+	}
+	return err->code == ST_ERR_CANCELLED ? CLI_INTERRUPTED : trouble;
+}
+
+int cli_usage(struct cli *c, const char *fmt, ...)
+{
+	struct st_error err = ST_ERROR_INIT;
+	err.code = ST_ERR_USAGE;
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(err.message, sizeof err.message, fmt, ap);
+	va_end(ap);
+	return cli_fail(c, &err);
+}
+
+void cli_note(struct cli *c, const char *fmt, ...)
+{
+	if (c->quiet)
+		return;
+	cli_progress_clear();
+	fprintf(stderr, "stele %s: ", c->cmd->name);
+	va_list ap;
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+}

@@ -1,0 +1,123 @@
+#include "report/text.h"
+
+#include "base/mem.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+
+void st_text_release(struct st_text *t)
+{
+	free(t->s);
+	memset(t, 0, sizeof *t);
+}
+
+static bool reserve(struct st_text *t, size_t more)
+{
+	uint64_t need;
+	void *p = t->s;
+	if (t->failed || !st_add_u64(t->len + 1, more, &need) || !st_grow(&p, &t->cap, need, 1)) {
+		t->failed = true;
+		return false;
+	}
+	t->s = p;
+	return true;
+}
+
+void st_text_add(struct st_text *t, const char *s, size_t n)
+{
+	if (!reserve(t, n))
+		return;
+	memcpy(t->s + t->len, s, n);
+	t->len += n;
+	t->s[t->len] = '\0';
+}
+
+void st_text_puts(struct st_text *t, const char *s) { st_text_add(t, s, strlen(s)); }
+
+void st_text_printf(struct st_text *t, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	int n = vsnprintf(NULL, 0, fmt, ap);
+	va_end(ap);
+	if (n < 0 || !reserve(t, (size_t)n)) {
+		t->failed = true;
+		return;
+	}
+	va_start(ap, fmt);
+	vsnprintf(t->s + t->len, (size_t)n + 1, fmt, ap);
+	va_end(ap);
+	t->len += (size_t)n;
+}
+
+void st_text_pad(struct st_text *t, size_t n)
+{
+	while (n--)
+		st_text_add(t, " ", 1);
+}
+
+void st_text_add_safe(struct st_text *t, const char *s, size_t n)
+{
+	for (size_t i = 0; i < n;) {
+		utf8proc_int32_t cp;
+		utf8proc_ssize_t len = utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i), &cp);
+		if (len <= 0) {
+			st_text_puts(t, "\xEF\xBF\xBD");
+			i++;
+			continue;
+		}
+		/* C0, DEL and C1: what could drive a terminal */
+		if (cp < 0x20 || (cp >= 0x7f && cp < 0xa0))
+			st_text_puts(t, "?");
+		else
+			st_text_add(t, s + i, (size_t)len);
+		i += (size_t)len;
+	}
+}
+
+size_t st_text_width(const char *s, size_t n)
+{
+	size_t w = 0;
+	for (size_t i = 0; i < n;) {
+		utf8proc_int32_t cp;
+		utf8proc_ssize_t len = utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i), &cp);
+		if (len <= 0) {
+			w++;
+			i++;
+			continue;
+		}
+		int cw = utf8proc_charwidth(cp);
+		w += cw > 0 ? (size_t)cw : 0;
+		i += (size_t)len;
+	}
+	return w;
+}
+
+void st_text_bytes(struct st_text *t, uint64_t n)
+{
+	static const char *const units[] = { "kB", "MB", "GB", "TB", "PB", "EB" };
+	if (n < 1000) {
+		st_text_printf(t, "%" PRIu64 " B", n);
+		return;
+	}
+	double v = (double)n / 1000;
+	size_t u = 0;
+	/* 999.5 would print as 1000: three figures belong to the next unit. */
+	while (v >= 999.5) {
+		v /= 1000;
+		u++;
+	}
+	st_text_printf(t, v < 9.995 ? "%.2f %s" : v < 99.95 ? "%.1f %s" : "%.0f %s", v, units[u]);
+}
+
+void st_text_shape(struct st_text *t, const uint64_t *shape, uint32_t ndim)
+{
+	st_text_puts(t, "[");
+	for (uint32_t i = 0; i < ndim; i++)
+		st_text_printf(t, "%s%" PRIu64, i ? ", " : "", shape[i]);
+	st_text_puts(t, "]");
+}
