@@ -52,8 +52,9 @@ struct st_container {
 	/* GGUF */
 	uint32_t version;      /* GGUF, APR: version of the format */
 	uint64_t alignment;
-	struct st_kv *kv;
+	struct st_kv *kv;      /* in file order */
 	size_t n_kv;
+	const struct st_kv **kv_by_key; /* sorted by strcmp; st_kv_index() makes it */
 
 	/* JSON documents; NULL where the container has none. Owned, decref'ed at close. */
 	json_t *metadata;          /* APR metadata; safetensors __metadata__ (all strings); trace.json of a tree */
@@ -75,6 +76,17 @@ ST_MUST_CHECK enum st_status st_container_index(struct st_container *c, struct s
 ST_MUST_CHECK enum st_status st_container_add_file(struct st_container *c, const char *path, uint32_t *index,
                                                    struct st_error *err);
 
+/* A zeroed table for n items that a file claims to hold. Counts come from strangers: a table (with 64
+ * bytes a name) that is out of proportion to the mapped files is refused with ST_ERR_LIMIT before it
+ * is allocated. NULL on failure; `what` is a plural, "tensors". Add every file first. */
+void *st_container_table(struct st_container *c, uint64_t n, size_t size, const char *what, struct st_error *err);
+
+/* Arena copy of a tensor's name or a key as the file spells it. Refuses what reports could not print or
+ * would confuse: empty, longer than `max`, with a NUL inside, or not UTF-8. `what`: "tensor name". */
+ST_MUST_CHECK enum st_status st_container_name(struct st_container *c, const char *s, uint64_t n, uint64_t max,
+                                               uint64_t offset, const char *what, const char **out,
+                                               struct st_error *err);
+
 /* Fill n_elems, n_bytes, row_bytes and layout ROWS of a tensor whose dtype, ndim and shape are set, and
  * check that [offset, offset + n_bytes) lies in map t->file; sets data. Messages name the tensor. */
 ST_MUST_CHECK enum st_status st_container_place(const struct st_container *c, struct st_tensor *t, uint64_t offset,
@@ -82,6 +94,13 @@ ST_MUST_CHECK enum st_status st_container_place(const struct st_container *c, st
 
 /* GGUF keys. Getters return false when the key is absent; a key of the wrong type is an
  * error that names it (so that a default never hides a damaged file). */
+/* Sort c->kv by key into kv_by_key and refuse duplicates. */
+ST_MUST_CHECK enum st_status st_kv_index(struct st_container *c, struct st_error *err);
+/* Bytes of the value at kv->data; the value has been checked or was made by Stele. */
+uint64_t st_kv_bytes(const struct st_kv *kv);
+const char *st_kv_type_name(enum st_kv_type t); /* "u32", "string", ... */
+/* Bytes of one value of a plain type; 0 for strings and arrays. */
+uint32_t st_kv_size(enum st_kv_type t);
 const struct st_kv *st_kv_find(const struct st_container *c, const char *key);
 ST_MUST_CHECK enum st_status st_kv_u64(const struct st_container *c, const char *key, uint64_t *out, bool *found, struct st_error *err);
 ST_MUST_CHECK enum st_status st_kv_f64(const struct st_container *c, const char *key, double *out, bool *found, struct st_error *err);
@@ -100,9 +119,13 @@ static inline const char *st_kv_next_str(const uint8_t **p, size_t *len)
 	return s;
 }
 
-/* Parse JSON text of a file: duplicates keys rejected, byte position in errors, depth bounded
- * by jansson. `origin` is the file offset of text. */
+/* Parse JSON text of a file: duplicate keys rejected, byte position in errors, depth bounded
+ * by jansson. `origin` is the file offset of text. Text whose tree would take far more memory
+ * than any honest document of its size is refused unparsed. */
 ST_MUST_CHECK enum st_status st_json_parse(const char *text, uint64_t n, uint64_t origin, json_t **out, struct st_error *err);
+/* The same with the caller's own bound on the tree's memory, in bytes. */
+ST_MUST_CHECK enum st_status st_json_parse_within(const char *text, uint64_t n, uint64_t origin, uint64_t budget, json_t **out,
+                                                  struct st_error *err);
 /* Map and parse a small JSON file; *out = NULL when the file does not exist. */
 ST_MUST_CHECK enum st_status st_json_load(const char *path, json_t **out, struct st_error *err);
 

@@ -1,0 +1,130 @@
+/* hf.c - the files around the weights of a Hugging Face model folder. */
+#include "format/hf.h"
+
+#include "base/error.h"
+
+#include <dirent.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char suffix[] = ".safetensors", index_suffix[] = ".safetensors.index.json";
+
+static bool ends_with(const char *s, const char *end)
+{
+	size_t n = strlen(s), k = strlen(end);
+	return n > k && strcmp(s + n - k, end) == 0;
+}
+
+static bool exists(struct st_arena *a, const char *dir, const char *name)
+{
+	const char *path = st_arena_printf(a, "%s/%s", dir, name);
+	return path && access(path, F_OK) == 0;
+}
+
+bool st_hf_is_folder(const char *dir)
+{
+	DIR *d = opendir(dir);
+	bool yes = false;
+	for (struct dirent *e; d && !yes && (e = readdir(d));)
+		yes = strcmp(e->d_name, "config.json") == 0 || strcmp(e->d_name, "tokenizer.json") == 0 ||
+		      ends_with(e->d_name, suffix) || ends_with(e->d_name, index_suffix);
+	if (d)
+		closedir(d);
+	return yes;
+}
+
+/* The names people expect come first; a folder with other names is read when there is no choice to make. */
+enum st_status st_hf_weights(struct st_arena *a, const char *dir, const char **out, struct st_error *err)
+{
+	const char *file = NULL, *index = NULL;
+	size_t n_files = 0, n_indexes = 0;
+	bool torch = false;
+	*out = NULL;
+	DIR *d = opendir(dir);
+	if (!d)
+		return st_fail_errno(err, dir, "cannot open");
+	enum st_status st = ST_OK;
+	for (struct dirent *e; st == ST_OK && (e = readdir(d));) {
+		const char **slot = ends_with(e->d_name, suffix) ? &file : ends_with(e->d_name, index_suffix) ? &index : NULL;
+		torch |= strncmp(e->d_name, "pytorch_model", 13) == 0;
+		if (!slot)
+			continue;
+		*(slot == &file ? &n_files : &n_indexes) += 1;
+		*slot = st_arena_printf(a, "%s/%s", dir, e->d_name);
+		if (!*slot)
+			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+	}
+	closedir(d);
+	if (st != ST_OK)
+		return st;
+	if (exists(a, dir, "model.safetensors"))
+		*out = st_arena_printf(a, "%s/model.safetensors", dir);
+	else if (exists(a, dir, "model.safetensors.index.json"))
+		*out = st_arena_printf(a, "%s/model.safetensors.index.json", dir);
+	else if (n_indexes == 1)
+		*out = index;
+	else if (n_indexes == 0 && n_files == 1)
+		*out = file;
+	if (*out)
+		return ST_OK;
+	if (n_indexes > 1 || n_files > 1)
+		return st_fail(err, ST_ERR_UNSUPPORTED,
+		               "folder holds %zu .safetensors files and %zu shard indexes, none named model.safetensors or "
+		               "model.safetensors.index.json; name the file you mean", n_files, n_indexes);
+	if (torch)
+		return st_fail(err, ST_ERR_UNSUPPORTED, "folder holds its weights as pytorch_model*.bin; name that file, or save it as safetensors");
+	if (exists(a, dir, "tokenizer.json"))
+		return ST_OK;
+	return st_fail(err, ST_ERR_FORMAT, "folder has a config.json but no .safetensors file");
+}
+
+/* Sizes in a config.json that are counts in every family. What they must be is for the family to say;
+ * that they are not negative and not text can be said here, before anything multiplies by them. */
+static const char *const counts[] = {
+	"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+	"head_dim", "vocab_size", "max_position_embeddings",
+};
+
+static enum st_status check_config(const json_t *config, struct st_error *err)
+{
+	for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+		const json_t *v = json_object_get(config, counts[i]);
+		if (!v || json_is_null(v))
+			continue;
+		if (!json_is_integer(v))
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, counts[i], "is not an integer");
+		if (json_integer_value(v) < 0)
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, counts[i], "is %lld, must not be negative",
+			                  (long long)json_integer_value(v));
+	}
+	return ST_OK;
+}
+
+enum st_status st_hf_documents(struct st_container *c, const char *dir, struct st_error *err)
+{
+	const struct {
+		const char *name;
+		json_t **doc;
+	} docs[] = {
+		{ "config.json", &c->config },
+		{ "generation_config.json", &c->generation_config },
+		{ "tokenizer.json", &c->tokenizer },
+		{ "tokenizer_config.json", &c->tokenizer_config },
+	};
+	for (size_t i = 0; i < sizeof docs / sizeof *docs; i++) {
+		const char *path = st_arena_printf(&c->arena, "%s/%s", dir, docs[i].name);
+		if (!path)
+			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+		ST_TRY(st_json_load(path, docs[i].doc, err));
+		enum st_status st = ST_OK;
+		if (*docs[i].doc && !json_is_object(*docs[i].doc))
+			st = st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "must be a JSON object");
+		else if (i == 0 && c->config)
+			st = check_config(c->config, err);
+		if (st != ST_OK) {
+			st_error_in(err, path);
+			return st;
+		}
+	}
+	return ST_OK;
+}

@@ -1,0 +1,19 @@
+/* hf.h - the files around the weights of a Hugging Face model folder. */
+#ifndef ST_FORMAT_HF_H
+#define ST_FORMAT_HF_H
+
+#include "format/container.h"
+
+/* Limit of the reference implementation; a longer header is refused by every reader. */
+#define ST_SAFETENSORS_MAX_HEADER 100000000u
+
+/* Does the folder hold config.json, tokenizer.json or a .safetensors file? */
+bool st_hf_is_folder(const char *dir);
+/* Which file of the folder holds the weights: the single .safetensors file or the shard index, in the
+ * arena; NULL for a folder with a tokenizer and no weights at all. */
+ST_MUST_CHECK enum st_status st_hf_weights(struct st_arena *a, const char *dir, const char **out, struct st_error *err);
+/* Load config.json, generation_config.json, tokenizer.json and tokenizer_config.json where they exist.
+ * A config.json whose sizes are no counts is refused. */
+ST_MUST_CHECK enum st_status st_hf_documents(struct st_container *c, const char *dir, struct st_error *err);
+
+#endif

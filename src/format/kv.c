@@ -1,0 +1,163 @@
+/* kv.c - looking up GGUF's typed keys. */
+#include "format/container.h"
+
+#include "base/cursor.h"
+#include "base/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Sizes and names of GGUF's value types, in the format's numbering. */
+static const struct {
+	const char *name;
+	uint32_t size;
+} types[ST_KV_COUNT] = {
+	[ST_KV_U8] = { "u8", 1 },   [ST_KV_I8] = { "i8", 1 },   [ST_KV_U16] = { "u16", 2 },
+	[ST_KV_I16] = { "i16", 2 }, [ST_KV_U32] = { "u32", 4 }, [ST_KV_I32] = { "i32", 4 },
+	[ST_KV_F32] = { "f32", 4 }, [ST_KV_BOOL] = { "bool", 1 }, [ST_KV_STR] = { "string", 0 },
+	[ST_KV_ARR] = { "array", 0 }, [ST_KV_U64] = { "u64", 8 }, [ST_KV_I64] = { "i64", 8 },
+	[ST_KV_F64] = { "f64", 8 },
+};
+
+const char *st_kv_type_name(enum st_kv_type t) { return t < ST_KV_COUNT ? types[t].name : "unknown"; }
+uint32_t st_kv_size(enum st_kv_type t) { return t < ST_KV_COUNT ? types[t].size : 0; }
+
+uint64_t st_kv_bytes(const struct st_kv *kv)
+{
+	enum st_kv_type t = kv->type == ST_KV_ARR ? kv->elem : kv->type;
+	if (t != ST_KV_STR)
+		return kv->count * types[t].size;
+	const uint8_t *p = kv->data;
+	for (uint64_t i = 0; i < kv->count; i++) {
+		size_t n;
+		st_kv_next_str(&p, &n);
+	}
+	return (uint64_t)(p - kv->data);
+}
+
+static int by_key(const void *a, const void *b)
+{
+	const struct st_kv *x = *(const struct st_kv *const *)a, *y = *(const struct st_kv *const *)b;
+	int d = strcmp(x->key, y->key);
+	return d ? d : (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+enum st_status st_kv_index(struct st_container *c, struct st_error *err)
+{
+	c->kv_by_key = st_arena_alloc(&c->arena, c->n_kv, sizeof *c->kv_by_key);
+	if (!c->kv_by_key)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (size_t i = 0; i < c->n_kv; i++)
+		c->kv_by_key[i] = &c->kv[i];
+	qsort(c->kv_by_key, c->n_kv, sizeof *c->kv_by_key, by_key);
+	for (size_t i = 1; i < c->n_kv; i++)
+		if (strcmp(c->kv_by_key[i - 1]->key, c->kv_by_key[i]->key) == 0)
+			return st_fail_at(err, ST_ERR_FORMAT, c->kv_by_key[i]->offset, c->kv_by_key[i]->key,
+			                  "the key is there twice, first with its value at byte %llu",
+			                  (unsigned long long)c->kv_by_key[i - 1]->offset);
+	return ST_OK;
+}
+
+const struct st_kv *st_kv_find(const struct st_container *c, const char *key)
+{
+	for (size_t lo = 0, hi = c->kv_by_key ? c->n_kv : 0; lo < hi;) {
+		size_t mid = lo + (hi - lo) / 2;
+		int d = strcmp(key, c->kv_by_key[mid]->key);
+		if (d == 0)
+			return c->kv_by_key[mid];
+		if (d < 0)
+			hi = mid;
+		else
+			lo = mid + 1;
+	}
+	return NULL;
+}
+
+static enum st_status wrong_type(const struct st_kv *kv, const char *want, struct st_error *err)
+{
+	return st_fail_at(err, ST_ERR_FORMAT, kv->offset, kv->key, "has type %s%s%s, expected %s", st_kv_type_name(kv->type),
+	                  kv->type == ST_KV_ARR ? " of " : "", kv->type == ST_KV_ARR ? st_kv_type_name(kv->elem) : "",
+	                  want);
+}
+
+/* The value of any integer type. An unsigned one above INT64_MAX comes back as negative with *big set. */
+static bool load_int(const struct st_kv *kv, int64_t *v, bool *big)
+{
+	*big = false;
+	switch (kv->type) {
+	case ST_KV_U8: *v = *kv->data; return true;
+	case ST_KV_I8: *v = (int8_t)*kv->data; return true;
+	case ST_KV_U16: *v = st_load_u16(kv->data); return true;
+	case ST_KV_I16: *v = (int16_t)st_load_u16(kv->data); return true;
+	case ST_KV_U32: *v = st_load_u32(kv->data); return true;
+	case ST_KV_I32: *v = (int32_t)st_load_u32(kv->data); return true;
+	case ST_KV_I64: *v = (int64_t)st_load_u64(kv->data); return true;
+	case ST_KV_U64:
+		*v = (int64_t)st_load_u64(kv->data);
+		*big = *v < 0;
+		return true;
+	default: return false;
+	}
+}
+
+/* Writers disagree on the width of counts, so any integer type will do; a float will not. */
+enum st_status st_kv_u64(const struct st_container *c, const char *key, uint64_t *out, bool *found, struct st_error *err)
+{
+	const struct st_kv *kv = st_kv_find(c, key);
+	*found = kv != NULL;
+	if (!kv)
+		return ST_OK;
+	int64_t v;
+	bool big;
+	if (!load_int(kv, &v, &big))
+		return wrong_type(kv, "an unsigned integer", err);
+	if (v < 0 && !big)
+		return st_fail_at(err, ST_ERR_FORMAT, kv->offset, key, "is %lld, must not be negative", (long long)v);
+	*out = (uint64_t)v;
+	return ST_OK;
+}
+
+enum st_status st_kv_f64(const struct st_container *c, const char *key, double *out, bool *found, struct st_error *err)
+{
+	const struct st_kv *kv = st_kv_find(c, key);
+	*found = kv != NULL;
+	if (!kv)
+		return ST_OK;
+	int64_t v;
+	bool big;
+	if (kv->type == ST_KV_F32)
+		*out = st_load_f32(kv->data);
+	else if (kv->type == ST_KV_F64)
+		*out = st_load_f64(kv->data);
+	else if (load_int(kv, &v, &big))
+		*out = big ? (double)(uint64_t)v : (double)v;
+	else
+		return wrong_type(kv, "a number", err);
+	return ST_OK;
+}
+
+enum st_status st_kv_bool(const struct st_container *c, const char *key, bool *out, bool *found, struct st_error *err)
+{
+	const struct st_kv *kv = st_kv_find(c, key);
+	*found = kv != NULL;
+	if (!kv)
+		return ST_OK;
+	if (kv->type != ST_KV_BOOL)
+		return wrong_type(kv, "bool", err);
+	*out = *kv->data != 0;
+	return ST_OK;
+}
+
+enum st_status st_kv_str(const struct st_container *c, const char *key, const char **s, size_t *len, bool *found,
+                         struct st_error *err)
+{
+	const struct st_kv *kv = st_kv_find(c, key);
+	*found = kv != NULL;
+	if (!kv)
+		return ST_OK;
+	if (kv->type != ST_KV_STR)
+		return wrong_type(kv, "string", err);
+	const uint8_t *p = kv->data;
+	*s = st_kv_next_str(&p, len);
+	return ST_OK;
+}
