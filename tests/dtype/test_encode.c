@@ -1,0 +1,194 @@
+/* dtype: what Stele writes - the reference's bytes where there are any, no worse than its search elsewhere. */
+#include "support.h"
+
+#include <stele/dtype.h>
+
+#include "dtype/aprq.h"
+#include "dtype/blocks.h"
+#include "dtype/half.h"
+
+#include <float.h>
+
+/* Encode with both buffers against a guard page; the result is for the caller to free. */
+static uint8_t *encode_guarded(enum st_dtype t, const float *x, size_t n, size_t *size)
+{
+	const struct st_dtype_info *info = st_dtype_info(t);
+	*size = n / info->block_elems * info->block_bytes;
+	uint8_t *out = malloc(*size + 1);
+	for (int front = 0; front < 2; front++) {
+		struct guarded src = guard(4 * n, front), dst = guard(*size, front);
+		memcpy(src.p, x, 4 * n);
+		info->encode((const float *)(const void *)src.p, dst.p, n);
+		if (front)
+			assert_memory_equal(out, dst.p, *size);
+		memcpy(out, dst.p, *size);
+		unguard(src);
+		unguard(dst);
+	}
+	return out;
+}
+
+static void assert_bytes(const char *what, const uint8_t *got, const uint8_t *want, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (got[i] != want[i])
+			fail_msg("%s: byte %zu is %02x, not %02x", what, i, got[i], want[i]);
+}
+
+static void reference_bytes(void **state)
+{
+	(void)state;
+	static const enum st_dtype types[] = {
+		ST_DTYPE_F16, ST_DTYPE_BF16, ST_DTYPE_Q4_0, ST_DTYPE_Q4_1, ST_DTYPE_Q5_0, ST_DTYPE_Q5_1, ST_DTYPE_Q8_0,
+	};
+	size_t n, size, want_size;
+	float *x = load_npy_f32("quants/input.npy", &n);
+	for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+		char name[64];
+		snprintf(name, sizeof name, "quants/%s.encoded.bin", st_dtype_info(types[i])->name);
+		uint8_t *want = load_shared(name, &want_size), *got = encode_guarded(types[i], x, n, &size);
+		assert_int_equal(size, want_size);
+		assert_bytes(name, got, want, size);
+		free(want);
+		free(got);
+	}
+	free(x);
+}
+
+/* The bytes of ggml's own C encoders. The K-quants' search is the same in outline only, so for them what counts
+ * is the loss; the bytes happen to agree on this input, and a change in that is worth knowing. */
+static void ggml_bytes(void **state)
+{
+	(void)state;
+	static const struct { enum st_dtype t; const char *stem; } cases[] = {
+		{ ST_DTYPE_Q4_0, "q4_0_64" }, { ST_DTYPE_Q4_1, "q4_1_64" }, { ST_DTYPE_Q5_0, "q5_0_64" },
+		{ ST_DTYPE_Q5_1, "q5_1_64" }, { ST_DTYPE_Q8_0, "q8_0_64" }, { ST_DTYPE_Q4_K, "q4_k_512" }, { ST_DTYPE_Q6_K, "q6_k_512" },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		const struct st_dtype_info *info = st_dtype_info(cases[i].t);
+		char name[80];
+		size_t in_size, want_size, size;
+		snprintf(name, sizeof name, "quants/ggml-neon/%s_noim_input.bin", cases[i].stem);
+		float *x = (float *)(void *)load_shared(name, &in_size);
+		snprintf(name, sizeof name, "quants/ggml-neon/%s_noim_expected.bin", cases[i].stem);
+		uint8_t *want = load_shared(name, &want_size);
+		size_t n = in_size / 4;
+		uint8_t *got = encode_guarded(cases[i].t, x, n, &size);
+		assert_int_equal(size, want_size);
+		float *ours = malloc(in_size), *theirs = malloc(in_size);
+		info->decode(got, ours, n);
+		info->decode(want, theirs, n);
+		assert_true(rel_rms(x, ours, n) <= 1.000001 * rel_rms(x, theirs, n));
+		assert_bytes(name, got, want, size);
+		free(x);
+		free(want);
+		free(got);
+		free(ours);
+		free(theirs);
+	}
+}
+
+/* Zeros stay zeros; a block of one value loses no more than an f16 step does. */
+static void zeros_and_constants(void **state)
+{
+	(void)state;
+	for (unsigned t = 0; t < ST_DTYPE_COUNT; t++) {
+		const struct st_dtype_info *info = st_dtype_info((enum st_dtype)t);
+		if (!info->encode)
+			continue;
+		float x[ST_QKK] = { 0 }, y[ST_QKK];
+		uint8_t bytes[4 * ST_QKK];
+		info->encode(x, bytes, ST_QKK);
+		info->decode(bytes, y, ST_QKK);
+		for (size_t i = 0; i < ST_QKK; i++)
+			assert_true(y[i] == 0);
+		for (int sign = -1; sign <= 1; sign += 2) {
+			for (size_t i = 0; i < ST_QKK; i++)
+				x[i] = 2.5f * (float)sign;
+			info->encode(x, bytes, ST_QKK);
+			info->decode(bytes, y, ST_QKK);
+			/* AprQ8's codec works in units of its scale: 2.5 rounds to 3. */
+			for (size_t i = 0; i < ST_QKK; i++)
+				assert_true(t == ST_DTYPE_APR_Q8 ? y[i] == 3.0f * (float)sign : fabsf(y[i] - x[i]) < 0.02f);
+		}
+	}
+}
+
+/* NaN, infinities, the largest and the smallest numbers: no trap, no write outside, and no undefined conversion
+ * (the sanitizer build watches). */
+static void wild_values(void **state)
+{
+	(void)state;
+	static const float wild[] = { NAN, -NAN, INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, FLT_MIN, 0x1p-149f, -0x1p-149f, 1, -1, 0, -0.0f };
+	struct st_xoshiro g;
+	st_xoshiro_seed(&g, 3);
+	for (unsigned t = 0; t < ST_DTYPE_COUNT; t++)
+		for (unsigned round = 0; st_dtype_info((enum st_dtype)t)->encode && round < 200; round++) {
+			float x[ST_QKK], y[ST_QKK];
+			size_t size;
+			for (size_t i = 0; i < ST_QKK; i++)
+				x[i] = round < 13 ? wild[round] : round & 1 ? wild[st_xoshiro_next(&g) % 13]
+				                                            : st_bits_f32((uint32_t)st_xoshiro_next(&g));
+			uint8_t *bytes = encode_guarded((enum st_dtype)t, x, ST_QKK, &size);
+			st_dtype_info((enum st_dtype)t)->decode(bytes, y, ST_QKK);
+			free(bytes);
+		}
+}
+
+/* A NaN among ordinary values costs its own element only, in the types with a scale per block. */
+static void one_nan_spares_its_neighbours(void **state)
+{
+	(void)state;
+	static const enum st_dtype types[] = { ST_DTYPE_Q4_0, ST_DTYPE_Q5_0, ST_DTYPE_Q8_0, ST_DTYPE_APR_Q4 };
+	for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
+		float x[ST_QK], y[ST_QK];
+		uint8_t bytes[4 * ST_QK];
+		for (size_t i = 0; i < ST_QK; i++)
+			x[i] = (float)i / 31;
+		x[7] = NAN;
+		st_dtype_info(types[k])->encode(x, bytes, ST_QK);
+		st_dtype_info(types[k])->decode(bytes, y, ST_QK);
+		for (size_t i = 0; i < ST_QK; i++)
+			assert_true(i == 7 || fabsf(y[i] - x[i]) < 0.1f);
+	}
+}
+
+/* AprQ4's order of nibbles and AprQ8's scale, on values that both types hold exactly. */
+static void apr_types(void **state)
+{
+	(void)state;
+	float x[64], y[64];
+	uint8_t bytes[36];
+	for (int i = 0; i < 64; i++)
+		x[i] = 0.25f * (float)(i % 16 - 8);
+	st_dtype_info(ST_DTYPE_APR_Q4)->encode(x, bytes, 64);
+	assert_int_equal(bytes[0] | bytes[1] << 8, 0x3400); /* 0.25 */
+	for (int i = 0; i < 8; i++)
+		assert_int_equal(bytes[2 + i], 2 * i | (2 * i + 1) << 4);
+	st_dtype_info(ST_DTYPE_APR_Q4)->decode(bytes, y, 64);
+	assert_memory_equal(x, y, sizeof x);
+
+	int8_t q[4];
+	float v[4] = { -254, 3, 5, NAN };
+	assert_true(st_apr_q8_largest(0, v, 4) == 254 && st_apr_q8_largest(300, v, 4) == 300);
+	assert_true(st_apr_q8_scale(254) == 2);
+	st_apr_q8_encode(v, 4, 2, q);
+	assert_int_equal(q[0], -127);
+	assert_int_equal(q[1], 2); /* 1.5 goes away from zero */
+	assert_int_equal(q[2], 3);
+	assert_int_equal(q[3], 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(reference_bytes),
+		cmocka_unit_test(ggml_bytes),
+		cmocka_unit_test(zeros_and_constants),
+		cmocka_unit_test(wild_values),
+		cmocka_unit_test(one_nan_spares_its_neighbours),
+		cmocka_unit_test(apr_types),
+	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
