@@ -1,0 +1,275 @@
+/* inspect.c - open a file as everything it may be, and list what looks wrong. */
+#include <stele/inspect.h>
+
+#include "arch/arch.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "format/container.h"
+#include "graph/graph.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct st_inspection {
+	struct st_container *own;       /* when the model did not open; else it is the model's */
+	const struct st_container *container;
+	struct st_model *model;
+	struct st_trace *trace;
+	struct st_tokenizer *tokenizer;
+	struct st_error model_error, tokenizer_error;
+	bool contradiction;
+	struct st_tensor_stats *stats;
+	struct st_anomaly *anomalies;
+	size_t n_anomalies, cap_anomalies;
+	uint64_t run_memory;
+	uint32_t run_tokens;
+};
+
+static ST_PRINTF(6, 7) enum st_status add(struct st_inspection *in, struct st_error *err, enum st_severity severity,
+                                          const char *kind, const char *tensor, const char *fmt, ...)
+{
+	void *p = in->anomalies;
+	if (!st_grow(&p, &in->cap_anomalies, in->n_anomalies + 1, sizeof *in->anomalies))
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	in->anomalies = p;
+	struct st_anomaly *a = &in->anomalies[in->n_anomalies++];
+	*a = (struct st_anomaly){ .severity = severity, .kind = kind, .tensor = tensor };
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(a->text, sizeof a->text, fmt, ap);
+	va_end(ap);
+	return ST_OK;
+}
+
+/* ---- what the file is ---- */
+
+static bool is_trace(const struct st_container *c)
+{
+	if (c->format == ST_FORMAT_APRT)
+		return c->metadata != NULL || c->n_tensors > 1;
+	const char *format = json_string_value(json_object_get(c->metadata, "format"));
+	return c->format == ST_FORMAT_SAFETENSORS && format && strcmp(format, "stele-trace") == 0;
+}
+
+/* Does anything in the file say that it is a model? Then it is worth saying why it is none. */
+static bool claims_model(const struct st_container *c)
+{
+	return c->format == ST_FORMAT_GGUF || c->format == ST_FORMAT_APR || c->config != NULL;
+}
+
+static bool json_has(const json_t *j, const char *key)
+{
+	return j && json_object_get(j, key) != NULL;
+}
+
+/*
+ * A file that lacks a key or a tensor is incomplete: a vocabulary, an adapter, one half of
+ * something. A file that has what an error is about, and has it wrong, contradicts itself.
+ */
+static bool is_contradiction(const struct st_container *c, const struct st_error *e)
+{
+	if (e->code != ST_ERR_FORMAT || !e->where[0])
+		return e->code == ST_ERR_MISMATCH;
+	return st_container_find(c, e->where) || st_kv_find(c, e->where) || json_has(c->metadata, e->where) || json_has(c->config, e->where);
+}
+
+static enum st_status open_all(struct st_inspection *in, const char *path, struct st_error *err)
+{
+	if (st_model_open(path, &in->model, &in->model_error) == ST_OK) {
+		in->container = st_model_container(in->model);
+	} else {
+		if (in->model_error.code == ST_ERR_NOMEM || in->model_error.code == ST_ERR_CANCELLED) {
+			*err = in->model_error;
+			return err->code;
+		}
+		ST_TRY(st_container_open(path, &in->own, err));
+		in->container = in->own;
+		if (!claims_model(in->container))
+			st_error_clear(&in->model_error);
+		in->contradiction = is_contradiction(in->container, &in->model_error);
+		if (is_trace(in->container))
+			ST_TRY(st_trace_open(path, &in->trace, err));
+	}
+	if (st_tokenizer_open(in->container, &in->tokenizer, &in->tokenizer_error) != ST_OK) {
+		in->tokenizer = NULL;
+		/* "Has none" is no news of a trace or a checkpoint of weights. */
+		if (!claims_model(in->container))
+			st_error_clear(&in->tokenizer_error);
+	}
+	return ST_OK;
+}
+
+/* ---- what looks wrong ---- */
+
+static enum st_status check_values(struct st_inspection *in, const struct st_tensor *t, const struct st_tensor_stats *s,
+                                   struct st_error *err)
+{
+	/* A captured value or an array may hold anything; a weight that is not a number is wrong. */
+	enum st_severity bad = claims_model(in->container) ? ST_FAULT : ST_NOTE;
+	if (s->n_nan)
+		ST_TRY(add(in, err, bad, "nan", t->name, "%" PRIu64 " of %" PRIu64 " elements are NaN", s->n_nan, t->n_elems));
+	if (s->n_inf)
+		ST_TRY(add(in, err, bad, "infinity", t->name, "%" PRIu64 " of %" PRIu64 " elements are infinite", s->n_inf, t->n_elems));
+	if (s->constant && s->max == 0)
+		return add(in, err, ST_NOTE, "zero", t->name, "all %" PRIu64 " elements are zero", t->n_elems);
+	if (t->ndim < 2) /* the gains of a norm are often all one */
+		return ST_OK;
+	if (s->constant)
+		return add(in, err, ST_NOTE, "constant", t->name, "all %" PRIu64 " elements are %g", t->n_elems, s->min);
+	if (s->constant_rows)
+		return add(in, err, ST_NOTE, "constant_rows", t->name, "%" PRIu64 " of %" PRIu64 " rows hold one value each, the first is row %" PRIu64,
+		           s->constant_rows, st_tensor_rows(t), s->first_constant_row);
+	return ST_OK;
+}
+
+static int by_place(const void *pa, const void *pb)
+{
+	const struct st_tensor *a = *(const struct st_tensor *const *)pa, *b = *(const struct st_tensor *const *)pb;
+	if (a->file != b->file)
+		return a->file < b->file ? -1 : 1;
+	return a->offset < b->offset ? -1 : a->offset > b->offset;
+}
+
+/* A type of the tensor's rows that would fill `bytes` exactly: what the label should have been. */
+static const char *type_that_fits(const struct st_tensor *t, uint64_t bytes)
+{
+	uint64_t cols = st_tensor_cols(t), rows = st_tensor_rows(t);
+	for (int d = 0; d < ST_DTYPE_COUNT; d++) {
+		const struct st_dtype_info *info = st_dtype_info((enum st_dtype)d);
+		uint64_t row = cols / info->block_elems * info->block_bytes, n;
+		if (cols % info->block_elems == 0 && st_mul_u64(row, rows, &n) && n == bytes && bytes)
+			return info->name;
+	}
+	return NULL;
+}
+
+/*
+ * GGUF and APR say where a tensor begins and what type it has; how many bytes lie there is only
+ * known from where the next one begins. More room than padding explains, or less than the type
+ * needs, means a wrong label or a damaged table.
+ */
+static enum st_status check_places(struct st_inspection *in, struct st_error *err)
+{
+	const struct st_container *c = in->container;
+	size_t n = c->n_tensors;
+	if ((c->format != ST_FORMAT_GGUF && c->format != ST_FORMAT_APR) || n == 0)
+		return ST_OK;
+	const struct st_tensor **order = calloc(n, sizeof *order);
+	if (!order)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (size_t i = 0; i < n; i++)
+		order[i] = &c->tensors[i];
+	qsort(order, n, sizeof *order, by_place);
+	uint64_t pad = c->alignment > 64 ? c->alignment : 64;
+	enum st_status st = ST_OK;
+	for (size_t i = 0; i < n && st == ST_OK; i++) {
+		const struct st_tensor *t = order[i], *next = i + 1 < n && order[i + 1]->file == t->file ? order[i + 1] : NULL;
+		/* The last one ends where the file does, less APR's footer. */
+		uint64_t end = next ? next->offset : st_container_file_size(c, t->file) - (c->format == ST_FORMAT_APR && !next ? 4 : 0);
+		uint64_t used = t->offset + t->n_bytes;
+		if (next && used > end) {
+			st = add(in, err, ST_FAULT, "overlap", t->name, "its bytes overlap those of %.80s", next->name);
+		} else if (end > used && end - used > pad) {
+			const char *fit = NULL;
+			for (uint64_t slack = 0; slack <= pad && !fit && end - t->offset >= slack; slack += 2)
+				fit = type_that_fits(t, end - t->offset - slack);
+			st = add(in, err, ST_NOTE, "size", t->name, "stored as %s in %" PRIu64 " bytes, and %" PRIu64 " bytes after them belong to no tensor%s%s%s",
+			         st_dtype_info(t->dtype)->name, t->n_bytes, end - used, fit ? " (" : "", fit ? fit : "", fit ? " would fill them)" : "");
+		}
+	}
+	free(order);
+	return st;
+}
+
+static enum st_status check_config(struct st_inspection *in, struct st_error *err)
+{
+	if (in->contradiction) {
+		const struct st_tensor *t = st_container_find(in->container, in->model_error.where);
+		return add(in, err, ST_FAULT, "config", t ? t->name : NULL, "%s: %.180s", in->model_error.where, in->model_error.message);
+	}
+	if (!in->model || !in->tokenizer)
+		return ST_OK;
+	const struct st_config *cfg = st_model_config(in->model);
+	uint32_t vocab = st_tokenizer_vocab_size(in->tokenizer);
+	if (vocab > cfg->vocab)
+		return add(in, err, ST_FAULT, "vocabulary", NULL, "the tokenizer has %" PRIu32 " ids, the embedding only %" PRIu32 " rows", vocab, cfg->vocab);
+	return ST_OK;
+}
+
+static enum st_status fill(struct st_inspection *in, const char *path, const struct st_inspect_options *o, struct st_error *err)
+{
+	ST_TRY(open_all(in, path, err));
+	const struct st_container *c = in->container;
+	in->run_tokens = o->run_tokens ? o->run_tokens : 128;
+	if (in->model) {
+		struct st_exec e = st_exec_default();
+		if (o->threads > 0)
+			e.threads = o->threads;
+		in->run_memory = st_run_memory(st_model_graph(in->model), &e, in->run_tokens, in->run_tokens);
+	}
+	ST_TRY(check_config(in, err));
+	ST_TRY(check_places(in, err));
+	if (o->no_stats)
+		return ST_OK;
+	in->stats = calloc(c->n_tensors ? c->n_tensors : 1, sizeof *in->stats);
+	if (!in->stats)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	uint64_t done = 0, total = 0;
+	for (size_t i = 0; i < c->n_tensors; i++)
+		total += c->tensors[i].n_bytes;
+	for (size_t i = 0; i < c->n_tensors; i++) {
+		if (o->hooks.progress)
+			o->hooks.progress(o->hooks.user, c->tensors[i].name, done, total);
+		ST_TRY(st_tensor_stats_of(&c->tensors[i], o->threads, &in->stats[i], err));
+		ST_TRY(check_values(in, &c->tensors[i], &in->stats[i], err));
+		done += c->tensors[i].n_bytes;
+	}
+	return ST_OK;
+}
+
+enum st_status st_inspect_open(const char *path, const struct st_inspect_options *o, struct st_inspection **out, struct st_error *err)
+{
+	*out = NULL;
+	struct st_inspection *in = calloc(1, sizeof *in);
+	if (!in)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	st_error_clear(&in->model_error);
+	st_error_clear(&in->tokenizer_error);
+	enum st_status st = fill(in, path, o, err);
+	if (st == ST_OK) {
+		*out = in;
+	} else {
+		st_error_in(err, path);
+		st_inspection_close(in);
+	}
+	return st;
+}
+
+void st_inspection_close(struct st_inspection *in)
+{
+	if (!in)
+		return;
+	st_tokenizer_close(in->tokenizer);
+	st_trace_close(in->trace);
+	st_model_close(in->model);
+	st_container_close(in->own);
+	free(in->stats);
+	free(in->anomalies);
+	free(in);
+}
+
+const struct st_container *st_inspection_container(const struct st_inspection *in) { return in->container; }
+const struct st_model *st_inspection_model(const struct st_inspection *in) { return in->model; }
+const struct st_error *st_inspection_model_error(const struct st_inspection *in) { return &in->model_error; }
+bool st_inspection_contradiction(const struct st_inspection *in) { return in->contradiction; }
+const struct st_trace *st_inspection_trace(const struct st_inspection *in) { return in->trace; }
+const struct st_tokenizer *st_inspection_tokenizer(const struct st_inspection *in) { return in->tokenizer; }
+const struct st_error *st_inspection_tokenizer_error(const struct st_inspection *in) { return &in->tokenizer_error; }
+const struct st_tensor_stats *st_inspection_stats(const struct st_inspection *in) { return in->stats; }
+size_t st_inspection_n_anomalies(const struct st_inspection *in) { return in->n_anomalies; }
+const struct st_anomaly *st_inspection_anomaly(const struct st_inspection *in, size_t i) { return &in->anomalies[i]; }
+uint64_t st_inspection_run_memory(const struct st_inspection *in) { return in->run_memory; }
+uint32_t st_inspection_run_tokens(const struct st_inspection *in) { return in->run_tokens; }
