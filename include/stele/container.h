@@ -22,8 +22,9 @@ enum st_format {
 /* "GGUF", "safetensors", "APR", ... */
 const char *st_format_name(enum st_format f);
 
-/* Recognises by content, never by suffix. A folder is a Hugging Face model folder or an
- * APRT tree. The caller closes with st_container_close (NULL is fine). */
+/* Recognises by content, never by suffix; a suffix that promises another format than the content
+ * (.gguf, .safetensors, .apr, .npy, .npz) is refused. A folder is a Hugging Face model folder
+ * or an APRT tree. The caller closes with st_container_close (NULL is fine). */
 ST_MUST_CHECK enum st_status st_container_open(const char *path, struct st_container **out,
                                                struct st_error *err);
 void st_container_close(struct st_container *c);

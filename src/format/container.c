@@ -1,6 +1,7 @@
 /* container.c - telling formats apart, and the part of st_container every format shares. */
 #include "format/container.h"
-#include "format/hf.h"
+#include "format/safetensors.h"
+#include "format/zip.h"
 
 #include "base/cursor.h"
 #include "base/error.h"
@@ -9,9 +10,8 @@
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
-
-#include <zip.h>
 
 const char *st_format_name(enum st_format f)
 {
@@ -48,54 +48,74 @@ static bool is_safetensors(const struct st_map *m)
 	return m->data[8] == '{' || (n > 0 && n <= m->size - 8 && n <= ST_SAFETENSORS_MAX_HEADER);
 }
 
-/* A shard index is JSON text; the NUL bytes of a safetensors length never occur in one. */
-static bool is_json(const struct st_map *m)
-{
-	uint64_t n = m->size < 64 ? m->size : 64, i = 0;
-	while (i < n && (m->data[i] == ' ' || m->data[i] == '\t' || m->data[i] == '\r' || m->data[i] == '\n'))
-		i++;
-	return i < n && (m->data[i] == '{' || m->data[i] == '[') && !memchr(m->data, 0, (size_t)n);
-}
-
 static bool is_zip(const struct st_map *m) { return begins(m, 0, "PK\3\4", 4) || begins(m, 0, "PK\5\6", 4); }
 
-/* Tells the two kinds of zip archive apart by their members. */
-static enum st_status zip_open_reader(struct st_container *c, const char *path, struct st_error *err)
+static bool has_suffix(const char *s, const char *suffix)
 {
-	int code;
-	zip_t *z = zip_open(path, ZIP_RDONLY, &code);
-	if (!z) {
-		zip_error_t e;
-		zip_error_init_with_code(&e, code);
-		enum st_status st = st_fail(err, ST_ERR_FORMAT, "zip archive cannot be read: %s", zip_error_strerror(&e));
-		zip_error_fini(&e);
-		return st;
-	}
-	bool torch = zip_name_locate(z, "data.pkl", ZIP_FL_NODIR) >= 0, npy = false;
-	for (zip_int64_t i = 0, n = zip_get_num_entries(z, 0); i < n && !torch && !npy; i++) {
-		const char *name = zip_get_name(z, (zip_uint64_t)i, ZIP_FL_ENC_RAW);
-		size_t len = name ? strlen(name) : 0;
-		npy = len >= 4 && strcmp(name + len - 4, ".npy") == 0;
-	}
-	bool empty = zip_get_num_entries(z, 0) == 0;
-	zip_discard(z);
-	if (torch)
-		return st_torch_open(c, path, err);
-	if (npy || empty) /* an npz without arrays is an empty archive */
-		return st_npz_open(c, path, err);
-	return st_fail(err, ST_ERR_UNSUPPORTED,
-	               "zip archive with neither data.pkl (a torch checkpoint) nor .npy members (an npz file)");
+	size_t n = strlen(s), k = strlen(suffix);
+	return n >= k && strcasecmp(s + n - k, suffix) == 0;
 }
 
-/* First match wins: JSON before safetensors, since '{' may be the low byte of a header length. */
+/* The kinds of zip archive differ in their members only: torch keeps its pickle in FOLDER/data.pkl. */
+static enum st_status zip_reader(const struct st_map *m, st_open_fn *open, struct st_error *err)
+{
+	struct st_arena arena;
+	struct st_zip z;
+	st_arena_init(&arena);
+	enum st_status st = st_zip_open(&z, m, &arena, err);
+	if (st == ST_OK && z.n_members == 0)
+		*open = st_npz_open; /* numpy's way to save no arrays */
+	for (size_t i = 0; st == ST_OK && i < z.n_members; i++) {
+		if (has_suffix(z.members[i].name, "data.pkl"))
+			*open = st_torch_open;
+		else if (!*open && has_suffix(z.members[i].name, ".npy"))
+			*open = st_npz_open;
+	}
+	if (st == ST_OK && !*open)
+		st = st_fail(err, ST_ERR_UNSUPPORTED,
+		             "zip archive with neither data.pkl (a torch checkpoint) nor .npy members (an npz file)");
+	st_arena_release(&arena);
+	return st;
+}
+
+static enum st_status open_zip(struct st_container *c, const char *path, struct st_error *err)
+{
+	struct st_map m;
+	st_open_fn open = NULL;
+	ST_TRY(st_map_open(&m, path, err));
+	enum st_status st = zip_reader(&m, &open, err);
+	st_map_close(&m);
+	return st == ST_OK ? open(c, path, err) : st;
+}
+
+/* First match wins: an index before safetensors, since its ninth character may be a brace too. */
 static const struct {
 	bool (*is)(const struct st_map *m);
 	st_open_fn open;
 } readers[] = {
 	{ is_gguf, st_gguf_open }, { is_aprt, st_aprt_open }, { is_apr, st_apr_open },
-	{ is_npy, st_npy_open },   { is_zip, zip_open_reader }, { is_old_torch, st_torch_open },
-	{ is_json, st_safetensors_open }, { is_safetensors, st_safetensors_open },
+	{ is_npy, st_npy_open },   { is_zip, open_zip }, { is_old_torch, st_torch_open },
+	{ st_safetensors_is_index, st_safetensors_open }, { is_safetensors, st_safetensors_open },
 };
+
+/* Suffixes that promise one format. The content decides what is read, but a name that promises something
+ * else is how files get mixed up, and nothing good follows from ignoring it. */
+static const struct {
+	const char *suffix;
+	enum st_format format;
+} promises[] = {
+	{ ".gguf", ST_FORMAT_GGUF }, { ".safetensors", ST_FORMAT_SAFETENSORS }, { ".apr", ST_FORMAT_APR },
+	{ ".npy", ST_FORMAT_NPY },   { ".npz", ST_FORMAT_NPZ },
+};
+
+static enum st_status check_promise(const struct st_container *c, const char *path, struct st_error *err)
+{
+	for (size_t i = 0; i < sizeof promises / sizeof *promises; i++)
+		if (has_suffix(path, promises[i].suffix) && c->format != promises[i].format)
+			return st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "holds %s under the name of a %s file; rename it if that is meant",
+			                  st_format_name(c->format), st_format_name(promises[i].format));
+	return ST_OK;
+}
 
 /* Things people hand to a model tool by mistake, or that an older tool wrote. */
 static const struct {
@@ -136,7 +156,9 @@ static enum st_status open_file(struct st_container *c, const char *path, struct
 			open = readers[i].open;
 	enum st_status st = open ? ST_OK : refuse_unknown(&m, err);
 	st_map_close(&m);
-	return st == ST_OK ? open(c, path, err) : st;
+	ST_TRY(st);
+	ST_TRY(open(c, path, err));
+	return check_promise(c, path, err);
 }
 
 /* An APRT tree has trace.json, stage files, or folders layer-0, layer-1, ... */
@@ -145,9 +167,7 @@ static bool is_aprt_tree(const char *path)
 	DIR *d = opendir(path);
 	bool yes = false;
 	for (struct dirent *e; d && !yes && (e = readdir(d));) {
-		size_t n = strlen(e->d_name);
-		yes = strcmp(e->d_name, "trace.json") == 0 || strncmp(e->d_name, "layer-", 6) == 0 ||
-		      (n > 4 && strcmp(e->d_name + n - 4, ".bin") == 0);
+		yes = strcmp(e->d_name, "trace.json") == 0 || strncmp(e->d_name, "layer-", 6) == 0 || has_suffix(e->d_name, ".bin");
 	}
 	if (d)
 		closedir(d);

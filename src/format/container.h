@@ -94,8 +94,8 @@ ST_MUST_CHECK enum st_status st_container_place(const struct st_container *c, st
 
 /* GGUF keys. Getters return false when the key is absent; a key of the wrong type is an
  * error that names it (so that a default never hides a damaged file). */
-/* Sort c->kv by key into kv_by_key and refuse duplicates. */
-ST_MUST_CHECK enum st_status st_kv_index(struct st_container *c, struct st_error *err);
+/* Sort c->kv by key into kv_by_key (in the arena) and refuse duplicates. */
+ST_MUST_CHECK enum st_status st_kv_index(struct st_container *c, struct st_arena *arena, struct st_error *err);
 /* Bytes of the value at kv->data; the value has been checked or was made by Stele. */
 uint64_t st_kv_bytes(const struct st_kv *kv);
 const char *st_kv_type_name(enum st_kv_type t); /* "u32", "string", ... */

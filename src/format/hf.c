@@ -1,5 +1,5 @@
 /* hf.c - the files around the weights of a Hugging Face model folder. */
-#include "format/hf.h"
+#include "format/safetensors.h"
 
 #include "base/error.h"
 

@@ -42,9 +42,9 @@ static int by_key(const void *a, const void *b)
 	return d ? d : (x->offset > y->offset) - (x->offset < y->offset);
 }
 
-enum st_status st_kv_index(struct st_container *c, struct st_error *err)
+enum st_status st_kv_index(struct st_container *c, struct st_arena *arena, struct st_error *err)
 {
-	c->kv_by_key = st_arena_alloc(&c->arena, c->n_kv, sizeof *c->kv_by_key);
+	c->kv_by_key = st_arena_alloc(arena, c->n_kv, sizeof *c->kv_by_key);
 	if (!c->kv_by_key)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < c->n_kv; i++)

@@ -1,11 +1,14 @@
-/* hf.h - the files around the weights of a Hugging Face model folder. */
-#ifndef ST_FORMAT_HF_H
-#define ST_FORMAT_HF_H
+/* safetensors.h - what safetensors.c, hf.c and the recognition in container.c share. */
+#ifndef ST_FORMAT_SAFETENSORS_H
+#define ST_FORMAT_SAFETENSORS_H
 
 #include "format/container.h"
 
 /* Limit of the reference implementation; a longer header is refused by every reader. */
 #define ST_SAFETENSORS_MAX_HEADER 100000000u
+
+/* A shard index is JSON text. Its first bytes hold no NUL, as the header length of a safetensors file does. */
+bool st_safetensors_is_index(const struct st_map *m);
 
 /* Does the folder hold config.json, tokenizer.json or a .safetensors file? */
 bool st_hf_is_folder(const char *dir);
