@@ -76,6 +76,12 @@ struct st_model;
 
 /* Open the container, read the configuration, bind every weight and check every shape. */
 ST_MUST_CHECK enum st_status st_model_open(const char *path, struct st_model **out, struct st_error *err);
+/* The same, but a weight that is missing or does not fit is no failure: its tensor is NULL or
+ * has a shape of its own, st_model_check says what is wrong with the first one, and the model
+ * cannot be run. For comparing weights, and for the load log of a file that cannot be used. */
+ST_MUST_CHECK enum st_status st_model_open_partial(const char *path, struct st_model **out, struct st_error *err);
+/* ST_OK when every weight is there and fits. */
+ST_MUST_CHECK enum st_status st_model_check(const struct st_model *m, struct st_error *err);
 void st_model_close(struct st_model *m);
 
 const struct st_config *st_model_config(const struct st_model *m);

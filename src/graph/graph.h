@@ -69,8 +69,17 @@ struct st_run;
 ST_MUST_CHECK enum st_status st_run_open(const struct st_graph *g, const struct st_exec *e, size_t max_tokens,
                                          size_t max_positions, struct st_run **out, struct st_error *err);
 void st_run_close(struct st_run *r);
-/* Anonymous bytes such a run allocates: known before it starts. */
+/* Anonymous bytes such a run allocates: known before it starts. UINT64_MAX when they cannot be counted. */
 uint64_t st_run_memory(const struct st_graph *g, const struct st_exec *e, size_t max_tokens, size_t max_positions);
+
+/* ST_RUN_HEAD_LAST: lm_head is evaluated for the last token of a begin only (its value has one
+ * row): with a vocabulary of 150,000 the head is most of a short prefill's work and memory. */
+enum { ST_RUN_HEAD_LAST = 1 };
+ST_MUST_CHECK enum st_status st_run_open_flags(const struct st_graph *g, const struct st_exec *e, size_t max_tokens,
+                                               size_t max_positions, unsigned flags, struct st_run **out,
+                                               struct st_error *err);
+uint64_t st_run_memory_flags(const struct st_graph *g, const struct st_exec *e, size_t max_tokens,
+                             size_t max_positions, unsigned flags);
 
 /* Start on the next T tokens, after those already in the cache. Ids are checked against the vocabulary. */
 ST_MUST_CHECK enum st_status st_run_begin(struct st_run *r, const uint32_t *tokens, size_t T, struct st_error *err);

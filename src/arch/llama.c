@@ -1,0 +1,37 @@
+/*
+ * llama.c - LLaMA 1, 2 and 3, SmolLM and other models of that form, and Mistral, which
+ * adds a sliding window to it.
+ */
+#include "arch/config.h"
+
+#include "base/error.h"
+
+#include <string.h>
+
+/* transformers' MistralConfig: a config.json without the key means this, null means none. */
+#define MISTRAL_WINDOW 4096
+
+static enum st_status configure(const struct st_container *c, struct st_config *cfg, struct st_error *err)
+{
+	const json_t *o = st_config_object(c);
+	if (!o)
+		return ST_OK; /* GGUF: {arch}.attention.sliding_window, read with the shared keys */
+	bool found;
+	const char *type = NULL;
+	ST_TRY(st_json_str(o, ST_NAMES("model_type"), &type, &found, err));
+	bool mistral = found && strcmp(type, "mistral") == 0;
+	ST_TRY(st_json_u32(o, ST_NAMES("sliding_window"), &cfg->sliding_window, &found, err));
+	if (mistral && c->format == ST_FORMAT_SAFETENSORS && !json_object_get(o, "sliding_window"))
+		cfg->sliding_window = MISTRAL_WINDOW;
+	/* "attention_bias" asks for biases on Q, K, V and the output; the latter is refused by its tensor. */
+	ST_TRY(st_json_bool(o, ST_NAMES("attention_bias"), &cfg->qkv_bias, &found, err));
+	return st_json_layer_types(o, cfg, err);
+}
+
+const struct st_arch st_arch_llama = {
+	.name = "llama",
+	.aliases = ST_NAMES("LlamaForCausalLM", "LLaMAForCausalLM", "mistral", "MistralForCausalLM"),
+	.gguf_rope_interleaved = true,
+	.default_rope_theta = 10000, /* LlamaConfig and MistralConfig; GGUF readers alike */
+	.configure = configure,
+};

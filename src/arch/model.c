@@ -1,0 +1,114 @@
+/* model.c - opening a model, and looking at it. */
+#include "arch/model_state.h"
+
+#include "base/error.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+enum st_status st_model_open_partial(const char *path, struct st_model **out, struct st_error *err)
+{
+	struct st_model *m = calloc(1, sizeof *m);
+	if (!m)
+		return st_fail(err, ST_ERR_NOMEM, "no memory for a model");
+	st_arena_init(&m->arena);
+	st_error_clear(&m->problem);
+	enum st_status st;
+	ST_TRY_OUT(st_container_open(path, &m->c, err));
+	ST_TRY_OUT(st_config_read(m->c, &m->cfg, &m->arch, err));
+	ST_TRY_OUT(st_model_bind(m, err));
+	if (m->problem.code == ST_OK)
+		ST_TRY_OUT(st_decoder_graph(m, err));
+	st_error_in(&m->problem, path);
+out:
+	if (st != ST_OK) {
+		st_error_in(err, path);
+		st_model_close(m);
+		return st;
+	}
+	*out = m;
+	return ST_OK;
+}
+
+enum st_status st_model_check(const struct st_model *m, struct st_error *err)
+{
+	if (m->problem.code != ST_OK && err->code == ST_OK)
+		*err = m->problem;
+	return m->problem.code;
+}
+
+enum st_status st_model_open(const char *path, struct st_model **out, struct st_error *err)
+{
+	struct st_model *m;
+	ST_TRY(st_model_open_partial(path, &m, err));
+	enum st_status st = st_model_check(m, err);
+	if (st == ST_OK)
+		*out = m;
+	else
+		st_model_close(m);
+	return st;
+}
+
+void st_model_close(struct st_model *m)
+{
+	if (!m)
+		return;
+	st_container_close(m->c);
+	st_arena_release(&m->arena);
+	free(m);
+}
+
+const struct st_config *st_model_config(const struct st_model *m) { return &m->cfg; }
+const struct st_container *st_model_container(const struct st_model *m) { return m->c; }
+const struct st_graph *st_model_graph(const struct st_model *m) { return m->graph.n_nodes ? &m->graph : NULL; }
+
+const struct st_weight *st_model_weight(const struct st_model *m, enum st_role role, uint32_t layer)
+{
+	bool bias = role == ST_ROLE_Q_BIAS || role == ST_ROLE_K_BIAS || role == ST_ROLE_V_BIAS;
+	bool norm = role == ST_ROLE_Q_NORM || role == ST_ROLE_K_NORM;
+	if ((bias && !m->cfg.qkv_bias) || (norm && !m->cfg.qk_norm) || (st_role_per_layer(role) && layer >= m->cfg.n_layers))
+		return NULL;
+	return &m->weights[st_model_slot(m, role, layer)];
+}
+
+size_t st_model_n_weights(const struct st_model *m) { return m->n_bound; }
+const struct st_weight *st_model_weight_at(const struct st_model *m, size_t i) { return m->bound[i]; }
+size_t st_model_n_unused(const struct st_model *m) { return m->n_unused; }
+const struct st_tensor *st_model_unused_at(const struct st_model *m, size_t i) { return m->unused[i]; }
+
+static void print_dims(char *buf, size_t n, const uint64_t *dims, uint32_t ndim)
+{
+	size_t len = 0;
+	buf[0] = '\0';
+	for (uint32_t i = 0; i < ndim && len < n; i++)
+		len += (size_t)snprintf(buf + len, n - len, "%s%" PRIu64, i ? ", " : "", dims[i]);
+}
+
+static const char *const fit_names[] = {
+	[ST_FIT_ABSENT] = "absent", [ST_FIT_OK] = "layout OK", [ST_FIT_REVERSED] = "label reversed",
+	[ST_FIT_MISSING] = "missing", [ST_FIT_TRANSPOSED] = "TRANSPOSED", [ST_FIT_SIZE] = "size mismatch",
+	[ST_FIT_TYPE] = "integer type",
+};
+
+void st_model_load_log(const struct st_model *m, const struct st_hooks *hooks)
+{
+	if (!hooks || !hooks->log)
+		return;
+	char line[1024], dims[192], expected[64];
+	for (size_t i = 0; i < m->c->n_tensors; i++) {
+		const struct st_tensor *t = &m->c->tensors[i];
+		print_dims(dims, sizeof dims, t->file_dims, t->ndim);
+		size_t p = m->place[i];
+		if (p == SIZE_MAX) {
+			snprintf(line, sizeof line, "[APR-LOAD] tensor '%.400s': dims=[%s], dtype=%s, unused", t->name, dims,
+			         st_dtype_info(t->dtype)->name);
+		} else {
+			uint64_t shape[2];
+			uint32_t ndim = st_role_shape(&m->cfg, m->weights[p].role, shape);
+			print_dims(expected, sizeof expected, shape, ndim);
+			snprintf(line, sizeof line, "[APR-LOAD] tensor '%.400s': dims=[%s], dtype=%s, expected %s = [%s], %s", t->name, dims,
+			         st_dtype_info(t->dtype)->name, ndim == 2 ? "[out, in]" : "[n]", expected, fit_names[m->fit[p]]);
+		}
+		hooks->log(hooks->user, line);
+	}
+}

@@ -1,0 +1,51 @@
+/* model_state.h - inside of this room: what a model consists of. */
+#ifndef ST_ARCH_MODEL_STATE_H
+#define ST_ARCH_MODEL_STATE_H
+
+#include "arch/arch.h"
+#include "arch/roles.h"
+
+/* How a place and the tensor found for it fit. */
+enum st_fit {
+	ST_FIT_ABSENT,     /* nothing there, and nothing needed */
+	ST_FIT_OK,
+	ST_FIT_REVERSED,   /* APR: the label lists [in, out] over [out, in] bytes; harmless */
+	ST_FIT_MISSING,
+	ST_FIT_TRANSPOSED, /* the label says [in, out] where labels are to be believed */
+	ST_FIT_SIZE,
+	ST_FIT_TYPE,       /* integers */
+};
+
+struct st_model {
+	struct st_container *c;
+	struct st_arena arena; /* everything below that is a pointer */
+	struct st_config cfg;
+	const struct st_arch *arch;
+
+	bool gguf_names;
+	const struct st_hf_prefix *prefix; /* with Hugging Face names */
+
+	/* Every place of the family in graph order: the embedding, the layers, the end. */
+	struct st_weight *weights;
+	enum st_fit *fit;
+	size_t n_weights;
+	const struct st_weight **bound; /* those with a tensor */
+	size_t n_bound;
+	size_t *place;                  /* of each tensor of the container: index into weights, or SIZE_MAX */
+	const struct st_tensor **unused;
+	size_t n_unused;
+
+	struct st_graph graph;   /* no nodes while there is a problem */
+	struct st_error problem; /* the first weight that is missing or does not fit */
+};
+
+/* The roles that stand between ATTN_NORM and DOWN are per layer, and in graph order. */
+#define ST_ROLES_PER_LAYER ((size_t)(ST_ROLE_DOWN - ST_ROLE_ATTN_NORM + 1))
+size_t st_model_slot(const struct st_model *m, enum st_role role, uint32_t layer);
+
+/* Find the tensor of every place; fills weights, fit, bound, place, unused and problem. */
+ST_MUST_CHECK enum st_status st_model_bind(struct st_model *m, struct st_error *err);
+/* The graph of a decoder with rotary attention and a gated feed-forward part, after binding. */
+ST_MUST_CHECK enum st_status st_decoder_graph(struct st_model *m, struct st_error *err);
+
+#endif

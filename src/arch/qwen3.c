@@ -1,0 +1,26 @@
+/* qwen3.c - Qwen3 (dense): RMS norm of each query and key head, head size of its own. */
+#include "arch/config.h"
+
+#include "base/error.h"
+
+/* Qwen3Config's default, whatever hidden size / heads would give. */
+#define HEAD_DIM 128
+
+static enum st_status configure(const struct st_container *c, struct st_config *cfg, struct st_error *err)
+{
+	const json_t *o = st_config_object(c);
+	if (!o)
+		return ST_OK;
+	bool found;
+	if (c->format == ST_FORMAT_SAFETENSORS && cfg->head_dim == 0)
+		cfg->head_dim = HEAD_DIM;
+	ST_TRY(st_json_bool(o, ST_NAMES("attention_bias"), &cfg->qkv_bias, &found, err));
+	return st_json_qwen_window(o, cfg, err);
+}
+
+const struct st_arch st_arch_qwen3 = {
+	.name = "qwen3",
+	.aliases = ST_NAMES("Qwen3ForCausalLM"),
+	.qk_norm = true,
+	.configure = configure,
+};
