@@ -1,7 +1,46 @@
 # The front door. meson and ninja do the work; see README.md.
+#
+#   make              build/stele
+#   make demo         install what is missing, build, and find a planted fault
+#   make check        install what is missing, build with warnings as errors, run every test
+#   make check-long   sanitizers, valgrind, clang, fuzz corpora, the slow tests
+#   make bench        figures beside their limits
+#   make install      DESTDIR and PREFIX are honoured
 BUILD ?= build
-.PHONY: all
+CHECK ?= build-check
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+.PHONY: all deps demo check check-long bench install uninstall clean
+
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD)
+
 $(BUILD)/build.ninja:
-	meson setup $(BUILD)
+	meson setup --prefix=$(PREFIX) $(BUILD)
+
+deps:
+	@tools/install-deps.sh
+
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@tools/demo.sh $(BUILD)/stele
+
+check: deps
+	@CLOSING=$(CLOSING) tools/check.sh $(CHECK) --werror --no-suite long
+
+check-long: deps
+	@tools/install-deps.sh packages-long.txt
+	@tools/check-long.sh
+
+bench: all
+	meson test -C $(BUILD) --benchmark --verbose --no-rebuild
+
+install: all
+	DESTDIR=$(DESTDIR) meson install -C $(BUILD) --no-rebuild
+
+uninstall:
+	ninja -C $(BUILD) uninstall
+
+clean:
+	rm -rf $(BUILD) $(CHECK) build-asan build-clang build-valgrind
