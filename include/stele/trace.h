@@ -16,6 +16,8 @@ struct st_provenance {
 	char *prompt;          /* or NULL; owned by the trace */
 	uint32_t *tokens;      /* owned by the trace; NULL when unknown */
 	size_t n_tokens;
+	uint32_t *step_tokens; /* what decode steps 1, 2, ... evaluated; owned by the trace; NULL when unknown */
+	size_t n_steps;
 	bool known;            /* false: a bare APRT tree without trace.json */
 };
 

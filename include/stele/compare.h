@@ -1,0 +1,119 @@
+/*
+ * stele/compare.h - how far apart two tensors, two traces or two models are, and for two
+ * stored weights: whether their types explain it, and if not, which mistake does.
+ */
+#ifndef STELE_COMPARE_H
+#define STELE_COMPARE_H
+
+#include <stele/model.h>
+#include <stele/trace.h>
+
+/* ---- two sets of numbers ---- */
+
+/*
+ * b is the reference. Sums are f64 in an order that depends only on the count. Elements that
+ * are not finite on both sides alike (same NaN-ness, same infinity) are left out of the sums
+ * and counted; one that is not finite on one side only makes max_abs infinite.
+ */
+struct st_metrics {
+	uint64_t count;
+	uint64_t nonfinite_a, nonfinite_b;
+	uint64_t nonfinite_apart;   /* positions where the two sides disagree about being finite */
+	double max_abs;
+	uint64_t max_abs_index;     /* first element with max_abs */
+	double mean_abs, rms;       /* of a - b */
+	double rel_l2;              /* |a - b| / |b|; 0 when both are zero, infinity when only b is */
+	double cosine;              /* NaN when a norm is 0 */
+	double gain;                /* least-squares g of a = g b; NaN when |b| = 0 */
+	double norm_a, norm_b;      /* L2 over the finite elements */
+	double norm_diff;           /* |a - b| */
+};
+
+void st_metrics_of(const float *a, const float *b, uint64_t n, int threads, struct st_metrics *m);
+/* Two stored tensors of equal element count (shapes may differ), decoded piece by piece. */
+ST_MUST_CHECK enum st_status st_metrics_of_tensors(const struct st_tensor *a, const struct st_tensor *b, int threads,
+                                                   struct st_metrics *m, struct st_error *err);
+
+/* ---- causes ---- */
+
+/* One row per cause code (docs/causes.md). */
+struct st_cause_info {
+	const char *code;    /* "weight.transposed" */
+	const char *meaning; /* one sentence */
+	const char *test;    /* how Stele tests it; NULL where this version never names it */
+	const char *repair;  /* what to do, or NULL */
+};
+extern const struct st_cause_info st_causes[];
+extern const size_t st_n_causes;
+const struct st_cause_info *st_cause_find(const char *code);
+
+enum st_confidence { ST_UNEXPLAINED, ST_LIKELY, ST_CONFIRMED };
+
+/* A fitted parameter: a number, or text when `text` is not empty. */
+struct st_param {
+	char key[24];
+	char text[96];
+	double number;
+};
+
+#define ST_MAX_PARAMS 6
+struct st_cause {
+	const char *code;              /* from st_causes; "unexplained" when none fits */
+	enum st_confidence confidence;
+	struct st_param params[ST_MAX_PARAMS];
+	size_t n_params;
+	double residual_before, residual_after; /* relative L2 */
+	double floor;                           /* what the stored types account for */
+};
+
+struct st_candidate {
+	const char *code;
+	double residual_after;
+};
+
+/* ---- two weights ---- */
+
+enum st_weight_status {
+	ST_WEIGHT_EQUAL,         /* the same stored bytes */
+	ST_WEIGHT_EQUAL_DECODED, /* the same numbers, stored differently */
+	ST_WEIGHT_NOISE,         /* apart by what the stored types predict */
+	ST_WEIGHT_FAULT,
+	ST_WEIGHT_ONLY_A, ST_WEIGHT_ONLY_B, /* a required weight is on one side only */
+};
+
+#define ST_MAX_CANDIDATES 4
+struct st_weight_diff {
+	const struct st_weight *a, *b;  /* NULL on the side that lacks it; for a tied head the embedding */
+	const struct st_weight *slot;   /* where the weight belongs: names, role, layer, stage */
+	enum st_weight_status status;
+	double rel_l2;                  /* |a - b| / |b| after decoding, in the basis of the graph */
+	double predicted;               /* the same ratio as the stored types predict it */
+	double gain;
+	double max_abs;
+	uint64_t nonfinite_a, nonfinite_b;
+	uint64_t rows, cols;
+	uint64_t bad_rows, first_bad_row, last_bad_row; /* rows apart by more than predicted */
+	struct st_cause cause;          /* ST_WEIGHT_FAULT and ONLY_* */
+	char side;                      /* 'a', 'b': the one that is wrong where that can be told; else 0 */
+	struct st_candidate candidates[ST_MAX_CANDIDATES];
+	size_t n_candidates;
+};
+
+/* Every weight slot of either model, in graph order. *out is malloc'ed. */
+ST_MUST_CHECK enum st_status st_compare_weights(const struct st_model *a, const struct st_model *b, int threads,
+                                                const struct st_hooks *hooks, struct st_weight_diff **out,
+                                                size_t *n, struct st_error *err);
+
+/* ---- two configurations ---- */
+
+struct st_config_diff {
+	const char *key;
+	char a[64], b[64];
+	bool matters;        /* changes arithmetic for the tokens at hand */
+	enum st_stage stage; /* first stage it changes, where it matters */
+};
+#define ST_MAX_CONFIG_DIFFS 24
+size_t st_compare_configs(const struct st_config *a, const struct st_config *b, size_t n_positions,
+                          struct st_config_diff out[ST_MAX_CONFIG_DIFFS]);
+
+#endif

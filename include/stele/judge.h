@@ -1,0 +1,128 @@
+/*
+ * stele/judge.h - two files of one model: where they part, whether it is noise, and why.
+ */
+#ifndef STELE_JUDGE_H
+#define STELE_JUDGE_H
+
+#include <math.h>
+
+#include <stele/compare.h>
+
+enum st_verdict {
+	ST_VERDICT_MATCH,     /* the same values, or apart by f32 rounding */
+	ST_VERDICT_NOISE,     /* apart by what the stored types account for */
+	ST_VERDICT_FAULT,
+	ST_VERDICT_UNDECIDED,
+};
+const char *st_verdict_name(enum st_verdict v);
+
+enum st_stage_status {
+	ST_STATUS_EXACT, ST_STATUS_ROUNDING, ST_STATUS_NOISE,
+	ST_STATUS_INHERITED,  /* right given its inputs; the inputs come from behind a fault */
+	ST_STATUS_FAULT,
+	ST_STATUS_MISSING,    /* one side has no such stage */
+	ST_STATUS_UNDECIDED,
+};
+const char *st_stage_status_name(enum st_stage_status s);
+
+/* What a floor is made of. */
+enum st_floor_kind { ST_FLOOR_ROUNDING, ST_FLOOR_STORED_TYPES };
+const char *st_floor_kind_name(enum st_floor_kind k);
+
+/*
+ * One stage of both sides. The total difference m is y_a - y_b. With f_w the stage under
+ * weights w and x_b the inputs of side b, it splits into
+ *     local      f_a(x_b) - f_b(x_b)   what this stage's own weights and parameters do
+ *     inherited  f_a(x_a) - f_a(x_b)   what arrived with the inputs
+ * and only the local part can put this stage at fault.
+ */
+struct st_stage_report {
+	enum st_stage stage;
+	int32_t layer;
+	uint64_t shape[3];        /* [T, width], or [heads, T, P] */
+	uint32_t ndim;
+	bool on_a, on_b;
+	struct st_metrics total;
+	double local_rel;         /* |local| / |y_b| */
+	double local_floor;       /* its expected size, from the weights' stored types and the inputs at hand */
+	double worst_token_ratio; /* largest |local| / expected over tokens */
+	uint64_t worst_token;
+	double floor;             /* of the total: inherited part plus local_floor */
+	enum st_floor_kind kind;
+	enum st_stage_status status;
+	bool over_threshold;
+	bool shared;              /* equal weights on bit-equal inputs: evaluated once for both sides */
+};
+
+struct st_side_info {
+	char path[512], format[64], arch[32], dtypes[128], name[128];
+	uint32_t layers;
+	uint64_t tensors;
+	char sha256[65];          /* empty unless asked for */
+};
+
+struct st_divergence {
+	bool found;
+	char stage[24];           /* stage name, "tokens" or "config" */
+	int32_t layer;            /* -1: whole model */
+	char tensor[96];          /* canonical Hugging Face name, or empty */
+	int64_t position;         /* token with the largest local error, or -1 */
+	char side;                /* 'a', 'b' or 0 */
+};
+
+struct st_rosetta_options {
+	const char *prompt;       /* tokenised with each side's own tokenizer; or */
+	const uint32_t *tokens;   /* ids, used for both */
+	size_t n_tokens;
+	const char *mode;         /* NULL: "exact" */
+	const char *cpu;          /* NULL: best */
+	int threads;              /* 0: all */
+	double threshold;         /* NAN: none */
+	bool keep_going;          /* evaluate past the first fault */
+	bool hash;                /* fill st_side_info.sha256 */
+	struct st_hooks hooks;
+};
+
+struct st_rosetta {
+	struct st_side_info a, b;
+	char *prompt;             /* NULL when ids were given */
+	uint32_t *tokens_a, *tokens_b;
+	size_t n_tokens_a, n_tokens_b;
+	char token_note[160];     /* "B has no tokenizer: A's ids were used for both", or empty */
+	const char *mode;
+	double threshold;
+	enum st_verdict verdict;
+	struct st_divergence first;
+	struct st_cause cause;    /* code NULL: none */
+	char text[512];           /* the diagnosis in words */
+	char recommendation[256]; /* or empty */
+	struct st_candidate candidates[ST_MAX_CANDIDATES];
+	size_t n_candidates;
+	struct st_config_diff config[ST_MAX_CONFIG_DIFFS];
+	size_t n_config;
+	struct st_weight_diff *weights;
+	size_t n_weights;
+	size_t unused_a, unused_b;
+	struct st_stage_report *stages;
+	size_t n_stages;
+	size_t compared, skipped, missing;
+	bool has_top1, top1_agree;
+	uint32_t top1_a, top1_b;
+	double top1_gap;          /* b's best logit minus its second best */
+	bool over_threshold;
+	double ms_load, ms_run, ms_judge, ms_total;
+};
+
+/* Load both, compare tokens, configuration and weights, and evaluate in lock-step. A fault is a
+ * result, not an error. *out must be freed with st_rosetta_free; the models it points into are
+ * kept open until then. */
+ST_MUST_CHECK enum st_status st_rosetta_run(const char *path_a, const char *path_b, const struct st_rosetta_options *o,
+                                            struct st_rosetta **out, struct st_error *err);
+void st_rosetta_free(struct st_rosetta *r);
+const struct st_model *st_rosetta_model(const struct st_rosetta *r, char side);
+
+/* The command's exit status: 0, 1 (fault, or beyond a threshold; with assert_match anything that is not
+ * compared and at its floor), 3 undecided. */
+int st_rosetta_exit(const struct st_rosetta *r, bool assert_match);
+
+#endif

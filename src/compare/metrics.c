@@ -1,0 +1,242 @@
+/* metrics.c - one pass over two sets of numbers. */
+#include "compare/sums.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Elements per chunk: two f32 chunks stay in L1 for the second look that finds the largest
+ * difference. The chunking is part of the summation order, so it never depends on threads. */
+#define CHUNK 2048
+#define LANES 8
+
+/* Runtime dispatch changes speed only: lanes are explicit and nothing contracts. */
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
+#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define CLONES
+#endif
+
+CLONES static void chunk_fast(const float *restrict a, const float *restrict b, size_t n, struct st_sums *s)
+{
+	double aa[LANES] = { 0 }, bb[LANES] = { 0 }, ab[LANES] = { 0 }, dd[LANES] = { 0 }, abs[LANES] = { 0 };
+	double top[LANES] = { 0 };
+	for (size_t i = 0; i + LANES <= n; i += LANES) {
+		for (size_t l = 0; l < LANES; l++) {
+			double x = a[i + l], y = b[i + l], d = x - y, m = fabs(d);
+			aa[l] += x * x;
+			bb[l] += y * y;
+			ab[l] += x * y;
+			dd[l] += d * d;
+			abs[l] += m;
+			top[l] = m > top[l] ? m : top[l];
+		}
+	}
+	for (size_t i = n / LANES * LANES, l = 0; i < n; i++, l++) {
+		double x = a[i], y = b[i], d = x - y, m = fabs(d);
+		aa[l] += x * x;
+		bb[l] += y * y;
+		ab[l] += x * y;
+		dd[l] += d * d;
+		abs[l] += m;
+		top[l] = m > top[l] ? m : top[l];
+	}
+	for (size_t h = LANES / 2; h > 0; h /= 2) {
+		for (size_t l = 0; l < h; l++) {
+			aa[l] += aa[l + h];
+			bb[l] += bb[l + h];
+			ab[l] += ab[l + h];
+			dd[l] += dd[l + h];
+			abs[l] += abs[l + h];
+			top[l] = top[l + h] > top[l] ? top[l + h] : top[l];
+		}
+	}
+	*s = (struct st_sums){ .aa = aa[0], .bb = bb[0], .ab = ab[0], .dd = dd[0], .abs = abs[0], .max = top[0] };
+}
+
+/* x - x is 0 for finite x and NaN otherwise; adding it up shows whether a chunk needs care. */
+CLONES static bool all_finite(const float *restrict a, const float *restrict b, size_t n)
+{
+	float acc[16] = { 0 };
+	size_t i = 0;
+	for (; i + 16 <= n; i += 16)
+		for (size_t l = 0; l < 16; l++)
+			acc[l] += (a[i + l] - a[i + l]) + (b[i + l] - b[i + l]);
+	for (; i < n; i++)
+		acc[0] += (a[i] - a[i]) + (b[i] - b[i]);
+	float sum = 0;
+	for (size_t l = 0; l < 16; l++)
+		sum += acc[l];
+	return sum == 0;
+}
+
+static bool alike(float x, float y)
+{
+	return isnan(x) ? isnan(y) : x == y;
+}
+
+static void chunk_careful(const float *a, const float *b, size_t n, struct st_sums *s)
+{
+	memset(s, 0, sizeof *s);
+	for (size_t i = 0; i < n; i++) {
+		s->bad_a += !isfinite(a[i]);
+		s->bad_b += !isfinite(b[i]);
+		if (!isfinite(a[i]) || !isfinite(b[i])) {
+			if (!alike(a[i], b[i])) {
+				s->apart++;
+				s->max = INFINITY;
+			}
+			continue;
+		}
+		double x = a[i], y = b[i], d = x - y;
+		s->aa += x * x;
+		s->bb += y * y;
+		s->ab += x * y;
+		s->dd += d * d;
+		s->abs += fabs(d);
+		s->max = fabs(d) > s->max ? fabs(d) : s->max;
+	}
+}
+
+static size_t find_max(const float *a, const float *b, size_t n, double max)
+{
+	for (size_t i = 0; i < n; i++) {
+		bool finite = isfinite(a[i]) && isfinite(b[i]);
+		if (finite ? fabs((double)a[i] - b[i]) == max : isinf(max) && !alike(a[i], b[i]))
+			return i;
+	}
+	return 0;
+}
+
+static void one_chunk(const float *a, const float *b, size_t n, uint64_t index, struct st_sums *s)
+{
+	if (all_finite(a, b, n))
+		chunk_fast(a, b, n, s);
+	else
+		chunk_careful(a, b, n, s);
+	s->max_index = s->max > 0 ? index + find_max(a, b, n, s->max) : index;
+}
+
+void st_sums_fold(struct st_sums *t, const struct st_sums *s)
+{
+	t->aa += s->aa;
+	t->bb += s->bb;
+	t->ab += s->ab;
+	t->dd += s->dd;
+	t->abs += s->abs;
+	if (s->max > t->max) {
+		t->max = s->max;
+		t->max_index = s->max_index;
+	}
+	t->bad_a += s->bad_a;
+	t->bad_b += s->bad_b;
+	t->apart += s->apart;
+}
+
+void st_sums_of(const float *a, const float *b, uint64_t n, uint64_t index, struct st_sums *t)
+{
+	memset(t, 0, sizeof *t);
+	for (uint64_t i = 0; i < n; i += CHUNK) {
+		struct st_sums s;
+		one_chunk(a + i, b + i, (size_t)(n - i < CHUNK ? n - i : CHUNK), index + i, &s);
+		st_sums_fold(t, &s);
+	}
+}
+
+static void finish(const struct st_sums *t, uint64_t n, struct st_metrics *m)
+{
+	uint64_t used = n - (t->bad_a > t->bad_b ? t->bad_a : t->bad_b);
+	*m = (struct st_metrics){
+		.count = n, .nonfinite_a = t->bad_a, .nonfinite_b = t->bad_b, .nonfinite_apart = t->apart,
+		.max_abs = t->max, .max_abs_index = t->max_index,
+		.mean_abs = used ? t->abs / (double)used : 0,
+		.rms = used ? sqrt(t->dd / (double)used) : 0,
+		.rel_l2 = t->apart ? INFINITY : t->dd == 0 ? 0 : t->bb == 0 ? INFINITY : sqrt(t->dd / t->bb),
+		.cosine = t->aa > 0 && t->bb > 0 ? t->ab / (sqrt(t->aa) * sqrt(t->bb)) : NAN,
+		.gain = t->bb > 0 ? t->ab / t->bb : NAN,
+		.norm_a = sqrt(t->aa), .norm_b = sqrt(t->bb), .norm_diff = sqrt(t->dd),
+	};
+}
+
+/*
+ * Where a side's numbers come from: floats in memory, or a stored tensor that is decoded
+ * group by group into `buf` (one group and the two rows that may stick out of it).
+ */
+struct source {
+	const float *flat;
+	const struct st_tensor *t;
+};
+
+#define GROUP ((uint64_t)64 * CHUNK) /* elements */
+
+static uint64_t buffer_elems(const struct source *s)
+{
+	return s->flat ? 0 : GROUP + 2 * st_tensor_cols(s->t);
+}
+
+static const float *fetch(const struct source *s, uint64_t at, uint64_t n, float *buf)
+{
+	if (s->flat)
+		return s->flat + at;
+	uint64_t cols = st_tensor_cols(s->t), row = at / cols, end = st_ceil_div(at + n, cols);
+	st_tensor_decode(s->t, row, end - row, buf);
+	return buf + (at - row * cols);
+}
+
+/* Sums of each group of chunks, then of the groups in order: the same bits for any thread count. */
+static enum st_status run(const struct source *a, const struct source *b, uint64_t n, int threads,
+                          struct st_metrics *m, struct st_error *err)
+{
+	enum { ROUND = 128 }; /* groups in flight; their sums live on the stack */
+	struct st_sums total = { 0 }, part[ROUND];
+	if (threads < 1)
+		threads = 1;
+	uint64_t na = buffer_elems(a), each = na + buffer_elems(b);
+	float *scratch = each ? st_alloc_array((uint64_t)threads * each, sizeof(float)) : NULL;
+	if (each && !scratch)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	enum st_status st = ST_OK;
+	for (uint64_t base = 0; base < n && st == ST_OK; base += GROUP * ROUND) {
+		uint64_t groups = st_ceil_div(n - base, GROUP);
+		if (groups > ROUND)
+			groups = ROUND;
+#pragma omp parallel for num_threads(threads) schedule(static) if (groups > 1)
+		for (uint64_t g = 0; g < groups; g++) {
+			float *buf = scratch ? scratch + (uint64_t)omp_get_thread_num() * each : NULL;
+			uint64_t at = base + g * GROUP, len = n - at < GROUP ? n - at : GROUP;
+			const float *x = fetch(a, at, len, buf), *y = fetch(b, at, len, buf ? buf + na : NULL);
+			st_sums_of(x, y, len, at, &part[g]);
+		}
+		for (uint64_t g = 0; g < groups; g++)
+			st_sums_fold(&total, &part[g]);
+		st = st_check_cancel(err);
+	}
+	free(scratch);
+	finish(&total, n, m);
+	return st;
+}
+
+void st_metrics_of(const float *a, const float *b, uint64_t n, int threads, struct st_metrics *m)
+{
+	struct st_error unused = ST_ERROR_INIT; /* nothing is allocated; a cancelled caller does not use the sums */
+	(void)run(&(struct source){ .flat = a }, &(struct source){ .flat = b }, n, threads, m, &unused);
+}
+
+/* A contiguous, aligned F32 tensor is read where it lies. */
+static struct source source_of(const struct st_tensor *t)
+{
+	bool plain = t->dtype == ST_DTYPE_F32 && t->layout == ST_LAYOUT_ROWS && (uintptr_t)t->data % sizeof(float) == 0
+	             && t->row_bytes == st_tensor_cols(t) * sizeof(float);
+	return plain ? (struct source){ .flat = (const float *)(const void *)t->data } : (struct source){ .t = t };
+}
+
+enum st_status st_metrics_of_tensors(const struct st_tensor *a, const struct st_tensor *b, int threads,
+                                     struct st_metrics *m, struct st_error *err)
+{
+	struct source x = source_of(a), y = source_of(b);
+	return run(&x, &y, a->n_elems, threads, m, err);
+}

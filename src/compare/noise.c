@@ -1,0 +1,92 @@
+#include "compare/noise.h"
+
+#include <math.h>
+
+/* One f32 rounding, as an RMS relative error: what any two programs may differ by. */
+#define F32_REL 4e-8
+
+/*
+ * Types whose error depends on a block's largest element.
+ * block: elements that share one step. range: how often the block's f16 scale is multiplied
+ * to reach its largest element; where that scale is subnormal its own rounding shows.
+ */
+static const struct { uint16_t block, range; } block_types[ST_DTYPE_COUNT] = {
+	[ST_DTYPE_Q4_0] = { 32, 8 }, [ST_DTYPE_Q4_1] = { 32, 15 }, [ST_DTYPE_Q5_0] = { 32, 16 },
+	[ST_DTYPE_Q5_1] = { 32, 31 }, [ST_DTYPE_Q8_0] = { 32, 127 }, [ST_DTYPE_Q8_1] = { 32, 127 },
+	[ST_DTYPE_Q2_K] = { 16, 15 * 3 }, [ST_DTYPE_Q3_K] = { 16, 31 * 4 }, [ST_DTYPE_Q4_K] = { 32, 63 * 15 },
+	[ST_DTYPE_Q5_K] = { 32, 63 * 31 }, [ST_DTYPE_Q6_K] = { 16, 127 * 32 }, [ST_DTYPE_Q8_K] = { 256, 0 },
+	[ST_DTYPE_IQ4_NL] = { 32, 127 }, [ST_DTYPE_IQ4_XS] = { 32, 32 * 127 }, [ST_DTYPE_MXFP4] = { 32, 0 },
+	[ST_DTYPE_APR_Q4] = { 32, 8 },
+};
+
+/* Half the smallest step of a float type: what is lost however small the numbers are. */
+static double smallest_half_step(enum st_dtype t)
+{
+	switch (t) {
+	case ST_DTYPE_F16: return 0x1p-25;
+	case ST_DTYPE_F8_E4M3: return 0x1p-10;
+	case ST_DTYPE_F8_E5M2: return 0x1p-17;
+	default: return 0;
+	}
+}
+
+/*
+ * E[max |z_i|] over n standard normals: turns the error measured on N(0,1) into a fraction of
+ * a block's largest element. Integrated from 1 - (2 Phi(x) - 1)^n.
+ */
+static double expected_max(uint32_t n)
+{
+	return n == 16 ? 2.0772 : n == 32 ? 2.3471 : 3.0442;
+}
+
+uint32_t st_noise_block(enum st_dtype t)
+{
+	return block_types[t].block ? block_types[t].block : 1;
+}
+
+double st_noise_variance(enum st_dtype t, float scale, const float *block, size_t n)
+{
+	double rel = st_dtype_info(t)->storage_rel_rms;
+	if (t == ST_DTYPE_APR_Q8)
+		return (double)scale * scale / 12; /* uniform within one step */
+	if (!block_types[t].block) {
+		double sq = 0, least = smallest_half_step(t);
+		for (size_t i = 0; i < n; i++)
+			sq += (double)block[i] * block[i];
+		return (rel * rel + F32_REL * F32_REL) * sq / (double)n + least * least / 3;
+	}
+	double max = 0;
+	for (size_t i = 0; i < n; i++) {
+		double m = fabs((double)block[i]);
+		max = m > max ? m : max;
+	}
+	double c = rel / expected_max(block_types[t].block), v = c * c * max * max;
+	double range = block_types[t].range;
+	if (range > 0 && max < range * 0x1p-14)
+		v += range * 0x1p-25 * range * 0x1p-25 / 3;
+	return v;
+}
+
+double st_noise_row(const struct st_tensor *t, const float *row, size_t n)
+{
+	size_t size = st_noise_block(t->dtype);
+	if (size == 1)
+		return st_noise_variance(t->dtype, t->scale, row, n) * (double)n;
+	double sum = 0;
+	for (size_t i = 0; i < n; i += size) {
+		size_t k = n - i < size ? n - i : size;
+		sum += st_noise_variance(t->dtype, t->scale, row + i, k) * (double)k;
+	}
+	return sum;
+}
+
+void st_noise_dot(const struct st_tensor *t, const float *row, size_t n, const double *x2, size_t T, double *out)
+{
+	size_t size = st_noise_block(t->dtype), blocks = (n + size - 1) / size;
+	for (size_t b = 0; b < blocks; b++) {
+		size_t k = n - b * size < size ? n - b * size : size;
+		double v = st_noise_variance(t->dtype, t->scale, row + b * size, k);
+		for (size_t s = 0; s < T; s++)
+			out[s] += v * x2[s * blocks + b];
+	}
+}

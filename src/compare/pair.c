@@ -1,0 +1,111 @@
+#include "compare/pair.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "compare/noise.h"
+#include "compare/sums.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * The limits of noise. A row's residual is a sum of many small errors, so it stays near its
+ * prediction; encoders differ in how well they choose scales, which is what the factors leave
+ * room for (a plain rounding encoder is within 1.4 of a searching one).
+ */
+#define ROW_FACTOR 5.0
+#define TOTAL_FACTOR 2.5
+/* A gain is structure when it is this many standard errors from 1 ... */
+#define GAIN_SIGMAS 8.0
+/* ... and more than quantisation itself shrinks numbers: a quantiser that minimises the error leaves
+ * a slope of 1 - (relative error)^2, a coarse one a few times that. */
+#define GAIN_SHRINK 4.0
+#define GAIN_LEAST 1e-5
+
+static void get_weight(const struct st_rows *s, uint64_t r, float *dst)
+{
+	st_weight_decode(s->w, r, 1, dst);
+}
+
+struct st_rows st_rows_of(const struct st_weight *w)
+{
+	return (struct st_rows){ .type = w->tensor, .get = get_weight, .w = w, .gain = 1,
+	                         .rows = st_tensor_rows(w->tensor), .cols = st_tensor_cols(w->tensor) };
+}
+
+enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
+                               int threads, struct st_row_stat *stats, struct st_error *err)
+{
+	uint64_t cols = a->cols;
+	float *buf = st_alloc_array((uint64_t)threads * 2 * cols, sizeof(float));
+	if (!buf)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+#pragma omp parallel for num_threads(threads) schedule(static) if (n > 1)
+	for (uint64_t i = 0; i < n; i++) {
+		if (st_cancelled())
+			continue;
+		float *x = buf + (uint64_t)omp_get_thread_num() * 2 * cols, *y = x + cols;
+		uint64_t r = idx ? idx[i] : i;
+		a->get(a, r, x);
+		b->get(b, r, y);
+		struct st_sums s;
+		st_sums_of(x, y, cols, 0, &s);
+		stats[i] = (struct st_row_stat){ .aa = s.aa, .bb = s.bb, .ab = s.ab, .dd = s.dd, .max = s.max,
+		                                 .bad_a = s.bad_a, .bad_b = s.bad_b, .apart = s.apart };
+		if (s.dd > 0)
+			stats[i].pred = st_noise_row(a->type, x, (size_t)cols) + st_noise_row(b->type, y, (size_t)cols);
+	}
+	free(buf);
+	return st_check_cancel(err);
+}
+
+static bool gain_stands_out(double bb, double ab, double pred, uint64_t n)
+{
+	if (bb <= 0 || pred <= 0)
+		return false;
+	double rel2 = pred / bb, sigma = sqrt(rel2 / (double)n);
+	double limit = fmax(GAIN_SIGMAS * sigma, fmax(GAIN_SHRINK * rel2, GAIN_LEAST));
+	return fabs(ab / bb - 1) > limit;
+}
+
+bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols)
+{
+	if (r->apart)
+		return true;
+	if (r->dd == 0)
+		return false;
+	return r->dd > ROW_FACTOR * ROW_FACTOR * r->pred || gain_stands_out(r->bb, r->ab, r->pred, cols);
+}
+
+void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uint64_t n, uint64_t cols,
+                       struct st_pair_summary *s)
+{
+	memset(s, 0, sizeof *s);
+	uint64_t differing = 0;
+	for (uint64_t i = 0; i < n; i++) {
+		const struct st_row_stat *r = &stats[i];
+		s->aa += r->aa;
+		s->bb += r->bb;
+		s->ab += r->ab;
+		s->dd += r->dd;
+		s->pred += r->pred;
+		s->max = r->max > s->max ? r->max : s->max;
+		s->nonfinite_a += r->bad_a;
+		s->nonfinite_b += r->bad_b;
+		s->apart += r->apart;
+		differing += r->dd > 0;
+		if (st_row_is_bad(r, cols)) {
+			uint64_t at = idx ? idx[i] : i;
+			if (!s->bad_rows++)
+				s->first_bad = at;
+			s->last_bad = at;
+		}
+	}
+	s->rel = s->apart ? INFINITY : s->dd == 0 ? 0 : s->bb > 0 ? sqrt(s->dd / s->bb) : INFINITY;
+	s->predicted = s->bb > 0 ? sqrt(s->pred / s->bb) : 0;
+	s->gain = s->bb > 0 ? s->ab / s->bb : NAN;
+	s->noise = s->bad_rows == 0 && s->dd <= TOTAL_FACTOR * TOTAL_FACTOR * s->pred
+	           && (differing == 0 || !gain_stands_out(s->bb, s->ab, s->pred, n * cols));
+}

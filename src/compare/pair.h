@@ -1,0 +1,64 @@
+/*
+ * pair.h - two weights laid side by side, row by row, and how their rows differ.
+ *
+ * A side is anything that yields rows of floats: a stored weight, or a stored weight under
+ * a hypothesis (scaled, transposed, permuted, read as another type). Measuring two sides
+ * gives each row's residual beside the variance that the stored types predict for it.
+ */
+#ifndef ST_COMPARE_PAIR_H
+#define ST_COMPARE_PAIR_H
+
+#include <stele/compare.h>
+
+struct st_rows {
+	const struct st_tensor *type; /* predicts the noise of the rows: dtype and scale */
+	/* Row r to dst (cols floats). Called from many threads at once. */
+	void (*get)(const struct st_rows *s, uint64_t r, float *dst);
+	const struct st_weight *w;    /* stored rows */
+	const float *dense;           /* rows in memory: [rows, cols] */
+	uint64_t rows, cols;
+	/* Parameters of the hypotheses in weight_tests.c. */
+	double gain, offset;
+	uint64_t shift;
+	const uint64_t *map;          /* row r comes from row map[r] */
+	const struct st_rows *other;  /* a second source (interleaved tensors) */
+};
+
+/* The rows of a weight as the graph sees them (half-split basis). */
+struct st_rows st_rows_of(const struct st_weight *w);
+
+struct st_row_stat {
+	double aa, bb, ab, dd; /* sums over the row */
+	double pred;           /* predicted value of dd */
+	uint64_t bad_a, bad_b, apart; /* non-finite elements */
+	double max;
+};
+
+/* What the rows say together. */
+struct st_pair_summary {
+	double aa, bb, ab, dd, pred, max;
+	uint64_t nonfinite_a, nonfinite_b, apart;
+	uint64_t bad_rows, first_bad, last_bad; /* rows beyond their noise, or with a gain of their own */
+	bool noise;       /* nothing beyond what the types predict */
+	double rel;       /* sqrt(dd / bb) */
+	double predicted; /* sqrt(pred / bb) */
+	double gain;
+};
+
+/* Measure rows idx[0..n), or rows 0..n when idx is NULL. */
+ST_MUST_CHECK enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx,
+                                             uint64_t n, int threads, struct st_row_stat *stats, struct st_error *err);
+void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uint64_t n, uint64_t cols,
+                       struct st_pair_summary *s);
+bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols);
+
+/*
+ * Find the mistake that explains a pair whose rows are not noise; fills d->cause, d->side and
+ * d->candidates. `stats` are those of all rows.
+ */
+ST_MUST_CHECK enum st_status st_weight_explain(const struct st_model *ma, const struct st_model *mb,
+                                               const struct st_rows *a, const struct st_rows *b,
+                                               const struct st_row_stat *stats, int threads,
+                                               struct st_weight_diff *d, struct st_error *err);
+
+#endif

@@ -1,0 +1,20 @@
+/* sums.h - the sums behind st_metrics, for those who add up in pieces of their own. */
+#ifndef ST_COMPARE_SUMS_H
+#define ST_COMPARE_SUMS_H
+
+#include <stele/compare.h>
+
+/* Over the elements that are finite on both sides; d = a - b. */
+struct st_sums {
+	double aa, bb, ab, dd, abs;
+	double max;          /* of |d|; infinite where one side only is not finite */
+	uint64_t max_index;  /* first place of max */
+	uint64_t bad_a, bad_b, apart;
+};
+
+/* The sums of n elements; `index` is the number of the first one. One thread. */
+void st_sums_of(const float *a, const float *b, uint64_t n, uint64_t index, struct st_sums *s);
+/* Add the sums of the elements that follow. */
+void st_sums_fold(struct st_sums *total, const struct st_sums *next);
+
+#endif

@@ -1,0 +1,140 @@
+/*
+ * weights.c - every weight of two models, by value.
+ *
+ * Equal bytes are recognised without decoding, at the speed of memory. What is left is
+ * decoded row by row into the basis of the graph, so the order in which a file lists
+ * dimensions, the order in which it stores Q and K rows, and the stored type itself are no
+ * difference. Only what exceeds the predicted noise is handed to weight_tests.c.
+ */
+#include "base/error.h"
+#include "base/mem.h"
+#include "compare/pair.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PIECE ((uint64_t)1 << 20)
+
+static bool bytes_equal(const struct st_weight *a, const struct st_weight *b, int threads)
+{
+	const struct st_tensor *x = a->tensor, *y = b->tensor;
+	if (x->dtype != y->dtype || x->layout != y->layout || x->layout == ST_LAYOUT_STRIDED || x->n_bytes != y->n_bytes
+	    || x->scale != y->scale || a->interleaved != b->interleaved || (a->interleaved && a->heads != b->heads)
+	    || (x->layout == ST_LAYOUT_ROWS && x->row_bytes != y->row_bytes))
+		return false;
+	uint64_t n = st_ceil_div(x->n_bytes, PIECE);
+	int same = 1;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : same) if (n > 1)
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t at = i * PIECE, len = x->n_bytes - at < PIECE ? x->n_bytes - at : PIECE;
+		same = same && memcmp(x->data + at, y->data + at, (size_t)len) == 0;
+	}
+	return same;
+}
+
+/* Equal bytes may still hold the same NaN twice: that is no difference, and is counted by the stages. */
+static enum st_status compare_pair(const struct st_model *ma, const struct st_model *mb, int threads,
+                                   struct st_weight_diff *d, struct st_error *err)
+{
+	d->rows = st_tensor_rows(d->a->tensor);
+	d->cols = st_tensor_cols(d->a->tensor);
+	if (bytes_equal(d->a, d->b, threads)) {
+		d->status = ST_WEIGHT_EQUAL;
+		d->gain = 1;
+		return st_check_cancel(err);
+	}
+	struct st_rows a = st_rows_of(d->a), b = st_rows_of(d->b);
+	struct st_row_stat *stats = st_alloc_array(d->rows, sizeof *stats);
+	if (!stats)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	enum st_status st = st_pair_measure(&a, &b, NULL, d->rows, threads, stats, err);
+	if (st == ST_OK) {
+		struct st_pair_summary s;
+		st_pair_summarise(stats, NULL, d->rows, d->cols, &s);
+		d->rel_l2 = s.rel;
+		d->predicted = s.predicted;
+		d->gain = s.gain;
+		d->max_abs = s.max;
+		d->nonfinite_a = s.nonfinite_a;
+		d->nonfinite_b = s.nonfinite_b;
+		d->bad_rows = s.bad_rows;
+		d->first_bad_row = s.first_bad;
+		d->last_bad_row = s.last_bad;
+		d->status = s.dd == 0 && !s.apart ? ST_WEIGHT_EQUAL_DECODED : s.noise ? ST_WEIGHT_NOISE : ST_WEIGHT_FAULT;
+		if (d->status == ST_WEIGHT_FAULT)
+			st = st_weight_explain(ma, mb, &a, &b, stats, threads, d, err);
+	}
+	free(stats);
+	return st;
+}
+
+static bool is_bias(enum st_role r)
+{
+	return r == ST_ROLE_Q_BIAS || r == ST_ROLE_K_BIAS || r == ST_ROLE_V_BIAS;
+}
+
+/* The weight that fills a slot: for a tied head that is the embedding. */
+static const struct st_weight *filled(const struct st_model *m, const struct st_weight *slot)
+{
+	if (slot->layer >= (int32_t)st_model_config(m)->n_layers)
+		return NULL;
+	const struct st_weight *w = st_model_weight(m, slot->role, slot->layer < 0 ? 0 : (uint32_t)slot->layer);
+	if (slot->role == ST_ROLE_HEAD && (!w || !w->tensor))
+		w = st_model_weight(m, ST_ROLE_EMBED, 0);
+	return w && w->tensor ? w : NULL;
+}
+
+static void one_sided(struct st_weight_diff *d)
+{
+	d->status = d->a ? ST_WEIGHT_ONLY_A : ST_WEIGHT_ONLY_B;
+	d->side = d->a ? 'b' : 'a';
+	d->rel_l2 = INFINITY;
+	d->cause = (struct st_cause){ .code = is_bias(d->slot->role) ? "bias.missing" : "weight.missing",
+	                              .confidence = ST_CONFIRMED, .residual_before = INFINITY };
+}
+
+enum st_status st_compare_weights(const struct st_model *a, const struct st_model *b, int threads,
+                                  const struct st_hooks *hooks, struct st_weight_diff **out, size_t *n,
+                                  struct st_error *err)
+{
+	*out = NULL;
+	*n = 0;
+	size_t na = st_model_n_weights(a), nb = st_model_n_weights(b), cap = na + nb, used = 0;
+	struct st_weight_diff *d = calloc(cap ? cap : 1, sizeof *d);
+	if (!d)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	uint64_t total = 0, done = 0;
+	for (size_t i = 0; i < cap; i++) {
+		/* The slots of a, then those that only b has. */
+		const struct st_weight *slot = i < na ? st_model_weight_at(a, i) : st_model_weight_at(b, i - na);
+		if (slot->role == ST_ROLE_ROPE_FREQS)
+			continue; /* a way to write frequencies: they are compared as frequencies, with the configuration */
+		if (i >= na && st_model_weight(a, slot->role, slot->layer < 0 ? 0 : (uint32_t)slot->layer))
+			continue;
+		struct st_weight_diff *w = &d[used];
+		*w = (struct st_weight_diff){ .slot = slot, .a = filled(a, slot), .b = filled(b, slot) };
+		if (!w->a && !w->b)
+			continue; /* optional, and neither has it */
+		used++;
+		total += (w->a ? w->a->tensor->n_bytes : 0) + (w->b ? w->b->tensor->n_bytes : 0);
+	}
+	enum st_status st = ST_OK;
+	for (size_t i = 0; i < used && st == ST_OK; i++) {
+		struct st_weight_diff *w = &d[i];
+		if (w->a && w->b)
+			st = compare_pair(a, b, threads, w, err);
+		else
+			one_sided(w);
+		done += (w->a ? w->a->tensor->n_bytes : 0) + (w->b ? w->b->tensor->n_bytes : 0);
+		if (hooks && hooks->progress)
+			hooks->progress(hooks->user, "comparing weights", done, total);
+	}
+	if (st != ST_OK) {
+		free(d);
+		return st;
+	}
+	*out = d;
+	*n = used;
+	return ST_OK;
+}

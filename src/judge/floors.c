@@ -1,0 +1,120 @@
+#include "judge/floors.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "compare/noise.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A value is rounded to f32 when a stage ends; four roundings leave room for the shortest chain that any
+ * of the operations has. Relative to the token's norm. */
+#define ROUNDING 0x1p-22
+#define GROUPS ((size_t)64)
+
+/* sum_k x^2 over the noise blocks of a row of K elements: x2 [T, blocks]. */
+static void block_squares(const float *x, size_t T, size_t K, size_t block, double *x2)
+{
+	size_t blocks = (K + block - 1) / block;
+	for (size_t t = 0; t < T; t++)
+		for (size_t b = 0; b < blocks; b++) {
+			double sum = 0;
+			for (size_t k = b * block; k < K && k < (b + 1) * block; k++)
+				sum += (double)x[t * K + k] * x[t * K + k];
+			x2[t * blocks + b] = sum;
+		}
+}
+
+/* out[t] += sum over rows n of the variance of W[n] x[t] as w's type predicts it. */
+static enum st_status add_linear(const struct st_weight *w, const float *x, size_t T, int threads, double *out,
+                                 struct st_error *err)
+{
+	const struct st_tensor *t = w->tensor;
+	uint64_t K = st_tensor_cols(t), N = st_tensor_rows(t);
+	size_t block = st_noise_block(t->dtype), blocks = (size_t)st_ceil_div(K, block);
+	double *x2 = st_alloc_array((uint64_t)T * blocks, sizeof *x2);
+	double *part = calloc(GROUPS * T, sizeof *part);
+	float *rows = st_alloc_array((uint64_t)threads * K, sizeof *rows);
+	enum st_status st = ST_OK;
+	if (!x2 || !part || !rows) {
+		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+		goto out;
+	}
+	block_squares(x, T, K, block, x2);
+	/* A fixed number of groups, added up in order: the same floor for any number of threads. */
+#pragma omp parallel for num_threads(threads) schedule(static)
+	for (uint64_t g = 0; g < GROUPS; g++) {
+		float *row = rows + (uint64_t)omp_get_thread_num() * K;
+		for (uint64_t n = g * N / GROUPS; n < (g + 1) * N / GROUPS && !st_cancelled(); n++) {
+			st_tensor_decode(t, n, 1, row); /* stored order: a permutation of rows changes no sum */
+			st_noise_dot(t, row, (size_t)K, x2, T, part + g * T);
+		}
+	}
+	for (size_t g = 0; g < GROUPS; g++)
+		for (size_t s = 0; s < T; s++)
+			out[s] += part[g * T + s];
+	st = st_check_cancel(err);
+out:
+	free(x2);
+	free(part);
+	free(rows);
+	return st;
+}
+
+/* Relative variance of one element as a float type stores it. */
+static double rel_variance(const struct st_weight *w)
+{
+	double rel = st_dtype_info(w->tensor->dtype)->storage_rel_rms;
+	return rel * rel;
+}
+
+enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph *gb, uint32_t node,
+                                const struct st_run *r, const uint32_t *tokens, int threads, double *out,
+                                struct st_error *err)
+{
+	const struct st_node *na = &ga->nodes[node], *nb = &gb->nodes[node];
+	struct st_value y = st_run_value(r, node);
+	size_t T = st_run_tokens(r), width = y.rows * y.cols / T;
+	bool scores = nb->op == ST_OP_SCORES || nb->op == ST_OP_SOFTMAX;
+	for (size_t t = 0; t < T; t++) {
+		double sum = 0;
+		if (scores) { /* [heads, T, P] */
+			for (size_t h = 0; h < y.rows / T; h++)
+				for (size_t p = 0; p < y.cols; p++) {
+					double v = y.data[(h * T + t) * y.cols + p];
+					sum += v * v;
+				}
+		} else {
+			for (size_t i = 0; i < width; i++)
+				sum += (double)y.data[t * width + i] * y.data[t * width + i];
+		}
+		out[t] = ROUNDING * ROUNDING * sum;
+		/* Element-wise weights: each product errs as its weight does. */
+		if (nb->op == ST_OP_RMSNORM || nb->op == ST_OP_HEADNORM)
+			out[t] += (rel_variance(na->w[0]) + rel_variance(nb->w[0])) * sum;
+	}
+	for (int side = 0; side < 2; side++) {
+		const struct st_node *n = side ? nb : na;
+		for (uint32_t i = 0; i < n->n_w; i++) {
+			const struct st_weight *w = n->w[i];
+			if (n->op == ST_OP_LINEAR) {
+				struct st_value x = st_run_value(r, n->in[0]);
+				ST_TRY(add_linear(w, x.data, T, threads, out, err));
+			} else if (n->op == ST_OP_BIAS || n->op == ST_OP_EMBED) {
+				uint64_t cols = st_tensor_cols(w->tensor);
+				float *row = st_alloc_array(cols, sizeof *row);
+				if (!row)
+					return st_fail(err, ST_ERR_NOMEM, "out of memory");
+				for (size_t t = 0; t < T; t++) {
+					if (n->op == ST_OP_EMBED || t == 0)
+						st_weight_decode(w, n->op == ST_OP_EMBED ? tokens[t] : 0, 1, row);
+					out[t] += st_noise_row(w->tensor, row, (size_t)cols);
+				}
+				free(row);
+			}
+		}
+	}
+	return ST_OK;
+}
