@@ -47,7 +47,7 @@ static enum st_status find_end(const struct st_map *m, uint64_t *at, struct st_e
 
 static enum st_status read_end(const struct st_map *m, struct directory *d, struct st_error *err)
 {
-	uint64_t at;
+	uint64_t at = 0;
 	ST_TRY(find_end(m, &at, err));
 	const uint8_t *p = m->data + at;
 	uint64_t disk = st_load_u16(p + 4) | st_load_u16(p + 6);

@@ -1,0 +1,285 @@
+/*
+ * torch.c - checkpoints of torch.save since version 1.6: a zip file with data.pkl (which
+ * tensors there are, read by pickle.c) and data/<key> (the bytes of each storage).
+ *
+ * Nested dictionaries become names joined by dots: {"model": {"fc.weight": T}} holds
+ * "model.fc.weight"; items of lists and tuples are numbered. Values that are no tensors
+ * (epochs, options of an optimiser) have no place in a container and are passed over.
+ */
+#include "format/npy.h"
+#include "format/pickle.h"
+#include "format/zip.h"
+
+#include "base/cursor.h"
+#include "base/error.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define MAX_DEPTH 32   /* of nested dictionaries; a state dictionary has one, a training checkpoint about four */
+#define MAX_NAME 1024
+
+struct torch_file {
+	struct st_container *c;
+	struct st_zip zip;
+	char *prefix; /* "archive/": folder of data.pkl inside the zip */
+	uint32_t file;
+	const char *stem; /* name of a tensor that is the whole checkpoint */
+	struct st_error *err;
+	/* The walk over the unpickled value */
+	uint64_t visits, max_visits;
+	char name[MAX_NAME];
+	bool fill; /* false: count only */
+	size_t n;
+};
+
+/* ---- one tensor ---- */
+
+/* Index of the last element from the first, or an error when a view is larger than its storage. */
+static enum st_status measure(const struct torch_file *f, const struct st_pkl_tensor *p, uint64_t n_storage,
+                              struct st_tensor *t, uint64_t *last)
+{
+	bool fits = true, zero = false;
+	t->n_elems = 1;
+	*last = 0;
+	for (uint32_t i = 0; i < p->ndim; i++) {
+		uint64_t reach;
+		t->shape[i] = t->file_dims[i] = p->shape[i];
+		/* Nothing is ever that far away along a dimension of one; torch writes anything there. */
+		t->strides[i] = p->shape[i] > 1 ? (int64_t)p->strides[i] : 0;
+		zero |= p->shape[i] == 0;
+		fits = fits && st_mul_u64(t->n_elems, p->shape[i] ? p->shape[i] : 1, &t->n_elems) &&
+		       (p->shape[i] < 2 || (st_mul_u64(p->shape[i] - 1, p->strides[i], &reach) && st_add_u64(*last, reach, last)));
+	}
+	if (zero)
+		t->n_elems = 0;
+	/* A view never has more elements than its storage, unless it repeats them (expand); such
+	 * a view could turn four bytes into terabytes. */
+	uint64_t end = 0;
+	if (!fits || t->n_elems > n_storage ||
+	    (t->n_elems > 0 && (!st_add_u64(p->first, *last, &end) || end >= n_storage)))
+		return st_fail_at(f->err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "reaches beyond its storage of %llu elements",
+		                  (unsigned long long)n_storage);
+	return ST_OK;
+}
+
+static bool contiguous(const struct st_pkl_tensor *p)
+{
+	uint64_t step = 1;
+	for (uint32_t i = p->ndim; i-- > 0;) {
+		if (p->shape[i] != 1 && p->strides[i] != step)
+			return false;
+		step *= p->shape[i]; /* <= elements of the storage, see measure() */
+	}
+	return true;
+}
+
+static enum st_status find_storage(struct torch_file *f, const struct st_pkl_storage *s, const char *tensor,
+                                   struct st_zip_member **out)
+{
+	char name[MAX_NAME];
+	int n = snprintf(name, sizeof name, "%sdata/%.*s", f->prefix, s->key_len < MAX_NAME ? (int)s->key_len : MAX_NAME, s->key);
+	*out = n < (int)sizeof name && !memchr(s->key, '\0', s->key_len) ? st_zip_find(&f->zip, name) : NULL;
+	if (!*out)
+		return st_fail_at(f->err, ST_ERR_FORMAT, ST_NO_OFFSET, tensor, "its storage data/%.*s is not in the file",
+		                  s->key_len < 100 ? (int)s->key_len : 100, s->key);
+	uint64_t want;
+	uint32_t size = st_dtype_info(s->dtype)->block_bytes;
+	if (!st_mul_u64(s->n, size, &want) || want != (*out)->size)
+		return st_fail_at(f->err, ST_ERR_FORMAT, (*out)->offset, tensor,
+		                  "storage %s has %llu bytes where %llu elements of %s were declared", (*out)->name,
+		                  (unsigned long long)(*out)->size, (unsigned long long)s->n, st_dtype_info(s->dtype)->name);
+	return st_zip_bytes(&f->zip, *out, f->err);
+}
+
+static enum st_status place(struct torch_file *f, const struct st_pkl_tensor *p, struct st_tensor *t)
+{
+	struct st_zip_member *m = NULL;
+	ST_TRY(find_storage(f, p->storage, t->name, &m));
+	uint32_t size = st_dtype_info(p->dtype)->block_bytes;
+	uint64_t last = 0;
+	t->dtype = p->dtype;
+	t->ndim = p->ndim;
+	t->scale = 1;
+	t->file = f->file;
+	ST_TRY(measure(f, p, m->size / size, t, &last));
+	uint64_t skip = t->n_elems ? p->first * size : 0;
+	t->data = m->bytes + skip;
+	t->offset = m->offset + (m->deflated ? 0 : skip);
+	t->n_bytes = t->n_elems ? (last + 1) * size : 0;
+	if (t->n_elems == 0 || contiguous(p)) {
+		t->layout = ST_LAYOUT_ROWS;
+		t->row_bytes = st_tensor_cols(t) * size;
+		memset(t->strides, 0, sizeof t->strides);
+	} else {
+		t->layout = ST_LAYOUT_STRIDED;
+	}
+	return ST_OK;
+}
+
+static enum st_status emit(struct torch_file *f, const struct st_pkl_tensor *p, size_t len)
+{
+	size_t i = f->n++;
+	if (!f->fill)
+		return ST_OK;
+	struct st_tensor *t = &f->c->tensors[i];
+	if (len == 0)
+		t->name = f->stem;
+	else
+		ST_TRY(st_container_name(f->c, f->name, len, MAX_NAME, ST_NO_OFFSET, "tensor name", &t->name, f->err));
+	return place(f, p, t);
+}
+
+/* ---- the walk ---- */
+
+static enum st_status walk(struct torch_file *f, const struct st_pkl *v, size_t len, unsigned depth);
+
+/* One step down: the key or number joins the name, which has `len` bytes so far. */
+static enum st_status descend(struct torch_file *f, const struct st_pkl *v, size_t len, unsigned depth,
+                              const char *key, size_t n_key)
+{
+	if (v->kind < ST_PKL_TUPLE || v->kind == ST_PKL_GLOBAL || v->kind == ST_PKL_STORAGE)
+		return ST_OK;
+	size_t dot = len > 0;
+	if (n_key + dot > MAX_NAME - len)
+		return st_fail_at(f->err, ST_ERR_LIMIT, ST_NO_OFFSET, "pickle", "a tensor name of more than %d bytes", MAX_NAME);
+	if (dot)
+		f->name[len] = '.';
+	memcpy(f->name + len + dot, key, n_key);
+	return walk(f, v, len + dot + n_key, depth + 1);
+}
+
+static enum st_status walk_dict(struct torch_file *f, const struct st_pkl *v, size_t len, unsigned depth)
+{
+	for (uint32_t i = 0; i + 1 < v->n; i += 2) {
+		const struct st_pkl *key = v->v.items[i];
+		char number[24];
+		if (key->kind == ST_PKL_STR) {
+			ST_TRY(descend(f, v->v.items[i + 1], len, depth, key->v.s, key->n));
+		} else if (key->kind == ST_PKL_INT) {
+			int n = snprintf(number, sizeof number, "%lld", (long long)key->v.i);
+			ST_TRY(descend(f, v->v.items[i + 1], len, depth, number, (size_t)n));
+		} else {
+			return st_fail_at(f->err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "pickle",
+			                  "a dictionary with a key that is neither string nor integer but %s", st_pkl_kind_name(key->kind));
+		}
+	}
+	return ST_OK;
+}
+
+static enum st_status walk(struct torch_file *f, const struct st_pkl *v, size_t len, unsigned depth)
+{
+	/* Values may share parts and hold themselves: a small pickle can describe an endless tree. */
+	if (depth > MAX_DEPTH || f->visits++ >= f->max_visits)
+		return st_fail_at(f->err, ST_ERR_LIMIT, ST_NO_OFFSET, "pickle", depth > MAX_DEPTH ?
+		                  "values nested more than 32 deep" : "more nested values than the file has room for");
+	if (v->kind == ST_PKL_TENSOR)
+		return emit(f, v->v.tensor, len);
+	if (v->kind == ST_PKL_DICT)
+		return walk_dict(f, v, len, depth);
+	for (uint32_t i = 0; i < v->n; i++) {
+		char number[16];
+		int n = snprintf(number, sizeof number, "%u", i);
+		ST_TRY(descend(f, v->v.items[i], len, depth, number, (size_t)n));
+	}
+	return ST_OK;
+}
+
+/* ---- the file ---- */
+
+/* Files of before 1.6, and what else arrives under these names. */
+static enum st_status refuse_old(const struct st_map *m, struct st_error *err)
+{
+	/* PROTO 2, LONG1 of 10 bytes 0x1950a86a20f9469cfc6c, STOP: the magic number of torch.save until 1.5. */
+	static const uint8_t magic[] = { 0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, '.' };
+	const char *what = NULL;
+	if (m->size >= 2 && memcmp(m->data, "PK", 2) == 0)
+		return ST_OK;
+	if (m->size >= sizeof magic && memcmp(m->data, magic, sizeof magic) == 0)
+		what = "a torch checkpoint from before torch 1.6 (pickles in sequence)";
+	else if (m->size >= 262 && memcmp(m->data + 257, "ustar", 5) == 0)
+		what = "a tar file, perhaps a torch checkpoint from before 0.1.10";
+	else if (m->size >= 2 && m->data[0] == 0x80 && m->data[1] <= 5)
+		what = "a bare pickle";
+	if (!what)
+		return ST_OK;
+	return st_fail_at(err, ST_ERR_UNSUPPORTED, 0, NULL,
+	                  "%s; zip checkpoints are read: load it with a recent torch and save it again", what);
+}
+
+/* data.pkl lies in a folder named after the file as it was saved. */
+static enum st_status find_pickle(struct torch_file *f, struct st_zip_member **out)
+{
+	static const char tail[] = "data.pkl";
+	size_t n_tail = sizeof tail - 1;
+	*out = NULL;
+	for (size_t i = 0; i < f->zip.n_members; i++) {
+		struct st_zip_member *m = &f->zip.members[i];
+		size_t n = strlen(m->name);
+		if (n < n_tail || strcmp(m->name + n - n_tail, tail) != 0 || (n > n_tail && m->name[n - n_tail - 1] != '/'))
+			continue;
+		if (*out)
+			return st_fail_at(f->err, ST_ERR_FORMAT, m->offset, m->name, "a second data.pkl; the first is %s", (*out)->name);
+		*out = m;
+	}
+	if (!*out)
+		return st_fail(f->err, ST_ERR_FORMAT, "zip file without data.pkl: no torch checkpoint");
+	f->prefix = st_arena_strndup(&f->c->arena, (*out)->name, strlen((*out)->name) - n_tail);
+	return f->prefix ? ST_OK : st_fail(f->err, ST_ERR_NOMEM, "out of memory");
+}
+
+static enum st_status check_byte_order(struct torch_file *f)
+{
+	char name[MAX_NAME];
+	if (snprintf(name, sizeof name, "%sbyteorder", f->prefix) >= (int)sizeof name)
+		return ST_OK;
+	struct st_zip_member *m = st_zip_find(&f->zip, name);
+	if (!m) /* written since 2.0; before that every writer was little endian in practice */
+		return ST_OK;
+	ST_TRY(st_zip_bytes(&f->zip, m, f->err));
+	if (m->size != 6 || memcmp(m->bytes, "little", 6) != 0)
+		return st_fail_at(f->err, ST_ERR_UNSUPPORTED, m->offset, m->name, "byte order is not \"little\"");
+	return ST_OK;
+}
+
+static enum st_status read_checkpoint(struct torch_file *f, struct st_arena *scratch)
+{
+	struct st_zip_member *m = NULL;
+	const struct st_pkl *root = NULL;
+	ST_TRY(find_pickle(f, &m));
+	ST_TRY(check_byte_order(f));
+	ST_TRY(st_zip_bytes(&f->zip, m, f->err));
+	ST_TRY(st_zip_verify(m, f->err));
+	/* About 45 instructions describe a tensor; the machine takes up to 64 bytes for each. */
+	f->max_visits = (UINT64_C(1) << 19) + f->zip.map->size / 64;
+	ST_TRY(st_pickle_read(m->bytes, m->size, m->offset, f->max_visits, scratch, &root, f->err));
+	if (root->kind < ST_PKL_TUPLE || root->kind == ST_PKL_GLOBAL || root->kind == ST_PKL_STORAGE)
+		return st_fail_at(f->err, ST_ERR_UNSUPPORTED, m->offset, m->name, "holds a %s and no tensors",
+		                  st_pkl_kind_name(root->kind));
+	ST_TRY(walk(f, root, 0, 0));
+	f->c->n_tensors = f->n;
+	f->c->tensors = st_container_table(f->c, f->n, sizeof *f->c->tensors, "tensors", f->err);
+	if (!f->c->tensors)
+		return f->err->code;
+	f->fill = true;
+	f->visits = f->n = 0;
+	return walk(f, root, 0, 0);
+}
+
+enum st_status st_torch_open(struct st_container *c, const char *path, struct st_error *err)
+{
+	struct torch_file f = { .c = c, .err = err };
+	ST_TRY(st_container_add_file(c, path, &f.file, err));
+	ST_TRY(refuse_old(&c->maps[f.file], err));
+	ST_TRY(st_zip_open(&f.zip, &c->maps[f.file], &c->arena, err));
+	c->format = ST_FORMAT_TORCH;
+	c->describe = st_arena_printf(&c->arena, "torch zip checkpoint");
+	if (!c->describe)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(st_file_stem(c, path, ".pt", &f.stem, err));
+	struct st_arena scratch;
+	st_arena_init(&scratch);
+	enum st_status st = read_checkpoint(&f, &scratch);
+	st_arena_release(&scratch);
+	return st == ST_OK ? st_container_index(c, err) : st;
+}
