@@ -1,0 +1,264 @@
+/*
+ * split.c - cutting text into words with patterns, stage after stage.
+ *
+ * A pattern sees one word of the stage before as its whole subject, so that looking ahead ends
+ * where that word ends. Bytes that are no UTF-8 form words of their own which no pattern sees.
+ */
+#include "token/tokenizer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Enough for any sane pattern on a text of 256 MB; a runaway pattern ends in an error instead. */
+#define MATCH_LIMIT 50000000u
+#define HEAP_LIMIT_KIB (64u << 10)
+
+/* White space as Unicode defines it. PCRE2's own \s has U+180E in addition. */
+#define SPACES "\\t-\\r\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define WORDS "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define HEX "0-9A-Fa-f"
+
+/* Shorthands that mean something else to PCRE2 than to Oniguruma, for which the patterns of
+ * tokenizer.json are written. `negated` cannot be spelt out inside a class. */
+static const struct { char c; bool negated; const char *members; } shorthands[] = {
+	{'s', false, SPACES}, {'S', true, SPACES}, {'w', false, WORDS}, {'W', true, WORDS}, {'h', false, HEX}, {'H', true, HEX},
+};
+
+/* Rewrite a pattern for PCRE2; refuse what PCRE2 would silently read in another way. */
+static enum st_status translate(const char *p, size_t n, struct st_text *out, const char *what, struct st_error *err)
+{
+	bool in_class = false, ok = true;
+	for (size_t i = 0; i < n && ok; i++) {
+		char c = p[i];
+		if (c == '\\' && i + 1 < n) {
+			char e = p[++i];
+			const char *members = NULL;
+			bool negated = false;
+			for (size_t k = 0; k < sizeof shorthands / sizeof *shorthands; k++)
+				if (shorthands[k].c == e) {
+					members = shorthands[k].members;
+					negated = shorthands[k].negated;
+				}
+			if (members && negated && in_class)
+				return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, what, "pattern has \\%c inside [...] at character %zu", e, i);
+			if (!members)
+				ok = st_text_append(out, p + i - 1, 2);
+			else if (in_class)
+				ok = st_text_append(out, members, strlen(members));
+			else
+				ok = st_text_append(out, negated ? "[^" : "[", negated ? 2 : 1) && st_text_append(out, members, strlen(members)) &&
+				     st_text_append(out, "]", 1);
+			continue;
+		}
+		if (!in_class && c == '[') {
+			size_t head = i + 1 < n && p[i + 1] == '^' ? 2 : 1;
+			if (i + head < n && p[i + head] == ']')
+				head++; /* a bracket in first place is a member */
+			ok = st_text_append(out, p + i, head);
+			i += head - 1;
+			in_class = true;
+			continue;
+		}
+		if (in_class && c == '[') {
+			const char *end = i + 1 < n && p[i + 1] == ':' ? memchr(p + i, ']', n - i) : NULL;
+			if (!end)
+				return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, what, "pattern has a class inside a class at character %zu", i);
+			ok = st_text_append(out, p + i, (size_t)(end + 1 - (p + i)));
+			i = (size_t)(end - p);
+			continue;
+		}
+		if (in_class && c == '&' && i + 1 < n && p[i + 1] == '&')
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, what, "pattern has an intersection of classes at character %zu", i);
+		in_class = in_class && c != ']';
+		ok = st_text_append(out, &c, 1);
+	}
+	return ok ? ST_OK : st_fail(err, ST_ERR_NOMEM, "no memory for a pattern");
+}
+
+enum st_status st_pattern_compile(const char *p, size_t n, bool literal, pcre2_code **out, const char *what, struct st_error *err)
+{
+	struct st_text text = {0};
+	pcre2_compile_context *ctx = pcre2_compile_context_create(NULL);
+	enum st_status st = ctx ? ST_OK : st_fail(err, ST_ERR_NOMEM, "no memory for a pattern");
+	if (st != ST_OK)
+		goto out;
+	pcre2_set_newline(ctx, PCRE2_NEWLINE_LF);
+	pcre2_set_parens_nest_limit(ctx, 100);
+	if (!literal) {
+		ST_TRY_OUT(translate(p, n, &text, what, err));
+		p = text.s ? text.s : "";
+		n = text.n;
+	}
+	int code;
+	PCRE2_SIZE at;
+	/* ^ and $ are line anchors in the patterns' dialect. */
+	*out = pcre2_compile((PCRE2_SPTR)p, n, literal ? PCRE2_UTF | PCRE2_LITERAL : PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+	                     &code, &at, ctx);
+	if (!*out) {
+		char text_of_code[120];
+		pcre2_get_error_message(code, (PCRE2_UCHAR *)text_of_code, sizeof text_of_code);
+		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, what, "pattern does not compile: %s at character %zu", text_of_code, at);
+		goto out;
+	}
+	/* Without JIT (an old CPU, a system that forbids writable code) matching is slower, no different. */
+	(void)pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE);
+out:
+	free(text.s);
+	pcre2_compile_context_free(ctx);
+	return st;
+}
+
+static enum st_status prepare_matching(struct st_scratch *s, struct st_error *err)
+{
+	s->match = pcre2_match_data_create(1, NULL);
+	s->limits = pcre2_match_context_create(NULL);
+	s->jit_stack = pcre2_jit_stack_create(32u << 10, 1u << 20, NULL); /* NULL where there is no JIT */
+	if (!s->match || !s->limits)
+		return st_fail(err, ST_ERR_NOMEM, "no memory for matching");
+	pcre2_set_match_limit(s->limits, MATCH_LIMIT);
+	pcre2_set_heap_limit(s->limits, HEAP_LIMIT_KIB);
+	if (s->jit_stack)
+		pcre2_jit_stack_assign(s->limits, NULL, s->jit_stack);
+	return ST_OK;
+}
+
+enum st_status st_pattern_match(struct st_scratch *s, const pcre2_code *code, const char *p, size_t n, size_t from, size_t *start, size_t *end,
+                                bool *found, struct st_error *err)
+{
+	if (!s->match)
+		ST_TRY(prepare_matching(s, err));
+	ST_TRY(st_check_cancel(err));
+	int rc = pcre2_match(code, (PCRE2_SPTR)p, n, from, PCRE2_NO_UTF_CHECK, s->match, s->limits);
+	if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
+		rc = pcre2_match(code, (PCRE2_SPTR)p, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, s->match, s->limits);
+	*found = rc >= 0;
+	if (rc == PCRE2_ERROR_NOMATCH)
+		return ST_OK;
+	if (rc < 0) {
+		char text[120];
+		pcre2_get_error_message(rc, (PCRE2_UCHAR *)text, sizeof text);
+		return st_fail(err, ST_ERR_LIMIT, "splitting a word of %zu bytes: %s", n, text);
+	}
+	const PCRE2_SIZE *o = pcre2_get_ovector_pointer(s->match);
+	*start = o[0] < from ? from : o[0];          /* \K in a pattern could move it back */
+	*end = o[1] < *start ? *start : o[1];
+	return ST_OK;
+}
+
+static bool push_span(struct st_spans *w, size_t start, size_t len, bool raw)
+{
+	if (len == 0)
+		return true;
+	if (!st_grow((void **)&w->v, &w->cap, w->n + 1, sizeof *w->v))
+		return false;
+	w->v[w->n++] = (struct st_span){start, len, raw};
+	return true;
+}
+
+/* Segments of one word, matches and the gaps between them in order, become words by the stage's behaviour. */
+struct segments {
+	struct st_spans *out;
+	enum st_behaviour behaviour;
+	size_t first;      /* words of out before this word */
+	bool last_match;   /* was the last segment a match? */
+};
+
+static bool add_segment(struct segments *g, size_t start, size_t len, bool match)
+{
+	struct st_span *last = g->out->n > g->first ? &g->out->v[g->out->n - 1] : NULL;
+	bool join = false;
+	if (len == 0)
+		return true;
+	switch (g->behaviour) {
+	case ST_SPLIT_ISOLATED:
+		break;
+	case ST_SPLIT_REMOVED:
+		if (match)
+			return true;
+		break;
+	case ST_SPLIT_CONTIGUOUS:
+		join = last && match == g->last_match;
+		break;
+	case ST_SPLIT_MERGED_PREVIOUS: /* a match joins what is before it, unless that is a match itself */
+		join = last && match && !g->last_match;
+		break;
+	case ST_SPLIT_MERGED_NEXT:
+		join = last && !match && g->last_match;
+		break;
+	}
+	g->last_match = match;
+	if (!join)
+		return push_span(g->out, start, len, false);
+	last->len += len;
+	return true;
+}
+
+static enum st_status split_word(struct st_scratch *s, const struct st_stage *stage, const char *text, struct st_span word, struct st_spans *out,
+                                 struct st_error *err)
+{
+	const char *p = text + word.start;
+	struct segments g = {.out = out, .behaviour = stage->behaviour, .first = out->n};
+	size_t done = 0, from = 0;
+	while (from <= word.len) {
+		size_t start, end;
+		bool found;
+		ST_TRY(st_pattern_match(s, stage->code, p, word.len, from, &start, &end, &found, err));
+		if (!found)
+			break;
+		if (!add_segment(&g, word.start + done, start - done, stage->invert) ||
+		    !add_segment(&g, word.start + start, end - start, !stage->invert))
+			return st_fail(err, ST_ERR_NOMEM, "no memory for words");
+		done = end;
+		from = end;
+		if (start == end) { /* an empty match cuts here; go on behind the next character */
+			size_t step = end < word.len ? st_utf8_step(p + end, word.len - end) : 1;
+			from = end + (step ? step : 1);
+		}
+	}
+	if (!add_segment(&g, word.start + done, word.len - done, stage->invert))
+		return st_fail(err, ST_ERR_NOMEM, "no memory for words");
+	return ST_OK;
+}
+
+/* Runs of UTF-8 and runs of other bytes. */
+static bool split_raw(struct st_spans *w, const char *text, size_t n)
+{
+	size_t start = 0;
+	bool raw = false;
+	for (size_t at = 0, len; at < n; at += len) {
+		len = st_utf8_step(text + at, n - at);
+		bool bad = len == 0;
+		if (bad)
+			len = 1;
+		if (bad != raw) {
+			if (!push_span(w, start, at - start, raw))
+				return false;
+			start = at;
+			raw = bad;
+		}
+	}
+	return push_span(w, start, n - start, raw);
+}
+
+enum st_status st_split_words(struct st_scratch *s, const char *text, size_t n, const struct st_spans **out, struct st_error *err)
+{
+	const struct st_tokenizer *t = s->t;
+	struct st_spans *in = &s->words[0], *next = &s->words[1];
+	in->n = 0;
+	if (!(t->n_stages ? split_raw(in, text, n) : push_span(in, 0, n, false)))
+		return st_fail(err, ST_ERR_NOMEM, "no memory for words");
+	for (size_t i = 0; i < t->n_stages; i++) {
+		next->n = 0;
+		for (size_t k = 0; k < in->n; k++) {
+			if (!in->v[k].raw)
+				ST_TRY(split_word(s, &t->stages[i], text, in->v[k], next, err));
+			else if (!push_span(next, in->v[k].start, in->v[k].len, true))
+				return st_fail(err, ST_ERR_NOMEM, "no memory for words");
+		}
+		struct st_spans *swap = in;
+		in = next;
+		next = swap;
+	}
+	*out = in;
+	return ST_OK;
+}
