@@ -1,0 +1,190 @@
+/*
+ * matmul.c - activations times a stored matrix.
+ *
+ * Threads share out the rows of w. A thread takes TILE_ROWS rows at a time and walks along K
+ * in blocks: decode the block of those rows into f32 that stays in cache, multiply it with all
+ * tokens at hand, keep the lanes of every sum in memory until the row ends. Neither blocks nor
+ * tiles nor threads touch the order within a sum, which the level's dot fixes.
+ */
+#include "kernel/kernels.h"
+
+#include <assert.h>
+#include <omp.h>
+
+#define TILE_ROWS 16
+#define BLOCK_K 1024    /* a multiple of every block size and lane count: 64 KB of decoded weights */
+#define BLOCK_T 96      /* tokens at hand: their slice of x and their sums stay in the second-level cache */
+#define ROWS_AT_ONCE 4  /* rows decoded whole, for layouts that cannot be entered in the middle */
+#define CACHE_LINE 64
+
+enum source {
+	IN_PLACE, /* f32 rows, used where they lie */
+	BLOCKS,   /* every row begins at a block */
+	ROWS,     /* through st_tensor_decode */
+};
+
+struct job {
+	const struct st_exec *e;
+	const struct st_tensor *w;
+	enum source source;
+	uint64_t row_bytes;        /* IN_PLACE, BLOCKS */
+	size_t block_elems, block_bytes;
+	st_decode_fn decode;
+	const float *x;
+	size_t ldx, T, K, N;
+	float *y;
+	size_t ldy;
+};
+
+static size_t padded(size_t K) { return (K + 15) / 16 * 16; }
+
+/* Bytes of one thread's tile, rounded to whole cache lines. */
+static size_t tile_bytes(size_t K)
+{
+	size_t rows = ROWS_AT_ONCE * padded(K), blocks = (size_t)TILE_ROWS * BLOCK_K;
+	return (rows > blocks ? rows : blocks) * sizeof(float);
+}
+
+static size_t sums_bytes(size_t T) { return TILE_ROWS * (T < BLOCK_T ? T : BLOCK_T) * ST_SUM_BYTES; }
+
+size_t st_matmul_scratch(const struct st_exec *e, size_t T, size_t K)
+{
+	size_t rounded = st_mode_rounds_inputs(e->mode) ? T * padded(K) * sizeof(float) : 0;
+	return rounded + (size_t)e->threads * (tile_bytes(K) + sums_bytes(T));
+}
+
+/* How w's rows can be entered. */
+static void choose_source(struct job *j)
+{
+	const struct st_tensor *w = j->w;
+	const struct st_dtype_info *info = st_dtype_info(w->dtype);
+	j->block_elems = info->block_elems;
+	j->block_bytes = info->block_bytes;
+	j->decode = j->e->k->decode[w->dtype] ? j->e->k->decode[w->dtype] : info->decode;
+	j->source = ROWS;
+	if (BLOCK_K % j->block_elems != 0)
+		return;
+	if (w->layout == ST_LAYOUT_ROWS) {
+		j->source = BLOCKS;
+		j->row_bytes = w->row_bytes;
+	} else if (w->layout == ST_LAYOUT_FLAT && j->K % j->block_elems == 0) {
+		j->source = BLOCKS;
+		j->row_bytes = j->K / j->block_elems * j->block_bytes;
+	}
+	if (j->source == BLOCKS && w->dtype == ST_DTYPE_F32 && w->scale == 1 && !st_mode_rounds_both(j->e->mode) &&
+	    (uintptr_t)w->data % sizeof(float) == 0 && j->row_bytes % sizeof(float) == 0)
+		j->source = IN_PLACE;
+}
+
+/* f32 of rows [n0, n0 + rows), features [k0, k0 + kn): a pointer and the distance of its rows. */
+static const float *load_tile(const struct job *j, size_t n0, size_t rows, size_t k0, size_t kn, float *tile, size_t *ld)
+{
+	const uint8_t *at = j->w->data + n0 * j->row_bytes + k0 / j->block_elems * j->block_bytes;
+	switch (j->source) {
+	case IN_PLACE:
+		*ld = (size_t)(j->row_bytes / sizeof(float));
+		return (const float *)at;
+	case ROWS:
+		*ld = j->K;
+		st_tensor_decode(j->w, n0, rows, tile);
+		break;
+	case BLOCKS:
+		*ld = BLOCK_K;
+		/* The last block of a row may hold more than the row; dot does not look there. */
+		for (size_t r = 0; r < rows; r++)
+			j->decode(at + r * j->row_bytes, tile + r * BLOCK_K, (kn + j->block_elems - 1) / j->block_elems * j->block_elems);
+		if (j->w->scale != 1)
+			for (size_t r = 0; r < rows; r++)
+				for (size_t k = 0; k < kn; k++)
+					tile[r * BLOCK_K + k] *= j->w->scale;
+		break;
+	}
+	if (st_mode_rounds_both(j->e->mode))
+		for (size_t r = 0; r < rows; r++)
+			st_round_row(j->e, tile + r * *ld, kn, tile + r * *ld);
+	return tile;
+}
+
+/* Ask for the share of the next tile's bytes that belongs to this step of `steps`: rows lie one after
+ * another, but a tile reads them in short pieces that hardware does not see coming. */
+static void fetch_next(const struct job *j, size_t n0, size_t n_end, size_t step, size_t steps)
+{
+	size_t rows = n_end - n0 < TILE_ROWS ? n_end - n0 : TILE_ROWS;
+	size_t bytes = rows * (size_t)j->row_bytes;
+	const uint8_t *p = j->w->data + n0 * j->row_bytes;
+	for (size_t i = bytes * step / steps; i < bytes * (step + 1) / steps; i += CACHE_LINE)
+		__builtin_prefetch(p + i, 0, 2);
+}
+
+/* y for rows [n0, n0 + rows) and tokens [t0, t0 + T) from the finished sums. */
+static void store_sums(const struct job *j, const void *sums, size_t n0, size_t rows, size_t t0, size_t T)
+{
+	for (size_t t = 0; t < T; t++) {
+		float *y = j->y + (t0 + t) * j->ldy + n0;
+		const char *s = (const char *)sums + t * rows * ST_SUM_BYTES;
+		if (j->e->mode == ST_MODE_EXACT) {
+			double wide[TILE_ROWS];
+			j->e->k->sum_f64((const double *)s, rows, wide);
+			for (size_t r = 0; r < rows; r++)
+				y[r] = st_canonical((float)wide[r]);
+		} else {
+			float narrow[TILE_ROWS];
+			j->e->k->sum_f32((const float *)s, rows, narrow);
+			for (size_t r = 0; r < rows; r++)
+				y[r] = st_canonical(narrow[r]);
+		}
+	}
+}
+
+/* One thread's rows [n0, n_end), all tokens. */
+static void multiply(const struct job *j, size_t n0, size_t n_end, float *tile, void *sums)
+{
+	size_t most = j->source == ROWS ? ROWS_AT_ONCE : TILE_ROWS;
+	size_t block_k = j->source == ROWS ? j->K : BLOCK_K;
+	for (size_t t0 = 0; t0 < j->T; t0 += BLOCK_T) {
+		size_t T = j->T - t0 < BLOCK_T ? j->T - t0 : BLOCK_T;
+		for (size_t n = n0; n < n_end; n += most) {
+			size_t rows = n_end - n < most ? n_end - n : most;
+			__builtin_memset(sums, 0, T * rows * ST_SUM_BYTES);
+			for (size_t k = 0; k < j->K; k += block_k) {
+				size_t kn = j->K - k < block_k ? j->K - k : block_k, ld = 0;
+				const float *w = load_tile(j, n, rows, k, kn, tile, &ld);
+				if (j->source != ROWS)
+					fetch_next(j, n + rows, n_end, k / block_k, (j->K + block_k - 1) / block_k);
+				st_dot(j->e, w, ld, rows, j->x + t0 * j->ldx + k, j->ldx, T, kn, sums);
+			}
+			store_sums(j, sums, n, rows, t0, T);
+		}
+	}
+}
+
+void st_matmul(const struct st_exec *e, const struct st_tensor *w, const float *x, size_t T, size_t K,
+               float *y, size_t ldy, void *scratch)
+{
+	assert(st_tensor_cols(w) == K && (uintptr_t)scratch % CACHE_LINE == 0);
+	struct job j = { .e = e, .w = w, .x = x, .ldx = K, .T = T, .K = K, .N = (size_t)st_tensor_rows(w), .y = y, .ldy = ldy };
+	choose_source(&j);
+	if (T == 0 || j.N == 0)
+		return;
+	char *free_scratch = scratch;
+	float *rounded = NULL;
+	if (st_mode_rounds_inputs(e->mode)) {
+		rounded = scratch;
+		free_scratch += T * padded(K) * sizeof(float);
+		j.x = rounded;
+	}
+	size_t share = tile_bytes(K) + sums_bytes(T), tiles = (j.N + TILE_ROWS - 1) / TILE_ROWS;
+	int threads = st_threads_for(e, j.N * K);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+	{
+		size_t me = (size_t)omp_get_thread_num(), all = (size_t)omp_get_num_threads();
+		if (rounded) {
+			for (size_t t = me; t < T; t += all)
+				st_round_row(e, x + t * K, K, rounded + t * K);
+#pragma omp barrier
+		}
+		size_t n0 = tiles * me / all * TILE_ROWS, n_end = tiles * (me + 1) / all * TILE_ROWS;
+		char *mine = free_scratch + me * share;
+		multiply(&j, n0, n_end < j.N ? n_end : j.N, (float *)(void *)mine, mine + tile_bytes(K));
+	}
+}
