@@ -14,5 +14,7 @@
 #include <stele/token.h>
 #include <stele/model.h>
 #include <stele/trace.h>
+#include <stele/compare.h>
+#include <stele/judge.h>
 
 #endif

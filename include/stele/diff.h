@@ -1,0 +1,94 @@
+/*
+ * stele/diff.h - two stage files, two traces, two models, or two sets of plain tensors.
+ */
+#ifndef STELE_DIFF_H
+#define STELE_DIFF_H
+
+#include <stele/compare.h>
+
+enum st_diff_kind { ST_DIFF_STAGES, ST_DIFF_TRACES, ST_DIFF_MODELS, ST_DIFF_TENSORS };
+
+struct st_top_diff {
+	uint64_t index;
+	float a, b;
+	double abs;
+};
+
+/* The largest differences, largest first, ties by index; one that is finite on one side only is infinite. */
+ST_MUST_CHECK enum st_status st_top_diffs(const struct st_tensor *a, const struct st_tensor *b, size_t limit,
+                                          struct st_top_diff *out, size_t *n, struct st_error *err);
+
+/* Two values of one stage. */
+struct st_stage_diff {
+	char stage[64];            /* empty when unknown */
+	int32_t layer;             /* -1: whole model (or unknown) */
+	uint64_t rows, cols;       /* as far as known: rows 1 for a flat file */
+	struct st_metrics m;
+	struct st_top_diff *top;
+	size_t n_top;
+	bool same;                 /* nothing beyond f32 rounding, and nothing non-finite on one side only */
+};
+
+/* One stage of two traces. Figures over positions: the worst row tells, a whole-tensor figure dilutes. */
+struct st_trace_row {
+	enum st_stage stage;
+	int32_t layer;
+	uint32_t step;
+	bool on_a, on_b;
+	uint64_t positions;        /* compared: those both sides hold */
+	double min_cosine;         /* NaN where a row is zero */
+	double max_rel_l2;
+	uint64_t worst_position;
+	double max_abs;
+	uint64_t nonfinite_a, nonfinite_b, nonfinite_apart;
+	double floor;              /* of max_rel_l2; NaN when the provenance does not say enough */
+	bool exceeds;
+	const struct st_tensor *tensor_a, *tensor_b;
+};
+
+/* One tensor of two containers, matched by name. */
+struct st_tensor_diff {
+	const struct st_tensor *a, *b; /* NULL on the side that lacks it */
+	bool shapes_differ;
+	struct st_metrics m;
+};
+
+struct st_diff_options {
+	const char *filter;   /* glob over stage, canonical or tensor names; NULL: all */
+	size_t limit;         /* largest differences kept per stage file */
+	double threshold;     /* NAN: none */
+	int threads;          /* 0: all */
+	struct st_hooks hooks;
+};
+
+struct st_diff {
+	enum st_diff_kind kind;
+	const char *path_a, *path_b;  /* the caller's */
+	struct st_stage_diff stage;
+	struct st_trace_row *rows;
+	size_t n_rows;
+	struct st_weight_diff *weights;
+	size_t n_weights;
+	struct st_config_diff config[ST_MAX_CONFIG_DIFFS];
+	size_t n_config;
+	struct st_tensor_diff *tensors;
+	size_t n_tensors;
+	const struct st_tensor **unused_a, **unused_b; /* models: tensors no stage uses */
+	size_t n_unused_a, n_unused_b;
+	char note[256];               /* how the inputs were taken, where that needs saying */
+	size_t compared, only_a, only_b;
+	size_t first;                 /* row, weight or tensor that is the first fault; SIZE_MAX: none */
+	bool fault;                   /* beyond a floor */
+	bool undecided;               /* different, and no floor is known */
+	bool over_threshold;
+};
+
+/* A and B are files, folders, or "BUNDLE:KEY" for one stage of a trace. Inputs of different kinds, of different
+ * tokens or shapes are ST_ERR_MISMATCH. Free with st_diff_free; the inputs stay mapped until then. */
+ST_MUST_CHECK enum st_status st_diff_run(const char *a, const char *b, const struct st_diff_options *o,
+                                         struct st_diff **out, struct st_error *err);
+void st_diff_free(struct st_diff *d);
+/* 0 the same or as expected; 1 a fault or beyond the threshold; 3 undecided. */
+int st_diff_exit(const struct st_diff *d);
+
+#endif

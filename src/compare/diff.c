@@ -1,0 +1,254 @@
+/* diff.c - what A and B are, and which comparison that makes. */
+#include "compare/diff.h"
+
+#include "base/error.h"
+#include "format/container.h"
+#include "kernel/kernel.h"
+
+#include <fnmatch.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+bool st_diff_wanted(const struct st_diff_options *o, const char *name)
+{
+	return !o->filter || fnmatch(o->filter, name, 0) == 0;
+}
+
+static const char *const kind_names[] = { "a stage file", "a trace", "a model", "a set of tensors" };
+
+/* "layers.3.attn_norm" -> attn_norm, 3. Names that are no stage stay as they are. */
+static void split_key(const char *key, const char **stage, int32_t *layer)
+{
+	*stage = key;
+	*layer = -1;
+	if (strncmp(key, "layers.", 7) != 0)
+		return;
+	char *end;
+	unsigned long n = strtoul(key + 7, &end, 10);
+	if (*end == '.' && n < INT32_MAX) {
+		*layer = (int32_t)n;
+		*stage = end + 1;
+	}
+}
+
+static enum st_status one_stage(struct st_diff_side *s, const struct st_tensor *t)
+{
+	s->stage = t;
+	enum st_stage known;
+	const char *stage;
+	split_key(t->name, &stage, &s->layer);
+	/* An npy file has no name of its own; a stage name that is none says nothing. */
+	s->name = st_stage_parse(stage, strlen(stage), &known) ? stage : NULL;
+	return ST_OK;
+}
+
+static enum st_status open_key(struct st_diff_side *s, char *path, const char *key, struct st_error *err)
+{
+	ST_TRY(st_container_open(path, &s->c, err));
+	const struct st_tensor *t = st_container_find(s->c, key);
+	if (!t) {
+		enum st_status st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, key, "no tensor of that name in %s", path);
+		return st;
+	}
+	return one_stage(s, t);
+}
+
+static bool is_trace(const struct st_container *c)
+{
+	const char *format = c->metadata ? json_string_value(json_object_get(c->metadata, "format")) : NULL;
+	if (format && strcmp(format, "stele-trace") == 0)
+		return true;
+	/* Without the mark: a container whose names are all stages. */
+	size_t stages = 0;
+	for (size_t i = 0; i < c->n_tensors; i++) {
+		const char *stage;
+		int32_t layer;
+		enum st_stage known;
+		split_key(c->tensors[i].name, &stage, &layer);
+		stages += st_stage_parse(stage, strlen(stage), &known);
+	}
+	return stages > 0 && stages == c->n_tensors;
+}
+
+static enum st_status open_side(struct st_diff_state *s, struct st_diff_side *side, const char *path, enum st_diff_kind *kind,
+                                struct st_error *err)
+{
+	side->path = path;
+	const char *colon = strrchr(path, ':');
+	if (colon && access(path, F_OK) != 0) {
+		char *file = st_arena_strndup(&s->arena, path, (size_t)(colon - path));
+		*kind = ST_DIFF_STAGES;
+		return file ? open_key(side, file, colon + 1, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	}
+	ST_TRY(st_container_open(path, &side->c, err));
+	const struct st_container *c = side->c;
+	bool single = c->n_tensors == 1 && c->n_maps == 1;
+	if (single && (c->format == ST_FORMAT_APRT || c->format == ST_FORMAT_NPY || c->format == ST_FORMAT_NPZ) && !c->metadata) {
+		*kind = ST_DIFF_STAGES;
+		return one_stage(side, &c->tensors[0]);
+	}
+	if (c->format == ST_FORMAT_APRT || is_trace(c)) {
+		*kind = ST_DIFF_TRACES;
+		return st_trace_open(path, &side->trace, err);
+	}
+	/* What is no model that Stele knows is still a set of named tensors; what contradicts itself is an error. */
+	struct st_error why = ST_ERROR_INIT;
+	enum st_status st = st_model_open(path, &side->model, &why);
+	*kind = st == ST_OK ? ST_DIFF_MODELS : ST_DIFF_TENSORS;
+	if (st == ST_ERR_UNSUPPORTED)
+		snprintf(s->d.note, sizeof s->d.note, "compared by tensor name: %.200s", why.message);
+	else if (st != ST_OK) {
+		*err = why;
+		return st;
+	}
+	return ST_OK;
+}
+
+static int by_name(const void *x, const void *y)
+{
+	const struct st_tensor *a = *(const struct st_tensor *const *)x, *b = *(const struct st_tensor *const *)y;
+	return strcmp(a->name, b->name);
+}
+
+static enum st_status diff_tensors(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
+{
+	struct st_diff *d = &s->d;
+	const struct st_container *a = s->a.c, *b = s->b.c;
+	size_t cap = a->n_tensors + b->n_tensors;
+	const struct st_tensor **names = st_arena_alloc(&s->arena, cap ? cap : 1, sizeof *names);
+	d->tensors = st_arena_alloc(&s->arena, cap ? cap : 1, sizeof *d->tensors);
+	if (!names || !d->tensors)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (size_t i = 0; i < cap; i++)
+		names[i] = i < a->n_tensors ? &a->tensors[i] : &b->tensors[i - a->n_tensors];
+	qsort(names, cap, sizeof *names, by_name);
+	for (size_t i = 0; i < cap; i++) {
+		if ((i && strcmp(names[i]->name, names[i - 1]->name) == 0) || !st_diff_wanted(o, names[i]->name))
+			continue;
+		struct st_tensor_diff *t = &d->tensors[d->n_tensors++];
+		*t = (struct st_tensor_diff){ .a = st_container_find(a, names[i]->name), .b = st_container_find(b, names[i]->name) };
+		d->only_a += !t->b;
+		d->only_b += !t->a;
+		if (!t->a || !t->b)
+			continue;
+		t->shapes_differ = t->a->ndim != t->b->ndim || memcmp(t->a->shape, t->b->shape, t->a->ndim * sizeof *t->a->shape) != 0;
+		d->compared++;
+		bool fault = t->shapes_differ;
+		if (!t->shapes_differ) {
+			ST_TRY(st_metrics_of_tensors(t->a, t->b, s->threads, &t->m, err));
+			d->over_threshold |= !isnan(o->threshold) && t->m.max_abs > o->threshold;
+			double noise = hypot(st_dtype_info(t->a->dtype)->storage_rel_rms, st_dtype_info(t->b->dtype)->storage_rel_rms);
+			fault = t->m.rel_l2 > 3 * noise + 0x1p-20;
+		}
+		if (fault && !d->fault) {
+			d->fault = true;
+			d->first = d->n_tensors - 1;
+		}
+	}
+	return ST_OK;
+}
+
+static enum st_status unused(struct st_diff_state *s, const struct st_model *m, const struct st_tensor ***out, size_t *n, struct st_error *err)
+{
+	*n = st_model_n_unused(m);
+	*out = st_arena_alloc(&s->arena, *n ? *n : 1, sizeof **out);
+	if (!*out)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (size_t i = 0; i < *n; i++)
+		(*out)[i] = st_model_unused_at(m, i);
+	return ST_OK;
+}
+
+static enum st_status diff_models(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
+{
+	struct st_diff *d = &s->d;
+	const struct st_config *ca = st_model_config(s->a.model);
+	d->n_config = st_compare_configs(ca, st_model_config(s->b.model), ca->max_positions, d->config);
+	ST_TRY(unused(s, s->a.model, &d->unused_a, &d->n_unused_a, err));
+	ST_TRY(unused(s, s->b.model, &d->unused_b, &d->n_unused_b, err));
+	ST_TRY(st_compare_weights(s->a.model, s->b.model, s->threads, &o->hooks, &d->weights, &d->n_weights, err));
+	size_t kept = 0;
+	for (size_t i = 0; i < d->n_weights; i++)
+		if (st_diff_wanted(o, d->weights[i].slot->canonical))
+			d->weights[kept++] = d->weights[i];
+	d->n_weights = kept;
+	for (size_t i = 0; i < d->n_weights; i++) {
+		const struct st_weight_diff *w = &d->weights[i];
+		d->compared += w->status < ST_WEIGHT_ONLY_A;
+		d->only_a += w->status == ST_WEIGHT_ONLY_A;
+		d->only_b += w->status == ST_WEIGHT_ONLY_B;
+		d->over_threshold |= !isnan(o->threshold) && w->max_abs > o->threshold;
+		if (w->status >= ST_WEIGHT_FAULT && !d->fault) {
+			d->fault = true;
+			d->first = i;
+		}
+	}
+	for (size_t i = 0; i < d->n_config; i++)
+		d->fault |= d->config[i].matters;
+	return ST_OK;
+}
+
+enum st_status st_diff_run(const char *a, const char *b, const struct st_diff_options *o, struct st_diff **out, struct st_error *err)
+{
+	*out = NULL;
+	struct st_diff_state *s = calloc(1, sizeof *s);
+	if (!s)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	st_arena_init(&s->arena);
+	s->threads = o->threads > 0 ? o->threads : st_exec_default().threads;
+	s->d.path_a = a;
+	s->d.path_b = b;
+	s->d.first = SIZE_MAX;
+	enum st_diff_kind ka, kb;
+	enum st_status st;
+	ST_TRY_OUT(open_side(s, &s->a, a, &ka, err));
+	ST_TRY_OUT(open_side(s, &s->b, b, &kb, err));
+	/* One known model against one that is not: both are sets of tensors. */
+	if (ka != kb && ka >= ST_DIFF_MODELS && kb >= ST_DIFF_MODELS)
+		ka = kb = ST_DIFF_TENSORS;
+	if (ka != kb) {
+		st = st_fail(err, ST_ERR_MISMATCH, "A is %s and B is %s: inputs of one kind are needed (BUNDLE:KEY names one stage of a trace)",
+		             kind_names[ka], kind_names[kb]);
+		goto out;
+	}
+	s->d.kind = ka;
+	switch (ka) {
+	case ST_DIFF_STAGES: ST_TRY_OUT(st_diff_stages(s, o, err)); break;
+	case ST_DIFF_TRACES: ST_TRY_OUT(st_diff_traces(s, o, err)); break;
+	case ST_DIFF_MODELS: ST_TRY_OUT(diff_models(s, o, err)); break;
+	case ST_DIFF_TENSORS: ST_TRY_OUT(diff_tensors(s, o, err)); break;
+	}
+	if (s->d.compared == 0)
+		s->d.undecided = true; /* nothing compared is never a match */
+	*out = &s->d;
+	return ST_OK;
+out:
+	st_diff_free(&s->d);
+	return st;
+}
+
+void st_diff_free(struct st_diff *d)
+{
+	if (!d)
+		return;
+	struct st_diff_state *s = (struct st_diff_state *)(void *)d;
+	struct st_diff_side *sides[] = { &s->a, &s->b };
+	free(d->weights);
+	for (int i = 0; i < 2; i++) {
+		st_trace_close(sides[i]->trace);
+		st_model_close(sides[i]->model);
+		st_container_close(sides[i]->c);
+	}
+	st_arena_release(&s->arena);
+	free(s);
+}
+
+int st_diff_exit(const struct st_diff *d)
+{
+	if (d->fault || d->over_threshold)
+		return 1;
+	return d->undecided ? 3 : 0;
+}

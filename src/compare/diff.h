@@ -1,0 +1,31 @@
+/* diff.h - what the parts of a diff share. */
+#ifndef ST_COMPARE_DIFF_H
+#define ST_COMPARE_DIFF_H
+
+#include <stele/diff.h>
+
+#include "base/mem.h"
+
+/* One input, opened as what it is. */
+struct st_diff_side {
+	const char *path;
+	struct st_container *c;         /* a stage file, or plain tensors */
+	struct st_trace *trace;
+	struct st_model *model;
+	const struct st_tensor *stage;  /* ST_DIFF_STAGES: the one tensor */
+	const char *name;               /* its stage name, or NULL */
+	int32_t layer;
+};
+
+struct st_diff_state {
+	struct st_diff d; /* first: one pointer serves for both */
+	struct st_diff_side a, b;
+	struct st_arena arena;
+	int threads;
+};
+
+bool st_diff_wanted(const struct st_diff_options *o, const char *name);
+ST_MUST_CHECK enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err);
+ST_MUST_CHECK enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err);
+
+#endif

@@ -1,0 +1,93 @@
+/* diff_stage.c - two values of one stage, and the largest differences of any two tensors. */
+#include "compare/diff.h"
+
+#include "base/error.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* f32 rounding of a few operations: what two sound programs may differ by everywhere. */
+#define ROUNDING 0x1p-20
+
+static double apart(float a, float b)
+{
+	if (isfinite(a) && isfinite(b))
+		return fabs((double)a - b);
+	return a == b || (isnan(a) && isnan(b)) ? 0 : INFINITY;
+}
+
+/* Sorted insert: `limit` is small, and most elements fail the first comparison. */
+static void offer(struct st_top_diff *top, size_t *n, size_t limit, struct st_top_diff d)
+{
+	if (*n == limit && !(d.abs > top[*n - 1].abs))
+		return;
+	size_t at = *n < limit ? (*n)++ : limit - 1;
+	while (at > 0 && d.abs > top[at - 1].abs) {
+		top[at] = top[at - 1];
+		at--;
+	}
+	top[at] = d;
+}
+
+enum st_status st_top_diffs(const struct st_tensor *a, const struct st_tensor *b, size_t limit, struct st_top_diff *out,
+                            size_t *n, struct st_error *err)
+{
+	*n = 0;
+	uint64_t ca = st_tensor_cols(a), cb = st_tensor_cols(b), ra = UINT64_MAX, rb = UINT64_MAX;
+	float *x = st_alloc_array(ca + cb, sizeof *x), *y = x ? x + ca : NULL;
+	if (!x)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	/* Rows may be cut differently on the two sides; each keeps its own current row. */
+	for (uint64_t i = 0; limit > 0 && i < a->n_elems; i++) {
+		if (i / ca != ra)
+			st_tensor_decode(a, ra = i / ca, 1, x);
+		if (i / cb != rb)
+			st_tensor_decode(b, rb = i / cb, 1, y);
+		double d = apart(x[i % ca], y[i % cb]);
+		if (d > 0)
+			offer(out, n, limit, (struct st_top_diff){ .index = i, .a = x[i % ca], .b = y[i % cb], .abs = d });
+		if (i % (1u << 20) == 0 && st_cancelled())
+			break;
+	}
+	free(x);
+	return st_check_cancel(err);
+}
+
+enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
+{
+	const struct st_tensor *a = s->a.stage, *b = s->b.stage;
+	struct st_stage_diff *d = &s->d.stage;
+	if (s->a.name && s->b.name && strcmp(s->a.name, s->b.name) != 0)
+		return st_fail(err, ST_ERR_MISMATCH, "the stages differ: %s in A, %s in B", s->a.name, s->b.name);
+	if (s->a.name && s->b.name && s->a.layer != s->b.layer)
+		return st_fail(err, ST_ERR_MISMATCH, "the layers differ: %d in A, %d in B (-1: whole model)", (int)s->a.layer, (int)s->b.layer);
+	if (a->n_elems != b->n_elems)
+		return st_fail(err, ST_ERR_MISMATCH, "the lengths differ: %llu elements in A, %llu in B", (unsigned long long)a->n_elems,
+		               (unsigned long long)b->n_elems);
+	bool known = a->ndim > 1 && b->ndim > 1;
+	if (known && (a->ndim != b->ndim || memcmp(a->shape, b->shape, a->ndim * sizeof *a->shape) != 0))
+		return st_fail(err, ST_ERR_MISMATCH, "the shapes differ");
+	const char *name = s->a.name ? s->a.name : s->b.name;
+	if (name)
+		snprintf(d->stage, sizeof d->stage, "%s", name);
+	d->layer = s->a.name ? s->a.layer : s->b.layer;
+	const struct st_tensor *shaped = a->ndim > 1 ? a : b;
+	d->rows = shaped->ndim > 1 ? st_tensor_rows(shaped) : 1;
+	d->cols = a->n_elems / (d->rows ? d->rows : 1);
+	ST_TRY(st_metrics_of_tensors(a, b, s->threads, &d->m, err));
+	d->top = st_arena_alloc(&s->arena, o->limit ? o->limit : 1, sizeof *d->top);
+	if (!d->top)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(st_top_diffs(a, b, o->limit, d->top, &d->n_top, err));
+	s->d.compared = 1;
+	d->same = d->m.nonfinite_apart == 0 && d->m.rel_l2 <= ROUNDING;
+	s->d.over_threshold = !isnan(o->threshold) && d->m.max_abs > o->threshold;
+	/* Two numbers without provenance: a difference beyond rounding has no floor to be held against, unless one
+	 * side is not even finite. With a threshold the user has said what counts. */
+	s->d.fault = d->m.nonfinite_apart > 0;
+	s->d.undecided = !d->same && !s->d.fault && isnan(o->threshold);
+	s->d.first = d->same ? SIZE_MAX : 0;
+	return ST_OK;
+}

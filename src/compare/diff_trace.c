@@ -1,0 +1,230 @@
+/*
+ * diff_trace.c - two traces, stage by stage.
+ *
+ * Without the weights a floor can only be an estimate: it follows from what the traces say of
+ * themselves. Between two runs of the same weights in f32 it is rounding that grows with
+ * depth; where stored types, activations or modes differ each product adds their error. The
+ * estimate is generous (a factor), so what exceeds it is a fault; a trace that says nothing
+ * of its types has no floor, and a difference stays undecided.
+ */
+#include "compare/diff.h"
+
+#include "base/error.h"
+#include "compare/sums.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FACTOR 8.0
+#define F32_STEP 6e-8
+
+/* The relative error of storing operands the way `name` says ("q8_0", "Q4_K/Q6_K", "f16"): the first type named. */
+static double type_error(const char *name)
+{
+	char word[16];
+	size_t n = 0;
+	while (name[n] && name[n] != '/' && name[n] != ',' && name[n] != ' ' && n + 1 < sizeof word) {
+		word[n] = name[n];
+		n++;
+	}
+	word[n] = '\0';
+	enum st_dtype t;
+	return st_dtype_parse(word, &t) ? st_dtype_info(t)->storage_rel_rms : NAN;
+}
+
+/* What one matrix product of this trace may be away from exact arithmetic on its own weights. NAN: not said. */
+static double product_error(const struct st_provenance *p)
+{
+	double e = F32_STEP;
+	if (strncmp(p->mode, "emulate:", 8) == 0)
+		e += type_error(p->mode + 8);
+	else if (p->activations[0])
+		e += type_error(p->activations);
+	else if (strcmp(p->engine, "stele") != 0 && p->weights[0] && type_error(p->weights) > 0) {
+		/* An engine that multiplies quantised weights rounds the activations too: to 8 bits at best. */
+		e += st_dtype_info(ST_DTYPE_Q8_0)->storage_rel_rms;
+	}
+	return e;
+}
+
+static bool same_text(const char *a, const char *b)
+{
+	for (; *a && *b; a++, b++)
+		if (tolower((unsigned char)*a) != tolower((unsigned char)*b))
+			return false;
+	return *a == *b;
+}
+
+/* Relative error that one layer of products adds between the two traces, or NAN. */
+static double layer_error(const struct st_provenance *a, const struct st_provenance *b)
+{
+	if (!a->known || !b->known)
+		return NAN;
+	double e = hypot(product_error(a), product_error(b));
+	bool same_file = a->model_sha256[0] && strcmp(a->model_sha256, b->model_sha256) == 0;
+	if (same_file || (a->weights[0] && same_text(a->weights, b->weights)))
+		return e;
+	if (!a->weights[0] || !b->weights[0])
+		return NAN;
+	return hypot(e, hypot(type_error(a->weights), type_error(b->weights)));
+}
+
+/* How many layers' worth of error a stage has gathered. */
+static double depth(const struct st_trace_row *r, int32_t last_layer)
+{
+	if (r->stage == ST_STAGE_EMBEDDING)
+		return 0;
+	return r->layer >= 0 ? r->layer + 1.0 : last_layer + 2.0;
+}
+
+static const uint32_t *position_of(const struct st_trace_entry *e, uint64_t row, uint32_t *buf)
+{
+	*buf = e->positions ? e->positions[row] : (uint32_t)row;
+	return buf;
+}
+
+/* Rows of the first axis: a [heads, T, P] value has its positions second and is taken as one. */
+static uint64_t n_positions(const struct st_trace_entry *e)
+{
+	return e->tensor->ndim == 2 ? e->tensor->shape[0] : 1;
+}
+
+static enum st_status compare_entries(const struct st_trace_entry *a, const struct st_trace_entry *b, struct st_trace_row *r,
+                                      struct st_error *err)
+{
+	uint64_t na = n_positions(a), nb = n_positions(b), ca = a->tensor->n_elems / (na ? na : 1), cb = b->tensor->n_elems / (nb ? nb : 1);
+	if (ca != cb)
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, a->tensor->name, "%llu values per position in A, %llu in B",
+		                  (unsigned long long)ca, (unsigned long long)cb);
+	uint64_t rows_a = st_tensor_rows(a->tensor) / (na ? na : 1), rows_b = st_tensor_rows(b->tensor) / (nb ? nb : 1);
+	float *x = st_alloc_array(ca + cb, sizeof *x), *y = x ? x + ca : NULL;
+	if (!x)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	r->min_cosine = 2;
+	for (uint64_t i = 0, j = 0; i < na && j < nb;) {
+		uint32_t pa, pb;
+		position_of(a, i, &pa);
+		position_of(b, j, &pb);
+		if (pa != pb) { /* engines drop rows in the last layer: only what both hold is compared */
+			if (pa < pb)
+				i++;
+			else
+				j++;
+			continue;
+		}
+		st_tensor_decode(a->tensor, i * rows_a, rows_a, x);
+		st_tensor_decode(b->tensor, j * rows_b, rows_b, y);
+		struct st_sums s;
+		st_sums_of(x, y, ca, 0, &s);
+		double rel = s.apart ? INFINITY : s.dd == 0 ? 0 : s.bb > 0 ? sqrt(s.dd / s.bb) : INFINITY;
+		double cosine = s.aa > 0 && s.bb > 0 ? s.ab / (sqrt(s.aa) * sqrt(s.bb)) : NAN;
+		if (!(cosine >= r->min_cosine) && !isnan(r->min_cosine))
+			r->min_cosine = cosine;
+		if (rel > r->max_rel_l2) {
+			r->max_rel_l2 = rel;
+			r->worst_position = pa;
+		}
+		r->max_abs = s.max > r->max_abs ? s.max : r->max_abs;
+		r->nonfinite_a += s.bad_a;
+		r->nonfinite_b += s.bad_b;
+		r->nonfinite_apart += s.apart;
+		r->positions++;
+		i++;
+		j++;
+	}
+	free(x);
+	if (r->positions == 0)
+		r->min_cosine = NAN;
+	return st_check_cancel(err);
+}
+
+static enum st_status check_tokens(const struct st_provenance *a, const struct st_provenance *b, struct st_error *err)
+{
+	if (!a->tokens || !b->tokens)
+		return ST_OK;
+	if (a->n_tokens != b->n_tokens)
+		return st_fail(err, ST_ERR_MISMATCH, "tokens.mismatch: %zu tokens in A, %zu in B", a->n_tokens, b->n_tokens);
+	for (size_t i = 0; i < a->n_tokens; i++)
+		if (a->tokens[i] != b->tokens[i])
+			return st_fail(err, ST_ERR_MISMATCH, "tokens.mismatch: token %zu is %u in A, %u in B", i, (unsigned)a->tokens[i], (unsigned)b->tokens[i]);
+	return ST_OK;
+}
+
+/* Q and K behind the projection are in a basis; values of two bases are not comparable element by element. */
+static bool basis_matters(enum st_stage s)
+{
+	return s == ST_STAGE_QKV_MATMUL || s == ST_STAGE_QKV_BIAS || s == ST_STAGE_Q_POST_NORM || s == ST_STAGE_K_POST_NORM
+	       || s == ST_STAGE_Q_POST_ROPE || s == ST_STAGE_K_POST_ROPE;
+}
+
+static bool before(const struct st_trace_entry *x, const struct st_trace_entry *y)
+{
+	/* Whole-model stages: the embedding comes first, the others behind the layers. */
+	int64_t lx = x->layer < 0 ? (x->stage == ST_STAGE_EMBEDDING ? -1 : INT32_MAX) : x->layer;
+	int64_t ly = y->layer < 0 ? (y->stage == ST_STAGE_EMBEDDING ? -1 : INT32_MAX) : y->layer;
+	return x->step != y->step ? x->step < y->step : lx != ly ? lx < ly : x->stage < y->stage;
+}
+
+enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
+{
+	struct st_diff *d = &s->d;
+	const struct st_provenance *pa = st_trace_provenance(s->a.trace), *pb = st_trace_provenance(s->b.trace);
+	ST_TRY(check_tokens(pa, pb, err));
+	bool bases = pa->rope_layout[0] && pb->rope_layout[0] && strcmp(pa->rope_layout, pb->rope_layout) != 0;
+	if (bases)
+		snprintf(d->note, sizeof d->note, "Q and K stages are not compared: their basis is %s in A, %s in B", pa->rope_layout, pb->rope_layout);
+	if (!pa->known || !pb->known)
+		snprintf(d->note, sizeof d->note, "provenance of %s is unknown: tokens could not be checked", pa->known ? "B" : pb->known ? "A" : "both");
+	double layer = layer_error(pa, pb);
+	size_t na = st_trace_n_entries(s->a.trace), nb = st_trace_n_entries(s->b.trace);
+	d->rows = st_arena_alloc(&s->arena, na + nb ? na + nb : 1, sizeof *d->rows);
+	if (!d->rows)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	int32_t last_layer = 0;
+	for (size_t i = 0; i < na; i++) {
+		int32_t l = st_trace_entry_at(s->a.trace, i)->layer;
+		last_layer = l > last_layer ? l : last_layer;
+	}
+	for (size_t i = 0, j = 0; i < na || j < nb;) {
+		const struct st_trace_entry *a = i < na ? st_trace_entry_at(s->a.trace, i) : NULL;
+		const struct st_trace_entry *b = j < nb ? st_trace_entry_at(s->b.trace, j) : NULL;
+		if (a && b && before(a, b))
+			b = NULL;
+		else if (a && b && before(b, a))
+			a = NULL;
+		i += a != NULL;
+		j += b != NULL;
+		const struct st_trace_entry *e = a ? a : b;
+		if (!st_diff_wanted(o, st_stage_name(e->stage)) && !st_diff_wanted(o, e->tensor->name))
+			continue;
+		struct st_trace_row *r = &d->rows[d->n_rows];
+		*r = (struct st_trace_row){ .stage = e->stage, .layer = e->layer, .step = e->step, .on_a = a, .on_b = b,
+		                            .tensor_a = a ? a->tensor : NULL, .tensor_b = b ? b->tensor : NULL, .min_cosine = NAN };
+		d->n_rows++;
+		d->only_a += a && !b;
+		d->only_b += b && !a;
+		if (!a || !b || (bases && basis_matters(e->stage)))
+			continue;
+		ST_TRY(compare_entries(a, b, r, err));
+		d->compared += r->positions > 0;
+		/* Errors of layers add up like a random walk; an embedding row is only stored. */
+		r->floor = FACTOR * (layer * sqrt(depth(r, last_layer)) + F32_STEP);
+		if (r->stage == ST_STAGE_EMBEDDING && !isnan(layer))
+			r->floor = FACTOR * (hypot(type_error(pa->weights), type_error(pb->weights)) + F32_STEP);
+		bool floor_known = !isnan(r->floor);
+		r->exceeds = r->nonfinite_apart > 0 || (floor_known && r->max_rel_l2 > r->floor);
+		d->undecided |= !floor_known && r->max_rel_l2 > 0;
+		d->over_threshold |= !isnan(o->threshold) && r->max_abs > o->threshold;
+		if (r->exceeds && !d->fault) {
+			d->fault = true;
+			d->first = d->n_rows - 1;
+		}
+		if (o->hooks.progress)
+			o->hooks.progress(o->hooks.user, "comparing stages", i, na);
+	}
+	d->undecided |= d->compared == 0;
+	return ST_OK;
+}

@@ -1,0 +1,257 @@
+#include "report/rosetta.h"
+
+#include "report/table.h"
+
+#include <string.h>
+
+#define TAG "[ROSETTA] "
+
+/* Three significant figures where they are needed, "0" where there is nothing. */
+static void number(struct st_text *t, double v)
+{
+	if (v == 0)
+		st_text_puts(t, "0");
+	else
+		st_text_printf(t, "%.3g", v);
+}
+
+static void side_line(struct st_text *t, char name, const struct st_side_info *s)
+{
+	st_text_printf(t, TAG "%c: ", name);
+	st_text_add_safe(t, s->path, strlen(s->path));
+	st_text_printf(t, "   %s, %s, %u layers, %s\n", s->format, s->arch, (unsigned)s->layers, s->dtypes);
+}
+
+static void ids(struct st_text *t, const uint32_t *p, size_t n)
+{
+	st_text_puts(t, "[");
+	for (size_t i = 0; i < n; i++)
+		st_text_printf(t, "%s%u", i ? ", " : "", (unsigned)p[i]);
+	st_text_puts(t, "]");
+}
+
+static void input_lines(const struct st_rosetta *r, struct st_text *t)
+{
+	side_line(t, 'A', &r->a);
+	side_line(t, 'B', &r->b);
+	if (r->prompt) {
+		st_text_puts(t, TAG "Prompt: \"");
+		st_text_add_safe(t, r->prompt, strlen(r->prompt));
+		st_text_puts(t, "\"\n");
+	}
+	bool same = r->n_tokens_a == r->n_tokens_b && memcmp(r->tokens_a, r->tokens_b, r->n_tokens_a * sizeof(uint32_t)) == 0;
+	st_text_printf(t, TAG "Token IDs%s: ", same ? "" : " of A");
+	ids(t, r->tokens_a, r->n_tokens_a);
+	if (!same) {
+		st_text_puts(t, "\n" TAG "Token IDs of B: ");
+		ids(t, r->tokens_b, r->n_tokens_b);
+	}
+	st_text_puts(t, "\n");
+	if (r->token_note[0])
+		st_text_printf(t, TAG "Note: %s\n", r->token_note);
+}
+
+static void config_lines(const struct st_rosetta *r, struct st_text *t)
+{
+	for (size_t i = 0; i < r->n_config; i++) {
+		const struct st_config_diff *c = &r->config[i];
+		st_text_printf(t, TAG "config %s: ", c->key);
+		st_text_add_safe(t, c->a, strlen(c->a));
+		st_text_puts(t, " in A, ");
+		st_text_add_safe(t, c->b, strlen(c->b));
+		st_text_printf(t, " in B (%s)\n", c->matters ? "changes the result" : "changes nothing here");
+	}
+}
+
+static bool weight_line_wanted(const struct st_weight_diff *d, bool verbose)
+{
+	return d->status >= ST_WEIGHT_FAULT || (verbose && d->status >= ST_WEIGHT_EQUAL_DECODED);
+}
+
+static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_text *t)
+{
+	static const char *const words[] = { "equal", "equal after decoding", "apart by their stored types" };
+	size_t count[3] = { 0 }, matched = 0;
+	for (size_t i = 0; i < r->n_weights; i++) {
+		matched += r->weights[i].status < ST_WEIGHT_ONLY_A;
+		if (r->weights[i].status <= ST_WEIGHT_NOISE)
+			count[r->weights[i].status]++;
+	}
+	st_text_printf(t, TAG "=== Weights ===   %zu matched", matched);
+	for (size_t k = 0; k < 3; k++)
+		if (count[k] || k == 0)
+			st_text_printf(t, ", %zu %s", count[k], words[k]);
+	/* Faults by code, each counted once in the order they appear. */
+	for (size_t i = 0; i < r->n_weights; i++) {
+		const struct st_weight_diff *d = &r->weights[i];
+		size_t n = 0;
+		bool first = true;
+		for (size_t k = 0; d->status >= ST_WEIGHT_FAULT && k < r->n_weights; k++) {
+			if (r->weights[k].status < ST_WEIGHT_FAULT || strcmp(r->weights[k].cause.code, d->cause.code) != 0)
+				continue;
+			first &= k >= i;
+			n++;
+		}
+		if (n && first) {
+			const char *dot = strchr(d->cause.code, '.');
+			st_text_printf(t, ", %zu %s", n, strncmp(d->cause.code, "weight.", 7) == 0 ? dot + 1 : d->cause.code);
+		}
+	}
+	if (r->unused_a || r->unused_b)
+		st_text_printf(t, "; tensors no stage uses: %zu in A, %zu in B", r->unused_a, r->unused_b);
+	st_text_puts(t, "\n");
+	size_t shown = 0;
+	for (size_t i = 0; i < r->n_weights; i++) {
+		const struct st_weight_diff *d = &r->weights[i];
+		if (!weight_line_wanted(d, verbose))
+			continue;
+		if (!verbose && ++shown > 12)
+			continue;
+		st_text_printf(t, TAG "%s: ", d->slot->canonical);
+		if (d->status >= ST_WEIGHT_FAULT)
+			st_text_printf(t, "%s, ", d->cause.code);
+		if (d->status >= ST_WEIGHT_ONLY_A) {
+			st_text_printf(t, "only in %c\n", d->status == ST_WEIGHT_ONLY_A ? 'A' : 'B');
+			continue;
+		}
+		st_text_printf(t, "%s against %s, rel=", st_dtype_info(d->a->tensor->dtype)->name, st_dtype_info(d->b->tensor->dtype)->name);
+		number(t, d->rel_l2);
+		st_text_puts(t, " expected=");
+		number(t, d->predicted);
+		st_text_printf(t, " gain=%.6g", d->gain);
+		if (d->bad_rows)
+			st_text_printf(t, ", %llu of %llu rows beyond it", (unsigned long long)d->bad_rows, (unsigned long long)d->rows);
+		st_text_puts(t, "\n");
+	}
+	if (shown > 12)
+		st_text_printf(t, TAG "... and %zu more (-v lists all)\n", shown - 12);
+}
+
+static void status_word(const struct st_stage_report *p, bool colour, struct st_text *t)
+{
+	static const struct { const char *word; enum st_style style; } words[] = {
+		[ST_STATUS_EXACT] = { "OK (exact)", ST_STYLE_GOOD },
+		[ST_STATUS_ROUNDING] = { "OK (rounding)", ST_STYLE_GOOD },
+		[ST_STATUS_NOISE] = { "OK (noise)", ST_STYLE_GOOD },
+		[ST_STATUS_INHERITED] = { "inherited", ST_STYLE_DIM },
+		[ST_STATUS_FAULT] = { "DIVERGENCE", ST_STYLE_BAD },
+		[ST_STATUS_MISSING] = { "missing", ST_STYLE_WARN },
+		[ST_STATUS_UNDECIDED] = { "UNDECIDED", ST_STYLE_WARN },
+	};
+	st_text_printf(t, "%s%s%s", st_style_on(words[p->status].style, colour), words[p->status].word,
+	               st_style_off(words[p->status].style, colour));
+	if (p->over_threshold && p->status != ST_STATUS_FAULT)
+		st_text_printf(t, " %sDIVERGENCE (threshold)%s", st_style_on(ST_STYLE_BAD, colour), st_style_off(ST_STYLE_BAD, colour));
+}
+
+static void stage_line(const struct st_stage_report *p, bool verbose, bool colour, struct st_text *t)
+{
+	st_text_puts(t, TAG);
+	if (p->stage == ST_STAGE_EMBEDDING) {
+		st_text_puts(t, "A ");
+		st_text_shape(t, p->shape, p->ndim);
+		st_text_puts(t, "  B ");
+		st_text_shape(t, p->shape, p->ndim);
+	} else {
+		st_text_printf(t, "%-18s", st_stage_name(p->stage));
+	}
+	st_text_puts(t, "  max_diff=");
+	number(t, p->total.max_abs);
+	st_text_puts(t, "  rel=");
+	number(t, p->total.rel_l2);
+	if (p->stage != ST_STAGE_EMBEDDING || p->total.max_abs > 0) {
+		st_text_puts(t, "  floor=");
+		number(t, p->floor);
+	}
+	if (verbose) {
+		st_text_puts(t, "  local=");
+		number(t, p->local_rel);
+		st_text_puts(t, "/");
+		number(t, p->local_floor);
+		st_text_printf(t, "  gain=%.6g  cosine=%.9g", p->total.gain, p->total.cosine);
+		if (p->shared)
+			st_text_puts(t, "  shared");
+	}
+	if (p->total.nonfinite_a || p->total.nonfinite_b)
+		st_text_printf(t, "  nonfinite=%llu/%llu", (unsigned long long)p->total.nonfinite_a, (unsigned long long)p->total.nonfinite_b);
+	st_text_puts(t, "  ");
+	status_word(p, colour, t);
+	st_text_puts(t, "\n");
+}
+
+static void heading(const struct st_stage_report *p, struct st_text *t)
+{
+	if (p->stage == ST_STAGE_EMBEDDING)
+		st_text_puts(t, TAG "=== Embedding ===\n");
+	else if (p->layer >= 0)
+		st_text_printf(t, TAG "=== Layer %d ===\n", (int)p->layer);
+	else
+		st_text_puts(t, TAG "=== Head ===\n");
+}
+
+static bool ordinary(const struct st_stage_report *p)
+{
+	return p->status <= ST_STATUS_INHERITED && !p->over_threshold;
+}
+
+static bool layer_is_ordinary(const struct st_rosetta *r, int32_t layer)
+{
+	for (size_t i = 0; i < r->n_stages; i++)
+		if (r->stages[i].layer == layer && !ordinary(&r->stages[i]))
+			return false;
+	return true;
+}
+
+/* A layer without anything to say is one line: its last stage. */
+static void stage_lines(const struct st_rosetta *r, bool verbose, bool colour, struct st_text *t)
+{
+	for (size_t i = 0; i < r->n_stages; i++) {
+		const struct st_stage_report *p = &r->stages[i];
+		bool new_group = i == 0 || (r->stages[i - 1].layer != p->layer) || r->stages[i - 1].stage == ST_STAGE_EMBEDDING;
+		bool brief = !verbose && p->layer >= 0 && r->n_stages > 40 && layer_is_ordinary(r, p->layer);
+		if (new_group)
+			heading(p, t);
+		bool last = i + 1 == r->n_stages || r->stages[i + 1].layer != p->layer;
+		if (!brief || last)
+			stage_line(p, verbose, colour, t);
+	}
+}
+
+void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, bool colour, struct st_text *t)
+{
+	input_lines(r, t);
+	config_lines(r, t);
+	if (r->n_weights)
+		weight_lines(r, verbose, t);
+	stage_lines(r, verbose, colour, t);
+	if (r->text[0])
+		st_text_printf(t, TAG "DIAGNOSIS: %s\n", r->text);
+	if (r->cause.code && r->cause.confidence == ST_UNEXPLAINED)
+		for (size_t i = 0; i < r->n_candidates; i++)
+			st_text_printf(t, TAG "  candidate %s leaves %.3g\n", r->candidates[i].code, r->candidates[i].residual_after);
+	st_text_puts(t, TAG "=== Summary ===\n");
+	const char *bad = st_style_on(ST_STYLE_BAD, colour), *good = st_style_on(ST_STYLE_GOOD, colour);
+	const char *warn = st_style_on(ST_STYLE_WARN, colour), *off = st_style_off(ST_STYLE_BAD, colour);
+	if (r->verdict == ST_VERDICT_FAULT) {
+		st_text_printf(t, TAG "%sFAILED%s: first divergence at ", bad, off);
+		if (r->first.layer >= 0)
+			st_text_printf(t, "layer %d ", (int)r->first.layer);
+		st_text_printf(t, "%s\n", r->first.stage);
+	} else if (r->over_threshold) {
+		st_text_printf(t, TAG "%sFAILED%s: a stage exceeds the threshold %g; verdict without it: %s\n", bad, off, r->threshold,
+		               st_verdict_name(r->verdict));
+	} else if (r->verdict == ST_VERDICT_UNDECIDED) {
+		st_text_printf(t, TAG "%sUNDECIDED%s: %s\n", warn, off,
+		               r->compared ? "stages marked UNDECIDED could not be told apart from noise" : "nothing was compared");
+	} else {
+		st_text_printf(t, TAG "%sPASSED%s: %s\n", good, off,
+		               r->verdict == ST_VERDICT_MATCH ? "the two models compute the same"
+		                                              : "the two models differ by what their stored types account for");
+	}
+	if (r->recommendation[0])
+		st_text_printf(t, TAG "Recommendation: %s\n", r->recommendation);
+	st_text_printf(t, TAG "Compared: %zu weights, %zu stages (%zu not reached, %zu missing)", r->n_weights, r->compared, r->skipped, r->missing);
+	if (r->has_top1)
+		st_text_printf(t, "; next token %u in A, %u in B", (unsigned)r->top1_a, (unsigned)r->top1_b);
+	st_text_printf(t, "; %.2f s\n", r->ms_total / 1e3);
+}
