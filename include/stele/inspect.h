@@ -71,4 +71,8 @@ const struct st_anomaly *st_inspection_anomaly(const struct st_inspection *in, s
 uint64_t st_inspection_run_memory(const struct st_inspection *in);
 uint32_t st_inspection_run_tokens(const struct st_inspection *in);
 
+/* Anonymous bytes that evaluating this many tokens at once allocates, beside the mapped file: values of one
+ * layer, KV cache, scratch. mode NULL = "exact"; threads 0 = all. UINT64_MAX when beyond counting. */
+uint64_t st_model_run_memory(const struct st_model *m, uint64_t tokens, const char *mode, int threads);
+
 #endif

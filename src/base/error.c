@@ -66,7 +66,7 @@ static enum st_status record(struct st_error *err, enum st_status code, uint64_t
 	return code;
 }
 
-enum st_status st_fail(struct st_error *err, enum st_status code, const char *fmt, ...)
+enum st_status (st_fail)(struct st_error *err, enum st_status code, const char *fmt, ...)
 {
 	va_list ap;
 	va_start(ap, fmt);
@@ -75,7 +75,7 @@ enum st_status st_fail(struct st_error *err, enum st_status code, const char *fm
 	return st;
 }
 
-enum st_status st_fail_at(struct st_error *err, enum st_status code, uint64_t offset,
+enum st_status (st_fail_at)(struct st_error *err, enum st_status code, uint64_t offset,
                           const char *where, const char *fmt, ...)
 {
 	va_list ap;
@@ -85,7 +85,7 @@ enum st_status st_fail_at(struct st_error *err, enum st_status code, uint64_t of
 	return st;
 }
 
-enum st_status st_fail_errno(struct st_error *err, const char *path, const char *what)
+enum st_status (st_fail_errno)(struct st_error *err, const char *path, const char *what)
 {
 	int e = errno;
 	enum st_status st = st_fail(err, e == ENOMEM ? ST_ERR_NOMEM : ST_ERR_IO, "%s: %s", what, strerror(e));

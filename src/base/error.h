@@ -14,6 +14,13 @@ enum st_status st_fail_errno(struct st_error *err, const char *path, const char 
 /* Name the file of a recorded failure, unless it already has one. */
 void st_error_in(struct st_error *err, const char *path);
 
+/* Compilers do not know that a recorded failure is never ST_OK, and would warn of values that only a success
+ * fills in. Seen through this they do. */
+static inline enum st_status st_failure(enum st_status st) { return st != ST_OK ? st : ST_ERR_FORMAT; }
+#define st_fail(...) st_failure((st_fail)(__VA_ARGS__))
+#define st_fail_at(...) st_failure((st_fail_at)(__VA_ARGS__))
+#define st_fail_errno(...) st_failure((st_fail_errno)(__VA_ARGS__))
+
 #define ST_TRY(expr) \
 	do { \
 		enum st_status st_try_ = (expr); \

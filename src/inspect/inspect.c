@@ -199,17 +199,23 @@ static enum st_status check_config(struct st_inspection *in, struct st_error *er
 	return ST_OK;
 }
 
+uint64_t st_model_run_memory(const struct st_model *m, uint64_t tokens, const char *mode, int threads)
+{
+	struct st_exec e = st_exec_default();
+	if (threads > 0)
+		e.threads = threads;
+	if (mode && !st_mode_parse(mode, &e.mode))
+		return UINT64_MAX;
+	return st_run_memory(st_model_graph(m), &e, tokens, tokens);
+}
+
 static enum st_status fill(struct st_inspection *in, const char *path, const struct st_inspect_options *o, struct st_error *err)
 {
 	ST_TRY(open_all(in, path, err));
 	const struct st_container *c = in->container;
 	in->run_tokens = o->run_tokens ? o->run_tokens : 128;
-	if (in->model) {
-		struct st_exec e = st_exec_default();
-		if (o->threads > 0)
-			e.threads = o->threads;
-		in->run_memory = st_run_memory(st_model_graph(in->model), &e, in->run_tokens, in->run_tokens);
-	}
+	if (in->model)
+		in->run_memory = st_model_run_memory(in->model, in->run_tokens, NULL, o->threads);
 	ST_TRY(check_config(in, err));
 	ST_TRY(check_places(in, err));
 	if (o->no_stats)

@@ -1,0 +1,149 @@
+/* stele tokenize - the ids that a model's own vocabulary gives a text. */
+#include "cli/cli.h"
+
+#include "report/json.h"
+#include "report/table.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct opts {
+	const char *model, *text, *file;
+	bool no_bos, no_special, json;
+};
+
+/* All of a file, or of standard input for "-". */
+static bool read_all(const char *path, struct st_text *t)
+{
+	FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
+	if (!f)
+		return false;
+	char buf[65536];
+	size_t n;
+	while ((n = fread(buf, 1, sizeof buf, f)) > 0)
+		st_text_add(t, buf, n);
+	bool ok = !ferror(f);
+	int saved = errno;
+	if (f != stdin)
+		fclose(f);
+	errno = saved;
+	if (ok && t->failed)
+		errno = ENOMEM;
+	return ok && !t->failed;
+}
+
+/* A piece in quotes, so that its blanks and control characters can be seen. */
+static void quoted(struct st_text *t, const char *s, size_t n)
+{
+	static const char from[] = "\n\r\t\"\\", to[] = "nrt\"\\";
+	st_text_puts(t, "\"");
+	for (size_t i = 0; i < n; i++) {
+		const char *hit = s[i] ? strchr(from, s[i]) : NULL;
+		if (hit)
+			st_text_printf(t, "\\%c", to[hit - from]);
+		else if ((unsigned char)s[i] < 0x20 || s[i] == 0x7f)
+			st_text_printf(t, "\\x%02x", (unsigned char)s[i]);
+		else
+			st_text_add(t, &s[i], 1);
+	}
+	st_text_puts(t, "\"");
+}
+
+static void print_text(const struct st_tokenizer *tok, const uint32_t *ids, size_t n)
+{
+	struct st_text out = { 0 }, piece = { 0 };
+	struct st_table table;
+	st_table_init(&table, "rl");
+	st_text_puts(&out, "[");
+	for (size_t i = 0; i < n; i++) {
+		size_t len;
+		const char *s = st_tokenizer_piece(tok, ids[i], &len);
+		st_text_printf(&out, "%s%" PRIu32, i ? ", " : "", ids[i]);
+		st_table_cellf(&table, ST_STYLE_PLAIN, "%" PRIu32, ids[i]);
+		piece.len = 0;
+		quoted(&piece, s ? s : "", s ? len : 0);
+		st_table_cell(&table, ST_STYLE_PLAIN, piece.s);
+	}
+	st_text_puts(&out, "]\n");
+	st_table_render(&table, &out, "  ", false);
+	cli_print_text(&out);
+	st_table_release(&table);
+	st_text_release(&piece);
+	st_text_release(&out);
+}
+
+static void print_json(const struct opts *o, const struct st_tokenizer *tok, const uint32_t *ids, size_t n)
+{
+	json_t *tokens = json_array(), *pieces = json_array();
+	for (size_t i = 0; i < n; i++) {
+		size_t len = 0;
+		const char *s = st_tokenizer_piece(tok, ids[i], &len);
+		json_array_append_new(tokens, json_integer(ids[i]));
+		json_array_append_new(pieces, s ? st_json_textn(s, len) : json_null());
+	}
+	json_t *doc = json_pack("{s:s, s:o, s:o, s:o, s:o}", "schema", "stele.tokens/1", "model", st_json_text(o->model),
+		"tokenizer", st_json_text(st_tokenizer_describe(tok)), "tokens", tokens, "pieces", pieces);
+	cli_print_json(doc);
+	json_decref(doc);
+}
+
+static int run(struct cli *c, void *p)
+{
+	const struct opts *o = p;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *con = NULL;
+	struct st_tokenizer *tok = NULL;
+	struct st_text text = { 0 };
+	uint32_t *ids = NULL;
+	size_t n = 0;
+	int rc = CLI_SAME;
+	if (o->file && !read_all(o->file, &text)) {
+		rc = cli_usage(c, "%.200s: cannot read: %s", o->file, strerror(errno));
+		goto out;
+	}
+	const char *s = o->file ? text.s : o->text;
+	unsigned flags = (o->no_bos ? 0 : ST_TOKENIZE_BOS) | (o->no_special ? 0 : ST_TOKENIZE_SPECIAL);
+	if (st_container_open(o->model, &con, &err) != ST_OK || st_tokenizer_open(con, &tok, &err) != ST_OK ||
+	    st_tokenize(tok, s ? s : "", o->file ? text.len : strlen(o->text), flags, &ids, &n, &err) != ST_OK) {
+		rc = cli_fail(c, &err);
+		goto out;
+	}
+	if (o->json)
+		print_json(o, tok, ids, n);
+	else
+		print_text(tok, ids, n);
+out:
+	free(ids);
+	st_text_release(&text);
+	st_tokenizer_close(tok);
+	st_container_close(con);
+	return rc;
+}
+
+static const struct cli_param options[] = {
+	{ "file", 0, "F", "read the text from F ('-': standard input)", CLI_PATH(struct opts, file), .flags = CLI_REQUIRED, .group = 1 },
+	{ "no-bos", 0, NULL, "no BOS or EOS, whatever the model's rules say", CLI_BOOL(struct opts, no_bos) },
+	{ "no-special", 0, NULL, "take special tokens written in the text for plain text", CLI_BOOL(struct opts, no_special) },
+	CLI_OPTION_JSON(struct opts),
+	{ 0 }
+};
+
+static const struct cli_param positionals[] = {
+	{ "MODEL", 0, NULL, "a file or folder with a vocabulary; it need not hold weights", CLI_PATH(struct opts, model), .flags = CLI_REQUIRED },
+	{ "TEXT", 0, NULL, "the text", CLI_STR(struct opts, text), .flags = CLI_REQUIRED, .group = 1 },
+	{ 0 }
+};
+
+const struct cli_command cmd_tokenize = {
+	.name = "tokenize",
+	.summary = "print the token ids of a text",
+	.description =
+		"Turns a text into the ids that MODEL's own vocabulary, merges, normalisation and rules for BOS and EOS give it. The first "
+		"line is the list of ids, as --tokens of other commands takes it; below stands each id with its piece as the vocabulary "
+		"stores it.",
+	.examples = "$ stele tokenize qwen2.gguf \"2+2=\"\n[17, 10, 17, 28]\n  17  \"2\"\n  10  \"+\"\n  17  \"2\"\n  28  \"=\"\n",
+	.exit_status = "0  the ids were printed\n2  trouble: usage, a file that cannot be read, a tokenizer that Stele does not know",
+	.options = options, .positionals = positionals, .opts_size = sizeof(struct opts), .run = run,
+};

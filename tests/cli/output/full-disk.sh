@@ -1,0 +1,4 @@
+# Output that did not arrive is an error, however it was printed.
+stele help > /dev/full && exit 1
+stele --version > /dev/full && exit 1
+stele help --list > /dev/full

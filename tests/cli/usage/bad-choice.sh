@@ -1,0 +1,1 @@
+stele trace m --tokens 1 --mode=exakt

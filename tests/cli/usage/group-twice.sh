@@ -1,0 +1,1 @@
+stele tokenize model --file f text

@@ -1,0 +1,1 @@
+stele inspect --json-not-given || stele inspect

@@ -1,0 +1,1 @@
+stele trace model.gguf

@@ -1,0 +1,1 @@
+stele tokenize model one two

@@ -1,0 +1,1 @@
+stele inspect --jsno file

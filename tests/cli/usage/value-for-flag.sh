@@ -1,0 +1,1 @@
+stele inspect file --no-stats=yes

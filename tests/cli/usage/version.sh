@@ -1,0 +1,1 @@
+stele --version; stele -V
