@@ -71,6 +71,9 @@ ST_INLINE ST_TARGET __m512 ramp(void)
 	return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
+/* In one instruction; signalling NaN become quiet, which no caller can see. */
+ST_INLINE ST_TARGET float half(st_half h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
+
 ST_INLINE ST_TARGET __m512i bytes(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
 ST_INLINE ST_TARGET __m512 signed_bytes(const void *p)
 {
@@ -88,20 +91,24 @@ ST_INLINE ST_TARGET void pick(const uint8_t *q, __m512 lo_table, __m512 hi_table
 ST_TARGET static void decode_f16(const void *src, float *dst, size_t n)
 {
 	const uint8_t *p = src;
-	for (size_t i = 0; i < n; i += 16) {
-		__mmask16 m = first(n - i < 16 ? (int)(n - i) : 16);
-		_mm512_mask_storeu_ps(dst + i, m, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, p + 2 * i)));
-	}
+	size_t i = 0;
+	for (; i + 16 <= n; i += 16)
+		_mm512_storeu_ps(dst + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(p + 2 * i))));
+	__mmask16 m = first((int)(n - i));
+	_mm512_mask_storeu_ps(dst + i, m, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, p + 2 * i)));
 }
 
 ST_TARGET static void decode_bf16(const void *src, float *dst, size_t n)
 {
 	const uint8_t *p = src;
-	for (size_t i = 0; i < n; i += 16) {
-		__mmask16 m = first(n - i < 16 ? (int)(n - i) : 16);
-		__m512i v = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p + 2 * i));
-		_mm512_mask_storeu_ps(dst + i, m, _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)));
+	size_t i = 0;
+	for (; i + 16 <= n; i += 16) {
+		__m512i v = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(p + 2 * i)));
+		_mm512_storeu_ps(dst + i, _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)));
 	}
+	__mmask16 m = first((int)(n - i));
+	__m512i v = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p + 2 * i));
+	_mm512_mask_storeu_ps(dst + i, m, _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)));
 }
 
 ST_TARGET static void decode_q4_0(const void *src, float *dst, size_t n)
@@ -109,7 +116,7 @@ ST_TARGET static void decode_q4_0(const void *src, float *dst, size_t n)
 	const struct st_block_q4_0 *b = src;
 	__m512 codes = _mm512_sub_ps(ramp(), _mm512_set1_ps(8));
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QK) {
-		__m512 table = _mm512_mul_ps(_mm512_set1_ps(st_f16_to_f32(b->d)), codes);
+		__m512 table = _mm512_mul_ps(_mm512_set1_ps(half(b->d)), codes);
 		pick(b->qs, table, table, dst, dst + 16);
 	}
 }
@@ -118,8 +125,8 @@ ST_TARGET static void decode_q4_1(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q4_1 *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QK) {
-		__m512 table = _mm512_mul_ps(_mm512_set1_ps(st_f16_to_f32(b->d)), ramp());
-		table = _mm512_add_ps(table, _mm512_set1_ps(st_f16_to_f32(b->m)));
+		__m512 table = _mm512_mul_ps(_mm512_set1_ps(half(b->d)), ramp());
+		table = _mm512_add_ps(table, _mm512_set1_ps(half(b->m)));
 		pick(b->qs, table, table, dst, dst + 16);
 	}
 }
@@ -129,7 +136,7 @@ ST_TARGET static void decode_q5_0(const void *src, float *dst, size_t n)
 	const struct st_block_q5_0 *b = src;
 	__m512 base = _mm512_sub_ps(ramp(), _mm512_set1_ps(16));
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QK) {
-		__m512 d = _mm512_set1_ps(st_f16_to_f32(b->d));
+		__m512 d = _mm512_set1_ps(half(b->d));
 		__m512 low = _mm512_mul_ps(d, base), high = _mm512_mul_ps(d, ramp());
 		uint32_t top;
 		__builtin_memcpy(&top, b->qh, 4);
@@ -147,10 +154,25 @@ ST_TARGET static void decode_q8_0(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q8_0 *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QK) {
-		__m512 d = _mm512_set1_ps(st_f16_to_f32(b->d));
+		__m512 d = _mm512_set1_ps(half(b->d));
 		_mm512_storeu_ps(dst, _mm512_mul_ps(d, signed_bytes(b->qs)));
 		_mm512_storeu_ps(dst + 16, _mm512_mul_ps(d, signed_bytes(b->qs + 16)));
 	}
+}
+
+/* The 8 scales times d, then the 8 minima times dmin, of a Q4_K or Q5_K block: st_k4_scale_min for all
+ * sub-blocks at once, four bytes to a word. */
+ST_INLINE ST_TARGET void k4_factors(const uint8_t scales[12], float d, float dmin, float f[16])
+{
+	uint32_t a, b, c;
+	__builtin_memcpy(&a, scales, 4);
+	__builtin_memcpy(&b, scales + 4, 4);
+	__builtin_memcpy(&c, scales + 8, 4);
+	uint32_t six = 0x3F3F3F3F, four = 0x0F0F0F0F, top = 0x30303030;
+	__m128i packed = _mm_setr_epi32((int)(a & six), (int)((c & four) | (a >> 2 & top)),
+	                                (int)(b & six), (int)((c >> 4 & four) | (b >> 2 & top)));
+	__m512 factor = _mm512_mask_blend_ps(0xFF00, _mm512_set1_ps(d), _mm512_set1_ps(dmin));
+	_mm512_storeu_ps(f, _mm512_mul_ps(factor, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(packed))));
 }
 
 /* scale * code - min for codes 0..15: scale is d * 6 bits and exact, its product with a code too, so
@@ -159,13 +181,11 @@ ST_TARGET static void decode_q4_k(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q4_k *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QKK) {
-		float d = st_f16_to_f32(b->d), dmin = st_f16_to_f32(b->dmin);
-		for (unsigned g = 0; g < 4; g++) {
-			unsigned sc[2], m[2];
-			st_k4_scale_min(b->scales, 2 * g, &sc[0], &m[0]);
-			st_k4_scale_min(b->scales, 2 * g + 1, &sc[1], &m[1]);
-			__m512 lo = _mm512_fmsub_ps(_mm512_set1_ps(d * (float)sc[0]), ramp(), _mm512_set1_ps(dmin * (float)m[0]));
-			__m512 hi = _mm512_fmsub_ps(_mm512_set1_ps(d * (float)sc[1]), ramp(), _mm512_set1_ps(dmin * (float)m[1]));
+		float f[16];
+		k4_factors(b->scales, half(b->d), half(b->dmin), f);
+		UNROLL for (unsigned g = 0; g < 4; g++) {
+			__m512 lo = _mm512_fmsub_ps(_mm512_set1_ps(f[2 * g]), ramp(), _mm512_set1_ps(f[8 + 2 * g]));
+			__m512 hi = _mm512_fmsub_ps(_mm512_set1_ps(f[2 * g + 1]), ramp(), _mm512_set1_ps(f[9 + 2 * g]));
 			float *y = dst + 64 * g;
 			pick(b->qs + 32 * g, lo, hi, y, y + 32);
 			pick(b->qs + 32 * g + 16, lo, hi, y + 16, y + 48);
@@ -178,14 +198,13 @@ ST_TARGET static void decode_q5_k(const void *src, float *dst, size_t n)
 	const struct st_block_q5_k *b = src;
 	__m512 upper = _mm512_add_ps(ramp(), _mm512_set1_ps(16));
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QKK) {
-		float d = st_f16_to_f32(b->d), dmin = st_f16_to_f32(b->dmin);
-		for (unsigned j = 0; j < 8; j++) {
-			unsigned sc, m;
-			st_k4_scale_min(b->scales, j, &sc, &m);
-			__m512 scale = _mm512_set1_ps(d * (float)sc), min = _mm512_set1_ps(dmin * (float)m);
+		float f[16];
+		k4_factors(b->scales, half(b->d), half(b->dmin), f);
+		UNROLL for (unsigned j = 0; j < 8; j++) {
+			__m512 scale = _mm512_set1_ps(f[j]), min = _mm512_set1_ps(f[8 + j]);
 			__m512 low = _mm512_fmsub_ps(scale, ramp(), min), high = _mm512_fmsub_ps(scale, upper, min);
-			for (unsigned i = 0; i < 32; i += 16) {
-				__m512i v = _mm512_srl_epi32(bytes(b->qs + 32 * (j / 2) + i), _mm_cvtsi32_si128(4 * (int)(j % 2)));
+			UNROLL for (unsigned i = 0; i < 32; i += 16) {
+				__m512i v = _mm512_srli_epi32(bytes(b->qs + 32 * (j / 2) + i), 4 * (j % 2));
 				v = _mm512_and_si512(v, _mm512_set1_epi32(15));
 				__mmask16 top = _mm512_test_epi32_mask(bytes(b->qh + i), _mm512_set1_epi32(1 << j));
 				v = _mm512_mask_or_epi32(v, top, v, _mm512_set1_epi32(16));
@@ -200,9 +219,10 @@ ST_TARGET static void decode_q6_k(const void *src, float *dst, size_t n)
 	const struct st_block_q6_k *b = src;
 	__m512i low4 = _mm512_set1_epi32(15), high2 = _mm512_set1_epi32(0x30), bias = _mm512_set1_epi32(32);
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QKK) {
-		float d = st_f16_to_f32(b->d);
-		for (unsigned h = 0; h < 2; h++)
-			for (unsigned at = 0; at < 2; at++) {
+		float f[16];
+		_mm512_storeu_ps(f, _mm512_mul_ps(_mm512_set1_ps(half(b->d)), signed_bytes(b->scales)));
+		UNROLL for (unsigned h = 0; h < 2; h++)
+			UNROLL for (unsigned at = 0; at < 2; at++) {
 				__m512i l0 = bytes(b->ql + 64 * h + 16 * at), l1 = bytes(b->ql + 64 * h + 32 + 16 * at);
 				__m512i top = bytes(b->qh + 32 * h + 16 * at);
 				/* runs 0..3 take bits 0-1, 2-3, 4-5, 6-7 of top as bits 4-5 of the code */
@@ -214,7 +234,7 @@ ST_TARGET static void decode_q6_k(const void *src, float *dst, size_t n)
 				};
 				UNROLL for (unsigned r = 0; r < 4; r++) {
 					__m512 q = _mm512_cvtepi32_ps(_mm512_sub_epi32(code[r], bias));
-					__m512 scale = _mm512_set1_ps(d * (float)b->scales[8 * h + 2 * r + at]);
+					__m512 scale = _mm512_set1_ps(f[8 * h + 2 * r + at]);
 					_mm512_storeu_ps(dst + 128 * h + 32 * r + 16 * at, _mm512_mul_ps(scale, q));
 				}
 			}

@@ -12,8 +12,11 @@
 #include <omp.h>
 
 #define TILE_ROWS 16
-#define BLOCK_K 1024    /* a multiple of every block size and lane count: 64 KB of decoded weights */
+#define BLOCK_K 1024    /* 64 KB of decoded weights */
 #define BLOCK_T 96      /* tokens at hand: their slice of x and their sums stay in the second-level cache */
+#define FEW_TOKENS 8    /* up to here decoding costs as much as multiplying, and the tile must stay in the first-level cache */
+#define FEW_ROWS 8
+#define FEW_K 512       /* a multiple of every block size and lane count; divides BLOCK_K */
 #define ROWS_AT_ONCE 4  /* rows decoded whole, for layouts that cannot be entered in the middle */
 #define CACHE_LINE 64
 
@@ -30,6 +33,7 @@ struct job {
 	uint64_t row_bytes;        /* IN_PLACE, BLOCKS */
 	size_t block_elems, block_bytes;
 	st_decode_fn decode;
+	size_t tile_rows, tile_k;
 	const float *x;
 	size_t ldx, T, K, N;
 	float *y;
@@ -61,15 +65,17 @@ static void choose_source(struct job *j)
 	j->block_elems = info->block_elems;
 	j->block_bytes = info->block_bytes;
 	j->decode = j->e->k->decode[w->dtype] ? j->e->k->decode[w->dtype] : info->decode;
-	j->source = ROWS;
-	if (BLOCK_K % j->block_elems != 0)
-		return;
+	assert(FEW_K % j->block_elems == 0);
 	if (w->layout == ST_LAYOUT_ROWS) {
 		j->source = BLOCKS;
 		j->row_bytes = w->row_bytes;
 	} else if (w->layout == ST_LAYOUT_FLAT && j->K % j->block_elems == 0) {
 		j->source = BLOCKS;
 		j->row_bytes = j->K / j->block_elems * j->block_bytes;
+	} else {
+		j->source = ROWS;
+		j->tile_rows = ROWS_AT_ONCE;
+		j->tile_k = j->K;
 	}
 	if (j->source == BLOCKS && w->dtype == ST_DTYPE_F32 && w->scale == 1 && !st_mode_rounds_both(j->e->mode) &&
 	    (uintptr_t)w->data % sizeof(float) == 0 && j->row_bytes % sizeof(float) == 0)
@@ -89,14 +95,14 @@ static const float *load_tile(const struct job *j, size_t n0, size_t rows, size_
 		st_tensor_decode(j->w, n0, rows, tile);
 		break;
 	case BLOCKS:
-		*ld = BLOCK_K;
+		*ld = j->tile_k;
 		/* The last block of a row may hold more than the row; dot does not look there. */
 		for (size_t r = 0; r < rows; r++)
-			j->decode(at + r * j->row_bytes, tile + r * BLOCK_K, (kn + j->block_elems - 1) / j->block_elems * j->block_elems);
+			j->decode(at + r * j->row_bytes, tile + r * *ld, (kn + j->block_elems - 1) / j->block_elems * j->block_elems);
 		if (j->w->scale != 1)
 			for (size_t r = 0; r < rows; r++)
 				for (size_t k = 0; k < kn; k++)
-					tile[r * BLOCK_K + k] *= j->w->scale;
+					tile[r * *ld + k] *= j->w->scale;
 		break;
 	}
 	if (st_mode_rounds_both(j->e->mode))
@@ -109,7 +115,7 @@ static const float *load_tile(const struct job *j, size_t n0, size_t rows, size_
  * another, but a tile reads them in short pieces that hardware does not see coming. */
 static void fetch_next(const struct job *j, size_t n0, size_t n_end, size_t step, size_t steps)
 {
-	size_t rows = n_end - n0 < TILE_ROWS ? n_end - n0 : TILE_ROWS;
+	size_t rows = n_end - n0 < j->tile_rows ? n_end - n0 : j->tile_rows;
 	size_t bytes = rows * (size_t)j->row_bytes;
 	const uint8_t *p = j->w->data + n0 * j->row_bytes;
 	for (size_t i = bytes * step / steps; i < bytes * (step + 1) / steps; i += CACHE_LINE)
@@ -139,8 +145,7 @@ static void store_sums(const struct job *j, const void *sums, size_t n0, size_t 
 /* One thread's rows [n0, n_end), all tokens. */
 static void multiply(const struct job *j, size_t n0, size_t n_end, float *tile, void *sums)
 {
-	size_t most = j->source == ROWS ? ROWS_AT_ONCE : TILE_ROWS;
-	size_t block_k = j->source == ROWS ? j->K : BLOCK_K;
+	size_t most = j->tile_rows, block_k = j->tile_k;
 	for (size_t t0 = 0; t0 < j->T; t0 += BLOCK_T) {
 		size_t T = j->T - t0 < BLOCK_T ? j->T - t0 : BLOCK_T;
 		for (size_t n = n0; n < n_end; n += most) {
@@ -162,7 +167,8 @@ void st_matmul(const struct st_exec *e, const struct st_tensor *w, const float *
                float *y, size_t ldy, void *scratch)
 {
 	assert(st_tensor_cols(w) == K && (uintptr_t)scratch % CACHE_LINE == 0);
-	struct job j = { .e = e, .w = w, .x = x, .ldx = K, .T = T, .K = K, .N = (size_t)st_tensor_rows(w), .y = y, .ldy = ldy };
+	struct job j = { .e = e, .w = w, .x = x, .ldx = K, .T = T, .K = K, .N = (size_t)st_tensor_rows(w), .y = y, .ldy = ldy,
+	                 .tile_rows = T <= FEW_TOKENS ? FEW_ROWS : TILE_ROWS, .tile_k = T <= FEW_TOKENS ? FEW_K : BLOCK_K };
 	choose_source(&j);
 	if (T == 0 || j.N == 0)
 		return;
