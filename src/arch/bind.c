@@ -106,8 +106,11 @@ static enum st_fit fit(struct st_model *m, struct st_weight *w)
 	if (st_dtype_info(t->dtype)->kind == ST_KIND_INT)
 		return ST_FIT_TYPE;
 	bool apr = m->c->format == ST_FORMAT_APR;
-	if (shape_is(t, ndim, shape))
-		return apr && ndim == 2 && (m->c->apr_dims_reversed || t->file_dims[0] != t->shape[0]) ? ST_FIT_REVERSED : ST_FIT_OK;
+	if (shape_is(t, ndim, shape)) {
+		/* A square label says nothing; it follows the file's others. */
+		bool reversed = t->file_dims[0] != t->shape[0] || (shape[0] == shape[1] && m->c->apr_dims_reversed);
+		return apr && ndim == 2 && reversed ? ST_FIT_REVERSED : ST_FIT_OK;
+	}
 	uint64_t other[2] = { shape[1], shape[0] };
 	if (ndim == 1 || !shape_is(t, 2, other))
 		return ST_FIT_SIZE;

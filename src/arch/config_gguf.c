@@ -108,7 +108,10 @@ static enum st_status head_sizes(const struct st_container *c, const char *prefi
 static enum st_status rope(const struct st_container *c, const char *prefix, struct st_config *cfg, struct st_error *err)
 {
 	bool found;
-	ST_TRY(st_kv_f64(c, in_arch(prefix, "rope.freq_base").text, &cfg->rope_theta, &found, err));
+	struct key base = in_arch(prefix, "rope.freq_base");
+	ST_TRY(st_kv_f64(c, base.text, &cfg->rope_theta, &found, err));
+	if (found && isnan(cfg->rope_theta)) /* NaN would count as absent */
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, base.text, "is no number");
 	struct key k = in_arch(prefix, "rope.scaling.type");
 	const char *type = NULL;
 	size_t len = 0;

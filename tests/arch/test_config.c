@@ -1,0 +1,636 @@
+/* Families, configurations and bindings, on small files written here. */
+#include "arch/files.h"
+
+#include <sys/stat.h>
+
+static char folder[64];
+
+static int make_folder(void **state)
+{
+	(void)state;
+	strcpy(folder, "/tmp/stele-test-XXXXXX");
+	return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+	(void)state;
+	char cmd[128];
+	snprintf(cmd, sizeof cmd, "rm -rf '%s'", folder);
+	return system(cmd);
+}
+
+static const char *in_folder(const char *name)
+{
+	static char buf[4][256];
+	static unsigned turn;
+	char *p = buf[turn++ % 4];
+	snprintf(p, sizeof buf[0], "%s/%s", folder, name);
+	return p;
+}
+
+/* The shapes of the three families: llama; qwen2 with biases; qwen3 with QK-norm and a head size of its own. */
+static struct naive sizes(const char *arch)
+{
+	struct naive m = { .D = 32, .H = 4, .G = 2, .d = 8, .F = 48, .V = 29, .eps = 1e-5, .theta = 10000, .factor = 1 };
+	if (strcmp(arch, "qwen2") == 0) {
+		m.bias = m.tied = true;
+		m.theta = 65536; /* exact in f32, as GGUF stores it */
+	}
+	if (strcmp(arch, "qwen3") == 0) {
+		m.qk_norm = true;
+		m.d = 12;
+		m.eps = 1e-6;
+	}
+	return m;
+}
+
+#define T_LEN 9
+static const uint32_t ids[T_LEN] = { 3, 17, 0, 28, 5, 5, 22, 9, 1 };
+
+/* A folder in_folder("hf"), fresh: the weights of f and this configuration (reference taken). */
+static const char *write_hf(struct file_model *f, json_t *config)
+{
+	mkdir(in_folder("hf"), 0777);
+	file_write(f, (struct st_write_plan){ .format = ST_FORMAT_SAFETENSORS }, in_folder("hf/model.safetensors"));
+	assert_int_equal(json_dump_file(config, in_folder("hf/config.json"), 0), 0);
+	json_decref(config);
+	return in_folder("hf");
+}
+
+static const char *write_gguf(struct file_model *f, const struct file_keys *k)
+{
+	file_write(f, (struct st_write_plan){ .format = ST_FORMAT_GGUF, .kv = k->kv, .n_kv = k->n }, in_folder("m.gguf"));
+	return in_folder("m.gguf");
+}
+
+static const char *write_apr(struct file_model *f, json_t *metadata)
+{
+	file_write(f, (struct st_write_plan){ .format = ST_FORMAT_APR, .metadata = metadata }, in_folder("m.apr"));
+	json_decref(metadata);
+	return in_folder("m.apr");
+}
+
+static void check_model(const char *what, const char *path, const struct naive *m)
+{
+	struct st_model *model = open_model(path);
+	const struct st_config *cfg = st_model_config(model);
+	assert_int_equal(cfg->n_layers, NAIVE_LAYERS);
+	assert_int_equal(cfg->head_dim, m->d);
+	assert_int_equal(cfg->vocab, m->V);
+	assert_int_equal(cfg->tied, m->tied);
+	assert_int_equal(cfg->qkv_bias, m->bias);
+	assert_int_equal(cfg->qk_norm, m->qk_norm);
+	double *want = malloc(T_LEN * m->V * sizeof *want);
+	naive_forward(m, ids, T_LEN, want);
+	struct st_exec e = exec_in(ST_MODE_EXACT);
+	float *got = model_logits(model, &e, ids, T_LEN, 4);
+	double d = rel_l2(got, want, T_LEN * m->V);
+	if (!(d <= 2e-6))
+		fail_msg("%s: relative L2 %g", what, d);
+	free(got);
+	free(want);
+	st_model_close(model);
+}
+
+/* Fails with that status, and the message has every one of the words (NULL ends them). */
+static void check_refused(const char *what, const char *path, enum st_status want, const char *word, const char *word2)
+{
+	struct st_error err = ST_ERROR_INIT;
+	struct st_model *m = NULL;
+	char line[1400];
+	enum st_status st = st_model_open(path, &m, &err);
+	if (st == ST_OK)
+		fail_msg("%s: accepted", what);
+	st_error_format(&err, line, sizeof line);
+	if (st != want || !strstr(line, word) || (word2 && !strstr(line, word2)))
+		fail_msg("%s: status %s, \"%s\"; expected %s, \"%s\", \"%s\"", what, st_status_name(st), line, st_status_name(want),
+		         word, word2 ? word2 : "");
+	assert_null(strchr(line, '\n'));
+	assert_memory_equal(line, folder, strlen(folder)); /* the file comes first */
+}
+
+static const char *const families[] = { "llama", "qwen2", "qwen3" };
+
+static void every_family_in_every_container(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < 3; i++) {
+		bool llama = i == 0;
+		struct naive m = sizes(families[i]);
+		struct file_model f;
+		struct file_keys k;
+		naive_init(&m, 5 + i);
+		file_model_init(&f, &m, "model.", false);
+		check_model("hf", write_hf(&f, file_config(families[i], &m)), &m);
+		check_model("apr, writer A", write_apr(&f, file_config(families[i], &m)), &m);
+		file_model_free(&f);
+
+		/* Writer B has GGUF names and no head size. */
+		file_model_init(&f, &m, NULL, llama);
+		json_t *meta = file_config("transformer_lm", &m);
+		json_object_set_new(meta, "architecture", json_string(families[i]));
+		json_object_set_new(meta, "rope_type", json_integer(2)); /* only a guess there */
+		json_object_del(meta, "head_dim");
+		json_object_del(meta, "tie_word_embeddings");
+		check_model("apr, writer B", write_apr(&f, meta), &m);
+		file_keys_init(&k, families[i], &m);
+		check_model("gguf", write_gguf(&f, &k), &m);
+		file_model_free(&f);
+		naive_free(&m);
+	}
+}
+
+static void prefixes_of_names(void **state)
+{
+	(void)state;
+	static const char *const prefixes[] = { "", "language_model.model.", "model.language_model." };
+	struct naive m = sizes("llama");
+	naive_init(&m, 11);
+	struct file_model f;
+	for (size_t i = 0; i < 3; i++) {
+		file_model_init(&f, &m, prefixes[i], false);
+		check_model(prefixes[i], write_hf(&f, file_config("llama", &m)), &m);
+		struct st_model *model = open_model(in_folder("hf"));
+		const struct st_weight *w = st_model_weight(model, ST_ROLE_UP, 2);
+		assert_string_equal(w->canonical, "model.layers.2.mlp.up_proj.weight");
+		st_model_close(model);
+		file_model_free(&f);
+	}
+	file_model_init(&f, &m, "", false);
+	file_add_f32(&f, "model.embed_tokens.weight", m.embed, m.V, m.D);
+	check_refused("two prefixes", write_hf(&f, file_config("llama", &m)), ST_ERR_FORMAT, "embed_tokens.weight", "two embeddings");
+	file_model_free(&f);
+	naive_free(&m);
+}
+
+/* rope_type 0 under Hugging Face names: the writer says that rows are in adjacent pairs. */
+static void apr_rope_type(void **state)
+{
+	(void)state;
+	struct naive m = sizes("llama");
+	naive_init(&m, 12);
+	struct file_model f;
+	file_model_init(&f, &m, "model.", true);
+	json_t *meta = file_config("llama", &m);
+	json_object_set_new(meta, "rope_type", json_integer(0));
+	check_model("rope_type 0", write_apr(&f, json_deep_copy(meta)), &m);
+	json_object_set_new(meta, "rope_type", json_integer(1));
+	check_refused("rope_type 1", write_apr(&f, meta), ST_ERR_UNSUPPORTED, "rope_type", "1");
+	file_model_free(&f);
+	naive_free(&m);
+}
+
+static void optional_parts(void **state)
+{
+	(void)state;
+	struct naive m = sizes("llama");
+	struct file_model f;
+	struct file_keys k;
+	m.bias = true; /* a llama with biases on Q, K and V; their rows are interleaved too */
+	naive_init(&m, 13);
+	file_model_init(&f, &m, NULL, true);
+	file_keys_init(&k, "llama", &m);
+	check_model("llama with biases", write_gguf(&f, &k), &m);
+	file_drop(&f, "blk.1.attn_k.bias");
+	check_refused("one bias less", write_gguf(&f, &k), ST_ERR_FORMAT, "blk.1.attn_k.bias", "missing");
+	file_model_free(&f);
+	naive_free(&m);
+
+	/* A head that is stored although the configuration ties it is used. */
+	m = sizes("llama");
+	naive_init(&m, 14);
+	file_model_init(&f, &m, "model.", false);
+	json_t *c = file_config("llama", &m);
+	json_object_set_new(c, "tie_word_embeddings", json_true());
+	check_model("materialised head", write_hf(&f, c), &m);
+	/* Without it, the embedding; where the configuration does not say so, an error. */
+	file_drop(&f, "lm_head.weight");
+	check_refused("no head", write_hf(&f, file_config("llama", &m)), ST_ERR_FORMAT, "lm_head.weight", "missing");
+	struct naive tied = m;
+	tied.head = m.embed;
+	tied.tied = true;
+	check_model("tied", write_hf(&f, file_config("llama", &tied)), &tied);
+	file_model_free(&f);
+	naive_free(&m);
+}
+
+static void windows_and_scaling(void **state)
+{
+	(void)state;
+	struct naive m = sizes("llama");
+	struct file_model f;
+	struct file_keys k;
+	m.window = 3;
+	naive_init(&m, 15);
+	file_model_init(&f, &m, "model.", false);
+	json_t *c = file_config("mistral", &m);
+	json_object_set_new(c, "sliding_window", json_integer(3));
+	check_model("mistral", write_hf(&f, c), &m);
+	struct st_model *model;
+	c = file_config("mistral", &m);
+	write_hf(&f, c);
+	model = open_model(in_folder("hf"));
+	assert_int_equal(st_model_config(model)->sliding_window, 4096); /* MistralConfig's default */
+	assert_string_equal(st_model_config(model)->arch, "llama");
+	st_model_close(model);
+	file_model_free(&f);
+	file_model_init(&f, &m, NULL, true);
+	file_keys_init(&k, "llama", &m);
+	key_u32(&k, "llama.attention.sliding_window", 3);
+	check_model("llama gguf with a window", write_gguf(&f, &k), &m);
+	m.window = 0;
+	m.factor = 4;
+	file_keys_init(&k, "llama", &m);
+	key_str(&k, "llama.rope.scaling.type", "linear");
+	key_f32(&k, "llama.rope.scaling.factor", 4);
+	check_model("linear", write_gguf(&f, &k), &m);
+	file_keys_init(&k, "llama", &m);
+	key_f32(&k, "llama.rope.scale_linear", 4);
+	check_model("linear, old key", write_gguf(&f, &k), &m);
+	/* One divisor for every pair is linear scaling by another name. */
+	float four[4] = { 4, 4, 4, 4 };
+	file_add_f32(&f, "rope_freqs.weight", four, 0, 4);
+	file_keys_init(&k, "llama", &m);
+	check_model("rope_freqs", write_gguf(&f, &k), &m);
+	file_find(&f, "rope_freqs.weight")->spec.shape[0] = 2;
+	file_find(&f, "rope_freqs.weight")->n_bytes = 8;
+	check_refused("short rope_freqs", write_gguf(&f, &k), ST_ERR_FORMAT, "rope_freqs.weight", "expected [4]");
+	file_drop(&f, "rope_freqs.weight");
+	four[2] = 0;
+	file_add_f32(&f, "rope_freqs.weight", four, 0, 4);
+	check_refused("zero in rope_freqs", write_gguf(&f, &k), ST_ERR_FORMAT, "rope_freqs.weight", "element 2");
+	file_model_free(&f);
+	file_model_init(&f, &m, "model.", false);
+	c = file_config("llama", &m);
+	json_object_set_new(c, "rope_scaling", json_pack("{s:s, s:f}", "type", "linear", "factor", 4.0));
+	check_model("linear, config.json", write_hf(&f, c), &m);
+	file_model_free(&f);
+	naive_free(&m);
+
+	m = sizes("qwen2");
+	m.window = 3;
+	m.window_from = 2;
+	naive_init(&m, 16);
+	file_model_init(&f, &m, "model.", false);
+	c = file_config("qwen2", &m);
+	json_object_update_new(c, json_pack("{s:b, s:i, s:i}", "use_sliding_window", 1, "sliding_window", 3, "max_window_layers", 2));
+	check_model("qwen2 with a window", write_hf(&f, json_deep_copy(c)), &m);
+	json_object_set_new(c, "layer_types", json_pack("[s, s, s]", "full_attention", "full_attention", "sliding_attention"));
+	check_model("qwen2 with layer_types", write_hf(&f, json_deep_copy(c)), &m);
+	json_object_set_new(c, "layer_types", json_pack("[s, s, s]", "sliding_attention", "full_attention", "sliding_attention"));
+	check_refused("alternating layers", write_hf(&f, json_deep_copy(c)), ST_ERR_UNSUPPORTED, "layer_types", "layer 1");
+	json_object_set_new(c, "use_sliding_window", json_false());
+	json_object_del(c, "layer_types");
+	m.window = 0;
+	check_model("qwen2, window off", write_hf(&f, c), &m);
+	file_model_free(&f);
+	naive_free(&m);
+}
+
+/* transformers 5 moves theta and scaling into one object. llama3's frequencies against its formula in f32's
+ * reference code are checked by the published logits (test_oracles). */
+static void rope_parameters(void **state)
+{
+	(void)state;
+	struct naive m = sizes("llama");
+	struct file_model f;
+	naive_init(&m, 17);
+	file_model_init(&f, &m, "model.", false);
+	json_t *c = file_config("llama", &m);
+	json_object_del(c, "rope_theta");
+	json_object_set_new(c, "rope_parameters", json_pack("{s:s, s:f}", "rope_type", "default", "rope_theta", 10000.0));
+	check_model("rope_parameters", write_hf(&f, json_deep_copy(c)), &m);
+	json_object_set_new(c, "rope_theta", json_real(5000.0));
+	check_refused("two thetas", write_hf(&f, json_deep_copy(c)), ST_ERR_FORMAT, "rope_parameters", "contradicts");
+	json_object_del(c, "rope_theta");
+	json_object_set_new(c, "rope_scaling", json_pack("{s:s, s:f}", "rope_type", "linear", "factor", 2.0));
+	check_refused("two scalings", write_hf(&f, c), ST_ERR_FORMAT, "rope_scaling", "contradicts");
+	/* Without any theta: the family's default, where it has one. */
+	c = file_config("llama", &m);
+	json_object_del(c, "rope_theta");
+	check_model("no theta", write_hf(&f, c), &m);
+	file_model_free(&f);
+	naive_free(&m);
+	m = sizes("qwen3");
+	naive_init(&m, 18);
+	file_model_init(&f, &m, "model.", false);
+	c = file_config("qwen3", &m);
+	json_object_del(c, "rope_theta");
+	check_refused("qwen3 without theta", write_hf(&f, c), ST_ERR_FORMAT, "rope_theta", "missing");
+	file_model_free(&f);
+	naive_free(&m);
+}
+
+static void bad_config_json(void **state)
+{
+	(void)state;
+	static const struct { const char *patch; enum st_status want; const char *word, *word2; } cases[] = {
+		{ "{\"model_type\": \"gemma9\"}", ST_ERR_UNSUPPORTED, "gemma9", "qwen2" },
+		{ "{\"model_type\": 7}", ST_ERR_FORMAT, "model_type", "string" },
+		{ "{\"model_type\": null}", ST_ERR_FORMAT, "model_type", "missing" },
+		{ "{\"num_hidden_layers\": -1}", ST_ERR_FORMAT, "num_hidden_layers", "-1" },
+		{ "{\"num_hidden_layers\": 0}", ST_ERR_FORMAT, "num_hidden_layers", "0" },
+		{ "{\"num_hidden_layers\": 3.0}", ST_ERR_FORMAT, "num_hidden_layers", "integer" },
+		{ "{\"num_hidden_layers\": \"3\"}", ST_ERR_FORMAT, "num_hidden_layers", "integer" },
+		{ "{\"num_hidden_layers\": null}", ST_ERR_FORMAT, "num_hidden_layers", "missing" },
+		{ "{\"num_hidden_layers\": 4294967296}", ST_ERR_FORMAT, "num_hidden_layers", "range" },
+		{ "{\"num_hidden_layers\": 16000}", ST_ERR_FORMAT, "number of layers", "16000" },
+		{ "{\"num_hidden_layers\": 4000000000}", ST_ERR_LIMIT, "number of layers", "4000000000" },
+		{ "{\"num_hidden_layers\": 4}", ST_ERR_FORMAT, "model.layers.3.input_layernorm.weight", "missing" },
+		{ "{\"num_hidden_layers\": 2}", ST_ERR_FORMAT, "model.layers.2.", "layer 2" },
+		{ "{\"hidden_size\": 64}", ST_ERR_FORMAT, "model.embed_tokens.weight", "hidden_size" },
+		{ "{\"intermediate_size\": 47}", ST_ERR_FORMAT, "model.layers.0.mlp.gate_proj.weight", "intermediate_size" },
+		{ "{\"vocab_size\": 30}", ST_ERR_FORMAT, "model.embed_tokens.weight", "vocab_size" },
+		{ "{\"num_attention_heads\": 8}", ST_ERR_FORMAT, "model.layers.0.self_attn.q_proj.weight", "[32, 32]" },
+		{ "{\"num_key_value_heads\": 3}", ST_ERR_FORMAT, "key-value heads", "3" },
+		{ "{\"num_key_value_heads\": 4}", ST_ERR_FORMAT, "model.layers.0.self_attn.k_proj.weight", "num_key_value_heads" },
+		{ "{\"head_dim\": 7}", ST_ERR_FORMAT, "head size", "7" },
+		{ "{\"head_dim\": 100000}", ST_ERR_LIMIT, "head size", "100000" },
+		{ "{\"head_dim\": null, \"num_attention_heads\": 6}", ST_ERR_FORMAT, "head size", "multiple" },
+		{ "{\"rms_norm_eps\": null}", ST_ERR_FORMAT, "rms_norm_eps", "missing" },
+		{ "{\"rms_norm_eps\": -1e-5}", ST_ERR_FORMAT, "epsilon", "-1e-05" },
+		{ "{\"rms_norm_eps\": \"1e-5\"}", ST_ERR_FORMAT, "rms_norm_eps", "number" },
+		{ "{\"rope_theta\": -1}", ST_ERR_FORMAT, "rope_theta", "-1" },
+		{ "{\"rope_theta\": 0}", ST_ERR_FORMAT, "rope_theta", "0" },
+		{ "{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}}", ST_ERR_UNSUPPORTED, "yarn", "llama3" },
+		{ "{\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 4}}", ST_ERR_UNSUPPORTED, "dynamic", "linear" },
+		{ "{\"rope_scaling\": {\"rope_type\": \"longrope\"}}", ST_ERR_UNSUPPORTED, "longrope", "linear" },
+		{ "{\"rope_scaling\": {\"factor\": 4}}", ST_ERR_FORMAT, "rope_scaling", "rope_type" },
+		{ "{\"rope_scaling\": {\"rope_type\": \"linear\"}}", ST_ERR_FORMAT, "rope_scaling", "factor" },
+		{ "{\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 0}}", ST_ERR_FORMAT, "factor", "0" },
+		{ "{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4}}", ST_ERR_FORMAT, "original_max_position_embeddings", "missing" },
+		{ "{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 4, \"original_max_position_embeddings\": 16}}", ST_ERR_FORMAT, "low_freq_factor", "4" },
+		{ "{\"rope_scaling\": []}", ST_ERR_FORMAT, "rope_scaling", "object" },
+		{ "{\"rope_parameters\": {\"full_attention\": {\"rope_theta\": 1}}}", ST_ERR_UNSUPPORTED, "rope_parameters", "full_attention" },
+		{ "{\"hidden_act\": \"gelu\"}", ST_ERR_UNSUPPORTED, "hidden_act", "gelu" },
+		{ "{\"mlp_bias\": true}", ST_ERR_UNSUPPORTED, "mlp_bias", NULL },
+		{ "{\"attention_bias\": true}", ST_ERR_FORMAT, "model.layers.0.self_attn.q_proj.bias", "missing" },
+		{ "{\"attention_bias\": 1}", ST_ERR_FORMAT, "attention_bias", "true or false" },
+		{ "{\"attn_logit_softcapping\": 50.0}", ST_ERR_UNSUPPORTED, "attn_logit_softcapping", NULL },
+		{ "{\"partial_rotary_factor\": 0.5}", ST_ERR_UNSUPPORTED, "partial_rotary_factor", NULL },
+		{ "{\"logit_scale\": 0.0625}", ST_ERR_UNSUPPORTED, "logit_scale", NULL },
+		{ "{\"residual_multiplier\": 0.22}", ST_ERR_UNSUPPORTED, "residual_multiplier", NULL },
+		{ "{\"embedding_multiplier\": 12}", ST_ERR_UNSUPPORTED, "embedding_multiplier", NULL },
+		{ "{\"num_local_experts\": 8}", ST_ERR_UNSUPPORTED, "num_local_experts", NULL },
+		{ "{\"quantization_config\": {\"quant_method\": \"gptq\"}}", ST_ERR_UNSUPPORTED, "quantization_config", NULL },
+		{ "{\"tie_word_embeddings\": \"no\"}", ST_ERR_FORMAT, "tie_word_embeddings", "true or false" },
+		{ "{\"eos_token_id\": \"</s>\"}", ST_ERR_FORMAT, "eos_token_id", NULL },
+	};
+	struct naive m = sizes("llama");
+	struct file_model f;
+	naive_init(&m, 19);
+	file_model_init(&f, &m, "model.", false);
+	/* Neutral values of the same keys, and keys that change nothing, are fine. */
+	json_t *fine = file_config("llama", &m);
+	json_object_update_new(fine, json_loads("{\"logit_scale\": 1.0, \"mlp_bias\": false, \"attention_bias\": false, "
+		"\"partial_rotary_factor\": 1, \"attn_logit_softcapping\": null, \"rope_scaling\": null, \"use_cache\": true, "
+		"\"pretraining_tp\": 1, \"num_local_experts\": 0, \"eos_token_id\": [2, 5], \"bos_token_id\": null}", 0, NULL));
+	check_model("neutral keys", write_hf(&f, fine), &m);
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		json_t *c = file_config("llama", &m), *patch = json_loads(cases[i].patch, 0, NULL);
+		assert_non_null(patch);
+		json_object_update_new(c, patch);
+		check_refused(cases[i].patch, write_hf(&f, c), cases[i].want, cases[i].word, cases[i].word2);
+	}
+	file_model_free(&f);
+	naive_free(&m);
+}
+
+static void bad_gguf_keys(void **state)
+{
+	(void)state;
+	struct naive m = sizes("llama");
+	struct file_model f;
+	struct file_keys k;
+	naive_init(&m, 20);
+	file_model_init(&f, &m, NULL, true);
+	static const char *const required[] = { "general.architecture", "llama.block_count", "llama.embedding_length",
+		"llama.feed_forward_length", "llama.attention.head_count", "llama.attention.layer_norm_rms_epsilon" };
+	for (size_t i = 0; i < sizeof required / sizeof *required; i++) {
+		file_keys_init(&k, "llama", &m);
+		key_drop(&k, required[i]);
+		check_refused("key dropped", write_gguf(&f, &k), ST_ERR_FORMAT, required[i], "missing");
+	}
+	static const struct { const char *key; uint32_t v; enum st_status want; const char *word; } counts[] = {
+		{ "llama.block_count", 0, ST_ERR_FORMAT, "llama.block_count" },
+		{ "llama.block_count", 4, ST_ERR_FORMAT, "blk.3.attn_norm.weight" },
+		{ "llama.block_count", 2, ST_ERR_FORMAT, "block_count" },
+		{ "llama.block_count", 10000, ST_ERR_FORMAT, "10000" },
+		{ "llama.embedding_length", 31, ST_ERR_FORMAT, "embedding_length" },
+		{ "llama.feed_forward_length", 49, ST_ERR_FORMAT, "feed_forward_length" },
+		{ "llama.attention.head_count", 8, ST_ERR_FORMAT, "blk.0.attn_q.weight" },
+		{ "llama.attention.value_length", 16, ST_ERR_UNSUPPORTED, "llama.attention.value_length" },
+		{ "llama.rope.dimension_count", 4, ST_ERR_UNSUPPORTED, "llama.rope.dimension_count" },
+		{ "llama.expert_count", 8, ST_ERR_UNSUPPORTED, "llama.expert_count" },
+		{ "llama.vocab_size", 30, ST_ERR_FORMAT, "token_embd.weight" },
+		{ "llama.attention.layer_norm_rms_epsilon", 1, ST_ERR_FORMAT, "epsilon" },
+		{ "general.architecture", 3, ST_ERR_FORMAT, "general.architecture" },
+		{ "llama.rope.scaling.type", 3, ST_ERR_FORMAT, "llama.rope.scaling.type" },
+		{ "llama.attention.sliding_window_pattern", 2, ST_ERR_UNSUPPORTED, "sliding_window_pattern" },
+	};
+	for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+		file_keys_init(&k, "llama", &m);
+		key_u32(&k, counts[i].key, counts[i].v);
+		check_refused(counts[i].key, write_gguf(&f, &k), counts[i].want, counts[i].word, NULL);
+	}
+	static const struct { const char *key; float v; enum st_status want; const char *word; } reals[] = {
+		{ "llama.block_count", 3, ST_ERR_FORMAT, "llama.block_count" },
+		{ "llama.rope.freq_base", -1, ST_ERR_FORMAT, "rope_theta" },
+		{ "llama.rope.freq_base", NAN, ST_ERR_FORMAT, "llama.rope.freq_base" },
+		{ "llama.attention.layer_norm_rms_epsilon", NAN, ST_ERR_FORMAT, "epsilon" },
+		{ "llama.logit_scale", 0.5f, ST_ERR_UNSUPPORTED, "llama.logit_scale" },
+		{ "llama.rope.scaling.factor", -2, ST_ERR_FORMAT, "factor" },
+		{ "llama.attn_logit_softcapping", 30, ST_ERR_UNSUPPORTED, "llama.attn_logit_softcapping" },
+	};
+	for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {
+		file_keys_init(&k, "llama", &m);
+		key_f32(&k, reals[i].key, reals[i].v);
+		check_refused(reals[i].key, write_gguf(&f, &k), reals[i].want, reals[i].word, NULL);
+	}
+	file_keys_init(&k, "llama", &m);
+	key_str(&k, "llama.rope.scaling.type", "yarn");
+	check_refused("yarn", write_gguf(&f, &k), ST_ERR_UNSUPPORTED, "llama.rope.scaling.type", "yarn");
+	file_keys_init(&k, "mamba", &m);
+	check_refused("mamba", write_gguf(&f, &k), ST_ERR_UNSUPPORTED, "mamba", "llama");
+	file_model_free(&f);
+	naive_free(&m);
+}
+
+static void bad_tensors(void **state)
+{
+	(void)state;
+	struct naive m = sizes("llama");
+	struct file_model f;
+	naive_init(&m, 21);
+	/* Each needed tensor in turn. */
+	file_model_init(&f, &m, "model.", false);
+	size_t n = f.n;
+	file_model_free(&f);
+	for (size_t i = 0; i < n; i++) {
+		char name[96];
+		file_model_init(&f, &m, "model.", false);
+		snprintf(name, sizeof name, "%s", f.t[i].name);
+		file_drop(&f, name);
+		check_refused(name, write_hf(&f, file_config("llama", &m)), ST_ERR_FORMAT, name, "missing");
+		file_model_free(&f);
+	}
+	/* A tensor that the family has no place for, and one that harms nobody. */
+	static const struct { const char *name; enum st_status want; } extra[] = {
+		{ "model.layers.1.self_attn.o_proj.bias", ST_ERR_UNSUPPORTED }, { "model.layers.0.mlp.down_proj.bias", ST_ERR_UNSUPPORTED },
+		{ "model.layers.2.self_attn.q_norm.weight", ST_ERR_UNSUPPORTED }, { "lm_head.bias", ST_ERR_UNSUPPORTED },
+		{ "model.layers.0.mlp.up_proj.weight_scale", ST_ERR_UNSUPPORTED },
+		{ "model.layers.0.self_attn.rotary_emb.inv_freq", ST_OK }, { "something.else", ST_OK },
+	};
+	for (size_t i = 0; i < sizeof extra / sizeof *extra; i++) {
+		file_model_init(&f, &m, "model.", false);
+		file_add_f32(&f, extra[i].name, m.final_norm, 0, m.D);
+		write_hf(&f, file_config("llama", &m));
+		if (extra[i].want != ST_OK) {
+			check_refused(extra[i].name, in_folder("hf"), extra[i].want, extra[i].name, "llama");
+		} else {
+			check_model(extra[i].name, in_folder("hf"), &m);
+			struct st_model *model = open_model(in_folder("hf"));
+			assert_int_equal(st_model_n_unused(model), 1);
+			assert_string_equal(st_model_unused_at(model, 0)->name, extra[i].name);
+			st_model_close(model);
+		}
+		file_model_free(&f);
+	}
+	/* Integers, and a matrix lying the other way. */
+	file_model_init(&f, &m, "model.", false);
+	file_find(&f, "model.layers.1.mlp.up_proj.weight")->spec.dtype = ST_DTYPE_I32;
+	check_refused("integers", write_hf(&f, file_config("llama", &m)), ST_ERR_FORMAT, "model.layers.1.mlp.up_proj.weight", "I32");
+	file_model_free(&f);
+	file_model_init(&f, &m, "model.", false);
+	struct file_tensor *t = file_find(&f, "model.layers.1.mlp.up_proj.weight");
+	t->spec.shape[0] = m.D;
+	t->spec.shape[1] = m.F;
+	check_refused("transposed", write_hf(&f, file_config("llama", &m)), ST_ERR_FORMAT, "is [32, 48], expected [48, 32]", "transposed");
+	/* In an APR file the label of one matrix means nothing: its bytes are [out, in]. */
+	check_model("apr, one label reversed", write_apr(&f, file_config("llama", &m)), &m);
+	file_model_free(&f);
+	naive_free(&m);
+}
+
+struct lines {
+	size_t n, ok, reversed, unused, transposed;
+	char up[256];
+};
+
+static void count_line(void *user, const char *line)
+{
+	struct lines *l = user;
+	l->n++;
+	assert_memory_equal(line, "[APR-LOAD] tensor '", 19);
+	l->ok += strstr(line, ", layout OK") != NULL;
+	l->reversed += strstr(line, ", label reversed") != NULL;
+	l->unused += strstr(line, ", unused") != NULL;
+	l->transposed += strstr(line, ", TRANSPOSED") != NULL;
+	if (strstr(line, "layers.1.mlp.up_proj"))
+		snprintf(l->up, sizeof l->up, "%s", line);
+}
+
+static void load_log_and_partial_opening(void **state)
+{
+	(void)state;
+	struct naive m = sizes("llama");
+	struct file_model f;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_model *model;
+	naive_init(&m, 22);
+	file_model_init(&f, &m, "model.", false);
+	file_add_f32(&f, "spare", m.final_norm, 0, m.D);
+	struct file_tensor *t = file_find(&f, "model.layers.1.mlp.up_proj.weight");
+	t->spec.shape[0] = m.D;
+	t->spec.shape[1] = m.F;
+	model = open_model(write_apr(&f, file_config("llama", &m)));
+	struct lines l = { 0 };
+	struct st_hooks hooks = { .log = count_line, .user = &l };
+	st_model_load_log(model, &hooks);
+	assert_int_equal(l.n, f.n);
+	assert_int_equal(l.unused, 1);
+	assert_int_equal(l.reversed, 1);
+	assert_int_equal(l.ok, f.n - 2);
+	assert_string_equal(l.up, "[APR-LOAD] tensor 'model.layers.1.mlp.up_proj.weight': dims=[32, 48], dtype=F32, "
+	                          "expected [out, in] = [48, 32], label reversed");
+	st_model_close(model);
+
+	/* The same in a file whose labels count: it cannot be run, but looked at. */
+	file_drop(&f, "model.layers.2.self_attn.v_proj.weight");
+	write_hf(&f, file_config("llama", &m));
+	assert_ok(st_model_open_partial(in_folder("hf"), &model, &err), &err);
+	assert_null(st_model_graph(model));
+	assert_int_equal(st_model_check(model, &err), ST_ERR_FORMAT);
+	assert_string_equal(err.where, "model.layers.1.mlp.up_proj.weight"); /* the first in graph order */
+	assert_null(st_model_weight(model, ST_ROLE_V, 2)->tensor);
+	assert_non_null(st_model_weight(model, ST_ROLE_V, 1)->tensor);
+	assert_int_equal(st_model_n_weights(model), f.n - 1);
+	l = (struct lines){ 0 };
+	st_model_load_log(model, &hooks);
+	assert_int_equal(l.transposed, 1);
+	st_model_close(model);
+	file_model_free(&f);
+	naive_free(&m);
+}
+
+static void names_and_roles(void **state)
+{
+	(void)state;
+	static const struct { const char *name; enum st_role role; uint32_t layer; } known[] = {
+		{ "model.embed_tokens.weight", ST_ROLE_EMBED, 0 }, { "token_embd.weight", ST_ROLE_EMBED, 0 },
+		{ "model.layers.17.self_attn.k_proj.bias", ST_ROLE_K_BIAS, 17 }, { "blk.17.attn_k.bias", ST_ROLE_K_BIAS, 17 },
+		{ "model.layers.0.post_attention_layernorm.weight", ST_ROLE_FFN_NORM, 0 }, { "blk.0.ffn_norm.weight", ST_ROLE_FFN_NORM, 0 },
+		{ "blk.3.attn_output.weight", ST_ROLE_O, 3 }, { "output.weight", ST_ROLE_HEAD, 0 }, { "lm_head.weight", ST_ROLE_HEAD, 0 },
+		{ "model.norm.weight", ST_ROLE_FINAL_NORM, 0 }, { "output_norm.weight", ST_ROLE_FINAL_NORM, 0 },
+		{ "rope_freqs.weight", ST_ROLE_ROPE_FREQS, 0 }, { "layers.2.mlp.down_proj.weight", ST_ROLE_DOWN, 2 },
+	};
+	enum st_role role;
+	uint32_t layer;
+	for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+		assert_true(st_role_of_name(known[i].name, &role, &layer));
+		assert_int_equal(role, known[i].role);
+		assert_int_equal(layer, known[i].layer);
+	}
+	static const char *const strangers[] = { "", "blk.", "blk.1", "blk.01.attn_q.weight", "blk.-1.attn_q.weight",
+		"model.layers.1.self_attn.q_proj", "blk.0.self_attn.q_proj.weight", "model.layers.0.attn_q.weight",
+		"blk.4294967296.attn_q.weight", "xmodel.norm.weight" };
+	for (size_t i = 0; i < sizeof strangers / sizeof *strangers; i++)
+		assert_false(st_role_of_name(strangers[i], &role, &layer));
+}
+
+/* Files that are sound containers and no models. */
+static void malformed(void **state)
+{
+	(void)state;
+	static const char *const files[] = {
+		"gguf/architecture-u32.gguf", "gguf/block-count-f32.gguf", "gguf/theta-negative.gguf", "gguf/tokens-u8.gguf",
+		"gguf/bos-out-of-range.gguf", "gguf/good.gguf", "apr/meta-alias-conflict.apr", "apr/meta-negative.apr",
+		"apr/meta-empty.apr", "apr/vocab-not-strings.apr", "apr/merges-malformed.apr", "apr/good.apr",
+		"safetensors/config-negative", "safetensors/config-empty", "safetensors/config-truncated", "safetensors/good.safetensors",
+	};
+	for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+		char rel[128], line[1400];
+		struct st_error err = ST_ERROR_INIT;
+		struct st_model *m = NULL;
+		snprintf(rel, sizeof rel, "malformed/%s", files[i]);
+		if (st_model_open(shared_path(rel), &m, &err) == ST_OK)
+			fail_msg("%s opens as a model", files[i]);
+		st_error_format(&err, line, sizeof line);
+		assert_non_null(strstr(line, strrchr(files[i], '/') + 1));
+		assert_true(err.message[0] != '\0');
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_family_in_every_container), cmocka_unit_test(prefixes_of_names),
+		cmocka_unit_test(apr_rope_type), cmocka_unit_test(optional_parts), cmocka_unit_test(windows_and_scaling),
+		cmocka_unit_test(rope_parameters), cmocka_unit_test(bad_config_json), cmocka_unit_test(bad_gguf_keys),
+		cmocka_unit_test(bad_tensors), cmocka_unit_test(load_log_and_partial_opening), cmocka_unit_test(names_and_roles),
+		cmocka_unit_test(malformed),
+	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
