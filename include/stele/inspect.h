@@ -19,9 +19,10 @@ struct st_tensor_stats {
 	uint64_t first_constant_row;
 };
 
-/* Decodes piece by piece over `threads` (0 = all); the result does not depend on their number. */
-ST_MUST_CHECK enum st_status st_tensor_stats_of(const struct st_tensor *t, int threads, struct st_tensor_stats *out,
-                                                struct st_error *err);
+/* Decodes piece by piece over `threads` (0 = all); the result does not depend on their number. hooks (or NULL)
+ * hears of progress in bytes of this tensor. */
+ST_MUST_CHECK enum st_status st_tensor_stats_of(const struct st_tensor *t, int threads, const struct st_hooks *hooks,
+                                                struct st_tensor_stats *out, struct st_error *err);
 
 enum st_severity {
 	ST_NOTE,  /* unusual, often harmless: an all-zero tensor, constant rows, bytes that belong to no tensor */

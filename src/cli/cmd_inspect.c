@@ -96,7 +96,7 @@ static int run(struct cli *c, void *p)
 		.run_tokens = o->tokens, .hooks = cli_hooks(c) };
 	json_t *files = json_array();
 	int worst = CLI_SAME;
-	c->undone = "the remaining files were not inspected";
+	c->undone = "the inspection was not finished";
 	for (size_t i = 0; i < o->files.n; i++) {
 		struct st_error err = ST_ERROR_INIT;
 		struct st_inspection *in;

@@ -10,40 +10,50 @@
 
 static bool separates(char ch) { return ch == ',' || ch == ' ' || ch == '\t' || ch == '\n' || ch == '\r'; }
 
+/* White space, then at most one comma, then white space. */
+static size_t skip_separator(const char *list, size_t i, size_t len, bool *comma)
+{
+	*comma = false;
+	while (i < len && (separates(list[i]) && !(list[i] == ',' && *comma))) {
+		*comma |= list[i] == ',';
+		i++;
+	}
+	return i;
+}
+
 enum st_status cli_parse_tokens(const char *list, size_t len, uint32_t **ids, size_t *n, struct st_error *err)
 {
 	uint32_t *out = NULL;
 	size_t cap = 0, count = 0, i = 0;
 	enum st_status st = ST_OK;
-	/* "[1, 2]" is how reports print ids, so it is taken back. */
-	while (len && separates(list[len - 1]))
+	while (len && separates(list[len - 1]) && list[len - 1] != ',')
 		len--;
 	while (i < len && separates(list[i]) && list[i] != ',')
 		i++;
+	/* "[1, 2]" is how reports print ids, so it is taken back. */
 	if (len - i >= 2 && list[i] == '[' && list[len - 1] == ']') {
 		i++;
 		len--;
 	}
-	while (st == ST_OK) {
-		while (i < len && separates(list[i]))
-			i++;
-		if (i == len)
-			break;
+	bool comma = false;
+	while (st == ST_OK && (i < len || comma)) {
 		size_t start = i;
 		uint64_t v = 0;
-		while (i < len && !separates(list[i]) && list[i] >= '0' && list[i] <= '9' && v <= UINT32_MAX)
+		while (i < len && list[i] >= '0' && list[i] <= '9' && v <= UINT32_MAX)
 			v = v * 10 + (uint64_t)(list[i++] - '0');
 		void *p = out;
 		if (i == start || (i < len && !separates(list[i])) || v > UINT32_MAX) {
 			size_t end = start;
 			while (end < len && end - start < 20 && !separates(list[end]))
 				end++;
-			st = st_fail_at(err, ST_ERR_USAGE, start, "tokens", "'%.*s' is not a token id", (int)(end - start), list + start);
+			st = end == start ? st_fail_at(err, ST_ERR_USAGE, start, "tokens", "an id is missing")
+			                  : st_fail_at(err, ST_ERR_USAGE, start, "tokens", "'%.*s' is not a token id", (int)(end - start), list + start);
 		} else if (!st_grow(&p, &cap, count + 1, sizeof *out)) {
 			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		} else {
 			out = p;
 			out[count++] = (uint32_t)v;
+			i = skip_separator(list, i, len, &comma);
 		}
 	}
 	if (st == ST_OK && count == 0)

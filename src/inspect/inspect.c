@@ -209,31 +209,46 @@ uint64_t st_model_run_memory(const struct st_model *m, uint64_t tokens, const ch
 	return st_run_memory(st_model_graph(m), &e, tokens, tokens);
 }
 
+/* Progress over all tensors, out of the progress over one. */
+struct whole {
+	const struct st_hooks *hooks;
+	uint64_t before, total;
+};
+
+static void part_done(void *user, const char *what, uint64_t done, uint64_t total)
+{
+	struct whole *w = user;
+	(void)total;
+	w->hooks->progress(w->hooks->user, what, w->before + done, w->total);
+}
+
+static enum st_status read_values(struct st_inspection *in, const struct st_inspect_options *o, struct st_error *err)
+{
+	const struct st_container *c = in->container;
+	struct whole whole = { .hooks = &o->hooks };
+	const struct st_hooks part = { .progress = o->hooks.progress ? part_done : NULL, .user = &whole };
+	for (size_t i = 0; i < c->n_tensors; i++)
+		whole.total += c->tensors[i].n_bytes;
+	in->stats = calloc(c->n_tensors ? c->n_tensors : 1, sizeof *in->stats);
+	if (!in->stats)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (size_t i = 0; i < c->n_tensors; i++) {
+		ST_TRY(st_tensor_stats_of(&c->tensors[i], o->threads, &part, &in->stats[i], err));
+		ST_TRY(check_values(in, &c->tensors[i], &in->stats[i], err));
+		whole.before += c->tensors[i].n_bytes;
+	}
+	return ST_OK;
+}
+
 static enum st_status fill(struct st_inspection *in, const char *path, const struct st_inspect_options *o, struct st_error *err)
 {
 	ST_TRY(open_all(in, path, err));
-	const struct st_container *c = in->container;
 	in->run_tokens = o->run_tokens ? o->run_tokens : 128;
 	if (in->model)
 		in->run_memory = st_model_run_memory(in->model, in->run_tokens, NULL, o->threads);
 	ST_TRY(check_config(in, err));
 	ST_TRY(check_places(in, err));
-	if (o->no_stats)
-		return ST_OK;
-	in->stats = calloc(c->n_tensors ? c->n_tensors : 1, sizeof *in->stats);
-	if (!in->stats)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	uint64_t done = 0, total = 0;
-	for (size_t i = 0; i < c->n_tensors; i++)
-		total += c->tensors[i].n_bytes;
-	for (size_t i = 0; i < c->n_tensors; i++) {
-		if (o->hooks.progress)
-			o->hooks.progress(o->hooks.user, c->tensors[i].name, done, total);
-		ST_TRY(st_tensor_stats_of(&c->tensors[i], o->threads, &in->stats[i], err));
-		ST_TRY(check_values(in, &c->tensors[i], &in->stats[i], err));
-		done += c->tensors[i].n_bytes;
-	}
-	return ST_OK;
+	return o->no_stats ? ST_OK : read_values(in, o, err);
 }
 
 enum st_status st_inspect_open(const char *path, const struct st_inspect_options *o, struct st_inspection **out, struct st_error *err)

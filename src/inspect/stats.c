@@ -17,6 +17,7 @@
 
 #define PIECE (UINT64_C(1) << 16)
 #define LANES 8
+#define BATCH 1024 /* pieces between two looks at progress and cancellation */
 
 struct piece {
 	uint64_t finite, n_nan, n_inf;
@@ -222,7 +223,8 @@ static void combine(const struct piece *pieces, const struct cut *c, struct st_t
 		out->min = out->max = NAN;
 }
 
-enum st_status st_tensor_stats_of(const struct st_tensor *t, int threads, struct st_tensor_stats *out, struct st_error *err)
+enum st_status st_tensor_stats_of(const struct st_tensor *t, int threads, const struct st_hooks *hooks,
+                                  struct st_tensor_stats *out, struct st_error *err)
 {
 	memset(out, 0, sizeof *out);
 	struct cut c = cut_tensor(t);
@@ -238,15 +240,18 @@ enum st_status st_tensor_stats_of(const struct st_tensor *t, int threads, struct
 		st = st_fail_at(err, ST_ERR_NOMEM, ST_NO_OFFSET, t->name, "out of memory for statistics");
 		goto out;
 	}
-	if (t->n_elems) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-		for (uint64_t i = 0; i < c.n_pieces; i++)
-			if (!st_cancelled())
-				do_piece(t, &c, i, bufs + (uint64_t)omp_get_thread_num() * PIECE, &pieces[i]);
-	}
-	ST_TRY_OUT(st_check_cancel(err));
 	if (!t->n_elems)
 		c.n_pieces = 0;
+	for (uint64_t first = 0; first < c.n_pieces; first += BATCH) {
+		uint64_t end = c.n_pieces - first < BATCH ? c.n_pieces : first + BATCH;
+#pragma omp parallel for schedule(static) num_threads(threads)
+		for (uint64_t i = first; i < end; i++)
+			do_piece(t, &c, i, bufs + (uint64_t)omp_get_thread_num() * PIECE, &pieces[i]);
+		ST_TRY_OUT(st_check_cancel(err));
+		if (hooks && hooks->progress)
+			hooks->progress(hooks->user, t->name, (uint64_t)((double)t->n_bytes * (double)end / (double)c.n_pieces), t->n_bytes);
+	}
+	ST_TRY_OUT(st_check_cancel(err));
 	combine(pieces, &c, out);
 out:
 	free(bufs);

@@ -1,0 +1,42 @@
+#!/bin/sh
+# Everything that `make check` leaves out: every test under AddressSanitizer and UndefinedBehaviorSanitizer, the
+# unit tests under valgrind, everything built by clang, the fuzz corpora, and the slow tests.
+# The last line is "N passed, N failed" over all of them.
+set -u
+cd "$(dirname "$0")/.."
+logs=
+broken=0
+
+# stage NAME BUILD "SETUP OPTIONS" [ARGUMENT OF meson test...]
+stage() {
+	name=$1 build=$2 options=$3
+	shift 3
+	echo "== $name"
+	if [ ! -f "$build/build.ninja" ] && ! meson setup $options "$build"; then
+		echo "FAILED  $name: the configuration"
+		broken=$((broken + 1))
+		return
+	fi
+	if ! ninja -C "$build"; then
+		echo "FAILED  $name: the build"
+		broken=$((broken + 1))
+		return
+	fi
+	rm -f "$build/meson-logs/testlog.json"
+	meson test -C "$build" --no-rebuild --print-errorlogs --logbase testlog "$@"
+	logs="$logs $build/meson-logs/testlog.json"
+}
+
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+# OpenMP's own threads stay until the process ends; they are no leak.
+export ASAN_OPTIONS=detect_stack_use_after_return=1
+stage "sanitizers" build-asan "-Db_sanitize=address,undefined -Dbuildtype=debugoptimized" --timeout-multiplier 10
+stage "valgrind" build-valgrind "-Dbuildtype=debugoptimized" --setup valgrind --no-suite cli --no-suite long
+CC=clang stage "clang" build-clang "--werror" --no-suite long
+
+# A stage that did not build counts as one failure.
+closing=$(awk -f tools/count-tests.awk $logs)
+status=$?
+printf '%s\n' "$closing" | sed '$d'
+printf '%s\n' "$closing" | tail -n 1 | awk -v broken="$broken" '{ $3 += broken; print }'
+[ "$status" = 0 ] && [ "$broken" = 0 ]
