@@ -1,7 +1,5 @@
 /* token: real vocabularies in three containers against published ids. */
-#include "test.h"
-
-#include "token/tokenizer.h"
+#include "helpers.h"
 
 #include <time.h>
 
@@ -21,54 +19,6 @@ static void close_model(struct model *m)
 {
 	st_tokenizer_close(m->t);
 	st_container_close(m->c);
-}
-
-static void assert_ids(const struct st_tokenizer *t, const char *text, size_t n, unsigned flags, const uint32_t *want, size_t n_want)
-{
-	struct st_error err = ST_ERROR_INIT;
-	uint32_t *ids;
-	size_t n_ids;
-	assert_ok(st_tokenize(t, text, n, flags, &ids, &n_ids, &err), &err);
-	bool same = n_ids == n_want && memcmp(ids, want, n_ids * sizeof *ids) == 0;
-	if (!same) {
-		print_message("text \"%.*s\"\ngot ", (int)n, text);
-		for (size_t i = 0; i < n_ids; i++)
-			print_message(" %u", ids[i]);
-		print_message("\nwant");
-		for (size_t i = 0; i < n_want; i++)
-			print_message(" %u", want[i]);
-		print_message("\n");
-	}
-	free(ids);
-	assert_true(same);
-}
-
-/* Bytes of all ids put together; malloc'ed. */
-static char *decode(const struct st_tokenizer *t, const uint32_t *ids, size_t n, size_t *len)
-{
-	size_t total = 0, at = 0;
-	for (size_t i = 0; i < n; i++)
-		total += st_tokenizer_decode(t, ids[i], NULL, 0);
-	char *s = malloc(total + 1);
-	for (size_t i = 0; i < n; i++)
-		at += st_tokenizer_decode(t, ids[i], s + at, total - at);
-	*len = total;
-	return s;
-}
-
-/* prefix: the tokenizer puts a space in front, which decoding shows. */
-static void assert_round_trip(const struct st_tokenizer *t, const char *text, size_t n, bool prefix)
-{
-	struct st_error err = ST_ERROR_INIT;
-	uint32_t *ids;
-	size_t n_ids, len;
-	assert_ok(st_tokenize(t, text, n, 0, &ids, &n_ids, &err), &err);
-	char *s = decode(t, ids, n_ids, &len);
-	size_t skip = prefix && n > 0 ? 1 : 0;
-	assert_int_equal(len, n + skip);
-	assert_memory_equal(s + skip, text, n);
-	free(s);
-	free(ids);
 }
 
 static char *read_file(const char *path, size_t *n)
