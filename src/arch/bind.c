@@ -287,6 +287,8 @@ enum st_status st_model_bind(struct st_model *m, struct st_error *err)
 	bool interleaved;
 	ST_TRY(find_naming(m, err));
 	ST_TRY(rows_interleaved(m, &interleaved, err));
+	if (c->n_tensors == 0)
+		return st_fail(err, ST_ERR_UNSUPPORTED, "holds no tensors: a vocabulary alone is no model to run");
 	/* Every layer has tensors: a count beyond theirs is false, and must not size anything. */
 	if (m->cfg.n_layers > c->n_tensors)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, m->gguf_names ? "block_count" : "number of layers",

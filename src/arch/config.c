@@ -87,6 +87,9 @@ static enum st_status defaults(const struct st_arch *arch, struct st_config *cfg
 	cfg->qkv_bias |= arch->qkv_bias;
 	if (cfg->n_kv_heads == 0)
 		cfg->n_kv_heads = cfg->n_heads;
+	/* A window that no layer uses is none: one spelling of that. */
+	if (cfg->sliding_window == 0 || cfg->window_from_layer >= cfg->n_layers)
+		cfg->sliding_window = cfg->window_from_layer = 0;
 	if (isnan(cfg->rope_theta)) {
 		if (arch->default_rope_theta == 0)
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "rope_theta", "is missing, and %s has no default", arch->name);

@@ -5,7 +5,6 @@
 #include "arch/model_state.h"
 
 #include "base/error.h"
-#include "graph/basis.h"
 
 #include <math.h>
 
@@ -119,45 +118,6 @@ static uint32_t feed_forward(struct builder *b, uint32_t in)
 	return linear(b, ST_STAGE_FFN_OUT, ST_ROLE_DOWN, both, b->m->cfg.hidden);
 }
 
-/*
- * theta^(-2i/d) for each pair i, then what stretches long wavelengths. llama3: wavelengths
- * beyond original/low positions are divided by the factor, those below original/high stay, and
- * between them the two are blended linearly in original/wavelength (transformers, modeling_rope_utils).
- */
-static void frequencies(const struct st_config *cfg, double *inv)
-{
-	double ln_theta = st_log(cfg->rope_theta), original = cfg->rope_original_positions;
-	for (uint32_t i = 0; i < cfg->head_dim / 2; i++) {
-		double f = st_exp(-ln_theta * (2.0 * i) / cfg->head_dim);
-		if (cfg->rope_scaling == ST_ROPE_SCALING_LINEAR) {
-			f /= cfg->rope_factor;
-		} else if (cfg->rope_scaling == ST_ROPE_SCALING_LLAMA3) {
-			double turns = original * f / (2 * M_PI); /* original / wavelength */
-			double keep = (turns - cfg->rope_low_freq) / (cfg->rope_high_freq - cfg->rope_low_freq);
-			keep = keep < 0 ? 0 : keep > 1 ? 1 : keep;
-			f = (1 - keep) * f / cfg->rope_factor + keep * f;
-		}
-		inv[i] = f;
-	}
-}
-
-/* rope_freqs.weight of a GGUF file: one divisor per pair, another way to write llama3's scaling. */
-static enum st_status divide_frequencies(const struct st_model *m, double *inv, struct st_error *err)
-{
-	const struct st_tensor *t = m->weights[st_model_slot(m, ST_ROLE_ROPE_FREQS, 0)].tensor;
-	if (!t)
-		return ST_OK;
-	uint32_t pairs = m->cfg.head_dim / 2;
-	double by[ST_MAX_HEAD_DIM / 2];
-	st_tensor_decode_f64(t, 0, 1, by);
-	for (uint32_t i = 0; i < pairs; i++) {
-		if (!(by[i] > 0) || !isfinite(by[i]))
-			return st_fail_at(err, ST_ERR_FORMAT, t->offset, t->name, "element %u is %g, no divisor of a frequency", i, by[i]);
-		inv[i] /= by[i];
-	}
-	return ST_OK;
-}
-
 enum st_status st_decoder_graph(struct st_model *m, struct st_error *err)
 {
 	struct st_graph *g = &m->graph;
@@ -165,8 +125,7 @@ enum st_status st_decoder_graph(struct st_model *m, struct st_error *err)
 	g->nodes = st_arena_alloc(&m->arena, (uint64_t)m->cfg.n_layers * NODES_PER_LAYER + 3, sizeof *g->nodes);
 	if (!inv || !g->nodes)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for the graph");
-	frequencies(&m->cfg, inv);
-	ST_TRY(divide_frequencies(m, inv, err));
+	ST_TRY(st_rope_frequencies(m, inv, err));
 	g->n_layers = m->cfg.n_layers;
 	g->vocab = m->cfg.vocab;
 

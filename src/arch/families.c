@@ -6,7 +6,7 @@
 const struct st_arch *const st_arch_table[] = { &st_arch_llama, &st_arch_qwen2, &st_arch_qwen3 };
 const size_t st_arch_count = sizeof st_arch_table / sizeof *st_arch_table;
 
-const char *st_model_families(void) { return "llama (also mistral), qwen2, qwen3"; }
+const char *st_model_families(void) { return "llama, mistral, qwen2, qwen3"; }
 
 static bool same(const char *known, const char *name, size_t len)
 {

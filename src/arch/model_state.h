@@ -45,6 +45,9 @@ size_t st_model_slot(const struct st_model *m, enum st_role role, uint32_t layer
 
 /* Find the tensor of every place; fills weights, fit, bound, place, unused and problem. */
 ST_MUST_CHECK enum st_status st_model_bind(struct st_model *m, struct st_error *err);
+/* inv: head_dim / 2 radians per position, scaled as the configuration and rope_freqs.weight say. Where that
+ * tensor is llama3's scaling in another spelling, the configuration names it afterwards. */
+ST_MUST_CHECK enum st_status st_rope_frequencies(struct st_model *m, double *inv, struct st_error *err);
 /* The graph of a decoder with rotary attention and a gated feed-forward part, after binding. */
 ST_MUST_CHECK enum st_status st_decoder_graph(struct st_model *m, struct st_error *err);
 

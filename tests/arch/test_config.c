@@ -322,6 +322,55 @@ static void rope_parameters(void **state)
 	naive_free(&m);
 }
 
+/* The divisors that converters write for llama3's scaling are recognised as that scaling. */
+static void llama3_as_divisors(void **state)
+{
+	(void)state;
+	static const struct { size_t d; double theta, factor, high, original; bool exact; } cases[] = {
+		{ 128, 500000, 32, 4, 8192, true }, { 64, 500000, 8, 4, 8192, true }, { 64, 10000, 4, 2.5, 100, true },
+		{ 8, 500000, 8, 4, 16, true },        /* one blended pair */
+		{ 64, 500000, 8, 4, 8192, false },    /* one divisor disturbed: no such scaling */
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct naive m = sizes("llama");
+		struct file_model f;
+		struct file_keys k;
+		m.d = cases[i].d;
+		m.theta = cases[i].theta;
+		naive_init(&m, 25);
+		file_model_init(&f, &m, NULL, true);
+		float by[64];
+		for (size_t p = 0; p < m.d / 2; p++) {
+			double wavelength = 2 * M_PI * pow(m.theta, 2.0 * (double)p / (double)m.d), original = cases[i].original;
+			double smooth = (original / wavelength - 1) / (cases[i].high - 1);
+			by[p] = wavelength < original / cases[i].high ? 1 : wavelength > original ? (float)cases[i].factor
+			      : (float)(1 / ((1 - smooth) / cases[i].factor + smooth));
+		}
+		if (!cases[i].exact)
+			by[3] *= 1.001f;
+		file_add_f32(&f, "rope_freqs.weight", by, 0, m.d / 2);
+		file_keys_init(&k, "llama", &m);
+		struct st_model *model = open_model(write_gguf(&f, &k));
+		const struct st_config *cfg = st_model_config(model);
+		assert_int_equal(cfg->rope_scaling, cases[i].exact ? ST_ROPE_SCALING_LLAMA3 : ST_ROPE_SCALING_NONE);
+		if (cases[i].exact) {
+			assert_true(cfg->rope_factor == cases[i].factor);
+			assert_true(cfg->rope_low_freq == 1 && cfg->rope_high_freq == cases[i].high);
+			assert_int_equal(cfg->rope_original_positions, cases[i].original);
+		}
+		/* The divisors are used once, whatever they were taken for. */
+		const struct st_graph *g = st_model_graph(model);
+		const double *inv = g->nodes[st_graph_find(g, ST_STAGE_Q_POST_ROPE, 0)].inv_freq;
+		for (size_t p = 0; p < m.d / 2; p++) {
+			double want = pow(m.theta, -2.0 * (double)p / (double)m.d) / by[p];
+			assert_true(fabs(inv[p] / want - 1) < 1e-14);
+		}
+		st_model_close(model);
+		file_model_free(&f);
+		naive_free(&m);
+	}
+}
+
 static void bad_config_json(void **state)
 {
 	(void)state;
@@ -592,6 +641,11 @@ static void names_and_roles(void **state)
 		assert_int_equal(role, known[i].role);
 		assert_int_equal(layer, known[i].layer);
 	}
+	for (size_t i = 0; i < st_arch_count; i++) { /* the list that errors show is complete */
+		assert_non_null(strstr(st_model_families(), st_arch_table[i]->name));
+		assert_ptr_equal(st_arch_find(st_arch_table[i]->name, strlen(st_arch_table[i]->name)), st_arch_table[i]);
+	}
+	assert_null(st_arch_find("llam", 4));
 	static const char *const strangers[] = { "", "blk.", "blk.1", "blk.01.attn_q.weight", "blk.-1.attn_q.weight",
 		"model.layers.1.self_attn.q_proj", "blk.0.self_attn.q_proj.weight", "model.layers.0.attn_q.weight",
 		"blk.4294967296.attn_q.weight", "xmodel.norm.weight" };
@@ -627,7 +681,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_family_in_every_container), cmocka_unit_test(prefixes_of_names),
 		cmocka_unit_test(apr_rope_type), cmocka_unit_test(optional_parts), cmocka_unit_test(windows_and_scaling),
-		cmocka_unit_test(rope_parameters), cmocka_unit_test(bad_config_json), cmocka_unit_test(bad_gguf_keys),
+		cmocka_unit_test(rope_parameters), cmocka_unit_test(llama3_as_divisors), cmocka_unit_test(bad_config_json), cmocka_unit_test(bad_gguf_keys),
 		cmocka_unit_test(bad_tensors), cmocka_unit_test(load_log_and_partial_opening), cmocka_unit_test(names_and_roles),
 		cmocka_unit_test(malformed),
 	};
