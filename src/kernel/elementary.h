@@ -67,9 +67,12 @@ ST_INLINE void st_sincos_inline(double x, double *sin_out, double *cos_out)
 	double t = fma(x, 0x1.45f306dc9c883p-1, ST_SHIFTER);
 	double n = t - ST_SHIFTER;
 	double a = fma(-n, 0x1.921fb54442d18p+0, x); /* exact */
-	double r = fma(-n, 0x1.1a62633145c07p-54, a);
-	double lo = fma(-n, 0x1.1a62633145c07p-54, a - r);
-	lo = fma(-n, -0x1.f1976b7ed8fbcp-110, lo);
+	double p = n * 0x1.1a62633145c07p-54, p_lost = fma(n, 0x1.1a62633145c07p-54, -p);
+	/* a - p with what it loses, whichever is larger: beside a multiple of pi/2 little is left of a. */
+	double h = a - p, v = h - a;
+	double l = (a - (h - v)) - (p + v) - p_lost;
+	l = fma(-n, -0x1.f1976b7ed8fbcp-110, l);
+	double r = h + l, lo = h - r + l;
 	double z = r * r;
 	double s = 1.0 / 355687428096000; /* 1/17! */
 	s = fma(s, z, -1.0 / 1307674368000);

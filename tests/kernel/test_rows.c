@@ -1,0 +1,410 @@
+/*
+ * Norms, rotary embedding, attention, sums, Walsh-Hadamard: each against a plain loop in long double, and
+ * the same bits at every level, number of threads and chunking of tokens. Buffers lie between guard pages.
+ */
+#include "kernel_test.h"
+
+#include "dtype/half.h"
+#include "kernel/kernels.h"
+
+/* Calls body once per level and thread count with `e` set; `mode` in scope. */
+#define EACH_EXEC(e) \
+	const struct st_kernels *levels_[ST_CPU_COUNT]; \
+	size_t n_levels_ = usable_levels(levels_), turn_ = 0; \
+	for (struct st_exec e = { .k = levels_[0], .mode = mode, .threads = 1 }; turn_ < 2 * n_levels_; \
+	     turn_++, e.k = levels_[turn_ / 2 % n_levels_], e.threads = turn_ % 2 ? 3 : 1)
+
+static void same_bits(const char *what, const struct st_exec *e, const float *got, const float *want, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (memcmp(&got[i], &want[i], 4) != 0)
+			fail_msg("%s, %s, %s, %d threads: [%zu] is %a, scalar says %a", what, st_mode_name(e->mode),
+			         st_cpu_name(st_kernels_cpu(e->k)), e->threads, i, (double)got[i], (double)want[i]);
+}
+
+static void rmsnorm(void **state)
+{
+	(void)state;
+	static const size_t Ds[] = { 1, 7, 8, 64, 129, 3584 };
+	struct st_xoshiro r;
+	st_xoshiro_seed(&r, 1);
+	for (size_t c = 0; c < sizeof Ds / sizeof Ds[0]; c++)
+		for (int weighted = 0; weighted < 2; weighted++)
+			for (int side = 0; side < 2; side++) {
+				enum st_mode mode = weighted ? ST_MODE_EXACT : ST_MODE_FAST;
+				size_t D = Ds[c], T = 9, ld = D + 2, n = (T - 1) * ld + D;
+				struct guarded gx, gw, gy;
+				float *x = guard_alloc(&gx, n * 4, side), *w = guard_alloc(&gw, D * 4, side), *y = guard_alloc(&gy, T * D * 4, side);
+				float *first = malloc(T * D * 4);
+				fill_values(&r, x, n);
+				fill_values(&r, w, D);
+				EACH_EXEC(e) {
+					st_rmsnorm(&e, x, ld, weighted ? w : NULL, 1e-6, T, D, y, D);
+					if (turn_ == 0)
+						memcpy(first, y, T * D * 4);
+					same_bits("rmsnorm", &e, y, first, T * D);
+				}
+				for (size_t t = 0; t < T; t++) {
+					long double sum = 0;
+					for (size_t i = 0; i < D; i++)
+						sum += (long double)x[t * ld + i] * x[t * ld + i];
+					long double d = sqrtl(sum / D + 1e-6L);
+					for (size_t i = 0; i < D; i++)
+						assert_true(ulps_f32(first[t * D + i], (double)(x[t * ld + i] / d * (weighted ? (long double)w[i] : 1))) <= 0.5001);
+				}
+				free(first);
+				guard_free(&gx);
+				guard_free(&gw);
+				guard_free(&gy);
+			}
+}
+
+static void rope(void **state)
+{
+	(void)state;
+	static const struct { size_t T, H, d, rot; double mscale; } cases[] = {
+		{ 5, 3, 64, 64, 1 }, { 3, 2, 128, 96, 1.25 }, { 7, 1, 6, 2, 1 }, { 2, 4, 256, 256, 0.7 }, { 40, 4, 128, 128, 1 }, { 1, 2, 10, 0, 1 },
+	};
+	struct st_xoshiro r;
+	st_xoshiro_seed(&r, 2);
+	for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+		size_t T = cases[c].T, H = cases[c].H, d = cases[c].d, rot = cases[c].rot, ld = H * d + 3, n = (T - 1) * ld + H * d;
+		enum st_mode mode = ST_MODE_EXACT;
+		struct guarded gx, gy;
+		float *x = guard_alloc(&gx, n * 4, (int)c % 2), *y = guard_alloc(&gy, T * H * d * 4, (int)c % 2), *first = malloc(T * H * d * 4);
+		double inv_freq[128];
+		uint32_t pos[40];
+		fill_values(&r, x, n);
+		for (size_t i = 0; i < rot / 2; i++)
+			inv_freq[i] = pow(10000.0, -2.0 * (double)i / (double)rot);
+		for (size_t t = 0; t < T; t++)
+			pos[t] = t == 1 ? 9999999 : (uint32_t)(st_xoshiro_next(&r) % 100000);
+		EACH_EXEC(e) {
+			st_rope(&e, x, ld, T, H, d, rot, inv_freq, cases[c].mscale, pos, y, H * d);
+			if (turn_ == 0)
+				memcpy(first, y, T * H * d * 4);
+			same_bits("rope", &e, y, first, T * H * d);
+		}
+		for (size_t t = 0; t < T; t++)
+			for (size_t h = 0; h < H; h++)
+				for (size_t i = 0; i < d; i++) {
+					const float *a = x + t * ld + h * d;
+					float got = first[(t * H + h) * d + i];
+					if (i >= rot) {
+						assert_true(got == a[i]);
+						continue;
+					}
+					size_t p = i % (rot / 2);
+					long double u = a[p], v = a[p + rot / 2], angle = (long double)((double)pos[t] * inv_freq[p]);
+					long double want = (i < rot / 2 ? u * cosl(angle) - v * sinl(angle) : v * cosl(angle) + u * sinl(angle)) * cases[c].mscale;
+					long double bound = fabsl(want) * 0x1.01p-24L + (fabsl(u) + fabsl(v)) * 0x1p-50L;
+					assert_true(fabsl((long double)got - want) <= bound);
+				}
+		/* in place */
+		struct st_exec e = { .k = st_kernels_get(st_cpu_best()), .mode = mode, .threads = 2 };
+		st_rope(&e, x, ld, T, H, d, rot, inv_freq, cases[c].mscale, pos, x, ld);
+		for (size_t t = 0; t < T; t++)
+			same_bits("rope in place", &e, x + t * ld, first + t * H * d, H * d);
+		free(first);
+		guard_free(&gx);
+		guard_free(&gy);
+	}
+}
+
+/* ---- attention ---- */
+
+static bool sees(const struct st_attn_shape *s, size_t t, size_t p)
+{
+	size_t pos = s->P - s->T + t;
+	return p <= pos && (s->window == 0 || pos - p < s->window);
+}
+
+static float stored(enum st_mode mode, float x)
+{
+	return mode == ST_MODE_EMULATE_F16 ? st_f16_to_f32(st_f32_to_f16(x)) : mode == ST_MODE_EMULATE_BF16 ? st_bf16_to_f32(st_f32_to_bf16(x)) : x;
+}
+
+/* Each stage against long double, from that stage's own inputs. */
+static void check_attention(enum st_mode mode, const struct st_attn_shape *s, const float *q, size_t ldq, const float *k, const float *v, size_t ldk,
+                            const float *scores, const float *probs, const float *y)
+{
+	size_t d = s->head_dim, group = s->n_heads / s->n_kv_heads;
+	long double eps = mode == ST_MODE_EXACT ? 0x1p-45L : 0x1p-21L;
+	for (size_t h = 0; h < s->n_heads; h++)
+		for (size_t t = 0; t < s->T; t++) {
+			const float *qr = q + t * ldq + h * d, *sc = scores + (h * s->T + t) * s->P, *pr = probs + (h * s->T + t) * s->P;
+			long double total = 0, top = -INFINITY;
+			for (size_t p = 0; p < s->P; p++) {
+				if (!sees(s, t, p)) {
+					assert_true(st_f32_bits(sc[p]) == 0 && st_f32_bits(pr[p]) == 0);
+					continue;
+				}
+				const float *kr = k + p * ldk + h / group * d;
+				long double dot = 0, size = 0;
+				for (size_t i = 0; i < d; i++) {
+					long double prod = (long double)stored(mode, qr[i]) * stored(mode, kr[i]);
+					dot += prod;
+					size += fabsl(prod);
+				}
+				long double want = dot * s->scale;
+				if (s->softcap != 0)
+					want = s->softcap * tanhl(want / s->softcap);
+				assert_true(fabsl(sc[p] - want) <= size * fabsl((long double)s->scale) * eps + fabsl(want) * 0x1.01p-24L);
+				top = sc[p] > top ? sc[p] : top;
+			}
+			for (size_t p = 0; p < s->P; p++)
+				if (sees(s, t, p))
+					total += expl(sc[p] - top);
+			for (size_t p = 0; p < s->P; p++)
+				if (sees(s, t, p))
+					assert_true(ulps_f32(pr[p], (double)(expl(sc[p] - top) / total)) <= 0.5001);
+			for (size_t i = 0; i < d; i++) {
+				long double sum = 0, size = 0;
+				for (size_t p = 0; p < s->P; p++)
+					if (sees(s, t, p)) {
+						long double prod = (long double)stored(mode, pr[p]) * stored(mode, v[p * ldk + h / group * d + i]);
+						sum += prod;
+						size += fabsl(prod);
+					}
+				assert_true(fabsl(y[(t * s->n_heads + h) * d + i] - sum) <= size * eps + fabsl(sum) * 0x1.01p-24L);
+			}
+		}
+}
+
+static void attention(void **state)
+{
+	(void)state;
+	static const struct st_attn_shape cases[] = {
+		{ .T = 1, .P = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 8, .scale = 1 },
+		{ .T = 9, .P = 9, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .scale = 0.125 },
+		{ .T = 5, .P = 77, .n_heads = 6, .n_kv_heads = 2, .head_dim = 80, .scale = 0.1118 },
+		{ .T = 13, .P = 40, .n_heads = 3, .n_kv_heads = 3, .head_dim = 33, .scale = 0.17, .window = 7, .softcap = 30 },
+		{ .T = 3, .P = 300, .n_heads = 2, .n_kv_heads = 1, .head_dim = 300, .scale = 0.05, .window = 129 },
+		{ .T = 40, .P = 41, .n_heads = 2, .n_kv_heads = 2, .head_dim = 16, .scale = 0.25, .window = 1, .softcap = 0.5 },
+		{ .T = 2, .P = 9, .n_heads = 2, .n_kv_heads = 1, .head_dim = 5, .scale = 1, .window = 1000 },
+	};
+	struct st_xoshiro r;
+	st_xoshiro_seed(&r, 3);
+	for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++)
+		for (int m = 0; m < ST_MODE_COUNT; m++) {
+			const struct st_attn_shape *s = &cases[c];
+			enum st_mode mode = (enum st_mode)m;
+			size_t d = s->head_dim, wq = s->n_heads * d, wk = s->n_kv_heads * d, ldq = wq + 1, ldk = wk + 5, cells = s->n_heads * s->T * s->P;
+			size_t nq = (s->T - 1) * ldq + wq, nk = (s->P - 1) * ldk + wk;
+			struct guarded gq, gk, gv, gs, gy;
+			int side = (int)(c + (size_t)m) % 2;
+			float *q = guard_alloc(&gq, nq * 4, side), *k = guard_alloc(&gk, nk * 4, side), *v = guard_alloc(&gv, nk * 4, side);
+			float *scores = guard_alloc(&gs, cells * 4, side), *y = guard_alloc(&gy, s->T * wq * 4, side);
+			float *s1 = malloc(cells * 4), *p1 = malloc(cells * 4), *y1 = malloc(s->T * wq * 4);
+			for (size_t i = 0; i < nq; i++)
+				q[i] = uniform(&r) * 3;
+			for (size_t i = 0; i < nk; i++) {
+				k[i] = uniform(&r) * 3;
+				v[i] = uniform(&r);
+			}
+			EACH_EXEC(e) {
+				memset(scores, 0xFF, cells * 4);
+				st_attn_scores(&e, s, q, ldq, k, ldk, scores);
+				if (turn_ == 0)
+					memcpy(s1, scores, cells * 4);
+				same_bits("scores", &e, scores, s1, cells);
+				st_attn_softmax(&e, s, scores, scores);
+				if (turn_ == 0)
+					memcpy(p1, scores, cells * 4);
+				same_bits("softmax", &e, scores, p1, cells);
+				st_attn_mix(&e, s, scores, v, ldk, y);
+				if (turn_ == 0)
+					memcpy(y1, y, s->T * wq * 4);
+				same_bits("mix", &e, y, y1, s->T * wq);
+			}
+			check_attention(mode, s, q, ldq, k, v, ldk, s1, p1, y1);
+			/* Token by token with the cache as it was then: the same bits. */
+			for (size_t t = 0; t < s->T; t++) {
+				struct st_attn_shape one = *s;
+				struct st_exec e = { .k = st_kernels_get(st_cpu_best()), .mode = mode, .threads = 1 };
+				one.T = 1;
+				one.P = s->P - s->T + t + 1;
+				float *cell = malloc(s->n_heads * one.P * 4), *out = malloc(wq * 4);
+				st_attn_scores(&e, &one, q + t * ldq, ldq, k, ldk, cell);
+				for (size_t h = 0; h < s->n_heads; h++)
+					same_bits("one token's scores", &e, cell + h * one.P, s1 + (h * s->T + t) * s->P, one.P);
+				st_attn_softmax(&e, &one, cell, cell);
+				st_attn_mix(&e, &one, cell, v, ldk, out);
+				same_bits("one token's mix", &e, out, y1 + t * wq, wq);
+				free(cell);
+				free(out);
+			}
+			free(s1);
+			free(p1);
+			free(y1);
+			guard_free(&gq);
+			guard_free(&gk);
+			guard_free(&gv);
+			guard_free(&gs);
+			guard_free(&gy);
+		}
+}
+
+/* What no token sees must not touch the result, whatever it holds; what one sees must. */
+static void attention_passes_on_what_is_not_finite(void **state)
+{
+	(void)state;
+	enum { P = 20, T = 4, d = 8 };
+	struct st_attn_shape s = { .T = T, .P = P, .n_heads = 1, .n_kv_heads = 1, .head_dim = d, .scale = 0.3, .window = 6 };
+	float q[T * d], k[P * d], v[P * d], scores[T * P], y[T * d];
+	for (int m = 0; m < ST_MODE_COUNT; m++) {
+		enum st_mode mode = (enum st_mode)m;
+		EACH_EXEC(e) {
+			for (size_t i = 0; i < T * d; i++)
+				q[i] = 1;
+			for (size_t i = 0; i < P * d; i++)
+				k[i] = v[i] = (float)(i % 5) - 2;
+			k[3 * d] = NAN;   /* before every window: token 0 is position 16 and sees 11.. */
+			v[4 * d] = INFINITY;
+			k[18 * d] = NAN;  /* position 18: tokens 2 and 3 */
+			v[11 * d + 1] = INFINITY; /* token 0 only */
+			st_attn_scores(&e, &s, q, d, k, d, scores);
+			st_attn_softmax(&e, &s, scores, scores);
+			st_attn_mix(&e, &s, scores, v, d, y);
+			for (size_t t = 0; t < T; t++)
+				for (size_t i = 0; i < d; i++) {
+					if (t >= 2)
+						assert_int_equal(st_f32_bits(y[t * d + i]), 0x7FC00000);
+					else if (t == 0 && i == 1)
+						assert_true(isinf(y[t * d + i]));
+					else
+						assert_true(isfinite(y[t * d + i]));
+				}
+		}
+	}
+}
+
+static void softmax_extremes(void **state)
+{
+	(void)state;
+	enum st_mode mode = ST_MODE_EXACT;
+	struct st_attn_shape s = { .T = 1, .P = 3, .n_heads = 1, .n_kv_heads = 1, .head_dim = 1, .scale = 1 };
+	EACH_EXEC(e) {
+		float far[3] = { -1e30f, 1e30f, 1e30f }, inf[3] = { 0, -INFINITY, 0 }, none[3] = { -INFINITY, -INFINITY, -INFINITY }, top[3] = { INFINITY, 0, 0 };
+		st_attn_softmax(&e, &s, far, far);
+		assert_true(far[0] == 0 && far[1] == 0.5f && far[2] == 0.5f);
+		st_attn_softmax(&e, &s, inf, inf);
+		assert_true(inf[0] == 0.5f && inf[1] == 0);
+		st_attn_softmax(&e, &s, none, none);
+		assert_int_equal(st_f32_bits(none[1]), 0x7FC00000);
+		st_attn_softmax(&e, &s, top, top);
+		assert_int_equal(st_f32_bits(top[0]), 0x7FC00000);
+	}
+}
+
+/* ---- sums, products, Walsh-Hadamard ---- */
+
+static void add_mul_bias(void **state)
+{
+	(void)state;
+	enum st_mode mode = ST_MODE_FAST;
+	static const size_t ns[] = { 1, 5, 16, 33, 8192, 40001 };
+	struct st_xoshiro r;
+	st_xoshiro_seed(&r, 4);
+	for (size_t c = 0; c < 6; c++) {
+		size_t n = ns[c];
+		struct guarded ga, gb, gy;
+		float *a = guard_alloc(&ga, n * 4, (int)c % 2), *b = guard_alloc(&gb, n * 4, (int)c % 2), *y = guard_alloc(&gy, n * 4, (int)c % 2);
+		EACH_EXEC(e) {
+			fill_values(&r, a, n);
+			fill_values(&r, b, n);
+			a[n / 2] = -NAN;
+			st_add(&e, a, b, n, y);
+			for (size_t i = 0; i < n; i++)
+				assert_true(i == n / 2 ? st_f32_bits(y[i]) == 0x7FC00000 : y[i] == a[i] + b[i]);
+			st_mul(&e, a, b, n, y);
+			for (size_t i = 0; i < n; i++)
+				assert_true(i == n / 2 ? st_f32_bits(y[i]) == 0x7FC00000 : y[i] == a[i] * b[i]);
+			if (n % 5 == 0) {
+				st_add_bias(&e, a, b, 5, n / 5, y);
+				for (size_t i = 0; i < n; i++)
+					assert_true(i == n / 2 || y[i] == a[i] + b[i % (n / 5)]);
+			}
+			memcpy(y, a, n * 4);
+			st_add(&e, y, b, n, y); /* in place */
+			for (size_t i = 0; i < n; i++)
+				assert_true(i == n / 2 || y[i] == a[i] + b[i]);
+		}
+		guard_free(&ga);
+		guard_free(&gb);
+		guard_free(&gy);
+	}
+}
+
+static void fwht(void **state)
+{
+	(void)state;
+	enum st_mode mode = ST_MODE_EXACT;
+	struct st_xoshiro r;
+	st_xoshiro_seed(&r, 5);
+	for (size_t n = 1; n <= 1024; n *= 2) {
+		struct guarded g;
+		float *x = guard_alloc(&g, n * 4, n % 3 == 1), *in = malloc(n * 4), *first = malloc(n * 4);
+		fill_values(&r, in, n);
+		EACH_EXEC(e) {
+			memcpy(x, in, n * 4);
+			st_fwht(e.k, x, n);
+			if (turn_ == 0)
+				memcpy(first, x, n * 4);
+			same_bits("fwht", &e, x, first, n);
+		}
+		long double size = 0;
+		for (size_t i = 0; i < n; i++)
+			size += (long double)in[i] * in[i];
+		for (size_t i = 0; i < n; i++) {
+			/* row i of the Hadamard matrix: (-1)^popcount(i & j) */
+			long double sum = 0;
+			for (size_t j = 0; j < n; j++)
+				sum += __builtin_parityll(i & j) ? -(long double)in[j] : (long double)in[j];
+			assert_true(fabsl(first[i] - sum / sqrtl((long double)n)) <= sqrtl(size) * 0x1p-22L);
+		}
+		st_fwht(st_kernels_get(st_cpu_best()), first, n); /* its own inverse */
+		for (size_t i = 0; i < n; i++)
+			assert_true(fabsl((long double)first[i] - in[i]) <= sqrtl(size) * 0x1p-21L);
+		free(in);
+		free(first);
+		guard_free(&g);
+	}
+}
+
+static void names(void **state)
+{
+	(void)state;
+	for (int m = 0; m < ST_MODE_COUNT; m++) {
+		enum st_mode got;
+		assert_true(st_mode_parse(st_mode_name((enum st_mode)m), &got) && got == (enum st_mode)m);
+	}
+	for (int c = 0; c < ST_CPU_COUNT; c++) {
+		enum st_cpu got;
+		assert_true(st_cpu_parse(st_cpu_name((enum st_cpu)c), &got) && got == (enum st_cpu)c);
+		assert_true((st_kernels_get((enum st_cpu)c) != NULL) == st_cpu_usable((enum st_cpu)c));
+	}
+	enum st_mode m;
+	enum st_cpu c;
+	assert_true(st_mode_parse("Emulate:BF16", &m) && m == ST_MODE_EMULATE_BF16);
+	assert_false(st_mode_parse("emulate", &m) || st_cpu_parse("sse", &c));
+	assert_true(st_cpu_usable(ST_CPU_SCALAR) && st_cpu_usable(st_cpu_best()));
+	struct st_exec e = st_exec_default();
+	assert_true(e.mode == ST_MODE_EXACT && e.threads >= 1 && st_kernels_cpu(e.k) == st_cpu_best());
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(rmsnorm),
+		cmocka_unit_test(rope),
+		cmocka_unit_test(attention),
+		cmocka_unit_test(attention_passes_on_what_is_not_finite),
+		cmocka_unit_test(softmax_extremes),
+		cmocka_unit_test(add_mul_bias),
+		cmocka_unit_test(fwht),
+		cmocka_unit_test(names),
+	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests_name("kernel rows", tests, NULL, NULL);
+}
