@@ -58,23 +58,27 @@ static bool read_stage(const char *s, struct st_trace_key *k)
 	return st_stage_parse(s, strlen(s), &k->stage);
 }
 
-bool st_trace_key_parse(const char *name, struct st_trace_key *out)
+bool st_trace_key_parse(const char *name, bool tree, struct st_trace_key *out)
 {
 	struct st_trace_key k = { .layer = -1, .part = ST_PART_ALL };
 	const char *s = name;
 	uint32_t layer;
+	if (tree && read_prefix(&s, "layers.", &layer)) /* the folder comes first */
+		k.layer = (int32_t)layer;
 	bool step = read_prefix(&s, "steps.", &k.step);
 	if (step && k.step == 0)
 		return false; /* the prompt has no prefix */
-	if (step && strcmp(s, "token") == 0) {
+	if (!tree && step && strcmp(s, "token") == 0) {
 		k.token = true;
 		*out = k;
 		return true;
 	}
-	if (read_prefix(&s, "layers.", &layer))
+	if (!tree && read_prefix(&s, "layers.", &layer))
 		k.layer = (int32_t)layer;
 	if (!read_stage(s, &k))
 		return false;
+	if (tree && k.layer == 0 && k.stage == ST_STAGE_EMBEDDING)
+		k.layer = -1;
 	if (st_stage_per_layer(k.stage) != (k.layer >= 0))
 		return false;
 	*out = k;
@@ -89,6 +93,17 @@ void st_trace_key_print(const struct st_trace_key *k, char *buf, size_t n)
 	if (k->layer >= 0)
 		snprintf(layer, sizeof layer, "layers.%d.", k->layer);
 	snprintf(buf, n, "%s%s%s", step, layer, k->token ? "token" : st_stage_name(k->stage));
+}
+
+void st_trace_tree_key_print(const struct st_trace_key *k, char *buf, size_t n)
+{
+	char step[32] = "", layer[32] = "";
+	/* The embedding is filed under layer 0, and a reader that knows no steps takes it for a stage of that layer. */
+	if (k->layer >= 0 || (k->stage == ST_STAGE_EMBEDDING && k->step > 0))
+		snprintf(layer, sizeof layer, "layers.%d.", k->layer >= 0 ? k->layer : 0);
+	if (k->step > 0)
+		snprintf(step, sizeof step, "steps.%u.", k->step);
+	snprintf(buf, n, "%s%s%s", layer, step, st_stage_name(k->stage));
 }
 
 /* Whole-model stages stand before the first layer or behind the last. */

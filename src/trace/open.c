@@ -117,7 +117,7 @@ static enum st_status read_names(struct reader *r, struct st_error *err)
 		struct st_trace_item *it = &r->items[r->n_items];
 		if (npz && (strcmp(t->name, "tokens") == 0 || is_positions(t->name)))
 			continue;
-		if (!st_trace_key_parse(t->name, &it->key))
+		if (!st_trace_key_parse(t->name, c->format == ST_FORMAT_APRT, &it->key))
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
 			                  "names no stage; expected STAGE, layers.N.STAGE or steps.S. before either");
 		it->tensor = t;
@@ -152,7 +152,7 @@ static struct st_trace_item *find_item(const struct reader *r, const struct st_t
 static enum st_status give_positions(struct reader *r, const char *key, const uint32_t *list, size_t n, struct st_error *err)
 {
 	struct st_trace_key k;
-	struct st_trace_item *it = st_trace_key_parse(key + strlen(POSITIONS), &k) && !k.token ? find_item(r, &k) : NULL;
+	struct st_trace_item *it = st_trace_key_parse(key + strlen(POSITIONS), r->t->c->format == ST_FORMAT_APRT, &k) && !k.token ? find_item(r, &k) : NULL;
 	if (!it)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "belongs to no value in the trace");
 	for (size_t i = 1; i < n; i++)

@@ -34,10 +34,12 @@ struct st_trace_key {
 	bool token;         /* steps.<s>.token: no stage but the token evaluated in step s */
 };
 
-/* "steps.2.layers.0.attn_norm". False when the name is none. */
-bool st_trace_key_parse(const char *name, struct st_trace_key *out);
-/* The bundle name of a whole stage. */
+/* "steps.2.layers.0.attn_norm". False when the name is none. In an APRT tree a value's name comes from its path,
+ * layer-0/steps.2.attn_norm.bin, so that its layer stands in front: "layers.0.steps.2.attn_norm". */
+bool st_trace_key_parse(const char *name, bool tree, struct st_trace_key *out);
+/* The name of a whole stage in a bundle, and in a tree. */
 void st_trace_key_print(const struct st_trace_key *k, char *buf, size_t n);
+void st_trace_tree_key_print(const struct st_trace_key *k, char *buf, size_t n);
 /* Graph order: step; embedding, layers, final_norm, lm_head; stage. */
 int st_trace_key_order(const struct st_trace_key *a, const struct st_trace_key *b);
 

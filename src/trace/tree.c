@@ -2,8 +2,8 @@
  * tree.c - writing an APRT tree: one small file per value, trace.json beside them.
  *
  * The format holds a flat list of f32 and a layer, nothing else; what it cannot say stands in trace.json.
- * The embedding is filed under layer 0, lm_head holds the last position only, as other tools have it. A
- * decode step is a tree of its own in step-<S>/.
+ * The embedding is filed under layer 0, lm_head holds the last position only, as other tools have it.
+ * Values of decode step S lie beside the prompt's as steps.<S>.<stage>.bin, which other tools pass over.
  */
 #include "trace/trace.h"
 
@@ -35,21 +35,18 @@ static enum st_status make_folder(const char *path, struct st_error *err)
 	return mkdir(path, 0777) == 0 || errno == EEXIST ? ST_OK : st_fail_errno(err, path, "cannot create folder");
 }
 
-/* DIR[/step-S][/layer-N]/STAGE.bin, folders made on the way. */
+/* DIR[/layer-N]/[steps.S.]STAGE.bin, the folder made on the way. */
 static enum st_status path_of(struct st_tree_writer *w, const struct st_trace_key *k, const char **out, struct st_error *err)
 {
-	const char *path = st_outdir_path(w->dir);
-	if (k->step > 0 && path) {
-		path = st_arena_printf(&w->arena, "%s/step-%u", path, k->step);
-		if (path)
-			ST_TRY(make_folder(path, err));
-	}
-	if (path && (k->layer >= 0 || k->stage == ST_STAGE_EMBEDDING)) {
+	const char *path = st_outdir_path(w->dir), *step = "";
+	if (k->layer >= 0 || k->stage == ST_STAGE_EMBEDDING) {
 		path = st_arena_printf(&w->arena, "%s/layer-%d", path, k->layer >= 0 ? k->layer : 0);
 		if (path)
 			ST_TRY(make_folder(path, err));
 	}
-	*out = path ? st_arena_printf(&w->arena, "%s/%s.bin", path, st_stage_name(k->stage)) : NULL;
+	if (k->step > 0)
+		step = st_arena_printf(&w->arena, "steps.%u.", k->step);
+	*out = path && step ? st_arena_printf(&w->arena, "%s/%s%s.bin", path, step, st_stage_name(k->stage)) : NULL;
 	return *out ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
 
@@ -146,7 +143,7 @@ static json_t *describe(const struct st_capture_plan *plan, const uint32_t *toke
 	for (size_t i = 0; i < plan->n && ok; i++) {
 		const struct st_capture *c = &plan->items[i];
 		char key[96], positions[128];
-		st_trace_key_print(&c->key, key, sizeof key);
+		st_trace_tree_key_print(&c->key, key, sizeof key);
 		ok = put_shape(shapes, c, key);
 		if (ok && c->key.stage == ST_STAGE_LM_HEAD && c->key.step == 0 && plan->prov->n_tokens > 1) {
 			uint32_t last = (uint32_t)(plan->prov->n_tokens - 1);

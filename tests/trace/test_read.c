@@ -12,19 +12,19 @@ static void names(void **state)
 {
 	(void)state;
 	struct st_trace_key k;
-	assert_true(st_trace_key_parse("lm_head", &k) && k.stage == ST_STAGE_LM_HEAD && k.layer == -1 && k.step == 0);
-	assert_true(st_trace_key_parse("layers.12.attn_norm", &k) && k.stage == ST_STAGE_ATTN_NORM && k.layer == 12);
-	assert_true(st_trace_key_parse("steps.3.layers.0.ffn_out", &k) && k.step == 3 && k.layer == 0);
-	assert_true(st_trace_key_parse("layers.0.layer_output", &k) && k.stage == ST_STAGE_POST_FFN_RESIDUAL);
-	assert_true(st_trace_key_parse("layers.1.v_matmul_bias", &k) && k.stage == ST_STAGE_QKV_BIAS && k.part == ST_PART_V);
-	assert_true(st_trace_key_parse("steps.2.token", &k) && k.token && k.step == 2);
+	assert_true(st_trace_key_parse("lm_head", false, &k) && k.stage == ST_STAGE_LM_HEAD && k.layer == -1 && k.step == 0);
+	assert_true(st_trace_key_parse("layers.12.attn_norm", false, &k) && k.stage == ST_STAGE_ATTN_NORM && k.layer == 12);
+	assert_true(st_trace_key_parse("steps.3.layers.0.ffn_out", false, &k) && k.step == 3 && k.layer == 0);
+	assert_true(st_trace_key_parse("layers.0.layer_output", false, &k) && k.stage == ST_STAGE_POST_FFN_RESIDUAL);
+	assert_true(st_trace_key_parse("layers.1.v_matmul_bias", false, &k) && k.stage == ST_STAGE_QKV_BIAS && k.part == ST_PART_V);
+	assert_true(st_trace_key_parse("steps.2.token", false, &k) && k.token && k.step == 2);
 	static const char *const bad[] = {
 		"", "attn_norm", "layers.0.lm_head", "layers.00.attn_norm", "layers.-1.attn_norm", "layers.2147483648.attn_norm",
 		"layers.99999999999999999999.attn_norm", "layers..attn_norm", "layers.0.", "layers.0.attn_norm ", "steps.0.lm_head",
 		"steps.1.", "steps.x.lm_head", "token", "model.embed_tokens.weight", "layers.0.steps.1.attn_norm",
 	};
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-		if (st_trace_key_parse(bad[i], &k))
+		if (st_trace_key_parse(bad[i], false, &k))
 			fail_msg("\"%s\" was taken for a stage", bad[i]);
 	/* Printing is the inverse of parsing, for every stage. */
 	for (unsigned s = 0; s < ST_STAGE_COUNT; s++) {
@@ -32,9 +32,16 @@ static void names(void **state)
 		                           .stage = (enum st_stage)s, .part = ST_PART_ALL };
 		char buf[96];
 		st_trace_key_print(&in, buf, sizeof buf);
-		assert_true(st_trace_key_parse(buf, &k));
+		assert_true(st_trace_key_parse(buf, false, &k));
+		assert_int_equal(st_trace_key_order(&in, &k), 0);
+		st_trace_tree_key_print(&in, buf, sizeof buf);
+		assert_true(st_trace_key_parse(buf, true, &k));
 		assert_int_equal(st_trace_key_order(&in, &k), 0);
 	}
+	assert_true(st_trace_key_parse("layers.3.steps.1.attn_norm", true, &k) && k.layer == 3 && k.step == 1);
+	assert_true(st_trace_key_parse("layers.0.embedding", true, &k) && k.layer == -1);
+	assert_false(st_trace_key_parse("layers.1.embedding", true, &k));
+	assert_false(st_trace_key_parse("steps.1.layers.3.attn_norm", true, &k));
 }
 
 static void lists_of_stages(void **state)
