@@ -80,6 +80,7 @@ struct st_rosetta_options {
 	double threshold;         /* NAN: none */
 	bool keep_going;          /* evaluate past the first fault */
 	bool hash;                /* fill st_side_info.sha256 */
+	bool log_all;             /* log the tensors of every container, not of APR files only */
 	struct st_hooks hooks;
 };
 

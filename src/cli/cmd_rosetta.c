@@ -91,7 +91,7 @@ static int run(struct cli *c, void *p)
 		return cli_fail(c, &err);
 	struct st_rosetta_options ro = {
 		.prompt = o->prompt.text, .tokens = ids, .n_tokens = n_ids, .mode = o->mode, .cpu = o->cpu, .threads = (int)o->threads,
-		.threshold = o->threshold, .keep_going = o->keep_going, .hash = o->json || o->out, .hooks = cli_hooks(c),
+		.threshold = o->threshold, .keep_going = o->keep_going, .hash = o->json || o->out, .log_all = o->verbose, .hooks = cli_hooks(c),
 	};
 	struct st_rosetta *r = NULL;
 	enum st_status st = st_rosetta_run(o->a, o->b, &ro, &r, &err);

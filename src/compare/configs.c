@@ -94,7 +94,7 @@ size_t st_compare_configs(const struct st_config *a, const struct st_config *b, 
 		char x[128], y[128]; /* a long name is compared whole and shown cut */
 		show(&keys[i], a, x, sizeof x);
 		show(&keys[i], b, y, sizeof y);
-		if (strcmp(x, y) == 0)
+		if (strcmp(x, y) == 0 || (keys[i].kind == TEXT && (!x[0] || !y[0]))) /* a name one side does not give */
 			continue;
 		snprintf(d.a, sizeof d.a, "%.*s", (int)sizeof d.a - 1, x);
 		snprintf(d.b, sizeof d.b, "%.*s", (int)sizeof d.b - 1, y);

@@ -17,12 +17,16 @@
  */
 #define ROW_FACTOR 5.0
 #define TOTAL_FACTOR 2.5
-/* A gain is structure when it is this many standard errors from 1 ... */
+/*
+ * A gain is structure when it is many standard errors from 1, and more than storing can cause
+ * by itself: a quantiser that minimises the error leaves a slope of 1 - (relative error)^2,
+ * and where the same value or row stands many times its rounding error is the same each time,
+ * up to a whole step for float types.
+ */
 #define GAIN_SIGMAS 8.0
-/* ... and more than quantisation itself shrinks numbers: a quantiser that minimises the error leaves
- * a slope of 1 - (relative error)^2, a coarse one a few times that. */
 #define GAIN_SHRINK 4.0
-#define GAIN_LEAST 1e-5
+#define GAIN_COHERENT_FLOAT 2.0
+#define GAIN_COHERENT_BLOCK 0.5
 
 static void get_weight(const struct st_rows *s, uint64_t r, float *dst)
 {
@@ -54,6 +58,7 @@ enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b,
 		st_sums_of(x, y, cols, 0, &s);
 		stats[i] = (struct st_row_stat){ .aa = s.aa, .bb = s.bb, .ab = s.ab, .dd = s.dd, .max = s.max,
 		                                 .bad_a = s.bad_a, .bad_b = s.bad_b, .apart = s.apart };
+		stats[i].blocks = st_noise_block(a->type->dtype) > 1 || st_noise_block(b->type->dtype) > 1;
 		if (s.dd > 0)
 			stats[i].pred = st_noise_row(a->type, x, (size_t)cols) + st_noise_row(b->type, y, (size_t)cols);
 	}
@@ -61,12 +66,12 @@ enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b,
 	return st_check_cancel(err);
 }
 
-static bool gain_stands_out(double bb, double ab, double pred, uint64_t n)
+static bool gain_stands_out(double bb, double ab, double pred, bool blocks, uint64_t n)
 {
 	if (bb <= 0 || pred <= 0)
 		return false;
-	double rel2 = pred / bb, sigma = sqrt(rel2 / (double)n);
-	double limit = fmax(GAIN_SIGMAS * sigma, fmax(GAIN_SHRINK * rel2, GAIN_LEAST));
+	double rel2 = pred / bb, coherent = blocks ? GAIN_COHERENT_BLOCK : GAIN_COHERENT_FLOAT;
+	double limit = fmax(GAIN_SIGMAS * sqrt(rel2 / (double)n), fmax(GAIN_SHRINK * rel2, coherent * sqrt(rel2)));
 	return fabs(ab / bb - 1) > limit;
 }
 
@@ -76,7 +81,7 @@ bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols)
 		return true;
 	if (r->dd == 0)
 		return false;
-	return r->dd > ROW_FACTOR * ROW_FACTOR * r->pred || gain_stands_out(r->bb, r->ab, r->pred, cols);
+	return r->dd > ROW_FACTOR * ROW_FACTOR * r->pred || gain_stands_out(r->bb, r->ab, r->pred, r->blocks, cols);
 }
 
 void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uint64_t n, uint64_t cols,
@@ -107,5 +112,5 @@ void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uin
 	s->predicted = s->bb > 0 ? sqrt(s->pred / s->bb) : 0;
 	s->gain = s->bb > 0 ? s->ab / s->bb : NAN;
 	s->noise = s->bad_rows == 0 && s->dd <= TOTAL_FACTOR * TOTAL_FACTOR * s->pred
-	           && (differing == 0 || !gain_stands_out(s->bb, s->ab, s->pred, n * cols));
+	           && (differing == 0 || !gain_stands_out(s->bb, s->ab, s->pred, n && stats[0].blocks, n * cols));
 }

@@ -32,6 +32,7 @@ struct st_row_stat {
 	double pred;           /* predicted value of dd */
 	uint64_t bad_a, bad_b, apart; /* non-finite elements */
 	double max;
+	bool blocks;           /* a side is stored in blocks */
 };
 
 /* What the rows say together. */

@@ -201,41 +201,6 @@ static enum st_status test_constant(struct trial *t)
 	return ST_OK;
 }
 
-/* BF16 cut off instead of rounded: decidable bit by bit where the other side has more bits. */
-static enum st_status test_truncated(struct trial *t)
-{
-	for (int k = 0; k < 2; k++) {
-		const struct st_rows *s = k ? t->b : t->a, *full = k ? t->a : t->b;
-		if (s->type->dtype != ST_DTYPE_BF16 || (full->type->dtype != ST_DTYPE_F32 && full->type->dtype != ST_DTYPE_F64))
-			continue;
-		uint64_t cut = 0, other = 0;
-		float *x = st_arena_alloc(&t->arena, s->cols, sizeof *x), *y = st_arena_alloc(&t->arena, s->cols, sizeof *y);
-		if (!x || !y)
-			return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
-		for (uint64_t i = 0; i < t->n_sample; i++) {
-			s->get(s, t->sample[i], x);
-			full->get(full, t->sample[i], y);
-			for (uint64_t j = 0; j < s->cols; j++) {
-				uint32_t u, v;
-				memcpy(&u, &x[j], 4);
-				memcpy(&v, &y[j], 4);
-				if ((v & 0xFFFF) == 0 && u == v)
-					continue;
-				cut += u == (v & 0xFFFF0000u);
-				other += u != (v & 0xFFFF0000u);
-			}
-		}
-		if (other > 0 || cut == 0)
-			continue;
-		t->d->side = k ? 'b' : 'a';
-		t->d->cause = (struct st_cause){ .code = "weight.truncated_rounding", .confidence = ST_CONFIRMED,
-		                                 .residual_before = t->d->rel_l2, .floor = t->d->predicted };
-		t->done = true;
-		return ST_OK;
-	}
-	return ST_OK;
-}
-
 /*
  * The same bytes under another label: decode them as every other type that gives this shape
  * the same size.
@@ -851,7 +816,7 @@ static enum st_status test_gate_up_interleaved(struct trial *t)
 
 /* Simple before complicated; what is decided bit by bit before what is fitted. */
 static enum st_status (*const tests[])(struct trial *) = {
-	test_nan, test_constant, test_truncated, test_mislabelled, test_plus_one, test_scaled, test_transposed,
+	test_nan, test_constant, test_mislabelled, test_plus_one, test_scaled, test_transposed,
 	test_rope_order, test_misplaced, test_gate_up_interleaved, test_block_layout, test_row_order, test_block_scale,
 	test_row_corrupt,
 };

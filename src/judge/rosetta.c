@@ -352,8 +352,11 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	enum st_status st;
 	ST_TRY_OUT(st_model_open(path_a, &s->ma, err));
 	ST_TRY_OUT(st_model_open(path_b, &s->mb, err));
-	st_model_load_log(s->ma, &o->hooks);
-	st_model_load_log(s->mb, &o->hooks);
+	for (int i = 0; i < 2; i++) {
+		const struct st_model *m = i ? s->mb : s->ma;
+		if (o->log_all || st_container_format(st_model_container(m)) == ST_FORMAT_APR)
+			st_model_load_log(m, &o->hooks);
+	}
 	ST_TRY_OUT(describe_side(s->ma, path_a, o->hash, &r->a, err));
 	ST_TRY_OUT(describe_side(s->mb, path_b, o->hash, &r->b, err));
 	ST_TRY_OUT(st_rosetta_tokens(s, o, err));

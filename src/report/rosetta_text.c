@@ -51,10 +51,12 @@ static void input_lines(const struct st_rosetta *r, struct st_text *t)
 		st_text_printf(t, TAG "Note: %s\n", r->token_note);
 }
 
-static void config_lines(const struct st_rosetta *r, struct st_text *t)
+static void config_lines(const struct st_rosetta *r, bool verbose, struct st_text *t)
 {
 	for (size_t i = 0; i < r->n_config; i++) {
 		const struct st_config_diff *c = &r->config[i];
+		if (!c->matters && !verbose)
+			continue;
 		st_text_printf(t, TAG "config %s: ", c->key);
 		st_text_add_safe(t, c->a, strlen(c->a));
 		st_text_puts(t, " in A, ");
@@ -220,7 +222,7 @@ static void stage_lines(const struct st_rosetta *r, bool verbose, bool colour, s
 void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, bool colour, struct st_text *t)
 {
 	input_lines(r, t);
-	config_lines(r, t);
+	config_lines(r, verbose, t);
 	if (r->n_weights)
 		weight_lines(r, verbose, t);
 	stage_lines(r, verbose, colour, t);

@@ -1,0 +1,270 @@
+#include "report/diff.h"
+
+#include "base/error.h"
+#include "report/table.h"
+
+#include <math.h>
+#include <string.h>
+
+static void number(struct st_text *t, const char *name, double v) { st_text_printf(t, "%s %.6g\n", name, v); }
+
+static void stage_text(const struct st_diff *d, bool colour, struct st_text *t)
+{
+	const struct st_stage_diff *s = &d->stage;
+	const struct st_metrics *m = &s->m;
+	if (s->stage[0] && s->layer >= 0)
+		st_text_printf(t, "stage          %s, layer %d\n", s->stage, (int)s->layer);
+	else if (s->stage[0])
+		st_text_printf(t, "stage          %s, whole model\n", s->stage);
+	st_text_printf(t, "elements       %llu\n", (unsigned long long)m->count);
+	st_text_printf(t, "max |a-b|      %.6g at %llu", m->max_abs, (unsigned long long)m->max_abs_index);
+	if (s->rows > 1)
+		st_text_printf(t, " (position %llu, feature %llu)", (unsigned long long)(m->max_abs_index / s->cols),
+		               (unsigned long long)(m->max_abs_index % s->cols));
+	st_text_puts(t, "\n");
+	number(t, "mean |a-b|    ", m->mean_abs);
+	number(t, "rms of a-b    ", m->rms);
+	number(t, "relative L2   ", m->rel_l2);
+	if (isnan(m->cosine))
+		st_text_puts(t, "cosine         undefined (a norm is 0)\n");
+	else
+		st_text_printf(t, "cosine         %.12g\n", m->cosine);
+	if (!isnan(m->gain))
+		st_text_printf(t, "gain a/b       %.9g\n", m->gain);
+	st_text_printf(t, "non-finite     %llu in A, %llu in B, %llu on one side only\n", (unsigned long long)m->nonfinite_a,
+	               (unsigned long long)m->nonfinite_b, (unsigned long long)m->nonfinite_apart);
+	if (s->n_top) {
+		struct st_table table;
+		st_table_init(&table, "rrrr");
+		st_table_cell(&table, ST_STYLE_DIM, "index");
+		st_table_cell(&table, ST_STYLE_DIM, "a");
+		st_table_cell(&table, ST_STYLE_DIM, "b");
+		st_table_cell(&table, ST_STYLE_DIM, "|a-b|");
+		for (size_t i = 0; i < s->n_top; i++) {
+			st_table_cellf(&table, ST_STYLE_PLAIN, "%llu", (unsigned long long)s->top[i].index);
+			st_table_number(&table, s->top[i].a, 9);
+			st_table_number(&table, s->top[i].b, 9);
+			st_table_number(&table, s->top[i].abs, 6);
+		}
+		st_text_puts(t, "largest differences\n");
+		st_table_render(&table, t, "  ", colour);
+		st_table_release(&table);
+	}
+}
+
+/* The largest differences of one row of a table, below it. */
+static enum st_status values(const struct st_tensor *a, const struct st_tensor *b, struct st_text *t, struct st_error *err)
+{
+	enum { SHOWN = 5 };
+	struct st_top_diff top[SHOWN];
+	size_t n;
+	if (!a || !b || a->n_elems != b->n_elems)
+		return ST_OK;
+	ST_TRY(st_top_diffs(a, b, SHOWN, top, &n, err));
+	st_text_puts(t, "largest differences in ");
+	st_text_add_safe(t, a->name, strlen(a->name));
+	st_text_puts(t, n ? ":\n" : ": none as stored\n");
+	for (size_t i = 0; i < n; i++)
+		st_text_printf(t, "  [%llu]  a %.9g  b %.9g  |a-b| %.6g\n", (unsigned long long)top[i].index, (double)top[i].a, (double)top[i].b, top[i].abs);
+	return ST_OK;
+}
+
+static void head(struct st_table *table, const char *const *names, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		st_table_cell(table, ST_STYLE_DIM, names[i]);
+}
+
+static enum st_status traces_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t, struct st_error *err)
+{
+	static const char *const names[] = { "stage", "layer", "positions", "min cosine", "max rel L2", "at", "max |a-b|", "floor", "" };
+	struct st_table table;
+	st_table_init(&table, "lrrrrrrrl");
+	head(&table, names, 9);
+	size_t shown = 0, hidden = 0;
+	for (size_t i = 0; i < d->n_rows; i++) {
+		const struct st_trace_row *r = &d->rows[i];
+		if (shown == o->limit && i != d->first) {
+			hidden++;
+			continue;
+		}
+		shown += shown < o->limit;
+		if (r->step)
+			st_table_cellf(&table, ST_STYLE_PLAIN, "step %u %s", (unsigned)r->step, st_stage_name(r->stage));
+		else
+			st_table_cell(&table, ST_STYLE_PLAIN, st_stage_name(r->stage));
+		if (r->layer >= 0)
+			st_table_cellf(&table, ST_STYLE_PLAIN, "%d", (int)r->layer);
+		else
+			st_table_cell(&table, ST_STYLE_PLAIN, "");
+		if (!r->positions) {
+			for (int k = 0; k < 6; k++)
+				st_table_cell(&table, ST_STYLE_PLAIN, "");
+			st_table_cell(&table, ST_STYLE_WARN, !r->on_b ? "only in A" : !r->on_a ? "only in B" : "not compared");
+			continue;
+		}
+		st_table_cellf(&table, ST_STYLE_PLAIN, "%llu", (unsigned long long)r->positions);
+		st_table_number(&table, r->min_cosine, 9);
+		st_table_number(&table, r->max_rel_l2, 3);
+		st_table_cellf(&table, ST_STYLE_PLAIN, "%llu", (unsigned long long)r->worst_position);
+		st_table_number(&table, r->max_abs, 3);
+		if (isnan(r->floor))
+			st_table_cell(&table, ST_STYLE_DIM, "unknown");
+		else
+			st_table_number(&table, r->floor, 3);
+		if (r->nonfinite_apart)
+			st_table_cell(&table, ST_STYLE_BAD, "non-finite on one side");
+		else if (i == d->first)
+			st_table_cell(&table, ST_STYLE_BAD, "<- first beyond its floor");
+		else
+			st_table_cell(&table, ST_STYLE_WARN, r->exceeds ? "beyond" : "");
+	}
+	st_table_render(&table, t, "", o->colour);
+	st_table_release(&table);
+	if (hidden)
+		st_text_printf(t, "... %zu more rows (--limit)\n", hidden);
+	for (size_t i = 0; o->values && i < d->n_rows && i < o->limit; i++)
+		if (d->rows[i].positions && d->rows[i].max_abs > 0)
+			ST_TRY(values(d->rows[i].tensor_a, d->rows[i].tensor_b, t, err));
+	return ST_OK;
+}
+
+static enum st_status models_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t, struct st_error *err)
+{
+	static const char *const words[] = { "equal", "equal after decoding", "noise", "", "only in A", "only in B" };
+	static const char *const names[] = { "tensor", "A", "B", "rel L2", "expected", "gain", "" };
+	for (size_t i = 0; i < d->n_config; i++) {
+		st_text_printf(t, "config %s: ", d->config[i].key);
+		st_text_add_safe(t, d->config[i].a, strlen(d->config[i].a));
+		st_text_puts(t, " in A, ");
+		st_text_add_safe(t, d->config[i].b, strlen(d->config[i].b));
+		st_text_printf(t, " in B%s\n", d->config[i].matters ? " (changes the result)" : "");
+	}
+	struct st_table table;
+	st_table_init(&table, "lllrrrl");
+	size_t shown = 0, hidden = 0, equal = 0;
+	head(&table, names, 7);
+	for (size_t i = 0; i < d->n_weights; i++) {
+		const struct st_weight_diff *w = &d->weights[i];
+		if (w->status <= ST_WEIGHT_EQUAL_DECODED) {
+			equal++;
+			continue;
+		}
+		if (shown == o->limit && i != d->first) {
+			hidden++;
+			continue;
+		}
+		shown += shown < o->limit;
+		st_table_cell(&table, ST_STYLE_PLAIN, w->slot->canonical);
+		st_table_cell(&table, ST_STYLE_PLAIN, w->a ? st_dtype_info(w->a->tensor->dtype)->name : "-");
+		st_table_cell(&table, ST_STYLE_PLAIN, w->b ? st_dtype_info(w->b->tensor->dtype)->name : "-");
+		st_table_number(&table, w->rel_l2, 3);
+		st_table_number(&table, w->predicted, 3);
+		st_table_number(&table, w->gain, 6);
+		bool fault = w->status >= ST_WEIGHT_FAULT;
+		st_table_cell(&table, fault ? ST_STYLE_BAD : ST_STYLE_PLAIN, fault ? w->cause.code : words[w->status]);
+	}
+	if (shown)
+		st_table_render(&table, t, "", o->colour);
+	st_table_release(&table);
+	if (hidden)
+		st_text_printf(t, "... %zu more tensors (--limit)\n", hidden);
+	for (size_t i = 0, n = 0; o->values && i < d->n_weights && n < o->limit; i++)
+		if (d->weights[i].status > ST_WEIGHT_EQUAL_DECODED && d->weights[i].status < ST_WEIGHT_ONLY_A) {
+			ST_TRY(values(d->weights[i].a->tensor, d->weights[i].b->tensor, t, err));
+			n++;
+		}
+	for (int side = 0; side < 2; side++) {
+		size_t n = side ? d->n_unused_b : d->n_unused_a;
+		for (size_t i = 0; i < n && i < o->limit; i++) {
+			const struct st_tensor *x = (side ? d->unused_b : d->unused_a)[i];
+			st_text_printf(t, "not used by the model, in %c: ", side ? 'B' : 'A');
+			st_text_add_safe(t, x->name, strlen(x->name));
+			st_text_puts(t, "\n");
+		}
+	}
+	st_text_printf(t, "%zu tensors matched, %zu equal\n", d->compared, equal);
+	return ST_OK;
+}
+
+static enum st_status tensors_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t, struct st_error *err)
+{
+	static const char *const names[] = { "tensor", "A", "B", "rel L2", "max |a-b|", "" };
+	struct st_table table;
+	st_table_init(&table, "lllrrl");
+	size_t shown = 0, hidden = 0, equal = 0;
+	head(&table, names, 6);
+	for (size_t i = 0; i < d->n_tensors; i++) {
+		const struct st_tensor_diff *x = &d->tensors[i];
+		if (x->a && x->b && !x->shapes_differ && x->m.max_abs == 0) {
+			equal++;
+			continue;
+		}
+		if (shown == o->limit && i != d->first) {
+			hidden++;
+			continue;
+		}
+		shown += shown < o->limit;
+		st_table_cell(&table, ST_STYLE_PLAIN, (x->a ? x->a : x->b)->name);
+		st_table_cell(&table, ST_STYLE_PLAIN, x->a ? st_dtype_info(x->a->dtype)->name : "-");
+		st_table_cell(&table, ST_STYLE_PLAIN, x->b ? st_dtype_info(x->b->dtype)->name : "-");
+		if (x->a && x->b && !x->shapes_differ) {
+			st_table_number(&table, x->m.rel_l2, 3);
+			st_table_number(&table, x->m.max_abs, 3);
+			st_table_cell(&table, ST_STYLE_PLAIN, "");
+		} else {
+			st_table_cell(&table, ST_STYLE_PLAIN, "");
+			st_table_cell(&table, ST_STYLE_PLAIN, "");
+			st_table_cell(&table, ST_STYLE_WARN, !x->b ? "only in A" : !x->a ? "only in B" : "shapes differ");
+		}
+	}
+	if (shown)
+		st_table_render(&table, t, "", o->colour);
+	st_table_release(&table);
+	if (hidden)
+		st_text_printf(t, "... %zu more tensors (--limit)\n", hidden);
+	for (size_t i = 0, n = 0; o->values && i < d->n_tensors && n < o->limit; i++)
+		if (d->tensors[i].m.max_abs > 0) {
+			ST_TRY(values(d->tensors[i].a, d->tensors[i].b, t, err));
+			n++;
+		}
+	st_text_printf(t, "%zu tensors matched, %zu equal\n", d->compared, equal);
+	return ST_OK;
+}
+
+static void verdict_line(const struct st_diff *d, bool colour, struct st_text *t)
+{
+	const char *off = st_style_off(ST_STYLE_BAD, colour);
+	if (d->only_a || d->only_b)
+		st_text_printf(t, "on one side only: %zu in A, %zu in B\n", d->only_a, d->only_b);
+	if (d->compared == 0)
+		st_text_printf(t, "%sundecided%s: nothing was compared\n", st_style_on(ST_STYLE_WARN, colour), off);
+	else if (d->fault)
+		st_text_printf(t, "%sdifferent%s beyond what is expected\n", st_style_on(ST_STYLE_BAD, colour), off);
+	else if (d->over_threshold)
+		st_text_printf(t, "%sdifferent%s beyond the threshold\n", st_style_on(ST_STYLE_BAD, colour), off);
+	else if (d->undecided)
+		st_text_printf(t, "%sundecided%s: they differ, and nothing says by how much they may (--threshold, or compare traces with provenance)\n",
+		               st_style_on(ST_STYLE_WARN, colour), off);
+	else
+		st_text_printf(t, "%sthe same%s, or different only as expected\n", st_style_on(ST_STYLE_GOOD, colour), off);
+}
+
+enum st_status st_report_diff_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t, struct st_error *err)
+{
+	st_text_puts(t, "A ");
+	st_text_add_safe(t, d->path_a, strlen(d->path_a));
+	st_text_puts(t, "\nB ");
+	st_text_add_safe(t, d->path_b, strlen(d->path_b));
+	st_text_puts(t, "\n");
+	if (d->note[0])
+		st_text_printf(t, "note: %s\n", d->note);
+	switch (d->kind) {
+	case ST_DIFF_STAGES: stage_text(d, o->colour, t); break;
+	case ST_DIFF_TRACES: ST_TRY(traces_text(d, o, t, err)); break;
+	case ST_DIFF_MODELS: ST_TRY(models_text(d, o, t, err)); break;
+	case ST_DIFF_TENSORS: ST_TRY(tensors_text(d, o, t, err)); break;
+	}
+	verdict_line(d, o->colour, t);
+	return t->failed ? st_fail(err, ST_ERR_NOMEM, "out of memory") : ST_OK;
+}
