@@ -18,7 +18,7 @@ enum fault {
 	FAULT_NAME_EMPTY, FAULT_NAME_NUL, FAULT_NAME_UTF8, FAULT_NAME_LONG, FAULT_NAME_MAX, FAULT_NAME_TWICE,
 	FAULT_NDIMS_5, FAULT_NDIMS_MAX, FAULT_DIM_MAX, FAULT_DIMS_WRAP, FAULT_DIMS_WRAP_BESIDE_ZERO, FAULT_BYTES_WRAP,
 	FAULT_TYPE_NEVER, FAULT_TYPE_IQ2, FAULT_TYPE_NVFP4, FAULT_TYPE_WITHDRAWN, FAULT_ROW_NO_BLOCK,
-	FAULT_OFFSET_ODD, FAULT_OFFSET_PAST_END, FAULT_OFFSET_WRAPS, FAULT_OVERLAP, FAULT_DATA_SHORT,
+	FAULT_OFFSET_ODD, FAULT_OFFSET_PAST_END, FAULT_OFFSET_WRAPS, FAULT_END_WRAPS, FAULT_OVERLAP, FAULT_DATA_SHORT,
 	FAULT_COUNT
 };
 
@@ -79,6 +79,7 @@ static const struct {
 	[FAULT_OFFSET_ODD] = { ST_ERR_FORMAT, "second: offset 68 is no multiple of the alignment 64" },
 	[FAULT_OFFSET_PAST_END] = { ST_ERR_FORMAT, "second: data of 68 bytes reach past the end" },
 	[FAULT_OFFSET_WRAPS] = { ST_ERR_FORMAT, "second: offset 18446744073709551552 overflows" },
+	[FAULT_END_WRAPS] = { ST_ERR_FORMAT, "second: data of 68 bytes reach past the end" },
 	[FAULT_OVERLAP] = { ST_ERR_FORMAT, "overlaps tensor" },
 	[FAULT_DATA_SHORT] = { ST_ERR_FORMAT, "second: data of 68 bytes reach past the end" },
 };
@@ -208,7 +209,12 @@ static void build(struct bytes *b, enum fault f)
 	put_u32(b, 0);
 	put_u64(b, 0);
 	put_second_tensor(b, f);
+	const size_t offset_at = b->n - 8;
 	put_zeros_to(b, 64);
+	if (f == FAULT_END_WRAPS) { /* begins 64 bytes before 2^64 and ends 4 behind it */
+		uint64_t offset = 0 - (uint64_t)64 - b->n;
+		memcpy(b->p + offset_at, &offset, 8);
+	}
 	for (int i = 0; i < 64; i++)
 		put_u8(b, (uint8_t)i);
 	for (int i = 0; i < (f == FAULT_DATA_SHORT ? 67 : 68); i++)
