@@ -28,6 +28,9 @@
 #define GAIN_COHERENT_FLOAT 2.0
 #define GAIN_COHERENT_BLOCK 0.5
 
+/* Elements below which a team of threads costs more than it saves. */
+#define PARALLEL ((uint64_t)1 << 17)
+
 static void get_weight(const struct st_rows *s, uint64_t r, float *dst)
 {
 	st_weight_decode(s->w, r, 1, dst);
@@ -46,7 +49,7 @@ enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b,
 	float *buf = st_alloc_array((uint64_t)threads * 2 * cols, sizeof(float));
 	if (!buf)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-#pragma omp parallel for num_threads(threads) schedule(static) if (n > 1)
+#pragma omp parallel for num_threads(threads) schedule(static) if (n * cols > PARALLEL)
 	for (uint64_t i = 0; i < n; i++) {
 		if (st_cancelled())
 			continue;

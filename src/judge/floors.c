@@ -13,6 +13,8 @@
  * of the operations has. Relative to the token's norm. */
 #define ROUNDING 0x1p-22
 #define GROUPS ((size_t)64)
+/* Elements below which a team of threads costs more than it saves. */
+#define PARALLEL ((uint64_t)1 << 17)
 
 /* sum_k x^2 over the noise blocks of a row of K elements: x2 [T, blocks]. */
 static void block_squares(const float *x, size_t T, size_t K, size_t block, double *x2)
@@ -44,7 +46,7 @@ static enum st_status add_linear(const struct st_weight *w, const float *x, size
 	}
 	block_squares(x, T, K, block, x2);
 	/* A fixed number of groups, added up in order: the same floor for any number of threads. */
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static) if (N * K > PARALLEL)
 	for (uint64_t g = 0; g < GROUPS; g++) {
 		float *row = rows + (uint64_t)omp_get_thread_num() * K;
 		for (uint64_t n = g * N / GROUPS; n < (g + 1) * N / GROUPS && !st_cancelled(); n++) {
