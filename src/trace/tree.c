@@ -21,9 +21,7 @@
 struct st_tree_writer {
 	struct st_outdir *dir;
 	const struct st_capture_plan *plan;
-	struct st_arena arena;  /* paths */
-	const char **files;     /* written so far */
-	size_t n_files;
+	struct st_arena arena; /* paths */
 };
 
 /* What a tree holds of a capture: of lm_head the last row. */
@@ -65,8 +63,8 @@ static enum st_status write_all(int fd, const char *path, const void *p, size_t 
 }
 
 /* A plain file: the folder is not visible under its name yet, so this one need not be either. */
-static enum st_status write_file(struct st_tree_writer *w, const char *path, const void *head, size_t n_head, const void *body,
-                                 size_t n_body, struct st_error *err)
+static enum st_status write_file(const char *path, const void *head, size_t n_head, const void *body, size_t n_body,
+                                 struct st_error *err)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
 	if (fd < 0)
@@ -76,7 +74,6 @@ static enum st_status write_file(struct st_tree_writer *w, const char *path, con
 		st = write_all(fd, path, body, n_body, err);
 	if (close(fd) != 0 && st == ST_OK)
 		st = st_fail_errno(err, path, "cannot write");
-	w->files[w->n_files++] = path;
 	return st;
 }
 
@@ -97,10 +94,7 @@ enum st_status st_tree_open(const char *path, bool replace, const struct st_capt
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	st_arena_init(&w->arena);
 	w->plan = plan;
-	w->files = st_arena_alloc(&w->arena, plan->n + 1, sizeof *w->files);
-	enum st_status st = w->files ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
-	if (st == ST_OK)
-		st = st_outdir_open(path, replace, &w->dir, err);
+	enum st_status st = st_outdir_open(path, replace, &w->dir, err);
 	if (st == ST_OK)
 		*out = w;
 	else
@@ -118,7 +112,7 @@ enum st_status st_tree_put(struct st_tree_writer *w, const struct st_capture *c,
 		c->key.layer >= 0 ? (uint32_t)c->key.layer : c->key.stage == ST_STAGE_EMBEDDING ? 0 : UINT32_MAX,
 		(uint32_t)n,
 	};
-	return write_file(w, path, head, sizeof head, x + (c->n - n), (size_t)n * sizeof *x, err);
+	return write_file(path, head, sizeof head, x + (c->n - n), (size_t)n * sizeof *x, err);
 }
 
 /* ---- trace.json ---- */
@@ -160,18 +154,17 @@ static json_t *describe(const struct st_capture_plan *plan, const uint32_t *toke
 	return o;
 }
 
-/* The disk may still refuse what write took (quotas, network file systems): ask before the folder gets its name. */
+/* The disk may still refuse what write took (quotas, network file systems): ask before the folder gets its name. Once
+ * for the whole file system: one flush per file costs seconds for the hundreds of files of a large model. */
 static enum st_status sync_files(const struct st_tree_writer *w, struct st_error *err)
 {
-	for (size_t i = 0; i < w->n_files; i++) {
-		int fd = open(w->files[i], O_RDONLY | O_CLOEXEC);
-		if (fd < 0)
-			return st_fail_errno(err, w->files[i], "cannot open");
-		enum st_status st = fsync(fd) == 0 ? ST_OK : st_fail_errno(err, w->files[i], "cannot flush to disk");
-		close(fd);
-		ST_TRY(st);
-	}
-	return ST_OK;
+	const char *path = st_outdir_path(w->dir);
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return st_fail_errno(err, path, "cannot open");
+	enum st_status st = syncfs(fd) == 0 ? ST_OK : st_fail_errno(err, path, "cannot flush to disk");
+	close(fd);
+	return st;
 }
 
 enum st_status st_tree_commit(struct st_tree_writer *w, const uint32_t *tokens, size_t n_tokens, struct st_error *err)
@@ -181,7 +174,7 @@ enum st_status st_tree_commit(struct st_tree_writer *w, const uint32_t *tokens, 
 	const char *path = st_arena_printf(&w->arena, "%s/trace.json", st_outdir_path(w->dir));
 	enum st_status st = text && path ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK)
-		st = write_file(w, path, text, strlen(text), "\n", 1, err);
+		st = write_file(path, text, strlen(text), "\n", 1, err);
 	if (st == ST_OK)
 		st = sync_files(w, err);
 	if (st == ST_OK) {
