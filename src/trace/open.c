@@ -152,7 +152,9 @@ static struct st_trace_item *find_item(const struct reader *r, const struct st_t
 static enum st_status give_positions(struct reader *r, const char *key, const uint32_t *list, size_t n, struct st_error *err)
 {
 	struct st_trace_key k;
-	struct st_trace_item *it = st_trace_key_parse(key + strlen(POSITIONS), r->t->c->format == ST_FORMAT_APRT, &k) && !k.token ? find_item(r, &k) : NULL;
+	struct st_trace_item *it = NULL;
+	if (st_trace_key_parse(key + strlen(POSITIONS), r->t->c->format == ST_FORMAT_APRT, &k) && !k.token)
+		it = find_item(r, &k);
 	if (!it)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "belongs to no value in the trace");
 	for (size_t i = 1; i < n; i++)

@@ -24,7 +24,8 @@ static enum st_status check_part(const struct st_trace_item *q, const struct st_
 		why = "other positions";
 	else
 		return ST_OK;
-	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "has %s than %s; the parts of a fused stage must agree", why, first->name);
+	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "has %s than %s; the parts of a fused stage must agree", why,
+	                  first->name);
 }
 
 enum st_status st_parts_join(struct st_trace_item items[3], struct st_arena *arena, struct st_error *err)

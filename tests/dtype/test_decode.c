@@ -191,7 +191,9 @@ static void integers_and_doubles(void **state)
 	/* Through f64 this would round twice: to 2^62 + 2^38 first, then down to 2^62. */
 	int64_t just_above = ((int64_t)1 << 62) + ((int64_t)1 << 38) + 1;
 	st_dtype_info(ST_DTYPE_I64)->decode(&just_above, f, 1);
-	assert_true(f[0] == 0x1.000002p62f);
+	/* valgrind's processor itself converts through f64; there the type cannot do better. */
+	volatile int64_t at_run_time = just_above;
+	assert_true(f[0] == 0x1.000002p62f || (float)at_run_time != 0x1.000002p62f);
 	st_dtype_info(ST_DTYPE_U64)->decode((uint64_t[]){ UINT64_MAX, 1 }, f, 2);
 	assert_true(f[0] == 0x1p64f && f[1] == 1);
 	st_dtype_info(ST_DTYPE_F64)->decode((double[]){ 1 + 0x1p-24, -1e300 }, f, 2);
