@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* The hand-written limits: generous against any known model, small against overflow. */
-#define MAX_LAYERS 16384u
+#define MAX_LAYERS 4096u
 #define MAX_WIDTH (1u << 24) /* hidden, ffn, heads * head_dim */
 #define MAX_VOCAB (1u << 28)
 

@@ -159,9 +159,9 @@ static enum st_status rope_object(const json_t *o, const char *owner, struct rop
 	if (partial != 1)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, owner, "partial_rotary_factor %g is not supported", partial);
 	ST_TRY(st_json_str(o, ST_NAMES("rope_type", "type"), &type, &found, err));
-	if (!found)
+	if (!found && json_object_get(o, "factor"))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, owner, "rope_type is missing");
-	if (strcmp(type, "default") == 0)
+	if (!found || strcmp(type, "default") == 0)
 		return ST_OK;
 	if (strcmp(type, "linear") == 0) {
 		r->scaling = ST_ROPE_SCALING_LINEAR;
