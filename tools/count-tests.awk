@@ -12,6 +12,7 @@
 	name = $0
 	sub(/^\{"name": "/, "", name)
 	sub(/".*/, "", name)
+	sub(/^.* \/ /, "", name) # "stele:cli / cli-usage"
 
 	gsub(/\\n/, "\n", out)
 	n = split(out, line, "\n")

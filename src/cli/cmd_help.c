@@ -31,9 +31,10 @@ static int run(struct cli *c, void *p)
 	if (o->words.n) {
 		int used;
 		cmd = cli_find((char *const *)o->words.items, (int)o->words.n, &used);
-		if (!cmd || (size_t)used != o->words.n)
-			return cli_usage(c, "no command '%s%s%s'; 'stele help' lists them", o->words.items[0],
-			                 o->words.n > 1 ? " " : "", o->words.n > 1 ? o->words.items[1] : "");
+		if (!cmd)
+			return cli_unknown_command(c, (char *const *)o->words.items, (int)o->words.n);
+		if ((size_t)used != o->words.n)
+			return cli_usage(c, "unexpected argument '%.200s' after '%s'", o->words.items[used], cmd->name);
 	}
 	if (o->man)
 		cli_man(&t, cmd);

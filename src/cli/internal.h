@@ -12,6 +12,8 @@ extern const size_t cli_n_commands;
 const struct cli_command *cli_find(char *const *args, int n, int *used);
 /* The candidate nearest to `word` in edits, or NULL when none is near. */
 const char *cli_nearest(const char *word, const char *const *candidates, size_t n);
+/* Report that no command is called like this, with what may have been meant. */
+int cli_unknown_command(struct cli *c, char *const *words, int n);
 
 /* parse.c */
 enum cli_parsed { CLI_PARSED_OK, CLI_PARSED_HELP, CLI_PARSED_ERROR };

@@ -35,35 +35,6 @@ static bool wants(const struct cli_command *cmd, char **args, int n, const char 
 	return false;
 }
 
-/* "svf", or a slip of the pen. */
-static int no_such_command(struct cli *c, char **args, int n)
-{
-	size_t len = strlen(args[0]), count = 0;
-	char members[256] = "";
-	const char **names = calloc(cli_n_commands, sizeof *names);
-	if (!names)
-		return cli_usage(c, "out of memory");
-	for (size_t i = 0; i < cli_n_commands; i++) {
-		const char *name = cli_commands[i]->name;
-		names[i] = name;
-		if (strncmp(name, args[0], len) == 0 && name[len] == ' ' && strlen(members) + strlen(name) + 3 < sizeof members) {
-			size_t at = strlen(members);
-			snprintf(members + at, sizeof members - at, "%s%s", count++ ? ", " : "", name + len + 1);
-		}
-	}
-	int rc;
-	const char *near;
-	if (count)
-		rc = n > 1 ? cli_usage(c, "unknown command '%.60s %.60s'; there is %s", args[0], args[1], members)
-		           : cli_usage(c, "'%s' needs a second word: %s", args[0], members);
-	else if ((near = cli_nearest(args[0], names, cli_n_commands)))
-		rc = cli_usage(c, "unknown command '%.60s'; did you mean '%s'?", args[0], near);
-	else
-		rc = cli_usage(c, "unknown command '%.60s'; 'stele help' lists them", args[0]);
-	free(names);
-	return rc;
-}
-
 static int run_command(struct cli *c, char **args, int n)
 {
 	void *opts = calloc(1, c->cmd->opts_size ? c->cmd->opts_size : 1);
@@ -118,7 +89,7 @@ static int dispatch(struct cli *c, char **args, int n)
 	c->quiet = wants(c->cmd, args + used, n - used, "--quiet") || wants(c->cmd, args + used, n - used, "-q");
 	if (!c->cmd && args[0][0] == '-')
 		return cli_usage(c, "unknown option %.60s; 'stele help' lists the commands", args[0]);
-	return c->cmd ? run_command(c, args + used, n - used) : no_such_command(c, args, n);
+	return c->cmd ? run_command(c, args + used, n - used) : cli_unknown_command(c, args, n);
 }
 
 int main(int argc, char **argv)

@@ -1,6 +1,7 @@
-/* nearest.c - "did you mean": edit distance with transpositions (optimal string alignment). */
+/* nearest.c - "did you mean". */
 #include "cli/internal.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define MAX_WORD 40
@@ -11,6 +12,7 @@ static size_t min3(size_t a, size_t b, size_t c)
 	return m < c ? m : c;
 }
 
+/* Edits that turn one into the other; swapping neighbours is one edit (optimal string alignment). */
 static size_t distance(const char *a, size_t n, const char *b, size_t m)
 {
 	size_t d[MAX_WORD + 1][MAX_WORD + 1];
@@ -48,4 +50,32 @@ const char *cli_nearest(const char *word, const char *const *candidates, size_t 
 	}
 	/* More than a third of the letters wrong is another word, not a slip. */
 	return best <= 1 + len / 3 ? found : NULL;
+}
+
+/* The second words of the commands that begin with `first`, "export, replay"; returns how many. */
+static size_t second_words(const char *first, char *buf, size_t size)
+{
+	size_t n = 0, at = 0, len = strlen(first);
+	buf[0] = '\0';
+	for (size_t i = 0; i < cli_n_commands; i++) {
+		const char *name = cli_commands[i]->name;
+		if (strncmp(name, first, len) == 0 && name[len] == ' ' && at < size)
+			at += (size_t)snprintf(buf + at, size - at, "%s%s", n++ ? ", " : "", name + len + 1);
+	}
+	return n;
+}
+
+int cli_unknown_command(struct cli *c, char *const *words, int n)
+{
+	char seconds[256];
+	if (second_words(words[0], seconds, sizeof seconds) > 0)
+		return n > 1 ? cli_usage(c, "unknown command '%.60s %.60s'; there is %s", words[0], words[1], seconds)
+		             : cli_usage(c, "'%s' needs a second word: %s", words[0], seconds);
+	const char **names = calloc(cli_n_commands, sizeof *names);
+	for (size_t i = 0; names && i < cli_n_commands; i++)
+		names[i] = cli_commands[i]->name;
+	const char *near = names ? cli_nearest(words[0], names, cli_n_commands) : NULL;
+	free(names);
+	return near ? cli_usage(c, "unknown command '%.60s'; did you mean '%s'?", words[0], near)
+	            : cli_usage(c, "unknown command '%.60s'; 'stele help' lists them", words[0]);
 }
