@@ -53,7 +53,7 @@ static void check_cases(const char *model, const char *cases, bool prefix)
 		size_t n = end ? (size_t)(end - p) : strlen(p);
 		uint32_t want[1024];
 		size_t n_want = 0;
-		const char *eol = strchr(line, '\n');
+		const char *eol = strchrnul(line, '\n');
 		while (line < eol) {
 			char *next;
 			want[n_want] = (uint32_t)strtoul(line, &next, 10);
@@ -67,7 +67,7 @@ static void check_cases(const char *model, const char *cases, bool prefix)
 		assert_ids(m.t, p, n, 0, want, n_want);
 		assert_round_trip(m.t, p, n, prefix);
 		n_cases++;
-		line = eol + 1;
+		line = *eol ? eol + 1 : eol;
 		/* The last text has no separator and the file's last newline is not part of it. */
 		p = end ? end + strlen(separator) : NULL;
 	}
