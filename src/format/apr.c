@@ -192,6 +192,9 @@ static enum st_status read_entry(struct apr *a, struct st_cursor *cur, struct st
 		return st_fail_at(a->err, ST_ERR_FORMAT, e->at, t->name, "dimensions overflow 64 bits");
 	if (zero)
 		t->n_elems = 0;
+	if (e->offset % ST_APR_ALIGN != 0)
+		return st_fail_at(a->err, ST_ERR_FORMAT, e->at, t->name, "lies at byte %llu of the data, no multiple of %u",
+		                  (unsigned long long)e->offset, ST_APR_ALIGN);
 	if (e->offset > a->n - a->data || e->size > a->n - a->data - e->offset)
 		return st_fail_at(a->err, ST_ERR_FORMAT, e->at, t->name, "%llu bytes at %llu of the data reach past the end of the file",
 		                  (unsigned long long)e->size, (unsigned long long)e->offset);
