@@ -186,10 +186,10 @@ static void bind_place(struct st_model *m, enum st_role role, uint32_t layer, bo
 	w->role = role;
 	w->layer = st_role_per_layer(role) ? (int32_t)layer : -1;
 	w->stage = first_stage[role];
-	w->heads = role == ST_ROLE_Q || role == ST_ROLE_Q_BIAS ? m->cfg.n_heads
-	         : role == ST_ROLE_K || role == ST_ROLE_K_BIAS || role == ST_ROLE_V || role == ST_ROLE_V_BIAS ? m->cfg.n_kv_heads : 1;
-	w->interleaved = interleaved && role != ST_ROLE_V && role != ST_ROLE_V_BIAS && w->stage <= ST_STAGE_QKV_BIAS &&
-	                 w->stage >= ST_STAGE_QKV_MATMUL;
+	bool query = role == ST_ROLE_Q || role == ST_ROLE_Q_BIAS, key = role == ST_ROLE_K || role == ST_ROLE_K_BIAS;
+	bool value = role == ST_ROLE_V || role == ST_ROLE_V_BIAS;
+	w->heads = query ? m->cfg.n_heads : key || value ? m->cfg.n_kv_heads : 1;
+	w->interleaved = interleaved && (query || key);
 	if (!st_role_hf_name(role, layer, w->canonical, sizeof w->canonical))
 		(void)st_role_gguf_name(role, layer, w->canonical, sizeof w->canonical);
 	enum need n = need(m, role);

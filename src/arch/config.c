@@ -87,6 +87,10 @@ static enum st_status defaults(const struct st_arch *arch, struct st_config *cfg
 	cfg->qkv_bias |= arch->qkv_bias;
 	if (cfg->n_kv_heads == 0)
 		cfg->n_kv_heads = cfg->n_heads;
+	if (cfg->rope_scaling == ST_ROPE_SCALING_LINEAR && cfg->rope_factor == 1) {
+		cfg->rope_scaling = ST_ROPE_SCALING_NONE;
+		cfg->rope_factor = 0;
+	}
 	/* A window that no layer uses is none: one spelling of that. */
 	if (cfg->sliding_window == 0 || cfg->window_from_layer >= cfg->n_layers)
 		cfg->sliding_window = cfg->window_from_layer = 0;

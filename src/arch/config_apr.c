@@ -3,7 +3,6 @@
 
 #include "base/error.h"
 
-#include <math.h>
 #include <string.h>
 
 static const struct st_json_field fields[] = {

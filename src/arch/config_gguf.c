@@ -137,8 +137,6 @@ static enum st_status rope(const struct st_container *c, const char *prefix, str
 	if (linear || (!found && (have || have_old))) {
 		cfg->rope_scaling = ST_ROPE_SCALING_LINEAR;
 		cfg->rope_factor = have ? v : w;
-		if (cfg->rope_factor == 1)
-			cfg->rope_scaling = ST_ROPE_SCALING_NONE;
 	}
 	return ST_OK;
 }

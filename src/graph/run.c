@@ -4,6 +4,7 @@
 #include "base/error.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -264,6 +265,21 @@ void st_run_put(struct st_run *r, uint32_t i, const float *data)
 	settle(r, i);
 }
 
+struct label {
+	char text[64];
+};
+
+/* "ffn_up of layer 3", "lm_head" */
+static struct label label(const struct st_node *n)
+{
+	struct label l;
+	if (n->layer < 0)
+		snprintf(l.text, sizeof l.text, "%s", st_stage_name(n->stage));
+	else
+		snprintf(l.text, sizeof l.text, "%s of layer %d", st_stage_name(n->stage), n->layer);
+	return l;
+}
+
 static enum st_status check_inputs(const struct st_run *r, uint32_t i, struct st_error *err)
 {
 	const struct st_node *n = &r->g->nodes[i];
@@ -274,8 +290,7 @@ static enum st_status check_inputs(const struct st_run *r, uint32_t i, struct st
 			continue;
 		const struct st_node *in = &r->g->nodes[n->in[j]];
 		if (r->held[st_run_slot(in)] != n->in[j])
-			return st_fail(err, ST_ERR_USAGE, "%s of layer %d needs %s of layer %d, which the run does not hold",
-			               st_stage_name(n->stage), n->layer, st_stage_name(in->stage), in->layer);
+			return st_fail(err, ST_ERR_USAGE, "%s needs %s, which the run does not hold", label(n).text, label(in).text);
 	}
 	return st_check_cancel(err);
 }
@@ -289,9 +304,15 @@ enum st_status st_run_eval(struct st_run *r, uint32_t i, struct st_error *err)
 	return ST_OK;
 }
 
-/* Same place in the same net: only weights and parameters may differ. */
-static bool equal_form(const struct st_node *a, const struct st_node *b)
+/* Same place in the same net, with inputs of the same size: only weights and parameters may differ. */
+static bool equal_form(const struct st_graph *ga, const struct st_graph *gb, uint32_t i)
 {
+	if (i >= gb->n_nodes)
+		return false;
+	const struct st_node *a = &ga->nodes[i], *b = &gb->nodes[i];
+	for (int j = 0; j < 2; j++)
+		if (a->in[j] != ST_NO_NODE && (b->in[j] != a->in[j] || ga->nodes[a->in[j]].width != gb->nodes[b->in[j]].width))
+			return false;
 	return a->stage == b->stage && a->layer == b->layer && a->op == b->op && a->in[0] == b->in[0] &&
 	       a->in[1] == b->in[1] && a->slice == b->slice && a->width == b->width && a->n_w == b->n_w &&
 	       a->heads == b->heads && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads;
@@ -301,10 +322,8 @@ enum st_status st_run_eval_alone(struct st_run *r, const struct st_graph *g, uin
                                  float *out, struct st_error *err)
 {
 	assert(i < r->g->n_nodes);
-	const struct st_node *n = &r->g->nodes[i];
-	if (g->n_nodes <= i || !equal_form(n, &g->nodes[i]))
-		return st_fail(err, ST_ERR_MISMATCH, "the other model has no %s of layer %d of this form",
-		               st_stage_name(n->stage), n->layer);
+	if (!equal_form(r->g, g, i))
+		return st_fail(err, ST_ERR_MISMATCH, "the other model has no %s of this form", label(&r->g->nodes[i]).text);
 	ST_TRY(check_inputs(r, i, err));
 	return st_node_eval(r, g, i, e, out, err);
 }

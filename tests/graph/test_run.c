@@ -333,6 +333,16 @@ static void misuse_is_refused(void **state)
 	float out[64];
 	assert_int_equal(st_run_eval_alone(r, &other->g, 3, &e, out, &err), ST_ERR_MISMATCH);
 	st_error_clear(&err);
+	/* A feed-forward part of another size: its down projection reads other inputs, though its output fits. */
+	uint32_t out_node = st_graph_find(&t->g, ST_STAGE_FFN_OUT, 0), swigl = st_graph_find(&t->g, ST_STAGE_FFN_SWIGL, 0);
+	struct tiny *wide = tiny_new(0, 63);
+	wide->nodes[swigl].width += 16;
+	eval(r, 0, out_node + 1);
+	float y[2 * 48];
+	assert_int_equal(st_run_eval_alone(r, &wide->g, out_node, &e, y, &err), ST_ERR_MISMATCH);
+	assert_non_null(strstr(err.message, "ffn_out of layer 0"));
+	st_error_clear(&err);
+	tiny_free(wide);
 	st_cancel();
 	assert_int_equal(st_run_eval(r, 0, &err), ST_ERR_CANCELLED);
 	st_cancel_reset();
