@@ -220,9 +220,9 @@ static enum st_status check_overlap(struct st_container *c, const struct st_tens
 	enum st_status st = ST_OK;
 	for (size_t i = 1; i < k && st == ST_OK; i++)
 		if (order[i]->offset - order[i - 1]->offset < order[i - 1]->n_bytes)
-			st = st_fail_at(err, ST_ERR_FORMAT, order[i]->offset, order[i]->name, "overlaps tensor %s, whose %llu bytes begin at byte %llu",
-			                order[i - 1]->name, (unsigned long long)order[i - 1]->n_bytes,
-			                (unsigned long long)order[i - 1]->offset);
+			st = st_fail_at(err, ST_ERR_FORMAT, order[i]->offset, order[i]->name,
+			                "overlaps tensor %s, whose %llu bytes begin at byte %llu", order[i - 1]->name,
+			                (unsigned long long)order[i - 1]->n_bytes, (unsigned long long)order[i - 1]->offset);
 	free(order);
 	if (st != ST_OK)
 		st_error_in(err, c->maps[t->file].path);
@@ -314,8 +314,8 @@ static enum st_status check_first(struct st_container *c, const char *path, cons
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "split.no", "is split %llu of %llu; open the first one, %s",
 		                  (unsigned long long)s->no + 1, (unsigned long long)s->count, name);
 	if (strcmp(name, path) != 0)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "split.no", "the file says it is split 1 of %llu, its name says otherwise",
-		                  (unsigned long long)s->count);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "split.no",
+		                  "the file says it is split 1 of %llu, its name says otherwise", (unsigned long long)s->count);
 	return ST_OK;
 }
 
@@ -361,8 +361,8 @@ enum st_status st_gguf_open(struct st_container *c, const char *path, struct st_
 		c->n_tensors += (size_t)parts[i].n_tensors;
 		ST_TRY(check_overlap(c, t, parts[i].n_tensors, err));
 	}
-	c->describe = split.count > 1 ? st_arena_printf(&c->arena, "GGUF v%u, %llu splits", c->version, (unsigned long long)split.count)
-	                              : st_arena_printf(&c->arena, "GGUF v%u", c->version);
+	c->describe = split.count == 1 ? st_arena_printf(&c->arena, "GGUF v%u", c->version)
+	            : st_arena_printf(&c->arena, "GGUF v%u, %llu splits", c->version, (unsigned long long)split.count);
 	if (!c->describe)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	return st_container_index(c, err);

@@ -6,7 +6,7 @@
 
 #define NONE ST_DTYPE_COUNT
 
-/* Every number given out so far (ggml.h, September 2026), also those of types Stele does not decode: a
+/* Every number given out so far (ggml.h, 2026), also those of types Stele does not decode: a
  * refusal should name what it refuses. 4, 5, 31-33 and 36-38 were withdrawn. */
 static const struct {
 	const char *name;

@@ -69,8 +69,8 @@ static enum st_status plan_alignment(const struct st_write_plan *plan, uint64_t 
 	}
 	*out = plan->alignment ? plan->alignment : said;
 	if (*out != said || said == 0 || (said & (said - 1)) != 0)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "general.alignment", "is %llu while the plan says %llu; both must be one power of two",
-		                  (unsigned long long)said, (unsigned long long)*out);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "general.alignment",
+		                  "is %llu while the plan says %llu; both must be one power of two", (unsigned long long)said, (unsigned long long)*out);
 	return ST_OK;
 }
 
@@ -90,12 +90,14 @@ static enum st_status check_plan(const struct st_write_plan *plan, struct st_err
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name, "has %u dimensions, GGUF allows %u", t->ndim,
 			                  ST_GGUF_MAX_DIMS);
 		if (strlen(t->name) > ST_GGUF_MAX_NAME)
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name, "the name is longer than %u bytes", ST_GGUF_MAX_NAME);
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name, "the name is longer than %u bytes",
+			                  ST_GGUF_MAX_NAME);
 	}
 	return ST_OK;
 }
 
-enum st_status st_gguf_layout(const struct st_write_plan *plan, struct st_arena *arena, struct st_write_layout *out, struct st_error *err)
+enum st_status st_gguf_layout(const struct st_write_plan *plan, struct st_arena *arena, struct st_write_layout *out,
+                              struct st_error *err)
 {
 	uint64_t alignment = ST_GGUF_ALIGNMENT, data, bytes;
 	ST_TRY(check_plan(plan, err));
@@ -110,7 +112,8 @@ enum st_status st_gguf_layout(const struct st_write_plan *plan, struct st_arena 
 		const struct st_tensor_spec *t = &plan->specs[i];
 		out->offsets[i] = at;
 		/* The last tensor is padded too: llama.cpp reads the data section in whole aligned pieces. */
-		if (!st_stored_bytes(t->dtype, t->ndim, t->shape, &bytes) || !st_add_u64(at, bytes, &at) || !st_round_up(at, alignment, &at))
+		if (!st_stored_bytes(t->dtype, t->ndim, t->shape, &bytes) || !st_add_u64(at, bytes, &at) ||
+		    !st_round_up(at, alignment, &at))
 			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, t->name, "cannot be stored as %s with this shape",
 			                  st_dtype_info(t->dtype)->name);
 	}

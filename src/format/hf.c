@@ -72,7 +72,8 @@ enum st_status st_hf_weights(struct st_arena *a, const char *dir, const char **o
 		               "folder holds %zu .safetensors files and %zu shard indexes, none named model.safetensors or "
 		               "model.safetensors.index.json; name the file you mean", n_files, n_indexes);
 	if (torch)
-		return st_fail(err, ST_ERR_UNSUPPORTED, "folder holds its weights as pytorch_model*.bin; name that file, or save it as safetensors");
+		return st_fail(err, ST_ERR_UNSUPPORTED,
+		               "folder holds its weights as pytorch_model*.bin; name that file, or save it as safetensors");
 	if (exists(a, dir, "tokenizer.json"))
 		return ST_OK;
 	return st_fail(err, ST_ERR_FORMAT, "folder has a config.json but no .safetensors file");

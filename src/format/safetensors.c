@@ -99,7 +99,7 @@ static bool read_counts(const json_t *list, size_t max, uint64_t *out)
 	return true;
 }
 
-/* One descriptor into t, placed in the file. Messages carry no offset yet; the caller finds it. */
+/* One descriptor into t, placed in the file. The messages need no offset: the caller puts the entry's. */
 static enum st_status read_descriptor(const struct st_container *c, const struct shard *s, const json_t *d, struct st_tensor *t,
                                       struct st_error *err)
 {
@@ -269,7 +269,8 @@ static enum st_status shard_names(json_t *map, const char ***out, size_t *n_out,
 }
 
 /* Every tensor must be where the index says. Tensors the index does not list are no harm. */
-static enum st_status check_map(const struct st_container *c, json_t *map, const char *const *names, size_t n, struct st_error *err)
+static enum st_status check_map(const struct st_container *c, json_t *map, const char *const *names, size_t n,
+                                struct st_error *err)
 {
 	const char *key;
 	json_t *v;

@@ -45,8 +45,8 @@ enum st_status st_container_place(const struct st_container *c, struct st_tensor
 	const struct st_map *m = &c->maps[t->file];
 	uint64_t cols = t->ndim ? t->shape[t->ndim - 1] : 1, end;
 	if (cols % info->block_elems != 0)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "rows of %llu elements are no multiple of the block of %u of %s",
-		                  (unsigned long long)cols, info->block_elems, info->name);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
+		                  "rows of %llu elements are no multiple of the block of %u of %s", (unsigned long long)cols, info->block_elems, info->name);
 	if (!count_elems(t->ndim, t->shape, &t->n_elems) ||
 	    !st_mul_u64(t->n_elems / info->block_elems, info->block_bytes, &t->n_bytes))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "dimensions overflow 64 bits");
@@ -115,8 +115,8 @@ enum st_status st_container_index(struct st_container *c, struct st_error *err)
 		if (a->file != b->file)
 			return st_fail(err, ST_ERR_FORMAT, "tensor %s is in two files, %s and %s", a->name,
 			               c->maps[a->file].path, c->maps[b->file].path);
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, a->name, "the tensor is listed twice, with data at byte %llu and at byte %llu",
-		                  (unsigned long long)a->offset, (unsigned long long)b->offset);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, a->name,
+		                  "the tensor is listed twice, with data at byte %llu and at byte %llu", (unsigned long long)a->offset, (unsigned long long)b->offset);
 	}
 	return ST_OK;
 }

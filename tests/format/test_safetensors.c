@@ -177,7 +177,7 @@ static void a_small_text_is_no_large_tree(void **state)
 {
 	(void)state;
 	const size_t n = 20000000;
-	char *text = malloc(n + 8);
+	char *text = calloc(1, n + 8);
 	assert_non_null(text);
 	uint64_t len = n;
 	memcpy(text, &len, 8);
