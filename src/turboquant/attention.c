@@ -1,0 +1,181 @@
+/* attention.c - which rows a query sees, and the kernel's tasks: split, run, merged in fixed order. */
+#include "turboquant/level.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+static enum st_status bad(struct st_error *err, const char *name, const char *fmt, uint32_t a, uint32_t b)
+{
+	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, name, fmt, a, b);
+}
+
+enum st_status st_tq_params_check(const struct st_tq_params *p, struct st_error *err)
+{
+	if (!st_tq_head_dim_ok(p->head_dim))
+		return bad(err, "head_dim", "%u is not supported; 128, 256 and 512 are", p->head_dim, 0);
+	if (p->num_kv_heads < 1 || p->num_kv_heads > 1024)
+		return bad(err, "num_kv_heads", "%u is not in 1..1024", p->num_kv_heads, 0);
+	if (p->num_heads < 1 || p->num_heads > 4096)
+		return bad(err, "num_heads", "%u is not in 1..4096", p->num_heads, 0);
+	if (p->num_heads % p->num_kv_heads)
+		return bad(err, "num_heads", "%u heads do not divide into %u key/value heads", p->num_heads, p->num_kv_heads);
+	if (p->kv_capacity < 1 || p->kv_capacity > 1u << 28)
+		return bad(err, "kv_capacity", "%u is not in 1..2^28", p->kv_capacity, 0);
+	if (p->kv_seq_len < 1)
+		return bad(err, "kv_seq_len", "%u: the sequence is empty", p->kv_seq_len, 0);
+	if (p->kv_seq_len > p->kv_capacity)
+		return bad(err, "kv_seq_len", "%u exceeds kv_capacity %u", p->kv_seq_len, p->kv_capacity);
+	if (p->ring_start >= p->kv_capacity)
+		return bad(err, "ring_start", "%u is not below kv_capacity %u", p->ring_start, p->kv_capacity);
+	if (!isfinite(p->scale) || !isfinite((float)p->scale))
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale", "%g is not a finite f32", p->scale);
+	if (!isfinite(p->softcap) || p->softcap < 0)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "softcap", "%g is not a finite number >= 0", p->softcap);
+	if (p->mask_type > ST_TQ_MASK_SLIDING)
+		return bad(err, "mask_type", "%u; 0 (none), 1 (causal) and 2 (sliding window) are known", p->mask_type, 0);
+	if (p->mask_type == ST_TQ_MASK_SLIDING && p->sliding_window < 1)
+		return bad(err, "sliding_window", "%u: a window needs at least one row", p->sliding_window, 0);
+	if (!(p->scale_factor_d512 > 0) || !isfinite(p->scale_factor_d512))
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale_factor_d512", "%g is not a positive number", p->scale_factor_d512);
+	return ST_OK;
+}
+
+void st_tq_visible_rows(const struct st_tq_params *p, enum st_tq_visibility vis, struct st_tq_rows *rows)
+{
+	uint32_t len = p->kv_seq_len, cap = p->kv_capacity, first = 0;
+	if (p->mask_type == ST_TQ_MASK_SLIDING && p->sliding_window < len)
+		first = len - p->sliding_window;
+	memset(rows, 0, sizeof *rows);
+	rows->expected = len - first;
+	/* Chronological [first, len) is one physical run, or two where it crosses the end of the ring. */
+	uint32_t start = (uint32_t)(((uint64_t)p->ring_start + first) % cap);
+	rows->start[0] = start;
+	rows->count[0] = rows->expected < cap - start ? rows->expected : cap - start;
+	rows->count[1] = rows->expected - rows->count[0];
+	if (vis == ST_TQ_PHYSICAL) {
+		/* Existing kernels walk physical rows 0..len-1 in that order and drop the rest. */
+		uint32_t s[2] = { 0, start }, n[2] = { rows->count[1], rows->count[0] };
+		for (int i = 0; i < 2; i++) {
+			n[i] = s[i] >= len ? 0 : n[i] < len - s[i] ? n[i] : len - s[i];
+			rows->start[i] = s[i];
+			rows->count[i] = n[i];
+		}
+	}
+	rows->visible = rows->count[0] + rows->count[1];
+}
+
+/* [d] between coordinate order and lane order (level_impl.h): position 16 n + l of a block is coordinate W l + n. */
+static void to_lanes(const float *x, uint32_t d, unsigned bits, float *y)
+{
+	uint32_t w = bits == 0 ? 1 : bits == 4 ? 8 : 4;
+	for (uint32_t b = 0; b < d; b += 16 * w)
+		for (uint32_t n = 0; n < w; n++)
+			for (uint32_t l = 0; l < 16; l++)
+				y[b + 16 * n + l] = x[b + w * l + n];
+}
+
+static void from_lanes(const float *x, uint32_t d, unsigned bits, float *y)
+{
+	uint32_t w = bits == 0 ? 1 : bits == 4 ? 8 : 4;
+	for (uint32_t b = 0; b < d; b += 16 * w)
+		for (uint32_t n = 0; n < w; n++)
+			for (uint32_t l = 0; l < 16; l++)
+				y[b + w * l + n] = x[b + 16 * n + l];
+}
+
+/* Splits in order: weights relative to the largest maximum of all. max, sum: [splits] ld apart. */
+static void merge(const float *acc, const float *max, const float *sum, size_t splits, size_t ld, uint32_t d, float *y)
+{
+	float top = max[0], total = 0;
+	for (size_t s = 1; s < splits; s++)
+		top = top > max[s * ld] ? top : max[s * ld];
+	memset(y, 0, d * sizeof *y);
+	for (size_t s = 0; s < splits; s++) {
+		/* st_exp has the same bits on every machine, the C library's need not. */
+		float w = (float)st_exp((double)max[s * ld] - (double)top);
+		total += w * sum[s * ld];
+		for (uint32_t i = 0; i < d; i++)
+			y[i] += w * acc[s * ld * d + i];
+	}
+	for (uint32_t i = 0; i < d; i++)
+		y[i] /= total;
+}
+
+enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_codec *codec, const struct st_tq_params *p,
+                               const struct st_tq_kv *kv, const float *q, float *out, struct st_error *err)
+{
+	const uint32_t H = p->num_heads, G = p->num_kv_heads, d = p->head_dim, group = H / G;
+	const unsigned bits = kv->k_codes ? codec->bits : 0;
+	const size_t rb = bits ? st_tq_row_bytes(d, bits) : 0, nb = st_tq_norm_blocks(d);
+	struct st_tq_rows rows;
+	st_tq_visible_rows(p, e->visibility, &rows);
+	if (rows.visible == 0) {
+		memset(out, 0, (size_t)H * d * sizeof *out);
+		return ST_OK;
+	}
+	const size_t splits = st_ceil_div(rows.visible, ST_TQ_SPLIT);
+	const size_t pairs = st_ceil_div(group, ST_TQ_PAIR);
+	/* Partial results of every split: [splits, H, d] sums, [splits, H] maxima and weights; and the queries. */
+	float *acc = st_alloc_array(splits * H, (d + 2) * sizeof *acc), *lanes = st_alloc_array((size_t)H * d, sizeof *lanes);
+	if (!acc || !lanes) {
+		free(acc);
+		free(lanes);
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	}
+	float *max = acc + splits * H * d, *sum = max + splits * H;
+	for (uint32_t h = 0; h < H; h++) {
+		float t[512];
+		for (uint32_t i = 0; i < d; i++)
+			t[i] = e->q_f16 ? st_tq_round_f16(q[(size_t)h * d + i]) : q[(size_t)h * d + i];
+		to_lanes(t, d, bits, lanes + (size_t)h * d);
+	}
+	const struct st_tq_level *level = st_tq_level_get(e->cpu);
+	const float factor = d == 512 ? (float)(1 / p->scale_factor_d512) : 1 / sqrtf((float)d);
+	const size_t tasks = splits * G * pairs;
+#pragma omp parallel for schedule(static) num_threads(e->threads) if (e->threads > 1)
+	for (size_t i = 0; i < tasks; i++) {
+		size_t s = i / (G * pairs), g = i / pairs % G, h0 = g * group + i % pairs * ST_TQ_PAIR, at = s * H + h0;
+		struct st_tq_task t = {
+			.rows = &rows, .d = d, .bits = bits, .scale = (float)p->scale, .softcap = (float)p->softcap,
+			.k_factor = factor, .v_factor = factor, .q = lanes + h0 * d,
+			.first = (uint32_t)(s * ST_TQ_SPLIT), .acc = acc + at * d, .max = max + at, .sum = sum + at,
+		};
+		t.n_heads = group - (uint32_t)(i % pairs) * ST_TQ_PAIR < ST_TQ_PAIR ? 1 : 2;
+		t.end = rows.visible - t.first < ST_TQ_SPLIT ? rows.visible : t.first + ST_TQ_SPLIT;
+		if (bits) {
+			t.table = codec->book.level_f32;
+			t.k_codes = kv->k_codes + g * p->kv_capacity * rb;
+			t.v_codes = kv->v_codes + g * p->kv_capacity * rb;
+			t.k_norms = kv->k_norms + g * p->kv_capacity * nb;
+			t.v_norms = kv->v_norms + g * p->kv_capacity * nb;
+		} else {
+			t.k_dense = kv->k_dense + g * p->kv_capacity * d;
+			t.v_dense = kv->v_dense + g * p->kv_capacity * d;
+		}
+		level->attend(&t);
+	}
+	for (uint32_t h = 0; h < H; h++) {
+		float y[512];
+		merge(acc + (size_t)h * d, max + h, sum + h, splits, H, d, y);
+		from_lanes(y, d, bits, out + (size_t)h * d);
+	}
+	free(acc);
+	free(lanes);
+	return ST_OK;
+}
+
+double st_tq_nrmse(const float *a, const double *ref, size_t n)
+{
+	double diff = 0, norm = 0;
+	for (size_t i = 0; i < n; i++) {
+		double e = (double)a[i] - ref[i];
+		diff += e * e;
+		norm += ref[i] * ref[i];
+	}
+	return norm == 0 ? 0 : sqrt(diff / norm);
+}

@@ -1,0 +1,239 @@
+/* diagnose_cache.c - do the packed rows hold the values they were made from? */
+#include "turboquant/replay_internal.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* How a writer may have encoded rows differently from what the capture declares. */
+struct writer {
+	const char *code, *text;
+	bool signs, no_fwht, nibbles, kv_swapped;
+	unsigned norm_block;
+	int shift;              /* row of position i holds position i + shift */
+	bool fit_gain;          /* any common factor on the norms */
+};
+
+struct check {
+	const struct st_capture *c;
+	struct st_oracle_decode decode;
+	double expected;        /* nrmse of this quantiser on normal data */
+	double limit;           /* above it a row is bad */
+	double gain;            /* last fitted one */
+};
+
+static const float *pre_row(const struct st_capture *c, bool v, uint32_t g, uint32_t i)
+{
+	return (v ? c->v_pre : c->k_pre) + ((size_t)g * c->p.kv_seq_len + i) * c->p.head_dim;
+}
+
+static void decoded(const struct check *k, const struct writer *w, bool v, uint32_t g, uint32_t i, double *y)
+{
+	const struct st_tq_params *p = &k->c->p;
+	struct st_oracle_decode o = k->decode;
+	o.signs = o.signs != w->signs;
+	o.fwht = !w->no_fwht;
+	o.nibbles_swapped = w->nibbles;
+	o.norm_block = w->norm_block;
+	const bool from_v = v != w->kv_swapped;
+	const size_t row = (size_t)g * p->kv_capacity + ((uint64_t)p->ring_start + i) % p->kv_capacity;
+	st_oracle_decode_row(&o, p->head_dim, (from_v ? k->c->kv.v_codes : k->c->kv.k_codes) + row * st_tq_row_bytes(p->head_dim, o.bits),
+	                     (from_v ? k->c->kv.v_norms : k->c->kv.k_norms) + row * st_tq_norm_blocks(p->head_dim), y);
+}
+
+/* nrmse of a stored row against position i of the values it should hold; gain 1 unless given. */
+static double row_error(const struct check *k, const struct writer *w, bool v, uint32_t g, uint32_t stored, uint32_t i, double gain)
+{
+	const float *x = pre_row(k->c, v, g, i);
+	double y[512], diff = 0, total = 0;
+	decoded(k, w, v, g, stored, y);
+	for (uint32_t j = 0; j < k->c->p.head_dim; j++) {
+		diff += (gain * y[j] - x[j]) * (gain * y[j] - x[j]);
+		total += (double)x[j] * x[j];
+	}
+	return total > 0 ? sqrt(diff / total) : diff > 0 ? INFINITY : 0;
+}
+
+/* Root mean square of row errors over an even sample of at most 512 rows of keys (v = 0) or values. */
+static double sampled(struct check *k, const struct writer *w, bool v)
+{
+	const struct st_tq_params *p = &k->c->p;
+	const uint64_t rows = (uint64_t)p->num_kv_heads * p->kv_seq_len, step = rows / 512 + 1;
+	double sum = 0, xy = 0, yy = 0;
+	uint64_t n = 0;
+	k->gain = 1;
+	for (int pass = w->fit_gain ? 0 : 1; pass < 2; pass++) {
+		for (uint64_t r = 0; r < rows; r += step) {
+			uint32_t g = (uint32_t)(r / p->kv_seq_len), i = (uint32_t)(r % p->kv_seq_len);
+			int64_t of = (int64_t)i + w->shift;
+			if (of < 0 || of >= p->kv_seq_len)
+				continue;
+			if (pass) {
+				double e = row_error(k, w, v, g, i, (uint32_t)of, k->gain);
+				sum += isinf(e) ? 4 : e * e;
+				n++;
+				continue;
+			}
+			const float *x = pre_row(k->c, v, g, (uint32_t)of);
+			double y[512];
+			decoded(k, w, v, g, i, y);
+			for (uint32_t j = 0; j < p->head_dim; j++) {
+				xy += y[j] * x[j];
+				yy += y[j] * y[j];
+			}
+		}
+		if (!pass && yy > 0)
+			k->gain = xy / yy;
+	}
+	return n ? sqrt(sum / (double)n) : INFINITY;
+}
+
+static json_t *cause(const char *code, const char *confidence, const char *text, double before, double after, double floor, json_t *parameters)
+{
+	json_t *j = json_object();
+	st_json_put(j, "code", json_string(code));
+	st_json_put(j, "confidence", json_string(confidence));
+	st_json_put(j, "parameters", parameters);
+	st_json_put(j, "residual_before", st_json_real(before));
+	st_json_put(j, "residual_after", st_json_real(after));
+	st_json_put(j, "floor", st_json_real(floor));
+	st_json_put(j, "text", json_string(text));
+	return j;
+}
+
+/* Most rows are wrong: one rule of the writer differs. */
+static void systematic(struct st_replay_run *r, struct check *k, bool v, double before, json_t *out)
+{
+	const struct writer writers[] = {
+		{ .code = "cache.quantiser", .text = k->c->signs ? "rows were written without the D1 signs" : "rows were written with D1 signs", .signs = true },
+		{ .code = "cache.quantiser", .text = "rows were written without the transform", .no_fwht = true },
+		{ .code = "cache.quantiser", .text = "nibbles are swapped: the even coordinate lies in the high half", .nibbles = true },
+		{ .code = "cache.quantiser", .text = "the two norms of a row are exchanged", .norm_block = ST_NORM_SWAPPED },
+		{ .code = "cache.ring_start", .text = "every row holds the position after its own: the ring start is one row early", .shift = 1 },
+		{ .code = "cache.ring_start", .text = "every row holds the position before its own: the ring start is one row late", .shift = -1 },
+		{ .code = "attn.kv_swapped", .text = "keys and values are exchanged", .kv_swapped = true },
+		{ .code = "cache.quantiser", .text = "norms carry another factor", .fit_gain = true },
+	};
+	const struct writer *best = NULL;
+	double after = before, gain = 1;
+	for (size_t i = 0; i < sizeof writers / sizeof *writers; i++) {
+		double e = sampled(k, writers + i, v);
+		if (e < after && (!best || e < 0.9 * after)) {
+			best = writers + i;
+			after = e;
+			gain = k->gain;
+		}
+	}
+	const bool sure = best && after <= k->limit;
+	json_t *par = json_object();
+	st_json_put(par, "side", json_string(v ? "values" : "keys"));
+	if (sure && best->fit_gain)
+		st_json_put(par, "gain", st_json_real(gain));
+	if (sure && best->shift)
+		st_json_put(par, "shift", json_integer(best->shift));
+	json_array_append_new(out, cause(sure ? best->code : "unexplained", sure ? "confirmed" : "none",
+	                                 sure ? best->text : "no known rule of a writer fits these rows", before, after, k->expected, par));
+	if (sure)
+		fprintf(r->text, "cache: %s - %s: %s; undone, the rows' nrmse falls from %.3g to %.4f (expected %.4f)\n", best->code,
+		        v ? "values" : "keys", best->text, before, after, k->expected);
+	else
+		fprintf(r->text, "cache: unexplained - %s are off by %.3g, and no known rule of a writer fits\n", v ? "values" : "keys", before);
+}
+
+/* Single rows are wrong: stale ones. Whose position do they hold? */
+static void single_rows(struct st_replay_run *r, struct check *k, bool v, const uint64_t *bad, size_t n, json_t *out)
+{
+	static const struct writer own = { 0 };
+	const struct st_tq_params *p = &k->c->p;
+	for (size_t b = 0; b < n; b++) {
+		const uint32_t g = (uint32_t)(bad[b] / p->kv_seq_len), i = (uint32_t)(bad[b] % p->kv_seq_len);
+		const double before = row_error(k, &own, v, g, i, i, 1);
+		double best = INFINITY;
+		uint32_t holds = 0;
+		for (uint32_t m = 0; m < p->kv_seq_len; m++) {
+			double e = row_error(k, &own, v, g, i, m, 1);
+			if (e < best) {
+				best = e;
+				holds = m;
+			}
+		}
+		const bool copy = best <= k->limit;
+		json_t *par = json_object();
+		char text[128];
+		st_json_put(par, "side", json_string(v ? "values" : "keys"));
+		st_json_put(par, "kv_head", json_integer(g));
+		st_json_put(par, "position", json_integer(i));
+		st_json_put(par, "row", json_integer((json_int_t)(((uint64_t)p->ring_start + i) % p->kv_capacity)));
+		if (copy) {
+			st_json_put(par, "holds_position", json_integer(holds));
+			snprintf(text, sizeof text, "stale row: it holds position %u", holds);
+		} else {
+			snprintf(text, sizeof text, "stale row: it holds none of this sequence's positions");
+		}
+		/* Confirmed either way: with the row taken from the values it should hold, its error is the quantiser's. */
+		json_array_append_new(out, cause("cache.slot", "confirmed", text, before, copy ? best : k->expected, k->expected, par));
+		if (b < 4)
+			fprintf(r->text, "cache: cache.slot - %s, kv head %u, position %u: %s (nrmse %.3g, expected %.4f)\n", v ? "values" : "keys", g, i,
+			        text, before, k->expected);
+	}
+	if (n > 4)
+		fprintf(r->text, "cache: and %zu more rows\n", n - 4);
+}
+
+enum st_status st_diagnose_cache(struct st_replay_run *r, const struct st_capture *c, struct st_error *err)
+{
+	static const struct writer own = { 0 };
+	if (!c->k_pre)
+		return ST_OK;
+	const struct st_tq_params *p = &c->p;
+	struct st_codebook book;
+	struct st_codebook_lint lint;
+	double levels[ST_TQ_MAX_LEVELS];
+	if (!st_codebook_generate(&book, c->bits))
+		return st_fail(err, ST_ERR_LIMIT, "the codebook did not converge");
+	st_codebook_lint(&book, &lint);
+	for (unsigned i = 0; i < book.n; i++)
+		levels[i] = book.level_f32[i];
+	struct check k = { .c = c, .expected = lint.rmse, .limit = fmax(3 * lint.rmse, 0.05),
+		.decode = { .bits = c->bits, .levels = levels, .signs = c->signs, .fwht = true,
+		            .factor = p->head_dim == 512 ? 1 / p->scale_factor_d512 : 1 / sqrt((double)p->head_dim) } };
+	enum { MAX_LISTED = 64 };
+	const uint64_t rows = (uint64_t)p->num_kv_heads * p->kv_seq_len;
+	json_t *j = json_object(), *causes = json_array();
+	uint64_t total_bad = 0;
+	st_json_put(r->json, "cache", j);
+	st_json_put(j, "causes", causes);
+	for (int v = 0; v < 2; v++) {
+		uint64_t bad[MAX_LISTED], n_bad = 0;
+		double sum = 0;
+		for (uint64_t i = 0; i < rows; i++) {
+			double e = row_error(&k, &own, v, (uint32_t)(i / p->kv_seq_len), (uint32_t)(i % p->kv_seq_len), (uint32_t)(i % p->kv_seq_len), 1);
+			sum += isfinite(e) ? e * e : 0;
+			if (!(e <= k.limit)) {
+				if (n_bad < MAX_LISTED)
+					bad[n_bad] = i;
+				n_bad++;
+			}
+			if (i % 4096 == 0)
+				ST_TRY(st_check_cancel(err));
+		}
+		total_bad += n_bad;
+		st_json_put(j, v ? "values_nrmse" : "keys_nrmse", st_json_real(sqrt(sum / (double)rows)));
+		st_json_put(j, v ? "values_bad_rows" : "keys_bad_rows", json_integer((json_int_t)n_bad));
+		if (n_bad * 2 > rows)
+			systematic(r, &k, v, sqrt(sum / (double)rows), causes);
+		else
+			single_rows(r, &k, v, bad, n_bad < MAX_LISTED ? (size_t)n_bad : MAX_LISTED, causes);
+	}
+	st_json_put(j, "rows", json_integer((json_int_t)rows));
+	st_json_put(j, "expected_nrmse", st_json_real(k.expected));
+	st_json_put(j, "verdict", json_string(total_bad ? "fault" : "ok"));
+	if (total_bad)
+		r->exit_status = 2;
+	else
+		fprintf(r->text, "cache: every row decodes to its values within the %u-bit quantiser's error (%.4f)\n", c->bits, k.expected);
+	return ST_OK;
+}

@@ -1,0 +1,152 @@
+/* gates.c - what must hold in this very build before a measurement means anything. */
+#include "turboquant/level.h"
+#include "turboquant/replay_internal.h"
+
+#include "base/error.h"
+
+#include <math.h>
+#include <string.h>
+
+const char *const st_replay_gates[] = { "round_trip", "bitwidth", "kernel", NULL };
+
+static void check(FILE *f, const char *what, double got, double want, double tol, bool *passed)
+{
+	bool ok = fabs(got - want) <= tol;
+	fprintf(f, "%s: %.7f, expected %.7f +- %.0e: %s\n", what, got, want, tol, ok ? "ok" : "FAILED");
+	*passed &= ok;
+}
+
+/* The published round trip: 1,000 vectors per head size, a mean of per-vector nrmse. One L2 norm per
+ * vector at every size: the two-block form of d = 512 belongs to the cache, not to these figures. */
+static enum st_status round_trip(const struct st_tq_exec *e, FILE *f, bool *passed, struct st_error *err)
+{
+	static const double want[3][2] = { { .0960328, .0967246 }, { .0967375, .0975112 }, { .0969873, .0973064 } };
+	for (int i = 0; i < 3; i++) {
+		const uint32_t d = 128u << i;
+		struct st_codebook book;
+		if (!st_codebook_generate(&book, 4))
+			return st_fail(err, ST_ERR_LIMIT, "the codebook did not converge");
+		const struct st_kernels *k = st_kernels_get(e->cpu);
+		struct st_xoshiro g;
+		double sum[2] = { 0, 0 };
+		st_xoshiro_seed(&g, ST_TQ_SEED);
+		for (int v = 0; v < 1000; v++) {
+			float x[512];
+			for (uint32_t j = 0; j < d; j += 2) {
+				double u1, u2;
+				do
+					u1 = (double)(st_xoshiro_next(&g) >> 11) * 0x1p-53;
+				while (u1 <= 1e-30);
+				u2 = (double)(st_xoshiro_next(&g) >> 11) * 0x1p-53;
+				double mag = sqrt(-2 * log(u1)), a = 6.28318530717958647693 * u2;
+				x[j] = (float)(mag * cos(a));
+				x[j + 1] = (float)(mag * sin(a));
+			}
+			for (int plain = 0; plain < 2; plain++) {
+				float y[512], norm;
+				uint8_t index[512];
+				double diff = 0, total = 0;
+				memcpy(y, x, d * sizeof *y);
+				if (!plain)
+					st_fwht(k, y, d);
+				st_tq_level_get(e->cpu)->quantise(y, d, 4, book.bound_f32, false, index, &norm);
+				for (uint32_t j = 0; j < d; j++)
+					y[j] = book.level_f32[index[j]] * (norm / sqrtf((float)d));
+				if (!plain)
+					st_fwht(k, y, d);
+				for (uint32_t j = 0; j < d; j++) {
+					diff += ((double)x[j] - y[j]) * ((double)x[j] - y[j]);
+					total += (double)x[j] * x[j];
+				}
+				sum[plain] += sqrt(diff / total);
+			}
+		}
+		for (int plain = 0; plain < 2; plain++) {
+			char what[48];
+			snprintf(what, sizeof what, "d %u %s", d, plain ? "4-bit alone" : "FWHT + 4-bit");
+			check(f, what, sum[plain] / 1000, want[i][plain], 1e-6, passed);
+		}
+	}
+	return ST_OK;
+}
+
+/*
+ * What each width costs the attention output. The published worst figures come without their draws, so
+ * they are compared with a mean: 64 seeds of one production-like step (kvl 512, scale 1), which must lie
+ * within 15 % of them - three of the mean's own standard errors, and a third of the step between widths.
+ */
+static enum st_status bitwidth(const struct st_tq_exec *e, FILE *f, bool *passed, struct st_error *err)
+{
+	static const double published[] = { 0.388, 0.211, 0.103 };
+	const struct st_tq_params p = { 16, 8, 256, 512, 512, 1, ST_TQ_MASK_CAUSAL, 0, 0, 0, 1 };
+	for (unsigned bits = 4; bits <= 6; bits++) {
+		struct st_expectation x;
+		char what[64];
+		ST_TRY(st_expect_floor(&p, bits, false, e, 64, &x, err));
+		snprintf(what, sizeof what, "%u bits, mean of %u seeds", bits, x.n);
+		check(f, what, x.mean, published[bits - 4], 0.15 * published[bits - 4], passed);
+	}
+	return ST_OK;
+}
+
+/* Every level that runs here, over shapes that take every branch of the kernel. */
+static enum st_status kernel(FILE *f, bool *passed, struct st_error *err)
+{
+	static const struct { const char *what; unsigned bits; bool signs; struct st_tq_params p; } cases[] = {
+		{ "d 128, one head per kv head", 4, false, { 4, 4, 128, 100, 128, 1, 0, 0, 0, 0, 1 } },
+		{ "d 256, ring, window 300", 4, true, { 8, 4, 256, 512, 512, 1, 2, 300, 0, 27, 1 } },
+		{ "d 256, partial ring, soft-cap 20", 4, false, { 6, 2, 256, 256, 1024, 1, 1, 0, 20, 900, 1 } },
+		{ "d 512, two norms, factor 1.5", 4, true, { 10, 2, 512, 70, 96, 0.5, 0, 0, 0, 50, 1.5 } },
+		{ "d 256, 5 bits", 5, false, { 8, 4, 256, 333, 333, 1, 0, 0, 0, 1, 1 } },
+		{ "d 512, 6 bits", 6, false, { 4, 2, 512, 200, 200, 0.5, 0, 0, 0, 0, 1 } },
+		{ "d 128, 8 bits", 8, true, { 3, 1, 128, 65, 80, 1, 2, 64, 0, 0, 1 } },
+		{ "d 256, more rows than one split", 4, false, { 2, 1, 256, 9000, 9000, 1, 0, 0, 0, 8999, 1 } },
+	};
+	for (enum st_cpu cpu = 0; cpu < ST_CPU_COUNT; cpu++) {
+		for (size_t i = 0; i < sizeof cases / sizeof *cases && st_cpu_usable(cpu); i++) {
+			const struct st_tq_exec e = { .cpu = cpu, .threads = 1 };
+			struct st_scene s;
+			struct st_draw g;
+			double nrmse = 0;
+			char what[96];
+			ST_TRY(st_scene_init(&s, &cases[i].p, cases[i].bits, cases[i].signs, &e, err));
+			st_draw_init(&g, ST_TQ_SEED + i, cpu);
+			st_draw_normal(&g, s.k, (size_t)s.p.num_kv_heads * s.p.kv_seq_len * s.p.head_dim);
+			st_draw_normal(&g, s.v, (size_t)s.p.num_kv_heads * s.p.kv_seq_len * s.p.head_dim);
+			st_draw_normal(&g, s.q, (size_t)s.p.num_heads * s.p.head_dim);
+			st_scene_encode(&s);
+			enum st_status st = st_scene_kernel(&s, err);
+			if (st == ST_OK)
+				st = st_scene_dequant(&s, &nrmse, err);
+			st_scene_release(&s);
+			ST_TRY(st);
+			snprintf(what, sizeof what, "%s: %s", st_cpu_name(cpu), cases[i].what);
+			check(f, what, nrmse, 0, 1e-5, passed);
+		}
+	}
+	return ST_OK;
+}
+
+enum st_status st_gate_run(const char *gate, const struct st_tq_exec *e, FILE *text, bool *passed, struct st_error *err)
+{
+	*passed = true;
+	if (!strcmp(gate, "round_trip"))
+		return round_trip(e, text, passed, err);
+	if (!strcmp(gate, "bitwidth"))
+		return bitwidth(e, text, passed, err);
+	if (!strcmp(gate, "kernel"))
+		return kernel(text, passed, err);
+	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "gate", "unknown gate \"%s\"; round_trip, bitwidth and kernel are known", gate);
+}
+
+enum st_status st_replay_gate(struct st_replay_run *r, struct st_error *err)
+{
+	bool passed;
+	const char *gate = r->o->gate ? r->o->gate : "";
+	ST_TRY(st_gate_run(gate, &r->exec, r->text, &passed, err));
+	fprintf(r->text, "gate %s: %s\n", gate, passed ? "pass" : "FAIL");
+	st_json_put(r->json, "gate", json_string(gate));
+	st_json_put(r->json, "passed", json_boolean(passed));
+	r->exit_status = passed ? 0 : 3;
+	return ST_OK;
+}

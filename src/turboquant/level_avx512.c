@@ -1,0 +1,10 @@
+/* level_avx512.c - the kernels at one CPU level. */
+#if defined(__x86_64__)
+#define VEC_AVX512
+#include "turboquant/vec.h"
+#include "turboquant/level_impl.h"
+
+const struct st_tq_level st_tq_level_avx512 = { attend_any, normals, quantise_any };
+#else
+typedef int st_tq_level_avx512_absent; /* ISO C wants a declaration in every unit */
+#endif

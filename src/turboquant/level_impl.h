@@ -1,0 +1,303 @@
+/*
+ * level_impl.h - attention and quantisation once, in the operations of vec.h.
+ *
+ * Lane order: a 64-byte load holds 16 words of W codes (8 at 4 bits, 4 at one byte each), so
+ * shifting it by one code at a time yields vectors of coordinates {W l + n : l = 0..15}. Queries and
+ * outputs are kept in that order, block by block, and no code is ever shuffled between lanes. Dense
+ * rows use W = 1. A score is the sum over blocks and n of one fma per lane, then lanes by halving.
+ */
+#include "turboquant/level.h"
+
+/* ---- elementary functions; constants are the usual splits of ln 2 and minimax fits ---- */
+
+/* e^x, x <= 88; below -87 the result is 0. Error below 2 ulp. NaN stays NaN. */
+VEC_INLINE v16 v_exp(v16 x)
+{
+	const v16 magic = v_set1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+	v16 c = v_max(x, v_set1(-87.0f));
+	v16 n = v_sub(v_fma(c, v_set1(1.44269504f), magic), magic);
+	v16 r = v_fma(n, v_set1(-0.693359375f), x);
+	r = v_fma(n, v_set1(2.12194440e-4f), r);
+	v16 p = v_set1(1.9875691500e-4f);
+	p = v_fma(p, r, v_set1(1.3981999507e-3f));
+	p = v_fma(p, r, v_set1(8.3334519073e-3f));
+	p = v_fma(p, r, v_set1(4.1665795894e-2f));
+	p = v_fma(p, r, v_set1(1.6666665459e-1f));
+	p = v_fma(p, r, v_set1(5.0000001201e-1f));
+	p = v_fma(v_mul(r, r), p, v_add(r, v_set1(1.0f)));
+	return v_lt(x, v_set1(-87.0f), v_set1(0.0f), v_mul(p, v_exp2i(n)));
+}
+
+/* tanh: odd polynomial near 0, where 1 - 2/(e^2x + 1) would cancel. */
+VEC_INLINE v16 v_tanh(v16 x)
+{
+	v16 a = v_abs(x), z = v_mul(x, x), p = v_set1(-5.70498872745e-3f);
+	p = v_fma(p, z, v_set1(2.06390887954e-2f));
+	p = v_fma(p, z, v_set1(-5.37397155531e-2f));
+	p = v_fma(p, z, v_set1(1.33314422036e-1f));
+	p = v_fma(p, z, v_set1(-3.33332819422e-1f));
+	v16 small = v_fma(v_mul(p, z), x, x);
+	v16 e = v_exp(v_lt(a, v_set1(20.0f), v_add(a, a), v_set1(40.0f)));
+	v16 large = v_sub(v_set1(1.0f), v_div(v_set1(2.0f), v_add(e, v_set1(1.0f))));
+	large = v_lt(x, v_set1(0.0f), v_sub(v_set1(0.0f), large), large);
+	return v_lt(a, v_set1(0.625f), small, large);
+}
+
+/* ---- rows ---- */
+
+VEC_INLINE uint32_t physical_row(const struct st_tq_rows *r, uint32_t i)
+{
+	return i < r->count[0] ? r->start[0] + i : r->start[1] + (i - r->count[0]);
+}
+
+VEC_INLINE v16 look_up(unsigned bits, const float *t, i16 i)
+{
+	return bits == 4 ? v_lut16(t, i) : bits == 5 ? v_lut32(t, i) : bits == 6 ? v_lut64(t, i) : v_lut256(t, i);
+}
+
+/* Codes per 32-bit word, coordinates per 64-byte block. */
+#define PER_WORD(bits) ((bits) == 0 ? 1u : (bits) == 4 ? 8u : 4u)
+#define PER_BLOCK(bits) (16u * PER_WORD(bits))
+
+/* Scores of 16 / NH rows for NH heads: out[r NH + h] = q[h] . row r (norms applied when packed). */
+#define SCORE_ROWS(nh) (16u / (nh))
+VEC_INLINE v16 score_group(const struct st_tq_task *t, unsigned bits, unsigned nh, const uint32_t *row)
+{
+	const uint32_t d = t->d, nb = bits && d == 512 ? 2 : 1, span = d / nb;
+	const size_t row_bytes = bits == 0 ? (size_t)d * 4 : bits == 4 ? d / 2 : d;
+	const uint8_t *base = bits ? t->k_codes : (const uint8_t *)t->k_dense;
+	v16 total = v_set1(0);
+	for (uint32_t b = 0; b < nb; b++) {
+		v16 acc[16];
+		for (unsigned i = 0; i < 16; i++)
+			acc[i] = v_set1(0);
+		for (uint32_t c = b * span; c < (b + 1) * span; c += PER_BLOCK(bits)) {
+			for (unsigned n = 0; n < PER_WORD(bits); n++) {
+				v16 q0 = v_load(t->q + c + 16 * n), q1 = q0;
+				if (nh == 2)
+					q1 = v_load(t->q + d + c + 16 * n);
+				for (unsigned r = 0; r < SCORE_ROWS(nh); r++) {
+					const uint8_t *p = base + row[r] * row_bytes;
+					v16 x = bits == 0 ? v_load((const float *)p + c)
+					      : look_up(bits, t->table, i_shr(i_load(p + (bits == 4 ? c / 2 : c)), n * (bits == 4 ? 4 : 8)));
+					acc[r * nh] = v_fma(x, q0, acc[r * nh]);
+					if (nh == 2)
+						acc[r * nh + 1] = v_fma(x, q1, acc[r * nh + 1]);
+				}
+			}
+		}
+		v16 s = v_reduce16(acc);
+		if (bits == 0)
+			return s;
+		float f[16];
+		for (unsigned i = 0; i < 16; i++)
+			f[i] = t->k_norms[(size_t)row[i / nh] * nb + b] * t->k_factor;
+		total = v_fma(s, v_load(f), total);
+	}
+	return total;
+}
+
+/* acc[h] += w[h][r] * row r of V, for the rows of one chunk. w: [NH][B][CHUNK] */
+VEC_INLINE void mix_chunk(const struct st_tq_task *t, unsigned bits, unsigned nh, const uint32_t *row, uint32_t n_rows,
+                          const float *w, const float *keep)
+{
+	const uint32_t d = t->d, nb = bits && d == 512 ? 2 : 1;
+	const size_t row_bytes = bits == 0 ? (size_t)d * 4 : bits == 4 ? d / 2 : d;
+	const uint8_t *base = bits ? t->v_codes : (const uint8_t *)t->v_dense;
+	/* Dense rows have one vector per block; eight blocks at a time keep as many accumulators busy. */
+	const unsigned per = bits ? PER_WORD(bits) : 8;
+	for (uint32_t c = 0; c < d; c += 16 * per) {
+		v16 acc[16];
+		const float *wb = w + (nb == 2 && c >= d / 2 ? ST_TQ_CHUNK : 0);
+		for (unsigned h = 0; h < nh; h++)
+			for (unsigned n = 0; n < per; n++)
+				acc[h * 8 + n] = v_mul(v_load(t->acc + h * d + c + 16 * n), v_set1(keep[h]));
+		for (uint32_t r = 0; r < n_rows; r++) {
+			const uint8_t *p = base + row[r] * row_bytes;
+			v16 w0 = v_set1(wb[r]), w1 = nh == 2 ? v_set1(wb[nb * ST_TQ_CHUNK + r]) : w0;
+			i16 word = bits ? i_load(p + (bits == 4 ? c / 2 : c)) : i_zero();
+			for (unsigned n = 0; n < per; n++) {
+				v16 x = bits == 0 ? v_load((const float *)p + c + 16 * n)
+				      : look_up(bits, t->table, i_shr(word, n * (bits == 4 ? 4 : 8)));
+				acc[n] = v_fma(x, w0, acc[n]);
+				if (nh == 2)
+					acc[8 + n] = v_fma(x, w1, acc[8 + n]);
+			}
+		}
+		for (unsigned h = 0; h < nh; h++)
+			for (unsigned n = 0; n < per; n++)
+				v_store(t->acc + h * d + c + 16 * n, acc[h * 8 + n]);
+	}
+}
+
+VEC_INLINE float lane_max(v16 x)
+{
+	float f[16], m;
+	v_store(f, x);
+	m = f[0];
+	for (int l = 1; l < 16; l++)
+		m = m > f[l] ? m : f[l];
+	return m;
+}
+
+VEC_INLINE float lane_sum(v16 x)
+{
+	float f[16];
+	v_store(f, x);
+	for (int h = 8; h > 0; h /= 2)
+		for (int l = 0; l < h; l++)
+			f[l] += f[l + h];
+	return f[0];
+}
+
+VEC_INLINE void attend(const struct st_tq_task *t, unsigned bits, unsigned nh)
+{
+	const uint32_t nb = bits && t->d == 512 ? 2 : 1;
+	for (unsigned h = 0; h < nh; h++) {
+		t->max[h] = -INFINITY;
+		t->sum[h] = 0;
+	}
+	memset(t->acc, 0, (size_t)nh * t->d * sizeof *t->acc);
+	for (uint32_t i0 = t->first; i0 < t->end; i0 += ST_TQ_CHUNK) {
+		uint32_t n = t->end - i0 < ST_TQ_CHUNK ? t->end - i0 : ST_TQ_CHUNK, row[ST_TQ_CHUNK];
+		float s[ST_TQ_PAIR][ST_TQ_CHUNK], w[ST_TQ_PAIR * 2 * ST_TQ_CHUNK], keep[ST_TQ_PAIR];
+		/* Short chunks repeat the last row and give the copies the score -inf. */
+		for (uint32_t r = 0; r < ST_TQ_CHUNK; r++)
+			row[r] = physical_row(t->rows, i0 + (r < n ? r : n - 1));
+		for (uint32_t r = 0; r < n; r += SCORE_ROWS(nh)) {
+			float f[16];
+			v_store(f, v_mul(score_group(t, bits, nh, row + r), v_set1(t->scale)));
+			for (unsigned i = 0; i < SCORE_ROWS(nh); i++)
+				for (unsigned h = 0; h < nh; h++)
+					s[h][r + i] = f[i * nh + h];
+		}
+		for (unsigned h = 0; h < nh; h++) {
+			v16 m = v_set1(t->max[h]), sum = v_set1(0);
+			for (uint32_t r = 0; r < ST_TQ_CHUNK; r += 16) {
+				if (t->softcap > 0 && r < n)
+					v_store(s[h] + r, v_mul(v_set1(t->softcap), v_tanh(v_div(v_load(s[h] + r), v_set1(t->softcap)))));
+			}
+			for (uint32_t r = n; r < ST_TQ_CHUNK; r++)
+				s[h][r] = -INFINITY;
+			for (uint32_t r = 0; r < ST_TQ_CHUNK; r += 16)
+				m = v_max(m, v_load(s[h] + r));
+			float top = lane_max(m);
+			float gone[16];
+			v_store(gone, v_exp(v_set1(t->max[h] - top)));
+			keep[h] = t->max[h] == -INFINITY ? 0 : gone[0];
+			t->max[h] = top;
+			for (uint32_t r = 0; r < ST_TQ_CHUNK; r += 16) {
+				v16 p = v_exp(v_sub(v_load(s[h] + r), v_set1(top)));
+				sum = v_add(sum, p);
+				v_store(s[h] + r, p);
+			}
+			t->sum[h] = fmaf(t->sum[h], keep[h], lane_sum(sum));
+			for (uint32_t b = 0; b < nb; b++) {
+				float *wb = w + (h * nb + b) * ST_TQ_CHUNK;
+				for (uint32_t r = 0; r < n; r++)
+					wb[r] = bits ? s[h][r] * (t->v_norms[(size_t)row[r] * nb + b] * t->v_factor) : s[h][r];
+			}
+		}
+		mix_chunk(t, bits, nh, row, n, w, keep);
+	}
+}
+
+/* One instance per width and head count, so that every inner loop has constant bounds. */
+#define INSTANCE(bits, nh) static ATTR void attend_##bits##_##nh(const struct st_tq_task *t) { attend(t, bits, nh); }
+INSTANCE(0, 1) INSTANCE(0, 2) INSTANCE(4, 1) INSTANCE(4, 2) INSTANCE(5, 1)
+INSTANCE(5, 2) INSTANCE(6, 1) INSTANCE(6, 2) INSTANCE(8, 1) INSTANCE(8, 2)
+#undef INSTANCE
+
+static void attend_any(const struct st_tq_task *t)
+{
+	static void (*const table[9][2])(const struct st_tq_task *) = {
+		[0] = { attend_0_1, attend_0_2 }, [4] = { attend_4_1, attend_4_2 }, [5] = { attend_5_1, attend_5_2 },
+		[6] = { attend_6_1, attend_6_2 }, [8] = { attend_8_1, attend_8_2 },
+	};
+	table[t->bits][t->n_heads - 1](t);
+}
+
+/* ---- quantisation ---- */
+
+VEC_INLINE void quantise(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block, uint8_t *index, float *norms)
+{
+	const uint32_t nb = per_block ? 2 : 1, span = d / nb;
+	for (uint32_t b = 0; b < nb; b++) {
+		v16 sq = v_set1(0);
+		for (uint32_t c = b * span; c < (b + 1) * span; c += 16)
+			sq = v_fma(v_load(x + c), v_load(x + c), sq);
+		float ss = lane_sum(sq);
+		/* One norm: L2, and coordinates times sqrt(d) have unit variance. Two: RMS of each block. */
+		float norm = per_block ? sqrtf(ss / (float)span) : sqrtf(ss);
+		if (norm < 1e-10f)
+			norm = 0;
+		norms[b] = norm;
+		float f = norm == 0 ? 0 : per_block ? 1 / norm : sqrtf((float)d) / norm;
+		for (uint32_t c = b * span; c < (b + 1) * span; c += 16) {
+			v16 y = v_mul(v_load(x + c), v_set1(f));
+			i16 k = i_zero();
+			/* How many boundaries lie below y, highest bit first. */
+			for (unsigned step = 1u << (bits - 1); step > 0; step >>= 1)
+				k = i_step(k, y, look_up(bits, bounds, i_add1(k, step - 1)), step);
+			i_store_u8(index + c, k);
+		}
+	}
+}
+
+#define INSTANCE(bits) \
+	static ATTR void quantise_##bits(const float *x, uint32_t d, const float *bounds, bool per_block, uint8_t *index, float *norms) \
+	{ quantise(x, d, bits, bounds, per_block, index, norms); }
+INSTANCE(4) INSTANCE(5) INSTANCE(6) INSTANCE(8)
+#undef INSTANCE
+
+static void quantise_any(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block, uint8_t *index, float *norms)
+{
+	switch (bits) {
+	case 4: quantise_4(x, d, bounds, per_block, index, norms); break;
+	case 5: quantise_5(x, d, bounds, per_block, index, norms); break;
+	case 6: quantise_6(x, d, bounds, per_block, index, norms); break;
+	default: quantise_8(x, d, bounds, per_block, index, norms); break;
+	}
+}
+
+/* ---- normal draws: plain C that the compiler vectorises; no contraction, so one set of bits ---- */
+
+static ATTR void normals(const double *u, size_t n, float *x)
+{
+	for (size_t i = 0; i < n; i++) {
+		/* log u1 = e ln 2 + log m, m in [sqrt 1/2, sqrt 2): the exponent by shifting that interval's end to 2^0. */
+		double u1 = u[2 * i], u2 = u[2 * i + 1], m, e;
+		uint64_t b, off;
+		memcpy(&b, &u1, 8);
+		off = b + (0x3ff0000000000000u - 0x3fe6a09e667f3bcdu);
+		uint64_t mb = (off & 0x000fffffffffffffu) + 0x3fe6a09e667f3bcdu, eb = (off >> 52) + 0x4330000000000000u;
+		memcpy(&m, &mb, 8);
+		memcpy(&e, &eb, 8); /* 2^52 + biased exponent */
+		e -= 4503599627370496.0 + 1023.0;
+		double f = (m - 1) / (m + 1), z = f * f;
+		double p = 1.0 / 19;
+		p = p * z + 1.0 / 17;
+		p = p * z + 1.0 / 15;
+		p = p * z + 1.0 / 13;
+		p = p * z + 1.0 / 11;
+		p = p * z + 1.0 / 9;
+		p = p * z + 1.0 / 7;
+		p = p * z + 1.0 / 5;
+		p = p * z + 1.0 / 3;
+		double log_u = e * 0.69314718055994530942 + (2 * f + 2 * f * z * p);
+		float mag = (float)sqrt(-2 * log_u), angle = (float)(6.28318530717958647693 * u2);
+		/* Quarter turns by rounding with 1.5 * 2^52; Taylor on [-pi/4, pi/4], error below 1e-13. */
+		double a = angle, t = a * 0.63661977236758134308 + 6755399441055744.0, q = t - 6755399441055744.0;
+		uint64_t k;
+		memcpy(&k, &t, 8);
+		double r = a - q * 1.57079632679489661923, s = r * r;
+		double sn = r + r * s * (-1.0 / 6 + s * (1.0 / 120 + s * (-1.0 / 5040 + s * (1.0 / 362880 + s * (-1.0 / 39916800 + s * (1.0 / 6227020800.0))))));
+		double cs = 1 + s * (-0.5 + s * (1.0 / 24 + s * (-1.0 / 720 + s * (1.0 / 40320 + s * (-1.0 / 3628800 + s * (1.0 / 479001600.0))))));
+		/* Odd quadrants swap sine and cosine; signs follow bit 1 of k and of k + 1. */
+		double c1 = k & 1 ? sn : cs, s1 = k & 1 ? cs : sn;
+		c1 = (k + 1) & 2 ? -c1 : c1;
+		s1 = k & 2 ? -s1 : s1;
+		x[2 * i] = mag * (float)c1;
+		x[2 * i + 1] = mag * (float)s1;
+	}
+}

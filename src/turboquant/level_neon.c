@@ -1,0 +1,10 @@
+/* level_neon.c - the kernels at one CPU level. */
+#if defined(__aarch64__)
+#define VEC_NEON
+#include "turboquant/vec.h"
+#include "turboquant/level_impl.h"
+
+const struct st_tq_level st_tq_level_neon = { attend_any, normals, quantise_any };
+#else
+typedef int st_tq_level_neon_absent; /* ISO C wants a declaration in every unit */
+#endif

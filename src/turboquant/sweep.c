@@ -1,0 +1,162 @@
+/* sweep.c - the production-faithful data: draws, norms, RoPE, cache, kernel, floor - and their null distribution. */
+#include "turboquant/replay_internal.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HEADS = 16, KV_HEADS = 8, DIM = 256, CAPACITY = 1024 };
+static const double rms_eps = 1e-6, rope_theta = 10000;
+
+#define RING(pos) (((pos) + 1) % CAPACITY), ((pos) % CAPACITY)
+const struct st_sweep_point st_sweep_points[ST_N_POINTS] = {
+	{ "A", 500, 128, 1024, 0, 0 }, { "A", 500, 256, 1024, 0, 0 }, { "A", 500, 500, 1024, 0, 0 },
+	{ "A", 500, 512, 1024, 0, 0 }, { "A", 500, 768, 1024, 0, 0 }, { "A", 500, 1024, 1024, 0, 0 },
+	{ "B", 50, 500, 1024, 0, 0 }, { "B", 100, 500, 1024, 0, 0 }, { "B", 200, 500, 1024, 0, 0 },
+	{ "B", 500, 500, 1024, 0, 0 }, { "B", 1000, 500, 1024, 0, 0 },
+	{ "ring", 1024, 256, 512, RING(1024) }, { "ring", 1050, 256, 512, RING(1050) },
+};
+
+/* RoPE rows depend on positions alone: computed once, used by every seed. */
+struct st_sweep { float *table[ST_N_POINTS]; /* [kvl + 1, d]: keys, then the query */ };
+
+void st_sweep_free(struct st_sweep *s)
+{
+	for (int i = 0; s && i < ST_N_POINTS; i++)
+		free(s->table[i]);
+	free(s);
+}
+
+enum st_status st_sweep_new(struct st_sweep **out, struct st_error *err)
+{
+	struct st_sweep *s = calloc(1, sizeof *s);
+	*out = NULL;
+	if (!s)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (int i = 0; i < ST_N_POINTS; i++) {
+		const struct st_sweep_point *pt = st_sweep_points + i;
+		uint32_t pos[CAPACITY + 1];
+		s->table[i] = st_alloc_array(pt->kvl + 1, DIM * sizeof(float));
+		if (!s->table[i]) {
+			st_sweep_free(s);
+			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+		}
+		/* Keys end at the query's own position; a cache longer than the sequence starts at 0. */
+		for (uint32_t k = 0; k < pt->kvl; k++)
+			pos[k] = pt->pos + 1 + k > pt->kvl ? pt->pos + 1 + k - pt->kvl : 0;
+		pos[pt->kvl] = pt->pos;
+		st_draw_rope_table(pos, pt->kvl + 1, DIM, rope_theta, s->table[i]);
+	}
+	*out = s;
+	return ST_OK;
+}
+
+enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, unsigned bits, bool signs, const struct st_tq_exec *e,
+                            struct st_sweep_result *out, struct st_error *err)
+{
+	const struct st_tq_params p = {
+		.num_heads = HEADS, .num_kv_heads = KV_HEADS, .head_dim = DIM, .kv_seq_len = CAPACITY, .kv_capacity = CAPACITY,
+		.scale = 1, .mask_type = ST_TQ_MASK_SLIDING, .sliding_window = CAPACITY, .scale_factor_d512 = 1,
+	};
+	struct st_scene c;
+	struct st_draw g;
+	memset(out, 0, sizeof *out);
+	ST_TRY(st_scene_init(&c, &p, bits, signs, e, err));
+	enum st_status st = ST_OK;
+	st_draw_init(&g, seed, e->cpu);
+	for (int i = 0; i < ST_N_POINTS; i++) {
+		const struct st_sweep_point *pt = st_sweep_points + i;
+		const size_t rows = (size_t)KV_HEADS * pt->kvl;
+		ST_TRY_OUT(st_check_cancel(err));
+		out->before[i] = g.consumed;
+		st_draw_normal(&g, c.k, rows * DIM);
+		st_draw_normal(&g, c.v, rows * DIM);
+		st_draw_normal(&g, c.q, (size_t)HEADS * DIM);
+		st_draw_rmsnorm(c.k, rows, DIM, rms_eps);
+		st_draw_rmsnorm(c.v, rows, DIM, rms_eps);
+		st_draw_rmsnorm(c.q, HEADS, DIM, rms_eps);
+		for (size_t r = 0; r < rows; r++)
+			st_draw_rope(c.k + r * DIM, DIM, s->table[i] + r % pt->kvl * DIM);
+		for (size_t h = 0; h < HEADS; h++)
+			st_draw_rope(c.q + h * DIM, DIM, s->table[i] + (size_t)pt->kvl * DIM);
+		c.p.kv_seq_len = pt->kvl;
+		c.p.sliding_window = pt->window;
+		c.p.ring_start = pt->ring_a;
+		st_scene_encode(&c);
+		ST_TRY_OUT(st_scene_kernel(&c, err));
+		ST_TRY_OUT(st_scene_floor(&c, &out->nrmse[i], err));
+		if (pt->ring_a == pt->ring_b)
+			continue;
+		/* The same bytes, read with the wrong start: the only thing that differs between the legs. */
+		c.p.ring_start = pt->ring_b;
+		ST_TRY_OUT(st_scene_kernel(&c, err));
+		ST_TRY_OUT(st_scene_floor(&c, &out->nrmse_b[i], err));
+	}
+	out->consumed = g.consumed;
+out:
+	st_scene_release(&c);
+	return st;
+}
+
+static bool in_band(double x) { return x >= st_band_lower && x <= st_band_upper; }
+
+/* Mean and standard deviation of column k over the seeds, in seed order. */
+static void moments(const struct st_sweep_result *r, uint32_t n, size_t offset, double *mean, double *sd)
+{
+	double sum = 0, sq = 0;
+	for (uint32_t i = 0; i < n; i++)
+		sum += *(const double *)((const char *)(r + i) + offset);
+	for (uint32_t i = 0; i < n; i++) {
+		double dev = *(const double *)((const char *)(r + i) + offset) - sum / n;
+		sq += dev * dev;
+	}
+	*mean = sum / n;
+	*sd = sqrt(sq / (n - 1));
+}
+
+enum st_status st_null_run(const struct st_sweep *s, uint32_t n, uint64_t avoid_seed, unsigned bits, bool signs,
+                           const struct st_tq_exec *e, struct st_null_stats *out, struct st_error *err)
+{
+	struct st_sweep_result *r = st_alloc_array(n, sizeof *r);
+	enum st_status failed = ST_OK;
+	memset(out, 0, sizeof *out);
+	if (!r)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+#pragma omp parallel for schedule(dynamic) num_threads(e->threads)
+	for (uint32_t i = 0; i < n; i++) {
+		struct st_error own = ST_ERROR_INIT;
+		struct st_tq_exec one = *e;
+		one.threads = 1;
+		uint64_t seed = st_splitmix64_mix(ST_TQ_SEED + (uint64_t)i + 1);
+		seed += seed == avoid_seed;
+		enum st_status st = st_sweep_run(s, seed, bits, signs, &one, r + i, &own);
+		if (st != ST_OK) {
+#pragma omp critical(st_null_run)
+			if (failed == ST_OK) {
+				failed = st;
+				*err = own;
+			}
+		}
+	}
+	if (failed == ST_OK) {
+		uint32_t rejected = 0;
+		out->n = n;
+		for (size_t k = 0; k < ST_N_POINTS; k++) {
+			moments(r, n, offsetof(struct st_sweep_result, nrmse) + k * sizeof(double), &out->mean[k], &out->sd[k]);
+			moments(r, n, offsetof(struct st_sweep_result, nrmse_b) + k * sizeof(double), &out->mean_b[k], &out->sd_b[k]);
+		}
+		for (uint32_t i = 0; i < n; i++) {
+			bool ok = true;
+			for (size_t k = 0; k < ST_N_POINTS; k++)
+				ok &= in_band(r[i].nrmse[k]);
+			rejected += !ok;
+		}
+		out->band_rejection = (double)rejected / n;
+	}
+	free(r);
+	return failed;
+}
