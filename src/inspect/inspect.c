@@ -60,20 +60,15 @@ static bool claims_model(const struct st_container *c)
 	return c->format == ST_FORMAT_GGUF || c->format == ST_FORMAT_APR || c->config != NULL;
 }
 
-static bool json_has(const json_t *j, const char *key)
-{
-	return j && json_object_get(j, key) != NULL;
-}
-
 /*
- * A file that lacks a key or a tensor is incomplete: a vocabulary, an adapter, one half of
- * something. A file that has what an error is about, and has it wrong, contradicts itself.
+ * A file that lacks a key or a tensor is incomplete: a vocabulary, an adapter, one half of something; `arch` words
+ * that as "is missing". Anything else that is wrong with the form of what is there is a contradiction.
  */
 static bool is_contradiction(const struct st_container *c, const struct st_error *e)
 {
-	if (e->code != ST_ERR_FORMAT || !e->where[0])
-		return e->code == ST_ERR_MISMATCH;
-	return st_container_find(c, e->where) || st_kv_find(c, e->where) || json_has(c->metadata, e->where) || json_has(c->config, e->where);
+	if (e->code == ST_ERR_MISMATCH)
+		return true;
+	return e->code == ST_ERR_FORMAT && c->n_tensors > 0 && strcmp(e->message, "is missing") != 0;
 }
 
 static enum st_status open_all(struct st_inspection *in, const char *path, struct st_error *err)
@@ -188,7 +183,8 @@ static enum st_status check_config(struct st_inspection *in, struct st_error *er
 {
 	if (in->contradiction) {
 		const struct st_tensor *t = st_container_find(in->container, in->model_error.where);
-		return add(in, err, ST_FAULT, "config", t ? t->name : NULL, "%s: %.180s", in->model_error.where, in->model_error.message);
+		return add(in, err, ST_FAULT, "config", t ? t->name : NULL, "%s%s%.180s", t ? "" : in->model_error.where,
+		           t || !in->model_error.where[0] ? "" : ": ", in->model_error.message);
 	}
 	if (!in->model || !in->tokenizer)
 		return ST_OK;
