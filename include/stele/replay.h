@@ -15,15 +15,15 @@ enum st_replay_mode {
 	ST_REPLAY_MULTISTEP,   /* four synthetic positions: `seed`, `seeding` */
 	ST_REPLAY_PRODUCTION,  /* the production-faithful sweep with gates, null distribution and audit */
 	ST_REPLAY_LINT,        /* codebooks against the optimum: `table` */
-	ST_REPLAY_MAKE,        /* write a synthetic capture: `manifest` kind in `make` */
+	ST_REPLAY_MAKE,        /* write a synthetic capture: `make`, `out` a folder */
 	ST_REPLAY_GATE,        /* one regression gate, in this process: `gate` */
 };
 
 enum st_replay_canary { ST_CANARY_NONE, ST_CANARY_IN_RANGE, ST_CANARY_OUT_OF_RANGE, ST_CANARY_ASYMMETRIC };
 enum { ST_ORACLE_DEQUANT = 1, ST_ORACLE_FLOOR = 2 };
 
-/* Gates that run before a production-faithful measurement, in this order; NULL ends the list. */
-extern const char *const st_replay_gates[];
+/* Name of the i-th gate that runs before a production-faithful measurement; NULL after the last. */
+const char *st_replay_gate_name(size_t i);
 
 /* What a gate's process left behind. Filled by the caller's callback. */
 struct st_replay_gate_result {
@@ -41,7 +41,7 @@ struct st_replay_options {
 	char variation;           /* 'A', 'B', 'C' */
 	enum st_replay_canary canary;
 	unsigned oracles;         /* ST_ORACLE_* bits; 0 = both where the capture has what they need */
-	const char *kernel;       /* "scalar", "avx2", "avx512", "neon", "dense"; NULL = the best here */
+	const char *kernel;       /* "scalar", "avx2", "avx512", "neon"; NULL = the best here */
 	bool q_f16, physical;     /* --q-dtype f16, --visibility physical */
 	int signs;                /* -1: as the capture says (none for synthetic modes), 0 none, 1 D1 */
 	unsigned bits;            /* 0: as the capture says, else 4 */
@@ -53,7 +53,7 @@ struct st_replay_options {
 	const char *session;      /* production: recorded, or NULL */
 	uint32_t iter;            /* production: recorded */
 	const char *table;        /* lint: a file of levels, or NULL for the built-in ones */
-	const char *make;         /* "linear", "ring", "partial", "d512", "d128" */
+	const char *make;         /* make: "linear", "ring", "partial", "d512", "d128"; NULL = "ring" */
 	const char *gate;
 	/* The identity of the running program, for gates: production refuses a gate whose process
 	 * states another one. The callback runs `gate` as a child process of the same build. */

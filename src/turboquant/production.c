@@ -44,10 +44,11 @@ static enum st_status run_gates(struct st_replay_run *r, json_t *gates, const ch
 	*failed = NULL;
 	if (!o->run_gate || !o->build_id)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "gate", "a production-faithful run needs a way to run its gates");
-	for (int i = 0; st_replay_gates[i] && !*failed; i++) {
+	const char *name;
+	for (size_t i = 0; (name = st_replay_gate_name(i)) != NULL && !*failed; i++) {
 		struct st_replay_gate_result g = { .exit_code = -1 };
 		ST_TRY(st_check_cancel(err));
-		bool started = o->run_gate(o->gate_user, st_replay_gates[i], &g);
+		bool started = o->run_gate(o->gate_user, name, &g);
 		g.build_id[sizeof g.build_id - 1] = g.output[sizeof g.output - 1] = '\0';
 		/* A gate that ran in another program says nothing about this one. */
 		bool foreign = started && strcmp(g.build_id, o->build_id) != 0;
@@ -58,10 +59,10 @@ static enum st_status run_gates(struct st_replay_run *r, json_t *gates, const ch
 		st_json_put(j, "duration_ms", st_json_real(g.duration_ms));
 		st_json_put(j, "build_id", json_string(g.build_id));
 		st_json_put(j, "last_lines", last_lines(g.output));
-		st_json_put(gates, st_replay_gates[i], j);
-		fprintf(r->text, "gate %-10s %s (%.0f ms)\n", st_replay_gates[i], status, g.duration_ms);
+		st_json_put(gates, name, j);
+		fprintf(r->text, "gate %-10s %s (%.0f ms)\n", name, status, g.duration_ms);
 		if (strcmp(status, "pass")) {
-			*failed = st_replay_gates[i];
+			*failed = name;
 			*why = g;
 		}
 	}
