@@ -125,7 +125,9 @@ static enum st_status check_sections(const struct apr *a, struct st_error *err)
 static enum st_status read_metadata(struct apr *a, struct st_error *err)
 {
 	ST_TRY(check_sections(a, err));
-	ST_TRY(st_json_parse((const char *)a->p + a->meta, a->meta_size, a->meta, &a->c->metadata, err));
+	/* A vocabulary takes some ten times its text: bounded by the file, which is the larger the more of it is weights. */
+	ST_TRY(st_json_parse_within((const char *)a->p + a->meta, a->meta_size, a->meta, a->n + (UINT64_C(64) << 20),
+	                            &a->c->metadata, err));
 	if (!json_is_object(a->c->metadata))
 		return st_fail_at(err, ST_ERR_FORMAT, a->meta, "metadata", "not a JSON object");
 	return ST_OK;

@@ -42,8 +42,9 @@ enum st_status st_npz_open(struct st_container *c, const char *path, struct st_e
 		texts += text;
 		c->n_tensors += !text;
 	}
-	c->describe = texts ? st_arena_printf(&c->arena, "npz, %zu arrays (%zu of text left out)", c->n_tensors, texts)
-	                    : st_arena_printf(&c->arena, "npz, %zu arrays", c->n_tensors);
+	const char *plural = c->n_tensors == 1 ? "" : "s";
+	c->describe = texts ? st_arena_printf(&c->arena, "npz, %zu array%s (%zu of text left out)", c->n_tensors, plural, texts)
+	                    : st_arena_printf(&c->arena, "npz, %zu array%s", c->n_tensors, plural);
 	if (!c->describe)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	return st_container_index(c, err);

@@ -137,7 +137,7 @@ static enum st_status pop_mark(struct machine *m, struct st_pkl ***first, size_t
 	if (m->n_marks == 0)
 		return fail(m, "no mark on the stack");
 	size_t height = m->marks[--m->n_marks];
-	*first = m->stack + height;
+	*first = height ? m->stack + height : m->stack; /* a mark may come before any value: no stack yet */
 	*n = m->n_stack - height;
 	m->n_stack = height;
 	return ST_OK;
@@ -327,13 +327,13 @@ static enum st_status op_binpersid(struct machine *m)
 	const struct st_pkl *id = m->stack[--m->n_stack];
 	struct st_pkl **v = id->v.items, *out = NULL;
 	if (id->kind != ST_PKL_TUPLE || id->n < 5 || v[0]->kind != ST_PKL_STR || v[0]->n != 7 ||
-	    memcmp(v[0]->v.s, "storage", 7) != 0 || v[2]->kind != ST_PKL_STR || v[4]->kind != ST_PKL_INT)
+	    memcmp(v[0]->v.s, "storage", 7) != 0 || v[2]->kind != ST_PKL_STR)
 		return fail(m, "a persistent id that is no storage");
 	bool typed = has_role(v[1], ROLE_TYPED_STORAGE);
 	if (!typed && !has_role(v[1], ROLE_UNTYPED_STORAGE))
 		return fail(m, "a storage of unknown type");
-	if (v[4]->v.i < 0)
-		return fail(m, "a storage of negative length");
+	if (v[4]->kind != ST_PKL_INT || v[4]->v.i < 0)
+		return fail(m, "a storage whose length is no whole number below 2^63");
 	struct st_pkl_storage *s = st_arena_alloc(m->arena, 1, sizeof *s);
 	if (!s)
 		return no_memory(m);
@@ -355,7 +355,7 @@ static enum st_status read_dims(struct machine *m, const struct st_pkl *v, uint3
 	for (uint32_t i = 0; i < v->n; i++) {
 		const struct st_pkl *d = v->v.items[i];
 		if (d->kind != ST_PKL_INT || d->v.i < 0)
-			return fail(m, "a tensor whose sizes or strides are not whole numbers, zero or more");
+			return fail(m, "a tensor whose sizes or strides are not whole numbers below 2^63");
 		dims[i] = (uint64_t)d->v.i;
 	}
 	return ST_OK;

@@ -187,24 +187,37 @@ static enum st_status walk(struct torch_file *f, const struct st_pkl *v, size_t 
 
 /* ---- the file ---- */
 
+/* How many instructions a pickle may run. About 45 describe a tensor; the machine takes up to 64 bytes for each. */
+static uint64_t op_limit(uint64_t file_size) { return (UINT64_C(1) << 19) + file_size / 64; }
+
+/* A pickle without a zip file around it holds no tensors of this format; what it would do is named if it is not harmless. */
+static enum st_status refuse_bare_pickle(const struct st_map *m, struct st_error *err)
+{
+	struct st_arena scratch;
+	const struct st_pkl *value;
+	st_arena_init(&scratch);
+	enum st_status st = st_pickle_read(m->data, m->size, 0, op_limit(m->size), &scratch, &value, err);
+	st_arena_release(&scratch);
+	return st != ST_OK ? st : st_fail_at(err, ST_ERR_UNSUPPORTED, 0, NULL, "a bare pickle; zip checkpoints (torch 1.6 and later) are read");
+}
+
 /* Files of before 1.6, and what else arrives under these names. */
 static enum st_status refuse_old(const struct st_map *m, struct st_error *err)
 {
 	/* PROTO 2, LONG1 of 10 bytes 0x1950a86a20f9469cfc6c, STOP: the magic number of torch.save until 1.5. */
 	static const uint8_t magic[] = { 0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, '.' };
-	const char *what = NULL;
 	if (m->size >= 2 && memcmp(m->data, "PK", 2) == 0)
 		return ST_OK;
+	const char *what = NULL;
 	if (m->size >= sizeof magic && memcmp(m->data, magic, sizeof magic) == 0)
 		what = "a torch checkpoint from before torch 1.6 (pickles in sequence)";
 	else if (m->size >= 262 && memcmp(m->data + 257, "ustar", 5) == 0)
 		what = "a tar file, perhaps a torch checkpoint from before 0.1.10";
-	else if (m->size >= 2 && m->data[0] == 0x80 && m->data[1] <= 5)
-		what = "a bare pickle";
+	else if (m->size >= 2 && m->data[0] == 0x80)
+		return refuse_bare_pickle(m, err);
 	if (!what)
-		return ST_OK;
-	return st_fail_at(err, ST_ERR_UNSUPPORTED, 0, NULL,
-	                  "%s; zip checkpoints are read: load it with a recent torch and save it again", what);
+		return ST_OK; /* the zip reader says what is wrong with it */
+	return st_fail_at(err, ST_ERR_UNSUPPORTED, 0, NULL, "%s; zip checkpoints are read, as torch 1.6 and later save them", what);
 }
 
 /* data.pkl lies in a folder named after the file as it was saved. */
@@ -250,8 +263,7 @@ static enum st_status read_checkpoint(struct torch_file *f, struct st_arena *scr
 	ST_TRY(check_byte_order(f));
 	ST_TRY(st_zip_bytes(&f->zip, m, f->err));
 	ST_TRY(st_zip_verify(m, f->err));
-	/* About 45 instructions describe a tensor; the machine takes up to 64 bytes for each. */
-	f->max_visits = (UINT64_C(1) << 19) + f->zip.map->size / 64;
+	f->max_visits = op_limit(f->zip.map->size);
 	ST_TRY(st_pickle_read(m->bytes, m->size, m->offset, f->max_visits, scratch, &root, f->err));
 	if (root->kind < ST_PKL_TUPLE || root->kind == ST_PKL_GLOBAL || root->kind == ST_PKL_STORAGE)
 		return st_fail_at(f->err, ST_ERR_UNSUPPORTED, m->offset, m->name, "holds a %s and no tensors",

@@ -229,6 +229,12 @@ static void whole_file_is_one_tensor(void **state)
 	struct st_container *c = open_ok(checkpoint(false));
 	assert_values(st_container_find(c, "model"), six, 6);
 	st_container_close(c);
+	/* Nothing at all, marked before there is a stack */
+	op_begin();
+	op("(t.");
+	c = open_ok(checkpoint(false));
+	assert_int_equal(st_container_n_tensors(c), 0);
+	st_container_close(c);
 }
 
 /* Protocol 4 spells names and strings otherwise; _rebuild_tensor_v3 reads bytes under a type of its own. */
@@ -265,12 +271,12 @@ static void tensors_beyond_their_storage(void **state)
 		{ 6, 0, { 3, 2 }, { INT64_MAX, 1 }, "reaches beyond" },
 		{ 6, INT64_MAX, { 1, 1 }, { 1, 1 }, "reaches beyond" },
 		{ 6, -1, { 1, 1 }, { 1, 1 }, "negative offset" },
-		{ 6, 0, { -1, 1 }, { 1, 1 }, "not whole numbers" },
-		{ 6, 0, { 1, 1 }, { -1, 1 }, "not whole numbers" },
+		{ 6, 0, { -1, 1 }, { 1, 1 }, "not whole numbers below" },
+		{ 6, 0, { 1, 1 }, { -1, 1 }, "not whole numbers below" },
 		{ 5, 0, { 1, 1 }, { 1, 1 }, "has 24 bytes where 5 elements of F32" },
 		{ 7, 0, { 1, 1 }, { 1, 1 }, "has 24 bytes where 7 elements of F32" },
 		{ INT64_MAX, 0, { 1, 1 }, { 1, 1 }, "elements of F32" },
-		{ -6, 0, { 1, 1 }, { 1, 1 }, "negative length" },
+		{ -6, 0, { 1, 1 }, { 1, 1 }, "no whole number below 2^63" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
 		assert_refused(one(FLOATS, "0", cases[i].n, cases[i].first, cases[i].sizes, cases[i].strides, 2), ST_ERR_FORMAT,
@@ -398,7 +404,8 @@ static void old_and_other_files(void **state)
 	(void)state;
 	assert_refused(save_n("old.pt", "\x80\x02\x8a\x0al\xfc\x9c" "F\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", 21), ST_ERR_UNSUPPORTED,
 	               "before torch 1.6", "1.5");
-	assert_refused(save_n("bare.pkl", "\x80\x04N.", 4), ST_ERR_UNSUPPORTED, "bare pickle", "pickle");
+	assert_refused(save_n("bare.pkl", "\x80\x04N.", 4), ST_ERR_UNSUPPORTED, "a bare pickle", "pickle");
+	assert_refused(save_n("attack.pkl", "\x80\x02" "cos\nsystem\n.", 14), ST_ERR_UNSUPPORTED, "global os.system is not allowed", "attack");
 	static uint8_t tar[512];
 	memcpy(tar, "storages", 8);
 	memcpy(tar + 257, "ustar", 5);
