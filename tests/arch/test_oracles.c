@@ -164,6 +164,34 @@ static void same_blocks_same_bits(void **state)
 		}
 }
 
+/* Stored blocks, every mode: neither level, threads nor chunks change a bit. */
+static void quantised_same_bits_everywhere(void **state)
+{
+	(void)state;
+	static const char *const models[] = { "models/qwen2-k/qwen2-k-q4_k.gguf", "models/stories260k/model-q8_0.gguf",
+		                              "captures/models/stories260K-q5_1.gguf" };
+	static const uint32_t ids[7] = { 17, 10, 17, 28, 300, 2, 511 };
+	for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+		struct st_model *m = open_model(shared_path(models[i]));
+		size_t bytes = 7 * st_model_config(m)->vocab * sizeof(float);
+		for (int mode = 0; mode < ST_MODE_COUNT; mode++) {
+			struct st_exec e = { st_kernels_get(ST_CPU_SCALAR), (enum st_mode)mode, 1 };
+			float *want = model_logits(m, &e, ids, 7, 7);
+			for (int c = 0; c < ST_CPU_COUNT; c++) {
+				if (!st_cpu_usable((enum st_cpu)c))
+					continue;
+				e = (struct st_exec){ st_kernels_get((enum st_cpu)c), (enum st_mode)mode, 1 + c };
+				float *got = model_logits(m, &e, ids, 7, 1 + 2 * (size_t)c);
+				if (memcmp(want, got, bytes) != 0)
+					fail_msg("%s, %s: %s differs from scalar", models[i], st_mode_name(e.mode), st_cpu_name((enum st_cpu)c));
+				free(got);
+			}
+			free(want);
+		}
+		st_model_close(m);
+	}
+}
+
 /* Quantised against the source: the README of the models gives the relative L2 of the logits. */
 static void quantised_is_near_its_source(void **state)
 {
@@ -197,7 +225,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(llama3), cmocka_unit_test(qwen3), cmocka_unit_test(qwen2),
 		cmocka_unit_test(other_families_are_refused_by_name), cmocka_unit_test(stories_in_five_forms),
-		cmocka_unit_test(same_blocks_same_bits), cmocka_unit_test(quantised_is_near_its_source),
+		cmocka_unit_test(same_blocks_same_bits),
+		cmocka_unit_test(quantised_same_bits_everywhere), cmocka_unit_test(quantised_is_near_its_source),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
