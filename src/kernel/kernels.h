@@ -17,6 +17,7 @@
 #define ST_LANES_MIX 4  /* of a sum over positions; each lane is a vector over features */
 #define ST_MIX_WIDTH 256 /* features of one mix call at most */
 
+#define ST_FUSED_TOKENS 4
 #define ST_SUM_BYTES 64  /* the lanes of one sum, in either type */
 
 typedef void (*st_decode_fn)(const void *src, float *dst, size_t n);
@@ -34,6 +35,9 @@ struct st_kernels {
 	 */
 	void (*dot_f32)(const float *w, size_t ldw, size_t R, const float *x, size_t ldx, size_t T, size_t K, float *acc);
 	void (*dot_f64)(const float *w, size_t ldw, size_t R, const float *x, size_t ldx, size_t T, size_t K, double *acc);
+	/* dot on stored blocks, R rows row_bytes apart, K a multiple of the block, T <= ST_FUSED_TOKENS; NULL: decode, then dot */
+	void (*fused_f32[ST_DTYPE_COUNT])(const uint8_t *w, size_t row_bytes, size_t R, const float *x, size_t ldx, size_t T, size_t K, float *acc);
+	void (*fused_f64[ST_DTYPE_COUNT])(const uint8_t *w, size_t row_bytes, size_t R, const float *x, size_t ldx, size_t T, size_t K, double *acc);
 	/* y[i] = sum of the lanes acc[i][...], by the tree l += l + 8, + 4, + 2, + 1. */
 	void (*sum_f32)(const float *acc, size_t n, float *y);
 	void (*sum_f64)(const double *acc, size_t n, double *y);

@@ -111,16 +111,6 @@ ST_TARGET static void decode_bf16(const void *src, float *dst, size_t n)
 	_mm512_mask_storeu_ps(dst + i, m, _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)));
 }
 
-ST_TARGET static void decode_q4_0(const void *src, float *dst, size_t n)
-{
-	const struct st_block_q4_0 *b = src;
-	__m512 codes = _mm512_sub_ps(ramp(), _mm512_set1_ps(8));
-	for (const float *end = dst + n; dst < end; b++, dst += ST_QK) {
-		__m512 table = _mm512_mul_ps(_mm512_set1_ps(half(b->d)), codes);
-		pick(b->qs, table, table, dst, dst + 16);
-	}
-}
-
 ST_TARGET static void decode_q4_1(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q4_1 *b = src;
@@ -150,19 +140,31 @@ ST_TARGET static void decode_q5_0(const void *src, float *dst, size_t n)
 	}
 }
 
-ST_TARGET static void decode_q8_0(const void *src, float *dst, size_t n)
+/*
+ * The block types in two steps, so that decoding to memory and multiplying at once (fused_template.h) share
+ * them: prep_T(b, f) turns the factors of a block into floats, group_T(b, g, f, y) writes its g-th group of
+ * elements. Both are inlined.
+ */
+ST_INLINE ST_TARGET void prep_q4_0(const struct st_block_q4_0 *b, float *f) { f[0] = half(b->d); }
+ST_INLINE ST_TARGET void group_q4_0(const struct st_block_q4_0 *b, unsigned g, const float *f, float *y)
 {
-	const struct st_block_q8_0 *b = src;
-	for (const float *end = dst + n; dst < end; b++, dst += ST_QK) {
-		__m512 d = _mm512_set1_ps(half(b->d));
-		_mm512_storeu_ps(dst, _mm512_mul_ps(d, signed_bytes(b->qs)));
-		_mm512_storeu_ps(dst + 16, _mm512_mul_ps(d, signed_bytes(b->qs + 16)));
-	}
+	(void)g;
+	__m512 codes = _mm512_sub_ps(ramp(), _mm512_set1_ps(8)), table = _mm512_mul_ps(_mm512_set1_ps(f[0]), codes);
+	pick(b->qs, table, table, y, y + 16);
+}
+
+ST_INLINE ST_TARGET void prep_q8_0(const struct st_block_q8_0 *b, float *f) { f[0] = half(b->d); }
+ST_INLINE ST_TARGET void group_q8_0(const struct st_block_q8_0 *b, unsigned g, const float *f, float *y)
+{
+	(void)g;
+	__m512 d = _mm512_set1_ps(f[0]);
+	_mm512_storeu_ps(y, _mm512_mul_ps(d, signed_bytes(b->qs)));
+	_mm512_storeu_ps(y + 16, _mm512_mul_ps(d, signed_bytes(b->qs + 16)));
 }
 
 /* The 8 scales times d, then the 8 minima times dmin, of a Q4_K or Q5_K block: st_k4_scale_min for all
  * sub-blocks at once, four bytes to a word. */
-ST_INLINE ST_TARGET void k4_factors(const uint8_t scales[12], float d, float dmin, float f[16])
+ST_INLINE ST_TARGET void k4_factors(const uint8_t scales[12], float d, float dmin, float *f)
 {
 	uint32_t a, b, c;
 	__builtin_memcpy(&a, scales, 4);
@@ -177,69 +179,94 @@ ST_INLINE ST_TARGET void k4_factors(const uint8_t scales[12], float d, float dmi
 
 /* scale * code - min for codes 0..15: scale is d * 6 bits and exact, its product with a code too, so
  * the fused form rounds where the plain one does. */
-ST_TARGET static void decode_q4_k(const void *src, float *dst, size_t n)
+ST_INLINE ST_TARGET void prep_q4_k(const struct st_block_q4_k *b, float *f) { k4_factors(b->scales, half(b->d), half(b->dmin), f); }
+ST_INLINE ST_TARGET void group_q4_k(const struct st_block_q4_k *b, unsigned g, const float *f, float *y)
 {
-	const struct st_block_q4_k *b = src;
-	for (const float *end = dst + n; dst < end; b++, dst += ST_QKK) {
-		float f[16];
-		k4_factors(b->scales, half(b->d), half(b->dmin), f);
-		UNROLL for (unsigned g = 0; g < 4; g++) {
-			__m512 lo = _mm512_fmsub_ps(_mm512_set1_ps(f[2 * g]), ramp(), _mm512_set1_ps(f[8 + 2 * g]));
-			__m512 hi = _mm512_fmsub_ps(_mm512_set1_ps(f[2 * g + 1]), ramp(), _mm512_set1_ps(f[9 + 2 * g]));
-			float *y = dst + 64 * g;
-			pick(b->qs + 32 * g, lo, hi, y, y + 32);
-			pick(b->qs + 32 * g + 16, lo, hi, y + 16, y + 48);
-		}
-	}
+	__m512 lo = _mm512_fmsub_ps(_mm512_set1_ps(f[2 * g]), ramp(), _mm512_set1_ps(f[8 + 2 * g]));
+	__m512 hi = _mm512_fmsub_ps(_mm512_set1_ps(f[2 * g + 1]), ramp(), _mm512_set1_ps(f[9 + 2 * g]));
+	pick(b->qs + 32 * g, lo, hi, y, y + 32);
+	pick(b->qs + 32 * g + 16, lo, hi, y + 16, y + 48);
 }
 
-ST_TARGET static void decode_q5_k(const void *src, float *dst, size_t n)
+ST_INLINE ST_TARGET void prep_q5_k(const struct st_block_q5_k *b, float *f) { k4_factors(b->scales, half(b->d), half(b->dmin), f); }
+ST_INLINE ST_TARGET void group_q5_k(const struct st_block_q5_k *b, unsigned g, const float *f, float *y)
 {
-	const struct st_block_q5_k *b = src;
 	__m512 upper = _mm512_add_ps(ramp(), _mm512_set1_ps(16));
-	for (const float *end = dst + n; dst < end; b++, dst += ST_QKK) {
-		float f[16];
-		k4_factors(b->scales, half(b->d), half(b->dmin), f);
-		UNROLL for (unsigned j = 0; j < 8; j++) {
-			__m512 scale = _mm512_set1_ps(f[j]), min = _mm512_set1_ps(f[8 + j]);
-			__m512 low = _mm512_fmsub_ps(scale, ramp(), min), high = _mm512_fmsub_ps(scale, upper, min);
-			UNROLL for (unsigned i = 0; i < 32; i += 16) {
-				__m512i v = _mm512_srli_epi32(bytes(b->qs + 32 * (j / 2) + i), 4 * (j % 2));
-				v = _mm512_and_si512(v, _mm512_set1_epi32(15));
-				__mmask16 top = _mm512_test_epi32_mask(bytes(b->qh + i), _mm512_set1_epi32(1 << j));
-				v = _mm512_mask_or_epi32(v, top, v, _mm512_set1_epi32(16));
-				_mm512_storeu_ps(dst + 32 * j + i, _mm512_permutex2var_ps(low, v, high));
-			}
+	UNROLL for (unsigned j = 2 * g; j < 2 * g + 2; j++) {
+		__m512 scale = _mm512_set1_ps(f[j]), min = _mm512_set1_ps(f[8 + j]);
+		__m512 low = _mm512_fmsub_ps(scale, ramp(), min), high = _mm512_fmsub_ps(scale, upper, min);
+		UNROLL for (unsigned i = 0; i < 32; i += 16) {
+			__m512i v = _mm512_srli_epi32(bytes(b->qs + 32 * g + i), 4 * (j % 2));
+			__mmask16 top = _mm512_test_epi32_mask(bytes(b->qh + i), _mm512_set1_epi32(1 << j));
+			v = _mm512_and_si512(v, _mm512_set1_epi32(15));
+			v = _mm512_mask_or_epi32(v, top, v, _mm512_set1_epi32(16)); /* bit 4 picks the second table */
+			_mm512_storeu_ps(y + 32 * (j % 2) + i, _mm512_permutex2var_ps(low, v, high));
 		}
 	}
 }
 
-ST_TARGET static void decode_q6_k(const void *src, float *dst, size_t n)
+ST_INLINE ST_TARGET void prep_q6_k(const struct st_block_q6_k *b, float *f)
 {
-	const struct st_block_q6_k *b = src;
+	_mm512_storeu_ps(f, _mm512_mul_ps(_mm512_set1_ps(half(b->d)), signed_bytes(b->scales)));
+}
+ST_INLINE ST_TARGET void group_q6_k(const struct st_block_q6_k *b, unsigned g, const float *f, float *y)
+{
 	__m512i low4 = _mm512_set1_epi32(15), high2 = _mm512_set1_epi32(0x30), bias = _mm512_set1_epi32(32);
-	for (const float *end = dst + n; dst < end; b++, dst += ST_QKK) {
-		float f[16];
-		_mm512_storeu_ps(f, _mm512_mul_ps(_mm512_set1_ps(half(b->d)), signed_bytes(b->scales)));
-		UNROLL for (unsigned h = 0; h < 2; h++)
-			UNROLL for (unsigned at = 0; at < 2; at++) {
-				__m512i l0 = bytes(b->ql + 64 * h + 16 * at), l1 = bytes(b->ql + 64 * h + 32 + 16 * at);
-				__m512i top = bytes(b->qh + 32 * h + 16 * at);
-				/* runs 0..3 take bits 0-1, 2-3, 4-5, 6-7 of top as bits 4-5 of the code */
-				__m512i code[4] = {
-					_mm512_or_si512(_mm512_and_si512(l0, low4), _mm512_and_si512(_mm512_slli_epi32(top, 4), high2)),
-					_mm512_or_si512(_mm512_and_si512(l1, low4), _mm512_and_si512(_mm512_slli_epi32(top, 2), high2)),
-					_mm512_or_si512(_mm512_srli_epi32(l0, 4), _mm512_and_si512(top, high2)),
-					_mm512_or_si512(_mm512_srli_epi32(l1, 4), _mm512_and_si512(_mm512_srli_epi32(top, 2), high2)),
-				};
-				UNROLL for (unsigned r = 0; r < 4; r++) {
-					__m512 q = _mm512_cvtepi32_ps(_mm512_sub_epi32(code[r], bias));
-					__m512 scale = _mm512_set1_ps(f[8 * h + 2 * r + at]);
-					_mm512_storeu_ps(dst + 128 * h + 32 * r + 16 * at, _mm512_mul_ps(scale, q));
-				}
-			}
+	UNROLL for (unsigned at = 0; at < 2; at++) {
+		__m512i l0 = bytes(b->ql + 64 * g + 16 * at), l1 = bytes(b->ql + 64 * g + 32 + 16 * at);
+		__m512i top = bytes(b->qh + 32 * g + 16 * at);
+		/* runs 0..3 take bits 0-1, 2-3, 4-5, 6-7 of top as bits 4-5 of the code */
+		__m512i code[4] = {
+			_mm512_or_si512(_mm512_and_si512(l0, low4), _mm512_and_si512(_mm512_slli_epi32(top, 4), high2)),
+			_mm512_or_si512(_mm512_and_si512(l1, low4), _mm512_and_si512(_mm512_slli_epi32(top, 2), high2)),
+			_mm512_or_si512(_mm512_srli_epi32(l0, 4), _mm512_and_si512(top, high2)),
+			_mm512_or_si512(_mm512_srli_epi32(l1, 4), _mm512_and_si512(_mm512_srli_epi32(top, 2), high2)),
+		};
+		UNROLL for (unsigned r = 0; r < 4; r++) {
+			__m512 q = _mm512_cvtepi32_ps(_mm512_sub_epi32(code[r], bias));
+			_mm512_storeu_ps(y + 32 * r + 16 * at, _mm512_mul_ps(_mm512_set1_ps(f[8 * g + 2 * r + at]), q));
+		}
 	}
 }
+
+#define BLOCK_DECODER(type, elems, group) \
+	ST_TARGET static void decode_##type(const void *src, float *dst, size_t n) \
+	{ \
+		const struct st_block_##type *b = src; \
+		for (const float *end = dst + n; dst < end; b++, dst += (elems)) { \
+			float f[16]; \
+			prep_##type(b, f); \
+			UNROLL for (unsigned g = 0; g < (elems) / (group); g++) \
+				group_##type(b, g, f, dst + (group) * g); \
+		} \
+	}
+BLOCK_DECODER(q4_0, 32, 32)
+BLOCK_DECODER(q8_0, 32, 32)
+BLOCK_DECODER(q4_k, 256, 64)
+BLOCK_DECODER(q5_k, 256, 64)
+BLOCK_DECODER(q6_k, 256, 128)
+
+/* Few tokens on the types that models are served in. */
+#define TYPE q4_0
+#define ELEMS 32
+#define GROUP 32
+#include "kernel/fused_template.h"
+#define TYPE q8_0
+#define ELEMS 32
+#define GROUP 32
+#include "kernel/fused_template.h"
+#define TYPE q4_k
+#define ELEMS 256
+#define GROUP 64
+#include "kernel/fused_template.h"
+#define TYPE q5_k
+#define ELEMS 256
+#define GROUP 64
+#include "kernel/fused_template.h"
+#define TYPE q6_k
+#define ELEMS 256
+#define GROUP 128
+#include "kernel/fused_template.h"
 
 const struct st_kernels st_kernels_avx512 = {
 	.cpu = ST_CPU_AVX512,
@@ -248,6 +275,14 @@ const struct st_kernels st_kernels_avx512 = {
 		[ST_DTYPE_Q4_0] = decode_q4_0, [ST_DTYPE_Q4_1] = decode_q4_1, [ST_DTYPE_Q5_0] = decode_q5_0,
 		[ST_DTYPE_Q8_0] = decode_q8_0,
 		[ST_DTYPE_Q4_K] = decode_q4_k, [ST_DTYPE_Q5_K] = decode_q5_k, [ST_DTYPE_Q6_K] = decode_q6_k,
+	},
+	.fused_f32 = {
+		[ST_DTYPE_Q4_0] = fused_q4_0_f32, [ST_DTYPE_Q8_0] = fused_q8_0_f32,
+		[ST_DTYPE_Q4_K] = fused_q4_k_f32, [ST_DTYPE_Q5_K] = fused_q5_k_f32, [ST_DTYPE_Q6_K] = fused_q6_k_f32,
+	},
+	.fused_f64 = {
+		[ST_DTYPE_Q4_0] = fused_q4_0_f64, [ST_DTYPE_Q8_0] = fused_q8_0_f64,
+		[ST_DTYPE_Q4_K] = fused_q4_k_f64, [ST_DTYPE_Q5_K] = fused_q5_k_f64, [ST_DTYPE_Q6_K] = fused_q6_k_f64,
 	},
 	.dot_f32 = dot_f32, .dot_f64 = dot_f64, .sum_f32 = sum_f32, .sum_f64 = sum_f64,
 	.mix_f32 = mix_f32, .mix_f64 = mix_f64,

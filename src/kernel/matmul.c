@@ -23,6 +23,7 @@
 enum source {
 	IN_PLACE, /* f32 rows, used where they lie */
 	BLOCKS,   /* every row begins at a block */
+	FUSED,    /* as BLOCKS, by a function that decodes as it multiplies: few tokens, hot types */
 	ROWS,     /* through st_tensor_decode */
 };
 
@@ -80,6 +81,10 @@ static void choose_source(struct job *j)
 	if (j->source == BLOCKS && w->dtype == ST_DTYPE_F32 && w->scale == 1 && !st_mode_rounds_both(j->e->mode) &&
 	    (uintptr_t)w->data % sizeof(float) == 0 && j->row_bytes % sizeof(float) == 0)
 		j->source = IN_PLACE;
+	bool fused = j->e->mode == ST_MODE_EXACT ? j->e->k->fused_f64[w->dtype] != NULL : j->e->k->fused_f32[w->dtype] != NULL;
+	if (j->source == BLOCKS && fused && j->T <= ST_FUSED_TOKENS && j->K % j->block_elems == 0 && w->scale == 1 &&
+	    !st_mode_rounds_both(j->e->mode))
+		j->source = FUSED;
 }
 
 /* f32 of rows [n0, n0 + rows), features [k0, k0 + kn): a pointer and the distance of its rows. */
@@ -94,6 +99,7 @@ static const float *load_tile(const struct job *j, size_t n0, size_t rows, size_
 		*ld = j->K;
 		st_tensor_decode(j->w, n0, rows, tile);
 		break;
+	case FUSED:
 	case BLOCKS:
 		*ld = j->tile_k;
 		/* The last block of a row may hold more than the row; dot does not look there. */
@@ -142,6 +148,15 @@ static void store_sums(const struct job *j, const void *sums, size_t n0, size_t 
 	}
 }
 
+static void multiply_stored(const struct job *j, size_t n, size_t rows, void *sums)
+{
+	const uint8_t *w = j->w->data + n * j->row_bytes;
+	if (j->e->mode == ST_MODE_EXACT)
+		j->e->k->fused_f64[j->w->dtype](w, (size_t)j->row_bytes, rows, j->x, j->ldx, j->T, j->K, sums);
+	else
+		j->e->k->fused_f32[j->w->dtype](w, (size_t)j->row_bytes, rows, j->x, j->ldx, j->T, j->K, sums);
+}
+
 /* One thread's rows [n0, n_end), all tokens. */
 static void multiply(const struct job *j, size_t n0, size_t n_end, float *tile, void *sums)
 {
@@ -151,6 +166,11 @@ static void multiply(const struct job *j, size_t n0, size_t n_end, float *tile, 
 		for (size_t n = n0; n < n_end; n += most) {
 			size_t rows = n_end - n < most ? n_end - n : most;
 			__builtin_memset(sums, 0, T * rows * ST_SUM_BYTES);
+			if (j->source == FUSED) {
+				multiply_stored(j, n, rows, sums);
+				store_sums(j, sums, n, rows, t0, T);
+				continue;
+			}
 			for (size_t k = 0; k < j->K; k += block_k) {
 				size_t kn = j->K - k < block_k ? j->K - k : block_k, ld = 0;
 				const float *w = load_tile(j, n, rows, k, kn, tile, &ld);

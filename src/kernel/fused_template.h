@@ -1,0 +1,88 @@
+/*
+ * fused_template.h - dot of one stored type for few tokens, AVX-512: a group of elements of four rows is
+ * decoded into a few vectors and multiplied at once, so that the decoding of one group runs beside the
+ * products of the one before. With many tokens the plain dot on a decoded tile is as fast. The order of each sum is dot's.
+ *
+ * The includer defines TYPE (prep_TYPE and group_TYPE above), ELEMS per block, GROUP elements per group.
+ */
+#define FUSED_ROWS 4
+#define BLOCK struct ST_PASTE(st_block_, TYPE)
+#define NAME(suffix) ST_PASTE(ST_PASTE(fused_, TYPE), suffix)
+
+/* One function body for both accumulator types; R and C are constants after inlining. */
+#define FUSED_TILE(name, elem, lanes, vec, load, spread, fma_, get, put) \
+	static inline __attribute__((always_inline)) ST_TARGET void \
+	name(const uint8_t *w, size_t row_bytes, const float *x, size_t ldx, size_t K, elem *acc, size_t ld, size_t ahead, const int R, const int C) \
+	{ \
+		vec s[FUSED_ROWS][ST_FUSED_TOKENS]; \
+		UNROLL for (int c = 0; c < C; c++) \
+			UNROLL for (int r = 0; r < R; r++) \
+				s[r][c] = get(acc + ((size_t)c * ld + (size_t)r) * lanes); \
+		for (size_t k = 0; k < K; k += ELEMS, w += sizeof(BLOCK)) { \
+			float f[FUSED_ROWS][16]; \
+			UNROLL for (int r = 0; r < R; r++) { \
+				const uint8_t *b = w + (size_t)r * row_bytes; \
+				UNROLL for (size_t i = 0; i < sizeof(BLOCK); i += 64) \
+					__builtin_prefetch((const void *)((uintptr_t)b + ahead + i), 0, 2); \
+				ST_PASTE(prep_, TYPE)((const BLOCK *)b, f[r]); \
+			} \
+			UNROLL for (unsigned g = 0; g < ELEMS / GROUP; g++) { \
+				_Alignas(64) float v[FUSED_ROWS][GROUP]; \
+				UNROLL for (int r = 0; r < R; r++) \
+					ST_PASTE(group_, TYPE)((const BLOCK *)(w + (size_t)r * row_bytes), g, f[r], v[r]); \
+				UNROLL for (size_t i = 0; i < GROUP; i += 16) { \
+					vec a[FUSED_ROWS][16 / lanes]; \
+					UNROLL for (int r = 0; r < R; r++) \
+						spread(a[r], v[r] + i); \
+					UNROLL for (int h = 0; h < 16 / lanes; h++) \
+						UNROLL for (int c = 0; c < C; c++) { \
+							vec b = load(x + (size_t)c * ldx + k + GROUP * g + i + h * lanes); \
+							UNROLL for (int r = 0; r < R; r++) \
+								s[r][c] = fma_(a[r][h], b, s[r][c]); \
+						} \
+				} \
+			} \
+		} \
+		UNROLL for (int c = 0; c < C; c++) \
+			UNROLL for (int r = 0; r < R; r++) \
+				put(acc + ((size_t)c * ld + (size_t)r) * lanes, s[r][c]); \
+	}
+#define SPREAD(a, p) (a)[0] = _mm512_load_ps(p)
+FUSED_TILE(NAME(_tile_f32), float, ST_LANES_F32, __m512, _mm512_loadu_ps, SPREAD, _mm512_fmadd_ps, _mm512_load_ps, _mm512_store_ps)
+#define LOAD_WIDE(p) _mm512_cvtps_pd(_mm256_loadu_ps(p))
+/* Out of the register that holds all 16: a load of the upper half would wait for the store to reach the cache. */
+#define SPREAD_WIDE(a, p) \
+	(a)[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(_mm512_load_ps(p))), \
+	(a)[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(_mm512_load_ps(p), 1))
+FUSED_TILE(NAME(_tile_f64), double, ST_LANES_F64, __m512d, LOAD_WIDE, SPREAD_WIDE, _mm512_fmadd_pd, _mm512_load_pd, _mm512_store_pd)
+
+#define FUSED_DOT(name, tile, elem, lanes) \
+	ST_TARGET static void name(const uint8_t *w, size_t row_bytes, size_t R, const float *x, size_t ldx, size_t T, size_t K, elem *acc) \
+	{ \
+		size_t ahead = R * row_bytes; /* the next call's rows */ \
+		size_t r = 0; \
+		for (; r + FUSED_ROWS <= R; r += FUSED_ROWS) \
+			switch (T) { \
+			case 1: tile(w + r * row_bytes, row_bytes, x, ldx, K, acc + r * lanes, R, ahead, FUSED_ROWS, 1); break; \
+			case 2: tile(w + r * row_bytes, row_bytes, x, ldx, K, acc + r * lanes, R, ahead, FUSED_ROWS, 2); break; \
+			case 3: tile(w + r * row_bytes, row_bytes, x, ldx, K, acc + r * lanes, R, ahead, FUSED_ROWS, 3); break; \
+			case 4: tile(w + r * row_bytes, row_bytes, x, ldx, K, acc + r * lanes, R, ahead, FUSED_ROWS, 4); break; \
+			} \
+		for (; r < R; r++) \
+			for (size_t t = 0; t < T; t++) \
+				tile(w + r * row_bytes, row_bytes, x + t * ldx, ldx, K, acc + (t * R + r) * lanes, R, ahead, 1, 1); \
+	}
+FUSED_DOT(NAME(_f32), NAME(_tile_f32), float, ST_LANES_F32)
+FUSED_DOT(NAME(_f64), NAME(_tile_f64), double, ST_LANES_F64)
+
+#undef FUSED_ROWS
+#undef BLOCK
+#undef NAME
+#undef FUSED_TILE
+#undef FUSED_DOT
+#undef LOAD_WIDE
+#undef SPREAD
+#undef SPREAD_WIDE
+#undef TYPE
+#undef ELEMS
+#undef GROUP
