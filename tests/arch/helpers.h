@@ -56,6 +56,7 @@ static inline struct st_exec exec_in(enum st_mode mode)
 {
 	struct st_exec e = st_exec_default();
 	e.mode = mode;
+	e.threads = e.threads < 2 ? 1 : 2; /* tiny models: more threads than idle cores only wait for each other */
 	return e;
 }
 

@@ -67,6 +67,7 @@ static struct st_exec mode(enum st_mode m)
 {
 	struct st_exec e = st_exec_default();
 	e.mode = m;
+	e.threads = 1;
 	return e;
 }
 
