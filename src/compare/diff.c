@@ -96,7 +96,7 @@ static enum st_status open_side(struct st_diff_state *s, struct st_diff_side *si
 	}
 	/* What is no model that Stele knows is still a set of named tensors; what contradicts itself is an error. */
 	struct st_error why = ST_ERROR_INIT;
-	enum st_status st = st_model_open(path, &side->model, &why);
+	enum st_status st = st_model_open_partial(path, &side->model, &why);
 	*kind = st == ST_OK ? ST_DIFF_MODELS : ST_DIFF_TENSORS;
 	if (st == ST_ERR_UNSUPPORTED)
 		snprintf(s->d.note, sizeof s->d.note, "compared by tensor name: %.200s", why.message);

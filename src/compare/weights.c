@@ -11,6 +11,7 @@
 #include "compare/pair.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,12 +67,65 @@ static enum st_status truncated_side(const struct st_rows *a, const struct st_ro
 	return ST_OK;
 }
 
+static void shape_param(struct st_cause *c, const char *key, const struct st_tensor *t)
+{
+	struct st_param *p = &c->params[c->n_params++];
+	snprintf(p->key, sizeof p->key, "%s", key);
+	snprintf(p->text, sizeof p->text, "[%llu, %llu]", (unsigned long long)st_tensor_rows(t), (unsigned long long)st_tensor_cols(t));
+}
+
+/* A row of the transpose of a matrix: a column of it. Slow, and only for matrices whose label is wrong. */
+static void get_column(const struct st_rows *s, uint64_t r, float *dst)
+{
+	for (uint64_t i = 0; i < s->cols; i++)
+		dst[i] = s->dense[i * s->rows + r];
+}
+
+/*
+ * Shapes differ. Either the models have other sizes (the configuration tells), or one label
+ * lists the dimensions the other way round in a format whose labels are to be believed; then the
+ * values say whether the matrix lies transposed.
+ */
+static enum st_status compare_shapes(int threads, struct st_weight_diff *d, struct st_error *err)
+{
+	const struct st_tensor *x = d->a->tensor, *y = d->b->tensor;
+	d->status = ST_WEIGHT_FAULT;
+	d->rel_l2 = d->max_abs = INFINITY;
+	d->gain = NAN;
+	d->cause = (struct st_cause){ .code = "config.mismatch", .confidence = ST_CONFIRMED, .residual_before = INFINITY };
+	shape_param(&d->cause, "shape_a", x);
+	shape_param(&d->cause, "shape_b", y);
+	uint64_t rows = st_tensor_rows(x), cols = st_tensor_cols(x);
+	if (rows != st_tensor_cols(y) || cols != st_tensor_rows(y))
+		return ST_OK;
+	float *dense = st_alloc_array(x->n_elems, sizeof *dense);
+	struct st_row_stat *stats = st_alloc_array(cols, sizeof *stats);
+	enum st_status st = dense && stats ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (st == ST_OK) {
+		st_tensor_decode(x, 0, rows, dense);
+		struct st_rows a = { .type = x, .get = get_column, .dense = dense, .rows = cols, .cols = rows }, b = st_rows_of(d->b);
+		struct st_pair_summary s;
+		st = st_pair_measure(&a, &b, NULL, cols, threads, stats, err);
+		st_pair_summarise(stats, NULL, cols, rows, &s);
+		if (s.noise) {
+			d->cause.code = "weight.transposed";
+			d->cause.residual_after = s.rel;
+			d->cause.floor = s.predicted;
+		}
+	}
+	free(dense);
+	free(stats);
+	return st;
+}
+
 /* Equal bytes may still hold the same NaN twice: that is no difference, and is counted by the stages. */
 static enum st_status compare_pair(const struct st_model *ma, const struct st_model *mb, int threads,
                                    struct st_weight_diff *d, struct st_error *err)
 {
 	d->rows = st_tensor_rows(d->a->tensor);
 	d->cols = st_tensor_cols(d->a->tensor);
+	if (d->rows != st_tensor_rows(d->b->tensor) || d->cols != st_tensor_cols(d->b->tensor))
+		return compare_shapes(threads, d, err);
 	if (bytes_equal(d->a, d->b, threads)) {
 		d->status = ST_WEIGHT_EQUAL;
 		d->gain = 1;
@@ -116,15 +170,18 @@ static bool is_bias(enum st_role r)
 	return r == ST_ROLE_Q_BIAS || r == ST_ROLE_K_BIAS || r == ST_ROLE_V_BIAS;
 }
 
+/* The weight a model has for a slot, or NULL. */
+static const struct st_weight *bound(const struct st_model *m, const struct st_weight *slot)
+{
+	const struct st_weight *w = st_model_weight(m, slot->role, slot->layer < 0 ? 0 : (uint32_t)slot->layer);
+	return w && w->tensor ? w : NULL;
+}
+
 /* The weight that fills a slot: for a tied head that is the embedding. */
 static const struct st_weight *filled(const struct st_model *m, const struct st_weight *slot)
 {
-	if (slot->layer >= (int32_t)st_model_config(m)->n_layers)
-		return NULL;
-	const struct st_weight *w = st_model_weight(m, slot->role, slot->layer < 0 ? 0 : (uint32_t)slot->layer);
-	if (slot->role == ST_ROLE_HEAD && (!w || !w->tensor))
-		w = st_model_weight(m, ST_ROLE_EMBED, 0);
-	return w && w->tensor ? w : NULL;
+	const struct st_weight *w = bound(m, slot);
+	return !w && slot->role == ST_ROLE_HEAD && st_model_config(m)->tied ? bound(m, st_model_weight(m, ST_ROLE_EMBED, 0)) : w;
 }
 
 static void one_sided(struct st_weight_diff *d)
@@ -152,8 +209,8 @@ enum st_status st_compare_weights(const struct st_model *a, const struct st_mode
 		const struct st_weight *slot = i < na ? st_model_weight_at(a, i) : st_model_weight_at(b, i - na);
 		if (slot->role == ST_ROLE_ROPE_FREQS)
 			continue; /* a way to write frequencies: they are compared as frequencies, with the configuration */
-		if (i >= na && st_model_weight(a, slot->role, slot->layer < 0 ? 0 : (uint32_t)slot->layer))
-			continue;
+		if (i >= na && bound(a, slot))
+			continue; /* one of a's slots, already there */
 		struct st_weight_diff *w = &d[used];
 		*w = (struct st_weight_diff){ .slot = slot, .a = filled(a, slot), .b = filled(b, slot) };
 		if (!w->a && !w->b)

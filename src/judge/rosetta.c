@@ -46,6 +46,8 @@ bool st_node_same_parameters(const struct st_node *a, const struct st_node *b)
 /* Stage by stage the same list with the same widths: such graphs can run in lock-step. */
 static bool equal_form(const struct st_graph *a, const struct st_graph *b, char *why, size_t n)
 {
+	if (!a || !b)
+		return false;
 	uint32_t common = a->n_nodes < b->n_nodes ? a->n_nodes : b->n_nodes;
 	for (uint32_t i = 0; i < common; i++) {
 		const struct st_node *x = &a->nodes[i], *y = &b->nodes[i];
@@ -350,8 +352,9 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	r->mode = st_mode_name(e.mode);
 	r->threshold = o->threshold;
 	enum st_status st;
-	ST_TRY_OUT(st_model_open(path_a, &s->ma, err));
-	ST_TRY_OUT(st_model_open(path_b, &s->mb, err));
+	/* A weight that is missing or does not fit is a finding, not a failure; such a model is not evaluated. */
+	ST_TRY_OUT(st_model_open_partial(path_a, &s->ma, err));
+	ST_TRY_OUT(st_model_open_partial(path_b, &s->mb, err));
 	for (int i = 0; i < 2; i++) {
 		const struct st_model *m = i ? s->mb : s->ma;
 		if (o->log_all || st_container_format(st_model_container(m)) == ST_FORMAT_APR)
@@ -375,16 +378,20 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	double run = now_ms();
 	char why[160] = "";
 	const struct st_graph *ga = st_model_graph(s->ma), *gb = st_model_graph(s->mb);
-	bool runnable = !stop && equal_form(ga, gb, why, sizeof why);
+	bool whole = ga && gb; /* a model that lacks a weight has no graph; which one, the weights tell */
+	bool runnable = !stop && whole && equal_form(ga, gb, why, sizeof why);
 	for (size_t i = 0; i < r->n_weights; i++) /* a missing weight leaves a hole in one graph */
 		runnable &= r->weights[i].status < ST_WEIGHT_ONLY_A;
 	if (runnable)
 		ST_TRY_OUT(run_lockstep(s, o, &e, err));
 	else
-		r->skipped = gb->n_nodes;
+		r->skipped = gb ? gb->n_nodes : ga ? ga->n_nodes : 0;
 	if (why[0])
 		snprintf(r->text, sizeof r->text, "%s", why);
 	r->ms_run = now_ms() - run;
+	/* Both sides lack the same weight: nothing to compare it with, so the files themselves are the trouble. */
+	if (!ga && !gb && !stop)
+		ST_TRY_OUT(st_model_check(s->ma, err));
 	st_rosetta_decide(s);
 	r->ms_total = now_ms() - start;
 	*out = r;

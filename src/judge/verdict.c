@@ -81,6 +81,9 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 		snprintf(what, sizeof what, "has the values inside its blocks in another order (%s)", text_of(c, "order"));
 	else if (text_of(c, "holds")[0])
 		snprintf(what, sizeof what, "holds %s", text_of(c, "holds"));
+	else if (text_of(c, "shape_a")[0])
+		snprintf(what, sizeof what, "is %s, %s's is %s", text_of(c, x == 'A' ? "shape_a" : "shape_b"), y == 'A' ? "A" : "B",
+		         text_of(c, x == 'A' ? "shape_b" : "shape_a"));
 	else if (strcmp(code, "norm.plus_one") == 0)
 		snprintf(what, sizeof what, "is %c's plus %g", y, number_of(c, "offset", 0));
 	else if (strcmp(code, "weight.nan") == 0)
