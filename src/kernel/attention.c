@@ -23,18 +23,26 @@ static void visible(const struct st_attn_shape *s, size_t t, size_t *lo, size_t 
 static void score_sums(const struct st_exec *e, size_t d, const float *q, size_t ldq, size_t T, const float *k, size_t ldk, size_t R, void *sums)
 {
 	memset(sums, 0, T * R * ST_SUM_BYTES);
-	if (!st_mode_rounds_both(e->mode)) {
-		st_dot(e, k, ldk, R, q, ldq, T, d, sums);
-		return;
-	}
-	float rq[TOKEN_BLOCK * DIM_BLOCK], rk[POS_BLOCK * DIM_BLOCK];
+	_Alignas(64) char operands[TOKEN_BLOCK * DIM_BLOCK * sizeof(double)];
+	float rk[POS_BLOCK * DIM_BLOCK];
+	size_t size = st_mode_operand(e->mode);
 	for (size_t i = 0; i < d; i += DIM_BLOCK) {
-		size_t n = d - i < DIM_BLOCK ? d - i : DIM_BLOCK;
-		for (size_t t = 0; t < T; t++)
-			st_round_row(e, q + t * ldq + i, n, rq + t * DIM_BLOCK);
-		for (size_t p = 0; p < R; p++)
-			st_round_row(e, k + p * ldk + i, n, rk + p * DIM_BLOCK);
-		st_dot(e, rk, DIM_BLOCK, R, rq, DIM_BLOCK, T, n, sums);
+		size_t n = d - i < DIM_BLOCK ? d - i : DIM_BLOCK, ldx = ldq, ldw = ldk;
+		const void *x = q + i;
+		const float *w = k + i;
+		if (e->mode == ST_MODE_EXACT || st_mode_rounds_both(e->mode)) {
+			for (size_t t = 0; t < T; t++)
+				st_prepare_row(e, q + t * ldq + i, n, operands + t * DIM_BLOCK * size);
+			x = operands;
+			ldx = DIM_BLOCK;
+		}
+		if (st_mode_rounds_both(e->mode)) {
+			for (size_t p = 0; p < R; p++)
+				st_round_row(e, k + p * ldk + i, n, rk + p * DIM_BLOCK);
+			w = rk;
+			ldw = DIM_BLOCK;
+		}
+		st_dot(e, w, ldw, R, x, ldx, T, n, sums);
 	}
 }
 

@@ -11,8 +11,9 @@
  *   VEC, REGS           a vector type; vectors that hold LANES elements
  *   LOAD(p)             vector of floats at p (converted); LOAD_N(p, n): the first n, zeros beyond, n may be <= 0
  *   FMA(a, b, c)        a * b + c, rounded once
+ *   GETX(p), GETX_N(p, n)  the same of ELEMs
  *   SPLAT(x)            vector of copies of a float
- *   GET(p), PUT(p, v)   load and store accumulators
+ *   GET(p), PUT(p, v)   load and store accumulators, aligned
  *   MIX                 name of the sum over positions
  *   ROWS, COLS          the widest tile that stays in registers; ROWS1 >= ROWS: rows for one token
  */
@@ -20,7 +21,7 @@
 #define WIDTH (LANES / REGS)
 
 static inline __attribute__((always_inline)) ST_TARGET void
-TILE_(const float *w, size_t ldw, const float *x, size_t ldx, size_t K, ELEM *acc, size_t ld, const int R, const int C)
+TILE_(const float *w, size_t ldw, const ELEM *x, size_t ldx, size_t K, ELEM *acc, size_t ld, const int R, const int C)
 {
 	VEC s[ROWS1][COLS][REGS];
 	UNROLL for (int c = 0; c < C; c++)
@@ -34,7 +35,7 @@ TILE_(const float *w, size_t ldw, const float *x, size_t ldx, size_t K, ELEM *ac
 			UNROLL for (int r = 0; r < R; r++)
 				a[r] = LOAD(w + (size_t)r * ldw + k + j * WIDTH);
 			UNROLL for (int c = 0; c < C; c++) {
-				VEC b = LOAD(x + (size_t)c * ldx + k + j * WIDTH);
+				VEC b = GETX(x + (size_t)c * ldx + k + j * WIDTH);
 				UNROLL for (int r = 0; r < R; r++)
 					s[r][c][j] = FMA(a[r], b, s[r][c][j]);
 			}
@@ -47,7 +48,7 @@ TILE_(const float *w, size_t ldw, const float *x, size_t ldx, size_t K, ELEM *ac
 			UNROLL for (int r = 0; r < R; r++)
 				a[r] = LOAD_N(w + (size_t)r * ldw + at, left);
 			UNROLL for (int c = 0; c < C; c++) {
-				VEC b = LOAD_N(x + (size_t)c * ldx + at, left);
+				VEC b = GETX_N(x + (size_t)c * ldx + at, left);
 				UNROLL for (int r = 0; r < R; r++)
 					s[r][c][j] = FMA(a[r], b, s[r][c][j]);
 			}
@@ -60,7 +61,7 @@ TILE_(const float *w, size_t ldw, const float *x, size_t ldx, size_t K, ELEM *ac
 
 /* All rows for C tokens, C a constant. */
 static inline __attribute__((always_inline)) ST_TARGET void
-ST_PASTE(DOT, _cols)(const float *w, size_t ldw, size_t R, const float *x, size_t ldx, size_t K, ELEM *acc, const int rows, const int C)
+ST_PASTE(DOT, _cols)(const float *w, size_t ldw, size_t R, const ELEM *x, size_t ldx, size_t K, ELEM *acc, const int rows, const int C)
 {
 	size_t r = 0;
 	for (; r + (size_t)rows <= R; r += (size_t)rows)
@@ -69,7 +70,7 @@ ST_PASTE(DOT, _cols)(const float *w, size_t ldw, size_t R, const float *x, size_
 		TILE_(w + r * ldw, ldw, x, ldx, K, acc + r * LANES, R, 1, C);
 }
 
-ST_TARGET static void DOT(const float *w, size_t ldw, size_t R, const float *x, size_t ldx, size_t T, size_t K, ELEM *acc)
+ST_TARGET static void DOT(const float *w, size_t ldw, size_t R, const ELEM *x, size_t ldx, size_t T, size_t K, ELEM *acc)
 {
 	/* Equal groups of at most COLS tokens: 8 tokens are 4 + 4, not 6 + 2. */
 	size_t groups = (T + COLS - 1) / COLS;
@@ -128,6 +129,8 @@ ST_TARGET static void MIX(const float *prob, size_t P, const float *v, size_t ld
 #undef LOAD_N
 #undef FMA
 #undef GET
+#undef GETX
+#undef GETX_N
 #undef SPLAT
 #undef PUT
 #undef MIX

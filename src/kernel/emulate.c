@@ -1,13 +1,10 @@
-/* emulate.c - operands as other engines store them: rounded to f16 or bf16, or in 8-bit blocks. */
+/* emulate.c - activations on their way into a product: widened, or as other engines store them (rounded to f16
+ * or bf16, or in 8-bit blocks). */
 #include "dtype/blocks.h"
 #include "kernel/kernels.h"
 
 #include <assert.h>
 #include <string.h>
-
-bool st_mode_rounds_both(enum st_mode mode) { return mode == ST_MODE_EMULATE_F16 || mode == ST_MODE_EMULATE_BF16; }
-
-bool st_mode_rounds_inputs(enum st_mode mode) { return mode != ST_MODE_EXACT && mode != ST_MODE_FAST; }
 
 static bool all_finite(const float *x, size_t n)
 {
@@ -26,7 +23,7 @@ static void round_q8_0(const float *x, size_t n, float *y)
 		if (all_finite(x + i, ST_QK)) {
 			info->encode(x + i, &block, ST_QK);
 			info->decode(&block, y + i, ST_QK);
-		} else if (y != x) {
+		} else {
 			memcpy(y + i, x + i, ST_QK * sizeof *y);
 		}
 	}
@@ -45,8 +42,7 @@ static void round_q8_k(const float *x, size_t n, float *y)
 			if (fabsf(b[j]) > fabsf(m))
 				m = b[j];
 		if (!all_finite(b, ST_QKK)) {
-			if (y != x)
-				memcpy(y + i, b, ST_QKK * sizeof *y);
+			memcpy(y + i, b, ST_QKK * sizeof *y);
 			continue;
 		}
 		if (m == 0) {
@@ -63,12 +59,22 @@ static void round_q8_k(const float *x, size_t n, float *y)
 
 void st_round_row(const struct st_exec *e, const float *x, size_t n, float *y)
 {
-	switch (e->mode) {
-	case ST_MODE_EMULATE_F16:
+	assert(st_mode_rounds_both(e->mode));
+	if (e->mode == ST_MODE_EMULATE_F16)
 		e->k->round_f16(x, n, y);
-		return;
-	case ST_MODE_EMULATE_BF16:
+	else
 		e->k->round_bf16(x, n, y);
+}
+
+void st_prepare_row(const struct st_exec *e, const float *x, size_t n, void *y)
+{
+	switch (e->mode) {
+	case ST_MODE_EXACT:
+		e->k->widen(x, n, y);
+		return;
+	case ST_MODE_EMULATE_F16:
+	case ST_MODE_EMULATE_BF16:
+		st_round_row(e, x, n, y);
 		return;
 	case ST_MODE_EMULATE_Q8_K:
 		if (n % ST_QKK == 0) {
@@ -77,15 +83,16 @@ void st_round_row(const struct st_exec *e, const float *x, size_t n, float *y)
 		}
 		/* fall through */
 	case ST_MODE_EMULATE_Q8_0:
-		if (n % ST_QK == 0)
+		if (n % ST_QK == 0) {
 			round_q8_0(x, n, y);
-		else if (y != x)
-			memcpy(y, x, n * sizeof *y);
-		return;
-	case ST_MODE_EXACT:
+			return;
+		}
+		/* fall through */
 	case ST_MODE_FAST:
+		memcpy(y, x, n * sizeof *x);
+		return;
 	case ST_MODE_COUNT:
 		break;
 	}
-	assert(!"this mode takes operands as they are");
+	assert(!"mode");
 }

@@ -10,9 +10,9 @@
 #define NAME(suffix) ST_PASTE(ST_PASTE(fused_, TYPE), suffix)
 
 /* One function body for both accumulator types; R and C are constants after inlining. */
-#define FUSED_TILE(name, elem, lanes, vec, load, spread, fma_, get, put) \
+#define FUSED_TILE(name, elem, lanes, vec, getx, spread, fma_, get, put) \
 	static inline __attribute__((always_inline)) ST_TARGET void \
-	name(const uint8_t *w, size_t row_bytes, const float *x, size_t ldx, size_t K, elem *acc, size_t ld, size_t ahead, const int R, const int C) \
+	name(const uint8_t *w, size_t row_bytes, const elem *x, size_t ldx, size_t K, elem *acc, size_t ld, size_t ahead, const int R, const int C) \
 	{ \
 		vec s[FUSED_ROWS][ST_FUSED_TOKENS]; \
 		UNROLL for (int c = 0; c < C; c++) \
@@ -36,7 +36,7 @@
 						spread(a[r], v[r] + i); \
 					UNROLL for (int h = 0; h < 16 / lanes; h++) \
 						UNROLL for (int c = 0; c < C; c++) { \
-							vec b = load(x + (size_t)c * ldx + k + GROUP * g + i + h * lanes); \
+							vec b = getx(x + (size_t)c * ldx + k + GROUP * g + i + h * lanes); \
 							UNROLL for (int r = 0; r < R; r++) \
 								s[r][c] = fma_(a[r][h], b, s[r][c]); \
 						} \
@@ -49,15 +49,14 @@
 	}
 #define SPREAD(a, p) (a)[0] = _mm512_load_ps(p)
 FUSED_TILE(NAME(_tile_f32), float, ST_LANES_F32, __m512, _mm512_loadu_ps, SPREAD, _mm512_fmadd_ps, _mm512_load_ps, _mm512_store_ps)
-#define LOAD_WIDE(p) _mm512_cvtps_pd(_mm256_loadu_ps(p))
 /* Out of the register that holds all 16: a load of the upper half would wait for the store to reach the cache. */
 #define SPREAD_WIDE(a, p) \
 	(a)[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(_mm512_load_ps(p))), \
 	(a)[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(_mm512_load_ps(p), 1))
-FUSED_TILE(NAME(_tile_f64), double, ST_LANES_F64, __m512d, LOAD_WIDE, SPREAD_WIDE, _mm512_fmadd_pd, _mm512_load_pd, _mm512_store_pd)
+FUSED_TILE(NAME(_tile_f64), double, ST_LANES_F64, __m512d, _mm512_loadu_pd, SPREAD_WIDE, _mm512_fmadd_pd, _mm512_load_pd, _mm512_store_pd)
 
 #define FUSED_DOT(name, tile, elem, lanes) \
-	ST_TARGET static void name(const uint8_t *w, size_t row_bytes, size_t R, const float *x, size_t ldx, size_t T, size_t K, elem *acc) \
+	ST_TARGET static void name(const uint8_t *w, size_t row_bytes, size_t R, const elem *x, size_t ldx, size_t T, size_t K, elem *acc) \
 	{ \
 		size_t ahead = R * row_bytes; /* the next call's rows */ \
 		size_t r = 0; \
@@ -80,7 +79,6 @@ FUSED_DOT(NAME(_f64), NAME(_tile_f64), double, ST_LANES_F64)
 #undef NAME
 #undef FUSED_TILE
 #undef FUSED_DOT
-#undef LOAD_WIDE
 #undef SPREAD
 #undef SPREAD_WIDE
 #undef TYPE

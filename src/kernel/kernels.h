@@ -32,12 +32,13 @@ struct st_kernels {
 	 * acc[t][r][l] += sum over k = l mod lanes, ascending, of w[r][k] x[t][k], each step one
 	 * fma; k runs on to a multiple of the lane count with zeros.
 	 * w: [R, K] rows ldw apart   x: [T, K] rows ldx apart   acc: [T, R, lanes], 64-byte aligned
+	 * Exact sums take x in f64 already: converting it at every use would cost as much as the products.
 	 */
 	void (*dot_f32)(const float *w, size_t ldw, size_t R, const float *x, size_t ldx, size_t T, size_t K, float *acc);
-	void (*dot_f64)(const float *w, size_t ldw, size_t R, const float *x, size_t ldx, size_t T, size_t K, double *acc);
+	void (*dot_f64)(const float *w, size_t ldw, size_t R, const double *x, size_t ldx, size_t T, size_t K, double *acc);
 	/* dot on stored blocks, R rows row_bytes apart, K a multiple of the block, T <= ST_FUSED_TOKENS; NULL: decode, then dot */
 	void (*fused_f32[ST_DTYPE_COUNT])(const uint8_t *w, size_t row_bytes, size_t R, const float *x, size_t ldx, size_t T, size_t K, float *acc);
-	void (*fused_f64[ST_DTYPE_COUNT])(const uint8_t *w, size_t row_bytes, size_t R, const float *x, size_t ldx, size_t T, size_t K, double *acc);
+	void (*fused_f64[ST_DTYPE_COUNT])(const uint8_t *w, size_t row_bytes, size_t R, const double *x, size_t ldx, size_t T, size_t K, double *acc);
 	/* y[i] = sum of the lanes acc[i][...], by the tree l += l + 8, + 4, + 2, + 1. */
 	void (*sum_f32)(const float *acc, size_t n, float *y);
 	void (*sum_f64)(const double *acc, size_t n, double *y);
@@ -56,6 +57,7 @@ struct st_kernels {
 	void (*activate[3])(const float *x, size_t n, float *y);
 	void (*add)(const float *a, const float *b, size_t n, float *y);
 	void (*mul)(const float *a, const float *b, size_t n, float *y);
+	void (*widen)(const float *x, size_t n, double *y);
 	void (*round_f16)(const float *x, size_t n, float *y);
 	void (*round_bf16)(const float *x, size_t n, float *y);
 	void (*sincos)(const double *x, size_t n, double *s, double *c);
@@ -76,8 +78,22 @@ static inline int st_threads_for(const struct st_exec *e, size_t work)
 	return most < 2 ? 1 : most < (size_t)e->threads ? (int)most : e->threads;
 }
 
-/* The table's dot and sum for a mode: exact sums in f64, all others in f32. acc: [T, R] sums of ST_SUM_BYTES. */
-static inline void st_dot(const struct st_exec *e, const float *w, size_t ldw, size_t R, const float *x, size_t ldx,
+/* Activations as a mode's dot takes them: f64 in exact mode, rounded in emulate modes, as they are in fast mode. */
+static inline bool st_mode_prepares(enum st_mode mode) { return mode != ST_MODE_FAST; }
+static inline size_t st_mode_operand(enum st_mode mode) { return mode == ST_MODE_EXACT ? sizeof(double) : sizeof(float); }
+/* One whole row of n: blocks of 8-bit modes begin at its start. y: n operands */
+void st_prepare_row(const struct st_exec *e, const float *x, size_t n, void *y);
+
+/* Does the mode round weights, and the operands of attention? (All emulate modes round st_matmul's x.) */
+static inline bool st_mode_rounds_both(enum st_mode mode)
+{
+	return mode == ST_MODE_EMULATE_F16 || mode == ST_MODE_EMULATE_BF16;
+}
+/* In a mode that rounds both; y may be x. */
+void st_round_row(const struct st_exec *e, const float *x, size_t n, float *y);
+
+/* The table's dot for a mode: exact sums in f64, all others in f32. x: operands; acc: [T, R] sums of ST_SUM_BYTES. */
+static inline void st_dot(const struct st_exec *e, const float *w, size_t ldw, size_t R, const void *x, size_t ldx,
                           size_t T, size_t K, void *acc)
 {
 	if (e->mode == ST_MODE_EXACT)
@@ -85,11 +101,5 @@ static inline void st_dot(const struct st_exec *e, const float *w, size_t ldw, s
 	else
 		e->k->dot_f32(w, ldw, R, x, ldx, T, K, acc);
 }
-
-/* emulate.c. Does the mode round activations that enter st_matmul, weights, operands of attention? */
-bool st_mode_rounds_inputs(enum st_mode mode);
-bool st_mode_rounds_both(enum st_mode mode);
-/* n values as the mode stores an activation row of n; y may be x. */
-void st_round_row(const struct st_exec *e, const float *x, size_t n, float *y);
 
 #endif

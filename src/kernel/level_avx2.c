@@ -38,6 +38,8 @@ ST_INLINE ST_TARGET __m128i first4(int n)
 #define REGS 2
 #define LOAD(p) _mm256_loadu_ps(p)
 #define LOAD_N(p, n) _mm256_maskload_ps(p, first8(n))
+#define GETX LOAD
+#define GETX_N LOAD_N
 #define SPLAT(x) _mm256_set1_ps(x)
 #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define GET(p) _mm256_load_ps(p)
@@ -52,6 +54,8 @@ ST_INLINE ST_TARGET __m128i first4(int n)
 #define REGS 2
 #define LOAD(p) _mm256_cvtps_pd(_mm_loadu_ps(p))
 #define LOAD_N(p, n) _mm256_cvtps_pd(_mm_maskload_ps(p, first4(n)))
+#define GETX(p) _mm256_loadu_pd(p)
+#define GETX_N(p, n) _mm256_maskload_pd(p, _mm256_cvtepi32_epi64(first4(n)))
 #define SPLAT(x) _mm256_set1_pd((double)(x))
 #define FMA(a, b, c) _mm256_fmadd_pd(a, b, c)
 #define GET(p) _mm256_load_pd(p)

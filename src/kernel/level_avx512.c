@@ -28,6 +28,8 @@ ST_INLINE ST_TARGET __mmask16 first(int n) { return n <= 0 ? 0 : n >= 16 ? 0xFFF
 #define REGS 1
 #define LOAD(p) _mm512_loadu_ps(p)
 #define LOAD_N(p, n) _mm512_maskz_loadu_ps(first(n), p)
+#define GETX LOAD
+#define GETX_N LOAD_N
 #define SPLAT(x) _mm512_set1_ps(x)
 #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define GET(p) _mm512_load_ps(p)
@@ -42,6 +44,8 @@ ST_INLINE ST_TARGET __mmask16 first(int n) { return n <= 0 ? 0 : n >= 16 ? 0xFFF
 #define REGS 1
 #define LOAD(p) _mm512_cvtps_pd(_mm256_loadu_ps(p))
 #define LOAD_N(p, n) _mm512_cvtps_pd(_mm256_maskz_loadu_ps((__mmask8)first(n), p))
+#define GETX(p) _mm512_loadu_pd(p)
+#define GETX_N(p, n) _mm512_maskz_loadu_pd((__mmask8)first(n), p)
 #define SPLAT(x) _mm512_set1_pd((double)(x))
 #define FMA(a, b, c) _mm512_fmadd_pd(a, b, c)
 #define GET(p) _mm512_load_pd(p)

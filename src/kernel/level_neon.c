@@ -33,6 +33,12 @@ ST_INLINE float64x2_t load2(const float *p, int n)
 	return vld1q_f64(v);
 }
 
+ST_INLINE float64x2_t load2_f64(const double *p, int n)
+{
+	double v[2] = { n > 0 ? p[0] : 0, n > 1 ? p[1] : 0 };
+	return vld1q_f64(v);
+}
+
 #define DOT dot_f32
 #define MIX mix_f32
 #define ELEM float
@@ -41,6 +47,8 @@ ST_INLINE float64x2_t load2(const float *p, int n)
 #define REGS 4
 #define LOAD(p) vld1q_f32(p)
 #define LOAD_N(p, n) load4(p, n)
+#define GETX LOAD
+#define GETX_N LOAD_N
 #define SPLAT(x) vdupq_n_f32(x)
 #define FMA(a, b, c) vfmaq_f32(c, a, b)
 #define GET(p) vld1q_f32(p)
@@ -55,6 +63,8 @@ ST_INLINE float64x2_t load2(const float *p, int n)
 #define REGS 4
 #define LOAD(p) vcvt_f64_f32(vld1_f32(p))
 #define LOAD_N(p, n) load2(p, n)
+#define GETX(p) vld1q_f64(p)
+#define GETX_N(p, n) load2_f64(p, n)
 #define SPLAT(x) vdupq_n_f64((double)(x))
 #define FMA(a, b, c) vfmaq_f64(c, a, b)
 #define GET(p) vld1q_f64(p)

@@ -18,14 +18,15 @@ static void dot_f32(const float *w, size_t ldw, size_t R, const float *x, size_t
 		}
 }
 
-/* The product of two f32 is exact in f64, so a rounded sum of it is a fused one. */
-static void dot_f64(const float *w, size_t ldw, size_t R, const float *x, size_t ldx, size_t T, size_t K, double *acc)
+/* x holds f32 values, and the product of two f32 is exact in f64: a rounded sum of it is a fused one. */
+static void dot_f64(const float *w, size_t ldw, size_t R, const double *x, size_t ldx, size_t T, size_t K, double *acc)
 {
 	for (size_t t = 0; t < T; t++)
 		for (size_t r = 0; r < R; r++, acc += ST_LANES_F64) {
-			const float *a = w + r * ldw, *b = x + t * ldx;
+			const float *a = w + r * ldw;
+			const double *b = x + t * ldx;
 			for (size_t k = 0; k < K; k++)
-				acc[k % ST_LANES_F64] += (double)a[k] * (double)b[k];
+				acc[k % ST_LANES_F64] += (double)a[k] * b[k];
 			for (size_t k = K; k % ST_LANES_F64; k++)
 				acc[k % ST_LANES_F64] += 0.0;
 		}

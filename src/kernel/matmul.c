@@ -10,13 +10,14 @@
 
 #include <assert.h>
 #include <omp.h>
+#include <string.h>
 
 #define TILE_ROWS 16
 #define BLOCK_K 1024    /* 64 KB of decoded weights */
 #define BLOCK_T 96      /* tokens at hand: their slice of x and their sums stay in the second-level cache */
 #define FEW_TOKENS 8    /* up to here decoding costs as much as multiplying, and the tile must stay in the first-level cache */
 #define FEW_ROWS 8
-#define FEW_K 512       /* a multiple of every block size and lane count; divides BLOCK_K */
+#define FEW_K 512       /* a multiple of every block size and lane count; divides BLOCK_K; also where operands are f64 */
 #define ROWS_AT_ONCE 4  /* rows decoded whole, for layouts that cannot be entered in the middle */
 #define CACHE_LINE 64
 
@@ -35,7 +36,7 @@ struct job {
 	size_t block_elems, block_bytes;
 	st_decode_fn decode;
 	size_t tile_rows, tile_k;
-	const float *x;
+	const void *x; /* operands of the block of tokens at hand */
 	size_t ldx, T, K, N;
 	float *y;
 	size_t ldy;
@@ -50,12 +51,18 @@ static size_t tile_bytes(size_t K)
 	return (rows > blocks ? rows : blocks) * sizeof(float);
 }
 
-static size_t sums_bytes(size_t T) { return TILE_ROWS * (T < BLOCK_T ? T : BLOCK_T) * ST_SUM_BYTES; }
+static size_t block_tokens(size_t T) { return T < BLOCK_T ? T : BLOCK_T; }
+static size_t sums_bytes(size_t T) { return TILE_ROWS * block_tokens(T) * ST_SUM_BYTES; }
+
+/* The activations of one block of tokens as the mode takes them, shared by all threads. */
+static size_t operand_bytes(enum st_mode mode, size_t T, size_t K)
+{
+	return st_mode_prepares(mode) ? block_tokens(T) * padded(K) * st_mode_operand(mode) : 0;
+}
 
 size_t st_matmul_scratch(const struct st_exec *e, size_t T, size_t K)
 {
-	size_t rounded = st_mode_rounds_inputs(e->mode) ? T * padded(K) * sizeof(float) : 0;
-	return rounded + (size_t)e->threads * (tile_bytes(K) + sums_bytes(T));
+	return operand_bytes(e->mode, T, K) + (size_t)e->threads * (tile_bytes(K) + sums_bytes(T));
 }
 
 /* How w's rows can be entered. */
@@ -157,29 +164,26 @@ static void multiply_stored(const struct job *j, size_t n, size_t rows, void *su
 		j->e->k->fused_f32[j->w->dtype](w, (size_t)j->row_bytes, rows, j->x, j->ldx, j->T, j->K, sums);
 }
 
-/* One thread's rows [n0, n_end), all tokens. */
-static void multiply(const struct job *j, size_t n0, size_t n_end, float *tile, void *sums)
+/* One thread's rows [n0, n_end) and the tokens [t0, t0 + T) whose operands lie at j->x. */
+static void multiply(const struct job *j, size_t n0, size_t n_end, size_t t0, size_t T, float *tile, void *sums)
 {
-	size_t most = j->tile_rows, block_k = j->tile_k;
-	for (size_t t0 = 0; t0 < j->T; t0 += BLOCK_T) {
-		size_t T = j->T - t0 < BLOCK_T ? j->T - t0 : BLOCK_T;
-		for (size_t n = n0; n < n_end; n += most) {
-			size_t rows = n_end - n < most ? n_end - n : most;
-			__builtin_memset(sums, 0, T * rows * ST_SUM_BYTES);
-			if (j->source == FUSED) {
-				multiply_stored(j, n, rows, sums);
-				store_sums(j, sums, n, rows, t0, T);
-				continue;
-			}
-			for (size_t k = 0; k < j->K; k += block_k) {
-				size_t kn = j->K - k < block_k ? j->K - k : block_k, ld = 0;
-				const float *w = load_tile(j, n, rows, k, kn, tile, &ld);
-				if (j->source != ROWS)
-					fetch_next(j, n + rows, n_end, k / block_k, (j->K + block_k - 1) / block_k);
-				st_dot(j->e, w, ld, rows, j->x + t0 * j->ldx + k, j->ldx, T, kn, sums);
-			}
+	size_t size = st_mode_operand(j->e->mode);
+	for (size_t n = n0; n < n_end; n += j->tile_rows) {
+		size_t rows = n_end - n < j->tile_rows ? n_end - n : j->tile_rows;
+		memset(sums, 0, T * rows * ST_SUM_BYTES);
+		if (j->source == FUSED) {
+			multiply_stored(j, n, rows, sums);
 			store_sums(j, sums, n, rows, t0, T);
+			continue;
 		}
+		for (size_t k = 0; k < j->K; k += j->tile_k) {
+			size_t kn = j->K - k < j->tile_k ? j->K - k : j->tile_k, ld = 0;
+			const float *w = load_tile(j, n, rows, k, kn, tile, &ld);
+			if (j->source != ROWS)
+				fetch_next(j, n + rows, n_end, k / j->tile_k, (j->K + j->tile_k - 1) / j->tile_k);
+			st_dot(j->e, w, ld, rows, (const char *)j->x + k * size, j->ldx, T, kn, sums);
+		}
+		store_sums(j, sums, n, rows, t0, T);
 	}
 }
 
@@ -187,30 +191,33 @@ void st_matmul(const struct st_exec *e, const struct st_tensor *w, const float *
                float *y, size_t ldy, void *scratch)
 {
 	assert(st_tensor_cols(w) == K && (uintptr_t)scratch % CACHE_LINE == 0);
-	struct job j = { .e = e, .w = w, .x = x, .ldx = K, .T = T, .K = K, .N = (size_t)st_tensor_rows(w), .y = y, .ldy = ldy,
-	                 .tile_rows = T <= FEW_TOKENS ? FEW_ROWS : TILE_ROWS, .tile_k = T <= FEW_TOKENS ? FEW_K : BLOCK_K };
-	choose_source(&j);
+	struct job j = { .e = e, .w = w, .ldx = K, .T = T, .K = K, .N = (size_t)st_tensor_rows(w), .y = y, .ldy = ldy,
+	                 .tile_rows = T <= FEW_TOKENS ? FEW_ROWS : TILE_ROWS,
+	                 .tile_k = T <= FEW_TOKENS || e->mode == ST_MODE_EXACT ? FEW_K : BLOCK_K };
 	if (T == 0 || j.N == 0)
 		return;
-	char *free_scratch = scratch;
-	float *rounded = NULL;
-	if (st_mode_rounds_inputs(e->mode)) {
-		rounded = scratch;
-		free_scratch += T * padded(K) * sizeof(float);
-		j.x = rounded;
-	}
-	size_t share = tile_bytes(K) + sums_bytes(T), tiles = (j.N + TILE_ROWS - 1) / TILE_ROWS;
+	choose_source(&j);
+	bool prepares = st_mode_prepares(e->mode);
+	size_t size = st_mode_operand(e->mode), tiles = (j.N + TILE_ROWS - 1) / TILE_ROWS, share = tile_bytes(K) + sums_bytes(T);
 	int threads = st_threads_for(e, j.N * K);
-#pragma omp parallel num_threads(threads) if (threads > 1)
+#pragma omp parallel num_threads(threads) if (threads > 1) firstprivate(j)
 	{
 		size_t me = (size_t)omp_get_thread_num(), all = (size_t)omp_get_num_threads();
-		if (rounded) {
-			for (size_t t = me; t < T; t += all)
-				st_round_row(e, x + t * K, K, rounded + t * K);
-#pragma omp barrier
-		}
 		size_t n0 = tiles * me / all * TILE_ROWS, n_end = tiles * (me + 1) / all * TILE_ROWS;
-		char *mine = free_scratch + me * share;
-		multiply(&j, n0, n_end < j.N ? n_end : j.N, (float *)(void *)mine, mine + tile_bytes(K));
+		char *mine = (char *)scratch + operand_bytes(e->mode, T, K) + me * share;
+		for (size_t t0 = 0; t0 < T; t0 += BLOCK_T) {
+			size_t tn = T - t0 < BLOCK_T ? T - t0 : BLOCK_T;
+			j.x = prepares ? scratch : x + t0 * K;
+			if (prepares) {
+				for (size_t t = me; t < tn; t += all)
+					st_prepare_row(e, x + (t0 + t) * K, K, (char *)scratch + t * K * size);
+#pragma omp barrier
+			}
+			multiply(&j, n0, n_end < j.N ? n_end : j.N, t0, tn, (float *)(void *)mine, mine + tile_bytes(K));
+			if (prepares && t0 + BLOCK_T < T) {
+				/* the next block's operands go where this one's are */
+#pragma omp barrier
+			}
+		}
 	}
 }

@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <string.h>
 
+#define PIECE 512    /* features widened at a time; a multiple of the lanes */
 #define PAIRS 64     /* angles at a time */
 #define STRETCH 8192 /* elements of a pointwise operation that one thread takes at a time */
 
@@ -17,7 +18,12 @@ void st_rmsnorm(const struct st_exec *e, const float *x, size_t ldx, const float
 		const float *row = x + t * ldx;
 		_Alignas(64) double lanes[ST_LANES_F64] = { 0 };
 		double sum;
-		e->k->dot_f64(row, D, 1, row, D, 1, D, lanes);
+		double wide[PIECE];
+		for (size_t i = 0; i < D; i += PIECE) {
+			size_t n = D - i < PIECE ? D - i : PIECE;
+			e->k->widen(row + i, n, wide);
+			e->k->dot_f64(row + i, D, 1, wide, PIECE, 1, n, lanes);
+		}
 		e->k->sum_f64(lanes, 1, &sum);
 		e->k->scale_row(row, 1.0 / sqrt(sum / (double)D + eps), w, D, y + t * ldy);
 	}

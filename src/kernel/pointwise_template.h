@@ -117,6 +117,12 @@ ST_TARGET static void mul(const float *a, const float *b, size_t n, float *y)
 		y[i] = st_canonical(a[i] * b[i]);
 }
 
+ST_TARGET static void widen(const float *x, size_t n, double *y)
+{
+	for (size_t i = 0; i < n; i++)
+		y[i] = (double)x[i];
+}
+
 ST_TARGET static void round_f16(const float *x, size_t n, float *y)
 {
 	EACH (size_t i = 0; i < n; i++)
@@ -163,5 +169,5 @@ ST_TARGET static void fwht(float *x, size_t n)
 	.scale_row = scale_row, .finish_scores_f32 = finish_scores_f32, .finish_scores_f64 = finish_scores_f64, \
 	.softmax = softmax, \
 	.activate = { [ST_ACT_SILU] = silu, [ST_ACT_GELU_TANH] = gelu_tanh, [ST_ACT_GELU] = gelu }, \
-	.add = add, .mul = mul, .round_f16 = round_f16, .round_bf16 = round_bf16, \
+	.add = add, .mul = mul, .widen = widen, .round_f16 = round_f16, .round_bf16 = round_bf16, \
 	.sincos = sincos_row, .rotate = rotate, .fwht = fwht
