@@ -340,7 +340,7 @@ static uint32_t file_crc(const uint8_t *p, uint64_t n)
 {
 	const int64_t piece = INT64_C(16) << 20, n_pieces = (int64_t)st_ceil_div(n, (uint64_t)piece);
 	uint32_t crc = 0;
-#pragma omp parallel for ordered schedule(static, 1)
+#pragma omp parallel for ordered schedule(static, 1) if (n_pieces > 1)
 	for (int64_t i = 0; i < n_pieces; i++) {
 		if (st_cancelled())
 			continue;

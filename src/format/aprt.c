@@ -6,7 +6,7 @@
  * trace.json with provenance and shapes. Tensors get the keys of a trace bundle:
  * layers.<N>.<stage>, or <stage> alone.
  */
-#include "format/npy.h"
+#include "format/container.h"
 
 #include "base/cursor.h"
 #include "base/error.h"
@@ -71,7 +71,7 @@ static enum st_status open_one(struct st_container *c, const char *path, struct 
 		return err->code;
 	c->n_tensors = 1;
 	ST_TRY(read_stage(c, path, &c->tensors[0], &layer, err));
-	ST_TRY(st_file_stem(c, path, suffix, &stage, err));
+	ST_TRY(st_container_name_of_file(c, path, suffix, &stage, err));
 	ST_TRY(name_stage(c, stage, layer, &c->tensors[0].name, err));
 	c->describe = st_arena_printf(&c->arena, "APRT stage");
 	return c->describe ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");

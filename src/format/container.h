@@ -87,6 +87,11 @@ ST_MUST_CHECK enum st_status st_container_name(struct st_container *c, const cha
                                                uint64_t offset, const char *what, const char **out,
                                                struct st_error *err);
 
+/* The file's name without folders and without `suffix` (".npy"), for formats in which the one tensor of a file
+ * has no name; "array" where that is not UTF-8. */
+ST_MUST_CHECK enum st_status st_container_name_of_file(struct st_container *c, const char *path, const char *suffix,
+                                                       const char **out, struct st_error *err);
+
 /* Fill n_elems, n_bytes, row_bytes and layout ROWS of a tensor whose dtype, ndim and shape are set, and
  * check that [offset, offset + n_bytes) lies in map t->file; sets data. Messages name the tensor. */
 ST_MUST_CHECK enum st_status st_container_place(const struct st_container *c, struct st_tensor *t, uint64_t offset,

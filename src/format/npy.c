@@ -277,22 +277,6 @@ enum st_status st_npy_tensor(const struct st_npy_bytes *b, const struct st_npy_h
 	return ST_OK;
 }
 
-enum st_status st_file_stem(struct st_container *c, const char *path, const char *suffix, const char **out,
-                            struct st_error *err)
-{
-	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-	size_t n = strlen(name), s = strlen(suffix);
-	if (n > s && strcmp(name + n - s, suffix) == 0)
-		n -= s;
-	/* A file may have any bytes for a name; a tensor may not. */
-	if (n == 0 || !st_utf8_valid(name, n)) {
-		name = "array";
-		n = strlen(name);
-	}
-	*out = st_arena_strndup(&c->arena, name, n);
-	return *out ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
-}
-
 enum st_status st_npy_open(struct st_container *c, const char *path, struct st_error *err)
 {
 	uint32_t file;
@@ -311,6 +295,6 @@ enum st_status st_npy_open(struct st_container *c, const char *path, struct st_e
 	if (!c->describe)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	ST_TRY(st_npy_tensor(&b, &h, &c->arena, &c->tensors[0], err));
-	ST_TRY(st_file_stem(c, path, ".npy", &c->tensors[0].name, err));
+	ST_TRY(st_container_name_of_file(c, path, ".npy", &c->tensors[0].name, err));
 	return st_container_index(c, err);
 }

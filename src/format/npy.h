@@ -31,8 +31,4 @@ ST_MUST_CHECK enum st_status st_npy_parse(const struct st_npy_bytes *b, struct s
 ST_MUST_CHECK enum st_status st_npy_tensor(const struct st_npy_bytes *b, const struct st_npy_header *h, struct st_arena *arena,
                                            struct st_tensor *t, struct st_error *err);
 
-/* File name without folders and without `suffix` (".npy"), as the name of the one tensor of a file. */
-ST_MUST_CHECK enum st_status st_file_stem(struct st_container *c, const char *path, const char *suffix, const char **out,
-                                          struct st_error *err);
-
 #endif

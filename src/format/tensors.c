@@ -95,6 +95,22 @@ enum st_status st_container_name(struct st_container *c, const char *s, uint64_t
 	return *out ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
 
+enum st_status st_container_name_of_file(struct st_container *c, const char *path, const char *suffix, const char **out,
+                                         struct st_error *err)
+{
+	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	size_t n = strlen(name), s = strlen(suffix);
+	if (n > s && strcmp(name + n - s, suffix) == 0)
+		n -= s;
+	/* A file may have any bytes for a name; a tensor may not. */
+	if (n == 0 || !st_utf8_valid(name, n)) {
+		name = "array";
+		n = strlen(name);
+	}
+	*out = st_arena_strndup(&c->arena, name, n);
+	return *out ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+}
+
 static int by_name(const void *a, const void *b)
 {
 	return strcmp((*(const struct st_tensor *const *)a)->name, (*(const struct st_tensor *const *)b)->name);

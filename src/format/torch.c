@@ -6,7 +6,7 @@
  * "model.fc.weight"; items of lists and tuples are numbered. Values that are no tensors
  * (epochs, options of an optimiser) have no place in a container and are passed over.
  */
-#include "format/npy.h"
+#include "format/container.h"
 #include "format/pickle.h"
 #include "format/zip.h"
 
@@ -288,7 +288,7 @@ enum st_status st_torch_open(struct st_container *c, const char *path, struct st
 	c->describe = st_arena_printf(&c->arena, "torch zip checkpoint");
 	if (!c->describe)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	ST_TRY(st_file_stem(c, path, ".pt", &f.stem, err));
+	ST_TRY(st_container_name_of_file(c, path, ".pt", &f.stem, err));
 	struct st_arena scratch;
 	st_arena_init(&scratch);
 	enum st_status st = read_checkpoint(&f, &scratch);
