@@ -28,7 +28,7 @@ static enum st_status round_trip(const struct st_tq_exec *e, FILE *f, bool *pass
 		struct st_codebook book;
 		if (!st_codebook_generate(&book, 4))
 			return st_fail(err, ST_ERR_LIMIT, "the codebook did not converge");
-		const struct st_kernels *k = st_kernels_get(e->cpu);
+		const struct st_tq_level *level = st_tq_level_get(e->cpu);
 		struct st_xoshiro g;
 		double sum[2] = { 0, 0 };
 		st_xoshiro_seed(&g, ST_TQ_SEED);
@@ -50,12 +50,12 @@ static enum st_status round_trip(const struct st_tq_exec *e, FILE *f, bool *pass
 				double diff = 0, total = 0;
 				memcpy(y, x, d * sizeof *y);
 				if (!plain)
-					st_fwht(k, y, d);
-				st_tq_level_get(e->cpu)->quantise(y, d, 4, book.bound_f32, false, index, &norm);
+					level->fwht(y, d);
+				level->quantise(y, d, 4, book.bound_f32, false, index, &norm);
 				for (uint32_t j = 0; j < d; j++)
 					y[j] = book.level_f32[index[j]] * (norm / sqrtf((float)d));
 				if (!plain)
-					st_fwht(k, y, d);
+					level->fwht(y, d);
 				for (uint32_t j = 0; j < d; j++) {
 					diff += ((double)x[j] - y[j]) * ((double)x[j] - y[j]);
 					total += (double)x[j] * x[j];

@@ -280,7 +280,8 @@ static void text_report(struct st_replay_run *r, const struct st_sweep_result *m
 			struct st_tq_params p = ring_params(pt, pt->ring_a);
 			struct st_tq_rows rows;
 			st_tq_visible_rows(&p, r->exec.visibility, &rows);
-			fprintf(r->text, "  start %u sees %u of %u; start %u: %.7f", pt->ring_a, rows.visible, rows.expected, pt->ring_b, m->nrmse_b[i]);
+			fprintf(r->text, "  start %u sees %u of %u; start %u: %.7f%s", pt->ring_a, rows.visible, rows.expected, pt->ring_b, m->nrmse_b[i],
+			        m->nrmse[i] == m->nrmse_b[i] ? " (vacuous: the legs cannot differ)" : "");
 		}
 		fputc('\n', r->text);
 	}

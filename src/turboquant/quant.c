@@ -55,6 +55,8 @@ enum st_status st_tq_codec_init(struct st_tq_codec *c, uint32_t d, unsigned bits
 	c->signs = signs;
 	c->scale_factor_d512 = scale_factor_d512;
 	c->cpu = cpu;
+	for (uint32_t j = 0; j < 512; j++)
+		c->sign[j] = signs ? st_tq_sign(j) : 1;
 	if (!st_codebook_generate(&c->book, bits))
 		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, "bits", "the codebook did not converge");
 	return ST_OK;
@@ -62,24 +64,24 @@ enum st_status st_tq_codec_init(struct st_tq_codec *c, uint32_t d, unsigned bits
 
 static void apply_signs(const struct st_tq_codec *c, float *x)
 {
-	for (uint32_t j = 0; c->signs && j < c->d; j++)
-		x[j] *= st_tq_sign(j);
+	for (uint32_t j = 0; j < c->d; j++)
+		x[j] *= c->sign[j];
 }
 
 void st_tq_rotate(const struct st_tq_codec *c, float *x, size_t n)
 {
-	const struct st_kernels *k = st_kernels_get(c->cpu);
+	const struct st_tq_level *level = st_tq_level_get(c->cpu);
 	for (size_t i = 0; i < n; i++) {
 		apply_signs(c, x + i * c->d);
-		st_fwht(k, x + i * c->d, c->d);
+		level->fwht(x + i * c->d, c->d);
 	}
 }
 
 void st_tq_unrotate(const struct st_tq_codec *c, float *x, size_t n)
 {
-	const struct st_kernels *k = st_kernels_get(c->cpu);
+	const struct st_tq_level *level = st_tq_level_get(c->cpu);
 	for (size_t i = 0; i < n; i++) {
-		st_fwht(k, x + i * c->d, c->d);
+		level->fwht(x + i * c->d, c->d);
 		apply_signs(c, x + i * c->d);
 	}
 }

@@ -137,7 +137,7 @@ static enum st_status canary(struct st_replay_run *r, struct sides *s, const flo
 	else if (kind == ST_CANARY_ASYMMETRIC)
 		verdict = leverage <= canary_rise ? "vacuous" : nrmse - clean_nrmse > canary_rise ? "pass" : "failed";
 	else
-		verdict = leverage == 0 ? "vacuous" : nrmse <= fmax(2 * clean_nrmse, 1e-5) || nrmse - clean_nrmse < 1e-3 ? "pass" : "failed";
+		verdict = leverage == 0 ? "vacuous" : nrmse - clean_nrmse < 1e-3 ? "pass" : "failed";
 	st_json_put(j, "verdict", json_string(verdict));
 	st_json_put(j, "nrmse_clean", st_json_real(clean_nrmse));
 	st_json_put(j, "nrmse_canary", st_json_real(nrmse));

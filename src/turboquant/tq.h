@@ -35,6 +35,7 @@ struct st_tq_codec {
 	double scale_factor_d512;
 	enum st_cpu cpu;
 	struct st_codebook book;
+	float sign[512];         /* of each coordinate; ones without signs */
 };
 
 /* Names the parameter that does not fit. */

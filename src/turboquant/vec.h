@@ -47,6 +47,11 @@ VEC_INLINE v16 v_lut64(const float *t, i16 i)
 	return _mm512_mask_blend_ps(_mm512_test_epi32_mask(i, _mm512_set1_epi32(32)), v_lut32(t, i), v_lut32(t + 32, i));
 }
 VEC_INLINE v16 v_lut256(const float *t, i16 i) { return _mm512_i32gather_ps(_mm512_and_si512(i, _mm512_set1_epi32(255)), t, 4); }
+/* Lane l of the result is lane l ^ h; h = 1, 2, 4, 8. */
+VEC_INLINE v16 v_swap1(v16 a) { return _mm512_permute_ps(a, 0xB1); }
+VEC_INLINE v16 v_swap2(v16 a) { return _mm512_permute_ps(a, 0x4E); }
+VEC_INLINE v16 v_swap4(v16 a) { return _mm512_shuffle_f32x4(a, a, 0xB1); }
+VEC_INLINE v16 v_swap8(v16 a) { return _mm512_shuffle_f32x4(a, a, 0x4E); }
 /* Lane i of the result = the sum of a[i]'s lanes by halving: l + (l+8), then 4, 2, 1. Each round packs
  * two half-summed vectors into one; the order of pairs puts the results in place. */
 #define RED(x, y, f, lo, hi) _mm512_add_ps(f(x, y, lo), f(x, y, hi))
@@ -110,6 +115,10 @@ VEC_INLINE v16 v_lut16(const float *t, i16 i) { return (v16){ lut16_8(t, i.a), l
 VEC_INLINE v16 v_lut32(const float *t, i16 i) { return (v16){ gather_8(t, i.a, 31), gather_8(t, i.b, 31) }; }
 VEC_INLINE v16 v_lut64(const float *t, i16 i) { return (v16){ gather_8(t, i.a, 63), gather_8(t, i.b, 63) }; }
 VEC_INLINE v16 v_lut256(const float *t, i16 i) { return (v16){ gather_8(t, i.a, 255), gather_8(t, i.b, 255) }; }
+VEC_INLINE v16 v_swap1(v16 x) { return (v16){ _mm256_permute_ps(x.a, 0xB1), _mm256_permute_ps(x.b, 0xB1) }; }
+VEC_INLINE v16 v_swap2(v16 x) { return (v16){ _mm256_permute_ps(x.a, 0x4E), _mm256_permute_ps(x.b, 0x4E) }; }
+VEC_INLINE v16 v_swap4(v16 x) { return (v16){ _mm256_permute2f128_ps(x.a, x.a, 1), _mm256_permute2f128_ps(x.b, x.b, 1) }; }
+VEC_INLINE v16 v_swap8(v16 x) { return (v16){ x.b, x.a }; }
 VEC_INLINE float reduce1(v16 x)
 {
 	__m256 s = _mm256_add_ps(x.a, x.b);
@@ -172,6 +181,10 @@ VEC_INLINE v16 v_lut16(const float *t, i16 i) { return lut_any(t, i, 15); }
 VEC_INLINE v16 v_lut32(const float *t, i16 i) { return lut_any(t, i, 31); }
 VEC_INLINE v16 v_lut64(const float *t, i16 i) { return lut_any(t, i, 63); }
 VEC_INLINE v16 v_lut256(const float *t, i16 i) { return lut_any(t, i, 255); }
+VEC_INLINE v16 v_swap1(v16 x) { v16 r; EACH(vrev64q_f32(x.v[k])); return r; }
+VEC_INLINE v16 v_swap2(v16 x) { v16 r; EACH(vextq_f32(x.v[k], x.v[k], 2)); return r; }
+VEC_INLINE v16 v_swap4(v16 x) { v16 r; EACH(x.v[k ^ 1]); return r; }
+VEC_INLINE v16 v_swap8(v16 x) { v16 r; EACH(x.v[k ^ 2]); return r; }
 VEC_INLINE float reduce1(v16 x)
 {
 	float32x4_t q = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));
@@ -228,6 +241,10 @@ VEC_INLINE v16 v_lut16(const float *t, i16 i) { v16 r; EACH(t[i.u[l] & 15]); ret
 VEC_INLINE v16 v_lut32(const float *t, i16 i) { v16 r; EACH(t[i.u[l] & 31]); return r; }
 VEC_INLINE v16 v_lut64(const float *t, i16 i) { v16 r; EACH(t[i.u[l] & 63]); return r; }
 VEC_INLINE v16 v_lut256(const float *t, i16 i) { v16 r; EACH(t[i.u[l] & 255]); return r; }
+VEC_INLINE v16 v_swap1(v16 a) { v16 r; EACH(a.f[l ^ 1]); return r; }
+VEC_INLINE v16 v_swap2(v16 a) { v16 r; EACH(a.f[l ^ 2]); return r; }
+VEC_INLINE v16 v_swap4(v16 a) { v16 r; EACH(a.f[l ^ 4]); return r; }
+VEC_INLINE v16 v_swap8(v16 a) { v16 r; EACH(a.f[l ^ 8]); return r; }
 VEC_INLINE v16 v_reduce16(const v16 *a)
 {
 	v16 r;
