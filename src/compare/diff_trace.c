@@ -14,6 +14,7 @@
 
 #include <ctype.h>
 #include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,10 +81,9 @@ static double depth(const struct st_trace_row *r, int32_t last_layer)
 	return r->layer >= 0 ? r->layer + 1.0 : last_layer + 2.0;
 }
 
-static const uint32_t *position_of(const struct st_trace_entry *e, uint64_t row, uint32_t *buf)
+static uint32_t position_of(const struct st_trace_entry *e, uint64_t row)
 {
-	*buf = e->positions ? e->positions[row] : (uint32_t)row;
-	return buf;
+	return e->positions ? e->positions[row] : (uint32_t)row;
 }
 
 /* Rows of the first axis: a [heads, T, P] value has its positions second and is taken as one. */
@@ -92,53 +92,87 @@ static uint64_t n_positions(const struct st_trace_entry *e)
 	return e->tensor->ndim == 2 ? e->tensor->shape[0] : 1;
 }
 
-static enum st_status compare_entries(const struct st_trace_entry *a, const struct st_trace_entry *b, struct st_trace_row *r,
-                                      struct st_error *err)
+/* The same position on both sides. */
+struct match {
+	uint64_t i, j; /* rows */
+	struct st_sums s;
+};
+
+/* Engines drop rows in the last layer: only positions that both hold are compared. */
+static uint64_t match_positions(const struct st_trace_entry *a, const struct st_trace_entry *b, struct match *m)
 {
-	uint64_t na = n_positions(a), nb = n_positions(b), ca = a->tensor->n_elems / (na ? na : 1), cb = b->tensor->n_elems / (nb ? nb : 1);
-	if (ca != cb)
-		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, a->tensor->name, "%llu values per position in A, %llu in B",
-		                  (unsigned long long)ca, (unsigned long long)cb);
-	uint64_t rows_a = st_tensor_rows(a->tensor) / (na ? na : 1), rows_b = st_tensor_rows(b->tensor) / (nb ? nb : 1);
-	float *x = st_alloc_array(ca + cb, sizeof *x), *y = x ? x + ca : NULL;
-	if (!x)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	r->min_cosine = 2;
+	uint64_t n = 0, na = n_positions(a), nb = n_positions(b);
 	for (uint64_t i = 0, j = 0; i < na && j < nb;) {
-		uint32_t pa, pb;
-		position_of(a, i, &pa);
-		position_of(b, j, &pb);
-		if (pa != pb) { /* engines drop rows in the last layer: only what both hold is compared */
-			if (pa < pb)
-				i++;
-			else
-				j++;
+		uint32_t pa = position_of(a, i), pb = position_of(b, j);
+		if (pa == pb)
+			m[n++] = (struct match){ .i = i, .j = j };
+		i += pa <= pb;
+		j += pb <= pa;
+	}
+	return n;
+}
+
+/* n floats of a tensor from element `at` on (the start of a row): in place where they lie as floats, else in buf. */
+static const float *floats_at(const struct st_tensor *t, uint64_t at, uint64_t n, float *buf)
+{
+	uint64_t cols = st_tensor_cols(t);
+	if (t->dtype == ST_DTYPE_F32 && t->layout == ST_LAYOUT_ROWS && t->row_bytes == cols * sizeof(float)
+	    && (uintptr_t)t->data % sizeof(float) == 0)
+		return (const float *)(const void *)t->data + at;
+	st_tensor_decode(t, at / cols, n / cols, buf);
+	return buf;
+}
+
+/* Work below which a team of threads costs more than it saves, in elements. */
+#define PARALLEL ((uint64_t)1 << 16)
+
+static enum st_status measure(const struct st_trace_entry *a, const struct st_trace_entry *b, struct match *m, uint64_t n, uint64_t each,
+                              int threads, struct st_error *err)
+{
+	float *buf = st_alloc_array((uint64_t)threads * 2 * each, sizeof *buf);
+	if (!buf)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+#pragma omp parallel for num_threads(threads) schedule(static) if (n * each > PARALLEL)
+	for (uint64_t k = 0; k < n; k++) {
+		if (st_cancelled())
 			continue;
-		}
-		st_tensor_decode(a->tensor, i * rows_a, rows_a, x);
-		st_tensor_decode(b->tensor, j * rows_b, rows_b, y);
-		struct st_sums s;
-		st_sums_of(x, y, ca, 0, &s);
-		double rel = s.apart ? INFINITY : s.dd == 0 ? 0 : s.bb > 0 ? sqrt(s.dd / s.bb) : INFINITY;
-		double cosine = s.aa > 0 && s.bb > 0 ? s.ab / (sqrt(s.aa) * sqrt(s.bb)) : NAN;
-		if (!(cosine >= r->min_cosine) && !isnan(r->min_cosine))
-			r->min_cosine = cosine;
+		float *mine = buf + (uint64_t)omp_get_thread_num() * 2 * each;
+		st_sums_of(floats_at(a->tensor, m[k].i * each, each, mine), floats_at(b->tensor, m[k].j * each, each, mine + each), each, 0, &m[k].s);
+	}
+	free(buf);
+	return st_check_cancel(err);
+}
+
+static enum st_status compare_entries(const struct st_trace_entry *a, const struct st_trace_entry *b, int threads,
+                                      struct st_trace_row *r, struct st_error *err)
+{
+	uint64_t na = n_positions(a), nb = n_positions(b), each = na ? a->tensor->n_elems / na : 0;
+	if (nb == 0 || na == 0 || b->tensor->n_elems / nb != each)
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, a->tensor->name, "%llu values per position in A, %llu in B",
+		                  (unsigned long long)each, (unsigned long long)(nb ? b->tensor->n_elems / nb : 0));
+	struct match *m = st_alloc_array(na, sizeof *m);
+	if (!m)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	r->positions = match_positions(a, b, m);
+	enum st_status st = measure(a, b, m, r->positions, each, threads, err);
+	r->min_cosine = r->positions ? INFINITY : NAN;
+	for (uint64_t k = 0; k < r->positions && st == ST_OK; k++) {
+		const struct st_sums *s = &m[k].s;
+		double rel = s->apart ? INFINITY : s->dd == 0 ? 0 : s->bb > 0 ? sqrt(s->dd / s->bb) : INFINITY;
+		double cosine = s->aa > 0 && s->bb > 0 ? s->ab / (sqrt(s->aa) * sqrt(s->bb)) : NAN;
+		if (isnan(cosine) || cosine < r->min_cosine)
+			r->min_cosine = cosine; /* once undefined it stays so: no comparison with NaN holds */
 		if (rel > r->max_rel_l2) {
 			r->max_rel_l2 = rel;
-			r->worst_position = pa;
+			r->worst_position = position_of(a, m[k].i);
 		}
-		r->max_abs = s.max > r->max_abs ? s.max : r->max_abs;
-		r->nonfinite_a += s.bad_a;
-		r->nonfinite_b += s.bad_b;
-		r->nonfinite_apart += s.apart;
-		r->positions++;
-		i++;
-		j++;
+		r->max_abs = s->max > r->max_abs ? s->max : r->max_abs;
+		r->nonfinite_a += s->bad_a;
+		r->nonfinite_b += s->bad_b;
+		r->nonfinite_apart += s->apart;
 	}
-	free(x);
-	if (r->positions == 0)
-		r->min_cosine = NAN;
-	return st_check_cancel(err);
+	free(m);
+	return st;
 }
 
 static enum st_status check_tokens(const struct st_provenance *a, const struct st_provenance *b, struct st_error *err)
@@ -208,7 +242,7 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 		d->only_b += b && !a;
 		if (!a || !b || (bases && basis_matters(e->stage)))
 			continue;
-		ST_TRY(compare_entries(a, b, r, err));
+		ST_TRY(compare_entries(a, b, s->threads, r, err));
 		d->compared += r->positions > 0;
 		/* Errors of layers add up like a random walk; an embedding row is only stored. */
 		r->floor = FACTOR * (layer * sqrt(depth(r, last_layer)) + F32_STEP);

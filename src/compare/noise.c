@@ -80,9 +80,39 @@ double st_noise_row(const struct st_tensor *t, const float *row, size_t n)
 	return sum;
 }
 
+/* sum_k w[k]^2 x2[k] and sum_k x2[k], in lanes that do not depend on the compiler. */
+static void weighted_squares(const float *w, const double *x2, size_t n, double *weighted, double *plain)
+{
+	double a[8] = { 0 }, b[8] = { 0 };
+	for (size_t k = 0; k + 8 <= n; k += 8) {
+		for (size_t l = 0; l < 8; l++) {
+			double v = w[k + l];
+			a[l] += v * v * x2[k + l];
+			b[l] += x2[k + l];
+		}
+	}
+	for (size_t k = n / 8 * 8, l = 0; k < n; k++, l++) {
+		a[l] += (double)w[k] * w[k] * x2[k];
+		b[l] += x2[k];
+	}
+	*weighted = *plain = 0;
+	for (size_t l = 0; l < 8; l++) {
+		*weighted += a[l];
+		*plain += b[l];
+	}
+}
+
 void st_noise_dot(const struct st_tensor *t, const float *row, size_t n, const double *x2, size_t T, double *out)
 {
 	size_t size = st_noise_block(t->dtype), blocks = (n + size - 1) / size;
+	if (size == 1 && t->dtype != ST_DTYPE_APR_Q8) {
+		double rel = st_dtype_info(t->dtype)->storage_rel_rms, least = smallest_half_step(t->dtype), weighted, plain;
+		for (size_t s = 0; s < T; s++) {
+			weighted_squares(row, x2 + s * n, n, &weighted, &plain);
+			out[s] += (rel * rel + F32_REL * F32_REL) * weighted + least * least / 3 * plain;
+		}
+		return;
+	}
 	for (size_t b = 0; b < blocks; b++) {
 		size_t k = n - b * size < size ? n - b * size : size;
 		double v = st_noise_variance(t->dtype, t->scale, row + b * size, k);
