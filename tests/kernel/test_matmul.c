@@ -229,6 +229,18 @@ static void every_tile_shape(void **state)
 			}
 }
 
+/* The functions that decode as they multiply take up to 4 tokens and rows by fours; 5 tokens go the long way. */
+static void few_tokens(void **state)
+{
+	(void)state;
+	static const enum st_dtype types[] = { ST_DTYPE_Q4_0, ST_DTYPE_Q8_0, ST_DTYPE_Q4_K, ST_DTYPE_Q5_K, ST_DTYPE_Q6_K };
+	for (size_t t = 0; t < 5; t++)
+		for (size_t T = 1; T <= 5; T++)
+			for (size_t N = 1; N <= 9; N += 2)
+				for (int mode = ST_MODE_EXACT; mode <= ST_MODE_FAST; mode++)
+					run(types[t], ST_LAYOUT_ROWS, (enum st_mode)mode, T, N, N == 3 ? 768 : 256, N == 5 ? 3 : 0, (int)(N / 2 % 2));
+}
+
 static void many_tokens_and_wide_matrices(void **state)
 {
 	(void)state;
@@ -389,6 +401,7 @@ int main(void)
 		cmocka_unit_test(every_type_has_the_contracts_bits),
 		cmocka_unit_test(ragged_rows_and_other_layouts),
 		cmocka_unit_test(every_tile_shape),
+		cmocka_unit_test(few_tokens),
 		cmocka_unit_test(many_tokens_and_wide_matrices),
 		cmocka_unit_test(emulated_operands),
 		cmocka_unit_test(close_to_the_true_sum),
