@@ -93,7 +93,7 @@ struct cli_command {
 	const char *summary;           /* one line, lower case, no full stop */
 	const char *description;       /* man page: paragraphs, an empty line between them */
 	const char *examples;          /* man page: shown verbatim, or NULL */
-	const char *exit_status;       /* man page: NULL for the common text */
+	const char *exit_status;       /* lines "N  meaning"; NULL for the common text */
 	const struct cli_param *options, *positionals; /* NULL: none */
 	size_t opts_size;
 	const void *defaults;          /* opts_size bytes, or NULL for zeros */

@@ -238,8 +238,10 @@ const struct cli_command cmd_replay = {
 		"stele replay --production-faithful --q-dtype f16 --visibility physical --out audit.json\n"
 		"stele replay --codebook-lint --table levels.txt",
 	.exit_status =
-		"0 when all is well; 1 for arguments, files or a manifest that make no sense; 2 for a non-finite output, a fault, a falsified "
-		"band, or a verdict other than a correct kernel or the quantiser's floor; 3 when a gate failed.",
+		"0  all is well\n"
+		"1  arguments, files or a manifest that make no sense\n"
+		"2  a non-finite output, a fault, a falsified band, or a verdict other than a correct kernel or the quantiser's floor\n"
+		"3  a gate failed",
 	.options = options,
 	.opts_size = sizeof(struct opts),
 	.defaults = &defaults,

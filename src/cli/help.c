@@ -82,13 +82,26 @@ static void flow_piece(void *user, const char *piece)
 	f->column += n;
 }
 
+/* A piece of the synopsis; a long group of alternatives may break between them. */
+static void flow_synopsis(void *user, const char *piece)
+{
+	char part[256];
+	for (const char *bar; strlen(piece) > 60 && (bar = strstr(piece, " | ")); piece = bar + 3) {
+		snprintf(part, sizeof part, "%.*s |", (int)(bar - piece), piece);
+		flow_piece(user, part);
+	}
+	flow_piece(user, piece);
+}
+
 static void flow_words(struct st_text *t, const char *s, size_t indent, size_t width)
 {
 	struct flow f = { t, indent, width, indent };
 	while (*s) {
-		size_t n = strcspn(s, " \n");
 		char word[128];
-		snprintf(word, sizeof word, "%.*s", (int)n, s);
+		size_t n = strcspn(s, " \n");
+		n = n < sizeof word ? n : sizeof word - 1;
+		memcpy(word, s, n);
+		word[n] = '\0';
 		if (n)
 			flow_piece(&f, word);
 		s += n;
@@ -137,7 +150,7 @@ void cli_help(struct st_text *t, const struct cli_command *cmd)
 	width = width > 100 ? 100 : width < 60 ? 60 : width;
 	st_text_printf(t, "usage: stele %s ", cmd->name);
 	struct flow f = { t, strlen("usage: stele ") + strlen(cmd->name) + 1, width, strlen("usage: stele ") + strlen(cmd->name) + 1 };
-	cli_synopsis(cmd, flow_piece, &f);
+	cli_synopsis(cmd, flow_synopsis, &f);
 	st_text_printf(t, "\n\n%c%s.\n", cmd->summary[0] - 'a' + 'A', cmd->summary + 1);
 	if (cmd->positionals && cmd->positionals->name)
 		st_text_puts(t, "\nArguments:\n");
@@ -150,8 +163,12 @@ void cli_help(struct st_text *t, const struct cli_command *cmd)
 	help_param(t, &help, true, width);
 	st_text_printf(t, "\nExit status:\n");
 	for (const char *s = cmd->exit_status ? cmd->exit_status : cli_common_exit_status; *s;) {
-		size_t n = strcspn(s, "\n");
-		st_text_printf(t, "  %.*s\n", (int)n, s);
+		size_t n = strcspn(s, "\n"), digits = strcspn(s, " ");
+		char meaning[512];
+		snprintf(meaning, sizeof meaning, "%.*s", (int)(n - digits), s + digits);
+		st_text_printf(t, "  %.*s  ", (int)digits, s);
+		flow_words(t, meaning, 5, width);
+		st_text_puts(t, "\n");
 		s += n + (s[n] == '\n');
 	}
 }

@@ -24,7 +24,9 @@ static void on_alarm(int sig)
 {
 	(void)sig;
 	if (seen != SIGPIPE) {
-		put(2, "\nstele: interrupted; ");
+		put(2, "stele ");
+		put(2, running->cmd ? running->cmd->name : "");
+		put(2, ": interrupted; ");
 		put(2, running->undone ? running->undone : "the work was not finished");
 		put(2, "\n");
 	}

@@ -17,7 +17,7 @@
 
 #define PIECE (UINT64_C(1) << 16)
 #define LANES 8
-#define BATCH 1024 /* pieces between two looks at progress and cancellation */
+#define BATCH 256 /* pieces between two looks at progress and cancellation */
 
 struct piece {
 	uint64_t finite, n_nan, n_inf;
