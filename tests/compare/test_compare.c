@@ -185,9 +185,9 @@ static void predicted_noise_is_the_measured_one(void **state)
 		check_noise(types[i], normal, 0.02, 0.7, 1.2);
 		check_noise(types[i], heavy, 0.02, 0.5, 1.5);
 		check_noise(types[i], flat, 0.05, 0.5, 2.0);
-		/* Numbers so small that scales and halves go subnormal: more error, and still predicted. */
-		if (types[i] != ST_DTYPE_BF16)
-			check_noise(types[i], normal, 2e-6, 0.05, 2.0);
+		/* Numbers so small that f16 scales go subnormal: some encoders lose the block, others save it, so the
+		 * prediction is what may be lost. */
+		check_noise(types[i], normal, 2e-6, 0, 2.0);
 	}
 }
 
