@@ -13,7 +13,8 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <zlib.h>
+#include <libdeflate.h>
+#include <zlib.h> /* crc32_combine */
 
 const struct st_apr_code st_apr_codes[] = {
 	{ 0, ST_DTYPE_F32, false },     { 1, ST_DTYPE_F16, false },     { 30, ST_DTYPE_BF16, false },  { 2, ST_DTYPE_BF16, false },
@@ -345,7 +346,7 @@ static uint32_t file_crc(const uint8_t *p, uint64_t n)
 		if (st_cancelled())
 			continue;
 		uint64_t at = (uint64_t)(i * piece), len = n - at < (uint64_t)piece ? n - at : (uint64_t)piece;
-		uLong sum = crc32_z(0, p + at, (size_t)len);
+		uint32_t sum = libdeflate_crc32(0, p + at, (size_t)len);
 #pragma omp ordered
 		crc = (uint32_t)crc32_combine(crc, sum, (z_off_t)len);
 	}

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <zlib.h>
+#include <libdeflate.h>
 
 struct st_writer {
 	struct st_outfile *file;
@@ -77,7 +77,7 @@ static enum st_status emit(struct st_writer *w, const void *p, size_t n, struct 
 {
 	ST_TRY(st_outfile_write(w->file, p, n, err));
 	if (w->layout.crc_footer)
-		w->crc = (uint32_t)crc32_z(w->crc, p, n);
+		w->crc = libdeflate_crc32(w->crc, p, n);
 	w->written += n;
 	return ST_OK;
 }
@@ -100,7 +100,6 @@ enum st_status st_writer_open(const char *path, const struct st_write_plan *plan
 	if (!w)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	st_arena_init(&w->arena);
-	w->crc = (uint32_t)crc32_z(0, NULL, 0);
 	enum st_status st = lay_out(w, plan, err);
 	if (st == ST_OK)
 		st = st_outfile_open(path, &w->file, err);
