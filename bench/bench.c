@@ -143,10 +143,11 @@ int main(int argc, char **argv)
 	struct bench b = { .threads = 2, .seconds = 0.3 };
 	const char *only = NULL;
 	for (int i = 1; i < argc; i++) {
-		if (strncmp(argv[i], "--threads=", 10) == 0 && atoi(argv[i] + 10) > 0) {
-			b.threads = atoi(argv[i] + 10);
+		unsigned long threads = strncmp(argv[i], "--threads=", 10) == 0 ? strtoul(argv[i] + 10, NULL, 10) : 0;
+		if (threads > 0 && threads <= 1024) {
+			b.threads = (int)threads;
 		} else if (strncmp(argv[i], "--seconds=", 10) == 0) {
-			b.seconds = atof(argv[i] + 10);
+			b.seconds = strtod(argv[i] + 10, NULL);
 		} else if (argv[i][0] != '-') {
 			only = argv[i];
 		} else {
