@@ -34,36 +34,60 @@ static bool bytes_equal(const struct st_weight *a, const struct st_weight *b, in
 	return same;
 }
 
+static uint32_t bits_of(float x)
+{
+	uint32_t u;
+	memcpy(&u, &x, sizeof u);
+	return u;
+}
+
 /*
  * BF16 cut off instead of rounded is within the noise, and yet a converter's fault: every weight
- * comes out a little too small. Against a side with more bits it is decided bit by bit:
- * the sampled rows must all be the other side's truncated, and at least one element must not be its rounding.
+ * comes out a little too small. Against a side with more bits it is decided bit by bit: the
+ * sampled rows must all be the other side's truncated, and some elements not be its rounding.
+ * Between two BF16 sides one is truncated when it is never the larger one, and one step smaller
+ * about half of the time: that is likely, since the original is not at hand.
  */
-static enum st_status truncated_side(const struct st_rows *a, const struct st_rows *b, char *side, struct st_error *err)
+struct truncation {
+	char side; /* 0: none */
+	enum st_confidence confidence;
+};
+
+static enum st_status find_truncation(const struct st_rows *a, const struct st_rows *b, struct truncation *out, struct st_error *err)
 {
-	*side = 0;
-	bool cut_a = a->type->dtype == ST_DTYPE_BF16;
-	const struct st_rows *cut = cut_a ? a : b, *full = cut_a ? b : a;
-	if (cut->type->dtype != ST_DTYPE_BF16 || (full->type->dtype != ST_DTYPE_F32 && full->type->dtype != ST_DTYPE_F64))
+	*out = (struct truncation){ 0 };
+	enum st_dtype ta = a->type->dtype, tb = b->type->dtype;
+	bool both = ta == ST_DTYPE_BF16 && tb == ST_DTYPE_BF16;
+	bool cut_a = ta == ST_DTYPE_BF16 && (tb == ST_DTYPE_F32 || tb == ST_DTYPE_F64);
+	bool cut_b = tb == ST_DTYPE_BF16 && (ta == ST_DTYPE_F32 || ta == ST_DTYPE_F64);
+	if (!both && !cut_a && !cut_b)
 		return ST_OK;
-	uint64_t n = a->rows < 64 ? a->rows : 64, lost = 0, other = 0;
+	uint64_t n = a->rows < 64 ? a->rows : 64, seen = 0, below = 0, above = 0, lost = 0, other = 0;
 	float *x = st_alloc_array(2 * a->cols, sizeof *x), *y = x ? x + a->cols : NULL;
 	if (!x)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t i = 0; i < n && other == 0; i++) {
-		cut->get(cut, i * a->rows / n, x);
-		full->get(full, i * a->rows / n, y);
-		for (uint64_t j = 0; j < a->cols; j++) {
-			uint32_t u, v;
-			memcpy(&u, &x[j], 4);
-			memcpy(&v, &y[j], 4);
-			other += u != (v & 0xFFFF0000u);
-			lost += (v & 0xFFFF) > 0x8000; /* rounding would have gone up */
+		a->get(a, i * a->rows / n, x);
+		b->get(b, i * a->rows / n, y);
+		for (uint64_t j = 0; j < a->cols; j++, seen++) {
+			uint32_t u = bits_of(x[j]), v = bits_of(y[j]);
+			if (both) {
+				int64_t steps = ((int64_t)u - (int64_t)v) / 0x10000; /* sign and magnitude: larger bits, larger magnitude */
+				below += steps == -1;
+				above += steps == 1;
+				other += (u ^ v) >> 31 || steps < -1 || steps > 1;
+			} else {
+				uint32_t full = cut_a ? v : u, cut = cut_a ? u : v;
+				other += cut != (full & 0xFFFF0000u);
+				lost += (full & 0xFFFF) > 0x8000; /* rounding would have gone up */
+			}
 		}
 	}
 	free(x);
 	if (other == 0 && lost > 0)
-		*side = cut_a ? 'a' : 'b';
+		*out = (struct truncation){ cut_a ? 'a' : 'b', ST_CONFIRMED };
+	if (both && other == 0 && seen >= 64 && (below == 0 || above == 0) && 4 * (below + above) > seen && 4 * (below + above) < 3 * seen)
+		*out = (struct truncation){ below ? 'a' : 'b', ST_LIKELY };
 	return ST_OK;
 }
 
@@ -149,14 +173,14 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 		d->first_bad_row = s.first_bad;
 		d->last_bad_row = s.last_bad;
 		d->status = s.dd == 0 && !s.apart ? ST_WEIGHT_EQUAL_DECODED : s.noise ? ST_WEIGHT_NOISE : ST_WEIGHT_FAULT;
-		char side = 0;
+		struct truncation cut = { 0 };
 		if (d->status >= ST_WEIGHT_NOISE)
-			st = truncated_side(&a, &b, &side, err);
-		if (side) {
+			st = find_truncation(&a, &b, &cut, err);
+		if (cut.side) {
 			d->status = ST_WEIGHT_FAULT;
-			d->side = side;
-			d->cause = (struct st_cause){ .code = "weight.truncated_rounding", .confidence = ST_CONFIRMED, .residual_before = s.rel,
-			                              .floor = s.predicted };
+			d->side = cut.side;
+			d->cause = (struct st_cause){ .code = "weight.truncated_rounding", .confidence = cut.confidence, .residual_before = s.rel,
+			                              .residual_after = cut.confidence == ST_CONFIRMED ? 0 : s.rel, .floor = s.predicted };
 		} else if (st == ST_OK && d->status == ST_WEIGHT_FAULT) {
 			st = st_weight_explain(ma, mb, &a, &b, stats, threads, d, err);
 		}
