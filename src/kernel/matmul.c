@@ -106,7 +106,7 @@ static const float *load_tile(const struct job *j, size_t n0, size_t rows, size_
 		*ld = j->K;
 		st_tensor_decode(j->w, n0, rows, tile);
 		break;
-	case FUSED:
+	case FUSED: /* does without a tile */
 	case BLOCKS:
 		*ld = j->tile_k;
 		/* The last block of a row may hold more than the row; dot does not look there. */
