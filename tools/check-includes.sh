@@ -17,7 +17,7 @@ BEGIN {
 	}
 	rooms = n
 	n = split("status=base dtype=dtype container=format token=token model=graph trace=trace inspect=inspect " \
-	          "compare=compare diff=compare judge=judge convert=convert svf=svf replay=turboquant stele=cli", pair, " ")
+	          "compare=compare diff=compare judge=judge convert=convert synth=convert svf=svf replay=turboquant stele=cli", pair, " ")
 	for (i = 1; i <= n; i++) {
 		split(pair[i], kv, "=")
 		public[kv[1]] = kv[2]

@@ -17,7 +17,7 @@ stage() {
 		broken=$((broken + 1))
 		return
 	fi
-	if ! ninja -C "$build"; then
+	if ! ninja -C "$build" all meson-test-prereq; then
 		echo "FAILED  $name: the build"
 		broken=$((broken + 1))
 		return
