@@ -151,7 +151,9 @@ static json_t *sweep_json(const char *name, const struct st_sweep_result *m, con
 		st_json_put(j, "nrmse", st_json_real(m->nrmse[i]));
 		st_json_put(j, "band_ok", json_boolean(band_ok(m->nrmse[i])));
 		st_json_put(j, "rng_u64s_consumed_before", json_integer((json_int_t)m->before[i]));
-		st_json_put(j, "null", null_fields(m->nrmse[i], null->mean[i], null->sd[i]));
+		json_t *n = null_fields(m->nrmse[i], null->mean[i], null->sd[i]);
+		st_json_put(n, "outside_band", st_json_real(null->outside[i]));
+		st_json_put(j, "null", n);
 		json_array_append_new(list, j);
 	}
 	return list;
@@ -271,11 +273,12 @@ static enum st_status open_audit(struct st_replay_run *r, struct st_error *err)
 
 static void text_report(struct st_replay_run *r, const struct st_sweep_result *m, const struct st_null_stats *null)
 {
-	fprintf(r->text, "sweep   pos   kvl  nrmse      band %.2f..%.2f  null mean +- sd     z\n", st_band_lower, st_band_upper);
+	fprintf(r->text, "sweep   pos   kvl  nrmse      band %.2f..%.2f  null mean +- sd     z      null outside\n", st_band_lower, st_band_upper);
 	for (int i = 0; i < ST_N_POINTS; i++) {
 		const struct st_sweep_point *pt = st_sweep_points + i;
-		fprintf(r->text, "%-5s %5u  %4u  %.7f  %-15s  %.4f +- %.4f  %+5.2f", pt->sweep, pt->pos, pt->kvl, m->nrmse[i],
-		        band_ok(m->nrmse[i]) ? "inside" : "OUTSIDE", null->mean[i], null->sd[i], (m->nrmse[i] - null->mean[i]) / null->sd[i]);
+		fprintf(r->text, "%-5s %5u  %4u  %.7f  %-15s  %.4f +- %.4f  %+5.2f  %3.0f %%", pt->sweep, pt->pos, pt->kvl, m->nrmse[i],
+		        band_ok(m->nrmse[i]) ? "inside" : "OUTSIDE", null->mean[i], null->sd[i], (m->nrmse[i] - null->mean[i]) / null->sd[i],
+		        100 * null->outside[i]);
 		if (pt->ring_a != pt->ring_b) {
 			struct st_tq_params p = ring_params(pt, pt->ring_a);
 			struct st_tq_rows rows;

@@ -91,7 +91,8 @@ ST_MUST_CHECK enum st_status st_sweep_run(const struct st_sweep *s, uint64_t see
 struct st_null_stats {
 	uint32_t n;
 	double mean[ST_N_POINTS], sd[ST_N_POINTS], mean_b[ST_N_POINTS], sd_b[ST_N_POINTS];
-	double band_rejection;   /* share of seeds whose sweeps leave the band somewhere */
+	double outside[ST_N_POINTS]; /* share of seeds whose point lies outside the band */
+	double band_rejection;       /* share of seeds with any point outside */
 };
 ST_MUST_CHECK enum st_status st_null_run(const struct st_sweep *s, uint32_t n, uint64_t avoid_seed, unsigned bits, bool signs,
                                          const struct st_tq_exec *e, struct st_null_stats *out, struct st_error *err);

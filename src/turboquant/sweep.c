@@ -102,8 +102,6 @@ out:
 	return st;
 }
 
-static bool in_band(double x) { return x >= st_band_lower && x <= st_band_upper; }
-
 /* Mean and standard deviation of column k over the seeds, in seed order. */
 static void moments(const struct st_sweep_result *r, uint32_t n, size_t offset, double *mean, double *sd)
 {
@@ -151,10 +149,15 @@ enum st_status st_null_run(const struct st_sweep *s, uint32_t n, uint64_t avoid_
 		}
 		for (uint32_t i = 0; i < n; i++) {
 			bool ok = true;
-			for (size_t k = 0; k < ST_N_POINTS; k++)
-				ok &= in_band(r[i].nrmse[k]);
+			for (size_t k = 0; k < ST_N_POINTS; k++) {
+				bool in = r[i].nrmse[k] >= st_band_lower && r[i].nrmse[k] <= st_band_upper;
+				out->outside[k] += !in;
+				ok &= in;
+			}
 			rejected += !ok;
 		}
+		for (size_t k = 0; k < ST_N_POINTS; k++)
+			out->outside[k] /= n;
 		out->band_rejection = (double)rejected / n;
 	}
 	free(r);
