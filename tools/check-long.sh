@@ -22,9 +22,9 @@ stage() {
 		broken=$((broken + 1))
 		return
 	fi
-	rm -f "$build/meson-logs/testlog.json"
+	rm -f "$build"/meson-logs/testlog*.json
 	meson test -C "$build" --no-rebuild --print-errorlogs --logbase testlog "$@"
-	logs="$logs $build/meson-logs/testlog.json"
+	logs="$logs $(ls "$build"/meson-logs/testlog*.json)" # a setup's name is part of the file's
 }
 
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
