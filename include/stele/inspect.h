@@ -72,8 +72,10 @@ const struct st_anomaly *st_inspection_anomaly(const struct st_inspection *in, s
 uint64_t st_inspection_run_memory(const struct st_inspection *in);
 uint32_t st_inspection_run_tokens(const struct st_inspection *in);
 
-/* Anonymous bytes that evaluating this many tokens at once allocates, beside the mapped file: values of one
- * layer, KV cache, scratch. mode NULL = "exact"; threads 0 = all. UINT64_MAX when beyond counting. */
-uint64_t st_model_run_memory(const struct st_model *m, uint64_t tokens, const char *mode, int threads);
+/* Anonymous bytes that st_trace_run allocates for evaluation, beside the mapped file: values of one layer, KV cache,
+ * scratch. `tokens` at once, then `steps` one by one; logits of every position or of the last alone. mode NULL =
+ * "exact"; threads 0 = all. UINT64_MAX when beyond counting. */
+uint64_t st_model_run_memory(const struct st_model *m, uint64_t tokens, uint64_t steps, bool all_logits, const char *mode,
+                             int threads);
 
 #endif

@@ -112,6 +112,7 @@ struct cli {
 int cli_fail(struct cli *c, const struct st_error *err);
 /* The same for a request that makes no sense. */
 int cli_usage(struct cli *c, const char *fmt, ...) ST_PRINTF(2, 3);
+int cli_no_memory(struct cli *c);
 /* A remark on stderr, "stele CMD: ...", unless --quiet. */
 void cli_note(struct cli *c, const char *fmt, ...) ST_PRINTF(2, 3);
 
@@ -126,6 +127,9 @@ struct st_hooks cli_hooks(struct cli *c);
  * (a terminal, and neither NO_COLOR nor TERM=dumb). */
 size_t cli_columns(FILE *f);
 bool cli_colour(FILE *f);
+
+/* The value of --threads as the library takes it; more threads than this is no serious request. */
+static inline int cli_threads(uint32_t n) { return (int)(n > 4096 ? 4096 : n); }
 
 struct cli_prompt { const char *text, *ids, *file; };
 /* Token ids of the prompt; text needs the container's tokenizer. *ids is malloc'ed. */

@@ -92,7 +92,7 @@ static int run(struct cli *c, void *p)
 		return cli_usage(c, "--hexdump shows one tensor of one file, as text");
 	if (o->hexdump)
 		return hexdump(c, o);
-	struct st_inspect_options io = { .threads = (int)(o->threads > 4096 ? 4096 : o->threads), .no_stats = o->no_stats,
+	struct st_inspect_options io = { .threads = cli_threads(o->threads), .no_stats = o->no_stats,
 		.run_tokens = o->tokens, .hooks = cli_hooks(c) };
 	json_t *files = json_array();
 	int worst = CLI_SAME;
@@ -103,10 +103,11 @@ static int run(struct cli *c, void *p)
 		int rc;
 		if (st_inspect_open(o->files.items[i], &io, &in, &err) != ST_OK) {
 			/* The error of a lone file is the document; among several it takes the file's place. */
+			rc = CLI_TROUBLE;
 			if (!c->json || o->files.n == 1 || err.code == ST_ERR_CANCELLED)
 				rc = cli_fail(c, &err);
 			else
-				rc = (json_array_append_new(files, st_json_error(&err)), CLI_TROUBLE);
+				json_array_append_new(files, st_json_error(&err));
 			if (err.code == ST_ERR_CANCELLED || (c->json && o->files.n == 1)) {
 				json_decref(files);
 				return rc;

@@ -1,6 +1,7 @@
 /* stele tokenize - the ids that a model's own vocabulary gives a text. */
 #include "cli/cli.h"
 
+#include "base/error.h"
 #include "report/json.h"
 #include "report/table.h"
 
@@ -100,7 +101,8 @@ static int run(struct cli *c, void *p)
 	size_t n = 0;
 	int rc = CLI_SAME;
 	if (o->file && !read_all(o->file, &text)) {
-		rc = cli_usage(c, "%.200s: cannot read: %s", o->file, strerror(errno));
+		(void)st_fail_errno(&err, o->file, "cannot read");
+		rc = cli_fail(c, &err);
 		goto out;
 	}
 	const char *s = o->file ? text.s : o->text;

@@ -174,7 +174,8 @@ static void print_json(const struct opts *o, const struct st_trace_options *t, c
 
 static void print_plan(const struct opts *o, const struct st_model *m, size_t n_tokens)
 {
-	uint64_t n = st_model_run_memory(m, n_tokens + o->steps, o->mode, (int)(o->threads > 4096 ? 4096 : o->threads)), mapped = 0;
+	uint64_t mapped = 0;
+	uint64_t n = st_model_run_memory(m, n_tokens, o->steps, o->all_logits, o->mode, cli_threads(o->threads));
 	const struct st_container *c = st_model_container(m);
 	for (size_t i = 0; i < st_container_n_files(c); i++)
 		mapped += st_container_file_size(c, i);
@@ -202,6 +203,11 @@ static bool destinations(struct cli *c, const struct opts *o, const struct st_mo
 {
 	struct st_error err = ST_ERROR_INIT;
 	bool save = o->stages || o->dir || o->bundle;
+	if (!save && (o->layers || o->all_logits || o->force)) {
+		*rc = cli_usage(c, "%s says how to write a trace, and none is written; see 'stele help trace'",
+		                o->layers ? "--save-tensor-layers" : o->all_logits ? "--all-logits" : "--force");
+		return false;
+	}
 	if (o->layers) {
 		uint32_t layers = st_model_config(m)->n_layers;
 		if (!parse_layers(o->layers, &t->layer_first, &t->layer_end)) {
@@ -234,7 +240,7 @@ static int run(struct cli *c, void *p)
 	struct st_text tree = { 0 };
 	struct collect k = { 0 };
 	uint32_t *ids = NULL;
-	struct st_trace_options t = { .mode = o->mode, .cpu = o->cpu, .threads = (int)(o->threads > 4096 ? 4096 : o->threads), .steps = o->steps,
+	struct st_trace_options t = { .mode = o->mode, .cpu = o->cpu, .threads = cli_threads(o->threads), .steps = o->steps,
 		.force = o->force, .lm_head_all = o->all_logits, .prompt = o->prompt.text, .hooks = cli_hooks(c),
 		.on_stage = on_stage, .on_token = on_token, .user = &k };
 	int rc = CLI_SAME;
@@ -260,7 +266,7 @@ static int run(struct cli *c, void *p)
 		goto out;
 	}
 	if (k.failed) {
-		rc = cli_usage(c, "out of memory");
+		rc = cli_no_memory(c);
 		goto out;
 	}
 	if (t.tree)

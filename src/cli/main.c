@@ -39,7 +39,7 @@ static int run_command(struct cli *c, char **args, int n)
 {
 	void *opts = calloc(1, c->cmd->opts_size ? c->cmd->opts_size : 1);
 	if (!opts)
-		return cli_usage(c, "out of memory");
+		return cli_no_memory(c);
 	if (c->cmd->defaults)
 		memcpy(opts, c->cmd->defaults, c->cmd->opts_size);
 	struct st_error err = ST_ERROR_INIT;

@@ -56,6 +56,13 @@ int cli_usage(struct cli *c, const char *fmt, ...)
 	return cli_fail(c, &err);
 }
 
+int cli_no_memory(struct cli *c)
+{
+	struct st_error err = ST_ERROR_INIT;
+	(void)st_fail(&err, ST_ERR_NOMEM, "out of memory");
+	return cli_fail(c, &err);
+}
+
 void cli_note(struct cli *c, const char *fmt, ...)
 {
 	if (c->quiet)

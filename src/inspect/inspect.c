@@ -195,14 +195,15 @@ static enum st_status check_config(struct st_inspection *in, struct st_error *er
 	return ST_OK;
 }
 
-uint64_t st_model_run_memory(const struct st_model *m, uint64_t tokens, const char *mode, int threads)
+uint64_t st_model_run_memory(const struct st_model *m, uint64_t tokens, uint64_t steps, bool all_logits, const char *mode,
+                             int threads)
 {
 	struct st_exec e = st_exec_default();
 	if (threads > 0)
 		e.threads = threads;
 	if (mode && !st_mode_parse(mode, &e.mode))
 		return UINT64_MAX;
-	return st_run_memory(st_model_graph(m), &e, tokens, tokens);
+	return st_run_memory_flags(st_model_graph(m), &e, tokens, tokens + steps, all_logits ? 0 : ST_RUN_HEAD_LAST);
 }
 
 /* Progress over all tensors, out of the progress over one. */
@@ -241,7 +242,7 @@ static enum st_status fill(struct st_inspection *in, const char *path, const str
 	ST_TRY(open_all(in, path, err));
 	in->run_tokens = o->run_tokens ? o->run_tokens : 128;
 	if (in->model)
-		in->run_memory = st_model_run_memory(in->model, in->run_tokens, NULL, o->threads);
+		in->run_memory = st_model_run_memory(in->model, in->run_tokens, 0, false, NULL, o->threads);
 	ST_TRY(check_config(in, err));
 	ST_TRY(check_places(in, err));
 	return o->no_stats ? ST_OK : read_values(in, o, err);

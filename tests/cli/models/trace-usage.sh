@@ -11,4 +11,5 @@ t --tokens 1,,2
 t --tokens 1,x
 t --tokens 1,512
 t --tokens 1 --bundle /nowhere/b.safetensors
+t --tokens 1 --save-tensor-layers 0..1
 ls -A
