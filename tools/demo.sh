@@ -27,10 +27,10 @@ step() {
 }
 
 echo "One model in two containers:"
-step 0 synth --arch qwen2 --preset tiny --type f32 --seed 1 -o model.gguf --quiet
-step 0 synth --arch qwen2 --preset tiny --type f32 --seed 1 -o model.apr --quiet
+step 0 synth --arch qwen2 --preset tiny --type f32 --seed 1 -o model.gguf
+step 0 synth --arch qwen2 --preset tiny --type f32 --seed 1 -o model.apr
 printf '\nThe sound pair:\n'
 step 0 rosetta model.apr model.gguf --prompt "2+2=" --assert-match --quiet
 printf '\nThe same model, written with one matrix transposed:\n'
-step 0 synth --arch qwen2 --preset tiny --type f32 --seed 1 --plant weight.transposed:1 -o broken.apr --quiet
+step 0 synth --arch qwen2 --preset tiny --type f32 --seed 1 --plant weight.transposed:1 -o broken.apr
 step 1 rosetta broken.apr model.gguf --prompt "2+2=" --assert-match --quiet
