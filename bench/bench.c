@@ -18,6 +18,7 @@ static const struct {
 	void (*run)(const struct bench *);
 } groups[] = {
 	{ "kernel", bench_kernel },
+	{ "model", bench_model },
 };
 
 static double now(void)
@@ -148,10 +149,12 @@ int main(int argc, char **argv)
 			b.threads = (int)threads;
 		} else if (strncmp(argv[i], "--seconds=", 10) == 0) {
 			b.seconds = strtod(argv[i] + 10, NULL);
+		} else if (strncmp(argv[i], "--data=", 7) == 0) {
+			b.data = argv[i] + 7;
 		} else if (argv[i][0] != '-') {
 			only = argv[i];
 		} else {
-			fprintf(stderr, "usage: stele-bench [--threads=N] [--seconds=S] [GROUP]\n");
+			fprintf(stderr, "usage: stele-bench [--threads=N] [--seconds=S] [--data=FOLDER] [GROUP]\n");
 			return 1;
 		}
 	}

@@ -13,6 +13,7 @@
 struct bench {
 	int threads;
 	double seconds;  /* at least this long per figure */
+	const char *data; /* folder with large models, or NULL */
 };
 
 /* One measured thing, run once per call. */
@@ -35,5 +36,6 @@ void bench_row(const struct bench *b, const char *what, bench_fn f, void *arg, d
 void bench_row_seconds(const struct bench *b, const char *what, bench_fn f, void *arg, double limit);
 
 void bench_kernel(const struct bench *b);
+void bench_model(const struct bench *b);
 
 #endif

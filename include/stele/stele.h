@@ -16,5 +16,7 @@
 #include <stele/trace.h>
 #include <stele/compare.h>
 #include <stele/judge.h>
+#include <stele/inspect.h>
+#include <stele/diff.h>
 
 #endif
