@@ -8,7 +8,7 @@ set -eu
 cd "$1"
 awk '
 BEGIN {
-	n = split("base=0 dtype=1 format=2 kernel=2 token=3 graph=3 arch=4 trace=5 inspect=6 convert=6 compare=6 " \
+	n = split("base=0 dtype=1 format=2 kernel=2 token=3 graph=3 arch=4 trace=5 inspect=6 convert=6 synth=6 compare=6 " \
 	          "judge=7 svf=7 turboquant=7 report=8 cli=9", pair, " ")
 	for (i = 1; i <= n; i++) {
 		split(pair[i], kv, "=")
@@ -17,7 +17,7 @@ BEGIN {
 	}
 	rooms = n
 	n = split("status=base dtype=dtype container=format token=token model=graph trace=trace inspect=inspect " \
-	          "compare=compare diff=compare judge=judge convert=convert synth=convert svf=svf replay=turboquant stele=cli", pair, " ")
+	          "compare=compare diff=compare judge=judge convert=convert synth=convert svf=svf synth=synth replay=turboquant stele=cli", pair, " ")
 	for (i = 1; i <= n; i++) {
 		split(pair[i], kv, "=")
 		public[kv[1]] = kv[2]

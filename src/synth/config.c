@@ -1,0 +1,123 @@
+/* config.c - what kind of model: presets, or somebody's config.json. */
+#include "synth/synth.h"
+
+#include <math.h>
+#include <string.h>
+
+#define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+#define WORDS(digits) \
+	CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+
+/*
+ * What the published models of each family do. A preset without an `arch` exists for every family:
+ * the family's own properties below fill it in.
+ */
+static const struct family {
+	const char *arch;
+	struct st_synth_words words;
+	bool tiny_tied; /* as the small published models of the family are */
+	double theta, eps;
+} families[] = {
+	{ "llama", { "llama-bpe", WORDS("\\p{N}{1,3}"), false, true, true }, false, 500000, 1e-5 },
+	{ "qwen2", { "qwen2", WORDS("\\p{N}"), true, false, false }, false, 1000000, 1e-6 },
+	{ "qwen3", { "qwen2", WORDS("\\p{N}"), true, false, false }, true, 1000000, 1e-6 },
+};
+
+static const struct preset {
+	const char *name, *arch;
+	struct st_config cfg;
+} presets[] = {
+	/* Seconds to compare, rows that K-quants can store, grouped key-value heads. */
+	{ "tiny", NULL, { .n_layers = 4, .hidden = 256, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .ffn = 768, .vocab = 640,
+	                  .max_positions = 2048 } },
+	{ "qwen2-7b", "qwen2", { .n_layers = 28, .hidden = 3584, .n_heads = 28, .n_kv_heads = 4, .head_dim = 128, .ffn = 18944,
+	                         .vocab = 152064, .max_positions = 32768, .norm_eps = 1e-6, .rope_theta = 1000000 } },
+	{ "qwen3-0.6b", "qwen3", { .n_layers = 28, .hidden = 1024, .n_heads = 16, .n_kv_heads = 8, .head_dim = 128, .ffn = 3072,
+	                           .vocab = 151936, .max_positions = 40960, .norm_eps = 1e-6, .rope_theta = 1000000, .tied = true } },
+	{ "llama-1b", "llama", { .n_layers = 16, .hidden = 2048, .n_heads = 32, .n_kv_heads = 8, .head_dim = 64, .ffn = 8192,
+	                         .vocab = 128256, .max_positions = 131072, .norm_eps = 1e-5, .rope_theta = 500000, .tied = true,
+	                         .rope_scaling = ST_ROPE_SCALING_LLAMA3, .rope_factor = 32, .rope_low_freq = 1, .rope_high_freq = 4,
+	                         .rope_original_positions = 8192 } },
+};
+#define N_PRESETS (sizeof presets / sizeof *presets)
+#define N_FAMILIES (sizeof families / sizeof *families)
+
+const char *st_synth_presets(void) { return "tiny, qwen2-7b, qwen3-0.6b, llama-1b"; }
+
+static const struct family *family_of(const char *arch)
+{
+	for (size_t i = 0; i < N_FAMILIES; i++)
+		if (strcmp(families[i].arch, arch) == 0)
+			return &families[i];
+	return NULL;
+}
+
+static enum st_status from_preset(struct st_synth *s, const char *name, const struct st_arch *arch, struct st_error *err)
+{
+	const struct preset *p = NULL;
+	for (size_t i = 0; i < N_PRESETS; i++)
+		if (strcmp(presets[i].name, name) == 0)
+			p = &presets[i];
+	if (!p)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--preset", "unknown preset \"%.64s\"; known ones are %s", name, st_synth_presets());
+	if (!arch && !p->arch)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--arch", "preset %s exists for several families; say which: %s", name, st_model_families());
+	if (!arch)
+		arch = st_arch_find(p->arch, strlen(p->arch));
+	if (p->arch && strcmp(p->arch, arch->name) != 0)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--preset", "%s is a model of the family %s, not %s", name, p->arch, arch->name);
+	const struct family *f = family_of(arch->name);
+	s->cfg = p->cfg;
+	if (!p->arch) {
+		s->cfg.tied = f->tiny_tied;
+		s->cfg.rope_theta = f->theta;
+		s->cfg.norm_eps = f->eps;
+	}
+	snprintf(s->cfg.arch, sizeof s->cfg.arch, "%s", arch->name);
+	s->cfg.qkv_bias = arch->qkv_bias;
+	s->cfg.qk_norm = arch->qk_norm;
+	snprintf(s->title, sizeof s->title, "synthetic %s %s, seed %llu", arch->name, name, (unsigned long long)s->seed);
+	return ST_OK;
+}
+
+static enum st_status from_json(struct st_synth *s, const char *path, const struct st_arch *arch, struct st_error *err)
+{
+	const struct st_arch *said;
+	struct st_container c = { .format = ST_FORMAT_SAFETENSORS };
+	enum st_status st = st_json_load(path, &c.config, err);
+	if (st == ST_OK && !c.config)
+		st = st_fail(err, ST_ERR_IO, "no such file");
+	if (st == ST_OK)
+		st = st_config_read(&c, &s->cfg, &said, err);
+	if (st == ST_OK && arch && arch != said)
+		st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--arch", "%s, but the file describes a model of the family %s", arch->name, said->name);
+	json_decref(c.config);
+	if (st != ST_OK)
+		st_error_in(err, path);
+	snprintf(s->title, sizeof s->title, "synthetic %s, seed %llu", s->cfg.arch, (unsigned long long)s->seed);
+	return st;
+}
+
+enum st_status st_synth_configure(struct st_synth *s, const struct st_synth_options *o, struct st_error *err)
+{
+	const struct st_arch *arch = o->arch ? st_arch_find(o->arch, strlen(o->arch)) : NULL;
+	if (o->arch && !arch)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--arch", "unknown model family \"%.64s\"; known ones are %s", o->arch, st_model_families());
+	if (!o->preset == !o->config)
+		return st_fail(err, ST_ERR_USAGE, "one of a preset (%s) and a config.json must be given", st_synth_presets());
+	s->seed = o->seed;
+	ST_TRY(o->preset ? from_preset(s, o->preset, arch, err) : from_json(s, o->config, arch, err));
+	const struct family *f = family_of(s->cfg.arch);
+	if (!f) /* a family that this room has not been told about yet */
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "--arch", "the family %s cannot be made up yet", s->cfg.arch);
+	s->words = f->words;
+	if (s->cfg.window_from_layer && s->target != ST_SYNTH_HF && s->target != ST_SYNTH_SAFETENSORS)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "max_window_layers", "a window in some layers only can be written to a Hugging Face folder alone");
+	if (s->cfg.vocab < ST_SYNTH_VOCAB_MIN)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "vocab_size", "%u; the made-up vocabulary has at least %u pieces", s->cfg.vocab, ST_SYNTH_VOCAB_MIN);
+	ST_TRY(st_synth_vocab_make(&s->arena, s->cfg.vocab, &s->vocab, err));
+	s->cfg.bos = s->vocab.bos;
+	s->cfg.eos = s->vocab.eos;
+	snprintf(s->cfg.name, sizeof s->cfg.name, "%s", s->title);
+	return ST_OK;
+}

@@ -1,0 +1,511 @@
+/*
+ * plants.c - faults that converters really make, one row each, planted in an otherwise sound file.
+ *
+ * A plant edits the list of tensors (whose numbers, in which order, stored how) or the configuration. It names the
+ * tensors it touched; nothing in the file says that it is there.
+ */
+#include "synth/synth.h"
+
+#include "dtype/blocks.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- rows and values of a faulty tensor ---- */
+
+/* The bytes of the transpose in the place of the matrix: element i of the file is element i of W^T. */
+static void row_transposed(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *dst)
+{
+	for (uint64_t c = 0; c < t->cols; c++) {
+		uint64_t i = row * t->cols + c;
+		dst[c] = st_synth_number(s, t->from, t->from_layer, i % t->rows, i / t->rows);
+	}
+}
+
+static void row_reversed(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *dst)
+{
+	st_synth_row(s, t, t->rows - 1 - row, dst);
+}
+
+static void row_next(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *dst)
+{
+	st_synth_row(s, t, (row + 1) % t->rows, dst);
+}
+
+/* g0 u0 g1 u1 ..., cut in the middle. */
+static void row_interleaved(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *dst)
+{
+	uint64_t i = t->role == ST_ROLE_UP ? t->rows + row : row;
+	st_synth_numbers(s, i % 2 ? ST_ROLE_UP : ST_ROLE_GATE, t->layer, i / 2, dst);
+}
+
+/* One row of numbers that belong nowhere: those of a row behind the last. */
+static void row_corrupt(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *dst)
+{
+	st_synth_row(s, t, row == t->rows / 3 ? t->rows + row : row, dst);
+}
+
+static void row_ones(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *dst)
+{
+	(void)s, (void)row;
+	for (uint64_t i = 0; i < t->cols; i++)
+		dst[i] = 1;
+}
+
+static void row_zeros(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *dst)
+{
+	(void)s, (void)row;
+	memset(dst, 0, t->cols * sizeof *dst);
+}
+
+static void multiply(const struct st_synth_tensor *t, float by, float *x)
+{
+	for (uint64_t i = 0; i < t->cols; i++)
+		x[i] *= by;
+}
+
+static void edit_by_head_size(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *x)
+{
+	(void)row;
+	multiply(t, 1 / sqrtf((float)s->cfg.head_dim), x);
+}
+
+static void edit_by_hidden(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *x)
+{
+	(void)row;
+	multiply(t, sqrtf((float)s->cfg.hidden), x);
+}
+
+static void edit_halved(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *x)
+{
+	(void)s, (void)row;
+	multiply(t, 0.5f, x);
+}
+
+static void edit_plus_one(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *x)
+{
+	(void)s, (void)row;
+	for (uint64_t i = 0; i < t->cols; i++)
+		x[i] += 1;
+}
+
+/* The second block of every row with twice its scale. Doubling the values before encoding doubles exactly that. */
+static void edit_block_scale(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *x)
+{
+	(void)s, (void)row;
+	uint32_t n = st_dtype_info(t->dtype)->block_elems;
+	for (uint32_t i = n; i < 2 * n; i++)
+		x[i] *= 2;
+}
+
+static void edit_nan(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *x)
+{
+	(void)s;
+	if (row == t->rows / 3)
+		x[t->cols / 3] = NAN;
+}
+
+/* ---- bytes ---- */
+
+/* Where a block has its f16 scale and its 4-bit codes (none: codes = 0). */
+static const struct block {
+	enum st_dtype type;
+	uint16_t scale, first, codes;
+} blocks[] = {
+#define BLOCK4(type, block) { type, offsetof(struct block, d), offsetof(struct block, qs), sizeof(((struct block *)0)->qs) }
+	BLOCK4(ST_DTYPE_Q4_0, st_block_q4_0), BLOCK4(ST_DTYPE_Q4_1, st_block_q4_1), BLOCK4(ST_DTYPE_Q5_0, st_block_q5_0),
+	BLOCK4(ST_DTYPE_Q5_1, st_block_q5_1), BLOCK4(ST_DTYPE_Q4_K, st_block_q4_k), BLOCK4(ST_DTYPE_APR_Q4, st_block_apr_q4),
+#undef BLOCK4
+	{ ST_DTYPE_Q8_0, offsetof(struct st_block_q8_0, d), 0, 0 },
+	{ ST_DTYPE_Q6_K, offsetof(struct st_block_q6_k, d), 0, 0 },
+};
+
+static const struct block *block_of(enum st_dtype t)
+{
+	for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+		if (blocks[i].type == t)
+			return &blocks[i];
+	return NULL;
+}
+
+static void mangle_nan(const struct st_synth_tensor *t, uint64_t row, uint8_t *bytes)
+{
+	if (row == t->rows / 3)
+		memcpy(bytes + block_of(t->dtype)->scale, &(uint16_t){ 0x7E00 }, 2);
+}
+
+static void mangle_nibbles(const struct st_synth_tensor *t, uint64_t row, uint8_t *bytes)
+{
+	(void)row;
+	const struct st_dtype_info *info = st_dtype_info(t->dtype);
+	const struct block *b = block_of(t->dtype);
+	for (uint64_t i = 0; i < t->cols / info->block_elems; i++, bytes += info->block_bytes)
+		for (uint32_t k = b->first; k < b->first + b->codes; k++)
+			bytes[k] = (uint8_t)(bytes[k] >> 4 | bytes[k] << 4);
+}
+
+/* BF16 by cutting the lower half off. */
+static void encode_truncated(const float *x, void *dst, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		uint32_t u;
+		memcpy(&u, x + i, 4);
+		memcpy((uint8_t *)dst + 2 * i, &(uint16_t){ (uint16_t)(u >> 16) }, 2);
+	}
+}
+
+/* ---- the table ---- */
+
+struct plant {
+	const char *code, *text;
+	enum st_role role; /* what it is planted in; ST_ROLE_COUNT: no tensor */
+	/* NULL when the tensor (NULL where the model has none) is one for this fault, else why not. May be NULL itself. */
+	const char *(*unfit)(const struct st_synth *s, const struct st_synth_tensor *t);
+	/* Either what replaces these members of the tensor... */
+	st_synth_row_fn row;
+	void (*edit)(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *x);
+	void (*mangle)(const struct st_synth_tensor *t, uint64_t row, uint8_t *bytes);
+	/* ...or something that names itself what it touched. */
+	void (*apply)(struct st_synth *s, struct st_synth_tensor *t);
+};
+
+static void touched(struct st_synth *s, const char *what)
+{
+	size_t n = strlen(s->planted);
+	snprintf(s->planted + n, sizeof s->planted - n, "%s%s", strstr(s->planted, " in ") ? ", " : " in ", what);
+}
+
+static void apply_to(struct st_synth *s, enum st_role role, uint32_t layer, void (*change)(struct st_synth *, struct st_synth_tensor *))
+{
+	struct st_synth_tensor *t = st_synth_find(s, role, layer);
+	if (!t)
+		return;
+	change(s, t);
+	touched(s, t->canonical);
+}
+
+/* Numbers of two tensors exchanged. */
+static void exchange(struct st_synth *s, struct st_synth_tensor *t, enum st_role role, uint32_t layer)
+{
+	struct st_synth_tensor *other = st_synth_find(s, role, layer);
+	t->from = role;
+	t->from_layer = layer;
+	other->from = t->role;
+	other->from_layer = t->layer;
+	touched(s, t->canonical);
+	touched(s, other->canonical);
+}
+
+static uint32_t neighbour(const struct st_synth *s, uint32_t layer) { return layer + 1 < s->cfg.n_layers ? layer + 1 : layer - 1; }
+
+static void apply_layer_swapped(struct st_synth *s, struct st_synth_tensor *t) { exchange(s, t, t->role, neighbour(s, t->layer)); }
+static void apply_kv_swapped(struct st_synth *s, struct st_synth_tensor *t) { exchange(s, t, ST_ROLE_V, t->layer); }
+static void apply_gate_up(struct st_synth *s, struct st_synth_tensor *t) { exchange(s, t, ST_ROLE_UP, t->layer); }
+
+static void make_interleaved(struct st_synth *s, struct st_synth_tensor *t) { (void)s, t->row = row_interleaved; }
+
+static void apply_interleaved(struct st_synth *s, struct st_synth_tensor *t)
+{
+	apply_to(s, ST_ROLE_GATE, t->layer, make_interleaved);
+	apply_to(s, ST_ROLE_UP, t->layer, make_interleaved);
+}
+
+static void apply_wrong_tensor(struct st_synth *s, struct st_synth_tensor *t)
+{
+	t->from = ST_ROLE_O;
+	touched(s, t->canonical);
+}
+
+static void apply_wrong_norm(struct st_synth *s, struct st_synth_tensor *t)
+{
+	t->from = ST_ROLE_FFN_NORM;
+	touched(s, t->canonical);
+}
+
+static void apply_head_tied(struct st_synth *s, struct st_synth_tensor *t)
+{
+	t->from = ST_ROLE_EMBED;
+	touched(s, t->canonical);
+}
+
+/* The other order than the container's: permuted where it should not be, not permuted where it should. */
+static void turn_pairs(struct st_synth *s, struct st_synth_tensor *t)
+{
+	bool query = t->role == ST_ROLE_Q || t->role == ST_ROLE_Q_BIAS;
+	t->pairs = t->pairs ? 0 : query ? s->cfg.n_heads : s->cfg.n_kv_heads;
+}
+
+static void apply_rope_permuted(struct st_synth *s, struct st_synth_tensor *t)
+{
+	static const enum st_role roles[] = { ST_ROLE_Q, ST_ROLE_K, ST_ROLE_Q_BIAS, ST_ROLE_K_BIAS };
+	for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
+		apply_to(s, roles[i], t->layer, turn_pairs);
+}
+
+/* K permuted as if it had as many heads as Q. */
+static void apply_wrong_heads(struct st_synth *s, struct st_synth_tensor *t)
+{
+	t->pairs = s->cfg.n_heads;
+	touched(s, t->canonical);
+}
+
+static void apply_missing(struct st_synth *s, struct st_synth_tensor *t)
+{
+	t->missing = true;
+	touched(s, t->canonical);
+}
+
+static void apply_truncated(struct st_synth *s, struct st_synth_tensor *t)
+{
+	t->dtype = t->label = ST_DTYPE_BF16;
+	t->encode = encode_truncated;
+	touched(s, t->canonical);
+}
+
+/* Types whose rows have the same size, so that nothing but the numbers is wrong. The first row that the
+ * tensor's type, its columns and the container allow; for all other types F16 under the label BF16. */
+static void apply_mislabelled(struct st_synth *s, struct st_synth_tensor *t)
+{
+	static const enum st_dtype pairs[][2] = {
+		{ ST_DTYPE_BF16, ST_DTYPE_F16 }, { ST_DTYPE_Q4_K, ST_DTYPE_Q4_0 }, { ST_DTYPE_Q4_0, ST_DTYPE_Q4_K }, { ST_DTYPE_Q4_0, ST_DTYPE_IQ4_NL },
+	};
+	enum st_dtype is = ST_DTYPE_F16, says = ST_DTYPE_BF16;
+	for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+		if (pairs[i][0] == t->dtype && t->cols % st_dtype_info(pairs[i][1])->block_elems == 0 && st_synth_has_type(s->target, pairs[i][1])) {
+			is = pairs[i][0];
+			says = pairs[i][1];
+			break;
+		}
+	}
+	t->dtype = is;
+	t->label = says;
+	touched(s, t->canonical);
+	size_t n = strlen(s->planted);
+	snprintf(s->planted + n, sizeof s->planted - n, " (%s labelled %s)", st_dtype_info(is)->name, st_dtype_info(says)->name);
+}
+
+static void apply_nan(struct st_synth *s, struct st_synth_tensor *t)
+{
+	if (st_dtype_info(t->dtype)->kind == ST_KIND_FLOAT)
+		t->edit = edit_nan;
+	else
+		t->mangle = mangle_nan;
+	touched(s, t->canonical);
+}
+
+/* A tied head that is stored as a copy (APR) is copied from what the file says the embedding is. */
+static void apply_embedding(struct st_synth *s, struct st_synth_tensor *t, st_synth_row_fn row,
+                            void (*edit)(const struct st_synth *, const struct st_synth_tensor *, uint64_t, float *))
+{
+	struct st_synth_tensor *head = s->cfg.tied ? st_synth_find(s, ST_ROLE_HEAD, 0) : NULL;
+	for (; t; t = t == head ? NULL : head) {
+		t->row = row;
+		t->edit = edit;
+		touched(s, t->canonical);
+	}
+}
+
+static void apply_embedding_scale(struct st_synth *s, struct st_synth_tensor *t) { apply_embedding(s, t, st_synth_row, edit_by_hidden); }
+static void apply_embedding_shift(struct st_synth *s, struct st_synth_tensor *t) { apply_embedding(s, t, row_next, NULL); }
+
+/* The base frequency of the first LLaMA, as a reader that does not find the key would use it. */
+#define OLD_THETA 10000.0
+
+static void apply_config(struct st_synth *s, struct st_synth_tensor *t)
+{
+	(void)t;
+	double theta = s->cfg.rope_theta == OLD_THETA ? 100 * OLD_THETA : OLD_THETA;
+	char what[64];
+	snprintf(what, sizeof what, "rope_theta (%g, should be %g)", theta, s->cfg.rope_theta);
+	s->cfg.rope_theta = theta;
+	touched(s, what);
+}
+
+static void apply_bos(struct st_synth *s, struct st_synth_tensor *t)
+{
+	(void)t;
+	s->words.adds_bos = !s->words.adds_bos;
+	touched(s, s->words.adds_bos ? "the tokenizer (adds BOS, should not)" : "the tokenizer (adds no BOS, should)");
+}
+
+/* Merges name pieces by their text, so only the ids of the two change. */
+static void apply_tokens(struct st_synth *s, struct st_synth_tensor *t)
+{
+	(void)t;
+	const char **p = s->vocab.pieces;
+	uint32_t at[2] = { 0, 0 };
+	for (uint32_t i = 0; i < 256; i++)
+		for (int k = 0; k < 2; k++)
+			if (strcmp(p[i], k ? "3" : "2") == 0)
+				at[k] = i;
+	const char *two = p[at[0]];
+	p[at[0]] = p[at[1]];
+	p[at[1]] = two;
+	touched(s, "the vocabulary (\"2\" and \"3\" have each other's ids)");
+}
+
+/* ---- what fits ---- */
+
+static const char *fit_matrix(const struct st_synth *s, const struct st_synth_tensor *t)
+{
+	(void)s;
+	return t->rows < 12 || t->cols < 12 ? "the matrix is too small" : NULL;
+}
+
+static const char *fit_two_layers(const struct st_synth *s, const struct st_synth_tensor *t)
+{
+	(void)t;
+	return s->cfg.n_layers < 2 ? "there is one layer only" : NULL;
+}
+
+static const char *fit_same_shape_as_o(const struct st_synth *s, const struct st_synth_tensor *t)
+{
+	(void)t;
+	return (uint64_t)s->cfg.n_heads * s->cfg.head_dim != s->cfg.hidden ? "Q and O have different shapes" : NULL;
+}
+
+static const char *fit_grouped(const struct st_synth *s, const struct st_synth_tensor *t)
+{
+	uint64_t wrong = t->rows % s->cfg.n_heads ? 0 : t->rows / s->cfg.n_heads;
+	if (s->cfg.n_heads == s->cfg.n_kv_heads)
+		return "Q and K have equally many heads";
+	return wrong < 2 || wrong % 2 ? "K does not divide into as many heads as Q has" : NULL;
+}
+
+static const char *fit_blocks(const struct st_synth *s, const struct st_synth_tensor *t)
+{
+	(void)s;
+	if (!block_of(t->dtype))
+		return "the type has no blocks";
+	return t->cols < 2 * (uint64_t)st_dtype_info(t->dtype)->block_elems ? "a row is one block" : NULL;
+}
+
+static const char *fit_nibbles(const struct st_synth *s, const struct st_synth_tensor *t)
+{
+	(void)s;
+	return !block_of(t->dtype) || !block_of(t->dtype)->codes ? "the type has no 4-bit codes" : NULL;
+}
+
+static const char *fit_f16_rows(const struct st_synth *s, const struct st_synth_tensor *t)
+{
+	(void)t;
+	return !st_synth_has_type(s->target, ST_DTYPE_BF16) ? "the container has no BF16" : NULL;
+}
+
+static const char *fit_nan(const struct st_synth *s, const struct st_synth_tensor *t)
+{
+	(void)s;
+	return st_dtype_info(t->dtype)->kind != ST_KIND_FLOAT && !block_of(t->dtype) ? "the type cannot hold NaN" : NULL;
+}
+
+static const char *fit_own_head(const struct st_synth *s, const struct st_synth_tensor *t)
+{
+	(void)t;
+	return s->cfg.tied ? "the head is the embedding" : NULL;
+}
+
+static const struct plant plants[] = {
+	{ "tokens.bos", "a BOS token in front of every text, or none where one belongs", ST_ROLE_COUNT, .apply = apply_bos },
+	{ "tokens.mismatch", "two tokens have each other's ids", ST_ROLE_COUNT, .apply = apply_tokens },
+	{ "config.mismatch", "a wrong base frequency of the rotary embedding", ST_ROLE_COUNT, .apply = apply_config },
+	{ "embedding.scale", "the embedding times sqrt(hidden size)", ST_ROLE_EMBED, .apply = apply_embedding_scale },
+	{ "embedding.row_shift", "every token has its neighbour's embedding", ST_ROLE_EMBED, fit_matrix, .apply = apply_embedding_shift },
+	{ "weight.transposed", "the output projection written as its transpose", ST_ROLE_O, fit_matrix, .row = row_transposed },
+	{ "weight.rope_permuted", "rows of Q and K in the other rotary order", ST_ROLE_Q, .apply = apply_rope_permuted },
+	{ "weight.rope_permuted_wrong_heads", "rows of K reordered for the number of Q's heads", ST_ROLE_K, fit_grouped, .apply = apply_wrong_heads },
+	{ "weight.rows_permuted", "rows of the gate in reverse order", ST_ROLE_GATE, fit_matrix, .row = row_reversed },
+	{ "weight.row_shift", "rows of the up projection one place up", ST_ROLE_UP, fit_matrix, .row = row_next },
+	{ "weight.qkv_swapped", "K and V exchanged", ST_ROLE_K, .apply = apply_kv_swapped },
+	{ "weight.gate_up_swapped", "gate and up exchanged", ST_ROLE_GATE, .apply = apply_gate_up },
+	{ "weight.gate_up_interleaved", "rows of gate and up alternate, cut in the middle", ST_ROLE_GATE, fit_matrix, .apply = apply_interleaved },
+	{ "weight.layer_swapped", "the down projections of two layers exchanged", ST_ROLE_DOWN, fit_two_layers, .apply = apply_layer_swapped },
+	{ "weight.wrong_tensor", "the output projection in the place of Q", ST_ROLE_Q, fit_same_shape_as_o, .apply = apply_wrong_tensor },
+	{ "weight.missing", "no output projection", ST_ROLE_O, .apply = apply_missing },
+	{ "weight.scaled", "Q divided by sqrt(head size)", ST_ROLE_Q, .edit = edit_by_head_size },
+	{ "weight.row_corrupt", "one row of the down projection holds other numbers", ST_ROLE_DOWN, fit_matrix, .row = row_corrupt },
+	{ "weight.block_scale", "the second block of every row of the down projection has twice its scale", ST_ROLE_DOWN, fit_blocks, .edit = edit_block_scale },
+	{ "weight.block_layout", "the two 4-bit codes of each byte of the output projection exchanged", ST_ROLE_O, fit_nibbles, .mangle = mangle_nibbles },
+	{ "weight.dtype_mislabelled", "the output projection labelled as another type of the same size", ST_ROLE_O, fit_f16_rows, .apply = apply_mislabelled },
+	{ "weight.truncated_rounding", "the output projection as BF16, cut off instead of rounded", ST_ROLE_O, fit_f16_rows, .apply = apply_truncated },
+	{ "weight.nan", "one NaN in the output projection (a block's scale, where there are blocks)", ST_ROLE_O, fit_nan, .apply = apply_nan },
+	{ "norm.plus_one", "1 added to the weights of the attention norm", ST_ROLE_ATTN_NORM, .edit = edit_plus_one },
+	{ "norm.wrong_weight", "the attention norm carries the feed-forward norm's weights", ST_ROLE_ATTN_NORM, .apply = apply_wrong_norm },
+	{ "norm.weight_missing", "weights of the attention norm are all 1", ST_ROLE_ATTN_NORM, .row = row_ones },
+	{ "bias.missing", "the bias of K is all 0", ST_ROLE_K_BIAS, .row = row_zeros },
+	{ "bias.scaled", "the bias of K halved", ST_ROLE_K_BIAS, .edit = edit_halved },
+	{ "head.tied", "the embedding in the place of the head", ST_ROLE_HEAD, fit_own_head, .apply = apply_head_tied },
+	{ "head.scale", "the head halved", ST_ROLE_HEAD, fit_own_head, .edit = edit_halved },
+};
+#define N_PLANTS (sizeof plants / sizeof *plants)
+
+const char *st_synth_plant_code(size_t i) { return i < N_PLANTS ? plants[i].code : NULL; }
+const char *st_synth_plant_text(size_t i) { return i < N_PLANTS ? plants[i].text : NULL; }
+
+/* Why this plant cannot be had here, or NULL. */
+static const char *unfit(struct st_synth *s, const struct plant *p, uint32_t layer)
+{
+	if (p->role == ST_ROLE_COUNT)
+		return NULL;
+	const struct st_synth_tensor *t = st_synth_find(s, p->role, layer);
+	if (!t)
+		return "the file has no such tensor";
+	return p->unfit ? p->unfit(s, t) : NULL;
+}
+
+/* Codes that fit this model, type and container. */
+static void list_codes(struct st_synth *s, uint32_t layer, char *buf, size_t size)
+{
+	size_t at = 0;
+	for (size_t i = 0; i < N_PLANTS && at + 1 < size; i++) {
+		if (unfit(s, &plants[i], layer))
+			continue;
+		int n = snprintf(buf + at, size - at, "%s%s", at ? ", " : "", plants[i].code);
+		at += n > 0 ? (size_t)n : 0;
+	}
+}
+
+static bool parse_layer(const char *text, uint32_t n_layers, uint32_t *layer)
+{
+	char *end;
+	if (text[0] < '0' || text[0] > '9')
+		return false;
+	unsigned long v = strtoul(text, &end, 10);
+	*layer = (uint32_t)v;
+	return !*end && v < n_layers;
+}
+
+enum st_status st_synth_plant(struct st_synth *s, const char *plant, struct st_error *err)
+{
+	const struct plant *p = NULL;
+	size_t len = strcspn(plant, ":");
+	/* The second layer: the first is often special, and not every model has a third. */
+	uint32_t layer = s->cfg.n_layers > 1 ? 1 : 0;
+	for (size_t i = 0; i < N_PLANTS; i++)
+		if (strlen(plants[i].code) == len && memcmp(plants[i].code, plant, len) == 0)
+			p = &plants[i];
+	if (plant[len] && !parse_layer(plant + len + 1, s->cfg.n_layers, &layer))
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--plant", "\"%.32s\" is no layer of 0 to %u", plant + len + 1, s->cfg.n_layers - 1);
+	const char *why = p ? unfit(s, p, layer) : NULL;
+	/* Longer than an error holds, so all that fits: the codes come first. */
+	char codes[480];
+	if (!p || why)
+		list_codes(s, layer, codes, sizeof codes);
+	if (!p)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--plant", "unknown code \"%.*s\"; known here: %s", (int)(len < 40 ? len : 40), plant, codes);
+	if (why)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--plant", "%s does not fit: %s; known here: %s", p->code, why, codes);
+	snprintf(s->planted, sizeof s->planted, "%s", p->code);
+	struct st_synth_tensor *t = p->role == ST_ROLE_COUNT ? NULL : st_synth_find(s, p->role, layer);
+	if (p->apply) {
+		p->apply(s, t);
+		return ST_OK;
+	}
+	if (p->row)
+		t->row = p->row;
+	t->edit = p->edit;
+	t->mangle = p->mangle;
+	touched(s, t->canonical);
+	return ST_OK;
+}

@@ -1,0 +1,138 @@
+/*
+ * stream.c - making and writing at the same time.
+ *
+ * A tensor is cut into blocks of rows and some blocks make a batch. While all threads make the blocks of one
+ * batch, one of them first writes the batch before; so the disk and the processors work at once, and two
+ * batches and one block per thread are all the memory there is.
+ */
+#include "synth/synth.h"
+
+#include "dtype/aprq.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCK ((uint64_t)1 << 16)  /* elements of a block, or one row */
+#define BATCH ((uint64_t)16 << 20) /* bytes of a batch, or one block per thread */
+
+/* The row of the source that the file has at `row`: rotary pairs side by side, or as they are. */
+static uint64_t ordered(uint64_t row, uint64_t rows, uint32_t heads)
+{
+	if (!heads)
+		return row;
+	uint64_t d = rows / heads, i = row % d;
+	return row - i + i / 2 + (i % 2 ? d / 2 : 0);
+}
+
+static void make_row(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *x, float *scratch)
+{
+	uint64_t from = t->ndim == 1 ? 0 : ordered(row, t->rows, t->pairs);
+	t->row(s, t, from, x);
+	if (t->edit)
+		t->edit(s, t, from, x);
+	if (t->ndim == 1 && t->pairs) {
+		memcpy(scratch, x, t->cols * sizeof *x);
+		for (uint64_t i = 0; i < t->cols; i++)
+			x[i] = scratch[ordered(i, t->cols, t->pairs)];
+	}
+}
+
+struct stream {
+	const struct st_synth *s;
+	const struct st_synth_tensor *t;
+	uint64_t block_rows, row_bytes;
+	float scale;             /* AprQ8: of the whole tensor */
+	int threads;
+	float *scratch;          /* two rows per thread */
+};
+
+static float *scratch_of(const struct stream *k) { return k->scratch + 2 * k->t->cols * (uint64_t)omp_get_thread_num(); }
+
+static void make_block(const struct stream *k, uint64_t row0, uint64_t rows, uint8_t *dst)
+{
+	const struct st_synth_tensor *t = k->t;
+	void (*encode)(const float *, void *, size_t) = t->encode ? t->encode : st_synth_encoder(t->dtype);
+	float *x = scratch_of(k);
+	for (uint64_t r = row0; r < row0 + rows; r++, dst += k->row_bytes) {
+		make_row(k->s, t, r, x, x + t->cols);
+		if (t->dtype == ST_DTYPE_APR_Q8)
+			st_apr_q8_encode(x, (size_t)t->cols, k->scale, (int8_t *)dst);
+		else
+			encode(x, dst, (size_t)t->cols);
+		if (t->mangle)
+			t->mangle(t, r, dst);
+	}
+}
+
+/* AprQ8 needs the largest element before the first is written. */
+static enum st_status find_scale(struct stream *k, struct st_writer *w, struct st_error *err)
+{
+	float largest = 0;
+#pragma omp parallel for num_threads(k->threads) schedule(static) reduction(max : largest)
+	for (uint64_t r = 0; r < k->t->rows; r++) {
+		float *x = scratch_of(k);
+		make_row(k->s, k->t, r, x, x + k->t->cols);
+		largest = st_apr_q8_largest(largest, x, (size_t)k->t->cols);
+	}
+	k->scale = st_apr_q8_scale(largest);
+	return st_writer_append(w, &k->scale, sizeof k->scale, err);
+}
+
+static enum st_status stream_tensor(struct stream *k, uint8_t *const buf[2], uint64_t batch_rows, const struct st_hooks *hooks,
+                                    uint64_t *done, uint64_t total, struct st_writer *w, struct st_error *err)
+{
+	const struct st_synth_tensor *t = k->t;
+	enum st_status st = t->dtype == ST_DTYPE_APR_Q8 ? find_scale(k, w, err) : ST_OK;
+	uint64_t waiting = 0; /* bytes of the other buffer that are made and not written */
+	unsigned at = 0;
+	for (uint64_t row0 = 0; st == ST_OK && (row0 < t->rows || waiting); at ^= 1) {
+		uint64_t rows = t->rows - row0 < batch_rows ? t->rows - row0 : batch_rows, blocks = st_ceil_div(rows, k->block_rows);
+		/* Item 0 writes, the others make one block each. */
+#pragma omp parallel for num_threads(k->threads) schedule(dynamic) if (blocks > 1)
+		for (uint64_t i = 0; i < blocks + 1; i++) {
+			if (i == 0) {
+				if (waiting)
+					st = st_writer_append(w, buf[at ^ 1], (size_t)waiting, err);
+				continue;
+			}
+			uint64_t first = (i - 1) * k->block_rows, n = rows - first < k->block_rows ? rows - first : k->block_rows;
+			make_block(k, row0 + first, n, buf[at] + first * k->row_bytes);
+		}
+		*done += waiting;
+		waiting = rows * k->row_bytes;
+		row0 += rows;
+		if (hooks->progress)
+			hooks->progress(hooks->user, t->canonical, *done, total);
+		if (st == ST_OK)
+			st = st_check_cancel(err);
+	}
+	return st;
+}
+
+enum st_status st_synth_stream(const struct st_synth *s, struct st_synth_tensor *const *tensors, size_t n, int threads,
+                               const struct st_hooks *hooks, uint64_t *done, uint64_t total, struct st_writer *w, struct st_error *err)
+{
+	enum st_status st = ST_OK;
+	for (size_t i = 0; i < n && st == ST_OK; i++) {
+		const struct st_synth_tensor *t = tensors[i];
+		struct stream k = { .s = s, .t = t, .threads = threads };
+		if (t->missing)
+			continue;
+		const struct st_dtype_info *info = st_dtype_info(t->dtype);
+		k.row_bytes = t->cols / info->block_elems * info->block_bytes;
+		k.block_rows = t->cols < BLOCK ? BLOCK / t->cols : 1;
+		uint64_t fit = BATCH / (k.block_rows * k.row_bytes), batch_rows = k.block_rows * (fit > (uint64_t)threads ? fit : (uint64_t)threads);
+		batch_rows = batch_rows < t->rows ? batch_rows : t->rows;
+		uint8_t *buf[2] = { st_alloc_array(batch_rows, k.row_bytes), st_alloc_array(batch_rows, k.row_bytes) };
+		k.scratch = st_alloc_array(2 * (uint64_t)threads * t->cols, sizeof *k.scratch);
+		if (buf[0] && buf[1] && k.scratch)
+			st = stream_tensor(&k, buf, batch_rows, hooks, done, total, w, err);
+		else
+			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+		free(buf[0]);
+		free(buf[1]);
+		free(k.scratch);
+	}
+	return st;
+}
