@@ -42,12 +42,13 @@ struct step {
 	const struct st_capture *c;
 	struct st_oracle_decode decode;
 	bool q_f16, physical;         /* as declared by the options */
+	int threads;
 	const float *observed;
 	size_t n;                     /* H d */
 	/* scratch of evaluate() */
 	double *q, *out, *scores;     /* [H, d], [H, d], [H, rows] */
 	uint32_t *rows, n_rows;       /* physical rows of the last evaluation, in reading order */
-	double *weights_top;          /* [H] */
+	double *weights_top, *total;  /* [H] */
 };
 
 struct hypothesis {
@@ -58,6 +59,28 @@ struct hypothesis {
 	struct edit e;
 	double residual;
 };
+
+static bool alloc_scratch(struct step *s)
+{
+	const struct st_tq_params *p = &s->c->p;
+	s->q = st_alloc_array(s->n, sizeof *s->q);
+	s->out = st_alloc_array(s->n, sizeof *s->out);
+	s->scores = st_alloc_array((uint64_t)p->num_heads * p->kv_capacity, sizeof *s->scores);
+	s->rows = st_alloc_array(p->kv_capacity, sizeof *s->rows);
+	s->weights_top = st_alloc_array(p->num_heads, sizeof *s->weights_top);
+	s->total = st_alloc_array(p->num_heads, sizeof *s->total);
+	return s->q && s->out && s->scores && s->rows && s->weights_top && s->total;
+}
+
+static void free_scratch(struct step *s)
+{
+	free(s->q);
+	free(s->out);
+	free(s->scores);
+	free(s->rows);
+	free(s->weights_top);
+	free(s->total);
+}
 
 static float round_bf16(float x)
 {
@@ -182,13 +205,13 @@ static void evaluate(struct step *s, const struct edit *e)
 {
 	const struct st_tq_params *p = &s->c->p;
 	const uint32_t d = p->head_dim, H = p->num_heads;
-	double row[512], total[4096];
+	double row[512];
 	rotate_query(s, e);
 	select_rows(s, e);
 	memset(s->out, 0, s->n * sizeof *s->out);
 	for (uint32_t h = 0; h < H; h++) {
 		s->weights_top[h] = -INFINITY;
-		total[h] = 0;
+		s->total[h] = 0;
 	}
 	for (uint32_t g = 0; g < p->num_kv_heads; g++) {
 		for (uint32_t i = 0; i < s->n_rows; i++) {
@@ -207,15 +230,15 @@ static void evaluate(struct step *s, const struct edit *e)
 				if (mapped(p, e->map, h) != g)
 					continue;
 				double w = exp(s->scores[(size_t)h * p->kv_capacity + i] - s->weights_top[h]);
-				total[h] += w;
+				s->total[h] += w;
 				for (uint32_t j = 0; j < d && w > 1e-30; j++)
 					s->out[(size_t)h * d + j] += w * row[j];
 			}
 		}
 	}
 	for (uint32_t h = 0; h < H; h++) {
-		for (uint32_t j = 0; total[h] > 0 && j < d; j++)
-			s->out[(size_t)h * d + j] /= total[h];
+		for (uint32_t j = 0; s->total[h] > 0 && j < d; j++)
+			s->out[(size_t)h * d + j] /= s->total[h];
 		finish_head(s, e, s->out + (size_t)h * d);
 	}
 }
@@ -293,6 +316,12 @@ static void list_hypotheses(const struct step *s, struct table *t)
 		h->e.factor = factors[i];
 	}
 
+	if (p->mask_type == ST_TQ_MASK_SLIDING) {
+		add(t, "attn.window", "the window counts physical rows instead of chronological positions")->e.window = WINDOW_BY_ROW;
+		add(t, "attn.window", "the sliding window is not applied")->e.window = WINDOW_NONE;
+		add_value(t, "attn.window", "sliding_window", p->sliding_window + 1.0, "the window is one row too long")->e.window_delta = 1;
+		add_value(t, "attn.window", "sliding_window", p->sliding_window - 1.0, "the window is one row too short")->e.window_delta = -1;
+	}
 	const struct { int64_t delta; const char *text; } starts[] = {
 		{ -1, "the ring starts one row early: at the write position instead of the row after it" },
 		{ 1, "the ring starts one row late" },
@@ -305,12 +334,6 @@ static void list_hypotheses(const struct step *s, struct table *t)
 			continue;
 		int64_t at = (((int64_t)p->ring_start + starts[i].delta) % cap + cap) % cap;
 		add_value(t, "cache.ring_start", "ring_start", (double)at, starts[i].text)->e.ring_delta = starts[i].delta;
-	}
-	if (p->mask_type == ST_TQ_MASK_SLIDING) {
-		add(t, "attn.window", "the window counts physical rows instead of chronological positions")->e.window = WINDOW_BY_ROW;
-		add(t, "attn.window", "the sliding window is not applied")->e.window = WINDOW_NONE;
-		add_value(t, "attn.window", "sliding_window", p->sliding_window + 1.0, "the window is one row too long")->e.window_delta = 1;
-		add_value(t, "attn.window", "sliding_window", p->sliding_window - 1.0, "the window is one row too short")->e.window_delta = -1;
 	}
 	add(t, "cache.position", s->physical ? "the whole ring is read, not only physical rows below the sequence length"
 	                                     : "only physical rows below the sequence length are read, so the wrapped part of the ring is lost")->e.physical = true;
@@ -473,9 +496,22 @@ static int by_residual(const void *a, const void *b)
 
 static void score(struct step *s, struct table *t, size_t from)
 {
-	for (size_t i = from; i < t->n; i++) {
-		evaluate(s, &t->h[i].e);
-		t->h[i].residual = residual(s);
+	/* Each thread evaluates whole hypotheses in scratch of its own. */
+#pragma omp parallel num_threads(s->threads) if (s->threads > 1)
+	{
+		struct step mine = *s;
+		bool ok = alloc_scratch(&mine);
+#pragma omp for schedule(dynamic)
+		for (size_t i = from; i < t->n; i++) {
+			if (ok)
+				evaluate(&mine, &t->h[i].e);
+			t->h[i].residual = ok ? residual(&mine) : INFINITY;
+		}
+		if (!ok) {
+#pragma omp atomic write
+			t->failed = true;
+		}
+		free_scratch(&mine);
 	}
 }
 
@@ -518,6 +554,16 @@ static const struct hypothesis *search(struct step *s, struct table *t, double f
 		hit = confirmed(t, floor);
 	}
 	return hit;
+}
+
+/* Other edits that give the same output: the capture cannot tell them apart, and says so. */
+static json_t *equivalents(const struct table *t, const struct hypothesis *h, double floor)
+{
+	json_t *list = json_array();
+	for (size_t i = 0; i < t->n; i++)
+		if (t->h + i != h && t->h[i].residual <= floor)
+			json_array_append_new(list, json_pack("{s:s,s:s}", "code", t->h[i].code, "text", t->h[i].text));
+	return list;
 }
 
 static json_t *cause_json(const struct hypothesis *h, const char *confidence, double before, double floor)
@@ -570,18 +616,13 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	for (unsigned i = 0; i < book.n; i++)
 		levels[i] = book.level_f32[i];
 	struct step s = { .c = c, .observed = observed, .n = (size_t)p->num_heads * p->head_dim, .q_f16 = r->exec.q_f16,
-		.physical = r->exec.visibility == ST_TQ_PHYSICAL,
+		.physical = r->exec.visibility == ST_TQ_PHYSICAL, .threads = r->exec.threads,
 		.decode = { .bits = c->bits, .levels = levels, .signs = c->signs, .fwht = true,
 		            .factor = p->head_dim == 512 ? 1 / p->scale_factor_d512 : 1 / sqrt((double)p->head_dim) } };
 	struct table t = { 0 };
 	const struct hypothesis **order = NULL;
 	enum st_status st = ST_OK;
-	s.q = st_alloc_array(s.n, sizeof *s.q);
-	s.out = st_alloc_array(s.n, sizeof *s.out);
-	s.scores = st_alloc_array((uint64_t)p->num_heads * p->kv_capacity, sizeof *s.scores);
-	s.rows = st_alloc_array(p->kv_capacity, sizeof *s.rows);
-	s.weights_top = st_alloc_array(p->num_heads, sizeof *s.weights_top);
-	if (!s.q || !s.out || !s.scores || !s.rows || !s.weights_top) {
+	if (!alloc_scratch(&s)) {
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		goto out;
 	}
@@ -628,7 +669,9 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	const bool explained = strcmp(confidence, "none") != 0;
 	const char *verdict = explained && is_noise(best) ? "noise" : explained || before > 0.01 ? "fault" : "undecided";
 	st_json_put(j, "verdict", json_string(verdict));
-	st_json_put(j, "cause", cause_json(explained ? best : NULL, confidence, before, floor));
+	json_t *cause = cause_json(explained ? best : NULL, confidence, before, floor), *same = equivalents(&t, best, floor);
+	st_json_put(j, "cause", cause);
+	st_json_put(cause, "equivalent", same);
 	for (size_t i = 0; i < t.n && i < 5; i++)
 		json_array_append_new(list, json_pack("{s:s,s:s,s:f}", "code", order[i]->code, "text", order[i]->text, "residual_after", order[i]->residual));
 	st_json_put(j, "candidates", list);
@@ -638,17 +681,16 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 		fprintf(r->text, "       %s = %.9g\n", best->parameter, best->value);
 	if (explained)
 		fprintf(r->text, "       applied to this capture, the residual falls from %.3e to %.3e\n", before, best->residual);
+	for (size_t i = 0; i < json_array_size(same); i++)
+		fprintf(r->text, "       the same output follows from %s - %s\n", json_string_value(json_object_get(json_array_get(same, i), "code")),
+		        json_string_value(json_object_get(json_array_get(same, i), "text")));
 	for (size_t i = 0; !explained && i < t.n && i < 3; i++)
 		fprintf(r->text, "candidate: %s leaves %.3e - %s\n", order[i]->code, order[i]->residual, order[i]->text);
 	fprintf(r->text, "verdict: %s%s\n", verdict, explained ? "" : " - unexplained: none of the known mistakes reproduces this output");
 	if (strcmp(verdict, "noise"))
 		r->exit_status = 2;
 out:
-	free(s.q);
-	free(s.out);
-	free(s.scores);
-	free(s.rows);
-	free(s.weights_top);
+	free_scratch(&s);
 	free(t.h);
 	free(order);
 	return st;
