@@ -17,7 +17,8 @@ ST_MUST_CHECK enum st_status st_outfile_open(const char *path, struct st_outfile
 /* Append. Buffered; a write error may show up in a later call, at the latest in commit. */
 ST_MUST_CHECK enum st_status st_outfile_write(struct st_outfile *f, const void *p, size_t n, struct st_error *err);
 ST_MUST_CHECK enum st_status st_outfile_zeros(struct st_outfile *f, uint64_t n, struct st_error *err);
-/* Overwrite bytes already written (a header whose fields were not known before). */
+/* Overwrite bytes already written (a header whose fields were not known before), or write ahead: what lies
+ * between reads as zeros. Nothing may be appended after writing ahead. */
 ST_MUST_CHECK enum st_status st_outfile_patch(struct st_outfile *f, uint64_t off, const void *p, size_t n, struct st_error *err);
 uint64_t st_outfile_size(const struct st_outfile *f);
 /* Flush and return a path under which the uncommitted bytes can be opened for reading

@@ -1,0 +1,111 @@
+/* base_model.c - rows of the base model's weights, whatever container they are in. */
+#include "svf/svf.h"
+
+#include "base/error.h"
+#include "dtype/half.h"
+
+#include <string.h>
+
+static const char embed_name[] = "model.embed_tokens.weight", head_name[] = "lm_head.weight";
+
+const struct st_container *st_svf_base_container(const struct st_svf_base *b)
+{
+	return b->model ? st_model_container(b->model) : b->c;
+}
+
+enum st_status st_svf_base_open(const char *path, bool round_bf16, const struct st_hooks *hooks, struct st_svf_base *b,
+                                struct st_error *err)
+{
+	*b = (struct st_svf_base){ .path = path, .round_bf16 = round_bf16 };
+	ST_TRY(st_container_open(path, &b->c, err));
+	enum st_status st = ST_OK;
+	/* Hugging Face names are looked up as they are, which needs no configuration. Other containers have names and row
+	 * orders of their own, which the model's family knows. */
+	if (b->c->format != ST_FORMAT_SAFETENSORS && b->c->format != ST_FORMAT_TORCH) {
+		st_container_close(b->c);
+		b->c = NULL;
+		st = st_model_open_partial(path, &b->model, err);
+	}
+	if (st == ST_OK) {
+		st_svf_log(hooks, "hashing %s", path);
+		st = st_container_sha256(st_svf_base_container(b), b->sha256, err);
+	}
+	if (st != ST_OK) {
+		st_error_in(err, path);
+		st_svf_base_close(b);
+	}
+	return st;
+}
+
+void st_svf_base_close(struct st_svf_base *b)
+{
+	st_model_close(b->model);
+	st_container_close(b->c);
+	b->model = NULL;
+	b->c = NULL;
+}
+
+static enum st_status find(const struct st_svf_base *b, const char *name, struct st_weight *w, struct st_error *err)
+{
+	*w = (struct st_weight){ .layer = -1 };
+	if (!b->model) {
+		w->tensor = st_container_find(b->c, name);
+		return ST_OK;
+	}
+	enum st_role role;
+	uint32_t layer;
+	if (!st_role_of_name(name, &role, &layer))
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, name, "is no weight of %s", st_model_config(b->model)->arch);
+	const struct st_weight *found = st_model_weight(b->model, role, layer);
+	if (found)
+		*w = *found;
+	return ST_OK;
+}
+
+enum st_status st_svf_base_find(const struct st_svf_base *b, const struct st_svf_entry *e, struct st_weight *w, struct st_error *err)
+{
+	enum st_status st = find(b, e->source_name, w, err);
+	if (st == ST_OK && !w->tensor && strcmp(e->source_name, head_name) == 0)
+		st = find(b, embed_name, w, err); /* a tied model stores the head as its embedding */
+	const struct st_tensor *t = st == ST_OK ? w->tensor : NULL;
+	if (st == ST_OK && !t)
+		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, e->source_name, "the base model has no such weight");
+	else if (st == ST_OK && (t->ndim != 2 || t->shape[0] != e->rows || t->shape[1] != e->cols))
+		st = st_fail_at(err, ST_ERR_MISMATCH, t->offset, e->source_name,
+		                "the base model has [%llu, %llu] where the reference selects [%llu, %llu]",
+		                (unsigned long long)t->shape[0], (unsigned long long)(t->ndim > 1 ? t->shape[1] : 1),
+		                (unsigned long long)e->rows, (unsigned long long)e->cols);
+	else if (st == ST_OK && st_dtype_info(t->dtype)->kind == ST_KIND_INT)
+		st = st_fail_at(err, ST_ERR_MISMATCH, t->offset, e->source_name, "the base model stores integers (%s)", st_dtype_info(t->dtype)->name);
+	if (st != ST_OK)
+		st_error_in(err, b->path);
+	return st;
+}
+
+bool st_svf_base_tied(const struct st_svf_base *b, const struct st_svf_entry *x, const struct st_svf_entry *y)
+{
+	struct st_weight wx, wy;
+	struct st_error ignored = ST_ERROR_INIT;
+	if (st_svf_base_find(b, x, &wx, &ignored) != ST_OK || st_svf_base_find(b, y, &wy, &ignored) != ST_OK)
+		return false;
+	if (wx.tensor->data == wy.tensor->data)
+		return true;
+	/* Some files store the tied matrix twice. Both names, and the same bytes. */
+	return strcmp(x->source_name, embed_name) == 0 && strcmp(y->source_name, head_name) == 0 && wx.tensor->dtype == wy.tensor->dtype &&
+	       wx.tensor->n_bytes == wy.tensor->n_bytes && memcmp(wx.tensor->data, wy.tensor->data, wx.tensor->n_bytes) == 0;
+}
+
+enum st_status st_svf_weight_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
+{
+	const struct st_svf_weight_rows *r = ctx;
+	uint64_t cols = st_tensor_cols(r->w.tensor);
+	(void)err;
+#pragma omp parallel for schedule(static)
+	for (uint64_t i = 0; i < n; i++) {
+		float *row = dst + i * cols;
+		st_weight_decode(&r->w, row0 + i, 1, row);
+		for (uint64_t k = 0; r->round_bf16 && k < cols; k++)
+			row[k] = st_bf16_to_f32(st_f32_to_bf16(row[k]));
+	}
+	return ST_OK;
+}

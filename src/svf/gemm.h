@@ -1,0 +1,34 @@
+/*
+ * gemm.h - products of row blocks with one fixed matrix, in f32.
+ *
+ *   c[i, j] = sum_k (a[i, k] s[k]) b[k, j]      a: [M, K]  s: [K]  b: [K, N]  c: [M, N]
+ *
+ * a s is rounded to f32 first. k runs in blocks of 256; within a block the sum is one chain of fused
+ * multiply-adds from zero in order of k, and block sums are added in order. So the bits depend neither on
+ * the CPU level nor on threads nor on how rows are grouped into calls.
+ */
+#ifndef ST_SVF_GEMM_H
+#define ST_SVF_GEMM_H
+
+#include "kernel/kernel.h"
+
+struct st_gemm_level {
+	size_t mr, nr; /* rows and columns of a register tile */
+	/* c[mr, nr] (+)= sum over kc of a[k mr + i] b[k nr + j]; a, b packed, c rows ldc apart */
+	void (*tile)(size_t kc, const float *a, const float *b, float *c, size_t ldc, bool add);
+};
+const struct st_gemm_level *st_gemm_level(enum st_cpu c);
+
+/* The second operand, packed once and used for every block of rows. */
+struct st_gemm_b {
+	const struct st_gemm_level *level;
+	float *data; /* malloc'ed */
+	size_t K, N;
+};
+/* transposed: src is [N, K], else [K, N]. NULL data when out of memory. */
+bool st_gemm_pack(struct st_gemm_b *b, enum st_cpu cpu, const float *src, bool transposed, size_t K, size_t N, int threads);
+void st_gemm_release(struct st_gemm_b *b);
+/* a: [M, K] contiguous, c: [M, N] contiguous. False when out of memory. */
+bool st_gemm(const struct st_gemm_b *b, const float *a, const float *s, size_t M, float *c, int threads);
+
+#endif

@@ -1,0 +1,386 @@
+/*
+ * svd.c - thin factors of a matrix that need not fit into memory.
+ *
+ * A tall matrix A [m, n] is cut into blocks of rows. Each block gets an orthogonal-triangular factorisation, the triangles are
+ * stacked and factorised again, and the last triangle, n x n, is decomposed in f64. A second pass over the blocks
+ * factorises each again and turns its share of the small orthogonal factor into rows of U. So U is as orthogonal
+ * as Householder reflections make it, and what is held is a few blocks and the stack of triangles. A wide matrix is
+ * decomposed through its transpose.
+ *
+ * LAPACK counts columns first. A block of rows is, to it, A^T [n, r], so the factorisation wanted is the one with
+ * the triangle on the left: A^T = L Q.
+ */
+#include "svf/svf.h"
+
+#include "base/error.h"
+
+#include <cblas.h>
+#include <lapacke.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCK_ROWS ((uint64_t)8192)
+#define MAX_HELD ((uint64_t)512 << 20) /* a wide matrix is held whole */
+
+const char *st_svf_lapack_name(char *buf, size_t n)
+{
+	snprintf(buf, n, "%s, core %s", openblas_get_config(), openblas_get_corename());
+	return buf;
+}
+
+double st_svf_decompose_cost(const struct st_svf_entry *e)
+{
+	double m = (double)(e->rows > e->cols ? e->rows : e->cols), n = (double)e->k;
+	/* Two factorisations of the blocks, their reflections applied, the check of the residual; the small decomposition. */
+	return 2 * 2 * m * n * n + 4 * m * n * n + 2 * m * n * n + 22 * n * n * n;
+}
+
+/* ---- orthogonality ---- */
+
+/* Which columns stand for all: evenly spread. */
+static uint64_t picked(uint64_t i, uint64_t k) { return k <= ST_SVF_GRAM ? i % k : i * (k - 1) / (ST_SVF_GRAM - 1); }
+
+void st_svf_gram_add(const float *u, uint64_t rows, uint64_t k, float *gram)
+{
+	float some[64 * ST_SVF_GRAM];
+	for (uint64_t r = 0; r < rows; r += 64) {
+		uint64_t n = rows - r < 64 ? rows - r : 64;
+		for (uint64_t i = 0; i < n; i++)
+			for (uint64_t j = 0; j < ST_SVF_GRAM; j++)
+				some[i * ST_SVF_GRAM + j] = u[(r + i) * k + picked(j, k)];
+		cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, ST_SVF_GRAM, (int)k, (int)n, 1, some, ST_SVF_GRAM, u + r * k, (int)k, 1, gram, (int)k);
+	}
+}
+
+double st_svf_gram_error(const float *gram, uint64_t k)
+{
+	double worst = 0;
+	for (uint64_t i = 0; i < ST_SVF_GRAM; i++)
+		for (uint64_t j = 0; j < k; j++) {
+			double d = fabs((double)gram[i * k + j] - (picked(i, k) == j));
+			worst = d > worst ? d : worst;
+		}
+	return worst;
+}
+
+/* ---- the factorisation ---- */
+
+struct job {
+	const struct st_svf_entry *e;
+	struct st_svf_source source;
+	bool wide;
+	uint64_t m, n, blocks, most; /* A: [m, n]; most: rows of the largest block */
+	float *held;                 /* wide: A, [m, n] */
+	float *block, *c, *tau;      /* [most, n] twice, [n] */
+	float *stack, *stack_tau;    /* [n, blocks n] to LAPACK: the triangles side by side */
+	double *l, *right, *left, *s; /* n x n, n x n, n x n, n: L = right diag(s) left^T */
+	int threads;
+	const struct st_hooks *hooks;
+};
+
+static uint64_t block_start(const struct job *j, uint64_t b) { return b * j->m / j->blocks; }
+
+static enum st_status lapack(const struct job *j, const char *name, lapack_int info, struct st_error *err)
+{
+	if (info == 0)
+		return ST_OK;
+	if (info == LAPACK_WORK_MEMORY_ERROR)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name, "%s ended with %d: the matrix cannot be decomposed", name, (int)info);
+}
+
+/* Rows [row0, row0 + n) of A. */
+static enum st_status rows_of(const struct job *j, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
+{
+	if (j->wide) {
+		memcpy(dst, j->held + row0 * j->n, n * j->n * sizeof *dst);
+		return ST_OK;
+	}
+	ST_TRY(j->source.rows(j->source.ctx, row0, n, dst, err));
+	for (uint64_t i = 0; i < n * j->n; i++)
+		if (!isfinite(dst[i]))
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name, "number %llu of row %llu is not finite",
+			                  (unsigned long long)(i % j->n), (unsigned long long)(row0 + i / j->n));
+	return ST_OK;
+}
+
+static enum st_status hold(struct job *j, struct st_error *err)
+{
+	uint64_t n = j->e->rows, m = j->e->cols;
+	if (m * n > MAX_HELD / sizeof *j->held)
+		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, j->e->source_name, "a wide matrix [%llu, %llu] takes more memory than the %llu MB allowed",
+		                  (unsigned long long)n, (unsigned long long)m, (unsigned long long)(MAX_HELD >> 20));
+	j->held = st_alloc_array(m * n, sizeof *j->held);
+	float *row = st_alloc_array(m, sizeof *row);
+	enum st_status st = j->held && row ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (uint64_t r = 0; st == ST_OK && r < n; r++) {
+		st = j->source.rows(j->source.ctx, r, 1, row, err);
+		for (uint64_t c = 0; st == ST_OK && c < m; c++) {
+			j->held[c * n + r] = row[c];
+			if (!isfinite(row[c]))
+				st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name, "number %llu of row %llu is not finite",
+				                (unsigned long long)c, (unsigned long long)r);
+		}
+	}
+	free(row);
+	return st;
+}
+
+static enum st_status start(struct job *j, struct st_error *err)
+{
+	const struct st_svf_entry *e = j->e;
+	j->wide = e->rows < e->cols;
+	j->m = j->wide ? e->cols : e->rows;
+	j->n = e->k;
+	/* Every block at least as tall as wide. */
+	uint64_t want = BLOCK_ROWS > j->n ? BLOCK_ROWS : j->n;
+	j->blocks = j->m / want ? j->m / want : 1;
+	j->most = st_ceil_div(j->m, j->blocks);
+	uint64_t nn = j->n * j->n;
+	j->block = st_alloc_array(j->most * j->n, sizeof *j->block);
+	j->c = st_alloc_array(j->most * j->n, sizeof *j->c);
+	j->tau = st_alloc_array(j->n, sizeof *j->tau);
+	j->stack = st_alloc_array(j->blocks * nn, sizeof *j->stack);
+	j->stack_tau = st_alloc_array(j->n, sizeof *j->stack_tau);
+	j->l = st_alloc_array(nn, sizeof *j->l);
+	j->right = st_alloc_array(nn, sizeof *j->right);
+	j->left = st_alloc_array(nn, sizeof *j->left);
+	j->s = st_alloc_array(j->n, sizeof *j->s);
+	if (!j->block || !j->c || !j->tau || !j->stack || !j->stack_tau || !j->l || !j->right || !j->left || !j->s)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	return j->wide ? hold(j, err) : ST_OK;
+}
+
+static void finish(struct job *j)
+{
+	void *all[] = { j->held, j->block, j->c, j->tau, j->stack, j->stack_tau, j->l, j->right, j->left, j->s };
+	for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+		free(all[i]);
+}
+
+static enum st_status factorise_block(struct job *j, uint64_t b, struct st_error *err)
+{
+	uint64_t r0 = block_start(j, b), r = block_start(j, b + 1) - r0;
+	ST_TRY(st_check_cancel(err));
+	if (j->hooks && j->hooks->progress)
+		j->hooks->progress(j->hooks->user, j->e->source_name, r0, j->m);
+	ST_TRY(rows_of(j, r0, r, j->block, err));
+	return lapack(j, "sgelqf", LAPACKE_sgelqf(LAPACK_COL_MAJOR, (lapack_int)j->n, (lapack_int)r, j->block, (lapack_int)j->n, j->tau), err);
+}
+
+/* The lower triangle of columns [n, n] of a, its other half zero. */
+static void triangle(const float *a, uint64_t n, float *dst)
+{
+	for (uint64_t c = 0; c < n; c++)
+		for (uint64_t r = 0; r < n; r++)
+			dst[c * n + r] = r >= c ? a[c * n + r] : 0;
+}
+
+static enum st_status small_svd(struct job *j, enum st_svf_svd method, struct st_error *err)
+{
+	lapack_int n = (lapack_int)j->n;
+	uint64_t nn = j->n * j->n;
+	if (method == ST_SVF_GESDD) {
+		/* left^T arrives as rows of left, which is how the second pass wants it. */
+		return lapack(j, "dgesdd", LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'S', n, n, j->l, n, j->s, j->right, n, j->left, n), err);
+	}
+	double stat[6];
+	ST_TRY(lapack(j, "dgesvj", LAPACKE_dgesvj(LAPACK_COL_MAJOR, 'G', 'U', 'V', n, n, j->l, n, j->s, 0, j->right, n, stat), err));
+	/* U has replaced L, V is in `right`; stat[0] scales the singular values. */
+	for (uint64_t i = 0; i < j->n; i++)
+		j->s[i] *= stat[0];
+	for (uint64_t c = 0; c < j->n; c++)
+		for (uint64_t r = 0; r < j->n; r++)
+			j->left[r * j->n + c] = j->right[c * j->n + r];
+	memcpy(j->right, j->l, nn * sizeof *j->right);
+	return ST_OK;
+}
+
+/* First pass: the triangles, the small decomposition, and what turns each block's reflections into rows of U:
+ * left^T times the block's columns of the small orthogonal factor, in place of the stack. */
+static enum st_status first_pass(struct job *j, enum st_svf_svd method, struct st_error *err)
+{
+	uint64_t n = j->n, nn = n * n;
+	for (uint64_t b = 0; b < j->blocks; b++) {
+		ST_TRY(factorise_block(j, b, err));
+		triangle(j->block, n, j->stack + b * nn);
+	}
+	lapack_int ln = (lapack_int)n, wide = (lapack_int)(j->blocks * n);
+	ST_TRY(lapack(j, "sgelqf", LAPACKE_sgelqf(LAPACK_COL_MAJOR, ln, wide, j->stack, ln, j->stack_tau), err));
+	float *l = st_alloc_array(nn, sizeof *l), *out = st_alloc_array(nn, sizeof *out);
+	enum st_status st = l && out ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (st == ST_OK) {
+		triangle(j->stack, n, l);
+		for (uint64_t i = 0; i < nn; i++)
+			j->l[i] = (double)l[i];
+		st = small_svd(j, method, err);
+	}
+	if (st == ST_OK)
+		st = lapack(j, "sorglq", LAPACKE_sorglq(LAPACK_COL_MAJOR, ln, wide, ln, j->stack, ln, j->stack_tau), err);
+	for (uint64_t i = 0; st == ST_OK && i < nn; i++)
+		l[i] = (float)j->left[i];
+	for (uint64_t b = 0; st == ST_OK && b < j->blocks; b++) {
+		cblas_sgemm(CblasColMajor, CblasNoTrans, CblasNoTrans, ln, ln, ln, 1, l, ln, j->stack + b * nn, ln, 0, out, ln);
+		memcpy(j->stack + b * nn, out, nn * sizeof *out);
+	}
+	free(l);
+	free(out);
+	return st;
+}
+
+/* Rows of U of block b, into j->c. */
+static enum st_status block_of_u(struct job *j, uint64_t b, struct st_error *err)
+{
+	uint64_t n = j->n, r = block_start(j, b + 1) - block_start(j, b);
+	lapack_int ln = (lapack_int)n;
+	ST_TRY(factorise_block(j, b, err));
+	memcpy(j->c, j->stack + b * n * n, n * n * sizeof *j->c);
+	memset(j->c + n * n, 0, (r - n) * n * sizeof *j->c);
+	return lapack(j, "sormlq", LAPACKE_sormlq(LAPACK_COL_MAJOR, 'R', 'N', ln, (lapack_int)r, ln, j->block, ln, j->tau, j->c, ln), err);
+}
+
+/* ---- writing and checking ---- */
+
+struct check { double dd, aa, max; float *gram, *s; struct st_gemm_b v; };
+
+/* A - U S V^T of a block: its rows are in j->c. */
+static enum st_status residual(struct job *j, uint64_t b, struct check *k, struct st_error *err)
+{
+	uint64_t r0 = block_start(j, b), r = block_start(j, b + 1) - r0, n = j->n;
+	float *product = j->block;
+	if (!st_gemm(&k->v, j->c, k->s, r, product, j->threads))
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	st_svf_gram_add(j->c, r, n, k->gram);
+	float *a = st_alloc_array(256 * n, sizeof *a);
+	enum st_status st = a ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (uint64_t i = 0; st == ST_OK && i < r; i += 256) {
+		uint64_t m = r - i < 256 ? r - i : 256;
+		st = rows_of(j, r0 + i, m, a, err);
+		for (uint64_t x = 0; st == ST_OK && x < m * n; x++) {
+			double d = fabs((double)a[x] - (double)product[i * n + x]);
+			k->dd += d * d;
+			k->aa += (double)a[x] * (double)a[x];
+			k->max = d > k->max ? d : k->max;
+		}
+	}
+	free(a);
+	return st;
+}
+
+static double square_error(const float *v, uint64_t rows, uint64_t k)
+{
+	float *gram = calloc(ST_SVF_GRAM * k, sizeof *gram);
+	if (!gram)
+		return NAN;
+	st_svf_gram_add(v, rows, k, gram);
+	double e = st_svf_gram_error(gram, k);
+	free(gram);
+	return e;
+}
+
+static int ascending(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+static void gaps(const struct job *j, struct st_svf_svd_report *r)
+{
+	double *g = st_alloc_array(j->n, sizeof *g);
+	r->gap_min = r->gap_median = NAN;
+	if (!g || j->n < 2) {
+		free(g);
+		return;
+	}
+	for (uint64_t i = 0; i + 1 < j->n; i++) {
+		g[i] = j->s[i] > 0 ? (j->s[i] - j->s[i + 1]) / j->s[i] : 0;
+		r->close += g[i] < 1e-4;
+		if (i == 0 || g[i] < r->gap_min) {
+			r->gap_min = g[i];
+			r->gap_at = i;
+		}
+	}
+	qsort(g, j->n - 1, sizeof *g, ascending);
+	r->gap_median = g[(j->n - 1) / 2];
+	free(g);
+}
+
+/* tall: [m, n] factor in blocks; square: the n x n one. */
+static enum st_status second_pass(struct job *j, struct st_svf_file *f, struct st_svf_svd_report *r, struct st_error *err)
+{
+	uint64_t n = j->n, nn = n * n;
+	size_t tall = j->wide ? 2 : 0, square = j->wide ? 0 : 2; /* of U, S, V */
+	float *v = st_alloc_array(nn, sizeof *v);
+	struct check k = { .gram = calloc(ST_SVF_GRAM * n, sizeof *k.gram), .s = st_alloc_array(n, sizeof *k.s) };
+	enum st_status st = v && k.gram && k.s ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (st == ST_OK) {
+		for (uint64_t i = 0; i < n; i++)
+			for (uint64_t c = 0; c < n; c++)
+				v[i * n + c] = (float)j->right[c * n + i];
+		for (uint64_t i = 0; i < n; i++)
+			k.s[i] = (float)j->s[i];
+		if (!st_gemm_pack(&k.v, st_cpu_best(), v, true, n, n, j->threads))
+			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+	}
+	if (st == ST_OK)
+		st = st_svf_file_put(f, square, 0, v, nn * sizeof *v, err);
+	if (st == ST_OK)
+		st = st_svf_file_put(f, 1, 0, k.s, n * sizeof *k.s, err);
+	for (uint64_t b = 0; st == ST_OK && b < j->blocks; b++) {
+		uint64_t r0 = block_start(j, b), rows = block_start(j, b + 1) - r0;
+		st = block_of_u(j, b, err);
+		if (st == ST_OK)
+			st = st_svf_file_put(f, tall, r0 * n * sizeof *v, j->c, rows * n * sizeof *v, err);
+		if (st == ST_OK)
+			st = residual(j, b, &k, err);
+	}
+	if (st == ST_OK) {
+		double one = st_svf_gram_error(k.gram, n), other = square_error(v, n, n);
+		r->residual_rel = k.aa > 0 ? sqrt(k.dd / k.aa) : 0;
+		r->residual_max = k.max;
+		r->u_error = j->wide ? other : one;
+		r->v_error = j->wide ? one : other;
+		gaps(j, r);
+	}
+	st_gemm_release(&k.v);
+	free(k.gram);
+	free(k.s);
+	free(v);
+	return st;
+}
+
+enum st_status st_svf_decompose(const struct st_svf_entry *e, struct st_svf_source source, enum st_svf_svd method, int threads,
+                                const char *path, struct st_svf_svd_report *r, const struct st_hooks *hooks, struct st_error *err)
+{
+	struct job j = { .e = e, .source = source, .threads = threads, .hooks = hooks };
+	struct st_arena a;
+	struct st_svf_file *f = NULL;
+	double t0 = st_svf_clock();
+	memset(r, 0, sizeof *r);
+	r->method = method == ST_SVF_GESDD ? "blocked sgelqf, dgesdd" : "blocked sgelqf, dgesvj";
+	openblas_set_num_threads(threads);
+	st_arena_init(&a);
+	const struct st_tensor_spec specs[] = {
+		{ st_arena_printf(&a, "svd.U.%s", e->safe), ST_DTYPE_F32, 2, { e->rows, e->k } },
+		{ st_arena_printf(&a, "svd.S.%s", e->safe), ST_DTYPE_F32, 1, { e->k } },
+		{ st_arena_printf(&a, "svd.V.%s", e->safe), ST_DTYPE_F32, 2, { e->cols, e->k } },
+	};
+	enum st_status st = specs[0].name && specs[1].name && specs[2].name ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (st == ST_OK)
+		st = st_svf_file_open(path, specs, 3, &f, err);
+	if (st == ST_OK)
+		st = start(&j, err);
+	if (st == ST_OK)
+		st = first_pass(&j, method, err);
+	if (st == ST_OK)
+		st = second_pass(&j, f, r, err);
+	if (st == ST_OK)
+		st = st_svf_file_commit(f, err);
+	else
+		st_svf_file_abort(f);
+	finish(&j);
+	st_arena_release(&a);
+	r->seconds = st_svf_clock() - t0;
+	return st;
+}
