@@ -188,7 +188,14 @@ static void rotate_query(struct step *s, const struct edit *e)
 	}
 }
 
-static double residual(const struct step *s) { return st_tq_nrmse(s->observed, s->out, s->n); }
+/* nrmse against the edited step; an edit that leaves nothing to compare with explains nothing. */
+static double residual(const struct step *s)
+{
+	double total = 0;
+	for (size_t i = 0; i < s->n; i++)
+		total += s->out[i] * s->out[i];
+	return total > 0 ? st_tq_nrmse(s->observed, s->out, s->n) : INFINITY;
+}
 
 /* Bring one head's result back to the natural basis. */
 static void finish_head(const struct step *s, const struct edit *e, double *y)
@@ -673,7 +680,8 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	st_json_put(j, "cause", cause);
 	st_json_put(cause, "equivalent", same);
 	for (size_t i = 0; i < t.n && i < 5; i++)
-		json_array_append_new(list, json_pack("{s:s,s:s,s:f}", "code", order[i]->code, "text", order[i]->text, "residual_after", order[i]->residual));
+		json_array_append_new(list, json_pack("{s:s,s:s,s:o}", "code", order[i]->code, "text", order[i]->text, "residual_after",
+		                                         st_json_real(order[i]->residual)));
 	st_json_put(j, "candidates", list);
 	if (explained)
 		fprintf(r->text, "cause: %s (%s) - %s\n", best->code, confidence, best->text);

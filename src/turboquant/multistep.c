@@ -101,13 +101,14 @@ enum st_status st_expect_floor(const struct st_tq_params *p, unsigned bits, bool
 		struct st_scene s;
 		struct st_draw g;
 		one.threads = 1;
+		one.cpu = st_cpu_best(); /* every level has the same bits; the fastest will do */
 		one.visibility = ST_TQ_CHRONOLOGICAL;
 		enum st_status st = st_check_cancel(&own);
 		if (st == ST_OK)
 			st = st_scene_init(&s, p, bits, signs, &one, &own);
 		if (st == ST_OK) {
 			/* The same regime, another generator, seeds that cannot be the measured one. */
-			st_draw_init(&g, st_splitmix64_mix(ST_TQ_SEED + i), e->cpu);
+			st_draw_init(&g, st_splitmix64_mix(ST_TQ_SEED + i), one.cpu);
 			st_draw_normal(&g, s.k, (size_t)p->num_kv_heads * p->kv_seq_len * p->head_dim);
 			st_draw_normal(&g, s.v, (size_t)p->num_kv_heads * p->kv_seq_len * p->head_dim);
 			st_draw_normal(&g, s.q, (size_t)p->num_heads * p->head_dim);

@@ -1,0 +1,549 @@
+/* the modes of replay through the public call: values on record, files, canaries, gates, refusals. */
+#include "tq_test.h"
+
+#include <dirent.h>
+#include <sys/stat.h>
+
+static char folder[64];
+
+static int make_folder(void **state)
+{
+	(void)state;
+	strcpy(folder, "/tmp/stele-test-XXXXXX");
+	return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+	(void)state;
+	char cmd[128];
+	snprintf(cmd, sizeof cmd, "rm -rf '%s'", folder);
+	return system(cmd);
+}
+
+static const char *in_folder(const char *name)
+{
+	static char buf[8][256];
+	static unsigned turn;
+	char *p = buf[turn++ % 8];
+	snprintf(p, sizeof buf[0], "%s/%s", folder, name);
+	return p;
+}
+
+static size_t entries(const char *path)
+{
+	size_t n = 0;
+	DIR *d = opendir(path);
+	assert_non_null(d);
+	for (struct dirent *e; (e = readdir(d));)
+		n += e->d_name[0] != '.';
+	closedir(d);
+	return n;
+}
+
+static json_t *replay(const struct st_replay_options *o, int *exit_status)
+{
+	struct st_error err = ST_ERROR_INIT;
+	struct st_replay_report rep;
+	assert_ok(st_replay_run(o, &rep, &err), &err);
+	json_t *j = json_loads(rep.json, JSON_REJECT_DUPLICATES, NULL);
+	assert_non_null(j);
+	assert_string_equal(json_string_value(json_object_get(j, "schema")), "stele.replay/1");
+	assert_int_equal(json_integer_value(json_object_get(j, "exit_status")), rep.exit_status);
+	assert_true(strlen(rep.text) > 0);
+	/* One screen. */
+	size_t lines = 0;
+	for (const char *p = rep.text; (p = strchr(p, '\n')); p++)
+		lines++;
+	assert_true(lines <= 40);
+	*exit_status = rep.exit_status;
+	st_replay_report_release(&rep);
+	return j;
+}
+
+/* Refused: the code, the parameter it names, and nothing written. */
+static void refused(const struct st_replay_options *o, const char *where)
+{
+	struct st_error err = ST_ERROR_INIT;
+	struct st_replay_report rep;
+	size_t before = entries(folder);
+	assert_true(st_replay_run(o, &rep, &err) != ST_OK);
+	if (strcmp(err.where, where))
+		fail_msg("names \"%s\" instead of \"%s\": %s", err.where, where, err.message);
+	assert_null(rep.text);
+	assert_null(rep.json);
+	assert_int_equal(entries(folder), before);
+}
+
+static double num(const json_t *j, const char *a, const char *b)
+{
+	const json_t *x = json_object_get(j, a);
+	x = b ? json_object_get(x, b) : x;
+	assert_true(json_is_number(x));
+	return json_number_value(x);
+}
+
+static const char *str(const json_t *j, const char *a, const char *b)
+{
+	const json_t *x = json_object_get(j, a);
+	x = b ? json_object_get(x, b) : x;
+	return json_is_string(x) ? json_string_value(x) : "";
+}
+
+static const char *capture(const char *kind, int signs)
+{
+	static char path[8][256];
+	static unsigned turn;
+	char *p = path[turn++ % 8], name[64];
+	snprintf(name, sizeof name, "%s-%d", kind, signs);
+	if (access(in_folder(name), F_OK) != 0) {
+		int status;
+		const struct st_replay_options o = { .mode = ST_REPLAY_MAKE, .make = kind, .signs = signs, .out = in_folder(name) };
+		json_decref(replay(&o, &status));
+		assert_int_equal(status, 0);
+	}
+	snprintf(p, sizeof path[0], "%s/%s/manifest.json", folder, name);
+	return p;
+}
+
+static void multistep_values_on_record(void **state)
+{
+	(void)state;
+	static const double dequant[] = { 6.85e-4, 1.119e-3, 8.89e-4, 5.72e-4 }, floor[] = { 0.4550, 0.5497, 0.4906, 0.3231 };
+	static const int position[] = { 50, 500, 1050, 2048 };
+	int status;
+	const struct st_replay_options o = { .mode = ST_REPLAY_MULTISTEP, .seeding_xor = true, .q_f16 = true, .out = in_folder("multi"), .signs = -1 };
+	json_t *j = replay(&o, &status), *rows = json_object_get(j, "rows");
+	assert_int_equal(json_array_size(rows), 4);
+	for (size_t i = 0; i < 4; i++) {
+		const json_t *r = json_array_get(rows, i);
+		assert_int_equal(num(r, "position", NULL), position[i]);
+		assert_true(fabs(num(r, "dequant_oracle_nrmse", NULL) - dequant[i]) <= 5e-6);
+		assert_true(fabs(num(r, "independent_floor_nrmse", NULL) - floor[i]) <= 5e-4);
+		assert_string_equal(str(r, "verdict", NULL), "dequant_spec_bug_confirmed");
+		assert_true(json_is_true(json_object_get(r, "quantiser_floor")));
+		assert_true(num(r, "floor_expected", "low") < floor[i] && num(r, "floor_expected", "high") > floor[i]);
+		assert_int_equal(num(r, "visible_rows", NULL), num(r, "expected_rows", NULL));
+	}
+	assert_string_equal(str(j, "verdict", NULL), "dequant_spec_bug_confirmed");
+	assert_true(json_is_true(json_object_get(j, "quantiser_floor")));
+	assert_int_equal(status, 0);
+	json_t *file = json_load_file(in_folder("multi.json"), 0, NULL);
+	assert_true(json_equal(file, j));
+	assert_int_equal(access(in_folder("multi.md"), R_OK), 0);
+	json_decref(file);
+	json_decref(j);
+}
+
+/* The default seeding, f32 query, every level: the kernel is exact to f32, whatever the floor is. */
+static void multistep_on_every_level(void **state)
+{
+	(void)state;
+	double first[4] = { 0 };
+	int seen = 0;
+	FOR_LEVELS(cpu) {
+		int status;
+		const struct st_replay_options o = { .mode = ST_REPLAY_MULTISTEP, .kernel = st_cpu_name(cpu), .signs = -1, .bits = 5, .threads = 2 };
+		json_t *j = replay(&o, &status);
+		for (size_t i = 0; i < 4; i++) {
+			double e = num(json_array_get(json_object_get(j, "rows"), i), "independent_floor_nrmse", NULL);
+			assert_true(num(json_array_get(json_object_get(j, "rows"), i), "dequant_oracle_nrmse", NULL) < 1e-5);
+			first[i] = seen ? first[i] : e;
+			assert_true(e == first[i]);
+		}
+		seen++;
+		assert_string_equal(str(j, "kernel", NULL), st_cpu_name(cpu));
+		assert_int_equal(status, 0);
+		json_decref(j);
+	}
+}
+
+static void production_values_on_record(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_sweep *s;
+	struct st_sweep_result m, again;
+	const struct st_tq_exec e = { st_cpu_best(), 1, true, ST_TQ_PHYSICAL }, scalar = { ST_CPU_SCALAR, 2, true, ST_TQ_PHYSICAL };
+	assert_ok(st_sweep_new(&s, &err), &err);
+	assert_ok(st_sweep_run(s, ST_TQ_SEED, 4, false, &e, &m, &err), &err);
+	assert_true(fabs(m.nrmse[2] - 0.4234064) <= 5e-4);
+	assert_true(fabs(m.nrmse[9] - 0.3686234) <= 5e-4);
+	assert_int_equal(st_sweep_points[2].kvl, 500);
+	assert_int_equal(st_sweep_points[9].pos, 500);
+	assert_true(m.before[2] == 1581056 && m.before[9] == 19238912);
+	assert_ok(st_sweep_run(s, ST_TQ_SEED, 4, false, &scalar, &again, &err), &err);
+	assert_memory_equal(&m, &again, sizeof m);
+	st_sweep_free(s);
+	/* The band is what was registered. */
+	assert_true(st_band_lower == 0.05 && st_band_upper == 0.35);
+}
+
+static void variations(void **state)
+{
+	(void)state;
+	static const char *const kinds[] = { "linear", "ring", "partial", "d512", "d128" };
+	for (size_t i = 0; i < 5; i++) {
+		const char *manifest = capture(kinds[i], i % 2);
+		for (char v = 'A'; v <= 'C'; v++) {
+			int status;
+			char out[32];
+			snprintf(out, sizeof out, "run-%s-%c.json", kinds[i], v);
+			const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = manifest, .variation = v, .signs = -1, .out = in_folder(out),
+				.oracles = v == 'A' ? 0 : ST_ORACLE_DEQUANT };
+			json_t *j = replay(&o, &status);
+			double e = num(j, "dequant_oracle_nrmse", NULL);
+			assert_true(v == 'B' ? e > 0.5 : e < 1e-5);
+			assert_int_equal(status, 0);
+			assert_true(str(j, "variation", NULL)[0] == v);
+			assert_true(json_is_false(json_object_get(j, "any_nan_inf_in_gpu_output")));
+			if (v != 'C')
+				assert_true(json_is_false(json_object_get(json_object_get(j, "toggle"), "no_op")));
+			if (v == 'A') {
+				double floor = num(j, "independent_floor_nrmse", NULL);
+				assert_true(fabs(floor - num(j, "floor_expected", "mean")) < 5 * num(j, "floor_expected", "sd"));
+			}
+			/* The largest of the heads is the largest. */
+			double worst = 0;
+			size_t h;
+			json_t *x;
+			json_array_foreach(json_object_get(j, "per_head_max_abs_diff"), h, x)
+				worst = fmax(worst, json_real_value(x));
+			assert_true(worst == num(j, "max_abs_diff", NULL));
+			struct stat sb;
+			assert_int_equal(stat(str(j, "bin_path", NULL), &sb), 0);
+			assert_int_equal(sb.st_size, h * (i == 3 ? 512 : i == 4 ? 128 : 256) * 4);
+			json_decref(j);
+		}
+	}
+}
+
+/* What one run wrote is explained by the next: its own output matches. */
+static void own_output_matches(void **state)
+{
+	(void)state;
+	int status;
+	const char *manifest = capture("partial", 1);
+	struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = manifest, .variation = 'A', .signs = -1, .out = in_folder("own") };
+	json_decref(replay(&o, &status));
+	o.out = NULL;
+	o.against = in_folder("own_sdpa_out.bin");
+	json_t *j = replay(&o, &status);
+	assert_string_equal(str(j, "diagnosis", "verdict"), "match");
+	assert_int_equal(status, 0);
+	json_decref(j);
+	/* With physical visibility declared, it is this output that sees too much. */
+	o.physical = true;
+	j = replay(&o, &status);
+	assert_string_equal(str(j, "diagnosis", "verdict"), "fault");
+	assert_string_equal(str(json_object_get(j, "diagnosis"), "cause", "code"), "cache.position");
+	json_decref(j);
+}
+
+static void canaries(void **state)
+{
+	(void)state;
+	static const struct { const char *kind; enum st_replay_canary canary; const char *verdict; } cases[] = {
+		{ "linear", ST_CANARY_IN_RANGE, "pass" }, { "linear", ST_CANARY_OUT_OF_RANGE, "pass" }, { "linear", ST_CANARY_ASYMMETRIC, "pass" },
+		{ "partial", ST_CANARY_OUT_OF_RANGE, "pass" }, { "d512", ST_CANARY_IN_RANGE, "pass" }, { "d512", ST_CANARY_OUT_OF_RANGE, "pass" },
+		/* A full ring has no row out of range, and position 10 of it lies outside the window. */
+		{ "ring", ST_CANARY_OUT_OF_RANGE, "vacuous" }, { "ring", ST_CANARY_IN_RANGE, "vacuous" }, { "ring", ST_CANARY_ASYMMETRIC, "vacuous" },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		int status;
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = capture(cases[i].kind, 1), .variation = 'A', .signs = -1,
+			.canary = cases[i].canary, .oracles = ST_ORACLE_DEQUANT };
+		json_t *j = replay(&o, &status);
+		assert_string_equal(str(j, "canary_result", "verdict"), cases[i].verdict);
+		assert_int_equal(status, 0);
+		double clean = num(j, "canary_result", "nrmse_clean"), canary = num(j, "canary_result", "nrmse_canary");
+		if (cases[i].canary == ST_CANARY_ASYMMETRIC && !strcmp(cases[i].verdict, "pass"))
+			assert_true(canary - clean > 0.01);
+		else
+			assert_true(canary < 1e-5);
+		if (cases[i].canary == ST_CANARY_OUT_OF_RANGE)
+			assert_true(num(j, "canary_result", "max_output_change") == 0);
+		json_decref(j);
+	}
+}
+
+/* Visibility of existing kernels: counted, and off by far more than a rounding. */
+static void physical_visibility_is_reported(void **state)
+{
+	(void)state;
+	int status;
+	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = capture("partial", 0), .variation = 'A', .signs = -1, .physical = true };
+	json_t *j = replay(&o, &status);
+	assert_int_equal(num(j, "visible_rows", NULL), 229);
+	assert_int_equal(num(j, "expected_rows", NULL), 256);
+	assert_true(num(j, "dequant_oracle_nrmse", NULL) > 0.1);
+	assert_string_equal(str(j, "verdict", NULL), "kernel_disagrees_with_its_cache");
+	assert_int_equal(status, 2);
+	json_decref(j);
+}
+
+/* A query of zeros: variations A and B cannot differ, and the report says so. */
+static void no_op_toggle_is_reported(void **state)
+{
+	(void)state;
+	int status;
+	char path[300];
+	float zero[4 * 128] = { 0 };
+	capture("d128", 0);
+	const struct st_replay_options make = { .mode = ST_REPLAY_MAKE, .make = "d128", .out = in_folder("zeroq") };
+	json_decref(replay(&make, &status));
+	snprintf(path, sizeof path, "%s/zeroq/q_natural.f32", folder);
+	FILE *f = fopen(path, "wb");
+	fwrite(zero, 4, 4 * 128, f);
+	fclose(f);
+	/* Values of zero as well: norms 0. */
+	snprintf(path, sizeof path, "%s/zeroq/v_norms.f32", folder);
+	f = fopen(path, "wb");
+	fwrite(zero, 4, 4 * 128, f);
+	fclose(f);
+	snprintf(path, sizeof path, "%s/zeroq/manifest.json", folder);
+	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = path, .variation = 'A', .signs = -1, .oracles = ST_ORACLE_DEQUANT };
+	json_t *j = replay(&o, &status);
+	assert_true(json_is_true(json_object_get(json_object_get(j, "toggle"), "no_op")));
+	json_decref(j);
+}
+
+static void write_text(const char *path, const char *s)
+{
+	FILE *f = fopen(path, "wb");
+	assert_non_null(f);
+	fputs(s, f);
+	assert_int_equal(fclose(f), 0);
+}
+
+/* One key of a sound manifest replaced; NULL removes it. */
+static const char *edited(const char *object, const char *key, json_t *value)
+{
+	static char path[300];
+	json_t *j = json_load_file(capture("linear", 0), 0, NULL);
+	assert_non_null(j);
+	if (value)
+		json_object_set_new(json_object_get(j, object), key, value);
+	else
+		json_object_del(json_object_get(j, object), key);
+	snprintf(path, sizeof path, "%s/linear-0/edited.json", folder);
+	assert_int_equal(json_dump_file(j, path, 0), 0);
+	json_decref(j);
+	return path;
+}
+
+static void bad_manifests_are_refused(void **state)
+{
+	(void)state;
+	capture("linear", 0);
+	struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1, .out = in_folder("never") };
+	const struct { const char *object, *key; json_t *value; const char *where; } cases[] = {
+		{ "params", "ring_start", json_integer(256), "ring_start" }, { "params", "kv_seq_len", json_integer(257), "kv_seq_len" },
+		{ "params", "num_heads", json_integer(15), "num_heads" }, { "params", "head_dim", json_integer(96), "head_dim" },
+		{ "params", "head_dim", json_real(256.5), "head_dim" }, { "params", "kv_capacity", json_integer(-1), "kv_capacity" },
+		{ "params", "kv_capacity", json_integer(1 << 27), "k_packed_padded" }, { "params", "scale", json_string("x"), "scale" },
+		{ "params", "mask_type", json_integer(7), "mask_type" }, { "params", "softcap", json_real(-2), "softcap" },
+		{ "params", "bits", json_integer(3), "bits" }, { "params", "bits", json_integer(8), "k_packed_padded" }, { "params", "signs", json_string("d2"), "signs" },
+		{ "params", "num_kv_heads", NULL, "num_kv_heads" }, { "params", "scale", NULL, "scale" },
+		{ "dump_paths", "q_natural", NULL, "q_natural" }, { "dump_paths", "q_natural", json_string("absent.f32"), "q_natural" },
+		{ "dump_paths", "q_natural", json_string("k_norms.f32"), "q_natural" }, { "dump_paths", "k_packed_padded", json_integer(3), "k_packed_padded" },
+		{ "dump_paths", "v_norms_padded", json_string("v_packed.u8"), "v_norms_padded" }, { "dump_paths", "v_pre_quant", NULL, "v_pre_quant" },
+		{ "dump_paths", "k_packed_padded", json_string("/tmp"), "k_packed_padded" },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		o.manifest = edited(cases[i].object, cases[i].key, cases[i].value);
+		refused(&o, cases[i].where);
+	}
+	/* NaN among the norms. */
+	float norms[8 * 256];
+	for (int i = 0; i < 8 * 256; i++)
+		norms[i] = 1;
+	norms[77] = NAN;
+	FILE *f = fopen(in_folder("linear-0/nan.f32"), "wb");
+	fwrite(norms, 4, 8 * 256, f);
+	fclose(f);
+	o.manifest = edited("dump_paths", "k_norms_padded", json_string("nan.f32"));
+	refused(&o, "k_norms_padded");
+	/* Not JSON, no params, no file. */
+	write_text(in_folder("linear-0/bad.json"), "{ \"params\": ");
+	o.manifest = in_folder("linear-0/bad.json");
+	refused(&o, "");
+	write_text(in_folder("linear-0/bad.json"), "{ \"dump_paths\": {} }");
+	refused(&o, "params");
+	write_text(in_folder("linear-0/bad.json"), "{ \"params\": {}, \"params\": {} }");
+	refused(&o, "");
+	o.manifest = in_folder("absent.json");
+	refused(&o, "--manifest");
+	o.manifest = NULL;
+	refused(&o, "--manifest");
+}
+
+/* The other names of keys, and a cache whose second name is used. */
+static void aliases_are_read(void **state)
+{
+	(void)state;
+	int status;
+	json_t *j = json_load_file(capture("linear", 0), 0, NULL), *paths = json_object_get(j, "dump_paths");
+	static const char *const names[][2] = { { "k_packed_padded", "k_packed_post_quant" }, { "v_packed_padded", "v_packed_post_quant" },
+		{ "k_norms_padded", "k_norms_post_quant" }, { "v_norms_padded", "v_norms_post_quant" } };
+	for (int i = 0; i < 4; i++) {
+		json_object_set(paths, names[i][1], json_object_get(paths, names[i][0]));
+		json_object_del(paths, names[i][0]);
+	}
+	json_object_set(j, "inputs", paths);
+	json_object_del(j, "dump_paths");
+	json_object_set_new(j, "compact_sources", json_pack("{s:s}", "k", "somewhere.bin"));
+	assert_int_equal(json_dump_file(j, in_folder("linear-0/alias.json"), 0), 0);
+	json_decref(j);
+	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = in_folder("linear-0/alias.json"), .variation = 'A', .signs = -1 };
+	j = replay(&o, &status);
+	assert_true(num(j, "dequant_oracle_nrmse", NULL) < 1e-5);
+	assert_int_equal(num(j, "compact_sources", NULL), 1);
+	json_decref(j);
+}
+
+static void bad_options_are_refused(void **state)
+{
+	(void)state;
+	const char *m = capture("linear", 0);
+	const struct st_replay_options base = { .mode = ST_REPLAY_SINGLESTEP, .manifest = m, .variation = 'A', .signs = -1 };
+	struct st_replay_options o = base;
+	o.variation = 'D';
+	refused(&o, "variation");
+	o = base, o.oracles = 8;
+	refused(&o, "oracle");
+	o = base, o.canary = (enum st_replay_canary)9;
+	refused(&o, "canary");
+	o = base, o.kernel = "mmx";
+	refused(&o, "kernel");
+	o = base, o.bits = 7;
+	refused(&o, "bits");
+	o = base, o.bits = 5;
+	refused(&o, "bits");
+	o = base, o.out = in_folder("no/such/folder/x");
+	refused(&o, "--out");
+	o = base, o.out = "";
+	refused(&o, "--out");
+	o = base, o.against = in_folder("absent.bin");
+	refused(&o, "--against");
+	o = base, o.against = m;
+	refused(&o, "--against");
+	o = (struct st_replay_options){ .mode = ST_REPLAY_MAKE, .make = "tube", .out = in_folder("x") };
+	refused(&o, "make-manifest");
+	o = (struct st_replay_options){ .mode = ST_REPLAY_MAKE };
+	refused(&o, "--out");
+	o = (struct st_replay_options){ .mode = ST_REPLAY_MAKE, .out = in_folder("linear-0") };
+	refused(&o, "--out"); /* exists */
+	o = (struct st_replay_options){ .mode = ST_REPLAY_GATE, .gate = "wooden" };
+	refused(&o, "gate");
+	o = (struct st_replay_options){ .mode = ST_REPLAY_PRODUCTION, .null_seeds = 50 };
+	refused(&o, "null-seeds");
+	o = (struct st_replay_options){ .mode = ST_REPLAY_PRODUCTION };
+	refused(&o, "gate"); /* no way to run them */
+	o = (struct st_replay_options){ .mode = ST_REPLAY_LINT, .table = in_folder("absent.txt") };
+	refused(&o, "--table");
+	write_text(in_folder("linear-0/t.txt"), "1 2 three 4");
+	o.table = in_folder("linear-0/t.txt");
+	refused(&o, "--table");
+	write_text(in_folder("linear-0/t.txt"), "1 2 3");
+	refused(&o, "--table");
+}
+
+static void lint_reads_tables(void **state)
+{
+	(void)state;
+	int status;
+	struct st_replay_options o = { .mode = ST_REPLAY_LINT, .out = in_folder("lint") };
+	json_t *j = replay(&o, &status);
+	assert_int_equal(status, 0);
+	assert_int_equal(json_array_size(json_object_get(j, "codebooks")), 7 + 3);
+	const json_t *known = json_array_get(json_object_get(j, "known"), 0);
+	assert_string_equal(str(known, "name", NULL), "shipped-8bit");
+	assert_true(fabs(num(known, "mse_excess", NULL) - 0.52) < 0.01);
+	json_decref(j);
+	/* The published 4-bit half table is recognised and optimal; with one level moved it is caught. */
+	write_text(in_folder("t.txt"), "# half\n0.1283950, 0.3880483, 0.6567591 0.9423405 1.2562312 1.6180464 2.0690172 2.7325896f\n");
+	o = (struct st_replay_options){ .mode = ST_REPLAY_LINT, .table = in_folder("t.txt") };
+	j = replay(&o, &status);
+	assert_int_equal(status, 0);
+	assert_string_equal(str(json_array_get(json_object_get(j, "codebooks"), 0), "recognised", NULL), "published-4bit");
+	json_decref(j);
+	write_text(in_folder("t.txt"), "0.1283950 0.3880483 0.6567591 0.9423405 1.2562312 1.6180464 2.0690172 2.8325896");
+	j = replay(&o, &status);
+	assert_int_equal(status, 2);
+	assert_true(fabs(num(json_array_get(json_object_get(j, "codebooks"), 0), "distance_from_optimum", NULL) - 0.1) < 1e-6);
+	json_decref(j);
+}
+
+/* ---- gates ---- */
+
+struct fake { const char *fail, *build; bool refuse; int calls; };
+
+static bool fake_gate(void *user, const char *gate, struct st_replay_gate_result *r)
+{
+	struct fake *f = user;
+	f->calls++;
+	r->exit_code = f->fail && !strcmp(f->fail, gate) ? 3 : 0;
+	r->duration_ms = 1;
+	strcpy(r->build_id, f->build);
+	snprintf(r->output, sizeof r->output, "%s: measured 1, expected 2: FAILED\n", gate);
+	return !f->refuse;
+}
+
+/* A failing gate, a gate of another build, a gate that cannot start: nothing is measured, no audit, status 3. */
+static void gates_stop_the_run(void **state)
+{
+	(void)state;
+	static const struct { struct fake f; const char *gate, *status; int calls; } cases[] = {
+		{ { "bitwidth", "mine", false, 0 }, "bitwidth", "fail", 2 }, { { NULL, "theirs", false, 0 }, "round_trip", "foreign_build", 1 },
+		{ { NULL, "", false, 0 }, "round_trip", "foreign_build", 1 }, { { NULL, "mine", true, 0 }, "round_trip", "not_started", 1 },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct fake f = cases[i].f;
+		int status;
+		const struct st_replay_options o = { .mode = ST_REPLAY_PRODUCTION, .out = in_folder("audit"), .run_gate = fake_gate, .gate_user = &f,
+			.build_id = "mine", .signs = -1 };
+		json_t *j = replay(&o, &status);
+		assert_int_equal(status, 3);
+		assert_int_equal(f.calls, cases[i].calls);
+		assert_string_equal(str(j, "verdict", NULL), "GATE_FAILED");
+		assert_string_equal(str(json_object_get(j, "regression_gates"), cases[i].gate, "status"), cases[i].status);
+		assert_null(json_object_get(j, "sweep_A"));
+		assert_true(access(in_folder("audit.json"), F_OK) != 0);
+		json_decref(j);
+	}
+}
+
+static void round_trip_gate_passes(void **state)
+{
+	(void)state;
+	FOR_LEVELS(cpu) {
+		int status;
+		const struct st_replay_options o = { .mode = ST_REPLAY_GATE, .gate = "round_trip", .kernel = st_cpu_name(cpu), .signs = -1 };
+		json_t *j = replay(&o, &status);
+		assert_true(json_is_true(json_object_get(j, "passed")));
+		assert_int_equal(status, 0);
+		json_decref(j);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(multistep_values_on_record),
+		cmocka_unit_test(multistep_on_every_level),
+		cmocka_unit_test(production_values_on_record),
+		cmocka_unit_test(variations),
+		cmocka_unit_test(own_output_matches),
+		cmocka_unit_test(canaries),
+		cmocka_unit_test(physical_visibility_is_reported),
+		cmocka_unit_test(no_op_toggle_is_reported),
+		cmocka_unit_test(bad_manifests_are_refused),
+		cmocka_unit_test(aliases_are_read),
+		cmocka_unit_test(bad_options_are_refused),
+		cmocka_unit_test(lint_reads_tables),
+		cmocka_unit_test(gates_stop_the_run),
+		cmocka_unit_test(round_trip_gate_passes),
+	};
+	return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
