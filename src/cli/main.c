@@ -35,6 +35,15 @@ static bool wants(const struct cli_command *cmd, char **args, int n, const char 
 	return false;
 }
 
+/* The same once the command line is parsed, whatever way the option was spelled (-q, -vq, --qui). */
+static bool given(const struct cli_command *cmd, const void *opts, const char *name)
+{
+	for (const struct cli_param *p = cmd->options; p && p->name; p++)
+		if (strcmp(p->name, name) == 0)
+			return *(const bool *)(const void *)((const char *)opts + p->offset);
+	return false;
+}
+
 static int run_command(struct cli *c, char **args, int n)
 {
 	void *opts = calloc(1, c->cmd->opts_size ? c->cmd->opts_size : 1);
@@ -55,6 +64,8 @@ static int run_command(struct cli *c, char **args, int n)
 		rc = cli_fail(c, &err);
 		break;
 	case CLI_PARSED_OK:
+		c->json = given(c->cmd, opts, "json");
+		c->quiet = given(c->cmd, opts, "quiet");
 		rc = c->cmd->run(c, opts);
 		cli_progress_clear();
 		break;
@@ -86,7 +97,6 @@ static int dispatch(struct cli *c, char **args, int n)
 	int used = 0;
 	c->cmd = cli_find(args, n, &used);
 	c->json = wants(c->cmd, args + used, n - used, "--json");
-	c->quiet = wants(c->cmd, args + used, n - used, "--quiet") || wants(c->cmd, args + used, n - used, "-q");
 	if (!c->cmd && args[0][0] == '-')
 		return cli_usage(c, "unknown option %.60s; 'stele help' lists the commands", args[0]);
 	return c->cmd ? run_command(c, args + used, n - used) : cli_unknown_command(c, args, n);
