@@ -339,17 +339,19 @@ static enum st_status check_overlaps(const struct apr *a, uint64_t *end)
  * little more than reading it. Stops early, with any value, once the run is cancelled. */
 static uint32_t file_crc(const uint8_t *p, uint64_t n)
 {
-	const int64_t piece = INT64_C(16) << 20, n_pieces = (int64_t)st_ceil_div(n, (uint64_t)piece);
-	uint32_t crc = 0;
-#pragma omp parallel for ordered schedule(static, 1) if (n_pieces > 1)
-	for (int64_t i = 0; i < n_pieces; i++) {
-		if (st_cancelled())
-			continue;
-		uint64_t at = (uint64_t)(i * piece), len = n - at < (uint64_t)piece ? n - at : (uint64_t)piece;
-		uint32_t sum = libdeflate_crc32(0, p + at, (size_t)len);
-#pragma omp ordered
-		crc = (uint32_t)crc32_combine(crc, sum, (z_off_t)len);
+	enum { MOST = 1024 };
+	uint32_t sums[MOST], crc = 0;
+	uint64_t piece = UINT64_C(16) << 20;
+	if (piece < st_ceil_div(n, MOST))
+		piece = st_ceil_div(n, MOST);
+	uint64_t n_pieces = st_ceil_div(n, piece);
+#pragma omp parallel for schedule(dynamic) if (n_pieces > 1)
+	for (uint64_t i = 0; i < n_pieces; i++) {
+		uint64_t at = i * piece, len = n - at < piece ? n - at : piece;
+		sums[i] = st_cancelled() ? 0 : libdeflate_crc32(0, p + at, (size_t)len);
 	}
+	for (uint64_t i = 0; i < n_pieces; i++)
+		crc = (uint32_t)crc32_combine(crc, sums[i], (z_off_t)(n - i * piece < piece ? n - i * piece : piece));
 	return crc;
 }
 
