@@ -6,10 +6,10 @@
  */
 #include "cli/internal.h"
 
-extern const struct cli_command cmd_diff, cmd_help, cmd_inspect, cmd_replay, cmd_rosetta, cmd_synth, cmd_tokenize, cmd_trace;
+extern const struct cli_command cmd_convert, cmd_diff, cmd_help, cmd_inspect, cmd_replay, cmd_rosetta, cmd_synth, cmd_tokenize, cmd_trace;
 
 const struct cli_command *const cli_commands[] = {
-	&cmd_rosetta, &cmd_diff, &cmd_inspect, &cmd_tokenize, &cmd_trace, &cmd_synth, &cmd_replay,
+	&cmd_rosetta, &cmd_diff, &cmd_inspect, &cmd_tokenize, &cmd_trace, &cmd_convert, &cmd_synth, &cmd_replay,
 	&cmd_help,
 };
 const size_t cli_n_commands = sizeof cli_commands / sizeof *cli_commands;

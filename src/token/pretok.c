@@ -94,7 +94,7 @@ enum st_status st_stage_add(struct st_tokenizer *t, const char *p, size_t n, boo
 {
 	if (t->n_stages == ST_MAX_STEPS)
 		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, where, "more than %d stages of word splitting", ST_MAX_STEPS);
-	struct st_stage *g = &t->stages[t->n_stages];
+	struct st_split *g = &t->stages[t->n_stages];
 	ST_TRY(st_pattern_compile(p, n, literal, &g->code, where, err));
 	g->behaviour = b;
 	g->invert = invert;
@@ -140,6 +140,18 @@ enum st_status st_pretok_set(struct st_tokenizer *t, const char *name, size_t n,
 	t->ignore_merges = p->flags & IGNORE_MERGES;
 	*adds_bos = p->flags & ADD_BOS;
 	return ST_OK;
+}
+
+bool st_pretok_at(size_t i, struct st_pretok_facts *out)
+{
+	if (i >= N_PRETOKS)
+		return false;
+	const struct pretok *p = &pretoks[i];
+	*out = (struct st_pretok_facts){ .name = p->name, .patterns = splits[p->split].patterns, .nfc = p->flags & NFC,
+	                                 .ignore_merges = p->flags & IGNORE_MERGES };
+	while (out->n_patterns < sizeof splits[0].patterns / sizeof splits[0].patterns[0] && out->patterns[out->n_patterns])
+		out->n_patterns++;
+	return true;
 }
 
 /*

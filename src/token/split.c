@@ -193,7 +193,7 @@ static bool add_segment(struct segments *g, size_t start, size_t len, bool match
 	return true;
 }
 
-static enum st_status split_word(struct st_scratch *s, const struct st_stage *stage, const char *text, struct st_span word, struct st_spans *out,
+static enum st_status split_word(struct st_scratch *s, const struct st_split *stage, const char *text, struct st_span word, struct st_spans *out,
                                  struct st_error *err)
 {
 	const char *p = text + word.start;

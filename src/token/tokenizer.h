@@ -55,7 +55,7 @@ struct st_norm {
 /* What happens to the matches of a stage's pattern; the names are those of tokenizer.json. */
 enum st_behaviour { ST_SPLIT_ISOLATED, ST_SPLIT_REMOVED, ST_SPLIT_MERGED_PREVIOUS, ST_SPLIT_MERGED_NEXT, ST_SPLIT_CONTIGUOUS };
 
-struct st_stage {
+struct st_split {
 	pcre2_code *code;
 	enum st_behaviour behaviour;
 	bool invert; /* what does not match is the match */
@@ -77,7 +77,7 @@ struct st_tokenizer {
 
 	struct st_norm norms[ST_MAX_STEPS];
 	size_t n_norms;
-	struct st_stage stages[ST_MAX_STEPS];
+	struct st_split stages[ST_MAX_STEPS];
 	size_t n_stages;
 
 	struct st_merges merges;
@@ -145,6 +145,10 @@ ST_MUST_CHECK enum st_status st_split_words(struct st_scratch *s, const char *te
 /* pretok.c: the word splitting that tokenizer.ggml.pre names. Unknown names are refused with the list of known ones. */
 ST_MUST_CHECK enum st_status st_pretok_set(struct st_tokenizer *t, const char *name, size_t n, const char *where, bool *adds_bos,
                                            struct st_error *err);
+/* The known names, i = 0, 1, ...; false behind the last. Patterns are in the dialect of tokenizer.json, each cutting the
+ * words of the one before. */
+struct st_pretok_facts { const char *name; const char *const *patterns; size_t n_patterns; bool nfc, ignore_merges; };
+bool st_pretok_at(size_t i, struct st_pretok_facts *out);
 /* The name for a byte-level vocabulary that does not say: from the architecture and telling pieces. NULL when undecidable. */
 const char *st_pretok_guess(const struct st_tokenizer *t, const char *arch, size_t n);
 ST_MUST_CHECK enum st_status st_pretok_undecided(const struct st_tokenizer *t, const char *arch, size_t n, const char *where,

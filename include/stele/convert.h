@@ -1,0 +1,45 @@
+/*
+ * stele/convert.h - one model from one container into another, and repaired on the way.
+ *
+ * Stored bytes are kept wherever the target has their type; rows of Q and K move as whole rows.
+ * The result is read back through the ordinary reader and compared before it gets its name.
+ * Memory does not depend on the model's size.
+ */
+#ifndef STELE_CONVERT_H
+#define STELE_CONVERT_H
+
+#include <stele/model.h>
+
+struct st_convert_options {
+	const char *type;   /* store matrices as this type ("Q8_0"); NULL: as they are */
+	const char *format; /* "gguf", "safetensors" or "apr"; NULL: as OUT's suffix says, a folder without one */
+	const char *repair; /* path of a report (stele.report/1) whose repair is applied, or NULL */
+	char side;          /* 'a' or 'b': which input of the report IN is; 0: as the report says */
+	bool force;         /* replace an existing OUT */
+	int threads;        /* 0: all */
+	struct st_hooks hooks;
+};
+
+struct st_convert_result {
+	char from[96], to[96];      /* "GGUF v3", "APR v2 (writer A)" */
+	char arch[32];
+	uint64_t tensors, bytes;    /* of the output */
+	uint64_t untouched;         /* tensors whose stored bytes are the input's, in the same order */
+	uint64_t moved;             /* the same with whole rows in another order */
+	uint64_t encoded;           /* tensors stored as another type, or as other numbers */
+	const char *const *notes;   /* what did not go over, or went over in another form: one line each */
+	size_t n_notes;
+	const char *const *repairs; /* what was repaired: one line each */
+	size_t n_repairs;
+};
+
+/*
+ * in: GGUF, safetensors (file, shards, Hugging Face folder) or APR of a known family. out: a new file, or
+ * for safetensors a new folder (a name ending in .safetensors: that file alone, without configuration and
+ * tokenizer). Nothing is left behind on failure. *result is freed with st_convert_result_free.
+ */
+ST_MUST_CHECK enum st_status st_convert(const char *in, const char *out, const struct st_convert_options *o,
+                                        struct st_convert_result **result, struct st_error *err);
+void st_convert_result_free(struct st_convert_result *r);
+
+#endif

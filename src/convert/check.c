@@ -1,0 +1,232 @@
+/*
+ * check.c - the result, read back with the ordinary reader before it gets its name.
+ *
+ * Tensors that were copied must be there byte for byte; those that were encoded must hold the numbers that were meant, as
+ * far as their type allows. Independently of how they were made, rows of every weight are then compared with the input's in
+ * the basis of the graph, so that a wrong order of rows cannot confirm itself; repaired weights are compared with the sound file's.
+ */
+#include "convert/convert.h"
+
+#include "compare/pair.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static enum st_status differs(const char *name, struct st_error *err, const char *what)
+{
+	return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, name, "reading back gives %s; nothing was written", what);
+}
+
+/* ---- one tensor ---- */
+
+static enum st_status check_copy(const struct st_job *j, const struct st_tensor *t, int threads, struct st_error *err)
+{
+	if (!j->map && j->gain == 1 && j->nibbles == ST_NIBBLES_KEEP) {
+		const uint64_t piece = (uint64_t)4 << 20;
+		uint64_t n = st_ceil_div(t->n_bytes, piece);
+		int same = t->n_bytes == j->src[0]->n_bytes && t->scale == j->src[0]->scale;
+		if (!same)
+			return differs(t->name, err, "another size");
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : same) if (n > 1)
+		for (uint64_t i = 0; i < n; i++) {
+			uint64_t at = i * piece, len = t->n_bytes - at < piece ? t->n_bytes - at : piece;
+			same = same && (st_cancelled() || memcmp(t->data + at, j->src[0]->data + at, (size_t)len) == 0);
+		}
+		ST_TRY(st_check_cancel(err));
+		return same ? ST_OK : differs(t->name, err, "other bytes");
+	}
+	uint8_t *row = st_alloc_array(t->row_bytes, 1);
+	if (!row)
+		return st_no_memory(err);
+	enum st_status st = ST_OK;
+	for (uint64_t r = 0; r < st_spec_rows(&j->spec) && st == ST_OK; r++) {
+		st_job_row_bytes(j, r, row);
+		if (memcmp(t->data + r * t->row_bytes, row, (size_t)t->row_bytes) != 0)
+			st = differs(t->name, err, "other bytes");
+		if (st == ST_OK && r % 256 == 0)
+			st = st_check_cancel(err);
+	}
+	free(row);
+	return st;
+}
+
+static void get_dense(const struct st_rows *s, uint64_t r, float *dst) { memcpy(dst, s->dense + r * s->cols, s->cols * sizeof *dst); }
+static void get_stored(const struct st_rows *s, uint64_t r, float *dst) { st_tensor_decode(s->type, s->shift + r, 1, dst); }
+
+static enum st_status check_numbers(const struct st_job *j, const struct st_tensor *t, int threads, struct st_error *err)
+{
+	const struct st_tensor exact = { .dtype = ST_DTYPE_F32, .scale = 1 };
+	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), step = st_job_step(j);
+	float *x = st_alloc_array(step * cols, sizeof *x);
+	struct st_row_stat *stats = st_alloc_array(rows, sizeof *stats);
+	enum st_status st = x && stats ? ST_OK : st_no_memory(err);
+	for (uint64_t r = 0; r < rows && st == ST_OK; r += step) {
+		uint64_t n = rows - r < step ? rows - r : step;
+		struct st_rows want = { .type = &exact, .get = get_dense, .dense = x, .rows = n, .cols = cols };
+		struct st_rows got = { .type = t, .get = get_stored, .shift = r, .rows = n, .cols = cols };
+		st = st_job_floats(j, r, n, x, threads, err);
+		if (st == ST_OK)
+			st = st_pair_measure(&got, &want, NULL, n, threads, stats + r, err);
+	}
+	struct st_pair_summary s;
+	if (st == ST_OK) {
+		st_pair_summarise(stats, NULL, rows, cols, &s);
+		if (s.dd > 0 && !s.noise)
+			st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, t->name, "reading back gives numbers that differ by %.3g where %s accounts for %.3g; nothing was written",
+			                s.rel, st_dtype_info(t->dtype)->name, s.predicted);
+	}
+	free(x);
+	free(stats);
+	return st;
+}
+
+static enum st_status check_job(const struct st_job *j, const struct st_container *c, int threads, struct st_error *err)
+{
+	const struct st_tensor *t = st_container_find(c, j->spec.name);
+	if (!t)
+		return differs(j->spec.name, err, "no such tensor");
+	if (t->dtype != j->spec.dtype || t->ndim != j->spec.ndim || memcmp(t->shape, j->spec.shape, t->ndim * sizeof *t->shape) != 0)
+		return differs(j->spec.name, err, "another type or shape");
+	return j->kind == ST_JOB_COPY ? check_copy(j, t, threads, err) : check_numbers(j, t, threads, err);
+}
+
+/* ---- in the graph's basis ---- */
+
+/* The weight of m that fills a place; a tied head is the embedding. */
+static const struct st_weight *filled(const struct st_model *m, enum st_role role, uint32_t layer)
+{
+	const struct st_weight *w = st_model_weight(m, role, layer);
+	if ((!w || !w->tensor) && role == ST_ROLE_HEAD && st_model_config(m)->tied)
+		w = st_model_weight(m, ST_ROLE_EMBED, 0);
+	return w && w->tensor ? w : NULL;
+}
+
+enum { SAMPLE = 16 };
+
+static enum st_status check_weight(struct st_conversion *v, const struct st_job *j, const struct st_model *out, struct st_error *err)
+{
+	const struct st_weight *got = filled(out, j->role, j->layer), *want = j->repaired ? j->sound : filled(v->in, j->role, j->layer);
+	if (!got)
+		return differs(j->spec.name, err, "a model without this weight");
+	if (!want)
+		return ST_OK; /* repaired, and the sound file is not at hand */
+	struct st_rows a = st_rows_of(got), b = st_rows_of(want);
+	uint64_t idx[SAMPLE], n = j->repaired ? a.rows : a.rows < SAMPLE ? a.rows : SAMPLE;
+	if (a.rows != b.rows || a.cols != b.cols)
+		return differs(j->spec.name, err, "another shape");
+	for (uint64_t i = 0; i < SAMPLE; i++)
+		idx[i] = n ? i * a.rows / n : 0;
+	struct st_row_stat *stats = st_alloc_array(n, sizeof *stats);
+	if (!stats)
+		return st_no_memory(err);
+	struct st_pair_summary s;
+	enum st_status st = st_pair_measure(&a, &b, j->repaired ? NULL : idx, n, v->threads, stats, err);
+	if (st == ST_OK) {
+		st_pair_summarise(stats, j->repaired ? NULL : idx, n, a.cols, &s);
+		bool copied = !j->repaired && j->kind == ST_JOB_COPY;
+		if ((s.dd > 0 && (copied || !s.noise)) || s.apart)
+			st = j->repaired ? st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, j->spec.name,
+			                              "after the repair of %s it still differs from the other file by %.3g where the stored types account for %.3g; nothing was written",
+			                              j->repaired, s.rel, s.predicted)
+			                 : differs(j->spec.name, err, "other numbers than the input has");
+	}
+	free(stats);
+	return st;
+}
+
+/* ---- the rest ---- */
+
+static enum st_status check_config(struct st_conversion *v, const struct st_config *got, struct st_error *err)
+{
+	struct st_config_diff d[ST_MAX_CONFIG_DIFFS];
+	size_t n = st_compare_configs(got, &v->cfg, SIZE_MAX, d);
+	for (size_t i = 0; i < n; i++) {
+		if (d[i].matters)
+			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, d[i].key, "reading back gives %s instead of %s; nothing was written", d[i].a, d[i].b);
+		if (strcmp(d[i].key, "tied") != 0 && strcmp(d[i].b, "-1") != 0) /* an id that only the vocabulary named is now in both */
+			st_note(v, "%s reads %s, in the input %s", d[i].key, d[i].a, d[i].b);
+	}
+	return ST_OK;
+}
+
+/* What must tokenise alike; the last ones are where SentencePiece's reader and tokenizer.json are known to differ in the
+ * handling of blanks at the start. */
+static const struct { const char *text; bool strict; } texts[] = {
+	{ "2+2=", true }, { "Once upon a time, there was a little girl named Lily.", true },
+	{ "def f(x):\n    return x ** 2  # it's 1234567890\n", true }, { "Gr\xc3\xb6\xc3\x9f" "e \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x99\x82 e\xcc\x81", true },
+	{ "I'm\n\n you'LL  3.14159 \t tabs", true }, { "", true }, { " leading", false }, { "trailing  ", false }, { "  ", false },
+};
+
+static enum st_status check_text(struct st_conversion *v, const struct st_tokenizer *got, size_t i, struct st_error *err)
+{
+	uint32_t *a = NULL, *b = NULL;
+	size_t na = 0, nb = 0;
+	struct st_error ea = ST_ERROR_INIT, eb = ST_ERROR_INIT;
+	const char *s = texts[i].text;
+	enum st_status sa = st_tokenize(got, s, strlen(s), ST_TOKENIZE_BOS | ST_TOKENIZE_SPECIAL, &a, &na, &ea);
+	enum st_status sb = st_tokenize(v->vocab.t, s, strlen(s), ST_TOKENIZE_BOS | ST_TOKENIZE_SPECIAL, &b, &nb, &eb);
+	bool same = sa == sb && na == nb && memcmp(a ? a : (uint32_t *)"", b ? b : (uint32_t *)"", na * sizeof *a) == 0;
+	free(a);
+	free(b);
+	if (same)
+		return ST_OK;
+	if (texts[i].strict)
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "tokenizer", "reading back gives other ids for \"%.40s\"; nothing was written", s);
+	st_note(v, "the tokenizer gives other ids for \"%s\": the two containers treat blanks at the ends differently", s);
+	return ST_OK;
+}
+
+static enum st_status check_tokenizer(struct st_conversion *v, const struct st_container *c, struct st_error *err)
+{
+	struct st_tokenizer *got;
+	if (!v->vocab.t)
+		return ST_OK;
+	ST_TRY(st_tokenizer_open(c, &got, err));
+	enum st_status st = ST_OK;
+	for (size_t i = 0; i < sizeof texts / sizeof *texts && st == ST_OK; i++)
+		st = check_text(v, got, i, err);
+	if (st == ST_OK && (got->bos != v->vocab.t->bos || got->eos != v->vocab.t->eos))
+		st_note(v, "BOS and EOS are %lld and %lld, in the input %lld and %lld", (long long)got->bos, (long long)got->eos, (long long)v->vocab.t->bos, (long long)v->vocab.t->eos);
+	st_tokenizer_close(got);
+	return st;
+}
+
+static enum st_status check_tensors(struct st_conversion *v, const struct st_container *c, const struct st_model *out, struct st_error *err)
+{
+	uint64_t done = 0, total = 0;
+	if (st_container_n_tensors(c) != v->n_jobs)
+		return st_fail(err, ST_ERR_MISMATCH, "reading back gives %zu tensors instead of %zu; nothing was written", st_container_n_tensors(c), v->n_jobs);
+	for (size_t i = 0; i < c->n_tensors; i++)
+		total += c->tensors[i].n_bytes;
+	for (size_t i = 0; i < v->n_jobs; i++) {
+		const struct st_job *j = &v->jobs[i];
+		ST_TRY(check_job(j, c, v->threads, err));
+		if (out && j->role != ST_ROLE_COUNT && j->role != ST_ROLE_ROPE_FREQS)
+			ST_TRY(check_weight(v, j, out, err));
+		done += st_container_find(c, j->spec.name)->n_bytes;
+		if (v->o->hooks.progress)
+			v->o->hooks.progress(v->o->hooks.user, "checking", done, total);
+	}
+	return ST_OK;
+}
+
+enum st_status st_check_result(struct st_conversion *v, const char *path, struct st_error *err)
+{
+	if (v->bare) {
+		struct st_container *c;
+		ST_TRY(st_container_open(path, &c, err));
+		enum st_status st = check_tensors(v, c, NULL, err);
+		st_container_close(c);
+		return st;
+	}
+	struct st_model *m;
+	ST_TRY(st_model_open(path, &m, err));
+	enum st_status st = check_config(v, st_model_config(m), err);
+	if (st == ST_OK)
+		st = check_tensors(v, st_model_container(m), m, err);
+	if (st == ST_OK)
+		st = check_tokenizer(v, st_model_container(m), err);
+	st_model_close(m);
+	return st;
+}

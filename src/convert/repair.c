@@ -1,0 +1,662 @@
+/*
+ * repair.c - from a report of rosetta to changed jobs.
+ *
+ * A report describes what side a has in terms of side b: a = f(b). Repairing a undoes f, repairing b
+ * applies it. All of it happens in the basis of the graph, where the comparison was made; the basis of
+ * the output comes on top. Where the report leaves a choice (in which order two reorderings were done),
+ * the one is taken that brings the other file's numbers.
+ */
+#include "convert/convert.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <limits.h>
+
+struct st_repair {
+	json_t *doc;
+	const json_t *faults; /* weights.faults */
+	char side;            /* which input of the report is repaired */
+};
+
+static const char *text_of(const json_t *o, const char *key) { return json_string_value(json_object_get(o, key)); }
+
+static char side_of(const json_t *o)
+{
+	const char *s = text_of(o, "side");
+	return s && (s[0] == 'a' || s[0] == 'b') && !s[1] ? s[0] : 0;
+}
+
+static enum st_status bad_report(const struct st_conversion *v, struct st_error *err, const char *what)
+{
+	enum st_status st = st_fail(err, ST_ERR_FORMAT, "%s", what);
+	st_error_in(err, v->o->repair);
+	return st;
+}
+
+/* ---- which input, and what is to be done ---- */
+
+static const json_t *input(const struct st_repair *r, char side)
+{
+	return json_object_get(json_object_get(r->doc, "inputs"), side == 'a' ? "a" : "b");
+}
+
+static bool same_path(const char *a, const char *b)
+{
+	char x[PATH_MAX], y[PATH_MAX];
+	return a && realpath(a, x) && realpath(b, y) && strcmp(x, y) == 0;
+}
+
+/* By path; else by the digest, when the report has them. */
+static enum st_status identify(struct st_repair *r, const struct st_conversion *v, struct st_error *err)
+{
+	char hex[65];
+	bool a = same_path(text_of(input(r, 'a'), "path"), v->in_path), b = same_path(text_of(input(r, 'b'), "path"), v->in_path);
+	const char *sha_a = text_of(input(r, 'a'), "sha256"), *sha_b = text_of(input(r, 'b'), "sha256");
+	if (a == b && sha_a && sha_b && strcmp(sha_a, sha_b) != 0) {
+		ST_TRY(st_container_sha256(st_model_container(v->in), hex, err));
+		a = strcmp(hex, sha_a) == 0;
+		b = strcmp(hex, sha_b) == 0;
+	}
+	if (a == b) {
+		const char *pa = text_of(input(r, 'a'), "path"), *pb = text_of(input(r, 'b'), "path");
+		return st_fail(err, ST_ERR_MISMATCH, "is neither input of the report, A %.100s and B %.100s, by path or digest", pa ? pa : "?", pb ? pb : "?");
+	}
+	r->side = a ? 'a' : 'b';
+	if (v->o->side && v->o->side != r->side)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "side", "the file is input %c of the report, not %c", r->side, v->o->side);
+	return ST_OK;
+}
+
+/* Faults of the file that is repaired, or that may be. */
+static bool concerns(const struct st_repair *r, const json_t *fault)
+{
+	char side = side_of(fault);
+	return !side || side == r->side;
+}
+
+static enum st_status ask_side(const struct st_conversion *v, const struct st_repair *r, const char *what, struct st_error *err)
+{
+	if (v->o->side)
+		return ST_OK;
+	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "side", "the report cannot tell which file is wrong about %.100s; say --side %c if it is this one, input %c of the report",
+	                  what, r->side, r->side);
+}
+
+static bool matters(const json_t *diff)
+{
+	return json_is_true(json_object_get(diff, "matters"));
+}
+
+/* Keys of one setting come together: a scaling has its factor, whether or not that mattered by itself. */
+static enum st_status repair_config(struct st_repair *r, struct st_conversion *v, struct st_error *err)
+{
+	const json_t *list = json_object_get(r->doc, "config");
+	bool rope = false;
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		const json_t *d = json_array_get(list, i);
+		const char *key = text_of(d, "key");
+		rope |= key && matters(d) && strncmp(key, "rope_", 5) == 0;
+	}
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		const json_t *d = json_array_get(list, i);
+		const char *key = text_of(d, "key"), *was = text_of(d, r->side == 'a' ? "a" : "b"), *is = text_of(d, r->side == 'a' ? "b" : "a");
+		if (!key || !was || !is || !(matters(d) || (rope && strncmp(key, "rope_", 5) == 0)))
+			continue;
+		ST_TRY(ask_side(v, r, key, err));
+		if (!st_config_set(&v->cfg, key, is) || v->n_edited == sizeof v->edited / sizeof *v->edited)
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key, "config.mismatch (%.60s here, %.60s there) cannot be repaired: the tensors depend on it", was, is);
+		v->edited[v->n_edited++] = st_arena_strndup(&v->arena, key, strlen(key));
+		if (!v->edited[v->n_edited - 1])
+			return st_no_memory(err);
+		st_list_add(&v->repairs, st_arena_printf(&v->arena, "config.mismatch: %s is %s instead of %s", key, is, was));
+	}
+	return ST_OK;
+}
+
+/* The faults as one list: those compared, and the weights that only the other file has. */
+static enum st_status list_faults(struct st_repair *r, struct st_error *err)
+{
+	json_t *weights = json_object_get(r->doc, "weights"), *faults = json_object_get(weights, "faults");
+	const json_t *missing = json_object_get(weights, r->side == 'a' ? "only_b" : "only_a");
+	if (!json_is_array(faults))
+		return st_fail(err, ST_ERR_FORMAT, "weights.faults is missing");
+	for (size_t i = 0; i < json_array_size(missing); i++) {
+		json_t *f = json_pack("{s:O, s:s, s:s#}", "tensor", json_array_get(missing, i), "code", "weight.missing", "side", &r->side, 1);
+		if (!f || json_array_append_new(faults, f) != 0)
+			return st_no_memory(err);
+	}
+	r->faults = faults;
+	return ST_OK;
+}
+
+static enum st_status nothing_to_do(const struct st_repair *r, struct st_error *err)
+{
+	const json_t *cause = json_object_get(r->doc, "cause");
+	const char *code = text_of(cause, "code");
+	for (size_t i = 0; i < json_array_size(r->faults); i++)
+		if (!concerns(r, json_array_get(r->faults, i)))
+			return st_fail(err, ST_ERR_USAGE, "is input %c of the report, which says that the other one is wrong", r->side);
+	if (code)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, code, "cannot be repaired in a file by what the report says");
+	return st_fail(err, ST_ERR_USAGE, "the report finds no fault to repair");
+}
+
+enum st_status st_repair_open(struct st_conversion *v, struct st_repair **out, struct st_error *err)
+{
+	struct st_repair *r = *out = calloc(1, sizeof *r);
+	size_t n = 0;
+	if (!r)
+		return st_no_memory(err);
+	ST_TRY(st_json_load(v->o->repair, &r->doc, err));
+	const char *schema = text_of(r->doc, "schema"), *command = text_of(r->doc, "command");
+	if (!r->doc)
+		return bad_report(v, err, "does not exist");
+	if (!schema || strcmp(schema, "stele.report/1") != 0 || !command || strcmp(command, "rosetta") != 0)
+		return bad_report(v, err, "is no report of stele rosetta --json");
+	ST_TRY(identify(r, v, err));
+	enum st_status st = list_faults(r, err);
+	if (st != ST_OK) {
+		st_error_in(err, v->o->repair);
+		return st;
+	}
+	ST_TRY(repair_config(r, v, err));
+	for (size_t i = 0; i < json_array_size(r->faults); i++) {
+		const json_t *f = json_array_get(r->faults, i);
+		const char *name = text_of(f, "tensor");
+		if (!concerns(r, f))
+			continue;
+		if (!side_of(f))
+			ST_TRY(ask_side(v, r, name ? name : "a tensor", err));
+		n++;
+	}
+	if (n == 0 && v->n_edited == 0)
+		return nothing_to_do(r, err);
+	const char *other = text_of(input(r, r->side == 'a' ? 'b' : 'a'), "path");
+	struct st_error why = ST_ERROR_INIT;
+	if (!other || st_model_open_partial(other, &v->other, &why) != ST_OK)
+		st_note(v, "the repair could not be compared with %.200s: %.200s", other ? other : "the other file", other ? why.message : "the report does not name it");
+	return ST_OK;
+}
+
+void st_repair_close(struct st_repair *r)
+{
+	if (!r)
+		return;
+	json_decref(r->doc);
+	free(r);
+}
+
+/* ---- one fault ---- */
+
+struct fix {
+	const struct st_repair *r;
+	struct st_conversion *v;
+	const json_t *fault, *params;
+	const char *code, *name;
+	enum st_role role;
+	uint32_t layer;
+	struct st_job *j;
+	const struct st_weight *own;   /* the weight at fault, or NULL when it is missing */
+	const struct st_weight *sound; /* the other file's, or NULL */
+	struct st_error *err;
+};
+
+static const struct st_weight *bound(const struct st_model *m, enum st_role role, uint32_t layer)
+{
+	const struct st_weight *w = m ? st_model_weight(m, role, layer) : NULL;
+	return w && w->tensor ? w : NULL;
+}
+
+static const struct st_weight *filled(const struct st_model *m, enum st_role role, uint32_t layer)
+{
+	const struct st_weight *w = bound(m, role, layer);
+	return !w && m && role == ST_ROLE_HEAD && st_model_config(m)->tied ? bound(m, ST_ROLE_EMBED, 0) : w;
+}
+
+static double number(const struct fix *f, const char *key, double otherwise)
+{
+	const json_t *v = json_object_get(f->params, key);
+	return json_is_number(v) ? json_number_value(v) : otherwise;
+}
+
+static enum st_status cannot(const struct fix *f, const char *why)
+{
+	return st_fail_at(f->err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, f->name, "%s cannot be repaired: %s", f->code, why);
+}
+
+static enum st_dtype wanted_type(const struct fix *f, enum st_dtype stored)
+{
+	return f->v->has_type && f->j->spec.ndim == 2 ? f->v->type : stored;
+}
+
+/* Take the rows graph[] of w0 and w1 instead. */
+static enum st_status take(const struct fix *f, const struct st_weight *w0, const struct st_weight *w1, const uint64_t *graph, enum st_dtype want)
+{
+	const struct st_weight *w[2] = { w0, w1 };
+	f->j->kind = ST_JOB_COPY;
+	f->j->src[0] = w0->tensor;
+	f->j->src[1] = w1 ? w1->tensor : NULL;
+	ST_TRY(st_job_map(f->v, f->j, w, graph, f->err));
+	return st_job_settle(f->v, f->j, want, f->err);
+}
+
+static bool fits_place(const struct fix *f, const struct st_weight *w)
+{
+	return st_tensor_rows(w->tensor) == st_spec_rows(&f->j->spec) && st_tensor_cols(w->tensor) == st_spec_cols(&f->j->spec);
+}
+
+/* How far row `r` of the job is from the other file's: sums over the row. */
+static enum st_status row_residual(const struct fix *f, uint64_t r, double *dd, double *bb)
+{
+	const struct st_job *j = f->j;
+	uint64_t cols = st_spec_cols(&j->spec), g = st_output_interleaved(f->v, j->role) && j->spec.ndim == 2 ? st_row_in_halves(r, f->v->cfg.head_dim) : r;
+	float *x = st_alloc_array(2 * cols, sizeof *x), *y = x ? x + cols : NULL;
+	uint8_t *bytes = j->kind == ST_JOB_COPY ? st_alloc_array(j->spec.ndim < 2 ? j->src[0]->n_bytes : j->src[0]->row_bytes, 1) : NULL;
+	enum st_status st = x && (bytes || j->kind != ST_JOB_COPY) ? ST_OK : st_no_memory(f->err);
+	if (st == ST_OK && bytes) {
+		st_job_row_bytes(j, r, bytes);
+		struct st_tensor row = { .dtype = j->spec.dtype, .layout = ST_LAYOUT_ROWS, .ndim = 1, .shape = { cols }, .n_elems = cols, .scale = j->src[0]->scale,
+		                         .row_bytes = j->src[0]->row_bytes, .data = bytes };
+		st_tensor_decode(&row, 0, 1, x);
+	} else if (st == ST_OK) {
+		st = st_job_floats(j, r, 1, x, 1, f->err);
+	}
+	if (st == ST_OK) {
+		st_weight_decode(f->sound, j->spec.ndim < 2 ? 0 : g, 1, y);
+		if (j->spec.ndim < 2 && st_output_interleaved(f->v, j->role)) {
+			/* A vector is in the order of the output; bring the other file's there too. */
+			float *z = st_alloc_array(cols, sizeof *z);
+			for (uint64_t i = 0; z && i < cols; i++)
+				z[st_row_in_pairs(i, f->v->cfg.head_dim)] = y[i];
+			if (z)
+				memcpy(y, z, cols * sizeof *y);
+			free(z);
+		}
+		for (uint64_t i = 0; i < cols; i++) {
+			*dd += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+			*bb += (double)y[i] * y[i];
+		}
+	}
+	free(x);
+	free(bytes);
+	return st;
+}
+
+/* Relative residual over some rows spread evenly. */
+static enum st_status residual(const struct fix *f, double *out)
+{
+	uint64_t rows = st_spec_rows(&f->j->spec), n = rows < 64 ? rows : 64;
+	double dd = 0, bb = 0;
+	for (uint64_t i = 0; i < n; i++)
+		ST_TRY(row_residual(f, i * rows / n, &dd, &bb));
+	*out = bb > 0 ? sqrt(dd / bb) : dd > 0 ? INFINITY : 0;
+	return ST_OK;
+}
+
+static enum st_status fix_transposed(struct fix *f)
+{
+	struct st_job *j = f->j;
+	uint64_t rows = st_spec_rows(&j->spec), d = f->v->cfg.head_dim;
+	j->from = *f->own;
+	j->src[0] = f->own->tensor;
+	j->src[1] = NULL;
+	if (f->own->tensor->n_elems != rows * st_spec_cols(&j->spec))
+		return cannot(f, "it has another size");
+	if (st_tensor_rows(f->own->tensor) != rows)
+		j->from.interleaved = false; /* labelled [in, out]: its rows are no rows of heads */
+	j->map = NULL;
+	if (st_output_interleaved(f->v, j->role)) {
+		uint64_t *map = st_arena_alloc(&f->v->arena, rows, sizeof *map);
+		if (!map)
+			return st_no_memory(f->err);
+		for (uint64_t r = 0; r < rows; r++)
+			map[r] = st_row_in_pairs(r, d);
+		j->map = map;
+	}
+	j->kind = ST_JOB_TRANSPOSE;
+	return st_job_settle(f->v, j, wanted_type(f, f->own->tensor->dtype), f->err);
+}
+
+static enum st_status fix_from_other(struct fix *f)
+{
+	if (!f->sound)
+		return cannot(f, "it takes the other file's tensor, which is not at hand");
+	if (!fits_place(f, f->sound))
+		return cannot(f, "the other file's tensor has another shape");
+	enum st_dtype theirs = f->sound->tensor->dtype, ours = f->own ? f->own->tensor->dtype : theirs;
+	if (!st_dtype_info(ours)->encode)
+		ours = theirs;
+	return take(f, f->sound, NULL, NULL, wanted_type(f, ours));
+}
+
+/* A constant that the report names is meant exactly; the fitted number carries the noise of the stored types. */
+static double exact_factor(const struct fix *f, double fitted)
+{
+	const struct st_config *c = &f->v->cfg;
+	const char *is = text_of(f->params, "is");
+	const struct { const char *name; double value; } known[] = {
+		{ "2", 2 }, { "1/2", 0.5 }, { "-1", -1 }, { "sqrt(head_dim)", sqrt(c->head_dim) }, { "1/sqrt(head_dim)", 1 / sqrt(c->head_dim) },
+		{ "sqrt(hidden)", sqrt(c->hidden) }, { "1/sqrt(hidden)", 1 / sqrt(c->hidden) }, { "sqrt(2)", sqrt(2) }, { "1/sqrt(2)", sqrt(0.5) },
+	};
+	for (size_t i = 0; is && i < sizeof known / sizeof *known; i++)
+		if (strcmp(is, known[i].name) == 0 && fabs(fitted / known[i].value - 1) < 0.01)
+			return known[i].value;
+	return fitted;
+}
+
+static enum st_status fix_scaled(struct fix *f)
+{
+	double g = number(f, "factor", 0);
+	if (g == 0 || !isfinite(g))
+		return fix_from_other(f); /* each row has its own factor */
+	g = exact_factor(f, g);
+	f->j->gain = f->r->side == 'a' ? 1 / g : g;
+	return take(f, f->own, NULL, NULL, wanted_type(f, f->own->tensor->dtype));
+}
+
+static enum st_status fix_plus_one(struct fix *f)
+{
+	double by = number(f, "offset", 0);
+	f->j->offset = f->r->side == 'a' ? -by : by;
+	return take(f, f->own, NULL, NULL, f->own->tensor->dtype);
+}
+
+static uint64_t *new_map(const struct fix *f, uint64_t *n)
+{
+	*n = f->j->spec.ndim < 2 ? st_spec_cols(&f->j->spec) : st_spec_rows(&f->j->spec);
+	return st_arena_alloc(&f->v->arena, *n, sizeof(uint64_t));
+}
+
+static enum st_status fix_row_shift(struct fix *f)
+{
+	uint64_t n, *graph = new_map(f, &n);
+	double by = number(f, "shift", 0);
+	if (!graph)
+		return st_no_memory(f->err);
+	if (by != floor(by) || fabs(by) >= (double)n)
+		return cannot(f, "the report gives no whole shift below the number of rows");
+	/* a's row r is b's row r + by */
+	int64_t step = f->r->side == 'a' ? -(int64_t)by : (int64_t)by;
+	for (uint64_t r = 0; r < n; r++)
+		graph[r] = (r + n + (uint64_t)step) % n;
+	return take(f, f->own, NULL, graph, wanted_type(f, f->own->tensor->dtype));
+}
+
+/* The reorderings that a report may mean: from one RoPE order to the other with heads of d rows, alone (0, 1) or before or behind
+ * one with heads of d0 rows (2 to 5). */
+enum { ALONE = 2, REORDERINGS = 6 };
+static uint64_t reordered(unsigned which, uint64_t i, uint64_t d, uint64_t d0)
+{
+	switch (which) {
+	case 0: return st_row_in_pairs(i, d);
+	case 1: return st_row_in_halves(i, d);
+	case 2: return st_row_in_halves(st_row_in_pairs(i, d), d0);
+	case 3: return st_row_in_pairs(st_row_in_halves(i, d), d0);
+	case 4: return st_row_in_pairs(st_row_in_halves(i, d0), d);
+	default: return st_row_in_halves(st_row_in_pairs(i, d0), d);
+	}
+}
+
+static enum st_status fix_rope_order(struct fix *f)
+{
+	uint64_t n, *graph = new_map(f, &n), heads = (uint64_t)number(f, "heads", 0), wrong = (uint64_t)number(f, "wrong_heads", (double)heads);
+	const char *order = text_of(f->params, "order");
+	if (!graph)
+		return st_no_memory(f->err);
+	if (heads == 0 || wrong == 0 || n % heads || n % wrong || n / heads % 2 || n / wrong % 2 || !order)
+		return cannot(f, "the report's head counts do not divide the rows");
+	unsigned n_ways = wrong == heads ? ALONE : REORDERINGS, best = strcmp(order, "pairs") == 0;
+	if (!f->sound && n_ways > ALONE)
+		return cannot(f, "which of the possible reorderings it was takes the other file's tensor, which is not at hand");
+	double least = INFINITY;
+	for (unsigned pass = 0; pass <= n_ways; pass++) {
+		unsigned way = pass < n_ways ? pass : best; /* try each, then take the best */
+		if (!f->sound && pass < n_ways)
+			continue;
+		for (uint64_t i = 0; i < n; i++) {
+			uint64_t k = reordered(way, i, n / wrong, n / heads);
+			/* a's row i is b's row k */
+			graph[f->r->side == 'a' ? k : i] = f->r->side == 'a' ? i : k;
+		}
+		ST_TRY(take(f, f->own, NULL, graph, wanted_type(f, f->own->tensor->dtype)));
+		double left = INFINITY;
+		if (pass < n_ways)
+			ST_TRY(residual(f, &left));
+		if (left < least) {
+			least = left;
+			best = way;
+		}
+	}
+	return ST_OK;
+}
+
+/* The fault of this file whose tensor holds what belongs here, by its name. */
+static const char *holder_of(const struct fix *f)
+{
+	for (size_t i = 0; i < json_array_size(f->r->faults); i++) {
+		const json_t *o = json_array_get(f->r->faults, i);
+		const char *holds = text_of(json_object_get(o, "parameters"), "holds");
+		if (holds && strcmp(holds, f->name) == 0 && concerns(f->r, o))
+			return text_of(o, "tensor");
+	}
+	return NULL;
+}
+
+/* "a's tensor is b's HOLDS": what belongs in b lies under that name in b itself, what belongs in a lies where a holds this one. */
+static enum st_status fix_misplaced(struct fix *f)
+{
+	const char *at = f->r->side == 'b' ? text_of(f->params, "holds") : holder_of(f);
+	enum st_role role;
+	uint32_t layer;
+	if (!side_of(f->fault) && at && st_role_of_name(at, &role, &layer)) {
+		const struct st_weight *w = bound(f->v->in, role, layer);
+		double left = 0;
+		if (w && fits_place(f, w)) {
+			struct st_job keep = *f->j;
+			ST_TRY(take(f, w, NULL, NULL, wanted_type(f, w->tensor->dtype)));
+			if (f->sound)
+				ST_TRY(residual(f, &left));
+			if (left < 0.5) /* of another tensor it is above 1 */
+				return ST_OK;
+			*f->j = keep;
+		}
+	}
+	return fix_from_other(f);
+}
+
+/* Rows of gate and up alternate over both tensors, one behind the other. */
+static enum st_status fix_gate_up_interleaved(struct fix *f)
+{
+	uint64_t n, *graph = new_map(f, &n);
+	const struct st_weight *gate = bound(f->v->in, ST_ROLE_GATE, f->layer), *up = bound(f->v->in, ST_ROLE_UP, f->layer);
+	if (!graph)
+		return st_no_memory(f->err);
+	if (!gate || !up || !fits_place(f, gate) || !fits_place(f, up))
+		return cannot(f, "the file lacks one of gate and up");
+	for (uint64_t i = 0; i < n; i++)
+		graph[i] = 2 * i + (f->role == ST_ROLE_UP);
+	return take(f, gate, up, graph, wanted_type(f, f->own->tensor->dtype));
+}
+
+static enum st_status fix_block_layout(struct fix *f)
+{
+	static const struct { const char *order; enum st_nibbles once, other; } known[] = {
+		{ "nibbles exchanged", ST_NIBBLES_EXCHANGE, ST_NIBBLES_EXCHANGE }, { "pairs", ST_NIBBLES_FROM_PAIRS, ST_NIBBLES_TO_PAIRS },
+		{ "halves", ST_NIBBLES_TO_PAIRS, ST_NIBBLES_FROM_PAIRS },
+	};
+	const char *order = text_of(f->params, "order");
+	enum st_dtype t = f->own->tensor->dtype;
+	for (size_t i = 0; order && i < 3; i++) {
+		if (strcmp(order, known[i].order) != 0)
+			continue;
+		double left[2] = { 0, 0 };
+		if (!st_type_has_nibbles(t))
+			break;
+		/* Which of the two files the report read again is not always said: one order undoes the other. */
+		for (int k = 0; k < 2; k++) {
+			f->j->nibbles = k ? known[i].other : known[i].once;
+			ST_TRY(take(f, f->own, NULL, NULL, t));
+			if (f->j->kind != ST_JOB_COPY)
+				return cannot(f, "the output has no place for the blocks; repair into a container that has this type");
+			if (f->sound)
+				ST_TRY(residual(f, &left[k]));
+		}
+		f->j->nibbles = left[0] <= left[1] ? known[i].once : known[i].other;
+		return ST_OK;
+	}
+	return cannot(f, "the report names no order of values in a block that Stele knows");
+}
+
+static enum st_status fix_label(struct fix *f)
+{
+	const char *name = text_of(f->params, "type");
+	enum st_dtype t;
+	struct st_tensor *x = st_arena_alloc(&f->v->arena, 1, sizeof *x);
+	struct st_weight w = *f->own;
+	if (!x)
+		return st_no_memory(f->err);
+	*x = *f->own->tensor;
+	uint64_t cols = st_tensor_cols(x);
+	if (!name || !st_dtype_parse(name, &t) || x->layout != ST_LAYOUT_ROWS || cols % st_dtype_info(t)->block_elems ||
+	    cols / st_dtype_info(t)->block_elems * st_dtype_info(t)->block_bytes != x->row_bytes)
+		return cannot(f, "the bytes do not hold the type that the report names");
+	x->dtype = t;
+	x->scale = 1;
+	w.tensor = x;
+	return take(f, &w, NULL, NULL, wanted_type(f, t));
+}
+
+static const struct {
+	const char *code;
+	enum st_status (*fix)(struct fix *f);
+	bool in_place; /* works on the file's own tensor */
+	const char *what;
+} fixes[] = {
+	{ "weight.transposed", fix_transposed, true, "rewritten as its transpose" },
+	{ "weight.rope_permuted", fix_rope_order, true, "rows put into the other RoPE order" },
+	{ "weight.rope_permuted_wrong_heads", fix_rope_order, true, "rows reordered for the right number of heads" },
+	{ "weight.scaled", fix_scaled, true, "scaled back" },
+	{ "embedding.scale", fix_scaled, true, "scaled back" },
+	{ "head.scale", fix_scaled, true, "scaled back" },
+	{ "bias.scaled", fix_scaled, true, "scaled back" },
+	{ "weight.row_shift", fix_row_shift, true, "rows shifted back" },
+	{ "embedding.row_shift", fix_row_shift, true, "rows shifted back" },
+	{ "norm.plus_one", fix_plus_one, true, "one added or taken away" },
+	{ "weight.qkv_swapped", fix_misplaced, true, "the right tensor put in its place" },
+	{ "weight.gate_up_swapped", fix_misplaced, true, "the right tensor put in its place" },
+	{ "weight.layer_swapped", fix_misplaced, true, "the right tensor put in its place" },
+	{ "weight.wrong_tensor", fix_misplaced, true, "the right tensor put in its place" },
+	{ "norm.wrong_weight", fix_misplaced, true, "the right tensor put in its place" },
+	{ "head.wrong_tensor", fix_misplaced, true, "the right tensor put in its place" },
+	{ "weight.gate_up_interleaved", fix_gate_up_interleaved, true, "rows of gate and up taken apart" },
+	{ "weight.block_layout", fix_block_layout, true, "values inside the blocks reordered" },
+	{ "weight.dtype_mislabelled", fix_label, true, "labelled as what it is" },
+	{ "head.tied", fix_from_other, false, "taken from the other file" },
+	{ "weight.missing", fix_from_other, false, "taken from the other file" },
+	{ "bias.missing", fix_from_other, false, "taken from the other file" },
+	{ "norm.weight_missing", fix_from_other, false, "taken from the other file" },
+	{ "weight.rows_permuted", fix_from_other, false, "taken from the other file" },
+	{ "weight.row_corrupt", fix_from_other, false, "taken from the other file" },
+	{ "weight.block_scale", fix_from_other, false, "taken from the other file" },
+	{ "weight.truncated_rounding", fix_from_other, false, "taken from the other file" },
+	{ "weight.nan", fix_from_other, false, "taken from the other file" },
+};
+
+/* The job of a place; a missing weight gets one. */
+static enum st_status find_job(struct fix *f)
+{
+	struct st_conversion *v = f->v;
+	char name[128];
+	for (size_t i = 0; i < v->n_jobs; i++)
+		if (v->jobs[i].role == f->role && v->jobs[i].layer == f->layer) {
+			f->j = &v->jobs[i];
+			return ST_OK;
+		}
+	ST_TRY(st_add_job(v, &f->j, f->err));
+	f->j->role = f->role;
+	f->j->layer = f->layer;
+	f->j->spec.ndim = st_role_shape(&v->cfg, f->role, f->j->spec.shape);
+	bool named = v->to == ST_FORMAT_GGUF ? st_role_gguf_name(f->role, f->layer, name, sizeof name) : st_role_hf_name(f->role, f->layer, name, sizeof name);
+	f->j->spec.name = named ? st_arena_strndup(&v->arena, name, strlen(name)) : NULL;
+	return f->j->spec.name ? ST_OK : st_no_memory(f->err);
+}
+
+static enum st_status apply_fault(struct fix *f)
+{
+	f->code = text_of(f->fault, "code");
+	f->name = text_of(f->fault, "tensor");
+	f->params = json_object_get(f->fault, "parameters");
+	if (!f->code || !f->name || !st_role_of_name(f->name, &f->role, &f->layer) || (st_role_per_layer(f->role) && f->layer >= f->v->cfg.n_layers))
+		return st_fail(f->err, ST_ERR_FORMAT, "weights.faults names no code or no weight of this model");
+	size_t i = 0, n = sizeof fixes / sizeof *fixes;
+	while (i < n && strcmp(fixes[i].code, f->code) != 0)
+		i++;
+	if (i == n)
+		return cannot(f, "it is not known what would undo it; convert again from a sound source");
+	f->own = bound(f->v->in, f->role, f->layer);
+	f->sound = filled(f->v->other, f->role, f->layer);
+	bool bias = f->role == ST_ROLE_Q_BIAS || f->role == ST_ROLE_K_BIAS || f->role == ST_ROLE_V_BIAS;
+	f->v->cfg.qkv_bias |= bias;
+	ST_TRY(find_job(f));
+	if (f->role == ST_ROLE_HEAD)
+		f->v->cfg.tied = false;
+	if (!f->own && fixes[i].in_place && f->role == ST_ROLE_HEAD)
+		f->own = bound(f->v->in, ST_ROLE_EMBED, 0);
+	if (!f->own && fixes[i].in_place)
+		return cannot(f, "the file has no such tensor");
+	f->j->gain = 1;
+	f->j->offset = 0;
+	ST_TRY(fixes[i].fix(f));
+	f->j->repaired = fixes[i].code;
+	f->j->sound = f->sound;
+	st_list_add(&f->v->repairs, st_arena_printf(&f->v->arena, "%s: %s: %s", f->code, f->j->spec.name, fixes[i].what));
+	return ST_OK;
+}
+
+static struct st_job *job_of(struct st_conversion *v, enum st_role role)
+{
+	for (size_t i = 0; i < v->n_jobs; i++)
+		if (v->jobs[i].role == role)
+			return &v->jobs[i];
+	return NULL;
+}
+
+/* A head that the file has only as its embedding follows the embedding's repair. */
+static bool follows_embedding(const struct st_repair *r, const struct st_conversion *v, const json_t *fault)
+{
+	enum st_role role;
+	uint32_t layer;
+	const char *name = text_of(fault, "tensor");
+	if (!name || !st_role_of_name(name, &role, &layer) || role != ST_ROLE_HEAD || bound(v->in, ST_ROLE_HEAD, 0))
+		return false;
+	for (size_t i = 0; i < json_array_size(r->faults); i++) {
+		const char *other = text_of(json_array_get(r->faults, i), "tensor");
+		if (other && st_role_of_name(other, &role, &layer) && role == ST_ROLE_EMBED)
+			return true;
+	}
+	return false;
+}
+
+enum st_status st_repair_apply(struct st_repair *r, struct st_conversion *v, struct st_error *err)
+{
+	for (size_t i = 0; i < json_array_size(r->faults); i++) {
+		struct fix f = { .r = r, .v = v, .fault = json_array_get(r->faults, i), .err = err };
+		if (!concerns(r, f.fault)) {
+			const char *name = text_of(f.fault, "tensor");
+			st_note(v, "%s is wrong in the other file and stays as it is here", name ? name : "a tensor");
+			continue;
+		}
+		if (!follows_embedding(r, v, f.fault))
+			ST_TRY(apply_fault(&f));
+	}
+	struct st_job *embed = job_of(v, ST_ROLE_EMBED), *head = job_of(v, ST_ROLE_HEAD);
+	if (embed && head && embed->repaired && v->cfg.tied && !bound(v->in, ST_ROLE_HEAD, 0)) {
+		const char *name = head->spec.name;
+		*head = *embed;
+		head->spec.name = name;
+		head->role = ST_ROLE_HEAD;
+	}
+	st_sort_jobs(v);
+	return ST_OK;
+}

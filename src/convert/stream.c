@@ -1,0 +1,281 @@
+/* stream.c - rows out of a job: as bytes, as numbers, and into a file. */
+#include "convert/convert.h"
+
+#include "dtype/aprq.h"
+#include "dtype/half.h"
+#include "base/cursor.h"
+#include "graph/graph.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PIECE ((uint64_t)4 << 20)      /* bytes that are copied at once */
+#define FLOATS ((uint64_t)2 << 20)     /* numbers that are held at once */
+#define SMALL ((uint64_t)1 << 16)      /* elements below which a team of threads costs more than it saves */
+#define DENSE ((uint64_t)12 << 20)     /* the same where every pass reads the whole tensor */
+
+/* ---- bytes ---- */
+
+/* Where the f16 factors of a block lie, and its 4-bit codes. first == 0: none. */
+static const struct block_parts {
+	enum st_dtype t;
+	uint8_t n_scales;
+	uint16_t scale[2];
+	uint16_t codes, n_codes;
+} parts[] = {
+	{ ST_DTYPE_Q4_0, 1, { 0 }, 2, 16 },     { ST_DTYPE_Q4_1, 2, { 0, 2 }, 4, 16 },   { ST_DTYPE_Q5_0, 1, { 0 }, 6, 16 },
+	{ ST_DTYPE_Q5_1, 2, { 0, 2 }, 8, 16 },  { ST_DTYPE_Q8_0, 1, { 0 }, 0, 0 },       { ST_DTYPE_Q8_1, 2, { 0, 2 }, 0, 0 },
+	{ ST_DTYPE_Q2_K, 2, { 80, 82 }, 0, 0 }, { ST_DTYPE_Q3_K, 1, { 108 }, 0, 0 },     { ST_DTYPE_Q4_K, 2, { 0, 2 }, 16, 128 },
+	{ ST_DTYPE_Q5_K, 2, { 0, 2 }, 48, 128 }, { ST_DTYPE_Q6_K, 1, { 208 }, 0, 0 },    { ST_DTYPE_IQ4_NL, 1, { 0 }, 2, 16 },
+	{ ST_DTYPE_IQ4_XS, 1, { 0 }, 8, 128 },  { ST_DTYPE_APR_Q4, 1, { 0 }, 2, 16 },    { ST_DTYPE_MXFP4, 0, { 0 }, 1, 16 },
+};
+
+static const struct block_parts *parts_of(enum st_dtype t)
+{
+	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+		if (parts[i].t == t)
+			return &parts[i];
+	return NULL;
+}
+
+bool st_type_has_scales(enum st_dtype t)
+{
+	const struct block_parts *p = parts_of(t);
+	return t == ST_DTYPE_APR_Q8 || (p && p->n_scales);
+}
+
+bool st_type_has_nibbles(enum st_dtype t)
+{
+	const struct block_parts *p = parts_of(t);
+	return p && p->n_codes;
+}
+
+/* 32 codes in 16 bytes. Halves: code e in byte e % 16, the first 16 low. Pairs: code e in byte e / 2, even ones low. */
+static void reorder_codes(uint8_t q[16], enum st_nibbles order)
+{
+	uint8_t code[32];
+	for (size_t i = 0; i < 16; i++) {
+		size_t lo = order == ST_NIBBLES_FROM_PAIRS ? 2 * i : i, hi = order == ST_NIBBLES_FROM_PAIRS ? 2 * i + 1 : i + 16;
+		code[order == ST_NIBBLES_EXCHANGE ? hi : lo] = q[i] & 15;
+		code[order == ST_NIBBLES_EXCHANGE ? lo : hi] = q[i] >> 4;
+	}
+	for (size_t i = 0; i < 16; i++) {
+		size_t lo = order == ST_NIBBLES_TO_PAIRS ? 2 * i : i, hi = order == ST_NIBBLES_TO_PAIRS ? 2 * i + 1 : i + 16;
+		q[i] = (uint8_t)(code[lo] | code[hi] << 4);
+	}
+}
+
+static void edit_blocks(const struct st_job *j, uint8_t *row, uint64_t n_bytes)
+{
+	const struct block_parts *p = parts_of(j->spec.dtype);
+	uint32_t size = st_dtype_info(j->spec.dtype)->block_bytes;
+	for (uint8_t *b = row; p && b < row + n_bytes; b += size) {
+		for (size_t i = 0; j->gain != 1 && i < p->n_scales; i++) {
+			uint16_t h = st_f32_to_f16((float)(j->gain * st_f16_to_f32(st_load_u16(b + p->scale[i]))));
+			memcpy(b + p->scale[i], &h, 2);
+		}
+		for (size_t i = 0; j->nibbles != ST_NIBBLES_KEEP && i < p->n_codes; i += 16)
+			reorder_codes(b + p->codes + i, j->nibbles);
+	}
+}
+
+static bool edits(const struct st_job *j) { return (j->gain != 1 && j->spec.dtype != ST_DTYPE_APR_Q8) || j->nibbles != ST_NIBBLES_KEEP; }
+
+/* Stored row r of the sources together. */
+static const uint8_t *stored_row(const struct st_job *j, uint64_t r)
+{
+	uint64_t first = j->src[1] ? st_tensor_rows(j->src[0]) : UINT64_MAX;
+	const struct st_tensor *t = r < first ? j->src[0] : j->src[1];
+	return t->data + (r < first ? r : r - first) * t->row_bytes;
+}
+
+void st_job_row_bytes(const struct st_job *j, uint64_t row, uint8_t *dst)
+{
+	const struct st_tensor *t = j->src[0];
+	if (j->spec.ndim < 2 && j->map) {
+		uint32_t size = st_dtype_info(t->dtype)->block_bytes;
+		for (uint64_t i = 0; i < st_spec_cols(&j->spec); i++)
+			memcpy(dst + i * size, t->data + j->map[i] * size, size);
+		return;
+	}
+	memcpy(dst, stored_row(j, j->map ? j->map[row] : row), (size_t)t->row_bytes);
+	edit_blocks(j, dst, t->row_bytes);
+}
+
+/* ---- numbers ---- */
+
+static void affine(const struct st_job *j, float *x, uint64_t n)
+{
+	if (j->gain == 1 && j->offset == 0)
+		return;
+	for (uint64_t i = 0; i < n; i++)
+		x[i] = (float)(j->gain * x[i] + j->offset);
+}
+
+/* Elements of a vector in any order. */
+static enum st_status vector_floats(const struct st_job *j, float *dst, struct st_error *err)
+{
+	uint64_t n = st_spec_cols(&j->spec);
+	st_tensor_decode(j->src[0], 0, 1, dst);
+	if (j->map) {
+		float *x = st_alloc_array(n, sizeof *x);
+		if (!x)
+			return st_no_memory(err);
+		memcpy(x, dst, (size_t)n * sizeof *x);
+		for (uint64_t i = 0; i < n; i++)
+			dst[i] = x[j->map[i]];
+		free(x);
+	}
+	affine(j, dst, n);
+	return ST_OK;
+}
+
+/* Output rows of a matrix that lies transposed. Every stored row is decoded once for each piece of the output, and its
+ * elements are dropped where they belong. Here `map` is the output row of each row of the graph's basis. */
+static enum st_status transposed_floats(const struct st_job *j, uint64_t row0, uint64_t count, float *dst, int threads, struct st_error *err)
+{
+	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec);
+	uint64_t stored_rows = st_tensor_rows(j->from.tensor), stored_cols = st_tensor_cols(j->from.tensor);
+	float *buf = st_alloc_array((uint64_t)threads * stored_cols, sizeof *buf);
+	if (!buf)
+		return st_no_memory(err);
+#pragma omp parallel for num_threads(threads) schedule(static) if (stored_rows * stored_cols > SMALL)
+	for (uint64_t r = 0; r < stored_rows; r++) {
+		if (st_cancelled())
+			continue;
+		float *x = buf + (uint64_t)omp_get_thread_num() * stored_cols;
+		st_weight_decode(&j->from, r, 1, x);
+		for (uint64_t c = 0; c < stored_cols; c++) {
+			uint64_t f = r * stored_cols + c, n = f % rows, o = j->map ? j->map[n] : n;
+			if (o >= row0 && o - row0 < count)
+				dst[(o - row0) * cols + f / rows] = x[c];
+		}
+	}
+	free(buf);
+	return st_check_cancel(err);
+}
+
+enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, float *dst, int threads, struct st_error *err)
+{
+	uint64_t cols = st_spec_cols(&j->spec);
+	if (j->kind == ST_JOB_VALUES) {
+		memcpy(dst, j->values + row0 * cols, (size_t)(n * cols) * sizeof *dst);
+		return ST_OK;
+	}
+	if (j->kind == ST_JOB_TRANSPOSE)
+		return transposed_floats(j, row0, n, dst, threads, err);
+	if (j->spec.ndim < 2)
+		return vector_floats(j, dst, err);
+	uint64_t first = j->src[1] ? st_tensor_rows(j->src[0]) : UINT64_MAX;
+#pragma omp parallel for num_threads(threads) schedule(static) if (n * cols > SMALL)
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t r = j->map ? j->map[row0 + i] : row0 + i;
+		st_tensor_decode(r < first ? j->src[0] : j->src[1], r < first ? r : r - first, 1, dst + i * cols);
+		affine(j, dst + i * cols, cols);
+	}
+	return st_check_cancel(err);
+}
+
+uint64_t st_job_step(const struct st_job *j)
+{
+	uint64_t cols = st_spec_cols(&j->spec), rows = st_spec_rows(&j->spec);
+	uint64_t n = (j->kind == ST_JOB_TRANSPOSE ? DENSE : FLOATS) / (cols ? cols : 1);
+	n = n < 32 ? 32 : n / 32 * 32; /* so that blocks over the flat tensor begin with a piece */
+	return n < rows ? n : rows ? rows : 1;
+}
+
+/* ---- into the file ---- */
+
+static enum st_status write_bytes(const uint8_t *p, uint64_t n, struct st_writer *w, struct st_error *err)
+{
+	for (uint64_t at = 0; at < n; at += PIECE) {
+		ST_TRY(st_check_cancel(err));
+		ST_TRY(st_writer_append(w, p + at, (size_t)(n - at < PIECE ? n - at : PIECE), err));
+	}
+	return ST_OK;
+}
+
+static enum st_status write_copy(struct st_conversion *v, const struct st_job *j, struct st_writer *w, struct st_error *err)
+{
+	const struct st_tensor *t = j->src[0];
+	if (t->dtype == ST_DTYPE_APR_Q8) {
+		float scale = (float)(j->gain * t->scale);
+		ST_TRY(st_writer_append(w, &scale, sizeof scale, err));
+	}
+	if (!j->map && !edits(j))
+		return write_bytes(t->data, t->n_bytes, w, err);
+	uint64_t rows = st_spec_rows(&j->spec), size = t->row_bytes, step = size ? PIECE / size : 1;
+	step = step == 0 ? 1 : step < rows ? step : rows;
+	uint8_t *buf = st_alloc_array(step, size);
+	if (!buf)
+		return st_no_memory(err);
+	enum st_status st = ST_OK;
+	for (uint64_t r = 0; r < rows && st == ST_OK; r += step) {
+		uint64_t n = rows - r < step ? rows - r : step;
+#pragma omp parallel for num_threads(v->threads) schedule(static) if (n * size > SMALL)
+		for (uint64_t i = 0; i < n; i++)
+			st_job_row_bytes(j, r + i, buf + i * size);
+		st = st_check_cancel(err);
+		if (st == ST_OK)
+			st = st_writer_append(w, buf, (size_t)(n * size), err);
+	}
+	free(buf);
+	return st;
+}
+
+/* The largest magnitude of the tensor: the scale of AprQ8 is in front of the numbers. */
+static enum st_status write_scale(struct st_conversion *v, const struct st_job *j, float *x, float *scale, struct st_writer *w, struct st_error *err)
+{
+	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), step = st_job_step(j);
+	float largest = 0;
+	for (uint64_t r = 0; r < rows; r += step) {
+		uint64_t n = rows - r < step ? rows - r : step;
+		ST_TRY(st_check_cancel(err));
+		ST_TRY(st_job_floats(j, r, n, x, v->threads, err));
+		largest = st_apr_q8_largest(largest, x, (size_t)(n * cols));
+	}
+	*scale = st_apr_q8_scale(largest);
+	return st_writer_append(w, scale, sizeof *scale, err);
+}
+
+static enum st_status write_numbers(struct st_conversion *v, const struct st_job *j, struct st_writer *w, struct st_error *err)
+{
+	const struct st_dtype_info *info = st_dtype_info(j->spec.dtype);
+	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), step = st_job_step(j), be = info->block_elems;
+	uint64_t most = st_ceil_div(step * cols, be) * be; /* a ragged end is filled up with zeros */
+	float *x = st_alloc_array(most, sizeof *x), scale = 1;
+	uint8_t *buf = st_alloc_array(most / be, info->block_bytes);
+	enum st_status st = x && buf ? ST_OK : st_no_memory(err);
+	if (st == ST_OK && j->spec.dtype == ST_DTYPE_APR_Q8)
+		st = write_scale(v, j, x, &scale, w, err);
+	for (uint64_t r = 0; r < rows && st == ST_OK; r += step) {
+		uint64_t n = rows - r < step ? rows - r : step, blocks = st_ceil_div(n * cols, be);
+		memset(x + n * cols, 0, (size_t)(blocks * be - n * cols) * sizeof *x);
+		st = st_job_floats(j, r, n, x, v->threads, err);
+		if (st != ST_OK)
+			break;
+		if (j->spec.dtype == ST_DTYPE_APR_Q8) {
+			st_apr_q8_encode(x, (size_t)(n * cols), scale, (int8_t *)buf);
+		} else {
+			/* Blocks are encoded one by one, so how threads share them changes nothing. */
+			uint64_t per = st_ceil_div(blocks, 64);
+#pragma omp parallel for num_threads(v->threads) schedule(static) if (n * cols > SMALL)
+			for (uint64_t b = 0; b < blocks; b += per) {
+				uint64_t k = blocks - b < per ? blocks - b : per;
+				info->encode(x + b * be, buf + b * info->block_bytes, (size_t)(k * be));
+			}
+		}
+		st = st_check_cancel(err);
+		if (st == ST_OK)
+			st = st_writer_append(w, buf, (size_t)(blocks * info->block_bytes), err);
+	}
+	free(x);
+	free(buf);
+	return st;
+}
+
+enum st_status st_job_write(struct st_conversion *v, const struct st_job *j, struct st_writer *w, struct st_error *err)
+{
+	return j->kind == ST_JOB_COPY ? write_copy(v, j, w, err) : write_numbers(v, j, w, err);
+}

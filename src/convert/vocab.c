@@ -1,0 +1,365 @@
+/*
+ * vocab.c - the vocabulary of the source, in one form for every target.
+ *
+ * The source's own reader has made pieces, types, scores and merges of it already; what it does not keep
+ * (the name of the word splitting, SentencePiece's switches) is found here.
+ */
+#include "convert/convert.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the name of the word splitting ---- */
+
+/* Text that the known ways of splitting cut differently: contractions, runs of blanks and breaks, digits of several lengths
+ * and scripts, punctuation in rows, capitals inside words, letters with marks, composed and not. */
+static const char probe[] =
+	"I'm you're WE'LL he'd  x\n\n \n\t y\r\n  z   1 12 123 1234 123456789 3.14 2+2=4 \xd9\xa1\xd9\xa2\xd9\xa3 $5 <=> a_b__c ~^` "
+	"(\"it's\") [x]: {y}; ... !!!??? foo.bar,baz/qux\\n #tag @me 50% a&b camelCaseWord HTTPServer iPhone15Pro Don'T "
+	"\xc3\xa9t\xc3\xa9 e\xcc\x81te\xcc\x81 na\xc3\xafve \xe4\xbd\xa0\xe5\xa5\xbd\xe4\xb8\x96\xe7\x95\x8c\xe3\x80\x82"
+	"\xe3\x81\x93\xe3\x82\x93\xe3\x81\xab\xe3\x81\xa1\xe3\x81\xaf \xd0\x9f\xd1\x80\xd0\xb8\xd0\xb2\xd0\xb5\xd1\x82, \xea\xb0\x80\xeb\x82\x98 "
+	"\xf0\x9f\x99\x82\xf0\x9f\x91\x8d \xe2\x80\xa6 \xe2\x80\x94 \xef\xbc\x81 \xe0\xa4\xa8\xe0\xa4\xae\xe0\xa4\xb8\xe0\xa5\x8d\xe0\xa4\xa4\xe0\xa5\x87    ";
+
+static enum st_status ids_of_probe(const struct st_tokenizer *t, uint32_t **ids, size_t *n, struct st_error *err)
+{
+	return st_tokenize(t, probe, sizeof probe - 1, 0, ids, n, err);
+}
+
+/* The source's tokenizer with the splitting of that name gives the same ids. */
+static enum st_status splits_alike(const struct st_tokenizer *t, const char *name, const uint32_t *want, size_t n_want, bool *alike,
+                                   struct st_error *err)
+{
+	struct st_tokenizer other = *t;
+	bool bos;
+	uint32_t *ids = NULL;
+	size_t n = 0;
+	other.n_norms = other.n_stages = 0;
+	enum st_status st = st_pretok_set(&other, name, strlen(name), "tokenizer", &bos, err);
+	if (st == ST_OK)
+		st = ids_of_probe(&other, &ids, &n, err);
+	*alike = st == ST_OK && n == n_want && memcmp(ids, want, n * sizeof *ids) == 0;
+	free(ids);
+	for (size_t i = 0; i < other.n_stages; i++)
+		pcre2_code_free(other.stages[i].code);
+	return st;
+}
+
+/* tokenizer.json has patterns and no name: the first name, the family's usual one before the others, under which the vocabulary
+ * gives a text full of corner cases the same ids. */
+static enum st_status recognise_pre(struct st_conversion *v, struct st_error *err)
+{
+	const struct st_tokenizer *t = v->vocab.t;
+	const char *usual = st_pretok_guess(t, v->arch->name, strlen(v->arch->name));
+	struct st_pretok_facts f;
+	uint32_t *want = NULL;
+	size_t n = 0;
+	bool alike = false;
+	ST_TRY(ids_of_probe(t, &want, &n, err));
+	enum st_status st = ST_OK;
+	if (usual)
+		st = splits_alike(t, usual, want, n, &alike, err);
+	if (alike)
+		v->vocab.pre = usual;
+	for (size_t i = 0; st == ST_OK && !alike && st_pretok_at(i, &f); i++) {
+		if (f.ignore_merges != t->ignore_merges)
+			continue;
+		st = splits_alike(t, f.name, want, n, &alike, err);
+		if (alike)
+			v->vocab.pre = f.name;
+	}
+	free(want);
+	if (st == ST_OK && !alike)
+		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer.json", "splits text into words in a way that has no name in %s",
+		                st_format_name(v->to));
+	return st;
+}
+
+static enum st_status find_pre(struct st_conversion *v, struct st_error *err)
+{
+	const struct st_container *c = st_model_container(v->in);
+	const struct st_tokenizer *t = v->vocab.t;
+	const char *s = NULL, *arch = v->arch->name;
+	size_t n = 0;
+	bool found = false;
+	if (v->from == ST_FORMAT_SAFETENSORS)
+		return recognise_pre(v, err);
+	if (v->from == ST_FORMAT_GGUF) {
+		ST_TRY(st_kv_str(c, "tokenizer.ggml.pre", &s, &n, &found, err));
+	} else {
+		s = json_string_value(json_object_get(c->metadata, "tokenizer.pre"));
+		n = s ? strlen(s) : 0;
+		const char *said = json_string_value(json_object_get(c->metadata, "architecture"));
+		arch = said ? said : arch;
+	}
+	v->vocab.pre = s ? st_arena_strndup(&v->arena, s, n) : st_pretok_guess(t, arch, strlen(arch));
+	return v->vocab.pre ? ST_OK : st_no_memory(err);
+}
+
+/* ---- merges and scores ---- */
+
+static int by_order(const void *a, const void *b)
+{
+	const struct st_merge *x = *(const struct st_merge *const *)a, *y = *(const struct st_merge *const *)b;
+	return (x->order > y->order) - (x->order < y->order);
+}
+
+/* The reader keeps merges in a hash table by pair; their ranks bring back the list. */
+static enum st_status list_merges(struct st_conversion *v, struct st_error *err)
+{
+	const struct st_merges *m = &v->vocab.t->merges;
+	uint32_t n = 0;
+	if (!m->slots)
+		return ST_OK;
+	for (uint32_t i = 0; i <= m->mask; i++)
+		n += m->slots[i].order != 0;
+	const struct st_merge **sorted = st_alloc_array(n, sizeof *sorted);
+	v->vocab.merges = st_arena_alloc(&v->arena, n, sizeof *v->vocab.merges);
+	if (!sorted || !v->vocab.merges) {
+		free(sorted);
+		return st_no_memory(err);
+	}
+	n = 0;
+	for (uint32_t i = 0; i <= m->mask; i++)
+		if (m->slots[i].order)
+			sorted[n++] = &m->slots[i];
+	qsort(sorted, n, sizeof *sorted, by_order);
+	for (uint32_t i = 0; i < n; i++) {
+		v->vocab.merges[i][0] = sorted[i]->left;
+		v->vocab.merges[i][1] = sorted[i]->right;
+	}
+	v->vocab.n_merges = n;
+	free(sorted);
+	return ST_OK;
+}
+
+/*
+ * SentencePiece joins the pair whose result has the best score; a list of merges joins the pair that stands first. The rank of
+ * the first merge that makes a piece, negated, is a score with the same effect. What no merge makes comes last.
+ */
+static enum st_status scores_from_merges(struct st_conversion *v, struct st_error *err)
+{
+	const struct st_tokenizer *t = v->vocab.t;
+	float *s = v->vocab.scores = st_arena_alloc(&v->arena, t->vocab.n, sizeof *s);
+	if (!s)
+		return st_no_memory(err);
+	for (uint32_t id = 0; id < t->vocab.n; id++)
+		s[id] = t->vocab.pieces[id].type == ST_PIECE_NORMAL ? -(float)v->vocab.n_merges : 0;
+	uint32_t rank = UINT32_MAX;
+	for (uint32_t i = 0; i <= t->merges.mask; i++) {
+		const struct st_merge *m = &t->merges.slots[i];
+		rank = m->order - 1;
+		if (m->order && -(float)rank > s[m->id])
+			s[m->id] = -(float)rank;
+	}
+	return ST_OK;
+}
+
+struct found_merge { float score; uint32_t id, left, right; };
+
+static int by_score(const void *a, const void *b)
+{
+	const struct found_merge *x = a, *y = b;
+	if (x->score != y->score)
+		return x->score < y->score ? 1 : -1;
+	if (x->id != y->id)
+		return x->id < y->id ? -1 : 1;
+	return x->left != y->left ? (x->left < y->left ? -1 : 1) : (x->right > y->right) - (x->right < y->right);
+}
+
+static bool joins(const struct st_tokenizer *t, uint32_t id)
+{
+	uint8_t type = id == ST_NO_ID ? ST_PIECE_CONTROL : t->vocab.pieces[id].type;
+	return type == ST_PIECE_NORMAL || type == ST_PIECE_USER || type == ST_PIECE_UNUSED;
+}
+
+/* The reverse: every way of cutting a piece into two pieces, best score first. */
+static enum st_status merges_from_scores(struct st_conversion *v, struct st_error *err)
+{
+	const struct st_vocab *voc = &v->vocab.t->vocab;
+	struct found_merge *f = NULL;
+	size_t n = 0, cap = 0;
+	enum st_status st = ST_OK;
+	for (uint32_t id = 0; id < voc->n && st == ST_OK; id++) {
+		const struct st_piece *p = &voc->pieces[id];
+		if (!joins(v->vocab.t, id))
+			continue;
+		for (size_t at = 0, len; at < p->len && st == ST_OK; at += len) {
+			len = st_utf8_step(p->s + at, p->len - at);
+			len = len ? len : 1;
+			size_t cut = at + len;
+			if (cut >= p->len)
+				continue;
+			uint32_t l = st_vocab_find(voc, p->s, cut), r = st_vocab_find(voc, p->s + cut, p->len - cut);
+			if (!joins(v->vocab.t, l) || !joins(v->vocab.t, r))
+				continue;
+			if (st_grow((void **)&f, &cap, n + 1, sizeof *f))
+				f[n++] = (struct found_merge){ voc->scores[id], id, l, r };
+			else
+				st = st_no_memory(err);
+		}
+	}
+	if (st == ST_OK)
+		v->vocab.merges = st_arena_alloc(&v->arena, n, sizeof *v->vocab.merges);
+	if (st == ST_OK && !v->vocab.merges)
+		st = st_no_memory(err);
+	if (st == ST_OK) {
+		qsort(f, n, sizeof *f, by_score);
+		for (size_t i = 0; i < n; i++) {
+			v->vocab.merges[i][0] = f[i].left;
+			v->vocab.merges[i][1] = f[i].right;
+		}
+		v->vocab.n_merges = (uint32_t)n;
+	}
+	free(f);
+	return st;
+}
+
+/* ---- the rest ---- */
+
+static bool has_norm(const struct st_tokenizer *t, enum st_norm_kind kind)
+{
+	for (size_t i = 0; i < t->n_norms; i++)
+		if (t->norms[i].kind == kind)
+			return true;
+	return false;
+}
+
+static void read_norms(struct st_vocabulary *v)
+{
+	const struct st_tokenizer *t = v->t;
+	v->space_prefix = has_norm(t, ST_NORM_PREPEND) || has_norm(t, ST_NORM_PREPEND_MISSING) || has_norm(t, ST_NORM_PREPEND_FIRST);
+	v->squeeze = has_norm(t, ST_NORM_SQUEEZE);
+	for (size_t i = 0; i < t->n_norms; i++)
+		if (t->norms[i].kind == ST_NORM_CHARSMAP) {
+			v->charsmap = t->norms[i].a;
+			v->charsmap_len = t->norms[i].a_len;
+		}
+}
+
+static enum st_status read_around(struct st_vocabulary *v, struct st_error *err)
+{
+	const struct st_tokenizer *t = v->t;
+	v->add_bos = t->n_before == 1 && (int64_t)t->before[0] == t->bos;
+	v->add_eos = t->n_after == 1 && (int64_t)t->after[0] == t->eos;
+	if (t->n_before != (size_t)v->add_bos || t->n_after != (size_t)v->add_eos)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer.json", "adds tokens around a text that are not BOS and EOS");
+	return ST_OK;
+}
+
+static enum st_status read_pad(struct st_conversion *v, struct st_error *err)
+{
+	const struct st_container *c = st_model_container(v->in);
+	v->vocab.pad = -1;
+	if (v->from == ST_FORMAT_GGUF) {
+		uint64_t id;
+		bool found;
+		ST_TRY(st_kv_u64(c, "tokenizer.ggml.padding_token_id", &id, &found, err));
+		if (found && id < v->vocab.t->vocab.n)
+			v->vocab.pad = (int64_t)id;
+		return ST_OK;
+	}
+	const json_t *token = json_object_get(c->tokenizer_config, "pad_token");
+	token = json_is_object(token) ? json_object_get(token, "content") : token;
+	const char *s = json_string_value(token);
+	uint32_t id = s ? st_vocab_find(&v->vocab.t->vocab, s, strlen(s)) : ST_NO_ID;
+	if (id != ST_NO_ID)
+		v->vocab.pad = id;
+	return ST_OK;
+}
+
+static enum st_status read_chat_template(struct st_conversion *v, struct st_error *err)
+{
+	const struct st_container *c = st_model_container(v->in);
+	bool found;
+	if (v->from == ST_FORMAT_GGUF)
+		return st_kv_str(c, "tokenizer.chat_template", &v->vocab.chat_template, &v->vocab.chat_template_len, &found, err);
+	const json_t *t = json_object_get(v->from == ST_FORMAT_APR ? c->metadata : c->tokenizer_config, "chat_template");
+	if (json_is_array(t)) /* several, named: the one called default is what the other containers keep */
+		for (size_t i = 0; i < json_array_size(t); i++) {
+			const json_t *one = json_array_get(t, i);
+			const char *name = json_string_value(json_object_get(one, "name"));
+			if (name && strcmp(name, "default") == 0) {
+				st_note(v, "of %zu chat templates only the default one is carried", json_array_size(t));
+				t = json_object_get(one, "template");
+				break;
+			}
+		}
+	if (json_is_string(t)) {
+		v->vocab.chat_template = json_string_value(t);
+		v->vocab.chat_template_len = json_string_length(t);
+	}
+	return ST_OK;
+}
+
+/* In what way BPE without a byte alphabet can become SentencePiece's. */
+static enum st_status ranked_as_scored(struct st_conversion *v, struct st_error *err)
+{
+	const struct st_tokenizer *t = v->vocab.t;
+	if (!t->space_marker || t->n_stages != 0)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer.json", "BPE that is neither byte-level nor SentencePiece's has no place in %s",
+		                  st_format_name(v->to));
+	return scores_from_merges(v, err);
+}
+
+/* The name of the splitting and a score for each piece are what one kind has and another lacks. */
+static enum st_status read_model(struct st_conversion *v, struct st_error *err)
+{
+	struct st_vocabulary *voc = &v->vocab;
+	ST_TRY(list_merges(v, err));
+	if (voc->t->byte_level)
+		return find_pre(v, err);
+	read_norms(voc);
+	if (voc->t->model == ST_MODEL_RANKED)
+		return v->to == ST_FORMAT_SAFETENSORS ? ST_OK : ranked_as_scored(v, err);
+	voc->scores = voc->t->vocab.scores;
+	return voc->t->model == ST_MODEL_SCORED && v->to == ST_FORMAT_SAFETENSORS ? merges_from_scores(v, err) : ST_OK;
+}
+
+/* A container without any vocabulary is a model all the same; one whose vocabulary is not understood is not converted. */
+static bool has_vocabulary(const struct st_container *c)
+{
+	switch (c->format) {
+	case ST_FORMAT_GGUF: return st_kv_find(c, "tokenizer.ggml.model") != NULL;
+	case ST_FORMAT_APR: return json_object_get(c->metadata, "tokenizer.vocabulary") != NULL;
+	default: return c->tokenizer != NULL;
+	}
+}
+
+enum st_status st_vocabulary_read(struct st_conversion *v, struct st_error *err)
+{
+	const struct st_container *c = st_model_container(v->in);
+	if (!has_vocabulary(c)) {
+		st_note(v, "the input has no vocabulary, so neither has the output");
+		return ST_OK;
+	}
+	ST_TRY(st_tokenizer_open(c, &v->vocab.t, err));
+	if (v->from == v->to || v->bare)
+		return ST_OK; /* carried as it stands; opened to compare ids */
+	struct st_vocabulary *voc = &v->vocab;
+	voc->n = voc->t->vocab.n > v->cfg.vocab ? voc->t->vocab.n : v->cfg.vocab;
+	ST_TRY(read_model(v, err));
+	ST_TRY(read_around(voc, err));
+	ST_TRY(read_pad(v, err));
+	ST_TRY(read_chat_template(v, err));
+	bool strips = false;
+	for (uint32_t id = 0; id < voc->t->vocab.n; id++)
+		strips |= voc->t->vocab.pieces[id].strip != 0;
+	if (strips && v->to != ST_FORMAT_SAFETENSORS)
+		st_note(v, "added tokens that swallow white space beside them no longer do: %s cannot say it", st_format_name(v->to));
+	return ST_OK;
+}
+
+void st_vocabulary_piece(const struct st_vocabulary *v, uint32_t id, struct st_piece_view *p)
+{
+	const struct st_piece *x = id < v->t->vocab.n ? &v->t->vocab.pieces[id] : NULL;
+	if (x && x->s) {
+		*p = (struct st_piece_view){ .s = x->s, .len = x->len, .type = x->type };
+		if ((int64_t)id == v->t->unk && !v->t->byte_level)
+			p->type = ST_PIECE_UNKNOWN;
+		return;
+	}
+	/* An id of the embedding that no piece has, under the name that converters give it. */
+	p->type = ST_PIECE_UNUSED;
+	p->len = (size_t)snprintf(p->made, sizeof p->made, "[PAD%u]", id);
+	p->s = p->made;
+}
