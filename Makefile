@@ -34,7 +34,8 @@ check-long: deps
 	@tools/check-long.sh
 
 bench: all
-	meson test -C $(BUILD) --benchmark --verbose --no-rebuild
+	ninja -C $(BUILD) bench/stele-bench
+	tools/bench.sh $(BUILD)
 
 install: all
 	DESTDIR=$(DESTDIR) meson install -C $(BUILD) --no-rebuild
