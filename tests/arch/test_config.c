@@ -1,33 +1,8 @@
 /* Families, configurations and bindings, on small files written here. */
 #include "arch/files.h"
+#include "folder.h"
 
 #include <sys/stat.h>
-
-static char folder[64];
-
-static int make_folder(void **state)
-{
-	(void)state;
-	strcpy(folder, "/tmp/stele-test-XXXXXX");
-	return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-	(void)state;
-	char cmd[128];
-	snprintf(cmd, sizeof cmd, "rm -rf '%s'", folder);
-	return system(cmd);
-}
-
-static const char *in_folder(const char *name)
-{
-	static char buf[4][256];
-	static unsigned turn;
-	char *p = buf[turn++ % 4];
-	snprintf(p, sizeof buf[0], "%s/%s", folder, name);
-	return p;
-}
 
 /* The shapes of the three families: llama; qwen2 with biases; qwen3 with QK-norm and a head size of its own. */
 static struct naive sizes(const char *arch)

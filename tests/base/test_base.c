@@ -1,5 +1,6 @@
 /* base: errors, sizes, arenas, cursors, maps and whole-or-nothing files. */
 #include "test.h"
+#include "folder.h"
 
 #include "base/cursor.h"
 #include "base/error.h"
@@ -12,32 +13,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-
-static char folder[64];
-
-static int make_folder(void **state)
-{
-	(void)state;
-	strcpy(folder, "/tmp/stele-test-XXXXXX");
-	return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-	(void)state;
-	char cmd[128];
-	snprintf(cmd, sizeof cmd, "rm -rf '%s'", folder);
-	return system(cmd);
-}
-
-static const char *in_folder(const char *name)
-{
-	static char buf[4][256];
-	static unsigned turn;
-	char *p = buf[turn++ % 4];
-	snprintf(p, sizeof buf[0], "%s/%s", folder, name);
-	return p;
-}
 
 static size_t entries(const char *path)
 {

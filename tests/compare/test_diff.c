@@ -1,36 +1,11 @@
 /* diff: stage files, traces, models and plain tensors, on files written here byte by byte. */
 #include "test.h"
+#include "folder.h"
 
 #include <stele/diff.h>
 
 #include <math.h>
 #include <sys/stat.h>
-
-static char folder[64];
-
-static int make_folder(void **state)
-{
-	(void)state;
-	strcpy(folder, "/tmp/stele-diff-XXXXXX");
-	return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-	(void)state;
-	char cmd[128];
-	snprintf(cmd, sizeof cmd, "rm -rf '%s'", folder);
-	return system(cmd);
-}
-
-static const char *in_folder(const char *name)
-{
-	static char buf[8][256];
-	static unsigned turn;
-	char *p = buf[turn++ % 8];
-	snprintf(p, sizeof buf[0], "%s/%s", folder, name);
-	return p;
-}
 
 static void write_bytes(const char *path, const void *head, size_t n_head, const void *body, size_t n_body)
 {

@@ -3,36 +3,11 @@
 #define ST_TESTS_FORMAT_FILES_H
 
 #include "test.h"
+#include "folder.h"
 
 #include "format/container.h"
 
 #include <sys/stat.h>
-
-static char folder[64];
-
-static inline int make_folder(void **state)
-{
-	(void)state;
-	strcpy(folder, "/tmp/stele-test-XXXXXX");
-	return mkdtemp(folder) ? 0 : -1;
-}
-
-static inline int remove_folder(void **state)
-{
-	(void)state;
-	char cmd[128];
-	snprintf(cmd, sizeof cmd, "rm -rf '%s'", folder);
-	return system(cmd);
-}
-
-static inline const char *in_folder(const char *name)
-{
-	static char buf[8][320];
-	static unsigned turn;
-	char *p = buf[turn++ % 8];
-	snprintf(p, sizeof buf[0], "%s/%s", folder, name);
-	return p;
-}
 
 struct bytes {
 	uint8_t p[1 << 16];

@@ -5,34 +5,9 @@
  * orders and in several pairs of stored types.
  */
 #include "toy.h"
+#include "folder.h"
 
 #include <stele/judge.h>
-
-static char folder[64];
-
-static int make_folder(void **state)
-{
-	(void)state;
-	strcpy(folder, "/tmp/stele-judge-XXXXXX");
-	return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-	(void)state;
-	char cmd[128];
-	snprintf(cmd, sizeof cmd, "rm -rf '%s'", folder);
-	return system(cmd);
-}
-
-static const char *in_folder(const char *name)
-{
-	static char buf[4][256];
-	static unsigned turn;
-	char *p = buf[turn++ % 4];
-	snprintf(p, sizeof buf[0], "%s/%s", folder, name);
-	return p;
-}
 
 static const uint32_t tokens[] = { 5, 17, 3, 80, 42, 9 };
 

@@ -3,39 +3,13 @@
 #define ST_TESTS_TRACE_SUPPORT_H
 
 #include "test.h"
+#include "folder.h"
 
 #include <stele/trace.h>
 
 #include "format/writer.h"
 
 #include <sys/stat.h>
-
-static char folder[64];
-
-static int make_folder(void **state)
-{
-	(void)state;
-	strcpy(folder, "/tmp/stele-test-XXXXXX");
-	return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-	(void)state;
-	char cmd[128];
-	snprintf(cmd, sizeof cmd, "rm -rf '%s'", folder);
-	return system(cmd);
-}
-
-/* A path in the scratch folder, in one of 8 static buffers used in turn. */
-static inline const char *in_folder(const char *name)
-{
-	static char buf[8][256];
-	static unsigned turn;
-	char *p = buf[turn++ % 8];
-	snprintf(p, sizeof buf[0], "%s/%s", folder, name);
-	return p;
-}
 
 static inline void write_bytes(const char *path, const void *p, size_t n)
 {

@@ -1,34 +1,9 @@
 /* the modes of replay through the public call: values on record, files, canaries, gates, refusals. */
 #include "tq_test.h"
+#include "folder.h"
 
 #include <dirent.h>
 #include <sys/stat.h>
-
-static char folder[64];
-
-static int make_folder(void **state)
-{
-	(void)state;
-	strcpy(folder, "/tmp/stele-test-XXXXXX");
-	return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-	(void)state;
-	char cmd[128];
-	snprintf(cmd, sizeof cmd, "rm -rf '%s'", folder);
-	return system(cmd);
-}
-
-static const char *in_folder(const char *name)
-{
-	static char buf[8][256];
-	static unsigned turn;
-	char *p = buf[turn++ % 8];
-	snprintf(p, sizeof buf[0], "%s/%s", folder, name);
-	return p;
-}
 
 static size_t entries(const char *path)
 {
