@@ -19,6 +19,7 @@ static const struct {
 } groups[] = {
 	{ "kernel", bench_kernel },
 	{ "model", bench_model },
+	{ "replay", bench_replay },
 };
 
 static double now(void)

@@ -36,6 +36,7 @@ void bench_row(const struct bench *b, const char *what, bench_fn f, void *arg, d
 void bench_row_seconds(const struct bench *b, const char *what, bench_fn f, void *arg, double limit);
 
 void bench_kernel(const struct bench *b);
+void bench_replay(const struct bench *b);
 void bench_model(const struct bench *b);
 
 #endif
