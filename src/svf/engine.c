@@ -64,7 +64,8 @@ static enum st_status allocate(struct st_svf_engine *g, uint64_t chunk, struct s
 	g->chunk = g->chunk > g->e->rows ? g->e->rows : g->chunk;
 	uint64_t c = (g->chunk * cols + 15) / 16 * 16, u = (g->chunk * k + 15) / 16 * 16;
 	g->buffer = st_alloc_array(4 * c + 2 * u + c / 2 + 16, sizeof *g->buffer);
-	if (!g->buffer)
+	g->row_sums = st_alloc_array(2 * g->chunk, sizeof *g->row_sums);
+	if (!g->buffer || !g->row_sums)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for blocks of %llu rows of %s; --chunk-rows makes them smaller",
 		               (unsigned long long)g->chunk, g->e->source_name);
 	g->src = g->buffer;
@@ -98,6 +99,8 @@ void st_svf_engine_close(struct st_svf_engine *g)
 	free(g->scaled);
 	free(g->gram);
 	free(g->buffer);
+	free(g->row_sums);
+	g->row_sums = NULL;
 	g->offsets = g->scaled = g->gram = g->buffer = NULL;
 }
 
@@ -122,39 +125,40 @@ static enum st_status load_u(struct st_svf_engine *g, uint64_t row0, uint64_t n,
 /* What follows the products: scalar, cast, and how far a zero offset is from the source. */
 static void finish(struct st_svf_engine *g, uint64_t n)
 {
-	uint64_t cols = g->e->cols, k = g->e->k;
-	double top = 0;
+	uint64_t cols = g->e->cols;
+	double top = 0, top_bf16 = 0;
 	/* Per row, then in order of rows: the same sums for any number of threads. */
-	double *dd = (double *)(void *)g->u; /* U is used up, and two doubles take the room of four of its floats */
-	bool room = k >= 4;
-#pragma omp parallel for schedule(static) num_threads(g->threads) reduction(max : top)
+	double *dd = g->row_sums;
+#pragma omp parallel for schedule(static) num_threads(g->threads) reduction(max : top, top_bf16)
 	for (uint64_t i = 0; i < n; i++) {
 		const float *m = g->matmul + i * cols, *z = g->zero + i * cols, *s = g->src + i * cols;
 		float *a = g->adapted + i * cols;
 		uint16_t *b = g->bf16 + i * cols;
 		double d2 = 0, s2 = 0;
-		float most = 0;
+		float most = 0, most_bf16 = 0;
 		for (uint64_t j = 0; j < cols; j++) {
 			a[j] = m[j] * g->norm;
 			b[j] = st_f32_to_bf16(a[j]);
 		}
 		for (uint64_t j = 0; j < cols; j++) {
 			float d = fabsf(z[j] - s[j]);
+			float h = fabsf(z[j] - st_bf16_to_f32(st_f32_to_bf16(s[j])));
 			most = d > most ? d : most;
+			most_bf16 = h > most_bf16 ? h : most_bf16;
 			d2 += (double)d * (double)d;
 			s2 += (double)s[j] * (double)s[j];
 		}
 		top = (double)most > top ? (double)most : top;
-		if (room) {
-			dd[2 * i] = d2;
-			dd[2 * i + 1] = s2;
-		}
+		top_bf16 = (double)most_bf16 > top_bf16 ? (double)most_bf16 : top_bf16;
+		dd[2 * i] = d2;
+		dd[2 * i + 1] = s2;
 	}
-	for (uint64_t i = 0; room && i < n; i++) {
+	for (uint64_t i = 0; i < n; i++) {
 		g->zero_dd += dd[2 * i];
 		g->source_dd += dd[2 * i + 1];
 	}
 	g->zero_error = top > g->zero_error ? top : g->zero_error;
+	g->zero_error_bf16 = top_bf16 > g->zero_error_bf16 ? top_bf16 : g->zero_error_bf16;
 }
 
 enum st_status st_svf_engine_rows(struct st_svf_engine *g, uint64_t row0, uint64_t n, struct st_error *err)
@@ -203,9 +207,4 @@ enum st_status st_svf_engine_adapted(struct st_svf_engine *g, uint64_t row0, uin
 		done += m;
 	}
 	return ST_OK;
-}
-
-enum st_status st_svf_adapted_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
-{
-	return st_svf_engine_adapted(ctx, row0, n, dst, err);
 }

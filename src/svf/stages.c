@@ -71,7 +71,10 @@ static void summarise(struct st_svf_stages *t, const struct piece *p)
 static enum st_status write_piece(struct st_svf_stages *t, const struct piece *p, struct st_error *err)
 {
 	uint64_t size = p->s == ST_SVF_FINAL_BF16 ? 2 : 4;
-	return st_svf_file_put(t->file, t->first + p->s, p->row0 * p->width * size, p->x, p->n * p->width * size, err);
+	bool small = p->s == ST_SVF_OFFSETS || p->s == ST_SVF_SCALED_S || p->s == ST_SVF_NORMALIZATION;
+	if (t->small_only && !small)
+		return ST_OK;
+	return st_svf_file_put(t->file, t->first + (size_t)p->s - (t->small_only ? ST_SVF_OFFSETS : 0), p->row0 * p->width * size, p->x, p->n * p->width * size, err);
 }
 
 #define COMPARE_ROWS ((uint64_t)1 << 20) /* elements decoded at a time */
@@ -168,6 +171,25 @@ static enum st_status finals(struct st_svf_stages *t, struct st_svf_engine *g, c
 	return st;
 }
 
+/* A result that keeps its orientation: this tensor's own, or of the tensor that the tied storage ends up with. */
+static enum st_status straight(struct st_svf_stages *t, struct st_svf_engine *g, uint64_t r, uint64_t n, struct st_error *err)
+{
+	uint64_t cols = t->e->cols;
+	struct piece p[] = { { ST_SVF_FINAL_BF16, g->bf16, r, n, cols }, { ST_SVF_FINAL_F32, g->adapted, r, n, cols } };
+	if (t->winner) {
+		ST_TRY(st_svf_engine_adapted(t->winner, r, n, g->matmul, err));
+		for (uint64_t i = 0; i < n * cols; i++)
+			g->bf16[i] = st_f32_to_bf16(g->matmul[i]);
+		p[1].x = g->matmul;
+		return emit(t, p, 2, g, err);
+	}
+	/* The same bytes as the adapted matrix: written and compared, the digest is taken over at the end. */
+	ST_TRY(emit(t, p, 1, g, err));
+	if (t->file)
+		ST_TRY(write_piece(t, &p[1], err));
+	return t->other[ST_SVF_FINAL_F32] ? compare_piece(t, &p[1], err) : ST_OK;
+}
+
 static enum st_status blocks(struct st_svf_stages *t, struct st_svf_engine *g, float *turned, struct st_error *err)
 {
 	uint64_t rows = t->e->rows, cols = t->e->cols, k = t->e->k;
@@ -176,23 +198,16 @@ static enum st_status blocks(struct st_svf_stages *t, struct st_svf_engine *g, f
 		ST_TRY(st_svf_engine_rows(g, r, n, err));
 		struct piece p[] = { { ST_SVF_MATMUL, g->matmul, r, n, cols }, { ST_SVF_ZERO, g->zero, r, n, cols },
 		                     { ST_SVF_ADAPTED, g->adapted, r, n, cols }, { ST_SVF_U_SCALED, g->u_scaled, r, n, k },
-		                     { ST_SVF_SOURCE, g->src, r, n, cols }, { ST_SVF_FINAL_BF16, g->bf16, r, n, cols } };
-		ST_TRY(emit(t, p, t->turned ? 5 : 6, g, err));
-		if (turned) {
+		                     { ST_SVF_SOURCE, g->src, r, n, cols } };
+		ST_TRY(emit(t, p, sizeof p / sizeof *p, g, err));
+		if (turned)
 			turn(g->adapted, n, cols, r, rows, turned);
-		} else {
-			/* The same bytes as the adapted matrix: written and compared, its digest taken over below. */
-			struct piece f = { ST_SVF_FINAL_F32, g->adapted, r, n, cols };
-			if (t->file)
-				ST_TRY(write_piece(t, &f, err));
-			if (t->other[ST_SVF_FINAL_F32])
-				ST_TRY(compare_piece(t, &f, err));
-		}
-		if (t->done) {
+		else
+			ST_TRY(straight(t, g, r, n, err));
+		if (t->done)
 			*t->done += n;
-			if (t->hooks && t->hooks->progress)
-				t->hooks->progress(t->hooks->user, t->e->source_name, *t->done, t->total);
-		}
+		if (t->done && t->hooks && t->hooks->progress)
+			t->hooks->progress(t->hooks->user, t->e->source_name, *t->done, t->total);
 	}
 	return ST_OK;
 }
@@ -219,7 +234,7 @@ enum st_status st_svf_stages_run(struct st_svf_stages *t, struct st_svf_engine *
 		st = finals(t, g, turned, err);
 	for (size_t i = 0; i < s; i++)
 		st_svf_summary_end(&t->summary[i]);
-	if (st == ST_OK && t->summaries && !t->turned)
+	if (st == ST_OK && t->summaries && !t->turned && !t->winner)
 		t->summary[ST_SVF_FINAL_F32] = t->summary[ST_SVF_ADAPTED];
 	for (size_t i = 0; i < ST_SVF_STAGES; i++)
 		t->byte_match[i] = t->shape_match[i] && t->metrics[i].bits == 0;

@@ -155,8 +155,9 @@ struct st_svf_engine {
 	float *src, *u, *u_scaled, *matmul, *zero, *adapted;
 	uint16_t *bf16;
 	float *buffer;
+	double *row_sums;         /* [chunk, 2] */
 	/* Sums over all rows so far. */
-	double zero_error;        /* max |zero - source| */
+	double zero_error, zero_error_bf16; /* max |zero - source|, and against the source rounded to bf16 */
 	double zero_dd, source_dd; /* their squares */
 	double u_error;           /* after the last block: |U^T U - 1|, columns against some of them */
 	float *gram;              /* [ST_SVF_GRAM, k] */
@@ -236,15 +237,15 @@ struct st_svf_stages {
 	size_t first;                      /* tensor of the file that is ST_SVF_SOURCE */
 	const struct st_tensor *other[ST_SVF_STAGES]; /* the other side's values, or NULL */
 	bool summaries;                    /* digests and ranges of every stage */
+	struct st_svf_engine *winner;      /* last-wins: whose result the model ends up with; NULL: this one's */
+	bool small_only;                   /* the file holds offsets, scaled_s and normalization alone, in this order */
 	const struct st_hooks *hooks;
 	uint64_t *done, total;             /* progress in rows, or NULL */
 	const struct st_svf_profile *profile;
 	/* results */
-	bool quick;                        /* small stages and the final digest only */
 	struct st_svf_summary summary[ST_SVF_STAGES];
 	struct st_svf_metrics metrics[ST_SVF_STAGES];
 	bool compared[ST_SVF_STAGES], shape_match[ST_SVF_STAGES], byte_match[ST_SVF_STAGES];
-	bool summarised[ST_SVF_STAGES];
 };
 uint64_t st_svf_stage_shape(const struct st_svf_entry *e, enum st_svf_stage s, bool turned, uint64_t shape[2]); /* returns ndim */
 /* Ten specs with names "<prefix><stage>", in the arena. */
@@ -294,8 +295,52 @@ const char *st_svf_locate(struct st_arena *a, const char *named, const char *rep
 /* Rows of a stored weight; ctx is a struct st_svf_weight_rows. */
 struct st_svf_weight_rows { struct st_weight w; bool round_bf16; };
 enum st_status st_svf_weight_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err);
-/* Rows of an engine's adapted matrix; ctx is the engine. */
-enum st_status st_svf_adapted_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err);
-/* The sources of a job: base model, or an earlier tensor's result under compose. */
+/* ---- what export, replay and apply share (job.c) ---- */
+
+struct st_svf_job {
+	struct st_arena arena;
+	struct st_svf_vector vector;
+	struct st_svf_reference ref;
+	struct st_svf_base base;
+	bool have_base;
+	struct st_container *factors; /* owned */
+	enum st_svf_layout layout;
+	enum st_svf_tie tie;
+	uint64_t chunk;
+	int threads;
+	struct st_hooks hooks;
+	struct st_svf_times times;
+};
+/* Reads vector, reference and (unless model is NULL) base model, and checks every selected tensor against it. */
+ST_MUST_CHECK enum st_status st_svf_job_open(struct st_svf_job *j, const char *vector, const char *reference, const char *model,
+                                             bool round_bf16, struct st_error *err);
+void st_svf_job_close(struct st_svf_job *j);
+/* The earlier (or, for last-wins, later) tensor whose storage this one shares in the base model; NULL: none, or the policy is independent. */
+const struct st_svf_entry *st_svf_job_before(const struct st_svf_job *j, const struct st_svf_entry *e);
+const struct st_svf_entry *st_svf_job_after(const struct st_svf_job *j, const struct st_svf_entry *e);
+
+/* How V is stored in a folder of components, by its debug manifest; torch_v where there is none. `manifest`: the manifest
+ * too, the caller's (NULL where absent). */
+ST_MUST_CHECK enum st_status st_svf_components_layout(const char *dir, enum st_svf_layout *layout, json_t **manifest, struct st_error *err);
+
+/* One tensor ready to be computed. */
+struct st_svf_work {
+	struct st_svf_factors factors, other_factors;
+	struct st_svf_engine engine, other; /* other: the tied tensor that this one needs */
+	bool open, other_open;
+	struct st_svf_weight_rows rows;
+	struct st_svf_composed { struct st_svf_engine *g; bool round_bf16; } composed;
+	struct st_svf_tensor_rows { const struct st_tensor *t; } stored;
+	struct st_svf_source source;
+};
+/* Its source by the tie policy; composing needs the factors of the tensor before. `stored`: take the source from there instead. */
+ST_MUST_CHECK enum st_status st_svf_work_source(struct st_svf_job *j, struct st_svf_work *w, const struct st_svf_entry *e,
+                                                const struct st_tensor *stored, struct st_error *err);
+/* Source, factors and engine. */
+ST_MUST_CHECK enum st_status st_svf_work_open(struct st_svf_job *j, struct st_svf_work *w, const struct st_svf_entry *e,
+                                              enum st_svf_layout layout, const struct st_tensor *stored, struct st_error *err);
+void st_svf_work_close(struct st_svf_work *w);
+/* The zero-offset test: does U S V^T give the source? False with what is wrong in `why`. */
+bool st_svf_zero_test(const struct st_svf_engine *g, char *why, size_t n);
 
 #endif
