@@ -212,17 +212,19 @@ static bool head_is_copy(const struct st_conversion *v, const struct st_weight *
 	const struct st_weight *embed = st_model_weight(v->in, ST_ROLE_EMBED, 0);
 	bool tied = v->from == ST_FORMAT_APR ? !json_is_false(json_object_get(c->metadata, "tied_embeddings"))
 	                                     : json_is_true(json_object_get(c->config, "tie_word_embeddings"));
-	return tied && v->from != v->to && v->to != ST_FORMAT_APR && embed->tensor && same_bytes(embed->tensor, head->tensor);
+	return tied && embed->tensor && same_bytes(embed->tensor, head->tensor);
 }
 
 static enum st_status bound_jobs(struct st_conversion *v, const struct st_weight *w, struct st_error *err)
 {
 	if (w->role == ST_ROLE_ROPE_FREQS && v->to != ST_FORMAT_GGUF)
 		return leave_rope_freqs(v, w->tensor, err);
-	if (w->role == ST_ROLE_HEAD && head_is_copy(v, w)) {
-		st_note(v, "%s is a copy of the embedding: stored once, as a tied head", w->tensor->name);
+	if (w->role == ST_ROLE_HEAD && (v->from != v->to || v->to == ST_FORMAT_APR) && head_is_copy(v, w)) {
 		v->cfg.tied = true;
-		return ST_OK;
+		if (v->to != ST_FORMAT_APR) {
+			st_note(v, "%s is a copy of the embedding: stored once, as a tied head", w->tensor->name);
+			return ST_OK;
+		}
 	}
 	return weight_job(v, w->role, w->layer < 0 ? 0 : (uint32_t)w->layer, w, err);
 }
