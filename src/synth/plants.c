@@ -44,7 +44,7 @@ static void row_interleaved(const struct st_synth *s, const struct st_synth_tens
 /* One row of numbers that belong nowhere: those of a row behind the last. */
 static void row_corrupt(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *dst)
 {
-	st_synth_row(s, t, row == t->rows / 3 ? t->rows + row : row, dst);
+	st_synth_row(s, t, row == t->rows / 2 ? t->rows + row : row, dst);
 }
 
 static void row_ones(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *dst)

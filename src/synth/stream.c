@@ -110,29 +110,37 @@ static enum st_status stream_tensor(struct stream *k, uint8_t *const buf[2], uin
 	return st;
 }
 
+/* How a tensor is cut: whole rows to a block, whole blocks to a batch. */
+static uint64_t cut(struct stream *k)
+{
+	const struct st_dtype_info *info = st_dtype_info(k->t->dtype);
+	k->row_bytes = k->t->cols / info->block_elems * info->block_bytes;
+	k->block_rows = k->t->cols < BLOCK ? BLOCK / k->t->cols : 1;
+	uint64_t fit = BATCH / (k->block_rows * k->row_bytes), threads = (uint64_t)k->threads;
+	uint64_t rows = k->block_rows * (fit > threads ? fit : threads);
+	return rows < k->t->rows ? rows : k->t->rows;
+}
+
 enum st_status st_synth_stream(const struct st_synth *s, struct st_synth_tensor *const *tensors, size_t n, int threads,
                                const struct st_hooks *hooks, uint64_t *done, uint64_t total, struct st_writer *w, struct st_error *err)
 {
-	enum st_status st = ST_OK;
-	for (size_t i = 0; i < n && st == ST_OK; i++) {
-		const struct st_synth_tensor *t = tensors[i];
-		struct stream k = { .s = s, .t = t, .threads = threads };
-		if (t->missing)
-			continue;
-		const struct st_dtype_info *info = st_dtype_info(t->dtype);
-		k.row_bytes = t->cols / info->block_elems * info->block_bytes;
-		k.block_rows = t->cols < BLOCK ? BLOCK / t->cols : 1;
-		uint64_t fit = BATCH / (k.block_rows * k.row_bytes), batch_rows = k.block_rows * (fit > (uint64_t)threads ? fit : (uint64_t)threads);
-		batch_rows = batch_rows < t->rows ? batch_rows : t->rows;
-		uint8_t *buf[2] = { st_alloc_array(batch_rows, k.row_bytes), st_alloc_array(batch_rows, k.row_bytes) };
-		k.scratch = st_alloc_array(2 * (uint64_t)threads * t->cols, sizeof *k.scratch);
-		if (buf[0] && buf[1] && k.scratch)
-			st = stream_tensor(&k, buf, batch_rows, hooks, done, total, w, err);
-		else
-			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-		free(buf[0]);
-		free(buf[1]);
-		free(k.scratch);
+	struct stream k = { .s = s, .threads = threads };
+	uint64_t batch = 0, widest = 0;
+	for (size_t i = 0; i < n; i++) {
+		k.t = tensors[i];
+		uint64_t rows = cut(&k);
+		batch = rows * k.row_bytes > batch ? rows * k.row_bytes : batch;
+		widest = k.t->cols > widest ? k.t->cols : widest;
 	}
+	uint8_t *buf[2] = { st_alloc_array(batch, 1), st_alloc_array(batch, 1) };
+	k.scratch = st_alloc_array(2 * (uint64_t)threads * widest, sizeof *k.scratch);
+	enum st_status st = buf[0] && buf[1] && k.scratch ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (size_t i = 0; i < n && st == ST_OK; i++) {
+		k.t = tensors[i];
+		st = stream_tensor(&k, buf, cut(&k), hooks, done, total, w, err);
+	}
+	free(buf[0]);
+	free(buf[1]);
+	free(k.scratch);
 	return st;
 }

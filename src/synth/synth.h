@@ -89,7 +89,7 @@ void st_synth_row(const struct st_synth *s, const struct st_synth_tensor *t, uin
 /* plants.c: edit the list as `plant` ("CODE[:LAYER]") says. */
 ST_MUST_CHECK enum st_status st_synth_plant(struct st_synth *s, const char *plant, struct st_error *err);
 
-/* stream.c: all bytes of tensors[0..n) that are not missing, in order. *done and total are for progress. */
+/* stream.c: all bytes of tensors[0..n), in order. *done and total are for progress. */
 ST_MUST_CHECK enum st_status st_synth_stream(const struct st_synth *s, struct st_synth_tensor *const *tensors, size_t n, int threads,
                                              const struct st_hooks *hooks, uint64_t *done, uint64_t total, struct st_writer *w,
                                              struct st_error *err);

@@ -1,0 +1,200 @@
+/*
+ * test_plants.c - sound pairs of made-up models are sound, and every planted fault is found for what it is.
+ *
+ * Synth and the judge share no code below arch; each is the other's test.
+ */
+#include "synth/helpers.h"
+
+#include <stele/judge.h>
+
+static struct st_rosetta *compare(const char *a, const char *b, bool keep_going)
+{
+	struct st_error err = ST_ERROR_INIT;
+	struct st_rosetta *r;
+	struct st_rosetta_options o = { .prompt = "2+2=", .threshold = NAN, .threads = 1, .keep_going = keep_going };
+	assert_ok(st_rosetta_run(a, b, &o, &r, &err), &err);
+	return r;
+}
+
+static void assert_verdict(const char *a, const char *b, enum st_verdict want)
+{
+	struct st_rosetta *r = compare(a, b, true);
+	if (r->verdict != want)
+		fail_msg("%s against %s: %s (%s)", a, b, st_verdict_name(r->verdict), r->text);
+	assert_int_equal(st_rosetta_exit(r, true), 0);
+	st_rosetta_free(r);
+}
+
+static const struct { const char *arch, *more; } models[] = {
+	{ "llama", "" }, { "qwen2", "" }, { "qwen3", ", \"tie_word_embeddings\": true" },
+	{ "llama", ", \"tie_word_embeddings\": true, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, "
+	           "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 64}" },
+};
+#define N_MODELS (sizeof models / sizeof *models)
+
+static void sound_containers_match(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < N_MODELS; i++) {
+		struct st_synth_options o = small(write_config("m.json", models[i].arch, models[i].more), NULL);
+		synth(in_folder("m.gguf"), &o);
+		synth(in_folder("m.apr"), &o);
+		synth(in_folder("m"), &o);
+		o.shards = 2;
+		synth(in_folder("m-split.gguf"), &o);
+		assert_verdict(in_folder("m.apr"), in_folder("m.gguf"), ST_VERDICT_MATCH);
+		assert_verdict(in_folder("m"), in_folder("m.gguf"), ST_VERDICT_MATCH);
+		assert_verdict(in_folder("m"), in_folder("m.apr"), ST_VERDICT_MATCH);
+		assert_verdict(in_folder("m-split-00001-of-00002.gguf"), in_folder("m.gguf"), ST_VERDICT_MATCH);
+		o = small(in_folder("m.json"), "Q4_K"); /* the same blocks in both */
+		synth(in_folder("k.gguf"), &o);
+		synth(in_folder("k.apr"), &o);
+		assert_verdict(in_folder("k.apr"), in_folder("k.gguf"), ST_VERDICT_MATCH);
+	}
+}
+
+static void sound_types_are_noise(void **state)
+{
+	(void)state;
+	static const struct { const char *type, *file; } list[] = {
+		{ "F16", "n.gguf" }, { "BF16", "n" }, { "Q4_0", "n.apr" }, { "Q4_1", "n.gguf" }, { "Q5_0", "n.gguf" }, { "Q5_1", "n.gguf" }, { "Q8_0", "n.apr" },
+		{ "Q4_K", "n.gguf" }, { "Q6_K", "n.apr" }, { "Q4_K_M", "n.gguf" }, { "AprQ4", "n.apr" }, { "AprQ8", "n.apr" },
+	};
+	for (size_t i = 0; i < N_MODELS; i++) {
+		const char *config = write_config("n.json", models[i].arch, models[i].more);
+		struct st_synth_options o = small(config, NULL);
+		synth(in_folder("n-ref.gguf"), &o);
+		o.type = "Q8_0";
+		synth(in_folder("n-q8.gguf"), &o);
+		for (size_t t = i % 2; t < sizeof list / sizeof *list; t += 2) { /* half of them each: the families share the arithmetic */
+			o.type = list[t].type;
+			synth(in_folder(list[t].file), &o);
+			assert_verdict(in_folder(list[t].file), in_folder("n-ref.gguf"), ST_VERDICT_NOISE);
+			if (t % 3 == 0 && strcmp(list[t].type, "Q8_0") != 0)
+				assert_verdict(in_folder(list[t].file), in_folder("n-q8.gguf"), ST_VERDICT_NOISE);
+		}
+	}
+}
+
+/* The first tensor of "CODE in TENSOR, ...", or empty when no tensor is named. */
+static void first_tensor(const char *planted, char *buf, size_t size)
+{
+	const char *in = strstr(planted, " in ");
+	assert_non_null(in);
+	in += 4;
+	snprintf(buf, size, "%.*s", (int)strcspn(in, ", ("), in);
+	if (!strstr(buf, ".weight") && !strstr(buf, ".bias"))
+		buf[0] = '\0';
+}
+
+/* A label that makes scales of what are none may show in two ways: blocks of Q4_K read as Q4_0 hold infinities, and
+ * those are there to be named too. */
+static bool is_name_for(const char *code, const char *planted)
+{
+	return strcmp(code, planted) == 0 || (strcmp(planted, "weight.dtype_mislabelled") == 0 && strcmp(code, "weight.nan") == 0);
+}
+
+/* Plant every fault that fits and see it named, with its tensor, and no other. Returns how many fitted. */
+static size_t plant_all(const char *config, const char *type, const char *bad, const char *good)
+{
+	struct st_synth_options ref = small(config, type);
+	size_t planted = 0;
+	synth(in_folder(good), &ref);
+	ref.type = "F32";
+	synth(in_folder("exact.gguf"), &ref);
+	for (size_t i = 0; st_synth_plant_code(i); i++) {
+		struct st_synth_options o = small(config, type);
+		struct st_synth_result w;
+		struct st_error err = ST_ERROR_INIT;
+		char tensor[96];
+		o.plant = st_synth_plant_code(i);
+		enum st_status st = st_synth_write(in_folder(bad), &o, &w, &err);
+		if (st == ST_ERR_USAGE && strstr(err.message, "does not fit"))
+			continue;
+		assert_ok(st, &err);
+		planted++;
+		assert_int_equal(strncmp(w.planted, o.plant, strlen(o.plant)), 0);
+		first_tensor(w.planted, tensor, sizeof tensor);
+		/* What BF16 lost can be seen only beside all the bits. */
+		bool exact = strcmp(o.plant, "weight.truncated_rounding") == 0;
+		struct st_rosetta *r = compare(in_folder(bad), in_folder(exact ? "exact.gguf" : good), true);
+		if (r->verdict != ST_VERDICT_FAULT || !r->cause.code || !is_name_for(r->cause.code, o.plant) || strcmp(r->first.tensor, tensor) != 0)
+			fail_msg("%s, %s: planted %s, found %s %s in %s (%s)", type, bad, w.planted, st_verdict_name(r->verdict),
+			         r->cause.code ? r->cause.code : "nothing", r->first.tensor, r->text);
+		for (size_t k = 0; k < r->n_weights; k++) {
+			const struct st_weight_diff *d = &r->weights[k];
+			if (d->status >= ST_WEIGHT_FAULT && (!is_name_for(d->cause.code, o.plant) || !strstr(w.planted, d->slot->canonical)))
+				fail_msg("%s, %s: planted %s, also found %s in %s", type, bad, w.planted, d->cause.code, d->slot->canonical);
+		}
+		assert_int_equal(st_rosetta_exit(r, false), 1);
+		st_rosetta_free(r);
+		remove(in_folder(bad));
+	}
+	return planted;
+}
+
+static void faults_in_f32(void **state)
+{
+	(void)state;
+	assert_int_equal(plant_all(write_config("f.json", "qwen2", ""), "F32", "bad.apr", "good.gguf"), 28);
+}
+
+static void faults_in_bf16_folders(void **state)
+{
+	(void)state;
+	/* Tied: no head of its own; no biases. */
+	assert_int_equal(plant_all(write_config("b.json", "qwen3", ", \"tie_word_embeddings\": true"), "BF16", "bad", "good.gguf"), 24);
+}
+
+static void faults_in_q8_0(void **state)
+{
+	(void)state;
+	assert_int_equal(plant_all(write_config("q.json", "llama", ""), "Q8_0", "bad.gguf", "good.apr"), 27);
+}
+
+static void faults_in_q4_k(void **state)
+{
+	(void)state;
+	assert_int_equal(plant_all(write_config("k.json", "qwen2", ""), "Q4_K", "bad.gguf", "good.gguf"), 30);
+}
+
+static void a_layer_can_be_chosen(void **state)
+{
+	(void)state;
+	struct st_synth_options o = small(write_config("l.json", "llama", ""), "Q8_0");
+	synth(in_folder("l.gguf"), &o);
+	o.plant = "norm.plus_one:2";
+	struct st_synth_result w = synth(in_folder("l.apr"), &o);
+	assert_string_equal(w.planted, "norm.plus_one in model.layers.2.input_layernorm.weight");
+	struct st_rosetta *r = compare(in_folder("l.apr"), in_folder("l.gguf"), false);
+	assert_int_equal(r->verdict, ST_VERDICT_FAULT);
+	assert_string_equal(r->first.tensor, "model.layers.2.input_layernorm.weight");
+	assert_int_equal(r->first.layer, 2);
+	st_rosetta_free(r);
+}
+
+/* Every code is one of the interface, once. */
+static void codes_are_known(void **state)
+{
+	(void)state;
+	size_t n = 0;
+	for (; st_synth_plant_code(n); n++) {
+		assert_non_null(st_cause_find(st_synth_plant_code(n)));
+		assert_non_null(st_synth_plant_text(n));
+		for (size_t i = 0; i < n; i++)
+			assert_string_not_equal(st_synth_plant_code(i), st_synth_plant_code(n));
+	}
+	assert_int_equal(n, 30);
+	assert_null(st_synth_plant_text(n));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(sound_containers_match), cmocka_unit_test(sound_types_are_noise), cmocka_unit_test(faults_in_f32),
+		cmocka_unit_test(faults_in_bf16_folders), cmocka_unit_test(faults_in_q8_0), cmocka_unit_test(faults_in_q4_k),
+		cmocka_unit_test(a_layer_can_be_chosen), cmocka_unit_test(codes_are_known),
+	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests_name("plants", tests, make_folder, remove_folder);
+}
