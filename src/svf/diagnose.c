@@ -251,14 +251,13 @@ static const struct hypothesis {
 };
 #define N_HYPOTHESES (sizeof hypotheses / sizeof *hypotheses)
 
-/* Relative distance of a few rows of a side's product from U scaled times V^T under a hypothesis; NaN: cannot be tried. */
+/* Relative distance of a few rows of a side's product from U scaled times V^T under a hypothesis. Another layout
+ * reads the same numbers in another order, which a rectangular factor allows too. NaN: no memory. */
 static double try_product(const struct st_svf_set *s, const struct st_svf_factors *f, const struct hypothesis *h)
 {
 	const struct st_tensor *ut = s->t[ST_SVF_U_SCALED], *mt = s->t[ST_SVF_MATMUL];
 	uint64_t rows = mt->shape[0], cols = mt->shape[1], k = ut->shape[1], take = rows < 8 ? rows : 8;
 	bool as_v = (f->layout == ST_SVF_TORCH_V) != h->swap;
-	if (h->swap && k != cols)
-		return NAN;
 	float *u = st_alloc_array(k, sizeof *u), *m = st_alloc_array(cols, sizeof *m);
 	double dd = 0, mm = 0;
 	for (uint64_t i = 0; u && m && i < take; i++) {

@@ -1,0 +1,526 @@
+/* Export, replay and compare on a small model: they agree with each other and with a second implementation, and each planted
+ * fault is caught at its stage and named. */
+#include "fixture.h"
+
+#include <math.h>
+
+static struct fx fx;
+static char components[128], python[128];
+
+static void run_export(const struct st_svf_export_options *o, int want)
+{
+	struct st_svf_result r;
+	struct st_error err = ST_ERROR_INIT;
+	assert_ok(st_svf_export(o, &r, &err), &err);
+	assert_int_equal(r.exit_status, want);
+	assert_non_null(r.text);
+	assert_non_null(r.json);
+	st_svf_result_release(&r);
+}
+
+static struct st_svf_export_options export_options(void)
+{
+	return (struct st_svf_export_options){ .model = fx.model, .reference = fx.reference, .vector = fx.st, .out = python, .write_dir = components,
+	                                       .all_selected = true, .decompose_all = true, .chunk_rows = 100, .threads = 2 };
+}
+
+static int open_fixture(void **state)
+{
+	(void)state;
+	fx_open(&fx);
+	snprintf(components, sizeof components, "%s", fx_path(&fx, "components"));
+	snprintf(python, sizeof python, "%s", fx_path(&fx, "python.json"));
+	struct st_svf_export_options o = export_options();
+	run_export(&o, 0);
+	return 0;
+}
+
+static int close_fixture(void **state)
+{
+	(void)state;
+	fx_close(&fx);
+	return 0;
+}
+
+static json_t *load(const char *path)
+{
+	json_error_t e;
+	json_t *j = json_load_file(path, 0, &e);
+	if (!j)
+		fail_msg("%s: %s", path, e.text);
+	return j;
+}
+
+static json_t *at(json_t *j, const char *a, const char *b)
+{
+	json_t *v = json_object_get(j, a);
+	return b ? json_object_get(v, b) : v;
+}
+
+/* Compare and parse what it says. */
+static json_t *compare(const char *a, const char *b, const char *tolerances, int want)
+{
+	struct st_svf_result r;
+	struct st_error err = ST_ERROR_INIT;
+	const struct st_svf_compare_options o = { .a = a, .b = b, .tolerances = tolerances, .top = 3, .threads = 2 };
+	assert_ok(st_svf_compare(&o, &r, &err), &err);
+	if (r.exit_status != want)
+		fail_msg("exit status %d:\n%s", r.exit_status, r.text);
+	json_t *j = json_loads(r.json, 0, NULL);
+	assert_non_null(j);
+	assert_non_null(strstr(r.text, want ? "verdict: differ" : "verdict: match"));
+	st_svf_result_release(&r);
+	return j;
+}
+
+static const char *first_fault(const json_t *j, const char *tensor, const char *orientation)
+{
+	size_t i;
+	json_t *t;
+	json_array_foreach(json_object_get(j, "tensors"), i, t)
+		if (!strcmp(json_string_value(json_object_get(t, "source_name")), tensor) && !strcmp(json_string_value(json_object_get(t, "orientation")), orientation))
+			return json_string_value(json_object_get(t, "first_fault"));
+	return "absent";
+}
+
+/* A finding with that code (in that tensor at that stage, where given). */
+static bool found(const json_t *j, const char *code, const char *tensor, const char *stage, bool confirmed)
+{
+	size_t i;
+	json_t *f;
+	json_array_foreach(json_object_get(j, "findings"), i, f) {
+		const char *t = json_string_value(json_object_get(f, "tensor")), *s = json_string_value(json_object_get(f, "stage"));
+		if (!strcmp(json_string_value(json_object_get(f, "code")), code) && (!tensor || (t && !strcmp(t, tensor))) && (!stage || (s && !strcmp(s, stage))) &&
+		    json_is_true(json_object_get(f, "confirmed")) == confirmed)
+			return true;
+	}
+	char *s = json_dumps(json_object_get(j, "findings"), JSON_INDENT(1));
+	fprintf(stderr, "# no %s: %s\n", code, s);
+	free(s);
+	return false;
+}
+
+/* ---- the exported files ---- */
+
+static void test_export_files(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *c;
+	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_components.safetensors"), &c, &err), &err);
+	assert_int_equal(st_container_n_tensors(c), 27);
+	const struct st_tensor *t = st_container_find(c, "svd.V.model.layers.1.mlp.down_proj.weight");
+	assert_true(t && t->shape[0] == 192 && t->shape[1] == 64);
+	st_container_close(c);
+	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_scale_offsets.safetensors"), &c, &err), &err);
+	float *o = fx_values(c, "svf.scale_offsets.%s", "lm_head.weight");
+	assert_memory_equal(o, fx.vector + 512, 64 * 4);
+	free(o);
+	st_container_close(c);
+	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_all_selected_stage_debug.safetensors"), &c, &err), &err);
+	assert_int_equal(st_container_n_tensors(c), 90);
+	t = st_container_find(c, "tensor.model.layers.1.mlp.gate_proj.weight.final_bf16");
+	assert_true(t && t->dtype == ST_DTYPE_BF16 && t->shape[0] == 192);
+	st_container_close(c);
+	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_stage_debug.safetensors"), &c, &err), &err);
+	assert_int_equal(st_container_n_tensors(c), 10);
+	t = st_container_find(c, "stage.final_f32");
+	assert_true(t && t->shape[0] == 64 && t->shape[1] == 192);
+	assert_true(st_container_find(c, "stage.normalization")->ndim == 1);
+	st_container_close(c);
+
+	json_t *m = load(fx_path(&fx, "components/trinity_svf_debug_manifest.json")), *r = load(python);
+	assert_string_equal(json_string_value(at(m, "schema", NULL)), "trinity_sakana_selected_component_debug.v1");
+	assert_int_equal(json_array_size(at(m, "selected_tensors", NULL)), 9);
+	assert_string_equal(json_string_value(at(r, "schema", NULL)), "trinity_sakana_python_svd_parity_trace.v2");
+	assert_string_equal(json_string_value(at(r, "tie_policy", NULL)), "independent");
+	assert_int_equal(json_integer_value(at(r, "coverage", "covered")), 9);
+	assert_true(json_array_size(at(r, "files", NULL)) >= 7);
+	assert_int_equal(strlen(json_string_value(at(r, "base_model_sha256", NULL))), 64);
+	assert_non_null(at(r, "environment", "cpu_level"));
+	/* Digests are of the bytes that stand in the files. */
+	size_t i;
+	json_t *f;
+	json_array_foreach(at(r, "files", NULL), i, f) {
+		char hex[65];
+		fx_sha(json_string_value(json_object_get(f, "path")), hex);
+		assert_string_equal(hex, json_string_value(json_object_get(f, "sha256")));
+	}
+	json_t *v = json_array_get(at(r, "variants", NULL), 1);
+	assert_string_equal(json_string_value(at(v, "label", NULL)), "python_safetensors_readback_torch_v_final_bf16");
+	assert_true(json_number_value(at(v, "zero_offset_max_abs_error_vs_source", NULL)) < 1e-5);
+	json_decref(m);
+	json_decref(r);
+	/* Nothing is left of the work. */
+	assert_int_not_equal(access(fx_path(&fx, "python.json.work"), F_OK), 0);
+}
+
+/* ---- replay ---- */
+
+static struct st_svf_replay_options replay_options(const char *stages, const char *out)
+{
+	return (struct st_svf_replay_options){ .components_dir = components, .python_report = python, .reference = fx.reference, .vector = fx.npy, .model = fx.model,
+	                                       .stage_dir = stages, .out = out, .all_selected = true, .tie = -1, .chunk_rows = 37, .threads = 2 };
+}
+
+static void run_replay(const struct st_svf_replay_options *o, int want)
+{
+	struct st_svf_result r;
+	struct st_error err = ST_ERROR_INIT;
+	assert_ok(st_svf_replay(o, &r, &err), &err);
+	if (r.exit_status != want)
+		fail_msg("exit status %d:\n%s", r.exit_status, r.text);
+	st_svf_result_release(&r);
+}
+
+static void test_replay(void **state)
+{
+	(void)state;
+	struct st_svf_replay_options o = replay_options(fx_path(&fx, "stages"), fx_path(&fx, "replay.json"));
+	o.check_f64 = true;
+	run_replay(&o, 0);
+	json_t *r = load(o.out), *j = compare(python, o.out, "f32", 0);
+	assert_false(json_is_true(at(r, "selection", "source_from_python_stage")));
+	assert_int_equal(json_array_size(at(r, "semantic_python_component_variants", NULL)), 11); /* sample, its other layout, nine */
+	json_t *v = json_array_get(at(r, "semantic_python_component_variants", NULL), 0);
+	assert_true(json_is_true(at(v, "matches_python_current", NULL)));
+	assert_int_equal(json_array_size(at(v, "stage_debug", "checks")), 10);
+	double ours = json_number_value(json_object_get(json_object_get(at(v, "f64_check", "adapted_source_f32"), "ours"), "max_abs_error"));
+	assert_true(ours > 0 && ours < 1e-5);
+	assert_int_equal(json_integer_value(at(j, "coverage", "covered")), 9);
+	json_decref(r);
+	json_decref(j);
+	/* The same bits with blocks of other sizes: every stage equal, so also the files. */
+	json_t *k = load(fx_path(&fx, "replay.json"));
+	size_t i, n;
+	json_t *x, *c;
+	json_array_foreach(at(k, "semantic_python_component_variants", NULL), i, x)
+		json_array_foreach(json_object_get(json_object_get(x, "stage_debug"), "checks"), n, c)
+			assert_true(json_is_true(json_object_get(c, "byte_match")));
+	json_decref(k);
+}
+
+static void test_source_from_stage(void **state)
+{
+	(void)state;
+	struct st_svf_replay_options o = replay_options(fx_path(&fx, "stages_py"), fx_path(&fx, "replay_py.json"));
+	o.model = NULL;
+	o.source_from_python = true;
+	o.filter = "mlp";
+	run_replay(&o, 0);
+	json_t *r = load(o.out);
+	assert_true(json_is_true(at(r, "selection", "source_from_python_stage")));
+	assert_int_equal(json_integer_value(at(r, "coverage", "covered")), 3);
+	json_decref(r);
+	/* Three of nine is not all of them. */
+	json_decref(compare(python, o.out, NULL, 1));
+}
+
+static void test_digests(void **state)
+{
+	(void)state;
+	struct st_svf_replay_options o = replay_options(fx_path(&fx, "stages_digest"), fx_path(&fx, "replay_digest.json"));
+	o.digest = true;
+	run_replay(&o, 0);
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *c;
+	assert_ok(st_container_open(fx_path(&fx, "stages_digest/trinity_svf_elixir_stage_stele_cpu_torch_v_lm_head.weight.safetensors"), &c, &err), &err);
+	assert_int_equal(st_container_n_tensors(c), 3);
+	st_container_close(c);
+	json_decref(compare(python, o.out, NULL, 0));
+	/* Digests on the exporting side. */
+	struct st_svf_export_options e = export_options();
+	char dir[128], out[128];
+	snprintf(dir, sizeof dir, "%s", fx_path(&fx, "components_digest"));
+	snprintf(out, sizeof out, "%s", fx_path(&fx, "python_digest.json"));
+	e.write_dir = dir;
+	e.out = out;
+	e.digest = true;
+	e.svd_weights = fx_path(&fx, "components/trinity_svf_components.safetensors");
+	run_export(&e, 0);
+	o.python_report = out;
+	o.components_dir = dir;
+	o.stage_dir = fx_path(&fx, "stages_digest2");
+	o.out = fx_path(&fx, "replay_digest2.json");
+	run_replay(&o, 0);
+	json_decref(compare(out, o.out, NULL, 0));
+	/* A digest that differs is a fault, how far is unknown. */
+	fx_replay(&fx, fx_path(&fx, "o_digest"), components, fx_path(&fx, "o_digest.json"), 5, FX_OFFSETS_BF16, 3);
+	json_t *j = compare(out, fx_path(&fx, "o_digest.json"), NULL, 1);
+	assert_string_equal(first_fault(j, fx.t[3].source, "source"), "offsets_f32");
+	json_decref(j);
+}
+
+static void test_resume(void **state)
+{
+	(void)state;
+	struct st_svf_replay_options o = replay_options(fx_path(&fx, "stages_resume"), fx_path(&fx, "replay_resume.json"));
+	struct st_svf_result r;
+	struct st_error err = ST_ERROR_INIT;
+	struct stat before, after;
+	const char *first = fx_path(&fx, "stages_resume/trinity_svf_elixir_stage_stele_cpu_torch_v_model.embed_tokens.weight.safetensors");
+	/* A run that cannot write its report has done the work. */
+	o.out = fx_path(&fx, "no/such/folder/replay.json");
+	assert_int_equal(st_svf_replay(&o, &r, &err), ST_ERR_IO);
+	assert_int_equal(stat(first, &before), 0);
+	o.out = fx_path(&fx, "replay_resume.json");
+	run_replay(&o, 0);
+	assert_int_equal(stat(first, &after), 0);
+	assert_int_equal(before.st_ino, after.st_ino);
+	json_decref(compare(python, o.out, NULL, 0));
+	/* Once reported, the next run starts afresh. */
+	run_replay(&o, 0);
+	assert_int_equal(stat(first, &after), 0);
+	assert_int_not_equal(before.st_ino, after.st_ino);
+}
+
+/* ---- given factors, layouts ---- */
+
+static void test_layouts(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *c;
+	const char *src = fx_path(&fx, "components/trinity_svf_components.safetensors");
+	static const size_t tensors[2] = { 2, 7 }; /* k: square; down: [64, 192] */
+	assert_ok(st_container_open(src, &c, &err), &err);
+	struct fx_out out[27];
+	char names[27][96];
+	float *data[27];
+	for (size_t i = 0; i < 27; i++) {
+		const struct fx_tensor *t = &fx.t[i / 3];
+		char fmt[16];
+		snprintf(fmt, sizeof fmt, "svd.%c.%%s", "USV"[i % 3]);
+		snprintf(names[i], sizeof names[i], fmt, t->source);
+		const struct st_tensor *s = st_container_find(c, names[i]);
+		data[i] = fx_values(c, fmt, t->source);
+		out[i] = (struct fx_out){ names[i], ST_DTYPE_F32, s->ndim, { s->shape[0], s->shape[1] }, data[i] };
+	}
+	st_container_close(c);
+	for (size_t n = 0; n < 2; n++) {
+		size_t v = 3 * tensors[n] + 2;
+		uint64_t rows = out[v].shape[0], cols = out[v].shape[1];
+		float *turned = malloc(4 * rows * cols);
+		for (uint64_t i = 0; i < rows; i++)
+			for (uint64_t j = 0; j < cols; j++)
+				turned[j * rows + i] = data[v][i * cols + j];
+		struct fx_out bad[27];
+		memcpy(bad, out, sizeof out);
+		bad[v] = (struct fx_out){ names[v], ST_DTYPE_F32, 2, { cols, rows }, turned };
+		char dir[128], path[200];
+		snprintf(dir, sizeof dir, "%s", fx_path(&fx, n ? "wide_vh" : "square_vh"));
+		mkdir(dir, 0777);
+		snprintf(path, sizeof path, "%s/trinity_svf_components.safetensors", dir);
+		fx_tensors(path, bad, 27);
+		struct st_svf_replay_options o = replay_options(fx_path(&fx, n ? "stages_wide_vh" : "stages_square_vh"), fx_path(&fx, n ? "wide_vh.json" : "square_vh.json"));
+		o.components_dir = dir;
+		struct st_svf_result r;
+		st_error_clear(&err);
+		if (n == 1) { /* the shape gives it away */
+			assert_int_equal(st_svf_replay(&o, &r, &err), ST_ERR_FORMAT);
+			assert_string_equal(err.where, names[v]);
+			assert_non_null(strstr(err.message, "fits the layout vh"));
+		} else { /* the shape says nothing, the zero-offset test does */
+			assert_ok(st_svf_replay(&o, &r, &err), &err);
+			assert_int_equal(r.exit_status, 1);
+			assert_non_null(strstr(r.text, "another layout than torch_v"));
+			st_svf_result_release(&r);
+			json_t *j = compare(python, o.out, NULL, 1);
+			assert_string_equal(first_fault(j, fx.t[2].source, "source"), "matmul_pre_norm");
+			assert_true(found(j, "svf.v_layout", fx.t[2].source, "matmul_pre_norm", true));
+			json_decref(j);
+		}
+		free(turned);
+	}
+	for (size_t i = 0; i < 27; i++)
+		free(data[i]);
+}
+
+/* ---- planted faults ---- */
+
+static void test_oracle_agrees(void **state)
+{
+	(void)state;
+	fx_replay(&fx, fx_path(&fx, "o_none"), components, fx_path(&fx, "o_none.json"), 5, FX_NONE, SIZE_MAX);
+	/* Another implementation, in f64: within the tight profile, and nothing to name. */
+	json_t *j = compare(python, fx_path(&fx, "o_none.json"), "f32", 0);
+	assert_int_equal(json_array_size(json_object_get(j, "findings")), 0);
+	assert_int_equal(json_array_size(json_object_get(j, "tensors")), 10);
+	json_decref(j);
+}
+
+static const struct planted {
+	const char *name;
+	enum fx_fault fault;
+	size_t only;
+	const char *tolerances, *code, *tensor, *stage, *orientation;
+	bool no_stage; /* the fault is in no required stage */
+} planted[] = {
+	{ "v_square", FX_V_LAYOUT, 2, NULL, "svf.v_layout", "model.layers.1.self_attn.k_proj.weight", "matmul_pre_norm", "source", false },
+	{ "v_wide", FX_V_LAYOUT, 7, NULL, "svf.v_layout", "model.layers.1.mlp.down_proj.weight", "matmul_pre_norm", "source", false },
+	{ "alphabetical", FX_ALPHABETICAL, SIZE_MAX, NULL, "svf.alphabetical_spans", "model.embed_tokens.weight", "offsets_f32", "source", false },
+	{ "offsets_bf16", FX_OFFSETS_BF16, SIZE_MAX, NULL, "svf.offsets_bf16", "lm_head.weight", "offsets_f32", "source", false },
+	{ "scalar_u", FX_SCALAR_IN_U, 4, NULL, "svf.scalar_first", "model.layers.1.self_attn.o_proj.weight", "u_scaled", "source", false },
+	{ "scalar_product", FX_SCALAR_IN_PRODUCT, 6, NULL, "svf.scalar_first", "model.layers.1.mlp.up_proj.weight", "matmul_pre_norm", "source", false },
+	{ "truncate", FX_TRUNCATE, 1, NULL, "svf.truncated_cast", "model.layers.1.self_attn.q_proj.weight", "final_bf16", "source", true },
+	{ "swapped", FX_SWAPPED, SIZE_MAX, NULL, "svf.swapped_spans", "model.embed_tokens.weight", "offsets_f32", "source", false },
+	{ "compose", FX_COMPOSE, SIZE_MAX, NULL, "svf.tie_policy", "lm_head.weight", "source_f32", "source", false },
+	{ "last_wins", FX_LAST_WINS, SIZE_MAX, NULL, "svf.tie_policy", "model.embed_tokens.weight", "final_f32", "source", false },
+	{ "tf32", FX_TF32, SIZE_MAX, "f32", "svf.reduced_products", "model.layers.1.mlp.gate_proj.weight", "matmul_pre_norm", "source", false },
+	{ "wide_not_turned", FX_NOT_TRANSPOSED, SIZE_MAX, NULL, "svf.not_transposed", "model.layers.1.mlp.gate_proj.weight", "final_f32", "target", false },
+};
+
+static void test_planted(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof planted / sizeof *planted; i++) {
+		const struct planted *p = &planted[i];
+		char dir[64], file[80];
+		snprintf(dir, sizeof dir, "o_%s", p->name);
+		snprintf(file, sizeof file, "o_%s.json", p->name);
+		fx_replay(&fx, fx_path(&fx, dir), components, fx_path(&fx, file), 5, p->fault, p->only);
+		json_t *j = compare(python, fx_path(&fx, file), p->tolerances, 1);
+		const char *first = first_fault(j, p->tensor, p->orientation);
+		if (p->no_stage ? first != NULL : !first || strcmp(first, p->stage) != 0)
+			fail_msg("%s: first fault at %s", p->name, first ? first : "no stage");
+		if (!found(j, p->code, p->tensor, p->stage, true))
+			fail_msg("%s was not named", p->name);
+		/* A fault in one tensor is reported for that one only. */
+		for (size_t k = 0; k < FX_TENSORS && p->only != SIZE_MAX; k++)
+			if (k != p->only)
+				assert_null(first_fault(j, fx.t[k].source, "source"));
+		json_decref(j);
+	}
+}
+
+/* k is square: its shape cannot say whether it was turned, so the sample of this manifest is k. */
+static void test_square_not_turned(void **state)
+{
+	(void)state;
+	char sha[65], reference[128], dir[128], out[128];
+	fx_sha(fx.st, sha);
+	snprintf(reference, sizeof reference, "%s", fx_path(&fx, "reference_k.json"));
+	snprintf(dir, sizeof dir, "%s", fx_path(&fx, "components_k"));
+	snprintf(out, sizeof out, "%s", fx_path(&fx, "python_k.json"));
+	fx_json(reference, fx_manifest(&fx, 2, sha));
+	struct st_svf_export_options e = export_options();
+	e.reference = reference;
+	e.write_dir = dir;
+	e.out = out;
+	e.svd_weights = fx_path(&fx, "components/trinity_svf_components.safetensors");
+	run_export(&e, 0);
+	fx_replay(&fx, fx_path(&fx, "o_k"), dir, fx_path(&fx, "o_k.json"), 2, FX_NONE, SIZE_MAX);
+	json_decref(compare(out, fx_path(&fx, "o_k.json"), "f32", 0));
+	fx_replay(&fx, fx_path(&fx, "o_k_bad"), dir, fx_path(&fx, "o_k_bad.json"), 2, FX_NOT_TRANSPOSED, SIZE_MAX);
+	json_t *j = compare(out, fx_path(&fx, "o_k_bad.json"), NULL, 1);
+	assert_string_equal(first_fault(j, fx.t[2].source, "target"), "final_f32");
+	assert_true(found(j, "svf.not_transposed", fx.t[2].source, "final_f32", true));
+	json_decref(j);
+}
+
+static void test_tie_policy_of_reports(void **state)
+{
+	(void)state;
+	static const enum st_svf_tie ties[2] = { ST_SVF_COMPOSE, ST_SVF_LAST_WINS };
+	for (size_t i = 0; i < 2; i++) {
+		char dir[128], out[128], stages[128], report[128];
+		snprintf(dir, sizeof dir, "%s", fx_path(&fx, i ? "components_last" : "components_compose"));
+		snprintf(out, sizeof out, "%s", fx_path(&fx, i ? "python_last.json" : "python_compose.json"));
+		snprintf(stages, sizeof stages, "%s", fx_path(&fx, i ? "stages_last" : "stages_compose"));
+		snprintf(report, sizeof report, "%s", fx_path(&fx, i ? "last.json" : "compose.json"));
+		struct st_svf_export_options e = export_options();
+		e.write_dir = dir;
+		e.out = out;
+		e.tie = ties[i];
+		run_export(&e, 0);
+		struct st_svf_replay_options o = replay_options(stages, report);
+		o.components_dir = dir;
+		o.python_report = out;
+		run_replay(&o, 0); /* by the policy that the export recorded */
+		json_decref(compare(out, report, NULL, 0));
+		json_t *j = compare(python, report, NULL, 1);
+		assert_true(found(j, "svf.tie_policy", NULL, NULL, true));
+		assert_true(found(j, "svf.tie_policy", i ? "model.embed_tokens.weight" : "lm_head.weight", i ? "final_f32" : "source_f32", true));
+		json_decref(j);
+	}
+	/* Composed: the head starts from the adapted embedding, by the second implementation too. */
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *c;
+	assert_ok(st_container_open(fx_path(&fx, "components_compose/trinity_svf_all_selected_stage_debug.safetensors"), &c, &err), &err);
+	float *head = fx_values(c, "tensor.%s.source_f32", "lm_head.weight"), *embed = fx_values(c, "tensor.%s.adapted_source_f32", "model.embed_tokens.weight");
+	assert_memory_equal(head, embed, 4 * 512 * 64);
+	free(head);
+	free(embed);
+	st_container_close(c);
+}
+
+static void test_stale_and_lies(void **state)
+{
+	(void)state;
+	struct st_svf_replay_options o = replay_options(fx_path(&fx, "stages_stale"), fx_path(&fx, "stale.json"));
+	run_replay(&o, 0);
+	/* One bit of one stage file, after the report. */
+	const char *file = fx_path(&fx, "stages_stale/trinity_svf_elixir_stage_stele_cpu_torch_v_lm_head.weight.safetensors");
+	size_t n;
+	char *p = fx_read(file, &n);
+	p[n - 1000] ^= 1;
+	fx_write(file, p, n);
+	free(p);
+	json_t *j = compare(python, o.out, NULL, 1);
+	assert_true(found(j, "svf.stale_stages", "trinity_svf_elixir_stage_stele_cpu_torch_v_lm_head.weight.safetensors", NULL, true));
+	json_decref(j);
+
+	fx_replay(&fx, fx_path(&fx, "o_lies"), components, fx_path(&fx, "o_lies.json"), 5, FX_LIES, SIZE_MAX);
+	j = compare(python, fx_path(&fx, "o_lies.json"), NULL, 1);
+	/* It claims equal bytes; an f64 implementation does not have them. */
+	assert_true(found(j, "svf.contradiction", "lm_head.weight", "matmul_pre_norm", true));
+	json_decref(j);
+
+	/* The verdict itself: a report of a failing replay, edited to say that it passed. */
+	json_t *r = load(fx_path(&fx, "square_vh.json"));
+	size_t i, k;
+	json_t *v, *c;
+	json_array_foreach(at(r, "semantic_python_component_variants", NULL), i, v) {
+		json_t *d = json_object_get(v, "stage_debug");
+		if (d)
+			json_object_set_new(d, "functional_parity_passed", json_true());
+		json_array_foreach(json_object_get(d, "checks"), k, c)
+			json_object_set_new(c, "functional_passed", json_true());
+	}
+	fx_json(fx_path(&fx, "edited.json"), r);
+	j = compare(python, fx_path(&fx, "edited.json"), NULL, 1);
+	assert_true(found(j, "svf.contradiction", fx.t[2].source, "matmul_pre_norm", true));
+	assert_true(found(j, "svf.contradiction", fx.t[2].source, NULL, true));
+	json_decref(j);
+}
+
+/* ---- tolerances ---- */
+
+static void test_tolerance_file(void **state)
+{
+	(void)state;
+	const char *path = fx_path(&fx, "tol.json");
+	fx_json(path, json_pack("{s:{s:f, s:f, s:b}}", "final_bf16", "max_abs_error", 0.0, "mean_abs_error", 0.0, "required", 1));
+	/* The oracle's sums are not ours, so some element rounds the other way; required, that is a fault. */
+	json_t *j = compare(python, fx_path(&fx, "o_none.json"), path, 1);
+	assert_string_equal(first_fault(j, "lm_head.weight", "source"), "final_bf16");
+	json_decref(j);
+	struct st_svf_result r;
+	struct st_error err = ST_ERROR_INIT;
+	fx_json(path, json_pack("{s:{}}", "final_bf61"));
+	const struct st_svf_compare_options o = { .a = python, .b = fx_path(&fx, "o_none.json"), .tolerances = path };
+	assert_int_equal(st_svf_compare(&o, &r, &err), ST_ERR_FORMAT);
+	assert_string_equal(err.where, "final_bf61");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_export_files), cmocka_unit_test(test_replay), cmocka_unit_test(test_source_from_stage), cmocka_unit_test(test_digests),
+		cmocka_unit_test(test_resume), cmocka_unit_test(test_layouts), cmocka_unit_test(test_oracle_agrees), cmocka_unit_test(test_planted),
+		cmocka_unit_test(test_square_not_turned), cmocka_unit_test(test_tie_policy_of_reports), cmocka_unit_test(test_stale_and_lies),
+		cmocka_unit_test(test_tolerance_file),
+	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests_name("svf parity", tests, open_fixture, close_fixture);
+}
