@@ -29,15 +29,15 @@ struct st_rows st_rows_of(const struct st_weight *w);
 
 struct st_row_stat {
 	double aa, bb, ab, dd; /* sums over the row */
-	double pred;           /* predicted value of dd */
+	double pred, pred_a;   /* predicted value of dd, and a's share of it */
 	uint64_t bad_a, bad_b, apart; /* non-finite elements */
 	double max;
-	bool blocks;           /* a side is stored in blocks */
+	uint64_t blocks;       /* of the side with the larger ones; 0 where neither is stored in blocks */
 };
 
 /* What the rows say together. */
 struct st_pair_summary {
-	double aa, bb, ab, dd, pred, max;
+	double aa, bb, ab, dd, pred, pred_a, max;
 	uint64_t nonfinite_a, nonfinite_b, apart;
 	uint64_t bad_rows, first_bad, last_bad; /* rows beyond their noise, or with a gain of their own */
 	bool noise;       /* nothing beyond what the types predict */

@@ -95,6 +95,23 @@ static bool fits(const struct st_pair_summary *s, uint64_t n)
 }
 
 /*
+ * An explanation leaves less to explain: of the rows that are beyond noise as stored, half the residual at most. Without
+ * this a change too small to matter would be confirmed where all but a few rows agree anyway.
+ */
+static bool helps(const struct trial *t, const struct st_row_stat *part, uint64_t cols)
+{
+	double before = 0, after = 0;
+	for (uint64_t i = 0; i < t->n_sample; i++) {
+		const struct st_row_stat *r = &t->stats[t->sample[i]];
+		if (!st_row_is_bad(r, cols) || r->apart)
+			continue;
+		before += r->dd;
+		after += part[i].dd;
+	}
+	return after <= 0.5 * before;
+}
+
+/*
  * Measure side a against side b under hypothesis `c` (code and parameters). `side` is the
  * one that would be wrong, or 0. sampled: only the sample can be measured.
  */
@@ -106,7 +123,7 @@ static enum st_status consider(struct trial *t, const struct st_rows *a, const s
 	ST_TRY(st_pair_measure(a, b, t->sample, t->n_sample, t->threads, part, t->err));
 	st_pair_summarise(part, t->sample, t->n_sample, a->cols, &s);
 	uint64_t n = t->n_sample;
-	bool fit = fits(&s, n);
+	bool fit = fits(&s, n) && helps(t, part, t->a->cols);
 	if (fit && !sampled && a->rows > t->n_sample) {
 		struct st_row_stat *all = st_alloc_array(a->rows, sizeof *all);
 		if (!all)

@@ -29,11 +29,14 @@ static void block_squares(const float *x, size_t T, size_t K, size_t block, doub
 		}
 }
 
-/* out[t] += sum over rows n of the variance of W[n] x[t] as w's type predicts it. */
-static enum st_status add_linear(const struct st_weight *w, const float *x, size_t T, int threads, double *out,
+/* out[t] += sum over rows n of the variance of W[n] x[t] as a type predicts it for w: its stored type, or the one that
+ * the mode rounds it to. */
+static enum st_status add_linear(const struct st_weight *w, enum st_dtype type, const float *x, size_t T, int threads, double *out,
                                  struct st_error *err)
 {
-	const struct st_tensor *t = w->tensor;
+	const struct st_tensor *stored = w->tensor;
+	struct st_tensor as = *stored, *t = &as;
+	t->dtype = type;
 	uint64_t K = st_tensor_cols(t), N = st_tensor_rows(t);
 	size_t block = st_noise_block(t->dtype), blocks = (size_t)st_ceil_div(K, block);
 	double *x2 = st_alloc_array((uint64_t)T * blocks, sizeof *x2);
@@ -50,7 +53,7 @@ static enum st_status add_linear(const struct st_weight *w, const float *x, size
 	for (uint64_t g = 0; g < GROUPS; g++) {
 		float *row = rows + (uint64_t)omp_get_thread_num() * K;
 		for (uint64_t n = g * N / GROUPS; n < (g + 1) * N / GROUPS && !st_cancelled(); n++) {
-			st_tensor_decode(t, n, 1, row); /* stored order: a permutation of rows changes no sum */
+			st_tensor_decode(stored, n, 1, row); /* stored order: a permutation of rows changes no sum */
 			st_noise_dot(t, row, (size_t)K, x2, T, part + g * T);
 		}
 	}
@@ -65,6 +68,30 @@ out:
 	return st;
 }
 
+/*
+ * Modes other than exact add errors of their own, which two sides share only where their weights are equal:
+ * weights rounded to the mode's type, and f32 sums whose lanes hold K/16 terms (docs/numerics.md).
+ */
+static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, const float *x, size_t T, int threads, double *out,
+                               struct st_error *err)
+{
+	if (mode == ST_MODE_EXACT)
+		return ST_OK;
+	double *sum = calloc(T, sizeof *sum);
+	if (!sum)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	bool rounds = mode == ST_MODE_EMULATE_F16 || mode == ST_MODE_EMULATE_BF16;
+	enum st_dtype type = mode == ST_MODE_EMULATE_F16 ? ST_DTYPE_F16 : ST_DTYPE_BF16;
+	enum st_status st = add_linear(w, type, x, T, threads, sum, err);
+	double rel = st_dtype_info(type)->storage_rel_rms, lanes = (double)st_tensor_cols(w->tensor) / 16 + 4;
+	/* Both are in proportion to sum (w x)^2, so the one follows from the other. */
+	double factor = (rounds ? 1 : 0) + 0x1p-48 * lanes / (rel * rel);
+	for (size_t t = 0; t < T; t++)
+		out[t] += factor * sum[t];
+	free(sum);
+	return st;
+}
+
 /* Relative variance of one element as a float type stores it. */
 static double rel_variance(const struct st_weight *w)
 {
@@ -73,7 +100,7 @@ static double rel_variance(const struct st_weight *w)
 }
 
 enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph *gb, uint32_t node,
-                                const struct st_run *r, const uint32_t *tokens, int threads, double *out,
+                                const struct st_run *r, const uint32_t *tokens, const struct st_exec *e, double *out,
                                 struct st_error *err)
 {
 	const struct st_node *na = &ga->nodes[node], *nb = &gb->nodes[node];
@@ -103,7 +130,8 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 			const struct st_weight *w = n->w[i];
 			if (n->op == ST_OP_LINEAR) {
 				struct st_value x = st_run_value(r, n->in[0]);
-				ST_TRY(add_linear(w, x.data, T, threads, out, err));
+				ST_TRY(add_linear(w, w->tensor->dtype, x.data, T, e->threads, out, err));
+				ST_TRY(add_mode(w, e->mode, x.data, T, e->threads, out, err));
 			} else if (n->op == ST_OP_BIAS || n->op == ST_OP_EMBED) {
 				uint64_t cols = st_tensor_cols(w->tensor);
 				float *row = st_alloc_array(cols, sizeof *row);

@@ -122,9 +122,22 @@ static double token_square(const struct st_value *v, const float *x, const float
 	return sum;
 }
 
-/* A token this many times above its expected error is a fault; between the two it stays undecided. */
+/*
+ * A token this many times above its expected error is a fault; between the two it stays undecided. Where one input and
+ * one row make most of a token (a massive activation), its error is that of one element, and an encoder that
+ * holds another element of the block for more important leaves it more error than blocks do on average.
+ */
 #define NOISE_RATIO 4.0
 #define FAULT_RATIO 8.0
+#define BLOCKS_RATIO 1.5
+
+static bool in_blocks(const struct st_node *n)
+{
+	bool blocks = false;
+	for (uint32_t i = 0; i < n->n_w; i++)
+		blocks |= st_dtype_info(n->w[i]->tensor->dtype)->block_elems > 1;
+	return blocks;
+}
 
 static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight_status weights, struct st_stage_report *rep,
                                   struct st_error *err)
@@ -143,7 +156,7 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 		floor2 = norm_b * norm_b * 0x1p-46;
 	} else {
 		ST_TRY(st_run_eval_alone(l->rb, l->ga, i, &l->exec, l->alone, err));
-		ST_TRY(st_floor_of_node(l->ga, l->gb, i, l->rb, l->s->r.tokens_b, l->exec.threads, l->floor2, err));
+		ST_TRY(st_floor_of_node(l->ga, l->gb, i, l->rb, l->s->r.tokens_b, &l->exec, l->floor2, err));
 		struct st_metrics m;
 		st_metrics_of(a.data, l->alone, count, l->exec.threads, &m);
 		inherited = m.norm_diff;
@@ -158,6 +171,7 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 			}
 		}
 	}
+	double allow = in_blocks(&l->ga->nodes[i]) || in_blocks(n) ? BLOCKS_RATIO : 1;
 	rep->kind = weights >= ST_WEIGHT_NOISE ? ST_FLOOR_STORED_TYPES : ST_FLOOR_ROUNDING;
 	rep->local_rel = norm_b > 0 ? sqrt(local2) / norm_b : local2 > 0 ? INFINITY : 0;
 	rep->local_floor = norm_b > 0 ? sqrt(floor2) / norm_b : 0;
@@ -168,9 +182,9 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 		/* Alike on both sides nothing can be said about the numbers behind; else one side broke here. */
 		rep->status = rep->total.nonfinite_apart == 0 ? ST_STATUS_UNDECIDED
 		              : l->fault_seen ? ST_STATUS_INHERITED : ST_STATUS_FAULT;
-	else if (rep->worst_token_ratio > FAULT_RATIO)
+	else if (rep->worst_token_ratio > allow * FAULT_RATIO)
 		rep->status = ST_STATUS_FAULT;
-	else if (rep->worst_token_ratio > NOISE_RATIO)
+	else if (rep->worst_token_ratio > allow * NOISE_RATIO)
 		rep->status = ST_STATUS_UNDECIDED;
 	else if (rep->total.max_abs == 0)
 		rep->status = ST_STATUS_EXACT;

@@ -91,6 +91,72 @@ static void harmless_differences_are_clean(void **state)
 	toy_free(&b);
 }
 
+/*
+ * Quantisers that weigh elements by importance give a block the step that suits its important ones and clip the rest.
+ * Here every ninth block of 32 is clipped to 0.6 of its largest element before it is stored.
+ */
+static void clipped_blocks_are_clean(void **state)
+{
+	(void)state;
+	struct toy good, bad;
+	toy_make(&good, "qwen2", 256, false);
+	toy_make(&bad, "qwen2", 256, false);
+	for (size_t i = 0; i < bad.n; i++) {
+		struct toy_tensor *t = &bad.t[i];
+		for (uint64_t at = 0; !t->vector && at < t->rows * t->cols; at += 9 * 32) {
+			float max = 0;
+			for (uint64_t k = at; k < at + 32; k++)
+				max = fabsf(t->data[k]) > max ? fabsf(t->data[k]) : max;
+			for (uint64_t k = at; k < at + 32; k++)
+				t->data[k] = fabsf(t->data[k]) > 0.6f * max ? copysignf(0.6f * max, t->data[k]) : t->data[k];
+		}
+	}
+	toy_write(&good, in_folder("good.gguf"), ST_DTYPE_F32, true);
+	for (int i = 0; i < N_TYPES; i++) {
+		/* Where steps are finer no encoder would clip so much. */
+		if (st_dtype_info(types[i])->storage_rel_rms < 0.05)
+			continue;
+		toy_write(&bad, in_folder("clipped.gguf"), types[i], true);
+		for (int order = 0; order < 2; order++) {
+			struct st_rosetta *r = compare(in_folder(order ? "good.gguf" : "clipped.gguf"), in_folder(order ? "clipped.gguf" : "good.gguf"));
+			if (r->verdict != ST_VERDICT_NOISE)
+				explain(r, st_dtype_info(types[i])->name);
+			assert_int_equal(r->verdict, ST_VERDICT_NOISE);
+			st_rosetta_free(r);
+		}
+	}
+	toy_free(&good);
+	toy_free(&bad);
+}
+
+/* What a mode rounds itself is no difference of the files, whichever types they hold. */
+static void every_mode_is_clean(void **state)
+{
+	(void)state;
+	static const char *const modes[] = { "exact", "fast", "emulate:f16", "emulate:bf16", "emulate:q8_0", "emulate:q8_k" };
+	static const enum st_dtype pairs[][2] = {
+		{ ST_DTYPE_F16, ST_DTYPE_F32 }, { ST_DTYPE_F32, ST_DTYPE_Q8_0 }, { ST_DTYPE_BF16, ST_DTYPE_F16 }, { ST_DTYPE_Q4_K, ST_DTYPE_F32 },
+	};
+	struct toy m;
+	toy_make(&m, "llama", 256, false);
+	for (size_t k = 0; k < sizeof pairs / sizeof *pairs; k++) {
+		toy_write(&m, in_folder("a.gguf"), pairs[k][0], true);
+		toy_write(&m, in_folder("b.gguf"), pairs[k][1], true);
+		for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+			struct st_error err = ST_ERROR_INIT;
+			struct st_rosetta *r;
+			struct st_rosetta_options o = { .tokens = tokens, .n_tokens = 6, .threshold = NAN, .mode = modes[i], .threads = 2 };
+			assert_ok(st_rosetta_run(in_folder("a.gguf"), in_folder("b.gguf"), &o, &r, &err), &err);
+			if (r->verdict != ST_VERDICT_NOISE)
+				explain(r, modes[i]);
+			assert_int_equal(r->verdict, ST_VERDICT_NOISE);
+			assert_int_equal(st_rosetta_exit(r, true), 0);
+			st_rosetta_free(r);
+		}
+	}
+	toy_free(&m);
+}
+
 /* ---- planted faults ---- */
 
 #define Q1 "model.layers.1.self_attn.q_proj.weight"
@@ -511,6 +577,8 @@ int main(void)
 		CASE(sound_llama_pairs_are_clean),
 		CASE(sound_qwen2_pairs_are_clean),
 		CASE(harmless_differences_are_clean),
+		CASE(clipped_blocks_are_clean),
+		CASE(every_mode_is_clean),
 		CASE(planted_faults_are_named),
 		CASE(storage_faults_are_named),
 		CASE(config_faults_are_placed),
