@@ -40,6 +40,7 @@ enum st_status st_model_check(const struct st_model *m, struct st_error *err)
 enum st_status st_model_open(const char *path, struct st_model **out, struct st_error *err)
 {
 	struct st_model *m;
+	*out = NULL;
 	ST_TRY(st_model_open_partial(path, &m, err));
 	enum st_status st = st_model_check(m, err);
 	if (st == ST_OK)

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/outfile.h"
+#include "format/container.h"
 #include "report/rosetta.h"
 
 #include <math.h>
@@ -62,7 +63,7 @@ static enum st_status write_reports(const struct opts *o, const struct st_rosett
 {
 	struct st_outdir *d;
 	struct st_text t = { 0 };
-	char *s = json_dumps(j, JSON_INDENT(2));
+	char *s = st_json_print(j, JSON_INDENT(2));
 	st_report_rosetta_text(r, true, false, &t);
 	enum st_status st = !s || t.failed ? st_fail(err, ST_ERR_NOMEM, "out of memory") : st_outdir_open(o->out, o->force, &d, err);
 	if (st == ST_OK) {

@@ -2,24 +2,34 @@
 #include "cli/internal.h"
 
 #include "base/error.h"
+#include "format/container.h"
 #include "report/json.h"
 
-#include <assert.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <unistd.h>
+
+/* Nothing of a result that could not be put together is printed. */
+static _Noreturn void no_memory(void)
+{
+	fputs("stele: out of memory\n", stderr);
+	_exit(CLI_TROUBLE);
+}
 
 void cli_print_text(const struct st_text *t)
 {
-	assert(!t->failed);
+	if (t->failed)
+		no_memory();
 	if (t->len)
 		fwrite(t->s, 1, t->len, stdout);
 }
 
 void cli_print_json(json_t *j)
 {
-	char *s = j ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
-	assert(s);
+	char *s = st_json_print(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+	if (!s)
+		no_memory();
 	puts(s);
 	free(s);
 }

@@ -131,6 +131,8 @@ ST_MUST_CHECK enum st_status st_json_parse(const char *text, uint64_t n, uint64_
 /* The same with the caller's own bound on the tree's memory, in bytes. */
 ST_MUST_CHECK enum st_status st_json_parse_within(const char *text, uint64_t n, uint64_t origin, uint64_t budget, json_t **out,
                                                   struct st_error *err);
+/* json_dumps(), but NULL instead of a text that lacks something when memory runs out on the way, and for a NULL. */
+char *st_json_print(const json_t *j, size_t flags);
 /* Map and parse a small JSON file; *out = NULL when the file does not exist. */
 ST_MUST_CHECK enum st_status st_json_load(const char *path, json_t **out, struct st_error *err);
 

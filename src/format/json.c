@@ -4,6 +4,8 @@
 #include "base/error.h"
 
 #include <errno.h>
+#include <stdlib.h>
+#include <threads.h>
 #include <unistd.h>
 
 /*
@@ -21,6 +23,28 @@ static uint64_t tree_cost(const char *text, uint64_t n)
 	return sum;
 }
 
+/*
+ * jansson takes a failure of malloc for a fault in the text or, worse, loses a letter of a string and goes on. Its
+ * allocator therefore goes through one that remembers; memory from before and after is the same to it.
+ */
+static once_flag watching = ONCE_FLAG_INIT;
+static json_malloc_t plain_malloc;
+static _Thread_local bool lost;
+
+static void *watched_malloc(size_t n)
+{
+	void *p = plain_malloc(n);
+	lost |= !p;
+	return p;
+}
+
+static void watch(void)
+{
+	json_free_t plain_free;
+	json_get_alloc_funcs(&plain_malloc, &plain_free);
+	json_set_alloc_funcs(watched_malloc, plain_free);
+}
+
 enum st_status st_json_parse_within(const char *text, uint64_t n, uint64_t origin, uint64_t budget, json_t **out,
                                     struct st_error *err)
 {
@@ -31,15 +55,29 @@ enum st_status st_json_parse_within(const char *text, uint64_t n, uint64_t origi
 		                  "JSON text of %llu bytes would take up to %llu bytes of memory, allowed are %llu",
 		                  (unsigned long long)n, (unsigned long long)cost, (unsigned long long)budget);
 	json_error_t e;
+	call_once(&watching, watch);
+	lost = false;
 	json_t *j = json_loadb(n ? text : "", (size_t)n, JSON_REJECT_DUPLICATES, &e);
-	if (!j) {
-		if (json_error_code(&e) == json_error_out_of_memory)
-			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (lost) {
+		json_decref(j);
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	}
+	if (!j)
 		return st_fail_at(err, ST_ERR_FORMAT, origin + (e.position > 0 ? (uint64_t)e.position : 0), NULL,
 		                  "not valid JSON: %s", e.text);
-	}
 	*out = j;
 	return ST_OK;
+}
+
+char *st_json_print(const json_t *j, size_t flags)
+{
+	call_once(&watching, watch);
+	lost = false;
+	char *text = j ? json_dumps(j, flags) : NULL;
+	if (!lost)
+		return text;
+	free(text); /* jansson may have left something out */
+	return NULL;
 }
 
 enum st_status st_json_parse(const char *text, uint64_t n, uint64_t origin, json_t **out, struct st_error *err)

@@ -1,6 +1,7 @@
 /* safetensors_write.c - laying out a safetensors file. */
 #include "format/writer.h"
 
+#include "base/cursor.h"
 #include "base/error.h"
 
 #include <stdlib.h>
@@ -49,6 +50,8 @@ static enum st_status describe_tensors(const struct st_write_plan *plan, json_t 
 		if (!st_safetensors_name_of(t->dtype))
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name, "safetensors has no type for %s",
 			                  st_dtype_info(t->dtype)->name);
+		if (!st_utf8_valid(t->name, strlen(t->name)))
+			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, t->name, "a tensor name that is not UTF-8");
 		if (strcmp(t->name, "__metadata__") == 0)
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name, "safetensors keeps this name for itself");
 		offsets[i] = at;
@@ -70,14 +73,15 @@ enum st_status st_safetensors_layout(const struct st_write_plan *plan, struct st
 	uint64_t size = 0;
 	json_t *header = json_object();
 	out->offsets = st_arena_alloc(arena, plan->n_specs, sizeof *out->offsets);
-	if (!header || !out->offsets || (plan->metadata && !put(header, "__metadata__", json_deep_copy(plan->metadata))))
+	/* Not a copy: jansson's loses members when memory runs out, and says nothing. */
+	if (!header || !out->offsets || (plan->metadata && !put(header, "__metadata__", json_incref((json_t *)(uintptr_t)plan->metadata))))
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK)
 		st = describe_tensors(plan, header, out->offsets, &size, err);
 	if (st == ST_OK) {
-		text = json_dumps(header, JSON_COMPACT); /* members in the order of the plan */
+		text = st_json_print(header, JSON_COMPACT); /* members in the order of the plan */
 		if (!text)
-			st = st_fail(err, ST_ERR_USAGE, "a tensor name or metadata value is not UTF-8");
+			st = st_fail(err, ST_ERR_NOMEM, "out of memory"); /* all its strings are UTF-8 by now */
 	}
 	if (st == ST_OK) {
 		uint64_t n = strlen(text), padded = plan->pad_header ? (n + 7) / 8 * 8 : n;

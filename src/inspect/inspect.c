@@ -71,12 +71,15 @@ static bool is_contradiction(const struct st_container *c, const struct st_error
 	return e->code == ST_ERR_FORMAT && c->n_tensors > 0 && strcmp(e->message, "is missing") != 0;
 }
 
+/* What has nothing to do with the file ends the inspection rather than being part of it. */
+static bool from_outside(const struct st_error *e) { return e->code == ST_ERR_NOMEM || e->code == ST_ERR_CANCELLED; }
+
 static enum st_status open_all(struct st_inspection *in, const char *path, struct st_error *err)
 {
 	if (st_model_open(path, &in->model, &in->model_error) == ST_OK) {
 		in->container = st_model_container(in->model);
 	} else {
-		if (in->model_error.code == ST_ERR_NOMEM || in->model_error.code == ST_ERR_CANCELLED) {
+		if (from_outside(&in->model_error)) {
 			*err = in->model_error;
 			return err->code;
 		}
@@ -90,6 +93,10 @@ static enum st_status open_all(struct st_inspection *in, const char *path, struc
 	}
 	if (st_tokenizer_open(in->container, &in->tokenizer, &in->tokenizer_error) != ST_OK) {
 		in->tokenizer = NULL;
+		if (from_outside(&in->tokenizer_error)) {
+			*err = in->tokenizer_error;
+			return err->code;
+		}
 		/* "Has none" is no news of a trace or a checkpoint of weights. */
 		if (!claims_model(in->container))
 			st_error_clear(&in->tokenizer_error);
@@ -243,6 +250,8 @@ static enum st_status fill(struct st_inspection *in, const char *path, const str
 	in->run_tokens = o->run_tokens ? o->run_tokens : 128;
 	if (in->model)
 		in->run_memory = st_model_run_memory(in->model, in->run_tokens, 0, false, NULL, o->threads);
+	if (in->run_memory == UINT64_MAX)
+		return st_fail(err, ST_ERR_NOMEM, "no memory to plan a run");
 	ST_TRY(check_config(in, err));
 	ST_TRY(check_places(in, err));
 	return o->no_stats ? ST_OK : read_values(in, o, err);

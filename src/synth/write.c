@@ -198,7 +198,7 @@ static enum st_status write_text(const char *path, const char *text, struct st_e
  * stays, another one is not overwritten unasked. */
 static enum st_status write_json(struct job *j, const char *folder, const char *name, json_t *doc, struct st_error *err)
 {
-	char *text = doc ? json_dumps(doc, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
+	char *text = st_json_print(doc, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
 	char *path = st_arena_printf(&j->s.arena, "%s/%s", folder, name), *line = st_arena_printf(&j->s.arena, "%s\n", text ? text : "");
 	enum st_status st = ST_OK;
 	json_t *there = NULL;

@@ -62,7 +62,7 @@ json_t *st_list_write(const uint32_t *v, size_t n)
 	bool ok = list != NULL;
 	for (size_t i = 0; i < n && ok; i++)
 		ok = json_array_append_new(list, json_integer(v[i])) == 0;
-	char *text = ok ? json_dumps(list, JSON_COMPACT) : NULL;
+	char *text = ok ? st_json_print(list, JSON_COMPACT) : NULL;
 	json_t *s = text ? json_string(text) : NULL;
 	free(text);
 	json_decref(list);

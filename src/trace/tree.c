@@ -170,7 +170,7 @@ static enum st_status sync_files(const struct st_tree_writer *w, struct st_error
 enum st_status st_tree_commit(struct st_tree_writer *w, const uint32_t *tokens, size_t n_tokens, struct st_error *err)
 {
 	json_t *o = describe(w->plan, tokens, n_tokens);
-	char *text = o ? json_dumps(o, JSON_INDENT(1)) : NULL;
+	char *text = st_json_print(o, JSON_INDENT(1));
 	const char *path = st_arena_printf(&w->arena, "%s/trace.json", st_outdir_path(w->dir));
 	enum st_status st = text && path ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK)
