@@ -54,14 +54,27 @@ static enum st_status check_copy(const struct st_job *j, const struct st_tensor 
 static void get_dense(const struct st_rows *s, uint64_t r, float *dst) { memcpy(dst, s->dense + r * s->cols, s->cols * sizeof *dst); }
 static void get_stored(const struct st_rows *s, uint64_t r, float *dst) { st_tensor_decode(s->type, s->shift + r, 1, dst); }
 
+/* The rows that a job is to give. */
+struct meant_rows {
+	struct st_rows rows; /* first */
+	const struct st_job *j;
+};
+static void get_meant(const struct st_rows *s, uint64_t r, float *dst) { st_job_row(((const struct meant_rows *)s)->j, r, dst); }
+
 static enum st_status check_numbers(const struct st_job *j, const struct st_tensor *t, int threads, struct st_error *err)
 {
 	const struct st_tensor exact = { .dtype = ST_DTYPE_F32, .scale = 1 };
 	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), step = st_job_step(j);
-	float *x = st_alloc_array(step * cols, sizeof *x);
+	bool by_rows = st_job_by_rows(j);
+	float *x = by_rows ? NULL : st_alloc_array(step * cols, sizeof *x);
 	struct st_row_stat *stats = st_alloc_array(rows, sizeof *stats);
-	enum st_status st = x && stats ? ST_OK : st_no_memory(err);
-	for (uint64_t r = 0; r < rows && st == ST_OK; r += step) {
+	enum st_status st = (x || by_rows) && stats ? ST_OK : st_no_memory(err);
+	if (by_rows && st == ST_OK) {
+		struct meant_rows want = { .rows = { .type = &exact, .get = get_meant, .rows = rows, .cols = cols }, .j = j };
+		struct st_rows got = { .type = t, .get = get_stored, .rows = rows, .cols = cols };
+		st = st_pair_measure(&got, &want.rows, NULL, rows, threads, stats, err);
+	}
+	for (uint64_t r = 0; r < rows && st == ST_OK && !by_rows; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step;
 		struct st_rows want = { .type = &exact, .get = get_dense, .dense = x, .rows = n, .cols = cols };
 		struct st_rows got = { .type = t, .get = get_stored, .shift = r, .rows = n, .cols = cols };

@@ -66,7 +66,7 @@ struct st_vocabulary {
 	uint32_t (*merges)[2];     /* left and right id, strongest first */
 	uint32_t n_merges;
 	float *scores;             /* NULL for byte-level */
-	bool add_bos, add_eos, space_prefix, squeeze;
+	bool add_bos, add_eos, space_prefix, squeeze, mark_unknown;
 	const char *charsmap;      /* SentencePiece's map of characters, or NULL */
 	size_t charsmap_len;
 	int64_t pad;
@@ -134,6 +134,9 @@ bool st_output_interleaved(const struct st_conversion *v, enum st_role role);
 ST_MUST_CHECK enum st_status st_add_job(struct st_conversion *v, struct st_job **out, struct st_error *err);
 
 /* stream.c */
+/* Can its rows be had one by one? Then one of them, in any thread: */
+bool st_job_by_rows(const struct st_job *j);
+void st_job_row(const struct st_job *j, uint64_t row, float *dst);
 /* Numbers of output rows [row0, row0 + n) to dst. */
 ST_MUST_CHECK enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, float *dst, int threads, struct st_error *err);
 /* Can its numbers be scaled, or its codes be put in another order, block by block? */

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define PIECE ((uint64_t)4 << 20)      /* bytes that are copied at once */
-#define FLOATS ((uint64_t)2 << 20)     /* numbers that are held at once */
+#define FLOATS ((uint64_t)4 << 20)     /* numbers that are held at once */
 #define SMALL ((uint64_t)1 << 16)      /* elements below which a team of threads costs more than it saves */
 #define DENSE ((uint64_t)12 << 20)     /* the same where every pass reads the whole tensor */
 
@@ -156,6 +156,15 @@ static enum st_status transposed_floats(const struct st_job *j, uint64_t row0, u
 	return st_check_cancel(err);
 }
 
+bool st_job_by_rows(const struct st_job *j) { return j->spec.ndim >= 2 && (j->kind == ST_JOB_COPY || j->kind == ST_JOB_ENCODE); }
+
+void st_job_row(const struct st_job *j, uint64_t row, float *dst)
+{
+	uint64_t first = j->src[1] ? st_tensor_rows(j->src[0]) : UINT64_MAX, r = j->map ? j->map[row] : row;
+	st_tensor_decode(r < first ? j->src[0] : j->src[1], r < first ? r : r - first, 1, dst);
+	affine(j, dst, st_spec_cols(&j->spec));
+}
+
 enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, float *dst, int threads, struct st_error *err)
 {
 	uint64_t cols = st_spec_cols(&j->spec);
@@ -167,13 +176,9 @@ enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, 
 		return transposed_floats(j, row0, n, dst, threads, err);
 	if (j->spec.ndim < 2)
 		return vector_floats(j, dst, err);
-	uint64_t first = j->src[1] ? st_tensor_rows(j->src[0]) : UINT64_MAX;
 #pragma omp parallel for num_threads(threads) schedule(static) if (n * cols > SMALL)
-	for (uint64_t i = 0; i < n; i++) {
-		uint64_t r = j->map ? j->map[row0 + i] : row0 + i;
-		st_tensor_decode(r < first ? j->src[0] : j->src[1], r < first ? r : r - first, 1, dst + i * cols);
-		affine(j, dst + i * cols, cols);
-	}
+	for (uint64_t i = 0; i < n; i++)
+		st_job_row(j, row0 + i, dst + i * cols);
 	return st_check_cancel(err);
 }
 
@@ -233,7 +238,9 @@ static enum st_status write_scale(struct st_conversion *v, const struct st_job *
 		uint64_t n = rows - r < step ? rows - r : step;
 		ST_TRY(st_check_cancel(err));
 		ST_TRY(st_job_floats(j, r, n, x, v->threads, err));
-		largest = st_apr_q8_largest(largest, x, (size_t)(n * cols));
+#pragma omp parallel for num_threads(v->threads) schedule(static) reduction(max : largest) if (n * cols > SMALL)
+		for (uint64_t i = 0; i < n; i++)
+			largest = st_apr_q8_largest(largest, x + i * cols, (size_t)cols);
 	}
 	*scale = st_apr_q8_scale(largest);
 	return st_writer_append(w, scale, sizeof *scale, err);
@@ -256,7 +263,9 @@ static enum st_status write_numbers(struct st_conversion *v, const struct st_job
 		if (st != ST_OK)
 			break;
 		if (j->spec.dtype == ST_DTYPE_APR_Q8) {
-			st_apr_q8_encode(x, (size_t)(n * cols), scale, (int8_t *)buf);
+#pragma omp parallel for num_threads(v->threads) schedule(static) if (n * cols > SMALL)
+			for (uint64_t i = 0; i < n; i++)
+				st_apr_q8_encode(x + i * cols, (size_t)cols, scale, (int8_t *)buf + i * cols);
 		} else {
 			/* Blocks are encoded one by one, so how threads share them changes nothing. */
 			uint64_t per = st_ceil_div(blocks, 64);
@@ -275,7 +284,39 @@ static enum st_status write_numbers(struct st_conversion *v, const struct st_job
 	return st;
 }
 
+/* Rows of whole blocks: each thread decodes and encodes its own. */
+static enum st_status write_rows(struct st_conversion *v, const struct st_job *j, struct st_writer *w, struct st_error *err)
+{
+	const struct st_dtype_info *info = st_dtype_info(j->spec.dtype);
+	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), size = cols / info->block_elems * info->block_bytes;
+	uint64_t step = size ? 4 * PIECE / size : 1;
+	step = step == 0 ? 1 : step < rows ? step : rows;
+	float *x = st_alloc_array((uint64_t)v->threads * cols, sizeof *x);
+	uint8_t *buf = st_alloc_array(step, size);
+	enum st_status st = x && buf ? ST_OK : st_no_memory(err);
+	for (uint64_t r = 0; r < rows && st == ST_OK; r += step) {
+		uint64_t n = rows - r < step ? rows - r : step;
+#pragma omp parallel for num_threads(v->threads) schedule(static) if (n * cols > SMALL)
+		for (uint64_t i = 0; i < n; i++) {
+			float *row = x + (uint64_t)omp_get_thread_num() * cols;
+			if (st_cancelled())
+				continue;
+			st_job_row(j, r + i, row);
+			info->encode(row, buf + i * size, (size_t)cols);
+		}
+		st = st_check_cancel(err);
+		if (st == ST_OK)
+			st = st_writer_append(w, buf, (size_t)(n * size), err);
+	}
+	free(x);
+	free(buf);
+	return st;
+}
+
 enum st_status st_job_write(struct st_conversion *v, const struct st_job *j, struct st_writer *w, struct st_error *err)
 {
-	return j->kind == ST_JOB_COPY ? write_copy(v, j, w, err) : write_numbers(v, j, w, err);
+	if (j->kind == ST_JOB_COPY)
+		return write_copy(v, j, w, err);
+	bool whole = st_spec_cols(&j->spec) % st_dtype_info(j->spec.dtype)->block_elems == 0 && j->spec.dtype != ST_DTYPE_APR_Q8;
+	return st_job_by_rows(j) && whole ? write_rows(v, j, w, err) : write_numbers(v, j, w, err);
 }

@@ -20,54 +20,76 @@ static const char probe[] =
 	"\xe3\x81\x93\xe3\x82\x93\xe3\x81\xab\xe3\x81\xa1\xe3\x81\xaf \xd0\x9f\xd1\x80\xd0\xb8\xd0\xb2\xd0\xb5\xd1\x82, \xea\xb0\x80\xeb\x82\x98 "
 	"\xf0\x9f\x99\x82\xf0\x9f\x91\x8d \xe2\x80\xa6 \xe2\x80\x94 \xef\xbc\x81 \xe0\xa4\xa8\xe0\xa4\xae\xe0\xa4\xb8\xe0\xa5\x8d\xe0\xa4\xa4\xe0\xa5\x87    ";
 
-static enum st_status ids_of_probe(const struct st_tokenizer *t, uint32_t **ids, size_t *n, struct st_error *err)
+/* The probe as normalised, and the words it is cut into. */
+struct cut { struct st_scratch s; const char *text; size_t n; const struct st_spans *words; };
+
+static enum st_status cut_probe(const struct st_tokenizer *t, struct cut *c, struct st_error *err)
 {
-	return st_tokenize(t, probe, sizeof probe - 1, 0, ids, n, err);
+	*c = (struct cut){ .s = { .t = t } };
+	ST_TRY(st_normalize(&c->s, probe, sizeof probe - 1, true, &c->text, &c->n, err));
+	return st_split_words(&c->s, c->text, c->n, &c->words, err);
 }
 
-/* The source's tokenizer with the splitting of that name gives the same ids. */
-static enum st_status splits_alike(const struct st_tokenizer *t, const char *name, const uint32_t *want, size_t n_want, bool *alike,
-                                   struct st_error *err)
+static void cut_release(struct cut *c)
+{
+	for (int i = 0; i < 2; i++) {
+		free(c->s.text[i].s);
+		free(c->s.words[i].v);
+	}
+	pcre2_match_data_free(c->s.match);
+	pcre2_match_context_free(c->s.limits);
+	pcre2_jit_stack_free(c->s.jit_stack);
+}
+
+static bool same_words(const struct cut *a, const struct cut *b)
+{
+	if (a->n != b->n || a->words->n != b->words->n || memcmp(a->text, b->text, a->n) != 0)
+		return false;
+	for (size_t i = 0; i < a->words->n; i++)
+		if (a->words->v[i].start != b->words->v[i].start || a->words->v[i].len != b->words->v[i].len)
+			return false;
+	return true;
+}
+
+/* Does the splitting of that name cut the probe as the source's own does? */
+static enum st_status splits_alike(const struct st_tokenizer *t, const char *name, const struct cut *want, bool *alike, struct st_error *err)
 {
 	struct st_tokenizer other = *t;
+	struct cut c = { 0 };
 	bool bos;
-	uint32_t *ids = NULL;
-	size_t n = 0;
 	other.n_norms = other.n_stages = 0;
 	enum st_status st = st_pretok_set(&other, name, strlen(name), "tokenizer", &bos, err);
 	if (st == ST_OK)
-		st = ids_of_probe(&other, &ids, &n, err);
-	*alike = st == ST_OK && n == n_want && memcmp(ids, want, n * sizeof *ids) == 0;
-	free(ids);
+		st = cut_probe(&other, &c, err);
+	*alike = st == ST_OK && same_words(want, &c);
+	cut_release(&c);
 	for (size_t i = 0; i < other.n_stages; i++)
 		pcre2_code_free(other.stages[i].code);
 	return st;
 }
 
-/* tokenizer.json has patterns and no name: the first name, the family's usual one before the others, under which the vocabulary
- * gives a text full of corner cases the same ids. */
+/* tokenizer.json has patterns and no name: the first name, the family's usual one before the others, that cuts a text full of corner
+ * cases into the same words. */
 static enum st_status recognise_pre(struct st_conversion *v, struct st_error *err)
 {
 	const struct st_tokenizer *t = v->vocab.t;
 	const char *usual = st_pretok_guess(t, v->arch->name, strlen(v->arch->name));
 	struct st_pretok_facts f;
-	uint32_t *want = NULL;
-	size_t n = 0;
+	struct cut want;
 	bool alike = false;
-	ST_TRY(ids_of_probe(t, &want, &n, err));
-	enum st_status st = ST_OK;
-	if (usual)
-		st = splits_alike(t, usual, want, n, &alike, err);
+	enum st_status st = cut_probe(t, &want, err);
+	if (st == ST_OK && usual)
+		st = splits_alike(t, usual, &want, &alike, err);
 	if (alike)
 		v->vocab.pre = usual;
 	for (size_t i = 0; st == ST_OK && !alike && st_pretok_at(i, &f); i++) {
 		if (f.ignore_merges != t->ignore_merges)
 			continue;
-		st = splits_alike(t, f.name, want, n, &alike, err);
+		st = splits_alike(t, f.name, &want, &alike, err);
 		if (alike)
 			v->vocab.pre = f.name;
 	}
-	free(want);
+	cut_release(&want);
 	if (st == ST_OK && !alike)
 		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer.json", "splits text into words in a way that has no name in %s",
 		                st_format_name(v->to));
@@ -336,6 +358,8 @@ enum st_status st_vocabulary_read(struct st_conversion *v, struct st_error *err)
 	if (v->from == v->to || v->bare)
 		return ST_OK; /* carried as it stands; opened to compare ids */
 	struct st_vocabulary *voc = &v->vocab;
+	/* tokenizer.json calls the unknown piece special, as it does BOS. */
+	voc->mark_unknown = v->from == ST_FORMAT_SAFETENSORS && !voc->t->byte_level;
 	voc->n = voc->t->vocab.n > v->cfg.vocab ? voc->t->vocab.n : v->cfg.vocab;
 	ST_TRY(read_model(v, err));
 	ST_TRY(read_around(voc, err));
@@ -354,7 +378,7 @@ void st_vocabulary_piece(const struct st_vocabulary *v, uint32_t id, struct st_p
 	const struct st_piece *x = id < v->t->vocab.n ? &v->t->vocab.pieces[id] : NULL;
 	if (x && x->s) {
 		*p = (struct st_piece_view){ .s = x->s, .len = x->len, .type = x->type };
-		if ((int64_t)id == v->t->unk && !v->t->byte_level)
+		if ((int64_t)id == v->t->unk && v->mark_unknown)
 			p->type = ST_PIECE_UNKNOWN;
 		return;
 	}
