@@ -1,0 +1,297 @@
+/*
+ * route.c - one forward pass of the adapted model: the last layer's normed hidden state of the token before the last, times
+ * the head, tells which agent and which role.
+ */
+#include "svf/artifact.h"
+
+#include "base/error.h"
+
+#include <stele/token.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const roles[ST_SVF_ROLES] = { "Worker", "Thinker", "Verifier" };
+
+struct route {
+	const struct st_svf_route_options *o;
+	struct st_svf_artifact a;
+	struct st_model *model;
+	struct st_exec exec;
+	struct st_arena arena;
+	struct st_graph graph;
+	char *transcript;
+	uint32_t *tokens, *owned; /* owned: by the tokenizer */
+	size_t n;
+	float *hidden, *head, *logits;
+	size_t width, outputs, index;
+	size_t agent, role;
+};
+
+/* ---- the adapted graph ---- */
+
+/* The checkpoint as a weight [out, in]: where it is stored the other way round, through its strides. */
+static enum st_status adapted_weight(struct route *x, const struct st_svf_checkpoint *p, const struct st_weight *base, struct st_weight **out, struct st_error *err)
+{
+	struct st_tensor *t = st_arena_alloc(&x->arena, 1, sizeof *t);
+	struct st_weight *w = st_arena_alloc(&x->arena, 1, sizeof *w);
+	if (!t || !w)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (!base->tensor || base->tensor->ndim != 2 || base->tensor->shape[0] != p->rows || base->tensor->shape[1] != p->cols)
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, p->source_name, "the artifact's [%llu, %llu] does not fit the model",
+		                  (unsigned long long)p->rows, (unsigned long long)p->cols);
+	*t = *p->t;
+	if (p->turned) {
+		t->layout = ST_LAYOUT_STRIDED;
+		t->shape[0] = p->rows;
+		t->shape[1] = p->cols;
+		t->strides[0] = 1;
+		t->strides[1] = (int64_t)p->rows;
+		t->row_bytes = 0;
+	}
+	*w = *base;
+	w->tensor = t;
+	w->interleaved = false;
+	*out = w;
+	return ST_OK;
+}
+
+static void substitute(struct route *x, const struct st_weight *from, const struct st_weight *to)
+{
+	for (uint32_t i = 0; i < x->graph.n_nodes; i++)
+		for (uint32_t k = 0; k < x->graph.nodes[i].n_w; k++)
+			if (x->graph.nodes[i].w[k] == from)
+				x->graph.nodes[i].w[k] = to;
+}
+
+static enum st_status adapt(struct route *x, struct st_error *err)
+{
+	const struct st_graph *g = st_model_graph(x->model);
+	x->graph = *g;
+	x->graph.nodes = st_arena_alloc(&x->arena, g->n_nodes, sizeof *g->nodes);
+	if (!x->graph.nodes)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	memcpy(x->graph.nodes, g->nodes, g->n_nodes * sizeof *g->nodes);
+	for (size_t i = 0; i < x->a.n; i++) {
+		const struct st_svf_checkpoint *p = &x->a.tensors[i];
+		enum st_role role;
+		uint32_t layer;
+		if (!st_role_of_name(p->source_name, &role, &layer))
+			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, p->source_name, "is no weight of %s", st_model_config(x->model)->arch);
+		/* Logits over the vocabulary are not evaluated here, and a tied model's embedding must stay apart from its head. */
+		if (role == ST_ROLE_HEAD)
+			continue;
+		const struct st_weight *base = st_model_weight(x->model, role, layer);
+		struct st_weight *w;
+		if (!base)
+			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, p->source_name, "the model has no such weight");
+		ST_TRY(adapted_weight(x, p, base, &w, err));
+		substitute(x, base, w);
+	}
+	return ST_OK;
+}
+
+/* ---- what is asked ---- */
+
+static enum st_status read_tokens(struct route *x, struct st_error *err)
+{
+	const struct st_svf_route_options *o = x->o;
+	const char *role = o->role ? o->role : "user";
+	x->transcript = o->transcript ? st_arena_printf(&x->arena, "%s", o->transcript) : o->message ? st_arena_printf(&x->arena, "%s: %s", role, o->message) : NULL;
+	if (!x->transcript && !o->n_tokens)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--message", "is needed");
+	if (o->n_tokens) {
+		x->n = o->n_tokens;
+		x->tokens = st_arena_alloc(&x->arena, x->n, sizeof *x->tokens);
+		if (!x->tokens)
+			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+		memcpy(x->tokens, o->tokens, x->n * sizeof *x->tokens);
+		return ST_OK;
+	}
+	struct st_tokenizer *tok;
+	ST_TRY(st_tokenizer_open(st_model_container(x->model), &tok, err));
+	enum st_status st = st_tokenize(tok, x->transcript, strlen(x->transcript), ST_TOKENIZE_BOS | ST_TOKENIZE_SPECIAL, &x->owned, &x->n, err);
+	st_tokenizer_close(tok);
+	x->tokens = x->owned;
+	if (st == ST_OK && x->n == 0)
+		st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--message", "the transcript gives no tokens");
+	return st;
+}
+
+static enum st_status evaluate(struct route *x, struct st_error *err)
+{
+	struct st_run *run = NULL;
+	uint32_t last = st_graph_find(&x->graph, ST_STAGE_FINAL_NORM, -1);
+	if (last == ST_NO_NODE)
+		return st_fail(err, ST_ERR_MISMATCH, "the model has no final_norm");
+	/* Of the head over the vocabulary nothing is needed; with this flag it takes one row of memory. */
+	ST_TRY(st_run_open_flags(&x->graph, &x->exec, x->n, x->n, ST_RUN_HEAD_LAST, &run, err));
+	enum st_status st = st_run_begin(run, x->tokens, x->n, err);
+	for (uint32_t i = 0; st == ST_OK && i <= last; i++) {
+		st = st_check_cancel(err);
+		if (st == ST_OK)
+			st = st_run_eval(run, i, err);
+		if (x->o->hooks.progress)
+			x->o->hooks.progress(x->o->hooks.user, st_stage_name(x->graph.nodes[i].stage), i, last);
+	}
+	if (st == ST_OK) {
+		struct st_value v = st_run_value(run, last);
+		x->index = x->n <= 1 ? 0 : x->n - 2;
+		x->width = v.cols;
+		x->hidden = st_arena_alloc(&x->arena, v.cols, sizeof *x->hidden);
+		if (!x->hidden)
+			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+		else
+			memcpy(x->hidden, v.data + x->index * v.cols, v.cols * sizeof *x->hidden);
+	}
+	st_run_close(run);
+	return st;
+}
+
+static size_t argmax(const float *x, size_t n)
+{
+	size_t best = 0;
+	for (size_t i = 1; i < n; i++)
+		if (x[i] > x[best])
+			best = i;
+	return best;
+}
+
+static enum st_status decide(struct route *x, struct st_error *err)
+{
+	const struct st_tensor *h = x->a.head;
+	x->outputs = (size_t)h->shape[0];
+	if (h->shape[1] != x->width)
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "router_head_shape", "the head reads %llu numbers, a hidden state of the model has %zu",
+		                  (unsigned long long)h->shape[1], x->width);
+	x->head = st_arena_alloc(&x->arena, h->n_elems, sizeof *x->head);
+	x->logits = st_arena_alloc(&x->arena, x->outputs, sizeof *x->logits);
+	if (!x->head || !x->logits)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	st_tensor_decode(h, 0, h->shape[0], x->head);
+	for (size_t i = 0; i < x->outputs; i++) {
+		double sum = 0;
+		for (size_t k = 0; k < x->width; k++)
+			sum += (double)x->hidden[k] * (double)x->head[i * x->width + k];
+		x->logits[i] = (float)sum;
+	}
+	size_t agents = x->outputs - ST_SVF_ROLES;
+	x->agent = argmax(x->logits, agents);
+	x->role = argmax(x->logits + agents, ST_SVF_ROLES);
+	return ST_OK;
+}
+
+/* ---- the trace ---- */
+
+static json_t *floats(const float *x, size_t n)
+{
+	json_t *a = json_array();
+	for (size_t i = 0; i < n; i++)
+		json_array_append_new(a, st_svf_number((double)x[i]));
+	return a;
+}
+
+static json_t *hash(const void *p, uint64_t n)
+{
+	struct st_error ignored = ST_ERROR_INIT;
+	char hex[65];
+	return st_sha256_hex(p, n, hex, &ignored) == ST_OK ? json_string(hex) : NULL;
+}
+
+static json_t *trace(const struct route *x)
+{
+	json_t *o = json_object(), *ids = json_array(), *messages = json_array();
+	uint64_t mask[2] = { 1, x->n }, states[3] = { 1, x->n, x->width }, vector[2] = { 1, x->width }, logits[2] = { 1, x->outputs };
+	for (size_t i = 0; i < x->n; i++)
+		json_array_append_new(ids, json_integer(x->tokens[i]));
+	if (x->o->message) {
+		json_t *m = json_object();
+		st_svf_put(m, "role", json_string(x->o->role ? x->o->role : "user"));
+		st_svf_put(m, "content", json_string(x->o->message));
+		json_array_append_new(messages, m);
+	}
+	char *compact = json_dumps(ids, JSON_COMPACT);
+	st_svf_put(o, "schema", json_string("trinity_sakana_router_trace.v1"));
+	st_svf_put(o, "runtime", json_string("stele"));
+	st_svf_put(o, "artifact_dir", json_string(x->o->artifact));
+	st_svf_put(o, "artifact_manifest_sha256", json_string(x->a.manifest_sha256));
+	st_svf_put(o, "messages", messages);
+	st_svf_put(o, "transcript", st_svf_string(x->transcript));
+	st_svf_put(o, "transcript_sha256", x->transcript ? hash(x->transcript, strlen(x->transcript)) : json_null());
+	st_svf_put(o, "token_ids_sha256", compact ? hash(compact, strlen(compact)) : NULL);
+	st_svf_put(o, "input_ids", ids);
+	st_svf_put(o, "attention_mask_shape", st_svf_shape(mask, 2));
+	st_svf_put(o, "hidden_state_shape", st_svf_shape(states, 3));
+	st_svf_put(o, "hidden_position", json_integer(-2));
+	st_svf_put(o, "hidden_index", json_integer((json_int_t)x->index));
+	st_svf_put(o, "hidden_vector_shape", st_svf_shape(vector, 2));
+	st_svf_put(o, "hidden_vector_sha256_as_f32", hash(x->hidden, x->width * sizeof *x->hidden));
+	st_svf_put(o, "hidden_vector_prefix_f32", floats(x->hidden, x->width < 8 ? x->width : 8));
+	st_svf_put(o, "hidden_vector_f32", floats(x->hidden, x->width));
+	st_svf_put(o, "head_weight_shape", st_svf_shape(x->a.head->shape, 2));
+	st_svf_put(o, "head_weight_sha256_as_f32", hash(x->head, x->a.head->n_elems * sizeof *x->head));
+	st_svf_put(o, "logits_shape", st_svf_shape(logits, 2));
+	st_svf_put(o, "logits_sha256_as_f32", hash(x->logits, x->outputs * sizeof *x->logits));
+	st_svf_put(o, "logits", floats(x->logits, x->outputs));
+	st_svf_put(o, "agent_logits", floats(x->logits, x->outputs - ST_SVF_ROLES));
+	st_svf_put(o, "role_logits", floats(x->logits + x->outputs - ST_SVF_ROLES, ST_SVF_ROLES));
+	st_svf_put(o, "argmax_agent_id", json_integer((json_int_t)x->agent));
+	st_svf_put(o, "argmax_role_id", json_integer((json_int_t)x->role));
+	st_svf_put(o, "role_name", json_string(roles[x->role]));
+	st_svf_put(o, "mode", json_string(st_mode_name(x->exec.mode)));
+	st_svf_put(o, "environment", st_svf_environment(x->exec.threads, NULL));
+	free(compact);
+	return o;
+}
+
+static enum st_status run(struct route *x, struct st_error *err)
+{
+	const struct st_svf_route_options *o = x->o;
+	x->exec = st_exec_default();
+	if (o->mode && !st_mode_parse(o->mode, &x->exec.mode))
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--mode", "unknown mode \"%.40s\"", o->mode);
+	x->exec.threads = st_svf_threads(o->threads);
+	ST_TRY(st_svf_artifact_open(o->artifact, &x->a, err));
+	ST_TRY(st_model_open(o->model, &x->model, err));
+	ST_TRY(read_tokens(x, err));
+	ST_TRY(adapt(x, err));
+	ST_TRY(evaluate(x, err));
+	return decide(x, err);
+}
+
+enum st_status st_svf_route(const struct st_svf_route_options *o, struct st_svf_result *r, struct st_error *err)
+{
+	struct route x = { .o = o };
+	size_t len = 0;
+	json_t *j = NULL;
+	memset(r, 0, sizeof *r);
+	st_arena_init(&x.arena);
+	FILE *f = open_memstream(&r->text, &len);
+	enum st_status st = f ? run(&x, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (st == ST_OK) {
+		j = trace(&x);
+		r->json = st_svf_json_ok(j) ? json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
+		if (!r->json)
+			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+	}
+	if (st == ST_OK && o->out)
+		st = st_svf_write_json(o->out, j, err);
+	if (st == ST_OK) {
+		size_t agents = x.outputs - ST_SVF_ROLES;
+		fprintf(f, "%zu tokens, hidden state at %zu\n", x.n, x.index);
+		for (size_t i = 0; i < x.outputs; i++)
+			fprintf(f, "%s %zu%s%s: %.6g%s\n", i < agents ? "agent" : "role", i < agents ? i : i - agents, i < agents ? "" : " ",
+			        i < agents ? "" : roles[i - agents], (double)x.logits[i], i == x.agent || i == agents + x.role ? " *" : "");
+		fprintf(f, "agent %zu, role %zu (%s)\n", x.agent, x.role, roles[x.role]);
+	}
+	json_decref(j);
+	free(x.owned);
+	st_model_close(x.model);
+	st_svf_artifact_close(&x.a);
+	st_arena_release(&x.arena);
+	if (f && fclose(f) != 0 && st == ST_OK)
+		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (st != ST_OK)
+		st_svf_result_release(r);
+	return st;
+}
