@@ -61,7 +61,7 @@ VEC_INLINE v16 look_up(unsigned bits, const float *t, i16 i)
 
 /* Scores of 16 / NH rows for NH heads: out[r NH + h] = q[h] . row r (norms applied when packed). */
 #define SCORE_ROWS(nh) (16u / (nh))
-VEC_INLINE v16 score_group(const struct st_tq_task *t, unsigned bits, unsigned nh, const uint32_t *row)
+VEC_WHOLE v16 score_group(const struct st_tq_task *t, unsigned bits, unsigned nh, const uint32_t *row)
 {
 	const uint32_t d = t->d, nb = bits && d == 512 ? 2 : 1, span = d / nb;
 	const size_t row_bytes = bits == 0 ? (size_t)d * 4 : bits == 4 ? d / 2 : d;
@@ -98,7 +98,7 @@ VEC_INLINE v16 score_group(const struct st_tq_task *t, unsigned bits, unsigned n
 }
 
 /* acc[h] += w[h][r] * row r of V, for the rows of one chunk. w: [NH][B][CHUNK] */
-VEC_INLINE void mix_chunk(const struct st_tq_task *t, unsigned bits, unsigned nh, const uint32_t *row, uint32_t n_rows,
+VEC_WHOLE void mix_chunk(const struct st_tq_task *t, unsigned bits, unsigned nh, const uint32_t *row, uint32_t n_rows,
                           const float *w, const float *keep)
 {
 	const uint32_t d = t->d, nb = bits && d == 512 ? 2 : 1;
@@ -150,7 +150,7 @@ VEC_INLINE float lane_sum(v16 x)
 	return f[0];
 }
 
-VEC_INLINE void attend(const struct st_tq_task *t, unsigned bits, unsigned nh)
+VEC_WHOLE void attend(const struct st_tq_task *t, unsigned bits, unsigned nh)
 {
 	const uint32_t nb = bits && t->d == 512 ? 2 : 1;
 	for (unsigned h = 0; h < nh; h++) {
@@ -220,7 +220,7 @@ static void attend_any(const struct st_tq_task *t)
 /* ---- transform ---- */
 
 /* Lane l of stage h: a[l] + a[l ^ h] where l has no bit h, else a[l ^ h] - a[l]; the products with +-1 are exact. */
-VEC_INLINE void fwht(float *x, uint32_t d)
+VEC_WHOLE void fwht(float *x, uint32_t d)
 {
 	static const float sign[4][16] = {
 		{ 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1 }, { 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1 },
@@ -261,7 +261,7 @@ static ATTR void fwht_any(float *x, uint32_t d)
 
 /* ---- quantisation ---- */
 
-VEC_INLINE void quantise(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block, uint8_t *index, float *norms)
+VEC_WHOLE void quantise(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block, uint8_t *index, float *norms)
 {
 	const uint32_t nb = per_block ? 2 : 1, span = d / nb;
 	for (uint32_t b = 0; b < nb; b++) {

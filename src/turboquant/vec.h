@@ -10,7 +10,16 @@
 #include <stdint.h>
 #include <string.h>
 
+/* VEC_WHOLE is for functions that want the width and head count as constants: one copy per combination. The
+ * reference does without, and calls its operations: unrolled into one another under a sanitizer they would
+ * take the compiler minutes, and fmaf costs more than the calls. */
+#if defined(VEC_SCALAR)
+#define VEC_INLINE static __attribute__((noinline, unused))
+#define VEC_WHOLE static
+#else
 #define VEC_INLINE static inline __attribute__((always_inline)) ATTR
+#define VEC_WHOLE VEC_INLINE
+#endif
 
 #if defined(VEC_AVX512)
 
