@@ -60,6 +60,14 @@ static void engine_row(const struct st_capture *c, const struct engine *m, bool 
 	}
 }
 
+/* Eleven bits of significand, ties to even: f16 wherever it is normal. */
+static float half(float x)
+{
+	int e;
+	float m = frexpf(x, &e);
+	return ldexpf(rintf(ldexpf(m, 11)), e - 11);
+}
+
 static void engine_run(const struct st_capture *c, const struct engine *m, float *out)
 {
 	const struct st_tq_params *p = &c->p;
@@ -74,7 +82,7 @@ static void engine_run(const struct st_capture *c, const struct engine *m, float
 		if (!m->no_fwht_q)
 			hadamard_f32(q, d);
 		for (uint32_t j = 0; j < d && m->q_f16; j++)
-			q[j] = (float)(_Float16)q[j];
+			q[j] = half(q[j]);
 		int64_t first = 0;
 		if (p->mask_type == 2 && !m->no_window && !m->window_by_row)
 			first = (int64_t)p->kv_seq_len - p->sliding_window - m->window_delta;

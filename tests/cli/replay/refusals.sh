@@ -1,0 +1,15 @@
+# One line that names the parameter, status 1, nothing written.
+stele replay --make-manifest --kind d128 --out cap > /dev/null
+try() { stele replay "$@" --out never || echo "$?"; }
+try --manifest cap/manifest.json --variation D
+try --manifest cap/manifest.json --oracle mine
+try --manifest cap/manifest.json --bits 5
+try --manifest absent.json
+try --manifest cap/q_natural.f32
+sed 's/"ring_start": 0/"ring_start": 128/' cap/manifest.json > cap/a.json
+try --manifest cap/a.json
+sed 's/"num_heads": 4/"num_heads": 3/' cap/manifest.json > cap/a.json
+try --manifest cap/a.json
+stele replay --multistep --out no/such/place || echo "$?"
+stele replay || echo "$?"
+ls
