@@ -18,5 +18,6 @@
 #include <stele/judge.h>
 #include <stele/inspect.h>
 #include <stele/diff.h>
+#include <stele/replay.h>
 
 #endif
