@@ -397,5 +397,6 @@ int main(void)
 		cmocka_unit_test(visible_rows),
 		cmocka_unit_test(parameters_are_checked_by_name),
 	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -453,5 +453,6 @@ int main(void)
 		cmocka_unit_test(nan_is_named),
 		cmocka_unit_test(faulty_dumps_are_named),
 	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -141,5 +141,6 @@ int main(void)
 		cmocka_unit_test(audit),
 		cmocka_unit_test(chronological_legs_differ),
 	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

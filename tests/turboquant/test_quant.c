@@ -406,5 +406,6 @@ int main(void)
 		cmocka_unit_test(ring_and_linear_writes),
 		cmocka_unit_test(codec_names_what_does_not_fit),
 	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

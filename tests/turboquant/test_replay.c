@@ -520,5 +520,6 @@ int main(void)
 		cmocka_unit_test(gates_stop_the_run),
 		cmocka_unit_test(round_trip_gate_passes),
 	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
