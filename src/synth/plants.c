@@ -454,15 +454,22 @@ static const char *unfit(struct st_synth *s, const struct plant *p, uint32_t lay
 	return p->unfit ? p->unfit(s, t) : NULL;
 }
 
-/* Codes that fit this model, type and container. */
+/* Codes that fit this model, type and container, "weight.transposed|rows_permuted|...": written out they are longer
+ * than an error holds. Codes of one group stand together in the table. */
 static void list_codes(struct st_synth *s, uint32_t layer, char *buf, size_t size)
 {
-	size_t at = 0;
+	size_t at = 0, group = 0;
+	const char *last = "";
+	buf[0] = '\0';
 	for (size_t i = 0; i < N_PLANTS && at + 1 < size; i++) {
+		const char *code = plants[i].code;
 		if (unfit(s, &plants[i], layer))
 			continue;
-		int n = snprintf(buf + at, size - at, "%s%s", at ? ", " : "", plants[i].code);
+		bool same = group > 0 && strncmp(code, last, group) == 0;
+		int n = snprintf(buf + at, size - at, "%s%s", same ? "|" : at ? ", " : "", same ? code + group : code);
 		at += n > 0 ? (size_t)n : 0;
+		group = strcspn(code, ".") + 1;
+		last = code;
 	}
 }
 
@@ -488,8 +495,7 @@ enum st_status st_synth_plant(struct st_synth *s, const char *plant, struct st_e
 	if (plant[len] && !parse_layer(plant + len + 1, s->cfg.n_layers, &layer))
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--plant", "\"%.32s\" is no layer of 0 to %u", plant + len + 1, s->cfg.n_layers - 1);
 	const char *why = p ? unfit(s, p, layer) : NULL;
-	/* Longer than an error holds, so all that fits: the codes come first. */
-	char codes[480];
+	char codes[460];
 	if (!p || why)
 		list_codes(s, layer, codes, sizeof codes);
 	if (!p)
