@@ -2,9 +2,11 @@
 
 #include "base/error.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -228,12 +230,44 @@ static enum st_status outdir_exists(const char *path, struct st_error *err)
 	return st;
 }
 
+/* What Stele puts into every trace, report and model folder. */
+static const char *const marks[] = { "trace.json", "report.json", "config.json" };
+
+/* A slip of the keyboard behind --force must not cost anybody a folder of something else. */
+static bool may_be_replaced(const char *path)
+{
+	DIR *d = opendir(path);
+	bool empty = true, ours = false;
+	for (struct dirent *e; d && (e = readdir(d));) {
+		empty = empty && (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0);
+		for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
+			ours = ours || strcmp(e->d_name, marks[i]) == 0;
+	}
+	if (d)
+		closedir(d);
+	return d && (empty || ours);
+}
+
+bool st_out_takes(const char *out, const char *in)
+{
+	char a[PATH_MAX], b[PATH_MAX];
+	if (!realpath(out, a) || !realpath(in, b))
+		return false;
+	size_t n = strlen(a);
+	return strncmp(a, b, n) == 0 && (b[n] == '\0' || b[n] == '/');
+}
+
 enum st_status st_outdir_open(const char *path, bool replace, struct st_outdir **out, struct st_error *err)
 {
 	*out = NULL;
 	struct stat sb;
 	if (lstat(path, &sb) == 0 && (!replace || !S_ISDIR(sb.st_mode)))
 		return outdir_exists(path, err);
+	if (lstat(path, &sb) == 0 && !may_be_replaced(path)) {
+		enum st_status st = st_fail(err, ST_ERR_IO, "holds no trace, report or model of Stele's; only such a folder is replaced");
+		st_error_in(err, path);
+		return st;
+	}
 	struct st_outdir *d = calloc(1, sizeof *d);
 	if (d) {
 		d->path = strdup(path);

@@ -85,6 +85,8 @@ static int run(struct cli *c, void *p)
 	const struct opts *o = p;
 	struct st_error err = ST_ERROR_INIT;
 	c->undone = "the comparison was not finished";
+	if (o->out && (st_out_takes(o->out, o->a) || st_out_takes(o->out, o->b)))
+		return cli_usage(c, "--out: %.300s is a model, or holds one", o->out);
 	uint32_t *ids = NULL;
 	size_t n_ids = 0;
 	/* A text is tokenised by each side for itself; ids are the same for both. */

@@ -8,6 +8,7 @@
 
 #include "arch/arch.h"
 #include "base/error.h"
+#include "base/outfile.h"
 
 #include <assert.h>
 #include <math.h>
@@ -262,6 +263,19 @@ static enum st_status commit(struct tracer *t, struct st_error *err)
 
 /* ---- options ---- */
 
+/* A trace must not replace the model that it is of. */
+static enum st_status check_output(const struct st_model *m, const char *out, struct st_error *err)
+{
+	const struct st_container *c = st_model_container(m);
+	for (size_t i = 0; out && i < st_container_n_files(c); i++)
+		if (st_out_takes(out, st_container_file_path(c, i))) {
+			enum st_status st = st_fail(err, ST_ERR_USAGE, "is the model, or holds it");
+			st_error_in(err, out);
+			return st;
+		}
+	return ST_OK;
+}
+
 static enum st_status read_options(struct tracer *t, struct st_error *err)
 {
 	const struct st_trace_options *o = t->o;
@@ -284,6 +298,8 @@ static enum st_status read_options(struct tracer *t, struct st_error *err)
 	}
 	if (o->threads > 0)
 		t->exec.threads = o->threads;
+	ST_TRY(check_output(t->m, o->tree, err));
+	ST_TRY(check_output(t->m, o->bundle, err));
 	uint64_t positions;
 	if (!st_add_u64(o->n_tokens, o->steps, &positions) || positions > UINT32_MAX)
 		return st_fail(err, ST_ERR_LIMIT, "%zu tokens and %u steps are more positions than 32 bits count", o->n_tokens, o->steps);

@@ -196,24 +196,53 @@ static void full_disk_is_an_error(void **state)
 	assert_int_equal(st_outfile_open(in_folder("no/such/folder/x"), &f, &err), ST_ERR_IO);
 }
 
+static void touch(const char *dir, const char *name)
+{
+	char path[400];
+	snprintf(path, sizeof path, "%s/%s", dir, name);
+	FILE *f = fopen(path, "w");
+	assert_non_null(f);
+	fclose(f);
+}
+
 static void outdir_replaces_whole(void **state)
 {
 	(void)state;
 	struct st_error err = ST_ERROR_INIT;
+	struct st_outdir *d;
 	for (int round = 0; round < 2; round++) {
-		struct st_outdir *d;
 		assert_ok(st_outdir_open(in_folder("tree/"), round > 0, &d, &err), &err);
-		char name[300];
-		snprintf(name, sizeof name, "%s/file%d", st_outdir_path(d), round);
-		FILE *f = fopen(name, "w");
-		assert_non_null(f);
-		fclose(f);
+		touch(st_outdir_path(d), round ? "other" : "trace.json");
 		assert_ok(st_outdir_commit(d, &err), &err);
 		assert_int_equal(entries(in_folder("tree")), 1);
 		assert_int_equal(entries(folder), 1);
 	}
-	struct st_outdir *d;
 	assert_int_equal(st_outdir_open(in_folder("tree"), false, &d, &err), ST_ERR_IO);
+	/* By now it holds nothing that Stele writes, and stays what it is. */
+	st_error_clear(&err);
+	assert_int_equal(st_outdir_open(in_folder("tree"), true, &d, &err), ST_ERR_IO);
+	assert_int_equal(entries(in_folder("tree")), 1);
+	/* An empty folder is nobody's. */
+	st_error_clear(&err);
+	assert_int_equal(mkdir(in_folder("empty"), 0777), 0);
+	assert_ok(st_outdir_open(in_folder("empty"), true, &d, &err), &err);
+	touch(st_outdir_path(d), "file");
+	assert_ok(st_outdir_commit(d, &err), &err);
+	assert_int_equal(entries(in_folder("empty")), 1);
+}
+
+static void outputs_that_take_inputs(void **state)
+{
+	(void)state;
+	assert_int_equal(mkdir(in_folder("a"), 0777), 0);
+	assert_int_equal(mkdir(in_folder("a/b"), 0777), 0);
+	assert_int_equal(mkdir(in_folder("ab"), 0777), 0);
+	assert_int_equal(symlink("b", in_folder("a/link")), 0);
+	assert_true(st_out_takes(in_folder("a"), in_folder("a/b")));
+	assert_true(st_out_takes(in_folder("a/b/"), in_folder("a/link")));
+	assert_false(st_out_takes(in_folder("a"), in_folder("ab")));
+	assert_false(st_out_takes(in_folder("a/b"), in_folder("a")));
+	assert_false(st_out_takes(in_folder("none"), in_folder("a")));
 }
 
 static void known_digests(void **state)
@@ -250,6 +279,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(outfile_aborted_keeps_the_old_file, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(full_disk_is_an_error, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(outdir_replaces_whole, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(outputs_that_take_inputs, make_folder, remove_folder),
 		cmocka_unit_test(known_digests),
 		cmocka_unit_test(known_random_numbers),
 	};
