@@ -93,4 +93,6 @@ void cli_signals_init(struct cli *c)
 	act.sa_flags = SA_SIGINFO;
 	act.sa_sigaction = on_bus;
 	sigaction(SIGBUS, &act, NULL);
+	/* A write beyond a limit on file sizes then fails like one to a full disk, and is cleaned up after. */
+	signal(SIGXFSZ, SIG_IGN);
 }
