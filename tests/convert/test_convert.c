@@ -443,11 +443,18 @@ static void memory_does_not_depend_on_size(void **state)
 {
 	(void)state;
 	static const struct { const char *out, *type; } cases[] = { { "b.gguf", "Q8_0" }, { "b", "" } };
+	char self[1024];
+	ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1); /* by name: under valgrind the link itself is valgrind's */
+	assert_true(len > 0);
+	self[len] = '\0';
+#ifdef __SANITIZE_ADDRESS__
+	skip(); /* its shadow alone is beyond the limit */
+#endif
 	write_big(in_folder("a.gguf"));
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		pid_t pid = fork();
 		if (pid == 0) {
-			execl("/proc/self/exe", "test_convert", "--limited", in_folder("a.gguf"), in_folder(cases[i].out), cases[i].type, (char *)NULL);
+			execl(self, "test_convert", "--limited", in_folder("a.gguf"), in_folder(cases[i].out), cases[i].type, (char *)NULL);
 			_exit(3);
 		}
 		int status;
