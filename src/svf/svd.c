@@ -7,8 +7,8 @@
  * as Householder reflections make it, and what is held is a few blocks and the stack of triangles. A wide matrix is
  * decomposed through its transpose.
  *
- * LAPACK counts columns first. A block of rows is, to it, A^T [n, r], so the factorisation wanted is the one with
- * the triangle on the left: A^T = L Q.
+ * LAPACK counts columns first, so blocks are turned over on the way in and out: its factorisation of rows that follow
+ * each other (sgelqf) is three times slower than that of columns.
  */
 #include "svf/svf.h"
 
@@ -72,9 +72,10 @@ struct job {
 	bool wide;
 	uint64_t m, n, blocks, most; /* A: [m, n]; most: rows of the largest block */
 	float *held;                 /* wide: A, [m, n] */
-	float *block, *c, *tau;      /* [most, n] twice, [n] */
-	float *stack, *stack_tau;    /* [n, blocks n] to LAPACK: the triangles side by side */
-	double *l, *right, *left, *s; /* n x n, n x n, n x n, n: L = right diag(s) left^T */
+	float *block, *c, *tau;      /* [n, most] twice (columns of a block), [n] */
+	float *rows;                 /* [most, n]: a block in its own order */
+	float *stack, *stack_tau;    /* columns of [blocks n, n]: the triangles under each other */
+	double *r, *left, *right, *s; /* n x n, n x n, n x n, n: R = left diag(s) right^T; left in columns, right in rows */
 	int threads;
 	const struct st_hooks *hooks;
 };
@@ -140,118 +141,135 @@ static enum st_status start(struct job *j, struct st_error *err)
 	uint64_t nn = j->n * j->n;
 	j->block = st_alloc_array(j->most * j->n, sizeof *j->block);
 	j->c = st_alloc_array(j->most * j->n, sizeof *j->c);
+	j->rows = st_alloc_array(j->most * j->n, sizeof *j->rows);
 	j->tau = st_alloc_array(j->n, sizeof *j->tau);
 	j->stack = st_alloc_array(j->blocks * nn, sizeof *j->stack);
 	j->stack_tau = st_alloc_array(j->n, sizeof *j->stack_tau);
-	j->l = st_alloc_array(nn, sizeof *j->l);
+	j->r = st_alloc_array(nn, sizeof *j->r);
 	j->right = st_alloc_array(nn, sizeof *j->right);
 	j->left = st_alloc_array(nn, sizeof *j->left);
 	j->s = st_alloc_array(j->n, sizeof *j->s);
-	if (!j->block || !j->c || !j->tau || !j->stack || !j->stack_tau || !j->l || !j->right || !j->left || !j->s)
+	if (!j->block || !j->c || !j->rows || !j->tau || !j->stack || !j->stack_tau || !j->r || !j->right || !j->left || !j->s)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	return j->wide ? hold(j, err) : ST_OK;
 }
 
 static void finish(struct job *j)
 {
-	void *all[] = { j->held, j->block, j->c, j->tau, j->stack, j->stack_tau, j->l, j->right, j->left, j->s };
+	void *all[] = { j->held, j->block, j->c, j->rows, j->tau, j->stack, j->stack_tau, j->r, j->right, j->left, j->s };
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++)
 		free(all[i]);
 }
 
+/* dst [cols, rows] = src [rows, cols] transposed, in squares that stay in the first cache. */
+static void turn(const float *src, uint64_t rows, uint64_t cols, float *dst, int threads)
+{
+#pragma omp parallel for schedule(static) num_threads(threads)
+	for (uint64_t r0 = 0; r0 < rows; r0 += 32)
+		for (uint64_t c0 = 0; c0 < cols; c0 += 32)
+			for (uint64_t c = c0; c < cols && c < c0 + 32; c++)
+				for (uint64_t r = r0; r < rows && r < r0 + 32; r++)
+					dst[c * rows + r] = src[r * cols + c];
+}
+
+/* The block's reflections and triangle, in j->block. */
 static enum st_status factorise_block(struct job *j, uint64_t b, struct st_error *err)
 {
 	uint64_t r0 = block_start(j, b), r = block_start(j, b + 1) - r0;
 	ST_TRY(st_check_cancel(err));
 	if (j->hooks && j->hooks->progress)
 		j->hooks->progress(j->hooks->user, j->e->source_name, r0, j->m);
-	ST_TRY(rows_of(j, r0, r, j->block, err));
-	return lapack(j, "sgelqf", LAPACKE_sgelqf(LAPACK_COL_MAJOR, (lapack_int)j->n, (lapack_int)r, j->block, (lapack_int)j->n, j->tau), err);
+	ST_TRY(rows_of(j, r0, r, j->rows, err));
+	turn(j->rows, r, j->n, j->block, j->threads);
+	return lapack(j, "sgeqrf", LAPACKE_sgeqrf(LAPACK_COL_MAJOR, (lapack_int)r, (lapack_int)j->n, j->block, (lapack_int)r, j->tau), err);
 }
 
-/* The lower triangle of columns [n, n] of a, its other half zero. */
-static void triangle(const float *a, uint64_t n, float *dst)
+/* The upper triangle [n, n] of a, whose columns are lda apart, to rows [at, at + n) of dst, whose columns are ldd apart. */
+static void triangle(const float *a, uint64_t lda, uint64_t n, float *dst, uint64_t at, uint64_t ldd)
 {
 	for (uint64_t c = 0; c < n; c++)
 		for (uint64_t r = 0; r < n; r++)
-			dst[c * n + r] = r >= c ? a[c * n + r] : 0;
+			dst[c * ldd + at + r] = r <= c ? a[c * lda + r] : 0;
 }
 
 static enum st_status small_svd(struct job *j, enum st_svf_svd method, struct st_error *err)
 {
 	lapack_int n = (lapack_int)j->n;
-	uint64_t nn = j->n * j->n;
-	if (method == ST_SVF_GESDD) {
-		/* left^T arrives as rows of left, which is how the second pass wants it. */
-		return lapack(j, "dgesdd", LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'S', n, n, j->l, n, j->s, j->right, n, j->left, n), err);
-	}
+	if (method == ST_SVF_GESDD) /* right^T in columns is right in rows */
+		return lapack(j, "dgesdd", LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'S', n, n, j->r, n, j->s, j->left, n, j->right, n), err);
 	double stat[6];
-	ST_TRY(lapack(j, "dgesvj", LAPACKE_dgesvj(LAPACK_COL_MAJOR, 'G', 'U', 'V', n, n, j->l, n, j->s, 0, j->right, n, stat), err));
-	/* U has replaced L, V is in `right`; stat[0] scales the singular values. */
-	for (uint64_t i = 0; i < j->n; i++)
+	ST_TRY(lapack(j, "dgesvj", LAPACKE_dgesvj(LAPACK_COL_MAJOR, 'G', 'U', 'V', n, n, j->r, n, j->s, 0, j->left, n, stat), err));
+	/* U has replaced R, V is in `left`, in columns; stat[0] scales the singular values. */
+	for (uint64_t i = 0; i < j->n; i++) {
 		j->s[i] *= stat[0];
-	for (uint64_t c = 0; c < j->n; c++)
 		for (uint64_t r = 0; r < j->n; r++)
-			j->left[r * j->n + c] = j->right[c * j->n + r];
-	memcpy(j->right, j->l, nn * sizeof *j->right);
+			j->right[r * j->n + i] = j->left[i * j->n + r];
+	}
+	memcpy(j->left, j->r, j->n * j->n * sizeof *j->left);
 	return ST_OK;
 }
 
-/* First pass: the triangles, the small decomposition, and what turns each block's reflections into rows of U:
- * left^T times the block's columns of the small orthogonal factor, in place of the stack. */
+/* First pass: the triangles, the small decomposition, and what turns each block's reflections into rows of U: the block's rows of
+ * the small orthogonal factor times `left`, in place of its triangle. */
 static enum st_status first_pass(struct job *j, enum st_svf_svd method, struct st_error *err)
 {
-	uint64_t n = j->n, nn = n * n;
+	uint64_t n = j->n, nn = n * n, tall = j->blocks * n;
 	for (uint64_t b = 0; b < j->blocks; b++) {
 		ST_TRY(factorise_block(j, b, err));
-		triangle(j->block, n, j->stack + b * nn);
+		triangle(j->block, block_start(j, b + 1) - block_start(j, b), n, j->stack, b * n, tall);
 	}
-	lapack_int ln = (lapack_int)n, wide = (lapack_int)(j->blocks * n);
-	ST_TRY(lapack(j, "sgelqf", LAPACKE_sgelqf(LAPACK_COL_MAJOR, ln, wide, j->stack, ln, j->stack_tau), err));
-	float *l = st_alloc_array(nn, sizeof *l), *out = st_alloc_array(nn, sizeof *out);
-	enum st_status st = l && out ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	lapack_int ln = (lapack_int)n, lt = (lapack_int)tall;
+	ST_TRY(lapack(j, "sgeqrf", LAPACKE_sgeqrf(LAPACK_COL_MAJOR, lt, ln, j->stack, lt, j->stack_tau), err));
+	float *small = st_alloc_array(nn, sizeof *small), *out = st_alloc_array(nn, sizeof *out);
+	enum st_status st = small && out ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK) {
-		triangle(j->stack, n, l);
+		triangle(j->stack, tall, n, small, 0, n);
 		for (uint64_t i = 0; i < nn; i++)
-			j->l[i] = (double)l[i];
+			j->r[i] = (double)small[i];
 		st = small_svd(j, method, err);
 	}
 	if (st == ST_OK)
-		st = lapack(j, "sorglq", LAPACKE_sorglq(LAPACK_COL_MAJOR, ln, wide, ln, j->stack, ln, j->stack_tau), err);
+		st = lapack(j, "sorgqr", LAPACKE_sorgqr(LAPACK_COL_MAJOR, lt, ln, ln, j->stack, lt, j->stack_tau), err);
 	for (uint64_t i = 0; st == ST_OK && i < nn; i++)
-		l[i] = (float)j->left[i];
+		small[i] = (float)j->left[i];
 	for (uint64_t b = 0; st == ST_OK && b < j->blocks; b++) {
-		cblas_sgemm(CblasColMajor, CblasNoTrans, CblasNoTrans, ln, ln, ln, 1, l, ln, j->stack + b * nn, ln, 0, out, ln);
-		memcpy(j->stack + b * nn, out, nn * sizeof *out);
+		float *q = j->stack + b * n;
+		cblas_sgemm(CblasColMajor, CblasNoTrans, CblasNoTrans, ln, ln, ln, 1, q, lt, small, ln, 0, out, ln);
+		for (uint64_t c = 0; c < n; c++)
+			memcpy(q + c * tall, out + c * n, n * sizeof *out);
 	}
-	free(l);
+	free(small);
 	free(out);
 	return st;
 }
 
-/* Rows of U of block b, into j->c. */
+/* Rows of U of block b, into j->rows. */
 static enum st_status block_of_u(struct job *j, uint64_t b, struct st_error *err)
 {
-	uint64_t n = j->n, r = block_start(j, b + 1) - block_start(j, b);
-	lapack_int ln = (lapack_int)n;
+	uint64_t n = j->n, r = block_start(j, b + 1) - block_start(j, b), tall = j->blocks * n;
+	lapack_int ln = (lapack_int)n, lr = (lapack_int)r;
 	ST_TRY(factorise_block(j, b, err));
-	memcpy(j->c, j->stack + b * n * n, n * n * sizeof *j->c);
-	memset(j->c + n * n, 0, (r - n) * n * sizeof *j->c);
-	return lapack(j, "sormlq", LAPACKE_sormlq(LAPACK_COL_MAJOR, 'R', 'N', ln, (lapack_int)r, ln, j->block, ln, j->tau, j->c, ln), err);
+	for (uint64_t c = 0; c < n; c++) {
+		memcpy(j->c + c * r, j->stack + c * tall + b * n, n * sizeof *j->c);
+		memset(j->c + c * r + n, 0, (r - n) * sizeof *j->c);
+	}
+	ST_TRY(lapack(j, "sormqr", LAPACKE_sormqr(LAPACK_COL_MAJOR, 'L', 'N', lr, ln, ln, j->block, lr, j->tau, j->c, lr), err));
+	turn(j->c, n, r, j->rows, j->threads);
+	return ST_OK;
 }
 
 /* ---- writing and checking ---- */
 
 struct check { double dd, aa, max; float *gram, *s; struct st_gemm_b v; };
 
-/* A - U S V^T of a block: its rows are in j->c. */
+/* A - U S V^T of a block: its rows of U are in j->rows. */
 static enum st_status residual(struct job *j, uint64_t b, struct check *k, struct st_error *err)
 {
 	uint64_t r0 = block_start(j, b), r = block_start(j, b + 1) - r0, n = j->n;
 	float *product = j->block;
-	if (!st_gemm(&k->v, j->c, k->s, r, product, j->threads))
+	if (!st_gemm(&k->v, j->rows, k->s, r, product, j->threads))
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	st_svf_gram_add(j->c, r, n, k->gram);
+	st_svf_gram_add(j->rows, r, n, k->gram);
 	float *a = st_alloc_array(256 * n, sizeof *a);
 	enum st_status st = a ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t i = 0; st == ST_OK && i < r; i += 256) {
@@ -315,9 +333,8 @@ static enum st_status second_pass(struct job *j, struct st_svf_file *f, struct s
 	struct check k = { .gram = calloc(ST_SVF_GRAM * n, sizeof *k.gram), .s = st_alloc_array(n, sizeof *k.s) };
 	enum st_status st = v && k.gram && k.s ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK) {
-		for (uint64_t i = 0; i < n; i++)
-			for (uint64_t c = 0; c < n; c++)
-				v[i * n + c] = (float)j->right[c * n + i];
+		for (uint64_t i = 0; i < nn; i++)
+			v[i] = (float)j->right[i];
 		for (uint64_t i = 0; i < n; i++)
 			k.s[i] = (float)j->s[i];
 		if (!st_gemm_pack(&k.v, st_cpu_best(), v, true, n, n, j->threads))
@@ -331,7 +348,7 @@ static enum st_status second_pass(struct job *j, struct st_svf_file *f, struct s
 		uint64_t r0 = block_start(j, b), rows = block_start(j, b + 1) - r0;
 		st = block_of_u(j, b, err);
 		if (st == ST_OK)
-			st = st_svf_file_put(f, tall, r0 * n * sizeof *v, j->c, rows * n * sizeof *v, err);
+			st = st_svf_file_put(f, tall, r0 * n * sizeof *v, j->rows, rows * n * sizeof *v, err);
 		if (st == ST_OK)
 			st = residual(j, b, &k, err);
 	}
@@ -358,7 +375,7 @@ enum st_status st_svf_decompose(const struct st_svf_entry *e, struct st_svf_sour
 	struct st_svf_file *f = NULL;
 	double t0 = st_svf_clock();
 	memset(r, 0, sizeof *r);
-	r->method = method == ST_SVF_GESDD ? "blocked sgelqf, dgesdd" : "blocked sgelqf, dgesvj";
+	r->method = method == ST_SVF_GESDD ? "blocked sgeqrf, dgesdd" : "blocked sgeqrf, dgesvj";
 	openblas_set_num_threads(threads);
 	st_arena_init(&a);
 	const struct st_tensor_spec specs[] = {

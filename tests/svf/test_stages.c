@@ -179,7 +179,9 @@ static void decompose(uint64_t rows, uint64_t cols, enum st_svf_svd method)
 		squares += (double)s[q] * s[q];
 		assert_true(q == 0 || s[q] <= s[q - 1]);
 	}
-	assert_true(worst < 1e-5 && u_worst < 2e-5 && v_worst < 2e-5);
+	/* f32 factors: each product of three carries a few roundings of its size. */
+	if (!(worst < 5e-7 * s[0] && u_worst < 2e-5 && v_worst < 2e-5))
+		fail_msg("[%llu, %llu]: product off by %g, U by %g, V by %g", (unsigned long long)rows, (unsigned long long)cols, worst, u_worst, v_worst);
 	/* The singular values carry the whole norm. */
 	assert_true(fabs(squares / frobenius - 1) < 1e-5);
 	assert_true(r.residual_rel < 5e-6 && r.u_error < 2e-5 && r.v_error < 2e-5 && !(r.gap_min < 0));
