@@ -1,6 +1,7 @@
 #include "base/outfile.h"
 
 #include "base/error.h"
+#include "base/map.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define BUFFER (1u << 20)
@@ -101,6 +103,12 @@ static enum st_status write_all(struct st_outfile *f, const uint8_t *p, size_t n
 		ssize_t k = write(f->fd, p, n);
 		if (k < 0 && errno == EINTR)
 			continue;
+		const char *source = k < 0 && errno == EFAULT ? st_map_path_of(p) : NULL;
+		if (source) { /* what a read would have raised SIGBUS for */
+			enum st_status st = st_fail(err, ST_ERR_IO, "the file became shorter while it was read");
+			st_error_in(err, source);
+			return st;
+		}
 		if (k < 0)
 			return st_fail_errno(err, f->path, "cannot write");
 		p += k;
@@ -223,6 +231,70 @@ static void remove_tree(const char *path)
 	nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
+/*
+ * Folders under construction, for st_outdirs_remove(). A slot is claimed by setting `busy`, filled, and published by
+ * `open`; a run builds one or two folders at a time, and one without a slot is only not removed by a signal.
+ */
+static struct {
+	int busy, open;
+	char path[PATH_MAX];
+} building[8];
+
+static void building_add(const char *path)
+{
+	size_t n = strlen(path);
+	for (size_t i = 0; n < PATH_MAX && i < sizeof building / sizeof *building; i++) {
+		int free_slot = 0;
+		if (!__atomic_compare_exchange_n(&building[i].busy, &free_slot, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+			continue;
+		memcpy(building[i].path, path, n + 1);
+		__atomic_store_n(&building[i].open, 1, __ATOMIC_RELEASE);
+		return;
+	}
+}
+
+static void building_drop(const char *path)
+{
+	for (size_t i = 0; i < sizeof building / sizeof *building; i++)
+		if (__atomic_load_n(&building[i].open, __ATOMIC_ACQUIRE) && strcmp(building[i].path, path) == 0) {
+			__atomic_store_n(&building[i].open, 0, __ATOMIC_RELEASE);
+			__atomic_store_n(&building[i].busy, 0, __ATOMIC_RELEASE);
+			return;
+		}
+}
+
+/* Traces are two folders deep. readdir() allocates, so the entries come from the system call. */
+#define MAX_DEPTH 4
+static void remove_below(int at, const char *name, int depth)
+{
+	int fd = depth < MAX_DEPTH ? openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+	_Alignas(struct dirent64) char buf[4096];
+	long n;
+	/* Removing entries moves the rest, so each round starts at the front; it ends when nothing could be removed. */
+	for (bool some = true; fd >= 0 && some && lseek(fd, 0, SEEK_SET) == 0 && (n = syscall(SYS_getdents64, fd, buf, sizeof buf)) > 0;) {
+		some = false;
+		for (long i = 0; i < n;) {
+			const struct dirent64 *e = (const struct dirent64 *)(buf + i);
+			i += e->d_reclen;
+			if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+				continue;
+			if (unlinkat(fd, e->d_name, 0) != 0)
+				remove_below(fd, e->d_name, depth + 1);
+			some = some || faccessat(fd, e->d_name, F_OK, AT_SYMLINK_NOFOLLOW) != 0;
+		}
+	}
+	if (fd >= 0)
+		close(fd);
+	unlinkat(at, name, AT_REMOVEDIR);
+}
+
+void st_outdirs_remove(void)
+{
+	for (size_t i = 0; i < sizeof building / sizeof *building; i++)
+		if (__atomic_load_n(&building[i].open, __ATOMIC_ACQUIRE))
+			remove_below(AT_FDCWD, building[i].path, 0);
+}
+
 static enum st_status outdir_exists(const char *path, struct st_error *err)
 {
 	enum st_status st = st_fail(err, ST_ERR_IO, "already exists (--force replaces it)");
@@ -282,6 +354,7 @@ enum st_status st_outdir_open(const char *path, bool replace, struct st_outdir *
 	else if (mkdir(d->temp, 0777) != 0)
 		st = st_fail_errno(err, path, "cannot create folder");
 	if (st == ST_OK) {
+		building_add(d->temp);
 		*out = d;
 	} else if (d) {
 		free(d->temp);
@@ -297,6 +370,7 @@ void st_outdir_abort(struct st_outdir *d)
 {
 	if (!d)
 		return;
+	building_drop(d->temp);
 	remove_tree(d->temp);
 	free(d->temp);
 	free(d->path);

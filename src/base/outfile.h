@@ -30,12 +30,17 @@ void st_outfile_abort(struct st_outfile *f);
 
 /* The same promise for a folder: build under a temporary name, then rename.
  * `replace`: an existing folder of that name is moved aside and removed after the new one is in place; only an
- * empty one, or one that holds what Stele writes (a trace, a report, a model), never a folder of anything else. */
+ * empty one, or one that holds what Stele writes (a trace, a report, a model), never a folder of anything else.
+ * A process that is killed outright (SIGKILL, power) leaves its temporary folder, NAME.stele-PID-N, behind. */
 struct st_outdir;
 ST_MUST_CHECK enum st_status st_outdir_open(const char *path, bool replace, struct st_outdir **out, struct st_error *err);
 const char *st_outdir_path(const struct st_outdir *d); /* of the temporary folder */
 ST_MUST_CHECK enum st_status st_outdir_commit(struct st_outdir *d, struct st_error *err);
 void st_outdir_abort(struct st_outdir *d); /* removes what was written */
+
+/* Remove the temporary folder of every st_outdir that is open. Async-signal-safe: for a handler that is about to
+ * end the process. */
+void st_outdirs_remove(void);
 
 /* Whether writing `out` would take `in` away: it is the same file, or a folder that holds it. */
 bool st_out_takes(const char *out, const char *in);

@@ -7,6 +7,8 @@
  */
 #include "cli/internal.h"
 
+#include "base/outfile.h"
+
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -30,6 +32,7 @@ static void on_alarm(int sig)
 		put(2, running->undone ? running->undone : "the work was not finished");
 		put(2, "\n");
 	}
+	st_outdirs_remove();
 	_exit(seen == SIGPIPE ? 128 + SIGPIPE : CLI_INTERRUPTED);
 }
 
@@ -71,6 +74,7 @@ static void on_bus(int sig, siginfo_t *info, void *context)
 		put(2, path);
 		put(2, ": the file became shorter while it was read\n");
 	}
+	st_outdirs_remove();
 	_exit(running->cmd && running->cmd->trouble ? running->cmd->trouble : CLI_TROUBLE);
 }
 

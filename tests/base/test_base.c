@@ -198,7 +198,7 @@ static void full_disk_is_an_error(void **state)
 
 static void touch(const char *dir, const char *name)
 {
-	char path[400];
+	char path[800];
 	snprintf(path, sizeof path, "%s/%s", dir, name);
 	FILE *f = fopen(path, "w");
 	assert_non_null(f);
@@ -229,6 +229,32 @@ static void outdir_replaces_whole(void **state)
 	touch(st_outdir_path(d), "file");
 	assert_ok(st_outdir_commit(d, &err), &err);
 	assert_int_equal(entries(in_folder("empty")), 1);
+}
+
+/* What a signal handler does: everything under construction goes, what has its name stays. */
+static void outdirs_vanish(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_outdir *d, *done;
+	char inner[400], name[40];
+	assert_ok(st_outdir_open(in_folder("done"), false, &done, &err), &err);
+	touch(st_outdir_path(done), "trace.json");
+	assert_ok(st_outdir_commit(done, &err), &err);
+	assert_ok(st_outdir_open(in_folder("tree"), false, &d, &err), &err);
+	for (int layer = 0; layer < 3; layer++) {
+		snprintf(inner, sizeof inner, "%s/layer-%d", st_outdir_path(d), layer);
+		assert_int_equal(mkdir(inner, 0777), 0);
+		for (int i = 0; i < 300; i++) { /* more than one buffer of names */
+			snprintf(name, sizeof name, "a-stage-of-some-length-%d.bin", i);
+			touch(inner, name);
+		}
+	}
+	assert_int_equal(entries(folder), 2);
+	st_outdirs_remove();
+	assert_int_equal(entries(folder), 1);
+	assert_int_equal(entries(in_folder("done")), 1);
+	st_outdir_abort(d);
 }
 
 static void outputs_that_take_inputs(void **state)
@@ -279,6 +305,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(outfile_aborted_keeps_the_old_file, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(full_disk_is_an_error, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(outdir_replaces_whole, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(outdirs_vanish, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(outputs_that_take_inputs, make_folder, remove_folder),
 		cmocka_unit_test(known_digests),
 		cmocka_unit_test(known_random_numbers),
