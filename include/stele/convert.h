@@ -27,6 +27,7 @@ struct st_convert_result {
 	uint64_t untouched;         /* tensors whose stored bytes are the input's, in the same order */
 	uint64_t moved;             /* the same with whole rows in another order */
 	uint64_t encoded;           /* tensors stored as another type, or as other numbers */
+	char checked[64];           /* what was read back and compared: "tensors, configuration, token ids" */
 	const char *const *notes;   /* what did not go over, or went over in another form: one line each */
 	size_t n_notes;
 	const char *const *repairs; /* what was repaired: one line each */

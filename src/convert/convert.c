@@ -3,7 +3,6 @@
 
 #include "base/outfile.h"
 
-#include <limits.h>
 #include <omp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -82,26 +81,27 @@ static enum st_status choose_type(struct st_conversion *v, struct st_error *err)
 	return ST_OK;
 }
 
-/* The output must not be, hold, or lie over the input. */
+static bool takes_files(const char *out, const struct st_model *m)
+{
+	const struct st_container *c = m ? st_model_container(m) : NULL;
+	for (size_t i = 0; c && i < st_container_n_files(c); i++)
+		if (st_out_takes(out, st_container_file_path(c, i)))
+			return true;
+	return false;
+}
+
+/* The output must not be, or hold, anything that is read. */
 static enum st_status refuse_same(struct st_conversion *v, struct st_error *err)
 {
-	struct stat out, in;
-	char real_out[PATH_MAX], real_in[PATH_MAX];
-	if (stat(v->out_path, &out) != 0 || !realpath(v->out_path, real_out))
+	struct stat sb;
+	if (lstat(v->out_path, &sb) != 0)
 		return ST_OK; /* not there */
+	if (takes_files(v->out_path, v->in) || takes_files(v->out_path, v->other) || (v->o->repair && st_out_takes(v->out_path, v->o->repair)))
+		return st_fail(err, ST_ERR_USAGE, "is an input, or holds one");
 	if (!v->o->force)
-		return st_fail_at(err, ST_ERR_IO, ST_NO_OFFSET, NULL, "already exists (--force replaces it)");
-	if (S_ISDIR(out.st_mode) != v->folder)
+		return st_fail(err, ST_ERR_IO, "already exists (--force replaces it)");
+	if (S_ISDIR(sb.st_mode) != v->folder)
 		return st_fail(err, ST_ERR_IO, v->folder ? "exists and is no folder" : "exists and is no regular file");
-	const struct st_container *c = st_model_container(v->in);
-	size_t n = strlen(real_out);
-	for (size_t i = 0; i < st_container_n_files(c); i++) {
-		const char *path = st_container_file_path(c, i);
-		bool same = stat(path, &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino;
-		bool inside = realpath(path, real_in) && strncmp(real_in, real_out, n) == 0 && real_in[n] == '/';
-		if (same || inside)
-			return st_fail(err, ST_ERR_USAGE, same ? "is the input" : "holds the input");
-	}
 	return ST_OK;
 }
 
@@ -282,13 +282,13 @@ static enum st_status run(struct st_conversion *v, struct st_convert_result *r, 
 	ST_TRY_OUT(choose_format(v, err));
 	ST_TRY_OUT(choose_type(v, err));
 	ST_TRY_OUT(open_input(v, err));
+	if (v->o->repair)
+		ST_TRY_OUT(st_repair_open(v, &repair, err));
 	st = refuse_same(v, err);
 	if (st != ST_OK) {
 		st_error_in(err, v->out_path);
 		goto out;
 	}
-	if (v->o->repair)
-		ST_TRY_OUT(st_repair_open(v, &repair, err));
 	ST_TRY_OUT(st_vocabulary_read(v, err));
 	ST_TRY_OUT(st_plan_jobs(v, err));
 	if (repair)
@@ -301,6 +301,7 @@ static enum st_status run(struct st_conversion *v, struct st_convert_result *r, 
 	snprintf(r->from, sizeof r->from, "%s", st_container_describe(st_model_container(v->in)));
 	snprintf(r->to, sizeof r->to, "%s", v->to == ST_FORMAT_GGUF ? "GGUF v3" : v->to == ST_FORMAT_APR ? "APR v2 (writer A)"
 	         : v->folder ? "Hugging Face folder" : "safetensors");
+	snprintf(r->checked, sizeof r->checked, "tensors%s%s", v->bare ? "" : ", configuration", !v->bare && v->vocab.t ? ", token ids" : "");
 	snprintf(r->arch, sizeof r->arch, "%s", v->cfg.arch);
 out:
 	st_repair_close(repair);
