@@ -20,6 +20,7 @@ static const struct {
 	{ "kernel", bench_kernel },
 	{ "model", bench_model },
 	{ "replay", bench_replay },
+	{ "svf", bench_svf },
 };
 
 static double now(void)

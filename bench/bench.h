@@ -38,5 +38,6 @@ void bench_row_seconds(const struct bench *b, const char *what, bench_fn f, void
 void bench_kernel(const struct bench *b);
 void bench_replay(const struct bench *b);
 void bench_model(const struct bench *b);
+void bench_svf(const struct bench *b);
 
 #endif
