@@ -638,11 +638,11 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 		bad += !isfinite(observed[i]);
 	json_t *j = json_object(), *list = json_array();
 	st_json_put(r->json, "diagnosis", j);
+	st_json_put(j, "candidates", list);
 	st_json_put(j, "nonfinite", json_integer((json_int_t)bad));
 	if (bad) {
 		st_json_put(j, "verdict", json_string("fault"));
 		st_json_put(j, "cause", json_pack("{s:s,s:s}", "code", "numeric.nan", "confidence", "confirmed"));
-		json_decref(list);
 		fprintf(r->text, "verdict: fault - numeric.nan: %llu of %zu values are NaN or infinite\n", (unsigned long long)bad, s.n);
 		r->exit_status = 2;
 		goto out;
@@ -657,14 +657,12 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	if (before <= floor) {
 		st_json_put(j, "verdict", json_string("match"));
 		st_json_put(j, "cause", NULL);
-		st_json_put(j, "candidates", list);
 		fprintf(r->text, "verdict: match\n");
 		goto out;
 	}
 	const struct hypothesis *hit = search(&s, &t, floor);
 	order = st_alloc_array(t.n ? t.n : 1, sizeof *order);
 	if (t.failed || !order) {
-		json_decref(list);
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		goto out;
 	}
@@ -682,7 +680,6 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	for (size_t i = 0; i < t.n && i < 5; i++)
 		json_array_append_new(list, json_pack("{s:s,s:s,s:o}", "code", order[i]->code, "text", order[i]->text, "residual_after",
 		                                         st_json_real(order[i]->residual)));
-	st_json_put(j, "candidates", list);
 	if (explained)
 		fprintf(r->text, "cause: %s (%s) - %s\n", best->code, confidence, best->text);
 	if (explained && best->parameter)

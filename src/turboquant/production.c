@@ -304,7 +304,7 @@ enum st_status st_replay_production(struct st_replay_run *r, struct st_error *er
 	const json_t *ran_at = json_object_get(r->json, "ran_at");
 	st_json_put(r->json, "session", o->session ? json_string(o->session) : json_sprintf("replay %s", json_string_value(ran_at)));
 	st_json_put(r->json, "iter", json_integer(o->iter ? o->iter : 1));
-	json_t *gates = json_object(), *band = json_object();
+	json_t *gates = json_object();
 	const char *failed;
 	struct st_replay_gate_result why;
 	st_json_put(r->json, "regression_gates", gates);
@@ -343,6 +343,7 @@ enum st_status st_replay_production(struct st_replay_run *r, struct st_error *er
 	for (int i = 0; i < ST_N_POINTS; i++)
 		finite &= isfinite(m.nrmse[i]) && isfinite(m.nrmse_b[i]);
 
+	json_t *band = json_object();
 	st_json_put(r->json, "verdict", json_string(verdict));
 	st_json_put(band, "lower", st_json_real(st_band_lower));
 	st_json_put(band, "upper", st_json_real(st_band_upper));
