@@ -1,8 +1,13 @@
 #!/bin/sh
-# Replay the small files of the shared data set through one fuzz target; skipped (77) where the set is absent.
+# Replay the seeds, and the small files of the shared data set where it is there, through one fuzz target.
 #
-#   fuzz/replay.sh TARGET
+#   fuzz/replay.sh TARGET SEEDS
+#
+# SEEDS is the program that writes the seeds.
 set -eu
 shared=${STELE_SHARED:-$(dirname "$0")/../../shared}
-[ -d "$shared/data/malformed" ] || exit 77
-find "$shared/data" -type f -size -256k -print0 | sort -z | xargs -0 "$1"
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+"$2" "$folder"
+[ ! -d "$shared/data" ] || find "$shared/data" -type f -size -256k -print0 | sort -z | xargs -0 "$1"
+find "$folder" -type f -print0 | sort -z | xargs -0 "$1"
