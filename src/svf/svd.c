@@ -21,6 +21,7 @@
 #include <string.h>
 
 #define BLOCK_ROWS ((uint64_t)8192)
+#define HOLD_ROWS ((uint64_t)64)
 #define MAX_HELD ((uint64_t)512 << 20) /* a wide matrix is held whole */
 
 const char *st_svf_lapack_name(char *buf, size_t n)
@@ -113,18 +114,20 @@ static enum st_status hold(struct job *j, struct st_error *err)
 		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, j->e->source_name, "a wide matrix [%llu, %llu] takes more memory than the %llu MB allowed",
 		                  (unsigned long long)n, (unsigned long long)m, (unsigned long long)(MAX_HELD >> 20));
 	j->held = st_alloc_array(m * n, sizeof *j->held);
-	float *row = st_alloc_array(m, sizeof *row);
-	enum st_status st = j->held && row ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
-	for (uint64_t r = 0; st == ST_OK && r < n; r++) {
-		st = j->source.rows(j->source.ctx, r, 1, row, err);
-		for (uint64_t c = 0; st == ST_OK && c < m; c++) {
-			j->held[c * n + r] = row[c];
-			if (!isfinite(row[c]))
+	float *rows = st_alloc_array(HOLD_ROWS * m, sizeof *rows);
+	enum st_status st = j->held && rows ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (uint64_t r = 0; st == ST_OK && r < n; r += HOLD_ROWS) {
+		uint64_t some = n - r < HOLD_ROWS ? n - r : HOLD_ROWS;
+		st = j->source.rows(j->source.ctx, r, some, rows, err);
+		for (uint64_t i = 0; st == ST_OK && i < some * m; i++)
+			if (!isfinite(rows[i]))
 				st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name, "number %llu of row %llu is not finite",
-				                (unsigned long long)c, (unsigned long long)r);
-		}
+				                (unsigned long long)(i % m), (unsigned long long)(r + i / m));
+		for (uint64_t c = 0; st == ST_OK && c < m; c++)
+			for (uint64_t i = 0; i < some; i++)
+				j->held[c * n + r + i] = rows[i * m + c];
 	}
-	free(row);
+	free(rows);
 	return st;
 }
 
