@@ -55,12 +55,14 @@ double st_noise_variance(enum st_dtype t, float scale, const float *block, size_
 			sq += (double)block[i] * block[i];
 		return (rel * rel + F32_REL * F32_REL) * sq / (double)n + least * least / 3;
 	}
-	double max = 0;
+	double max = 0, sq = 0;
 	for (size_t i = 0; i < n; i++) {
 		double m = fabs((double)block[i]);
 		max = m > max ? m : max;
+		sq += m * m;
 	}
-	double c = rel / expected_max(block_types[t].block), v = c * c * max * max;
+	/* In a flat block every element is as large as the largest, where steps are coarsest or the code ends. */
+	double c = rel / expected_max(block_types[t].block), v = fmax(c * c * max * max, rel * rel * sq / (double)n);
 	double range = block_types[t].range;
 	if (range > 0 && max < range * 0x1p-14)
 		v += range * 0x1p-25 * range * 0x1p-25 / 3;

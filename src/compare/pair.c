@@ -21,6 +21,8 @@
 #define ROW_FACTOR 5.0
 #define ROW_FACTOR_BLOCKS 5.0
 #define TOTAL_FACTOR 3.0
+/* Where most rows are equal to the last bit one encoder wrote both sides: what differs then is not its choice of scales. */
+#define ROW_FACTOR_AMID_EQUAL 2.0
 /*
  * Noise leaves a row pointing where it did. One that does not, and differs by more than coarse
  * types explain, is another row: factors alone would let that pass in types of 2 and 3 bits.
@@ -30,12 +32,12 @@
 /*
  * A gain is structure when it is many standard errors from 1, and more than storing can cause
  * by itself: a quantiser that minimises the error leaves a slope of 1 - (relative error)^2,
- * and where the same value or row stands many times its rounding error is the same each time,
- * up to a whole step for float types.
+ * and where the same value or row stands many times, or one element is most of a row, its rounding
+ * error is the whole error: half a step, for float types up to 2.35 times their RMS on each side.
  */
 #define GAIN_SIGMAS 8.0
 #define GAIN_SHRINK 4.0
-#define GAIN_COHERENT_FLOAT 2.0
+#define GAIN_COHERENT_FLOAT 3.0
 #define GAIN_COHERENT_BLOCK 0.5
 #define ROW_GAIN_BLOCKS 2.5
 /*
@@ -86,6 +88,11 @@ enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b,
 		}
 	}
 	free(buf);
+	uint64_t differing = 0;
+	for (uint64_t i = 0; i < n; i++)
+		differing += stats[i].dd > 0;
+	for (uint64_t i = 0; i < n; i++)
+		stats[i].amid_equal = a->type->dtype == b->type->dtype && 2 * differing <= n;
 	return st_check_cancel(err);
 }
 
@@ -108,7 +115,7 @@ bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols)
 		return true;
 	if (r->dd == 0)
 		return false;
-	double few = r->blocks ? 1 / sqrt((double)r->blocks) : 0, factor = ROW_FACTOR + ROW_FACTOR_BLOCKS * few;
+	double few = r->blocks ? 1 / sqrt((double)r->blocks) : 0, factor = r->amid_equal ? ROW_FACTOR_AMID_EQUAL : ROW_FACTOR + ROW_FACTOR_BLOCKS * few;
 	bool astray = r->blocks && r->ab < ROW_COSINE * sqrt(r->aa * r->bb) + DBL_MIN && r->dd > ROW_FACTOR_ASTRAY * ROW_FACTOR_ASTRAY * r->pred;
 	return astray || r->dd > factor * factor * r->pred
 	       || gain_stands_out(r->bb, r->ab, r->pred_a, r->pred, r->blocks > 0, cols, ROW_GAIN_BLOCKS * few, ROW_GAIN_CLIPPED * few);
@@ -119,6 +126,7 @@ void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uin
 {
 	memset(s, 0, sizeof *s);
 	uint64_t differing = 0;
+	double rest = 0, rest_pred = 0;
 	for (uint64_t i = 0; i < n; i++) {
 		const struct st_row_stat *r = &stats[i];
 		s->aa += r->aa;
@@ -137,11 +145,15 @@ void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uin
 			if (!s->bad_rows++)
 				s->first_bad = at;
 			s->last_bad = at;
+		} else {
+			rest += r->dd;
+			rest_pred += r->pred;
 		}
 	}
 	s->rel = s->apart ? INFINITY : s->dd == 0 ? 0 : s->bb > 0 ? sqrt(s->dd / s->bb) : INFINITY;
 	s->predicted = s->bb > 0 ? sqrt(s->pred / s->bb) : 0;
 	s->gain = s->bb > 0 ? s->ab / s->bb : NAN;
+	s->rest_noise = rest <= TOTAL_FACTOR * TOTAL_FACTOR * rest_pred;
 	s->noise = s->bad_rows == 0 && s->dd <= TOTAL_FACTOR * TOTAL_FACTOR * s->pred
 	           && (differing == 0 || !gain_stands_out(s->bb, s->ab, s->pred_a, s->pred, n && stats[0].blocks, n * cols, 0, 0));
 }

@@ -21,7 +21,7 @@ struct st_rows {
 	double gain, offset;
 	uint64_t shift;
 	const uint64_t *map;          /* row r comes from row map[r] */
-	const struct st_rows *other;  /* a second source (interleaved tensors) */
+	const struct st_rows *other;  /* a second source: the sibling of an interleaved tensor, the other side */
 };
 
 /* The rows of a weight as the graph sees them (half-split basis). */
@@ -33,6 +33,7 @@ struct st_row_stat {
 	uint64_t bad_a, bad_b, apart; /* non-finite elements */
 	double max;
 	uint64_t blocks;       /* of the side with the larger ones; 0 where neither is stored in blocks */
+	bool amid_equal;       /* both sides have one type, and most rows are equal */
 };
 
 /* What the rows say together. */
@@ -41,6 +42,7 @@ struct st_pair_summary {
 	uint64_t nonfinite_a, nonfinite_b, apart;
 	uint64_t bad_rows, first_bad, last_bad; /* rows beyond their noise, or with a gain of their own */
 	bool noise;       /* nothing beyond what the types predict */
+	bool rest_noise;  /* nothing but the bad rows is */
 	double rel;       /* sqrt(dd / bb) */
 	double predicted; /* sqrt(pred / bb) */
 	double gain;

@@ -92,11 +92,19 @@ static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, con
 	return st;
 }
 
-/* Relative variance of one element as a float type stores it. */
+/* Relative variance of normal numbers in the stored type. */
 static double rel_variance(const struct st_weight *w)
 {
 	double rel = st_dtype_info(w->tensor->dtype)->storage_rel_rms;
 	return rel * rel;
+}
+
+static double worst_rel_variance(const struct st_node *n)
+{
+	double worst = 0;
+	for (uint32_t i = 0; i < n->n_w; i++)
+		worst = fmax(worst, rel_variance(n->w[i]));
+	return worst;
 }
 
 enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph *gb, uint32_t node,
@@ -120,6 +128,9 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 				sum += (double)y.data[t * width + i] * y.data[t * width + i];
 		}
 		out[t] = ROUNDING * ROUNDING * sum;
+		/* Where many weights are one number they err alike, and the product errs as they do instead of averaging. */
+		if (nb->op == ST_OP_LINEAR)
+			out[t] += (worst_rel_variance(na) + worst_rel_variance(nb)) * sum;
 		/* Element-wise weights: each product errs as its weight does. */
 		if (nb->op == ST_OP_RMSNORM || nb->op == ST_OP_HEADNORM)
 			out[t] += (rel_variance(na->w[0]) + rel_variance(nb->w[0])) * sum;

@@ -70,11 +70,18 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 	else if (strstr(code, "scale") && c->n_params && strcmp(c->params[0].key, "factor") == 0)
 		snprintf(what, sizeof what, "is %c's times %.6g%s%s%s", y, number_of(c, "factor", 0),
 		         text_of(c, "is")[0] ? " = " : "", text_of(c, "is"), "");
+	else if (text_of(c, "axis")[0])
+		snprintf(what, sizeof what, "is %c's with every row times a constant of its own", y);
+	else if (number_of(c, "all", -1) >= 0)
+		snprintf(what, sizeof what, "is all %s", number_of(c, "all", 0) > 0 ? "ones" : "zero");
 	else if (strcmp(code, "weight.block_scale") == 0)
-		snprintf(what, sizeof what, "has wrong scales on blocks of %g in %g rows", number_of(c, "block", 0), number_of(c, "bad_rows", 0));
-	else if (strcmp(code, "weight.row_corrupt") == 0)
+		snprintf(what, sizeof what, "has wrong scales on blocks of %g in %g row%s", number_of(c, "block", 0), number_of(c, "bad_rows", 0),
+		         number_of(c, "bad_rows", 0) > 1 ? "s" : "");
+	else if (strcmp(code, "weight.row_corrupt") == 0 && number_of(c, "rows", 0) > 1)
 		snprintf(what, sizeof what, "differs from %c's in %g rows (%g to %g) and agrees in the rest", y, number_of(c, "rows", 0),
 		         number_of(c, "first_row", 0), number_of(c, "last_row", 0));
+	else if (strcmp(code, "weight.row_corrupt") == 0)
+		snprintf(what, sizeof what, "differs from %c's in row %g and agrees in the rest", y, number_of(c, "first_row", 0));
 	else if (strcmp(code, "weight.dtype_mislabelled") == 0)
 		snprintf(what, sizeof what, "is labelled %s and holds %s", text_of(c, "label"), text_of(c, "type"));
 	else if (strcmp(code, "weight.block_layout") == 0)
@@ -97,7 +104,7 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 		snprintf(what, sizeof what, "against %c's: %s", y, info ? info->meaning : "differs");
 	}
 	int used = snprintf(buf, n, "%s - %s of %c %s", code, name, x, what);
-	if (used > 0 && (size_t)used < n && c->confidence != ST_UNEXPLAINED)
+	if (used > 0 && (size_t)used < n && c->confidence != ST_UNEXPLAINED && number_of(c, "all", -1) < 0)
 		snprintf(buf + used, n - (size_t)used, " (residual %.2g%s)", c->residual_after,
 		         c->confidence == ST_LIKELY ? ", likely" : strcmp(code, "weight.row_corrupt") == 0 ? " in the rest" : " after undoing it");
 }

@@ -129,6 +129,37 @@ static void clipped_blocks_are_clean(void **state)
 	toy_free(&bad);
 }
 
+/*
+ * Numbers whose rounding errors do not average out: one channel a hundred times the others, so that it is most of every
+ * row; a matrix of one number; weights of two values.
+ */
+static void coherent_errors_are_clean(void **state)
+{
+	(void)state;
+	static const enum st_dtype stored[] = { ST_DTYPE_F16, ST_DTYPE_BF16, ST_DTYPE_Q8_0, ST_DTYPE_Q4_0, ST_DTYPE_Q5_1, ST_DTYPE_Q4_K };
+	for (int kind = 0; kind < 3; kind++) {
+		struct toy m;
+		toy_make(&m, "qwen2", 256, false);
+		for (size_t i = 0; i < m.n; i++) {
+			struct toy_tensor *t = &m.t[i];
+			for (uint64_t k = 0; !t->vector && k < t->rows * t->cols; k++)
+				t->data[k] = kind == 1 ? 0.0123f : kind == 2 ? copysignf(0.04f, t->data[k]) : t->data[k] * (k % t->cols == 33 ? 100 : 1);
+		}
+		toy_write(&m, in_folder("good.gguf"), ST_DTYPE_F32, true);
+		for (size_t i = 0; i < sizeof stored / sizeof *stored; i++) {
+			toy_write(&m, in_folder("stored.gguf"), stored[i], true);
+			for (int order = 0; order < 2; order++) {
+				struct st_rosetta *r = compare(in_folder(order ? "good.gguf" : "stored.gguf"), in_folder(order ? "stored.gguf" : "good.gguf"));
+				if (r->verdict != ST_VERDICT_NOISE)
+					explain(r, st_dtype_info(stored[i])->name);
+				assert_int_equal(r->verdict, ST_VERDICT_NOISE);
+				st_rosetta_free(r);
+			}
+		}
+		toy_free(&m);
+	}
+}
+
 /* What a mode rounds itself is no difference of the files, whichever types they hold. */
 static void every_mode_is_clean(void **state)
 {
@@ -286,6 +317,28 @@ static void plant_interleaved(struct toy *m)
 	free(both);
 }
 
+/* Row r holds row r - 1; the first one stays. */
+static void plant_head_off_by_one(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, HEAD);
+	memmove(t->data + t->cols, t->data, (t->rows - 1) * t->cols * sizeof *t->data);
+}
+
+static void plant_half_zero(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, DOWN1);
+	memset(t->data + t->rows / 2 * t->cols, 0, t->rows / 2 * t->cols * sizeof *t->data);
+}
+
+static void plant_all_zero(struct toy *m) { scale(m, DOWN1, 0); }
+
+static void plant_scaled_and_row(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, O1);
+	scale(m, O1, 2);
+	memset(t->data + 100 * t->cols, 0, t->cols * sizeof *t->data);
+}
+
 static void plant_missing(struct toy *m) { toy_find(m, DOWN1)->absent = true; }
 
 enum { WITH_EXACT = 1, WITH_FLOATS = 2, WITH_QUANTS = 4, EVERY = 7 };
@@ -323,6 +376,10 @@ static const struct plant {
 	{ "head is the embedding", plant_head_is_embedding, "head.tied", NULL, HEAD, "lm_head", -1, EVERY },
 	{ "rows permuted", plant_permuted_rows, "weight.rows_permuted", NULL, UP0, "ffn_up", 0, EVERY },
 	{ "gate and up interleaved", plant_interleaved, "weight.gate_up_interleaved", NULL, GATE0, "ffn_gate", 0, EVERY },
+	{ "head off by one", plant_head_off_by_one, "weight.row_shift", NULL, HEAD, "lm_head", -1, EVERY },
+	{ "second half zero", plant_half_zero, "weight.row_corrupt", NULL, DOWN1, "ffn_out", 1, EVERY },
+	{ "all zero", plant_all_zero, "weight.missing", NULL, DOWN1, "ffn_out", 1, EVERY },
+	{ "scaled, and a row zero", plant_scaled_and_row, "weight.scaled", NULL, O1, "attn_out", 1, EVERY },
 	{ "tensor missing", plant_missing, "weight.missing", NULL, DOWN1, "ffn_out", 1, WITH_EXACT },
 };
 
@@ -408,6 +465,12 @@ static void double_scales(uint8_t *p, size_t n)
 		p[18 * b + 1] = (uint8_t)(p[18 * b + 1] + 4);
 }
 
+static void double_scale(uint8_t *p, size_t n)
+{
+	assert_true(n > 18 * 40);
+	p[18 * 33 + 1] = (uint8_t)(p[18 * 33 + 1] + 4);
+}
+
 static void cut_off(uint8_t *p, size_t n)
 {
 	(void)p, (void)n; /* the numbers themselves are cut before encoding */
@@ -448,6 +511,8 @@ static void storage_faults_are_named(void **state)
 	storage_fault(ST_DTYPE_Q4_0, truth, pairs_in_bytes, ST_DTYPE_BF16, "weight.block_layout", "weight.dtype_mislabelled");
 	storage_fault(ST_DTYPE_Q4_0, truth, double_scales, ST_DTYPE_Q4_0, "weight.block_scale", NULL);
 	storage_fault(ST_DTYPE_Q4_0, truth, double_scales, ST_DTYPE_F32, "weight.block_scale", NULL);
+	/* Within the noise of two encoders; but one encoder wrote both files, and every other row is equal. */
+	storage_fault(ST_DTYPE_Q4_0, truth, double_scale, ST_DTYPE_Q4_0, "weight.block_scale", "weight.row_corrupt");
 	storage_fault(ST_DTYPE_F16, ST_DTYPE_BF16, NULL, ST_DTYPE_F32, "weight.dtype_mislabelled", NULL);
 	storage_fault(ST_DTYPE_BF16, ST_DTYPE_F16, NULL, ST_DTYPE_F32, "weight.dtype_mislabelled", NULL);
 	storage_fault(ST_DTYPE_BF16, truth, cut_off, ST_DTYPE_F32, "weight.truncated_rounding", NULL);
@@ -578,6 +643,7 @@ int main(void)
 		CASE(sound_qwen2_pairs_are_clean),
 		CASE(harmless_differences_are_clean),
 		CASE(clipped_blocks_are_clean),
+		CASE(coherent_errors_are_clean),
 		CASE(every_mode_is_clean),
 		CASE(planted_faults_are_named),
 		CASE(storage_faults_are_named),
