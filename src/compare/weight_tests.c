@@ -186,7 +186,7 @@ static enum st_status test_nan(struct trial *t)
 		return ST_OK;
 	d->side = d->nonfinite_a > d->nonfinite_b ? 'a' : 'b';
 	d->cause = (struct st_cause){ .code = "weight.nan", .confidence = ST_CONFIRMED, .residual_before = INFINITY,
-	                              .floor = d->predicted };
+	                              .residual_after = INFINITY, .floor = d->predicted };
 	param_number(&d->cause, "nonfinite", (double)(d->side == 'a' ? d->nonfinite_a : d->nonfinite_b));
 	param_number(&d->cause, "first_row", (double)d->first_bad_row);
 	t->done = true;
@@ -222,7 +222,7 @@ static enum st_status test_constant(struct trial *t)
 			continue;
 		t->d->side = k % 2 ? 'b' : 'a';
 		t->d->cause = (struct st_cause){ .code = ones ? "norm.weight_missing" : is_bias(r) ? "bias.missing" : "weight.missing",
-		                                 .confidence = ST_CONFIRMED, .residual_before = t->d->rel_l2 };
+		                                 .confidence = ST_CONFIRMED, .residual_before = t->d->rel_l2, .residual_after = t->d->rel_l2 };
 		param_number(&t->d->cause, "all", ones);
 		t->done = true;
 		return ST_OK;
@@ -285,8 +285,37 @@ static void name_constant(const struct trial *t, struct st_cause *c, double g)
 	}
 }
 
+/*
+ * Which share of a bad row's blocks has a gain that is not the row's. A row off by one factor has none: its
+ * blocks are no fault of their own. Where many are apart, no factor explains the row.
+ */
+static enum st_status blocks_apart(struct trial *t, double *share)
+{
+	uint64_t cols = t->a->cols, apart = 0;
+	float *x = st_arena_alloc(&t->arena, cols, sizeof *x), *y = st_arena_alloc(&t->arena, cols, sizeof *y);
+	if (!x || !y)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	t->a->get(t->a, t->d->first_bad_row, x);
+	t->b->get(t->b, t->d->first_bad_row, y);
+	const struct st_row_stat *row = &t->stats[t->d->first_bad_row];
+	double whole = row->bb > 0 ? row->ab / row->bb : 1;
+	for (uint64_t i = 0; i < cols; i += 32) {
+		struct st_sums s;
+		st_sums_of(x + i, y + i, cols - i < 32 ? cols - i : 32, 0, &s);
+		apart += s.bb > 0 && fabs(s.ab / s.bb - whole) > 0.1 * fabs(whole) + 0.05;
+	}
+	*share = (double)apart / (double)st_ceil_div(cols, 32);
+	return ST_OK;
+}
+
+#define ONE_FACTOR 0.25 /* a larger share of blocks apart is no common factor */
+
 static enum st_status test_scaled(struct trial *t)
 {
+	double share;
+	ST_TRY(blocks_apart(t, &share));
+	if (share > ONE_FACTOR)
+		return ST_OK;
 	/* The gain of the whole tensor; the median over sampled rows guards it against a few corrupt ones. */
 	double g[SAMPLE];
 	uint64_t n = 0;
@@ -639,40 +668,18 @@ static void get_block_gains(const struct st_rows *s, uint64_t r, float *dst)
 	free(x);
 }
 
-/* Whether a bad row has blocks of different gains. A row off by one factor is a corrupt row, not a block's fault. */
-static enum st_status blocks_differ(struct trial *t, bool *differ)
-{
-	uint64_t cols = t->a->cols, blocks = st_ceil_div(cols, 32);
-	float *x = st_arena_alloc(&t->arena, cols, sizeof *x), *y = st_arena_alloc(&t->arena, cols, sizeof *y);
-	if (!x || !y)
-		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
-	*differ = false;
-	t->a->get(t->a, t->d->first_bad_row, x);
-	t->b->get(t->b, t->d->first_bad_row, y);
-	const struct st_row_stat *row = &t->stats[t->d->first_bad_row];
-	double whole = row->bb > 0 ? row->ab / row->bb : 1;
-	uint64_t apart = 0;
-	for (uint64_t i = 0; i < cols; i += 32) {
-		struct st_sums s;
-		st_sums_of(x + i, y + i, cols - i < 32 ? cols - i : 32, 0, &s);
-		apart += s.bb > 0 && fabs(s.ab / s.bb - whole) > 0.1 * fabs(whole) + 0.05;
-	}
-	*differ = apart > 0 && blocks > 1;
-	return ST_OK;
-}
-
 /* Scales of their own for whole rows, or for the blocks of a row. */
 static enum st_status test_block_scale(struct trial *t)
 {
 	const uint64_t sizes[] = { t->b->cols, 256, 128, 32 };
-	bool differ = false;
+	double share;
 	if (t->b->rows < 2)
 		return ST_OK;
-	ST_TRY(blocks_differ(t, &differ));
+	ST_TRY(blocks_apart(t, &share));
 	for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !t->done; i++) {
 		bool per_row = i == 0;
 		/* A few rows off by a factor are corrupt rows; all of them are scaled by row. */
-		if (per_row ? t->d->bad_rows * 4 <= t->b->rows : !differ || t->b->cols < 2 * sizes[i])
+		if (per_row ? t->d->bad_rows * 4 <= t->b->rows || share > ONE_FACTOR : share == 0 || t->b->cols < 2 * sizes[i])
 			continue;
 		struct st_rows b = *t->b;
 		b.get = get_block_gains;
@@ -819,16 +826,19 @@ static enum st_status test_row_order(struct trial *t)
 	struct st_rows b = *t->b;
 	b.get = get_mapped;
 	b.map = map;
-	if (shift != 0) {
-		/* Rotated by a lot, or moved by a little, where any row may have come in at the edge. */
+	/* Rotated; or moved by a little while other rows came in at the edge, where nothing can be asked of them. */
+	uint64_t back = n - shift, lost = shift <= back ? shift : back;
+	for (int edge = 0; edge < 2 && shift != 0 && !t->done && (!edge || lost <= n / 4); edge++) {
 		for (uint64_t r = 0; r < n; r++) {
-			bool beyond = shift <= n / 4 ? r + shift >= n : n - shift <= n / 4 && r < n - shift;
-			map[r] = beyond ? UINT64_MAX : (r + shift) % n;
+			bool beyond = shift <= back ? r + shift >= n : r < back;
+			map[r] = edge && beyond ? UINT64_MAX : (r + shift) % n;
 		}
 		b.get = get_shifted;
 		b.other = t->a;
 		struct st_cause c = { .code = role_of(t) == ST_ROLE_EMBED ? "embedding.row_shift" : "weight.row_shift" };
 		param_number(&c, "shift", shift <= n / 2 ? (double)shift : (double)shift - (double)n);
+		if (edge)
+			param_number(&c, "rows_lost", (double)lost);
 		ST_TRY(consider(t, t->a, &b, c, 0, false));
 	}
 	if (t->done)
@@ -873,7 +883,7 @@ static enum st_status test_gate_up_interleaved(struct trial *t)
 
 /* Simple before complicated; what is decided bit by bit before what is fitted. */
 static enum st_status (*const tests[])(struct trial *) = {
-	test_nan, test_constant, test_mislabelled, test_plus_one, test_scaled, test_transposed,
+	test_mislabelled, test_nan, test_constant, test_plus_one, test_scaled, test_transposed,
 	test_rope_order, test_misplaced, test_gate_up_interleaved, test_block_layout, test_row_order, test_block_scale,
 	test_row_corrupt,
 };

@@ -476,13 +476,13 @@ static void cut_off(uint8_t *p, size_t n)
 	(void)p, (void)n; /* the numbers themselves are cut before encoding */
 }
 
-static void storage_fault(enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t), enum st_dtype against,
+static void storage_fault_in(const char *tensor, const char *stage, enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t), enum st_dtype against,
                           const char *code, const char *also)
 {
 	struct toy good, bad;
 	toy_make(&good, "qwen2", 256, false);
 	toy_make(&bad, "qwen2", 256, false);
-	struct toy_tensor *t = toy_find(&bad, O1);
+	struct toy_tensor *t = toy_find(&bad, tensor);
 	t->label = label;
 	t->mangle = mangle;
 	if (mangle == cut_off) {
@@ -495,10 +495,25 @@ static void storage_fault(enum st_dtype type, enum st_dtype label, void (*mangle
 	}
 	toy_write(&good, in_folder("good.gguf"), against, true);
 	toy_write(&bad, in_folder("bad.gguf"), type, true);
-	struct plant p = { .name = code, .code = code, .also = also, .tensor = O1, .stage = "attn_out", .layer = 1 };
+	struct plant p = { .name = code, .code = code, .also = also, .tensor = tensor, .stage = stage, .layer = 1 };
 	check_fault(&p, in_folder("bad.gguf"), in_folder("good.gguf"), st_dtype_info(type)->name);
 	toy_free(&good);
 	toy_free(&bad);
+}
+
+static void storage_fault(enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t), enum st_dtype against,
+                          const char *code, const char *also)
+{
+	storage_fault_in(O1, "attn_out", type, label, mangle, against, code, also);
+}
+
+/* Both f16 scales of every second super-block doubled: rows of two, of which one is right. */
+static void double_every_second(uint8_t *p, size_t n)
+{
+	for (size_t b = 144; b < n; b += 2 * 144) {
+		p[b + 1] = (uint8_t)(p[b + 1] + 4);
+		p[b + 3] = (uint8_t)(p[b + 3] + 4);
+	}
 }
 
 static void storage_faults_are_named(void **state)
@@ -515,6 +530,9 @@ static void storage_faults_are_named(void **state)
 	storage_fault(ST_DTYPE_Q4_0, truth, double_scale, ST_DTYPE_Q4_0, "weight.block_scale", "weight.row_corrupt");
 	storage_fault(ST_DTYPE_F16, ST_DTYPE_BF16, NULL, ST_DTYPE_F32, "weight.dtype_mislabelled", NULL);
 	storage_fault(ST_DTYPE_BF16, ST_DTYPE_F16, NULL, ST_DTYPE_F32, "weight.dtype_mislabelled", NULL);
+	/* Read as the other type its scales are infinite: the label is the cause, not the NaN. */
+	storage_fault(ST_DTYPE_Q4_K, ST_DTYPE_Q4_0, NULL, ST_DTYPE_Q4_K, "weight.dtype_mislabelled", NULL);
+	storage_fault_in(DOWN1, "ffn_out", ST_DTYPE_Q4_K, truth, double_every_second, ST_DTYPE_Q4_K, "weight.block_scale", NULL);
 	storage_fault(ST_DTYPE_BF16, truth, cut_off, ST_DTYPE_F32, "weight.truncated_rounding", NULL);
 }
 
