@@ -101,7 +101,9 @@ enum st_status st_pattern_compile(const char *p, size_t n, bool literal, pcre2_c
 		goto out;
 	}
 	/* Without JIT (an old CPU, a system that forbids writable code) matching is slower, no different. */
+#ifndef ST_NO_JIT /* compiled patterns read ahead of the text in whole vectors, which valgrind reports */
 	(void)pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE);
+#endif
 out:
 	free(text.s);
 	pcre2_compile_context_free(ctx);

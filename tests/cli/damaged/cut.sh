@@ -1,7 +1,7 @@
 # Files that end too early, through the command: status 2 and one line, at the end of each part and at places between.
 export OMP_NUM_THREADS=1
 limit=$((64 * 1024 + 1024 * 1024))
-(ulimit -v $limit; stele --version > out 2>&1) && ulimit -v $limit # sanitizers reserve more than any file needs
+{ (ulimit -v $limit; stele --version); } > out 2>&1 && ulimit -v $limit # sanitizers reserve more than any file needs
 cat > config.json << 'END'
 {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
  "vocab_size": 264, "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": true}

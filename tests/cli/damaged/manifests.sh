@@ -5,7 +5,7 @@ wrong() { printf '%s\n' "$file ($expect, $level): $*"; }
 
 # KiB: 64 MB beyond what the command and its libraries take from the start, and the file itself.
 limit=$((64 * 1024 + 1024 * 1024))
-(ulimit -v $limit; stele --version > out 2>&1) && ulimit -v $limit # sanitizers reserve more than any file needs
+{ (ulimit -v $limit; stele --version); } > out 2>&1 && ulimit -v $limit # sanitizers reserve more than any file needs
 export OMP_NUM_THREADS=1
 
 # One command on $file; status in $rc. Says what is wrong with its answer.
