@@ -3,6 +3,7 @@
 
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum kind { TEXT, U32, F64, BOOL, I64, SCALING };
@@ -51,6 +52,16 @@ static const char *scaling_name(enum st_rope_scaling s)
 	return s == ST_ROPE_SCALING_LINEAR ? "linear" : s == ST_ROPE_SCALING_LLAMA3 ? "llama3" : "none";
 }
 
+/* f32 in one container and decimal text in the other are one number; shown with the digits that tell it from the next. */
+static void show_number(float x, char *buf, size_t n)
+{
+	for (int digits = 7; digits <= 9; digits++) {
+		snprintf(buf, n, "%.*g", digits, (double)x);
+		if (strtof(buf, NULL) == x)
+			return;
+	}
+}
+
 static void show(const struct key *k, const struct st_config *c, char *buf, size_t n)
 {
 	const char *p = (const char *)c + k->offset;
@@ -59,8 +70,7 @@ static void show(const struct key *k, const struct st_config *c, char *buf, size
 	case U32: snprintf(buf, n, "%u", *(const uint32_t *)(const void *)p); break;
 	case I64: snprintf(buf, n, "%lld", (long long)*(const int64_t *)(const void *)p); break;
 	case BOOL: snprintf(buf, n, "%s", *(const bool *)p ? "true" : "false"); break;
-	/* f32 in one container and decimal text in the other are one number */
-	case F64: snprintf(buf, n, "%.9g", (double)(float)*(const double *)(const void *)p); break;
+	case F64: show_number((float)*(const double *)(const void *)p, buf, n); break;
 	case SCALING: snprintf(buf, n, "%s", scaling_name(*(const enum st_rope_scaling *)(const void *)p)); break;
 	}
 }

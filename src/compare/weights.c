@@ -116,7 +116,8 @@ static enum st_status compare_shapes(int threads, struct st_weight_diff *d, stru
 	d->status = ST_WEIGHT_FAULT;
 	d->rel_l2 = d->max_abs = INFINITY;
 	d->gain = NAN;
-	d->cause = (struct st_cause){ .code = "config.mismatch", .confidence = ST_CONFIRMED, .residual_before = INFINITY };
+	d->cause = (struct st_cause){ .code = "config.mismatch", .confidence = ST_CONFIRMED, .residual_before = INFINITY,
+	                              .residual_after = INFINITY };
 	shape_param(&d->cause, "shape_a", x);
 	shape_param(&d->cause, "shape_b", y);
 	uint64_t rows = st_tensor_rows(x), cols = st_tensor_cols(x);
@@ -214,7 +215,7 @@ static void one_sided(struct st_weight_diff *d)
 	d->side = d->a ? 'b' : 'a';
 	d->rel_l2 = INFINITY;
 	d->cause = (struct st_cause){ .code = is_bias(d->slot->role) ? "bias.missing" : "weight.missing",
-	                              .confidence = ST_CONFIRMED, .residual_before = INFINITY };
+	                              .confidence = ST_CONFIRMED, .residual_before = INFINITY, .residual_after = INFINITY };
 }
 
 enum st_status st_compare_weights(const struct st_model *a, const struct st_model *b, int threads,

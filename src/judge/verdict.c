@@ -1,6 +1,7 @@
 /* verdict.c - from what was measured to what it means. */
 #include "judge/rosetta.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,10 +102,13 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 		return;
 	} else {
 		const struct st_cause_info *info = st_cause_find(code);
-		snprintf(what, sizeof what, "against %c's: %s", y, info ? info->meaning : "differs");
+		if (c->confidence == ST_UNEXPLAINED || !info)
+			snprintf(what, sizeof what, "differs from %c's beyond the floor, and no tested cause explains it", y);
+		else
+			snprintf(what, sizeof what, "against %c's: %s", y, info->meaning);
 	}
 	int used = snprintf(buf, n, "%s - %s of %c %s", code, name, x, what);
-	if (used > 0 && (size_t)used < n && c->confidence != ST_UNEXPLAINED && number_of(c, "all", -1) < 0)
+	if (used > 0 && (size_t)used < n && c->confidence != ST_UNEXPLAINED && isfinite(c->residual_after) && number_of(c, "all", -1) < 0)
 		snprintf(buf + used, n - (size_t)used, " (residual %.2g%s)", c->residual_after,
 		         c->confidence == ST_LIKELY ? ", likely" : strcmp(code, "weight.row_corrupt") == 0 ? " in the rest" : " after undoing it");
 }
@@ -164,7 +168,13 @@ static void diagnose_tokens(struct st_rosetta_state *s)
 		         (unsigned)(extra_a ? a[0] : b[0]), extra_a ? 'B' : 'A');
 		snprintf(r->recommendation, sizeof r->recommendation, "make both files agree on the begin-of-sequence token, or compare with --tokens");
 	} else {
-		snprintf(r->text, sizeof r->text, "tokens.mismatch - the tokenizers part at token %zu (%zu ids in A, %zu in B)", at, na, nb);
+		char id_a[16] = "no token", id_b[16] = "no token"; /* where one list ends */
+		if (at < na)
+			snprintf(id_a, sizeof id_a, "%u", (unsigned)a[at]);
+		if (at < nb)
+			snprintf(id_b, sizeof id_b, "%u", (unsigned)b[at]);
+		snprintf(r->text, sizeof r->text, "tokens.mismatch - the tokenizers part at position %zu: %s in A, %s in B (%zu and %zu ids)", at, id_a,
+		         id_b, na, nb);
 		snprintf(r->recommendation, sizeof r->recommendation, "correct the tokenizer, or compare with --tokens");
 	}
 }
@@ -191,6 +201,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	const struct st_config_diff *structural = NULL;
 	struct first f = { .at = INT64_MAX };
 	bool fault = false, undecided = false, noise = false;
+	size_t unexplained = 0;
 	bool form_differs = r->text[0] && r->n_stages == 0;
 
 	for (size_t i = 0; i < r->n_config; i++) {
@@ -210,6 +221,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		if (d->status < ST_WEIGHT_FAULT)
 			continue;
 		fault = true;
+		unexplained += d->cause.code && d->cause.confidence == ST_UNEXPLAINED;
 		earlier(&f, place(d->slot->stage, d->slot->layer), d, NULL, NULL);
 	}
 	for (size_t i = 0; i < r->n_stages; i++) {
@@ -245,10 +257,11 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 			r->n_candidates = f.weight->n_candidates;
 			describe_weight(f.weight, r->text, sizeof r->text);
 			recommend_weight(f.weight, r->recommendation, sizeof r->recommendation);
-			if (p && p->total.max_abs == 0) {
-				size_t n = strlen(r->text);
+			size_t n = strlen(r->text);
+			if (p && p->total.max_abs == 0)
 				snprintf(r->text + n, sizeof r->text - n, "; these tokens do not touch it");
-			}
+			else if (unexplained > 1 && unexplained == r->n_weights)
+				snprintf(r->text + n, sizeof r->text - n, "; so do all %zu weights: these are two models", unexplained);
 		} else if (f.config) {
 			if (form_differs)
 				*d = (struct st_divergence){ .found = true, .stage = "config", .layer = -1, .position = -1 };
