@@ -291,13 +291,16 @@ static enum st_status check_map(const struct st_container *c, json_t *map, const
 static enum st_status open_index(struct st_container *c, const char *path, const char *dir, json_t *index, struct st_error *err)
 {
 	json_t *map = json_object_get(index, "weight_map");
-	if (!json_is_object(map))
-		return st_fail(err, ST_ERR_FORMAT, "JSON without an object weight_map is no safetensors index");
 	const char **names = NULL;
 	size_t n = 0;
-	ST_TRY(shard_names(map, &names, &n, err));
+	enum st_status st = json_is_object(map) ? shard_names(map, &names, &n, err)
+	                                        : st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "JSON without an object weight_map is no safetensors index");
+	if (st != ST_OK) {
+		st_error_in(err, path);
+		return st;
+	}
 	struct shard *shards = calloc(n ? n : 1, sizeof *shards);
-	enum st_status st = shards ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	st = shards ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < n && st == ST_OK; i++) {
 		const char *shard = st_arena_printf(&c->arena, "%s/%s", dir, names[i]);
 		st = shard ? add_shard(c, shard, &shards[i], err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
