@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Elements per chunk: two f32 chunks stay in L1 for the second look that finds the largest
- * difference. The chunking is part of the summation order, so it never depends on threads. */
+/* Elements per chunk: two f32 chunks stay in L1 for a second look, which finds the place of the largest
+ * difference so far. The chunking is part of the summation order, so it never depends on threads. */
 #define CHUNK 2048
 #define LANES 8
 
@@ -58,22 +58,6 @@ CLONES static void chunk_fast(const float *restrict a, const float *restrict b, 
 	*s = (struct st_sums){ .aa = aa[0], .bb = bb[0], .ab = ab[0], .dd = dd[0], .abs = abs[0], .max = top[0] };
 }
 
-/* x - x is 0 for finite x and NaN otherwise; adding it up shows whether a chunk needs care. */
-CLONES static bool all_finite(const float *restrict a, const float *restrict b, size_t n)
-{
-	float acc[16] = { 0 };
-	size_t i = 0;
-	for (; i + 16 <= n; i += 16)
-		for (size_t l = 0; l < 16; l++)
-			acc[l] += (a[i + l] - a[i + l]) + (b[i + l] - b[i + l]);
-	for (; i < n; i++)
-		acc[0] += (a[i] - a[i]) + (b[i] - b[i]);
-	float sum = 0;
-	for (size_t l = 0; l < 16; l++)
-		sum += acc[l];
-	return sum == 0;
-}
-
 static bool alike(float x, float y)
 {
 	return isnan(x) ? isnan(y) : x == y;
@@ -112,15 +96,6 @@ static size_t find_max(const float *a, const float *b, size_t n, double max)
 	return 0;
 }
 
-static void one_chunk(const float *a, const float *b, size_t n, uint64_t index, struct st_sums *s)
-{
-	if (all_finite(a, b, n))
-		chunk_fast(a, b, n, s);
-	else
-		chunk_careful(a, b, n, s);
-	s->max_index = s->max > 0 ? index + find_max(a, b, n, s->max) : index;
-}
-
 void st_sums_fold(struct st_sums *t, const struct st_sums *s)
 {
 	t->aa += s->aa;
@@ -141,8 +116,12 @@ void st_sums_of(const float *a, const float *b, uint64_t n, uint64_t index, stru
 {
 	memset(t, 0, sizeof *t);
 	for (uint64_t i = 0; i < n; i += CHUNK) {
+		size_t len = (size_t)(n - i < CHUNK ? n - i : CHUNK);
 		struct st_sums s;
-		one_chunk(a + i, b + i, (size_t)(n - i < CHUNK ? n - i : CHUNK), index + i, &s);
+		chunk_fast(a + i, b + i, len, &s);
+		if (!isfinite(s.aa + s.bb)) /* squares of f32 do not overflow: an element is not finite */
+			chunk_careful(a + i, b + i, len, &s);
+		s.max_index = s.max > t->max ? index + i + find_max(a + i, b + i, len, s.max) : 0; /* else it is not kept */
 		st_sums_fold(t, &s);
 	}
 }
