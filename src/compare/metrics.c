@@ -21,41 +21,59 @@
 #define CLONES
 #endif
 
+/* LANES numbers, in as many registers as the processor needs for them. */
+typedef float narrow __attribute__((vector_size(LANES * sizeof(float))));
+typedef double wide __attribute__((vector_size(LANES * sizeof(double))));
+typedef int64_t mask __attribute__((vector_size(LANES * sizeof(int64_t))));
+#define WIDE(x) __builtin_convertvector(x, wide)
+
+static double fold_sum(const wide *v)
+{
+	double l[LANES];
+	memcpy(l, v, sizeof l);
+	return ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]));
+}
+
+static double fold_max(const wide *v)
+{
+	double top = 0;
+	for (int i = 0; i < LANES; i++)
+		top = (*v)[i] > top ? (*v)[i] : top;
+	return top;
+}
+
+struct lanes {
+	wide aa, bb, ab, dd, abs, top;
+};
+
+static inline __attribute__((always_inline)) void add_lanes(struct lanes *s, const narrow *a, const narrow *b)
+{
+	wide x = WIDE(*a), y = WIDE(*b), d = x - y, m = (wide)((mask)d & INT64_MAX);
+	mask more = m > s->top;
+	s->aa += x * x;
+	s->bb += y * y;
+	s->ab += x * y;
+	s->dd += d * d;
+	s->abs += m;
+	s->top = (wide)((more & (mask)m) | (~more & (mask)s->top));
+}
+
 CLONES static void chunk_fast(const float *restrict a, const float *restrict b, size_t n, struct st_sums *s)
 {
-	double aa[LANES] = { 0 }, bb[LANES] = { 0 }, ab[LANES] = { 0 }, dd[LANES] = { 0 }, abs[LANES] = { 0 };
-	double top[LANES] = { 0 };
-	for (size_t i = 0; i + LANES <= n; i += LANES) {
-		for (size_t l = 0; l < LANES; l++) {
-			double x = a[i + l], y = b[i + l], d = x - y, m = fabs(d);
-			aa[l] += x * x;
-			bb[l] += y * y;
-			ab[l] += x * y;
-			dd[l] += d * d;
-			abs[l] += m;
-			top[l] = m > top[l] ? m : top[l];
-		}
+	struct lanes t = { .aa = { 0 } };
+	narrow x = { 0 }, y = { 0 };
+	size_t i = 0;
+	for (; i + LANES <= n; i += LANES) {
+		memcpy(&x, a + i, sizeof x);
+		memcpy(&y, b + i, sizeof y);
+		add_lanes(&t, &x, &y);
 	}
-	for (size_t i = n / LANES * LANES, l = 0; i < n; i++, l++) {
-		double x = a[i], y = b[i], d = x - y, m = fabs(d);
-		aa[l] += x * x;
-		bb[l] += y * y;
-		ab[l] += x * y;
-		dd[l] += d * d;
-		abs[l] += m;
-		top[l] = m > top[l] ? m : top[l];
-	}
-	for (size_t h = LANES / 2; h > 0; h /= 2) {
-		for (size_t l = 0; l < h; l++) {
-			aa[l] += aa[l + h];
-			bb[l] += bb[l + h];
-			ab[l] += ab[l + h];
-			dd[l] += dd[l + h];
-			abs[l] += abs[l + h];
-			top[l] = top[l + h] > top[l] ? top[l + h] : top[l];
-		}
-	}
-	*s = (struct st_sums){ .aa = aa[0], .bb = bb[0], .ab = ab[0], .dd = dd[0], .abs = abs[0], .max = top[0] };
+	x = y = (narrow){ 0 };
+	memcpy(&x, a + i, (n - i) * sizeof(float));
+	memcpy(&y, b + i, (n - i) * sizeof(float));
+	add_lanes(&t, &x, &y);
+	*s = (struct st_sums){ .aa = fold_sum(&t.aa), .bb = fold_sum(&t.bb), .ab = fold_sum(&t.ab), .dd = fold_sum(&t.dd),
+	                       .abs = fold_sum(&t.abs), .max = fold_max(&t.top) };
 }
 
 static bool alike(float x, float y)
