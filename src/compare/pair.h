@@ -17,7 +17,7 @@ struct st_rows {
 	const struct st_weight *w;    /* stored rows */
 	const float *dense;           /* rows in memory: [rows, cols] */
 	uint64_t rows, cols;
-	/* Parameters of the hypotheses in weight_tests.c. */
+	/* Parameters of the hypotheses in weight_*.c. */
 	double gain, offset;
 	uint64_t shift;
 	const uint64_t *map;          /* row r comes from row map[r] */
@@ -54,6 +54,9 @@ ST_MUST_CHECK enum st_status st_pair_measure(const struct st_rows *a, const stru
 void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uint64_t n, uint64_t cols,
                        struct st_pair_summary *s);
 bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols);
+
+bool st_role_is_norm(enum st_role r);
+bool st_role_is_bias(enum st_role r);
 
 /*
  * Find the mistake that explains a pair whose rows are not noise; fills d->cause, d->side and

@@ -4,7 +4,7 @@
  * Equal bytes are recognised without decoding, at the speed of memory. What is left is
  * decoded row by row into the basis of the graph, so the order in which a file lists
  * dimensions, the order in which it stores Q and K rows, and the stored type itself are no
- * difference. Only what exceeds the predicted noise is handed to weight_tests.c.
+ * difference. Only what exceeds the predicted noise is handed to the tests of weight_trial.h.
  */
 #include "base/error.h"
 #include "base/mem.h"
@@ -190,11 +190,6 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 	return st;
 }
 
-static bool is_bias(enum st_role r)
-{
-	return r == ST_ROLE_Q_BIAS || r == ST_ROLE_K_BIAS || r == ST_ROLE_V_BIAS;
-}
-
 /* The weight a model has for a slot, or NULL. */
 static const struct st_weight *bound(const struct st_model *m, const struct st_weight *slot)
 {
@@ -214,7 +209,7 @@ static void one_sided(struct st_weight_diff *d)
 	d->status = d->a ? ST_WEIGHT_ONLY_A : ST_WEIGHT_ONLY_B;
 	d->side = d->a ? 'b' : 'a';
 	d->rel_l2 = INFINITY;
-	d->cause = (struct st_cause){ .code = is_bias(d->slot->role) ? "bias.missing" : "weight.missing",
+	d->cause = (struct st_cause){ .code = st_role_is_bias(d->slot->role) ? "bias.missing" : "weight.missing",
 	                              .confidence = ST_CONFIRMED, .residual_before = INFINITY, .residual_after = INFINITY };
 }
 

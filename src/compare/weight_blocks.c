@@ -1,0 +1,186 @@
+/* weight_blocks.c - stored blocks read or written wrongly: another type, another order of codes, wrong scales. */
+#include "compare/weight_trial.h"
+#include "compare/sums.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * The same bytes under another label: decode them as every other type that gives this shape
+ * the same size.
+ */
+enum st_status st_test_mislabelled(struct st_trial *t)
+{
+	/* A wrong label makes NaN and infinities, so the side with more of them comes first. */
+	bool b_first = t->d->nonfinite_b > t->d->nonfinite_a, even = t->d->nonfinite_a == t->d->nonfinite_b;
+	for (int turn = 0; turn < 2 && !t->done; turn++) {
+		bool k = (turn == 1) != b_first; /* relabel b */
+		const struct st_rows *s = k ? t->b : t->a, *other = k ? t->a : t->b;
+		const struct st_tensor *x = s->w->tensor;
+		if (x->layout != ST_LAYOUT_ROWS)
+			continue;
+		for (int dt = 0; dt < ST_DTYPE_COUNT && !t->done; dt++) {
+			const struct st_dtype_info *info = st_dtype_info((enum st_dtype)dt);
+			if (dt == (int)x->dtype || dt == ST_DTYPE_APR_Q8 || info->kind == ST_KIND_INT || s->cols % info->block_elems != 0
+			    || s->cols / info->block_elems * info->block_bytes != x->row_bytes)
+				continue;
+			struct st_tensor relabelled = *x;
+			relabelled.dtype = (enum st_dtype)dt;
+			relabelled.scale = 1;
+			struct st_weight w = *s->w;
+			w.tensor = &relabelled;
+			struct st_rows side = st_rows_of(&w);
+			struct st_cause c = { .code = "weight.dtype_mislabelled" };
+			st_param_text(&c, "label", st_dtype_info(x->dtype)->name);
+			st_param_text(&c, "type", info->name);
+			/* The same bytes under two labels: one of them is wrong, and nothing says which. */
+			bool either = even && dt == (int)other->w->tensor->dtype;
+			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c, either ? 0 : k ? 'b' : 'a', false));
+		}
+	}
+	return ST_OK;
+}
+
+enum st_status st_blocks_apart(struct st_trial *t, double *share)
+{
+	uint64_t cols = t->a->cols, apart = 0;
+	float *x = st_arena_alloc(&t->arena, cols, sizeof *x), *y = st_arena_alloc(&t->arena, cols, sizeof *y);
+	if (!x || !y)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	t->a->get(t->a, t->d->first_bad_row, x);
+	t->b->get(t->b, t->d->first_bad_row, y);
+	const struct st_row_stat *row = &t->stats[t->d->first_bad_row];
+	double whole = row->bb > 0 ? row->ab / row->bb : 1;
+	for (uint64_t i = 0; i < cols; i += 32) {
+		struct st_sums s;
+		st_sums_of(x + i, y + i, cols - i < 32 ? cols - i : 32, 0, &s);
+		apart += s.bb > 0 && fabs(s.ab / s.bb - whole) > 0.1 * fabs(whole) + 0.05;
+	}
+	*share = (double)apart / (double)st_ceil_div(cols, 32);
+	return ST_OK;
+}
+
+/* Where the 4-bit codes of a block lie. */
+static const struct { enum st_dtype t; uint16_t first, count; } nibble_bytes[] = {
+	{ ST_DTYPE_Q4_0, 2, 16 }, { ST_DTYPE_Q4_1, 4, 16 }, { ST_DTYPE_IQ4_NL, 2, 16 }, { ST_DTYPE_APR_Q4, 2, 16 },
+	{ ST_DTYPE_MXFP4, 1, 16 }, { ST_DTYPE_Q4_K, 16, 128 }, { ST_DTYPE_Q5_0, 6, 16 }, { ST_DTYPE_Q5_1, 8, 16 },
+	{ ST_DTYPE_Q5_K, 48, 128 }, { ST_DTYPE_IQ4_XS, 8, 128 },
+};
+
+static int nibble_row(enum st_dtype t)
+{
+	for (size_t i = 0; i < sizeof nibble_bytes / sizeof *nibble_bytes; i++)
+		if (nibble_bytes[i].t == t)
+			return (int)i;
+	return -1;
+}
+
+/* `shift` says how the codes are read again: 0 nibbles of each byte exchanged; 1 codes in element order two to a byte
+ * (instead of first half low, second half high); 2 the reverse of 1. */
+static void get_nibbles(const struct st_rows *s, uint64_t r, float *dst)
+{
+	const struct st_tensor *x = s->w->tensor;
+	const struct st_dtype_info *info = st_dtype_info(x->dtype);
+	int at = nibble_row(x->dtype);
+	uint8_t block[256];
+	for (uint64_t b = 0; b < s->cols / info->block_elems; b++) {
+		memcpy(block, x->data + r * x->row_bytes + b * info->block_bytes, info->block_bytes);
+		uint8_t *q = block + nibble_bytes[at].first, old[128];
+		size_t n = nibble_bytes[at].count;
+		memcpy(old, q, n);
+		for (size_t i = 0; i < n; i++) {
+			size_t half = i % 16, base = i - half;
+			if (s->shift == 0) {
+				q[i] = (uint8_t)(old[i] >> 4 | old[i] << 4);
+			} else if (s->shift == 1) {
+				/* element e of 32 was written as nibble e % 2 of byte e / 2; read it into byte e % 16 */
+				uint8_t lo = (uint8_t)(old[base + half / 2] >> (half % 2 * 4) & 15);
+				uint8_t hi = (uint8_t)(old[base + 8 + half / 2] >> (half % 2 * 4) & 15);
+				q[i] = (uint8_t)(lo | hi << 4);
+			} else {
+				size_t e = 2 * half;
+				uint8_t lo = (uint8_t)(old[base + e % 16] >> (e / 16 * 4) & 15);
+				uint8_t hi = (uint8_t)(old[base + (e + 1) % 16] >> ((e + 1) / 16 * 4) & 15);
+				q[i] = (uint8_t)(lo | hi << 4);
+			}
+		}
+		info->decode(block, dst + b * info->block_elems, info->block_elems);
+	}
+}
+
+enum st_status st_test_block_layout(struct st_trial *t)
+{
+	static const char *const orders[] = { "nibbles exchanged", "pairs", "halves" };
+	for (int k = 0; k < 2 && !t->done; k++) {
+		const struct st_rows *s = k ? t->b : t->a;
+		const struct st_tensor *x = s->w->tensor;
+		/* A permuted row order would have to be undone too; those rows are told apart by the other tests. */
+		if (nibble_row(x->dtype) < 0 || x->layout != ST_LAYOUT_ROWS || s->w->interleaved)
+			continue;
+		for (uint64_t order = 0; order < 3 && !t->done; order++) {
+			struct st_rows side = *s;
+			side.get = get_nibbles;
+			side.shift = order;
+			struct st_cause c = { .code = "weight.block_layout" };
+			st_param_text(&c, "order", orders[order]);
+			/* Between two files of such types either may be the one that was written wrongly. */
+			bool either = nibble_row((k ? t->a : t->b)->w->tensor->dtype) >= 0;
+			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c, either ? 0 : k ? 'b' : 'a', false));
+		}
+	}
+	return ST_OK;
+}
+
+/* Row r with each block (of `shift` elements) that is a multiple of the other side's brought to its gain. A gain near 0
+ * would explain anything by taking it away. */
+static void get_block_gains(const struct st_rows *s, uint64_t r, float *dst)
+{
+	const struct st_rows *a = s->other;
+	float *x = malloc(a->cols * sizeof *x);
+	if (!x) { /* fits nothing, so nothing is claimed */
+		memset(dst, 0, s->cols * sizeof *dst);
+		return;
+	}
+	a->get(a, r, x);
+	st_weight_decode(s->w, r, 1, dst);
+	for (uint64_t i = 0; i < s->cols; i += s->shift) {
+		uint64_t n = s->cols - i < s->shift ? s->cols - i : s->shift;
+		struct st_sums sum;
+		st_sums_of(x + i, dst + i, n, 0, &sum);
+		double g = sum.ab != 0 && sum.ab * sum.ab >= 0.25 * sum.aa * sum.bb ? sum.ab / sum.bb : 1;
+		for (uint64_t j = 0; j < n; j++)
+			dst[i + j] = (float)(g * dst[i + j]);
+	}
+	free(x);
+}
+
+/* Scales of their own for whole rows, or for the blocks of a row. */
+enum st_status st_test_block_scale(struct st_trial *t)
+{
+	const uint64_t sizes[] = { t->b->cols, 256, 128, 32 };
+	double share;
+	if (t->b->rows < 2)
+		return ST_OK;
+	ST_TRY(st_blocks_apart(t, &share));
+	for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !t->done; i++) {
+		bool per_row = i == 0;
+		/* A few rows off by a factor are corrupt rows; all of them are scaled by row. */
+		if (per_row ? t->d->bad_rows * 4 <= t->b->rows || share > ST_ONE_FACTOR : share == 0 || t->b->cols < 2 * sizes[i])
+			continue;
+		struct st_rows b = *t->b;
+		b.get = get_block_gains;
+		b.other = t->a;
+		b.shift = sizes[i];
+		struct st_cause c = { .code = per_row ? st_scaled_code(t->d->slot->role) : "weight.block_scale" };
+		if (per_row)
+			st_param_text(&c, "axis", "row");
+		else
+			st_param_number(&c, "block", (double)sizes[i]);
+		st_param_number(&c, "bad_rows", (double)t->d->bad_rows);
+		st_param_number(&c, "first_row", (double)t->d->first_bad_row);
+		st_param_number(&c, "last_row", (double)t->d->last_bad_row);
+		ST_TRY(st_trial_consider(t, t->a, &b, c, 0, false));
+	}
+	return ST_OK;
+}

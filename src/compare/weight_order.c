@@ -1,0 +1,295 @@
+/* weight_order.c - the right numbers in another order: transposed, rows permuted for RoPE, shifted or shuffled. */
+#include "compare/weight_trial.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DENSE_LIMIT ((uint64_t)320 << 20)    /* bytes of a matrix held decoded: above it, transposition is judged on the sample */
+
+static void get_dense(const struct st_rows *s, uint64_t r, float *dst)
+{
+	memcpy(dst, s->dense + r * s->cols, s->cols * sizeof *dst);
+}
+
+static void get_mapped(const struct st_rows *s, uint64_t r, float *dst)
+{
+	if (s->dense)
+		memcpy(dst, s->dense + s->map[r] * s->cols, s->cols * sizeof *dst);
+	else
+		st_weight_decode(s->w, s->map[r], 1, dst);
+}
+
+/*
+ * W^T written over the place of W: the bytes are [cols, rows] under the label [rows, cols].
+ * Either side may be the one it happened to; for a square matrix the two are the same.
+ *   way 0  a holds b's transpose:  flat element k*rows + n of a is b[n][k]
+ *   way 1  b holds a's transpose:  a[n][k] is flat element k*rows + n of b
+ * b is walked once and each element dropped where the hypothesis puts it.
+ */
+static void drop_transposed(const struct st_rows *b, int way, const uint64_t *slot, float *row, float *dense)
+{
+	uint64_t rows = b->rows, cols = b->cols;
+	for (uint64_t n = 0; n < rows && !st_cancelled(); n++) {
+		b->get(b, n, row);
+		for (uint64_t k = 0; k < cols; k++) {
+			uint64_t from = n * cols + k, to = way ? from % rows * cols + from / rows : k * rows + n, r = to / cols;
+			if (slot[r] != UINT64_MAX)
+				dense[slot[r] * cols + to % cols] = row[k];
+		}
+	}
+}
+
+enum st_status st_test_transposed(struct st_trial *t)
+{
+	uint64_t rows = t->b->rows, cols = t->b->cols;
+	if (rows < 2 || cols < 2)
+		return ST_OK;
+	bool whole = rows * cols <= DENSE_LIMIT / sizeof(float);
+	float *dense = st_alloc_array((whole ? rows : t->n_sample) * cols, sizeof *dense);
+	float *row = st_alloc_array(cols, sizeof *row);
+	uint64_t *slot = st_alloc_array(rows, sizeof *slot); /* where in `dense` a row is kept, or nowhere */
+	enum st_status st = ST_OK;
+	if (!dense || !row || !slot) {
+		st = st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+		goto out;
+	}
+	for (int way = 0; way < (rows == cols ? 1 : 2) && !t->done && st == ST_OK; way++) {
+		for (uint64_t i = 0; i < rows; i++)
+			slot[i] = whole ? i : UINT64_MAX;
+		for (uint64_t i = 0; !whole && i < t->n_sample; i++)
+			slot[t->sample[i]] = i;
+		drop_transposed(t->b, way, slot, row, dense);
+		struct st_rows b = *t->b;
+		b.get = get_mapped;
+		b.dense = dense;
+		b.map = slot; /* rows that are not kept are not asked for */
+		st = st_trial_consider(t, t->a, &b, (struct st_cause){ .code = "weight.transposed" }, way ? 'b' : rows == cols ? 0 : 'a', !whole);
+	}
+out:
+	free(dense);
+	free(row);
+	free(slot);
+	return st;
+}
+
+/* Where row r of the adjacent-pair order comes from in the split-half order of heads of size d, and back. */
+static uint64_t to_half(uint64_t r, uint64_t d)
+{
+	uint64_t i = r % d;
+	return r - i + (i % 2 ? d / 2 + i / 2 : i / 2);
+}
+
+static uint64_t to_pairs(uint64_t r, uint64_t d)
+{
+	uint64_t i = r % d;
+	return r - i + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
+}
+
+/* A vector is seen as a column, so that its elements are rows. The copy lives in the arena. */
+static enum st_status as_columns(struct st_trial *t, const struct st_rows *s, struct st_rows *out)
+{
+	*out = *s;
+	if (s->rows > 1)
+		return ST_OK;
+	float *v = st_arena_alloc(&t->arena, s->cols, sizeof *v);
+	if (!v)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	s->get(s, 0, v);
+	*out = (struct st_rows){ .type = s->type, .get = get_dense, .w = s->w, .dense = v, .gain = 1, .rows = s->cols, .cols = 1 };
+	return ST_OK;
+}
+
+/* st_trial_consider() for a permutation of rows, or of the elements of a vector: the latter is judged as one row, since a single
+ * element has no noise statistics of its own. */
+static enum st_status consider_map(struct st_trial *t, const uint64_t *map, struct st_cause c)
+{
+	struct st_rows b;
+	ST_TRY(as_columns(t, t->b, &b));
+	if (t->b->rows > 1) {
+		b.get = get_mapped;
+		b.map = map;
+		return st_trial_consider(t, t->a, &b, c, 0, false);
+	}
+	float *v = st_arena_alloc(&t->arena, b.rows, sizeof *v);
+	if (!v)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	for (uint64_t i = 0; i < b.rows; i++)
+		v[i] = b.dense[map[i]];
+	struct st_rows one = *t->b;
+	one.get = get_dense;
+	one.dense = v;
+	return st_trial_consider(t, t->a, &one, c, 0, false);
+}
+
+/*
+ * Q and K rows, or their biases, in the wrong RoPE order. With P(h) the reordering for h heads,
+ * a file may lack P (or have it twice), or have had it with a wrong head count before the
+ * reader undid it with the right one.
+ */
+enum st_status st_test_rope_order(struct st_trial *t)
+{
+	enum st_role r = t->d->slot->role;
+	bool is_q = r == ST_ROLE_Q || r == ST_ROLE_Q_BIAS, is_k = r == ST_ROLE_K || r == ST_ROLE_K_BIAS;
+	if (!is_q && !is_k)
+		return ST_OK;
+	const struct st_config *cfg = st_model_config(t->ma);
+	uint64_t n = t->a->rows > 1 ? t->a->rows : t->a->cols;
+	uint64_t right = is_q ? cfg->n_heads : cfg->n_kv_heads, d0 = right ? n / right : 0;
+	uint64_t *map = st_arena_alloc(&t->arena, n, sizeof *map);
+	if (!map)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	if (right == 0 || n % right || d0 % 2)
+		return ST_OK;
+	/* The right count first, then every other; alone, and composed with the right one. */
+	for (int pass = 0; pass < 3 && !t->done; pass++) {
+		for (uint64_t h = 1; h <= n / 2 && !t->done; h++) {
+			uint64_t d = n / h;
+			if (n % h || d % 2 || (pass == 0) != (h == right))
+				continue;
+			if (pass > 0 && h > 1024)
+				break; /* no model has more heads; the rest would be many proposals for nothing */
+			for (int way = 0; way < (pass == 2 ? 4 : 2) && !t->done; way++) {
+				for (uint64_t i = 0; i < n; i++) {
+					uint64_t j = way % 2 ? to_half(i, d) : to_pairs(i, d);
+					if (pass == 2)
+						j = way % 2 ? to_pairs(j, d0) : to_half(j, d0);
+					if (pass == 2 && way >= 2) { /* composed in the other order */
+						j = way % 2 ? to_pairs(i, d0) : to_half(i, d0);
+						j = way % 2 ? to_half(j, d) : to_pairs(j, d);
+					}
+					map[i] = j;
+				}
+				struct st_cause c = { .code = pass == 0 ? "weight.rope_permuted" : "weight.rope_permuted_wrong_heads" };
+				st_param_number(&c, "heads", (double)right);
+				if (pass > 0)
+					st_param_number(&c, "wrong_heads", (double)h);
+				st_param_text(&c, "order", way % 2 ? "pairs" : "half");
+				ST_TRY(consider_map(t, map, c));
+			}
+		}
+	}
+	return ST_OK;
+}
+
+/* A dot product whose lanes the compiler may keep in one register. */
+static double dot(const float *a, const float *b, uint64_t n)
+{
+	float acc[16] = { 0 };
+	uint64_t i = 0;
+	for (; i + 16 <= n; i += 16)
+		for (uint64_t l = 0; l < 16; l++)
+			acc[l] += a[i + l] * b[i + l];
+	double sum = 0;
+	for (uint64_t l = 0; l < 16; l++)
+		sum += acc[l];
+	for (; i < n; i++)
+		sum += (double)a[i] * b[i];
+	return sum;
+}
+
+/* For each sampled row of a the row of b that points the same way best. best[i] = UINT64_MAX where none
+ * comes near. */
+static enum st_status match_rows(struct st_trial *t, uint64_t *best)
+{
+	const struct st_rows *a = t->a, *b = t->b;
+	uint64_t cols = a->cols, S = t->n_sample;
+	float *x = st_alloc_array(S * cols, sizeof *x), *row = st_alloc_array((uint64_t)t->threads * cols, sizeof *row);
+	float *cosine = st_alloc_array(S * b->rows, sizeof *cosine);
+	enum st_status st = ST_OK;
+	if (!x || !row || !cosine) {
+		st = st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+		goto out;
+	}
+	double norm[ST_SAMPLE];
+	for (uint64_t i = 0; i < S; i++) {
+		a->get(a, t->sample[i], x + i * cols);
+		norm[i] = sqrt(dot(x + i * cols, x + i * cols, cols));
+	}
+#pragma omp parallel for num_threads(t->threads) schedule(static)
+	for (uint64_t r = 0; r < b->rows; r++) {
+		if (st_cancelled())
+			continue;
+		float *y = row + (uint64_t)omp_get_thread_num() * cols;
+		b->get(b, r, y);
+		double len = sqrt(dot(y, y, cols));
+		for (uint64_t i = 0; i < S; i++)
+			cosine[i * b->rows + r] = len > 0 && norm[i] > 0 ? (float)(dot(x + i * cols, y, cols) / (len * norm[i])) : 0;
+	}
+	st = st_check_cancel(t->err);
+	for (uint64_t i = 0; i < S; i++) {
+		const float *c = cosine + i * b->rows;
+		uint64_t at = 0;
+		for (uint64_t r = 1; r < b->rows; r++)
+			at = c[r] > c[at] ? r : at;
+		best[i] = c[at] > 0.9f ? at : UINT64_MAX;
+	}
+out:
+	free(x);
+	free(row);
+	free(cosine);
+	return st;
+}
+
+/* Row r of a shifted side. Rows that came from beyond the edge are the other side's: nothing is known of them. */
+static void get_shifted(const struct st_rows *s, uint64_t r, float *dst)
+{
+	if (s->map[r] == UINT64_MAX)
+		s->other->get(s->other, r, dst);
+	else
+		get_mapped(s, r, dst);
+}
+
+/* Rows in another order: a constant shift, or any permutation (known for the sample only). */
+enum st_status st_test_row_order(struct st_trial *t)
+{
+	uint64_t n = t->a->rows, best[ST_SAMPLE], matched = 0, votes = 0, shift = 0;
+	if (n < 2 || t->a->cols < 8)
+		return ST_OK;
+	ST_TRY(match_rows(t, best));
+	for (uint64_t i = 0; i < t->n_sample; i++) {
+		if (best[i] == UINT64_MAX)
+			continue;
+		uint64_t s = (best[i] + n - t->sample[i]) % n;
+		matched++;
+		if (votes == 0) /* majority vote: a shift that most rows share survives */
+			shift = s;
+		if (s == shift)
+			votes++;
+		else
+			votes--;
+	}
+	if (matched * 10 < t->n_sample * 9)
+		return ST_OK;
+	uint64_t *map = st_arena_alloc(&t->arena, n, sizeof *map);
+	if (!map)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	struct st_rows b = *t->b;
+	b.get = get_mapped;
+	b.map = map;
+	/* Rotated; or moved by a little while other rows came in at the edge, where nothing can be asked of them. */
+	uint64_t back = n - shift, lost = shift <= back ? shift : back;
+	for (int edge = 0; edge < 2 && shift != 0 && !t->done && (!edge || lost <= n / 4); edge++) {
+		for (uint64_t r = 0; r < n; r++) {
+			bool beyond = shift <= back ? r + shift >= n : r < back;
+			map[r] = edge && beyond ? UINT64_MAX : (r + shift) % n;
+		}
+		b.get = get_shifted;
+		b.other = t->a;
+		struct st_cause c = { .code = t->d->slot->role == ST_ROLE_EMBED ? "embedding.row_shift" : "weight.row_shift" };
+		st_param_number(&c, "shift", shift <= n / 2 ? (double)shift : (double)shift - (double)n);
+		if (edge)
+			st_param_number(&c, "rows_lost", (double)lost);
+		ST_TRY(st_trial_consider(t, t->a, &b, c, 0, false));
+	}
+	if (t->done)
+		return ST_OK;
+	b.get = get_mapped;
+	bool moved = false;
+	for (uint64_t i = 0; i < t->n_sample; i++) {
+		map[t->sample[i]] = best[i] == UINT64_MAX ? t->sample[i] : best[i];
+		moved |= map[t->sample[i]] != t->sample[i];
+	}
+	return moved ? st_trial_consider(t, t->a, &b, (struct st_cause){ .code = "weight.rows_permuted" }, 0, true) : ST_OK;
+}

@@ -1,0 +1,91 @@
+/* weight_place.c - another tensor of the model in the place of this one, or mixed with it row by row. */
+#include "compare/weight_trial.h"
+
+/* Which code a tensor found in another tensor's place gets. */
+static const char *misplaced_code(const struct st_weight *slot, const struct st_weight *found)
+{
+	enum st_role r = slot->role, f = found->role;
+	if (r == f)
+		return "weight.layer_swapped";
+	if (r == ST_ROLE_HEAD)
+		return f == ST_ROLE_EMBED ? "head.tied" : "head.wrong_tensor";
+	if (st_role_is_norm(r) && st_role_is_norm(f))
+		return "norm.wrong_weight";
+	bool qkv_r = (r >= ST_ROLE_Q && r <= ST_ROLE_V) || st_role_is_bias(r), qkv_f = (f >= ST_ROLE_Q && f <= ST_ROLE_V) || st_role_is_bias(f);
+	if (qkv_r && qkv_f && slot->layer == found->layer)
+		return "weight.qkv_swapped";
+	if ((r == ST_ROLE_GATE && f == ST_ROLE_UP) || (r == ST_ROLE_UP && f == ST_ROLE_GATE))
+		return slot->layer == found->layer ? "weight.gate_up_swapped" : "weight.wrong_tensor";
+	return "weight.wrong_tensor";
+}
+
+/* The tensor of model m with the same bytes-worth of numbers as `side` at this slot's place, if any. */
+static enum st_status find_misplaced(struct st_trial *t, const struct st_rows *side, const struct st_model *m,
+                                     const struct st_weight **found)
+{
+	*found = NULL;
+	struct st_row_stat part[ST_SAMPLE];
+	uint64_t few = t->n_sample < 4 ? t->n_sample : 4;
+	for (size_t i = 0; i < st_model_n_weights(m) && !*found; i++) {
+		const struct st_weight *w = st_model_weight_at(m, i);
+		if (!w->tensor || (w->role == t->d->slot->role && w->layer == t->d->slot->layer)
+		    || w->role == ST_ROLE_ROPE_FREQS)
+			continue;
+		struct st_rows other = st_rows_of(w);
+		if (other.rows != side->rows || other.cols != side->cols)
+			continue;
+		struct st_pair_summary s;
+		ST_TRY(st_pair_measure(side, &other, t->sample, few, t->threads, part, t->err));
+		st_pair_summarise(part, t->sample, few, side->cols, &s);
+		if (s.noise)
+			*found = w;
+	}
+	return ST_OK;
+}
+
+enum st_status st_test_misplaced(struct st_trial *t)
+{
+	const struct st_weight *in_b, *in_a;
+	ST_TRY(find_misplaced(t, t->a, t->mb, &in_b)); /* a holds what b has elsewhere */
+	ST_TRY(find_misplaced(t, t->b, t->ma, &in_a)); /* b holds what a has elsewhere */
+	if (!in_a && !in_b)
+		return ST_OK;
+	/* When a's tensor is found elsewhere in b while b's is nowhere in a, a has lost its own: a is wrong. */
+	char side = in_b && !in_a ? 'a' : in_a && !in_b ? 'b' : 0;
+	const struct st_weight *found = in_b ? in_b : in_a;
+	struct st_rows other = st_rows_of(found);
+	struct st_cause c = { .code = misplaced_code(t->d->slot, found) };
+	st_param_text(&c, "holds", found->canonical);
+	if (found->layer >= 0)
+		st_param_number(&c, "layer", found->layer);
+	return in_b ? st_trial_consider(t, t->a, &other, c, side, false) : st_trial_consider(t, &other, t->b, c, side, false);
+}
+
+static void get_alternating(const struct st_rows *s, uint64_t r, float *dst)
+{
+	uint64_t i = s->shift + r; /* row of the pair of tensors, interleaved */
+	const struct st_rows *from = i % 2 ? s->other : s;
+	st_weight_decode(from->w, i / 2, 1, dst);
+}
+
+/* Gate and up written as g0 u0 g1 u1 ... and then cut in half. */
+enum st_status st_test_gate_up_interleaved(struct st_trial *t)
+{
+	enum st_role r = t->d->slot->role;
+	if (r != ST_ROLE_GATE && r != ST_ROLE_UP)
+		return ST_OK;
+	uint32_t layer = (uint32_t)t->d->slot->layer;
+	for (int k = 0; k < 2 && !t->done; k++) {
+		const struct st_model *m = k ? t->ma : t->mb; /* the sound side */
+		const struct st_weight *gate = st_model_weight(m, ST_ROLE_GATE, layer), *up = st_model_weight(m, ST_ROLE_UP, layer);
+		if (!gate || !gate->tensor || !up || !up->tensor)
+			continue;
+		struct st_rows side = st_rows_of(gate), other = st_rows_of(up);
+		side.get = get_alternating;
+		side.other = &other;
+		side.shift = r == ST_ROLE_UP ? side.rows : 0;
+		ST_TRY(st_trial_consider(t, k ? &side : t->a, k ? t->b : &side, (struct st_cause){ .code = "weight.gate_up_interleaved" },
+		                k ? 'b' : 'a', false));
+	}
+	return ST_OK;
+}

@@ -1,0 +1,69 @@
+/*
+ * weight_trial.h - what the tests of one pair of weights share.
+ *
+ * A test proposes a side under a hypothesis; the proposal is measured on a sample of rows
+ * and, when it fits there, on all of them. It is confirmed when what is left is noise.
+ */
+#ifndef ST_COMPARE_WEIGHT_TRIAL_H
+#define ST_COMPARE_WEIGHT_TRIAL_H
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "compare/pair.h"
+
+#define ST_SAMPLE 64 /* rows that every proposal must fit first */
+
+struct st_trial {
+	const struct st_model *ma, *mb;
+	const struct st_rows *a, *b;         /* as stored */
+	const struct st_row_stat *stats;     /* of all rows, as stored */
+	int threads;
+	uint64_t sample[ST_SAMPLE], n_sample;
+	struct st_pair_summary before;       /* of the sample */
+	struct st_weight_diff *d;
+	struct st_arena arena;
+	bool done;                           /* a cause is confirmed */
+	bool likely;                         /* d->cause holds a likely one */
+	struct st_error *err;
+};
+
+void st_param_number(struct st_cause *c, const char *key, double v);
+void st_param_text(struct st_cause *c, const char *key, const char *text);
+
+/*
+ * Measure side a against side b under hypothesis `c` (code and parameters). `side` is the
+ * one that would be wrong, or 0. sampled: only the sample can be measured.
+ */
+ST_MUST_CHECK enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, const struct st_rows *b,
+                                               struct st_cause c, char side, bool sampled);
+
+/*
+ * Which share of a bad row's blocks has a gain that is not the row's. A row off by one factor has none: its
+ * blocks are no fault of their own. Where many are apart, no factor explains the row.
+ */
+ST_MUST_CHECK enum st_status st_blocks_apart(struct st_trial *t, double *share);
+#define ST_ONE_FACTOR 0.25 /* a larger share of blocks apart is no common factor */
+/* The code of a factor on all of a weight. */
+const char *st_scaled_code(enum st_role r);
+
+/* The tests. Each sets t->done when it has confirmed its cause. */
+#define ST_WEIGHT_TEST(name) ST_MUST_CHECK enum st_status st_test_##name(struct st_trial *t)
+/* weight_values.c */
+ST_WEIGHT_TEST(nan);
+ST_WEIGHT_TEST(constant);
+ST_WEIGHT_TEST(plus_one);
+ST_WEIGHT_TEST(scaled);
+ST_WEIGHT_TEST(row_corrupt);
+/* weight_order.c */
+ST_WEIGHT_TEST(transposed);
+ST_WEIGHT_TEST(rope_order);
+ST_WEIGHT_TEST(row_order);
+/* weight_place.c */
+ST_WEIGHT_TEST(misplaced);
+ST_WEIGHT_TEST(gate_up_interleaved);
+/* weight_blocks.c */
+ST_WEIGHT_TEST(mislabelled);
+ST_WEIGHT_TEST(block_layout);
+ST_WEIGHT_TEST(block_scale);
+
+#endif
