@@ -15,8 +15,11 @@
 	sub(/^.* \/ /, "", name) # "stele:cli / cli-usage"
 
 	gsub(/\\n/, "\n", out)
+	gsub(/\\t/, "\t", out)
+	gsub(/\\"/, "\"", out)
 	n = split(out, line, "\n")
 	ok = bad = skip = 0
+	why = ""
 	for (i = 1; i <= n; i++) {
 		if (line[i] ~ /^(not )?ok [0-9]+.*# SKIP/)
 			skip++
@@ -25,8 +28,10 @@
 		else if (line[i] ~ /^not ok [0-9]+/) {
 			bad++
 			sub(/^not ok [0-9]+ *-? */, "", line[i])
-			failures = failures "FAILED  " name ": " line[i] "\n"
+			failures = failures "FAILED  " name ": " line[i] "\n" why
 		}
+		# What a case says of itself stands before its result.
+		why = line[i] ~ /^# / ? why "        " substr(line[i], 3) "\n" : ""
 	}
 	if (ok + bad + skip == 0) {
 		if (result == "OK")
