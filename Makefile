@@ -17,7 +17,7 @@ all: $(BUILD)/build.ninja
 	ninja -C $(BUILD)
 
 $(BUILD)/build.ninja:
-	meson setup --prefix=$(PREFIX) $(BUILD)
+	meson setup -Dtests=false --prefix=$(PREFIX) $(BUILD)
 
 deps:
 	@tools/install-deps.sh
