@@ -38,15 +38,18 @@ static bool is_old_torch(const struct st_map *m)
 	return (m->size > 2 && m->data[0] == 0x80 && m->data[1] >= 2 && m->data[1] <= 5) || begins(m, 257, "ustar", 5);
 }
 
-/* safetensors has no magic: a u64 header length and the header, which begins with a brace. A length that
- * fits is enough, so that a file with a damaged header is reported as the safetensors file it is. */
-static bool is_safetensors(const struct st_map *m)
+/* safetensors has no magic: a u64 header length and the header, which begins with a brace. */
+static bool length_fits(const struct st_map *m)
 {
-	if (m->size <= 8)
-		return false;
-	uint64_t n = st_load_u64(m->data);
-	return m->data[8] == '{' || (n > 0 && n <= m->size - 8 && n <= ST_SAFETENSORS_MAX_HEADER);
+	uint64_t n = m->size > 8 ? st_load_u64(m->data) : 0;
+	return n > 0 && n <= m->size - 8 && n <= ST_SAFETENSORS_MAX_HEADER;
 }
+
+/* Both hold for nothing else, while the length may begin like another format: 896 is 80 03, the start of a pickle. */
+static bool is_sound_safetensors(const struct st_map *m) { return length_fits(m) && m->data[8] == '{'; }
+
+/* Either is enough where no other format claims the file, so that a damaged header is reported as one of safetensors. */
+static bool is_safetensors(const struct st_map *m) { return m->size > 8 && (m->data[8] == '{' || length_fits(m)); }
 
 static bool is_zip(const struct st_map *m) { return begins(m, 0, "PK\3\4", 4) || begins(m, 0, "PK\5\6", 4); }
 
@@ -93,6 +96,7 @@ static const struct {
 	bool (*is)(const struct st_map *m);
 	st_open_fn open;
 } readers[] = {
+	{ is_sound_safetensors, st_safetensors_open },
 	{ is_gguf, st_gguf_open }, { is_aprt, st_aprt_open }, { is_apr, st_apr_open },
 	{ is_npy, st_npy_open },   { is_zip, open_zip }, { is_old_torch, st_torch_open },
 	{ st_safetensors_is_index, st_safetensors_open }, { is_safetensors, st_safetensors_open },

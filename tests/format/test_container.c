@@ -64,6 +64,28 @@ static void braces_in_odd_places(void **state)
 	st_container_close(NULL);
 }
 
+/* The header length comes first and may be any number: 0x0280 to 0x0580 begin like a pickle of protocol 2 to 5, 0x525041 like APR. */
+static void lengths_that_look_like_magic(void **state)
+{
+	(void)state;
+	static const uint32_t lengths[] = { 0x0280, 0x0380, 0x0480, 0x0580, 0x525041 };
+	for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+		size_t n = 8 + lengths[i];
+		char *b = malloc(n);
+		struct st_container *c;
+		struct st_error err = ST_ERROR_INIT;
+		memset(b, ' ', n);
+		memset(b, 0, 8);
+		for (size_t k = 0; k < 4; k++)
+			b[k] = (char)(lengths[i] >> 8 * k);
+		memcpy(b + 8, "{}", 2);
+		assert_ok(st_container_open(save_n("magic.safetensors", b, n), &c, &err), &err);
+		assert_int_equal(st_container_format(c), ST_FORMAT_SAFETENSORS);
+		st_container_close(c);
+		free(b);
+	}
+}
+
 /* Bytes stay where they are: a view of the map, at the offset it states. */
 static void views_lie_in_the_map(void **state)
 {
@@ -103,6 +125,7 @@ int main(void)
 		cmocka_unit_test(strangers_are_named),
 		cmocka_unit_test(what_is_no_file),
 		cmocka_unit_test(braces_in_odd_places),
+		cmocka_unit_test(lengths_that_look_like_magic),
 		cmocka_unit_test(views_lie_in_the_map),
 		cmocka_unit_test(format_names),
 	};
