@@ -153,9 +153,16 @@ static enum st_status read_behaviour(const json_t *step, enum st_behaviour *out,
 	return name ? st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "unknown behavior \"%.64s\"", name) : ST_OK;
 }
 
+static enum st_status add_stage(struct st_tokenizer *t, const char *p, size_t n, bool literal, enum st_behaviour b, bool invert, struct st_error *err)
+{
+	ST_TRY(st_stage_add(t, p, n, literal, b, invert, FILE_NAME, err));
+	t->stages[t->n_stages - 1].bytes = t->byte_level;
+	return ST_OK;
+}
+
 static enum st_status add_regex(struct st_tokenizer *t, const char *pattern, enum st_behaviour b, bool invert, struct st_error *err)
 {
-	return st_stage_add(t, pattern, strlen(pattern), false, b, invert, FILE_NAME, err);
+	return add_stage(t, pattern, strlen(pattern), false, b, invert, err);
 }
 
 static enum st_status pre_split(struct st_tokenizer *t, const json_t *step, struct st_error *err)
@@ -166,7 +173,7 @@ static enum st_status pre_split(struct st_tokenizer *t, const json_t *step, stru
 	enum st_behaviour b;
 	ST_TRY(read_pattern(step, &s, &n, &literal, err));
 	ST_TRY(read_behaviour(step, &b, err));
-	return st_stage_add(t, s, n, literal, b, flag(step, "invert", false), FILE_NAME, err);
+	return add_stage(t, s, n, literal, b, flag(step, "invert", false), err);
 }
 
 static enum st_status must_be_first(const struct st_tokenizer *t, const char *what, struct st_error *err)
@@ -177,12 +184,16 @@ static enum st_status must_be_first(const struct st_tokenizer *t, const char *wh
 
 static enum st_status pre_byte_level(struct st_tokenizer *t, const json_t *step, struct st_error *err)
 {
-	t->byte_level = true;
+	if (t->byte_level)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "ByteLevel twice");
 	if (flag(step, "add_prefix_space", true)) {
 		ST_TRY(must_be_first(t, "ByteLevel with add_prefix_space", err));
 		ST_TRY(st_norm_add(t, (struct st_norm){.kind = ST_NORM_PREPEND_MISSING, .a = " ", .a_len = 1}, FILE_NAME, err));
 	}
-	return flag(step, "use_regex", true) ? add_regex(t, st_gpt2_pattern, ST_SPLIT_ISOLATED, false, err) : ST_OK;
+	if (flag(step, "use_regex", true))
+		ST_TRY(add_regex(t, st_gpt2_pattern, ST_SPLIT_ISOLATED, false, err));
+	t->byte_level = true; /* its own pattern still sees the text, steps behind it see the byte alphabet */
+	return ST_OK;
 }
 
 static enum st_status pre_metaspace(struct st_tokenizer *t, const json_t *step, struct st_error *err)
@@ -203,7 +214,7 @@ static enum st_status pre_metaspace(struct st_tokenizer *t, const json_t *step, 
 	if (strcmp(scheme, "never") != 0)
 		ST_TRY(st_norm_add(t, prepend, FILE_NAME, err));
 	t->space_marker = true;
-	return flag(step, "split", true) ? st_stage_add(t, MARKER, 3, true, ST_SPLIT_MERGED_NEXT, false, FILE_NAME, err) : ST_OK;
+	return flag(step, "split", true) ? add_stage(t, MARKER, 3, true, ST_SPLIT_MERGED_NEXT, false, err) : ST_OK;
 }
 
 static enum st_status pre_digits(struct st_tokenizer *t, const json_t *step, struct st_error *err)

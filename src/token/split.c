@@ -195,29 +195,56 @@ static bool add_segment(struct segments *g, size_t start, size_t len, bool match
 	return true;
 }
 
+/* A word as a step behind ByteLevel sees it: each byte as one character. */
+static enum st_status in_byte_alphabet(struct st_scratch *s, const char **p, size_t *n, struct st_error *err)
+{
+	s->word.n = 0;
+	for (size_t i = 0; i < *n; i++) {
+		char out[2];
+		if (!st_text_append(&s->word, out, st_byte_write((uint8_t)(*p)[i], out)))
+			return st_fail(err, ST_ERR_NOMEM, "no memory for a word of %zu bytes", *n);
+	}
+	*p = s->word.s;
+	*n = s->word.n;
+	return ST_OK;
+}
+
+/* Bytes of the text that p[0, n) of a stage's subject stands for. */
+static size_t text_bytes(const struct st_split *stage, const char *p, size_t n)
+{
+	size_t characters = 0;
+	for (size_t i = 0; stage->bytes && i < n; i++)
+		characters += ((uint8_t)p[i] & 0xC0) != 0x80;
+	return stage->bytes ? characters : n;
+}
+
 static enum st_status split_word(struct st_scratch *s, const struct st_split *stage, const char *text, struct st_span word, struct st_spans *out,
                                  struct st_error *err)
 {
 	const char *p = text + word.start;
+	size_t n = word.len;
+	if (stage->bytes)
+		ST_TRY(in_byte_alphabet(s, &p, &n, err));
 	struct segments g = {.out = out, .behaviour = stage->behaviour, .first = out->n};
-	size_t done = 0, from = 0;
-	while (from <= word.len) {
+	size_t done = 0, from = 0, at = word.start; /* done of p, at of text: the end of the last segment */
+	while (from <= n) {
 		size_t start, end;
 		bool found;
-		ST_TRY(st_pattern_match(s, stage->code, p, word.len, from, &start, &end, &found, err));
+		ST_TRY(st_pattern_match(s, stage->code, p, n, from, &start, &end, &found, err));
 		if (!found)
 			break;
-		if (!add_segment(&g, word.start + done, start - done, stage->invert) ||
-		    !add_segment(&g, word.start + start, end - start, !stage->invert))
+		size_t gap = text_bytes(stage, p + done, start - done), len = text_bytes(stage, p + start, end - start);
+		if (!add_segment(&g, at, gap, stage->invert) || !add_segment(&g, at + gap, len, !stage->invert))
 			return st_fail(err, ST_ERR_NOMEM, "no memory for words");
+		at += gap + len;
 		done = end;
 		from = end;
 		if (start == end) { /* an empty match cuts here; go on behind the next character */
-			size_t step = end < word.len ? st_utf8_step(p + end, word.len - end) : 1;
+			size_t step = end < n ? st_utf8_step(p + end, n - end) : 1;
 			from = end + (step ? step : 1);
 		}
 	}
-	if (!add_segment(&g, word.start + done, word.len - done, stage->invert))
+	if (!add_segment(&g, at, text_bytes(stage, p + done, n - done), stage->invert))
 		return st_fail(err, ST_ERR_NOMEM, "no memory for words");
 	return ST_OK;
 }

@@ -59,6 +59,7 @@ struct st_split {
 	pcre2_code *code;
 	enum st_behaviour behaviour;
 	bool invert; /* what does not match is the match */
+	bool bytes;  /* the pattern sees the byte alphabet: the step stands behind ByteLevel */
 };
 
 /* (left id, right id) -> (rank, id of the joined piece) */

@@ -52,6 +52,30 @@ static void hf_steps(void **state)
 	}
 }
 
+/* A step behind ByteLevel cuts the byte alphabet: U+00B2 is the bytes C2 B2, written U+00C2 U+00B2, of which the second
+ * is a digit. In front of ByteLevel the character is one. Expected: what the tokenizers library does. */
+static void steps_behind_byte_level(void **state)
+{
+	(void)state;
+#define G "\xC4\xA0"
+#define C2 "\xC3\x82"
+#define B2 "\xC2\xB2"
+#define DIGITS(steps) \
+	"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"" G "\":0,\"" C2 "\":1,\"" B2 "\":2,\"" G C2 "\":3,\"" C2 B2 "\":4}," \
+	"\"merges\":[\"" G " " C2 "\",\"" C2 " " B2 "\"]},\"pre_tokenizer\":" SEQUENCE("pretokenizers", steps) "}"
+	static const struct { const char *doc, *text, *pieces; } cases[] = {
+		{DIGITS(BYTE_LEVEL ",{\"type\":\"Digits\"}"), " \xC2\xB2", G C2 "|" B2},
+		{DIGITS("{\"type\":\"Digits\"}," BYTE_LEVEL), " \xC2\xB2", G "|" C2 B2},
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct st_container c = json_container(ST_FORMAT_SAFETENSORS, cases[i].doc, NULL);
+		struct st_tokenizer *t = open_json(&c);
+		assert_pieces(t, cases[i].text, 0, cases[i].pieces);
+		st_tokenizer_close(t);
+		json_release(&c);
+	}
+}
+
 static void special_tokens(void **state)
 {
 	(void)state;
@@ -168,6 +192,7 @@ static void hf_refusals(void **state)
 	assert_refused(hf, HF("[]", "null", "{\"type\":\"UnicodeScripts\"}", "null", ""), ST_ERR_UNSUPPORTED, "pre_tokenizer \"UnicodeScripts\"");
 	assert_refused(hf, HF("[]", "null", BYTE_LEVEL, "{\"type\":\"Odd\"}", ""), ST_ERR_UNSUPPORTED, "post_processor \"Odd\"");
 	assert_refused(hf, HF("[]", "null", "{\"x\":1}", "null", ""), ST_ERR_FORMAT, "no type");
+	assert_refused(hf, HF("[]", "null", SEQUENCE("pretokenizers", BYTE_LEVEL "," BYTE_LEVEL), "null", ""), ST_ERR_UNSUPPORTED, "ByteLevel twice");
 	assert_refused(hf, HF("[]", "null", SPLIT("{\"Regex\":\"[a&&b]\"}", "Isolated"), "null", ""), ST_ERR_UNSUPPORTED, "intersection");
 	assert_refused(hf, HF("[]", "null", SPLIT("{\"Regex\":\"a\"}", "Odd"), "null", ""), ST_ERR_UNSUPPORTED, "Odd");
 	assert_refused(hf, HF("[]", "null", SEQUENCE("pretokenizers", SPLIT("{\"Regex\":\"a\"}", "Isolated") ",{\"type\":\"ByteLevel\"}"), "null", ""),
@@ -312,7 +337,7 @@ static void gguf_bos_rules(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(hf_steps), cmocka_unit_test(special_tokens), cmocka_unit_test(ignore_merges), cmocka_unit_test(metaspace_and_unigram),
+		cmocka_unit_test(hf_steps), cmocka_unit_test(steps_behind_byte_level), cmocka_unit_test(special_tokens), cmocka_unit_test(ignore_merges), cmocka_unit_test(metaspace_and_unigram),
 		cmocka_unit_test(bos_and_eos), cmocka_unit_test(hf_refusals), cmocka_unit_test(apr_refusals), cmocka_unit_test(apr_is_understood),
 		cmocka_unit_test(gguf_refusals), cmocka_unit_test(gguf_bos_rules),
 	};
