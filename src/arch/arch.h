@@ -42,6 +42,9 @@ bool st_role_of_name(const char *name, enum st_role *role, uint32_t *layer);
 /* Expected shape [out, in] (ndim 1 or 2) under a configuration. */
 uint32_t st_role_shape(const struct st_config *cfg, enum st_role role, uint64_t shape[2]);
 
+/* What llama3's scaling of the rotary frequencies multiplies frequency f by. */
+double st_rope_llama3(const struct st_config *cfg, double f);
+
 /* Configuration from whatever the container carries: GGUF keys, config.json or APR metadata. */
 ST_MUST_CHECK enum st_status st_config_read(const struct st_container *c, struct st_config *cfg,
                                             const struct st_arch **arch, struct st_error *err);

@@ -16,8 +16,7 @@ static double kept(const struct st_config *cfg, double f)
 	return keep < 0 ? 0 : keep > 1 ? 1 : keep;
 }
 
-/* What llama3's scaling multiplies frequency f by. */
-static double llama3(const struct st_config *cfg, double f)
+double st_rope_llama3(const struct st_config *cfg, double f)
 {
 	double keep = kept(cfg, f);
 	return (1 - keep) / cfg->rope_factor + keep;
@@ -28,6 +27,8 @@ static double llama3(const struct st_config *cfg, double f)
 #define LOW 1.0
 #define USUAL_HIGH 4.0
 #define USUAL_ORIGINAL 8192
+/* Converters work in f32; for factors up to 64 their divisors are up to 4e-6 off. */
+#define AS_MEANT 1e-5
 
 /*
  * GGUF has no key for llama3's scaling: converters write its effect, one divisor per pair. Find
@@ -71,7 +72,7 @@ static void recognise_llama3(struct st_config *cfg, const double *f, const doubl
 	c.rope_high_freq = high;
 	c.rope_original_positions = (uint32_t)original;
 	for (uint32_t i = 0; i < pairs; i++)
-		if (!(fabs(llama3(&c, f[i]) * by[i] - 1) < 1e-6))
+		if (!(fabs(st_rope_llama3(&c, f[i]) * by[i] - 1) < AS_MEANT))
 			return;
 	*cfg = c;
 }
@@ -89,7 +90,7 @@ enum st_status st_rope_frequencies(struct st_model *m, double *inv, struct st_er
 		if (cfg->rope_scaling == ST_ROPE_SCALING_LINEAR)
 			inv[i] /= cfg->rope_factor;
 		else if (cfg->rope_scaling == ST_ROPE_SCALING_LLAMA3)
-			inv[i] *= llama3(cfg, f[i]);
+			inv[i] *= st_rope_llama3(cfg, f[i]);
 	}
 	if (!t)
 		return ST_OK;

@@ -1,6 +1,9 @@
 /* configs.c - two configurations, key by key. */
 #include <stele/compare.h>
 
+#include "arch/arch.h"
+
+#include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,14 +86,28 @@ static bool windows_differ(const struct st_config *a, const struct st_config *b,
 	return wa != wb || (wa && a->window_from_layer != b->window_from_layer);
 }
 
+/* llama3's parameters have several spellings: low and high factor count only in proportion to the original length, and a
+ * file that holds their effect (rope_freqs.weight) leaves open what no pair shows. What they do to the frequencies counts. */
+static bool scalings_differ(const struct st_config *a, const struct st_config *b)
+{
+	if (a->rope_scaling != ST_ROPE_SCALING_LLAMA3)
+		return true;
+	for (uint32_t i = 0; i < a->head_dim / 2; i++) {
+		double f = pow(a->rope_theta, -2.0 * i / a->head_dim), x = st_rope_llama3(a, f), y = st_rope_llama3(b, f);
+		if (!(fabs(x - y) <= 1e-5 * fabs(y))) /* as near as the reader asks divisors to be */
+			return true;
+	}
+	return false;
+}
+
 static bool changes_arithmetic(const struct key *k, const struct st_config *a, const struct st_config *b, size_t positions)
 {
 	switch (k->matters) {
 	case NEVER: return false;
 	case ALWAYS: return true;
 	case WINDOW: return windows_differ(a, b, positions);
-	case LINEAR_OR_LLAMA3: return a->rope_scaling == b->rope_scaling && a->rope_scaling != ST_ROPE_SCALING_NONE;
-	case LLAMA3: return a->rope_scaling == b->rope_scaling && a->rope_scaling == ST_ROPE_SCALING_LLAMA3;
+	case LINEAR_OR_LLAMA3: return a->rope_scaling == b->rope_scaling && a->rope_scaling != ST_ROPE_SCALING_NONE && scalings_differ(a, b);
+	case LLAMA3: return a->rope_scaling == b->rope_scaling && a->rope_scaling == ST_ROPE_SCALING_LLAMA3 && scalings_differ(a, b);
 	}
 	return true;
 }

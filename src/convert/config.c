@@ -123,13 +123,8 @@ bool st_config_edited(const struct st_conversion *v, const char *prefix)
 
 void st_config_rope_divisors(const struct st_config *cfg, float *by)
 {
-	for (uint32_t i = 0; i < cfg->head_dim / 2; i++) {
-		double f = pow(cfg->rope_theta, -2.0 * i / cfg->head_dim);
-		double turns = cfg->rope_original_positions * f / (2 * M_PI); /* original positions / wavelength */
-		double keep = (turns - cfg->rope_low_freq) / (cfg->rope_high_freq - cfg->rope_low_freq);
-		keep = keep < 0 ? 0 : keep > 1 ? 1 : keep;
-		by[i] = (float)(1 / ((1 - keep) / cfg->rope_factor + keep));
-	}
+	for (uint32_t i = 0; i < cfg->head_dim / 2; i++)
+		by[i] = (float)(1 / st_rope_llama3(cfg, pow(cfg->rope_theta, -2.0 * i / cfg->head_dim)));
 }
 
 void st_key_value(struct st_keys *k, const char *key, enum st_kv_type type, const void *value, size_t size)

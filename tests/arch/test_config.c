@@ -299,14 +299,27 @@ static void rope_parameters(void **state)
 	naive_free(&m);
 }
 
+/* The divisor of one pair as converters to GGUF compute it, in f32 throughout. */
+static float f32_divisor(double theta, size_t d, size_t pair, float factor, float high, float original)
+{
+	float f = 1 / powf((float)theta, (float)(2 * pair) / (float)d), wavelength = (float)(2 * M_PI) / f;
+	if (wavelength < original / high)
+		return 1;
+	if (wavelength > original)
+		return factor;
+	float smooth = (original / wavelength - 1) / (high - 1);
+	return 1 / ((1 - smooth) / factor + smooth);
+}
+
 /* The divisors that converters write for llama3's scaling are recognised as that scaling. */
 static void llama3_as_divisors(void **state)
 {
 	(void)state;
-	static const struct { size_t d; double theta, factor, high, original; bool exact; } cases[] = {
-		{ 128, 500000, 32, 4, 8192, true }, { 64, 500000, 8, 4, 8192, true }, { 64, 10000, 4, 2.5, 100, true },
-		{ 8, 500000, 8, 4, 16, true },        /* one blended pair */
-		{ 64, 500000, 8, 4, 8192, false },    /* one divisor disturbed: no such scaling */
+	static const struct { size_t d; double theta, factor, high, original; bool exact, in_f32; } cases[] = {
+		{ 128, 500000, 32, 4, 8192, true, false }, { 64, 500000, 8, 4, 8192, true, false }, { 64, 10000, 4, 2.5, 100, true, false },
+		{ 8, 500000, 8, 4, 16, true, false },        /* one blended pair */
+		{ 64, 500000, 32, 4, 8192, true, true }, { 96, 500000, 32, 4, 8192, true, true }, { 80, 500000, 64, 4, 32768, true, true },
+		{ 64, 500000, 8, 4, 8192, false, false },    /* one divisor disturbed: no such scaling */
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct naive m = sizes("llama");
@@ -322,6 +335,8 @@ static void llama3_as_divisors(void **state)
 			double smooth = (original / wavelength - 1) / (cases[i].high - 1);
 			by[p] = wavelength < original / cases[i].high ? 1 : wavelength > original ? (float)cases[i].factor
 			      : (float)(1 / ((1 - smooth) / cases[i].factor + smooth));
+			if (cases[i].in_f32)
+				by[p] = f32_divisor(m.theta, m.d, p, (float)cases[i].factor, (float)cases[i].high, (float)original);
 		}
 		if (!cases[i].exact)
 			by[3] *= 1.001f;

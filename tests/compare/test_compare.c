@@ -252,6 +252,22 @@ static void configurations(void **state)
 	assert_true(d[0].matters && d[0].stage == ST_STAGE_Q_POST_ROPE);
 	assert_string_equal(d[0].a, "10000");
 	assert_string_equal(d[0].b, "1000000");
+	/* llama3's low and high factor count in proportion to the original length alone. */
+	a.head_dim = 32;
+	a.rope_scaling = ST_ROPE_SCALING_LLAMA3;
+	a.rope_factor = 8;
+	a.rope_low_freq = 2;
+	a.rope_high_freq = 5;
+	a.rope_original_positions = 128;
+	b = a;
+	b.rope_low_freq = 1;
+	b.rope_high_freq = 2.5;
+	b.rope_original_positions = 64;
+	assert_int_equal(st_compare_configs(&a, &b, 10, d), 3);
+	assert_false(d[0].matters || d[1].matters || d[2].matters);
+	b.rope_high_freq = 2;
+	assert_int_equal(st_compare_configs(&a, &b, 10, d), 3);
+	assert_true(d[0].matters && d[1].matters && d[2].matters);
 }
 
 /* ---- causes ---- */

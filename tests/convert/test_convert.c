@@ -120,6 +120,9 @@ static void settings_go_around(void **state)
 	static const char *const scalings[] = {
 		(", \"rope_theta\": 500000.0, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, "
 		"\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192}"),
+		/* GGUF gives the same frequencies back as low 1, high 2.5, original length 64. */
+		(", \"rope_theta\": 10000.0, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 2.0, "
+		"\"high_freq_factor\": 5.0, \"original_max_position_embeddings\": 128}"),
 		", \"rope_theta\": 10000.0, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 4.0}",
 		", \"rope_parameters\": {\"rope_theta\": 20000.0, \"rope_type\": \"default\"}, \"tie_word_embeddings\": false",
 	};
