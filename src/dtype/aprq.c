@@ -19,15 +19,16 @@ void st_decode_apr_q4(const void *src, float *dst, size_t n)
 	}
 }
 
-/* Round to nearest (ties away from zero) within [lo, hi]; NaN gives 0. */
-static inline int round_to(float v, float lo, float hi)
+/* v within [lo, hi]; NaN gives 0. */
+static inline float clamped(float v, float lo, float hi)
 {
 	v = v > lo ? v : v != v ? 0 : lo;
-	return (int)roundf(v < hi ? v : hi);
+	return v < hi ? v : hi;
 }
 
 /* The code -8 has no positive partner: the element of largest magnitude takes it, whatever its sign, which
- * gives a step of largest / 8 instead of largest / 7. Codes are taken with the step as stored. */
+ * gives a step of largest / 8 instead of largest / 7. Codes are taken with the step as stored. Ties go to even:
+ * numbers that come out of Q5_0 have half of their elements there, and all of them away from zero make a gain of 1.05. */
 void st_encode_apr_q4(const float *src, void *dst, size_t n)
 {
 	struct st_block_apr_q4 *b = dst;
@@ -39,7 +40,7 @@ void st_encode_apr_q4(const float *src, void *dst, size_t n)
 		b->d = st_f32_to_f16(largest / -8);
 		float d = st_f16_to_f32(b->d), inv = d == 0 ? 0 : 1.0f / d;
 		for (unsigned i = 0; i < 16; i++) {
-			int lo = round_to(src[2 * i] * inv, -8, 7) + 8, hi = round_to(src[2 * i + 1] * inv, -8, 7) + 8;
+			int lo = (int)rintf(clamped(src[2 * i] * inv, -8, 7)) + 8, hi = (int)rintf(clamped(src[2 * i + 1] * inv, -8, 7)) + 8;
 			b->qs[i] = (uint8_t)(lo | hi << 4);
 		}
 	}
@@ -71,5 +72,5 @@ void st_apr_q8_encode(const float *x, size_t n, float scale, int8_t *q)
 {
 	/* Divide rather than multiply by a reciprocal: exact where x is a multiple of the scale. */
 	for (size_t i = 0; i < n; i++)
-		q[i] = (int8_t)(scale == 0 ? 0 : round_to(x[i] / scale, -127, 127));
+		q[i] = (int8_t)(scale == 0 ? 0 : roundf(clamped(x[i] / scale, -127, 127)));
 }

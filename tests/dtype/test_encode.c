@@ -168,6 +168,15 @@ static void apr_types(void **state)
 	st_dtype_info(ST_DTYPE_APR_Q4)->decode(bytes, y, 64);
 	assert_memory_equal(x, y, sizeof x);
 
+	/* Numbers half-way between two codes go to the even one, so that they do not all grow. */
+	static const float halves[] = { -8, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, -3.5f }, even[] = { -8, 0, 2, 2, 0, -2, -2, -4 };
+	for (int i = 0; i < 32; i++)
+		x[i] = halves[i % 8];
+	st_dtype_info(ST_DTYPE_APR_Q4)->encode(x, bytes, 32);
+	st_dtype_info(ST_DTYPE_APR_Q4)->decode(bytes, y, 32);
+	for (int i = 0; i < 32; i++)
+		assert_true(y[i] == even[i % 8]);
+
 	int8_t q[4];
 	float v[4] = { -254, 3, 5, NAN };
 	assert_true(st_apr_q8_largest(0, v, 4) == 254 && st_apr_q8_largest(300, v, 4) == 300);
