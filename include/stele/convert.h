@@ -28,8 +28,10 @@ struct st_convert_result {
 	uint64_t moved;             /* the same with whole rows in another order */
 	uint64_t encoded;           /* tensors stored as another type, or as other numbers */
 	char checked[64];           /* what was read back and compared: "tensors, configuration, token ids" */
-	const char *const *notes;   /* what did not go over, or went over in another form: one line each */
+	const char *const *notes;   /* what went over in another form, and tensors that did not: one line each */
 	size_t n_notes;
+	const char *const *left_out; /* keys and documents that have no place in the output: one line for each that holds some */
+	size_t n_left_out;
 	const char *const *repairs; /* what was repaired: one line each */
 	size_t n_repairs;
 };

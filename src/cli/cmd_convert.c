@@ -43,13 +43,13 @@ static json_t *lines(const char *const *v, size_t n)
 
 static void print_json(const struct opts *o, const struct st_convert_result *r)
 {
-	json_t *j = json_pack("{s:s, s:{s:o, s:s}, s:{s:o, s:s, s:o}, s:s, s:s, s:{s:o, s:o, s:o, s:o}, s:o, s:o}", "schema", "stele.convert/1",
+	json_t *j = json_pack("{s:s, s:{s:o, s:s}, s:{s:o, s:s, s:o}, s:s, s:s, s:{s:o, s:o, s:o, s:o}, s:o, s:o, s:o}", "schema", "stele.convert/1",
 		"input", "path", st_json_text(o->in), "format", r->from,
 		"output", "path", st_json_text(o->out), "format", r->to, "bytes", st_json_u64(r->bytes),
 		"arch", r->arch, "checked", r->checked,
 		"tensors", "total", st_json_u64(r->tensors), "untouched", st_json_u64(r->untouched), "rows_moved", st_json_u64(r->moved),
 		"encoded", st_json_u64(r->encoded),
-		"repairs", lines(r->repairs, r->n_repairs), "notes", lines(r->notes, r->n_notes));
+		"repairs", lines(r->repairs, r->n_repairs), "notes", lines(r->notes, r->n_notes), "left_out", lines(r->left_out, r->n_left_out));
 	cli_print_json(j);
 	json_decref(j);
 }
@@ -65,6 +65,8 @@ static void print_text(const struct opts *o, const struct st_convert_result *r)
 	               r->moved, r->encoded);
 	for (size_t i = 0; i < r->n_notes; i++)
 		st_text_printf(&t, "note     %s\n", r->notes[i]);
+	for (size_t i = 0; i < r->n_left_out; i++)
+		st_text_printf(&t, "left out %s\n", r->left_out[i]);
 	st_text_printf(&t, "checked  read back and compared: %s\n", r->checked);
 	cli_print_text(&t);
 	st_text_release(&t);

@@ -119,6 +119,19 @@ bool st_config_edited(const struct st_conversion *v, const char *prefix)
 	return false;
 }
 
+bool st_config_has_key(enum st_format f, const char *key)
+{
+	for (size_t i = 0; i < N_FIELDS; i++) {
+		const struct field *x = &fields[i];
+		if (strcmp(key, f == ST_FORMAT_GGUF ? x->gguf : f == ST_FORMAT_APR ? x->apr : x->hf) == 0)
+			return true;
+		for (size_t k = 0; f == ST_FORMAT_APR && k < sizeof x->aliases / sizeof *x->aliases && x->aliases[k]; k++)
+			if (strcmp(key, x->aliases[k]) == 0)
+				return true;
+	}
+	return false;
+}
+
 /* ---- GGUF ---- */
 
 void st_config_rope_divisors(const struct st_config *cfg, float *by)

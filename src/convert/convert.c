@@ -294,6 +294,8 @@ static enum st_status run(struct st_conversion *v, struct st_convert_result *r, 
 	if (repair)
 		ST_TRY_OUT(st_repair_apply(repair, v, err));
 	note_types(v);
+	if (!v->bare)
+		st_list_left_out(v);
 	if (v->bare)
 		st_note(v, "the file holds tensors alone; name a folder to get config.json and the tokenizer too");
 	count_jobs(v, r);
@@ -326,6 +328,8 @@ enum st_status st_convert(const char *in, const char *out, const struct st_conve
 		held->arena = v.arena;
 		held->r.notes = v.notes.v;
 		held->r.n_notes = v.notes.n;
+		held->r.left_out = v.left.v;
+		held->r.n_left_out = v.left.n;
 		held->r.repairs = v.repairs.v;
 		held->r.n_repairs = v.repairs.n;
 		*result = &held->r;
@@ -334,6 +338,7 @@ enum st_status st_convert(const char *in, const char *out, const struct st_conve
 	st_error_in(err, in);
 	st_arena_release(&v.arena);
 	free(v.notes.v);
+	free(v.left.v);
 	free(v.repairs.v);
 	free(held);
 	return st;
@@ -345,6 +350,7 @@ void st_convert_result_free(struct st_convert_result *r)
 	if (!held)
 		return;
 	free((void *)(uintptr_t)r->notes);
+	free((void *)(uintptr_t)r->left_out);
 	free((void *)(uintptr_t)r->repairs);
 	st_arena_release(&held->arena);
 	free(held);

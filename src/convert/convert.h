@@ -99,7 +99,7 @@ struct st_conversion {
 	struct st_vocabulary vocab;
 	struct st_job *jobs;
 	size_t n_jobs, jobs_cap;
-	struct st_text_list notes, repairs;
+	struct st_text_list notes, left, repairs;
 };
 
 /* Append a line. Out of memory is found when the result is made. */
@@ -155,6 +155,8 @@ void st_config_rope_divisors(const struct st_config *cfg, float *by);
 bool st_config_set(struct st_config *cfg, const char *key, const char *text);
 /* Has a repair changed a key of this beginning? */
 bool st_config_edited(const struct st_conversion *v, const char *prefix);
+/* Is this how a container (GGUF: behind the family's prefix) spells a number of the configuration? */
+bool st_config_has_key(enum st_format f, const char *key);
 
 /* GGUF keys of the output. */
 struct st_keys { struct st_kv *v; size_t n, cap; struct st_arena *arena; bool failed; };
@@ -178,7 +180,15 @@ ST_MUST_CHECK enum st_status st_vocabulary_apr(struct st_conversion *v, json_t *
 ST_MUST_CHECK enum st_status st_vocabulary_hf(struct st_conversion *v, json_t **tokenizer, json_t **config, struct st_error *err);
 
 /* folder.c: the documents of a Hugging Face folder */
+/* Does a document go from folder to folder; is it a spelling of the vocabulary? */
+bool st_folder_keeps(const char *name);
+bool st_folder_is_vocabulary(const char *name);
+/* A text beside the weights, in v->arena; NULL where there is no such file. */
+ST_MUST_CHECK enum st_status st_folder_text(struct st_conversion *v, const char *name, const char **text, size_t *len, struct st_error *err);
 ST_MUST_CHECK enum st_status st_folder_documents(struct st_conversion *v, const char *dir, struct st_error *err);
+
+/* left.c: fill v->left. */
+void st_list_left_out(struct st_conversion *v);
 
 /* check.c: what lies at `path` is what the jobs say, read with the ordinary reader. */
 ST_MUST_CHECK enum st_status st_check_result(struct st_conversion *v, const char *path, struct st_error *err);

@@ -49,25 +49,51 @@ static const char *source_folder(struct st_conversion *v)
 	return slash ? st_arena_strndup(&v->arena, path, (size_t)(slash - path)) : ".";
 }
 
+/* config.json first: it may be written anew. */
+static const char *const documents[] = {
+	"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+	"added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+};
+#define N_DOCUMENTS (sizeof documents / sizeof *documents)
+#define FIRST_OF_VOCABULARY 2
+
+static bool listed(const char *name, size_t first)
+{
+	for (size_t i = first; i < N_DOCUMENTS; i++)
+		if (strcmp(name, documents[i]) == 0)
+			return true;
+	return false;
+}
+
+bool st_folder_keeps(const char *name) { return listed(name, 0); }
+bool st_folder_is_vocabulary(const char *name) { return listed(name, FIRST_OF_VOCABULARY); }
+
+enum st_status st_folder_text(struct st_conversion *v, const char *name, const char **text, size_t *len, struct st_error *err)
+{
+	const char *from = source_folder(v), *path = from ? st_arena_printf(&v->arena, "%s/%s", from, name) : NULL;
+	struct st_map m = { 0 };
+	*text = NULL;
+	*len = 0;
+	if (!path)
+		return st_no_memory(err);
+	if (access(path, F_OK) != 0)
+		return ST_OK;
+	ST_TRY(st_map_open(&m, path, err));
+	*len = (size_t)m.size;
+	*text = st_arena_strndup(&v->arena, m.data ? (const char *)m.data : "", *len);
+	st_map_close(&m);
+	return *text ? ST_OK : st_no_memory(err);
+}
+
 /* From folder to folder everything known that lies beside the weights is copied byte for byte. */
 static enum st_status copy_documents(struct st_conversion *v, const char *dir, bool config, struct st_error *err)
 {
-	static const char *const names[] = {
-		"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-		"added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
-	};
-	const char *from = source_folder(v);
-	for (size_t i = config ? 0 : 1; i < sizeof names / sizeof *names; i++) {
-		const char *path = from ? st_arena_printf(&v->arena, "%s/%s", from, names[i]) : NULL;
-		struct st_map m = { 0 };
-		if (!path)
-			return st_no_memory(err);
-		if (access(path, F_OK) != 0)
-			continue;
-		ST_TRY(st_map_open(&m, path, err));
-		enum st_status st = write_file(v, dir, names[i], m.data ? m.data : (const uint8_t *)"", (size_t)m.size, err);
-		st_map_close(&m);
-		ST_TRY(st);
+	for (size_t i = config ? 0 : 1; i < N_DOCUMENTS; i++) {
+		const char *text;
+		size_t len;
+		ST_TRY(st_folder_text(v, documents[i], &text, &len, err));
+		if (text)
+			ST_TRY(write_file(v, dir, documents[i], text, len, err));
 	}
 	return ST_OK;
 }

@@ -309,8 +309,10 @@ static enum st_status read_chat_template(struct st_conversion *v, struct st_erro
 	if (json_is_string(t)) {
 		v->vocab.chat_template = json_string_value(t);
 		v->vocab.chat_template_len = json_string_length(t);
+		return ST_OK;
 	}
-	return ST_OK;
+	/* Newer folders keep it as a file of its own. */
+	return v->from == ST_FORMAT_APR ? ST_OK : st_folder_text(v, "chat_template.jinja", &v->vocab.chat_template, &v->vocab.chat_template_len, err);
 }
 
 /* In what way BPE without a byte alphabet can become SentencePiece's. */

@@ -295,6 +295,44 @@ static void published_blocks_are_the_same(void **state)
 	same_tensors(in_folder("d.gguf"), shared_path("models/qwen2-tiny/qwen2-tiny-q4_k.gguf"));
 }
 
+static void assert_left_out(const char *in, const char *out, const char *const *want, size_t n)
+{
+	struct st_convert_result *r = convert_with(in, out, &(struct st_convert_options){ 0 });
+	for (size_t i = 0; i < n && i < r->n_left_out; i++)
+		assert_string_equal(r->left_out[i], want[i]);
+	assert_int_equal(r->n_left_out, n);
+	st_convert_result_free(r);
+}
+
+/* What has a place goes over, a chat template in a file of its own too; what has none is named. */
+static void what_is_left_out_is_said(void **state)
+{
+	(void)state;
+	char cmd[512], template[] = "{{ messages }}";
+	snprintf(cmd, sizeof cmd, "cp -r '%s' '%s' && chmod -R u+w '%s'", shared_path("models/stories260k/hf"), in_folder("a"), in_folder("a"));
+	assert_int_equal(system(cmd), 0);
+	put_file("a/README.md", "text");
+	put_file("a/chat_template.jinja", template);
+	put_file("a/generation_config.json", "{\"bos_token_id\": 1, \"eos_token_id\": [2, 7], \"temperature\": 0.6, \"top_k\": null}");
+	static const char *const from_folder[] = {
+		"config.json: attention_dropout, initializer_range", "generation_config.json: eos_token_id (all but the first), temperature", "files: README.md",
+	}, *const to_folder[] = { "files: README.md" }, *const from_gguf[] = { "keys: tokenizer.ggml.seperator_token_id" };
+	assert_left_out(in_folder("a"), in_folder("b.gguf"), from_folder, 3);
+	assert_left_out(in_folder("a"), in_folder("c.apr"), from_folder, 3);
+	assert_left_out(in_folder("a"), in_folder("d"), to_folder, 1);
+	assert_left_out(shared_path("models/stories260k/model.gguf"), in_folder("e"), from_gguf, 1);
+	assert_left_out(shared_path("models/stories260k/model.gguf"), in_folder("f.gguf"), NULL, 0);
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *c;
+	const char *got;
+	size_t len;
+	bool found;
+	assert_ok(st_container_open(in_folder("b.gguf"), &c, &err), &err);
+	assert_ok(st_kv_str(c, "tokenizer.chat_template", &got, &len, &found, &err), &err);
+	assert_true(found && len == strlen(template) && memcmp(got, template, len) == 0);
+	st_container_close(c);
+}
+
 /* ---- nothing is left behind ---- */
 
 static void the_input_is_not_overwritten(void **state)
@@ -484,6 +522,7 @@ int main(int argc, char **argv)
 		CASE(unused_tensors_are_carried_or_listed),
 		CASE(published_models_go_around),
 		CASE(published_blocks_are_the_same),
+		CASE(what_is_left_out_is_said),
 		CASE(the_input_is_not_overwritten),
 		CASE(a_cancelled_run_leaves_nothing),
 		CASE(a_full_disk_leaves_nothing),

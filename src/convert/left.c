@@ -1,0 +1,164 @@
+/* left.c - what of the input has no place in the output: keys and documents, one line for each that holds them. */
+#include "convert/convert.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_NAMES 64 /* on one line; the rest is counted */
+
+struct line {
+	char *text;
+	size_t len, n, more;
+};
+
+static void add_name(struct line *l, const char *name)
+{
+	size_t room = (MOST_NAMES + 1) * 256, len = strlen(name);
+	if (!l->text)
+		l->text = malloc(room);
+	if (!l->text || l->n == MOST_NAMES || len > 200) {
+		l->more++;
+		return;
+	}
+	l->len += (size_t)snprintf(l->text + l->len, room - l->len, "%s%s", l->n ? ", " : "", name);
+	l->n++;
+}
+
+static void end_line(struct st_conversion *v, struct line *l, const char *where)
+{
+	if (l->n && l->more)
+		st_list_add(&v->left, st_arena_printf(&v->arena, "%s: %s and %zu more", where, l->text, l->more));
+	else if (l->n)
+		st_list_add(&v->left, st_arena_printf(&v->arena, "%s: %s", where, l->text));
+	else if (l->more)
+		st_list_add(&v->left, st_arena_printf(&v->arena, "%s: %zu keys", where, l->more));
+	free(l->text);
+	*l = (struct line){ 0 };
+}
+
+/* An item ending in '*' stands for everything that begins so. */
+static bool in_list(const char *const *list, const char *name)
+{
+	for (; *list; list++) {
+		size_t n = strlen(*list);
+		if ((*list)[n - 1] == '*' ? strncmp(*list, name, n - 1) == 0 : strcmp(*list, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+#define LIST(...) ((const char *const[]){ __VA_ARGS__, NULL })
+/* Ids that the configuration keeps even without a vocabulary. */
+#define IDS "bos_token_id", "eos_token_id"
+
+/* ---- keys ---- */
+
+static void gguf_keys(struct st_conversion *v)
+{
+	static const char *const general[] = {
+		"general.architecture", "general.name", "general.type", "general.alignment", "general.file_type", "general.quantization_version",
+		"split.*", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", NULL,
+	}, *const vocabulary[] = {
+		"model", "pre", "tokens", "scores", "token_type", "merges", "unknown_token_id", "padding_token_id", "add_bos_token", "add_eos_token",
+		"add_space_prefix", "remove_extra_whitespaces", "precompiled_charsmap", NULL,
+	}, *const family[] = {
+		"attention.sliding_window", "attention.value_length", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear", NULL,
+	};
+	const struct st_container *c = st_model_container(v->in);
+	struct line l = { 0 };
+	for (size_t i = 0; i < c->n_kv; i++) {
+		const char *key = c->kv[i].key, *dot = strchr(key, '.');
+		bool known = in_list(general, key) || (v->vocab.t && strcmp(key, "tokenizer.chat_template") == 0);
+		if (v->vocab.t && strncmp(key, "tokenizer.ggml.", 15) == 0)
+			known |= in_list(vocabulary, key + 15);
+		else if (dot && strncmp(key, "general.", 8) != 0)
+			known |= in_list(family, dot + 1) || st_config_has_key(ST_FORMAT_GGUF, dot + 1);
+		if (!known)
+			add_name(&l, key);
+	}
+	end_line(v, &l, "keys");
+}
+
+/* Members of a document but for those that say nothing. */
+static void members(struct st_conversion *v, const json_t *o, bool configuration, const char *const *known, const char *where)
+{
+	struct line l = { 0 };
+	const char *key;
+	json_t *m;
+	json_object_foreach((json_t *)(uintptr_t)o, key, m) {
+		if (json_is_null(m) || json_is_false(m))
+			continue;
+		if (!in_list(known, key) && !(configuration && st_config_has_key(v->from, key)))
+			add_name(&l, key);
+		else if (strcmp(key, "eos_token_id") == 0 && json_array_size(m) > 1)
+			add_name(&l, "eos_token_id (all but the first)");
+	}
+	end_line(v, &l, where);
+}
+
+#define CONFIGURATION "model_type", "architectures", "rope_scaling", "rope_parameters", "sliding_window", "use_sliding_window", "max_window_layers", \
+	"layer_types", "attention_bias", "tie_word_embeddings", IDS
+
+static void hf_keys(struct st_conversion *v)
+{
+	const struct st_container *c = st_model_container(v->in);
+	members(v, c->config, true, LIST(CONFIGURATION, "_name_or_path", "hidden_act", "torch_dtype", "dtype", "use_cache", "transformers_version",
+	                                                  "pad_token_id"), "config.json");
+	members(v, c->generation_config, false, LIST(IDS, "pad_token_id", "_from_model_config", "transformers_version"), "generation_config.json");
+	members(v, c->metadata, false, LIST("format"), "__metadata__");
+}
+
+static void apr_keys(struct st_conversion *v)
+{
+	static const char *const with[] = { CONFIGURATION, "architecture", "name", "rope_type", "tied_embeddings", "hidden_act", "quantization", "chat_template", "tokenizer.*", NULL },
+	                  *const without[] = { CONFIGURATION, "architecture", "name", "rope_type", "tied_embeddings", "hidden_act", "quantization", NULL };
+	members(v, st_model_container(v->in)->metadata, true, v->vocab.t ? with : without, "metadata");
+}
+
+/* ---- documents ---- */
+
+static bool ends_with(const char *s, const char *end)
+{
+	size_t n = strlen(s), k = strlen(end);
+	return n >= k && strcmp(s + n - k, end) == 0;
+}
+
+static int by_name(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+
+/* Files of the folder that are neither weights nor what was read from them. */
+static void files(struct st_conversion *v)
+{
+	DIR *d = opendir(v->in_path);
+	struct st_text_list found = { 0 };
+	struct line l = { 0 };
+	if (!d)
+		return; /* the input is a file, and its neighbours are none of its parts */
+	for (struct dirent *e; (e = readdir(d));) {
+		const char *s = e->d_name;
+		bool document = v->from == v->to ? st_folder_keeps(s) : v->vocab.t && st_folder_is_vocabulary(s);
+		if (s[0] == '.' || document || ends_with(s, ".safetensors") || ends_with(s, ".safetensors.index.json") ||
+		    strcmp(s, "config.json") == 0 || strcmp(s, "generation_config.json") == 0)
+			continue;
+		st_list_add(&found, st_arena_strndup(&v->arena, s, strlen(s)));
+	}
+	closedir(d);
+	if (found.n)
+		qsort(found.v, found.n, sizeof *found.v, by_name);
+	for (size_t i = 0; i < found.n; i++)
+		add_name(&l, found.v[i]);
+	free(found.v);
+	end_line(v, &l, "files");
+}
+
+void st_list_left_out(struct st_conversion *v)
+{
+	if (v->from != v->to && v->from == ST_FORMAT_GGUF)
+		gguf_keys(v);
+	else if (v->from != v->to && v->from == ST_FORMAT_APR)
+		apr_keys(v);
+	else if (v->from != v->to)
+		hf_keys(v);
+	if (v->from == ST_FORMAT_SAFETENSORS)
+		files(v);
+}
