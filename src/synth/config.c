@@ -111,8 +111,8 @@ enum st_status st_synth_configure(struct st_synth *s, const struct st_synth_opti
 	if (!f) /* a family that this room has not been told about yet */
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "--arch", "the family %s cannot be made up yet", s->cfg.arch);
 	s->words = f->words;
-	if (s->cfg.window_from_layer && s->target != ST_SYNTH_HF && s->target != ST_SYNTH_SAFETENSORS)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "max_window_layers", "a window in some layers only can be written to a Hugging Face folder alone");
+	if (s->cfg.window_from_layer && s->target == ST_SYNTH_GGUF)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "max_window_layers", "GGUF cannot say that the window begins at layer %u", s->cfg.window_from_layer);
 	if (s->cfg.vocab < ST_SYNTH_VOCAB_MIN)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "vocab_size", "%u; the made-up vocabulary has at least %u pieces", s->cfg.vocab, ST_SYNTH_VOCAB_MIN);
 	ST_TRY(st_synth_vocab_make(&s->arena, s->cfg.vocab, &s->vocab, err));

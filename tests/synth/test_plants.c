@@ -53,6 +53,19 @@ static void sound_containers_match(void **state)
 	}
 }
 
+/* A window from some layer on has a place in a folder and in APR. */
+static void windows_of_some_layers_match(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_synth_options o = small(write_config("w.json", "qwen2", ", \"use_sliding_window\": true, \"sliding_window\": 3, \"max_window_layers\": 1"), NULL);
+	synth(in_folder("w"), &o);
+	synth(in_folder("w.apr"), &o);
+	assert_verdict(in_folder("w"), in_folder("w.apr"), ST_VERDICT_MATCH);
+	assert_int_equal(st_synth_write(in_folder("w.gguf"), &o, NULL, &err), ST_ERR_UNSUPPORTED);
+	assert_string_equal(err.where, "max_window_layers");
+}
+
 static void sound_types_are_noise(void **state)
 {
 	(void)state;
@@ -184,7 +197,7 @@ static void codes_are_known(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(sound_containers_match), cmocka_unit_test(sound_types_are_noise), cmocka_unit_test(faults_in_f32),
+		cmocka_unit_test(sound_containers_match), cmocka_unit_test(windows_of_some_layers_match), cmocka_unit_test(sound_types_are_noise), cmocka_unit_test(faults_in_f32),
 		cmocka_unit_test(faults_in_bf16_folders), cmocka_unit_test(faults_in_q8_0), cmocka_unit_test(faults_in_q4_k),
 		cmocka_unit_test(a_layer_can_be_chosen), cmocka_unit_test(codes_are_known),
 	};
