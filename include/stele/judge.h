@@ -90,6 +90,7 @@ struct st_rosetta {
 	uint32_t *tokens_a, *tokens_b;
 	size_t n_tokens_a, n_tokens_b;
 	char token_note[160];     /* "B has no tokenizer: A's ids were used for both", or empty */
+	char vocab_note[160];     /* which rows of a padded vocabulary were not compared, or empty */
 	const char *mode;
 	double threshold;
 	enum st_verdict verdict;

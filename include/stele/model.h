@@ -30,6 +30,8 @@ bool st_stage_per_layer(enum st_stage s);
 
 enum st_rope_scaling { ST_ROPE_SCALING_NONE, ST_ROPE_SCALING_LINEAR, ST_ROPE_SCALING_LLAMA3 };
 
+enum st_tie { ST_TIE_UNSAID, ST_TIE_YES, ST_TIE_NO };
+
 struct st_config {
 	char arch[32];           /* family: "llama", "qwen2", "qwen3" */
 	char name[128];          /* what the file calls the model, or empty */
@@ -44,6 +46,7 @@ struct st_config {
 	uint32_t window_from_layer; /* layers below it attend to everything (qwen2 max_window_layers) */
 	bool qkv_bias, qk_norm;
 	bool tied;               /* the head is the embedding */
+	enum st_tie tie_said;    /* what the file says of that, whatever tensors it holds */
 	int64_t bos, eos;        /* -1 = none */
 };
 

@@ -14,6 +14,10 @@
 struct st_model; /* arch/model.c */
 
 const struct st_graph *st_model_graph(const struct st_model *m);
+/* The first rows of a tensor whose rows lie one behind the other: a view of a view. */
+struct st_tensor st_tensor_first_rows(const struct st_tensor *t, uint64_t rows);
+/* Let the model have the first `vocab` ids only. False, and nothing done, where it has no graph or stores its rows in another way. */
+ST_MUST_CHECK bool st_model_limit_vocab(struct st_model *m, uint32_t vocab);
 
 struct st_arch {
 	const char *name;             /* general.architecture of GGUF, model_type of config.json */

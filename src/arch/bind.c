@@ -274,8 +274,9 @@ static enum st_status sort_out_unused(struct st_model *m, struct st_error *err)
 		m->unused[m->n_unused++] = t;
 		if (is_foreign(t->name, suffix))
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, t->offset, t->name, "has no place in the family %s as Stele knows it", m->arch->name);
-		if (suffix && layer >= m->cfg.n_layers && st_role_of_name(t->name, &role, &layer))
-			return st_fail_at(err, ST_ERR_FORMAT, t->offset, t->name, "is layer %u, but %s is %u", layer,
+		/* A count too small is a problem of the model, like a weight that is missing: beside another file it can be named. */
+		if (suffix && layer >= m->cfg.n_layers && st_role_of_name(t->name, &role, &layer) && m->problem.code == ST_OK)
+			(void)st_fail_at(&m->problem, ST_ERR_FORMAT, t->offset, t->name, "is layer %u, but %s is %u", layer,
 			                  m->gguf_names ? "block_count" : "the number of layers", m->cfg.n_layers);
 	}
 	return ST_OK;

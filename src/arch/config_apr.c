@@ -72,6 +72,7 @@ enum st_status st_config_apr(const struct st_container *c, struct st_config *cfg
 	/* Writers may leave both the head and this key out: then the head is the embedding. */
 	cfg->tied = true;
 	ST_TRY(st_json_bool(o, ST_NAMES("tied_embeddings", "tie_word_embeddings"), &cfg->tied, &found, err));
+	cfg->tie_said = !found ? ST_TIE_UNSAID : cfg->tied ? ST_TIE_YES : ST_TIE_NO;
 	ST_TRY(st_json_id(o, ST_NAMES("tokenizer.bos_token_id", "bos_token_id"), &cfg->bos, err));
 	ST_TRY(st_json_id(o, ST_NAMES("tokenizer.eos_token_id", "eos_token_id"), &cfg->eos, err));
 	ST_TRY(st_json_str(o, ST_NAMES("name"), &name, &found, err));

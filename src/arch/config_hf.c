@@ -50,6 +50,7 @@ enum st_status st_config_hf(const struct st_container *c, struct st_config *cfg,
 	ST_TRY(st_json_rope(o, cfg, err));
 	/* All known families have separate heads unless the file says otherwise. */
 	ST_TRY(st_json_bool(o, ST_NAMES("tie_word_embeddings"), &cfg->tied, &found, err));
+	cfg->tie_said = !found ? ST_TIE_UNSAID : cfg->tied ? ST_TIE_YES : ST_TIE_NO;
 	ST_TRY(st_json_id(o, ST_NAMES("bos_token_id"), &cfg->bos, err));
 	ST_TRY(st_json_id(o, ST_NAMES("eos_token_id"), &cfg->eos, err));
 	ST_TRY(st_json_str(o, ST_NAMES("_name_or_path"), &name, &found, err));

@@ -59,6 +59,42 @@ void st_model_close(struct st_model *m)
 	free(m);
 }
 
+struct st_tensor st_tensor_first_rows(const struct st_tensor *t, uint64_t rows)
+{
+	struct st_tensor first = *t;
+	first.shape[0] = rows;
+	first.n_elems = rows * st_tensor_cols(t);
+	first.n_bytes = rows * t->row_bytes;
+	return first;
+}
+
+bool st_model_limit_vocab(struct st_model *m, uint32_t vocab)
+{
+	static const enum st_role roles[] = { ST_ROLE_EMBED, ST_ROLE_HEAD };
+	struct st_weight *w[2];
+	if (!st_model_graph(m) || vocab > m->cfg.vocab)
+		return false;
+	for (int i = 0; i < 2; i++) {
+		w[i] = &m->weights[st_model_slot(m, roles[i], 0)];
+		if (w[i]->tensor && w[i]->tensor->layout != ST_LAYOUT_ROWS)
+			return false;
+	}
+	struct st_tensor *view = st_arena_alloc(&m->arena, 2, sizeof *view);
+	if (!view)
+		return false;
+	for (int i = 0; i < 2; i++) {
+		if (!w[i]->tensor)
+			continue;
+		view[i] = st_tensor_first_rows(w[i]->tensor, vocab);
+		w[i]->tensor = &view[i];
+	}
+	m->cfg.vocab = m->graph.vocab = vocab;
+	for (uint32_t i = 0; i < m->graph.n_nodes; i++)
+		if (m->graph.nodes[i].stage == ST_STAGE_LM_HEAD)
+			m->graph.nodes[i].width = vocab;
+	return true;
+}
+
 const struct st_config *st_model_config(const struct st_model *m) { return &m->cfg; }
 const struct st_container *st_model_container(const struct st_model *m) { return m->c; }
 const struct st_graph *st_model_graph(const struct st_model *m) { return m->graph.n_nodes ? &m->graph : NULL; }

@@ -26,7 +26,7 @@ static const struct key {
 	KEY(name, TEXT, NEVER, ST_STAGE_EMBEDDING),
 	KEY(n_layers, U32, ALWAYS, ST_STAGE_FINAL_NORM),
 	KEY(hidden, U32, ALWAYS, ST_STAGE_EMBEDDING),
-	KEY(vocab, U32, ALWAYS, ST_STAGE_EMBEDDING),
+	KEY(vocab, U32, NEVER, ST_STAGE_EMBEDDING), /* rows that pad it; the others are compared by value */
 	KEY(norm_eps, F64, ALWAYS, ST_STAGE_ATTN_NORM),
 	KEY(n_heads, U32, ALWAYS, ST_STAGE_Q_POST_ROPE),
 	KEY(n_kv_heads, U32, ALWAYS, ST_STAGE_Q_POST_ROPE),

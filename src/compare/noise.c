@@ -3,12 +3,6 @@
 #include <math.h>
 
 /*
- * What two programs that arrive at a weight by f32 arithmetic (a merge, a fold, another libm) may differ by, as an RMS
- * relative error: some tens of roundings of 4e-8 each.
- */
-#define F32_REL 1e-6
-
-/*
  * Types whose error depends on a block's largest element.
  * block: elements that share one step. range: how often the block's f16 scale is multiplied
  * to reach its largest element; where that scale is subnormal its own rounding shows.
@@ -21,6 +15,23 @@ static const struct { uint16_t block, range; } block_types[ST_DTYPE_COUNT] = {
 	[ST_DTYPE_IQ4_NL] = { 32, 127 }, [ST_DTYPE_IQ4_XS] = { 32, 32 * 127 }, [ST_DTYPE_MXFP4] = { 32, 0 },
 	[ST_DTYPE_APR_Q4] = { 32, 8 },
 };
+
+/*
+ * The scales of sub-blocks are stored with few bits themselves, in proportion to the super-block's largest: so much of its largest
+ * element is lost at most. It shows where a sub-block is small beside its neighbours: of a channel that is, say.
+ */
+static double scale_error(enum st_dtype t)
+{
+	switch (t) {
+	case ST_DTYPE_Q2_K: return 0.5 / 15;
+	case ST_DTYPE_Q3_K: return 0.5 / 31;
+	case ST_DTYPE_Q4_K:
+	case ST_DTYPE_Q5_K: return 0.5 / 63;
+	case ST_DTYPE_Q6_K: return 0.5 / 127;
+	case ST_DTYPE_IQ4_XS: return 0.5 / 31;
+	default: return 0;
+	}
+}
 
 /* Half the smallest step of a float type: what is lost however small the numbers are. */
 static double smallest_half_step(enum st_dtype t)
@@ -47,7 +58,8 @@ uint32_t st_noise_block(enum st_dtype t)
 	return block_types[t].block ? block_types[t].block : 1;
 }
 
-double st_noise_variance(enum st_dtype t, float scale, const float *block, size_t n)
+/* Of each element of one (sub-)block of n decoded values. */
+static double variance(enum st_dtype t, float scale, const float *block, size_t n)
 {
 	double rel = st_dtype_info(t)->storage_rel_rms;
 	if (t == ST_DTYPE_APR_Q8)
@@ -56,7 +68,7 @@ double st_noise_variance(enum st_dtype t, float scale, const float *block, size_
 		double sq = 0, least = smallest_half_step(t);
 		for (size_t i = 0; i < n; i++)
 			sq += (double)block[i] * block[i];
-		return (rel * rel + F32_REL * F32_REL) * sq / (double)n + least * least / 3;
+		return (rel * rel + ST_NOISE_F32_REL * ST_NOISE_F32_REL) * sq / (double)n + least * least / 3;
 	}
 	double max = 0, sq = 0;
 	for (size_t i = 0; i < n; i++) {
@@ -72,15 +84,32 @@ double st_noise_variance(enum st_dtype t, float scale, const float *block, size_
 	return v;
 }
 
+uint32_t st_noise_group(enum st_dtype t)
+{
+	return scale_error(t) > 0 ? 256 : st_noise_block(t);
+}
+
+size_t st_noise_variances(const struct st_tensor *t, const float *row, size_t n, double v[ST_NOISE_BLOCKS])
+{
+	size_t size = st_noise_block(t->dtype), blocks = 0;
+	double max = 0, lost = scale_error(t->dtype);
+	for (size_t i = 0; i < n && lost > 0; i++)
+		max = fmax(max, fabs((double)row[i]));
+	for (size_t i = 0; i < n; i += size)
+		v[blocks++] = variance(t->dtype, t->scale, row + i, n - i < size ? n - i : size) + lost * max * lost * max / 3;
+	return blocks;
+}
+
 double st_noise_row(const struct st_tensor *t, const float *row, size_t n)
 {
-	size_t size = st_noise_block(t->dtype);
+	size_t size = st_noise_block(t->dtype), group = st_noise_group(t->dtype);
 	if (size == 1)
-		return st_noise_variance(t->dtype, t->scale, row, n) * (double)n;
-	double sum = 0;
-	for (size_t i = 0; i < n; i += size) {
-		size_t k = n - i < size ? n - i : size;
-		sum += st_noise_variance(t->dtype, t->scale, row + i, k) * (double)k;
+		return variance(t->dtype, t->scale, row, n) * (double)n;
+	double sum = 0, v[ST_NOISE_BLOCKS];
+	for (size_t i = 0; i < n; i += group) {
+		size_t len = n - i < group ? n - i : group, blocks = st_noise_variances(t, row + i, len, v);
+		for (size_t b = 0; b < blocks; b++)
+			sum += v[b] * (double)(len - b * size < size ? len - b * size : size);
 	}
 	return sum;
 }
@@ -109,19 +138,20 @@ static void weighted_squares(const float *w, const double *x2, size_t n, double 
 
 void st_noise_dot(const struct st_tensor *t, const float *row, size_t n, const double *x2, size_t T, double *out)
 {
-	size_t size = st_noise_block(t->dtype), blocks = (n + size - 1) / size;
+	size_t size = st_noise_block(t->dtype), group = st_noise_group(t->dtype), blocks = (n + size - 1) / size;
 	if (size == 1 && t->dtype != ST_DTYPE_APR_Q8) {
 		double rel = st_dtype_info(t->dtype)->storage_rel_rms, least = smallest_half_step(t->dtype), weighted, plain;
 		for (size_t s = 0; s < T; s++) {
 			weighted_squares(row, x2 + s * n, n, &weighted, &plain);
-			out[s] += (rel * rel + F32_REL * F32_REL) * weighted + least * least / 3 * plain;
+			out[s] += (rel * rel + ST_NOISE_F32_REL * ST_NOISE_F32_REL) * weighted + least * least / 3 * plain;
 		}
 		return;
 	}
-	for (size_t b = 0; b < blocks; b++) {
-		size_t k = n - b * size < size ? n - b * size : size;
-		double v = st_noise_variance(t->dtype, t->scale, row + b * size, k);
-		for (size_t s = 0; s < T; s++)
-			out[s] += v * x2[s * blocks + b];
+	double v[ST_NOISE_BLOCKS];
+	for (size_t i = 0, at = 0; i < n; i += group) {
+		size_t here = st_noise_variances(t, row + i, n - i < group ? n - i : group, v);
+		for (size_t b = 0; b < here; b++, at++)
+			for (size_t s = 0; s < T; s++)
+				out[s] += v[b] * x2[s * blocks + at];
 	}
 }

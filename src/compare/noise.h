@@ -11,12 +11,22 @@
 
 #include <stele/dtype.h>
 
+/*
+ * What two programs that arrive at a weight by f32 arithmetic (a merge, a fold, another libm) may differ by, as an RMS
+ * relative error: some tens of roundings of 4e-8 each.
+ */
+#define ST_NOISE_F32_REL 1e-6
+
 /* Elements that share one step of quantisation; 1 for types that err element by element. */
 uint32_t st_noise_block(enum st_dtype t);
 
-/* Variance of the storage error of each element of one (sub-)block of n decoded values.
- * `scale` is st_tensor.scale (one step for the whole tensor: ST_DTYPE_APR_Q8). */
-double st_noise_variance(enum st_dtype t, float scale, const float *block, size_t n);
+/*
+ * Variance of the storage error of each element, per (sub-)block: of n decoded values that share what they share, a
+ * super-block where the type has them (st_noise_group elements; fewer at the end of a row). Returns the number of blocks.
+ */
+#define ST_NOISE_BLOCKS 16
+uint32_t st_noise_group(enum st_dtype t);
+size_t st_noise_variances(const struct st_tensor *t, const float *row, size_t n, double v[ST_NOISE_BLOCKS]);
 
 /* Sum of the variances over n decoded values (one row, in the stored order). */
 double st_noise_row(const struct st_tensor *t, const float *row, size_t n);

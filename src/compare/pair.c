@@ -39,16 +39,25 @@
 #define GAIN_SHRINK 4.0
 #define GAIN_COHERENT_FLOAT 3.0
 #define GAIN_COHERENT_BLOCK 0.5
+#define GAIN_COHERENT_MXFP4 2.9 /* scales are powers of two: 8 steps of a block come out as 6 */
 #define ROW_GAIN_BLOCKS 2.5
 /*
  * Clipping makes a stored side smaller and never larger: so much of its own relative error (seen: 0.66
  * over tensors of 64 x 64, 0.35 over larger ones; over rows of 2 blocks 2.4).
  */
-#define GAIN_CLIPPED 1.0
+#define GAIN_CLIPPED 1.1
 #define ROW_GAIN_CLIPPED 4.0
 
 /* Elements below which a team of threads costs more than it saves. */
 #define PARALLEL ((uint64_t)1 << 17)
+
+/* How much of the expected error may be one error, the same for every element. */
+static double coherence(enum st_dtype a, enum st_dtype b)
+{
+	if (a == ST_DTYPE_MXFP4 || b == ST_DTYPE_MXFP4)
+		return GAIN_COHERENT_MXFP4;
+	return st_noise_block(a) > 1 || st_noise_block(b) > 1 ? GAIN_COHERENT_BLOCK : GAIN_COHERENT_FLOAT;
+}
 
 static void get_weight(const struct st_rows *s, uint64_t r, float *dst)
 {
@@ -81,8 +90,11 @@ enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b,
 		st_sums_of(x, y, cols, 0, &s);
 		stats[i] = (struct st_row_stat){ .aa = s.aa, .bb = s.bb, .ab = s.ab, .dd = s.dd, .max = s.max,
 		                                 .bad_a = s.bad_a, .bad_b = s.bad_b, .apart = s.apart };
+		stats[i].coherent = coherence(a->type->dtype, b->type->dtype);
 		stats[i].blocks = largest > 1 ? st_ceil_div(cols, largest) : 0;
 		if (s.dd > 0) {
+			for (uint64_t k = 0; k < cols && b->offset != 0; k++)
+				y[k] -= (float)b->offset; /* what was stored is what its noise follows from */
 			stats[i].pred_a = st_noise_row(a->type, x, (size_t)cols);
 			stats[i].pred = stats[i].pred_a + st_noise_row(b->type, y, (size_t)cols);
 		}
@@ -97,12 +109,12 @@ enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b,
 }
 
 /* Whether a gain over n elements is structure. The extra terms are for what few blocks leave of averaging. */
-static bool gain_stands_out(double bb, double ab, double pred_a, double pred, bool blocks, uint64_t n, double more, double more_clipped)
+static bool gain_stands_out(double bb, double ab, double pred_a, double pred, bool blocks, double coherent, uint64_t n, double more, double more_clipped)
 {
 	if (bb <= 0 || pred <= 0)
 		return false;
-	double gain = ab / bb, rel2 = pred / bb, coherent = blocks ? GAIN_COHERENT_BLOCK + more : GAIN_COHERENT_FLOAT;
-	double limit = fmax(GAIN_SIGMAS * sqrt(rel2 / (double)n), fmax(GAIN_SHRINK * rel2, coherent * sqrt(rel2)));
+	double gain = ab / bb, rel2 = pred / bb;
+	double limit = fmax(GAIN_SIGMAS * sqrt(rel2 / (double)n), fmax(GAIN_SHRINK * rel2, (coherent + more) * sqrt(rel2)));
 	/* Below 1 the side that may have been clipped is a, above 1 it is b. */
 	if (blocks)
 		limit = fmax(limit, (GAIN_CLIPPED + more_clipped) * sqrt((gain < 1 ? pred_a : pred - pred_a) / bb));
@@ -118,7 +130,7 @@ bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols)
 	double few = r->blocks ? 1 / sqrt((double)r->blocks) : 0, factor = r->amid_equal ? ROW_FACTOR_AMID_EQUAL : ROW_FACTOR + ROW_FACTOR_BLOCKS * few;
 	bool astray = r->blocks && r->ab < ROW_COSINE * sqrt(r->aa * r->bb) + DBL_MIN && r->dd > ROW_FACTOR_ASTRAY * ROW_FACTOR_ASTRAY * r->pred;
 	return astray || r->dd > factor * factor * r->pred
-	       || gain_stands_out(r->bb, r->ab, r->pred_a, r->pred, r->blocks > 0, cols, ROW_GAIN_BLOCKS * few, ROW_GAIN_CLIPPED * few);
+	       || gain_stands_out(r->bb, r->ab, r->pred_a, r->pred, r->blocks > 0, r->coherent, cols, ROW_GAIN_BLOCKS * few, ROW_GAIN_CLIPPED * few);
 }
 
 void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uint64_t n, uint64_t cols,
@@ -155,5 +167,5 @@ void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uin
 	s->gain = s->bb > 0 ? s->ab / s->bb : NAN;
 	s->rest_noise = rest <= TOTAL_FACTOR * TOTAL_FACTOR * rest_pred;
 	s->noise = s->bad_rows == 0 && s->dd <= TOTAL_FACTOR * TOTAL_FACTOR * s->pred
-	           && (differing == 0 || !gain_stands_out(s->bb, s->ab, s->pred_a, s->pred, n && stats[0].blocks, n * cols, 0, 0));
+	           && (differing == 0 || !gain_stands_out(s->bb, s->ab, s->pred_a, s->pred, stats[0].blocks > 0, stats[0].coherent, n * cols, 0, 0));
 }

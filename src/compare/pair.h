@@ -21,6 +21,8 @@ struct st_rows {
 	double gain, offset;
 	uint64_t shift;
 	const uint64_t *map;          /* row r comes from row map[r] */
+	const struct st_fused *fused;    /* weight_place.c */
+	const double *factors;        /* of each column */
 	const struct st_rows *other;  /* a second source: the sibling of an interleaved tensor, the other side */
 };
 
@@ -33,6 +35,7 @@ struct st_row_stat {
 	uint64_t bad_a, bad_b, apart; /* non-finite elements */
 	double max;
 	uint64_t blocks;       /* of the side with the larger ones; 0 where neither is stored in blocks */
+	double coherent;       /* the share of the error that may be the same for every element */
 	bool amid_equal;       /* both sides have one type, and most rows are equal */
 };
 
@@ -53,6 +56,9 @@ ST_MUST_CHECK enum st_status st_pair_measure(const struct st_rows *a, const stru
                                              uint64_t n, int threads, struct st_row_stat *stats, struct st_error *err);
 void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uint64_t n, uint64_t cols,
                        struct st_pair_summary *s);
+/* Whether no column, and in a vector no element, stands out of its noise (weight_columns.c). */
+ST_MUST_CHECK enum st_status st_columns_are_noise(const struct st_rows *a, const struct st_rows *b, bool *noise,
+                                                  struct st_error *err);
 bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols);
 
 bool st_role_is_norm(enum st_role r);

@@ -43,8 +43,29 @@ static enum st_status find_misplaced(struct st_trial *t, const struct st_rows *s
 	return ST_OK;
 }
 
+/*
+ * One side has a head of its own, the other uses its embedding. A side that says its head is tied and holds another one is
+ * wrong; so is a side that says nothing where the other says what it does. Where the two agree or both are silent, nothing tells.
+ */
+static enum st_status one_is_tied(struct st_trial *t)
+{
+	struct st_weight_diff *d = t->d;
+	bool tied_a = d->a->role == ST_ROLE_EMBED;
+	enum st_tie own = st_model_config(tied_a ? t->mb : t->ma)->tie_said, tied = st_model_config(tied_a ? t->ma : t->mb)->tie_said;
+	char own_side = tied_a ? 'b' : 'a', tied_side = tied_a ? 'a' : 'b';
+	bool untied = own == ST_TIE_YES || (own == ST_TIE_UNSAID && tied == ST_TIE_YES);
+	d->cause = (struct st_cause){ .code = untied ? "head.untied" : "head.tied", .confidence = ST_CONFIRMED, .residual_before = d->rel_l2,
+	                              .residual_after = d->rel_l2, .floor = d->predicted };
+	d->side = untied ? own_side : own == ST_TIE_NO && tied == ST_TIE_UNSAID ? tied_side : 0;
+	st_param_text(&d->cause, untied ? "tied" : "holds", (tied_a ? d->a : d->b)->canonical);
+	t->done = true;
+	return ST_OK;
+}
+
 enum st_status st_test_misplaced(struct st_trial *t)
 {
+	if (t->d->slot->role == ST_ROLE_HEAD && (t->d->a->role == ST_ROLE_EMBED) != (t->d->b->role == ST_ROLE_EMBED))
+		return one_is_tied(t);
 	const struct st_weight *in_b, *in_a;
 	ST_TRY(find_misplaced(t, t->a, t->mb, &in_b)); /* a holds what b has elsewhere */
 	ST_TRY(find_misplaced(t, t->b, t->ma, &in_a)); /* b holds what a has elsewhere */
@@ -86,6 +107,78 @@ enum st_status st_test_gate_up_interleaved(struct st_trial *t)
 		side.shift = r == ST_ROLE_UP ? side.rows : 0;
 		ST_TRY(st_trial_consider(t, k ? &side : t->a, k ? t->b : &side, (struct st_cause){ .code = "weight.gate_up_interleaved" },
 		                k ? 'b' : 'a', false));
+	}
+	return ST_OK;
+}
+
+/* One of Q, K, V taken row by row from all three of the same layer. */
+struct st_fused {
+	struct st_rows part[3]; /* Q, K, V of side b */
+	uint64_t start;         /* of this weight in [Q | K | V] */
+	uint64_t chunks;
+	bool gathered;          /* which of the two was read as the other */
+};
+
+/*
+ * A fused matrix holds its rows either as [Q | K | V] or in chunks [q0 k0 v0 | q1 k1 v1 | ...], one for each group of heads or
+ * for each device that had a part. Reading the one as the other puts row r of this weight where row r + start of the
+ * one stands in the other.
+ */
+static void get_fused(const struct st_rows *s, uint64_t r, float *dst)
+{
+	const struct st_fused *f = s->fused;
+	uint64_t n[3], chunk = 0, at = f->start + r;
+	for (int i = 0; i < 3; i++) {
+		n[i] = f->part[i].rows / f->chunks; /* rows of each within a chunk */
+		chunk += n[i];
+	}
+	if (f->gathered) { /* where the chunks' order has what stands at `at` of [Q | K | V] */
+		int i = 0;
+		uint64_t before = 0;
+		while (at >= f->part[i].rows) {
+			at -= f->part[i].rows;
+			before += n[i++];
+		}
+		at = at / n[i] * chunk + before + at % n[i];
+		for (i = 0; at >= f->part[i].rows; i++)
+			at -= f->part[i].rows;
+		f->part[i].get(&f->part[i], at, dst);
+		return;
+	}
+	uint64_t c = at / chunk, in = at % chunk;
+	int i = 0;
+	while (in >= n[i])
+		in -= n[i++];
+	f->part[i].get(&f->part[i], c * n[i] + in, dst);
+}
+
+/* Each reading undoes the other, so nothing says which of the two files is wrong. */
+enum st_status st_test_qkv_interleaved(struct st_trial *t)
+{
+	enum st_role r = t->d->slot->role;
+	if (r < ST_ROLE_Q || r > ST_ROLE_V)
+		return ST_OK;
+	struct st_fused f = { .start = 0 };
+	for (int i = 0; i < 3; i++) {
+		const struct st_weight *w = st_model_weight(t->mb, (enum st_role)(ST_ROLE_Q + i), (uint32_t)t->d->slot->layer);
+		if (!w || !w->tensor || st_tensor_cols(w->tensor) != t->a->cols)
+			return ST_OK;
+		f.part[i] = st_rows_of(w);
+		f.start += i < (int)(r - ST_ROLE_Q) ? f.part[i].rows : 0;
+	}
+	uint64_t rows = f.part[1].rows;
+	if (f.part[2].rows != rows || f.part[0].rows % rows)
+		return ST_OK;
+	struct st_rows b = f.part[r - ST_ROLE_Q];
+	b.get = get_fused;
+	b.fused = &f;
+	for (f.chunks = 2; f.chunks <= rows && !t->done; f.chunks++) {
+		for (int gathered = 0; gathered < 2 && rows % f.chunks == 0 && !t->done; gathered++) {
+			f.gathered = gathered;
+			struct st_cause c = { .code = "weight.qkv_interleaved" };
+			st_param_number(&c, "chunks", (double)f.chunks);
+			ST_TRY(st_trial_consider(t, t->a, &b, c, 0, false));
+		}
 	}
 	return ST_OK;
 }

@@ -63,10 +63,14 @@ static void add_candidate(struct st_weight_diff *d, const char *code, double aft
 	c[at] = (struct st_candidate){ code, after };
 }
 
-/* Nothing beyond noise but, at most, one row in a hundred: a second, smaller fault must not hide the first. */
-static bool fits(const struct st_pair_summary *s, uint64_t n)
+/*
+ * Nothing beyond noise but, at most, one row in a hundred (or a single one of fewer) where there were many: a second,
+ * smaller fault must not hide the first.
+ */
+static bool fits(const struct st_pair_summary *s, uint64_t n, uint64_t bad_before)
 {
-	return s->noise || (s->bad_rows * 100 <= n && !s->apart && s->rest_noise);
+	bool few = s->bad_rows * 100 <= (n < 100 ? 100 : n) && s->bad_rows * 4 <= bad_before;
+	return s->noise || (few && !s->apart && s->rest_noise);
 }
 
 /*
@@ -95,8 +99,7 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 	struct st_pair_summary s;
 	ST_TRY(st_pair_measure(a, b, t->sample, t->n_sample, t->threads, part, t->err));
 	st_pair_summarise(part, t->sample, t->n_sample, a->cols, &s);
-	uint64_t n = t->n_sample;
-	bool fit = fits(&s, n) && helps(t, part);
+	bool fit = fits(&s, t->n_sample, t->before.bad_rows) && helps(t, part);
 	if (fit && !sampled && a->rows > t->n_sample) {
 		struct st_row_stat *all = st_alloc_array(a->rows, sizeof *all);
 		if (!all)
@@ -106,8 +109,7 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 			st_pair_summarise(all, NULL, a->rows, a->cols, &s);
 		free(all);
 		ST_TRY(st);
-		n = a->rows;
-		fit = fits(&s, n);
+		fit = fits(&s, a->rows, t->d->bad_rows);
 	}
 	add_candidate(t->d, c.code, s.rel);
 	bool likely = !t->likely && isfinite(s.rel) && s.rel <= LIKELY * t->d->rel_l2 && s.rel <= LIKELY * t->before.rel;
@@ -129,7 +131,8 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 /* Simple before complicated; what is decided bit by bit before what is fitted. */
 static enum st_status (*const tests[])(struct st_trial *) = {
 	st_test_mislabelled, st_test_nan, st_test_constant, st_test_plus_one, st_test_scaled, st_test_transposed,
-	st_test_rope_order, st_test_misplaced, st_test_gate_up_interleaved, st_test_block_layout, st_test_row_order, st_test_block_scale,
+	st_test_rope_order, st_test_misplaced, st_test_gate_up_interleaved, st_test_qkv_interleaved, st_test_block_layout, st_test_row_order, st_test_columns,
+	st_test_block_scale,
 	st_test_row_corrupt,
 };
 

@@ -61,6 +61,9 @@ ST_WEIGHT_TEST(row_order);
 /* weight_place.c */
 ST_WEIGHT_TEST(misplaced);
 ST_WEIGHT_TEST(gate_up_interleaved);
+ST_WEIGHT_TEST(qkv_interleaved);
+/* weight_columns.c */
+ST_WEIGHT_TEST(columns);
 /* weight_blocks.c */
 ST_WEIGHT_TEST(mislabelled);
 ST_WEIGHT_TEST(block_layout);

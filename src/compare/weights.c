@@ -6,6 +6,7 @@
  * dimensions, the order in which it stores Q and K rows, and the stored type itself are no
  * difference. Only what exceeds the predicted noise is handed to the tests of weight_trial.h.
  */
+#include "arch/arch.h"
 #include "base/error.h"
 #include "base/mem.h"
 #include "compare/pair.h"
@@ -143,12 +144,43 @@ static enum st_status compare_shapes(int threads, struct st_weight_diff *d, stru
 	return st;
 }
 
+/* A vocabulary padded to a round number has more rows on one side: those that both have are compared. */
+static bool is_padded(const struct st_weight_diff *d)
+{
+	const struct st_tensor *x = d->a->tensor, *y = d->b->tensor;
+	return (d->slot->role == ST_ROLE_EMBED || d->slot->role == ST_ROLE_HEAD) && x->ndim == 2 && y->ndim == 2
+	       && st_tensor_cols(x) == st_tensor_cols(y) && x->layout == ST_LAYOUT_ROWS && y->layout == ST_LAYOUT_ROWS;
+}
+
+static enum st_status compare_pair(const struct st_model *ma, const struct st_model *mb, int threads,
+                                   struct st_weight_diff *d, struct st_error *err);
+
+static enum st_status compare_common_rows(const struct st_model *ma, const struct st_model *mb, int threads, struct st_weight_diff *d,
+                                          struct st_error *err)
+{
+	const struct st_weight *a = d->a, *b = d->b;
+	uint64_t rows_a = st_tensor_rows(a->tensor), rows_b = st_tensor_rows(b->tensor), rows = rows_a < rows_b ? rows_a : rows_b;
+	struct st_tensor ta = st_tensor_first_rows(a->tensor, rows), tb = st_tensor_first_rows(b->tensor, rows);
+	struct st_weight wa = *a, wb = *b;
+	wa.tensor = &ta;
+	wb.tensor = &tb;
+	d->a = &wa;
+	d->b = &wb;
+	enum st_status st = compare_pair(ma, mb, threads, d, err);
+	d->a = a;
+	d->b = b;
+	/* Other rows altogether are another vocabulary. */
+	return st == ST_OK && d->status == ST_WEIGHT_FAULT && d->cause.confidence == ST_UNEXPLAINED ? compare_shapes(threads, d, err) : st;
+}
+
 /* Equal bytes may still hold the same NaN twice: that is no difference, and is counted by the stages. */
 static enum st_status compare_pair(const struct st_model *ma, const struct st_model *mb, int threads,
                                    struct st_weight_diff *d, struct st_error *err)
 {
 	d->rows = st_tensor_rows(d->a->tensor);
 	d->cols = st_tensor_cols(d->a->tensor);
+	if (d->rows != st_tensor_rows(d->b->tensor) && is_padded(d))
+		return compare_common_rows(ma, mb, threads, d, err);
 	if (d->rows != st_tensor_rows(d->b->tensor) || d->cols != st_tensor_cols(d->b->tensor))
 		return compare_shapes(threads, d, err);
 	if (bytes_equal(d->a, d->b, threads)) {
@@ -173,9 +205,11 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 		d->bad_rows = s.bad_rows;
 		d->first_bad_row = s.first_bad;
 		d->last_bad_row = s.last_bad;
+		if (s.noise && s.dd > 0)
+			st = st_columns_are_noise(&a, &b, &s.noise, err);
 		d->status = s.dd == 0 && !s.apart ? ST_WEIGHT_EQUAL_DECODED : s.noise ? ST_WEIGHT_NOISE : ST_WEIGHT_FAULT;
 		struct truncation cut = { 0 };
-		if (d->status >= ST_WEIGHT_NOISE)
+		if (st == ST_OK && d->status >= ST_WEIGHT_NOISE)
 			st = find_truncation(&a, &b, &cut, err);
 		if (cut.side) {
 			d->status = ST_WEIGHT_FAULT;

@@ -51,6 +51,10 @@ static bool equal_form(const struct st_graph *a, const struct st_graph *b, char 
 	uint32_t common = a->n_nodes < b->n_nodes ? a->n_nodes : b->n_nodes;
 	for (uint32_t i = 0; i < common; i++) {
 		const struct st_node *x = &a->nodes[i], *y = &b->nodes[i];
+		if (a->n_layers != b->n_layers) {
+			snprintf(why, n, "A has %u layers, B has %u", (unsigned)a->n_layers, (unsigned)b->n_layers);
+			return false;
+		}
 		if (x->stage != y->stage || x->layer != y->layer) {
 			snprintf(why, n, "A has %s where B has %s in layer %d", st_stage_name(x->stage), st_stage_name(y->stage), (int)x->layer);
 			return false;
@@ -342,6 +346,46 @@ static void settle_config(struct st_rosetta_state *s)
 	}
 }
 
+static bool rows_are_zero(const struct st_weight *w, uint64_t from)
+{
+	uint64_t rows = st_tensor_rows(w->tensor), cols = st_tensor_cols(w->tensor);
+	float *row = malloc(cols * sizeof *row);
+	bool zero = row;
+	for (uint64_t r = from; r < rows && zero; r++) {
+		st_weight_decode(w, r, 1, row);
+		for (uint64_t i = 0; i < cols && zero; i++)
+			zero = row[i] == 0;
+	}
+	free(row);
+	return zero;
+}
+
+/*
+ * Vocabularies are padded to round numbers. Where the prompt needs none of the rows that one side only has, both sides
+ * are evaluated with those they share; whether these are the same is for the weights to say.
+ */
+static void settle_vocab(struct st_rosetta_state *s)
+{
+	struct st_rosetta *r = &s->r;
+	uint32_t a = st_model_config(s->ma)->vocab, b = st_model_config(s->mb)->vocab, common = a < b ? a : b;
+	bool fits = a != b && st_model_config(s->ma)->hidden == st_model_config(s->mb)->hidden;
+	for (size_t i = 0; i < r->n_tokens_a; i++)
+		fits &= r->tokens_a[i] < common;
+	for (size_t i = 0; i < r->n_tokens_b; i++)
+		fits &= r->tokens_b[i] < common;
+	if (fits) {
+		const struct st_model *more = a > b ? s->ma : s->mb;
+		bool zero = st_model_graph(more) && rows_are_zero(st_model_weight(more, ST_ROLE_EMBED, 0), common);
+		fits = st_model_limit_vocab(s->ma, common) && st_model_limit_vocab(s->mb, common);
+		if (fits)
+			snprintf(r->vocab_note, sizeof r->vocab_note, "%c has %u more rows in its vocabulary than the other's %u, %s; they were not compared",
+			         a > b ? 'A' : 'B', (a > b ? a : b) - common, common, zero ? "all zero" : "not all zero");
+	}
+	for (size_t i = 0; i < r->n_config; i++)
+		if (strcmp(r->config[i].key, "vocab") == 0 && !fits)
+			r->config[i].matters = true;
+}
+
 enum st_status st_rosetta_run(const char *path_a, const char *path_b, const struct st_rosetta_options *o,
                               struct st_rosetta **out, struct st_error *err)
 {
@@ -381,6 +425,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 
 	double judge = now_ms();
 	r->n_config = st_compare_configs(st_model_config(s->ma), st_model_config(s->mb), r->n_tokens_b, r->config);
+	settle_vocab(s);
 	settle_config(s);
 	r->unused_a = st_model_n_unused(s->ma);
 	r->unused_b = st_model_n_unused(s->mb);
@@ -407,6 +452,11 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	if (!ga && !gb && !stop)
 		ST_TRY_OUT(st_model_check(s->ma, err));
 	st_rosetta_decide(s);
+	/* One file cannot be evaluated, and what is wrong with it is no difference of the two. */
+	if (r->verdict == ST_VERDICT_UNDECIDED && !whole && !stop) {
+		ST_TRY_OUT(st_model_check(s->ma, err));
+		ST_TRY_OUT(st_model_check(s->mb, err));
+	}
 	r->ms_total = now_ms() - start;
 	*out = r;
 	return ST_OK;

@@ -52,6 +52,17 @@ static const char *text_of(const struct st_cause *c, const char *key)
 	return "";
 }
 
+static void describe_columns(const struct st_weight_diff *d, char y, char *buf, size_t n)
+{
+	const struct st_cause *c = &d->cause;
+	double count = number_of(c, "columns", 0), first = number_of(c, "first_column", 0);
+	const char *what = d->rows == 1 ? "element" : "column";
+	if (count > 1)
+		snprintf(buf, n, "differs from %c's in %g %ss (%g to %g) and agrees in the rest", y, count, what, first, number_of(c, "last_column", 0));
+	else
+		snprintf(buf, n, "differs from %c's in %s %g and agrees in the rest", y, what, first);
+}
+
 /* What the code says of this pair, in words. `x` is the side that is named as differing, `y` the other. */
 static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 {
@@ -59,6 +70,12 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 	char x = d->side ? upper(d->side) : 'A', y = x == 'A' ? 'B' : 'A';
 	const char *name = file_name(x == 'A' ? d->a : d->b), *code = c->code;
 	char what[256];
+	bool tied_a = d->a && d->a->role == ST_ROLE_EMBED, tied_b = d->b && d->b->role == ST_ROLE_EMBED;
+	if (d->slot->role == ST_ROLE_HEAD && d->a && d->b && tied_a != tied_b && strncmp(code, "head.", 5) == 0 && strstr(code, "tied")) {
+		snprintf(buf, n, "%s - %c uses its embedding as the head, %c has another head of its own%s", code, tied_a ? 'A' : 'B',
+		         tied_a ? 'B' : 'A', strcmp(code, "head.untied") == 0 ? ", where it should be tied" : "");
+		return;
+	}
 	if (strcmp(code, "weight.transposed") == 0)
 		snprintf(what, sizeof what, "is %c's matrix transposed", y);
 	else if (strcmp(code, "weight.rope_permuted") == 0)
@@ -71,8 +88,10 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 	else if (strstr(code, "scale") && c->n_params && strcmp(c->params[0].key, "factor") == 0)
 		snprintf(what, sizeof what, "is %c's times %.6g%s%s%s", y, number_of(c, "factor", 0),
 		         text_of(c, "is")[0] ? " = " : "", text_of(c, "is"), "");
+	else if (text_of(c, "axis")[0] && number_of(c, "columns", 0) > 0)
+		describe_columns(d, y, what, sizeof what);
 	else if (text_of(c, "axis")[0])
-		snprintf(what, sizeof what, "is %c's with every row times a constant of its own", y);
+		snprintf(what, sizeof what, "is %c's with every %s times a constant of its own", y, text_of(c, "axis"));
 	else if (number_of(c, "all", -1) >= 0)
 		snprintf(what, sizeof what, "is all %s", number_of(c, "all", 0) > 0 ? "ones" : "zero");
 	else if (strcmp(code, "weight.block_scale") == 0)
@@ -92,6 +111,9 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 	else if (text_of(c, "shape_a")[0])
 		snprintf(what, sizeof what, "is %s, %s's is %s", text_of(c, x == 'A' ? "shape_a" : "shape_b"), y == 'A' ? "A" : "B",
 		         text_of(c, x == 'A' ? "shape_b" : "shape_a"));
+	else if (strcmp(code, "weight.qkv_interleaved") == 0)
+		snprintf(what, sizeof what, "has rows of %c's Q, K and V: %g chunks of all three were read as one after the other, or the other way round",
+		         y, number_of(c, "chunks", 0));
 	else if (strcmp(code, "norm.plus_one") == 0)
 		snprintf(what, sizeof what, "is %c's plus %g", y, number_of(c, "offset", 0));
 	else if (strcmp(code, "weight.nan") == 0)
@@ -214,6 +236,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		bool whole = !st_stage_per_layer(c->stage);
 		earlier(&f, place(c->stage, whole ? -1 : 0), NULL, c, NULL);
 	}
+	uint32_t layers = r->a.layers < r->b.layers ? r->a.layers : r->b.layers;
 	for (size_t i = 0; i < r->n_weights; i++) {
 		const struct st_weight_diff *d = &r->weights[i];
 		noise |= d->status == ST_WEIGHT_NOISE;
@@ -221,6 +244,8 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		if (d->status < ST_WEIGHT_FAULT)
 			continue;
 		fault = true;
+		if (d->status >= ST_WEIGHT_ONLY_A && d->slot->layer >= (int32_t)layers && r->a.layers != r->b.layers)
+			continue; /* of a layer that one side does not claim to have: the number of layers says so */
 		unexplained += d->cause.code && d->cause.confidence == ST_UNEXPLAINED;
 		earlier(&f, place(d->slot->stage, d->slot->layer), d, NULL, NULL);
 	}

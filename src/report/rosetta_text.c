@@ -49,6 +49,8 @@ static void input_lines(const struct st_rosetta *r, struct st_text *t)
 	st_text_puts(t, "\n");
 	if (r->token_note[0])
 		st_text_printf(t, TAG "Note: %s\n", r->token_note);
+	if (r->vocab_note[0])
+		st_text_printf(t, TAG "Note: %s\n", r->vocab_note);
 }
 
 static void config_lines(const struct st_rosetta *r, bool verbose, struct st_text *t)

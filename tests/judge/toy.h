@@ -34,6 +34,7 @@ struct toy_tensor {
 struct toy {
 	const char *arch; /* "llama" or "qwen2" */
 	uint32_t hidden, heads, kv_heads, head_dim, ffn;
+	uint32_t layers, vocab; /* as the configuration states them */
 	double eps, theta;
 	bool tied;
 	struct toy_tensor t[64];
@@ -74,6 +75,8 @@ static inline void toy_make(struct toy *m, const char *arch, uint32_t hidden, bo
 	memset(m, 0, sizeof *m);
 	m->arch = arch;
 	m->hidden = hidden;
+	m->layers = TOY_LAYERS;
+	m->vocab = TOY_VOCAB;
 	m->heads = 4;
 	m->kv_heads = 2;
 	m->head_dim = hidden / m->heads;
@@ -211,7 +214,7 @@ static inline void toy_write(struct toy *m, const char *path, enum st_dtype type
 	snprintf(file, sizeof file, "%s", path);
 	if (gguf) {
 		const struct { const char *suffix; uint32_t v; } ints[] = {
-			{ "block_count", TOY_LAYERS }, { "embedding_length", m->hidden }, { "feed_forward_length", m->ffn },
+			{ "block_count", m->layers }, { "embedding_length", m->hidden }, { "feed_forward_length", m->ffn },
 			{ "attention.head_count", m->heads }, { "attention.head_count_kv", m->kv_heads }, { "context_length", 512 },
 		};
 		float eps = (float)m->eps, theta = (float)m->theta;
@@ -233,11 +236,11 @@ static inline void toy_write(struct toy *m, const char *path, enum st_dtype type
 		snprintf(file, sizeof file, "%s/config.json", path);
 		FILE *f = fopen(file, "w");
 		assert_non_null(f);
-		fprintf(f, "{\"architectures\": [\"%s\"], \"model_type\": \"%s\", \"hidden_size\": %u, \"num_hidden_layers\": %d, "
-		        "\"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"intermediate_size\": %u, \"vocab_size\": %d, "
+		fprintf(f, "{\"architectures\": [\"%s\"], \"model_type\": \"%s\", \"hidden_size\": %u, \"num_hidden_layers\": %u, "
+		        "\"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"intermediate_size\": %u, \"vocab_size\": %u, "
 		        "\"rms_norm_eps\": %g, \"rope_theta\": %.17g, \"max_position_embeddings\": 512, \"hidden_act\": \"silu\", "
 		        "\"tie_word_embeddings\": %s}\n", strcmp(m->arch, "qwen2") ? "LlamaForCausalLM" : "Qwen2ForCausalLM", m->arch, m->hidden,
-		        TOY_LAYERS, m->heads, m->kv_heads, m->ffn, TOY_VOCAB, m->eps, m->theta, m->tied ? "true" : "false");
+		        m->layers, m->heads, m->kv_heads, m->ffn, m->vocab, m->eps, m->theta, m->tied ? "true" : "false");
 		fclose(f);
 		snprintf(file, sizeof file, "%s/model.safetensors", path);
 	}

@@ -1,0 +1,379 @@
+/*
+ * Pairs whose difference is not one tensor of numbers: padded vocabularies, tied heads, layers that are not there; and faults
+ * that no row shows by itself.
+ */
+#include "toy.h"
+#include "folder.h"
+
+#include <stele/judge.h>
+
+static const uint32_t tokens[] = { 5, 17, 3, 80, 42, 9 };
+
+static struct st_rosetta *compare(const char *a, const char *b)
+{
+	struct st_rosetta *r = NULL;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_rosetta_options o = { .tokens = tokens, .n_tokens = 6, .threshold = NAN, .threads = 2 };
+	assert_ok(st_rosetta_run(a, b, &o, &r, &err), &err);
+	return r;
+}
+
+static void expect_verdict(const char *a, const char *b, enum st_verdict want, const char *what)
+{
+	for (int order = 0; order < 2; order++) {
+		struct st_rosetta *r = compare(order ? b : a, order ? a : b);
+		if (r->verdict != want)
+			fail_msg("%s, order %d: %s (%s)", what, order, st_verdict_name(r->verdict), r->text);
+		assert_int_equal(st_rosetta_exit(r, true), 0);
+		st_rosetta_free(r);
+	}
+}
+
+/* side: who is wrong when `a` is side a, or 0 where nothing tells. */
+static void expect_fault(const char *a, const char *b, const char *code, const char *tensor, char side, const char *what)
+{
+	for (int order = 0; order < 2; order++) {
+		struct st_rosetta *r = compare(order ? b : a, order ? a : b);
+		char want = side && order ? (char)('a' + 'b' - side) : side;
+		if (r->verdict != ST_VERDICT_FAULT || !r->cause.code || strcmp(r->cause.code, code) != 0 || r->cause.confidence != ST_CONFIRMED
+		    || strcmp(r->first.tensor, tensor) != 0 || r->first.side != want)
+			fail_msg("%s, order %d: %s, %s in \"%s\", side %c (%s)", what, order, st_verdict_name(r->verdict), r->cause.code ? r->cause.code : "-",
+			         r->first.tensor, r->first.side ? r->first.side : '-', r->text);
+		st_rosetta_free(r);
+	}
+}
+
+static double param(const struct st_rosetta *r, const char *key)
+{
+	for (size_t i = 0; i < r->cause.n_params; i++)
+		if (strcmp(r->cause.params[i].key, key) == 0)
+			return r->cause.params[i].number;
+	fail_msg("no parameter %s", key);
+	return 0;
+}
+
+/* ---- vocabularies ---- */
+
+/* Rows behind a vocabulary: zeros, or numbers nobody uses. */
+static void pad(struct toy *m, uint64_t rows, bool zero)
+{
+	uint64_t seed = 77;
+	for (size_t i = 0; i < m->n; i++) {
+		struct toy_tensor *t = &m->t[i];
+		if (t->rows != TOY_VOCAB || t->vector)
+			continue;
+		t->data = realloc(t->data, (t->rows + rows) * t->cols * sizeof *t->data);
+		for (uint64_t k = t->rows * t->cols; k < (t->rows + rows) * t->cols; k++)
+			t->data[k] = zero ? 0 : (float)(0.02 * toy_normal(&seed));
+		t->rows += rows;
+	}
+	m->vocab += (uint32_t)rows;
+}
+
+static void padded_vocabularies_are_sound(void **state)
+{
+	(void)state;
+	for (int kind = 0; kind < 4; kind++) {
+		struct toy a, b;
+		toy_make(&a, "qwen2", 64, kind % 2);
+		toy_make(&b, "qwen2", 64, kind % 2);
+		pad(&b, 32, kind < 2);
+		toy_write(&a, in_folder("a.gguf"), ST_DTYPE_F32, true);
+		toy_write(&a, in_folder("q.gguf"), ST_DTYPE_Q8_0, true);
+		toy_write(&b, in_folder("b"), ST_DTYPE_F32, false);
+		expect_verdict(in_folder("a.gguf"), in_folder("b"), ST_VERDICT_MATCH, "padded");
+		expect_verdict(in_folder("q.gguf"), in_folder("b"), ST_VERDICT_NOISE, "padded, Q8_0");
+		struct st_rosetta *r = compare(in_folder("b"), in_folder("a.gguf"));
+		assert_non_null(strstr(r->vocab_note, kind < 2 ? "A has 32 more rows in its vocabulary than the other's 96, all zero"
+		                                               : "A has 32 more rows in its vocabulary than the other's 96, not all zero"));
+		assert_int_equal(r->skipped, 0);
+		st_rosetta_free(r);
+		toy_free(&a);
+		toy_free(&b);
+	}
+}
+
+static void padding_hides_no_fault(void **state)
+{
+	(void)state;
+	struct toy a, b;
+	toy_make(&a, "qwen2", 64, false);
+	toy_make(&b, "qwen2", 64, false);
+	pad(&b, 32, true);
+	struct toy_tensor *e = toy_find(&b, "model.embed_tokens.weight");
+	for (uint64_t i = 0; i < e->rows * e->cols; i++)
+		e->data[i] *= 2;
+	toy_write(&a, in_folder("a"), ST_DTYPE_F32, false);
+	toy_write(&b, in_folder("b"), ST_DTYPE_F32, false);
+	expect_fault(in_folder("a"), in_folder("b"), "embedding.scale", "model.embed_tokens.weight", 0, "padded and scaled");
+	toy_free(&b);
+	/* A prompt that needs the rows that are missing cannot be compared. */
+	toy_make(&b, "qwen2", 64, false);
+	for (size_t i = 0; i < b.n; i++)
+		if (b.t[i].rows == TOY_VOCAB)
+			b.t[i].rows = 64;
+	b.vocab = 64;
+	toy_write(&b, in_folder("c"), ST_DTYPE_F32, false);
+	expect_fault(in_folder("a"), in_folder("c"), "config.mismatch", "", 0, "token beyond the vocabulary");
+	toy_free(&a);
+	toy_free(&b);
+}
+
+/* ---- heads ---- */
+
+/* A model with a head of its own, whose file says nothing (GGUF), that it is tied, or that it is not. */
+static void heads_and_ties(void **state)
+{
+	(void)state;
+	struct toy own, tied;
+	toy_make(&own, "qwen2", 64, false);
+	toy_make(&tied, "qwen2", 64, false);
+	toy_find(&tied, "lm_head.weight")->absent = true;
+	toy_write(&own, in_folder("own.gguf"), ST_DTYPE_F32, true);
+	toy_write(&own, in_folder("own-says-own"), ST_DTYPE_F32, false);
+	own.tied = tied.tied = true;
+	toy_write(&own, in_folder("own-says-tied"), ST_DTYPE_F32, false);
+	toy_write(&tied, in_folder("tied.gguf"), ST_DTYPE_F32, true);
+	toy_write(&tied, in_folder("tied-says-tied"), ST_DTYPE_F32, false);
+	static const struct { const char *a, *b, *code; char side; } cases[] = {
+		{ "own.gguf", "tied.gguf", "head.tied", 0 },
+		{ "own-says-own", "tied.gguf", "head.tied", 'b' },
+		{ "own-says-own", "tied-says-tied", "head.tied", 0 },
+		{ "own.gguf", "tied-says-tied", "head.untied", 'a' },
+		{ "own-says-tied", "tied-says-tied", "head.untied", 'a' },
+		{ "own-says-tied", "tied.gguf", "head.untied", 'a' },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+		expect_fault(in_folder(cases[i].a), in_folder(cases[i].b), cases[i].code, "lm_head.weight", cases[i].side, cases[i].a);
+	toy_free(&own);
+	toy_free(&tied);
+}
+
+/* ---- layers ---- */
+
+static void drop_last_layer(struct toy *m)
+{
+	for (size_t i = 0; i < m->n; i++)
+		m->t[i].absent |= strncmp(m->t[i].name, "model.layers.1.", 15) == 0;
+}
+
+static void missing_layers_are_named(void **state)
+{
+	(void)state;
+	struct toy good, bad;
+	toy_make(&good, "qwen2", 64, false);
+	toy_write(&good, in_folder("good"), ST_DTYPE_F32, false);
+	for (int gguf = 0; gguf < 2; gguf++) {
+		const char *path = in_folder(gguf ? "bad.gguf" : "bad");
+		toy_make(&bad, "qwen2", 64, false);
+		bad.layers = 1; /* counted wrongly */
+		toy_write(&bad, path, ST_DTYPE_F32, gguf);
+		expect_fault(path, in_folder("good"), "config.mismatch", "", 0, "a layer not counted");
+		drop_last_layer(&bad); /* neither counted nor there */
+		toy_write(&bad, path, ST_DTYPE_F32, gguf);
+		expect_fault(path, in_folder("good"), "config.mismatch", "", 0, "a layer fewer");
+		struct st_rosetta *r = compare(path, in_folder("good"));
+		assert_string_equal(r->cause.params[0].text, "n_layers");
+		st_rosetta_free(r);
+		bad.layers = 2; /* counted and not there */
+		toy_write(&bad, path, ST_DTYPE_F32, gguf);
+		expect_fault(path, in_folder("good"), "weight.missing", "model.layers.1.input_layernorm.weight", 'a', "a layer cut off");
+		toy_free(&bad);
+	}
+	/* A file that cannot be run, beside one that agrees with it in all there is to compare. */
+	toy_make(&bad, "qwen2", 64, false);
+	bad.layers = 1;
+	toy_write(&bad, in_folder("cut.gguf"), ST_DTYPE_F32, true);
+	drop_last_layer(&bad);
+	toy_write(&bad, in_folder("one.gguf"), ST_DTYPE_F32, true);
+	struct st_error err = ST_ERROR_INIT;
+	struct st_rosetta *r;
+	struct st_rosetta_options o = { .tokens = tokens, .n_tokens = 6, .threshold = NAN };
+	assert_int_equal(st_rosetta_run(in_folder("cut.gguf"), in_folder("one.gguf"), &o, &r, &err), ST_ERR_FORMAT);
+	assert_non_null(strstr(err.message, "block_count"));
+	toy_free(&good);
+	toy_free(&bad);
+}
+
+/* ---- what no row shows by itself ---- */
+
+#define GATE0 "model.layers.0.mlp.gate_proj.weight"
+#define DOWN1 "model.layers.1.mlp.down_proj.weight"
+#define Q1 "model.layers.1.self_attn.q_proj.weight"
+#define K1 "model.layers.1.self_attn.k_proj.weight"
+#define V1 "model.layers.1.self_attn.v_proj.weight"
+#define NORM1 "model.layers.1.input_layernorm.weight"
+#define BIAS1 "model.layers.1.self_attn.k_proj.bias"
+
+static void times_columns(struct toy *m, uint64_t first, uint64_t n, double g)
+{
+	struct toy_tensor *t = toy_find(m, GATE0);
+	for (uint64_t r = 0; r < t->rows; r++)
+		for (uint64_t c = first; c < first + n; c++)
+			t->data[r * t->cols + c] *= (float)g;
+}
+
+static void column_zero(struct toy *m) { times_columns(m, 9, 1, 0); }
+static void column_doubled(struct toy *m) { times_columns(m, 9, 1, 2.5); }
+static void columns_zero(struct toy *m) { times_columns(m, 192, 64, 0); }
+
+static void columns_scaled(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, GATE0);
+	uint64_t seed = 5;
+	for (uint64_t c = 0; c < t->cols; c++) {
+		double g = 0.4 + 2 * toy_uniform(&seed);
+		for (uint64_t r = 0; r < t->rows; r++)
+			t->data[r * t->cols + c] *= (float)g;
+	}
+}
+
+static void norm_element(struct toy *m) { toy_find(m, NORM1)->data[5] += 2; }
+static void bias_element(struct toy *m) { toy_find(m, BIAS1)->data[3] -= 25; }
+
+static void norm_minus_one(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, NORM1);
+	for (uint64_t i = 0; i < t->cols; i++)
+		t->data[i] -= 1;
+}
+
+/* A fused matrix of [q0 q1 k0 v0 | q2 q3 k1 v1] that was cut where [Q | K | V] would be. */
+static void fused(struct toy *m)
+{
+	struct toy_tensor *q = toy_find(m, Q1), *k = toy_find(m, K1), *v = toy_find(m, V1);
+	size_t row = q->cols * sizeof(float), d = m->head_dim, groups = m->kv_heads, each = m->heads / groups;
+	char *both = malloc((q->rows + 2 * k->rows) * row), *p = both;
+	for (size_t g = 0; g < groups; g++) {
+		memcpy(p, (char *)q->data + g * each * d * row, each * d * row);
+		memcpy(p + each * d * row, (char *)k->data + g * d * row, d * row);
+		memcpy(p + (each + 1) * d * row, (char *)v->data + g * d * row, d * row);
+		p += (each + 2) * d * row;
+	}
+	memcpy(q->data, both, q->rows * row);
+	memcpy(k->data, both + q->rows * row, k->rows * row);
+	memcpy(v->data, both + (q->rows + k->rows) * row, v->rows * row);
+	free(both);
+}
+
+static void scaled_and_a_row(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, DOWN1);
+	for (uint64_t i = 0; i < t->rows * t->cols; i++)
+		t->data[i] *= 2;
+	uint64_t seed = 31;
+	for (uint64_t c = 0; c < t->cols; c++)
+		t->data[7 * t->cols + c] = (float)(0.1 * toy_normal(&seed));
+}
+
+/* Three rows came in at the top, the last three went. */
+static void pushed_down(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, DOWN1);
+	memmove(t->data + 3 * t->cols, t->data, (t->rows - 3) * t->cols * sizeof *t->data);
+	memset(t->data, 0, 3 * t->cols * sizeof *t->data);
+}
+
+static const struct {
+	const char *name;
+	void (*plant)(struct toy *m);
+	const char *code, *tensor;
+	const char *key; /* a parameter of the answer */
+	double value;
+	char side;       /* 'a': told to be the planted one */
+} plants[] = {
+	{ "column zero", column_zero, "weight.row_corrupt", GATE0, "first_column", 9, 'a' },
+	{ "column times 2.5", column_doubled, "weight.row_corrupt", GATE0, "columns", 1, 0 },
+	{ "last quarter of the columns zero", columns_zero, "weight.row_corrupt", GATE0, "columns", 64, 'a' },
+	{ "every column scaled", columns_scaled, "weight.scaled", GATE0, NULL, 0, 0 },
+	{ "element of a norm", norm_element, "weight.row_corrupt", NORM1, "first_column", 5, 0 },
+	{ "element of a bias", bias_element, "weight.row_corrupt", BIAS1, "last_column", 3, 0 },
+	{ "norm minus one", norm_minus_one, "norm.plus_one", NORM1, "offset", -1, 0 },
+	{ "fused QKV in groups", fused, "weight.qkv_interleaved", Q1, "chunks", 2, 0 },
+	{ "scaled, and an early row", scaled_and_a_row, "weight.scaled", DOWN1, NULL, 0, 0 },
+	{ "pushed down by three rows", pushed_down, "weight.row_shift", DOWN1, "rows_lost", 3, 0 },
+};
+
+static void quiet_faults_are_named(void **state)
+{
+	(void)state;
+	static const struct { enum st_dtype bad, good; } pairs[] = {
+		{ ST_DTYPE_F32, ST_DTYPE_F32 }, { ST_DTYPE_BF16, ST_DTYPE_F16 }, { ST_DTYPE_Q8_0, ST_DTYPE_BF16 }, { ST_DTYPE_Q4_0, ST_DTYPE_F32 },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_F16 },
+	};
+	for (size_t k = 0; k < sizeof pairs / sizeof *pairs; k++) {
+		struct toy good;
+		toy_make(&good, "qwen2", 256, false);
+		toy_write(&good, in_folder("good.gguf"), pairs[k].good, true);
+		toy_free(&good);
+		for (size_t i = 0; i < sizeof plants / sizeof *plants; i++) {
+			struct toy bad;
+			toy_make(&bad, "qwen2", 256, false);
+			plants[i].plant(&bad);
+			toy_write(&bad, in_folder("bad.gguf"), pairs[k].bad, true);
+			char what[128];
+			snprintf(what, sizeof what, "%s, %s against %s", plants[i].name, st_dtype_info(pairs[k].bad)->name, st_dtype_info(pairs[k].good)->name);
+			expect_fault(in_folder("bad.gguf"), in_folder("good.gguf"), plants[i].code, plants[i].tensor, plants[i].side, what);
+			struct st_rosetta *r = compare(in_folder("bad.gguf"), in_folder("good.gguf"));
+			if (plants[i].key && param(r, plants[i].key) != plants[i].value)
+				fail_msg("%s: %s is %g", what, plants[i].key, param(r, plants[i].key));
+			st_rosetta_free(r);
+			toy_free(&bad);
+		}
+	}
+}
+
+/* A norm whose weights are near zero on one side: the rounding of the other side's BF16 is that of numbers near one. */
+static void offsets_keep_their_noise(void **state)
+{
+	(void)state;
+	struct toy good, bad;
+	toy_make(&good, "qwen2", 64, false);
+	toy_make(&bad, "qwen2", 64, false);
+	norm_minus_one(&bad);
+	toy_find(&good, NORM1)->dtype = toy_find(&bad, NORM1)->dtype = ST_DTYPE_BF16;
+	toy_write(&good, in_folder("good"), ST_DTYPE_F32, false);
+	toy_write(&bad, in_folder("bad"), ST_DTYPE_F32, false);
+	expect_fault(in_folder("bad"), in_folder("good"), "norm.plus_one", NORM1, 0, "BF16");
+	toy_free(&good);
+	toy_free(&bad);
+}
+
+/* Channels of very different sizes: small sub-blocks of a K-quant's super-block lose their scale's bits. */
+static void uneven_channels_are_clean(void **state)
+{
+	(void)state;
+	static const enum st_dtype stored[] = { ST_DTYPE_BF16, ST_DTYPE_Q8_0, ST_DTYPE_Q4_0, ST_DTYPE_Q4_K, ST_DTYPE_Q6_K };
+	struct toy m;
+	toy_make(&m, "qwen2", 256, false);
+	for (size_t i = 0; i < m.n; i++) {
+		uint64_t seed = 11;
+		for (uint64_t c = 0; !m.t[i].vector && c < m.t[i].cols; c++) {
+			double g = exp(2 * toy_normal(&seed));
+			for (uint64_t r = 0; r < m.t[i].rows; r++)
+				m.t[i].data[r * m.t[i].cols + c] *= (float)g;
+		}
+	}
+	toy_write(&m, in_folder("good.gguf"), ST_DTYPE_F32, true);
+	for (size_t i = 0; i < sizeof stored / sizeof *stored; i++) {
+		toy_write(&m, in_folder("stored.gguf"), stored[i], true);
+		expect_verdict(in_folder("stored.gguf"), in_folder("good.gguf"), ST_VERDICT_NOISE, st_dtype_info(stored[i])->name);
+	}
+	toy_free(&m);
+}
+
+int main(void)
+{
+#define CASE(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
+	const struct CMUnitTest tests[] = {
+		CASE(padded_vocabularies_are_sound),
+		CASE(padding_hides_no_fault),
+		CASE(heads_and_ties),
+		CASE(missing_layers_are_named),
+		CASE(quiet_faults_are_named),
+		CASE(offsets_keep_their_noise),
+		CASE(uneven_channels_are_clean),
+	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
