@@ -31,7 +31,7 @@ enum st_severity {
 
 struct st_anomaly {
 	enum st_severity severity;
-	const char *kind;       /* "nan", "infinity", "zero", "constant", "constant_rows", "size", "overlap", "config", "vocabulary" */
+	const char *kind;       /* "nan", "infinity", "zero", "constant", "constant_rows", "size", "overlap", "config", "vocabulary", "crc" */
 	const char *tensor;     /* or NULL */
 	char text[256];
 };

@@ -13,6 +13,9 @@ enum {
 	ST_TOKENIZE_SPECIAL = 2, /* recognise special tokens written in the text */
 };
 
+/* Bytes of the longest text that is taken apart: it takes up to a hundred times as much memory. */
+#define ST_TOKENIZE_MAX (16u << 20)
+
 /* ST_ERR_UNSUPPORTED when the container has no tokenizer or one of an unknown kind (the
  * message names it and lists the known ones). The tokenizer copies what it needs from the
  * container only where it must; the container must outlive it. */

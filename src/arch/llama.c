@@ -21,7 +21,7 @@ static enum st_status configure(const struct st_container *c, struct st_config *
 	ST_TRY(st_json_str(o, ST_NAMES("model_type"), &type, &found, err));
 	bool mistral = found && strcmp(type, "mistral") == 0;
 	ST_TRY(st_json_u32(o, ST_NAMES("sliding_window"), &cfg->sliding_window, &found, err));
-	if (mistral && c->format == ST_FORMAT_SAFETENSORS && !json_object_get(o, "sliding_window"))
+	if (mistral && c->config && !json_object_get(o, "sliding_window"))
 		cfg->sliding_window = MISTRAL_WINDOW;
 	/* "attention_bias" asks for biases on Q, K, V and the output; the latter is refused by its tensor. */
 	ST_TRY(st_json_bool(o, ST_NAMES("attention_bias"), &cfg->qkv_bias, &found, err));

@@ -12,7 +12,7 @@ static enum st_status configure(const struct st_container *c, struct st_config *
 	if (!o)
 		return ST_OK;
 	bool found;
-	if (c->format == ST_FORMAT_SAFETENSORS && cfg->head_dim == 0)
+	if (c->config && cfg->head_dim == 0) /* config.json; APR has defaults of its own */
 		cfg->head_dim = HEAD_DIM;
 	ST_TRY(st_json_bool(o, ST_NAMES("attention_bias"), &cfg->qkv_bias, &found, err));
 	return st_json_qwen_window(o, cfg, err);

@@ -20,12 +20,24 @@ void st_error_clear(struct st_error *err)
 	err->offset = ST_NO_OFFSET;
 }
 
+/* Bytes of the UTF-8 character at s; 0 where there is none, or one that could drive a terminal (C0, DEL, C1). */
+static size_t printable(const unsigned char *s)
+{
+	size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xC2 && s[0] < 0xE0 ? 2 : s[0] >= 0xE0 && s[0] < 0xF0 ? 3 : s[0] >= 0xF0 && s[0] < 0xF5 ? 4 : 0;
+	if (s[0] < 0x20 || s[0] == 0x7F || (s[0] == 0xC2 && s[1] < 0xA0))
+		return 0;
+	for (size_t i = 1; i < n; i++)
+		if ((s[i] & 0xC0) != 0x80)
+			return 0;
+	return n;
+}
+
 /* Messages quote names from files: one line and printable, whatever the file holds. */
 static void sanitise(char *s)
 {
-	for (; *s; s++) {
-		unsigned char c = (unsigned char)*s;
-		if (c < 0x20 || c == 0x7f)
+	for (size_t n; *s; s += n ? n : 1) {
+		n = printable((const unsigned char *)s);
+		if (n == 0)
 			*s = '?';
 	}
 }

@@ -117,8 +117,10 @@ int cli_no_memory(struct cli *c);
 void cli_note(struct cli *c, const char *fmt, ...) ST_PRINTF(2, 3);
 
 /* Print to stdout. Failed writes are reported once, by main, with status 2. */
+void cli_print(const char *s, const char *end);
 void cli_print_text(const struct st_text *t);
 void cli_print_json(json_t *j); /* indented, one newline; j stays the caller's */
+void cli_flush(void);           /* what was printed so far */
 
 /* Log lines to stderr, a progress bar when stderr is a terminal; silent under --quiet. */
 struct st_hooks cli_hooks(struct cli *c);

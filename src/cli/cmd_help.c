@@ -30,6 +30,10 @@ static int run(struct cli *c, void *p)
 	const struct cli_command *cmd = NULL;
 	if (o->words.n) {
 		int used;
+		if (o->words.n == 1 && !o->man && cli_is_group(o->words.items[0])) {
+			cli_overview(&t, o->words.items[0]);
+			return print(&t);
+		}
 		cmd = cli_find((char *const *)o->words.items, (int)o->words.n, &used);
 		if (!cmd)
 			return cli_unknown_command(c, (char *const *)o->words.items, (int)o->words.n);
@@ -41,7 +45,7 @@ static int run(struct cli *c, void *p)
 	else if (cmd)
 		cli_help(&t, cmd);
 	else
-		cli_overview(&t);
+		cli_overview(&t, NULL);
 	return print(&t);
 }
 

@@ -122,7 +122,7 @@ static int run(struct cli *c, void *p)
 				st_report_inspection(in, &t, cli_colour(stdout));
 				cli_print_text(&t);
 				st_text_release(&t);
-				fflush(stdout);
+				cli_flush();
 			}
 			rc = judge(c, in);
 			st_inspection_close(in);
@@ -165,8 +165,9 @@ const struct cli_command cmd_inspect = {
 		"trace, the facts of the tokenizer, and a table of all tensors: shape as [out, in] (whatever order the file lists its "
 		"dimensions in), stored type, bytes, and the least, greatest, mean and standard deviation of the finite values.\n\n"
 		"Below stand the anomalies. A fault is wrong: weights that are not finite, a configuration that contradicts the shapes, "
-		"tensors whose bytes overlap. A note is unusual and often harmless: tensors of zeros, rows that hold one value, bytes that "
-		"belong to no tensor (which a mislabelled type leaves behind).\n\n"
+		"tensors whose bytes overlap, members of an npz file that do not have the CRC-32 it states. A note is unusual and often "
+		"harmless: tensors of zeros, rows that hold one value, bytes that belong to no tensor (which a mislabelled type leaves "
+		"behind), members of a torch checkpoint that do not have their CRC-32 (torch can be told to compute none).\n\n"
 		"A container that holds no model, or not a whole one, or one of a family that Stele does not know, is shown all the same "
 		"with the reason. The memory is what a run would allocate beside the mapped file.",
 	.examples = "stele inspect model.gguf\nstele inspect --json model.apr | jq '.files[0].anomalies'\n"

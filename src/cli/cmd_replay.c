@@ -207,9 +207,9 @@ static int run(struct cli *c, void *p)
 	if (st_replay_run(&r, &report, &err) != ST_OK)
 		return cli_fail(c, &err);
 	if (o->json)
-		puts(report.json);
+		cli_print(report.json, "\n");
 	else
-		fputs(report.text, stdout);
+		cli_print(report.text, "");
 	if (r.mode == ST_REPLAY_GATE && !o->json)
 		printf("build %s\n", build);
 	int status = report.exit_status;

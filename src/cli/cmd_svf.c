@@ -13,9 +13,9 @@ static int finish(struct cli *c, bool json, enum st_status st, struct st_svf_res
 	if (st != ST_OK)
 		return cli_fail(c, err);
 	if (json)
-		puts(r->json);
+		cli_print(r->json, "\n");
 	else
-		fputs(r->text, stdout);
+		cli_print(r->text, "");
 	int status = r->exit_status ? CLI_FAULT : CLI_SAME;
 	st_svf_result_release(r);
 	return status;

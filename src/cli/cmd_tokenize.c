@@ -15,7 +15,7 @@ struct opts {
 	bool no_bos, no_special, json;
 };
 
-/* All of a file, or of standard input for "-". */
+/* All of a file, or of standard input for "-"; of an endless one as much as is too much. */
 static bool read_all(const char *path, struct st_text *t)
 {
 	FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
@@ -23,7 +23,7 @@ static bool read_all(const char *path, struct st_text *t)
 		return false;
 	char buf[65536];
 	size_t n;
-	while ((n = fread(buf, 1, sizeof buf, f)) > 0)
+	while (t->len <= ST_TOKENIZE_MAX && (n = fread(buf, 1, sizeof buf, f)) > 0)
 		st_text_add(t, buf, n);
 	bool ok = !ferror(f);
 	int saved = errno;

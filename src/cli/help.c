@@ -173,11 +173,18 @@ void cli_help(struct st_text *t, const struct cli_command *cmd)
 	}
 }
 
-void cli_overview(struct st_text *t)
+void cli_overview(struct st_text *t, const char *group)
 {
-	st_text_puts(t, "usage: stele COMMAND [ARGUMENTS]\n\n"
-		"One model, several scripts: find the first tensor where they disagree, and say why.\n\nCommands:\n");
+	size_t len = group ? strlen(group) : 0;
+	st_text_printf(t, "usage: stele %s%sCOMMAND [ARGUMENTS]\n\n", group ? group : "", group ? " " : "");
+	if (!group)
+		st_text_puts(t, "One model, several scripts: find the first tensor where they disagree, and say why.\n\n");
+	st_text_puts(t, "Commands:\n");
 	for (size_t i = 0; i < cli_n_commands; i++)
-		st_text_printf(t, "  %-14s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
-	st_text_puts(t, "\n'stele help COMMAND' shows a command's arguments, 'stele --version' the version.\n");
+		if (!group || (strncmp(cli_commands[i]->name, group, len) == 0 && cli_commands[i]->name[len] == ' '))
+			st_text_printf(t, "  %-14s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
+	if (group)
+		st_text_printf(t, "\n'stele help %s COMMAND' shows a command's arguments.\n", group);
+	else
+		st_text_puts(t, "\n'stele help COMMAND' shows a command's arguments, 'stele --version' the version.\n");
 }

@@ -12,8 +12,13 @@ extern const size_t cli_n_commands;
 const struct cli_command *cli_find(char *const *args, int n, int *used);
 /* The candidate nearest to `word` in edits, or NULL when none is near. */
 const char *cli_nearest(const char *word, const char *const *candidates, size_t n);
+/* Is that the first word of commands of two? */
+bool cli_is_group(const char *word);
 /* Report that no command is called like this, with what may have been meant. */
 int cli_unknown_command(struct cli *c, char *const *words, int n);
+
+/* output.c: errno of the first write to stdout that failed, or 0 */
+int cli_write_error(void);
 
 /* parse.c */
 enum cli_parsed { CLI_PARSED_OK, CLI_PARSED_HELP, CLI_PARSED_ERROR };
@@ -23,7 +28,7 @@ void cli_release(const struct cli_command *cmd, void *opts);
 
 /* help.c */
 bool cli_is_option(const struct cli_command *cmd, const struct cli_param *p);
-void cli_overview(struct st_text *t);
+void cli_overview(struct st_text *t, const char *group); /* NULL: all commands; "svf": those that begin with it */
 void cli_help(struct st_text *t, const struct cli_command *cmd);
 /* Call `emit` with each piece of the synopsis, "MODEL", "[--json]", in order. */
 void cli_synopsis(const struct cli_command *cmd, void (*emit)(void *user, const char *piece), void *user);

@@ -75,21 +75,25 @@ static int run_command(struct cli *c, char **args, int n)
 	return rc;
 }
 
-static int overview(FILE *f, int rc)
+static int overview(const char *group, FILE *f, int rc)
 {
 	struct st_text t = { 0 };
-	cli_overview(&t);
+	cli_overview(&t, group);
 	fputs(t.s ? t.s : "", f);
 	st_text_release(&t);
 	return rc;
 }
 
+static bool asks_help(const char *word) { return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0; }
+
 static int dispatch(struct cli *c, char **args, int n)
 {
 	if (n == 0)
-		return overview(stderr, CLI_TROUBLE);
-	if (strcmp(args[0], "--help") == 0 || strcmp(args[0], "-h") == 0)
-		return overview(stdout, CLI_SAME);
+		return overview(NULL, stderr, CLI_TROUBLE);
+	if (asks_help(args[0]))
+		return overview(NULL, stdout, CLI_SAME);
+	if (n > 1 && asks_help(args[1]) && cli_is_group(args[0]))
+		return overview(args[0], stdout, CLI_SAME);
 	if (strcmp(args[0], "--version") == 0 || strcmp(args[0], "-V") == 0) {
 		printf("stele %s\n", st_version());
 		return CLI_SAME;
@@ -109,13 +113,13 @@ int main(int argc, char **argv)
 	int rc = dispatch(&c, argv + 1, argc - 1);
 	/* A full disk shows up here at the latest. */
 	bool lost = ferror(stdout) != 0;
-	errno = 0;
 	lost |= fclose(stdout) != 0;
+	int why = cli_write_error() ? cli_write_error() : errno;
 	if (lost && cli_signal_seen() == SIGPIPE)
 		return 128 + SIGPIPE;
 	if (lost) {
 		fprintf(stderr, "stele%s%s: standard output: %s\n", c.cmd ? " " : "", c.cmd ? c.cmd->name : "",
-		        errno ? strerror(errno) : "a write failed");
+		        strerror(why));
 		return c.cmd && c.cmd->trouble ? c.cmd->trouble : CLI_TROUBLE;
 	}
 	return rc;

@@ -65,6 +65,12 @@ static size_t second_words(const char *first, char *buf, size_t size)
 	return n;
 }
 
+bool cli_is_group(const char *word)
+{
+	char seconds[256];
+	return second_words(word, seconds, sizeof seconds) > 0;
+}
+
 int cli_unknown_command(struct cli *c, char *const *words, int n)
 {
 	char seconds[256];

@@ -5,6 +5,7 @@
 #include "format/container.h"
 #include "report/json.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -17,12 +18,26 @@ static _Noreturn void no_memory(void)
 	_exit(CLI_TROUBLE);
 }
 
+/* stdio remembers that a write failed and not why. */
+static int write_error;
+
+static void note_write(bool ok)
+{
+	if (!ok && !write_error)
+		write_error = errno;
+}
+
+int cli_write_error(void) { return write_error; }
+void cli_flush(void) { note_write(fflush(stdout) == 0); }
+
+void cli_print(const char *s, const char *end) { note_write(printf("%s%s", s, end) >= 0); }
+
 void cli_print_text(const struct st_text *t)
 {
 	if (t->failed)
 		no_memory();
 	if (t->len)
-		fwrite(t->s, 1, t->len, stdout);
+		note_write(fwrite(t->s, 1, t->len, stdout) == t->len);
 }
 
 void cli_print_json(json_t *j)
@@ -30,7 +45,7 @@ void cli_print_json(json_t *j)
 	char *s = st_json_print(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
 	if (!s)
 		no_memory();
-	puts(s);
+	cli_print(s, "\n");
 	free(s);
 }
 

@@ -100,8 +100,12 @@ static enum st_status store(struct parser *ps, const struct cli_param *p, const 
 		ST_TRY(check_choice(ps, p, value));
 		*(const char **)field = value;
 		break;
-	case CLI_TYPE_STR:
 	case CLI_TYPE_PATH:
+		if (!*value)
+			return bad_value(ps, p, value, "a file's name");
+		*(const char **)field = value;
+		break;
+	case CLI_TYPE_STR:
 		*(const char **)field = value;
 		break;
 	case CLI_TYPE_U32:
@@ -121,6 +125,8 @@ static enum st_status store(struct parser *ps, const struct cli_param *p, const 
 		break;
 	}
 	case CLI_TYPE_LIST: {
+		if ((p->flags & CLI_FILES) && !*value)
+			return bad_value(ps, p, value, "a file's name");
 		struct cli_list *l = (struct cli_list *)field;
 		const char **items = realloc(l->items, (l->n + 1) * sizeof *items);
 		if (!items)

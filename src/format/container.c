@@ -53,6 +53,8 @@ static bool is_safetensors(const struct st_map *m) { return m->size > 8 && (m->d
 
 static bool is_zip(const struct st_map *m) { return begins(m, 0, "PK\3\4", 4) || begins(m, 0, "PK\5\6", 4); }
 
+bool st_torch_is(const struct st_map *m) { return !is_sound_safetensors(m) && (is_zip(m) || is_old_torch(m)); }
+
 static bool has_suffix(const char *s, const char *suffix)
 {
 	size_t n = strlen(s), k = strlen(suffix);
@@ -116,8 +118,8 @@ static enum st_status check_promise(const struct st_container *c, const char *pa
 {
 	for (size_t i = 0; i < sizeof promises / sizeof *promises; i++)
 		if (has_suffix(path, promises[i].suffix) && c->format != promises[i].format)
-			return st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "holds %s under the name of a %s file; rename it if that is meant",
-			                  st_format_name(c->format), st_format_name(promises[i].format));
+			return st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "holds %s, but its name ends in %s; rename it if that is meant",
+			                  st_format_name(c->format), promises[i].suffix);
 	return ST_OK;
 }
 

@@ -7,13 +7,15 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char suffix[] = ".safetensors", index_suffix[] = ".safetensors.index.json";
+static const char suffix[] = ".safetensors", index_suffix[] = ".safetensors.index.json", torch_prefix[] = "pytorch_model";
 
 static bool ends_with(const char *s, const char *end)
 {
 	size_t n = strlen(s), k = strlen(end);
 	return n > k && strcmp(s + n - k, end) == 0;
 }
+
+bool st_hf_is_torch(const char *name) { return strncmp(name, torch_prefix, sizeof torch_prefix - 1) == 0; }
 
 static bool exists(struct st_arena *a, const char *dir, const char *name)
 {
@@ -27,7 +29,7 @@ bool st_hf_is_folder(const char *dir)
 	bool yes = false;
 	for (struct dirent *e; d && !yes && (e = readdir(d));)
 		yes = strcmp(e->d_name, "config.json") == 0 || strcmp(e->d_name, "tokenizer.json") == 0 ||
-		      ends_with(e->d_name, suffix) || ends_with(e->d_name, index_suffix);
+		      ends_with(e->d_name, suffix) || ends_with(e->d_name, index_suffix) || st_hf_is_torch(e->d_name);
 	if (d)
 		closedir(d);
 	return yes;
@@ -46,7 +48,7 @@ enum st_status st_hf_weights(struct st_arena *a, const char *dir, const char **o
 	enum st_status st = ST_OK;
 	for (struct dirent *e; st == ST_OK && (e = readdir(d));) {
 		const char **slot = ends_with(e->d_name, suffix) ? &file : ends_with(e->d_name, index_suffix) ? &index : NULL;
-		torch |= strncmp(e->d_name, "pytorch_model", 13) == 0;
+		torch |= st_hf_is_torch(e->d_name);
 		if (!slot)
 			continue;
 		*(slot == &file ? &n_files : &n_indexes) += 1;
@@ -65,6 +67,10 @@ enum st_status st_hf_weights(struct st_arena *a, const char *dir, const char **o
 		*out = index;
 	else if (n_indexes == 0 && n_files == 1)
 		*out = file;
+	else if (n_indexes + n_files == 0 && exists(a, dir, "pytorch_model.bin.index.json"))
+		*out = st_arena_printf(a, "%s/pytorch_model.bin.index.json", dir);
+	else if (n_indexes + n_files == 0 && exists(a, dir, "pytorch_model.bin"))
+		*out = st_arena_printf(a, "%s/pytorch_model.bin", dir);
 	if (*out)
 		return ST_OK;
 	if (n_indexes > 1 || n_files > 1)
@@ -73,10 +79,10 @@ enum st_status st_hf_weights(struct st_arena *a, const char *dir, const char **o
 		               "model.safetensors.index.json; name the file you mean", n_files, n_indexes);
 	if (torch)
 		return st_fail(err, ST_ERR_UNSUPPORTED,
-		               "folder holds its weights as pytorch_model*.bin; name that file, or save it as safetensors");
+		               "folder holds pytorch_model* but neither pytorch_model.bin nor pytorch_model.bin.index.json");
 	if (exists(a, dir, "tokenizer.json"))
 		return ST_OK;
-	return st_fail(err, ST_ERR_FORMAT, "folder has a config.json but no .safetensors file");
+	return st_fail(err, ST_ERR_FORMAT, "folder has a config.json but no weights (.safetensors or pytorch_model.bin)");
 }
 
 /* Sizes in a config.json that are counts in every family. What they must be is for the family to say;

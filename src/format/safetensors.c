@@ -287,6 +287,33 @@ static enum st_status check_map(const struct st_container *c, json_t *map, const
 	return ST_OK;
 }
 
+static enum st_status open_shards(struct st_container *c, const char *const *paths, size_t n, struct st_error *err)
+{
+	struct shard *shards = calloc(n ? n : 1, sizeof *shards);
+	enum st_status st = shards ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (size_t i = 0; i < n && st == ST_OK; i++)
+		st = add_shard(c, paths[i], &shards[i], err);
+	if (st == ST_OK)
+		st = read_shards(c, shards, n, err);
+	for (size_t i = 0; i < n && shards; i++)
+		json_decref(shards[i].header);
+	free(shards);
+	return st;
+}
+
+/* Files of one model; the first one tells in which of the two formats of Hugging Face folders they are. */
+static enum st_status open_files(struct st_container *c, const char *const *paths, size_t n, struct st_error *err)
+{
+	bool torch = false;
+	if (n > 0) {
+		struct st_map m;
+		ST_TRY(st_map_open(&m, paths[0], err));
+		torch = st_torch_is(&m);
+		st_map_close(&m);
+	}
+	return torch ? st_torch_shards(c, paths, n, err) : open_shards(c, paths, n, err);
+}
+
 /* The index is not among the container's files: it holds no tensor. */
 static enum st_status open_index(struct st_container *c, const char *path, const char *dir, json_t *index, struct st_error *err)
 {
@@ -294,24 +321,22 @@ static enum st_status open_index(struct st_container *c, const char *path, const
 	const char **names = NULL;
 	size_t n = 0;
 	enum st_status st = json_is_object(map) ? shard_names(map, &names, &n, err)
-	                                        : st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "JSON without an object weight_map is no safetensors index");
+	                                        : st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "JSON without an object weight_map is no shard index");
 	if (st != ST_OK) {
 		st_error_in(err, path);
 		return st;
 	}
-	struct shard *shards = calloc(n ? n : 1, sizeof *shards);
-	st = shards ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	const char **paths = st_arena_alloc(&c->arena, n, sizeof *paths);
+	st = paths ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < n && st == ST_OK; i++) {
-		const char *shard = st_arena_printf(&c->arena, "%s/%s", dir, names[i]);
-		st = shard ? add_shard(c, shard, &shards[i], err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
+		paths[i] = st_arena_printf(&c->arena, "%s/%s", dir, names[i]);
+		if (!paths[i])
+			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}
 	if (st == ST_OK)
-		st = read_shards(c, shards, n, err);
+		st = open_files(c, paths, n, err);
 	if (st == ST_OK)
 		st = check_map(c, map, names, n, err);
-	for (size_t i = 0; i < n && shards; i++)
-		json_decref(shards[i].header);
-	free(shards);
 	free(names);
 	if (st != ST_OK)
 		st_error_in(err, path);
@@ -330,21 +355,14 @@ bool st_safetensors_is_index(const struct st_map *m)
 
 static enum st_status open_weights(struct st_container *c, const char *path, const char *dir, struct st_error *err)
 {
-	struct shard one = { 0 };
 	json_t *index = NULL;
 	struct st_map m;
 	ST_TRY(st_map_open(&m, path, err));
 	bool is_index = st_safetensors_is_index(&m);
 	st_map_close(&m);
-	enum st_status st;
-	if (!is_index) {
-		st = add_shard(c, path, &one, err);
-		if (st == ST_OK)
-			st = read_shards(c, &one, 1, err);
-		json_decref(one.header);
-		return st;
-	}
-	st = st_json_load(path, &index, err);
+	if (!is_index)
+		return open_files(c, &path, 1, err);
+	enum st_status st = st_json_load(path, &index, err);
 	if (st == ST_OK)
 		st = open_index(c, path, dir, index, err);
 	json_decref(index);
@@ -354,7 +372,8 @@ static enum st_status open_weights(struct st_container *c, const char *path, con
 static enum st_status describe(struct st_container *c, bool folder, struct st_error *err)
 {
 	const char *where = folder ? " (Hugging Face folder)" : "";
-	c->describe = c->n_maps == 0 ? st_arena_printf(&c->arena, "Hugging Face folder without weights")
+	c->describe = c->format == ST_FORMAT_TORCH ? st_arena_printf(&c->arena, "%s%s", c->describe, where)
+	            : c->n_maps == 0 ? st_arena_printf(&c->arena, "Hugging Face folder without weights")
 	            : c->n_maps == 1 ? st_arena_printf(&c->arena, "safetensors%s", where)
 	            : st_arena_printf(&c->arena, "safetensors, %zu shards%s", c->n_maps, where);
 	return c->describe ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");

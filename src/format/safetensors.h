@@ -10,10 +10,17 @@
 /* A shard index is JSON text. Its first bytes hold no NUL, as the header length of a safetensors file does. */
 bool st_safetensors_is_index(const struct st_map *m);
 
-/* Does the folder hold config.json, tokenizer.json or a .safetensors file? */
+/* A zip file or a pickle, as torch.save writes them; torch's reader says what is wrong with the ones that are not. */
+bool st_torch_is(const struct st_map *m);
+/* The shards of one checkpoint. Files, tensors, format and description of c. */
+ST_MUST_CHECK enum st_status st_torch_shards(struct st_container *c, const char *const *paths, size_t n, struct st_error *err);
+
+/* Does the folder hold config.json, tokenizer.json, a .safetensors file or pytorch_model*? */
 bool st_hf_is_folder(const char *dir);
-/* Which file of the folder holds the weights: the single .safetensors file or the shard index, in the
- * arena; NULL for a folder with a tokenizer and no weights at all. */
+/* Is that what Hugging Face calls a model's torch checkpoint, or a shard of it? */
+bool st_hf_is_torch(const char *name);
+/* Which file of the folder holds the weights: the single .safetensors file or the shard index, or else
+ * pytorch_model.bin or its index, in the arena; NULL for a folder with a tokenizer and no weights at all. */
 ST_MUST_CHECK enum st_status st_hf_weights(struct st_arena *a, const char *dir, const char **out, struct st_error *err);
 /* Load config.json, generation_config.json, tokenizer.json and tokenizer_config.json where they exist.
  * A config.json whose sizes are no counts is refused. */

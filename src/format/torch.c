@@ -8,12 +8,14 @@
  */
 #include "format/container.h"
 #include "format/pickle.h"
+#include "format/safetensors.h"
 #include "format/zip.h"
 
 #include "base/cursor.h"
 #include "base/error.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MAX_DEPTH 32   /* of nested dictionaries; a state dictionary has one, a training checkpoint about four */
@@ -24,6 +26,7 @@ struct torch_file {
 	struct st_zip zip;
 	char *prefix; /* "archive/": folder of data.pkl inside the zip */
 	uint32_t file;
+	struct st_tensor *tensors; /* n of them, once they are counted */
 	const char *stem; /* name of a tensor that is the whole checkpoint */
 	struct st_error *err;
 	/* The walk over the unpickled value */
@@ -122,7 +125,7 @@ static enum st_status emit(struct torch_file *f, const struct st_pkl_tensor *p, 
 	size_t i = f->n++;
 	if (!f->fill)
 		return ST_OK;
-	struct st_tensor *t = &f->c->tensors[i];
+	struct st_tensor *t = &f->tensors[i];
 	if (len == 0)
 		t->name = f->stem;
 	else
@@ -269,29 +272,67 @@ static enum st_status read_checkpoint(struct torch_file *f, struct st_arena *scr
 		return st_fail_at(f->err, ST_ERR_UNSUPPORTED, m->offset, m->name, "holds a %s and no tensors",
 		                  st_pkl_kind_name(root->kind));
 	ST_TRY(walk(f, root, 0, 0));
-	f->c->n_tensors = f->n;
-	f->c->tensors = st_container_table(f->c, f->n, sizeof *f->c->tensors, "tensors", f->err);
-	if (!f->c->tensors)
+	f->tensors = st_container_table(f->c, f->n, sizeof *f->tensors, "tensors", f->err);
+	if (!f->tensors)
 		return f->err->code;
 	f->fill = true;
 	f->visits = f->n = 0;
 	return walk(f, root, 0, 0);
 }
 
+static enum st_status read_file(struct torch_file *f)
+{
+	const char *path = f->c->maps[f->file].path;
+	struct st_arena scratch;
+	ST_TRY(refuse_old(&f->c->maps[f->file], f->err));
+	ST_TRY(st_zip_open(&f->zip, &f->c->maps[f->file], &f->c->arena, f->err));
+	ST_TRY(st_container_name_of_file(f->c, path, ".pt", &f->stem, f->err));
+	st_arena_init(&scratch);
+	enum st_status st = read_checkpoint(f, &scratch);
+	st_arena_release(&scratch);
+	return st;
+}
+
+/* The tensors of all files into one table. */
+static enum st_status join(struct st_container *c, const struct torch_file *files, size_t n, struct st_error *err)
+{
+	uint64_t total = 0;
+	for (size_t i = 0; i < n; i++)
+		total += files[i].n;
+	c->tensors = st_container_table(c, total, sizeof *c->tensors, "tensors", err);
+	if (!c->tensors)
+		return err->code;
+	for (size_t i = 0; i < n; i++) {
+		memcpy(c->tensors + c->n_tensors, files[i].tensors, files[i].n * sizeof *c->tensors);
+		c->n_tensors += files[i].n;
+	}
+	return st_container_index(c, err);
+}
+
+enum st_status st_torch_shards(struct st_container *c, const char *const *paths, size_t n, struct st_error *err)
+{
+	struct torch_file *files = st_alloc_array(n, sizeof *files);
+	enum st_status st = files ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (size_t i = 0; i < n && st == ST_OK; i++) {
+		files[i] = (struct torch_file){ .c = c, .err = err };
+		st = st_container_add_file(c, paths[i], &files[i].file, err);
+	}
+	for (size_t i = 0; i < n && st == ST_OK; i++) {
+		st = read_file(&files[i]);
+		if (st != ST_OK)
+			st_error_in(err, paths[i]);
+	}
+	if (st == ST_OK)
+		st = join(c, files, n, err);
+	free(files);
+	c->format = ST_FORMAT_TORCH;
+	c->describe = n == 1 ? st_arena_printf(&c->arena, "torch zip checkpoint") : st_arena_printf(&c->arena, "torch zip checkpoint, %zu shards", n);
+	return st == ST_OK && !c->describe ? st_fail(err, ST_ERR_NOMEM, "out of memory") : st;
+}
+
+/* pytorch_model.bin belongs to the config.json beside it; other checkpoints in such a folder (optimizer.pt) do not. */
 enum st_status st_torch_open(struct st_container *c, const char *path, struct st_error *err)
 {
-	struct torch_file f = { .c = c, .err = err };
-	ST_TRY(st_container_add_file(c, path, &f.file, err));
-	ST_TRY(refuse_old(&c->maps[f.file], err));
-	ST_TRY(st_zip_open(&f.zip, &c->maps[f.file], &c->arena, err));
-	c->format = ST_FORMAT_TORCH;
-	c->describe = st_arena_printf(&c->arena, "torch zip checkpoint");
-	if (!c->describe)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	ST_TRY(st_container_name_of_file(c, path, ".pt", &f.stem, err));
-	struct st_arena scratch;
-	st_arena_init(&scratch);
-	enum st_status st = read_checkpoint(&f, &scratch);
-	st_arena_release(&scratch);
-	return st == ST_OK ? st_container_index(c, err) : st;
+	const char *slash = strrchr(path, '/');
+	return st_hf_is_torch(slash ? slash + 1 : path) ? st_safetensors_open(c, path, err) : st_torch_shards(c, &path, 1, err);
 }

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "format/unpack.h"
 
+#include <libdeflate.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
@@ -226,5 +227,26 @@ enum st_status st_zip_verify(const struct st_zip_member *m, struct st_error *err
 	if (crc != m->crc)
 		return st_fail_at(err, ST_ERR_FORMAT, m->offset, m->name, "CRC-32 is %08x, the directory says %08x",
 		                  (unsigned)crc, (unsigned)m->crc);
+	return ST_OK;
+}
+
+enum st_status st_zip_damage(const struct st_map *map, struct st_arena *arena, size_t *n, const char **first, struct st_error *err)
+{
+	const uint64_t piece = 1 << 26; /* between two looks at st_cancel() */
+	struct st_zip z;
+	*n = 0;
+	ST_TRY(st_zip_open(&z, map, arena, err));
+	for (size_t i = 0; i < z.n_members; i++) {
+		const struct st_zip_member *m = &z.members[i];
+		uint32_t crc = 0;
+		if (m->deflated)
+			continue;
+		for (uint64_t at = 0; at < m->size; at += piece) {
+			ST_TRY(st_check_cancel(err));
+			crc = libdeflate_crc32(crc, map->data + m->offset + at, (size_t)(m->size - at < piece ? m->size - at : piece));
+		}
+		if (crc != m->crc && (*n)++ == 0)
+			*first = m->name;
+	}
 	return ST_OK;
 }

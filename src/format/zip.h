@@ -43,4 +43,9 @@ ST_MUST_CHECK enum st_status st_zip_bytes(struct st_zip *z, struct st_zip_member
 /* CRC-32 of a member against the directory: for small ones, since it reads them whole. */
 ST_MUST_CHECK enum st_status st_zip_verify(const struct st_zip_member *m, struct st_error *err);
 
+/* How many stored members of the archive have other bytes than their CRC-32 says, and the name of the first, in the
+ * arena. Reads the whole file. */
+ST_MUST_CHECK enum st_status st_zip_damage(const struct st_map *map, struct st_arena *arena, size_t *n, const char **first,
+                                           struct st_error *err);
+
 #endif

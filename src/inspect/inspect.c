@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "format/container.h"
+#include "format/zip.h"
 #include "graph/graph.h"
 
 #include <inttypes.h>
@@ -244,6 +245,26 @@ static enum st_status read_values(struct st_inspection *in, const struct st_insp
 	return ST_OK;
 }
 
+/* Stored members of an archive are used where they lie, their CRCs unseen until here. torch can be told to compute none. */
+static enum st_status check_archives(struct st_inspection *in, struct st_error *err)
+{
+	const struct st_container *c = in->container;
+	bool torch = c->format == ST_FORMAT_TORCH;
+	enum st_status st = ST_OK;
+	for (size_t i = 0; (torch || c->format == ST_FORMAT_NPZ) && i < c->n_maps && st == ST_OK; i++) {
+		struct st_arena arena;
+		const char *first = NULL;
+		size_t n = 0;
+		st_arena_init(&arena);
+		st = st_zip_damage(&c->maps[i], &arena, &n, &first, err);
+		if (st == ST_OK && n > 0)
+			st = add(in, err, torch ? ST_NOTE : ST_FAULT, "crc", NULL, "%zu of the archive's members do not have the CRC-32 stated, first %.80s: %s",
+			         n, first, torch ? "damaged, or saved by a torch that was told to compute none" : "damaged");
+		st_arena_release(&arena);
+	}
+	return st;
+}
+
 static enum st_status fill(struct st_inspection *in, const char *path, const struct st_inspect_options *o, struct st_error *err)
 {
 	ST_TRY(open_all(in, path, err));
@@ -254,7 +275,10 @@ static enum st_status fill(struct st_inspection *in, const char *path, const str
 		return st_fail(err, ST_ERR_NOMEM, "no memory to plan a run");
 	ST_TRY(check_config(in, err));
 	ST_TRY(check_places(in, err));
-	return o->no_stats ? ST_OK : read_values(in, o, err);
+	if (o->no_stats)
+		return ST_OK;
+	ST_TRY(check_archives(in, err));
+	return read_values(in, o, err);
 }
 
 enum st_status st_inspect_open(const char *path, const struct st_inspect_options *o, struct st_inspection **out, struct st_error *err)

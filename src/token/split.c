@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Enough for any sane pattern on a text of 256 MB; a runaway pattern ends in an error instead. */
+/* Enough for any sane pattern on a text of 16 MB; a runaway pattern ends in an error instead. */
 #define MATCH_LIMIT 50000000u
 #define HEAP_LIMIT_KIB (64u << 10)
 

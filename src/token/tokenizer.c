@@ -188,7 +188,7 @@ enum st_status st_tokenize(const struct st_tokenizer *t, const char *text, size_
                            struct st_error *err)
 {
 	if (n > ST_MAX_TEXT)
-		return st_fail(err, ST_ERR_LIMIT, "a text of %zu bytes, at most %u are handled", n, ST_MAX_TEXT);
+		return st_fail(err, ST_ERR_LIMIT, "the text has more than the %u bytes that are handled", ST_MAX_TEXT);
 	struct st_scratch s = {.t = t};
 	enum st_status st;
 	/* An empty text has ids too: a malloc'ed array of none. */

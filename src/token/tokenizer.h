@@ -22,7 +22,7 @@
 #define ST_MAX_STEPS 16  /* normaliser steps, word-splitting stages; real ones have at most 6 */
 #define ST_MAX_AROUND 8  /* ids added before or after a text */
 #define ST_MAX_ADDED 1024 /* bytes of an added token */
-#define ST_MAX_TEXT (256u << 20)
+#define ST_MAX_TEXT ST_TOKENIZE_MAX
 
 enum st_model_kind {
 	ST_MODEL_RANKED,  /* BPE: a list of merges, the earlier the stronger */

@@ -23,7 +23,7 @@ static void strangers_are_named(void **state)
 		{ "\x1f\x8b\x08\0\0\0\0\0", 8, ST_ERR_UNSUPPORTED, "gzip" },
 		{ "<!DOCTYPE html><html>", 21, ST_ERR_UNSUPPORTED, "failed download" },
 		{ "gguf\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24, ST_ERR_FORMAT, "no format Stele knows" },
-		{ "{\"a\": 1}", 8, ST_ERR_FORMAT, "no safetensors index" },
+		{ "{\"a\": 1}", 8, ST_ERR_FORMAT, "no shard index" },
 		{ "PK\3\4", 4, ST_ERR_FORMAT, "zip" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -57,7 +57,7 @@ static void braces_in_odd_places(void **state)
 	assert_int_equal(c->n_tensors, 0);
 	assert_int_equal(c->n_maps, 1);
 	st_container_close(c);
-	assert_refused(save_text("brace.json", "{\"x\":[1,{\"weight_map\":{}}]}"), ST_ERR_FORMAT, "no safetensors index", "json");
+	assert_refused(save_text("brace.json", "{\"x\":[1,{\"weight_map\":{}}]}"), ST_ERR_FORMAT, "no shard index", "json");
 	assert_ok(st_container_open(save_text("empty.json", "\n {    \"weight_map\": {} }"), &c, &err), &err);
 	assert_int_equal(c->n_maps, 0);
 	st_container_close(c);

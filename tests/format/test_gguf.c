@@ -404,7 +404,7 @@ static void suffix_that_lies_is_refused(void **state)
 	(void)state;
 	static struct bytes b;
 	build(&b, FAULT_NONE);
-	assert_refused(save("m.safetensors", &b), ST_ERR_FORMAT, "holds GGUF under the name of a safetensors file", "suffix");
+	assert_refused(save("m.safetensors", &b), ST_ERR_FORMAT, "holds GGUF, but its name ends in .safetensors", "suffix");
 	struct st_container *c;
 	struct st_error err = ST_ERROR_INIT;
 	assert_ok(st_container_open(save("model", &b), &c, &err), &err);

@@ -388,10 +388,10 @@ static void which_file_of_a_folder(void **state)
 	assert_int_equal(mkdir(in_folder("nothing"), 0700), 0);
 	assert_refused(in_folder("nothing"), ST_ERR_UNSUPPORTED, "folder is neither", "empty folder");
 	save_text("nothing/config.json", "{}");
-	assert_refused(in_folder("nothing"), FORMAT, "no .safetensors file", "config only");
-	save_text("nothing/pytorch_model.bin", "x");
-	assert_refused(in_folder("nothing"), ST_ERR_UNSUPPORTED, "pytorch_model*.bin", "torch weights");
-	assert_int_equal(unlink(in_folder("nothing/pytorch_model.bin")), 0);
+	assert_refused(in_folder("nothing"), FORMAT, "config.json but no weights", "config only");
+	save_text("nothing/pytorch_model-00001-of-00002.bin", "x");
+	assert_refused(in_folder("nothing"), ST_ERR_UNSUPPORTED, "neither pytorch_model.bin nor", "a torch shard without its index");
+	assert_int_equal(unlink(in_folder("nothing/pytorch_model-00001-of-00002.bin")), 0);
 	save_text("nothing/tokenizer.json", "{}");
 	assert_ok(st_container_open(in_folder("nothing"), &c, &err), &err);
 	assert_int_equal(c->n_tensors, 0);

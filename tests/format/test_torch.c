@@ -254,6 +254,71 @@ static void protocol_4_and_untyped_storages(void **state)
 	st_container_close(c);
 }
 
+/* A file of one tensor: the first `rows` rows of [[0, 1, 2], [3, 4, 5]]. */
+static void save_shard(const char *file_name, const char *tensor, int64_t rows)
+{
+	op_begin();
+	op("}");
+	op_str(tensor);
+	op_tensor(FLOATS, "0", 6, 0, D(rows, 3), D(3, 1), 2);
+	op("s.");
+	checkpoint(false);
+	save(file_name, &file);
+}
+
+#define SHARDS "hf/pytorch_model.bin.index.json"
+#define SHARD_1 "pytorch_model-00001-of-00002.bin"
+#define SHARD_2 "pytorch_model-00002-of-00002.bin"
+
+static void folder_of_shards(void **state)
+{
+	(void)state;
+	assert_int_equal(mkdir(in_folder("hf"), 0700), 0);
+	save_shard("hf/" SHARD_1, "a", 1);
+	save_shard("hf/" SHARD_2, "b", 2);
+	save_text("hf/config.json", "{\"num_hidden_layers\":1}");
+	save_text(SHARDS, "{\"weight_map\":{\"a\":\"" SHARD_1 "\",\"b\":\"" SHARD_2 "\"}}");
+	for (int i = 0; i < 2; i++) {
+		struct st_container *c = open_ok(in_folder(i ? SHARDS : "hf"));
+		assert_string_equal(st_container_describe(c), i ? "torch zip checkpoint, 2 shards" : "torch zip checkpoint, 2 shards (Hugging Face folder)");
+		assert_int_equal(st_container_format(c), ST_FORMAT_TORCH);
+		assert_int_equal(st_container_n_tensors(c), 2);
+		assert_values(st_container_find(c, "a"), six, 3);
+		assert_values(st_container_find(c, "b"), six, 6);
+		assert_int_equal(st_container_find(c, "b")->file, 1);
+		assert_int_equal(json_integer_value(json_object_get(c->config, "num_hidden_layers")), 1);
+		st_container_close(c);
+	}
+	static const struct {
+		const char *index;
+		enum st_status status;
+		const char *says;
+	} wrong[] = {
+		{ "{\"weight_map\":{\"a\":\"" SHARD_2 "\",\"b\":\"" SHARD_2 "\"}}", ST_ERR_FORMAT, "a: weight_map puts it into " SHARD_2 ", which does not hold it" },
+		{ "{\"weight_map\":{\"a\":\"../" SHARD_1 "\"}}", ST_ERR_FORMAT, "a: weight_map points outside" },
+		{ "{\"weight_map\":{\"a\":\"" SHARD_1 "\",\"b\":\"absent.bin\"}}", ST_ERR_IO, "absent.bin: cannot open" },
+		{ "{\"weight_map\":{\"a\":\"" SHARD_1 "\",\"b\":\"zz.txt\"}}", ST_ERR_FORMAT, "zz.txt: byte 4: zip directory" },
+	};
+	save_text("hf/zz.txt", "text");
+	for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+		save_text(SHARDS, wrong[i].index);
+		assert_refused(in_folder("hf"), wrong[i].status, wrong[i].says, wrong[i].says);
+	}
+	save_text(SHARDS, "{\"weight_map\":{\"a\":\"" SHARD_1 "\",\"b\":\"" SHARD_2 "\"}}");
+	save_shard("hf/" SHARD_2, "a", 2);
+	assert_refused(in_folder("hf"), ST_ERR_FORMAT, "tensor a is in two files", "twice");
+	/* One file. It has its config.json when it is named itself; an optimiser's state beside it has none. */
+	assert_int_equal(unlink(in_folder(SHARDS)), 0);
+	save_shard("hf/pytorch_model.bin", "c", 2);
+	save_shard("hf/optimizer.pt", "state", 2);
+	for (int i = 0; i < 3; i++) {
+		struct st_container *c = open_ok(in_folder(i == 0 ? "hf" : i == 1 ? "hf/pytorch_model.bin" : "hf/optimizer.pt"));
+		assert_values(st_container_find(c, i < 2 ? "c" : "state"), six, 6);
+		assert_true((c->config != NULL) == (i < 2));
+		st_container_close(c);
+	}
+}
+
 /* ---- what is refused ---- */
 
 static void tensors_beyond_their_storage(void **state)
@@ -538,6 +603,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(names_of_nested_values, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(whole_file_is_one_tensor, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(protocol_4_and_untyped_storages, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(folder_of_shards, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(tensors_beyond_their_storage, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(forbidden_instructions, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(broken_pickles, make_folder, remove_folder),
