@@ -31,19 +31,19 @@ void st_oracle_fwht(double *x, uint32_t d)
 
 void st_oracle_decode_row(const struct st_oracle_decode *o, uint32_t d, const uint8_t *codes, const float *norms, double *y)
 {
-	for (uint32_t j = 0; j < d; j++) {
-		unsigned c;
-		if (o->bits == 4) {
-			bool high = (j % 2 == 1) != o->nibbles_swapped;
-			c = high ? codes[j / 2] / 16 : codes[j / 2] % 16;
-		} else {
-			c = codes[j] % (1u << o->bits);
-		}
-		unsigned own = d == 512 ? j / 256 : 0;
+	double norm[2];
+	for (unsigned own = 0; own < 2; own++) {
 		unsigned block = o->norm_block == ST_NORM_SWAPPED ? (d == 512) - own
 		               : o->norm_block == ST_NORM_FIRST ? 0 : o->norm_block == ST_NORM_SECOND ? d == 512 : own;
-		y[j] = o->levels[c] * (double)norms[block] * o->factor;
+		norm[own] = d == 512 || own == 0 ? norms[block] : 0;
 	}
+	for (uint32_t j = 0; o->bits == 4 && j < d; j += 2) {
+		const double low = o->levels[codes[j / 2] % 16], high = o->levels[codes[j / 2] / 16];
+		y[j] = (o->nibbles_swapped ? high : low) * norm[j / 256] * o->factor;
+		y[j + 1] = (o->nibbles_swapped ? low : high) * norm[j / 256] * o->factor;
+	}
+	for (uint32_t j = 0; o->bits != 4 && j < d; j++)
+		y[j] = o->levels[codes[j] % (1u << o->bits)] * norm[j / 256] * o->factor;
 	if (o->fwht)
 		st_oracle_fwht(y, d);
 	for (uint32_t j = 0; o->signs && j < d; j++)

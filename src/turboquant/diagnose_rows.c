@@ -1,0 +1,386 @@
+/*
+ * diagnose_rows.c - one bad row among many: empty, not seen, holding another row's content, or content that is nowhere in
+ * the capture.
+ *
+ * Let Z be the sum of a head's weights, out its sound result and obs the observed one. When row t, of weight w and value v,
+ * was replaced by one of weight w' and value v', then
+ *
+ *	D = Z (obs - out) = w (obs - v) - w' (obs - v') = u(t) - u'
+ *
+ * so rows are found by comparing D with the vectors u of all rows, in two passes over the cache instead of an evaluation for
+ * each pair. What is found here is only a guess: the evaluation of the edited step has to confirm it.
+ */
+#include "turboquant/diagnose.h"
+
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Rows kept as one half of a pair until the other half is looked for; query heads that take part in that. */
+enum { KEPT = 8, SCANNED_HEADS = 8 };
+
+/* One key/value head; m of its query heads, from h0. */
+struct view {
+	struct step *s;
+	struct edit own;          /* the declared step with the query under test */
+	uint32_t g, h0, m, d;
+	double *obs, *diff, *u;   /* [m, d] in the stored basis: obs, D, and u of one row */
+};
+
+static void view_close(struct view *x)
+{
+	free(x->obs);
+	free(x->diff);
+	free(x->u);
+}
+
+/* [d] from the natural basis into the stored one */
+static void to_stored(const struct step *s, double *y)
+{
+	const uint32_t d = s->c->p.head_dim;
+	for (uint32_t j = 0; s->decode.signs && j < d; j++)
+		y[j] *= st_tq_sign(j);
+	st_oracle_fwht(y, d);
+}
+
+/* s holds the evaluation of `own`. */
+static bool view_open(struct view *x, struct step *s, const struct edit *own, uint32_t g, uint32_t most_heads)
+{
+	const struct st_tq_params *p = &s->c->p;
+	const uint32_t group = p->num_heads / p->num_kv_heads, d = p->head_dim;
+	*x = (struct view){ .s = s, .own = *own, .g = g, .h0 = g * group, .m = group < most_heads ? group : most_heads, .d = d };
+	const size_t n = (size_t)x->m * d;
+	x->obs = st_alloc_array(n, sizeof *x->obs);
+	x->diff = st_alloc_array(n, sizeof *x->diff);
+	x->u = st_alloc_array(n, sizeof *x->u);
+	if (!x->obs || !x->diff || !x->u) {
+		view_close(x);
+		return false;
+	}
+	for (uint32_t h = 0; h < x->m; h++) {
+		const size_t from = (size_t)(x->h0 + h) * d;
+		double *obs = x->obs + (size_t)h * d, *diff = x->diff + (size_t)h * d;
+		for (uint32_t j = 0; j < d; j++) {
+			obs[j] = s->observed[from + j];
+			diff[j] = s->total[x->h0 + h] * (obs[j] - s->out[from + j]);
+		}
+		to_stored(s, obs);
+		to_stored(s, diff);
+	}
+	return true;
+}
+
+/* x->u of a physical row; past the last one: of an empty row. */
+static void row_vector(struct view *x, uint32_t row)
+{
+	double k[512] = { 0 }, v[512] = { 0 };
+	if (row < x->s->c->p.kv_capacity) {
+		st_step_row(x->s, &x->own, false, x->g, row, k);
+		st_step_row(x->s, &x->own, true, x->g, row, v);
+	}
+	for (uint32_t h = 0; h < x->m; h++) {
+		const double w = exp(st_step_score(x->s, &x->own, x->h0 + h, k) - x->s->weights_top[x->h0 + h]);
+		for (uint32_t j = 0; j < x->d; j++)
+			x->u[(size_t)h * x->d + j] = w * (x->obs[(size_t)h * x->d + j] - v[j]);
+	}
+}
+
+static double over_heads(const struct view *x, const double *a, const double *b) { return st_step_dot(a, b, x->m * x->d); }
+
+/* ---- rows of the capture ---- */
+
+/* The cheapest of a stream, cheapest first. */
+struct best {
+	double cost[KEPT];
+	uint32_t row[KEPT];
+	unsigned n;
+};
+
+static void keep(struct best *b, double cost, uint32_t row)
+{
+	unsigned i = b->n;
+	if (i < KEPT)
+		b->n++;
+	else if (cost < b->cost[--i])
+		;
+	else
+		return;
+	for (; i > 0 && cost < b->cost[i - 1]; i--) {
+		b->cost[i] = b->cost[i - 1];
+		b->row[i] = b->row[i - 1];
+	}
+	b->cost[i] = cost;
+	b->row[i] = row;
+}
+
+/* Which row went, and which took its place. */
+struct pair { double cost; uint32_t gone, put; };
+
+/*
+ * One half of the right pair is what D resembles most, with what it lacks for a single row left over; the other half is what
+ * then resembles the rest. seen: [P]. *copy: the best pair of two rows, *empty: the best with an empty row, gone[0]: alone.
+ */
+static bool find_pairs(struct view *x, const bool *seen, struct pair *copy, struct pair *empty, uint32_t *alone)
+{
+	const uint32_t cap = x->s->c->p.kv_capacity;
+	const size_t n = (size_t)x->m * x->d;
+	struct best gone = { .n = 0 }, put = { .n = 0 };
+	double *rest = st_alloc_array(2 * KEPT * n, sizeof *rest), size[2 * KEPT];
+	if (!rest)
+		return false;
+	for (uint32_t row = 0; row <= cap; row++) {
+		row_vector(x, row);
+		const double a = over_heads(x, x->diff, x->u), b = over_heads(x, x->u, x->u);
+		if (row < cap && seen[row])
+			keep(&gone, b - 2 * a, row);
+		keep(&put, b + 2 * a, row);
+	}
+	for (unsigned i = 0; i < gone.n + put.n; i++) {
+		const bool first = i < gone.n;
+		row_vector(x, first ? gone.row[i] : put.row[i - gone.n]);
+		for (size_t j = 0; j < n; j++)
+			rest[i * n + j] = first ? x->diff[j] - x->u[j] : x->diff[j] + x->u[j];
+		size[i] = over_heads(x, rest + i * n, rest + i * n);
+	}
+	copy->cost = empty->cost = INFINITY;
+	*alone = gone.row[0];
+	for (uint32_t row = 0; row <= cap; row++) {
+		row_vector(x, row);
+		const double b = over_heads(x, x->u, x->u);
+		for (unsigned i = 0; i < gone.n + put.n; i++) {
+			const bool first = i < gone.n;
+			if (!first && (row == cap || !seen[row]))
+				continue;
+			const double cost = size[i] + b + (first ? 2 : -2) * over_heads(x, rest + i * n, x->u);
+			const struct pair p = { cost, first ? gone.row[i] : row, first ? row : put.row[i - gone.n] };
+			struct pair *to = p.put == cap ? empty : copy;
+			if (p.gone != p.put && cost < to->cost)
+				*to = p;
+		}
+	}
+	free(rest);
+	return true;
+}
+
+/* ---- content that the capture does not have ---- */
+
+/* With row t gone, the rest B = D - u(t) of each head is w' (v' - obs): one v' for all heads of the group, a weight for each.
+ * Two heads are enough to tell that from any other difference; one head alone fits every row and proves nothing. */
+struct shared {
+	double bb, b0, b1;      /* B.B, B.(obs0 - obs), B.B0 */
+	double c00, c01, c11;   /* of obs0 - obs and B0 */
+};
+
+/* What remains unexplained when the first head's weight is exp(-log_x); w: [m] its head's, or NULL */
+static double unexplained(const struct shared *f, uint32_t m, uint32_t ref, double log_x, double *w)
+{
+	const double x = exp(log_x);
+	double sum = 0;
+	for (uint32_t h = 0; h < m; h++) {
+		const double along = f[h].b0 + x * f[h].b1, length = f[h].c00 + 2 * x * f[h].c01 + x * x * f[h].c11;
+		const double weight = h == ref ? 1 / x : along > 0 && length > 0 ? along / length : 0;
+		if (h != ref)
+			sum += f[h].bb - weight * along;
+		if (w)
+			w[h] = weight;
+	}
+	return sum;
+}
+
+/* rest: [m, d] is B. Best weights into w: [m]; returns what they leave. */
+static double share_value(const struct view *x, const double *rest, struct shared *f, double *w)
+{
+	const uint32_t d = x->d;
+	uint32_t ref = 0;
+	for (uint32_t h = 0; h < x->m; h++) {
+		f[h].bb = st_step_dot(rest + (size_t)h * d, rest + (size_t)h * d, d);
+		ref = f[h].bb > f[ref].bb ? h : ref;
+	}
+	const double *b0 = rest + (size_t)ref * d, *obs0 = x->obs + (size_t)ref * d;
+	for (uint32_t h = 0; h < x->m; h++) {
+		const double *b = rest + (size_t)h * d;
+		double apart[512];
+		for (uint32_t j = 0; j < d; j++)
+			apart[j] = obs0[j] - x->obs[(size_t)h * d + j];
+		f[h] = (struct shared){ f[h].bb, st_step_dot(b, apart, d), st_step_dot(b, b0, d), st_step_dot(apart, apart, d),
+			st_step_dot(apart, b0, d), st_step_dot(b0, b0, d) };
+	}
+	double at = 0, best = INFINITY;
+	for (double t = -20; t <= 20; t += 0.5) {
+		double e = unexplained(f, x->m, ref, t, NULL);
+		if (e < best) {
+			best = e;
+			at = t;
+		}
+	}
+	double lo = at - 0.5, hi = at + 0.5;
+	for (int i = 0; i < 60; i++) {
+		double a = lo + (hi - lo) / 3, b = hi - (hi - lo) / 3;
+		if (unexplained(f, x->m, ref, a, NULL) < unexplained(f, x->m, ref, b, NULL))
+			hi = b;
+		else
+			lo = a;
+	}
+	return unexplained(f, x->m, ref, 0.5 * (lo + hi), w);
+}
+
+/* x->u becomes B for physical row `row` gone. */
+static void without_row(struct view *x, uint32_t row)
+{
+	row_vector(x, row);
+	for (size_t j = 0; j < (size_t)x->m * x->d; j++)
+		x->u[j] = x->diff[j] - x->u[j];
+}
+
+/* The content of one key/value head's row, from all of its query heads. */
+static bool solve_content(struct step *s, const struct edit *own, uint32_t g, uint32_t row, struct foreign *to)
+{
+	struct view x;
+	if (!view_open(&x, s, own, g, UINT32_MAX))
+		return false;
+	struct shared *f = st_alloc_array(x.m, sizeof *f);
+	double *w = st_alloc_array(x.m, sizeof *w), *v = to->v + (size_t)g * x.d, total = 0;
+	if (f && w) {
+		without_row(&x, row);
+		share_value(&x, x.u, f, w);
+		memset(v, 0, x.d * sizeof *v);
+		for (uint32_t h = 0; h < x.m; h++) {
+			for (uint32_t j = 0; j < x.d; j++)
+				v[j] += w[h] * (w[h] * x.obs[(size_t)h * x.d + j] + x.u[(size_t)h * x.d + j]);
+			total += w[h] * w[h];
+			to->score[x.h0 + h] = w[h] > 0 ? log(w[h]) + s->weights_top[x.h0 + h] : -INFINITY;
+		}
+		for (uint32_t j = 0; j < x.d && total > 0; j++)
+			v[j] /= total;
+	}
+	const bool ok = f && w;
+	free(f);
+	free(w);
+	view_close(&x);
+	return ok;
+}
+
+/* The row that leaves the least unexplained when its content may be anything. */
+static bool find_foreign(struct view *x, const bool *seen, uint32_t *found)
+{
+	struct shared *f = st_alloc_array(x->m, sizeof *f);
+	double *w = st_alloc_array(x->m, sizeof *w), best = INFINITY;
+	for (uint32_t row = 0; f && w && row < x->s->c->p.kv_capacity; row++) {
+		if (!seen[row])
+			continue;
+		without_row(x, row);
+		double e = share_value(x, x->u, f, w);
+		if (e < best) {
+			best = e;
+			*found = row;
+		}
+	}
+	const bool ok = f && w;
+	free(f);
+	free(w);
+	return ok;
+}
+
+/* ---- hypotheses ---- */
+
+static struct hypothesis *add_row(struct table *t, const struct view *x, bool one_head, enum row_fault fault, uint32_t row, const char *text)
+{
+	const uint32_t position = st_step_position(&x->s->c->p, row);
+	struct hypothesis *h = st_hypothesis_add_value(t, "cache.slot", "position", position, text);
+	h->e = x->own;
+	h->e.row_fault = fault;
+	h->e.row = position;
+	h->e.one_head = one_head;
+	h->e.kv_head = x->g;
+	if (one_head) {
+		const size_t len = strlen(h->text);
+		snprintf(h->text + len, sizeof h->text - len, ", for key/value head %u alone", x->g);
+	}
+	return h;
+}
+
+static void add_copy(struct table *t, const struct view *x, bool one_head, const struct pair *pair)
+{
+	const struct st_tq_params *p = &x->s->c->p;
+	const uint32_t gone = st_step_position(p, pair->gone), from = st_step_position(p, pair->put);
+	char text[120];
+	if ((from + 1) % p->kv_capacity == gone)
+		snprintf(text, sizeof text, "the row holds a copy of the one before it");
+	else if ((gone + 1) % p->kv_capacity == from)
+		snprintf(text, sizeof text, "the row holds a copy of the one after it");
+	else if (from < p->kv_seq_len)
+		snprintf(text, sizeof text, "the row is stale: it holds what belongs to position %u", from);
+	else
+		snprintf(text, sizeof text, "the row is stale: it holds what lies in row %u, outside the sequence", pair->put);
+	add_row(t, x, one_head, ROW_COPY, pair->gone, text)->e.from = pair->put;
+}
+
+static bool add_foreign(struct table *t, struct view *x, bool one_head, uint32_t row)
+{
+	const struct st_tq_params *p = &x->s->c->p;
+	struct foreign *f = &t->foreign[t->n_foreign++];
+	f->v = st_alloc_array((uint64_t)p->num_kv_heads * p->head_dim, sizeof *f->v);
+	f->score = st_alloc_array(p->num_heads, sizeof *f->score);
+	if (!f->v || !f->score)
+		return false;
+	for (uint32_t g = 0; g < p->num_kv_heads; g++)
+		if ((!one_head || g == x->g) && !solve_content(x->s, &x->own, g, row, f))
+			return false;
+	add_row(t, x, one_head, ROW_FOREIGN, row, "the row is stale: it holds something that is nowhere in this capture")->e.foreign = f;
+	return true;
+}
+
+/* The key/value head that is furthest off; *one_head: it is the only one that is off. */
+static uint32_t worst_head(const struct step *s, double floor, bool *one_head)
+{
+	const struct st_tq_params *p = &s->c->p;
+	const size_t span = (size_t)(p->num_heads / p->num_kv_heads) * p->head_dim;
+	uint32_t worst = 0, n_off = 0;
+	double largest = -1;
+	for (uint32_t g = 0; g < p->num_kv_heads; g++) {
+		const double e = st_tq_nrmse(s->observed + g * span, s->out + g * span, span);
+		n_off += e > floor;
+		if (e > largest) {
+			largest = e;
+			worst = g;
+		}
+	}
+	*one_head = n_off == 1 && p->num_kv_heads > 1;
+	return worst;
+}
+
+void st_find_rows(struct step *s, enum round round, double floor, struct table *t)
+{
+	const struct st_tq_params *p = &s->c->p;
+	const struct edit own = { .round = round };
+	struct view x;
+	bool one_head, ok;
+	st_step_evaluate(s, &own);
+	bool *seen = calloc(p->kv_capacity, sizeof *seen);
+	const uint32_t g = worst_head(s, floor, &one_head);
+	if (!seen || !view_open(&x, s, &own, g, SCANNED_HEADS)) {
+		free(seen);
+		t->failed = true;
+		return;
+	}
+	for (uint32_t i = 0; i < s->n_rows; i++)
+		seen[s->rows[i]] = true;
+	struct pair copy, empty;
+	uint32_t alone, row = 0;
+	ok = s->n_rows == 0 || find_pairs(&x, seen, &copy, &empty, &alone);
+	if (ok && s->n_rows > 0) {
+		add_row(t, &x, one_head, ROW_MISSING, alone, "the row is not seen");
+		if (empty.cost < INFINITY)
+			add_row(t, &x, one_head, ROW_ZERO, empty.gone, "the row was read before it was written (empty)");
+		if (copy.cost < INFINITY)
+			add_copy(t, &x, one_head, &copy);
+		if (x.m > 1)
+			ok = find_foreign(&x, seen, &row) && add_foreign(t, &x, one_head, row);
+	}
+	t->failed |= !ok;
+	view_close(&x);
+	free(seen);
+}

@@ -1,0 +1,239 @@
+/* diagnose_step.c - one decode step in f64 under an edit. */
+#include "turboquant/diagnose.h"
+
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool st_step_alloc(struct step *s)
+{
+	const struct st_tq_params *p = &s->c->p;
+	s->q = st_alloc_array(s->n, sizeof *s->q);
+	s->out = st_alloc_array(s->n, sizeof *s->out);
+	s->scores = st_alloc_array((uint64_t)p->num_heads * p->kv_capacity, sizeof *s->scores);
+	s->rows = st_alloc_array(p->kv_capacity, sizeof *s->rows);
+	s->weights_top = st_alloc_array(p->num_heads, sizeof *s->weights_top);
+	s->total = st_alloc_array(p->num_heads, sizeof *s->total);
+	return s->q && s->out && s->scores && s->rows && s->weights_top && s->total;
+}
+
+void st_step_free(struct step *s)
+{
+	free(s->q);
+	free(s->out);
+	free(s->scores);
+	free(s->rows);
+	free(s->weights_top);
+	free(s->total);
+}
+
+static float round_bf16(float x)
+{
+	uint32_t u;
+	memcpy(&u, &x, 4);
+	u = (u + 0x7fffu + (u >> 16 & 1)) & 0xffff0000u;
+	memcpy(&x, &u, 4);
+	return x;
+}
+
+/* Physical rows that the edited step reads. */
+static void select_rows(struct step *s, const struct edit *e)
+{
+	const struct st_tq_params *p = &s->c->p;
+	const int64_t cap = p->kv_capacity, len = (int64_t)p->kv_seq_len + e->extra;
+	const int64_t start = (((int64_t)p->ring_start + e->ring_delta) % cap + cap) % cap;
+	int64_t first = 0;
+	if (p->mask_type == ST_TQ_MASK_SLIDING && e->window == WINDOW_OWN)
+		first = (int64_t)p->kv_seq_len - p->sliding_window - e->window_delta;
+	const bool physical = e->physical != s->physical;
+	s->n_rows = 0;
+	for (int64_t i = first > 0 ? first : 0; i < (len < cap ? len : cap); i++) {
+		int64_t row = (start + i) % cap;
+		if (physical && row >= p->kv_seq_len)
+			continue;
+		/* A window counted in physical rows: the last ones of the buffer's used part. */
+		if (e->window == WINDOW_BY_ROW && row < (int64_t)p->kv_seq_len - p->sliding_window)
+			continue;
+		s->rows[s->n_rows++] = (uint32_t)row;
+	}
+}
+
+uint32_t st_step_position(const struct st_tq_params *p, uint32_t row)
+{
+	return (uint32_t)(((uint64_t)row + p->kv_capacity - p->ring_start) % p->kv_capacity);
+}
+
+uint32_t st_step_physical(const struct st_tq_params *p, uint32_t position)
+{
+	return (uint32_t)(((uint64_t)p->ring_start + position) % p->kv_capacity);
+}
+
+/* The fault that the edit puts on this row of this head. */
+static enum row_fault fault_of(const struct step *s, const struct edit *e, uint32_t g, uint32_t row)
+{
+	const bool here = e->row_fault && st_step_position(&s->c->p, row) == e->row && (!e->one_head || g == e->kv_head);
+	return here ? e->row_fault : ROW_OWN;
+}
+
+void st_step_row(const struct step *s, const struct edit *e, bool v, uint32_t g, uint32_t row, double *y)
+{
+	const struct st_tq_params *p = &s->c->p;
+	const struct st_tq_kv *kv = &s->c->kv;
+	const uint32_t d = p->head_dim;
+	const size_t rb = st_tq_row_bytes(d, s->decode.bits), nb = st_tq_norm_blocks(d);
+	switch (fault_of(s, e, g, row)) {
+	case ROW_ZERO:
+		memset(y, 0, d * sizeof *y);
+		return;
+	case ROW_FOREIGN:
+		/* Its key is unknown: st_step_evaluate takes its scores as they were found. */
+		memset(y, 0, d * sizeof *y);
+		if (v)
+			memcpy(y, e->foreign->v + (size_t)g * d, d * sizeof *y);
+		return;
+	case ROW_COPY:
+		row = e->from;
+		break;
+	case ROW_OWN:
+	case ROW_MISSING:
+		break;
+	}
+	struct st_oracle_decode o = s->decode;
+	o.fwht = o.signs = false;
+	o.nibbles_swapped = v ? e->nibbles_v : e->nibbles_k;
+	o.norm_block = e->norm_block;
+	if (e->factor > 0)
+		o.factor = e->factor;
+	const bool values = v != e->kv_swapped, norms = v != e->norms_crossed;
+	const size_t at = (size_t)g * p->kv_capacity + row;
+	st_oracle_decode_row(&o, d, (values ? kv->v_codes : kv->k_codes) + at * rb,
+	                     ((e->kv_swapped ? values : norms) ? kv->v_norms : kv->k_norms) + at * nb, y);
+}
+
+double st_step_dot(const double *a, const double *b, uint32_t d)
+{
+	double part[8] = { 0 };
+	for (uint32_t j = 0; j < d; j += 8)
+		for (int l = 0; l < 8; l++)
+			part[l] += a[j + l] * b[j + l];
+	return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+}
+
+static uint32_t mapped(const struct st_tq_params *p, enum head_map m, uint32_t h)
+{
+	const uint32_t group = p->num_heads / p->num_kv_heads;
+	return m == MAP_MODULO ? h % p->num_kv_heads : m == MAP_REVERSED ? p->num_kv_heads - 1 - h / group : m == MAP_FIRST ? 0 : h / group;
+}
+
+double st_step_score(const struct step *s, const struct edit *e, uint32_t h, const double *k)
+{
+	const uint32_t d = s->c->p.head_dim;
+	const double cap = e->softcap < 0 ? 0 : e->softcap > 0 ? e->softcap : s->c->p.softcap;
+	const double x = (e->scale != 0 ? e->scale : s->c->p.scale) * st_step_dot(s->q + (size_t)h * d, k, d);
+	return cap > 0 ? cap * tanh(x / cap) : x;
+}
+
+static void rotate_query(struct step *s, const struct edit *e)
+{
+	const uint32_t d = s->c->p.head_dim;
+	const bool signs = s->decode.signs != e->q_signs;
+	for (uint32_t h = 0; h < s->c->p.num_heads; h++) {
+		double *q = s->q + (size_t)h * d;
+		for (uint32_t j = 0; j < d; j++)
+			q[j] = (double)s->c->q[(size_t)h * d + j] * (signs ? st_tq_sign(j) : 1);
+		if (!e->q_plain)
+			st_oracle_fwht(q, d);
+		for (uint32_t j = 0; j < d; j++) {
+			if (e->round == ROUND_F16 || (e->round == ROUND_DECLARED && s->q_f16))
+				q[j] = st_tq_round_f16((float)q[j]);
+			else if (e->round == ROUND_BF16)
+				q[j] = round_bf16((float)q[j]);
+		}
+	}
+}
+
+double st_step_residual(const struct step *s)
+{
+	double total = 0;
+	for (size_t i = 0; i < s->n; i++)
+		total += s->out[i] * s->out[i];
+	return total > 0 ? st_tq_nrmse(s->observed, s->out, s->n) : INFINITY;
+}
+
+/* Bring one head's result back to the natural basis. */
+static void finish_head(const struct step *s, const struct edit *e, double *y)
+{
+	const uint32_t d = s->c->p.head_dim;
+	if (!e->out_plain)
+		st_oracle_fwht(y, d);
+	for (uint32_t j = 0; s->decode.signs != e->out_signs && j < d; j++)
+		y[j] *= st_tq_sign(j);
+}
+
+void st_step_evaluate(struct step *s, const struct edit *e)
+{
+	const struct st_tq_params *p = &s->c->p;
+	const uint32_t d = p->head_dim, H = p->num_heads;
+	double row[512];
+	rotate_query(s, e);
+	select_rows(s, e);
+	memset(s->out, 0, s->n * sizeof *s->out);
+	for (uint32_t h = 0; h < H; h++) {
+		s->weights_top[h] = -INFINITY;
+		s->total[h] = 0;
+	}
+	for (uint32_t g = 0; g < p->num_kv_heads; g++) {
+		for (uint32_t i = 0; i < s->n_rows; i++) {
+			const enum row_fault fault = fault_of(s, e, g, s->rows[i]);
+			st_step_row(s, e, false, g, s->rows[i], row);
+			for (uint32_t h = 0; h < H; h++) {
+				if (mapped(p, e->map, h) != g)
+					continue;
+				double x = fault == ROW_MISSING ? -INFINITY : fault == ROW_FOREIGN ? e->foreign->score[h] : st_step_score(s, e, h, row);
+				s->scores[(size_t)h * p->kv_capacity + i] = x;
+				s->weights_top[h] = fmax(s->weights_top[h], x);
+			}
+		}
+		for (uint32_t i = 0; i < s->n_rows; i++) {
+			st_step_row(s, e, true, g, s->rows[i], row);
+			for (uint32_t h = 0; h < H; h++) {
+				if (mapped(p, e->map, h) != g)
+					continue;
+				double x = s->scores[(size_t)h * p->kv_capacity + i], w = x > -INFINITY ? exp(x - s->weights_top[h]) : 0;
+				s->total[h] += w;
+				for (uint32_t j = 0; j < d && w > 1e-30; j++)
+					s->out[(size_t)h * d + j] += w * row[j];
+			}
+		}
+	}
+	for (uint32_t h = 0; h < H; h++) {
+		for (uint32_t j = 0; s->total[h] > 0 && j < d; j++)
+			s->out[(size_t)h * d + j] /= s->total[h];
+		finish_head(s, e, s->out + (size_t)h * d);
+	}
+}
+
+bool st_step_try(const struct step *s, struct hypothesis *h, size_t n)
+{
+	bool failed = false;
+	/* Each thread evaluates whole hypotheses in scratch of its own. */
+#pragma omp parallel num_threads(s->threads) if (s->threads > 1)
+	{
+		struct step mine = *s;
+		bool ok = st_step_alloc(&mine);
+#pragma omp for schedule(dynamic)
+		for (size_t i = 0; i < n; i++) {
+			if (ok)
+				st_step_evaluate(&mine, &h[i].e);
+			h[i].residual = ok ? st_step_residual(&mine) : INFINITY;
+		}
+		if (!ok) {
+#pragma omp atomic write
+			failed = true;
+		}
+		st_step_free(&mine);
+	}
+	return !failed;
+}
