@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const struct kind {
 	const char *name, *what;
@@ -84,6 +85,12 @@ enum st_status st_replay_make(struct st_replay_run *r, struct st_error *err)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "make-manifest", "unknown capture \"%s\"; linear, ring, partial, d512 and d128 are known", name);
 	if (!o->out)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--out", "--make-manifest needs a folder to write");
+	struct stat sb;
+	if (o->out[0] && lstat(o->out, &sb) == 0) {
+		enum st_status exists = st_fail_at(err, ST_ERR_IO, ST_NO_OFFSET, "--out", "already exists; a capture goes into a new folder");
+		st_error_in(err, o->out);
+		return exists;
+	}
 	const struct st_tq_params *p = &k->p;
 	const unsigned bits = o->bits ? o->bits : 4;
 	const bool signs = o->signs == 1;

@@ -80,7 +80,7 @@ static char *beside(const char *manifest, const char *path)
 
 struct input {
 	const char *key, *alias;
-	bool required, norms;
+	bool required, finite; /* finite: f32 that must not be NaN or infinite */
 	uint64_t size;         /* bytes; filled in from the params */
 	const void **to;
 };
@@ -110,11 +110,11 @@ static enum st_status open_input(struct st_capture *c, const char *manifest, con
 			st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "%llu bytes, the params say %llu",
 			                (unsigned long long)m->size, (unsigned long long)in->size);
 	}
-	for (uint64_t i = 0; st == ST_OK && in->norms && i < m->size / 4; i++) {
+	for (uint64_t i = 0; st == ST_OK && in->finite && i < m->size / 4; i++) {
 		float f;
 		memcpy(&f, m->data + 4 * i, 4);
 		if (!isfinite(f))
-			st = st_fail_at(err, ST_ERR_FORMAT, 4 * i, key, "norm %llu is %s", (unsigned long long)i, isnan(f) ? "NaN" : "infinite");
+			st = st_fail_at(err, ST_ERR_FORMAT, 4 * i, key, "number %llu is %s", (unsigned long long)i, isnan(f) ? "NaN" : "infinite");
 	}
 	if (st == ST_OK)
 		*in->to = m->data;
@@ -141,8 +141,8 @@ static enum st_status read_inputs(struct st_capture *c, const char *manifest, co
 		{ "q_natural", NULL, true, false, (uint64_t)c->p.num_heads * d * 4, (const void **)&c->q },
 		{ "k_norms_canary", NULL, false, true, norms, (const void **)&c->k_norms_canary },
 		{ "v_norms_canary", NULL, false, true, norms, (const void **)&c->v_norms_canary },
-		{ "k_pre_quant", NULL, false, false, pre, (const void **)&c->k_pre },
-		{ "v_pre_quant", NULL, false, false, pre, (const void **)&c->v_pre },
+		{ "k_pre_quant", NULL, false, true, pre, (const void **)&c->k_pre },
+		{ "v_pre_quant", NULL, false, true, pre, (const void **)&c->v_pre },
 	};
 	const size_t n = sizeof inputs / sizeof *inputs;
 	c->maps = calloc(n, sizeof *c->maps);
@@ -153,6 +153,9 @@ static enum st_status read_inputs(struct st_capture *c, const char *manifest, co
 	if (!c->k_pre != !c->v_pre)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, c->k_pre ? "v_pre_quant" : "k_pre_quant",
 		                  "dump_paths has only the other one of k_pre_quant and v_pre_quant");
+	if (!c->k_norms_canary != !c->v_norms_canary)
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, c->k_norms_canary ? "v_norms_canary" : "k_norms_canary",
+		                  "dump_paths has only the other one of k_norms_canary and v_norms_canary");
 	return ST_OK;
 }
 

@@ -242,6 +242,26 @@ static void canaries(void **state)
 	}
 }
 
+/* Variation B is far off on purpose: in-range canaries have nothing to be compared with there, and that is no failure of them.
+ * What lies out of range must still not change a bit. */
+static void canaries_of_variation_b(void **state)
+{
+	(void)state;
+	static const char *const kinds[] = { "linear", "partial", "d512", "d128" };
+	static const enum st_replay_canary canary[] = { ST_CANARY_IN_RANGE, ST_CANARY_ASYMMETRIC, ST_CANARY_OUT_OF_RANGE };
+	for (size_t i = 0; i < 4; i++) {
+		for (size_t k = 0; k < 3; k++) {
+			int status;
+			const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = capture(kinds[i], 0), .variation = 'B', .signs = -1,
+				.canary = canary[k], .oracles = ST_ORACLE_DEQUANT };
+			json_t *j = replay(&o, &status);
+			assert_string_equal(str(j, "canary_result", "verdict"), k == 2 ? "pass" : "vacuous");
+			assert_int_equal(status, 0);
+			json_decref(j);
+		}
+	}
+}
+
 /* Visibility of existing kernels: counted, and off by far more than a rounding. */
 static void physical_visibility_is_reported(void **state)
 {
@@ -307,6 +327,43 @@ static const char *edited(const char *object, const char *key, json_t *value)
 	return path;
 }
 
+/* A copy of n floats with one that is not a number. */
+static void with_nan(const char *from, const char *to, size_t n, size_t at)
+{
+	float *x = malloc(n * 4);
+	FILE *f = fopen(in_folder(from), "rb");
+	assert_non_null(f);
+	assert_int_equal(fread(x, 4, n, f), n);
+	fclose(f);
+	x[at] = NAN;
+	f = fopen(in_folder(to), "wb");
+	assert_int_equal(fwrite(x, 4, n, f), n);
+	fclose(f);
+	free(x);
+}
+
+/* A query that came in broken: said so, before any kernel is blamed. */
+static void broken_query_is_the_inputs_fault(void **state)
+{
+	(void)state;
+	int status;
+	capture("linear", 0);
+	with_nan("linear-0/q_natural.f32", "linear-0/q-nan.f32", 16 * 256, 7);
+	struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1 };
+	o.manifest = edited("dump_paths", "q_natural", json_string("q-nan.f32"));
+	json_t *j = replay(&o, &status);
+	assert_int_equal(num(j, "q_nonfinite", NULL), 1);
+	assert_string_equal(str(j, "verdict", NULL), "non_finite_output");
+	assert_int_equal(status, 2);
+	json_decref(j);
+	o.against = in_folder("linear-0/q_natural.f32");
+	j = replay(&o, &status);
+	assert_string_equal(str(j, "diagnosis", "verdict"), "undecided");
+	assert_string_equal(str(json_object_get(j, "diagnosis"), "cause", "code"), "numeric.nan");
+	assert_int_equal(status, 2);
+	json_decref(j);
+}
+
 static void bad_manifests_are_refused(void **state)
 {
 	(void)state;
@@ -339,6 +396,13 @@ static void bad_manifests_are_refused(void **state)
 	fclose(f);
 	o.manifest = edited("dump_paths", "k_norms_padded", json_string("nan.f32"));
 	refused(&o, "k_norms_padded");
+	/* One canary without the other would be left out in silence. */
+	o.manifest = edited("dump_paths", "v_norms_canary", json_string("v_norms.f32"));
+	refused(&o, "k_norms_canary");
+	/* NaN among the values before quantisation would compare with nothing and look like a match. */
+	with_nan("linear-0/v_pre_quant.f32", "linear-0/nan.f32", 8 * 200 * 256, 12345);
+	o.manifest = edited("dump_paths", "v_pre_quant", json_string("nan.f32"));
+	refused(&o, "v_pre_quant");
 	/* Not JSON, no params, no file. */
 	write_text(in_folder("linear-0/bad.json"), "{ \"params\": ");
 	o.manifest = in_folder("linear-0/bad.json");
@@ -511,6 +575,8 @@ int main(void)
 		cmocka_unit_test(variations),
 		cmocka_unit_test(own_output_matches),
 		cmocka_unit_test(canaries),
+		cmocka_unit_test(canaries_of_variation_b),
+		cmocka_unit_test(broken_query_is_the_inputs_fault),
 		cmocka_unit_test(physical_visibility_is_reported),
 		cmocka_unit_test(no_op_toggle_is_reported),
 		cmocka_unit_test(bad_manifests_are_refused),
