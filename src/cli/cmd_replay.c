@@ -29,8 +29,6 @@ struct opts {
 	bool asymmetric, json, quiet;
 };
 
-static const struct opts defaults = { .variation = "A", .kind = "ring" };
-
 enum { GROUP_MODE = 1 };
 
 static const struct cli_param options[] = {
@@ -167,6 +165,31 @@ static bool parse_seed(const char *s, uint64_t *out)
 	return errno == 0 && end != s && !*end && s[0] >= '0' && s[0] <= '9';
 }
 
+/* What an option means in one mode only would be left out in silence in the others. */
+enum { SINGLE = 1 << ST_REPLAY_SINGLESTEP, MULTI = 1 << ST_REPLAY_MULTISTEP, PRODUCTION = 1 << ST_REPLAY_PRODUCTION,
+       LINT = 1 << ST_REPLAY_LINT, MAKE = 1 << ST_REPLAY_MAKE };
+
+/* NULL, or the option that has no meaning here. */
+static const char *misplaced(const struct opts *o, enum st_replay_mode mode, const char **belongs)
+{
+	const struct { const char *name; bool given; unsigned modes; const char *belongs; } table[] = {
+		{ "manifest", o->manifest != NULL, SINGLE, "a single step" }, { "against", o->against != NULL, SINGLE, "a single step" },
+		{ "variation", o->variation != NULL, SINGLE, "a single step" }, { "canary", o->canary != NULL, SINGLE, "a single step" },
+		{ "canary-asymmetric", o->asymmetric, SINGLE, "a single step" }, { "oracle", o->oracle != NULL, SINGLE, "a single step" },
+		{ "seed", o->seed != NULL, MULTI | PRODUCTION | MAKE, "synthetic data" }, { "seeding", o->seeding != NULL, MULTI, "--multistep" },
+		{ "null-seeds", o->null_seeds != 0, PRODUCTION, "--production-faithful" }, { "session", o->session != NULL, PRODUCTION, "--production-faithful" },
+		{ "iter", o->iter != 0, PRODUCTION, "--production-faithful" }, { "table", o->table != NULL, LINT, "--codebook-lint" },
+		{ "kind", o->kind != NULL, MAKE, "--make-manifest" },
+	};
+	for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+		if (table[i].given && !(table[i].modes >> mode & 1)) {
+			*belongs = table[i].belongs;
+			return table[i].name;
+		}
+	}
+	return NULL;
+}
+
 static int run(struct cli *c, void *p)
 {
 	const struct opts *o = p;
@@ -174,7 +197,7 @@ static int run(struct cli *c, void *p)
 	struct gate_user user = { o, c };
 	char build[65] = "";
 	struct st_replay_options r = {
-		.manifest = o->manifest, .against = o->against, .out = o->out, .variation = (char)toupper((unsigned char)o->variation[0]), .kernel = o->kernel,
+		.manifest = o->manifest, .against = o->against, .out = o->out, .variation = o->variation ? (char)toupper((unsigned char)o->variation[0]) : 'A', .kernel = o->kernel,
 		.q_f16 = is(o->q_dtype, "f16"), .physical = is(o->visibility, "physical"), .bits = o->bits ? (unsigned)(o->bits[0] - '0') : 0, .threads = (int)o->threads,
 		.signs = !o->signs ? -1 : is(o->signs, "d1"), .seeding_xor = is(o->seeding, "xor"), .null_seeds = o->null_seeds,
 		.session = o->session, .iter = o->iter, .table = o->table, .make = o->kind, .gate = o->gate, .hooks = cli_hooks(c),
@@ -183,10 +206,12 @@ static int run(struct cli *c, void *p)
 		return cli_usage(c, "say what to run: --manifest, --multistep, --production-faithful, --codebook-lint or --make-manifest");
 	r.mode = o->multistep ? ST_REPLAY_MULTISTEP : o->production ? ST_REPLAY_PRODUCTION : o->lint ? ST_REPLAY_LINT
 	       : o->make ? ST_REPLAY_MAKE : o->gate ? ST_REPLAY_GATE : ST_REPLAY_SINGLESTEP;
-	if (o->manifest && r.mode != ST_REPLAY_SINGLESTEP)
-		return cli_usage(c, "--manifest belongs to a single step");
-	if (o->against && r.mode != ST_REPLAY_SINGLESTEP)
-		return cli_usage(c, "--against belongs to a single step");
+	const char *belongs, *option = misplaced(o, r.mode, &belongs);
+	if (option)
+		return cli_usage(c, "--%s belongs to %s", option, belongs);
+	/* An explanation evaluates the declared step itself, against its own reference. */
+	if (o->against && (o->canary || o->asymmetric || o->oracle || r.variation != 'A'))
+		return cli_usage(c, "--%s does not go with --against", o->canary ? "canary" : o->asymmetric ? "canary-asymmetric" : o->oracle ? "oracle" : "variation");
 	if (o->asymmetric && is(o->canary, "out-of-range"))
 		return cli_usage(c, "--canary-asymmetric is an in-range canary");
 	if (o->seed && !(r.seed_given = parse_seed(o->seed, &r.seed)))
@@ -244,7 +269,6 @@ const struct cli_command cmd_replay = {
 		"3  a gate failed",
 	.options = options,
 	.opts_size = sizeof(struct opts),
-	.defaults = &defaults,
 	.trouble = 1,
 	.run = run,
 };

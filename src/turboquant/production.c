@@ -102,12 +102,6 @@ static double range(const double *x, size_t n)
 
 /* ---- audit ---- */
 
-static struct st_tq_params ring_params(const struct st_sweep_point *pt, uint32_t ring_start)
-{
-	return (struct st_tq_params){ .num_heads = 16, .num_kv_heads = 8, .head_dim = 256, .kv_seq_len = pt->kvl, .kv_capacity = 1024,
-		.scale = 1, .mask_type = ST_TQ_MASK_SLIDING, .sliding_window = pt->window, .ring_start = ring_start, .scale_factor_d512 = 1 };
-}
-
 static json_t *null_fields(double measured, double mean, double sd)
 {
 	json_t *j = json_object();
@@ -119,15 +113,16 @@ static json_t *null_fields(double measured, double mean, double sd)
 
 static json_t *regime_json(const struct st_replay_run *r, unsigned bits, bool signs)
 {
+	const struct st_tq_params p = st_sweep_params(st_sweep_points, 0);
 	json_t *j = json_object();
-	st_json_put(j, "num_heads", json_integer(16));
-	st_json_put(j, "num_kv_heads", json_integer(8));
-	st_json_put(j, "head_dim", json_integer(256));
-	st_json_put(j, "kv_capacity", json_integer(1024));
-	st_json_put(j, "scale", json_real(1));
-	st_json_put(j, "mask_type", json_integer(ST_TQ_MASK_SLIDING));
-	st_json_put(j, "rms_eps", json_real(1e-6));
-	st_json_put(j, "rope_theta", json_real(10000));
+	st_json_put(j, "num_heads", json_integer(p.num_heads));
+	st_json_put(j, "num_kv_heads", json_integer(p.num_kv_heads));
+	st_json_put(j, "head_dim", json_integer(p.head_dim));
+	st_json_put(j, "kv_capacity", json_integer(p.kv_capacity));
+	st_json_put(j, "scale", st_json_real(p.scale));
+	st_json_put(j, "mask_type", json_integer(p.mask_type));
+	st_json_put(j, "rms_eps", st_json_real(st_sweep_regime.rms_eps));
+	st_json_put(j, "rope_theta", st_json_real(st_sweep_regime.rope_theta));
 	st_json_put(j, "rope_style", json_string("half_split"));
 	st_json_put(j, "bits", json_integer(bits));
 	st_json_put(j, "signs", json_string(signs ? "d1" : "none"));
@@ -164,7 +159,7 @@ static json_t *ring_json(const struct st_replay_run *r, const struct st_sweep_re
 	json_t *list = json_array();
 	for (int i = ST_N_SWEEP_A + ST_N_SWEEP_B; i < ST_N_POINTS; i++) {
 		const struct st_sweep_point *pt = st_sweep_points + i;
-		struct st_tq_params pa = ring_params(pt, pt->ring_a), pb = ring_params(pt, pt->ring_b);
+		struct st_tq_params pa = st_sweep_params(pt, pt->ring_a), pb = st_sweep_params(pt, pt->ring_b);
 		json_t *j = json_object();
 		st_json_put(j, "abs_pos", json_integer(pt->pos));
 		st_json_put(j, "kvl_logical", json_integer(pt->kvl));
@@ -280,7 +275,7 @@ static void text_report(struct st_replay_run *r, const struct st_sweep_result *m
 		        band_ok(m->nrmse[i]) ? "inside" : "OUTSIDE", null->mean[i], null->sd[i], (m->nrmse[i] - null->mean[i]) / null->sd[i],
 		        100 * null->outside[i]);
 		if (pt->ring_a != pt->ring_b) {
-			struct st_tq_params p = ring_params(pt, pt->ring_a);
+			struct st_tq_params p = st_sweep_params(pt, pt->ring_a);
 			struct st_tq_rows rows;
 			st_tq_visible_rows(&p, r->exec.visibility, &rows);
 			fprintf(r->text, "  start %u sees %u of %u; start %u: %.7f%s", pt->ring_a, rows.visible, rows.expected, pt->ring_b, m->nrmse_b[i],
@@ -308,8 +303,9 @@ enum st_status st_replay_production(struct st_replay_run *r, struct st_error *er
 	const char *failed;
 	struct st_replay_gate_result why;
 	st_json_put(r->json, "regression_gates", gates);
-	fprintf(r->text, "replay production-faithful: 16 query / 8 key-value heads, d 256, %u bits, query %s, kernel %s, visibility %s\n", bits,
-	        r->exec.q_f16 ? "f16" : "f32", st_cpu_name(r->exec.cpu), r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological");
+	const struct st_tq_params regime = st_sweep_params(st_sweep_points, 0);
+	fprintf(r->text, "replay production-faithful: %u query / %u key-value heads, d %u, %u bits, query %s, kernel %s, visibility %s\n",
+	        regime.num_heads, regime.num_kv_heads, regime.head_dim, bits, r->exec.q_f16 ? "f16" : "f32", st_cpu_name(r->exec.cpu), r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological");
 	ST_TRY(run_gates(r, gates, &failed, &why, err));
 	if (failed) {
 		/* Nothing was measured, so there is no audit: the gate's own output is the report. */

@@ -73,6 +73,9 @@ struct st_sweep_point {
 };
 enum { ST_N_POINTS = 13, ST_N_SWEEP_A = 6, ST_N_SWEEP_B = 5, ST_N_RING = 2 };
 extern const struct st_sweep_point st_sweep_points[ST_N_POINTS];
+/* What every point has in common, and the step of one point; the audit states these and no copy of them. */
+extern const struct st_sweep_regime { double rms_eps, rope_theta; } st_sweep_regime;
+struct st_tq_params st_sweep_params(const struct st_sweep_point *pt, uint32_t ring_start);
 /* The registered band of a single draw: fixed before anything was measured, never widened. */
 extern const double st_band_lower, st_band_upper;
 

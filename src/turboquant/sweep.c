@@ -10,7 +10,7 @@
 #include <string.h>
 
 enum { HEADS = 16, KV_HEADS = 8, DIM = 256, CAPACITY = 1024 };
-static const double rms_eps = 1e-6, rope_theta = 10000;
+const struct st_sweep_regime st_sweep_regime = { .rms_eps = 1e-6, .rope_theta = 10000 };
 
 #define RING(pos) (((pos) + 1) % CAPACITY), ((pos) % CAPACITY)
 const struct st_sweep_point st_sweep_points[ST_N_POINTS] = {
@@ -20,6 +20,14 @@ const struct st_sweep_point st_sweep_points[ST_N_POINTS] = {
 	{ "B", 500, 500, 1024, 0, 0 }, { "B", 1000, 500, 1024, 0, 0 },
 	{ "ring", 1024, 256, 512, RING(1024) }, { "ring", 1050, 256, 512, RING(1050) },
 };
+
+struct st_tq_params st_sweep_params(const struct st_sweep_point *pt, uint32_t ring_start)
+{
+	return (struct st_tq_params){
+		.num_heads = HEADS, .num_kv_heads = KV_HEADS, .head_dim = DIM, .kv_seq_len = pt->kvl, .kv_capacity = CAPACITY,
+		.scale = 1, .mask_type = ST_TQ_MASK_SLIDING, .sliding_window = pt->window, .ring_start = ring_start, .scale_factor_d512 = 1,
+	};
+}
 
 /* RoPE rows depend on positions alone: computed once, used by every seed. */
 struct st_sweep { float *table[ST_N_POINTS]; /* [kvl + 1, d]: keys, then the query */ };
@@ -49,7 +57,7 @@ enum st_status st_sweep_new(struct st_sweep **out, struct st_error *err)
 		for (uint32_t k = 0; k < pt->kvl; k++)
 			pos[k] = pt->pos + 1 + k > pt->kvl ? pt->pos + 1 + k - pt->kvl : 0;
 		pos[pt->kvl] = pt->pos;
-		st_draw_rope_table(pos, pt->kvl + 1, DIM, rope_theta, s->table[i]);
+		st_draw_rope_table(pos, pt->kvl + 1, DIM, st_sweep_regime.rope_theta, s->table[i]);
 	}
 	*out = s;
 	return ST_OK;
@@ -58,10 +66,8 @@ enum st_status st_sweep_new(struct st_sweep **out, struct st_error *err)
 enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, unsigned bits, bool signs, const struct st_tq_exec *e,
                             struct st_sweep_result *out, struct st_error *err)
 {
-	const struct st_tq_params p = {
-		.num_heads = HEADS, .num_kv_heads = KV_HEADS, .head_dim = DIM, .kv_seq_len = CAPACITY, .kv_capacity = CAPACITY,
-		.scale = 1, .mask_type = ST_TQ_MASK_SLIDING, .sliding_window = CAPACITY, .scale_factor_d512 = 1,
-	};
+	/* Room for the longest point. */
+	const struct st_tq_params p = st_sweep_params(&(struct st_sweep_point){ .kvl = CAPACITY, .window = CAPACITY }, 0);
 	struct st_scene c;
 	struct st_draw g;
 	memset(out, 0, sizeof *out);
@@ -76,16 +82,14 @@ enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, unsigned bi
 		st_draw_normal(&g, c.k, rows * DIM);
 		st_draw_normal(&g, c.v, rows * DIM);
 		st_draw_normal(&g, c.q, (size_t)HEADS * DIM);
-		st_draw_rmsnorm(c.k, rows, DIM, rms_eps);
-		st_draw_rmsnorm(c.v, rows, DIM, rms_eps);
-		st_draw_rmsnorm(c.q, HEADS, DIM, rms_eps);
+		st_draw_rmsnorm(c.k, rows, DIM, st_sweep_regime.rms_eps);
+		st_draw_rmsnorm(c.v, rows, DIM, st_sweep_regime.rms_eps);
+		st_draw_rmsnorm(c.q, HEADS, DIM, st_sweep_regime.rms_eps);
 		for (size_t r = 0; r < rows; r++)
 			st_draw_rope(c.k + r * DIM, DIM, s->table[i] + r % pt->kvl * DIM);
 		for (size_t h = 0; h < HEADS; h++)
 			st_draw_rope(c.q + h * DIM, DIM, s->table[i] + (size_t)pt->kvl * DIM);
-		c.p.kv_seq_len = pt->kvl;
-		c.p.sliding_window = pt->window;
-		c.p.ring_start = pt->ring_a;
+		c.p = st_sweep_params(pt, pt->ring_a);
 		st_scene_encode(&c);
 		ST_TRY_OUT(st_scene_kernel(&c, err));
 		ST_TRY_OUT(st_scene_floor(&c, &out->nrmse[i], err));

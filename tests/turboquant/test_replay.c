@@ -150,6 +150,13 @@ static void production_values_on_record(void **state)
 	assert_ok(st_sweep_run(s, ST_TQ_SEED, 4, false, &scalar, &again, &err), &err);
 	assert_memory_equal(&m, &again, sizeof m);
 	st_sweep_free(s);
+	/* The regime is the registered one, at every point; the audit states what this function says. */
+	for (size_t i = 0; i < ST_N_POINTS; i++) {
+		const struct st_tq_params p = st_sweep_params(st_sweep_points + i, 7);
+		assert_true(p.num_heads == 16 && p.num_kv_heads == 8 && p.head_dim == 256 && p.kv_capacity == 1024 && p.scale == 1 && p.mask_type == 2);
+		assert_true(p.softcap == 0 && p.ring_start == 7 && p.kv_seq_len == st_sweep_points[i].kvl && p.sliding_window == (i < 11 ? 1024 : 512));
+	}
+	assert_true(st_sweep_regime.rms_eps == 1e-6 && st_sweep_regime.rope_theta == 10000);
 	/* The band is what was registered. */
 	assert_true(st_band_lower == 0.05 && st_band_upper == 0.35);
 }

@@ -5,6 +5,12 @@ try --manifest cap/manifest.json --variation D
 try --manifest cap/manifest.json --oracle mine
 try --manifest cap/manifest.json --bits 5
 try --manifest absent.json
+try --codebook-lint --variation B
+try --multistep --table cap/manifest.json
+try --manifest cap/manifest.json --seed 1
+try --manifest cap/manifest.json --against cap/q_natural.f32 --canary in-range
+try --manifest cap/manifest.json --against cap/q_natural.f32 --variation C
+try --make-manifest --kind d128 --variation A
 try --manifest cap/q_natural.f32
 sed 's/"ring_start": 0/"ring_start": 128/' cap/manifest.json > cap/a.json
 try --manifest cap/a.json
