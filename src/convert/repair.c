@@ -510,9 +510,12 @@ static enum st_status fix_block_layout(struct fix *f)
 	return cannot(f, "the report names no order of values in a block that Stele knows");
 }
 
+/* Of the same bytes under two labels the report relabels one; where this file is the other, its tensor has the type that is
+ * proposed there, and what is right for it is the label. */
 static enum st_status fix_label(struct fix *f)
 {
-	const char *name = text_of(f->params, "type");
+	const char *own = st_dtype_info(f->own->tensor->dtype)->name, *proposed = text_of(f->params, "type");
+	const char *name = proposed && strcmp(proposed, own) == 0 ? text_of(f->params, "label") : proposed;
 	enum st_dtype t;
 	struct st_tensor *x = st_arena_alloc(&f->v->arena, 1, sizeof *x);
 	struct st_weight w = *f->own;

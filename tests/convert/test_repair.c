@@ -301,6 +301,9 @@ static void storage_faults_are_repaired(void **state)
 	storage_fault(ST_DTYPE_Q4_0, truth, double_scales, ST_DTYPE_Q4_0, "weight.block_scale");
 	storage_fault(ST_DTYPE_F16, ST_DTYPE_BF16, NULL, ST_DTYPE_F32, "weight.dtype_mislabelled");
 	storage_fault(ST_DTYPE_BF16, ST_DTYPE_F16, NULL, ST_DTYPE_F32, "weight.dtype_mislabelled");
+	/* The same bytes under two labels: the report relabels A, whichever of them is repaired. */
+	storage_fault(ST_DTYPE_F16, ST_DTYPE_BF16, NULL, ST_DTYPE_F16, "weight.dtype_mislabelled");
+	storage_fault(ST_DTYPE_BF16, ST_DTYPE_F16, NULL, ST_DTYPE_BF16, "weight.dtype_mislabelled");
 }
 
 /* ---- configuration, and what is refused ---- */
