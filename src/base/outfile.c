@@ -377,6 +377,16 @@ void st_outdir_abort(struct st_outdir *d)
 	free(d);
 }
 
+void st_outdir_error(const struct st_outdir *d, struct st_error *err)
+{
+	size_t n = strlen(d->temp);
+	char rest[sizeof err->path];
+	if (strncmp(err->path, d->temp, n) != 0)
+		return;
+	snprintf(rest, sizeof rest, "%s", err->path + n);
+	snprintf(err->path, sizeof err->path, "%s%s", d->path, rest);
+}
+
 enum st_status st_outdir_commit(struct st_outdir *d, struct st_error *err)
 {
 	enum st_status st = ST_OK;

@@ -269,6 +269,7 @@ static enum st_status write_folder(struct st_conversion *v, struct st_convert_re
 		st = st_check_cancel(err);
 	if (st == ST_OK)
 		return st_outdir_commit(d, err);
+	st_outdir_error(d, err);
 	st_outdir_abort(d);
 	return st;
 }

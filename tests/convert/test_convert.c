@@ -400,6 +400,7 @@ static void a_full_disk_leaves_nothing(void **state)
 		struct st_error err = convert_fails(in_folder("a.gguf"), in_folder(outs[i]), &(struct st_convert_options){ 0 });
 		assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
 		assert_int_equal(err.code, ST_ERR_IO);
+		assert_string_equal(err.path, in_folder(i == 2 ? "b/model.safetensors" : outs[i])); /* not the temporary folder */
 		assert_int_equal(left_behind("a.gguf"), 0);
 	}
 	/* A folder that cannot be written to: one that is not there, since tests may run as root. */
