@@ -107,7 +107,10 @@ const struct cli_command cmd_svf_export = {
 		"stele svf export --model Qwen3-0.6B --reference reference.json --router-vector vector.npy --write-components-dir components --out python.json\n"
 		"stele svf export --model Qwen3-0.6B --reference reference.json --router-vector vector.npy --svd-weights svd_weights.pt "
 		"--all-selected-tensors --write-components-dir components --out python.json",
-	.exit_status = "0 when the files were written; 1 when --strict-reference-hash was given and the digest is another; 2 for unusable input.",
+	.exit_status =
+		"0  the files were written\n"
+		"1  --strict-reference-hash was given and the digest is another\n"
+		"2  trouble: usage, unusable input",
 	.options = export_options,
 	.opts_size = sizeof(struct export_opts),
 	.run = run_export,
@@ -171,7 +174,10 @@ const struct cli_command cmd_svf_replay = {
 	.examples =
 		"stele svf replay --components-dir components --python-report python.json --reference reference.json --router-vector vector.npy "
 		"--model Qwen3-0.6B --all-selected-tensors --stage-dir stages --out replay.json",
-	.exit_status = "0 when every required stage is within its tolerance; 1 when one is not; 2 for unusable input.",
+	.exit_status =
+		"0  every required stage is within its tolerance\n"
+		"1  one is not\n"
+		"2  trouble: usage, unusable input",
 	.options = replay_options,
 	.opts_size = sizeof(struct replay_opts),
 	.run = run_replay,
@@ -231,7 +237,10 @@ const struct cli_command cmd_svf_compare = {
 	.examples =
 		"stele svf compare python.json replay.json\n"
 		"stele svf compare --tolerances f32 --top-diffs 10 python.json replay.json",
-	.exit_status = "0 when the two match; 1 when a required stage fails, something is missing, or a fault is named; 2 for unusable input.",
+	.exit_status =
+		"0  the two match\n"
+		"1  a required stage fails, something is missing, or a fault is named\n"
+		"2  trouble: usage, unusable input",
 	.options = compare_options,
 	.positionals = compare_positionals,
 	.opts_size = sizeof(struct compare_opts),
@@ -288,7 +297,9 @@ const struct cli_command cmd_svf_apply = {
 		"is read back and verified at the end. The same command goes on with a folder that an interrupted run left.",
 	.examples =
 		"stele svf apply --model Qwen3-0.6B --reference reference.json --router-vector vector.npy --components-dir components --out artifact",
-	.exit_status = "0 when the artifact is complete and verified; 2 for unusable input.",
+	.exit_status =
+		"0  the artifact is complete and verified\n"
+		"2  trouble: usage, unusable input",
 	.options = apply_options,
 	.opts_size = sizeof(struct apply_opts),
 	.run = run_apply,
@@ -343,7 +354,9 @@ const struct cli_command cmd_svf_route = {
 		"Evaluates the adapted model on the transcript, takes the last layer's normed hidden state of the token before the last, and multiplies it "
 		"by the head: seven logits for agents, three for roles, the largest of each decides. The artifact is verified first.",
 	.examples = "stele svf route --artifact artifact --model Qwen3-0.6B --message \"Select a role for this task.\" --out route.json",
-	.exit_status = "0 when the message was routed; 2 for unusable input.",
+	.exit_status =
+		"0  the message was routed\n"
+		"2  trouble: usage, unusable input",
 	.options = route_options,
 	.opts_size = sizeof(struct route_opts),
 	.run = run_route,

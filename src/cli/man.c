@@ -119,6 +119,8 @@ static void overview(struct st_text *t)
 		st_text_puts(t, ".\n");
 	}
 	exit_status(t, cli_common_exit_status);
+	roff_line(t, ".TP\n.B 130\n", "interrupted, by Ctrl-C or SIGTERM; the message says what was not done");
+	roff_line(t, ".PP\n", "The page of a command lists what it returns; those of stele replay mean something else.");
 	st_text_puts(t, ".SH ENVIRONMENT\n.TP\n.B NO_COLOR\nSet and not empty: no colour.\n.SH SEE ALSO\n");
 	for (size_t i = 0; i < cli_n_commands; i++) {
 		st_text_puts(t, ".BR stele\\-");

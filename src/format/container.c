@@ -138,13 +138,24 @@ static const struct {
 	{ "<", "an HTML or XML page, perhaps a failed download" },
 };
 
-static enum st_status refuse_unknown(const struct st_map *m, struct st_error *err)
+static enum st_status refuse_stranger(const struct st_map *m, struct st_error *err)
 {
 	if (m->size == 0)
 		return st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "the file is empty");
 	for (size_t i = 0; i < sizeof strangers / sizeof *strangers; i++)
 		if (begins(m, 0, strangers[i].magic, strlen(strangers[i].magic)))
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, 0, NULL, "is %s", strangers[i].what);
+	return ST_OK;
+}
+
+enum st_status st_safetensors_refuse_stranger(const struct st_map *m, struct st_error *err)
+{
+	return is_safetensors(m) ? ST_OK : refuse_stranger(m, err);
+}
+
+static enum st_status refuse_unknown(const struct st_map *m, struct st_error *err)
+{
+	ST_TRY(refuse_stranger(m, err));
 	char hex[17];
 	st_hex(m->data, m->size < 8 ? (size_t)m->size : 8, hex);
 	return st_fail_at(err, ST_ERR_FORMAT, 0, NULL,

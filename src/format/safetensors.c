@@ -209,7 +209,9 @@ static enum st_status read_tensors(struct st_container *c, const struct shard *s
 static enum st_status add_shard(struct st_container *c, const char *path, struct shard *s, struct st_error *err)
 {
 	ST_TRY(st_container_add_file(c, path, &s->file, err));
-	enum st_status st = read_header(c, s, err);
+	enum st_status st = st_safetensors_refuse_stranger(&c->maps[s->file], err);
+	if (st == ST_OK)
+		st = read_header(c, s, err);
 	if (st != ST_OK)
 		st_error_in(err, path);
 	return st;

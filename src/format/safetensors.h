@@ -10,6 +10,9 @@
 /* A shard index is JSON text. Its first bytes hold no NUL, as the header length of a safetensors file does. */
 bool st_safetensors_is_index(const struct st_map *m);
 
+/* A file that a folder or an index calls one of weights may be something else, often a Git LFS pointer: say so. */
+ST_MUST_CHECK enum st_status st_safetensors_refuse_stranger(const struct st_map *m, struct st_error *err);
+
 /* A zip file or a pickle, as torch.save writes them; torch's reader says what is wrong with the ones that are not. */
 bool st_torch_is(const struct st_map *m);
 /* The shards of one checkpoint. Files, tensors, format and description of c. */
