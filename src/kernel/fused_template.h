@@ -1,7 +1,9 @@
 /*
  * fused_template.h - dot of one stored type for few tokens, AVX-512: a group of elements of four rows is
  * decoded into a few vectors and multiplied at once, so that the decoding of one group runs beside the
- * products of the one before. With many tokens the plain dot on a decoded tile is as fast. The order of each sum is dot's.
+ * products of the one before; the factors of a block are made before the last products of the block before, for
+ * nothing can begin without them. Large groups cost: the products wait for four rows to be decoded. With many
+ * tokens the plain dot on a decoded tile is as fast. The order of each sum is dot's.
  *
  * The includer defines TYPE (prep_TYPE and group_TYPE above), ELEMS per block, GROUP elements per group.
  */
@@ -18,18 +20,22 @@
 		UNROLL for (int c = 0; c < C; c++) \
 			UNROLL for (int r = 0; r < R; r++) \
 				s[r][c] = get(acc + ((size_t)c * ld + (size_t)r) * lanes); \
+		float f[FUSED_ROWS][16]; \
+		if (K) \
+			UNROLL for (int r = 0; r < R; r++) \
+				ST_PASTE(prep_, TYPE)((const BLOCK *)(w + (size_t)r * row_bytes), f[r]); \
 		for (size_t k = 0; k < K; k += ELEMS, w += sizeof(BLOCK)) { \
-			float f[FUSED_ROWS][16]; \
-			UNROLL for (int r = 0; r < R; r++) { \
-				const uint8_t *b = w + (size_t)r * row_bytes; \
+			const uint8_t *next = k + ELEMS < K ? w + sizeof(BLOCK) : w; /* a row's last: once more, unused */ \
+			UNROLL for (int r = 0; r < R; r++) \
 				UNROLL for (size_t i = 0; i < sizeof(BLOCK); i += 64) \
-					__builtin_prefetch((const void *)((uintptr_t)b + ahead + i), 0, 2); \
-				ST_PASTE(prep_, TYPE)((const BLOCK *)b, f[r]); \
-			} \
+					__builtin_prefetch((const void *)((uintptr_t)w + (size_t)r * row_bytes + ahead + i), 0, 2); \
 			UNROLL for (unsigned g = 0; g < ELEMS / GROUP; g++) { \
 				_Alignas(64) float v[FUSED_ROWS][GROUP]; \
 				UNROLL for (int r = 0; r < R; r++) \
 					ST_PASTE(group_, TYPE)((const BLOCK *)(w + (size_t)r * row_bytes), g, f[r], v[r]); \
+				if (g == ELEMS / GROUP - 1) \
+					UNROLL for (int r = 0; r < R; r++) \
+						ST_PASTE(prep_, TYPE)((const BLOCK *)(next + (size_t)r * row_bytes), f[r]); \
 				UNROLL for (size_t i = 0; i < GROUP; i += 16) { \
 					vec a[FUSED_ROWS][16 / lanes]; \
 					UNROLL for (int r = 0; r < R; r++) \

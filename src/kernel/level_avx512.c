@@ -168,22 +168,22 @@ ST_INLINE ST_TARGET void group_q8_0(const struct st_block_q8_0 *b, unsigned g, c
 
 /* The 8 scales times d, then the 8 minima times dmin, of a Q4_K or Q5_K block: st_k4_scale_min for all
  * sub-blocks at once, four bytes to a word. */
-ST_INLINE ST_TARGET void k4_factors(const uint8_t scales[12], float d, float dmin, float *f)
+ST_INLINE ST_TARGET void k4_factors(const void *block, float *f)
 {
-	uint32_t a, b, c;
-	__builtin_memcpy(&a, scales, 4);
-	__builtin_memcpy(&b, scales + 4, 4);
-	__builtin_memcpy(&c, scales + 8, 4);
-	uint32_t six = 0x3F3F3F3F, four = 0x0F0F0F0F, top = 0x30303030;
-	__m128i packed = _mm_setr_epi32((int)(a & six), (int)((c & four) | (a >> 2 & top)),
-	                                (int)(b & six), (int)((c >> 4 & four) | (b >> 2 & top)));
-	__m512 factor = _mm512_mask_blend_ps(0xFF00, _mm512_set1_ps(d), _mm512_set1_ps(dmin));
-	_mm512_storeu_ps(f, _mm512_mul_ps(factor, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(packed))));
+	/* words: d and dmin, a, b, c; six bits from a and b each, four from c with two from a and b each */
+	__m128i head = _mm_loadu_si128(block);
+	__m128i low = _mm_srlv_epi32(_mm_shuffle_epi32(head, _MM_SHUFFLE(3, 2, 3, 1)), _mm_setr_epi32(0, 0, 0, 4));
+	__m128i high = _mm_srli_epi32(_mm_shuffle_epi32(head, _MM_SHUFFLE(2, 2, 1, 1)), 2);
+	low = _mm_and_si128(low, _mm_setr_epi32(0x3F3F3F3F, 0x0F0F0F0F, 0x3F3F3F3F, 0x0F0F0F0F));
+	high = _mm_and_si128(high, _mm_setr_epi32(0, 0x30303030, 0, 0x30303030));
+	__m512i pick_d = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+	__m512 factor = _mm512_permutexvar_ps(pick_d, _mm512_castps128_ps512(_mm_cvtph_ps(head)));
+	_mm512_storeu_ps(f, _mm512_mul_ps(factor, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_or_si128(low, high)))));
 }
 
 /* scale * code - min for codes 0..15: scale is d * 6 bits and exact, its product with a code too, so
  * the fused form rounds where the plain one does. */
-ST_INLINE ST_TARGET void prep_q4_k(const struct st_block_q4_k *b, float *f) { k4_factors(b->scales, half(b->d), half(b->dmin), f); }
+ST_INLINE ST_TARGET void prep_q4_k(const struct st_block_q4_k *b, float *f) { k4_factors(b, f); }
 ST_INLINE ST_TARGET void group_q4_k(const struct st_block_q4_k *b, unsigned g, const float *f, float *y)
 {
 	__m512 lo = _mm512_fmsub_ps(_mm512_set1_ps(f[2 * g]), ramp(), _mm512_set1_ps(f[8 + 2 * g]));
@@ -192,20 +192,25 @@ ST_INLINE ST_TARGET void group_q4_k(const struct st_block_q4_k *b, unsigned g, c
 	pick(b->qs + 32 * g + 16, lo, hi, y + 16, y + 48);
 }
 
-ST_INLINE ST_TARGET void prep_q5_k(const struct st_block_q5_k *b, float *f) { k4_factors(b->scales, half(b->d), half(b->dmin), f); }
+/* The same 32 bytes in both halves. */
+ST_INLINE ST_TARGET __m512i twice(const void *p) { return _mm512_broadcast_i64x4(_mm256_loadu_si256(p)); }
+/* a in the 16-bit words of the lower half, b in those of the upper one. */
+ST_INLINE ST_TARGET __m512i halves(short a, short b)
+{
+	return _mm512_inserti64x4(_mm512_set1_epi16(a), _mm256_set1_epi16(b), 1);
+}
+
+/* As Q4_K; the codes of the group are put together as bytes. */
+ST_INLINE ST_TARGET void prep_q5_k(const struct st_block_q5_k *b, float *f) { k4_factors(b, f); }
 ST_INLINE ST_TARGET void group_q5_k(const struct st_block_q5_k *b, unsigned g, const float *f, float *y)
 {
-	__m512 upper = _mm512_add_ps(ramp(), _mm512_set1_ps(16));
-	UNROLL for (unsigned j = 2 * g; j < 2 * g + 2; j++) {
-		__m512 scale = _mm512_set1_ps(f[j]), min = _mm512_set1_ps(f[8 + j]);
-		__m512 low = _mm512_fmsub_ps(scale, ramp(), min), high = _mm512_fmsub_ps(scale, upper, min);
-		UNROLL for (unsigned i = 0; i < 32; i += 16) {
-			__m512i v = _mm512_srli_epi32(bytes(b->qs + 32 * g + i), 4 * (j % 2));
-			__mmask16 top = _mm512_test_epi32_mask(bytes(b->qh + i), _mm512_set1_epi32(1 << j));
-			v = _mm512_and_si512(v, _mm512_set1_epi32(15));
-			v = _mm512_mask_or_epi32(v, top, v, _mm512_set1_epi32(16)); /* bit 4 picks the second table */
-			_mm512_storeu_ps(y + 32 * (j % 2) + i, _mm512_permutex2var_ps(low, v, high));
-		}
+	_Alignas(64) uint8_t code[64];
+	__m512i low4 = _mm512_and_si512(_mm512_srlv_epi16(twice(b->qs + 32 * g), halves(0, 4)), _mm512_set1_epi8(15));
+	__mmask64 top = _mm512_test_epi8_mask(twice(b->qh), halves((short)(0x0101 << 2 * g), (short)(0x0202 << 2 * g)));
+	_mm512_store_si512(code, _mm512_mask_add_epi8(low4, top, low4, _mm512_set1_epi8(16)));
+	UNROLL for (unsigned i = 0; i < 64; i += 16) {
+		__m512 scale = _mm512_set1_ps(f[2 * g + i / 32]), min = _mm512_set1_ps(f[8 + 2 * g + i / 32]);
+		_mm512_storeu_ps(y + i, _mm512_fmsub_ps(scale, _mm512_cvtepi32_ps(bytes(code + i)), min));
 	}
 }
 
@@ -213,24 +218,17 @@ ST_INLINE ST_TARGET void prep_q6_k(const struct st_block_q6_k *b, float *f)
 {
 	_mm512_storeu_ps(f, _mm512_mul_ps(_mm512_set1_ps(half(b->d)), signed_bytes(b->scales)));
 }
+/* Two runs of 32, put together as bytes. Runs 0..3 of each half block take bits 0-1, 2-3, 4-5, 6-7 of qh as bits 4-5. */
 ST_INLINE ST_TARGET void group_q6_k(const struct st_block_q6_k *b, unsigned g, const float *f, float *y)
 {
-	__m512i low4 = _mm512_set1_epi32(15), high2 = _mm512_set1_epi32(0x30), bias = _mm512_set1_epi32(32);
-	UNROLL for (unsigned at = 0; at < 2; at++) {
-		__m512i l0 = bytes(b->ql + 64 * g + 16 * at), l1 = bytes(b->ql + 64 * g + 32 + 16 * at);
-		__m512i top = bytes(b->qh + 32 * g + 16 * at);
-		/* runs 0..3 take bits 0-1, 2-3, 4-5, 6-7 of top as bits 4-5 of the code */
-		__m512i code[4] = {
-			_mm512_or_si512(_mm512_and_si512(l0, low4), _mm512_and_si512(_mm512_slli_epi32(top, 4), high2)),
-			_mm512_or_si512(_mm512_and_si512(l1, low4), _mm512_and_si512(_mm512_slli_epi32(top, 2), high2)),
-			_mm512_or_si512(_mm512_srli_epi32(l0, 4), _mm512_and_si512(top, high2)),
-			_mm512_or_si512(_mm512_srli_epi32(l1, 4), _mm512_and_si512(_mm512_srli_epi32(top, 2), high2)),
-		};
-		UNROLL for (unsigned r = 0; r < 4; r++) {
-			__m512 q = _mm512_cvtepi32_ps(_mm512_sub_epi32(code[r], bias));
-			_mm512_storeu_ps(y + 32 * r + 16 * at, _mm512_mul_ps(_mm512_set1_ps(f[8 * g + 2 * r + at]), q));
-		}
-	}
+	_Alignas(64) int8_t code[64];
+	__m512i low4 = _mm512_loadu_si512(b->ql + 64 * (g / 2)), high2 = twice(b->qh + 32 * (g / 2));
+	low4 = _mm512_and_si512(g % 2 ? _mm512_srli_epi16(low4, 4) : low4, _mm512_set1_epi8(15));
+	high2 = g % 2 ? _mm512_srlv_epi16(high2, halves(0, 2)) : _mm512_sllv_epi16(high2, halves(4, 2));
+	high2 = _mm512_and_si512(high2, _mm512_set1_epi8(0x30));
+	_mm512_store_si512(code, _mm512_sub_epi8(_mm512_or_si512(low4, high2), _mm512_set1_epi8(32)));
+	UNROLL for (unsigned i = 0; i < 64; i += 16)
+		_mm512_storeu_ps(y + i, _mm512_mul_ps(_mm512_set1_ps(f[4 * g + i / 16]), signed_bytes(code + i)));
 }
 
 #define BLOCK_DECODER(type, elems, group) \
@@ -248,7 +246,7 @@ BLOCK_DECODER(q4_0, 32, 32)
 BLOCK_DECODER(q8_0, 32, 32)
 BLOCK_DECODER(q4_k, 256, 64)
 BLOCK_DECODER(q5_k, 256, 64)
-BLOCK_DECODER(q6_k, 256, 128)
+BLOCK_DECODER(q6_k, 256, 64)
 
 /* Few tokens on the types that models are served in. */
 #define TYPE q4_0
@@ -269,7 +267,7 @@ BLOCK_DECODER(q6_k, 256, 128)
 #include "kernel/fused_template.h"
 #define TYPE q6_k
 #define ELEMS 256
-#define GROUP 128
+#define GROUP 64
 #include "kernel/fused_template.h"
 
 const struct st_kernels st_kernels_avx512 = {
