@@ -7,9 +7,9 @@
 #define POS_BLOCK 32   /* positions of one dot call */
 #define TOKEN_BLOCK 6
 #define DIM_BLOCK 256  /* features rounded at a time where a mode rounds; the sums go on across blocks */
-#define MIX_ROUND 16   /* positions rounded at a time; a multiple of ST_LANES_MIX */
+#define MIX_BLOCK 16   /* positions of v that stay in the first-level cache for all tokens at hand; a multiple of ST_LANES_MIX */
 
-static_assert(DIM_BLOCK <= ST_MIX_WIDTH && MIX_ROUND % ST_LANES_MIX == 0, "mix blocks");
+static_assert(DIM_BLOCK <= ST_MIX_WIDTH && MIX_BLOCK % ST_LANES_MIX == 0, "mix blocks");
 
 /* Positions [lo, hi) that token t sees. */
 static void visible(const struct st_attn_shape *s, size_t t, size_t *lo, size_t *hi)
@@ -114,40 +114,57 @@ union mix_sums {
 	double d[ST_LANES_MIX * ST_MIX_WIDTH];
 };
 
+/* P <= MIX_BLOCK */
 static void mix_some(const struct st_exec *e, const float *prob, size_t P, const float *v, size_t ldv, size_t n, union mix_sums *sums)
 {
+	float rp[MIX_BLOCK], rv[MIX_BLOCK * DIM_BLOCK];
+	if (st_mode_rounds_both(e->mode)) {
+		st_round_row(e, prob, P, rp);
+		for (size_t p = 0; p < P; p++)
+			st_round_row(e, v + p * ldv, n, rv + p * DIM_BLOCK);
+		prob = rp;
+		v = rv;
+		ldv = DIM_BLOCK;
+	}
 	if (e->mode == ST_MODE_EXACT)
 		e->k->mix_f64(prob, P, v, ldv, n, sums->d);
 	else
 		e->k->mix_f32(prob, P, v, ldv, n, sums->f);
 }
 
-/* y[i], i < n <= DIM_BLOCK, over P positions */
-static void mix_block(const struct st_exec *e, const float *prob, size_t P, const float *v, size_t ldv, size_t n, float *y)
+static void store_mix(const struct st_exec *e, const union mix_sums *sums, size_t n, float *y)
 {
-	_Alignas(64) union mix_sums sums;
-	memset(&sums, 0, sizeof sums);
-	if (!st_mode_rounds_both(e->mode)) {
-		mix_some(e, prob, P, v, ldv, n, &sums);
-	} else {
-		float rp[MIX_ROUND], rv[MIX_ROUND * DIM_BLOCK];
-		for (size_t p = 0; p < P; p += MIX_ROUND) {
-			size_t m = P - p < MIX_ROUND ? P - p : MIX_ROUND;
-			st_round_row(e, prob + p, m, rp);
-			for (size_t i = 0; i < m; i++)
-				st_round_row(e, v + (p + i) * ldv, n, rv + i * DIM_BLOCK);
-			mix_some(e, rp, m, rv, DIM_BLOCK, n, &sums);
-		}
-	}
 	for (size_t i = 0; i < n; i++) {
 		if (e->mode == ST_MODE_EXACT) {
-			const double *s = sums.d + i;
+			const double *s = sums->d + i;
 			y[i] = st_canonical((float)((s[0] + s[2 * ST_MIX_WIDTH]) + (s[ST_MIX_WIDTH] + s[3 * ST_MIX_WIDTH])));
 		} else {
-			const float *s = sums.f + i;
+			const float *s = sums->f + i;
 			y[i] = st_canonical((s[0] + s[2 * ST_MIX_WIDTH]) + (s[ST_MIX_WIDTH] + s[3 * ST_MIX_WIDTH]));
 		}
 	}
+}
+
+/* n <= DIM_BLOCK features of one head, tokens [t0, t0 + T). probs: the head's [s->T, P]; v and y point at the features. */
+static void mix_block(const struct st_exec *e, const struct st_attn_shape *s, size_t t0, size_t T, const float *probs,
+                      const float *v, size_t ldv, size_t n, float *y, size_t ldy)
+{
+	_Alignas(64) union mix_sums sums[TOKEN_BLOCK];
+	memset(sums, 0, T * sizeof *sums);
+	for (size_t p = 0, more = T; more > 0; p += MIX_BLOCK) {
+		more = 0;
+		for (size_t t = 0; t < T; t++) {
+			size_t lo, hi;
+			visible(s, t0 + t, &lo, &hi);
+			if (lo + p >= hi)
+				continue;
+			size_t P = hi - lo - p < MIX_BLOCK ? hi - lo - p : MIX_BLOCK;
+			mix_some(e, probs + (t0 + t) * s->P + lo + p, P, v + (lo + p) * ldv, ldv, n, &sums[t]);
+			more++;
+		}
+	}
+	for (size_t t = 0; t < T; t++)
+		store_mix(e, &sums[t], n, y + (t0 + t) * ldy);
 }
 
 void st_attn_mix(const struct st_exec *e, const struct st_attn_shape *s, const float *probs,
@@ -155,15 +172,14 @@ void st_attn_mix(const struct st_exec *e, const struct st_attn_shape *s, const f
 {
 	assert(s->P >= s->T && s->n_heads % s->n_kv_heads == 0);
 	size_t d = s->head_dim, share = s->n_heads / s->n_kv_heads;
+	size_t blocks = (s->T + TOKEN_BLOCK - 1) / TOKEN_BLOCK;
 	int threads = st_threads_for(e, s->n_heads * s->T * s->P * d);
 #pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (threads > 1)
 	for (size_t h = 0; h < s->n_heads; h++)
-		for (size_t t = 0; t < s->T; t++) {
-			size_t lo, hi;
-			visible(s, t, &lo, &hi);
-			const float *prob = probs + (h * s->T + t) * s->P + lo;
+		for (size_t b = 0; b < blocks; b++) {
+			size_t t0 = b * TOKEN_BLOCK, T = s->T - t0 < TOKEN_BLOCK ? s->T - t0 : TOKEN_BLOCK;
 			for (size_t i = 0; i < d; i += DIM_BLOCK)
-				mix_block(e, prob, hi - lo, v + lo * ldv + h / share * d + i, ldv, d - i < DIM_BLOCK ? d - i : DIM_BLOCK,
-				          y + (t * s->n_heads + h) * d + i);
+				mix_block(e, s, t0, T, probs + h * s->T * s->P, v + h / share * d + i, ldv,
+				          d - i < DIM_BLOCK ? d - i : DIM_BLOCK, y + h * d + i, s->n_heads * d);
 		}
 }
