@@ -114,6 +114,10 @@ static inline int make_good_files(void **state)
 	good_pickle(&inner);
 	good_checkpoint(&outer, &inner);
 	save("model.pt", &outer);
+	if (mkdir(in_folder("torch"), 0700) != 0)
+		return -1;
+	save("torch/pytorch_model-1.bin", &outer);
+	save_text("torch/pytorch_model.bin.index.json", "{\"weight_map\":{\"w\":\"pytorch_model-1.bin\"}}");
 	unlink(in_folder("config.json"));
 	return 0;
 }
@@ -144,6 +148,8 @@ static const struct good_file good_files[] = {
 	{ "array.npy", "array.npy", false },
 	{ "arrays.npz", "arrays.npz", false },
 	{ "model.pt", "model.pt", false },
+	{ "torch/pytorch_model-1.bin", "torch", false },
+	{ "torch/pytorch_model.bin.index.json", "torch", true },
 };
 #define N_GOOD (sizeof good_files / sizeof *good_files)
 
