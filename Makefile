@@ -37,7 +37,9 @@ bench: all
 	ninja -C $(BUILD) bench/stele-bench
 	tools/bench.sh $(BUILD)
 
+# The folder may have been configured for another prefix, by make or make demo.
 install: all
+	meson configure $(BUILD) --prefix=$(PREFIX) && ninja -C $(BUILD)
 	DESTDIR=$(DESTDIR) meson install -C $(BUILD) --no-rebuild
 
 uninstall:

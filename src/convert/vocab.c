@@ -339,7 +339,7 @@ static enum st_status read_model(struct st_conversion *v, struct st_error *err)
 	return voc->t->model == ST_MODEL_SCORED && v->to == ST_FORMAT_SAFETENSORS ? merges_from_scores(v, err) : ST_OK;
 }
 
-/* A container without any vocabulary is a model all the same; one whose vocabulary is not understood is not converted. */
+/* A container without any vocabulary is a model all the same; one whose vocabulary is not understood stays in its container. */
 static bool has_vocabulary(const struct st_container *c)
 {
 	switch (c->format) {
@@ -356,9 +356,19 @@ enum st_status st_vocabulary_read(struct st_conversion *v, struct st_error *err)
 		st_note(v, "the input has no vocabulary, so neither has the output");
 		return ST_OK;
 	}
-	ST_TRY(st_tokenizer_open(c, &v->vocab.t, err));
-	if (v->from == v->to || v->bare)
-		return ST_OK; /* carried as it stands; opened to compare ids */
+	struct st_error why = ST_ERROR_INIT;
+	bool as_it_stands = v->from == v->to || v->bare; /* then it is opened to compare ids, nothing else */
+	if (st_tokenizer_open(c, &v->vocab.t, &why) != ST_OK) {
+		if (!v->bare && (!as_it_stands || why.code != ST_ERR_UNSUPPORTED)) {
+			*err = why;
+			return err->code;
+		}
+		if (!v->bare)
+			st_note(v, "the tokenizer is carried unread and its ids are not compared: %.60s%s%.*s", why.where, why.where[0] ? ": " : "",
+			        (int)strcspn(why.message, ";"), why.message);
+	}
+	if (as_it_stands)
+		return ST_OK;
 	struct st_vocabulary *voc = &v->vocab;
 	/* tokenizer.json calls the unknown piece special, as it does BOS. */
 	voc->mark_unknown = v->from == ST_FORMAT_SAFETENSORS && !voc->t->byte_level;
