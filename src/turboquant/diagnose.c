@@ -91,6 +91,8 @@ static json_t *cause_json(const struct hypothesis *h, const char *confidence, do
 		st_json_put(par, "q_dtype", json_string("f16"));
 	if (h && h->e.round == ROUND_BF16)
 		st_json_put(par, "q_dtype", json_string("bf16"));
+	if (h && h->e.kv_round)
+		st_json_put(par, "kv_dtype", json_string(h->e.kv_round == ROUND_F16 ? "f16" : "bf16"));
 	st_json_put(j, "parameters", par);
 	st_json_put(j, "residual_before", st_json_real(before));
 	st_json_put(j, "residual_after", h ? st_json_real(h->residual) : NULL);
@@ -118,6 +120,22 @@ static enum st_status arithmetic_floor(const struct st_replay_run *r, const stru
 	free(q);
 	free(out);
 	return st;
+}
+
+/* Engines often hand their output on in 16 bits. Then every value is one of that type, and its rounding, at most half a unit in
+ * the last place, is no fault. Returns what that may cost. */
+static double storage_floor(const float *x, size_t n, const char **type)
+{
+	bool f16 = true, bf16 = true;
+	for (size_t i = 0; i < n; i++) {
+		uint32_t u;
+		memcpy(&u, x + i, 4);
+		f16 &= st_tq_round_f16(x[i]) == x[i];
+		bf16 &= (u & 0xffff) == 0;
+	}
+	/* Of moderate size, what bf16 holds f16 holds as well. */
+	*type = bf16 ? "bf16" : f16 ? "f16" : "f32";
+	return bf16 ? 0x1p-9 : f16 ? 0x1p-11 : 0;
 }
 
 enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_capture *c, const float *observed, struct st_error *err)
@@ -167,7 +185,12 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	st_step_evaluate(&s, &(struct edit){ 0 });
 	const double before = st_step_residual(&s);
 	ST_TRY_OUT(arithmetic_floor(r, c, &s, &floor, err));
-	fprintf(r->text, "observed output against the declared step in f64: nrmse %.3e, floor of f32 arithmetic %.1e\n", before, floor);
+	const char *type;
+	const double storage = storage_floor(observed, s.n, &type);
+	floor = fmax(storage, floor);
+	fprintf(r->text, "observed output against the declared step in f64: nrmse %.3e, floor of %s %.1e\n", before,
+	        storage < floor ? "f32 arithmetic" : !strcmp(type, "f16") ? "an f16 output" : "a bf16 output", floor);
+	st_json_put(j, "output_dtype", json_string(type));
 	st_json_put(j, "residual", st_json_real(before));
 	st_json_put(j, "floor", st_json_real(floor));
 	if (before <= floor) {

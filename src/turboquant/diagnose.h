@@ -39,7 +39,7 @@ struct edit {
 	bool one_head;                /* only in kv_head, else in every key/value head */
 	uint32_t kv_head;
 	const struct foreign *foreign; /* ROW_FOREIGN: owned by the table */
-	enum round round;
+	enum round round, kv_round;   /* of the query; of decoded keys and values */
 };
 
 struct step {

@@ -110,6 +110,8 @@ void st_step_row(const struct step *s, const struct edit *e, bool v, uint32_t g,
 	const size_t at = (size_t)g * p->kv_capacity + row;
 	st_oracle_decode_row(&o, d, (values ? kv->v_codes : kv->k_codes) + at * rb,
 	                     ((e->kv_swapped ? values : norms) ? kv->v_norms : kv->k_norms) + at * nb, y);
+	for (uint32_t j = 0; e->kv_round != ROUND_DECLARED && j < d; j++)
+		y[j] = e->kv_round == ROUND_F16 ? st_tq_round_f16((float)y[j]) : round_bf16((float)y[j]);
 }
 
 double st_step_dot(const double *a, const double *b, uint32_t d)

@@ -37,6 +37,7 @@ struct engine {
 	double scale;        /* times the right one; 0 = 1 */
 	double cap;          /* soft-cap; 0 = the right one */
 	double noise;
+	int out_bits, kv_bits; /* bits of significand that the output, or decoded rows, keep; 0 = all */
 };
 
 static void hadamard_f32(float *x, uint32_t d)
@@ -49,6 +50,16 @@ static void hadamard_f32(float *x, uint32_t d)
 		x[j] = (float)b[j];
 }
 
+/* So many bits of significand, ties to even: 11 are f16 wherever it is normal, 8 are bf16. */
+static float keep_bits(float x, int bits)
+{
+	int e;
+	float m = frexpf(x, &e);
+	/* f16 counts in 2^-24 below 2^-14. */
+	int unit = bits == 11 && e - bits < -24 ? -24 : e - bits;
+	return ldexpf(rintf(ldexpf(m, e - unit)), unit);
+}
+
 static void engine_row(const struct st_capture *c, const struct engine *m, bool v, size_t row, float *y)
 {
 	const uint32_t d = c->p.head_dim, nb = d == 512 ? 2 : 1;
@@ -59,15 +70,8 @@ static void engine_row(const struct st_capture *c, const struct engine *m, bool 
 		uint32_t b = nb == 1 ? 0 : m->norm_block == 1 ? 1 - j / 256 : m->norm_block == 2 ? 0 : m->norm_block == 3 ? 1 : j / 256;
 		double f = (d == 512 ? 1 / c->p.scale_factor_d512 : 1 / sqrt((double)d)) * (m->factor > 0 ? m->factor : 1);
 		y[j] = (float)levels4[code] * (norms[b] * (float)f);
+		y[j] = m->kv_bits ? keep_bits(y[j], m->kv_bits) : y[j];
 	}
-}
-
-/* Eleven bits of significand, ties to even: f16 wherever it is normal. */
-static float half(float x)
-{
-	int e;
-	float m = frexpf(x, &e);
-	return ldexpf(rintf(ldexpf(m, 11)), e - 11);
 }
 
 /* What another sequence left: the same for every query head of a key/value head. */
@@ -98,7 +102,7 @@ static void engine_run(const struct st_capture *c, const struct engine *m, float
 		if (!m->no_fwht_q)
 			hadamard_f32(q, d);
 		for (uint32_t j = 0; j < d && m->q_f16; j++)
-			q[j] = half(q[j]);
+			q[j] = keep_bits(q[j], 11);
 		int64_t first = 0;
 		if (p->mask_type == 2 && !m->no_window && !m->window_by_row)
 			first = (int64_t)p->kv_seq_len - p->sliding_window - m->window_delta;
@@ -150,6 +154,8 @@ static void engine_run(const struct st_capture *c, const struct engine *m, float
 			y[j] *= c->signs != m->flip_out_signs ? st_tq_sign(j) : 1;
 		for (uint32_t j = 0; j < d && m->noise > 0; j++)
 			y[j] *= 1 + (float)m->noise * rnd_normal();
+		for (uint32_t j = 0; j < d && m->out_bits; j++)
+			y[j] = keep_bits(y[j], m->out_bits);
 	}
 	free(k), free(v);
 }
@@ -356,11 +362,46 @@ static void low_precision_is_noise(void **state)
 	assert_string_equal(at(j, "diagnosis", "cause", "confidence"), "confirmed");
 	assert_string_equal(at(j, "diagnosis", "verdict", NULL), "noise");
 	assert_int_equal(status, 0);
+	/* A kernel that decodes into 16 bits; and the same with such a query. */
+	static const struct engine coarse[] = { { .kv_bits = 11 }, { .kv_bits = 8 }, { .kv_bits = 11, .q_f16 = true } };
+	for (size_t i = 0; i < 3; i++) {
+		json_decref(j);
+		j = explain(capture("partial", i % 2), coarse + i, NULL, &status);
+		assert_string_equal(at(j, "diagnosis", "cause", "code"), "numeric.low_precision");
+		assert_string_equal(at(j, "diagnosis", "cause", "confidence"), "confirmed");
+		assert_string_equal(at(j, "diagnosis", "verdict", NULL), "noise");
+		assert_int_equal(status, 0);
+	}
 	json_decref(j);
 	/* Declared, it is no deviation at all. */
 	j = explain(capture("linear", true), &(struct engine){ .q_f16 = true }, &(struct st_replay_options){ .signs = -1, .q_f16 = true }, &status);
 	assert_string_equal(at(j, "diagnosis", "verdict", NULL), "match");
 	json_decref(j);
+}
+
+/* An output stored in 16 bits is rounded, not wrong; and a fault under it is still named. */
+static void outputs_in_16_bits(void **state)
+{
+	(void)state;
+	static const int bits[] = { 11, 8 };
+	for (size_t i = 0; i < 2; i++) {
+		int status;
+		json_t *j = explain(capture("ring", i), &(struct engine){ .out_bits = bits[i] }, NULL, &status);
+		assert_string_equal(at(j, "diagnosis", "verdict", NULL), "match");
+		assert_string_equal(at(j, "diagnosis", "output_dtype", NULL), i ? "bf16" : "f16");
+		assert_int_equal(status, 0);
+		json_decref(j);
+		j = explain(capture("ring", i), &(struct engine){ .out_bits = bits[i], .ring_delta = -1 }, NULL, &status);
+		assert_string_equal(at(j, "diagnosis", "cause", "code"), "cache.ring_start");
+		assert_string_equal(at(j, "diagnosis", "cause", "confidence"), "confirmed");
+		json_decref(j);
+		j = explain(capture("linear", i), &(struct engine){ .out_bits = bits[i], .stale_row = 150, .stale_from = 12 }, NULL, &status);
+		assert_string_equal(at(j, "diagnosis", "cause", "code"), "cache.slot");
+		assert_string_equal(at(j, "diagnosis", "cause", "confidence"), "confirmed");
+		assert_int_equal(parameter(j, "position"), 149);
+		assert_int_equal(parameter(j, "holds_row"), 11);
+		json_decref(j);
+	}
 }
 
 static void the_unknown_stays_unexplained(void **state)
@@ -409,6 +450,7 @@ int main(void)
 		cmocka_unit_test(physical_window_of_a_partial_ring),
 		cmocka_unit_test(stale_rows_are_found),
 		cmocka_unit_test(low_precision_is_noise),
+		cmocka_unit_test(outputs_in_16_bits),
 		cmocka_unit_test(the_unknown_stays_unexplained),
 		cmocka_unit_test(nan_is_named),
 	};
