@@ -20,7 +20,7 @@
 struct apply {
 	const struct st_svf_apply_options *o;
 	struct st_svf_job job;
-	json_t *manifest;
+	json_t *manifest, *warnings;
 	const char *manifest_path;
 	uint64_t done, total;
 	FILE *text;
@@ -87,6 +87,8 @@ static enum st_status make_checkpoint(struct apply *x, const struct st_svf_entry
 		/* Factors of something else would make a model of something else. */
 		if (st == ST_OK && !st_svf_zero_test(&w.engine, why, sizeof why))
 			st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, from->source_name, "%s", why);
+		if (st == ST_OK)
+			st_svf_work_warnings(&w, x->warnings, &x->job.hooks);
 		*zero_error = w.engine.zero_error;
 		if (st == ST_OK)
 			st = st_svf_file_commit(f, err);
@@ -268,7 +270,9 @@ static const char *differs(const json_t *a, const json_t *b)
 	for (const char *const *k = keys; *k; k++)
 		if (!json_equal(json_object_get(a, *k), json_object_get(b, *k)))
 			return *k;
-	return NULL;
+	/* One layout for all tensors. */
+	const json_t *first[2] = { json_array_get(json_object_get(a, "selected_tensors"), 0), json_array_get(json_object_get(b, "selected_tensors"), 0) };
+	return json_equal(json_object_get(first[0], "python_v_layout"), json_object_get(first[1], "python_v_layout")) ? NULL : "python_v_layout";
 }
 
 static enum st_status resume(struct apply *x, struct st_error *err)
@@ -311,6 +315,7 @@ static enum st_status open_components(struct apply *x, struct st_error *err)
 	for (size_t i = 0; i < x->job.ref.n; i++) {
 		struct st_svf_factors f;
 		ST_TRY(st_svf_factors_open(x->job.factors, &x->job.ref.entries[i], x->job.layout, &f, err));
+		st_svf_factors_warnings(&f, x->job.ref.entries[i].source_name, x->warnings, &x->job.hooks);
 		st_svf_factors_close(&f);
 		x->total += x->job.ref.entries[i].rows;
 	}
@@ -360,18 +365,21 @@ static enum st_status run(struct apply *x, struct st_error *err)
 
 enum st_status st_svf_apply(const struct st_svf_apply_options *o, struct st_svf_result *r, struct st_error *err)
 {
-	struct apply x = { .o = o, .job = { .tie = o->tie, .chunk = o->chunk_rows, .threads = o->threads, .hooks = o->hooks } };
+	struct apply x = { .o = o, .warnings = json_array(), .job = { .tie = o->tie, .chunk = o->chunk_rows, .threads = o->threads, .hooks = o->hooks } };
 	size_t len = 0;
 	memset(r, 0, sizeof *r);
 	x.text = open_memstream(&r->text, &len);
-	enum st_status st = x.text ? run(&x, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	enum st_status st = x.text && x.warnings ? run(&x, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK) {
+		for (size_t i = 0; i < json_array_size(x.warnings); i++)
+			fprintf(x.text, "warning: %s\n", json_string_value(json_array_get(x.warnings, i)));
 		fprintf(x.text, "wrote and verified %s\n", o->out);
 		r->json = json_dumps(x.manifest, JSON_INDENT(2) | JSON_SORT_KEYS);
 		if (!r->json)
 			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}
 	json_decref(x.manifest);
+	json_decref(x.warnings);
 	st_svf_job_close(&x.job);
 	if (x.text && fclose(x.text) != 0 && st == ST_OK)
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");

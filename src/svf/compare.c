@@ -121,9 +121,14 @@ static enum st_status match(struct st_svf_comparison *c, struct st_error *err)
 			if (!listed(expected, c->n_expected, c->side[side].claimed[i]))
 				expected[c->n_expected++] = c->side[side].claimed[i];
 	for (size_t i = 0; i < c->n_expected; i++) {
-		bool covered = false;
+		/* In either orientation, and in both where both sides have both. */
+		bool found = false, whole = true;
 		for (size_t k = 0; k < c->n_matches; k++)
-			covered |= strcmp(c->matches[k].a->source_name, expected[i]) == 0 && complete(c->matches[k].a) && complete(c->matches[k].b);
+			if (strcmp(c->matches[k].a->source_name, expected[i]) == 0) {
+				found = true;
+				whole &= complete(c->matches[k].a) && complete(c->matches[k].b);
+			}
+		bool covered = found && whole;
 		c->n_covered += covered;
 		if (!covered)
 			c->missing[c->n_missing++] = expected[i];

@@ -89,14 +89,16 @@ static const struct st_svf_match *match_of(const struct st_svf_comparison *c, co
 	return NULL;
 }
 
-/* Whose span of side A these offsets are. */
-static const struct st_svf_match *owner(const struct st_svf_comparison *c, const float *x, uint64_t n)
+static const struct st_svf_set *set_of(const struct st_svf_match *m, int side) { return side ? m->b : m->a; }
+
+/* Whose span on that side these offsets are. */
+static const struct st_svf_match *owner(const struct st_svf_comparison *c, int side, const float *x, uint64_t n)
 {
 	for (size_t i = 0; i < c->n_matches; i++) {
-		const struct st_tensor *t = c->matches[i].a->t[ST_SVF_OFFSETS];
-		if (!t || t->n_elems != n)
+		const struct st_svf_set *s = set_of(&c->matches[i], side);
+		if (!s->t[ST_SVF_OFFSETS] || s->t[ST_SVF_OFFSETS]->n_elems != n)
 			continue;
-		float *y = values(c->matches[i].a, ST_SVF_OFFSETS);
+		float *y = values(s, ST_SVF_OFFSETS);
 		bool same = y && memcmp(x, y, n * sizeof *x) == 0;
 		free(y);
 		if (same)
@@ -164,6 +166,25 @@ static void rounded(struct st_svf_comparison *c, const struct st_svf_match *m, c
 	}
 }
 
+/* Does that side consume the spans, which the other has in their places, in alphabetical order? `moved`: tensors with another's span. */
+static bool alphabetical(const struct st_svf_comparison *c, int side, size_t *moved)
+{
+	bool all = true;
+	*moved = 0;
+	for (size_t i = 0; i < c->n_matches; i++) {
+		const struct st_svf_match *x = &c->matches[i];
+		const struct st_tensor *t = set_of(x, side)->t[ST_SVF_OFFSETS];
+		if (x->a->target || !t)
+			continue;
+		float *y = values(set_of(x, side), ST_SVF_OFFSETS);
+		const struct st_svf_match *from = y ? owner(c, !side, y, t->n_elems) : NULL;
+		free(y);
+		*moved += from != NULL && strcmp(from->a->source_name, x->a->source_name) != 0;
+		all &= from && place_of(c, from->a->source_name) == rank_of(c, x->a->source_name);
+	}
+	return all && *moved > 0;
+}
+
 static void offsets(struct st_svf_comparison *c, const struct st_svf_match *m, bool *told)
 {
 	if (!m->measured[ST_SVF_OFFSETS])
@@ -173,36 +194,28 @@ static void offsets(struct st_svf_comparison *c, const struct st_svf_match *m, b
 	bool done = !a || !b;
 	if (!done)
 		rounded(c, m, a, b, n, &done);
-	const struct st_svf_match *o = done ? NULL : owner(c, b, n);
+	const struct st_svf_match *o = done ? NULL : owner(c, 0, b, n);
 	if (!done && !o) {
 		search_vector(c, m, b, n);
 	} else if (!done && !*told) {
 		/* The whole pattern decides the name. */
-		bool alphabetical = true;
-		size_t moved = 0;
-		for (size_t i = 0; i < c->n_matches; i++) {
-			const struct st_svf_match *x = &c->matches[i];
-			if (x->a->target || !x->b->t[ST_SVF_OFFSETS])
-				continue;
-			float *y = values(x->b, ST_SVF_OFFSETS);
-			const struct st_svf_match *from = y ? owner(c, y, x->b->t[ST_SVF_OFFSETS]->n_elems) : NULL;
-			free(y);
-			moved += from != NULL && strcmp(from->a->source_name, x->a->source_name) != 0;
-			alphabetical &= from && place_of(c, from->a->source_name) == rank_of(c, x->a->source_name);
-		}
+		size_t moved, moved_a;
+		int side = alphabetical(c, 1, &moved) ? 1 : alphabetical(c, 0, &moved_a) ? 0 : -1;
 		const struct st_svf_match *back = match_of(c, o->a->source_name);
-		float *y = back ? values(back->b, ST_SVF_OFFSETS) : NULL;
+		const struct st_tensor *theirs = back ? back->b->t[ST_SVF_OFFSETS] : NULL;
+		float *y = theirs && theirs->n_elems == n ? values(back->b, ST_SVF_OFFSETS) : NULL;
 		bool swapped = moved == 2 && y && memcmp(y, a, n * sizeof *y) == 0;
 		free(y);
-		if (alphabetical && moved > 0)
+		if (side >= 0)
 			st_svf_find(c, "svf.alphabetical_spans", m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
-			            "%c consumes the spans in alphabetical order of the tensors' names; %zu tensors have another's", c->side[1].name, moved);
+			            "%c consumes the spans in alphabetical order of the tensors' names; %zu tensors have another's", c->side[side].name,
+			            side ? moved : moved_a);
 		else if (swapped)
 			st_svf_find(c, "svf.swapped_spans", m->a->source_name, stage_name(ST_SVF_OFFSETS), true, "%c has the spans of %s and %s swapped",
 			            c->side[1].name, m->a->source_name, o->a->source_name);
 		else
 			st_svf_find(c, "svf.wrong_span", m->a->source_name, stage_name(ST_SVF_OFFSETS), true, "%c takes the span of %s", c->side[1].name, o->a->source_name);
-		*told = alphabetical || swapped;
+		*told = side >= 0 || swapped;
 	}
 	free(a);
 	free(b);
@@ -214,7 +227,8 @@ static void offsets(struct st_svf_comparison *c, const struct st_svf_match *m, b
 static bool scalar_early(struct st_svf_comparison *c, const struct st_svf_match *m, enum st_svf_stage stage)
 {
 	const struct st_svf_metrics *k = &m->metrics[stage];
-	float *na = values(m->a, ST_SVF_NORMALIZATION);
+	const struct st_tensor *t = m->a->t[ST_SVF_NORMALIZATION];
+	float *na = t && t->n_elems == 1 ? values(m->a, ST_SVF_NORMALIZATION) : NULL;
 	double norm = na ? (double)na[0] : 1, gain = k->sum_aa > 0 ? k->sum_ab / k->sum_aa : 1;
 	/* sums over a and b: b = gain a */
 	double left = k->sum_bb - 2 * gain * k->sum_ab + gain * gain * k->sum_aa;
@@ -354,7 +368,9 @@ static void products(struct st_svf_comparison *c, const struct st_svf_match *m)
 	struct st_container *file;
 	struct st_svf_factors f;
 	bool named = scalar_early(c, m, (enum st_svf_stage)m->first);
-	bool numbers = m->measured[ST_SVF_U_SCALED] && m->measured[ST_SVF_MATMUL] && m->shape_match[ST_SVF_MATMUL] && m->shape_match[ST_SVF_U_SCALED];
+	const struct st_tensor *ut = m->a->t[ST_SVF_U_SCALED], *mt = m->a->t[ST_SVF_MATMUL];
+	/* Measured: both sides have the same shape, whatever it is. */
+	bool numbers = m->measured[ST_SVF_U_SCALED] && m->measured[ST_SVF_MATMUL] && ut->ndim == 2 && mt->ndim == 2 && ut->shape[0] == mt->shape[0];
 	if (!named && numbers && factors_for(c, m->a, &file, &f)) {
 		named = side_product(c, m, 1, &f);
 		named = side_product(c, m, 0, &f) || named;
@@ -512,7 +528,7 @@ static enum st_status stale(struct st_svf_comparison *c, const struct st_svf_sid
 		const struct st_svf_set *s = &side->sets[i];
 		const struct st_tensor *t = s->t[ST_SVF_FINAL_BF16];
 		char hex[65];
-		if (!s->observed_hash || !t)
+		if (!s->observed_hash || !t || t->layout != ST_LAYOUT_ROWS)
 			continue;
 		ST_TRY(st_sha256_hex(t->data, t->n_bytes, hex, err));
 		if (strcmp(hex, s->observed_hash) != 0)
@@ -522,16 +538,43 @@ static enum st_status stale(struct st_svf_comparison *c, const struct st_svf_sid
 	return ST_OK;
 }
 
-/* What a replaying side says of its checks against what its files say. */
-static void contradictions(struct st_svf_comparison *c, const struct st_svf_match *m)
+/* The digest of a file that a report lists under that role, or NULL. */
+static const char *listed_digest(const json_t *report, const char *role)
 {
+	size_t i;
+	json_t *f;
+	json_array_foreach(json_object_get(report, "files"), i, f) {
+		const char *r = json_string_value(json_object_get(f, "role"));
+		if (r && strcmp(r, role) == 0)
+			return json_string_value(json_object_get(f, "sha256"));
+	}
+	return NULL;
+}
+
+/* A replay's verdict is about the export that it was made against. Compared with another one it may fail and still have been true. */
+static bool made_for(const struct st_svf_side *replay, const struct st_svf_side *export)
+{
+	static const char *const roles[2][2] = { { "python_stages", "stages" }, { "python_all_selected_stages", "all_selected_stages" } };
+	for (size_t i = 0; i < 2; i++) {
+		const char *seen = listed_digest(replay->json, roles[i][0]), *is = listed_digest(export->json, roles[i][1]);
+		if (seen && is && strcmp(seen, is) != 0)
+			return false;
+	}
+	return true;
+}
+
+/* What a replaying side says of its checks against what its files say. */
+static void contradictions(struct st_svf_comparison *c, const struct st_svf_match *m, int side)
+{
+	const struct st_svf_set *b = set_of(m, side);
+	const char side_name = c->side[side].name;
 	bool all = true, missing = false;
 	for (size_t s = 0; s < ST_SVF_STAGES; s++) {
 		char name[64];
 		size_t i;
 		json_t *k, *found = NULL;
 		snprintf(name, sizeof name, "stage.%s", st_svf_stage_names[s]);
-		json_array_foreach(m->b->checks, i, k)
+		json_array_foreach(b->checks, i, k)
 			if (json_is_string(json_object_get(k, "stage")) && strcmp(json_string_value(json_object_get(k, "stage")), name) == 0)
 				found = k;
 		missing |= !found;
@@ -546,16 +589,16 @@ static void contradictions(struct st_svf_comparison *c, const struct st_svf_matc
 		if (json_is_true(json_object_get(found, "required_for_functional_parity")))
 			all &= pass;
 		if (says != pass && !edge)
-			st_svf_find(c, "svf.contradiction", m->b->source_name, stage_name((int)s), true, "%c's report says this stage %s, its files say that it %s (max %.3g, mean %.3g)",
-			            c->side[1].name, says ? "passed" : "failed", pass ? "passes" : "fails", m->metrics[s].max_abs, mine);
+			st_svf_find(c, "svf.contradiction", b->source_name, stage_name((int)s), true, "%c's report says this stage %s, its files say that it %s (max %.3g, mean %.3g)",
+			            side_name, says ? "passed" : "failed", pass ? "passes" : "fails", m->metrics[s].max_abs, mine);
 		else if (json_is_true(json_object_get(found, "byte_match")) && !m->byte_match[s])
-			st_svf_find(c, "svf.contradiction", m->b->source_name, stage_name((int)s), true, "%c's report says that the bytes match, %llu elements differ",
-			            c->side[1].name, (unsigned long long)m->metrics[s].mismatched);
+			st_svf_find(c, "svf.contradiction", b->source_name, stage_name((int)s), true, "%c's report says that the bytes match, %llu elements differ",
+			            side_name, (unsigned long long)m->metrics[s].mismatched);
 	}
-	if (m->b->claims && m->b->claims_pass && !all && !missing)
-		st_svf_find(c, "svf.contradiction", m->b->source_name, "", true, "%c's report claims functional parity, its files do not have it", c->side[1].name);
-	if (m->b->claims && missing)
-		st_svf_find(c, "svf.contradiction", m->b->source_name, "", true, "%c's report gives a verdict without a check of every stage", c->side[1].name);
+	if (b->claims && b->claims_pass && !all && !missing)
+		st_svf_find(c, "svf.contradiction", b->source_name, "", true, "%c's report claims functional parity, its files do not have it", side_name);
+	if (b->claims && missing)
+		st_svf_find(c, "svf.contradiction", b->source_name, "", true, "%c's report gives a verdict without a check of every stage", side_name);
 }
 
 enum st_status st_svf_diagnose(struct st_svf_comparison *c, struct st_error *err)
@@ -576,8 +619,11 @@ enum st_status st_svf_diagnose(struct st_svf_comparison *c, struct st_error *err
 		for (size_t i = 0; i < c->n_matches; i++)
 			if (c->matches[i].a->target == (target == 1))
 				explain(c, &c->matches[i], &spans_told);
-	for (size_t i = 0; i < c->n_matches; i++)
-		if (c->side[0].python && !c->side[1].python && c->matches[i].b->checks)
-			contradictions(c, &c->matches[i]);
+	for (int side = 0; side < 2; side++) {
+		bool judged = !c->side[side].python && c->side[!side].python && made_for(&c->side[side], &c->side[!side]);
+		for (size_t i = 0; judged && i < c->n_matches; i++)
+			if (set_of(&c->matches[i], side)->checks)
+				contradictions(c, &c->matches[i], side);
+	}
 	return ST_OK;
 }

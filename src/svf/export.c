@@ -13,12 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 
-void st_svf_export_warn(struct st_svf_export_run *x, const char *tensor, const char *what)
-{
-	json_array_append_new(x->warnings, json_sprintf("%s: %s", tensor, what));
-	st_svf_log(&x->job.hooks, "warning: %s: %s", tensor, what);
-}
-
 /* ---- before anything is read ---- */
 
 static enum st_status check_options(const struct st_svf_export_options *o, struct st_error *err)
@@ -84,7 +78,6 @@ static enum st_status run_variant(struct st_svf_export_run *x, const char *label
 {
 	const struct st_svf_entry *e = st_svf_export_sample(x);
 	struct st_svf_work w;
-	char why[200];
 	enum st_svf_layout kept = x->job.layout;
 	if (!legal(e, x, layout))
 		return ST_OK;
@@ -99,12 +92,8 @@ static enum st_status run_variant(struct st_svf_export_run *x, const char *label
 	st = st_svf_stages_run(t, &w.engine, err);
 	if (st == ST_OK) {
 		fprintf(x->text, "%s: %s zero-offset error %.3g\n", label, t->summary[ST_SVF_FINAL_BF16].sha256, w.engine.zero_error);
-		if (layout == kept && !st_svf_zero_test(&w.engine, why, sizeof why))
-			st_svf_export_warn(x, e->source_name, why);
-		if (layout == kept && w.engine.u_error > 1e-3) {
-			snprintf(why, sizeof why, "U is %.3g away from orthonormal", w.engine.u_error);
-			st_svf_export_warn(x, e->source_name, why);
-		}
+		if (layout == kept)
+			st_svf_work_warnings(&w, x->warnings, &x->job.hooks);
 		json_array_append_new(x->variants, variant_json(x, t, &w.engine, label, source, layout));
 		/* Readback counts for most, then given factors. */
 		if (layout == kept) {
@@ -188,7 +177,6 @@ static enum st_status all_stages(struct st_svf_export_run *x, json_t *digests, s
 	enum st_status st = ST_OK;
 	for (size_t i = 0; st == ST_OK && i < x->n_list; i++) {
 		struct st_svf_work w;
-		char why[200];
 		struct st_svf_stages t = { .e = list[i], .file = f, .first = i * (x->o->digest ? 3 : ST_SVF_STAGES), .small_only = x->o->digest,
 		                           .summaries = true, .hooks = &x->job.hooks, .done = &x->done, .total = x->total };
 		st = st_svf_work_open(&x->job, &w, list[i], x->job.layout, NULL, err);
@@ -197,8 +185,7 @@ static enum st_status all_stages(struct st_svf_export_run *x, json_t *digests, s
 		t.winner = st_svf_job_after(&x->job, list[i]) ? &w.other : NULL;
 		st = st_svf_stages_run(&t, &w.engine, err);
 		if (st == ST_OK) {
-			if (!st_svf_zero_test(&w.engine, why, sizeof why))
-				st_svf_export_warn(x, list[i]->source_name, why);
+			st_svf_work_warnings(&w, x->warnings, &x->job.hooks);
 			st_svf_put(digests, list[i]->safe, st_svf_stages_digests(&t));
 			json_t *c = json_array_get(x->components, i);
 			st_svf_put(c, "source_sha256_as_f32", json_string(t.summary[ST_SVF_SOURCE].sha256));

@@ -31,8 +31,6 @@ static inline const struct st_svf_entry *st_svf_export_entry(const struct st_svf
 
 static inline const struct st_svf_entry *st_svf_export_sample(const struct st_svf_export_run *x) { return &x->job.ref.entries[x->job.ref.sample]; }
 
-void st_svf_export_warn(struct st_svf_export_run *x, const char *tensor, const char *what);
-
 /* Factors and their files (export_factors.c). Factors come from the file that was given or are computed, an earlier run's taken
  * over where they are the same. */
 ST_MUST_CHECK enum st_status st_svf_export_prepare(struct st_svf_export_run *x, struct st_error *err);

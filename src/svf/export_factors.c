@@ -17,12 +17,14 @@ static char *work_path(struct st_svf_export_run *x, const struct st_svf_entry *e
 	return st_arena_printf(&x->job.arena, "%s/%s%s", x->work_dir, e->safe, suffix);
 }
 
-/* What the factors of a tensor depend on. */
+/* What the factors of a tensor depend on; a composed source also on the span and the numbers of the tensor before. */
 static char *work_key(struct st_svf_export_run *x, const struct st_svf_entry *e)
 {
 	bool composed = st_svf_job_before(&x->job, e) != NULL;
-	return st_arena_printf(&x->job.arena, "1|%s|%s|%d|%d|%d|%s", x->job.base.sha256, e->source_name, (int)x->o->svd, (int)x->o->model_bf16,
-	                       x->job.threads, composed ? x->job.vector.sha256_f32 : "");
+	char lapack[200];
+	return st_arena_printf(&x->job.arena, "2|%s|%s|%d|%d|%d|%s|%s|%s", x->job.base.sha256, e->source_name, (int)x->o->svd, (int)x->o->model_bf16,
+	                       x->job.threads, st_svf_lapack_name(lapack, sizeof lapack), composed ? x->job.vector.sha256_f32 : "",
+	                       composed ? x->job.ref.file_sha256 : "");
 }
 
 static double real_of(const json_t *o, const char *key) { return json_number_value(json_object_get(o, key)); }
@@ -114,8 +116,7 @@ enum st_status st_svf_export_prepare(struct st_svf_export_run *x, struct st_erro
 		for (size_t i = 0; i < x->n_list; i++) {
 			struct st_svf_factors f;
 			ST_TRY(st_svf_factors_open(x->job.factors, st_svf_export_entry(x, i), x->job.layout, &f, err));
-			if (!f.descending)
-				st_svf_export_warn(x, st_svf_export_entry(x, i)->source_name, "singular values are not in descending order");
+			st_svf_factors_warnings(&f, st_svf_export_entry(x, i)->source_name, x->warnings, &x->job.hooks);
 			st_svf_factors_close(&f);
 		}
 		return ST_OK;

@@ -72,6 +72,7 @@ static enum st_status load(struct st_svf_factors *f, const struct st_svf_entry *
 	st_tensor_decode(f->v_view, 0, st_tensor_rows(f->v_view), f->v);
 	ST_TRY(all_finite(f->s_view, f->s, e->k, err));
 	ST_TRY(all_finite(f->v_view, f->v, f->v_view->n_elems, err));
+	f->v_error = st_svf_orthogonality(f->v, e->cols, e->k, f->layout != ST_SVF_TORCH_V);
 	f->descending = true;
 	for (uint64_t i = 0; i < e->k; i++) {
 		if (f->s[i] < 0)

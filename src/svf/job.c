@@ -178,3 +178,45 @@ bool st_svf_zero_test(const struct st_svf_engine *g, char *why, size_t n)
 		snprintf(why + strlen(why), n - strlen(why), "%s, or these are factors of another matrix", st_svf_layout_name(g->f->layout));
 	return false;
 }
+
+void st_svf_warn(json_t *list, const struct st_hooks *hooks, const char *tensor, const char *what)
+{
+	json_t *line = json_sprintf("%s: %s", tensor, what), *old;
+	size_t i;
+	/* One tensor is computed more than once: as it is, read back, among all. */
+	json_array_foreach(list, i, old)
+		if (json_equal(old, line)) {
+			json_decref(line);
+			return;
+		}
+	json_array_append_new(list, line);
+	st_svf_log(hooks, "warning: %s: %s", tensor, what);
+}
+
+#define ORTHONORMAL 1e-3
+
+static void not_orthonormal(json_t *list, const struct st_hooks *hooks, const char *tensor, char factor, double error)
+{
+	char why[80];
+	if (error <= ORTHONORMAL)
+		return;
+	snprintf(why, sizeof why, "%c is %.3g away from orthonormal", factor, error);
+	st_svf_warn(list, hooks, tensor, why);
+}
+
+void st_svf_factors_warnings(const struct st_svf_factors *f, const char *tensor, json_t *list, const struct st_hooks *hooks)
+{
+	if (!f->descending)
+		st_svf_warn(list, hooks, tensor, "singular values are not in descending order");
+	not_orthonormal(list, hooks, tensor, 'V', f->v_error);
+}
+
+void st_svf_work_warnings(const struct st_svf_work *w, json_t *list, const struct st_hooks *hooks)
+{
+	const char *tensor = w->engine.e->source_name;
+	char why[200];
+	if (!st_svf_zero_test(&w->engine, why, sizeof why))
+		st_svf_warn(list, hooks, tensor, why);
+	st_svf_factors_warnings(&w->factors, tensor, list, hooks);
+	not_orthonormal(list, hooks, tensor, 'U', w->engine.u_error);
+}

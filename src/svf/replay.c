@@ -15,12 +15,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-void st_svf_replay_warn(struct st_svf_replay_run *x, const char *tensor, const char *what)
-{
-	json_array_append_new(x->warnings, json_sprintf("%s: %s", tensor, what));
-	st_svf_log(&x->job.hooks, "warning: %s: %s", tensor, what);
-}
-
 /* ---- one item ---- */
 
 /* Where the other side kept digests: equality is all that can be said. */
@@ -71,17 +65,23 @@ static json_t *resume(struct st_svf_replay_run *x, const struct st_svf_replay_it
 	if (st_json_load(it->note, &j, &ignored) != ST_OK || !j)
 		return NULL;
 	const char *key = json_string_value(json_object_get(j, "key")), *sha = json_string_value(json_object_get(j, "sha256"));
-	if (key && sha && strcmp(key, x->key) == 0 && st_svf_file_sha256(it->path, hex, &ignored) == ST_OK && strcmp(hex, sha) == 0)
+	if (key && sha && strcmp(key, x->key) == 0 && st_svf_file_sha256(it->path, hex, &ignored) == ST_OK && strcmp(hex, sha) == 0) {
 		v = json_incref(json_object_get(j, "variant"));
+		json_array_extend(x->warnings, json_object_get(j, "warnings"));
+	}
 	json_decref(j);
 	return v;
 }
 
-static enum st_status note(struct st_svf_replay_run *x, const struct st_svf_replay_item *it, json_t *variant, struct st_error *err)
+/* Beside the stage file: the result, and the warnings that came with it, which begin at index `first`. */
+static enum st_status note(struct st_svf_replay_run *x, const struct st_svf_replay_item *it, json_t *variant, size_t first, struct st_error *err)
 {
 	char hex[65];
 	ST_TRY(st_svf_file_sha256(it->path, hex, err));
-	json_t *j = json_object();
+	json_t *j = json_object(), *warnings = json_array();
+	for (size_t i = first; i < json_array_size(x->warnings); i++)
+		json_array_append(warnings, json_array_get(x->warnings, i));
+	st_svf_put(j, "warnings", warnings);
 	st_svf_put(j, "key", json_string(x->key));
 	st_svf_put(j, "sha256", json_string(hex));
 	st_svf_put(j, "variant", json_incref(variant));
@@ -95,8 +95,7 @@ static enum st_status compute(struct st_svf_replay_run *x, const struct st_svf_r
 	const struct st_tensor *theirs[ST_SVF_STAGES];
 	struct st_tensor_spec specs[ST_SVF_STAGES];
 	struct st_svf_work w;
-	char why[200];
-	size_t skip = x->o->digest ? ST_SVF_OFFSETS : 0, n = x->o->digest ? 3 : ST_SVF_STAGES;
+	size_t n_warnings = json_array_size(x->warnings), skip = x->o->digest ? ST_SVF_OFFSETS : 0, n = x->o->digest ? 3 : ST_SVF_STAGES;
 	struct st_svf_stages t = { .e = it->e, .turned = it->sample && it->e->turned, .summaries = true, .small_only = x->o->digest,
 	                           .hooks = &x->job.hooks, .done = &x->done, .total = x->total, .profile = &x->profile };
 	ST_TRY(st_svf_replay_find_stages(x, it, theirs, err));
@@ -110,23 +109,20 @@ static enum st_status compute(struct st_svf_replay_run *x, const struct st_svf_r
 	if (st == ST_OK && x->digests)
 		check_digests(x, it, &t);
 	if (st == ST_OK) {
-		if (!st_svf_zero_test(&w.engine, why, sizeof why))
-			st_svf_replay_warn(x, it->e->source_name, why);
-		if (w.engine.u_error > 1e-3) {
-			snprintf(why, sizeof why, "U is %.3g away from orthonormal", w.engine.u_error);
-			st_svf_replay_warn(x, it->e->source_name, why);
-		}
-		if (!w.factors.descending)
-			st_svf_replay_warn(x, it->e->source_name, "singular values are not in descending order");
+		st_svf_work_warnings(&w, x->warnings, &x->job.hooks);
 		*variant = st_svf_replay_variant(x, it, &w, &t, it->path);
-		if (x->o->check_f64)
-			st_svf_put(*variant, "f64_check", st_svf_replay_check_f64(x, &w, theirs, err));
-		st = st_svf_file_commit(t.file, err);
-	} else {
-		st_svf_file_abort(t.file);
 	}
+	json_t *f64 = NULL;
+	if (st == ST_OK && x->o->check_f64)
+		st = st_svf_replay_check_f64(x, &w, &t, &f64, err);
+	if (f64)
+		st_svf_put(*variant, "f64_check", f64);
+	if (st == ST_OK)
+		st = st_svf_file_commit(t.file, err);
+	else
+		st_svf_file_abort(t.file);
 	st_svf_work_close(&w);
-	return st == ST_OK ? note(x, it, *variant, err) : st;
+	return st == ST_OK ? note(x, it, *variant, n_warnings, err) : st;
 }
 
 static enum st_status one(struct st_svf_replay_run *x, const struct st_svf_entry *e, bool sample, struct st_error *err)
@@ -206,7 +202,7 @@ static enum st_status make_key(struct st_svf_replay_run *x, struct st_error *err
 	mark(c, sizeof c, st_svf_path(&x->job.arena, x->o->components_dir, ST_SVF_COMPONENTS));
 	mark(s, sizeof s, x->sample_path);
 	mark(a, sizeof a, x->all_path);
-	x->key = st_arena_printf(&x->job.arena, "1|%s|%s|%s|%s|%s|%s|%s|%d%d%d%d|%s", report, c, s, a, x->job.base.sha256, x->job.vector.sha256_f32,
+	x->key = st_arena_printf(&x->job.arena, "2|%s|%s|%s|%s|%s|%s|%s|%d%d%d%d|%s", report, c, s, a, x->job.base.sha256, x->job.vector.sha256_f32,
 	                         x->job.ref.file_sha256, x->o->source_from_python, x->o->digest, x->o->check_f64, x->o->model_bf16,
 	                         st_svf_tie_name(x->job.tie));
 	return x->key ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
@@ -223,7 +219,7 @@ static enum st_status check_scales(struct st_svf_replay_run *x, struct st_error 
 	struct st_container *c;
 	const char *path = st_svf_path(&x->job.arena, x->o->components_dir, ST_SVF_SCALES);
 	if (!path || access(path, F_OK) != 0) {
-		st_svf_replay_warn(x, ST_SVF_SCALES, "is not among the components");
+		st_svf_warn(x->warnings, &x->job.hooks, ST_SVF_SCALES, "is not among the components");
 		return ST_OK;
 	}
 	ST_TRY(st_container_open(path, &c, err));
@@ -236,7 +232,7 @@ static enum st_status check_scales(struct st_svf_replay_run *x, struct st_error 
 		if (f)
 			st_tensor_decode(t, 0, 1, f);
 		if (t && (!f || memcmp(f, x->job.vector.f32 + e->start, e->k * sizeof *f) != 0))
-			st_svf_replay_warn(x, e->source_name, "the exported offsets are not this span of the vector");
+			st_svf_warn(x->warnings, &x->job.hooks, e->source_name, "the exported offsets are not this span of the vector");
 		free(f);
 	}
 	st_container_close(c);
@@ -254,6 +250,20 @@ static enum st_status list_inputs(struct st_svf_replay_run *x, struct st_error *
 	if (x->all_path)
 		ST_TRY(st_svf_add_file(x->files, "python_all_selected_stages", x->all_path, err));
 	return ST_OK;
+}
+
+/* The other side's stages are there, and its source can be this side's where that is asked for. */
+static enum st_status look_for_stages(const struct st_svf_replay_run *x, const struct st_svf_replay_item *it, struct st_error *err)
+{
+	const struct st_tensor *theirs[ST_SVF_STAGES];
+	ST_TRY(st_svf_replay_find_stages(x, it, theirs, err));
+	const struct st_tensor *s = x->o->source_from_python ? theirs[ST_SVF_SOURCE] : NULL;
+	if (!s || (s->ndim == 2 && s->shape[0] == it->e->rows && s->shape[1] == it->e->cols))
+		return ST_OK;
+	enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, s->offset, s->name, "is not [%llu, %llu], the shape of %s", (unsigned long long)it->e->rows,
+	                               (unsigned long long)it->e->cols, it->e->source_name);
+	st_error_in(err, it->sample ? x->sample_path : x->all_path);
+	return st;
 }
 
 static enum st_status prepare(struct st_svf_replay_run *x, struct st_error *err)
@@ -281,16 +291,11 @@ static enum st_status prepare(struct st_svf_replay_run *x, struct st_error *err)
 		bool sample = i == x->job.ref.sample;
 		if (!selected(x, e) || (!sample && !o->all_selected))
 			continue;
-		const struct st_tensor *theirs[ST_SVF_STAGES];
 		struct st_svf_factors f;
 		if (sample)
-			ST_TRY(st_svf_replay_find_stages(x, &(struct st_svf_replay_item){ .e = e, .sample = true }, theirs, err));
+			ST_TRY(look_for_stages(x, &(struct st_svf_replay_item){ .e = e, .sample = true }, err));
 		if (o->all_selected)
-			ST_TRY(st_svf_replay_find_stages(x, &(struct st_svf_replay_item){ .e = e }, theirs, err));
-		if (o->source_from_python && theirs[ST_SVF_SOURCE] && (theirs[ST_SVF_SOURCE]->ndim != 2 || theirs[ST_SVF_SOURCE]->shape[0] != e->rows ||
-		                                                       theirs[ST_SVF_SOURCE]->shape[1] != e->cols))
-			return st_fail_at(err, ST_ERR_MISMATCH, theirs[ST_SVF_SOURCE]->offset, theirs[ST_SVF_SOURCE]->name, "is not [%llu, %llu], the shape of %s",
-			                  (unsigned long long)e->rows, (unsigned long long)e->cols, e->source_name);
+			ST_TRY(look_for_stages(x, &(struct st_svf_replay_item){ .e = e }, err));
 		ST_TRY(st_svf_factors_open(x->job.factors, e, x->job.layout, &f, err));
 		st_svf_factors_close(&f);
 		n += sample;

@@ -31,8 +31,6 @@ struct st_svf_replay_item {
 	char *name, *path, *note;  /* label, stage file, resume note */
 };
 
-void st_svf_replay_warn(struct st_svf_replay_run *x, const char *tensor, const char *what);
-
 /* The other side (replay_python.c): its report and, unless it keeps digests, its stage files. */
 ST_MUST_CHECK enum st_status st_svf_replay_open_python(struct st_svf_replay_run *x, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_replay_tie(struct st_svf_replay_run *x, struct st_error *err);
@@ -44,8 +42,8 @@ ST_MUST_CHECK enum st_status st_svf_replay_find_stages(const struct st_svf_repla
 json_t *st_svf_replay_variant(struct st_svf_replay_run *x, const struct st_svf_replay_item *it, struct st_svf_work *w, struct st_svf_stages *t,
                               const char *stage_file);
 /* The product stages of evenly spread rows from the same f32 factors and offsets, all in f64: how far each side is from exact. */
-json_t *st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_svf_work *w, const struct st_tensor *const theirs[ST_SVF_STAGES],
-                                struct st_error *err);
+ST_MUST_CHECK enum st_status st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_svf_work *w, const struct st_svf_stages *t,
+                                                     json_t **out, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_replay_report(struct st_svf_replay_run *x, struct st_error *err);
 
 #endif

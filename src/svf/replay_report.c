@@ -29,30 +29,38 @@ static json_t *distance_json(const struct distance *d)
 	return o;
 }
 
-/* The product stages of evenly spread rows from the same f32 factors and offsets, all in f64: how far each side is from exact. */
-json_t *st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_svf_work *w, const struct st_tensor *const theirs[ST_SVF_STAGES], struct st_error *err)
+enum st_status st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_svf_work *w, const struct st_svf_stages *t, json_t **out,
+                                       struct st_error *err)
 {
 	static const enum st_svf_stage stages[] = { ST_SVF_MATMUL, ST_SVF_ZERO, ST_SVF_ADAPTED };
 	const struct st_svf_entry *e = w->engine.e;
+	const struct st_tensor *theirs[3];
 	struct distance ours_d[3] = { { 0 } }, theirs_d[3] = { { 0 } };
 	uint64_t rows = e->rows < SAMPLE_ROWS ? e->rows : SAMPLE_ROWS;
 	float *other = st_alloc_array(3 * e->cols, sizeof *other);
-	json_t *o = json_object(), *list = json_array();
 	double s = 0, scaled = 0;
+	if (!other)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	/* One of another shape has no rows to be looked at. */
+	for (size_t p = 0; p < 3; p++)
+		theirs[p] = t->shape_match[stages[p]] ? t->other[stages[p]] : NULL;
+	json_t *o = json_object(), *list = json_array();
 	for (uint64_t k = 0; k < e->k; k++) {
 		s += (double)w->factors.s[k];
 		scaled += (double)w->factors.s[k] * (1.0 + (double)w->engine.offsets[k]);
 	}
-	for (uint64_t i = 0; other && i < rows; i++) {
+	enum st_status st = ST_OK;
+	for (uint64_t i = 0; st == ST_OK && i < rows; i++) {
 		uint64_t r = rows > 1 ? i * (e->rows - 1) / (rows - 1) : 0;
 		/* The engine's buffers hold one row; the sums it keeps are not looked at any more. */
-		if (st_svf_engine_rows(&w->engine, r, 1, err) != ST_OK)
+		st = st_svf_engine_rows(&w->engine, r, 1, err);
+		if (st != ST_OK)
 			break;
 		json_array_append_new(list, json_integer((json_int_t)r));
 		const float *mine[3] = { w->engine.matmul, w->engine.zero, w->engine.adapted }, *u = w->engine.u;
 		for (size_t p = 0; p < 3; p++)
-			if (theirs[stages[p]])
-				st_tensor_decode(theirs[stages[p]], r, 1, other + p * e->cols);
+			if (theirs[p])
+				st_tensor_decode(theirs[p], r, 1, other + p * e->cols);
 		for (uint64_t c = 0; c < e->cols; c++) {
 			double m = 0, z = 0;
 			for (uint64_t k = 0; k < e->k; k++) {
@@ -64,7 +72,7 @@ json_t *st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_svf_work 
 			double exact[3] = { m, z, m * (s / scaled) };
 			for (size_t p = 0; p < 3; p++) {
 				far(&ours_d[p], exact[p], mine[p][c]);
-				if (theirs[stages[p]])
+				if (theirs[p])
 					far(&theirs_d[p], exact[p], other[p * e->cols + c]);
 			}
 		}
@@ -74,12 +82,19 @@ json_t *st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_svf_work 
 	for (size_t p = 0; p < 3; p++) {
 		json_t *d = json_object();
 		st_svf_put(d, "ours", distance_json(&ours_d[p]));
-		st_svf_put(d, "theirs", theirs[stages[p]] ? distance_json(&theirs_d[p]) : json_null());
+		st_svf_put(d, "theirs", theirs[p] ? distance_json(&theirs_d[p]) : json_null());
 		st_svf_put(o, st_svf_stage_names[stages[p]], d);
 	}
-	fprintf(x->text, "  f64 check of %llu rows, adapted_source_f32: ours within %.3g of exact, theirs %.3g\n", (unsigned long long)rows,
-	        ours_d[2].max, theirs_d[2].max);
-	return o;
+	if (st != ST_OK) {
+		json_decref(o);
+		return st;
+	}
+	fprintf(x->text, "  f64 check of %llu rows, adapted_source_f32: ours within %.3g of exact", (unsigned long long)rows, ours_d[2].max);
+	if (theirs[2])
+		fprintf(x->text, ", theirs %.3g", theirs_d[2].max);
+	fputc('\n', x->text);
+	*out = o;
+	return ST_OK;
 }
 
 /* ---- the report ---- */

@@ -65,6 +65,20 @@ double st_svf_gram_error(const float *gram, uint64_t k)
 	return worst;
 }
 
+double st_svf_orthogonality(const float *x, uint64_t n, uint64_t k, bool turned)
+{
+	float *gram = calloc(ST_SVF_GRAM * k, sizeof *gram);
+	if (!gram)
+		return NAN;
+	if (!turned)
+		st_svf_gram_add(x, n, k, gram);
+	for (uint64_t i = 0; turned && i < ST_SVF_GRAM; i++)
+		cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)k, (int)n, 1, x, (int)n, x + picked(i, k) * n, 1, 0, gram + i * k, 1);
+	double e = st_svf_gram_error(gram, k);
+	free(gram);
+	return e;
+}
+
 /* ---- the factorisation ---- */
 
 struct job {
@@ -289,17 +303,6 @@ static enum st_status residual(struct job *j, uint64_t b, struct check *k, struc
 	return st;
 }
 
-static double square_error(const float *v, uint64_t rows, uint64_t k)
-{
-	float *gram = calloc(ST_SVF_GRAM * k, sizeof *gram);
-	if (!gram)
-		return NAN;
-	st_svf_gram_add(v, rows, k, gram);
-	double e = st_svf_gram_error(gram, k);
-	free(gram);
-	return e;
-}
-
 static int ascending(const void *a, const void *b)
 {
 	double x = *(const double *)a, y = *(const double *)b;
@@ -356,7 +359,7 @@ static enum st_status second_pass(struct job *j, struct st_svf_file *f, struct s
 			st = residual(j, b, &k, err);
 	}
 	if (st == ST_OK) {
-		double one = st_svf_gram_error(k.gram, n), other = square_error(v, n, n);
+		double one = st_svf_gram_error(k.gram, n), other = st_svf_orthogonality(v, n, n, false);
 		r->residual_rel = k.aa > 0 ? sqrt(k.dd / k.aa) : 0;
 		r->residual_max = k.max;
 		r->u_error = j->wide ? other : one;

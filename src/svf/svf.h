@@ -125,6 +125,7 @@ struct st_svf_factors {
 	float *s, *v;             /* malloc'ed */
 	enum st_svf_layout layout;
 	bool descending;
+	double v_error;           /* |V^T V - 1|, columns against some of them */
 };
 /* From a torch checkpoint (<source>.U) or a component file (svd.U.<safe>); checks names, shapes and numbers. */
 ST_MUST_CHECK enum st_status st_svf_factors_open(const struct st_container *c, const struct st_svf_entry *e, enum st_svf_layout layout,
@@ -274,6 +275,8 @@ double st_svf_decompose_cost(const struct st_svf_entry *e);
 const char *st_svf_lapack_name(char *buf, size_t n);
 void st_svf_gram_add(const float *u, uint64_t rows, uint64_t k, float *gram); /* gram [ST_SVF_GRAM, k] += picked columns^T u */
 double st_svf_gram_error(const float *gram, uint64_t k);
+/* Of the n x k matrix whose columns should be orthonormal; x holds it [n, k] or, turned, [k, n]. NaN: no memory. */
+double st_svf_orthogonality(const float *x, uint64_t n, uint64_t k, bool turned);
 
 /* ---- reports (evidence.c) ---- */
 
@@ -342,5 +345,10 @@ ST_MUST_CHECK enum st_status st_svf_work_open(struct st_svf_job *j, struct st_sv
 void st_svf_work_close(struct st_svf_work *w);
 /* The zero-offset test: does U S V^T give the source? False with what is wrong in `why`. */
 bool st_svf_zero_test(const struct st_svf_engine *g, char *why, size_t n);
+/* Appends "tensor: what" unless it is there, and logs it. */
+void st_svf_warn(json_t *list, const struct st_hooks *hooks, const char *tensor, const char *what);
+/* What is odd about factors and does not stop a run; of a tensor after its last row, everything. */
+void st_svf_factors_warnings(const struct st_svf_factors *f, const char *tensor, json_t *list, const struct st_hooks *hooks);
+void st_svf_work_warnings(const struct st_svf_work *w, json_t *list, const struct st_hooks *hooks);
 
 #endif

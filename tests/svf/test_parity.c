@@ -100,6 +100,16 @@ static bool found(const json_t *j, const char *code, const char *tensor, const c
 	return false;
 }
 
+static bool named(const json_t *j, const char *code)
+{
+	size_t i;
+	json_t *f;
+	json_array_foreach(json_object_get(j, "findings"), i, f)
+		if (!strcmp(json_string_value(json_object_get(f, "code")), code))
+			return true;
+	return false;
+}
+
 /* ---- the exported files ---- */
 
 static void test_export_files(void **state)
@@ -441,6 +451,8 @@ static void test_tie_policy_of_reports(void **state)
 		json_t *j = compare(python, report, NULL, 1);
 		assert_true(found(j, "svf.tie_policy", NULL, NULL, true));
 		assert_true(found(j, "svf.tie_policy", i ? "model.embed_tokens.weight" : "lm_head.weight", i ? "final_f32" : "source_f32", true));
+		/* It was true of the export that it was made for. */
+		assert_false(named(j, "svf.contradiction"));
 		json_decref(j);
 	}
 	/* Composed: the head starts from the adapted embedding, by the second implementation too. */
@@ -492,6 +504,181 @@ static void test_stale_and_lies(void **state)
 	assert_true(found(j, "svf.contradiction", fx.t[2].source, "matmul_pre_norm", true));
 	assert_true(found(j, "svf.contradiction", fx.t[2].source, NULL, true));
 	json_decref(j);
+	/* Whichever report is named first. */
+	j = compare(fx_path(&fx, "edited.json"), python, NULL, 1);
+	assert_true(found(j, "svf.contradiction", fx.t[2].source, "matmul_pre_norm", true));
+	json_decref(j);
+	j = compare(fx_path(&fx, "o_alphabetical.json"), python, NULL, 1);
+	assert_true(found(j, "svf.alphabetical_spans", fx.t[0].source, "offsets_f32", true));
+	assert_false(named(j, "svf.wrong_span"));
+	json_decref(j);
+}
+
+/* ---- stages of shapes that they should not have ---- */
+
+static void edit_shape(struct fx_out *o, int how)
+{
+	uint64_t cols = o->ndim > 1 ? o->shape[1] : 1;
+	switch (how) {
+	case 0: o->ndim = 1, o->shape[0] *= cols, o->shape[1] = 0; break;       /* flat */
+	case 1: o->ndim = 1, o->shape[0] = 1, o->shape[1] = 0; break;           /* one number */
+	case 2: o->shape[0] = o->shape[0] / 2 + (o->shape[0] < 2); break;       /* half of it */
+	case 3: o->ndim = 1, o->shape[0] = o->shape[1] = 0; break;              /* nothing */
+	default: o->ndim = 2, o->shape[1] = o->shape[0] * cols, o->shape[0] = 1; /* one row */
+	}
+}
+
+/* Both sides may agree in a shape that no stage has; replay and compare say so and read nothing beyond it. */
+static void test_misshapen(void **state)
+{
+	(void)state;
+	static const char *const names[] = { "source_f32", "offsets_f32", "scaled_s", "normalization", "u_scaled", "matmul_pre_norm", "zero_source_f32",
+	                                     "adapted_source_f32", "final_f32", "final_bf16" };
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *c;
+	struct fx_out out[10];
+	float *f32[10];
+	uint16_t *bf16;
+	char keys[10][64];
+	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_stage_debug.safetensors"), &c, &err), &err);
+	for (size_t i = 0; i < 10; i++) {
+		const struct st_tensor *t = st_container_find(c, (snprintf(keys[i], sizeof keys[i], "stage.%s", names[i]), keys[i]));
+		f32[i] = fx_values(c, "stage.%s", names[i]);
+		out[i] = (struct fx_out){ keys[i], t->dtype, t->ndim, { t->shape[0], t->ndim > 1 ? t->shape[1] : 0 }, f32[i] };
+	}
+	bf16 = fx_bf16(f32[9], 64 * 192);
+	out[9].data = bf16;
+	st_container_close(c);
+	char stages[128], a[128], b[128], other[128], report[128];
+	snprintf(stages, sizeof stages, "%s", fx_path(&fx, "mis_a.safetensors"));
+	snprintf(other, sizeof other, "%s", fx_path(&fx, "mis_b.safetensors"));
+	snprintf(a, sizeof a, "%s", fx_path(&fx, "mis_a.json"));
+	snprintf(b, sizeof b, "%s", fx_path(&fx, "mis_b.json"));
+	snprintf(report, sizeof report, "%s", fx_path(&fx, "mis_replay.json"));
+	json_t *py = load(python);
+	json_object_set_new(at(py, "stage_debug", NULL), "stage_tensor_file", json_string(stages));
+	json_object_set_new(at(py, "stage_debug", NULL), "all_selected_stage_tensor_file", json_null());
+	json_object_set_new(at(py, "inputs", NULL), "all_selected_stage_tensor_file", json_null());
+	json_object_set_new(py, "selected_tensor_stage_debug", json_array());
+	json_object_set_new(py, "files", json_array());
+	fx_json(a, py);
+	fx_json(b, json_pack("{s:s, s:[{s:s, s:s, s:{s:s, s:s}}], s:{s:s, s:s}}", "schema", "trinity_sakana_svd_parity_trace.v2", "semantic_python_component_variants",
+	        "label", "x", "source_name", fx.t[5].source, "stage_debug", "stage_tensor_file", other, "stage_final_orientation", "target", "paths",
+	        "components_dir", components, "router_vector", fx.st));
+	for (size_t i = 0; i < 10; i++)
+		for (int how = 0; how < 5; how++) {
+			struct fx_out bad[10];
+			memcpy(bad, out, sizeof out);
+			edit_shape(&bad[i], how);
+			bool same = bad[i].ndim == out[i].ndim && !memcmp(bad[i].shape, out[i].shape, sizeof bad[i].shape);
+			fx_tensors(stages, bad, 10);
+			struct st_svf_replay_options o = replay_options(fx_path(&fx, "mis_stages"), report);
+			o.python_report = a;
+			o.all_selected = false;
+			o.check_f64 = true;
+			run_replay(&o, !same && i != 9 ? 1 : 0);
+			o.source_from_python = true;
+			struct st_svf_result r;
+			st_error_clear(&err);
+			enum st_status st = st_svf_replay(&o, &r, &err);
+			assert_int_equal(st, i == 0 ? ST_ERR_MISMATCH : ST_OK);
+			if (i == 0)
+				assert_string_equal(err.where, "stage.source_f32");
+			else
+				st_svf_result_release(&r);
+			/* The shape against the right one, and the same wrong shape with other numbers. */
+			fx_tensors(other, out, 10);
+			if (!same && i != 9)
+				json_decref(compare(a, b, NULL, 1));
+			for (size_t k = 1; k < 6; k++) {
+				float old = f32[k][0];
+				f32[k][0] += 1;
+				fx_tensors(other, bad, 10);
+				f32[k][0] = old;
+				struct st_svf_compare_options q = { .a = a, .b = b, .top = 3, .threads = 1 };
+				assert_ok(st_svf_compare(&q, &r, &err), &err);
+				st_svf_result_release(&r);
+			}
+		}
+	for (size_t i = 0; i < 10; i++)
+		free(f32[i]);
+	free(bf16);
+}
+
+/* ---- factors that are odd and not wrong ---- */
+
+static size_t warnings_with(const char *report, const char *tensor, const char *says)
+{
+	json_t *r = load(report), *w;
+	size_t i, n = 0;
+	json_array_foreach(at(r, "warnings", NULL), i, w)
+		n += strstr(json_string_value(w), tensor) == json_string_value(w) && strstr(json_string_value(w), says);
+	json_decref(r);
+	return n;
+}
+
+static void test_warnings(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *c;
+	char file[200], dir[128], out[128];
+	struct fx_out list[27];
+	char names[27][96];
+	float *data[27];
+	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_components.safetensors"), &c, &err), &err);
+	for (size_t i = 0; i < 27; i++) {
+		char fmt[16];
+		snprintf(fmt, sizeof fmt, "svd.%c.%%s", "USV"[i % 3]);
+		snprintf(names[i], sizeof names[i], fmt, fx.t[i / 3].source);
+		const struct st_tensor *t = st_container_find(c, names[i]);
+		data[i] = fx_values(c, fmt, fx.t[i / 3].source);
+		list[i] = (struct fx_out){ names[i], ST_DTYPE_F32, t->ndim, { t->shape[0], t->shape[1] }, data[i] };
+	}
+	st_container_close(c);
+	/* V of q twice as large and its S half: the same product. In o two columns in the wrong order, U of up like V of q. */
+	for (size_t i = 0; i < 64 * 64; i++)
+		data[3 + 2][i] *= 2;
+	for (size_t i = 0; i < 64; i++)
+		data[3 + 1][i] /= 2;
+	for (size_t i = 0; i < 192 * 64; i++)
+		data[18][i] *= 2;
+	for (size_t i = 0; i < 64; i++)
+		data[18 + 1][i] /= 2;
+	float *u = data[12], *s = data[13], *v = data[14], x = s[3];
+	s[3] = s[4], s[4] = x;
+	for (size_t r = 0; r < 64; r++)
+		x = u[64 * r + 3], u[64 * r + 3] = u[64 * r + 4], u[64 * r + 4] = x;
+	for (size_t r = 0; r < 128; r++)
+		x = v[64 * r + 3], v[64 * r + 3] = v[64 * r + 4], v[64 * r + 4] = x;
+	snprintf(file, sizeof file, "%s", fx_path(&fx, "odd.safetensors"));
+	snprintf(dir, sizeof dir, "%s", fx_path(&fx, "components_odd"));
+	snprintf(out, sizeof out, "%s", fx_path(&fx, "python_odd.json"));
+	fx_tensors(file, list, 27);
+	for (size_t i = 0; i < 27; i++)
+		free(data[i]);
+	struct st_svf_export_options e = export_options();
+	e.svd_weights = file;
+	e.write_dir = dir;
+	e.out = out;
+	run_export(&e, 0);
+	struct st_svf_replay_options o = replay_options(fx_path(&fx, "stages_odd"), fx_path(&fx, "replay_odd.json"));
+	o.components_dir = dir;
+	o.python_report = out;
+	/* What an interrupted run warned of is in the report of the run that ends it. */
+	struct st_svf_result r;
+	o.out = fx_path(&fx, "no/such/folder/replay.json");
+	assert_int_equal(st_svf_replay(&o, &r, &err), ST_ERR_IO);
+	o.out = fx_path(&fx, "replay_odd.json");
+	run_replay(&o, 0);
+	const char *reports[] = { out, fx_path(&fx, "replay_odd.json") };
+	for (size_t i = 0; i < 2; i++) {
+		assert_int_equal(warnings_with(reports[i], fx.t[1].source, "V is 3 away from orthonormal"), 1);
+		assert_int_equal(warnings_with(reports[i], fx.t[6].source, "U is 3 away from orthonormal"), 1);
+		assert_int_equal(warnings_with(reports[i], fx.t[4].source, "not in descending order"), 1);
+		assert_int_equal(warnings_with(reports[i], "", ""), 3);
+	}
+	assert_int_equal(warnings_with(python, "", ""), 0);
 }
 
 /* ---- tolerances ---- */
@@ -518,7 +705,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_export_files), cmocka_unit_test(test_replay), cmocka_unit_test(test_source_from_stage), cmocka_unit_test(test_digests),
 		cmocka_unit_test(test_resume), cmocka_unit_test(test_layouts), cmocka_unit_test(test_oracle_agrees), cmocka_unit_test(test_planted),
-		cmocka_unit_test(test_square_not_turned), cmocka_unit_test(test_tie_policy_of_reports), cmocka_unit_test(test_stale_and_lies),
+		cmocka_unit_test(test_square_not_turned), cmocka_unit_test(test_tie_policy_of_reports), cmocka_unit_test(test_stale_and_lies), cmocka_unit_test(test_misshapen), cmocka_unit_test(test_warnings),
+		
 		cmocka_unit_test(test_tolerance_file),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
