@@ -237,9 +237,10 @@ static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct s
 		json_array_append_new(x->components, c);
 	}
 	ST_TRY(variants_in_hand(x, err));
-	json_t *before = NULL, *after = NULL;
-	ST_TRY(st_svf_export_bundle(x, st_svf_export_factors(x, st_svf_export_sample(x)), &before, err));
-	st_svf_put(x->report, "component_bundle_before_write", before);
+	json_t *bundle = NULL;
+	ST_TRY(st_svf_export_bundle(x, st_svf_export_factors(x, st_svf_export_sample(x)), &bundle, err));
+	st_svf_put(x->report, "component_bundle_before_write", bundle);
+	st_svf_put(x->report, "component_bundle_readback", json_null());
 	if (dir) {
 		ST_TRY(st_svf_make_dir(dir, err));
 		ST_TRY(st_svf_export_components(x, st_svf_path(&x->job.arena, dir, ST_SVF_COMPONENTS), err));
@@ -253,13 +254,13 @@ static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct s
 		if (!dir || x->read_dir != dir)
 			ST_TRY(st_svf_components_layout(x->read_dir, &x->job.layout, NULL, err));
 		ST_TRY(st_container_open(st_svf_path(&x->job.arena, x->read_dir, ST_SVF_COMPONENTS), &x->job.factors, err));
-		ST_TRY(st_svf_export_bundle(x, x->job.factors, &after, err));
+		ST_TRY(st_svf_export_bundle(x, x->job.factors, &bundle, err));
+		st_svf_put(x->report, "component_bundle_readback", bundle);
 		ST_TRY(readback_sample(x, err));
 		if (x->o->all_selected && !o->no_stages)
 			ST_TRY(all_stages(x, digests, err));
 		st_svf_put(digests, "sample", st_svf_stages_digests(x->sample_stages));
 	}
-	st_svf_put(x->report, "component_bundle_readback", after ? after : json_null());
 	if (dir)
 		ST_TRY(st_svf_export_debug_manifest(x, st_svf_path(&x->job.arena, dir, ST_SVF_DEBUG_MANIFEST), err));
 	return st_svf_export_report(x, digests, err);

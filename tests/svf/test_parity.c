@@ -577,20 +577,19 @@ static void test_misshapen(void **state)
 			o.all_selected = false;
 			o.check_f64 = true;
 			run_replay(&o, !same && i != 9 ? 1 : 0);
-			o.source_from_python = true;
 			struct st_svf_result r;
-			st_error_clear(&err);
-			enum st_status st = st_svf_replay(&o, &r, &err);
-			assert_int_equal(st, i == 0 ? ST_ERR_MISMATCH : ST_OK);
-			if (i == 0)
+			if (i == 0 && !same) {
+				o.source_from_python = true;
+				st_error_clear(&err);
+				assert_int_equal(st_svf_replay(&o, &r, &err), ST_ERR_MISMATCH);
 				assert_string_equal(err.where, "stage.source_f32");
-			else
-				st_svf_result_release(&r);
-			/* The shape against the right one, and the same wrong shape with other numbers. */
+				st_error_clear(&err);
+			}
+			/* The shape against the right one, and the same wrong shape with other numbers where those are looked into. */
 			fx_tensors(other, out, 10);
 			if (!same && i != 9)
 				json_decref(compare(a, b, NULL, 1));
-			for (size_t k = 1; k < 6; k++) {
+			for (size_t k = 1; k < 6 && i > 0 && i < 6; k += k == 1 ? 3 : 1) {
 				float old = f32[k][0];
 				f32[k][0] += 1;
 				fx_tensors(other, bad, 10);
