@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK ((uint64_t)1 << 20) /* elements decoded at a time */
-
 /* ---- measuring ---- */
 
 static bool same_shape(const struct st_tensor *a, const struct st_tensor *b)
@@ -34,7 +32,7 @@ static enum st_status digest_of(const struct st_svf_set *s, enum st_svf_stage i,
 static enum st_status measure_numbers(struct st_svf_match *m, enum st_svf_stage i, struct st_error *err)
 {
 	const struct st_tensor *a = m->a->t[i], *b = m->b->t[i];
-	uint64_t rows = st_tensor_rows(a), cols = st_tensor_cols(a), step = cols ? BLOCK / cols + 1 : 1;
+	uint64_t rows = st_tensor_rows(a), cols = st_tensor_cols(a), step = st_svf_step(a);
 	float *x = st_alloc_array(step * (cols ? cols : 1), sizeof *x), *y = st_alloc_array(step * (cols ? cols : 1), sizeof *y);
 	enum st_status st = x && y ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t r = 0; st == ST_OK && r < rows; r += step) {

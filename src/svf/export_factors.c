@@ -149,7 +149,7 @@ void st_svf_export_remove_work(struct st_svf_export_run *x)
 
 static enum st_status copy_tensor(struct st_writer *w, const struct st_tensor *t, struct st_error *err)
 {
-	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t), step = cols ? (1u << 20) / cols + 1 : 1;
+	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t), step = st_svf_step(t);
 	float *x = st_alloc_array(step * (cols ? cols : 1), sizeof *x);
 	enum st_status st = x ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t r = 0; st == ST_OK && r < rows; r += step) {

@@ -125,9 +125,15 @@ json_t *st_svf_summary_json(const struct st_svf_summary *s, const uint64_t *shap
 	return o;
 }
 
+uint64_t st_svf_step(const struct st_tensor *t)
+{
+	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t), step = cols ? ((uint64_t)1 << 20) / cols + 1 : 1;
+	return step < rows ? step : rows ? rows : 1;
+}
+
 enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s, struct st_error *err)
 {
-	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t), step = cols ? (1u << 20) / cols + 1 : 1;
+	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t), step = st_svf_step(t);
 	float *x = st_alloc_array(step * (cols ? cols : 1), sizeof *x);
 	if (!x)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");

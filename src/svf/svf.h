@@ -193,6 +193,8 @@ void st_svf_summary_f32(struct st_svf_summary *s, const float *x, uint64_t n);
 void st_svf_summary_bf16(struct st_svf_summary *s, const uint16_t *x, uint64_t n);
 void st_svf_summary_end(struct st_svf_summary *s); /* also releases */
 json_t *st_svf_summary_json(const struct st_svf_summary *s, const uint64_t *shape, size_t ndim);
+/* Rows to decode at a time: about a million elements, and no more than there are. At least 1. */
+uint64_t st_svf_step(const struct st_tensor *t);
 ST_MUST_CHECK enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s, struct st_error *err);
 
 /* ---- two values of one stage (metrics.c) ---- */
