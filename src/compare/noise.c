@@ -58,28 +58,43 @@ uint32_t st_noise_block(enum st_dtype t)
 	return block_types[t].block ? block_types[t].block : 1;
 }
 
-/* Of each element of one (sub-)block of n decoded values. */
-static double variance(enum st_dtype t, float scale, const float *block, size_t n)
+/* Largest magnitude, NaN aside, and sum of squares, in lanes that do not depend on the compiler. */
+static void measure(const float *x, size_t n, double *largest, double *squares)
 {
-	double rel = st_dtype_info(t)->storage_rel_rms;
+	float max[8] = { 0 };
+	double sq[8] = { 0 };
+	for (size_t i = 0; i + 8 <= n; i += 8)
+		for (size_t l = 0; l < 8; l++) {
+			float m = fabsf(x[i + l]);
+			max[l] = m > max[l] ? m : max[l];
+			sq[l] += (double)m * m;
+		}
+	for (size_t i = n / 8 * 8, l = 0; i < n; i++, l++) {
+		max[l] = fabsf(x[i]) > max[l] ? fabsf(x[i]) : max[l];
+		sq[l] += (double)x[i] * x[i];
+	}
+	*largest = *squares = 0;
+	for (size_t l = 0; l < 8; l++) {
+		*largest = max[l] > *largest ? max[l] : *largest;
+		*squares += sq[l];
+	}
+}
+
+/* Of each element of one (sub-)block of n decoded values; max: the largest of them. */
+static double variance(enum st_dtype t, float scale, const float *block, size_t n, double *max)
+{
+	double rel = st_dtype_info(t)->storage_rel_rms, sq;
+	measure(block, n, max, &sq);
 	if (t == ST_DTYPE_APR_Q8)
 		return (double)scale * scale / 12; /* uniform within one step */
 	if (!block_types[t].block) {
-		double sq = 0, least = smallest_half_step(t);
-		for (size_t i = 0; i < n; i++)
-			sq += (double)block[i] * block[i];
+		double least = smallest_half_step(t);
 		return (rel * rel + ST_NOISE_F32_REL * ST_NOISE_F32_REL) * sq / (double)n + least * least / 3;
 	}
-	double max = 0, sq = 0;
-	for (size_t i = 0; i < n; i++) {
-		double m = fabs((double)block[i]);
-		max = m > max ? m : max;
-		sq += m * m;
-	}
 	/* In a flat block every element is as large as the largest, where steps are coarsest or the code ends. */
-	double c = rel / expected_max(block_types[t].block), v = fmax(c * c * max * max, rel * rel * sq / (double)n);
+	double c = rel / expected_max(block_types[t].block), v = fmax(c * c * *max * *max, rel * rel * sq / (double)n);
 	double range = block_types[t].range;
-	if (range > 0 && max < range * 0x1p-14)
+	if (range > 0 && *max < range * 0x1p-14)
 		v += range * 0x1p-25 * range * 0x1p-25 / 3;
 	return v;
 }
@@ -92,20 +107,22 @@ uint32_t st_noise_group(enum st_dtype t)
 size_t st_noise_variances(const struct st_tensor *t, const float *row, size_t n, double v[ST_NOISE_BLOCKS])
 {
 	size_t size = st_noise_block(t->dtype), blocks = 0;
-	double max = 0, lost = scale_error(t->dtype);
-	for (size_t i = 0; i < n && lost > 0; i++)
-		max = fmax(max, fabs((double)row[i]));
-	for (size_t i = 0; i < n; i += size)
-		v[blocks++] = variance(t->dtype, t->scale, row + i, n - i < size ? n - i : size) + lost * max * lost * max / 3;
+	double max = 0, largest, lost = scale_error(t->dtype);
+	for (size_t i = 0; i < n; i += size) {
+		v[blocks++] = variance(t->dtype, t->scale, row + i, n - i < size ? n - i : size, &largest);
+		max = largest > max ? largest : max;
+	}
+	for (size_t b = 0; b < blocks && lost > 0; b++)
+		v[b] += lost * max * lost * max / 3;
 	return blocks;
 }
 
 double st_noise_row(const struct st_tensor *t, const float *row, size_t n)
 {
 	size_t size = st_noise_block(t->dtype), group = st_noise_group(t->dtype);
+	double sum = 0, v[ST_NOISE_BLOCKS], max;
 	if (size == 1)
-		return variance(t->dtype, t->scale, row, n) * (double)n;
-	double sum = 0, v[ST_NOISE_BLOCKS];
+		return variance(t->dtype, t->scale, row, n, &max) * (double)n;
 	for (size_t i = 0; i < n; i += group) {
 		size_t len = n - i < group ? n - i : group, blocks = st_noise_variances(t, row + i, len, v);
 		for (size_t b = 0; b < blocks; b++)
