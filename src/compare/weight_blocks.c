@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PLAIN_NOISE 1.75 /* times the expected */
+
 /*
  * The same bytes under another label: decode them as every other type that gives this shape
  * the same size.
@@ -37,6 +39,10 @@ enum st_status st_test_mislabelled(struct st_trial *t)
 			/* The same bytes under two labels: one of them is wrong, and nothing says which. */
 			bool either = even && dt == (int)other->w->tensor->dtype;
 			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c, either ? 0 : k ? 'b' : 'a', false));
+			/* Another code of as many bits is nearly a multiple of this one (IQ4_NL is 16 times Q4_0): a right label leaves
+			 * no more than plain noise. */
+			if (t->done && t->d->cause.residual_after > PLAIN_NOISE * t->d->cause.floor)
+				t->done = t->likely = false;
 		}
 	}
 	return ST_OK;
@@ -166,7 +172,7 @@ enum st_status st_test_block_scale(struct st_trial *t)
 	for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !t->done; i++) {
 		bool per_row = i == 0;
 		/* A few rows off by a factor are corrupt rows; all of them are scaled by row. */
-		if (per_row ? t->d->bad_rows * 4 <= t->b->rows || share > ST_ONE_FACTOR : share == 0 || t->b->cols < 2 * sizes[i])
+		if (per_row ? t->d->bad_rows * 4 <= t->b->rows || share >= ST_ONE_FACTOR : share == 0 || t->b->cols < 2 * sizes[i])
 			continue;
 		struct st_rows b = *t->b;
 		b.get = get_block_gains;

@@ -184,7 +184,11 @@ enum st_status st_test_columns(struct st_trial *t)
 		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
 	/* A few, or many that lie together; else each may have a factor of its own. */
 	bool together = s.last - s.first + 1 == s.n_bad, few = s.n_bad * 4 <= cols * (together ? 3 : 1);
-	for (int scaled = !few; scaled < (t->a->rows > 1 ? 2 : 1) && !t->done; scaled++) {
+	/* A factor near 0 would explain anything by taking it away. */
+	bool may_scale = t->a->rows > 1;
+	for (uint64_t i = 0; i < cols; i++)
+		may_scale &= !s.c[i].bad || (s.c[i].ab != 0 && s.c[i].ab * s.c[i].ab >= 0.25 * s.c[i].aa * s.c[i].bb);
+	for (int scaled = !few; scaled < (may_scale ? 2 : 1) && !t->done; scaled++) {
 		for (uint64_t i = 0; i < cols; i++)
 			factors[i] = !scaled ? s.c[i].bad ? NAN : 1 : s.c[i].bb > 0 ? s.c[i].ab / s.c[i].bb : 1;
 		struct st_rows b = *t->b;

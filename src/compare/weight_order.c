@@ -190,8 +190,8 @@ static double dot(const float *a, const float *b, uint64_t n)
 }
 
 /* For each sampled row of a the row of b that points the same way best. best[i] = UINT64_MAX where none
- * comes near. */
-static enum st_status match_rows(struct st_trial *t, uint64_t *best)
+ * comes near; only[i] where no other comes as near: many tokens that were never trained have one embedding. */
+static enum st_status match_rows(struct st_trial *t, uint64_t *best, bool *only)
 {
 	const struct st_rows *a = t->a, *b = t->b;
 	uint64_t cols = a->cols, S = t->n_sample;
@@ -224,6 +224,10 @@ static enum st_status match_rows(struct st_trial *t, uint64_t *best)
 		for (uint64_t r = 1; r < b->rows; r++)
 			at = c[r] > c[at] ? r : at;
 		best[i] = c[at] > 0.9f ? at : UINT64_MAX;
+		uint64_t near = 0;
+		for (uint64_t r = 0; r < b->rows; r++)
+			near += c[r] > c[at] - 0.01f;
+		only[i] = near == 1;
 	}
 out:
 	free(x);
@@ -245,14 +249,18 @@ static void get_shifted(const struct st_rows *s, uint64_t r, float *dst)
 enum st_status st_test_row_order(struct st_trial *t)
 {
 	uint64_t n = t->a->rows, best[ST_SAMPLE], matched = 0, votes = 0, shift = 0;
-	if (n < 2 || t->a->cols < 8)
+	bool only[ST_SAMPLE];
+	/* What moved is more than one row. */
+	if (t->d->bad_rows < 2 || t->a->cols < 8)
 		return ST_OK;
-	ST_TRY(match_rows(t, best));
+	ST_TRY(match_rows(t, best, only));
 	for (uint64_t i = 0; i < t->n_sample; i++) {
 		if (best[i] == UINT64_MAX)
 			continue;
 		uint64_t s = (best[i] + n - t->sample[i]) % n;
 		matched++;
+		if (!only[i])
+			continue;
 		if (votes == 0) /* majority vote: a shift that most rows share survives */
 			shift = s;
 		if (s == shift)
@@ -288,7 +296,8 @@ enum st_status st_test_row_order(struct st_trial *t)
 	b.get = get_mapped;
 	bool moved = false;
 	for (uint64_t i = 0; i < t->n_sample; i++) {
-		map[t->sample[i]] = best[i] == UINT64_MAX ? t->sample[i] : best[i];
+		bool bad = st_row_is_bad(&t->stats[t->sample[i]], t->a->cols);
+		map[t->sample[i]] = !bad || best[i] == UINT64_MAX ? t->sample[i] : best[i];
 		moved |= map[t->sample[i]] != t->sample[i];
 	}
 	return moved ? st_trial_consider(t, t->a, &b, (struct st_cause){ .code = "weight.rows_permuted" }, 0, true) : ST_OK;

@@ -42,7 +42,7 @@ ST_MUST_CHECK enum st_status st_trial_consider(struct st_trial *t, const struct 
  * blocks are no fault of their own. Where many are apart, no factor explains the row.
  */
 ST_MUST_CHECK enum st_status st_blocks_apart(struct st_trial *t, double *share);
-#define ST_ONE_FACTOR 0.25 /* a larger share of blocks apart is no common factor */
+#define ST_ONE_FACTOR 0.25 /* where this share of blocks is apart there is no common factor */
 /* The code of a factor on all of a weight. */
 const char *st_scaled_code(enum st_role r);
 

@@ -91,7 +91,7 @@ enum st_status st_test_scaled(struct st_trial *t)
 {
 	double share;
 	ST_TRY(st_blocks_apart(t, &share));
-	if (share > ST_ONE_FACTOR)
+	if (share >= ST_ONE_FACTOR)
 		return ST_OK;
 	/* The gain of the whole tensor; the median over sampled rows guards it against a few corrupt ones. */
 	double g[ST_SAMPLE];
