@@ -86,6 +86,7 @@ struct st_weight_diff {
 	const struct st_weight *a, *b;  /* NULL on the side that lacks it; for a tied head the embedding */
 	const struct st_weight *slot;   /* where the weight belongs: names, role, layer, stage */
 	enum st_weight_status status;
+	enum st_dtype held_a, held_b;   /* the types whose noise was expected: the stored ones, or coarser ones that the numbers came from */
 	double rel_l2;                  /* |a - b| / |b| after decoding, in the basis of the graph */
 	double predicted;               /* the same ratio as the stored types predict it */
 	double gain;

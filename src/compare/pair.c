@@ -56,6 +56,8 @@ static double coherence(enum st_dtype a, enum st_dtype b)
 {
 	if (a == ST_DTYPE_MXFP4 || b == ST_DTYPE_MXFP4)
 		return GAIN_COHERENT_MXFP4;
+	if (a == ST_DTYPE_APR_Q8 || b == ST_DTYPE_APR_Q8)
+		return GAIN_COHERENT_FLOAT; /* one step for all: half of it is 1.7 times the expected */
 	return st_noise_block(a) > 1 || st_noise_block(b) > 1 ? GAIN_COHERENT_BLOCK : GAIN_COHERENT_FLOAT;
 }
 

@@ -61,6 +61,9 @@ ST_MUST_CHECK enum st_status st_columns_are_noise(const struct st_rows *a, const
                                                   struct st_error *err);
 bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols);
 
+/* The type that a float tensor's numbers came from: its own, or a coarser one that all of them fit (held.c). */
+ST_MUST_CHECK enum st_status st_held_type(const struct st_tensor *t, enum st_dtype *held, struct st_error *err);
+
 bool st_role_is_norm(enum st_role r);
 bool st_role_is_bias(enum st_role r);
 

@@ -6,7 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PLAIN_NOISE 1.75 /* times the expected */
+/* Codes of as many bits may be nearly multiples of each other (IQ4_NL is 16 times Q4_0): what a factor explains better is scaled. */
+static enum st_status unless_scaled(struct st_trial *t)
+{
+	struct st_cause label = t->d->cause;
+	char side = t->d->side;
+	t->done = t->likely = false;
+	ST_TRY(st_test_scaled(t));
+	if (!t->done || t->d->cause.residual_after >= label.residual_after) {
+		t->d->cause = label;
+		t->d->side = side;
+		t->done = t->likely = true;
+	}
+	return ST_OK;
+}
 
 /*
  * The same bytes under another label: decode them as every other type that gives this shape
@@ -39,13 +52,9 @@ enum st_status st_test_mislabelled(struct st_trial *t)
 			/* The same bytes under two labels: one of them is wrong, and nothing says which. */
 			bool either = even && dt == (int)other->w->tensor->dtype;
 			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c, either ? 0 : k ? 'b' : 'a', false));
-			/* Another code of as many bits is nearly a multiple of this one (IQ4_NL is 16 times Q4_0): a right label leaves
-			 * no more than plain noise. */
-			if (t->done && t->d->cause.residual_after > PLAIN_NOISE * t->d->cause.floor)
-				t->done = t->likely = false;
 		}
 	}
-	return ST_OK;
+	return t->done ? unless_scaled(t) : ST_OK;
 }
 
 enum st_status st_blocks_apart(struct st_trial *t, double *share)

@@ -84,6 +84,12 @@ static void mark_bad(struct columns *s, uint64_t cols)
 	}
 }
 
+/* Blocks that begin anywhere in a row say nothing of its columns. */
+static bool out_of_step(const struct st_tensor *t)
+{
+	return t->layout == ST_LAYOUT_FLAT && st_tensor_cols(t) % st_noise_group(t->dtype) != 0;
+}
+
 static enum st_status measure(const struct st_rows *a, const struct st_rows *b, struct st_arena *arena, struct columns *s,
                               struct st_error *err)
 {
@@ -96,7 +102,7 @@ static enum st_status measure(const struct st_rows *a, const struct st_rows *b, 
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t i = 0; i < cols; i++)
 		s->c[i] = (struct column){ .n = 0 };
-	if (a->rows < FEWEST_ROWS && (a->rows > 1 || blocks))
+	if ((a->rows < FEWEST_ROWS && (a->rows > 1 || blocks)) || out_of_step(a->type) || out_of_step(b->type))
 		return ST_OK;
 	for (uint64_t i = 0; i < n; i++) {
 		a->get(a, i * a->rows / n, x);

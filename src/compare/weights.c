@@ -9,6 +9,7 @@
 #include "arch/arch.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "compare/noise.h"
 #include "compare/pair.h"
 
 #include <math.h>
@@ -173,12 +174,31 @@ static enum st_status compare_common_rows(const struct st_model *ma, const struc
 	return st == ST_OK && d->status == ST_WEIGHT_FAULT && d->cause.confidence == ST_UNEXPLAINED ? compare_shapes(threads, d, err) : st;
 }
 
+/* Every row, what they say together, and the columns where the rows say nothing. */
+static enum st_status measure(const struct st_rows *a, const struct st_rows *b, uint64_t rows, int threads, struct st_row_stat *stats,
+                              struct st_pair_summary *s, struct st_error *err)
+{
+	ST_TRY(st_pair_measure(a, b, NULL, rows, threads, stats, err));
+	st_pair_summarise(stats, NULL, rows, a->cols, s);
+	return s->noise && s->dd > 0 ? st_columns_are_noise(a, b, &s->noise, err) : ST_OK;
+}
+
+/* The tensor as one of another type would err. */
+static const struct st_tensor *expect(const struct st_tensor *t, enum st_dtype held, struct st_tensor *as)
+{
+	*as = *t;
+	as->dtype = held;
+	return as;
+}
+
 /* Equal bytes may still hold the same NaN twice: that is no difference, and is counted by the stages. */
 static enum st_status compare_pair(const struct st_model *ma, const struct st_model *mb, int threads,
                                    struct st_weight_diff *d, struct st_error *err)
 {
 	d->rows = st_tensor_rows(d->a->tensor);
 	d->cols = st_tensor_cols(d->a->tensor);
+	d->held_a = d->a->tensor->dtype;
+	d->held_b = d->b->tensor->dtype;
 	if (d->rows != st_tensor_rows(d->b->tensor) && is_padded(d))
 		return compare_common_rows(ma, mb, threads, d, err);
 	if (d->rows != st_tensor_rows(d->b->tensor) || d->cols != st_tensor_cols(d->b->tensor))
@@ -189,13 +209,27 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 		return st_check_cancel(err);
 	}
 	struct st_rows a = st_rows_of(d->a), b = st_rows_of(d->b);
+	struct st_tensor as_a, as_b;
 	struct st_row_stat *stats = st_alloc_array(d->rows, sizeof *stats);
 	if (!stats)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	enum st_status st = st_pair_measure(&a, &b, NULL, d->rows, threads, stats, err);
+	struct st_pair_summary s;
+	enum st_status st = measure(&a, &b, d->rows, threads, stats, &s, err);
+	if (st == ST_OK && !s.noise)
+		st = st_held_type(d->a->tensor, &d->held_a, err);
+	if (st == ST_OK && !s.noise)
+		st = st_held_type(d->b->tensor, &d->held_b, err);
+	/* Both out of the same blocks are equal or not: one encoder wrote them, or few numbers fit any. */
+	if (d->held_a == d->held_b && st_noise_block(d->held_a) > 1) {
+		d->held_a = d->a->tensor->dtype;
+		d->held_b = d->b->tensor->dtype;
+	}
+	if (st == ST_OK && (d->held_a != d->a->tensor->dtype || d->held_b != d->b->tensor->dtype)) {
+		a.type = expect(d->a->tensor, d->held_a, &as_a);
+		b.type = expect(d->b->tensor, d->held_b, &as_b);
+		st = measure(&a, &b, d->rows, threads, stats, &s, err);
+	}
 	if (st == ST_OK) {
-		struct st_pair_summary s;
-		st_pair_summarise(stats, NULL, d->rows, d->cols, &s);
 		d->rel_l2 = s.rel;
 		d->predicted = s.predicted;
 		d->gain = s.gain;
@@ -205,8 +239,6 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 		d->bad_rows = s.bad_rows;
 		d->first_bad_row = s.first_bad;
 		d->last_bad_row = s.last_bad;
-		if (s.noise && s.dd > 0)
-			st = st_columns_are_noise(&a, &b, &s.noise, err);
 		d->status = s.dd == 0 && !s.apart ? ST_WEIGHT_EQUAL_DECODED : s.noise ? ST_WEIGHT_NOISE : ST_WEIGHT_FAULT;
 		struct truncation cut = { 0 };
 		if (st == ST_OK && d->status >= ST_WEIGHT_NOISE)

@@ -34,6 +34,8 @@ enum st_op {
 
 #define ST_NO_NODE UINT32_MAX
 
+#define ST_NODE_WEIGHTS 3 /* Q, K and V */
+
 struct st_node {
 	enum st_stage stage;
 	int32_t layer;              /* -1 for whole-model stages */
@@ -41,7 +43,7 @@ struct st_node {
 	uint32_t in[2];             /* node indices, ST_NO_NODE where unused */
 	uint32_t slice;             /* first feature of the input slice (HEADNORM, ROPE, MIX's v) */
 	uint32_t width;             /* features per token of the value; scores: n_heads */
-	const struct st_weight *w[3];
+	const struct st_weight *w[ST_NODE_WEIGHTS];
 	uint32_t n_w;
 	double eps;                 /* RMSNORM, HEADNORM */
 	uint32_t heads, head_dim;   /* HEADNORM, ROPE: heads of the slice; SCORES, MIX: query heads */

@@ -93,23 +93,23 @@ static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, con
 }
 
 /* Relative variance of normal numbers in the stored type. */
-static double rel_variance(const struct st_weight *w)
+static double rel_variance(enum st_dtype type)
 {
-	double rel = st_dtype_info(w->tensor->dtype)->storage_rel_rms;
+	double rel = st_dtype_info(type)->storage_rel_rms;
 	return rel * rel;
 }
 
-static double worst_rel_variance(const struct st_node *n)
+static double worst_rel_variance(const struct st_node *n, const enum st_dtype *types)
 {
 	double worst = 0;
 	for (uint32_t i = 0; i < n->n_w; i++)
-		worst = fmax(worst, rel_variance(n->w[i]));
+		worst = fmax(worst, rel_variance(types[i]));
 	return worst;
 }
 
 enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph *gb, uint32_t node,
-                                const struct st_run *r, const uint32_t *tokens, const struct st_exec *e, double *out,
-                                struct st_error *err)
+                                const struct st_run *r, const uint32_t *tokens, const enum st_dtype *const types[2],
+                                const struct st_exec *e, double *out, struct st_error *err)
 {
 	const struct st_node *na = &ga->nodes[node], *nb = &gb->nodes[node];
 	struct st_value y = st_run_value(r, node);
@@ -130,10 +130,10 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 		out[t] = ROUNDING * ROUNDING * sum;
 		/* Where many weights are one number they err alike, and the product errs as they do instead of averaging. */
 		if (nb->op == ST_OP_LINEAR)
-			out[t] += (worst_rel_variance(na) + worst_rel_variance(nb)) * sum;
+			out[t] += (worst_rel_variance(na, types[0]) + worst_rel_variance(nb, types[1])) * sum;
 		/* Element-wise weights: each product errs as its weight does. */
 		if (nb->op == ST_OP_RMSNORM || nb->op == ST_OP_HEADNORM)
-			out[t] += (rel_variance(na->w[0]) + rel_variance(nb->w[0])) * sum;
+			out[t] += (rel_variance(types[0][0]) + rel_variance(types[1][0])) * sum;
 	}
 	for (int side = 0; side < 2; side++) {
 		const struct st_node *n = side ? nb : na;
@@ -141,17 +141,19 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 			const struct st_weight *w = n->w[i];
 			if (n->op == ST_OP_LINEAR) {
 				struct st_value x = st_run_value(r, n->in[0]);
-				ST_TRY(add_linear(w, w->tensor->dtype, x.data, T, e->threads, out, err));
+				ST_TRY(add_linear(w, types[side][i], x.data, T, e->threads, out, err));
 				ST_TRY(add_mode(w, e->mode, x.data, T, e->threads, out, err));
 			} else if (n->op == ST_OP_BIAS || n->op == ST_OP_EMBED) {
 				uint64_t cols = st_tensor_cols(w->tensor);
+				struct st_tensor as = *w->tensor;
+				as.dtype = types[side][i];
 				float *row = st_alloc_array(cols, sizeof *row);
 				if (!row)
 					return st_fail(err, ST_ERR_NOMEM, "out of memory");
 				for (size_t t = 0; t < T; t++) {
 					if (n->op == ST_OP_EMBED || t == 0)
 						st_weight_decode(w, n->op == ST_OP_EMBED ? tokens[t] : 0, 1, row);
-					out[t] += st_noise_row(w->tensor, row, (size_t)cols);
+					out[t] += st_noise_row(&as, row, (size_t)cols);
 				}
 				free(row);
 			}

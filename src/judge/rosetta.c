@@ -71,22 +71,34 @@ static bool equal_form(const struct st_graph *a, const struct st_graph *b, char 
 	return true;
 }
 
+/* Whether a weight of a node is the one that was compared. A tied head is the embedding's tensor in the head's slot. */
+static bool is_weight_of(const struct st_weight_diff *d, const struct st_node *n, const struct st_weight *w)
+{
+	if (n->stage == ST_STAGE_LM_HEAD)
+		return d->slot->role == ST_ROLE_HEAD || (w->role != ST_ROLE_EMBED && d->slot->role == w->role && d->slot->layer == w->layer);
+	return d->slot->role == w->role && d->slot->layer == w->layer;
+}
+
 /* How far the weights of a node are apart, at worst. */
 static enum st_weight_status node_weights(const struct st_rosetta *r, const struct st_node *n)
 {
 	enum st_weight_status worst = ST_WEIGHT_EQUAL;
-	for (size_t i = 0; i < r->n_weights; i++) {
-		const struct st_weight_diff *d = &r->weights[i];
-		for (uint32_t k = 0; k < n->n_w; k++) {
-			/* A tied head is the embedding's tensor in the head's slot. */
-			bool mine = d->slot->role == n->w[k]->role && d->slot->layer == n->w[k]->layer;
-			if (n->stage == ST_STAGE_LM_HEAD)
-				mine = d->slot->role == ST_ROLE_HEAD || (mine && n->w[k]->role != ST_ROLE_EMBED);
-			if (mine && d->status > worst)
-				worst = d->status;
-		}
-	}
+	for (size_t i = 0; i < r->n_weights; i++)
+		for (uint32_t k = 0; k < n->n_w; k++)
+			if (is_weight_of(&r->weights[i], n, n->w[k]) && r->weights[i].status > worst)
+				worst = r->weights[i].status;
 	return worst;
+}
+
+/* The types whose noise the weights of a node have. */
+static void node_types(const struct st_rosetta *r, const struct st_node *n, bool b, enum st_dtype types[])
+{
+	for (uint32_t k = 0; k < n->n_w; k++) {
+		types[k] = n->w[k]->tensor->dtype;
+		for (size_t i = 0; i < r->n_weights; i++)
+			if (is_weight_of(&r->weights[i], n, n->w[k]) && r->weights[i].a && r->weights[i].b)
+				types[k] = b ? r->weights[i].held_b : r->weights[i].held_a;
+	}
 }
 
 /* ---- one stage ---- */
@@ -160,7 +172,11 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 		floor2 = norm_b * norm_b * 0x1p-46;
 	} else {
 		ST_TRY(st_run_eval_alone(l->rb, l->ga, i, &l->exec, l->alone, err));
-		ST_TRY(st_floor_of_node(l->ga, l->gb, i, l->rb, l->s->r.tokens_b, &l->exec, l->floor2, err));
+		enum st_dtype types_a[ST_NODE_WEIGHTS], types_b[ST_NODE_WEIGHTS];
+		const enum st_dtype *const types[2] = { types_a, types_b };
+		node_types(&l->s->r, &l->ga->nodes[i], false, types_a);
+		node_types(&l->s->r, n, true, types_b);
+		ST_TRY(st_floor_of_node(l->ga, l->gb, i, l->rb, l->s->r.tokens_b, types, &l->exec, l->floor2, err));
 		struct st_metrics m;
 		st_metrics_of(a.data, l->alone, count, l->exec.threads, &m);
 		inherited = m.norm_diff;

@@ -362,6 +362,123 @@ static void uneven_channels_are_clean(void **state)
 	toy_free(&m);
 }
 
+/* ---- numbers coarser than their label ---- */
+
+/* Every tensor rounded to a type, vectors too where it is a float type. */
+static void round_to(struct toy *m, enum st_dtype type)
+{
+	const struct st_dtype_info *info = st_dtype_info(type);
+	for (size_t i = 0; i < m->n; i++) {
+		struct toy_tensor *t = &m->t[i];
+		size_t n = (size_t)(t->rows * t->cols);
+		if (info->block_elems > 1 && t->vector)
+			continue;
+		uint8_t *bytes = malloc(n * 4);
+		info->encode(t->data, bytes, n);
+		info->decode(bytes, t->data, n);
+		free(bytes);
+	}
+}
+
+static void decoded_models_are_clean(void **state)
+{
+	(void)state;
+	static const enum st_dtype came_from[] = { ST_DTYPE_BF16, ST_DTYPE_F16, ST_DTYPE_Q8_0, ST_DTYPE_Q5_1, ST_DTYPE_Q4_0 };
+	struct toy good, m;
+	toy_make(&good, "qwen2", 64, false);
+	toy_write(&good, in_folder("good.gguf"), ST_DTYPE_F32, true);
+	toy_write(&good, in_folder("q8.gguf"), ST_DTYPE_Q8_0, true);
+	for (size_t i = 0; i < sizeof came_from / sizeof *came_from; i++) {
+		toy_make(&m, "qwen2", 64, false);
+		round_to(&m, came_from[i]);
+		toy_write(&m, in_folder("f32.gguf"), ST_DTYPE_F32, true);
+		toy_write(&m, in_folder("f16.gguf"), ST_DTYPE_F16, true);
+		expect_verdict(in_folder("f32.gguf"), in_folder("good.gguf"), ST_VERDICT_NOISE, st_dtype_info(came_from[i])->name);
+		expect_verdict(in_folder("f16.gguf"), in_folder("good.gguf"), ST_VERDICT_NOISE, st_dtype_info(came_from[i])->name);
+		expect_verdict(in_folder("f32.gguf"), in_folder("q8.gguf"), came_from[i] == ST_DTYPE_Q8_0 ? ST_VERDICT_MATCH : ST_VERDICT_NOISE,
+		               st_dtype_info(came_from[i])->name);
+		/* A fault in such a model is one still. */
+		times_columns(&m, 0, 64, 2);
+		toy_write(&m, in_folder("bad.gguf"), ST_DTYPE_F32, true);
+		expect_fault(in_folder("bad.gguf"), in_folder("good.gguf"), "weight.scaled", GATE0, 0, st_dtype_info(came_from[i])->name);
+		toy_free(&m);
+	}
+	toy_make(&m, "qwen2", 64, false);
+	for (size_t i = 0; i < m.n; i++)
+		for (uint64_t k = 0; k < m.t[i].rows * m.t[i].cols; k++) {
+			uint32_t u;
+			memcpy(&u, &m.t[i].data[k], 4);
+			u &= 0xFFFF0000u;
+			memcpy(&m.t[i].data[k], &u, 4);
+		}
+	toy_write(&m, in_folder("cut.gguf"), ST_DTYPE_F32, true);
+	expect_fault(in_folder("cut.gguf"), in_folder("good.gguf"), "weight.truncated_rounding", "model.embed_tokens.weight", 'a', "cut, stored as F32");
+	toy_free(&m);
+	toy_free(&good);
+}
+
+/* ---- rows and codes that are nearly alike ---- */
+
+#define EMBED "model.embed_tokens.weight"
+
+/* Tokens that were never trained: every third row is one vector, but for a ten-thousandth. */
+static void leave_untrained(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, EMBED);
+	uint64_t seed = 12;
+	for (uint64_t r = 3; r < t->rows; r += r % 2 ? 1 : 2)
+		for (uint64_t c = 0; c < t->cols; c++)
+			t->data[r * t->cols + c] = t->data[c] + (float)(5e-5 * toy_normal(&seed));
+}
+
+static void embedding_pushed(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, EMBED);
+	float *last = malloc(t->cols * sizeof *last);
+	memcpy(last, t->data + (t->rows - 1) * t->cols, t->cols * sizeof *last);
+	memmove(t->data + t->cols, t->data, (t->rows - 1) * t->cols * sizeof *last);
+	memcpy(t->data, last, t->cols * sizeof *last);
+	free(last);
+}
+
+static void embedding_row(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, EMBED);
+	uint64_t seed = 13;
+	for (uint64_t c = 0; c < t->cols; c++)
+		t->data[5 * t->cols + c] = (float)(0.5 * toy_normal(&seed));
+}
+
+static void times_sixteen(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, DOWN1);
+	for (uint64_t i = 0; i < t->rows * t->cols; i++)
+		t->data[i] *= 16;
+}
+
+static void likeness_misleads_nobody(void **state)
+{
+	(void)state;
+	static const struct { void (*plant)(struct toy *m); enum st_dtype type; const char *code, *tensor; } cases[] = {
+		{ embedding_pushed, ST_DTYPE_F32, "embedding.row_shift", EMBED }, { embedding_pushed, ST_DTYPE_Q8_0, "embedding.row_shift", EMBED },
+		{ embedding_row, ST_DTYPE_F32, "weight.row_corrupt", EMBED }, { embedding_row, ST_DTYPE_F16, "weight.row_corrupt", EMBED },
+		{ times_sixteen, ST_DTYPE_Q4_0, "weight.scaled", DOWN1 },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct toy good, bad;
+		toy_make(&good, "llama", 64, true);
+		toy_make(&bad, "llama", 64, true);
+		leave_untrained(&good);
+		leave_untrained(&bad);
+		cases[i].plant(&bad);
+		toy_write(&good, in_folder("good.gguf"), cases[i].type == ST_DTYPE_Q4_0 ? ST_DTYPE_Q4_0 : ST_DTYPE_F32, true);
+		toy_write(&bad, in_folder("bad.gguf"), cases[i].type, true);
+		expect_fault(in_folder("bad.gguf"), in_folder("good.gguf"), cases[i].code, cases[i].tensor, 0, cases[i].code);
+		toy_free(&good);
+		toy_free(&bad);
+	}
+}
+
 int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
@@ -373,6 +490,8 @@ int main(void)
 		CASE(quiet_faults_are_named),
 		CASE(offsets_keep_their_noise),
 		CASE(uneven_channels_are_clean),
+		CASE(decoded_models_are_clean),
+		CASE(likeness_misleads_nobody),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
