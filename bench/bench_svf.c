@@ -142,7 +142,7 @@ static void all_stages(void *arg)
 		const struct st_svf_factors f = { .u = &u, .s = x->s, .v = x->v };
 		struct st_svf_engine g;
 		struct st_svf_stages t = { .e = &e, .turned = i > 0 && i < 8, .summaries = true };
-		const struct st_svf_source source = e.cols == K ? (struct st_svf_source){ rows_of, x->w } : (struct st_svf_source){ wide_rows, &e };
+		const struct st_svf_source source = e.cols == K ? (struct st_svf_source){ .rows = rows_of, .ctx = x->w } : (struct st_svf_source){ .rows = wide_rows, .ctx = &e };
 		ok(st_svf_engine_open(&g, &e, &f, x->o, source, BLOCK, x->b->threads, &err), &err);
 		g.times = &x->t;
 		ok(st_svf_stages_run(&t, &g, &err), &err);
@@ -183,7 +183,7 @@ static void decompose(const struct bench *b)
 	close(fd);
 	float *w = numbers((size_t)BLOCK * K, 0.05);
 	const struct st_svf_entry e = { .source_name = "embedding", .safe = "embedding", .rows = 151936, .cols = K, .k = K };
-	ok(st_svf_decompose(&e, (struct st_svf_source){ rows_of, w }, ST_SVF_GESDD, b->threads, path, &r, NULL, &err), &err);
+	ok(st_svf_decompose(&e, (struct st_svf_source){ .rows = rows_of, .ctx = w }, ST_SVF_GESDD, b->threads, path, &r, NULL, &err), &err);
 	printf("%-44s %9.3f %9.3f %-7s %6.1f %%\n", "thin svd of [151936, 1024]", r.seconds, 90.0, "s", 100 * r.seconds / 90);
 	printf("%-44s residual %.2g, orthogonality %.2g\n", "", r.residual_rel, r.u_error);
 	unlink(path);

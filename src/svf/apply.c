@@ -85,8 +85,10 @@ static enum st_status make_checkpoint(struct apply *x, const struct st_svf_entry
 		if (st == ST_OK)
 			st = write_rows(x, &w.engine, e, f, turned, err);
 		/* Factors of something else would make a model of something else. */
-		if (st == ST_OK && !st_svf_zero_test(&w.engine, why, sizeof why))
+		if (st == ST_OK && !st_svf_zero_test(&w.engine, why, sizeof why)) {
 			st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, from->source_name, "%s", why);
+			st_error_in(err, w.factors.path);
+		}
 		if (st == ST_OK)
 			st_svf_work_warnings(&w, x->warnings, &x->job.hooks);
 		*zero_error = w.engine.zero_error;

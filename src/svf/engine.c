@@ -47,11 +47,13 @@ static enum st_status scale(struct st_svf_engine *g, const float *offsets, struc
 	g->sum_s = (float)s;
 	g->sum_scaled = (float)scaled;
 	g->norm = g->sum_s / g->sum_scaled;
-	if (g->sum_scaled == 0 || !isfinite(g->sum_scaled) || !isfinite(g->norm))
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, e->source_name,
-		                  "the scaled singular values sum to %g; the normalization %g / %g is not a number to multiply by",
-		                  (double)g->sum_scaled, (double)g->sum_s, (double)g->sum_scaled);
-	return ST_OK;
+	if (g->sum_scaled != 0 && isfinite(g->sum_scaled) && isfinite(g->norm))
+		return ST_OK;
+	enum st_status st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, e->source_name,
+	                               "the scaled singular values sum to %g; the normalization %g / %g is not a number to multiply by",
+	                               (double)g->sum_scaled, (double)g->sum_s, (double)g->sum_scaled);
+	st_error_in(err, g->f->path);
+	return st;
 }
 
 /* One allocation; rows are padded to nothing, the parts to 64 bytes. */
@@ -118,8 +120,13 @@ static enum st_status load_u(struct st_svf_engine *g, uint64_t row0, uint64_t n,
 	}
 	if (good)
 		return ST_OK;
-	return st_fail_at(err, ST_ERR_FORMAT, g->f->u->offset, g->f->u->name, "holds numbers that are not finite between rows %llu and %llu",
-	                  (unsigned long long)row0, (unsigned long long)(row0 + n));
+	uint64_t at = 0;
+	while (at + 1 < n * k && isfinite(g->u[at]))
+		at++;
+	enum st_status st = st_fail_at(err, ST_ERR_FORMAT, g->f->u->offset, g->f->u->name, "number %llu of row %llu is %g", (unsigned long long)(at % k),
+	                               (unsigned long long)(row0 + at / k), (double)g->u[at]);
+	st_error_in(err, g->f->path);
+	return st;
 }
 
 /* What follows the products: scalar, cast, and how far a zero offset is from the source. */
@@ -171,9 +178,12 @@ enum st_status st_svf_engine_rows(struct st_svf_engine *g, uint64_t row0, uint64
 #pragma omp parallel for schedule(static) num_threads(g->threads) reduction(+ : bad)
 	for (uint64_t i = 0; i < n * cols; i++)
 		bad += g->src[i] - g->src[i];
-	if (bad != 0)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, g->e->source_name, "the source holds numbers that are not finite between rows %llu and %llu",
-		                  (unsigned long long)row0, (unsigned long long)(row0 + n));
+	if (bad != 0) {
+		enum st_status st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, g->e->source_name, "the source holds numbers that are not finite between rows %llu and %llu",
+		                               (unsigned long long)row0, (unsigned long long)(row0 + n));
+		st_error_in(err, g->source.path);
+		return st;
+	}
 	ST_TRY(load_u(g, row0, n, err));
 #pragma omp parallel for schedule(static) num_threads(g->threads)
 	for (uint64_t i = 0; i < n; i++)

@@ -86,7 +86,7 @@ static enum st_status load(struct st_svf_factors *f, const struct st_svf_entry *
 enum st_status st_svf_factors_open(const struct st_container *c, const struct st_svf_entry *e, enum st_svf_layout layout,
                                    struct st_svf_factors *f, struct st_error *err)
 {
-	*f = (struct st_svf_factors){ .layout = layout };
+	*f = (struct st_svf_factors){ .path = c->path, .layout = layout };
 	enum st_status st;
 	ST_TRY_OUT(find(c, e, 'U', &f->u, err));
 	ST_TRY_OUT(find(c, e, 'S', &f->s_view, err));

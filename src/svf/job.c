@@ -119,17 +119,17 @@ enum st_status st_svf_work_source(struct st_svf_job *j, struct st_svf_work *w, c
 	const struct st_svf_entry *before = st_svf_job_before(j, e);
 	if (stored) {
 		w->stored.t = stored;
-		w->source = (struct st_svf_source){ tensor_rows, &w->stored };
+		w->source = (struct st_svf_source){ .rows = tensor_rows, .ctx = &w->stored };
 		return ST_OK;
 	}
 	if (before) {
 		ST_TRY(open_other(j, w, before, err));
 		w->composed = (struct st_svf_composed){ &w->other, j->base.round_bf16 };
-		w->source = (struct st_svf_source){ composed_rows, &w->composed };
+		w->source = (struct st_svf_source){ .rows = composed_rows, .ctx = &w->composed };
 		return ST_OK;
 	}
 	w->rows.round_bf16 = j->base.round_bf16;
-	w->source = (struct st_svf_source){ st_svf_weight_rows, &w->rows };
+	w->source = (struct st_svf_source){ st_svf_weight_rows, &w->rows, j->base.path };
 	return st_svf_base_find(&j->base, e, &w->rows.w, err);
 }
 

@@ -402,6 +402,8 @@ enum st_status st_svf_decompose(const struct st_svf_entry *e, struct st_svf_sour
 		st = st_svf_file_commit(f, err);
 	else
 		st_svf_file_abort(f);
+	if (st == ST_ERR_FORMAT) /* the matrix itself */
+		st_error_in(err, source.path);
 	finish(&j);
 	st_arena_release(&a);
 	r->seconds = st_svf_clock() - t0;

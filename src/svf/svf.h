@@ -121,6 +121,7 @@ bool st_svf_base_tied(const struct st_svf_base *b, const struct st_svf_entry *x,
 
 /* Factors of one tensor (factors.c). U stays where it is. */
 struct st_svf_factors {
+	const char *path;         /* of the file they are in */
 	const struct st_tensor *u, *s_view, *v_view;
 	float *s, *v;             /* malloc'ed */
 	enum st_svf_layout layout;
@@ -138,6 +139,7 @@ void st_svf_factors_close(struct st_svf_factors *f);
 struct st_svf_source {
 	enum st_status (*rows)(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err);
 	void *ctx;
+	const char *path;         /* of the base model where the rows are from there, or NULL */
 };
 
 /* Where time went, in seconds. */

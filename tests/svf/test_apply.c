@@ -459,6 +459,8 @@ static void test_bad_components(void **state)
 	st_error_clear(&err);
 	assert_int_not_equal(st_svf_apply(&o, &r, &err), ST_OK);
 	assert_string_equal(err.where, names[3]);
+	assert_non_null(strstr(err.path, "bad.safetensors"));
+	assert_non_null(strstr(err.message, "number 8 of row 3 is nan"));
 	assert_int_not_equal(access(fx_path(&fx, "bad_artifact/checkpoints/0002_decoder.blocks.1.self_attention.query.kernel.safetensors"), F_OK), 0);
 	/* Another matrix's factors. */
 	data[3][200] = 0;
@@ -467,6 +469,7 @@ static void test_bad_components(void **state)
 	o.force = true;
 	st_error_clear(&err);
 	assert_int_equal(st_svf_apply(&o, &r, &err), ST_ERR_MISMATCH);
+	assert_non_null(strstr(err.path, "bad.safetensors"));
 	assert_int_not_equal(access(fx_path(&fx, "bad_artifact/checkpoints/0004_decoder.blocks.1.self_attention.value.kernel.safetensors"), F_OK), 0);
 	for (size_t i = 0; i < 27; i++)
 		free(data[i]);
@@ -495,12 +498,14 @@ static void test_bad_base(void **state)
 	assert_int_not_equal(st_svf_apply(&o, &r, &err), ST_OK);
 	assert_string_equal(err.where, fx.t[0].source);
 	assert_non_null(strstr(err.message, "not finite"));
+	assert_non_null(strstr(err.path, o.model));
 	/* Computing factors of it says so too, and leaves no work behind. */
 	const struct st_svf_export_options e = { .model = o.model, .reference = fx.reference, .vector = fx.st, .out = fx_path(&fx, "bad_export.json"),
 	                                         .write_dir = fx_path(&fx, "bad_components"), .all_selected = true, .decompose_all = true };
 	st_error_clear(&err);
 	assert_int_not_equal(st_svf_export(&e, &r, &err), ST_OK);
 	assert_non_null(strstr(err.message, "not finite"));
+	assert_non_null(strstr(err.path, o.model));
 	assert_int_not_equal(access(fx_path(&fx, "bad_export.json.work"), F_OK), 0);
 	assert_int_not_equal(access(e.write_dir, F_OK), 0);
 	free(w);

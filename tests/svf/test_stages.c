@@ -151,7 +151,7 @@ static void decompose(uint64_t rows, uint64_t cols, enum st_svf_svd method)
 		w[i] = (float)fx_uniform(&g);
 	const struct st_svf_entry e = { .source_name = "w", .safe = "w", .rows = rows, .cols = cols, .k = k };
 	struct matrix m = { w, cols };
-	assert_ok(st_svf_decompose(&e, (struct st_svf_source){ matrix_rows, &m }, method, 2, path, &r, NULL, &err), &err);
+	assert_ok(st_svf_decompose(&e, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, method, 2, path, &r, NULL, &err), &err);
 	struct st_container *c;
 	assert_ok(st_container_open(path, &c, &err), &err);
 	float *u = fx_values(c, "svd.U.%s", "w"), *s = fx_values(c, "svd.S.%s", "w"), *v = fx_values(c, "svd.V.%s", "w");
@@ -235,7 +235,7 @@ static void stages_match(uint64_t rows, uint64_t cols, enum st_svf_layout layout
 	const struct st_svf_factors f = { .u = &ut, .s = s, .v = layout == ST_SVF_TORCH_V ? v : vh, .layout = layout };
 	struct matrix m = { w, cols };
 	struct st_svf_engine eng;
-	assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_svf_source){ matrix_rows, &m }, chunk, threads, &err), &err);
+	assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, chunk, threads, &err), &err);
 	assert_memory_equal(eng.offsets, want.offsets, 4 * k);
 	assert_memory_equal(eng.scaled, want.scaled, 4 * k);
 	assert_true(fabs((double)eng.norm - (double)want.norm) < 1e-6);
@@ -295,16 +295,16 @@ static void test_bad_numbers(void **state)
 	};
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
 		struct st_error err = ST_ERROR_INIT;
-		assert_int_not_equal(st_svf_engine_open(&eng, &e, &f, bad[i].o, (struct st_svf_source){ matrix_rows, &m }, 0, 1, &err), ST_OK);
+		assert_int_not_equal(st_svf_engine_open(&eng, &e, &f, bad[i].o, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, 0, 1, &err), ST_OK);
 		assert_non_null(strstr(err.message, bad[i].says));
 		assert_string_equal(err.where, "the.tensor");
 	}
 	for (int i = 0; i < 2; i++) {
 		struct st_error err = ST_ERROR_INIT;
 		(i ? w : u)[13] = NAN;
-		assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_svf_source){ matrix_rows, &m }, 0, 1, &err), &err);
+		assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, 0, 1, &err), &err);
 		assert_int_not_equal(st_svf_engine_rows(&eng, 0, 4, &err), ST_OK);
-		assert_non_null(strstr(err.message, "not finite"));
+		assert_non_null(strstr(err.message, i ? "not finite" : "number 1 of row 3 is nan"));
 		st_svf_engine_close(&eng);
 		(i ? w : u)[13] = 0.5f;
 	}
