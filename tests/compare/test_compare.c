@@ -262,8 +262,8 @@ static void one_error_for_all_is_noise(void **state)
 	(void)state;
 	enum { ROWS = 64, COLS = 128 };
 	static float x[ROWS * COLS], y[ROWS * COLS];
-	static const struct { enum st_dtype type; double value, stored; } cases[] = {
-		{ ST_DTYPE_APR_Q8, 1.49, 1 }, { ST_DTYPE_MXFP4, 7.68, 6 },
+	static const struct { enum st_dtype type, other; double value, stored; } cases[] = {
+		{ ST_DTYPE_APR_Q8, ST_DTYPE_Q8_0, 1.49, 1 }, { ST_DTYPE_MXFP4, ST_DTYPE_F32, 7.68, 6 },
 	};
 	for (size_t k = 0; k < 2; k++) {
 		seed = 9;
@@ -274,11 +274,12 @@ static void one_error_for_all_is_noise(void **state)
 		}
 		struct st_tensor b = { .dtype = ST_DTYPE_F32, .layout = ST_LAYOUT_ROWS, .ndim = 2, .shape = { ROWS, COLS }, .n_elems = ROWS * COLS,
 		                       .n_bytes = sizeof x, .row_bytes = COLS * 4, .scale = 1, .data = (const uint8_t *)x };
-		struct st_tensor a = b, as = { .dtype = cases[k].type, .scale = 1 };
+		struct st_tensor a = b, as = { .dtype = cases[k].type, .scale = 1 }, bs = { .dtype = cases[k].other, .scale = 1 };
 		a.data = (const uint8_t *)y;
 		struct st_weight wa = { .tensor = &a, .heads = 1, .layer = -1 }, wb = { .tensor = &b, .heads = 1, .layer = -1 };
 		struct st_rows ra = st_rows_of(&wa), rb = st_rows_of(&wb);
 		ra.type = &as;
+		rb.type = &bs;
 		struct st_row_stat stats[ROWS];
 		struct st_pair_summary s;
 		struct st_error err = ST_ERROR_INIT;
