@@ -217,6 +217,8 @@ static void column_zero(struct toy *m) { times_columns(m, 9, 1, 0); }
 static void column_doubled(struct toy *m) { times_columns(m, 9, 1, 2.5); }
 static void columns_zero(struct toy *m) { times_columns(m, 192, 64, 0); }
 
+static void block_doubled(struct toy *m) { times_columns(m, 64, 32, 2); }
+
 static void columns_scaled(struct toy *m)
 {
 	struct toy_tensor *t = toy_find(m, GATE0);
@@ -285,6 +287,7 @@ static const struct {
 	{ "column zero", column_zero, "weight.row_corrupt", GATE0, "first_column", 9, 'a' },
 	{ "column times 2.5", column_doubled, "weight.row_corrupt", GATE0, "columns", 1, 0 },
 	{ "last quarter of the columns zero", columns_zero, "weight.row_corrupt", GATE0, "columns", 64, 'a' },
+	{ "a block of every row doubled", block_doubled, "weight.block_scale", GATE0, "block", 32, 0 },
 	{ "every column scaled", columns_scaled, "weight.scaled", GATE0, NULL, 0, 0 },
 	{ "element of a norm", norm_element, "weight.row_corrupt", NORM1, "first_column", 5, 0 },
 	{ "element of a bias", bias_element, "weight.row_corrupt", BIAS1, "last_column", 3, 0 },
