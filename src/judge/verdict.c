@@ -86,14 +86,16 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 	else if (strstr(code, ".row_shift"))
 		snprintf(what, sizeof what, "has %c's rows shifted by %g", y, number_of(c, "shift", 0));
 	else if (strstr(code, "scale") && c->n_params && strcmp(c->params[0].key, "factor") == 0)
-		snprintf(what, sizeof what, "is %c's times %.6g%s%s%s", y, number_of(c, "factor", 0),
-		         text_of(c, "is")[0] ? " = " : "", text_of(c, "is"), "");
+		snprintf(what, sizeof what, "is %c's times %.6g%s%s", y, number_of(c, "factor", 0),
+		         text_of(c, "is")[0] ? " = " : "", text_of(c, "is"));
 	else if (text_of(c, "axis")[0] && number_of(c, "columns", 0) > 0)
 		describe_columns(d, y, what, sizeof what);
 	else if (text_of(c, "axis")[0])
 		snprintf(what, sizeof what, "is %c's with every %s times a constant of its own", y, text_of(c, "axis"));
 	else if (number_of(c, "all", -1) >= 0)
 		snprintf(what, sizeof what, "is all %s", number_of(c, "all", 0) > 0 ? "ones" : "zero");
+	else if (strcmp(code, "weight.block_scale") == 0 && number_of(c, "bad_rows", 0) == 0) /* no row stands out, columns do */
+		snprintf(what, sizeof what, "has wrong scales on some blocks of %g", number_of(c, "block", 0));
 	else if (strcmp(code, "weight.block_scale") == 0)
 		snprintf(what, sizeof what, "has wrong scales on blocks of %g in %g row%s", number_of(c, "block", 0), number_of(c, "bad_rows", 0),
 		         number_of(c, "bad_rows", 0) > 1 ? "s" : "");
