@@ -561,6 +561,7 @@ static const struct {
 	{ "weight.missing", fix_from_other, false, "taken from the other file" },
 	{ "bias.missing", fix_from_other, false, "taken from the other file" },
 	{ "norm.weight_missing", fix_from_other, false, "taken from the other file" },
+	{ "weight.qkv_interleaved", fix_from_other, false, "taken from the other file" },
 	{ "weight.rows_permuted", fix_from_other, false, "taken from the other file" },
 	{ "weight.row_corrupt", fix_from_other, false, "taken from the other file" },
 	{ "weight.block_scale", fix_from_other, false, "taken from the other file" },
