@@ -21,12 +21,12 @@ static inline int remove_folder(void **state)
 	return system(cmd);
 }
 
-/* A path in the folder, in one of 8 static buffers used in turn. */
+/* A path in the folder, in one of 16 static buffers used in turn. */
 static inline const char *in_folder(const char *name)
 {
-	static char buf[8][320];
+	static char buf[16][320];
 	static unsigned turn;
-	char *p = buf[turn++ % 8];
+	char *p = buf[turn++ % 16];
 	snprintf(p, sizeof buf[0], "%s/%s", folder, name);
 	return p;
 }

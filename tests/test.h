@@ -1,4 +1,4 @@
-/* test.h - what every unit test includes: cmocka, and where the shared data lies. */
+/* test.h - what every unit test includes: cmocka, whole files, and where the shared data lies. */
 #ifndef ST_TESTS_TEST_H
 #define ST_TESTS_TEST_H
 
@@ -29,6 +29,30 @@ static inline const char *shared_path(const char *rel)
 		fprintf(stderr, "skipped: %s is absent\n", p);
 		skip();
 	}
+	return p;
+}
+
+static inline void write_bytes(const char *path, const void *p, size_t n)
+{
+	FILE *f = fopen(path, "wb");
+	assert_non_null(f);
+	assert_int_equal(fwrite(p, 1, n, f), n);
+	assert_int_equal(fclose(f), 0);
+}
+
+/* The file's n bytes and a NUL after them; the caller frees them. */
+static inline void *read_bytes(const char *path, size_t *n)
+{
+	FILE *f = fopen(path, "rb");
+	assert_non_null(f);
+	assert_int_equal(fseek(f, 0, SEEK_END), 0);
+	*n = (size_t)ftell(f);
+	rewind(f);
+	char *p = malloc(*n + 1);
+	assert_non_null(p);
+	assert_int_equal(fread(p, 1, *n, f), *n);
+	p[*n] = '\0';
+	fclose(f);
 	return p;
 }
 

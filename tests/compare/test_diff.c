@@ -7,7 +7,7 @@
 #include <math.h>
 #include <sys/stat.h>
 
-static void write_bytes(const char *path, const void *head, size_t n_head, const void *body, size_t n_body)
+static void write_parts(const char *path, const void *head, size_t n_head, const void *body, size_t n_body)
 {
 	FILE *f = fopen(path, "w");
 	assert_non_null(f);
@@ -19,7 +19,7 @@ static void write_bytes(const char *path, const void *head, size_t n_head, const
 static void write_aprt(const char *path, uint32_t layer, const float *x, uint32_t n)
 {
 	uint32_t head[3] = { 0x54525041, layer, n };
-	write_bytes(path, head, sizeof head, x, n * sizeof *x);
+	write_parts(path, head, sizeof head, x, n * sizeof *x);
 }
 
 /* A bundle of two stages, [3, 4] each. `meta` is put into __metadata__ after the format. */
@@ -36,7 +36,7 @@ static void write_bundle(const char *path, const char *meta, const float *norm, 
 	char head[1100];
 	memcpy(head, &n, 8);
 	memcpy(head + 8, json, n);
-	write_bytes(path, head, 8 + n, body, sizeof body);
+	write_parts(path, head, 8 + n, body, sizeof body);
 }
 
 static enum st_status run(const char *a, const char *b, double threshold, struct st_diff **d, struct st_error *err)
@@ -201,7 +201,7 @@ static void plain_tensors(void **state)
 		memcpy(head, &n, 8);
 		memcpy(head + 8, heads[i], n);
 		body[1] += (float)i;
-		write_bytes(in_folder(i ? "b.safetensors" : "a.safetensors"), head, 8 + n, body, sizeof body);
+		write_parts(in_folder(i ? "b.safetensors" : "a.safetensors"), head, 8 + n, body, sizeof body);
 	}
 	struct st_diff *d = diff(in_folder("a.safetensors"), in_folder("b.safetensors"), NAN);
 	assert_int_equal(d->kind, ST_DIFF_TENSORS);

@@ -1,37 +1,12 @@
-/* support.h - a folder of its own for each test, conversions that must succeed, and two ways to compare files. */
+/* support.h - conversions that must succeed, and two ways to compare files. */
 #ifndef ST_TESTS_CONVERT_SUPPORT_H
 #define ST_TESTS_CONVERT_SUPPORT_H
 
+#include "folder.h"
 #include "judge/toy.h"
 
 #include <stele/convert.h>
 #include <stele/judge.h>
-
-static char folder[64];
-
-static inline int make_folder(void **state)
-{
-	(void)state;
-	strcpy(folder, "/tmp/stele-convert-XXXXXX");
-	return mkdtemp(folder) ? 0 : -1;
-}
-
-static inline int remove_folder(void **state)
-{
-	(void)state;
-	char cmd[128];
-	snprintf(cmd, sizeof cmd, "rm -rf '%s'", folder);
-	return system(cmd);
-}
-
-static inline const char *in_folder(const char *name)
-{
-	static char buf[16][256];
-	static unsigned turn;
-	char *p = buf[turn++ % 16];
-	snprintf(p, sizeof buf[0], "%s/%s", folder, name);
-	return p;
-}
 
 /* Everything in the folder but the names that are given: what a failed run has left behind. */
 static inline int left_behind(const char *keep)

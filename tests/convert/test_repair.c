@@ -52,28 +52,9 @@ static void times(struct toy *m, const char *name, double gain, double offset)
 		t->data[i] = (float)(gain * t->data[i] + offset);
 }
 
-static void swap(struct toy *m, const char *x, const char *y)
-{
-	struct toy_tensor *a = toy_find(m, x), *b = toy_find(m, y);
-	float *t = a->data;
-	a->data = b->data;
-	b->data = t;
-}
-
-static void transpose(struct toy *m, const char *name)
-{
-	struct toy_tensor *t = toy_find(m, name);
-	float *out = malloc(t->rows * t->cols * sizeof *out);
-	for (uint64_t i = 0; i < t->rows; i++)
-		for (uint64_t k = 0; k < t->cols; k++)
-			out[k * t->rows + i] = t->data[i * t->cols + k];
-	free(t->data);
-	t->data = out;
-}
-
-static void transposed_square(struct toy *m) { transpose(m, Q1); }
-static void transposed_flat(struct toy *m) { transpose(m, GATE0); }
-static void transposed_tall(struct toy *m) { transpose(m, DOWN1); }
+static void transposed_square(struct toy *m) { toy_transpose(m, Q1); }
+static void transposed_flat(struct toy *m) { toy_transpose(m, GATE0); }
+static void transposed_tall(struct toy *m) { toy_transpose(m, DOWN1); }
 static void scaled(struct toy *m) { times(m, DOWN1, 1.26, 0); }
 static void scaled_sqrt(struct toy *m) { times(m, Q1, 1 / sqrt(m->head_dim), 0); }
 static void embedding_scaled(struct toy *m) { times(m, EMBED, sqrt(m->hidden), 0); }
@@ -90,10 +71,10 @@ static void k_adjacent(struct toy *m) { move_rows(m, K0, for_keys); }
 static void k_like_q(struct toy *m) { move_rows(m, K0, for_queries); }
 static void q_like_k(struct toy *m) { move_rows(m, Q0, for_keys); }
 static void kbias_adjacent(struct toy *m) { move_rows(m, KBIAS0, for_keys); }
-static void gate_is_up(struct toy *m) { swap(m, GATE0, UP0); }
-static void k_is_v(struct toy *m) { swap(m, K0, V0); }
-static void layers_swapped(struct toy *m) { swap(m, O1, O0); }
-static void norms_swapped(struct toy *m) { swap(m, "model.layers.1.input_layernorm.weight", "model.layers.1.post_attention_layernorm.weight"); }
+static void gate_is_up(struct toy *m) { toy_swap(m, GATE0, UP0); }
+static void k_is_v(struct toy *m) { toy_swap(m, K0, V0); }
+static void layers_swapped(struct toy *m) { toy_swap(m, O1, O0); }
+static void norms_swapped(struct toy *m) { toy_swap(m, "model.layers.1.input_layernorm.weight", "model.layers.1.post_attention_layernorm.weight"); }
 static void missing(struct toy *m) { toy_find(m, DOWN1)->absent = true; }
 static void nan_inside(struct toy *m) { toy_find(m, DOWN1)->data[100] = NAN; }
 
@@ -133,7 +114,7 @@ static void head_is_embedding(struct toy *m)
 
 static void two_at_once(struct toy *m)
 {
-	transpose(m, GATE0);
+	toy_transpose(m, GATE0);
 	times(m, DOWN1, 1.26, 0);
 }
 

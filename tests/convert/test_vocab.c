@@ -43,20 +43,6 @@ static void model_around(const char *vocab, const char *path)
 	st_container_close(m);
 }
 
-static char *read_text(const char *path, size_t *n)
-{
-	FILE *f = fopen(path, "rb");
-	assert_non_null(f);
-	assert_int_equal(fseek(f, 0, SEEK_END), 0);
-	*n = (size_t)ftell(f);
-	rewind(f);
-	char *s = malloc(*n + 1);
-	assert_int_equal(fread(s, 1, *n, f), *n);
-	s[*n] = '\0';
-	fclose(f);
-	return s;
-}
-
 /* Texts separated by "\n__ggml_vocab_test__\n", ids of each on a line. */
 static size_t count_wrong(const char *model, const char *vocab)
 {
@@ -69,9 +55,9 @@ static size_t count_wrong(const char *model, const char *vocab)
 	assert_ok(st_container_open(model, &c, &err), &err);
 	assert_ok(st_tokenizer_open(c, &t, &err), &err);
 	snprintf(path, sizeof path, "%s.inp", vocab);
-	char *texts = read_text(path, &n), *at = texts;
+	char *texts = read_bytes(path, &n), *at = texts;
 	snprintf(path, sizeof path, "%s.out", vocab);
-	char *lines = read_text(path, &n), *line = lines;
+	char *lines = read_bytes(path, &n), *line = lines;
 	for (char *end; at; at = end ? end + sizeof separator - 1 : NULL, k++) {
 		end = strstr(at, separator);
 		if (end)

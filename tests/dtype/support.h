@@ -12,15 +12,7 @@
 /* The bytes of a file of the shared data set; the caller frees them. */
 static inline uint8_t *load_shared(const char *rel, size_t *size)
 {
-	FILE *f = fopen(shared_path(rel), "rb");
-	assert_non_null(f);
-	fseek(f, 0, SEEK_END);
-	*size = (size_t)ftell(f);
-	rewind(f);
-	uint8_t *p = malloc(*size + 1);
-	assert_int_equal(fread(p, 1, *size, f), *size);
-	fclose(f);
-	return p;
+	return read_bytes(shared_path(rel), size);
 }
 
 /* The elements of a little-endian f32 .npy file (version 1 header); the caller frees them. */

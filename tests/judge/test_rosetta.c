@@ -199,26 +199,6 @@ static void every_mode_is_clean(void **state)
 #define EMBED "model.embed_tokens.weight"
 #define HEAD "lm_head.weight"
 
-static void swap_data(struct toy *m, const char *x, const char *y)
-{
-	struct toy_tensor *a = toy_find(m, x), *b = toy_find(m, y);
-	float *t = a->data;
-	a->data = b->data;
-	b->data = t;
-}
-
-/* The matrix's transpose written over it, under the same label. */
-static void transpose(struct toy *m, const char *name)
-{
-	struct toy_tensor *t = toy_find(m, name);
-	float *out = malloc(t->rows * t->cols * sizeof *out);
-	for (uint64_t i = 0; i < t->rows; i++)
-		for (uint64_t j = 0; j < t->cols; j++)
-			out[j * t->rows + i] = t->data[i * t->cols + j];
-	free(t->data);
-	t->data = out;
-}
-
 static void scale(struct toy *m, const char *name, double g)
 {
 	struct toy_tensor *t = toy_find(m, name);
@@ -244,8 +224,8 @@ static void reorder(struct toy *m, const char *name, uint32_t heads)
 	t->data = out;
 }
 
-static void plant_transposed_q(struct toy *m) { transpose(m, Q1); }
-static void plant_transposed_gate(struct toy *m) { transpose(m, GATE0); }
+static void plant_transposed_q(struct toy *m) { toy_transpose(m, Q1); }
+static void plant_transposed_gate(struct toy *m) { toy_transpose(m, GATE0); }
 static void plant_scaled(struct toy *m) { scale(m, DOWN1, 1.26); }
 static void plant_scaled_sqrt(struct toy *m) { scale(m, Q1, 1 / sqrt(m->head_dim)); }
 static void plant_embedding_scale(struct toy *m) { scale(m, EMBED, sqrt(m->hidden)); }
@@ -256,10 +236,10 @@ static void plant_row_shift(struct toy *m) { shift_rows(m, O1, 3); }
 static void plant_embedding_shift(struct toy *m) { shift_rows(m, EMBED, 1); }
 static void plant_rope_q(struct toy *m) { reorder(m, Q1, m->heads); }
 static void plant_rope_k_wrong(struct toy *m) { reorder(m, K0, m->heads); } /* query head count on keys */
-static void plant_gate_up(struct toy *m) { swap_data(m, GATE0, UP0); }
-static void plant_kv(struct toy *m) { swap_data(m, K0, "model.layers.0.self_attn.v_proj.weight"); }
-static void plant_layers(struct toy *m) { swap_data(m, O1, "model.layers.0.self_attn.o_proj.weight"); }
-static void plant_norms(struct toy *m) { swap_data(m, "model.layers.1.input_layernorm.weight", "model.layers.1.post_attention_layernorm.weight"); }
+static void plant_gate_up(struct toy *m) { toy_swap(m, GATE0, UP0); }
+static void plant_kv(struct toy *m) { toy_swap(m, K0, "model.layers.0.self_attn.v_proj.weight"); }
+static void plant_layers(struct toy *m) { toy_swap(m, O1, "model.layers.0.self_attn.o_proj.weight"); }
+static void plant_norms(struct toy *m) { toy_swap(m, "model.layers.1.input_layernorm.weight", "model.layers.1.post_attention_layernorm.weight"); }
 
 static void plant_norm_ones(struct toy *m)
 {

@@ -124,6 +124,27 @@ static inline struct toy_tensor *toy_find(struct toy *m, const char *name)
 
 /* ---- writing ---- */
 
+/* Each gets the other's numbers. */
+static inline void toy_swap(struct toy *m, const char *x, const char *y)
+{
+	struct toy_tensor *a = toy_find(m, x), *b = toy_find(m, y);
+	float *t = a->data;
+	a->data = b->data;
+	b->data = t;
+}
+
+/* The matrix's transpose written over it, under the same label. */
+static inline void toy_transpose(struct toy *m, const char *name)
+{
+	struct toy_tensor *t = toy_find(m, name);
+	float *out = malloc(t->rows * t->cols * sizeof *out);
+	for (uint64_t i = 0; i < t->rows; i++)
+		for (uint64_t j = 0; j < t->cols; j++)
+			out[j * t->rows + i] = t->data[i * t->cols + j];
+	free(t->data);
+	t->data = out;
+}
+
 /* Rows of a half-split matrix in the adjacent-pair order that GGUF wants for llama. */
 static inline float *toy_interleaved(const struct toy_tensor *t, uint32_t heads)
 {

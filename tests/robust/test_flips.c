@@ -90,14 +90,7 @@ static struct {
 
 static void load(size_t i)
 {
-	FILE *f = fopen(in_folder(good_files[i].file), "rb");
-	assert_non_null(f);
-	fseek(f, 0, SEEK_END);
-	original[i].n = (size_t)ftell(f);
-	original[i].p = malloc(original[i].n);
-	rewind(f);
-	assert_int_equal(fread(original[i].p, 1, original[i].n, f), original[i].n);
-	fclose(f);
+	original[i].p = read_bytes(in_folder(good_files[i].file), &original[i].n);
 	/* Where the data begins, roughly: enough to aim most changes at what is in front of it. */
 	original[i].header = good_files[i].json || original[i].n < 1024 ? original[i].n : strstr(good_files[i].file, "gguf") ? 5200 : 3400;
 }

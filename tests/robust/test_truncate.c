@@ -84,15 +84,9 @@ static void cut_one(const struct good_file *g)
 {
 	struct cuts cuts;
 	find_cuts(g, &cuts);
-	const char *path = in_folder(g->file);
-	FILE *f = fopen(path, "rb");
-	assert_non_null(f);
-	fseek(f, 0, SEEK_END);
-	uint64_t size = (uint64_t)ftell(f), brace = size, n = 0;
-	char *bytes = malloc(size);
-	rewind(f);
-	assert_int_equal(fread(bytes, 1, size, f), size);
-	fclose(f);
+	size_t size;
+	char *bytes = read_bytes(in_folder(g->file), &size);
+	uint64_t brace = size, n = 0;
 	while (g->json && brace > 0 && bytes[--brace] != '}')
 		;
 	size_t wrong = 0;

@@ -48,28 +48,6 @@ static inline char *fx_path(const struct fx *x, const char *name)
 	return p;
 }
 
-static inline void fx_write(const char *path, const void *p, size_t n)
-{
-	FILE *f = fopen(path, "wb");
-	assert_non_null(f);
-	assert_int_equal(fwrite(p, 1, n, f), n);
-	assert_int_equal(fclose(f), 0);
-}
-
-static inline void *fx_read(const char *path, size_t *n)
-{
-	FILE *f = fopen(path, "rb");
-	assert_non_null(f);
-	fseek(f, 0, SEEK_END);
-	*n = (size_t)ftell(f);
-	rewind(f);
-	char *p = malloc(*n + 1);
-	assert_int_equal(fread(p, 1, *n, f), *n);
-	p[*n] = '\0';
-	fclose(f);
-	return p;
-}
-
 static inline void fx_json(const char *path, json_t *j)
 {
 	assert_non_null(j);

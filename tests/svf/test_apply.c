@@ -96,7 +96,7 @@ static void test_artifact(void **state)
 	}
 	/* The head as it stands in the vector, its file without padding. */
 	size_t n;
-	char *p = fx_read(fx_path(&fx, "artifact/router_head.safetensors"), &n);
+	char *p = read_bytes(fx_path(&fx, "artifact/router_head.safetensors"), &n);
 	static const char head[] = "{\"trinity_router_head\":{\"dtype\":\"F32\",\"shape\":[10,64],\"data_offsets\":[0,2560]}}";
 	assert_int_equal(n, 8 + sizeof head - 1 + 2560);
 	assert_memory_equal(p + 8, head, sizeof head - 1);
@@ -153,13 +153,13 @@ static void test_verified_on_load(void **state)
 	for (size_t i = 0; i < 2; i++) {
 		struct st_error err = ST_ERROR_INIT;
 		size_t n;
-		char *p = fx_read(fx_path(&fx, files[i]), &n);
+		char *p = read_bytes(fx_path(&fx, files[i]), &n);
 		p[n - 1] ^= 1;
-		fx_write(fx_path(&fx, files[i]), p, n);
+		write_bytes(fx_path(&fx, files[i]), p, n);
 		assert_int_equal(st_svf_artifact_open(artifact, &a, &err), ST_ERR_MISMATCH);
 		assert_non_null(strstr(err.message, "SHA-256"));
 		p[n - 1] ^= 1;
-		fx_write(fx_path(&fx, files[i]), p, n);
+		write_bytes(fx_path(&fx, files[i]), p, n);
 		free(p);
 	}
 	/* Manifests that cannot be trusted. */
@@ -168,7 +168,7 @@ static void test_verified_on_load(void **state)
 		{ "router_head_shape", "[10, 65]", "F32 [10, 65]" }, { "router_head_artifact", "\"../x\"", "outside the artifact" },
 	};
 	size_t n;
-	char *good = fx_read(fx_path(&fx, "artifact/manifest.json"), &n);
+	char *good = read_bytes(fx_path(&fx, "artifact/manifest.json"), &n);
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
 		struct st_error err = ST_ERROR_INIT;
 		json_t *m = json_loads(good, 0, NULL);
@@ -179,7 +179,7 @@ static void test_verified_on_load(void **state)
 			fail_msg("%s: %s", bad[i].key, err.message);
 		assert_non_null(strstr(err.path, "artifact/"));
 	}
-	fx_write(fx_path(&fx, "artifact/manifest.json"), good, n);
+	write_bytes(fx_path(&fx, "artifact/manifest.json"), good, n);
 	free(good);
 }
 
@@ -207,7 +207,7 @@ static void test_resume(void **state)
 	run_apply(&o);
 	/* Both places hold the head's matrix now. */
 	size_t n, k;
-	char *e = fx_read(fx_path(&fx, names[0]), &n), *h = fx_read(fx_path(&fx, "artifact/checkpoints/0009_language_modeling_head.output.kernel.safetensors"), &k);
+	char *e = read_bytes(fx_path(&fx, names[0]), &n), *h = read_bytes(fx_path(&fx, "artifact/checkpoints/0009_language_modeling_head.output.kernel.safetensors"), &k);
 	assert_memory_equal(e + n - 65536, h + k - 65536, 65536);
 	free(e);
 	free(h);

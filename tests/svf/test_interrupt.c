@@ -140,7 +140,7 @@ static int same_file(const char *path, const struct stat *s, int kind, struct FT
 		same_json(path, wanted, other, got);
 		return 0;
 	}
-	char *a = fx_read(path, &n), *b = fx_read(other, &k);
+	char *a = read_bytes(path, &n), *b = read_bytes(other, &k);
 	assert_int_equal(n, k);
 	assert_memory_equal(a, b, n);
 	free(a);

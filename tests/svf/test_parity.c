@@ -474,9 +474,9 @@ static void test_stale_and_lies(void **state)
 	/* One bit of one stage file, after the report. */
 	const char *file = fx_path(&fx, "stages_stale/trinity_svf_elixir_stage_stele_cpu_torch_v_lm_head.weight.safetensors");
 	size_t n;
-	char *p = fx_read(file, &n);
+	char *p = read_bytes(file, &n);
 	p[n - 1000] ^= 1;
-	fx_write(file, p, n);
+	write_bytes(file, p, n);
 	free(p);
 	json_t *j = compare(python, o.out, NULL, 1);
 	assert_true(found(j, "svf.stale_stages", "trinity_svf_elixir_stage_stele_cpu_torch_v_lm_head.weight.safetensors", NULL, true));

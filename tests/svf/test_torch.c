@@ -157,7 +157,7 @@ static void test_torch(void **state)
 	st_container_close(c);
 	m[0] = (struct member){ .name = "archive/data.pkl", .data = pickle.p, .size = pickle.n };
 	build_zip(m, 28);
-	fx_write(pt, zip.p, zip.n);
+	write_bytes(pt, zip.p, zip.n);
 	char *a = final_hash(&x, components, fx_path(&x, "a.json")), *b = final_hash(&x, pt, fx_path(&x, "b.json"));
 	assert_string_equal(a, b);
 	free(a);

@@ -21,20 +21,6 @@ static void close_model(struct model *m)
 	st_container_close(m->c);
 }
 
-static char *read_file(const char *path, size_t *n)
-{
-	FILE *f = fopen(path, "rb");
-	assert_non_null(f);
-	assert_int_equal(fseek(f, 0, SEEK_END), 0);
-	long size = ftell(f);
-	rewind(f);
-	char *s = malloc((size_t)size + 1);
-	*n = fread(s, 1, (size_t)size, f);
-	s[*n] = '\0';
-	fclose(f);
-	return s;
-}
-
 /* Texts of an .inp file lie between separator lines, ids of each on one line of the .out file. */
 static void check_cases(const char *model, const char *cases, bool prefix)
 {
@@ -43,9 +29,9 @@ static void check_cases(const char *model, const char *cases, bool prefix)
 	size_t n_in, n_out;
 	struct model m = open_model(model);
 	snprintf(rel, sizeof rel, "tokenizers/ggml-vocab-%s.gguf.inp", cases);
-	char *in = read_file(shared_path(rel), &n_in);
+	char *in = read_bytes(shared_path(rel), &n_in);
 	snprintf(rel, sizeof rel, "tokenizers/ggml-vocab-%s.gguf.out", cases);
-	char *out = read_file(shared_path(rel), &n_out);
+	char *out = read_bytes(shared_path(rel), &n_out);
 	size_t n_cases = 0;
 	const char *line = out;
 	for (const char *p = in; p;) {
@@ -123,7 +109,7 @@ static void containers_agree(void **state)
 		{"models/qwen2-k/qwen2-k-q4_k.gguf", "models/qwen2-k/hf", "models/qwen2-k/qwen2-k-q4_k-a.apr", "models/qwen2-k/qwen2-k-q4_k-b.apr"},
 	};
 	size_t n;
-	char *text = read_file(shared_path("tokenizers/ggml-vocab-gpt-2.gguf.inp"), &n);
+	char *text = read_bytes(shared_path("tokenizers/ggml-vocab-gpt-2.gguf.inp"), &n);
 	for (size_t s = 0; s < 2; s++) {
 		struct st_error err = ST_ERROR_INIT;
 		struct model first = open_model(sets[s][0]);

@@ -11,28 +11,6 @@
 
 #include <sys/stat.h>
 
-static inline void write_bytes(const char *path, const void *p, size_t n)
-{
-	FILE *f = fopen(path, "wb");
-	assert_non_null(f);
-	assert_int_equal(fwrite(p, 1, n, f), n);
-	assert_int_equal(fclose(f), 0);
-}
-
-static inline char *read_bytes(const char *path, size_t *n)
-{
-	FILE *f = fopen(path, "rb");
-	assert_non_null(f);
-	fseek(f, 0, SEEK_END);
-	*n = (size_t)ftell(f);
-	rewind(f);
-	char *p = malloc(*n + 1);
-	assert_int_equal(fread(p, 1, *n, f), *n);
-	p[*n] = '\0';
-	fclose(f);
-	return p;
-}
-
 /* A safetensors file, header and f32 (or other) bytes given literally; `header` lacks nothing. */
 static inline void write_safetensors(const char *path, const char *header, const void *data, size_t n)
 {

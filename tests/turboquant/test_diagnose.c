@@ -160,14 +160,6 @@ static void engine_run(const struct st_capture *c, const struct engine *m, float
 	free(k), free(v);
 }
 
-static void write_floats(const char *path, const float *x, size_t n)
-{
-	FILE *f = fopen(path, "wb");
-	assert_non_null(f);
-	assert_int_equal(fwrite(x, 4, n, f), n);
-	assert_int_equal(fclose(f), 0);
-}
-
 /* Run the engine, have its output explained; the report's JSON. */
 static json_t *explain(const char *manifest, const struct engine *m, const struct st_replay_options *extra, int *exit_status)
 {
@@ -179,7 +171,7 @@ static json_t *explain(const char *manifest, const struct engine *m, const struc
 	size_t n = (size_t)c.p.num_heads * c.p.head_dim;
 	float *out = malloc(n * 4);
 	engine_run(&c, m, out);
-	write_floats(in_folder("foreign.f32"), out, n);
+	write_bytes(in_folder("foreign.f32"), out, n * 4);
 	free(out);
 	st_capture_close(&c);
 	o.mode = ST_REPLAY_SINGLESTEP;
@@ -430,7 +422,7 @@ static void nan_is_named(void **state)
 	float *x = calloc(16 * 256, 4);
 	x[5] = NAN;
 	x[6] = INFINITY;
-	write_floats(in_folder("nan.f32"), x, 16 * 256);
+	write_bytes(in_folder("nan.f32"), x, 16 * 256 * 4);
 	free(x);
 	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = capture("linear", false), .against = in_folder("nan.f32"), .variation = 'A', .signs = -1 };
 	assert_ok(st_replay_run(&o, &rep, &err), &err);

@@ -7,27 +7,6 @@
 
 /* ---- faults of the dump: what a wrong writer left ---- */
 
-static uint8_t *slurp(const char *path, size_t *n)
-{
-	FILE *f = fopen(path, "rb");
-	assert_non_null(f);
-	fseek(f, 0, SEEK_END);
-	*n = (size_t)ftell(f);
-	rewind(f);
-	uint8_t *p = malloc(*n);
-	assert_int_equal(fread(p, 1, *n, f), *n);
-	fclose(f);
-	return p;
-}
-
-static void spill(const char *path, const uint8_t *p, size_t n)
-{
-	FILE *f = fopen(path, "wb");
-	assert_non_null(f);
-	assert_int_equal(fwrite(p, 1, n, f), n);
-	assert_int_equal(fclose(f), 0);
-}
-
 /* A fresh "linear" capture with one file changed; the causes the cache check lists. */
 static json_t *cache_causes(const char *name, const char *file, void (*change)(uint8_t *p, size_t n), int signs)
 {
@@ -41,9 +20,9 @@ static json_t *cache_causes(const char *name, const char *file, void (*change)(u
 	if (file) {
 		size_t n;
 		snprintf(path, sizeof path, "%s/%s", dir, file);
-		uint8_t *p = slurp(path, &n);
+		uint8_t *p = read_bytes(path, &n);
 		change(p, n);
-		spill(path, p, n);
+		write_bytes(path, p, n);
 		free(p);
 	}
 	snprintf(path, sizeof path, "%s/manifest.json", dir);
@@ -144,14 +123,14 @@ static float *floats(const char *dir, const char *file, size_t *n)
 {
 	char path[300];
 	snprintf(path, sizeof path, "%s/%s", dir, file);
-	return (float *)(void *)slurp(path, n);
+	return read_bytes(path, n);
 }
 
 static void put(const char *dir, const char *file, const void *p, size_t n)
 {
 	char path[300];
 	snprintf(path, sizeof path, "%s/%s", dir, file);
-	spill(path, p, n);
+	write_bytes(path, p, n);
 }
 
 /* A "linear" capture of `bits` whose keys are `gain` times as far apart around a common vector: `offset` in every coordinate.
@@ -169,7 +148,7 @@ static json_t *offset_capture(const char *name, unsigned bits, bool signs, float
 	st_replay_report_release(&rep);
 	float *k = floats(dir, "k_pre_quant.f32", &n), *norms = floats(dir, "k_norms.f32", &n_norms);
 	snprintf(path, sizeof path, "%s/k_packed.u8", dir);
-	uint8_t *codes = slurp(path, &n_codes);
+	uint8_t *codes = read_bytes(path, &n_codes);
 	assert_ok(st_tq_codec_init(&codec, 256, bits, signs, 1, ST_CPU_SCALAR, &err), &err);
 	const size_t rb = n_codes / (8 * 256);
 	for (size_t i = 0; i < n / 4; i++)

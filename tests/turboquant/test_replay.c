@@ -295,14 +295,10 @@ static void no_op_toggle_is_reported(void **state)
 	const struct st_replay_options make = { .mode = ST_REPLAY_MAKE, .make = "d128", .out = in_folder("zeroq") };
 	json_decref(replay(&make, &status));
 	snprintf(path, sizeof path, "%s/zeroq/q_natural.f32", folder);
-	FILE *f = fopen(path, "wb");
-	fwrite(zero, 4, 4 * 128, f);
-	fclose(f);
+	write_bytes(path, zero, sizeof zero);
 	/* Values of zero as well: norms 0. */
 	snprintf(path, sizeof path, "%s/zeroq/v_norms.f32", folder);
-	f = fopen(path, "wb");
-	fwrite(zero, 4, 4 * 128, f);
-	fclose(f);
+	write_bytes(path, zero, sizeof zero);
 	snprintf(path, sizeof path, "%s/zeroq/manifest.json", folder);
 	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = path, .variation = 'A', .signs = -1, .oracles = ST_ORACLE_DEQUANT };
 	json_t *j = replay(&o, &status);
@@ -310,13 +306,7 @@ static void no_op_toggle_is_reported(void **state)
 	json_decref(j);
 }
 
-static void write_text(const char *path, const char *s)
-{
-	FILE *f = fopen(path, "wb");
-	assert_non_null(f);
-	fputs(s, f);
-	assert_int_equal(fclose(f), 0);
-}
+static void write_text(const char *path, const char *s) { write_bytes(path, s, strlen(s)); }
 
 /* One key of a sound manifest replaced; NULL removes it. */
 static const char *edited(const char *object, const char *key, json_t *value)
@@ -337,15 +327,11 @@ static const char *edited(const char *object, const char *key, json_t *value)
 /* A copy of n floats with one that is not a number. */
 static void with_nan(const char *from, const char *to, size_t n, size_t at)
 {
-	float *x = malloc(n * 4);
-	FILE *f = fopen(in_folder(from), "rb");
-	assert_non_null(f);
-	assert_int_equal(fread(x, 4, n, f), n);
-	fclose(f);
+	size_t size;
+	float *x = read_bytes(in_folder(from), &size);
+	assert_int_equal(size, n * 4);
 	x[at] = NAN;
-	f = fopen(in_folder(to), "wb");
-	assert_int_equal(fwrite(x, 4, n, f), n);
-	fclose(f);
+	write_bytes(in_folder(to), x, size);
 	free(x);
 }
 
@@ -398,9 +384,7 @@ static void bad_manifests_are_refused(void **state)
 	for (int i = 0; i < 8 * 256; i++)
 		norms[i] = 1;
 	norms[77] = NAN;
-	FILE *f = fopen(in_folder("linear-0/nan.f32"), "wb");
-	fwrite(norms, 4, 8 * 256, f);
-	fclose(f);
+	write_bytes(in_folder("linear-0/nan.f32"), norms, sizeof norms);
 	o.manifest = edited("dump_paths", "k_norms_padded", json_string("nan.f32"));
 	refused(&o, "k_norms_padded");
 	/* One canary without the other would be left out in silence. */
