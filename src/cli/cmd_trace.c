@@ -257,6 +257,9 @@ static int run(struct cli *c, void *p)
 		print_plan(o, m, t.n_tokens);
 		goto out;
 	}
+	uint32_t made_for = st_model_config(m)->max_positions;
+	if (made_for && t.n_tokens + o->steps > made_for)
+		cli_note(c, "%zu positions, beyond the %u that the model says it was made for", t.n_tokens + o->steps, made_for);
 	if (!o->quiet && st_container_format(st_model_container(m)) == ST_FORMAT_APR)
 		st_model_load_log(m, &t.hooks);
 	if (!o->stages || strcasecmp(o->stages, "all") == 0)

@@ -68,6 +68,24 @@ static enum st_status read_params(struct st_capture *c, const json_t *o, unsigne
 	return st_tq_params_check(&c->p, err);
 }
 
+/* The keys of params that nothing here reads: of another engine's making, or misspelt. */
+static json_t *unread_params(const json_t *params)
+{
+	static const char *const known[] = { "num_heads", "num_kv_heads", "head_dim", "kv_seq_len", "kv_capacity", "scale", "mask_type",
+		"sliding_window", "softcap", "ring_start", "scale_factor_d512", "bits", "signs" };
+	json_t *list = json_array();
+	const char *key;
+	json_t *v;
+	json_object_foreach ((json_t *)params, key, v) {
+		size_t i = 0;
+		while (i < sizeof known / sizeof *known && strcmp(key, known[i]) != 0)
+			i++;
+		if (i == sizeof known / sizeof *known)
+			json_array_append_new(list, json_string(key));
+	}
+	return list;
+}
+
 /* A path of the manifest is relative to the manifest's own folder. */
 static char *beside(const char *manifest, const char *path)
 {
@@ -193,6 +211,7 @@ enum st_status st_capture_open(struct st_capture *c, const char *manifest, unsig
 		goto out;
 	}
 	c->n_compact = json_object_size(compact);
+	c->unread = unread_params(params);
 	ST_TRY_OUT(read_params(c, params, bits, signs, err));
 	st = read_inputs(c, manifest, paths, err);
 out:
@@ -209,5 +228,6 @@ void st_capture_close(struct st_capture *c)
 	for (size_t i = 0; i < c->n_maps; i++)
 		st_map_close(&c->maps[i]);
 	free(c->maps);
+	json_decref(c->unread);
 	memset(c, 0, sizeof *c);
 }

@@ -57,6 +57,7 @@ struct st_capture {
 	const float *k_norms_canary, *v_norms_canary;  /* or NULL */
 	const float *k_pre, *v_pre;                    /* [G, L, d] chronological, or NULL */
 	size_t n_compact;
+	json_t *unread;                                /* names of params that nothing reads; in no order */
 	struct st_map *maps;                           /* keeps all of it */
 	size_t n_maps;
 };

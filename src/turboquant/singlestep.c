@@ -229,6 +229,12 @@ static void describe(struct st_replay_run *r, const struct st_capture *c)
 	st_json_put(r->json, "manifest", json_string(r->o->manifest));
 	st_json_put(r->json, "bits", json_integer(c->bits));
 	st_json_put(r->json, "signs", json_string(c->signs ? "d1" : "none"));
+	if (json_array_size(c->unread)) {
+		char *names = json_dumps(c->unread, JSON_ENSURE_ASCII);
+		fprintf(r->text, "params not read: %s\n", names ? names : "(no memory to list them)");
+		free(names);
+	}
+	st_json_put(r->json, "params_not_read", json_incref(c->unread));
 	st_json_put(r->json, "compact_sources", json_integer((json_int_t)c->n_compact));
 }
 

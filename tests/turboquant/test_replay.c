@@ -423,12 +423,15 @@ static void aliases_are_read(void **state)
 	json_object_set(j, "inputs", paths);
 	json_object_del(j, "dump_paths");
 	json_object_set_new(j, "compact_sources", json_pack("{s:s}", "k", "somewhere.bin"));
+	json_object_set_new(json_object_get(j, "params"), "soft_cap", json_real(30));
 	assert_int_equal(json_dump_file(j, in_folder("linear-0/alias.json"), 0), 0);
 	json_decref(j);
 	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = in_folder("linear-0/alias.json"), .variation = 'A', .signs = -1 };
 	j = replay(&o, &status);
 	assert_true(num(j, "dequant_oracle_nrmse", NULL) < 1e-5);
 	assert_int_equal(num(j, "compact_sources", NULL), 1);
+	assert_int_equal(json_array_size(json_object_get(j, "params_not_read")), 1);
+	assert_string_equal(json_string_value(json_array_get(json_object_get(j, "params_not_read"), 0)), "soft_cap");
 	json_decref(j);
 }
 
