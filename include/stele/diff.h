@@ -29,6 +29,13 @@ struct st_stage_diff {
 	bool same;                 /* nothing beyond f32 rounding, and nothing non-finite on one side only */
 };
 
+/* What is right to conclude from one pair of values. */
+enum st_diff_status {
+	ST_DIFF_EXPECTED,  /* the same, or apart by no more than expected */
+	ST_DIFF_UNDECIDED, /* apart by more than is known to be noise, or not comparable */
+	ST_DIFF_FAULT,
+};
+
 /* One stage of two traces. Figures over positions: the worst row tells, a whole-tensor figure dilutes. */
 struct st_trace_row {
 	enum st_stage stage;
@@ -41,8 +48,9 @@ struct st_trace_row {
 	uint64_t worst_position;
 	double max_abs;
 	uint64_t nonfinite_a, nonfinite_b, nonfinite_apart;
+	uint64_t blank;            /* positions where nothing is finite on either side */
 	double floor;              /* of max_rel_l2; NaN when the provenance does not say enough */
-	bool exceeds;
+	enum st_diff_status status;
 	const struct st_tensor *tensor_a, *tensor_b;
 };
 
@@ -51,6 +59,8 @@ struct st_tensor_diff {
 	const struct st_tensor *a, *b; /* NULL on the side that lacks it */
 	bool shapes_differ;
 	struct st_metrics m;
+	double expected;               /* of m.rel_l2, by the stored types */
+	enum st_diff_status status;
 };
 
 struct st_diff_options {
@@ -69,7 +79,7 @@ struct st_diff {
 	size_t n_rows;
 	struct st_weight_diff *weights;
 	size_t n_weights;
-	struct st_config_diff config[ST_MAX_CONFIG_DIFFS];
+	struct st_config_diff config[ST_MAX_CONFIG_DIFFS + 1]; /* the last for frequencies that no key shows */
 	size_t n_config;
 	struct st_tensor_diff *tensors;
 	size_t n_tensors;
@@ -78,8 +88,9 @@ struct st_diff {
 	char note[256];               /* how the inputs were taken, where that needs saying */
 	size_t compared, only_a, only_b;
 	size_t first;                 /* row, weight or tensor that is the first fault; SIZE_MAX: none */
-	bool fault;                   /* beyond a floor */
-	bool undecided;               /* different, and no floor is known */
+	bool fault;
+	bool undecided;
+	const char *why;              /* it is undecided; static text, NULL otherwise */
 	bool over_threshold;
 };
 

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <ftw.h>
 #include <limits.h>
 #include <stdio.h>
@@ -302,22 +303,34 @@ static enum st_status outdir_exists(const char *path, struct st_error *err)
 	return st;
 }
 
-/* What Stele puts into every trace, report and model folder. */
-static const char *const marks[] = { "trace.json", "report.json", "config.json" };
-
-/* A slip of the keyboard behind --force must not cost anybody a folder of something else. */
-static bool may_be_replaced(const char *path)
+/* A slip of the keyboard behind a --force must not cost anybody a folder of something else. */
+static bool may_be_replaced(const char *path, const char *const *ours, struct st_error *err)
 {
-	DIR *d = opendir(path);
-	bool empty = true, ours = false;
-	for (struct dirent *e; d && (e = readdir(d));) {
-		empty = empty && (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0);
-		for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
-			ours = ours || strcmp(e->d_name, marks[i]) == 0;
+	DIR *dir = opendir(path);
+	bool marked = false;
+	char other[sizeof ((struct dirent *)0)->d_name] = "";
+	size_t n = 0;
+	for (struct dirent *e; dir && (e = readdir(dir));) {
+		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+			continue;
+		const char *const *p = ours;
+		while (*p && fnmatch(*p, e->d_name, 0) != 0)
+			p++;
+		marked = marked || strcmp(e->d_name, ours[0]) == 0;
+		n++;
+		if (!*p && !other[0])
+			snprintf(other, sizeof other, "%s", e->d_name);
 	}
-	if (d)
-		closedir(d);
-	return d && (empty || ours);
+	if (!dir)
+		(void)st_fail_errno(err, path, "cannot look into the folder");
+	else if (other[0])
+		(void)st_fail(err, ST_ERR_IO, "is not replaced: it also holds %.200s", other);
+	else if (n && !marked)
+		(void)st_fail(err, ST_ERR_IO, "is not replaced: it has no %s", ours[0]);
+	if (dir)
+		closedir(dir);
+	st_error_in(err, path);
+	return dir && !other[0] && (n == 0 || marked);
 }
 
 bool st_out_takes(const char *out, const char *in)
@@ -329,24 +342,21 @@ bool st_out_takes(const char *out, const char *in)
 	return strncmp(a, b, n) == 0 && (b[n] == '\0' || b[n] == '/');
 }
 
-enum st_status st_outdir_open(const char *path, bool replace, struct st_outdir **out, struct st_error *err)
+enum st_status st_outdir_open(const char *path, const char *const *replaces, struct st_outdir **out, struct st_error *err)
 {
 	*out = NULL;
 	struct stat sb;
-	if (lstat(path, &sb) == 0 && (!replace || !S_ISDIR(sb.st_mode)))
+	if (lstat(path, &sb) == 0 && (!replaces || !S_ISDIR(sb.st_mode)))
 		return outdir_exists(path, err);
-	if (lstat(path, &sb) == 0 && !may_be_replaced(path)) {
-		enum st_status st = st_fail(err, ST_ERR_IO, "holds no trace, report or model of Stele's; only such a folder is replaced");
-		st_error_in(err, path);
-		return st;
-	}
+	if (lstat(path, &sb) == 0 && !may_be_replaced(path, replaces, err))
+		return ST_ERR_IO;
 	struct st_outdir *d = calloc(1, sizeof *d);
 	if (d) {
 		d->path = strdup(path);
 		for (size_t n = d->path ? strlen(d->path) : 0; n > 1 && d->path[n - 1] == '/'; n--)
 			d->path[n - 1] = '\0'; /* "out/" and "out" are one folder */
 		d->temp = d->path ? temp_name(d->path) : NULL;
-		d->replace = replace;
+		d->replace = replaces != NULL;
 	}
 	enum st_status st = ST_OK;
 	if (!d || !d->temp)

@@ -29,11 +29,12 @@ ST_MUST_CHECK enum st_status st_outfile_commit(struct st_outfile *f, struct st_e
 void st_outfile_abort(struct st_outfile *f);
 
 /* The same promise for a folder: build under a temporary name, then rename.
- * `replace`: an existing folder of that name is moved aside and removed after the new one is in place; only an
- * empty one, or one that holds what Stele writes (a trace, a report, a model), never a folder of anything else.
+ * `replaces` (NULL: nothing): an existing folder of that name is moved aside and removed after the new one is in place
+ * if it is empty, or holds the first of these names and nothing that does not match one of them: patterns for the names
+ * in a folder of the kind that is written, NULL last.
  * A process that is killed outright (SIGKILL, power) leaves its temporary folder, NAME.stele-PID-N, behind. */
 struct st_outdir;
-ST_MUST_CHECK enum st_status st_outdir_open(const char *path, bool replace, struct st_outdir **out, struct st_error *err);
+ST_MUST_CHECK enum st_status st_outdir_open(const char *path, const char *const *replaces, struct st_outdir **out, struct st_error *err);
 const char *st_outdir_path(const struct st_outdir *d); /* of the temporary folder */
 ST_MUST_CHECK enum st_status st_outdir_commit(struct st_outdir *d, struct st_error *err);
 void st_outdir_abort(struct st_outdir *d); /* removes what was written */

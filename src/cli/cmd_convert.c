@@ -82,7 +82,7 @@ static int run(struct cli *c, void *p)
 		return cli_usage(c, "--side says which input of a report IN is; it needs --repair");
 	struct st_convert_options co = {
 		.type = o->type, .format = o->format, .repair = o->repair, .side = o->side ? o->side[0] : 0, .force = o->force,
-		.threads = (int)o->threads, .hooks = cli_hooks(c),
+		.threads = cli_threads(o->threads), .hooks = cli_hooks(c),
 	};
 	if (st_convert(o->in, o->out, &co, &r, &err) != ST_OK)
 		return cli_fail(c, &err);

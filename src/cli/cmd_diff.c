@@ -40,7 +40,7 @@ static int run(struct cli *c, void *p)
 	c->undone = "the comparison was not finished";
 	bool given = o->limit != UINT64_MAX;
 	struct st_diff_options d_o = { .filter = o->filter, .limit = given ? (size_t)o->limit : 10, .threshold = o->threshold,
-	                               .threads = (int)o->threads, .hooks = cli_hooks(c) };
+	                               .threads = cli_threads(o->threads), .hooks = cli_hooks(c) };
 	struct st_diff *d = NULL;
 	if (st_diff_run(o->a, o->b, &d_o, &d, &err) != ST_OK)
 		return cli_fail(c, &err);

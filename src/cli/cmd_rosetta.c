@@ -65,7 +65,8 @@ static enum st_status write_reports(const struct opts *o, const struct st_rosett
 	struct st_text t = { 0 };
 	char *s = st_json_print(j, JSON_INDENT(2));
 	st_report_rosetta_text(r, true, false, &t);
-	enum st_status st = !s || t.failed ? st_fail(err, ST_ERR_NOMEM, "out of memory") : st_outdir_open(o->out, o->force, &d, err);
+	static const char *const names[] = { "report.json", "report.txt", NULL };
+	enum st_status st = !s || t.failed ? st_fail(err, ST_ERR_NOMEM, "out of memory") : st_outdir_open(o->out, o->force ? names : NULL, &d, err);
 	if (st == ST_OK) {
 		st = write_file(st_outdir_path(d), "report.json", s, strlen(s), err);
 		if (st == ST_OK)
@@ -93,7 +94,7 @@ static int run(struct cli *c, void *p)
 	if (!o->prompt.text && cli_prompt_tokens(&o->prompt, NULL, &ids, &n_ids, &err) != ST_OK)
 		return cli_fail(c, &err);
 	struct st_rosetta_options ro = {
-		.prompt = o->prompt.text, .tokens = ids, .n_tokens = n_ids, .mode = o->mode, .cpu = o->cpu, .threads = (int)o->threads,
+		.prompt = o->prompt.text, .tokens = ids, .n_tokens = n_ids, .mode = o->mode, .cpu = o->cpu, .threads = cli_threads(o->threads),
 		.threshold = o->threshold, .keep_going = o->keep_going, .hash = o->json || o->out, .log_all = o->verbose, .hooks = cli_hooks(c),
 	};
 	struct st_rosetta *r = NULL;

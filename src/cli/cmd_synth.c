@@ -31,11 +31,9 @@ static int run(struct cli *c, void *p)
 	struct st_error err = ST_ERROR_INIT;
 	struct st_synth_result r;
 	struct st_synth_options s = { .arch = o->arch, .preset = o->preset, .config = o->config, .type = o->type, .seed = o->seed,
-		.format = o->format, .shards = o->shards, .plant = o->plant, .threads = (int)o->threads, .replace = o->force,
+		.format = o->format, .shards = o->shards, .plant = o->plant, .threads = cli_threads(o->threads), .replace = o->force,
 		.hooks = cli_hooks(c) };
 	c->undone = "the model was not written";
-	if (o->threads > 4096)
-		return cli_usage(c, "--threads: %" PRIu32 " are too many", o->threads);
 	if (st_synth_write(o->out, &s, &r, &err) != ST_OK)
 		return cli_fail(c, &err);
 	print(o, &r);

@@ -101,7 +101,11 @@ static int run(struct cli *c, void *p)
 	size_t n = 0;
 	int rc = CLI_SAME;
 	if (o->file && !read_all(o->file, &text)) {
-		(void)st_fail_errno(&err, o->file, "cannot read");
+		int why = errno;
+		if (st_check_cancel(&err) == ST_OK) {
+			errno = why;
+			(void)st_fail_errno(&err, o->file, "cannot read");
+		}
 		rc = cli_fail(c, &err);
 		goto out;
 	}

@@ -68,13 +68,15 @@ static enum st_status parse_unsigned(struct parser *ps, const struct cli_param *
 	return ST_OK;
 }
 
-static enum st_status check_choice(struct parser *ps, const struct cli_param *p, const char *value)
+static enum st_status check_choice(struct parser *ps, const struct cli_param *p, char *value)
 {
 	size_t n = strlen(value);
 	for (const char *c = p->choices; *c;) {
 		size_t len = strcspn(c, "|");
-		if (len == n && strncasecmp(c, value, n) == 0)
+		if (len == n && strncasecmp(c, value, n) == 0) {
+			memcpy(value, c, n); /* from here on there is one spelling */
 			return ST_OK;
+		}
 		c += len + (c[len] == '|');
 	}
 	char wanted[200] = "one of ";
@@ -88,7 +90,7 @@ static enum st_status check_choice(struct parser *ps, const struct cli_param *p,
 	return bad_value(ps, p, value, wanted);
 }
 
-static enum st_status store(struct parser *ps, const struct cli_param *p, const char *value)
+static enum st_status store(struct parser *ps, const struct cli_param *p, char *value)
 {
 	char *field = (char *)ps->opts + p->offset;
 	uint64_t u;
@@ -156,9 +158,9 @@ static enum st_status unknown_option(struct parser *ps, const char *word)
 /* One "--name", "--name=value" or "--name value"; *next is the index of the following word. */
 static enum st_status long_option(struct parser *ps, char **args, int n, int *next)
 {
-	const char *word = args[*next - 1] + 2;
+	char *word = args[*next - 1] + 2;
 	size_t len = strcspn(word, "=");
-	const char *value = word[len] == '=' ? word + len + 1 : NULL;
+	char *value = word[len] == '=' ? word + len + 1 : NULL;
 	for (const struct cli_param *p = options_of(ps->cmd); p->name; p++) {
 		if (strlen(p->name) != len || memcmp(p->name, word, len) != 0)
 			continue;
@@ -177,7 +179,7 @@ static enum st_status long_option(struct parser *ps, char **args, int n, int *ne
 /* "-v", "-vq", "-pTEXT", "-p TEXT". */
 static enum st_status short_options(struct parser *ps, char **args, int n, int *next)
 {
-	for (const char *s = args[*next - 1] + 1; *s; s++) {
+	for (char *s = args[*next - 1] + 1; *s; s++) {
 		const struct cli_param *p = options_of(ps->cmd);
 		while (p->name && p->letter != *s)
 			p++;
@@ -196,7 +198,7 @@ static enum st_status short_options(struct parser *ps, char **args, int n, int *
 	return ST_OK;
 }
 
-static enum st_status positional(struct parser *ps, const char *word)
+static enum st_status positional(struct parser *ps, char *word)
 {
 	for (const struct cli_param *p = positionals_of(ps->cmd); p->name; p++)
 		if (p->type == CLI_TYPE_LIST || !ps->seen[index_of(ps, p)])

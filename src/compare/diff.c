@@ -1,8 +1,9 @@
 /* diff.c - what A and B are, and which comparison that makes. */
 #include "compare/diff.h"
 
+#include "arch/arch.h"
 #include "base/error.h"
-#include "format/container.h"
+#include "compare/pair.h"
 #include "kernel/kernel.h"
 
 #include <fnmatch.h>
@@ -11,6 +12,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+void st_diff_undecided(struct st_diff *d, const char *why)
+{
+	d->undecided = true;
+	if (!d->why)
+		d->why = why;
+}
+
+bool st_diff_any(const struct st_metrics *m) { return m->nonfinite_a < m->count || m->nonfinite_apart > 0; }
 
 bool st_diff_wanted(const struct st_diff_options *o, const char *name)
 {
@@ -113,6 +123,28 @@ static int by_name(const void *x, const void *y)
 	return strcmp(a->name, b->name);
 }
 
+/* By the same measure as the weights of a model: the noise that the two stored types predict, row by row. */
+static enum st_status judge_tensor(struct st_tensor_diff *t, int threads, struct st_error *err)
+{
+	if (t->shapes_differ) {
+		t->status = ST_DIFF_FAULT;
+		return ST_OK;
+	}
+	ST_TRY(st_metrics_of_tensors(t->a, t->b, threads, &t->m, err));
+	if (!st_diff_any(&t->m))
+		t->status = ST_DIFF_UNDECIDED;
+	if (t->m.max_abs == 0)
+		return ST_OK;
+	struct st_weight a = { .tensor = t->a }, b = { .tensor = t->b };
+	struct st_pair p;
+	ST_TRY(st_pair_open(&p, &a, &b, threads, err));
+	bool exact = st_dtype_info(t->a->dtype)->kind == ST_KIND_INT && st_dtype_info(t->b->dtype)->kind == ST_KIND_INT;
+	t->expected = p.sum.predicted;
+	t->status = p.sum.noise && !exact ? ST_DIFF_EXPECTED : ST_DIFF_FAULT;
+	st_pair_close(&p);
+	return ST_OK;
+}
+
 static enum st_status diff_tensors(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
 {
 	struct st_diff *d = &s->d;
@@ -135,19 +167,20 @@ static enum st_status diff_tensors(struct st_diff_state *s, const struct st_diff
 		if (!t->a || !t->b)
 			continue;
 		t->shapes_differ = t->a->ndim != t->b->ndim || memcmp(t->a->shape, t->b->shape, t->a->ndim * sizeof *t->a->shape) != 0;
+		if (!t->shapes_differ && t->a->n_elems == 0)
+			continue;
 		d->compared++;
-		bool fault = t->shapes_differ;
-		if (!t->shapes_differ) {
-			ST_TRY(st_metrics_of_tensors(t->a, t->b, s->threads, &t->m, err));
-			d->over_threshold |= !isnan(o->threshold) && t->m.max_abs > o->threshold;
-			double noise = hypot(st_dtype_info(t->a->dtype)->storage_rel_rms, st_dtype_info(t->b->dtype)->storage_rel_rms);
-			fault = t->m.rel_l2 > 3 * noise + 0x1p-20;
-		}
-		if (fault && !d->fault) {
+		ST_TRY(judge_tensor(t, s->threads, err));
+		d->over_threshold |= !isnan(o->threshold) && t->m.max_abs > o->threshold;
+		if (t->status == ST_DIFF_FAULT && !d->fault) {
 			d->fault = true;
 			d->first = d->n_tensors - 1;
 		}
+		if (t->status == ST_DIFF_UNDECIDED)
+			st_diff_undecided(d, "a tensor has no finite value on either side");
 	}
+	if (d->only_a + d->only_b)
+		st_diff_undecided(d, "there are tensors on one side only");
 	return ST_OK;
 }
 
@@ -162,11 +195,60 @@ static enum st_status unused(struct st_diff_state *s, const struct st_model *m, 
 	return ST_OK;
 }
 
+/* Converters write divisors of frequencies in f32. */
+#define SAME_FREQUENCY 1e-5
+
+/* The largest relative difference between the frequencies of two graphs, rotation by rotation, and where it is. */
+static double frequencies_apart(const struct st_graph *a, const struct st_graph *b, struct st_config_diff *where)
+{
+	double largest = 0;
+	for (uint32_t i = 0, j = 0;; i++, j++) {
+		while (i < a->n_nodes && a->nodes[i].op != ST_OP_ROPE)
+			i++;
+		while (j < b->n_nodes && b->nodes[j].op != ST_OP_ROPE)
+			j++;
+		if (i >= a->n_nodes || j >= b->n_nodes)
+			return largest;
+		const struct st_node *x = &a->nodes[i], *y = &b->nodes[j];
+		if (x->head_dim != y->head_dim)
+			return INFINITY;
+		for (uint32_t k = 0; k < x->head_dim / 2; k++) {
+			double apart = fabs(x->inv_freq[k] - y->inv_freq[k]) / y->inv_freq[k];
+			if (apart <= largest)
+				continue;
+			largest = apart;
+			snprintf(where->a, sizeof where->a, "%.7g for pair %u", x->inv_freq[k], (unsigned)k);
+			snprintf(where->b, sizeof where->b, "%.7g", y->inv_freq[k]);
+		}
+	}
+}
+
+/* A scaling has several spellings, rope_freqs.weight among them, which no key shows: what becomes of the frequencies counts. */
+static void settle_rotation(struct st_diff *d, const struct st_graph *a, const struct st_graph *b)
+{
+	if (!a || !b)
+		return;
+	struct st_config_diff where = { .key = "rope frequencies", .matters = true, .stage = ST_STAGE_Q_POST_ROPE };
+	double apart = frequencies_apart(a, b, &where);
+	bool said = false;
+	for (size_t i = 0; i < d->n_config; i++) {
+		if (apart <= SAME_FREQUENCY && strncmp(d->config[i].key, "rope_", 5) == 0)
+			d->config[i].matters = false;
+		said |= d->config[i].matters && d->config[i].stage == ST_STAGE_Q_POST_ROPE;
+	}
+	if (apart > SAME_FREQUENCY && !said)
+		d->config[d->n_config++] = where;
+}
+
 static enum st_status diff_models(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
 {
 	struct st_diff *d = &s->d;
-	const struct st_config *ca = st_model_config(s->a.model);
-	d->n_config = st_compare_configs(ca, st_model_config(s->b.model), ca->max_positions, d->config);
+	const struct st_config *ca = st_model_config(s->a.model), *cb = st_model_config(s->b.model);
+	/* As far as the one that goes further does; 0 is a length that is not given. */
+	size_t positions = !ca->max_positions || !cb->max_positions ? SIZE_MAX
+	                   : ca->max_positions > cb->max_positions ? ca->max_positions : cb->max_positions;
+	d->n_config = st_compare_configs(ca, cb, positions, d->config);
+	settle_rotation(d, st_model_graph(s->a.model), st_model_graph(s->b.model));
 	ST_TRY(unused(s, s->a.model, &d->unused_a, &d->n_unused_a, err));
 	ST_TRY(unused(s, s->b.model, &d->unused_b, &d->n_unused_b, err));
 	ST_TRY(st_compare_weights(s->a.model, s->b.model, s->threads, &o->hooks, &d->weights, &d->n_weights, err));
@@ -221,8 +303,10 @@ enum st_status st_diff_run(const char *a, const char *b, const struct st_diff_op
 	case ST_DIFF_MODELS: ST_TRY_OUT(diff_models(s, o, err)); break;
 	case ST_DIFF_TENSORS: ST_TRY_OUT(diff_tensors(s, o, err)); break;
 	}
-	if (s->d.compared == 0)
+	if (s->d.compared == 0) {
 		s->d.undecided = true; /* nothing compared is never a match */
+		s->d.why = "nothing was compared";
+	}
 	*out = &s->d;
 	return ST_OK;
 out:

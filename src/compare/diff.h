@@ -24,6 +24,10 @@ struct st_diff_state {
 	int threads;
 };
 
+/* The first reason is the one that is told. */
+void st_diff_undecided(struct st_diff *d, const char *why);
+/* Whether there was anything to compare: elements that are not finite on both sides alike are none. */
+bool st_diff_any(const struct st_metrics *m);
 bool st_diff_wanted(const struct st_diff_options *o, const char *name);
 ST_MUST_CHECK enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err);
 ST_MUST_CHECK enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err);

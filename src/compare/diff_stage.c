@@ -81,13 +81,14 @@ enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_opti
 	if (!d->top)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	ST_TRY(st_top_diffs(a, b, o->limit, d->top, &d->n_top, err));
-	s->d.compared = 1;
+	s->d.compared = st_diff_any(&d->m);
 	d->same = d->m.nonfinite_apart == 0 && d->m.rel_l2 <= ROUNDING;
 	s->d.over_threshold = !isnan(o->threshold) && d->m.max_abs > o->threshold;
 	/* Two numbers without provenance: a difference beyond rounding has no floor to be held against, unless one
 	 * side is not even finite. With a threshold the user has said what counts. */
 	s->d.fault = d->m.nonfinite_apart > 0;
-	s->d.undecided = !d->same && !s->d.fault && isnan(o->threshold);
+	if (!d->same && !s->d.fault && isnan(o->threshold))
+		st_diff_undecided(&s->d, "they differ, and nothing says by how much they may (--threshold, or traces with provenance)");
 	s->d.first = d->same ? SIZE_MAX : 0;
 	return ST_OK;
 }

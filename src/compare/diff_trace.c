@@ -3,9 +3,10 @@
  *
  * Without the weights a floor can only be an estimate: it follows from what the traces say of
  * themselves. Between two runs of the same weights in f32 it is rounding that grows with
- * depth; where stored types, activations or modes differ each product adds their error. The
- * estimate is generous (a factor), so what exceeds it is a fault; a trace that says nothing
- * of its types has no floor, and a difference stays undecided.
+ * depth; where stored types, activations or modes differ each product adds their error. How much
+ * a model amplifies what comes into a stage is not known, so what exceeds the floor is undecided
+ * unless it appears at once: a fault is a stage that is apart by many times what any stage before
+ * it was. A trace that says nothing of its types has no floor. docs/floors.md has the figures.
  */
 #include "compare/diff.h"
 
@@ -21,6 +22,16 @@
 
 #define FACTOR 8.0
 #define F32_STEP 6e-8
+/* A stage that is apart by so many times what came in is no news yet: norms, gates and the softmax amplify. */
+#define INHERITED 4.0
+/* Unrelated values are sqrt(2) apart: a floor near that would let everything pass. */
+#define LARGEST_FLOOR 0.7
+/*
+ * One stage of a sound pair was seen to be up to 6 times as far apart as the ones before it, and the first softmax, which
+ * turns an absolute error of large scores into a relative one, 20 times.
+ */
+#define JUMP 16.0
+#define JUMP_SOFTMAX 4.0
 
 /* The relative error of storing operands the way `name` says ("q8_0", "Q4_K/Q6_K", "f16"): the first type named. */
 static double type_error(const char *name)
@@ -79,6 +90,33 @@ static double depth(const struct st_trace_row *r, int32_t last_layer)
 	if (r->stage == ST_STAGE_EMBEDDING)
 		return 0;
 	return r->layer >= 0 ? r->layer + 1.0 : last_layer + 2.0;
+}
+
+/* Softmaxes between the embedding and a stage: what amplifies most, and may lie between two stages that were captured. */
+static int softmaxes(const struct st_trace_row *r, int32_t last_layer)
+{
+	if (r->layer < 0)
+		return r->stage == ST_STAGE_EMBEDDING ? 0 : last_layer + 1;
+	return r->layer + (r->stage >= ST_STAGE_ATTN_SOFTMAX);
+}
+
+/* What the stages so far were apart. */
+struct past {
+	double largest;          /* rel_l2 of any of them, faults left out */
+	const struct st_trace_row *last;
+};
+
+static enum st_diff_status judge(const struct st_trace_row *r, double layer, int32_t last_layer, const struct past *p)
+{
+	if (r->nonfinite_apart)
+		return ST_DIFF_FAULT;
+	if (r->blank || (isnan(r->floor) && r->max_rel_l2 > 0))
+		return ST_DIFF_UNDECIDED;
+	if (r->max_rel_l2 == 0 || r->max_rel_l2 <= r->floor)
+		return ST_DIFF_EXPECTED;
+	int between = softmaxes(r, last_layer) - (p->last && p->last->step == r->step ? softmaxes(p->last, last_layer) : 0);
+	double before = fmax(p->largest, layer + F32_STEP);
+	return r->max_rel_l2 > JUMP * pow(JUMP_SOFTMAX, between) * before ? ST_DIFF_FAULT : ST_DIFF_UNDECIDED;
 }
 
 static uint32_t position_of(const struct st_trace_entry *e, uint64_t row)
@@ -170,6 +208,7 @@ static enum st_status compare_entries(const struct st_trace_entry *a, const stru
 		r->nonfinite_a += s->bad_a;
 		r->nonfinite_b += s->bad_b;
 		r->nonfinite_apart += s->apart;
+		r->blank += s->bad_a == each && !s->apart;
 	}
 	free(m);
 	return st;
@@ -217,6 +256,7 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 	d->rows = st_arena_alloc(&s->arena, na + nb ? na + nb : 1, sizeof *d->rows);
 	if (!d->rows)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	struct past past = { 0 };
 	int32_t last_layer = 0;
 	for (size_t i = 0; i < na; i++) {
 		int32_t l = st_trace_entry_at(s->a.trace, i)->layer;
@@ -243,22 +283,29 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 		if (!a || !b || (bases && basis_matters(e->stage)))
 			continue;
 		ST_TRY(compare_entries(a, b, s->threads, r, err));
-		d->compared += r->positions > 0;
+		if (!r->positions || !a->tensor->n_elems)
+			continue;
+		d->compared++;
 		/* Errors of layers add up like a random walk; an embedding row is only stored. */
 		r->floor = FACTOR * (layer * sqrt(depth(r, last_layer)) + F32_STEP);
 		if (r->stage == ST_STAGE_EMBEDDING && !isnan(layer))
 			r->floor = FACTOR * (hypot(type_error(pa->weights), type_error(pb->weights)) + F32_STEP);
-		bool floor_known = !isnan(r->floor);
-		r->exceeds = r->nonfinite_apart > 0 || (floor_known && r->max_rel_l2 > r->floor);
-		d->undecided |= !floor_known && r->max_rel_l2 > 0;
+		if (!isnan(r->floor))
+			r->floor = fmin(LARGEST_FLOOR, fmax(r->floor, INHERITED * past.largest));
+		r->status = judge(r, layer, last_layer, &past);
 		d->over_threshold |= !isnan(o->threshold) && r->max_abs > o->threshold;
-		if (r->exceeds && !d->fault) {
+		if (r->status == ST_DIFF_FAULT && !d->fault) {
 			d->fault = true;
 			d->first = d->n_rows - 1;
 		}
+		if (r->status == ST_DIFF_UNDECIDED)
+			st_diff_undecided(d, r->blank ? "a stage has no finite value on either side" : isnan(r->floor) ? "they differ, and nothing says by how much they may (--threshold, or traces with provenance)"
+			                                     : "a stage is further apart than estimated, and came there by and by; with the models at hand, rosetta can tell");
+		past.last = r;
+		if (r->status != ST_DIFF_FAULT)
+			past.largest = fmax(past.largest, r->max_rel_l2);
 		if (o->hooks.progress)
 			o->hooks.progress(o->hooks.user, "comparing stages", i, na);
 	}
-	d->undecided |= d->compared == 0;
 	return ST_OK;
 }

@@ -171,3 +171,57 @@ void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uin
 	s->noise = s->bad_rows == 0 && s->dd <= TOTAL_FACTOR * TOTAL_FACTOR * s->pred
 	           && (differing == 0 || !gain_stands_out(s->bb, s->ab, s->pred_a, s->pred, stats[0].blocks > 0, stats[0].coherent, n * cols, 0, 0));
 }
+
+/* Every row, what they say together, and the columns where the rows say nothing. */
+static enum st_status measure(struct st_pair *p, int threads, struct st_error *err)
+{
+	ST_TRY(st_pair_measure(&p->a, &p->b, NULL, p->a.rows, threads, p->stats, err));
+	st_pair_summarise(p->stats, NULL, p->a.rows, p->a.cols, &p->sum);
+	return p->sum.noise && p->sum.dd > 0 ? st_columns_are_noise(&p->a, &p->b, &p->sum.noise, err) : ST_OK;
+}
+
+/* The tensor as one of another type would err. */
+static const struct st_tensor *expect(const struct st_tensor *t, enum st_dtype held, struct st_tensor *as)
+{
+	*as = *t;
+	as->dtype = held;
+	return as;
+}
+
+/* Measured anew where the numbers came from coarser types than they are stored in. */
+static enum st_status measure_as_held(struct st_pair *p, int threads, struct st_error *err)
+{
+	const struct st_tensor *a = p->a.type, *b = p->b.type;
+	ST_TRY(st_held_type(a, &p->held_a, err));
+	ST_TRY(st_held_type(b, &p->held_b, err));
+	/* Both out of the same blocks are equal or not: one encoder wrote them, or few numbers fit any. */
+	if (p->held_a == p->held_b && st_noise_block(p->held_a) > 1) {
+		p->held_a = a->dtype;
+		p->held_b = b->dtype;
+	}
+	if (p->held_a == a->dtype && p->held_b == b->dtype)
+		return ST_OK;
+	p->a.type = expect(a, p->held_a, &p->as_a);
+	p->b.type = expect(b, p->held_b, &p->as_b);
+	return measure(p, threads, err);
+}
+
+enum st_status st_pair_open(struct st_pair *p, const struct st_weight *a, const struct st_weight *b, int threads, struct st_error *err)
+{
+	*p = (struct st_pair){ .a = st_rows_of(a), .b = st_rows_of(b), .held_a = a->tensor->dtype, .held_b = b->tensor->dtype };
+	p->stats = st_alloc_array(p->a.rows, sizeof *p->stats);
+	if (!p->stats)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	enum st_status st = measure(p, threads, err);
+	if (st == ST_OK && !p->sum.noise)
+		st = measure_as_held(p, threads, err);
+	if (st != ST_OK)
+		st_pair_close(p);
+	return st;
+}
+
+void st_pair_close(struct st_pair *p)
+{
+	free(p->stats);
+	p->stats = NULL;
+}

@@ -59,6 +59,22 @@ void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uin
 /* Whether no column, and in a vector no element, stands out of its noise (weight_columns.c). */
 ST_MUST_CHECK enum st_status st_columns_are_noise(const struct st_rows *a, const struct st_rows *b, bool *noise,
                                                   struct st_error *err);
+/*
+ * Two weights of one shape: their rows, and whether these differ by what the types account for - the stored types, or
+ * coarser ones that the numbers came from.
+ */
+struct st_pair {
+	struct st_rows a, b;
+	enum st_dtype held_a, held_b;
+	struct st_tensor as_a, as_b;   /* the two as the held types err; `a` and `b` may point here */
+	struct st_row_stat *stats;     /* of every row */
+	struct st_pair_summary sum;
+};
+/* *p must stay where it is until st_pair_close. */
+ST_MUST_CHECK enum st_status st_pair_open(struct st_pair *p, const struct st_weight *a, const struct st_weight *b, int threads,
+                                          struct st_error *err);
+void st_pair_close(struct st_pair *p);
+
 bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols);
 
 /* The type that a float tensor's numbers came from: its own, or a coarser one that all of them fit (held.c). */

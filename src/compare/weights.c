@@ -174,23 +174,6 @@ static enum st_status compare_common_rows(const struct st_model *ma, const struc
 	return st == ST_OK && d->status == ST_WEIGHT_FAULT && d->cause.confidence == ST_UNEXPLAINED ? compare_shapes(threads, d, err) : st;
 }
 
-/* Every row, what they say together, and the columns where the rows say nothing. */
-static enum st_status measure(const struct st_rows *a, const struct st_rows *b, uint64_t rows, int threads, struct st_row_stat *stats,
-                              struct st_pair_summary *s, struct st_error *err)
-{
-	ST_TRY(st_pair_measure(a, b, NULL, rows, threads, stats, err));
-	st_pair_summarise(stats, NULL, rows, a->cols, s);
-	return s->noise && s->dd > 0 ? st_columns_are_noise(a, b, &s->noise, err) : ST_OK;
-}
-
-/* The tensor as one of another type would err. */
-static const struct st_tensor *expect(const struct st_tensor *t, enum st_dtype held, struct st_tensor *as)
-{
-	*as = *t;
-	as->dtype = held;
-	return as;
-}
-
 /* Equal bytes may still hold the same NaN twice: that is no difference, and is counted by the stages. */
 static enum st_status compare_pair(const struct st_model *ma, const struct st_model *mb, int threads,
                                    struct st_weight_diff *d, struct st_error *err)
@@ -208,51 +191,32 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 		d->gain = 1;
 		return st_check_cancel(err);
 	}
-	struct st_rows a = st_rows_of(d->a), b = st_rows_of(d->b);
-	struct st_tensor as_a, as_b;
-	struct st_row_stat *stats = st_alloc_array(d->rows, sizeof *stats);
-	if (!stats)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	struct st_pair_summary s;
-	enum st_status st = measure(&a, &b, d->rows, threads, stats, &s, err);
-	if (st == ST_OK && !s.noise)
-		st = st_held_type(d->a->tensor, &d->held_a, err);
-	if (st == ST_OK && !s.noise)
-		st = st_held_type(d->b->tensor, &d->held_b, err);
-	/* Both out of the same blocks are equal or not: one encoder wrote them, or few numbers fit any. */
-	if (d->held_a == d->held_b && st_noise_block(d->held_a) > 1) {
-		d->held_a = d->a->tensor->dtype;
-		d->held_b = d->b->tensor->dtype;
+	struct st_pair p;
+	ST_TRY(st_pair_open(&p, d->a, d->b, threads, err));
+	const struct st_pair_summary *s = &p.sum;
+	d->held_a = p.held_a;
+	d->held_b = p.held_b;
+	d->rel_l2 = s->rel;
+	d->predicted = s->predicted;
+	d->gain = s->gain;
+	d->max_abs = s->max;
+	d->nonfinite_a = s->nonfinite_a;
+	d->nonfinite_b = s->nonfinite_b;
+	d->bad_rows = s->bad_rows;
+	d->first_bad_row = s->first_bad;
+	d->last_bad_row = s->last_bad;
+	d->status = s->dd == 0 && !s->apart ? ST_WEIGHT_EQUAL_DECODED : s->noise ? ST_WEIGHT_NOISE : ST_WEIGHT_FAULT;
+	struct truncation cut = { 0 };
+	enum st_status st = d->status >= ST_WEIGHT_NOISE ? find_truncation(&p.a, &p.b, &cut, err) : ST_OK;
+	if (cut.side) {
+		d->status = ST_WEIGHT_FAULT;
+		d->side = cut.side;
+		d->cause = (struct st_cause){ .code = "weight.truncated_rounding", .confidence = cut.confidence, .residual_before = s->rel,
+		                              .residual_after = cut.confidence == ST_CONFIRMED ? 0 : s->rel, .floor = s->predicted };
+	} else if (st == ST_OK && d->status == ST_WEIGHT_FAULT) {
+		st = st_weight_explain(ma, mb, &p.a, &p.b, p.stats, threads, d, err);
 	}
-	if (st == ST_OK && (d->held_a != d->a->tensor->dtype || d->held_b != d->b->tensor->dtype)) {
-		a.type = expect(d->a->tensor, d->held_a, &as_a);
-		b.type = expect(d->b->tensor, d->held_b, &as_b);
-		st = measure(&a, &b, d->rows, threads, stats, &s, err);
-	}
-	if (st == ST_OK) {
-		d->rel_l2 = s.rel;
-		d->predicted = s.predicted;
-		d->gain = s.gain;
-		d->max_abs = s.max;
-		d->nonfinite_a = s.nonfinite_a;
-		d->nonfinite_b = s.nonfinite_b;
-		d->bad_rows = s.bad_rows;
-		d->first_bad_row = s.first_bad;
-		d->last_bad_row = s.last_bad;
-		d->status = s.dd == 0 && !s.apart ? ST_WEIGHT_EQUAL_DECODED : s.noise ? ST_WEIGHT_NOISE : ST_WEIGHT_FAULT;
-		struct truncation cut = { 0 };
-		if (st == ST_OK && d->status >= ST_WEIGHT_NOISE)
-			st = find_truncation(&a, &b, &cut, err);
-		if (cut.side) {
-			d->status = ST_WEIGHT_FAULT;
-			d->side = cut.side;
-			d->cause = (struct st_cause){ .code = "weight.truncated_rounding", .confidence = cut.confidence, .residual_before = s.rel,
-			                              .residual_after = cut.confidence == ST_CONFIRMED ? 0 : s.rel, .floor = s.predicted };
-		} else if (st == ST_OK && d->status == ST_WEIGHT_FAULT) {
-			st = st_weight_explain(ma, mb, &a, &b, stats, threads, d, err);
-		}
-	}
-	free(stats);
+	st_pair_close(&p);
 	return st;
 }
 

@@ -2,6 +2,7 @@
 #include "convert/convert.h"
 
 #include "base/outfile.h"
+#include "format/safetensors.h"
 
 #include <omp.h>
 #include <stdarg.h>
@@ -259,7 +260,7 @@ static enum st_status write_weights(struct st_conversion *v, const char *dir, st
 static enum st_status write_folder(struct st_conversion *v, struct st_convert_result *r, struct st_error *err)
 {
 	struct st_outdir *d;
-	ST_TRY(st_outdir_open(v->out_path, v->o->force, &d, err));
+	ST_TRY(st_outdir_open(v->out_path, v->o->force ? st_hf_names : NULL, &d, err));
 	enum st_status st = write_weights(v, st_outdir_path(d), r, err);
 	if (st == ST_OK)
 		st = st_folder_documents(v, st_outdir_path(d), err);

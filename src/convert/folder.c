@@ -3,6 +3,7 @@
 
 #include "base/map.h"
 #include "base/outfile.h"
+#include "format/safetensors.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -49,18 +50,12 @@ static const char *source_folder(struct st_conversion *v)
 	return slash ? st_arena_strndup(&v->arena, path, (size_t)(slash - path)) : ".";
 }
 
-/* config.json first: it may be written anew. */
-static const char *const documents[] = {
-	"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-	"added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
-};
-#define N_DOCUMENTS (sizeof documents / sizeof *documents)
 #define FIRST_OF_VOCABULARY 2
 
 static bool listed(const char *name, size_t first)
 {
-	for (size_t i = first; i < N_DOCUMENTS; i++)
-		if (strcmp(name, documents[i]) == 0)
+	for (size_t i = first; i < ST_HF_DOCUMENTS; i++)
+		if (strcmp(name, st_hf_names[i]) == 0)
 			return true;
 	return false;
 }
@@ -88,12 +83,12 @@ enum st_status st_folder_text(struct st_conversion *v, const char *name, const c
 /* From folder to folder everything known that lies beside the weights is copied byte for byte. */
 static enum st_status copy_documents(struct st_conversion *v, const char *dir, bool config, struct st_error *err)
 {
-	for (size_t i = config ? 0 : 1; i < N_DOCUMENTS; i++) {
+	for (size_t i = config ? 0 : 1; i < ST_HF_DOCUMENTS; i++) {
 		const char *text;
 		size_t len;
-		ST_TRY(st_folder_text(v, documents[i], &text, &len, err));
+		ST_TRY(st_folder_text(v, st_hf_names[i], &text, &len, err));
 		if (text)
-			ST_TRY(write_file(v, dir, documents[i], text, len, err));
+			ST_TRY(write_file(v, dir, st_hf_names[i], text, len, err));
 	}
 	return ST_OK;
 }

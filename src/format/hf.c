@@ -7,6 +7,13 @@
 #include <string.h>
 #include <unistd.h>
 
+/* The vocabulary's documents follow the configuration's. */
+const char *const st_hf_names[ST_HF_DOCUMENTS + 4] = {
+	"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+	"added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+	"model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json",
+};
+
 static const char suffix[] = ".safetensors", index_suffix[] = ".safetensors.index.json", torch_prefix[] = "pytorch_model";
 
 static bool ends_with(const char *s, const char *end)

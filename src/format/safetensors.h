@@ -18,6 +18,9 @@ bool st_torch_is(const struct st_map *m);
 /* The shards of one checkpoint. Files, tensors, format and description of c. */
 ST_MUST_CHECK enum st_status st_torch_shards(struct st_container *c, const char *const *paths, size_t n, struct st_error *err);
 
+/* The names in a Hugging Face folder as it is written here: documents, config.json first, then patterns of weights; NULL last. */
+#define ST_HF_DOCUMENTS 11
+extern const char *const st_hf_names[ST_HF_DOCUMENTS + 4];
 /* Does the folder hold config.json, tokenizer.json, a .safetensors file or pytorch_model*? */
 bool st_hf_is_folder(const char *dir);
 /* Is that what Hugging Face calls a model's torch checkpoint, or a shard of it? */

@@ -39,8 +39,10 @@ struct cut {
 static struct cut cut_tensor(const struct st_tensor *t)
 {
 	struct cut c = { .rows = st_tensor_rows(t), .cols = st_tensor_cols(t), .per_row = 1 };
+	if (t->n_elems == 0)
+		return c;
 	if (c.cols <= PIECE) {
-		c.piece_rows = c.cols ? PIECE / c.cols : 1;
+		c.piece_rows = PIECE / c.cols;
 		c.n_pieces = st_ceil_div(c.rows, c.piece_rows);
 		return c;
 	}
@@ -240,8 +242,6 @@ enum st_status st_tensor_stats_of(const struct st_tensor *t, int threads, const 
 		st = st_fail_at(err, ST_ERR_NOMEM, ST_NO_OFFSET, t->name, "out of memory for statistics");
 		goto out;
 	}
-	if (!t->n_elems)
-		c.n_pieces = 0;
 	for (uint64_t first = 0; first < c.n_pieces; first += BATCH) {
 		uint64_t end = c.n_pieces - first < BATCH ? c.n_pieces : first + BATCH;
 #pragma omp parallel for schedule(static) num_threads(threads)

@@ -41,6 +41,8 @@ static void stage_json(const struct st_diff *d, json_t *o, bool *f)
 	put(o, "top_diffs", top, f);
 }
 
+static const char *const status_names[] = { "expected", "undecided", "fault" };
+
 static json_t *trace_row(const struct st_trace_row *r, bool *f)
 {
 	json_t *o = json_object();
@@ -56,7 +58,7 @@ static json_t *trace_row(const struct st_trace_row *r, bool *f)
 	put(o, "nonfinite_a", st_json_u64(r->nonfinite_a), f);
 	put(o, "nonfinite_b", st_json_u64(r->nonfinite_b), f);
 	put(o, "floor", defined(r->floor), f);
-	put(o, "exceeds", json_boolean(r->exceeds), f);
+	put(o, "status", json_string(status_names[r->status]), f);
 	return o;
 }
 
@@ -82,8 +84,13 @@ static json_t *tensor_row(const struct st_tensor_diff *x, bool *f)
 	put(o, "tensor", st_json_text((x->a ? x->a : x->b)->name), f);
 	put(o, "side", !x->a ? json_string("b") : !x->b ? json_string("a") : json_null(), f);
 	put(o, "shapes_differ", json_boolean(x->shapes_differ), f);
-	if (x->a && x->b && !x->shapes_differ)
+	if (!x->a || !x->b)
+		return o;
+	put(o, "status", json_string(status_names[x->status]), f);
+	if (!x->shapes_differ) {
+		put(o, "expected", st_json_number(x->expected), f);
 		metrics(o, &x->m, f);
+	}
 	return o;
 }
 
@@ -126,6 +133,7 @@ json_t *st_report_diff_json(const struct st_diff *d, int status)
 	put(o, "coverage", json_pack("{s:o, s:o, s:o}", "compared", st_json_u64(d->compared), "only_a", st_json_u64(d->only_a),
 	                             "only_b", st_json_u64(d->only_b)), &failed);
 	put(o, "verdict", json_string(d->fault || d->over_threshold ? "fault" : d->undecided ? "undecided" : "match"), &failed);
+	put(o, "why", d->why ? json_string(d->why) : json_null(), &failed);
 	put(o, "exit", json_integer(status), &failed);
 	if (failed) {
 		json_decref(o);

@@ -115,9 +115,9 @@ static enum st_status traces_text(const struct st_diff *d, const struct st_repor
 		if (r->nonfinite_apart)
 			st_table_cell(&table, ST_STYLE_BAD, "non-finite on one side");
 		else if (i == d->first)
-			st_table_cell(&table, ST_STYLE_BAD, "<- first beyond its floor");
+			st_table_cell(&table, ST_STYLE_BAD, "<- first fault");
 		else
-			st_table_cell(&table, ST_STYLE_WARN, r->exceeds ? "beyond" : "");
+			st_table_cell(&table, ST_STYLE_WARN, r->blank ? "not finite" : r->status ? "beyond" : "");
 	}
 	st_table_render(&table, t, "", o->colour);
 	st_table_release(&table);
@@ -189,14 +189,14 @@ static enum st_status models_text(const struct st_diff *d, const struct st_repor
 
 static enum st_status tensors_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t, struct st_error *err)
 {
-	static const char *const names[] = { "tensor", "A", "B", "rel L2", "max |a-b|", "" };
+	static const char *const names[] = { "tensor", "A", "B", "rel L2", "expected", "max |a-b|", "" };
 	struct st_table table;
-	st_table_init(&table, "lllrrl");
+	st_table_init(&table, "lllrrrl");
 	size_t shown = 0, hidden = 0, equal = 0;
-	head(&table, names, 6);
+	head(&table, names, 7);
 	for (size_t i = 0; i < d->n_tensors; i++) {
 		const struct st_tensor_diff *x = &d->tensors[i];
-		if (x->a && x->b && !x->shapes_differ && x->m.max_abs == 0) {
+		if (x->a && x->b && x->status == ST_DIFF_EXPECTED && x->m.max_abs == 0) {
 			equal++;
 			continue;
 		}
@@ -210,9 +210,12 @@ static enum st_status tensors_text(const struct st_diff *d, const struct st_repo
 		st_table_cell(&table, ST_STYLE_PLAIN, x->b ? st_dtype_info(x->b->dtype)->name : "-");
 		if (x->a && x->b && !x->shapes_differ) {
 			st_table_number(&table, x->m.rel_l2, 3);
+			st_table_number(&table, x->expected, 3);
 			st_table_number(&table, x->m.max_abs, 3);
-			st_table_cell(&table, ST_STYLE_PLAIN, "");
+			st_table_cell(&table, x->status == ST_DIFF_FAULT ? ST_STYLE_BAD : ST_STYLE_WARN,
+			              x->status == ST_DIFF_FAULT ? "beyond" : x->status ? "not finite" : "");
 		} else {
+			st_table_cell(&table, ST_STYLE_PLAIN, "");
 			st_table_cell(&table, ST_STYLE_PLAIN, "");
 			st_table_cell(&table, ST_STYLE_PLAIN, "");
 			st_table_cell(&table, ST_STYLE_WARN, !x->b ? "only in A" : !x->a ? "only in B" : "shapes differ");
@@ -237,17 +240,15 @@ static void verdict_line(const struct st_diff *d, bool colour, struct st_text *t
 	const char *off = st_style_off(ST_STYLE_BAD, colour);
 	if (d->only_a || d->only_b)
 		st_text_printf(t, "on one side only: %zu in A, %zu in B\n", d->only_a, d->only_b);
-	if (d->compared == 0)
-		st_text_printf(t, "%sundecided%s: nothing was compared\n", st_style_on(ST_STYLE_WARN, colour), off);
-	else if (d->fault)
+	if (d->fault)
 		st_text_printf(t, "%sdifferent%s beyond what is expected\n", st_style_on(ST_STYLE_BAD, colour), off);
 	else if (d->over_threshold)
 		st_text_printf(t, "%sdifferent%s beyond the threshold\n", st_style_on(ST_STYLE_BAD, colour), off);
 	else if (d->undecided)
-		st_text_printf(t, "%sundecided%s: they differ, and nothing says by how much they may (--threshold, or compare traces with provenance)\n",
-		               st_style_on(ST_STYLE_WARN, colour), off);
+		st_text_printf(t, "%sundecided%s: %s\n", st_style_on(ST_STYLE_WARN, colour), off, d->why);
 	else
-		st_text_printf(t, "%sthe same%s, or different only as expected\n", st_style_on(ST_STYLE_GOOD, colour), off);
+		st_text_printf(t, "%sthe same%s, or different only as expected%s\n", st_style_on(ST_STYLE_GOOD, colour), off,
+		               d->only_a + d->only_b ? ", in what both hold" : "");
 }
 
 enum st_status st_report_diff_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t, struct st_error *err)

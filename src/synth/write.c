@@ -2,6 +2,7 @@
 #include "synth/synth.h"
 
 #include "base/outfile.h"
+#include "format/safetensors.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -267,7 +268,7 @@ static enum st_status write_safetensors(struct job *j, const char *folder, const
 static enum st_status write_folder(struct job *j, const char *path, uint32_t shards, struct st_error *err)
 {
 	struct st_outdir *d;
-	ST_TRY(st_outdir_open(path, j->o->replace, &d, err));
+	ST_TRY(st_outdir_open(path, j->o->replace ? st_hf_names : NULL, &d, err));
 	enum st_status st = write_documents(j, st_outdir_path(d), err);
 	if (st == ST_OK)
 		st = write_safetensors(j, st_outdir_path(d), "model", shards, err);

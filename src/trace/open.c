@@ -43,10 +43,16 @@ static enum st_status read_array(const struct st_tensor *t, struct st_arena *are
 	return st;
 }
 
+static bool is_marked(const struct st_container *c)
+{
+	const char *format = json_string_value(json_object_get(c->metadata, "format"));
+	return format && strcmp(format, "stele-trace") == 0;
+}
+
 static enum st_status read_provenance(struct reader *r, struct st_error *err)
 {
 	struct st_trace *t = r->t;
-	if (t->c->metadata) {
+	if (t->c->metadata && (is_marked(t->c) || t->c->format != ST_FORMAT_SAFETENSORS)) {
 		ST_TRY(st_provenance_read(t->c->metadata, &t->prov, &t->arena, err));
 		t->prov.known = true;
 	}
@@ -120,6 +126,8 @@ static enum st_status read_names(struct reader *r, struct st_error *err)
 		if (!st_trace_key_parse(t->name, c->format == ST_FORMAT_APRT, &it->key))
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
 			                  "names no stage; expected STAGE, layers.N.STAGE or steps.S. before either");
+		if (t->n_elems == 0 && t->ndim > 1 && t->shape[0] > 0)
+			return st_fail_at(err, ST_ERR_FORMAT, t->offset, t->name, "has rows of no values");
 		it->tensor = t;
 		r->n_items++;
 	}
@@ -274,15 +282,11 @@ static enum st_status check_kind(const struct reader *r, struct st_error *err)
 	const struct st_container *c = r->t->c;
 	const char *format = json_string_value(json_object_get(c->metadata, "format"));
 	switch (c->format) {
-	case ST_FORMAT_SAFETENSORS:
-		if (!format || strcmp(format, "stele-trace") != 0)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "__metadata__",
-			                  "no trace: a bundle says \"format\": \"stele-trace\" there");
-		return ST_OK;
 	case ST_FORMAT_APRT:
-		if (c->metadata && format && strcmp(format, "stele-trace") != 0)
+		if (format && !is_marked(c))
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "trace.json", "format is \"%.40s\", not \"stele-trace\"", format);
 		return ST_OK;
+	case ST_FORMAT_SAFETENSORS: /* where there is no mark the names decide: a script of one's own may have written it */
 	case ST_FORMAT_NPZ:
 		return ST_OK;
 	default:

@@ -9,8 +9,10 @@
 #include "arch/arch.h"
 #include "base/error.h"
 #include "base/outfile.h"
+#include "format/safetensors.h"
 
 #include <assert.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -263,17 +265,22 @@ static enum st_status commit(struct tracer *t, struct st_error *err)
 
 /* ---- options ---- */
 
-/* A trace must not replace the model that it is of. */
+/* A trace must not replace the model that it is of, weights or documents. */
 static enum st_status check_output(const struct st_model *m, const char *out, struct st_error *err)
 {
 	const struct st_container *c = st_model_container(m);
+	bool takes = false;
 	for (size_t i = 0; out && i < st_container_n_files(c); i++)
-		if (st_out_takes(out, st_container_file_path(c, i))) {
-			enum st_status st = st_fail(err, ST_ERR_USAGE, "is the model, or holds it");
-			st_error_in(err, out);
-			return st;
-		}
-	return ST_OK;
+		takes = takes || st_out_takes(out, st_container_file_path(c, i));
+	for (const char *const *name = st_hf_names; out && *name; name++) {
+		char path[PATH_MAX];
+		takes = takes || (snprintf(path, sizeof path, "%s/%s", c->path, *name) < PATH_MAX && st_out_takes(out, path));
+	}
+	if (!takes)
+		return ST_OK;
+	enum st_status st = st_fail(err, ST_ERR_USAGE, "is the model, or holds it");
+	st_error_in(err, out);
+	return st;
 }
 
 static enum st_status read_options(struct tracer *t, struct st_error *err)

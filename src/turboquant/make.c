@@ -102,7 +102,7 @@ enum st_status st_replay_make(struct st_replay_run *r, struct st_error *err)
 	enum st_status st = st_scene_init(&s, p, bits, signs, &r->exec, err);
 	if (st != ST_OK)
 		goto out;
-	st = st_outdir_open(o->out, false, &dir, err);
+	st = st_outdir_open(o->out, NULL, &dir, err);
 	if (st != ST_OK) {
 		if (!err->where[0])
 			snprintf(err->where, sizeof err->where, "--out");

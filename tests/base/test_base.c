@@ -220,22 +220,32 @@ static void outdir_replaces_whole(void **state)
 	(void)state;
 	struct st_error err = ST_ERROR_INIT;
 	struct st_outdir *d;
+	static const char *const names[] = { "trace.json", "layer-*", NULL };
 	for (int round = 0; round < 2; round++) {
-		assert_ok(st_outdir_open(in_folder("tree/"), round > 0, &d, &err), &err);
-		touch(st_outdir_path(d), round ? "other" : "trace.json");
+		assert_ok(st_outdir_open(in_folder("tree/"), round ? names : NULL, &d, &err), &err);
+		touch(st_outdir_path(d), "trace.json");
+		touch(st_outdir_path(d), round ? "layer-1" : "layer-0");
 		assert_ok(st_outdir_commit(d, &err), &err);
-		assert_int_equal(entries(in_folder("tree")), 1);
+		assert_int_equal(entries(in_folder("tree")), 2);
+		assert_int_equal(access(in_folder(round ? "tree/layer-1" : "tree/layer-0"), F_OK), 0);
 		assert_int_equal(entries(folder), 1);
 	}
-	assert_int_equal(st_outdir_open(in_folder("tree"), false, &d, &err), ST_ERR_IO);
-	/* By now it holds nothing that Stele writes, and stays what it is. */
+	assert_int_equal(st_outdir_open(in_folder("tree"), NULL, &d, &err), ST_ERR_IO);
+	/* One name more, or the mark missing, and it is a folder of somebody's. */
 	st_error_clear(&err);
-	assert_int_equal(st_outdir_open(in_folder("tree"), true, &d, &err), ST_ERR_IO);
+	touch(in_folder("tree"), "diary");
+	assert_int_equal(st_outdir_open(in_folder("tree"), names, &d, &err), ST_ERR_IO);
+	assert_non_null(strstr(err.message, "diary"));
+	assert_int_equal(unlink(in_folder("tree/diary")), 0);
+	assert_int_equal(unlink(in_folder("tree/trace.json")), 0);
+	st_error_clear(&err);
+	assert_int_equal(st_outdir_open(in_folder("tree"), names, &d, &err), ST_ERR_IO);
+	assert_non_null(strstr(err.message, "trace.json"));
 	assert_int_equal(entries(in_folder("tree")), 1);
 	/* An empty folder is nobody's. */
 	st_error_clear(&err);
 	assert_int_equal(mkdir(in_folder("empty"), 0777), 0);
-	assert_ok(st_outdir_open(in_folder("empty"), true, &d, &err), &err);
+	assert_ok(st_outdir_open(in_folder("empty"), names, &d, &err), &err);
 	touch(st_outdir_path(d), "file");
 	assert_ok(st_outdir_commit(d, &err), &err);
 	assert_int_equal(entries(in_folder("empty")), 1);
@@ -248,10 +258,10 @@ static void outdirs_vanish(void **state)
 	struct st_error err = ST_ERROR_INIT;
 	struct st_outdir *d, *done;
 	char inner[400], name[40];
-	assert_ok(st_outdir_open(in_folder("done"), false, &done, &err), &err);
+	assert_ok(st_outdir_open(in_folder("done"), NULL, &done, &err), &err);
 	touch(st_outdir_path(done), "trace.json");
 	assert_ok(st_outdir_commit(done, &err), &err);
-	assert_ok(st_outdir_open(in_folder("tree"), false, &d, &err), &err);
+	assert_ok(st_outdir_open(in_folder("tree"), NULL, &d, &err), &err);
 	for (int layer = 0; layer < 3; layer++) {
 		snprintf(inner, sizeof inner, "%s/layer-%d", st_outdir_path(d), layer);
 		assert_int_equal(mkdir(inner, 0777), 0);

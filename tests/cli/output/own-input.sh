@@ -9,6 +9,7 @@ sums > before
 fails trace m.gguf --tokens 1 --save-tensor all --bundle m.gguf
 fails trace hf --tokens 1 --save-tensor all --bundle hf/model.safetensors
 fails trace hf --tokens 1 --save-tensor all --save-tensor-dir hf --force
+fails trace hf --tokens 1 --save-tensor all --bundle hf/config.json
 fails rosetta hf m.gguf --tokens 1 --out hf --force
 fails convert m.gguf m.gguf --force
 fails convert hf hf --force
@@ -17,6 +18,13 @@ fails rosetta m.gguf m.gguf --tokens 1 --out precious --force
 fails convert m.gguf precious --force
 fails synth --arch qwen2 --preset tiny -o precious --force
 fails convert m.gguf nowhere/m.apr
+cp -r hf published
+echo kept > published/README.md
+fails convert m.gguf published --force
+fails trace m.gguf --tokens 1 --save-tensor all --save-tensor-dir hf --force
+rm published/README.md
+stele convert m.gguf published --force --quiet > out
+rm -r published
 ulimit -f 8
 fails trace m.gguf --tokens 1,2,3,4,5,6,7,8 --save-tensor all --save-tensor-dir tree
 fails trace m.gguf --tokens 1,2,3,4,5,6,7,8 --save-tensor all --bundle b.safetensors
