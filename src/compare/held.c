@@ -1,23 +1,152 @@
 /*
- * held.c - which type the numbers of a float tensor came from.
+ * held.c - which type the numbers of a tensor came from.
  *
- * A file that was rounded to BF16 once and written as F32 later errs as BF16 does, and so does one that was decoded from
- * blocks. The label says what the numbers could hold; the numbers say what they do hold.
+ * A file that was rounded to BF16 once and written as F32 later errs as BF16 does, and one that went through Q4_K
+ * errs as Q4_K does whatever it is stored in now. The label says what the numbers could hold; the numbers say what
+ * they do hold. Numbers out of blocks lie on a grid in every block: a step times a whole number, and for some types
+ * an offset. They are looked for there, as exactly as the present type leaves them.
  */
 #include "base/error.h"
 #include "base/mem.h"
+#include "compare/noise.h"
 #include "compare/pair.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define ROWS 64 /* looked at for blocks, spread evenly */
-/* Numbers out of blocks come out of the same blocks again but for the rounding of the float type; others err by the type's whole error. */
-#define SAME_BLOCKS 0.1
+#define ROWS 64           /* looked at for grids, spread evenly */
+#define LARGEST_BLOCK 32
+#define ON_GRID 0.98      /* of the blocks that say something: a few may hold what was repaired later */
+#define FEWEST 16         /* such blocks */
 
-/* Those whose encoder finds the blocks again that a tensor was decoded from, finest first. */
-static const enum st_dtype block_types[] = { ST_DTYPE_Q8_0, ST_DTYPE_Q5_0, ST_DTYPE_Q5_1, ST_DTYPE_Q4_0, ST_DTYPE_Q4_1 };
+/*
+ * The grids, coarsest first: a coarse one is a fine one as well. `steps` from zero to the largest magnitude, or with an
+ * offset from the smallest number to the largest; encoders that search may use as few as half of them.
+ */
+static const struct grid {
+	enum st_dtype type;
+	uint16_t block, steps;
+	bool offset;
+} grids[] = {
+	{ ST_DTYPE_Q2_K, 16, 3, true },  { ST_DTYPE_Q3_K, 16, 4, false },
+	{ ST_DTYPE_Q4_0, 32, 8, false }, { ST_DTYPE_Q4_K, 32, 15, true }, { ST_DTYPE_Q4_1, 32, 15, true },
+	{ ST_DTYPE_Q5_0, 32, 16, false }, { ST_DTYPE_Q5_K, 32, 31, true }, { ST_DTYPE_Q5_1, 32, 31, true },
+	{ ST_DTYPE_Q6_K, 16, 32, false }, { ST_DTYPE_Q8_0, 32, 127, false },
+};
+/* Q4_1 and Q5_1 have the grids of Q4_K and Q5_K and nearly their error: they stand for rows that have no super-blocks. */
+
+static int by_size(const void *x, const void *y)
+{
+	float a = fabsf(*(const float *)x), b = fabsf(*(const float *)y);
+	return (a > b) - (a < b);
+}
+
+/* How far a number of the present type may be from what it was: nearly the largest rounding error. */
+struct slack {
+	double absolute, relative;
+};
+
+static struct slack slack_of(const struct st_tensor *t, const float *block, size_t n)
+{
+	double v[ST_NOISE_BLOCKS], rel = st_dtype_info(t->dtype)->storage_rel_rms;
+	if (st_dtype_info(t->dtype)->kind == ST_KIND_FLOAT) /* half an ulp is up to 2.35 times its RMS, and f32 arithmetic made the number */
+		return (struct slack){ t->dtype == ST_DTYPE_F16 ? 0x1p-25 : 0, 2.4 * rel + ST_NOISE_F32_REL };
+	st_noise_variances(t, block, n, v);
+	return (struct slack){ 2 * sqrt(v[0]), ST_NOISE_F32_REL };
+}
+
+/* Whether x is a whole number of steps; where the slack leaves that open, nothing is told. The step is fitted, so there is some error in it. */
+static bool near_grid(double x, double step, double slack, size_t *told)
+{
+	if (4 * slack > step)
+		return true;
+	++*told;
+	return fabs(x - step * round(x / step)) <= 1.5 * slack;
+}
+
+/* x[] ascending in magnitude, all of them whole multiples of one step, the largest `k` times it? */
+static bool fits_steps(const float *x, size_t n, unsigned k, struct slack s)
+{
+	double step = fabsf(x[n - 1]) / k, xq = 0, qq = 0;
+	/* The small ones are known for sure, and make the step better known for the larger ones. */
+	for (size_t i = 0; i < n; i++) {
+		double q = round(x[i] / step);
+		xq += x[i] * q;
+		qq += q * q;
+		if (qq > 0)
+			step = xq / qq;
+	}
+	size_t told = 0;
+	for (size_t i = 0; i < n; i++)
+		if (!near_grid(x[i], step, s.absolute + s.relative * fabsf(x[i]), &told))
+			return false;
+	return 2 * told >= n;
+}
+
+/* The same with an offset: the smallest number is 0 steps and the largest k. */
+static bool fits_offset(const float *x, size_t n, unsigned k, float least, float most, struct slack s)
+{
+	double step = ((double)most - least) / k, offset = least, size = fmax(fabsf(least), fabsf(most));
+	double sq = 0, sqq = 0, sx = 0, sxq = 0;
+	for (size_t i = 0; i < n; i++) {
+		double q = round((x[i] - offset) / step);
+		sq += q;
+		sqq += q * q;
+		sx += x[i];
+		sxq += x[i] * q;
+	}
+	step = ((double)n * sxq - sq * sx) / ((double)n * sqq - sq * sq);
+	offset = (sx - step * sq) / (double)n;
+	/* The difference of two products has the rounding of the larger one, and so has the offset that was fitted. */
+	double slack = s.absolute + (ST_NOISE_F32_REL + 0.5 * s.relative) * size;
+	size_t told = 0;
+	for (size_t i = 0; i < n; i++)
+		if (!near_grid(x[i] - offset, step, slack + s.relative * fabsf(x[i]), &told))
+			return false;
+	return 2 * told >= n;
+}
+
+/* 1: on the grid; 0: not; -1: says nothing, since fewer than 3 magnitudes or values lie on any. */
+static int fits_block(const struct grid *g, const float *block, struct slack s)
+{
+	float x[LARGEST_BLOCK], least = block[0], most = block[0];
+	memcpy(x, block, g->block * sizeof *x);
+	for (size_t i = 0; i < g->block; i++) {
+		least = x[i] < least ? x[i] : least;
+		most = x[i] > most ? x[i] : most;
+		if (!isfinite(x[i]))
+			return 0;
+	}
+	qsort(x, g->block, sizeof *x, by_size);
+	unsigned kinds = 1;
+	for (size_t i = 1; i < g->block; i++)
+		kinds += x[i] != x[i - 1] && fabsf(x[i]) > fabsf(x[i - 1]);
+	if (kinds < 3 || !(most > least))
+		return -1;
+	for (unsigned k = g->steps; 2 * k >= g->steps; k--)
+		if (g->offset ? fits_offset(x, g->block, k, least, most, s) : fits_steps(x, g->block, k, s))
+			return 1;
+	return 0;
+}
+
+static bool fits_grid(const struct st_tensor *t, const struct grid *g, float *row)
+{
+	uint64_t cols = st_tensor_cols(t), rows = st_tensor_rows(t), n = rows < ROWS ? rows : ROWS, on = 0, off = 0;
+	if (cols % st_dtype_info(g->type)->block_elems)
+		return false;
+	for (uint64_t i = 0; i < n; i++) {
+		st_tensor_decode(t, i * rows / n, 1, row);
+		for (uint64_t k = 0; k < cols; k += g->block) {
+			int fits = fits_block(g, row + k, slack_of(t, row + k, g->block));
+			on += fits > 0;
+			off += fits == 0;
+		}
+		if (off > FEWEST && off > on)
+			return false;
+	}
+	return on >= FEWEST && (double)on >= ON_GRID * (double)(on + off);
+}
 
 /* Stored in the order of the file: blocks end where rows do, and a permutation of rows changes nothing. */
 static bool fits_floats(const struct st_tensor *t, enum st_dtype as, float *row, float *back, uint8_t *bytes)
@@ -34,46 +163,27 @@ static bool fits_floats(const struct st_tensor *t, enum st_dtype as, float *row,
 	return true;
 }
 
-static bool fits_blocks(const struct st_tensor *t, enum st_dtype as, float *row, float *back, uint8_t *bytes)
-{
-	const struct st_dtype_info *info = st_dtype_info(as);
-	uint64_t cols = st_tensor_cols(t), rows = st_tensor_rows(t), n = rows < ROWS ? rows : ROWS;
-	double dd = 0, xx = 0;
-	if (cols % info->block_elems)
-		return false;
-	for (uint64_t i = 0; i < n; i++) {
-		st_tensor_decode(t, i * rows / n, 1, row);
-		info->encode(row, bytes, (size_t)cols);
-		info->decode(bytes, back, (size_t)cols);
-		for (uint64_t k = 0; k < cols; k++) {
-			dd += ((double)row[k] - back[k]) * ((double)row[k] - back[k]);
-			xx += (double)row[k] * row[k];
-		}
-	}
-	double limit = SAME_BLOCKS * info->storage_rel_rms;
-	return xx > 0 && dd <= limit * limit * xx;
-}
-
 enum st_status st_held_type(const struct st_tensor *t, enum st_dtype *held, struct st_error *err)
 {
 	*held = t->dtype;
-	if (t->dtype != ST_DTYPE_F32 && t->dtype != ST_DTYPE_F16 && t->dtype != ST_DTYPE_BF16)
+	if (st_dtype_info(t->dtype)->kind == ST_KIND_INT)
 		return ST_OK;
 	uint64_t cols = st_tensor_cols(t);
 	float *row = st_alloc_array(2 * cols, sizeof *row);
-	uint8_t *bytes = st_alloc_array(cols, sizeof(double)); /* more than any of the types needs */
+	uint8_t *bytes = st_alloc_array(cols, sizeof(float));
 	enum st_status st = ST_OK;
 	if (!row || !bytes) {
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		goto out;
 	}
-	for (size_t i = sizeof block_types / sizeof *block_types; t->ndim == 2 && i-- > 0;) {
-		if (fits_blocks(t, block_types[i], row, row + cols, bytes)) {
-			*held = block_types[i];
+	for (size_t i = 0; t->ndim == 2 && i < sizeof grids / sizeof *grids; i++) {
+		bool coarser = st_dtype_info(grids[i].type)->storage_rel_rms > 2 * st_dtype_info(t->dtype)->storage_rel_rms;
+		if (coarser && fits_grid(t, &grids[i], row)) {
+			*held = grids[i].type;
 			goto out;
 		}
 	}
-	if (t->dtype != ST_DTYPE_BF16 && fits_floats(t, ST_DTYPE_BF16, row, row + cols, bytes))
+	if ((t->dtype == ST_DTYPE_F32 || t->dtype == ST_DTYPE_F16) && fits_floats(t, ST_DTYPE_BF16, row, row + cols, bytes))
 		*held = ST_DTYPE_BF16;
 	else if (t->dtype == ST_DTYPE_F32 && fits_floats(t, ST_DTYPE_F16, row, row + cols, bytes))
 		*held = ST_DTYPE_F16;
