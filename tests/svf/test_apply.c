@@ -183,6 +183,41 @@ static void test_verified_on_load(void **state)
 	free(good);
 }
 
+/* A checkpoint of another type, its digest in order: refused by name before anything is computed from it. */
+static void test_checkpoint_types(void **state)
+{
+	(void)state;
+	static const enum st_dtype types[] = { ST_DTYPE_Q8_0, ST_DTYPE_F32, ST_DTYPE_I32 };
+	static const uint32_t tokens[] = { 1, 2, 3 };
+	const struct fx_tensor *t = &fx.t[5]; /* 192 x 64: turned over */
+	size_t n;
+	char *good = read_bytes(fx_path(&fx, "artifact/manifest.json"), &n);
+	for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+		bool blocks = types[i] == ST_DTYPE_Q8_0;
+		const char *file = blocks ? "checkpoints/other.gguf" : "checkpoints/other.safetensors";
+		char path[200], sha[65];
+		void *zeros = calloc(t->rows * t->cols, 4);
+		snprintf(path, sizeof path, "%s/%s", artifact, file);
+		fx_file(path, blocks ? ST_FORMAT_GGUF : ST_FORMAT_SAFETENSORS, &(struct fx_out){ t->target, types[i], 2, { t->cols, t->rows }, zeros }, 1);
+		free(zeros);
+		fx_sha(path, sha);
+		json_t *m = json_loads(good, 0, NULL), *e = json_array_get(json_object_get(m, "selected_tensors"), 5);
+		json_object_set_new(e, "checkpoint_path", json_string(file));
+		json_object_set_new(e, "checkpoint_sha256", json_string(sha));
+		fx_json(fx_path(&fx, "artifact/manifest.json"), m);
+		struct st_svf_result r;
+		struct st_error err = ST_ERROR_INIT;
+		const struct st_svf_route_options o = { .artifact = artifact, .model = fx.model, .tokens = tokens, .n_tokens = 3, .threads = 2 };
+		assert_int_equal(st_svf_route(&o, &r, &err), ST_ERR_FORMAT);
+		assert_string_equal(err.path, path);
+		assert_string_equal(err.where, t->target);
+		assert_non_null(strstr(err.message, st_dtype_info(types[i])->name));
+		unlink(path);
+	}
+	write_bytes(fx_path(&fx, "artifact/manifest.json"), good, n);
+	free(good);
+}
+
 static void test_resume(void **state)
 {
 	(void)state;
@@ -574,6 +609,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_artifact), cmocka_unit_test(test_published_head), cmocka_unit_test(test_foreign_artifact), cmocka_unit_test(test_verified_on_load),
+		cmocka_unit_test(test_checkpoint_types),
 		cmocka_unit_test(test_resume), cmocka_unit_test(test_route), cmocka_unit_test(test_bad_references), cmocka_unit_test(test_bad_vectors),
 		cmocka_unit_test(test_bad_components), cmocka_unit_test(test_bad_base), cmocka_unit_test(test_full_disk), cmocka_unit_test(test_export_refusals),
 	};
