@@ -324,6 +324,20 @@ static enum st_status open_components(struct apply *x, struct st_error *err)
 	return ST_OK;
 }
 
+/* None of the files that will be written may be an input. */
+static enum st_status keep_inputs(struct apply *x, struct st_error *err)
+{
+	static const char *const names[] = { ST_SVF_MANIFEST, ST_SVF_HEAD_FILE };
+	struct st_arena *a = &x->job.arena;
+	for (size_t i = 0; i < 2; i++)
+		ST_TRY(st_svf_job_keep(&x->job, st_svf_path(a, x->o->out, names[i]), err));
+	for (size_t i = 0; i < x->job.ref.n; i++) {
+		const char *name = checkpoint_name(x, &x->job.ref.entries[i]);
+		ST_TRY(st_svf_job_keep(&x->job, name ? st_svf_path(a, x->o->out, name) : NULL, err));
+	}
+	return ST_OK;
+}
+
 /* What would make the run fail half way, asked before the folder is made: sums that cannot be divided by. */
 static enum st_status dry_run(struct apply *x, struct st_error *err)
 {
@@ -342,6 +356,7 @@ static enum st_status run(struct apply *x, struct st_error *err)
 	struct st_svf_artifact check;
 	ST_TRY(st_svf_job_open(&x->job, o->vector, o->reference, o->model, o->model_bf16, err));
 	ST_TRY(open_components(x, err));
+	ST_TRY(keep_inputs(x, err));
 	ST_TRY(dry_run(x, err));
 	st_svf_log(&x->job.hooks, "hashing %s", st_container_path(x->job.factors));
 	ST_TRY(st_container_sha256(x->job.factors, components, err));

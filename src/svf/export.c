@@ -219,6 +219,29 @@ static enum st_status choose(struct st_svf_export_run *x, struct st_error *err)
 	return ST_OK;
 }
 
+/* Opens what is left of the inputs; nothing that will be written may be one. */
+static enum st_status keep_inputs(struct st_svf_export_run *x, const char *dir, struct st_error *err)
+{
+	static const char *const written[] = { ST_SVF_COMPONENTS, ST_SVF_SCALES, ST_SVF_DEBUG_MANIFEST }, *const stages[] = { ST_SVF_STAGE_FILE, ST_SVF_ALL_STAGE_FILE };
+	const struct st_svf_export_options *o = x->o;
+	struct st_arena *a = &x->job.arena;
+	x->work_path = st_arena_printf(a, "%s.work", o->out);
+	x->read_dir = o->readback_dir ? o->readback_dir : dir;
+	if (o->svd_weights)
+		ST_TRY(st_container_open(o->svd_weights, &x->job.factors, err));
+	ST_TRY(st_svf_job_keep(&x->job, o->out, err));
+	if (!o->svd_weights)
+		ST_TRY(st_svf_job_keep(&x->job, x->work_path, err));
+	for (size_t i = 0; dir && i < 3; i++)
+		ST_TRY(st_svf_job_keep(&x->job, st_svf_path(a, dir, written[i]), err));
+	for (size_t i = 0; x->read_dir && i < 2; i++)
+		ST_TRY(st_svf_job_keep(&x->job, st_svf_path(a, x->read_dir, stages[i]), err));
+	/* What is read back is an input to the report, whoever wrote it. */
+	for (size_t i = 0; x->read_dir && i < 3; i++)
+		ST_TRY(st_svf_keep(o->out, st_svf_path(a, x->read_dir, written[i]), err));
+	return ST_OK;
+}
+
 static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct st_error *err)
 {
 	const struct st_svf_export_options *o = x->o;
@@ -230,6 +253,7 @@ static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct s
 	st_svf_job_close(&x->job);
 	ST_TRY(st_svf_job_open(&x->job, o->vector, o->reference, o->model, o->model_bf16, err));
 	ST_TRY(choose(x, err));
+	ST_TRY(keep_inputs(x, dir, err));
 	ST_TRY(st_svf_export_prepare(x, err));
 	for (size_t i = 0; i < x->n_list; i++) {
 		json_t *c;
@@ -246,7 +270,6 @@ static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct s
 		ST_TRY(st_svf_export_components(x, st_svf_path(&x->job.arena, dir, ST_SVF_COMPONENTS), err));
 		ST_TRY(st_svf_export_scales(x, st_svf_path(&x->job.arena, dir, ST_SVF_SCALES), err));
 	}
-	x->read_dir = o->readback_dir ? o->readback_dir : dir;
 	if (x->read_dir) {
 		/* What others will read is what the stages are computed from. */
 		st_container_close(x->job.factors);

@@ -12,7 +12,7 @@ struct st_svf_export_run {
 	size_t *list, n_list;     /* entries of the reference that components are written for */
 	struct st_svf_svd_report *svd; /* [n of the reference]; method NULL where factors were given */
 	struct st_container **computed; /* [n]: work files, in place of job.factors while they are made */
-	char *work_dir;
+	char *work_path, *work_dir; /* work_dir: NULL until it was made */
 	json_t *report, *files, *variants, *components, *warnings;
 	char *stage_path, *all_stage_path;
 	const char *read_dir;

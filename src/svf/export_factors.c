@@ -111,7 +111,6 @@ enum st_status st_svf_export_prepare(struct st_svf_export_run *x, struct st_erro
 {
 	if (x->o->svd_weights) {
 		x->job.layout = x->o->layout;
-		ST_TRY(st_container_open(x->o->svd_weights, &x->job.factors, err));
 		/* Every tensor is looked at before the first file is written. */
 		for (size_t i = 0; i < x->n_list; i++) {
 			struct st_svf_factors f;
@@ -121,9 +120,7 @@ enum st_status st_svf_export_prepare(struct st_svf_export_run *x, struct st_erro
 		}
 		return ST_OK;
 	}
-	x->work_dir = st_arena_printf(&x->job.arena, "%s.work", x->o->out);
-	if (!x->work_dir)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	x->work_dir = x->work_path;
 	ST_TRY(st_svf_make_dir(x->work_dir, err));
 	for (size_t i = 0; i < x->n_list; i++)
 		ST_TRY(compute_factors(x, st_svf_export_entry(x, i), err));

@@ -2,6 +2,7 @@
 #include "svf/svf.h"
 
 #include "base/error.h"
+#include "base/outfile.h"
 #include "dtype/half.h"
 
 #include <cblas.h>
@@ -36,6 +37,32 @@ void st_svf_job_close(struct st_svf_job *j)
 	st_arena_release(&j->arena);
 	j->factors = NULL;
 	j->have_base = false;
+}
+
+enum st_status st_svf_keep(const char *out, const char *in, struct st_error *err)
+{
+	if (!in || !st_out_takes(out, in))
+		return ST_OK;
+	enum st_status st = st_fail(err, ST_ERR_USAGE, "is an input, or holds one");
+	st_error_in(err, out);
+	return st;
+}
+
+enum st_status st_svf_keep_files(const char *out, const struct st_container *c, struct st_error *err)
+{
+	for (size_t i = 0; c && i < st_container_n_files(c); i++)
+		ST_TRY(st_svf_keep(out, st_container_file_path(c, i), err));
+	return ST_OK;
+}
+
+enum st_status st_svf_job_keep(const struct st_svf_job *j, const char *out, struct st_error *err)
+{
+	if (!out)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(st_svf_keep(out, j->vector.path, err));
+	ST_TRY(st_svf_keep(out, j->ref.path, err));
+	ST_TRY(st_svf_keep_files(out, j->factors, err));
+	return j->have_base ? st_svf_keep_files(out, st_svf_base_container(&j->base), err) : ST_OK;
 }
 
 enum st_status st_svf_components_layout(const char *dir, enum st_svf_layout *layout, json_t **manifest, struct st_error *err)

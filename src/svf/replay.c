@@ -125,16 +125,32 @@ static enum st_status compute(struct st_svf_replay_run *x, const struct st_svf_r
 	return st == ST_OK ? note(x, it, *variant, n_warnings, err) : st;
 }
 
-static enum st_status one(struct st_svf_replay_run *x, const struct st_svf_entry *e, bool sample, struct st_error *err)
+static enum st_status keep_inputs(const struct st_svf_replay_run *x, const char *out, struct st_error *err)
+{
+	const char *const read[] = { x->o->python_report, x->sample_path, x->all_path, x->scales_path, x->manifest_path };
+	for (size_t i = 0; i < sizeof read / sizeof *read; i++)
+		ST_TRY(st_svf_keep(out, read[i], err));
+	return st_svf_job_keep(&x->job, out, err);
+}
+
+/* The paths of an item. None may be an input. */
+static enum st_status place(struct st_svf_replay_run *x, struct st_svf_replay_item *it, struct st_error *err)
 {
 	struct st_arena *a = &x->job.arena;
-	const char *layout = st_svf_layout_name(x->job.layout), *slug = sample ? "" : e->safe, *sep = sample ? "" : "_";
-	struct st_svf_replay_item it = { .e = e, .sample = sample };
-	it.name = st_arena_printf(a, "semantic_python_components_%s_v_layout_%s%s%s", ST_SVF_REPLAY_LABEL, layout, sample ? "" : "_tensor_", slug);
-	it.path = st_arena_printf(a, "%s/trinity_svf_elixir_stage_%s_%s%s%s.safetensors", x->o->stage_dir, ST_SVF_REPLAY_LABEL, layout, sep, slug);
-	it.note = st_arena_printf(a, "%s/.trinity_svf_replay_%s%s%s.json", x->o->stage_dir, layout, sep, slug);
-	if (!it.name || !it.path || !it.note)
+	const char *layout = st_svf_layout_name(x->job.layout), *slug = it->sample ? "" : it->e->safe, *sep = it->sample ? "" : "_";
+	it->name = st_arena_printf(a, "semantic_python_components_%s_v_layout_%s%s%s", ST_SVF_REPLAY_LABEL, layout, it->sample ? "" : "_tensor_", slug);
+	it->path = st_arena_printf(a, "%s/trinity_svf_elixir_stage_%s_%s%s%s.safetensors", x->o->stage_dir, ST_SVF_REPLAY_LABEL, layout, sep, slug);
+	it->note = st_arena_printf(a, "%s/.trinity_svf_replay_%s%s%s.json", x->o->stage_dir, layout, sep, slug);
+	if (!it->name || !it->path || !it->note)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(keep_inputs(x, it->path, err));
+	return keep_inputs(x, it->note, err);
+}
+
+static enum st_status one(struct st_svf_replay_run *x, const struct st_svf_entry *e, bool sample, struct st_error *err)
+{
+	struct st_svf_replay_item it = { .e = e, .sample = sample };
+	ST_TRY(place(x, &it, err));
 	json_t *variant = resume(x, &it);
 	bool resumed = variant != NULL;
 	if (resumed)
@@ -217,12 +233,11 @@ static bool selected(const struct st_svf_replay_run *x, const struct st_svf_entr
 static enum st_status check_scales(struct st_svf_replay_run *x, struct st_error *err)
 {
 	struct st_container *c;
-	const char *path = st_svf_path(&x->job.arena, x->o->components_dir, ST_SVF_SCALES);
-	if (!path || access(path, F_OK) != 0) {
+	if (access(x->scales_path, F_OK) != 0) {
 		st_svf_warn(x->warnings, &x->job.hooks, ST_SVF_SCALES, "is not among the components");
 		return ST_OK;
 	}
-	ST_TRY(st_container_open(path, &c, err));
+	ST_TRY(st_container_open(x->scales_path, &c, err));
 	for (size_t i = 0; i < x->job.ref.n; i++) {
 		const struct st_svf_entry *e = &x->job.ref.entries[i];
 		char name[1100];
@@ -252,10 +267,11 @@ static enum st_status list_inputs(struct st_svf_replay_run *x, struct st_error *
 	return ST_OK;
 }
 
-/* The other side's stages are there, and its source can be this side's where that is asked for. */
-static enum st_status look_for_stages(const struct st_svf_replay_run *x, const struct st_svf_replay_item *it, struct st_error *err)
+/* The item can be written, the other side's stages are there, and its source can be this side's where that is asked for. */
+static enum st_status look_at_item(struct st_svf_replay_run *x, struct st_svf_replay_item *it, struct st_error *err)
 {
 	const struct st_tensor *theirs[ST_SVF_STAGES];
+	ST_TRY(place(x, it, err));
 	ST_TRY(st_svf_replay_find_stages(x, it, theirs, err));
 	const struct st_tensor *s = x->o->source_from_python ? theirs[ST_SVF_SOURCE] : NULL;
 	if (!s || (s->ndim == 2 && s->shape[0] == it->e->rows && s->shape[1] == it->e->cols))
@@ -278,13 +294,16 @@ static enum st_status prepare(struct st_svf_replay_run *x, struct st_error *err)
 	ST_TRY(st_svf_replay_tie(x, err));
 	ST_TRY(st_svf_components_layout(o->components_dir, &x->job.layout, &x->manifest, err));
 	const char *components = st_svf_path(&x->job.arena, o->components_dir, ST_SVF_COMPONENTS);
-	if (!components)
+	x->scales_path = st_svf_path(&x->job.arena, o->components_dir, ST_SVF_SCALES);
+	x->manifest_path = st_svf_path(&x->job.arena, o->components_dir, ST_SVF_DEBUG_MANIFEST);
+	if (!components || !x->scales_path || !x->manifest_path)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	ST_TRY(st_container_open(components, &x->job.factors, err));
 	x->covered = st_arena_alloc(&x->job.arena, x->job.ref.n, sizeof *x->covered);
 	x->notes = st_arena_alloc(&x->job.arena, x->job.ref.n + 1, sizeof *x->notes);
 	if (!x->covered || !x->notes)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(keep_inputs(x, o->out, err));
 	/* Everything that will be needed is looked for before the first tensor is computed. */
 	for (size_t i = 0; i < x->job.ref.n; i++) {
 		const struct st_svf_entry *e = &x->job.ref.entries[i];
@@ -293,9 +312,9 @@ static enum st_status prepare(struct st_svf_replay_run *x, struct st_error *err)
 			continue;
 		struct st_svf_factors f;
 		if (sample)
-			ST_TRY(look_for_stages(x, &(struct st_svf_replay_item){ .e = e, .sample = true }, err));
+			ST_TRY(look_at_item(x, &(struct st_svf_replay_item){ .e = e, .sample = true }, err));
 		if (o->all_selected)
-			ST_TRY(look_for_stages(x, &(struct st_svf_replay_item){ .e = e }, err));
+			ST_TRY(look_at_item(x, &(struct st_svf_replay_item){ .e = e }, err));
 		ST_TRY(st_svf_factors_open(x->job.factors, e, x->job.layout, &f, err));
 		st_svf_factors_close(&f);
 		n += sample;

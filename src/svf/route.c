@@ -244,6 +244,19 @@ static json_t *trace(const struct route *x)
 	return o;
 }
 
+/* The trace must not replace what it is of. */
+static enum st_status keep_inputs(struct route *x, struct st_error *err)
+{
+	const char *out = x->o->out;
+	if (!out)
+		return ST_OK;
+	for (size_t i = 0; i < x->a.n; i++)
+		ST_TRY(st_svf_keep_files(out, x->a.tensors[i].c, err));
+	ST_TRY(st_svf_keep_files(out, x->a.head_file, err));
+	ST_TRY(st_svf_keep(out, st_svf_path(&x->arena, x->o->artifact, ST_SVF_MANIFEST), err));
+	return st_svf_keep_files(out, st_model_container(x->model), err);
+}
+
 static enum st_status run(struct route *x, struct st_error *err)
 {
 	const struct st_svf_route_options *o = x->o;
@@ -253,6 +266,7 @@ static enum st_status run(struct route *x, struct st_error *err)
 	x->exec.threads = st_svf_threads(o->threads);
 	ST_TRY(st_svf_artifact_open(o->artifact, &x->a, err));
 	ST_TRY(st_model_open(o->model, &x->model, err));
+	ST_TRY(keep_inputs(x, err));
 	ST_TRY(read_tokens(x, err));
 	ST_TRY(adapt(x, err));
 	ST_TRY(evaluate(x, err));

@@ -322,6 +322,11 @@ struct st_svf_job {
 ST_MUST_CHECK enum st_status st_svf_job_open(struct st_svf_job *j, const char *vector, const char *reference, const char *model,
                                              bool round_bf16, struct st_error *err);
 void st_svf_job_close(struct st_svf_job *j);
+/* Refuse to write `out` where that would take an input away: a file, the files of a container, all that a job has read so far. An input
+ * that is NULL is none. */
+ST_MUST_CHECK enum st_status st_svf_keep(const char *out, const char *in, struct st_error *err);
+ST_MUST_CHECK enum st_status st_svf_keep_files(const char *out, const struct st_container *c, struct st_error *err);
+ST_MUST_CHECK enum st_status st_svf_job_keep(const struct st_svf_job *j, const char *out, struct st_error *err);
 /* The earlier (or, for last-wins, later) tensor whose storage this one shares in the base model; NULL: none, or the policy is independent. */
 const struct st_svf_entry *st_svf_job_before(const struct st_svf_job *j, const struct st_svf_entry *e);
 const struct st_svf_entry *st_svf_job_after(const struct st_svf_job *j, const struct st_svf_entry *e);

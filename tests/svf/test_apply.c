@@ -311,6 +311,92 @@ static void test_route(void **state)
 	json_decref(j);
 }
 
+/* ---- outputs that are inputs ---- */
+
+/* One digest over every file of the fixture. */
+static void sums(char hex[65])
+{
+	char cmd[200];
+	snprintf(cmd, sizeof cmd, "find '%s' -type f | LC_ALL=C sort | xargs sha256sum | sha256sum", fx.dir);
+	FILE *f = popen(cmd, "r");
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%64s", hex), 1);
+	pclose(f);
+}
+
+static void kept(enum st_status st, const struct st_error *err, const char *out)
+{
+	assert_int_equal(st, ST_ERR_USAGE);
+	assert_string_equal(err->path, out);
+	assert_non_null(strstr(err->message, "is an input"));
+}
+
+static void test_own_input(void **state)
+{
+	(void)state;
+	static const char *const shared[] = { "model/model.safetensors", "reference.json", "vector.safetensors", "components/trinity_svf_components.safetensors" };
+	static const char *const of_replay[] = { "python.json", "components/trinity_svf_stage_debug.safetensors", "components/trinity_svf_all_selected_stage_debug.safetensors",
+	                                         "components/trinity_svf_scale_offsets.safetensors", "components/trinity_svf_debug_manifest.json" };
+	static const char *const of_route[] = { "artifact/manifest.json", "artifact/router_head.safetensors",
+	                                        "artifact/checkpoints/0001_embedder.token_embedding.kernel.safetensors", "model/model.safetensors" };
+	static const uint32_t tokens[] = { 1, 2, 3 };
+	struct st_svf_result r;
+	char before[65], after[65], components_file[128], own[2][160];
+	snprintf(components_file, sizeof components_file, "%s", fx_path(&fx, shared[3]));
+	/* Inputs that have the name of a file to be written. */
+	static const char *const names[2] = { "own/router_head.safetensors", "own/trinity_svf_elixir_stage_stele_cpu_torch_v.safetensors" };
+	size_t n;
+	char *vector = read_bytes(fx.st, &n);
+	mkdir(fx_path(&fx, "own"), 0777);
+	for (size_t i = 0; i < 2; i++) {
+		snprintf(own[i], sizeof own[i], "%s", fx_path(&fx, names[i]));
+		write_bytes(own[i], vector, n);
+	}
+	free(vector);
+	sums(before);
+	struct st_svf_export_options e = { .model = fx.model, .reference = fx.reference, .vector = fx.st, .svd_weights = components_file, .no_components = true };
+	struct st_svf_replay_options p = { .components_dir = components, .python_report = fx_path(&fx, "python.json"), .reference = fx.reference, .vector = fx.st,
+	                                   .model = fx.model, .stage_dir = fx_path(&fx, "own_stages"), .all_selected = true, .tie = -1 };
+	char python[128], stages[128];
+	snprintf(python, sizeof python, "%s", p.python_report);
+	snprintf(stages, sizeof stages, "%s", p.stage_dir);
+	p.python_report = python;
+	p.stage_dir = stages;
+	for (size_t i = 0; i < 9; i++) {
+		struct st_error err = ST_ERROR_INIT, none = ST_ERROR_INIT;
+		char out[160];
+		snprintf(out, sizeof out, "%s", fx_path(&fx, i < 4 ? shared[i] : of_replay[i - 4]));
+		e.out = p.out = out;
+		if (i < 4)
+			kept(st_svf_export(&e, &r, &err), &err, out);
+		kept(st_svf_replay(&p, &r, &none), &none, out);
+	}
+	struct st_error err = ST_ERROR_INIT;
+	e.out = fx_path(&fx, "own.json");
+	e.no_components = false;
+	e.write_dir = components;
+	kept(st_svf_export(&e, &r, &err), &err, components_file);
+	st_error_clear(&err);
+	p.out = e.out;
+	p.vector = own[1];
+	p.stage_dir = fx_path(&fx, "own");
+	kept(st_svf_replay(&p, &r, &err), &err, own[1]);
+	struct st_svf_apply_options a = apply_options();
+	st_error_clear(&err);
+	a.vector = own[0];
+	a.out = p.stage_dir;
+	kept(st_svf_apply(&a, &r, &err), &err, own[0]);
+	for (size_t i = 0; i < 4; i++) {
+		char out[160];
+		snprintf(out, sizeof out, "%s", fx_path(&fx, of_route[i]));
+		const struct st_svf_route_options o = { .artifact = artifact, .model = fx.model, .tokens = tokens, .n_tokens = 3, .out = out, .threads = 2 };
+		st_error_clear(&err);
+		kept(st_svf_route(&o, &r, &err), &err, out);
+	}
+	sums(after);
+	assert_string_equal(after, before);
+}
+
 /* ---- unusable input ---- */
 
 struct bad_reference { const char *name, *where, *says; void (*edit)(json_t *m); };
@@ -610,7 +696,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_artifact), cmocka_unit_test(test_published_head), cmocka_unit_test(test_foreign_artifact), cmocka_unit_test(test_verified_on_load),
 		cmocka_unit_test(test_checkpoint_types),
-		cmocka_unit_test(test_resume), cmocka_unit_test(test_route), cmocka_unit_test(test_bad_references), cmocka_unit_test(test_bad_vectors),
+		cmocka_unit_test(test_resume), cmocka_unit_test(test_route), cmocka_unit_test(test_own_input), cmocka_unit_test(test_bad_references), cmocka_unit_test(test_bad_vectors),
 		cmocka_unit_test(test_bad_components), cmocka_unit_test(test_bad_base), cmocka_unit_test(test_full_disk), cmocka_unit_test(test_export_refusals),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
