@@ -156,6 +156,7 @@ enum st_status st_svf_work_source(struct st_svf_job *j, struct st_svf_work *w, c
 		return ST_OK;
 	}
 	w->rows.round_bf16 = j->base.round_bf16;
+	w->rows.threads = j->threads;
 	w->source = (struct st_svf_source){ st_svf_weight_rows, &w->rows, j->base.path };
 	return st_svf_base_find(&j->base, e, &w->rows.w, err);
 }

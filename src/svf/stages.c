@@ -79,7 +79,7 @@ static enum st_status write_piece(struct st_svf_stages *t, const struct piece *p
 
 #define COMPARE_ROWS ((uint64_t)1 << 20) /* elements decoded at a time */
 
-static enum st_status compare_piece(struct st_svf_stages *t, const struct piece *p, struct st_error *err)
+static enum st_status compare_piece(struct st_svf_stages *t, const struct piece *p, int threads, struct st_error *err)
 {
 	const struct st_tensor *o = t->other[p->s];
 	if (!t->shape_match[p->s])
@@ -97,7 +97,7 @@ static enum st_status compare_piece(struct st_svf_stages *t, const struct piece 
 				wide[i] = st_bf16_to_f32(((const uint16_t *)p->x)[r * p->width + i]);
 		else
 			ours = (const float *)p->x + r * p->width;
-		st_svf_metrics_add(&t->metrics[p->s], ours, theirs, n * p->width, at, p->s == ST_SVF_FINAL_BF16);
+		st_svf_metrics_add(&t->metrics[p->s], ours, theirs, n * p->width, at, p->s == ST_SVF_FINAL_BF16, threads);
 		st = st_check_cancel(err);
 	}
 	free(theirs);
@@ -120,7 +120,7 @@ static enum st_status emit(struct st_svf_stages *t, struct piece *p, size_t n, s
 		if (t->file)
 			ST_TRY(write_piece(t, &p[i], err));
 		if (t->other[p[i].s])
-			ST_TRY(compare_piece(t, &p[i], err));
+			ST_TRY(compare_piece(t, &p[i], g->threads, err));
 	}
 	return ST_OK;
 }
@@ -187,7 +187,7 @@ static enum st_status straight(struct st_svf_stages *t, struct st_svf_engine *g,
 	ST_TRY(emit(t, p, 1, g, err));
 	if (t->file)
 		ST_TRY(write_piece(t, &p[1], err));
-	return t->other[ST_SVF_FINAL_F32] ? compare_piece(t, &p[1], err) : ST_OK;
+	return t->other[ST_SVF_FINAL_F32] ? compare_piece(t, &p[1], g->threads, err) : ST_OK;
 }
 
 static enum st_status blocks(struct st_svf_stages *t, struct st_svf_engine *g, float *turned, struct st_error *err)
@@ -246,9 +246,7 @@ enum st_status st_svf_stages_run(struct st_svf_stages *t, struct st_svf_engine *
 
 bool st_svf_stages_passed(const struct st_svf_stages *t, enum st_svf_stage s)
 {
-	const struct st_svf_tolerance *tol = &t->profile->stage[s];
-	return t->compared[s] && t->shape_match[s] && t->metrics[s].apart == 0 && t->metrics[s].max_abs <= tol->max_abs &&
-	       st_svf_metrics_mean(&t->metrics[s]) <= tol->mean_abs;
+	return t->compared[s] && t->shape_match[s] && st_svf_metrics_passed(&t->metrics[s], &t->profile->stage[s]);
 }
 
 json_t *st_svf_stages_checks(const struct st_svf_stages *t)

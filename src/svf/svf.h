@@ -212,10 +212,12 @@ struct st_svf_metrics {
 	struct st_svf_worst worst[ST_SVF_TOP]; /* largest first */
 	size_t n_worst, want;
 };
-void st_svf_metrics_add(struct st_svf_metrics *m, const float *a, const float *b, uint64_t n, uint64_t first, bool ulps);
+void st_svf_metrics_add(struct st_svf_metrics *m, const float *a, const float *b, uint64_t n, uint64_t first, bool ulps, int threads);
 double st_svf_metrics_mean(const struct st_svf_metrics *m);
 
 struct st_svf_tolerance { double max_abs, mean_abs; bool required; };
+/* Within tolerance, of at least one number, all of them finite: two sides that are NaN alike show nothing. */
+bool st_svf_metrics_passed(const struct st_svf_metrics *m, const struct st_svf_tolerance *t);
 struct st_svf_profile { char name[64]; struct st_svf_tolerance stage[ST_SVF_STAGES]; };
 /* "strict", "f32", or the path of a JSON file. */
 ST_MUST_CHECK enum st_status st_svf_profile_read(const char *name, struct st_svf_profile *p, struct st_error *err);
@@ -300,7 +302,7 @@ char *st_svf_path(struct st_arena *a, const char *dir, const char *name);
 const char *st_svf_locate(struct st_arena *a, const char *named, const char *report, const char *dir);
 
 /* Rows of a stored weight; ctx is a struct st_svf_weight_rows. */
-struct st_svf_weight_rows { struct st_weight w; bool round_bf16; };
+struct st_svf_weight_rows { struct st_weight w; bool round_bf16; int threads; };
 enum st_status st_svf_weight_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err);
 /* ---- what export, replay and apply share (job.c) ---- */
 
