@@ -8,6 +8,7 @@
 
 #include <stele/token.h>
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +18,7 @@ struct route {
 	const struct st_svf_route_options *o;
 	struct st_svf_artifact a;
 	struct st_model *model;
+	char base_sha256[65];
 	struct st_exec exec;
 	struct st_arena arena;
 	struct st_graph graph;
@@ -148,6 +150,16 @@ static enum st_status evaluate(struct route *x, struct st_error *err)
 	return st;
 }
 
+/* Of numbers that are not finite no largest one decides anything. */
+static enum st_status check_finite(const float *x, size_t n, const char *what, struct st_error *err)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!isfinite(x[i]))
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what, "number %zu is %g: the model or the artifact holds numbers that are not finite, or too large",
+			                  i, (double)x[i]);
+	return ST_OK;
+}
+
 static size_t argmax(const float *x, size_t n)
 {
 	size_t best = 0;
@@ -160,6 +172,7 @@ static size_t argmax(const float *x, size_t n)
 static enum st_status decide(struct route *x, struct st_error *err)
 {
 	const struct st_tensor *h = x->a.head;
+	ST_TRY(check_finite(x->hidden, x->width, "the hidden state", err));
 	x->outputs = (size_t)h->shape[0];
 	if (h->shape[1] != x->width)
 		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "router_head_shape", "the head reads %llu numbers, a hidden state of the model has %zu",
@@ -175,6 +188,7 @@ static enum st_status decide(struct route *x, struct st_error *err)
 			sum += (double)x->hidden[k] * (double)x->head[i * x->width + k];
 		x->logits[i] = (float)sum;
 	}
+	ST_TRY(check_finite(x->logits, x->outputs, "the logits", err));
 	size_t agents = x->outputs - ST_SVF_ROLES;
 	x->agent = argmax(x->logits, agents);
 	x->role = argmax(x->logits + agents, ST_SVF_ROLES);
@@ -215,6 +229,7 @@ static json_t *trace(const struct route *x)
 	st_svf_put(o, "runtime", json_string("stele"));
 	st_svf_put(o, "artifact_dir", json_string(x->o->artifact));
 	st_svf_put(o, "artifact_manifest_sha256", json_string(x->a.manifest_sha256));
+	st_svf_put(o, "base_model_sha256", json_string(x->base_sha256));
 	st_svf_put(o, "messages", messages);
 	st_svf_put(o, "transcript", st_svf_string(x->transcript));
 	st_svf_put(o, "transcript_sha256", x->transcript ? hash(x->transcript, strlen(x->transcript)) : json_null());
@@ -244,6 +259,21 @@ static json_t *trace(const struct route *x)
 	return o;
 }
 
+/* An artifact holds a few matrices of its base model. Those of another model around them would give an answer too, and a wrong one. */
+static enum st_status check_base(struct route *x, struct st_error *err)
+{
+	const json_t *made_from = json_object_get(x->a.manifest, "base_model_sha256");
+	st_svf_log(&x->o->hooks, "hashing %s", x->o->model);
+	ST_TRY(st_container_sha256(st_model_container(x->model), x->base_sha256, err));
+	/* Artifacts of other tools do not say. */
+	if (!json_is_string(made_from) || strcmp(json_string_value(made_from), x->base_sha256) == 0)
+		return ST_OK;
+	enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "base_model_sha256", "is %.64s, the artifact was made from %.64s", x->base_sha256,
+	                               json_string_value(made_from));
+	st_error_in(err, x->o->model);
+	return st;
+}
+
 /* The trace must not replace what it is of. */
 static enum st_status keep_inputs(struct route *x, struct st_error *err)
 {
@@ -267,6 +297,7 @@ static enum st_status run(struct route *x, struct st_error *err)
 	ST_TRY(st_svf_artifact_open(o->artifact, &x->a, err));
 	ST_TRY(st_model_open(o->model, &x->model, err));
 	ST_TRY(keep_inputs(x, err));
+	ST_TRY(check_base(x, err));
 	ST_TRY(read_tokens(x, err));
 	ST_TRY(adapt(x, err));
 	ST_TRY(evaluate(x, err));

@@ -311,6 +311,59 @@ static void test_route(void **state)
 	json_decref(j);
 }
 
+/* Another base model than the artifact's, and one whose numbers decide nothing. */
+static void test_route_refuses(void **state)
+{
+	(void)state;
+	static const uint32_t tokens[] = { 5, 17, 300 };
+	char model[128], copy[128];
+	struct st_svf_result r;
+	size_t n, m;
+	snprintf(model, sizeof model, "%s", fx_path(&fx, "model2"));
+	snprintf(copy, sizeof copy, "%s", fx_path(&fx, "artifact/manifest.json"));
+	mkdir(model, 0777);
+	char *config = read_bytes(fx_path(&fx, "model/config.json"), &n);
+	write_bytes(fx_path(&fx, "model2/config.json"), config, n);
+	free(config);
+	char *weights = read_bytes(fx_path(&fx, "model/model.safetensors"), &n), *manifest = read_bytes(copy, &m);
+	struct st_svf_route_options o = { .artifact = artifact, .model = model, .tokens = tokens, .n_tokens = 3, .threads = 2 };
+	/* The file ends with the last norm, in bf16: 2, infinity, a number near the largest. */
+	static const uint16_t last[] = { 0x4000, 0x7f80, 0x7f7f };
+	for (int said = 1; said >= 0; said--) {
+		if (!said) {
+			json_t *j = json_loads(manifest, 0, NULL);
+			json_object_del(j, "base_model_sha256");
+			fx_json(copy, j);
+		}
+		for (size_t i = 0; i < 3; i++) {
+			struct st_error err = ST_ERROR_INIT;
+			for (size_t k = 0; k < 64; k++)
+				memcpy(weights + n - 128 + 2 * k, &last[i], 2);
+			write_bytes(fx_path(&fx, "model2/model.safetensors"), weights, n);
+			enum st_status st = st_svf_route(&o, &r, &err);
+			if (said) {
+				assert_int_equal(st, ST_ERR_MISMATCH);
+				assert_string_equal(err.where, "base_model_sha256");
+				assert_string_equal(err.path, model);
+			} else if (i == 0) {
+				char hex[65];
+				assert_ok(st, &err);
+				fx_sha(fx_path(&fx, "model2/model.safetensors"), hex);
+				json_t *j = json_loads(r.json, 0, NULL);
+				assert_string_equal(json_string_value(json_object_get(j, "base_model_sha256")), hex);
+				json_decref(j);
+				st_svf_result_release(&r);
+			} else {
+				assert_int_equal(st, ST_ERR_FORMAT);
+				assert_non_null(strstr(err.message, "not finite"));
+			}
+		}
+	}
+	write_bytes(copy, manifest, m);
+	free(manifest);
+	free(weights);
+}
+
 /* ---- outputs that are inputs ---- */
 
 /* One digest over every file of the fixture. */
@@ -696,7 +749,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_artifact), cmocka_unit_test(test_published_head), cmocka_unit_test(test_foreign_artifact), cmocka_unit_test(test_verified_on_load),
 		cmocka_unit_test(test_checkpoint_types),
-		cmocka_unit_test(test_resume), cmocka_unit_test(test_route), cmocka_unit_test(test_own_input), cmocka_unit_test(test_bad_references), cmocka_unit_test(test_bad_vectors),
+		cmocka_unit_test(test_resume), cmocka_unit_test(test_route), cmocka_unit_test(test_route_refuses), cmocka_unit_test(test_own_input), cmocka_unit_test(test_bad_references), cmocka_unit_test(test_bad_vectors),
 		cmocka_unit_test(test_bad_components), cmocka_unit_test(test_bad_base), cmocka_unit_test(test_full_disk), cmocka_unit_test(test_export_refusals),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
