@@ -35,7 +35,7 @@ static enum st_status measure_numbers(struct st_svf_metrics *m, const struct st_
 {
 	if (a->n_elems == 0)
 		return ST_OK; /* of however many rows */
-	uint64_t rows = st_tensor_rows(a), cols = st_tensor_cols(a), step = st_svf_step(a);
+	uint64_t rows = st_tensor_rows(a), cols = st_tensor_cols(a), step = st_svf_step(rows, cols);
 	float *x = st_alloc_array(step * cols, sizeof *x), *y = st_alloc_array(step * cols, sizeof *y);
 	enum st_status st = x && y ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t r = 0; st == ST_OK && r < rows; r += step) {

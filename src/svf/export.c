@@ -72,7 +72,7 @@ static bool legal(const struct st_svf_entry *e, const struct st_svf_export_run *
 	return e->k == e->cols || (l == ST_SVF_TORCH_V) == (x->job.layout == ST_SVF_TORCH_V);
 }
 
-/* Runs the sample once from job.factors; its stages go to `file` where there is one. */
+/* Runs the sample once from the factors at hand; its stages go to `file` where there is one. */
 static enum st_status run_variant(struct st_svf_export_run *x, const char *label, const char *source, enum st_svf_layout layout,
                                   struct st_svf_stages *t, struct st_error *err)
 {
@@ -107,18 +107,14 @@ static enum st_status run_variant(struct st_svf_export_run *x, const char *label
 
 static enum st_status variants_in_hand(struct st_svf_export_run *x, struct st_error *err)
 {
-	struct st_container *kept = x->job.factors;
 	struct st_svf_stages t = { 0 };
 	const char *source = st_svf_export_component_source(x);
-	x->job.factors = st_svf_export_factors(x, st_svf_export_sample(x));
-	enum st_status st = run_variant(x, kept ? "python_svd_weights_torch_v_final_bf16" : "python_recomputed_torch_svd_v_final_bf16", source,
-	                                kept ? x->job.layout : ST_SVF_TORCH_V, &t, err);
-	if (st == ST_OK && kept) {
-		memset(&t, 0, sizeof t);
-		st = run_variant(x, "python_svd_weights_vh_final_bf16", source, x->job.layout == ST_SVF_TORCH_V ? ST_SVF_VH : ST_SVF_TORCH_V, &t, err);
-	}
-	x->job.factors = kept;
-	return st;
+	enum st_svf_layout layout = x->job.layout; /* torch_v where they were computed */
+	if (!x->job.factors)
+		return run_variant(x, "python_recomputed_torch_svd_v_final_bf16", source, layout, &t, err);
+	ST_TRY(run_variant(x, "python_svd_weights_torch_v_final_bf16", source, layout, &t, err));
+	memset(&t, 0, sizeof t);
+	return run_variant(x, "python_svd_weights_vh_final_bf16", source, layout == ST_SVF_TORCH_V ? ST_SVF_VH : ST_SVF_TORCH_V, &t, err);
 }
 
 /* ---- stages ---- */
@@ -208,9 +204,9 @@ static enum st_status choose(struct st_svf_export_run *x, struct st_error *err)
 	x->n_list = x->o->all_selected ? x->job.ref.n : 1;
 	x->list = st_arena_alloc(&x->job.arena, x->n_list, sizeof *x->list);
 	x->svd = st_arena_alloc(&x->job.arena, x->job.ref.n, sizeof *x->svd);
-	x->computed = st_arena_alloc(&x->job.arena, x->job.ref.n, sizeof(struct st_container *));
+	x->job.computed = st_arena_alloc(&x->job.arena, x->job.ref.n, sizeof(struct st_container *));
 	x->sample_stages = st_arena_alloc(&x->job.arena, 1, sizeof *x->sample_stages);
-	if (!x->list || !x->svd || !x->computed || !x->sample_stages)
+	if (!x->list || !x->svd || !x->job.computed || !x->sample_stages)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < x->n_list; i++)
 		x->list[i] = x->o->all_selected ? i : x->job.ref.sample;
@@ -255,6 +251,7 @@ static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct s
 	ST_TRY(choose(x, err));
 	ST_TRY(keep_inputs(x, dir, err));
 	ST_TRY(st_svf_export_prepare(x, err));
+	ST_TRY(st_svf_export_sources(x, err));
 	for (size_t i = 0; i < x->n_list; i++) {
 		json_t *c;
 		ST_TRY(st_svf_export_describe(x, i, &c, err));
@@ -262,7 +259,7 @@ static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct s
 	}
 	ST_TRY(variants_in_hand(x, err));
 	json_t *bundle = NULL;
-	ST_TRY(st_svf_export_bundle(x, st_svf_export_factors(x, st_svf_export_sample(x)), &bundle, err));
+	ST_TRY(st_svf_export_bundle(x, st_svf_job_factors(&x->job, st_svf_export_sample(x)), &bundle, err));
 	st_svf_put(x->report, "component_bundle_before_write", bundle);
 	st_svf_put(x->report, "component_bundle_readback", json_null());
 	if (dir) {
@@ -315,8 +312,8 @@ enum st_status st_svf_export(const struct st_svf_export_options *o, struct st_sv
 	}
 	if (st != ST_OK && x.work_dir)
 		rmdir(x.work_dir); /* it stays where it holds factors for the next run */
-	for (size_t i = 0; x.computed && i < x.job.ref.n; i++)
-		st_container_close(x.computed[i]);
+	for (size_t i = 0; x.job.computed && i < x.job.ref.n; i++)
+		st_container_close(x.job.computed[i]);
 	st_svf_job_close(&x.job);
 	json_t *all[] = { x.report, x.files, x.variants, x.components, x.warnings, digests };
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++)

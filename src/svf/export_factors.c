@@ -90,20 +90,16 @@ static enum st_status compute_factors(struct st_svf_export_run *x, const struct 
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (resume(x, e, path, note, key)) {
 		st_svf_log(&x->job.hooks, "%s: factors of an earlier run taken over", e->source_name);
-		return st_container_open(path, &x->computed[e->index], err);
+		return st_container_open(path, &x->job.computed[e->index], err);
 	}
-	/* Composing asks for the factors of the tensor before. */
-	const struct st_svf_entry *before = st_svf_job_before(&x->job, e);
-	x->job.factors = before ? x->computed[before->index] : NULL;
 	enum st_status st = st_svf_work_source(&x->job, &w, e, NULL, err);
 	if (st == ST_OK)
 		st = st_svf_decompose(e, w.source, x->o->svd, x->job.threads, path, &x->svd[e->index], &x->job.hooks, err);
 	st_svf_work_close(&w);
-	x->job.factors = NULL;
 	if (st == ST_OK)
 		st = note_factors(&x->svd[e->index], path, note, key, err);
 	if (st == ST_OK)
-		st = st_container_open(path, &x->computed[e->index], err);
+		st = st_container_open(path, &x->job.computed[e->index], err);
 	return st;
 }
 
@@ -127,11 +123,6 @@ enum st_status st_svf_export_prepare(struct st_svf_export_run *x, struct st_erro
 	return ST_OK;
 }
 
-struct st_container *st_svf_export_factors(const struct st_svf_export_run *x, const struct st_svf_entry *e)
-{
-	return x->job.factors ? x->job.factors : x->computed[e->index];
-}
-
 void st_svf_export_remove_work(struct st_svf_export_run *x)
 {
 	for (size_t i = 0; x->work_dir && i < x->n_list; i++) {
@@ -146,7 +137,7 @@ void st_svf_export_remove_work(struct st_svf_export_run *x)
 
 static enum st_status copy_tensor(struct st_writer *w, const struct st_tensor *t, struct st_error *err)
 {
-	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t), step = st_svf_step(t);
+	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t), step = st_svf_step(rows, cols);
 	float *x = st_alloc_array(step * (cols ? cols : 1), sizeof *x);
 	enum st_status st = x ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t r = 0; st == ST_OK && r < rows; r += step) {
@@ -180,7 +171,7 @@ enum st_status st_svf_export_components(struct st_svf_export_run *x, const char 
 	for (size_t i = 0; i < x->n_list; i++) {
 		const struct st_svf_entry *e = st_svf_export_entry(x, i);
 		struct st_svf_factors f;
-		ST_TRY(st_svf_factors_open(st_svf_export_factors(x, e), e, x->job.layout, &f, err));
+		ST_TRY(st_svf_factors_open(st_svf_job_factors(&x->job, e), e, x->job.layout, &f, err));
 		const struct st_tensor *t[3] = { f.u, f.s_view, f.v_view };
 		st_svf_factors_close(&f);
 		for (size_t k = 0; k < 3; k++) {

@@ -184,10 +184,11 @@ static json_t *selected_stage_debug(const struct st_svf_export_run *x)
 	return list;
 }
 
-static enum st_status source_summaries(struct st_svf_export_run *x, struct st_error *err)
+enum st_status st_svf_export_sources(struct st_svf_export_run *x, struct st_error *err)
 {
 	const struct st_svf_entry *e = st_svf_export_sample(x);
 	struct st_weight w;
+	struct st_svf_work work = { 0 };
 	struct st_svf_summary s;
 	uint64_t shape[2] = { e->rows, e->cols };
 	ST_TRY(st_svf_base_find(&x->job.base, e, &w, err));
@@ -200,8 +201,14 @@ static enum st_status source_summaries(struct st_svf_export_run *x, struct st_er
 		st_svf_put(stored, "sha256", json_string(hex));
 	st_svf_put(stored, "dtype", json_string(w.tensor->dtype == ST_DTYPE_BF16 ? "bfloat16" : w.tensor->dtype == ST_DTYPE_F32 ? "float32" : st_dtype_info(w.tensor->dtype)->name));
 	st_svf_put(x->report, "source_tensor", stored);
-	st_svf_put(x->report, "source_tensor_f32_svd_input", st_svf_summary_json(&s, shape, 2));
-	return ST_OK;
+	/* What is decomposed: rounded, in the order of rows that a graph has, composed, as the run asks for it. */
+	enum st_status st = st_svf_work_source(&x->job, &work, e, NULL, err);
+	if (st == ST_OK)
+		st = st_svf_summary_rows(&work.source, e->rows, e->cols, 16, &s, err);
+	if (st == ST_OK)
+		st_svf_put(x->report, "source_tensor_f32_svd_input", st_svf_summary_json(&s, shape, 2));
+	st_svf_work_close(&work);
+	return st;
 }
 
 static enum st_status list_files(struct st_svf_export_run *x, struct st_error *err)
@@ -232,7 +239,6 @@ enum st_status st_svf_export_report(struct st_svf_export_run *x, json_t *digests
 	for (size_t i = 0; (x->stage_path || x->all_stage_path) && i < x->n_list; i++)
 		covered[x->list[i]] = true;
 	ST_TRY(st_svf_base_find(&x->job.base, st_svf_export_sample(x), &w, err));
-	ST_TRY(source_summaries(x, err));
 	ST_TRY(list_files(x, err));
 	st_svf_put(x->report, "schema", json_string("trinity_sakana_python_svd_parity_trace.v2"));
 	st_svf_put(x->report, "generated_at_utc", st_svf_now());

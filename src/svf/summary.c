@@ -125,26 +125,36 @@ json_t *st_svf_summary_json(const struct st_svf_summary *s, const uint64_t *shap
 	return o;
 }
 
-uint64_t st_svf_step(const struct st_tensor *t)
+uint64_t st_svf_step(uint64_t rows, uint64_t cols)
 {
-	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t), step = cols ? ((uint64_t)1 << 20) / cols + 1 : 1;
+	uint64_t step = cols ? ((uint64_t)1 << 20) / cols + 1 : 1;
 	return step < rows ? step : rows ? rows : 1;
 }
 
-enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s, struct st_error *err)
+enum st_status st_svf_summary_rows(const struct st_svf_source *from, uint64_t rows, uint64_t cols, size_t prefix, struct st_svf_summary *s,
+                                   struct st_error *err)
 {
-	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t), step = st_svf_step(t);
+	uint64_t step = st_svf_step(rows, cols);
 	float *x = st_alloc_array(step * (cols ? cols : 1), sizeof *x);
 	if (!x)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	enum st_status st = st_svf_summary_begin(s, prefix, true, err);
 	for (uint64_t r = 0; st == ST_OK && r < rows; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step;
-		st_tensor_decode(t, r, n, x);
-		st_svf_summary_f32(s, x, n * cols);
-		st = st_check_cancel(err);
+		st = from->rows(from->ctx, r, n, x, err);
+		if (st == ST_OK)
+			st_svf_summary_f32(s, x, n * cols);
+		if (st == ST_OK)
+			st = st_check_cancel(err);
 	}
 	st_svf_summary_end(s);
 	free(x);
 	return st;
+}
+
+enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s, struct st_error *err)
+{
+	struct st_svf_tensor_rows rows = { t };
+	const struct st_svf_source from = { .rows = st_svf_tensor_rows, .ctx = &rows };
+	return st_svf_summary_rows(&from, st_tensor_rows(t), st_tensor_cols(t), prefix, s, err);
 }

@@ -196,8 +196,12 @@ void st_svf_summary_bf16(struct st_svf_summary *s, const uint16_t *x, uint64_t n
 void st_svf_summary_end(struct st_svf_summary *s); /* also releases */
 json_t *st_svf_summary_json(const struct st_svf_summary *s, const uint64_t *shape, size_t ndim);
 /* Rows to decode at a time: about a million elements, and no more than there are. At least 1. */
-uint64_t st_svf_step(const struct st_tensor *t);
+uint64_t st_svf_step(uint64_t rows, uint64_t cols);
 ST_MUST_CHECK enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s, struct st_error *err);
+/* Of rows that come from elsewhere than a tensor: [rows, cols]. */
+struct st_svf_source;
+ST_MUST_CHECK enum st_status st_svf_summary_rows(const struct st_svf_source *from, uint64_t rows, uint64_t cols, size_t prefix,
+                                                 struct st_svf_summary *s, struct st_error *err);
 
 /* ---- two values of one stage (metrics.c) ---- */
 
@@ -301,6 +305,9 @@ char *st_svf_path(struct st_arena *a, const char *dir, const char *name);
 /* A file that a report names: as named, beside the report, or in `dir`. NULL where it is in none of them. */
 const char *st_svf_locate(struct st_arena *a, const char *named, const char *report, const char *dir);
 
+/* Rows of a tensor, to be read as they are; ctx is a struct st_svf_tensor_rows. */
+struct st_svf_tensor_rows { const struct st_tensor *t; };
+enum st_status st_svf_tensor_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err);
 /* Rows of a stored weight; ctx is a struct st_svf_weight_rows. */
 struct st_svf_weight_rows { struct st_weight w; bool round_bf16; int threads; };
 enum st_status st_svf_weight_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err);
@@ -313,6 +320,7 @@ struct st_svf_job {
 	struct st_svf_base base;
 	bool have_base;
 	struct st_container *factors; /* owned */
+	struct st_container **computed; /* [n of the reference] or NULL: each tensor's factors in a file of its own, where `factors` is NULL */
 	enum st_svf_layout layout;
 	enum st_svf_tie tie;
 	uint64_t chunk;
@@ -329,6 +337,7 @@ void st_svf_job_close(struct st_svf_job *j);
 ST_MUST_CHECK enum st_status st_svf_keep(const char *out, const char *in, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_keep_files(const char *out, const struct st_container *c, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_job_keep(const struct st_svf_job *j, const char *out, struct st_error *err);
+struct st_container *st_svf_job_factors(const struct st_svf_job *j, const struct st_svf_entry *e); /* NULL: none yet */
 /* The earlier (or, for last-wins, later) tensor whose storage this one shares in the base model; NULL: none, or the policy is independent. */
 const struct st_svf_entry *st_svf_job_before(const struct st_svf_job *j, const struct st_svf_entry *e);
 const struct st_svf_entry *st_svf_job_after(const struct st_svf_job *j, const struct st_svf_entry *e);
@@ -344,7 +353,7 @@ struct st_svf_work {
 	bool open, other_open;
 	struct st_svf_weight_rows rows;
 	struct st_svf_composed { struct st_svf_engine *g; bool round_bf16; } composed;
-	struct st_svf_tensor_rows { const struct st_tensor *t; } stored;
+	struct st_svf_tensor_rows stored;
 	struct st_svf_source source;
 };
 /* Its source by the tie policy; composing needs the factors of the tensor before. `stored`: take the source from there instead. */

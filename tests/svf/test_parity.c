@@ -577,6 +577,29 @@ static void test_tie_policy_of_reports(void **state)
 	free(head);
 	free(embed);
 	st_container_close(c);
+	/* With the head as the sample, the report says that it was decomposed as it was composed. */
+	char sha[65], reference[128], dir[128], out[128];
+	snprintf(reference, sizeof reference, "%s", fx_path(&fx, "reference_head.json"));
+	snprintf(dir, sizeof dir, "%s", fx_path(&fx, "components_head"));
+	snprintf(out, sizeof out, "%s", fx_path(&fx, "python_head.json"));
+	fx_sha(fx.st, sha);
+	fx_json(reference, fx_manifest(&fx, 8, sha));
+	struct st_svf_export_options e = export_options();
+	e.reference = reference;
+	e.write_dir = dir;
+	e.out = out;
+	e.tie = ST_SVF_COMPOSE;
+	run_export(&e, 0);
+	assert_ok(st_container_open(fx_path(&fx, "components_head/trinity_svf_stage_debug.safetensors"), &c, &err), &err);
+	head = fx_values(c, "stage.%s", "source_f32");
+	write_bytes(fx_path(&fx, "head.f32"), head, 4 * 512 * 64);
+	free(head);
+	st_container_close(c);
+	fx_sha(fx_path(&fx, "head.f32"), sha);
+	json_t *r = load(out);
+	assert_string_equal(json_string_value(at(r, "source_tensor_f32_svd_input", "sha256_as_f32")), sha);
+	assert_string_not_equal(json_string_value(at(r, "source_tensor", "sha256_as_f32")), sha);
+	json_decref(r);
 }
 
 static void test_stale_and_lies(void **state)
