@@ -279,35 +279,35 @@ static json_t *stage_json(const struct st_svf_comparison *c, const struct st_svf
 	const struct st_svf_metrics *k = &m->metrics[s];
 	json_t *o = json_object(), *tol = json_object(), *worst = json_array();
 	bool copy = m->copied && s == ST_SVF_SOURCE;
-	st_svf_put(tol, "max_abs_error", json_real(c->profile.stage[s].max_abs));
-	st_svf_put(tol, "mean_abs_error", json_real(c->profile.stage[s].mean_abs));
-	st_svf_put(o, "stage", json_string(st_svf_stage_names[s]));
-	st_svf_put(o, "required", json_boolean(c->profile.stage[s].required));
-	st_svf_put(o, "passed", json_boolean(m->passed[s] && !copy));
-	st_svf_put(o, "copied", json_boolean(copy));
-	st_svf_put(o, "byte_match", json_boolean(m->byte_match[s]));
-	st_svf_put(o, "shape_match", json_boolean(m->shape_match[s]));
-	st_svf_put(o, "tolerance", tol);
-	st_svf_put(o, "max_abs_error", m->measured[s] ? st_svf_number(k->max_abs) : json_null());
-	st_svf_put(o, "mean_abs_error", m->measured[s] ? st_svf_number(st_svf_metrics_mean(k)) : json_null());
-	st_svf_put(o, "mismatched_element_count", m->measured[s] ? json_integer((json_int_t)k->mismatched) : json_null());
-	st_svf_put(o, "element_count", json_integer((json_int_t)k->count));
-	st_svf_put(o, "nonfinite", json_pack("[I, I]", (json_int_t)k->nonfinite_a, (json_int_t)k->nonfinite_b));
+	st_json_put(tol, "max_abs_error", json_real(c->profile.stage[s].max_abs));
+	st_json_put(tol, "mean_abs_error", json_real(c->profile.stage[s].mean_abs));
+	st_json_put(o, "stage", st_json_text(st_svf_stage_names[s]));
+	st_json_put(o, "required", json_boolean(c->profile.stage[s].required));
+	st_json_put(o, "passed", json_boolean(m->passed[s] && !copy));
+	st_json_put(o, "copied", json_boolean(copy));
+	st_json_put(o, "byte_match", json_boolean(m->byte_match[s]));
+	st_json_put(o, "shape_match", json_boolean(m->shape_match[s]));
+	st_json_put(o, "tolerance", tol);
+	st_json_put(o, "max_abs_error", m->measured[s] ? st_json_number(k->max_abs) : json_null());
+	st_json_put(o, "mean_abs_error", m->measured[s] ? st_json_number(st_svf_metrics_mean(k)) : json_null());
+	st_json_put(o, "mismatched_element_count", m->measured[s] ? json_integer((json_int_t)k->mismatched) : json_null());
+	st_json_put(o, "element_count", json_integer((json_int_t)k->count));
+	st_json_put(o, "nonfinite", json_pack("[I, I]", (json_int_t)k->nonfinite_a, (json_int_t)k->nonfinite_b));
 	for (size_t i = 0; i < k->n_worst; i++) {
 		json_t *w = json_object();
 		char at[64];
 		position(m->a->t[s], k->worst[i].at, at, sizeof at);
-		st_svf_put(w, "at", json_string(at));
-		st_svf_put(w, "a", st_svf_number(k->worst[i].a));
-		st_svf_put(w, "b", st_svf_number(k->worst[i].b));
+		st_json_put(w, "at", st_json_text(at));
+		st_json_put(w, "a", st_json_number(k->worst[i].a));
+		st_json_put(w, "b", st_json_number(k->worst[i].b));
 		json_array_append_new(worst, w);
 	}
-	st_svf_put(o, "worst", worst);
+	st_json_put(o, "worst", worst);
 	if (s == ST_SVF_FINAL_BF16 && m->measured[s]) {
 		json_t *u = json_object();
 		for (size_t i = 0; i < ST_SVF_ULPS; i++)
-			st_svf_put(u, classes[i], json_integer((json_int_t)k->ulps[i]));
-		st_svf_put(o, "bf16_ulps", u);
+			st_json_put(u, classes[i], json_integer((json_int_t)k->ulps[i]));
+		st_json_put(o, "bf16_ulps", u);
 	}
 	return o;
 }
@@ -320,39 +320,39 @@ static char *as_json(const struct st_svf_comparison *c)
 		json_t *t = json_object(), *stages = json_array();
 		for (size_t s = 0; s < ST_SVF_STAGES; s++)
 			json_array_append_new(stages, stage_json(c, m, s));
-		st_svf_put(t, "source_name", json_string(m->a->source_name));
-		st_svf_put(t, "orientation", json_string(m->a->target ? "target" : "source"));
-		st_svf_put(t, "first_fault", m->first < 0 ? json_null() : json_string(st_svf_stage_names[m->first]));
-		st_svf_put(t, "stages", stages);
+		st_json_put(t, "source_name", st_json_text(m->a->source_name));
+		st_json_put(t, "orientation", st_json_text(m->a->target ? "target" : "source"));
+		st_json_put(t, "first_fault", m->first < 0 ? json_null() : st_json_text(st_svf_stage_names[m->first]));
+		st_json_put(t, "stages", stages);
 		json_array_append_new(tensors, t);
 		if (m->copied)
-			json_array_append_new(copies, json_string(m->a->source_name));
+			json_array_append_new(copies, st_json_text(m->a->source_name));
 	}
 	for (size_t i = 0; i < c->n_findings; i++) {
 		const struct st_svf_finding *d = &c->findings[i];
 		json_t *f = json_object();
-		st_svf_put(f, "code", json_string(d->code));
-		st_svf_put(f, "tensor", d->tensor[0] ? json_string(d->tensor) : json_null());
-		st_svf_put(f, "stage", d->stage[0] ? json_string(d->stage) : json_null());
-		st_svf_put(f, "text", st_svf_string(d->text));
-		st_svf_put(f, "confirmed", json_boolean(d->confirmed));
+		st_json_put(f, "code", st_json_text(d->code));
+		st_json_put(f, "tensor", d->tensor[0] ? st_json_text(d->tensor) : json_null());
+		st_json_put(f, "stage", d->stage[0] ? st_json_text(d->stage) : json_null());
+		st_json_put(f, "text", st_json_text(d->text));
+		st_json_put(f, "confirmed", json_boolean(d->confirmed));
 		json_array_append_new(findings, f);
 	}
 	for (size_t i = 0; i < c->n_missing; i++)
-		json_array_append_new(missing, json_string(c->missing[i]));
-	st_svf_put(cov, "expected", json_integer((json_int_t)c->n_expected));
-	st_svf_put(cov, "covered", json_integer((json_int_t)c->n_covered));
-	st_svf_put(cov, "missing", missing);
-	st_svf_put(cov, "copied", copies);
-	st_svf_put(o, "schema", json_string("stele.svf-compare/1"));
-	st_svf_put(o, "a", json_string(c->side[0].path));
-	st_svf_put(o, "b", json_string(c->side[1].path));
-	st_svf_put(o, "tolerances", json_string(c->profile.name));
-	st_svf_put(o, "tensors", tensors);
-	st_svf_put(o, "coverage", cov);
-	st_svf_put(o, "findings", findings);
-	st_svf_put(o, "verdict", json_string(verdict(c)));
-	char *s = st_svf_json_ok(o) ? json_dumps(o, JSON_INDENT(2)) : NULL;
+		json_array_append_new(missing, st_json_text(c->missing[i]));
+	st_json_put(cov, "expected", json_integer((json_int_t)c->n_expected));
+	st_json_put(cov, "covered", json_integer((json_int_t)c->n_covered));
+	st_json_put(cov, "missing", missing);
+	st_json_put(cov, "copied", copies);
+	st_json_put(o, "schema", json_string("stele.svf-compare/1"));
+	st_json_put(o, "a", st_json_text(c->side[0].path));
+	st_json_put(o, "b", st_json_text(c->side[1].path));
+	st_json_put(o, "tolerances", st_json_text(c->profile.name));
+	st_json_put(o, "tensors", tensors);
+	st_json_put(o, "coverage", cov);
+	st_json_put(o, "findings", findings);
+	st_json_put(o, "verdict", st_json_text(verdict(c)));
+	char *s = st_json_ok(o) ? json_dumps(o, JSON_INDENT(2)) : NULL;
 	json_decref(o);
 	return s;
 }

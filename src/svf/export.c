@@ -50,18 +50,18 @@ static json_t *variant_json(struct st_svf_export_run *x, const struct st_svf_sta
 	const char *hash = t->summary[ST_SVF_FINAL_BF16].sha256;
 	bool same = strcmp(hash, x->job.ref.expected_hash) == 0;
 	st_svf_stage_shape(t->e, ST_SVF_FINAL_F32, t->turned, shape);
-	st_svf_put(o, "label", json_string(label));
-	st_svf_put(o, "component_source", json_string(source));
-	st_svf_put(o, "v_layout", json_string(st_svf_layout_name(layout)));
-	st_svf_put(o, "zero_offset_max_abs_error_vs_source", st_svf_number(g->zero_error));
-	st_svf_put(o, "zero_offset_max_abs_error_vs_source_bf16_roundtrip", st_svf_number(g->zero_error_bf16));
-	st_svf_put(o, "u_orthogonality_error", st_svf_number(g->u_error));
-	st_svf_put(o, "s", st_svf_scale_json(g));
-	st_svf_put(o, "final_f32_before_bf16", st_svf_summary_json(&t->summary[ST_SVF_FINAL_F32], shape, 2));
-	st_svf_put(o, "final", st_svf_summary_json(&t->summary[ST_SVF_FINAL_BF16], shape, 2));
-	st_svf_put(o, "observed_bf16_sha256", json_string(hash));
-	st_svf_put(o, "expected_bf16_sha256", json_string(x->job.ref.expected_hash));
-	st_svf_put(o, "matches_expected", json_boolean(same));
+	st_json_put(o, "label", st_json_text(label));
+	st_json_put(o, "component_source", st_json_text(source));
+	st_json_put(o, "v_layout", st_json_text(st_svf_layout_name(layout)));
+	st_json_put(o, "zero_offset_max_abs_error_vs_source", st_json_number(g->zero_error));
+	st_json_put(o, "zero_offset_max_abs_error_vs_source_bf16_roundtrip", st_json_number(g->zero_error_bf16));
+	st_json_put(o, "u_orthogonality_error", st_json_number(g->u_error));
+	st_json_put(o, "s", st_svf_scale_json(g));
+	st_json_put(o, "final_f32_before_bf16", st_svf_summary_json(&t->summary[ST_SVF_FINAL_F32], shape, 2));
+	st_json_put(o, "final", st_svf_summary_json(&t->summary[ST_SVF_FINAL_BF16], shape, 2));
+	st_json_put(o, "observed_bf16_sha256", st_json_text(hash));
+	st_json_put(o, "expected_bf16_sha256", st_json_text(x->job.ref.expected_hash));
+	st_json_put(o, "matches_expected", json_boolean(same));
 	x->matched |= same;
 	return o;
 }
@@ -182,12 +182,12 @@ static enum st_status all_stages(struct st_svf_export_run *x, json_t *digests, s
 		st = st_svf_stages_run(&t, &w.engine, err);
 		if (st == ST_OK) {
 			st_svf_work_warnings(&w, x->warnings, &x->job.hooks);
-			st_svf_put(digests, list[i]->safe, st_svf_stages_digests(&t));
+			st_json_put(digests, list[i]->safe, st_svf_stages_digests(&t));
 			json_t *c = json_array_get(x->components, i);
-			st_svf_put(c, "source_sha256_as_f32", json_string(t.summary[ST_SVF_SOURCE].sha256));
-			st_svf_put(c, "zero_offset_max_abs_error_vs_source", st_svf_number(w.engine.zero_error));
-			st_svf_put(c, "u_orthogonality_error", st_svf_number(w.engine.u_error));
-			st_svf_put(c, "final_bf16_sha256", json_string(t.summary[ST_SVF_FINAL_BF16].sha256));
+			st_json_put(c, "source_sha256_as_f32", st_json_text(t.summary[ST_SVF_SOURCE].sha256));
+			st_json_put(c, "zero_offset_max_abs_error_vs_source", st_json_number(w.engine.zero_error));
+			st_json_put(c, "u_orthogonality_error", st_json_number(w.engine.u_error));
+			st_json_put(c, "final_bf16_sha256", st_json_text(t.summary[ST_SVF_FINAL_BF16].sha256));
 		}
 		st_svf_work_close(&w);
 	}
@@ -260,8 +260,8 @@ static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct s
 	ST_TRY(variants_in_hand(x, err));
 	json_t *bundle = NULL;
 	ST_TRY(st_svf_export_bundle(x, st_svf_job_factors(&x->job, st_svf_export_sample(x)), &bundle, err));
-	st_svf_put(x->report, "component_bundle_before_write", bundle);
-	st_svf_put(x->report, "component_bundle_readback", json_null());
+	st_json_put(x->report, "component_bundle_before_write", bundle);
+	st_json_put(x->report, "component_bundle_readback", json_null());
 	if (dir) {
 		ST_TRY(st_svf_make_dir(dir, err));
 		ST_TRY(st_svf_export_components(x, st_svf_path(&x->job.arena, dir, ST_SVF_COMPONENTS), err));
@@ -275,11 +275,11 @@ static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct s
 			ST_TRY(st_svf_components_layout(x->read_dir, &x->job.layout, NULL, err));
 		ST_TRY(st_container_open(st_svf_path(&x->job.arena, x->read_dir, ST_SVF_COMPONENTS), &x->job.factors, err));
 		ST_TRY(st_svf_export_bundle(x, x->job.factors, &bundle, err));
-		st_svf_put(x->report, "component_bundle_readback", bundle);
+		st_json_put(x->report, "component_bundle_readback", bundle);
 		ST_TRY(readback_sample(x, err));
 		if (x->o->all_selected && !o->no_stages)
 			ST_TRY(all_stages(x, digests, err));
-		st_svf_put(digests, "sample", st_svf_stages_digests(x->sample_stages));
+		st_json_put(digests, "sample", st_svf_stages_digests(x->sample_stages));
 	}
 	if (dir)
 		ST_TRY(st_svf_export_debug_manifest(x, st_svf_path(&x->job.arena, dir, ST_SVF_DEBUG_MANIFEST), err));

@@ -32,16 +32,16 @@ static double real_of(const json_t *o, const char *key) { return json_number_val
 json_t *st_svf_export_svd_json(const struct st_svf_svd_report *r)
 {
 	json_t *o = json_object();
-	st_svf_put(o, "method", st_svf_string(r->method));
-	st_svf_put(o, "relative_residual", st_svf_number(r->residual_rel));
-	st_svf_put(o, "max_abs_residual", st_svf_number(r->residual_max));
-	st_svf_put(o, "u_orthogonality_error", st_svf_number(r->u_error));
-	st_svf_put(o, "v_orthogonality_error", st_svf_number(r->v_error));
-	st_svf_put(o, "smallest_relative_gap", st_svf_number(r->gap_min));
-	st_svf_put(o, "smallest_relative_gap_after", json_integer((json_int_t)r->gap_at));
-	st_svf_put(o, "median_relative_gap", st_svf_number(r->gap_median));
-	st_svf_put(o, "gaps_below_1e-4", json_integer((json_int_t)r->close));
-	st_svf_put(o, "seconds", st_svf_number(r->seconds));
+	st_json_put(o, "method", st_json_text(r->method));
+	st_json_put(o, "relative_residual", st_json_number(r->residual_rel));
+	st_json_put(o, "max_abs_residual", st_json_number(r->residual_max));
+	st_json_put(o, "u_orthogonality_error", st_json_number(r->u_error));
+	st_json_put(o, "v_orthogonality_error", st_json_number(r->v_error));
+	st_json_put(o, "smallest_relative_gap", st_json_number(r->gap_min));
+	st_json_put(o, "smallest_relative_gap_after", json_integer((json_int_t)r->gap_at));
+	st_json_put(o, "median_relative_gap", st_json_number(r->gap_median));
+	st_json_put(o, "gaps_below_1e-4", json_integer((json_int_t)r->close));
+	st_json_put(o, "seconds", st_json_number(r->seconds));
 	return o;
 }
 
@@ -74,9 +74,9 @@ static enum st_status note_factors(const struct st_svf_svd_report *r, const char
 	char hex[65];
 	ST_TRY(st_svf_file_sha256(path, hex, err));
 	json_t *j = json_object();
-	st_svf_put(j, "key", json_string(key));
-	st_svf_put(j, "sha256", json_string(hex));
-	st_svf_put(j, "svd", st_svf_export_svd_json(r));
+	st_json_put(j, "key", st_json_text(key));
+	st_json_put(j, "sha256", st_json_text(hex));
+	st_json_put(j, "svd", st_svf_export_svd_json(r));
 	enum st_status st = st_svf_write_json(note, j, err);
 	json_decref(j);
 	return st;

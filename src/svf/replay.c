@@ -82,10 +82,10 @@ static enum st_status note(struct st_svf_replay_run *x, const struct st_svf_repl
 	json_t *j = json_object(), *warnings = json_array();
 	for (size_t i = first; i < json_array_size(x->warnings); i++)
 		json_array_append(warnings, json_array_get(x->warnings, i));
-	st_svf_put(j, "warnings", warnings);
-	st_svf_put(j, "key", json_string(x->key));
-	st_svf_put(j, "sha256", json_string(hex));
-	st_svf_put(j, "variant", json_incref(variant));
+	st_json_put(j, "warnings", warnings);
+	st_json_put(j, "key", st_json_text(x->key));
+	st_json_put(j, "sha256", st_json_text(hex));
+	st_json_put(j, "variant", json_incref(variant));
 	enum st_status st = st_svf_write_json(it->note, j, err);
 	json_decref(j);
 	return st;
@@ -117,7 +117,7 @@ static enum st_status compute(struct st_svf_replay_run *x, const struct st_svf_r
 	if (st == ST_OK && x->o->check_f64)
 		st = st_svf_replay_check_f64(x, &w, &t, &f64, err);
 	if (f64)
-		st_svf_put(*variant, "f64_check", f64);
+		st_json_put(*variant, "f64_check", f64);
 	if (st == ST_OK)
 		st = st_svf_file_commit(t.file, err);
 	else
@@ -183,16 +183,16 @@ static enum st_status other_layout(struct st_svf_replay_run *x, struct st_error 
 		json_t *o = json_object();
 		uint64_t shape[2];
 		st_svf_stage_shape(e, ST_SVF_FINAL_F32, t.turned, shape);
-		st_svf_put(o, "label", json_sprintf("semantic_python_components_%s_v_layout_%s", ST_SVF_REPLAY_LABEL, st_svf_layout_name(layout)));
-		st_svf_put(o, "svd_provider", json_string("python_components_safetensors"));
-		st_svf_put(o, "compute_backend", json_string(ST_SVF_REPLAY_LABEL));
-		st_svf_put(o, "v_layout", json_string(st_svf_layout_name(layout)));
-		st_svf_put(o, "source_name", json_string(e->source_name));
-		st_svf_put(o, "zero_offset_max_abs_error_vs_source", st_svf_number(w.engine.zero_error));
-		st_svf_put(o, "final", st_svf_summary_json(&t.summary[ST_SVF_FINAL_BF16], shape, 2));
-		st_svf_put(o, "observed_bf16_sha256", json_string(t.summary[ST_SVF_FINAL_BF16].sha256));
-		st_svf_put(o, "matches_expected", json_boolean(strcmp(t.summary[ST_SVF_FINAL_BF16].sha256, x->job.ref.expected_hash) == 0));
-		st_svf_put(o, "diagnostic", json_true());
+		st_json_put(o, "label", json_sprintf("semantic_python_components_%s_v_layout_%s", ST_SVF_REPLAY_LABEL, st_svf_layout_name(layout)));
+		st_json_put(o, "svd_provider", json_string("python_components_safetensors"));
+		st_json_put(o, "compute_backend", st_json_text(ST_SVF_REPLAY_LABEL));
+		st_json_put(o, "v_layout", st_json_text(st_svf_layout_name(layout)));
+		st_json_put(o, "source_name", st_json_text(e->source_name));
+		st_json_put(o, "zero_offset_max_abs_error_vs_source", st_json_number(w.engine.zero_error));
+		st_json_put(o, "final", st_svf_summary_json(&t.summary[ST_SVF_FINAL_BF16], shape, 2));
+		st_json_put(o, "observed_bf16_sha256", st_json_text(t.summary[ST_SVF_FINAL_BF16].sha256));
+		st_json_put(o, "matches_expected", json_boolean(strcmp(t.summary[ST_SVF_FINAL_BF16].sha256, x->job.ref.expected_hash) == 0));
+		st_json_put(o, "diagnostic", json_true());
 		json_array_append_new(x->variants, o);
 		fprintf(x->text, "read as %s instead, the zero-offset error would be %.3g\n", st_svf_layout_name(layout), w.engine.zero_error);
 	}

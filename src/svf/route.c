@@ -201,7 +201,7 @@ static json_t *floats(const float *x, size_t n)
 {
 	json_t *a = json_array();
 	for (size_t i = 0; i < n; i++)
-		json_array_append_new(a, st_svf_number((double)x[i]));
+		json_array_append_new(a, st_json_number((double)x[i]));
 	return a;
 }
 
@@ -209,7 +209,7 @@ static json_t *hash(const void *p, uint64_t n)
 {
 	struct st_error ignored = ST_ERROR_INIT;
 	char hex[65];
-	return st_sha256_hex(p, n, hex, &ignored) == ST_OK ? json_string(hex) : NULL;
+	return st_sha256_hex(p, n, hex, &ignored) == ST_OK ? st_json_text(hex) : NULL;
 }
 
 static json_t *trace(const struct route *x)
@@ -220,41 +220,41 @@ static json_t *trace(const struct route *x)
 		json_array_append_new(ids, json_integer(x->tokens[i]));
 	if (x->o->message) {
 		json_t *m = json_object();
-		st_svf_put(m, "role", json_string(x->o->role ? x->o->role : "user"));
-		st_svf_put(m, "content", json_string(x->o->message));
+		st_json_put(m, "role", st_json_text(x->o->role ? x->o->role : "user"));
+		st_json_put(m, "content", st_json_text(x->o->message));
 		json_array_append_new(messages, m);
 	}
 	char *compact = json_dumps(ids, JSON_COMPACT);
-	st_svf_put(o, "schema", json_string("trinity_sakana_router_trace.v1"));
-	st_svf_put(o, "runtime", json_string("stele"));
-	st_svf_put(o, "artifact_dir", json_string(x->o->artifact));
-	st_svf_put(o, "artifact_manifest_sha256", json_string(x->a.manifest_sha256));
-	st_svf_put(o, "base_model_sha256", json_string(x->base_sha256));
-	st_svf_put(o, "messages", messages);
-	st_svf_put(o, "transcript", st_svf_string(x->transcript));
-	st_svf_put(o, "transcript_sha256", x->transcript ? hash(x->transcript, strlen(x->transcript)) : json_null());
-	st_svf_put(o, "token_ids_sha256", compact ? hash(compact, strlen(compact)) : NULL);
-	st_svf_put(o, "input_ids", ids);
-	st_svf_put(o, "attention_mask_shape", st_svf_shape(mask, 2));
-	st_svf_put(o, "hidden_state_shape", st_svf_shape(states, 3));
-	st_svf_put(o, "hidden_position", json_integer(-2));
-	st_svf_put(o, "hidden_index", json_integer((json_int_t)x->index));
-	st_svf_put(o, "hidden_vector_shape", st_svf_shape(vector, 2));
-	st_svf_put(o, "hidden_vector_sha256_as_f32", hash(x->hidden, x->width * sizeof *x->hidden));
-	st_svf_put(o, "hidden_vector_prefix_f32", floats(x->hidden, x->width < 8 ? x->width : 8));
-	st_svf_put(o, "hidden_vector_f32", floats(x->hidden, x->width));
-	st_svf_put(o, "head_weight_shape", st_svf_shape(x->a.head->shape, 2));
-	st_svf_put(o, "head_weight_sha256_as_f32", hash(x->head, x->a.head->n_elems * sizeof *x->head));
-	st_svf_put(o, "logits_shape", st_svf_shape(logits, 2));
-	st_svf_put(o, "logits_sha256_as_f32", hash(x->logits, x->outputs * sizeof *x->logits));
-	st_svf_put(o, "logits", floats(x->logits, x->outputs));
-	st_svf_put(o, "agent_logits", floats(x->logits, x->outputs - ST_SVF_ROLES));
-	st_svf_put(o, "role_logits", floats(x->logits + x->outputs - ST_SVF_ROLES, ST_SVF_ROLES));
-	st_svf_put(o, "argmax_agent_id", json_integer((json_int_t)x->agent));
-	st_svf_put(o, "argmax_role_id", json_integer((json_int_t)x->role));
-	st_svf_put(o, "role_name", json_string(roles[x->role]));
-	st_svf_put(o, "mode", json_string(st_mode_name(x->exec.mode)));
-	st_svf_put(o, "environment", st_svf_environment(x->exec.threads, NULL));
+	st_json_put(o, "schema", json_string("trinity_sakana_router_trace.v1"));
+	st_json_put(o, "runtime", json_string("stele"));
+	st_json_put(o, "artifact_dir", st_json_text(x->o->artifact));
+	st_json_put(o, "artifact_manifest_sha256", st_json_text(x->a.manifest_sha256));
+	st_json_put(o, "base_model_sha256", st_json_text(x->base_sha256));
+	st_json_put(o, "messages", messages);
+	st_json_put(o, "transcript", st_json_text(x->transcript));
+	st_json_put(o, "transcript_sha256", x->transcript ? hash(x->transcript, strlen(x->transcript)) : json_null());
+	st_json_put(o, "token_ids_sha256", compact ? hash(compact, strlen(compact)) : NULL);
+	st_json_put(o, "input_ids", ids);
+	st_json_put(o, "attention_mask_shape", st_json_shape(mask, 2));
+	st_json_put(o, "hidden_state_shape", st_json_shape(states, 3));
+	st_json_put(o, "hidden_position", json_integer(-2));
+	st_json_put(o, "hidden_index", json_integer((json_int_t)x->index));
+	st_json_put(o, "hidden_vector_shape", st_json_shape(vector, 2));
+	st_json_put(o, "hidden_vector_sha256_as_f32", hash(x->hidden, x->width * sizeof *x->hidden));
+	st_json_put(o, "hidden_vector_prefix_f32", floats(x->hidden, x->width < 8 ? x->width : 8));
+	st_json_put(o, "hidden_vector_f32", floats(x->hidden, x->width));
+	st_json_put(o, "head_weight_shape", st_json_shape(x->a.head->shape, 2));
+	st_json_put(o, "head_weight_sha256_as_f32", hash(x->head, x->a.head->n_elems * sizeof *x->head));
+	st_json_put(o, "logits_shape", st_json_shape(logits, 2));
+	st_json_put(o, "logits_sha256_as_f32", hash(x->logits, x->outputs * sizeof *x->logits));
+	st_json_put(o, "logits", floats(x->logits, x->outputs));
+	st_json_put(o, "agent_logits", floats(x->logits, x->outputs - ST_SVF_ROLES));
+	st_json_put(o, "role_logits", floats(x->logits + x->outputs - ST_SVF_ROLES, ST_SVF_ROLES));
+	st_json_put(o, "argmax_agent_id", json_integer((json_int_t)x->agent));
+	st_json_put(o, "argmax_role_id", json_integer((json_int_t)x->role));
+	st_json_put(o, "role_name", st_json_text(roles[x->role]));
+	st_json_put(o, "mode", st_json_text(st_mode_name(x->exec.mode)));
+	st_json_put(o, "environment", st_svf_environment(x->exec.threads, NULL));
 	free(compact);
 	return o;
 }
@@ -315,7 +315,7 @@ enum st_status st_svf_route(const struct st_svf_route_options *o, struct st_svf_
 	enum st_status st = f ? run(&x, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK) {
 		j = trace(&x);
-		r->json = st_svf_json_ok(j) ? json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
+		r->json = st_json_ok(j) ? json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
 		if (!r->json)
 			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}

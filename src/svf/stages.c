@@ -261,19 +261,19 @@ json_t *st_svf_stages_checks(const struct st_svf_stages *t)
 		uint64_t ndim = st_svf_stage_shape(t->e, (enum st_svf_stage)s, t->turned, shape);
 		bool number = t->compared[s] && t->shape_match[s];
 		snprintf(name, sizeof name, "stage.%s", st_svf_stage_names[s]);
-		st_svf_put(tolerance, "max_abs_error", json_real(tol->max_abs));
-		st_svf_put(tolerance, "mean_abs_error", json_real(tol->mean_abs));
-		st_svf_put(o, "stage", json_string(name));
-		st_svf_put(o, "required_for_functional_parity", json_boolean(tol->required));
-		st_svf_put(o, "byte_match", json_boolean(t->byte_match[s]));
-		st_svf_put(o, "shape_match", json_boolean(t->shape_match[s]));
-		st_svf_put(o, "max_abs_error", number ? st_svf_number(m->max_abs) : json_null());
-		st_svf_put(o, "mean_abs_error", number ? st_svf_number(st_svf_metrics_mean(m)) : json_null());
-		st_svf_put(o, "mismatched_element_count", number ? json_integer((json_int_t)m->mismatched) : json_null());
-		st_svf_put(o, "tolerance", tolerance);
-		st_svf_put(o, "functional_passed", json_boolean(st_svf_stages_passed(t, (enum st_svf_stage)s)));
+		st_json_put(tolerance, "max_abs_error", json_real(tol->max_abs));
+		st_json_put(tolerance, "mean_abs_error", json_real(tol->mean_abs));
+		st_json_put(o, "stage", st_json_text(name));
+		st_json_put(o, "required_for_functional_parity", json_boolean(tol->required));
+		st_json_put(o, "byte_match", json_boolean(t->byte_match[s]));
+		st_json_put(o, "shape_match", json_boolean(t->shape_match[s]));
+		st_json_put(o, "max_abs_error", number ? st_json_number(m->max_abs) : json_null());
+		st_json_put(o, "mean_abs_error", number ? st_json_number(st_svf_metrics_mean(m)) : json_null());
+		st_json_put(o, "mismatched_element_count", number ? json_integer((json_int_t)m->mismatched) : json_null());
+		st_json_put(o, "tolerance", tolerance);
+		st_json_put(o, "functional_passed", json_boolean(st_svf_stages_passed(t, (enum st_svf_stage)s)));
 		if (t->summaries)
-			st_svf_put(o, "elixir", st_svf_summary_json(&t->summary[s], shape, (size_t)ndim));
+			st_json_put(o, "elixir", st_svf_summary_json(&t->summary[s], shape, (size_t)ndim));
 		json_array_append_new(list, o);
 	}
 	return list;
@@ -285,7 +285,7 @@ json_t *st_svf_stages_digests(const struct st_svf_stages *t)
 	for (size_t s = 0; s < ST_SVF_STAGES; s++) {
 		uint64_t shape[2] = { 0 };
 		uint64_t ndim = st_svf_stage_shape(t->e, (enum st_svf_stage)s, t->turned, shape);
-		st_svf_put(all, st_svf_stage_names[s], st_svf_summary_json(&t->summary[s], shape, (size_t)ndim));
+		st_json_put(all, st_svf_stage_names[s], st_svf_summary_json(&t->summary[s], shape, (size_t)ndim));
 	}
 	return all;
 }

@@ -106,21 +106,21 @@ json_t *st_svf_summary_json(const struct st_svf_summary *s, const uint64_t *shap
 {
 	json_t *o = json_object(), *prefix = json_array();
 	for (size_t i = 0; prefix && i < s->n_prefix; i++)
-		json_array_append_new(prefix, st_svf_number((double)s->prefix[i]));
-	st_svf_put(o, "shape", st_svf_shape(shape, ndim));
-	st_svf_put(o, "dtype", json_string(s->bf16 ? "bfloat16" : "float32"));
-	st_svf_put(o, "device", json_string("cpu"));
-	st_svf_put(o, "size", json_integer((json_int_t)s->n));
-	st_svf_put(o, "sha256", json_string(s->sha256));
-	st_svf_put(o, "min", st_svf_number(s->nonfinite ? NAN : s->min));
-	st_svf_put(o, "max", st_svf_number(s->nonfinite ? NAN : s->max));
-	st_svf_put(o, "sum", st_svf_number(s->sum));
-	st_svf_put(o, "prefix_f32", prefix);
+		json_array_append_new(prefix, st_json_number((double)s->prefix[i]));
+	st_json_put(o, "shape", st_json_shape(shape, ndim));
+	st_json_put(o, "dtype", st_json_text(s->bf16 ? "bfloat16" : "float32"));
+	st_json_put(o, "device", json_string("cpu"));
+	st_json_put(o, "size", json_integer((json_int_t)s->n));
+	st_json_put(o, "sha256", st_json_text(s->sha256));
+	st_json_put(o, "min", st_json_number(s->nonfinite ? NAN : s->min));
+	st_json_put(o, "max", st_json_number(s->nonfinite ? NAN : s->max));
+	st_json_put(o, "sum", st_json_number(s->sum));
+	st_json_put(o, "prefix_f32", prefix);
 	if (s->nonfinite)
-		st_svf_put(o, "nonfinite", json_integer((json_int_t)s->nonfinite));
+		st_json_put(o, "nonfinite", json_integer((json_int_t)s->nonfinite));
 	if (s->sha256_bf16[0]) {
-		st_svf_put(o, "sha256_as_f32", json_string(s->sha256));
-		st_svf_put(o, "sha256_as_bf16", json_string(s->sha256_bf16));
+		st_json_put(o, "sha256_as_f32", st_json_text(s->sha256));
+		st_json_put(o, "sha256_as_bf16", st_json_text(s->sha256_bf16));
 	}
 	return o;
 }

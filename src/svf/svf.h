@@ -45,13 +45,6 @@ char *st_svf_safe_name(struct st_arena *a, const char *name);
 
 /* ---- JSON (json.c) ---- */
 
-/* Sets o[key] = v and takes v; lack of memory is seen once, by st_svf_json_ok. */
-void st_svf_put(json_t *o, const char *key, json_t *v);
-bool st_svf_json_ok(const json_t *o);
-json_t *st_svf_number(double x); /* "nan", "inf", "-inf" where JSON has no number */
-json_t *st_svf_string(const char *s); /* NULL becomes null */
-json_t *st_svf_shape(const uint64_t *shape, size_t n);
-json_t *st_svf_now(void);
 /* Indented, members sorted, one newline, whole or not at all. */
 ST_MUST_CHECK enum st_status st_svf_write_json(const char *path, const json_t *j, struct st_error *err);
 /* A JSON object that must exist. */

@@ -364,6 +364,57 @@ static void test_route_refuses(void **state)
 	free(weights);
 }
 
+/* ---- names that are not UTF-8 ---- */
+
+/* A file system takes any bytes for a name, JSON does not: what is broken stands as U+FFFD, and nothing is lost. */
+static void test_any_name(void **state)
+{
+	(void)state;
+	static const uint32_t tokens[] = { 1, 2, 3 };
+	static const char *const targets[5] = { "model", "reference.json", "vector.safetensors", "components", "python.json" };
+	char link_to[5][160], out[5][160];
+	struct st_svf_result r;
+	struct st_error err = ST_ERROR_INIT;
+	for (size_t i = 0; i < 5; i++) {
+		char name[64];
+		snprintf(name, sizeof name, "in\xff%zu", i);
+		snprintf(link_to[i], sizeof link_to[i], "%s", fx_path(&fx, name));
+		assert_int_equal(symlink(fx_path(&fx, targets[i]), link_to[i]), 0);
+		snprintf(name, sizeof name, "out\xff%zu", i);
+		snprintf(out[i], sizeof out[i], "%s", fx_path(&fx, name));
+	}
+	const struct st_svf_export_options e = { .model = link_to[0], .reference = link_to[1], .vector = link_to[2], .out = out[0],
+	                                         .write_dir = fx_path(&fx, "any"), .threads = 2 };
+	assert_ok(st_svf_export(&e, &r, &err), &err);
+	st_svf_result_release(&r);
+	json_t *j = json_load_file(out[0], 0, NULL);
+	const char *name = json_string_value(json_object_get(json_object_get(j, "inputs"), "model_name"));
+	assert_non_null(name);
+	assert_string_equal(strrchr(name, '/'), "/in\xef\xbf\xbd" "0");
+	json_decref(j);
+	const struct st_svf_replay_options p = { .components_dir = link_to[3], .python_report = link_to[4], .reference = link_to[1], .vector = link_to[2],
+	                                         .model = link_to[0], .stage_dir = fx_path(&fx, "any_stages"), .out = out[1], .tie = -1, .threads = 2 };
+	assert_ok(st_svf_replay(&p, &r, &err), &err);
+	st_svf_result_release(&r);
+	const struct st_svf_compare_options c = { .a = out[0], .b = out[1], .threads = 2 };
+	assert_ok(st_svf_compare(&c, &r, &err), &err);
+	assert_int_equal(r.exit_status, 0);
+	j = json_loads(r.json, 0, NULL);
+	assert_non_null(strstr(json_string_value(json_object_get(j, "b")), "out\xef\xbf\xbd" "1"));
+	json_decref(j);
+	st_svf_result_release(&r);
+	const struct st_svf_apply_options a = { .model = link_to[0], .reference = link_to[1], .vector = link_to[2], .components = link_to[3], .out = out[2],
+	                                        .threads = 2 };
+	assert_ok(st_svf_apply(&a, &r, &err), &err);
+	st_svf_result_release(&r);
+	const struct st_svf_route_options o = { .artifact = out[2], .model = link_to[0], .message = "a\xc3(b", .tokens = tokens, .n_tokens = 3, .out = out[3], .threads = 2 };
+	assert_ok(st_svf_route(&o, &r, &err), &err);
+	st_svf_result_release(&r);
+	j = json_load_file(out[3], 0, NULL);
+	assert_string_equal(json_string_value(json_object_get(j, "transcript")), "user: a\xef\xbf\xbd(b");
+	json_decref(j);
+}
+
 /* ---- outputs that are inputs ---- */
 
 /* One digest over every file of the fixture. */
@@ -749,7 +800,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_artifact), cmocka_unit_test(test_published_head), cmocka_unit_test(test_foreign_artifact), cmocka_unit_test(test_verified_on_load),
 		cmocka_unit_test(test_checkpoint_types),
-		cmocka_unit_test(test_resume), cmocka_unit_test(test_route), cmocka_unit_test(test_route_refuses), cmocka_unit_test(test_own_input), cmocka_unit_test(test_bad_references), cmocka_unit_test(test_bad_vectors),
+		cmocka_unit_test(test_resume), cmocka_unit_test(test_route), cmocka_unit_test(test_route_refuses), cmocka_unit_test(test_own_input), cmocka_unit_test(test_any_name),
+		cmocka_unit_test(test_bad_references), cmocka_unit_test(test_bad_vectors),
 		cmocka_unit_test(test_bad_components), cmocka_unit_test(test_bad_base), cmocka_unit_test(test_full_disk), cmocka_unit_test(test_export_refusals),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
