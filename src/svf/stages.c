@@ -147,16 +147,6 @@ static enum st_status small_stages(struct st_svf_stages *t, struct st_svf_engine
 	return emit(t, p, 3, g, err);
 }
 
-/* Transposed in squares that stay in the first cache. */
-static void turn(const float *src, uint64_t n, uint64_t cols, uint64_t row0, uint64_t rows, float *dst)
-{
-	for (uint64_t c0 = 0; c0 < cols; c0 += 32)
-		for (uint64_t r0 = 0; r0 < n; r0 += 32)
-			for (uint64_t c = c0; c < cols && c < c0 + 32; c++)
-				for (uint64_t r = r0; r < n && r < r0 + 32; r++)
-					dst[c * rows + row0 + r] = src[r * cols + c];
-}
-
 static enum st_status finals(struct st_svf_stages *t, struct st_svf_engine *g, const float *turned, struct st_error *err)
 {
 	uint64_t n = t->e->rows * t->e->cols;
@@ -201,7 +191,7 @@ static enum st_status blocks(struct st_svf_stages *t, struct st_svf_engine *g, f
 		                     { ST_SVF_SOURCE, g->src, r, n, cols } };
 		ST_TRY(emit(t, p, sizeof p / sizeof *p, g, err));
 		if (turned)
-			turn(g->adapted, n, cols, r, rows, turned);
+			st_svf_turn(g->adapted, n, cols, turned, r, rows, g->threads);
 		else
 			ST_TRY(straight(t, g, r, n, err));
 		if (t->done)

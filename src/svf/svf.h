@@ -169,6 +169,8 @@ ST_MUST_CHECK enum st_status st_svf_engine_rows(struct st_svf_engine *g, uint64_
 /* The adapted rows alone: what `compose` starts the next tensor from. */
 ST_MUST_CHECK enum st_status st_svf_engine_adapted(struct st_svf_engine *g, uint64_t row0, uint64_t n, float *dst, struct st_error *err);
 void st_svf_engine_close(struct st_svf_engine *g);
+/* src [rows, cols] transposed into columns [at, at + rows) of dst [cols, width]. */
+void st_svf_turn(const float *src, uint64_t rows, uint64_t cols, float *dst, uint64_t at, uint64_t width, int threads);
 double st_svf_clock(void);
 
 /* ---- numbers about a tensor (summary.c) ---- */
@@ -227,8 +229,6 @@ ST_MUST_CHECK enum st_status st_svf_file_open(const char *path, const struct st_
                                               struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_file_put(struct st_svf_file *f, size_t tensor, uint64_t byte, const void *p, uint64_t n,
                                              struct st_error *err);
-/* A path under which the bytes written so far can be read. */
-ST_MUST_CHECK enum st_status st_svf_file_readable(struct st_svf_file *f, const char **path, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_file_commit(struct st_svf_file *f, struct st_error *err);
 void st_svf_file_abort(struct st_svf_file *f);
 
