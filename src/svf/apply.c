@@ -289,7 +289,11 @@ static enum st_status resume(struct apply *x, struct st_error *err)
 		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, key, "the folder holds an artifact of other inputs; --force starts over");
 		st_error_in(err, x->manifest_path);
 	}
-	for (size_t i = 0; !key && i < x->job.ref.n; i++) {
+	/* Of the same inputs, but another version's or computed otherwise: made again, so that the manifest's environment is true of all. */
+	bool same = json_equal(json_object_get(old, "environment"), json_object_get(x->manifest, "environment"));
+	if (!key && !same)
+		st_svf_log(&x->job.hooks, "what is there was made by another version, library or number of threads: made again");
+	for (size_t i = 0; !key && same && i < x->job.ref.n; i++) {
 		const json_t *o = json_array_get(json_object_get(old, "selected_tensors"), i);
 		static const char *const kept[] = { "status", "checkpoint_sha256", "python_component_zero_error" };
 		for (size_t k = 0; o && k < 3; k++)

@@ -44,6 +44,16 @@ json_t *st_svf_environment(int threads, const char *svd)
 	return o;
 }
 
+char *st_svf_environment_key(struct st_arena *a, int threads)
+{
+	json_t *o = st_svf_environment(threads, NULL);
+	char *text = st_json_ok(o) ? json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+	char *key = text ? st_arena_printf(a, "%s", text) : NULL;
+	free(text);
+	json_decref(o);
+	return key;
+}
+
 enum st_status st_svf_file_sha256(const char *path, char hex[65], struct st_error *err)
 {
 	struct st_map m;

@@ -21,10 +21,10 @@ static char *work_path(struct st_svf_export_run *x, const struct st_svf_entry *e
 static char *work_key(struct st_svf_export_run *x, const struct st_svf_entry *e)
 {
 	bool composed = st_svf_job_before(&x->job, e) != NULL;
-	char lapack[200];
-	return st_arena_printf(&x->job.arena, "2|%s|%s|%d|%d|%d|%s|%s|%s", x->job.base.sha256, e->source_name, (int)x->o->svd, (int)x->o->model_bf16,
-	                       x->job.threads, st_svf_lapack_name(lapack, sizeof lapack), composed ? x->job.vector.sha256_f32 : "",
-	                       composed ? x->job.ref.file_sha256 : "");
+	const char *environment = st_svf_environment_key(&x->job.arena, x->job.threads);
+	return environment ? st_arena_printf(&x->job.arena, "3|%s|%s|%d|%d|%s|%s|%s", x->job.base.sha256, e->source_name, (int)x->o->svd, (int)x->o->model_bf16,
+	                                     environment, composed ? x->job.vector.sha256_f32 : "", composed ? x->job.ref.file_sha256 : "")
+	                   : NULL;
 }
 
 static double real_of(const json_t *o, const char *key) { return json_number_value(json_object_get(o, key)); }

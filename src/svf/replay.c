@@ -219,9 +219,12 @@ static enum st_status make_key(struct st_svf_replay_run *x, struct st_error *err
 	mark(c, sizeof c, st_svf_path(&x->job.arena, x->o->components_dir, ST_SVF_COMPONENTS));
 	mark(s, sizeof s, x->sample_path);
 	mark(a, sizeof a, x->all_path);
-	x->key = st_arena_printf(&x->job.arena, "2|%s|%s|%s|%s|%s|%s|%s|%d%d%d%d|%s", report, c, s, a, x->job.base.sha256, x->job.vector.sha256_f32,
+	const char *environment = st_svf_environment_key(&x->job.arena, x->job.threads);
+	if (!environment)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	x->key = st_arena_printf(&x->job.arena, "3|%s|%s|%s|%s|%s|%s|%s|%d%d%d%d|%s|%s", report, c, s, a, x->job.base.sha256, x->job.vector.sha256_f32,
 	                         x->job.ref.file_sha256, x->o->source_from_python, x->o->digest, x->o->check_f64, x->o->model_bf16,
-	                         st_svf_tie_name(x->job.tie));
+	                         st_svf_tie_name(x->job.tie), environment);
 	return x->key ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
 
