@@ -82,6 +82,87 @@ static enum st_status note_factors(const struct st_svf_svd_report *r, const char
 	return st;
 }
 
+static enum st_status copy_tensor(struct st_writer *w, const struct st_tensor *t, struct st_error *err)
+{
+	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t), step = st_svf_step(rows, cols);
+	float *x = st_alloc_array(step * (cols ? cols : 1), sizeof *x);
+	enum st_status st = x ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (uint64_t r = 0; st == ST_OK && r < rows; r += step) {
+		uint64_t n = rows - r < step ? rows - r : step;
+		st_tensor_decode(t, r, n, x);
+		st = st_writer_append(w, x, n * cols * sizeof *x, err);
+		if (st == ST_OK)
+			st = st_check_cancel(err);
+	}
+	free(x);
+	return st;
+}
+
+static enum st_status finish_file(struct st_writer *w, enum st_status st, struct st_error *err)
+{
+	const char *ignored;
+	if (st == ST_OK)
+		st = st_writer_finish(w, &ignored, err);
+	if (st == ST_OK)
+		return st_writer_commit(w, err);
+	st_writer_abort(w);
+	return st;
+}
+
+/* The factors of `from`, and what they are called as those of e. */
+static enum st_status component_specs(struct st_svf_export_run *x, const struct st_svf_entry *from, const struct st_svf_entry *e,
+                                      const struct st_tensor *t[3], struct st_tensor_spec specs[3], struct st_error *err)
+{
+	struct st_svf_factors f;
+	ST_TRY(st_svf_factors_open(st_svf_job_factors(&x->job, from), from, x->job.layout, &f, err));
+	t[0] = f.u;
+	t[1] = f.s_view;
+	t[2] = f.v_view;
+	st_svf_factors_close(&f);
+	for (size_t k = 0; k < 3; k++) {
+		specs[k] = (struct st_tensor_spec){ st_arena_printf(&x->job.arena, "svd.%c.%s", "USV"[k], e->safe), ST_DTYPE_F32, t[k]->ndim,
+		                                    { t[k]->shape[0], t[k]->ndim > 1 ? t[k]->shape[1] : 0 } };
+		if (!specs[k].name)
+			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	}
+	return ST_OK;
+}
+
+static enum st_status write_components(const char *path, const struct st_tensor *const *from, const struct st_tensor_spec *specs, size_t n,
+                                       struct st_error *err)
+{
+	const struct st_write_plan plan = { .format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = n, .pad_header = true };
+	struct st_writer *w;
+	ST_TRY(st_writer_open(path, &plan, &w, err));
+	enum st_status st = ST_OK;
+	for (size_t i = 0; st == ST_OK && i < n; i++)
+		st = copy_tensor(w, from[i], err);
+	return finish_file(w, st, err);
+}
+
+/* An earlier tensor whose factors are this one's: both are the same matrix of the base model, as a tied embedding and head are. */
+static const struct st_svf_entry *same_matrix(const struct st_svf_export_run *x, const struct st_svf_entry *e)
+{
+	if (st_svf_job_before(&x->job, e))
+		return NULL; /* composed: it starts from another one */
+	for (size_t i = 0; i < e->index; i++)
+		if (x->job.computed[i] && st_svf_base_tied(&x->job.base, &x->job.ref.entries[i], e))
+			return &x->job.ref.entries[i];
+	return NULL;
+}
+
+static enum st_status take_factors(struct st_svf_export_run *x, const struct st_svf_entry *from, const struct st_svf_entry *e, const char *path,
+                                   struct st_error *err)
+{
+	const struct st_tensor *t[3];
+	struct st_tensor_spec specs[3];
+	ST_TRY(component_specs(x, from, e, t, specs, err));
+	st_svf_log(&x->job.hooks, "%s: the factors of %s, which is the same matrix", e->source_name, from->source_name);
+	x->svd[e->index] = x->svd[from->index];
+	x->svd[e->index].seconds = 0;
+	return write_components(path, t, specs, 3, err);
+}
+
 static enum st_status compute_factors(struct st_svf_export_run *x, const struct st_svf_entry *e, struct st_error *err)
 {
 	char *path = work_path(x, e, ".safetensors"), *note = work_path(x, e, ".json"), *key = work_key(x, e);
@@ -92,8 +173,9 @@ static enum st_status compute_factors(struct st_svf_export_run *x, const struct 
 		st_svf_log(&x->job.hooks, "%s: factors of an earlier run taken over", e->source_name);
 		return st_container_open(path, &x->job.computed[e->index], err);
 	}
-	enum st_status st = st_svf_work_source(&x->job, &w, e, NULL, err);
-	if (st == ST_OK)
+	const struct st_svf_entry *from = same_matrix(x, e);
+	enum st_status st = from ? take_factors(x, from, e, path, err) : st_svf_work_source(&x->job, &w, e, NULL, err);
+	if (st == ST_OK && !from)
 		st = st_svf_decompose(e, w.source, x->o->svd, x->job.threads, path, &x->svd[e->index], &x->job.hooks, err);
 	st_svf_work_close(&w);
 	if (st == ST_OK)
@@ -135,33 +217,6 @@ void st_svf_export_remove_work(struct st_svf_export_run *x)
 
 /* ---- component files ---- */
 
-static enum st_status copy_tensor(struct st_writer *w, const struct st_tensor *t, struct st_error *err)
-{
-	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t), step = st_svf_step(rows, cols);
-	float *x = st_alloc_array(step * (cols ? cols : 1), sizeof *x);
-	enum st_status st = x ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
-	for (uint64_t r = 0; st == ST_OK && r < rows; r += step) {
-		uint64_t n = rows - r < step ? rows - r : step;
-		st_tensor_decode(t, r, n, x);
-		st = st_writer_append(w, x, n * cols * sizeof *x, err);
-		if (st == ST_OK)
-			st = st_check_cancel(err);
-	}
-	free(x);
-	return st;
-}
-
-static enum st_status finish_file(struct st_writer *w, enum st_status st, struct st_error *err)
-{
-	const char *ignored;
-	if (st == ST_OK)
-		st = st_writer_finish(w, &ignored, err);
-	if (st == ST_OK)
-		return st_writer_commit(w, err);
-	st_writer_abort(w);
-	return st;
-}
-
 enum st_status st_svf_export_components(struct st_svf_export_run *x, const char *path, struct st_error *err)
 {
 	struct st_tensor_spec *specs = st_arena_alloc(&x->job.arena, 3 * x->n_list, sizeof *specs);
@@ -170,25 +225,9 @@ enum st_status st_svf_export_components(struct st_svf_export_run *x, const char 
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < x->n_list; i++) {
 		const struct st_svf_entry *e = st_svf_export_entry(x, i);
-		struct st_svf_factors f;
-		ST_TRY(st_svf_factors_open(st_svf_job_factors(&x->job, e), e, x->job.layout, &f, err));
-		const struct st_tensor *t[3] = { f.u, f.s_view, f.v_view };
-		st_svf_factors_close(&f);
-		for (size_t k = 0; k < 3; k++) {
-			from[3 * i + k] = t[k];
-			specs[3 * i + k] = (struct st_tensor_spec){ st_arena_printf(&x->job.arena, "svd.%c.%s", "USV"[k], e->safe), ST_DTYPE_F32, t[k]->ndim,
-			                                            { t[k]->shape[0], t[k]->ndim > 1 ? t[k]->shape[1] : 0 } };
-			if (!specs[3 * i + k].name)
-				return st_fail(err, ST_ERR_NOMEM, "out of memory");
-		}
+		ST_TRY(component_specs(x, e, e, from + 3 * i, specs + 3 * i, err));
 	}
-	const struct st_write_plan plan = { .format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = 3 * x->n_list, .pad_header = true };
-	struct st_writer *w;
-	ST_TRY(st_writer_open(path, &plan, &w, err));
-	enum st_status st = ST_OK;
-	for (size_t i = 0; st == ST_OK && i < 3 * x->n_list; i++)
-		st = copy_tensor(w, from[i], err);
-	return finish_file(w, st, err);
+	return write_components(path, from, specs, 3 * x->n_list, err);
 }
 
 enum st_status st_svf_export_scales(struct st_svf_export_run *x, const char *path, struct st_error *err)

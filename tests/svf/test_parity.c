@@ -160,7 +160,21 @@ static void test_export_files(void **state)
 	assert_string_equal(json_string_value(at(v, "label", NULL)), "python_safetensors_readback_torch_v_final_bf16");
 	assert_true(json_number_value(at(v, "zero_offset_max_abs_error_vs_source", NULL)) < 1e-5);
 	json_decref(m);
+	/* Embedding and head are one matrix and so have one decomposition: factors, offsets of its own. */
+	json_t *list = at(r, "selected_tensor_components", NULL), *first = json_array_get(list, 0), *last = json_array_get(list, 8);
+	assert_true(json_number_value(at(first, "svd", "seconds")) > 0 && json_number_value(at(last, "svd", "seconds")) == 0);
+	assert_true(json_equal(at(first, "svd", "relative_residual"), at(last, "svd", "relative_residual")));
 	json_decref(r);
+	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_components.safetensors"), &c, &err), &err);
+	for (size_t k = 0; k < 3; k++) {
+		char fmt[16];
+		snprintf(fmt, sizeof fmt, "svd.%c.%%s", "USV"[k]);
+		float *a = fx_values(c, fmt, "model.embed_tokens.weight"), *b = fx_values(c, fmt, "lm_head.weight");
+		assert_memory_equal(a, b, 4 * (k == 0 ? 512 * 64 : k == 1 ? 64 : 64 * 64));
+		free(a);
+		free(b);
+	}
+	st_container_close(c);
 	/* Nothing is left of the work. */
 	assert_int_not_equal(access(fx_path(&fx, "python.json.work"), F_OK), 0);
 }
