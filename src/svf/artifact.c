@@ -82,8 +82,8 @@ static enum st_status load_tensor(struct st_svf_artifact *a, size_t i, const jso
 	t->t = st_container_find(t->c, key);
 	enum st_status st = ST_OK;
 	if (!t->t || t->t->ndim != 2 || t->t->shape[0] != shape[0] || t->t->shape[1] != shape[1] || t->t->layout != ST_LAYOUT_ROWS)
-		st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is not the [%llu, %llu] that the manifest says", (unsigned long long)shape[0],
-		                (unsigned long long)shape[1]);
+		st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is not the [%llu, %llu] that the manifest says",
+		                (unsigned long long)shape[0], (unsigned long long)shape[1]);
 	else if (t->t->dtype != ST_DTYPE_BF16) /* and a type of blocks could not be read through its strides */
 		st = st_fail_at(err, ST_ERR_FORMAT, t->t->offset, key, "is %s; a checkpoint is BF16", st_dtype_info(t->t->dtype)->name);
 	if (st != ST_OK) {

@@ -30,8 +30,8 @@ static enum st_status digest_of(const struct st_svf_set *s, enum st_svf_stage i,
 	return st_sha256_hex(s->t[i]->data, s->t[i]->n_bytes, hex, err);
 }
 
-static enum st_status measure_numbers(struct st_svf_metrics *m, const struct st_tensor *a, const struct st_tensor *b, bool ulps, int threads,
-                                      struct st_error *err)
+static enum st_status measure_numbers(struct st_svf_metrics *m, const struct st_tensor *a, const struct st_tensor *b, bool ulps,
+                                      int threads, struct st_error *err)
 {
 	if (a->n_elems == 0)
 		return ST_OK; /* of however many rows */
@@ -314,7 +314,8 @@ static json_t *stage_json(const struct st_svf_comparison *c, const struct st_svf
 
 static char *as_json(const struct st_svf_comparison *c)
 {
-	json_t *o = json_object(), *tensors = json_array(), *findings = json_array(), *missing = json_array(), *copies = json_array(), *cov = json_object();
+	json_t *o = json_object(), *tensors = json_array(), *findings = json_array(), *missing = json_array(), *copies = json_array();
+	json_t *cov = json_object();
 	for (size_t i = 0; i < c->n_matches; i++) {
 		const struct st_svf_match *m = &c->matches[i];
 		json_t *t = json_object(), *stages = json_array();

@@ -594,8 +594,8 @@ static void contradictions(struct st_svf_comparison *c, const struct st_svf_matc
 			char far[64] = "empty or not finite";
 			if (got->count && !got->nonfinite_a && !got->nonfinite_b)
 				snprintf(far, sizeof far, "max %.3g, mean %.3g", got->max_abs, mine);
-			st_svf_find(c, "svf.contradiction", b->source_name, stage_name((int)s), true, "%c's report says this stage %s, its files say that it %s (%s)",
-			            side_name, says ? "passed" : "failed", pass ? "passes" : "fails", far);
+			st_svf_find(c, "svf.contradiction", b->source_name, stage_name((int)s), true,
+			            "%c's report says this stage %s, its files say that it %s (%s)", side_name, says ? "passed" : "failed", pass ? "passes" : "fails", far);
 		} else if (json_is_true(json_object_get(found, "byte_match")) && !m->byte_match[s]) {
 			st_svf_find(c, "svf.contradiction", b->source_name, stage_name((int)s), true, "%c's report says that the bytes match, %llu elements differ",
 			            side_name, (unsigned long long)m->metrics[s].mismatched);

@@ -218,7 +218,8 @@ static enum st_status choose(struct st_svf_export_run *x, struct st_error *err)
 /* Opens what is left of the inputs; nothing that will be written may be one. */
 static enum st_status keep_inputs(struct st_svf_export_run *x, const char *dir, struct st_error *err)
 {
-	static const char *const written[] = { ST_SVF_COMPONENTS, ST_SVF_SCALES, ST_SVF_DEBUG_MANIFEST }, *const stages[] = { ST_SVF_STAGE_FILE, ST_SVF_ALL_STAGE_FILE };
+	static const char *const written[] = { ST_SVF_COMPONENTS, ST_SVF_SCALES, ST_SVF_DEBUG_MANIFEST };
+	static const char *const stages[] = { ST_SVF_STAGE_FILE, ST_SVF_ALL_STAGE_FILE };
 	const struct st_svf_export_options *o = x->o;
 	struct st_arena *a = &x->job.arena;
 	x->work_path = st_arena_printf(a, "%s.work", o->out);

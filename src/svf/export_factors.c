@@ -22,9 +22,10 @@ static char *work_key(struct st_svf_export_run *x, const struct st_svf_entry *e)
 {
 	bool composed = st_svf_job_before(&x->job, e) != NULL;
 	const char *environment = st_svf_environment_key(&x->job.arena, x->job.threads);
-	return environment ? st_arena_printf(&x->job.arena, "3|%s|%s|%d|%d|%s|%s|%s", x->job.base.sha256, e->source_name, (int)x->o->svd, (int)x->o->model_bf16,
-	                                     environment, composed ? x->job.vector.sha256_f32 : "", composed ? x->job.ref.file_sha256 : "")
-	                   : NULL;
+	if (!environment)
+		return NULL;
+	return st_arena_printf(&x->job.arena, "3|%s|%s|%d|%d|%s|%s|%s", x->job.base.sha256, e->source_name, (int)x->o->svd, (int)x->o->model_bf16,
+	                       environment, composed ? x->job.vector.sha256_f32 : "", composed ? x->job.ref.file_sha256 : "");
 }
 
 static double real_of(const json_t *o, const char *key) { return json_number_value(json_object_get(o, key)); }
@@ -151,8 +152,8 @@ static const struct st_svf_entry *same_matrix(const struct st_svf_export_run *x,
 	return NULL;
 }
 
-static enum st_status take_factors(struct st_svf_export_run *x, const struct st_svf_entry *from, const struct st_svf_entry *e, const char *path,
-                                   struct st_error *err)
+static enum st_status take_factors(struct st_svf_export_run *x, const struct st_svf_entry *from, const struct st_svf_entry *e,
+                                   const char *path, struct st_error *err)
 {
 	const struct st_tensor *t[3];
 	struct st_tensor_spec specs[3];

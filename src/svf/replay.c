@@ -28,8 +28,10 @@ static void check_digests(const struct st_svf_replay_run *x, const struct st_svf
 		t->shape_match[s] = t->byte_match[s] = sha && strcmp(sha, t->summary[s].sha256) == 0;
 		/* The same bytes: what is true of ours is true of theirs. Different digests say that something is apart and not how far. */
 		const struct st_svf_summary *ours = &t->summary[s];
-		t->metrics[s] = t->byte_match[s] ? (struct st_svf_metrics){ .count = ours->n, .nonfinite_a = ours->nonfinite, .nonfinite_b = ours->nonfinite }
-		                                 : (struct st_svf_metrics){ .count = 1, .apart = 1, .max_abs = INFINITY };
+		if (t->byte_match[s])
+			t->metrics[s] = (struct st_svf_metrics){ .count = ours->n, .nonfinite_a = ours->nonfinite, .nonfinite_b = ours->nonfinite };
+		else
+			t->metrics[s] = (struct st_svf_metrics){ .count = 1, .apart = 1, .max_abs = INFINITY };
 	}
 }
 
@@ -326,7 +328,8 @@ static enum st_status prepare(struct st_svf_replay_run *x, struct st_error *err)
 		x->total += e->rows * ((uint64_t)sample + o->all_selected);
 	}
 	if (o->source_from_python)
-		st_svf_warn(x->warnings, &x->job.hooks, st_svf_stage_names[ST_SVF_SOURCE], "is copied from the other side's stages, its check proves nothing");
+		st_svf_warn(x->warnings, &x->job.hooks, st_svf_stage_names[ST_SVF_SOURCE],
+		            "is copied from the other side's stages, its check proves nothing");
 	if (n == 0)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--selected-source-filter", "\"%.100s\" is in no selected tensor's name", o->filter ? o->filter : "");
 	ST_TRY(check_scales(x, err));

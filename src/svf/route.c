@@ -155,8 +155,8 @@ static enum st_status check_finite(const float *x, size_t n, const char *what, s
 {
 	for (size_t i = 0; i < n; i++)
 		if (!isfinite(x[i]))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what, "number %zu is %g: the model or the artifact holds numbers that are not finite, or too large",
-			                  i, (double)x[i]);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what,
+			                  "number %zu is %g: the model or the artifact holds numbers that are not finite, or too large", i, (double)x[i]);
 	return ST_OK;
 }
 
@@ -268,8 +268,8 @@ static enum st_status check_base(struct route *x, struct st_error *err)
 	/* Artifacts of other tools do not say. */
 	if (!json_is_string(made_from) || strcmp(json_string_value(made_from), x->base_sha256) == 0)
 		return ST_OK;
-	enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "base_model_sha256", "is %.64s, the artifact was made from %.64s", x->base_sha256,
-	                               json_string_value(made_from));
+	enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "base_model_sha256", "is %.64s, the artifact was made from %.64s",
+	                               x->base_sha256, json_string_value(made_from));
 	st_error_in(err, x->o->model);
 	return st;
 }

@@ -284,8 +284,8 @@ double st_svf_orthogonality(const float *x, uint64_t n, uint64_t k, bool turned)
 /* ---- reports (evidence.c) ---- */
 
 json_t *st_svf_environment(int threads, const char *svd);
-/* The same as one line, in the arena: what an earlier run left is taken over where this has not changed, so that a report's environment is that
- * of everything in it. NULL when out of memory. */
+/* The same as one line, in the arena: what an earlier run left is taken over where this has not changed, so that a report's
+ * environment is that of everything in it. NULL when out of memory. */
 char *st_svf_environment_key(struct st_arena *a, int threads);
 /* {path, role, bytes, sha256}; appended to files. */
 ST_MUST_CHECK enum st_status st_svf_add_file(json_t *files, const char *role, const char *path, struct st_error *err);
