@@ -366,25 +366,36 @@ static void test_passed(void **state)
 	}
 }
 
-static size_t tasks(void)
+struct tasks { char id[256][16]; size_t n; };
+
+static void list_tasks(struct tasks *t)
 {
 	DIR *d = opendir("/proc/self/task");
-	size_t n = 0;
+	t->n = 0;
 	assert_non_null(d);
-	while (readdir(d))
-		n++;
+	for (struct dirent *e; (e = readdir(d)) && t->n < 256;)
+		snprintf(t->id[t->n++], sizeof t->id[0], "%.15s", e->d_name);
 	closedir(d);
-	return n;
 }
 
-/* OpenMP keeps a team of workers for each thread that asks for one: a fresh thread starts without. */
+/* OpenMP keeps a team of workers for each thread that asks for one: a fresh thread starts without. Those of an earlier
+ * one may be about to end. */
 static void *measure(void *threads)
 {
 	static float x[200000];
 	struct st_svf_metrics m = { .want = 1 };
-	size_t before = tasks();
+	struct tasks before, after;
+	int fresh = 0;
+	list_tasks(&before);
 	st_svf_metrics_add(&m, x, x, 200000, 0, false, *(int *)threads);
-	*(int *)threads = (int)(tasks() - before);
+	list_tasks(&after);
+	for (size_t i = 0; i < after.n; i++) {
+		bool old = false;
+		for (size_t k = 0; k < before.n; k++)
+			old |= strcmp(after.id[i], before.id[k]) == 0;
+		fresh += !old;
+	}
+	*(int *)threads = fresh;
 	return NULL;
 }
 
