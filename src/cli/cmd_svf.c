@@ -87,7 +87,7 @@ static int run_export(struct cli *c, void *p)
 		.readback_dir = o->readback_dir, .all_selected = o->all, .decompose_all = o->decompose, .strict_hash = o->strict, .no_components = o->no_components,
 		.no_stages = o->no_stages, .digest = is(o->storage, "digest"), .model_bf16 = is(o->model_dtype, "bfloat16"), .vector_f64 = is(o->vector_dtype, "float64"),
 		.layout = (enum st_svf_layout)choice(o->layout, layouts), .tie = (enum st_svf_tie)choice(o->tie, ties),
-		.svd = is(o->svd, "gesvj") ? ST_SVF_GESVJ : ST_SVF_GESDD, .chunk_rows = o->chunk_rows, .threads = (int)o->threads, .hooks = cli_hooks(c),
+		.svd = is(o->svd, "gesvj") ? ST_SVF_GESVJ : ST_SVF_GESDD, .chunk_rows = o->chunk_rows, .threads = cli_threads(o->threads), .hooks = cli_hooks(c),
 	};
 	c->undone = "the report was not written; factors that are done are taken over by the next run";
 	return finish(c, o->json, st_svf_export(&x, &r, &err), &r, &err);
@@ -157,7 +157,7 @@ static int run_replay(struct cli *c, void *p)
 		.components_dir = o->components, .python_report = o->python, .reference = o->reference, .vector = o->vector, .model = o->model,
 		.stage_dir = o->stage_dir, .out = o->out, .filter = o->filter, .preferred_only = o->preferred, .source_from_python = o->from_python,
 		.all_selected = o->all, .digest = is(o->storage, "digest"), .check_f64 = o->check != NULL, .model_bf16 = is(o->model_dtype, "bfloat16"),
-		.tie = o->tie ? choice(o->tie, ties) : -1, .chunk_rows = o->chunk_rows, .threads = (int)o->threads, .hooks = cli_hooks(c),
+		.tie = o->tie ? choice(o->tie, ties) : -1, .chunk_rows = o->chunk_rows, .threads = cli_threads(o->threads), .hooks = cli_hooks(c),
 	};
 	c->undone = "the report was not written; tensors that are done are taken over by the next run";
 	return finish(c, o->json, st_svf_replay(&x, &r, &err), &r, &err);
@@ -218,7 +218,7 @@ static int run_compare(struct cli *c, void *p)
 	struct st_error err = ST_ERROR_INIT;
 	const struct st_svf_compare_options x = {
 		.a = o->a, .b = o->b, .tolerances = o->tolerances, .strict_python = o->strict_python, .strict_reference = o->strict_reference, .top = o->top,
-		.threads = (int)o->threads, .hooks = cli_hooks(c),
+		.threads = cli_threads(o->threads), .hooks = cli_hooks(c),
 	};
 	return finish(c, o->json, st_svf_compare(&x, &r, &err), &r, &err);
 }
@@ -229,7 +229,9 @@ const struct cli_command cmd_svf_compare = {
 	.description =
 		"Measures every stage again from the stage files that the reports name; a report's own verdict is only checked. Prints per stage whether it "
 		"is required and passed, whether the bytes are equal, largest and mean difference, how many elements differ, the distances of bf16 "
-		"results in units of the last place, and the worst elements with their positions. Tensors or stages that one side lacks are a fault.\n\n"
+		"results in units of the last place, and the worst elements with their positions. Tensors or stages that one side lacks make the "
+		"verdict incomplete, as does a source that one side copied from the other (--source-from-python-stage) where it is required. Empty "
+		"stages and numbers that are not finite never pass. A report is not compared with itself, nor a stage file.\n\n"
 		"Known mistakes are named: the third factor in another layout, spans in alphabetical order or swapped, offsets rounded to bf16, the "
 		"scalar before the product, a truncating cast, a square matrix left as it is, another policy for tied tensors, products of reduced "
 		"precision, stage files or verdicts that do not belong to the report.\n\n"
@@ -239,7 +241,7 @@ const struct cli_command cmd_svf_compare = {
 		"stele svf compare --tolerances f32 --top-diffs 10 python.json replay.json",
 	.exit_status =
 		"0  the two match\n"
-		"1  a required stage fails, something is missing, or a fault is named\n"
+		"1  a required stage fails, something is missing or proves nothing, or a fault is named\n"
 		"2  trouble: usage, unusable input",
 	.options = compare_options,
 	.positionals = compare_positionals,
@@ -282,7 +284,7 @@ static int run_apply(struct cli *c, void *p)
 	const struct st_svf_apply_options x = {
 		.model = o->model, .reference = o->reference, .vector = o->vector, .components = o->components, .out = o->out,
 		.layout = (enum st_svf_layout)choice(o->layout, layouts), .tie = (enum st_svf_tie)choice(o->tie, ties), .force = o->force,
-		.model_bf16 = is(o->model_dtype, "bfloat16"), .chunk_rows = o->chunk_rows, .threads = (int)o->threads, .hooks = cli_hooks(c),
+		.model_bf16 = is(o->model_dtype, "bfloat16"), .chunk_rows = o->chunk_rows, .threads = cli_threads(o->threads), .hooks = cli_hooks(c),
 	};
 	c->undone = "the artifact is not complete; the same command goes on with it";
 	return finish(c, o->json, st_svf_apply(&x, &r, &err), &r, &err);
@@ -336,7 +338,7 @@ static int run_route(struct cli *c, void *p)
 	uint32_t *ids = NULL;
 	struct st_svf_route_options x = {
 		.artifact = o->artifact, .model = o->model, .message = o->message, .role = o->role, .transcript = o->transcript, .out = o->out, .mode = o->mode,
-		.threads = (int)o->threads, .hooks = cli_hooks(c),
+		.threads = cli_threads(o->threads), .hooks = cli_hooks(c),
 	};
 	if (o->tokens && cli_parse_tokens(o->tokens, strlen(o->tokens), &ids, &x.n_tokens, &err) != ST_OK)
 		return cli_fail(c, &err);

@@ -13,6 +13,7 @@
 
 #include "base/map.h"
 #include "base/mem.h"
+#include "format/json.h"
 
 #include <jansson.h>
 
@@ -123,18 +124,6 @@ static inline const char *st_kv_next_str(const uint8_t **p, size_t *len)
 	*len = (size_t)n;
 	return s;
 }
-
-/* Parse JSON text of a file: duplicate keys rejected, byte position in errors, depth bounded
- * by jansson. `origin` is the file offset of text. Text whose tree would take far more memory
- * than any honest document of its size is refused unparsed. */
-ST_MUST_CHECK enum st_status st_json_parse(const char *text, uint64_t n, uint64_t origin, json_t **out, struct st_error *err);
-/* The same with the caller's own bound on the tree's memory, in bytes. */
-ST_MUST_CHECK enum st_status st_json_parse_within(const char *text, uint64_t n, uint64_t origin, uint64_t budget, json_t **out,
-                                                  struct st_error *err);
-/* json_dumps(), but NULL instead of a text that lacks something when memory runs out on the way, and for a NULL. */
-char *st_json_print(const json_t *j, size_t flags);
-/* Map and parse a small JSON file; *out = NULL when the file does not exist. */
-ST_MUST_CHECK enum st_status st_json_load(const char *path, json_t **out, struct st_error *err);
 
 /* Readers, one file each. */
 enum st_status st_gguf_open(struct st_container *c, const char *path, struct st_error *err);

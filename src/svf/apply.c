@@ -104,7 +104,7 @@ static enum st_status make_checkpoint(struct apply *x, const struct st_svf_entry
 
 static enum st_status save_manifest(struct apply *x, struct st_error *err)
 {
-	st_svf_put(x->manifest, "updated_at", st_svf_now());
+	st_json_put(x->manifest, "updated_at", st_json_now());
 	return st_svf_write_json(x->manifest_path, x->manifest, err);
 }
 
@@ -135,9 +135,9 @@ static enum st_status apply_one(struct apply *x, size_t i, struct st_error *err)
 	ST_TRY(make_checkpoint(x, e, path, &zero_error, err));
 	ST_TRY(st_svf_file_sha256(path, hex, err));
 	json_t *o = entry_json(x, i);
-	st_svf_put(o, "status", json_string("complete"));
-	st_svf_put(o, "checkpoint_sha256", json_string(hex));
-	st_svf_put(o, "python_component_zero_error", st_svf_number(zero_error));
+	st_json_put(o, "status", json_string("complete"));
+	st_json_put(o, "checkpoint_sha256", st_json_text(hex));
+	st_json_put(o, "python_component_zero_error", st_json_number(zero_error));
 	fprintf(x->text, "%s: %s\n", e->source_name, hex);
 	return save_manifest(x, err);
 }
@@ -165,7 +165,7 @@ static enum st_status write_head(struct apply *x, struct st_error *err)
 	}
 	ST_TRY(st_writer_commit(w, err));
 	ST_TRY(st_svf_file_sha256(path, hex, err));
-	st_svf_put(x->manifest, "router_head_sha256", json_string(hex));
+	st_json_put(x->manifest, "router_head_sha256", st_json_text(hex));
 	fprintf(x->text, "router head [%llu, %llu]: %s\n", (unsigned long long)r->head_rows, (unsigned long long)r->head_cols, hex);
 	return save_manifest(x, err);
 }
@@ -187,29 +187,29 @@ static json_t *seed_entry(struct apply *x, const struct st_svf_entry *e)
 {
 	json_t *o = json_object(), *keys = json_object();
 	uint64_t shape[2] = { e->turned ? e->cols : e->rows, e->turned ? e->rows : e->cols };
-	st_svf_put(keys, "u", json_sprintf("svd.U.%s", e->safe));
-	st_svf_put(keys, "s", json_sprintf("svd.S.%s", e->safe));
-	st_svf_put(keys, "v", json_sprintf("svd.V.%s", e->safe));
-	st_svf_put(keys, "scale", json_sprintf("svf.scale_offsets.%s", e->safe));
-	st_svf_put(o, "index", json_integer((json_int_t)e->index + 1));
-	st_svf_put(o, "path", json_string(e->target_name));
-	st_svf_put(o, "source_name", json_string(e->source_name));
-	st_svf_put(o, "artifact_key", json_string(e->target_name));
-	st_svf_put(o, "segments", segments(e->target_name));
-	st_svf_put(o, "shape", st_svf_shape(shape, 2));
-	st_svf_put(o, "type", json_string("{:bf, 16}"));
-	st_svf_put(o, "source_type", json_string("{:bf, 16}"));
-	st_svf_put(o, "status", json_string("pending"));
-	st_svf_put(o, "offset_start", json_integer((json_int_t)e->start));
-	st_svf_put(o, "offset_end", json_integer((json_int_t)e->end));
-	st_svf_put(o, "singular_values", json_integer((json_int_t)e->k));
-	st_svf_put(o, "checkpoint_path", st_svf_string(checkpoint_name(x, e)));
-	st_svf_put(o, "checkpoint_sha256", json_null());
-	st_svf_put(o, "component_keys", keys);
-	st_svf_put(o, "python_v_layout", json_string(st_svf_layout_name(x->job.layout)));
-	st_svf_put(o, "python_component_zero_error", json_null());
-	st_svf_put(o, "target_verified", json_true());
-	st_svf_put(o, "error", json_null());
+	st_json_put(keys, "u", json_sprintf("svd.U.%s", e->safe));
+	st_json_put(keys, "s", json_sprintf("svd.S.%s", e->safe));
+	st_json_put(keys, "v", json_sprintf("svd.V.%s", e->safe));
+	st_json_put(keys, "scale", json_sprintf("svf.scale_offsets.%s", e->safe));
+	st_json_put(o, "index", json_integer((json_int_t)e->index + 1));
+	st_json_put(o, "path", st_json_text(e->target_name));
+	st_json_put(o, "source_name", st_json_text(e->source_name));
+	st_json_put(o, "artifact_key", st_json_text(e->target_name));
+	st_json_put(o, "segments", segments(e->target_name));
+	st_json_put(o, "shape", st_json_shape(shape, 2));
+	st_json_put(o, "type", json_string("{:bf, 16}"));
+	st_json_put(o, "source_type", json_string("{:bf, 16}"));
+	st_json_put(o, "status", json_string("pending"));
+	st_json_put(o, "offset_start", json_integer((json_int_t)e->start));
+	st_json_put(o, "offset_end", json_integer((json_int_t)e->end));
+	st_json_put(o, "singular_values", json_integer((json_int_t)e->k));
+	st_json_put(o, "checkpoint_path", st_json_text(checkpoint_name(x, e)));
+	st_json_put(o, "checkpoint_sha256", json_null());
+	st_json_put(o, "component_keys", keys);
+	st_json_put(o, "python_v_layout", st_json_text(st_svf_layout_name(x->job.layout)));
+	st_json_put(o, "python_component_zero_error", json_null());
+	st_json_put(o, "target_verified", json_true());
+	st_json_put(o, "error", json_null());
 	return o;
 }
 
@@ -220,47 +220,47 @@ static json_t *seed_manifest(struct apply *x, const char *components_sha)
 	uint64_t head[2] = { r->head_rows, r->head_cols };
 	for (size_t i = 0; i < r->n; i++)
 		json_array_append_new(list, seed_entry(x, &r->entries[i]));
-	st_svf_put(source, "scale_count", json_integer((json_int_t)r->n_scales));
-	st_svf_put(source, "hidden_size", json_integer((json_int_t)r->head_cols));
-	st_svf_put(source, "output_count", json_integer((json_int_t)r->head_rows));
-	st_svf_put(split, "scale_count", json_integer((json_int_t)r->n_scales));
-	st_svf_put(split, "head_count", json_integer((json_int_t)(r->head_rows * r->head_cols)));
-	st_svf_put(m, "artifact_version", json_integer(1));
-	st_svf_put(m, "status", json_string("running"));
-	st_svf_put(m, "export_complete", json_false());
-	st_svf_put(m, "partial_debug_only", json_false());
-	st_svf_put(m, "created_at", st_svf_now());
-	st_svf_put(m, "updated_at", st_svf_now());
-	st_svf_put(m, "base_model_repo", json_string(x->o->model));
-	st_svf_put(m, "base_model_sha256", json_string(x->job.base.sha256));
+	st_json_put(source, "scale_count", json_integer((json_int_t)r->n_scales));
+	st_json_put(source, "hidden_size", json_integer((json_int_t)r->head_cols));
+	st_json_put(source, "output_count", json_integer((json_int_t)r->head_rows));
+	st_json_put(split, "scale_count", json_integer((json_int_t)r->n_scales));
+	st_json_put(split, "head_count", json_integer((json_int_t)(r->head_rows * r->head_cols)));
+	st_json_put(m, "artifact_version", json_integer(1));
+	st_json_put(m, "status", json_string("running"));
+	st_json_put(m, "export_complete", json_false());
+	st_json_put(m, "partial_debug_only", json_false());
+	st_json_put(m, "created_at", st_json_now());
+	st_json_put(m, "updated_at", st_json_now());
+	st_json_put(m, "base_model_repo", st_json_text(x->o->model));
+	st_json_put(m, "base_model_sha256", st_json_text(x->job.base.sha256));
 	/* Names that readers of these artifacts ask for. */
-	st_svf_put(m, "bumblebee_module", json_string("Bumblebee.Text.Qwen3"));
-	st_svf_put(m, "architecture", json_string("for_causal_language_modeling"));
-	st_svf_put(m, "xla_target", json_string("cpu"));
-	st_svf_put(m, "export_backend", json_string("stele"));
-	st_svf_put(m, "importer", json_sprintf("stele %s", st_version()));
-	st_svf_put(m, "python_manifest_path", json_null());
-	st_svf_put(m, "reference_manifest_path", json_string(x->o->reference));
-	st_svf_put(m, "reference_manifest_sha256", json_string(r->file_sha256));
-	st_svf_put(m, "source_vector_path", json_string(x->o->vector));
-	st_svf_put(m, "source_vector_tensor", json_string(ST_SVF_VECTOR_KEY));
-	st_svf_put(m, "source_vector_shape", st_svf_shape(&x->job.vector.n, 1));
-	st_svf_put(m, "source_vector_sha256", json_string(x->job.vector.safetensors_sha256));
-	st_svf_put(m, "components_sha256", json_string(components_sha));
-	st_svf_put(m, "scale_offset_count", json_integer((json_int_t)r->n_scales));
-	st_svf_put(m, "router_head_shape", st_svf_shape(head, 2));
-	st_svf_put(m, "router_head_artifact", json_string(ST_SVF_HEAD_FILE));
-	st_svf_put(m, "router_head_tensor_key", json_string(ST_SVF_HEAD_KEY));
-	st_svf_put(m, "router_head_sha256", json_null());
-	st_svf_put(m, "adapted_tensors_artifact", json_string("adapted_tensors.safetensors"));
-	st_svf_put(m, "artifact_layout", json_string("checkpoint_directory"));
-	st_svf_put(m, "selected_tensor_count", json_integer((json_int_t)r->n));
-	st_svf_put(m, "selected_singular_value_count", json_integer((json_int_t)r->n_scales));
-	st_svf_put(m, "selected_tensors", list);
-	st_svf_put(m, "source_split", source);
-	st_svf_put(m, "split", split);
-	st_svf_put(m, "tie_policy", json_string(st_svf_tie_name(x->job.tie)));
-	st_svf_put(m, "environment", st_svf_environment(x->job.threads, NULL));
+	st_json_put(m, "bumblebee_module", json_string("Bumblebee.Text.Qwen3"));
+	st_json_put(m, "architecture", json_string("for_causal_language_modeling"));
+	st_json_put(m, "xla_target", json_string("cpu"));
+	st_json_put(m, "export_backend", json_string("stele"));
+	st_json_put(m, "importer", json_sprintf("stele %s", st_version()));
+	st_json_put(m, "python_manifest_path", json_null());
+	st_json_put(m, "reference_manifest_path", st_json_text(x->o->reference));
+	st_json_put(m, "reference_manifest_sha256", st_json_text(r->file_sha256));
+	st_json_put(m, "source_vector_path", st_json_text(x->o->vector));
+	st_json_put(m, "source_vector_tensor", st_json_text(ST_SVF_VECTOR_KEY));
+	st_json_put(m, "source_vector_shape", st_json_shape(&x->job.vector.n, 1));
+	st_json_put(m, "source_vector_sha256", st_json_text(x->job.vector.safetensors_sha256));
+	st_json_put(m, "components_sha256", st_json_text(components_sha));
+	st_json_put(m, "scale_offset_count", json_integer((json_int_t)r->n_scales));
+	st_json_put(m, "router_head_shape", st_json_shape(head, 2));
+	st_json_put(m, "router_head_artifact", st_json_text(ST_SVF_HEAD_FILE));
+	st_json_put(m, "router_head_tensor_key", st_json_text(ST_SVF_HEAD_KEY));
+	st_json_put(m, "router_head_sha256", json_null());
+	st_json_put(m, "adapted_tensors_artifact", json_string("adapted_tensors.safetensors"));
+	st_json_put(m, "artifact_layout", json_string("checkpoint_directory"));
+	st_json_put(m, "selected_tensor_count", json_integer((json_int_t)r->n));
+	st_json_put(m, "selected_singular_value_count", json_integer((json_int_t)r->n_scales));
+	st_json_put(m, "selected_tensors", list);
+	st_json_put(m, "source_split", source);
+	st_json_put(m, "split", split);
+	st_json_put(m, "tie_policy", st_json_text(st_svf_tie_name(x->job.tie)));
+	st_json_put(m, "environment", st_svf_environment(x->job.threads, NULL));
 	return m;
 }
 
@@ -289,12 +289,16 @@ static enum st_status resume(struct apply *x, struct st_error *err)
 		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, key, "the folder holds an artifact of other inputs; --force starts over");
 		st_error_in(err, x->manifest_path);
 	}
-	for (size_t i = 0; !key && i < x->job.ref.n; i++) {
+	/* Of the same inputs, but another version's or computed otherwise: made again, so that the manifest's environment is true of all. */
+	bool same = json_equal(json_object_get(old, "environment"), json_object_get(x->manifest, "environment"));
+	if (!key && !same)
+		st_svf_log(&x->job.hooks, "what is there was made by another version, library or number of threads: made again");
+	for (size_t i = 0; !key && same && i < x->job.ref.n; i++) {
 		const json_t *o = json_array_get(json_object_get(old, "selected_tensors"), i);
 		static const char *const kept[] = { "status", "checkpoint_sha256", "python_component_zero_error" };
 		for (size_t k = 0; o && k < 3; k++)
 			if (json_object_get(o, kept[k]))
-				st_svf_put(entry_json(x, i), kept[k], json_incref(json_object_get(o, kept[k])));
+				st_json_put(entry_json(x, i), kept[k], json_incref(json_object_get(o, kept[k])));
 	}
 	json_decref(old);
 	return st;
@@ -324,6 +328,20 @@ static enum st_status open_components(struct apply *x, struct st_error *err)
 	return ST_OK;
 }
 
+/* None of the files that will be written may be an input. */
+static enum st_status keep_inputs(struct apply *x, struct st_error *err)
+{
+	static const char *const names[] = { ST_SVF_MANIFEST, ST_SVF_HEAD_FILE };
+	struct st_arena *a = &x->job.arena;
+	for (size_t i = 0; i < 2; i++)
+		ST_TRY(st_svf_job_keep(&x->job, st_svf_path(a, x->o->out, names[i]), err));
+	for (size_t i = 0; i < x->job.ref.n; i++) {
+		const char *name = checkpoint_name(x, &x->job.ref.entries[i]);
+		ST_TRY(st_svf_job_keep(&x->job, name ? st_svf_path(a, x->o->out, name) : NULL, err));
+	}
+	return ST_OK;
+}
+
 /* What would make the run fail half way, asked before the folder is made: sums that cannot be divided by. */
 static enum st_status dry_run(struct apply *x, struct st_error *err)
 {
@@ -342,12 +360,13 @@ static enum st_status run(struct apply *x, struct st_error *err)
 	struct st_svf_artifact check;
 	ST_TRY(st_svf_job_open(&x->job, o->vector, o->reference, o->model, o->model_bf16, err));
 	ST_TRY(open_components(x, err));
+	ST_TRY(keep_inputs(x, err));
 	ST_TRY(dry_run(x, err));
 	st_svf_log(&x->job.hooks, "hashing %s", st_container_path(x->job.factors));
 	ST_TRY(st_container_sha256(x->job.factors, components, err));
 	x->manifest = seed_manifest(x, components);
 	x->manifest_path = st_svf_path(&x->job.arena, o->out, ST_SVF_MANIFEST);
-	if (!x->manifest_path || !st_svf_json_ok(x->manifest))
+	if (!x->manifest_path || !st_json_ok(x->manifest))
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (access(o->out, F_OK) == 0)
 		ST_TRY(resume(x, err));
@@ -357,8 +376,8 @@ static enum st_status run(struct apply *x, struct st_error *err)
 	ST_TRY(write_head(x, err));
 	for (size_t i = 0; i < x->job.ref.n; i++)
 		ST_TRY(apply_one(x, i, err));
-	st_svf_put(x->manifest, "status", json_string("complete"));
-	st_svf_put(x->manifest, "export_complete", json_true());
+	st_json_put(x->manifest, "status", json_string("complete"));
+	st_json_put(x->manifest, "export_complete", json_true());
 	ST_TRY(save_manifest(x, err));
 	ST_TRY(st_svf_artifact_open(o->out, &check, err));
 	st_svf_artifact_close(&check);

@@ -80,9 +80,16 @@ static enum st_status load_tensor(struct st_svf_artifact *a, size_t i, const jso
 	ST_TRY(st_svf_get_shape(o, where, "shape", shape, err));
 	ST_TRY(verify_file(a, rel, json_object_get(o, "checkpoint_sha256"), t->source_name, &t->c, err));
 	t->t = st_container_find(t->c, key);
+	enum st_status st = ST_OK;
 	if (!t->t || t->t->ndim != 2 || t->t->shape[0] != shape[0] || t->t->shape[1] != shape[1] || t->t->layout != ST_LAYOUT_ROWS)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is not the [%llu, %llu] that the manifest says", (unsigned long long)shape[0],
-		                  (unsigned long long)shape[1]);
+		st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is not the [%llu, %llu] that the manifest says",
+		                (unsigned long long)shape[0], (unsigned long long)shape[1]);
+	else if (t->t->dtype != ST_DTYPE_BF16) /* and a type of blocks could not be read through its strides */
+		st = st_fail_at(err, ST_ERR_FORMAT, t->t->offset, key, "is %s; a checkpoint is BF16", st_dtype_info(t->t->dtype)->name);
+	if (st != ST_OK) {
+		st_error_in(err, st_container_path(t->c));
+		return st;
+	}
 	size_t n = strlen(t->target_name);
 	t->turned = strncmp(t->source_name, "model.layers.", 13) == 0 && n > 7 && strcmp(t->target_name + n - 7, ".kernel") == 0;
 	t->rows = shape[t->turned ? 1 : 0];

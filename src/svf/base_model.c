@@ -100,7 +100,7 @@ enum st_status st_svf_weight_rows(void *ctx, uint64_t row0, uint64_t n, float *d
 	const struct st_svf_weight_rows *r = ctx;
 	uint64_t cols = st_tensor_cols(r->w.tensor);
 	(void)err;
-#pragma omp parallel for schedule(static) if (n > 16)
+#pragma omp parallel for schedule(static) num_threads(r->threads) if (n > 16)
 	for (uint64_t i = 0; i < n; i++) {
 		float *row = dst + i * cols;
 		st_weight_decode(&r->w, row0 + i, 1, row);

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* ---- measuring ---- */
 
@@ -29,17 +30,19 @@ static enum st_status digest_of(const struct st_svf_set *s, enum st_svf_stage i,
 	return st_sha256_hex(s->t[i]->data, s->t[i]->n_bytes, hex, err);
 }
 
-static enum st_status measure_numbers(struct st_svf_match *m, enum st_svf_stage i, struct st_error *err)
+static enum st_status measure_numbers(struct st_svf_metrics *m, const struct st_tensor *a, const struct st_tensor *b, bool ulps,
+                                      int threads, struct st_error *err)
 {
-	const struct st_tensor *a = m->a->t[i], *b = m->b->t[i];
-	uint64_t rows = st_tensor_rows(a), cols = st_tensor_cols(a), step = st_svf_step(a);
-	float *x = st_alloc_array(step * (cols ? cols : 1), sizeof *x), *y = st_alloc_array(step * (cols ? cols : 1), sizeof *y);
+	if (a->n_elems == 0)
+		return ST_OK; /* of however many rows */
+	uint64_t rows = st_tensor_rows(a), cols = st_tensor_cols(a), step = st_svf_step(rows, cols);
+	float *x = st_alloc_array(step * cols, sizeof *x), *y = st_alloc_array(step * cols, sizeof *y);
 	enum st_status st = x && y ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t r = 0; st == ST_OK && r < rows; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step;
 		st_tensor_decode(a, r, n, x);
 		st_tensor_decode(b, r, n, y);
-		st_svf_metrics_add(&m->metrics[i], x, y, n * cols, r * cols, i == ST_SVF_FINAL_BF16);
+		st_svf_metrics_add(m, x, y, n * cols, r * cols, ulps, threads);
 		st = st_check_cancel(err);
 	}
 	free(x);
@@ -57,16 +60,23 @@ static enum st_status measure(struct st_svf_comparison *c, struct st_svf_match *
 		m->metrics[i].want = c->o->top && c->o->top <= ST_SVF_TOP ? c->o->top : c->o->top ? ST_SVF_TOP : 1;
 		m->measured[i] = a && b && same_shape(a, b);
 		if (m->measured[i]) {
-			ST_TRY(measure_numbers(m, i, err));
+			ST_TRY(measure_numbers(&m->metrics[i], a, b, i == ST_SVF_FINAL_BF16, c->threads, err));
 			m->shape_match[i] = true;
 			m->byte_match[i] = m->metrics[i].bits == 0 && a->dtype == b->dtype;
-			m->passed[i] = m->metrics[i].apart == 0 && m->metrics[i].max_abs <= tol->max_abs && st_svf_metrics_mean(&m->metrics[i]) <= tol->mean_abs;
+			m->passed[i] = st_svf_metrics_passed(&m->metrics[i], tol);
 		} else if (!a || !b) {
 			char x[65] = "", y[65] = "";
 			bool kx, ky;
 			ST_TRY(digest_of(m->a, i, x, &kx, err));
 			ST_TRY(digest_of(m->b, i, y, &ky, err));
-			m->byte_match[i] = m->shape_match[i] = m->passed[i] = kx && ky && strcmp(x, y) == 0;
+			m->byte_match[i] = m->shape_match[i] = kx && ky && strcmp(x, y) == 0;
+			m->passed[i] = m->byte_match[i] && (a || st_svf_record_sound(m->a->record[i])) && (b || st_svf_record_sound(m->b->record[i]));
+			/* Numbers that stand on one side alone: they too must be finite. */
+			const struct st_tensor *t = a ? a : b;
+			if (m->passed[i] && t) {
+				ST_TRY(measure_numbers(&m->metrics[i], t, t, false, c->threads, err));
+				m->passed[i] = st_svf_metrics_passed(&m->metrics[i], tol);
+			}
 		}
 		if (m->first < 0 && tol->required && !m->passed[i])
 			m->first = (int)i;
@@ -75,6 +85,21 @@ static enum st_status measure(struct st_svf_comparison *c, struct st_svf_match *
 }
 
 /* ---- what both have ---- */
+
+/* Where one side took its source from the other's stage file, or both theirs from one, that they are equal says nothing. */
+static bool copied(const struct st_svf_comparison *c)
+{
+	const struct st_svf_side *a = &c->side[0], *b = &c->side[1];
+	if (a->copies && b->copies)
+		return true;
+	return (a->copies && b->python && st_svf_made_for(a, b)) || (b->copies && a->python && st_svf_made_for(b, a));
+}
+
+/* A required check that proves nothing is no check. */
+static bool unproved(const struct st_svf_comparison *c, const struct st_svf_match *m)
+{
+	return m->copied && c->profile.stage[ST_SVF_SOURCE].required;
+}
 
 static bool complete(const struct st_svf_set *s)
 {
@@ -112,7 +137,7 @@ static enum st_status match(struct st_svf_comparison *c, struct st_error *err)
 	for (size_t i = 0; i < a->n_sets; i++) {
 		const struct st_svf_set *p = partner(b, &a->sets[i]);
 		if (p)
-			c->matches[c->n_matches++] = (struct st_svf_match){ .a = &a->sets[i], .b = p };
+			c->matches[c->n_matches++] = (struct st_svf_match){ .a = &a->sets[i], .b = p, .copied = copied(c) };
 	}
 	for (size_t side = 0; side < 2; side++)
 		for (size_t i = 0; i < c->side[side].n_claimed; i++)
@@ -120,15 +145,15 @@ static enum st_status match(struct st_svf_comparison *c, struct st_error *err)
 				expected[c->n_expected++] = c->side[side].claimed[i];
 	for (size_t i = 0; i < c->n_expected; i++) {
 		/* In either orientation, and in both where both sides have both. */
-		bool found = false, whole = true;
+		bool found = false, whole = true, proved = true;
 		for (size_t k = 0; k < c->n_matches; k++)
 			if (strcmp(c->matches[k].a->source_name, expected[i]) == 0) {
 				found = true;
 				whole &= complete(c->matches[k].a) && complete(c->matches[k].b);
+				proved &= !unproved(c, &c->matches[k]);
 			}
-		bool covered = found && whole;
-		c->n_covered += covered;
-		if (!covered)
+		c->n_covered += found && whole && proved;
+		if (!found || !whole)
 			c->missing[c->n_missing++] = expected[i];
 	}
 	return ST_OK;
@@ -165,12 +190,13 @@ static void strict_hashes(struct st_svf_comparison *c)
 		            has_hash(py, want) || has_hash(other, want) ? "only one side has" : "neither side has", want ? want : "(none)");
 }
 
-static bool failed(const struct st_svf_comparison *c)
+/* A fault before a gap: what was not compared says nothing about what was. */
+static const char *verdict(const struct st_svf_comparison *c)
 {
-	bool bad = c->n_findings > 0 || c->n_missing > 0 || c->n_matches == 0;
+	bool differ = c->n_findings > 0;
 	for (size_t i = 0; i < c->n_matches; i++)
-		bad |= c->matches[i].first >= 0;
-	return bad;
+		differ |= c->matches[i].first >= 0;
+	return differ ? "differ" : c->n_expected == 0 || c->n_covered < c->n_expected ? "incomplete" : "match";
 }
 
 /* "[row, column]" of an element. */
@@ -186,8 +212,9 @@ static void print_stage(FILE *f, const struct st_svf_comparison *c, const struct
 {
 	const struct st_svf_metrics *k = &m->metrics[s];
 	char at[64];
-	fprintf(f, "  %-19s %-8s %-6s %-5s", st_svf_stage_names[s], c->profile.stage[s].required ? "required" : "reported", m->passed[s] ? "passed" : "FAILED",
-	        m->byte_match[s] ? "equal" : "-");
+	bool copy = m->copied && s == ST_SVF_SOURCE;
+	fprintf(f, "  %-19s %-8s %-6s %-5s", st_svf_stage_names[s], c->profile.stage[s].required ? "required" : "reported",
+	        !m->passed[s] ? "FAILED" : copy ? "copied" : "passed", m->byte_match[s] ? "equal" : "-");
 	if (!m->measured[s]) {
 		fprintf(f, " %s\n", m->byte_match[s] ? "(digests)" : m->a->t[s] && m->b->t[s] ? "shapes differ" : m->a->t[s] || m->a->digest[s]
 		        ? m->b->t[s] || m->b->digest[s] ? "digests differ" : "missing in B" : "missing in A");
@@ -224,6 +251,10 @@ static char *as_text(const struct st_svf_comparison *c)
 		stages += ST_SVF_STAGES;
 	}
 	fprintf(f, "coverage: %zu of %zu tensors, %zu stages compared\n", c->n_covered, c->n_expected, stages);
+	for (size_t i = 0; i < c->n_matches; i++)
+		if (c->matches[i].copied)
+			fprintf(f, "copied: source_f32 of %s [%s] is the other side's own, its check proves nothing\n", c->matches[i].a->source_name,
+			        c->matches[i].a->target ? "target" : "source");
 	for (size_t i = 0; i < c->n_missing; i++)
 		fprintf(f, "missing: %s is not on both sides with all ten stages\n", c->missing[i]);
 	for (size_t i = 0; i < c->n_matches; i++)
@@ -234,7 +265,7 @@ static char *as_text(const struct st_svf_comparison *c)
 		fprintf(f, "cause: %s%s%s%s%s: %s%s\n", d->code, d->tensor[0] ? " in " : "", d->tensor, d->stage[0] ? " at " : "", d->stage, d->text,
 		        d->confirmed ? "" : " (not confirmed)");
 	}
-	fprintf(f, "verdict: %s\n", failed(c) ? "differ" : "match");
+	fprintf(f, "verdict: %s\n", verdict(c));
 	if (fclose(f) != 0) {
 		free(s);
 		return NULL;
@@ -247,78 +278,108 @@ static json_t *stage_json(const struct st_svf_comparison *c, const struct st_svf
 	static const char *const classes[ST_SVF_ULPS] = { "0", "1", "2", "3-4", "5-16", "17-256", "more", "not_finite" };
 	const struct st_svf_metrics *k = &m->metrics[s];
 	json_t *o = json_object(), *tol = json_object(), *worst = json_array();
-	st_svf_put(tol, "max_abs_error", json_real(c->profile.stage[s].max_abs));
-	st_svf_put(tol, "mean_abs_error", json_real(c->profile.stage[s].mean_abs));
-	st_svf_put(o, "stage", json_string(st_svf_stage_names[s]));
-	st_svf_put(o, "required", json_boolean(c->profile.stage[s].required));
-	st_svf_put(o, "passed", json_boolean(m->passed[s]));
-	st_svf_put(o, "byte_match", json_boolean(m->byte_match[s]));
-	st_svf_put(o, "shape_match", json_boolean(m->shape_match[s]));
-	st_svf_put(o, "tolerance", tol);
-	st_svf_put(o, "max_abs_error", m->measured[s] ? st_svf_number(k->max_abs) : json_null());
-	st_svf_put(o, "mean_abs_error", m->measured[s] ? st_svf_number(st_svf_metrics_mean(k)) : json_null());
-	st_svf_put(o, "mismatched_element_count", m->measured[s] ? json_integer((json_int_t)k->mismatched) : json_null());
-	st_svf_put(o, "element_count", json_integer((json_int_t)k->count));
-	st_svf_put(o, "nonfinite", json_pack("[I, I]", (json_int_t)k->nonfinite_a, (json_int_t)k->nonfinite_b));
+	bool copy = m->copied && s == ST_SVF_SOURCE;
+	st_json_put(tol, "max_abs_error", json_real(c->profile.stage[s].max_abs));
+	st_json_put(tol, "mean_abs_error", json_real(c->profile.stage[s].mean_abs));
+	st_json_put(o, "stage", st_json_text(st_svf_stage_names[s]));
+	st_json_put(o, "required", json_boolean(c->profile.stage[s].required));
+	st_json_put(o, "passed", json_boolean(m->passed[s] && !copy));
+	st_json_put(o, "copied", json_boolean(copy));
+	st_json_put(o, "byte_match", json_boolean(m->byte_match[s]));
+	st_json_put(o, "shape_match", json_boolean(m->shape_match[s]));
+	st_json_put(o, "tolerance", tol);
+	st_json_put(o, "max_abs_error", m->measured[s] ? st_json_number(k->max_abs) : json_null());
+	st_json_put(o, "mean_abs_error", m->measured[s] ? st_json_number(st_svf_metrics_mean(k)) : json_null());
+	st_json_put(o, "mismatched_element_count", m->measured[s] ? json_integer((json_int_t)k->mismatched) : json_null());
+	st_json_put(o, "element_count", json_integer((json_int_t)k->count));
+	st_json_put(o, "nonfinite", json_pack("[I, I]", (json_int_t)k->nonfinite_a, (json_int_t)k->nonfinite_b));
 	for (size_t i = 0; i < k->n_worst; i++) {
 		json_t *w = json_object();
 		char at[64];
 		position(m->a->t[s], k->worst[i].at, at, sizeof at);
-		st_svf_put(w, "at", json_string(at));
-		st_svf_put(w, "a", st_svf_number(k->worst[i].a));
-		st_svf_put(w, "b", st_svf_number(k->worst[i].b));
+		st_json_put(w, "at", st_json_text(at));
+		st_json_put(w, "a", st_json_number(k->worst[i].a));
+		st_json_put(w, "b", st_json_number(k->worst[i].b));
 		json_array_append_new(worst, w);
 	}
-	st_svf_put(o, "worst", worst);
+	st_json_put(o, "worst", worst);
 	if (s == ST_SVF_FINAL_BF16 && m->measured[s]) {
 		json_t *u = json_object();
 		for (size_t i = 0; i < ST_SVF_ULPS; i++)
-			st_svf_put(u, classes[i], json_integer((json_int_t)k->ulps[i]));
-		st_svf_put(o, "bf16_ulps", u);
+			st_json_put(u, classes[i], json_integer((json_int_t)k->ulps[i]));
+		st_json_put(o, "bf16_ulps", u);
 	}
 	return o;
 }
 
 static char *as_json(const struct st_svf_comparison *c)
 {
-	json_t *o = json_object(), *tensors = json_array(), *findings = json_array(), *missing = json_array(), *cov = json_object();
+	json_t *o = json_object(), *tensors = json_array(), *findings = json_array(), *missing = json_array(), *copies = json_array();
+	json_t *cov = json_object();
 	for (size_t i = 0; i < c->n_matches; i++) {
 		const struct st_svf_match *m = &c->matches[i];
 		json_t *t = json_object(), *stages = json_array();
 		for (size_t s = 0; s < ST_SVF_STAGES; s++)
 			json_array_append_new(stages, stage_json(c, m, s));
-		st_svf_put(t, "source_name", json_string(m->a->source_name));
-		st_svf_put(t, "orientation", json_string(m->a->target ? "target" : "source"));
-		st_svf_put(t, "first_fault", m->first < 0 ? json_null() : json_string(st_svf_stage_names[m->first]));
-		st_svf_put(t, "stages", stages);
+		st_json_put(t, "source_name", st_json_text(m->a->source_name));
+		st_json_put(t, "orientation", st_json_text(m->a->target ? "target" : "source"));
+		st_json_put(t, "first_fault", m->first < 0 ? json_null() : st_json_text(st_svf_stage_names[m->first]));
+		st_json_put(t, "stages", stages);
 		json_array_append_new(tensors, t);
+		if (m->copied)
+			json_array_append_new(copies, st_json_text(m->a->source_name));
 	}
 	for (size_t i = 0; i < c->n_findings; i++) {
 		const struct st_svf_finding *d = &c->findings[i];
 		json_t *f = json_object();
-		st_svf_put(f, "code", json_string(d->code));
-		st_svf_put(f, "tensor", d->tensor[0] ? json_string(d->tensor) : json_null());
-		st_svf_put(f, "stage", d->stage[0] ? json_string(d->stage) : json_null());
-		st_svf_put(f, "text", st_svf_string(d->text));
-		st_svf_put(f, "confirmed", json_boolean(d->confirmed));
+		st_json_put(f, "code", st_json_text(d->code));
+		st_json_put(f, "tensor", d->tensor[0] ? st_json_text(d->tensor) : json_null());
+		st_json_put(f, "stage", d->stage[0] ? st_json_text(d->stage) : json_null());
+		st_json_put(f, "text", st_json_text(d->text));
+		st_json_put(f, "confirmed", json_boolean(d->confirmed));
 		json_array_append_new(findings, f);
 	}
 	for (size_t i = 0; i < c->n_missing; i++)
-		json_array_append_new(missing, json_string(c->missing[i]));
-	st_svf_put(cov, "expected", json_integer((json_int_t)c->n_expected));
-	st_svf_put(cov, "covered", json_integer((json_int_t)c->n_covered));
-	st_svf_put(cov, "missing", missing);
-	st_svf_put(o, "schema", json_string("stele.svf-compare/1"));
-	st_svf_put(o, "a", json_string(c->side[0].path));
-	st_svf_put(o, "b", json_string(c->side[1].path));
-	st_svf_put(o, "tolerances", json_string(c->profile.name));
-	st_svf_put(o, "tensors", tensors);
-	st_svf_put(o, "coverage", cov);
-	st_svf_put(o, "findings", findings);
-	st_svf_put(o, "verdict", json_string(failed(c) ? "differ" : "match"));
-	char *s = st_svf_json_ok(o) ? json_dumps(o, JSON_INDENT(2)) : NULL;
+		json_array_append_new(missing, st_json_text(c->missing[i]));
+	st_json_put(cov, "expected", json_integer((json_int_t)c->n_expected));
+	st_json_put(cov, "covered", json_integer((json_int_t)c->n_covered));
+	st_json_put(cov, "missing", missing);
+	st_json_put(cov, "copied", copies);
+	st_json_put(o, "schema", json_string("stele.svf-compare/1"));
+	st_json_put(o, "a", st_json_text(c->side[0].path));
+	st_json_put(o, "b", st_json_text(c->side[1].path));
+	st_json_put(o, "tolerances", st_json_text(c->profile.name));
+	st_json_put(o, "tensors", tensors);
+	st_json_put(o, "coverage", cov);
+	st_json_put(o, "findings", findings);
+	st_json_put(o, "verdict", st_json_text(verdict(c)));
+	char *s = st_json_ok(o) ? json_dumps(o, JSON_INDENT(2)) : NULL;
 	json_decref(o);
 	return s;
+}
+
+static bool same_file(const char *a, const char *b)
+{
+	struct stat x, y;
+	return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* Evidence compared with itself agrees, whatever it is. */
+static enum st_status refuse_same(const struct st_svf_comparison *c, struct st_error *err)
+{
+	const struct st_svf_side *a = &c->side[0], *b = &c->side[1];
+	enum st_status st = ST_OK;
+	if (same_file(a->path, b->path) || json_equal(a->json, b->json)) {
+		st = st_fail(err, ST_ERR_USAGE, "is the report of both sides; compared with itself it proves nothing");
+		st_error_in(err, b->path);
+	}
+	for (size_t i = 0; st == ST_OK && i < a->n_containers; i++)
+		for (size_t k = 0; st == ST_OK && k < b->n_containers; k++)
+			if (same_file(st_container_path(a->containers[i]), st_container_path(b->containers[k]))) {
+				st = st_fail(err, ST_ERR_MISMATCH, "is the stage file of both sides; compared with itself it proves nothing");
+				st_error_in(err, st_container_path(b->containers[k]));
+			}
+	return st;
 }
 
 static enum st_status run(struct st_svf_comparison *c, struct st_error *err)
@@ -326,6 +387,7 @@ static enum st_status run(struct st_svf_comparison *c, struct st_error *err)
 	ST_TRY(st_svf_profile_read(c->o->tolerances, &c->profile, err));
 	ST_TRY(st_svf_side_open(c, &c->side[0], c->o->a, err));
 	ST_TRY(st_svf_side_open(c, &c->side[1], c->o->b, err));
+	ST_TRY(refuse_same(c, err));
 	ST_TRY(match(c, err));
 	for (size_t i = 0; i < c->n_matches; i++) {
 		if (c->o->hooks.progress)
@@ -346,7 +408,7 @@ enum st_status st_svf_compare(const struct st_svf_compare_options *o, struct st_
 	if (st == ST_OK) {
 		r->text = as_text(&c);
 		r->json = as_json(&c);
-		r->exit_status = failed(&c);
+		r->exit_status = strcmp(verdict(&c), "match") != 0;
 		if (!r->text || !r->json) {
 			st_svf_result_release(r);
 			st = st_fail(err, ST_ERR_NOMEM, "out of memory");

@@ -12,6 +12,7 @@ struct st_svf_set {
 	bool target;                      /* final_* in the target's orientation */
 	const struct st_tensor *t[ST_SVF_STAGES]; /* NULL where the side keeps a digest */
 	const char *digest[ST_SVF_STAGES]; /* as recorded; NULL where there are numbers */
+	const json_t *record[ST_SVF_STAGES]; /* what the digest stands in, with shape and count; NULL where there are numbers */
 	const char *observed_hash;        /* of final_bf16, as the report states it, or NULL */
 	const json_t *checks;             /* what the report says of this set, or NULL */
 	bool claims_pass, claims;
@@ -30,6 +31,7 @@ struct st_svf_side {
 	size_t n_containers;
 	enum st_svf_tie tie;
 	const char *components;           /* folder, or NULL */
+	bool copies;                      /* its sources are the exporting side's stages */
 };
 
 /* One tensor that both sides have. */
@@ -38,6 +40,7 @@ struct st_svf_match {
 	struct st_svf_metrics metrics[ST_SVF_STAGES];
 	bool measured[ST_SVF_STAGES];     /* numbers on both sides */
 	bool shape_match[ST_SVF_STAGES], byte_match[ST_SVF_STAGES], passed[ST_SVF_STAGES];
+	bool copied;                      /* one side's source_f32 is the other's */
 	int first;                        /* first stage that fails, or -1 */
 };
 
@@ -60,6 +63,14 @@ struct st_svf_comparison {
 /* Side of a report (sides.c). Everything goes into the comparison's arena. */
 ST_MUST_CHECK enum st_status st_svf_side_open(struct st_svf_comparison *c, struct st_svf_side *s, const char *path, struct st_error *err);
 void st_svf_side_close(struct st_svf_side *s);
+
+/* Whether a recorded digest is of numbers that can be compared: some, and all of them finite (sound.c). */
+bool st_svf_record_sound(const json_t *record);
+/* Whether the stages of both sides are in order by themselves; names what is not. */
+bool st_svf_sound(struct st_svf_comparison *c, const struct st_svf_match *m);
+
+/* A replay's verdict is about the export that it was made against. */
+bool st_svf_made_for(const struct st_svf_side *replay, const struct st_svf_side *export);
 
 void st_svf_find(struct st_svf_comparison *c, const char *code, const char *tensor, const char *stage, bool confirmed, const char *fmt, ...)
 	ST_PRINTF(6, 7);

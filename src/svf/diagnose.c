@@ -34,7 +34,7 @@ void st_svf_find(struct st_svf_comparison *c, const char *code, const char *tens
 static float *values(const struct st_svf_set *s, enum st_svf_stage stage)
 {
 	const struct st_tensor *t = s->t[stage];
-	float *x = t ? st_alloc_array(t->n_elems, sizeof *x) : NULL;
+	float *x = t && t->n_elems ? st_alloc_array(t->n_elems, sizeof *x) : NULL;
 	if (x)
 		st_tensor_decode(t, 0, st_tensor_rows(t), x);
 	return x;
@@ -493,9 +493,9 @@ static void cast(struct st_svf_comparison *c, const struct st_svf_side *side, co
 	if (wrong == 0)
 		return;
 	bool cut = not_cut == 0;
-	st_svf_find(c, cut ? "svf.truncated_cast" : "svf.cast", s->source_name, stage_name(ST_SVF_FINAL_BF16), cut,
-	            "%c %s: %llu of %llu elements of final_bf16 are not final_f32 rounded to nearest even", side->name,
-	            cut ? "truncates to bf16" : "does not cast its own result", (unsigned long long)wrong, (unsigned long long)n);
+	st_svf_find(c, cut ? "svf.truncated_cast" : "svf.cast", s->source_name, stage_name(ST_SVF_FINAL_BF16), true,
+	            "%c's final_bf16 is not its own final_f32 rounded to nearest even: %llu of %llu elements are others%s", side->name,
+	            (unsigned long long)wrong, (unsigned long long)n, cut ? ", all of them cut off" : "");
 }
 
 static const char *base_name(const char *p)
@@ -551,8 +551,8 @@ static const char *listed_digest(const json_t *report, const char *role)
 	return NULL;
 }
 
-/* A replay's verdict is about the export that it was made against. Compared with another one it may fail and still have been true. */
-static bool made_for(const struct st_svf_side *replay, const struct st_svf_side *export)
+/* Compared with another export than its own, a replay may fail and its verdict still have been true. */
+bool st_svf_made_for(const struct st_svf_side *replay, const struct st_svf_side *export)
 {
 	static const char *const roles[2][2] = { { "python_stages", "stages" }, { "python_all_selected_stages", "all_selected_stages" } };
 	for (size_t i = 0; i < 2; i++) {
@@ -584,16 +584,22 @@ static void contradictions(struct st_svf_comparison *c, const struct st_svf_matc
 		double max = json_number_value(json_object_get(tol, "max_abs_error")), mean = json_number_value(json_object_get(tol, "mean_abs_error"));
 		/* A mean near its tolerance may fall on either side of it with another order of summation. */
 		double mine = st_svf_metrics_mean(&m->metrics[s]);
-		bool pass = m->shape_match[s] && m->metrics[s].max_abs <= max && mine <= mean, says = json_is_true(json_object_get(found, "functional_passed"));
+		bool pass = m->shape_match[s] && st_svf_metrics_passed(&m->metrics[s], &(struct st_svf_tolerance){ max, mean, true });
+		bool says = json_is_true(json_object_get(found, "functional_passed"));
 		bool edge = fabs(mine - mean) < 1e-3 * mean;
 		if (json_is_true(json_object_get(found, "required_for_functional_parity")))
 			all &= pass;
-		if (says != pass && !edge)
-			st_svf_find(c, "svf.contradiction", b->source_name, stage_name((int)s), true, "%c's report says this stage %s, its files say that it %s (max %.3g, mean %.3g)",
-			            side_name, says ? "passed" : "failed", pass ? "passes" : "fails", m->metrics[s].max_abs, mine);
-		else if (json_is_true(json_object_get(found, "byte_match")) && !m->byte_match[s])
+		if (says != pass && !edge) {
+			const struct st_svf_metrics *got = &m->metrics[s];
+			char far[64] = "empty or not finite";
+			if (got->count && !got->nonfinite_a && !got->nonfinite_b)
+				snprintf(far, sizeof far, "max %.3g, mean %.3g", got->max_abs, mine);
+			st_svf_find(c, "svf.contradiction", b->source_name, stage_name((int)s), true,
+			            "%c's report says this stage %s, its files say that it %s (%s)", side_name, says ? "passed" : "failed", pass ? "passes" : "fails", far);
+		} else if (json_is_true(json_object_get(found, "byte_match")) && !m->byte_match[s]) {
 			st_svf_find(c, "svf.contradiction", b->source_name, stage_name((int)s), true, "%c's report says that the bytes match, %llu elements differ",
 			            side_name, (unsigned long long)m->metrics[s].mismatched);
+		}
 	}
 	if (b->claims && b->claims_pass && !all && !missing)
 		st_svf_find(c, "svf.contradiction", b->source_name, "", true, "%c's report claims functional parity, its files do not have it", side_name);
@@ -617,10 +623,10 @@ enum st_status st_svf_diagnose(struct st_svf_comparison *c, struct st_error *err
 	/* All selected tensors first: they tell patterns from single cases. */
 	for (int target = 0; target < 2; target++)
 		for (size_t i = 0; i < c->n_matches; i++)
-			if (c->matches[i].a->target == (target == 1))
+			if (c->matches[i].a->target == (target == 1) && st_svf_sound(c, &c->matches[i]))
 				explain(c, &c->matches[i], &spans_told);
 	for (int side = 0; side < 2; side++) {
-		bool judged = !c->side[side].python && c->side[!side].python && made_for(&c->side[side], &c->side[!side]);
+		bool judged = !c->side[side].python && c->side[!side].python && st_svf_made_for(&c->side[side], &c->side[!side]);
 		for (size_t i = 0; judged && i < c->n_matches; i++)
 			if (set_of(&c->matches[i], side)->checks)
 				contradictions(c, &c->matches[i], side);

@@ -27,6 +27,17 @@ double st_svf_clock(void)
 	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* In squares that stay in the first cache. */
+void st_svf_turn(const float *src, uint64_t rows, uint64_t cols, float *dst, uint64_t at, uint64_t width, int threads)
+{
+#pragma omp parallel for schedule(static) num_threads(threads)
+	for (uint64_t r0 = 0; r0 < rows; r0 += 32)
+		for (uint64_t c0 = 0; c0 < cols; c0 += 32)
+			for (uint64_t c = c0; c < cols && c < c0 + 32; c++)
+				for (uint64_t r = r0; r < rows && r < r0 + 32; r++)
+					dst[c * width + at + r] = src[r * cols + c];
+}
+
 static enum st_status scale(struct st_svf_engine *g, const float *offsets, struct st_error *err)
 {
 	const struct st_svf_entry *e = g->e;

@@ -32,16 +32,26 @@ json_t *st_svf_environment(int threads, const char *svd)
 	char lapack[200];
 	struct utsname u;
 	json_t *o = json_object();
-	st_svf_put(o, "tool", json_string("stele"));
-	st_svf_put(o, "version", json_string(st_version()));
-	st_svf_put(o, "threads", json_integer(threads));
-	st_svf_put(o, "cpu_level", json_string(st_cpu_name(st_cpu_best())));
-	st_svf_put(o, "products", json_string("f32 fused multiply-add, sums of 256 added in order; the bits do not depend on threads or CPU level"));
-	st_svf_put(o, "bf16_cast", json_string("round to nearest even"));
-	st_svf_put(o, "svd", st_svf_string(svd));
-	st_svf_put(o, "lapack", json_string(st_svf_lapack_name(lapack, sizeof lapack)));
-	st_svf_put(o, "platform", uname(&u) == 0 ? json_sprintf("%s %s", u.sysname, u.machine) : json_null());
+	st_json_put(o, "tool", json_string("stele"));
+	st_json_put(o, "version", st_json_text(st_version()));
+	st_json_put(o, "threads", json_integer(threads));
+	st_json_put(o, "cpu_level", st_json_text(st_cpu_name(st_cpu_best())));
+	st_json_put(o, "products", json_string("f32 fused multiply-add, sums of 256 added in order; the bits do not depend on threads or CPU level"));
+	st_json_put(o, "bf16_cast", json_string("round to nearest even"));
+	st_json_put(o, "svd", st_json_text(svd));
+	st_json_put(o, "lapack", st_json_text(st_svf_lapack_name(lapack, sizeof lapack)));
+	st_json_put(o, "platform", uname(&u) == 0 ? json_sprintf("%s %s", u.sysname, u.machine) : json_null());
 	return o;
+}
+
+char *st_svf_environment_key(struct st_arena *a, int threads)
+{
+	json_t *o = st_svf_environment(threads, NULL);
+	char *text = st_json_ok(o) ? json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+	char *key = text ? st_arena_printf(a, "%s", text) : NULL;
+	free(text);
+	json_decref(o);
+	return key;
 }
 
 enum st_status st_svf_file_sha256(const char *path, char hex[65], struct st_error *err)
@@ -61,10 +71,10 @@ enum st_status st_svf_add_file(json_t *files, const char *role, const char *path
 	enum st_status st = st_sha256_hex(m.data, m.size, hex, err);
 	if (st == ST_OK) {
 		json_t *o = json_object();
-		st_svf_put(o, "role", json_string(role));
-		st_svf_put(o, "path", json_string(path));
-		st_svf_put(o, "bytes", json_integer((json_int_t)m.size));
-		st_svf_put(o, "sha256", json_string(hex));
+		st_json_put(o, "role", st_json_text(role));
+		st_json_put(o, "path", st_json_text(path));
+		st_json_put(o, "bytes", json_integer((json_int_t)m.size));
+		st_json_put(o, "sha256", st_json_text(hex));
 		if (json_array_append_new(files, o) != 0)
 			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}
@@ -85,14 +95,14 @@ json_t *st_svf_scale_json(const struct st_svf_engine *g)
 		if (st_svf_summary_begin(&s, 16, true, &ignored) == ST_OK) {
 			st_svf_summary_f32(&s, parts[i].x, k);
 			st_svf_summary_end(&s);
-			st_svf_put(o, parts[i].name, st_svf_summary_json(&s, &k, 1));
+			st_json_put(o, parts[i].name, st_svf_summary_json(&s, &k, 1));
 		} else {
-			st_svf_put(o, parts[i].name, NULL);
+			st_json_put(o, parts[i].name, NULL);
 		}
 	}
-	st_svf_put(o, "sum_s", st_svf_number((double)g->sum_s));
-	st_svf_put(o, "sum_scaled_s", st_svf_number((double)g->sum_scaled));
-	st_svf_put(o, "normalization", st_svf_number((double)g->norm));
+	st_json_put(o, "sum_s", st_json_number((double)g->sum_s));
+	st_json_put(o, "sum_scaled_s", st_json_number((double)g->sum_scaled));
+	st_json_put(o, "normalization", st_json_number((double)g->norm));
 	return o;
 }
 
@@ -103,11 +113,11 @@ json_t *st_svf_coverage(const struct st_svf_reference *r, const bool *covered)
 	for (size_t i = 0; i < r->n; i++) {
 		n += covered[i];
 		if (!covered[i])
-			json_array_append_new(missing, json_string(r->entries[i].source_name));
+			json_array_append_new(missing, st_json_text(r->entries[i].source_name));
 	}
-	st_svf_put(o, "selected", json_integer((json_int_t)r->n));
-	st_svf_put(o, "covered", json_integer((json_int_t)n));
-	st_svf_put(o, "missing", missing);
+	st_json_put(o, "selected", json_integer((json_int_t)r->n));
+	st_json_put(o, "covered", json_integer((json_int_t)n));
+	st_json_put(o, "missing", missing);
 	return o;
 }
 

@@ -50,18 +50,18 @@ static json_t *variant_json(struct st_svf_export_run *x, const struct st_svf_sta
 	const char *hash = t->summary[ST_SVF_FINAL_BF16].sha256;
 	bool same = strcmp(hash, x->job.ref.expected_hash) == 0;
 	st_svf_stage_shape(t->e, ST_SVF_FINAL_F32, t->turned, shape);
-	st_svf_put(o, "label", json_string(label));
-	st_svf_put(o, "component_source", json_string(source));
-	st_svf_put(o, "v_layout", json_string(st_svf_layout_name(layout)));
-	st_svf_put(o, "zero_offset_max_abs_error_vs_source", st_svf_number(g->zero_error));
-	st_svf_put(o, "zero_offset_max_abs_error_vs_source_bf16_roundtrip", st_svf_number(g->zero_error_bf16));
-	st_svf_put(o, "u_orthogonality_error", st_svf_number(g->u_error));
-	st_svf_put(o, "s", st_svf_scale_json(g));
-	st_svf_put(o, "final_f32_before_bf16", st_svf_summary_json(&t->summary[ST_SVF_FINAL_F32], shape, 2));
-	st_svf_put(o, "final", st_svf_summary_json(&t->summary[ST_SVF_FINAL_BF16], shape, 2));
-	st_svf_put(o, "observed_bf16_sha256", json_string(hash));
-	st_svf_put(o, "expected_bf16_sha256", json_string(x->job.ref.expected_hash));
-	st_svf_put(o, "matches_expected", json_boolean(same));
+	st_json_put(o, "label", st_json_text(label));
+	st_json_put(o, "component_source", st_json_text(source));
+	st_json_put(o, "v_layout", st_json_text(st_svf_layout_name(layout)));
+	st_json_put(o, "zero_offset_max_abs_error_vs_source", st_json_number(g->zero_error));
+	st_json_put(o, "zero_offset_max_abs_error_vs_source_bf16_roundtrip", st_json_number(g->zero_error_bf16));
+	st_json_put(o, "u_orthogonality_error", st_json_number(g->u_error));
+	st_json_put(o, "s", st_svf_scale_json(g));
+	st_json_put(o, "final_f32_before_bf16", st_svf_summary_json(&t->summary[ST_SVF_FINAL_F32], shape, 2));
+	st_json_put(o, "final", st_svf_summary_json(&t->summary[ST_SVF_FINAL_BF16], shape, 2));
+	st_json_put(o, "observed_bf16_sha256", st_json_text(hash));
+	st_json_put(o, "expected_bf16_sha256", st_json_text(x->job.ref.expected_hash));
+	st_json_put(o, "matches_expected", json_boolean(same));
 	x->matched |= same;
 	return o;
 }
@@ -72,7 +72,7 @@ static bool legal(const struct st_svf_entry *e, const struct st_svf_export_run *
 	return e->k == e->cols || (l == ST_SVF_TORCH_V) == (x->job.layout == ST_SVF_TORCH_V);
 }
 
-/* Runs the sample once from job.factors; its stages go to `file` where there is one. */
+/* Runs the sample once from the factors at hand; its stages go to `file` where there is one. */
 static enum st_status run_variant(struct st_svf_export_run *x, const char *label, const char *source, enum st_svf_layout layout,
                                   struct st_svf_stages *t, struct st_error *err)
 {
@@ -107,18 +107,14 @@ static enum st_status run_variant(struct st_svf_export_run *x, const char *label
 
 static enum st_status variants_in_hand(struct st_svf_export_run *x, struct st_error *err)
 {
-	struct st_container *kept = x->job.factors;
 	struct st_svf_stages t = { 0 };
 	const char *source = st_svf_export_component_source(x);
-	x->job.factors = st_svf_export_factors(x, st_svf_export_sample(x));
-	enum st_status st = run_variant(x, kept ? "python_svd_weights_torch_v_final_bf16" : "python_recomputed_torch_svd_v_final_bf16", source,
-	                                kept ? x->job.layout : ST_SVF_TORCH_V, &t, err);
-	if (st == ST_OK && kept) {
-		memset(&t, 0, sizeof t);
-		st = run_variant(x, "python_svd_weights_vh_final_bf16", source, x->job.layout == ST_SVF_TORCH_V ? ST_SVF_VH : ST_SVF_TORCH_V, &t, err);
-	}
-	x->job.factors = kept;
-	return st;
+	enum st_svf_layout layout = x->job.layout; /* torch_v where they were computed */
+	if (!x->job.factors)
+		return run_variant(x, "python_recomputed_torch_svd_v_final_bf16", source, layout, &t, err);
+	ST_TRY(run_variant(x, "python_svd_weights_torch_v_final_bf16", source, layout, &t, err));
+	memset(&t, 0, sizeof t);
+	return run_variant(x, "python_svd_weights_vh_final_bf16", source, layout == ST_SVF_TORCH_V ? ST_SVF_VH : ST_SVF_TORCH_V, &t, err);
 }
 
 /* ---- stages ---- */
@@ -186,12 +182,12 @@ static enum st_status all_stages(struct st_svf_export_run *x, json_t *digests, s
 		st = st_svf_stages_run(&t, &w.engine, err);
 		if (st == ST_OK) {
 			st_svf_work_warnings(&w, x->warnings, &x->job.hooks);
-			st_svf_put(digests, list[i]->safe, st_svf_stages_digests(&t));
+			st_json_put(digests, list[i]->safe, st_svf_stages_digests(&t));
 			json_t *c = json_array_get(x->components, i);
-			st_svf_put(c, "source_sha256_as_f32", json_string(t.summary[ST_SVF_SOURCE].sha256));
-			st_svf_put(c, "zero_offset_max_abs_error_vs_source", st_svf_number(w.engine.zero_error));
-			st_svf_put(c, "u_orthogonality_error", st_svf_number(w.engine.u_error));
-			st_svf_put(c, "final_bf16_sha256", json_string(t.summary[ST_SVF_FINAL_BF16].sha256));
+			st_json_put(c, "source_sha256_as_f32", st_json_text(t.summary[ST_SVF_SOURCE].sha256));
+			st_json_put(c, "zero_offset_max_abs_error_vs_source", st_json_number(w.engine.zero_error));
+			st_json_put(c, "u_orthogonality_error", st_json_number(w.engine.u_error));
+			st_json_put(c, "final_bf16_sha256", st_json_text(t.summary[ST_SVF_FINAL_BF16].sha256));
 		}
 		st_svf_work_close(&w);
 	}
@@ -208,14 +204,38 @@ static enum st_status choose(struct st_svf_export_run *x, struct st_error *err)
 	x->n_list = x->o->all_selected ? x->job.ref.n : 1;
 	x->list = st_arena_alloc(&x->job.arena, x->n_list, sizeof *x->list);
 	x->svd = st_arena_alloc(&x->job.arena, x->job.ref.n, sizeof *x->svd);
-	x->computed = st_arena_alloc(&x->job.arena, x->job.ref.n, sizeof(struct st_container *));
+	x->job.computed = st_arena_alloc(&x->job.arena, x->job.ref.n, sizeof(struct st_container *));
 	x->sample_stages = st_arena_alloc(&x->job.arena, 1, sizeof *x->sample_stages);
-	if (!x->list || !x->svd || !x->computed || !x->sample_stages)
+	if (!x->list || !x->svd || !x->job.computed || !x->sample_stages)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < x->n_list; i++)
 		x->list[i] = x->o->all_selected ? i : x->job.ref.sample;
 	if (!x->o->all_selected && (st_svf_job_before(&x->job, st_svf_export_sample(x)) || st_svf_job_after(&x->job, st_svf_export_sample(x))))
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--tie", "%s needs the tied tensor too: --all-selected-tensors", st_svf_tie_name(x->job.tie));
+	return ST_OK;
+}
+
+/* Opens what is left of the inputs; nothing that will be written may be one. */
+static enum st_status keep_inputs(struct st_svf_export_run *x, const char *dir, struct st_error *err)
+{
+	static const char *const written[] = { ST_SVF_COMPONENTS, ST_SVF_SCALES, ST_SVF_DEBUG_MANIFEST };
+	static const char *const stages[] = { ST_SVF_STAGE_FILE, ST_SVF_ALL_STAGE_FILE };
+	const struct st_svf_export_options *o = x->o;
+	struct st_arena *a = &x->job.arena;
+	x->work_path = st_arena_printf(a, "%s.work", o->out);
+	x->read_dir = o->readback_dir ? o->readback_dir : dir;
+	if (o->svd_weights)
+		ST_TRY(st_container_open(o->svd_weights, &x->job.factors, err));
+	ST_TRY(st_svf_job_keep(&x->job, o->out, err));
+	if (!o->svd_weights)
+		ST_TRY(st_svf_job_keep(&x->job, x->work_path, err));
+	for (size_t i = 0; dir && i < 3; i++)
+		ST_TRY(st_svf_job_keep(&x->job, st_svf_path(a, dir, written[i]), err));
+	for (size_t i = 0; x->read_dir && i < 2; i++)
+		ST_TRY(st_svf_job_keep(&x->job, st_svf_path(a, x->read_dir, stages[i]), err));
+	/* What is read back is an input to the report, whoever wrote it. */
+	for (size_t i = 0; x->read_dir && i < 3; i++)
+		ST_TRY(st_svf_keep(o->out, st_svf_path(a, x->read_dir, written[i]), err));
 	return ST_OK;
 }
 
@@ -230,7 +250,9 @@ static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct s
 	st_svf_job_close(&x->job);
 	ST_TRY(st_svf_job_open(&x->job, o->vector, o->reference, o->model, o->model_bf16, err));
 	ST_TRY(choose(x, err));
+	ST_TRY(keep_inputs(x, dir, err));
 	ST_TRY(st_svf_export_prepare(x, err));
+	ST_TRY(st_svf_export_sources(x, err));
 	for (size_t i = 0; i < x->n_list; i++) {
 		json_t *c;
 		ST_TRY(st_svf_export_describe(x, i, &c, err));
@@ -238,15 +260,14 @@ static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct s
 	}
 	ST_TRY(variants_in_hand(x, err));
 	json_t *bundle = NULL;
-	ST_TRY(st_svf_export_bundle(x, st_svf_export_factors(x, st_svf_export_sample(x)), &bundle, err));
-	st_svf_put(x->report, "component_bundle_before_write", bundle);
-	st_svf_put(x->report, "component_bundle_readback", json_null());
+	ST_TRY(st_svf_export_bundle(x, st_svf_job_factors(&x->job, st_svf_export_sample(x)), &bundle, err));
+	st_json_put(x->report, "component_bundle_before_write", bundle);
+	st_json_put(x->report, "component_bundle_readback", json_null());
 	if (dir) {
 		ST_TRY(st_svf_make_dir(dir, err));
 		ST_TRY(st_svf_export_components(x, st_svf_path(&x->job.arena, dir, ST_SVF_COMPONENTS), err));
 		ST_TRY(st_svf_export_scales(x, st_svf_path(&x->job.arena, dir, ST_SVF_SCALES), err));
 	}
-	x->read_dir = o->readback_dir ? o->readback_dir : dir;
 	if (x->read_dir) {
 		/* What others will read is what the stages are computed from. */
 		st_container_close(x->job.factors);
@@ -255,11 +276,11 @@ static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct s
 			ST_TRY(st_svf_components_layout(x->read_dir, &x->job.layout, NULL, err));
 		ST_TRY(st_container_open(st_svf_path(&x->job.arena, x->read_dir, ST_SVF_COMPONENTS), &x->job.factors, err));
 		ST_TRY(st_svf_export_bundle(x, x->job.factors, &bundle, err));
-		st_svf_put(x->report, "component_bundle_readback", bundle);
+		st_json_put(x->report, "component_bundle_readback", bundle);
 		ST_TRY(readback_sample(x, err));
 		if (x->o->all_selected && !o->no_stages)
 			ST_TRY(all_stages(x, digests, err));
-		st_svf_put(digests, "sample", st_svf_stages_digests(x->sample_stages));
+		st_json_put(digests, "sample", st_svf_stages_digests(x->sample_stages));
 	}
 	if (dir)
 		ST_TRY(st_svf_export_debug_manifest(x, st_svf_path(&x->job.arena, dir, ST_SVF_DEBUG_MANIFEST), err));
@@ -292,8 +313,8 @@ enum st_status st_svf_export(const struct st_svf_export_options *o, struct st_sv
 	}
 	if (st != ST_OK && x.work_dir)
 		rmdir(x.work_dir); /* it stays where it holds factors for the next run */
-	for (size_t i = 0; x.computed && i < x.job.ref.n; i++)
-		st_container_close(x.computed[i]);
+	for (size_t i = 0; x.job.computed && i < x.job.ref.n; i++)
+		st_container_close(x.job.computed[i]);
 	st_svf_job_close(&x.job);
 	json_t *all[] = { x.report, x.files, x.variants, x.components, x.warnings, digests };
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++)

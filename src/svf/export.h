@@ -11,8 +11,7 @@ struct st_svf_export_run {
 	struct st_svf_job job;
 	size_t *list, n_list;     /* entries of the reference that components are written for */
 	struct st_svf_svd_report *svd; /* [n of the reference]; method NULL where factors were given */
-	struct st_container **computed; /* [n]: work files, in place of job.factors while they are made */
-	char *work_dir;
+	char *work_path, *work_dir; /* work_dir: NULL until it was made */
 	json_t *report, *files, *variants, *components, *warnings;
 	char *stage_path, *all_stage_path;
 	const char *read_dir;
@@ -34,7 +33,6 @@ static inline const struct st_svf_entry *st_svf_export_sample(const struct st_sv
 /* Factors and their files (export_factors.c). Factors come from the file that was given or are computed, an earlier run's taken
  * over where they are the same. */
 ST_MUST_CHECK enum st_status st_svf_export_prepare(struct st_svf_export_run *x, struct st_error *err);
-struct st_container *st_svf_export_factors(const struct st_svf_export_run *x, const struct st_svf_entry *e);
 void st_svf_export_remove_work(struct st_svf_export_run *x);
 ST_MUST_CHECK enum st_status st_svf_export_components(struct st_svf_export_run *x, const char *path, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_export_scales(struct st_svf_export_run *x, const char *path, struct st_error *err);
@@ -43,6 +41,8 @@ json_t *st_svf_export_svd_json(const struct st_svf_svd_report *r);
 /* What the report and the debug manifest say (export_report.c). Describe gives one element of selected_tensors in the debug manifest and
  * of selected_tensor_components in the report. */
 ST_MUST_CHECK enum st_status st_svf_export_describe(struct st_svf_export_run *x, size_t i, json_t **out, struct st_error *err);
+/* The sample's source as it is stored and as it is decomposed. */
+ST_MUST_CHECK enum st_status st_svf_export_sources(struct st_svf_export_run *x, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_export_bundle(struct st_svf_export_run *x, struct st_container *c, json_t **out, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_export_debug_manifest(struct st_svf_export_run *x, const char *path, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_export_report(struct st_svf_export_run *x, json_t *digests, struct st_error *err);

@@ -2,6 +2,7 @@
 #include "svf/svf.h"
 
 #include "base/error.h"
+#include "base/outfile.h"
 #include "dtype/half.h"
 
 #include <cblas.h>
@@ -38,6 +39,32 @@ void st_svf_job_close(struct st_svf_job *j)
 	j->have_base = false;
 }
 
+enum st_status st_svf_keep(const char *out, const char *in, struct st_error *err)
+{
+	if (!in || !st_out_takes(out, in))
+		return ST_OK;
+	enum st_status st = st_fail(err, ST_ERR_USAGE, "is an input, or holds one");
+	st_error_in(err, out);
+	return st;
+}
+
+enum st_status st_svf_keep_files(const char *out, const struct st_container *c, struct st_error *err)
+{
+	for (size_t i = 0; c && i < st_container_n_files(c); i++)
+		ST_TRY(st_svf_keep(out, st_container_file_path(c, i), err));
+	return ST_OK;
+}
+
+enum st_status st_svf_job_keep(const struct st_svf_job *j, const char *out, struct st_error *err)
+{
+	if (!out)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(st_svf_keep(out, j->vector.path, err));
+	ST_TRY(st_svf_keep(out, j->ref.path, err));
+	ST_TRY(st_svf_keep_files(out, j->factors, err));
+	return j->have_base ? st_svf_keep_files(out, st_svf_base_container(&j->base), err) : ST_OK;
+}
+
 enum st_status st_svf_components_layout(const char *dir, enum st_svf_layout *layout, json_t **manifest, struct st_error *err)
 {
 	char path[4096];
@@ -64,6 +91,11 @@ enum st_status st_svf_components_layout(const char *dir, enum st_svf_layout *lay
 	else
 		json_decref(m);
 	return st;
+}
+
+struct st_container *st_svf_job_factors(const struct st_svf_job *j, const struct st_svf_entry *e)
+{
+	return j->factors ? j->factors : j->computed ? j->computed[e->index] : NULL;
 }
 
 static const struct st_svf_entry *tied(const struct st_svf_job *j, const struct st_svf_entry *e, size_t from, size_t to)
@@ -93,7 +125,7 @@ static enum st_status composed_rows(void *ctx, uint64_t row0, uint64_t n, float 
 	return ST_OK;
 }
 
-static enum st_status tensor_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
+enum st_status st_svf_tensor_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
 {
 	const struct st_svf_tensor_rows *r = ctx;
 	(void)err;
@@ -103,9 +135,10 @@ static enum st_status tensor_rows(void *ctx, uint64_t row0, uint64_t n, float *d
 
 static enum st_status open_other(struct st_svf_job *j, struct st_svf_work *w, const struct st_svf_entry *o, struct st_error *err)
 {
-	if (!j->factors)
+	struct st_container *factors = st_svf_job_factors(j, o);
+	if (!factors)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, o->source_name, "the tie policy %s needs its factors", st_svf_tie_name(j->tie));
-	ST_TRY(st_svf_factors_open(j->factors, o, j->layout, &w->other_factors, err));
+	ST_TRY(st_svf_factors_open(factors, o, j->layout, &w->other_factors, err));
 	/* Its own source is not asked for: only adapted rows are. */
 	enum st_status st = st_svf_engine_open(&w->other, o, &w->other_factors, j->vector.f32 + o->start, (struct st_svf_source){ 0 }, 1024,
 	                                       j->threads, err);
@@ -119,7 +152,7 @@ enum st_status st_svf_work_source(struct st_svf_job *j, struct st_svf_work *w, c
 	const struct st_svf_entry *before = st_svf_job_before(j, e);
 	if (stored) {
 		w->stored.t = stored;
-		w->source = (struct st_svf_source){ .rows = tensor_rows, .ctx = &w->stored };
+		w->source = (struct st_svf_source){ .rows = st_svf_tensor_rows, .ctx = &w->stored };
 		return ST_OK;
 	}
 	if (before) {
@@ -129,6 +162,7 @@ enum st_status st_svf_work_source(struct st_svf_job *j, struct st_svf_work *w, c
 		return ST_OK;
 	}
 	w->rows.round_bf16 = j->base.round_bf16;
+	w->rows.threads = j->threads;
 	w->source = (struct st_svf_source){ st_svf_weight_rows, &w->rows, j->base.path };
 	return st_svf_base_find(&j->base, e, &w->rows.w, err);
 }
@@ -142,7 +176,7 @@ enum st_status st_svf_work_open(struct st_svf_job *j, struct st_svf_work *w, con
 	if (st == ST_OK && after)
 		st = open_other(j, w, after, err);
 	if (st == ST_OK)
-		st = st_svf_factors_open(j->factors, e, layout, &w->factors, err);
+		st = st_svf_factors_open(st_svf_job_factors(j, e), e, layout, &w->factors, err);
 	if (st == ST_OK)
 		st = st_svf_engine_open(&w->engine, e, &w->factors, j->vector.f32 + e->start, w->source, j->chunk, j->threads, err);
 	w->open = st == ST_OK;

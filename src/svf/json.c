@@ -4,73 +4,12 @@
 #include "base/error.h"
 #include "base/outfile.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-#define LOST "out of memory" /* a member that says the object is incomplete */
-
-void st_svf_put(json_t *o, const char *key, json_t *v)
-{
-	if (json_object_set_new(o, key, v ? v : json_null()) != 0 || !v)
-		json_object_set_new(o, LOST, json_true());
-}
-
-static bool complete(const json_t *j)
-{
-	const char *key;
-	json_t *v;
-	size_t i;
-	if (json_is_object(j)) {
-		json_object_foreach((json_t *)(uintptr_t)j, key, v)
-			if (strcmp(key, LOST) == 0 || !complete(v))
-				return false;
-	} else if (json_is_array(j)) {
-		json_array_foreach(j, i, v)
-			if (!complete(v))
-				return false;
-	}
-	return true;
-}
-
-bool st_svf_json_ok(const json_t *o) { return o && complete(o); }
-
-json_t *st_svf_number(double x)
-{
-	if (isnan(x))
-		return json_string("nan");
-	if (isinf(x))
-		return json_string(x > 0 ? "inf" : "-inf");
-	return json_real(x);
-}
-
-json_t *st_svf_string(const char *s) { return s ? json_string(s) : json_null(); }
-
-json_t *st_svf_shape(const uint64_t *shape, size_t n)
-{
-	json_t *a = json_array();
-	for (size_t i = 0; a && i < n; i++)
-		if (json_array_append_new(a, json_integer((json_int_t)shape[i])) != 0) {
-			json_decref(a);
-			return NULL;
-		}
-	return a;
-}
-
-json_t *st_svf_now(void)
-{
-	time_t t = time(NULL);
-	struct tm tm;
-	char buf[32];
-	gmtime_r(&t, &tm);
-	strftime(buf, sizeof buf, "%Y-%m-%dT%H:%M:%SZ", &tm);
-	return json_string(buf);
-}
 
 enum st_status st_svf_write_json(const char *path, const json_t *j, struct st_error *err)
 {
-	char *s = st_svf_json_ok(j) ? json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17)) : NULL;
+	char *s = st_json_ok(j) ? json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17)) : NULL;
 	struct st_outfile *f = NULL;
 	enum st_status st = s ? st_outfile_open(path, &f, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK)

@@ -84,7 +84,7 @@ static void merge(struct st_svf_metrics *m, const struct st_svf_metrics *p)
 		keep(m, &p->worst[i]);
 }
 
-void st_svf_metrics_add(struct st_svf_metrics *m, const float *a, const float *b, uint64_t n, uint64_t first, bool ulps)
+void st_svf_metrics_add(struct st_svf_metrics *m, const float *a, const float *b, uint64_t n, uint64_t first, bool ulps, int threads)
 {
 	m->count += n;
 	if (n <= PIECE) {
@@ -94,7 +94,7 @@ void st_svf_metrics_add(struct st_svf_metrics *m, const float *a, const float *b
 		return;
 	}
 	uint64_t pieces = (n + PIECE - 1) / PIECE;
-#pragma omp parallel for schedule(static) ordered
+#pragma omp parallel for schedule(static) ordered num_threads(threads)
 	for (uint64_t i = 0; i < pieces; i++) {
 		uint64_t at = i * PIECE, len = n - at < PIECE ? n - at : PIECE;
 		struct st_svf_metrics p = { .want = m->want };
@@ -110,6 +110,11 @@ double st_svf_metrics_mean(const struct st_svf_metrics *m)
 }
 
 /* ---- tolerances ---- */
+
+bool st_svf_metrics_passed(const struct st_svf_metrics *m, const struct st_svf_tolerance *t)
+{
+	return m->count > 0 && m->nonfinite_a == 0 && m->nonfinite_b == 0 && m->max_abs <= t->max_abs && st_svf_metrics_mean(m) <= t->mean_abs;
+}
 
 /* {max, mean} for source and offsets; scaled_s, u_scaled; normalization; products. The cast is reported, not required. */
 static void set(struct st_svf_profile *p, const char *name, double scale_max, double scale_mean, double product_max, double product_mean)

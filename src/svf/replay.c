@@ -26,8 +26,11 @@ static void check_digests(const struct st_svf_replay_run *x, const struct st_svf
 		const char *sha = json_string_value(json_object_get(one, "sha256"));
 		t->compared[s] = sha != NULL;
 		t->shape_match[s] = t->byte_match[s] = sha && strcmp(sha, t->summary[s].sha256) == 0;
-		/* Different digests say that something is apart and not how far. */
-		if (!t->byte_match[s])
+		/* The same bytes: what is true of ours is true of theirs. Different digests say that something is apart and not how far. */
+		const struct st_svf_summary *ours = &t->summary[s];
+		if (t->byte_match[s])
+			t->metrics[s] = (struct st_svf_metrics){ .count = ours->n, .nonfinite_a = ours->nonfinite, .nonfinite_b = ours->nonfinite };
+		else
 			t->metrics[s] = (struct st_svf_metrics){ .count = 1, .apart = 1, .max_abs = INFINITY };
 	}
 }
@@ -81,10 +84,10 @@ static enum st_status note(struct st_svf_replay_run *x, const struct st_svf_repl
 	json_t *j = json_object(), *warnings = json_array();
 	for (size_t i = first; i < json_array_size(x->warnings); i++)
 		json_array_append(warnings, json_array_get(x->warnings, i));
-	st_svf_put(j, "warnings", warnings);
-	st_svf_put(j, "key", json_string(x->key));
-	st_svf_put(j, "sha256", json_string(hex));
-	st_svf_put(j, "variant", json_incref(variant));
+	st_json_put(j, "warnings", warnings);
+	st_json_put(j, "key", st_json_text(x->key));
+	st_json_put(j, "sha256", st_json_text(hex));
+	st_json_put(j, "variant", json_incref(variant));
 	enum st_status st = st_svf_write_json(it->note, j, err);
 	json_decref(j);
 	return st;
@@ -116,7 +119,7 @@ static enum st_status compute(struct st_svf_replay_run *x, const struct st_svf_r
 	if (st == ST_OK && x->o->check_f64)
 		st = st_svf_replay_check_f64(x, &w, &t, &f64, err);
 	if (f64)
-		st_svf_put(*variant, "f64_check", f64);
+		st_json_put(*variant, "f64_check", f64);
 	if (st == ST_OK)
 		st = st_svf_file_commit(t.file, err);
 	else
@@ -125,16 +128,32 @@ static enum st_status compute(struct st_svf_replay_run *x, const struct st_svf_r
 	return st == ST_OK ? note(x, it, *variant, n_warnings, err) : st;
 }
 
-static enum st_status one(struct st_svf_replay_run *x, const struct st_svf_entry *e, bool sample, struct st_error *err)
+static enum st_status keep_inputs(const struct st_svf_replay_run *x, const char *out, struct st_error *err)
+{
+	const char *const read[] = { x->o->python_report, x->sample_path, x->all_path, x->scales_path, x->manifest_path };
+	for (size_t i = 0; i < sizeof read / sizeof *read; i++)
+		ST_TRY(st_svf_keep(out, read[i], err));
+	return st_svf_job_keep(&x->job, out, err);
+}
+
+/* The paths of an item. None may be an input. */
+static enum st_status place(struct st_svf_replay_run *x, struct st_svf_replay_item *it, struct st_error *err)
 {
 	struct st_arena *a = &x->job.arena;
-	const char *layout = st_svf_layout_name(x->job.layout), *slug = sample ? "" : e->safe, *sep = sample ? "" : "_";
-	struct st_svf_replay_item it = { .e = e, .sample = sample };
-	it.name = st_arena_printf(a, "semantic_python_components_%s_v_layout_%s%s%s", ST_SVF_REPLAY_LABEL, layout, sample ? "" : "_tensor_", slug);
-	it.path = st_arena_printf(a, "%s/trinity_svf_elixir_stage_%s_%s%s%s.safetensors", x->o->stage_dir, ST_SVF_REPLAY_LABEL, layout, sep, slug);
-	it.note = st_arena_printf(a, "%s/.trinity_svf_replay_%s%s%s.json", x->o->stage_dir, layout, sep, slug);
-	if (!it.name || !it.path || !it.note)
+	const char *layout = st_svf_layout_name(x->job.layout), *slug = it->sample ? "" : it->e->safe, *sep = it->sample ? "" : "_";
+	it->name = st_arena_printf(a, "semantic_python_components_%s_v_layout_%s%s%s", ST_SVF_REPLAY_LABEL, layout, it->sample ? "" : "_tensor_", slug);
+	it->path = st_arena_printf(a, "%s/trinity_svf_elixir_stage_%s_%s%s%s.safetensors", x->o->stage_dir, ST_SVF_REPLAY_LABEL, layout, sep, slug);
+	it->note = st_arena_printf(a, "%s/.trinity_svf_replay_%s%s%s.json", x->o->stage_dir, layout, sep, slug);
+	if (!it->name || !it->path || !it->note)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(keep_inputs(x, it->path, err));
+	return keep_inputs(x, it->note, err);
+}
+
+static enum st_status one(struct st_svf_replay_run *x, const struct st_svf_entry *e, bool sample, struct st_error *err)
+{
+	struct st_svf_replay_item it = { .e = e, .sample = sample };
+	ST_TRY(place(x, &it, err));
 	json_t *variant = resume(x, &it);
 	bool resumed = variant != NULL;
 	if (resumed)
@@ -166,16 +185,16 @@ static enum st_status other_layout(struct st_svf_replay_run *x, struct st_error 
 		json_t *o = json_object();
 		uint64_t shape[2];
 		st_svf_stage_shape(e, ST_SVF_FINAL_F32, t.turned, shape);
-		st_svf_put(o, "label", json_sprintf("semantic_python_components_%s_v_layout_%s", ST_SVF_REPLAY_LABEL, st_svf_layout_name(layout)));
-		st_svf_put(o, "svd_provider", json_string("python_components_safetensors"));
-		st_svf_put(o, "compute_backend", json_string(ST_SVF_REPLAY_LABEL));
-		st_svf_put(o, "v_layout", json_string(st_svf_layout_name(layout)));
-		st_svf_put(o, "source_name", json_string(e->source_name));
-		st_svf_put(o, "zero_offset_max_abs_error_vs_source", st_svf_number(w.engine.zero_error));
-		st_svf_put(o, "final", st_svf_summary_json(&t.summary[ST_SVF_FINAL_BF16], shape, 2));
-		st_svf_put(o, "observed_bf16_sha256", json_string(t.summary[ST_SVF_FINAL_BF16].sha256));
-		st_svf_put(o, "matches_expected", json_boolean(strcmp(t.summary[ST_SVF_FINAL_BF16].sha256, x->job.ref.expected_hash) == 0));
-		st_svf_put(o, "diagnostic", json_true());
+		st_json_put(o, "label", json_sprintf("semantic_python_components_%s_v_layout_%s", ST_SVF_REPLAY_LABEL, st_svf_layout_name(layout)));
+		st_json_put(o, "svd_provider", json_string("python_components_safetensors"));
+		st_json_put(o, "compute_backend", st_json_text(ST_SVF_REPLAY_LABEL));
+		st_json_put(o, "v_layout", st_json_text(st_svf_layout_name(layout)));
+		st_json_put(o, "source_name", st_json_text(e->source_name));
+		st_json_put(o, "zero_offset_max_abs_error_vs_source", st_json_number(w.engine.zero_error));
+		st_json_put(o, "final", st_svf_summary_json(&t.summary[ST_SVF_FINAL_BF16], shape, 2));
+		st_json_put(o, "observed_bf16_sha256", st_json_text(t.summary[ST_SVF_FINAL_BF16].sha256));
+		st_json_put(o, "matches_expected", json_boolean(strcmp(t.summary[ST_SVF_FINAL_BF16].sha256, x->job.ref.expected_hash) == 0));
+		st_json_put(o, "diagnostic", json_true());
 		json_array_append_new(x->variants, o);
 		fprintf(x->text, "read as %s instead, the zero-offset error would be %.3g\n", st_svf_layout_name(layout), w.engine.zero_error);
 	}
@@ -202,9 +221,12 @@ static enum st_status make_key(struct st_svf_replay_run *x, struct st_error *err
 	mark(c, sizeof c, st_svf_path(&x->job.arena, x->o->components_dir, ST_SVF_COMPONENTS));
 	mark(s, sizeof s, x->sample_path);
 	mark(a, sizeof a, x->all_path);
-	x->key = st_arena_printf(&x->job.arena, "2|%s|%s|%s|%s|%s|%s|%s|%d%d%d%d|%s", report, c, s, a, x->job.base.sha256, x->job.vector.sha256_f32,
+	const char *environment = st_svf_environment_key(&x->job.arena, x->job.threads);
+	if (!environment)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	x->key = st_arena_printf(&x->job.arena, "3|%s|%s|%s|%s|%s|%s|%s|%d%d%d%d|%s|%s", report, c, s, a, x->job.base.sha256, x->job.vector.sha256_f32,
 	                         x->job.ref.file_sha256, x->o->source_from_python, x->o->digest, x->o->check_f64, x->o->model_bf16,
-	                         st_svf_tie_name(x->job.tie));
+	                         st_svf_tie_name(x->job.tie), environment);
 	return x->key ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
 
@@ -217,12 +239,11 @@ static bool selected(const struct st_svf_replay_run *x, const struct st_svf_entr
 static enum st_status check_scales(struct st_svf_replay_run *x, struct st_error *err)
 {
 	struct st_container *c;
-	const char *path = st_svf_path(&x->job.arena, x->o->components_dir, ST_SVF_SCALES);
-	if (!path || access(path, F_OK) != 0) {
+	if (access(x->scales_path, F_OK) != 0) {
 		st_svf_warn(x->warnings, &x->job.hooks, ST_SVF_SCALES, "is not among the components");
 		return ST_OK;
 	}
-	ST_TRY(st_container_open(path, &c, err));
+	ST_TRY(st_container_open(x->scales_path, &c, err));
 	for (size_t i = 0; i < x->job.ref.n; i++) {
 		const struct st_svf_entry *e = &x->job.ref.entries[i];
 		char name[1100];
@@ -252,10 +273,11 @@ static enum st_status list_inputs(struct st_svf_replay_run *x, struct st_error *
 	return ST_OK;
 }
 
-/* The other side's stages are there, and its source can be this side's where that is asked for. */
-static enum st_status look_for_stages(const struct st_svf_replay_run *x, const struct st_svf_replay_item *it, struct st_error *err)
+/* The item can be written, the other side's stages are there, and its source can be this side's where that is asked for. */
+static enum st_status look_at_item(struct st_svf_replay_run *x, struct st_svf_replay_item *it, struct st_error *err)
 {
 	const struct st_tensor *theirs[ST_SVF_STAGES];
+	ST_TRY(place(x, it, err));
 	ST_TRY(st_svf_replay_find_stages(x, it, theirs, err));
 	const struct st_tensor *s = x->o->source_from_python ? theirs[ST_SVF_SOURCE] : NULL;
 	if (!s || (s->ndim == 2 && s->shape[0] == it->e->rows && s->shape[1] == it->e->cols))
@@ -278,13 +300,16 @@ static enum st_status prepare(struct st_svf_replay_run *x, struct st_error *err)
 	ST_TRY(st_svf_replay_tie(x, err));
 	ST_TRY(st_svf_components_layout(o->components_dir, &x->job.layout, &x->manifest, err));
 	const char *components = st_svf_path(&x->job.arena, o->components_dir, ST_SVF_COMPONENTS);
-	if (!components)
+	x->scales_path = st_svf_path(&x->job.arena, o->components_dir, ST_SVF_SCALES);
+	x->manifest_path = st_svf_path(&x->job.arena, o->components_dir, ST_SVF_DEBUG_MANIFEST);
+	if (!components || !x->scales_path || !x->manifest_path)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	ST_TRY(st_container_open(components, &x->job.factors, err));
 	x->covered = st_arena_alloc(&x->job.arena, x->job.ref.n, sizeof *x->covered);
 	x->notes = st_arena_alloc(&x->job.arena, x->job.ref.n + 1, sizeof *x->notes);
 	if (!x->covered || !x->notes)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(keep_inputs(x, o->out, err));
 	/* Everything that will be needed is looked for before the first tensor is computed. */
 	for (size_t i = 0; i < x->job.ref.n; i++) {
 		const struct st_svf_entry *e = &x->job.ref.entries[i];
@@ -293,15 +318,18 @@ static enum st_status prepare(struct st_svf_replay_run *x, struct st_error *err)
 			continue;
 		struct st_svf_factors f;
 		if (sample)
-			ST_TRY(look_for_stages(x, &(struct st_svf_replay_item){ .e = e, .sample = true }, err));
+			ST_TRY(look_at_item(x, &(struct st_svf_replay_item){ .e = e, .sample = true }, err));
 		if (o->all_selected)
-			ST_TRY(look_for_stages(x, &(struct st_svf_replay_item){ .e = e }, err));
+			ST_TRY(look_at_item(x, &(struct st_svf_replay_item){ .e = e }, err));
 		ST_TRY(st_svf_factors_open(x->job.factors, e, x->job.layout, &f, err));
 		st_svf_factors_close(&f);
 		n += sample;
 		n += o->all_selected;
 		x->total += e->rows * ((uint64_t)sample + o->all_selected);
 	}
+	if (o->source_from_python)
+		st_svf_warn(x->warnings, &x->job.hooks, st_svf_stage_names[ST_SVF_SOURCE],
+		            "is copied from the other side's stages, its check proves nothing");
 	if (n == 0)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--selected-source-filter", "\"%.100s\" is in no selected tensor's name", o->filter ? o->filter : "");
 	ST_TRY(check_scales(x, err));

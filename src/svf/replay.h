@@ -14,7 +14,7 @@ struct st_svf_replay_run {
 	struct st_svf_profile profile;
 	json_t *python, *manifest, *report, *variants, *files, *warnings;
 	struct st_container *sample_stages, *all_stages; /* the other side's; NULL where it stored digests */
-	const char *sample_path, *all_path;
+	const char *sample_path, *all_path, *scales_path, *manifest_path;
 	const json_t *digests;
 	char *key;                 /* what every tensor's result depends on */
 	uint64_t done, total;

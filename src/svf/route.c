@@ -8,6 +8,7 @@
 
 #include <stele/token.h>
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +18,7 @@ struct route {
 	const struct st_svf_route_options *o;
 	struct st_svf_artifact a;
 	struct st_model *model;
+	char base_sha256[65];
 	struct st_exec exec;
 	struct st_arena arena;
 	struct st_graph graph;
@@ -148,6 +150,16 @@ static enum st_status evaluate(struct route *x, struct st_error *err)
 	return st;
 }
 
+/* Of numbers that are not finite no largest one decides anything. */
+static enum st_status check_finite(const float *x, size_t n, const char *what, struct st_error *err)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!isfinite(x[i]))
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what,
+			                  "number %zu is %g: the model or the artifact holds numbers that are not finite, or too large", i, (double)x[i]);
+	return ST_OK;
+}
+
 static size_t argmax(const float *x, size_t n)
 {
 	size_t best = 0;
@@ -160,6 +172,7 @@ static size_t argmax(const float *x, size_t n)
 static enum st_status decide(struct route *x, struct st_error *err)
 {
 	const struct st_tensor *h = x->a.head;
+	ST_TRY(check_finite(x->hidden, x->width, "the hidden state", err));
 	x->outputs = (size_t)h->shape[0];
 	if (h->shape[1] != x->width)
 		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "router_head_shape", "the head reads %llu numbers, a hidden state of the model has %zu",
@@ -175,6 +188,7 @@ static enum st_status decide(struct route *x, struct st_error *err)
 			sum += (double)x->hidden[k] * (double)x->head[i * x->width + k];
 		x->logits[i] = (float)sum;
 	}
+	ST_TRY(check_finite(x->logits, x->outputs, "the logits", err));
 	size_t agents = x->outputs - ST_SVF_ROLES;
 	x->agent = argmax(x->logits, agents);
 	x->role = argmax(x->logits + agents, ST_SVF_ROLES);
@@ -187,7 +201,7 @@ static json_t *floats(const float *x, size_t n)
 {
 	json_t *a = json_array();
 	for (size_t i = 0; i < n; i++)
-		json_array_append_new(a, st_svf_number((double)x[i]));
+		json_array_append_new(a, st_json_number((double)x[i]));
 	return a;
 }
 
@@ -195,7 +209,7 @@ static json_t *hash(const void *p, uint64_t n)
 {
 	struct st_error ignored = ST_ERROR_INIT;
 	char hex[65];
-	return st_sha256_hex(p, n, hex, &ignored) == ST_OK ? json_string(hex) : NULL;
+	return st_sha256_hex(p, n, hex, &ignored) == ST_OK ? st_json_text(hex) : NULL;
 }
 
 static json_t *trace(const struct route *x)
@@ -206,42 +220,71 @@ static json_t *trace(const struct route *x)
 		json_array_append_new(ids, json_integer(x->tokens[i]));
 	if (x->o->message) {
 		json_t *m = json_object();
-		st_svf_put(m, "role", json_string(x->o->role ? x->o->role : "user"));
-		st_svf_put(m, "content", json_string(x->o->message));
+		st_json_put(m, "role", st_json_text(x->o->role ? x->o->role : "user"));
+		st_json_put(m, "content", st_json_text(x->o->message));
 		json_array_append_new(messages, m);
 	}
 	char *compact = json_dumps(ids, JSON_COMPACT);
-	st_svf_put(o, "schema", json_string("trinity_sakana_router_trace.v1"));
-	st_svf_put(o, "runtime", json_string("stele"));
-	st_svf_put(o, "artifact_dir", json_string(x->o->artifact));
-	st_svf_put(o, "artifact_manifest_sha256", json_string(x->a.manifest_sha256));
-	st_svf_put(o, "messages", messages);
-	st_svf_put(o, "transcript", st_svf_string(x->transcript));
-	st_svf_put(o, "transcript_sha256", x->transcript ? hash(x->transcript, strlen(x->transcript)) : json_null());
-	st_svf_put(o, "token_ids_sha256", compact ? hash(compact, strlen(compact)) : NULL);
-	st_svf_put(o, "input_ids", ids);
-	st_svf_put(o, "attention_mask_shape", st_svf_shape(mask, 2));
-	st_svf_put(o, "hidden_state_shape", st_svf_shape(states, 3));
-	st_svf_put(o, "hidden_position", json_integer(-2));
-	st_svf_put(o, "hidden_index", json_integer((json_int_t)x->index));
-	st_svf_put(o, "hidden_vector_shape", st_svf_shape(vector, 2));
-	st_svf_put(o, "hidden_vector_sha256_as_f32", hash(x->hidden, x->width * sizeof *x->hidden));
-	st_svf_put(o, "hidden_vector_prefix_f32", floats(x->hidden, x->width < 8 ? x->width : 8));
-	st_svf_put(o, "hidden_vector_f32", floats(x->hidden, x->width));
-	st_svf_put(o, "head_weight_shape", st_svf_shape(x->a.head->shape, 2));
-	st_svf_put(o, "head_weight_sha256_as_f32", hash(x->head, x->a.head->n_elems * sizeof *x->head));
-	st_svf_put(o, "logits_shape", st_svf_shape(logits, 2));
-	st_svf_put(o, "logits_sha256_as_f32", hash(x->logits, x->outputs * sizeof *x->logits));
-	st_svf_put(o, "logits", floats(x->logits, x->outputs));
-	st_svf_put(o, "agent_logits", floats(x->logits, x->outputs - ST_SVF_ROLES));
-	st_svf_put(o, "role_logits", floats(x->logits + x->outputs - ST_SVF_ROLES, ST_SVF_ROLES));
-	st_svf_put(o, "argmax_agent_id", json_integer((json_int_t)x->agent));
-	st_svf_put(o, "argmax_role_id", json_integer((json_int_t)x->role));
-	st_svf_put(o, "role_name", json_string(roles[x->role]));
-	st_svf_put(o, "mode", json_string(st_mode_name(x->exec.mode)));
-	st_svf_put(o, "environment", st_svf_environment(x->exec.threads, NULL));
+	st_json_put(o, "schema", json_string("trinity_sakana_router_trace.v1"));
+	st_json_put(o, "runtime", json_string("stele"));
+	st_json_put(o, "artifact_dir", st_json_text(x->o->artifact));
+	st_json_put(o, "artifact_manifest_sha256", st_json_text(x->a.manifest_sha256));
+	st_json_put(o, "base_model_sha256", st_json_text(x->base_sha256));
+	st_json_put(o, "messages", messages);
+	st_json_put(o, "transcript", st_json_text(x->transcript));
+	st_json_put(o, "transcript_sha256", x->transcript ? hash(x->transcript, strlen(x->transcript)) : json_null());
+	st_json_put(o, "token_ids_sha256", compact ? hash(compact, strlen(compact)) : NULL);
+	st_json_put(o, "input_ids", ids);
+	st_json_put(o, "attention_mask_shape", st_json_shape(mask, 2));
+	st_json_put(o, "hidden_state_shape", st_json_shape(states, 3));
+	st_json_put(o, "hidden_position", json_integer(-2));
+	st_json_put(o, "hidden_index", json_integer((json_int_t)x->index));
+	st_json_put(o, "hidden_vector_shape", st_json_shape(vector, 2));
+	st_json_put(o, "hidden_vector_sha256_as_f32", hash(x->hidden, x->width * sizeof *x->hidden));
+	st_json_put(o, "hidden_vector_prefix_f32", floats(x->hidden, x->width < 8 ? x->width : 8));
+	st_json_put(o, "hidden_vector_f32", floats(x->hidden, x->width));
+	st_json_put(o, "head_weight_shape", st_json_shape(x->a.head->shape, 2));
+	st_json_put(o, "head_weight_sha256_as_f32", hash(x->head, x->a.head->n_elems * sizeof *x->head));
+	st_json_put(o, "logits_shape", st_json_shape(logits, 2));
+	st_json_put(o, "logits_sha256_as_f32", hash(x->logits, x->outputs * sizeof *x->logits));
+	st_json_put(o, "logits", floats(x->logits, x->outputs));
+	st_json_put(o, "agent_logits", floats(x->logits, x->outputs - ST_SVF_ROLES));
+	st_json_put(o, "role_logits", floats(x->logits + x->outputs - ST_SVF_ROLES, ST_SVF_ROLES));
+	st_json_put(o, "argmax_agent_id", json_integer((json_int_t)x->agent));
+	st_json_put(o, "argmax_role_id", json_integer((json_int_t)x->role));
+	st_json_put(o, "role_name", st_json_text(roles[x->role]));
+	st_json_put(o, "mode", st_json_text(st_mode_name(x->exec.mode)));
+	st_json_put(o, "environment", st_svf_environment(x->exec.threads, NULL));
 	free(compact);
 	return o;
+}
+
+/* An artifact holds a few matrices of its base model. Those of another model around them would give an answer too, and a wrong one. */
+static enum st_status check_base(struct route *x, struct st_error *err)
+{
+	const json_t *made_from = json_object_get(x->a.manifest, "base_model_sha256");
+	st_svf_log(&x->o->hooks, "hashing %s", x->o->model);
+	ST_TRY(st_container_sha256(st_model_container(x->model), x->base_sha256, err));
+	/* Artifacts of other tools do not say. */
+	if (!json_is_string(made_from) || strcmp(json_string_value(made_from), x->base_sha256) == 0)
+		return ST_OK;
+	enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "base_model_sha256", "is %.64s, the artifact was made from %.64s",
+	                               x->base_sha256, json_string_value(made_from));
+	st_error_in(err, x->o->model);
+	return st;
+}
+
+/* The trace must not replace what it is of. */
+static enum st_status keep_inputs(struct route *x, struct st_error *err)
+{
+	const char *out = x->o->out;
+	if (!out)
+		return ST_OK;
+	for (size_t i = 0; i < x->a.n; i++)
+		ST_TRY(st_svf_keep_files(out, x->a.tensors[i].c, err));
+	ST_TRY(st_svf_keep_files(out, x->a.head_file, err));
+	ST_TRY(st_svf_keep(out, st_svf_path(&x->arena, x->o->artifact, ST_SVF_MANIFEST), err));
+	return st_svf_keep_files(out, st_model_container(x->model), err);
 }
 
 static enum st_status run(struct route *x, struct st_error *err)
@@ -253,6 +296,8 @@ static enum st_status run(struct route *x, struct st_error *err)
 	x->exec.threads = st_svf_threads(o->threads);
 	ST_TRY(st_svf_artifact_open(o->artifact, &x->a, err));
 	ST_TRY(st_model_open(o->model, &x->model, err));
+	ST_TRY(keep_inputs(x, err));
+	ST_TRY(check_base(x, err));
 	ST_TRY(read_tokens(x, err));
 	ST_TRY(adapt(x, err));
 	ST_TRY(evaluate(x, err));
@@ -270,7 +315,7 @@ enum st_status st_svf_route(const struct st_svf_route_options *o, struct st_svf_
 	enum st_status st = f ? run(&x, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK) {
 		j = trace(&x);
-		r->json = st_svf_json_ok(j) ? json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
+		r->json = st_json_ok(j) ? json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
 		if (!r->json)
 			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}

@@ -50,7 +50,8 @@ static enum st_status fill(struct st_svf_comparison *c, struct st_svf_set *set, 
 		if (!key)
 			return st_fail(err, ST_ERR_NOMEM, "out of memory");
 		set->t[i] = file ? st_container_find(file, key) : NULL;
-		set->digest[i] = set->t[i] ? NULL : text_in(json_object_get(digests, st_svf_stage_names[i]), "sha256");
+		set->record[i] = set->t[i] ? NULL : json_object_get(digests, st_svf_stage_names[i]);
+		set->digest[i] = text_in(set->record[i], "sha256");
 	}
 	return ST_OK;
 }
@@ -117,6 +118,7 @@ static enum st_status replay_side(struct st_svf_comparison *c, struct st_svf_sid
 	const json_t *v, *e;
 	size_t i;
 	s->components = text_in(json_object_get(s->json, "paths"), "components_dir");
+	s->copies = json_is_true(json_object_get(json_object_get(s->json, "selection"), "source_from_python_stage"));
 	json_array_foreach(json_object_get(s->json, "semantic_python_component_variants"), i, v) {
 		const json_t *debug = json_object_get(v, "stage_debug");
 		const char *named = text_in(debug, "stage_tensor_file"), *name = text_in(v, "source_name"), *label = text_in(v, "label"), *path;

@@ -43,11 +43,6 @@ enum st_status st_svf_file_put(struct st_svf_file *f, size_t tensor, uint64_t by
 	return st_outfile_patch(f->out, at, p, (size_t)n, err);
 }
 
-enum st_status st_svf_file_readable(struct st_svf_file *f, const char **path, struct st_error *err)
-{
-	return st_outfile_readable(f->out, path, err);
-}
-
 enum st_status st_svf_file_commit(struct st_svf_file *f, struct st_error *err)
 {
 	enum st_status st = st_outfile_commit(f->out, err);

@@ -79,7 +79,7 @@ static enum st_status write_piece(struct st_svf_stages *t, const struct piece *p
 
 #define COMPARE_ROWS ((uint64_t)1 << 20) /* elements decoded at a time */
 
-static enum st_status compare_piece(struct st_svf_stages *t, const struct piece *p, struct st_error *err)
+static enum st_status compare_piece(struct st_svf_stages *t, const struct piece *p, int threads, struct st_error *err)
 {
 	const struct st_tensor *o = t->other[p->s];
 	if (!t->shape_match[p->s])
@@ -97,7 +97,7 @@ static enum st_status compare_piece(struct st_svf_stages *t, const struct piece 
 				wide[i] = st_bf16_to_f32(((const uint16_t *)p->x)[r * p->width + i]);
 		else
 			ours = (const float *)p->x + r * p->width;
-		st_svf_metrics_add(&t->metrics[p->s], ours, theirs, n * p->width, at, p->s == ST_SVF_FINAL_BF16);
+		st_svf_metrics_add(&t->metrics[p->s], ours, theirs, n * p->width, at, p->s == ST_SVF_FINAL_BF16, threads);
 		st = st_check_cancel(err);
 	}
 	free(theirs);
@@ -120,7 +120,7 @@ static enum st_status emit(struct st_svf_stages *t, struct piece *p, size_t n, s
 		if (t->file)
 			ST_TRY(write_piece(t, &p[i], err));
 		if (t->other[p[i].s])
-			ST_TRY(compare_piece(t, &p[i], err));
+			ST_TRY(compare_piece(t, &p[i], g->threads, err));
 	}
 	return ST_OK;
 }
@@ -145,16 +145,6 @@ static enum st_status small_stages(struct st_svf_stages *t, struct st_svf_engine
 	struct piece p[] = { { ST_SVF_OFFSETS, g->offsets, 0, 1, t->e->k }, { ST_SVF_SCALED_S, g->scaled, 0, 1, t->e->k },
 	                     { ST_SVF_NORMALIZATION, &g->norm, 0, 1, 1 } };
 	return emit(t, p, 3, g, err);
-}
-
-/* Transposed in squares that stay in the first cache. */
-static void turn(const float *src, uint64_t n, uint64_t cols, uint64_t row0, uint64_t rows, float *dst)
-{
-	for (uint64_t c0 = 0; c0 < cols; c0 += 32)
-		for (uint64_t r0 = 0; r0 < n; r0 += 32)
-			for (uint64_t c = c0; c < cols && c < c0 + 32; c++)
-				for (uint64_t r = r0; r < n && r < r0 + 32; r++)
-					dst[c * rows + row0 + r] = src[r * cols + c];
 }
 
 static enum st_status finals(struct st_svf_stages *t, struct st_svf_engine *g, const float *turned, struct st_error *err)
@@ -187,7 +177,7 @@ static enum st_status straight(struct st_svf_stages *t, struct st_svf_engine *g,
 	ST_TRY(emit(t, p, 1, g, err));
 	if (t->file)
 		ST_TRY(write_piece(t, &p[1], err));
-	return t->other[ST_SVF_FINAL_F32] ? compare_piece(t, &p[1], err) : ST_OK;
+	return t->other[ST_SVF_FINAL_F32] ? compare_piece(t, &p[1], g->threads, err) : ST_OK;
 }
 
 static enum st_status blocks(struct st_svf_stages *t, struct st_svf_engine *g, float *turned, struct st_error *err)
@@ -201,7 +191,7 @@ static enum st_status blocks(struct st_svf_stages *t, struct st_svf_engine *g, f
 		                     { ST_SVF_SOURCE, g->src, r, n, cols } };
 		ST_TRY(emit(t, p, sizeof p / sizeof *p, g, err));
 		if (turned)
-			turn(g->adapted, n, cols, r, rows, turned);
+			st_svf_turn(g->adapted, n, cols, turned, r, rows, g->threads);
 		else
 			ST_TRY(straight(t, g, r, n, err));
 		if (t->done)
@@ -246,9 +236,7 @@ enum st_status st_svf_stages_run(struct st_svf_stages *t, struct st_svf_engine *
 
 bool st_svf_stages_passed(const struct st_svf_stages *t, enum st_svf_stage s)
 {
-	const struct st_svf_tolerance *tol = &t->profile->stage[s];
-	return t->compared[s] && t->shape_match[s] && t->metrics[s].apart == 0 && t->metrics[s].max_abs <= tol->max_abs &&
-	       st_svf_metrics_mean(&t->metrics[s]) <= tol->mean_abs;
+	return t->compared[s] && t->shape_match[s] && st_svf_metrics_passed(&t->metrics[s], &t->profile->stage[s]);
 }
 
 json_t *st_svf_stages_checks(const struct st_svf_stages *t)
@@ -263,19 +251,19 @@ json_t *st_svf_stages_checks(const struct st_svf_stages *t)
 		uint64_t ndim = st_svf_stage_shape(t->e, (enum st_svf_stage)s, t->turned, shape);
 		bool number = t->compared[s] && t->shape_match[s];
 		snprintf(name, sizeof name, "stage.%s", st_svf_stage_names[s]);
-		st_svf_put(tolerance, "max_abs_error", json_real(tol->max_abs));
-		st_svf_put(tolerance, "mean_abs_error", json_real(tol->mean_abs));
-		st_svf_put(o, "stage", json_string(name));
-		st_svf_put(o, "required_for_functional_parity", json_boolean(tol->required));
-		st_svf_put(o, "byte_match", json_boolean(t->byte_match[s]));
-		st_svf_put(o, "shape_match", json_boolean(t->shape_match[s]));
-		st_svf_put(o, "max_abs_error", number ? st_svf_number(m->max_abs) : json_null());
-		st_svf_put(o, "mean_abs_error", number ? st_svf_number(st_svf_metrics_mean(m)) : json_null());
-		st_svf_put(o, "mismatched_element_count", number ? json_integer((json_int_t)m->mismatched) : json_null());
-		st_svf_put(o, "tolerance", tolerance);
-		st_svf_put(o, "functional_passed", json_boolean(st_svf_stages_passed(t, (enum st_svf_stage)s)));
+		st_json_put(tolerance, "max_abs_error", json_real(tol->max_abs));
+		st_json_put(tolerance, "mean_abs_error", json_real(tol->mean_abs));
+		st_json_put(o, "stage", st_json_text(name));
+		st_json_put(o, "required_for_functional_parity", json_boolean(tol->required));
+		st_json_put(o, "byte_match", json_boolean(t->byte_match[s]));
+		st_json_put(o, "shape_match", json_boolean(t->shape_match[s]));
+		st_json_put(o, "max_abs_error", number ? st_json_number(m->max_abs) : json_null());
+		st_json_put(o, "mean_abs_error", number ? st_json_number(st_svf_metrics_mean(m)) : json_null());
+		st_json_put(o, "mismatched_element_count", number ? json_integer((json_int_t)m->mismatched) : json_null());
+		st_json_put(o, "tolerance", tolerance);
+		st_json_put(o, "functional_passed", json_boolean(st_svf_stages_passed(t, (enum st_svf_stage)s)));
 		if (t->summaries)
-			st_svf_put(o, "elixir", st_svf_summary_json(&t->summary[s], shape, (size_t)ndim));
+			st_json_put(o, "elixir", st_svf_summary_json(&t->summary[s], shape, (size_t)ndim));
 		json_array_append_new(list, o);
 	}
 	return list;
@@ -287,7 +275,7 @@ json_t *st_svf_stages_digests(const struct st_svf_stages *t)
 	for (size_t s = 0; s < ST_SVF_STAGES; s++) {
 		uint64_t shape[2] = { 0 };
 		uint64_t ndim = st_svf_stage_shape(t->e, (enum st_svf_stage)s, t->turned, shape);
-		st_svf_put(all, st_svf_stage_names[s], st_svf_summary_json(&t->summary[s], shape, (size_t)ndim));
+		st_json_put(all, st_svf_stage_names[s], st_svf_summary_json(&t->summary[s], shape, (size_t)ndim));
 	}
 	return all;
 }

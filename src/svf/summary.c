@@ -106,45 +106,55 @@ json_t *st_svf_summary_json(const struct st_svf_summary *s, const uint64_t *shap
 {
 	json_t *o = json_object(), *prefix = json_array();
 	for (size_t i = 0; prefix && i < s->n_prefix; i++)
-		json_array_append_new(prefix, st_svf_number((double)s->prefix[i]));
-	st_svf_put(o, "shape", st_svf_shape(shape, ndim));
-	st_svf_put(o, "dtype", json_string(s->bf16 ? "bfloat16" : "float32"));
-	st_svf_put(o, "device", json_string("cpu"));
-	st_svf_put(o, "size", json_integer((json_int_t)s->n));
-	st_svf_put(o, "sha256", json_string(s->sha256));
-	st_svf_put(o, "min", st_svf_number(s->nonfinite ? NAN : s->min));
-	st_svf_put(o, "max", st_svf_number(s->nonfinite ? NAN : s->max));
-	st_svf_put(o, "sum", st_svf_number(s->sum));
-	st_svf_put(o, "prefix_f32", prefix);
+		json_array_append_new(prefix, st_json_number((double)s->prefix[i]));
+	st_json_put(o, "shape", st_json_shape(shape, ndim));
+	st_json_put(o, "dtype", st_json_text(s->bf16 ? "bfloat16" : "float32"));
+	st_json_put(o, "device", json_string("cpu"));
+	st_json_put(o, "size", json_integer((json_int_t)s->n));
+	st_json_put(o, "sha256", st_json_text(s->sha256));
+	st_json_put(o, "min", st_json_number(s->nonfinite ? NAN : s->min));
+	st_json_put(o, "max", st_json_number(s->nonfinite ? NAN : s->max));
+	st_json_put(o, "sum", st_json_number(s->sum));
+	st_json_put(o, "prefix_f32", prefix);
 	if (s->nonfinite)
-		st_svf_put(o, "nonfinite", json_integer((json_int_t)s->nonfinite));
+		st_json_put(o, "nonfinite", json_integer((json_int_t)s->nonfinite));
 	if (s->sha256_bf16[0]) {
-		st_svf_put(o, "sha256_as_f32", json_string(s->sha256));
-		st_svf_put(o, "sha256_as_bf16", json_string(s->sha256_bf16));
+		st_json_put(o, "sha256_as_f32", st_json_text(s->sha256));
+		st_json_put(o, "sha256_as_bf16", st_json_text(s->sha256_bf16));
 	}
 	return o;
 }
 
-uint64_t st_svf_step(const struct st_tensor *t)
+uint64_t st_svf_step(uint64_t rows, uint64_t cols)
 {
-	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t), step = cols ? ((uint64_t)1 << 20) / cols + 1 : 1;
+	uint64_t step = cols ? ((uint64_t)1 << 20) / cols + 1 : 1;
 	return step < rows ? step : rows ? rows : 1;
 }
 
-enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s, struct st_error *err)
+enum st_status st_svf_summary_rows(const struct st_svf_source *from, uint64_t rows, uint64_t cols, size_t prefix, struct st_svf_summary *s,
+                                   struct st_error *err)
 {
-	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t), step = st_svf_step(t);
+	uint64_t step = st_svf_step(rows, cols);
 	float *x = st_alloc_array(step * (cols ? cols : 1), sizeof *x);
 	if (!x)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	enum st_status st = st_svf_summary_begin(s, prefix, true, err);
 	for (uint64_t r = 0; st == ST_OK && r < rows; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step;
-		st_tensor_decode(t, r, n, x);
-		st_svf_summary_f32(s, x, n * cols);
-		st = st_check_cancel(err);
+		st = from->rows(from->ctx, r, n, x, err);
+		if (st == ST_OK)
+			st_svf_summary_f32(s, x, n * cols);
+		if (st == ST_OK)
+			st = st_check_cancel(err);
 	}
 	st_svf_summary_end(s);
 	free(x);
 	return st;
+}
+
+enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s, struct st_error *err)
+{
+	struct st_svf_tensor_rows rows = { t };
+	const struct st_svf_source from = { .rows = st_svf_tensor_rows, .ctx = &rows };
+	return st_svf_summary_rows(&from, st_tensor_rows(t), st_tensor_cols(t), prefix, s, err);
 }

@@ -178,17 +178,6 @@ static void finish(struct job *j)
 		free(all[i]);
 }
 
-/* dst [cols, rows] = src [rows, cols] transposed, in squares that stay in the first cache. */
-static void turn(const float *src, uint64_t rows, uint64_t cols, float *dst, int threads)
-{
-#pragma omp parallel for schedule(static) num_threads(threads)
-	for (uint64_t r0 = 0; r0 < rows; r0 += 32)
-		for (uint64_t c0 = 0; c0 < cols; c0 += 32)
-			for (uint64_t c = c0; c < cols && c < c0 + 32; c++)
-				for (uint64_t r = r0; r < rows && r < r0 + 32; r++)
-					dst[c * rows + r] = src[r * cols + c];
-}
-
 /* The block's reflections and triangle, in j->block. */
 static enum st_status factorise_block(struct job *j, uint64_t b, struct st_error *err)
 {
@@ -197,7 +186,7 @@ static enum st_status factorise_block(struct job *j, uint64_t b, struct st_error
 	if (j->hooks && j->hooks->progress)
 		j->hooks->progress(j->hooks->user, j->e->source_name, r0, j->m);
 	ST_TRY(rows_of(j, r0, r, j->rows, err));
-	turn(j->rows, r, j->n, j->block, j->threads);
+	st_svf_turn(j->rows, r, j->n, j->block, 0, r, j->threads);
 	return lapack(j, "sgeqrf", LAPACKE_sgeqrf(LAPACK_COL_MAJOR, (lapack_int)r, (lapack_int)j->n, j->block, (lapack_int)r, j->tau), err);
 }
 
@@ -271,7 +260,7 @@ static enum st_status block_of_u(struct job *j, uint64_t b, struct st_error *err
 		memset(j->c + c * r + n, 0, (r - n) * sizeof *j->c);
 	}
 	ST_TRY(lapack(j, "sormqr", LAPACKE_sormqr(LAPACK_COL_MAJOR, 'L', 'N', lr, ln, ln, j->block, lr, j->tau, j->c, lr), err));
-	turn(j->c, n, r, j->rows, j->threads);
+	st_svf_turn(j->c, n, r, j->rows, 0, n, j->threads);
 	return ST_OK;
 }
 

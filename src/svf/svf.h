@@ -45,13 +45,6 @@ char *st_svf_safe_name(struct st_arena *a, const char *name);
 
 /* ---- JSON (json.c) ---- */
 
-/* Sets o[key] = v and takes v; lack of memory is seen once, by st_svf_json_ok. */
-void st_svf_put(json_t *o, const char *key, json_t *v);
-bool st_svf_json_ok(const json_t *o);
-json_t *st_svf_number(double x); /* "nan", "inf", "-inf" where JSON has no number */
-json_t *st_svf_string(const char *s); /* NULL becomes null */
-json_t *st_svf_shape(const uint64_t *shape, size_t n);
-json_t *st_svf_now(void);
 /* Indented, members sorted, one newline, whole or not at all. */
 ST_MUST_CHECK enum st_status st_svf_write_json(const char *path, const json_t *j, struct st_error *err);
 /* A JSON object that must exist. */
@@ -176,6 +169,8 @@ ST_MUST_CHECK enum st_status st_svf_engine_rows(struct st_svf_engine *g, uint64_
 /* The adapted rows alone: what `compose` starts the next tensor from. */
 ST_MUST_CHECK enum st_status st_svf_engine_adapted(struct st_svf_engine *g, uint64_t row0, uint64_t n, float *dst, struct st_error *err);
 void st_svf_engine_close(struct st_svf_engine *g);
+/* src [rows, cols] transposed into columns [at, at + rows) of dst [cols, width]. */
+void st_svf_turn(const float *src, uint64_t rows, uint64_t cols, float *dst, uint64_t at, uint64_t width, int threads);
 double st_svf_clock(void);
 
 /* ---- numbers about a tensor (summary.c) ---- */
@@ -196,8 +191,12 @@ void st_svf_summary_bf16(struct st_svf_summary *s, const uint16_t *x, uint64_t n
 void st_svf_summary_end(struct st_svf_summary *s); /* also releases */
 json_t *st_svf_summary_json(const struct st_svf_summary *s, const uint64_t *shape, size_t ndim);
 /* Rows to decode at a time: about a million elements, and no more than there are. At least 1. */
-uint64_t st_svf_step(const struct st_tensor *t);
+uint64_t st_svf_step(uint64_t rows, uint64_t cols);
 ST_MUST_CHECK enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s, struct st_error *err);
+/* Of rows that come from elsewhere than a tensor: [rows, cols]. */
+struct st_svf_source;
+ST_MUST_CHECK enum st_status st_svf_summary_rows(const struct st_svf_source *from, uint64_t rows, uint64_t cols, size_t prefix,
+                                                 struct st_svf_summary *s, struct st_error *err);
 
 /* ---- two values of one stage (metrics.c) ---- */
 
@@ -212,10 +211,12 @@ struct st_svf_metrics {
 	struct st_svf_worst worst[ST_SVF_TOP]; /* largest first */
 	size_t n_worst, want;
 };
-void st_svf_metrics_add(struct st_svf_metrics *m, const float *a, const float *b, uint64_t n, uint64_t first, bool ulps);
+void st_svf_metrics_add(struct st_svf_metrics *m, const float *a, const float *b, uint64_t n, uint64_t first, bool ulps, int threads);
 double st_svf_metrics_mean(const struct st_svf_metrics *m);
 
 struct st_svf_tolerance { double max_abs, mean_abs; bool required; };
+/* Within tolerance, of at least one number, all of them finite: two sides that are NaN alike show nothing. */
+bool st_svf_metrics_passed(const struct st_svf_metrics *m, const struct st_svf_tolerance *t);
 struct st_svf_profile { char name[64]; struct st_svf_tolerance stage[ST_SVF_STAGES]; };
 /* "strict", "f32", or the path of a JSON file. */
 ST_MUST_CHECK enum st_status st_svf_profile_read(const char *name, struct st_svf_profile *p, struct st_error *err);
@@ -228,8 +229,6 @@ ST_MUST_CHECK enum st_status st_svf_file_open(const char *path, const struct st_
                                               struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_file_put(struct st_svf_file *f, size_t tensor, uint64_t byte, const void *p, uint64_t n,
                                              struct st_error *err);
-/* A path under which the bytes written so far can be read. */
-ST_MUST_CHECK enum st_status st_svf_file_readable(struct st_svf_file *f, const char **path, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_file_commit(struct st_svf_file *f, struct st_error *err);
 void st_svf_file_abort(struct st_svf_file *f);
 
@@ -285,6 +284,9 @@ double st_svf_orthogonality(const float *x, uint64_t n, uint64_t k, bool turned)
 /* ---- reports (evidence.c) ---- */
 
 json_t *st_svf_environment(int threads, const char *svd);
+/* The same as one line, in the arena: what an earlier run left is taken over where this has not changed, so that a report's
+ * environment is that of everything in it. NULL when out of memory. */
+char *st_svf_environment_key(struct st_arena *a, int threads);
 /* {path, role, bytes, sha256}; appended to files. */
 ST_MUST_CHECK enum st_status st_svf_add_file(json_t *files, const char *role, const char *path, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_file_sha256(const char *path, char hex[65], struct st_error *err);
@@ -299,8 +301,11 @@ char *st_svf_path(struct st_arena *a, const char *dir, const char *name);
 /* A file that a report names: as named, beside the report, or in `dir`. NULL where it is in none of them. */
 const char *st_svf_locate(struct st_arena *a, const char *named, const char *report, const char *dir);
 
+/* Rows of a tensor, to be read as they are; ctx is a struct st_svf_tensor_rows. */
+struct st_svf_tensor_rows { const struct st_tensor *t; };
+enum st_status st_svf_tensor_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err);
 /* Rows of a stored weight; ctx is a struct st_svf_weight_rows. */
-struct st_svf_weight_rows { struct st_weight w; bool round_bf16; };
+struct st_svf_weight_rows { struct st_weight w; bool round_bf16; int threads; };
 enum st_status st_svf_weight_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err);
 /* ---- what export, replay and apply share (job.c) ---- */
 
@@ -311,6 +316,7 @@ struct st_svf_job {
 	struct st_svf_base base;
 	bool have_base;
 	struct st_container *factors; /* owned */
+	struct st_container **computed; /* [n of the reference] or NULL: each tensor's factors in a file of its own, where `factors` is NULL */
 	enum st_svf_layout layout;
 	enum st_svf_tie tie;
 	uint64_t chunk;
@@ -322,6 +328,12 @@ struct st_svf_job {
 ST_MUST_CHECK enum st_status st_svf_job_open(struct st_svf_job *j, const char *vector, const char *reference, const char *model,
                                              bool round_bf16, struct st_error *err);
 void st_svf_job_close(struct st_svf_job *j);
+/* Refuse to write `out` where that would take an input away: a file, the files of a container, all that a job has read so far. An input
+ * that is NULL is none. */
+ST_MUST_CHECK enum st_status st_svf_keep(const char *out, const char *in, struct st_error *err);
+ST_MUST_CHECK enum st_status st_svf_keep_files(const char *out, const struct st_container *c, struct st_error *err);
+ST_MUST_CHECK enum st_status st_svf_job_keep(const struct st_svf_job *j, const char *out, struct st_error *err);
+struct st_container *st_svf_job_factors(const struct st_svf_job *j, const struct st_svf_entry *e); /* NULL: none yet */
 /* The earlier (or, for last-wins, later) tensor whose storage this one shares in the base model; NULL: none, or the policy is independent. */
 const struct st_svf_entry *st_svf_job_before(const struct st_svf_job *j, const struct st_svf_entry *e);
 const struct st_svf_entry *st_svf_job_after(const struct st_svf_job *j, const struct st_svf_entry *e);
@@ -337,7 +349,7 @@ struct st_svf_work {
 	bool open, other_open;
 	struct st_svf_weight_rows rows;
 	struct st_svf_composed { struct st_svf_engine *g; bool round_bf16; } composed;
-	struct st_svf_tensor_rows { const struct st_tensor *t; } stored;
+	struct st_svf_tensor_rows stored;
 	struct st_svf_source source;
 };
 /* Its source by the tie policy; composing needs the factors of the tensor before. `stored`: take the source from there instead. */

@@ -82,7 +82,7 @@ static json_t *cause_json(const struct hypothesis *h, const char *confidence, do
 	st_json_put(j, "code", json_string(h ? h->code : "unexplained"));
 	st_json_put(j, "confidence", json_string(confidence));
 	if (h && h->parameter)
-		st_json_put(par, h->parameter, st_json_real(h->value));
+		st_json_put(par, h->parameter, st_json_number(h->value));
 	if (h && h->e.row_fault == ROW_COPY)
 		st_json_put(par, "holds_row", json_integer(h->e.from));
 	if (h && h->e.row_fault && h->e.one_head)
@@ -94,10 +94,10 @@ static json_t *cause_json(const struct hypothesis *h, const char *confidence, do
 	if (h && h->e.kv_round)
 		st_json_put(par, "kv_dtype", json_string(h->e.kv_round == ROUND_F16 ? "f16" : "bf16"));
 	st_json_put(j, "parameters", par);
-	st_json_put(j, "residual_before", st_json_real(before));
-	st_json_put(j, "residual_after", h ? st_json_real(h->residual) : NULL);
-	st_json_put(j, "floor", st_json_real(floor));
-	st_json_put(j, "text", h ? json_string(h->text) : NULL);
+	st_json_put(j, "residual_before", st_json_number(before));
+	st_json_put(j, "residual_after", h ? st_json_number(h->residual) : json_null());
+	st_json_put(j, "floor", st_json_number(floor));
+	st_json_put(j, "text", h ? json_string(h->text) : json_null());
 	return j;
 }
 
@@ -191,11 +191,11 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	fprintf(r->text, "observed output against the declared step in f64: nrmse %.3e, floor of %s %.1e\n", before,
 	        storage < floor ? "f32 arithmetic" : !strcmp(type, "f16") ? "an f16 output" : "a bf16 output", floor);
 	st_json_put(j, "output_dtype", json_string(type));
-	st_json_put(j, "residual", st_json_real(before));
-	st_json_put(j, "floor", st_json_real(floor));
+	st_json_put(j, "residual", st_json_number(before));
+	st_json_put(j, "floor", st_json_number(floor));
 	if (before <= floor) {
 		st_json_put(j, "verdict", json_string("match"));
-		st_json_put(j, "cause", NULL);
+		st_json_put(j, "cause", json_null());
 		fprintf(r->text, "verdict: match\n");
 		goto out;
 	}
@@ -218,7 +218,7 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	st_json_put(cause, "equivalent", same);
 	for (size_t i = 0; i < t.n && i < 5; i++)
 		json_array_append_new(list, json_pack("{s:s,s:s,s:o}", "code", order[i]->code, "text", order[i]->text, "residual_after",
-		                                         st_json_real(order[i]->residual)));
+		                                         st_json_number(order[i]->residual)));
 	if (explained)
 		fprintf(r->text, "cause: %s (%s) - %s\n", best->code, confidence, best->text);
 	if (explained && best->parameter)

@@ -144,9 +144,9 @@ static json_t *cause(const char *code, const char *confidence, const char *text,
 	st_json_put(j, "code", json_string(code));
 	st_json_put(j, "confidence", json_string(confidence));
 	st_json_put(j, "parameters", parameters);
-	st_json_put(j, "residual_before", st_json_real(before));
-	st_json_put(j, "residual_after", st_json_real(after));
-	st_json_put(j, "floor", st_json_real(floor));
+	st_json_put(j, "residual_before", st_json_number(before));
+	st_json_put(j, "residual_after", st_json_number(after));
+	st_json_put(j, "floor", st_json_number(floor));
 	st_json_put(j, "text", json_string(text));
 	return j;
 }
@@ -179,7 +179,7 @@ static void systematic(struct st_replay_run *r, struct check *k, bool v, double 
 	json_t *par = json_object();
 	st_json_put(par, "side", json_string(v ? "values" : "keys"));
 	if (sure && best->fit_gain)
-		st_json_put(par, "gain", st_json_real(gain));
+		st_json_put(par, "gain", st_json_number(gain));
 	if (sure && best->shift)
 		st_json_put(par, "shift", json_integer(best->shift));
 	json_array_append_new(out, cause(sure ? best->code : "unexplained", sure ? "confirmed" : "none",
@@ -272,7 +272,7 @@ enum st_status st_diagnose_cache(struct st_replay_run *r, const struct st_captur
 		}
 		total_bad += n_bad;
 		nrmse[v] = sqrt(sum / (double)rows);
-		st_json_put(j, v ? "values_nrmse" : "keys_nrmse", st_json_real(nrmse[v]));
+		st_json_put(j, v ? "values_nrmse" : "keys_nrmse", st_json_number(nrmse[v]));
 		st_json_put(j, v ? "values_bad_rows" : "keys_bad_rows", json_integer((json_int_t)n_bad));
 		if (n_bad * 2 > rows)
 			systematic(r, &k, v, nrmse[v], causes);
@@ -280,7 +280,7 @@ enum st_status st_diagnose_cache(struct st_replay_run *r, const struct st_captur
 			single_rows(r, &k, v, bad, n_bad < MAX_LISTED ? (size_t)n_bad : MAX_LISTED, causes);
 	}
 	st_json_put(j, "rows", json_integer((json_int_t)rows));
-	st_json_put(j, "expected_nrmse", st_json_real(k.expected));
+	st_json_put(j, "expected_nrmse", st_json_number(k.expected));
 	st_json_put(j, "verdict", json_string(total_bad ? "fault" : "ok"));
 	if (total_bad)
 		r->exit_status = 2;

@@ -82,16 +82,16 @@ static void add(struct st_replay_run *r, json_t *list, const char *name, const s
 	        k && strcmp(k->name, name) ? k->name : "");
 	st_json_put(j, "name", json_string(name));
 	st_json_put(j, "bits", json_integer(cb->bits));
-	st_json_put(j, "largest_lloyd_move", st_json_real(l.lloyd_move));
+	st_json_put(j, "largest_lloyd_move", st_json_number(l.lloyd_move));
 	st_json_put(j, "largest_lloyd_move_level", json_integer(l.lloyd_level));
-	st_json_put(j, "distance_from_optimum", st_json_real(l.distance));
-	st_json_put(j, "rmse", st_json_real(l.rmse));
-	st_json_put(j, "rmse_optimum", st_json_real(l.rmse_optimum));
-	st_json_put(j, "mse_excess", st_json_real(l.mse_excess));
-	st_json_put(j, "outermost", st_json_real(l.outermost));
-	st_json_put(j, "outermost_optimum", st_json_real(l.outermost_optimum));
-	st_json_put(j, "asymmetry", st_json_real(l.asymmetry));
-	st_json_put(j, "recognised", k ? json_string(k->name) : NULL);
+	st_json_put(j, "distance_from_optimum", st_json_number(l.distance));
+	st_json_put(j, "rmse", st_json_number(l.rmse));
+	st_json_put(j, "rmse_optimum", st_json_number(l.rmse_optimum));
+	st_json_put(j, "mse_excess", st_json_number(l.mse_excess));
+	st_json_put(j, "outermost", st_json_number(l.outermost));
+	st_json_put(j, "outermost_optimum", st_json_number(l.outermost_optimum));
+	st_json_put(j, "asymmetry", st_json_number(l.asymmetry));
+	st_json_put(j, "recognised", k ? json_string(k->name) : json_null());
 	st_json_put(j, "ok", json_boolean(l.ok));
 	json_array_append_new(list, j);
 	if (!l.ok)
@@ -102,7 +102,7 @@ enum st_status st_replay_lint(struct st_replay_run *r, struct st_error *err)
 {
 	struct st_codebook cb = { 0 };
 	json_t *list = json_array(), *known = json_array();
-	st_json_put(r->json, "tolerance", st_json_real(ST_CODEBOOK_TOLERANCE));
+	st_json_put(r->json, "tolerance", st_json_number(ST_CODEBOOK_TOLERANCE));
 	st_json_put(r->json, "codebooks", list);
 	st_json_put(r->json, "known", known);
 	ST_TRY(st_replay_open_json(r, err));
@@ -141,9 +141,9 @@ enum st_status st_replay_lint(struct st_replay_run *r, struct st_error *err)
 		json_t *j = json_object();
 		st_json_put(j, "name", json_string(k->name));
 		st_json_put(j, "bits", json_integer(k->bits));
-		st_json_put(j, "rmse_published", st_json_real(k->rmse));
-		st_json_put(j, "outermost_published", st_json_real(k->outermost));
-		st_json_put(j, "mse_excess", st_json_real(excess));
+		st_json_put(j, "rmse_published", st_json_number(k->rmse));
+		st_json_put(j, "outermost_published", st_json_number(k->outermost));
+		st_json_put(j, "mse_excess", st_json_number(excess));
 		json_array_append_new(known, j);
 	}
 	st_json_put(r->json, "verdict", json_string(r->exit_status ? "not_optimal" : "optimal"));

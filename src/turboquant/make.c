@@ -140,7 +140,7 @@ enum st_status st_replay_make(struct st_replay_run *r, struct st_error *err)
 	st = st_outdir_commit(dir, err);
 	dir = NULL;
 	st_json_put(r->json, "kind", json_string(k->name));
-	st_json_put(r->json, "folder", json_string(o->out));
+	st_json_put(r->json, "folder", st_json_text(o->out));
 	json_object_update(r->json, manifest);
 	fprintf(r->text, "wrote %s/manifest.json: %s; %u query / %u key-value heads, d %u, %u bits, signs %s\n", o->out, k->what, H, G, d,
 	        bits, signs ? "d1" : "none");

@@ -142,13 +142,13 @@ static json_t *row_json(const struct st_replay_run *r, const struct row *row)
 	st_json_put(j, "position", json_integer(row->pos));
 	st_json_put(j, "kv_seq_len", json_integer(row->p.kv_seq_len));
 	st_json_put(j, "ring_start", json_integer(row->p.ring_start));
-	st_json_put(j, "dequant_oracle_nrmse", st_json_real(row->dequant));
-	st_json_put(j, "independent_floor_nrmse", st_json_real(row->floor));
-	st_json_put(e, "mean", st_json_real(row->expect.mean));
-	st_json_put(e, "sd", st_json_real(row->expect.sd));
+	st_json_put(j, "dequant_oracle_nrmse", st_json_number(row->dequant));
+	st_json_put(j, "independent_floor_nrmse", st_json_number(row->floor));
+	st_json_put(e, "mean", st_json_number(row->expect.mean));
+	st_json_put(e, "sd", st_json_number(row->expect.sd));
 	st_json_put(e, "seeds", json_integer(row->expect.n));
-	st_json_put(e, "low", st_json_real(row->expect.mean - floor_sigmas * row->expect.sd));
-	st_json_put(e, "high", st_json_real(row->expect.mean + floor_sigmas * row->expect.sd));
+	st_json_put(e, "low", st_json_number(row->expect.mean - floor_sigmas * row->expect.sd));
+	st_json_put(e, "high", st_json_number(row->expect.mean + floor_sigmas * row->expect.sd));
 	st_json_put(j, "floor_expected", e);
 	st_json_put(j, "verdict", json_string(row->verdict));
 	st_json_put(j, "quantiser_floor", json_boolean(row->is_floor));
@@ -215,7 +215,7 @@ enum st_status st_replay_multistep(struct st_replay_run *r, struct st_error *err
 	st_json_put(r->json, "seeding", json_string(r->o->seeding_xor ? "xor" : "splitmix"));
 	st_json_put(r->json, "bits", json_integer(bits));
 	st_json_put(r->json, "signs", json_string(signs ? "d1" : "none"));
-	st_json_put(r->json, "threshold", st_json_real(verdict_threshold));
+	st_json_put(r->json, "threshold", st_json_number(verdict_threshold));
 	st_json_put(r->json, "any_nan_inf_in_output", json_boolean(!finite));
 	st_json_put(r->json, "verdict", json_string(verdict));
 	st_json_put(r->json, "quantiser_floor", json_boolean(floor_only));

@@ -56,7 +56,7 @@ static enum st_status run_gates(struct st_replay_run *r, json_t *gates, const ch
 		json_t *j = json_object();
 		st_json_put(j, "exit_code", json_integer(g.exit_code));
 		st_json_put(j, "status", json_string(status));
-		st_json_put(j, "duration_ms", st_json_real(g.duration_ms));
+		st_json_put(j, "duration_ms", st_json_number(g.duration_ms));
 		st_json_put(j, "build_id", json_string(g.build_id));
 		st_json_put(j, "last_lines", last_lines(g.output));
 		st_json_put(gates, name, j);
@@ -105,9 +105,9 @@ static double range(const double *x, size_t n)
 static json_t *null_fields(double measured, double mean, double sd)
 {
 	json_t *j = json_object();
-	st_json_put(j, "mean", st_json_real(mean));
-	st_json_put(j, "sd", st_json_real(sd));
-	st_json_put(j, "z", st_json_real((measured - mean) / sd));
+	st_json_put(j, "mean", st_json_number(mean));
+	st_json_put(j, "sd", st_json_number(sd));
+	st_json_put(j, "z", st_json_number((measured - mean) / sd));
 	return j;
 }
 
@@ -119,10 +119,10 @@ static json_t *regime_json(const struct st_replay_run *r, unsigned bits, bool si
 	st_json_put(j, "num_kv_heads", json_integer(p.num_kv_heads));
 	st_json_put(j, "head_dim", json_integer(p.head_dim));
 	st_json_put(j, "kv_capacity", json_integer(p.kv_capacity));
-	st_json_put(j, "scale", st_json_real(p.scale));
+	st_json_put(j, "scale", st_json_number(p.scale));
 	st_json_put(j, "mask_type", json_integer(p.mask_type));
-	st_json_put(j, "rms_eps", st_json_real(st_sweep_regime.rms_eps));
-	st_json_put(j, "rope_theta", st_json_real(st_sweep_regime.rope_theta));
+	st_json_put(j, "rms_eps", st_json_number(st_sweep_regime.rms_eps));
+	st_json_put(j, "rope_theta", st_json_number(st_sweep_regime.rope_theta));
 	st_json_put(j, "rope_style", json_string("half_split"));
 	st_json_put(j, "bits", json_integer(bits));
 	st_json_put(j, "signs", json_string(signs ? "d1" : "none"));
@@ -143,11 +143,11 @@ static json_t *sweep_json(const char *name, const struct st_sweep_result *m, con
 		st_json_put(j, "abs_pos", json_integer(pt->pos));
 		st_json_put(j, "kvl_logical", json_integer(pt->kvl));
 		st_json_put(j, "sliding_window", json_integer(pt->window));
-		st_json_put(j, "nrmse", st_json_real(m->nrmse[i]));
+		st_json_put(j, "nrmse", st_json_number(m->nrmse[i]));
 		st_json_put(j, "band_ok", json_boolean(band_ok(m->nrmse[i])));
 		st_json_put(j, "rng_u64s_consumed_before", json_integer((json_int_t)m->before[i]));
 		json_t *n = null_fields(m->nrmse[i], null->mean[i], null->sd[i]);
-		st_json_put(n, "outside_band", st_json_real(null->outside[i]));
+		st_json_put(n, "outside_band", st_json_number(null->outside[i]));
 		st_json_put(j, "null", n);
 		json_array_append_new(list, j);
 	}
@@ -168,9 +168,9 @@ static json_t *ring_json(const struct st_replay_run *r, const struct st_sweep_re
 		st_json_put(j, "ring_start_b", json_integer(pt->ring_b));
 		st_json_put(j, "rows_a", st_json_visible(&pa, r->exec.visibility));
 		st_json_put(j, "rows_b", st_json_visible(&pb, r->exec.visibility));
-		st_json_put(j, "ring_start_A_nrmse", st_json_real(m->nrmse[i]));
-		st_json_put(j, "ring_start_B_nrmse", st_json_real(m->nrmse_b[i]));
-		st_json_put(j, "ab_delta", st_json_real(m->nrmse_b[i] - m->nrmse[i]));
+		st_json_put(j, "ring_start_A_nrmse", st_json_number(m->nrmse[i]));
+		st_json_put(j, "ring_start_B_nrmse", st_json_number(m->nrmse_b[i]));
+		st_json_put(j, "ab_delta", st_json_number(m->nrmse_b[i] - m->nrmse[i]));
 		/* Two readings of one cache from different rows that agree to the last bit compare nothing. */
 		st_json_put(j, "vacuous", json_boolean(m->nrmse[i] == m->nrmse_b[i]));
 		st_json_put(j, "band_ok", json_boolean(band_ok(m->nrmse[i])));
@@ -197,12 +197,12 @@ static json_t *intersection_json(const struct st_sweep_result *m, bool *copied)
 	*copied = m->before[a] == m->before[b] || diff < 5e-8;
 	st_json_put(j, "abs_pos", json_integer(500));
 	st_json_put(j, "kvl_logical", json_integer(500));
-	st_json_put(j, "sweep_A_nrmse", st_json_real(m->nrmse[a]));
-	st_json_put(j, "sweep_B_nrmse", st_json_real(m->nrmse[b]));
+	st_json_put(j, "sweep_A_nrmse", st_json_number(m->nrmse[a]));
+	st_json_put(j, "sweep_B_nrmse", st_json_number(m->nrmse[b]));
 	st_json_put(j, "sweep_A_rng_u64s_consumed_before", json_integer((json_int_t)m->before[a]));
 	st_json_put(j, "sweep_B_rng_u64s_consumed_before", json_integer((json_int_t)m->before[b]));
 	st_json_put(j, "match_to_7_decimal_places", json_boolean(diff < 5e-8));
-	st_json_put(j, "absdiff", st_json_real(diff));
+	st_json_put(j, "absdiff", st_json_number(diff));
 	st_json_put(j, "independent_draws", json_boolean(m->before[a] != m->before[b]));
 	return j;
 }
@@ -237,14 +237,14 @@ static json_t *null_json(const struct st_sweep_result *m, const struct st_null_s
 	for (int i = 0; i < ST_N_SWEEP_A; i++)
 		kvl[i] = st_sweep_points[i].kvl;
 	st_json_put(j, "seeds", json_integer(null->n));
-	st_json_put(j, "z_limit", st_json_real(z_limit));
-	st_json_put(j, "largest_abs_z", st_json_real(*worst));
+	st_json_put(j, "z_limit", st_json_number(z_limit));
+	st_json_put(j, "largest_abs_z", st_json_number(*worst));
 	st_json_put(j, "largest_abs_z_at", json_sprintf("sweep %s pos %u kvl %u", st_sweep_points[at].sweep, st_sweep_points[at].pos,
 	                                                st_sweep_points[at].kvl));
-	st_json_put(j, "band_rejection_rate", st_json_real(null->band_rejection));
-	st_json_put(j, "spearman_rho_of_means_A", st_json_real(spearman(kvl, null->mean, ST_N_SWEEP_A)));
-	st_json_put(j, "range_of_means_A", st_json_real(range(null->mean, ST_N_SWEEP_A)));
-	st_json_put(j, "range_of_means_B", st_json_real(range(null->mean + ST_N_SWEEP_A, ST_N_SWEEP_B)));
+	st_json_put(j, "band_rejection_rate", st_json_number(null->band_rejection));
+	st_json_put(j, "spearman_rho_of_means_A", st_json_number(spearman(kvl, null->mean, ST_N_SWEEP_A)));
+	st_json_put(j, "range_of_means_A", st_json_number(range(null->mean, ST_N_SWEEP_A)));
+	st_json_put(j, "range_of_means_B", st_json_number(range(null->mean + ST_N_SWEEP_A, ST_N_SWEEP_B)));
 	st_json_put(j, "verdict", json_string(*verdict));
 	return j;
 }
@@ -297,7 +297,7 @@ enum st_status st_replay_production(struct st_replay_run *r, struct st_error *er
 	ST_TRY(open_audit(r, err));
 
 	const json_t *ran_at = json_object_get(r->json, "ran_at");
-	st_json_put(r->json, "session", o->session ? json_string(o->session) : json_sprintf("replay %s", json_string_value(ran_at)));
+	st_json_put(r->json, "session", o->session ? st_json_text(o->session) : json_sprintf("replay %s", json_string_value(ran_at)));
 	st_json_put(r->json, "iter", json_integer(o->iter ? o->iter : 1));
 	json_t *gates = json_object();
 	const char *failed;
@@ -341,8 +341,8 @@ enum st_status st_replay_production(struct st_replay_run *r, struct st_error *er
 
 	json_t *band = json_object();
 	st_json_put(r->json, "verdict", json_string(verdict));
-	st_json_put(band, "lower", st_json_real(st_band_lower));
-	st_json_put(band, "upper", st_json_real(st_band_upper));
+	st_json_put(band, "lower", st_json_number(st_band_lower));
+	st_json_put(band, "upper", st_json_number(st_band_upper));
 	st_json_put(band, "registration", json_string(band_registration));
 	st_json_put(r->json, "band", band);
 	st_json_put(r->json, "regime", regime_json(r, bits, signs));
@@ -350,9 +350,9 @@ enum st_status st_replay_production(struct st_replay_run *r, struct st_error *er
 	st_json_put(r->json, "sweep_B", sweep_json("B", &m, &null));
 	st_json_put(r->json, "ring_wrap", ring_json(r, &m, &null));
 	json_t *stats = json_object(), *rng = json_object();
-	st_json_put(stats, "spearman_rho_A", st_json_real(rho));
-	st_json_put(stats, "range_A", st_json_real(range_a));
-	st_json_put(stats, "range_B", st_json_real(range_b));
+	st_json_put(stats, "spearman_rho_A", st_json_number(rho));
+	st_json_put(stats, "range_A", st_json_number(range_a));
+	st_json_put(stats, "range_B", st_json_number(range_b));
 	st_json_put(r->json, "statistics", stats);
 	st_json_put(rng, "seed_literal", json_sprintf("0x%llX", (unsigned long long)seed));
 	st_json_put(rng, "algorithm", json_string("xoshiro256** seeded by splitmix64"));

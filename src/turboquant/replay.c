@@ -10,32 +10,6 @@
 #include <sys/stat.h>
 #include <time.h>
 
-json_t *st_json_real(double x)
-{
-	if (isnan(x))
-		return json_string("nan");
-	if (isinf(x))
-		return json_string(x > 0 ? "inf" : "-inf");
-	return json_real(x);
-}
-
-void st_json_put(json_t *o, const char *key, json_t *value)
-{
-	/* A failure here is lack of memory; st_replay_run looks at the object once at the end. */
-	if (json_object_set_new(o, key, value ? value : json_null()) != 0)
-		json_object_set_new(o, "incomplete", json_true());
-}
-
-json_t *st_json_now(void)
-{
-	time_t t = time(NULL);
-	struct tm tm;
-	char buf[32];
-	gmtime_r(&t, &tm);
-	strftime(buf, sizeof buf, "%Y-%m-%dT%H:%M:%SZ", &tm);
-	return json_string(buf);
-}
-
 json_t *st_json_visible(const struct st_tq_params *p, enum st_tq_visibility vis)
 {
 	struct st_tq_rows rows;
@@ -157,7 +131,7 @@ enum st_status st_replay_run(const struct st_replay_options *o, struct st_replay
 	if (r.bin_path)
 		fprintf(r.text, "wrote %s\n", r.bin_path);
 	out->json = json_dumps(r.json, JSON_INDENT(2));
-	if (!out->json || json_object_get(r.json, "incomplete")) {
+	if (!out->json || !st_json_ok(r.json)) {
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		goto out;
 	}

@@ -6,6 +6,7 @@
 #include "turboquant/scene.h"
 
 #include "base/outfile.h"
+#include "format/json.h"
 
 #include <stele/replay.h>
 
@@ -39,11 +40,6 @@ ST_MUST_CHECK enum st_status st_replay_open_json(struct st_replay_run *r, struct
 
 /* ---- JSON ---- */
 
-/* Non-finite numbers become "nan", "inf", "-inf". */
-json_t *st_json_real(double x);
-void st_json_put(json_t *o, const char *key, json_t *value); /* takes the value; object built in order */
-/* "2026-01-31T12:00:00Z" of now */
-json_t *st_json_now(void);
 json_t *st_json_visible(const struct st_tq_params *p, enum st_tq_visibility vis);
 
 /* ---- a captured step ---- */

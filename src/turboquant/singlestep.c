@@ -143,10 +143,10 @@ static enum st_status canary(struct st_replay_run *r, struct sides *s, const flo
 	else
 		verdict = leverage == 0 ? "vacuous" : nrmse - clean_nrmse < 1e-3 ? "pass" : "failed";
 	st_json_put(j, "verdict", json_string(verdict));
-	st_json_put(j, "nrmse_clean", st_json_real(clean_nrmse));
-	st_json_put(j, "nrmse_canary", st_json_real(nrmse));
-	st_json_put(j, "reference_moved_by", st_json_real(leverage));
-	st_json_put(j, "max_output_change", st_json_real(max_change));
+	st_json_put(j, "nrmse_clean", st_json_number(clean_nrmse));
+	st_json_put(j, "nrmse_canary", st_json_number(nrmse));
+	st_json_put(j, "reference_moved_by", st_json_number(leverage));
+	st_json_put(j, "max_output_change", st_json_number(max_change));
 	fprintf(r->text, "canary: %s; nrmse %.3e -> %.3e, reference moved by %.3e, output changed by at most %.3g%s\n", verdict, clean_nrmse,
 	        nrmse, leverage, max_change, strcmp(verdict, "vacuous") ? "" : why);
 	if (!strcmp(verdict, "failed"))
@@ -164,7 +164,7 @@ static enum st_status toggle(struct st_replay_run *r, const struct sides *s, con
 		diff = fmax(diff, fabs((double)out[i] - other[i]));
 	json_t *j = json_object();
 	st_json_put(j, "against", json_stringn(&partner, 1));
-	st_json_put(j, "max_abs_diff", st_json_real(diff));
+	st_json_put(j, "max_abs_diff", st_json_number(diff));
 	st_json_put(j, "no_op", json_boolean(diff == 0));
 	st_json_put(r->json, "toggle", j);
 	if (diff == 0)
@@ -184,9 +184,9 @@ static void head_maxima(struct st_replay_run *r, const struct st_capture *c, con
 			m = e <= m ? m : e; /* NaN sticks */
 		}
 		worst = m <= worst ? worst : m;
-		json_array_append_new(list, st_json_real(m));
+		json_array_append_new(list, st_json_number(m));
 	}
-	st_json_put(r->json, "max_abs_diff", st_json_real(worst));
+	st_json_put(r->json, "max_abs_diff", st_json_number(worst));
 	st_json_put(r->json, "per_head_max_abs_diff", list);
 }
 
@@ -226,7 +226,7 @@ static void describe(struct st_replay_run *r, const struct st_capture *c)
 	fprintf(r->text, ", %u bits, signs %s\n", c->bits, c->signs ? "d1" : "none");
 	fprintf(r->text, "kernel %s, query %s, visibility %s\n", st_cpu_name(r->exec.cpu), r->exec.q_f16 ? "f16" : "f32",
 	        r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological");
-	st_json_put(r->json, "manifest", json_string(r->o->manifest));
+	st_json_put(r->json, "manifest", st_json_text(r->o->manifest));
 	st_json_put(r->json, "bits", json_integer(c->bits));
 	st_json_put(r->json, "signs", json_string(c->signs ? "d1" : "none"));
 	if (json_array_size(c->unread)) {
@@ -279,7 +279,7 @@ static enum st_status measure(struct st_replay_run *r, const struct st_capture *
 	st_json_put(r->json, "variation", json_stringn(&v, 1));
 	st_json_put(r->json, "canary", json_string(canary_name(r->o->canary)));
 	if (oracles & ST_ORACLE_DEQUANT) {
-		st_json_put(r->json, "dequant_oracle_nrmse", st_json_real(dequant));
+		st_json_put(r->json, "dequant_oracle_nrmse", st_json_number(dequant));
 		head_maxima(r, c, out, ref);
 		fprintf(r->text, "variation %c against the decoded cache in f64: nrmse %.3e (a sound kernel: %s)\n", v, dequant,
 		        v == 'B' ? "far off, the rotation is missing on purpose" : r->exec.q_f16 ? "about 1e-3 with an f16 query" : "below 1e-5");
@@ -290,14 +290,14 @@ static enum st_status measure(struct st_replay_run *r, const struct st_capture *
 		const double floor = st_tq_nrmse(out, ref2, s.n);
 		ST_TRY_OUT(st_expect_floor(&c->p, c->bits, c->signs, &r->exec, 24, &x, err));
 		json_t *e = json_object();
-		st_json_put(r->json, "independent_floor_nrmse", st_json_real(floor));
-		st_json_put(e, "mean", st_json_real(x.mean));
-		st_json_put(e, "sd", st_json_real(x.sd));
+		st_json_put(r->json, "independent_floor_nrmse", st_json_number(floor));
+		st_json_put(e, "mean", st_json_number(x.mean));
+		st_json_put(e, "sd", st_json_number(x.sd));
 		st_json_put(e, "seeds", json_integer(x.n));
 		st_json_put(r->json, "floor_expected", e);
 		fprintf(r->text, "against the values before quantisation: nrmse %.4f (N(0,1) heads at this shape: %.4f +- %.4f)\n", floor, x.mean, x.sd);
 	} else {
-		st_json_put(r->json, "independent_floor_nrmse", NULL);
+		st_json_put(r->json, "independent_floor_nrmse", json_null());
 	}
 	st_json_put(r->json, "any_nan_inf_in_gpu_output", json_boolean(!finite));
 	if (!finite) {
@@ -360,7 +360,7 @@ enum st_status st_replay_singlestep(struct st_replay_run *r, struct st_error *er
 	} else {
 		ST_TRY_OUT(st_replay_open(r, "_sdpa_out.bin", &r->bin_file, &r->bin_path, err));
 		ST_TRY_OUT(measure(r, &c, oracles, err));
-		st_json_put(r->json, "bin_path", r->bin_path ? json_string(r->bin_path) : NULL);
+		st_json_put(r->json, "bin_path", r->bin_path ? st_json_text(r->bin_path) : json_null());
 		if (c.k_pre)
 			st = st_diagnose_cache(r, &c, err);
 	}

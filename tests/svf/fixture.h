@@ -55,10 +55,10 @@ static inline void fx_json(const char *path, json_t *j)
 	json_decref(j);
 }
 
-/* A list of tensors to a safetensors file. */
 struct fx_out { const char *name; enum st_dtype dtype; uint32_t ndim; uint64_t shape[2]; const void *data; };
 
-static inline void fx_tensors(const char *path, const struct fx_out *o, size_t n)
+/* A list of tensors to a file. */
+static inline void fx_file(const char *path, enum st_format format, const struct fx_out *o, size_t n)
 {
 	struct st_error err = ST_ERROR_INIT;
 	struct st_tensor_spec *specs = calloc(n, sizeof *specs);
@@ -66,16 +66,19 @@ static inline void fx_tensors(const char *path, const struct fx_out *o, size_t n
 	const char *ignored;
 	for (size_t i = 0; i < n; i++)
 		specs[i] = (struct st_tensor_spec){ o[i].name, o[i].dtype, o[i].ndim, { o[i].shape[0], o[i].shape[1] } };
-	const struct st_write_plan plan = { .format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = n, .pad_header = true };
+	const struct st_write_plan plan = { .format = format, .specs = specs, .n_specs = n, .pad_header = true };
 	assert_ok(st_writer_open(path, &plan, &w, &err), &err);
 	for (size_t i = 0; i < n; i++) {
 		uint64_t elems = o[i].shape[0] * (o[i].ndim > 1 ? o[i].shape[1] : 1);
-		assert_ok(st_writer_append(w, o[i].data, elems * st_dtype_info(o[i].dtype)->block_bytes, &err), &err);
+		const struct st_dtype_info *d = st_dtype_info(o[i].dtype);
+		assert_ok(st_writer_append(w, o[i].data, elems / d->block_elems * d->block_bytes, &err), &err);
 	}
 	assert_ok(st_writer_finish(w, &ignored, &err), &err);
 	assert_ok(st_writer_commit(w, &err), &err);
 	free(specs);
 }
+
+static inline void fx_tensors(const char *path, const struct fx_out *o, size_t n) { fx_file(path, ST_FORMAT_SAFETENSORS, o, n); }
 
 /* ---- the base model ---- */
 

@@ -183,6 +183,41 @@ static void test_verified_on_load(void **state)
 	free(good);
 }
 
+/* A checkpoint of another type, its digest in order: refused by name before anything is computed from it. */
+static void test_checkpoint_types(void **state)
+{
+	(void)state;
+	static const enum st_dtype types[] = { ST_DTYPE_Q8_0, ST_DTYPE_F32, ST_DTYPE_I32 };
+	static const uint32_t tokens[] = { 1, 2, 3 };
+	const struct fx_tensor *t = &fx.t[5]; /* 192 x 64: turned over */
+	size_t n;
+	char *good = read_bytes(fx_path(&fx, "artifact/manifest.json"), &n);
+	for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+		bool blocks = types[i] == ST_DTYPE_Q8_0;
+		const char *file = blocks ? "checkpoints/other.gguf" : "checkpoints/other.safetensors";
+		char path[200], sha[65];
+		void *zeros = calloc(t->rows * t->cols, 4);
+		snprintf(path, sizeof path, "%s/%s", artifact, file);
+		fx_file(path, blocks ? ST_FORMAT_GGUF : ST_FORMAT_SAFETENSORS, &(struct fx_out){ t->target, types[i], 2, { t->cols, t->rows }, zeros }, 1);
+		free(zeros);
+		fx_sha(path, sha);
+		json_t *m = json_loads(good, 0, NULL), *e = json_array_get(json_object_get(m, "selected_tensors"), 5);
+		json_object_set_new(e, "checkpoint_path", json_string(file));
+		json_object_set_new(e, "checkpoint_sha256", json_string(sha));
+		fx_json(fx_path(&fx, "artifact/manifest.json"), m);
+		struct st_svf_result r;
+		struct st_error err = ST_ERROR_INIT;
+		const struct st_svf_route_options o = { .artifact = artifact, .model = fx.model, .tokens = tokens, .n_tokens = 3, .threads = 2 };
+		assert_int_equal(st_svf_route(&o, &r, &err), ST_ERR_FORMAT);
+		assert_string_equal(err.path, path);
+		assert_string_equal(err.where, t->target);
+		assert_non_null(strstr(err.message, st_dtype_info(types[i])->name));
+		unlink(path);
+	}
+	write_bytes(fx_path(&fx, "artifact/manifest.json"), good, n);
+	free(good);
+}
+
 static void test_resume(void **state)
 {
 	(void)state;
@@ -274,6 +309,196 @@ static void test_route(void **state)
 	/* [5,17,300,42,7,511], as a shell hashes it */
 	assert_string_equal(json_string_value(json_object_get(j, "token_ids_sha256")), "53e16045e079e433429f949cdf91329f4c610cd67cc1dd8ce5813b9cab203f4d");
 	json_decref(j);
+}
+
+/* Another base model than the artifact's, and one whose numbers decide nothing. */
+static void test_route_refuses(void **state)
+{
+	(void)state;
+	static const uint32_t tokens[] = { 5, 17, 300 };
+	char model[128], copy[128];
+	struct st_svf_result r;
+	size_t n, m;
+	snprintf(model, sizeof model, "%s", fx_path(&fx, "model2"));
+	snprintf(copy, sizeof copy, "%s", fx_path(&fx, "artifact/manifest.json"));
+	mkdir(model, 0777);
+	char *config = read_bytes(fx_path(&fx, "model/config.json"), &n);
+	write_bytes(fx_path(&fx, "model2/config.json"), config, n);
+	free(config);
+	char *weights = read_bytes(fx_path(&fx, "model/model.safetensors"), &n), *manifest = read_bytes(copy, &m);
+	struct st_svf_route_options o = { .artifact = artifact, .model = model, .tokens = tokens, .n_tokens = 3, .threads = 2 };
+	/* The file ends with the last norm, in bf16: 2, infinity, a number near the largest. */
+	static const uint16_t last[] = { 0x4000, 0x7f80, 0x7f7f };
+	for (int said = 1; said >= 0; said--) {
+		if (!said) {
+			json_t *j = json_loads(manifest, 0, NULL);
+			json_object_del(j, "base_model_sha256");
+			fx_json(copy, j);
+		}
+		for (size_t i = 0; i < 3; i++) {
+			struct st_error err = ST_ERROR_INIT;
+			for (size_t k = 0; k < 64; k++)
+				memcpy(weights + n - 128 + 2 * k, &last[i], 2);
+			write_bytes(fx_path(&fx, "model2/model.safetensors"), weights, n);
+			enum st_status st = st_svf_route(&o, &r, &err);
+			if (said) {
+				assert_int_equal(st, ST_ERR_MISMATCH);
+				assert_string_equal(err.where, "base_model_sha256");
+				assert_string_equal(err.path, model);
+			} else if (i == 0) {
+				char hex[65];
+				assert_ok(st, &err);
+				fx_sha(fx_path(&fx, "model2/model.safetensors"), hex);
+				json_t *j = json_loads(r.json, 0, NULL);
+				assert_string_equal(json_string_value(json_object_get(j, "base_model_sha256")), hex);
+				json_decref(j);
+				st_svf_result_release(&r);
+			} else {
+				assert_int_equal(st, ST_ERR_FORMAT);
+				assert_non_null(strstr(err.message, "not finite"));
+			}
+		}
+	}
+	write_bytes(copy, manifest, m);
+	free(manifest);
+	free(weights);
+}
+
+/* ---- names that are not UTF-8 ---- */
+
+/* A file system takes any bytes for a name, JSON does not: what is broken stands as U+FFFD, and nothing is lost. */
+static void test_any_name(void **state)
+{
+	(void)state;
+	static const uint32_t tokens[] = { 1, 2, 3 };
+	static const char *const targets[5] = { "model", "reference.json", "vector.safetensors", "components", "python.json" };
+	char link_to[5][160], out[5][160];
+	struct st_svf_result r;
+	struct st_error err = ST_ERROR_INIT;
+	for (size_t i = 0; i < 5; i++) {
+		char name[64];
+		snprintf(name, sizeof name, "in\xff%zu", i);
+		snprintf(link_to[i], sizeof link_to[i], "%s", fx_path(&fx, name));
+		assert_int_equal(symlink(fx_path(&fx, targets[i]), link_to[i]), 0);
+		snprintf(name, sizeof name, "out\xff%zu", i);
+		snprintf(out[i], sizeof out[i], "%s", fx_path(&fx, name));
+	}
+	const struct st_svf_export_options e = { .model = link_to[0], .reference = link_to[1], .vector = link_to[2], .out = out[0],
+	                                         .write_dir = fx_path(&fx, "any"), .threads = 2 };
+	assert_ok(st_svf_export(&e, &r, &err), &err);
+	st_svf_result_release(&r);
+	json_t *j = json_load_file(out[0], 0, NULL);
+	const char *name = json_string_value(json_object_get(json_object_get(j, "inputs"), "model_name"));
+	assert_non_null(name);
+	assert_string_equal(strrchr(name, '/'), "/in\xef\xbf\xbd" "0");
+	json_decref(j);
+	const struct st_svf_replay_options p = { .components_dir = link_to[3], .python_report = link_to[4], .reference = link_to[1], .vector = link_to[2],
+	                                         .model = link_to[0], .stage_dir = fx_path(&fx, "any_stages"), .out = out[1], .tie = -1, .threads = 2 };
+	assert_ok(st_svf_replay(&p, &r, &err), &err);
+	st_svf_result_release(&r);
+	const struct st_svf_compare_options c = { .a = out[0], .b = out[1], .threads = 2 };
+	assert_ok(st_svf_compare(&c, &r, &err), &err);
+	assert_int_equal(r.exit_status, 0);
+	j = json_loads(r.json, 0, NULL);
+	assert_non_null(strstr(json_string_value(json_object_get(j, "b")), "out\xef\xbf\xbd" "1"));
+	json_decref(j);
+	st_svf_result_release(&r);
+	const struct st_svf_apply_options a = { .model = link_to[0], .reference = link_to[1], .vector = link_to[2], .components = link_to[3], .out = out[2],
+	                                        .threads = 2 };
+	assert_ok(st_svf_apply(&a, &r, &err), &err);
+	st_svf_result_release(&r);
+	const struct st_svf_route_options o = { .artifact = out[2], .model = link_to[0], .message = "a\xc3(b", .tokens = tokens, .n_tokens = 3, .out = out[3], .threads = 2 };
+	assert_ok(st_svf_route(&o, &r, &err), &err);
+	st_svf_result_release(&r);
+	j = json_load_file(out[3], 0, NULL);
+	assert_string_equal(json_string_value(json_object_get(j, "transcript")), "user: a\xef\xbf\xbd(b");
+	json_decref(j);
+}
+
+/* ---- outputs that are inputs ---- */
+
+/* One digest over every file of the fixture. */
+static void sums(char hex[65])
+{
+	char cmd[200];
+	snprintf(cmd, sizeof cmd, "find '%s' -type f | LC_ALL=C sort | xargs sha256sum | sha256sum", fx.dir);
+	FILE *f = popen(cmd, "r");
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%64s", hex), 1);
+	pclose(f);
+}
+
+static void kept(enum st_status st, const struct st_error *err, const char *out)
+{
+	assert_int_equal(st, ST_ERR_USAGE);
+	assert_string_equal(err->path, out);
+	assert_non_null(strstr(err->message, "is an input"));
+}
+
+static void test_own_input(void **state)
+{
+	(void)state;
+	static const char *const shared[] = { "model/model.safetensors", "reference.json", "vector.safetensors", "components/trinity_svf_components.safetensors" };
+	static const char *const of_replay[] = { "python.json", "components/trinity_svf_stage_debug.safetensors", "components/trinity_svf_all_selected_stage_debug.safetensors",
+	                                         "components/trinity_svf_scale_offsets.safetensors", "components/trinity_svf_debug_manifest.json" };
+	static const char *const of_route[] = { "artifact/manifest.json", "artifact/router_head.safetensors",
+	                                        "artifact/checkpoints/0001_embedder.token_embedding.kernel.safetensors", "model/model.safetensors" };
+	static const uint32_t tokens[] = { 1, 2, 3 };
+	struct st_svf_result r;
+	char before[65], after[65], components_file[128], own[2][160];
+	snprintf(components_file, sizeof components_file, "%s", fx_path(&fx, shared[3]));
+	/* Inputs that have the name of a file to be written. */
+	static const char *const names[2] = { "own/router_head.safetensors", "own/trinity_svf_elixir_stage_stele_cpu_torch_v.safetensors" };
+	size_t n;
+	char *vector = read_bytes(fx.st, &n);
+	mkdir(fx_path(&fx, "own"), 0777);
+	for (size_t i = 0; i < 2; i++) {
+		snprintf(own[i], sizeof own[i], "%s", fx_path(&fx, names[i]));
+		write_bytes(own[i], vector, n);
+	}
+	free(vector);
+	sums(before);
+	struct st_svf_export_options e = { .model = fx.model, .reference = fx.reference, .vector = fx.st, .svd_weights = components_file, .no_components = true };
+	struct st_svf_replay_options p = { .components_dir = components, .python_report = fx_path(&fx, "python.json"), .reference = fx.reference, .vector = fx.st,
+	                                   .model = fx.model, .stage_dir = fx_path(&fx, "own_stages"), .all_selected = true, .tie = -1 };
+	char python[128], stages[128];
+	snprintf(python, sizeof python, "%s", p.python_report);
+	snprintf(stages, sizeof stages, "%s", p.stage_dir);
+	p.python_report = python;
+	p.stage_dir = stages;
+	for (size_t i = 0; i < 9; i++) {
+		struct st_error err = ST_ERROR_INIT, none = ST_ERROR_INIT;
+		char out[160];
+		snprintf(out, sizeof out, "%s", fx_path(&fx, i < 4 ? shared[i] : of_replay[i - 4]));
+		e.out = p.out = out;
+		if (i < 4)
+			kept(st_svf_export(&e, &r, &err), &err, out);
+		kept(st_svf_replay(&p, &r, &none), &none, out);
+	}
+	struct st_error err = ST_ERROR_INIT;
+	e.out = fx_path(&fx, "own.json");
+	e.no_components = false;
+	e.write_dir = components;
+	kept(st_svf_export(&e, &r, &err), &err, components_file);
+	st_error_clear(&err);
+	p.out = e.out;
+	p.vector = own[1];
+	p.stage_dir = fx_path(&fx, "own");
+	kept(st_svf_replay(&p, &r, &err), &err, own[1]);
+	struct st_svf_apply_options a = apply_options();
+	st_error_clear(&err);
+	a.vector = own[0];
+	a.out = p.stage_dir;
+	kept(st_svf_apply(&a, &r, &err), &err, own[0]);
+	for (size_t i = 0; i < 4; i++) {
+		char out[160];
+		snprintf(out, sizeof out, "%s", fx_path(&fx, of_route[i]));
+		const struct st_svf_route_options o = { .artifact = artifact, .model = fx.model, .tokens = tokens, .n_tokens = 3, .out = out, .threads = 2 };
+		st_error_clear(&err);
+		kept(st_svf_route(&o, &r, &err), &err, out);
+	}
+	sums(after);
+	assert_string_equal(after, before);
 }
 
 /* ---- unusable input ---- */
@@ -574,7 +799,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_artifact), cmocka_unit_test(test_published_head), cmocka_unit_test(test_foreign_artifact), cmocka_unit_test(test_verified_on_load),
-		cmocka_unit_test(test_resume), cmocka_unit_test(test_route), cmocka_unit_test(test_bad_references), cmocka_unit_test(test_bad_vectors),
+		cmocka_unit_test(test_checkpoint_types),
+		cmocka_unit_test(test_resume), cmocka_unit_test(test_route), cmocka_unit_test(test_route_refuses), cmocka_unit_test(test_own_input), cmocka_unit_test(test_any_name),
+		cmocka_unit_test(test_bad_references), cmocka_unit_test(test_bad_vectors),
 		cmocka_unit_test(test_bad_components), cmocka_unit_test(test_bad_base), cmocka_unit_test(test_full_disk), cmocka_unit_test(test_export_refusals),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -24,9 +24,9 @@ static void progress(void *user, const char *what, uint64_t done, uint64_t total
 
 enum command { EXPORT, REPLAY, APPLY, COMMANDS };
 
-struct inputs { const char *reference; enum st_svf_tie tie; };
-static const struct inputs plain = { "reference.json", ST_SVF_INDEPENDENT }, composed = { "reference.json", ST_SVF_COMPOSE },
-                           exchanged = { "exchanged.json", ST_SVF_COMPOSE };
+struct inputs { const char *reference; enum st_svf_tie tie; int threads; };
+static const struct inputs plain = { "reference.json", ST_SVF_INDEPENDENT, 1 }, composed = { "reference.json", ST_SVF_COMPOSE, 1 },
+                           exchanged = { "exchanged.json", ST_SVF_COMPOSE, 1 }, two_threads = { "reference.json", ST_SVF_INDEPENDENT, 2 };
 
 /* One command in the folder `to`; stops at the given call of its progress hook, 0 for never. */
 static enum st_status run(enum command what, const char *to, const struct inputs *in, struct stop *stop)
@@ -44,14 +44,14 @@ static enum st_status run(enum command what, const char *to, const struct inputs
 	snprintf(reference, sizeof reference, "%s/%s", fx.dir, in->reference);
 	if (what == EXPORT)
 		st = st_svf_export(&(struct st_svf_export_options){ .model = fx.model, .reference = reference, .vector = fx.st, .out = python, .write_dir = components,
-		                   .all_selected = true, .decompose_all = true, .tie = in->tie, .chunk_rows = 100, .threads = 1, .hooks = hooks }, &r, &err);
+		                   .all_selected = true, .decompose_all = true, .tie = in->tie, .chunk_rows = 100, .threads = in->threads, .hooks = hooks }, &r, &err);
 	else if (what == REPLAY)
 		st = st_svf_replay(&(struct st_svf_replay_options){ .components_dir = components, .python_report = python, .reference = reference, .vector = fx.st,
-		                   .model = fx.model, .stage_dir = stages, .out = report, .all_selected = true, .tie = -1, .chunk_rows = 100, .threads = 1,
+		                   .model = fx.model, .stage_dir = stages, .out = report, .all_selected = true, .tie = -1, .chunk_rows = 100, .threads = in->threads,
 		                   .hooks = hooks }, &r, &err);
 	else
 		st = st_svf_apply(&(struct st_svf_apply_options){ .model = fx.model, .reference = reference, .vector = fx.st, .components = components, .out = artifact,
-		                  .tie = in->tie, .chunk_rows = 100, .threads = 1, .hooks = hooks }, &r, &err);
+		                  .tie = in->tie, .chunk_rows = 100, .threads = in->threads, .hooks = hooks }, &r, &err);
 	if (st == ST_OK)
 		st_svf_result_release(&r);
 	else if (st != ST_ERR_CANCELLED)
@@ -229,6 +229,52 @@ static void test_other_inputs(void **state)
 	same_folder(good, bad);
 }
 
+/* What an interrupted run noted, as another version would have: the length stays. */
+static size_t noted;
+
+static int as_other_version(const char *path, const struct stat *s, int kind, struct FTW *f)
+{
+	size_t n, len = strlen(st_version());
+	const char *name = path + f->base;
+	(void)s;
+	if (kind != FTW_F || strlen(name) < 5 || strcmp(name + strlen(name) - 5, ".json") != 0)
+		return 0;
+	char *text = read_bytes(path, &n);
+	for (char *p = strstr(text, st_version()); p; p = strstr(p + len, st_version()), noted++)
+		memset(p, '9', len);
+	write_bytes(path, text, n);
+	free(text);
+	return 0;
+}
+
+/* Another version's work, or that of another number of threads, is done again: as many steps as from nothing. */
+static void test_other_environment(void **state)
+{
+	(void)state;
+	static const char *const notes[COMMANDS] = { "env/python.json.work", "env/stages", "env/artifact" };
+	char dir[160], stages[160], artifact[160];
+	snprintf(dir, sizeof dir, "%s", folder("env"));
+	snprintf(stages, sizeof stages, "%s", fx_path(&fx, notes[REPLAY]));
+	snprintf(artifact, sizeof artifact, "%s", fx_path(&fx, notes[APPLY]));
+	for (int i = 0; i < COMMANDS; i++) {
+		struct stop full = { 0 };
+		assert_int_equal(run((enum command)i, dir, &plain, &full), ST_OK);
+		for (int how = 0; how < 3; how++) {
+			struct stop again = { 0 };
+			nftw(i == APPLY ? artifact : stages, fx_remove, 8, FTW_DEPTH | FTW_PHYS);
+			assert_int_equal(run((enum command)i, dir, &plain, &(struct stop){ .at = full.calls - 1 }), ST_ERR_CANCELLED);
+			noted = 0;
+			if (how == 1) {
+				nftw(fx_path(&fx, notes[i]), as_other_version, 8, FTW_PHYS);
+				assert_true(noted > 0);
+			}
+			assert_int_equal(run((enum command)i, dir, how == 2 ? &two_threads : &plain, &again), ST_OK);
+			if (how == 0 ? again.calls >= full.calls : again.calls != full.calls)
+				fail_msg("command %d, case %d: %zu steps of %zu", i, how, again.calls, full.calls);
+		}
+	}
+}
+
 static int open_fixture(void **state)
 {
 	(void)state;
@@ -245,7 +291,7 @@ static int close_fixture(void **state)
 
 int main(int argc, char **argv)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_stopped), cmocka_unit_test(test_other_inputs) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_stopped), cmocka_unit_test(test_other_inputs), cmocka_unit_test(test_other_environment) };
 	if (argc == 5) {
 		snprintf(fx.dir, sizeof fx.dir, "%s", argv[1]);
 		snprintf(fx.model, sizeof fx.model, "%s/model", fx.dir);

@@ -68,7 +68,7 @@ static json_t *compare(const char *a, const char *b, const char *tolerances, int
 		fail_msg("exit status %d:\n%s", r.exit_status, r.text);
 	json_t *j = json_loads(r.json, 0, NULL);
 	assert_non_null(j);
-	assert_non_null(strstr(r.text, want ? "verdict: differ" : "verdict: match"));
+	assert_int_equal(strstr(r.text, "verdict: match") != NULL, want == 0);
 	st_svf_result_release(&r);
 	return j;
 }
@@ -160,7 +160,21 @@ static void test_export_files(void **state)
 	assert_string_equal(json_string_value(at(v, "label", NULL)), "python_safetensors_readback_torch_v_final_bf16");
 	assert_true(json_number_value(at(v, "zero_offset_max_abs_error_vs_source", NULL)) < 1e-5);
 	json_decref(m);
+	/* Embedding and head are one matrix and so have one decomposition: factors, offsets of its own. */
+	json_t *list = at(r, "selected_tensor_components", NULL), *first = json_array_get(list, 0), *last = json_array_get(list, 8);
+	assert_true(json_number_value(at(first, "svd", "seconds")) > 0 && json_number_value(at(last, "svd", "seconds")) == 0);
+	assert_true(json_equal(at(first, "svd", "relative_residual"), at(last, "svd", "relative_residual")));
 	json_decref(r);
+	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_components.safetensors"), &c, &err), &err);
+	for (size_t k = 0; k < 3; k++) {
+		char fmt[16];
+		snprintf(fmt, sizeof fmt, "svd.%c.%%s", "USV"[k]);
+		float *a = fx_values(c, fmt, "model.embed_tokens.weight"), *b = fx_values(c, fmt, "lm_head.weight");
+		assert_memory_equal(a, b, 4 * (k == 0 ? 512 * 64 : k == 1 ? 64 : 64 * 64));
+		free(a);
+		free(b);
+	}
+	st_container_close(c);
 	/* Nothing is left of the work. */
 	assert_int_not_equal(access(fx_path(&fx, "python.json.work"), F_OK), 0);
 }
@@ -221,9 +235,84 @@ static void test_source_from_stage(void **state)
 	json_t *r = load(o.out);
 	assert_true(json_is_true(at(r, "selection", "source_from_python_stage")));
 	assert_int_equal(json_integer_value(at(r, "coverage", "covered")), 3);
+	assert_non_null(strstr(json_string_value(json_array_get(at(r, "warnings", NULL), 0)), "source_f32: is copied"));
 	json_decref(r);
 	/* Three of nine is not all of them. */
 	json_decref(compare(python, o.out, NULL, 1));
+
+	/* All nine: equal throughout, and the source's check is of a copy. It counts once nobody requires it. */
+	o.filter = NULL;
+	o.stage_dir = fx_path(&fx, "stages_copied");
+	o.out = fx_path(&fx, "replay_copied.json");
+	run_replay(&o, 0);
+	json_t *j = compare(python, o.out, NULL, 1), *first = json_array_get(at(j, "tensors", NULL), 0);
+	assert_string_equal(json_string_value(at(j, "verdict", NULL)), "incomplete");
+	assert_int_equal(json_integer_value(at(j, "coverage", "covered")), 0);
+	assert_int_equal(json_array_size(at(j, "coverage", "copied")), 10);
+	for (size_t s = 0; s < 10; s++) {
+		json_t *stage = json_array_get(at(first, "stages", NULL), s);
+		assert_int_equal(json_is_true(json_object_get(stage, "copied")), s == 0);
+		assert_int_equal(json_is_true(json_object_get(stage, "passed")), s != 0);
+		assert_true(json_is_true(json_object_get(stage, "byte_match")));
+	}
+	json_decref(j);
+	const char *path = fx_path(&fx, "tol_copied.json");
+	fx_json(path, json_pack("{s:{s:b}}", "source_f32", "required", 0));
+	j = compare(python, o.out, path, 0);
+	assert_int_equal(json_integer_value(at(j, "coverage", "covered")), 9);
+	assert_int_equal(json_array_size(at(j, "coverage", "copied")), 10);
+	json_decref(j);
+	/* A side that read the base model for itself is proved by one that copied it from a third. */
+	run_replay(&(struct st_svf_replay_options){ .components_dir = components, .python_report = python, .reference = fx.reference, .vector = fx.npy, .model = fx.model,
+	           .stage_dir = fx_path(&fx, "stages_own"), .out = fx_path(&fx, "replay_own.json"), .all_selected = true, .tie = -1, .threads = 2 }, 0);
+	json_decref(compare(fx_path(&fx, "replay_own.json"), fx_path(&fx, "replay_copied.json"), NULL, 0));
+}
+
+/* Two reports of the sample alone, over stage files that a test writes. */
+struct pair {
+	struct fx_out out[10]; /* sound stages */
+	float *f32[10];
+	uint16_t *bf16;
+	char keys[10][64], stages[128], other[128], a[128], b[128];
+};
+
+static void open_pair(struct pair *p)
+{
+	static const char *const names[] = { "source_f32", "offsets_f32", "scaled_s", "normalization", "u_scaled", "matmul_pre_norm", "zero_source_f32",
+	                                     "adapted_source_f32", "final_f32", "final_bf16" };
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *c;
+	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_stage_debug.safetensors"), &c, &err), &err);
+	for (size_t i = 0; i < 10; i++) {
+		const struct st_tensor *t = st_container_find(c, (snprintf(p->keys[i], sizeof p->keys[i], "stage.%s", names[i]), p->keys[i]));
+		p->f32[i] = fx_values(c, "stage.%s", names[i]);
+		p->out[i] = (struct fx_out){ p->keys[i], t->dtype, t->ndim, { t->shape[0], t->ndim > 1 ? t->shape[1] : 0 }, p->f32[i] };
+	}
+	p->bf16 = fx_bf16(p->f32[9], 64 * 192);
+	p->out[9].data = p->bf16;
+	st_container_close(c);
+	snprintf(p->stages, sizeof p->stages, "%s", fx_path(&fx, "mis_a.safetensors"));
+	snprintf(p->other, sizeof p->other, "%s", fx_path(&fx, "mis_b.safetensors"));
+	snprintf(p->a, sizeof p->a, "%s", fx_path(&fx, "mis_a.json"));
+	snprintf(p->b, sizeof p->b, "%s", fx_path(&fx, "mis_b.json"));
+	json_t *py = load(python);
+	json_object_set_new(at(py, "stage_debug", NULL), "stage_tensor_file", json_string(p->stages));
+	json_object_set_new(at(py, "stage_debug", NULL), "all_selected_stage_tensor_file", json_null());
+	json_object_set_new(at(py, "inputs", NULL), "all_selected_stage_tensor_file", json_null());
+	json_object_set_new(py, "selected_tensor_stage_debug", json_array());
+	json_object_set_new(py, "variants", json_array());
+	json_object_set_new(py, "files", json_array());
+	fx_json(p->a, py);
+	fx_json(p->b, json_pack("{s:s, s:[{s:s, s:s, s:{s:s, s:s}}], s:{s:s, s:s}}", "schema", "trinity_sakana_svd_parity_trace.v2", "semantic_python_component_variants",
+	        "label", "x", "source_name", fx.t[5].source, "stage_debug", "stage_tensor_file", p->other, "stage_final_orientation", "target", "paths",
+	        "components_dir", components, "router_vector", fx.st));
+}
+
+static void close_pair(struct pair *p)
+{
+	for (size_t i = 0; i < 10; i++)
+		free(p->f32[i]);
+	free(p->bf16);
 }
 
 static void test_digests(void **state)
@@ -254,6 +343,44 @@ static void test_digests(void **state)
 	o.out = fx_path(&fx, "replay_digest2.json");
 	run_replay(&o, 0);
 	json_decref(compare(out, o.out, NULL, 0));
+	/* Equal digests of numbers that are not finite, or of none. */
+	for (int empty = 0; empty < 2; empty++) {
+		static const char nothing[] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+		json_t *side[2] = { load(out), load(o.out) };
+		json_t *d[2] = { at(at(side[0], "stage_debug", "digests"), "sample", "zero_source_f32"),
+		                 at(at(json_array_get(at(side[1], "semantic_python_component_variants", NULL), 0), "stage_debug", "digests"), "zero_source_f32", NULL) };
+		for (int i = 0; i < 2; i++) {
+			assert_non_null(d[i]);
+			json_object_set_new(d[i], empty ? "sha256" : "nonfinite", empty ? json_string(nothing) : json_integer(3));
+			fx_json(fx_path(&fx, i ? "nothing_b.json" : "nothing_a.json"), side[i]);
+		}
+		json_t *j = compare(fx_path(&fx, "nothing_a.json"), fx_path(&fx, "nothing_b.json"), NULL, 1);
+		assert_string_equal(first_fault(j, fx.t[5].source, "target"), "zero_source_f32");
+		assert_true(found(j, empty ? "svf.empty" : "svf.not_finite", fx.t[5].source, "zero_source_f32", true));
+		json_decref(j);
+	}
+	/* Numbers on one side, their digest on the other, and nothing said of what they are. */
+	struct pair one;
+	char hex[65];
+	open_pair(&one);
+	float *bad = calloc(192 * 64, 4);
+	bad[7] = NAN;
+	memcpy(one.f32[6], bad, 192 * 64 * 4);
+	fx_tensors(one.stages, one.out, 10);
+	one.out[6].shape[0] = 0; /* a name for the digest to stand for */
+	one.out[6].name = "elsewhere";
+	fx_tensors(one.other, one.out, 10);
+	write_bytes(fx_path(&fx, "bad.f32"), bad, 192 * 64 * 4);
+	fx_sha(fx_path(&fx, "bad.f32"), hex);
+	json_t *rp = load(one.b), *v = json_array_get(at(rp, "semantic_python_component_variants", NULL), 0);
+	json_object_set_new(at(v, "stage_debug", NULL), "digests", json_pack("{s:{s:s}}", "zero_source_f32", "sha256", hex));
+	fx_json(one.b, rp);
+	json_t *k = compare(one.a, one.b, NULL, 1);
+	assert_string_equal(first_fault(k, fx.t[5].source, "target"), "zero_source_f32");
+	assert_true(found(k, "svf.not_finite", fx.t[5].source, "zero_source_f32", true));
+	json_decref(k);
+	free(bad);
+	close_pair(&one);
 	/* A digest that differs is a fault, how far is unknown. */
 	fx_replay(&fx, fx_path(&fx, "o_digest"), components, fx_path(&fx, "o_digest.json"), 5, FX_OFFSETS_BF16, 3);
 	json_t *j = compare(out, fx_path(&fx, "o_digest.json"), NULL, 1);
@@ -464,6 +591,29 @@ static void test_tie_policy_of_reports(void **state)
 	free(head);
 	free(embed);
 	st_container_close(c);
+	/* With the head as the sample, the report says that it was decomposed as it was composed. */
+	char sha[65], reference[128], dir[128], out[128];
+	snprintf(reference, sizeof reference, "%s", fx_path(&fx, "reference_head.json"));
+	snprintf(dir, sizeof dir, "%s", fx_path(&fx, "components_head"));
+	snprintf(out, sizeof out, "%s", fx_path(&fx, "python_head.json"));
+	fx_sha(fx.st, sha);
+	fx_json(reference, fx_manifest(&fx, 8, sha));
+	struct st_svf_export_options e = export_options();
+	e.reference = reference;
+	e.write_dir = dir;
+	e.out = out;
+	e.tie = ST_SVF_COMPOSE;
+	run_export(&e, 0);
+	assert_ok(st_container_open(fx_path(&fx, "components_head/trinity_svf_stage_debug.safetensors"), &c, &err), &err);
+	head = fx_values(c, "stage.%s", "source_f32");
+	write_bytes(fx_path(&fx, "head.f32"), head, 4 * 512 * 64);
+	free(head);
+	st_container_close(c);
+	fx_sha(fx_path(&fx, "head.f32"), sha);
+	json_t *r = load(out);
+	assert_string_equal(json_string_value(at(r, "source_tensor_f32_svd_input", "sha256_as_f32")), sha);
+	assert_string_not_equal(json_string_value(at(r, "source_tensor", "sha256_as_f32")), sha);
+	json_decref(r);
 }
 
 static void test_stale_and_lies(void **state)
@@ -528,52 +678,109 @@ static void edit_shape(struct fx_out *o, int how)
 	}
 }
 
+/* The same stages on both sides, with one changed: exit status and, where that is 1, the cause named at it. */
+static void alike(const struct pair *p, size_t stage, struct fx_out o, const char *code)
+{
+	struct fx_out both[10];
+	memcpy(both, p->out, sizeof both);
+	both[stage] = o;
+	fx_tensors(p->stages, both, 10);
+	fx_tensors(p->other, both, 10);
+	json_t *j = compare(p->a, p->b, NULL, code != NULL);
+	if (code)
+		assert_true(found(j, code, fx.t[5].source, p->keys[stage] + 6, true));
+	else
+		assert_int_equal(json_array_size(json_object_get(j, "findings")), 0);
+	json_decref(j);
+}
+
+/* What is wrong on both sides alike is equal and proves nothing. */
+static void test_wrong_alike(void **state)
+{
+	(void)state;
+	struct pair p;
+	open_pair(&p);
+	alike(&p, 0, p.out[0], NULL);
+	for (size_t i = 0; i < 10; i++) {
+		struct fx_out o = p.out[i];
+		uint64_t n = o.shape[0] * (o.ndim > 1 ? o.shape[1] : 1);
+		float *bad = malloc(n * 4);
+		memcpy(bad, p.f32[i], n * 4);
+		bad[n / 2] = NAN;
+		if (i == 9) {
+			uint16_t *half = fx_bf16(bad, n);
+			o.data = half;
+			alike(&p, i, o, "svf.not_finite");
+			free(half);
+		} else {
+			o.data = bad;
+			alike(&p, i, o, "svf.not_finite");
+			bad[n / 2] = -INFINITY;
+			alike(&p, i, o, "svf.not_finite");
+		}
+		free(bad);
+		o = p.out[i];
+		o.shape[0] = 0;
+		alike(&p, i, o, "svf.empty");
+		/* Of more rows than can be counted, none of which has a number. */
+		o.ndim = 2, o.shape[0] = (uint64_t)1 << 62, o.shape[1] = 0;
+		alike(&p, i, o, "svf.empty");
+		/* One row less; a single number is no list of fewer. */
+		o = p.out[i];
+		o.shape[0]--;
+		alike(&p, i, o, i == 3 ? "svf.empty" : "svf.shapes");
+	}
+	close_pair(&p);
+}
+
+/* Evidence compared with itself: the report, under whatever name, or the stage file of two reports. */
+static void test_same_evidence(void **state)
+{
+	(void)state;
+	struct pair p;
+	struct st_svf_result r;
+	size_t n;
+	open_pair(&p);
+	fx_tensors(p.stages, p.out, 10);
+	fx_tensors(p.other, p.out, 10);
+	const char *names[3] = { p.a, fx_path(&fx, "mis_link.json"), fx_path(&fx, "mis_copy.json") };
+	assert_int_equal(link(p.a, names[1]), 0);
+	char *text = read_bytes(p.a, &n);
+	write_bytes(names[2], text, n);
+	free(text);
+	for (size_t i = 0; i < 3; i++) {
+		struct st_error err = ST_ERROR_INIT;
+		const struct st_svf_compare_options o = { .a = p.a, .b = names[i], .threads = 1 };
+		assert_int_equal(st_svf_compare(&o, &r, &err), ST_ERR_USAGE);
+		assert_string_equal(err.path, names[i]);
+	}
+	assert_int_equal(unlink(p.other), 0);
+	assert_int_equal(link(p.stages, p.other), 0);
+	struct st_error err = ST_ERROR_INIT;
+	const struct st_svf_compare_options o = { .a = p.a, .b = p.b, .threads = 1 };
+	assert_int_equal(st_svf_compare(&o, &r, &err), ST_ERR_MISMATCH);
+	assert_string_equal(err.path, p.other);
+	close_pair(&p);
+}
+
 /* Both sides may agree in a shape that no stage has; replay and compare say so and read nothing beyond it. */
 static void test_misshapen(void **state)
 {
 	(void)state;
-	static const char *const names[] = { "source_f32", "offsets_f32", "scaled_s", "normalization", "u_scaled", "matmul_pre_norm", "zero_source_f32",
-	                                     "adapted_source_f32", "final_f32", "final_bf16" };
 	struct st_error err = ST_ERROR_INIT;
-	struct st_container *c;
-	struct fx_out out[10];
-	float *f32[10];
-	uint16_t *bf16;
-	char keys[10][64];
-	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_stage_debug.safetensors"), &c, &err), &err);
-	for (size_t i = 0; i < 10; i++) {
-		const struct st_tensor *t = st_container_find(c, (snprintf(keys[i], sizeof keys[i], "stage.%s", names[i]), keys[i]));
-		f32[i] = fx_values(c, "stage.%s", names[i]);
-		out[i] = (struct fx_out){ keys[i], t->dtype, t->ndim, { t->shape[0], t->ndim > 1 ? t->shape[1] : 0 }, f32[i] };
-	}
-	bf16 = fx_bf16(f32[9], 64 * 192);
-	out[9].data = bf16;
-	st_container_close(c);
-	char stages[128], a[128], b[128], other[128], report[128];
-	snprintf(stages, sizeof stages, "%s", fx_path(&fx, "mis_a.safetensors"));
-	snprintf(other, sizeof other, "%s", fx_path(&fx, "mis_b.safetensors"));
-	snprintf(a, sizeof a, "%s", fx_path(&fx, "mis_a.json"));
-	snprintf(b, sizeof b, "%s", fx_path(&fx, "mis_b.json"));
+	struct pair p;
+	char report[128];
+	open_pair(&p);
 	snprintf(report, sizeof report, "%s", fx_path(&fx, "mis_replay.json"));
-	json_t *py = load(python);
-	json_object_set_new(at(py, "stage_debug", NULL), "stage_tensor_file", json_string(stages));
-	json_object_set_new(at(py, "stage_debug", NULL), "all_selected_stage_tensor_file", json_null());
-	json_object_set_new(at(py, "inputs", NULL), "all_selected_stage_tensor_file", json_null());
-	json_object_set_new(py, "selected_tensor_stage_debug", json_array());
-	json_object_set_new(py, "files", json_array());
-	fx_json(a, py);
-	fx_json(b, json_pack("{s:s, s:[{s:s, s:s, s:{s:s, s:s}}], s:{s:s, s:s}}", "schema", "trinity_sakana_svd_parity_trace.v2", "semantic_python_component_variants",
-	        "label", "x", "source_name", fx.t[5].source, "stage_debug", "stage_tensor_file", other, "stage_final_orientation", "target", "paths",
-	        "components_dir", components, "router_vector", fx.st));
 	for (size_t i = 0; i < 10; i++)
 		for (int how = 0; how < 5; how++) {
 			struct fx_out bad[10];
-			memcpy(bad, out, sizeof out);
+			memcpy(bad, p.out, sizeof bad);
 			edit_shape(&bad[i], how);
-			bool same = bad[i].ndim == out[i].ndim && !memcmp(bad[i].shape, out[i].shape, sizeof bad[i].shape);
-			fx_tensors(stages, bad, 10);
+			bool same = bad[i].ndim == p.out[i].ndim && !memcmp(bad[i].shape, p.out[i].shape, sizeof bad[i].shape);
+			fx_tensors(p.stages, bad, 10);
 			struct st_svf_replay_options o = replay_options(fx_path(&fx, "mis_stages"), report);
-			o.python_report = a;
+			o.python_report = p.a;
 			o.all_selected = false;
 			o.check_f64 = true;
 			run_replay(&o, !same && i != 9 ? 1 : 0);
@@ -586,22 +793,20 @@ static void test_misshapen(void **state)
 				st_error_clear(&err);
 			}
 			/* The shape against the right one, and the same wrong shape with other numbers where those are looked into. */
-			fx_tensors(other, out, 10);
+			fx_tensors(p.other, p.out, 10);
 			if (!same && i != 9)
-				json_decref(compare(a, b, NULL, 1));
+				json_decref(compare(p.a, p.b, NULL, 1));
 			for (size_t k = 1; k < 6 && i > 0 && i < 6; k += k == 1 ? 3 : 1) {
-				float old = f32[k][0];
-				f32[k][0] += 1;
-				fx_tensors(other, bad, 10);
-				f32[k][0] = old;
-				struct st_svf_compare_options q = { .a = a, .b = b, .top = 3, .threads = 1 };
+				float old = p.f32[k][0];
+				p.f32[k][0] += 1;
+				fx_tensors(p.other, bad, 10);
+				p.f32[k][0] = old;
+				struct st_svf_compare_options q = { .a = p.a, .b = p.b, .top = 3, .threads = 1 };
 				assert_ok(st_svf_compare(&q, &r, &err), &err);
 				st_svf_result_release(&r);
 			}
 		}
-	for (size_t i = 0; i < 10; i++)
-		free(f32[i]);
-	free(bf16);
+	close_pair(&p);
 }
 
 /* ---- factors that are odd and not wrong ---- */
@@ -704,8 +909,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_export_files), cmocka_unit_test(test_replay), cmocka_unit_test(test_source_from_stage), cmocka_unit_test(test_digests),
 		cmocka_unit_test(test_resume), cmocka_unit_test(test_layouts), cmocka_unit_test(test_oracle_agrees), cmocka_unit_test(test_planted),
-		cmocka_unit_test(test_square_not_turned), cmocka_unit_test(test_tie_policy_of_reports), cmocka_unit_test(test_stale_and_lies), cmocka_unit_test(test_misshapen), cmocka_unit_test(test_warnings),
-		
+		cmocka_unit_test(test_square_not_turned), cmocka_unit_test(test_tie_policy_of_reports), cmocka_unit_test(test_stale_and_lies), cmocka_unit_test(test_wrong_alike),
+		cmocka_unit_test(test_same_evidence), cmocka_unit_test(test_misshapen), cmocka_unit_test(test_warnings),
 		cmocka_unit_test(test_tolerance_file),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

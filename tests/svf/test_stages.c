@@ -3,7 +3,9 @@
 
 #include "svf/svf.h"
 
+#include <dirent.h>
 #include <math.h>
+#include <pthread.h>
 
 /* ---- the published vector ---- */
 
@@ -324,8 +326,8 @@ static void test_metrics(void **state)
 	b[77] += 2;
 	b[199999] -= 1;
 	b[5] += 0.5f;
-	st_svf_metrics_add(&m, a, b, 1000, 0, false);
-	st_svf_metrics_add(&m, a + 1000, b + 1000, n - 1000, 1000, false);
+	st_svf_metrics_add(&m, a, b, 1000, 0, false, 2);
+	st_svf_metrics_add(&m, a + 1000, b + 1000, n - 1000, 1000, false, 2);
 	assert_int_equal(m.count, n);
 	assert_int_equal(m.mismatched, 4);
 	assert_int_equal(m.n_worst, 3);
@@ -335,16 +337,78 @@ static void test_metrics(void **state)
 	assert_true(fabs(m.max_abs - 4) < 1e-4 && fabs(st_svf_metrics_mean(&m) * (double)n - 7.5) < 1e-3);
 	b[9] = NAN;
 	memset(&m, 0, sizeof m);
-	st_svf_metrics_add(&m, a, b, n, 0, false);
+	st_svf_metrics_add(&m, a, b, n, 0, false, 2);
 	assert_true(isinf(m.max_abs) && m.apart == 1 && m.nonfinite_b == 1 && m.worst[0].at == 9);
 	/* Distances in units of the last place of bf16, across zero too. */
 	float x[] = { 1, 1, 1, 1, 0, 1, 1, INFINITY }, y[] = { 1, 1.0078125f, 1.015625f, 1.03125f, -0.0f, 1.0625f, 2, 1 };
 	memset(&m, 0, sizeof m);
-	st_svf_metrics_add(&m, x, y, 8, 0, true);
+	st_svf_metrics_add(&m, x, y, 8, 0, true, 2);
 	static const uint64_t want[ST_SVF_ULPS] = { 2, 1, 1, 1, 1, 1, 0, 1 };
 	assert_memory_equal(m.ulps, want, sizeof want);
 	free(a);
 	free(b);
+}
+
+static void test_passed(void **state)
+{
+	(void)state;
+	static const struct st_svf_tolerance t = { 0.5, 0.25, true };
+	static const struct { float a[2], b[2]; uint64_t n; bool passed; } cases[] = {
+		{ { 1, 2 }, { 1, 2 }, 2, true }, { { 1, 2 }, { 1.5f, 2 }, 2, true }, { { 1, 2 }, { 1.5f, 2.5f }, 2, false }, { { 1, 2 }, { 1.75f, 2 }, 2, false },
+		{ { 0, 0 }, { 0, 0 }, 0, false }, { { NAN, 2 }, { NAN, 2 }, 2, false }, { { 1, INFINITY }, { 1, INFINITY }, 2, false },
+		{ { 1, NAN }, { 1, 2 }, 2, false }, { { 1, 2 }, { -INFINITY, 2 }, 2, false },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct st_svf_metrics m = { .want = 1 };
+		st_svf_metrics_add(&m, cases[i].a, cases[i].b, cases[i].n, 0, false, 1);
+		if (st_svf_metrics_passed(&m, &t) != cases[i].passed)
+			fail_msg("case %zu", i);
+	}
+}
+
+struct tasks { char id[256][16]; size_t n; };
+
+static void list_tasks(struct tasks *t)
+{
+	DIR *d = opendir("/proc/self/task");
+	t->n = 0;
+	assert_non_null(d);
+	for (struct dirent *e; (e = readdir(d)) && t->n < 256;)
+		snprintf(t->id[t->n++], sizeof t->id[0], "%.15s", e->d_name);
+	closedir(d);
+}
+
+/* OpenMP keeps a team of workers for each thread that asks for one: a fresh thread starts without. Those of an earlier
+ * one may be about to end. */
+static void *measure(void *threads)
+{
+	static float x[200000];
+	struct st_svf_metrics m = { .want = 1 };
+	struct tasks before, after;
+	int fresh = 0;
+	list_tasks(&before);
+	st_svf_metrics_add(&m, x, x, 200000, 0, false, *(int *)threads);
+	list_tasks(&after);
+	for (size_t i = 0; i < after.n; i++) {
+		bool old = false;
+		for (size_t k = 0; k < before.n; k++)
+			old |= strcmp(after.id[i], before.id[k]) == 0;
+		fresh += !old;
+	}
+	*(int *)threads = fresh;
+	return NULL;
+}
+
+static void test_threads(void **state)
+{
+	(void)state;
+	for (int asked = 1; asked < 4; asked++) {
+		int n = asked;
+		pthread_t t;
+		assert_int_equal(pthread_create(&t, NULL, measure, &n), 0);
+		assert_int_equal(pthread_join(t, NULL), 0);
+		assert_int_equal(n, asked - 1);
+	}
 }
 
 int main(void)
@@ -352,6 +416,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_golden), cmocka_unit_test(test_names), cmocka_unit_test(test_gemm), cmocka_unit_test(test_svd),
 		cmocka_unit_test(test_engine), cmocka_unit_test(test_bad_numbers), cmocka_unit_test(test_metrics),
+		cmocka_unit_test(test_passed), cmocka_unit_test(test_threads),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("svf stages", tests, NULL, NULL);

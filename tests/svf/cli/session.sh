@@ -29,8 +29,16 @@ stele svf replay $args --components-dir components --python-report python.json -
 stele svf compare python.json replay.json --tolerances f32 > out
 tail -n 1 out
 stele svf compare python.json replay.json --strict-stage-tolerances --strict-current-python --json | jq -r .verdict
+# More threads than any machine has are cut down; a report beside itself is no comparison.
+stele svf compare python.json replay.json --threads 100000 -q | tail -n 1
+status=0
+stele svf compare python.json ./python.json -q > none 2> err || status=$?
+echo "status $status, $(wc -l < err) line, $(wc -c < none) bytes"
 stele svf apply $args --components-dir components --out artifact > out
 jq -r .status artifact/manifest.json
+status=0
+stele svf route --artifact artifact --model model --tokens 1,2,3 --out model/model.safetensors -q > none 2> err || status=$?
+echo "status $status, $(wc -l < err) line, $(wc -c < none) bytes"
 stele svf route --artifact artifact --model model --tokens 1,2,3 --threads 2 -q --json | jq -r .schema
 # A wrong vector: one line, status 2, nothing written.
 head -c 200 vector.safetensors > short.safetensors
