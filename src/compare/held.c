@@ -47,22 +47,26 @@ struct slack {
 	double absolute, relative;
 };
 
-static struct slack slack_of(const struct st_tensor *t, const float *block, size_t n)
+/* Of n elements from `at` on in a row of `cols`. */
+static struct slack slack_of(const struct st_tensor *t, const float *row, uint64_t cols, uint64_t at, size_t n)
 {
-	double v[ST_NOISE_BLOCKS], rel = st_dtype_info(t->dtype)->storage_rel_rms;
+	double v[ST_NOISE_BLOCKS], rel = st_dtype_info(t->dtype)->storage_rel_rms, largest = 0;
 	if (st_dtype_info(t->dtype)->kind == ST_KIND_FLOAT) /* half an ulp is up to 2.35 times its RMS, and f32 arithmetic made the number */
 		return (struct slack){ t->dtype == ST_DTYPE_F16 ? 0x1p-25 : 0, 2.4 * rel + ST_NOISE_F32_REL };
-	st_noise_variances(t, block, n, v);
-	return (struct slack){ 2 * sqrt(v[0]), ST_NOISE_F32_REL };
+	uint64_t group = st_noise_group(t->dtype), block = st_noise_block(t->dtype), first = at / group * group;
+	st_noise_variances(t, row + first, (size_t)(cols - first < group ? cols - first : group), v);
+	for (uint64_t b = (at - first) / block; b <= (at - first + n - 1) / block && b * block < group; b++)
+		largest = fmax(largest, v[b]);
+	return (struct slack){ 1.9 * sqrt(largest), ST_NOISE_F32_REL }; /* half a step is 1.73 times its RMS */
 }
 
 /* Whether x is a whole number of steps; where the slack leaves that open, nothing is told. The step is fitted, so there is some error in it. */
 static bool near_grid(double x, double step, double slack, size_t *told)
 {
-	if (4 * slack > step)
+	if (3.6 * slack > step)
 		return true;
 	++*told;
-	return fabs(x - step * round(x / step)) <= 1.5 * slack;
+	return fabs(x - step * round(x / step)) <= 1.3 * slack;
 }
 
 /* x[] ascending in magnitude, all of them whole multiples of one step, the largest `k` times it? */
@@ -138,7 +142,7 @@ static bool fits_grid(const struct st_tensor *t, const struct grid *g, float *ro
 	for (uint64_t i = 0; i < n; i++) {
 		st_tensor_decode(t, i * rows / n, 1, row);
 		for (uint64_t k = 0; k < cols; k += g->block) {
-			int fits = fits_block(g, row + k, slack_of(t, row + k, g->block));
+			int fits = fits_block(g, row + k, slack_of(t, row, cols, k, g->block));
 			on += fits > 0;
 			off += fits == 0;
 		}
