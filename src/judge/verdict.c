@@ -219,6 +219,15 @@ static void diagnose_config(struct st_rosetta *r, const struct st_config_diff *c
 	snprintf(r->recommendation, sizeof r->recommendation, "correct %s in the file that is wrong", c->key);
 }
 
+/* Whether either side has a head of its own; else the embedding serves both. */
+static bool has_head(const struct st_rosetta *r)
+{
+	for (size_t i = 0; i < r->n_weights; i++)
+		if (r->weights[i].slot->role == ST_ROLE_HEAD)
+			return true;
+	return false;
+}
+
 void st_rosetta_decide(struct st_rosetta_state *s)
 {
 	struct st_rosetta *r = &s->r;
@@ -286,7 +295,8 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 			recommend_weight(f.weight, r->recommendation, sizeof r->recommendation);
 			size_t n = strlen(r->text);
 			if (p && p->total.max_abs == 0)
-				snprintf(r->text + n, sizeof r->text - n, "; these tokens do not touch it");
+				snprintf(r->text + n, sizeof r->text - n, "; these tokens do not touch it%s",
+				         f.weight->slot->role == ST_ROLE_EMBED && !has_head(r) ? ", but the head is tied to it" : "");
 			else if (unexplained > 1 && unexplained == r->n_weights)
 				snprintf(r->text + n, sizeof r->text - n, "; so do all %zu weights: these are two models", unexplained);
 		} else if (f.config) {

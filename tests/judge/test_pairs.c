@@ -9,14 +9,17 @@
 
 static const uint32_t tokens[] = { 5, 17, 3, 80, 42, 9 };
 
-static struct st_rosetta *compare(const char *a, const char *b)
+static struct st_rosetta *run(const char *a, const char *b, bool keep_going)
 {
 	struct st_rosetta *r = NULL;
 	struct st_error err = ST_ERROR_INIT;
-	struct st_rosetta_options o = { .tokens = tokens, .n_tokens = 6, .threshold = NAN, .threads = 2 };
+	struct st_rosetta_options o = { .tokens = tokens, .n_tokens = 6, .threshold = NAN, .threads = 2, .keep_going = keep_going };
 	assert_ok(st_rosetta_run(a, b, &o, &r, &err), &err);
 	return r;
 }
+
+static struct st_rosetta *compare(const char *a, const char *b) { return run(a, b, false); }
+static struct st_rosetta *compare_all(const char *a, const char *b) { return run(a, b, true); }
 
 static void expect_verdict(const char *a, const char *b, enum st_verdict want, const char *what)
 {
@@ -147,6 +150,91 @@ static void heads_and_ties(void **state)
 		expect_fault(in_folder(cases[i].a), in_folder(cases[i].b), cases[i].code, "lm_head.weight", cases[i].side, cases[i].a);
 	toy_free(&own);
 	toy_free(&tied);
+}
+
+/*
+ * The embedding is the head of both: a row that the prompt does not read is the logit of its token. Times 50, or -50, it is
+ * the largest one; that row of a side stored in other types is judged like any matrix.
+ */
+static void tied_heads_are_judged(void **state)
+{
+	(void)state;
+	struct toy good, bad;
+	bool chosen = false;
+	toy_make(&good, "llama", 64, true);
+	toy_write(&good, in_folder("good.gguf"), ST_DTYPE_F32, true);
+	toy_write(&good, in_folder("q.gguf"), ST_DTYPE_Q8_0, true);
+	for (int sign = -1; sign < 2; sign += 2) {
+		toy_make(&bad, "llama", 64, true);
+		struct toy_tensor *e = toy_find(&bad, "model.embed_tokens.weight");
+		for (uint64_t i = 0; i < e->cols; i++)
+			e->data[60 * e->cols + i] *= (float)(50 * sign);
+		toy_write(&bad, in_folder("bad.gguf"), ST_DTYPE_F32, true);
+		expect_fault(in_folder("bad.gguf"), in_folder("good.gguf"), "weight.row_corrupt", "model.embed_tokens.weight", 'a', "tied, one row");
+		struct st_rosetta *r = compare_all(in_folder("bad.gguf"), in_folder("good.gguf"));
+		const struct st_stage_report *head = &r->stages[r->n_stages - 1];
+		assert_int_equal(head->stage, ST_STAGE_LM_HEAD);
+		assert_int_equal(head->status, ST_STATUS_FAULT);
+		assert_int_equal(head->total.max_abs_index % TOY_VOCAB, 60);
+		assert_false(head->shared);
+		assert_int_not_equal(r->top1_b, 60);
+		chosen |= r->top1_a == 60;
+		st_rosetta_free(r);
+		toy_free(&bad);
+	}
+	assert_true(chosen);
+	struct st_rosetta *r = compare_all(in_folder("q.gguf"), in_folder("good.gguf"));
+	const struct st_stage_report *head = &r->stages[r->n_stages - 1];
+	assert_int_equal(r->verdict, ST_VERDICT_NOISE);
+	assert_int_equal(head->stage, ST_STAGE_LM_HEAD);
+	/* Q8_0's own error of 0.5 %, measured by the tests of storage. */
+	assert_true(head->local_rel > 0.002 && head->local_rel < 0.01);
+	assert_true(head->worst_token_ratio > 0.5 && head->worst_token_ratio < 2);
+	st_rosetta_free(r);
+	toy_free(&good);
+}
+
+/*
+ * A's matrix on B's inputs leaves f32: products of both signs overflow, and in lanes of f32 their sum is NaN. That is further
+ * from B's value than any number, though both runs stay finite.
+ */
+static void overflow_is_the_worst_error(void **state)
+{
+	(void)state;
+	static const struct { const char *name; float a, b; } factors[] = {
+		{ "model.layers.1.mlp.up_proj.weight", 1e-18f, 1e18f }, { "model.layers.1.mlp.down_proj.weight", 1e24f, 1e-18f },
+	};
+	struct toy a, b;
+	toy_make(&a, "llama", 64, false);
+	toy_make(&b, "llama", 64, false);
+	for (size_t i = 0; i < sizeof factors / sizeof *factors; i++) {
+		struct toy_tensor *x = toy_find(&a, factors[i].name), *y = toy_find(&b, factors[i].name);
+		for (uint64_t k = 0; k < x->rows * x->cols; k++) {
+			x->data[k] *= factors[i].a;
+			y->data[k] *= factors[i].b;
+		}
+	}
+	toy_write(&a, in_folder("a"), ST_DTYPE_F32, false);
+	toy_write(&b, in_folder("b"), ST_DTYPE_F32, false);
+	struct st_error err = ST_ERROR_INIT;
+	struct st_rosetta *r;
+	struct st_rosetta_options o = { .tokens = tokens, .n_tokens = 6, .threshold = NAN, .mode = "fast", .keep_going = true };
+	assert_ok(st_rosetta_run(in_folder("a"), in_folder("b"), &o, &r, &err), &err);
+	size_t seen = 0;
+	for (size_t i = 0; i < r->n_stages; i++) {
+		const struct st_stage_report *s = &r->stages[i];
+		if (s->stage != ST_STAGE_FFN_OUT || s->layer != 1)
+			continue;
+		seen++;
+		assert_int_equal(s->total.nonfinite_a + s->total.nonfinite_b, 0);
+		assert_int_equal(s->status, ST_STATUS_FAULT);
+		assert_true(isinf(s->worst_token_ratio));
+		assert_int_equal(s->worst_token, 0);
+	}
+	assert_int_equal(seen, 1);
+	st_rosetta_free(r);
+	toy_free(&a);
+	toy_free(&b);
 }
 
 /* ---- layers ---- */
@@ -489,6 +577,8 @@ int main(void)
 		CASE(padded_vocabularies_are_sound),
 		CASE(padding_hides_no_fault),
 		CASE(heads_and_ties),
+		CASE(tied_heads_are_judged),
+		CASE(overflow_is_the_worst_error),
 		CASE(missing_layers_are_named),
 		CASE(quiet_faults_are_named),
 		CASE(offsets_keep_their_noise),
