@@ -16,7 +16,8 @@ bool st_config_is_mistral(const json_t *config)
 	const json_t *type = json_object_get(config, "model_type");
 	if (!json_is_string(type))
 		type = json_array_get(json_object_get(config, "architectures"), 0);
-	return json_is_string(type) && (strcmp(json_string_value(type), "mistral") == 0 || strcmp(json_string_value(type), "MistralForCausalLM") == 0);
+	const char *name = json_is_string(type) ? json_string_value(type) : "";
+	return strcmp(name, "mistral") == 0 || strcmp(name, "MistralForCausalLM") == 0;
 }
 
 static enum st_status configure(const struct st_container *c, struct st_config *cfg, struct st_error *err)

@@ -272,7 +272,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	if (s->tokens_differ) {
 		diagnose_tokens(s);
 		fault = true;
-	} else if (form_differs && !structural) {
+	} else if (form_differs && !structural && !f.weight) { /* a weight that one side lacks says what the form does, and more */
 		fault = true;
 		r->first = (struct st_divergence){ .found = true, .stage = "config", .layer = -1, .position = -1 };
 		r->cause = (struct st_cause){ .code = "unexplained" };

@@ -237,6 +237,34 @@ static void overflow_is_the_worst_error(void **state)
 	toy_free(&b);
 }
 
+/* Biases that a family may have or not: the side without them has another graph, and the first of them is what it lacks. */
+static void missing_biases_are_named(void **state)
+{
+	(void)state;
+	struct toy with, without;
+	uint64_t seed = 5;
+	toy_make(&with, "llama", 64, false);
+	toy_make(&without, "llama", 64, false);
+	for (int l = 0; l < TOY_LAYERS; l++)
+		for (int i = 0; i < 3; i++) {
+			char name[96];
+			snprintf(name, sizeof name, "model.layers.%d.self_attn.%c_proj.bias", l, "qkv"[i]);
+			toy_add(&with, name, (i ? with.kv_heads : with.heads) * with.head_dim, 0, 0, 1, &seed);
+		}
+	toy_write(&with, in_folder("with"), ST_DTYPE_F32, false);
+	toy_write(&without, in_folder("without"), ST_DTYPE_F32, false);
+	toy_write(&without, in_folder("without.gguf"), ST_DTYPE_F32, true);
+	expect_fault(in_folder("with"), in_folder("without"), "bias.missing", "model.layers.0.self_attn.q_proj.bias", 'b', "biases");
+	expect_fault(in_folder("with"), in_folder("without.gguf"), "bias.missing", "model.layers.0.self_attn.q_proj.bias", 'b', "biases");
+	struct st_rosetta *r = compare(in_folder("with"), in_folder("without"));
+	assert_string_equal(r->first.stage, "qkv_bias");
+	assert_int_equal(r->first.layer, 0);
+	assert_int_equal(r->missing, 3 * TOY_LAYERS);
+	st_rosetta_free(r);
+	toy_free(&with);
+	toy_free(&without);
+}
+
 /* ---- layers ---- */
 
 static void drop_last_layer(struct toy *m)
@@ -579,6 +607,7 @@ int main(void)
 		CASE(heads_and_ties),
 		CASE(tied_heads_are_judged),
 		CASE(overflow_is_the_worst_error),
+		CASE(missing_biases_are_named),
 		CASE(missing_layers_are_named),
 		CASE(quiet_faults_are_named),
 		CASE(offsets_keep_their_noise),
