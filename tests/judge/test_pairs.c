@@ -458,6 +458,68 @@ static void offsets_keep_their_noise(void **state)
 	toy_free(&bad);
 }
 
+/* The stage of every norm is as far from its floor as its weights are from theirs. */
+static void expect_norms_near_floor(const char *a, const char *b, const char *what)
+{
+	for (int order = 0; order < 2; order++) {
+		struct st_rosetta *r = compare_all(order ? b : a, order ? a : b);
+		size_t seen = 0;
+		if (r->verdict != ST_VERDICT_NOISE)
+			fail_msg("%s, order %d: %s (%s)", what, order, st_verdict_name(r->verdict), r->text);
+		for (size_t i = 0; i < r->n_stages; i++) {
+			const struct st_stage_report *s = &r->stages[i];
+			if (s->stage != ST_STAGE_ATTN_NORM && s->stage != ST_STAGE_FFN_NORM && s->stage != ST_STAGE_FINAL_NORM
+			    && s->stage != ST_STAGE_Q_POST_NORM && s->stage != ST_STAGE_K_POST_NORM)
+				continue;
+			seen++;
+			if (!(s->worst_token_ratio > 0.5 && s->worst_token_ratio < 3))
+				fail_msg("%s, order %d: %s %d is %.3g times its floor", what, order, st_stage_name(s->stage), (int)s->layer, s->worst_token_ratio);
+		}
+		assert_int_equal(seen, 4 * TOY_LAYERS + 1);
+		st_rosetta_free(r);
+	}
+}
+
+/* Hidden size 512 in 4 heads: the 128 that a qwen3 has where its file does not say. */
+static void make_qwen3(struct toy *m)
+{
+	uint64_t seed = 20;
+	toy_make(m, "qwen3", 512, false);
+	for (int l = 0; l < TOY_LAYERS; l++)
+		for (int k = 0; k < 2; k++) {
+			char name[96];
+			snprintf(name, sizeof name, "model.layers.%d.self_attn.%c_norm.weight", l, "qk"[k]);
+			toy_add(m, name, m->head_dim, 0, 1.2, 0.3, &seed);
+		}
+}
+
+/* Norms that another program's f32 arithmetic has moved, and norms so small that F16 stores them in its last steps. */
+static void norms_follow_their_weights(void **state)
+{
+	(void)state;
+	for (int tiny = 0; tiny < 2; tiny++) {
+		struct toy good, moved;
+		uint64_t seed = 21;
+		make_qwen3(&good);
+		make_qwen3(&moved);
+		for (size_t i = 0; i < good.n; i++) {
+			struct toy_tensor *g = &good.t[i], *m = &moved.t[i];
+			for (uint64_t k = 0; g->vector && k < g->cols; k++) {
+				if (tiny)
+					g->data[k] *= 5e-6f;
+				m->data[k] = tiny ? g->data[k] : (float)(g->data[k] * (1 + 2.5e-6 * toy_normal(&seed)));
+			}
+			if (g->vector && tiny)
+				m->dtype = ST_DTYPE_F16;
+		}
+		toy_write(&good, in_folder("good"), ST_DTYPE_F32, false);
+		toy_write(&moved, in_folder("moved"), ST_DTYPE_F32, false);
+		expect_norms_near_floor(in_folder("moved"), in_folder("good"), tiny ? "tiny" : "f32 arithmetic");
+		toy_free(&good);
+		toy_free(&moved);
+	}
+}
+
 /* Channels of very different sizes: small sub-blocks of a K-quant's super-block lose their scale's bits. */
 static void uneven_channels_are_clean(void **state)
 {
@@ -611,6 +673,7 @@ int main(void)
 		CASE(missing_layers_are_named),
 		CASE(quiet_faults_are_named),
 		CASE(offsets_keep_their_noise),
+		CASE(norms_follow_their_weights),
 		CASE(uneven_channels_are_clean),
 		CASE(decoded_models_are_clean),
 		CASE(likeness_misleads_nobody),
