@@ -598,6 +598,34 @@ static void decoded_models_are_clean(void **state)
 	toy_free(&good);
 }
 
+/* A matrix that nothing explains: what comes nearest is listed, each code once and the nearest first. */
+static void candidates_are_sorted(void **state)
+{
+	(void)state;
+	struct toy good, bad;
+	toy_make(&good, "llama", 64, false);
+	toy_write(&good, in_folder("good"), ST_DTYPE_F32, false);
+	for (uint64_t seed = 30; seed < 36; seed++) {
+		uint64_t s = seed;
+		toy_make(&bad, "llama", 64, false);
+		struct toy_tensor *t = toy_find(&bad, "model.layers.0.self_attn.q_proj.weight");
+		for (uint64_t i = 0; i < t->rows * t->cols; i++)
+			t->data[i] = (float)(0.6 * t->data[i] + 0.1 * toy_normal(&s));
+		toy_write(&bad, in_folder("bad"), ST_DTYPE_F32, false);
+		struct st_rosetta *r = compare(in_folder("bad"), in_folder("good"));
+		assert_string_equal(r->cause.code, "unexplained");
+		assert_true(r->n_candidates > 1);
+		for (size_t i = 1; i < r->n_candidates; i++) {
+			assert_true(r->candidates[i - 1].residual_after <= r->candidates[i].residual_after);
+			for (size_t k = 0; k < i; k++)
+				assert_string_not_equal(r->candidates[k].code, r->candidates[i].code);
+		}
+		st_rosetta_free(r);
+		toy_free(&bad);
+	}
+	toy_free(&good);
+}
+
 /* ---- rows and codes that are nearly alike ---- */
 
 #define EMBED "model.embed_tokens.weight"
@@ -676,6 +704,7 @@ int main(void)
 		CASE(norms_follow_their_weights),
 		CASE(uneven_channels_are_clean),
 		CASE(decoded_models_are_clean),
+		CASE(candidates_are_sorted),
 		CASE(likeness_misleads_nobody),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
