@@ -135,7 +135,7 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 static enum st_status (*const tests[])(struct st_trial *) = {
 	st_test_mislabelled, st_test_nan, st_test_constant, st_test_plus_one, st_test_scaled, st_test_transposed,
 	st_test_rope_order, st_test_misplaced, st_test_gate_up_interleaved, st_test_qkv_interleaved, st_test_block_layout,
-	st_test_row_order, st_test_columns, st_test_block_scale, st_test_row_corrupt,
+	st_test_row_order, st_test_nan_elsewhere, st_test_columns, st_test_block_scale, st_test_row_corrupt,
 };
 
 /* Half of the sample spread evenly, the other half the first of the rows beyond their noise. */

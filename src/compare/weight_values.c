@@ -12,17 +12,34 @@ static void get_affine(const struct st_rows *s, uint64_t r, float *dst)
 		dst[i] = (float)(s->gain * dst[i] + s->offset);
 }
 
-enum st_status st_test_nan(struct st_trial *t)
+static void blame_nan(struct st_trial *t, char side)
 {
 	struct st_weight_diff *d = t->d;
-	if (d->nonfinite_a == d->nonfinite_b)
-		return ST_OK;
-	d->side = d->nonfinite_a > d->nonfinite_b ? 'a' : 'b';
+	d->side = side;
 	d->cause = (struct st_cause){ .code = "weight.nan", .confidence = ST_CONFIRMED, .residual_before = INFINITY,
 	                              .residual_after = INFINITY, .floor = d->predicted };
 	st_param_number(&d->cause, "nonfinite", (double)(d->side == 'a' ? d->nonfinite_a : d->nonfinite_b));
 	st_param_number(&d->cause, "first_row", (double)d->first_bad_row);
 	t->done = true;
+}
+
+/* The side with more of them. */
+enum st_status st_test_nan(struct st_trial *t)
+{
+	const struct st_weight_diff *d = t->d;
+	if (d->nonfinite_a != d->nonfinite_b)
+		blame_nan(t, d->nonfinite_a > d->nonfinite_b ? 'a' : 'b');
+	return ST_OK;
+}
+
+/* As many on both sides, in other places, and no order of rows brought them together. */
+enum st_status st_test_nan_elsewhere(struct st_trial *t)
+{
+	uint64_t apart = 0;
+	for (uint64_t r = 0; r < t->a->rows; r++)
+		apart += t->stats[r].apart;
+	if (apart)
+		blame_nan(t, 0);
 	return ST_OK;
 }
 

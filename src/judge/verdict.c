@@ -118,6 +118,8 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 		         y, number_of(c, "chunks", 0));
 	else if (strcmp(code, "norm.plus_one") == 0)
 		snprintf(what, sizeof what, "is %c's plus %g", y, number_of(c, "offset", 0));
+	else if (strcmp(code, "weight.nan") == 0 && !d->side)
+		snprintf(what, sizeof what, "has as many non-finite elements as %c's, %g, in other places", y, number_of(c, "nonfinite", 0));
 	else if (strcmp(code, "weight.nan") == 0)
 		snprintf(what, sizeof what, "has %g non-finite elements, the first in row %g", number_of(c, "nonfinite", 0),
 		         number_of(c, "first_row", 0));

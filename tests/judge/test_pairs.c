@@ -626,6 +626,28 @@ static void candidates_are_sorted(void **state)
 	toy_free(&good);
 }
 
+/* One NaN on each side: in other places it is a cause; moved along with its row it is not. */
+static void nans_in_other_places(void **state)
+{
+	(void)state;
+	static const char name[] = "model.layers.0.self_attn.o_proj.weight";
+	struct toy good, bad;
+	toy_make(&good, "llama", 64, false);
+	toy_make(&bad, "llama", 64, false);
+	toy_find(&good, name)->data[5] = NAN;
+	toy_find(&bad, name)->data[64 * 9 + 3] = NAN;
+	toy_write(&good, in_folder("good"), ST_DTYPE_F32, false);
+	toy_write(&bad, in_folder("bad"), ST_DTYPE_F32, false);
+	expect_fault(in_folder("bad"), in_folder("good"), "weight.nan", name, 0, "NaN elsewhere");
+	toy_find(&bad, name)->data[64 * 9 + 3] = toy_find(&good, name)->data[64 * 9 + 3];
+	toy_find(&bad, name)->data[5] = NAN;
+	toy_transpose(&bad, name);
+	toy_write(&bad, in_folder("bad"), ST_DTYPE_F32, false);
+	expect_fault(in_folder("bad"), in_folder("good"), "weight.transposed", name, 0, "NaN moved along");
+	toy_free(&good);
+	toy_free(&bad);
+}
+
 /* ---- rows and codes that are nearly alike ---- */
 
 #define EMBED "model.embed_tokens.weight"
@@ -705,6 +727,7 @@ int main(void)
 		CASE(uneven_channels_are_clean),
 		CASE(decoded_models_are_clean),
 		CASE(candidates_are_sorted),
+		CASE(nans_in_other_places),
 		CASE(likeness_misleads_nobody),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
