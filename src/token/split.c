@@ -35,7 +35,8 @@ static const struct { char c; const char *members, *alone; } shorthands[] = {
 
 /* [:name:] and [:^name:] of Oniguruma, measured over all assigned characters. */
 static const struct { const char *name, *members, *others; } posix[] = {
-	{"alnum", "\\p{Alphabetic}\\p{Nd}", NULL}, {"alpha", "\\p{Alphabetic}", "\\P{Alphabetic}"}, {"ascii", "\\x00-\\x7f", "\\x80-\\x{10ffff}"},
+	{"alnum", "\\p{Alphabetic}\\p{Nd}", NULL}, {"alpha", "\\p{Alphabetic}", "\\P{Alphabetic}"},
+	{"ascii", "\\x00-\\x7f", "\\x80-\\x{10ffff}"},
 	{"blank", "\\p{Zs}\\t", NULL}, {"cntrl", "\\p{Cc}", "\\P{Cc}"}, {"digit", "\\p{Nd}", "\\P{Nd}"}, {"graph", VISIBLE, NULL},
 	{"lower", "\\p{Lowercase}", "\\P{Lowercase}"}, {"print", VISIBLE "\\p{Zs}", NULL}, {"punct", "\\p{P}\\p{S}", NULL}, {"space", SPACES, NULL},
 	{"upper", "\\p{Uppercase}", "\\P{Uppercase}"}, {"word", WORDS, NULL}, {"xdigit", HEX, NULL},

@@ -131,6 +131,21 @@ static void metaspace_and_unigram(void **state)
 		st_tokenizer_close(t);
 		json_release(&c);
 	}
+	/* With byte_fallback A and two bytes of a letter become byte pieces; so does their spelling, as the tokenizers library does it. */
+#define BYTES(score) \
+	"{\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"byte_fallback\":true,\"vocab\":[[\"<unk>\",0],[\"a\",-2],[\"<0x41>\"," score "],[\"<0xC3>\",-30]," \
+	"[\"<0xA4>\",-30],[\"<\",-2],[\"0\",-2],[\"x\",-2],[\"4\",-2],[\"1\",-2],[\">\",-2]]}}"
+	static const struct { const char *doc, *text, *pieces; } bytes[] = {
+		{BYTES("-30"), "aA\xC3\xA4", "a|<0x41>|<0xC3>|<0xA4>"}, {BYTES("-30"), "a<0x41>", "a|<|0|x|4|1|>"},
+		{BYTES("-5"), "a<0x41>", "a|<0x41>"}, {BYTES("-5"), "a<0x41", "a|<|0|x|4|1"},
+	};
+	for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++) {
+		struct st_container b = json_container(ST_FORMAT_SAFETENSORS, bytes[i].doc, NULL);
+		struct st_tokenizer *tb = open_json(&b);
+		assert_pieces(tb, bytes[i].text, 0, bytes[i].pieces);
+		st_tokenizer_close(tb);
+		json_release(&b);
+	}
 	struct st_container c = json_container(ST_FORMAT_SAFETENSORS, UNIGRAM("never"), NULL);
 	struct st_tokenizer *t = open_json(&c);
 	assert_round_trip(t, "ab a  b", 7, false);
