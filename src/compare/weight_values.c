@@ -86,19 +86,26 @@ const char *st_scaled_code(enum st_role r)
 	       : st_role_is_bias(r) ? "bias.scaled" : "weight.scaled";
 }
 
-/* What a constant may be in a transformer; within 0.1 %, or not named. */
-static void name_constant(const struct st_trial *t, struct st_cause *c, double g)
+bool st_known_constant(const struct st_config *cfg, size_t i, struct st_constant *out)
 {
-	const struct st_config *cfg = st_model_config(t->ma);
-	const struct { const char *name; double value; } known[] = {
+	const struct st_constant known[] = {
 		{ "2", 2 }, { "1/2", 0.5 }, { "-1", -1 },
 		{ "sqrt(head_dim)", sqrt(cfg->head_dim) }, { "1/sqrt(head_dim)", 1 / sqrt(cfg->head_dim) },
 		{ "sqrt(hidden)", sqrt(cfg->hidden) }, { "1/sqrt(hidden)", 1 / sqrt(cfg->hidden) },
 		{ "sqrt(2)", sqrt(2) }, { "1/sqrt(2)", sqrt(0.5) },
 	};
-	for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-		if (fabs(g / known[i].value - 1) < 1e-3) {
-			st_param_text(c, "is", known[i].name);
+	if (i < sizeof known / sizeof *known)
+		*out = known[i];
+	return i < sizeof known / sizeof *known;
+}
+
+/* Within 0.1 %, or not named. */
+static void name_constant(const struct st_trial *t, struct st_cause *c, double g)
+{
+	struct st_constant known;
+	for (size_t i = 0; st_known_constant(st_model_config(t->ma), i, &known); i++) {
+		if (fabs(g / known.value - 1) < 1e-3) {
+			st_param_text(c, "is", known.name);
 			return;
 		}
 	}

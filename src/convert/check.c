@@ -8,7 +8,6 @@
 #include "convert/convert.h"
 
 #include "compare/pair.h"
-#include "graph/basis.h"
 
 #include <math.h>
 #include <stdlib.h>

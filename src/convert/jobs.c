@@ -2,7 +2,6 @@
 #include "convert/convert.h"
 
 #include "format/apr.h"
-#include "graph/basis.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -152,7 +152,7 @@ static double token_square(const struct st_value *v, const float *x, const float
  * one row make most of a token (a massive activation), its error is that of one element, and an encoder that
  * holds another element of the block for more important leaves it more error than blocks do on average.
  */
-#define NOISE_RATIO 4.0
+#define UNDECIDED_RATIO 4.0
 #define FAULT_RATIO 8.0
 #define BLOCKS_RATIO 1.5
 
@@ -214,7 +214,7 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 		              : l->fault_seen ? ST_STATUS_INHERITED : ST_STATUS_FAULT;
 	else if (rep->worst_token_ratio > allow * FAULT_RATIO)
 		rep->status = ST_STATUS_FAULT;
-	else if (rep->worst_token_ratio > allow * NOISE_RATIO)
+	else if (rep->worst_token_ratio > allow * UNDECIDED_RATIO)
 		rep->status = ST_STATUS_UNDECIDED;
 	else if (rep->total.max_abs == 0)
 		rep->status = ST_STATUS_EXACT;
