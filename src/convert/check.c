@@ -175,8 +175,8 @@ static enum st_status check_frequencies(const struct st_conversion *v, const str
 	for (uint32_t i = 0; i < cfg->head_dim / 2 && node != ST_NO_NODE; i++) {
 		double want = pow(cfg->rope_theta, -2.0 * i / cfg->head_dim) / by[i], got = g->nodes[node].inv_freq[i];
 		if (!(fabs(got / want - 1) <= FREQUENCIES_AGREE))
-			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "rotary embedding", "reading back gives %.6g instead of %.6g for pair %u; nothing was written",
-			                  got, want, (unsigned)i);
+			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "rotary embedding",
+			                  "reading back gives %.6g instead of %.6g for pair %u; nothing was written", got, want, (unsigned)i);
 	}
 	return ST_OK;
 }

@@ -265,7 +265,8 @@ void st_sort_jobs(struct st_conversion *v)
 /* Where a repair changes llama3's scaling or what it acts on, its divisors are others; divisors of another kind depend on no key. */
 static bool divisors_change(const struct st_conversion *v)
 {
-	return st_config_edited(v, "rope_scaling") || (st_config_edited(v, "rope_") && st_model_config(v->in)->rope_scaling == ST_ROPE_SCALING_LLAMA3);
+	bool llama3 = st_model_config(v->in)->rope_scaling == ST_ROPE_SCALING_LLAMA3;
+	return st_config_edited(v, "rope_scaling") || (llama3 && st_config_edited(v, "rope_"));
 }
 
 enum st_status st_plan_jobs(struct st_conversion *v, struct st_error *err)

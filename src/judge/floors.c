@@ -96,7 +96,8 @@ static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, con
  * A norm multiplies each normed input by its weight. out[t] += sum over the features of their squares times the weight's
  * variance: a matrix product of one row, but that a head's norm has one for each head.
  */
-static enum st_status add_norm(const struct st_node *n, enum st_dtype type, const struct st_value *x, size_t T, double *out, struct st_error *err)
+static enum st_status add_norm(const struct st_node *n, enum st_dtype type, const struct st_value *x, size_t T, double *out,
+                               struct st_error *err)
 {
 	struct st_tensor as = *n->w[0]->tensor;
 	as.dtype = type;

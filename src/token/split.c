@@ -38,7 +38,8 @@ static const struct { const char *name, *members, *others; } posix[] = {
 	{"alnum", "\\p{Alphabetic}\\p{Nd}", NULL}, {"alpha", "\\p{Alphabetic}", "\\P{Alphabetic}"},
 	{"ascii", "\\x00-\\x7f", "\\x80-\\x{10ffff}"},
 	{"blank", "\\p{Zs}\\t", NULL}, {"cntrl", "\\p{Cc}", "\\P{Cc}"}, {"digit", "\\p{Nd}", "\\P{Nd}"}, {"graph", VISIBLE, NULL},
-	{"lower", "\\p{Lowercase}", "\\P{Lowercase}"}, {"print", VISIBLE "\\p{Zs}", NULL}, {"punct", "\\p{P}\\p{S}", NULL}, {"space", SPACES, NULL},
+	{"lower", "\\p{Lowercase}", "\\P{Lowercase}"}, {"print", VISIBLE "\\p{Zs}", NULL}, {"punct", "\\p{P}\\p{S}", NULL},
+	{"space", SPACES, NULL},
 	{"upper", "\\p{Uppercase}", "\\P{Uppercase}"}, {"word", WORDS, NULL}, {"xdigit", HEX, NULL},
 };
 

@@ -276,8 +276,9 @@ static void windows_and_scaling(void **state)
 	three.factor = 1;
 	file_drop(&f, "rope_freqs.weight");
 	json_t *meta = file_config("llama", &three);
-	json_object_set_new(meta, "rope_scaling", json_pack("{s:s, s:f, s:f, s:f, s:i}", "rope_type", "llama3", "factor", 4.0, "low_freq_factor", 1.0,
-	                                                    "high_freq_factor", 4.0, "original_max_position_embeddings", 1));
+	json_object_set_new(meta, "rope_scaling",
+	                    json_pack("{s:s, s:f, s:f, s:f, s:i}", "rope_type", "llama3", "factor", 4.0, "low_freq_factor", 1.0,
+	                              "high_freq_factor", 4.0, "original_max_position_embeddings", 1));
 	three.factor = 4; /* every wavelength is beyond one position */
 	check_model("llama3 in APR", write_apr(&f, json_deep_copy(meta)), &three);
 	file_add_f32(&f, "rope_freqs.weight", four, 0, 4);

@@ -379,8 +379,8 @@ static void windows_are_repaired(void **state)
 		for (int good = 0; good < 2; good++) {
 			FILE *f = fopen(in_folder(good ? "good/config.json" : "bad/config.json"), "w");
 			assert_non_null(f);
-			fprintf(f, "{\"model_type\": \"%s\", \"hidden_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
-			        "\"intermediate_size\": 128, \"vocab_size\": 96, \"rms_norm_eps\": 1e-05%s}\n", good ? "mistral" : cases[i].type,
+			fprintf(f, "{\"model_type\": \"%s\", \"hidden_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+			        "\"num_key_value_heads\": 2, \"intermediate_size\": 128, \"vocab_size\": 96, \"rms_norm_eps\": 1e-05%s}\n", good ? "mistral" : cases[i].type,
 			        good ? cases[i].good : cases[i].bad);
 			fclose(f);
 		}
