@@ -63,9 +63,20 @@ static void steps_behind_byte_level(void **state)
 #define DIGITS(steps) \
 	"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"" G "\":0,\"" C2 "\":1,\"" B2 "\":2,\"" G C2 "\":3,\"" C2 B2 "\":4}," \
 	"\"merges\":[\"" G " " C2 "\",\"" C2 " " B2 "\"]},\"pre_tokenizer\":" SEQUENCE("pretokenizers", steps) "}"
+#define E2 "\xC3\xA2"
+#define X80 "\xC4\xA2"
+#define X8D "\xC4\xAF"
+#define JOINED(steps) \
+	"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"" E2 "\":1,\"" X80 "\":2,\"" X8D "\":3,\"a" E2 "\":4,\"" X80 X8D "\":5," \
+	"\"" C2 "\":6,\"" B2 "\":7,\"" C2 B2 "\":8,\"a" C2 "\":9}," \
+	"\"merges\":[\"a " E2 "\",\"" X80 " " X8D "\",\"a " C2 "\",\"" C2 " " B2 "\"]}," \
+	"\"pre_tokenizer\":" SEQUENCE("pretokenizers", steps) "}"
 	static const struct { const char *doc, *text, *pieces; } cases[] = {
 		{DIGITS(BYTE_LEVEL ",{\"type\":\"Digits\"}"), " \xC2\xB2", G C2 "|" B2},
 		{DIGITS("{\"type\":\"Digits\"}," BYTE_LEVEL), " \xC2\xB2", G "|" C2 B2},
+		/* To Whitespace a superscript is no word character and no space either: a run of its own. A joiner is part of a word. */
+		{JOINED("{\"type\":\"Whitespace\"}," BYTE_LEVEL), "a\xE2\x80\x8D", "a" E2 "|" X80 X8D},
+		{JOINED("{\"type\":\"Whitespace\"}," BYTE_LEVEL), "a\xC2\xB2", "a|" C2 B2},
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct st_container c = json_container(ST_FORMAT_SAFETENSORS, cases[i].doc, NULL);
