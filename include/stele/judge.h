@@ -20,7 +20,7 @@ enum st_stage_status {
 	ST_STATUS_EXACT, ST_STATUS_ROUNDING, ST_STATUS_NOISE,
 	ST_STATUS_INHERITED,  /* right given its inputs; the inputs come from behind a fault */
 	ST_STATUS_FAULT,
-	ST_STATUS_MISSING,    /* one side has no such stage */
+	ST_STATUS_MISSING,    /* one side has no such stage; st_rosetta_run evaluates graphs of one form only and gives none */
 	ST_STATUS_UNDECIDED,
 };
 const char *st_stage_status_name(enum st_stage_status s);
@@ -41,7 +41,7 @@ struct st_stage_report {
 	int32_t layer;
 	uint64_t shape[3];        /* [T, width], or [heads, T, P] */
 	uint32_t ndim;
-	bool on_a, on_b;
+	bool on_a, on_b;          /* both, unless the status is ST_STATUS_MISSING */
 	struct st_metrics total;
 	double local_rel;         /* |local| / |y_b| */
 	double local_floor;       /* its expected size, from the weights' stored types and the inputs at hand */

@@ -35,6 +35,8 @@ extern const struct st_arch *const st_arch_table[];
 extern const size_t st_arch_count;
 /* By any spelling; NULL when unknown. */
 const struct st_arch *st_arch_find(const char *name, size_t len);
+/* Whether a config.json of the family llama is Mistral's: only then it has a window, and one where it does not say. */
+bool st_config_is_mistral(const json_t *config);
 
 /* Names of a weight in each convention; layer is ignored for whole-model roles. Return false where the
  * role has no name there. Used by readers, convert, synth and reports. */

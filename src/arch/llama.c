@@ -11,18 +11,27 @@
 /* transformers' MistralConfig: a config.json without the key means this, null means none. */
 #define MISTRAL_WINDOW 4096
 
+bool st_config_is_mistral(const json_t *config)
+{
+	const json_t *type = json_object_get(config, "model_type");
+	if (!json_is_string(type))
+		type = json_array_get(json_object_get(config, "architectures"), 0);
+	const char *name = json_is_string(type) ? json_string_value(type) : "";
+	return strcmp(name, "mistral") == 0 || strcmp(name, "MistralForCausalLM") == 0;
+}
+
 static enum st_status configure(const struct st_container *c, struct st_config *cfg, struct st_error *err)
 {
 	const json_t *o = st_config_object(c);
 	if (!o)
 		return ST_OK; /* GGUF: {arch}.attention.sliding_window, read with the shared keys */
 	bool found;
-	const char *type = NULL;
-	ST_TRY(st_json_str(o, ST_NAMES("model_type"), &type, &found, err));
-	bool mistral = found && strcmp(type, "mistral") == 0;
-	ST_TRY(st_json_u32(o, ST_NAMES("sliding_window"), &cfg->sliding_window, &found, err));
-	if (mistral && c->config && !json_object_get(o, "sliding_window"))
+	bool document = c->config != NULL, mistral = document && st_config_is_mistral(o);
+	if (mistral && !json_object_get(o, "sliding_window"))
 		cfg->sliding_window = MISTRAL_WINDOW;
+	/* transformers' llama passes over a window in its config.json; in the metadata of an APR file it is meant. */
+	if (mistral || !document)
+		ST_TRY(st_json_u32(o, ST_NAMES("sliding_window"), &cfg->sliding_window, &found, err));
 	/* "attention_bias" asks for biases on Q, K, V and the output; the latter is refused by its tensor. */
 	ST_TRY(st_json_bool(o, ST_NAMES("attention_bias"), &cfg->qkv_bias, &found, err));
 	return st_json_layer_types(o, cfg, err);

@@ -74,6 +74,8 @@ bool st_model_limit_vocab(struct st_model *m, uint32_t vocab)
 	struct st_weight *w[2];
 	if (!st_model_graph(m) || vocab > m->cfg.vocab)
 		return false;
+	if (vocab == m->cfg.vocab)
+		return true; /* nothing to cut off, however rows are stored */
 	for (int i = 0; i < 2; i++) {
 		w[i] = &m->weights[st_model_slot(m, roles[i], 0)];
 		if (w[i]->tensor && w[i]->tensor->layout != ST_LAYOUT_ROWS)

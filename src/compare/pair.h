@@ -80,6 +80,13 @@ bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols);
 /* The type that a float tensor's numbers came from: its own, or a coarser one that all of them fit (held.c). */
 ST_MUST_CHECK enum st_status st_held_type(const struct st_tensor *t, enum st_dtype *held, struct st_error *err);
 
+/* What a factor may be in a transformer, and how reports call it: the i-th, or false behind the last. */
+struct st_constant { const char *name; double value; };
+bool st_known_constant(const struct st_config *cfg, size_t i, struct st_constant *out);
+
+/* Where the bytes of two 4-bit codes lie in a block; false for types without them (weight_blocks.c). */
+bool st_code_bytes(enum st_dtype t, size_t *first, size_t *count);
+
 bool st_role_is_norm(enum st_role r);
 bool st_role_is_bias(enum st_role r);
 

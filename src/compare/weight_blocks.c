@@ -83,12 +83,16 @@ static const struct { enum st_dtype t; uint16_t first, count; } nibble_bytes[] =
 	{ ST_DTYPE_Q5_K, 48, 128 }, { ST_DTYPE_IQ4_XS, 8, 128 },
 };
 
-static int nibble_row(enum st_dtype t)
+bool st_code_bytes(enum st_dtype t, size_t *first, size_t *count)
 {
-	for (size_t i = 0; i < sizeof nibble_bytes / sizeof *nibble_bytes; i++)
-		if (nibble_bytes[i].t == t)
-			return (int)i;
-	return -1;
+	for (size_t i = 0; i < sizeof nibble_bytes / sizeof *nibble_bytes; i++) {
+		if (nibble_bytes[i].t == t) {
+			*first = nibble_bytes[i].first;
+			*count = nibble_bytes[i].count;
+			return true;
+		}
+	}
+	return false;
 }
 
 /* `shift` says how the codes are read again: 0 nibbles of each byte exchanged; 1 codes in element order two to a byte
@@ -97,12 +101,12 @@ static void get_nibbles(const struct st_rows *s, uint64_t r, float *dst)
 {
 	const struct st_tensor *x = s->w->tensor;
 	const struct st_dtype_info *info = st_dtype_info(x->dtype);
-	int at = nibble_row(x->dtype);
+	size_t first = 0, n = 0;
 	uint8_t block[256];
+	(void)st_code_bytes(x->dtype, &first, &n); /* true: no other type is proposed */
 	for (uint64_t b = 0; b < s->cols / info->block_elems; b++) {
 		memcpy(block, x->data + r * x->row_bytes + b * info->block_bytes, info->block_bytes);
-		uint8_t *q = block + nibble_bytes[at].first, old[128];
-		size_t n = nibble_bytes[at].count;
+		uint8_t *q = block + first, old[128];
 		memcpy(old, q, n);
 		for (size_t i = 0; i < n; i++) {
 			size_t half = i % 16, base = i - half;
@@ -131,7 +135,8 @@ enum st_status st_test_block_layout(struct st_trial *t)
 		const struct st_rows *s = k ? t->b : t->a;
 		const struct st_tensor *x = s->w->tensor;
 		/* A permuted row order would have to be undone too; those rows are told apart by the other tests. */
-		if (nibble_row(x->dtype) < 0 || x->layout != ST_LAYOUT_ROWS || s->w->interleaved)
+		size_t first, n;
+		if (!st_code_bytes(x->dtype, &first, &n) || x->layout != ST_LAYOUT_ROWS || s->w->interleaved)
 			continue;
 		for (uint64_t order = 0; order < 3 && !t->done; order++) {
 			struct st_rows side = *s;
@@ -140,7 +145,7 @@ enum st_status st_test_block_layout(struct st_trial *t)
 			struct st_cause c = { .code = "weight.block_layout" };
 			st_param_text(&c, "order", orders[order]);
 			/* Between two files of such types either may be the one that was written wrongly. */
-			bool either = nibble_row((k ? t->a : t->b)->w->tensor->dtype) >= 0;
+			bool either = st_code_bytes((k ? t->a : t->b)->w->tensor->dtype, &first, &n);
 			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c, either ? 0 : k ? 'b' : 'a', false));
 		}
 	}

@@ -1,5 +1,6 @@
 /* weight_order.c - the right numbers in another order: transposed, rows permuted for RoPE, shifted or shuffled. */
 #include "compare/weight_trial.h"
+#include "graph/basis.h"
 
 #include <math.h>
 #include <omp.h>
@@ -74,19 +75,6 @@ out:
 	return st;
 }
 
-/* Where row r of the adjacent-pair order comes from in the split-half order of heads of size d, and back. */
-static uint64_t to_half(uint64_t r, uint64_t d)
-{
-	uint64_t i = r % d;
-	return r - i + (i % 2 ? d / 2 + i / 2 : i / 2);
-}
-
-static uint64_t to_pairs(uint64_t r, uint64_t d)
-{
-	uint64_t i = r % d;
-	return r - i + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
-}
-
 /* A vector is seen as a column, so that its elements are rows. The copy lives in the arena. */
 static enum st_status as_columns(struct st_trial *t, const struct st_rows *s, struct st_rows *out)
 {
@@ -152,12 +140,12 @@ enum st_status st_test_rope_order(struct st_trial *t)
 				break; /* no model has more heads; the rest would be many proposals for nothing */
 			for (int way = 0; way < (pass == 2 ? 4 : 2) && !t->done; way++) {
 				for (uint64_t i = 0; i < n; i++) {
-					uint64_t j = way % 2 ? to_half(i, d) : to_pairs(i, d);
+					uint64_t j = way % 2 ? st_row_in_halves(i, d) : st_row_in_pairs(i, d);
 					if (pass == 2)
-						j = way % 2 ? to_pairs(j, d0) : to_half(j, d0);
+						j = way % 2 ? st_row_in_pairs(j, d0) : st_row_in_halves(j, d0);
 					if (pass == 2 && way >= 2) { /* composed in the other order */
-						j = way % 2 ? to_pairs(i, d0) : to_half(i, d0);
-						j = way % 2 ? to_half(j, d) : to_pairs(j, d);
+						j = way % 2 ? st_row_in_pairs(i, d0) : st_row_in_halves(i, d0);
+						j = way % 2 ? st_row_in_halves(j, d) : st_row_in_pairs(j, d);
 					}
 					map[i] = j;
 				}

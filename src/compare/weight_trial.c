@@ -42,19 +42,22 @@ void st_param_text(struct st_cause *c, const char *key, const char *text)
 	snprintf(p->text, sizeof p->text, "%s", text);
 }
 
+/* Best first; of one code the best that it has come to. */
 static void add_candidate(struct st_weight_diff *d, const char *code, double after)
 {
 	struct st_candidate *c = d->candidates;
-	size_t at = 0;
-	while (at < d->n_candidates && c[at].residual_after <= after)
-		at++;
 	for (size_t i = 0; i < d->n_candidates; i++) {
-		if (strcmp(c[i].code, code) == 0) {
-			if (at <= i)
-				c[i].residual_after = after;
+		if (strcmp(c[i].code, code) != 0)
+			continue;
+		if (!(after < c[i].residual_after))
 			return;
-		}
+		d->n_candidates--;
+		memmove(c + i, c + i + 1, (d->n_candidates - i) * sizeof *c);
+		break;
 	}
+	size_t at = 0;
+	while (at < d->n_candidates && !(c[at].residual_after > after))
+		at++;
 	if (at == ST_MAX_CANDIDATES)
 		return;
 	if (d->n_candidates < ST_MAX_CANDIDATES)
@@ -131,12 +134,11 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 /* Simple before complicated; what is decided bit by bit before what is fitted. */
 static enum st_status (*const tests[])(struct st_trial *) = {
 	st_test_mislabelled, st_test_nan, st_test_constant, st_test_plus_one, st_test_scaled, st_test_transposed,
-	st_test_rope_order, st_test_misplaced, st_test_gate_up_interleaved, st_test_qkv_interleaved, st_test_block_layout, st_test_row_order, st_test_columns,
-	st_test_block_scale,
-	st_test_row_corrupt,
+	st_test_rope_order, st_test_misplaced, st_test_gate_up_interleaved, st_test_qkv_interleaved, st_test_block_layout,
+	st_test_row_order, st_test_nan_elsewhere, st_test_columns, st_test_block_scale, st_test_row_corrupt,
 };
 
-/* Half of the sample spread evenly, the other half the rows that fit worst. */
+/* Half of the sample spread evenly, the other half the first of the rows beyond their noise. */
 static void choose_sample(struct st_trial *t)
 {
 	uint64_t n = t->a->rows, even = n < ST_SAMPLE ? n : ST_SAMPLE / 2;

@@ -50,6 +50,7 @@ const char *st_scaled_code(enum st_role r);
 #define ST_WEIGHT_TEST(name) ST_MUST_CHECK enum st_status st_test_##name(struct st_trial *t)
 /* weight_values.c */
 ST_WEIGHT_TEST(nan);
+ST_WEIGHT_TEST(nan_elsewhere);
 ST_WEIGHT_TEST(constant);
 ST_WEIGHT_TEST(plus_one);
 ST_WEIGHT_TEST(scaled);

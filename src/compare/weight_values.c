@@ -12,17 +12,34 @@ static void get_affine(const struct st_rows *s, uint64_t r, float *dst)
 		dst[i] = (float)(s->gain * dst[i] + s->offset);
 }
 
-enum st_status st_test_nan(struct st_trial *t)
+static void blame_nan(struct st_trial *t, char side)
 {
 	struct st_weight_diff *d = t->d;
-	if (d->nonfinite_a == d->nonfinite_b)
-		return ST_OK;
-	d->side = d->nonfinite_a > d->nonfinite_b ? 'a' : 'b';
+	d->side = side;
 	d->cause = (struct st_cause){ .code = "weight.nan", .confidence = ST_CONFIRMED, .residual_before = INFINITY,
 	                              .residual_after = INFINITY, .floor = d->predicted };
 	st_param_number(&d->cause, "nonfinite", (double)(d->side == 'a' ? d->nonfinite_a : d->nonfinite_b));
 	st_param_number(&d->cause, "first_row", (double)d->first_bad_row);
 	t->done = true;
+}
+
+/* The side with more of them. */
+enum st_status st_test_nan(struct st_trial *t)
+{
+	const struct st_weight_diff *d = t->d;
+	if (d->nonfinite_a != d->nonfinite_b)
+		blame_nan(t, d->nonfinite_a > d->nonfinite_b ? 'a' : 'b');
+	return ST_OK;
+}
+
+/* As many on both sides, in other places, and no order of rows brought them together. */
+enum st_status st_test_nan_elsewhere(struct st_trial *t)
+{
+	uint64_t apart = 0;
+	for (uint64_t r = 0; r < t->a->rows; r++)
+		apart += t->stats[r].apart;
+	if (apart)
+		blame_nan(t, 0);
 	return ST_OK;
 }
 
@@ -69,19 +86,26 @@ const char *st_scaled_code(enum st_role r)
 	       : st_role_is_bias(r) ? "bias.scaled" : "weight.scaled";
 }
 
-/* What a constant may be in a transformer; within 0.1 %, or not named. */
-static void name_constant(const struct st_trial *t, struct st_cause *c, double g)
+bool st_known_constant(const struct st_config *cfg, size_t i, struct st_constant *out)
 {
-	const struct st_config *cfg = st_model_config(t->ma);
-	const struct { const char *name; double value; } known[] = {
+	const struct st_constant known[] = {
 		{ "2", 2 }, { "1/2", 0.5 }, { "-1", -1 },
 		{ "sqrt(head_dim)", sqrt(cfg->head_dim) }, { "1/sqrt(head_dim)", 1 / sqrt(cfg->head_dim) },
 		{ "sqrt(hidden)", sqrt(cfg->hidden) }, { "1/sqrt(hidden)", 1 / sqrt(cfg->hidden) },
 		{ "sqrt(2)", sqrt(2) }, { "1/sqrt(2)", sqrt(0.5) },
 	};
-	for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-		if (fabs(g / known[i].value - 1) < 1e-3) {
-			st_param_text(c, "is", known[i].name);
+	if (i < sizeof known / sizeof *known)
+		*out = known[i];
+	return i < sizeof known / sizeof *known;
+}
+
+/* Within 0.1 %, or not named. */
+static void name_constant(const struct st_trial *t, struct st_cause *c, double g)
+{
+	struct st_constant known;
+	for (size_t i = 0; st_known_constant(st_model_config(t->ma), i, &known); i++) {
+		if (fabs(g / known.value - 1) < 1e-3) {
+			st_param_text(c, "is", known.name);
 			return;
 		}
 	}

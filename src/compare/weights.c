@@ -133,8 +133,9 @@ static enum st_status compare_shapes(int threads, struct st_weight_diff *d, stru
 		struct st_rows a = { .type = x, .get = get_column, .dense = dense, .rows = cols, .cols = rows }, b = st_rows_of(d->b);
 		struct st_pair_summary s;
 		st = st_pair_measure(&a, &b, NULL, cols, threads, stats, err);
-		st_pair_summarise(stats, NULL, cols, rows, &s);
-		if (s.noise) {
+		if (st == ST_OK)
+			st_pair_summarise(stats, NULL, cols, rows, &s);
+		if (st == ST_OK && s.noise) {
 			d->cause.code = "weight.transposed";
 			d->cause.residual_after = s.rel;
 			d->cause.floor = s.predicted;

@@ -364,12 +364,19 @@ static bool put_window(json_t *o, const struct st_conversion *v)
 	if (!cfg->sliding_window) {
 		json_object_del(o, "sliding_window");
 		json_object_del(o, "max_window_layers");
+		if (!qwen && st_config_is_mistral(o)) /* there silence means 4096 */
+			return put(o, "sliding_window", json_null());
 		return !qwen || put(o, "use_sliding_window", json_false());
 	}
 	bool ok = put(o, "sliding_window", json_integer(cfg->sliding_window));
 	if (qwen)
 		ok = ok && put(o, "use_sliding_window", json_true()) && put(o, "max_window_layers", json_integer(cfg->window_from_layer));
 	return ok;
+}
+
+static bool put_family(json_t *o, const char *class, const char *type)
+{
+	return put(o, "architectures", json_pack("[s]", class)) && put(o, "model_type", json_string(type));
 }
 
 static json_t *id_value(int64_t id) { return id < 0 ? json_null() : json_integer(id); }
@@ -394,6 +401,8 @@ enum st_status st_config_hf_document(struct st_conversion *v, json_t **out, stru
 	json_t *o = *out = same ? json_deep_copy(old) : json_object();
 	if (!o)
 		return st_no_memory(err);
+	/* Mistral is the llama family with a window; transformers' llama has none. */
+	bool mistral = v->arch == &st_arch_llama && cfg->sliding_window;
 	if (same) {
 		for (size_t i = 0; i < N_FIELDS; i++)
 			if (st_config_edited(v, fields[i].key) && strcmp(fields[i].key, "rope_theta") != 0)
@@ -401,15 +410,13 @@ enum st_status st_config_hf_document(struct st_conversion *v, json_t **out, stru
 		if (st_config_edited(v, "rope_"))
 			ok = ok && put_rope(o, cfg);
 		if (st_config_edited(v, "sliding_window") || st_config_edited(v, "window_from_layer"))
-			ok = ok && put_window(o, v);
+			ok = ok && (!mistral || put_family(o, "MistralForCausalLM", "mistral")) && put_window(o, v);
 		if (v->has_type)
 			ok = ok && put(o, "torch_dtype", json_string(torch_type(v)));
 		if (cfg->tied != st_model_config(v->in)->tied)
 			ok = ok && put(o, "tie_word_embeddings", json_boolean(cfg->tied));
 		return ok ? ST_OK : st_no_memory(err);
 	}
-	/* Mistral is the llama family with a window; transformers' llama has none. */
-	bool mistral = v->arch == &st_arch_llama && cfg->sliding_window;
 	static const struct { const struct st_arch *arch; const char *class; } classes[] = {
 		{ &st_arch_llama, "LlamaForCausalLM" }, { &st_arch_qwen2, "Qwen2ForCausalLM" }, { &st_arch_qwen3, "Qwen3ForCausalLM" },
 	};
@@ -417,7 +424,7 @@ enum st_status st_config_hf_document(struct st_conversion *v, json_t **out, stru
 	for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
 		if (classes[i].arch == v->arch)
 			class = mistral ? "MistralForCausalLM" : classes[i].class;
-	ok = put(o, "architectures", json_pack("[s]", class)) && put(o, "model_type", json_string(mistral ? "mistral" : v->arch->name));
+	ok = put_family(o, class, mistral ? "mistral" : v->arch->name);
 	if (cfg->name[0])
 		ok = ok && put(o, "_name_or_path", json_string(cfg->name));
 	for (size_t i = 0; i < N_FIELDS; i++)

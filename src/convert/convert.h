@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "format/writer.h"
+#include "graph/basis.h"
 #include "token/tokenizer.h"
 
 /* ---- jobs ---- */
@@ -115,17 +116,6 @@ ST_MUST_CHECK enum st_status st_plan_jobs(struct st_conversion *v, struct st_err
 void st_sort_jobs(struct st_conversion *v);
 /* Type and kind of a job whose sources and rows are set: `want` where it can be had. */
 ST_MUST_CHECK enum st_status st_job_settle(struct st_conversion *v, struct st_job *j, enum st_dtype want, struct st_error *err);
-/* Where row r of the graph's basis lies among the stored rows, and the reverse. d: rows of a head. */
-static inline uint64_t st_row_in_pairs(uint64_t r, uint64_t d)
-{
-	uint64_t i = r % d;
-	return r - i + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
-}
-static inline uint64_t st_row_in_halves(uint64_t r, uint64_t d)
-{
-	uint64_t i = r % d;
-	return r - i + (i % 2 ? d / 2 + i / 2 : i / 2);
-}
 /* Set j->map so that output rows, in the basis of the output, are the rows `graph[r]` (r when NULL) of the
  * weights w[0], w[1] in the graph's. */
 ST_MUST_CHECK enum st_status st_job_map(struct st_conversion *v, struct st_job *j, const struct st_weight *const w[2],

@@ -2,7 +2,6 @@
 #include "convert/convert.h"
 
 #include "format/apr.h"
-#include "graph/basis.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -263,14 +262,21 @@ void st_sort_jobs(struct st_conversion *v)
 		qsort(v->jobs, v->n_jobs, sizeof *v->jobs, by_name);
 }
 
+/* Where a repair changes llama3's scaling or what it acts on, its divisors are others; divisors of another kind depend on no key. */
+static bool divisors_change(const struct st_conversion *v)
+{
+	bool llama3 = st_model_config(v->in)->rope_scaling == ST_ROPE_SCALING_LLAMA3;
+	return st_config_edited(v, "rope_scaling") || (llama3 && st_config_edited(v, "rope_"));
+}
+
 enum st_status st_plan_jobs(struct st_conversion *v, struct st_error *err)
 {
 	const struct st_model *m = v->in;
 	bool freqs = false, head = false;
 	for (size_t i = 0; i < st_model_n_weights(m); i++) {
 		const struct st_weight *w = st_model_weight_at(m, i);
-		if (w->role == ST_ROLE_ROPE_FREQS && st_config_edited(v, "rope_"))
-			continue; /* made anew */
+		if (w->role == ST_ROLE_ROPE_FREQS && divisors_change(v))
+			continue; /* made anew below, if the scaling needs any */
 		freqs |= w->role == ST_ROLE_ROPE_FREQS;
 		head |= w->role == ST_ROLE_HEAD;
 		ST_TRY(bound_jobs(v, w, err));

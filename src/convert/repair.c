@@ -8,6 +8,8 @@
  */
 #include "convert/convert.h"
 
+#include "compare/pair.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -333,15 +335,11 @@ static enum st_status fix_from_other(struct fix *f)
 /* A constant that the report names is meant exactly; the fitted number carries the noise of the stored types. */
 static double exact_factor(const struct fix *f, double fitted)
 {
-	const struct st_config *c = &f->v->cfg;
 	const char *is = text_of(f->params, "is");
-	const struct { const char *name; double value; } known[] = {
-		{ "2", 2 }, { "1/2", 0.5 }, { "-1", -1 }, { "sqrt(head_dim)", sqrt(c->head_dim) }, { "1/sqrt(head_dim)", 1 / sqrt(c->head_dim) },
-		{ "sqrt(hidden)", sqrt(c->hidden) }, { "1/sqrt(hidden)", 1 / sqrt(c->hidden) }, { "sqrt(2)", sqrt(2) }, { "1/sqrt(2)", sqrt(0.5) },
-	};
-	for (size_t i = 0; is && i < sizeof known / sizeof *known; i++)
-		if (strcmp(is, known[i].name) == 0 && fabs(fitted / known[i].value - 1) < 0.01)
-			return known[i].value;
+	struct st_constant known;
+	for (size_t i = 0; is && st_known_constant(&f->v->cfg, i, &known); i++)
+		if (strcmp(is, known.name) == 0 && fabs(fitted / known.value - 1) < 0.01)
+			return known.value;
 	return fitted;
 }
 

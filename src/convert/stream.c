@@ -1,6 +1,7 @@
 /* stream.c - rows out of a job: as bytes, as numbers, and into a file. */
 #include "convert/convert.h"
 
+#include "compare/pair.h"
 #include "dtype/aprq.h"
 #include "dtype/half.h"
 #include "base/cursor.h"
@@ -17,18 +18,16 @@
 
 /* ---- bytes ---- */
 
-/* Where the f16 factors of a block lie, and its 4-bit codes. first == 0: none. */
+/* Where the f16 factors of a block lie. */
 static const struct block_parts {
 	enum st_dtype t;
 	uint8_t n_scales;
 	uint16_t scale[2];
-	uint16_t codes, n_codes;
 } parts[] = {
-	{ ST_DTYPE_Q4_0, 1, { 0 }, 2, 16 },     { ST_DTYPE_Q4_1, 2, { 0, 2 }, 4, 16 },   { ST_DTYPE_Q5_0, 1, { 0 }, 6, 16 },
-	{ ST_DTYPE_Q5_1, 2, { 0, 2 }, 8, 16 },  { ST_DTYPE_Q8_0, 1, { 0 }, 0, 0 },       { ST_DTYPE_Q8_1, 2, { 0, 2 }, 0, 0 },
-	{ ST_DTYPE_Q2_K, 2, { 80, 82 }, 0, 0 }, { ST_DTYPE_Q3_K, 1, { 108 }, 0, 0 },     { ST_DTYPE_Q4_K, 2, { 0, 2 }, 16, 128 },
-	{ ST_DTYPE_Q5_K, 2, { 0, 2 }, 48, 128 }, { ST_DTYPE_Q6_K, 1, { 208 }, 0, 0 },    { ST_DTYPE_IQ4_NL, 1, { 0 }, 2, 16 },
-	{ ST_DTYPE_IQ4_XS, 1, { 0 }, 8, 128 },  { ST_DTYPE_APR_Q4, 1, { 0 }, 2, 16 },    { ST_DTYPE_MXFP4, 0, { 0 }, 1, 16 },
+	{ ST_DTYPE_Q4_0, 1, { 0 } },    { ST_DTYPE_Q4_1, 2, { 0, 2 } }, { ST_DTYPE_Q5_0, 1, { 0 } },    { ST_DTYPE_Q5_1, 2, { 0, 2 } },
+	{ ST_DTYPE_Q8_0, 1, { 0 } },    { ST_DTYPE_Q8_1, 2, { 0, 2 } }, { ST_DTYPE_Q2_K, 2, { 80, 82 } }, { ST_DTYPE_Q3_K, 1, { 108 } },
+	{ ST_DTYPE_Q4_K, 2, { 0, 2 } }, { ST_DTYPE_Q5_K, 2, { 0, 2 } }, { ST_DTYPE_Q6_K, 1, { 208 } },  { ST_DTYPE_IQ4_NL, 1, { 0 } },
+	{ ST_DTYPE_IQ4_XS, 1, { 0 } },  { ST_DTYPE_APR_Q4, 1, { 0 } },
 };
 
 static const struct block_parts *parts_of(enum st_dtype t)
@@ -41,14 +40,13 @@ static const struct block_parts *parts_of(enum st_dtype t)
 
 bool st_type_has_scales(enum st_dtype t)
 {
-	const struct block_parts *p = parts_of(t);
-	return t == ST_DTYPE_APR_Q8 || (p && p->n_scales);
+	return t == ST_DTYPE_APR_Q8 || parts_of(t);
 }
 
 bool st_type_has_nibbles(enum st_dtype t)
 {
-	const struct block_parts *p = parts_of(t);
-	return p && p->n_codes;
+	size_t first, n;
+	return st_code_bytes(t, &first, &n);
 }
 
 /* 32 codes in 16 bytes. Halves: code e in byte e % 16, the first 16 low. Pairs: code e in byte e / 2, even ones low. */
@@ -70,13 +68,15 @@ static void edit_blocks(const struct st_job *j, uint8_t *row, uint64_t n_bytes)
 {
 	const struct block_parts *p = parts_of(j->spec.dtype);
 	uint32_t size = st_dtype_info(j->spec.dtype)->block_bytes;
-	for (uint8_t *b = row; p && b < row + n_bytes; b += size) {
-		for (size_t i = 0; j->gain != 1 && i < p->n_scales; i++) {
+	size_t first, n_codes;
+	bool codes = j->nibbles != ST_NIBBLES_KEEP && st_code_bytes(j->spec.dtype, &first, &n_codes);
+	for (uint8_t *b = row; b < row + n_bytes; b += size) {
+		for (size_t i = 0; j->gain != 1 && p && i < p->n_scales; i++) {
 			uint16_t h = st_f32_to_f16((float)(j->gain * st_f16_to_f32(st_load_u16(b + p->scale[i]))));
 			memcpy(b + p->scale[i], &h, 2);
 		}
-		for (size_t i = 0; j->nibbles != ST_NIBBLES_KEEP && i < p->n_codes; i += 16)
-			reorder_codes(b + p->codes + i, j->nibbles);
+		for (size_t i = 0; codes && i < n_codes; i += 16)
+			reorder_codes(b + first + i, j->nibbles);
 	}
 }
 

@@ -12,6 +12,18 @@
 /* Far above any known model (512); configurations beyond it are refused. */
 #define ST_MAX_HEAD_DIM 4096
 
+/* Where row r of the split-half order lies in that of adjacent pairs, and the reverse. d: rows of a head, even. */
+static inline uint64_t st_row_in_pairs(uint64_t r, uint64_t d)
+{
+	uint64_t i = r % d;
+	return r - i + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
+}
+static inline uint64_t st_row_in_halves(uint64_t r, uint64_t d)
+{
+	uint64_t i = r % d;
+	return r - i + (i % 2 ? d / 2 + i / 2 : i / 2);
+}
+
 /* x: heads * d features in adjacent-pair order -> half-split order, in place. d even, <= ST_MAX_HEAD_DIM. */
 void st_basis_to_half(float *x, size_t heads, size_t d);
 

@@ -33,9 +33,6 @@ void st_weight_decode(const struct st_weight *w, uint64_t row0, uint64_t n, floa
 		return;
 	}
 	uint64_t d = rows / w->heads;
-	for (uint64_t r = row0; r < row0 + n; r++, dst += cols) {
-		uint64_t i = r % d;
-		uint64_t stored = r - i + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
-		st_tensor_decode(t, stored, 1, dst);
-	}
+	for (uint64_t r = row0; r < row0 + n; r++, dst += cols)
+		st_tensor_decode(t, st_row_in_pairs(r, d), 1, dst);
 }

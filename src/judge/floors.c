@@ -92,19 +92,45 @@ static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, con
 	return st;
 }
 
-/* Relative variance of normal numbers in the stored type. */
-static double rel_variance(enum st_dtype type)
+/*
+ * A norm multiplies each normed input by its weight. out[t] += sum over the features of their squares times the weight's
+ * variance: a matrix product of one row, but that a head's norm has one for each head.
+ */
+static enum st_status add_norm(const struct st_node *n, enum st_dtype type, const struct st_value *x, size_t T, double *out,
+                               struct st_error *err)
 {
-	double rel = st_dtype_info(type)->storage_rel_rms;
-	return rel * rel;
+	struct st_tensor as = *n->w[0]->tensor;
+	as.dtype = type;
+	size_t D = (size_t)st_tensor_cols(&as), heads = n->op == ST_OP_HEADNORM ? n->heads : 1;
+	size_t width = x->rows * x->cols / T, block = st_noise_block(type), blocks = (size_t)st_ceil_div(D, block);
+	float *row = st_alloc_array(2 * D, sizeof *row), *normed = row ? row + D : NULL;
+	double *x2 = st_alloc_array(blocks, sizeof *x2);
+	enum st_status st = row && x2 ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (st == ST_OK)
+		st_weight_decode(n->w[0], 0, 1, row);
+	for (size_t i = 0; i < T * heads && st == ST_OK; i++) {
+		const float *in = x->data + i / heads * width + n->slice + i % heads * D;
+		double sum = 0;
+		for (size_t k = 0; k < D; k++)
+			sum += (double)in[k] * in[k];
+		double r = 1 / sqrt(sum / (double)D + n->eps);
+		for (size_t k = 0; k < D; k++)
+			normed[k] = (float)(in[k] * r);
+		block_squares(normed, 1, D, block, x2);
+		st_noise_dot(&as, row, D, x2, 1, out + i / heads);
+	}
+	free(row);
+	free(x2);
+	return st;
 }
 
+/* Relative variance of normal numbers in the worst of the stored types. */
 static double worst_rel_variance(const struct st_node *n, const enum st_dtype *types)
 {
 	double worst = 0;
 	for (uint32_t i = 0; i < n->n_w; i++)
-		worst = fmax(worst, rel_variance(types[i]));
-	return worst;
+		worst = fmax(worst, st_dtype_info(types[i])->storage_rel_rms);
+	return worst * worst + ST_NOISE_F32_REL * ST_NOISE_F32_REL;
 }
 
 enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph *gb, uint32_t node,
@@ -131,15 +157,15 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 		/* Where many weights are one number they err alike, and the product errs as they do instead of averaging. */
 		if (nb->op == ST_OP_LINEAR)
 			out[t] += (worst_rel_variance(na, types[0]) + worst_rel_variance(nb, types[1])) * sum;
-		/* Element-wise weights: each product errs as its weight does. */
-		if (nb->op == ST_OP_RMSNORM || nb->op == ST_OP_HEADNORM)
-			out[t] += (rel_variance(types[0][0]) + rel_variance(types[1][0])) * sum;
 	}
 	for (int side = 0; side < 2; side++) {
 		const struct st_node *n = side ? nb : na;
 		for (uint32_t i = 0; i < n->n_w; i++) {
 			const struct st_weight *w = n->w[i];
-			if (n->op == ST_OP_LINEAR) {
+			if (n->op == ST_OP_RMSNORM || n->op == ST_OP_HEADNORM) {
+				struct st_value x = st_run_value(r, n->in[0]);
+				ST_TRY(add_norm(n, types[side][i], &x, T, out, err));
+			} else if (n->op == ST_OP_LINEAR) {
 				struct st_value x = st_run_value(r, n->in[0]);
 				ST_TRY(add_linear(w, types[side][i], x.data, T, e->threads, out, err));
 				ST_TRY(add_mode(w, e->mode, x.data, T, e->threads, out, err));

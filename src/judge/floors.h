@@ -10,7 +10,7 @@
 
 /*
  * Variance per token of f_a(x) - f_b(x) for two nodes of equal form whose weights differ by the
- * noise of their stored types, on the inputs that run r (side b) holds now. y is b's value of the node.
+ * noise of their stored types, on the inputs that run r (side b) holds now.
  * types: for each weight of ga's node, then of gb's, the type whose noise it has (st_weight_diff.held_a, held_b).
  * out: [T] sums over the features of the token. Includes f32 rounding of the result and what the mode adds.
  */

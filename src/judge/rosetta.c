@@ -71,22 +71,33 @@ static bool equal_form(const struct st_graph *a, const struct st_graph *b, char 
 	return true;
 }
 
-/* Whether a weight of a node is the one that was compared. A tied head is the embedding's tensor in the head's slot. */
-static bool is_weight_of(const struct st_weight_diff *d, const struct st_node *n, const struct st_weight *w)
+static const struct st_weight_diff *find_slot(const struct st_rosetta *r, enum st_role role, int32_t layer)
 {
-	if (n->stage == ST_STAGE_LM_HEAD)
-		return d->slot->role == ST_ROLE_HEAD || (w->role != ST_ROLE_EMBED && d->slot->role == w->role && d->slot->layer == w->layer);
-	return d->slot->role == w->role && d->slot->layer == w->layer;
+	for (size_t i = 0; i < r->n_weights; i++)
+		if (r->weights[i].slot->role == role && r->weights[i].slot->layer == layer)
+			return &r->weights[i];
+	return NULL;
+}
+
+/*
+ * What is known of a weight of a node, or NULL. Where one side has a head of its own, the other's embedding was compared with
+ * it in the head's slot; where both are tied, the head differs as the embedding does.
+ */
+static const struct st_weight_diff *diff_of(const struct st_rosetta *r, const struct st_node *n, const struct st_weight *w)
+{
+	const struct st_weight_diff *head = n->stage == ST_STAGE_LM_HEAD ? find_slot(r, ST_ROLE_HEAD, -1) : NULL;
+	return head ? head : find_slot(r, w->role, w->layer);
 }
 
 /* How far the weights of a node are apart, at worst. */
 static enum st_weight_status node_weights(const struct st_rosetta *r, const struct st_node *n)
 {
 	enum st_weight_status worst = ST_WEIGHT_EQUAL;
-	for (size_t i = 0; i < r->n_weights; i++)
-		for (uint32_t k = 0; k < n->n_w; k++)
-			if (is_weight_of(&r->weights[i], n, n->w[k]) && r->weights[i].status > worst)
-				worst = r->weights[i].status;
+	for (uint32_t k = 0; k < n->n_w; k++) {
+		const struct st_weight_diff *d = diff_of(r, n, n->w[k]);
+		if (d && d->status > worst)
+			worst = d->status;
+	}
 	return worst;
 }
 
@@ -94,10 +105,8 @@ static enum st_weight_status node_weights(const struct st_rosetta *r, const stru
 static void node_types(const struct st_rosetta *r, const struct st_node *n, bool b, enum st_dtype types[])
 {
 	for (uint32_t k = 0; k < n->n_w; k++) {
-		types[k] = n->w[k]->tensor->dtype;
-		for (size_t i = 0; i < r->n_weights; i++)
-			if (is_weight_of(&r->weights[i], n, n->w[k]) && r->weights[i].a && r->weights[i].b)
-				types[k] = b ? r->weights[i].held_b : r->weights[i].held_a;
+		const struct st_weight_diff *d = diff_of(r, n, n->w[k]);
+		types[k] = d && d->a && d->b ? (b ? d->held_b : d->held_a) : n->w[k]->tensor->dtype;
 	}
 }
 
@@ -143,7 +152,7 @@ static double token_square(const struct st_value *v, const float *x, const float
  * one row make most of a token (a massive activation), its error is that of one element, and an encoder that
  * holds another element of the block for more important leaves it more error than blocks do on average.
  */
-#define NOISE_RATIO 4.0
+#define UNDECIDED_RATIO 4.0
 #define FAULT_RATIO 8.0
 #define BLOCKS_RATIO 1.5
 
@@ -185,7 +194,8 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 			local2 += d2;
 			floor2 += l->floor2[t];
 			double ratio = d2 == 0 ? 0 : sqrt(d2 / l->floor2[t]);
-			if (!(ratio <= rep->worst_token_ratio)) {
+			ratio = isnan(ratio) ? INFINITY : ratio; /* a weight or an input was not finite: worse than any number */
+			if (ratio > rep->worst_token_ratio) {
 				rep->worst_token_ratio = ratio;
 				rep->worst_token = t;
 			}
@@ -204,7 +214,7 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 		              : l->fault_seen ? ST_STATUS_INHERITED : ST_STATUS_FAULT;
 	else if (rep->worst_token_ratio > allow * FAULT_RATIO)
 		rep->status = ST_STATUS_FAULT;
-	else if (rep->worst_token_ratio > allow * NOISE_RATIO)
+	else if (rep->worst_token_ratio > allow * UNDECIDED_RATIO)
 		rep->status = ST_STATUS_UNDECIDED;
 	else if (rep->total.max_abs == 0)
 		rep->status = ST_STATUS_EXACT;

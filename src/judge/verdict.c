@@ -118,6 +118,8 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 		         y, number_of(c, "chunks", 0));
 	else if (strcmp(code, "norm.plus_one") == 0)
 		snprintf(what, sizeof what, "is %c's plus %g", y, number_of(c, "offset", 0));
+	else if (strcmp(code, "weight.nan") == 0 && !d->side)
+		snprintf(what, sizeof what, "has as many non-finite elements as %c's, %g, in other places", y, number_of(c, "nonfinite", 0));
 	else if (strcmp(code, "weight.nan") == 0)
 		snprintf(what, sizeof what, "has %g non-finite elements, the first in row %g", number_of(c, "nonfinite", 0),
 		         number_of(c, "first_row", 0));
@@ -219,6 +221,15 @@ static void diagnose_config(struct st_rosetta *r, const struct st_config_diff *c
 	snprintf(r->recommendation, sizeof r->recommendation, "correct %s in the file that is wrong", c->key);
 }
 
+/* Whether either side has a head of its own; else the embedding serves both. */
+static bool has_head(const struct st_rosetta *r)
+{
+	for (size_t i = 0; i < r->n_weights; i++)
+		if (r->weights[i].slot->role == ST_ROLE_HEAD)
+			return true;
+	return false;
+}
+
 void st_rosetta_decide(struct st_rosetta_state *s)
 {
 	struct st_rosetta *r = &s->r;
@@ -263,7 +274,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	if (s->tokens_differ) {
 		diagnose_tokens(s);
 		fault = true;
-	} else if (form_differs && !structural) {
+	} else if (form_differs && !structural && !f.weight) { /* a weight that one side lacks says what the form does, and more */
 		fault = true;
 		r->first = (struct st_divergence){ .found = true, .stage = "config", .layer = -1, .position = -1 };
 		r->cause = (struct st_cause){ .code = "unexplained" };
@@ -286,7 +297,8 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 			recommend_weight(f.weight, r->recommendation, sizeof r->recommendation);
 			size_t n = strlen(r->text);
 			if (p && p->total.max_abs == 0)
-				snprintf(r->text + n, sizeof r->text - n, "; these tokens do not touch it");
+				snprintf(r->text + n, sizeof r->text - n, "; these tokens do not touch it%s",
+				         f.weight->slot->role == ST_ROLE_EMBED && !has_head(r) ? ", but the head is tied to it" : "");
 			else if (unexplained > 1 && unexplained == r->n_weights)
 				snprintf(r->text + n, sizeof r->text - n, "; so do all %zu weights: these are two models", unexplained);
 		} else if (f.config) {

@@ -202,7 +202,7 @@ static enum st_status read_sentencepiece(struct st_tokenizer *t, const json_t *m
 	ST_TRY(st_spm_norms(t, prefix, err));
 	t->fuse_unk = t->model == ST_MODEL_UNIGRAM;
 	if (t->model == ST_MODEL_UNIGRAM)
-		ST_TRY(st_unigram_init(t, err));
+		ST_TRY(st_unigram_init(t, false, err));
 	return st_tokenizer_describe_as(t, err, "%s", t->model == ST_MODEL_UNIGRAM ? "unigram" : "spm");
 }
 

@@ -273,7 +273,7 @@ enum st_status st_tokenizer_from_hf(struct st_tokenizer *t, const struct st_cont
 	ST_TRY(st_hf_steps(t, doc, err));
 	st_byte_ids(t);
 	ST_TRY(read_unknown(t, model, err));
-	ST_TRY(t->model == ST_MODEL_RANKED ? read_merges(t, json_object_get(model, "merges"), err) : st_unigram_init(t, err));
+	ST_TRY(t->model == ST_MODEL_RANKED ? read_merges(t, json_object_get(model, "merges"), err) : st_unigram_init(t, true, err));
 	ST_TRY(st_hf_each(t, json_object_get(doc, "post_processor"), "post_processor", "processors", post_step, err));
 
 	ST_TRY(read_special(t, c, "bos_token", "bos_token_id", &t->bos, err));

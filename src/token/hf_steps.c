@@ -232,7 +232,8 @@ static enum st_status pre_punctuation(struct st_tokenizer *t, const json_t *step
 static enum st_status pre_whitespace(struct st_tokenizer *t, const json_t *step, struct st_error *err)
 {
 	(void)step;
-	return add_regex(t, "\\w+|[^\\w\\s]+", ST_SPLIT_REMOVED, true, err);
+	/* The library runs this one with Rust's regex, where \w has the joiners, and of Latin-1 what it has within [...]. */
+	return add_regex(t, "[\\w\\x{200c}\\x{200d}]+|[^\\w\\s\\x{200c}\\x{200d}]+", ST_SPLIT_REMOVED, true, err);
 }
 
 static enum st_status pre_whitespace_split(struct st_tokenizer *t, const json_t *step, struct st_error *err)

@@ -6,6 +6,7 @@
  */
 #include "token/tokenizer.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,63 +17,163 @@
 /* White space as Unicode defines it. PCRE2's own \s has U+180E in addition. */
 #define SPACES "\\t-\\r\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 #define WORDS "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+/* Outside of [...], Oniguruma's \w knows a table for Latin-1 that counts the numbers of that page as well. */
+#define WORDS_ALONE WORDS "\\xb2\\xb3\\xb9\\xbc-\\xbe"
 #define HEX "0-9A-Fa-f"
+#define VISIBLE "\\p{L}\\p{M}\\p{N}\\p{P}\\p{S}\\p{Cf}\\p{Co}"
 
-/* Shorthands that mean something else to PCRE2 than to Oniguruma, for which the patterns of
- * tokenizer.json are written. `negated` cannot be spelt out inside a class. */
-static const struct { char c; bool negated; const char *members; } shorthands[] = {
-	{'s', false, SPACES}, {'S', true, SPACES}, {'w', false, WORDS}, {'W', true, WORDS}, {'h', false, HEX}, {'H', true, HEX},
+/* Shorthands that mean something else to PCRE2 than to Oniguruma, for which the patterns of tokenizer.json are
+ * written: members within [...], and the whole outside. NULL: cannot be spelt out there. */
+static const struct { char c; const char *members, *alone; } shorthands[] = {
+	{'s', SPACES, "[" SPACES "]"}, {'S', NULL, "[^" SPACES "]"},
+	{'w', WORDS, "[" WORDS_ALONE "]"}, {'W', NULL, "[^" WORDS_ALONE "]"},
+	{'h', HEX, "[" HEX "]"}, {'H', NULL, "[^" HEX "]"},
+	{'v', "\\x0b", "\\x0b"}, {'V', NULL, NULL},
+	{'b', "\\b", "(?:(?<=[" WORDS_ALONE "])(?![" WORDS_ALONE "])|(?<![" WORDS_ALONE "])(?=[" WORDS_ALONE "]))"},
+	{'B', NULL, "(?:(?<=[" WORDS_ALONE "])(?=[" WORDS_ALONE "])|(?<![" WORDS_ALONE "])(?![" WORDS_ALONE "]))"},
 };
+
+/* [:name:] and [:^name:] of Oniguruma, measured over all assigned characters. */
+static const struct { const char *name, *members, *others; } posix[] = {
+	{"alnum", "\\p{Alphabetic}\\p{Nd}", NULL}, {"alpha", "\\p{Alphabetic}", "\\P{Alphabetic}"},
+	{"ascii", "\\x00-\\x7f", "\\x80-\\x{10ffff}"},
+	{"blank", "\\p{Zs}\\t", NULL}, {"cntrl", "\\p{Cc}", "\\P{Cc}"}, {"digit", "\\p{Nd}", "\\P{Nd}"}, {"graph", VISIBLE, NULL},
+	{"lower", "\\p{Lowercase}", "\\P{Lowercase}"}, {"print", VISIBLE "\\p{Zs}", NULL}, {"punct", "\\p{P}\\p{S}", NULL},
+	{"space", SPACES, NULL},
+	{"upper", "\\p{Uppercase}", "\\P{Uppercase}"}, {"word", WORDS, NULL}, {"xdigit", HEX, NULL},
+};
+
+/* A pattern on its way from one dialect to the other. */
+struct translation {
+	const char *p;
+	size_t n, i;
+	bool in_class;
+	struct st_text *out;
+	const char *what;
+	struct st_error *err;
+};
+
+static enum st_status refuse(const struct translation *t, const char *has, size_t len)
+{
+	return st_fail_at(t->err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->what, "pattern has %.*s at character %zu", (int)len, has, t->i);
+}
+
+static enum st_status put(const struct translation *t, const char *s, size_t len)
+{
+	return st_text_append(t->out, s, len) ? ST_OK : st_fail(t->err, ST_ERR_NOMEM, "no memory for a pattern");
+}
+
+static enum st_status keep(struct translation *t, size_t len)
+{
+	t->i += len;
+	return put(t, t->p + t->i - len, len);
+}
+
+/* To PCRE2 the name of a script alone means its extensions too; a script is what it takes behind "sc:". */
+static bool is_script(const char *name, size_t len)
+{
+	char text[80];
+	int code;
+	PCRE2_SIZE at;
+	snprintf(text, sizeof text, "\\p{sc:%.*s}", (int)(len < 64 ? len : 64), name);
+	pcre2_code *c = pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &at, NULL);
+	pcre2_code_free(c);
+	return c != NULL;
+}
+
+static enum st_status translate_escape(struct translation *t)
+{
+	const char *p = t->p + t->i, *end = t->n - t->i > 2 && p[2] == '{' ? memchr(p, '}', t->n - t->i) : NULL;
+	for (size_t k = 0; k < sizeof shorthands / sizeof *shorthands; k++) {
+		if (shorthands[k].c != p[1])
+			continue;
+		const char *to = t->in_class ? shorthands[k].members : shorthands[k].alone;
+		if (!to)
+			return st_fail_at(t->err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->what, "pattern has \\%c%s at character %zu", p[1],
+			                  t->in_class ? " inside [...]" : "", t->i);
+		t->i += 2;
+		return put(t, to, strlen(to));
+	}
+	if (!end || !strchr("pPxokg", p[1]))
+		return keep(t, 2);
+	size_t not = p[3] == '^', len = (size_t)(end - (p + 3));
+	if ((p[1] == 'p' || p[1] == 'P') && len > not && is_script(p + 3 + not, len - not)) {
+		ST_TRY(keep(t, 3 + not));
+		ST_TRY(put(t, "sc:", 3));
+		return keep(t, len - not + 1);
+	}
+	return keep(t, len + 4);
+}
+
+/* "[:name:]" within a class. */
+static enum st_status translate_posix(struct translation *t)
+{
+	const char *p = t->p + t->i, *end = memchr(p, ']', t->n - t->i);
+	size_t len = end ? (size_t)(end + 1 - p) : 0;
+	if (len < 4 || p[1] != ':' || end[-1] != ':')
+		return refuse(t, "a class inside a class", 22);
+	bool not = p[2] == '^';
+	for (size_t k = 0; k < sizeof posix / sizeof *posix; k++) {
+		size_t name = len - 4 - not;
+		const char *to = not ? posix[k].others : posix[k].members;
+		if (strlen(posix[k].name) != name || memcmp(p + 2 + not, posix[k].name, name) != 0 || !to)
+			continue;
+		t->i += len;
+		return put(t, to, strlen(to));
+	}
+	return refuse(t, p, len);
+}
+
+/* Characters outside of [...] that begin something in which the dialects differ. */
+static enum st_status translate_plain(struct translation *t)
+{
+	const char *p = t->p + t->i;
+	size_t n = t->n - t->i, len = 1;
+	if (*p == '[') {
+		t->in_class = true;
+		len += n > len && p[len] == '^';
+		len += n > len && p[len] == ']'; /* a bracket in first place is a member */
+	} else if (*p == '{') {
+		while (len < n && strchr("0123456789,", p[len]) && p[len])
+			len++;
+		/* There the plus is a second repetition; in PCRE2 it forbids to give back. */
+		if (len + 1 < n && p[len] == '}' && p[len + 1] == '+')
+			return refuse(t, p, len + 2);
+	} else if (*p == '(' && n > 1 && p[1] == '?') {
+		for (len = 2; len < n && strchr("imx-", p[len]) && p[len];)
+			len++;
+		if (len < n && (p[len] == ':' || p[len] == ')')) { /* m: the dot matches a newline, PCRE2's s */
+			for (size_t k = 0; k < len; k++)
+				ST_TRY(put(t, p[k] == 'm' ? "s" : p + k, 1));
+			t->i += len;
+			return ST_OK;
+		}
+		len = 1;
+	}
+	return keep(t, len);
+}
 
 /* Rewrite a pattern for PCRE2; refuse what PCRE2 would silently read in another way. */
 static enum st_status translate(const char *p, size_t n, struct st_text *out, const char *what, struct st_error *err)
 {
-	bool in_class = false, ok = true;
-	for (size_t i = 0; i < n && ok; i++) {
-		char c = p[i];
-		if (c == '\\' && i + 1 < n) {
-			char e = p[++i];
-			const char *members = NULL;
-			bool negated = false;
-			for (size_t k = 0; k < sizeof shorthands / sizeof *shorthands; k++)
-				if (shorthands[k].c == e) {
-					members = shorthands[k].members;
-					negated = shorthands[k].negated;
-				}
-			if (members && negated && in_class)
-				return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, what, "pattern has \\%c inside [...] at character %zu", e, i);
-			if (!members)
-				ok = st_text_append(out, p + i - 1, 2);
-			else if (in_class)
-				ok = st_text_append(out, members, strlen(members));
-			else
-				ok = st_text_append(out, negated ? "[^" : "[", negated ? 2 : 1) && st_text_append(out, members, strlen(members)) &&
-				     st_text_append(out, "]", 1);
-			continue;
+	struct translation t = {p, n, 0, false, out, what, err};
+	while (t.i < n) {
+		const char *c = p + t.i;
+		bool more = t.i + 1 < n;
+		if (*c == '\\' && more) {
+			ST_TRY(translate_escape(&t));
+		} else if (!t.in_class) {
+			ST_TRY(translate_plain(&t));
+		} else if (*c == '[') {
+			ST_TRY(translate_posix(&t));
+		} else if (*c == '&' && more && c[1] == '&') {
+			return refuse(&t, "an intersection of classes", 26);
+		} else {
+			t.in_class = *c != ']';
+			ST_TRY(keep(&t, 1));
 		}
-		if (!in_class && c == '[') {
-			size_t head = i + 1 < n && p[i + 1] == '^' ? 2 : 1;
-			if (i + head < n && p[i + head] == ']')
-				head++; /* a bracket in first place is a member */
-			ok = st_text_append(out, p + i, head);
-			i += head - 1;
-			in_class = true;
-			continue;
-		}
-		if (in_class && c == '[') {
-			const char *end = i + 1 < n && p[i + 1] == ':' ? memchr(p + i, ']', n - i) : NULL;
-			if (!end)
-				return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, what, "pattern has a class inside a class at character %zu", i);
-			ok = st_text_append(out, p + i, (size_t)(end + 1 - (p + i)));
-			i = (size_t)(end - p);
-			continue;
-		}
-		if (in_class && c == '&' && i + 1 < n && p[i + 1] == '&')
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, what, "pattern has an intersection of classes at character %zu", i);
-		in_class = in_class && c != ']';
-		ok = st_text_append(out, &c, 1);
 	}
-	return ok ? ST_OK : st_fail(err, ST_ERR_NOMEM, "no memory for a pattern");
+	return ST_OK;
 }
 
 enum st_status st_pattern_compile(const char *p, size_t n, bool literal, pcre2_code **out, const char *what, struct st_error *err)

@@ -169,7 +169,8 @@ ST_MUST_CHECK enum st_status st_merges_add_text(struct st_tokenizer *t, uint32_t
                                                 struct st_error *err);
 ST_MUST_CHECK enum st_status st_merge_word(struct st_scratch *s, const char *word, size_t n, struct st_error *err);
 /* unigram.c */
-ST_MUST_CHECK enum st_status st_unigram_init(struct st_tokenizer *t, struct st_error *err);
+/* bytes_are_text: text spelt "<0x41>" is that piece, as the tokenizers library has it and SentencePiece has not. */
+ST_MUST_CHECK enum st_status st_unigram_init(struct st_tokenizer *t, bool bytes_are_text, struct st_error *err);
 ST_MUST_CHECK enum st_status st_unigram_word(struct st_scratch *s, const char *word, size_t n, struct st_error *err);
 
 /* bytes.c: the byte alphabet of byte-level BPE and byte pieces. */

@@ -16,7 +16,7 @@ struct st_best {
 	uint32_t next;   /* on the best way: where the piece that starts here ends */
 };
 
-enum st_status st_unigram_init(struct st_tokenizer *t, struct st_error *err)
+enum st_status st_unigram_init(struct st_tokenizer *t, bool bytes_are_text, struct st_error *err)
 {
 	t->unigram.entries = st_arena_alloc(&t->arena, t->vocab.n, sizeof *t->unigram.entries);
 	if (!t->unigram.entries)
@@ -24,9 +24,10 @@ enum st_status st_unigram_init(struct st_tokenizer *t, struct st_error *err)
 	double worst = INFINITY;
 	for (uint32_t id = 0; id < t->vocab.n; id++) {
 		const struct st_piece *p = &t->vocab.pieces[id];
-		if (p->type == ST_PIECE_NORMAL && t->vocab.scores[id] < worst)
+		bool text = p->type == ST_PIECE_NORMAL || (bytes_are_text && p->type == ST_PIECE_BYTE);
+		if (text && t->vocab.scores[id] < worst)
 			worst = t->vocab.scores[id];
-		if (p->len && (p->type == ST_PIECE_NORMAL || p->type == ST_PIECE_USER || p->type == ST_PIECE_UNUSED))
+		if (p->len && (text || p->type == ST_PIECE_USER || p->type == ST_PIECE_UNUSED))
 			t->unigram.entries[t->unigram.n++] = (struct st_prefix){p->s, p->len, id};
 	}
 	t->unk_score = (worst == INFINITY ? 0 : worst) - UNK_PENALTY;

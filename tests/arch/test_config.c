@@ -190,6 +190,33 @@ static void optional_parts(void **state)
 	naive_free(&m);
 }
 
+/* Blocks that run over the ends of rows cannot be cut; where nothing is to be cut, that is no matter. */
+static void vocabularies_are_limited(void **state)
+{
+	(void)state;
+	struct naive m = sizes("llama");
+	struct file_model f;
+	naive_init(&m, 19);
+	file_model_init(&f, &m, "model.", false);
+	write_hf(&f, file_config("llama", &m));
+	struct st_model *model = open_model(in_folder("hf"));
+	uint32_t vocab = st_model_config(model)->vocab;
+	struct st_tensor flat = *st_model_weight(model, ST_ROLE_EMBED, 0)->tensor;
+	const struct st_tensor *whole = st_model_weight(model, ST_ROLE_EMBED, 0)->tensor;
+	struct st_weight *embed = (struct st_weight *)(uintptr_t)st_model_weight(model, ST_ROLE_EMBED, 0);
+	flat.layout = ST_LAYOUT_FLAT;
+	embed->tensor = &flat;
+	assert_true(st_model_limit_vocab(model, vocab));
+	assert_false(st_model_limit_vocab(model, vocab - 1));
+	assert_int_equal(st_model_config(model)->vocab, vocab);
+	embed->tensor = whole;
+	assert_true(st_model_limit_vocab(model, vocab - 1));
+	assert_int_equal(st_model_config(model)->vocab, vocab - 1);
+	st_model_close(model);
+	file_model_free(&f);
+	naive_free(&m);
+}
+
 static void windows_and_scaling(void **state)
 {
 	(void)state;
@@ -209,6 +236,22 @@ static void windows_and_scaling(void **state)
 	assert_int_equal(st_model_config(model)->sliding_window, 4096); /* MistralConfig's default */
 	assert_string_equal(st_model_config(model)->arch, "llama");
 	st_model_close(model);
+	/* By its class alone; with null, which is none; and a llama, of which transformers reads no window. */
+	static const struct { const char *type, *class; int window; uint32_t want; } windows[] = {
+		{ NULL, "MistralForCausalLM", 3, 3 }, { "mistral", "MistralForCausalLM", 0, 0 }, { "llama", "LlamaForCausalLM", 3, 0 },
+	};
+	for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
+		c = file_config("llama", &m);
+		json_object_del(c, "model_type");
+		if (windows[i].type)
+			json_object_set_new(c, "model_type", json_string(windows[i].type));
+		json_object_set_new(c, "architectures", json_pack("[s]", windows[i].class));
+		json_object_set_new(c, "sliding_window", windows[i].window ? json_integer(windows[i].window) : json_null());
+		write_hf(&f, c);
+		model = open_model(in_folder("hf"));
+		assert_int_equal(st_model_config(model)->sliding_window, windows[i].want);
+		st_model_close(model);
+	}
 	file_model_free(&f);
 	file_model_init(&f, &m, NULL, true);
 	file_keys_init(&k, "llama", &m);
@@ -228,6 +271,23 @@ static void windows_and_scaling(void **state)
 	file_add_f32(&f, "rope_freqs.weight", four, 0, 4);
 	file_keys_init(&k, "llama", &m);
 	check_model("rope_freqs", write_gguf(&f, &k), &m);
+	/* Beside llama3's scaling, which only an APR file can say as well: the same scaling twice counts once, another is refused. */
+	struct naive three = m;
+	three.factor = 1;
+	file_drop(&f, "rope_freqs.weight");
+	json_t *meta = file_config("llama", &three);
+	json_object_set_new(meta, "rope_scaling",
+	                    json_pack("{s:s, s:f, s:f, s:f, s:i}", "rope_type", "llama3", "factor", 4.0, "low_freq_factor", 1.0,
+	                              "high_freq_factor", 4.0, "original_max_position_embeddings", 1));
+	three.factor = 4; /* every wavelength is beyond one position */
+	check_model("llama3 in APR", write_apr(&f, json_deep_copy(meta)), &three);
+	file_add_f32(&f, "rope_freqs.weight", four, 0, 4);
+	check_model("llama3 in APR, said twice", write_apr(&f, json_deep_copy(meta)), &three);
+	file_drop(&f, "rope_freqs.weight");
+	four[3] = 5;
+	file_add_f32(&f, "rope_freqs.weight", four, 0, 4);
+	check_refused("two scalings in APR", write_apr(&f, meta), ST_ERR_FORMAT, "rope_freqs.weight", "element 3 is 5");
+	four[3] = 4;
 	file_find(&f, "rope_freqs.weight")->spec.shape[0] = 2;
 	file_find(&f, "rope_freqs.weight")->n_bytes = 8;
 	check_refused("short rope_freqs", write_gguf(&f, &k), ST_ERR_FORMAT, "rope_freqs.weight", "expected [4]");
@@ -673,6 +733,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_family_in_every_container), cmocka_unit_test(prefixes_of_names),
 		cmocka_unit_test(apr_rope_type), cmocka_unit_test(optional_parts), cmocka_unit_test(windows_and_scaling),
+		cmocka_unit_test(vocabularies_are_limited),
 		cmocka_unit_test(rope_parameters), cmocka_unit_test(llama3_as_divisors), cmocka_unit_test(bad_config_json), cmocka_unit_test(bad_gguf_keys),
 		cmocka_unit_test(bad_tensors), cmocka_unit_test(load_log_and_partial_opening), cmocka_unit_test(names_and_roles),
 		cmocka_unit_test(malformed),

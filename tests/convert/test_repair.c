@@ -317,6 +317,84 @@ static void configurations_are_repaired(void **state)
 	}
 }
 
+/* The tensor of divisors is a vector behind the toy's own. */
+static void divide_frequencies(struct toy *m, const float *by)
+{
+	uint64_t seed = 1;
+	memcpy(toy_add(m, "rope_freqs.weight", m->head_dim / 2, 0, 0, 1, &seed)->data, by, m->head_dim / 2 * sizeof *by);
+}
+
+/*
+ * A wrong base beside divisors of frequencies: such as no scaling makes, which stay, and llama3's, which nobody recognises
+ * under that base. Here factor 8, high 4, original length 64, base 10000, worked out with wavelengths 2 pi 10000^(2i/16).
+ */
+static void divisors_outlive_a_repair(void **state)
+{
+	(void)state;
+	static const float sets[2][8] = {
+		{ 1.5f, 3, 2, 7.25f, 11, 1, 40, 5 }, { 1, 1.29397583f, 7.66738513f, 8, 8, 8, 8, 8 },
+	};
+	for (int i = 0; i < 2; i++) {
+		struct toy good, bad;
+		toy_make(&good, "llama", 64, false);
+		toy_make(&bad, "llama", 64, false);
+		bad.theta = 500000;
+		divide_frequencies(&good, sets[i]);
+		divide_frequencies(&bad, sets[i]);
+		toy_write(&good, in_folder("good.gguf"), ST_DTYPE_F32, true);
+		toy_write(&bad, in_folder("bad.gguf"), ST_DTYPE_F32, true);
+		repair_both_ways("base beside divisors", in_folder("bad.gguf"), in_folder("good.gguf"), in_folder("out.gguf"), "config.mismatch");
+		same_model(in_folder("out.gguf"), in_folder("good.gguf"), NULL);
+		struct st_error err = ST_ERROR_INIT;
+		struct st_container *c;
+		assert_ok(st_container_open(in_folder("out.gguf"), &c, &err), &err);
+		const struct st_tensor *t = st_container_find(c, "rope_freqs.weight");
+		assert_non_null(t);
+		for (int k = 0; k < 8; k++) {
+			float v;
+			memcpy(&v, t->data + 4 * k, 4);
+			assert_true(fabsf(v / sets[i][k] - 1) < (i ? 1e-5f : 1e-30f));
+		}
+		st_container_close(c);
+		toy_free(&good);
+		toy_free(&bad);
+	}
+}
+
+/* In Mistral's config.json only null means that there is no window; a llama that gets one becomes a Mistral. */
+static void windows_are_repaired(void **state)
+{
+	(void)state;
+	static const struct { const char *type, *bad, *good, *want; bool null; } cases[] = {
+		{ "mistral", ", \"sliding_window\": 3", ", \"sliding_window\": null", "mistral", true },
+		{ "mistral", ", \"sliding_window\": null", ", \"sliding_window\": 3", "mistral", false },
+		{ "llama", "", ", \"sliding_window\": 3", "mistral", false },
+	};
+	struct toy m;
+	toy_make(&m, "llama", 64, false);
+	toy_write(&m, in_folder("bad"), ST_DTYPE_F32, false);
+	toy_write(&m, in_folder("good"), ST_DTYPE_F32, false);
+	toy_free(&m);
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		for (int good = 0; good < 2; good++) {
+			FILE *f = fopen(in_folder(good ? "good/config.json" : "bad/config.json"), "w");
+			assert_non_null(f);
+			fprintf(f, "{\"model_type\": \"%s\", \"hidden_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+			        "\"num_key_value_heads\": 2, \"intermediate_size\": 128, \"vocab_size\": 96, \"rms_norm_eps\": 1e-05%s}\n", good ? "mistral" : cases[i].type,
+			        good ? cases[i].good : cases[i].bad);
+			fclose(f);
+		}
+		repair_both_ways("window", in_folder("bad"), in_folder("good"), in_folder("out"), "config.mismatch");
+		same_model(in_folder("out"), in_folder("good"), NULL);
+		json_error_t e;
+		json_t *j = json_load_file(in_folder("out/config.json"), 0, &e), *window = json_object_get(j, "sliding_window");
+		assert_non_null(window);
+		assert_int_equal(json_is_null(window), cases[i].null);
+		assert_string_equal(json_string_value(json_object_get(j, "model_type")), cases[i].want);
+		json_decref(j);
+	}
+}
+
 static void edit_report(const char *path, const char *key, json_t *value)
 {
 	json_error_t e;
@@ -394,6 +472,8 @@ int main(void)
 		CASE(moved_rows_come_back_as_bytes),
 		CASE(storage_faults_are_repaired),
 		CASE(configurations_are_repaired),
+		CASE(divisors_outlive_a_repair),
+		CASE(windows_are_repaired),
 		CASE(what_cannot_be_repaired_is_named),
 		CASE(published_faults_are_repaired),
 	};

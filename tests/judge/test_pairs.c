@@ -9,14 +9,17 @@
 
 static const uint32_t tokens[] = { 5, 17, 3, 80, 42, 9 };
 
-static struct st_rosetta *compare(const char *a, const char *b)
+static struct st_rosetta *run(const char *a, const char *b, bool keep_going)
 {
 	struct st_rosetta *r = NULL;
 	struct st_error err = ST_ERROR_INIT;
-	struct st_rosetta_options o = { .tokens = tokens, .n_tokens = 6, .threshold = NAN, .threads = 2 };
+	struct st_rosetta_options o = { .tokens = tokens, .n_tokens = 6, .threshold = NAN, .threads = 2, .keep_going = keep_going };
 	assert_ok(st_rosetta_run(a, b, &o, &r, &err), &err);
 	return r;
 }
+
+static struct st_rosetta *compare(const char *a, const char *b) { return run(a, b, false); }
+static struct st_rosetta *compare_all(const char *a, const char *b) { return run(a, b, true); }
 
 static void expect_verdict(const char *a, const char *b, enum st_verdict want, const char *what)
 {
@@ -147,6 +150,119 @@ static void heads_and_ties(void **state)
 		expect_fault(in_folder(cases[i].a), in_folder(cases[i].b), cases[i].code, "lm_head.weight", cases[i].side, cases[i].a);
 	toy_free(&own);
 	toy_free(&tied);
+}
+
+/*
+ * The embedding is the head of both: a row that the prompt does not read is the logit of its token. Times 50, or -50, it is
+ * the largest one; that row of a side stored in other types is judged like any matrix.
+ */
+static void tied_heads_are_judged(void **state)
+{
+	(void)state;
+	struct toy good, bad;
+	bool chosen = false;
+	toy_make(&good, "llama", 64, true);
+	toy_write(&good, in_folder("good.gguf"), ST_DTYPE_F32, true);
+	toy_write(&good, in_folder("q.gguf"), ST_DTYPE_Q8_0, true);
+	for (int sign = -1; sign < 2; sign += 2) {
+		toy_make(&bad, "llama", 64, true);
+		struct toy_tensor *e = toy_find(&bad, "model.embed_tokens.weight");
+		for (uint64_t i = 0; i < e->cols; i++)
+			e->data[60 * e->cols + i] *= (float)(50 * sign);
+		toy_write(&bad, in_folder("bad.gguf"), ST_DTYPE_F32, true);
+		expect_fault(in_folder("bad.gguf"), in_folder("good.gguf"), "weight.row_corrupt", "model.embed_tokens.weight", 'a', "tied, one row");
+		struct st_rosetta *r = compare_all(in_folder("bad.gguf"), in_folder("good.gguf"));
+		const struct st_stage_report *head = &r->stages[r->n_stages - 1];
+		assert_int_equal(head->stage, ST_STAGE_LM_HEAD);
+		assert_int_equal(head->status, ST_STATUS_FAULT);
+		assert_int_equal(head->total.max_abs_index % TOY_VOCAB, 60);
+		assert_false(head->shared);
+		assert_int_not_equal(r->top1_b, 60);
+		chosen |= r->top1_a == 60;
+		st_rosetta_free(r);
+		toy_free(&bad);
+	}
+	assert_true(chosen);
+	struct st_rosetta *r = compare_all(in_folder("q.gguf"), in_folder("good.gguf"));
+	const struct st_stage_report *head = &r->stages[r->n_stages - 1];
+	assert_int_equal(r->verdict, ST_VERDICT_NOISE);
+	assert_int_equal(head->stage, ST_STAGE_LM_HEAD);
+	/* Q8_0's own error of 0.5 %, measured by the tests of storage. */
+	assert_true(head->local_rel > 0.002 && head->local_rel < 0.01);
+	assert_true(head->worst_token_ratio > 0.5 && head->worst_token_ratio < 2);
+	st_rosetta_free(r);
+	toy_free(&good);
+}
+
+/*
+ * A's matrix on B's inputs leaves f32: products of both signs overflow, and in lanes of f32 their sum is NaN. That is further
+ * from B's value than any number, though both runs stay finite.
+ */
+static void overflow_is_the_worst_error(void **state)
+{
+	(void)state;
+	static const struct { const char *name; float a, b; } factors[] = {
+		{ "model.layers.1.mlp.up_proj.weight", 1e-18f, 1e18f }, { "model.layers.1.mlp.down_proj.weight", 1e24f, 1e-18f },
+	};
+	struct toy a, b;
+	toy_make(&a, "llama", 64, false);
+	toy_make(&b, "llama", 64, false);
+	for (size_t i = 0; i < sizeof factors / sizeof *factors; i++) {
+		struct toy_tensor *x = toy_find(&a, factors[i].name), *y = toy_find(&b, factors[i].name);
+		for (uint64_t k = 0; k < x->rows * x->cols; k++) {
+			x->data[k] *= factors[i].a;
+			y->data[k] *= factors[i].b;
+		}
+	}
+	toy_write(&a, in_folder("a"), ST_DTYPE_F32, false);
+	toy_write(&b, in_folder("b"), ST_DTYPE_F32, false);
+	struct st_error err = ST_ERROR_INIT;
+	struct st_rosetta *r;
+	struct st_rosetta_options o = { .tokens = tokens, .n_tokens = 6, .threshold = NAN, .mode = "fast", .keep_going = true };
+	assert_ok(st_rosetta_run(in_folder("a"), in_folder("b"), &o, &r, &err), &err);
+	size_t seen = 0;
+	for (size_t i = 0; i < r->n_stages; i++) {
+		const struct st_stage_report *s = &r->stages[i];
+		if (s->stage != ST_STAGE_FFN_OUT || s->layer != 1)
+			continue;
+		seen++;
+		assert_int_equal(s->total.nonfinite_a + s->total.nonfinite_b, 0);
+		assert_int_equal(s->status, ST_STATUS_FAULT);
+		assert_true(isinf(s->worst_token_ratio));
+		assert_int_equal(s->worst_token, 0);
+	}
+	assert_int_equal(seen, 1);
+	st_rosetta_free(r);
+	toy_free(&a);
+	toy_free(&b);
+}
+
+/* Biases that a family may have or not: the side without them has another graph, and the first of them is what it lacks. */
+static void missing_biases_are_named(void **state)
+{
+	(void)state;
+	struct toy with, without;
+	uint64_t seed = 5;
+	toy_make(&with, "llama", 64, false);
+	toy_make(&without, "llama", 64, false);
+	for (int l = 0; l < TOY_LAYERS; l++)
+		for (int i = 0; i < 3; i++) {
+			char name[96];
+			snprintf(name, sizeof name, "model.layers.%d.self_attn.%c_proj.bias", l, "qkv"[i]);
+			toy_add(&with, name, (i ? with.kv_heads : with.heads) * with.head_dim, 0, 0, 1, &seed);
+		}
+	toy_write(&with, in_folder("with"), ST_DTYPE_F32, false);
+	toy_write(&without, in_folder("without"), ST_DTYPE_F32, false);
+	toy_write(&without, in_folder("without.gguf"), ST_DTYPE_F32, true);
+	expect_fault(in_folder("with"), in_folder("without"), "bias.missing", "model.layers.0.self_attn.q_proj.bias", 'b', "biases");
+	expect_fault(in_folder("with"), in_folder("without.gguf"), "bias.missing", "model.layers.0.self_attn.q_proj.bias", 'b', "biases");
+	struct st_rosetta *r = compare(in_folder("with"), in_folder("without"));
+	assert_string_equal(r->first.stage, "qkv_bias");
+	assert_int_equal(r->first.layer, 0);
+	assert_int_equal(r->missing, 3 * TOY_LAYERS);
+	st_rosetta_free(r);
+	toy_free(&with);
+	toy_free(&without);
 }
 
 /* ---- layers ---- */
@@ -342,6 +458,68 @@ static void offsets_keep_their_noise(void **state)
 	toy_free(&bad);
 }
 
+/* The stage of every norm is as far from its floor as its weights are from theirs. */
+static void expect_norms_near_floor(const char *a, const char *b, const char *what)
+{
+	for (int order = 0; order < 2; order++) {
+		struct st_rosetta *r = compare_all(order ? b : a, order ? a : b);
+		size_t seen = 0;
+		if (r->verdict != ST_VERDICT_NOISE)
+			fail_msg("%s, order %d: %s (%s)", what, order, st_verdict_name(r->verdict), r->text);
+		for (size_t i = 0; i < r->n_stages; i++) {
+			const struct st_stage_report *s = &r->stages[i];
+			if (s->stage != ST_STAGE_ATTN_NORM && s->stage != ST_STAGE_FFN_NORM && s->stage != ST_STAGE_FINAL_NORM
+			    && s->stage != ST_STAGE_Q_POST_NORM && s->stage != ST_STAGE_K_POST_NORM)
+				continue;
+			seen++;
+			if (!(s->worst_token_ratio > 0.5 && s->worst_token_ratio < 3))
+				fail_msg("%s, order %d: %s %d is %.3g times its floor", what, order, st_stage_name(s->stage), (int)s->layer, s->worst_token_ratio);
+		}
+		assert_int_equal(seen, 4 * TOY_LAYERS + 1);
+		st_rosetta_free(r);
+	}
+}
+
+/* Hidden size 512 in 4 heads: the 128 that a qwen3 has where its file does not say. */
+static void make_qwen3(struct toy *m)
+{
+	uint64_t seed = 20;
+	toy_make(m, "qwen3", 512, false);
+	for (int l = 0; l < TOY_LAYERS; l++)
+		for (int k = 0; k < 2; k++) {
+			char name[96];
+			snprintf(name, sizeof name, "model.layers.%d.self_attn.%c_norm.weight", l, "qk"[k]);
+			toy_add(m, name, m->head_dim, 0, 1.2, 0.3, &seed);
+		}
+}
+
+/* Norms that another program's f32 arithmetic has moved, and norms so small that F16 stores them in its last steps. */
+static void norms_follow_their_weights(void **state)
+{
+	(void)state;
+	for (int tiny = 0; tiny < 2; tiny++) {
+		struct toy good, moved;
+		uint64_t seed = 21;
+		make_qwen3(&good);
+		make_qwen3(&moved);
+		for (size_t i = 0; i < good.n; i++) {
+			struct toy_tensor *g = &good.t[i], *m = &moved.t[i];
+			for (uint64_t k = 0; g->vector && k < g->cols; k++) {
+				if (tiny)
+					g->data[k] *= 5e-6f;
+				m->data[k] = tiny ? g->data[k] : (float)(g->data[k] * (1 + 2.5e-6 * toy_normal(&seed)));
+			}
+			if (g->vector && tiny)
+				m->dtype = ST_DTYPE_F16;
+		}
+		toy_write(&good, in_folder("good"), ST_DTYPE_F32, false);
+		toy_write(&moved, in_folder("moved"), ST_DTYPE_F32, false);
+		expect_norms_near_floor(in_folder("moved"), in_folder("good"), tiny ? "tiny" : "f32 arithmetic");
+		toy_free(&good);
+		toy_free(&moved);
+	}
+}
+
 /* Channels of very different sizes: small sub-blocks of a K-quant's super-block lose their scale's bits. */
 static void uneven_channels_are_clean(void **state)
 {
@@ -420,6 +598,56 @@ static void decoded_models_are_clean(void **state)
 	toy_free(&good);
 }
 
+/* A matrix that nothing explains: what comes nearest is listed, each code once and the nearest first. */
+static void candidates_are_sorted(void **state)
+{
+	(void)state;
+	struct toy good, bad;
+	toy_make(&good, "llama", 64, false);
+	toy_write(&good, in_folder("good"), ST_DTYPE_F32, false);
+	for (uint64_t seed = 30; seed < 36; seed++) {
+		uint64_t s = seed;
+		toy_make(&bad, "llama", 64, false);
+		struct toy_tensor *t = toy_find(&bad, "model.layers.0.self_attn.q_proj.weight");
+		for (uint64_t i = 0; i < t->rows * t->cols; i++)
+			t->data[i] = (float)(0.6 * t->data[i] + 0.1 * toy_normal(&s));
+		toy_write(&bad, in_folder("bad"), ST_DTYPE_F32, false);
+		struct st_rosetta *r = compare(in_folder("bad"), in_folder("good"));
+		assert_string_equal(r->cause.code, "unexplained");
+		assert_true(r->n_candidates > 1);
+		for (size_t i = 1; i < r->n_candidates; i++) {
+			assert_true(r->candidates[i - 1].residual_after <= r->candidates[i].residual_after);
+			for (size_t k = 0; k < i; k++)
+				assert_string_not_equal(r->candidates[k].code, r->candidates[i].code);
+		}
+		st_rosetta_free(r);
+		toy_free(&bad);
+	}
+	toy_free(&good);
+}
+
+/* One NaN on each side: in other places it is a cause; moved along with its row it is not. */
+static void nans_in_other_places(void **state)
+{
+	(void)state;
+	static const char name[] = "model.layers.0.self_attn.o_proj.weight";
+	struct toy good, bad;
+	toy_make(&good, "llama", 64, false);
+	toy_make(&bad, "llama", 64, false);
+	toy_find(&good, name)->data[5] = NAN;
+	toy_find(&bad, name)->data[64 * 9 + 3] = NAN;
+	toy_write(&good, in_folder("good"), ST_DTYPE_F32, false);
+	toy_write(&bad, in_folder("bad"), ST_DTYPE_F32, false);
+	expect_fault(in_folder("bad"), in_folder("good"), "weight.nan", name, 0, "NaN elsewhere");
+	toy_find(&bad, name)->data[64 * 9 + 3] = toy_find(&good, name)->data[64 * 9 + 3];
+	toy_find(&bad, name)->data[5] = NAN;
+	toy_transpose(&bad, name);
+	toy_write(&bad, in_folder("bad"), ST_DTYPE_F32, false);
+	expect_fault(in_folder("bad"), in_folder("good"), "weight.transposed", name, 0, "NaN moved along");
+	toy_free(&good);
+	toy_free(&bad);
+}
+
 /* ---- rows and codes that are nearly alike ---- */
 
 #define EMBED "model.embed_tokens.weight"
@@ -489,11 +717,17 @@ int main(void)
 		CASE(padded_vocabularies_are_sound),
 		CASE(padding_hides_no_fault),
 		CASE(heads_and_ties),
+		CASE(tied_heads_are_judged),
+		CASE(overflow_is_the_worst_error),
+		CASE(missing_biases_are_named),
 		CASE(missing_layers_are_named),
 		CASE(quiet_faults_are_named),
 		CASE(offsets_keep_their_noise),
+		CASE(norms_follow_their_weights),
 		CASE(uneven_channels_are_clean),
 		CASE(decoded_models_are_clean),
+		CASE(candidates_are_sorted),
+		CASE(nans_in_other_places),
 		CASE(likeness_misleads_nobody),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -482,7 +482,7 @@ static void bad_requests_are_refused(void **state)
 	} list[] = {
 		{ { .arch = "gpt2", .preset = "tiny" }, out, "unknown model family \"gpt2\"; known ones are llama", ST_ERR_USAGE },
 		{ { .arch = "llama", .preset = "huge" }, out, "unknown preset \"huge\"; known ones are tiny", ST_ERR_USAGE },
-		{ { .preset = "tiny" }, out, "say which: llama", ST_ERR_USAGE },
+		{ { .preset = "tiny" }, out, "say which: llama, qwen2, qwen3", ST_ERR_USAGE },
 		{ { .arch = "llama", .preset = "qwen2-7b" }, out, "a model of the family qwen2", ST_ERR_USAGE },
 		{ { .arch = "llama" }, out, "one of a preset", ST_ERR_USAGE },
 		{ { .arch = "llama", .preset = "tiny", .config = config }, out, "one of a preset", ST_ERR_USAGE },

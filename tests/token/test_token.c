@@ -443,6 +443,20 @@ static void pattern_dialect(void **state)
 		{"\\h+", "xyfe01z", "xy|fe01|z"},
 		{"[]a]+", "b]ab", "b|]a|b"},
 		{"[[:upper:]]+", "aBCd", "a|BC|d"},
+		/* What the tokenizers library makes of them: ^2 and a half are words outside of brackets alone, a combining letter is
+		 * alphabetic, a currency sign punctuation, and a script has no punctuation. */
+		{"\\w+", "-\xC2\xB2\xC2\xBD-", "-|\xC2\xB2\xC2\xBD|-"},
+		{"[\\w]+", "x\xC2\xB2x", "x|\xC2\xB2|x"},
+		{"a\\b", "aa-a\xC2\xB2" "a\xCC\x81", "a|a|-a\xC2\xB2" "a\xCC\x81"},
+		{"a\\B", "aa-a\xC2\xB2" "a-", "a|a-|a|\xC2\xB2" "a-"},
+		{"[[:alpha:]]+", "-a\xCD\x85" "b1", "-|a\xCD\x85" "b|1"},
+		{"[[:^alpha:]]+", "a1\xE2\x82\xAC" "b", "a|1\xE2\x82\xAC|b"},
+		{"[[:punct:]]+", "a$\xE2\x82\xAC.1", "a|$\xE2\x82\xAC.|1"},
+		{"\\p{Han}+", "\xE4\xBD\xA0\xE3\x80\x82\xE5\xA5\xBD", "\xE4\xBD\xA0|\xE3\x80\x82|\xE5\xA5\xBD"},
+		{"[^\\p{^Han}]+", "\xE4\xBD\xA0\xE3\x80\x82", "\xE4\xBD\xA0|\xE3\x80\x82"},
+		{"\\v", "a\x0B\x0C", "a|\x0B|\x0C"},
+		{"(?m:a.)", "a\nb", "a\n|b"},
+		{"\\p{L}++|a{2}", "ab1", "ab|1"},
 		{"(?=b)", "abab", "a|ba|b"},
 		{"b$", "ab\nb", "a|b|\n|b"},
 	};
@@ -454,7 +468,8 @@ static void pattern_dialect(void **state)
 		release_stages(&t);
 	}
 	static const struct { const char *pattern, *says; } bad[] = {
-		{"[a[bc]]", "class inside"}, {"[a&&b]", "intersection"}, {"[^\\S]", "\\S inside"}, {"(a", "does not compile"}, {"\xFF", "does not compile"},
+		{"[a[bc]]", "class inside"}, {"[a&&b]", "intersection"}, {"[^\\S]", "\\S inside"},
+		{"\\p{N}{1,3}+", "{1,3}+ at"}, {"\\V", "\\V at"}, {"[[:^punct:]]", "[:^punct:]"}, {"[[:vowel:]]", "[:vowel:]"}, {"(a", "does not compile"}, {"\xFF", "does not compile"},
 	};
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
 		struct st_error err = ST_ERROR_INIT;

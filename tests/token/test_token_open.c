@@ -63,9 +63,20 @@ static void steps_behind_byte_level(void **state)
 #define DIGITS(steps) \
 	"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"" G "\":0,\"" C2 "\":1,\"" B2 "\":2,\"" G C2 "\":3,\"" C2 B2 "\":4}," \
 	"\"merges\":[\"" G " " C2 "\",\"" C2 " " B2 "\"]},\"pre_tokenizer\":" SEQUENCE("pretokenizers", steps) "}"
+#define E2 "\xC3\xA2"
+#define X80 "\xC4\xA2"
+#define X8D "\xC4\xAF"
+#define JOINED(steps) \
+	"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"" E2 "\":1,\"" X80 "\":2,\"" X8D "\":3,\"a" E2 "\":4,\"" X80 X8D "\":5," \
+	"\"" C2 "\":6,\"" B2 "\":7,\"" C2 B2 "\":8,\"a" C2 "\":9}," \
+	"\"merges\":[\"a " E2 "\",\"" X80 " " X8D "\",\"a " C2 "\",\"" C2 " " B2 "\"]}," \
+	"\"pre_tokenizer\":" SEQUENCE("pretokenizers", steps) "}"
 	static const struct { const char *doc, *text, *pieces; } cases[] = {
 		{DIGITS(BYTE_LEVEL ",{\"type\":\"Digits\"}"), " \xC2\xB2", G C2 "|" B2},
 		{DIGITS("{\"type\":\"Digits\"}," BYTE_LEVEL), " \xC2\xB2", G "|" C2 B2},
+		/* To Whitespace a superscript is no word character and no space either: a run of its own. A joiner is part of a word. */
+		{JOINED("{\"type\":\"Whitespace\"}," BYTE_LEVEL), "a\xE2\x80\x8D", "a" E2 "|" X80 X8D},
+		{JOINED("{\"type\":\"Whitespace\"}," BYTE_LEVEL), "a\xC2\xB2", "a|" C2 B2},
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct st_container c = json_container(ST_FORMAT_SAFETENSORS, cases[i].doc, NULL);
@@ -130,6 +141,21 @@ static void metaspace_and_unigram(void **state)
 		assert_pieces(t, cases[i].text, ST_TOKENIZE_SPECIAL, cases[i].pieces);
 		st_tokenizer_close(t);
 		json_release(&c);
+	}
+	/* With byte_fallback A and two bytes of a letter become byte pieces; so does their spelling, as the tokenizers library does it. */
+#define BYTES(score) \
+	"{\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"byte_fallback\":true,\"vocab\":[[\"<unk>\",0],[\"a\",-2],[\"<0x41>\"," score "],[\"<0xC3>\",-30]," \
+	"[\"<0xA4>\",-30],[\"<\",-2],[\"0\",-2],[\"x\",-2],[\"4\",-2],[\"1\",-2],[\">\",-2]]}}"
+	static const struct { const char *doc, *text, *pieces; } bytes[] = {
+		{BYTES("-30"), "aA\xC3\xA4", "a|<0x41>|<0xC3>|<0xA4>"}, {BYTES("-30"), "a<0x41>", "a|<|0|x|4|1|>"},
+		{BYTES("-5"), "a<0x41>", "a|<0x41>"}, {BYTES("-5"), "a<0x41", "a|<|0|x|4|1"},
+	};
+	for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++) {
+		struct st_container b = json_container(ST_FORMAT_SAFETENSORS, bytes[i].doc, NULL);
+		struct st_tokenizer *tb = open_json(&b);
+		assert_pieces(tb, bytes[i].text, 0, bytes[i].pieces);
+		st_tokenizer_close(tb);
+		json_release(&b);
 	}
 	struct st_container c = json_container(ST_FORMAT_SAFETENSORS, UNIGRAM("never"), NULL);
 	struct st_tokenizer *t = open_json(&c);
