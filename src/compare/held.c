@@ -17,7 +17,7 @@
 
 #define ROWS 64           /* looked at for grids, spread evenly */
 #define LARGEST_BLOCK 32
-#define ON_GRID 0.98      /* of the blocks that say something: a few may hold what was repaired later */
+#define MOST 0.98         /* of the blocks that say something: a few may hold what was repaired later */
 #define FEWEST 16         /* such blocks */
 
 /*
@@ -60,6 +60,8 @@ static struct slack slack_of(const struct st_tensor *t, const float *row, uint64
 	return (struct slack){ 1.9 * sqrt(largest), ST_NOISE_F32_REL }; /* half a step is 1.73 times its RMS */
 }
 
+enum fit { OFF_GRID, OPEN, ON_GRID };
+
 /* Whether x is a whole number of steps; where the slack leaves that open, nothing is told. The step is fitted, so there is some error in it. */
 static bool near_grid(double x, double step, double slack, size_t *told)
 {
@@ -70,7 +72,7 @@ static bool near_grid(double x, double step, double slack, size_t *told)
 }
 
 /* x[] ascending in magnitude, all of them whole multiples of one step, the largest `k` times it? */
-static bool fits_steps(const float *x, size_t n, unsigned k, struct slack s)
+static enum fit fits_steps(const float *x, size_t n, unsigned k, struct slack s)
 {
 	double step = fabsf(x[n - 1]) / k, xq = 0, qq = 0;
 	/* The small ones are known for sure, and make the step better known for the larger ones. */
@@ -84,12 +86,12 @@ static bool fits_steps(const float *x, size_t n, unsigned k, struct slack s)
 	size_t told = 0;
 	for (size_t i = 0; i < n; i++)
 		if (!near_grid(x[i], step, s.absolute + s.relative * fabsf(x[i]), &told))
-			return false;
-	return 2 * told >= n;
+			return OFF_GRID;
+	return 2 * told >= n ? ON_GRID : OPEN;
 }
 
 /* The same with an offset: the smallest number is 0 steps and the largest k. */
-static bool fits_offset(const float *x, size_t n, unsigned k, float least, float most, struct slack s)
+static enum fit fits_offset(const float *x, size_t n, unsigned k, float least, float most, struct slack s)
 {
 	double step = ((double)most - least) / k, offset = least, size = fmax(fabsf(least), fabsf(most));
 	double sq = 0, sqq = 0, sx = 0, sxq = 0;
@@ -107,12 +109,12 @@ static bool fits_offset(const float *x, size_t n, unsigned k, float least, float
 	size_t told = 0;
 	for (size_t i = 0; i < n; i++)
 		if (!near_grid(x[i] - offset, step, slack + s.relative * fabsf(x[i]), &told))
-			return false;
-	return 2 * told >= n;
+			return OFF_GRID;
+	return 2 * told >= n ? ON_GRID : OPEN;
 }
 
-/* 1: on the grid; 0: not; -1: says nothing, since fewer than 3 magnitudes or values lie on any. */
-static int fits_block(const struct grid *g, const float *block, struct slack s)
+/* Fewer than 3 magnitudes lie on any grid. */
+static enum fit fits_block(const struct grid *g, const float *block, struct slack s)
 {
 	float x[LARGEST_BLOCK], least = block[0], most = block[0];
 	memcpy(x, block, g->block * sizeof *x);
@@ -120,18 +122,20 @@ static int fits_block(const struct grid *g, const float *block, struct slack s)
 		least = x[i] < least ? x[i] : least;
 		most = x[i] > most ? x[i] : most;
 		if (!isfinite(x[i]))
-			return 0;
+			return OFF_GRID;
 	}
 	qsort(x, g->block, sizeof *x, by_size);
 	unsigned kinds = 1;
 	for (size_t i = 1; i < g->block; i++)
 		kinds += x[i] != x[i - 1] && fabsf(x[i]) > fabsf(x[i - 1]);
 	if (kinds < 3 || !(most > least))
-		return -1;
-	for (unsigned k = g->steps; 2 * k >= g->steps; k--)
-		if (g->offset ? fits_offset(x, g->block, k, least, most, s) : fits_steps(x, g->block, k, s))
-			return 1;
-	return 0;
+		return OPEN;
+	enum fit best = OFF_GRID;
+	for (unsigned k = g->steps; 2 * k >= g->steps && best != ON_GRID; k--) {
+		enum fit f = g->offset ? fits_offset(x, g->block, k, least, most, s) : fits_steps(x, g->block, k, s);
+		best = f > best ? f : best;
+	}
+	return best;
 }
 
 static bool fits_grid(const struct st_tensor *t, const struct grid *g, float *row)
@@ -142,14 +146,14 @@ static bool fits_grid(const struct st_tensor *t, const struct grid *g, float *ro
 	for (uint64_t i = 0; i < n; i++) {
 		st_tensor_decode(t, i * rows / n, 1, row);
 		for (uint64_t k = 0; k < cols; k += g->block) {
-			int fits = fits_block(g, row + k, slack_of(t, row, cols, k, g->block));
-			on += fits > 0;
-			off += fits == 0;
+			enum fit fit = fits_block(g, row + k, slack_of(t, row, cols, k, g->block));
+			on += fit == ON_GRID;
+			off += fit == OFF_GRID;
 		}
 		if (off > FEWEST && off > on)
 			return false;
 	}
-	return on >= FEWEST && (double)on >= ON_GRID * (double)(on + off);
+	return on >= FEWEST && (double)on >= MOST * (double)(on + off);
 }
 
 /* Stored in the order of the file: blocks end where rows do, and a permutation of rows changes nothing. */
