@@ -167,8 +167,12 @@ static bool find_pairs(struct view *x, const bool *seen, struct pair *copy, stru
 
 /* ---- content that the capture does not have ---- */
 
-/* With row t gone, the rest B = D - u(t) of each head is w' (v' - obs): one v' for all heads of the group, a weight for each.
- * Two heads are enough to tell that from any other difference; one head alone fits every row and proves nothing. */
+/*
+ * With row t gone, the rest B = D - u(t) of each head is w' (v' - obs): one v' for all heads of the group, a weight for each. One head
+ * alone fits every row and proves nothing; two tell it from differences of no structure. They do not tell it from a gain of the
+ * values: where the share p = w/Z of row t is the same in both heads, a row of weight w - Z e and value v p/(p - e) gives out/(1 - e). So
+ * gains are fitted first (diagnose_fit.c), and what they explain as well is theirs.
+ */
 struct shared {
 	double bb, b0, b1;      /* B.B, B.(obs0 - obs), B.B0 */
 	double c00, c01, c11;   /* of obs0 - obs and B0 */
@@ -333,25 +337,6 @@ static bool add_foreign(struct table *t, struct view *x, bool one_head, uint32_t
 	return true;
 }
 
-/* The key/value head that is furthest off; *one_head: it is the only one that is off. */
-static uint32_t worst_head(const struct step *s, double floor, bool *one_head)
-{
-	const struct st_tq_params *p = &s->c->p;
-	const size_t span = (size_t)(p->num_heads / p->num_kv_heads) * p->head_dim;
-	uint32_t worst = 0, n_off = 0;
-	double largest = -1;
-	for (uint32_t g = 0; g < p->num_kv_heads; g++) {
-		const double e = st_tq_nrmse(s->observed + g * span, s->out + g * span, span);
-		n_off += e > floor;
-		if (e > largest) {
-			largest = e;
-			worst = g;
-		}
-	}
-	*one_head = n_off == 1 && p->num_kv_heads > 1;
-	return worst;
-}
-
 void st_find_rows(struct step *s, enum round round, double floor, struct table *t)
 {
 	const struct st_tq_params *p = &s->c->p;
@@ -360,7 +345,7 @@ void st_find_rows(struct step *s, enum round round, double floor, struct table *
 	bool one_head, ok;
 	st_step_evaluate(s, &own);
 	bool *seen = calloc(p->kv_capacity, sizeof *seen);
-	const uint32_t g = worst_head(s, floor, &one_head);
+	const uint32_t g = st_step_worst_head(s, floor, &one_head);
 	if (!seen || !view_open(&x, s, &own, g, SCANNED_HEADS)) {
 		free(seen);
 		t->failed = true;
