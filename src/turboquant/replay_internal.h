@@ -10,6 +10,7 @@
 #include <stele/replay.h>
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 
 /* ---- one run: options resolved, files opened, report being built ---- */
@@ -44,6 +45,8 @@ json_t *st_json_real(double x);
 void st_json_put(json_t *o, const char *key, json_t *value); /* takes the value; object built in order */
 /* "2026-01-31T12:00:00Z" of now */
 json_t *st_json_now(void);
+/* The larger one; NaN once met stays, so that a broken value is not lost in a maximum. */
+static inline double st_larger(double m, double x) { return isnan(m) || x <= m ? m : x; }
 json_t *st_json_visible(const struct st_tq_params *p, enum st_tq_visibility vis);
 
 /* ---- a captured step ---- */

@@ -222,6 +222,25 @@ static void own_output_matches(void **state)
 	json_decref(j);
 }
 
+/* The verdict rests on the kernel's own error, so that is reported whichever reference was asked for. */
+static void every_oracle_reports_the_kernel(void **state)
+{
+	(void)state;
+	static const unsigned oracles[] = { ST_ORACLE_DEQUANT, ST_ORACLE_FLOOR, ST_ORACLE_DEQUANT | ST_ORACLE_FLOOR };
+	for (size_t i = 0; i < 3; i++) {
+		int status;
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = capture("partial", 0), .variation = 'A', .signs = -1,
+			.oracles = oracles[i], .physical = true };
+		json_t *j = replay(&o, &status);
+		assert_true(num(j, "dequant_oracle_nrmse", NULL) > 0.1);
+		assert_true(num(j, "max_abs_diff", NULL) > 0);
+		assert_int_equal(json_array_size(json_object_get(j, "per_head_max_abs_diff")), 16);
+		assert_true(json_is_number(json_object_get(j, "independent_floor_nrmse")) == (i > 0));
+		assert_int_equal(status, 2);
+		json_decref(j);
+	}
+}
+
 static void canaries(void **state)
 {
 	(void)state;
@@ -284,7 +303,7 @@ static void physical_visibility_is_reported(void **state)
 	json_decref(j);
 }
 
-/* A query of zeros: variations A and B cannot differ, and the report says so. */
+/* Values of zero: variations A and B cannot differ, and the report says so. */
 static void no_op_toggle_is_reported(void **state)
 {
 	(void)state;
@@ -300,10 +319,16 @@ static void no_op_toggle_is_reported(void **state)
 	snprintf(path, sizeof path, "%s/zeroq/v_norms.f32", folder);
 	write_bytes(path, zero, sizeof zero);
 	snprintf(path, sizeof path, "%s/zeroq/manifest.json", folder);
-	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = path, .variation = 'A', .signs = -1, .oracles = ST_ORACLE_DEQUANT };
-	json_t *j = replay(&o, &status);
-	assert_true(json_is_true(json_object_get(json_object_get(j, "toggle"), "no_op")));
-	json_decref(j);
+	/* The reference is zero everywhere: no variation can prove or disprove the kernel. */
+	for (char v = 'A'; v <= 'C'; v++) {
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = path, .variation = v, .signs = -1, .oracles = ST_ORACLE_DEQUANT };
+		json_t *j = replay(&o, &status);
+		if (v != 'C')
+			assert_true(json_is_true(json_object_get(json_object_get(j, "toggle"), "no_op")));
+		assert_string_equal(str(j, "verdict", NULL), "vacuous");
+		assert_int_equal(status, 2);
+		json_decref(j);
+	}
 }
 
 static void write_text(const char *path, const char *s) { write_bytes(path, s, strlen(s)); }
@@ -348,6 +373,20 @@ static void broken_query_is_the_inputs_fault(void **state)
 	assert_int_equal(num(j, "q_nonfinite", NULL), 1);
 	assert_string_equal(str(j, "verdict", NULL), "non_finite_output");
 	assert_int_equal(status, 2);
+	/* Head 0 alone is NaN, and no finite head after it hides that. */
+	assert_string_equal(json_string_value(json_array_get(json_object_get(j, "per_head_max_abs_diff"), 0)), "nan");
+	assert_true(json_real_value(json_array_get(json_object_get(j, "per_head_max_abs_diff"), 15)) < 1e-5);
+	assert_string_equal(str(j, "max_abs_diff", NULL), "nan");
+	assert_string_equal(str(j, "toggle", "max_abs_diff"), "nan");
+	json_decref(j);
+	/* Nothing but NaN on both sides of the toggle is not "no difference". */
+	float nan[16 * 256];
+	for (size_t i = 0; i < 16 * 256; i++)
+		nan[i] = NAN;
+	write_bytes(in_folder("linear-0/q-nan.f32"), nan, sizeof nan);
+	j = replay(&o, &status);
+	assert_true(json_is_false(json_object_get(json_object_get(j, "toggle"), "no_op")));
+	assert_string_equal(str(j, "verdict", NULL), "non_finite_output");
 	json_decref(j);
 	o.against = in_folder("linear-0/q_natural.f32");
 	j = replay(&o, &status);
@@ -368,6 +407,9 @@ static void bad_manifests_are_refused(void **state)
 		{ "params", "head_dim", json_real(256.5), "head_dim" }, { "params", "kv_capacity", json_integer(-1), "kv_capacity" },
 		{ "params", "kv_capacity", json_integer(1 << 27), "k_packed_padded" }, { "params", "scale", json_string("x"), "scale" },
 		{ "params", "mask_type", json_integer(7), "mask_type" }, { "params", "softcap", json_real(-2), "softcap" },
+		{ "params", "softcap", json_real(1e-60), "softcap" }, { "params", "softcap", json_real(1e300), "softcap" },
+		{ "params", "scale_factor_d512", json_real(1e300), "scale_factor_d512" }, { "params", "scale_factor_d512", json_real(1e-300), "scale_factor_d512" },
+		{ "params", "scale_factor_d512", json_real(0), "scale_factor_d512" }, { "params", "scale", json_real(1e300), "scale" },
 		{ "params", "bits", json_integer(3), "bits" }, { "params", "bits", json_integer(8), "k_packed_padded" }, { "params", "signs", json_string("d2"), "signs" },
 		{ "params", "num_kv_heads", NULL, "num_kv_heads" }, { "params", "scale", NULL, "scale" },
 		{ "dump_paths", "q_natural", NULL, "q_natural" }, { "dump_paths", "q_natural", json_string("absent.f32"), "q_natural" },
@@ -568,6 +610,7 @@ int main(void)
 		cmocka_unit_test(production_values_on_record),
 		cmocka_unit_test(variations),
 		cmocka_unit_test(own_output_matches),
+		cmocka_unit_test(every_oracle_reports_the_kernel),
 		cmocka_unit_test(canaries),
 		cmocka_unit_test(canaries_of_variation_b),
 		cmocka_unit_test(broken_query_is_the_inputs_fault),
