@@ -21,6 +21,7 @@ struct st_replay_run {
 	FILE *text;               /* memory stream behind the report's text */
 	json_t *json;             /* the report's object */
 	int exit_status;
+	const char *inputs[16];   /* files that are read: no output may replace one; NULL ends them */
 	struct st_outfile *json_file, *bin_file, *md_file;
 	char *bin_path;           /* of bin_file, or NULL */
 };
@@ -32,7 +33,7 @@ ST_MUST_CHECK enum st_status st_replay_lint(struct st_replay_run *r, struct st_e
 ST_MUST_CHECK enum st_status st_replay_make(struct st_replay_run *r, struct st_error *err);
 ST_MUST_CHECK enum st_status st_replay_gate(struct st_replay_run *r, struct st_error *err);
 
-/* Open "<out>" + suffix for writing, `out` without a trailing ".json". No-op without an out. */
+/* Open "<out>" + suffix for writing, `out` without a trailing ".json". No-op without an out; refused where that is one of r->inputs. */
 ST_MUST_CHECK enum st_status st_replay_open(struct st_replay_run *r, const char *suffix, struct st_outfile **f, char **path,
                                             struct st_error *err);
 /* The usual <out>.json. */

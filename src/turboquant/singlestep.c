@@ -359,6 +359,11 @@ enum st_status st_replay_singlestep(struct st_replay_run *r, struct st_error *er
 		st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "oracle", "independent-floor needs k_pre_quant and v_pre_quant in the manifest");
 		goto out;
 	}
+	/* A capture has at most nine files. */
+	r->inputs[0] = o->manifest;
+	for (size_t i = 0; i < c.n_maps; i++)
+		r->inputs[1 + i] = c.maps[i].path;
+	r->inputs[1 + c.n_maps] = o->against;
 	ST_TRY_OUT(st_replay_open_json(r, err));
 	fprintf(r->text, "replay %s\n", o->manifest);
 	describe(r, &c);

@@ -450,6 +450,55 @@ static void bad_manifests_are_refused(void **state)
 	refused(&o, "--manifest");
 }
 
+/* A cache of 8 bits has the size of one of 5: told by its codes. What lies outside the sequence is nobody's code. */
+static void codes_of_another_width_are_refused(void **state)
+{
+	(void)state;
+	int status;
+	size_t n;
+	const struct st_replay_options make = { .mode = ST_REPLAY_MAKE, .make = "linear", .bits = 8, .out = in_folder("wide") };
+	json_decref(replay(&make, &status));
+	json_t *j = json_load_file(in_folder("wide/manifest.json"), 0, NULL);
+	json_object_del(json_object_get(j, "params"), "bits");
+	json_object_del(json_object_get(j, "dump_paths"), "k_pre_quant");
+	json_object_del(json_object_get(j, "dump_paths"), "v_pre_quant");
+	assert_int_equal(json_dump_file(j, in_folder("wide/any.json"), 0), 0);
+	json_decref(j);
+	uint8_t *k = read_bytes(in_folder("wide/k_packed.u8"), &n), *v = read_bytes(in_folder("wide/v_packed.u8"), &n);
+	assert_int_equal(n, 8 * 256 * 256);
+	struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1, .manifest = in_folder("wide/any.json") };
+	for (unsigned bits = 5; bits <= 6; bits++) {
+		struct st_error err = ST_ERROR_INIT;
+		struct st_replay_report rep;
+		size_t first = 0;
+		while (k[first] < 1u << bits)
+			first++;
+		o.bits = bits;
+		assert_true(st_replay_run(&o, &rep, &err) != ST_OK);
+		assert_string_equal(err.where, "k_packed_padded");
+		assert_string_equal(err.path, in_folder("wide/k_packed.u8"));
+		assert_true(err.offset == first && first < 200 * 256);
+	}
+	o.bits = 8;
+	json_decref(replay(&o, &status));
+	assert_int_equal(status, 0);
+	/* As it comes from a cache of 6 bits, but for row 230 of each head, beyond the 200 of the sequence. */
+	for (size_t i = 0; i < n; i++) {
+		k[i] = i / 256 % 256 == 230 ? 0xff : k[i] >> 2;
+		v[i] >>= 2;
+	}
+	write_bytes(in_folder("wide/k_packed.u8"), k, n);
+	write_bytes(in_folder("wide/v_packed.u8"), v, n);
+	o.bits = 6;
+	json_decref(replay(&o, &status));
+	assert_int_equal(status, 0);
+	/* The last code of the sequence counts. */
+	v[(7 * 256 + 199) * 256 + 255] = 64;
+	write_bytes(in_folder("wide/v_packed.u8"), v, n);
+	refused(&o, "v_packed_padded");
+	free(k), free(v);
+}
+
 /* The other names of keys, and a cache whose second name is used. */
 static void aliases_are_read(void **state)
 {
@@ -475,6 +524,40 @@ static void aliases_are_read(void **state)
 	assert_int_equal(json_array_size(json_object_get(j, "params_not_read")), 1);
 	assert_string_equal(json_string_value(json_array_get(json_object_get(j, "params_not_read"), 0)), "soft_cap");
 	json_decref(j);
+}
+
+/* No output takes the place of a file that is read, under whichever name. */
+static void inputs_are_not_overwritten(void **state)
+{
+	(void)state;
+	int status;
+	const struct st_replay_options make = { .mode = ST_REPLAY_MAKE, .make = "d128", .out = in_folder("kept") };
+	json_decref(replay(&make, &status));
+	json_t *j = json_load_file(in_folder("kept/manifest.json"), 0, NULL);
+	json_object_set_new(json_object_get(j, "dump_paths"), "q_natural", json_string("q_sdpa_out.bin"));
+	assert_int_equal(json_dump_file(j, in_folder("kept/q.json"), 0), 0);
+	assert_int_equal(rename(in_folder("kept/q_natural.f32"), in_folder("kept/q_sdpa_out.bin")), 0);
+	assert_int_equal(symlink("kept/q.json", in_folder("link.json")), 0);
+	static const char *const outs[] = { "kept/q.json", "kept/q", "link.json", "kept/../kept/q", "other.json" };
+	for (size_t i = 0; i < 5; i++) {
+		/* The last: its .bin would be the query. */
+		if (i == 4)
+			assert_int_equal(symlink("kept/q_sdpa_out.bin", in_folder("other_sdpa_out.bin")), 0);
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1, .manifest = in_folder("kept/q.json"), .out = in_folder(outs[i]) };
+		refused(&o, "--out");
+		json_t *now = json_load_file(in_folder("kept/q.json"), 0, NULL);
+		assert_true(json_equal(now, j));
+		json_decref(now);
+	}
+	json_decref(j);
+	/* The foreign output, and a table of levels. */
+	write_bytes(in_folder("engine.json"), (float[4 * 128]){ 0 }, 4 * 128 * 4);
+	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1, .manifest = in_folder("kept/q.json"),
+		.against = in_folder("engine.json"), .out = in_folder("engine") };
+	refused(&o, "--out");
+	write_text(in_folder("levels.json"), "0.4527800 1.5104176\n");
+	const struct st_replay_options lint = { .mode = ST_REPLAY_LINT, .table = in_folder("levels.json"), .out = in_folder("levels") };
+	refused(&lint, "--out");
 }
 
 static void bad_options_are_refused(void **state)
@@ -543,6 +626,20 @@ static void lint_reads_tables(void **state)
 	assert_int_equal(status, 0);
 	assert_string_equal(str(json_array_get(json_object_get(j, "codebooks"), 0), "recognised", NULL), "published-4bit");
 	json_decref(j);
+	/* With more digits than an f64 has they are the same numbers; what is longer than any f64 is refused, not cut. */
+	static const double half[] = { 0.1283950, 0.3880483, 0.6567591, 0.9423405, 1.2562312, 1.6180464, 2.0690172, 2.7325896 };
+	char *digits = malloc(8 * 1100), *end = digits;
+	for (int i = 0; i < 8; i++)
+		end += sprintf(end, "%.*f\n", 60 + 100 * i, half[i]);
+	write_text(in_folder("t.txt"), digits);
+	j = replay(&o, &status);
+	assert_int_equal(status, 0);
+	assert_string_equal(str(json_array_get(json_object_get(j, "codebooks"), 0), "recognised", NULL), "published-4bit");
+	json_decref(j);
+	sprintf(end, "%.1022f\n", 3.5);
+	write_text(in_folder("t.txt"), digits);
+	refused(&o, "--table");
+	free(digits);
 	write_text(in_folder("t.txt"), "0.1283950 0.3880483 0.6567591 0.9423405 1.2562312 1.6180464 2.0690172 2.8325896");
 	j = replay(&o, &status);
 	assert_int_equal(status, 2);
@@ -617,7 +714,9 @@ int main(void)
 		cmocka_unit_test(physical_visibility_is_reported),
 		cmocka_unit_test(no_op_toggle_is_reported),
 		cmocka_unit_test(bad_manifests_are_refused),
+		cmocka_unit_test(codes_of_another_width_are_refused),
 		cmocka_unit_test(aliases_are_read),
+		cmocka_unit_test(inputs_are_not_overwritten),
 		cmocka_unit_test(bad_options_are_refused),
 		cmocka_unit_test(lint_reads_tables),
 		cmocka_unit_test(gates_stop_the_run),
