@@ -49,6 +49,8 @@ static enum st_status run_gates(struct st_replay_run *r, json_t *gates, const ch
 		struct st_replay_gate_result g = { .exit_code = -1 };
 		ST_TRY(st_check_cancel(err));
 		bool started = o->run_gate(o->gate_user, name, &g);
+		/* What was interrupted has not failed. */
+		ST_TRY(st_check_cancel(err));
 		g.build_id[sizeof g.build_id - 1] = g.output[sizeof g.output - 1] = '\0';
 		/* A gate that ran in another program says nothing about this one. */
 		bool foreign = started && strcmp(g.build_id, o->build_id) != 0;
