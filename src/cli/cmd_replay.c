@@ -88,12 +88,6 @@ struct gate_user {
 	struct cli *c;
 };
 
-static bool interrupted(void)
-{
-	struct st_error err = ST_ERROR_INIT;
-	return st_check_cancel(&err) != ST_OK;
-}
-
 /* Read to the end; keep the last bytes. An interrupt ends the child: it writes nothing, and nobody waits for it any more. */
 static void drain(int fd, pid_t child, char *out, size_t size)
 {
@@ -102,7 +96,7 @@ static void drain(int fd, pid_t child, char *out, size_t size)
 	for (;;) {
 		/* An interrupt just before the call is seen at the next turn. */
 		int ready = poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 50);
-		if (interrupted()) {
+		if (st_cancelled()) {
 			kill(child, SIGKILL);
 			break;
 		}
@@ -198,9 +192,11 @@ static const char *misplaced(const struct opts *o, enum st_replay_mode mode, con
 		{ "null-seeds", o->null_seeds != 0, PRODUCTION, "--production-faithful" }, { "session", o->session != NULL, PRODUCTION, "--production-faithful" },
 		{ "iter", o->iter != 0, PRODUCTION, "--production-faithful" }, { "table", o->table != NULL, LINT, "--codebook-lint" },
 		{ "kind", o->kind != NULL, MAKE, "--make-manifest" },
-		{ "q-dtype", o->q_dtype != NULL, RUNS, "a run of the kernel" }, { "visibility", o->visibility != NULL, RUNS, "a run of the kernel" },
+		{ "q-dtype", o->q_dtype != NULL, RUNS, "a run of the kernel" },
+		{ "visibility", o->visibility != NULL, RUNS, "a run of the kernel" },
 		{ "bits", o->bits != NULL, CACHES, "a cache" }, { "signs", o->signs != NULL, CACHES, "a cache" },
-		{ "kernel", o->kernel != NULL, CACHES | GATE, "a cache" }, { "out", o->out != NULL, CACHES | LINT, "modes that write files" },
+		{ "kernel", o->kernel != NULL, CACHES | GATE, "a cache" },
+		{ "out", o->out != NULL, CACHES | LINT, "modes that write files" },
 	};
 	for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
 		if (table[i].given && !(table[i].modes >> mode & 1)) {
@@ -219,7 +215,8 @@ static int run(struct cli *c, void *p)
 	char build[65] = "";
 	struct st_replay_options r = {
 		.manifest = o->manifest, .against = o->against, .out = o->out, .variation = o->variation ? (char)toupper((unsigned char)o->variation[0]) : 'A', .kernel = o->kernel,
-		.q_f16 = is(o->q_dtype, "f16"), .physical = is(o->visibility, "physical"), .bits = o->bits ? (unsigned)(o->bits[0] - '0') : 0, .threads = cli_threads(o->threads),
+		.q_f16 = is(o->q_dtype, "f16"), .physical = is(o->visibility, "physical"),
+		.bits = o->bits ? (unsigned)(o->bits[0] - '0') : 0, .threads = cli_threads(o->threads),
 		.signs = !o->signs ? -1 : is(o->signs, "d1"), .seeding_xor = is(o->seeding, "xor"), .null_seeds = o->null_seeds,
 		.session = o->session, .iter = o->iter, .table = o->table, .make = o->kind, .gate = o->gate, .hooks = cli_hooks(c),
 	};
@@ -286,7 +283,8 @@ const struct cli_command cmd_replay = {
 	.exit_status =
 		"0  all is well\n"
 		"1  arguments, files or a manifest that make no sense\n"
-		"2  a non-finite output, a fault, a falsified band, or a verdict other than a correct kernel or the quantiser's floor\n"
+		"2  a non-finite output, a fault, a falsified band, a step that can prove nothing, or a verdict other than a correct "
+		"kernel or the quantiser's floor\n"
 		"3  a gate failed",
 	.options = options,
 	.opts_size = sizeof(struct opts),

@@ -42,7 +42,8 @@ enum st_status st_tq_params_check(const struct st_tq_params *p, struct st_error 
 		return bad(err, "sliding_window", "%u: a window needs at least one row", p->sliding_window, 0);
 	/* The kernel divides by it, in f32. */
 	if (!(p->scale_factor_d512 > 0) || !isnormal((float)(1 / p->scale_factor_d512)))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale_factor_d512", "1 / %g is not a positive normal f32", p->scale_factor_d512);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale_factor_d512", "1 / %g is not a positive normal f32",
+		                  p->scale_factor_d512);
 	return ST_OK;
 }
 

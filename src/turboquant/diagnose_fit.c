@@ -9,18 +9,20 @@ enum { OCTAVES = 4, PER_OCTAVE = 8, GRID = 2 * OCTAVES * PER_OCTAVE + 1, STEPS =
 /* A value that leaves more of the residual than this is not worth a line among the candidates. */
 static const double promising = 0.7;
 
+static const char scaled[] = "a centroid was scaled by norm x %.6g instead of norm x %.6g (fitted)";
+static const char larger_v[] = "values carry the factor %.6g instead of %.6g (fitted)";
 static const struct number {
 	const char *code, *name, *text;
 	size_t field;             /* of struct edit: a double, 0 = its own */
 	bool one_head;            /* fitted where one key/value head alone is off, the others where several are */
 } numbers[] = {
-	{ "cache.quantiser", "factor", "a centroid was scaled by norm x %.6g instead of norm x %.6g (fitted)", offsetof(struct edit, factor), false },
+	{ "cache.quantiser", "factor", scaled, offsetof(struct edit, factor), false },
 	{ "attn.scale", "scale", "the scores have the scale %.6g instead of %.6g (fitted)", offsetof(struct edit, scale), false },
 	{ "attn.softcap", "softcap", "the soft-cap is %.6g instead of %.6g (fitted)", offsetof(struct edit, softcap), false },
-	{ "cache.quantiser", "v_gain", "values carry the factor %.6g instead of %.6g (fitted)", offsetof(struct edit, v_gain), false },
-	{ "cache.quantiser", "v_gain", "values carry the factor %.6g instead of %.6g (fitted)", offsetof(struct edit, v_gain), true },
+	{ "cache.quantiser", "v_gain", larger_v, offsetof(struct edit, v_gain), false },
+	{ "cache.quantiser", "v_gain", larger_v, offsetof(struct edit, v_gain), true },
 	{ "cache.quantiser", "k_gain", "keys carry the factor %.6g instead of %.6g (fitted)", offsetof(struct edit, k_gain), true },
-	{ "cache.quantiser", "factor", "a centroid was scaled by norm x %.6g instead of norm x %.6g (fitted)", offsetof(struct edit, factor), true },
+	{ "cache.quantiser", "factor", scaled, offsetof(struct edit, factor), true },
 };
 
 /* What all fits of a pass have in common: the query under test and where the output is off. */

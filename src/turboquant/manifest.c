@@ -110,12 +110,13 @@ static enum st_status check_codes(const struct st_capture *c, const uint8_t *cod
 {
 	const struct st_tq_params *p = &c->p;
 	const size_t rb = st_tq_row_bytes(p->head_dim, c->bits);
+	const unsigned top = (1u << c->bits) - 1;
 	for (uint32_t g = 0; c->bits != 4 && g < p->num_kv_heads; g++) {
 		for (uint32_t i = 0; i < p->kv_seq_len; i++) {
 			const size_t at = ((size_t)g * p->kv_capacity + ((uint64_t)p->ring_start + i) % p->kv_capacity) * rb;
 			for (size_t j = at; j < at + rb; j++)
-				if (codes[j] >> c->bits)
-					return st_fail_at(err, ST_ERR_FORMAT, j, key, "code %u; %u bits have the codes 0..%u", codes[j], c->bits, (1u << c->bits) - 1);
+				if (codes[j] > top)
+					return st_fail_at(err, ST_ERR_FORMAT, j, key, "code %u; %u bits have the codes 0..%u", codes[j], c->bits, top);
 		}
 	}
 	return ST_OK;

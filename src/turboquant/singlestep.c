@@ -155,7 +155,8 @@ static enum st_status canary(struct st_replay_run *r, struct sides *s, const flo
 }
 
 /* The two arms of the toggle, variation A and B, must not agree. */
-static enum st_status toggle(struct st_replay_run *r, const struct sides *s, const float *out, float *other, bool *no_op, struct st_error *err)
+static enum st_status toggle(struct st_replay_run *r, const struct sides *s, const float *out, float *other, bool *no_op,
+                             struct st_error *err)
 {
 	const char partner = r->o->variation == 'B' ? 'A' : 'B';
 	ST_TRY(run_variation(r, s, partner, &s->c->kv, other, err));
@@ -320,8 +321,9 @@ static enum st_status measure(struct st_replay_run *r, const struct st_capture *
 		ST_TRY_OUT(canary(r, &s, out, dequant, ref, other, ref2, err));
 	/* Where the reference is zero everywhere, nrmse has nothing to measure by: zeros are right, and prove nothing. */
 	const bool off = empty ? !zero : !(dequant < kernel_threshold);
-	const enum verdict verdict = !finite ? NON_FINITE : no_op || (empty && (v == 'B' || !off)) ? VACUOUS : v == 'B' ? (off ? REAL : NO_EFFECT)
-	                           : off ? DISAGREES : CORRECT;
+	const bool vacuous = no_op || (empty && (v == 'B' || !off));
+	const enum verdict verdict = !finite ? NON_FINITE : vacuous ? VACUOUS
+	                           : v == 'B' ? (off ? REAL : NO_EFFECT) : off ? DISAGREES : CORRECT;
 	st_json_put(r->json, "verdict", json_string(verdicts[verdict].label));
 	fprintf(r->text, "verdict: %s%s\n", verdicts[verdict].label, verdicts[verdict].why);
 	if (verdicts[verdict].exit_status)

@@ -28,7 +28,8 @@ static const char *capture(const char *kind, bool signs)
 /* ---- a plain engine in f32, and its mistakes ---- */
 
 struct engine {
-	bool flip_q_signs, flip_out_signs, no_fwht_q, no_fwht_out, swap_nibbles, swap_kv, physical, window_by_row, no_window, no_cap, q_f16, q_bf16;
+	bool flip_q_signs, flip_out_signs, no_fwht_q, no_fwht_out, swap_nibbles, swap_kv, physical, window_by_row, no_window, no_cap;
+	bool q_f16, q_bf16;
 	int norm_block;      /* 1: exchanged, 2: first, 3: second */
 	double factor;       /* times the right one; 0 = 1 */
 	int ring_delta, extra, window_delta, map; /* map 1: h mod G, 2: reversed, 3: first */
@@ -264,9 +265,9 @@ static const struct plant {
 	{ "values of one head too small", "partial", true, { .v_gain = 0.75, .gain_head = 8 }, "cache.quantiser", "v_gain", 0.75 },
 	{ "values of one head, no group", "d128", true, { .v_gain = 1.01, .gain_head = 2 }, "cache.quantiser", "v_gain", 1.01 },
 	{ "keys of one head too large", "partial", false, { .k_gain = 1.01, .gain_head = 3 }, "cache.quantiser", "k_gain", 1.01 },
-	{ "keys and values of one head", "linear", true, { .k_gain = 1.1, .v_gain = 1.1, .gain_head = 4 }, "cache.quantiser", "factor", 1.1 / 16 },
+	{ "a head's norms", "linear", true, { .k_gain = 1.1, .v_gain = 1.1, .gain_head = 4 }, "cache.quantiser", "factor", 1.1 / 16 },
 	{ "the same, d 512", "d512", false, { .k_gain = 2, .v_gain = 2, .gain_head = 2 }, "cache.quantiser", "scale_factor_d512", 0.5 },
-	{ "values of one head and f16", "linear", false, { .v_gain = 1.01, .gain_head = 1, .q_f16 = true }, "cache.quantiser", "v_gain", 1.01 },
+	{ "values of a head, f16", "linear", false, { .v_gain = 1.01, .gain_head = 1, .q_f16 = true }, "cache.quantiser", "v_gain", 1.01 },
 	{ "ring start and f16", "partial", false, { .ring_delta = -1, .q_f16 = true }, "cache.ring_start", "ring_start", 26 },
 };
 
@@ -406,7 +407,9 @@ static void low_precision_hides_nothing(void **state)
 static void zeros_match_zeros_alone(void **state)
 {
 	(void)state;
-	static const struct { float size; const char *verdict; int status; } cases[] = { { 0, "match", 0 }, { 1, "fault", 2 }, { 1e6f, "fault", 2 }, { 1e-6f, "fault", 2 } };
+	static const struct { float size; const char *verdict; int status; } cases[] = {
+		{ 0, "match", 0 }, { 1, "fault", 2 }, { 1e6f, "fault", 2 }, { 1e-6f, "fault", 2 },
+	};
 	static float zero[8 * 256], out[16 * 256];
 	capture("linear", false);
 	json_t *m = json_load_file(in_folder("linear-0/manifest.json"), 0, NULL);

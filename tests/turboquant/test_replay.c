@@ -229,8 +229,8 @@ static void every_oracle_reports_the_kernel(void **state)
 	static const unsigned oracles[] = { ST_ORACLE_DEQUANT, ST_ORACLE_FLOOR, ST_ORACLE_DEQUANT | ST_ORACLE_FLOOR };
 	for (size_t i = 0; i < 3; i++) {
 		int status;
-		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = capture("partial", 0), .variation = 'A', .signs = -1,
-			.oracles = oracles[i], .physical = true };
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = capture("partial", 0), .variation = 'A',
+			.signs = -1, .oracles = oracles[i], .physical = true };
 		json_t *j = replay(&o, &status);
 		assert_true(num(j, "dequant_oracle_nrmse", NULL) > 0.1);
 		assert_true(num(j, "max_abs_diff", NULL) > 0);
@@ -321,7 +321,8 @@ static void no_op_toggle_is_reported(void **state)
 	snprintf(path, sizeof path, "%s/zeroq/manifest.json", folder);
 	/* The reference is zero everywhere: no variation can prove or disprove the kernel. */
 	for (char v = 'A'; v <= 'C'; v++) {
-		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = path, .variation = v, .signs = -1, .oracles = ST_ORACLE_DEQUANT };
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = path, .variation = v, .signs = -1,
+			.oracles = ST_ORACLE_DEQUANT };
 		json_t *j = replay(&o, &status);
 		if (v != 'C')
 			assert_true(json_is_true(json_object_get(json_object_get(j, "toggle"), "no_op")));
@@ -408,7 +409,8 @@ static void bad_manifests_are_refused(void **state)
 		{ "params", "kv_capacity", json_integer(1 << 27), "k_packed_padded" }, { "params", "scale", json_string("x"), "scale" },
 		{ "params", "mask_type", json_integer(7), "mask_type" }, { "params", "softcap", json_real(-2), "softcap" },
 		{ "params", "softcap", json_real(1e-60), "softcap" }, { "params", "softcap", json_real(1e300), "softcap" },
-		{ "params", "scale_factor_d512", json_real(1e300), "scale_factor_d512" }, { "params", "scale_factor_d512", json_real(1e-300), "scale_factor_d512" },
+		{ "params", "scale_factor_d512", json_real(1e300), "scale_factor_d512" },
+		{ "params", "scale_factor_d512", json_real(1e-300), "scale_factor_d512" },
 		{ "params", "scale_factor_d512", json_real(0), "scale_factor_d512" }, { "params", "scale", json_real(1e300), "scale" },
 		{ "params", "bits", json_integer(3), "bits" }, { "params", "bits", json_integer(8), "k_packed_padded" }, { "params", "signs", json_string("d2"), "signs" },
 		{ "params", "num_kv_heads", NULL, "num_kv_heads" }, { "params", "scale", NULL, "scale" },
@@ -466,7 +468,8 @@ static void codes_of_another_width_are_refused(void **state)
 	json_decref(j);
 	uint8_t *k = read_bytes(in_folder("wide/k_packed.u8"), &n), *v = read_bytes(in_folder("wide/v_packed.u8"), &n);
 	assert_int_equal(n, 8 * 256 * 256);
-	struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1, .manifest = in_folder("wide/any.json") };
+	struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .manifest = in_folder("wide/any.json"),
+		.signs = -1 };
 	for (unsigned bits = 5; bits <= 6; bits++) {
 		struct st_error err = ST_ERROR_INIT;
 		struct st_replay_report rep;
@@ -543,7 +546,8 @@ static void inputs_are_not_overwritten(void **state)
 		/* The last: its .bin would be the query. */
 		if (i == 4)
 			assert_int_equal(symlink("kept/q_sdpa_out.bin", in_folder("other_sdpa_out.bin")), 0);
-		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1, .manifest = in_folder("kept/q.json"), .out = in_folder(outs[i]) };
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1,
+			.manifest = in_folder("kept/q.json"), .out = in_folder(outs[i]) };
 		refused(&o, "--out");
 		json_t *now = json_load_file(in_folder("kept/q.json"), 0, NULL);
 		assert_true(json_equal(now, j));
@@ -552,8 +556,8 @@ static void inputs_are_not_overwritten(void **state)
 	json_decref(j);
 	/* The foreign output, and a table of levels. */
 	write_bytes(in_folder("engine.json"), (float[4 * 128]){ 0 }, 4 * 128 * 4);
-	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1, .manifest = in_folder("kept/q.json"),
-		.against = in_folder("engine.json"), .out = in_folder("engine") };
+	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1,
+		.manifest = in_folder("kept/q.json"), .against = in_folder("engine.json"), .out = in_folder("engine") };
 	refused(&o, "--out");
 	write_text(in_folder("levels.json"), "0.4527800 1.5104176\n");
 	const struct st_replay_options lint = { .mode = ST_REPLAY_LINT, .table = in_folder("levels.json"), .out = in_folder("levels") };
@@ -686,6 +690,30 @@ static void gates_stop_the_run(void **state)
 	}
 }
 
+static bool interrupted_gate(void *user, const char *gate, struct st_replay_gate_result *r)
+{
+	(void)gate;
+	++*(int *)user;
+	r->exit_code = 130;
+	st_cancel();
+	return true;
+}
+
+/* A gate that an interrupt ended says nothing about the build. */
+static void an_interrupt_is_no_failed_gate(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_replay_report rep;
+	int calls = 0;
+	const struct st_replay_options o = { .mode = ST_REPLAY_PRODUCTION, .out = in_folder("audit"), .run_gate = interrupted_gate,
+		.gate_user = &calls, .build_id = "mine", .signs = -1 };
+	assert_int_equal(st_replay_run(&o, &rep, &err), ST_ERR_CANCELLED);
+	st_cancel_reset();
+	assert_int_equal(calls, 1);
+	assert_true(access(in_folder("audit.json"), F_OK) != 0);
+}
+
 static void round_trip_gate_passes(void **state)
 {
 	(void)state;
@@ -720,6 +748,7 @@ int main(void)
 		cmocka_unit_test(bad_options_are_refused),
 		cmocka_unit_test(lint_reads_tables),
 		cmocka_unit_test(gates_stop_the_run),
+		cmocka_unit_test(an_interrupt_is_no_failed_gate),
 		cmocka_unit_test(round_trip_gate_passes),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
