@@ -10,7 +10,6 @@ enum { OCTAVES = 4, PER_OCTAVE = 8, GRID = 2 * OCTAVES * PER_OCTAVE + 1, STEPS =
 static const double promising = 0.7;
 
 static const char scaled[] = "a centroid was scaled by norm x %.6g instead of norm x %.6g (fitted)";
-static const char larger_v[] = "values carry the factor %.6g instead of %.6g (fitted)";
 static const struct number {
 	const char *code, *name, *text;
 	size_t field;             /* of struct edit: a double, 0 = its own */
@@ -19,8 +18,6 @@ static const struct number {
 	{ "cache.quantiser", "factor", scaled, offsetof(struct edit, factor), false },
 	{ "attn.scale", "scale", "the scores have the scale %.6g instead of %.6g (fitted)", offsetof(struct edit, scale), false },
 	{ "attn.softcap", "softcap", "the soft-cap is %.6g instead of %.6g (fitted)", offsetof(struct edit, softcap), false },
-	{ "cache.quantiser", "v_gain", larger_v, offsetof(struct edit, v_gain), false },
-	{ "cache.quantiser", "v_gain", larger_v, offsetof(struct edit, v_gain), true },
 	{ "cache.quantiser", "k_gain", "keys carry the factor %.6g instead of %.6g (fitted)", offsetof(struct edit, k_gain), true },
 	{ "cache.quantiser", "factor", scaled, offsetof(struct edit, factor), true },
 };
@@ -39,6 +36,12 @@ static struct edit with(const struct number *f, const struct place *at, double o
 	double x = own * exp2(log2_ratio);
 	memcpy((char *)&e + f->field, &x, sizeof x);
 	return e;
+}
+
+static void name_head(struct hypothesis *h, const struct place *place)
+{
+	const size_t len = strlen(h->text);
+	snprintf(h->text + len, sizeof h->text - len, ", for key/value head %u alone", place->kv_head);
 }
 
 static void fit(struct step *s, const struct number *f, const struct place *place, double own, struct table *t)
@@ -70,20 +73,42 @@ static void fit(struct step *s, const struct number *f, const struct place *plac
 	const bool sf = s->c->p.head_dim == 512 && f->field == offsetof(struct edit, factor);
 	struct hypothesis *h = st_hypothesis_add_value(t, f->code, sf ? "scale_factor_d512" : f->name, sf ? 1 / value : value, "");
 	snprintf(h->text, sizeof h->text, f->text, value, own);
-	const size_t len = strlen(h->text);
 	if (f->one_head)
-		snprintf(h->text + len, sizeof h->text - len, ", for key/value head %u alone", place->kv_head);
+		name_head(h, place);
 	h->e = with(f, place, own, x);
+}
+
+/* A factor on the values is one on the output, so no grid is needed. s holds the evaluation of the declared step. */
+static void fit_v_gain(struct step *s, const struct place *place, struct table *t)
+{
+	const struct st_tq_params *p = &s->c->p;
+	const size_t span = place->one_head ? (size_t)(p->num_heads / p->num_kv_heads) * p->head_dim : s->n;
+	const size_t from = place->one_head ? place->kv_head * span : 0;
+	double xy = 0, yy = 0;
+	for (size_t i = from; i < from + span; i++) {
+		xy += s->observed[i] * s->out[i];
+		yy += s->out[i] * s->out[i];
+	}
+	if (!(xy > 0 && yy > 0))
+		return;
+	struct hypothesis *h = st_hypothesis_add_value(t, "cache.quantiser", "v_gain", xy / yy, "");
+	snprintf(h->text, sizeof h->text, "values carry the factor %.6g (fitted)", xy / yy);
+	h->e = (struct edit){ .round = place->round, .one_head = place->one_head, .v_gain = xy / yy };
+	if (place->one_head) {
+		h->e.kv_head = place->kv_head;
+		name_head(h, place);
+	}
 }
 
 void st_fit_numbers(struct step *s, enum round round, double floor, struct table *t)
 {
-	const double own[] = { s->decode.factor, s->c->p.scale, s->c->p.softcap, 1, 1, 1, s->decode.factor };
+	const double own[] = { s->decode.factor, s->c->p.scale, s->c->p.softcap, 1, s->decode.factor };
 	_Static_assert(sizeof own / sizeof *own == sizeof numbers / sizeof *numbers, "one value for each number");
 	struct place place = { .round = round };
 	st_step_evaluate(s, &(struct edit){ .round = round });
 	place.before = st_step_residual(s);
 	place.kv_head = st_step_worst_head(s, floor, &place.one_head);
+	fit_v_gain(s, &place, t);
 	for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
 		if (own[i] != 0 && numbers[i].one_head == place.one_head)
 			fit(s, numbers + i, &place, own[i], t);

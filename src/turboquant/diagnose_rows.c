@@ -195,6 +195,7 @@ static bool beyond_factors(const struct step *s)
 	return left > 0.01 * diff;
 }
 
+/* Of one head, against the head with the largest B: what the sums over coordinates come down to. */
 struct shared {
 	double bb, b0, b1;      /* B.B, B.(obs0 - obs), B.B0 */
 	double c00, c01, c11;   /* of obs0 - obs and B0 */
