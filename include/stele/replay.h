@@ -25,7 +25,7 @@ enum { ST_ORACLE_DEQUANT = 1, ST_ORACLE_FLOOR = 2 };
 /* Name of the i-th gate that runs before a production-faithful measurement; NULL after the last. */
 const char *st_replay_gate_name(size_t i);
 
-/* What a gate's process left behind. Filled by the caller's callback. */
+/* What a gate's process left behind. Filled by the caller's callback, which also ends the process when st_cancel was called. */
 struct st_replay_gate_result {
 	int exit_code;        /* of the child; -1 when it did not exit by itself */
 	double duration_ms;
@@ -66,7 +66,7 @@ struct st_replay_options {
 struct st_replay_report {
 	char *text;       /* one screen, ends in a newline */
 	char *json;       /* one object, schema stele.replay/1 */
-	int exit_status;  /* 0 ok, 2 fault or falsified, 3 a gate failed */
+	int exit_status;  /* 0 ok, 2 fault, falsified or vacuous, 3 a gate failed; docs/replay.md lists the verdicts of each */
 };
 
 /*

@@ -10,6 +10,8 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,15 +88,24 @@ struct gate_user {
 	struct cli *c;
 };
 
-/* Read to the end; keep the last bytes. */
-static void drain(int fd, char *out, size_t size)
+/* Read to the end; keep the last bytes. An interrupt ends the child: it writes nothing, and nobody waits for it any more. */
+static void drain(int fd, pid_t child, char *out, size_t size)
 {
 	char buf[4096];
 	size_t len = 0;
-	for (ssize_t k; (k = read(fd, buf, sizeof buf)) != 0;) {
+	for (;;) {
+		/* An interrupt just before the call is seen at the next turn. */
+		int ready = poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 50);
+		if (st_cancelled()) {
+			kill(child, SIGKILL);
+			break;
+		}
+		if (ready == 0 || (ready < 0 && errno == EINTR))
+			continue;
+		ssize_t k = read(fd, buf, sizeof buf);
 		if (k < 0 && errno == EINTR)
 			continue;
-		if (k < 0)
+		if (k <= 0)
 			break;
 		for (ssize_t i = 0; i < k; i++) {
 			if (len == size - 1) {
@@ -122,7 +133,7 @@ static bool run_gate(void *user, const char *gate, struct st_replay_gate_result 
 	int fd[2];
 	pid_t pid;
 	posix_spawn_file_actions_t acts;
-	snprintf(threads, sizeof threads, "%u", u->o->threads);
+	snprintf(threads, sizeof threads, "%d", cli_threads(u->o->threads));
 	if (pipe2(fd, O_CLOEXEC) != 0)
 		return false;
 	posix_spawn_file_actions_init(&acts);
@@ -134,7 +145,7 @@ static bool run_gate(void *user, const char *gate, struct st_replay_gate_result 
 	close(fd[1]);
 	if (rc == 0) {
 		int status;
-		drain(fd[0], r->output, sizeof r->output);
+		drain(fd[0], pid, r->output, sizeof r->output);
 		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 			;
 		r->exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
@@ -165,9 +176,10 @@ static bool parse_seed(const char *s, uint64_t *out)
 	return errno == 0 && end != s && !*end && s[0] >= '0' && s[0] <= '9';
 }
 
-/* What an option means in one mode only would be left out in silence in the others. */
+/* What an option means in some modes only would be left out in silence in the others. */
 enum { SINGLE = 1 << ST_REPLAY_SINGLESTEP, MULTI = 1 << ST_REPLAY_MULTISTEP, PRODUCTION = 1 << ST_REPLAY_PRODUCTION,
-       LINT = 1 << ST_REPLAY_LINT, MAKE = 1 << ST_REPLAY_MAKE };
+       LINT = 1 << ST_REPLAY_LINT, MAKE = 1 << ST_REPLAY_MAKE, GATE = 1 << ST_REPLAY_GATE,
+       RUNS = SINGLE | MULTI | PRODUCTION, CACHES = RUNS | MAKE };
 
 /* NULL, or the option that has no meaning here. */
 static const char *misplaced(const struct opts *o, enum st_replay_mode mode, const char **belongs)
@@ -180,6 +192,11 @@ static const char *misplaced(const struct opts *o, enum st_replay_mode mode, con
 		{ "null-seeds", o->null_seeds != 0, PRODUCTION, "--production-faithful" }, { "session", o->session != NULL, PRODUCTION, "--production-faithful" },
 		{ "iter", o->iter != 0, PRODUCTION, "--production-faithful" }, { "table", o->table != NULL, LINT, "--codebook-lint" },
 		{ "kind", o->kind != NULL, MAKE, "--make-manifest" },
+		{ "q-dtype", o->q_dtype != NULL, RUNS, "a run of the kernel" },
+		{ "visibility", o->visibility != NULL, RUNS, "a run of the kernel" },
+		{ "bits", o->bits != NULL, CACHES, "a cache" }, { "signs", o->signs != NULL, CACHES, "a cache" },
+		{ "kernel", o->kernel != NULL, CACHES | GATE, "a cache" },
+		{ "out", o->out != NULL, CACHES | LINT, "modes that write files" },
 	};
 	for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
 		if (table[i].given && !(table[i].modes >> mode & 1)) {
@@ -198,7 +215,8 @@ static int run(struct cli *c, void *p)
 	char build[65] = "";
 	struct st_replay_options r = {
 		.manifest = o->manifest, .against = o->against, .out = o->out, .variation = o->variation ? (char)toupper((unsigned char)o->variation[0]) : 'A', .kernel = o->kernel,
-		.q_f16 = is(o->q_dtype, "f16"), .physical = is(o->visibility, "physical"), .bits = o->bits ? (unsigned)(o->bits[0] - '0') : 0, .threads = (int)o->threads,
+		.q_f16 = is(o->q_dtype, "f16"), .physical = is(o->visibility, "physical"),
+		.bits = o->bits ? (unsigned)(o->bits[0] - '0') : 0, .threads = cli_threads(o->threads),
 		.signs = !o->signs ? -1 : is(o->signs, "d1"), .seeding_xor = is(o->seeding, "xor"), .null_seeds = o->null_seeds,
 		.session = o->session, .iter = o->iter, .table = o->table, .make = o->kind, .gate = o->gate, .hooks = cli_hooks(c),
 	};
@@ -265,7 +283,8 @@ const struct cli_command cmd_replay = {
 	.exit_status =
 		"0  all is well\n"
 		"1  arguments, files or a manifest that make no sense\n"
-		"2  a non-finite output, a fault, a falsified band, or a verdict other than a correct kernel or the quantiser's floor\n"
+		"2  a non-finite output, a fault, a falsified band, a step that can prove nothing, or a verdict other than a correct "
+		"kernel or the quantiser's floor\n"
 		"3  a gate failed",
 	.options = options,
 	.opts_size = sizeof(struct opts),

@@ -17,7 +17,7 @@
 
 #define ROWS 64           /* looked at for grids, spread evenly */
 #define LARGEST_BLOCK 32
-#define MOST 0.98         /* of the blocks that say something: a few may hold what was repaired later */
+#define MOST 0.95         /* of the blocks that say something: a few may hold what was repaired later */
 #define FEWEST 16         /* such blocks */
 
 /*

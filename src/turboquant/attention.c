@@ -34,14 +34,16 @@ enum st_status st_tq_params_check(const struct st_tq_params *p, struct st_error 
 		return bad(err, "ring_start", "%u is not below kv_capacity %u", p->ring_start, p->kv_capacity);
 	if (!isfinite(p->scale) || !isfinite((float)p->scale))
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale", "%g is not a finite f32", p->scale);
-	if (!isfinite(p->softcap) || p->softcap < 0)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "softcap", "%g is not a finite number >= 0", p->softcap);
+	if (p->softcap != 0 && !(p->softcap > 0 && isnormal((float)p->softcap)))
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "softcap", "%g is neither 0 nor a positive normal f32", p->softcap);
 	if (p->mask_type > ST_TQ_MASK_SLIDING)
 		return bad(err, "mask_type", "%u; 0 (none), 1 (causal) and 2 (sliding window) are known", p->mask_type, 0);
 	if (p->mask_type == ST_TQ_MASK_SLIDING && p->sliding_window < 1)
 		return bad(err, "sliding_window", "%u: a window needs at least one row", p->sliding_window, 0);
-	if (!(p->scale_factor_d512 > 0) || !isfinite(p->scale_factor_d512))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale_factor_d512", "%g is not a positive number", p->scale_factor_d512);
+	/* The kernel divides by it, in f32. */
+	if (!(p->scale_factor_d512 > 0) || !isnormal((float)(1 / p->scale_factor_d512)))
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale_factor_d512", "1 / %g is not a positive normal f32",
+		                  p->scale_factor_d512);
 	return ST_OK;
 }
 

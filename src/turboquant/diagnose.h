@@ -27,6 +27,7 @@ struct edit {
 	bool nibbles_k, nibbles_v, kv_swapped, norms_crossed;
 	unsigned norm_block;          /* ST_NORM_* */
 	double factor;                /* of a centroid times a norm; 0 = its own */
+	double k_gain, v_gain;        /* of decoded keys, values; 0 = none */
 	int64_t ring_delta;
 	bool physical;
 	enum window window;
@@ -36,7 +37,7 @@ struct edit {
 	enum row_fault row_fault;
 	uint32_t row;                 /* chronological position of it */
 	uint32_t from;                /* ROW_COPY: the physical row whose content it has */
-	bool one_head;                /* only in kv_head, else in every key/value head */
+	bool one_head;                /* row fault, factor and gains only in kv_head, else in every key/value head */
 	uint32_t kv_head;
 	const struct foreign *foreign; /* ROW_FOREIGN: owned by the table */
 	enum round round, kv_round;   /* of the query; of decoded keys and values */
@@ -80,13 +81,16 @@ void st_step_free(struct step *s);
 void st_step_evaluate(struct step *s, const struct edit *e);
 /* nrmse of the observed output against the last evaluation; an edit that leaves nothing to compare with explains nothing. */
 double st_step_residual(const struct step *s);
+/* nrmse of a part of the output against the last evaluation; zeros are as far from anything else as can be, not from zeros. */
+double st_step_difference(const struct step *s, size_t from, size_t n);
+/* The key/value head whose queries are furthest off; *one_head: it is the only one beyond the floor. */
+uint32_t st_step_worst_head(const struct step *s, double floor, bool *one_head);
 /* One stored row of keys (v = false) or values, as the edit leaves it; and its score for a query head. */
 void st_step_row(const struct step *s, const struct edit *e, bool v, uint32_t g, uint32_t row, double *y);
 double st_step_score(const struct step *s, const struct edit *e, uint32_t h, const double *k);
 double st_step_dot(const double *a, const double *b, uint32_t d);
-/* Chronological position of a physical row, and back. */
+/* Chronological position of a physical row. */
 uint32_t st_step_position(const struct st_tq_params *p, uint32_t row);
-uint32_t st_step_physical(const struct st_tq_params *p, uint32_t position);
 /* residual of n hypotheses, shared out over threads */
 bool st_step_try(const struct step *s, struct hypothesis *h, size_t n);
 
@@ -101,6 +105,6 @@ void st_list_mistakes(const struct step *s, struct table *t);
 /* ---- diagnose_rows.c, diagnose_fit.c: mistakes with a place or a number that has to be found first ---- */
 
 void st_find_rows(struct step *s, enum round round, double floor, struct table *t);
-void st_fit_numbers(struct step *s, enum round round, struct table *t);
+void st_fit_numbers(struct step *s, enum round round, double floor, struct table *t);
 
 #endif

@@ -1,78 +1,115 @@
-/* diagnose_fit.c - numbers that nobody lists: the value that fits best, on a logarithmic grid and then by golden section. */
+/* diagnose_fit.c - numbers that nobody lists: the value that fits best, on a logarithmic grid and then between its points. */
 #include "turboquant/diagnose.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { OCTAVES = 4, PER_OCTAVE = 8, GRID = 2 * OCTAVES * PER_OCTAVE + 1 };
-/* A grid that removes less of the residual than this has nothing near the answer on it. */
+enum { OCTAVES = 4, PER_OCTAVE = 8, GRID = 2 * OCTAVES * PER_OCTAVE + 1, STEPS = 5 };
+/* A value that leaves more of the residual than this is not worth a line among the candidates. */
 static const double promising = 0.7;
 
+static const char scaled[] = "a centroid was scaled by norm x %.6g instead of norm x %.6g (fitted)";
 static const struct number {
 	const char *code, *name, *text;
 	size_t field;             /* of struct edit: a double, 0 = its own */
+	bool one_head;            /* fitted where one key/value head alone is off, the others where several are */
 } numbers[] = {
-	{ "cache.quantiser", "factor", "a centroid was scaled by norm x %.6g instead of norm x %.6g (fitted)", offsetof(struct edit, factor) },
-	{ "attn.scale", "scale", "the scores have the scale %.6g instead of %.6g (fitted)", offsetof(struct edit, scale) },
-	{ "attn.softcap", "softcap", "the soft-cap is %.6g instead of %.6g (fitted)", offsetof(struct edit, softcap) },
+	{ "cache.quantiser", "factor", scaled, offsetof(struct edit, factor), false },
+	{ "attn.scale", "scale", "the scores have the scale %.6g instead of %.6g (fitted)", offsetof(struct edit, scale), false },
+	{ "attn.softcap", "softcap", "the soft-cap is %.6g instead of %.6g (fitted)", offsetof(struct edit, softcap), false },
+	{ "cache.quantiser", "k_gain", "keys carry the factor %.6g instead of %.6g (fitted)", offsetof(struct edit, k_gain), true },
+	{ "cache.quantiser", "factor", scaled, offsetof(struct edit, factor), true },
 };
 
-static struct edit with(const struct number *f, enum round round, double own, double log2_ratio)
+/* What all fits of a pass have in common: the query under test and where the output is off. */
+struct place {
+	enum round round;
+	bool one_head;
+	uint32_t kv_head;
+	double before;            /* residual of the declared step with that query */
+};
+
+static struct edit with(const struct number *f, const struct place *at, double own, double log2_ratio)
 {
-	struct edit e = { .round = round };
+	struct edit e = { .round = at->round, .one_head = f->one_head, .kv_head = f->one_head ? at->kv_head : 0 };
 	double x = own * exp2(log2_ratio);
 	memcpy((char *)&e + f->field, &x, sizeof x);
 	return e;
 }
 
-static double residual_at(struct step *s, const struct number *f, enum round round, double own, double log2_ratio)
+static void name_head(struct hypothesis *h, const struct place *place)
 {
-	const struct edit e = with(f, round, own, log2_ratio);
-	st_step_evaluate(s, &e);
-	return st_step_residual(s);
+	const size_t len = strlen(h->text);
+	snprintf(h->text + len, sizeof h->text - len, ", for key/value head %u alone", place->kv_head);
 }
 
-static void fit(struct step *s, const struct number *f, enum round round, double own, double before, struct table *t)
+static void fit(struct step *s, const struct number *f, const struct place *place, double own, struct table *t)
 {
-	struct hypothesis grid[GRID] = { 0 };
+	struct hypothesis grid[GRID] = { 0 }, near[3] = { 0 };
 	int at = 0;
 	for (int i = 0; i < GRID; i++)
-		grid[i].e = with(f, round, own, (double)i / PER_OCTAVE - OCTAVES);
+		grid[i].e = with(f, place, own, (double)i / PER_OCTAVE - OCTAVES);
 	t->failed |= !st_step_try(s, grid, GRID);
 	for (int i = 1; i < GRID; i++)
 		at = grid[i].residual < grid[at].residual ? i : at;
-	if (!(grid[at].residual < promising * before))
-		return;
-	/* The residual falls towards one value from both sides: keep the side with the smaller of two inner points. */
-	const double inner = 0.38196601125010515;
-	double lo = (at - 1.0) / PER_OCTAVE - OCTAVES, hi = (at + 1.0) / PER_OCTAVE - OCTAVES;
-	double a = lo + inner * (hi - lo), b = hi - inner * (hi - lo);
-	double ra = residual_at(s, f, round, own, a), rb = residual_at(s, f, round, own, b);
-	while (hi - lo > 1e-9) {
-		if (ra < rb) {
-			hi = b, b = a, rb = ra;
-			a = lo + inner * (hi - lo);
-			ra = residual_at(s, f, round, own, a);
-		} else {
-			lo = a, a = b, ra = rb;
-			b = hi - inner * (hi - lo);
-			rb = residual_at(s, f, round, own, b);
-		}
+	/* The square of the residual is a parabola near its least value: the vertex of the one through three points, ever closer. */
+	double x = (double)at / PER_OCTAVE - OCTAVES, span = 1.0 / PER_OCTAVE;
+	for (int step = 0; step < STEPS; step++, span /= PER_OCTAVE) {
+		double y[3];
+		for (int i = 0; i < 3; i++)
+			near[i].e = with(f, place, own, x + (i - 1) * span);
+		t->failed |= !st_step_try(s, near, 3);
+		for (int i = 0; i < 3; i++)
+			y[i] = near[i].residual * near[i].residual;
+		const double bend = y[0] - 2 * y[1] + y[2], move = 0.5 * (y[0] - y[2]) / bend;
+		if (!(bend > 0 && fabs(move) <= 2))
+			return;
+		x += span * move;
 	}
-	const double value = own * exp2(0.5 * (lo + hi));
-	const bool sf = s->c->p.head_dim == 512 && f == &numbers[0];
+	if (!(near[1].residual < promising * place->before))
+		return;
+	const double value = own * exp2(x);
+	const bool sf = s->c->p.head_dim == 512 && f->field == offsetof(struct edit, factor);
 	struct hypothesis *h = st_hypothesis_add_value(t, f->code, sf ? "scale_factor_d512" : f->name, sf ? 1 / value : value, "");
 	snprintf(h->text, sizeof h->text, f->text, value, own);
-	h->e = with(f, round, own, 0.5 * (lo + hi));
+	if (f->one_head)
+		name_head(h, place);
+	h->e = with(f, place, own, x);
 }
 
-void st_fit_numbers(struct step *s, enum round round, struct table *t)
+/* A factor on the values is one on the output, so no grid is needed. s holds the evaluation of the declared step. */
+static void fit_v_gain(struct step *s, const struct place *place, struct table *t)
 {
-	const double own[] = { s->decode.factor, s->c->p.scale, s->c->p.softcap };
+	const struct st_tq_params *p = &s->c->p;
+	const size_t span = place->one_head ? (size_t)(p->num_heads / p->num_kv_heads) * p->head_dim : s->n;
+	const size_t from = place->one_head ? place->kv_head * span : 0;
+	double xy = 0, yy = 0;
+	for (size_t i = from; i < from + span; i++) {
+		xy += s->observed[i] * s->out[i];
+		yy += s->out[i] * s->out[i];
+	}
+	if (!(xy > 0 && yy > 0))
+		return;
+	struct hypothesis *h = st_hypothesis_add_value(t, "cache.quantiser", "v_gain", xy / yy, "");
+	snprintf(h->text, sizeof h->text, "values carry the factor %.6g (fitted)", xy / yy);
+	h->e = (struct edit){ .round = place->round, .one_head = place->one_head, .v_gain = xy / yy };
+	if (place->one_head) {
+		h->e.kv_head = place->kv_head;
+		name_head(h, place);
+	}
+}
+
+void st_fit_numbers(struct step *s, enum round round, double floor, struct table *t)
+{
+	const double own[] = { s->decode.factor, s->c->p.scale, s->c->p.softcap, 1, s->decode.factor };
+	_Static_assert(sizeof own / sizeof *own == sizeof numbers / sizeof *numbers, "one value for each number");
+	struct place place = { .round = round };
 	st_step_evaluate(s, &(struct edit){ .round = round });
-	const double before = st_step_residual(s);
+	place.before = st_step_residual(s);
+	place.kv_head = st_step_worst_head(s, floor, &place.one_head);
+	fit_v_gain(s, &place, t);
 	for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-		if (own[i] != 0)
-			fit(s, numbers + i, round, own[i], before, t);
+		if (own[i] != 0 && numbers[i].one_head == place.one_head)
+			fit(s, numbers + i, &place, own[i], t);
 }

@@ -41,8 +41,10 @@ void st_list_mistakes(const struct step *s, struct table *t)
 
 	st_hypothesis_add(t, "numeric.low_precision", "decoded keys and values were rounded to f16")->e.kv_round = ROUND_F16;
 	st_hypothesis_add(t, "numeric.low_precision", "decoded keys and values were rounded to bf16")->e.kv_round = ROUND_BF16;
+	struct hypothesis *h = st_hypothesis_add(t, "numeric.low_precision", "the query and decoded keys and values were rounded to bf16");
+	h->e.round = h->e.kv_round = ROUND_BF16;
 
-	struct hypothesis *h = st_hypothesis_add(t, "cache.quantiser", declared ? "D1 signs are on the cache, not on the query and the output"
+	h = st_hypothesis_add(t, "cache.quantiser", declared ? "D1 signs are on the cache, not on the query and the output"
 	                                                          : "D1 signs are on the query and the output, not on the cache");
 	h->e.q_signs = h->e.out_signs = true;
 	st_hypothesis_add(t, "cache.quantiser", declared ? "D1 signs are missing on the query" : "D1 signs are on the query alone")->e.q_signs = true;

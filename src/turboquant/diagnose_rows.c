@@ -167,8 +167,35 @@ static bool find_pairs(struct view *x, const bool *seen, struct pair *copy, stru
 
 /* ---- content that the capture does not have ---- */
 
-/* With row t gone, the rest B = D - u(t) of each head is w' (v' - obs): one v' for all heads of the group, a weight for each.
- * Two heads are enough to tell that from any other difference; one head alone fits every row and proves nothing. */
+/*
+ * With row t gone, the rest B = D - u(t) of each head is w' (v' - obs): one v' for all heads of the group, a weight for each. One head
+ * alone fits every row and proves nothing. Several find the row, but any vector that all of them have too much fits as well; so the content
+ * must also be what a row can hold, codes and norms, and reproduce the output as that. Factors on the output of each head alone come near
+ * such a row too - where they give out/(1 - e), e in proportion to the share p = w/Z that a head leaves to row t, one of weight w - Z e and
+ * value v p/(p - e) gives the same - and are much the simpler of the two.
+ */
+
+/* Whether a factor for each query head leaves a tenth of the difference or more. s holds the evaluation of the declared step. */
+static bool beyond_factors(const struct step *s)
+{
+	const uint32_t d = s->c->p.head_dim;
+	double left = 0, diff = 0;
+	for (size_t at = 0; at < s->n; at += d) {
+		double xy = 0, yy = 0;
+		for (size_t j = at; j < at + d; j++) {
+			xy += s->observed[j] * s->out[j];
+			yy += s->out[j] * s->out[j];
+		}
+		const double factor = yy > 0 ? xy / yy : 0;
+		for (size_t j = at; j < at + d; j++) {
+			left += (s->observed[j] - factor * s->out[j]) * (s->observed[j] - factor * s->out[j]);
+			diff += (s->observed[j] - s->out[j]) * (s->observed[j] - s->out[j]);
+		}
+	}
+	return left > 0.01 * diff;
+}
+
+/* Of one head, against the head with the largest B: what the sums over coordinates come down to. */
 struct shared {
 	double bb, b0, b1;      /* B.B, B.(obs0 - obs), B.B0 */
 	double c00, c01, c11;   /* of obs0 - obs and B0 */
@@ -235,28 +262,59 @@ static void without_row(struct view *x, uint32_t row)
 		x->u[j] = x->diff[j] - x->u[j];
 }
 
-/* The content of one key/value head's row, from all of its query heads. */
+/* y: [d], moved to the nearest row that codes and norms can hold: every value a level times one factor, for d = 512 one for each half. */
+static void snap(const struct step *s, double *y)
+{
+	const uint32_t d = s->c->p.head_dim, span = d / st_tq_norm_blocks(d), n = 1u << s->decode.bits;
+	const double *levels = s->decode.levels;
+	for (double *b = y; b < y + d; b += span) {
+		double to[256], unit = sqrt(st_step_dot(b, b, span) / span);
+		for (int turn = 0; turn < 4 && unit > 0; turn++) {
+			for (uint32_t j = 0; j < span; j++) {
+				uint32_t near = 0;
+				for (uint32_t i = 1; i < n; i++)
+					near = fabs(b[j] - unit * levels[i]) < fabs(b[j] - unit * levels[near]) ? i : near;
+				to[j] = levels[near];
+			}
+			unit = st_step_dot(b, to, span) / st_step_dot(to, to, span);
+		}
+		for (uint32_t j = 0; j < span; j++)
+			b[j] = unit > 0 ? unit * to[j] : 0;
+	}
+}
+
+/* The content of one key/value head's row, from all of its query heads: by turns the row for given weights and weights for a given row. */
 static bool solve_content(struct step *s, const struct edit *own, uint32_t g, uint32_t row, struct foreign *to)
 {
 	struct view x;
 	if (!view_open(&x, s, own, g, UINT32_MAX))
 		return false;
 	struct shared *f = st_alloc_array(x.m, sizeof *f);
-	double *w = st_alloc_array(x.m, sizeof *w), *v = to->v + (size_t)g * x.d, total = 0;
-	if (f && w) {
+	double *w = st_alloc_array(x.m, sizeof *w), *v = to->v + (size_t)g * x.d;
+	const bool ok = f && w;
+	if (ok) {
 		without_row(&x, row);
 		share_value(&x, x.u, f, w);
+	}
+	for (int turn = 0; ok && turn < 4; turn++) {
+		double total = 0, apart[512];
 		memset(v, 0, x.d * sizeof *v);
 		for (uint32_t h = 0; h < x.m; h++) {
 			for (uint32_t j = 0; j < x.d; j++)
 				v[j] += w[h] * (w[h] * x.obs[(size_t)h * x.d + j] + x.u[(size_t)h * x.d + j]);
 			total += w[h] * w[h];
-			to->score[x.h0 + h] = w[h] > 0 ? log(w[h]) + s->weights_top[x.h0 + h] : -INFINITY;
 		}
 		for (uint32_t j = 0; j < x.d && total > 0; j++)
 			v[j] /= total;
+		snap(s, v);
+		for (uint32_t h = 0; h < x.m; h++) {
+			for (uint32_t j = 0; j < x.d; j++)
+				apart[j] = v[j] - x.obs[(size_t)h * x.d + j];
+			const double length = st_step_dot(apart, apart, x.d);
+			w[h] = length > 0 ? fmax(st_step_dot(x.u + (size_t)h * x.d, apart, x.d) / length, 0) : 0;
+			to->score[x.h0 + h] = w[h] > 0 ? log(w[h]) + s->weights_top[x.h0 + h] : -INFINITY;
+		}
 	}
-	const bool ok = f && w;
 	free(f);
 	free(w);
 	view_close(&x);
@@ -333,25 +391,6 @@ static bool add_foreign(struct table *t, struct view *x, bool one_head, uint32_t
 	return true;
 }
 
-/* The key/value head that is furthest off; *one_head: it is the only one that is off. */
-static uint32_t worst_head(const struct step *s, double floor, bool *one_head)
-{
-	const struct st_tq_params *p = &s->c->p;
-	const size_t span = (size_t)(p->num_heads / p->num_kv_heads) * p->head_dim;
-	uint32_t worst = 0, n_off = 0;
-	double largest = -1;
-	for (uint32_t g = 0; g < p->num_kv_heads; g++) {
-		const double e = st_tq_nrmse(s->observed + g * span, s->out + g * span, span);
-		n_off += e > floor;
-		if (e > largest) {
-			largest = e;
-			worst = g;
-		}
-	}
-	*one_head = n_off == 1 && p->num_kv_heads > 1;
-	return worst;
-}
-
 void st_find_rows(struct step *s, enum round round, double floor, struct table *t)
 {
 	const struct st_tq_params *p = &s->c->p;
@@ -360,7 +399,7 @@ void st_find_rows(struct step *s, enum round round, double floor, struct table *
 	bool one_head, ok;
 	st_step_evaluate(s, &own);
 	bool *seen = calloc(p->kv_capacity, sizeof *seen);
-	const uint32_t g = worst_head(s, floor, &one_head);
+	const uint32_t g = st_step_worst_head(s, floor, &one_head);
 	if (!seen || !view_open(&x, s, &own, g, SCANNED_HEADS)) {
 		free(seen);
 		t->failed = true;
@@ -377,7 +416,7 @@ void st_find_rows(struct step *s, enum round round, double floor, struct table *
 			add_row(t, &x, one_head, ROW_ZERO, empty.gone, "the row was read before it was written (empty)");
 		if (copy.cost < INFINITY)
 			add_copy(t, &x, one_head, &copy);
-		if (x.m > 1)
+		if (x.m > 1 && beyond_factors(s))
 			ok = find_foreign(&x, seen, &row) && add_foreign(t, &x, one_head, row);
 	}
 	t->failed |= !ok;

@@ -65,11 +65,6 @@ uint32_t st_step_position(const struct st_tq_params *p, uint32_t row)
 	return (uint32_t)(((uint64_t)row + p->kv_capacity - p->ring_start) % p->kv_capacity);
 }
 
-uint32_t st_step_physical(const struct st_tq_params *p, uint32_t position)
-{
-	return (uint32_t)(((uint64_t)p->ring_start + position) % p->kv_capacity);
-}
-
 /* The fault that the edit puts on this row of this head. */
 static enum row_fault fault_of(const struct step *s, const struct edit *e, uint32_t g, uint32_t row)
 {
@@ -104,12 +99,16 @@ void st_step_row(const struct step *s, const struct edit *e, bool v, uint32_t g,
 	o.fwht = o.signs = false;
 	o.nibbles_swapped = v ? e->nibbles_v : e->nibbles_k;
 	o.norm_block = e->norm_block;
-	if (e->factor > 0)
+	const bool here = !e->one_head || g == e->kv_head;
+	if (e->factor > 0 && here)
 		o.factor = e->factor;
 	const bool values = v != e->kv_swapped, norms = v != e->norms_crossed;
 	const size_t at = (size_t)g * p->kv_capacity + row;
 	st_oracle_decode_row(&o, d, (values ? kv->v_codes : kv->k_codes) + at * rb,
 	                     ((e->kv_swapped ? values : norms) ? kv->v_norms : kv->k_norms) + at * nb, y);
+	const double gain = v ? e->v_gain : e->k_gain;
+	for (uint32_t j = 0; gain > 0 && here && j < d; j++)
+		y[j] *= gain;
 	for (uint32_t j = 0; e->kv_round != ROUND_DECLARED && j < d; j++)
 		y[j] = e->kv_round == ROUND_F16 ? st_tq_round_f16((float)y[j]) : round_bf16((float)y[j]);
 }
@@ -162,6 +161,34 @@ double st_step_residual(const struct step *s)
 	for (size_t i = 0; i < s->n; i++)
 		total += s->out[i] * s->out[i];
 	return total > 0 ? st_tq_nrmse(s->observed, s->out, s->n) : INFINITY;
+}
+
+double st_step_difference(const struct step *s, size_t from, size_t n)
+{
+	double diff = 0, total = 0;
+	for (size_t i = from; i < from + n; i++) {
+		diff += (s->observed[i] - s->out[i]) * (s->observed[i] - s->out[i]);
+		total += s->out[i] * s->out[i];
+	}
+	return total > 0 ? sqrt(diff / total) : diff > 0 ? INFINITY : 0;
+}
+
+uint32_t st_step_worst_head(const struct step *s, double floor, bool *one_head)
+{
+	const struct st_tq_params *p = &s->c->p;
+	const size_t span = (size_t)(p->num_heads / p->num_kv_heads) * p->head_dim;
+	uint32_t worst = 0, n_off = 0;
+	double largest = -1;
+	for (uint32_t g = 0; g < p->num_kv_heads; g++) {
+		const double e = st_step_difference(s, g * span, span);
+		n_off += e > floor;
+		if (e > largest) {
+			largest = e;
+			worst = g;
+		}
+	}
+	*one_head = n_off == 1 && p->num_kv_heads > 1;
+	return worst;
 }
 
 /* Bring one head's result back to the natural basis. */

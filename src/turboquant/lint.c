@@ -29,15 +29,19 @@ static enum st_status read_table(const char *path, struct st_codebook *cb, struc
 		} else if (strchr(" \t\r\n,;[]", c) && c) {
 			i++;
 		} else {
-			char word[48], *end;
+			/* Room for any f64 that is written out; a longer word is none. */
+			char word[1024], *end;
 			size_t k = 0;
 			uint64_t at = i;
-			while (i < m.size && k < sizeof word - 1 && m.data[i] && !strchr(" \t\r\n,;[]#", m.data[i]))
-				word[k++] = (char)m.data[i++];
-			word[k] = '\0';
+			for (; i < m.size && m.data[i] && !strchr(" \t\r\n,;[]#", m.data[i]); i++)
+				if (++k < sizeof word)
+					word[k - 1] = (char)m.data[i];
+			word[k < sizeof word ? k : 0] = '\0';
 			double x = strtod(word, &end);
-			if (k == 0 || (*end && !(end[0] == 'f' && !end[1])))
-				st = st_fail_at(err, ST_ERR_FORMAT, at, "--table", "\"%s\" is not a number", word);
+			if (k >= sizeof word)
+				st = st_fail_at(err, ST_ERR_FORMAT, at, "--table", "%zu characters are no number", k);
+			else if (k == 0 || (*end && !(end[0] == 'f' && !end[1])))
+				st = st_fail_at(err, ST_ERR_FORMAT, at, "--table", "\"%.60s\" is not a number", word);
 			else if (n == ST_TQ_MAX_LEVELS)
 				st = st_fail_at(err, ST_ERR_FORMAT, at, "--table", "more than %d levels", ST_TQ_MAX_LEVELS);
 			else
@@ -105,6 +109,7 @@ enum st_status st_replay_lint(struct st_replay_run *r, struct st_error *err)
 	st_json_put(r->json, "tolerance", st_json_number(ST_CODEBOOK_TOLERANCE));
 	st_json_put(r->json, "codebooks", list);
 	st_json_put(r->json, "known", known);
+	r->inputs[0] = r->o->table;
 	ST_TRY(st_replay_open_json(r, err));
 	fprintf(r->text, "codebook         bits Lloyd move   distance      RMSE  excess MSE  outermost  verdict\n");
 	if (r->o->table) {

@@ -98,10 +98,29 @@ static char *beside(const char *manifest, const char *path)
 
 struct input {
 	const char *key, *alias;
-	bool required, finite; /* finite: f32 that must not be NaN or infinite */
+	bool required;
+	enum { ANY, FINITE, CODES } holds; /* FINITE: f32 that must not be NaN or infinite; CODES: numbers of a level */
 	uint64_t size;         /* bytes; filled in from the params */
 	const void **to;
 };
+
+/* Where a code has a byte of its own, the byte may name a level that the codebook lacks: the cache is of another width. Rows outside
+ * the sequence may never have been written, and hold anything. */
+static enum st_status check_codes(const struct st_capture *c, const uint8_t *codes, const char *key, struct st_error *err)
+{
+	const struct st_tq_params *p = &c->p;
+	const size_t rb = st_tq_row_bytes(p->head_dim, c->bits);
+	const unsigned top = (1u << c->bits) - 1;
+	for (uint32_t g = 0; c->bits != 4 && g < p->num_kv_heads; g++) {
+		for (uint32_t i = 0; i < p->kv_seq_len; i++) {
+			const size_t at = ((size_t)g * p->kv_capacity + ((uint64_t)p->ring_start + i) % p->kv_capacity) * rb;
+			for (size_t j = at; j < at + rb; j++)
+				if (codes[j] > top)
+					return st_fail_at(err, ST_ERR_FORMAT, j, key, "code %u; %u bits have the codes 0..%u", codes[j], c->bits, top);
+		}
+	}
+	return ST_OK;
+}
 
 static enum st_status open_input(struct st_capture *c, const char *manifest, const json_t *paths, const struct input *in, struct st_error *err)
 {
@@ -128,7 +147,9 @@ static enum st_status open_input(struct st_capture *c, const char *manifest, con
 			st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "%llu bytes, the params say %llu",
 			                (unsigned long long)m->size, (unsigned long long)in->size);
 	}
-	for (uint64_t i = 0; st == ST_OK && in->finite && i < m->size / 4; i++) {
+	if (st == ST_OK && in->holds == CODES)
+		st = check_codes(c, m->data, key, err);
+	for (uint64_t i = 0; st == ST_OK && in->holds == FINITE && i < m->size / 4; i++) {
 		float f;
 		memcpy(&f, m->data + 4 * i, 4);
 		if (!isfinite(f))
@@ -152,15 +173,15 @@ static enum st_status read_inputs(struct st_capture *c, const char *manifest, co
 	}
 	const uint64_t codes = rows * st_tq_row_bytes(c->p.head_dim, c->bits);
 	const struct input inputs[] = {
-		{ "k_packed_padded", "k_packed_post_quant", true, false, codes, (const void **)&c->kv.k_codes },
-		{ "v_packed_padded", "v_packed_post_quant", true, false, codes, (const void **)&c->kv.v_codes },
-		{ "k_norms_padded", "k_norms_post_quant", true, true, norms, (const void **)&c->kv.k_norms },
-		{ "v_norms_padded", "v_norms_post_quant", true, true, norms, (const void **)&c->kv.v_norms },
-		{ "q_natural", NULL, true, false, (uint64_t)c->p.num_heads * d * 4, (const void **)&c->q },
-		{ "k_norms_canary", NULL, false, true, norms, (const void **)&c->k_norms_canary },
-		{ "v_norms_canary", NULL, false, true, norms, (const void **)&c->v_norms_canary },
-		{ "k_pre_quant", NULL, false, true, pre, (const void **)&c->k_pre },
-		{ "v_pre_quant", NULL, false, true, pre, (const void **)&c->v_pre },
+		{ "k_packed_padded", "k_packed_post_quant", true, CODES, codes, (const void **)&c->kv.k_codes },
+		{ "v_packed_padded", "v_packed_post_quant", true, CODES, codes, (const void **)&c->kv.v_codes },
+		{ "k_norms_padded", "k_norms_post_quant", true, FINITE, norms, (const void **)&c->kv.k_norms },
+		{ "v_norms_padded", "v_norms_post_quant", true, FINITE, norms, (const void **)&c->kv.v_norms },
+		{ "q_natural", NULL, true, ANY, (uint64_t)c->p.num_heads * d * 4, (const void **)&c->q },
+		{ "k_norms_canary", NULL, false, FINITE, norms, (const void **)&c->k_norms_canary },
+		{ "v_norms_canary", NULL, false, FINITE, norms, (const void **)&c->v_norms_canary },
+		{ "k_pre_quant", NULL, false, FINITE, pre, (const void **)&c->k_pre },
+		{ "v_pre_quant", NULL, false, FINITE, pre, (const void **)&c->v_pre },
 	};
 	const size_t n = sizeof inputs / sizeof *inputs;
 	c->maps = calloc(n, sizeof *c->maps);

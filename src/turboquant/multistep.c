@@ -196,11 +196,11 @@ enum st_status st_replay_multistep(struct st_replay_run *r, struct st_error *err
 		row->verdict = verdict_of(row->dequant, row->floor, row->pos);
 		row->is_floor = row->dequant < verdict_threshold && fabs(row->floor - row->expect.mean) <= floor_sigmas * row->expect.sd;
 		/* The overall rule sees the worst of each column and where the kernel was worst. */
-		if (!(row->dequant <= worst_dequant)) {
+		if (!isnan(worst_dequant) && !(row->dequant <= worst_dequant)) {
 			worst_dequant = row->dequant;
 			worst_pos = row->pos;
 		}
-		worst_floor = !(row->floor <= worst_floor) ? row->floor : worst_floor;
+		worst_floor = st_larger(worst_floor, row->floor);
 		all_floor &= row->is_floor || row->floor < verdict_threshold;
 		finite &= row->finite;
 		json_array_append_new(list, row_json(r, row));

@@ -97,30 +97,18 @@ static void pack(const uint8_t *index, uint32_t d, unsigned bits, uint8_t *codes
 		codes[i] = (uint8_t)(index[2 * i] | index[2 * i + 1] << 4);
 }
 
-static void encode_rotated(const struct st_tq_codec *c, const float *y, uint8_t *codes, float *norms)
-{
-	uint8_t index[512];
-	st_tq_level_get(c->cpu)->quantise(y, c->d, c->bits, c->book.bound_f32, c->d == 512, index, norms);
-	pack(index, c->d, c->bits, codes);
-}
-
 void st_tq_encode(const struct st_tq_codec *c, const float *x, size_t n, uint8_t *codes, float *norms, int threads)
 {
 	const size_t rb = st_tq_row_bytes(c->d, c->bits), nb = st_tq_norm_blocks(c->d);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
 	for (size_t i = 0; i < n; i++) {
 		float y[512];
+		uint8_t index[512];
 		memcpy(y, x + i * c->d, c->d * sizeof *y);
 		st_tq_rotate(c, y, 1);
-		encode_rotated(c, y, codes + i * rb, norms + i * nb);
+		st_tq_level_get(c->cpu)->quantise(y, c->d, c->bits, c->book.bound_f32, c->d == 512, index, norms + i * nb);
+		pack(index, c->d, c->bits, codes + i * rb);
 	}
-}
-
-void st_tq_encode_plain(const struct st_tq_codec *c, const float *x, size_t n, uint8_t *codes, float *norms)
-{
-	const size_t rb = st_tq_row_bytes(c->d, c->bits), nb = st_tq_norm_blocks(c->d);
-	for (size_t i = 0; i < n; i++)
-		encode_rotated(c, x + i * c->d, codes + i * rb, norms + i * nb);
 }
 
 void st_tq_decode_rotated(const struct st_tq_codec *c, const uint8_t *codes, const float *norms, size_t n, float *y)

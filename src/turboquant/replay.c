@@ -33,7 +33,13 @@ enum st_status st_replay_open(struct st_replay_run *r, const char *suffix, struc
 	char *name = NULL;
 	if (asprintf(&name, "%.*s%s", (int)base_length(r->o->out), r->o->out, suffix) < 0)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	enum st_status st = st_outfile_open(name, f, err);
+	enum st_status st = ST_OK;
+	for (size_t i = 0; r->inputs[i] && st == ST_OK; i++)
+		if (st_out_takes(name, r->inputs[i]))
+			st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--out", "is one of the files that are read");
+	if (st == ST_OK)
+		st = st_outfile_open(name, f, err);
+	st_error_in(err, name);
 	if (st != ST_OK && !err->where[0])
 		snprintf(err->where, sizeof err->where, "--out");
 	if (path && st == ST_OK)

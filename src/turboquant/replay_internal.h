@@ -11,6 +11,7 @@
 #include <stele/replay.h>
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 
 /* ---- one run: options resolved, files opened, report being built ---- */
@@ -21,6 +22,7 @@ struct st_replay_run {
 	FILE *text;               /* memory stream behind the report's text */
 	json_t *json;             /* the report's object */
 	int exit_status;
+	const char *inputs[16];   /* files that are read: no output may replace one; NULL ends them */
 	struct st_outfile *json_file, *bin_file, *md_file;
 	char *bin_path;           /* of bin_file, or NULL */
 };
@@ -32,7 +34,7 @@ ST_MUST_CHECK enum st_status st_replay_lint(struct st_replay_run *r, struct st_e
 ST_MUST_CHECK enum st_status st_replay_make(struct st_replay_run *r, struct st_error *err);
 ST_MUST_CHECK enum st_status st_replay_gate(struct st_replay_run *r, struct st_error *err);
 
-/* Open "<out>" + suffix for writing, `out` without a trailing ".json". No-op without an out. */
+/* Open "<out>" + suffix for writing, `out` without a trailing ".json". No-op without an out; refused where that is one of r->inputs. */
 ST_MUST_CHECK enum st_status st_replay_open(struct st_replay_run *r, const char *suffix, struct st_outfile **f, char **path,
                                             struct st_error *err);
 /* The usual <out>.json. */
@@ -40,6 +42,8 @@ ST_MUST_CHECK enum st_status st_replay_open_json(struct st_replay_run *r, struct
 
 /* ---- JSON ---- */
 
+/* The larger one; NaN once met stays, so that a broken value is not lost in a maximum. */
+static inline double st_larger(double m, double x) { return isnan(m) || x <= m ? m : x; }
 json_t *st_json_visible(const struct st_tq_params *p, enum st_tq_visibility vis);
 
 /* ---- a captured step ---- */

@@ -124,7 +124,7 @@ static enum st_status canary(struct st_replay_run *r, struct sides *s, const flo
 	ST_TRY(st_oracle_dequant(p, &o, &kv, s->c->q, ref, err));
 	double max_change = 0, leverage = 0, total = 0;
 	for (size_t i = 0; i < s->n; i++) {
-		max_change = fmax(max_change, fabs((double)out[i] - clean[i]));
+		max_change = st_larger(max_change, fabs((double)out[i] - clean[i]));
 		leverage += (ref[i] - clean_ref[i]) * (ref[i] - clean_ref[i]);
 		total += clean_ref[i] * clean_ref[i];
 	}
@@ -155,19 +155,21 @@ static enum st_status canary(struct st_replay_run *r, struct sides *s, const flo
 }
 
 /* The two arms of the toggle, variation A and B, must not agree. */
-static enum st_status toggle(struct st_replay_run *r, const struct sides *s, const float *out, float *other, struct st_error *err)
+static enum st_status toggle(struct st_replay_run *r, const struct sides *s, const float *out, float *other, bool *no_op,
+                             struct st_error *err)
 {
 	const char partner = r->o->variation == 'B' ? 'A' : 'B';
 	ST_TRY(run_variation(r, s, partner, &s->c->kv, other, err));
 	double diff = 0;
 	for (size_t i = 0; i < s->n; i++)
-		diff = fmax(diff, fabs((double)out[i] - other[i]));
+		diff = st_larger(diff, fabs((double)out[i] - other[i]));
+	*no_op = diff == 0;
 	json_t *j = json_object();
 	st_json_put(j, "against", json_stringn(&partner, 1));
 	st_json_put(j, "max_abs_diff", st_json_number(diff));
-	st_json_put(j, "no_op", json_boolean(diff == 0));
+	st_json_put(j, "no_op", json_boolean(*no_op));
 	st_json_put(r->json, "toggle", j);
-	if (diff == 0)
+	if (*no_op)
 		fprintf(r->text, "no-op toggle: variations %c and %c give identical results, so neither proves anything\n", r->o->variation, partner);
 	return ST_OK;
 }
@@ -179,11 +181,9 @@ static void head_maxima(struct st_replay_run *r, const struct st_capture *c, con
 	double worst = 0;
 	for (size_t h = 0; h < c->p.num_heads; h++) {
 		double m = 0;
-		for (size_t i = h * d; i < (h + 1) * d; i++) {
-			double e = fabs((double)out[i] - ref[i]);
-			m = e <= m ? m : e; /* NaN sticks */
-		}
-		worst = m <= worst ? worst : m;
+		for (size_t i = h * d; i < (h + 1) * d; i++)
+			m = st_larger(m, fabs((double)out[i] - ref[i]));
+		worst = st_larger(worst, m);
 		json_array_append_new(list, st_json_number(m));
 	}
 	st_json_put(r->json, "max_abs_diff", st_json_number(worst));
@@ -252,6 +252,17 @@ static void look_at_query(struct st_replay_run *r, const struct st_capture *c)
 	}
 }
 
+/* docs/replay.md lists them with what they mean. */
+enum verdict { CORRECT, REAL, DISAGREES, NO_EFFECT, VACUOUS, NON_FINITE };
+static const struct { const char *label, *why; int exit_status; } verdicts[] = {
+	[CORRECT] = { "kernel_end_to_end_correct", "", 0 },
+	[REAL] = { "toggle_is_real", "", 0 },
+	[DISAGREES] = { "kernel_disagrees_with_its_cache", "", 2 },
+	[NO_EFFECT] = { "toggle_has_no_effect", "", 2 },
+	[VACUOUS] = { "vacuous", " - whatever the kernel did, this capture could not show it", 2 },
+	[NON_FINITE] = { "non_finite_output", "", 2 },
+};
+
 static enum st_status measure(struct st_replay_run *r, const struct st_capture *c, unsigned oracles, struct st_error *err)
 {
 	struct sides s = { .c = c, .n = (size_t)c->p.num_heads * c->p.head_dim,
@@ -273,17 +284,19 @@ static enum st_status measure(struct st_replay_run *r, const struct st_capture *
 	ST_TRY_OUT(run_variation(r, &s, v, &c->kv, out, err));
 	ST_TRY_OUT(st_oracle_dequant(&c->p, &o, &c->kv, c->q, ref, err));
 	const double dequant = st_tq_nrmse(out, ref, s.n);
-	bool finite = true;
-	for (size_t i = 0; i < s.n; i++)
+	bool finite = true, empty = true, zero = true, no_op = false;
+	for (size_t i = 0; i < s.n; i++) {
 		finite &= isfinite(out[i]) != 0;
+		empty &= ref[i] == 0;
+		zero &= out[i] == 0;
+	}
 	st_json_put(r->json, "variation", json_stringn(&v, 1));
 	st_json_put(r->json, "canary", json_string(canary_name(r->o->canary)));
-	if (oracles & ST_ORACLE_DEQUANT) {
-		st_json_put(r->json, "dequant_oracle_nrmse", st_json_number(dequant));
-		head_maxima(r, c, out, ref);
-		fprintf(r->text, "variation %c against the decoded cache in f64: nrmse %.3e (a sound kernel: %s)\n", v, dequant,
-		        v == 'B' ? "far off, the rotation is missing on purpose" : r->exec.q_f16 ? "about 1e-3 with an f16 query" : "below 1e-5");
-	}
+	/* Whatever else is asked for: the verdict rests on it. */
+	st_json_put(r->json, "dequant_oracle_nrmse", st_json_number(dequant));
+	head_maxima(r, c, out, ref);
+	fprintf(r->text, "variation %c against the decoded cache in f64: nrmse %.3e (a sound kernel: %s)\n", v, dequant,
+	        v == 'B' ? "far off, the rotation is missing on purpose" : r->exec.q_f16 ? "about 1e-3 with an f16 query" : "below 1e-5");
 	if (oracles & ST_ORACLE_FLOOR) {
 		struct st_expectation x;
 		ST_TRY_OUT(st_oracle_floor(&c->p, c->k_pre, c->v_pre, c->q, ref2, err));
@@ -300,21 +313,21 @@ static enum st_status measure(struct st_replay_run *r, const struct st_capture *
 		st_json_put(r->json, "independent_floor_nrmse", json_null());
 	}
 	st_json_put(r->json, "any_nan_inf_in_gpu_output", json_boolean(!finite));
-	if (!finite) {
+	if (!finite)
 		fprintf(r->text, "the output holds NaN or infinity\n");
-		r->exit_status = 2;
-	}
 	if (v != 'C')
-		ST_TRY_OUT(toggle(r, &s, out, other, err));
+		ST_TRY_OUT(toggle(r, &s, out, other, &no_op, err));
 	if (r->o->canary != ST_CANARY_NONE)
 		ST_TRY_OUT(canary(r, &s, out, dequant, ref, other, ref2, err));
-	const bool off = !(dequant < kernel_threshold);
-	const char *verdict = !finite ? "non_finite_output" : v == 'B' ? (off ? "toggle_is_real" : "toggle_has_no_effect")
-	                    : off ? "kernel_disagrees_with_its_cache" : "kernel_end_to_end_correct";
-	st_json_put(r->json, "verdict", json_string(verdict));
-	fprintf(r->text, "verdict: %s\n", verdict);
-	if (v != 'B' && off)
-		r->exit_status = 2;
+	/* Where the reference is zero everywhere, nrmse has nothing to measure by: zeros are right, and prove nothing. */
+	const bool off = empty ? !zero : !(dequant < kernel_threshold);
+	const bool vacuous = no_op || (empty && (v == 'B' || !off));
+	const enum verdict verdict = !finite ? NON_FINITE : vacuous ? VACUOUS
+	                           : v == 'B' ? (off ? REAL : NO_EFFECT) : off ? DISAGREES : CORRECT;
+	st_json_put(r->json, "verdict", json_string(verdicts[verdict].label));
+	fprintf(r->text, "verdict: %s%s\n", verdicts[verdict].label, verdicts[verdict].why);
+	if (verdicts[verdict].exit_status)
+		r->exit_status = verdicts[verdict].exit_status;
 	/* What the canary did to the output belongs into the file, so that two runs can be compared. */
 	if (r->bin_file)
 		st = st_outfile_write(r->bin_file, r->o->canary == ST_CANARY_NONE ? out : other, s.n * sizeof *out, err);
@@ -348,6 +361,11 @@ enum st_status st_replay_singlestep(struct st_replay_run *r, struct st_error *er
 		st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "oracle", "independent-floor needs k_pre_quant and v_pre_quant in the manifest");
 		goto out;
 	}
+	/* A capture has at most nine files. */
+	r->inputs[0] = o->manifest;
+	for (size_t i = 0; i < c.n_maps; i++)
+		r->inputs[1 + i] = c.maps[i].path;
+	r->inputs[1 + c.n_maps] = o->against;
 	ST_TRY_OUT(st_replay_open_json(r, err));
 	fprintf(r->text, "replay %s\n", o->manifest);
 	describe(r, &c);

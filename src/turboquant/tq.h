@@ -46,8 +46,6 @@ void st_tq_rotate(const struct st_tq_codec *c, float *x, size_t n);
 void st_tq_unrotate(const struct st_tq_codec *c, float *x, size_t n);
 /* x: [n, d] -> codes: [n, row bytes], norms: [n, B]. Rows split over threads. */
 void st_tq_encode(const struct st_tq_codec *c, const float *x, size_t n, uint8_t *codes, float *norms, int threads);
-/* The same without rotation first (the round_trip gate's second arm). */
-void st_tq_encode_plain(const struct st_tq_codec *c, const float *x, size_t n, uint8_t *codes, float *norms);
 /* codes, norms -> y: [n, d] in the rotated basis; st_tq_unrotate brings it back. */
 void st_tq_decode_rotated(const struct st_tq_codec *c, const uint8_t *codes, const float *norms, size_t n, float *y);
 void st_tq_decode(const struct st_tq_codec *c, const uint8_t *codes, const float *norms, size_t n, float *y);

@@ -28,7 +28,8 @@ static const char *capture(const char *kind, bool signs)
 /* ---- a plain engine in f32, and its mistakes ---- */
 
 struct engine {
-	bool flip_q_signs, flip_out_signs, no_fwht_q, no_fwht_out, swap_nibbles, swap_kv, physical, window_by_row, no_window, no_cap, q_f16;
+	bool flip_q_signs, flip_out_signs, no_fwht_q, no_fwht_out, swap_nibbles, swap_kv, physical, window_by_row, no_window, no_cap;
+	bool q_f16, q_bf16;
 	int norm_block;      /* 1: exchanged, 2: first, 3: second */
 	double factor;       /* times the right one; 0 = 1 */
 	int ring_delta, extra, window_delta, map; /* map 1: h mod G, 2: reversed, 3: first */
@@ -36,6 +37,10 @@ struct engine {
 	int stale_row, stale_from, stale_head; /* position + 1; physical row + 1 of what it holds, 0 = of another sequence; head + 1, 0 = all */
 	double scale;        /* times the right one; 0 = 1 */
 	double cap;          /* soft-cap; 0 = the right one */
+	double k_gain, v_gain; /* of the keys, values; 0 = 1 */
+	int gain_head;       /* head + 1, 0 = all */
+	double head_gain[2]; /* of the whole output of query heads 0 and 1; 0 = 1 */
+	double offset;       /* added to coordinate 7 of both */
 	double noise;
 	int out_bits, kv_bits; /* bits of significand that the output, or decoded rows, keep; 0 = all */
 };
@@ -74,7 +79,7 @@ static void engine_row(const struct st_capture *c, const struct engine *m, bool 
 	}
 }
 
-/* What another sequence left: the same for every query head of a key/value head. */
+/* What another sequence left, packed like any row: the same for every query head of a key/value head. */
 static void another_sequence(uint32_t g, bool v, uint32_t d, float *y)
 {
 	uint64_t x = 0x5EED0 + 2 * g + v;
@@ -84,7 +89,10 @@ static void another_sequence(uint32_t g, bool v, uint32_t d, float *y)
 			x = x * 6364136223846793005u + 1442695040888963407u;
 			sum += (float)(x >> 40) * 0x1p-24f;
 		}
-		y[j] = sum;
+		int code = 0;
+		while (code < 15 && sum > (levels4[code] + levels4[code + 1]) / 2)
+			code++;
+		y[j] = (float)levels4[code] * (j < 256 ? 0.91f : 1.07f);
 	}
 }
 
@@ -101,8 +109,8 @@ static void engine_run(const struct st_capture *c, const struct engine *m, float
 			q[j] = c->q[(size_t)h * d + j] * (c->signs != m->flip_q_signs ? st_tq_sign(j) : 1);
 		if (!m->no_fwht_q)
 			hadamard_f32(q, d);
-		for (uint32_t j = 0; j < d && m->q_f16; j++)
-			q[j] = keep_bits(q[j], 11);
+		for (uint32_t j = 0; j < d && (m->q_f16 || m->q_bf16); j++)
+			q[j] = keep_bits(q[j], m->q_f16 ? 11 : 8);
 		int64_t first = 0;
 		if (p->mask_type == 2 && !m->no_window && !m->window_by_row)
 			first = (int64_t)p->kv_seq_len - p->sliding_window - m->window_delta;
@@ -128,6 +136,10 @@ static void engine_run(const struct st_capture *c, const struct engine *m, float
 						another_sequence(g, x, d, to);
 				}
 			}
+			for (uint32_t j = 0; j < d && (!m->gain_head || g == (uint32_t)m->gain_head - 1); j++) {
+				k[(size_t)n * d + j] *= m->k_gain > 0 ? (float)m->k_gain : 1;
+				v[(size_t)n * d + j] *= m->v_gain > 0 ? (float)m->v_gain : 1;
+			}
 			s[n] = 0;
 			for (uint32_t j = 0; j < d; j++)
 				s[n] += q[j] * k[(size_t)n * d + j];
@@ -152,6 +164,9 @@ static void engine_run(const struct st_capture *c, const struct engine *m, float
 			hadamard_f32(y, d);
 		for (uint32_t j = 0; j < d; j++)
 			y[j] *= c->signs != m->flip_out_signs ? st_tq_sign(j) : 1;
+		for (uint32_t j = 0; j < d && h < 2 && m->head_gain[h] != 0; j++)
+			y[j] *= (float)m->head_gain[h];
+		y[7] += h < 2 ? (float)m->offset : 0;
 		for (uint32_t j = 0; j < d && m->noise > 0; j++)
 			y[j] *= 1 + (float)m->noise * rnd_normal();
 		for (uint32_t j = 0; j < d && m->out_bits; j++)
@@ -252,8 +267,23 @@ static const struct plant {
 	{ "scale 1", "linear", false, { .scale = 16 }, "attn.scale", "scale", 1 },
 	{ "a scale that nobody lists", "linear", true, { .scale = 0.9 }, "attn.scale", "scale", 0.9 * 0.0625 },
 	{ "a soft-cap that nobody lists", "d512", false, { .cap = 4.5 }, "attn.softcap", "softcap", 4.5 },
+	{ "a scale that is hardly off", "partial", true, { .scale = 1.002 }, "attn.scale", "scale", 1.002 * 0.0625 },
+	{ "values too large", "linear", false, { .v_gain = 1.002 }, "cache.quantiser", "v_gain", 1.002 },
+	{ "values of one head too large", "linear", false, { .v_gain = 1.002, .gain_head = 1 }, "cache.quantiser", "v_gain", 1.002 },
+	{ "values of one head too small", "partial", true, { .v_gain = 0.75, .gain_head = 8 }, "cache.quantiser", "v_gain", 0.75 },
+	{ "values of one head, no group", "d128", true, { .v_gain = 1.01, .gain_head = 2 }, "cache.quantiser", "v_gain", 1.01 },
+	{ "keys of one head too large", "partial", false, { .k_gain = 1.01, .gain_head = 3 }, "cache.quantiser", "k_gain", 1.01 },
+	{ "a head's norms", "linear", true, { .k_gain = 1.1, .v_gain = 1.1, .gain_head = 4 }, "cache.quantiser", "factor", 1.1 / 16 },
+	{ "the same, d 512", "d512", false, { .k_gain = 2, .v_gain = 2, .gain_head = 2 }, "cache.quantiser", "scale_factor_d512", 0.5 },
+	{ "values of a head, f16", "linear", false, { .v_gain = 1.01, .gain_head = 1, .q_f16 = true }, "cache.quantiser", "v_gain", 1.01 },
 	{ "ring start and f16", "partial", false, { .ring_delta = -1, .q_f16 = true }, "cache.ring_start", "ring_start", 26 },
 };
+
+static int64_t parameter(const json_t *j, const char *name)
+{
+	const json_t *x = json_object_get(json_object_get(json_object_get(json_object_get(j, "diagnosis"), "cause"), "parameters"), name);
+	return json_is_number(x) ? (int64_t)json_number_value(x) : -1;
+}
 
 static void planted_faults_are_named(void **state)
 {
@@ -275,6 +305,8 @@ static void planted_faults_are_named(void **state)
 			if (fabs(value - plants[i].value) > 1e-4 * fabs(plants[i].value))
 				fail_msg("%s: %s = %g", plants[i].what, plants[i].parameter, value);
 		}
+		if (plants[i].m.gain_head)
+			assert_int_equal(parameter(j, "kv_head"), plants[i].m.gain_head - 1);
 		if (plants[i].m.q_f16)
 			assert_string_equal(json_string_value(json_object_get(json_object_get(cause, "parameters"), "q_dtype")), "f16");
 		/* The dump itself is sound in all of these. */
@@ -308,12 +340,6 @@ static void physical_window_of_a_partial_ring(void **state)
 	json_decref(j);
 }
 
-static int64_t parameter(const json_t *j, const char *name)
-{
-	const json_t *x = json_object_get(json_object_get(json_object_get(json_object_get(j, "diagnosis"), "cause"), "parameters"), name);
-	return json_is_number(x) ? (int64_t)json_number_value(x) : -1;
-}
-
 /* A stale row inside the engine, with a sound dump: its position is found, and what it holds where the capture has it. */
 static void stale_rows_are_found(void **state)
 {
@@ -345,6 +371,70 @@ static void stale_rows_are_found(void **state)
 	json_decref(j);
 }
 
+/* Content from elsewhere in wider codes: those of one row of head 1 in another order, run by the kernel; explained by the sound capture. */
+static void stale_rows_of_wider_codes(void **state)
+{
+	(void)state;
+	for (unsigned bits = 5; bits <= 8; bits += bits == 6 ? 2 : 1) {
+		struct st_error err = ST_ERROR_INIT;
+		struct st_replay_report rep;
+		char dir[300], file[2][340], manifest[340], out[340];
+		snprintf(dir, sizeof dir, "%s/wide-%u", folder, bits);
+		snprintf(manifest, sizeof manifest, "%s/manifest.json", dir);
+		snprintf(file[0], sizeof file[0], "%s/k_packed.u8", dir);
+		snprintf(file[1], sizeof file[1], "%s/v_packed.u8", dir);
+		snprintf(out, sizeof out, "%s_sdpa_out.bin", dir);
+		struct st_replay_options o = { .mode = ST_REPLAY_MAKE, .make = "d512", .bits = bits, .out = dir };
+		assert_ok(st_replay_run(&o, &rep, &err), &err);
+		st_replay_report_release(&rep);
+		o = (struct st_replay_options){ .mode = ST_REPLAY_SINGLESTEP, .manifest = manifest, .out = dir, .variation = 'A',
+			.signs = -1, .oracles = ST_ORACLE_DEQUANT };
+		for (int back = 0; back < 2; back++) {
+			for (int i = 0; i < 2; i++) {
+				size_t n;
+				uint8_t *p = read_bytes(file[i], &n), *row = p + (128 + 60) * 512;
+				for (int k = 0; k < 256; k++) {
+					uint8_t keep = row[k];
+					row[k] = row[511 - k];
+					row[511 - k] = keep;
+				}
+				write_bytes(file[i], p, n);
+				free(p);
+			}
+			assert_ok(st_replay_run(&o, &rep, &err), &err);
+			json_t *j = json_loads(rep.json, 0, NULL);
+			if (back) {
+				assert_string_equal(at(j, "diagnosis", "cause", "code"), "cache.slot");
+				assert_string_equal(at(j, "diagnosis", "cause", "confidence"), "confirmed");
+				assert_int_equal(parameter(j, "position"), 60);
+				assert_int_equal(parameter(j, "kv_head"), 1);
+			}
+			json_decref(j);
+			st_replay_report_release(&rep);
+			o.against = out;
+		}
+	}
+}
+
+/* With free content one row or another would reproduce each of these down to the floor; but it would be content that no row can hold, or
+ * less simple than a factor. Query heads 0 and 1 share a key/value head. */
+static void no_row_is_made_up(void **state)
+{
+	(void)state;
+	static const struct engine cases[] = {
+		{ .head_gain = { 1.002, 1.001 } }, { .head_gain = { 1e-20, 1e-20 } }, { .offset = 0.1 },
+		{ .head_gain = { 1.002, 1.001 }, .q_f16 = true },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		int status;
+		json_t *j = explain(capture("linear", i % 2), cases + i, NULL, &status);
+		if (!strcmp(at(j, "diagnosis", "cause", "code"), "cache.slot") && !strcmp(at(j, "diagnosis", "cause", "confidence"), "confirmed"))
+			fail_msg("case %zu: %s", i, at(j, "diagnosis", "cause", "text"));
+		assert_int_equal(status, 2);
+		json_decref(j);
+	}
+}
+
 static void low_precision_is_noise(void **state)
 {
 	(void)state;
@@ -355,8 +445,9 @@ static void low_precision_is_noise(void **state)
 	assert_string_equal(at(j, "diagnosis", "verdict", NULL), "noise");
 	assert_int_equal(status, 0);
 	/* A kernel that decodes into 16 bits; and the same with such a query. */
-	static const struct engine coarse[] = { { .kv_bits = 11 }, { .kv_bits = 8 }, { .kv_bits = 11, .q_f16 = true } };
-	for (size_t i = 0; i < 3; i++) {
+	static const struct engine coarse[] = { { .kv_bits = 11 }, { .kv_bits = 8 }, { .kv_bits = 11, .q_f16 = true }, { .q_bf16 = true },
+		{ .kv_bits = 8, .q_bf16 = true } };
+	for (size_t i = 0; i < sizeof coarse / sizeof *coarse; i++) {
 		json_decref(j);
 		j = explain(capture("partial", i % 2), coarse + i, NULL, &status);
 		assert_string_equal(at(j, "diagnosis", "cause", "code"), "numeric.low_precision");
@@ -369,6 +460,54 @@ static void low_precision_is_noise(void **state)
 	j = explain(capture("linear", true), &(struct engine){ .q_f16 = true }, &(struct st_replay_options){ .signs = -1, .q_f16 = true }, &status);
 	assert_string_equal(at(j, "diagnosis", "verdict", NULL), "match");
 	json_decref(j);
+}
+
+/* Coarse numbers that explain most of it are no excuse for the rest: here half a thousandth of gain in one head. */
+static void low_precision_hides_nothing(void **state)
+{
+	(void)state;
+	int status;
+	json_t *j = explain(capture("linear", false), &(struct engine){ .q_bf16 = true, .v_gain = 1.0005, .gain_head = 1 }, NULL, &status);
+	assert_string_equal(at(j, "diagnosis", "cause", "code"), "numeric.low_precision");
+	assert_string_equal(at(j, "diagnosis", "cause", "confidence"), "likely");
+	assert_string_equal(at(j, "diagnosis", "verdict", NULL), "undecided");
+	assert_int_equal(status, 2);
+	json_decref(j);
+}
+
+/* Where the values have no size nothing but zeros is right, and no share of an infinite distance explains anything. */
+static void zeros_match_zeros_alone(void **state)
+{
+	(void)state;
+	static const struct { float size; const char *verdict; int status; } cases[] = {
+		{ 0, "match", 0 }, { 1, "fault", 2 }, { 1e6f, "fault", 2 }, { 1e-6f, "fault", 2 },
+	};
+	static float zero[8 * 256], out[16 * 256];
+	capture("linear", false);
+	json_t *m = json_load_file(in_folder("linear-0/manifest.json"), 0, NULL);
+	json_object_set_new(json_object_get(m, "dump_paths"), "v_norms_padded", json_string("zero.f32"));
+	json_object_del(json_object_get(m, "dump_paths"), "k_pre_quant");
+	json_object_del(json_object_get(m, "dump_paths"), "v_pre_quant");
+	assert_int_equal(json_dump_file(m, in_folder("linear-0/zero.json"), 0), 0);
+	json_decref(m);
+	write_bytes(in_folder("linear-0/zero.f32"), zero, sizeof zero);
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct st_error err = ST_ERROR_INIT;
+		struct st_replay_report rep;
+		for (size_t k = 0; k < 16 * 256; k++)
+			out[k] = cases[i].size * rnd_normal();
+		write_bytes(in_folder("zeros.f32"), out, sizeof out);
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = in_folder("linear-0/zero.json"),
+			.against = in_folder("zeros.f32"), .variation = 'A', .signs = -1 };
+		assert_ok(st_replay_run(&o, &rep, &err), &err);
+		json_t *j = json_loads(rep.json, 0, NULL);
+		assert_string_equal(at(j, "diagnosis", "verdict", NULL), cases[i].verdict);
+		if (cases[i].status)
+			assert_string_equal(at(j, "diagnosis", "cause", "code"), "unexplained");
+		assert_int_equal(rep.exit_status, cases[i].status);
+		json_decref(j);
+		st_replay_report_release(&rep);
+	}
 }
 
 /* An output stored in 16 bits is rounded, not wrong; and a fault under it is still named. */
@@ -441,7 +580,11 @@ int main(void)
 		cmocka_unit_test(planted_faults_are_named),
 		cmocka_unit_test(physical_window_of_a_partial_ring),
 		cmocka_unit_test(stale_rows_are_found),
+		cmocka_unit_test(stale_rows_of_wider_codes),
+		cmocka_unit_test(no_row_is_made_up),
 		cmocka_unit_test(low_precision_is_noise),
+		cmocka_unit_test(low_precision_hides_nothing),
+		cmocka_unit_test(zeros_match_zeros_alone),
 		cmocka_unit_test(outputs_in_16_bits),
 		cmocka_unit_test(the_unknown_stays_unexplained),
 		cmocka_unit_test(nan_is_named),

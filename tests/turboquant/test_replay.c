@@ -222,6 +222,25 @@ static void own_output_matches(void **state)
 	json_decref(j);
 }
 
+/* The verdict rests on the kernel's own error, so that is reported whichever reference was asked for. */
+static void every_oracle_reports_the_kernel(void **state)
+{
+	(void)state;
+	static const unsigned oracles[] = { ST_ORACLE_DEQUANT, ST_ORACLE_FLOOR, ST_ORACLE_DEQUANT | ST_ORACLE_FLOOR };
+	for (size_t i = 0; i < 3; i++) {
+		int status;
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = capture("partial", 0), .variation = 'A',
+			.signs = -1, .oracles = oracles[i], .physical = true };
+		json_t *j = replay(&o, &status);
+		assert_true(num(j, "dequant_oracle_nrmse", NULL) > 0.1);
+		assert_true(num(j, "max_abs_diff", NULL) > 0);
+		assert_int_equal(json_array_size(json_object_get(j, "per_head_max_abs_diff")), 16);
+		assert_true(json_is_number(json_object_get(j, "independent_floor_nrmse")) == (i > 0));
+		assert_int_equal(status, 2);
+		json_decref(j);
+	}
+}
+
 static void canaries(void **state)
 {
 	(void)state;
@@ -284,7 +303,7 @@ static void physical_visibility_is_reported(void **state)
 	json_decref(j);
 }
 
-/* A query of zeros: variations A and B cannot differ, and the report says so. */
+/* Values of zero: variations A and B cannot differ, and the report says so. */
 static void no_op_toggle_is_reported(void **state)
 {
 	(void)state;
@@ -300,10 +319,17 @@ static void no_op_toggle_is_reported(void **state)
 	snprintf(path, sizeof path, "%s/zeroq/v_norms.f32", folder);
 	write_bytes(path, zero, sizeof zero);
 	snprintf(path, sizeof path, "%s/zeroq/manifest.json", folder);
-	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = path, .variation = 'A', .signs = -1, .oracles = ST_ORACLE_DEQUANT };
-	json_t *j = replay(&o, &status);
-	assert_true(json_is_true(json_object_get(json_object_get(j, "toggle"), "no_op")));
-	json_decref(j);
+	/* The reference is zero everywhere: no variation can prove or disprove the kernel. */
+	for (char v = 'A'; v <= 'C'; v++) {
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = path, .variation = v, .signs = -1,
+			.oracles = ST_ORACLE_DEQUANT };
+		json_t *j = replay(&o, &status);
+		if (v != 'C')
+			assert_true(json_is_true(json_object_get(json_object_get(j, "toggle"), "no_op")));
+		assert_string_equal(str(j, "verdict", NULL), "vacuous");
+		assert_int_equal(status, 2);
+		json_decref(j);
+	}
 }
 
 static void write_text(const char *path, const char *s) { write_bytes(path, s, strlen(s)); }
@@ -348,6 +374,20 @@ static void broken_query_is_the_inputs_fault(void **state)
 	assert_int_equal(num(j, "q_nonfinite", NULL), 1);
 	assert_string_equal(str(j, "verdict", NULL), "non_finite_output");
 	assert_int_equal(status, 2);
+	/* Head 0 alone is NaN, and no finite head after it hides that. */
+	assert_string_equal(json_string_value(json_array_get(json_object_get(j, "per_head_max_abs_diff"), 0)), "nan");
+	assert_true(json_real_value(json_array_get(json_object_get(j, "per_head_max_abs_diff"), 15)) < 1e-5);
+	assert_string_equal(str(j, "max_abs_diff", NULL), "nan");
+	assert_string_equal(str(j, "toggle", "max_abs_diff"), "nan");
+	json_decref(j);
+	/* Nothing but NaN on both sides of the toggle is not "no difference". */
+	float nan[16 * 256];
+	for (size_t i = 0; i < 16 * 256; i++)
+		nan[i] = NAN;
+	write_bytes(in_folder("linear-0/q-nan.f32"), nan, sizeof nan);
+	j = replay(&o, &status);
+	assert_true(json_is_false(json_object_get(json_object_get(j, "toggle"), "no_op")));
+	assert_string_equal(str(j, "verdict", NULL), "non_finite_output");
 	json_decref(j);
 	o.against = in_folder("linear-0/q_natural.f32");
 	j = replay(&o, &status);
@@ -368,6 +408,10 @@ static void bad_manifests_are_refused(void **state)
 		{ "params", "head_dim", json_real(256.5), "head_dim" }, { "params", "kv_capacity", json_integer(-1), "kv_capacity" },
 		{ "params", "kv_capacity", json_integer(1 << 27), "k_packed_padded" }, { "params", "scale", json_string("x"), "scale" },
 		{ "params", "mask_type", json_integer(7), "mask_type" }, { "params", "softcap", json_real(-2), "softcap" },
+		{ "params", "softcap", json_real(1e-60), "softcap" }, { "params", "softcap", json_real(1e300), "softcap" },
+		{ "params", "scale_factor_d512", json_real(1e300), "scale_factor_d512" },
+		{ "params", "scale_factor_d512", json_real(1e-300), "scale_factor_d512" },
+		{ "params", "scale_factor_d512", json_real(0), "scale_factor_d512" }, { "params", "scale", json_real(1e300), "scale" },
 		{ "params", "bits", json_integer(3), "bits" }, { "params", "bits", json_integer(8), "k_packed_padded" }, { "params", "signs", json_string("d2"), "signs" },
 		{ "params", "num_kv_heads", NULL, "num_kv_heads" }, { "params", "scale", NULL, "scale" },
 		{ "dump_paths", "q_natural", NULL, "q_natural" }, { "dump_paths", "q_natural", json_string("absent.f32"), "q_natural" },
@@ -408,6 +452,56 @@ static void bad_manifests_are_refused(void **state)
 	refused(&o, "--manifest");
 }
 
+/* A cache of 8 bits has the size of one of 5: told by its codes. What lies outside the sequence is nobody's code. */
+static void codes_of_another_width_are_refused(void **state)
+{
+	(void)state;
+	int status;
+	size_t n;
+	const struct st_replay_options make = { .mode = ST_REPLAY_MAKE, .make = "linear", .bits = 8, .out = in_folder("wide") };
+	json_decref(replay(&make, &status));
+	json_t *j = json_load_file(in_folder("wide/manifest.json"), 0, NULL);
+	json_object_del(json_object_get(j, "params"), "bits");
+	json_object_del(json_object_get(j, "dump_paths"), "k_pre_quant");
+	json_object_del(json_object_get(j, "dump_paths"), "v_pre_quant");
+	assert_int_equal(json_dump_file(j, in_folder("wide/any.json"), 0), 0);
+	json_decref(j);
+	uint8_t *k = read_bytes(in_folder("wide/k_packed.u8"), &n), *v = read_bytes(in_folder("wide/v_packed.u8"), &n);
+	assert_int_equal(n, 8 * 256 * 256);
+	struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .manifest = in_folder("wide/any.json"),
+		.signs = -1 };
+	for (unsigned bits = 5; bits <= 6; bits++) {
+		struct st_error err = ST_ERROR_INIT;
+		struct st_replay_report rep;
+		size_t first = 0;
+		while (k[first] < 1u << bits)
+			first++;
+		o.bits = bits;
+		assert_true(st_replay_run(&o, &rep, &err) != ST_OK);
+		assert_string_equal(err.where, "k_packed_padded");
+		assert_string_equal(err.path, in_folder("wide/k_packed.u8"));
+		assert_true(err.offset == first && first < 200 * 256);
+	}
+	o.bits = 8;
+	json_decref(replay(&o, &status));
+	assert_int_equal(status, 0);
+	/* As it comes from a cache of 6 bits, but for row 230 of each head, beyond the 200 of the sequence. */
+	for (size_t i = 0; i < n; i++) {
+		k[i] = i / 256 % 256 == 230 ? 0xff : k[i] >> 2;
+		v[i] >>= 2;
+	}
+	write_bytes(in_folder("wide/k_packed.u8"), k, n);
+	write_bytes(in_folder("wide/v_packed.u8"), v, n);
+	o.bits = 6;
+	json_decref(replay(&o, &status));
+	assert_int_equal(status, 0);
+	/* The last code of the sequence counts. */
+	v[(7 * 256 + 199) * 256 + 255] = 64;
+	write_bytes(in_folder("wide/v_packed.u8"), v, n);
+	refused(&o, "v_packed_padded");
+	free(k), free(v);
+}
+
 /* The other names of keys, and a cache whose second name is used. */
 static void aliases_are_read(void **state)
 {
@@ -433,6 +527,41 @@ static void aliases_are_read(void **state)
 	assert_int_equal(json_array_size(json_object_get(j, "params_not_read")), 1);
 	assert_string_equal(json_string_value(json_array_get(json_object_get(j, "params_not_read"), 0)), "soft_cap");
 	json_decref(j);
+}
+
+/* No output takes the place of a file that is read, under whichever name. */
+static void inputs_are_not_overwritten(void **state)
+{
+	(void)state;
+	int status;
+	const struct st_replay_options make = { .mode = ST_REPLAY_MAKE, .make = "d128", .out = in_folder("kept") };
+	json_decref(replay(&make, &status));
+	json_t *j = json_load_file(in_folder("kept/manifest.json"), 0, NULL);
+	json_object_set_new(json_object_get(j, "dump_paths"), "q_natural", json_string("q_sdpa_out.bin"));
+	assert_int_equal(json_dump_file(j, in_folder("kept/q.json"), 0), 0);
+	assert_int_equal(rename(in_folder("kept/q_natural.f32"), in_folder("kept/q_sdpa_out.bin")), 0);
+	assert_int_equal(symlink("kept/q.json", in_folder("link.json")), 0);
+	static const char *const outs[] = { "kept/q.json", "kept/q", "link.json", "kept/../kept/q", "other.json" };
+	for (size_t i = 0; i < 5; i++) {
+		/* The last: its .bin would be the query. */
+		if (i == 4)
+			assert_int_equal(symlink("kept/q_sdpa_out.bin", in_folder("other_sdpa_out.bin")), 0);
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1,
+			.manifest = in_folder("kept/q.json"), .out = in_folder(outs[i]) };
+		refused(&o, "--out");
+		json_t *now = json_load_file(in_folder("kept/q.json"), 0, NULL);
+		assert_true(json_equal(now, j));
+		json_decref(now);
+	}
+	json_decref(j);
+	/* The foreign output, and a table of levels. */
+	write_bytes(in_folder("engine.json"), (float[4 * 128]){ 0 }, 4 * 128 * 4);
+	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1,
+		.manifest = in_folder("kept/q.json"), .against = in_folder("engine.json"), .out = in_folder("engine") };
+	refused(&o, "--out");
+	write_text(in_folder("levels.json"), "0.4527800 1.5104176\n");
+	const struct st_replay_options lint = { .mode = ST_REPLAY_LINT, .table = in_folder("levels.json"), .out = in_folder("levels") };
+	refused(&lint, "--out");
 }
 
 static void bad_options_are_refused(void **state)
@@ -501,6 +630,20 @@ static void lint_reads_tables(void **state)
 	assert_int_equal(status, 0);
 	assert_string_equal(str(json_array_get(json_object_get(j, "codebooks"), 0), "recognised", NULL), "published-4bit");
 	json_decref(j);
+	/* With more digits than an f64 has they are the same numbers; what is longer than any f64 is refused, not cut. */
+	static const double half[] = { 0.1283950, 0.3880483, 0.6567591, 0.9423405, 1.2562312, 1.6180464, 2.0690172, 2.7325896 };
+	static char digits[9 * 1100];
+	size_t n = 0;
+	for (int i = 0; i < 8; i++)
+		n += (size_t)snprintf(digits + n, sizeof digits - n, "%.*f\n", 60 + 100 * i, half[i]);
+	write_text(in_folder("t.txt"), digits);
+	j = replay(&o, &status);
+	assert_int_equal(status, 0);
+	assert_string_equal(str(json_array_get(json_object_get(j, "codebooks"), 0), "recognised", NULL), "published-4bit");
+	json_decref(j);
+	snprintf(digits + n, sizeof digits - n, "%.1022f\n", 3.5);
+	write_text(in_folder("t.txt"), digits);
+	refused(&o, "--table");
 	write_text(in_folder("t.txt"), "0.1283950 0.3880483 0.6567591 0.9423405 1.2562312 1.6180464 2.0690172 2.8325896");
 	j = replay(&o, &status);
 	assert_int_equal(status, 2);
@@ -547,6 +690,30 @@ static void gates_stop_the_run(void **state)
 	}
 }
 
+static bool interrupted_gate(void *user, const char *gate, struct st_replay_gate_result *r)
+{
+	(void)gate;
+	++*(int *)user;
+	r->exit_code = 130;
+	st_cancel();
+	return true;
+}
+
+/* A gate that an interrupt ended says nothing about the build. */
+static void an_interrupt_is_no_failed_gate(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_replay_report rep;
+	int calls = 0;
+	const struct st_replay_options o = { .mode = ST_REPLAY_PRODUCTION, .out = in_folder("audit"), .run_gate = interrupted_gate,
+		.gate_user = &calls, .build_id = "mine", .signs = -1 };
+	assert_int_equal(st_replay_run(&o, &rep, &err), ST_ERR_CANCELLED);
+	st_cancel_reset();
+	assert_int_equal(calls, 1);
+	assert_true(access(in_folder("audit.json"), F_OK) != 0);
+}
+
 static void round_trip_gate_passes(void **state)
 {
 	(void)state;
@@ -568,16 +735,20 @@ int main(void)
 		cmocka_unit_test(production_values_on_record),
 		cmocka_unit_test(variations),
 		cmocka_unit_test(own_output_matches),
+		cmocka_unit_test(every_oracle_reports_the_kernel),
 		cmocka_unit_test(canaries),
 		cmocka_unit_test(canaries_of_variation_b),
 		cmocka_unit_test(broken_query_is_the_inputs_fault),
 		cmocka_unit_test(physical_visibility_is_reported),
 		cmocka_unit_test(no_op_toggle_is_reported),
 		cmocka_unit_test(bad_manifests_are_refused),
+		cmocka_unit_test(codes_of_another_width_are_refused),
 		cmocka_unit_test(aliases_are_read),
+		cmocka_unit_test(inputs_are_not_overwritten),
 		cmocka_unit_test(bad_options_are_refused),
 		cmocka_unit_test(lint_reads_tables),
 		cmocka_unit_test(gates_stop_the_run),
+		cmocka_unit_test(an_interrupt_is_no_failed_gate),
 		cmocka_unit_test(round_trip_gate_passes),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -16,6 +16,12 @@ sed 's/"ring_start": 0/"ring_start": 128/' cap/manifest.json > cap/a.json
 try --manifest cap/a.json
 sed 's/"num_heads": 4/"num_heads": 3/' cap/manifest.json > cap/a.json
 try --manifest cap/a.json
+try --gate round_trip
+for option in '--bits 5' '--signs d1' '--kernel scalar' '--q-dtype f16' '--visibility physical'; do
+	stele replay --codebook-lint $option || echo "$?"
+done
+for option in '--bits 5' '--signs d1' '--q-dtype f16' '--visibility physical'; do stele replay --gate kernel $option || echo "$?"; done
+for option in '--q-dtype f16' '--visibility physical'; do try --make-manifest $option; done
 stele replay --multistep --out no/such/place || echo "$?"
 stele replay || echo "$?"
 ls
