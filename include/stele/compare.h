@@ -81,12 +81,18 @@ enum st_weight_status {
 	ST_WEIGHT_ONLY_A, ST_WEIGHT_ONLY_B, /* a required weight is on one side only */
 };
 
+/* A type that errs: its step where the whole tensor has one (AprQ8), else 1. */
+struct st_held {
+	enum st_dtype type;
+	float scale;
+};
+
 #define ST_MAX_CANDIDATES 4
 struct st_weight_diff {
 	const struct st_weight *a, *b;  /* NULL on the side that lacks it; for a tied head the embedding */
 	const struct st_weight *slot;   /* where the weight belongs: names, role, layer, stage */
 	enum st_weight_status status;
-	enum st_dtype held_a, held_b;   /* the types whose noise was expected: the stored ones, or coarser ones that the numbers came from */
+	struct st_held held_a, held_b;  /* whose noise was expected: the stored types', or that of coarser ones that the numbers came from */
 	double rel_l2;                  /* |a - b| / |b| after decoding, in the basis of the graph */
 	double predicted;               /* the same ratio as the stored types predict it */
 	double gain;

@@ -107,13 +107,3 @@ void st_map_close(struct st_map *m)
 	free(m->path);
 	memset(m, 0, sizeof *m);
 }
-
-void st_map_will_need(const struct st_map *m, uint64_t off, uint64_t n)
-{
-	if (!m->data || off >= m->size)
-		return;
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), start = off / page * page;
-	if (n > m->size - off)
-		n = m->size - off;
-	madvise((void *)(uintptr_t)(m->data + start), (size_t)(off + n - start), MADV_WILLNEED);
-}

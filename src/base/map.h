@@ -15,7 +15,4 @@ struct st_map {
 ST_MUST_CHECK enum st_status st_map_open(struct st_map *m, const char *path, struct st_error *err);
 void st_map_close(struct st_map *m); /* also fine on a zeroed map */
 
-/* Tell the kernel how the bytes [off, off + n) are about to be used. A hint, never fails. */
-void st_map_will_need(const struct st_map *m, uint64_t off, uint64_t n);
-
 #endif

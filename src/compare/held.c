@@ -19,6 +19,7 @@
 #define LARGEST_BLOCK 32
 #define MOST 0.95         /* of the blocks that say something: a few may hold what was repaired later */
 #define FEWEST 16         /* such blocks */
+#define MOST_NUMBERS 0.995 /* of a tensor with one step */
 
 /*
  * The grids, coarsest first: a coarse one is a fine one as well. `steps` from zero to the largest magnitude, or with an
@@ -171,9 +172,60 @@ static bool fits_floats(const struct st_tensor *t, enum st_dtype as, float *row,
 	return true;
 }
 
-enum st_status st_held_type(const struct st_tensor *t, enum st_dtype *held, struct st_error *err)
+/*
+ * AprQ8: one step for the whole tensor, the largest magnitude 127 times it. Numbers of a few steps are known for sure and
+ * tell the step more exactly than the largest does, which may have been rounded since.
+ */
+static bool fits_one_step(const struct st_tensor *t, float *row, struct st_held *held)
 {
-	*held = t->dtype;
+	enum { LARGEST = 127, SURE = 16 };
+	uint64_t cols = st_tensor_cols(t), rows = st_tensor_rows(t), n = rows < ROWS ? rows : ROWS, told = 0, near = 0;
+	double most = 0, xq = 0, qq = 0;
+	for (uint64_t r = 0; r < rows; r++) {
+		st_tensor_decode(t, r, 1, row);
+		for (uint64_t k = 0; k < cols; k++)
+			most = fmax(most, fabsf(row[k]));
+	}
+	double step = most / LARGEST;
+	for (uint64_t i = 0; i < n; i++) {
+		st_tensor_decode(t, i * rows / n, 1, row);
+		for (uint64_t k = 0; k < cols; k++) {
+			double q = round(row[k] / step);
+			if (fabs(q) <= SURE) {
+				xq += row[k] * q;
+				qq += q * q;
+			}
+		}
+	}
+	if (!(qq > 0) || !isfinite(most))
+		return false;
+	step = xq / qq;
+	for (uint64_t i = 0; i < n; i++) {
+		st_tensor_decode(t, i * rows / n, 1, row);
+		for (uint64_t k = 0; k < cols; k++) {
+			struct slack s = slack_of(t, row, cols, k, 1);
+			size_t one = 0;
+			bool on = near_grid(row[k], step, s.absolute + s.relative * fabsf(row[k]), &one);
+			told += one && row[k] != 0;
+			near += one && row[k] != 0 && on;
+		}
+	}
+	if (told < FEWEST * LARGEST_BLOCK || (double)near < MOST_NUMBERS * (double)told)
+		return false;
+	*held = (struct st_held){ ST_DTYPE_APR_Q8, (float)step };
+	return true;
+}
+
+struct st_held st_held_own(const struct st_tensor *t) { return (struct st_held){ t->dtype, t->scale }; }
+
+static bool is_coarser(enum st_dtype type, const struct st_tensor *t)
+{
+	return st_dtype_info(type)->storage_rel_rms > 2 * st_dtype_info(t->dtype)->storage_rel_rms;
+}
+
+enum st_status st_held_type(const struct st_tensor *t, struct st_held *held, struct st_error *err)
+{
+	*held = st_held_own(t);
 	if (st_dtype_info(t->dtype)->kind == ST_KIND_INT)
 		return ST_OK;
 	uint64_t cols = st_tensor_cols(t);
@@ -184,17 +236,19 @@ enum st_status st_held_type(const struct st_tensor *t, enum st_dtype *held, stru
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		goto out;
 	}
+	/* Where one step serves all, small numbers are few steps, and would pass for a coarser type's. */
+	if (t->ndim == 2 && is_coarser(ST_DTYPE_APR_Q8, t) && fits_one_step(t, row, held))
+		goto out;
 	for (size_t i = 0; t->ndim == 2 && i < sizeof grids / sizeof *grids; i++) {
-		bool coarser = st_dtype_info(grids[i].type)->storage_rel_rms > 2 * st_dtype_info(t->dtype)->storage_rel_rms;
-		if (coarser && fits_grid(t, &grids[i], row)) {
-			*held = grids[i].type;
+		if (is_coarser(grids[i].type, t) && fits_grid(t, &grids[i], row)) {
+			held->type = grids[i].type;
 			goto out;
 		}
 	}
 	if ((t->dtype == ST_DTYPE_F32 || t->dtype == ST_DTYPE_F16) && fits_floats(t, ST_DTYPE_BF16, row, row + cols, bytes))
-		*held = ST_DTYPE_BF16;
+		held->type = ST_DTYPE_BF16;
 	else if (t->dtype == ST_DTYPE_F32 && fits_floats(t, ST_DTYPE_F16, row, row + cols, bytes))
-		*held = ST_DTYPE_F16;
+		held->type = ST_DTYPE_F16;
 out:
 	free(row);
 	free(bytes);

@@ -181,10 +181,11 @@ static enum st_status measure(struct st_pair *p, int threads, struct st_error *e
 }
 
 /* The tensor as one of another type would err. */
-static const struct st_tensor *expect(const struct st_tensor *t, enum st_dtype held, struct st_tensor *as)
+static const struct st_tensor *expect(const struct st_tensor *t, struct st_held held, struct st_tensor *as)
 {
 	*as = *t;
-	as->dtype = held;
+	as->dtype = held.type;
+	as->scale = held.scale;
 	return as;
 }
 
@@ -195,11 +196,11 @@ static enum st_status measure_as_held(struct st_pair *p, int threads, struct st_
 	ST_TRY(st_held_type(a, &p->held_a, err));
 	ST_TRY(st_held_type(b, &p->held_b, err));
 	/* Both out of the same blocks are equal or not: one encoder wrote them, or few numbers fit any. */
-	if (p->held_a == p->held_b && st_noise_block(p->held_a) > 1) {
-		p->held_a = a->dtype;
-		p->held_b = b->dtype;
+	if (p->held_a.type == p->held_b.type && st_dtype_info(p->held_a.type)->kind == ST_KIND_QUANT) {
+		p->held_a = st_held_own(a);
+		p->held_b = st_held_own(b);
 	}
-	if (p->held_a == a->dtype && p->held_b == b->dtype)
+	if (p->held_a.type == a->dtype && p->held_b.type == b->dtype)
 		return ST_OK;
 	p->a.type = expect(a, p->held_a, &p->as_a);
 	p->b.type = expect(b, p->held_b, &p->as_b);
@@ -208,7 +209,7 @@ static enum st_status measure_as_held(struct st_pair *p, int threads, struct st_
 
 enum st_status st_pair_open(struct st_pair *p, const struct st_weight *a, const struct st_weight *b, int threads, struct st_error *err)
 {
-	*p = (struct st_pair){ .a = st_rows_of(a), .b = st_rows_of(b), .held_a = a->tensor->dtype, .held_b = b->tensor->dtype };
+	*p = (struct st_pair){ .a = st_rows_of(a), .b = st_rows_of(b), .held_a = st_held_own(a->tensor), .held_b = st_held_own(b->tensor) };
 	p->stats = st_alloc_array(p->a.rows, sizeof *p->stats);
 	if (!p->stats)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");

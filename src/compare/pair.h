@@ -65,7 +65,7 @@ ST_MUST_CHECK enum st_status st_columns_are_noise(const struct st_rows *a, const
  */
 struct st_pair {
 	struct st_rows a, b;
-	enum st_dtype held_a, held_b;
+	struct st_held held_a, held_b;
 	struct st_tensor as_a, as_b;   /* the two as the held types err; `a` and `b` may point here */
 	struct st_row_stat *stats;     /* of every row */
 	struct st_pair_summary sum;
@@ -77,8 +77,9 @@ void st_pair_close(struct st_pair *p);
 
 bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols);
 
-/* The type that a float tensor's numbers came from: its own, or a coarser one that all of them fit (held.c). */
-ST_MUST_CHECK enum st_status st_held_type(const struct st_tensor *t, enum st_dtype *held, struct st_error *err);
+struct st_held st_held_own(const struct st_tensor *t);
+/* The type that a tensor's numbers came from: its own, or a coarser one that all of them fit (held.c). */
+ST_MUST_CHECK enum st_status st_held_type(const struct st_tensor *t, struct st_held *held, struct st_error *err);
 
 /* What a factor may be in a transformer, and how reports call it: the i-th, or false behind the last. */
 struct st_constant { const char *name; double value; };

@@ -1,6 +1,7 @@
 /* weight_blocks.c - stored blocks read or written wrongly: another type, another order of codes, wrong scales. */
 #include "compare/weight_trial.h"
 #include "compare/sums.h"
+#include "graph/basis.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -33,11 +34,13 @@ enum st_status st_test_mislabelled(struct st_trial *t)
 		bool k = (turn == 1) != b_first; /* relabel b */
 		const struct st_rows *s = k ? t->b : t->a, *other = k ? t->a : t->b;
 		const struct st_tensor *x = s->w->tensor;
+		bool apr = st_container_format(st_model_container(k ? t->mb : t->ma)) == ST_FORMAT_APR;
 		if (x->layout != ST_LAYOUT_ROWS)
 			continue;
 		for (int dt = 0; dt < ST_DTYPE_COUNT && !t->done; dt++) {
 			const struct st_dtype_info *info = st_dtype_info((enum st_dtype)dt);
-			if (dt == (int)x->dtype || dt == ST_DTYPE_APR_Q8 || info->kind == ST_KIND_INT || s->cols % info->block_elems != 0
+			if (dt == (int)x->dtype || dt == ST_DTYPE_APR_Q8 || (dt == ST_DTYPE_APR_Q4 && !apr) || info->kind == ST_KIND_INT
+			    || s->cols % info->block_elems != 0
 			    || s->cols / info->block_elems * info->block_bytes != x->row_bytes)
 				continue;
 			struct st_tensor relabelled = *x;
@@ -104,6 +107,8 @@ static void get_nibbles(const struct st_rows *s, uint64_t r, float *dst)
 	size_t first = 0, n = 0;
 	uint8_t block[256];
 	(void)st_code_bytes(x->dtype, &first, &n); /* true: no other type is proposed */
+	if (s->w->interleaved)
+		r = st_row_in_pairs(r, s->rows / s->w->heads);
 	for (uint64_t b = 0; b < s->cols / info->block_elems; b++) {
 		memcpy(block, x->data + r * x->row_bytes + b * info->block_bytes, info->block_bytes);
 		uint8_t *q = block + first, old[128];
@@ -134,9 +139,8 @@ enum st_status st_test_block_layout(struct st_trial *t)
 	for (int k = 0; k < 2 && !t->done; k++) {
 		const struct st_rows *s = k ? t->b : t->a;
 		const struct st_tensor *x = s->w->tensor;
-		/* A permuted row order would have to be undone too; those rows are told apart by the other tests. */
 		size_t first, n;
-		if (!st_code_bytes(x->dtype, &first, &n) || x->layout != ST_LAYOUT_ROWS || s->w->interleaved)
+		if (!st_code_bytes(x->dtype, &first, &n) || x->layout != ST_LAYOUT_ROWS)
 			continue;
 		for (uint64_t order = 0; order < 3 && !t->done; order++) {
 			struct st_rows side = *s;

@@ -19,25 +19,49 @@ static const char *misplaced_code(const struct st_weight *slot, const struct st_
 	return "weight.wrong_tensor";
 }
 
+/* Whether two tensors agree, by a few rows. */
+static enum st_status agree(struct st_trial *t, const struct st_rows *x, const struct st_rows *y, bool *yes)
+{
+	struct st_row_stat part[ST_SAMPLE];
+	uint64_t few = t->n_sample < 4 ? t->n_sample : 4;
+	struct st_pair_summary s;
+	*yes = false;
+	if (x->rows != y->rows || x->cols != y->cols)
+		return ST_OK;
+	ST_TRY(st_pair_measure(x, y, t->sample, few, t->threads, part, t->err));
+	st_pair_summarise(part, t->sample, few, x->cols, &s);
+	*yes = s.noise;
+	return ST_OK;
+}
+
+/* A tied head that is stored as well: that the embedding is found in a head is then no sign of anything. */
+static enum st_status stored_twice(struct st_trial *t, const struct st_rows *side, bool *yes)
+{
+	const struct st_model *own = side == t->a ? t->ma : t->mb;
+	const struct st_weight *head = st_model_weight(own, ST_ROLE_HEAD, 0);
+	*yes = false;
+	if (t->d->slot->role != ST_ROLE_EMBED || !head || !head->tensor || st_model_config(own)->tie_said == ST_TIE_NO)
+		return ST_OK;
+	struct st_rows rows = st_rows_of(head);
+	return agree(t, side, &rows, yes);
+}
+
 /* The tensor of model m with the same bytes-worth of numbers as `side` at this slot's place, if any. */
 static enum st_status find_misplaced(struct st_trial *t, const struct st_rows *side, const struct st_model *m,
                                      const struct st_weight **found)
 {
 	*found = NULL;
-	struct st_row_stat part[ST_SAMPLE];
-	uint64_t few = t->n_sample < 4 ? t->n_sample : 4;
+	bool twin;
+	ST_TRY(stored_twice(t, side, &twin));
 	for (size_t i = 0; i < st_model_n_weights(m) && !*found; i++) {
 		const struct st_weight *w = st_model_weight_at(m, i);
 		if (!w->tensor || (w->role == t->d->slot->role && w->layer == t->d->slot->layer)
-		    || w->role == ST_ROLE_ROPE_FREQS)
+		    || w->role == ST_ROLE_ROPE_FREQS || (twin && w->role == ST_ROLE_HEAD))
 			continue;
 		struct st_rows other = st_rows_of(w);
-		if (other.rows != side->rows || other.cols != side->cols)
-			continue;
-		struct st_pair_summary s;
-		ST_TRY(st_pair_measure(side, &other, t->sample, few, t->threads, part, t->err));
-		st_pair_summarise(part, t->sample, few, side->cols, &s);
-		if (s.noise)
+		bool yes;
+		ST_TRY(agree(t, side, &other, &yes));
+		if (yes)
 			*found = w;
 	}
 	return ST_OK;

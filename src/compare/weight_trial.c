@@ -115,7 +115,9 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 		fit = fits(&s, a->rows, t->d->bad_rows);
 	}
 	add_candidate(t->d, c.code, s.rel);
-	bool likely = !t->likely && isfinite(s.rel) && s.rel <= LIKELY * t->d->rel_l2 && s.rel <= LIKELY * t->before.rel;
+	/* Nine tenths of the difference, and of the tensor: of one that is far too large almost anything takes most away. */
+	double most = fmin(1, fmin(t->d->rel_l2, t->before.rel));
+	bool likely = !t->likely && isfinite(s.rel) && s.rel <= LIKELY * most;
 	if (!fit && !likely)
 		return ST_OK;
 	c.confidence = fit ? ST_CONFIRMED : ST_LIKELY;

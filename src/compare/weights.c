@@ -181,8 +181,8 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 {
 	d->rows = st_tensor_rows(d->a->tensor);
 	d->cols = st_tensor_cols(d->a->tensor);
-	d->held_a = d->a->tensor->dtype;
-	d->held_b = d->b->tensor->dtype;
+	d->held_a = st_held_own(d->a->tensor);
+	d->held_b = st_held_own(d->b->tensor);
 	if (d->rows != st_tensor_rows(d->b->tensor) && is_padded(d))
 		return compare_common_rows(ma, mb, threads, d, err);
 	if (d->rows != st_tensor_rows(d->b->tensor) || d->cols != st_tensor_cols(d->b->tensor))

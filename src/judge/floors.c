@@ -31,12 +31,13 @@ static void block_squares(const float *x, size_t T, size_t K, size_t block, doub
 
 /* out[t] += sum over rows n of the variance of W[n] x[t] as a type predicts it for w: its stored type, or the one that
  * the mode rounds it to. */
-static enum st_status add_linear(const struct st_weight *w, enum st_dtype type, const float *x, size_t T, int threads, double *out,
+static enum st_status add_linear(const struct st_weight *w, struct st_held held, const float *x, size_t T, int threads, double *out,
                                  struct st_error *err)
 {
 	const struct st_tensor *stored = w->tensor;
 	struct st_tensor as = *stored, *t = &as;
-	t->dtype = type;
+	t->dtype = held.type;
+	t->scale = held.scale;
 	uint64_t K = st_tensor_cols(t), N = st_tensor_rows(t);
 	size_t block = st_noise_block(t->dtype), blocks = (size_t)st_ceil_div(K, block);
 	double *x2 = st_alloc_array((uint64_t)T * blocks, sizeof *x2);
@@ -82,7 +83,7 @@ static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, con
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	bool rounds = mode == ST_MODE_EMULATE_F16 || mode == ST_MODE_EMULATE_BF16;
 	enum st_dtype type = mode == ST_MODE_EMULATE_F16 ? ST_DTYPE_F16 : ST_DTYPE_BF16;
-	enum st_status st = add_linear(w, type, x, T, threads, sum, err);
+	enum st_status st = add_linear(w, (struct st_held){ type, 1 }, x, T, threads, sum, err);
 	double rel = st_dtype_info(type)->storage_rel_rms, lanes = (double)st_tensor_cols(w->tensor) / 16 + 4;
 	/* Both are in proportion to sum (w x)^2, so the one follows from the other. */
 	double factor = (rounds ? 1 : 0) + 0x1p-48 * lanes / (rel * rel);
@@ -96,13 +97,14 @@ static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, con
  * A norm multiplies each normed input by its weight. out[t] += sum over the features of their squares times the weight's
  * variance: a matrix product of one row, but that a head's norm has one for each head.
  */
-static enum st_status add_norm(const struct st_node *n, enum st_dtype type, const struct st_value *x, size_t T, double *out,
+static enum st_status add_norm(const struct st_node *n, struct st_held held, const struct st_value *x, size_t T, double *out,
                                struct st_error *err)
 {
 	struct st_tensor as = *n->w[0]->tensor;
-	as.dtype = type;
+	as.dtype = held.type;
+	as.scale = held.scale;
 	size_t D = (size_t)st_tensor_cols(&as), heads = n->op == ST_OP_HEADNORM ? n->heads : 1;
-	size_t width = x->rows * x->cols / T, block = st_noise_block(type), blocks = (size_t)st_ceil_div(D, block);
+	size_t width = x->rows * x->cols / T, block = st_noise_block(held.type), blocks = (size_t)st_ceil_div(D, block);
 	float *row = st_alloc_array(2 * D, sizeof *row), *normed = row ? row + D : NULL;
 	double *x2 = st_alloc_array(blocks, sizeof *x2);
 	enum st_status st = row && x2 ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
@@ -125,16 +127,16 @@ static enum st_status add_norm(const struct st_node *n, enum st_dtype type, cons
 }
 
 /* Relative variance of normal numbers in the worst of the stored types. */
-static double worst_rel_variance(const struct st_node *n, const enum st_dtype *types)
+static double worst_rel_variance(const struct st_node *n, const struct st_held *held)
 {
 	double worst = 0;
 	for (uint32_t i = 0; i < n->n_w; i++)
-		worst = fmax(worst, st_dtype_info(types[i])->storage_rel_rms);
+		worst = fmax(worst, st_dtype_info(held[i].type)->storage_rel_rms);
 	return worst * worst + ST_NOISE_F32_REL * ST_NOISE_F32_REL;
 }
 
 enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph *gb, uint32_t node,
-                                const struct st_run *r, const uint32_t *tokens, const enum st_dtype *const types[2],
+                                const struct st_run *r, const uint32_t *tokens, const struct st_held *const held[2],
                                 const struct st_exec *e, double *out, struct st_error *err)
 {
 	const struct st_node *na = &ga->nodes[node], *nb = &gb->nodes[node];
@@ -156,7 +158,7 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 		out[t] = ROUNDING * ROUNDING * sum;
 		/* Where many weights are one number they err alike, and the product errs as they do instead of averaging. */
 		if (nb->op == ST_OP_LINEAR)
-			out[t] += (worst_rel_variance(na, types[0]) + worst_rel_variance(nb, types[1])) * sum;
+			out[t] += (worst_rel_variance(na, held[0]) + worst_rel_variance(nb, held[1])) * sum;
 	}
 	for (int side = 0; side < 2; side++) {
 		const struct st_node *n = side ? nb : na;
@@ -164,15 +166,16 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 			const struct st_weight *w = n->w[i];
 			if (n->op == ST_OP_RMSNORM || n->op == ST_OP_HEADNORM) {
 				struct st_value x = st_run_value(r, n->in[0]);
-				ST_TRY(add_norm(n, types[side][i], &x, T, out, err));
+				ST_TRY(add_norm(n, held[side][i], &x, T, out, err));
 			} else if (n->op == ST_OP_LINEAR) {
 				struct st_value x = st_run_value(r, n->in[0]);
-				ST_TRY(add_linear(w, types[side][i], x.data, T, e->threads, out, err));
+				ST_TRY(add_linear(w, held[side][i], x.data, T, e->threads, out, err));
 				ST_TRY(add_mode(w, e->mode, x.data, T, e->threads, out, err));
 			} else if (n->op == ST_OP_BIAS || n->op == ST_OP_EMBED) {
 				uint64_t cols = st_tensor_cols(w->tensor);
 				struct st_tensor as = *w->tensor;
-				as.dtype = types[side][i];
+				as.dtype = held[side][i].type;
+				as.scale = held[side][i].scale;
 				float *row = st_alloc_array(cols, sizeof *row);
 				if (!row)
 					return st_fail(err, ST_ERR_NOMEM, "out of memory");

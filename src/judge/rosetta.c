@@ -9,6 +9,7 @@
 
 #include "arch/arch.h"
 #include "base/error.h"
+#include "compare/pair.h"
 #include "judge/floors.h"
 
 #include <omp.h>
@@ -102,11 +103,11 @@ static enum st_weight_status node_weights(const struct st_rosetta *r, const stru
 }
 
 /* The types whose noise the weights of a node have. */
-static void node_types(const struct st_rosetta *r, const struct st_node *n, bool b, enum st_dtype types[])
+static void node_types(const struct st_rosetta *r, const struct st_node *n, bool b, struct st_held held[])
 {
 	for (uint32_t k = 0; k < n->n_w; k++) {
 		const struct st_weight_diff *d = diff_of(r, n, n->w[k]);
-		types[k] = d && d->a && d->b ? (b ? d->held_b : d->held_a) : n->w[k]->tensor->dtype;
+		held[k] = d && d->a && d->b ? (b ? d->held_b : d->held_a) : st_held_own(n->w[k]->tensor);
 	}
 }
 
@@ -181,11 +182,11 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 		floor2 = norm_b * norm_b * 0x1p-46;
 	} else {
 		ST_TRY(st_run_eval_alone(l->rb, l->ga, i, &l->exec, l->alone, err));
-		enum st_dtype types_a[ST_NODE_WEIGHTS], types_b[ST_NODE_WEIGHTS];
-		const enum st_dtype *const types[2] = { types_a, types_b };
-		node_types(&l->s->r, &l->ga->nodes[i], false, types_a);
-		node_types(&l->s->r, n, true, types_b);
-		ST_TRY(st_floor_of_node(l->ga, l->gb, i, l->rb, l->s->r.tokens_b, types, &l->exec, l->floor2, err));
+		struct st_held held_a[ST_NODE_WEIGHTS], held_b[ST_NODE_WEIGHTS];
+		const struct st_held *const held[2] = { held_a, held_b };
+		node_types(&l->s->r, &l->ga->nodes[i], false, held_a);
+		node_types(&l->s->r, n, true, held_b);
+		ST_TRY(st_floor_of_node(l->ga, l->gb, i, l->rb, l->s->r.tokens_b, held, &l->exec, l->floor2, err));
 		struct st_metrics m;
 		st_metrics_of(a.data, l->alone, count, l->exec.threads, &m);
 		inherited = m.norm_diff;

@@ -232,7 +232,8 @@ void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, bool colou
 		st_text_printf(t, TAG "DIAGNOSIS: %s\n", r->text);
 	if (r->cause.code && r->cause.confidence == ST_UNEXPLAINED)
 		for (size_t i = 0; i < r->n_candidates; i++)
-			st_text_printf(t, TAG "  candidate %s leaves %.3g\n", r->candidates[i].code, r->candidates[i].residual_after);
+			st_text_printf(t, TAG "  candidate %s leaves %.3g of %.3g\n", r->candidates[i].code, r->candidates[i].residual_after,
+			               r->cause.residual_before);
 	st_text_puts(t, TAG "=== Summary ===\n");
 	const char *bad = st_style_on(ST_STYLE_BAD, colour), *good = st_style_on(ST_STYLE_GOOD, colour);
 	const char *warn = st_style_on(ST_STYLE_WARN, colour), *off = st_style_off(ST_STYLE_BAD, colour);

@@ -36,8 +36,9 @@ static const struct hypothesis *confirmed(const struct table *t, double floor)
 
 static bool is_noise(const struct hypothesis *h) { return !strcmp(h->code, "numeric.low_precision"); }
 
-/* Nine tenths of an infinite residual, that of an output where the declared step gives none, are no measure. */
-static bool removes_most(double after, double before) { return isfinite(before) && after < 0.1 * before; }
+/* Nine tenths of an infinite residual, that of an output where the declared step gives none, are no measure; and of one that is
+ * far too large almost anything takes most away. */
+static bool removes_most(double after, double before) { return isfinite(before) && after < 0.1 * fmin(before, 1); }
 
 /* `likely`: not confirmed, or NULL. Coarse numbers excuse nothing but what they explain down to the floor: under what they leave
  * a small fault may hide. */

@@ -254,6 +254,20 @@ static void exchange_nibbles(uint8_t *p, size_t n)
 			p[b + i] = (uint8_t)(p[b + i] >> 4 | p[b + i] << 4);
 }
 
+/* Elements 2i and 2i + 1 in byte i of a Q4_0 block, instead of i and i + 16. */
+static void pairs_in_bytes(uint8_t *p, size_t n)
+{
+	for (size_t b = 0; b + 18 <= n; b += 18) {
+		uint8_t code[32];
+		for (size_t i = 0; i < 16; i++) {
+			code[i] = p[b + 2 + i] & 15;
+			code[i + 16] = p[b + 2 + i] >> 4;
+		}
+		for (size_t i = 0; i < 16; i++)
+			p[b + 2 + i] = (uint8_t)(code[2 * i] | code[2 * i + 1] << 4);
+	}
+}
+
 static void double_scales(uint8_t *p, size_t n)
 {
 	assert_true(n > 18 * 40);
@@ -261,16 +275,22 @@ static void double_scales(uint8_t *p, size_t n)
 		p[18 * b + 1] = (uint8_t)(p[18 * b + 1] + 4);
 }
 
-static void storage_fault(enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t), enum st_dtype against, const char *code)
+static void storage_fault_in(const char *arch, const char *tensor, enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t),
+                             enum st_dtype against, const char *code)
 {
 	struct toy m;
-	toy_make(&m, "qwen2", 256, false);
+	toy_make(&m, arch, 256, false);
 	toy_write(&m, in_folder("good.gguf"), against, true);
-	toy_find(&m, O1)->label = label;
-	toy_find(&m, O1)->mangle = mangle;
+	toy_find(&m, tensor)->label = label;
+	toy_find(&m, tensor)->mangle = mangle;
 	toy_write(&m, in_folder("bad.gguf"), type, true);
 	toy_free(&m);
 	repair_both_ways(code, in_folder("bad.gguf"), in_folder("good.gguf"), in_folder("out.gguf"), code);
+}
+
+static void storage_fault(enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t), enum st_dtype against, const char *code)
+{
+	storage_fault_in("qwen2", O1, type, label, mangle, against, code);
 }
 
 static void storage_faults_are_repaired(void **state)
@@ -279,6 +299,8 @@ static void storage_faults_are_repaired(void **state)
 	enum st_dtype truth = ST_DTYPE_COUNT;
 	storage_fault(ST_DTYPE_Q4_0, truth, exchange_nibbles, ST_DTYPE_F32, "weight.block_layout");
 	storage_fault(ST_DTYPE_Q4_0, truth, exchange_nibbles, ST_DTYPE_Q4_0, "weight.block_layout");
+	storage_fault(ST_DTYPE_Q4_0, truth, pairs_in_bytes, ST_DTYPE_F32, "weight.block_layout");
+	storage_fault_in("llama", Q1, ST_DTYPE_Q4_0, truth, exchange_nibbles, ST_DTYPE_F32, "weight.block_layout");
 	storage_fault(ST_DTYPE_Q4_0, truth, double_scales, ST_DTYPE_Q4_0, "weight.block_scale");
 	storage_fault(ST_DTYPE_F16, ST_DTYPE_BF16, NULL, ST_DTYPE_F32, "weight.dtype_mislabelled");
 	storage_fault(ST_DTYPE_BF16, ST_DTYPE_F16, NULL, ST_DTYPE_F32, "weight.dtype_mislabelled");

@@ -456,12 +456,12 @@ static void cut_off(uint8_t *p, size_t n)
 	(void)p, (void)n; /* the numbers themselves are cut before encoding */
 }
 
-static void storage_fault_in(const char *tensor, const char *stage, enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t), enum st_dtype against,
-                          const char *code, const char *also)
+static void storage_fault_in(const char *arch, const char *tensor, const char *stage, enum st_dtype type, enum st_dtype label,
+                             void (*mangle)(uint8_t *, size_t), enum st_dtype against, const char *code, const char *also)
 {
 	struct toy good, bad;
-	toy_make(&good, "qwen2", 256, false);
-	toy_make(&bad, "qwen2", 256, false);
+	toy_make(&good, arch, 256, false);
+	toy_make(&bad, arch, 256, false);
 	struct toy_tensor *t = toy_find(&bad, tensor);
 	t->label = label;
 	t->mangle = mangle;
@@ -484,7 +484,7 @@ static void storage_fault_in(const char *tensor, const char *stage, enum st_dtyp
 static void storage_fault(enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t), enum st_dtype against,
                           const char *code, const char *also)
 {
-	storage_fault_in(O1, "attn_out", type, label, mangle, against, code, also);
+	storage_fault_in("qwen2", O1, "attn_out", type, label, mangle, against, code, also);
 }
 
 /* Both f16 scales of every second super-block doubled: rows of two, of which one is right. */
@@ -502,8 +502,10 @@ static void storage_faults_are_named(void **state)
 	enum st_dtype truth = ST_DTYPE_COUNT;
 	storage_fault(ST_DTYPE_Q4_0, truth, exchange_nibbles, ST_DTYPE_F32, "weight.block_layout", NULL);
 	storage_fault(ST_DTYPE_Q4_0, truth, exchange_nibbles, ST_DTYPE_Q4_0, "weight.block_layout", NULL);
-	/* That order of nibbles is exactly what the type AprQ4 is. */
-	storage_fault(ST_DTYPE_Q4_0, truth, pairs_in_bytes, ST_DTYPE_BF16, "weight.block_layout", "weight.dtype_mislabelled");
+	/* That order of nibbles is exactly what the type AprQ4 is, but GGUF has no such type. */
+	storage_fault(ST_DTYPE_Q4_0, truth, pairs_in_bytes, ST_DTYPE_BF16, "weight.block_layout", NULL);
+	/* Rows of Q in the order of the file, which is not the graph's. */
+	storage_fault_in("llama", Q1, "qkv_matmul", ST_DTYPE_Q4_0, truth, exchange_nibbles, ST_DTYPE_F32, "weight.block_layout", NULL);
 	storage_fault(ST_DTYPE_Q4_0, truth, double_scales, ST_DTYPE_Q4_0, "weight.block_scale", NULL);
 	storage_fault(ST_DTYPE_Q4_0, truth, double_scales, ST_DTYPE_F32, "weight.block_scale", NULL);
 	/* Within the noise of two encoders; but one encoder wrote both files, and every other row is equal. */
@@ -512,7 +514,7 @@ static void storage_faults_are_named(void **state)
 	storage_fault(ST_DTYPE_BF16, ST_DTYPE_F16, NULL, ST_DTYPE_F32, "weight.dtype_mislabelled", NULL);
 	/* Read as the other type its scales are infinite: the label is the cause, not the NaN. */
 	storage_fault(ST_DTYPE_Q4_K, ST_DTYPE_Q4_0, NULL, ST_DTYPE_Q4_K, "weight.dtype_mislabelled", NULL);
-	storage_fault_in(DOWN1, "ffn_out", ST_DTYPE_Q4_K, truth, double_every_second, ST_DTYPE_Q4_K, "weight.block_scale", NULL);
+	storage_fault_in("qwen2", DOWN1, "ffn_out", ST_DTYPE_Q4_K, truth, double_every_second, ST_DTYPE_Q4_K, "weight.block_scale", NULL);
 	storage_fault(ST_DTYPE_BF16, truth, cut_off, ST_DTYPE_F32, "weight.truncated_rounding", NULL);
 }
 
