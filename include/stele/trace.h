@@ -64,7 +64,7 @@ struct st_trace_options {
 	uint32_t layer_first, layer_end; /* half open; 0, 0 = all */
 	const char *tree;             /* write an APRT tree here, or NULL */
 	const char *bundle;           /* write a bundle here, or NULL */
-	bool force;                   /* replace an existing tree */
+	bool force;                   /* replace an existing tree or bundle */
 	bool lm_head_all;             /* bundle: logits of every position (a tree always holds the last one) */
 	/* Called for every evaluated stage, captured or not; may be NULL. */
 	void (*on_stage)(void *user, const struct st_trace_stats *s);

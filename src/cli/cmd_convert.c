@@ -105,7 +105,7 @@ const struct cli_command cmd_convert = {
 		"The result is read back with the ordinary reader and compared, tensor by tensor, key by key and in the ids of some texts, before it "
 		"gets its name. Whatever goes wrong, nothing is left behind. Memory does not depend on the model's size.\n\n"
 		"--repair undoes every fault that a report lists for IN. Where the right numbers are in the file they are put right there; else the "
-		"tensor is taken from the report's other input. A repaired tensor must match the other input's, or nothing is written. When "
+		"tensor is taken from the report's other input. A repaired tensor must match the other input's, where that is at hand, or nothing is written. When "
 		"the report cannot tell which of the two files is wrong, --side says that it is this one.",
 	.examples =
 		"stele convert model.gguf model/\n"

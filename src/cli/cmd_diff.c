@@ -37,6 +37,8 @@ static int run(struct cli *c, void *p)
 {
 	const struct opts *o = p;
 	struct st_error err = ST_ERROR_INIT;
+	if (o->threshold < 0)
+		return cli_usage(c, "--threshold: %g is negative, and no difference is", o->threshold);
 	c->undone = "the comparison was not finished";
 	bool given = o->limit != UINT64_MAX;
 	struct st_diff_options d_o = { .filter = o->filter, .limit = given ? (size_t)o->limit : 10, .threshold = o->threshold,

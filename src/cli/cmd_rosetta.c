@@ -85,6 +85,8 @@ static int run(struct cli *c, void *p)
 {
 	const struct opts *o = p;
 	struct st_error err = ST_ERROR_INIT;
+	if (o->threshold < 0)
+		return cli_usage(c, "--threshold: %g is negative, and no difference is", o->threshold);
 	c->undone = "the comparison was not finished";
 	if (o->out && (st_out_takes(o->out, o->a) || st_out_takes(o->out, o->b)))
 		return cli_usage(c, "--out: %.300s is a model, or holds one", o->out);

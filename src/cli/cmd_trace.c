@@ -7,6 +7,7 @@
 #include "report/table.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -84,6 +85,10 @@ static bool parse_layers(const char *s, uint32_t *first, uint32_t *end)
 /* "dir/qwen.Q4_K.gguf" -> "qwen.Q4_K-trace", in the current folder. */
 static void default_tree(const char *model, struct st_text *t)
 {
+	char whole[PATH_MAX];
+	const char *last = strrchr(model, '/') ? strrchr(model, '/') + 1 : model;
+	if ((!*last || strcmp(last, ".") == 0 || strcmp(last, "..") == 0) && realpath(model, whole))
+		model = whole; /* "." is no name for a folder beside it, and ".-trace" would be hidden */
 	static const char *const suffixes[] = { ".safetensors.index.json", ".safetensors", ".gguf", ".apr" };
 	size_t n = strlen(model);
 	while (n > 1 && model[n - 1] == '/')
@@ -303,7 +308,7 @@ static const struct cli_param options[] = {
 	{ "save-tensor-dir", 0, "DIR", "write a tree of APRT files to DIR (default: MODEL-trace in the current folder)", CLI_PATH(struct opts, dir) },
 	{ "bundle", 0, "FILE", "write one safetensors bundle", CLI_PATH(struct opts, bundle) },
 	{ "all-logits", 0, NULL, "bundle: the logits of every position, not of the last alone", CLI_BOOL(struct opts, all_logits) },
-	{ "force", 0, NULL, "replace an existing tree", CLI_BOOL(struct opts, force) },
+	{ "force", 0, NULL, "replace an existing tree or bundle", CLI_BOOL(struct opts, force) },
 	{ "steps", 0, "N", "continue greedily for N tokens and capture each step", CLI_U32(struct opts, steps) },
 	{ "plan", 0, NULL, "print the memory that the run would need, and stop", CLI_BOOL(struct opts, plan) },
 	CLI_OPTION_MODE(struct opts),

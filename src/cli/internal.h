@@ -40,7 +40,7 @@ bool cli_completion(struct st_text *t, const char *shell);           /* false: u
 
 /* signals.c */
 void cli_signals_init(struct cli *c);
-int cli_signal_seen(void); /* SIGINT, SIGTERM, SIGPIPE or 0 */
+int cli_signal_seen(void); /* SIGINT, SIGHUP, SIGTERM, SIGPIPE or 0 */
 
 /* progress.c */
 void cli_progress_clear(void); /* before anything else is written to stderr */

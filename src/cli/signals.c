@@ -1,7 +1,7 @@
 /*
  * signals.c - what ends a run from outside: interrupts, a closed pipe, a file that shrinks.
  *
- * The first SIGINT, SIGTERM or SIGPIPE asks the library to stop; it then cleans up and the
+ * The first SIGINT, SIGHUP, SIGTERM or SIGPIPE asks the library to stop; it then cleans up and the
  * command ends with ST_ERR_CANCELLED. A second signal kills. What does not stop by itself
  * within a second (a long call into another library) is ended here.
  */
@@ -87,10 +87,13 @@ void cli_signals_init(struct cli *c)
 	sigemptyset(&act.sa_mask);
 	sigaction(SIGTERM, &act, NULL);
 	sigaction(SIGPIPE, &act, NULL);
-	/* A shell that starts a job in the background with SIGINT ignored means it. */
-	struct sigaction old;
-	if (sigaction(SIGINT, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
-		sigaction(SIGINT, &act, NULL);
+	/* A shell that starts a job in the background with SIGINT ignored means it, and so does nohup. */
+	static const int unless_ignored[] = { SIGINT, SIGHUP };
+	for (size_t i = 0; i < sizeof unless_ignored / sizeof *unless_ignored; i++) {
+		struct sigaction old;
+		if (sigaction(unless_ignored[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+			sigaction(unless_ignored[i], &act, NULL);
+	}
 	act.sa_flags = 0;
 	act.sa_handler = on_alarm;
 	sigaction(SIGALRM, &act, NULL);

@@ -2,6 +2,7 @@
 #include "compare/diff.h"
 
 #include "base/error.h"
+#include "format/container.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -55,6 +56,20 @@ enum st_status st_top_diffs(const struct st_tensor *a, const struct st_tensor *b
 	return st_check_cancel(err);
 }
 
+/* What a trace says of the order of its Q and K features, or NULL. */
+static const char *layout_of(const struct st_diff_side *s)
+{
+	return json_string_value(json_object_get(s->c->metadata, "rope_layout"));
+}
+
+/* Whether the two hold one value in two orders. */
+static bool other_basis(const struct st_diff_state *s, const char *name)
+{
+	const char *a = layout_of(&s->a), *b = layout_of(&s->b);
+	enum st_stage stage;
+	return name && a && b && strcmp(a, b) != 0 && st_stage_parse(name, strlen(name), &stage) && st_diff_basis_matters(stage);
+}
+
 enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
 {
 	const struct st_tensor *a = s->a.stage, *b = s->b.stage;
@@ -87,7 +102,9 @@ enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_opti
 	/* Two numbers without provenance: a difference beyond rounding has no floor to be held against, unless one
 	 * side is not even finite. With a threshold the user has said what counts. */
 	s->d.fault = d->m.nonfinite_apart > 0;
-	if (!d->same && !s->d.fault && isnan(o->threshold))
+	if (!d->same && !s->d.fault && other_basis(s, name))
+		st_diff_undecided(&s->d, "Q and K lie in another order on the two sides (rope_layout half, interleaved): not comparable element by element");
+	else if (!d->same && !s->d.fault && isnan(o->threshold))
 		st_diff_undecided(&s->d, "they differ, and nothing says by how much they may (--threshold, or traces with provenance)");
 	s->d.first = d->same ? SIZE_MAX : 0;
 	return ST_OK;

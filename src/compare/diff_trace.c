@@ -226,8 +226,7 @@ static enum st_status check_tokens(const struct st_provenance *a, const struct s
 	return ST_OK;
 }
 
-/* Q and K behind the projection are in a basis; values of two bases are not comparable element by element. */
-static bool basis_matters(enum st_stage s)
+bool st_diff_basis_matters(enum st_stage s)
 {
 	return s == ST_STAGE_QKV_MATMUL || s == ST_STAGE_QKV_BIAS || s == ST_STAGE_Q_POST_NORM || s == ST_STAGE_K_POST_NORM
 	       || s == ST_STAGE_Q_POST_ROPE || s == ST_STAGE_K_POST_ROPE;
@@ -280,7 +279,7 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 		d->n_rows++;
 		d->only_a += a && !b;
 		d->only_b += b && !a;
-		if (!a || !b || (bases && basis_matters(e->stage)))
+		if (!a || !b || (bases && st_diff_basis_matters(e->stage)))
 			continue;
 		ST_TRY(compare_entries(a, b, s->threads, r, err));
 		if (!r->positions || !a->tensor->n_elems)

@@ -323,7 +323,7 @@ static enum st_status open_index(struct st_container *c, const char *path, const
 	const char **names = NULL;
 	size_t n = 0;
 	enum st_status st = json_is_object(map) ? shard_names(map, &names, &n, err)
-	                                        : st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "JSON without an object weight_map is no shard index");
+	                                        : st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "JSON without an object weight_map is no shard index; of a model in a folder, name the folder");
 	if (st != ST_OK) {
 		st_error_in(err, path);
 		return st;

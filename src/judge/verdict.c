@@ -221,6 +221,22 @@ static void diagnose_config(struct st_rosetta *r, const struct st_config_diff *c
 	snprintf(r->recommendation, sizeof r->recommendation, "correct %s in the file that is wrong", c->key);
 }
 
+/* Files of two models have other sizes or another family altogether, and no key of one of them is to be corrected. */
+static void recommend_one_model(struct st_rosetta *r)
+{
+	static const char *const keys[] = { "arch", "n_layers", "hidden", "ffn", "n_heads", "head_dim" };
+	size_t n = 0;
+	char list[128] = "";
+	for (size_t i = 0; i < r->n_config; i++)
+		for (size_t k = 0; k < sizeof keys / sizeof *keys && r->config[i].matters; k++)
+			if (strcmp(r->config[i].key, keys[k]) == 0) {
+				size_t at = strlen(list);
+				snprintf(list + at, sizeof list - at, "%s%s", n++ ? ", " : "", keys[k]);
+			}
+	if (n > 1 || strcmp(list, "arch") == 0)
+		snprintf(r->recommendation, sizeof r->recommendation, "compare two files of one model: these two differ in %s", list);
+}
+
 /* Whether either side has a head of its own; else the embedding serves both. */
 static bool has_head(const struct st_rosetta *r)
 {
@@ -317,6 +333,8 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 			         p->local_floor, (unsigned long long)p->worst_token);
 		}
 	}
+	if (r->cause.code && (strncmp(r->cause.code, "tokens.", 7) == 0 || strcmp(r->cause.code, "config.mismatch") == 0))
+		recommend_one_model(r);
 	/* Nothing compared is never a match. */
 	undecided |= !fault && r->compared == 0;
 	r->verdict = fault ? ST_VERDICT_FAULT : undecided ? ST_VERDICT_UNDECIDED : noise ? ST_VERDICT_NOISE : ST_VERDICT_MATCH;

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct tracer {
 	const struct st_model *m;
@@ -266,7 +267,7 @@ static enum st_status commit(struct tracer *t, struct st_error *err)
 /* ---- options ---- */
 
 /* A trace must not replace the model that it is of, weights or documents. */
-static enum st_status check_output(const struct st_model *m, const char *out, struct st_error *err)
+static enum st_status check_output(const struct st_model *m, const char *out, bool force, struct st_error *err)
 {
 	const struct st_container *c = st_model_container(m);
 	bool takes = false;
@@ -276,9 +277,9 @@ static enum st_status check_output(const struct st_model *m, const char *out, st
 		char path[PATH_MAX];
 		takes = takes || (snprintf(path, sizeof path, "%s/%s", c->path, *name) < PATH_MAX && st_out_takes(out, path));
 	}
-	if (!takes)
+	if (!takes && (force || !out || access(out, F_OK) != 0))
 		return ST_OK;
-	enum st_status st = st_fail(err, ST_ERR_USAGE, "is the model, or holds it");
+	enum st_status st = takes ? st_fail(err, ST_ERR_USAGE, "is the model, or holds it") : st_fail(err, ST_ERR_IO, "already exists (--force replaces it)");
 	st_error_in(err, out);
 	return st;
 }
@@ -305,8 +306,8 @@ static enum st_status read_options(struct tracer *t, struct st_error *err)
 	}
 	if (o->threads > 0)
 		t->exec.threads = o->threads;
-	ST_TRY(check_output(t->m, o->tree, err));
-	ST_TRY(check_output(t->m, o->bundle, err));
+	ST_TRY(check_output(t->m, o->tree, o->force, err));
+	ST_TRY(check_output(t->m, o->bundle, o->force, err));
 	uint64_t positions;
 	if (!st_add_u64(o->n_tokens, o->steps, &positions) || positions > UINT32_MAX)
 		return st_fail(err, ST_ERR_LIMIT, "%zu tokens and %u steps are more positions than 32 bits count", o->n_tokens, o->steps);

@@ -152,6 +152,6 @@ enum st_status st_replay_lint(struct st_replay_run *r, struct st_error *err)
 		json_array_append_new(known, j);
 	}
 	st_json_put(r->json, "verdict", json_string(r->exit_status ? "not_optimal" : "optimal"));
-	fprintf(r->text, "verdict: %s\n", r->exit_status ? "a codebook is not the optimum for N(0,1)" : "every codebook is the Lloyd-Max optimum for N(0,1)");
+	fprintf(r->text, "verdict: %s\n", r->exit_status ? "a codebook is not the optimum for N(0,1)" : "every codebook whose levels are known is the Lloyd-Max optimum for N(0,1)");
 	return ST_OK;
 }

@@ -436,7 +436,7 @@ static void shared_captures(void **state)
 		snprintf(rel, sizeof rel, "captures/%s", json_string_value(json_object_get(c, "model")));
 		assert_ok(st_model_open(shared_path(rel), &m, &err), &err);
 		uint32_t tokens[64];
-		struct st_trace_options o = { .tokens = tokens, .threads = 2, .lm_head_all = true, .bundle = in_folder("own.safetensors") };
+		struct st_trace_options o = { .tokens = tokens, .threads = 2, .lm_head_all = true, .force = true, .bundle = in_folder("own.safetensors") };
 		o.n_tokens = json_array_size(json_object_get(c, "tokens"));
 		assert_in_range(o.n_tokens, 1, 64);
 		for (size_t t = 0; t < o.n_tokens; t++)

@@ -350,7 +350,7 @@ static void tiny_models_compute_something(void **state)
 	static const char *const archs[] = { "llama", "qwen2", "qwen3" };
 	static const uint32_t tokens[] = { 17, 10, 17, 28 };
 	for (size_t i = 0; i < 3; i++) {
-		struct st_synth_options o = { .arch = archs[i], .preset = "tiny", .seed = 1 };
+		struct st_synth_options o = { .arch = archs[i], .preset = "tiny", .seed = 1, .replace = true };
 		struct st_synth_result r = synth(in_folder("s.gguf"), &o);
 		assert_string_equal(r.arch, archs[i]);
 		assert_int_equal(r.layers, 4);
@@ -559,6 +559,8 @@ static void others_are_not_overwritten(void **state)
 	assert_int_not_equal(access(in_folder("o-beside/c.safetensors"), F_OK), 0);
 	synth(in_folder("o-folder/"), &o);
 	assert_refused(in_folder("o-folder"), &o, ST_ERR_IO, "already exists");
+	synth(in_folder("o.gguf"), &o);
+	assert_refused(in_folder("o.gguf"), &o, ST_ERR_IO, "already exists");
 	o.replace = true;
 	synth(in_folder("o-folder"), &o);
 	synth(in_folder("o-beside/c.safetensors"), &o);

@@ -69,6 +69,7 @@ static double distance(const char *id, const char *model)
 	o.tokens = p->tokens;
 	o.n_tokens = p->n_tokens;
 	o.lm_head_all = true;
+	o.force = true; /* one file for all captures */
 	o.bundle = in_folder("ours.safetensors");
 	run(m, &o);
 	struct st_trace *ours = open_trace(o.bundle);

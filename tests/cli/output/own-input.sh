@@ -8,6 +8,8 @@ sums() { find . -type f ! -name out ! -name before ! -name after | LC_ALL=C sort
 sums > before
 fails trace m.gguf --tokens 1 --save-tensor all --bundle m.gguf
 fails trace hf --tokens 1 --save-tensor all --bundle hf/model.safetensors
+fails trace hf --tokens 1 --save-tensor all --bundle m.gguf
+fails synth --arch llama --preset tiny -o m.gguf
 fails trace hf --tokens 1 --save-tensor all --save-tensor-dir hf --force
 fails trace hf --tokens 1 --save-tensor all --bundle hf/config.json
 fails rosetta hf m.gguf --tokens 1 --out hf --force
