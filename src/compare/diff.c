@@ -305,7 +305,7 @@ enum st_status st_diff_run(const char *a, const char *b, const struct st_diff_op
 	}
 	if (s->d.compared == 0) {
 		s->d.undecided = true; /* nothing compared is never a match */
-		s->d.why = "nothing was compared";
+		s->d.why = o->filter ? "nothing was compared; the filter goes by names of stages, and of weights as Hugging Face has them" : "nothing was compared";
 	}
 	*out = &s->d;
 	return ST_OK;

@@ -128,7 +128,7 @@ static enum fit fits_block(const struct grid *g, const float *block, struct slac
 	qsort(x, g->block, sizeof *x, by_size);
 	unsigned kinds = 1;
 	for (size_t i = 1; i < g->block; i++)
-		kinds += x[i] != x[i - 1] && fabsf(x[i]) > fabsf(x[i - 1]);
+		kinds += fabsf(x[i]) > fabsf(x[i - 1]);
 	if (kinds < 3 || !(most > least))
 		return OPEN;
 	enum fit best = OFF_GRID;
