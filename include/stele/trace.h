@@ -18,6 +18,7 @@ struct st_provenance {
 	size_t n_tokens;
 	uint32_t *step_tokens; /* what decode steps 1, 2, ... evaluated; owned by the trace; NULL when unknown */
 	size_t n_steps;
+	uint32_t heads[3];     /* query heads, key-value heads, size of a head; 0 when unknown */
 	bool known;            /* false: a bare APRT tree without trace.json */
 };
 

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "compare/sums.h"
+#include "graph/basis.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -164,8 +165,36 @@ static const float *floats_at(const struct st_tensor *t, uint64_t at, uint64_t n
 /* Work below which a team of threads costs more than it saves, in elements. */
 #define PARALLEL ((uint64_t)1 << 16)
 
+/* How the values of one side come into the basis of the other: the first `heads` of every `width` features are turned. */
+struct turn {
+	bool a, b;
+	uint64_t width;
+	size_t heads, d;
+};
+
+/* Whether it is known which features of a stage are heads, and so how to bring two bases together. */
+static bool find_turn(enum st_stage s, const uint32_t heads[3], uint64_t each, bool a, struct turn *t)
+{
+	uint64_t q = heads[0], kv = heads[1], d = heads[2];
+	bool fused = s == ST_STAGE_QKV_MATMUL || s == ST_STAGE_QKV_BIAS, keys = s == ST_STAGE_K_POST_NORM || s == ST_STAGE_K_POST_ROPE;
+	if (d == 0 || d % 2 || d > ST_MAX_HEAD_DIM)
+		return false;
+	uint64_t turned = fused ? q + kv : keys ? kv : q;
+	*t = (struct turn){ .a = a, .b = !a, .width = (fused ? q + 2 * kv : turned) * d, .heads = (size_t)turned, .d = (size_t)d };
+	return each > 0 && each % t->width == 0;
+}
+
+static const float *turned(const struct turn *t, const float *x, uint64_t n, float *buf)
+{
+	if (x != buf)
+		memcpy(buf, x, n * sizeof *x);
+	for (uint64_t at = 0; at < n; at += t->width)
+		st_basis_to_half(buf + at, t->heads, t->d);
+	return buf;
+}
+
 static enum st_status measure(const struct st_trace_entry *a, const struct st_trace_entry *b, struct match *m, uint64_t n, uint64_t each,
-                              int threads, struct st_error *err)
+                              const struct turn *t, int threads, struct st_error *err)
 {
 	float *buf = st_alloc_array((uint64_t)threads * 2 * each, sizeof *buf);
 	if (!buf)
@@ -175,16 +204,27 @@ static enum st_status measure(const struct st_trace_entry *a, const struct st_tr
 		if (st_cancelled())
 			continue;
 		float *mine = buf + (uint64_t)omp_get_thread_num() * 2 * each;
-		st_sums_of(floats_at(a->tensor, m[k].i * each, each, mine), floats_at(b->tensor, m[k].j * each, each, mine + each), each, 0, &m[k].s);
+		const float *x = floats_at(a->tensor, m[k].i * each, each, mine), *y = floats_at(b->tensor, m[k].j * each, each, mine + each);
+		if (t->a)
+			x = turned(t, x, each, mine);
+		if (t->b)
+			y = turned(t, y, each, mine + each);
+		st_sums_of(x, y, each, 0, &m[k].s);
 	}
 	free(buf);
 	return st_check_cancel(err);
 }
 
-static enum st_status compare_entries(const struct st_trace_entry *a, const struct st_trace_entry *b, int threads,
+/* Values per position, where there is one. */
+static uint64_t width_of(const struct st_trace_entry *e)
+{
+	return n_positions(e) ? e->tensor->n_elems / n_positions(e) : 0;
+}
+
+static enum st_status compare_entries(const struct st_trace_entry *a, const struct st_trace_entry *b, const struct turn *t, int threads,
                                       struct st_trace_row *r, struct st_error *err)
 {
-	uint64_t na = n_positions(a), nb = n_positions(b), each = na ? a->tensor->n_elems / na : 0;
+	uint64_t na = n_positions(a), nb = n_positions(b), each = width_of(a);
 	if (nb == 0 || na == 0 || b->tensor->n_elems / nb != each)
 		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, a->tensor->name, "%llu values per position in A, %llu in B",
 		                  (unsigned long long)each, (unsigned long long)(nb ? b->tensor->n_elems / nb : 0));
@@ -192,7 +232,7 @@ static enum st_status compare_entries(const struct st_trace_entry *a, const stru
 	if (!m)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	r->positions = match_positions(a, b, m);
-	enum st_status st = measure(a, b, m, r->positions, each, threads, err);
+	enum st_status st = measure(a, b, m, r->positions, each, t, threads, err);
 	r->min_cosine = r->positions ? INFINITY : NAN;
 	for (uint64_t k = 0; k < r->positions && st == ST_OK; k++) {
 		const struct st_sums *s = &m[k].s;
@@ -246,8 +286,10 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 	const struct st_provenance *pa = st_trace_provenance(s->a.trace), *pb = st_trace_provenance(s->b.trace);
 	ST_TRY(check_tokens(pa, pb, err));
 	bool bases = pa->rope_layout[0] && pb->rope_layout[0] && strcmp(pa->rope_layout, pb->rope_layout) != 0;
-	if (bases)
-		snprintf(d->note, sizeof d->note, "Q and K stages are not compared: their basis is %s in A, %s in B", pa->rope_layout, pb->rope_layout);
+	const uint32_t *heads = pa->heads[0] ? pa->heads : pb->heads;
+	if (bases && !heads[0])
+		snprintf(d->note, sizeof d->note, "Q and K stages are not compared: their basis is %s in A, %s in B, and neither says what its heads are",
+		         pa->rope_layout, pb->rope_layout);
 	if (!pa->known || !pb->known)
 		snprintf(d->note, sizeof d->note, "provenance of %s is unknown: tokens could not be checked", pa->known ? "B" : pb->known ? "A" : "both");
 	double layer = layer_error(pa, pb);
@@ -279,9 +321,12 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 		d->n_rows++;
 		d->only_a += a && !b;
 		d->only_b += b && !a;
-		if (!a || !b || (bases && st_diff_basis_matters(e->stage)))
+		struct turn turn = { 0 };
+		if (!a || !b)
 			continue;
-		ST_TRY(compare_entries(a, b, s->threads, r, err));
+		if (bases && st_diff_basis_matters(e->stage) && !find_turn(e->stage, heads, width_of(a), pa->rope_layout[0] == 'i', &turn))
+			continue;
+		ST_TRY(compare_entries(a, b, &turn, s->threads, r, err));
 		if (!r->positions || !a->tensor->n_elems)
 			continue;
 		d->compared++;

@@ -100,7 +100,7 @@ enum st_status st_provenance_read(const json_t *meta, struct st_provenance *p, s
 	}
 	ST_TRY(check_fields(p, err));
 	const json_t *prompt = json_object_get(meta, "prompt"), *tokens = json_object_get(meta, "tokens"),
-	             *steps = json_object_get(meta, "steps.tokens");
+	             *steps = json_object_get(meta, "steps.tokens"), *heads = json_object_get(meta, "heads");
 	if (prompt && !json_is_string(prompt))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "prompt", "is not a string");
 	if (prompt && !(p->prompt = st_arena_strndup(arena, json_string_value(prompt), json_string_length(prompt))))
@@ -109,6 +109,14 @@ enum st_status st_provenance_read(const json_t *meta, struct st_provenance *p, s
 		ST_TRY(st_list_read(tokens, "tokens", arena, &p->tokens, &p->n_tokens, err));
 	if (tokens && p->n_tokens == 0)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokens", "is empty");
+	if (heads) {
+		uint32_t *list;
+		size_t n;
+		ST_TRY(st_list_read(heads, "heads", arena, &list, &n, err));
+		if (n != 3 || list[0] == 0 || list[1] == 0 || list[2] == 0)
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "heads", "is no [query heads, key-value heads, head size]");
+		memcpy(p->heads, list, sizeof p->heads);
+	}
 	if (steps)
 		ST_TRY(st_list_read(steps, "steps.tokens", arena, &p->step_tokens, &p->n_steps, err));
 	return ST_OK;
@@ -120,6 +128,8 @@ json_t *st_provenance_write(const struct st_provenance *p)
 	bool ok = o && json_object_set_new(o, "format", json_string("stele-trace")) == 0 &&
 	          json_object_set_new(o, "version", json_string("1")) == 0 &&
 	          json_object_set_new(o, "tokens", st_list_write(p->tokens, p->n_tokens)) == 0;
+	if (ok && p->heads[0])
+		ok = json_object_set_new(o, "heads", st_list_write(p->heads, 3)) == 0;
 	if (ok && p->prompt)
 		ok = json_object_set_new(o, "prompt", json_string(p->prompt)) == 0;
 	for (size_t i = 0; i < N_FIELDS && ok; i++) {

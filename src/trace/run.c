@@ -143,6 +143,7 @@ static enum st_status make_provenance(struct tracer *t, struct st_error *err)
 	PUT(model, "%s", cfg->name[0] ? cfg->name : slash && slash[1] ? slash + 1 : path);
 	PUT(arch, "%s", cfg->arch);
 	PUT(rope_layout, "half");
+	memcpy(t->prov.heads, (uint32_t[]){ cfg->n_heads, cfg->n_kv_heads, cfg->head_dim }, sizeof t->prov.heads);
 	PUT(tool, "stele %s", st_version());
 	name_weights(t);
 	t->prov.known = true;

@@ -192,6 +192,8 @@ static void broken_bundles(void **state)
 		{ "{" META(",\"tokens\":\"[1.5,2]\"") "," OK_TENSOR "}", 8, ST_ERR_FORMAT, "tokens", "item 0" },
 		{ "{" META(",\"tokens\":\"[1,2,3]\"") "," OK_TENSOR "}", 8, ST_ERR_FORMAT, "embedding", "2 rows for 3 tokens" },
 		{ "{" META(TOKENS ",\"rope_layout\":\"both\"") "," OK_TENSOR "}", 8, ST_ERR_FORMAT, "rope_layout", "both" },
+		{ "{" META(TOKENS ",\"heads\":\"[8,4]\"") "," OK_TENSOR "}", 8, ST_ERR_FORMAT, "heads", "head size" },
+		{ "{" META(TOKENS ",\"heads\":\"[8,4,0]\"") "," OK_TENSOR "}", 8, ST_ERR_FORMAT, "heads", "head size" },
 		{ "{" META(TOKENS ",\"model_sha256\":\"12\"") "," OK_TENSOR "}", 8, ST_ERR_FORMAT, "model_sha256", "64" },
 		{ "{" META(TOKENS ",\"positions.lm_head\":\"[1]\"") "," OK_TENSOR "}", 8, ST_ERR_FORMAT, "positions.lm_head", "no value" },
 		{ "{" META(TOKENS ",\"positions.embedding\":\"[1,1]\"") "," OK_TENSOR "}", 8, ST_ERR_FORMAT, "positions.embedding", "ascending" },
