@@ -601,11 +601,9 @@ static void what_is_left_of_a_huge_difference_is_no_cause(void **state)
 	struct toy_tensor *t = toy_find(&m, "model.layers.1.mlp.up_proj.weight");
 	for (uint64_t i = 0; i < t->rows * t->cols; i++) {
 		uint32_t u;
-		_Float16 half;
 		memcpy(&u, &t->data[i], 4);
 		uint16_t top = (uint16_t)(u >> 16);
-		memcpy(&half, &top, 2);
-		t->data[i] = (float)half;
+		st_dtype_info(ST_DTYPE_F16)->decode(&top, &t->data[i], 1);
 	}
 	toy_write(&m, in_folder("bad.gguf"), ST_DTYPE_F32, true);
 	for (int order = 0; order < 2; order++) {
