@@ -204,6 +204,7 @@ static enum st_status small_svd(struct job *j, enum st_svf_svd method, struct st
 	if (method == ST_SVF_GESDD) /* right^T in columns is right in rows */
 		return lapack(j, "dgesdd", LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'S', n, n, j->r, n, j->s, j->left, n, j->right, n), err);
 	double stat[6];
+	memset(j->left, 0, j->n * j->n * sizeof *j->left); /* LAPACKE looks for NaN in V, which is output */
 	ST_TRY(lapack(j, "dgesvj", LAPACKE_dgesvj(LAPACK_COL_MAJOR, 'G', 'U', 'V', n, n, j->r, n, j->s, 0, j->left, n, stat), err));
 	/* U has replaced R, V is in `left`, in columns; stat[0] scales the singular values. */
 	for (uint64_t i = 0; i < j->n; i++) {

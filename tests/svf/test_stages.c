@@ -3,9 +3,7 @@
 
 #include "svf/svf.h"
 
-#include <dirent.h>
 #include <math.h>
-#include <pthread.h>
 
 /* ---- the published vector ---- */
 
@@ -366,57 +364,12 @@ static void test_passed(void **state)
 	}
 }
 
-struct tasks { char id[256][16]; size_t n; };
-
-static void list_tasks(struct tasks *t)
-{
-	DIR *d = opendir("/proc/self/task");
-	t->n = 0;
-	assert_non_null(d);
-	for (struct dirent *e; (e = readdir(d)) && t->n < 256;)
-		snprintf(t->id[t->n++], sizeof t->id[0], "%.15s", e->d_name);
-	closedir(d);
-}
-
-/* OpenMP keeps a team of workers for each thread that asks for one: a fresh thread starts without. Those of an earlier
- * one may be about to end. */
-static void *measure(void *threads)
-{
-	static float x[200000];
-	struct st_svf_metrics m = { .want = 1 };
-	struct tasks before, after;
-	int fresh = 0;
-	list_tasks(&before);
-	st_svf_metrics_add(&m, x, x, 200000, 0, false, *(int *)threads);
-	list_tasks(&after);
-	for (size_t i = 0; i < after.n; i++) {
-		bool old = false;
-		for (size_t k = 0; k < before.n; k++)
-			old |= strcmp(after.id[i], before.id[k]) == 0;
-		fresh += !old;
-	}
-	*(int *)threads = fresh;
-	return NULL;
-}
-
-static void test_threads(void **state)
-{
-	(void)state;
-	for (int asked = 1; asked < 4; asked++) {
-		int n = asked;
-		pthread_t t;
-		assert_int_equal(pthread_create(&t, NULL, measure, &n), 0);
-		assert_int_equal(pthread_join(t, NULL), 0);
-		assert_int_equal(n, asked - 1);
-	}
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_golden), cmocka_unit_test(test_names), cmocka_unit_test(test_gemm), cmocka_unit_test(test_svd),
 		cmocka_unit_test(test_engine), cmocka_unit_test(test_bad_numbers), cmocka_unit_test(test_metrics),
-		cmocka_unit_test(test_passed), cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_passed),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("svf stages", tests, NULL, NULL);
