@@ -131,7 +131,7 @@ size_t cli_columns(FILE *f);
 bool cli_colour(FILE *f);
 
 /* The value of --threads as the library takes it; more threads than this is no serious request. */
-static inline int cli_threads(uint32_t n) { return (int)(n > 4096 ? 4096 : n); }
+static inline int cli_threads(uint32_t n) { return (int)(n > 512 ? 512 : n); }
 
 struct cli_prompt { const char *text, *ids, *file; };
 /* Token ids of the prompt; text needs the container's tokenizer. *ids is malloc'ed. */
