@@ -247,34 +247,6 @@ static void moved_rows_come_back_as_bytes(void **state)
 
 /* ---- faults of storage ---- */
 
-static void exchange_nibbles(uint8_t *p, size_t n)
-{
-	for (size_t b = 0; b + 18 <= n; b += 18)
-		for (size_t i = 2; i < 18; i++)
-			p[b + i] = (uint8_t)(p[b + i] >> 4 | p[b + i] << 4);
-}
-
-/* Elements 2i and 2i + 1 in byte i of a Q4_0 block, instead of i and i + 16. */
-static void pairs_in_bytes(uint8_t *p, size_t n)
-{
-	for (size_t b = 0; b + 18 <= n; b += 18) {
-		uint8_t code[32];
-		for (size_t i = 0; i < 16; i++) {
-			code[i] = p[b + 2 + i] & 15;
-			code[i + 16] = p[b + 2 + i] >> 4;
-		}
-		for (size_t i = 0; i < 16; i++)
-			p[b + 2 + i] = (uint8_t)(code[2 * i] | code[2 * i + 1] << 4);
-	}
-}
-
-static void double_scales(uint8_t *p, size_t n)
-{
-	assert_true(n > 18 * 40);
-	for (size_t b = 33; b < 36; b++)
-		p[18 * b + 1] = (uint8_t)(p[18 * b + 1] + 4);
-}
-
 static void storage_fault_in(const char *arch, const char *tensor, enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t),
                              enum st_dtype against, const char *code)
 {

@@ -417,34 +417,6 @@ static void planted_faults_are_named(void **state)
 
 /* ---- faults of storage ---- */
 
-static void exchange_nibbles(uint8_t *p, size_t n)
-{
-	for (size_t b = 0; b + 18 <= n; b += 18)
-		for (size_t i = 2; i < 18; i++)
-			p[b + i] = (uint8_t)(p[b + i] >> 4 | p[b + i] << 4);
-}
-
-static void pairs_in_bytes(uint8_t *p, size_t n)
-{
-	for (size_t b = 0; b + 18 <= n; b += 18) {
-		uint8_t code[32];
-		for (size_t i = 0; i < 16; i++) {
-			code[i] = p[b + 2 + i] & 15;
-			code[i + 16] = p[b + 2 + i] >> 4;
-		}
-		for (size_t i = 0; i < 16; i++)
-			p[b + 2 + i] = (uint8_t)(code[2 * i] | code[2 * i + 1] << 4);
-	}
-}
-
-/* The f16 scales of three blocks of one row doubled: exponent plus one. */
-static void double_scales(uint8_t *p, size_t n)
-{
-	assert_true(n > 18 * 40);
-	for (size_t b = 33; b < 36; b++)
-		p[18 * b + 1] = (uint8_t)(p[18 * b + 1] + 4);
-}
-
 static void double_scale(uint8_t *p, size_t n)
 {
 	assert_true(n > 18 * 40);

@@ -288,4 +288,35 @@ static inline void toy_write(struct toy *m, const char *path, enum st_dtype type
 	assert_ok(st_writer_commit(w, &err), &err);
 }
 
+/* ---- faults of storage, for toy_tensor.mangle: what a wrong writer does to Q4_0 blocks ---- */
+
+static inline void exchange_nibbles(uint8_t *p, size_t n)
+{
+	for (size_t b = 0; b + 18 <= n; b += 18)
+		for (size_t i = 2; i < 18; i++)
+			p[b + i] = (uint8_t)(p[b + i] >> 4 | p[b + i] << 4);
+}
+
+/* Elements 2i and 2i + 1 in byte i of a Q4_0 block, instead of i and i + 16. */
+static inline void pairs_in_bytes(uint8_t *p, size_t n)
+{
+	for (size_t b = 0; b + 18 <= n; b += 18) {
+		uint8_t code[32];
+		for (size_t i = 0; i < 16; i++) {
+			code[i] = p[b + 2 + i] & 15;
+			code[i + 16] = p[b + 2 + i] >> 4;
+		}
+		for (size_t i = 0; i < 16; i++)
+			p[b + 2 + i] = (uint8_t)(code[2 * i] | code[2 * i + 1] << 4);
+	}
+}
+
+/* The f16 scales of three blocks of one row doubled: exponent plus one. */
+static inline void double_scales(uint8_t *p, size_t n)
+{
+	assert_true(n > 18 * 40);
+	for (size_t b = 33; b < 36; b++)
+		p[18 * b + 1] = (uint8_t)(p[18 * b + 1] + 4);
+}
+
 #endif
