@@ -296,7 +296,7 @@ void st_outdirs_remove(void)
 			remove_below(AT_FDCWD, building[i].path, 0);
 }
 
-static enum st_status outdir_exists(const char *path, struct st_error *err)
+enum st_status st_out_exists(const char *path, struct st_error *err)
 {
 	enum st_status st = st_fail(err, ST_ERR_IO, "already exists (--force replaces it)");
 	st_error_in(err, path);
@@ -347,7 +347,7 @@ enum st_status st_outdir_open(const char *path, const char *const *replaces, str
 	*out = NULL;
 	struct stat sb;
 	if (lstat(path, &sb) == 0 && (!replaces || !S_ISDIR(sb.st_mode)))
-		return outdir_exists(path, err);
+		return st_out_exists(path, err);
 	if (lstat(path, &sb) == 0 && !may_be_replaced(path, replaces, err))
 		return ST_ERR_IO;
 	struct st_outdir *d = calloc(1, sizeof *d);

@@ -45,6 +45,9 @@ void st_outdir_error(const struct st_outdir *d, struct st_error *err);
  * end the process. */
 void st_outdirs_remove(void);
 
+/* The error of an output that is there already and may not be replaced. */
+ST_MUST_CHECK enum st_status st_out_exists(const char *path, struct st_error *err);
+
 /* Whether writing `out` would take `in` away: it is the same file, or a folder that holds it. */
 bool st_out_takes(const char *out, const char *in);
 

@@ -70,7 +70,8 @@ const struct cli_command cmd_diff = {
 	.description =
 		"A and B are each one APRT, npy or npz file, a trace (bundle or tree) or a model, and of one kind; one stage of a trace is named "
 		"as BUNDLE:KEY. Everything on both sides is accounted for: compared, or listed as being on one side only.\n\n"
-		"Of two traces the worst position of every stage is shown, with a floor estimated from what the traces say of themselves; beyond it, a stage is a fault where the difference appears at once, and undecided where it grew by and by. Of two models "
+		"Of two traces the worst position of every stage is shown, with a floor estimated from what the traces say of themselves; "
+		"beyond it, a stage is a fault where the difference appears at once, and undecided where it grew by and by. Of two models "
 		"every weight is compared by value, in the orientation and row order that fits; containers that are no known model are "
 		"compared tensor by tensor, by name.",
 	.examples =

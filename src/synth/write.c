@@ -330,11 +330,8 @@ static enum st_status run(struct job *j, const char *path, struct st_synth_resul
 	ST_TRY(gather(j, err));
 	if (shards > MAX_SHARDS || shards > j->n)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--shards", "%u files for %zu tensors; at most one for each, and %u", shards, j->n, MAX_SHARDS);
-	if (s->target != ST_SYNTH_HF && !j->o->replace && access(path, F_OK) == 0) {
-		enum st_status st = st_fail(err, ST_ERR_IO, "already exists (--force replaces it)");
-		st_error_in(err, path);
-		return st;
-	}
+	if (s->target != ST_SYNTH_HF && !j->o->replace && access(path, F_OK) == 0)
+		return st_out_exists(path, err);
 	switch (s->target) {
 	case ST_SYNTH_GGUF: ST_TRY(write_gguf(j, path, shards, err)); break;
 	case ST_SYNTH_APR: ST_TRY(write_apr(j, path, shards, err)); break;

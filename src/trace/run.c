@@ -278,9 +278,9 @@ static enum st_status check_output(const struct st_model *m, const char *out, bo
 		char path[PATH_MAX];
 		takes = takes || (snprintf(path, sizeof path, "%s/%s", c->path, *name) < PATH_MAX && st_out_takes(out, path));
 	}
-	if (!takes && (force || !out || access(out, F_OK) != 0))
-		return ST_OK;
-	enum st_status st = takes ? st_fail(err, ST_ERR_USAGE, "is the model, or holds it") : st_fail(err, ST_ERR_IO, "already exists (--force replaces it)");
+	if (!takes)
+		return out && !force && access(out, F_OK) == 0 ? st_out_exists(out, err) : ST_OK;
+	enum st_status st = st_fail(err, ST_ERR_USAGE, "is the model, or holds it");
 	st_error_in(err, out);
 	return st;
 }
