@@ -83,20 +83,25 @@ double bench_read_bandwidth(const struct bench *b)
 
 #if defined(__x86_64__)
 /* 12 chains hide the latency; each step depends on the one before, so none can be dropped. */
-#define CHAINS(vec, set1, fma, lanes) \
-	vec s[12], a = set1(0.999999f), c = set1(1e-7f); \
-	for (int i = 0; i < 12; i++) \
-		s[i] = set1((float)i); \
-	for (long k = 0; k < FMA_STEPS; k++) \
-		_Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) \
-			s[i] = fma(s[i], a, c); \
-	float out[12][lanes]; \
-	memcpy(out, s, sizeof out); \
-	return out[0][0] + out[1][0] + out[2][0] + out[3][0] + out[4][0] + out[5][0] + out[6][0] + out[7][0] + out[8][0] + \
-	       out[9][0] + out[10][0] + out[11][0]
+#define CHAINS(vec, set1, fma, lanes)                                                                        \
+	vec s[12], a = set1(0.999999f), c = set1(1e-7f);                                                     \
+	for (int i = 0; i < 12; i++)                                                                         \
+		s[i] = set1((float)i);                                                                       \
+	for (long k = 0; k < FMA_STEPS; k++)                                                                 \
+		_Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) s[i] = fma(s[i], a, c);                \
+	float out[12][lanes];                                                                                \
+	memcpy(out, s, sizeof out);                                                                          \
+	return out[0][0] + out[1][0] + out[2][0] + out[3][0] + out[4][0] + out[5][0] + out[6][0] + out[7][0] \
+	     + out[8][0] + out[9][0] + out[10][0] + out[11][0]
 
-__attribute__((target("avx512f"))) static float chains_512(void) { CHAINS(__m512, _mm512_set1_ps, _mm512_fmadd_ps, 16); }
-__attribute__((target("avx2,fma"))) static float chains_256(void) { CHAINS(__m256, _mm256_set1_ps, _mm256_fmadd_ps, 8); }
+__attribute__((target("avx512f"))) static float chains_512(void)
+{
+	CHAINS(__m512, _mm512_set1_ps, _mm512_fmadd_ps, 16);
+}
+__attribute__((target("avx2,fma"))) static float chains_256(void)
+{
+	CHAINS(__m256, _mm256_set1_ps, _mm256_fmadd_ps, 8);
+}
 
 static void run_chains(void *arg)
 {
@@ -117,7 +122,11 @@ double bench_fma_peak(const struct bench *b)
 	return 2 * lanes * 12.0 * FMA_STEPS * b->threads / bench_time(b, run_chains, &own);
 }
 #else
-double bench_fma_peak(const struct bench *b) { (void)b; return 0; }
+double bench_fma_peak(const struct bench *b)
+{
+	(void)b;
+	return 0;
+}
 #endif
 
 /* ---- rows ---- */
@@ -128,7 +137,8 @@ void bench_row(const struct bench *b, const char *what, bench_fn f, void *arg, d
 	double before = limit(b), measured = work / bench_time(b, f, arg), after = limit(b);
 	double top = before > after ? before : after;
 	if (top > 0)
-		printf("%-44s %9.2f %9.2f %-7s %6.1f %%\n", what, measured / divisor, top / divisor, unit, 100 * measured / top);
+		printf("%-44s %9.2f %9.2f %-7s %6.1f %%\n", what, measured / divisor, top / divisor, unit,
+		       100 * measured / top);
 	else
 		printf("%-44s %9.2f %9s %-7s\n", what, measured / divisor, "?", unit);
 	fflush(stdout);
@@ -160,7 +170,8 @@ int main(int argc, char **argv)
 			return 1;
 		}
 	}
-	printf("%d threads of %d processors\n%-44s %9s %9s %-7s %8s\n", b.threads, omp_get_num_procs(), "what", "measured", "limit", "", "ratio");
+	printf("%d threads of %d processors\n%-44s %9s %9s %-7s %8s\n", b.threads, omp_get_num_procs(), "what",
+	       "measured", "limit", "", "ratio");
 	bool found = false;
 	for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++)
 		if (!only || strcmp(only, groups[i].name) == 0) {

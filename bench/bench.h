@@ -12,7 +12,7 @@
 
 struct bench {
 	int threads;
-	double seconds;  /* at least this long per figure */
+	double seconds;   /* at least this long per figure */
 	const char *data; /* folder with large models, or NULL */
 };
 

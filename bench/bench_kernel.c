@@ -57,8 +57,16 @@ static void make_weights(struct product *p, enum st_dtype t, size_t N)
 	free(x);
 	for (size_t n = 1; n < N; n++)
 		memcpy(data + n * row, data, row);
-	p->w = (struct st_tensor){ .name = "w", .dtype = t, .layout = ST_LAYOUT_ROWS, .ndim = 2, .shape = { N, K },
-	                           .n_elems = N * K, .n_bytes = N * row, .row_bytes = row, .scale = 1, .data = data };
+	p->w = (struct st_tensor){ .name = "w",
+		                   .dtype = t,
+		                   .layout = ST_LAYOUT_ROWS,
+		                   .ndim = 2,
+		                   .shape = { N, K },
+		                   .n_elems = N * K,
+		                   .n_bytes = N * row,
+		                   .row_bytes = row,
+		                   .scale = 1,
+		                   .data = data };
 	p->N = N;
 }
 
@@ -74,7 +82,8 @@ static void product_row(const struct bench *b, enum st_dtype t, enum st_mode mod
 	fill(p.x, T * K);
 	memset(p.y, 0, T * N * sizeof *p.y);
 	char what[80];
-	snprintf(what, sizeof what, "matmul %s, %zu tokens, %s, %s", st_dtype_info(t)->name, T, st_mode_name(mode), st_cpu_name(cpu));
+	snprintf(what, sizeof what, "matmul %s, %zu tokens, %s, %s", st_dtype_info(t)->name, T, st_mode_name(mode),
+	         st_cpu_name(cpu));
 	if (T <= 8)
 		bench_row(b, what, multiply, &p, (double)p.w.n_bytes, bench_read_bandwidth, "GB/s", 1e9);
 	else
@@ -116,8 +125,10 @@ static void attend(void *arg)
 
 static void attention_row(const struct bench *b, enum st_mode mode, size_t T, size_t P)
 {
-	struct attention a = { .e = { .k = st_kernels_get(st_cpu_best()), .mode = mode, .threads = b->threads },
-	                       .s = { .T = T, .P = P, .n_heads = 28, .n_kv_heads = 4, .head_dim = 128, .scale = 0.088388 } };
+	struct attention a = {
+		.e = { .k = st_kernels_get(st_cpu_best()), .mode = mode, .threads = b->threads },
+		.s = { .T = T, .P = P, .n_heads = 28, .n_kv_heads = 4, .head_dim = 128, .scale = 0.088388 }
+	};
 	a.q = must(st_alloc_array(T * 28 * 128, 4));
 	a.k = must(st_alloc_array(P * 4 * 128, 4));
 	a.v = must(st_alloc_array(P * 4 * 128, 4));
@@ -140,9 +151,12 @@ static void attention_row(const struct bench *b, enum st_mode mode, size_t T, si
 void bench_kernel(const struct bench *b)
 {
 	enum st_cpu best = st_cpu_best();
-	static const struct { enum st_dtype t; size_t rows; } few[] = {
-		{ ST_DTYPE_Q4_K, 75776 }, { ST_DTYPE_Q6_K, 56832 }, { ST_DTYPE_Q8_0, 37888 }, { ST_DTYPE_BF16, 18944 },
-		{ ST_DTYPE_F16, 18944 }, { ST_DTYPE_F32, 18944 },
+	static const struct {
+		enum st_dtype t;
+		size_t rows;
+	} few[] = {
+		{ ST_DTYPE_Q4_K, 75776 }, { ST_DTYPE_Q6_K, 56832 }, { ST_DTYPE_Q8_0, 37888 },
+		{ ST_DTYPE_BF16, 18944 }, { ST_DTYPE_F16, 18944 },  { ST_DTYPE_F32, 18944 },
 	};
 	for (size_t i = 0; i < sizeof few / sizeof few[0]; i++)
 		for (int mode = ST_MODE_EXACT; mode <= ST_MODE_FAST; mode++)
@@ -167,7 +181,9 @@ void bench_kernel(const struct bench *b)
 	a.x = must(st_alloc_array(ACT_N, sizeof *a.x));
 	a.y = must(st_alloc_array(ACT_N, sizeof *a.y));
 	fill(a.x, ACT_N);
-	static const char *const names[] = { [ST_ACT_SILU] = "silu", [ST_ACT_GELU_TANH] = "gelu (tanh)", [ST_ACT_GELU] = "gelu (erf)" };
+	static const char *const names[] = {
+		[ST_ACT_SILU] = "silu", [ST_ACT_GELU_TANH] = "gelu (tanh)", [ST_ACT_GELU] = "gelu (erf)"
+	};
 	for (int act = 0; act < 3; act++) {
 		a.act = (enum st_activation)act;
 		bench_row(b, names[act], activate, &a, 2.0 * ACT_N * sizeof(float), bench_read_bandwidth, "GB/s", 1e9);

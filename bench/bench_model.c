@@ -85,7 +85,8 @@ static void prefill(void *p)
 	struct st_run *r;
 	e.mode = ST_MODE_FAST;
 	e.threads = j->b->threads;
-	if (st_run_open_flags(g, &e, 64, 64, ST_RUN_HEAD_LAST, &r, &err) != ST_OK || st_run_begin(r, j->tokens, 64, &err) != ST_OK)
+	if (st_run_open_flags(g, &e, 64, 64, ST_RUN_HEAD_LAST, &r, &err) != ST_OK
+	    || st_run_begin(r, j->tokens, 64, &err) != ST_OK)
 		stop(&err);
 	for (uint32_t i = 0; i < g->n_nodes; i++)
 		if (st_run_eval(r, i, &err) != ST_OK)
@@ -159,15 +160,20 @@ static void write_trace(const char *path, float step)
 	char names[STAGES][40];
 	const char *readable;
 	struct st_writer *w;
-	json_t *meta = json_pack("{s:s, s:s, s:s, s:s, s:s}", "format", "stele-trace", "version", "1", "engine", "stele", "mode", "exact", "weights", "F32");
+	json_t *meta = json_pack("{s:s, s:s, s:s, s:s, s:s}", "format", "stele-trace", "version", "1", "engine",
+	                         "stele", "mode", "exact", "weights", "F32");
 	float *row = malloc(COLS * sizeof *row);
 	if (access(path, R_OK) == 0 || !row || !meta)
 		goto out;
 	for (int i = 0; i < STAGES; i++) {
 		snprintf(names[i], sizeof names[i], "layers.%d.post_ffn_residual", i);
-		specs[i] = (struct st_tensor_spec){ .name = names[i], .dtype = ST_DTYPE_F32, .ndim = 2, .shape = { ROWS, COLS } };
+		specs[i] = (struct st_tensor_spec){
+			.name = names[i], .dtype = ST_DTYPE_F32, .ndim = 2, .shape = { ROWS, COLS }
+		};
 	}
-	struct st_write_plan plan = { .format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = STAGES, .metadata = meta, .pad_header = true };
+	struct st_write_plan plan = {
+		.format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = STAGES, .metadata = meta, .pad_header = true
+	};
 	if (st_writer_open(path, &plan, &w, &err) != ST_OK)
 		stop(&err);
 	for (int i = 0; i < STAGES * ROWS; i++) {
@@ -215,10 +221,12 @@ void bench_model(const struct bench *b)
 	bench_row_seconds(b, "7B: open, parse, tokenise", open_and_tokenise, &j, 0.3);
 	j.mode = "exact";
 	trace_four(&j); /* the file into the page cache */
-	bench_row(b, "7B: trace of 4 tokens, exact, packed bytes", trace_four, &j, bytes, bench_read_bandwidth, "GB/s", 1e9);
+	bench_row(b, "7B: trace of 4 tokens, exact, packed bytes", trace_four, &j, bytes, bench_read_bandwidth, "GB/s",
+	          1e9);
 	bench_row_seconds(b, "7B: trace of 4 tokens, exact", trace_four, &j, 0.6);
 	j.mode = "fast";
-	bench_row(b, "7B: trace of 4 tokens, fast, packed bytes", trace_four, &j, bytes, bench_read_bandwidth, "GB/s", 1e9);
+	bench_row(b, "7B: trace of 4 tokens, fast, packed bytes", trace_four, &j, bytes, bench_read_bandwidth, "GB/s",
+	          1e9);
 	bench_row_seconds(b, "7B: trace of 4 tokens, fast", trace_four, &j, 0.6);
 	memory_row("7B: trace of 4 tokens, anonymous memory", trace_four, &j, 400);
 	bench_row(b, "7B: prefill of 64 tokens, fast", prefill, &j, 2 * 64 * products, bench_fma_peak, "Gflop/s", 1e9);
@@ -228,6 +236,7 @@ void bench_model(const struct bench *b)
 	write_trace(j.trace_a, 0);
 	write_trace(j.trace_b, 1e-7f);
 	diff(&j);
-	bench_row(b, "diff of two traces of 1.07 GB", diff, &j, 2.0 * STAGES * ROWS * COLS * 4, bench_read_bandwidth, "GB/s", 1e9);
+	bench_row(b, "diff of two traces of 1.07 GB", diff, &j, 2.0 * STAGES * ROWS * COLS * 4, bench_read_bandwidth,
+	          "GB/s", 1e9);
 	st_model_close(m);
 }

@@ -54,7 +54,8 @@ static void attention(const struct bench *b, uint32_t rows)
 	};
 	struct st_draw g;
 	uint8_t *codes = must(st_alloc_array(2 * n, DIM / 2));
-	float *norms = must(st_alloc_array(2 * n, sizeof *norms)), *dense = must(st_alloc_array(2 * n, DIM * sizeof *dense));
+	float *norms = must(st_alloc_array(2 * n, sizeof *norms)),
+	      *dense = must(st_alloc_array(2 * n, DIM * sizeof *dense));
 	char what[96];
 	ok(st_tq_codec_init(&s.codec, DIM, 4, false, 1, s.e.cpu, &err), &err);
 	st_draw_init(&g, 1, s.e.cpu);
@@ -67,7 +68,9 @@ static void attention(const struct bench *b, uint32_t rows)
 		norms[i] = 16;
 	for (size_t i = 0; i < 2 * n; i++)
 		st_tq_decode_rotated(&s.codec, codes + i * (DIM / 2), norms + i, 1, dense + i * DIM);
-	s.kv = (struct st_tq_kv){ .k_codes = codes, .v_codes = codes + n * (DIM / 2), .k_norms = norms, .v_norms = norms + n };
+	s.kv = (struct st_tq_kv){
+		.k_codes = codes, .v_codes = codes + n * (DIM / 2), .k_norms = norms, .v_norms = norms + n
+	};
 	snprintf(what, sizeof what, "attention, 4-bit cache, %u rows", rows);
 	bench_row(b, what, attend, &s, (double)n * (DIM + 2 * sizeof(float)), bench_read_bandwidth, "GB/s", 1e9);
 	double packed = bench_time(b, attend, &s);
@@ -112,7 +115,8 @@ static void null_distribution(const struct bench *b)
 	st_sweep_free(s);
 	clock_gettime(CLOCK_MONOTONIC, &t1);
 	double t = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) * 1e-9;
-	printf("%-44s %9.3f %9.3f %-7s %6.1f %%\n", "null distribution, 200 seeds, all points", t, 60.0, "s", 100 * t / 60);
+	printf("%-44s %9.3f %9.3f %-7s %6.1f %%\n", "null distribution, 200 seeds, all points", t, 60.0, "s",
+	       100 * t / 60);
 }
 
 void bench_replay(const struct bench *b)
@@ -128,7 +132,8 @@ void bench_replay(const struct bench *b)
 	r.codes = must(st_alloc_array(ENCODE_ROWS, DIM / 2));
 	st_draw_init(&g, 1, r.codec.cpu);
 	st_draw_normal(&g, r.x, (size_t)ENCODE_ROWS * DIM);
-	bench_row(b, "encode to 4 bits, d 256, bytes of f32", encode, &r, (double)ENCODE_ROWS * DIM * 4, bench_read_bandwidth, "GB/s", 1e9);
+	bench_row(b, "encode to 4 bits, d 256, bytes of f32", encode, &r, (double)ENCODE_ROWS * DIM * 4,
+	          bench_read_bandwidth, "GB/s", 1e9);
 	free(r.x);
 	free(r.norms);
 	free(r.codes);

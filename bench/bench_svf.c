@@ -1,6 +1,6 @@
 /*
- * bench_svf.c - the products of a singular-value adaptation beside f32 fma, all stages with their digests beside the products,
- * and the factors of an embedding-sized matrix beside a stated time.
+ * bench_svf.c - the products of a singular-value adaptation beside f32 fma, all stages with their digests beside the
+ * products, and the factors of an embedding-sized matrix beside a stated time.
  */
 #include "bench.h"
 
@@ -67,12 +67,16 @@ static void theirs(void *arg)
 
 static void products(const struct bench *b)
 {
-	struct product p = { .b = b, .u = numbers((size_t)BLOCK * K, 0.01), .s = numbers(K, 1), .packed = numbers((size_t)K * K, 0.01),
-	                     .y = numbers((size_t)BLOCK * K, 0) };
+	struct product p = { .b = b,
+		             .u = numbers((size_t)BLOCK * K, 0.01),
+		             .s = numbers(K, 1),
+		             .packed = numbers((size_t)K * K, 0.01),
+		             .y = numbers((size_t)BLOCK * K, 0) };
 	if (!st_gemm_pack(&p.v, st_cpu_best(), p.packed, true, K, K, b->threads))
 		must(NULL);
 	openblas_set_num_threads(b->threads);
-	bench_row(b, "svf product, 8192 rows of 1024 (>= 60 %)", ours, &p, 2.0 * BLOCK * K * K, bench_fma_peak, "Gflop/s", 1e9);
+	bench_row(b, "svf product, 8192 rows of 1024 (>= 60 %)", ours, &p, 2.0 * BLOCK * K * K, bench_fma_peak,
+	          "Gflop/s", 1e9);
 	char what[80];
 	snprintf(what, sizeof what, "the same by OpenBLAS (core %s)", openblas_get_corename());
 	bench_row(b, what, theirs, &p, 2.0 * BLOCK * K * K, bench_fma_peak, "Gflop/s", 1e9);
@@ -84,9 +88,13 @@ static void products(const struct bench *b)
 }
 
 /* The nine tensors of the published vector. */
-static const struct { const char *name; uint64_t rows, cols; } tensors[] = {
-	{ "embed_tokens", 151936, 1024 }, { "q_proj", 2048, 1024 }, { "k_proj", 1024, 1024 }, { "v_proj", 1024, 1024 }, { "o_proj", 1024, 2048 },
-	{ "gate_proj", 3072, 1024 }, { "up_proj", 3072, 1024 }, { "down_proj", 1024, 3072 }, { "lm_head", 151936, 1024 },
+static const struct {
+	const char *name;
+	uint64_t rows, cols;
+} tensors[] = {
+	{ "embed_tokens", 151936, 1024 }, { "q_proj", 2048, 1024 },    { "k_proj", 1024, 1024 },
+	{ "v_proj", 1024, 1024 },         { "o_proj", 1024, 2048 },    { "gate_proj", 3072, 1024 },
+	{ "up_proj", 3072, 1024 },        { "down_proj", 1024, 3072 }, { "lm_head", 151936, 1024 },
 };
 #define TENSORS (sizeof tensors / sizeof *tensors)
 
@@ -126,7 +134,12 @@ static float *tall(void)
 	return (float *)(void *)p;
 }
 
-struct stages { const struct bench *b; float *w, *u, *s, *v, *o; struct st_svf_times t; double at_peak; };
+struct stages {
+	const struct bench *b;
+	float *w, *u, *s, *v, *o;
+	struct st_svf_times t;
+	double at_peak;
+};
 
 static void all_stages(void *arg)
 {
@@ -136,18 +149,32 @@ static void all_stages(void *arg)
 	x->t = (struct st_svf_times){ 0 };
 	x->at_peak = 0;
 	for (size_t i = 0; i < TENSORS; i++) {
-		struct st_svf_entry e = { .source_name = tensors[i].name, .safe = tensors[i].name, .rows = tensors[i].rows, .cols = tensors[i].cols, .k = K };
-		const struct st_tensor u = { .name = "u", .dtype = ST_DTYPE_F32, .ndim = 2, .shape = { e.rows, K }, .n_elems = e.rows * K, .n_bytes = e.rows * K * 4,
-		                             .row_bytes = K * 4, .scale = 1, .data = (const uint8_t *)x->u };
+		struct st_svf_entry e = { .source_name = tensors[i].name,
+			                  .safe = tensors[i].name,
+			                  .rows = tensors[i].rows,
+			                  .cols = tensors[i].cols,
+			                  .k = K };
+		const struct st_tensor u = { .name = "u",
+			                     .dtype = ST_DTYPE_F32,
+			                     .ndim = 2,
+			                     .shape = { e.rows, K },
+			                     .n_elems = e.rows * K,
+			                     .n_bytes = e.rows * K * 4,
+			                     .row_bytes = K * 4,
+			                     .scale = 1,
+			                     .data = (const uint8_t *)x->u };
 		const struct st_svf_factors f = { .u = &u, .s = x->s, .v = x->v };
 		struct st_svf_engine g;
 		struct st_svf_stages t = { .e = &e, .turned = i > 0 && i < 8, .summaries = true };
-		const struct st_svf_source source = e.cols == K ? (struct st_svf_source){ .rows = rows_of, .ctx = x->w } : (struct st_svf_source){ .rows = wide_rows, .ctx = &e };
+		const struct st_svf_source source = e.cols == K
+		                                          ? (struct st_svf_source){ .rows = rows_of, .ctx = x->w }
+		                                          : (struct st_svf_source){ .rows = wide_rows, .ctx = &e };
 		ok(st_svf_engine_open(&g, &e, &f, x->o, source, BLOCK, x->b->threads, &err), &err);
 		g.times = &x->t;
 		ok(st_svf_stages_run(&t, &g, &err), &err);
 		st_svf_engine_close(&g);
-		/* What the products would have taken at the peak, as it was around this tensor. With the zero-offset product. */
+		/* What the products would have taken at the peak, as it was around this tensor. With the zero-offset
+		 * product. */
 		double after = bench_fma_peak(x->b), peak = before > after ? before : after;
 		x->at_peak += 2 * 2.0 * (double)e.rows * (double)e.cols * K / peak;
 		before = after;
@@ -156,14 +183,20 @@ static void all_stages(void *arg)
 
 static void replay(const struct bench *b)
 {
-	struct stages x = { .b = b, .w = numbers((size_t)BLOCK * K, 0.05), .u = tall(), .s = numbers(K, 1),
-	                    .v = numbers((size_t)3 * K * K, 0.01), .o = numbers(K, 0.1) };
+	struct stages x = { .b = b,
+		            .w = numbers((size_t)BLOCK * K, 0.05),
+		            .u = tall(),
+		            .s = numbers(K, 1),
+		            .v = numbers((size_t)3 * K * K, 0.01),
+		            .o = numbers(K, 0.1) };
 	for (size_t i = 0; i < K; i++)
 		x.s[i] += 5;
 	all_stages(&x);
 	double total = x.t.products + x.t.hashing + x.t.rest;
-	printf("%-44s %9.2f %9.2f %-7s %6.1f %%\n", "svf products of nine tensors (>= 60 %)", x.t.products, x.at_peak, "s", 100 * x.at_peak / x.t.products);
-	printf("%-44s %9.2f %9.2f %-7s %6.1f %%\n", "svf nine tensors, ten stages, digests", total, 2.5 * x.t.products, "s", 100 * total / (2.5 * x.t.products));
+	printf("%-44s %9.2f %9.2f %-7s %6.1f %%\n", "svf products of nine tensors (>= 60 %)", x.t.products, x.at_peak,
+	       "s", 100 * x.at_peak / x.t.products);
+	printf("%-44s %9.2f %9.2f %-7s %6.1f %%\n", "svf nine tensors, ten stages, digests", total, 2.5 * x.t.products,
+	       "s", 100 * total / (2.5 * x.t.products));
 	printf("%-44s products %.2f s, digests %.2f s, rest %.2f s\n", "", x.t.products, x.t.hashing, x.t.rest);
 	free(x.w);
 	munmap(x.u, (size_t)REPEATS * BLOCK * K * sizeof *x.u);
@@ -182,9 +215,14 @@ static void decompose(const struct bench *b)
 		return;
 	close(fd);
 	float *w = numbers((size_t)BLOCK * K, 0.05);
-	const struct st_svf_entry e = { .source_name = "embedding", .safe = "embedding", .rows = 151936, .cols = K, .k = K };
-	ok(st_svf_decompose(&e, (struct st_svf_source){ .rows = rows_of, .ctx = w }, ST_SVF_GESDD, b->threads, path, &r, NULL, &err), &err);
-	printf("%-44s %9.3f %9.3f %-7s %6.1f %%\n", "thin svd of [151936, 1024]", r.seconds, 90.0, "s", 100 * r.seconds / 90);
+	const struct st_svf_entry e = {
+		.source_name = "embedding", .safe = "embedding", .rows = 151936, .cols = K, .k = K
+	};
+	ok(st_svf_decompose(&e, (struct st_svf_source){ .rows = rows_of, .ctx = w }, ST_SVF_GESDD, b->threads, path, &r,
+	                    NULL, &err),
+	   &err);
+	printf("%-44s %9.3f %9.3f %-7s %6.1f %%\n", "thin svd of [151936, 1024]", r.seconds, 90.0, "s",
+	       100 * r.seconds / 90);
 	printf("%-44s residual %.2g, orthogonality %.2g\n", "", r.residual_rel, r.u_error);
 	unlink(path);
 	free(w);

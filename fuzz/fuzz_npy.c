@@ -6,7 +6,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
 	static const uint8_t body[64];
 	const uint16_t length = (uint16_t)n;
-	const struct fuzz_piece file[] = { { "\x93NUMPY\1", 8 }, { &length, sizeof length }, { data, n }, { body, sizeof body } };
+	const struct fuzz_piece file[] = {
+		{ "\x93NUMPY\1", 8 }, { &length, sizeof length }, { data, n }, { body, sizeof body }
+	};
 	if (n > 0 && n <= UINT16_MAX && data[0] == '{')
 		fuzz_open(file, 4);
 	else

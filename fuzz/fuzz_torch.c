@@ -37,8 +37,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	memcpy(end + 12, &directory, 4);
 	memcpy(end + 16, &at, 4);
 	const struct fuzz_piece file[] = {
-		{ local[0], 30 }, { names[0], strlen(names[0]) }, bodies[0], { local[1], 30 }, { names[1], strlen(names[1]) }, bodies[1],
-		{ entry[0], 46 }, { names[0], strlen(names[0]) }, { entry[1], 46 }, { names[1], strlen(names[1]) }, { end, 22 },
+		{ local[0], 30 },
+		{ names[0], strlen(names[0]) },
+		bodies[0],
+		{ local[1], 30 },
+		{ names[1], strlen(names[1]) },
+		bodies[1],
+		{ entry[0], 46 },
+		{ names[0], strlen(names[0]) },
+		{ entry[1], 46 },
+		{ names[1], strlen(names[1]) },
+		{ end, 22 },
 	};
 	fuzz_open(file, sizeof file / sizeof *file);
 	return 0;

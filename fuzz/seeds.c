@@ -1,6 +1,6 @@
 /*
- * seeds.c - writes the seed corpus into a folder: the sound files of tests/robust/good.h, damaged copies of each, and bare
- * headers and pickles, which the targets wrap themselves. The same files on every run.
+ * seeds.c - writes the seed corpus into a folder: the sound files of tests/robust/good.h, damaged copies of each, and
+ * bare headers and pickles, which the targets wrap themselves. The same files on every run.
  *
  *   seeds FOLDER
  */

@@ -67,13 +67,13 @@ static inline void needs_long_double(void)
 }
 
 /* Assert success, printing the error otherwise. */
-#define assert_ok(expr, err) \
-	do { \
-		if ((expr) != ST_OK) { \
-			char line_[1400]; \
+#define assert_ok(expr, err)                                         \
+	do {                                                         \
+		if ((expr) != ST_OK) {                               \
+			char line_[1400];                            \
 			st_error_format((err), line_, sizeof line_); \
-			fail_msg("%s: %s", #expr, line_); \
-		} \
+			fail_msg("%s: %s", #expr, line_);            \
+		}                                                    \
 	} while (0)
 
 #endif

@@ -18,15 +18,15 @@
 struct st_metrics {
 	uint64_t count;
 	uint64_t nonfinite_a, nonfinite_b;
-	uint64_t nonfinite_apart;   /* positions where the two sides disagree about being finite */
+	uint64_t nonfinite_apart; /* positions where the two sides disagree about being finite */
 	double max_abs;
-	uint64_t max_abs_index;     /* first element with max_abs */
-	double mean_abs, rms;       /* of a - b */
-	double rel_l2;              /* |a - b| / |b|; 0 when both are zero, infinity when only b is */
-	double cosine;              /* NaN when a norm is 0 */
-	double gain;                /* least-squares g of a = g b; NaN when |b| = 0 */
-	double norm_a, norm_b;      /* L2 over the finite elements */
-	double norm_diff;           /* |a - b| */
+	uint64_t max_abs_index; /* first element with max_abs */
+	double mean_abs, rms;   /* of a - b */
+	double rel_l2;          /* |a - b| / |b|; 0 when both are zero, infinity when only b is */
+	double cosine;          /* NaN when a norm is 0 */
+	double gain;            /* least-squares g of a = g b; NaN when |b| = 0 */
+	double norm_a, norm_b;  /* L2 over the finite elements */
+	double norm_diff;       /* |a - b| */
 };
 
 void st_metrics_of(const float *a, const float *b, uint64_t n, int threads, struct st_metrics *m);
@@ -58,7 +58,7 @@ struct st_param {
 
 #define ST_MAX_PARAMS 6
 struct st_cause {
-	const char *code;              /* from st_causes; "unexplained" when none fits */
+	const char *code; /* from st_causes; "unexplained" when none fits */
 	enum st_confidence confidence;
 	struct st_param params[ST_MAX_PARAMS];
 	size_t n_params;
@@ -78,7 +78,8 @@ enum st_weight_status {
 	ST_WEIGHT_EQUAL_DECODED, /* the same numbers, stored differently */
 	ST_WEIGHT_NOISE,         /* apart by what the stored types predict */
 	ST_WEIGHT_FAULT,
-	ST_WEIGHT_ONLY_A, ST_WEIGHT_ONLY_B, /* a required weight is on one side only */
+	ST_WEIGHT_ONLY_A,
+	ST_WEIGHT_ONLY_B, /* a required weight is on one side only */
 };
 
 /* A type that errs: its step where the whole tensor has one (AprQ8), else 1. */
@@ -89,27 +90,28 @@ struct st_held {
 
 #define ST_MAX_CANDIDATES 4
 struct st_weight_diff {
-	const struct st_weight *a, *b;  /* NULL on the side that lacks it; for a tied head the embedding */
-	const struct st_weight *slot;   /* where the weight belongs: names, role, layer, stage */
+	const struct st_weight *a, *b; /* NULL on the side that lacks it; for a tied head the embedding */
+	const struct st_weight *slot;  /* where the weight belongs: names, role, layer, stage */
 	enum st_weight_status status;
-	struct st_held held_a, held_b;  /* whose noise was expected: the stored types', or that of coarser ones that the numbers came from */
-	double rel_l2;                  /* |a - b| / |b| after decoding, in the basis of the graph */
-	double predicted;               /* the same ratio as the stored types predict it */
+	struct st_held held_a, held_b; /* whose noise was expected: the stored types', or that of coarser ones that the
+	                                  numbers came from */
+	double rel_l2;                 /* |a - b| / |b| after decoding, in the basis of the graph */
+	double predicted;              /* the same ratio as the stored types predict it */
 	double gain;
 	double max_abs;
 	uint64_t nonfinite_a, nonfinite_b;
 	uint64_t rows, cols;
 	uint64_t bad_rows, first_bad_row, last_bad_row; /* rows apart by more than predicted */
-	struct st_cause cause;          /* ST_WEIGHT_FAULT and ONLY_* */
-	char side;                      /* 'a', 'b': the one that is wrong where that can be told; else 0 */
+	struct st_cause cause;                          /* ST_WEIGHT_FAULT and ONLY_* */
+	char side; /* 'a', 'b': the one that is wrong where that can be told; else 0 */
 	struct st_candidate candidates[ST_MAX_CANDIDATES];
 	size_t n_candidates;
 };
 
 /* Every weight slot of either model, in graph order. *out is malloc'ed. */
 ST_MUST_CHECK enum st_status st_compare_weights(const struct st_model *a, const struct st_model *b, int threads,
-                                                const struct st_hooks *hooks, struct st_weight_diff **out,
-                                                size_t *n, struct st_error *err);
+                                                const struct st_hooks *hooks, struct st_weight_diff **out, size_t *n,
+                                                struct st_error *err);
 
 /* ---- two configurations ---- */
 

@@ -14,8 +14,13 @@
 struct st_container;
 
 enum st_format {
-	ST_FORMAT_GGUF, ST_FORMAT_SAFETENSORS, ST_FORMAT_APR, ST_FORMAT_NPY, ST_FORMAT_NPZ,
-	ST_FORMAT_TORCH, ST_FORMAT_APRT,
+	ST_FORMAT_GGUF,
+	ST_FORMAT_SAFETENSORS,
+	ST_FORMAT_APR,
+	ST_FORMAT_NPY,
+	ST_FORMAT_NPZ,
+	ST_FORMAT_TORCH,
+	ST_FORMAT_APRT,
 	ST_FORMAT_COUNT
 };
 
@@ -25,8 +30,7 @@ const char *st_format_name(enum st_format f);
 /* Recognises by content, never by suffix; a suffix that promises another format than the content
  * (.gguf, .safetensors, .apr, .npy, .npz) is refused. A folder is a Hugging Face model folder
  * or an APRT tree. The caller closes with st_container_close (NULL is fine). */
-ST_MUST_CHECK enum st_status st_container_open(const char *path, struct st_container **out,
-                                               struct st_error *err);
+ST_MUST_CHECK enum st_status st_container_open(const char *path, struct st_container **out, struct st_error *err);
 void st_container_close(struct st_container *c);
 
 enum st_format st_container_format(const struct st_container *c);
@@ -46,7 +50,6 @@ const struct st_tensor *st_container_find(const struct st_container *c, const ch
 
 /* Lower-case hex SHA-256 of all files of the container: of the file's bytes when it is one,
  * else of the concatenated per-file digests (32 bytes each, in file order). */
-ST_MUST_CHECK enum st_status st_container_sha256(const struct st_container *c, char hex[65],
-                                                 struct st_error *err);
+ST_MUST_CHECK enum st_status st_container_sha256(const struct st_container *c, char hex[65], struct st_error *err);
 
 #endif

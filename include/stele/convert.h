@@ -21,16 +21,17 @@ struct st_convert_options {
 };
 
 struct st_convert_result {
-	char from[96], to[96];      /* "GGUF v3", "APR v2 (writer A)" */
+	char from[96], to[96]; /* "GGUF v3", "APR v2 (writer A)" */
 	char arch[32];
-	uint64_t tensors, bytes;    /* of the output */
-	uint64_t untouched;         /* tensors whose stored bytes are the input's, in the same order */
-	uint64_t moved;             /* the same with whole rows in another order */
-	uint64_t encoded;           /* tensors stored as another type, or as other numbers */
-	char checked[64];           /* what was read back and compared: "tensors, configuration, token ids" */
-	const char *const *notes;   /* what went over in another form, and tensors that did not: one line each */
+	uint64_t tensors, bytes;  /* of the output */
+	uint64_t untouched;       /* tensors whose stored bytes are the input's, in the same order */
+	uint64_t moved;           /* the same with whole rows in another order */
+	uint64_t encoded;         /* tensors stored as another type, or as other numbers */
+	char checked[64];         /* what was read back and compared: "tensors, configuration, token ids" */
+	const char *const *notes; /* what went over in another form, and tensors that did not: one line each */
 	size_t n_notes;
-	const char *const *left_out; /* keys and documents that have no place in the output: one line for each that holds some */
+	const char *const
+		*left_out; /* keys and documents that have no place in the output: one line for each that holds some */
 	size_t n_left_out;
 	const char *const *repairs; /* what was repaired: one line each */
 	size_t n_repairs;

@@ -20,13 +20,13 @@ ST_MUST_CHECK enum st_status st_top_diffs(const struct st_tensor *a, const struc
 
 /* Two values of one stage. */
 struct st_stage_diff {
-	char stage[64];            /* empty when unknown */
-	int32_t layer;             /* -1: whole model (or unknown) */
-	uint64_t rows, cols;       /* as far as known: rows 1 for a flat file */
+	char stage[64];      /* empty when unknown */
+	int32_t layer;       /* -1: whole model (or unknown) */
+	uint64_t rows, cols; /* as far as known: rows 1 for a flat file */
 	struct st_metrics m;
 	struct st_top_diff *top;
 	size_t n_top;
-	bool same;                 /* nothing beyond f32 rounding, and nothing non-finite on one side only */
+	bool same; /* nothing beyond f32 rounding, and nothing non-finite on one side only */
 };
 
 /* What is right to conclude from one pair of values. */
@@ -42,14 +42,14 @@ struct st_trace_row {
 	int32_t layer;
 	uint32_t step;
 	bool on_a, on_b;
-	uint64_t positions;        /* compared: those both sides hold */
-	double min_cosine;         /* NaN where a row is zero */
+	uint64_t positions; /* compared: those both sides hold */
+	double min_cosine;  /* NaN where a row is zero */
 	double max_rel_l2;
 	uint64_t worst_position;
 	double max_abs;
 	uint64_t nonfinite_a, nonfinite_b, nonfinite_apart;
-	uint64_t blank;            /* positions where nothing is finite on either side */
-	double floor;              /* of max_rel_l2; NaN when the provenance does not say enough */
+	uint64_t blank; /* positions where nothing is finite on either side */
+	double floor;   /* of max_rel_l2; NaN when the provenance does not say enough */
 	enum st_diff_status status;
 	const struct st_tensor *tensor_a, *tensor_b;
 };
@@ -59,21 +59,21 @@ struct st_tensor_diff {
 	const struct st_tensor *a, *b; /* NULL on the side that lacks it */
 	bool shapes_differ;
 	struct st_metrics m;
-	double expected;               /* of m.rel_l2, by the stored types */
+	double expected; /* of m.rel_l2, by the stored types */
 	enum st_diff_status status;
 };
 
 struct st_diff_options {
-	const char *filter;   /* glob over stage, canonical or tensor names; NULL: all */
-	size_t limit;         /* largest differences kept per stage file */
-	double threshold;     /* NAN: none */
-	int threads;          /* 0: all */
+	const char *filter; /* glob over stage, canonical or tensor names; NULL: all */
+	size_t limit;       /* largest differences kept per stage file */
+	double threshold;   /* NAN: none */
+	int threads;        /* 0: all */
 	struct st_hooks hooks;
 };
 
 struct st_diff {
 	enum st_diff_kind kind;
-	const char *path_a, *path_b;  /* the caller's */
+	const char *path_a, *path_b; /* the caller's */
 	struct st_stage_diff stage;
 	struct st_trace_row *rows;
 	size_t n_rows;
@@ -85,12 +85,12 @@ struct st_diff {
 	size_t n_tensors;
 	const struct st_tensor **unused_a, **unused_b; /* models: tensors no stage uses */
 	size_t n_unused_a, n_unused_b;
-	char note[256];               /* how the inputs were taken, where that needs saying */
+	char note[256]; /* how the inputs were taken, where that needs saying */
 	size_t compared, only_a, only_b;
-	size_t first;                 /* row, weight or tensor that is the first fault; SIZE_MAX: none */
+	size_t first; /* row, weight or tensor that is the first fault; SIZE_MAX: none */
 	bool fault;
 	bool undecided;
-	const char *why;              /* it is undecided; static text, NULL otherwise */
+	const char *why; /* it is undecided; static text, NULL otherwise */
 	bool over_threshold;
 };
 

@@ -7,23 +7,47 @@
 #include <stele/status.h>
 
 enum st_dtype {
-	ST_DTYPE_F32, ST_DTYPE_F16, ST_DTYPE_BF16, ST_DTYPE_F64,
-	ST_DTYPE_F8_E4M3, ST_DTYPE_F8_E5M2,
-	ST_DTYPE_BOOL, ST_DTYPE_I8, ST_DTYPE_U8, ST_DTYPE_I16, ST_DTYPE_U16,
-	ST_DTYPE_I32, ST_DTYPE_U32, ST_DTYPE_I64, ST_DTYPE_U64,
-	ST_DTYPE_Q4_0, ST_DTYPE_Q4_1, ST_DTYPE_Q5_0, ST_DTYPE_Q5_1, ST_DTYPE_Q8_0, ST_DTYPE_Q8_1,
-	ST_DTYPE_Q2_K, ST_DTYPE_Q3_K, ST_DTYPE_Q4_K, ST_DTYPE_Q5_K, ST_DTYPE_Q6_K, ST_DTYPE_Q8_K,
-	ST_DTYPE_IQ4_NL, ST_DTYPE_IQ4_XS, ST_DTYPE_MXFP4,
-	ST_DTYPE_APR_Q4, ST_DTYPE_APR_Q8,
+	ST_DTYPE_F32,
+	ST_DTYPE_F16,
+	ST_DTYPE_BF16,
+	ST_DTYPE_F64,
+	ST_DTYPE_F8_E4M3,
+	ST_DTYPE_F8_E5M2,
+	ST_DTYPE_BOOL,
+	ST_DTYPE_I8,
+	ST_DTYPE_U8,
+	ST_DTYPE_I16,
+	ST_DTYPE_U16,
+	ST_DTYPE_I32,
+	ST_DTYPE_U32,
+	ST_DTYPE_I64,
+	ST_DTYPE_U64,
+	ST_DTYPE_Q4_0,
+	ST_DTYPE_Q4_1,
+	ST_DTYPE_Q5_0,
+	ST_DTYPE_Q5_1,
+	ST_DTYPE_Q8_0,
+	ST_DTYPE_Q8_1,
+	ST_DTYPE_Q2_K,
+	ST_DTYPE_Q3_K,
+	ST_DTYPE_Q4_K,
+	ST_DTYPE_Q5_K,
+	ST_DTYPE_Q6_K,
+	ST_DTYPE_Q8_K,
+	ST_DTYPE_IQ4_NL,
+	ST_DTYPE_IQ4_XS,
+	ST_DTYPE_MXFP4,
+	ST_DTYPE_APR_Q4,
+	ST_DTYPE_APR_Q8,
 	ST_DTYPE_COUNT
 };
 
 enum st_dtype_kind { ST_KIND_FLOAT, ST_KIND_INT, ST_KIND_QUANT };
 
 struct st_dtype_info {
-	const char *name;          /* "Q4_K": as printed and as accepted by --type */
+	const char *name; /* "Q4_K": as printed and as accepted by --type */
 	enum st_dtype_kind kind;
-	uint32_t block_elems;      /* elements per block; 1 for plain types */
+	uint32_t block_elems; /* elements per block; 1 for plain types */
 	uint32_t block_bytes;
 	/* Decode n elements (a multiple of block_elems) to f32; exact for every type whose
 	 * values f32 holds. ints and F64 round to nearest even. Never NULL. */
@@ -54,10 +78,10 @@ enum st_layout {
  * matrix is [out, in] whatever order the file lists its dimensions in.
  */
 struct st_tensor {
-	const char *name;                /* as in the file */
+	const char *name; /* as in the file */
 	enum st_dtype dtype;
 	enum st_layout layout;
-	uint32_t ndim;                   /* 0 = scalar */
+	uint32_t ndim; /* 0 = scalar */
 	uint64_t shape[ST_MAX_DIMS];
 	uint64_t file_dims[ST_MAX_DIMS]; /* as the file lists them, for reports */
 	int64_t strides[ST_MAX_DIMS];    /* ST_LAYOUT_STRIDED only */

@@ -14,8 +14,8 @@
 struct st_tensor_stats {
 	uint64_t n_nan, n_inf;
 	double min, max, mean, std;
-	bool constant;                /* all elements are equal (zero included); false for fewer than 2 */
-	uint64_t constant_rows;       /* rows of at least 2 elements that are all equal */
+	bool constant;          /* all elements are equal (zero included); false for fewer than 2 */
+	uint64_t constant_rows; /* rows of at least 2 elements that are all equal */
 	uint64_t first_constant_row;
 };
 
@@ -31,17 +31,18 @@ enum st_severity {
 
 struct st_anomaly {
 	enum st_severity severity;
-	const char *kind;       /* "nan", "infinity", "zero", "constant", "constant_rows", "size", "overlap", "config", "vocabulary", "crc" */
-	const char *tensor;     /* or NULL */
+	const char *kind;   /* "nan", "infinity", "zero", "constant", "constant_rows", "size", "overlap", "config",
+	                       "vocabulary", "crc" */
+	const char *tensor; /* or NULL */
 	char text[256];
 };
 
 struct st_inspection;
 
 struct st_inspect_options {
-	int threads;            /* 0 = all */
-	bool no_stats;          /* read the headers only */
-	uint32_t run_tokens;    /* what the memory of a run is given for; 0 = 128 */
+	int threads;         /* 0 = all */
+	bool no_stats;       /* read the headers only */
+	uint32_t run_tokens; /* what the memory of a run is given for; 0 = 128 */
 	struct st_hooks hooks;
 };
 
@@ -75,7 +76,7 @@ uint32_t st_inspection_run_tokens(const struct st_inspection *in);
 /* Anonymous bytes that st_trace_run allocates for evaluation, beside the mapped file: values of one layer, KV cache,
  * scratch. `tokens` at once, then `steps` one by one; logits of every position or of the last alone. mode NULL =
  * "exact"; threads 0 = all. UINT64_MAX when beyond counting. */
-uint64_t st_model_run_memory(const struct st_model *m, uint64_t tokens, uint64_t steps, bool all_logits, const char *mode,
-                             int threads);
+uint64_t st_model_run_memory(const struct st_model *m, uint64_t tokens, uint64_t steps, bool all_logits,
+                             const char *mode, int threads);
 
 #endif

@@ -9,18 +9,21 @@
 #include <stele/compare.h>
 
 enum st_verdict {
-	ST_VERDICT_MATCH,     /* the same values, or apart by f32 rounding */
-	ST_VERDICT_NOISE,     /* apart by what the stored types account for */
+	ST_VERDICT_MATCH, /* the same values, or apart by f32 rounding */
+	ST_VERDICT_NOISE, /* apart by what the stored types account for */
 	ST_VERDICT_FAULT,
 	ST_VERDICT_UNDECIDED,
 };
 const char *st_verdict_name(enum st_verdict v);
 
 enum st_stage_status {
-	ST_STATUS_EXACT, ST_STATUS_ROUNDING, ST_STATUS_NOISE,
-	ST_STATUS_INHERITED,  /* right given its inputs; the inputs come from behind a fault */
+	ST_STATUS_EXACT,
+	ST_STATUS_ROUNDING,
+	ST_STATUS_NOISE,
+	ST_STATUS_INHERITED, /* right given its inputs; the inputs come from behind a fault */
 	ST_STATUS_FAULT,
-	ST_STATUS_MISSING,    /* one side has no such stage; st_rosetta_run evaluates graphs of one form only and gives none */
+	ST_STATUS_MISSING, /* one side has no such stage; st_rosetta_run evaluates graphs of one form only and gives
+	                      none */
 	ST_STATUS_UNDECIDED,
 };
 const char *st_stage_status_name(enum st_stage_status s);
@@ -39,58 +42,58 @@ const char *st_floor_kind_name(enum st_floor_kind k);
 struct st_stage_report {
 	enum st_stage stage;
 	int32_t layer;
-	uint64_t shape[3];        /* [T, width], or [heads, T, P] */
+	uint64_t shape[3]; /* [T, width], or [heads, T, P] */
 	uint32_t ndim;
-	bool on_a, on_b;          /* both, unless the status is ST_STATUS_MISSING */
+	bool on_a, on_b; /* both, unless the status is ST_STATUS_MISSING */
 	struct st_metrics total;
 	double local_rel;         /* |local| / |y_b| */
 	double local_floor;       /* its expected size, from the weights' stored types and the inputs at hand */
 	double worst_token_ratio; /* largest |local| / expected over tokens */
 	uint64_t worst_token;
-	double floor;             /* of the total: inherited part plus local_floor */
+	double floor; /* of the total: inherited part plus local_floor */
 	enum st_floor_kind kind;
 	enum st_stage_status status;
 	bool over_threshold;
-	bool shared;              /* equal weights on bit-equal inputs: evaluated once for both sides */
+	bool shared; /* equal weights on bit-equal inputs: evaluated once for both sides */
 };
 
 struct st_side_info {
 	char path[512], format[64], arch[32], dtypes[128], name[128];
 	uint32_t layers;
 	uint64_t tensors;
-	char sha256[65];          /* empty unless asked for */
+	char sha256[65]; /* empty unless asked for */
 };
 
 struct st_divergence {
 	bool found;
-	char stage[24];           /* stage name, "tokens" or "config" */
-	int32_t layer;            /* -1: whole model */
-	char tensor[96];          /* canonical Hugging Face name, or empty */
-	int64_t position;         /* token with the largest local error, or -1 */
-	char side;                /* 'a', 'b' or 0 */
+	char stage[24];   /* stage name, "tokens" or "config" */
+	int32_t layer;    /* -1: whole model */
+	char tensor[96];  /* canonical Hugging Face name, or empty */
+	int64_t position; /* token with the largest local error, or -1 */
+	char side;        /* 'a', 'b' or 0 */
 };
 
 struct st_rosetta_options {
-	const char *prompt;       /* tokenised with each side's own tokenizer; or */
-	const uint32_t *tokens;   /* ids, used for both */
+	const char *prompt;     /* tokenised with each side's own tokenizer; or */
+	const uint32_t *tokens; /* ids, used for both */
 	size_t n_tokens;
-	const char *mode;         /* NULL: "exact" */
-	const char *cpu;          /* NULL: best */
-	int threads;              /* 0: all */
-	double threshold;         /* NAN: none */
-	bool keep_going;          /* evaluate past the first fault */
-	bool hash;                /* fill st_side_info.sha256 */
-	bool log_all;             /* log the tensors of every container, not of APR files only */
+	const char *mode; /* NULL: "exact" */
+	const char *cpu;  /* NULL: best */
+	int threads;      /* 0: all */
+	double threshold; /* NAN: none */
+	bool keep_going;  /* evaluate past the first fault */
+	bool hash;        /* fill st_side_info.sha256 */
+	bool log_all;     /* log the tensors of every container, not of APR files only */
 	struct st_hooks hooks;
 };
 
 struct st_rosetta {
 	struct st_side_info a, b;
-	char *prompt;             /* NULL when ids were given */
+	char *prompt; /* NULL when ids were given */
 	uint32_t *tokens_a, *tokens_b;
 	size_t n_tokens_a, n_tokens_b;
-	char token_note[160];     /* "B has no tokenizer: A's ids were used for both", or empty */
-	char vocab_note[160];     /* which rows of a padded vocabulary were not compared, or empty */
+	char token_note[160]; /* "B has no tokenizer: A's ids were used for both", or empty */
+	char vocab_note[160]; /* which rows of a padded vocabulary were not compared, or empty */
 	const char *mode;
 	double threshold;
 	enum st_verdict verdict;
@@ -110,7 +113,7 @@ struct st_rosetta {
 	size_t compared, skipped, missing;
 	bool has_top1, top1_agree;
 	uint32_t top1_a, top1_b;
-	double top1_gap;          /* b's best logit minus its second best */
+	double top1_gap; /* b's best logit minus its second best */
 	bool over_threshold;
 	double ms_load, ms_run, ms_judge, ms_total;
 };

@@ -10,14 +10,33 @@
 
 /* In graph order. */
 enum st_stage {
-	ST_STAGE_EMBEDDING, ST_STAGE_ATTN_NORM, ST_STAGE_QKV_MATMUL, ST_STAGE_QKV_BIAS,
-	ST_STAGE_Q_POST_NORM, ST_STAGE_K_POST_NORM, ST_STAGE_Q_POST_ROPE, ST_STAGE_K_POST_ROPE,
-	ST_STAGE_ATTN_SCORES, ST_STAGE_ATTN_SOFTMAX, ST_STAGE_ATTENTION, ST_STAGE_ATTN_OUT,
-	ST_STAGE_POST_ATTN_NORM, ST_STAGE_POST_ATTN_RESIDUAL, ST_STAGE_FFN_NORM,
-	ST_STAGE_MOE_ROUTER, ST_STAGE_MOE_ROUTER_INDICES,
-	ST_STAGE_FFN_GATE, ST_STAGE_FFN_UP, ST_STAGE_FFN_SILU, ST_STAGE_FFN_SWIGL,
-	ST_STAGE_FFN_OUT, ST_STAGE_MOE_FFN_OUT, ST_STAGE_POST_FFN_NORM, ST_STAGE_POST_FFN_RESIDUAL,
-	ST_STAGE_FINAL_NORM, ST_STAGE_LM_HEAD,
+	ST_STAGE_EMBEDDING,
+	ST_STAGE_ATTN_NORM,
+	ST_STAGE_QKV_MATMUL,
+	ST_STAGE_QKV_BIAS,
+	ST_STAGE_Q_POST_NORM,
+	ST_STAGE_K_POST_NORM,
+	ST_STAGE_Q_POST_ROPE,
+	ST_STAGE_K_POST_ROPE,
+	ST_STAGE_ATTN_SCORES,
+	ST_STAGE_ATTN_SOFTMAX,
+	ST_STAGE_ATTENTION,
+	ST_STAGE_ATTN_OUT,
+	ST_STAGE_POST_ATTN_NORM,
+	ST_STAGE_POST_ATTN_RESIDUAL,
+	ST_STAGE_FFN_NORM,
+	ST_STAGE_MOE_ROUTER,
+	ST_STAGE_MOE_ROUTER_INDICES,
+	ST_STAGE_FFN_GATE,
+	ST_STAGE_FFN_UP,
+	ST_STAGE_FFN_SILU,
+	ST_STAGE_FFN_SWIGL,
+	ST_STAGE_FFN_OUT,
+	ST_STAGE_MOE_FFN_OUT,
+	ST_STAGE_POST_FFN_NORM,
+	ST_STAGE_POST_FFN_RESIDUAL,
+	ST_STAGE_FINAL_NORM,
+	ST_STAGE_LM_HEAD,
 	ST_STAGE_COUNT
 };
 
@@ -33,30 +52,44 @@ enum st_rope_scaling { ST_ROPE_SCALING_NONE, ST_ROPE_SCALING_LINEAR, ST_ROPE_SCA
 enum st_tie { ST_TIE_UNSAID, ST_TIE_YES, ST_TIE_NO };
 
 struct st_config {
-	char arch[32];           /* family: "llama", "qwen2", "qwen3" */
-	char name[128];          /* what the file calls the model, or empty */
+	char arch[32];  /* family: "llama", "qwen2", "qwen3" */
+	char name[128]; /* what the file calls the model, or empty */
 	uint32_t n_layers, hidden, n_heads, n_kv_heads, head_dim, ffn, vocab, max_positions;
 	double norm_eps;
 	double rope_theta;
 	enum st_rope_scaling rope_scaling;
-	double rope_factor;                       /* linear, llama3 */
-	double rope_low_freq, rope_high_freq;     /* llama3 */
-	uint32_t rope_original_positions;         /* llama3 */
-	uint32_t sliding_window; /* 0 = none */
-	uint32_t window_from_layer; /* layers below it attend to everything (qwen2 max_window_layers) */
+	double rope_factor;                   /* linear, llama3 */
+	double rope_low_freq, rope_high_freq; /* llama3 */
+	uint32_t rope_original_positions;     /* llama3 */
+	uint32_t sliding_window;              /* 0 = none */
+	uint32_t window_from_layer;           /* layers below it attend to everything (qwen2 max_window_layers) */
 	bool qkv_bias, qk_norm;
-	bool tied;               /* the head is the embedding */
-	enum st_tie tie_said;    /* what the file says of that, whatever tensors it holds */
-	int64_t bos, eos;        /* -1 = none */
+	bool tied;            /* the head is the embedding */
+	enum st_tie tie_said; /* what the file says of that, whatever tensors it holds */
+	int64_t bos, eos;     /* -1 = none */
 };
 
 /* ---- weights ---- */
 
 enum st_role {
-	ST_ROLE_EMBED, ST_ROLE_ATTN_NORM, ST_ROLE_Q, ST_ROLE_K, ST_ROLE_V,
-	ST_ROLE_Q_BIAS, ST_ROLE_K_BIAS, ST_ROLE_V_BIAS, ST_ROLE_Q_NORM, ST_ROLE_K_NORM,
-	ST_ROLE_O, ST_ROLE_FFN_NORM, ST_ROLE_GATE, ST_ROLE_UP, ST_ROLE_DOWN,
-	ST_ROLE_FINAL_NORM, ST_ROLE_HEAD, ST_ROLE_ROPE_FREQS,
+	ST_ROLE_EMBED,
+	ST_ROLE_ATTN_NORM,
+	ST_ROLE_Q,
+	ST_ROLE_K,
+	ST_ROLE_V,
+	ST_ROLE_Q_BIAS,
+	ST_ROLE_K_BIAS,
+	ST_ROLE_V_BIAS,
+	ST_ROLE_Q_NORM,
+	ST_ROLE_K_NORM,
+	ST_ROLE_O,
+	ST_ROLE_FFN_NORM,
+	ST_ROLE_GATE,
+	ST_ROLE_UP,
+	ST_ROLE_DOWN,
+	ST_ROLE_FINAL_NORM,
+	ST_ROLE_HEAD,
+	ST_ROLE_ROPE_FREQS,
 	ST_ROLE_COUNT
 };
 
@@ -70,9 +103,9 @@ struct st_weight {
 	bool interleaved;
 	uint32_t heads;
 	enum st_role role;
-	int32_t layer;                  /* -1 for whole-model weights */
-	char canonical[96];             /* Hugging Face name */
-	enum st_stage stage;            /* the first stage that uses it */
+	int32_t layer;       /* -1 for whole-model weights */
+	char canonical[96];  /* Hugging Face name */
+	enum st_stage stage; /* the first stage that uses it */
 };
 
 struct st_model;

@@ -27,7 +27,7 @@ enum st_status {
 	ST_ERR_MISMATCH,    /* two inputs that cannot be compared or combined */
 	ST_ERR_LIMIT,       /* a stated limit is exceeded */
 	ST_ERR_NOMEM,
-	ST_ERR_CANCELLED,   /* st_cancel() was called */
+	ST_ERR_CANCELLED, /* st_cancel() was called */
 };
 
 #define ST_NO_OFFSET UINT64_MAX
@@ -35,13 +35,16 @@ enum st_status {
 /* Fixed size, so that reporting a failure cannot itself fail. */
 struct st_error {
 	enum st_status code;
-	uint64_t offset;    /* byte offset in the file, or ST_NO_OFFSET */
-	char path[512];     /* file, or empty */
-	char where[192];    /* tensor, key or option, or empty */
-	char message[512];  /* the reason: one line, no trailing full stop or newline */
+	uint64_t offset;   /* byte offset in the file, or ST_NO_OFFSET */
+	char path[512];    /* file, or empty */
+	char where[192];   /* tensor, key or option, or empty */
+	char message[512]; /* the reason: one line, no trailing full stop or newline */
 };
 
-#define ST_ERROR_INIT { .code = ST_OK, .offset = ST_NO_OFFSET }
+#define ST_ERROR_INIT                                 \
+	{                                             \
+		.code = ST_OK, .offset = ST_NO_OFFSET \
+	}
 
 void st_error_clear(struct st_error *err);
 
@@ -60,7 +63,7 @@ bool st_cancelled(void);
 
 /* What a long call tells its caller while it works. Any member may be NULL. */
 struct st_hooks {
-	void (*log)(void *user, const char *line);                       /* one line, no newline */
+	void (*log)(void *user, const char *line); /* one line, no newline */
 	void (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
 	void *user;
 };

@@ -25,9 +25,8 @@ void st_tokenizer_close(struct st_tokenizer *t);
 
 /* text: n bytes, need not be valid UTF-8 (invalid bytes are handled as the model's own
  * tokenizer would: byte tokens or U+FFFD). *ids is malloc'ed; the caller frees it. */
-ST_MUST_CHECK enum st_status st_tokenize(const struct st_tokenizer *t, const char *text, size_t n,
-                                         unsigned flags, uint32_t **ids, size_t *n_ids,
-                                         struct st_error *err);
+ST_MUST_CHECK enum st_status st_tokenize(const struct st_tokenizer *t, const char *text, size_t n, unsigned flags,
+                                         uint32_t **ids, size_t *n_ids, struct st_error *err);
 
 uint32_t st_tokenizer_vocab_size(const struct st_tokenizer *t);
 /* The stored piece of an id (as in the vocabulary: "Ġthe", "▁the"), NULL when out of range. */

@@ -9,28 +9,28 @@
 /* What a trace says of itself. Strings are empty where unknown. */
 struct st_provenance {
 	char engine[64], backend[64], mode[32], model[256], model_sha256[65], arch[32];
-	char weights[64];      /* main stored type(s) */
-	char rope_layout[16];  /* "half" or "interleaved": basis of the Q and K values */
+	char weights[64];     /* main stored type(s) */
+	char rope_layout[16]; /* "half" or "interleaved": basis of the Q and K values */
 	char kv_cache[32], flash_attention[32], activations[64], attn_scores_form[32];
 	char tool[64];
-	char *prompt;          /* or NULL; owned by the trace */
-	uint32_t *tokens;      /* owned by the trace; NULL when unknown */
+	char *prompt;     /* or NULL; owned by the trace */
+	uint32_t *tokens; /* owned by the trace; NULL when unknown */
 	size_t n_tokens;
 	uint32_t *step_tokens; /* what decode steps 1, 2, ... evaluated; owned by the trace; NULL when unknown */
 	size_t n_steps;
-	uint32_t heads[3];     /* query heads, key-value heads, size of a head; 0 when unknown */
-	bool known;            /* false: a bare APRT tree without trace.json */
+	uint32_t heads[3]; /* query heads, key-value heads, size of a head; 0 when unknown */
+	bool known;        /* false: a bare APRT tree without trace.json */
 };
 
 /* One captured value. Rows are positions in prompt order. */
 struct st_trace_entry {
 	enum st_stage stage;
-	int32_t layer;          /* -1: whole model */
-	uint32_t step;          /* 0 = prompt; s > 0 = decode step s */
+	int32_t layer;                  /* -1: whole model */
+	uint32_t step;                  /* 0 = prompt; s > 0 = decode step s */
 	const struct st_tensor *tensor; /* view: shape as stored (rank >= 1), any float or integer type */
-	uint64_t rows, cols;    /* rows = product of all but the last dimension; a flat APRT stage with unknown
-	                         * width has rows = 1 */
-	const uint32_t *positions; /* positions the first axis holds, or NULL for all in order */
+	uint64_t rows, cols;            /* rows = product of all but the last dimension; a flat APRT stage with unknown
+	                                 * width has rows = 1 */
+	const uint32_t *positions;      /* positions the first axis holds, or NULL for all in order */
 	size_t n_positions;
 };
 
@@ -54,19 +54,19 @@ struct st_trace_stats {
 };
 
 struct st_trace_options {
-	const uint32_t *tokens;       /* what to run; at least one */
+	const uint32_t *tokens; /* what to run; at least one */
 	size_t n_tokens;
-	const char *prompt;           /* recorded as provenance, or NULL */
-	const char *mode;             /* "exact" (default when NULL), "fast", "emulate:TYPE" */
-	const char *cpu;              /* NULL = best */
-	int threads;                  /* 0 = all */
-	uint32_t steps;               /* greedy steps after the prompt */
-	uint64_t stage_mask;          /* bit s = capture stage s; 0 = none */
+	const char *prompt;              /* recorded as provenance, or NULL */
+	const char *mode;                /* "exact" (default when NULL), "fast", "emulate:TYPE" */
+	const char *cpu;                 /* NULL = best */
+	int threads;                     /* 0 = all */
+	uint32_t steps;                  /* greedy steps after the prompt */
+	uint64_t stage_mask;             /* bit s = capture stage s; 0 = none */
 	uint32_t layer_first, layer_end; /* half open; 0, 0 = all */
-	const char *tree;             /* write an APRT tree here, or NULL */
-	const char *bundle;           /* write a bundle here, or NULL */
-	bool force;                   /* replace an existing tree or bundle */
-	bool lm_head_all;             /* bundle: logits of every position (a tree always holds the last one) */
+	const char *tree;                /* write an APRT tree here, or NULL */
+	const char *bundle;              /* write a bundle here, or NULL */
+	bool force;                      /* replace an existing tree or bundle */
+	bool lm_head_all;                /* bundle: logits of every position (a tree always holds the last one) */
 	/* Called for every evaluated stage, captured or not; may be NULL. */
 	void (*on_stage)(void *user, const struct st_trace_stats *s);
 	/* Called for every greedy token; may be NULL. */
@@ -76,7 +76,8 @@ struct st_trace_options {
 };
 
 /* Evaluate and capture. Two runs write byte-identical files. */
-ST_MUST_CHECK enum st_status st_trace_run(const struct st_model *m, const struct st_trace_options *o, struct st_error *err);
+ST_MUST_CHECK enum st_status st_trace_run(const struct st_model *m, const struct st_trace_options *o,
+                                          struct st_error *err);
 
 /* Parse "attn_norm, qkv_matmul" or "all" into a mask; errors list the valid names. */
 ST_MUST_CHECK enum st_status st_trace_parse_stages(const char *list, uint64_t *mask, struct st_error *err);

@@ -16,15 +16,16 @@ struct st_model; /* arch/model.c */
 const struct st_graph *st_model_graph(const struct st_model *m);
 /* The first rows of a tensor whose rows lie one behind the other: a view of a view. */
 struct st_tensor st_tensor_first_rows(const struct st_tensor *t, uint64_t rows);
-/* Let the model have the first `vocab` ids only. False, and nothing done, where it has no graph or stores its rows in another way. */
+/* Let the model have the first `vocab` ids only. False, and nothing done, where it has no graph or stores its rows in
+ * another way. */
 ST_MUST_CHECK bool st_model_limit_vocab(struct st_model *m, uint32_t vocab);
 
 struct st_arch {
-	const char *name;             /* general.architecture of GGUF, model_type of config.json */
-	const char *const *aliases;   /* further spellings ("LlamaForCausalLM", "mistral", ...), NULL-terminated */
-	bool gguf_rope_interleaved;   /* GGUF stores Q and K rows in adjacent-pair order */
-	bool qkv_bias, qk_norm;       /* what the family always has; "optional" biases are found by tensor presence */
-	double default_rope_theta;    /* where the reference implementation has one for files without it; 0 = none */
+	const char *name;           /* general.architecture of GGUF, model_type of config.json */
+	const char *const *aliases; /* further spellings ("LlamaForCausalLM", "mistral", ...), NULL-terminated */
+	bool gguf_rope_interleaved; /* GGUF stores Q and K rows in adjacent-pair order */
+	bool qkv_bias, qk_norm;     /* what the family always has; "optional" biases are found by tensor presence */
+	double default_rope_theta;  /* where the reference implementation has one for files without it; 0 = none */
 	/* Family-specific keys and checks after the shared ones were read. May be NULL. */
 	enum st_status (*configure)(const struct st_container *c, struct st_config *cfg, struct st_error *err);
 };

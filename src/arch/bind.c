@@ -8,7 +8,10 @@
 #include <inttypes.h>
 #include <string.h>
 
-static enum st_status no_memory(struct st_error *err) { return st_fail(err, ST_ERR_NOMEM, "no memory for the model's weights"); }
+static enum st_status no_memory(struct st_error *err)
+{
+	return st_fail(err, ST_ERR_NOMEM, "no memory for the model's weights");
+}
 
 size_t st_model_slot(const struct st_model *m, enum st_role role, uint32_t layer)
 {
@@ -38,7 +41,8 @@ static enum st_status find_naming(struct st_model *m, struct st_error *err)
 		if (!t)
 			continue;
 		if (seen)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name, "and %s: two embeddings, which model is meant is unclear", seen);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name,
+			                  "and %s: two embeddings, which model is meant is unclear", seen);
 		m->prefix = &st_hf_prefixes[i];
 		seen = t->name;
 	}
@@ -49,7 +53,8 @@ static enum st_status find_naming(struct st_model *m, struct st_error *err)
 
 static bool spelled(const struct st_model *m, enum st_role role, uint32_t layer, char *buf, size_t n)
 {
-	return m->gguf_names ? st_role_gguf_name(role, layer, buf, n) : st_role_prefixed_name(m->prefix, role, layer, buf, n);
+	return m->gguf_names ? st_role_gguf_name(role, layer, buf, n)
+	                     : st_role_prefixed_name(m->prefix, role, layer, buf, n);
 }
 
 /* Whether Q and K rows are in adjacent-pair order. With GGUF names the family decides, as in GGUF
@@ -64,7 +69,8 @@ static enum st_status rows_interleaved(const struct st_model *m, bool *out, stru
 	bool found;
 	ST_TRY(st_json_u32(m->c->metadata, ST_NAMES("rope_type"), &type, &found, err));
 	if (type != 0 && type != 2)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "rope_type", "%u is unknown; known are 0 (adjacent pairs) and 2 (split halves)", type);
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "rope_type",
+		                  "%u is unknown; known are 0 (adjacent pairs) and 2 (split halves)", type);
 	*out = type == 0;
 	return ST_OK;
 }
@@ -85,8 +91,8 @@ static bool shape_is(const struct st_tensor *t, uint32_t ndim, const uint64_t *s
 static const struct st_tensor *turned(struct st_model *m, const struct st_tensor *t, const uint64_t shape[2])
 {
 	uint64_t bytes, row;
-	if (t->layout != ST_LAYOUT_ROWS || !st_stored_bytes(t->dtype, 2, shape, &bytes) || bytes != t->n_bytes ||
-	    !st_stored_bytes(t->dtype, 1, shape + 1, &row))
+	if (t->layout != ST_LAYOUT_ROWS || !st_stored_bytes(t->dtype, 2, shape, &bytes) || bytes != t->n_bytes
+	    || !st_stored_bytes(t->dtype, 1, shape + 1, &row))
 		return NULL;
 	struct st_tensor *copy = st_arena_alloc(&m->arena, 1, sizeof *copy);
 	if (!copy)
@@ -123,7 +129,8 @@ static enum st_fit fit(struct st_model *m, struct st_weight *w)
 }
 
 /* What is wrong with one place, in words. */
-static void complain(const struct st_model *m, const struct st_weight *w, enum st_fit f, const char *name, struct st_error *err)
+static void complain(const struct st_model *m, const struct st_weight *w, enum st_fit f, const char *name,
+                     struct st_error *err)
 {
 	const struct st_tensor *t = w->tensor;
 	uint64_t s[2];
@@ -133,33 +140,39 @@ static void complain(const struct st_model *m, const struct st_weight *w, enum s
 	st_role_shape_names(w->role, m->gguf_names, keys);
 	if (f == ST_FIT_MISSING) {
 		(void)st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name, "is missing%s",
-		                 w->role == ST_ROLE_HEAD ? ", and the configuration says that the head is not the embedding" : "");
+		                 w->role == ST_ROLE_HEAD
+		                         ? ", and the configuration says that the head is not the embedding"
+		                         : "");
 		return;
 	}
 	if (f == ST_FIT_TYPE) {
-		(void)st_fail_at(err, ST_ERR_FORMAT, t->offset, name, "is stored as %s, which is no type for a weight", st_dtype_info(t->dtype)->name);
+		(void)st_fail_at(err, ST_ERR_FORMAT, t->offset, name, "is stored as %s, which is no type for a weight",
+		                 st_dtype_info(t->dtype)->name);
 		return;
 	}
 	for (uint32_t i = 0, n = 0; i < t->ndim && n < sizeof found; i++)
 		n += (uint32_t)snprintf(found + n, sizeof found - n, "%s%" PRIu64, i ? ", " : "", t->shape[i]);
 	if (two)
-		(void)st_fail_at(err, ST_ERR_FORMAT, t->offset, name, "is [%s], expected [%" PRIu64 ", %" PRIu64 "] = [%s, %s]%s",
-		                 found, s[0], s[1], keys[0], keys[1], f == ST_FIT_TRANSPOSED ? ": transposed" : "");
+		(void)st_fail_at(err, ST_ERR_FORMAT, t->offset, name,
+		                 "is [%s], expected [%" PRIu64 ", %" PRIu64 "] = [%s, %s]%s", found, s[0], s[1],
+		                 keys[0], keys[1], f == ST_FIT_TRANSPOSED ? ": transposed" : "");
 	else
-		(void)st_fail_at(err, ST_ERR_FORMAT, t->offset, name, "is [%s], expected [%" PRIu64 "] = [%s]", found, s[0], keys[0]);
+		(void)st_fail_at(err, ST_ERR_FORMAT, t->offset, name, "is [%s], expected [%" PRIu64 "] = [%s]", found,
+		                 s[0], keys[0]);
 }
 
 /* ---- binding ---- */
 
 static const enum st_stage first_stage[ST_ROLE_COUNT] = {
-	[ST_ROLE_EMBED] = ST_STAGE_EMBEDDING, [ST_ROLE_ATTN_NORM] = ST_STAGE_ATTN_NORM,
-	[ST_ROLE_Q] = ST_STAGE_QKV_MATMUL, [ST_ROLE_K] = ST_STAGE_QKV_MATMUL, [ST_ROLE_V] = ST_STAGE_QKV_MATMUL,
-	[ST_ROLE_Q_BIAS] = ST_STAGE_QKV_BIAS, [ST_ROLE_K_BIAS] = ST_STAGE_QKV_BIAS, [ST_ROLE_V_BIAS] = ST_STAGE_QKV_BIAS,
+	[ST_ROLE_EMBED] = ST_STAGE_EMBEDDING,    [ST_ROLE_ATTN_NORM] = ST_STAGE_ATTN_NORM,
+	[ST_ROLE_Q] = ST_STAGE_QKV_MATMUL,       [ST_ROLE_K] = ST_STAGE_QKV_MATMUL,
+	[ST_ROLE_V] = ST_STAGE_QKV_MATMUL,       [ST_ROLE_Q_BIAS] = ST_STAGE_QKV_BIAS,
+	[ST_ROLE_K_BIAS] = ST_STAGE_QKV_BIAS,    [ST_ROLE_V_BIAS] = ST_STAGE_QKV_BIAS,
 	[ST_ROLE_Q_NORM] = ST_STAGE_Q_POST_NORM, [ST_ROLE_K_NORM] = ST_STAGE_K_POST_NORM,
-	[ST_ROLE_O] = ST_STAGE_ATTN_OUT, [ST_ROLE_FFN_NORM] = ST_STAGE_FFN_NORM,
-	[ST_ROLE_GATE] = ST_STAGE_FFN_GATE, [ST_ROLE_UP] = ST_STAGE_FFN_UP, [ST_ROLE_DOWN] = ST_STAGE_FFN_OUT,
-	[ST_ROLE_FINAL_NORM] = ST_STAGE_FINAL_NORM, [ST_ROLE_HEAD] = ST_STAGE_LM_HEAD,
-	[ST_ROLE_ROPE_FREQS] = ST_STAGE_Q_POST_ROPE,
+	[ST_ROLE_O] = ST_STAGE_ATTN_OUT,         [ST_ROLE_FFN_NORM] = ST_STAGE_FFN_NORM,
+	[ST_ROLE_GATE] = ST_STAGE_FFN_GATE,      [ST_ROLE_UP] = ST_STAGE_FFN_UP,
+	[ST_ROLE_DOWN] = ST_STAGE_FFN_OUT,       [ST_ROLE_FINAL_NORM] = ST_STAGE_FINAL_NORM,
+	[ST_ROLE_HEAD] = ST_STAGE_LM_HEAD,       [ST_ROLE_ROPE_FREQS] = ST_STAGE_Q_POST_ROPE,
 };
 
 enum need { NEED_NOT, NEED_MAYBE, NEED_MUST };
@@ -169,12 +182,17 @@ static enum need need(const struct st_model *m, enum st_role role)
 	switch (role) {
 	case ST_ROLE_Q_BIAS:
 	case ST_ROLE_K_BIAS:
-	case ST_ROLE_V_BIAS: return m->cfg.qkv_bias ? NEED_MUST : NEED_NOT;
+	case ST_ROLE_V_BIAS:
+		return m->cfg.qkv_bias ? NEED_MUST : NEED_NOT;
 	case ST_ROLE_Q_NORM:
-	case ST_ROLE_K_NORM: return m->cfg.qk_norm ? NEED_MUST : NEED_NOT;
-	case ST_ROLE_HEAD: return m->cfg.tied ? NEED_MAYBE : NEED_MUST;
-	case ST_ROLE_ROPE_FREQS: return m->gguf_names ? NEED_MAYBE : NEED_NOT;
-	default: return NEED_MUST;
+	case ST_ROLE_K_NORM:
+		return m->cfg.qk_norm ? NEED_MUST : NEED_NOT;
+	case ST_ROLE_HEAD:
+		return m->cfg.tied ? NEED_MAYBE : NEED_MUST;
+	case ST_ROLE_ROPE_FREQS:
+		return m->gguf_names ? NEED_MAYBE : NEED_NOT;
+	default:
+		return NEED_MUST;
 	}
 }
 
@@ -222,21 +240,51 @@ static void find_biases(struct st_model *m)
 /* Parts of other families and of adapted or packed checkpoints. With such a tensor in the file, the
  * known arithmetic gives wrong numbers, so it is refused rather than left out. */
 static const char *const foreign_layer[] = {
-	"self_attn.o_proj.bias", "mlp.gate_proj.bias", "mlp.up_proj.bias", "mlp.down_proj.bias",
-	"attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias",
-	"self_attn.q_norm.weight", "self_attn.k_norm.weight", "self_attn.q_layernorm.weight", "self_attn.k_layernorm.weight",
-	"attn_q_norm.weight", "attn_k_norm.weight",
-	"input_layernorm.bias", "post_attention_layernorm.bias", "attn_norm.bias", "ffn_norm.bias",
-	"pre_feedforward_layernorm.weight", "post_feedforward_layernorm.weight", "post_attention_norm.weight",
-	"post_ffw_norm.weight", "attn_sub_norm.weight", "ffn_sub_norm.weight", "attn_norm_2.weight",
-	"self_attn.sinks", "attn_sinks.weight", "mlp.gate.weight", "block_sparse_moe.gate.weight", "ffn_gate_inp.weight",
+	"self_attn.o_proj.bias",
+	"mlp.gate_proj.bias",
+	"mlp.up_proj.bias",
+	"mlp.down_proj.bias",
+	"attn_output.bias",
+	"ffn_gate.bias",
+	"ffn_up.bias",
+	"ffn_down.bias",
+	"self_attn.q_norm.weight",
+	"self_attn.k_norm.weight",
+	"self_attn.q_layernorm.weight",
+	"self_attn.k_layernorm.weight",
+	"attn_q_norm.weight",
+	"attn_k_norm.weight",
+	"input_layernorm.bias",
+	"post_attention_layernorm.bias",
+	"attn_norm.bias",
+	"ffn_norm.bias",
+	"pre_feedforward_layernorm.weight",
+	"post_feedforward_layernorm.weight",
+	"post_attention_norm.weight",
+	"post_ffw_norm.weight",
+	"attn_sub_norm.weight",
+	"ffn_sub_norm.weight",
+	"attn_norm_2.weight",
+	"self_attn.sinks",
+	"attn_sinks.weight",
+	"mlp.gate.weight",
+	"block_sparse_moe.gate.weight",
+	"ffn_gate_inp.weight",
 };
 static const char *const foreign_model[] = {
-	"lm_head.bias", "output.bias", "norm.bias", "model.norm.bias", "output_norm.bias", "token_embd_norm.weight",
-	"position_embd.weight", "rope_factors_long.weight", "rope_factors_short.weight",
+	"lm_head.bias",
+	"output.bias",
+	"norm.bias",
+	"model.norm.bias",
+	"output_norm.bias",
+	"token_embd_norm.weight",
+	"position_embd.weight",
+	"rope_factors_long.weight",
+	"rope_factors_short.weight",
 };
 static const char *const foreign_endings[] = {
-	".weight_scale", ".weight_scale_inv", ".input_scale", ".qweight", ".lora_A.weight", ".lora_B.weight", ".lora_a", ".lora_b",
+	".weight_scale",  ".weight_scale_inv", ".input_scale", ".qweight",
+	".lora_A.weight", ".lora_B.weight",    ".lora_a",      ".lora_b",
 };
 
 static bool ends(const char *s, const char *with)
@@ -273,11 +321,15 @@ static enum st_status sort_out_unused(struct st_model *m, struct st_error *err)
 		const char *suffix = st_layer_suffix(t->name, &layer);
 		m->unused[m->n_unused++] = t;
 		if (is_foreign(t->name, suffix))
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, t->offset, t->name, "has no place in the family %s as Stele knows it", m->arch->name);
-		/* A count too small is a problem of the model, like a weight that is missing: beside another file it can be named. */
-		if (suffix && layer >= m->cfg.n_layers && st_role_of_name(t->name, &role, &layer) && m->problem.code == ST_OK)
-			(void)st_fail_at(&m->problem, ST_ERR_FORMAT, t->offset, t->name, "is layer %u, but %s is %u", layer,
-			                  m->gguf_names ? "block_count" : "the number of layers", m->cfg.n_layers);
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, t->offset, t->name,
+			                  "has no place in the family %s as Stele knows it", m->arch->name);
+		/* A count too small is a problem of the model, like a weight that is missing: beside another file it
+		 * can be named. */
+		if (suffix && layer >= m->cfg.n_layers && st_role_of_name(t->name, &role, &layer)
+		    && m->problem.code == ST_OK)
+			(void)st_fail_at(&m->problem, ST_ERR_FORMAT, t->offset, t->name, "is layer %u, but %s is %u",
+			                 layer, m->gguf_names ? "block_count" : "the number of layers",
+			                 m->cfg.n_layers);
 	}
 	return ST_OK;
 }

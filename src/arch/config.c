@@ -21,8 +21,9 @@ const json_t *st_config_object(const struct st_container *c)
 
 enum st_status st_config_unknown_family(const char *key, const char *name, size_t len, struct st_error *err)
 {
-	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key, "unknown model family \"%.*s\"; known ones are %s",
-	                  (int)(len < 64 ? len : 64), name, st_model_families());
+	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key,
+	                  "unknown model family \"%.*s\"; known ones are %s", (int)(len < 64 ? len : 64), name,
+	                  st_model_families());
 }
 
 static enum st_status bad(struct st_error *err, const char *what, const char *fmt, double value)
@@ -53,7 +54,8 @@ static enum st_status check_rope(const struct st_config *cfg, struct st_error *e
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "rope scaling",
 		                  "low_freq_factor %g and high_freq_factor %g are no rising pair of positive numbers",
 		                  cfg->rope_low_freq, cfg->rope_high_freq);
-	return check_count("rope scaling original_max_position_embeddings", cfg->rope_original_positions, UINT32_MAX, err);
+	return check_count("rope scaling original_max_position_embeddings", cfg->rope_original_positions, UINT32_MAX,
+	                   err);
 }
 
 static enum st_status check(const struct st_config *cfg, struct st_error *err)
@@ -69,11 +71,13 @@ static enum st_status check(const struct st_config *cfg, struct st_error *err)
 		                  "%u does not divide the %u attention heads", cfg->n_kv_heads, cfg->n_heads);
 	ST_TRY(check_count("head size", cfg->head_dim, ST_MAX_HEAD_DIM, err));
 	if (cfg->head_dim % 2)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "head size", "%u is odd: no rotary pairs", cfg->head_dim);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "head size", "%u is odd: no rotary pairs",
+		                  cfg->head_dim);
 	uint64_t width = (uint64_t)cfg->n_heads * cfg->head_dim;
 	if (width > MAX_WIDTH)
 		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, "number of attention heads",
-		                  "%u heads of %u exceed the limit of %u features", cfg->n_heads, cfg->head_dim, MAX_WIDTH);
+		                  "%u heads of %u exceed the limit of %u features", cfg->n_heads, cfg->head_dim,
+		                  MAX_WIDTH);
 	if (!(cfg->norm_eps >= 0 && cfg->norm_eps < 1))
 		return bad(err, "norm epsilon", "%g is not between 0 and 1", cfg->norm_eps);
 	return check_rope(cfg, err);
@@ -96,13 +100,15 @@ static enum st_status defaults(const struct st_arch *arch, struct st_config *cfg
 		cfg->sliding_window = cfg->window_from_layer = 0;
 	if (isnan(cfg->rope_theta)) {
 		if (arch->default_rope_theta == 0)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "rope_theta", "is missing, and %s has no default", arch->name);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "rope_theta",
+			                  "is missing, and %s has no default", arch->name);
 		cfg->rope_theta = arch->default_rope_theta;
 	}
 	if (cfg->head_dim == 0 && cfg->n_heads) {
 		if (cfg->hidden % cfg->n_heads)
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "head size",
-			                  "not given, and the hidden size %u is no multiple of %u heads", cfg->hidden, cfg->n_heads);
+			                  "not given, and the hidden size %u is no multiple of %u heads", cfg->hidden,
+			                  cfg->n_heads);
 		cfg->head_dim = cfg->hidden / cfg->n_heads;
 	}
 	return ST_OK;

@@ -13,7 +13,8 @@ static const struct st_json_field fields[] = {
 	{ offsetof(struct st_config, head_dim), false, { "head_dim" } },
 	{ offsetof(struct st_config, ffn), true, { "intermediate_size", "ffn_dim", "intermediate_dim", "n_inner" } },
 	{ offsetof(struct st_config, vocab), true, { "vocab_size", "n_vocab" } },
-	{ offsetof(struct st_config, max_positions), false,
+	{ offsetof(struct st_config, max_positions),
+	  false,
 	  { "max_position_embeddings", "max_seq_len", "context_length", "n_ctx" } },
 };
 
@@ -34,7 +35,8 @@ static enum st_status family(const json_t *o, const struct st_arch **arch, struc
 		return st_config_unknown_family(key, name, strlen(name), err);
 	const struct st_arch *other = typed ? st_arch_find(type, strlen(type)) : NULL;
 	if (other && other != *arch)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "model_type", "\"%.64s\" contradicts architecture \"%.64s\"", type, name);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "model_type",
+		                  "\"%.64s\" contradicts architecture \"%.64s\"", type, name);
 	return ST_OK;
 }
 

@@ -52,17 +52,26 @@ static const struct {
 	const char *suffix;
 	double neutral;
 } refused_numbers[] = {
-	{ "expert_count", 0 },               { "logit_scale", 1 },
-	{ "residual_scale", 1 },             { "embedding_scale", 1 },
-	{ "attention.scale", 0 },            { "attention.output_scale", 1 },
-	{ "attn_logit_softcapping", 0 },     { "final_logit_softcapping", 0 },
-	{ "attention.clamp_kqv", 0 },        { "attention.max_alibi_bias", 0 },
-	{ "rope.scaling.attn_factor", 1 },   { "attention.temperature_scale", 0 },
+	{ "expert_count", 0 },
+	{ "logit_scale", 1 },
+	{ "residual_scale", 1 },
+	{ "embedding_scale", 1 },
+	{ "attention.scale", 0 },
+	{ "attention.output_scale", 1 },
+	{ "attn_logit_softcapping", 0 },
+	{ "final_logit_softcapping", 0 },
+	{ "attention.clamp_kqv", 0 },
+	{ "attention.max_alibi_bias", 0 },
+	{ "rope.scaling.attn_factor", 1 },
+	{ "attention.temperature_scale", 0 },
 };
 
 /* Refused whatever they hold. */
 static const char *const refused_keys[] = {
-	"attention.sliding_window_pattern", "rope.dimension_sections", "attention.key_length_swa", "attention.kv_lora_rank",
+	"attention.sliding_window_pattern",
+	"rope.dimension_sections",
+	"attention.key_length_swa",
+	"attention.kv_lora_rank",
 };
 
 static enum st_status refuse(const struct st_container *c, const char *prefix, struct st_error *err)
@@ -85,7 +94,9 @@ static enum st_status refuse(const struct st_container *c, const char *prefix, s
 	struct key causal = in_arch(prefix, "attention.causal");
 	bool v = true, found;
 	ST_TRY(st_kv_bool(c, causal.text, &v, &found, err));
-	return v ? ST_OK : st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, causal.text, "attention without a causal mask is not supported");
+	return v ? ST_OK
+	         : st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, causal.text,
+	                      "attention without a causal mask is not supported");
 }
 
 /* One head size for queries, keys, values and rotation. */
@@ -100,12 +111,14 @@ static enum st_status head_sizes(const struct st_container *c, const char *prefi
 		bool found;
 		ST_TRY(get_u32(c, k.text, &v, &found, err));
 		if (found && v != d)
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, k.text, "%u is not the head size %u", v, d);
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, k.text, "%u is not the head size %u",
+			                  v, d);
 	}
 	return ST_OK;
 }
 
-static enum st_status rope(const struct st_container *c, const char *prefix, struct st_config *cfg, struct st_error *err)
+static enum st_status rope(const struct st_container *c, const char *prefix, struct st_config *cfg,
+                           struct st_error *err)
 {
 	bool found;
 	struct key base = in_arch(prefix, "rope.freq_base");
@@ -121,7 +134,8 @@ static enum st_status rope(const struct st_container *c, const char *prefix, str
 		linear = len == 6 && memcmp(type, "linear", 6) == 0;
 		if (!linear && !(len == 4 && memcmp(type, "none", 4) == 0))
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, k.text,
-			                  "unknown rope scaling \"%.*s\"; known ones are none, linear and the tensor rope_freqs.weight",
+			                  "unknown rope scaling \"%.*s\"; known ones are none, linear and the tensor "
+			                  "rope_freqs.weight",
 			                  (int)(len < 64 ? len : 64), type);
 	}
 	struct key factor = in_arch(prefix, "rope.scaling.factor"), old = in_arch(prefix, "rope.scale_linear");
@@ -130,9 +144,11 @@ static enum st_status rope(const struct st_container *c, const char *prefix, str
 	ST_TRY(st_kv_f64(c, factor.text, &v, &have, err));
 	ST_TRY(st_kv_f64(c, old.text, &w, &have_old, err)); /* the key's name until 2023 */
 	if (linear && !have)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, factor.text, "is missing, but %s is linear", k.text);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, factor.text, "is missing, but %s is linear",
+		                  k.text);
 	if (have && have_old && v != w)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, old.text, "%g contradicts %s, %g", w, factor.text, v);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, old.text, "%g contradicts %s, %g", w, factor.text,
+		                  v);
 	/* A factor without a type means linear; with type none it means nothing. */
 	if (linear || (!found && (have || have_old))) {
 		cfg->rope_scaling = ST_ROPE_SCALING_LINEAR;
@@ -184,7 +200,8 @@ enum st_status st_config_gguf(const struct st_container *c, struct st_config *cf
 	if (cfg->vocab == 0) { /* the key is optional; the embedding has one row per id */
 		const struct st_tensor *t = st_container_find(c, "token_embd.weight");
 		if (!t || t->ndim != 2 || t->shape[0] > UINT32_MAX)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "token_embd.weight", t ? "is no matrix" : "is missing");
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "token_embd.weight",
+			                  t ? "is no matrix" : "is missing");
 		cfg->vocab = (uint32_t)t->shape[0];
 	}
 	cfg->tied = true; /* unless there is an output.weight */

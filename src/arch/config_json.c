@@ -147,17 +147,17 @@ static enum st_status rope_object(const json_t *o, const char *owner, struct rop
 		return wrong(err, owner, "object");
 	const char *key;
 	json_t *member;
-	json_object_foreach((json_t *)o, key, member)
-		if (json_is_object(member))
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, owner,
-			                  "differs between layers (\"%s\"), which no known family has", key);
+	json_object_foreach((json_t *)o, key, member) if (json_is_object(member)) return st_fail_at(
+		err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, owner,
+		"differs between layers (\"%s\"), which no known family has", key);
 	const char *type = NULL;
 	bool found;
 	double partial = 1;
 	ST_TRY(st_json_f64(o, ST_NAMES("rope_theta"), &r->theta, &found, err));
 	ST_TRY(st_json_f64(o, ST_NAMES("partial_rotary_factor"), &partial, &found, err));
 	if (partial != 1)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, owner, "partial_rotary_factor %g is not supported", partial);
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, owner,
+		                  "partial_rotary_factor %g is not supported", partial);
 	ST_TRY(st_json_str(o, ST_NAMES("rope_type", "type"), &type, &found, err));
 	if (!found && json_object_get(o, "factor"))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, owner, "rope_type is missing");
@@ -176,13 +176,14 @@ static enum st_status rope_object(const json_t *o, const char *owner, struct rop
 	ST_TRY(need_f64(o, owner, "high_freq_factor", &r->high, err));
 	ST_TRY(st_json_u32(o, ST_NAMES("original_max_position_embeddings"), &r->original, &found, err));
 	return found ? ST_OK
-	             : st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, owner, "original_max_position_embeddings is missing");
+	             : st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, owner,
+	                          "original_max_position_embeddings is missing");
 }
 
 static bool same_scaling(const struct rope *a, const struct rope *b)
 {
-	return a->scaling == b->scaling && a->factor == b->factor && a->low == b->low && a->high == b->high &&
-	       a->original == b->original;
+	return a->scaling == b->scaling && a->factor == b->factor && a->low == b->low && a->high == b->high
+	    && a->original == b->original;
 }
 
 enum st_status st_json_rope(const json_t *o, struct st_config *cfg, struct st_error *err)
@@ -198,8 +199,8 @@ enum st_status st_json_rope(const json_t *o, struct st_config *cfg, struct st_er
 		struct rope one = { .theta = NAN };
 		ST_TRY(rope_object(member, owners[i], &one, err));
 		if (!isnan(one.theta) && !isnan(all.theta) && one.theta != all.theta)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, owners[i], "rope_theta %g contradicts %g elsewhere",
-			                  one.theta, all.theta);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, owners[i],
+			                  "rope_theta %g contradicts %g elsewhere", one.theta, all.theta);
 		if (scaled && !same_scaling(&one, &all))
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, owners[i], "contradicts %s", owners[0]);
 		if (isnan(one.theta))
@@ -223,16 +224,36 @@ static const struct {
 	const char *key;
 	double neutral;
 } refused[] = {
-	{ "mlp_bias", 0 },                { "attn_logit_softcapping", 0 }, { "final_logit_softcapping", 0 },
-	{ "query_pre_attn_scalar", 0 },   { "attention_multiplier", 0 },   { "clip_qkv", 0 },
-	{ "logit_scale", 1 },             { "logits_scaling", 1 },         { "residual_multiplier", 1 },
-	{ "embedding_multiplier", 1 },    { "scale_emb", 1 },              { "scale_depth", 0 },
-	{ "partial_rotary_factor", 1 },   { "rotary_pct", 1 },             { "num_local_experts", 0 },
-	{ "num_experts", 0 },             { "n_routed_experts", 0 },       { "use_qk_norm", 0 },
-	{ "qk_layernorm", 0 },            { "attn_temperature_tuning", 0 }, { "attention_chunk_size", 0 },
-	{ "no_rope_layers", 0 },          { "no_rope_layer_interval", 0 }, { "rope_interleaved", 0 },
-	{ "rope_interleave", 0 },         { "use_mrope", 0 },              { "alibi", 0 },
-	{ "parallel_attn", 0 },           { "use_parallel_residual", 0 },  { "quantization_config", 0 },
+	{ "mlp_bias", 0 },
+	{ "attn_logit_softcapping", 0 },
+	{ "final_logit_softcapping", 0 },
+	{ "query_pre_attn_scalar", 0 },
+	{ "attention_multiplier", 0 },
+	{ "clip_qkv", 0 },
+	{ "logit_scale", 1 },
+	{ "logits_scaling", 1 },
+	{ "residual_multiplier", 1 },
+	{ "embedding_multiplier", 1 },
+	{ "scale_emb", 1 },
+	{ "scale_depth", 0 },
+	{ "partial_rotary_factor", 1 },
+	{ "rotary_pct", 1 },
+	{ "num_local_experts", 0 },
+	{ "num_experts", 0 },
+	{ "n_routed_experts", 0 },
+	{ "use_qk_norm", 0 },
+	{ "qk_layernorm", 0 },
+	{ "attn_temperature_tuning", 0 },
+	{ "attention_chunk_size", 0 },
+	{ "no_rope_layers", 0 },
+	{ "no_rope_layer_interval", 0 },
+	{ "rope_interleaved", 0 },
+	{ "rope_interleave", 0 },
+	{ "use_mrope", 0 },
+	{ "alibi", 0 },
+	{ "parallel_attn", 0 },
+	{ "use_parallel_residual", 0 },
+	{ "quantization_config", 0 },
 };
 
 enum st_status st_json_refuse(const json_t *o, struct st_error *err)
@@ -250,7 +271,8 @@ enum st_status st_json_refuse(const json_t *o, struct st_error *err)
 	bool found;
 	ST_TRY(st_json_str(o, ST_NAMES("hidden_act", "hidden_activation"), &act, &found, err));
 	if (found && strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "hidden_act", "\"%.64s\" is not supported; known is silu", act);
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "hidden_act",
+		                  "\"%.64s\" is not supported; known is silu", act);
 	return ST_OK;
 }
 
@@ -271,15 +293,19 @@ enum st_status st_json_layer_types(const json_t *o, struct st_config *cfg, struc
 		bool sliding = strcmp(type, "sliding_attention") == 0;
 		if (!sliding && strcmp(type, "full_attention") != 0)
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key,
-			                  "layer %u is \"%.64s\"; known are full_attention, sliding_attention", l, type);
+			                  "layer %u is \"%.64s\"; known are full_attention, sliding_attention", l,
+			                  type);
 		if (sliding && from == cfg->n_layers)
 			from = l;
 		if (!sliding && from < l)
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key,
-			                  "full attention in layer %u after sliding attention in layer %u is not supported", l, from);
+			return st_fail_at(
+				err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key,
+				"full attention in layer %u after sliding attention in layer %u is not supported", l,
+				from);
 	}
 	if (from < cfg->n_layers && cfg->sliding_window == 0)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "layer %u is sliding_attention, but no window is in use", from);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key,
+		                  "layer %u is sliding_attention, but no window is in use", from);
 	cfg->window_from_layer = from;
 	if (from == cfg->n_layers)
 		cfg->sliding_window = 0;
@@ -293,11 +319,13 @@ enum st_status st_json_qwen_window(const json_t *o, struct st_config *cfg, struc
 	if (use) {
 		ST_TRY(st_json_u32(o, ST_NAMES("sliding_window"), &cfg->sliding_window, &found, err));
 		if (!found || cfg->sliding_window == 0)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "sliding_window", "is missing, but use_sliding_window is true");
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "sliding_window",
+			                  "is missing, but use_sliding_window is true");
 		ST_TRY(st_json_u32(o, ST_NAMES("max_window_layers"), &cfg->window_from_layer, &found, err));
 		const json_t *types = json_object_get(o, "layer_types");
 		if (!found && (!types || json_is_null(types)))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "max_window_layers", "is missing, but use_sliding_window is true");
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "max_window_layers",
+			                  "is missing, but use_sliding_window is true");
 	}
 	return st_json_layer_types(o, cfg, err);
 }

@@ -32,15 +32,23 @@ static const struct st_weight *weight(const struct builder *b, enum st_role role
 
 static uint32_t norm(struct builder *b, enum st_stage stage, enum st_role role, uint32_t in)
 {
-	return add(b, stage, (struct st_node){
-		.op = ST_OP_RMSNORM, .in = { in, ST_NO_NODE }, .width = b->m->cfg.hidden, .w = { weight(b, role) }, .n_w = 1,
-		.eps = b->m->cfg.norm_eps });
+	return add(b, stage,
+	           (struct st_node){ .op = ST_OP_RMSNORM,
+	                             .in = { in, ST_NO_NODE },
+	                             .width = b->m->cfg.hidden,
+	                             .w = { weight(b, role) },
+	                             .n_w = 1,
+	                             .eps = b->m->cfg.norm_eps });
 }
 
 static uint32_t linear(struct builder *b, enum st_stage stage, enum st_role role, uint32_t in, uint32_t width)
 {
-	return add(b, stage, (struct st_node){
-		.op = ST_OP_LINEAR, .in = { in, ST_NO_NODE }, .width = width, .w = { weight(b, role) }, .n_w = 1 });
+	return add(b, stage,
+	           (struct st_node){ .op = ST_OP_LINEAR,
+	                             .in = { in, ST_NO_NODE },
+	                             .width = width,
+	                             .w = { weight(b, role) },
+	                             .n_w = 1 });
 }
 
 static uint32_t plus(struct builder *b, enum st_stage stage, uint32_t x, uint32_t y)
@@ -53,9 +61,16 @@ static uint32_t head_norm(struct builder *b, enum st_stage stage, enum st_role r
                           uint32_t heads)
 {
 	uint32_t d = b->m->cfg.head_dim;
-	uint32_t i = add(b, stage, (struct st_node){
-		.op = ST_OP_HEADNORM, .in = { in, ST_NO_NODE }, .slice = *slice, .width = heads * d, .heads = heads, .head_dim = d,
-		.w = { weight(b, role) }, .n_w = 1, .eps = b->m->cfg.norm_eps });
+	uint32_t i = add(b, stage,
+	                 (struct st_node){ .op = ST_OP_HEADNORM,
+	                                   .in = { in, ST_NO_NODE },
+	                                   .slice = *slice,
+	                                   .width = heads * d,
+	                                   .heads = heads,
+	                                   .head_dim = d,
+	                                   .w = { weight(b, role) },
+	                                   .n_w = 1,
+	                                   .eps = b->m->cfg.norm_eps });
 	*slice = 0;
 	return i;
 }
@@ -63,9 +78,15 @@ static uint32_t head_norm(struct builder *b, enum st_stage stage, enum st_role r
 static uint32_t rope(struct builder *b, enum st_stage stage, uint32_t in, uint32_t slice, uint32_t heads)
 {
 	uint32_t d = b->m->cfg.head_dim;
-	return add(b, stage, (struct st_node){
-		.op = ST_OP_ROPE, .in = { in, ST_NO_NODE }, .slice = slice, .width = heads * d, .heads = heads, .head_dim = d,
-		.inv_freq = b->inv_freq, .mscale = 1 });
+	return add(b, stage,
+	           (struct st_node){ .op = ST_OP_ROPE,
+	                             .in = { in, ST_NO_NODE },
+	                             .slice = slice,
+	                             .width = heads * d,
+	                             .heads = heads,
+	                             .head_dim = d,
+	                             .inv_freq = b->inv_freq,
+	                             .mscale = 1 });
 }
 
 /* Normed stream -> heads' mixture of values, side by side. */
@@ -75,13 +96,21 @@ static uint32_t attention(struct builder *b, uint32_t in)
 	uint32_t H = cfg->n_heads, G = cfg->n_kv_heads, d = cfg->head_dim;
 	uint32_t q_slice = 0, k_slice = H * d, v_slice = (H + G) * d, all = (H + 2 * G) * d;
 
-	uint32_t qkv = add(b, ST_STAGE_QKV_MATMUL, (struct st_node){
-		.op = ST_OP_LINEAR, .in = { in, ST_NO_NODE }, .width = all, .n_w = 3,
-		.w = { weight(b, ST_ROLE_Q), weight(b, ST_ROLE_K), weight(b, ST_ROLE_V) } });
+	uint32_t qkv = add(
+		b, ST_STAGE_QKV_MATMUL,
+		(struct st_node){ .op = ST_OP_LINEAR,
+	                          .in = { in, ST_NO_NODE },
+	                          .width = all,
+	                          .n_w = 3,
+	                          .w = { weight(b, ST_ROLE_Q), weight(b, ST_ROLE_K), weight(b, ST_ROLE_V) } });
 	if (cfg->qkv_bias)
-		qkv = add(b, ST_STAGE_QKV_BIAS, (struct st_node){
-			.op = ST_OP_BIAS, .in = { qkv, ST_NO_NODE }, .width = all, .n_w = 3,
-			.w = { weight(b, ST_ROLE_Q_BIAS), weight(b, ST_ROLE_K_BIAS), weight(b, ST_ROLE_V_BIAS) } });
+		qkv = add(b, ST_STAGE_QKV_BIAS,
+		          (struct st_node){ .op = ST_OP_BIAS,
+		                            .in = { qkv, ST_NO_NODE },
+		                            .width = all,
+		                            .n_w = 3,
+		                            .w = { weight(b, ST_ROLE_Q_BIAS), weight(b, ST_ROLE_K_BIAS),
+		                                   weight(b, ST_ROLE_V_BIAS) } });
 	uint32_t q = qkv, k = qkv;
 	if (cfg->qk_norm) {
 		q = head_norm(b, ST_STAGE_Q_POST_NORM, ST_ROLE_Q_NORM, qkv, &q_slice, H);
@@ -91,9 +120,14 @@ static uint32_t attention(struct builder *b, uint32_t in)
 	k = rope(b, ST_STAGE_K_POST_ROPE, k, k_slice, G);
 
 	bool windowed = (uint32_t)b->layer >= cfg->window_from_layer;
-	struct st_node n = {
-		.op = ST_OP_SCORES, .in = { q, k }, .width = H, .heads = H, .kv_heads = G, .head_dim = d,
-		.window = windowed ? cfg->sliding_window : 0, .scale = 1 / sqrt((double)d) };
+	struct st_node n = { .op = ST_OP_SCORES,
+		             .in = { q, k },
+		             .width = H,
+		             .heads = H,
+		             .kv_heads = G,
+		             .head_dim = d,
+		             .window = windowed ? cfg->sliding_window : 0,
+		             .scale = 1 / sqrt((double)d) };
 	uint32_t scores = add(b, ST_STAGE_ATTN_SCORES, n);
 	n.op = ST_OP_SOFTMAX;
 	n.in[0] = scores;
@@ -112,9 +146,11 @@ static uint32_t feed_forward(struct builder *b, uint32_t in)
 	uint32_t ffn = b->m->cfg.ffn;
 	uint32_t gate = linear(b, ST_STAGE_FFN_GATE, ST_ROLE_GATE, in, ffn);
 	uint32_t up = linear(b, ST_STAGE_FFN_UP, ST_ROLE_UP, in, ffn);
-	uint32_t act = add(b, ST_STAGE_FFN_SILU, (struct st_node){
-		.op = ST_OP_ACT, .in = { gate, ST_NO_NODE }, .width = ffn, .act = ST_ACT_SILU });
-	uint32_t both = add(b, ST_STAGE_FFN_SWIGL, (struct st_node){ .op = ST_OP_MUL, .in = { act, up }, .width = ffn });
+	uint32_t act = add(
+		b, ST_STAGE_FFN_SILU,
+		(struct st_node){ .op = ST_OP_ACT, .in = { gate, ST_NO_NODE }, .width = ffn, .act = ST_ACT_SILU });
+	uint32_t both = add(b, ST_STAGE_FFN_SWIGL,
+	                    (struct st_node){ .op = ST_OP_MUL, .in = { act, up }, .width = ffn });
 	return linear(b, ST_STAGE_FFN_OUT, ST_ROLE_DOWN, both, b->m->cfg.hidden);
 }
 
@@ -130,9 +166,12 @@ enum st_status st_decoder_graph(struct st_model *m, struct st_error *err)
 	g->vocab = m->cfg.vocab;
 
 	struct builder b = { .m = m, .g = g, .inv_freq = inv, .layer = -1 };
-	uint32_t x = add(&b, ST_STAGE_EMBEDDING, (struct st_node){
-		.op = ST_OP_EMBED, .in = { ST_NO_NODE, ST_NO_NODE }, .width = m->cfg.hidden,
-		.w = { weight(&b, ST_ROLE_EMBED) }, .n_w = 1 });
+	uint32_t x = add(&b, ST_STAGE_EMBEDDING,
+	                 (struct st_node){ .op = ST_OP_EMBED,
+	                                   .in = { ST_NO_NODE, ST_NO_NODE },
+	                                   .width = m->cfg.hidden,
+	                                   .w = { weight(&b, ST_ROLE_EMBED) },
+	                                   .n_w = 1 });
 	for (uint32_t l = 0; l < m->cfg.n_layers; l++) {
 		b.layer = (int32_t)l;
 		uint32_t mixed = attention(&b, norm(&b, ST_STAGE_ATTN_NORM, ST_ROLE_ATTN_NORM, x));

@@ -105,7 +105,8 @@ const struct st_weight *st_model_weight(const struct st_model *m, enum st_role r
 {
 	bool bias = role == ST_ROLE_Q_BIAS || role == ST_ROLE_K_BIAS || role == ST_ROLE_V_BIAS;
 	bool norm = role == ST_ROLE_Q_NORM || role == ST_ROLE_K_NORM;
-	if ((bias && !m->cfg.qkv_bias) || (norm && !m->cfg.qk_norm) || (st_role_per_layer(role) && layer >= m->cfg.n_layers))
+	if ((bias && !m->cfg.qkv_bias) || (norm && !m->cfg.qk_norm)
+	    || (st_role_per_layer(role) && layer >= m->cfg.n_layers))
 		return NULL;
 	return &m->weights[st_model_slot(m, role, layer)];
 }
@@ -124,8 +125,8 @@ static void print_dims(char *buf, size_t n, const uint64_t *dims, uint32_t ndim)
 }
 
 static const char *const fit_names[] = {
-	[ST_FIT_ABSENT] = "absent", [ST_FIT_OK] = "layout OK", [ST_FIT_REVERSED] = "label reversed",
-	[ST_FIT_MISSING] = "missing", [ST_FIT_TRANSPOSED] = "TRANSPOSED", [ST_FIT_SIZE] = "size mismatch",
+	[ST_FIT_ABSENT] = "absent",     [ST_FIT_OK] = "layout OK",          [ST_FIT_REVERSED] = "label reversed",
+	[ST_FIT_MISSING] = "missing",   [ST_FIT_TRANSPOSED] = "TRANSPOSED", [ST_FIT_SIZE] = "size mismatch",
 	[ST_FIT_TYPE] = "integer type",
 };
 
@@ -139,14 +140,16 @@ void st_model_load_log(const struct st_model *m, const struct st_hooks *hooks)
 		print_dims(dims, sizeof dims, t->file_dims, t->ndim);
 		size_t p = m->place[i];
 		if (p == SIZE_MAX) {
-			snprintf(line, sizeof line, "[APR-LOAD] tensor '%.400s': dims=[%s], dtype=%s, unused", t->name, dims,
-			         st_dtype_info(t->dtype)->name);
+			snprintf(line, sizeof line, "[APR-LOAD] tensor '%.400s': dims=[%s], dtype=%s, unused", t->name,
+			         dims, st_dtype_info(t->dtype)->name);
 		} else {
 			uint64_t shape[2];
 			uint32_t ndim = st_role_shape(&m->cfg, m->weights[p].role, shape);
 			print_dims(expected, sizeof expected, shape, ndim);
-			snprintf(line, sizeof line, "[APR-LOAD] tensor '%.400s': dims=[%s], dtype=%s, expected %s = [%s], %s", t->name, dims,
-			         st_dtype_info(t->dtype)->name, ndim == 2 ? "[out, in]" : "[n]", expected, fit_names[m->fit[p]]);
+			snprintf(line, sizeof line,
+			         "[APR-LOAD] tensor '%.400s': dims=[%s], dtype=%s, expected %s = [%s], %s", t->name,
+			         dims, st_dtype_info(t->dtype)->name, ndim == 2 ? "[out, in]" : "[n]", expected,
+			         fit_names[m->fit[p]]);
 		}
 		hooks->log(hooks->user, line);
 	}

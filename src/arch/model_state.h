@@ -7,13 +7,13 @@
 
 /* How a place and the tensor found for it fit. */
 enum st_fit {
-	ST_FIT_ABSENT,     /* nothing there, and nothing needed */
+	ST_FIT_ABSENT, /* nothing there, and nothing needed */
 	ST_FIT_OK,
-	ST_FIT_REVERSED,   /* APR: the label lists [in, out] over [out, in] bytes; harmless */
+	ST_FIT_REVERSED, /* APR: the label lists [in, out] over [out, in] bytes; harmless */
 	ST_FIT_MISSING,
 	ST_FIT_TRANSPOSED, /* the label says [in, out] where labels are to be believed */
 	ST_FIT_SIZE,
-	ST_FIT_TYPE,       /* integers */
+	ST_FIT_TYPE, /* integers */
 };
 
 struct st_model {
@@ -31,7 +31,7 @@ struct st_model {
 	size_t n_weights;
 	const struct st_weight **bound; /* those with a tensor */
 	size_t n_bound;
-	size_t *place;                  /* of each tensor of the container: index into weights, or SIZE_MAX */
+	size_t *place; /* of each tensor of the container: index into weights, or SIZE_MAX */
 	const struct st_tensor **unused;
 	size_t n_unused;
 

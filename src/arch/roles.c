@@ -131,7 +131,8 @@ bool st_role_of_name(const char *name, enum st_role *role, uint32_t *layer)
 			hit = strcmp(name, r->gguf) == 0;
 			char buf[96];
 			for (size_t p = 0; p < st_hf_prefix_count && !hit; p++)
-				hit = st_role_prefixed_name(&st_hf_prefixes[p], (enum st_role)i, 0, buf, sizeof buf) && strcmp(name, buf) == 0;
+				hit = st_role_prefixed_name(&st_hf_prefixes[p], (enum st_role)i, 0, buf, sizeof buf)
+				   && strcmp(name, buf) == 0;
 		}
 		if (hit) {
 			*role = (enum st_role)i;
@@ -145,14 +146,22 @@ bool st_role_of_name(const char *name, enum st_role *role, uint32_t *layer)
 static uint64_t dim_value(const struct st_config *cfg, enum dim d)
 {
 	switch (d) {
-	case DIM_NONE: return 1;
-	case DIM_VOCAB: return cfg->vocab;
-	case DIM_HIDDEN: return cfg->hidden;
-	case DIM_Q: return (uint64_t)cfg->n_heads * cfg->head_dim;
-	case DIM_KV: return (uint64_t)cfg->n_kv_heads * cfg->head_dim;
-	case DIM_FFN: return cfg->ffn;
-	case DIM_HEAD: return cfg->head_dim;
-	case DIM_PAIRS: return cfg->head_dim / 2;
+	case DIM_NONE:
+		return 1;
+	case DIM_VOCAB:
+		return cfg->vocab;
+	case DIM_HIDDEN:
+		return cfg->hidden;
+	case DIM_Q:
+		return (uint64_t)cfg->n_heads * cfg->head_dim;
+	case DIM_KV:
+		return (uint64_t)cfg->n_kv_heads * cfg->head_dim;
+	case DIM_FFN:
+		return cfg->ffn;
+	case DIM_HEAD:
+		return cfg->head_dim;
+	case DIM_PAIRS:
+		return cfg->head_dim / 2;
 	}
 	return 0;
 }

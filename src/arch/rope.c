@@ -97,12 +97,14 @@ enum st_status st_rope_frequencies(struct st_model *m, double *inv, struct st_er
 	st_tensor_decode_f64(t, 0, 1, by);
 	for (uint32_t i = 0; i < pairs; i++) {
 		if (!(by[i] > 0) || !isfinite(by[i]))
-			return st_fail_at(err, ST_ERR_FORMAT, t->offset, t->name, "element %u is %g, no divisor of a frequency", i, by[i]);
+			return st_fail_at(err, ST_ERR_FORMAT, t->offset, t->name,
+			                  "element %u is %g, no divisor of a frequency", i, by[i]);
 		if (cfg->rope_scaling != ST_ROPE_SCALING_LLAMA3)
 			inv[i] /= by[i];
 		else if (!(fabs(st_rope_llama3(cfg, f[i]) * by[i] - 1) < AS_MEANT)) /* said twice, it is applied once */
-			return st_fail_at(err, ST_ERR_FORMAT, t->offset, t->name, "element %u is %g, where the configuration's llama3 scaling divides by %g",
-			                  i, by[i], 1 / st_rope_llama3(cfg, f[i]));
+			return st_fail_at(err, ST_ERR_FORMAT, t->offset, t->name,
+			                  "element %u is %g, where the configuration's llama3 scaling divides by %g", i,
+			                  by[i], 1 / st_rope_llama3(cfg, f[i]));
 	}
 	if (cfg->rope_scaling == ST_ROPE_SCALING_NONE)
 		recognise_llama3(cfg, f, by, pairs);

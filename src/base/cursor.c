@@ -14,9 +14,8 @@ const uint8_t *st_cursor_bytes(struct st_cursor *c, uint64_t n, const char *what
 	if (c->st != ST_OK)
 		return NULL;
 	if (n > st_cursor_left(c)) {
-		c->st = st_fail_at(c->err, ST_ERR_FORMAT, st_cursor_offset(c), what,
-		                   "needs %llu bytes, %llu are left", (unsigned long long)n,
-		                   (unsigned long long)st_cursor_left(c));
+		c->st = st_fail_at(c->err, ST_ERR_FORMAT, st_cursor_offset(c), what, "needs %llu bytes, %llu are left",
+		                   (unsigned long long)n, (unsigned long long)st_cursor_left(c));
 		return NULL;
 	}
 	/* An empty map has no base; an empty read of it is still a success. */

@@ -11,8 +11,8 @@
 
 struct st_cursor {
 	const uint8_t *base;
-	uint64_t size; /* bytes at base */
-	uint64_t pos;  /* <= size */
+	uint64_t size;   /* bytes at base */
+	uint64_t pos;    /* <= size */
 	uint64_t origin; /* file offset of base */
 	struct st_error *err;
 	enum st_status st;
@@ -30,11 +30,36 @@ uint32_t st_cursor_u32(struct st_cursor *c, const char *what);
 uint64_t st_cursor_u64(struct st_cursor *c, const char *what);
 
 /* Unaligned little-endian loads from anywhere. */
-static inline uint16_t st_load_u16(const void *p) { uint16_t v; __builtin_memcpy(&v, p, 2); return v; }
-static inline uint32_t st_load_u32(const void *p) { uint32_t v; __builtin_memcpy(&v, p, 4); return v; }
-static inline uint64_t st_load_u64(const void *p) { uint64_t v; __builtin_memcpy(&v, p, 8); return v; }
-static inline float st_load_f32(const void *p) { float v; __builtin_memcpy(&v, p, 4); return v; }
-static inline double st_load_f64(const void *p) { double v; __builtin_memcpy(&v, p, 8); return v; }
+static inline uint16_t st_load_u16(const void *p)
+{
+	uint16_t v;
+	__builtin_memcpy(&v, p, 2);
+	return v;
+}
+static inline uint32_t st_load_u32(const void *p)
+{
+	uint32_t v;
+	__builtin_memcpy(&v, p, 4);
+	return v;
+}
+static inline uint64_t st_load_u64(const void *p)
+{
+	uint64_t v;
+	__builtin_memcpy(&v, p, 8);
+	return v;
+}
+static inline float st_load_f32(const void *p)
+{
+	float v;
+	__builtin_memcpy(&v, p, 4);
+	return v;
+}
+static inline double st_load_f64(const void *p)
+{
+	double v;
+	__builtin_memcpy(&v, p, 8);
+	return v;
+}
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "Stele reads little-endian files on little-endian machines only"
 #endif

@@ -23,7 +23,11 @@ void st_error_clear(struct st_error *err)
 /* Bytes of the UTF-8 character at s; 0 where there is none, or one that could drive a terminal (C0, DEL, C1). */
 static size_t printable(const unsigned char *s)
 {
-	size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xC2 && s[0] < 0xE0 ? 2 : s[0] >= 0xE0 && s[0] < 0xF0 ? 3 : s[0] >= 0xF0 && s[0] < 0xF5 ? 4 : 0;
+	size_t n = s[0] < 0x80                 ? 1
+	         : s[0] >= 0xC2 && s[0] < 0xE0 ? 2
+	         : s[0] >= 0xE0 && s[0] < 0xF0 ? 3
+	         : s[0] >= 0xF0 && s[0] < 0xF5 ? 4
+	                                       : 0;
 	if (s[0] < 0x20 || s[0] == 0x7F || (s[0] == 0xC2 && s[1] < 0xA0))
 		return 0;
 	for (size_t i = 1; i < n; i++)
@@ -63,8 +67,8 @@ static void copy_text(char *dst, size_t size, const char *src)
 	sanitise(dst);
 }
 
-static enum st_status record(struct st_error *err, enum st_status code, uint64_t offset,
-                             const char *where, const char *fmt, va_list ap)
+static enum st_status record(struct st_error *err, enum st_status code, uint64_t offset, const char *where,
+                             const char *fmt, va_list ap)
 {
 	if (err->code != ST_OK)
 		return err->code;
@@ -78,7 +82,7 @@ static enum st_status record(struct st_error *err, enum st_status code, uint64_t
 	return code;
 }
 
-enum st_status (st_fail)(struct st_error *err, enum st_status code, const char *fmt, ...)
+enum st_status(st_fail)(struct st_error *err, enum st_status code, const char *fmt, ...)
 {
 	va_list ap;
 	va_start(ap, fmt);
@@ -87,8 +91,8 @@ enum st_status (st_fail)(struct st_error *err, enum st_status code, const char *
 	return st;
 }
 
-enum st_status (st_fail_at)(struct st_error *err, enum st_status code, uint64_t offset,
-                          const char *where, const char *fmt, ...)
+enum st_status(st_fail_at)(struct st_error *err, enum st_status code, uint64_t offset, const char *where,
+                           const char *fmt, ...)
 {
 	va_list ap;
 	va_start(ap, fmt);
@@ -97,7 +101,7 @@ enum st_status (st_fail_at)(struct st_error *err, enum st_status code, uint64_t 
 	return st;
 }
 
-enum st_status (st_fail_errno)(struct st_error *err, const char *path, const char *what)
+enum st_status(st_fail_errno)(struct st_error *err, const char *path, const char *what)
 {
 	int e = errno;
 	enum st_status st = st_fail(err, e == ENOMEM ? ST_ERR_NOMEM : ST_ERR_IO, "%s: %s", what, strerror(e));
@@ -121,17 +125,23 @@ size_t st_error_format(const struct st_error *err, char *buf, size_t n)
 	char place[32] = "";
 	if (err->offset != ST_NO_OFFSET)
 		snprintf(place, sizeof place, "byte %llu: ", (unsigned long long)err->offset);
-	int len = snprintf(buf, n, "%s%s%s%s%s%s", err->path, err->path[0] ? ": " : "", place,
-	                   err->where, err->where[0] ? ": " : "", err->message);
+	int len = snprintf(buf, n, "%s%s%s%s%s%s", err->path, err->path[0] ? ": " : "", place, err->where,
+	                   err->where[0] ? ": " : "", err->message);
 	return len < 0 ? 0 : (size_t)len;
 }
 
 const char *st_status_name(enum st_status code)
 {
 	static const char *const names[] = {
-		[ST_OK] = "ok", [ST_ERR_USAGE] = "usage", [ST_ERR_IO] = "io", [ST_ERR_FORMAT] = "format",
-		[ST_ERR_UNSUPPORTED] = "unsupported", [ST_ERR_MISMATCH] = "mismatch",
-		[ST_ERR_LIMIT] = "limit", [ST_ERR_NOMEM] = "memory", [ST_ERR_CANCELLED] = "cancelled",
+		[ST_OK] = "ok",
+		[ST_ERR_USAGE] = "usage",
+		[ST_ERR_IO] = "io",
+		[ST_ERR_FORMAT] = "format",
+		[ST_ERR_UNSUPPORTED] = "unsupported",
+		[ST_ERR_MISMATCH] = "mismatch",
+		[ST_ERR_LIMIT] = "limit",
+		[ST_ERR_NOMEM] = "memory",
+		[ST_ERR_CANCELLED] = "cancelled",
 	};
 	return (size_t)code < sizeof names / sizeof *names ? names[code] : "unknown";
 }

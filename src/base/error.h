@@ -7,8 +7,8 @@
 /* Record a failure and return its code. `where` may be NULL. A failure already recorded
  * in err stays: the first one wins. */
 enum st_status st_fail(struct st_error *err, enum st_status code, const char *fmt, ...) ST_PRINTF(3, 4);
-enum st_status st_fail_at(struct st_error *err, enum st_status code, uint64_t offset,
-                          const char *where, const char *fmt, ...) ST_PRINTF(5, 6);
+enum st_status st_fail_at(struct st_error *err, enum st_status code, uint64_t offset, const char *where,
+                          const char *fmt, ...) ST_PRINTF(5, 6);
 /* "MESSAGE: strerror(errno)" with ST_ERR_IO and the path. */
 enum st_status st_fail_errno(struct st_error *err, const char *path, const char *what);
 /* Name the file of a recorded failure, unless it already has one. */
@@ -21,18 +21,18 @@ static inline enum st_status st_failure(enum st_status st) { return st != ST_OK 
 #define st_fail_at(...) st_failure((st_fail_at)(__VA_ARGS__))
 #define st_fail_errno(...) st_failure((st_fail_errno)(__VA_ARGS__))
 
-#define ST_TRY(expr) \
-	do { \
+#define ST_TRY(expr)                             \
+	do {                                     \
 		enum st_status st_try_ = (expr); \
-		if (st_try_ != ST_OK) \
-			return st_try_; \
+		if (st_try_ != ST_OK)            \
+			return st_try_;          \
 	} while (0)
 
 /* For functions with a cleanup label: needs `enum st_status st` and `out:` in scope. */
-#define ST_TRY_OUT(expr) \
-	do { \
-		st = (expr); \
-		if (st != ST_OK) \
+#define ST_TRY_OUT(expr)          \
+	do {                      \
+		st = (expr);      \
+		if (st != ST_OK)  \
 			goto out; \
 	} while (0)
 

@@ -16,7 +16,10 @@ struct st_sha256 *st_sha256_new(void)
 	return (struct st_sha256 *)c;
 }
 
-void st_sha256_update(struct st_sha256 *h, const void *p, uint64_t n) { EVP_DigestUpdate((EVP_MD_CTX *)h, p, (size_t)n); }
+void st_sha256_update(struct st_sha256 *h, const void *p, uint64_t n)
+{
+	EVP_DigestUpdate((EVP_MD_CTX *)h, p, (size_t)n);
+}
 
 void st_sha256_final(struct st_sha256 *h, uint8_t digest[32])
 {

@@ -28,7 +28,8 @@ static void registry_add(const struct st_map *m)
 {
 	for (size_t i = 0; i < MAX_MAPS; i++) {
 		int free_slot = 0;
-		if (!__atomic_compare_exchange_n(&registry[i].busy, &free_slot, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+		if (!__atomic_compare_exchange_n(&registry[i].busy, &free_slot, 1, false, __ATOMIC_ACQ_REL,
+		                                 __ATOMIC_RELAXED))
 			continue;
 		size_t n = strlen(m->path);
 		if (n >= sizeof registry[i].path)
@@ -75,7 +76,9 @@ enum st_status st_map_open(struct st_map *m, const char *path, struct st_error *
 		st = st_fail_errno(err, path, "cannot stat");
 	} else if (!S_ISREG(sb.st_mode)) {
 		st = st_fail(err, ST_ERR_IO, "not a regular file; Stele maps its inputs and cannot read from a %s",
-		             S_ISDIR(sb.st_mode) ? "folder here" : S_ISFIFO(sb.st_mode) ? "pipe" : "device");
+		             S_ISDIR(sb.st_mode)    ? "folder here"
+		             : S_ISFIFO(sb.st_mode) ? "pipe"
+		                                    : "device");
 		st_error_in(err, path);
 	} else if (sb.st_size > 0) {
 		void *p = mmap(NULL, (size_t)sb.st_size, PROT_READ, MAP_PRIVATE, fd, 0);

@@ -11,7 +11,10 @@ static inline bool st_add_u64(uint64_t a, uint64_t b, uint64_t *out) { return !_
 /* ceil(a / b) without overflow; b > 0. */
 static inline uint64_t st_ceil_div(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
 /* Round up to a multiple of `to` (any positive number). False on overflow. */
-static inline bool st_round_up(uint64_t a, uint64_t to, uint64_t *out) { return st_mul_u64(st_ceil_div(a, to), to, out); }
+static inline bool st_round_up(uint64_t a, uint64_t to, uint64_t *out)
+{
+	return st_mul_u64(st_ceil_div(a, to), to, out);
+}
 
 /*
  * An arena owns every allocation made from it until st_arena_release. Blocks are

@@ -227,10 +227,7 @@ static int remove_one(const char *path, const struct stat *sb, int kind, struct 
 	return remove(path);
 }
 
-static void remove_tree(const char *path)
-{
-	nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-}
+static void remove_tree(const char *path) { nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS); }
 
 /*
  * Folders under construction, for st_outdirs_remove(). A slot is claimed by setting `busy`, filled, and published by
@@ -246,7 +243,8 @@ static void building_add(const char *path)
 	size_t n = strlen(path);
 	for (size_t i = 0; n < PATH_MAX && i < sizeof building / sizeof *building; i++) {
 		int free_slot = 0;
-		if (!__atomic_compare_exchange_n(&building[i].busy, &free_slot, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+		if (!__atomic_compare_exchange_n(&building[i].busy, &free_slot, 1, false, __ATOMIC_ACQ_REL,
+		                                 __ATOMIC_RELAXED))
 			continue;
 		memcpy(building[i].path, path, n + 1);
 		__atomic_store_n(&building[i].open, 1, __ATOMIC_RELEASE);
@@ -272,7 +270,8 @@ static void remove_below(int at, const char *name, int depth)
 	_Alignas(struct dirent64) char buf[4096];
 	long n;
 	/* Removing entries moves the rest, so each round starts at the front; it ends when nothing could be removed. */
-	for (bool some = true; fd >= 0 && some && lseek(fd, 0, SEEK_SET) == 0 && (n = syscall(SYS_getdents64, fd, buf, sizeof buf)) > 0;) {
+	for (bool some = true; fd >= 0 && some && lseek(fd, 0, SEEK_SET) == 0
+	                       && (n = syscall(SYS_getdents64, fd, buf, sizeof buf)) > 0;) {
 		some = false;
 		for (long i = 0; i < n;) {
 			const struct dirent64 *e = (const struct dirent64 *)(buf + i);
@@ -308,7 +307,7 @@ static bool may_be_replaced(const char *path, const char *const *ours, struct st
 {
 	DIR *dir = opendir(path);
 	bool marked = false;
-	char other[sizeof ((struct dirent *)0)->d_name] = "";
+	char other[sizeof((struct dirent *)0)->d_name] = "";
 	size_t n = 0;
 	for (struct dirent *e; dir && (e = readdir(dir));) {
 		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
@@ -342,7 +341,8 @@ bool st_out_takes(const char *out, const char *in)
 	return strncmp(a, b, n) == 0 && (b[n] == '\0' || b[n] == '/');
 }
 
-enum st_status st_outdir_open(const char *path, const char *const *replaces, struct st_outdir **out, struct st_error *err)
+enum st_status st_outdir_open(const char *path, const char *const *replaces, struct st_outdir **out,
+                              struct st_error *err)
 {
 	*out = NULL;
 	struct stat sb;

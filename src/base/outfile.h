@@ -19,7 +19,8 @@ ST_MUST_CHECK enum st_status st_outfile_write(struct st_outfile *f, const void *
 ST_MUST_CHECK enum st_status st_outfile_zeros(struct st_outfile *f, uint64_t n, struct st_error *err);
 /* Overwrite bytes already written (a header whose fields were not known before), or write ahead: what lies
  * between reads as zeros. Nothing may be appended after writing ahead. */
-ST_MUST_CHECK enum st_status st_outfile_patch(struct st_outfile *f, uint64_t off, const void *p, size_t n, struct st_error *err);
+ST_MUST_CHECK enum st_status st_outfile_patch(struct st_outfile *f, uint64_t off, const void *p, size_t n,
+                                              struct st_error *err);
 uint64_t st_outfile_size(const struct st_outfile *f);
 /* Flush and return a path under which the uncommitted bytes can be opened for reading
  * (valid until commit or abort). */
@@ -34,7 +35,8 @@ void st_outfile_abort(struct st_outfile *f);
  * in a folder of the kind that is written, NULL last.
  * A process that is killed outright (SIGKILL, power) leaves its temporary folder, NAME.stele-PID-N, behind. */
 struct st_outdir;
-ST_MUST_CHECK enum st_status st_outdir_open(const char *path, const char *const *replaces, struct st_outdir **out, struct st_error *err);
+ST_MUST_CHECK enum st_status st_outdir_open(const char *path, const char *const *replaces, struct st_outdir **out,
+                                            struct st_error *err);
 const char *st_outdir_path(const struct st_outdir *d); /* of the temporary folder */
 ST_MUST_CHECK enum st_status st_outdir_commit(struct st_outdir *d, struct st_error *err);
 void st_outdir_abort(struct st_outdir *d); /* removes what was written */

@@ -14,7 +14,9 @@ static inline uint64_t st_splitmix64_mix(uint64_t z)
 /* Advances the state by the golden ratio, then mixes. */
 static inline uint64_t st_splitmix64(uint64_t *state) { return st_splitmix64_mix(*state += 0x9E3779B97F4A7C15u); }
 
-struct st_xoshiro { uint64_t s[4]; };
+struct st_xoshiro {
+	uint64_t s[4];
+};
 
 static inline void st_xoshiro_seed(struct st_xoshiro *g, uint64_t seed)
 {

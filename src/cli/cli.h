@@ -32,7 +32,16 @@
 /* Exit statuses, the same for every command unless its man page says otherwise. */
 enum { CLI_SAME = 0, CLI_FAULT = 1, CLI_TROUBLE = 2, CLI_UNDECIDED = 3, CLI_INTERRUPTED = 130 };
 
-enum cli_type { CLI_TYPE_BOOL, CLI_TYPE_STR, CLI_TYPE_PATH, CLI_TYPE_CHOICE, CLI_TYPE_U32, CLI_TYPE_U64, CLI_TYPE_F64, CLI_TYPE_LIST };
+enum cli_type {
+	CLI_TYPE_BOOL,
+	CLI_TYPE_STR,
+	CLI_TYPE_PATH,
+	CLI_TYPE_CHOICE,
+	CLI_TYPE_U32,
+	CLI_TYPE_U64,
+	CLI_TYPE_F64,
+	CLI_TYPE_LIST
+};
 
 /* Strings in the order given; they belong to argv, the array to the framework. */
 struct cli_list {
@@ -46,58 +55,85 @@ enum {
 };
 
 struct cli_param {
-	const char *name;    /* option: without dashes; positional: as printed ("MODEL"). NULL ends a table */
-	char letter;         /* short form of an option, or 0 */
-	const char *arg;     /* what an option's value is called; NULL for a bool. Unused for positionals */
-	const char *help;    /* lower case, no full stop */
+	const char *name; /* option: without dashes; positional: as printed ("MODEL"). NULL ends a table */
+	char letter;      /* short form of an option, or 0 */
+	const char *arg;  /* what an option's value is called; NULL for a bool. Unused for positionals */
+	const char *help; /* lower case, no full stop */
 	enum cli_type type;
 	size_t offset;       /* of the field in the command's opts; zero bytes there mean "not given" unless
 	                      * the command has defaults */
 	const char *choices; /* CLI_TYPE_CHOICE: "a|b|c" */
 	unsigned flags;
-	int group;           /* members of one group > 0 exclude each other */
+	int group; /* members of one group > 0 exclude each other */
 };
 
 /* Type and field together, so that a field of the wrong type does not compile. */
-#define CLI_TYPED(T, f, ctype) (offsetof(T, f) + 0 * sizeof(struct { \
-	_Static_assert(_Generic(((T *)0)->f, ctype: 1, default: 0), "the field is not a " #ctype); int unused; }))
+#define CLI_TYPED(T, f, ctype)                                                                  \
+	(offsetof(T, f) + 0 * sizeof(struct {                                                   \
+				  _Static_assert(_Generic(((T *)0)->f, ctype : 1, default : 0), \
+		                                 "the field is not a " #ctype);                 \
+				  int unused;                                                   \
+			  }))
 #define CLI_BOOL(T, f) .type = CLI_TYPE_BOOL, .offset = CLI_TYPED(T, f, bool)
-#define CLI_STR(T, f)  .type = CLI_TYPE_STR,  .offset = CLI_TYPED(T, f, const char *)
+#define CLI_STR(T, f) .type = CLI_TYPE_STR, .offset = CLI_TYPED(T, f, const char *)
 #define CLI_PATH(T, f) .type = CLI_TYPE_PATH, .offset = CLI_TYPED(T, f, const char *)
 #define CLI_CHOICE(T, f, list) .type = CLI_TYPE_CHOICE, .offset = CLI_TYPED(T, f, const char *), .choices = list
-#define CLI_U32(T, f)  .type = CLI_TYPE_U32,  .offset = CLI_TYPED(T, f, uint32_t)
-#define CLI_U64(T, f)  .type = CLI_TYPE_U64,  .offset = CLI_TYPED(T, f, uint64_t)
-#define CLI_F64(T, f)  .type = CLI_TYPE_F64,  .offset = CLI_TYPED(T, f, double)
+#define CLI_U32(T, f) .type = CLI_TYPE_U32, .offset = CLI_TYPED(T, f, uint32_t)
+#define CLI_U64(T, f) .type = CLI_TYPE_U64, .offset = CLI_TYPED(T, f, uint64_t)
+#define CLI_F64(T, f) .type = CLI_TYPE_F64, .offset = CLI_TYPED(T, f, double)
 #define CLI_LIST(T, f) .type = CLI_TYPE_LIST, .offset = CLI_TYPED(T, f, struct cli_list)
 
 /* Options that mean the same wherever they appear. --json and --quiet are also known to the
  * framework by name: errors follow --json, the log and the progress bar follow --quiet. */
-#define CLI_OPTION_JSON(T)    { "json", 0, NULL, "print the result (or the error) as JSON", CLI_BOOL(T, json) }
-#define CLI_OPTION_QUIET(T)   { "quiet", 'q', NULL, "no log lines and no progress bar", CLI_BOOL(T, quiet) }
-#define CLI_OPTION_THREADS(T) { "threads", 0, "N", "use N threads (default: all)", CLI_U32(T, threads) }
-#define CLI_OPTION_CPU(T)     { "cpu", 0, "LEVEL", "use this instruction set (default: the best here)", \
-	CLI_CHOICE(T, cpu, "scalar|avx2|avx512|neon") }
-#define CLI_OPTION_MODE(T)    { "mode", 0, "MODE", "how to evaluate (default: exact)", \
-	CLI_CHOICE(T, mode, "exact|fast|emulate:f16|emulate:bf16|emulate:q8_0|emulate:q8_k") }
+#define CLI_OPTION_JSON(T)                                                                    \
+	{                                                                                     \
+		"json", 0, NULL, "print the result (or the error) as JSON", CLI_BOOL(T, json) \
+	}
+#define CLI_OPTION_QUIET(T)                                                                \
+	{                                                                                  \
+		"quiet", 'q', NULL, "no log lines and no progress bar", CLI_BOOL(T, quiet) \
+	}
+#define CLI_OPTION_THREADS(T)                                                          \
+	{                                                                              \
+		"threads", 0, "N", "use N threads (default: all)", CLI_U32(T, threads) \
+	}
+#define CLI_OPTION_CPU(T)                                                               \
+	{                                                                               \
+		"cpu", 0, "LEVEL", "use this instruction set (default: the best here)", \
+			CLI_CHOICE(T, cpu, "scalar|avx2|avx512|neon")                   \
+	}
+#define CLI_OPTION_MODE(T)                                                                                   \
+	{                                                                                                    \
+		"mode", 0, "MODE", "how to evaluate (default: exact)",                                       \
+			CLI_CHOICE(T, mode, "exact|fast|emulate:f16|emulate:bf16|emulate:q8_0|emulate:q8_k") \
+	}
 /* The three ways to say what to run; the field is a struct cli_prompt. */
-#define CLI_OPTIONS_PROMPT(T, f) \
+#define CLI_OPTIONS_PROMPT(T, f)                                                                               \
 	{ "prompt", 'p', "TEXT", "the text to run", CLI_STR(T, f.text), .flags = CLI_REQUIRED, .group = 100 }, \
-	{ "tokens", 0, "LIST", "the token ids to run, comma separated", CLI_STR(T, f.ids), .flags = CLI_REQUIRED, .group = 100 }, \
-	{ "tokens-file", 0, "FILE", "read token ids from FILE, separated by commas or white space", CLI_PATH(T, f.file), \
-	  .flags = CLI_REQUIRED, .group = 100 }
+		{ "tokens",                                                                                    \
+		  0,                                                                                           \
+		  "LIST",                                                                                      \
+		  "the token ids to run, comma separated",                                                     \
+		  CLI_STR(T, f.ids),                                                                           \
+		  .flags = CLI_REQUIRED,                                                                       \
+		  .group = 100 },                                                                              \
+	{                                                                                                      \
+		"tokens-file", 0, "FILE", "read token ids from FILE, separated by commas or white space",      \
+			CLI_PATH(T, f.file), .flags = CLI_REQUIRED, .group = 100                               \
+	}
 
 struct cli;
 
 struct cli_command {
-	const char *name;              /* "trace", or two words: "svf export" */
-	const char *summary;           /* one line, lower case, no full stop */
-	const char *description;       /* man page: paragraphs, an empty line between them */
-	const char *examples;          /* man page: shown verbatim, or NULL */
-	const char *exit_status;       /* lines "N  meaning"; NULL for the common text */
+	const char *name;                              /* "trace", or two words: "svf export" */
+	const char *summary;                           /* one line, lower case, no full stop */
+	const char *description;                       /* man page: paragraphs, an empty line between them */
+	const char *examples;                          /* man page: shown verbatim, or NULL */
+	const char *exit_status;                       /* lines "N  meaning"; NULL for the common text */
 	const struct cli_param *options, *positionals; /* NULL: none */
 	size_t opts_size;
-	const void *defaults;          /* opts_size bytes, or NULL for zeros */
-	int trouble;                   /* exit status of usage and input errors; 0 means CLI_TROUBLE */
+	const void *defaults;                  /* opts_size bytes, or NULL for zeros */
+	int trouble;                           /* exit status of usage and input errors; 0 means CLI_TROUBLE */
 	int (*run)(struct cli *c, void *opts); /* returns the exit status */
 };
 
@@ -133,10 +169,12 @@ bool cli_colour(FILE *f);
 /* The value of --threads as the library takes it; more threads than this is no serious request. */
 static inline int cli_threads(uint32_t n) { return (int)(n > 512 ? 512 : n); }
 
-struct cli_prompt { const char *text, *ids, *file; };
+struct cli_prompt {
+	const char *text, *ids, *file;
+};
 /* Token ids of the prompt; text needs the container's tokenizer. *ids is malloc'ed. */
-ST_MUST_CHECK enum st_status cli_prompt_tokens(const struct cli_prompt *p, const struct st_container *c,
-                                               uint32_t **ids, size_t *n, struct st_error *err);
+ST_MUST_CHECK enum st_status cli_prompt_tokens(const struct cli_prompt *p, const struct st_container *c, uint32_t **ids,
+                                               size_t *n, struct st_error *err);
 /* The ids of "1, 2,3 4" alone. */
 ST_MUST_CHECK enum st_status cli_parse_tokens(const char *list, size_t len, uint32_t **ids, size_t *n,
                                               struct st_error *err);

@@ -15,11 +15,15 @@ struct opts {
 };
 
 static const struct cli_param options[] = {
-	{ "type", 0, "T", "store matrices as T: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q6_K; AprQ4, AprQ8 in APR", CLI_STR(struct opts, type) },
+	{ "type", 0, "T",
+	  "store matrices as T: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q6_K; AprQ4, AprQ8 in APR",
+	  CLI_STR(struct opts, type) },
 	{ "format", 0, "F", "write this container (default: as OUT's suffix says, a Hugging Face folder without one)",
 	  CLI_CHOICE(struct opts, format, "gguf|safetensors|apr") },
-	{ "repair", 0, "REPORT", "apply the repair that a report of 'stele rosetta --json' recommends", CLI_PATH(struct opts, repair) },
-	{ "side", 0, "SIDE", "IN is this input of the report, and the one that is wrong", CLI_CHOICE(struct opts, side, "a|b") },
+	{ "repair", 0, "REPORT", "apply the repair that a report of 'stele rosetta --json' recommends",
+	  CLI_PATH(struct opts, repair) },
+	{ "side", 0, "SIDE", "IN is this input of the report, and the one that is wrong",
+	  CLI_CHOICE(struct opts, side, "a|b") },
 	{ "force", 0, NULL, "replace an existing OUT", CLI_BOOL(struct opts, force) },
 	CLI_OPTION_THREADS(struct opts),
 	CLI_OPTION_JSON(struct opts),
@@ -28,8 +32,10 @@ static const struct cli_param options[] = {
 };
 
 static const struct cli_param positionals[] = {
-	{ "IN", 0, NULL, "a GGUF, safetensors or APR file, a shard index, or a Hugging Face folder", CLI_PATH(struct opts, in), .flags = CLI_REQUIRED },
-	{ "OUT", 0, NULL, "the new file (.gguf, .apr, .safetensors) or folder", CLI_PATH(struct opts, out), .flags = CLI_REQUIRED },
+	{ "IN", 0, NULL, "a GGUF, safetensors or APR file, a shard index, or a Hugging Face folder",
+	  CLI_PATH(struct opts, in), .flags = CLI_REQUIRED },
+	{ "OUT", 0, NULL, "the new file (.gguf, .apr, .safetensors) or folder", CLI_PATH(struct opts, out),
+	  .flags = CLI_REQUIRED },
 	{ 0 }
 };
 
@@ -43,13 +49,13 @@ static json_t *lines(const char *const *v, size_t n)
 
 static void print_json(const struct opts *o, const struct st_convert_result *r)
 {
-	json_t *j = json_pack("{s:s, s:{s:o, s:s}, s:{s:o, s:s, s:o}, s:s, s:s, s:{s:o, s:o, s:o, s:o}, s:o, s:o, s:o}", "schema", "stele.convert/1",
-		"input", "path", st_json_text(o->in), "format", r->from,
-		"output", "path", st_json_text(o->out), "format", r->to, "bytes", st_json_u64(r->bytes),
-		"arch", r->arch, "checked", r->checked,
-		"tensors", "total", st_json_u64(r->tensors), "untouched", st_json_u64(r->untouched), "rows_moved", st_json_u64(r->moved),
-		"encoded", st_json_u64(r->encoded),
-		"repairs", lines(r->repairs, r->n_repairs), "notes", lines(r->notes, r->n_notes), "left_out", lines(r->left_out, r->n_left_out));
+	json_t *j = json_pack("{s:s, s:{s:o, s:s}, s:{s:o, s:s, s:o}, s:s, s:s, s:{s:o, s:o, s:o, s:o}, s:o, s:o, s:o}",
+	                      "schema", "stele.convert/1", "input", "path", st_json_text(o->in), "format", r->from,
+	                      "output", "path", st_json_text(o->out), "format", r->to, "bytes", st_json_u64(r->bytes),
+	                      "arch", r->arch, "checked", r->checked, "tensors", "total", st_json_u64(r->tensors),
+	                      "untouched", st_json_u64(r->untouched), "rows_moved", st_json_u64(r->moved), "encoded",
+	                      st_json_u64(r->encoded), "repairs", lines(r->repairs, r->n_repairs), "notes",
+	                      lines(r->notes, r->n_notes), "left_out", lines(r->left_out, r->n_left_out));
 	cli_print_json(j);
 	json_decref(j);
 }
@@ -61,8 +67,9 @@ static void print_text(const struct opts *o, const struct st_convert_result *r)
 	for (size_t i = 0; i < r->n_repairs; i++)
 		st_text_printf(&t, "repaired %s\n", r->repairs[i]);
 	st_text_printf(&t, "wrote    %s  %s, %" PRIu64 " bytes\n", o->out, r->to, r->bytes);
-	st_text_printf(&t, "tensors  %" PRIu64 ": %" PRIu64 " untouched, %" PRIu64 " with rows moved, %" PRIu64 " encoded\n", r->tensors, r->untouched,
-	               r->moved, r->encoded);
+	st_text_printf(
+		&t, "tensors  %" PRIu64 ": %" PRIu64 " untouched, %" PRIu64 " with rows moved, %" PRIu64 " encoded\n",
+		r->tensors, r->untouched, r->moved, r->encoded);
 	for (size_t i = 0; i < r->n_notes; i++)
 		st_text_printf(&t, "note     %s\n", r->notes[i]);
 	for (size_t i = 0; i < r->n_left_out; i++)
@@ -81,8 +88,13 @@ static int run(struct cli *c, void *p)
 	if (o->side && !o->repair)
 		return cli_usage(c, "--side says which input of a report IN is; it needs --repair");
 	struct st_convert_options co = {
-		.type = o->type, .format = o->format, .repair = o->repair, .side = o->side ? o->side[0] : 0, .force = o->force,
-		.threads = cli_threads(o->threads), .hooks = cli_hooks(c),
+		.type = o->type,
+		.format = o->format,
+		.repair = o->repair,
+		.side = o->side ? o->side[0] : 0,
+		.force = o->force,
+		.threads = cli_threads(o->threads),
+		.hooks = cli_hooks(c),
 	};
 	if (st_convert(o->in, o->out, &co, &r, &err) != ST_OK)
 		return cli_fail(c, &err);
@@ -97,21 +109,29 @@ static int run(struct cli *c, void *p)
 const struct cli_command cmd_convert = {
 	.name = "convert",
 	.summary = "write a model into another container, or repaired",
-	.description =
-		"Carries a model between GGUF, safetensors and APR: names of tensors, order of Q and K rows, configuration, tokenizer and chat "
-		"template. Stored bytes stay as they are wherever the target has their type; safetensors has no block types, so there they become "
-		"F32, which holds their values exactly. With --type matrices are stored as another type; norms and biases keep theirs, and a matrix "
-		"whose rows do not divide into blocks takes the nearest type that fits, which is printed.\n\n"
-		"The result is read back with the ordinary reader and compared, tensor by tensor, key by key and in the ids of some texts, before it "
-		"gets its name. Whatever goes wrong, nothing is left behind. Memory does not depend on the model's size.\n\n"
-		"--repair undoes every fault that a report lists for IN. Where the right numbers are in the file they are put right there; else the "
-		"tensor is taken from the report's other input. A repaired tensor must match the other input's, where that is at hand, or nothing is written. When "
-		"the report cannot tell which of the two files is wrong, --side says that it is this one.",
-	.examples =
-		"stele convert model.gguf model/\n"
-		"stele convert model/ model.apr --type Q8_0\n"
-		"stele rosetta broken.apr sound.gguf -p \"2+2=\" --json > report.json\n"
-		"stele convert broken.apr mended.apr --repair report.json --side a",
+	.description = "Carries a model between GGUF, safetensors and APR: names of tensors, order of Q and K rows, "
+		       "configuration, tokenizer and chat "
+		       "template. Stored bytes stay as they are wherever the target has their type; safetensors has no "
+		       "block types, so there they become "
+		       "F32, which holds their values exactly. With --type matrices are stored as another type; norms "
+		       "and biases keep theirs, and a matrix "
+		       "whose rows do not divide into blocks takes the nearest type that fits, which is printed.\n\n"
+		       "The result is read back with the ordinary reader and compared, tensor by tensor, key by key "
+		       "and in the ids of some texts, before it "
+		       "gets its name. Whatever goes wrong, nothing is left behind. Memory does not depend on the "
+		       "model's size.\n\n"
+		       "--repair undoes every fault that a report lists for IN. Where the right numbers are in the "
+		       "file they are put right there; else the "
+		       "tensor is taken from the report's other input. A repaired tensor must match the other input's, "
+		       "where that is at hand, or nothing is written. When "
+		       "the report cannot tell which of the two files is wrong, --side says that it is this one.",
+	.examples = "stele convert model.gguf model/\n"
+		    "stele convert model/ model.apr --type Q8_0\n"
+		    "stele rosetta broken.apr sound.gguf -p \"2+2=\" --json > report.json\n"
+		    "stele convert broken.apr mended.apr --repair report.json --side a",
 	.exit_status = "0  the output was written and checked\n2  trouble: nothing was written",
-	.options = options, .positionals = positionals, .opts_size = sizeof(struct opts), .run = run,
+	.options = options,
+	.positionals = positionals,
+	.opts_size = sizeof(struct opts),
+	.run = run,
 };

@@ -51,7 +51,8 @@ static int run(struct cli *c, void *p)
 
 static const struct cli_param options[] = {
 	{ "man", 0, NULL, "print the manual page as roff", CLI_BOOL(struct opts, man), .group = 1 },
-	{ "completion", 0, "SHELL", "print the completion script for a shell", CLI_CHOICE(struct opts, completion, "bash|zsh|fish"), .group = 1 },
+	{ "completion", 0, "SHELL", "print the completion script for a shell",
+	  CLI_CHOICE(struct opts, completion, "bash|zsh|fish"), .group = 1 },
 	{ "list", 0, NULL, "print the names of the commands, one per line", CLI_BOOL(struct opts, list), .group = 1 },
 	{ 0 }
 };
@@ -64,8 +65,12 @@ static const struct cli_param positionals[] = {
 const struct cli_command cmd_help = {
 	.name = "help",
 	.summary = "explain a command",
-	.description = "Prints the list of commands, or the arguments and options of one. The manual pages and the completion "
+	.description =
+		"Prints the list of commands, or the arguments and options of one. The manual pages and the completion "
 		"scripts that are installed come from here as well.",
 	.examples = "stele help trace\nstele help --completion bash > /etc/bash_completion.d/stele\n",
-	.options = options, .positionals = positionals, .opts_size = sizeof(struct opts), .run = run,
+	.options = options,
+	.positionals = positionals,
+	.opts_size = sizeof(struct opts),
+	.run = run,
 };

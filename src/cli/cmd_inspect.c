@@ -47,7 +47,8 @@ static int hexdump(struct cli *c, const struct opts *o)
 		rc = cli_usage(c, "%.200s: no tensor is called '%.200s'", o->files.items[0], o->hexdump);
 	} else if (t->layout == ST_LAYOUT_STRIDED && t->n_elems > 1) {
 		/* A view may start anywhere and walk backwards; its bytes are not one run. */
-		rc = cli_usage(c, "%.200s: %.200s is a strided view, not one run of bytes", o->files.items[0], o->hexdump);
+		rc = cli_usage(c, "%.200s: %.200s is a strided view, not one run of bytes", o->files.items[0],
+		               o->hexdump);
 	} else {
 		uint64_t n = o->bytes && o->bytes < t->n_bytes ? o->bytes : t->n_bytes;
 		struct st_text line = { 0 };
@@ -55,8 +56,8 @@ static int hexdump(struct cli *c, const struct opts *o)
 		st_text_add_safe(&line, t->name, strlen(t->name));
 		st_text_puts(&line, " ");
 		st_text_shape(&line, t->shape, t->ndim);
-		st_text_printf(&line, " %s, %" PRIu64 " bytes at %" PRIu64 " of %s\n", st_dtype_info(t->dtype)->name, t->n_bytes, t->offset,
-		               st_container_file_path(con, t->file));
+		st_text_printf(&line, " %s, %" PRIu64 " bytes at %" PRIu64 " of %s\n", st_dtype_info(t->dtype)->name,
+		               t->n_bytes, t->offset, st_container_file_path(con, t->file));
 		for (uint64_t i = 0; i < n && !ferror(stdout); i += 16) {
 			hex_line(&line, t->offset + i, t->data + i, n - i < 16 ? (size_t)(n - i) : 16);
 			cli_print_text(&line);
@@ -92,8 +93,10 @@ static int run(struct cli *c, void *p)
 		return cli_usage(c, "--hexdump shows one tensor of one file, as text");
 	if (o->hexdump)
 		return hexdump(c, o);
-	struct st_inspect_options io = { .threads = cli_threads(o->threads), .no_stats = o->no_stats,
-		.run_tokens = o->tokens, .hooks = cli_hooks(c) };
+	struct st_inspect_options io = { .threads = cli_threads(o->threads),
+		                         .no_stats = o->no_stats,
+		                         .run_tokens = o->tokens,
+		                         .hooks = cli_hooks(c) };
 	json_t *files = json_array();
 	int worst = CLI_SAME;
 	c->undone = "the inspection was not finished";
@@ -150,8 +153,10 @@ static const struct cli_param options[] = {
 };
 
 static const struct cli_param positionals[] = {
-	{ "FILE", 0, NULL, "a model, trace, checkpoint or array: GGUF, safetensors file, index or folder, APR, npy, npz, "
-	  "PyTorch zip, APRT stage or tree", CLI_LIST(struct opts, files), .flags = CLI_REQUIRED | CLI_FILES },
+	{ "FILE", 0, NULL,
+	  "a model, trace, checkpoint or array: GGUF, safetensors file, index or folder, APR, npy, npz, "
+	  "PyTorch zip, APRT stage or tree",
+	  CLI_LIST(struct opts, files), .flags = CLI_REQUIRED | CLI_FILES },
 	{ 0 }
 };
 
@@ -160,21 +165,31 @@ static const struct opts defaults = { .bytes = 256 };
 const struct cli_command cmd_inspect = {
 	.name = "inspect",
 	.summary = "show what is in a file, and what looks wrong",
-	.description =
-		"Recognises each FILE by its content and shows the container, the hyper-parameters of the model, the provenance of a "
-		"trace, the facts of the tokenizer, and a table of all tensors: shape as [out, in] (whatever order the file lists its "
-		"dimensions in), stored type, bytes, and the least, greatest, mean and standard deviation of the finite values.\n\n"
-		"Below stand the anomalies. A fault is wrong: weights that are not finite, a configuration that contradicts the shapes, "
-		"tensors whose bytes overlap, members of an npz file that do not have the CRC-32 it states. A note is unusual and often "
-		"harmless: tensors of zeros, rows that hold one value, bytes that belong to no tensor (which a mislabelled type leaves "
-		"behind), members of a torch checkpoint that do not have their CRC-32 (torch can be told to compute none).\n\n"
-		"A container that holds no model, or not a whole one, or one of a family that Stele does not know, is shown all the same "
-		"with the reason. The memory is what a run would allocate beside the mapped file.",
+	.description = "Recognises each FILE by its content and shows the container, the hyper-parameters of the "
+		       "model, the provenance of a "
+		       "trace, the facts of the tokenizer, and a table of all tensors: shape as [out, in] (whatever "
+		       "order the file lists its "
+		       "dimensions in), stored type, bytes, and the least, greatest, mean and standard deviation of "
+		       "the finite values.\n\n"
+		       "Below stand the anomalies. A fault is wrong: weights that are not finite, a configuration that "
+		       "contradicts the shapes, "
+		       "tensors whose bytes overlap, members of an npz file that do not have the CRC-32 it states. A "
+		       "note is unusual and often "
+		       "harmless: tensors of zeros, rows that hold one value, bytes that belong to no tensor (which a "
+		       "mislabelled type leaves "
+		       "behind), members of a torch checkpoint that do not have their CRC-32 (torch can be told to "
+		       "compute none).\n\n"
+		       "A container that holds no model, or not a whole one, or one of a family that Stele does not "
+		       "know, is shown all the same "
+		       "with the reason. The memory is what a run would allocate beside the mapped file.",
 	.examples = "stele inspect model.gguf\nstele inspect --json model.apr | jq '.files[0].anomalies'\n"
-		"stele inspect model.gguf --hexdump blk.0.attn_q.bias\n",
-	.exit_status =
-		"0  nothing wrong was found; there may be notes\n"
-		"1  a fault is among the anomalies\n"
-		"2  trouble: usage, a file that cannot be read or that contradicts itself",
-	.options = options, .positionals = positionals, .opts_size = sizeof(struct opts), .defaults = &defaults, .run = run,
+		    "stele inspect model.gguf --hexdump blk.0.attn_q.bias\n",
+	.exit_status = "0  nothing wrong was found; there may be notes\n"
+		       "1  a fault is among the anomalies\n"
+		       "2  trouble: usage, a file that cannot be read or that contradicts itself",
+	.options = options,
+	.positionals = positionals,
+	.opts_size = sizeof(struct opts),
+	.defaults = &defaults,
+	.run = run,
 };

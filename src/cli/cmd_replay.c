@@ -25,7 +25,8 @@ extern char **environ;
 struct opts {
 	bool singlestep, multistep, production, lint, make;
 	const char *gate;
-	const char *manifest, *against, *out, *variation, *canary, *oracle, *kernel, *q_dtype, *signs, *visibility, *seeding, *seed;
+	const char *manifest, *against, *out, *variation, *canary, *oracle, *kernel, *q_dtype, *signs, *visibility,
+		*seeding, *seed;
 	const char *table, *kind, *session, *bits;
 	uint32_t threads, null_seeds, iter;
 	bool asymmetric, json, quiet;
@@ -34,34 +35,52 @@ struct opts {
 enum { GROUP_MODE = 1 };
 
 static const struct cli_param options[] = {
-	{ "singlestep", 0, NULL, "run one captured step (the default with --manifest)", CLI_BOOL(struct opts, singlestep), .group = GROUP_MODE },
-	{ "multistep", 0, NULL, "run four synthetic positions of a ring buffer", CLI_BOOL(struct opts, multistep), .group = GROUP_MODE },
-	{ "production-faithful", 0, NULL, "run the gates, the registered sweeps and their null distribution", CLI_BOOL(struct opts, production),
+	{ "singlestep", 0, NULL, "run one captured step (the default with --manifest)",
+	  CLI_BOOL(struct opts, singlestep), .group = GROUP_MODE },
+	{ "multistep", 0, NULL, "run four synthetic positions of a ring buffer", CLI_BOOL(struct opts, multistep),
 	  .group = GROUP_MODE },
-	{ "codebook-lint", 0, NULL, "measure codebooks against the optimum", CLI_BOOL(struct opts, lint), .group = GROUP_MODE },
-	{ "make-manifest", 0, NULL, "write a synthetic capture into the folder --out", CLI_BOOL(struct opts, make), .group = GROUP_MODE },
-	{ "gate", 0, "NAME", "run one regression gate alone", CLI_CHOICE(struct opts, gate, "round_trip|bitwidth|kernel"), .group = GROUP_MODE },
+	{ "production-faithful", 0, NULL, "run the gates, the registered sweeps and their null distribution",
+	  CLI_BOOL(struct opts, production), .group = GROUP_MODE },
+	{ "codebook-lint", 0, NULL, "measure codebooks against the optimum", CLI_BOOL(struct opts, lint),
+	  .group = GROUP_MODE },
+	{ "make-manifest", 0, NULL, "write a synthetic capture into the folder --out", CLI_BOOL(struct opts, make),
+	  .group = GROUP_MODE },
+	{ "gate", 0, "NAME", "run one regression gate alone",
+	  CLI_CHOICE(struct opts, gate, "round_trip|bitwidth|kernel"), .group = GROUP_MODE },
 	{ "manifest", 0, "FILE", "the capture: params and paths of raw dumps", CLI_PATH(struct opts, manifest) },
 	{ "variation", 0, "X", "A rotates query and output, B does not, C attends over decoded rows (default: A)",
 	  CLI_CHOICE(struct opts, variation, "A|B|C") },
-	{ "canary", 0, "WHERE", "change norms on both sides and see what follows", CLI_CHOICE(struct opts, canary, "in-range|out-of-range") },
-	{ "canary-asymmetric", 0, NULL, "change the in-range canary for the kernel alone", CLI_BOOL(struct opts, asymmetric) },
+	{ "canary", 0, "WHERE", "change norms on both sides and see what follows",
+	  CLI_CHOICE(struct opts, canary, "in-range|out-of-range") },
+	{ "canary-asymmetric", 0, NULL, "change the in-range canary for the kernel alone",
+	  CLI_BOOL(struct opts, asymmetric) },
 	{ "oracle", 0, "WHICH", "references to compare with (default: all that the capture allows)",
 	  CLI_CHOICE(struct opts, oracle, "dequant|independent-floor|both") },
-	{ "against", 0, "FILE", "explain this output of another engine instead of running the kernel", CLI_PATH(struct opts, against) },
-	{ "out", 0, "PATH", "base name of the files to write; audit.json in it where it is a folder", CLI_PATH(struct opts, out) },
-	{ "kernel", 0, "LEVEL", "the kernel to test (default: the best here)", CLI_CHOICE(struct opts, kernel, "scalar|avx2|avx512|neon") },
-	{ "q-dtype", 0, "TYPE", "type of the query inside the kernel (default: f32)", CLI_CHOICE(struct opts, q_dtype, "f32|f16") },
-	{ "signs", 0, "WHICH", "signs before the transform (default: as captured, else none)", CLI_CHOICE(struct opts, signs, "none|d1") },
+	{ "against", 0, "FILE", "explain this output of another engine instead of running the kernel",
+	  CLI_PATH(struct opts, against) },
+	{ "out", 0, "PATH", "base name of the files to write; audit.json in it where it is a folder",
+	  CLI_PATH(struct opts, out) },
+	{ "kernel", 0, "LEVEL", "the kernel to test (default: the best here)",
+	  CLI_CHOICE(struct opts, kernel, "scalar|avx2|avx512|neon") },
+	{ "q-dtype", 0, "TYPE", "type of the query inside the kernel (default: f32)",
+	  CLI_CHOICE(struct opts, q_dtype, "f32|f16") },
+	{ "signs", 0, "WHICH", "signs before the transform (default: as captured, else none)",
+	  CLI_CHOICE(struct opts, signs, "none|d1") },
 	{ "bits", 0, "N", "width of a code (default: as captured, else 4)", CLI_CHOICE(struct opts, bits, "4|5|6|8") },
-	{ "visibility", 0, "HOW", "rows the kernel reads (default: chronological)", CLI_CHOICE(struct opts, visibility, "chronological|physical") },
-	{ "seed", 0, "N", "seed of synthetic data, decimal or 0x hexadecimal (default: 0xC25EED)", CLI_STR(struct opts, seed) },
-	{ "seeding", 0, "HOW", "how multistep derives sub-seeds (default: splitmix)", CLI_CHOICE(struct opts, seeding, "splitmix|xor") },
-	{ "null-seeds", 0, "N", "seeds of the null distribution, at least 200 (default: 200)", CLI_U32(struct opts, null_seeds) },
+	{ "visibility", 0, "HOW", "rows the kernel reads (default: chronological)",
+	  CLI_CHOICE(struct opts, visibility, "chronological|physical") },
+	{ "seed", 0, "N", "seed of synthetic data, decimal or 0x hexadecimal (default: 0xC25EED)",
+	  CLI_STR(struct opts, seed) },
+	{ "seeding", 0, "HOW", "how multistep derives sub-seeds (default: splitmix)",
+	  CLI_CHOICE(struct opts, seeding, "splitmix|xor") },
+	{ "null-seeds", 0, "N", "seeds of the null distribution, at least 200 (default: 200)",
+	  CLI_U32(struct opts, null_seeds) },
 	{ "session", 0, "TEXT", "recorded in the audit", CLI_STR(struct opts, session) },
 	{ "iter", 0, "N", "recorded in the audit (default: 1)", CLI_U32(struct opts, iter) },
-	{ "table", 0, "FILE", "lint these levels: numbers, or the upper half of a symmetric table", CLI_PATH(struct opts, table) },
-	{ "kind", 0, "NAME", "which capture to make (default: ring)", CLI_CHOICE(struct opts, kind, "linear|ring|partial|d512|d128") },
+	{ "table", 0, "FILE", "lint these levels: numbers, or the upper half of a symmetric table",
+	  CLI_PATH(struct opts, table) },
+	{ "kind", 0, "NAME", "which capture to make (default: ring)",
+	  CLI_CHOICE(struct opts, kind, "linear|ring|partial|d512|d128") },
 	CLI_OPTION_THREADS(struct opts),
 	CLI_OPTION_JSON(struct opts),
 	CLI_OPTION_QUIET(struct opts),
@@ -88,7 +107,8 @@ struct gate_user {
 	struct cli *c;
 };
 
-/* Read to the end; keep the last bytes. An interrupt ends the child: it writes nothing, and nobody waits for it any more. */
+/* Read to the end; keep the last bytes. An interrupt ends the child: it writes nothing, and nobody waits for it any
+ * more. */
 static void drain(int fd, pid_t child, char *out, size_t size)
 {
 	char buf[4096];
@@ -129,7 +149,10 @@ static bool run_gate(void *user, const char *gate, struct st_replay_gate_result 
 {
 	const struct gate_user *u = user;
 	char threads[16];
-	const char *args[] = { "stele", "replay", "--gate", gate, "--threads", threads, u->o->kernel ? "--kernel" : NULL, u->o->kernel, NULL };
+	const char *args[] = {
+		"stele",      "replay", "--gate", gate, "--threads", threads, u->o->kernel ? "--kernel" : NULL,
+		u->o->kernel, NULL
+	};
 	int fd[2];
 	pid_t pid;
 	posix_spawn_file_actions_t acts;
@@ -177,24 +200,43 @@ static bool parse_seed(const char *s, uint64_t *out)
 }
 
 /* What an option means in some modes only would be left out in silence in the others. */
-enum { SINGLE = 1 << ST_REPLAY_SINGLESTEP, MULTI = 1 << ST_REPLAY_MULTISTEP, PRODUCTION = 1 << ST_REPLAY_PRODUCTION,
-       LINT = 1 << ST_REPLAY_LINT, MAKE = 1 << ST_REPLAY_MAKE, GATE = 1 << ST_REPLAY_GATE,
-       RUNS = SINGLE | MULTI | PRODUCTION, CACHES = RUNS | MAKE };
+enum {
+	SINGLE = 1 << ST_REPLAY_SINGLESTEP,
+	MULTI = 1 << ST_REPLAY_MULTISTEP,
+	PRODUCTION = 1 << ST_REPLAY_PRODUCTION,
+	LINT = 1 << ST_REPLAY_LINT,
+	MAKE = 1 << ST_REPLAY_MAKE,
+	GATE = 1 << ST_REPLAY_GATE,
+	RUNS = SINGLE | MULTI | PRODUCTION,
+	CACHES = RUNS | MAKE
+};
 
 /* NULL, or the option that has no meaning here. */
 static const char *misplaced(const struct opts *o, enum st_replay_mode mode, const char **belongs)
 {
-	const struct { const char *name; bool given; unsigned modes; const char *belongs; } table[] = {
-		{ "manifest", o->manifest != NULL, SINGLE, "a single step" }, { "against", o->against != NULL, SINGLE, "a single step" },
-		{ "variation", o->variation != NULL, SINGLE, "a single step" }, { "canary", o->canary != NULL, SINGLE, "a single step" },
-		{ "canary-asymmetric", o->asymmetric, SINGLE, "a single step" }, { "oracle", o->oracle != NULL, SINGLE, "a single step" },
-		{ "seed", o->seed != NULL, MULTI | PRODUCTION | MAKE, "synthetic data" }, { "seeding", o->seeding != NULL, MULTI, "--multistep" },
-		{ "null-seeds", o->null_seeds != 0, PRODUCTION, "--production-faithful" }, { "session", o->session != NULL, PRODUCTION, "--production-faithful" },
-		{ "iter", o->iter != 0, PRODUCTION, "--production-faithful" }, { "table", o->table != NULL, LINT, "--codebook-lint" },
+	const struct {
+		const char *name;
+		bool given;
+		unsigned modes;
+		const char *belongs;
+	} table[] = {
+		{ "manifest", o->manifest != NULL, SINGLE, "a single step" },
+		{ "against", o->against != NULL, SINGLE, "a single step" },
+		{ "variation", o->variation != NULL, SINGLE, "a single step" },
+		{ "canary", o->canary != NULL, SINGLE, "a single step" },
+		{ "canary-asymmetric", o->asymmetric, SINGLE, "a single step" },
+		{ "oracle", o->oracle != NULL, SINGLE, "a single step" },
+		{ "seed", o->seed != NULL, MULTI | PRODUCTION | MAKE, "synthetic data" },
+		{ "seeding", o->seeding != NULL, MULTI, "--multistep" },
+		{ "null-seeds", o->null_seeds != 0, PRODUCTION, "--production-faithful" },
+		{ "session", o->session != NULL, PRODUCTION, "--production-faithful" },
+		{ "iter", o->iter != 0, PRODUCTION, "--production-faithful" },
+		{ "table", o->table != NULL, LINT, "--codebook-lint" },
 		{ "kind", o->kind != NULL, MAKE, "--make-manifest" },
 		{ "q-dtype", o->q_dtype != NULL, RUNS, "a run of the kernel" },
 		{ "visibility", o->visibility != NULL, RUNS, "a run of the kernel" },
-		{ "bits", o->bits != NULL, CACHES, "a cache" }, { "signs", o->signs != NULL, CACHES, "a cache" },
+		{ "bits", o->bits != NULL, CACHES, "a cache" },
+		{ "signs", o->signs != NULL, CACHES, "a cache" },
 		{ "kernel", o->kernel != NULL, CACHES | GATE, "a cache" },
 		{ "out", o->out != NULL, CACHES | LINT, "modes that write files" },
 	};
@@ -214,30 +256,56 @@ static int run(struct cli *c, void *p)
 	struct gate_user user = { o, c };
 	char build[65] = "";
 	struct st_replay_options r = {
-		.manifest = o->manifest, .against = o->against, .out = o->out, .variation = o->variation ? (char)toupper((unsigned char)o->variation[0]) : 'A', .kernel = o->kernel,
-		.q_f16 = is(o->q_dtype, "f16"), .physical = is(o->visibility, "physical"),
-		.bits = o->bits ? (unsigned)(o->bits[0] - '0') : 0, .threads = cli_threads(o->threads),
-		.signs = !o->signs ? -1 : is(o->signs, "d1"), .seeding_xor = is(o->seeding, "xor"), .null_seeds = o->null_seeds,
-		.session = o->session, .iter = o->iter, .table = o->table, .make = o->kind, .gate = o->gate, .hooks = cli_hooks(c),
+		.manifest = o->manifest,
+		.against = o->against,
+		.out = o->out,
+		.variation = o->variation ? (char)toupper((unsigned char)o->variation[0]) : 'A',
+		.kernel = o->kernel,
+		.q_f16 = is(o->q_dtype, "f16"),
+		.physical = is(o->visibility, "physical"),
+		.bits = o->bits ? (unsigned)(o->bits[0] - '0') : 0,
+		.threads = cli_threads(o->threads),
+		.signs = !o->signs ? -1 : is(o->signs, "d1"),
+		.seeding_xor = is(o->seeding, "xor"),
+		.null_seeds = o->null_seeds,
+		.session = o->session,
+		.iter = o->iter,
+		.table = o->table,
+		.make = o->kind,
+		.gate = o->gate,
+		.hooks = cli_hooks(c),
 	};
 	if (!o->singlestep && !o->multistep && !o->production && !o->lint && !o->make && !o->gate && !o->manifest)
-		return cli_usage(c, "say what to run: --manifest, --multistep, --production-faithful, --codebook-lint or --make-manifest");
-	r.mode = o->multistep ? ST_REPLAY_MULTISTEP : o->production ? ST_REPLAY_PRODUCTION : o->lint ? ST_REPLAY_LINT
-	       : o->make ? ST_REPLAY_MAKE : o->gate ? ST_REPLAY_GATE : ST_REPLAY_SINGLESTEP;
+		return cli_usage(c, "say what to run: --manifest, --multistep, --production-faithful, --codebook-lint "
+		                    "or --make-manifest");
+	r.mode = o->multistep  ? ST_REPLAY_MULTISTEP
+	       : o->production ? ST_REPLAY_PRODUCTION
+	       : o->lint       ? ST_REPLAY_LINT
+	       : o->make       ? ST_REPLAY_MAKE
+	       : o->gate       ? ST_REPLAY_GATE
+	                       : ST_REPLAY_SINGLESTEP;
 	const char *belongs, *option = misplaced(o, r.mode, &belongs);
 	if (option)
 		return cli_usage(c, "--%s belongs to %s", option, belongs);
 	/* An explanation evaluates the declared step itself, against its own reference. */
 	if (o->against && (o->canary || o->asymmetric || o->oracle || r.variation != 'A'))
-		return cli_usage(c, "--%s does not go with --against", o->canary ? "canary" : o->asymmetric ? "canary-asymmetric" : o->oracle ? "oracle" : "variation");
+		return cli_usage(c, "--%s does not go with --against",
+		                 o->canary       ? "canary"
+		                 : o->asymmetric ? "canary-asymmetric"
+		                 : o->oracle     ? "oracle"
+		                                 : "variation");
 	if (o->asymmetric && is(o->canary, "out-of-range"))
 		return cli_usage(c, "--canary-asymmetric is an in-range canary");
 	if (o->seed && !(r.seed_given = parse_seed(o->seed, &r.seed)))
 		return cli_usage(c, "--seed: '%.60s' is not an integer in 0..2^64-1", o->seed);
-	r.canary = o->asymmetric ? ST_CANARY_ASYMMETRIC : is(o->canary, "in-range") ? ST_CANARY_IN_RANGE
-	         : is(o->canary, "out-of-range") ? ST_CANARY_OUT_OF_RANGE : ST_CANARY_NONE;
-	r.oracles = is(o->oracle, "dequant") ? ST_ORACLE_DEQUANT : is(o->oracle, "independent-floor") ? ST_ORACLE_FLOOR
-	          : is(o->oracle, "both") ? ST_ORACLE_DEQUANT | ST_ORACLE_FLOOR : 0;
+	r.canary = o->asymmetric                 ? ST_CANARY_ASYMMETRIC
+	         : is(o->canary, "in-range")     ? ST_CANARY_IN_RANGE
+	         : is(o->canary, "out-of-range") ? ST_CANARY_OUT_OF_RANGE
+	                                         : ST_CANARY_NONE;
+	r.oracles = is(o->oracle, "dequant")           ? ST_ORACLE_DEQUANT
+	          : is(o->oracle, "independent-floor") ? ST_ORACLE_FLOOR
+	          : is(o->oracle, "both")              ? ST_ORACLE_DEQUANT | ST_ORACLE_FLOOR
+	                                               : 0;
 	if (r.mode == ST_REPLAY_PRODUCTION || r.mode == ST_REPLAY_GATE) {
 		if (!own_build(build))
 			return cli_usage(c, "gate: cannot read this program's own file");
@@ -263,29 +331,34 @@ static int run(struct cli *c, void *p)
 const struct cli_command cmd_replay = {
 	.name = "replay",
 	.summary = "run a packed KV-cache attention kernel against oracles",
-	.description =
-		"Runs decode-step attention straight from a KV cache packed to 4, 5, 6 or 8 bits after a Hadamard rotation, and compares it with "
-		"references in f64: attention over the decoded cache tells whether the kernel is right, attention over the values before "
-		"quantisation tells what the quantiser costs.\n\n"
-		"With --manifest one captured step is run. With --against as well, the output of another engine is explained: every known mistake is "
-		"applied to the capture, and one that reproduces the output down to the floor of f32 arithmetic is the cause.\n\n"
-		"--multistep runs four positions of a ring buffer. --production-faithful first runs the regression gates as child processes of "
-		"this very program, then the registered sweeps, then the same sweeps over other seeds, and writes one audit.\n\n"
-		"Files written are OUT.json and OUT_sdpa_out.bin (f32, little-endian) for a single step, OUT.md and OUT.json for --multistep, and the "
-		"audit alone for --production-faithful. They appear whole or not at all.",
-	.examples =
-		"stele replay --make-manifest --kind ring --out capture\n"
-		"stele replay --manifest capture/manifest.json --out run\n"
-		"stele replay --manifest capture/manifest.json --against engine_out.f32\n"
-		"stele replay --multistep --q-dtype f16 --seeding xor\n"
-		"stele replay --production-faithful --q-dtype f16 --visibility physical --out audit.json\n"
-		"stele replay --codebook-lint --table levels.txt",
-	.exit_status =
-		"0  all is well\n"
-		"1  arguments, files or a manifest that make no sense\n"
-		"2  a non-finite output, a fault, a falsified band, a step that can prove nothing, or a verdict other than a correct "
-		"kernel or the quantiser's floor\n"
-		"3  a gate failed",
+	.description = "Runs decode-step attention straight from a KV cache packed to 4, 5, 6 or 8 bits after a "
+		       "Hadamard rotation, and compares it with "
+		       "references in f64: attention over the decoded cache tells whether the kernel is right, "
+		       "attention over the values before "
+		       "quantisation tells what the quantiser costs.\n\n"
+		       "With --manifest one captured step is run. With --against as well, the output of another engine "
+		       "is explained: every known mistake is "
+		       "applied to the capture, and one that reproduces the output down to the floor of f32 arithmetic "
+		       "is the cause.\n\n"
+		       "--multistep runs four positions of a ring buffer. --production-faithful first runs the "
+		       "regression gates as child processes of "
+		       "this very program, then the registered sweeps, then the same sweeps over other seeds, and "
+		       "writes one audit.\n\n"
+		       "Files written are OUT.json and OUT_sdpa_out.bin (f32, little-endian) for a single step, OUT.md "
+		       "and OUT.json for --multistep, and the "
+		       "audit alone for --production-faithful. They appear whole or not at all.",
+	.examples = "stele replay --make-manifest --kind ring --out capture\n"
+		    "stele replay --manifest capture/manifest.json --out run\n"
+		    "stele replay --manifest capture/manifest.json --against engine_out.f32\n"
+		    "stele replay --multistep --q-dtype f16 --seeding xor\n"
+		    "stele replay --production-faithful --q-dtype f16 --visibility physical --out audit.json\n"
+		    "stele replay --codebook-lint --table levels.txt",
+	.exit_status = "0  all is well\n"
+		       "1  arguments, files or a manifest that make no sense\n"
+		       "2  a non-finite output, a fault, a falsified band, a step that can prove nothing, or a verdict "
+		       "other than a correct "
+		       "kernel or the quantiser's floor\n"
+		       "3  a gate failed",
 	.options = options,
 	.opts_size = sizeof(struct opts),
 	.trouble = 1,

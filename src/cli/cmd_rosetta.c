@@ -22,9 +22,11 @@ static const struct opts defaults = { .threshold = NAN };
 
 static const struct cli_param options[] = {
 	CLI_OPTIONS_PROMPT(struct opts, prompt),
-	{ "assert-match", 0, NULL, "exit 1 unless everything was compared and is at its floor", CLI_BOOL(struct opts, assert_match) },
+	{ "assert-match", 0, NULL, "exit 1 unless everything was compared and is at its floor",
+	  CLI_BOOL(struct opts, assert_match) },
 	{ "threshold", 0, "X", "also call a stage divergent when max|a-b| exceeds X", CLI_F64(struct opts, threshold) },
-	{ "verbose", 'v', NULL, "print every stage, local errors and every weight that is not equal", CLI_BOOL(struct opts, verbose) },
+	{ "verbose", 'v', NULL, "print every stage, local errors and every weight that is not equal",
+	  CLI_BOOL(struct opts, verbose) },
 	{ "keep-going", 'k', NULL, "evaluate past the first fault", CLI_BOOL(struct opts, keep_going) },
 	{ "out", 'o', "DIR", "write report.txt and report.json into the new folder DIR", CLI_PATH(struct opts, out) },
 	{ "force", 0, NULL, "replace an existing DIR", CLI_BOOL(struct opts, force) },
@@ -37,7 +39,8 @@ static const struct cli_param options[] = {
 };
 
 static const struct cli_param positionals[] = {
-	{ "A", 0, NULL, "the model in question: GGUF, safetensors, Hugging Face folder or APR", CLI_PATH(struct opts, a), .flags = CLI_REQUIRED },
+	{ "A", 0, NULL, "the model in question: GGUF, safetensors, Hugging Face folder or APR",
+	  CLI_PATH(struct opts, a), .flags = CLI_REQUIRED },
 	{ "B", 0, NULL, "the model it is compared with", CLI_PATH(struct opts, b), .flags = CLI_REQUIRED },
 	{ 0 }
 };
@@ -47,7 +50,8 @@ static enum st_status write_file(const char *dir, const char *name, const char *
 	struct st_outfile *f;
 	struct st_text path = { 0 };
 	st_text_printf(&path, "%s/%s", dir, name);
-	enum st_status st = path.failed ? st_fail(err, ST_ERR_NOMEM, "out of memory") : st_outfile_open(path.s, &f, err);
+	enum st_status st = path.failed ? st_fail(err, ST_ERR_NOMEM, "out of memory")
+	                                : st_outfile_open(path.s, &f, err);
 	if (st == ST_OK) {
 		st = st_outfile_write(f, s, n, err);
 		if (st == ST_OK)
@@ -66,7 +70,8 @@ static enum st_status write_reports(const struct opts *o, const struct st_rosett
 	char *s = st_json_print(j, JSON_INDENT(2));
 	st_report_rosetta_text(r, true, false, &t);
 	static const char *const names[] = { "report.json", "report.txt", NULL };
-	enum st_status st = !s || t.failed ? st_fail(err, ST_ERR_NOMEM, "out of memory") : st_outdir_open(o->out, o->force ? names : NULL, &d, err);
+	enum st_status st = !s || t.failed ? st_fail(err, ST_ERR_NOMEM, "out of memory")
+	                                   : st_outdir_open(o->out, o->force ? names : NULL, &d, err);
 	if (st == ST_OK) {
 		st = write_file(st_outdir_path(d), "report.json", s, strlen(s), err);
 		if (st == ST_OK)
@@ -96,8 +101,17 @@ static int run(struct cli *c, void *p)
 	if (!o->prompt.text && cli_prompt_tokens(&o->prompt, NULL, &ids, &n_ids, &err) != ST_OK)
 		return cli_fail(c, &err);
 	struct st_rosetta_options ro = {
-		.prompt = o->prompt.text, .tokens = ids, .n_tokens = n_ids, .mode = o->mode, .cpu = o->cpu, .threads = cli_threads(o->threads),
-		.threshold = o->threshold, .keep_going = o->keep_going, .hash = o->json || o->out, .log_all = o->verbose, .hooks = cli_hooks(c),
+		.prompt = o->prompt.text,
+		.tokens = ids,
+		.n_tokens = n_ids,
+		.mode = o->mode,
+		.cpu = o->cpu,
+		.threads = cli_threads(o->threads),
+		.threshold = o->threshold,
+		.keep_going = o->keep_going,
+		.hash = o->json || o->out,
+		.log_all = o->verbose,
+		.hooks = cli_hooks(c),
 	};
 	struct st_rosetta *r = NULL;
 	enum st_status st = st_rosetta_run(o->a, o->b, &ro, &r, &err);
@@ -126,18 +140,21 @@ static int run(struct cli *c, void *p)
 const struct cli_command cmd_rosetta = {
 	.name = "rosetta",
 	.summary = "compare two files of one model, stage by stage",
-	.description =
-		"Loads both models, compares their tokenizers on the prompt, their configurations and every weight by value, then evaluates both "
-		"in lock-step and measures each stage. A difference is split into what a stage's own weights do (local) and what arrived with its "
-		"inputs; the local part is held against a floor that is computed from the stored types and the inputs at hand. What exceeds it "
-		"is a fault, and the mistake that explains it is named and confirmed by undoing it.\n\n"
-		"The order in which a file lists dimensions, the order in which it stores Q and K rows, its stored types, its shards, a "
-		"materialised tied head and tensors that no stage uses are no differences.\n\n"
-		"Without --keep-going the evaluation stops behind the first faulty stage; the weights are always compared all.",
-	.examples =
-		"stele rosetta model.apr model.gguf --prompt \"2+2=\" --assert-match\n"
-		"stele rosetta converted/ original.gguf --tokens 1,403,407 --keep-going -v\n"
-		"stele rosetta a.gguf b.gguf -p \"Once upon a time\" --json | jq .cause",
+	.description = "Loads both models, compares their tokenizers on the prompt, their configurations and every "
+		       "weight by value, then evaluates both "
+		       "in lock-step and measures each stage. A difference is split into what a stage's own weights do "
+		       "(local) and what arrived with its "
+		       "inputs; the local part is held against a floor that is computed from the stored types and the "
+		       "inputs at hand. What exceeds it "
+		       "is a fault, and the mistake that explains it is named and confirmed by undoing it.\n\n"
+		       "The order in which a file lists dimensions, the order in which it stores Q and K rows, its "
+		       "stored types, its shards, a "
+		       "materialised tied head and tensors that no stage uses are no differences.\n\n"
+		       "Without --keep-going the evaluation stops behind the first faulty stage; the weights are "
+		       "always compared all.",
+	.examples = "stele rosetta model.apr model.gguf --prompt \"2+2=\" --assert-match\n"
+		    "stele rosetta converted/ original.gguf --tokens 1,403,407 --keep-going -v\n"
+		    "stele rosetta a.gguf b.gguf -p \"Once upon a time\" --json | jq .cause",
 	.options = options,
 	.positionals = positionals,
 	.opts_size = sizeof(struct opts),

@@ -84,8 +84,9 @@ static void print_json(const struct opts *o, const struct st_tokenizer *tok, con
 		json_array_append_new(tokens, json_integer(ids[i]));
 		json_array_append_new(pieces, s ? st_json_textn(s, len) : json_null());
 	}
-	json_t *doc = json_pack("{s:s, s:o, s:o, s:o, s:o}", "schema", "stele.tokens/1", "model", st_json_text(o->model),
-		"tokenizer", st_json_text(st_tokenizer_describe(tok)), "tokens", tokens, "pieces", pieces);
+	json_t *doc = json_pack("{s:s, s:o, s:o, s:o, s:o}", "schema", "stele.tokens/1", "model",
+	                        st_json_text(o->model), "tokenizer", st_json_text(st_tokenizer_describe(tok)), "tokens",
+	                        tokens, "pieces", pieces);
 	cli_print_json(doc);
 	json_decref(doc);
 }
@@ -111,8 +112,8 @@ static int run(struct cli *c, void *p)
 	}
 	const char *s = o->file ? text.s : o->text;
 	unsigned flags = (o->no_bos ? 0 : ST_TOKENIZE_BOS) | (o->no_special ? 0 : ST_TOKENIZE_SPECIAL);
-	if (st_container_open(o->model, &con, &err) != ST_OK || st_tokenizer_open(con, &tok, &err) != ST_OK ||
-	    st_tokenize(tok, s ? s : "", o->file ? text.len : strlen(o->text), flags, &ids, &n, &err) != ST_OK) {
+	if (st_container_open(o->model, &con, &err) != ST_OK || st_tokenizer_open(con, &tok, &err) != ST_OK
+	    || st_tokenize(tok, s ? s : "", o->file ? text.len : strlen(o->text), flags, &ids, &n, &err) != ST_OK) {
 		rc = cli_fail(c, &err);
 		goto out;
 	}
@@ -129,15 +130,18 @@ out:
 }
 
 static const struct cli_param options[] = {
-	{ "file", 0, "F", "read the text from F ('-': standard input)", CLI_PATH(struct opts, file), .flags = CLI_REQUIRED, .group = 1 },
+	{ "file", 0, "F", "read the text from F ('-': standard input)", CLI_PATH(struct opts, file),
+	  .flags = CLI_REQUIRED, .group = 1 },
 	{ "no-bos", 0, NULL, "no BOS or EOS, whatever the model's rules say", CLI_BOOL(struct opts, no_bos) },
-	{ "no-special", 0, NULL, "take special tokens written in the text for plain text", CLI_BOOL(struct opts, no_special) },
+	{ "no-special", 0, NULL, "take special tokens written in the text for plain text",
+	  CLI_BOOL(struct opts, no_special) },
 	CLI_OPTION_JSON(struct opts),
 	{ 0 }
 };
 
 static const struct cli_param positionals[] = {
-	{ "MODEL", 0, NULL, "a file or folder with a vocabulary; it need not hold weights", CLI_PATH(struct opts, model), .flags = CLI_REQUIRED },
+	{ "MODEL", 0, NULL, "a file or folder with a vocabulary; it need not hold weights",
+	  CLI_PATH(struct opts, model), .flags = CLI_REQUIRED },
 	{ "TEXT", 0, NULL, "the text", CLI_STR(struct opts, text), .flags = CLI_REQUIRED, .group = 1 },
 	{ 0 }
 };
@@ -145,11 +149,17 @@ static const struct cli_param positionals[] = {
 const struct cli_command cmd_tokenize = {
 	.name = "tokenize",
 	.summary = "print the token ids of a text",
-	.description =
-		"Turns a text into the ids that MODEL's own vocabulary, merges, normalisation and rules for BOS and EOS give it. The first "
-		"line is the list of ids, as --tokens of other commands takes it; below stands each id with its piece as the vocabulary "
-		"stores it.",
-	.examples = "$ stele tokenize qwen2.gguf \"2+2=\"\n[17, 10, 17, 28]\n  17  \"2\"\n  10  \"+\"\n  17  \"2\"\n  28  \"=\"\n",
-	.exit_status = "0  the ids were printed\n2  trouble: usage, a file that cannot be read, a tokenizer that Stele does not know",
-	.options = options, .positionals = positionals, .opts_size = sizeof(struct opts), .run = run,
+	.description = "Turns a text into the ids that MODEL's own vocabulary, merges, normalisation and rules for BOS "
+		       "and EOS give it. The first "
+		       "line is the list of ids, as --tokens of other commands takes it; below stands each id with its "
+		       "piece as the vocabulary "
+		       "stores it.",
+	.examples = "$ stele tokenize qwen2.gguf \"2+2=\"\n[17, 10, 17, 28]\n  17  \"2\"\n  10  \"+\"\n  17  \"2\"\n  "
+		    "28  \"=\"\n",
+	.exit_status = "0  the ids were printed\n2  trouble: usage, a file that cannot be read, a tokenizer that Stele "
+		       "does not know",
+	.options = options,
+	.positionals = positionals,
+	.opts_size = sizeof(struct opts),
+	.run = run,
 };

@@ -109,7 +109,8 @@ static void default_tree(const char *model, struct st_text *t)
 
 static void print_text(const struct collect *k, const struct st_tokenizer *tok)
 {
-	static const char *const heads[] = { "step", "layer", "stage", "shape", "min", "max", "mean", "std", "L2", "NaN", "inf" };
+	static const char *const heads[] = { "step", "layer", "stage", "shape", "min", "max",
+		                             "mean", "std",   "L2",    "NaN",   "inf" };
 	struct st_table table;
 	struct st_text out = { 0 };
 	st_table_init(&table, "rrllrrrrrrr");
@@ -165,14 +166,19 @@ static void print_json(const struct opts *o, const struct st_trace_options *t, c
 	for (size_t i = 0; i < k->n_stats; i++) {
 		const struct st_trace_stats *s = &k->stats[i];
 		json_array_append_new(stages, json_pack("{s:s, s:o, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
-			"stage", st_stage_name(s->stage), "layer", s->layer < 0 ? json_null() : json_integer(s->layer), "step", (json_int_t)s->step,
-			"rows", st_json_u64(s->rows), "cols", st_json_u64(s->cols), "min", st_json_number(s->min), "max", st_json_number(s->max),
-			"mean", st_json_number(s->mean), "std", st_json_number(s->std), "l2", st_json_number(s->l2),
-			"nan", st_json_u64(s->n_nan), "inf", st_json_u64(s->n_inf)));
+		                                        "stage", st_stage_name(s->stage), "layer",
+		                                        s->layer < 0 ? json_null() : json_integer(s->layer), "step",
+		                                        (json_int_t)s->step, "rows", st_json_u64(s->rows), "cols",
+		                                        st_json_u64(s->cols), "min", st_json_number(s->min), "max",
+		                                        st_json_number(s->max), "mean", st_json_number(s->mean), "std",
+		                                        st_json_number(s->std), "l2", st_json_number(s->l2), "nan",
+		                                        st_json_u64(s->n_nan), "inf", st_json_u64(s->n_inf)));
 	}
-	json_t *doc = json_pack("{s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o}", "schema", "stele.trace/1", "model", st_json_text(o->model),
-		"prompt", st_json_text(o->prompt.text), "tokens", ids_json(t->tokens, t->n_tokens), "mode", t->mode ? t->mode : "exact",
-		"greedy", ids_json(k->greedy, k->n_greedy), "tree", st_json_text(t->tree), "bundle", st_json_text(t->bundle), "stages", stages);
+	json_t *doc = json_pack("{s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o}", "schema", "stele.trace/1", "model",
+	                        st_json_text(o->model), "prompt", st_json_text(o->prompt.text), "tokens",
+	                        ids_json(t->tokens, t->n_tokens), "mode", t->mode ? t->mode : "exact", "greedy",
+	                        ids_json(k->greedy, k->n_greedy), "tree", st_json_text(t->tree), "bundle",
+	                        st_json_text(t->bundle), "stages", stages);
 	cli_print_json(doc);
 	json_decref(doc);
 }
@@ -185,8 +191,9 @@ static void print_plan(const struct opts *o, const struct st_model *m, size_t n_
 	for (size_t i = 0; i < st_container_n_files(c); i++)
 		mapped += st_container_file_size(c, i);
 	if (o->json) {
-		json_t *doc = json_pack("{s:s, s:o, s:o, s:o, s:I}", "schema", "stele.plan/1", "model", st_json_text(o->model),
-			"memory", st_json_u64(n), "mapped", st_json_u64(mapped), "tokens", (json_int_t)(n_tokens + o->steps));
+		json_t *doc = json_pack("{s:s, s:o, s:o, s:o, s:I}", "schema", "stele.plan/1", "model",
+		                        st_json_text(o->model), "memory", st_json_u64(n), "mapped", st_json_u64(mapped),
+		                        "tokens", (json_int_t)(n_tokens + o->steps));
 		cli_print_json(doc);
 		json_decref(doc);
 		return;
@@ -210,7 +217,9 @@ static bool destinations(struct cli *c, const struct opts *o, const struct st_mo
 	bool save = o->stages || o->dir || o->bundle;
 	if (!save && (o->layers || o->all_logits || o->force)) {
 		*rc = cli_usage(c, "%s says how to write a trace, and none is written; see 'stele help trace'",
-		                o->layers ? "--save-tensor-layers" : o->all_logits ? "--all-logits" : "--force");
+		                o->layers       ? "--save-tensor-layers"
+		                : o->all_logits ? "--all-logits"
+		                                : "--force");
 		return false;
 	}
 	if (o->layers) {
@@ -220,8 +229,11 @@ static bool destinations(struct cli *c, const struct opts *o, const struct st_mo
 			return false;
 		}
 		if (t->layer_first >= t->layer_end || t->layer_end > layers) {
-			*rc = cli_usage(c, "--save-tensor-layers: %" PRIu32 "..%" PRIu32 " is %s; the model has layers 0..%" PRIu32, t->layer_first,
-			                t->layer_end, t->layer_first >= t->layer_end ? "empty" : "beyond the end", layers);
+			*rc = cli_usage(c,
+			                "--save-tensor-layers: %" PRIu32 "..%" PRIu32
+			                " is %s; the model has layers 0..%" PRIu32,
+			                t->layer_first, t->layer_end,
+			                t->layer_first >= t->layer_end ? "empty" : "beyond the end", layers);
 			return false;
 		}
 	}
@@ -245,13 +257,21 @@ static int run(struct cli *c, void *p)
 	struct st_text tree = { 0 };
 	struct collect k = { 0 };
 	uint32_t *ids = NULL;
-	struct st_trace_options t = { .mode = o->mode, .cpu = o->cpu, .threads = cli_threads(o->threads), .steps = o->steps,
-		.force = o->force, .lm_head_all = o->all_logits, .prompt = o->prompt.text, .hooks = cli_hooks(c),
-		.on_stage = on_stage, .on_token = on_token, .user = &k };
+	struct st_trace_options t = { .mode = o->mode,
+		                      .cpu = o->cpu,
+		                      .threads = cli_threads(o->threads),
+		                      .steps = o->steps,
+		                      .force = o->force,
+		                      .lm_head_all = o->all_logits,
+		                      .prompt = o->prompt.text,
+		                      .hooks = cli_hooks(c),
+		                      .on_stage = on_stage,
+		                      .on_token = on_token,
+		                      .user = &k };
 	int rc = CLI_SAME;
 	c->undone = o->stages || o->dir || o->bundle ? "no trace was written" : "no table was made";
-	if (st_model_open(o->model, &m, &err) != ST_OK ||
-	    cli_prompt_tokens(&o->prompt, st_model_container(m), &ids, &t.n_tokens, &err) != ST_OK) {
+	if (st_model_open(o->model, &m, &err) != ST_OK
+	    || cli_prompt_tokens(&o->prompt, st_model_container(m), &ids, &t.n_tokens, &err) != ST_OK) {
 		rc = cli_fail(c, &err);
 		goto out;
 	}
@@ -264,7 +284,8 @@ static int run(struct cli *c, void *p)
 	}
 	uint32_t made_for = st_model_config(m)->max_positions;
 	if (made_for && t.n_tokens + o->steps > made_for)
-		cli_note(c, "%zu positions, beyond the %u that the model says it was made for", t.n_tokens + o->steps, made_for);
+		cli_note(c, "%zu positions, beyond the %u that the model says it was made for", t.n_tokens + o->steps,
+		         made_for);
 	if (!o->quiet && st_container_format(st_model_container(m)) == ST_FORMAT_APR)
 		st_model_load_log(m, &t.hooks);
 	if (!o->stages || strcasecmp(o->stages, "all") == 0)
@@ -305,9 +326,11 @@ static const struct cli_param options[] = {
 	CLI_OPTIONS_PROMPT(struct opts, prompt),
 	{ "save-tensor", 0, "LIST", "write these stages, comma separated, or 'all'", CLI_STR(struct opts, stages) },
 	{ "save-tensor-layers", 0, "A..B", "of layers A to B - 1 only (default: all)", CLI_STR(struct opts, layers) },
-	{ "save-tensor-dir", 0, "DIR", "write a tree of APRT files to DIR (default: MODEL-trace in the current folder)", CLI_PATH(struct opts, dir) },
+	{ "save-tensor-dir", 0, "DIR", "write a tree of APRT files to DIR (default: MODEL-trace in the current folder)",
+	  CLI_PATH(struct opts, dir) },
 	{ "bundle", 0, "FILE", "write one safetensors bundle", CLI_PATH(struct opts, bundle) },
-	{ "all-logits", 0, NULL, "bundle: the logits of every position, not of the last alone", CLI_BOOL(struct opts, all_logits) },
+	{ "all-logits", 0, NULL, "bundle: the logits of every position, not of the last alone",
+	  CLI_BOOL(struct opts, all_logits) },
 	{ "force", 0, NULL, "replace an existing tree or bundle", CLI_BOOL(struct opts, force) },
 	{ "steps", 0, "N", "continue greedily for N tokens and capture each step", CLI_U32(struct opts, steps) },
 	{ "plan", 0, NULL, "print the memory that the run would need, and stop", CLI_BOOL(struct opts, plan) },
@@ -319,28 +342,39 @@ static const struct cli_param options[] = {
 	{ 0 }
 };
 
-static const struct cli_param positionals[] = {
-	{ "MODEL", 0, NULL, "the model: GGUF, safetensors file, index or folder, APR", CLI_PATH(struct opts, model), .flags = CLI_REQUIRED },
-	{ 0 }
-};
+static const struct cli_param positionals[] = { { "MODEL", 0, NULL,
+	                                          "the model: GGUF, safetensors file, index or folder, APR",
+	                                          CLI_PATH(struct opts, model), .flags = CLI_REQUIRED },
+	                                        { 0 } };
 
 const struct cli_command cmd_trace = {
 	.name = "trace",
 	.summary = "evaluate a model and show or write the value of every stage",
 	.description =
-		"Runs the prompt through MODEL. Without --save-tensor, --save-tensor-dir or --bundle it prints one line per stage, in "
-		"the order of evaluation: the least, greatest and mean value, the standard deviation, the L2 norm, and how many values are "
+		"Runs the prompt through MODEL. Without --save-tensor, --save-tensor-dir or --bundle it prints one "
+		"line per stage, in "
+		"the order of evaluation: the least, greatest and mean value, the standard deviation, the L2 norm, and "
+		"how many values are "
 		"NaN or infinite.\n\n"
-		"With one of them the values are written, as a tree of APRT files with a trace.json beside them or as one safetensors "
-		"bundle. Trees and bundles appear whole or not at all, and two runs write the same bytes. Q and K are in the half-split "
+		"With one of them the values are written, as a tree of APRT files with a trace.json beside them or as "
+		"one safetensors "
+		"bundle. Trees and bundles appear whole or not at all, and two runs write the same bytes. Q and K are "
+		"in the half-split "
 		"order of Hugging Face, whatever order the file stores them in.\n\n"
-		"Stages: embedding, attn_norm, qkv_matmul, qkv_bias, q_post_norm, k_post_norm, q_post_rope, k_post_rope, attn_scores, attn_softmax, "
+		"Stages: embedding, attn_norm, qkv_matmul, qkv_bias, q_post_norm, k_post_norm, q_post_rope, "
+		"k_post_rope, attn_scores, attn_softmax, "
 		"attention, attn_out, post_attn_residual, ffn_norm, ffn_gate, ffn_up, ffn_silu, ffn_swigl, ffn_out, "
 		"post_ffn_residual (or layer_output), final_norm, lm_head. A model may lack some.\n\n"
-		"Mode exact sums in f64 and rounds once, fast uses f32 in a fixed order; emulate:TYPE rounds operands as some engines do. Within a "
+		"Mode exact sums in f64 and rounds once, fast uses f32 in a fixed order; emulate:TYPE rounds operands "
+		"as some engines do. Within a "
 		"mode the bits do not depend on the number of threads or on the instruction set.",
-	.examples = "stele trace model.gguf --prompt \"2+2=\"\nstele trace model.gguf --tokens 17,10,17,28 --save-tensor attn_norm,qkv_matmul\n"
-		"stele trace model.gguf --prompt \"2+2=\" --bundle ours.safetensors --mode fast\n",
-	.exit_status = "0  done\n2  trouble: usage, a file that cannot be read or written, a model that Stele cannot run",
-	.options = options, .positionals = positionals, .opts_size = sizeof(struct opts), .run = run,
+	.examples = "stele trace model.gguf --prompt \"2+2=\"\nstele trace model.gguf --tokens 17,10,17,28 "
+		    "--save-tensor attn_norm,qkv_matmul\n"
+		    "stele trace model.gguf --prompt \"2+2=\" --bundle ours.safetensors --mode fast\n",
+	.exit_status =
+		"0  done\n2  trouble: usage, a file that cannot be read or written, a model that Stele cannot run",
+	.options = options,
+	.positionals = positionals,
+	.opts_size = sizeof(struct opts),
+	.run = run,
 };

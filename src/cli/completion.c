@@ -54,11 +54,12 @@ static void second_words(struct st_text *t, const char *first)
 
 static void bash(struct st_text *t)
 {
-	st_text_puts(t, "# bash completion for stele(1), made from the command's option tables\n"
-		"_stele()\n{\n"
-		"\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]} opts=\n"
-		"\tCOMPREPLY=()\n"
-		"\tif [ \"$COMP_CWORD\" -eq 1 ]; then\n\t\tCOMPREPLY=($(compgen -W \"");
+	st_text_puts(
+		t, "# bash completion for stele(1), made from the command's option tables\n"
+		   "_stele()\n{\n"
+		   "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]} opts=\n"
+		   "\tCOMPREPLY=()\n"
+		   "\tif [ \"$COMP_CWORD\" -eq 1 ]; then\n\t\tCOMPREPLY=($(compgen -W \"");
 	command_words(t, " ");
 	st_text_puts(t, " --help --version\" -- \"$cur\"))\n\t\treturn\n\tfi\n\tcase $cmd in\n");
 	char last[32] = "", word[32];
@@ -67,7 +68,8 @@ static void bash(struct st_text *t)
 		if (!strchr(name, ' ') || strcmp(first_word(name, word), last) == 0)
 			continue;
 		snprintf(last, sizeof last, "%s", word);
-		st_text_printf(t, "\t%s)\n\t\tif [ \"$COMP_CWORD\" -eq 2 ]; then\n\t\t\tCOMPREPLY=($(compgen -W \"", word);
+		st_text_printf(t, "\t%s)\n\t\tif [ \"$COMP_CWORD\" -eq 2 ]; then\n\t\t\tCOMPREPLY=($(compgen -W \"",
+		               word);
 		second_words(t, word);
 		st_text_puts(t, "\" -- \"$cur\"))\n\t\t\treturn\n\t\tfi\n\t\tcmd=\"$cmd ${COMP_WORDS[2]}\" ;;\n");
 	}
@@ -83,7 +85,8 @@ static void bash(struct st_text *t)
 					st_text_add(t, *c == '|' ? " " : c, 1);
 				st_text_puts(t, "\" -- \"$cur\")); return ;;\n");
 			} else if (takes_path(p)) {
-				st_text_puts(t, "COMPREPLY=($(compgen -f -- \"$cur\")); compopt -o filenames 2>/dev/null; return ;;\n");
+				st_text_puts(t, "COMPREPLY=($(compgen -f -- \"$cur\")); compopt -o filenames "
+				                "2>/dev/null; return ;;\n");
 			} else {
 				st_text_puts(t, "return ;;\n");
 			}
@@ -97,11 +100,11 @@ static void bash(struct st_text *t)
 		st_text_puts(t, "--help\" ;;\n");
 	}
 	st_text_puts(t, "\tesac\n\tcase $cur in\n\t-*) COMPREPLY=($(compgen -W \"$opts\" -- \"$cur\")) ;;\n"
-		"\t*) case $cmd in help) COMPREPLY=($(compgen -W \"");
+	                "\t*) case $cmd in help) COMPREPLY=($(compgen -W \"");
 	command_words(t, " ");
 	st_text_puts(t, "\" -- \"$cur\")) ;;\n"
-		"\t   *) COMPREPLY=($(compgen -f -- \"$cur\")); compopt -o filenames 2>/dev/null ;; esac ;;\n"
-		"\tesac\n}\ncomplete -F _stele stele\n");
+	                "\t   *) COMPREPLY=($(compgen -f -- \"$cur\")); compopt -o filenames 2>/dev/null ;; esac ;;\n"
+	                "\tesac\n}\ncomplete -F _stele stele\n");
 }
 
 /* Inside '...': a single quote closes the string; brackets and colons belong to _arguments. */
@@ -121,7 +124,8 @@ static void zsh_params(struct st_text *t, const struct cli_command *cmd, const c
 {
 	st_text_printf(t, "%s_arguments -S", indent);
 	for (const struct cli_param *p = cmd->options; p && p->name; p++) {
-		st_text_printf(t, " \\\n%s\t'%s--%s%s[", indent, p->type == CLI_TYPE_LIST ? "*" : "", p->name, p->type == CLI_TYPE_BOOL ? "" : "=");
+		st_text_printf(t, " \\\n%s\t'%s--%s%s[", indent, p->type == CLI_TYPE_LIST ? "*" : "", p->name,
+		               p->type == CLI_TYPE_BOOL ? "" : "=");
 		zsh_text(t, p->help);
 		st_text_puts(t, "]");
 		if (p->type != CLI_TYPE_BOOL) {
@@ -138,7 +142,10 @@ static void zsh_params(struct st_text *t, const struct cli_command *cmd, const c
 	}
 	st_text_printf(t, " \\\n%s\t'(- *)--help[show help]'", indent);
 	for (const struct cli_param *p = cmd->positionals; p && p->name; p++)
-		st_text_printf(t, " \\\n%s\t'%s:%s:%s'", indent, p->type == CLI_TYPE_LIST ? "*" : p->flags & CLI_REQUIRED ? "" : ":",
+		st_text_printf(t, " \\\n%s\t'%s:%s:%s'", indent,
+		               p->type == CLI_TYPE_LIST  ? "*"
+		               : p->flags & CLI_REQUIRED ? ""
+		                                         : ":",
 		               p->name, takes_path(p) ? "_files" : "");
 	st_text_puts(t, "\n");
 }
@@ -146,7 +153,7 @@ static void zsh_params(struct st_text *t, const struct cli_command *cmd, const c
 static void zsh(struct st_text *t)
 {
 	st_text_puts(t, "#compdef stele\n# zsh completion for stele(1), made from the command's option tables\n"
-		"_stele() {\n\tlocal cmd\n\tif (( CURRENT == 2 )); then\n\t\tlocal -a commands=(\n");
+	                "_stele() {\n\tlocal cmd\n\tif (( CURRENT == 2 )); then\n\t\tlocal -a commands=(\n");
 	char last[32] = "", word[32];
 	for (size_t i = 0; i < cli_n_commands; i++) {
 		bool pair = strchr(cli_commands[i]->name, ' ') != NULL;
@@ -157,7 +164,8 @@ static void zsh(struct st_text *t)
 		zsh_text(t, pair ? "a group of commands" : cli_commands[i]->summary);
 		st_text_puts(t, "'\n");
 	}
-	st_text_puts(t, "\t\t)\n\t\t_describe command commands\n\t\treturn\n\tfi\n\tcmd=$words[2]\n\tshift words\n\t(( CURRENT-- ))\n\tcase $cmd in\n");
+	st_text_puts(t, "\t\t)\n\t\t_describe command commands\n\t\treturn\n\tfi\n\tcmd=$words[2]\n\tshift words\n\t(( "
+	                "CURRENT-- ))\n\tcase $cmd in\n");
 	last[0] = '\0';
 	for (size_t i = 0; i < cli_n_commands; i++) {
 		const struct cli_command *cmd = cli_commands[i];
@@ -170,7 +178,8 @@ static void zsh(struct st_text *t)
 		} else if (strcmp(word, last) != 0) {
 			st_text_printf(t, "\t%s)\n\t\tif (( CURRENT == 2 )); then\n\t\t\tcompadd ", word);
 			second_words(t, word);
-			st_text_puts(t, "\n\t\t\treturn\n\t\tfi\n\t\tcmd=$words[2]\n\t\tshift words\n\t\t(( CURRENT-- ))\n\t\tcase $cmd in\n");
+			st_text_puts(t, "\n\t\t\treturn\n\t\tfi\n\t\tcmd=$words[2]\n\t\tshift words\n\t\t(( CURRENT-- "
+			                "))\n\t\tcase $cmd in\n");
 			for (size_t j = i; j < cli_n_commands; j++) {
 				char other[32];
 				if (strcmp(first_word(cli_commands[j]->name, other), word) != 0)
@@ -211,13 +220,15 @@ static void fish(struct st_text *t)
 		}
 		snprintf(last, sizeof last, "%s", word);
 		if (space) {
-			st_text_printf(t, "complete -c stele -f -n '__fish_seen_subcommand_from %s' -a %s -d '", word, space + 1);
+			st_text_printf(t, "complete -c stele -f -n '__fish_seen_subcommand_from %s' -a %s -d '", word,
+			               space + 1);
 			fish_text(t, cmd->summary);
 			st_text_puts(t, "'\n");
 		}
 		for (const struct cli_param *p = cmd->options; p && p->name; p++) {
 			st_text_printf(t, "complete -c stele -n '__fish_seen_subcommand_from %s%s%s' -l %s", word,
-			               space ? "; and __fish_seen_subcommand_from " : "", space ? space + 1 : "", p->name);
+			               space ? "; and __fish_seen_subcommand_from " : "", space ? space + 1 : "",
+			               p->name);
 			if (p->letter)
 				st_text_printf(t, " -s %c", p->letter);
 			if (p->type != CLI_TYPE_BOOL)
@@ -237,8 +248,13 @@ static void fish(struct st_text *t)
 
 bool cli_completion(struct st_text *t, const char *shell)
 {
-	static const struct { const char *shell; void (*make)(struct st_text *); } makers[] = {
-		{ "bash", bash }, { "zsh", zsh }, { "fish", fish },
+	static const struct {
+		const char *shell;
+		void (*make)(struct st_text *);
+	} makers[] = {
+		{ "bash", bash },
+		{ "zsh", zsh },
+		{ "fish", fish },
 	};
 	for (size_t i = 0; i < sizeof makers / sizeof *makers; i++) {
 		if (strcmp(makers[i].shell, shell) == 0) {

@@ -3,11 +3,10 @@
 
 #include <string.h>
 
-const char cli_common_exit_status[] =
-	"0  the same, or different only as expected\n"
-	"1  a fault, or a value beyond --threshold\n"
-	"2  trouble: usage, unreadable or inconsistent input\n"
-	"3  undecided";
+const char cli_common_exit_status[] = "0  the same, or different only as expected\n"
+				      "1  a fault, or a value beyond --threshold\n"
+				      "2  trouble: usage, unreadable or inconsistent input\n"
+				      "3  undecided";
 
 static void emit_param(struct st_text *t, const struct cli_param *p, bool option)
 {
@@ -64,7 +63,10 @@ void cli_synopsis(const struct cli_command *cmd, void (*emit)(void *user, const 
 }
 
 /* Words flowed into lines that end before `width`, later lines indented. */
-struct flow { struct st_text *t; size_t indent, width, column; };
+struct flow {
+	struct st_text *t;
+	size_t indent, width, column;
+};
 
 static void flow_piece(void *user, const char *piece)
 {
@@ -149,7 +151,8 @@ void cli_help(struct st_text *t, const struct cli_command *cmd)
 	size_t width = cli_columns(stdout);
 	width = width > 100 ? 100 : width < 60 ? 60 : width;
 	st_text_printf(t, "usage: stele %s ", cmd->name);
-	struct flow f = { t, strlen("usage: stele ") + strlen(cmd->name) + 1, width, strlen("usage: stele ") + strlen(cmd->name) + 1 };
+	struct flow f = { t, strlen("usage: stele ") + strlen(cmd->name) + 1, width,
+		          strlen("usage: stele ") + strlen(cmd->name) + 1 };
 	cli_synopsis(cmd, flow_synopsis, &f);
 	st_text_printf(t, "\n\n%c%s.\n", cmd->summary[0] - 'a' + 'A', cmd->summary + 1);
 	if (cmd->positionals && cmd->positionals->name)
@@ -178,7 +181,8 @@ void cli_overview(struct st_text *t, const char *group)
 	size_t len = group ? strlen(group) : 0;
 	st_text_printf(t, "usage: stele %s%sCOMMAND [ARGUMENTS]\n\n", group ? group : "", group ? " " : "");
 	if (!group)
-		st_text_puts(t, "One model, several scripts: find the first tensor where they disagree, and say why.\n\n");
+		st_text_puts(t,
+		             "One model, several scripts: find the first tensor where they disagree, and say why.\n\n");
 	st_text_puts(t, "Commands:\n");
 	for (size_t i = 0; i < cli_n_commands; i++)
 		if (!group || (strncmp(cli_commands[i]->name, group, len) == 0 && cli_commands[i]->name[len] == ' '))

@@ -35,8 +35,8 @@ void cli_synopsis(const struct cli_command *cmd, void (*emit)(void *user, const 
 extern const char cli_common_exit_status[];
 
 /* man.c, completion.c */
-void cli_man(struct st_text *t, const struct cli_command *cmd);      /* NULL: stele(1) */
-bool cli_completion(struct st_text *t, const char *shell);           /* false: unknown shell */
+void cli_man(struct st_text *t, const struct cli_command *cmd); /* NULL: stele(1) */
+bool cli_completion(struct st_text *t, const char *shell);      /* false: unknown shell */
 
 /* signals.c */
 void cli_signals_init(struct cli *c);

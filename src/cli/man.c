@@ -104,14 +104,17 @@ static void exit_status(struct st_text *t, const char *s)
 static void overview(struct st_text *t)
 {
 	title(t, "stele");
-	roff_line(t, ".SH NAME\n", "stele - find the first tensor where two versions of one model disagree, and say why");
+	roff_line(t, ".SH NAME\n",
+	          "stele - find the first tensor where two versions of one model disagree, and say why");
 	st_text_puts(t, ".SH SYNOPSIS\n.B stele\n.I COMMAND\n[\n.I ARGUMENTS\n]\n.SH DESCRIPTION\n");
-	paragraphs(t,
-		"Stele compares two files of one transformer model: it evaluates both stage by stage, says which stage is the first to "
-		"differ by more than rounding and storage explain, and names the cause after confirming it. What other engines "
-		"computed is compared stage by stage with a trace that Stele makes.\n\n"
-		"Data goes to standard output, everything else to standard error. With --json the result, or the error, is one JSON "
-		"document on standard output.");
+	paragraphs(t, "Stele compares two files of one transformer model: it evaluates both stage by stage, says which "
+	              "stage is the first to "
+	              "differ by more than rounding and storage explain, and names the cause after confirming it. What "
+	              "other engines "
+	              "computed is compared stage by stage with a trace that Stele makes.\n\n"
+	              "Data goes to standard output, everything else to standard error. With --json the result, or the "
+	              "error, is one JSON "
+	              "document on standard output.");
 	st_text_puts(t, ".SH COMMANDS\n");
 	for (size_t i = 0; i < cli_n_commands; i++) {
 		roff_line(t, ".TP\n.B ", cli_commands[i]->name);
@@ -119,8 +122,10 @@ static void overview(struct st_text *t)
 		st_text_puts(t, ".\n");
 	}
 	exit_status(t, cli_common_exit_status);
-	roff_line(t, ".TP\n.B 130\n", "interrupted, by Ctrl-C, a closed terminal or SIGTERM; the message says what was not done");
-	roff_line(t, ".PP\n", "The page of a command lists what it returns; those of stele replay mean something else.");
+	roff_line(t, ".TP\n.B 130\n",
+	          "interrupted, by Ctrl-C, a closed terminal or SIGTERM; the message says what was not done");
+	roff_line(t, ".PP\n",
+	          "The page of a command lists what it returns; those of stele replay mean something else.");
 	st_text_puts(t, ".SH ENVIRONMENT\n.TP\n.B NO_COLOR\nSet and not empty: no colour.\n.SH SEE ALSO\n");
 	for (size_t i = 0; i < cli_n_commands; i++) {
 		st_text_puts(t, ".BR stele\\-");

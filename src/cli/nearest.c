@@ -24,7 +24,8 @@ static size_t distance(const char *a, size_t n, const char *b, size_t m)
 		for (size_t j = 1; j <= m; j++) {
 			size_t cost = a[i - 1] != b[j - 1];
 			d[i][j] = min3(d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + cost);
-			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < d[i][j])
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]
+			    && d[i - 2][j - 2] + 1 < d[i][j])
 				d[i][j] = d[i - 2][j - 2] + 1;
 		}
 	}
@@ -42,7 +43,9 @@ const char *cli_nearest(const char *word, const char *const *candidates, size_t 
 		if (clen > MAX_WORD)
 			continue;
 		/* A word that begins a candidate is most likely an abbreviation of it. */
-		size_t d = clen > len && memcmp(candidates[i], word, len) == 0 ? 1 : distance(word, len, candidates[i], clen);
+		size_t d = clen > len && memcmp(candidates[i], word, len) == 0
+		                 ? 1
+		                 : distance(word, len, candidates[i], clen);
 		if (d < best) {
 			best = d;
 			found = candidates[i];

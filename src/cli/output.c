@@ -57,7 +57,8 @@ int cli_fail(struct cli *c, const struct st_error *err)
 		return 128 + SIGPIPE; /* the reader has gone: nothing to tell and nobody to tell it */
 	struct st_error e = *err;
 	if (err->code == ST_ERR_CANCELLED)
-		snprintf(e.message, sizeof e.message, "interrupted; %s", c->undone ? c->undone : "the work was not finished");
+		snprintf(e.message, sizeof e.message, "interrupted; %s",
+		         c->undone ? c->undone : "the work was not finished");
 	if (c->json) {
 		json_t *j = st_json_error(&e);
 		cli_print_json(j);

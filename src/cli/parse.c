@@ -11,8 +11,14 @@
 
 static const struct cli_param no_params[] = { { 0 } };
 
-static const struct cli_param *options_of(const struct cli_command *cmd) { return cmd->options ? cmd->options : no_params; }
-static const struct cli_param *positionals_of(const struct cli_command *cmd) { return cmd->positionals ? cmd->positionals : no_params; }
+static const struct cli_param *options_of(const struct cli_command *cmd)
+{
+	return cmd->options ? cmd->options : no_params;
+}
+static const struct cli_param *positionals_of(const struct cli_command *cmd)
+{
+	return cmd->positionals ? cmd->positionals : no_params;
+}
 
 bool cli_is_option(const struct cli_command *cmd, const struct cli_param *p)
 {
@@ -51,10 +57,12 @@ static const char *spelled(const struct parser *ps, const struct cli_param *p, c
 static enum st_status bad_value(struct parser *ps, const struct cli_param *p, const char *value, const char *wanted)
 {
 	char name[64];
-	return st_fail_at(ps->err, ST_ERR_USAGE, ST_NO_OFFSET, spelled(ps, p, name), "'%.100s' is not %s", value, wanted);
+	return st_fail_at(ps->err, ST_ERR_USAGE, ST_NO_OFFSET, spelled(ps, p, name), "'%.100s' is not %s", value,
+	                  wanted);
 }
 
-static enum st_status parse_unsigned(struct parser *ps, const struct cli_param *p, const char *value, uint64_t max, uint64_t *out)
+static enum st_status parse_unsigned(struct parser *ps, const struct cli_param *p, const char *value, uint64_t max,
+                                     uint64_t *out)
 {
 	char *end, wanted[64];
 	errno = 0;
@@ -168,7 +176,8 @@ static enum st_status long_option(struct parser *ps, char **args, int n, int *ne
 			return st_fail(ps->err, ST_ERR_USAGE, "option --%s takes no value", p->name);
 		if (p->type != CLI_TYPE_BOOL && !value) {
 			if (*next >= n)
-				return st_fail(ps->err, ST_ERR_USAGE, "option --%s needs a value (%s)", p->name, p->arg);
+				return st_fail(ps->err, ST_ERR_USAGE, "option --%s needs a value (%s)", p->name,
+				               p->arg);
 			value = args[(*next)++];
 		}
 		return store(ps, p, value);
@@ -184,7 +193,8 @@ static enum st_status short_options(struct parser *ps, char **args, int n, int *
 		while (p->name && p->letter != *s)
 			p++;
 		if (!p->name)
-			return st_fail(ps->err, ST_ERR_USAGE, "unknown option -%c; see 'stele help %s'", *s, ps->cmd->name);
+			return st_fail(ps->err, ST_ERR_USAGE, "unknown option -%c; see 'stele help %s'", *s,
+			               ps->cmd->name);
 		if (p->type == CLI_TYPE_BOOL) {
 			ST_TRY(store(ps, p, NULL));
 			continue;
@@ -217,7 +227,11 @@ static void name_group(const struct parser *ps, int group, char *buf, size_t siz
 				members[n++] = p;
 	for (size_t i = 0; i < n && at < size; i++) {
 		char name[64];
-		at += (size_t)snprintf(buf + at, size - at, "%s%s", i == 0 ? "" : i + 1 == n ? " or " : ", ", spelled(ps, members[i], name));
+		at += (size_t)snprintf(buf + at, size - at, "%s%s",
+		                       i == 0       ? ""
+		                       : i + 1 == n ? " or "
+		                                    : ", ",
+		                       spelled(ps, members[i], name));
 	}
 }
 

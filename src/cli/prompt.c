@@ -47,7 +47,8 @@ enum st_status cli_parse_tokens(const char *list, size_t len, uint32_t **ids, si
 			while (end < len && end - start < 20 && !separates(list[end]))
 				end++;
 			st = end == start ? st_fail_at(err, ST_ERR_USAGE, start, "tokens", "an id is missing")
-			                  : st_fail_at(err, ST_ERR_USAGE, start, "tokens", "'%.*s' is not a token id", (int)(end - start), list + start);
+			                  : st_fail_at(err, ST_ERR_USAGE, start, "tokens", "'%.*s' is not a token id",
+			                               (int)(end - start), list + start);
 		} else if (!st_grow(&p, &cap, count + 1, sizeof *out)) {
 			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		} else {
@@ -67,7 +68,8 @@ enum st_status cli_parse_tokens(const char *list, size_t len, uint32_t **ids, si
 	return ST_OK;
 }
 
-static enum st_status from_text(const char *text, const struct st_container *c, uint32_t **ids, size_t *n, struct st_error *err)
+static enum st_status from_text(const char *text, const struct st_container *c, uint32_t **ids, size_t *n,
+                                struct st_error *err)
 {
 	struct st_tokenizer *tok;
 	ST_TRY(st_tokenizer_open(c, &tok, err));
@@ -90,8 +92,8 @@ static enum st_status from_file(const char *path, uint32_t **ids, size_t *n, str
 	return st;
 }
 
-enum st_status cli_prompt_tokens(const struct cli_prompt *p, const struct st_container *c,
-                                 uint32_t **ids, size_t *n, struct st_error *err)
+enum st_status cli_prompt_tokens(const struct cli_prompt *p, const struct st_container *c, uint32_t **ids, size_t *n,
+                                 struct st_error *err)
 {
 	if (p->text)
 		return from_text(p->text, c, ids, n, err);

@@ -64,7 +64,8 @@ static void on_bus(int sig, siginfo_t *info, void *context)
 		return;
 	}
 	if (running->json) {
-		put(1, "{\"schema\": \"stele.error/1\", \"code\": \"io\", \"message\": \"the file became shorter while it was read\", \"path\": \"");
+		put(1, "{\"schema\": \"stele.error/1\", \"code\": \"io\", \"message\": \"the file became shorter while "
+		       "it was read\", \"path\": \"");
 		put_json(1, path);
 		put(1, "\", \"offset\": null}\n");
 	} else {

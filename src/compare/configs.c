@@ -21,7 +21,10 @@ static const struct key {
 	enum matters matters;
 	enum st_stage stage; /* first stage it changes */
 } keys[] = {
-#define KEY(field, kind, matters, stage) { #field, kind, offsetof(struct st_config, field), matters, stage }
+#define KEY(field, kind, matters, stage)                                        \
+	{                                                                       \
+#field, kind, offsetof(struct st_config, field), matters, stage \
+	}
 	KEY(arch, TEXT, ALWAYS, ST_STAGE_EMBEDDING),
 	KEY(name, TEXT, NEVER, ST_STAGE_EMBEDDING),
 	KEY(n_layers, U32, ALWAYS, ST_STAGE_FINAL_NORM),
@@ -55,7 +58,8 @@ static const char *scaling_name(enum st_rope_scaling s)
 	return s == ST_ROPE_SCALING_LINEAR ? "linear" : s == ST_ROPE_SCALING_LLAMA3 ? "llama3" : "none";
 }
 
-/* f32 in one container and decimal text in the other are one number; shown with the digits that tell it from the next. */
+/* f32 in one container and decimal text in the other are one number; shown with the digits that tell it from the next.
+ */
 static void show_number(float x, char *buf, size_t n)
 {
 	for (int digits = 7; digits <= 9; digits++) {
@@ -69,12 +73,24 @@ static void show(const struct key *k, const struct st_config *c, char *buf, size
 {
 	const char *p = (const char *)c + k->offset;
 	switch (k->kind) {
-	case TEXT: snprintf(buf, n, "%s", p); break;
-	case U32: snprintf(buf, n, "%u", *(const uint32_t *)(const void *)p); break;
-	case I64: snprintf(buf, n, "%lld", (long long)*(const int64_t *)(const void *)p); break;
-	case BOOL: snprintf(buf, n, "%s", *(const bool *)p ? "true" : "false"); break;
-	case F64: show_number((float)*(const double *)(const void *)p, buf, n); break;
-	case SCALING: snprintf(buf, n, "%s", scaling_name(*(const enum st_rope_scaling *)(const void *)p)); break;
+	case TEXT:
+		snprintf(buf, n, "%s", p);
+		break;
+	case U32:
+		snprintf(buf, n, "%u", *(const uint32_t *)(const void *)p);
+		break;
+	case I64:
+		snprintf(buf, n, "%lld", (long long)*(const int64_t *)(const void *)p);
+		break;
+	case BOOL:
+		snprintf(buf, n, "%s", *(const bool *)p ? "true" : "false");
+		break;
+	case F64:
+		show_number((float)*(const double *)(const void *)p, buf, n);
+		break;
+	case SCALING:
+		snprintf(buf, n, "%s", scaling_name(*(const enum st_rope_scaling *)(const void *)p));
+		break;
 	}
 }
 
@@ -86,28 +102,38 @@ static bool windows_differ(const struct st_config *a, const struct st_config *b,
 	return wa != wb || (wa && a->window_from_layer != b->window_from_layer);
 }
 
-/* llama3's parameters have several spellings: low and high factor count only in proportion to the original length, and a
- * file that holds their effect (rope_freqs.weight) leaves open what no pair shows. What they do to the frequencies counts. */
+/* llama3's parameters have several spellings: low and high factor count only in proportion to the original length, and
+ * a file that holds their effect (rope_freqs.weight) leaves open what no pair shows. What they do to the frequencies
+ * counts. */
 static bool scalings_differ(const struct st_config *a, const struct st_config *b)
 {
 	if (a->rope_scaling != ST_ROPE_SCALING_LLAMA3)
 		return true;
 	for (uint32_t i = 0; i < a->head_dim / 2; i++) {
-		double f = pow(a->rope_theta, -2.0 * i / a->head_dim), x = st_rope_llama3(a, f), y = st_rope_llama3(b, f);
+		double f = pow(a->rope_theta, -2.0 * i / a->head_dim), x = st_rope_llama3(a, f),
+		       y = st_rope_llama3(b, f);
 		if (!(fabs(x - y) <= 1e-5 * fabs(y))) /* as near as the reader asks divisors to be */
 			return true;
 	}
 	return false;
 }
 
-static bool changes_arithmetic(const struct key *k, const struct st_config *a, const struct st_config *b, size_t positions)
+static bool changes_arithmetic(const struct key *k, const struct st_config *a, const struct st_config *b,
+                               size_t positions)
 {
 	switch (k->matters) {
-	case NEVER: return false;
-	case ALWAYS: return true;
-	case WINDOW: return windows_differ(a, b, positions);
-	case LINEAR_OR_LLAMA3: return a->rope_scaling == b->rope_scaling && a->rope_scaling != ST_ROPE_SCALING_NONE && scalings_differ(a, b);
-	case LLAMA3: return a->rope_scaling == b->rope_scaling && a->rope_scaling == ST_ROPE_SCALING_LLAMA3 && scalings_differ(a, b);
+	case NEVER:
+		return false;
+	case ALWAYS:
+		return true;
+	case WINDOW:
+		return windows_differ(a, b, positions);
+	case LINEAR_OR_LLAMA3:
+		return a->rope_scaling == b->rope_scaling && a->rope_scaling != ST_ROPE_SCALING_NONE
+		    && scalings_differ(a, b);
+	case LLAMA3:
+		return a->rope_scaling == b->rope_scaling && a->rope_scaling == ST_ROPE_SCALING_LLAMA3
+		    && scalings_differ(a, b);
 	}
 	return true;
 }

@@ -60,7 +60,8 @@ static enum st_status open_key(struct st_diff_side *s, char *path, const char *k
 	ST_TRY(st_container_open(path, &s->c, err));
 	const struct st_tensor *t = st_container_find(s->c, key);
 	if (!t) {
-		enum st_status st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, key, "no tensor of that name in %s", path);
+		enum st_status st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, key, "no tensor of that name in %s",
+		                               path);
 		return st;
 	}
 	return one_stage(s, t);
@@ -83,8 +84,8 @@ static bool is_trace(const struct st_container *c)
 	return stages > 0 && stages == c->n_tensors;
 }
 
-static enum st_status open_side(struct st_diff_state *s, struct st_diff_side *side, const char *path, enum st_diff_kind *kind,
-                                struct st_error *err)
+static enum st_status open_side(struct st_diff_state *s, struct st_diff_side *side, const char *path,
+                                enum st_diff_kind *kind, struct st_error *err)
 {
 	side->path = path;
 	const char *colon = strrchr(path, ':');
@@ -96,7 +97,8 @@ static enum st_status open_side(struct st_diff_state *s, struct st_diff_side *si
 	ST_TRY(st_container_open(path, &side->c, err));
 	const struct st_container *c = side->c;
 	bool single = c->n_tensors == 1 && c->n_maps == 1;
-	if (single && (c->format == ST_FORMAT_APRT || c->format == ST_FORMAT_NPY || c->format == ST_FORMAT_NPZ) && !c->metadata) {
+	if (single && (c->format == ST_FORMAT_APRT || c->format == ST_FORMAT_NPY || c->format == ST_FORMAT_NPZ)
+	    && !c->metadata) {
 		*kind = ST_DIFF_STAGES;
 		return one_stage(side, &c->tensors[0]);
 	}
@@ -161,12 +163,14 @@ static enum st_status diff_tensors(struct st_diff_state *s, const struct st_diff
 		if ((i && strcmp(names[i]->name, names[i - 1]->name) == 0) || !st_diff_wanted(o, names[i]->name))
 			continue;
 		struct st_tensor_diff *t = &d->tensors[d->n_tensors++];
-		*t = (struct st_tensor_diff){ .a = st_container_find(a, names[i]->name), .b = st_container_find(b, names[i]->name) };
+		*t = (struct st_tensor_diff){ .a = st_container_find(a, names[i]->name),
+			                      .b = st_container_find(b, names[i]->name) };
 		d->only_a += !t->b;
 		d->only_b += !t->a;
 		if (!t->a || !t->b)
 			continue;
-		t->shapes_differ = t->a->ndim != t->b->ndim || memcmp(t->a->shape, t->b->shape, t->a->ndim * sizeof *t->a->shape) != 0;
+		t->shapes_differ = t->a->ndim != t->b->ndim
+		                || memcmp(t->a->shape, t->b->shape, t->a->ndim * sizeof *t->a->shape) != 0;
 		if (!t->shapes_differ && t->a->n_elems == 0)
 			continue;
 		d->compared++;
@@ -184,7 +188,8 @@ static enum st_status diff_tensors(struct st_diff_state *s, const struct st_diff
 	return ST_OK;
 }
 
-static enum st_status unused(struct st_diff_state *s, const struct st_model *m, const struct st_tensor ***out, size_t *n, struct st_error *err)
+static enum st_status unused(struct st_diff_state *s, const struct st_model *m, const struct st_tensor ***out,
+                             size_t *n, struct st_error *err)
 {
 	*n = st_model_n_unused(m);
 	*out = st_arena_alloc(&s->arena, *n ? *n : 1, sizeof **out);
@@ -223,7 +228,8 @@ static double frequencies_apart(const struct st_graph *a, const struct st_graph 
 	}
 }
 
-/* A scaling has several spellings, rope_freqs.weight among them, which no key shows: what becomes of the frequencies counts. */
+/* A scaling has several spellings, rope_freqs.weight among them, which no key shows: what becomes of the frequencies
+ * counts. */
 static void settle_rotation(struct st_diff *d, const struct st_graph *a, const struct st_graph *b)
 {
 	if (!a || !b)
@@ -246,7 +252,8 @@ static enum st_status diff_models(struct st_diff_state *s, const struct st_diff_
 	const struct st_config *ca = st_model_config(s->a.model), *cb = st_model_config(s->b.model);
 	/* As far as the one that goes further does; 0 is a length that is not given. */
 	size_t positions = !ca->max_positions || !cb->max_positions ? SIZE_MAX
-	                   : ca->max_positions > cb->max_positions ? ca->max_positions : cb->max_positions;
+	                 : ca->max_positions > cb->max_positions    ? ca->max_positions
+	                                                            : cb->max_positions;
 	d->n_config = st_compare_configs(ca, cb, positions, d->config);
 	settle_rotation(d, st_model_graph(s->a.model), st_model_graph(s->b.model));
 	ST_TRY(unused(s, s->a.model, &d->unused_a, &d->n_unused_a, err));
@@ -273,7 +280,8 @@ static enum st_status diff_models(struct st_diff_state *s, const struct st_diff_
 	return ST_OK;
 }
 
-enum st_status st_diff_run(const char *a, const char *b, const struct st_diff_options *o, struct st_diff **out, struct st_error *err)
+enum st_status st_diff_run(const char *a, const char *b, const struct st_diff_options *o, struct st_diff **out,
+                           struct st_error *err)
 {
 	*out = NULL;
 	struct st_diff_state *s = calloc(1, sizeof *s);
@@ -292,20 +300,32 @@ enum st_status st_diff_run(const char *a, const char *b, const struct st_diff_op
 	if (ka != kb && ka >= ST_DIFF_MODELS && kb >= ST_DIFF_MODELS)
 		ka = kb = ST_DIFF_TENSORS;
 	if (ka != kb) {
-		st = st_fail(err, ST_ERR_MISMATCH, "A is %s and B is %s: inputs of one kind are needed (BUNDLE:KEY names one stage of a trace)",
-		             kind_names[ka], kind_names[kb]);
+		st = st_fail(
+			err, ST_ERR_MISMATCH,
+			"A is %s and B is %s: inputs of one kind are needed (BUNDLE:KEY names one stage of a trace)",
+			kind_names[ka], kind_names[kb]);
 		goto out;
 	}
 	s->d.kind = ka;
 	switch (ka) {
-	case ST_DIFF_STAGES: ST_TRY_OUT(st_diff_stages(s, o, err)); break;
-	case ST_DIFF_TRACES: ST_TRY_OUT(st_diff_traces(s, o, err)); break;
-	case ST_DIFF_MODELS: ST_TRY_OUT(diff_models(s, o, err)); break;
-	case ST_DIFF_TENSORS: ST_TRY_OUT(diff_tensors(s, o, err)); break;
+	case ST_DIFF_STAGES:
+		ST_TRY_OUT(st_diff_stages(s, o, err));
+		break;
+	case ST_DIFF_TRACES:
+		ST_TRY_OUT(st_diff_traces(s, o, err));
+		break;
+	case ST_DIFF_MODELS:
+		ST_TRY_OUT(diff_models(s, o, err));
+		break;
+	case ST_DIFF_TENSORS:
+		ST_TRY_OUT(diff_tensors(s, o, err));
+		break;
 	}
 	if (s->d.compared == 0) {
 		s->d.undecided = true; /* nothing compared is never a match */
-		s->d.why = o->filter ? "nothing was compared; the filter goes by names of stages, and of weights as Hugging Face has them" : "nothing was compared";
+		s->d.why = o->filter ? "nothing was compared; the filter goes by names of stages, and of weights as "
+		                       "Hugging Face has them"
+		                     : "nothing was compared";
 	}
 	*out = &s->d;
 	return ST_OK;

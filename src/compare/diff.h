@@ -9,11 +9,11 @@
 /* One input, opened as what it is. */
 struct st_diff_side {
 	const char *path;
-	struct st_container *c;         /* a stage file, or plain tensors */
+	struct st_container *c; /* a stage file, or plain tensors */
 	struct st_trace *trace;
 	struct st_model *model;
-	const struct st_tensor *stage;  /* ST_DIFF_STAGES: the one tensor */
-	const char *name;               /* its stage name, or NULL */
+	const struct st_tensor *stage; /* ST_DIFF_STAGES: the one tensor */
+	const char *name;              /* its stage name, or NULL */
 	int32_t layer;
 };
 
@@ -31,7 +31,9 @@ bool st_diff_basis_matters(enum st_stage s);
 /* Whether there was anything to compare: elements that are not finite on both sides alike are none. */
 bool st_diff_any(const struct st_metrics *m);
 bool st_diff_wanted(const struct st_diff_options *o, const char *name);
-ST_MUST_CHECK enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err);
-ST_MUST_CHECK enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err);
+ST_MUST_CHECK enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_options *o,
+                                            struct st_error *err);
+ST_MUST_CHECK enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_options *o,
+                                            struct st_error *err);
 
 #endif

@@ -48,7 +48,8 @@ enum st_status st_top_diffs(const struct st_tensor *a, const struct st_tensor *b
 			st_tensor_decode(b, rb = i / cb, 1, y);
 		double d = apart(x[i % ca], y[i % cb]);
 		if (d > 0)
-			offer(out, n, limit, (struct st_top_diff){ .index = i, .a = x[i % ca], .b = y[i % cb], .abs = d });
+			offer(out, n, limit,
+			      (struct st_top_diff){ .index = i, .a = x[i % ca], .b = y[i % cb], .abs = d });
 		if (i % (1u << 20) == 0 && st_cancelled())
 			break;
 	}
@@ -67,7 +68,8 @@ static bool other_basis(const struct st_diff_state *s, const char *name)
 {
 	const char *a = layout_of(&s->a), *b = layout_of(&s->b);
 	enum st_stage stage;
-	return name && a && b && strcmp(a, b) != 0 && st_stage_parse(name, strlen(name), &stage) && st_diff_basis_matters(stage);
+	return name && a && b && strcmp(a, b) != 0 && st_stage_parse(name, strlen(name), &stage)
+	    && st_diff_basis_matters(stage);
 }
 
 enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
@@ -77,10 +79,11 @@ enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_opti
 	if (s->a.name && s->b.name && strcmp(s->a.name, s->b.name) != 0)
 		return st_fail(err, ST_ERR_MISMATCH, "the stages differ: %s in A, %s in B", s->a.name, s->b.name);
 	if (s->a.name && s->b.name && s->a.layer != s->b.layer)
-		return st_fail(err, ST_ERR_MISMATCH, "the layers differ: %d in A, %d in B (-1: whole model)", (int)s->a.layer, (int)s->b.layer);
+		return st_fail(err, ST_ERR_MISMATCH, "the layers differ: %d in A, %d in B (-1: whole model)",
+		               (int)s->a.layer, (int)s->b.layer);
 	if (a->n_elems != b->n_elems)
-		return st_fail(err, ST_ERR_MISMATCH, "the lengths differ: %llu elements in A, %llu in B", (unsigned long long)a->n_elems,
-		               (unsigned long long)b->n_elems);
+		return st_fail(err, ST_ERR_MISMATCH, "the lengths differ: %llu elements in A, %llu in B",
+		               (unsigned long long)a->n_elems, (unsigned long long)b->n_elems);
 	bool known = a->ndim > 1 && b->ndim > 1;
 	if (known && (a->ndim != b->ndim || memcmp(a->shape, b->shape, a->ndim * sizeof *a->shape) != 0))
 		return st_fail(err, ST_ERR_MISMATCH, "the shapes differ");
@@ -103,9 +106,12 @@ enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_opti
 	 * side is not even finite. With a threshold the user has said what counts. */
 	s->d.fault = d->m.nonfinite_apart > 0;
 	if (!d->same && !s->d.fault && other_basis(s, name))
-		st_diff_undecided(&s->d, "Q and K lie in another order on the two sides (rope_layout half, interleaved): not comparable element by element");
+		st_diff_undecided(&s->d, "Q and K lie in another order on the two sides (rope_layout half, "
+		                         "interleaved): not comparable element by element");
 	else if (!d->same && !s->d.fault && isnan(o->threshold))
-		st_diff_undecided(&s->d, "they differ, and nothing says by how much they may (--threshold, or traces with provenance)");
+		st_diff_undecided(
+			&s->d,
+			"they differ, and nothing says by how much they may (--threshold, or traces with provenance)");
 	s->d.first = d->same ? SIZE_MAX : 0;
 	return ST_OK;
 }

@@ -28,8 +28,8 @@
 /* Unrelated values are sqrt(2) apart: a floor near that would let everything pass. */
 #define LARGEST_FLOOR 0.7
 /*
- * One stage of a sound pair was seen to be up to 6 times as far apart as the ones before it, and the first softmax, which
- * turns an absolute error of large scores into a relative one, 20 times.
+ * One stage of a sound pair was seen to be up to 6 times as far apart as the ones before it, and the first softmax,
+ * which turns an absolute error of large scores into a relative one, 20 times.
  */
 #define JUMP 16.0
 #define JUMP_SOFTMAX 4.0
@@ -93,7 +93,8 @@ static double depth(const struct st_trace_row *r, int32_t last_layer)
 	return r->layer >= 0 ? r->layer + 1.0 : last_layer + 2.0;
 }
 
-/* Softmaxes between the embedding and a stage: what amplifies most, and may lie between two stages that were captured. */
+/* Softmaxes between the embedding and a stage: what amplifies most, and may lie between two stages that were captured.
+ */
 static int softmaxes(const struct st_trace_row *r, int32_t last_layer)
 {
 	if (r->layer < 0)
@@ -103,7 +104,7 @@ static int softmaxes(const struct st_trace_row *r, int32_t last_layer)
 
 /* What the stages so far were apart. */
 struct past {
-	double largest;          /* rel_l2 of any of them, faults left out */
+	double largest; /* rel_l2 of any of them, faults left out */
 	const struct st_trace_row *last;
 };
 
@@ -115,7 +116,8 @@ static enum st_diff_status judge(const struct st_trace_row *r, double layer, int
 		return ST_DIFF_UNDECIDED;
 	if (r->max_rel_l2 == 0 || r->max_rel_l2 <= r->floor)
 		return ST_DIFF_EXPECTED;
-	int between = softmaxes(r, last_layer) - (p->last && p->last->step == r->step ? softmaxes(p->last, last_layer) : 0);
+	int between = softmaxes(r, last_layer)
+	            - (p->last && p->last->step == r->step ? softmaxes(p->last, last_layer) : 0);
 	double before = fmax(p->largest, layer + F32_STEP);
 	return r->max_rel_l2 > JUMP * pow(JUMP_SOFTMAX, between) * before ? ST_DIFF_FAULT : ST_DIFF_UNDECIDED;
 }
@@ -126,10 +128,7 @@ static uint32_t position_of(const struct st_trace_entry *e, uint64_t row)
 }
 
 /* Rows of the first axis: a [heads, T, P] value has its positions second and is taken as one. */
-static uint64_t n_positions(const struct st_trace_entry *e)
-{
-	return e->tensor->ndim == 2 ? e->tensor->shape[0] : 1;
-}
+static uint64_t n_positions(const struct st_trace_entry *e) { return e->tensor->ndim == 2 ? e->tensor->shape[0] : 1; }
 
 /* The same position on both sides. */
 struct match {
@@ -165,7 +164,8 @@ static const float *floats_at(const struct st_tensor *t, uint64_t at, uint64_t n
 /* Work below which a team of threads costs more than it saves, in elements. */
 #define PARALLEL ((uint64_t)1 << 16)
 
-/* How the values of one side come into the basis of the other: the first `heads` of every `width` features are turned. */
+/* How the values of one side come into the basis of the other: the first `heads` of every `width` features are turned.
+ */
 struct turn {
 	bool a, b;
 	uint64_t width;
@@ -176,11 +176,14 @@ struct turn {
 static bool find_turn(enum st_stage s, const uint32_t heads[3], uint64_t each, bool a, struct turn *t)
 {
 	uint64_t q = heads[0], kv = heads[1], d = heads[2];
-	bool fused = s == ST_STAGE_QKV_MATMUL || s == ST_STAGE_QKV_BIAS, keys = s == ST_STAGE_K_POST_NORM || s == ST_STAGE_K_POST_ROPE;
+	bool fused = s == ST_STAGE_QKV_MATMUL || s == ST_STAGE_QKV_BIAS,
+	     keys = s == ST_STAGE_K_POST_NORM || s == ST_STAGE_K_POST_ROPE;
 	if (d == 0 || d % 2 || d > ST_MAX_HEAD_DIM)
 		return false;
 	uint64_t turned = fused ? q + kv : keys ? kv : q;
-	*t = (struct turn){ .a = a, .b = !a, .width = (fused ? q + 2 * kv : turned) * d, .heads = (size_t)turned, .d = (size_t)d };
+	*t = (struct turn){
+		.a = a, .b = !a, .width = (fused ? q + 2 * kv : turned) * d, .heads = (size_t)turned, .d = (size_t)d
+	};
 	return each > 0 && each % t->width == 0;
 }
 
@@ -193,8 +196,8 @@ static const float *turned(const struct turn *t, const float *x, uint64_t n, flo
 	return buf;
 }
 
-static enum st_status measure(const struct st_trace_entry *a, const struct st_trace_entry *b, struct match *m, uint64_t n, uint64_t each,
-                              const struct turn *t, int threads, struct st_error *err)
+static enum st_status measure(const struct st_trace_entry *a, const struct st_trace_entry *b, struct match *m,
+                              uint64_t n, uint64_t each, const struct turn *t, int threads, struct st_error *err)
 {
 	float *buf = st_alloc_array((uint64_t)threads * 2 * each, sizeof *buf);
 	if (!buf)
@@ -204,7 +207,8 @@ static enum st_status measure(const struct st_trace_entry *a, const struct st_tr
 		if (st_cancelled())
 			continue;
 		float *mine = buf + (uint64_t)omp_get_thread_num() * 2 * each;
-		const float *x = floats_at(a->tensor, m[k].i * each, each, mine), *y = floats_at(b->tensor, m[k].j * each, each, mine + each);
+		const float *x = floats_at(a->tensor, m[k].i * each, each, mine),
+			    *y = floats_at(b->tensor, m[k].j * each, each, mine + each);
 		if (t->a)
 			x = turned(t, x, each, mine);
 		if (t->b)
@@ -221,13 +225,14 @@ static uint64_t width_of(const struct st_trace_entry *e)
 	return n_positions(e) ? e->tensor->n_elems / n_positions(e) : 0;
 }
 
-static enum st_status compare_entries(const struct st_trace_entry *a, const struct st_trace_entry *b, const struct turn *t, int threads,
-                                      struct st_trace_row *r, struct st_error *err)
+static enum st_status compare_entries(const struct st_trace_entry *a, const struct st_trace_entry *b,
+                                      const struct turn *t, int threads, struct st_trace_row *r, struct st_error *err)
 {
 	uint64_t na = n_positions(a), nb = n_positions(b), each = width_of(a);
 	if (nb == 0 || na == 0 || b->tensor->n_elems / nb != each)
-		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, a->tensor->name, "%llu values per position in A, %llu in B",
-		                  (unsigned long long)each, (unsigned long long)(nb ? b->tensor->n_elems / nb : 0));
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, a->tensor->name,
+		                  "%llu values per position in A, %llu in B", (unsigned long long)each,
+		                  (unsigned long long)(nb ? b->tensor->n_elems / nb : 0));
 	struct match *m = st_alloc_array(na, sizeof *m);
 	if (!m)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
@@ -259,17 +264,19 @@ static enum st_status check_tokens(const struct st_provenance *a, const struct s
 	if (!a->tokens || !b->tokens)
 		return ST_OK;
 	if (a->n_tokens != b->n_tokens)
-		return st_fail(err, ST_ERR_MISMATCH, "tokens.mismatch: %zu tokens in A, %zu in B", a->n_tokens, b->n_tokens);
+		return st_fail(err, ST_ERR_MISMATCH, "tokens.mismatch: %zu tokens in A, %zu in B", a->n_tokens,
+		               b->n_tokens);
 	for (size_t i = 0; i < a->n_tokens; i++)
 		if (a->tokens[i] != b->tokens[i])
-			return st_fail(err, ST_ERR_MISMATCH, "tokens.mismatch: token %zu is %u in A, %u in B", i, (unsigned)a->tokens[i], (unsigned)b->tokens[i]);
+			return st_fail(err, ST_ERR_MISMATCH, "tokens.mismatch: token %zu is %u in A, %u in B", i,
+			               (unsigned)a->tokens[i], (unsigned)b->tokens[i]);
 	return ST_OK;
 }
 
 bool st_diff_basis_matters(enum st_stage s)
 {
-	return s == ST_STAGE_QKV_MATMUL || s == ST_STAGE_QKV_BIAS || s == ST_STAGE_Q_POST_NORM || s == ST_STAGE_K_POST_NORM
-	       || s == ST_STAGE_Q_POST_ROPE || s == ST_STAGE_K_POST_ROPE;
+	return s == ST_STAGE_QKV_MATMUL || s == ST_STAGE_QKV_BIAS || s == ST_STAGE_Q_POST_NORM
+	    || s == ST_STAGE_K_POST_NORM || s == ST_STAGE_Q_POST_ROPE || s == ST_STAGE_K_POST_ROPE;
 }
 
 static bool before(const struct st_trace_entry *x, const struct st_trace_entry *y)
@@ -288,10 +295,15 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 	bool bases = pa->rope_layout[0] && pb->rope_layout[0] && strcmp(pa->rope_layout, pb->rope_layout) != 0;
 	const uint32_t *heads = pa->heads[0] ? pa->heads : pb->heads;
 	if (bases && !heads[0])
-		snprintf(d->note, sizeof d->note, "Q and K stages are not compared: their basis is %s in A, %s in B, and neither says what its heads are",
+		snprintf(d->note, sizeof d->note,
+		         "Q and K stages are not compared: their basis is %s in A, %s in B, and neither says what its "
+		         "heads are",
 		         pa->rope_layout, pb->rope_layout);
 	if (!pa->known || !pb->known)
-		snprintf(d->note, sizeof d->note, "provenance of %s is unknown: tokens could not be checked", pa->known ? "B" : pb->known ? "A" : "both");
+		snprintf(d->note, sizeof d->note, "provenance of %s is unknown: tokens could not be checked",
+		         pa->known   ? "B"
+		         : pb->known ? "A"
+		                     : "both");
 	double layer = layer_error(pa, pb);
 	size_t na = st_trace_n_entries(s->a.trace), nb = st_trace_n_entries(s->b.trace);
 	d->rows = st_arena_alloc(&s->arena, na + nb ? na + nb : 1, sizeof *d->rows);
@@ -316,15 +328,22 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 		if (!st_diff_wanted(o, st_stage_name(e->stage)) && !st_diff_wanted(o, e->tensor->name))
 			continue;
 		struct st_trace_row *r = &d->rows[d->n_rows];
-		*r = (struct st_trace_row){ .stage = e->stage, .layer = e->layer, .step = e->step, .on_a = a, .on_b = b,
-		                            .tensor_a = a ? a->tensor : NULL, .tensor_b = b ? b->tensor : NULL, .min_cosine = NAN };
+		*r = (struct st_trace_row){ .stage = e->stage,
+			                    .layer = e->layer,
+			                    .step = e->step,
+			                    .on_a = a,
+			                    .on_b = b,
+			                    .tensor_a = a ? a->tensor : NULL,
+			                    .tensor_b = b ? b->tensor : NULL,
+			                    .min_cosine = NAN };
 		d->n_rows++;
 		d->only_a += a && !b;
 		d->only_b += b && !a;
 		struct turn turn = { 0 };
 		if (!a || !b)
 			continue;
-		if (bases && st_diff_basis_matters(e->stage) && !find_turn(e->stage, heads, width_of(a), pa->rope_layout[0] == 'i', &turn))
+		if (bases && st_diff_basis_matters(e->stage)
+		    && !find_turn(e->stage, heads, width_of(a), pa->rope_layout[0] == 'i', &turn))
 			continue;
 		ST_TRY(compare_entries(a, b, &turn, s->threads, r, err));
 		if (!r->positions || !a->tensor->n_elems)
@@ -343,8 +362,12 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 			d->first = d->n_rows - 1;
 		}
 		if (r->status == ST_DIFF_UNDECIDED)
-			st_diff_undecided(d, r->blank ? "a stage has no finite value on either side" : isnan(r->floor) ? "they differ, and nothing says by how much they may (--threshold, or traces with provenance)"
-			                                     : "a stage is further apart than estimated, and came there by and by; with the models at hand, rosetta can tell");
+			st_diff_undecided(d, r->blank ? "a stage has no finite value on either side"
+			                     : isnan(r->floor)
+			                             ? "they differ, and nothing says by how much they may "
+			                               "(--threshold, or traces with provenance)"
+			                             : "a stage is further apart than estimated, and came there by and "
+			                               "by; with the models at hand, rosetta can tell");
 		past.last = r;
 		if (r->status != ST_DIFF_FAULT)
 			past.largest = fmax(past.largest, r->max_rel_l2);

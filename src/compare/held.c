@@ -15,10 +15,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROWS 64           /* looked at for grids, spread evenly */
+#define ROWS 64 /* looked at for grids, spread evenly */
 #define LARGEST_BLOCK 32
-#define MOST 0.95         /* of the blocks that say something: a few may hold what was repaired later */
-#define FEWEST 16         /* such blocks */
+#define MOST 0.95          /* of the blocks that say something: a few may hold what was repaired later */
+#define FEWEST 16          /* such blocks */
 #define MOST_NUMBERS 0.995 /* of a tensor with one step */
 
 /*
@@ -30,12 +30,13 @@ static const struct grid {
 	uint16_t block, steps;
 	bool offset;
 } grids[] = {
-	{ ST_DTYPE_Q2_K, 16, 3, true },  { ST_DTYPE_Q3_K, 16, 4, false },
-	{ ST_DTYPE_Q4_0, 32, 8, false }, { ST_DTYPE_Q4_K, 32, 15, true }, { ST_DTYPE_Q4_1, 32, 15, true },
-	{ ST_DTYPE_Q5_0, 32, 16, false }, { ST_DTYPE_Q5_K, 32, 31, true }, { ST_DTYPE_Q5_1, 32, 31, true },
-	{ ST_DTYPE_Q6_K, 16, 32, false }, { ST_DTYPE_Q8_0, 32, 127, false },
+	{ ST_DTYPE_Q2_K, 16, 3, true },    { ST_DTYPE_Q3_K, 16, 4, false }, { ST_DTYPE_Q4_0, 32, 8, false },
+	{ ST_DTYPE_Q4_K, 32, 15, true },   { ST_DTYPE_Q4_1, 32, 15, true }, { ST_DTYPE_Q5_0, 32, 16, false },
+	{ ST_DTYPE_Q5_K, 32, 31, true },   { ST_DTYPE_Q5_1, 32, 31, true }, { ST_DTYPE_Q6_K, 16, 32, false },
+	{ ST_DTYPE_Q8_0, 32, 127, false },
 };
-/* Q4_1 and Q5_1 have the grids of Q4_K and Q5_K and nearly their error: they stand for rows that have no super-blocks. */
+/* Q4_1 and Q5_1 have the grids of Q4_K and Q5_K and nearly their error: they stand for rows that have no super-blocks.
+ */
 
 static int by_size(const void *x, const void *y)
 {
@@ -52,7 +53,8 @@ struct slack {
 static struct slack slack_of(const struct st_tensor *t, const float *row, uint64_t cols, uint64_t at, size_t n)
 {
 	double v[ST_NOISE_BLOCKS], rel = st_dtype_info(t->dtype)->storage_rel_rms, largest = 0;
-	if (st_dtype_info(t->dtype)->kind == ST_KIND_FLOAT) /* half an ulp is up to 2.35 times its RMS, and f32 arithmetic made the number */
+	if (st_dtype_info(t->dtype)->kind
+	    == ST_KIND_FLOAT) /* half an ulp is up to 2.35 times its RMS, and f32 arithmetic made the number */
 		return (struct slack){ t->dtype == ST_DTYPE_F16 ? 0x1p-25 : 0, 2.4 * rel + ST_NOISE_F32_REL };
 	uint64_t group = st_noise_group(t->dtype), block = st_noise_block(t->dtype), first = at / group * group;
 	st_noise_variances(t, row + first, (size_t)(cols - first < group ? cols - first : group), v);
@@ -63,7 +65,8 @@ static struct slack slack_of(const struct st_tensor *t, const float *row, uint64
 
 enum fit { OFF_GRID, OPEN, ON_GRID };
 
-/* Whether x is a whole number of steps; where the slack leaves that open, nothing is told. The step is fitted, so there is some error in it. */
+/* Whether x is a whole number of steps; where the slack leaves that open, nothing is told. The step is fitted, so there
+ * is some error in it. */
 static bool near_grid(double x, double step, double slack, size_t *told)
 {
 	if (3.6 * slack > step)
@@ -173,8 +176,8 @@ static bool fits_floats(const struct st_tensor *t, enum st_dtype as, float *row,
 }
 
 /*
- * AprQ8: one step for the whole tensor, the largest magnitude 127 times it. Numbers of a few steps are known for sure and
- * tell the step more exactly than the largest does, which may have been rounded since.
+ * AprQ8: one step for the whole tensor, the largest magnitude 127 times it. Numbers of a few steps are known for sure
+ * and tell the step more exactly than the largest does, which may have been rounded since.
  */
 static bool fits_one_step(const struct st_tensor *t, float *row, struct st_held *held)
 {
@@ -245,7 +248,8 @@ enum st_status st_held_type(const struct st_tensor *t, struct st_held *held, str
 			goto out;
 		}
 	}
-	if ((t->dtype == ST_DTYPE_F32 || t->dtype == ST_DTYPE_F16) && fits_floats(t, ST_DTYPE_BF16, row, row + cols, bytes))
+	if ((t->dtype == ST_DTYPE_F32 || t->dtype == ST_DTYPE_F16)
+	    && fits_floats(t, ST_DTYPE_BF16, row, row + cols, bytes))
 		held->type = ST_DTYPE_BF16;
 	else if (t->dtype == ST_DTYPE_F32 && fits_floats(t, ST_DTYPE_F16, row, row + cols, bytes))
 		held->type = ST_DTYPE_F16;

@@ -72,14 +72,15 @@ CLONES static void chunk_fast(const float *restrict a, const float *restrict b, 
 	memcpy(&x, a + i, (n - i) * sizeof(float));
 	memcpy(&y, b + i, (n - i) * sizeof(float));
 	add_lanes(&t, &x, &y);
-	*s = (struct st_sums){ .aa = fold_sum(&t.aa), .bb = fold_sum(&t.bb), .ab = fold_sum(&t.ab), .dd = fold_sum(&t.dd),
-	                       .abs = fold_sum(&t.abs), .max = fold_max(&t.top) };
+	*s = (struct st_sums){ .aa = fold_sum(&t.aa),
+		               .bb = fold_sum(&t.bb),
+		               .ab = fold_sum(&t.ab),
+		               .dd = fold_sum(&t.dd),
+		               .abs = fold_sum(&t.abs),
+		               .max = fold_max(&t.top) };
 }
 
-static bool alike(float x, float y)
-{
-	return isnan(x) ? isnan(y) : x == y;
-}
+static bool alike(float x, float y) { return isnan(x) ? isnan(y) : x == y; }
 
 static void chunk_careful(const float *a, const float *b, size_t n, struct st_sums *s)
 {
@@ -139,7 +140,8 @@ void st_sums_of(const float *a, const float *b, uint64_t n, uint64_t index, stru
 		chunk_fast(a + i, b + i, len, &s);
 		if (!isfinite(s.aa + s.bb)) /* squares of f32 do not overflow: an element is not finite */
 			chunk_careful(a + i, b + i, len, &s);
-		s.max_index = s.max > t->max ? index + i + find_max(a + i, b + i, len, s.max) : 0; /* else it is not kept */
+		s.max_index = s.max > t->max ? index + i + find_max(a + i, b + i, len, s.max)
+		                             : 0; /* else it is not kept */
 		st_sums_fold(t, &s);
 	}
 }
@@ -148,14 +150,23 @@ static void finish(const struct st_sums *t, uint64_t n, struct st_metrics *m)
 {
 	uint64_t used = n - (t->bad_a > t->bad_b ? t->bad_a : t->bad_b);
 	*m = (struct st_metrics){
-		.count = n, .nonfinite_a = t->bad_a, .nonfinite_b = t->bad_b, .nonfinite_apart = t->apart,
-		.max_abs = t->max, .max_abs_index = t->max_index,
+		.count = n,
+		.nonfinite_a = t->bad_a,
+		.nonfinite_b = t->bad_b,
+		.nonfinite_apart = t->apart,
+		.max_abs = t->max,
+		.max_abs_index = t->max_index,
 		.mean_abs = used ? t->abs / (double)used : 0,
 		.rms = used ? sqrt(t->dd / (double)used) : 0,
-		.rel_l2 = t->apart ? INFINITY : t->dd == 0 ? 0 : t->bb == 0 ? INFINITY : sqrt(t->dd / t->bb),
+		.rel_l2 = t->apart   ? INFINITY
+		        : t->dd == 0 ? 0
+		        : t->bb == 0 ? INFINITY
+		                     : sqrt(t->dd / t->bb),
 		.cosine = t->aa > 0 && t->bb > 0 ? t->ab / (sqrt(t->aa) * sqrt(t->bb)) : NAN,
 		.gain = t->bb > 0 ? t->ab / t->bb : NAN,
-		.norm_a = sqrt(t->aa), .norm_b = sqrt(t->bb), .norm_diff = sqrt(t->dd),
+		.norm_a = sqrt(t->aa),
+		.norm_b = sqrt(t->bb),
+		.norm_diff = sqrt(t->dd),
 	};
 }
 
@@ -170,10 +181,7 @@ struct source {
 
 #define GROUP ((uint64_t)64 * CHUNK) /* elements */
 
-static uint64_t buffer_elems(const struct source *s)
-{
-	return s->flat ? 0 : GROUP + 2 * st_tensor_cols(s->t);
-}
+static uint64_t buffer_elems(const struct source *s) { return s->flat ? 0 : GROUP + 2 * st_tensor_cols(s->t); }
 
 static const float *fetch(const struct source *s, uint64_t at, uint64_t n, float *buf)
 {
@@ -185,8 +193,8 @@ static const float *fetch(const struct source *s, uint64_t at, uint64_t n, float
 }
 
 /* Sums of each group of chunks, then of the groups in order: the same bits for any thread count. */
-static enum st_status run(const struct source *a, const struct source *b, uint64_t n, int threads,
-                          struct st_metrics *m, struct st_error *err)
+static enum st_status run(const struct source *a, const struct source *b, uint64_t n, int threads, struct st_metrics *m,
+                          struct st_error *err)
 {
 	enum { ROUND = 128 }; /* groups in flight; their sums live on the stack */
 	struct st_sums total = { 0 }, part[ROUND];
@@ -227,7 +235,7 @@ void st_metrics_of(const float *a, const float *b, uint64_t n, int threads, stru
 static struct source source_of(const struct st_tensor *t)
 {
 	bool plain = t->dtype == ST_DTYPE_F32 && t->layout == ST_LAYOUT_ROWS && (uintptr_t)t->data % sizeof(float) == 0
-	             && t->row_bytes == st_tensor_cols(t) * sizeof(float);
+	          && t->row_bytes == st_tensor_cols(t) * sizeof(float);
 	return plain ? (struct source){ .flat = (const float *)(const void *)t->data } : (struct source){ .t = t };
 }
 

@@ -7,29 +7,38 @@
  * block: elements that share one step. range: how often the block's f16 scale is multiplied
  * to reach its largest element; where that scale is subnormal its own rounding shows.
  */
-static const struct { uint16_t block, range; } block_types[ST_DTYPE_COUNT] = {
-	[ST_DTYPE_Q4_0] = { 32, 8 }, [ST_DTYPE_Q4_1] = { 32, 15 }, [ST_DTYPE_Q5_0] = { 32, 16 },
-	[ST_DTYPE_Q5_1] = { 32, 31 }, [ST_DTYPE_Q8_0] = { 32, 127 }, [ST_DTYPE_Q8_1] = { 32, 127 },
-	[ST_DTYPE_Q2_K] = { 16, 15 * 3 }, [ST_DTYPE_Q3_K] = { 16, 31 * 4 }, [ST_DTYPE_Q4_K] = { 32, 63 * 15 },
-	[ST_DTYPE_Q5_K] = { 32, 63 * 31 }, [ST_DTYPE_Q6_K] = { 16, 127 * 32 }, [ST_DTYPE_Q8_K] = { 256, 0 },
-	[ST_DTYPE_IQ4_NL] = { 32, 127 }, [ST_DTYPE_IQ4_XS] = { 32, 32 * 127 }, [ST_DTYPE_MXFP4] = { 32, 0 },
+static const struct {
+	uint16_t block, range;
+} block_types[ST_DTYPE_COUNT] = {
+	[ST_DTYPE_Q4_0] = { 32, 8 },       [ST_DTYPE_Q4_1] = { 32, 15 },         [ST_DTYPE_Q5_0] = { 32, 16 },
+	[ST_DTYPE_Q5_1] = { 32, 31 },      [ST_DTYPE_Q8_0] = { 32, 127 },        [ST_DTYPE_Q8_1] = { 32, 127 },
+	[ST_DTYPE_Q2_K] = { 16, 15 * 3 },  [ST_DTYPE_Q3_K] = { 16, 31 * 4 },     [ST_DTYPE_Q4_K] = { 32, 63 * 15 },
+	[ST_DTYPE_Q5_K] = { 32, 63 * 31 }, [ST_DTYPE_Q6_K] = { 16, 127 * 32 },   [ST_DTYPE_Q8_K] = { 256, 0 },
+	[ST_DTYPE_IQ4_NL] = { 32, 127 },   [ST_DTYPE_IQ4_XS] = { 32, 32 * 127 }, [ST_DTYPE_MXFP4] = { 32, 0 },
 	[ST_DTYPE_APR_Q4] = { 32, 8 },
 };
 
 /*
- * The scales of sub-blocks are stored with few bits themselves, in proportion to the super-block's largest: so much of its largest
- * element is lost at most. It shows where a sub-block is small beside its neighbours: of a channel that is, say.
+ * The scales of sub-blocks are stored with few bits themselves, in proportion to the super-block's largest: so much of
+ * its largest element is lost at most. It shows where a sub-block is small beside its neighbours: of a channel that is,
+ * say.
  */
 static double scale_error(enum st_dtype t)
 {
 	switch (t) {
-	case ST_DTYPE_Q2_K: return 0.5 / 15;
-	case ST_DTYPE_Q3_K: return 0.5 / 31;
+	case ST_DTYPE_Q2_K:
+		return 0.5 / 15;
+	case ST_DTYPE_Q3_K:
+		return 0.5 / 31;
 	case ST_DTYPE_Q4_K:
-	case ST_DTYPE_Q5_K: return 0.5 / 63;
-	case ST_DTYPE_Q6_K: return 0.5 / 127;
-	case ST_DTYPE_IQ4_XS: return 0.5 / 31;
-	default: return 0;
+	case ST_DTYPE_Q5_K:
+		return 0.5 / 63;
+	case ST_DTYPE_Q6_K:
+		return 0.5 / 127;
+	case ST_DTYPE_IQ4_XS:
+		return 0.5 / 31;
+	default:
+		return 0;
 	}
 }
 
@@ -37,10 +46,14 @@ static double scale_error(enum st_dtype t)
 static double smallest_half_step(enum st_dtype t)
 {
 	switch (t) {
-	case ST_DTYPE_F16: return 0x1p-25;
-	case ST_DTYPE_F8_E4M3: return 0x1p-10;
-	case ST_DTYPE_F8_E5M2: return 0x1p-17;
-	default: return 0;
+	case ST_DTYPE_F16:
+		return 0x1p-25;
+	case ST_DTYPE_F8_E4M3:
+		return 0x1p-10;
+	case ST_DTYPE_F8_E5M2:
+		return 0x1p-17;
+	default:
+		return 0;
 	}
 }
 
@@ -48,15 +61,9 @@ static double smallest_half_step(enum st_dtype t)
  * E[max |z_i|] over n standard normals: turns the error measured on N(0,1) into a fraction of
  * a block's largest element. Integrated from 1 - (2 Phi(x) - 1)^n.
  */
-static double expected_max(uint32_t n)
-{
-	return n == 16 ? 2.0772 : n == 32 ? 2.3471 : 3.0442;
-}
+static double expected_max(uint32_t n) { return n == 16 ? 2.0772 : n == 32 ? 2.3471 : 3.0442; }
 
-uint32_t st_noise_block(enum st_dtype t)
-{
-	return block_types[t].block ? block_types[t].block : 1;
-}
+uint32_t st_noise_block(enum st_dtype t) { return block_types[t].block ? block_types[t].block : 1; }
 
 /* Largest magnitude, NaN aside, and sum of squares, in lanes that do not depend on the compiler. */
 static void measure(const float *x, size_t n, double *largest, double *squares)
@@ -99,10 +106,7 @@ static double variance(enum st_dtype t, float scale, const float *block, size_t 
 	return v;
 }
 
-uint32_t st_noise_group(enum st_dtype t)
-{
-	return scale_error(t) > 0 ? 256 : st_noise_block(t);
-}
+uint32_t st_noise_group(enum st_dtype t) { return scale_error(t) > 0 ? 256 : st_noise_block(t); }
 
 size_t st_noise_variances(const struct st_tensor *t, const float *row, size_t n, double v[ST_NOISE_BLOCKS])
 {
@@ -157,10 +161,12 @@ void st_noise_dot(const struct st_tensor *t, const float *row, size_t n, const d
 {
 	size_t size = st_noise_block(t->dtype), group = st_noise_group(t->dtype), blocks = (n + size - 1) / size;
 	if (size == 1 && t->dtype != ST_DTYPE_APR_Q8) {
-		double rel = st_dtype_info(t->dtype)->storage_rel_rms, least = smallest_half_step(t->dtype), weighted, plain;
+		double rel = st_dtype_info(t->dtype)->storage_rel_rms, least = smallest_half_step(t->dtype), weighted,
+		       plain;
 		for (size_t s = 0; s < T; s++) {
 			weighted_squares(row, x2 + s * n, n, &weighted, &plain);
-			out[s] += (rel * rel + ST_NOISE_F32_REL * ST_NOISE_F32_REL) * weighted + least * least / 3 * plain;
+			out[s] += (rel * rel + ST_NOISE_F32_REL * ST_NOISE_F32_REL) * weighted
+			        + least * least / 3 * plain;
 		}
 		return;
 	}

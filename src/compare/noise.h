@@ -22,7 +22,8 @@ uint32_t st_noise_block(enum st_dtype t);
 
 /*
  * Variance of the storage error of each element, per (sub-)block: of n decoded values that share what they share, a
- * super-block where the type has them (st_noise_group elements; fewer at the end of a row). Returns the number of blocks.
+ * super-block where the type has them (st_noise_group elements; fewer at the end of a row). Returns the number of
+ * blocks.
  */
 #define ST_NOISE_BLOCKS 16
 uint32_t st_noise_group(enum st_dtype t);

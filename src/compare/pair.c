@@ -21,7 +21,8 @@
 #define ROW_FACTOR 5.0
 #define ROW_FACTOR_BLOCKS 5.0
 #define TOTAL_FACTOR 3.0
-/* Where most rows are equal to the last bit one encoder wrote both sides: what differs then is not its choice of scales. */
+/* Where most rows are equal to the last bit one encoder wrote both sides: what differs then is not its choice of
+ * scales. */
 #define ROW_FACTOR_AMID_EQUAL 2.0
 /*
  * Noise leaves a row pointing where it did. One that does not, and differs by more than coarse
@@ -61,15 +62,16 @@ static double coherence(enum st_dtype a, enum st_dtype b)
 	return st_noise_block(a) > 1 || st_noise_block(b) > 1 ? GAIN_COHERENT_BLOCK : GAIN_COHERENT_FLOAT;
 }
 
-static void get_weight(const struct st_rows *s, uint64_t r, float *dst)
-{
-	st_weight_decode(s->w, r, 1, dst);
-}
+static void get_weight(const struct st_rows *s, uint64_t r, float *dst) { st_weight_decode(s->w, r, 1, dst); }
 
 struct st_rows st_rows_of(const struct st_weight *w)
 {
-	return (struct st_rows){ .type = w->tensor, .get = get_weight, .w = w, .gain = 1,
-	                         .rows = st_tensor_rows(w->tensor), .cols = st_tensor_cols(w->tensor) };
+	return (struct st_rows){ .type = w->tensor,
+		                 .get = get_weight,
+		                 .w = w,
+		                 .gain = 1,
+		                 .rows = st_tensor_rows(w->tensor),
+		                 .cols = st_tensor_cols(w->tensor) };
 }
 
 enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
@@ -79,7 +81,8 @@ enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b,
 	float *buf = st_alloc_array((uint64_t)threads * 2 * cols, sizeof(float));
 	if (!buf)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	uint32_t block_a = st_noise_block(a->type->dtype), block_b = st_noise_block(b->type->dtype), largest = block_a > block_b ? block_a : block_b;
+	uint32_t block_a = st_noise_block(a->type->dtype), block_b = st_noise_block(b->type->dtype),
+		 largest = block_a > block_b ? block_a : block_b;
 #pragma omp parallel for num_threads(threads) schedule(static) if (n * cols > PARALLEL)
 	for (uint64_t i = 0; i < n; i++) {
 		if (st_cancelled())
@@ -90,8 +93,14 @@ enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b,
 		b->get(b, r, y);
 		struct st_sums s;
 		st_sums_of(x, y, cols, 0, &s);
-		stats[i] = (struct st_row_stat){ .aa = s.aa, .bb = s.bb, .ab = s.ab, .dd = s.dd, .max = s.max,
-		                                 .bad_a = s.bad_a, .bad_b = s.bad_b, .apart = s.apart };
+		stats[i] = (struct st_row_stat){ .aa = s.aa,
+			                         .bb = s.bb,
+			                         .ab = s.ab,
+			                         .dd = s.dd,
+			                         .max = s.max,
+			                         .bad_a = s.bad_a,
+			                         .bad_b = s.bad_b,
+			                         .apart = s.apart };
 		stats[i].coherent = coherence(a->type->dtype, b->type->dtype);
 		stats[i].blocks = largest > 1 ? st_ceil_div(cols, largest) : 0;
 		if (s.dd > 0) {
@@ -111,12 +120,14 @@ enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b,
 }
 
 /* Whether a gain over n elements is structure. The extra terms are for what few blocks leave of averaging. */
-static bool gain_stands_out(double bb, double ab, double pred_a, double pred, bool blocks, double coherent, uint64_t n, double more, double more_clipped)
+static bool gain_stands_out(double bb, double ab, double pred_a, double pred, bool blocks, double coherent, uint64_t n,
+                            double more, double more_clipped)
 {
 	if (bb <= 0 || pred <= 0)
 		return false;
 	double gain = ab / bb, rel2 = pred / bb;
-	double limit = fmax(GAIN_SIGMAS * sqrt(rel2 / (double)n), fmax(GAIN_SHRINK * rel2, (coherent + more) * sqrt(rel2)));
+	double limit = fmax(GAIN_SIGMAS * sqrt(rel2 / (double)n),
+	                    fmax(GAIN_SHRINK * rel2, (coherent + more) * sqrt(rel2)));
 	/* Below 1 the side that may have been clipped is a, above 1 it is b. */
 	if (blocks)
 		limit = fmax(limit, (GAIN_CLIPPED + more_clipped) * sqrt((gain < 1 ? pred_a : pred - pred_a) / bb));
@@ -129,10 +140,13 @@ bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols)
 		return true;
 	if (r->dd == 0)
 		return false;
-	double few = r->blocks ? 1 / sqrt((double)r->blocks) : 0, factor = r->amid_equal ? ROW_FACTOR_AMID_EQUAL : ROW_FACTOR + ROW_FACTOR_BLOCKS * few;
-	bool astray = r->blocks && r->ab < ROW_COSINE * sqrt(r->aa * r->bb) + DBL_MIN && r->dd > ROW_FACTOR_ASTRAY * ROW_FACTOR_ASTRAY * r->pred;
+	double few = r->blocks ? 1 / sqrt((double)r->blocks) : 0,
+	       factor = r->amid_equal ? ROW_FACTOR_AMID_EQUAL : ROW_FACTOR + ROW_FACTOR_BLOCKS * few;
+	bool astray = r->blocks && r->ab < ROW_COSINE * sqrt(r->aa * r->bb) + DBL_MIN
+	           && r->dd > ROW_FACTOR_ASTRAY * ROW_FACTOR_ASTRAY * r->pred;
 	return astray || r->dd > factor * factor * r->pred
-	       || gain_stands_out(r->bb, r->ab, r->pred_a, r->pred, r->blocks > 0, r->coherent, cols, ROW_GAIN_BLOCKS * few, ROW_GAIN_CLIPPED * few);
+	    || gain_stands_out(r->bb, r->ab, r->pred_a, r->pred, r->blocks > 0, r->coherent, cols,
+	                       ROW_GAIN_BLOCKS * few, ROW_GAIN_CLIPPED * few);
 }
 
 void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uint64_t n, uint64_t cols,
@@ -169,7 +183,9 @@ void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uin
 	s->gain = s->bb > 0 ? s->ab / s->bb : NAN;
 	s->rest_noise = rest <= TOTAL_FACTOR * TOTAL_FACTOR * rest_pred;
 	s->noise = s->bad_rows == 0 && s->dd <= TOTAL_FACTOR * TOTAL_FACTOR * s->pred
-	           && (differing == 0 || !gain_stands_out(s->bb, s->ab, s->pred_a, s->pred, stats[0].blocks > 0, stats[0].coherent, n * cols, 0, 0));
+	        && (differing == 0
+	            || !gain_stands_out(s->bb, s->ab, s->pred_a, s->pred, stats[0].blocks > 0, stats[0].coherent,
+	                                n * cols, 0, 0));
 }
 
 /* Every row, what they say together, and the columns where the rows say nothing. */
@@ -207,9 +223,13 @@ static enum st_status measure_as_held(struct st_pair *p, int threads, struct st_
 	return measure(p, threads, err);
 }
 
-enum st_status st_pair_open(struct st_pair *p, const struct st_weight *a, const struct st_weight *b, int threads, struct st_error *err)
+enum st_status st_pair_open(struct st_pair *p, const struct st_weight *a, const struct st_weight *b, int threads,
+                            struct st_error *err)
 {
-	*p = (struct st_pair){ .a = st_rows_of(a), .b = st_rows_of(b), .held_a = st_held_own(a->tensor), .held_b = st_held_own(b->tensor) };
+	*p = (struct st_pair){ .a = st_rows_of(a),
+		               .b = st_rows_of(b),
+		               .held_a = st_held_own(a->tensor),
+		               .held_b = st_held_own(b->tensor) };
 	p->stats = st_alloc_array(p->a.rows, sizeof *p->stats);
 	if (!p->stats)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");

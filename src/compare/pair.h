@@ -14,14 +14,14 @@ struct st_rows {
 	const struct st_tensor *type; /* predicts the noise of the rows: dtype and scale */
 	/* Row r to dst (cols floats). Called from many threads at once. */
 	void (*get)(const struct st_rows *s, uint64_t r, float *dst);
-	const struct st_weight *w;    /* stored rows */
-	const float *dense;           /* rows in memory: [rows, cols] */
+	const struct st_weight *w; /* stored rows */
+	const float *dense;        /* rows in memory: [rows, cols] */
 	uint64_t rows, cols;
 	/* Parameters of the hypotheses in weight_*.c. */
 	double gain, offset;
 	uint64_t shift;
 	const uint64_t *map;          /* row r comes from row map[r] */
-	const struct st_fused *fused;    /* weight_place.c */
+	const struct st_fused *fused; /* weight_place.c */
 	const double *factors;        /* of each column */
 	const struct st_rows *other;  /* a second source: the sibling of an interleaved tensor, the other side */
 };
@@ -30,13 +30,13 @@ struct st_rows {
 struct st_rows st_rows_of(const struct st_weight *w);
 
 struct st_row_stat {
-	double aa, bb, ab, dd; /* sums over the row */
-	double pred, pred_a;   /* predicted value of dd, and a's share of it */
+	double aa, bb, ab, dd;        /* sums over the row */
+	double pred, pred_a;          /* predicted value of dd, and a's share of it */
 	uint64_t bad_a, bad_b, apart; /* non-finite elements */
 	double max;
-	uint64_t blocks;       /* of the side with the larger ones; 0 where neither is stored in blocks */
-	double coherent;       /* the share of the error that may be the same for every element */
-	bool amid_equal;       /* both sides have one type, and most rows are equal */
+	uint64_t blocks; /* of the side with the larger ones; 0 where neither is stored in blocks */
+	double coherent; /* the share of the error that may be the same for every element */
+	bool amid_equal; /* both sides have one type, and most rows are equal */
 };
 
 /* What the rows say together. */
@@ -44,10 +44,10 @@ struct st_pair_summary {
 	double aa, bb, ab, dd, pred, pred_a, max;
 	uint64_t nonfinite_a, nonfinite_b, apart;
 	uint64_t bad_rows, first_bad, last_bad; /* rows beyond their noise, or with a gain of their own */
-	bool noise;       /* nothing beyond what the types predict */
-	bool rest_noise;  /* nothing but the bad rows is */
-	double rel;       /* sqrt(dd / bb) */
-	double predicted; /* sqrt(pred / bb) */
+	bool noise;                             /* nothing beyond what the types predict */
+	bool rest_noise;                        /* nothing but the bad rows is */
+	double rel;                             /* sqrt(dd / bb) */
+	double predicted;                       /* sqrt(pred / bb) */
 	double gain;
 };
 
@@ -66,13 +66,13 @@ ST_MUST_CHECK enum st_status st_columns_are_noise(const struct st_rows *a, const
 struct st_pair {
 	struct st_rows a, b;
 	struct st_held held_a, held_b;
-	struct st_tensor as_a, as_b;   /* the two as the held types err; `a` and `b` may point here */
-	struct st_row_stat *stats;     /* of every row */
+	struct st_tensor as_a, as_b; /* the two as the held types err; `a` and `b` may point here */
+	struct st_row_stat *stats;   /* of every row */
 	struct st_pair_summary sum;
 };
 /* *p must stay where it is until st_pair_close. */
-ST_MUST_CHECK enum st_status st_pair_open(struct st_pair *p, const struct st_weight *a, const struct st_weight *b, int threads,
-                                          struct st_error *err);
+ST_MUST_CHECK enum st_status st_pair_open(struct st_pair *p, const struct st_weight *a, const struct st_weight *b,
+                                          int threads, struct st_error *err);
 void st_pair_close(struct st_pair *p);
 
 bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols);
@@ -82,7 +82,10 @@ struct st_held st_held_own(const struct st_tensor *t);
 ST_MUST_CHECK enum st_status st_held_type(const struct st_tensor *t, struct st_held *held, struct st_error *err);
 
 /* What a factor may be in a transformer, and how reports call it: the i-th, or false behind the last. */
-struct st_constant { const char *name; double value; };
+struct st_constant {
+	const char *name;
+	double value;
+};
 bool st_known_constant(const struct st_config *cfg, size_t i, struct st_constant *out);
 
 /* Where the bytes of two 4-bit codes lie in a block; false for types without them (weight_blocks.c). */
@@ -97,7 +100,7 @@ bool st_role_is_bias(enum st_role r);
  */
 ST_MUST_CHECK enum st_status st_weight_explain(const struct st_model *ma, const struct st_model *mb,
                                                const struct st_rows *a, const struct st_rows *b,
-                                               const struct st_row_stat *stats, int threads,
-                                               struct st_weight_diff *d, struct st_error *err);
+                                               const struct st_row_stat *stats, int threads, struct st_weight_diff *d,
+                                               struct st_error *err);
 
 #endif

@@ -7,8 +7,8 @@
 /* Over the elements that are finite on both sides; d = a - b. */
 struct st_sums {
 	double aa, bb, ab, dd, abs;
-	double max;          /* of |d|; infinite where one side only is not finite */
-	uint64_t max_index;  /* first place of max */
+	double max;         /* of |d|; infinite where one side only is not finite */
+	uint64_t max_index; /* first place of max */
 	uint64_t bad_a, bad_b, apart;
 };
 

@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Codes of as many bits may be nearly multiples of each other (IQ4_NL is 16 times Q4_0): what a factor explains better is scaled. */
+/* Codes of as many bits may be nearly multiples of each other (IQ4_NL is 16 times Q4_0): what a factor explains better
+ * is scaled. */
 static enum st_status unless_scaled(struct st_trial *t)
 {
 	struct st_cause label = t->d->cause;
@@ -39,8 +40,8 @@ enum st_status st_test_mislabelled(struct st_trial *t)
 			continue;
 		for (int dt = 0; dt < ST_DTYPE_COUNT && !t->done; dt++) {
 			const struct st_dtype_info *info = st_dtype_info((enum st_dtype)dt);
-			if (dt == (int)x->dtype || dt == ST_DTYPE_APR_Q8 || (dt == ST_DTYPE_APR_Q4 && !apr) || info->kind == ST_KIND_INT
-			    || s->cols % info->block_elems != 0
+			if (dt == (int)x->dtype || dt == ST_DTYPE_APR_Q8 || (dt == ST_DTYPE_APR_Q4 && !apr)
+			    || info->kind == ST_KIND_INT || s->cols % info->block_elems != 0
 			    || s->cols / info->block_elems * info->block_bytes != x->row_bytes)
 				continue;
 			struct st_tensor relabelled = *x;
@@ -54,7 +55,11 @@ enum st_status st_test_mislabelled(struct st_trial *t)
 			st_param_text(&c, "type", info->name);
 			/* The same bytes under two labels: one of them is wrong, and nothing says which. */
 			bool either = even && dt == (int)other->w->tensor->dtype;
-			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c, either ? 0 : k ? 'b' : 'a', false));
+			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c,
+			                         either ? 0
+			                         : k    ? 'b'
+			                                : 'a',
+			                         false));
 		}
 	}
 	return t->done ? unless_scaled(t) : ST_OK;
@@ -80,9 +85,12 @@ enum st_status st_blocks_apart(struct st_trial *t, double *share)
 }
 
 /* Where the 4-bit codes of a block lie. */
-static const struct { enum st_dtype t; uint16_t first, count; } nibble_bytes[] = {
-	{ ST_DTYPE_Q4_0, 2, 16 }, { ST_DTYPE_Q4_1, 4, 16 }, { ST_DTYPE_IQ4_NL, 2, 16 }, { ST_DTYPE_APR_Q4, 2, 16 },
-	{ ST_DTYPE_MXFP4, 1, 16 }, { ST_DTYPE_Q4_K, 16, 128 }, { ST_DTYPE_Q5_0, 6, 16 }, { ST_DTYPE_Q5_1, 8, 16 },
+static const struct {
+	enum st_dtype t;
+	uint16_t first, count;
+} nibble_bytes[] = {
+	{ ST_DTYPE_Q4_0, 2, 16 },   { ST_DTYPE_Q4_1, 4, 16 },    { ST_DTYPE_IQ4_NL, 2, 16 }, { ST_DTYPE_APR_Q4, 2, 16 },
+	{ ST_DTYPE_MXFP4, 1, 16 },  { ST_DTYPE_Q4_K, 16, 128 },  { ST_DTYPE_Q5_0, 6, 16 },   { ST_DTYPE_Q5_1, 8, 16 },
 	{ ST_DTYPE_Q5_K, 48, 128 }, { ST_DTYPE_IQ4_XS, 8, 128 },
 };
 
@@ -118,7 +126,8 @@ static void get_nibbles(const struct st_rows *s, uint64_t r, float *dst)
 			if (s->shift == 0) {
 				q[i] = (uint8_t)(old[i] >> 4 | old[i] << 4);
 			} else if (s->shift == 1) {
-				/* element e of 32 was written as nibble e % 2 of byte e / 2; read it into byte e % 16 */
+				/* element e of 32 was written as nibble e % 2 of byte e / 2; read it into byte e % 16
+				 */
 				uint8_t lo = (uint8_t)(old[base + half / 2] >> (half % 2 * 4) & 15);
 				uint8_t hi = (uint8_t)(old[base + 8 + half / 2] >> (half % 2 * 4) & 15);
 				q[i] = (uint8_t)(lo | hi << 4);
@@ -150,7 +159,11 @@ enum st_status st_test_block_layout(struct st_trial *t)
 			st_param_text(&c, "order", orders[order]);
 			/* Between two files of such types either may be the one that was written wrongly. */
 			bool either = st_code_bytes((k ? t->a : t->b)->w->tensor->dtype, &first, &n);
-			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c, either ? 0 : k ? 'b' : 'a', false));
+			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c,
+			                         either ? 0
+			                         : k    ? 'b'
+			                                : 'a',
+			                         false));
 		}
 	}
 	return ST_OK;
@@ -190,7 +203,8 @@ enum st_status st_test_block_scale(struct st_trial *t)
 	for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !t->done; i++) {
 		bool per_row = i == 0;
 		/* A few rows off by a factor are corrupt rows; all of them are scaled by row. */
-		if (per_row ? t->d->bad_rows * 4 <= t->b->rows || share >= ST_ONE_FACTOR : share == 0 || t->b->cols < 2 * sizes[i])
+		if (per_row ? t->d->bad_rows * 4 <= t->b->rows || share >= ST_ONE_FACTOR
+		            : share == 0 || t->b->cols < 2 * sizes[i])
 			continue;
 		struct st_rows b = *t->b;
 		b.get = get_block_gains;

@@ -12,12 +12,12 @@
 
 #define ROWS 256 /* looked at, spread evenly */
 /*
- * Above the worst that sound storage does to one column: where all of its elements fall on the end of the code that clips, and an
- * encoder holds it for unimportant and clips it further, its error is up to 6 times the expected one.
+ * Above the worst that sound storage does to one column: where all of its elements fall on the end of the code that
+ * clips, and an encoder holds it for unimportant and clips it further, its error is up to 6 times the expected one.
  */
 #define COLUMN_FACTOR 8.0
-#define FEWEST_ROWS 8     /* of a matrix: with fewer, rows say all there is */
-#define TOUCHED 0.65      /* of a wrong column's elements are beyond their expected error; noise is so in one of three */
+#define FEWEST_ROWS 8 /* of a matrix: with fewer, rows say all there is */
+#define TOUCHED 0.65  /* of a wrong column's elements are beyond their expected error; noise is so in one of three */
 #define BLOCK 32
 
 /* What one column says. */
@@ -62,8 +62,8 @@ static void add_row(struct column *c, const float *x, const float *y, const doub
 }
 
 /*
- * What f32 arithmetic on the way to a weight leaves is in proportion to the terms of a sum, not to what a small column or element
- * came out as: its share is taken of the mean over all columns.
+ * What f32 arithmetic on the way to a weight leaves is in proportion to the terms of a sum, not to what a small column
+ * or element came out as: its share is taken of the mean over all columns.
  */
 static void mark_bad(struct columns *s, uint64_t cols)
 {
@@ -90,8 +90,8 @@ static bool out_of_step(const struct st_tensor *t)
 	return t->layout == ST_LAYOUT_FLAT && st_tensor_cols(t) % st_noise_group(t->dtype) != 0;
 }
 
-static enum st_status measure(const struct st_rows *a, const struct st_rows *b, struct st_arena *arena, struct columns *s,
-                              struct st_error *err)
+static enum st_status measure(const struct st_rows *a, const struct st_rows *b, struct st_arena *arena,
+                              struct columns *s, struct st_error *err)
 {
 	uint64_t cols = a->cols, n = a->rows < ROWS ? a->rows : ROWS;
 	bool blocks = st_noise_block(a->type->dtype) > 1 || st_noise_block(b->type->dtype) > 1;
@@ -145,8 +145,8 @@ static void get_columns(const struct st_rows *s, uint64_t r, float *dst)
 }
 
 /*
- * Whole blocks with one factor for all of their columns: wrong scales, which have a test of their own. Not every column of such
- * a block need stand out.
+ * Whole blocks with one factor for all of their columns: wrong scales, which have a test of their own. Not every column
+ * of such a block need stand out.
  */
 static bool are_blocks(const struct columns *s, uint64_t cols)
 {
@@ -185,7 +185,7 @@ static char odd_side(const struct columns *s, uint64_t cols)
 			good += s->c[i].bb / (double)(cols - s->n_bad);
 		}
 	}
-	bool a_odd = a > 9 * good || 9 * a < good, b_odd = b > 9 * good || 9 * b < good;
+	bool a_odd = a > 9 * good || 9 * a<good, b_odd = b> 9 * good || 9 * b < good;
 	return a_odd && !b_odd ? 'a' : b_odd && !a_odd ? 'b' : 0;
 }
 

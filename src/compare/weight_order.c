@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DENSE_LIMIT ((uint64_t)320 << 20)    /* bytes of a matrix held decoded: above it, transposition is judged on the sample */
+#define DENSE_LIMIT \
+	((uint64_t)320 << 20) /* bytes of a matrix held decoded: above it, transposition is judged on the sample */
 
 static void get_dense(const struct st_rows *s, uint64_t r, float *dst)
 {
@@ -35,7 +36,8 @@ static void drop_transposed(const struct st_rows *b, int way, const uint64_t *sl
 	for (uint64_t n = 0; n < rows && !st_cancelled(); n++) {
 		b->get(b, n, row);
 		for (uint64_t k = 0; k < cols; k++) {
-			uint64_t from = n * cols + k, to = way ? from % rows * cols + from / rows : k * rows + n, r = to / cols;
+			uint64_t from = n * cols + k, to = way ? from % rows * cols + from / rows : k * rows + n,
+				 r = to / cols;
 			if (slot[r] != UINT64_MAX)
 				dense[slot[r] * cols + to % cols] = row[k];
 		}
@@ -66,7 +68,11 @@ enum st_status st_test_transposed(struct st_trial *t)
 		b.get = get_mapped;
 		b.dense = dense;
 		b.map = slot; /* rows that are not kept are not asked for */
-		st = st_trial_consider(t, t->a, &b, (struct st_cause){ .code = "weight.transposed" }, way ? 'b' : rows == cols ? 0 : 'a', !whole);
+		st = st_trial_consider(t, t->a, &b, (struct st_cause){ .code = "weight.transposed" },
+		                       way            ? 'b'
+		                       : rows == cols ? 0
+		                                      : 'a',
+		                       !whole);
 	}
 out:
 	free(dense);
@@ -85,12 +91,14 @@ static enum st_status as_columns(struct st_trial *t, const struct st_rows *s, st
 	if (!v)
 		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
 	s->get(s, 0, v);
-	*out = (struct st_rows){ .type = s->type, .get = get_dense, .w = s->w, .dense = v, .gain = 1, .rows = s->cols, .cols = 1 };
+	*out = (struct st_rows){
+		.type = s->type, .get = get_dense, .w = s->w, .dense = v, .gain = 1, .rows = s->cols, .cols = 1
+	};
 	return ST_OK;
 }
 
-/* st_trial_consider() for a permutation of rows, or of the elements of a vector: the latter is judged as one row, since a single
- * element has no noise statistics of its own. */
+/* st_trial_consider() for a permutation of rows, or of the elements of a vector: the latter is judged as one row, since
+ * a single element has no noise statistics of its own. */
 static enum st_status consider_map(struct st_trial *t, const uint64_t *map, struct st_cause c)
 {
 	struct st_rows b;
@@ -149,7 +157,8 @@ enum st_status st_test_rope_order(struct st_trial *t)
 					}
 					map[i] = j;
 				}
-				struct st_cause c = { .code = pass == 0 ? "weight.rope_permuted" : "weight.rope_permuted_wrong_heads" };
+				struct st_cause c = { .code = pass == 0 ? "weight.rope_permuted"
+					                                : "weight.rope_permuted_wrong_heads" };
 				st_param_number(&c, "heads", (double)right);
 				if (pass > 0)
 					st_param_number(&c, "wrong_heads", (double)h);
@@ -203,7 +212,9 @@ static enum st_status match_rows(struct st_trial *t, uint64_t *best, bool *only)
 		b->get(b, r, y);
 		double len = sqrt(dot(y, y, cols));
 		for (uint64_t i = 0; i < S; i++)
-			cosine[i * b->rows + r] = len > 0 && norm[i] > 0 ? (float)(dot(x + i * cols, y, cols) / (len * norm[i])) : 0;
+			cosine[i * b->rows + r] = len > 0 && norm[i] > 0
+			                                ? (float)(dot(x + i * cols, y, cols) / (len * norm[i]))
+			                                : 0;
 	}
 	st = st_check_cancel(t->err);
 	for (uint64_t i = 0; i < S; i++) {
@@ -273,7 +284,8 @@ enum st_status st_test_row_order(struct st_trial *t)
 		}
 		b.get = get_shifted;
 		b.other = t->a;
-		struct st_cause c = { .code = t->d->slot->role == ST_ROLE_EMBED ? "embedding.row_shift" : "weight.row_shift" };
+		struct st_cause c = { .code = t->d->slot->role == ST_ROLE_EMBED ? "embedding.row_shift"
+			                                                        : "weight.row_shift" };
 		st_param_number(&c, "shift", shift <= n / 2 ? (double)shift : (double)shift - (double)n);
 		if (edge)
 			st_param_number(&c, "rows_lost", (double)lost);
@@ -288,5 +300,6 @@ enum st_status st_test_row_order(struct st_trial *t)
 		map[t->sample[i]] = !bad || best[i] == UINT64_MAX ? t->sample[i] : best[i];
 		moved |= map[t->sample[i]] != t->sample[i];
 	}
-	return moved ? st_trial_consider(t, t->a, &b, (struct st_cause){ .code = "weight.rows_permuted" }, 0, true) : ST_OK;
+	return moved ? st_trial_consider(t, t->a, &b, (struct st_cause){ .code = "weight.rows_permuted" }, 0, true)
+	             : ST_OK;
 }

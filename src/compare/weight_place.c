@@ -11,7 +11,8 @@ static const char *misplaced_code(const struct st_weight *slot, const struct st_
 		return f == ST_ROLE_EMBED ? "head.tied" : "head.wrong_tensor";
 	if (st_role_is_norm(r) && st_role_is_norm(f))
 		return "norm.wrong_weight";
-	bool qkv_r = (r >= ST_ROLE_Q && r <= ST_ROLE_V) || st_role_is_bias(r), qkv_f = (f >= ST_ROLE_Q && f <= ST_ROLE_V) || st_role_is_bias(f);
+	bool qkv_r = (r >= ST_ROLE_Q && r <= ST_ROLE_V) || st_role_is_bias(r),
+	     qkv_f = (f >= ST_ROLE_Q && f <= ST_ROLE_V) || st_role_is_bias(f);
 	if (qkv_r && qkv_f && slot->layer == found->layer)
 		return "weight.qkv_swapped";
 	if ((r == ST_ROLE_GATE && f == ST_ROLE_UP) || (r == ST_ROLE_UP && f == ST_ROLE_GATE))
@@ -68,18 +69,23 @@ static enum st_status find_misplaced(struct st_trial *t, const struct st_rows *s
 }
 
 /*
- * One side has a head of its own, the other uses its embedding. A side that says its head is tied and holds another one is
- * wrong; so is a side that says nothing where the other says what it does. Where the two agree or both are silent, nothing tells.
+ * One side has a head of its own, the other uses its embedding. A side that says its head is tied and holds another one
+ * is wrong; so is a side that says nothing where the other says what it does. Where the two agree or both are silent,
+ * nothing tells.
  */
 static enum st_status one_is_tied(struct st_trial *t)
 {
 	struct st_weight_diff *d = t->d;
 	bool tied_a = d->a->role == ST_ROLE_EMBED;
-	enum st_tie own = st_model_config(tied_a ? t->mb : t->ma)->tie_said, tied = st_model_config(tied_a ? t->ma : t->mb)->tie_said;
+	enum st_tie own = st_model_config(tied_a ? t->mb : t->ma)->tie_said,
+		    tied = st_model_config(tied_a ? t->ma : t->mb)->tie_said;
 	char own_side = tied_a ? 'b' : 'a', tied_side = tied_a ? 'a' : 'b';
 	bool untied = own == ST_TIE_YES || (own == ST_TIE_UNSAID && tied == ST_TIE_YES);
-	d->cause = (struct st_cause){ .code = untied ? "head.untied" : "head.tied", .confidence = ST_CONFIRMED, .residual_before = d->rel_l2,
-	                              .residual_after = d->rel_l2, .floor = d->predicted };
+	d->cause = (struct st_cause){ .code = untied ? "head.untied" : "head.tied",
+		                      .confidence = ST_CONFIRMED,
+		                      .residual_before = d->rel_l2,
+		                      .residual_after = d->rel_l2,
+		                      .floor = d->predicted };
 	d->side = untied ? own_side : own == ST_TIE_NO && tied == ST_TIE_UNSAID ? tied_side : 0;
 	st_param_text(&d->cause, untied ? "tied" : "holds", (tied_a ? d->a : d->b)->canonical);
 	t->done = true;
@@ -103,7 +109,8 @@ enum st_status st_test_misplaced(struct st_trial *t)
 	st_param_text(&c, "holds", found->canonical);
 	if (found->layer >= 0)
 		st_param_number(&c, "layer", found->layer);
-	return in_b ? st_trial_consider(t, t->a, &other, c, side, false) : st_trial_consider(t, &other, t->b, c, side, false);
+	return in_b ? st_trial_consider(t, t->a, &other, c, side, false)
+	            : st_trial_consider(t, &other, t->b, c, side, false);
 }
 
 static void get_alternating(const struct st_rows *s, uint64_t r, float *dst)
@@ -122,15 +129,17 @@ enum st_status st_test_gate_up_interleaved(struct st_trial *t)
 	uint32_t layer = (uint32_t)t->d->slot->layer;
 	for (int k = 0; k < 2 && !t->done; k++) {
 		const struct st_model *m = k ? t->ma : t->mb; /* the sound side */
-		const struct st_weight *gate = st_model_weight(m, ST_ROLE_GATE, layer), *up = st_model_weight(m, ST_ROLE_UP, layer);
+		const struct st_weight *gate = st_model_weight(m, ST_ROLE_GATE, layer),
+				       *up = st_model_weight(m, ST_ROLE_UP, layer);
 		if (!gate || !gate->tensor || !up || !up->tensor)
 			continue;
 		struct st_rows side = st_rows_of(gate), other = st_rows_of(up);
 		side.get = get_alternating;
 		side.other = &other;
 		side.shift = r == ST_ROLE_UP ? side.rows : 0;
-		ST_TRY(st_trial_consider(t, k ? &side : t->a, k ? t->b : &side, (struct st_cause){ .code = "weight.gate_up_interleaved" },
-		                k ? 'b' : 'a', false));
+		ST_TRY(st_trial_consider(t, k ? &side : t->a, k ? t->b : &side,
+		                         (struct st_cause){ .code = "weight.gate_up_interleaved" }, k ? 'b' : 'a',
+		                         false));
 	}
 	return ST_OK;
 }
@@ -140,13 +149,13 @@ struct st_fused {
 	struct st_rows part[3]; /* Q, K, V of side b */
 	uint64_t start;         /* of this weight in [Q | K | V] */
 	uint64_t chunks;
-	bool gathered;          /* which of the two was read as the other */
+	bool gathered; /* which of the two was read as the other */
 };
 
 /*
- * A fused matrix holds its rows either as [Q | K | V] or in chunks [q0 k0 v0 | q1 k1 v1 | ...], one for each group of heads or
- * for each device that had a part. Reading the one as the other puts row r of this weight where row r + start of the
- * one stands in the other.
+ * A fused matrix holds its rows either as [Q | K | V] or in chunks [q0 k0 v0 | q1 k1 v1 | ...], one for each group of
+ * heads or for each device that had a part. Reading the one as the other puts row r of this weight where row r + start
+ * of the one stands in the other.
  */
 static void get_fused(const struct st_rows *s, uint64_t r, float *dst)
 {
@@ -184,7 +193,8 @@ enum st_status st_test_qkv_interleaved(struct st_trial *t)
 		return ST_OK;
 	struct st_fused f = { .start = 0 };
 	for (int i = 0; i < 3; i++) {
-		const struct st_weight *w = st_model_weight(t->mb, (enum st_role)(ST_ROLE_Q + i), (uint32_t)t->d->slot->layer);
+		const struct st_weight *w = st_model_weight(t->mb, (enum st_role)(ST_ROLE_Q + i),
+		                                            (uint32_t)t->d->slot->layer);
 		if (!w || !w->tensor || st_tensor_cols(w->tensor) != t->a->cols)
 			return ST_OK;
 		f.part[i] = st_rows_of(w);

@@ -14,13 +14,10 @@
 bool st_role_is_norm(enum st_role r)
 {
 	return r == ST_ROLE_ATTN_NORM || r == ST_ROLE_FFN_NORM || r == ST_ROLE_FINAL_NORM || r == ST_ROLE_Q_NORM
-	       || r == ST_ROLE_K_NORM;
+	    || r == ST_ROLE_K_NORM;
 }
 
-bool st_role_is_bias(enum st_role r)
-{
-	return r == ST_ROLE_Q_BIAS || r == ST_ROLE_K_BIAS || r == ST_ROLE_V_BIAS;
-}
+bool st_role_is_bias(enum st_role r) { return r == ST_ROLE_Q_BIAS || r == ST_ROLE_K_BIAS || r == ST_ROLE_V_BIAS; }
 
 /* ---- proposing a cause ---- */
 
@@ -95,8 +92,8 @@ static bool helps(const struct st_trial *t, const struct st_row_stat *part)
 	return after <= (rows ? 0.5 : 0.85) * before;
 }
 
-enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, const struct st_rows *b, struct st_cause c,
-                               char side, bool sampled)
+enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, const struct st_rows *b,
+                                 struct st_cause c, char side, bool sampled)
 {
 	struct st_row_stat part[ST_SAMPLE];
 	struct st_pair_summary s;
@@ -115,7 +112,8 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 		fit = fits(&s, a->rows, t->d->bad_rows);
 	}
 	add_candidate(t->d, c.code, s.rel);
-	/* Nine tenths of the difference, and of the tensor: of one that is far too large almost anything takes most away. */
+	/* Nine tenths of the difference, and of the tensor: of one that is far too large almost anything takes most
+	 * away. */
 	double most = fmin(1, fmin(t->d->rel_l2, t->before.rel));
 	bool likely = !t->likely && isfinite(s.rel) && s.rel <= LIKELY * most;
 	if (!fit && !likely)
@@ -135,9 +133,12 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 
 /* Simple before complicated; what is decided bit by bit before what is fitted. */
 static enum st_status (*const tests[])(struct st_trial *) = {
-	st_test_mislabelled, st_test_nan, st_test_constant, st_test_plus_one, st_test_scaled, st_test_transposed,
-	st_test_rope_order, st_test_misplaced, st_test_gate_up_interleaved, st_test_qkv_interleaved, st_test_block_layout,
-	st_test_row_order, st_test_nan_elsewhere, st_test_columns, st_test_block_scale, st_test_row_corrupt,
+	st_test_mislabelled,     st_test_nan,          st_test_constant,
+	st_test_plus_one,        st_test_scaled,       st_test_transposed,
+	st_test_rope_order,      st_test_misplaced,    st_test_gate_up_interleaved,
+	st_test_qkv_interleaved, st_test_block_layout, st_test_row_order,
+	st_test_nan_elsewhere,   st_test_columns,      st_test_block_scale,
+	st_test_row_corrupt,
 };
 
 /* Half of the sample spread evenly, the other half the first of the rows beyond their noise. */
@@ -164,15 +165,20 @@ enum st_status st_weight_explain(const struct st_model *ma, const struct st_mode
                                  const struct st_rows *b, const struct st_row_stat *stats, int threads,
                                  struct st_weight_diff *d, struct st_error *err)
 {
-	struct st_trial t = { .ma = ma, .mb = mb, .a = a, .b = b, .stats = stats, .threads = threads, .d = d, .err = err };
+	struct st_trial t = {
+		.ma = ma, .mb = mb, .a = a, .b = b, .stats = stats, .threads = threads, .d = d, .err = err
+	};
 	st_arena_init(&t.arena);
 	choose_sample(&t);
 	enum st_status st = ST_OK;
 	for (size_t i = 0; i < sizeof tests / sizeof *tests && !t.done && st == ST_OK; i++)
 		st = tests[i](&t);
 	if (!t.done && !t.likely)
-		d->cause = (struct st_cause){ .code = "unexplained", .confidence = ST_UNEXPLAINED, .residual_before = d->rel_l2,
-		                              .residual_after = d->rel_l2, .floor = d->predicted };
+		d->cause = (struct st_cause){ .code = "unexplained",
+			                      .confidence = ST_UNEXPLAINED,
+			                      .residual_before = d->rel_l2,
+			                      .residual_after = d->rel_l2,
+			                      .floor = d->predicted };
 	st_arena_release(&t.arena);
 	return st;
 }

@@ -15,15 +15,15 @@
 
 struct st_trial {
 	const struct st_model *ma, *mb;
-	const struct st_rows *a, *b;         /* as stored */
-	const struct st_row_stat *stats;     /* of all rows, as stored */
+	const struct st_rows *a, *b;     /* as stored */
+	const struct st_row_stat *stats; /* of all rows, as stored */
 	int threads;
 	uint64_t sample[ST_SAMPLE], n_sample;
-	struct st_pair_summary before;       /* of the sample */
+	struct st_pair_summary before; /* of the sample */
 	struct st_weight_diff *d;
 	struct st_arena arena;
-	bool done;                           /* a cause is confirmed */
-	bool likely;                         /* d->cause holds a likely one */
+	bool done;   /* a cause is confirmed */
+	bool likely; /* d->cause holds a likely one */
 	struct st_error *err;
 };
 

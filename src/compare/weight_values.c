@@ -1,4 +1,5 @@
-/* weight_values.c - numbers that are wrong where they stand: not finite, constant, scaled, offset, or a few rows of them. */
+/* weight_values.c - numbers that are wrong where they stand: not finite, constant, scaled, offset, or a few rows of
+ * them. */
 #include "compare/weight_trial.h"
 #include "compare/sums.h"
 
@@ -16,8 +17,11 @@ static void blame_nan(struct st_trial *t, char side)
 {
 	struct st_weight_diff *d = t->d;
 	d->side = side;
-	d->cause = (struct st_cause){ .code = "weight.nan", .confidence = ST_CONFIRMED, .residual_before = INFINITY,
-	                              .residual_after = INFINITY, .floor = d->predicted };
+	d->cause = (struct st_cause){ .code = "weight.nan",
+		                      .confidence = ST_CONFIRMED,
+		                      .residual_before = INFINITY,
+		                      .residual_after = INFINITY,
+		                      .floor = d->predicted };
 	st_param_number(&d->cause, "nonfinite", (double)(d->side == 'a' ? d->nonfinite_a : d->nonfinite_b));
 	st_param_number(&d->cause, "first_row", (double)d->first_bad_row);
 	t->done = true;
@@ -71,8 +75,12 @@ enum st_status st_test_constant(struct st_trial *t)
 		if (!equal)
 			continue;
 		t->d->side = k % 2 ? 'b' : 'a';
-		t->d->cause = (struct st_cause){ .code = ones ? "norm.weight_missing" : st_role_is_bias(r) ? "bias.missing" : "weight.missing",
-		                                 .confidence = ST_CONFIRMED, .residual_before = t->d->rel_l2, .residual_after = t->d->rel_l2 };
+		t->d->cause = (struct st_cause){ .code = ones               ? "norm.weight_missing"
+			                               : st_role_is_bias(r) ? "bias.missing"
+			                                                    : "weight.missing",
+			                         .confidence = ST_CONFIRMED,
+			                         .residual_before = t->d->rel_l2,
+			                         .residual_after = t->d->rel_l2 };
 		st_param_number(&t->d->cause, "all", ones);
 		t->done = true;
 		return ST_OK;
@@ -82,17 +90,24 @@ enum st_status st_test_constant(struct st_trial *t)
 
 const char *st_scaled_code(enum st_role r)
 {
-	return r == ST_ROLE_EMBED ? "embedding.scale" : r == ST_ROLE_HEAD ? "head.scale"
-	       : st_role_is_bias(r) ? "bias.scaled" : "weight.scaled";
+	return r == ST_ROLE_EMBED ? "embedding.scale"
+	     : r == ST_ROLE_HEAD  ? "head.scale"
+	     : st_role_is_bias(r) ? "bias.scaled"
+	                          : "weight.scaled";
 }
 
 bool st_known_constant(const struct st_config *cfg, size_t i, struct st_constant *out)
 {
 	const struct st_constant known[] = {
-		{ "2", 2 }, { "1/2", 0.5 }, { "-1", -1 },
-		{ "sqrt(head_dim)", sqrt(cfg->head_dim) }, { "1/sqrt(head_dim)", 1 / sqrt(cfg->head_dim) },
-		{ "sqrt(hidden)", sqrt(cfg->hidden) }, { "1/sqrt(hidden)", 1 / sqrt(cfg->hidden) },
-		{ "sqrt(2)", sqrt(2) }, { "1/sqrt(2)", sqrt(0.5) },
+		{ "2", 2 },
+		{ "1/2", 0.5 },
+		{ "-1", -1 },
+		{ "sqrt(head_dim)", sqrt(cfg->head_dim) },
+		{ "1/sqrt(head_dim)", 1 / sqrt(cfg->head_dim) },
+		{ "sqrt(hidden)", sqrt(cfg->hidden) },
+		{ "1/sqrt(hidden)", 1 / sqrt(cfg->hidden) },
+		{ "sqrt(2)", sqrt(2) },
+		{ "1/sqrt(2)", sqrt(0.5) },
 	};
 	if (i < sizeof known / sizeof *known)
 		*out = known[i];
@@ -183,14 +198,17 @@ enum st_status st_test_row_corrupt(struct st_trial *t)
 		bb += t->stats[r].bb;
 	}
 	uint64_t good = t->a->rows - d->bad_rows;
-	d->cause = (struct st_cause){ .code = "weight.row_corrupt", .confidence = ST_CONFIRMED, .residual_before = d->rel_l2,
-	                              .residual_after = bb > 0 ? sqrt(dd / bb) : 0, .floor = bb > 0 ? sqrt(pred / bb) : 0 };
+	d->cause = (struct st_cause){ .code = "weight.row_corrupt",
+		                      .confidence = ST_CONFIRMED,
+		                      .residual_before = d->rel_l2,
+		                      .residual_after = bb > 0 ? sqrt(dd / bb) : 0,
+		                      .floor = bb > 0 ? sqrt(pred / bb) : 0 };
 	st_param_number(&d->cause, "rows", (double)d->bad_rows);
 	st_param_number(&d->cause, "first_row", (double)d->first_bad_row);
 	st_param_number(&d->cause, "last_row", (double)d->last_bad_row);
 	/* Rows of one matrix are of one size; bad rows far from it show which side was hit. */
 	double typical = bb / (double)good, a = bad_aa / (double)d->bad_rows, b = bad_bb / (double)d->bad_rows;
-	bool a_odd = a > 9 * typical || 9 * a < typical, b_odd = b > 9 * typical || 9 * b < typical;
+	bool a_odd = a > 9 * typical || 9 * a<typical, b_odd = b> 9 * typical || 9 * b < typical;
 	d->side = a_odd && !b_odd ? 'a' : b_odd && !a_odd ? 'b' : 0;
 	t->done = true;
 	return ST_OK;

@@ -55,7 +55,8 @@ struct truncation {
 	enum st_confidence confidence;
 };
 
-static enum st_status find_truncation(const struct st_rows *a, const struct st_rows *b, struct truncation *out, struct st_error *err)
+static enum st_status find_truncation(const struct st_rows *a, const struct st_rows *b, struct truncation *out,
+                                      struct st_error *err)
 {
 	*out = (struct truncation){ 0 };
 	enum st_dtype ta = a->type->dtype, tb = b->type->dtype;
@@ -74,7 +75,8 @@ static enum st_status find_truncation(const struct st_rows *a, const struct st_r
 		for (uint64_t j = 0; j < a->cols; j++, seen++) {
 			uint32_t u = bits_of(x[j]), v = bits_of(y[j]);
 			if (both) {
-				int64_t steps = ((int64_t)u - (int64_t)v) / 0x10000; /* sign and magnitude: larger bits, larger magnitude */
+				int64_t steps = ((int64_t)u - (int64_t)v)
+				              / 0x10000; /* sign and magnitude: larger bits, larger magnitude */
 				below += steps == -1;
 				above += steps == 1;
 				other += (u ^ v) >> 31 || steps < -1 || steps > 1;
@@ -88,7 +90,8 @@ static enum st_status find_truncation(const struct st_rows *a, const struct st_r
 	free(x);
 	if (other == 0 && lost > 0)
 		*out = (struct truncation){ cut_a ? 'a' : 'b', ST_CONFIRMED };
-	if (both && other == 0 && seen >= 64 && (below == 0 || above == 0) && 4 * (below + above) > seen && 4 * (below + above) < 3 * seen)
+	if (both && other == 0 && seen >= 64 && (below == 0 || above == 0) && 4 * (below + above) > seen
+	    && 4 * (below + above) < 3 * seen)
 		*out = (struct truncation){ below ? 'a' : 'b', ST_LIKELY };
 	return ST_OK;
 }
@@ -97,7 +100,8 @@ static void shape_param(struct st_cause *c, const char *key, const struct st_ten
 {
 	struct st_param *p = &c->params[c->n_params++];
 	snprintf(p->key, sizeof p->key, "%s", key);
-	snprintf(p->text, sizeof p->text, "[%llu, %llu]", (unsigned long long)st_tensor_rows(t), (unsigned long long)st_tensor_cols(t));
+	snprintf(p->text, sizeof p->text, "[%llu, %llu]", (unsigned long long)st_tensor_rows(t),
+	         (unsigned long long)st_tensor_cols(t));
 }
 
 /* A row of the transpose of a matrix: a column of it. Slow, and only for matrices whose label is wrong. */
@@ -118,8 +122,10 @@ static enum st_status compare_shapes(int threads, struct st_weight_diff *d, stru
 	d->status = ST_WEIGHT_FAULT;
 	d->rel_l2 = d->max_abs = INFINITY;
 	d->gain = NAN;
-	d->cause = (struct st_cause){ .code = "config.mismatch", .confidence = ST_CONFIRMED, .residual_before = INFINITY,
-	                              .residual_after = INFINITY };
+	d->cause = (struct st_cause){ .code = "config.mismatch",
+		                      .confidence = ST_CONFIRMED,
+		                      .residual_before = INFINITY,
+		                      .residual_after = INFINITY };
 	shape_param(&d->cause, "shape_a", x);
 	shape_param(&d->cause, "shape_b", y);
 	uint64_t rows = st_tensor_rows(x), cols = st_tensor_cols(x);
@@ -130,7 +136,8 @@ static enum st_status compare_shapes(int threads, struct st_weight_diff *d, stru
 	enum st_status st = dense && stats ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK) {
 		st_tensor_decode(x, 0, rows, dense);
-		struct st_rows a = { .type = x, .get = get_column, .dense = dense, .rows = cols, .cols = rows }, b = st_rows_of(d->b);
+		struct st_rows a = { .type = x, .get = get_column, .dense = dense, .rows = cols, .cols = rows },
+			       b = st_rows_of(d->b);
 		struct st_pair_summary s;
 		st = st_pair_measure(&a, &b, NULL, cols, threads, stats, err);
 		if (st == ST_OK)
@@ -151,17 +158,18 @@ static bool is_padded(const struct st_weight_diff *d)
 {
 	const struct st_tensor *x = d->a->tensor, *y = d->b->tensor;
 	return (d->slot->role == ST_ROLE_EMBED || d->slot->role == ST_ROLE_HEAD) && x->ndim == 2 && y->ndim == 2
-	       && st_tensor_cols(x) == st_tensor_cols(y) && x->layout == ST_LAYOUT_ROWS && y->layout == ST_LAYOUT_ROWS;
+	    && st_tensor_cols(x) == st_tensor_cols(y) && x->layout == ST_LAYOUT_ROWS && y->layout == ST_LAYOUT_ROWS;
 }
 
 static enum st_status compare_pair(const struct st_model *ma, const struct st_model *mb, int threads,
                                    struct st_weight_diff *d, struct st_error *err);
 
-static enum st_status compare_common_rows(const struct st_model *ma, const struct st_model *mb, int threads, struct st_weight_diff *d,
-                                          struct st_error *err)
+static enum st_status compare_common_rows(const struct st_model *ma, const struct st_model *mb, int threads,
+                                          struct st_weight_diff *d, struct st_error *err)
 {
 	const struct st_weight *a = d->a, *b = d->b;
-	uint64_t rows_a = st_tensor_rows(a->tensor), rows_b = st_tensor_rows(b->tensor), rows = rows_a < rows_b ? rows_a : rows_b;
+	uint64_t rows_a = st_tensor_rows(a->tensor), rows_b = st_tensor_rows(b->tensor),
+		 rows = rows_a < rows_b ? rows_a : rows_b;
 	struct st_tensor ta = st_tensor_first_rows(a->tensor, rows), tb = st_tensor_first_rows(b->tensor, rows);
 	struct st_weight wa = *a, wb = *b;
 	wa.tensor = &ta;
@@ -172,7 +180,9 @@ static enum st_status compare_common_rows(const struct st_model *ma, const struc
 	d->a = a;
 	d->b = b;
 	/* Other rows altogether are another vocabulary. */
-	return st == ST_OK && d->status == ST_WEIGHT_FAULT && d->cause.confidence == ST_UNEXPLAINED ? compare_shapes(threads, d, err) : st;
+	return st == ST_OK && d->status == ST_WEIGHT_FAULT && d->cause.confidence == ST_UNEXPLAINED
+	             ? compare_shapes(threads, d, err)
+	             : st;
 }
 
 /* Equal bytes may still hold the same NaN twice: that is no difference, and is counted by the stages. */
@@ -212,8 +222,11 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 	if (cut.side) {
 		d->status = ST_WEIGHT_FAULT;
 		d->side = cut.side;
-		d->cause = (struct st_cause){ .code = "weight.truncated_rounding", .confidence = cut.confidence, .residual_before = s->rel,
-		                              .residual_after = cut.confidence == ST_CONFIRMED ? 0 : s->rel, .floor = s->predicted };
+		d->cause = (struct st_cause){ .code = "weight.truncated_rounding",
+			                      .confidence = cut.confidence,
+			                      .residual_before = s->rel,
+			                      .residual_after = cut.confidence == ST_CONFIRMED ? 0 : s->rel,
+			                      .floor = s->predicted };
 	} else if (st == ST_OK && d->status == ST_WEIGHT_FAULT) {
 		st = st_weight_explain(ma, mb, &p.a, &p.b, p.stats, threads, d, err);
 	}
@@ -232,7 +245,9 @@ static const struct st_weight *bound(const struct st_model *m, const struct st_w
 static const struct st_weight *filled(const struct st_model *m, const struct st_weight *slot)
 {
 	const struct st_weight *w = bound(m, slot);
-	return !w && slot->role == ST_ROLE_HEAD && st_model_config(m)->tied ? bound(m, st_model_weight(m, ST_ROLE_EMBED, 0)) : w;
+	return !w && slot->role == ST_ROLE_HEAD && st_model_config(m)->tied
+	             ? bound(m, st_model_weight(m, ST_ROLE_EMBED, 0))
+	             : w;
 }
 
 static void one_sided(struct st_weight_diff *d)
@@ -241,7 +256,9 @@ static void one_sided(struct st_weight_diff *d)
 	d->side = d->a ? 'b' : 'a';
 	d->rel_l2 = INFINITY;
 	d->cause = (struct st_cause){ .code = st_role_is_bias(d->slot->role) ? "bias.missing" : "weight.missing",
-	                              .confidence = ST_CONFIRMED, .residual_before = INFINITY, .residual_after = INFINITY };
+		                      .confidence = ST_CONFIRMED,
+		                      .residual_before = INFINITY,
+		                      .residual_after = INFINITY };
 }
 
 enum st_status st_compare_weights(const struct st_model *a, const struct st_model *b, int threads,
@@ -259,7 +276,8 @@ enum st_status st_compare_weights(const struct st_model *a, const struct st_mode
 		/* The slots of a, then those that only b has. */
 		const struct st_weight *slot = i < na ? st_model_weight_at(a, i) : st_model_weight_at(b, i - na);
 		if (slot->role == ST_ROLE_ROPE_FREQS)
-			continue; /* a way to write frequencies: they are compared as frequencies, with the configuration */
+			continue; /* a way to write frequencies: they are compared as frequencies, with the
+			             configuration */
 		if (i >= na && bound(a, slot))
 			continue; /* one of a's slots, already there */
 		struct st_weight_diff *w = &d[used];

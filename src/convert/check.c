@@ -1,9 +1,10 @@
 /*
  * check.c - the result, read back with the ordinary reader before it gets its name.
  *
- * Tensors that were copied must be there byte for byte; those that were encoded must hold the numbers that were meant, as
- * far as their type allows. Independently of how they were made, rows of every weight are then compared with the input's in
- * the basis of the graph, so that a wrong order of rows cannot confirm itself; repaired weights are compared with the sound file's.
+ * Tensors that were copied must be there byte for byte; those that were encoded must hold the numbers that were meant,
+ * as far as their type allows. Independently of how they were made, rows of every weight are then compared with the
+ * input's in the basis of the graph, so that a wrong order of rows cannot confirm itself; repaired weights are compared
+ * with the sound file's.
  */
 #include "convert/convert.h"
 
@@ -51,17 +52,27 @@ static enum st_status check_copy(const struct st_job *j, const struct st_tensor 
 	return st;
 }
 
-static void get_dense(const struct st_rows *s, uint64_t r, float *dst) { memcpy(dst, s->dense + r * s->cols, s->cols * sizeof *dst); }
-static void get_stored(const struct st_rows *s, uint64_t r, float *dst) { st_tensor_decode(s->type, s->shift + r, 1, dst); }
+static void get_dense(const struct st_rows *s, uint64_t r, float *dst)
+{
+	memcpy(dst, s->dense + r * s->cols, s->cols * sizeof *dst);
+}
+static void get_stored(const struct st_rows *s, uint64_t r, float *dst)
+{
+	st_tensor_decode(s->type, s->shift + r, 1, dst);
+}
 
 /* The rows that a job is to give. */
 struct meant_rows {
 	struct st_rows rows; /* first */
 	const struct st_job *j;
 };
-static void get_meant(const struct st_rows *s, uint64_t r, float *dst) { st_job_row(((const struct meant_rows *)s)->j, r, dst); }
+static void get_meant(const struct st_rows *s, uint64_t r, float *dst)
+{
+	st_job_row(((const struct meant_rows *)s)->j, r, dst);
+}
 
-static enum st_status check_numbers(const struct st_job *j, const struct st_tensor *t, int threads, struct st_error *err)
+static enum st_status check_numbers(const struct st_job *j, const struct st_tensor *t, int threads,
+                                    struct st_error *err)
 {
 	const struct st_tensor exact = { .dtype = ST_DTYPE_F32, .scale = 1 };
 	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), step = st_job_step(j);
@@ -70,7 +81,8 @@ static enum st_status check_numbers(const struct st_job *j, const struct st_tens
 	struct st_row_stat *stats = st_alloc_array(rows, sizeof *stats);
 	enum st_status st = (x || by_rows) && stats ? ST_OK : st_no_memory(err);
 	if (by_rows && st == ST_OK) {
-		struct meant_rows want = { .rows = { .type = &exact, .get = get_meant, .rows = rows, .cols = cols }, .j = j };
+		struct meant_rows want = { .rows = { .type = &exact, .get = get_meant, .rows = rows, .cols = cols },
+			                   .j = j };
 		struct st_rows got = { .type = t, .get = get_stored, .rows = rows, .cols = cols };
 		st = st_pair_measure(&got, &want.rows, NULL, rows, threads, stats, err);
 	}
@@ -86,7 +98,9 @@ static enum st_status check_numbers(const struct st_job *j, const struct st_tens
 	if (st == ST_OK) {
 		st_pair_summarise(stats, NULL, rows, cols, &s);
 		if (s.dd > 0 && !s.noise)
-			st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, t->name, "reading back gives numbers that differ by %.3g where %s accounts for %.3g; nothing was written",
+			st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, t->name,
+			                "reading back gives numbers that differ by %.3g where %s accounts for %.3g; "
+			                "nothing was written",
 			                s.rel, st_dtype_info(t->dtype)->name, s.predicted);
 	}
 	free(x);
@@ -99,7 +113,8 @@ static enum st_status check_job(const struct st_job *j, const struct st_containe
 	const struct st_tensor *t = st_container_find(c, j->spec.name);
 	if (!t)
 		return differs(j->spec.name, err, "no such tensor");
-	if (t->dtype != j->spec.dtype || t->ndim != j->spec.ndim || memcmp(t->shape, j->spec.shape, t->ndim * sizeof *t->shape) != 0)
+	if (t->dtype != j->spec.dtype || t->ndim != j->spec.ndim
+	    || memcmp(t->shape, j->spec.shape, t->ndim * sizeof *t->shape) != 0)
 		return differs(j->spec.name, err, "another type or shape");
 	return j->kind == ST_JOB_COPY ? check_copy(j, t, threads, err) : check_numbers(j, t, threads, err);
 }
@@ -117,9 +132,11 @@ static const struct st_weight *filled(const struct st_model *m, enum st_role rol
 
 enum { SAMPLE = 16 };
 
-static enum st_status check_weight(struct st_conversion *v, const struct st_job *j, const struct st_model *out, struct st_error *err)
+static enum st_status check_weight(struct st_conversion *v, const struct st_job *j, const struct st_model *out,
+                                   struct st_error *err)
 {
-	const struct st_weight *got = filled(out, j->role, j->layer), *want = j->repaired ? j->sound : filled(v->in, j->role, j->layer);
+	const struct st_weight *got = filled(out, j->role, j->layer),
+			       *want = j->repaired ? j->sound : filled(v->in, j->role, j->layer);
 	if (!got)
 		return differs(j->spec.name, err, "a model without this weight");
 	if (!want)
@@ -139,10 +156,12 @@ static enum st_status check_weight(struct st_conversion *v, const struct st_job 
 		st_pair_summarise(stats, j->repaired ? NULL : idx, n, a.cols, &s);
 		bool copied = !j->repaired && j->kind == ST_JOB_COPY;
 		if ((s.dd > 0 && (copied || !s.noise)) || s.apart)
-			st = j->repaired ? st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, j->spec.name,
-			                              "after the repair of %s it still differs from the other file by %.3g where the stored types account for %.3g; nothing was written",
-			                              j->repaired, s.rel, s.predicted)
-			                 : differs(j->spec.name, err, "other numbers than the input has");
+			st = j->repaired
+			           ? st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, j->spec.name,
+			                        "after the repair of %s it still differs from the other file by %.3g "
+			                        "where the stored types account for %.3g; nothing was written",
+			                        j->repaired, s.rel, s.predicted)
+			           : differs(j->spec.name, err, "other numbers than the input has");
 	}
 	free(stats);
 	return st;
@@ -176,7 +195,8 @@ static enum st_status check_frequencies(const struct st_conversion *v, const str
 		double want = pow(cfg->rope_theta, -2.0 * i / cfg->head_dim) / by[i], got = g->nodes[node].inv_freq[i];
 		if (!(fabs(got / want - 1) <= FREQUENCIES_AGREE))
 			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "rotary embedding",
-			                  "reading back gives %.6g instead of %.6g for pair %u; nothing was written", got, want, (unsigned)i);
+			                  "reading back gives %.6g instead of %.6g for pair %u; nothing was written",
+			                  got, want, (unsigned)i);
 	}
 	return ST_OK;
 }
@@ -188,22 +208,36 @@ static enum st_status check_config(struct st_conversion *v, const struct st_conf
 	size_t n = st_compare_configs(got, &v->cfg, SIZE_MAX, d);
 	for (size_t i = 0; i < n; i++) {
 		if (d[i].matters && strncmp(d[i].key, "rope_", 5) != 0)
-			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, d[i].key, "reading back gives %s instead of %s; nothing was written", d[i].a, d[i].b);
-		if (strcmp(d[i].key, "tied") != 0 && strcmp(d[i].b, "-1") != 0) /* an id that only the vocabulary named is now in both */
+			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, d[i].key,
+			                  "reading back gives %s instead of %s; nothing was written", d[i].a, d[i].b);
+		if (strcmp(d[i].key, "tied") != 0
+		    && strcmp(d[i].b, "-1") != 0) /* an id that only the vocabulary named is now in both */
 			st_note(v, "%s reads %s, in the input %s", d[i].key, d[i].a, d[i].b);
 	}
 	return ST_OK;
 }
 
-/* What must tokenise alike; the last ones are where SentencePiece's reader and tokenizer.json are known to differ in the
- * handling of blanks at the start. */
-static const struct { const char *text; bool strict; } texts[] = {
-	{ "2+2=", true }, { "Once upon a time, there was a little girl named Lily.", true },
-	{ "def f(x):\n    return x ** 2  # it's 1234567890\n", true }, { "Gr\xc3\xb6\xc3\x9f" "e \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x99\x82 e\xcc\x81", true },
-	{ "I'm\n\n you'LL  3.14159 \t tabs", true }, { "", true }, { " leading", false }, { "trailing  ", false }, { "  ", false },
+/* What must tokenise alike; the last ones are where SentencePiece's reader and tokenizer.json are known to differ in
+ * the handling of blanks at the start. */
+static const struct {
+	const char *text;
+	bool strict;
+} texts[] = {
+	{ "2+2=", true },
+	{ "Once upon a time, there was a little girl named Lily.", true },
+	{ "def f(x):\n    return x ** 2  # it's 1234567890\n", true },
+	{ "Gr\xc3\xb6\xc3\x9f"
+	  "e \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x99\x82 e\xcc\x81",
+	  true },
+	{ "I'm\n\n you'LL  3.14159 \t tabs", true },
+	{ "", true },
+	{ " leading", false },
+	{ "trailing  ", false },
+	{ "  ", false },
 };
 
-static enum st_status check_text(struct st_conversion *v, const struct st_tokenizer *got, size_t i, struct st_error *err)
+static enum st_status check_text(struct st_conversion *v, const struct st_tokenizer *got, size_t i,
+                                 struct st_error *err)
 {
 	uint32_t *a = NULL, *b = NULL;
 	size_t na = 0, nb = 0;
@@ -217,8 +251,10 @@ static enum st_status check_text(struct st_conversion *v, const struct st_tokeni
 	if (same)
 		return ST_OK;
 	if (texts[i].strict)
-		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "tokenizer", "reading back gives other ids for \"%.40s\"; nothing was written", s);
-	st_note(v, "the tokenizer gives other ids for \"%s\": the two containers treat blanks at the ends differently", s);
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "tokenizer",
+		                  "reading back gives other ids for \"%.40s\"; nothing was written", s);
+	st_note(v, "the tokenizer gives other ids for \"%s\": the two containers treat blanks at the ends differently",
+	        s);
 	return ST_OK;
 }
 
@@ -232,16 +268,20 @@ static enum st_status check_tokenizer(struct st_conversion *v, const struct st_c
 	for (size_t i = 0; i < sizeof texts / sizeof *texts && st == ST_OK; i++)
 		st = check_text(v, got, i, err);
 	if (st == ST_OK && (got->bos != v->vocab.t->bos || got->eos != v->vocab.t->eos))
-		st_note(v, "BOS and EOS are %lld and %lld, in the input %lld and %lld", (long long)got->bos, (long long)got->eos, (long long)v->vocab.t->bos, (long long)v->vocab.t->eos);
+		st_note(v, "BOS and EOS are %lld and %lld, in the input %lld and %lld", (long long)got->bos,
+		        (long long)got->eos, (long long)v->vocab.t->bos, (long long)v->vocab.t->eos);
 	st_tokenizer_close(got);
 	return st;
 }
 
-static enum st_status check_tensors(struct st_conversion *v, const struct st_container *c, const struct st_model *out, struct st_error *err)
+static enum st_status check_tensors(struct st_conversion *v, const struct st_container *c, const struct st_model *out,
+                                    struct st_error *err)
 {
 	uint64_t done = 0, total = 0;
 	if (st_container_n_tensors(c) != v->n_jobs)
-		return st_fail(err, ST_ERR_MISMATCH, "reading back gives %zu tensors instead of %zu; nothing was written", st_container_n_tensors(c), v->n_jobs);
+		return st_fail(err, ST_ERR_MISMATCH,
+		               "reading back gives %zu tensors instead of %zu; nothing was written",
+		               st_container_n_tensors(c), v->n_jobs);
 	for (size_t i = 0; i < c->n_tensors; i++)
 		total += c->tensors[i].n_bytes;
 	for (size_t i = 0; i < v->n_jobs; i++) {

@@ -18,17 +18,25 @@ static const struct field {
 	const char *gguf, *hf, *apr;
 	const char *aliases[5];
 } fields[] = {
-#define F(key, kind, ...) { #key, kind, offsetof(struct st_config, key), __VA_ARGS__ }
+#define F(key, kind, ...)                                                \
+	{                                                                \
+#key, kind, offsetof(struct st_config, key), __VA_ARGS__ \
+	}
 	F(hidden, U32, "embedding_length", "hidden_size", "hidden_size", { "hidden_dim", "d_model", "n_embd" }),
-	F(n_layers, U32, "block_count", "num_hidden_layers", "num_layers", { "n_layers", "num_hidden_layers", "n_layer" }),
-	F(n_heads, U32, "attention.head_count", "num_attention_heads", "num_heads", { "n_heads", "num_attention_heads", "n_head" }),
-	F(n_kv_heads, U32, "attention.head_count_kv", "num_key_value_heads", "num_kv_heads", { "n_kv_heads", "num_key_value_heads" }),
+	F(n_layers, U32, "block_count", "num_hidden_layers", "num_layers",
+	  { "n_layers", "num_hidden_layers", "n_layer" }),
+	F(n_heads, U32, "attention.head_count", "num_attention_heads", "num_heads",
+	  { "n_heads", "num_attention_heads", "n_head" }),
+	F(n_kv_heads, U32, "attention.head_count_kv", "num_key_value_heads", "num_kv_heads",
+	  { "n_kv_heads", "num_key_value_heads" }),
 	F(head_dim, U32, "attention.key_length", "head_dim", "head_dim", { NULL }),
-	F(ffn, U32, "feed_forward_length", "intermediate_size", "intermediate_size", { "ffn_dim", "intermediate_dim", "n_inner" }),
+	F(ffn, U32, "feed_forward_length", "intermediate_size", "intermediate_size",
+	  { "ffn_dim", "intermediate_dim", "n_inner" }),
 	F(vocab, U32, "vocab_size", "vocab_size", "vocab_size", { "n_vocab" }),
 	F(max_positions, U32, "context_length", "max_position_embeddings", "max_position_embeddings",
 	  { "max_seq_len", "context_length", "n_ctx" }),
-	F(norm_eps, F64, "attention.layer_norm_rms_epsilon", "rms_norm_eps", "rms_norm_eps", { "layer_norm_eps", "norm_eps" }),
+	F(norm_eps, F64, "attention.layer_norm_rms_epsilon", "rms_norm_eps", "rms_norm_eps",
+	  { "layer_norm_eps", "norm_eps" }),
 	F(rope_theta, F64, "rope.freq_base", "rope_theta", "rope_theta", { NULL }),
 #undef F
 };
@@ -68,7 +76,9 @@ static double shortest(double v)
 
 static bool parse_scaling(const char *text, enum st_rope_scaling *out)
 {
-	static const char *const names[] = { [ST_ROPE_SCALING_NONE] = "none", [ST_ROPE_SCALING_LINEAR] = "linear", [ST_ROPE_SCALING_LLAMA3] = "llama3" };
+	static const char *const names[] = { [ST_ROPE_SCALING_NONE] = "none",
+		                             [ST_ROPE_SCALING_LINEAR] = "linear",
+		                             [ST_ROPE_SCALING_LLAMA3] = "llama3" };
 	for (size_t i = 0; i < 3; i++)
 		if (strcmp(text, names[i]) == 0) {
 			*out = (enum st_rope_scaling)i;
@@ -79,7 +89,10 @@ static bool parse_scaling(const char *text, enum st_rope_scaling *out)
 
 bool st_config_set(struct st_config *cfg, const char *key, const char *text)
 {
-	static const struct { const char *key; size_t offset; } doubles[] = {
+	static const struct {
+		const char *key;
+		size_t offset;
+	} doubles[] = {
 		{ "norm_eps", offsetof(struct st_config, norm_eps) }, { "rope_theta", offsetof(struct st_config, rope_theta) },
 		{ "rope_factor", offsetof(struct st_config, rope_factor) }, { "rope_low_freq", offsetof(struct st_config, rope_low_freq) },
 		{ "rope_high_freq", offsetof(struct st_config, rope_high_freq) },
@@ -125,7 +138,8 @@ bool st_config_has_key(enum st_format f, const char *key)
 		const struct field *x = &fields[i];
 		if (strcmp(key, f == ST_FORMAT_GGUF ? x->gguf : f == ST_FORMAT_APR ? x->apr : x->hf) == 0)
 			return true;
-		for (size_t k = 0; f == ST_FORMAT_APR && k < sizeof x->aliases / sizeof *x->aliases && x->aliases[k]; k++)
+		for (size_t k = 0; f == ST_FORMAT_APR && k < sizeof x->aliases / sizeof *x->aliases && x->aliases[k];
+		     k++)
 			if (strcmp(key, x->aliases[k]) == 0)
 				return true;
 	}
@@ -195,7 +209,9 @@ static void drop_key(struct st_keys *k, const char *key)
 		}
 }
 
-struct prefixed { char text[96]; };
+struct prefixed {
+	char text[96];
+};
 static struct prefixed in_arch(const struct st_conversion *v, const char *suffix)
 {
 	struct prefixed p;
@@ -206,9 +222,13 @@ static struct prefixed in_arch(const struct st_conversion *v, const char *suffix
 /* general.file_type as llama.cpp numbers it, from the type that most matrices' bytes are in. */
 static bool file_type(const struct st_conversion *v, uint32_t *out)
 {
-	static const struct { enum st_dtype t; uint32_t number; } numbers[] = {
-		{ ST_DTYPE_F32, 0 }, { ST_DTYPE_F16, 1 }, { ST_DTYPE_Q4_0, 2 }, { ST_DTYPE_Q4_1, 3 }, { ST_DTYPE_Q8_0, 7 }, { ST_DTYPE_Q5_0, 8 },
-		{ ST_DTYPE_Q5_1, 9 }, { ST_DTYPE_Q2_K, 10 }, { ST_DTYPE_Q3_K, 12 }, { ST_DTYPE_Q4_K, 15 }, { ST_DTYPE_Q5_K, 17 }, { ST_DTYPE_Q6_K, 18 },
+	static const struct {
+		enum st_dtype t;
+		uint32_t number;
+	} numbers[] = {
+		{ ST_DTYPE_F32, 0 },     { ST_DTYPE_F16, 1 },     { ST_DTYPE_Q4_0, 2 },  { ST_DTYPE_Q4_1, 3 },
+		{ ST_DTYPE_Q8_0, 7 },    { ST_DTYPE_Q5_0, 8 },    { ST_DTYPE_Q5_1, 9 },  { ST_DTYPE_Q2_K, 10 },
+		{ ST_DTYPE_Q3_K, 12 },   { ST_DTYPE_Q4_K, 15 },   { ST_DTYPE_Q5_K, 17 }, { ST_DTYPE_Q6_K, 18 },
 		{ ST_DTYPE_IQ4_NL, 25 }, { ST_DTYPE_IQ4_XS, 30 }, { ST_DTYPE_BF16, 32 }, { ST_DTYPE_MXFP4, 38 },
 	};
 	uint64_t bytes[ST_DTYPE_COUNT] = { 0 }, most = 0;
@@ -246,7 +266,8 @@ static enum st_status window_key(struct st_conversion *v, struct st_keys *k, str
 	const struct st_config *cfg = &v->cfg;
 	struct prefixed p = in_arch(v, "attention.sliding_window");
 	if (cfg->window_from_layer)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "max_window_layers", "GGUF cannot say that the window begins at layer %u", cfg->window_from_layer);
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "max_window_layers",
+		                  "GGUF cannot say that the window begins at layer %u", cfg->window_from_layer);
 	if (cfg->sliding_window)
 		st_key_u32(k, p.text, cfg->sliding_window);
 	else
@@ -342,10 +363,12 @@ static json_t *scaling_value(const struct st_config *cfg)
 	case ST_ROPE_SCALING_LINEAR:
 		return json_pack("{s:s, s:f}", "rope_type", "linear", "factor", shortest(cfg->rope_factor));
 	case ST_ROPE_SCALING_LLAMA3:
-		return json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", shortest(cfg->rope_factor), "low_freq_factor",
-		                 shortest(cfg->rope_low_freq), "high_freq_factor", shortest(cfg->rope_high_freq),
-		                 "original_max_position_embeddings", (json_int_t)cfg->rope_original_positions);
-	default: return json_null();
+		return json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor",
+		                 shortest(cfg->rope_factor), "low_freq_factor", shortest(cfg->rope_low_freq),
+		                 "high_freq_factor", shortest(cfg->rope_high_freq), "original_max_position_embeddings",
+		                 (json_int_t)cfg->rope_original_positions);
+	default:
+		return json_null();
 	}
 }
 
@@ -370,7 +393,8 @@ static bool put_window(json_t *o, const struct st_conversion *v)
 	}
 	bool ok = put(o, "sliding_window", json_integer(cfg->sliding_window));
 	if (qwen)
-		ok = ok && put(o, "use_sliding_window", json_true()) && put(o, "max_window_layers", json_integer(cfg->window_from_layer));
+		ok = ok && put(o, "use_sliding_window", json_true())
+		  && put(o, "max_window_layers", json_integer(cfg->window_from_layer));
 	return ok;
 }
 
@@ -382,14 +406,22 @@ static bool put_family(json_t *o, const char *class, const char *type)
 static json_t *id_value(int64_t id) { return id < 0 ? json_null() : json_integer(id); }
 
 /* BOS and EOS that the vocabulary implies count where the configuration is silent. */
-static int64_t bos_of(const struct st_conversion *v) { return v->cfg.bos >= 0 || !v->vocab.t ? v->cfg.bos : v->vocab.t->bos; }
-static int64_t eos_of(const struct st_conversion *v) { return v->cfg.eos >= 0 || !v->vocab.t ? v->cfg.eos : v->vocab.t->eos; }
+static int64_t bos_of(const struct st_conversion *v)
+{
+	return v->cfg.bos >= 0 || !v->vocab.t ? v->cfg.bos : v->vocab.t->bos;
+}
+static int64_t eos_of(const struct st_conversion *v)
+{
+	return v->cfg.eos >= 0 || !v->vocab.t ? v->cfg.eos : v->vocab.t->eos;
+}
 
 static const char *torch_type(const struct st_conversion *v)
 {
 	for (size_t i = 0; i < v->n_jobs; i++)
 		if (v->jobs[i].spec.ndim == 2)
-			return v->jobs[i].spec.dtype == ST_DTYPE_BF16 ? "bfloat16" : v->jobs[i].spec.dtype == ST_DTYPE_F16 ? "float16" : "float32";
+			return v->jobs[i].spec.dtype == ST_DTYPE_BF16 ? "bfloat16"
+			     : v->jobs[i].spec.dtype == ST_DTYPE_F16  ? "float16"
+			                                              : "float32";
 	return "float32";
 }
 
@@ -417,8 +449,13 @@ enum st_status st_config_hf_document(struct st_conversion *v, json_t **out, stru
 			ok = ok && put(o, "tie_word_embeddings", json_boolean(cfg->tied));
 		return ok ? ST_OK : st_no_memory(err);
 	}
-	static const struct { const struct st_arch *arch; const char *class; } classes[] = {
-		{ &st_arch_llama, "LlamaForCausalLM" }, { &st_arch_qwen2, "Qwen2ForCausalLM" }, { &st_arch_qwen3, "Qwen3ForCausalLM" },
+	static const struct {
+		const struct st_arch *arch;
+		const char *class;
+	} classes[] = {
+		{ &st_arch_llama, "LlamaForCausalLM" },
+		{ &st_arch_qwen2, "Qwen2ForCausalLM" },
+		{ &st_arch_qwen3, "Qwen3ForCausalLM" },
 	};
 	const char *class = "";
 	for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
@@ -435,8 +472,8 @@ enum st_status st_config_hf_document(struct st_conversion *v, json_t **out, stru
 	if (v->arch != &st_arch_qwen2)
 		ok = ok && put(o, "attention_bias", json_boolean(cfg->qkv_bias));
 	ok = ok && put(o, "bos_token_id", id_value(bos_of(v))) && put(o, "eos_token_id", id_value(eos_of(v)));
-	ok = ok && put(o, "tie_word_embeddings", json_boolean(cfg->tied)) && put(o, "torch_dtype", json_string(torch_type(v))) &&
-	     put(o, "use_cache", json_true());
+	ok = ok && put(o, "tie_word_embeddings", json_boolean(cfg->tied))
+	  && put(o, "torch_dtype", json_string(torch_type(v))) && put(o, "use_cache", json_true());
 	return ok ? ST_OK : st_no_memory(err);
 }
 

@@ -43,8 +43,13 @@ static bool ends_with(const char *s, const char *end)
 
 static enum st_status choose_format(struct st_conversion *v, struct st_error *err)
 {
-	static const struct { const char *name, *suffix; enum st_format f; } known[] = {
-		{ "gguf", ".gguf", ST_FORMAT_GGUF }, { "safetensors", ".safetensors", ST_FORMAT_SAFETENSORS }, { "apr", ".apr", ST_FORMAT_APR },
+	static const struct {
+		const char *name, *suffix;
+		enum st_format f;
+	} known[] = {
+		{ "gguf", ".gguf", ST_FORMAT_GGUF },
+		{ "safetensors", ".safetensors", ST_FORMAT_SAFETENSORS },
+		{ "apr", ".apr", ST_FORMAT_APR },
 	};
 	const char *asked = v->o->format;
 	int by_name = -1, by_suffix = -1;
@@ -55,9 +60,11 @@ static enum st_status choose_format(struct st_conversion *v, struct st_error *er
 			by_suffix = i;
 	}
 	if (asked && by_name < 0)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "format", "\"%.40s\" is none of gguf, safetensors, apr", asked);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "format",
+		                  "\"%.40s\" is none of gguf, safetensors, apr", asked);
 	if (asked && by_suffix >= 0 && by_suffix != by_name)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "format", "%s contradicts the name of the output", asked);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "format", "%s contradicts the name of the output",
+		                  asked);
 	int pick = asked ? by_name : by_suffix >= 0 ? by_suffix : 1;
 	v->to = known[pick].f;
 	v->bare = v->to == ST_FORMAT_SAFETENSORS && by_suffix >= 0;
@@ -73,11 +80,15 @@ static enum st_status choose_type(struct st_conversion *v, struct st_error *err)
 	size_t at = 0;
 	for (int t = 0; t < ST_DTYPE_COUNT && at < sizeof list; t++)
 		if (st_dtype_info((enum st_dtype)t)->encode && st_format_has(v->to, (enum st_dtype)t))
-			at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", st_dtype_info((enum st_dtype)t)->name);
+			at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "",
+			                       st_dtype_info((enum st_dtype)t)->name);
 	if (!st_dtype_parse(v->o->type, &v->type))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "type", "\"%.40s\" is no stored type; %s takes %s", v->o->type, st_format_name(v->to), list);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "type", "\"%.40s\" is no stored type; %s takes %s",
+		                  v->o->type, st_format_name(v->to), list);
 	if (!st_dtype_info(v->type)->encode || !st_format_has(v->to, v->type))
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "type", "%s cannot be written to %s; it takes %s", st_dtype_info(v->type)->name, st_format_name(v->to), list);
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "type",
+		                  "%s cannot be written to %s; it takes %s", st_dtype_info(v->type)->name,
+		                  st_format_name(v->to), list);
 	v->has_type = true;
 	return ST_OK;
 }
@@ -97,7 +108,8 @@ static enum st_status refuse_same(struct st_conversion *v, struct st_error *err)
 	struct stat sb;
 	if (lstat(v->out_path, &sb) != 0)
 		return ST_OK; /* not there */
-	if (takes_files(v->out_path, v->in) || takes_files(v->out_path, v->other) || (v->o->repair && st_out_takes(v->out_path, v->o->repair)))
+	if (takes_files(v->out_path, v->in) || takes_files(v->out_path, v->other)
+	    || (v->o->repair && st_out_takes(v->out_path, v->o->repair)))
 		return st_fail(err, ST_ERR_USAGE, "is an input, or holds one");
 	if (!v->o->force)
 		return st_fail(err, ST_ERR_IO, "already exists (--force replaces it)");
@@ -114,7 +126,8 @@ static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 	v->cfg = *st_model_config(v->in);
 	v->arch = st_arch_find(v->cfg.arch, strlen(v->cfg.arch));
 	if (v->from != ST_FORMAT_GGUF && v->from != ST_FORMAT_SAFETENSORS && v->from != ST_FORMAT_APR) {
-		enum st_status st = st_fail(err, ST_ERR_UNSUPPORTED, "is %s; GGUF, safetensors and APR are converted", st_format_name(v->from));
+		enum st_status st = st_fail(err, ST_ERR_UNSUPPORTED, "is %s; GGUF, safetensors and APR are converted",
+		                            st_format_name(v->from));
 		st_error_in(err, v->in_path);
 		return st;
 	}
@@ -128,14 +141,18 @@ static void note_types(struct st_conversion *v)
 {
 	for (size_t i = 0; i < v->n_jobs; i++) {
 		const struct st_job *j = &v->jobs[i];
-		enum st_dtype want = v->has_type && j->spec.ndim == 2 && j->role != ST_ROLE_COUNT ? v->type : j->src[0] ? j->src[0]->dtype : j->spec.dtype;
+		enum st_dtype want = v->has_type && j->spec.ndim == 2 && j->role != ST_ROLE_COUNT ? v->type
+		                   : j->src[0]                                                    ? j->src[0]->dtype
+		                                                                                  : j->spec.dtype;
 		if (want == j->spec.dtype || j->repaired)
 			continue;
 		size_t same = 0;
 		bool first = true;
 		for (size_t k = 0; k < v->n_jobs; k++) {
 			const struct st_job *o = &v->jobs[k];
-			enum st_dtype w = v->has_type && o->spec.ndim == 2 && o->role != ST_ROLE_COUNT ? v->type : o->src[0] ? o->src[0]->dtype : o->spec.dtype;
+			enum st_dtype w = v->has_type && o->spec.ndim == 2 && o->role != ST_ROLE_COUNT ? v->type
+			                : o->src[0] ? o->src[0]->dtype
+			                            : o->spec.dtype;
 			if (w != want || o->spec.dtype != j->spec.dtype || o->repaired)
 				continue;
 			first = first && (k >= i);
@@ -145,10 +162,13 @@ static void note_types(struct st_conversion *v)
 			continue;
 		const char *w = st_dtype_info(want)->name, *g = st_dtype_info(j->spec.dtype)->name;
 		if (!st_format_has(v->to, want))
-			st_note(v, "%zu tensors from %s to %s, which holds their values exactly: %s has no %s", same, w, g, st_format_name(v->to), w);
+			st_note(v, "%zu tensors from %s to %s, which holds their values exactly: %s has no %s", same, w,
+			        g, st_format_name(v->to), w);
 		else
-			st_note(v, "%zu tensors as %s instead of %s, the first %s: rows of %llu do not divide into its blocks", same, g, w, j->spec.name,
-			        (unsigned long long)st_spec_cols(&j->spec));
+			st_note(v,
+			        "%zu tensors as %s instead of %s, the first %s: rows of %llu do not divide into its "
+			        "blocks",
+			        same, g, w, j->spec.name, (unsigned long long)st_spec_cols(&j->spec));
 	}
 }
 
@@ -195,7 +215,8 @@ static enum st_status open_writer(struct st_conversion *v, const char *path, str
 		st = st_config_keys(v, &keys, err);
 	else if (st == ST_OK && v->to == ST_FORMAT_APR)
 		st = st_config_apr_document(v, &meta, err);
-	else if (st == ST_OK && !(meta = json_pack("{s:s}", "format", "pt"))) /* transformers refuses files without it */
+	else if (st == ST_OK
+	         && !(meta = json_pack("{s:s}", "format", "pt"))) /* transformers refuses files without it */
 		st = st_no_memory(err);
 	plan.kv = keys.v;
 	plan.n_kv = keys.n;
@@ -238,7 +259,8 @@ static enum st_status write_file(struct st_conversion *v, struct st_convert_resu
 	return st;
 }
 
-static enum st_status write_weights(struct st_conversion *v, const char *dir, struct st_convert_result *r, struct st_error *err)
+static enum st_status write_weights(struct st_conversion *v, const char *dir, struct st_convert_result *r,
+                                    struct st_error *err)
 {
 	const char *path = st_arena_printf(&v->arena, "%s/model.safetensors", dir), *readable;
 	struct st_writer *w;
@@ -303,19 +325,25 @@ static enum st_status run(struct st_conversion *v, struct st_convert_result *r, 
 	count_jobs(v, r);
 	ST_TRY_OUT(v->folder ? write_folder(v, r, err) : write_file(v, r, err));
 	snprintf(r->from, sizeof r->from, "%s", st_container_describe(st_model_container(v->in)));
-	snprintf(r->to, sizeof r->to, "%s", v->to == ST_FORMAT_GGUF ? "GGUF v3" : v->to == ST_FORMAT_APR ? "APR v2 (writer A)"
-	         : v->folder ? "Hugging Face folder" : "safetensors");
-	snprintf(r->checked, sizeof r->checked, "tensors%s%s", v->bare ? "" : ", configuration", !v->bare && v->vocab.t ? ", token ids" : "");
+	snprintf(r->to, sizeof r->to, "%s",
+	         v->to == ST_FORMAT_GGUF  ? "GGUF v3"
+	         : v->to == ST_FORMAT_APR ? "APR v2 (writer A)"
+	         : v->folder              ? "Hugging Face folder"
+	                                  : "safetensors");
+	snprintf(r->checked, sizeof r->checked, "tensors%s%s", v->bare ? "" : ", configuration",
+	         !v->bare && v->vocab.t ? ", token ids" : "");
 	snprintf(r->arch, sizeof r->arch, "%s", v->cfg.arch);
 out:
 	st_repair_close(repair);
 	return st;
 }
 
-enum st_status st_convert(const char *in, const char *out, const struct st_convert_options *o, struct st_convert_result **result,
-                          struct st_error *err)
+enum st_status st_convert(const char *in, const char *out, const struct st_convert_options *o,
+                          struct st_convert_result **result, struct st_error *err)
 {
-	struct st_conversion v = { .o = o, .in_path = in, .out_path = out, .threads = o->threads > 0 ? o->threads : omp_get_max_threads() };
+	struct st_conversion v = {
+		.o = o, .in_path = in, .out_path = out, .threads = o->threads > 0 ? o->threads : omp_get_max_threads()
+	};
 	struct held_result *held = calloc(1, sizeof *held);
 	*result = NULL;
 	if (!held)

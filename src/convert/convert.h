@@ -40,12 +40,12 @@ struct st_job {
 	enum st_role role;              /* ST_ROLE_COUNT: a tensor that no weight is */
 	uint32_t layer;
 	/* Repairs: */
-	double gain, offset;            /* stored number = gain * source + offset; for blocks the gain is on their scales */
-	enum st_nibbles nibbles;        /* order of 4-bit codes in a block of a COPY */
-	struct st_weight from;          /* TRANSPOSE */
-	const float *values;            /* VALUES */
-	const char *repaired;           /* cause code, or NULL */
-	const struct st_weight *sound;  /* the other file's weight, which a repaired one must equal; or NULL */
+	double gain, offset;     /* stored number = gain * source + offset; for blocks the gain is on their scales */
+	enum st_nibbles nibbles; /* order of 4-bit codes in a block of a COPY */
+	struct st_weight from;   /* TRANSPOSE */
+	const float *values;     /* VALUES */
+	const char *repaired;    /* cause code, or NULL */
+	const struct st_weight *sound; /* the other file's weight, which a repaired one must equal; or NULL */
 };
 
 static inline uint64_t st_spec_cols(const struct st_tensor_spec *s) { return s->ndim ? s->shape[s->ndim - 1] : 1; }
@@ -61,14 +61,14 @@ static inline uint64_t st_spec_rows(const struct st_tensor_spec *s)
 
 /* What every container can say of a tokenizer, in the reader's own normal form. */
 struct st_vocabulary {
-	struct st_tokenizer *t;    /* of the source; NULL: the model has none */
-	uint32_t n;                /* pieces to write: at least the configuration's vocabulary */
-	const char *pre;           /* byte-level: the name of its word splitting */
-	uint32_t (*merges)[2];     /* left and right id, strongest first */
+	struct st_tokenizer *t; /* of the source; NULL: the model has none */
+	uint32_t n;             /* pieces to write: at least the configuration's vocabulary */
+	const char *pre;        /* byte-level: the name of its word splitting */
+	uint32_t (*merges)[2];  /* left and right id, strongest first */
 	uint32_t n_merges;
-	float *scores;             /* NULL for byte-level */
+	float *scores; /* NULL for byte-level */
 	bool add_bos, add_eos, space_prefix, squeeze, mark_unknown;
-	const char *charsmap;      /* SentencePiece's map of characters, or NULL */
+	const char *charsmap; /* SentencePiece's map of characters, or NULL */
 	size_t charsmap_len;
 	int64_t pad;
 	const char *chat_template; /* or NULL */
@@ -76,24 +76,32 @@ struct st_vocabulary {
 };
 
 /* A piece as it is written. */
-struct st_piece_view { const char *s; size_t len; uint8_t type; char made[24]; };
+struct st_piece_view {
+	const char *s;
+	size_t len;
+	uint8_t type;
+	char made[24];
+};
 
 /* ---- one conversion ---- */
 
-struct st_text_list { const char **v; size_t n, cap; };
+struct st_text_list {
+	const char **v;
+	size_t n, cap;
+};
 
 struct st_conversion {
 	const struct st_convert_options *o;
 	const char *in_path, *out_path;
-	struct st_arena arena;          /* everything below that is a pointer, the lines of the result too */
+	struct st_arena arena; /* everything below that is a pointer, the lines of the result too */
 	int threads;
-	struct st_model *in, *other;    /* other: the second input of a report, or NULL */
+	struct st_model *in, *other; /* other: the second input of a report, or NULL */
 	enum st_format from, to;
-	bool folder;                    /* the output is a Hugging Face folder */
-	bool bare;                      /* the output is a safetensors file alone */
+	bool folder; /* the output is a Hugging Face folder */
+	bool bare;   /* the output is a safetensors file alone */
 	const struct st_arch *arch;
-	struct st_config cfg;           /* what the output says */
-	const char *edited[8];          /* keys of cfg that a repair has changed */
+	struct st_config cfg;  /* what the output says */
+	const char *edited[8]; /* keys of cfg that a repair has changed */
 	size_t n_edited;
 	bool has_type;
 	enum st_dtype type;
@@ -115,7 +123,8 @@ ST_MUST_CHECK enum st_status st_plan_jobs(struct st_conversion *v, struct st_err
 /* APR lists tensors by name. */
 void st_sort_jobs(struct st_conversion *v);
 /* Type and kind of a job whose sources and rows are set: `want` where it can be had. */
-ST_MUST_CHECK enum st_status st_job_settle(struct st_conversion *v, struct st_job *j, enum st_dtype want, struct st_error *err);
+ST_MUST_CHECK enum st_status st_job_settle(struct st_conversion *v, struct st_job *j, enum st_dtype want,
+                                           struct st_error *err);
 /* Set j->map so that output rows, in the basis of the output, are the rows `graph[r]` (r when NULL) of the
  * weights w[0], w[1] in the graph's. */
 ST_MUST_CHECK enum st_status st_job_map(struct st_conversion *v, struct st_job *j, const struct st_weight *const w[2],
@@ -128,7 +137,8 @@ ST_MUST_CHECK enum st_status st_add_job(struct st_conversion *v, struct st_job *
 bool st_job_by_rows(const struct st_job *j);
 void st_job_row(const struct st_job *j, uint64_t row, float *dst);
 /* Numbers of output rows [row0, row0 + n) to dst. */
-ST_MUST_CHECK enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, float *dst, int threads, struct st_error *err);
+ST_MUST_CHECK enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, float *dst, int threads,
+                                           struct st_error *err);
 /* Can its numbers be scaled, or its codes be put in another order, block by block? */
 bool st_type_has_scales(enum st_dtype t);
 bool st_type_has_nibbles(enum st_dtype t);
@@ -136,7 +146,8 @@ bool st_type_has_nibbles(enum st_dtype t);
 uint64_t st_job_step(const struct st_job *j);
 /* COPY: bytes of a row of the output; of a vector with a map all of it. */
 void st_job_row_bytes(const struct st_job *j, uint64_t row, uint8_t *dst);
-ST_MUST_CHECK enum st_status st_job_write(struct st_conversion *v, const struct st_job *j, struct st_writer *w, struct st_error *err);
+ST_MUST_CHECK enum st_status st_job_write(struct st_conversion *v, const struct st_job *j, struct st_writer *w,
+                                          struct st_error *err);
 
 /* config.c */
 /* rope_freqs.weight for llama3's scaling: head_dim / 2 divisors. */
@@ -149,7 +160,12 @@ bool st_config_edited(const struct st_conversion *v, const char *prefix);
 bool st_config_has_key(enum st_format f, const char *key);
 
 /* GGUF keys of the output. */
-struct st_keys { struct st_kv *v; size_t n, cap; struct st_arena *arena; bool failed; };
+struct st_keys {
+	struct st_kv *v;
+	size_t n, cap;
+	struct st_arena *arena;
+	bool failed;
+};
 void st_key_value(struct st_keys *k, const char *key, enum st_kv_type type, const void *value, size_t size);
 void st_key_u32(struct st_keys *k, const char *key, uint32_t v);
 void st_key_bool(struct st_keys *k, const char *key, bool v);
@@ -167,14 +183,16 @@ void st_vocabulary_piece(const struct st_vocabulary *v, uint32_t id, struct st_p
 /* vocab_gguf.c, vocab_apr.c, vocab_hf.c */
 ST_MUST_CHECK enum st_status st_vocabulary_keys(struct st_conversion *v, struct st_keys *k, struct st_error *err);
 ST_MUST_CHECK enum st_status st_vocabulary_apr(struct st_conversion *v, json_t *meta, struct st_error *err);
-ST_MUST_CHECK enum st_status st_vocabulary_hf(struct st_conversion *v, json_t **tokenizer, json_t **config, struct st_error *err);
+ST_MUST_CHECK enum st_status st_vocabulary_hf(struct st_conversion *v, json_t **tokenizer, json_t **config,
+                                              struct st_error *err);
 
 /* folder.c: the documents of a Hugging Face folder */
 /* Does a document go from folder to folder; is it a spelling of the vocabulary? */
 bool st_folder_keeps(const char *name);
 bool st_folder_is_vocabulary(const char *name);
 /* A text beside the weights, in v->arena; NULL where there is no such file. */
-ST_MUST_CHECK enum st_status st_folder_text(struct st_conversion *v, const char *name, const char **text, size_t *len, struct st_error *err);
+ST_MUST_CHECK enum st_status st_folder_text(struct st_conversion *v, const char *name, const char **text, size_t *len,
+                                            struct st_error *err);
 ST_MUST_CHECK enum st_status st_folder_documents(struct st_conversion *v, const char *dir, struct st_error *err);
 
 /* left.c: fill v->left. */

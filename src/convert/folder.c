@@ -9,7 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static enum st_status write_file(struct st_conversion *v, const char *dir, const char *name, const void *p, size_t n, struct st_error *err)
+static enum st_status write_file(struct st_conversion *v, const char *dir, const char *name, const void *p, size_t n,
+                                 struct st_error *err)
 {
 	const char *path = st_arena_printf(&v->arena, "%s/%s", dir, name);
 	struct st_outfile *f;
@@ -24,7 +25,8 @@ static enum st_status write_file(struct st_conversion *v, const char *dir, const
 }
 
 /* Numbers with as few digits as give the same numbers again: 1e-06 rather than 9.9999999999999995e-07. Takes j. */
-static enum st_status write_json(struct st_conversion *v, const char *dir, const char *name, json_t *j, bool large, struct st_error *err)
+static enum st_status write_json(struct st_conversion *v, const char *dir, const char *name, json_t *j, bool large,
+                                 struct st_error *err)
 {
 	char *text = NULL;
 	for (int digits = large ? 17 : 6; digits <= 17; digits++) {
@@ -63,7 +65,8 @@ static bool listed(const char *name, size_t first)
 bool st_folder_keeps(const char *name) { return listed(name, 0); }
 bool st_folder_is_vocabulary(const char *name) { return listed(name, FIRST_OF_VOCABULARY); }
 
-enum st_status st_folder_text(struct st_conversion *v, const char *name, const char **text, size_t *len, struct st_error *err)
+enum st_status st_folder_text(struct st_conversion *v, const char *name, const char **text, size_t *len,
+                              struct st_error *err)
 {
 	const char *from = source_folder(v), *path = from ? st_arena_printf(&v->arena, "%s/%s", from, name) : NULL;
 	struct st_map m = { 0 };
@@ -111,10 +114,11 @@ enum st_status st_folder_documents(struct st_conversion *v, const char *dir, str
 		return as_is ? ST_OK : write_config(v, dir, err);
 	}
 	ST_TRY(write_config(v, dir, err));
-	int64_t bos = v->cfg.bos >= 0 || !v->vocab.t ? v->cfg.bos : v->vocab.t->bos, eos = v->cfg.eos >= 0 || !v->vocab.t ? v->cfg.eos : v->vocab.t->eos;
+	int64_t bos = v->cfg.bos >= 0 || !v->vocab.t ? v->cfg.bos : v->vocab.t->bos,
+		eos = v->cfg.eos >= 0 || !v->vocab.t ? v->cfg.eos : v->vocab.t->eos;
 	json_t *g = json_object(), *tokenizer = NULL, *config = NULL;
-	if (!g || (bos >= 0 && json_object_set_new(g, "bos_token_id", json_integer(bos)) != 0) ||
-	    (eos >= 0 && json_object_set_new(g, "eos_token_id", json_integer(eos)) != 0)) {
+	if (!g || (bos >= 0 && json_object_set_new(g, "bos_token_id", json_integer(bos)) != 0)
+	    || (eos >= 0 && json_object_set_new(g, "eos_token_id", json_integer(eos)) != 0)) {
 		json_decref(g);
 		return st_no_memory(err);
 	}

@@ -33,11 +33,19 @@ enum st_status st_add_job(struct st_conversion *v, struct st_job **out, struct s
 static enum st_dtype smaller_block(enum st_dtype t)
 {
 	switch (t) {
-	case ST_DTYPE_Q2_K: case ST_DTYPE_Q3_K: case ST_DTYPE_IQ4_XS: return ST_DTYPE_Q4_0;
-	case ST_DTYPE_Q4_K: return ST_DTYPE_Q5_0;
-	case ST_DTYPE_Q5_K: return ST_DTYPE_Q5_1;
-	case ST_DTYPE_Q6_K: case ST_DTYPE_Q8_K: return ST_DTYPE_Q8_0;
-	default: return ST_DTYPE_F16;
+	case ST_DTYPE_Q2_K:
+	case ST_DTYPE_Q3_K:
+	case ST_DTYPE_IQ4_XS:
+		return ST_DTYPE_Q4_0;
+	case ST_DTYPE_Q4_K:
+		return ST_DTYPE_Q5_0;
+	case ST_DTYPE_Q5_K:
+		return ST_DTYPE_Q5_1;
+	case ST_DTYPE_Q6_K:
+	case ST_DTYPE_Q8_K:
+		return ST_DTYPE_Q8_0;
+	default:
+		return ST_DTYPE_F16;
 	}
 }
 
@@ -45,9 +53,14 @@ static enum st_dtype smaller_block(enum st_dtype t)
 static enum st_dtype exact_type(enum st_dtype t)
 {
 	switch (t) {
-	case ST_DTYPE_F16: case ST_DTYPE_F8_E4M3: case ST_DTYPE_F8_E5M2: return ST_DTYPE_F16;
-	case ST_DTYPE_BF16: return ST_DTYPE_BF16;
-	default: return ST_DTYPE_F32;
+	case ST_DTYPE_F16:
+	case ST_DTYPE_F8_E4M3:
+	case ST_DTYPE_F8_E5M2:
+		return ST_DTYPE_F16;
+	case ST_DTYPE_BF16:
+		return ST_DTYPE_BF16;
+	default:
+		return ST_DTYPE_F32;
 	}
 }
 
@@ -62,14 +75,16 @@ static bool in_rows(const struct st_tensor *t)
 {
 	const struct st_dtype_info *info = st_dtype_info(t->dtype);
 	uint64_t cols = st_tensor_cols(t);
-	return t->layout == ST_LAYOUT_ROWS && cols % info->block_elems == 0 && t->row_bytes == cols / info->block_elems * info->block_bytes;
+	return t->layout == ST_LAYOUT_ROWS && cols % info->block_elems == 0
+	    && t->row_bytes == cols / info->block_elems * info->block_bytes;
 }
 
 static bool copyable(const struct st_job *j, enum st_dtype want)
 {
 	const struct st_tensor *x = j->src[0], *y = j->src[1];
 	const struct st_dtype_info *info = st_dtype_info(want);
-	if (j->kind == ST_JOB_TRANSPOSE || j->kind == ST_JOB_VALUES || x->dtype != want || j->offset != 0 || !rows_fit(want, &j->spec))
+	if (j->kind == ST_JOB_TRANSPOSE || j->kind == ST_JOB_VALUES || x->dtype != want || j->offset != 0
+	    || !rows_fit(want, &j->spec))
 		return false;
 	if (j->gain != 1 && !st_type_has_scales(want))
 		return false;
@@ -77,8 +92,10 @@ static bool copyable(const struct st_job *j, enum st_dtype want)
 	if (x->layout == ST_LAYOUT_FLAT)
 		return want == ST_DTYPE_APR_Q4 && !j->map && !y && j->gain == 1 && j->nibbles == ST_NIBBLES_KEEP;
 	bool vector = j->spec.ndim < 2;
-	return in_rows(x) && st_tensor_cols(x) == st_spec_cols(&j->spec) && (!vector || !j->map || info->block_elems == 1) &&
-	       (!y || (y->dtype == want && in_rows(y) && st_tensor_cols(y) == st_tensor_cols(x) && y->scale == x->scale));
+	return in_rows(x) && st_tensor_cols(x) == st_spec_cols(&j->spec)
+	    && (!vector || !j->map || info->block_elems == 1)
+	    && (!y
+	        || (y->dtype == want && in_rows(y) && st_tensor_cols(y) == st_tensor_cols(x) && y->scale == x->scale));
 }
 
 enum st_status st_job_settle(struct st_conversion *v, struct st_job *j, enum st_dtype want, struct st_error *err)
@@ -91,12 +108,15 @@ enum st_status st_job_settle(struct st_conversion *v, struct st_job *j, enum st_
 		return ST_OK;
 	}
 	if (j->src[0] && st_dtype_info(j->src[0]->dtype)->kind == ST_KIND_INT)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, j->spec.name, "%s has no type for %s", st_format_name(v->to),
-		                  st_dtype_info(j->src[0]->dtype)->name);
-	/* What is not asked to change holds its values exactly; changed blocks go into the nearest type that can be written. */
-	bool same_numbers = j->kind != ST_JOB_TRANSPOSE && j->gain == 1 && j->offset == 0 && j->src[0] && t == j->src[0]->dtype;
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, j->spec.name, "%s has no type for %s",
+		                  st_format_name(v->to), st_dtype_info(j->src[0]->dtype)->name);
+	/* What is not asked to change holds its values exactly; changed blocks go into the nearest type that can be
+	 * written. */
+	bool same_numbers = j->kind != ST_JOB_TRANSPOSE && j->gain == 1 && j->offset == 0 && j->src[0]
+	                 && t == j->src[0]->dtype;
 	bool plain = st_dtype_info(t)->kind != ST_KIND_QUANT;
-	if (!st_format_has(v->to, t) || (!st_dtype_info(t)->encode && (same_numbers || plain)) || (same_numbers && !rows_fit(t, &j->spec)))
+	if (!st_format_has(v->to, t) || (!st_dtype_info(t)->encode && (same_numbers || plain))
+	    || (same_numbers && !rows_fit(t, &j->spec)))
 		t = exact_type(t);
 	while (!rows_fit(t, &j->spec) || !st_dtype_info(t)->encode || !st_format_has(v->to, t))
 		t = smaller_block(t);
@@ -114,8 +134,8 @@ bool st_output_interleaved(const struct st_conversion *v, enum st_role role)
 	return (q || k) && v->to == ST_FORMAT_GGUF && v->arch->gguf_rope_interleaved;
 }
 
-enum st_status st_job_map(struct st_conversion *v, struct st_job *j, const struct st_weight *const w[2], const uint64_t *graph,
-                          struct st_error *err)
+enum st_status st_job_map(struct st_conversion *v, struct st_job *j, const struct st_weight *const w[2],
+                          const uint64_t *graph, struct st_error *err)
 {
 	bool out_pairs = st_output_interleaved(v, j->role);
 	j->map = NULL;
@@ -142,8 +162,8 @@ enum st_status st_job_map(struct st_conversion *v, struct st_job *j, const struc
 
 static bool same_bytes(const struct st_tensor *a, const struct st_tensor *b)
 {
-	return a->dtype == b->dtype && a->layout == b->layout && a->layout != ST_LAYOUT_STRIDED && a->n_bytes == b->n_bytes &&
-	       a->scale == b->scale && memcmp(a->data, b->data, (size_t)a->n_bytes) == 0;
+	return a->dtype == b->dtype && a->layout == b->layout && a->layout != ST_LAYOUT_STRIDED
+	    && a->n_bytes == b->n_bytes && a->scale == b->scale && memcmp(a->data, b->data, (size_t)a->n_bytes) == 0;
 }
 
 static const char *output_name(struct st_conversion *v, enum st_role role, uint32_t layer, const struct st_tensor *src)
@@ -151,13 +171,15 @@ static const char *output_name(struct st_conversion *v, enum st_role role, uint3
 	char name[128];
 	if (v->from == v->to && v->to != ST_FORMAT_APR && src)
 		return src->name;
-	if (v->to == ST_FORMAT_GGUF ? !st_role_gguf_name(role, layer, name, sizeof name) : !st_role_hf_name(role, layer, name, sizeof name))
+	if (v->to == ST_FORMAT_GGUF ? !st_role_gguf_name(role, layer, name, sizeof name)
+	                            : !st_role_hf_name(role, layer, name, sizeof name))
 		return NULL;
 	return st_arena_strndup(&v->arena, name, strlen(name));
 }
 
 /* A job for a weight of the graph that takes it from `w`. */
-static enum st_status weight_job(struct st_conversion *v, enum st_role role, uint32_t layer, const struct st_weight *w, struct st_error *err)
+static enum st_status weight_job(struct st_conversion *v, enum st_role role, uint32_t layer, const struct st_weight *w,
+                                 struct st_error *err)
 {
 	struct st_job *j;
 	ST_TRY(st_add_job(v, &j, err));
@@ -185,7 +207,9 @@ static enum st_status rope_freqs_job(struct st_conversion *v, struct st_error *e
 	st_config_rope_divisors(&v->cfg, by);
 	ST_TRY(st_add_job(v, &j, err));
 	*j = (struct st_job){ .kind = ST_JOB_VALUES, .values = by, .role = ST_ROLE_ROPE_FREQS, .gain = 1 };
-	j->spec = (struct st_tensor_spec){ .name = "rope_freqs.weight", .dtype = ST_DTYPE_F32, .ndim = 1, .shape = { pairs } };
+	j->spec = (struct st_tensor_spec){
+		.name = "rope_freqs.weight", .dtype = ST_DTYPE_F32, .ndim = 1, .shape = { pairs }
+	};
 	return ST_OK;
 }
 
@@ -199,12 +223,13 @@ static enum st_status leave_rope_freqs(struct st_conversion *v, const struct st_
 	st_tensor_decode(t, 0, 1, row);
 	for (uint64_t i = 0; i < n; i++)
 		if (row[i] != 1)
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, t->offset, t->name, "its divisors are no scaling that %s can spell", st_format_name(v->to));
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, t->offset, t->name,
+			                  "its divisors are no scaling that %s can spell", st_format_name(v->to));
 	return ST_OK;
 }
 
-/* APR keeps a tied head as a copy; the others leave it out. A copy that the configuration ties is one tensor again; in GGUF
- * a stored head says that it is not tied. */
+/* APR keeps a tied head as a copy; the others leave it out. A copy that the configuration ties is one tensor again; in
+ * GGUF a stored head says that it is not tied. */
 static bool head_is_copy(const struct st_conversion *v, const struct st_weight *head)
 {
 	const struct st_container *c = st_model_container(v->in);
@@ -234,7 +259,8 @@ static enum st_status unused_job(struct st_conversion *v, const struct st_tensor
 	bool int_only = st_dtype_info(t->dtype)->kind == ST_KIND_INT && !st_format_has(v->to, t->dtype);
 	if ((v->to == ST_FORMAT_GGUF && v->from != v->to) || int_only) {
 		st_note(v, "dropped: %s [%s], %s", t->name, st_dtype_info(t->dtype)->name,
-		        int_only ? "a type the target does not have" : "which no weight is; readers of GGUF refuse tensors that they do not know");
+		        int_only ? "a type the target does not have"
+		                 : "which no weight is; readers of GGUF refuse tensors that they do not know");
 		return ST_OK;
 	}
 	struct st_job *j;
@@ -262,7 +288,8 @@ void st_sort_jobs(struct st_conversion *v)
 		qsort(v->jobs, v->n_jobs, sizeof *v->jobs, by_name);
 }
 
-/* Where a repair changes llama3's scaling or what it acts on, its divisors are others; divisors of another kind depend on no key. */
+/* Where a repair changes llama3's scaling or what it acts on, its divisors are others; divisors of another kind depend
+ * on no key. */
 static bool divisors_change(const struct st_conversion *v)
 {
 	bool llama3 = st_model_config(v->in)->rope_scaling == ST_ROPE_SCALING_LLAMA3;

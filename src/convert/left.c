@@ -81,12 +81,14 @@ static void gguf_keys(struct st_conversion *v)
 }
 
 /* Members of a document but for those that say nothing. */
-static void members(struct st_conversion *v, const json_t *o, bool configuration, const char *const *known, const char *where)
+static void members(struct st_conversion *v, const json_t *o, bool configuration, const char *const *known,
+                    const char *where)
 {
 	struct line l = { 0 };
 	const char *key;
 	json_t *m;
-	json_object_foreach((json_t *)(uintptr_t)o, key, m) {
+	json_object_foreach((json_t *)(uintptr_t)o, key, m)
+	{
 		if (json_is_null(m) || json_is_false(m))
 			continue;
 		if (!in_list(known, key) && !(configuration && st_config_has_key(v->from, key)))
@@ -97,22 +99,29 @@ static void members(struct st_conversion *v, const json_t *o, bool configuration
 	end_line(v, &l, where);
 }
 
-#define CONFIGURATION "model_type", "architectures", "rope_scaling", "rope_parameters", "sliding_window", "use_sliding_window", "max_window_layers", \
-	"layer_types", "attention_bias", "tie_word_embeddings", IDS
+#define CONFIGURATION                                                                                             \
+	"model_type", "architectures", "rope_scaling", "rope_parameters", "sliding_window", "use_sliding_window", \
+		"max_window_layers", "layer_types", "attention_bias", "tie_word_embeddings", IDS
 
 static void hf_keys(struct st_conversion *v)
 {
 	const struct st_container *c = st_model_container(v->in);
-	members(v, c->config, true, LIST(CONFIGURATION, "_name_or_path", "hidden_act", "torch_dtype", "dtype", "use_cache", "transformers_version",
-	                                                  "pad_token_id"), "config.json");
-	members(v, c->generation_config, false, LIST(IDS, "pad_token_id", "_from_model_config", "transformers_version"), "generation_config.json");
+	members(v, c->config, true,
+	        LIST(CONFIGURATION, "_name_or_path", "hidden_act", "torch_dtype", "dtype", "use_cache",
+	             "transformers_version", "pad_token_id"),
+	        "config.json");
+	members(v, c->generation_config, false, LIST(IDS, "pad_token_id", "_from_model_config", "transformers_version"),
+	        "generation_config.json");
 	members(v, c->metadata, false, LIST("format"), "__metadata__");
 }
 
 static void apr_keys(struct st_conversion *v)
 {
-	static const char *const with[] = { CONFIGURATION, "architecture", "name", "rope_type", "tied_embeddings", "hidden_act", "quantization", "chat_template", "tokenizer.*", NULL },
-	                  *const without[] = { CONFIGURATION, "architecture", "name", "rope_type", "tied_embeddings", "hidden_act", "quantization", NULL };
+	static const char
+		*const with[] = { CONFIGURATION, "architecture", "name",          "rope_type",   "tied_embeddings",
+		                  "hidden_act",  "quantization", "chat_template", "tokenizer.*", NULL },
+		       *const without[] = { CONFIGURATION,     "architecture", "name",         "rope_type",
+		                            "tied_embeddings", "hidden_act",   "quantization", NULL };
 	members(v, st_model_container(v->in)->metadata, true, v->vocab.t ? with : without, "metadata");
 }
 
@@ -137,8 +146,8 @@ static void files(struct st_conversion *v)
 	for (struct dirent *e; (e = readdir(d));) {
 		const char *s = e->d_name;
 		bool document = v->from == v->to ? st_folder_keeps(s) : v->vocab.t && st_folder_is_vocabulary(s);
-		if (s[0] == '.' || document || ends_with(s, ".safetensors") || ends_with(s, ".safetensors.index.json") ||
-		    strcmp(s, "config.json") == 0 || strcmp(s, "generation_config.json") == 0)
+		if (s[0] == '.' || document || ends_with(s, ".safetensors") || ends_with(s, ".safetensors.index.json")
+		    || strcmp(s, "config.json") == 0 || strcmp(s, "generation_config.json") == 0)
 			continue;
 		st_list_add(&found, st_arena_strndup(&v->arena, s, strlen(s)));
 	}

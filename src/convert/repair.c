@@ -53,7 +53,8 @@ static bool same_path(const char *a, const char *b)
 static enum st_status identify(struct st_repair *r, const struct st_conversion *v, struct st_error *err)
 {
 	char hex[65];
-	bool a = same_path(text_of(input(r, 'a'), "path"), v->in_path), b = same_path(text_of(input(r, 'b'), "path"), v->in_path);
+	bool a = same_path(text_of(input(r, 'a'), "path"), v->in_path),
+	     b = same_path(text_of(input(r, 'b'), "path"), v->in_path);
 	const char *sha_a = text_of(input(r, 'a'), "sha256"), *sha_b = text_of(input(r, 'b'), "sha256");
 	if (a == b && sha_a && sha_b && strcmp(sha_a, sha_b) != 0) {
 		ST_TRY(st_container_sha256(st_model_container(v->in), hex, err));
@@ -62,11 +63,14 @@ static enum st_status identify(struct st_repair *r, const struct st_conversion *
 	}
 	if (a == b) {
 		const char *pa = text_of(input(r, 'a'), "path"), *pb = text_of(input(r, 'b'), "path");
-		return st_fail(err, ST_ERR_MISMATCH, "is neither input of the report, A %.100s and B %.100s, by path or digest", pa ? pa : "?", pb ? pb : "?");
+		return st_fail(err, ST_ERR_MISMATCH,
+		               "is neither input of the report, A %.100s and B %.100s, by path or digest",
+		               pa ? pa : "?", pb ? pb : "?");
 	}
 	r->side = a ? 'a' : 'b';
 	if (v->o->side && v->o->side != r->side)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "side", "the file is input %c of the report, not %c", r->side, v->o->side);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "side", "the file is input %c of the report, not %c",
+		                  r->side, v->o->side);
 	return ST_OK;
 }
 
@@ -77,18 +81,18 @@ static bool concerns(const struct st_repair *r, const json_t *fault)
 	return !side || side == r->side;
 }
 
-static enum st_status ask_side(const struct st_conversion *v, const struct st_repair *r, const char *what, struct st_error *err)
+static enum st_status ask_side(const struct st_conversion *v, const struct st_repair *r, const char *what,
+                               struct st_error *err)
 {
 	if (v->o->side)
 		return ST_OK;
-	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "side", "the report cannot tell which file is wrong about %.100s; say --side %c if it is this one, input %c of the report",
+	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "side",
+	                  "the report cannot tell which file is wrong about %.100s; say --side %c if it is this one, "
+	                  "input %c of the report",
 	                  what, r->side, r->side);
 }
 
-static bool matters(const json_t *diff)
-{
-	return json_is_true(json_object_get(diff, "matters"));
-}
+static bool matters(const json_t *diff) { return json_is_true(json_object_get(diff, "matters")); }
 
 /* Keys of one setting come together: a scaling has its factor, whether or not that mattered by itself. */
 static enum st_status repair_config(struct st_repair *r, struct st_conversion *v, struct st_error *err)
@@ -102,16 +106,21 @@ static enum st_status repair_config(struct st_repair *r, struct st_conversion *v
 	}
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		const json_t *d = json_array_get(list, i);
-		const char *key = text_of(d, "key"), *was = text_of(d, r->side == 'a' ? "a" : "b"), *is = text_of(d, r->side == 'a' ? "b" : "a");
+		const char *key = text_of(d, "key"), *was = text_of(d, r->side == 'a' ? "a" : "b"),
+			   *is = text_of(d, r->side == 'a' ? "b" : "a");
 		if (!key || !was || !is || !(matters(d) || (rope && strncmp(key, "rope_", 5) == 0)))
 			continue;
 		ST_TRY(ask_side(v, r, key, err));
 		if (!st_config_set(&v->cfg, key, is) || v->n_edited == sizeof v->edited / sizeof *v->edited)
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key, "config.mismatch (%.60s here, %.60s there) cannot be repaired: the tensors depend on it", was, is);
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key,
+			                  "config.mismatch (%.60s here, %.60s there) cannot be repaired: the tensors "
+			                  "depend on it",
+			                  was, is);
 		v->edited[v->n_edited++] = st_arena_strndup(&v->arena, key, strlen(key));
 		if (!v->edited[v->n_edited - 1])
 			return st_no_memory(err);
-		st_list_add(&v->repairs, st_arena_printf(&v->arena, "config.mismatch: %s is %s instead of %s", key, is, was));
+		st_list_add(&v->repairs,
+		            st_arena_printf(&v->arena, "config.mismatch: %s is %s instead of %s", key, is, was));
 	}
 	return ST_OK;
 }
@@ -124,7 +133,8 @@ static enum st_status list_faults(struct st_repair *r, struct st_error *err)
 	if (!json_is_array(faults))
 		return st_fail(err, ST_ERR_FORMAT, "weights.faults is missing");
 	for (size_t i = 0; i < json_array_size(missing); i++) {
-		json_t *f = json_pack("{s:O, s:s, s:s#}", "tensor", json_array_get(missing, i), "code", "weight.missing", "side", &r->side, 1);
+		json_t *f = json_pack("{s:O, s:s, s:s#}", "tensor", json_array_get(missing, i), "code",
+		                      "weight.missing", "side", &r->side, 1);
 		if (!f || json_array_append_new(faults, f) != 0)
 			return st_no_memory(err);
 	}
@@ -138,9 +148,11 @@ static enum st_status nothing_to_do(const struct st_repair *r, struct st_error *
 	const char *code = text_of(cause, "code");
 	for (size_t i = 0; i < json_array_size(r->faults); i++)
 		if (!concerns(r, json_array_get(r->faults, i)))
-			return st_fail(err, ST_ERR_USAGE, "is input %c of the report, which says that the other one is wrong", r->side);
+			return st_fail(err, ST_ERR_USAGE,
+			               "is input %c of the report, which says that the other one is wrong", r->side);
 	if (code)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, code, "cannot be repaired in a file by what the report says");
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, code,
+		                  "cannot be repaired in a file by what the report says");
 	return st_fail(err, ST_ERR_USAGE, "the report finds no fault to repair");
 }
 
@@ -177,7 +189,8 @@ enum st_status st_repair_open(struct st_conversion *v, struct st_repair **out, s
 	const char *other = text_of(input(r, r->side == 'a' ? 'b' : 'a'), "path");
 	struct st_error why = ST_ERROR_INIT;
 	if (!other || st_model_open_partial(other, &v->other, &why) != ST_OK)
-		st_note(v, "the repair could not be compared with %.200s: %.200s", other ? other : "the other file", other ? why.message : "the report does not name it");
+		st_note(v, "the repair could not be compared with %.200s: %.200s", other ? other : "the other file",
+		        other ? why.message : "the report does not name it");
 	return ST_OK;
 }
 
@@ -233,7 +246,8 @@ static enum st_dtype wanted_type(const struct fix *f, enum st_dtype stored)
 }
 
 /* Take the rows graph[] of w0 and w1 instead. */
-static enum st_status take(const struct fix *f, const struct st_weight *w0, const struct st_weight *w1, const uint64_t *graph, enum st_dtype want)
+static enum st_status take(const struct fix *f, const struct st_weight *w0, const struct st_weight *w1,
+                           const uint64_t *graph, enum st_dtype want)
 {
 	const struct st_weight *w[2] = { w0, w1 };
 	f->j->kind = ST_JOB_COPY;
@@ -245,21 +259,32 @@ static enum st_status take(const struct fix *f, const struct st_weight *w0, cons
 
 static bool fits_place(const struct fix *f, const struct st_weight *w)
 {
-	return st_tensor_rows(w->tensor) == st_spec_rows(&f->j->spec) && st_tensor_cols(w->tensor) == st_spec_cols(&f->j->spec);
+	return st_tensor_rows(w->tensor) == st_spec_rows(&f->j->spec)
+	    && st_tensor_cols(w->tensor) == st_spec_cols(&f->j->spec);
 }
 
 /* How far row `r` of the job is from the other file's: sums over the row. */
 static enum st_status row_residual(const struct fix *f, uint64_t r, double *dd, double *bb)
 {
 	const struct st_job *j = f->j;
-	uint64_t cols = st_spec_cols(&j->spec), g = st_output_interleaved(f->v, j->role) && j->spec.ndim == 2 ? st_row_in_halves(r, f->v->cfg.head_dim) : r;
+	uint64_t cols = st_spec_cols(&j->spec), g = st_output_interleaved(f->v, j->role) && j->spec.ndim == 2
+	                                                  ? st_row_in_halves(r, f->v->cfg.head_dim)
+	                                                  : r;
 	float *x = st_alloc_array(2 * cols, sizeof *x), *y = x ? x + cols : NULL;
-	uint8_t *bytes = j->kind == ST_JOB_COPY ? st_alloc_array(j->spec.ndim < 2 ? j->src[0]->n_bytes : j->src[0]->row_bytes, 1) : NULL;
+	uint8_t *bytes = j->kind == ST_JOB_COPY
+	                       ? st_alloc_array(j->spec.ndim < 2 ? j->src[0]->n_bytes : j->src[0]->row_bytes, 1)
+	                       : NULL;
 	enum st_status st = x && (bytes || j->kind != ST_JOB_COPY) ? ST_OK : st_no_memory(f->err);
 	if (st == ST_OK && bytes) {
 		st_job_row_bytes(j, r, bytes);
-		struct st_tensor row = { .dtype = j->spec.dtype, .layout = ST_LAYOUT_ROWS, .ndim = 1, .shape = { cols }, .n_elems = cols, .scale = j->src[0]->scale,
-		                         .row_bytes = j->src[0]->row_bytes, .data = bytes };
+		struct st_tensor row = { .dtype = j->spec.dtype,
+			                 .layout = ST_LAYOUT_ROWS,
+			                 .ndim = 1,
+			                 .shape = { cols },
+			                 .n_elems = cols,
+			                 .scale = j->src[0]->scale,
+			                 .row_bytes = j->src[0]->row_bytes,
+			                 .data = bytes };
 		st_tensor_decode(&row, 0, 1, x);
 	} else if (st == ST_OK) {
 		st = st_job_floats(j, r, 1, x, 1, f->err);
@@ -383,24 +408,31 @@ static enum st_status fix_row_shift(struct fix *f)
 	return take(f, f->own, NULL, graph, wanted_type(f, f->own->tensor->dtype));
 }
 
-/* The reorderings that a report may mean: from one RoPE order to the other with heads of d rows, alone (0, 1) or before or behind
- * one with heads of d0 rows (2 to 5). */
+/* The reorderings that a report may mean: from one RoPE order to the other with heads of d rows, alone (0, 1) or before
+ * or behind one with heads of d0 rows (2 to 5). */
 enum { ALONE = 2, REORDERINGS = 6 };
 static uint64_t reordered(unsigned which, uint64_t i, uint64_t d, uint64_t d0)
 {
 	switch (which) {
-	case 0: return st_row_in_pairs(i, d);
-	case 1: return st_row_in_halves(i, d);
-	case 2: return st_row_in_halves(st_row_in_pairs(i, d), d0);
-	case 3: return st_row_in_pairs(st_row_in_halves(i, d), d0);
-	case 4: return st_row_in_pairs(st_row_in_halves(i, d0), d);
-	default: return st_row_in_halves(st_row_in_pairs(i, d0), d);
+	case 0:
+		return st_row_in_pairs(i, d);
+	case 1:
+		return st_row_in_halves(i, d);
+	case 2:
+		return st_row_in_halves(st_row_in_pairs(i, d), d0);
+	case 3:
+		return st_row_in_pairs(st_row_in_halves(i, d), d0);
+	case 4:
+		return st_row_in_pairs(st_row_in_halves(i, d0), d);
+	default:
+		return st_row_in_halves(st_row_in_pairs(i, d0), d);
 	}
 }
 
 static enum st_status fix_rope_order(struct fix *f)
 {
-	uint64_t n, *graph = new_map(f, &n), heads = (uint64_t)number(f, "heads", 0), wrong = (uint64_t)number(f, "wrong_heads", (double)heads);
+	uint64_t n, *graph = new_map(f, &n), heads = (uint64_t)number(f, "heads", 0),
+		    wrong = (uint64_t)number(f, "wrong_heads", (double)heads);
 	const char *order = text_of(f->params, "order");
 	if (!graph)
 		return st_no_memory(f->err);
@@ -408,7 +440,9 @@ static enum st_status fix_rope_order(struct fix *f)
 		return cannot(f, "the report's head counts do not divide the rows");
 	unsigned n_ways = wrong == heads ? ALONE : REORDERINGS, best = strcmp(order, "pairs") == 0;
 	if (!f->sound && n_ways > ALONE)
-		return cannot(f, "which of the possible reorderings it was takes the other file's tensor, which is not at hand");
+		return cannot(
+			f,
+			"which of the possible reorderings it was takes the other file's tensor, which is not at hand");
 	double least = INFINITY;
 	for (unsigned pass = 0; pass <= n_ways; pass++) {
 		unsigned way = pass < n_ways ? pass : best; /* try each, then take the best */
@@ -443,7 +477,8 @@ static const char *holder_of(const struct fix *f)
 	return NULL;
 }
 
-/* "a's tensor is b's HOLDS": what belongs in b lies under that name in b itself, what belongs in a lies where a holds this one. */
+/* "a's tensor is b's HOLDS": what belongs in b lies under that name in b itself, what belongs in a lies where a holds
+ * this one. */
 static enum st_status fix_misplaced(struct fix *f)
 {
 	const char *at = f->r->side == 'b' ? text_of(f->params, "holds") : holder_of(f);
@@ -469,7 +504,8 @@ static enum st_status fix_misplaced(struct fix *f)
 static enum st_status fix_gate_up_interleaved(struct fix *f)
 {
 	uint64_t n, *graph = new_map(f, &n);
-	const struct st_weight *gate = bound(f->v->in, ST_ROLE_GATE, f->layer), *up = bound(f->v->in, ST_ROLE_UP, f->layer);
+	const struct st_weight *gate = bound(f->v->in, ST_ROLE_GATE, f->layer),
+			       *up = bound(f->v->in, ST_ROLE_UP, f->layer);
 	if (!graph)
 		return st_no_memory(f->err);
 	if (!gate || !up || !fits_place(f, gate) || !fits_place(f, up))
@@ -481,8 +517,12 @@ static enum st_status fix_gate_up_interleaved(struct fix *f)
 
 static enum st_status fix_block_layout(struct fix *f)
 {
-	static const struct { const char *order; enum st_nibbles once, other; } known[] = {
-		{ "nibbles exchanged", ST_NIBBLES_EXCHANGE, ST_NIBBLES_EXCHANGE }, { "pairs", ST_NIBBLES_FROM_PAIRS, ST_NIBBLES_TO_PAIRS },
+	static const struct {
+		const char *order;
+		enum st_nibbles once, other;
+	} known[] = {
+		{ "nibbles exchanged", ST_NIBBLES_EXCHANGE, ST_NIBBLES_EXCHANGE },
+		{ "pairs", ST_NIBBLES_FROM_PAIRS, ST_NIBBLES_TO_PAIRS },
 		{ "halves", ST_NIBBLES_TO_PAIRS, ST_NIBBLES_FROM_PAIRS },
 	};
 	const char *order = text_of(f->params, "order");
@@ -498,7 +538,8 @@ static enum st_status fix_block_layout(struct fix *f)
 			f->j->nibbles = k ? known[i].other : known[i].once;
 			ST_TRY(take(f, f->own, NULL, NULL, t));
 			if (f->j->kind != ST_JOB_COPY)
-				return cannot(f, "the output has no place for the blocks; repair into a container that has this type");
+				return cannot(f, "the output has no place for the blocks; repair into a container that "
+				                 "has this type");
 			if (f->sound)
 				ST_TRY(residual(f, &left[k]));
 		}
@@ -508,8 +549,8 @@ static enum st_status fix_block_layout(struct fix *f)
 	return cannot(f, "the report names no order of values in a block that Stele knows");
 }
 
-/* Of the same bytes under two labels the report relabels one; where this file is the other, its tensor has the type that is
- * proposed there, and what is right for it is the label. */
+/* Of the same bytes under two labels the report relabels one; where this file is the other, its tensor has the type
+ * that is proposed there, and what is right for it is the label. */
 static enum st_status fix_label(struct fix *f)
 {
 	const char *own = st_dtype_info(f->own->tensor->dtype)->name, *proposed = text_of(f->params, "type");
@@ -521,8 +562,8 @@ static enum st_status fix_label(struct fix *f)
 		return st_no_memory(f->err);
 	*x = *f->own->tensor;
 	uint64_t cols = st_tensor_cols(x);
-	if (!name || !st_dtype_parse(name, &t) || x->layout != ST_LAYOUT_ROWS || cols % st_dtype_info(t)->block_elems ||
-	    cols / st_dtype_info(t)->block_elems * st_dtype_info(t)->block_bytes != x->row_bytes)
+	if (!name || !st_dtype_parse(name, &t) || x->layout != ST_LAYOUT_ROWS || cols % st_dtype_info(t)->block_elems
+	    || cols / st_dtype_info(t)->block_elems * st_dtype_info(t)->block_bytes != x->row_bytes)
 		return cannot(f, "the bytes do not hold the type that the report names");
 	x->dtype = t;
 	x->scale = 1;
@@ -581,7 +622,8 @@ static enum st_status find_job(struct fix *f)
 	f->j->role = f->role;
 	f->j->layer = f->layer;
 	f->j->spec.ndim = st_role_shape(&v->cfg, f->role, f->j->spec.shape);
-	bool named = v->to == ST_FORMAT_GGUF ? st_role_gguf_name(f->role, f->layer, name, sizeof name) : st_role_hf_name(f->role, f->layer, name, sizeof name);
+	bool named = v->to == ST_FORMAT_GGUF ? st_role_gguf_name(f->role, f->layer, name, sizeof name)
+	                                     : st_role_hf_name(f->role, f->layer, name, sizeof name);
 	f->j->spec.name = named ? st_arena_strndup(&v->arena, name, strlen(name)) : NULL;
 	return f->j->spec.name ? ST_OK : st_no_memory(f->err);
 }
@@ -591,7 +633,8 @@ static enum st_status apply_fault(struct fix *f)
 	f->code = text_of(f->fault, "code");
 	f->name = text_of(f->fault, "tensor");
 	f->params = json_object_get(f->fault, "parameters");
-	if (!f->code || !f->name || !st_role_of_name(f->name, &f->role, &f->layer) || (st_role_per_layer(f->role) && f->layer >= f->v->cfg.n_layers))
+	if (!f->code || !f->name || !st_role_of_name(f->name, &f->role, &f->layer)
+	    || (st_role_per_layer(f->role) && f->layer >= f->v->cfg.n_layers))
 		return st_fail(f->err, ST_ERR_FORMAT, "weights.faults names no code or no weight of this model");
 	size_t i = 0, n = sizeof fixes / sizeof *fixes;
 	while (i < n && strcmp(fixes[i].code, f->code) != 0)
@@ -614,7 +657,8 @@ static enum st_status apply_fault(struct fix *f)
 	ST_TRY(fixes[i].fix(f));
 	f->j->repaired = fixes[i].code;
 	f->j->sound = f->sound;
-	st_list_add(&f->v->repairs, st_arena_printf(&f->v->arena, "%s: %s: %s", f->code, f->j->spec.name, fixes[i].what));
+	st_list_add(&f->v->repairs,
+	            st_arena_printf(&f->v->arena, "%s: %s: %s", f->code, f->j->spec.name, fixes[i].what));
 	return ST_OK;
 }
 

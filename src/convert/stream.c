@@ -11,10 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PIECE ((uint64_t)4 << 20)      /* bytes that are copied at once */
-#define FLOATS ((uint64_t)4 << 20)     /* numbers that are held at once */
-#define SMALL ((uint64_t)1 << 16)      /* elements below which a team of threads costs more than it saves */
-#define DENSE ((uint64_t)12 << 20)     /* the same where every pass reads the whole tensor */
+#define PIECE ((uint64_t)4 << 20)  /* bytes that are copied at once */
+#define FLOATS ((uint64_t)4 << 20) /* numbers that are held at once */
+#define SMALL ((uint64_t)1 << 16)  /* elements below which a team of threads costs more than it saves */
+#define DENSE ((uint64_t)12 << 20) /* the same where every pass reads the whole tensor */
 
 /* ---- bytes ---- */
 
@@ -24,10 +24,11 @@ static const struct block_parts {
 	uint8_t n_scales;
 	uint16_t scale[2];
 } parts[] = {
-	{ ST_DTYPE_Q4_0, 1, { 0 } },    { ST_DTYPE_Q4_1, 2, { 0, 2 } }, { ST_DTYPE_Q5_0, 1, { 0 } },    { ST_DTYPE_Q5_1, 2, { 0, 2 } },
-	{ ST_DTYPE_Q8_0, 1, { 0 } },    { ST_DTYPE_Q8_1, 2, { 0, 2 } }, { ST_DTYPE_Q2_K, 2, { 80, 82 } }, { ST_DTYPE_Q3_K, 1, { 108 } },
-	{ ST_DTYPE_Q4_K, 2, { 0, 2 } }, { ST_DTYPE_Q5_K, 2, { 0, 2 } }, { ST_DTYPE_Q6_K, 1, { 208 } },  { ST_DTYPE_IQ4_NL, 1, { 0 } },
-	{ ST_DTYPE_IQ4_XS, 1, { 0 } },  { ST_DTYPE_APR_Q4, 1, { 0 } },
+	{ ST_DTYPE_Q4_0, 1, { 0 } },      { ST_DTYPE_Q4_1, 2, { 0, 2 } }, { ST_DTYPE_Q5_0, 1, { 0 } },
+	{ ST_DTYPE_Q5_1, 2, { 0, 2 } },   { ST_DTYPE_Q8_0, 1, { 0 } },    { ST_DTYPE_Q8_1, 2, { 0, 2 } },
+	{ ST_DTYPE_Q2_K, 2, { 80, 82 } }, { ST_DTYPE_Q3_K, 1, { 108 } },  { ST_DTYPE_Q4_K, 2, { 0, 2 } },
+	{ ST_DTYPE_Q5_K, 2, { 0, 2 } },   { ST_DTYPE_Q6_K, 1, { 208 } },  { ST_DTYPE_IQ4_NL, 1, { 0 } },
+	{ ST_DTYPE_IQ4_XS, 1, { 0 } },    { ST_DTYPE_APR_Q4, 1, { 0 } },
 };
 
 static const struct block_parts *parts_of(enum st_dtype t)
@@ -38,10 +39,7 @@ static const struct block_parts *parts_of(enum st_dtype t)
 	return NULL;
 }
 
-bool st_type_has_scales(enum st_dtype t)
-{
-	return t == ST_DTYPE_APR_Q8 || parts_of(t);
-}
+bool st_type_has_scales(enum st_dtype t) { return t == ST_DTYPE_APR_Q8 || parts_of(t); }
 
 bool st_type_has_nibbles(enum st_dtype t)
 {
@@ -54,12 +52,14 @@ static void reorder_codes(uint8_t q[16], enum st_nibbles order)
 {
 	uint8_t code[32];
 	for (size_t i = 0; i < 16; i++) {
-		size_t lo = order == ST_NIBBLES_FROM_PAIRS ? 2 * i : i, hi = order == ST_NIBBLES_FROM_PAIRS ? 2 * i + 1 : i + 16;
+		size_t lo = order == ST_NIBBLES_FROM_PAIRS ? 2 * i : i,
+		       hi = order == ST_NIBBLES_FROM_PAIRS ? 2 * i + 1 : i + 16;
 		code[order == ST_NIBBLES_EXCHANGE ? hi : lo] = q[i] & 15;
 		code[order == ST_NIBBLES_EXCHANGE ? lo : hi] = q[i] >> 4;
 	}
 	for (size_t i = 0; i < 16; i++) {
-		size_t lo = order == ST_NIBBLES_TO_PAIRS ? 2 * i : i, hi = order == ST_NIBBLES_TO_PAIRS ? 2 * i + 1 : i + 16;
+		size_t lo = order == ST_NIBBLES_TO_PAIRS ? 2 * i : i,
+		       hi = order == ST_NIBBLES_TO_PAIRS ? 2 * i + 1 : i + 16;
 		q[i] = (uint8_t)(code[lo] | code[hi] << 4);
 	}
 }
@@ -80,7 +80,10 @@ static void edit_blocks(const struct st_job *j, uint8_t *row, uint64_t n_bytes)
 	}
 }
 
-static bool edits(const struct st_job *j) { return (j->gain != 1 && j->spec.dtype != ST_DTYPE_APR_Q8) || j->nibbles != ST_NIBBLES_KEEP; }
+static bool edits(const struct st_job *j)
+{
+	return (j->gain != 1 && j->spec.dtype != ST_DTYPE_APR_Q8) || j->nibbles != ST_NIBBLES_KEEP;
+}
 
 /* Stored row r of the sources together. */
 static const uint8_t *stored_row(const struct st_job *j, uint64_t r)
@@ -133,7 +136,8 @@ static enum st_status vector_floats(const struct st_job *j, float *dst, struct s
 
 /* Output rows of a matrix that lies transposed. Every stored row is decoded once for each piece of the output, and its
  * elements are dropped where they belong. Here `map` is the output row of each row of the graph's basis. */
-static enum st_status transposed_floats(const struct st_job *j, uint64_t row0, uint64_t count, float *dst, int threads, struct st_error *err)
+static enum st_status transposed_floats(const struct st_job *j, uint64_t row0, uint64_t count, float *dst, int threads,
+                                        struct st_error *err)
 {
 	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec);
 	uint64_t stored_rows = st_tensor_rows(j->from.tensor), stored_cols = st_tensor_cols(j->from.tensor);
@@ -156,7 +160,10 @@ static enum st_status transposed_floats(const struct st_job *j, uint64_t row0, u
 	return st_check_cancel(err);
 }
 
-bool st_job_by_rows(const struct st_job *j) { return j->spec.ndim >= 2 && (j->kind == ST_JOB_COPY || j->kind == ST_JOB_ENCODE); }
+bool st_job_by_rows(const struct st_job *j)
+{
+	return j->spec.ndim >= 2 && (j->kind == ST_JOB_COPY || j->kind == ST_JOB_ENCODE);
+}
 
 void st_job_row(const struct st_job *j, uint64_t row, float *dst)
 {
@@ -165,7 +172,8 @@ void st_job_row(const struct st_job *j, uint64_t row, float *dst)
 	affine(j, dst, st_spec_cols(&j->spec));
 }
 
-enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, float *dst, int threads, struct st_error *err)
+enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, float *dst, int threads,
+                             struct st_error *err)
 {
 	uint64_t cols = st_spec_cols(&j->spec);
 	if (j->kind == ST_JOB_VALUES) {
@@ -201,7 +209,8 @@ static enum st_status write_bytes(const uint8_t *p, uint64_t n, struct st_writer
 	return ST_OK;
 }
 
-static enum st_status write_copy(struct st_conversion *v, const struct st_job *j, struct st_writer *w, struct st_error *err)
+static enum st_status write_copy(struct st_conversion *v, const struct st_job *j, struct st_writer *w,
+                                 struct st_error *err)
 {
 	const struct st_tensor *t = j->src[0];
 	if (t->dtype == ST_DTYPE_APR_Q8) {
@@ -230,7 +239,8 @@ static enum st_status write_copy(struct st_conversion *v, const struct st_job *j
 }
 
 /* The largest magnitude of the tensor: the scale of AprQ8 is in front of the numbers. */
-static enum st_status write_scale(struct st_conversion *v, const struct st_job *j, float *x, float *scale, struct st_writer *w, struct st_error *err)
+static enum st_status write_scale(struct st_conversion *v, const struct st_job *j, float *x, float *scale,
+                                  struct st_writer *w, struct st_error *err)
 {
 	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), step = st_job_step(j);
 	float largest = 0;
@@ -246,10 +256,12 @@ static enum st_status write_scale(struct st_conversion *v, const struct st_job *
 	return st_writer_append(w, scale, sizeof *scale, err);
 }
 
-static enum st_status write_numbers(struct st_conversion *v, const struct st_job *j, struct st_writer *w, struct st_error *err)
+static enum st_status write_numbers(struct st_conversion *v, const struct st_job *j, struct st_writer *w,
+                                    struct st_error *err)
 {
 	const struct st_dtype_info *info = st_dtype_info(j->spec.dtype);
-	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), step = st_job_step(j), be = info->block_elems;
+	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), step = st_job_step(j),
+		 be = info->block_elems;
 	uint64_t most = st_ceil_div(step * cols, be) * be; /* a ragged end is filled up with zeros */
 	float *x = st_alloc_array(most, sizeof *x), scale = 1;
 	uint8_t *buf = st_alloc_array(most / be, info->block_bytes);
@@ -285,10 +297,12 @@ static enum st_status write_numbers(struct st_conversion *v, const struct st_job
 }
 
 /* Rows of whole blocks: each thread decodes and encodes its own. */
-static enum st_status write_rows(struct st_conversion *v, const struct st_job *j, struct st_writer *w, struct st_error *err)
+static enum st_status write_rows(struct st_conversion *v, const struct st_job *j, struct st_writer *w,
+                                 struct st_error *err)
 {
 	const struct st_dtype_info *info = st_dtype_info(j->spec.dtype);
-	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), size = cols / info->block_elems * info->block_bytes;
+	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec),
+		 size = cols / info->block_elems * info->block_bytes;
 	uint64_t step = size ? 4 * PIECE / size : 1;
 	step = step == 0 ? 1 : step < rows ? step : rows;
 	float *x = st_alloc_array((uint64_t)v->threads * cols, sizeof *x);
@@ -317,6 +331,7 @@ enum st_status st_job_write(struct st_conversion *v, const struct st_job *j, str
 {
 	if (j->kind == ST_JOB_COPY)
 		return write_copy(v, j, w, err);
-	bool whole = st_spec_cols(&j->spec) % st_dtype_info(j->spec.dtype)->block_elems == 0 && j->spec.dtype != ST_DTYPE_APR_Q8;
+	bool whole = st_spec_cols(&j->spec) % st_dtype_info(j->spec.dtype)->block_elems == 0
+	          && j->spec.dtype != ST_DTYPE_APR_Q8;
 	return st_job_by_rows(j) && whole ? write_rows(v, j, w, err) : write_numbers(v, j, w, err);
 }

@@ -11,17 +11,26 @@
 
 /* ---- the name of the word splitting ---- */
 
-/* Text that the known ways of splitting cut differently: contractions, runs of blanks and breaks, digits of several lengths
- * and scripts, punctuation in rows, capitals inside words, letters with marks, composed and not. */
-static const char probe[] =
-	"I'm you're WE'LL he'd  x\n\n \n\t y\r\n  z   1 12 123 1234 123456789 3.14 2+2=4 \xd9\xa1\xd9\xa2\xd9\xa3 $5 <=> a_b__c ~^` "
-	"(\"it's\") [x]: {y}; ... !!!??? foo.bar,baz/qux\\n #tag @me 50% a&b camelCaseWord HTTPServer iPhone15Pro Don'T "
-	"\xc3\xa9t\xc3\xa9 e\xcc\x81te\xcc\x81 na\xc3\xafve \xe4\xbd\xa0\xe5\xa5\xbd\xe4\xb8\x96\xe7\x95\x8c\xe3\x80\x82"
-	"\xe3\x81\x93\xe3\x82\x93\xe3\x81\xab\xe3\x81\xa1\xe3\x81\xaf \xd0\x9f\xd1\x80\xd0\xb8\xd0\xb2\xd0\xb5\xd1\x82, \xea\xb0\x80\xeb\x82\x98 "
-	"\xf0\x9f\x99\x82\xf0\x9f\x91\x8d \xe2\x80\xa6 \xe2\x80\x94 \xef\xbc\x81 \xe0\xa4\xa8\xe0\xa4\xae\xe0\xa4\xb8\xe0\xa5\x8d\xe0\xa4\xa4\xe0\xa5\x87    ";
+/* Text that the known ways of splitting cut differently: contractions, runs of blanks and breaks, digits of several
+ * lengths and scripts, punctuation in rows, capitals inside words, letters with marks, composed and not. */
+static const char probe[] = "I'm you're WE'LL he'd  x\n\n \n\t y\r\n  z   1 12 123 1234 123456789 3.14 2+2=4 "
+			    "\xd9\xa1\xd9\xa2\xd9\xa3 $5 <=> a_b__c ~^` "
+			    "(\"it's\") [x]: {y}; ... !!!??? foo.bar,baz/qux\\n #tag @me 50% a&b camelCaseWord "
+			    "HTTPServer iPhone15Pro Don'T "
+			    "\xc3\xa9t\xc3\xa9 e\xcc\x81te\xcc\x81 na\xc3\xafve "
+			    "\xe4\xbd\xa0\xe5\xa5\xbd\xe4\xb8\x96\xe7\x95\x8c\xe3\x80\x82"
+			    "\xe3\x81\x93\xe3\x82\x93\xe3\x81\xab\xe3\x81\xa1\xe3\x81\xaf "
+			    "\xd0\x9f\xd1\x80\xd0\xb8\xd0\xb2\xd0\xb5\xd1\x82, \xea\xb0\x80\xeb\x82\x98 "
+			    "\xf0\x9f\x99\x82\xf0\x9f\x91\x8d \xe2\x80\xa6 \xe2\x80\x94 \xef\xbc\x81 "
+			    "\xe0\xa4\xa8\xe0\xa4\xae\xe0\xa4\xb8\xe0\xa5\x8d\xe0\xa4\xa4\xe0\xa5\x87    ";
 
 /* The probe as normalised, and the words it is cut into. */
-struct cut { struct st_scratch s; const char *text; size_t n; const struct st_spans *words; };
+struct cut {
+	struct st_scratch s;
+	const char *text;
+	size_t n;
+	const struct st_spans *words;
+};
 
 static enum st_status cut_probe(const struct st_tokenizer *t, struct cut *c, struct st_error *err)
 {
@@ -52,7 +61,8 @@ static bool same_words(const struct cut *a, const struct cut *b)
 }
 
 /* Does the splitting of that name cut the probe as the source's own does? */
-static enum st_status splits_alike(const struct st_tokenizer *t, const char *name, const struct cut *want, bool *alike, struct st_error *err)
+static enum st_status splits_alike(const struct st_tokenizer *t, const char *name, const struct cut *want, bool *alike,
+                                   struct st_error *err)
 {
 	struct st_tokenizer other = *t;
 	struct cut c = { 0 };
@@ -68,8 +78,8 @@ static enum st_status splits_alike(const struct st_tokenizer *t, const char *nam
 	return st;
 }
 
-/* tokenizer.json has patterns and no name: the first name, the family's usual one before the others, that cuts a text full of corner
- * cases into the same words. */
+/* tokenizer.json has patterns and no name: the first name, the family's usual one before the others, that cuts a text
+ * full of corner cases into the same words. */
 static enum st_status recognise_pre(struct st_conversion *v, struct st_error *err)
 {
 	const struct st_tokenizer *t = v->vocab.t;
@@ -91,8 +101,8 @@ static enum st_status recognise_pre(struct st_conversion *v, struct st_error *er
 	}
 	cut_release(&want);
 	if (st == ST_OK && !alike)
-		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer.json", "splits text into words in a way that has no name in %s",
-		                st_format_name(v->to));
+		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer.json",
+		                "splits text into words in a way that has no name in %s", st_format_name(v->to));
 	return st;
 }
 
@@ -155,8 +165,8 @@ static enum st_status list_merges(struct st_conversion *v, struct st_error *err)
 }
 
 /*
- * SentencePiece joins the pair whose result has the best score; a list of merges joins the pair that stands first. The rank of
- * the first merge that makes a piece, negated, is a score with the same effect. What no merge makes comes last.
+ * SentencePiece joins the pair whose result has the best score; a list of merges joins the pair that stands first. The
+ * rank of the first merge that makes a piece, negated, is a score with the same effect. What no merge makes comes last.
  */
 static enum st_status scores_from_merges(struct st_conversion *v, struct st_error *err)
 {
@@ -176,7 +186,10 @@ static enum st_status scores_from_merges(struct st_conversion *v, struct st_erro
 	return ST_OK;
 }
 
-struct found_merge { float score; uint32_t id, left, right; };
+struct found_merge {
+	float score;
+	uint32_t id, left, right;
+};
 
 static int by_score(const void *a, const void *b)
 {
@@ -249,7 +262,8 @@ static bool has_norm(const struct st_tokenizer *t, enum st_norm_kind kind)
 static void read_norms(struct st_vocabulary *v)
 {
 	const struct st_tokenizer *t = v->t;
-	v->space_prefix = has_norm(t, ST_NORM_PREPEND) || has_norm(t, ST_NORM_PREPEND_MISSING) || has_norm(t, ST_NORM_PREPEND_FIRST);
+	v->space_prefix = has_norm(t, ST_NORM_PREPEND) || has_norm(t, ST_NORM_PREPEND_MISSING)
+	               || has_norm(t, ST_NORM_PREPEND_FIRST);
 	v->squeeze = has_norm(t, ST_NORM_SQUEEZE);
 	for (size_t i = 0; i < t->n_norms; i++)
 		if (t->norms[i].kind == ST_NORM_CHARSMAP) {
@@ -264,7 +278,8 @@ static enum st_status read_around(struct st_vocabulary *v, struct st_error *err)
 	v->add_bos = t->n_before == 1 && (int64_t)t->before[0] == t->bos;
 	v->add_eos = t->n_after == 1 && (int64_t)t->after[0] == t->eos;
 	if (t->n_before != (size_t)v->add_bos || t->n_after != (size_t)v->add_eos)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer.json", "adds tokens around a text that are not BOS and EOS");
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer.json",
+		                  "adds tokens around a text that are not BOS and EOS");
 	return ST_OK;
 }
 
@@ -294,8 +309,10 @@ static enum st_status read_chat_template(struct st_conversion *v, struct st_erro
 	const struct st_container *c = st_model_container(v->in);
 	bool found;
 	if (v->from == ST_FORMAT_GGUF)
-		return st_kv_str(c, "tokenizer.chat_template", &v->vocab.chat_template, &v->vocab.chat_template_len, &found, err);
-	const json_t *t = json_object_get(v->from == ST_FORMAT_APR ? c->metadata : c->tokenizer_config, "chat_template");
+		return st_kv_str(c, "tokenizer.chat_template", &v->vocab.chat_template, &v->vocab.chat_template_len,
+		                 &found, err);
+	const json_t *t = json_object_get(v->from == ST_FORMAT_APR ? c->metadata : c->tokenizer_config,
+	                                  "chat_template");
 	if (json_is_array(t)) /* several, named: the one called default is what the other containers keep */
 		for (size_t i = 0; i < json_array_size(t); i++) {
 			const json_t *one = json_array_get(t, i);
@@ -312,7 +329,9 @@ static enum st_status read_chat_template(struct st_conversion *v, struct st_erro
 		return ST_OK;
 	}
 	/* Newer folders keep it as a file of its own. */
-	return v->from == ST_FORMAT_APR ? ST_OK : st_folder_text(v, "chat_template.jinja", &v->vocab.chat_template, &v->vocab.chat_template_len, err);
+	return v->from == ST_FORMAT_APR ? ST_OK
+	                                : st_folder_text(v, "chat_template.jinja", &v->vocab.chat_template,
+	                                                 &v->vocab.chat_template_len, err);
 }
 
 /* In what way BPE without a byte alphabet can become SentencePiece's. */
@@ -320,7 +339,8 @@ static enum st_status ranked_as_scored(struct st_conversion *v, struct st_error 
 {
 	const struct st_tokenizer *t = v->vocab.t;
 	if (!t->space_marker || t->n_stages != 0)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer.json", "BPE that is neither byte-level nor SentencePiece's has no place in %s",
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer.json",
+		                  "BPE that is neither byte-level nor SentencePiece's has no place in %s",
 		                  st_format_name(v->to));
 	return scores_from_merges(v, err);
 }
@@ -339,13 +359,17 @@ static enum st_status read_model(struct st_conversion *v, struct st_error *err)
 	return voc->t->model == ST_MODEL_SCORED && v->to == ST_FORMAT_SAFETENSORS ? merges_from_scores(v, err) : ST_OK;
 }
 
-/* A container without any vocabulary is a model all the same; one whose vocabulary is not understood stays in its container. */
+/* A container without any vocabulary is a model all the same; one whose vocabulary is not understood stays in its
+ * container. */
 static bool has_vocabulary(const struct st_container *c)
 {
 	switch (c->format) {
-	case ST_FORMAT_GGUF: return st_kv_find(c, "tokenizer.ggml.model") != NULL;
-	case ST_FORMAT_APR: return json_object_get(c->metadata, "tokenizer.vocabulary") != NULL;
-	default: return c->tokenizer != NULL;
+	case ST_FORMAT_GGUF:
+		return st_kv_find(c, "tokenizer.ggml.model") != NULL;
+	case ST_FORMAT_APR:
+		return json_object_get(c->metadata, "tokenizer.vocabulary") != NULL;
+	default:
+		return c->tokenizer != NULL;
 	}
 }
 
@@ -364,8 +388,8 @@ enum st_status st_vocabulary_read(struct st_conversion *v, struct st_error *err)
 			return err->code;
 		}
 		if (!v->bare)
-			st_note(v, "the tokenizer is carried unread and its ids are not compared: %.60s%s%.*s", why.where, why.where[0] ? ": " : "",
-			        (int)strcspn(why.message, ";"), why.message);
+			st_note(v, "the tokenizer is carried unread and its ids are not compared: %.60s%s%.*s",
+			        why.where, why.where[0] ? ": " : "", (int)strcspn(why.message, ";"), why.message);
 	}
 	if (as_it_stands)
 		return ST_OK;
@@ -381,7 +405,8 @@ enum st_status st_vocabulary_read(struct st_conversion *v, struct st_error *err)
 	for (uint32_t id = 0; id < voc->t->vocab.n; id++)
 		strips |= voc->t->vocab.pieces[id].strip != 0;
 	if (strips && v->to != ST_FORMAT_SAFETENSORS)
-		st_note(v, "added tokens that swallow white space beside them no longer do: %s cannot say it", st_format_name(v->to));
+		st_note(v, "added tokens that swallow white space beside them no longer do: %s cannot say it",
+		        st_format_name(v->to));
 	return ST_OK;
 }
 

@@ -10,8 +10,8 @@ static bool append(json_t *a, json_t *value) { return json_array_append_new(a, v
 static bool put_pieces(const struct st_vocabulary *v, json_t *o)
 {
 	json_t *pieces = json_array(), *types = json_array(), *scores = v->scores ? json_array() : NULL;
-	bool ok = put(o, "tokenizer.vocabulary", pieces) && put(o, "tokenizer.vocab_size", json_integer(v->n)) &&
-	          put(o, "tokenizer.token_type", types) && (!v->scores || put(o, "tokenizer.scores", scores));
+	bool ok = put(o, "tokenizer.vocabulary", pieces) && put(o, "tokenizer.vocab_size", json_integer(v->n))
+	       && put(o, "tokenizer.token_type", types) && (!v->scores || put(o, "tokenizer.scores", scores));
 	for (uint32_t id = 0; ok && id < v->n; id++) {
 		struct st_piece_view p;
 		st_vocabulary_piece(v, id, &p);
@@ -43,7 +43,8 @@ enum st_status st_vocabulary_apr(struct st_conversion *v, json_t *meta, struct s
 	if (!voc->t)
 		return ST_OK;
 	if (voc->charsmap || voc->squeeze)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer", "APR has no place for SentencePiece's map of characters");
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer",
+		                  "APR has no place for SentencePiece's map of characters");
 	bool bytes = voc->t->byte_level;
 	const char *type = bytes ? "bpe" : voc->t->model == ST_MODEL_UNIGRAM ? "unigram" : "sentencepiece";
 	bool ok = put(meta, "tokenizer.model_type", json_string(type)) && put_pieces(voc, meta);
@@ -51,10 +52,11 @@ enum st_status st_vocabulary_apr(struct st_conversion *v, json_t *meta, struct s
 		ok = ok && put(meta, "tokenizer.pre", json_string(voc->pre)) && put_merges(v, meta);
 	else
 		ok = ok && put(meta, "tokenizer.add_space_prefix", json_boolean(voc->space_prefix));
-	ok = ok && put_id(meta, "tokenizer.bos_token_id", voc->t->bos >= 0 ? voc->t->bos : v->cfg.bos) &&
-	     put_id(meta, "tokenizer.eos_token_id", voc->t->eos >= 0 ? voc->t->eos : v->cfg.eos) &&
-	     put_id(meta, "tokenizer.unk_token_id", voc->t->unk) && put(meta, "tokenizer.add_bos_token", json_boolean(voc->add_bos)) &&
-	     put(meta, "tokenizer.add_eos_token", json_boolean(voc->add_eos));
+	ok = ok && put_id(meta, "tokenizer.bos_token_id", voc->t->bos >= 0 ? voc->t->bos : v->cfg.bos)
+	  && put_id(meta, "tokenizer.eos_token_id", voc->t->eos >= 0 ? voc->t->eos : v->cfg.eos)
+	  && put_id(meta, "tokenizer.unk_token_id", voc->t->unk)
+	  && put(meta, "tokenizer.add_bos_token", json_boolean(voc->add_bos))
+	  && put(meta, "tokenizer.add_eos_token", json_boolean(voc->add_eos));
 	if (voc->chat_template)
 		ok = ok && put(meta, "chat_template", json_stringn(voc->chat_template, voc->chat_template_len));
 	return ok ? ST_OK : st_no_memory(err);

@@ -11,7 +11,10 @@ static bool put(json_t *o, const char *key, json_t *value) { return json_object_
 static bool append(json_t *a, json_t *value) { return json_array_append_new(a, value) == 0; }
 
 /* Recognised in raw text, before anything else. */
-static bool is_added(uint8_t type) { return type == ST_PIECE_CONTROL || type == ST_PIECE_USER || type == ST_PIECE_UNKNOWN; }
+static bool is_added(uint8_t type)
+{
+	return type == ST_PIECE_CONTROL || type == ST_PIECE_USER || type == ST_PIECE_UNKNOWN;
+}
 
 /* Padding to the embedding's size is no vocabulary: tokenizer.json leaves such ids out. */
 static bool is_padding(const struct st_piece_view *p, uint32_t id)
@@ -30,8 +33,9 @@ static json_t *added_tokens(const struct st_vocabulary *v)
 		if (!is_added(p.type) || p.len == 0)
 			continue;
 		uint8_t strip = v->t->vocab.pieces[id].strip;
-		if (!append(list, json_pack("{s:I, s:s%, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content", p.s, p.len, "single_word", 0, "lstrip",
-		                            (strip & ST_STRIP_LEFT) != 0, "rstrip", (strip & ST_STRIP_RIGHT) != 0, "normalized", 0, "special",
+		if (!append(list, json_pack("{s:I, s:s%, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content",
+		                            p.s, p.len, "single_word", 0, "lstrip", (strip & ST_STRIP_LEFT) != 0,
+		                            "rstrip", (strip & ST_STRIP_RIGHT) != 0, "normalized", 0, "special",
 		                            p.type != ST_PIECE_USER))) {
 			json_decref(list);
 			return NULL;
@@ -99,8 +103,9 @@ static json_t *bpe_model(struct st_conversion *v, bool ignore_merges)
 	const struct st_vocabulary *voc = &v->vocab;
 	bool spm = !voc->t->byte_level;
 	return json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token",
-	                 spm ? piece_text(voc, voc->t->unk) : json_null(), "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", spm,
-	                 "byte_fallback", spm && has_bytes(voc), "ignore_merges", ignore_merges, "vocab", ranked_vocab(v), "merges", merge_list(voc));
+	                 spm ? piece_text(voc, voc->t->unk) : json_null(), "continuing_subword_prefix",
+	                 "end_of_word_suffix", "fuse_unk", spm, "byte_fallback", spm && has_bytes(voc), "ignore_merges",
+	                 ignore_merges, "vocab", ranked_vocab(v), "merges", merge_list(voc));
 }
 
 static json_t *unigram_model(struct st_conversion *v)
@@ -113,15 +118,17 @@ static json_t *unigram_model(struct st_conversion *v)
 		st_vocabulary_piece(voc, id, &p);
 		ok = append(list, json_pack("[s%, f]", p.s, p.len, (double)voc->scores[id]));
 	}
-	return json_pack("{s:s, s:o, s:b, s:o}", "type", "Unigram", "unk_id", voc->t->unk < 0 ? json_null() : json_integer(voc->t->unk), "byte_fallback",
-	                 has_bytes(voc), "vocab", ok ? list : NULL);
+	return json_pack("{s:s, s:o, s:b, s:o}", "type", "Unigram", "unk_id",
+	                 voc->t->unk < 0 ? json_null() : json_integer(voc->t->unk), "byte_fallback", has_bytes(voc),
+	                 "vocab", ok ? list : NULL);
 }
 
 /* ---- the steps around the model ---- */
 
 static json_t *byte_level_step(void)
 {
-	return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 0, "use_regex", 0);
+	return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 0,
+	                 "use_regex", 0);
 }
 
 static json_t *word_splitting(const struct st_pretok_facts *f)
@@ -129,7 +136,8 @@ static json_t *word_splitting(const struct st_pretok_facts *f)
 	json_t *steps = json_array();
 	bool ok = steps != NULL;
 	for (size_t i = 0; ok && i < f->n_patterns; i++)
-		ok = append(steps, json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", f->patterns[i], "behavior", "Isolated", "invert", 0));
+		ok = append(steps, json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex",
+		                             f->patterns[i], "behavior", "Isolated", "invert", 0));
 	ok = ok && append(steps, byte_level_step());
 	return json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", ok ? steps : NULL);
 }
@@ -150,22 +158,31 @@ static json_t *spm_normalizer(const struct st_vocabulary *v)
 	json_t *steps = json_array();
 	bool ok = steps != NULL;
 	if (v->charsmap)
-		ok = ok && append(steps, json_pack("{s:s, s:o}", "type", "Precompiled", "precompiled_charsmap", base64(v->charsmap, v->charsmap_len)));
+		ok = ok
+		  && append(steps, json_pack("{s:s, s:o}", "type", "Precompiled", "precompiled_charsmap",
+		                             base64(v->charsmap, v->charsmap_len)));
 	if (v->squeeze) {
-		ok = ok && append(steps, json_pack("{s:s, s:b, s:b}", "type", "Strip", "strip_left", 1, "strip_right", 1));
-		ok = ok && append(steps, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "Regex", " {2,}", "content", " "));
+		ok = ok
+		  && append(steps, json_pack("{s:s, s:b, s:b}", "type", "Strip", "strip_left", 1, "strip_right", 1));
+		ok = ok
+		  && append(steps, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "Regex", " {2,}",
+		                             "content", " "));
 	}
 	if (v->space_prefix)
 		ok = ok && append(steps, json_pack("{s:s, s:s}", "type", "Prepend", "prepend", MARKER));
-	ok = ok && append(steps, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", " ", "content", MARKER));
+	ok = ok
+	  && append(steps,
+	            json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", " ", "content", MARKER));
 	return json_pack("{s:s, s:o}", "type", "Sequence", "normalizers", ok ? steps : NULL);
 }
 
 static json_t *spm_decoder(const struct st_vocabulary *v)
 {
-	json_t *steps = json_pack("[{s:s, s:{s:s}, s:s}, {s:s}, {s:s}]", "type", "Replace", "pattern", "String", MARKER, "content", " ",
-	                          "type", "ByteFallback", "type", "Fuse");
-	if (steps && v->space_prefix && !append(steps, json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0))) {
+	json_t *steps = json_pack("[{s:s, s:{s:s}, s:s}, {s:s}, {s:s}]", "type", "Replace", "pattern", "String", MARKER,
+	                          "content", " ", "type", "ByteFallback", "type", "Fuse");
+	if (steps && v->space_prefix
+	    && !append(steps,
+	               json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0))) {
 		json_decref(steps);
 		steps = NULL;
 	}
@@ -180,7 +197,10 @@ static json_t *special(const struct st_vocabulary *v, int64_t id, int type_id)
 static bool put_special_ids(const struct st_vocabulary *v, json_t *o, int64_t id)
 {
 	const struct st_piece *p = &v->t->vocab.pieces[id];
-	return json_object_setn_new(o, p->s, p->len, json_pack("{s:o, s:[I], s:[o]}", "id", piece_text(v, id), "ids", (json_int_t)id, "tokens", piece_text(v, id))) == 0;
+	return json_object_setn_new(o, p->s, p->len,
+	                            json_pack("{s:o, s:[I], s:[o]}", "id", piece_text(v, id), "ids", (json_int_t)id,
+	                                      "tokens", piece_text(v, id)))
+	    == 0;
 }
 
 /* BOS and EOS around one text, and around each of two. */
@@ -191,20 +211,24 @@ static json_t *template_step(const struct st_vocabulary *v)
 	for (int i = 0; ok && i < 2; i++) {
 		json_t *seq = json_pack("{s:{s:s, s:i}}", "Sequence", "id", i ? "B" : "A", "type_id", i);
 		if (v->add_bos)
-			ok = ok && append(pair, special(v, v->t->bos, i)) && (i || append(single, special(v, v->t->bos, 0)));
+			ok = ok && append(pair, special(v, v->t->bos, i))
+			  && (i || append(single, special(v, v->t->bos, 0)));
 		ok = ok && (i || json_array_append(single, seq) == 0) && json_array_append(pair, seq) == 0;
 		if (v->add_eos)
-			ok = ok && append(pair, special(v, v->t->eos, i)) && (i || append(single, special(v, v->t->eos, 0)));
+			ok = ok && append(pair, special(v, v->t->eos, i))
+			  && (i || append(single, special(v, v->t->eos, 0)));
 		json_decref(seq);
 	}
-	ok = ok && (!v->add_bos || put_special_ids(v, known, v->t->bos)) && (!v->add_eos || put_special_ids(v, known, v->t->eos));
+	ok = ok && (!v->add_bos || put_special_ids(v, known, v->t->bos))
+	  && (!v->add_eos || put_special_ids(v, known, v->t->eos));
 	if (!ok) {
 		json_decref(single);
 		json_decref(pair);
 		json_decref(known);
 		return NULL;
 	}
-	return json_pack("{s:s, s:o, s:o, s:o}", "type", "TemplateProcessing", "single", single, "pair", pair, "special_tokens", known);
+	return json_pack("{s:s, s:o, s:o, s:o}", "type", "TemplateProcessing", "single", single, "pair", pair,
+	                 "special_tokens", known);
 }
 
 static json_t *post_processor(const struct st_vocabulary *v)
@@ -230,12 +254,16 @@ static json_t *tokenizer_document(struct st_conversion *v)
 	if (bytes && !facts_of(voc->pre, &f))
 		return NULL; /* the reader has taken the name, so it is one of them */
 	json_t *o = json_object();
-	bool ok = o && put(o, "version", json_string("1.0")) && put(o, "truncation", json_null()) && put(o, "padding", json_null()) &&
-	          put(o, "added_tokens", added_tokens(voc)) &&
-	          put(o, "normalizer", !bytes ? spm_normalizer(voc) : f.nfc ? json_pack("{s:s}", "type", "NFC") : json_null()) &&
-	          put(o, "pre_tokenizer", bytes ? word_splitting(&f) : json_null()) && put(o, "post_processor", post_processor(voc)) &&
-	          put(o, "decoder", bytes ? byte_level_step() : spm_decoder(voc)) &&
-	          put(o, "model", unigram ? unigram_model(v) : bpe_model(v, f.ignore_merges));
+	bool ok = o && put(o, "version", json_string("1.0")) && put(o, "truncation", json_null())
+	       && put(o, "padding", json_null()) && put(o, "added_tokens", added_tokens(voc))
+	       && put(o, "normalizer",
+	              !bytes  ? spm_normalizer(voc)
+	              : f.nfc ? json_pack("{s:s}", "type", "NFC")
+	                      : json_null())
+	       && put(o, "pre_tokenizer", bytes ? word_splitting(&f) : json_null())
+	       && put(o, "post_processor", post_processor(voc))
+	       && put(o, "decoder", bytes ? byte_level_step() : spm_decoder(voc))
+	       && put(o, "model", unigram ? unigram_model(v) : bpe_model(v, f.ignore_merges));
 	if (!ok) {
 		json_decref(o);
 		return NULL;
@@ -256,10 +284,12 @@ static json_t *config_document(struct st_conversion *v)
 {
 	const struct st_vocabulary *voc = &v->vocab;
 	json_t *o = json_object();
-	bool ok = o && put(o, "tokenizer_class", json_string(class_of(v))) && put(o, "add_bos_token", json_boolean(voc->add_bos)) &&
-	          put(o, "add_eos_token", json_boolean(voc->add_eos)) && put(o, "bos_token", piece_text(voc, voc->t->bos)) &&
-	          put(o, "eos_token", piece_text(voc, voc->t->eos)) && put(o, "unk_token", piece_text(voc, voc->t->unk)) &&
-	          put(o, "pad_token", piece_text(voc, voc->pad)) && put(o, "clean_up_tokenization_spaces", json_false());
+	bool ok = o && put(o, "tokenizer_class", json_string(class_of(v)))
+	       && put(o, "add_bos_token", json_boolean(voc->add_bos))
+	       && put(o, "add_eos_token", json_boolean(voc->add_eos))
+	       && put(o, "bos_token", piece_text(voc, voc->t->bos)) && put(o, "eos_token", piece_text(voc, voc->t->eos))
+	       && put(o, "unk_token", piece_text(voc, voc->t->unk)) && put(o, "pad_token", piece_text(voc, voc->pad))
+	       && put(o, "clean_up_tokenization_spaces", json_false());
 	if (v->cfg.max_positions)
 		ok = ok && put(o, "model_max_length", json_integer(v->cfg.max_positions));
 	if (voc->chat_template)

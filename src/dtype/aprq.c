@@ -28,7 +28,8 @@ static inline float clamped(float v, float lo, float hi)
 
 /* The code -8 has no positive partner: the element of largest magnitude takes it, whatever its sign, which
  * gives a step of largest / 8 instead of largest / 7. Codes are taken with the step as stored. Ties go to even:
- * numbers that come out of Q5_0 have half of their elements there, and all of them away from zero make a gain of 1.05. */
+ * numbers that come out of Q5_0 have half of their elements there, and all of them away from zero make a gain of 1.05.
+ */
 void st_encode_apr_q4(const float *src, void *dst, size_t n)
 {
 	struct st_block_apr_q4 *b = dst;
@@ -40,7 +41,8 @@ void st_encode_apr_q4(const float *src, void *dst, size_t n)
 		b->d = st_f32_to_f16(largest / -8);
 		float d = st_f16_to_f32(b->d), inv = d == 0 ? 0 : 1.0f / d;
 		for (unsigned i = 0; i < 16; i++) {
-			int lo = (int)rintf(clamped(src[2 * i] * inv, -8, 7)) + 8, hi = (int)rintf(clamped(src[2 * i + 1] * inv, -8, 7)) + 8;
+			int lo = (int)rintf(clamped(src[2 * i] * inv, -8, 7)) + 8,
+			    hi = (int)rintf(clamped(src[2 * i + 1] * inv, -8, 7)) + 8;
 			b->qs[i] = (uint8_t)(lo | hi << 4);
 		}
 	}
@@ -53,10 +55,7 @@ void st_decode_apr_q8(const void *src, float *dst, size_t n)
 		dst[i] = (float)q[i];
 }
 
-void st_encode_apr_q8(const float *src, void *dst, size_t n)
-{
-	st_apr_q8_encode(src, n, 1.0f, dst);
-}
+void st_encode_apr_q8(const float *src, void *dst, size_t n) { st_apr_q8_encode(src, n, 1.0f, dst); }
 
 float st_apr_q8_largest(float so_far, const float *x, size_t n)
 {

@@ -21,25 +21,76 @@ typedef uint16_t st_half;
 
 /* ---- 32 elements; nibble i of the low halves is element i, of the high halves element 16 + i ---- */
 
-struct ST_PACKED st_block_q4_0 { st_half d; uint8_t qs[16]; };                        /* d (q - 8) */
-struct ST_PACKED st_block_q4_1 { st_half d, m; uint8_t qs[16]; };                     /* d q + m */
-struct ST_PACKED st_block_q5_0 { st_half d; uint8_t qh[4], qs[16]; };                 /* d (q - 16); bit i of qh tops element i */
-struct ST_PACKED st_block_q5_1 { st_half d, m; uint8_t qh[4], qs[16]; };              /* d q + m */
-struct ST_PACKED st_block_q8_0 { st_half d; int8_t qs[32]; };                         /* d q */
-struct ST_PACKED st_block_q8_1 { st_half d, s; int8_t qs[32]; };                      /* d q; s = d * sum(q), for products */
-struct ST_PACKED st_block_iq4_nl { st_half d; uint8_t qs[16]; };                      /* d * st_iq4_values[q] */
-struct ST_PACKED st_block_mxfp4 { uint8_t e; uint8_t qs[16]; };                       /* 2^(e-128) * st_mxfp4_values[q] */
-struct ST_PACKED st_block_apr_q4 { st_half d; uint8_t qs[16]; };                      /* d (q - 8); element i in byte i/2, low nibble even */
+struct ST_PACKED st_block_q4_0 {
+	st_half d;
+	uint8_t qs[16];
+}; /* d (q - 8) */
+struct ST_PACKED st_block_q4_1 {
+	st_half d, m;
+	uint8_t qs[16];
+}; /* d q + m */
+struct ST_PACKED st_block_q5_0 {
+	st_half d;
+	uint8_t qh[4], qs[16];
+}; /* d (q - 16); bit i of qh tops element i */
+struct ST_PACKED st_block_q5_1 {
+	st_half d, m;
+	uint8_t qh[4], qs[16];
+}; /* d q + m */
+struct ST_PACKED st_block_q8_0 {
+	st_half d;
+	int8_t qs[32];
+}; /* d q */
+struct ST_PACKED st_block_q8_1 {
+	st_half d, s;
+	int8_t qs[32];
+}; /* d q; s = d * sum(q), for products */
+struct ST_PACKED st_block_iq4_nl {
+	st_half d;
+	uint8_t qs[16];
+}; /* d * st_iq4_values[q] */
+struct ST_PACKED st_block_mxfp4 {
+	uint8_t e;
+	uint8_t qs[16];
+}; /* 2^(e-128) * st_mxfp4_values[q] */
+struct ST_PACKED st_block_apr_q4 {
+	st_half d;
+	uint8_t qs[16];
+}; /* d (q - 8); element i in byte i/2, low nibble even */
 
 /* ---- 256 elements in sub-blocks of 16 (Q2, Q3, Q6) or 32 (Q4, Q5) with integer scales ---- */
 
-struct ST_PACKED st_block_q2_k { uint8_t scales[16], qs[64]; st_half d, dmin; };
-struct ST_PACKED st_block_q3_k { uint8_t hmask[32], qs[64], scales[12]; st_half d; };
-struct ST_PACKED st_block_q4_k { st_half d, dmin; uint8_t scales[12], qs[128]; };
-struct ST_PACKED st_block_q5_k { st_half d, dmin; uint8_t scales[12], qh[32], qs[128]; };
-struct ST_PACKED st_block_q6_k { uint8_t ql[128], qh[64]; int8_t scales[16]; st_half d; };
-struct ST_PACKED st_block_q8_k { float d; int8_t qs[256]; int16_t bsums[16]; };       /* d q; bsums: sums of 16 q */
-struct ST_PACKED st_block_iq4_xs { st_half d; uint16_t scales_h; uint8_t scales_l[4], qs[128]; };
+struct ST_PACKED st_block_q2_k {
+	uint8_t scales[16], qs[64];
+	st_half d, dmin;
+};
+struct ST_PACKED st_block_q3_k {
+	uint8_t hmask[32], qs[64], scales[12];
+	st_half d;
+};
+struct ST_PACKED st_block_q4_k {
+	st_half d, dmin;
+	uint8_t scales[12], qs[128];
+};
+struct ST_PACKED st_block_q5_k {
+	st_half d, dmin;
+	uint8_t scales[12], qh[32], qs[128];
+};
+struct ST_PACKED st_block_q6_k {
+	uint8_t ql[128], qh[64];
+	int8_t scales[16];
+	st_half d;
+};
+struct ST_PACKED st_block_q8_k {
+	float d;
+	int8_t qs[256];
+	int16_t bsums[16];
+}; /* d q; bsums: sums of 16 q */
+struct ST_PACKED st_block_iq4_xs {
+	st_half d;
+	uint16_t scales_h;
+	uint8_t scales_l[4], qs[128];
+};
 
 static_assert(sizeof(struct st_block_q4_0) == 18, "Q4_0");
 static_assert(sizeof(struct st_block_q4_1) == 20, "Q4_1");

@@ -9,28 +9,59 @@
 #define ST_ENCODER(type) void st_encode_##type(const float *src, void *dst, size_t n)
 
 /* plain.c */
-ST_DECODER(f32); ST_DECODER(f16); ST_DECODER(bf16); ST_DECODER(f64);
-ST_DECODER(bool); ST_DECODER(i8); ST_DECODER(u8); ST_DECODER(i16); ST_DECODER(u16);
-ST_DECODER(i32); ST_DECODER(u32); ST_DECODER(i64); ST_DECODER(u64);
-ST_ENCODER(f32); ST_ENCODER(f16); ST_ENCODER(bf16);
+ST_DECODER(f32);
+ST_DECODER(f16);
+ST_DECODER(bf16);
+ST_DECODER(f64);
+ST_DECODER(bool);
+ST_DECODER(i8);
+ST_DECODER(u8);
+ST_DECODER(i16);
+ST_DECODER(u16);
+ST_DECODER(i32);
+ST_DECODER(u32);
+ST_DECODER(i64);
+ST_DECODER(u64);
+ST_ENCODER(f32);
+ST_ENCODER(f16);
+ST_ENCODER(bf16);
 /* The types f32 cannot hold, to f64; false (and nothing done) for all others. */
 bool st_decode_wide(enum st_dtype t, const void *src, double *dst, size_t n);
 
 /* float8.c */
-ST_DECODER(f8_e4m3); ST_DECODER(f8_e5m2);
+ST_DECODER(f8_e4m3);
+ST_DECODER(f8_e5m2);
 
 /* legacy.c */
-ST_DECODER(q4_0); ST_DECODER(q4_1); ST_DECODER(q5_0); ST_DECODER(q5_1); ST_DECODER(q8_0); ST_DECODER(q8_1);
-ST_ENCODER(q4_0); ST_ENCODER(q4_1); ST_ENCODER(q5_0); ST_ENCODER(q5_1); ST_ENCODER(q8_0);
+ST_DECODER(q4_0);
+ST_DECODER(q4_1);
+ST_DECODER(q5_0);
+ST_DECODER(q5_1);
+ST_DECODER(q8_0);
+ST_DECODER(q8_1);
+ST_ENCODER(q4_0);
+ST_ENCODER(q4_1);
+ST_ENCODER(q5_0);
+ST_ENCODER(q5_1);
+ST_ENCODER(q8_0);
 
 /* kquants.c, kquants_encode.c */
-ST_DECODER(q2_k); ST_DECODER(q3_k); ST_DECODER(q4_k); ST_DECODER(q5_k); ST_DECODER(q6_k); ST_DECODER(q8_k);
-ST_ENCODER(q4_k); ST_ENCODER(q6_k);
+ST_DECODER(q2_k);
+ST_DECODER(q3_k);
+ST_DECODER(q4_k);
+ST_DECODER(q5_k);
+ST_DECODER(q6_k);
+ST_DECODER(q8_k);
+ST_ENCODER(q4_k);
+ST_ENCODER(q6_k);
 
 /* iq4.c, mxfp4.c, aprq.c */
-ST_DECODER(iq4_nl); ST_DECODER(iq4_xs);
+ST_DECODER(iq4_nl);
+ST_DECODER(iq4_xs);
 ST_DECODER(mxfp4);
-ST_DECODER(apr_q4); ST_DECODER(apr_q8);
-ST_ENCODER(apr_q4); ST_ENCODER(apr_q8);
+ST_DECODER(apr_q4);
+ST_DECODER(apr_q8);
+ST_ENCODER(apr_q4);
+ST_ENCODER(apr_q8);
 
 #endif

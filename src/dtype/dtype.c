@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <strings.h>
 
+/* clang-format off */
 #define PLAIN(NAME, KIND, BYTES, dec, enc, rms) \
 	{ .name = NAME, .kind = KIND, .block_elems = 1, .block_bytes = BYTES, .decode = dec, .encode = enc, .storage_rel_rms = rms }
 #define BLOCK(NAME, ELEMS, block, dec, enc, rms) \
@@ -50,6 +51,7 @@ static const struct st_dtype_info table[ST_DTYPE_COUNT] = {
 	/* In units of the tensor's scale: see dtype/aprq.h. */
 	[ST_DTYPE_APR_Q8]  = PLAIN("AprQ8", ST_KIND_QUANT, 1, st_decode_apr_q8, st_encode_apr_q8, 0.0127),
 };
+/* clang-format on */
 
 const struct st_dtype_info *st_dtype_info(enum st_dtype t)
 {

@@ -11,8 +11,18 @@
 
 #include <stdint.h>
 
-static inline uint32_t st_f32_bits(float x) { uint32_t u; __builtin_memcpy(&u, &x, 4); return u; }
-static inline float st_bits_f32(uint32_t u) { float x; __builtin_memcpy(&x, &u, 4); return x; }
+static inline uint32_t st_f32_bits(float x)
+{
+	uint32_t u;
+	__builtin_memcpy(&u, &x, 4);
+	return u;
+}
+static inline float st_bits_f32(uint32_t u)
+{
+	float x;
+	__builtin_memcpy(&x, &u, 4);
+	return x;
+}
 
 static inline float st_f16_to_f32(uint16_t h)
 {

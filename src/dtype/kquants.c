@@ -75,7 +75,8 @@ void st_decode_q5_k(const void *src, float *dst, size_t n)
 			st_k4_scale_min(b->scales, j, &sc, &m);
 			float scale = d * (float)sc, min = dmin * (float)m;
 			for (unsigned i = 0; i < 32; i++)
-				dst[32 * j + i] = scale * (float)((q[i] >> shift & 15) | (b->qh[i] >> j & 1) << 4) - min;
+				dst[32 * j + i] = scale * (float)((q[i] >> shift & 15) | (b->qh[i] >> j & 1) << 4)
+				                - min;
 		}
 	}
 }

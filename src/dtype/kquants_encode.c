@@ -20,7 +20,12 @@
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t mask __attribute__((vector_size(4 * LANES)));
 
-static inline vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
+static inline vec load(const float *p)
+{
+	vec v;
+	memcpy(&v, p, sizeof v);
+	return v;
+}
 static inline float sum_lanes(vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 
 /* Nearest code in [lo, hi], ties to even; NaN goes to lo. Adding and taking away 1.5 * 2^23 rounds |v| < 2^22 to an

@@ -127,7 +127,8 @@ static void decode_rows(struct sink s, uint64_t row0, uint64_t n_rows)
 		return;
 	case ST_LAYOUT_ROWS:
 		/* Rows that follow each other without a gap are one run. */
-		if (cols % s.info->block_elems == 0 && t->row_bytes == cols / s.info->block_elems * s.info->block_bytes) {
+		if (cols % s.info->block_elems == 0
+		    && t->row_bytes == cols / s.info->block_elems * s.info->block_bytes) {
 			put_run(&s, t->data + row0 * t->row_bytes, 0, n_rows * cols);
 			return;
 		}

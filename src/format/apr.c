@@ -17,12 +17,14 @@
 #include <zlib.h> /* crc32_combine */
 
 const struct st_apr_code st_apr_codes[] = {
-	{ 0, ST_DTYPE_F32, false },     { 1, ST_DTYPE_F16, false },     { 30, ST_DTYPE_BF16, false },  { 2, ST_DTYPE_BF16, false },
-	{ 2, ST_DTYPE_Q4_0, false },    { 3, ST_DTYPE_F64, false },     { 3, ST_DTYPE_Q4_1, false },   { 4, ST_DTYPE_I32, false },
-	{ 5, ST_DTYPE_I64, false },     { 6, ST_DTYPE_I8, false },      { 6, ST_DTYPE_Q5_0, false },   { 7, ST_DTYPE_U8, false },
-	{ 7, ST_DTYPE_Q5_1, false },    { 128, ST_DTYPE_APR_Q4, true }, { 8, ST_DTYPE_APR_Q4, true },  { 8, ST_DTYPE_Q8_0, true },
-	{ 129, ST_DTYPE_APR_Q8, false },{ 9, ST_DTYPE_APR_Q8, false },  { 9, ST_DTYPE_Q8_1, false },   { 10, ST_DTYPE_Q2_K, true },
-	{ 11, ST_DTYPE_Q3_K, true },    { 12, ST_DTYPE_Q4_K, true },    { 13, ST_DTYPE_Q5_K, true },   { 14, ST_DTYPE_Q6_K, true },
+	{ 0, ST_DTYPE_F32, false },  { 1, ST_DTYPE_F16, false },      { 30, ST_DTYPE_BF16, false },
+	{ 2, ST_DTYPE_BF16, false }, { 2, ST_DTYPE_Q4_0, false },     { 3, ST_DTYPE_F64, false },
+	{ 3, ST_DTYPE_Q4_1, false }, { 4, ST_DTYPE_I32, false },      { 5, ST_DTYPE_I64, false },
+	{ 6, ST_DTYPE_I8, false },   { 6, ST_DTYPE_Q5_0, false },     { 7, ST_DTYPE_U8, false },
+	{ 7, ST_DTYPE_Q5_1, false }, { 128, ST_DTYPE_APR_Q4, true },  { 8, ST_DTYPE_APR_Q4, true },
+	{ 8, ST_DTYPE_Q8_0, true },  { 129, ST_DTYPE_APR_Q8, false }, { 9, ST_DTYPE_APR_Q8, false },
+	{ 9, ST_DTYPE_Q8_1, false }, { 10, ST_DTYPE_Q2_K, true },     { 11, ST_DTYPE_Q3_K, true },
+	{ 12, ST_DTYPE_Q4_K, true }, { 13, ST_DTYPE_Q5_K, true },     { 14, ST_DTYPE_Q6_K, true },
 };
 const size_t st_apr_n_codes = sizeof st_apr_codes / sizeof *st_apr_codes;
 
@@ -51,10 +53,7 @@ struct apr {
 	const char *packing;
 };
 
-uint32_t st_apr_header_crc(const uint8_t h[ST_APR_HEADER])
-{
-	return (uint32_t)crc32_z(crc32_z(0, h, 40), h + 44, 20);
-}
+uint32_t st_apr_header_crc(const uint8_t h[ST_APR_HEADER]) { return (uint32_t)crc32_z(crc32_z(0, h, 40), h + 44, 20); }
 
 /* ---- header and sections ---- */
 
@@ -72,7 +71,8 @@ static enum st_status check_flags(const struct apr *a)
 		if (a->flags & refused[i].flag)
 			return st_fail_at(a->err, ST_ERR_UNSUPPORTED, 6, "flags", "%s", refused[i].what);
 	if (a->flags & ~(unsigned)ST_APR_KNOWN_FLAGS)
-		return st_fail_at(a->err, ST_ERR_UNSUPPORTED, 6, "flags", "unknown flags 0x%x", a->flags & ~(unsigned)ST_APR_KNOWN_FLAGS);
+		return st_fail_at(a->err, ST_ERR_UNSUPPORTED, 6, "flags", "unknown flags 0x%x",
+		                  a->flags & ~(unsigned)ST_APR_KNOWN_FLAGS);
 	if ((a->flags & ST_APR_LZ4) && (a->flags & ST_APR_ZSTD))
 		return st_fail_at(a->err, ST_ERR_FORMAT, 6, "flags", "both LZ4 and zstd");
 	return ST_OK;
@@ -88,14 +88,15 @@ static enum st_status read_header(struct apr *a)
 		return st_fail_at(a->err, memcmp(h, "APR", 3) ? ST_ERR_FORMAT : ST_ERR_UNSUPPORTED, 0, NULL,
 		                  "not an APR v2 file (magic APR\\0 or APR2)");
 	if (a->n < ST_APR_HEADER)
-		return st_fail_at(a->err, ST_ERR_FORMAT, a->n, "header", "needs %u bytes, the file has %llu", ST_APR_HEADER,
-		                  (unsigned long long)a->n);
+		return st_fail_at(a->err, ST_ERR_FORMAT, a->n, "header", "needs %u bytes, the file has %llu",
+		                  ST_APR_HEADER, (unsigned long long)a->n);
 	if (h[4] != 2)
-		return st_fail_at(a->err, ST_ERR_UNSUPPORTED, 4, "header", "APR version %u.%u; version 2 is read", h[4], h[5]);
+		return st_fail_at(a->err, ST_ERR_UNSUPPORTED, 4, "header", "APR version %u.%u; version 2 is read", h[4],
+		                  h[5]);
 	uint32_t stated = st_load_u32(h + 40), crc = st_apr_header_crc(h);
 	if (crc != stated)
-		return st_fail_at(a->err, ST_ERR_FORMAT, 40, "header", "CRC-32 is %08x, the file says %08x", (unsigned)crc,
-		                  (unsigned)stated);
+		return st_fail_at(a->err, ST_ERR_FORMAT, 40, "header", "CRC-32 is %08x, the file says %08x",
+		                  (unsigned)crc, (unsigned)stated);
 	a->flags = st_load_u16(h + 6);
 	a->count = st_load_u32(h + 8);
 	a->meta = st_load_u64(h + 12);
@@ -109,16 +110,19 @@ static enum st_status read_header(struct apr *a)
 static enum st_status check_sections(const struct apr *a, struct st_error *err)
 {
 	if (a->meta < ST_APR_HEADER || a->meta > a->n)
-		return st_fail_at(err, ST_ERR_FORMAT, 12, "header", "metadata at byte %llu, outside the file of %llu or inside the header",
+		return st_fail_at(err, ST_ERR_FORMAT, 12, "header",
+		                  "metadata at byte %llu, outside the file of %llu or inside the header",
 		                  (unsigned long long)a->meta, (unsigned long long)a->n);
 	if (a->meta_size > ST_APR_MAX_METADATA)
 		return st_fail_at(err, ST_ERR_LIMIT, 20, "header", "metadata of %llu bytes; the limit is 64 MiB",
 		                  (unsigned long long)a->meta_size);
 	if (a->index > a->n || a->index < a->meta || a->index - a->meta < a->meta_size)
-		return st_fail_at(err, ST_ERR_FORMAT, 24, "header", "tensor index at byte %llu, outside the file or inside the metadata",
+		return st_fail_at(err, ST_ERR_FORMAT, 24, "header",
+		                  "tensor index at byte %llu, outside the file or inside the metadata",
 		                  (unsigned long long)a->index);
 	if (a->data > a->n || a->data < a->index)
-		return st_fail_at(err, ST_ERR_FORMAT, 32, "header", "data at byte %llu, outside the file or before the index",
+		return st_fail_at(err, ST_ERR_FORMAT, 32, "header",
+		                  "data at byte %llu, outside the file or before the index",
 		                  (unsigned long long)a->data);
 	return ST_OK;
 }
@@ -126,7 +130,8 @@ static enum st_status check_sections(const struct apr *a, struct st_error *err)
 static enum st_status read_metadata(struct apr *a, struct st_error *err)
 {
 	ST_TRY(check_sections(a, err));
-	/* A vocabulary takes some ten times its text: bounded by the file, which is the larger the more of it is weights. */
+	/* A vocabulary takes some ten times its text: bounded by the file, which is the larger the more of it is
+	 * weights. */
 	ST_TRY(st_json_parse_within((const char *)a->p + a->meta, a->meta_size, a->meta, a->n + (UINT64_C(64) << 20),
 	                            &a->c->metadata, err));
 	if (!json_is_object(a->c->metadata))
@@ -156,7 +161,8 @@ static enum st_status open_image(struct apr *a)
 	if (packed & ST_APR_LZ4)
 		ST_TRY(st_unpack_lz4(src, n, ST_APR_HEADER, ST_APR_HEADER, limit, &a->c->arena, &image, &a->n, a->err));
 	else
-		ST_TRY(st_unpack_zstd(src, n, ST_APR_HEADER, ST_APR_HEADER, limit, &a->c->arena, &image, &a->n, a->err));
+		ST_TRY(st_unpack_zstd(src, n, ST_APR_HEADER, ST_APR_HEADER, limit, &a->c->arena, &image, &a->n,
+		                      a->err));
 	memcpy(image, a->p, ST_APR_HEADER);
 	a->p = image;
 	a->packing = st_arena_printf(&a->c->arena, ", %s", method);
@@ -178,7 +184,8 @@ static enum st_status read_entry(struct apr *a, struct st_cursor *cur, struct st
 	e->code = st_cursor_u8(cur, t->name);
 	t->ndim = st_cursor_u8(cur, t->name);
 	if (cur->st == ST_OK && t->ndim > ST_MAX_DIMS)
-		return st_fail_at(a->err, ST_ERR_LIMIT, e->at, t->name, "%u dimensions; the limit is %d", t->ndim, ST_MAX_DIMS);
+		return st_fail_at(a->err, ST_ERR_LIMIT, e->at, t->name, "%u dimensions; the limit is %d", t->ndim,
+		                  ST_MAX_DIMS);
 	bool zero = false, fits = true;
 	t->n_elems = 1;
 	for (uint32_t i = 0; i < t->ndim && cur->st == ST_OK; i++) {
@@ -196,10 +203,12 @@ static enum st_status read_entry(struct apr *a, struct st_cursor *cur, struct st
 	if (zero)
 		t->n_elems = 0;
 	if (e->offset % ST_APR_ALIGN != 0)
-		return st_fail_at(a->err, ST_ERR_FORMAT, e->at, t->name, "lies at byte %llu of the data, no multiple of %u",
-		                  (unsigned long long)e->offset, ST_APR_ALIGN);
+		return st_fail_at(a->err, ST_ERR_FORMAT, e->at, t->name,
+		                  "lies at byte %llu of the data, no multiple of %u", (unsigned long long)e->offset,
+		                  ST_APR_ALIGN);
 	if (e->offset > a->n - a->data || e->size > a->n - a->data - e->offset)
-		return st_fail_at(a->err, ST_ERR_FORMAT, e->at, t->name, "%llu bytes at %llu of the data reach past the end of the file",
+		return st_fail_at(a->err, ST_ERR_FORMAT, e->at, t->name,
+		                  "%llu bytes at %llu of the data reach past the end of the file",
 		                  (unsigned long long)e->size, (unsigned long long)e->offset);
 	return ST_OK;
 }
@@ -209,8 +218,8 @@ static enum st_status read_index(struct apr *a)
 	struct st_container *c = a->c;
 	/* Name of one byte, no dimensions. */
 	if (a->count > (a->data - a->index) / 21)
-		return st_fail_at(a->err, ST_ERR_FORMAT, 8, "header", "%u tensors in an index of %llu bytes", (unsigned)a->count,
-		                  (unsigned long long)(a->data - a->index));
+		return st_fail_at(a->err, ST_ERR_FORMAT, 8, "header", "%u tensors in an index of %llu bytes",
+		                  (unsigned)a->count, (unsigned long long)(a->data - a->index));
 	c->tensors = st_container_table(c, a->count, sizeof *c->tensors, "tensors", a->err);
 	a->entries = st_container_table(c, a->count, sizeof *a->entries, "tensors", a->err);
 	if (!c->tensors || !a->entries)
@@ -235,7 +244,8 @@ static bool fits(const struct st_apr_code *code, const struct st_tensor *t, uint
                  uint64_t *row_bytes)
 {
 	const struct st_dtype_info *info = st_dtype_info(code->dtype);
-	uint64_t cols = st_tensor_cols(t), rows = st_tensor_rows(t), per_row = st_ceil_div(cols, info->block_elems), want;
+	uint64_t cols = st_tensor_cols(t), rows = st_tensor_rows(t), per_row = st_ceil_div(cols, info->block_elems),
+		 want;
 	if (code->dtype == ST_DTYPE_APR_Q8)
 		size = size < 4 ? UINT64_MAX : size - 4; /* the scale in front */
 	*layout = ST_LAYOUT_ROWS;
@@ -245,22 +255,24 @@ static bool fits(const struct st_apr_code *code, const struct st_tensor *t, uint
 		return true;
 	*layout = ST_LAYOUT_FLAT;
 	*row_bytes = 0;
-	return !even && (code->ragged || t->n_elems % info->block_elems == 0) &&
-	       st_mul_u64(st_ceil_div(t->n_elems, info->block_elems), info->block_bytes, &want) && want == size;
+	return !even && (code->ragged || t->n_elems % info->block_elems == 0)
+	    && st_mul_u64(st_ceil_div(t->n_elems, info->block_elems), info->block_bytes, &want) && want == size;
 }
 
 static enum st_status refuse_code(const struct apr *a, const struct st_tensor *t, const struct entry *e)
 {
 	for (size_t i = 0; i < sizeof undecoded / sizeof *undecoded; i++)
 		if (undecoded[i].code == e->code)
-			return st_fail_at(a->err, ST_ERR_UNSUPPORTED, e->at, t->name, "stored as %s, which Stele does not decode", undecoded[i].name);
+			return st_fail_at(a->err, ST_ERR_UNSUPPORTED, e->at, t->name,
+			                  "stored as %s, which Stele does not decode", undecoded[i].name);
 	const char *names[2] = { NULL, NULL };
 	for (size_t i = 0, n = 0; i < st_apr_n_codes; i++)
 		if (st_apr_codes[i].code == e->code && n < 2)
 			names[n++] = st_dtype_info(st_apr_codes[i].dtype)->name;
 	if (!names[0])
 		return st_fail_at(a->err, ST_ERR_FORMAT, e->at, t->name, "unknown dtype code %u", e->code);
-	return st_fail_at(a->err, ST_ERR_FORMAT, e->at, t->name, "%llu bytes do not hold %llu elements of %s%s%s (dtype code %u)%s",
+	return st_fail_at(a->err, ST_ERR_FORMAT, e->at, t->name,
+	                  "%llu bytes do not hold %llu elements of %s%s%s (dtype code %u)%s",
 	                  (unsigned long long)e->size, (unsigned long long)t->n_elems, names[0], names[1] ? " or " : "",
 	                  names[1] ? names[1] : "", e->code,
 	                  e->code == 0 ? "; some writers label types they do not know as F32" : "");
@@ -277,15 +289,15 @@ static enum st_status place(const struct apr *a, struct st_tensor *t, const stru
 			continue;
 		/* 36 bytes are 32 elements of AprQ8 as well as of Q8_1; an empty tensor may be anything. */
 		if (found && t->n_elems > 0)
-			return st_fail_at(a->err, ST_ERR_UNSUPPORTED, e->at, t->name, "%llu bytes may be %s or %s (dtype code %u)",
-			                  (unsigned long long)e->size, st_dtype_info(found->dtype)->name,
-			                  st_dtype_info(code->dtype)->name, e->code);
+			return st_fail_at(a->err, ST_ERR_UNSUPPORTED, e->at, t->name,
+			                  "%llu bytes may be %s or %s (dtype code %u)", (unsigned long long)e->size,
+			                  st_dtype_info(found->dtype)->name, st_dtype_info(code->dtype)->name, e->code);
 		found = code;
 		t->dtype = code->dtype;
 		if (t->layout == ST_LAYOUT_STRIDED) {
 			if (st_dtype_info(t->dtype)->kind == ST_KIND_QUANT)
-				return st_fail_at(a->err, ST_ERR_UNSUPPORTED, e->at, t->name, "a transposed matrix in blocks of %s",
-				                  st_dtype_info(t->dtype)->name);
+				return st_fail_at(a->err, ST_ERR_UNSUPPORTED, e->at, t->name,
+				                  "a transposed matrix in blocks of %s", st_dtype_info(t->dtype)->name);
 		} else {
 			t->layout = layout;
 			t->row_bytes = row_bytes;
@@ -327,8 +339,8 @@ static enum st_status check_overlaps(const struct apr *a, uint64_t *end)
 		if (e->size == 0)
 			continue;
 		if (last && e->offset < *end)
-			return st_fail_at(a->err, ST_ERR_FORMAT, e->at, a->c->tensors[e - a->entries].name, "overlaps %s",
-			                  a->c->tensors[last - a->entries].name);
+			return st_fail_at(a->err, ST_ERR_FORMAT, e->at, a->c->tensors[e - a->entries].name,
+			                  "overlaps %s", a->c->tensors[last - a->entries].name);
 		*end = e->offset + e->size;
 		last = e;
 	}
@@ -361,18 +373,20 @@ static enum st_status check_end(const struct apr *a)
 	uint64_t end = 0, padded;
 	ST_TRY(check_overlaps(a, &end));
 	if (!st_round_up(a->data + end, ST_APR_ALIGN, &padded) || padded > a->n)
-		return st_fail_at(a->err, ST_ERR_FORMAT, a->n, NULL, "the file is cut inside the padding of its last tensor");
+		return st_fail_at(a->err, ST_ERR_FORMAT, a->n, NULL,
+		                  "the file is cut inside the padding of its last tensor");
 	if (a->n == padded)
 		return ST_OK;
 	if (a->n - padded != 4)
 		return st_fail_at(a->err, ST_ERR_FORMAT, padded, NULL,
-		                  "%llu bytes follow the last tensor, neither none nor a CRC: an entry is missing from the index, or the file is cut",
+		                  "%llu bytes follow the last tensor, neither none nor a CRC: an entry is missing from "
+		                  "the index, or the file is cut",
 		                  (unsigned long long)(a->n - padded));
 	uint32_t stated = st_load_u32(a->p + padded), crc = file_crc(a->p, padded);
 	ST_TRY(st_check_cancel(a->err));
 	if (crc != stated)
-		return st_fail_at(a->err, ST_ERR_FORMAT, padded, "footer", "CRC-32 of the file is %08x, the footer says %08x",
-		                  (unsigned)crc, (unsigned)stated);
+		return st_fail_at(a->err, ST_ERR_FORMAT, padded, "footer",
+		                  "CRC-32 of the file is %08x, the footer says %08x", (unsigned)crc, (unsigned)stated);
 	return ST_OK;
 }
 
@@ -392,8 +406,9 @@ enum st_status st_apr_open(struct st_container *c, const char *path, struct st_e
 	for (uint32_t i = 0; i < a.count; i++)
 		ST_TRY(place(&a, &c->tensors[i], &a.entries[i]));
 	ST_TRY(check_end(&a));
-	c->describe = st_arena_printf(&c->arena, "APR v2 (writer %c)%s%s%s", c->apr_writer == ST_APR_WRITER_A ? 'A' : 'B',
-	                              a.packing, c->apr_dims_reversed ? ", dimensions listed as [in, out]" : "",
+	c->describe = st_arena_printf(&c->arena, "APR v2 (writer %c)%s%s%s",
+	                              c->apr_writer == ST_APR_WRITER_A ? 'A' : 'B', a.packing,
+	                              c->apr_dims_reversed ? ", dimensions listed as [in, out]" : "",
 	                              a.unsorted ? ", index not sorted by name" : "");
 	if (!c->describe)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");

@@ -42,25 +42,32 @@ static const json_t *get(const json_t *meta, const char *key)
 	return json_is_null(v) ? NULL : v;
 }
 
-static enum st_status check_items(const json_t *v, enum key_type type, const char *key, uint64_t origin, struct st_error *err)
+static enum st_status check_items(const json_t *v, enum key_type type, const char *key, uint64_t origin,
+                                  struct st_error *err)
 {
 	for (size_t i = 0; i < json_array_size(v); i++) {
 		const json_t *item = json_array_get(v, i);
 		if (type == TEXTS ? !json_is_string(item) : !json_is_number(item))
-			return st_fail_at(err, ST_ERR_FORMAT, origin, key, "item %zu is not a %s", i, type == TEXTS ? "string" : "number");
+			return st_fail_at(err, ST_ERR_FORMAT, origin, key, "item %zu is not a %s", i,
+			                  type == TEXTS ? "string" : "number");
 	}
 	return ST_OK;
 }
 
-static enum st_status check_type(const json_t *v, enum key_type type, const char *key, uint64_t origin, struct st_error *err)
+static enum st_status check_type(const json_t *v, enum key_type type, const char *key, uint64_t origin,
+                                 struct st_error *err)
 {
 	static const char *const wanted[] = {
-		[COUNT] = "a whole number, zero or more", [NUMBER] = "a number", [TEXT] = "a string",
-		[TEXTS] = "a list of strings", [NUMBERS] = "a list of numbers",
+		[COUNT] = "a whole number, zero or more",
+		[NUMBER] = "a number",
+		[TEXT] = "a string",
+		[TEXTS] = "a list of strings",
+		[NUMBERS] = "a list of numbers",
 	};
-	bool good = type == COUNT ? json_is_integer(v) && json_integer_value(v) >= 0
+	bool good = type == COUNT  ? json_is_integer(v) && json_integer_value(v) >= 0
 	          : type == NUMBER ? json_is_number(v)
-	          : type == TEXT ? json_is_string(v) : json_is_array(v);
+	          : type == TEXT   ? json_is_string(v)
+	                           : json_is_array(v);
 	if (!good)
 		return st_fail_at(err, ST_ERR_FORMAT, origin, key, "must be %s", wanted[type]);
 	return check_items(v, type, key, origin, err);
@@ -78,7 +85,8 @@ enum st_status st_apr_check_metadata(const json_t *meta, uint64_t origin, struct
 				continue;
 			ST_TRY(check_type(v, keys[k].type, name, origin, err));
 			if (first && json_number_value(first) != json_number_value(v))
-				return st_fail_at(err, ST_ERR_FORMAT, origin, first_name, "is %.17g, but %s, another spelling of it, is %.17g",
+				return st_fail_at(err, ST_ERR_FORMAT, origin, first_name,
+				                  "is %.17g, but %s, another spelling of it, is %.17g",
 				                  json_number_value(first), name, json_number_value(v));
 			first = v;
 			first_name = name;
@@ -113,17 +121,15 @@ static const struct {
 	const char *tail; /* the name, or what follows a dot in it */
 	enum side side;
 } matrices[] = {
-	{ "embed_tokens.weight", HIDDEN_IN }, { "lm_head.weight", HIDDEN_IN },
-	{ "q_proj.weight", HIDDEN_IN }, { "k_proj.weight", HIDDEN_IN }, { "v_proj.weight", HIDDEN_IN },
-	{ "qkv_proj.weight", HIDDEN_IN }, { "o_proj.weight", HIDDEN_OUT },
-	{ "gate_proj.weight", HIDDEN_IN }, { "up_proj.weight", HIDDEN_IN }, { "gate_up_proj.weight", HIDDEN_IN },
-	{ "down_proj.weight", HIDDEN_OUT },
-	{ "token_embd.weight", HIDDEN_IN }, { "output.weight", HIDDEN_IN },
-	{ "attn_q.weight", HIDDEN_IN }, { "attn_k.weight", HIDDEN_IN }, { "attn_v.weight", HIDDEN_IN },
-	{ "attn_qkv.weight", HIDDEN_IN }, { "attn_output.weight", HIDDEN_OUT },
-	{ "ffn_gate.weight", HIDDEN_IN }, { "ffn_up.weight", HIDDEN_IN }, { "ffn_down.weight", HIDDEN_OUT },
-	{ "wte.weight", HIDDEN_IN }, { "wpe.weight", HIDDEN_IN },
-	{ "c_attn.weight", HIDDEN_IN }, { "c_fc.weight", HIDDEN_IN }, { "c_proj.weight", HIDDEN_OUT },
+	{ "embed_tokens.weight", HIDDEN_IN }, { "lm_head.weight", HIDDEN_IN },    { "q_proj.weight", HIDDEN_IN },
+	{ "k_proj.weight", HIDDEN_IN },       { "v_proj.weight", HIDDEN_IN },     { "qkv_proj.weight", HIDDEN_IN },
+	{ "o_proj.weight", HIDDEN_OUT },      { "gate_proj.weight", HIDDEN_IN },  { "up_proj.weight", HIDDEN_IN },
+	{ "gate_up_proj.weight", HIDDEN_IN }, { "down_proj.weight", HIDDEN_OUT }, { "token_embd.weight", HIDDEN_IN },
+	{ "output.weight", HIDDEN_IN },       { "attn_q.weight", HIDDEN_IN },     { "attn_k.weight", HIDDEN_IN },
+	{ "attn_v.weight", HIDDEN_IN },       { "attn_qkv.weight", HIDDEN_IN },   { "attn_output.weight", HIDDEN_OUT },
+	{ "ffn_gate.weight", HIDDEN_IN },     { "ffn_up.weight", HIDDEN_IN },     { "ffn_down.weight", HIDDEN_OUT },
+	{ "wte.weight", HIDDEN_IN },          { "wpe.weight", HIDDEN_IN },        { "c_attn.weight", HIDDEN_IN },
+	{ "c_fc.weight", HIDDEN_IN },         { "c_proj.weight", HIDDEN_OUT },
 };
 
 static bool ends_in(const char *name, const char *tail)
@@ -146,7 +152,8 @@ static bool is_conv1d(const struct st_container *c, const char *name)
 	const char *type = json_string_value(get(c->metadata, "model_type"));
 	const char *arch = json_string_value(get(c->metadata, "architecture"));
 	bool gpt2 = (type && strncmp(type, "gpt2", 4) == 0) || (arch && strncmp(arch, "gpt2", 4) == 0);
-	return gpt2 && (ends_in(name, "c_attn.weight") || ends_in(name, "c_fc.weight") || ends_in(name, "c_proj.weight"));
+	return gpt2
+	    && (ends_in(name, "c_attn.weight") || ends_in(name, "c_fc.weight") || ends_in(name, "c_proj.weight"));
 }
 
 enum order { UNKNOWN, OUT_IN, IN_OUT };
@@ -167,8 +174,9 @@ static uint64_t hidden_size(const struct st_container *c)
 	uint64_t n = count_of(c->metadata, "hidden_size");
 	for (size_t i = 0; n == 0 && i < c->n_tensors; i++) {
 		const struct st_tensor *t = &c->tensors[i];
-		if (t->ndim == 1 && (ends_in(t->name, "model.norm.weight") || strcmp(t->name, "output_norm.weight") == 0 ||
-		                     ends_in(t->name, "ln_f.weight")))
+		if (t->ndim == 1
+		    && (ends_in(t->name, "model.norm.weight") || strcmp(t->name, "output_norm.weight") == 0
+		        || ends_in(t->name, "ln_f.weight")))
 			n = t->file_dims[0];
 	}
 	return n;
@@ -183,7 +191,8 @@ static enum st_apr_writer writer_of(const struct st_container *c)
 		if (strncmp(name, "model.", 6) == 0 || strncmp(name, "transformer.", 12) == 0)
 			return ST_APR_WRITER_A;
 	}
-	return get(c->metadata, "num_hidden_layers") && !get(c->metadata, "num_layers") ? ST_APR_WRITER_B : ST_APR_WRITER_A;
+	return get(c->metadata, "num_hidden_layers") && !get(c->metadata, "num_layers") ? ST_APR_WRITER_B
+	                                                                                : ST_APR_WRITER_A;
 }
 
 /* shape from the label; `turned`: the bytes too are in the label's order, so that reading them
@@ -212,7 +221,8 @@ void st_apr_orient(struct st_container *c)
 			votes[order_of(&c->tensors[i], hidden)]++;
 	c->apr_writer = writer_of(c);
 	/* Square matrices and unknown names follow the others; where none says anything, the writer's habit. */
-	bool reversed = votes[IN_OUT] != votes[OUT_IN] ? votes[IN_OUT] > votes[OUT_IN] : c->apr_writer == ST_APR_WRITER_B;
+	bool reversed = votes[IN_OUT] != votes[OUT_IN] ? votes[IN_OUT] > votes[OUT_IN]
+	                                               : c->apr_writer == ST_APR_WRITER_B;
 	for (size_t i = 0; i < c->n_tensors; i++) {
 		struct st_tensor *t = &c->tensors[i];
 		enum order order = order_of(t, hidden);

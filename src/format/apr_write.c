@@ -33,16 +33,18 @@ static enum st_status lay_out(const struct st_write_plan *plan, uint64_t *offset
 		if (i > 0 && strcmp(plan->specs[i - 1].name, t->name) >= 0)
 			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, t->name, "APR lists tensors sorted by name");
 		if (len == 0 || len > ST_APR_MAX_NAME || t->ndim > ST_MAX_DIMS)
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name, "APR names have 1 to %u bytes, shapes at most %d dimensions",
-			                  ST_APR_MAX_NAME, ST_MAX_DIMS);
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name,
+			                  "APR names have 1 to %u bytes, shapes at most %d dimensions", ST_APR_MAX_NAME,
+			                  ST_MAX_DIMS);
 		if (!code_of(t->dtype))
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name, "APR has no type for %s",
 			                  st_dtype_info(t->dtype)->name);
 		if (!st_stored_bytes(t->dtype, t->ndim, t->shape, &bytes))
-			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, t->name, "cannot be stored as %s with this shape",
-			                  st_dtype_info(t->dtype)->name);
+			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, t->name,
+			                  "cannot be stored as %s with this shape", st_dtype_info(t->dtype)->name);
 		if (is_ambiguous(t->dtype, bytes))
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name, "one block of Q8_1 cannot be told from AprQ8 in an APR file");
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name,
+			                  "one block of Q8_1 cannot be told from AprQ8 in an APR file");
 		*index += 2 + len + 2 + 8 * (uint64_t)t->ndim + 16;
 		offsets[i] = *data;
 		if (!st_add_u64(*data, bytes, data) || !st_round_up(*data, ST_APR_ALIGN, data))
@@ -83,14 +85,15 @@ static uint16_t flags_of(const struct st_write_plan *plan)
 	return (uint16_t)flags;
 }
 
-static enum st_status put_header(const struct st_write_plan *plan, struct st_arena *arena, const char *text, uint64_t index,
-                                 struct st_write_layout *out, struct st_error *err)
+static enum st_status put_header(const struct st_write_plan *plan, struct st_arena *arena, const char *text,
+                                 uint64_t index, struct st_write_layout *out, struct st_error *err)
 {
 	uint64_t n_text = strlen(text), index_at, data_at;
 	if (n_text > ST_APR_MAX_METADATA)
-		return st_fail(err, ST_ERR_LIMIT, "APR metadata of %llu bytes; the limit is 64 MiB", (unsigned long long)n_text);
-	if (plan->n_specs > UINT32_MAX || !st_round_up(ST_APR_HEADER + n_text, ST_APR_ALIGN, &index_at) ||
-	    !st_add_u64(index_at, index, &data_at) || !st_round_up(data_at, ST_APR_ALIGN, &data_at))
+		return st_fail(err, ST_ERR_LIMIT, "APR metadata of %llu bytes; the limit is 64 MiB",
+		               (unsigned long long)n_text);
+	if (plan->n_specs > UINT32_MAX || !st_round_up(ST_APR_HEADER + n_text, ST_APR_ALIGN, &index_at)
+	    || !st_add_u64(index_at, index, &data_at) || !st_round_up(data_at, ST_APR_ALIGN, &data_at))
 		return st_fail(err, ST_ERR_LIMIT, "too many tensors for an APR file");
 	out->header_size = data_at;
 	out->header = st_arena_alloc(arena, data_at, 1);
@@ -120,7 +123,8 @@ static enum st_status put_header(const struct st_write_plan *plan, struct st_are
 	return ST_OK;
 }
 
-enum st_status st_apr_layout(const struct st_write_plan *plan, struct st_arena *arena, struct st_write_layout *out, struct st_error *err)
+enum st_status st_apr_layout(const struct st_write_plan *plan, struct st_arena *arena, struct st_write_layout *out,
+                             struct st_error *err)
 {
 	uint64_t index = 0, data = 0;
 	if (plan->metadata && !json_is_object(plan->metadata))

@@ -24,7 +24,8 @@ static const char suffix[] = ".bin";
 /* ---- one file ---- */
 
 /* The embedding belongs to no layer, though trees file it under layer 0. */
-static enum st_status name_stage(struct st_container *c, const char *stage, uint32_t layer, const char **out, struct st_error *err)
+static enum st_status name_stage(struct st_container *c, const char *stage, uint32_t layer, const char **out,
+                                 struct st_error *err)
 {
 	if (layer == WHOLE_MODEL || (layer == 0 && strcmp(stage, "embedding") == 0))
 		return st_container_name(c, stage, strlen(stage), 255, ST_NO_OFFSET, "stage name", out, err);
@@ -51,7 +52,8 @@ static enum st_status read_stage(struct st_container *c, const char *path, struc
 	/* Other readers pass over bytes behind the values; here they mean that something is wrong. */
 	if (st == ST_OK && m->size != HEADER + 4 * n)
 		st = st_fail_at(err, ST_ERR_FORMAT, m->size, NULL, "%llu bytes where %llu values make %llu",
-		                (unsigned long long)m->size, (unsigned long long)n, (unsigned long long)(HEADER + 4 * n));
+		                (unsigned long long)m->size, (unsigned long long)n,
+		                (unsigned long long)(HEADER + 4 * n));
 	if (st != ST_OK) {
 		st_error_in(err, path);
 		return st;
@@ -123,7 +125,8 @@ static enum st_status list_entry(struct tree *t, const char *folder, const char 
 	if (S_ISDIR(sb.st_mode)) {
 		uint32_t inner;
 		if (layer != WHOLE_MODEL || !layer_of(name, &inner)) {
-			enum st_status st = st_fail(t->err, ST_ERR_FORMAT, "a folder of a trace that is not named layer-<N>");
+			enum st_status st = st_fail(t->err, ST_ERR_FORMAT,
+			                            "a folder of a trace that is not named layer-<N>");
 			st_error_in(t->err, path);
 			return st;
 		}
@@ -176,7 +179,8 @@ static enum st_status apply_shape(struct tree *t, struct st_tensor *x)
 	}
 	if (!good || n != x->n_elems)
 		return st_fail_at(t->err, ST_ERR_FORMAT, ST_NO_OFFSET, x->name,
-		                  "the shape in trace.json does not make the %llu values of the file", (unsigned long long)x->n_elems);
+		                  "the shape in trace.json does not make the %llu values of the file",
+		                  (unsigned long long)x->n_elems);
 	x->ndim = (uint32_t)ndim;
 	for (size_t i = 0; i < ndim; i++)
 		x->shape[i] = x->file_dims[i] = dims[i];
@@ -192,9 +196,11 @@ static enum st_status read_tree_stage(struct tree *t, const struct stage_file *f
 	bool embedding = f->layer == 0 && layer == WHOLE_MODEL && strcmp(f->stage, "embedding") == 0;
 	if (layer != f->layer && !embedding) {
 		enum st_status st = layer == WHOLE_MODEL || f->layer == WHOLE_MODEL
-			? st_fail_at(t->err, ST_ERR_FORMAT, 4, NULL, "header says %s, folder says %s",
-			             layer == WHOLE_MODEL ? "whole model" : "one layer", layer == WHOLE_MODEL ? "one layer" : "whole model")
-			: st_fail_at(t->err, ST_ERR_FORMAT, 4, NULL, "header says layer %u, folder says layer %u", layer, f->layer);
+		                          ? st_fail_at(t->err, ST_ERR_FORMAT, 4, NULL, "header says %s, folder says %s",
+		                                       layer == WHOLE_MODEL ? "whole model" : "one layer",
+		                                       layer == WHOLE_MODEL ? "one layer" : "whole model")
+		                          : st_fail_at(t->err, ST_ERR_FORMAT, 4, NULL,
+		                                       "header says layer %u, folder says layer %u", layer, f->layer);
 		st_error_in(t->err, f->path);
 		return st;
 	}
@@ -206,7 +212,8 @@ static enum st_status read_tree(struct tree *t, const char *path)
 	struct st_container *c = t->c;
 	ST_TRY(list_folder(t, path, WHOLE_MODEL));
 	if (t->n == 0)
-		return st_fail(t->err, ST_ERR_FORMAT, "folder without stage files (layer-<N>/<stage>.bin or <stage>.bin)");
+		return st_fail(t->err, ST_ERR_FORMAT,
+		               "folder without stage files (layer-<N>/<stage>.bin or <stage>.bin)");
 	qsort(t->files, t->n, sizeof *t->files, by_layer);
 	char *trace = st_arena_printf(&c->arena, "%s/trace.json", path);
 	if (!trace)

@@ -15,7 +15,9 @@
 
 const char *st_format_name(enum st_format f)
 {
-	static const char *const names[ST_FORMAT_COUNT] = { "GGUF", "safetensors", "APR", "npy", "npz", "torch", "APRT" };
+	static const char *const names[ST_FORMAT_COUNT] = {
+		"GGUF", "safetensors", "APR", "npy", "npz", "torch", "APRT"
+	};
 	return f < ST_FORMAT_COUNT ? names[f] : "unknown";
 }
 
@@ -48,7 +50,8 @@ static bool length_fits(const struct st_map *m)
 /* Both hold for nothing else, while the length may begin like another format: 896 is 80 03, the start of a pickle. */
 static bool is_sound_safetensors(const struct st_map *m) { return length_fits(m) && m->data[8] == '{'; }
 
-/* Either is enough where no other format claims the file, so that a damaged header is reported as one of safetensors. */
+/* Either is enough where no other format claims the file, so that a damaged header is reported as one of safetensors.
+ */
 static bool is_safetensors(const struct st_map *m) { return m->size > 8 && (m->data[8] == '{' || length_fits(m)); }
 
 static bool is_zip(const struct st_map *m) { return begins(m, 0, "PK\3\4", 4) || begins(m, 0, "PK\5\6", 4); }
@@ -99,9 +102,14 @@ static const struct {
 	st_open_fn open;
 } readers[] = {
 	{ is_sound_safetensors, st_safetensors_open },
-	{ is_gguf, st_gguf_open }, { is_aprt, st_aprt_open }, { is_apr, st_apr_open },
-	{ is_npy, st_npy_open },   { is_zip, open_zip }, { is_old_torch, st_torch_open },
-	{ st_safetensors_is_index, st_safetensors_open }, { is_safetensors, st_safetensors_open },
+	{ is_gguf, st_gguf_open },
+	{ is_aprt, st_aprt_open },
+	{ is_apr, st_apr_open },
+	{ is_npy, st_npy_open },
+	{ is_zip, open_zip },
+	{ is_old_torch, st_torch_open },
+	{ st_safetensors_is_index, st_safetensors_open },
+	{ is_safetensors, st_safetensors_open },
 };
 
 /* Suffixes that promise one format. The content decides what is read, but a name that promises something
@@ -110,15 +118,17 @@ static const struct {
 	const char *suffix;
 	enum st_format format;
 } promises[] = {
-	{ ".gguf", ST_FORMAT_GGUF }, { ".safetensors", ST_FORMAT_SAFETENSORS }, { ".apr", ST_FORMAT_APR },
-	{ ".npy", ST_FORMAT_NPY },   { ".npz", ST_FORMAT_NPZ },
+	{ ".gguf", ST_FORMAT_GGUF }, { ".safetensors", ST_FORMAT_SAFETENSORS },
+	{ ".apr", ST_FORMAT_APR },   { ".npy", ST_FORMAT_NPY },
+	{ ".npz", ST_FORMAT_NPZ },
 };
 
 static enum st_status check_promise(const struct st_container *c, const char *path, struct st_error *err)
 {
 	for (size_t i = 0; i < sizeof promises / sizeof *promises; i++)
 		if (has_suffix(path, promises[i].suffix) && c->format != promises[i].format)
-			return st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "holds %s, but its name ends in %s; rename it if that is meant",
+			return st_fail_at(err, ST_ERR_FORMAT, 0, NULL,
+			                  "holds %s, but its name ends in %s; rename it if that is meant",
 			                  st_format_name(c->format), promises[i].suffix);
 	return ST_OK;
 }
@@ -159,7 +169,8 @@ static enum st_status refuse_unknown(const struct st_map *m, struct st_error *er
 	char hex[17];
 	st_hex(m->data, m->size < 8 ? (size_t)m->size : 8, hex);
 	return st_fail_at(err, ST_ERR_FORMAT, 0, NULL,
-	                  "is in no format Stele knows (begins with %s); known are GGUF, safetensors, APR, npy, npz, torch and APRT",
+	                  "is in no format Stele knows (begins with %s); known are GGUF, safetensors, APR, npy, npz, "
+	                  "torch and APRT",
 	                  hex);
 }
 
@@ -184,7 +195,8 @@ static bool is_aprt_tree(const char *path)
 	DIR *d = opendir(path);
 	bool yes = false;
 	for (struct dirent *e; d && !yes && (e = readdir(d));) {
-		yes = strcmp(e->d_name, "trace.json") == 0 || strncmp(e->d_name, "layer-", 6) == 0 || has_suffix(e->d_name, ".bin");
+		yes = strcmp(e->d_name, "trace.json") == 0 || strncmp(e->d_name, "layer-", 6) == 0
+		   || has_suffix(e->d_name, ".bin");
 	}
 	if (d)
 		closedir(d);
@@ -198,7 +210,8 @@ static enum st_status open_folder(struct st_container *c, const char *path, stru
 	if (is_aprt_tree(path))
 		return st_aprt_open(c, path, err);
 	return st_fail(err, ST_ERR_UNSUPPORTED,
-	               "folder is neither a Hugging Face model (config.json, *.safetensors) nor an APRT tree (layer-N/STAGE.bin)");
+	               "folder is neither a Hugging Face model (config.json, *.safetensors) nor an APRT tree "
+	               "(layer-N/STAGE.bin)");
 }
 
 /* ---- lifetime ---- */

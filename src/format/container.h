@@ -19,8 +19,19 @@
 
 /* GGUF's typed metadata values; the numbers are the format's own. */
 enum st_kv_type {
-	ST_KV_U8 = 0, ST_KV_I8, ST_KV_U16, ST_KV_I16, ST_KV_U32, ST_KV_I32, ST_KV_F32, ST_KV_BOOL,
-	ST_KV_STR, ST_KV_ARR, ST_KV_U64, ST_KV_I64, ST_KV_F64,
+	ST_KV_U8 = 0,
+	ST_KV_I8,
+	ST_KV_U16,
+	ST_KV_I16,
+	ST_KV_U32,
+	ST_KV_I32,
+	ST_KV_F32,
+	ST_KV_BOOL,
+	ST_KV_STR,
+	ST_KV_ARR,
+	ST_KV_U64,
+	ST_KV_I64,
+	ST_KV_F64,
 	ST_KV_COUNT
 };
 
@@ -28,12 +39,12 @@ enum st_kv_type {
  * (for a string its u64 length, for an array its first element). Checked at open: every
  * element of every array lies inside the file. */
 struct st_kv {
-	const char *key;      /* arena copy, terminated */
+	const char *key; /* arena copy, terminated */
 	enum st_kv_type type;
 	enum st_kv_type elem; /* arrays: type of the elements (never ST_KV_ARR) */
 	uint64_t count;       /* arrays: number of elements; else 1 */
 	const uint8_t *data;
-	uint64_t offset;      /* of data in its file, for messages */
+	uint64_t offset; /* of data in its file, for messages */
 };
 
 /* Which convention an APR file follows (docs/format-apr.md). */
@@ -41,31 +52,31 @@ enum st_apr_writer { ST_APR_WRITER_A, ST_APR_WRITER_B };
 
 struct st_container {
 	enum st_format format;
-	char *path;            /* as given by the caller */
+	char *path; /* as given by the caller */
 	char *describe;
 	struct st_arena arena;
-	struct st_map *maps;   /* n_maps files, in the arena; closed by st_container_close */
+	struct st_map *maps; /* n_maps files, in the arena; closed by st_container_close */
 	size_t n_maps;
 	struct st_tensor *tensors;
 	size_t n_tensors;
 	const struct st_tensor **by_name; /* sorted by strcmp; st_container_index() makes it */
 
 	/* GGUF */
-	uint32_t version;      /* GGUF, APR: version of the format */
+	uint32_t version; /* GGUF, APR: version of the format */
 	uint64_t alignment;
-	struct st_kv *kv;      /* in file order */
+	struct st_kv *kv; /* in file order */
 	size_t n_kv;
 	const struct st_kv **kv_by_key; /* sorted by strcmp; st_kv_index() makes it */
 
 	/* JSON documents; NULL where the container has none. Owned, decref'ed at close. */
-	json_t *metadata;          /* APR metadata; safetensors __metadata__ (all strings); trace.json of a tree */
-	json_t *config;            /* config.json of a Hugging Face folder (or beside a .safetensors file) */
+	json_t *metadata; /* APR metadata; safetensors __metadata__ (all strings); trace.json of a tree */
+	json_t *config;   /* config.json of a Hugging Face folder (or beside a .safetensors file) */
 	json_t *generation_config;
-	json_t *tokenizer;         /* tokenizer.json */
-	json_t *tokenizer_config;  /* tokenizer_config.json */
+	json_t *tokenizer;        /* tokenizer.json */
+	json_t *tokenizer_config; /* tokenizer_config.json */
 
 	enum st_apr_writer apr_writer;
-	bool apr_dims_reversed;    /* APR: labels are [in, out]; shape[] already has them turned round */
+	bool apr_dims_reversed; /* APR: labels are [in, out]; shape[] already has them turned round */
 };
 
 typedef enum st_status (*st_open_fn)(struct st_container *c, const char *path, struct st_error *err);
@@ -108,11 +119,15 @@ const char *st_kv_type_name(enum st_kv_type t); /* "u32", "string", ... */
 /* Bytes of one value of a plain type; 0 for strings and arrays. */
 uint32_t st_kv_size(enum st_kv_type t);
 const struct st_kv *st_kv_find(const struct st_container *c, const char *key);
-ST_MUST_CHECK enum st_status st_kv_u64(const struct st_container *c, const char *key, uint64_t *out, bool *found, struct st_error *err);
-ST_MUST_CHECK enum st_status st_kv_f64(const struct st_container *c, const char *key, double *out, bool *found, struct st_error *err);
-ST_MUST_CHECK enum st_status st_kv_bool(const struct st_container *c, const char *key, bool *out, bool *found, struct st_error *err);
+ST_MUST_CHECK enum st_status st_kv_u64(const struct st_container *c, const char *key, uint64_t *out, bool *found,
+                                       struct st_error *err);
+ST_MUST_CHECK enum st_status st_kv_f64(const struct st_container *c, const char *key, double *out, bool *found,
+                                       struct st_error *err);
+ST_MUST_CHECK enum st_status st_kv_bool(const struct st_container *c, const char *key, bool *out, bool *found,
+                                        struct st_error *err);
 /* Not terminated: *len bytes in the map. */
-ST_MUST_CHECK enum st_status st_kv_str(const struct st_container *c, const char *key, const char **s, size_t *len, bool *found, struct st_error *err);
+ST_MUST_CHECK enum st_status st_kv_str(const struct st_container *c, const char *key, const char **s, size_t *len,
+                                       bool *found, struct st_error *err);
 
 /* Walk the strings of a string array in order: p = kv->data; repeat count times. */
 static inline const char *st_kv_next_str(const uint8_t **p, size_t *len)
@@ -127,11 +142,13 @@ static inline const char *st_kv_next_str(const uint8_t **p, size_t *len)
 
 /* Readers, one file each. */
 enum st_status st_gguf_open(struct st_container *c, const char *path, struct st_error *err);
-enum st_status st_safetensors_open(struct st_container *c, const char *path, struct st_error *err); /* file, index or folder */
+enum st_status st_safetensors_open(struct st_container *c, const char *path,
+                                   struct st_error *err); /* file, index or folder */
 enum st_status st_apr_open(struct st_container *c, const char *path, struct st_error *err);
 enum st_status st_npy_open(struct st_container *c, const char *path, struct st_error *err);
 enum st_status st_npz_open(struct st_container *c, const char *path, struct st_error *err);
 enum st_status st_torch_open(struct st_container *c, const char *path, struct st_error *err);
-enum st_status st_aprt_open(struct st_container *c, const char *path, struct st_error *err);      /* one stage file or a tree */
+enum st_status st_aprt_open(struct st_container *c, const char *path,
+                            struct st_error *err); /* one stage file or a tree */
 
 #endif

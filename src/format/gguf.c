@@ -86,7 +86,8 @@ static enum st_status read_keys(struct st_container *c, struct part *p)
 			uint64_t at = st_cursor_offset(cur);
 			ST_TRY(read_type(cur, kv->key, &kv->elem));
 			if (kv->elem == ST_KV_ARR)
-				return st_fail_at(cur->err, ST_ERR_UNSUPPORTED, at, kv->key, "arrays of arrays are not supported");
+				return st_fail_at(cur->err, ST_ERR_UNSUPPORTED, at, kv->key,
+				                  "arrays of arrays are not supported");
 			kv->count = st_cursor_u64(cur, kv->key);
 			ST_TRY(cur->st);
 		}
@@ -103,10 +104,12 @@ static enum st_status check_version(uint32_t v, struct st_error *err)
 		return ST_OK;
 	/* A big-endian file has its version the other way round. */
 	if (v && (v & 0xFFFF) == 0)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, 4, "version", "big-endian GGUF is not supported, only little-endian");
-	if (v == 1)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, 4, "version",
-		                  "GGUF v1 (32-bit counts, 2023) is not supported, only v2 and v3; convert the file anew");
+		                  "big-endian GGUF is not supported, only little-endian");
+	if (v == 1)
+		return st_fail_at(
+			err, ST_ERR_UNSUPPORTED, 4, "version",
+			"GGUF v1 (32-bit counts, 2023) is not supported, only v2 and v3; convert the file anew");
 	return st_fail_at(err, ST_ERR_UNSUPPORTED, 4, "version", "GGUF v%u is not supported, only v2 and v3", v);
 }
 
@@ -128,11 +131,13 @@ static enum st_status read_head(struct st_container *c, struct part *p, uint32_t
 	ST_TRY(cur->st);
 	uint64_t left = st_cursor_left(cur);
 	if (p->n_tensors > left / MIN_TENSOR_BYTES)
-		return st_fail_at(err, ST_ERR_FORMAT, 8, "tensor count", "is %llu, more than the %llu bytes that follow can hold",
+		return st_fail_at(err, ST_ERR_FORMAT, 8, "tensor count",
+		                  "is %llu, more than the %llu bytes that follow can hold",
 		                  (unsigned long long)p->n_tensors, (unsigned long long)left);
 	if (n_kv > left / MIN_KEY_BYTES)
-		return st_fail_at(err, ST_ERR_FORMAT, 16, "key count", "is %llu, more than the %llu bytes that follow can hold",
-		                  (unsigned long long)n_kv, (unsigned long long)left);
+		return st_fail_at(err, ST_ERR_FORMAT, 16, "key count",
+		                  "is %llu, more than the %llu bytes that follow can hold", (unsigned long long)n_kv,
+		                  (unsigned long long)left);
 	p->keys.kv = st_container_table(c, n_kv, sizeof *p->keys.kv, "keys", err);
 	if (!p->keys.kv)
 		return err->code;
@@ -145,8 +150,8 @@ static enum st_status read_head(struct st_container *c, struct part *p, uint32_t
 	ST_TRY(st_kv_u64(&p->keys, "general.alignment", &p->keys.alignment, &found, err));
 	uint64_t a = p->keys.alignment;
 	if (a == 0 || (a & (a - 1)) != 0)
-		return st_fail_at(err, ST_ERR_FORMAT, st_kv_find(&p->keys, "general.alignment")->offset, "general.alignment",
-		                  "is %llu, must be a power of two", (unsigned long long)a);
+		return st_fail_at(err, ST_ERR_FORMAT, st_kv_find(&p->keys, "general.alignment")->offset,
+		                  "general.alignment", "is %llu, must be a power of two", (unsigned long long)a);
 	return ST_OK;
 }
 
@@ -157,8 +162,8 @@ static enum st_status refuse_type(const struct st_tensor *t, uint32_t type, uint
 	const char *name = st_gguf_type_name(type);
 	if (!name)
 		return st_fail_at(err, ST_ERR_FORMAT, at, t->name, "unknown type %u; supported: %s", type, supported);
-	return st_fail_at(err, ST_ERR_UNSUPPORTED, at, t->name, "type %s (%u) is not supported yet; supported: %s", name, type,
-	                  supported);
+	return st_fail_at(err, ST_ERR_UNSUPPORTED, at, t->name, "type %s (%u) is not supported yet; supported: %s",
+	                  name, type, supported);
 }
 
 /* The table of one file into t[0 .. n_tensors), then their places, which begin after the table. */
@@ -171,8 +176,8 @@ static enum st_status read_tensors(struct st_container *c, struct part *p, struc
 		uint64_t at = st_cursor_offset(cur);
 		t[i].ndim = st_cursor_u32(cur, t[i].name);
 		if (t[i].ndim > ST_GGUF_MAX_DIMS)
-			return st_fail_at(err, ST_ERR_FORMAT, at, t[i].name, "has %u dimensions, GGUF allows %u", t[i].ndim,
-			                  ST_GGUF_MAX_DIMS);
+			return st_fail_at(err, ST_ERR_FORMAT, at, t[i].name, "has %u dimensions, GGUF allows %u",
+			                  t[i].ndim, ST_GGUF_MAX_DIMS);
 		/* [in, out] of the file becomes [out, in]: the same bytes, named outermost first. */
 		for (uint32_t d = 0; d < t[i].ndim; d++)
 			t[i].file_dims[d] = t[i].shape[t[i].ndim - 1 - d] = st_cursor_u64(cur, t[i].name);
@@ -185,7 +190,8 @@ static enum st_status read_tensors(struct st_container *c, struct part *p, struc
 		t[i].offset = st_cursor_u64(cur, t[i].name);
 		ST_TRY(cur->st);
 		if (t[i].offset % p->keys.alignment != 0)
-			return st_fail_at(err, ST_ERR_FORMAT, at, t[i].name, "offset %llu is no multiple of the alignment %llu",
+			return st_fail_at(err, ST_ERR_FORMAT, at, t[i].name,
+			                  "offset %llu is no multiple of the alignment %llu",
 			                  (unsigned long long)t[i].offset, (unsigned long long)p->keys.alignment);
 	}
 	uint64_t base, where;
@@ -222,7 +228,8 @@ static enum st_status check_overlap(struct st_container *c, const struct st_tens
 		if (order[i]->offset - order[i - 1]->offset < order[i - 1]->n_bytes)
 			st = st_fail_at(err, ST_ERR_FORMAT, order[i]->offset, order[i]->name,
 			                "overlaps tensor %s, whose %llu bytes begin at byte %llu", order[i - 1]->name,
-			                (unsigned long long)order[i - 1]->n_bytes, (unsigned long long)order[i - 1]->offset);
+			                (unsigned long long)order[i - 1]->n_bytes,
+			                (unsigned long long)order[i - 1]->offset);
 	free(order);
 	if (st != ST_OK)
 		st_error_in(err, c->maps[t->file].path);
@@ -249,8 +256,8 @@ static const char *split_mark(const char *path)
 static const char *split_path(struct st_container *c, const char *path, uint64_t no, uint64_t count)
 {
 	const char *mark = split_mark(path);
-	return st_arena_printf(&c->arena, "%.*s-%05llu-of-%05llu%s", (int)(mark - path), path, (unsigned long long)no + 1,
-	                       (unsigned long long)count, mark + 15);
+	return st_arena_printf(&c->arena, "%.*s-%05llu-of-%05llu%s", (int)(mark - path), path,
+	                       (unsigned long long)no + 1, (unsigned long long)count, mark + 15);
 }
 
 struct split {
@@ -268,8 +275,8 @@ static enum st_status read_split(const struct part *p, struct split *s, struct s
 }
 
 /* Map and read the heads of the other splits; the first one's keys stand for the model. */
-static enum st_status read_other_heads(struct st_container *c, const char *path, struct part *parts, const struct split *first,
-                                       struct st_error *err)
+static enum st_status read_other_heads(struct st_container *c, const char *path, struct part *parts,
+                                       const struct split *first, struct st_error *err)
 {
 	for (uint64_t i = 1; i < first->count; i++) {
 		const char *other = split_path(c, path, i, first->count);
@@ -283,11 +290,13 @@ static enum st_status read_other_heads(struct st_container *c, const char *path,
 			st = read_split(&parts[i], &s, err);
 		if (st == ST_OK && (s.no != i || s.count != first->count))
 			st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "split.no",
-			                "the file says it is split %llu of %llu, its name says %llu of %llu", (unsigned long long)s.no + 1,
-			                (unsigned long long)s.count, (unsigned long long)i + 1, (unsigned long long)first->count);
+			                "the file says it is split %llu of %llu, its name says %llu of %llu",
+			                (unsigned long long)s.no + 1, (unsigned long long)s.count,
+			                (unsigned long long)i + 1, (unsigned long long)first->count);
 		if (st == ST_OK && s.total_known && first->total_known && s.tensors != first->tensors)
-			st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "split.tensors.count", "is %llu, the first split says %llu",
-			                (unsigned long long)s.tensors, (unsigned long long)first->tensors);
+			st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "split.tensors.count",
+			                "is %llu, the first split says %llu", (unsigned long long)s.tensors,
+			                (unsigned long long)first->tensors);
 		if (st != ST_OK) {
 			st_error_in(err, other);
 			return st;
@@ -299,23 +308,27 @@ static enum st_status read_other_heads(struct st_container *c, const char *path,
 static enum st_status check_first(struct st_container *c, const char *path, const struct split *s, struct st_error *err)
 {
 	if (s->count == 0 || s->count > 99999) /* five digits in the name */
-		return st_fail_at(err, ST_ERR_FORMAT, st_kv_find(c, "split.count")->offset, "split.count", "is %llu, must be 1 to 99999",
-		                  (unsigned long long)s->count);
+		return st_fail_at(err, ST_ERR_FORMAT, st_kv_find(c, "split.count")->offset, "split.count",
+		                  "is %llu, must be 1 to 99999", (unsigned long long)s->count);
 	if (s->count == 1 && s->no == 0)
 		return ST_OK;
 	if (!split_mark(path))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "split.count",
-		                  "the model is split into %llu files, and this one's name does not end in -00001-of-%05llu.gguf, "
-		                  "so the others cannot be found", (unsigned long long)s->count, (unsigned long long)s->count);
+		                  "the model is split into %llu files, and this one's name does not end in "
+		                  "-00001-of-%05llu.gguf, "
+		                  "so the others cannot be found",
+		                  (unsigned long long)s->count, (unsigned long long)s->count);
 	const char *name = split_path(c, path, 0, s->count);
 	if (!name)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (s->no != 0)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "split.no", "is split %llu of %llu; open the first one, %s",
-		                  (unsigned long long)s->no + 1, (unsigned long long)s->count, name);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "split.no",
+		                  "is split %llu of %llu; open the first one, %s", (unsigned long long)s->no + 1,
+		                  (unsigned long long)s->count, name);
 	if (strcmp(name, path) != 0)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "split.no",
-		                  "the file says it is split 1 of %llu, its name says otherwise", (unsigned long long)s->count);
+		                  "the file says it is split 1 of %llu, its name says otherwise",
+		                  (unsigned long long)s->count);
 	return ST_OK;
 }
 
@@ -346,8 +359,9 @@ enum st_status st_gguf_open(struct st_container *c, const char *path, struct st_
 	for (uint64_t i = 0; i < split.count; i++)
 		total += parts[i].n_tensors; /* each is below its file's size */
 	if (split.count > 1 && split.total_known && total != split.tensors)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "split.tensors.count", "is %llu, but the splits hold %llu tensors",
-		                  (unsigned long long)split.tensors, (unsigned long long)total);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "split.tensors.count",
+		                  "is %llu, but the splits hold %llu tensors", (unsigned long long)split.tensors,
+		                  (unsigned long long)total);
 	c->tensors = st_container_table(c, total, sizeof *c->tensors, "tensors", err);
 	if (!c->tensors)
 		return err->code;
@@ -362,7 +376,8 @@ enum st_status st_gguf_open(struct st_container *c, const char *path, struct st_
 		ST_TRY(check_overlap(c, t, parts[i].n_tensors, err));
 	}
 	c->describe = split.count == 1 ? st_arena_printf(&c->arena, "GGUF v%u", c->version)
-	            : st_arena_printf(&c->arena, "GGUF v%u, %llu splits", c->version, (unsigned long long)split.count);
+	                               : st_arena_printf(&c->arena, "GGUF v%u, %llu splits", c->version,
+	                                                 (unsigned long long)split.count);
 	if (!c->describe)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	return st_container_index(c, err);

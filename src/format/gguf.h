@@ -4,10 +4,10 @@
 
 #include "format/writer.h"
 
-#define ST_GGUF_MAX_DIMS 4       /* GGML_MAX_DIMS; the format gives no other bound */
-#define ST_GGUF_MAX_KEY 65535    /* the specification's limit on keys */
-#define ST_GGUF_MAX_NAME 256     /* llama.cpp takes 63; longer names exist in files of other tools */
-#define ST_GGUF_ALIGNMENT 32     /* unless general.alignment says otherwise */
+#define ST_GGUF_MAX_DIMS 4    /* GGML_MAX_DIMS; the format gives no other bound */
+#define ST_GGUF_MAX_KEY 65535 /* the specification's limit on keys */
+#define ST_GGUF_MAX_NAME 256  /* llama.cpp takes 63; longer names exist in files of other tools */
+#define ST_GGUF_ALIGNMENT 32  /* unless general.alignment says otherwise */
 
 /* Name of a type number, or NULL when no such number was given out. */
 const char *st_gguf_type_name(uint32_t type);

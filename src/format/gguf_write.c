@@ -64,13 +64,15 @@ static enum st_status plan_alignment(const struct st_write_plan *plan, uint64_t 
 		if (strcmp(plan->kv[i].key, "general.alignment") != 0)
 			continue;
 		if (plan->kv[i].type != ST_KV_U32)
-			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "general.alignment", "must be written as u32");
+			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "general.alignment",
+			                  "must be written as u32");
 		said = st_load_u32(plan->kv[i].data);
 	}
 	*out = plan->alignment ? plan->alignment : said;
 	if (*out != said || said == 0 || (said & (said - 1)) != 0)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "general.alignment",
-		                  "is %llu while the plan says %llu; both must be one power of two", (unsigned long long)said, (unsigned long long)*out);
+		                  "is %llu while the plan says %llu; both must be one power of two",
+		                  (unsigned long long)said, (unsigned long long)*out);
 	return ST_OK;
 }
 
@@ -78,7 +80,8 @@ static enum st_status check_plan(const struct st_write_plan *plan, struct st_err
 {
 	for (size_t i = 0; i < plan->n_kv; i++) {
 		const struct st_kv *kv = &plan->kv[i];
-		if (kv->type >= ST_KV_COUNT || (kv->type == ST_KV_ARR && (kv->elem >= ST_KV_COUNT || kv->elem == ST_KV_ARR)))
+		if (kv->type >= ST_KV_COUNT
+		    || (kv->type == ST_KV_ARR && (kv->elem >= ST_KV_COUNT || kv->elem == ST_KV_ARR)))
 			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, kv->key, "type cannot be written");
 	}
 	for (size_t i = 0; i < plan->n_specs; i++) {
@@ -87,11 +90,11 @@ static enum st_status check_plan(const struct st_write_plan *plan, struct st_err
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name, "GGUF has no type for %s",
 			                  st_dtype_info(t->dtype)->name);
 		if (t->ndim > ST_GGUF_MAX_DIMS)
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name, "has %u dimensions, GGUF allows %u", t->ndim,
-			                  ST_GGUF_MAX_DIMS);
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name,
+			                  "has %u dimensions, GGUF allows %u", t->ndim, ST_GGUF_MAX_DIMS);
 		if (strlen(t->name) > ST_GGUF_MAX_NAME)
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name, "the name is longer than %u bytes",
-			                  ST_GGUF_MAX_NAME);
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name,
+			                  "the name is longer than %u bytes", ST_GGUF_MAX_NAME);
 	}
 	return ST_OK;
 }
@@ -112,10 +115,10 @@ enum st_status st_gguf_layout(const struct st_write_plan *plan, struct st_arena 
 		const struct st_tensor_spec *t = &plan->specs[i];
 		out->offsets[i] = at;
 		/* The last tensor is padded too: llama.cpp reads the data section in whole aligned pieces. */
-		if (!st_stored_bytes(t->dtype, t->ndim, t->shape, &bytes) || !st_add_u64(at, bytes, &at) ||
-		    !st_round_up(at, alignment, &at))
-			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, t->name, "cannot be stored as %s with this shape",
-			                  st_dtype_info(t->dtype)->name);
+		if (!st_stored_bytes(t->dtype, t->ndim, t->shape, &bytes) || !st_add_u64(at, bytes, &at)
+		    || !st_round_up(at, alignment, &at))
+			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, t->name,
+			                  "cannot be stored as %s with this shape", st_dtype_info(t->dtype)->name);
 	}
 	out->end = at;
 	out->header_size = count.n;

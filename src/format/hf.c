@@ -9,12 +9,24 @@
 
 /* The vocabulary's documents follow the configuration's. */
 const char *const st_hf_names[ST_HF_DOCUMENTS + 4] = {
-	"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-	"added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
-	"model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json",
+	"config.json",
+	"generation_config.json",
+	"tokenizer.json",
+	"tokenizer_config.json",
+	"tokenizer.model",
+	"special_tokens_map.json",
+	"added_tokens.json",
+	"vocab.json",
+	"merges.txt",
+	"chat_template.jinja",
+	"chat_template.json",
+	"model.safetensors",
+	"model-*-of-*.safetensors",
+	"model.safetensors.index.json",
 };
 
-static const char suffix[] = ".safetensors", index_suffix[] = ".safetensors.index.json", torch_prefix[] = "pytorch_model";
+static const char suffix[] = ".safetensors", index_suffix[] = ".safetensors.index.json",
+		  torch_prefix[] = "pytorch_model";
 
 static bool ends_with(const char *s, const char *end)
 {
@@ -35,8 +47,8 @@ bool st_hf_is_folder(const char *dir)
 	DIR *d = opendir(dir);
 	bool yes = false;
 	for (struct dirent *e; d && !yes && (e = readdir(d));)
-		yes = strcmp(e->d_name, "config.json") == 0 || strcmp(e->d_name, "tokenizer.json") == 0 ||
-		      ends_with(e->d_name, suffix) || ends_with(e->d_name, index_suffix) || st_hf_is_torch(e->d_name);
+		yes = strcmp(e->d_name, "config.json") == 0 || strcmp(e->d_name, "tokenizer.json") == 0
+		   || ends_with(e->d_name, suffix) || ends_with(e->d_name, index_suffix) || st_hf_is_torch(e->d_name);
 	if (d)
 		closedir(d);
 	return yes;
@@ -54,7 +66,9 @@ enum st_status st_hf_weights(struct st_arena *a, const char *dir, const char **o
 		return st_fail_errno(err, dir, "cannot open");
 	enum st_status st = ST_OK;
 	for (struct dirent *e; st == ST_OK && (e = readdir(d));) {
-		const char **slot = ends_with(e->d_name, suffix) ? &file : ends_with(e->d_name, index_suffix) ? &index : NULL;
+		const char **slot = ends_with(e->d_name, suffix)       ? &file
+		                  : ends_with(e->d_name, index_suffix) ? &index
+		                                                       : NULL;
 		torch |= st_hf_is_torch(e->d_name);
 		if (!slot)
 			continue;
@@ -81,22 +95,26 @@ enum st_status st_hf_weights(struct st_arena *a, const char *dir, const char **o
 	if (*out)
 		return ST_OK;
 	if (n_indexes > 1 || n_files > 1)
-		return st_fail(err, ST_ERR_UNSUPPORTED,
-		               "folder holds %zu .safetensors files and %zu shard indexes, none named model.safetensors or "
-		               "model.safetensors.index.json; name the file you mean", n_files, n_indexes);
+		return st_fail(
+			err, ST_ERR_UNSUPPORTED,
+			"folder holds %zu .safetensors files and %zu shard indexes, none named model.safetensors or "
+			"model.safetensors.index.json; name the file you mean",
+			n_files, n_indexes);
 	if (torch)
-		return st_fail(err, ST_ERR_UNSUPPORTED,
-		               "folder holds pytorch_model* but neither pytorch_model.bin nor pytorch_model.bin.index.json");
+		return st_fail(
+			err, ST_ERR_UNSUPPORTED,
+			"folder holds pytorch_model* but neither pytorch_model.bin nor pytorch_model.bin.index.json");
 	if (exists(a, dir, "tokenizer.json"))
 		return ST_OK;
-	return st_fail(err, ST_ERR_FORMAT, "folder has a config.json but no weights (.safetensors or pytorch_model.bin)");
+	return st_fail(err, ST_ERR_FORMAT,
+	               "folder has a config.json but no weights (.safetensors or pytorch_model.bin)");
 }
 
 /* Sizes in a config.json that are counts in every family. What they must be is for the family to say;
  * that they are not negative and not text can be said here, before anything multiplies by them. */
 static const char *const counts[] = {
-	"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-	"head_dim", "vocab_size", "max_position_embeddings",
+	"hidden_size",         "intermediate_size", "num_hidden_layers", "num_attention_heads",
+	"num_key_value_heads", "head_dim",          "vocab_size",        "max_position_embeddings",
 };
 
 static enum st_status check_config(const json_t *config, struct st_error *err)

@@ -1,7 +1,8 @@
 /*
  * json.h - JSON from strangers (json.c), and values of documents that are written here (json_values.c).
  *
- * What makes a value returns a new reference, or NULL when out of memory (jansson's *_new setters take that and fail in turn).
+ * What makes a value returns a new reference, or NULL when out of memory (jansson's *_new setters take that and fail in
+ * turn).
  */
 #ifndef ST_FORMAT_JSON_H
 #define ST_FORMAT_JSON_H
@@ -15,10 +16,11 @@
 /* Parse JSON text of a file: duplicate keys rejected, byte position in errors, depth bounded
  * by jansson. `origin` is the file offset of text. Text whose tree would take far more memory
  * than any honest document of its size is refused unparsed. */
-ST_MUST_CHECK enum st_status st_json_parse(const char *text, uint64_t n, uint64_t origin, json_t **out, struct st_error *err);
+ST_MUST_CHECK enum st_status st_json_parse(const char *text, uint64_t n, uint64_t origin, json_t **out,
+                                           struct st_error *err);
 /* The same with the caller's own bound on the tree's memory, in bytes. */
-ST_MUST_CHECK enum st_status st_json_parse_within(const char *text, uint64_t n, uint64_t origin, uint64_t budget, json_t **out,
-                                                  struct st_error *err);
+ST_MUST_CHECK enum st_status st_json_parse_within(const char *text, uint64_t n, uint64_t origin, uint64_t budget,
+                                                  json_t **out, struct st_error *err);
 /* json_dumps(), but NULL instead of a text that lacks something when memory runs out on the way, and for a NULL. */
 char *st_json_print(const json_t *j, size_t flags);
 /* Map and parse a small JSON file; *out = NULL when the file does not exist. */

@@ -20,10 +20,7 @@ json_t *st_json_number(double v)
 	return json_real(v);
 }
 
-json_t *st_json_u64(uint64_t v)
-{
-	return v <= INT64_MAX ? json_integer((json_int_t)v) : json_real((double)v);
-}
+json_t *st_json_u64(uint64_t v) { return v <= INT64_MAX ? json_integer((json_int_t)v) : json_real((double)v); }
 
 json_t *st_json_textn(const char *s, size_t n)
 {
@@ -35,7 +32,8 @@ json_t *st_json_textn(const char *s, size_t n)
 		return NULL;
 	for (size_t i = 0; i < n;) {
 		utf8proc_int32_t cp;
-		utf8proc_ssize_t good = utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i), &cp);
+		utf8proc_ssize_t good = utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i),
+		                                         &cp);
 		size_t take = good > 0 ? (size_t)good : sizeof replacement - 1;
 		memcpy(text + len, good > 0 ? s + i : replacement, take);
 		len += take;
@@ -81,13 +79,10 @@ static bool complete(const json_t *j)
 	json_t *v;
 	size_t i;
 	if (json_is_object(j)) {
-		json_object_foreach((json_t *)(uintptr_t)j, key, v)
-			if (strcmp(key, LOST) == 0 || !complete(v))
-				return false;
+		json_object_foreach((json_t *)(uintptr_t)j, key,
+		                    v) if (strcmp(key, LOST) == 0 || !complete(v)) return false;
 	} else if (json_is_array(j)) {
-		json_array_foreach(j, i, v)
-			if (!complete(v))
-				return false;
+		json_array_foreach(j, i, v) if (!complete(v)) return false;
 	}
 	return true;
 }

@@ -12,10 +12,10 @@ static const struct {
 	const char *name;
 	uint32_t size;
 } types[ST_KV_COUNT] = {
-	[ST_KV_U8] = { "u8", 1 },   [ST_KV_I8] = { "i8", 1 },   [ST_KV_U16] = { "u16", 2 },
-	[ST_KV_I16] = { "i16", 2 }, [ST_KV_U32] = { "u32", 4 }, [ST_KV_I32] = { "i32", 4 },
-	[ST_KV_F32] = { "f32", 4 }, [ST_KV_BOOL] = { "bool", 1 }, [ST_KV_STR] = { "string", 0 },
-	[ST_KV_ARR] = { "array", 0 }, [ST_KV_U64] = { "u64", 8 }, [ST_KV_I64] = { "i64", 8 },
+	[ST_KV_U8] = { "u8", 1 },     [ST_KV_I8] = { "i8", 1 },     [ST_KV_U16] = { "u16", 2 },
+	[ST_KV_I16] = { "i16", 2 },   [ST_KV_U32] = { "u32", 4 },   [ST_KV_I32] = { "i32", 4 },
+	[ST_KV_F32] = { "f32", 4 },   [ST_KV_BOOL] = { "bool", 1 }, [ST_KV_STR] = { "string", 0 },
+	[ST_KV_ARR] = { "array", 0 }, [ST_KV_U64] = { "u64", 8 },   [ST_KV_I64] = { "i64", 8 },
 	[ST_KV_F64] = { "f64", 8 },
 };
 
@@ -75,9 +75,9 @@ const struct st_kv *st_kv_find(const struct st_container *c, const char *key)
 
 static enum st_status wrong_type(const struct st_kv *kv, const char *want, struct st_error *err)
 {
-	return st_fail_at(err, ST_ERR_FORMAT, kv->offset, kv->key, "has type %s%s%s, expected %s", st_kv_type_name(kv->type),
-	                  kv->type == ST_KV_ARR ? " of " : "", kv->type == ST_KV_ARR ? st_kv_type_name(kv->elem) : "",
-	                  want);
+	return st_fail_at(err, ST_ERR_FORMAT, kv->offset, kv->key, "has type %s%s%s, expected %s",
+	                  st_kv_type_name(kv->type), kv->type == ST_KV_ARR ? " of " : "",
+	                  kv->type == ST_KV_ARR ? st_kv_type_name(kv->elem) : "", want);
 }
 
 /* The value of any integer type. An unsigned one above INT64_MAX comes back as negative with *big set. */
@@ -85,23 +85,39 @@ static bool load_int(const struct st_kv *kv, int64_t *v, bool *big)
 {
 	*big = false;
 	switch (kv->type) {
-	case ST_KV_U8: *v = *kv->data; return true;
-	case ST_KV_I8: *v = (int8_t)*kv->data; return true;
-	case ST_KV_U16: *v = st_load_u16(kv->data); return true;
-	case ST_KV_I16: *v = (int16_t)st_load_u16(kv->data); return true;
-	case ST_KV_U32: *v = st_load_u32(kv->data); return true;
-	case ST_KV_I32: *v = (int32_t)st_load_u32(kv->data); return true;
-	case ST_KV_I64: *v = (int64_t)st_load_u64(kv->data); return true;
+	case ST_KV_U8:
+		*v = *kv->data;
+		return true;
+	case ST_KV_I8:
+		*v = (int8_t)*kv->data;
+		return true;
+	case ST_KV_U16:
+		*v = st_load_u16(kv->data);
+		return true;
+	case ST_KV_I16:
+		*v = (int16_t)st_load_u16(kv->data);
+		return true;
+	case ST_KV_U32:
+		*v = st_load_u32(kv->data);
+		return true;
+	case ST_KV_I32:
+		*v = (int32_t)st_load_u32(kv->data);
+		return true;
+	case ST_KV_I64:
+		*v = (int64_t)st_load_u64(kv->data);
+		return true;
 	case ST_KV_U64:
 		*v = (int64_t)st_load_u64(kv->data);
 		*big = *v < 0;
 		return true;
-	default: return false;
+	default:
+		return false;
 	}
 }
 
 /* Writers disagree on the width of counts, so any integer type will do; a float will not. */
-enum st_status st_kv_u64(const struct st_container *c, const char *key, uint64_t *out, bool *found, struct st_error *err)
+enum st_status st_kv_u64(const struct st_container *c, const char *key, uint64_t *out, bool *found,
+                         struct st_error *err)
 {
 	const struct st_kv *kv = st_kv_find(c, key);
 	*found = kv != NULL;

@@ -91,7 +91,8 @@ static enum st_status read_shape(struct text *t, struct st_npy_header *h)
 			return text_fail(t, "shape: expected a comma or a closing parenthesis");
 		ST_TRY(read_dim(t, &dim));
 		if (h->ndim == ST_MAX_DIMS)
-			return st_fail_at(t->err, ST_ERR_LIMIT, t->origin, t->what, "more than %d dimensions", ST_MAX_DIMS);
+			return st_fail_at(t->err, ST_ERR_LIMIT, t->origin, t->what, "more than %d dimensions",
+			                  ST_MAX_DIMS);
 		h->shape[h->ndim] = dim;
 		comma = accept(t, ',');
 	}
@@ -193,14 +194,16 @@ enum st_status st_npy_parse(const struct st_npy_bytes *b, struct st_npy_header *
 	if (c.st == ST_OK && memcmp(magic, "\x93NUMPY", 6) != 0)
 		return st_fail_at(err, ST_ERR_FORMAT, b->origin, b->what, "does not begin as a numpy array");
 	if (c.st == ST_OK && (major < 1 || major > 3 || minor != 0))
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, b->origin + 6, b->what, "npy version %u.%u; 1.0, 2.0 and 3.0 are read",
-		                  major, minor);
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, b->origin + 6, b->what,
+		                  "npy version %u.%u; 1.0, 2.0 and 3.0 are read", major, minor);
 	uint64_t len = major == 1 ? st_cursor_u16(&c, b->what) : st_cursor_u32(&c, b->what);
 	const char *s = (const char *)st_cursor_bytes(&c, len, b->what);
 	if (c.st != ST_OK)
 		return c.st;
 	h->data = c.pos;
-	struct text t = { .p = s, .end = s + len, .begin = s, .origin = b->origin + c.pos - len, .what = b->what, .err = err };
+	struct text t = {
+		.p = s, .end = s + len, .begin = s, .origin = b->origin + c.pos - len, .what = b->what, .err = err
+	};
 	return read_dict(&t, h);
 }
 
@@ -210,14 +213,20 @@ static enum st_status refuse_kind(const struct st_npy_bytes *b, char kind, struc
 		char kind;
 		const char *what;
 	} others[] = {
-		{ 'O', "Python objects (a pickle, which is never run)" }, { 'U', "text" }, { 'S', "text" },
-		{ 'V', "raw bytes without a number type" }, { 'c', "complex numbers" }, { 'M', "dates" }, { 'm', "time spans" },
+		{ 'O', "Python objects (a pickle, which is never run)" },
+		{ 'U', "text" },
+		{ 'S', "text" },
+		{ 'V', "raw bytes without a number type" },
+		{ 'c', "complex numbers" },
+		{ 'M', "dates" },
+		{ 'm', "time spans" },
 		{ 'r', "records" },
 	};
 	for (size_t i = 0; i < sizeof others / sizeof *others; i++)
 		if (others[i].kind == kind)
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, b->origin, b->what,
-			                  "an array of %s; numbers are read: f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 b1", others[i].what);
+			                  "an array of %s; numbers are read: f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 b1",
+			                  others[i].what);
 	return ST_OK;
 }
 
@@ -252,8 +261,9 @@ enum st_status st_npy_tensor(const struct st_npy_bytes *b, const struct st_npy_h
 	if (zero)
 		t->n_elems = t->n_bytes = 0;
 	if (t->n_bytes != b->n - h->data)
-		return st_fail_at(err, ST_ERR_FORMAT, b->origin + h->data, b->what, "%llu bytes where type and shape make %llu",
-		                  (unsigned long long)(b->n - h->data), (unsigned long long)t->n_bytes);
+		return st_fail_at(err, ST_ERR_FORMAT, b->origin + h->data, b->what,
+		                  "%llu bytes where type and shape make %llu", (unsigned long long)(b->n - h->data),
+		                  (unsigned long long)t->n_bytes);
 	t->offset = b->origin + h->data;
 	t->data = b->p + h->data;
 	if (h->big_endian && size > 1) {

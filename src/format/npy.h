@@ -5,13 +5,13 @@
 #include "format/container.h"
 
 struct st_npy_header {
-	char kind;           /* 'f', 'i', 'u', 'b' are read; 'O', 'U', 'S', 'V', 'c', 'M', 'm' are known; 'r': a record */
+	char kind; /* 'f', 'i', 'u', 'b' are read; 'O', 'U', 'S', 'V', 'c', 'M', 'm' are known; 'r': a record */
 	enum st_dtype dtype; /* of the kinds that are read */
 	bool big_endian;
-	bool fortran;        /* first dimension fastest */
+	bool fortran; /* first dimension fastest */
 	uint32_t ndim;
 	uint64_t shape[ST_MAX_DIMS];
-	uint64_t data;       /* offset of the elements from the first byte of the array */
+	uint64_t data; /* offset of the elements from the first byte of the array */
 };
 
 /* The bytes of one array, and what messages call them. */
@@ -28,7 +28,7 @@ ST_MUST_CHECK enum st_status st_npy_parse(const struct st_npy_bytes *b, struct s
 /* Fill t (all but name and file) from a parsed header; the elements must end exactly at b->p + b->n.
  * Kinds that are not numbers are refused by name. Big-endian elements are turned round into
  * memory of the arena, all others are a view. */
-ST_MUST_CHECK enum st_status st_npy_tensor(const struct st_npy_bytes *b, const struct st_npy_header *h, struct st_arena *arena,
-                                           struct st_tensor *t, struct st_error *err);
+ST_MUST_CHECK enum st_status st_npy_tensor(const struct st_npy_bytes *b, const struct st_npy_header *h,
+                                           struct st_arena *arena, struct st_tensor *t, struct st_error *err);
 
 #endif

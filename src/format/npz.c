@@ -13,7 +13,8 @@ static enum st_status read_member(struct st_container *c, struct st_zip *z, stru
 	static const char suffix[] = ".npy";
 	size_t n = strlen(m->name), s = sizeof suffix - 1;
 	if (n <= s || strcmp(m->name + n - s, suffix) != 0)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, m->offset, m->name, "a member of an npz that is no .npy array");
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, m->offset, m->name,
+		                  "a member of an npz that is no .npy array");
 	ST_TRY(st_zip_bytes(z, m, err));
 	const struct st_npy_bytes b = { .p = m->bytes, .n = m->size, .origin = m->offset, .what = m->name };
 	struct st_npy_header h;
@@ -43,7 +44,8 @@ enum st_status st_npz_open(struct st_container *c, const char *path, struct st_e
 		c->n_tensors += !text;
 	}
 	const char *plural = c->n_tensors == 1 ? "" : "s";
-	c->describe = texts ? st_arena_printf(&c->arena, "npz, %zu array%s (%zu of text left out)", c->n_tensors, plural, texts)
+	c->describe = texts ? st_arena_printf(&c->arena, "npz, %zu array%s (%zu of text left out)", c->n_tensors,
+	                                      plural, texts)
 	                    : st_arena_printf(&c->arena, "npz, %zu array%s", c->n_tensors, plural);
 	if (!c->describe)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");

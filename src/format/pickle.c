@@ -26,8 +26,14 @@ struct machine {
 /* ---- the whitelist ---- */
 
 enum role {
-	ROLE_TYPED_STORAGE, ROLE_UNTYPED_STORAGE, ROLE_DTYPE,
-	ROLE_ORDERED_DICT, ROLE_SIZE, ROLE_TENSOR_V2, ROLE_TENSOR_V3, ROLE_PARAMETER,
+	ROLE_TYPED_STORAGE,
+	ROLE_UNTYPED_STORAGE,
+	ROLE_DTYPE,
+	ROLE_ORDERED_DICT,
+	ROLE_SIZE,
+	ROLE_TENSOR_V2,
+	ROLE_TENSOR_V3,
+	ROLE_PARAMETER,
 };
 
 static const struct {
@@ -73,9 +79,11 @@ static const struct {
 const char *st_pkl_kind_name(unsigned kind)
 {
 	static const char *const names[ST_PKL_KIND_COUNT] = {
-		[ST_PKL_NONE] = "None", [ST_PKL_BOOL] = "bool", [ST_PKL_INT] = "integer", [ST_PKL_FLOAT] = "float",
-		[ST_PKL_STR] = "string", [ST_PKL_OTHER] = "bytes or long integer", [ST_PKL_TUPLE] = "tuple",
-		[ST_PKL_LIST] = "list", [ST_PKL_DICT] = "dictionary", [ST_PKL_GLOBAL] = "name of a function or type",
+		[ST_PKL_NONE] = "None",       [ST_PKL_BOOL] = "bool",
+		[ST_PKL_INT] = "integer",     [ST_PKL_FLOAT] = "float",
+		[ST_PKL_STR] = "string",      [ST_PKL_OTHER] = "bytes or long integer",
+		[ST_PKL_TUPLE] = "tuple",     [ST_PKL_LIST] = "list",
+		[ST_PKL_DICT] = "dictionary", [ST_PKL_GLOBAL] = "name of a function or type",
 		[ST_PKL_STORAGE] = "storage", [ST_PKL_TENSOR] = "tensor",
 	};
 	return kind < ST_PKL_KIND_COUNT ? names[kind] : "unknown";
@@ -188,7 +196,8 @@ static enum st_status collect_into(struct machine *m, enum st_pkl_kind kind, str
 {
 	ST_TRY(need(m, 1));
 	if (top(m)->kind != kind)
-		return fail(m, kind == ST_PKL_LIST ? "items for something that is no list" : "items for something that is no dictionary");
+		return fail(m, kind == ST_PKL_LIST ? "items for something that is no list"
+		                                   : "items for something that is no dictionary");
 	if (kind == ST_PKL_DICT && n % 2 != 0)
 		return fail(m, "a dictionary with a key and no value");
 	return extend(m, top(m), v, n);
@@ -271,16 +280,18 @@ static enum st_status push_double(struct machine *m)
 
 /* ---- names and calls ---- */
 
-static enum st_status push_global(struct machine *m, const char *module, size_t n_module, const char *name, size_t n_name)
+static enum st_status push_global(struct machine *m, const char *module, size_t n_module, const char *name,
+                                  size_t n_name)
 {
 	for (size_t i = 0; i < sizeof globals / sizeof *globals; i++) {
 		const char *g = globals[i].name;
-		if (strlen(g) == n_module + 1 + n_name && memcmp(g, module, n_module) == 0 && g[n_module] == '.' &&
-		    memcmp(g + n_module + 1, name, n_name) == 0)
+		if (strlen(g) == n_module + 1 + n_name && memcmp(g, module, n_module) == 0 && g[n_module] == '.'
+		    && memcmp(g + n_module + 1, name, n_name) == 0)
 			return push_int(m, ST_PKL_GLOBAL, (int64_t)i);
 	}
 	return st_fail_at(m->err, ST_ERR_UNSUPPORTED, m->at, "pickle",
-	                  "global %.*s.%.*s is not allowed: only tensors, dictionaries, lists, tuples, numbers and strings are read",
+	                  "global %.*s.%.*s is not allowed: only tensors, dictionaries, lists, tuples, numbers and "
+	                  "strings are read",
 	                  n_module < 100 ? (int)n_module : 100, module, n_name < 100 ? (int)n_name : 100, name);
 }
 
@@ -326,8 +337,8 @@ static enum st_status op_binpersid(struct machine *m)
 	ST_TRY(need(m, 1));
 	const struct st_pkl *id = m->stack[--m->n_stack];
 	struct st_pkl **v = id->v.items, *out = NULL;
-	if (id->kind != ST_PKL_TUPLE || id->n < 5 || v[0]->kind != ST_PKL_STR || v[0]->n != 7 ||
-	    memcmp(v[0]->v.s, "storage", 7) != 0 || v[2]->kind != ST_PKL_STR)
+	if (id->kind != ST_PKL_TUPLE || id->n < 5 || v[0]->kind != ST_PKL_STR || v[0]->n != 7
+	    || memcmp(v[0]->v.s, "storage", 7) != 0 || v[2]->kind != ST_PKL_STR)
 		return fail(m, "a persistent id that is no storage");
 	bool typed = has_role(v[1], ROLE_TYPED_STORAGE);
 	if (!typed && !has_role(v[1], ROLE_UNTYPED_STORAGE))
@@ -337,8 +348,11 @@ static enum st_status op_binpersid(struct machine *m)
 	struct st_pkl_storage *s = st_arena_alloc(m->arena, 1, sizeof *s);
 	if (!s)
 		return no_memory(m);
-	*s = (struct st_pkl_storage){ .key = v[2]->v.s, .key_len = v[2]->n, .typed = typed,
-	                              .dtype = typed ? globals[v[1]->v.i].dtype : ST_DTYPE_U8, .n = (uint64_t)v[4]->v.i };
+	*s = (struct st_pkl_storage){ .key = v[2]->v.s,
+		                      .key_len = v[2]->n,
+		                      .typed = typed,
+		                      .dtype = typed ? globals[v[1]->v.i].dtype : ST_DTYPE_U8,
+		                      .n = (uint64_t)v[4]->v.i };
 	ST_TRY(make(m, ST_PKL_STORAGE, &out));
 	out->v.storage = s;
 	return ST_OK;
@@ -350,7 +364,8 @@ static enum st_status read_dims(struct machine *m, const struct st_pkl *v, uint3
 	if (v->kind != ST_PKL_TUPLE)
 		return fail(m, "a tensor whose sizes or strides are no tuple");
 	if (v->n > ST_MAX_DIMS)
-		return st_fail_at(m->err, ST_ERR_LIMIT, m->at, "pickle", "a tensor of %u dimensions; %d are read", v->n, ST_MAX_DIMS);
+		return st_fail_at(m->err, ST_ERR_LIMIT, m->at, "pickle", "a tensor of %u dimensions; %d are read", v->n,
+		                  ST_MAX_DIMS);
 	*n = v->n;
 	for (uint32_t i = 0; i < v->n; i++) {
 		const struct st_pkl *d = v->v.items[i];
@@ -414,7 +429,8 @@ static enum st_status op_reduce(struct machine *m)
 			return fail(m, "a parameter without a tensor");
 		return push(m, args->v.items[0]);
 	default:
-		return st_fail_at(m->err, ST_ERR_UNSUPPORTED, m->at, "pickle", "a call of %s is not allowed", globals[f->v.i].name);
+		return st_fail_at(m->err, ST_ERR_UNSUPPORTED, m->at, "pickle", "a call of %s is not allowed",
+		                  globals[f->v.i].name);
 	}
 }
 
@@ -424,8 +440,8 @@ static enum st_status op_build(struct machine *m)
 	ST_TRY(need(m, 2));
 	const struct st_pkl *state = m->stack[--m->n_stack];
 	if (top(m)->kind != ST_PKL_DICT || state->kind != ST_PKL_DICT)
-		return st_fail_at(m->err, ST_ERR_UNSUPPORTED, m->at, "pickle", "setting the attributes of a %s is not allowed",
-		                  st_pkl_kind_name(top(m)->kind));
+		return st_fail_at(m->err, ST_ERR_UNSUPPORTED, m->at, "pickle",
+		                  "setting the attributes of a %s is not allowed", st_pkl_kind_name(top(m)->kind));
 	return ST_OK;
 }
 
@@ -470,18 +486,37 @@ static const struct {
 	uint8_t code;
 	const char *name;
 } refused[] = {
-	{ 'i', "INST" }, { 'o', "OBJ" }, { 0x81, "NEWOBJ" }, { 0x92, "NEWOBJ_EX" }, { 'P', "PERSID" },
-	{ 0x82, "EXT1" }, { 0x83, "EXT2" }, { 0x84, "EXT4" }, { 'I', "INT" }, { 'L', "LONG" }, { 'F', "FLOAT" },
-	{ 'S', "STRING" }, { 'T', "BINSTRING" }, { 'U', "SHORT_BINSTRING" }, { 'V', "UNICODE" }, { 'g', "GET" },
-	{ 'p', "PUT" }, { 0x8f, "EMPTY_SET" }, { 0x90, "ADDITEMS" }, { 0x91, "FROZENSET" },
-	{ 0x96, "BYTEARRAY8" }, { 0x97, "NEXT_BUFFER" }, { 0x98, "READONLY_BUFFER" },
+	{ 'i', "INST" },
+	{ 'o', "OBJ" },
+	{ 0x81, "NEWOBJ" },
+	{ 0x92, "NEWOBJ_EX" },
+	{ 'P', "PERSID" },
+	{ 0x82, "EXT1" },
+	{ 0x83, "EXT2" },
+	{ 0x84, "EXT4" },
+	{ 'I', "INT" },
+	{ 'L', "LONG" },
+	{ 'F', "FLOAT" },
+	{ 'S', "STRING" },
+	{ 'T', "BINSTRING" },
+	{ 'U', "SHORT_BINSTRING" },
+	{ 'V', "UNICODE" },
+	{ 'g', "GET" },
+	{ 'p', "PUT" },
+	{ 0x8f, "EMPTY_SET" },
+	{ 0x90, "ADDITEMS" },
+	{ 0x91, "FROZENSET" },
+	{ 0x96, "BYTEARRAY8" },
+	{ 0x97, "NEXT_BUFFER" },
+	{ 0x98, "READONLY_BUFFER" },
 };
 
 static enum st_status refuse(struct machine *m, unsigned op)
 {
 	for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
 		if (refused[i].code == op)
-			return st_fail_at(m->err, ST_ERR_UNSUPPORTED, m->at, "pickle", "instruction %s is not allowed", refused[i].name);
+			return st_fail_at(m->err, ST_ERR_UNSUPPORTED, m->at, "pickle", "instruction %s is not allowed",
+			                  refused[i].name);
 	return st_fail_at(m->err, ST_ERR_FORMAT, m->at, "pickle", "unknown instruction 0x%02x", op);
 }
 
@@ -492,12 +527,18 @@ static enum st_status run_marked(struct machine *m, unsigned op)
 	size_t n = 0;
 	ST_TRY(pop_mark(m, &v, &n));
 	switch (op) {
-	case 't': return collect(m, ST_PKL_TUPLE, v, n);
-	case 'l': return collect(m, ST_PKL_LIST, v, n);
-	case 'd': return collect(m, ST_PKL_DICT, v, n);
-	case 'e': return collect_into(m, ST_PKL_LIST, v, n);
-	case 'u': return collect_into(m, ST_PKL_DICT, v, n);
-	default: return ST_OK; /* '1', POP_MARK */
+	case 't':
+		return collect(m, ST_PKL_TUPLE, v, n);
+	case 'l':
+		return collect(m, ST_PKL_LIST, v, n);
+	case 'd':
+		return collect(m, ST_PKL_DICT, v, n);
+	case 'e':
+		return collect_into(m, ST_PKL_LIST, v, n);
+	case 'u':
+		return collect_into(m, ST_PKL_DICT, v, n);
+	default:
+		return ST_OK; /* '1', POP_MARK */
 	}
 }
 
@@ -506,33 +547,60 @@ static enum st_status run_one(struct machine *m, unsigned op)
 	struct st_cursor *c = &m->c;
 	struct st_pkl *v;
 	switch (op) {
-	case 0x80: return op_proto(m);
-	case 0x95: return op_frame(m);
-	case '(': return op_mark(m);
-	case '0': return op_pop(m);
-	case '2': ST_TRY(need(m, 1)); return push(m, top(m));
-	case 'N': return make(m, ST_PKL_NONE, &v);
-	case 0x88: return push_int(m, ST_PKL_BOOL, 1);
-	case 0x89: return push_int(m, ST_PKL_BOOL, 0);
+	case 0x80:
+		return op_proto(m);
+	case 0x95:
+		return op_frame(m);
+	case '(':
+		return op_mark(m);
+	case '0':
+		return op_pop(m);
+	case '2':
+		ST_TRY(need(m, 1));
+		return push(m, top(m));
+	case 'N':
+		return make(m, ST_PKL_NONE, &v);
+	case 0x88:
+		return push_int(m, ST_PKL_BOOL, 1);
+	case 0x89:
+		return push_int(m, ST_PKL_BOOL, 0);
 	/* Operands are read before the value is made; a short one is found after the instruction. */
-	case 'K': return push_int(m, ST_PKL_INT, st_cursor_u8(c, "pickle"));
-	case 'M': return push_int(m, ST_PKL_INT, st_cursor_u16(c, "pickle"));
-	case 'J': return push_int(m, ST_PKL_INT, (int32_t)st_cursor_u32(c, "pickle"));
-	case 0x8a: return push_long(m, st_cursor_u8(c, "pickle"));
-	case 0x8b: return push_long(m, st_cursor_u32(c, "pickle"));
-	case 'G': return push_double(m);
-	case 'X': return push_str(m, st_cursor_u32(c, "pickle"));
-	case 0x8c: return push_str(m, st_cursor_u8(c, "pickle"));
-	case 0x8d: return push_str(m, st_cursor_u64(c, "pickle"));
-	case 'B': return push_other(m, st_cursor_u32(c, "pickle"));
-	case 'C': return push_other(m, st_cursor_u8(c, "pickle"));
-	case 0x8e: return push_other(m, st_cursor_u64(c, "pickle"));
-	case ')': return collect(m, ST_PKL_TUPLE, NULL, 0);
-	case 0x85: return collect_top(m, ST_PKL_TUPLE, 1);
-	case 0x86: return collect_top(m, ST_PKL_TUPLE, 2);
-	case 0x87: return collect_top(m, ST_PKL_TUPLE, 3);
-	case ']': return collect(m, ST_PKL_LIST, NULL, 0);
-	case '}': return collect(m, ST_PKL_DICT, NULL, 0);
+	case 'K':
+		return push_int(m, ST_PKL_INT, st_cursor_u8(c, "pickle"));
+	case 'M':
+		return push_int(m, ST_PKL_INT, st_cursor_u16(c, "pickle"));
+	case 'J':
+		return push_int(m, ST_PKL_INT, (int32_t)st_cursor_u32(c, "pickle"));
+	case 0x8a:
+		return push_long(m, st_cursor_u8(c, "pickle"));
+	case 0x8b:
+		return push_long(m, st_cursor_u32(c, "pickle"));
+	case 'G':
+		return push_double(m);
+	case 'X':
+		return push_str(m, st_cursor_u32(c, "pickle"));
+	case 0x8c:
+		return push_str(m, st_cursor_u8(c, "pickle"));
+	case 0x8d:
+		return push_str(m, st_cursor_u64(c, "pickle"));
+	case 'B':
+		return push_other(m, st_cursor_u32(c, "pickle"));
+	case 'C':
+		return push_other(m, st_cursor_u8(c, "pickle"));
+	case 0x8e:
+		return push_other(m, st_cursor_u64(c, "pickle"));
+	case ')':
+		return collect(m, ST_PKL_TUPLE, NULL, 0);
+	case 0x85:
+		return collect_top(m, ST_PKL_TUPLE, 1);
+	case 0x86:
+		return collect_top(m, ST_PKL_TUPLE, 2);
+	case 0x87:
+		return collect_top(m, ST_PKL_TUPLE, 3);
+	case ']':
+		return collect(m, ST_PKL_LIST, NULL, 0);
+	case '}':
+		return collect(m, ST_PKL_DICT, NULL, 0);
 	case 'a':
 		ST_TRY(need(m, 2));
 		m->n_stack -= 1;
@@ -541,18 +609,35 @@ static enum st_status run_one(struct machine *m, unsigned op)
 		ST_TRY(need(m, 3));
 		m->n_stack -= 2;
 		return collect_into(m, ST_PKL_DICT, m->stack + m->n_stack, 2);
-	case 't': case 'l': case 'd': case 'e': case 'u': case '1': return run_marked(m, op);
-	case 'q': return memo_put(m, st_cursor_u8(c, "pickle"));
-	case 'r': return memo_put(m, st_cursor_u32(c, "pickle"));
-	case 0x94: return memo_put(m, m->n_memo);
-	case 'h': return memo_get(m, st_cursor_u8(c, "pickle"));
-	case 'j': return memo_get(m, st_cursor_u32(c, "pickle"));
-	case 'c': return op_global(m);
-	case 0x93: return op_stack_global(m);
-	case 'Q': return op_binpersid(m);
-	case 'R': return op_reduce(m);
-	case 'b': return op_build(m);
-	default: return refuse(m, op);
+	case 't':
+	case 'l':
+	case 'd':
+	case 'e':
+	case 'u':
+	case '1':
+		return run_marked(m, op);
+	case 'q':
+		return memo_put(m, st_cursor_u8(c, "pickle"));
+	case 'r':
+		return memo_put(m, st_cursor_u32(c, "pickle"));
+	case 0x94:
+		return memo_put(m, m->n_memo);
+	case 'h':
+		return memo_get(m, st_cursor_u8(c, "pickle"));
+	case 'j':
+		return memo_get(m, st_cursor_u32(c, "pickle"));
+	case 'c':
+		return op_global(m);
+	case 0x93:
+		return op_stack_global(m);
+	case 'Q':
+		return op_binpersid(m);
+	case 'R':
+		return op_reduce(m);
+	case 'b':
+		return op_build(m);
+	default:
+		return refuse(m, op);
 	}
 }
 

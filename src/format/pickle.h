@@ -14,27 +14,34 @@
 #include <stele/dtype.h>
 
 enum st_pkl_kind {
-	ST_PKL_NONE, ST_PKL_BOOL, ST_PKL_INT, ST_PKL_FLOAT, ST_PKL_STR,
-	ST_PKL_OTHER,   /* bytes and integers beyond 64 bits: allowed, of no use to tensors */
-	ST_PKL_TUPLE, ST_PKL_LIST, ST_PKL_DICT,
-	ST_PKL_GLOBAL,  /* a name of the whitelist */
-	ST_PKL_STORAGE, ST_PKL_TENSOR,
+	ST_PKL_NONE,
+	ST_PKL_BOOL,
+	ST_PKL_INT,
+	ST_PKL_FLOAT,
+	ST_PKL_STR,
+	ST_PKL_OTHER, /* bytes and integers beyond 64 bits: allowed, of no use to tensors */
+	ST_PKL_TUPLE,
+	ST_PKL_LIST,
+	ST_PKL_DICT,
+	ST_PKL_GLOBAL, /* a name of the whitelist */
+	ST_PKL_STORAGE,
+	ST_PKL_TENSOR,
 	ST_PKL_KIND_COUNT
 };
 
 struct st_pkl_storage {
-	const char *key;  /* name of the member that holds the bytes; not terminated */
+	const char *key; /* name of the member that holds the bytes; not terminated */
 	uint32_t key_len;
-	bool typed;       /* false: elements are bytes, the tensor says what they mean */
+	bool typed; /* false: elements are bytes, the tensor says what they mean */
 	enum st_dtype dtype;
-	uint64_t n;       /* elements, as declared */
+	uint64_t n; /* elements, as declared */
 };
 
 /* Not yet checked against the storage's bytes, which only the caller sees. */
 struct st_pkl_tensor {
 	const struct st_pkl_storage *storage;
 	enum st_dtype dtype;
-	uint64_t first;   /* element of the storage at which the view begins */
+	uint64_t first; /* element of the storage at which the view begins */
 	uint32_t ndim;
 	uint64_t shape[ST_MAX_DIMS], strides[ST_MAX_DIMS]; /* each <= INT64_MAX */
 };
@@ -46,7 +53,7 @@ struct st_pkl {
 	union {
 		int64_t i; /* INT, BOOL; GLOBAL: row of the whitelist */
 		double f;
-		const char *s;       /* UTF-8 in the pickle itself, not terminated */
+		const char *s;         /* UTF-8 in the pickle itself, not terminated */
 		struct st_pkl **items; /* dictionary: key, value, key, value, ... */
 		struct st_pkl_storage *storage;
 		struct st_pkl_tensor *tensor;

@@ -19,11 +19,11 @@ static const struct {
 	const char *name;
 	enum st_dtype dtype;
 } types[] = {
-	{ "F64", ST_DTYPE_F64 },   { "F32", ST_DTYPE_F32 },   { "F16", ST_DTYPE_F16 },
+	{ "F64", ST_DTYPE_F64 },   { "F32", ST_DTYPE_F32 },         { "F16", ST_DTYPE_F16 },
 	{ "BF16", ST_DTYPE_BF16 }, { "F8_E4M3", ST_DTYPE_F8_E4M3 }, { "F8_E5M2", ST_DTYPE_F8_E5M2 },
-	{ "I64", ST_DTYPE_I64 },   { "I32", ST_DTYPE_I32 },   { "I16", ST_DTYPE_I16 },
-	{ "I8", ST_DTYPE_I8 },     { "U64", ST_DTYPE_U64 },   { "U32", ST_DTYPE_U32 },
-	{ "U16", ST_DTYPE_U16 },   { "U8", ST_DTYPE_U8 },     { "BOOL", ST_DTYPE_BOOL },
+	{ "I64", ST_DTYPE_I64 },   { "I32", ST_DTYPE_I32 },         { "I16", ST_DTYPE_I16 },
+	{ "I8", ST_DTYPE_I8 },     { "U64", ST_DTYPE_U64 },         { "U32", ST_DTYPE_U32 },
+	{ "U16", ST_DTYPE_U16 },   { "U8", ST_DTYPE_U8 },           { "BOOL", ST_DTYPE_BOOL },
 };
 #define N_TYPES (sizeof types / sizeof *types)
 
@@ -66,16 +66,17 @@ static enum st_status read_header(const struct st_container *c, struct shard *s,
 {
 	const struct st_map *m = &c->maps[s->file];
 	if (m->size < 8)
-		return st_fail_at(err, ST_ERR_FORMAT, 0, "header length", "needs 8 bytes, %llu are there", (unsigned long long)m->size);
+		return st_fail_at(err, ST_ERR_FORMAT, 0, "header length", "needs 8 bytes, %llu are there",
+		                  (unsigned long long)m->size);
 	uint64_t n = st_load_u64(m->data);
 	if (n == 0)
 		return st_fail_at(err, ST_ERR_FORMAT, 0, "header length", "is 0");
 	if (n > m->size - 8)
-		return st_fail_at(err, ST_ERR_FORMAT, 0, "header length", "is %llu, but only %llu bytes follow", (unsigned long long)n,
-		                  (unsigned long long)(m->size - 8));
+		return st_fail_at(err, ST_ERR_FORMAT, 0, "header length", "is %llu, but only %llu bytes follow",
+		                  (unsigned long long)n, (unsigned long long)(m->size - 8));
 	if (n > ST_SAFETENSORS_MAX_HEADER)
-		return st_fail_at(err, ST_ERR_LIMIT, 0, "header length", "is %llu, at most %u are allowed", (unsigned long long)n,
-		                  ST_SAFETENSORS_MAX_HEADER);
+		return st_fail_at(err, ST_ERR_LIMIT, 0, "header length", "is %llu, at most %u are allowed",
+		                  (unsigned long long)n, ST_SAFETENSORS_MAX_HEADER);
 	if (m->data[8] != '{')
 		return st_fail_at(err, ST_ERR_FORMAT, 8, "header", "does not begin with a brace");
 	ST_TRY(st_json_parse_within((const char *)m->data + 8, n, 8, m->size + ((uint64_t)40 << 20), &s->header, err));
@@ -100,11 +101,11 @@ static bool read_counts(const json_t *list, size_t max, uint64_t *out)
 }
 
 /* One descriptor into t, placed in the file. The messages need no offset: the caller puts the entry's. */
-static enum st_status read_descriptor(const struct st_container *c, const struct shard *s, const json_t *d, struct st_tensor *t,
-                                      struct st_error *err)
+static enum st_status read_descriptor(const struct st_container *c, const struct shard *s, const json_t *d,
+                                      struct st_tensor *t, struct st_error *err)
 {
 	const json_t *dtype = json_object_get(d, "dtype"), *shape = json_object_get(d, "shape"),
-	             *range = json_object_get(d, "data_offsets");
+		     *range = json_object_get(d, "data_offsets");
 	if (!json_is_object(d) || !dtype || !shape || !range)
 		return st_fail(err, ST_ERR_FORMAT, "is not an object with dtype, shape and data_offsets");
 	if (!json_is_string(dtype))
@@ -113,11 +114,14 @@ static enum st_status read_descriptor(const struct st_container *c, const struct
 	while (k < N_TYPES && strcmp(json_string_value(dtype), types[k].name) != 0)
 		k++;
 	if (k == N_TYPES)
-		return st_fail(err, ST_ERR_UNSUPPORTED, "dtype %.40s is not supported; supported: F64 F32 F16 BF16 F8_E4M3 F8_E5M2 "
-		               "I64 I32 I16 I8 U64 U32 U16 U8 BOOL", json_string_value(dtype));
+		return st_fail(err, ST_ERR_UNSUPPORTED,
+		               "dtype %.40s is not supported; supported: F64 F32 F16 BF16 F8_E4M3 F8_E5M2 "
+		               "I64 I32 I16 I8 U64 U32 U16 U8 BOOL",
+		               json_string_value(dtype));
 	t->dtype = types[k].dtype;
 	if (json_is_array(shape) && json_array_size(shape) > ST_MAX_DIMS)
-		return st_fail(err, ST_ERR_LIMIT, "has %zu dimensions, at most %d are supported", json_array_size(shape), ST_MAX_DIMS);
+		return st_fail(err, ST_ERR_LIMIT, "has %zu dimensions, at most %d are supported",
+		               json_array_size(shape), ST_MAX_DIMS);
 	if (!read_counts(shape, ST_MAX_DIMS, t->shape))
 		return st_fail(err, ST_ERR_FORMAT, "shape is not a list of non-negative integers");
 	t->ndim = (uint32_t)json_array_size(shape);
@@ -126,8 +130,8 @@ static enum st_status read_descriptor(const struct st_container *c, const struct
 	if (!read_counts(range, 2, r) || json_array_size(range) != 2)
 		return st_fail(err, ST_ERR_FORMAT, "data_offsets is not a pair of non-negative integers");
 	if (r[0] > r[1])
-		return st_fail(err, ST_ERR_FORMAT, "data_offsets end at %llu, before they begin at %llu", (unsigned long long)r[1],
-		               (unsigned long long)r[0]);
+		return st_fail(err, ST_ERR_FORMAT, "data_offsets end at %llu, before they begin at %llu",
+		               (unsigned long long)r[1], (unsigned long long)r[0]);
 	if (!st_add_u64(s->data, r[0], &at))
 		return st_fail(err, ST_ERR_FORMAT, "data_offsets overflow 64 bits");
 	t->file = s->file;
@@ -149,14 +153,15 @@ static int by_place(const void *a, const void *b)
 	return strcmp(x->name, y->name);
 }
 
-static enum st_status check_cover(const struct st_container *c, const struct shard *s, const struct st_tensor *t, size_t n,
-                                  struct st_error *err)
+static enum st_status check_cover(const struct st_container *c, const struct shard *s, const struct st_tensor *t,
+                                  size_t n, struct st_error *err)
 {
 	uint64_t at = s->data, size = c->maps[s->file].size;
 	for (size_t i = 0; i < n; i++) {
 		if (t[i].offset < at)
-			return st_fail_at(err, ST_ERR_FORMAT, t[i].offset, t[i].name, "overlaps tensor %s, which ends at byte %llu",
-			                  t[i - 1].name, (unsigned long long)at);
+			return st_fail_at(err, ST_ERR_FORMAT, t[i].offset, t[i].name,
+			                  "overlaps tensor %s, which ends at byte %llu", t[i - 1].name,
+			                  (unsigned long long)at);
 		if (t[i].offset > at)
 			return st_fail_at(err, ST_ERR_FORMAT, at, t[i].name, "%llu bytes before it belong to no tensor",
 			                  (unsigned long long)(t[i].offset - at));
@@ -174,9 +179,8 @@ static enum st_status read_metadata(struct st_container *c, json_t *meta, struct
 	json_t *v;
 	if (!json_is_object(meta))
 		return st_fail(err, ST_ERR_FORMAT, "is not an object");
-	json_object_foreach(meta, key, v)
-		if (!json_is_string(v))
-			return st_fail(err, ST_ERR_FORMAT, "the value of %.80s is not a string", key);
+	json_object_foreach(meta, key, v) if (!json_is_string(v)) return st_fail(
+		err, ST_ERR_FORMAT, "the value of %.80s is not a string", key);
 	if (!c->metadata) /* shards: the first one that has any */
 		c->metadata = json_incref(meta);
 	return ST_OK;
@@ -189,7 +193,8 @@ static enum st_status read_tensors(struct st_container *c, const struct shard *s
 	size_t n = 0;
 	const char *key;
 	json_t *v;
-	json_object_foreach(s->header, key, v) {
+	json_object_foreach(s->header, key, v)
+	{
 		enum st_status st;
 		struct st_error why = ST_ERROR_INIT;
 		if (strcmp(key, "__metadata__") == 0) {
@@ -249,11 +254,14 @@ static enum st_status shard_names(json_t *map, const char ***out, size_t *n_out,
 	const char **names = st_alloc_array(json_object_size(map), sizeof *names);
 	if (!names)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	json_object_foreach(map, key, v) {
+	json_object_foreach(map, key, v)
+	{
 		const char *s = json_string_value(v);
-		const char *why = !s ? "weight_map does not give it a file name"
-		                  : !*s || strchr(s, '/') || strcmp(s, ".") == 0 || strcmp(s, "..") == 0
-		                  ? "weight_map points outside the index's folder; only plain file names are followed" : NULL;
+		const char *why =
+			!s ? "weight_map does not give it a file name"
+			: !*s || strchr(s, '/') || strcmp(s, ".") == 0 || strcmp(s, "..") == 0
+				? "weight_map points outside the index's folder; only plain file names are followed"
+				: NULL;
 		if (why) {
 			free(names);
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "%s", why);
@@ -276,15 +284,17 @@ static enum st_status check_map(const struct st_container *c, json_t *map, const
 {
 	const char *key;
 	json_t *v;
-	json_object_foreach(map, key, v) {
+	json_object_foreach(map, key, v)
+	{
 		const char *want = json_string_value(v);
 		const char *const *slot = bsearch(&want, names, n, sizeof *names, by_text);
 		const struct st_tensor *t = st_container_find(c, key);
 		if (!t)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "weight_map puts it into %s, which does not hold it", want);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key,
+			                  "weight_map puts it into %s, which does not hold it", want);
 		if (t->file != (uint32_t)(slot - names))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "weight_map puts it into %s, but it is in %s", want,
-			                  c->maps[t->file].path);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key,
+			                  "weight_map puts it into %s, but it is in %s", want, c->maps[t->file].path);
 	}
 	return ST_OK;
 }
@@ -317,13 +327,16 @@ static enum st_status open_files(struct st_container *c, const char *const *path
 }
 
 /* The index is not among the container's files: it holds no tensor. */
-static enum st_status open_index(struct st_container *c, const char *path, const char *dir, json_t *index, struct st_error *err)
+static enum st_status open_index(struct st_container *c, const char *path, const char *dir, json_t *index,
+                                 struct st_error *err)
 {
 	json_t *map = json_object_get(index, "weight_map");
 	const char **names = NULL;
 	size_t n = 0;
 	enum st_status st = json_is_object(map) ? shard_names(map, &names, &n, err)
-	                                        : st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "JSON without an object weight_map is no shard index; of a model in a folder, name the folder");
+	                                        : st_fail_at(err, ST_ERR_FORMAT, 0, NULL,
+	                                                     "JSON without an object weight_map is no shard index; of "
+	                                                     "a model in a folder, name the folder");
 	if (st != ST_OK) {
 		st_error_in(err, path);
 		return st;
@@ -375,9 +388,9 @@ static enum st_status describe(struct st_container *c, bool folder, struct st_er
 {
 	const char *where = folder ? " (Hugging Face folder)" : "";
 	c->describe = c->format == ST_FORMAT_TORCH ? st_arena_printf(&c->arena, "%s%s", c->describe, where)
-	            : c->n_maps == 0 ? st_arena_printf(&c->arena, "Hugging Face folder without weights")
-	            : c->n_maps == 1 ? st_arena_printf(&c->arena, "safetensors%s", where)
-	            : st_arena_printf(&c->arena, "safetensors, %zu shards%s", c->n_maps, where);
+	            : c->n_maps == 0               ? st_arena_printf(&c->arena, "Hugging Face folder without weights")
+	            : c->n_maps == 1               ? st_arena_printf(&c->arena, "safetensors%s", where)
+	                             : st_arena_printf(&c->arena, "safetensors, %zu shards%s", c->n_maps, where);
 	return c->describe ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
 
@@ -386,7 +399,9 @@ enum st_status st_safetensors_open(struct st_container *c, const char *path, str
 	struct stat sb;
 	bool folder = stat(path, &sb) == 0 && S_ISDIR(sb.st_mode);
 	const char *slash = strrchr(path, '/'), *weights = path;
-	const char *dir = folder || !slash ? NULL : st_arena_strndup(&c->arena, path, (size_t)(slash - path) + (slash == path));
+	const char *dir = folder || !slash
+	                        ? NULL
+	                        : st_arena_strndup(&c->arena, path, (size_t)(slash - path) + (slash == path));
 	if (!dir && !folder && slash)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	dir = folder ? path : slash ? dir : ".";

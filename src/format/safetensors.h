@@ -16,9 +16,11 @@ ST_MUST_CHECK enum st_status st_safetensors_refuse_stranger(const struct st_map 
 /* A zip file or a pickle, as torch.save writes them; torch's reader says what is wrong with the ones that are not. */
 bool st_torch_is(const struct st_map *m);
 /* The shards of one checkpoint. Files, tensors, format and description of c. */
-ST_MUST_CHECK enum st_status st_torch_shards(struct st_container *c, const char *const *paths, size_t n, struct st_error *err);
+ST_MUST_CHECK enum st_status st_torch_shards(struct st_container *c, const char *const *paths, size_t n,
+                                             struct st_error *err);
 
-/* The names in a Hugging Face folder as it is written here: documents, config.json first, then patterns of weights; NULL last. */
+/* The names in a Hugging Face folder as it is written here: documents, config.json first, then patterns of weights;
+ * NULL last. */
 #define ST_HF_DOCUMENTS 11
 extern const char *const st_hf_names[ST_HF_DOCUMENTS + 4];
 /* Does the folder hold config.json, tokenizer.json, a .safetensors file or pytorch_model*? */

@@ -29,7 +29,8 @@ bool st_stored_bytes(enum st_dtype t, uint32_t ndim, const uint64_t *shape, uint
 	uint64_t n, cols = ndim ? shape[ndim - 1] : 1;
 	if (!count_elems(ndim, shape, &n))
 		return false;
-	/* APR's own types run over the flat tensor: nibble blocks with a short last one, and int8 after one f32 scale. */
+	/* APR's own types run over the flat tensor: nibble blocks with a short last one, and int8 after one f32 scale.
+	 */
 	if (t == ST_DTYPE_APR_Q4)
 		return st_mul_u64(st_ceil_div(n, 32), 18, out);
 	if (t == ST_DTYPE_APR_Q8)
@@ -39,19 +40,22 @@ bool st_stored_bytes(enum st_dtype t, uint32_t ndim, const uint64_t *shape, uint
 	return st_mul_u64(n / info->block_elems, info->block_bytes, out);
 }
 
-enum st_status st_container_place(const struct st_container *c, struct st_tensor *t, uint64_t offset, struct st_error *err)
+enum st_status st_container_place(const struct st_container *c, struct st_tensor *t, uint64_t offset,
+                                  struct st_error *err)
 {
 	const struct st_dtype_info *info = st_dtype_info(t->dtype);
 	const struct st_map *m = &c->maps[t->file];
 	uint64_t cols = t->ndim ? t->shape[t->ndim - 1] : 1, end;
 	if (cols % info->block_elems != 0)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
-		                  "rows of %llu elements are no multiple of the block of %u of %s", (unsigned long long)cols, info->block_elems, info->name);
-	if (!count_elems(t->ndim, t->shape, &t->n_elems) ||
-	    !st_mul_u64(t->n_elems / info->block_elems, info->block_bytes, &t->n_bytes))
+		                  "rows of %llu elements are no multiple of the block of %u of %s",
+		                  (unsigned long long)cols, info->block_elems, info->name);
+	if (!count_elems(t->ndim, t->shape, &t->n_elems)
+	    || !st_mul_u64(t->n_elems / info->block_elems, info->block_bytes, &t->n_bytes))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "dimensions overflow 64 bits");
 	if (!st_add_u64(offset, t->n_bytes, &end) || end > m->size)
-		return st_fail_at(err, ST_ERR_FORMAT, offset, t->name, "data of %llu bytes reach past the end of the file at %llu",
+		return st_fail_at(err, ST_ERR_FORMAT, offset, t->name,
+		                  "data of %llu bytes reach past the end of the file at %llu",
 		                  (unsigned long long)t->n_bytes, (unsigned long long)m->size);
 	t->layout = ST_LAYOUT_ROWS;
 	t->row_bytes = cols / info->block_elems * info->block_bytes;
@@ -69,8 +73,8 @@ void *st_container_table(struct st_container *c, uint64_t n, size_t size, const 
 	for (size_t i = 0; i < c->n_maps; i++)
 		files += c->maps[i].size;
 	if (!st_mul_u64(n, size + 64, &want) || want > files / 2 + ((uint64_t)32 << 20)) {
-		(void)st_fail(err, ST_ERR_LIMIT, "%llu %s are too many for %llu bytes of file", (unsigned long long)n, what,
-		              (unsigned long long)files);
+		(void)st_fail(err, ST_ERR_LIMIT, "%llu %s are too many for %llu bytes of file", (unsigned long long)n,
+		              what, (unsigned long long)files);
 		return NULL;
 	}
 	void *p = st_arena_alloc(&c->arena, n, size);
@@ -132,7 +136,8 @@ enum st_status st_container_index(struct st_container *c, struct st_error *err)
 			return st_fail(err, ST_ERR_FORMAT, "tensor %s is in two files, %s and %s", a->name,
 			               c->maps[a->file].path, c->maps[b->file].path);
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, a->name,
-		                  "the tensor is listed twice, with data at byte %llu and at byte %llu", (unsigned long long)a->offset, (unsigned long long)b->offset);
+		                  "the tensor is listed twice, with data at byte %llu and at byte %llu",
+		                  (unsigned long long)a->offset, (unsigned long long)b->offset);
 	}
 	return ST_OK;
 }

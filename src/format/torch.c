@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_DEPTH 32   /* of nested dictionaries; a state dictionary has one, a training checkpoint about four */
+#define MAX_DEPTH 32 /* of nested dictionaries; a state dictionary has one, a training checkpoint about four */
 #define MAX_NAME 1024
 
 struct torch_file {
@@ -27,7 +27,7 @@ struct torch_file {
 	char *prefix; /* "archive/": folder of data.pkl inside the zip */
 	uint32_t file;
 	struct st_tensor *tensors; /* n of them, once they are counted */
-	const char *stem; /* name of a tensor that is the whole checkpoint */
+	const char *stem;          /* name of a tensor that is the whole checkpoint */
 	struct st_error *err;
 	/* The walk over the unpickled value */
 	uint64_t visits, max_visits;
@@ -51,18 +51,19 @@ static enum st_status measure(const struct torch_file *f, const struct st_pkl_te
 		/* Nothing is ever that far away along a dimension of one; torch writes anything there. */
 		t->strides[i] = p->shape[i] > 1 ? (int64_t)p->strides[i] : 0;
 		zero |= p->shape[i] == 0;
-		fits = fits && st_mul_u64(t->n_elems, p->shape[i] ? p->shape[i] : 1, &t->n_elems) &&
-		       (p->shape[i] < 2 || (st_mul_u64(p->shape[i] - 1, p->strides[i], &reach) && st_add_u64(*last, reach, last)));
+		fits = fits && st_mul_u64(t->n_elems, p->shape[i] ? p->shape[i] : 1, &t->n_elems)
+		    && (p->shape[i] < 2
+		        || (st_mul_u64(p->shape[i] - 1, p->strides[i], &reach) && st_add_u64(*last, reach, last)));
 	}
 	if (zero)
 		t->n_elems = 0;
 	/* A view never has more elements than its storage, unless it repeats them (expand); such
 	 * a view could turn four bytes into terabytes. */
 	uint64_t end = 0;
-	if (!fits || t->n_elems > n_storage ||
-	    (t->n_elems > 0 && (!st_add_u64(p->first, *last, &end) || end >= n_storage)))
-		return st_fail_at(f->err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "reaches beyond its storage of %llu elements",
-		                  (unsigned long long)n_storage);
+	if (!fits || t->n_elems > n_storage
+	    || (t->n_elems > 0 && (!st_add_u64(p->first, *last, &end) || end >= n_storage)))
+		return st_fail_at(f->err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
+		                  "reaches beyond its storage of %llu elements", (unsigned long long)n_storage);
 	return ST_OK;
 }
 
@@ -81,17 +82,20 @@ static enum st_status find_storage(struct torch_file *f, const struct st_pkl_sto
                                    struct st_zip_member **out)
 {
 	char name[MAX_NAME];
-	int n = snprintf(name, sizeof name, "%sdata/%.*s", f->prefix, s->key_len < MAX_NAME ? (int)s->key_len : MAX_NAME, s->key);
+	int n = snprintf(name, sizeof name, "%sdata/%.*s", f->prefix,
+	                 s->key_len < MAX_NAME ? (int)s->key_len : MAX_NAME, s->key);
 	*out = n < (int)sizeof name && !memchr(s->key, '\0', s->key_len) ? st_zip_find(&f->zip, name) : NULL;
 	if (!*out)
-		return st_fail_at(f->err, ST_ERR_FORMAT, ST_NO_OFFSET, tensor, "its storage data/%.*s is not in the file",
-		                  s->key_len < 100 ? (int)s->key_len : 100, s->key);
+		return st_fail_at(f->err, ST_ERR_FORMAT, ST_NO_OFFSET, tensor,
+		                  "its storage data/%.*s is not in the file", s->key_len < 100 ? (int)s->key_len : 100,
+		                  s->key);
 	uint64_t want;
 	uint32_t size = st_dtype_info(s->dtype)->block_bytes;
 	if (!st_mul_u64(s->n, size, &want) || want != (*out)->size)
 		return st_fail_at(f->err, ST_ERR_FORMAT, (*out)->offset, tensor,
 		                  "storage %s has %llu bytes where %llu elements of %s were declared", (*out)->name,
-		                  (unsigned long long)(*out)->size, (unsigned long long)s->n, st_dtype_info(s->dtype)->name);
+		                  (unsigned long long)(*out)->size, (unsigned long long)s->n,
+		                  st_dtype_info(s->dtype)->name);
 	return st_zip_bytes(&f->zip, *out, f->err);
 }
 
@@ -138,14 +142,15 @@ static enum st_status emit(struct torch_file *f, const struct st_pkl_tensor *p, 
 static enum st_status walk(struct torch_file *f, const struct st_pkl *v, size_t len, unsigned depth);
 
 /* One step down: the key or number joins the name, which has `len` bytes so far. */
-static enum st_status descend(struct torch_file *f, const struct st_pkl *v, size_t len, unsigned depth,
-                              const char *key, size_t n_key)
+static enum st_status descend(struct torch_file *f, const struct st_pkl *v, size_t len, unsigned depth, const char *key,
+                              size_t n_key)
 {
 	if (v->kind < ST_PKL_TUPLE || v->kind == ST_PKL_GLOBAL || v->kind == ST_PKL_STORAGE)
 		return ST_OK;
 	size_t dot = len > 0;
 	if (n_key + dot > MAX_NAME - len)
-		return st_fail_at(f->err, ST_ERR_LIMIT, ST_NO_OFFSET, "pickle", "a tensor name of more than %d bytes", MAX_NAME);
+		return st_fail_at(f->err, ST_ERR_LIMIT, ST_NO_OFFSET, "pickle", "a tensor name of more than %d bytes",
+		                  MAX_NAME);
 	if (dot)
 		f->name[len] = '.';
 	memcpy(f->name + len + dot, key, n_key);
@@ -164,7 +169,8 @@ static enum st_status walk_dict(struct torch_file *f, const struct st_pkl *v, si
 			ST_TRY(descend(f, v->v.items[i + 1], len, depth, number, (size_t)n));
 		} else {
 			return st_fail_at(f->err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "pickle",
-			                  "a dictionary with a key that is neither string nor integer but %s", st_pkl_kind_name(key->kind));
+			                  "a dictionary with a key that is neither string nor integer but %s",
+			                  st_pkl_kind_name(key->kind));
 		}
 	}
 	return ST_OK;
@@ -174,8 +180,9 @@ static enum st_status walk(struct torch_file *f, const struct st_pkl *v, size_t 
 {
 	/* Values may share parts and hold themselves: a small pickle can describe an endless tree. */
 	if (depth > MAX_DEPTH || f->visits++ >= f->max_visits)
-		return st_fail_at(f->err, ST_ERR_LIMIT, ST_NO_OFFSET, "pickle", depth > MAX_DEPTH ?
-		                  "values nested more than 32 deep" : "more nested values than the file has room for");
+		return st_fail_at(f->err, ST_ERR_LIMIT, ST_NO_OFFSET, "pickle",
+		                  depth > MAX_DEPTH ? "values nested more than 32 deep"
+		                                    : "more nested values than the file has room for");
 	if (v->kind == ST_PKL_TENSOR)
 		return emit(f, v->v.tensor, len);
 	if (v->kind == ST_PKL_DICT)
@@ -193,7 +200,8 @@ static enum st_status walk(struct torch_file *f, const struct st_pkl *v, size_t 
 /* How many instructions a pickle may run. About 45 describe a tensor; the machine takes up to 64 bytes for each. */
 static uint64_t op_limit(uint64_t file_size) { return (UINT64_C(1) << 19) + file_size / 64; }
 
-/* A pickle without a zip file around it holds no tensors of this format; what it would do is named if it is not harmless. */
+/* A pickle without a zip file around it holds no tensors of this format; what it would do is named if it is not
+ * harmless. */
 static enum st_status refuse_bare_pickle(const struct st_map *m, struct st_error *err)
 {
 	struct st_arena scratch;
@@ -201,14 +209,17 @@ static enum st_status refuse_bare_pickle(const struct st_map *m, struct st_error
 	st_arena_init(&scratch);
 	enum st_status st = st_pickle_read(m->data, m->size, 0, op_limit(m->size), &scratch, &value, err);
 	st_arena_release(&scratch);
-	return st != ST_OK ? st : st_fail_at(err, ST_ERR_UNSUPPORTED, 0, NULL, "a bare pickle; zip checkpoints (torch 1.6 and later) are read");
+	return st != ST_OK ? st
+	                   : st_fail_at(err, ST_ERR_UNSUPPORTED, 0, NULL,
+	                                "a bare pickle; zip checkpoints (torch 1.6 and later) are read");
 }
 
 /* Files of before 1.6, and what else arrives under these names. */
 static enum st_status refuse_old(const struct st_map *m, struct st_error *err)
 {
 	/* PROTO 2, LONG1 of 10 bytes 0x1950a86a20f9469cfc6c, STOP: the magic number of torch.save until 1.5. */
-	static const uint8_t magic[] = { 0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, '.' };
+	static const uint8_t magic[] = { 0x80, 2,    0x8a, 10,   0x6c, 0xfc, 0x9c, 0x46,
+		                         0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, '.' };
 	if (m->size >= 2 && memcmp(m->data, "PK", 2) == 0)
 		return ST_OK;
 	const char *what = NULL;
@@ -220,7 +231,8 @@ static enum st_status refuse_old(const struct st_map *m, struct st_error *err)
 		return refuse_bare_pickle(m, err);
 	if (!what)
 		return ST_OK; /* the zip reader says what is wrong with it */
-	return st_fail_at(err, ST_ERR_UNSUPPORTED, 0, NULL, "%s; zip checkpoints are read, as torch 1.6 and later save them", what);
+	return st_fail_at(err, ST_ERR_UNSUPPORTED, 0, NULL,
+	                  "%s; zip checkpoints are read, as torch 1.6 and later save them", what);
 }
 
 /* data.pkl lies in a folder named after the file as it was saved. */
@@ -232,10 +244,12 @@ static enum st_status find_pickle(struct torch_file *f, struct st_zip_member **o
 	for (size_t i = 0; i < f->zip.n_members; i++) {
 		struct st_zip_member *m = &f->zip.members[i];
 		size_t n = strlen(m->name);
-		if (n < n_tail || strcmp(m->name + n - n_tail, tail) != 0 || (n > n_tail && m->name[n - n_tail - 1] != '/'))
+		if (n < n_tail || strcmp(m->name + n - n_tail, tail) != 0
+		    || (n > n_tail && m->name[n - n_tail - 1] != '/'))
 			continue;
 		if (*out)
-			return st_fail_at(f->err, ST_ERR_FORMAT, m->offset, m->name, "a second data.pkl; the first is %s", (*out)->name);
+			return st_fail_at(f->err, ST_ERR_FORMAT, m->offset, m->name,
+			                  "a second data.pkl; the first is %s", (*out)->name);
 		*out = m;
 	}
 	if (!*out)
@@ -326,7 +340,8 @@ enum st_status st_torch_shards(struct st_container *c, const char *const *paths,
 		st = join(c, files, n, err);
 	free(files);
 	c->format = ST_FORMAT_TORCH;
-	c->describe = n == 1 ? st_arena_printf(&c->arena, "torch zip checkpoint") : st_arena_printf(&c->arena, "torch zip checkpoint, %zu shards", n);
+	c->describe = n == 1 ? st_arena_printf(&c->arena, "torch zip checkpoint")
+	                     : st_arena_printf(&c->arena, "torch zip checkpoint, %zu shards", n);
 	return st == ST_OK && !c->describe ? st_fail(err, ST_ERR_NOMEM, "out of memory") : st;
 }
 
@@ -334,5 +349,6 @@ enum st_status st_torch_shards(struct st_container *c, const char *const *paths,
 enum st_status st_torch_open(struct st_container *c, const char *path, struct st_error *err)
 {
 	const char *slash = strrchr(path, '/');
-	return st_hf_is_torch(slash ? slash + 1 : path) ? st_safetensors_open(c, path, err) : st_torch_shards(c, &path, 1, err);
+	return st_hf_is_torch(slash ? slash + 1 : path) ? st_safetensors_open(c, path, err)
+	                                                : st_torch_shards(c, &path, 1, err);
 }

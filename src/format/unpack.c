@@ -18,9 +18,10 @@ static enum st_status take(uint64_t head, uint64_t body, uint64_t limit, uint64_
                            struct st_arena *arena, uint8_t **out, uint64_t *out_n, struct st_error *err)
 {
 	if (body > limit || !st_add_u64(head, body, out_n))
-		return st_fail_at(err, ST_ERR_LIMIT, origin, what,
-		                  "unfolds to %llu bytes; the limit for this file is %llu (64 MiB and 8 times its size)",
-		                  (unsigned long long)body, (unsigned long long)limit);
+		return st_fail_at(
+			err, ST_ERR_LIMIT, origin, what,
+			"unfolds to %llu bytes; the limit for this file is %llu (64 MiB and 8 times its size)",
+			(unsigned long long)body, (unsigned long long)limit);
 	*out = st_arena_alloc(arena, *out_n, 1);
 	return *out ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
@@ -29,7 +30,8 @@ enum st_status st_unpack_lz4(const uint8_t *src, uint64_t n, uint64_t origin, ui
                              struct st_arena *arena, uint8_t **out, uint64_t *out_n, struct st_error *err)
 {
 	if (n < 4)
-		return st_fail_at(err, ST_ERR_FORMAT, origin, "LZ4 block", "needs 4 bytes, %llu are left", (unsigned long long)n);
+		return st_fail_at(err, ST_ERR_FORMAT, origin, "LZ4 block", "needs 4 bytes, %llu are left",
+		                  (unsigned long long)n);
 	uint64_t body = st_load_u32(src);
 	/* A block cannot unfold by more than 255: a size beyond that is damage, found before any memory is taken. */
 	if (n - 4 > INT_MAX || body > LZ4_MAX_INPUT_SIZE || body / 255 > n - 4)
@@ -57,7 +59,8 @@ static enum st_status zstd_count(ZSTD_DCtx *ctx, const uint8_t *src, uint64_t n,
 		ZSTD_outBuffer to = { .dst = window, .size = room, .pos = 0 };
 		left = ZSTD_decompressStream(ctx, &to, &in);
 		if (ZSTD_isError(left))
-			return st_fail_at(err, ST_ERR_FORMAT, origin + in.pos, "zstd frame", "%s", ZSTD_getErrorName(left));
+			return st_fail_at(err, ST_ERR_FORMAT, origin + in.pos, "zstd frame", "%s",
+			                  ZSTD_getErrorName(left));
 		if (left != 0 && to.pos == 0 && in.pos == in.size)
 			return st_fail_at(err, ST_ERR_FORMAT, origin + in.pos, "zstd frame", "ends too early");
 		*body += to.pos;
@@ -100,8 +103,8 @@ enum st_status st_unpack_zstd(const uint8_t *src, uint64_t n, uint64_t origin, u
 	return st;
 }
 
-enum st_status st_unpack_deflate(const uint8_t *src, uint64_t n, uint8_t *dst, uint64_t dst_n,
-                                 uint64_t origin, struct st_error *err)
+enum st_status st_unpack_deflate(const uint8_t *src, uint64_t n, uint8_t *dst, uint64_t dst_n, uint64_t origin,
+                                 struct st_error *err)
 {
 	z_stream z;
 	memset(&z, 0, sizeof z);
@@ -128,6 +131,8 @@ enum st_status st_unpack_deflate(const uint8_t *src, uint64_t n, uint8_t *dst, u
 	inflateEnd(&z);
 	if (rc != Z_STREAM_END || in != n || out != dst_n)
 		return st_fail_at(err, ST_ERR_FORMAT, origin + in, "deflate stream", "%s",
-		                  rc == Z_STREAM_END ? "its size is not the size stated" : why ? why : "damaged or cut");
+		                  rc == Z_STREAM_END ? "its size is not the size stated"
+		                  : why              ? why
+		                                     : "damaged or cut");
 	return ST_OK;
 }

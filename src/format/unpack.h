@@ -20,10 +20,12 @@ static inline uint64_t st_unpack_limit(uint64_t file_size)
 /* One LZ4 block with its unfolded size (u32) in front, or one zstd frame: src is all of it.
  * *out lies in the arena: `head` zeroed bytes for the caller, then the unfolded ones;
  * *out_n counts both. `origin` is the file offset of src. */
-ST_MUST_CHECK enum st_status st_unpack_lz4(const uint8_t *src, uint64_t n, uint64_t origin, uint64_t head, uint64_t limit,
-                                           struct st_arena *arena, uint8_t **out, uint64_t *out_n, struct st_error *err);
-ST_MUST_CHECK enum st_status st_unpack_zstd(const uint8_t *src, uint64_t n, uint64_t origin, uint64_t head, uint64_t limit,
-                                            struct st_arena *arena, uint8_t **out, uint64_t *out_n, struct st_error *err);
+ST_MUST_CHECK enum st_status st_unpack_lz4(const uint8_t *src, uint64_t n, uint64_t origin, uint64_t head,
+                                           uint64_t limit, struct st_arena *arena, uint8_t **out, uint64_t *out_n,
+                                           struct st_error *err);
+ST_MUST_CHECK enum st_status st_unpack_zstd(const uint8_t *src, uint64_t n, uint64_t origin, uint64_t head,
+                                            uint64_t limit, struct st_arena *arena, uint8_t **out, uint64_t *out_n,
+                                            struct st_error *err);
 
 /* A raw deflate stream (RFC 1951) of exactly n bytes to exactly dst_n bytes. */
 ST_MUST_CHECK enum st_status st_unpack_deflate(const uint8_t *src, uint64_t n, uint8_t *dst, uint64_t dst_n,

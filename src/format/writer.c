@@ -61,15 +61,19 @@ static enum st_status lay_out(struct st_writer *w, const struct st_write_plan *p
 	for (size_t i = 0; i < w->n; i++) {
 		const struct st_tensor_spec *t = &plan->specs[i];
 		if (!st_stored_bytes(t->dtype, t->ndim, t->shape, &w->sizes[i]))
-			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, t->name, "cannot be stored as %s with this shape",
-			                  st_dtype_info(t->dtype)->name);
+			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, t->name,
+			                  "cannot be stored as %s with this shape", st_dtype_info(t->dtype)->name);
 	}
 	switch (plan->format) {
-	case ST_FORMAT_GGUF: return st_gguf_layout(plan, &w->arena, &w->layout, err);
-	case ST_FORMAT_SAFETENSORS: return st_safetensors_layout(plan, &w->arena, &w->layout, err);
-	case ST_FORMAT_APR: return st_apr_layout(plan, &w->arena, &w->layout, err);
+	case ST_FORMAT_GGUF:
+		return st_gguf_layout(plan, &w->arena, &w->layout, err);
+	case ST_FORMAT_SAFETENSORS:
+		return st_safetensors_layout(plan, &w->arena, &w->layout, err);
+	case ST_FORMAT_APR:
+		return st_apr_layout(plan, &w->arena, &w->layout, err);
 	default:
-		return st_fail(err, ST_ERR_UNSUPPORTED, "Stele writes GGUF, safetensors and APR, not %s", st_format_name(plan->format));
+		return st_fail(err, ST_ERR_UNSUPPORTED, "Stele writes GGUF, safetensors and APR, not %s",
+		               st_format_name(plan->format));
 	}
 }
 
@@ -93,7 +97,8 @@ static enum st_status emit_zeros(struct st_writer *w, uint64_t upto, struct st_e
 	return ST_OK;
 }
 
-enum st_status st_writer_open(const char *path, const struct st_write_plan *plan, struct st_writer **out, struct st_error *err)
+enum st_status st_writer_open(const char *path, const struct st_write_plan *plan, struct st_writer **out,
+                              struct st_error *err)
 {
 	*out = NULL;
 	struct st_writer *w = calloc(1, sizeof *w);

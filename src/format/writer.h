@@ -17,20 +17,20 @@ struct st_tensor_spec {
 };
 
 struct st_write_plan {
-	enum st_format format;               /* GGUF, SAFETENSORS or APR */
-	const struct st_tensor_spec *specs;  /* APR: sorted bytewise by name, or it is refused */
+	enum st_format format;              /* GGUF, SAFETENSORS or APR */
+	const struct st_tensor_spec *specs; /* APR: sorted bytewise by name, or it is refused */
 	size_t n_specs;
-	const struct st_kv *kv;              /* GGUF: written in this order, data as in the format */
+	const struct st_kv *kv; /* GGUF: written in this order, data as in the format */
 	size_t n_kv;
-	uint64_t alignment;                  /* GGUF: 32 unless general.alignment says otherwise */
-	const json_t *metadata;              /* safetensors: map of strings, or NULL; APR: the metadata object */
-	bool pad_header;                     /* safetensors: pad the header with spaces to 8 bytes */
+	uint64_t alignment;     /* GGUF: 32 unless general.alignment says otherwise */
+	const json_t *metadata; /* safetensors: map of strings, or NULL; APR: the metadata object */
+	bool pad_header;        /* safetensors: pad the header with spaces to 8 bytes */
 };
 
 struct st_writer;
 
-ST_MUST_CHECK enum st_status st_writer_open(const char *path, const struct st_write_plan *plan,
-                                            struct st_writer **out, struct st_error *err);
+ST_MUST_CHECK enum st_status st_writer_open(const char *path, const struct st_write_plan *plan, struct st_writer **out,
+                                            struct st_error *err);
 /* The bytes of tensor specs[0], then specs[1], ... in pieces of any size that do not cross
  * tensors; the writer pads between them. */
 ST_MUST_CHECK enum st_status st_writer_append(struct st_writer *w, const void *p, size_t n, struct st_error *err);
@@ -45,15 +45,18 @@ void st_writer_abort(struct st_writer *w);
  * bytes, where each tensor goes, and how the file ends. writer.c does the streaming.
  */
 struct st_write_layout {
-	uint8_t *header;       /* written first; in the arena */
+	uint8_t *header; /* written first; in the arena */
 	uint64_t header_size;
-	uint64_t *offsets;     /* absolute offset of each tensor, ascending; gaps are zeros */
-	uint64_t end;          /* size of the file without the footer; zeros up to it */
-	bool crc_footer;       /* APR: a u32 CRC-32 of all bytes before it follows */
+	uint64_t *offsets; /* absolute offset of each tensor, ascending; gaps are zeros */
+	uint64_t end;      /* size of the file without the footer; zeros up to it */
+	bool crc_footer;   /* APR: a u32 CRC-32 of all bytes before it follows */
 };
-enum st_status st_gguf_layout(const struct st_write_plan *plan, struct st_arena *arena, struct st_write_layout *out, struct st_error *err);
-enum st_status st_safetensors_layout(const struct st_write_plan *plan, struct st_arena *arena, struct st_write_layout *out, struct st_error *err);
-enum st_status st_apr_layout(const struct st_write_plan *plan, struct st_arena *arena, struct st_write_layout *out, struct st_error *err);
+enum st_status st_gguf_layout(const struct st_write_plan *plan, struct st_arena *arena, struct st_write_layout *out,
+                              struct st_error *err);
+enum st_status st_safetensors_layout(const struct st_write_plan *plan, struct st_arena *arena,
+                                     struct st_write_layout *out, struct st_error *err);
+enum st_status st_apr_layout(const struct st_write_plan *plan, struct st_arena *arena, struct st_write_layout *out,
+                             struct st_error *err);
 
 /* Stored size of a tensor of this type and shape, rows padded to no block; false when a row is
  * no multiple of the block or on overflow. */

@@ -52,16 +52,20 @@ static enum st_status read_end(const struct st_map *m, struct directory *d, stru
 	ST_TRY(find_end(m, &at, err));
 	const uint8_t *p = m->data + at;
 	uint64_t disk = st_load_u16(p + 4) | st_load_u16(p + 6);
-	*d = (struct directory){ .count = st_load_u16(p + 10), .size = st_load_u32(p + 12), .offset = st_load_u32(p + 16) };
+	*d = (struct directory){ .count = st_load_u16(p + 10),
+		                 .size = st_load_u32(p + 12),
+		                 .offset = st_load_u32(p + 16) };
 	bool wide = d->count == UINT16_MAX || d->size == UINT32_MAX || d->offset == UINT32_MAX;
 	if (wide && at >= LOCATOR64_SIZE && st_load_u32(p - LOCATOR64_SIZE) == LOCATOR64_SIG) {
 		uint64_t at64 = st_load_u64(p - LOCATOR64_SIZE + 8);
-		if (at64 > at - LOCATOR64_SIZE || at - LOCATOR64_SIZE - at64 < END64_SIZE ||
-		    st_load_u32(m->data + at64) != END64_SIG)
+		if (at64 > at - LOCATOR64_SIZE || at - LOCATOR64_SIZE - at64 < END64_SIZE
+		    || st_load_u32(m->data + at64) != END64_SIG)
 			return broken(at - LOCATOR64_SIZE, "zip64 locator", "does not lead to an end record", err);
 		p = m->data + at64;
 		disk = st_load_u32(p + 16) | st_load_u32(p + 20);
-		*d = (struct directory){ .count = st_load_u64(p + 32), .size = st_load_u64(p + 40), .offset = st_load_u64(p + 48) };
+		*d = (struct directory){ .count = st_load_u64(p + 32),
+			                 .size = st_load_u64(p + 40),
+			                 .offset = st_load_u64(p + 48) };
 		at = at64;
 	}
 	if (disk != 0)
@@ -128,8 +132,8 @@ static int by_name(const void *a, const void *b)
 	return strcmp((*x)->name, (*y)->name);
 }
 
-static enum st_status read_entry(struct st_zip *z, const struct directory *d, struct st_cursor *c,
-                                 char **names, struct st_zip_member *m)
+static enum st_status read_entry(struct st_zip *z, const struct directory *d, struct st_cursor *c, char **names,
+                                 struct st_zip_member *m)
 {
 	uint64_t at = st_cursor_offset(c);
 	const uint8_t *p = st_cursor_bytes(c, ENTRY_SIZE, "zip directory");
@@ -193,7 +197,8 @@ enum st_status st_zip_open(struct st_zip *z, const struct st_map *map, struct st
 struct st_zip_member *st_zip_find(const struct st_zip *z, const char *name)
 {
 	struct st_zip_member key = { .name = name }, *k = &key;
-	struct st_zip_member **hit = z->n_members ? bsearch(&k, z->by_name, z->n_members, sizeof *z->by_name, by_name) : NULL;
+	struct st_zip_member **hit = z->n_members ? bsearch(&k, z->by_name, z->n_members, sizeof *z->by_name, by_name)
+	                                          : NULL;
 	return hit ? *hit : NULL;
 }
 
@@ -206,9 +211,10 @@ enum st_status st_zip_bytes(struct st_zip *z, struct st_zip_member *m, struct st
 		return ST_OK;
 	}
 	if (m->size > z->unpack_left)
-		return st_fail_at(err, ST_ERR_LIMIT, m->offset, m->name,
-		                  "unfolds to %llu bytes; the limit for this file is %llu (64 MiB and 8 times its size)",
-		                  (unsigned long long)m->size, (unsigned long long)st_unpack_limit(z->map->size));
+		return st_fail_at(
+			err, ST_ERR_LIMIT, m->offset, m->name,
+			"unfolds to %llu bytes; the limit for this file is %llu (64 MiB and 8 times its size)",
+			(unsigned long long)m->size, (unsigned long long)st_unpack_limit(z->map->size));
 	/* Deflate cannot unfold by more than 1032: a size beyond that is damage, found before memory is taken. */
 	if (m->size / 1032 > m->packed)
 		return broken(m->offset, m->name, "so few bytes cannot unfold to the size stated", err);
@@ -230,7 +236,8 @@ enum st_status st_zip_verify(const struct st_zip_member *m, struct st_error *err
 	return ST_OK;
 }
 
-enum st_status st_zip_damage(const struct st_map *map, struct st_arena *arena, size_t *n, const char **first, struct st_error *err)
+enum st_status st_zip_damage(const struct st_map *map, struct st_arena *arena, size_t *n, const char **first,
+                             struct st_error *err)
 {
 	const uint64_t piece = 1 << 26; /* between two looks at st_cancel() */
 	struct st_zip z;
@@ -243,7 +250,8 @@ enum st_status st_zip_damage(const struct st_map *map, struct st_arena *arena, s
 			continue;
 		for (uint64_t at = 0; at < m->size; at += piece) {
 			ST_TRY(st_check_cancel(err));
-			crc = libdeflate_crc32(crc, map->data + m->offset + at, (size_t)(m->size - at < piece ? m->size - at : piece));
+			crc = libdeflate_crc32(crc, map->data + m->offset + at,
+			                       (size_t)(m->size - at < piece ? m->size - at : piece));
 		}
 		if (crc != m->crc && (*n)++ == 0)
 			*first = m->name;

@@ -23,15 +23,16 @@ struct st_zip_member {
 struct st_zip {
 	const struct st_map *map;
 	struct st_arena *arena;
-	struct st_zip_member *members;  /* in directory order */
+	struct st_zip_member *members; /* in directory order */
 	struct st_zip_member **by_name;
 	size_t n_members;
-	uint64_t unpack_left;           /* of st_unpack_limit() */
+	uint64_t unpack_left; /* of st_unpack_limit() */
 };
 
 /* Reads the whole directory and checks that every member lies inside the file, is stored or
  * deflated, is not encrypted and has a name of its own. zip64 is fine; several disks are not. */
-ST_MUST_CHECK enum st_status st_zip_open(struct st_zip *z, const struct st_map *map, struct st_arena *arena, struct st_error *err);
+ST_MUST_CHECK enum st_status st_zip_open(struct st_zip *z, const struct st_map *map, struct st_arena *arena,
+                                         struct st_error *err);
 
 /* Exact name, or NULL. */
 struct st_zip_member *st_zip_find(const struct st_zip *z, const char *name);
@@ -45,7 +46,7 @@ ST_MUST_CHECK enum st_status st_zip_verify(const struct st_zip_member *m, struct
 
 /* How many stored members of the archive have other bytes than their CRC-32 says, and the name of the first, in the
  * arena. Reads the whole file. */
-ST_MUST_CHECK enum st_status st_zip_damage(const struct st_map *map, struct st_arena *arena, size_t *n, const char **first,
-                                           struct st_error *err);
+ST_MUST_CHECK enum st_status st_zip_damage(const struct st_map *map, struct st_arena *arena, size_t *n,
+                                           const char **first, struct st_error *err);
 
 #endif

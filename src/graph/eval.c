@@ -34,8 +34,8 @@ static void headnorm(const struct job *j)
 	const struct st_node *n = j->n;
 	st_weight_decode(n->w[0], 0, 1, j->r->vec);
 	for (size_t t = 0; t < j->T; t++)
-		st_rmsnorm(j->e, j->in[0] + t * j->ld[0] + n->slice, n->head_dim, j->r->vec, n->eps, n->heads, n->head_dim,
-		           j->out + t * n->width, n->head_dim);
+		st_rmsnorm(j->e, j->in[0] + t * j->ld[0] + n->slice, n->head_dim, j->r->vec, n->eps, n->heads,
+		           n->head_dim, j->out + t * n->width, n->head_dim);
 }
 
 /* y[t] = (W0 x[t] | W1 x[t] | ...). Rows stored in adjacent-pair order come out in that order
@@ -83,8 +83,14 @@ static void attend(const struct job *j)
 	const struct st_node *n = j->n;
 	const struct st_layer_cache *c = &j->r->cache[n->layer];
 	struct st_attn_shape s = {
-		.T = j->T, .P = j->r->P, .n_heads = n->heads, .n_kv_heads = n->kv_heads, .head_dim = n->head_dim,
-		.window = n->window, .scale = n->scale, .softcap = n->softcap,
+		.T = j->T,
+		.P = j->r->P,
+		.n_heads = n->heads,
+		.n_kv_heads = n->kv_heads,
+		.head_dim = n->head_dim,
+		.window = n->window,
+		.scale = n->scale,
+		.softcap = n->softcap,
 	};
 	if (n->op == ST_OP_SCORES)
 		st_attn_scores(j->e, &s, j->in[0], j->ld[0], c->k, c->k_width, j->out);
@@ -94,8 +100,8 @@ static void attend(const struct job *j)
 		st_attn_mix(j->e, &s, j->in[0], c->v, c->v_width, j->out);
 }
 
-enum st_status st_node_eval(struct st_run *r, const struct st_graph *g, uint32_t i, const struct st_exec *e,
-                            float *out, struct st_error *err)
+enum st_status st_node_eval(struct st_run *r, const struct st_graph *g, uint32_t i, const struct st_exec *e, float *out,
+                            struct st_error *err)
 {
 	struct job j = { .r = r, .n = &g->nodes[i], .e = e, .T = r->T, .out = out };
 	const struct st_node *n = j.n;
@@ -110,24 +116,41 @@ enum st_status st_node_eval(struct st_run *r, const struct st_graph *g, uint32_t
 	case ST_OP_EMBED:
 		for (size_t t = 0; t < r->T; t++) /* another graph's vocabulary may be smaller than this run's */
 			if (r->tokens[t] >= g->vocab)
-				return st_fail(err, ST_ERR_MISMATCH, "token id %u, the other vocabulary has %u ids", r->tokens[t], g->vocab);
+				return st_fail(err, ST_ERR_MISMATCH, "token id %u, the other vocabulary has %u ids",
+				               r->tokens[t], g->vocab);
 		embed(&j);
 		break;
-	case ST_OP_RMSNORM: rmsnorm(&j); break;
-	case ST_OP_HEADNORM: headnorm(&j); break;
+	case ST_OP_RMSNORM:
+		rmsnorm(&j);
+		break;
+	case ST_OP_HEADNORM:
+		headnorm(&j);
+		break;
 	case ST_OP_LINEAR:
 		if (st_matmul_scratch(e, r->T, j.ld[0]) > r->scratch_size)
 			return st_fail(err, ST_ERR_USAGE, "more threads than the run was opened for");
 		linear(&j);
 		break;
-	case ST_OP_BIAS: bias(&j); break;
-	case ST_OP_ROPE: rope(&j); break;
+	case ST_OP_BIAS:
+		bias(&j);
+		break;
+	case ST_OP_ROPE:
+		rope(&j);
+		break;
 	case ST_OP_SCORES:
 	case ST_OP_SOFTMAX:
-	case ST_OP_MIX: attend(&j); break;
-	case ST_OP_ADD: st_add(e, j.in[0], j.in[1], elems, out); break;
-	case ST_OP_ACT: st_activate(e, n->act, j.in[0], elems, out); break;
-	case ST_OP_MUL: st_mul(e, j.in[0], j.in[1], elems, out); break;
+	case ST_OP_MIX:
+		attend(&j);
+		break;
+	case ST_OP_ADD:
+		st_add(e, j.in[0], j.in[1], elems, out);
+		break;
+	case ST_OP_ACT:
+		st_activate(e, n->act, j.in[0], elems, out);
+		break;
+	case ST_OP_MUL:
+		st_mul(e, j.in[0], j.in[1], elems, out);
+		break;
 	}
 	return ST_OK;
 }

@@ -38,21 +38,21 @@ enum st_op {
 
 struct st_node {
 	enum st_stage stage;
-	int32_t layer;              /* -1 for whole-model stages */
+	int32_t layer; /* -1 for whole-model stages */
 	enum st_op op;
-	uint32_t in[2];             /* node indices, ST_NO_NODE where unused */
-	uint32_t slice;             /* first feature of the input slice (HEADNORM, ROPE, MIX's v) */
-	uint32_t width;             /* features per token of the value; scores: n_heads */
+	uint32_t in[2]; /* node indices, ST_NO_NODE where unused */
+	uint32_t slice; /* first feature of the input slice (HEADNORM, ROPE, MIX's v) */
+	uint32_t width; /* features per token of the value; scores: n_heads */
 	const struct st_weight *w[ST_NODE_WEIGHTS];
 	uint32_t n_w;
-	double eps;                 /* RMSNORM, HEADNORM */
-	uint32_t heads, head_dim;   /* HEADNORM, ROPE: heads of the slice; SCORES, MIX: query heads */
-	uint32_t kv_heads;          /* SCORES, MIX */
-	uint32_t window;            /* SCORES, SOFTMAX: 0 = all */
-	double scale, softcap;      /* SCORES */
-	enum st_activation act;     /* ACT */
-	const double *inv_freq;     /* ROPE: head_dim / 2 entries (scaling already applied) */
-	double mscale;              /* ROPE */
+	double eps;               /* RMSNORM, HEADNORM */
+	uint32_t heads, head_dim; /* HEADNORM, ROPE: heads of the slice; SCORES, MIX: query heads */
+	uint32_t kv_heads;        /* SCORES, MIX */
+	uint32_t window;          /* SCORES, SOFTMAX: 0 = all */
+	double scale, softcap;    /* SCORES */
+	enum st_activation act;   /* ACT */
+	const double *inv_freq;   /* ROPE: head_dim / 2 entries (scaling already applied) */
+	double mscale;            /* ROPE */
 };
 
 struct st_graph {
@@ -80,8 +80,8 @@ enum { ST_RUN_HEAD_LAST = 1 };
 ST_MUST_CHECK enum st_status st_run_open_flags(const struct st_graph *g, const struct st_exec *e, size_t max_tokens,
                                                size_t max_positions, unsigned flags, struct st_run **out,
                                                struct st_error *err);
-uint64_t st_run_memory_flags(const struct st_graph *g, const struct st_exec *e, size_t max_tokens,
-                             size_t max_positions, unsigned flags);
+uint64_t st_run_memory_flags(const struct st_graph *g, const struct st_exec *e, size_t max_tokens, size_t max_positions,
+                             unsigned flags);
 
 /* Start on the next T tokens, after those already in the cache. Ids are checked against the vocabulary. */
 ST_MUST_CHECK enum st_status st_run_begin(struct st_run *r, const uint32_t *tokens, size_t T, struct st_error *err);
@@ -89,9 +89,9 @@ ST_MUST_CHECK enum st_status st_run_begin(struct st_run *r, const uint32_t *toke
 ST_MUST_CHECK enum st_status st_run_eval(struct st_run *r, uint32_t i, struct st_error *err);
 
 struct st_value {
-	float *data;      /* contiguous; owned by the run until the node's stage is evaluated for another layer */
-	size_t rows;      /* T; scores: n_heads * T */
-	size_t cols;      /* width; scores: P */
+	float *data; /* contiguous; owned by the run until the node's stage is evaluated for another layer */
+	size_t rows; /* T; scores: n_heads * T */
+	size_t cols; /* width; scores: P */
 };
 struct st_value st_run_value(const struct st_run *r, uint32_t i);
 /* Replace the value of node i (also where it was not evaluated); same size as st_run_value. */

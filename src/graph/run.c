@@ -148,8 +148,8 @@ static bool prepare(struct st_run *r, const struct st_graph *g, const struct st_
 	return true;
 }
 
-uint64_t st_run_memory_flags(const struct st_graph *g, const struct st_exec *e, size_t max_tokens,
-                             size_t max_positions, unsigned flags)
+uint64_t st_run_memory_flags(const struct st_graph *g, const struct st_exec *e, size_t max_tokens, size_t max_positions,
+                             unsigned flags)
 {
 	struct st_run r;
 	struct layout l = { 0 };
@@ -170,8 +170,9 @@ enum st_status st_run_open_flags(const struct st_graph *g, const struct st_exec 
                                  size_t max_positions, unsigned flags, struct st_run **out, struct st_error *err)
 {
 	if (max_tokens == 0 || max_positions < max_tokens || max_positions > UINT32_MAX)
-		return st_fail(err, ST_ERR_USAGE, "a run of at most %zu tokens at a time and %zu positions makes no sense",
-		               max_tokens, max_positions);
+		return st_fail(err, ST_ERR_USAGE,
+		               "a run of at most %zu tokens at a time and %zu positions makes no sense", max_tokens,
+		               max_positions);
 	struct st_run *r = malloc(sizeof *r);
 	if (!r)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for a run");
@@ -185,8 +186,9 @@ enum st_status st_run_open_flags(const struct st_graph *g, const struct st_exec 
 	real.base = r->block = count.overflow ? NULL : st_alloc_array(count.used, 1);
 	if (!r->block) {
 		st_run_close(r);
-		return st_fail(err, ST_ERR_NOMEM, "no memory for a run of %zu tokens at a time and %zu positions (%llu bytes)",
-		               max_tokens, max_positions, (unsigned long long)count.used);
+		return st_fail(err, ST_ERR_NOMEM,
+		               "no memory for a run of %zu tokens at a time and %zu positions (%llu bytes)", max_tokens,
+		               max_positions, (unsigned long long)count.used);
 	}
 	lay_out(r, &real);
 	assert(real.used == count.used);
@@ -194,8 +196,8 @@ enum st_status st_run_open_flags(const struct st_graph *g, const struct st_exec 
 	return ST_OK;
 }
 
-enum st_status st_run_open(const struct st_graph *g, const struct st_exec *e, size_t max_tokens,
-                           size_t max_positions, struct st_run **out, struct st_error *err)
+enum st_status st_run_open(const struct st_graph *g, const struct st_exec *e, size_t max_tokens, size_t max_positions,
+                           struct st_run **out, struct st_error *err)
 {
 	return st_run_open_flags(g, e, max_tokens, max_positions, 0, out, err);
 }
@@ -216,11 +218,12 @@ enum st_status st_run_begin(struct st_run *r, const uint32_t *tokens, size_t T, 
 	if (T > r->max_tokens)
 		return st_fail(err, ST_ERR_LIMIT, "%zu tokens at once, the run was opened for %zu", T, r->max_tokens);
 	if (T > r->max_positions - r->P)
-		return st_fail(err, ST_ERR_LIMIT, "%zu more tokens after %zu exceed the %zu positions of the run",
-		               T, r->P, r->max_positions);
+		return st_fail(err, ST_ERR_LIMIT, "%zu more tokens after %zu exceed the %zu positions of the run", T,
+		               r->P, r->max_positions);
 	for (size_t t = 0; t < T; t++)
 		if (tokens[t] >= r->g->vocab)
-			return st_fail(err, ST_ERR_USAGE, "token %zu is id %u, the vocabulary has %u ids", t, tokens[t], r->g->vocab);
+			return st_fail(err, ST_ERR_USAGE, "token %zu is id %u, the vocabulary has %u ids", t, tokens[t],
+			               r->g->vocab);
 	for (size_t t = 0; t < T; t++) {
 		r->tokens[t] = tokens[t];
 		r->pos[t] = (uint32_t)(r->P + t);
@@ -290,7 +293,8 @@ static enum st_status check_inputs(const struct st_run *r, uint32_t i, struct st
 			continue;
 		const struct st_node *in = &r->g->nodes[n->in[j]];
 		if (r->held[st_run_slot(in)] != n->in[j])
-			return st_fail(err, ST_ERR_USAGE, "%s needs %s, which the run does not hold", label(n).text, label(in).text);
+			return st_fail(err, ST_ERR_USAGE, "%s needs %s, which the run does not hold", label(n).text,
+			               label(in).text);
 	}
 	return st_check_cancel(err);
 }
@@ -311,11 +315,12 @@ static bool equal_form(const struct st_graph *ga, const struct st_graph *gb, uin
 		return false;
 	const struct st_node *a = &ga->nodes[i], *b = &gb->nodes[i];
 	for (int j = 0; j < 2; j++)
-		if (a->in[j] != ST_NO_NODE && (b->in[j] != a->in[j] || ga->nodes[a->in[j]].width != gb->nodes[b->in[j]].width))
+		if (a->in[j] != ST_NO_NODE
+		    && (b->in[j] != a->in[j] || ga->nodes[a->in[j]].width != gb->nodes[b->in[j]].width))
 			return false;
-	return a->stage == b->stage && a->layer == b->layer && a->op == b->op && a->in[0] == b->in[0] &&
-	       a->in[1] == b->in[1] && a->slice == b->slice && a->width == b->width && a->n_w == b->n_w &&
-	       a->heads == b->heads && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads;
+	return a->stage == b->stage && a->layer == b->layer && a->op == b->op && a->in[0] == b->in[0]
+	    && a->in[1] == b->in[1] && a->slice == b->slice && a->width == b->width && a->n_w == b->n_w
+	    && a->heads == b->heads && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads;
 }
 
 enum st_status st_run_eval_alone(struct st_run *r, const struct st_graph *g, uint32_t i, const struct st_exec *e,
@@ -323,7 +328,8 @@ enum st_status st_run_eval_alone(struct st_run *r, const struct st_graph *g, uin
 {
 	assert(i < r->g->n_nodes);
 	if (!equal_form(r->g, g, i))
-		return st_fail(err, ST_ERR_MISMATCH, "the other model has no %s of this form", label(&r->g->nodes[i]).text);
+		return st_fail(err, ST_ERR_MISMATCH, "the other model has no %s of this form",
+		               label(&r->g->nodes[i]).text);
 	ST_TRY(check_inputs(r, i, err));
 	return st_node_eval(r, g, i, e, out, err);
 }

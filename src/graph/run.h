@@ -16,7 +16,7 @@ struct st_layer_cache {
 	uint32_t k_node, v_node; /* whose values the cache rows are; ST_NO_NODE: layer without attention */
 	uint32_t v_slice;        /* first feature of V in the value of v_node */
 	size_t k_width, v_width;
-	float *k, *v;            /* [max_positions, width] */
+	float *k, *v; /* [max_positions, width] */
 };
 
 struct st_run {
@@ -24,15 +24,15 @@ struct st_run {
 	struct st_exec e;
 	size_t max_tokens, max_positions;
 	unsigned flags;
-	size_t T, P;               /* current tokens; cached positions, the current ones included */
+	size_t T, P; /* current tokens; cached positions, the current ones included */
 
-	void *block;               /* the one allocation everything below lies in */
+	void *block;                  /* the one allocation everything below lies in */
 	struct st_layer_cache *cache; /* n_layers */
-	uint32_t *tokens, *pos;    /* [max_tokens] */
+	uint32_t *tokens, *pos;       /* [max_tokens] */
 	float *slot[ST_SLOT_COUNT];
 	uint32_t held[ST_SLOT_COUNT]; /* node whose value for the current tokens the slot holds */
-	float *vec;                /* norm weights and biases, decoded */
-	void *scratch;             /* st_matmul's */
+	float *vec;                   /* norm weights and biases, decoded */
+	void *scratch;                /* st_matmul's */
 	size_t scratch_size;
 };
 

@@ -40,10 +40,7 @@ static const struct stage_row stages[ST_STAGE_COUNT] = {
 	[ST_STAGE_LM_HEAD] = { "lm_head", NULL, false },
 };
 
-const char *st_stage_name(enum st_stage s)
-{
-	return (unsigned)s < ST_STAGE_COUNT ? stages[s].name : "unknown";
-}
+const char *st_stage_name(enum st_stage s) { return (unsigned)s < ST_STAGE_COUNT ? stages[s].name : "unknown"; }
 
 static bool same(const char *known, const char *name, size_t len)
 {
@@ -60,7 +57,4 @@ bool st_stage_parse(const char *name, size_t len, enum st_stage *out)
 	return false;
 }
 
-bool st_stage_per_layer(enum st_stage s)
-{
-	return (unsigned)s < ST_STAGE_COUNT && stages[s].per_layer;
-}
+bool st_stage_per_layer(enum st_stage s) { return (unsigned)s < ST_STAGE_COUNT && stages[s].per_layer; }

@@ -15,7 +15,7 @@
 #include <string.h>
 
 struct st_inspection {
-	struct st_container *own;       /* when the model did not open; else it is the model's */
+	struct st_container *own; /* when the model did not open; else it is the model's */
 	const struct st_container *container;
 	struct st_model *model;
 	struct st_trace *trace;
@@ -113,17 +113,21 @@ static enum st_status check_values(struct st_inspection *in, const struct st_ten
 	/* A captured value or an array may hold anything; a weight that is not a number is wrong. */
 	enum st_severity bad = claims_model(in->container) ? ST_FAULT : ST_NOTE;
 	if (s->n_nan)
-		ST_TRY(add(in, err, bad, "nan", t->name, "%" PRIu64 " of %" PRIu64 " elements are NaN", s->n_nan, t->n_elems));
+		ST_TRY(add(in, err, bad, "nan", t->name, "%" PRIu64 " of %" PRIu64 " elements are NaN", s->n_nan,
+		           t->n_elems));
 	if (s->n_inf)
-		ST_TRY(add(in, err, bad, "infinity", t->name, "%" PRIu64 " of %" PRIu64 " elements are infinite", s->n_inf, t->n_elems));
+		ST_TRY(add(in, err, bad, "infinity", t->name, "%" PRIu64 " of %" PRIu64 " elements are infinite",
+		           s->n_inf, t->n_elems));
 	if (s->constant && s->max == 0)
 		return add(in, err, ST_NOTE, "zero", t->name, "all %" PRIu64 " elements are zero", t->n_elems);
 	if (t->ndim < 2) /* the gains of a norm are often all one */
 		return ST_OK;
 	if (s->constant)
-		return add(in, err, ST_NOTE, "constant", t->name, "all %" PRIu64 " elements are %g", t->n_elems, s->min);
+		return add(in, err, ST_NOTE, "constant", t->name, "all %" PRIu64 " elements are %g", t->n_elems,
+		           s->min);
 	if (s->constant_rows)
-		return add(in, err, ST_NOTE, "constant_rows", t->name, "%" PRIu64 " of %" PRIu64 " rows hold one value each, the first is row %" PRIu64,
+		return add(in, err, ST_NOTE, "constant_rows", t->name,
+		           "%" PRIu64 " of %" PRIu64 " rows hold one value each, the first is row %" PRIu64,
 		           s->constant_rows, st_tensor_rows(t), s->first_constant_row);
 	return ST_OK;
 }
@@ -169,9 +173,12 @@ static enum st_status check_places(struct st_inspection *in, struct st_error *er
 	uint64_t pad = c->alignment > 64 ? c->alignment : 64;
 	enum st_status st = ST_OK;
 	for (size_t i = 0; i < n && st == ST_OK; i++) {
-		const struct st_tensor *t = order[i], *next = i + 1 < n && order[i + 1]->file == t->file ? order[i + 1] : NULL;
+		const struct st_tensor *t = order[i],
+				       *next = i + 1 < n && order[i + 1]->file == t->file ? order[i + 1] : NULL;
 		/* The last one ends where the file does, less APR's footer. */
-		uint64_t end = next ? next->offset : st_container_file_size(c, t->file) - (c->format == ST_FORMAT_APR && !next ? 4 : 0);
+		uint64_t end = next ? next->offset
+		                    : st_container_file_size(c, t->file)
+		                               - (c->format == ST_FORMAT_APR && !next ? 4 : 0);
 		uint64_t used = t->offset + t->n_bytes;
 		if (next && used > end) {
 			st = add(in, err, ST_FAULT, "overlap", t->name, "its bytes overlap those of %.80s", next->name);
@@ -179,8 +186,11 @@ static enum st_status check_places(struct st_inspection *in, struct st_error *er
 			const char *fit = NULL;
 			for (uint64_t slack = 0; slack <= pad && !fit && end - t->offset >= slack; slack += 2)
 				fit = type_that_fits(t, end - t->offset - slack);
-			st = add(in, err, ST_NOTE, "size", t->name, "stored as %s in %" PRIu64 " bytes, and %" PRIu64 " bytes after them belong to no tensor%s%s%s",
-			         st_dtype_info(t->dtype)->name, t->n_bytes, end - used, fit ? " (" : "", fit ? fit : "", fit ? " would fill them)" : "");
+			st = add(in, err, ST_NOTE, "size", t->name,
+			         "stored as %s in %" PRIu64 " bytes, and %" PRIu64
+			         " bytes after them belong to no tensor%s%s%s",
+			         st_dtype_info(t->dtype)->name, t->n_bytes, end - used, fit ? " (" : "", fit ? fit : "",
+			         fit ? " would fill them)" : "");
 		}
 	}
 	free(order);
@@ -191,20 +201,22 @@ static enum st_status check_config(struct st_inspection *in, struct st_error *er
 {
 	if (in->contradiction) {
 		const struct st_tensor *t = st_container_find(in->container, in->model_error.where);
-		return add(in, err, ST_FAULT, "config", t ? t->name : NULL, "%s%s%.180s", t ? "" : in->model_error.where,
-		           t || !in->model_error.where[0] ? "" : ": ", in->model_error.message);
+		return add(in, err, ST_FAULT, "config", t ? t->name : NULL, "%s%s%.180s",
+		           t ? "" : in->model_error.where, t || !in->model_error.where[0] ? "" : ": ",
+		           in->model_error.message);
 	}
 	if (!in->model || !in->tokenizer)
 		return ST_OK;
 	const struct st_config *cfg = st_model_config(in->model);
 	uint32_t vocab = st_tokenizer_vocab_size(in->tokenizer);
 	if (vocab > cfg->vocab)
-		return add(in, err, ST_FAULT, "vocabulary", NULL, "the tokenizer has %" PRIu32 " ids, the embedding only %" PRIu32 " rows", vocab, cfg->vocab);
+		return add(in, err, ST_FAULT, "vocabulary", NULL,
+		           "the tokenizer has %" PRIu32 " ids, the embedding only %" PRIu32 " rows", vocab, cfg->vocab);
 	return ST_OK;
 }
 
-uint64_t st_model_run_memory(const struct st_model *m, uint64_t tokens, uint64_t steps, bool all_logits, const char *mode,
-                             int threads)
+uint64_t st_model_run_memory(const struct st_model *m, uint64_t tokens, uint64_t steps, bool all_logits,
+                             const char *mode, int threads)
 {
 	struct st_exec e = st_exec_default();
 	if (threads > 0)
@@ -245,7 +257,8 @@ static enum st_status read_values(struct st_inspection *in, const struct st_insp
 	return ST_OK;
 }
 
-/* Stored members of an archive are used where they lie, their CRCs unseen until here. torch can be told to compute none. */
+/* Stored members of an archive are used where they lie, their CRCs unseen until here. torch can be told to compute
+ * none. */
 static enum st_status check_archives(struct st_inspection *in, struct st_error *err)
 {
 	const struct st_container *c = in->container;
@@ -258,14 +271,17 @@ static enum st_status check_archives(struct st_inspection *in, struct st_error *
 		st_arena_init(&arena);
 		st = st_zip_damage(&c->maps[i], &arena, &n, &first, err);
 		if (st == ST_OK && n > 0)
-			st = add(in, err, torch ? ST_NOTE : ST_FAULT, "crc", NULL, "%zu of the archive's members do not have the CRC-32 stated, first %.80s: %s",
-			         n, first, torch ? "damaged, or saved by a torch that was told to compute none" : "damaged");
+			st = add(in, err, torch ? ST_NOTE : ST_FAULT, "crc", NULL,
+			         "%zu of the archive's members do not have the CRC-32 stated, first %.80s: %s", n,
+			         first,
+			         torch ? "damaged, or saved by a torch that was told to compute none" : "damaged");
 		st_arena_release(&arena);
 	}
 	return st;
 }
 
-static enum st_status fill(struct st_inspection *in, const char *path, const struct st_inspect_options *o, struct st_error *err)
+static enum st_status fill(struct st_inspection *in, const char *path, const struct st_inspect_options *o,
+                           struct st_error *err)
 {
 	ST_TRY(open_all(in, path, err));
 	in->run_tokens = o->run_tokens ? o->run_tokens : 128;
@@ -281,7 +297,8 @@ static enum st_status fill(struct st_inspection *in, const char *path, const str
 	return read_values(in, o, err);
 }
 
-enum st_status st_inspect_open(const char *path, const struct st_inspect_options *o, struct st_inspection **out, struct st_error *err)
+enum st_status st_inspect_open(const char *path, const struct st_inspect_options *o, struct st_inspection **out,
+                               struct st_error *err)
 {
 	*out = NULL;
 	struct st_inspection *in = calloc(1, sizeof *in);

@@ -21,18 +21,18 @@
 
 struct piece {
 	uint64_t finite, n_nan, n_inf;
-	double min, max, mean, m2;   /* m2: sum of squared distances from mean */
-	double first;                /* first element, as decoded */
-	bool constant;               /* all elements of the piece are equal */
+	double min, max, mean, m2;                  /* m2: sum of squared distances from mean */
+	double first;                               /* first element, as decoded */
+	bool constant;                              /* all elements of the piece are equal */
 	uint64_t constant_rows, first_constant_row; /* of a piece of whole rows */
 };
 
 /* How a tensor is cut. Either each piece is `rows` whole rows, or `per_row` pieces make a row. */
 struct cut {
 	uint64_t rows, cols;
-	uint64_t piece_rows;  /* 0: rows are cut */
-	uint64_t per_row;     /* 1 when rows are not cut */
-	uint64_t part;        /* elements of a part of a row, a multiple of the type's block */
+	uint64_t piece_rows; /* 0: rows are cut */
+	uint64_t per_row;    /* 1 when rows are not cut */
+	uint64_t part;       /* elements of a part of a row, a multiple of the type's block */
 	uint64_t n_pieces;
 };
 
@@ -136,7 +136,10 @@ static inline __attribute__((always_inline)) void sum_up(const void *x, bool wid
 	}
 }
 
-static double element(const void *x, bool wide, uint64_t i) { return wide ? ((const double *)x)[i] : (double)((const float *)x)[i]; }
+static double element(const void *x, bool wide, uint64_t i)
+{
+	return wide ? ((const double *)x)[i] : (double)((const float *)x)[i];
+}
 
 static bool all_equal(const void *x, bool wide, uint64_t n)
 {
@@ -249,7 +252,8 @@ enum st_status st_tensor_stats_of(const struct st_tensor *t, int threads, const 
 			do_piece(t, &c, i, bufs + (uint64_t)omp_get_thread_num() * PIECE, &pieces[i]);
 		ST_TRY_OUT(st_check_cancel(err));
 		if (hooks && hooks->progress)
-			hooks->progress(hooks->user, t->name, (uint64_t)((double)t->n_bytes * (double)end / (double)c.n_pieces), t->n_bytes);
+			hooks->progress(hooks->user, t->name,
+			                (uint64_t)((double)t->n_bytes * (double)end / (double)c.n_pieces), t->n_bytes);
 	}
 	ST_TRY_OUT(st_check_cancel(err));
 	combine(pieces, &c, out);

@@ -31,8 +31,8 @@ static void block_squares(const float *x, size_t T, size_t K, size_t block, doub
 
 /* out[t] += sum over rows n of the variance of W[n] x[t] as a type predicts it for w: its stored type, or the one that
  * the mode rounds it to. */
-static enum st_status add_linear(const struct st_weight *w, struct st_held held, const float *x, size_t T, int threads, double *out,
-                                 struct st_error *err)
+static enum st_status add_linear(const struct st_weight *w, struct st_held held, const float *x, size_t T, int threads,
+                                 double *out, struct st_error *err)
 {
 	const struct st_tensor *stored = w->tensor;
 	struct st_tensor as = *stored, *t = &as;
@@ -73,8 +73,8 @@ out:
  * Modes other than exact add errors of their own, which two sides share only where their weights are equal:
  * weights rounded to the mode's type, and f32 sums whose lanes hold K/16 terms (docs/numerics.md).
  */
-static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, const float *x, size_t T, int threads, double *out,
-                               struct st_error *err)
+static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, const float *x, size_t T, int threads,
+                               double *out, struct st_error *err)
 {
 	if (mode == ST_MODE_EXACT)
 		return ST_OK;
@@ -94,11 +94,11 @@ static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, con
 }
 
 /*
- * A norm multiplies each normed input by its weight. out[t] += sum over the features of their squares times the weight's
- * variance: a matrix product of one row, but that a head's norm has one for each head.
+ * A norm multiplies each normed input by its weight. out[t] += sum over the features of their squares times the
+ * weight's variance: a matrix product of one row, but that a head's norm has one for each head.
  */
-static enum st_status add_norm(const struct st_node *n, struct st_held held, const struct st_value *x, size_t T, double *out,
-                               struct st_error *err)
+static enum st_status add_norm(const struct st_node *n, struct st_held held, const struct st_value *x, size_t T,
+                               double *out, struct st_error *err)
 {
 	struct st_tensor as = *n->w[0]->tensor;
 	as.dtype = held.type;
@@ -156,7 +156,8 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 				sum += (double)y.data[t * width + i] * y.data[t * width + i];
 		}
 		out[t] = ROUNDING * ROUNDING * sum;
-		/* Where many weights are one number they err alike, and the product errs as they do instead of averaging. */
+		/* Where many weights are one number they err alike, and the product errs as they do instead of
+		 * averaging. */
 		if (nb->op == ST_OP_LINEAR)
 			out[t] += (worst_rel_variance(na, held[0]) + worst_rel_variance(nb, held[1])) * sum;
 	}

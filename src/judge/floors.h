@@ -15,7 +15,8 @@
  * out: [T] sums over the features of the token. Includes f32 rounding of the result and what the mode adds.
  */
 ST_MUST_CHECK enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph *gb, uint32_t node,
-                                              const struct st_run *r, const uint32_t *tokens, const struct st_held *const held[2],
-                                              const struct st_exec *e, double *out, struct st_error *err);
+                                              const struct st_run *r, const uint32_t *tokens,
+                                              const struct st_held *const held[2], const struct st_exec *e, double *out,
+                                              struct st_error *err);
 
 #endif

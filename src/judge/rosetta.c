@@ -38,10 +38,9 @@ static bool same_numbers(const double *a, const double *b, size_t n)
 bool st_node_same_parameters(const struct st_node *a, const struct st_node *b)
 {
 	return a->op == b->op && (float)a->eps == (float)b->eps && a->heads == b->heads && a->head_dim == b->head_dim
-	       && a->kv_heads == b->kv_heads && a->window == b->window && a->scale == b->scale && a->softcap == b->softcap
-	       && a->act == b->act && a->mscale == b->mscale && a->slice == b->slice
-	       && (!a->inv_freq == !b->inv_freq)
-	       && (!a->inv_freq || same_numbers(a->inv_freq, b->inv_freq, a->head_dim / 2));
+	    && a->kv_heads == b->kv_heads && a->window == b->window && a->scale == b->scale && a->softcap == b->softcap
+	    && a->act == b->act && a->mscale == b->mscale && a->slice == b->slice && (!a->inv_freq == !b->inv_freq)
+	    && (!a->inv_freq || same_numbers(a->inv_freq, b->inv_freq, a->head_dim / 2));
 }
 
 /* Stage by stage the same list with the same widths: such graphs can run in lock-step. */
@@ -57,11 +56,13 @@ static bool equal_form(const struct st_graph *a, const struct st_graph *b, char 
 			return false;
 		}
 		if (x->stage != y->stage || x->layer != y->layer) {
-			snprintf(why, n, "A has %s where B has %s in layer %d", st_stage_name(x->stage), st_stage_name(y->stage), (int)x->layer);
+			snprintf(why, n, "A has %s where B has %s in layer %d", st_stage_name(x->stage),
+			         st_stage_name(y->stage), (int)x->layer);
 			return false;
 		}
 		if (x->width != y->width) {
-			snprintf(why, n, "%s is %u wide in A and %u in B", st_stage_name(x->stage), (unsigned)x->width, (unsigned)y->width);
+			snprintf(why, n, "%s is %u wide in A and %u in B", st_stage_name(x->stage), (unsigned)x->width,
+			         (unsigned)y->width);
 			return false;
 		}
 	}
@@ -81,10 +82,11 @@ static const struct st_weight_diff *find_slot(const struct st_rosetta *r, enum s
 }
 
 /*
- * What is known of a weight of a node, or NULL. Where one side has a head of its own, the other's embedding was compared with
- * it in the head's slot; where both are tied, the head differs as the embedding does.
+ * What is known of a weight of a node, or NULL. Where one side has a head of its own, the other's embedding was
+ * compared with it in the head's slot; where both are tied, the head differs as the embedding does.
  */
-static const struct st_weight_diff *diff_of(const struct st_rosetta *r, const struct st_node *n, const struct st_weight *w)
+static const struct st_weight_diff *diff_of(const struct st_rosetta *r, const struct st_node *n,
+                                            const struct st_weight *w)
 {
 	const struct st_weight_diff *head = n->stage == ST_STAGE_LM_HEAD ? find_slot(r, ST_ROLE_HEAD, -1) : NULL;
 	return head ? head : find_slot(r, w->role, w->layer);
@@ -118,9 +120,9 @@ struct lockstep {
 	const struct st_graph *ga, *gb;
 	struct st_run *ra, *rb;
 	struct st_exec exec;
-	bool *same;         /* [n_nodes]: both sides hold the same bits */
-	float *alone;       /* a's node on b's inputs; as large as the largest value */
-	double *floor2;     /* [T] */
+	bool *same;     /* [n_nodes]: both sides hold the same bits */
+	float *alone;   /* a's node on b's inputs; as large as the largest value */
+	double *floor2; /* [T] */
 	double threshold;
 	bool fault_seen;
 };
@@ -165,8 +167,8 @@ static bool in_blocks(const struct st_node *n)
 	return blocks;
 }
 
-static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight_status weights, struct st_stage_report *rep,
-                                  struct st_error *err)
+static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight_status weights,
+                                  struct st_stage_report *rep, struct st_error *err)
 {
 	const struct st_node *n = &l->gb->nodes[i];
 	struct st_value a = st_run_value(l->ra, i), b = st_run_value(l->rb, i);
@@ -195,7 +197,8 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 			local2 += d2;
 			floor2 += l->floor2[t];
 			double ratio = d2 == 0 ? 0 : sqrt(d2 / l->floor2[t]);
-			ratio = isnan(ratio) ? INFINITY : ratio; /* a weight or an input was not finite: worse than any number */
+			ratio = isnan(ratio) ? INFINITY
+			                     : ratio; /* a weight or an input was not finite: worse than any number */
 			if (ratio > rep->worst_token_ratio) {
 				rep->worst_token_ratio = ratio;
 				rep->worst_token = t;
@@ -212,7 +215,8 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 	if (rep->total.nonfinite_a || rep->total.nonfinite_b)
 		/* Alike on both sides nothing can be said about the numbers behind; else one side broke here. */
 		rep->status = rep->total.nonfinite_apart == 0 ? ST_STATUS_UNDECIDED
-		              : l->fault_seen ? ST_STATUS_INHERITED : ST_STATUS_FAULT;
+		            : l->fault_seen                   ? ST_STATUS_INHERITED
+		                                              : ST_STATUS_FAULT;
 	else if (rep->worst_token_ratio > allow * FAULT_RATIO)
 		rep->status = ST_STATUS_FAULT;
 	else if (rep->worst_token_ratio > allow * UNDECIDED_RATIO)
@@ -233,7 +237,8 @@ static enum st_status lockstep_stage(struct lockstep *l, uint32_t i, struct st_s
 	*rep = (struct st_stage_report){ .stage = n->stage, .layer = n->layer, .on_a = true, .on_b = true };
 	ST_TRY(st_run_eval(l->rb, i, err));
 	struct st_value b = st_run_value(l->rb, i);
-	rep->shared = inputs_same(l, n) && weights <= ST_WEIGHT_EQUAL_DECODED && st_node_same_parameters(&l->ga->nodes[i], n);
+	rep->shared = inputs_same(l, n) && weights <= ST_WEIGHT_EQUAL_DECODED
+	           && st_node_same_parameters(&l->ga->nodes[i], n);
 	if (rep->shared)
 		/* Equal weights, equal parameters and bit-equal inputs give equal bits: docs/numerics.md. */
 		st_run_put(l->ra, i, b.data);
@@ -276,7 +281,9 @@ static enum st_status run_lockstep(struct st_rosetta_state *s, const struct st_r
 {
 	struct st_rosetta *r = &s->r;
 	size_t T = r->n_tokens_b, widest = 0;
-	struct lockstep l = { .s = s, .ga = st_model_graph(s->ma), .gb = st_model_graph(s->mb), .exec = *e, .threshold = o->threshold };
+	struct lockstep l = {
+		.s = s, .ga = st_model_graph(s->ma), .gb = st_model_graph(s->mb), .exec = *e, .threshold = o->threshold
+	};
 	enum st_status st = ST_OK;
 	ST_TRY_OUT(st_run_open(l.ga, e, T, T, &l.ra, err));
 	ST_TRY_OUT(st_run_open(l.gb, e, T, T, &l.rb, err));
@@ -334,7 +341,8 @@ static void describe_types(const struct st_model *m, char *buf, size_t n)
 				best = d;
 		if (best < 0)
 			break;
-		used += (size_t)snprintf(buf + used, n - used, "%s%s", used ? "/" : "", st_dtype_info((enum st_dtype)best)->name);
+		used += (size_t)snprintf(buf + used, n - used, "%s%s", used ? "/" : "",
+		                         st_dtype_info((enum st_dtype)best)->name);
 		bytes[best] = 0;
 	}
 }
@@ -405,8 +413,11 @@ static void settle_vocab(struct st_rosetta_state *s)
 		bool zero = st_model_graph(more) && rows_are_zero(st_model_weight(more, ST_ROLE_EMBED, 0), common);
 		fits = st_model_limit_vocab(s->ma, common) && st_model_limit_vocab(s->mb, common);
 		if (fits)
-			snprintf(r->vocab_note, sizeof r->vocab_note, "%c has %u more rows in its vocabulary than the other's %u, %s; they were not compared",
-			         a > b ? 'A' : 'B', (a > b ? a : b) - common, common, zero ? "all zero" : "not all zero");
+			snprintf(
+				r->vocab_note, sizeof r->vocab_note,
+				"%c has %u more rows in its vocabulary than the other's %u, %s; they were not compared",
+				a > b ? 'A' : 'B', (a > b ? a : b) - common, common,
+				zero ? "all zero" : "not all zero");
 	}
 	for (size_t i = 0; i < r->n_config; i++)
 		if (strcmp(r->config[i].key, "vocab") == 0 && !fits)
@@ -423,7 +434,8 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	if (o->mode && !st_mode_parse(o->mode, &e.mode))
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--mode", "unknown mode \"%s\"", o->mode);
 	if (o->cpu && (!st_cpu_parse(o->cpu, &cpu) || !st_cpu_usable(cpu)))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--cpu", "level \"%s\" is unknown or not usable here", o->cpu);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--cpu",
+		                  "level \"%s\" is unknown or not usable here", o->cpu);
 	if (o->cpu)
 		e.k = st_kernels_get(cpu);
 	if (o->threads > 0)

@@ -61,8 +61,9 @@ enum st_status st_rosetta_tokens(struct st_rosetta_state *s, const struct st_ros
 		}
 		if (!r->tokens_a || !r->tokens_b) {
 			bool no_a = !r->tokens_a;
-			snprintf(r->token_note, sizeof r->token_note, "%s carries no usable tokenizer: the ids of %s were used for both",
-			         no_a ? "A" : "B", no_a ? "B" : "A");
+			snprintf(r->token_note, sizeof r->token_note,
+			         "%s carries no usable tokenizer: the ids of %s were used for both", no_a ? "A" : "B",
+			         no_a ? "B" : "A");
 			if (no_a) {
 				r->tokens_a = r->tokens_b;
 				r->n_tokens_a = r->n_tokens_b;
@@ -73,7 +74,7 @@ enum st_status st_rosetta_tokens(struct st_rosetta_state *s, const struct st_ros
 		}
 	}
 	s->tokens_differ = r->n_tokens_a != r->n_tokens_b
-	                   || memcmp(r->tokens_a, r->tokens_b, r->n_tokens_a * sizeof *r->tokens_a) != 0;
+	                || memcmp(r->tokens_a, r->tokens_b, r->n_tokens_a * sizeof *r->tokens_a) != 0;
 	if (r->n_tokens_a == 0)
 		return st_fail(err, ST_ERR_USAGE, "the prompt gives no tokens: nothing can be compared");
 	return ST_OK;

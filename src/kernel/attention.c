@@ -4,10 +4,11 @@
 #include <assert.h>
 #include <string.h>
 
-#define POS_BLOCK 32   /* positions of one dot call */
+#define POS_BLOCK 32 /* positions of one dot call */
 #define TOKEN_BLOCK 6
-#define DIM_BLOCK 256  /* features rounded at a time where a mode rounds; the sums go on across blocks */
-#define MIX_BLOCK 16   /* positions of v that stay in the first-level cache for all tokens at hand; a multiple of ST_LANES_MIX */
+#define DIM_BLOCK 256 /* features rounded at a time where a mode rounds; the sums go on across blocks */
+#define MIX_BLOCK \
+	16 /* positions of v that stay in the first-level cache for all tokens at hand; a multiple of ST_LANES_MIX */
 
 static_assert(DIM_BLOCK <= ST_MIX_WIDTH && MIX_BLOCK % ST_LANES_MIX == 0, "mix blocks");
 
@@ -20,7 +21,8 @@ static void visible(const struct st_attn_shape *s, size_t t, size_t *lo, size_t 
 }
 
 /* sums[t][p] for T tokens of one head and R positions; q and k point at the head's features. */
-static void score_sums(const struct st_exec *e, size_t d, const float *q, size_t ldq, size_t T, const float *k, size_t ldk, size_t R, void *sums)
+static void score_sums(const struct st_exec *e, size_t d, const float *q, size_t ldq, size_t T, const float *k,
+                       size_t ldk, size_t R, void *sums)
 {
 	memset(sums, 0, T * R * ST_SUM_BYTES);
 	_Alignas(64) char operands[TOKEN_BLOCK * DIM_BLOCK * sizeof(double)];
@@ -47,8 +49,8 @@ static void score_sums(const struct st_exec *e, size_t d, const float *q, size_t
 }
 
 /* One head, tokens [t0, t0 + T). scores: the head's [s->T, P] */
-static void score_block(const struct st_exec *e, const struct st_attn_shape *s, const float *q, size_t ldq, size_t t0, size_t T,
-                        const float *k, size_t ldk, float *scores)
+static void score_block(const struct st_exec *e, const struct st_attn_shape *s, const float *q, size_t ldq, size_t t0,
+                        size_t T, const float *k, size_t ldk, float *scores)
 {
 	_Alignas(64) char sums[TOKEN_BLOCK * POS_BLOCK * ST_SUM_BYTES];
 	size_t first, end, unused;
@@ -79,8 +81,8 @@ static void score_block(const struct st_exec *e, const struct st_attn_shape *s, 
 	}
 }
 
-void st_attn_scores(const struct st_exec *e, const struct st_attn_shape *s, const float *q, size_t ldq,
-                    const float *k, size_t ldk, float *scores)
+void st_attn_scores(const struct st_exec *e, const struct st_attn_shape *s, const float *q, size_t ldq, const float *k,
+                    size_t ldk, float *scores)
 {
 	assert(s->P >= s->T && s->n_heads % s->n_kv_heads == 0);
 	size_t d = s->head_dim, share = s->n_heads / s->n_kv_heads;
@@ -115,7 +117,8 @@ union mix_sums {
 };
 
 /* P <= MIX_BLOCK */
-static void mix_some(const struct st_exec *e, const float *prob, size_t P, const float *v, size_t ldv, size_t n, union mix_sums *sums)
+static void mix_some(const struct st_exec *e, const float *prob, size_t P, const float *v, size_t ldv, size_t n,
+                     union mix_sums *sums)
 {
 	float rp[MIX_BLOCK], rv[MIX_BLOCK * DIM_BLOCK];
 	if (st_mode_rounds_both(e->mode)) {
@@ -137,7 +140,8 @@ static void store_mix(const struct st_exec *e, const union mix_sums *sums, size_
 	for (size_t i = 0; i < n; i++) {
 		if (e->mode == ST_MODE_EXACT) {
 			const double *s = sums->d + i;
-			y[i] = st_canonical((float)((s[0] + s[2 * ST_MIX_WIDTH]) + (s[ST_MIX_WIDTH] + s[3 * ST_MIX_WIDTH])));
+			y[i] = st_canonical(
+				(float)((s[0] + s[2 * ST_MIX_WIDTH]) + (s[ST_MIX_WIDTH] + s[3 * ST_MIX_WIDTH])));
 		} else {
 			const float *s = sums->f + i;
 			y[i] = st_canonical((s[0] + s[2 * ST_MIX_WIDTH]) + (s[ST_MIX_WIDTH] + s[3 * ST_MIX_WIDTH]));
@@ -145,7 +149,8 @@ static void store_mix(const struct st_exec *e, const union mix_sums *sums, size_
 	}
 }
 
-/* n <= DIM_BLOCK features of one head, tokens [t0, t0 + T). probs: the head's [s->T, P]; v and y point at the features. */
+/* n <= DIM_BLOCK features of one head, tokens [t0, t0 + T). probs: the head's [s->T, P]; v and y point at the features.
+ */
 static void mix_block(const struct st_exec *e, const struct st_attn_shape *s, size_t t0, size_t T, const float *probs,
                       const float *v, size_t ldv, size_t n, float *y, size_t ldy)
 {
@@ -167,8 +172,8 @@ static void mix_block(const struct st_exec *e, const struct st_attn_shape *s, si
 		store_mix(e, &sums[t], n, y + (t0 + t) * ldy);
 }
 
-void st_attn_mix(const struct st_exec *e, const struct st_attn_shape *s, const float *probs,
-                 const float *v, size_t ldv, float *y)
+void st_attn_mix(const struct st_exec *e, const struct st_attn_shape *s, const float *probs, const float *v, size_t ldv,
+                 float *y)
 {
 	assert(s->P >= s->T && s->n_heads % s->n_kv_heads == 0);
 	size_t d = s->head_dim, share = s->n_heads / s->n_kv_heads;

@@ -9,13 +9,19 @@
 #endif
 
 static const char *const mode_names[ST_MODE_COUNT] = {
-	[ST_MODE_EXACT] = "exact", [ST_MODE_FAST] = "fast",
-	[ST_MODE_EMULATE_F16] = "emulate:f16", [ST_MODE_EMULATE_BF16] = "emulate:bf16",
-	[ST_MODE_EMULATE_Q8_0] = "emulate:q8_0", [ST_MODE_EMULATE_Q8_K] = "emulate:q8_k",
+	[ST_MODE_EXACT] = "exact",
+	[ST_MODE_FAST] = "fast",
+	[ST_MODE_EMULATE_F16] = "emulate:f16",
+	[ST_MODE_EMULATE_BF16] = "emulate:bf16",
+	[ST_MODE_EMULATE_Q8_0] = "emulate:q8_0",
+	[ST_MODE_EMULATE_Q8_K] = "emulate:q8_k",
 };
 
 static const char *const cpu_names[ST_CPU_COUNT] = {
-	[ST_CPU_SCALAR] = "scalar", [ST_CPU_AVX2] = "avx2", [ST_CPU_AVX512] = "avx512", [ST_CPU_NEON] = "neon",
+	[ST_CPU_SCALAR] = "scalar",
+	[ST_CPU_AVX2] = "avx2",
+	[ST_CPU_AVX512] = "avx512",
+	[ST_CPU_NEON] = "neon",
 };
 
 static const struct st_kernels *const levels[ST_CPU_COUNT] = {
@@ -71,8 +77,8 @@ bool st_cpu_usable(enum st_cpu c)
 	if (c == ST_CPU_AVX2)
 		return avx2;
 	if (c == ST_CPU_AVX512)
-		return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-		       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+		return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+		    && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 #endif
 	return true;
 }

@@ -18,8 +18,18 @@
 /* Into the caller, whose target attributes decide what fma() becomes. */
 #define ST_INLINE static inline __attribute__((always_inline))
 
-static inline uint64_t st_f64_bits(double x) { uint64_t u; __builtin_memcpy(&u, &x, 8); return u; }
-static inline double st_bits_f64(uint64_t u) { double x; __builtin_memcpy(&x, &u, 8); return x; }
+static inline uint64_t st_f64_bits(double x)
+{
+	uint64_t u;
+	__builtin_memcpy(&u, &x, 8);
+	return u;
+}
+static inline double st_bits_f64(uint64_t u)
+{
+	double x;
+	__builtin_memcpy(&x, &u, 8);
+	return x;
+}
 
 /* Adding this rounds |t| < 2^51 to an integer (to nearest even), which then lies in the low bits. */
 #define ST_SHIFTER 0x1.8p52
@@ -37,7 +47,7 @@ ST_INLINE double st_exp_inline(double x)
 	double hi = fma(-n, ST_LN2_HI, c); /* exact */
 	double r = fma(-n, ST_LN2_LO, hi);
 	double lo = fma(-n, ST_LN2_LO, hi - r); /* what r lost */
-	double p = 1.0 / 6227020800; /* 1/13! */
+	double p = 1.0 / 6227020800;            /* 1/13! */
 	p = fma(p, r, 1.0 / 479001600);
 	p = fma(p, r, 1.0 / 39916800);
 	p = fma(p, r, 1.0 / 3628800);
@@ -84,7 +94,7 @@ ST_INLINE void st_sincos_inline(double x, double *sin_out, double *cos_out)
 	s = fma(s, z, -1.0 / 6);
 	double half = 0.5 * z;
 	double sine = r + fma(s * z, r, fma(-half, lo, lo));
-	sine = x == 0 ? x : sine; /* keeps -0 */
+	sine = x == 0 ? x : sine;           /* keeps -0 */
 	double c = -1.0 / 6402373705728000; /* -1/18! */
 	c = fma(c, z, 1.0 / 20922789888000);
 	c = fma(c, z, -1.0 / 87178291200);

@@ -17,9 +17,9 @@
 enum st_cpu { ST_CPU_SCALAR, ST_CPU_AVX2, ST_CPU_AVX512, ST_CPU_NEON, ST_CPU_COUNT };
 
 enum st_mode {
-	ST_MODE_EXACT,        /* f64 products and sums, one rounding to f32 at the end: the judge */
-	ST_MODE_FAST,         /* f32 fused multiply-add, 16 lanes */
-	ST_MODE_EMULATE_F16,  /* fast, with both operands of every product rounded to f16 */
+	ST_MODE_EXACT,       /* f64 products and sums, one rounding to f32 at the end: the judge */
+	ST_MODE_FAST,        /* f32 fused multiply-add, 16 lanes */
+	ST_MODE_EMULATE_F16, /* fast, with both operands of every product rounded to f16 */
 	ST_MODE_EMULATE_BF16,
 	ST_MODE_EMULATE_Q8_0, /* fast, with activations stored as Q8_0 where the row is a multiple of 32 */
 	ST_MODE_EMULATE_Q8_K, /* likewise Q8_K, 256; Q8_0 where only 32 divides the row */
@@ -58,12 +58,12 @@ size_t st_matmul_scratch(const struct st_exec *e, size_t T, size_t K);
  * scratch: st_matmul_scratch bytes, 64-byte aligned.
  * Splits output rows over threads. Decodes a tile of w into cache and multiplies it at once.
  */
-void st_matmul(const struct st_exec *e, const struct st_tensor *w, const float *x, size_t T, size_t K,
-               float *y, size_t ldy, void *scratch);
+void st_matmul(const struct st_exec *e, const struct st_tensor *w, const float *x, size_t T, size_t K, float *y,
+               size_t ldy, void *scratch);
 
 /* y[t, i] = w[i] x[t, i] / sqrt(mean_i x^2 + eps)   x, y: [T, D] rows ld apart; w: [D] or NULL for ones */
-void st_rmsnorm(const struct st_exec *e, const float *x, size_t ldx, const float *w, double eps,
-                size_t T, size_t D, float *y, size_t ldy);
+void st_rmsnorm(const struct st_exec *e, const float *x, size_t ldx, const float *w, double eps, size_t T, size_t D,
+                float *y, size_t ldy);
 
 /* Rotary embedding in the half-split basis: pairs (i, i + n_rot/2) of each head; dims >= n_rot pass through.
  * angle of pair i at position p = p * inv_freq[i], evaluated in f64; mscale multiplies cos and sin.
@@ -72,20 +72,20 @@ void st_rope(const struct st_exec *e, const float *x, size_t ldx, size_t T, size
              const double *inv_freq, double mscale, const uint32_t *pos, float *y, size_t ldy);
 
 struct st_attn_shape {
-	size_t T, P;             /* new tokens; cached positions, the new ones last: token t is position P - T + t */
+	size_t T, P; /* new tokens; cached positions, the new ones last: token t is position P - T + t */
 	size_t n_heads, n_kv_heads, head_dim;
-	uint32_t window;         /* 0 = all; else a query sees itself and window - 1 positions before it */
-	double scale;            /* multiplies q.k */
-	double softcap;          /* 0 = none */
+	uint32_t window; /* 0 = all; else a query sees itself and window - 1 positions before it */
+	double scale;    /* multiplies q.k */
+	double softcap;  /* 0 = none */
 };
 /* scores[h, t, p] = softcap(scale * q.k), masked cells 0.   q: [T, H d] ldq   k: [P, G d] ldk   scores: [H, T, P] */
-void st_attn_scores(const struct st_exec *e, const struct st_attn_shape *s, const float *q, size_t ldq,
-                    const float *k, size_t ldk, float *scores);
+void st_attn_scores(const struct st_exec *e, const struct st_attn_shape *s, const float *q, size_t ldq, const float *k,
+                    size_t ldk, float *scores);
 /* probs[h, t, p]: softmax over the visible p of scores, masked cells 0. May run in place. */
 void st_attn_softmax(const struct st_exec *e, const struct st_attn_shape *s, const float *scores, float *probs);
 /* y[t, h d + i] = sum_p probs[h, t, p] v[p, g(h) d + i]   v: [P, G d] ldv   y: [T, H d] */
-void st_attn_mix(const struct st_exec *e, const struct st_attn_shape *s, const float *probs,
-                 const float *v, size_t ldv, float *y);
+void st_attn_mix(const struct st_exec *e, const struct st_attn_shape *s, const float *probs, const float *v, size_t ldv,
+                 float *y);
 
 enum st_activation { ST_ACT_SILU, ST_ACT_GELU_TANH, ST_ACT_GELU };
 void st_activate(const struct st_exec *e, enum st_activation act, const float *x, size_t n, float *y);
@@ -99,7 +99,8 @@ double st_exp(double x);
 double st_log(double x);
 void st_sincos(double x, double *s, double *c);
 
-/* In-place fast Walsh-Hadamard transform, natural order, times 1/sqrt(n); n a power of two. The same bits at every level. */
+/* In-place fast Walsh-Hadamard transform, natural order, times 1/sqrt(n); n a power of two. The same bits at every
+ * level. */
 void st_fwht(const struct st_kernels *k, float *x, size_t n);
 
 #endif

@@ -12,13 +12,13 @@
 
 #include <math.h>
 
-#define ST_LANES_F32 16 /* partial sums of a fast product sum */
-#define ST_LANES_F64 8  /* of an exact one */
-#define ST_LANES_MIX 4  /* of a sum over positions; each lane is a vector over features */
+#define ST_LANES_F32 16  /* partial sums of a fast product sum */
+#define ST_LANES_F64 8   /* of an exact one */
+#define ST_LANES_MIX 4   /* of a sum over positions; each lane is a vector over features */
 #define ST_MIX_WIDTH 256 /* features of one mix call at most */
 
 #define ST_FUSED_TOKENS 4
-#define ST_SUM_BYTES 64  /* the lanes of one sum, in either type */
+#define ST_SUM_BYTES 64 /* the lanes of one sum, in either type */
 
 typedef void (*st_decode_fn)(const void *src, float *dst, size_t n);
 
@@ -34,11 +34,16 @@ struct st_kernels {
 	 * w: [R, K] rows ldw apart   x: [T, K] rows ldx apart   acc: [T, R, lanes], 64-byte aligned
 	 * Exact sums take x in f64 already: converting it at every use would cost as much as the products.
 	 */
-	void (*dot_f32)(const float *w, size_t ldw, size_t R, const float *x, size_t ldx, size_t T, size_t K, float *acc);
-	void (*dot_f64)(const float *w, size_t ldw, size_t R, const double *x, size_t ldx, size_t T, size_t K, double *acc);
-	/* dot on stored blocks, R rows row_bytes apart, K a multiple of the block, T <= ST_FUSED_TOKENS; NULL: decode, then dot */
-	void (*fused_f32[ST_DTYPE_COUNT])(const uint8_t *w, size_t row_bytes, size_t R, const float *x, size_t ldx, size_t T, size_t K, float *acc);
-	void (*fused_f64[ST_DTYPE_COUNT])(const uint8_t *w, size_t row_bytes, size_t R, const double *x, size_t ldx, size_t T, size_t K, double *acc);
+	void (*dot_f32)(const float *w, size_t ldw, size_t R, const float *x, size_t ldx, size_t T, size_t K,
+	                float *acc);
+	void (*dot_f64)(const float *w, size_t ldw, size_t R, const double *x, size_t ldx, size_t T, size_t K,
+	                double *acc);
+	/* dot on stored blocks, R rows row_bytes apart, K a multiple of the block, T <= ST_FUSED_TOKENS; NULL: decode,
+	 * then dot */
+	void (*fused_f32[ST_DTYPE_COUNT])(const uint8_t *w, size_t row_bytes, size_t R, const float *x, size_t ldx,
+	                                  size_t T, size_t K, float *acc);
+	void (*fused_f64[ST_DTYPE_COUNT])(const uint8_t *w, size_t row_bytes, size_t R, const double *x, size_t ldx,
+	                                  size_t T, size_t K, double *acc);
 	/* y[i] = sum of the lanes acc[i][...], by the tree l += l + 8, + 4, + 2, + 1. */
 	void (*sum_f32)(const float *acc, size_t n, float *y);
 	void (*sum_f64)(const double *acc, size_t n, double *y);
@@ -62,7 +67,8 @@ struct st_kernels {
 	void (*round_bf16)(const float *x, size_t n, float *y);
 	void (*sincos)(const double *x, size_t n, double *s, double *c);
 	/* (a[i], b[i]) turned by the angle with cosine c[i], sine s[i]; may run in place */
-	void (*rotate)(const float *a, const float *b, const double *c, const double *s, size_t n, float *ya, float *yb);
+	void (*rotate)(const float *a, const float *b, const double *c, const double *s, size_t n, float *ya,
+	               float *yb);
 	void (*fwht)(float *x, size_t n);
 };
 
@@ -80,7 +86,10 @@ static inline int st_threads_for(const struct st_exec *e, size_t work)
 
 /* Activations as a mode's dot takes them: f64 in exact mode, rounded in emulate modes, as they are in fast mode. */
 static inline bool st_mode_prepares(enum st_mode mode) { return mode != ST_MODE_FAST; }
-static inline size_t st_mode_operand(enum st_mode mode) { return mode == ST_MODE_EXACT ? sizeof(double) : sizeof(float); }
+static inline size_t st_mode_operand(enum st_mode mode)
+{
+	return mode == ST_MODE_EXACT ? sizeof(double) : sizeof(float);
+}
 /* One whole row of n: blocks of 8-bit modes begin at its start. y: n operands */
 void st_prepare_row(const struct st_exec *e, const float *x, size_t n, void *y);
 

@@ -177,7 +177,8 @@ ST_TARGET static void decode_q5_k(const void *src, float *dst, size_t n)
 			for (unsigned i = 0; i < 32; i += 8) {
 				__m256i q = bytes(b->qs + 32 * (j / 2) + i), h = bytes(b->qh + i);
 				q = j % 2 ? highs(q) : lows(q);
-				h = _mm256_and_si256(_mm256_srl_epi32(h, _mm_cvtsi32_si128((int)j)), _mm256_set1_epi32(1));
+				h = _mm256_and_si256(_mm256_srl_epi32(h, _mm_cvtsi32_si128((int)j)),
+				                     _mm256_set1_epi32(1));
 				put_offset(dst + 32 * j + i, scale, _mm256_or_si256(q, _mm256_slli_epi32(h, 4)), min);
 			}
 		}
@@ -192,7 +193,8 @@ ST_TARGET static void decode_q6_k(const void *src, float *dst, size_t n)
 		float d = st_f16_to_f32(b->d);
 		for (unsigned h = 0; h < 2; h++)
 			for (unsigned i = 0; i < 32; i += 8) {
-				__m256i l0 = bytes(b->ql + 64 * h + i), l1 = bytes(b->ql + 64 * h + 32 + i), t = bytes(b->qh + 32 * h + i);
+				__m256i l0 = bytes(b->ql + 64 * h + i), l1 = bytes(b->ql + 64 * h + 32 + i),
+					t = bytes(b->qh + 32 * h + i);
 				/* runs 0..3 take bits 0-1, 2-3, 4-5, 6-7 of t as bits 4-5 of the code */
 				__m256i code[4] = {
 					_mm256_or_si256(lows(l0), _mm256_and_si256(_mm256_slli_epi32(t, 4), high2)),
@@ -200,9 +202,9 @@ ST_TARGET static void decode_q6_k(const void *src, float *dst, size_t n)
 					_mm256_or_si256(highs(l0), _mm256_and_si256(t, high2)),
 					_mm256_or_si256(highs(l1), _mm256_and_si256(_mm256_srli_epi32(t, 2), high2)),
 				};
-				UNROLL for (unsigned r = 0; r < 4; r++)
-					put_scaled(dst + 128 * h + 32 * r + i,
-					           _mm256_set1_ps(d * (float)b->scales[8 * h + 2 * r + i / 16]), code[r], 32);
+				UNROLL for (unsigned r = 0; r < 4; r++) put_scaled(
+					dst + 128 * h + 32 * r + i,
+					_mm256_set1_ps(d * (float)b->scales[8 * h + 2 * r + i / 16]), code[r], 32);
 			}
 	}
 }

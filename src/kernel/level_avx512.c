@@ -70,10 +70,7 @@ ST_INLINE ST_TARGET __m128d quarter_f64(const double *acc)
 
 /* ---- decoders: 16 elements a step. A 4-bit code picks its value from a register of 16. ---- */
 
-ST_INLINE ST_TARGET __m512 ramp(void)
-{
-	return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-}
+ST_INLINE ST_TARGET __m512 ramp(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 
 /* In one instruction; signalling NaN become quiet, which no caller can see. */
 ST_INLINE ST_TARGET float half(st_half h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
@@ -208,7 +205,8 @@ ST_INLINE ST_TARGET void group_q5_k(const struct st_block_q5_k *b, unsigned g, c
 	__m512i low4 = _mm512_and_si512(_mm512_srlv_epi16(twice(b->qs + 32 * g), halves(0, 4)), _mm512_set1_epi8(15));
 	__mmask64 top = _mm512_test_epi8_mask(twice(b->qh), halves((short)(0x0101 << 2 * g), (short)(0x0202 << 2 * g)));
 	_mm512_store_si512(code, _mm512_mask_add_epi8(low4, top, low4, _mm512_set1_epi8(16)));
-	UNROLL for (unsigned i = 0; i < 64; i += 16) {
+	UNROLL for (unsigned i = 0; i < 64; i += 16)
+	{
 		__m512 scale = _mm512_set1_ps(f[2 * g + i / 32]), min = _mm512_set1_ps(f[8 + 2 * g + i / 32]);
 		_mm512_storeu_ps(y + i, _mm512_fmsub_ps(scale, _mm512_cvtepi32_ps(bytes(code + i)), min));
 	}
@@ -218,7 +216,8 @@ ST_INLINE ST_TARGET void prep_q6_k(const struct st_block_q6_k *b, float *f)
 {
 	_mm512_storeu_ps(f, _mm512_mul_ps(_mm512_set1_ps(half(b->d)), signed_bytes(b->scales)));
 }
-/* Two runs of 32, put together as bytes. Runs 0..3 of each half block take bits 0-1, 2-3, 4-5, 6-7 of qh as bits 4-5. */
+/* Two runs of 32, put together as bytes. Runs 0..3 of each half block take bits 0-1, 2-3, 4-5, 6-7 of qh as bits 4-5.
+ */
 ST_INLINE ST_TARGET void group_q6_k(const struct st_block_q6_k *b, unsigned g, const float *f, float *y)
 {
 	_Alignas(64) int8_t code[64];
@@ -231,16 +230,16 @@ ST_INLINE ST_TARGET void group_q6_k(const struct st_block_q6_k *b, unsigned g, c
 		_mm512_storeu_ps(y + i, _mm512_mul_ps(_mm512_set1_ps(f[4 * g + i / 16]), signed_bytes(code + i)));
 }
 
-#define BLOCK_DECODER(type, elems, group) \
+#define BLOCK_DECODER(type, elems, group)                                          \
 	ST_TARGET static void decode_##type(const void *src, float *dst, size_t n) \
-	{ \
-		const struct st_block_##type *b = src; \
+	{                                                                          \
+		const struct st_block_##type *b = src;                             \
 		for (const float *end = dst + n; dst < end; b++, dst += (elems)) { \
-			float f[16]; \
-			prep_##type(b, f); \
-			UNROLL for (unsigned g = 0; g < (elems) / (group); g++) \
-				group_##type(b, g, f, dst + (group) * g); \
-		} \
+			float f[16];                                               \
+			prep_##type(b, f);                                         \
+			UNROLL for (unsigned g = 0; g < (elems) / (group); g++)    \
+				group_##type(b, g, f, dst + (group)*g);            \
+		}                                                                  \
 	}
 BLOCK_DECODER(q4_0, 32, 32)
 BLOCK_DECODER(q8_0, 32, 32)

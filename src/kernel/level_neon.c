@@ -175,7 +175,8 @@ static void decode_q6_k(const void *src, float *dst, size_t n)
 					vorrq_u8(vshrq_n_u8(l1, 4), vandq_u8(vshrq_n_u8(t, 2), high2)),
 				};
 				for (unsigned r = 0; r < 4; r++)
-					put_scaled(dst + 128 * h + 32 * r + i, d * (float)b->scales[8 * h + 2 * r + i / 16], biased(code[r], 32));
+					put_scaled(dst + 128 * h + 32 * r + i,
+					           d * (float)b->scales[8 * h + 2 * r + i / 16], biased(code[r], 32));
 			}
 	}
 }

@@ -76,7 +76,11 @@ static void mix_f64(const float *prob, size_t P, const float *v, size_t ldv, siz
 
 const struct st_kernels st_kernels_scalar = {
 	.cpu = ST_CPU_SCALAR,
-	.dot_f32 = dot_f32, .dot_f64 = dot_f64, .sum_f32 = sum_f32, .sum_f64 = sum_f64,
-	.mix_f32 = mix_f32, .mix_f64 = mix_f64,
+	.dot_f32 = dot_f32,
+	.dot_f64 = dot_f64,
+	.sum_f32 = sum_f32,
+	.sum_f64 = sum_f64,
+	.mix_f32 = mix_f32,
+	.mix_f64 = mix_f64,
 	ST_POINTWISE_TABLE,
 };

@@ -13,12 +13,13 @@
 #include <string.h>
 
 #define TILE_ROWS 16
-#define BLOCK_K 1024    /* 64 KB of decoded weights */
-#define BLOCK_T 96      /* tokens at hand: their slice of x and their sums stay in the second-level cache */
-#define FEW_TOKENS 8    /* up to here decoding costs as much as multiplying, and the tile must stay in the first-level cache */
+#define BLOCK_K 1024 /* 64 KB of decoded weights */
+#define BLOCK_T 96   /* tokens at hand: their slice of x and their sums stay in the second-level cache */
+#define FEW_TOKENS \
+	8 /* up to here decoding costs as much as multiplying, and the tile must stay in the first-level cache */
 #define FEW_ROWS 8
-#define FEW_K 512       /* a multiple of every block size and lane count; divides BLOCK_K; also where operands are f64 */
-#define ROWS_AT_ONCE 4  /* rows decoded whole, for layouts that cannot be entered in the middle */
+#define FEW_K 512      /* a multiple of every block size and lane count; divides BLOCK_K; also where operands are f64 */
+#define ROWS_AT_ONCE 4 /* rows decoded whole, for layouts that cannot be entered in the middle */
 #define CACHE_LINE 64
 
 enum source {
@@ -32,7 +33,7 @@ struct job {
 	const struct st_exec *e;
 	const struct st_tensor *w;
 	enum source source;
-	uint64_t row_bytes;        /* IN_PLACE, BLOCKS */
+	uint64_t row_bytes; /* IN_PLACE, BLOCKS */
 	size_t block_elems, block_bytes;
 	st_decode_fn decode;
 	size_t tile_rows, tile_k;
@@ -85,17 +86,19 @@ static void choose_source(struct job *j)
 		j->tile_rows = ROWS_AT_ONCE;
 		j->tile_k = j->K;
 	}
-	if (j->source == BLOCKS && w->dtype == ST_DTYPE_F32 && w->scale == 1 && !st_mode_rounds_both(j->e->mode) &&
-	    (uintptr_t)w->data % sizeof(float) == 0 && j->row_bytes % sizeof(float) == 0)
+	if (j->source == BLOCKS && w->dtype == ST_DTYPE_F32 && w->scale == 1 && !st_mode_rounds_both(j->e->mode)
+	    && (uintptr_t)w->data % sizeof(float) == 0 && j->row_bytes % sizeof(float) == 0)
 		j->source = IN_PLACE;
-	bool fused = j->e->mode == ST_MODE_EXACT ? j->e->k->fused_f64[w->dtype] != NULL : j->e->k->fused_f32[w->dtype] != NULL;
-	if (j->source == BLOCKS && fused && j->T <= ST_FUSED_TOKENS && j->K % j->block_elems == 0 && w->scale == 1 &&
-	    !st_mode_rounds_both(j->e->mode))
+	bool fused = j->e->mode == ST_MODE_EXACT ? j->e->k->fused_f64[w->dtype] != NULL
+	                                         : j->e->k->fused_f32[w->dtype] != NULL;
+	if (j->source == BLOCKS && fused && j->T <= ST_FUSED_TOKENS && j->K % j->block_elems == 0 && w->scale == 1
+	    && !st_mode_rounds_both(j->e->mode))
 		j->source = FUSED;
 }
 
 /* f32 of rows [n0, n0 + rows), features [k0, k0 + kn): a pointer and the distance of its rows. */
-static const float *load_tile(const struct job *j, size_t n0, size_t rows, size_t k0, size_t kn, float *tile, size_t *ld)
+static const float *load_tile(const struct job *j, size_t n0, size_t rows, size_t k0, size_t kn, float *tile,
+                              size_t *ld)
 {
 	const uint8_t *at = j->w->data + n0 * j->row_bytes + k0 / j->block_elems * j->block_bytes;
 	switch (j->source) {
@@ -111,7 +114,8 @@ static const float *load_tile(const struct job *j, size_t n0, size_t rows, size_
 		*ld = j->tile_k;
 		/* The last block of a row may hold more than the row; dot does not look there. */
 		for (size_t r = 0; r < rows; r++)
-			j->decode(at + r * j->row_bytes, tile + r * *ld, (kn + j->block_elems - 1) / j->block_elems * j->block_elems);
+			j->decode(at + r * j->row_bytes, tile + r * *ld,
+			          (kn + j->block_elems - 1) / j->block_elems * j->block_elems);
 		if (j->w->scale != 1)
 			for (size_t r = 0; r < rows; r++)
 				for (size_t k = 0; k < kn; k++)
@@ -187,18 +191,26 @@ static void multiply(const struct job *j, size_t n0, size_t n_end, size_t t0, si
 	}
 }
 
-void st_matmul(const struct st_exec *e, const struct st_tensor *w, const float *x, size_t T, size_t K,
-               float *y, size_t ldy, void *scratch)
+void st_matmul(const struct st_exec *e, const struct st_tensor *w, const float *x, size_t T, size_t K, float *y,
+               size_t ldy, void *scratch)
 {
 	assert(st_tensor_cols(w) == K && (uintptr_t)scratch % CACHE_LINE == 0);
-	struct job j = { .e = e, .w = w, .ldx = K, .T = T, .K = K, .N = (size_t)st_tensor_rows(w), .y = y, .ldy = ldy,
-	                 .tile_rows = T <= FEW_TOKENS ? FEW_ROWS : TILE_ROWS,
-	                 .tile_k = T <= FEW_TOKENS || e->mode == ST_MODE_EXACT ? FEW_K : BLOCK_K };
+	struct job j = { .e = e,
+		         .w = w,
+		         .ldx = K,
+		         .T = T,
+		         .K = K,
+		         .N = (size_t)st_tensor_rows(w),
+		         .y = y,
+		         .ldy = ldy,
+		         .tile_rows = T <= FEW_TOKENS ? FEW_ROWS : TILE_ROWS,
+		         .tile_k = T <= FEW_TOKENS || e->mode == ST_MODE_EXACT ? FEW_K : BLOCK_K };
 	if (T == 0 || j.N == 0)
 		return;
 	choose_source(&j);
 	bool prepares = st_mode_prepares(e->mode);
-	size_t size = st_mode_operand(e->mode), tiles = (j.N + TILE_ROWS - 1) / TILE_ROWS, share = tile_bytes(K) + sums_bytes(T);
+	size_t size = st_mode_operand(e->mode), tiles = (j.N + TILE_ROWS - 1) / TILE_ROWS,
+	       share = tile_bytes(K) + sums_bytes(T);
 	int threads = st_threads_for(e, j.N * K);
 #pragma omp parallel num_threads(threads) if (threads > 1) firstprivate(j)
 	{
@@ -213,7 +225,8 @@ void st_matmul(const struct st_exec *e, const struct st_tensor *w, const float *
 					st_prepare_row(e, x + (t0 + t) * K, K, (char *)scratch + t * K * size);
 #pragma omp barrier
 			}
-			multiply(&j, n0, n_end < j.N ? n_end : j.N, t0, tn, (float *)(void *)mine, mine + tile_bytes(K));
+			multiply(&j, n0, n_end < j.N ? n_end : j.N, t0, tn, (float *)(void *)mine,
+			         mine + tile_bytes(K));
 			if (prepares && t0 + BLOCK_T < T) {
 				/* the next block's operands go where this one's are */
 #pragma omp barrier

@@ -9,8 +9,8 @@
 #define PAIRS 64     /* angles at a time */
 #define STRETCH 8192 /* elements of a pointwise operation that one thread takes at a time */
 
-void st_rmsnorm(const struct st_exec *e, const float *x, size_t ldx, const float *w, double eps,
-                size_t T, size_t D, float *y, size_t ldy)
+void st_rmsnorm(const struct st_exec *e, const float *x, size_t ldx, const float *w, double eps, size_t T, size_t D,
+                float *y, size_t ldy)
 {
 	int threads = st_threads_for(e, T * D);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
@@ -77,8 +77,14 @@ static void two_operands(const struct st_exec *e, void (*f)(const float *, const
 		f(a + i, b + i, n - i < STRETCH ? n - i : STRETCH, y + i);
 }
 
-void st_add(const struct st_exec *e, const float *a, const float *b, size_t n, float *y) { two_operands(e, e->k->add, a, b, n, y); }
-void st_mul(const struct st_exec *e, const float *a, const float *b, size_t n, float *y) { two_operands(e, e->k->mul, a, b, n, y); }
+void st_add(const struct st_exec *e, const float *a, const float *b, size_t n, float *y)
+{
+	two_operands(e, e->k->add, a, b, n, y);
+}
+void st_mul(const struct st_exec *e, const float *a, const float *b, size_t n, float *y)
+{
+	two_operands(e, e->k->mul, a, b, n, y);
+}
 
 void st_add_bias(const struct st_exec *e, const float *x, const float *b, size_t T, size_t D, float *y)
 {

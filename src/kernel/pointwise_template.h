@@ -19,22 +19,22 @@
 ST_TARGET static void scale_row(const float *x, double r, const float *w, size_t n, float *y)
 {
 	if (w) {
-		EACH (size_t i = 0; i < n; i++)
-			y[i] = st_canonical((float)((double)x[i] * r * (double)w[i]));
+		EACH(size_t i = 0; i < n; i++)
+		y[i] = st_canonical((float)((double)x[i] * r * (double)w[i]));
 	} else {
-		EACH (size_t i = 0; i < n; i++)
-			y[i] = st_canonical((float)((double)x[i] * r));
+		EACH(size_t i = 0; i < n; i++)
+		y[i] = st_canonical((float)((double)x[i] * r));
 	}
 }
 
 ST_TARGET static void finish_scores_f64(const double *x, double scale, double softcap, size_t n, float *y)
 {
 	if (softcap == 0) {
-		EACH (size_t i = 0; i < n; i++)
-			y[i] = st_canonical((float)(scale * x[i]));
+		EACH(size_t i = 0; i < n; i++)
+		y[i] = st_canonical((float)(scale * x[i]));
 	} else {
-		EACH (size_t i = 0; i < n; i++)
-			y[i] = st_canonical((float)(softcap * st_tanh_inline(scale * x[i] / softcap)));
+		EACH(size_t i = 0; i < n; i++)
+		y[i] = st_canonical((float)(softcap * st_tanh_inline(scale * x[i] / softcap)));
 	}
 }
 
@@ -52,8 +52,8 @@ ST_TARGET static void finish_scores_f32(const float *x, double scale, double sof
 /* e[i] = exp(x[i] - max) for one piece */
 ST_INLINE ST_TARGET void exp_piece(const float *x, float max, size_t n, double *e)
 {
-	EACH (size_t i = 0; i < n; i++)
-		e[i] = st_exp_inline((double)x[i] - (double)max);
+	EACH(size_t i = 0; i < n; i++)
+	e[i] = st_exp_inline((double)x[i] - (double)max);
 }
 
 /* exp is computed twice rather than stored: y has no room for the digits of f64. */
@@ -94,11 +94,11 @@ ST_TARGET static void softmax(const float *x, size_t n, float *y)
 	}
 }
 
-#define ACTIVATION(name) \
-	ST_TARGET static void name(const float *x, size_t n, float *y) \
-	{ \
-		EACH (size_t i = 0; i < n; i++) \
-			y[i] = st_canonical((float)st_##name##_inline((double)x[i])); \
+#define ACTIVATION(name)                                                      \
+	ST_TARGET static void name(const float *x, size_t n, float *y)        \
+	{                                                                     \
+		EACH(size_t i = 0; i < n; i++)                                \
+		y[i] = st_canonical((float)st_##name##_inline((double)x[i])); \
 	}
 ACTIVATION(silu)
 ACTIVATION(gelu_tanh)
@@ -107,14 +107,14 @@ ACTIVATION(gelu)
 
 ST_TARGET static void add(const float *a, const float *b, size_t n, float *y)
 {
-	EACH (size_t i = 0; i < n; i++)
-		y[i] = st_canonical(a[i] + b[i]);
+	EACH(size_t i = 0; i < n; i++)
+	y[i] = st_canonical(a[i] + b[i]);
 }
 
 ST_TARGET static void mul(const float *a, const float *b, size_t n, float *y)
 {
-	EACH (size_t i = 0; i < n; i++)
-		y[i] = st_canonical(a[i] * b[i]);
+	EACH(size_t i = 0; i < n; i++)
+	y[i] = st_canonical(a[i] * b[i]);
 }
 
 ST_TARGET static void widen(const float *x, size_t n, double *y)
@@ -125,25 +125,27 @@ ST_TARGET static void widen(const float *x, size_t n, double *y)
 
 ST_TARGET static void round_f16(const float *x, size_t n, float *y)
 {
-	EACH (size_t i = 0; i < n; i++)
-		y[i] = st_f16_to_f32(st_f32_to_f16(x[i]));
+	EACH(size_t i = 0; i < n; i++)
+	y[i] = st_f16_to_f32(st_f32_to_f16(x[i]));
 }
 
 ST_TARGET static void round_bf16(const float *x, size_t n, float *y)
 {
-	EACH (size_t i = 0; i < n; i++)
-		y[i] = st_bf16_to_f32(st_f32_to_bf16(x[i]));
+	EACH(size_t i = 0; i < n; i++)
+	y[i] = st_bf16_to_f32(st_f32_to_bf16(x[i]));
 }
 
 ST_TARGET static void sincos_row(const double *x, size_t n, double *s, double *c)
 {
-	EACH (size_t i = 0; i < n; i++)
-		st_sincos_inline(x[i], &s[i], &c[i]);
+	EACH(size_t i = 0; i < n; i++)
+	st_sincos_inline(x[i], &s[i], &c[i]);
 }
 
-ST_TARGET static void rotate(const float *a, const float *b, const double *c, const double *s, size_t n, float *ya, float *yb)
+ST_TARGET static void rotate(const float *a, const float *b, const double *c, const double *s, size_t n, float *ya,
+                             float *yb)
 {
-	EACH (size_t i = 0; i < n; i++) {
+	EACH(size_t i = 0; i < n; i++)
+	{
 		double u = (double)a[i], v = (double)b[i];
 		ya[i] = st_canonical((float)(u * c[i] - v * s[i]));
 		yb[i] = st_canonical((float)(v * c[i] + u * s[i]));
@@ -155,7 +157,8 @@ ST_TARGET static void fwht(float *x, size_t n)
 {
 	for (size_t h = 1; h < n; h *= 2)
 		for (size_t i = 0; i < n; i += 2 * h)
-			EACH (size_t j = i; j < i + h; j++) {
+			EACH(size_t j = i; j < i + h; j++)
+			{
 				float a = x[j], b = x[j + h];
 				x[j] = a + b;
 				x[j + h] = a - b;
@@ -165,9 +168,9 @@ ST_TARGET static void fwht(float *x, size_t n)
 		x[i] = st_canonical((float)((double)x[i] * r));
 }
 
-#define ST_POINTWISE_TABLE \
+#define ST_POINTWISE_TABLE                                                                                      \
 	.scale_row = scale_row, .finish_scores_f32 = finish_scores_f32, .finish_scores_f64 = finish_scores_f64, \
-	.softmax = softmax, \
-	.activate = { [ST_ACT_SILU] = silu, [ST_ACT_GELU_TANH] = gelu_tanh, [ST_ACT_GELU] = gelu }, \
-	.add = add, .mul = mul, .widen = widen, .round_f16 = round_f16, .round_bf16 = round_bf16, \
-	.sincos = sincos_row, .rotate = rotate, .fwht = fwht
+	.softmax = softmax,                                                                                     \
+	.activate = { [ST_ACT_SILU] = silu, [ST_ACT_GELU_TANH] = gelu_tanh, [ST_ACT_GELU] = gelu }, .add = add, \
+	.mul = mul, .widen = widen, .round_f16 = round_f16, .round_bf16 = round_bf16, .sincos = sincos_row,     \
+	.rotate = rotate, .fwht = fwht

@@ -9,8 +9,8 @@
 #include <jansson.h>
 
 struct st_report_diff_options {
-	size_t limit;   /* rows printed; never limits what was compared */
-	bool values;    /* the largest differences of each row that is not equal */
+	size_t limit; /* rows printed; never limits what was compared */
+	bool values;  /* the largest differences of each row that is not equal */
 	bool colour;
 };
 

@@ -36,8 +36,9 @@ static void stage_json(const struct st_diff *d, json_t *o, bool *f)
 	metrics(o, &s->m, f);
 	json_t *top = json_array();
 	for (size_t i = 0; i < s->n_top; i++)
-		json_array_append_new(top, json_pack("{s:o, s:o, s:o, s:o}", "index", st_json_u64(s->top[i].index), "a", st_json_number(s->top[i].a),
-		                                     "b", st_json_number(s->top[i].b), "abs_diff", st_json_number(s->top[i].abs)));
+		json_array_append_new(top, json_pack("{s:o, s:o, s:o, s:o}", "index", st_json_u64(s->top[i].index), "a",
+		                                     st_json_number(s->top[i].a), "b", st_json_number(s->top[i].b),
+		                                     "abs_diff", st_json_number(s->top[i].abs)));
 	put(o, "top_diffs", top, f);
 }
 
@@ -96,7 +97,8 @@ static json_t *tensor_row(const struct st_tensor_diff *x, bool *f)
 
 json_t *st_report_diff_json(const struct st_diff *d, int status)
 {
-	static const char *const schemas[] = { "stele.stage-diff/1", "stele.trace-diff/1", "stele.model-diff/1", "stele.tensor-diff/1" };
+	static const char *const schemas[] = { "stele.stage-diff/1", "stele.trace-diff/1", "stele.model-diff/1",
+		                               "stele.tensor-diff/1" };
 	static const char *const lists[] = { NULL, "stages", "weights", "tensors" };
 	const size_t counts[] = { 0, d->n_rows, d->n_weights, d->n_tensors };
 	bool failed = false;
@@ -111,28 +113,37 @@ json_t *st_report_diff_json(const struct st_diff *d, int status)
 	if (d->kind == ST_DIFF_MODELS) {
 		json_t *config = json_array();
 		for (size_t i = 0; i < d->n_config; i++)
-			json_array_append_new(config, json_pack("{s:s, s:o, s:o, s:b}", "key", d->config[i].key, "a", st_json_text(d->config[i].a),
-			                                        "b", st_json_text(d->config[i].b), "matters", d->config[i].matters));
+			json_array_append_new(config,
+			                      json_pack("{s:s, s:o, s:o, s:b}", "key", d->config[i].key, "a",
+			                                st_json_text(d->config[i].a), "b", st_json_text(d->config[i].b),
+			                                "matters", d->config[i].matters));
 		put(o, "config", config, &failed);
 		for (int side = 0; side < 2; side++) {
 			json_t *unused = json_array();
 			for (size_t i = 0; i < (side ? d->n_unused_b : d->n_unused_a); i++)
-				json_array_append_new(unused, st_json_text((side ? d->unused_b : d->unused_a)[i]->name));
+				json_array_append_new(unused,
+				                      st_json_text((side ? d->unused_b : d->unused_a)[i]->name));
 			put(o, side ? "unused_b" : "unused_a", unused, &failed);
 		}
 	}
 	if (lists[d->kind]) {
 		json_t *list = json_array();
 		for (size_t i = 0; i < counts[d->kind]; i++)
-			json_array_append_new(list, d->kind == ST_DIFF_TRACES ? trace_row(&d->rows[i], &failed)
+			json_array_append_new(list, d->kind == ST_DIFF_TRACES   ? trace_row(&d->rows[i], &failed)
 			                            : d->kind == ST_DIFF_MODELS ? weight_row(&d->weights[i], &failed)
 			                                                        : tensor_row(&d->tensors[i], &failed));
 		put(o, lists[d->kind], list, &failed);
 		put(o, "first", d->first == SIZE_MAX ? json_null() : st_json_u64(d->first), &failed);
 	}
-	put(o, "coverage", json_pack("{s:o, s:o, s:o}", "compared", st_json_u64(d->compared), "only_a", st_json_u64(d->only_a),
-	                             "only_b", st_json_u64(d->only_b)), &failed);
-	put(o, "verdict", json_string(d->fault || d->over_threshold ? "fault" : d->undecided ? "undecided" : "match"), &failed);
+	put(o, "coverage",
+	    json_pack("{s:o, s:o, s:o}", "compared", st_json_u64(d->compared), "only_a", st_json_u64(d->only_a),
+	              "only_b", st_json_u64(d->only_b)),
+	    &failed);
+	put(o, "verdict",
+	    json_string(d->fault || d->over_threshold ? "fault"
+	                : d->undecided                ? "undecided"
+	                                              : "match"),
+	    &failed);
 	put(o, "why", d->why ? json_string(d->why) : json_null(), &failed);
 	put(o, "exit", json_integer(status), &failed);
 	if (failed) {

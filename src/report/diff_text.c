@@ -31,8 +31,9 @@ static void stage_text(const struct st_diff *d, bool colour, struct st_text *t)
 		st_text_printf(t, "cosine         %.12g\n", m->cosine);
 	if (!isnan(m->gain))
 		st_text_printf(t, "gain a/b       %.9g\n", m->gain);
-	st_text_printf(t, "non-finite     %llu in A, %llu in B, %llu on one side only\n", (unsigned long long)m->nonfinite_a,
-	               (unsigned long long)m->nonfinite_b, (unsigned long long)m->nonfinite_apart);
+	st_text_printf(t, "non-finite     %llu in A, %llu in B, %llu on one side only\n",
+	               (unsigned long long)m->nonfinite_a, (unsigned long long)m->nonfinite_b,
+	               (unsigned long long)m->nonfinite_apart);
 	if (s->n_top) {
 		struct st_table table;
 		st_table_init(&table, "rrrr");
@@ -53,7 +54,8 @@ static void stage_text(const struct st_diff *d, bool colour, struct st_text *t)
 }
 
 /* The largest differences of one row of a table, below it. */
-static enum st_status values(const struct st_tensor *a, const struct st_tensor *b, struct st_text *t, struct st_error *err)
+static enum st_status values(const struct st_tensor *a, const struct st_tensor *b, struct st_text *t,
+                             struct st_error *err)
 {
 	enum { SHOWN = 5 };
 	struct st_top_diff top[SHOWN];
@@ -65,7 +67,8 @@ static enum st_status values(const struct st_tensor *a, const struct st_tensor *
 	st_text_add_safe(t, a->name, strlen(a->name));
 	st_text_puts(t, n ? ":\n" : ": none as stored\n");
 	for (size_t i = 0; i < n; i++)
-		st_text_printf(t, "  [%llu]  a %.9g  b %.9g  |a-b| %.6g\n", (unsigned long long)top[i].index, (double)top[i].a, (double)top[i].b, top[i].abs);
+		st_text_printf(t, "  [%llu]  a %.9g  b %.9g  |a-b| %.6g\n", (unsigned long long)top[i].index,
+		               (double)top[i].a, (double)top[i].b, top[i].abs);
 	return ST_OK;
 }
 
@@ -75,9 +78,11 @@ static void head(struct st_table *table, const char *const *names, size_t n)
 		st_table_cell(table, ST_STYLE_DIM, names[i]);
 }
 
-static enum st_status traces_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t, struct st_error *err)
+static enum st_status traces_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t,
+                                  struct st_error *err)
 {
-	static const char *const names[] = { "stage", "layer", "positions", "min cosine", "max rel L2", "at", "max |a-b|", "floor", "" };
+	static const char *const names[] = { "stage",     "layer", "positions", "min cosine", "max rel L2", "at",
+		                             "max |a-b|", "floor", "" };
 	struct st_table table;
 	st_table_init(&table, "lrrrrrrrl");
 	head(&table, names, 9);
@@ -90,7 +95,8 @@ static enum st_status traces_text(const struct st_diff *d, const struct st_repor
 		}
 		shown += shown < o->limit;
 		if (r->step)
-			st_table_cellf(&table, ST_STYLE_PLAIN, "step %u %s", (unsigned)r->step, st_stage_name(r->stage));
+			st_table_cellf(&table, ST_STYLE_PLAIN, "step %u %s", (unsigned)r->step,
+			               st_stage_name(r->stage));
 		else
 			st_table_cell(&table, ST_STYLE_PLAIN, st_stage_name(r->stage));
 		if (r->layer >= 0)
@@ -100,7 +106,10 @@ static enum st_status traces_text(const struct st_diff *d, const struct st_repor
 		if (!r->positions) {
 			for (int k = 0; k < 6; k++)
 				st_table_cell(&table, ST_STYLE_PLAIN, "");
-			st_table_cell(&table, ST_STYLE_WARN, !r->on_b ? "only in A" : !r->on_a ? "only in B" : "not compared");
+			st_table_cell(&table, ST_STYLE_WARN,
+			              !r->on_b   ? "only in A"
+			              : !r->on_a ? "only in B"
+			                         : "not compared");
 			continue;
 		}
 		st_table_cellf(&table, ST_STYLE_PLAIN, "%llu", (unsigned long long)r->positions);
@@ -129,7 +138,8 @@ static enum st_status traces_text(const struct st_diff *d, const struct st_repor
 	return ST_OK;
 }
 
-static enum st_status models_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t, struct st_error *err)
+static enum st_status models_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t,
+                                  struct st_error *err)
 {
 	static const char *const words[] = { "equal", "equal after decoding", "noise", "", "only in A", "only in B" };
 	static const char *const names[] = { "tensor", "A", "B", "rel L2", "expected", "gain", "" };
@@ -187,7 +197,8 @@ static enum st_status models_text(const struct st_diff *d, const struct st_repor
 	return ST_OK;
 }
 
-static enum st_status tensors_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t, struct st_error *err)
+static enum st_status tensors_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t,
+                                   struct st_error *err)
 {
 	static const char *const names[] = { "tensor", "A", "B", "rel L2", "expected", "max |a-b|", "" };
 	struct st_table table;
@@ -213,12 +224,17 @@ static enum st_status tensors_text(const struct st_diff *d, const struct st_repo
 			st_table_number(&table, x->expected, 3);
 			st_table_number(&table, x->m.max_abs, 3);
 			st_table_cell(&table, x->status == ST_DIFF_FAULT ? ST_STYLE_BAD : ST_STYLE_WARN,
-			              x->status == ST_DIFF_FAULT ? "beyond" : x->status ? "not finite" : "");
+			              x->status == ST_DIFF_FAULT ? "beyond"
+			              : x->status                ? "not finite"
+			                                         : "");
 		} else {
 			st_table_cell(&table, ST_STYLE_PLAIN, "");
 			st_table_cell(&table, ST_STYLE_PLAIN, "");
 			st_table_cell(&table, ST_STYLE_PLAIN, "");
-			st_table_cell(&table, ST_STYLE_WARN, !x->b ? "only in A" : !x->a ? "only in B" : "shapes differ");
+			st_table_cell(&table, ST_STYLE_WARN,
+			              !x->b   ? "only in A"
+			              : !x->a ? "only in B"
+			                      : "shapes differ");
 		}
 	}
 	if (shown)
@@ -247,11 +263,12 @@ static void verdict_line(const struct st_diff *d, bool colour, struct st_text *t
 	else if (d->undecided)
 		st_text_printf(t, "%sundecided%s: %s\n", st_style_on(ST_STYLE_WARN, colour), off, d->why);
 	else
-		st_text_printf(t, "%sthe same%s, or different only as expected%s\n", st_style_on(ST_STYLE_GOOD, colour), off,
-		               d->only_a + d->only_b ? ", in what both hold" : "");
+		st_text_printf(t, "%sthe same%s, or different only as expected%s\n", st_style_on(ST_STYLE_GOOD, colour),
+		               off, d->only_a + d->only_b ? ", in what both hold" : "");
 }
 
-enum st_status st_report_diff_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t, struct st_error *err)
+enum st_status st_report_diff_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t,
+                                   struct st_error *err)
 {
 	st_text_puts(t, "A ");
 	st_text_add_safe(t, d->path_a, strlen(d->path_a));
@@ -261,10 +278,18 @@ enum st_status st_report_diff_text(const struct st_diff *d, const struct st_repo
 	if (d->note[0])
 		st_text_printf(t, "note: %s\n", d->note);
 	switch (d->kind) {
-	case ST_DIFF_STAGES: stage_text(d, o->colour, t); break;
-	case ST_DIFF_TRACES: ST_TRY(traces_text(d, o, t, err)); break;
-	case ST_DIFF_MODELS: ST_TRY(models_text(d, o, t, err)); break;
-	case ST_DIFF_TENSORS: ST_TRY(tensors_text(d, o, t, err)); break;
+	case ST_DIFF_STAGES:
+		stage_text(d, o->colour, t);
+		break;
+	case ST_DIFF_TRACES:
+		ST_TRY(traces_text(d, o, t, err));
+		break;
+	case ST_DIFF_MODELS:
+		ST_TRY(models_text(d, o, t, err));
+		break;
+	case ST_DIFF_TENSORS:
+		ST_TRY(tensors_text(d, o, t, err));
+		break;
 	}
 	verdict_line(d, o->colour, t);
 	return t->failed ? st_fail(err, ST_ERR_NOMEM, "out of memory") : ST_OK;

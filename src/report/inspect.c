@@ -53,8 +53,8 @@ static void model_text(const struct st_inspection *in, struct st_text *out)
 	field(out, "family", "%s%s%s%s", c->arch, c->name[0] ? ", named \"" : "", c->name, c->name[0] ? "\"" : "");
 	field(out, "layers", "%" PRIu32, c->n_layers);
 	field(out, "hidden", "%" PRIu32, c->hidden);
-	field(out, "heads", "%" PRIu32 " query, %" PRIu32 " key-value, of size %" PRIu32 "%s%s", c->n_heads, c->n_kv_heads, c->head_dim,
-	      c->qkv_bias ? ", QKV bias" : "", c->qk_norm ? ", QK norm" : "");
+	field(out, "heads", "%" PRIu32 " query, %" PRIu32 " key-value, of size %" PRIu32 "%s%s", c->n_heads,
+	      c->n_kv_heads, c->head_dim, c->qkv_bias ? ", QKV bias" : "", c->qk_norm ? ", QK norm" : "");
 	field(out, "feed-forward", "%" PRIu32, c->ffn);
 	field(out, "vocabulary", "%" PRIu32 ", head %s", c->vocab, c->tied ? "tied to the embedding" : "of its own");
 	field(out, "positions", "%" PRIu32, c->max_positions);
@@ -63,14 +63,15 @@ static void model_text(const struct st_inspection *in, struct st_text *out)
 	if (c->rope_scaling == ST_ROPE_SCALING_LINEAR)
 		field(out, "", "factor %g", c->rope_factor);
 	if (c->rope_scaling == ST_ROPE_SCALING_LLAMA3)
-		field(out, "", "factor %g, low %g, high %g, original positions %" PRIu32, c->rope_factor, c->rope_low_freq,
-		      c->rope_high_freq, c->rope_original_positions);
+		field(out, "", "factor %g, low %g, high %g, original positions %" PRIu32, c->rope_factor,
+		      c->rope_low_freq, c->rope_high_freq, c->rope_original_positions);
 	if (c->sliding_window)
 		field(out, "window", "%" PRIu32 ", from layer %" PRIu32, c->sliding_window, c->window_from_layer);
 	struct st_text mem = { 0 };
 	st_text_bytes(&mem, st_inspection_run_memory(in));
 	if (!mem.failed)
-		field(out, "memory", "%s beside the mapped file, for a run of %" PRIu32 " tokens", mem.s, st_inspection_run_tokens(in));
+		field(out, "memory", "%s beside the mapped file, for a run of %" PRIu32 " tokens", mem.s,
+		      st_inspection_run_tokens(in));
 	st_text_release(&mem);
 	if (st_model_n_unused(m))
 		field(out, "unused", "%zu tensors that no weight of the family uses", st_model_n_unused(m));
@@ -90,11 +91,22 @@ static void trace_text(const struct st_inspection *in, struct st_text *out)
 	if (!t)
 		return;
 	const struct st_provenance *p = st_trace_provenance(t);
-	const struct { const char *key, *value; } rows[] = {
-		{ "engine", p->engine }, { "backend", p->backend }, { "mode", p->mode }, { "model", p->model },
-		{ "model sha256", p->model_sha256 }, { "family", p->arch }, { "weights", p->weights },
-		{ "rope layout", p->rope_layout }, { "kv cache", p->kv_cache }, { "flash attn", p->flash_attention },
-		{ "activations", p->activations }, { "tool", p->tool }, { "prompt", p->prompt },
+	const struct {
+		const char *key, *value;
+	} rows[] = {
+		{ "engine", p->engine },
+		{ "backend", p->backend },
+		{ "mode", p->mode },
+		{ "model", p->model },
+		{ "model sha256", p->model_sha256 },
+		{ "family", p->arch },
+		{ "weights", p->weights },
+		{ "rope layout", p->rope_layout },
+		{ "kv cache", p->kv_cache },
+		{ "flash attn", p->flash_attention },
+		{ "activations", p->activations },
+		{ "tool", p->tool },
+		{ "prompt", p->prompt },
 	};
 	st_text_puts(out, "\nTrace\n");
 	if (!p->known)
@@ -126,7 +138,8 @@ static void tokenizer_text(const struct st_inspection *in, struct st_text *out)
 	field(out, "kind", "%s", st_tokenizer_describe(t));
 	field(out, "ids", "%" PRIu32, st_tokenizer_vocab_size(t));
 	if (st_tokenizer_bos(t) >= 0)
-		field(out, "BOS", "%" PRId64 "%s", st_tokenizer_bos(t), st_tokenizer_adds_bos(t) ? ", put before every text" : "");
+		field(out, "BOS", "%" PRId64 "%s", st_tokenizer_bos(t),
+		      st_tokenizer_adds_bos(t) ? ", put before every text" : "");
 	if (st_tokenizer_eos(t) >= 0)
 		field(out, "EOS", "%" PRId64, st_tokenizer_eos(t));
 }
@@ -139,7 +152,9 @@ static void tensors_text(const struct st_inspection *in, struct st_text *out, bo
 	st_text_printf(out, "\nTensors (%zu)\n", n);
 	if (n == 0)
 		return;
-	static const char *const heads[] = { "name", "shape", "type", "bytes", "min", "max", "mean", "std", "NaN", "inf" };
+	static const char *const heads[] = {
+		"name", "shape", "type", "bytes", "min", "max", "mean", "std", "NaN", "inf"
+	};
 	struct st_table t;
 	st_table_init(&t, stats ? "llrrrrrrrr" : "llrr");
 	for (size_t i = 0; i < t.n_cols; i++)
@@ -209,8 +224,8 @@ void st_report_inspection(const struct st_inspection *in, struct st_text *out, b
 	for (size_t i = 0; i < n; i++) {
 		const struct st_anomaly *a = st_inspection_anomaly(in, i);
 		enum st_style style = a->severity == ST_FAULT ? ST_STYLE_BAD : ST_STYLE_WARN;
-		st_text_printf(out, "  %s%s%s %s: ", st_style_on(style, colour), a->severity == ST_FAULT ? "fault" : "note ",
-		               st_style_off(style, colour), a->kind);
+		st_text_printf(out, "  %s%s%s %s: ", st_style_on(style, colour),
+		               a->severity == ST_FAULT ? "fault" : "note ", st_style_off(style, colour), a->kind);
 		if (a->tensor) {
 			st_text_add_safe(out, a->tensor, strlen(a->tensor));
 			st_text_puts(out, ": ");
@@ -224,28 +239,33 @@ void st_report_inspection(const struct st_inspection *in, struct st_text *out, b
 
 static json_t *config_json(const struct st_config *c)
 {
-	return json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:b, s:b, s:b, s:o, s:o}",
-		"arch", st_json_text(c->arch), "name", st_json_text(c->name), "n_layers", (json_int_t)c->n_layers,
-		"hidden", (json_int_t)c->hidden, "n_heads", (json_int_t)c->n_heads, "n_kv_heads", (json_int_t)c->n_kv_heads,
-		"head_dim", (json_int_t)c->head_dim, "ffn", (json_int_t)c->ffn, "vocab", (json_int_t)c->vocab,
-		"max_positions", (json_int_t)c->max_positions, "norm_eps", st_json_number(c->norm_eps),
-		"rope_theta", st_json_number(c->rope_theta), "rope_scaling", scaling_name(c->rope_scaling),
-		"rope_factor", c->rope_scaling ? st_json_number(c->rope_factor) : json_null(),
-		"rope_low_freq", c->rope_scaling == ST_ROPE_SCALING_LLAMA3 ? st_json_number(c->rope_low_freq) : json_null(),
-		"rope_high_freq", c->rope_scaling == ST_ROPE_SCALING_LLAMA3 ? st_json_number(c->rope_high_freq) : json_null(),
-		"rope_original_positions", (json_int_t)c->rope_original_positions,
-		"sliding_window", (json_int_t)c->sliding_window, "window_from_layer", (json_int_t)c->window_from_layer,
-		"qkv_bias", c->qkv_bias, "qk_norm", c->qk_norm, "tied", c->tied,
-		"bos", c->bos < 0 ? json_null() : json_integer(c->bos), "eos", c->eos < 0 ? json_null() : json_integer(c->eos));
+	return json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:o, s:I, s:I, "
+	                 "s:I, s:b, s:b, s:b, s:o, s:o}",
+	                 "arch", st_json_text(c->arch), "name", st_json_text(c->name), "n_layers",
+	                 (json_int_t)c->n_layers, "hidden", (json_int_t)c->hidden, "n_heads", (json_int_t)c->n_heads,
+	                 "n_kv_heads", (json_int_t)c->n_kv_heads, "head_dim", (json_int_t)c->head_dim, "ffn",
+	                 (json_int_t)c->ffn, "vocab", (json_int_t)c->vocab, "max_positions",
+	                 (json_int_t)c->max_positions, "norm_eps", st_json_number(c->norm_eps), "rope_theta",
+	                 st_json_number(c->rope_theta), "rope_scaling", scaling_name(c->rope_scaling), "rope_factor",
+	                 c->rope_scaling ? st_json_number(c->rope_factor) : json_null(), "rope_low_freq",
+	                 c->rope_scaling == ST_ROPE_SCALING_LLAMA3 ? st_json_number(c->rope_low_freq) : json_null(),
+	                 "rope_high_freq",
+	                 c->rope_scaling == ST_ROPE_SCALING_LLAMA3 ? st_json_number(c->rope_high_freq) : json_null(),
+	                 "rope_original_positions", (json_int_t)c->rope_original_positions, "sliding_window",
+	                 (json_int_t)c->sliding_window, "window_from_layer", (json_int_t)c->window_from_layer,
+	                 "qkv_bias", c->qkv_bias, "qk_norm", c->qk_norm, "tied", c->tied, "bos",
+	                 c->bos < 0 ? json_null() : json_integer(c->bos), "eos",
+	                 c->eos < 0 ? json_null() : json_integer(c->eos));
 }
 
 static json_t *model_json(const struct st_inspection *in)
 {
 	const struct st_model *m = st_inspection_model(in);
 	if (m)
-		return json_pack("{s:o, s:{s:o, s:I}, s:I}", "config", config_json(st_model_config(m)), "run",
-		                 "memory", st_json_u64(st_inspection_run_memory(in)), "tokens", (json_int_t)st_inspection_run_tokens(in),
-		                 "unused_tensors", (json_int_t)st_model_n_unused(m));
+		return json_pack("{s:o, s:{s:o, s:I}, s:I}", "config", config_json(st_model_config(m)), "run", "memory",
+		                 st_json_u64(st_inspection_run_memory(in)), "tokens",
+		                 (json_int_t)st_inspection_run_tokens(in), "unused_tensors",
+		                 (json_int_t)st_model_n_unused(m));
 	const struct st_error *e = st_inspection_model_error(in);
 	return e->code == ST_OK ? json_null() : json_pack("{s:o}", "error", st_json_error(e));
 }
@@ -254,11 +274,11 @@ static json_t *tokenizer_json(const struct st_inspection *in)
 {
 	const struct st_tokenizer *t = st_inspection_tokenizer(in);
 	if (t)
-		return json_pack("{s:o, s:I, s:o, s:o, s:b}", "kind", st_json_text(st_tokenizer_describe(t)),
-		                 "ids", (json_int_t)st_tokenizer_vocab_size(t),
-		                 "bos", st_tokenizer_bos(t) < 0 ? json_null() : json_integer(st_tokenizer_bos(t)),
-		                 "eos", st_tokenizer_eos(t) < 0 ? json_null() : json_integer(st_tokenizer_eos(t)),
-		                 "adds_bos", st_tokenizer_adds_bos(t));
+		return json_pack("{s:o, s:I, s:o, s:o, s:b}", "kind", st_json_text(st_tokenizer_describe(t)), "ids",
+		                 (json_int_t)st_tokenizer_vocab_size(t), "bos",
+		                 st_tokenizer_bos(t) < 0 ? json_null() : json_integer(st_tokenizer_bos(t)), "eos",
+		                 st_tokenizer_eos(t) < 0 ? json_null() : json_integer(st_tokenizer_eos(t)), "adds_bos",
+		                 st_tokenizer_adds_bos(t));
 	const struct st_error *e = st_inspection_tokenizer_error(in);
 	return e->code == ST_OK ? json_null() : json_pack("{s:o}", "error", st_json_error(e));
 }
@@ -274,25 +294,28 @@ static json_t *trace_json(const struct st_inspection *in)
 	json_t *tokens = p->tokens ? json_array() : json_null();
 	for (size_t i = 0; p->tokens && i < p->n_tokens; i++)
 		json_array_append_new(tokens, json_integer(p->tokens[i]));
-	return json_pack("{s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "provenance_known", p->known,
-		"engine", text_or_null(p->engine), "backend", text_or_null(p->backend), "mode", text_or_null(p->mode),
-		"model", text_or_null(p->model), "model_sha256", text_or_null(p->model_sha256), "arch", text_or_null(p->arch),
-		"weights", text_or_null(p->weights), "rope_layout", text_or_null(p->rope_layout), "kv_cache", text_or_null(p->kv_cache),
-		"flash_attention", text_or_null(p->flash_attention), "activations", text_or_null(p->activations),
-		"tool", text_or_null(p->tool), "prompt", st_json_text(p->prompt), "tokens", tokens,
-		"values", (json_int_t)st_trace_n_entries(t));
+	return json_pack("{s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I}",
+	                 "provenance_known", p->known, "engine", text_or_null(p->engine), "backend",
+	                 text_or_null(p->backend), "mode", text_or_null(p->mode), "model", text_or_null(p->model),
+	                 "model_sha256", text_or_null(p->model_sha256), "arch", text_or_null(p->arch), "weights",
+	                 text_or_null(p->weights), "rope_layout", text_or_null(p->rope_layout), "kv_cache",
+	                 text_or_null(p->kv_cache), "flash_attention", text_or_null(p->flash_attention), "activations",
+	                 text_or_null(p->activations), "tool", text_or_null(p->tool), "prompt", st_json_text(p->prompt),
+	                 "tokens", tokens, "values", (json_int_t)st_trace_n_entries(t));
 }
 
 static json_t *tensor_json(const struct st_tensor *t, const struct st_tensor_stats *s)
 {
-	json_t *j = json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:I}", "name", st_json_text(t->name),
-		"shape", st_json_shape(t->shape, t->ndim), "file_dims", st_json_shape(t->file_dims, t->ndim),
-		"type", st_dtype_info(t->dtype)->name, "bytes", st_json_u64(t->n_bytes), "offset", st_json_u64(t->offset),
-		"file", (json_int_t)t->file);
+	json_t *j = json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:I}", "name", st_json_text(t->name), "shape",
+	                      st_json_shape(t->shape, t->ndim), "file_dims", st_json_shape(t->file_dims, t->ndim),
+	                      "type", st_dtype_info(t->dtype)->name, "bytes", st_json_u64(t->n_bytes), "offset",
+	                      st_json_u64(t->offset), "file", (json_int_t)t->file);
 	if (j && s) {
-		json_t *stats = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:o}", "min", st_json_number(s->min), "max", st_json_number(s->max),
-			"mean", st_json_number(s->mean), "std", st_json_number(s->std), "nan", st_json_u64(s->n_nan), "inf", st_json_u64(s->n_inf),
-			"constant", s->constant, "constant_rows", st_json_u64(s->constant_rows));
+		json_t *stats = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:o}", "min", st_json_number(s->min),
+		                          "max", st_json_number(s->max), "mean", st_json_number(s->mean), "std",
+		                          st_json_number(s->std), "nan", st_json_u64(s->n_nan), "inf",
+		                          st_json_u64(s->n_inf), "constant", s->constant, "constant_rows",
+		                          st_json_u64(s->constant_rows));
 		if (!stats || json_object_update(j, stats) != 0) {
 			json_decref(j);
 			j = NULL;
@@ -309,18 +332,24 @@ json_t *st_report_inspection_json(const struct st_inspection *in)
 	json_t *files = json_array(), *tensors = json_array(), *anomalies = json_array();
 	int failed = 0;
 	for (size_t i = 0; i < st_container_n_files(c); i++)
-		failed |= json_array_append_new(files, json_pack("{s:o, s:o}", "path", st_json_text(st_container_file_path(c, i)),
-		                                "bytes", st_json_u64(st_container_file_size(c, i))));
+		failed |= json_array_append_new(files, json_pack("{s:o, s:o}", "path",
+		                                                 st_json_text(st_container_file_path(c, i)), "bytes",
+		                                                 st_json_u64(st_container_file_size(c, i))));
 	for (size_t i = 0; i < st_container_n_tensors(c); i++)
-		failed |= json_array_append_new(tensors, tensor_json(st_container_tensor(c, i), stats ? &stats[i] : NULL));
+		failed |= json_array_append_new(tensors,
+		                                tensor_json(st_container_tensor(c, i), stats ? &stats[i] : NULL));
 	for (size_t i = 0; i < st_inspection_n_anomalies(in); i++) {
 		const struct st_anomaly *a = st_inspection_anomaly(in, i);
-		failed |= json_array_append_new(anomalies, json_pack("{s:s, s:s, s:o, s:o}", "severity", a->severity == ST_FAULT ? "fault" : "note",
-		                                "kind", a->kind, "tensor", st_json_text(a->tensor), "text", st_json_text(a->text)));
+		failed |= json_array_append_new(anomalies, json_pack("{s:s, s:s, s:o, s:o}", "severity",
+		                                                     a->severity == ST_FAULT ? "fault" : "note", "kind",
+		                                                     a->kind, "tensor", st_json_text(a->tensor), "text",
+		                                                     st_json_text(a->text)));
 	}
-	json_t *j = json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "path", st_json_text(st_container_path(c)),
-		"format", st_format_name(st_container_format(c)), "container", st_json_text(st_container_describe(c)), "parts", files,
-		"model", model_json(in), "trace", trace_json(in), "tokenizer", tokenizer_json(in), "tensors", tensors, "anomalies", anomalies);
+	json_t *j = json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "path",
+	                      st_json_text(st_container_path(c)), "format", st_format_name(st_container_format(c)),
+	                      "container", st_json_text(st_container_describe(c)), "parts", files, "model",
+	                      model_json(in), "trace", trace_json(in), "tokenizer", tokenizer_json(in), "tensors",
+	                      tensors, "anomalies", anomalies);
 	if (failed && j) {
 		json_decref(j);
 		return NULL;

@@ -18,9 +18,10 @@ static void put(struct object *b, const char *key, json_t *v)
 
 static json_t *side(const struct st_side_info *s)
 {
-	return json_pack("{s:o, s:o, s:s, s:i, s:s, s:o, s:o}", "path", st_json_text(s->path), "format", st_json_text(s->format),
-	                 "arch", s->arch, "layers", (int)s->layers, "dtypes", s->dtypes,
-	                 "sha256", s->sha256[0] ? json_string(s->sha256) : json_null(), "tensors", st_json_u64(s->tensors));
+	return json_pack("{s:o, s:o, s:s, s:i, s:s, s:o, s:o}", "path", st_json_text(s->path), "format",
+	                 st_json_text(s->format), "arch", s->arch, "layers", (int)s->layers, "dtypes", s->dtypes,
+	                 "sha256", s->sha256[0] ? json_string(s->sha256) : json_null(), "tensors",
+	                 st_json_u64(s->tensors));
 }
 
 static json_t *side_letter(char side) { return side ? json_stringn(&side, 1) : json_null(); }
@@ -30,7 +31,8 @@ static json_t *params(const struct st_cause *c)
 {
 	struct object b = { .o = json_object() };
 	for (size_t i = 0; i < c->n_params; i++)
-		put(&b, c->params[i].key, c->params[i].text[0] ? st_json_text(c->params[i].text) : st_json_number(c->params[i].number));
+		put(&b, c->params[i].key,
+		    c->params[i].text[0] ? st_json_text(c->params[i].text) : st_json_number(c->params[i].number));
 	return b.o;
 }
 
@@ -40,18 +42,20 @@ static json_t *cause(const struct st_rosetta *r)
 	const struct st_cause *c = &r->cause;
 	if (!c->code)
 		return json_null();
-	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "code", c->code, "confidence", words[c->confidence], "parameters", params(c),
-	                 "residual_before", st_json_number(c->residual_before), "residual_after", st_json_number(c->residual_after),
-	                 "floor", st_json_number(c->floor), "text", st_json_text(r->text));
+	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "code", c->code, "confidence", words[c->confidence],
+	                 "parameters", params(c), "residual_before", st_json_number(c->residual_before),
+	                 "residual_after", st_json_number(c->residual_after), "floor", st_json_number(c->floor), "text",
+	                 st_json_text(r->text));
 }
 
 static json_t *divergence(const struct st_divergence *d)
 {
 	if (!d->found)
 		return json_null();
-	return json_pack("{s:s, s:o, s:o, s:o, s:o}", "stage", d->stage, "layer", layer_number(d->layer),
-	                 "tensor", d->tensor[0] ? st_json_text(d->tensor) : json_null(),
-	                 "position", d->position < 0 ? json_null() : json_integer((json_int_t)d->position), "side", side_letter(d->side));
+	return json_pack("{s:s, s:o, s:o, s:o, s:o}", "stage", d->stage, "layer", layer_number(d->layer), "tensor",
+	                 d->tensor[0] ? st_json_text(d->tensor) : json_null(), "position",
+	                 d->position < 0 ? json_null() : json_integer((json_int_t)d->position), "side",
+	                 side_letter(d->side));
 }
 
 static json_t *stage(const struct st_stage_report *p)
@@ -73,15 +77,19 @@ static json_t *stage(const struct st_stage_report *p)
 	put(&b, "nonfinite_a", st_json_u64(m->nonfinite_a));
 	put(&b, "nonfinite_b", st_json_u64(m->nonfinite_b));
 	put(&b, "floor", st_json_number(p->floor));
-	put(&b, "local", json_pack("{s:o, s:o, s:s}", "rel_l2", st_json_number(p->local_rel), "floor", st_json_number(p->local_floor),
-	                           "kind", st_floor_kind_name(p->kind)));
+	put(&b, "local",
+	    json_pack("{s:o, s:o, s:s}", "rel_l2", st_json_number(p->local_rel), "floor",
+	              st_json_number(p->local_floor), "kind", st_floor_kind_name(p->kind)));
 	put(&b, "shared", json_boolean(p->shared));
 	put(&b, "over_threshold", json_boolean(p->over_threshold));
 	put(&b, "status", json_string(st_stage_status_name(p->status)));
 	return b.o;
 }
 
-static json_t *name_of(const struct st_weight *w) { return w && w->tensor ? st_json_text(w->tensor->name) : json_null(); }
+static json_t *name_of(const struct st_weight *w)
+{
+	return w && w->tensor ? st_json_text(w->tensor->name) : json_null();
+}
 
 static json_t *weights(const struct st_rosetta *r)
 {
@@ -93,15 +101,18 @@ static json_t *weights(const struct st_rosetta *r)
 		equal += d->status <= ST_WEIGHT_EQUAL_DECODED;
 		noise += d->status == ST_WEIGHT_NOISE;
 		if (d->status == ST_WEIGHT_ONLY_A || d->status == ST_WEIGHT_ONLY_B)
-			json_array_append_new(d->status == ST_WEIGHT_ONLY_A ? only_a : only_b, json_string(d->slot->canonical));
+			json_array_append_new(d->status == ST_WEIGHT_ONLY_A ? only_a : only_b,
+			                      json_string(d->slot->canonical));
 		if (d->status == ST_WEIGHT_FAULT)
-			json_array_append_new(faults, json_pack("{s:o, s:o, s:s, s:s, s:o, s:o, s:o, s:o}",
-				"tensor_a", name_of(d->a), "tensor_b", name_of(d->b), "tensor", d->slot->canonical, "code", d->cause.code,
-				"parameters", params(&d->cause), "residual", st_json_number(d->cause.residual_after),
-				"rel_l2", st_json_number(d->rel_l2), "side", side_letter(d->side)));
+			json_array_append_new(
+				faults, json_pack("{s:o, s:o, s:s, s:s, s:o, s:o, s:o, s:o}", "tensor_a", name_of(d->a),
+			                          "tensor_b", name_of(d->b), "tensor", d->slot->canonical, "code",
+			                          d->cause.code, "parameters", params(&d->cause), "residual",
+			                          st_json_number(d->cause.residual_after), "rel_l2",
+			                          st_json_number(d->rel_l2), "side", side_letter(d->side)));
 	}
-	return json_pack("{s:i, s:i, s:i, s:o, s:o, s:o}", "matched", matched, "equal", equal, "noise", noise, "faults", faults,
-	                 "only_a", only_a, "only_b", only_b);
+	return json_pack("{s:i, s:i, s:i, s:o, s:o, s:o}", "matched", matched, "equal", equal, "noise", noise, "faults",
+	                 faults, "only_a", only_a, "only_b", only_b);
 }
 
 static json_t *ids(const uint32_t *p, size_t n)
@@ -121,7 +132,8 @@ json_t *st_report_rosetta_json(const struct st_rosetta *r, int status)
 	put(&b, "inputs", json_pack("{s:o, s:o}", "a", side(&r->a), "b", side(&r->b)));
 	put(&b, "prompt", st_json_text(r->prompt));
 	put(&b, "tokens", ids(r->tokens_a, r->n_tokens_a));
-	if (r->n_tokens_a != r->n_tokens_b || memcmp(r->tokens_a, r->tokens_b, r->n_tokens_a * sizeof *r->tokens_a) != 0)
+	if (r->n_tokens_a != r->n_tokens_b
+	    || memcmp(r->tokens_a, r->tokens_b, r->n_tokens_a * sizeof *r->tokens_a) != 0)
 		put(&b, "tokens_b", ids(r->tokens_b, r->n_tokens_b));
 	put(&b, "mode", json_string(r->mode));
 	put(&b, "threshold", isnan(r->threshold) ? json_null() : st_json_number(r->threshold));
@@ -141,15 +153,20 @@ json_t *st_report_rosetta_json(const struct st_rosetta *r, int status)
 	put(&b, "weights", weights(r));
 	list = json_array();
 	for (size_t i = 0; i < r->n_config; i++)
-		json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:b}", "key", r->config[i].key, "a", st_json_text(r->config[i].a),
-		                                      "b", st_json_text(r->config[i].b), "matters", r->config[i].matters));
+		json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:b}", "key", r->config[i].key, "a",
+		                                      st_json_text(r->config[i].a), "b", st_json_text(r->config[i].b),
+		                                      "matters", r->config[i].matters));
 	put(&b, "config", list);
-	put(&b, "coverage", json_pack("{s:o, s:o, s:o}", "compared", st_json_u64(r->compared), "skipped", st_json_u64(r->skipped),
-	                              "missing", st_json_u64(r->missing)));
-	put(&b, "top1", r->has_top1 ? json_pack("{s:o, s:o, s:b, s:o}", "a", st_json_u64(r->top1_a), "b", st_json_u64(r->top1_b),
-	                                        "agree", r->top1_agree, "gap", st_json_number(r->top1_gap)) : json_null());
-	put(&b, "timing_ms", json_pack("{s:o, s:o, s:o, s:o}", "load", st_json_number(r->ms_load), "run", st_json_number(r->ms_run),
-	                               "judge", st_json_number(r->ms_judge), "total", st_json_number(r->ms_total)));
+	put(&b, "coverage",
+	    json_pack("{s:o, s:o, s:o}", "compared", st_json_u64(r->compared), "skipped", st_json_u64(r->skipped),
+	              "missing", st_json_u64(r->missing)));
+	put(&b, "top1",
+	    r->has_top1 ? json_pack("{s:o, s:o, s:b, s:o}", "a", st_json_u64(r->top1_a), "b", st_json_u64(r->top1_b),
+	                            "agree", r->top1_agree, "gap", st_json_number(r->top1_gap))
+	                : json_null());
+	put(&b, "timing_ms",
+	    json_pack("{s:o, s:o, s:o, s:o}", "load", st_json_number(r->ms_load), "run", st_json_number(r->ms_run),
+	              "judge", st_json_number(r->ms_judge), "total", st_json_number(r->ms_total)));
 	put(&b, "exit", json_integer(status));
 	if (b.failed) {
 		json_decref(b.o);

@@ -39,7 +39,8 @@ static void input_lines(const struct st_rosetta *r, struct st_text *t)
 		st_text_add_safe(t, r->prompt, strlen(r->prompt));
 		st_text_puts(t, "\"\n");
 	}
-	bool same = r->n_tokens_a == r->n_tokens_b && memcmp(r->tokens_a, r->tokens_b, r->n_tokens_a * sizeof(uint32_t)) == 0;
+	bool same = r->n_tokens_a == r->n_tokens_b
+	         && memcmp(r->tokens_a, r->tokens_b, r->n_tokens_a * sizeof(uint32_t)) == 0;
 	st_text_printf(t, TAG "Token IDs%s: ", same ? "" : " of A");
 	ids(t, r->tokens_a, r->n_tokens_a);
 	if (!same) {
@@ -91,14 +92,16 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 		size_t n = 0;
 		bool first = true;
 		for (size_t k = 0; d->status >= ST_WEIGHT_FAULT && k < r->n_weights; k++) {
-			if (r->weights[k].status < ST_WEIGHT_FAULT || strcmp(r->weights[k].cause.code, d->cause.code) != 0)
+			if (r->weights[k].status < ST_WEIGHT_FAULT
+			    || strcmp(r->weights[k].cause.code, d->cause.code) != 0)
 				continue;
 			first &= k >= i;
 			n++;
 		}
 		if (n && first) {
 			const char *dot = strchr(d->cause.code, '.');
-			st_text_printf(t, ", %zu %s", n, strncmp(d->cause.code, "weight.", 7) == 0 ? dot + 1 : d->cause.code);
+			st_text_printf(t, ", %zu %s", n,
+			               strncmp(d->cause.code, "weight.", 7) == 0 ? dot + 1 : d->cause.code);
 		}
 	}
 	if (r->unused_a || r->unused_b)
@@ -118,13 +121,15 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 			st_text_printf(t, "only in %c\n", d->status == ST_WEIGHT_ONLY_A ? 'A' : 'B');
 			continue;
 		}
-		st_text_printf(t, "%s against %s, rel=", st_dtype_info(d->a->tensor->dtype)->name, st_dtype_info(d->b->tensor->dtype)->name);
+		st_text_printf(t, "%s against %s, rel=", st_dtype_info(d->a->tensor->dtype)->name,
+		               st_dtype_info(d->b->tensor->dtype)->name);
 		number(t, d->rel_l2);
 		st_text_puts(t, " expected=");
 		number(t, d->predicted);
 		st_text_printf(t, " gain=%.6g", d->gain);
 		if (d->bad_rows)
-			st_text_printf(t, ", %llu of %llu rows beyond it", (unsigned long long)d->bad_rows, (unsigned long long)d->rows);
+			st_text_printf(t, ", %llu of %llu rows beyond it", (unsigned long long)d->bad_rows,
+			               (unsigned long long)d->rows);
 		st_text_puts(t, "\n");
 	}
 	if (shown > 12)
@@ -133,7 +138,10 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 
 static void status_word(const struct st_stage_report *p, bool colour, struct st_text *t)
 {
-	static const struct { const char *word; enum st_style style; } words[] = {
+	static const struct {
+		const char *word;
+		enum st_style style;
+	} words[] = {
 		[ST_STATUS_EXACT] = { "OK (exact)", ST_STYLE_GOOD },
 		[ST_STATUS_ROUNDING] = { "OK (rounding)", ST_STYLE_GOOD },
 		[ST_STATUS_NOISE] = { "OK (noise)", ST_STYLE_GOOD },
@@ -145,7 +153,8 @@ static void status_word(const struct st_stage_report *p, bool colour, struct st_
 	st_text_printf(t, "%s%s%s", st_style_on(words[p->status].style, colour), words[p->status].word,
 	               st_style_off(words[p->status].style, colour));
 	if (p->over_threshold && p->status != ST_STATUS_FAULT)
-		st_text_printf(t, " %sDIVERGENCE (threshold)%s", st_style_on(ST_STYLE_BAD, colour), st_style_off(ST_STYLE_BAD, colour));
+		st_text_printf(t, " %sDIVERGENCE (threshold)%s", st_style_on(ST_STYLE_BAD, colour),
+		               st_style_off(ST_STYLE_BAD, colour));
 }
 
 static void stage_line(const struct st_stage_report *p, bool verbose, bool colour, struct st_text *t)
@@ -177,7 +186,8 @@ static void stage_line(const struct st_stage_report *p, bool verbose, bool colou
 			st_text_puts(t, "  shared");
 	}
 	if (p->total.nonfinite_a || p->total.nonfinite_b)
-		st_text_printf(t, "  nonfinite=%llu/%llu", (unsigned long long)p->total.nonfinite_a, (unsigned long long)p->total.nonfinite_b);
+		st_text_printf(t, "  nonfinite=%llu/%llu", (unsigned long long)p->total.nonfinite_a,
+		               (unsigned long long)p->total.nonfinite_b);
 	st_text_puts(t, "  ");
 	status_word(p, colour, t);
 	st_text_puts(t, "\n");
@@ -193,10 +203,7 @@ static void heading(const struct st_stage_report *p, struct st_text *t)
 		st_text_puts(t, TAG "=== Head ===\n");
 }
 
-static bool ordinary(const struct st_stage_report *p)
-{
-	return p->status <= ST_STATUS_INHERITED && !p->over_threshold;
-}
+static bool ordinary(const struct st_stage_report *p) { return p->status <= ST_STATUS_INHERITED && !p->over_threshold; }
 
 static bool layer_is_ordinary(const struct st_rosetta *r, int32_t layer)
 {
@@ -211,7 +218,8 @@ static void stage_lines(const struct st_rosetta *r, bool verbose, bool colour, s
 {
 	for (size_t i = 0; i < r->n_stages; i++) {
 		const struct st_stage_report *p = &r->stages[i];
-		bool new_group = i == 0 || (r->stages[i - 1].layer != p->layer) || r->stages[i - 1].stage == ST_STAGE_EMBEDDING;
+		bool new_group = i == 0 || (r->stages[i - 1].layer != p->layer)
+		              || r->stages[i - 1].stage == ST_STAGE_EMBEDDING;
 		bool brief = !verbose && p->layer >= 0 && r->n_stages > 40 && layer_is_ordinary(r, p->layer);
 		if (new_group)
 			heading(p, t);
@@ -232,8 +240,8 @@ void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, bool colou
 		st_text_printf(t, TAG "DIAGNOSIS: %s\n", r->text);
 	if (r->cause.code && r->cause.confidence == ST_UNEXPLAINED)
 		for (size_t i = 0; i < r->n_candidates; i++)
-			st_text_printf(t, TAG "  candidate %s leaves %.3g of %.3g\n", r->candidates[i].code, r->candidates[i].residual_after,
-			               r->cause.residual_before);
+			st_text_printf(t, TAG "  candidate %s leaves %.3g of %.3g\n", r->candidates[i].code,
+			               r->candidates[i].residual_after, r->cause.residual_before);
 	st_text_puts(t, TAG "=== Summary ===\n");
 	const char *bad = st_style_on(ST_STYLE_BAD, colour), *good = st_style_on(ST_STYLE_GOOD, colour);
 	const char *warn = st_style_on(ST_STYLE_WARN, colour), *off = st_style_off(ST_STYLE_BAD, colour);
@@ -243,19 +251,22 @@ void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, bool colou
 			st_text_printf(t, "layer %d ", (int)r->first.layer);
 		st_text_printf(t, "%s\n", r->first.stage);
 	} else if (r->over_threshold) {
-		st_text_printf(t, TAG "%sFAILED%s: a stage exceeds the threshold %g; verdict without it: %s\n", bad, off, r->threshold,
-		               st_verdict_name(r->verdict));
+		st_text_printf(t, TAG "%sFAILED%s: a stage exceeds the threshold %g; verdict without it: %s\n", bad,
+		               off, r->threshold, st_verdict_name(r->verdict));
 	} else if (r->verdict == ST_VERDICT_UNDECIDED) {
 		st_text_printf(t, TAG "%sUNDECIDED%s: %s\n", warn, off,
-		               r->compared ? "stages marked UNDECIDED could not be told apart from noise" : "nothing was compared");
+		               r->compared ? "stages marked UNDECIDED could not be told apart from noise"
+		                           : "nothing was compared");
 	} else {
 		st_text_printf(t, TAG "%sPASSED%s: %s\n", good, off,
-		               r->verdict == ST_VERDICT_MATCH ? "the two models compute the same"
-		                                              : "the two models differ by what their stored types account for");
+		               r->verdict == ST_VERDICT_MATCH
+		                       ? "the two models compute the same"
+		                       : "the two models differ by what their stored types account for");
 	}
 	if (r->recommendation[0])
 		st_text_printf(t, TAG "Recommendation: %s\n", r->recommendation);
-	st_text_printf(t, TAG "Compared: %zu weights, %zu stages (%zu not reached, %zu missing)", r->n_weights, r->compared, r->skipped, r->missing);
+	st_text_printf(t, TAG "Compared: %zu weights, %zu stages (%zu not reached, %zu missing)", r->n_weights,
+	               r->compared, r->skipped, r->missing);
 	if (r->has_top1)
 		st_text_printf(t, "; next token %u in A, %u in B", (unsigned)r->top1_a, (unsigned)r->top1_b);
 	st_text_printf(t, "; %.2f s\n", r->ms_total / 1e3);

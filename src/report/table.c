@@ -88,7 +88,8 @@ void st_table_render(const struct st_table *t, struct st_text *out, const char *
 		st_text_puts(out, indent);
 		for (size_t i = row; i < end; i++) {
 			const struct st_table_cell *c = &t->cells[i];
-			size_t col = i - row, w = c->len ? st_text_width(t->text.s + c->off, c->len) : 0, fill = width[col] - w;
+			size_t col = i - row, w = c->len ? st_text_width(t->text.s + c->off, c->len) : 0,
+			       fill = width[col] - w;
 			bool right = t->align[col] == 'r';
 			st_text_pad(out, owed + (right ? fill : 0));
 			st_text_puts(out, st_style_on(c->style, colour));

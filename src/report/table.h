@@ -11,7 +11,10 @@
 
 enum st_style { ST_STYLE_PLAIN, ST_STYLE_GOOD, ST_STYLE_WARN, ST_STYLE_BAD, ST_STYLE_DIM };
 
-struct st_table_cell { size_t off, len; enum st_style style; };
+struct st_table_cell {
+	size_t off, len;
+	enum st_style style;
+};
 
 struct st_table {
 	const char *align; /* one 'l' or 'r' per column */

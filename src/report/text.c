@@ -64,7 +64,8 @@ void st_text_add_safe(struct st_text *t, const char *s, size_t n)
 {
 	for (size_t i = 0; i < n;) {
 		utf8proc_int32_t cp;
-		utf8proc_ssize_t len = utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i), &cp);
+		utf8proc_ssize_t len = utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i),
+		                                        &cp);
 		if (len <= 0) {
 			st_text_puts(t, "\xEF\xBF\xBD");
 			i++;
@@ -84,7 +85,8 @@ size_t st_text_width(const char *s, size_t n)
 	size_t w = 0;
 	for (size_t i = 0; i < n;) {
 		utf8proc_int32_t cp;
-		utf8proc_ssize_t len = utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i), &cp);
+		utf8proc_ssize_t len = utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i),
+		                                        &cp);
 		if (len <= 0) {
 			w++;
 			i++;

@@ -10,7 +10,7 @@
 #include <stele/status.h>
 
 struct st_text {
-	char *s;      /* terminated; NULL while empty */
+	char *s; /* terminated; NULL while empty */
 	size_t len, cap;
 	bool failed;
 };

@@ -1,8 +1,8 @@
 /*
  * apply.c - the adapted artifact: every selected tensor in bf16 and the target's orientation, the head in f32.
  *
- * The manifest is rewritten after every tensor, so that an interrupted run goes on with the next one; it says "complete"
- * last, after everything was read back and verified.
+ * The manifest is rewritten after every tensor, so that an interrupted run goes on with the next one; it says
+ * "complete" last, after everything was read back and verified.
  */
 #include "svf/artifact.h"
 
@@ -28,13 +28,18 @@ struct apply {
 
 /* ---- one tensor ---- */
 
-static json_t *entry_json(const struct apply *x, size_t i) { return json_array_get(json_object_get(x->manifest, "selected_tensors"), i); }
+static json_t *entry_json(const struct apply *x, size_t i)
+{
+	return json_array_get(json_object_get(x->manifest, "selected_tensors"), i);
+}
 
 static char *checkpoint_name(struct apply *x, const struct st_svf_entry *e)
 {
-	char *p = st_arena_printf(&x->job.arena, "%s/%04zu_%s.safetensors", ST_SVF_CHECKPOINTS, e->index + 1, e->target_name);
+	char *p = st_arena_printf(&x->job.arena, "%s/%04zu_%s.safetensors", ST_SVF_CHECKPOINTS, e->index + 1,
+	                          e->target_name);
 	for (char *s = p ? p + sizeof ST_SVF_CHECKPOINTS : NULL; s && *s; s++)
-		if (!((*s >= 'A' && *s <= 'Z') || (*s >= 'a' && *s <= 'z') || (*s >= '0' && *s <= '9') || strchr("_.-", *s)))
+		if (!((*s >= 'A' && *s <= 'Z') || (*s >= 'a' && *s <= 'z') || (*s >= '0' && *s <= '9')
+		      || strchr("_.-", *s)))
 			*s = '_';
 	return p;
 }
@@ -46,8 +51,8 @@ static const struct st_svf_entry *winner(const struct apply *x, const struct st_
 	return w ? w : e;
 }
 
-static enum st_status write_rows(struct apply *x, struct st_svf_engine *g, const struct st_svf_entry *place, struct st_svf_file *f, uint16_t *turned,
-                                 struct st_error *err)
+static enum st_status write_rows(struct apply *x, struct st_svf_engine *g, const struct st_svf_entry *place,
+                                 struct st_svf_file *f, uint16_t *turned, struct st_error *err)
 {
 	uint64_t rows = place->rows, cols = place->cols;
 	for (uint64_t r = 0; r < rows; r += g->chunk) {
@@ -65,17 +70,21 @@ static enum st_status write_rows(struct apply *x, struct st_svf_engine *g, const
 	return turned ? st_svf_file_put(f, 0, 0, turned, 2 * rows * cols, err) : ST_OK;
 }
 
-static enum st_status make_checkpoint(struct apply *x, const struct st_svf_entry *e, const char *path, double *zero_error, struct st_error *err)
+static enum st_status make_checkpoint(struct apply *x, const struct st_svf_entry *e, const char *path,
+                                      double *zero_error, struct st_error *err)
 {
 	const struct st_svf_entry *from = winner(x, e);
-	const struct st_tensor_spec spec = { e->target_name, ST_DTYPE_BF16, 2, { e->turned ? e->cols : e->rows, e->turned ? e->rows : e->cols } };
+	const struct st_tensor_spec spec = {
+		e->target_name, ST_DTYPE_BF16, 2, { e->turned ? e->cols : e->rows, e->turned ? e->rows : e->cols }
+	};
 	struct st_svf_work w;
 	struct st_svf_file *f;
 	char why[200];
 	uint64_t bytes = 2 * e->rows * e->cols;
 	uint16_t *turned = NULL;
 	if (e->turned && bytes > MAX_TURNED)
-		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, e->source_name, "turning it over takes %llu MB, more than the %llu MB allowed",
+		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, e->source_name,
+		                  "turning it over takes %llu MB, more than the %llu MB allowed",
 		                  (unsigned long long)(bytes >> 20), (unsigned long long)(MAX_TURNED >> 20));
 	if (e->turned && !(turned = st_alloc_array(e->rows * e->cols, sizeof *turned)))
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
@@ -112,17 +121,19 @@ static enum st_status save_manifest(struct apply *x, struct st_error *err)
 static bool is_done(struct apply *x, size_t i, const char *path)
 {
 	const json_t *o = entry_json(x, i);
-	const char *status = json_string_value(json_object_get(o, "status")), *sha = json_string_value(json_object_get(o, "checkpoint_sha256"));
+	const char *status = json_string_value(json_object_get(o, "status")),
+		   *sha = json_string_value(json_object_get(o, "checkpoint_sha256"));
 	struct st_error ignored = ST_ERROR_INIT;
 	char hex[65];
-	return status && sha && strcmp(status, "complete") == 0 && access(path, R_OK) == 0 && st_svf_file_sha256(path, hex, &ignored) == ST_OK &&
-	       strcmp(hex, sha) == 0;
+	return status && sha && strcmp(status, "complete") == 0 && access(path, R_OK) == 0
+	    && st_svf_file_sha256(path, hex, &ignored) == ST_OK && strcmp(hex, sha) == 0;
 }
 
 static enum st_status apply_one(struct apply *x, size_t i, struct st_error *err)
 {
 	const struct st_svf_entry *e = &x->job.ref.entries[i];
-	const char *path = st_svf_path(&x->job.arena, x->o->out, json_string_value(json_object_get(entry_json(x, i), "checkpoint_path")));
+	const char *path = st_svf_path(&x->job.arena, x->o->out,
+	                               json_string_value(json_object_get(entry_json(x, i), "checkpoint_path")));
 	char hex[65];
 	double zero_error = 0;
 	if (!path)
@@ -149,14 +160,17 @@ static enum st_status write_head(struct apply *x, struct st_error *err)
 	const struct st_svf_reference *r = &x->job.ref;
 	const struct st_tensor_spec spec = { ST_SVF_HEAD_KEY, ST_DTYPE_F32, 2, { r->head_rows, r->head_cols } };
 	/* The published file's header is not padded, and its digest is of every byte. */
-	const struct st_write_plan plan = { .format = ST_FORMAT_SAFETENSORS, .specs = &spec, .n_specs = 1, .pad_header = false };
+	const struct st_write_plan plan = {
+		.format = ST_FORMAT_SAFETENSORS, .specs = &spec, .n_specs = 1, .pad_header = false
+	};
 	const char *path = st_svf_path(&x->job.arena, x->o->out, ST_SVF_HEAD_FILE), *ignored;
 	struct st_writer *w;
 	char hex[65];
 	if (!path)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	ST_TRY(st_writer_open(path, &plan, &w, err));
-	enum st_status st = st_writer_append(w, x->job.vector.f32 + r->n_scales, r->head_rows * r->head_cols * sizeof(float), err);
+	enum st_status st = st_writer_append(w, x->job.vector.f32 + r->n_scales,
+	                                     r->head_rows * r->head_cols * sizeof(float), err);
 	if (st == ST_OK)
 		st = st_writer_finish(w, &ignored, err);
 	if (st != ST_OK) {
@@ -166,7 +180,8 @@ static enum st_status write_head(struct apply *x, struct st_error *err)
 	ST_TRY(st_writer_commit(w, err));
 	ST_TRY(st_svf_file_sha256(path, hex, err));
 	st_json_put(x->manifest, "router_head_sha256", st_json_text(hex));
-	fprintf(x->text, "router head [%llu, %llu]: %s\n", (unsigned long long)r->head_rows, (unsigned long long)r->head_cols, hex);
+	fprintf(x->text, "router head [%llu, %llu]: %s\n", (unsigned long long)r->head_rows,
+	        (unsigned long long)r->head_cols, hex);
 	return save_manifest(x, err);
 }
 
@@ -267,14 +282,19 @@ static json_t *seed_manifest(struct apply *x, const char *components_sha)
 /* What must be the same for checkpoints of an earlier run to be this run's. */
 static const char *differs(const json_t *a, const json_t *b)
 {
-	static const char *const keys[] = { "artifact_version", "base_model_sha256", "source_vector_sha256", "reference_manifest_sha256", "components_sha256",
-	                                    "tie_policy", "selected_singular_value_count", NULL };
+	static const char *const keys[] = {
+		"artifact_version",  "base_model_sha256", "source_vector_sha256",          "reference_manifest_sha256",
+		"components_sha256", "tie_policy",        "selected_singular_value_count", NULL
+	};
 	for (const char *const *k = keys; *k; k++)
 		if (!json_equal(json_object_get(a, *k), json_object_get(b, *k)))
 			return *k;
 	/* One layout for all tensors. */
-	const json_t *first[2] = { json_array_get(json_object_get(a, "selected_tensors"), 0), json_array_get(json_object_get(b, "selected_tensors"), 0) };
-	return json_equal(json_object_get(first[0], "python_v_layout"), json_object_get(first[1], "python_v_layout")) ? NULL : "python_v_layout";
+	const json_t *first[2] = { json_array_get(json_object_get(a, "selected_tensors"), 0),
+		                   json_array_get(json_object_get(b, "selected_tensors"), 0) };
+	return json_equal(json_object_get(first[0], "python_v_layout"), json_object_get(first[1], "python_v_layout"))
+	             ? NULL
+	             : "python_v_layout";
 }
 
 static enum st_status resume(struct apply *x, struct st_error *err)
@@ -286,13 +306,16 @@ static enum st_status resume(struct apply *x, struct st_error *err)
 	const char *key = differs(old, x->manifest);
 	enum st_status st = ST_OK;
 	if (key && !x->o->force) {
-		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, key, "the folder holds an artifact of other inputs; --force starts over");
+		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, key,
+		                "the folder holds an artifact of other inputs; --force starts over");
 		st_error_in(err, x->manifest_path);
 	}
-	/* Of the same inputs, but another version's or computed otherwise: made again, so that the manifest's environment is true of all. */
+	/* Of the same inputs, but another version's or computed otherwise: made again, so that the manifest's
+	 * environment is true of all. */
 	bool same = json_equal(json_object_get(old, "environment"), json_object_get(x->manifest, "environment"));
 	if (!key && !same)
-		st_svf_log(&x->job.hooks, "what is there was made by another version, library or number of threads: made again");
+		st_svf_log(&x->job.hooks,
+		           "what is there was made by another version, library or number of threads: made again");
 	for (size_t i = 0; !key && same && i < x->job.ref.n; i++) {
 		const json_t *o = json_array_get(json_object_get(old, "selected_tensors"), i);
 		static const char *const kept[] = { "status", "checkpoint_sha256", "python_component_zero_error" };
@@ -386,7 +409,9 @@ static enum st_status run(struct apply *x, struct st_error *err)
 
 enum st_status st_svf_apply(const struct st_svf_apply_options *o, struct st_svf_result *r, struct st_error *err)
 {
-	struct apply x = { .o = o, .warnings = json_array(), .job = { .tie = o->tie, .chunk = o->chunk_rows, .threads = o->threads, .hooks = o->hooks } };
+	struct apply x = { .o = o,
+		           .warnings = json_array(),
+		           .job = { .tie = o->tie, .chunk = o->chunk_rows, .threads = o->threads, .hooks = o->hooks } };
 	size_t len = 0;
 	memset(r, 0, sizeof *r);
 	x.text = open_memstream(&r->text, &len);

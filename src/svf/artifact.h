@@ -1,4 +1,5 @@
-/* artifact.h - an adapted model on disk: a manifest, one checkpoint per tensor in the target's orientation, the head. */
+/* artifact.h - an adapted model on disk: a manifest, one checkpoint per tensor in the target's orientation, the head.
+ */
 #ifndef ST_SVF_ARTIFACT_H
 #define ST_SVF_ARTIFACT_H
 
@@ -10,8 +11,8 @@
 
 struct st_svf_checkpoint {
 	const char *source_name, *target_name;
-	uint64_t rows, cols;         /* of the source, [out, in] */
-	bool turned;                 /* stored [in, out] */
+	uint64_t rows, cols; /* of the source, [out, in] */
+	bool turned;         /* stored [in, out] */
 	struct st_container *c;
 	const struct st_tensor *t;
 };

@@ -19,8 +19,8 @@ enum st_status st_svf_base_open(const char *path, bool round_bf16, const struct 
 	*b = (struct st_svf_base){ .path = path, .round_bf16 = round_bf16 };
 	ST_TRY(st_container_open(path, &b->c, err));
 	enum st_status st = ST_OK;
-	/* Hugging Face names are looked up as they are, which needs no configuration. Other containers have names and row
-	 * orders of their own, which the model's family knows. */
+	/* Hugging Face names are looked up as they are, which needs no configuration. Other containers have names and
+	 * row orders of their own, which the model's family knows. */
 	if (b->c->format != ST_FORMAT_SAFETENSORS && b->c->format != ST_FORMAT_TORCH) {
 		st_container_close(b->c);
 		b->c = NULL;
@@ -55,28 +55,32 @@ static enum st_status find(const struct st_svf_base *b, const char *name, struct
 	enum st_role role;
 	uint32_t layer;
 	if (!st_role_of_name(name, &role, &layer))
-		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, name, "is no weight of %s", st_model_config(b->model)->arch);
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, name, "is no weight of %s",
+		                  st_model_config(b->model)->arch);
 	const struct st_weight *found = st_model_weight(b->model, role, layer);
 	if (found)
 		*w = *found;
 	return ST_OK;
 }
 
-enum st_status st_svf_base_find(const struct st_svf_base *b, const struct st_svf_entry *e, struct st_weight *w, struct st_error *err)
+enum st_status st_svf_base_find(const struct st_svf_base *b, const struct st_svf_entry *e, struct st_weight *w,
+                                struct st_error *err)
 {
 	enum st_status st = find(b, e->source_name, w, err);
 	if (st == ST_OK && !w->tensor && strcmp(e->source_name, head_name) == 0)
 		st = find(b, embed_name, w, err); /* a tied model stores the head as its embedding */
 	const struct st_tensor *t = st == ST_OK ? w->tensor : NULL;
 	if (st == ST_OK && !t)
-		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, e->source_name, "the base model has no such weight");
+		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, e->source_name,
+		                "the base model has no such weight");
 	else if (st == ST_OK && (t->ndim != 2 || t->shape[0] != e->rows || t->shape[1] != e->cols))
 		st = st_fail_at(err, ST_ERR_MISMATCH, t->offset, e->source_name,
 		                "the base model has [%llu, %llu] where the reference selects [%llu, %llu]",
 		                (unsigned long long)t->shape[0], (unsigned long long)(t->ndim > 1 ? t->shape[1] : 1),
 		                (unsigned long long)e->rows, (unsigned long long)e->cols);
 	else if (st == ST_OK && st_dtype_info(t->dtype)->kind == ST_KIND_INT)
-		st = st_fail_at(err, ST_ERR_MISMATCH, t->offset, e->source_name, "the base model stores integers (%s)", st_dtype_info(t->dtype)->name);
+		st = st_fail_at(err, ST_ERR_MISMATCH, t->offset, e->source_name, "the base model stores integers (%s)",
+		                st_dtype_info(t->dtype)->name);
 	if (st != ST_OK)
 		st_error_in(err, b->path);
 	return st;
@@ -91,8 +95,9 @@ bool st_svf_base_tied(const struct st_svf_base *b, const struct st_svf_entry *x,
 	if (wx.tensor->data == wy.tensor->data)
 		return true;
 	/* Some files store the tied matrix twice. Both names, and the same bytes. */
-	return strcmp(x->source_name, embed_name) == 0 && strcmp(y->source_name, head_name) == 0 && wx.tensor->dtype == wy.tensor->dtype &&
-	       wx.tensor->n_bytes == wy.tensor->n_bytes && memcmp(wx.tensor->data, wy.tensor->data, wx.tensor->n_bytes) == 0;
+	return strcmp(x->source_name, embed_name) == 0 && strcmp(y->source_name, head_name) == 0
+	    && wx.tensor->dtype == wy.tensor->dtype && wx.tensor->n_bytes == wy.tensor->n_bytes
+	    && memcmp(wx.tensor->data, wy.tensor->data, wx.tensor->n_bytes) == 0;
 }
 
 enum st_status st_svf_weight_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err)

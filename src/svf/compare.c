@@ -1,5 +1,6 @@
 /*
- * compare.c - two reports, measured again from the stage files they name. A report's own verdict is a claim to be checked.
+ * compare.c - two reports, measured again from the stage files they name. A report's own verdict is a claim to be
+ * checked.
  */
 #include "svf/compare.h"
 
@@ -19,7 +20,8 @@ static bool same_shape(const struct st_tensor *a, const struct st_tensor *b)
 	return a->ndim == b->ndim && memcmp(a->shape, b->shape, a->ndim * sizeof *a->shape) == 0;
 }
 
-static enum st_status digest_of(const struct st_svf_set *s, enum st_svf_stage i, char hex[65], bool *known, struct st_error *err)
+static enum st_status digest_of(const struct st_svf_set *s, enum st_svf_stage i, char hex[65], bool *known,
+                                struct st_error *err)
 {
 	*known = s->digest[i] != NULL;
 	if (*known)
@@ -30,8 +32,8 @@ static enum st_status digest_of(const struct st_svf_set *s, enum st_svf_stage i,
 	return st_sha256_hex(s->t[i]->data, s->t[i]->n_bytes, hex, err);
 }
 
-static enum st_status measure_numbers(struct st_svf_metrics *m, const struct st_tensor *a, const struct st_tensor *b, bool ulps,
-                                      int threads, struct st_error *err)
+static enum st_status measure_numbers(struct st_svf_metrics *m, const struct st_tensor *a, const struct st_tensor *b,
+                                      bool ulps, int threads, struct st_error *err)
 {
 	if (a->n_elems == 0)
 		return ST_OK; /* of however many rows */
@@ -70,7 +72,8 @@ static enum st_status measure(struct st_svf_comparison *c, struct st_svf_match *
 			ST_TRY(digest_of(m->a, i, x, &kx, err));
 			ST_TRY(digest_of(m->b, i, y, &ky, err));
 			m->byte_match[i] = m->shape_match[i] = kx && ky && strcmp(x, y) == 0;
-			m->passed[i] = m->byte_match[i] && (a || st_svf_record_sound(m->a->record[i])) && (b || st_svf_record_sound(m->b->record[i]));
+			m->passed[i] = m->byte_match[i] && (a || st_svf_record_sound(m->a->record[i]))
+			            && (b || st_svf_record_sound(m->b->record[i]));
 			/* Numbers that stand on one side alone: they too must be finite. */
 			const struct st_tensor *t = a ? a : b;
 			if (m->passed[i] && t) {
@@ -86,7 +89,8 @@ static enum st_status measure(struct st_svf_comparison *c, struct st_svf_match *
 
 /* ---- what both have ---- */
 
-/* Where one side took its source from the other's stage file, or both theirs from one, that they are equal says nothing. */
+/* Where one side took its source from the other's stage file, or both theirs from one, that they are equal says
+ * nothing. */
 static bool copied(const struct st_svf_comparison *c)
 {
 	const struct st_svf_side *a = &c->side[0], *b = &c->side[1];
@@ -137,7 +141,9 @@ static enum st_status match(struct st_svf_comparison *c, struct st_error *err)
 	for (size_t i = 0; i < a->n_sets; i++) {
 		const struct st_svf_set *p = partner(b, &a->sets[i]);
 		if (p)
-			c->matches[c->n_matches++] = (struct st_svf_match){ .a = &a->sets[i], .b = p, .copied = copied(c) };
+			c->matches[c->n_matches++] = (struct st_svf_match){ .a = &a->sets[i],
+				                                            .b = p,
+				                                            .copied = copied(c) };
 	}
 	for (size_t side = 0; side < 2; side++)
 		for (size_t i = 0; i < c->side[side].n_claimed; i++)
@@ -163,11 +169,13 @@ static enum st_status match(struct st_svf_comparison *c, struct st_error *err)
 
 static bool has_hash(const struct st_svf_side *s, const char *want)
 {
-	static const char *const lists[] = { "variants", "native_elixir_svd_variants", "semantic_python_component_variants" };
+	static const char *const lists[] = { "variants", "native_elixir_svd_variants",
+		                             "semantic_python_component_variants" };
 	for (size_t l = 0; want && l < 3; l++) {
 		size_t i;
 		json_t *v;
-		json_array_foreach(json_object_get(s->json, lists[l]), i, v) {
+		json_array_foreach(json_object_get(s->json, lists[l]), i, v)
+		{
 			const char *h = json_string_value(json_object_get(v, "observed_bf16_sha256"));
 			if (h && strcmp(h, want) == 0)
 				return true;
@@ -178,16 +186,20 @@ static bool has_hash(const struct st_svf_side *s, const char *want)
 
 static void strict_hashes(struct st_svf_comparison *c)
 {
-	const struct st_svf_side *py = c->side[1].python && !c->side[0].python ? &c->side[1] : &c->side[0], *other = py == &c->side[0] ? &c->side[1] : &c->side[0];
+	const struct st_svf_side *py = c->side[1].python && !c->side[0].python ? &c->side[1] : &c->side[0],
+				 *other = py == &c->side[0] ? &c->side[1] : &c->side[0];
 	const json_t *ref = json_object_get(py->json, "reference");
 	const char *base = json_string_value(json_object_get(ref, "current_python_baseline_bf16_sha256"));
 	const char *want = json_string_value(json_object_get(ref, "expected_bf16_sha256"));
 	if (c->o->strict_python && !has_hash(other, base))
-		st_svf_find(c, "svf.baseline_hash", "", st_svf_stage_names[ST_SVF_FINAL_BF16], true, "no variant of %c has %c's baseline hash %.64s", other->name, py->name,
+		st_svf_find(c, "svf.baseline_hash", "", st_svf_stage_names[ST_SVF_FINAL_BF16], true,
+		            "no variant of %c has %c's baseline hash %.64s", other->name, py->name,
 		            base ? base : "(none)");
 	if (c->o->strict_reference && (!has_hash(py, want) || !has_hash(other, want)))
-		st_svf_find(c, "svf.reference_hash", "", st_svf_stage_names[ST_SVF_FINAL_BF16], true, "%s the stored reference hash %.64s",
-		            has_hash(py, want) || has_hash(other, want) ? "only one side has" : "neither side has", want ? want : "(none)");
+		st_svf_find(c, "svf.reference_hash", "", st_svf_stage_names[ST_SVF_FINAL_BF16], true,
+		            "%s the stored reference hash %.64s",
+		            has_hash(py, want) || has_hash(other, want) ? "only one side has" : "neither side has",
+		            want ? want : "(none)");
 }
 
 /* A fault before a gap: what was not compared says nothing about what was. */
@@ -203,7 +215,8 @@ static const char *verdict(const struct st_svf_comparison *c)
 static void position(const struct st_tensor *t, uint64_t at, char *buf, size_t n)
 {
 	if (t->ndim == 2 && t->shape[1])
-		snprintf(buf, n, "[%llu, %llu]", (unsigned long long)(at / t->shape[1]), (unsigned long long)(at % t->shape[1]));
+		snprintf(buf, n, "[%llu, %llu]", (unsigned long long)(at / t->shape[1]),
+		         (unsigned long long)(at % t->shape[1]));
 	else
 		snprintf(buf, n, "[%llu]", (unsigned long long)at);
 }
@@ -213,20 +226,33 @@ static void print_stage(FILE *f, const struct st_svf_comparison *c, const struct
 	const struct st_svf_metrics *k = &m->metrics[s];
 	char at[64];
 	bool copy = m->copied && s == ST_SVF_SOURCE;
-	fprintf(f, "  %-19s %-8s %-6s %-5s", st_svf_stage_names[s], c->profile.stage[s].required ? "required" : "reported",
-	        !m->passed[s] ? "FAILED" : copy ? "copied" : "passed", m->byte_match[s] ? "equal" : "-");
+	fprintf(f, "  %-19s %-8s %-6s %-5s", st_svf_stage_names[s],
+	        c->profile.stage[s].required ? "required" : "reported",
+	        !m->passed[s] ? "FAILED"
+	        : copy        ? "copied"
+	                      : "passed",
+	        m->byte_match[s] ? "equal" : "-");
 	if (!m->measured[s]) {
-		fprintf(f, " %s\n", m->byte_match[s] ? "(digests)" : m->a->t[s] && m->b->t[s] ? "shapes differ" : m->a->t[s] || m->a->digest[s]
-		        ? m->b->t[s] || m->b->digest[s] ? "digests differ" : "missing in B" : "missing in A");
+		fprintf(f, " %s\n",
+		        m->byte_match[s]           ? "(digests)"
+		        : m->a->t[s] && m->b->t[s] ? "shapes differ"
+		        : m->a->t[s] || m->a->digest[s]
+		                ? m->b->t[s] || m->b->digest[s] ? "digests differ" : "missing in B"
+		                : "missing in A");
 		return;
 	}
-	fprintf(f, " max %-9.3g mean %-9.3g differ %llu of %llu\n", k->max_abs, st_svf_metrics_mean(k), (unsigned long long)k->mismatched, (unsigned long long)k->count);
+	fprintf(f, " max %-9.3g mean %-9.3g differ %llu of %llu\n", k->max_abs, st_svf_metrics_mean(k),
+	        (unsigned long long)k->mismatched, (unsigned long long)k->count);
 	if (k->nonfinite_a || k->nonfinite_b)
-		fprintf(f, "      not finite: %llu in A, %llu in B\n", (unsigned long long)k->nonfinite_a, (unsigned long long)k->nonfinite_b);
+		fprintf(f, "      not finite: %llu in A, %llu in B\n", (unsigned long long)k->nonfinite_a,
+		        (unsigned long long)k->nonfinite_b);
 	if (s == ST_SVF_FINAL_BF16 && k->mismatched)
-		fprintf(f, "      bf16 ulps 0: %llu, 1: %llu, 2: %llu, 3-4: %llu, 5-16: %llu, 17-256: %llu, more: %llu, not finite: %llu\n",
-		        (unsigned long long)k->ulps[0], (unsigned long long)k->ulps[1], (unsigned long long)k->ulps[2], (unsigned long long)k->ulps[3],
-		        (unsigned long long)k->ulps[4], (unsigned long long)k->ulps[5], (unsigned long long)k->ulps[6], (unsigned long long)k->ulps[7]);
+		fprintf(f,
+		        "      bf16 ulps 0: %llu, 1: %llu, 2: %llu, 3-4: %llu, 5-16: %llu, 17-256: %llu, more: %llu, "
+		        "not finite: %llu\n",
+		        (unsigned long long)k->ulps[0], (unsigned long long)k->ulps[1], (unsigned long long)k->ulps[2],
+		        (unsigned long long)k->ulps[3], (unsigned long long)k->ulps[4], (unsigned long long)k->ulps[5],
+		        (unsigned long long)k->ulps[6], (unsigned long long)k->ulps[7]);
 	for (size_t i = 0; i < k->n_worst && (i == 0 || !m->passed[s]); i++) {
 		position(m->a->t[s], k->worst[i].at, at, sizeof at);
 		fprintf(f, "      %s %s: %.9g, %.9g\n", i ? "then " : "worst", at, k->worst[i].a, k->worst[i].b);
@@ -253,17 +279,18 @@ static char *as_text(const struct st_svf_comparison *c)
 	fprintf(f, "coverage: %zu of %zu tensors, %zu stages compared\n", c->n_covered, c->n_expected, stages);
 	for (size_t i = 0; i < c->n_matches; i++)
 		if (c->matches[i].copied)
-			fprintf(f, "copied: source_f32 of %s [%s] is the other side's own, its check proves nothing\n", c->matches[i].a->source_name,
-			        c->matches[i].a->target ? "target" : "source");
+			fprintf(f, "copied: source_f32 of %s [%s] is the other side's own, its check proves nothing\n",
+			        c->matches[i].a->source_name, c->matches[i].a->target ? "target" : "source");
 	for (size_t i = 0; i < c->n_missing; i++)
 		fprintf(f, "missing: %s is not on both sides with all ten stages\n", c->missing[i]);
 	for (size_t i = 0; i < c->n_matches; i++)
 		if (c->matches[i].first >= 0)
-			fprintf(f, "fault: %s first differs at %s\n", c->matches[i].a->source_name, st_svf_stage_names[c->matches[i].first]);
+			fprintf(f, "fault: %s first differs at %s\n", c->matches[i].a->source_name,
+			        st_svf_stage_names[c->matches[i].first]);
 	for (size_t i = 0; i < c->n_findings; i++) {
 		const struct st_svf_finding *d = &c->findings[i];
-		fprintf(f, "cause: %s%s%s%s%s: %s%s\n", d->code, d->tensor[0] ? " in " : "", d->tensor, d->stage[0] ? " at " : "", d->stage, d->text,
-		        d->confirmed ? "" : " (not confirmed)");
+		fprintf(f, "cause: %s%s%s%s%s: %s%s\n", d->code, d->tensor[0] ? " in " : "", d->tensor,
+		        d->stage[0] ? " at " : "", d->stage, d->text, d->confirmed ? "" : " (not confirmed)");
 	}
 	fprintf(f, "verdict: %s\n", verdict(c));
 	if (fclose(f) != 0) {
@@ -275,7 +302,9 @@ static char *as_text(const struct st_svf_comparison *c)
 
 static json_t *stage_json(const struct st_svf_comparison *c, const struct st_svf_match *m, size_t s)
 {
-	static const char *const classes[ST_SVF_ULPS] = { "0", "1", "2", "3-4", "5-16", "17-256", "more", "not_finite" };
+	static const char *const classes[ST_SVF_ULPS] = {
+		"0", "1", "2", "3-4", "5-16", "17-256", "more", "not_finite"
+	};
 	const struct st_svf_metrics *k = &m->metrics[s];
 	json_t *o = json_object(), *tol = json_object(), *worst = json_array();
 	bool copy = m->copied && s == ST_SVF_SOURCE;
@@ -290,7 +319,8 @@ static json_t *stage_json(const struct st_svf_comparison *c, const struct st_svf
 	st_json_put(o, "tolerance", tol);
 	st_json_put(o, "max_abs_error", m->measured[s] ? st_json_number(k->max_abs) : json_null());
 	st_json_put(o, "mean_abs_error", m->measured[s] ? st_json_number(st_svf_metrics_mean(k)) : json_null());
-	st_json_put(o, "mismatched_element_count", m->measured[s] ? json_integer((json_int_t)k->mismatched) : json_null());
+	st_json_put(o, "mismatched_element_count",
+	            m->measured[s] ? json_integer((json_int_t)k->mismatched) : json_null());
 	st_json_put(o, "element_count", json_integer((json_int_t)k->count));
 	st_json_put(o, "nonfinite", json_pack("[I, I]", (json_int_t)k->nonfinite_a, (json_int_t)k->nonfinite_b));
 	for (size_t i = 0; i < k->n_worst; i++) {
@@ -314,7 +344,8 @@ static json_t *stage_json(const struct st_svf_comparison *c, const struct st_svf
 
 static char *as_json(const struct st_svf_comparison *c)
 {
-	json_t *o = json_object(), *tensors = json_array(), *findings = json_array(), *missing = json_array(), *copies = json_array();
+	json_t *o = json_object(), *tensors = json_array(), *findings = json_array(), *missing = json_array(),
+	       *copies = json_array();
 	json_t *cov = json_object();
 	for (size_t i = 0; i < c->n_matches; i++) {
 		const struct st_svf_match *m = &c->matches[i];
@@ -376,7 +407,8 @@ static enum st_status refuse_same(const struct st_svf_comparison *c, struct st_e
 	for (size_t i = 0; st == ST_OK && i < a->n_containers; i++)
 		for (size_t k = 0; st == ST_OK && k < b->n_containers; k++)
 			if (same_file(st_container_path(a->containers[i]), st_container_path(b->containers[k]))) {
-				st = st_fail(err, ST_ERR_MISMATCH, "is the stage file of both sides; compared with itself it proves nothing");
+				st = st_fail(err, ST_ERR_MISMATCH,
+				             "is the stage file of both sides; compared with itself it proves nothing");
 				st_error_in(err, st_container_path(b->containers[k]));
 			}
 	return st;
@@ -401,7 +433,9 @@ static enum st_status run(struct st_svf_comparison *c, struct st_error *err)
 
 enum st_status st_svf_compare(const struct st_svf_compare_options *o, struct st_svf_result *r, struct st_error *err)
 {
-	struct st_svf_comparison c = { .o = o, .threads = st_svf_threads(o->threads), .side = { { .name = 'A' }, { .name = 'B' } } };
+	struct st_svf_comparison c = { .o = o,
+		                       .threads = st_svf_threads(o->threads),
+		                       .side = { { .name = 'A' }, { .name = 'B' } } };
 	memset(r, 0, sizeof *r);
 	st_arena_init(&c.arena);
 	enum st_status st = run(&c, err);

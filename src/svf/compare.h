@@ -9,42 +9,47 @@
 /* The ten stages of one tensor in one orientation, as one side has them. */
 struct st_svf_set {
 	const char *source_name, *safe, *label, *file;
-	bool target;                      /* final_* in the target's orientation */
+	bool target;                              /* final_* in the target's orientation */
 	const struct st_tensor *t[ST_SVF_STAGES]; /* NULL where the side keeps a digest */
-	const char *digest[ST_SVF_STAGES]; /* as recorded; NULL where there are numbers */
-	const json_t *record[ST_SVF_STAGES]; /* what the digest stands in, with shape and count; NULL where there are numbers */
-	const char *observed_hash;        /* of final_bf16, as the report states it, or NULL */
-	const json_t *checks;             /* what the report says of this set, or NULL */
+	const char *digest[ST_SVF_STAGES];        /* as recorded; NULL where there are numbers */
+	const json_t *record[ST_SVF_STAGES]; /* what the digest stands in, with shape and count; NULL where there are
+	                                        numbers */
+	const char *observed_hash;           /* of final_bf16, as the report states it, or NULL */
+	const json_t *checks;                /* what the report says of this set, or NULL */
 	bool claims_pass, claims;
 };
 
 struct st_svf_side {
-	char name;                        /* 'A', 'B' */
+	char name; /* 'A', 'B' */
 	const char *path;
 	json_t *json;
-	bool python;                      /* written by the exporting side */
+	bool python; /* written by the exporting side */
 	struct st_svf_set *sets;
 	size_t n_sets;
-	const char **claimed;             /* tensors that it says it covers */
+	const char **claimed; /* tensors that it says it covers */
 	size_t n_claimed;
 	struct st_container **containers;
 	size_t n_containers;
 	enum st_svf_tie tie;
-	const char *components;           /* folder, or NULL */
-	bool copies;                      /* its sources are the exporting side's stages */
+	const char *components; /* folder, or NULL */
+	bool copies;            /* its sources are the exporting side's stages */
 };
 
 /* One tensor that both sides have. */
 struct st_svf_match {
 	const struct st_svf_set *a, *b;
 	struct st_svf_metrics metrics[ST_SVF_STAGES];
-	bool measured[ST_SVF_STAGES];     /* numbers on both sides */
+	bool measured[ST_SVF_STAGES]; /* numbers on both sides */
 	bool shape_match[ST_SVF_STAGES], byte_match[ST_SVF_STAGES], passed[ST_SVF_STAGES];
-	bool copied;                      /* one side's source_f32 is the other's */
-	int first;                        /* first stage that fails, or -1 */
+	bool copied; /* one side's source_f32 is the other's */
+	int first;   /* first stage that fails, or -1 */
 };
 
-struct st_svf_finding { const char *code, *tensor, *stage; char *text; bool confirmed; };
+struct st_svf_finding {
+	const char *code, *tensor, *stage;
+	char *text;
+	bool confirmed;
+};
 
 struct st_svf_comparison {
 	const struct st_svf_compare_options *o;
@@ -53,7 +58,7 @@ struct st_svf_comparison {
 	struct st_svf_profile profile;
 	struct st_svf_match *matches;
 	size_t n_matches;
-	const char **missing;             /* "tensor: why" */
+	const char **missing; /* "tensor: why" */
 	size_t n_missing, n_covered, n_expected;
 	struct st_svf_finding *findings;
 	size_t n_findings, cap_findings;
@@ -61,7 +66,8 @@ struct st_svf_comparison {
 };
 
 /* Side of a report (sides.c). Everything goes into the comparison's arena. */
-ST_MUST_CHECK enum st_status st_svf_side_open(struct st_svf_comparison *c, struct st_svf_side *s, const char *path, struct st_error *err);
+ST_MUST_CHECK enum st_status st_svf_side_open(struct st_svf_comparison *c, struct st_svf_side *s, const char *path,
+                                              struct st_error *err);
 void st_svf_side_close(struct st_svf_side *s);
 
 /* Whether a recorded digest is of numbers that can be compared: some, and all of them finite (sound.c). */
@@ -72,8 +78,8 @@ bool st_svf_sound(struct st_svf_comparison *c, const struct st_svf_match *m);
 /* A replay's verdict is about the export that it was made against. */
 bool st_svf_made_for(const struct st_svf_side *replay, const struct st_svf_side *export);
 
-void st_svf_find(struct st_svf_comparison *c, const char *code, const char *tensor, const char *stage, bool confirmed, const char *fmt, ...)
-	ST_PRINTF(6, 7);
+void st_svf_find(struct st_svf_comparison *c, const char *code, const char *tensor, const char *stage, bool confirmed,
+                 const char *fmt, ...) ST_PRINTF(6, 7);
 /* Name the causes of what fails, and what a side gets wrong by itself (diagnose.c). */
 ST_MUST_CHECK enum st_status st_svf_diagnose(struct st_svf_comparison *c, struct st_error *err);
 

@@ -14,7 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-void st_svf_find(struct st_svf_comparison *c, const char *code, const char *tensor, const char *stage, bool confirmed, const char *fmt, ...)
+void st_svf_find(struct st_svf_comparison *c, const char *code, const char *tensor, const char *stage, bool confirmed,
+                 const char *fmt, ...)
 {
 	char text[500];
 	void *p = c->findings;
@@ -25,7 +26,8 @@ void st_svf_find(struct st_svf_comparison *c, const char *code, const char *tens
 	if (!st_grow(&p, &c->cap_findings, c->n_findings + 1, sizeof *c->findings))
 		return;
 	c->findings = p;
-	c->findings[c->n_findings++] = (struct st_svf_finding){ code, tensor, stage, st_arena_printf(&c->arena, "%s", text), confirmed };
+	c->findings[c->n_findings++] = (struct st_svf_finding){ code, tensor, stage,
+		                                                st_arena_printf(&c->arena, "%s", text), confirmed };
 }
 
 /* ---- values of a set ---- */
@@ -53,10 +55,12 @@ static bool near(const float *a, const float *b, uint64_t n, double rel)
 /* The same shape and, on evenly spread rows, numbers within rel of each other. turned: b is the transpose. */
 static bool alike(const struct st_tensor *a, const struct st_tensor *b, bool turned, double rel)
 {
-	if (!a || !b || a->ndim != 2 || b->ndim != 2 || a->shape[0] != b->shape[turned ? 1 : 0] || a->shape[1] != b->shape[turned ? 0 : 1])
+	if (!a || !b || a->ndim != 2 || b->ndim != 2 || a->shape[0] != b->shape[turned ? 1 : 0]
+	    || a->shape[1] != b->shape[turned ? 0 : 1])
 		return false;
 	uint64_t rows = a->shape[0], cols = a->shape[1], take = rows < 16 ? rows : 16;
-	float *x = st_alloc_array(cols, sizeof *x), *y = st_alloc_array(cols > b->shape[1] ? cols : b->shape[1], sizeof *y),
+	float *x = st_alloc_array(cols, sizeof *x),
+	      *y = st_alloc_array(cols > b->shape[1] ? cols : b->shape[1], sizeof *y),
 	      *z = st_alloc_array(cols, sizeof *z);
 	bool same = x && y && z;
 	for (uint64_t i = 0; same && i < take; i++) {
@@ -143,13 +147,16 @@ static void search_vector(struct st_svf_comparison *c, const struct st_svf_match
 		for (uint64_t at = 0; at + n <= v.n; at++)
 			if (memcmp(v.f32 + at, b, n * sizeof *b) == 0) {
 				st_svf_find(c, "svf.wrong_span", m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
-				            "%c takes its offsets from [%llu, %llu) of the vector", c->side[1].name, (unsigned long long)at, (unsigned long long)(at + n));
+				            "%c takes its offsets from [%llu, %llu) of the vector", c->side[1].name,
+				            (unsigned long long)at, (unsigned long long)(at + n));
 				return;
 			}
-	st_svf_find(c, "svf.offsets", m->a->source_name, stage_name(ST_SVF_OFFSETS), false, "the offsets are other numbers; no known mistake gives them");
+	st_svf_find(c, "svf.offsets", m->a->source_name, stage_name(ST_SVF_OFFSETS), false,
+	            "the offsets are other numbers; no known mistake gives them");
 }
 
-static void rounded(struct st_svf_comparison *c, const struct st_svf_match *m, const float *a, const float *b, uint64_t n, bool *done)
+static void rounded(struct st_svf_comparison *c, const struct st_svf_match *m, const float *a, const float *b,
+                    uint64_t n, bool *done)
 {
 	for (int side = 0; side < 2 && !*done; side++) {
 		const float *full = side ? b : a, *less = side ? a : b;
@@ -159,14 +166,16 @@ static void rounded(struct st_svf_comparison *c, const struct st_svf_match *m, c
 			cut &= st_f32_bits(less[i]) == (st_f32_bits(full[i]) & 0xFFFF0000u);
 		}
 		if (nearest || cut) {
-			st_svf_find(c, "svf.offsets_bf16", m->a->source_name, stage_name(ST_SVF_OFFSETS), true, "%c rounds the offsets to bf16%s",
-			            c->side[side ? 0 : 1].name, nearest ? "" : " (by cutting)");
+			st_svf_find(c, "svf.offsets_bf16", m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
+			            "%c rounds the offsets to bf16%s", c->side[side ? 0 : 1].name,
+			            nearest ? "" : " (by cutting)");
 			*done = true;
 		}
 	}
 }
 
-/* Does that side consume the spans, which the other has in their places, in alphabetical order? `moved`: tensors with another's span. */
+/* Does that side consume the spans, which the other has in their places, in alphabetical order? `moved`: tensors with
+ * another's span. */
 static bool alphabetical(const struct st_svf_comparison *c, int side, size_t *moved)
 {
 	bool all = true;
@@ -208,13 +217,16 @@ static void offsets(struct st_svf_comparison *c, const struct st_svf_match *m, b
 		free(y);
 		if (side >= 0)
 			st_svf_find(c, "svf.alphabetical_spans", m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
-			            "%c consumes the spans in alphabetical order of the tensors' names; %zu tensors have another's", c->side[side].name,
-			            side ? moved : moved_a);
+			            "%c consumes the spans in alphabetical order of the tensors' names; %zu tensors "
+			            "have another's",
+			            c->side[side].name, side ? moved : moved_a);
 		else if (swapped)
-			st_svf_find(c, "svf.swapped_spans", m->a->source_name, stage_name(ST_SVF_OFFSETS), true, "%c has the spans of %s and %s swapped",
-			            c->side[1].name, m->a->source_name, o->a->source_name);
+			st_svf_find(c, "svf.swapped_spans", m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
+			            "%c has the spans of %s and %s swapped", c->side[1].name, m->a->source_name,
+			            o->a->source_name);
 		else
-			st_svf_find(c, "svf.wrong_span", m->a->source_name, stage_name(ST_SVF_OFFSETS), true, "%c takes the span of %s", c->side[1].name, o->a->source_name);
+			st_svf_find(c, "svf.wrong_span", m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
+			            "%c takes the span of %s", c->side[1].name, o->a->source_name);
 		*told = side >= 0 || swapped;
 	}
 	free(a);
@@ -235,9 +247,11 @@ static bool scalar_early(struct st_svf_comparison *c, const struct st_svf_match 
 	bool scaled = k->sum_bb > 0 && fabs(left) < 1e-8 * k->sum_bb;
 	free(na);
 	for (int side = 0; side < 2; side++)
-		if (scaled && fabs(norm - 1) > 1e-7 && fabs(gain * (side ? norm : 1 / norm) - 1) < 0.1 * fabs(norm - 1)) {
+		if (scaled && fabs(norm - 1) > 1e-7
+		    && fabs(gain * (side ? norm : 1 / norm) - 1) < 0.1 * fabs(norm - 1)) {
 			st_svf_find(c, "svf.scalar_first", m->a->source_name, stage_name(stage), true,
-			            "%c multiplies by the normalization %.9g before the product", c->side[side ? 0 : 1].name, norm);
+			            "%c multiplies by the normalization %.9g before the product",
+			            c->side[side ? 0 : 1].name, norm);
 			return true;
 		}
 	return false;
@@ -245,7 +259,11 @@ static bool scalar_early(struct st_svf_comparison *c, const struct st_svf_match 
 
 /* ---- products ---- */
 
-static float tf32(float x) { uint32_t u = st_f32_bits(x); return st_bits_f32((u + 0xFFFu + (u >> 13 & 1u)) & 0xFFFFE000u); }
+static float tf32(float x)
+{
+	uint32_t u = st_f32_bits(x);
+	return st_bits_f32((u + 0xFFFu + (u >> 13 & 1u)) & 0xFFFFE000u);
+}
 static float tf32_cut(float x) { return st_bits_f32(st_f32_bits(x) & 0xFFFFE000u); }
 static float bf16(float x) { return st_bf16_to_f32(st_f32_to_bf16(x)); }
 static float f16(float x) { return st_f16_to_f32(st_f32_to_f16(x)); }
@@ -294,7 +312,8 @@ static double try_product(const struct st_svf_set *s, const struct st_svf_factor
 	return ok && mm > 0 ? sqrt(dd / mm) : NAN;
 }
 
-static bool factors_for(struct st_svf_comparison *c, const struct st_svf_set *s, struct st_container **file, struct st_svf_factors *f)
+static bool factors_for(struct st_svf_comparison *c, const struct st_svf_set *s, struct st_container **file,
+                        struct st_svf_factors *f)
 {
 	struct st_error ignored = ST_ERROR_INIT;
 	const struct st_tensor *u = s->t[ST_SVF_U_SCALED], *m = s->t[ST_SVF_MATMUL];
@@ -306,9 +325,14 @@ static bool factors_for(struct st_svf_comparison *c, const struct st_svf_set *s,
 		if (!dir)
 			continue;
 		snprintf(path, sizeof path, "%s/%s", dir, ST_SVF_COMPONENTS);
-		const struct st_svf_entry e = { .source_name = s->source_name, .safe = s->safe, .rows = m->shape[0], .cols = m->shape[1], .k = u->shape[1] };
+		const struct st_svf_entry e = { .source_name = s->source_name,
+			                        .safe = s->safe,
+			                        .rows = m->shape[0],
+			                        .cols = m->shape[1],
+			                        .k = u->shape[1] };
 		st_error_clear(&ignored);
-		if (st_svf_components_layout(dir, &layout, NULL, &ignored) == ST_OK && st_container_open(path, file, &ignored) == ST_OK) {
+		if (st_svf_components_layout(dir, &layout, NULL, &ignored) == ST_OK
+		    && st_container_open(path, file, &ignored) == ST_OK) {
 			if (st_svf_factors_open(*file, &e, layout, f, &ignored) == ST_OK)
 				return true;
 			st_container_close(*file);
@@ -343,7 +367,8 @@ static double zero_distance(const struct st_svf_set *s)
 }
 
 /* A side's product against every way to make one; true when that names a cause. */
-static bool side_product(struct st_svf_comparison *c, const struct st_svf_match *m, int side, const struct st_svf_factors *f)
+static bool side_product(struct st_svf_comparison *c, const struct st_svf_match *m, int side,
+                         const struct st_svf_factors *f)
 {
 	const struct st_svf_set *s = side ? m->b : m->a;
 	double plain = try_product(s, f, &hypotheses[0]), best = plain;
@@ -358,8 +383,8 @@ static bool side_product(struct st_svf_comparison *c, const struct st_svf_match 
 	/* The right product is within f32 noise; a cause must explain what is beyond it. */
 	if (plain < 2e-6 || which == 0 || best > 0.1 * plain || best > 5e-6)
 		return false;
-	st_svf_find(c, hypotheses[which].code, m->a->source_name, stage_name(m->first), true, "%c %s (residual %.2g, otherwise %.2g)", c->side[side].name,
-	            hypotheses[which].text, best, plain);
+	st_svf_find(c, hypotheses[which].code, m->a->source_name, stage_name(m->first), true,
+	            "%c %s (residual %.2g, otherwise %.2g)", c->side[side].name, hypotheses[which].text, best, plain);
 	return true;
 }
 
@@ -370,7 +395,8 @@ static void products(struct st_svf_comparison *c, const struct st_svf_match *m)
 	bool named = scalar_early(c, m, (enum st_svf_stage)m->first);
 	const struct st_tensor *ut = m->a->t[ST_SVF_U_SCALED], *mt = m->a->t[ST_SVF_MATMUL];
 	/* Measured: both sides have the same shape, whatever it is. */
-	bool numbers = m->measured[ST_SVF_U_SCALED] && m->measured[ST_SVF_MATMUL] && ut->ndim == 2 && mt->ndim == 2 && ut->shape[0] == mt->shape[0];
+	bool numbers = m->measured[ST_SVF_U_SCALED] && m->measured[ST_SVF_MATMUL] && ut->ndim == 2 && mt->ndim == 2
+	            && ut->shape[0] == mt->shape[0];
 	if (!named && numbers && factors_for(c, m->a, &file, &f)) {
 		named = side_product(c, m, 1, &f);
 		named = side_product(c, m, 0, &f) || named;
@@ -384,12 +410,16 @@ static void products(struct st_svf_comparison *c, const struct st_svf_match *m)
 	double rel = k->sum_bb > 0 ? sqrt(k->sum_dd / k->sum_bb) : 0;
 	if ((zb > 0.3 && za < 1e-3) || (za > 0.3 && zb < 1e-3))
 		st_svf_find(c, "svf.v_layout", m->a->source_name, stage_name(m->first), false,
-		            "%c's zero-offset product is %.2g of the source away from it: the third factor has another layout", c->side[zb > za].name, zb > za ? zb : za);
+		            "%c's zero-offset product is %.2g of the source away from it: the third factor has another "
+		            "layout",
+		            c->side[zb > za].name, zb > za ? zb : za);
 	else if (rel > 5e-6 && rel < 2e-2)
 		st_svf_find(c, "svf.reduced_products", m->a->source_name, stage_name(m->first), false,
-		            "relative difference %.2g: one side's products have the precision of %s", rel, rel > 2e-3 ? "bf16" : "tf32 or f16");
+		            "relative difference %.2g: one side's products have the precision of %s", rel,
+		            rel > 2e-3 ? "bf16" : "tf32 or f16");
 	else
-		st_svf_find(c, "unexplained", m->a->source_name, stage_name(m->first), false, "relative difference %.2g; no known mistake gives it", rel);
+		st_svf_find(c, "unexplained", m->a->source_name, stage_name(m->first), false,
+		            "relative difference %.2g; no known mistake gives it", rel);
 }
 
 /* ---- source and result ---- */
@@ -409,17 +439,21 @@ static void source(struct st_svf_comparison *c, const struct st_svf_match *m)
 		const struct st_svf_set *from = adapted_like(&c->side[side], m->a->source_name, side ? b : a);
 		if (from) {
 			st_svf_find(c, "svf.tie_policy", m->a->source_name, stage_name(ST_SVF_SOURCE), true,
-			            "%c starts from the adapted %s (compose), the other side does not", c->side[side].name, from->source_name);
+			            "%c starts from the adapted %s (compose), the other side does not",
+			            c->side[side].name, from->source_name);
 			return;
 		}
 	}
 	if (a && b && alike(a, b, true, 1e-7))
-		st_svf_find(c, "svf.source_transposed", m->a->source_name, stage_name(ST_SVF_SOURCE), true, "one side's source is the transpose of the other's");
-	else if (m->shape_match[ST_SVF_SOURCE] && m->metrics[ST_SVF_SOURCE].sum_dd < 1e-4 * m->metrics[ST_SVF_SOURCE].sum_bb)
+		st_svf_find(c, "svf.source_transposed", m->a->source_name, stage_name(ST_SVF_SOURCE), true,
+		            "one side's source is the transpose of the other's");
+	else if (m->shape_match[ST_SVF_SOURCE]
+	         && m->metrics[ST_SVF_SOURCE].sum_dd < 1e-4 * m->metrics[ST_SVF_SOURCE].sum_bb)
 		st_svf_find(c, "svf.source_rounded", m->a->source_name, stage_name(ST_SVF_SOURCE), false,
 		            "the sources are near and not equal: one side's base model is rounded (bf16) or quantised");
 	else
-		st_svf_find(c, "svf.source", m->a->source_name, stage_name(ST_SVF_SOURCE), false, "the sources are different matrices: another base model or tensor");
+		st_svf_find(c, "svf.source", m->a->source_name, stage_name(ST_SVF_SOURCE), false,
+		            "the sources are different matrices: another base model or tensor");
 }
 
 static void result(struct st_svf_comparison *c, const struct st_svf_match *m)
@@ -429,17 +463,21 @@ static void result(struct st_svf_comparison *c, const struct st_svf_match *m)
 		bool turned = alike(o->t[ST_SVF_ADAPTED], o->t[ST_SVF_FINAL_F32], true, 1e-7);
 		if (turned && alike(s->t[ST_SVF_ADAPTED], s->t[ST_SVF_FINAL_F32], false, 1e-7)) {
 			st_svf_find(c, "svf.not_transposed", m->a->source_name, stage_name(m->first), true,
-			            "%c leaves the matrix as it is; the target's name (.kernel) asks for the transpose, for a square one too", c->side[side].name);
+			            "%c leaves the matrix as it is; the target's name (.kernel) asks for the "
+			            "transpose, for a square one too",
+			            c->side[side].name);
 			return;
 		}
 		const struct st_svf_set *from = adapted_like(&c->side[side], m->a->source_name, s->t[ST_SVF_FINAL_F32]);
 		if (from) {
 			st_svf_find(c, "svf.tie_policy", m->a->source_name, stage_name(m->first), true,
-			            "%c ends with the adapted %s in this place (last-wins), the other side does not", c->side[side].name, from->source_name);
+			            "%c ends with the adapted %s in this place (last-wins), the other side does not",
+			            c->side[side].name, from->source_name);
 			return;
 		}
 	}
-	st_svf_find(c, "unexplained", m->a->source_name, stage_name(m->first), false, "the result is not what the stage before it gives");
+	st_svf_find(c, "unexplained", m->a->source_name, stage_name(m->first), false,
+	            "the result is not what the stage before it gives");
 }
 
 static void explain(struct st_svf_comparison *c, const struct st_svf_match *m, bool *spans_told)
@@ -447,27 +485,40 @@ static void explain(struct st_svf_comparison *c, const struct st_svf_match *m, b
 	if (m->first < 0)
 		return;
 	if (!m->measured[m->first] && m->first != ST_SVF_FINAL_F32 && m->first != ST_SVF_FINAL_BF16) {
-		st_svf_find(c, "svf.differs", m->a->source_name, stage_name(m->first), true, "%s", m->a->t[m->first] && m->b->t[m->first]
-		            ? "the shapes differ" : "the digests differ; export both sides in full to learn by how much");
+		st_svf_find(c, "svf.differs", m->a->source_name, stage_name(m->first), true, "%s",
+		            m->a->t[m->first] && m->b->t[m->first]
+		                    ? "the shapes differ"
+		                    : "the digests differ; export both sides in full to learn by how much");
 		return;
 	}
 	switch (m->first) {
-	case ST_SVF_SOURCE: source(c, m); break;
-	case ST_SVF_OFFSETS: offsets(c, m, spans_told); break;
+	case ST_SVF_SOURCE:
+		source(c, m);
+		break;
+	case ST_SVF_OFFSETS:
+		offsets(c, m, spans_told);
+		break;
 	case ST_SVF_SCALED_S:
 	case ST_SVF_U_SCALED:
 		if (!scalar_early(c, m, (enum st_svf_stage)m->first))
-			st_svf_find(c, "svf.factors", m->a->source_name, stage_name(m->first), false, "the sides multiply by other factors, or round in between");
+			st_svf_find(c, "svf.factors", m->a->source_name, stage_name(m->first), false,
+			            "the sides multiply by other factors, or round in between");
 		break;
 	case ST_SVF_NORMALIZATION:
-		st_svf_find(c, "svf.normalization", m->a->source_name, stage_name(m->first), false, "sum S / sum scaled comes out differently from the same scaled_s");
+		st_svf_find(c, "svf.normalization", m->a->source_name, stage_name(m->first), false,
+		            "sum S / sum scaled comes out differently from the same scaled_s");
 		break;
 	case ST_SVF_MATMUL:
-	case ST_SVF_ZERO: products(c, m); break;
-	case ST_SVF_ADAPTED:
-		st_svf_find(c, "svf.normalization", m->a->source_name, stage_name(m->first), false, "the scalar after the product is not the normalization");
+	case ST_SVF_ZERO:
+		products(c, m);
 		break;
-	default: result(c, m); break;
+	case ST_SVF_ADAPTED:
+		st_svf_find(c, "svf.normalization", m->a->source_name, stage_name(m->first), false,
+		            "the scalar after the product is not the normalization");
+		break;
+	default:
+		result(c, m);
+		break;
 	}
 }
 
@@ -477,8 +528,8 @@ static void explain(struct st_svf_comparison *c, const struct st_svf_match *m, b
 static void cast(struct st_svf_comparison *c, const struct st_svf_side *side, const struct st_svf_set *s)
 {
 	const struct st_tensor *f = s->t[ST_SVF_FINAL_F32], *h = s->t[ST_SVF_FINAL_BF16];
-	if (!f || !h || f->dtype != ST_DTYPE_F32 || h->dtype != ST_DTYPE_BF16 || f->n_elems != h->n_elems || f->layout != ST_LAYOUT_ROWS ||
-	    h->layout != ST_LAYOUT_ROWS)
+	if (!f || !h || f->dtype != ST_DTYPE_F32 || h->dtype != ST_DTYPE_BF16 || f->n_elems != h->n_elems
+	    || f->layout != ST_LAYOUT_ROWS || h->layout != ST_LAYOUT_ROWS)
 		return;
 	uint64_t n = f->n_elems, wrong = 0, not_cut = 0;
 #pragma omp parallel for schedule(static) num_threads(c->threads) reduction(+ : wrong, not_cut)
@@ -493,9 +544,10 @@ static void cast(struct st_svf_comparison *c, const struct st_svf_side *side, co
 	if (wrong == 0)
 		return;
 	bool cut = not_cut == 0;
-	st_svf_find(c, cut ? "svf.truncated_cast" : "svf.cast", s->source_name, stage_name(ST_SVF_FINAL_BF16), true,
-	            "%c's final_bf16 is not its own final_f32 rounded to nearest even: %llu of %llu elements are others%s", side->name,
-	            (unsigned long long)wrong, (unsigned long long)n, cut ? ", all of them cut off" : "");
+	st_svf_find(
+		c, cut ? "svf.truncated_cast" : "svf.cast", s->source_name, stage_name(ST_SVF_FINAL_BF16), true,
+		"%c's final_bf16 is not its own final_f32 rounded to nearest even: %llu of %llu elements are others%s",
+		side->name, (unsigned long long)wrong, (unsigned long long)n, cut ? ", all of them cut off" : "");
 }
 
 static const char *base_name(const char *p)
@@ -511,16 +563,20 @@ static enum st_status stale(struct st_svf_comparison *c, const struct st_svf_sid
 		const char *path = st_container_path(side->containers[i]);
 		size_t k;
 		json_t *f;
-		json_array_foreach(json_object_get(side->json, "files"), k, f) {
-			const char *named = json_string_value(json_object_get(f, "path")), *sha = json_string_value(json_object_get(f, "sha256"));
+		json_array_foreach(json_object_get(side->json, "files"), k, f)
+		{
+			const char *named = json_string_value(json_object_get(f, "path")),
+				   *sha = json_string_value(json_object_get(f, "sha256"));
 			const char *role = json_string_value(json_object_get(f, "role"));
 			char hex[65];
 			/* Stage files of the side itself; it may also list the other side's. */
-			if (!named || !sha || !role || strncmp(role, "python_", 7) == 0 || strcmp(base_name(named), base_name(path)) != 0)
+			if (!named || !sha || !role || strncmp(role, "python_", 7) == 0
+			    || strcmp(base_name(named), base_name(path)) != 0)
 				continue;
 			ST_TRY(st_svf_file_sha256(path, hex, err));
 			if (strcmp(hex, sha) != 0)
-				st_svf_find(c, "svf.stale_stages", base_name(path), "", true, "%c's stage file has SHA-256 %.16s.., its report was written for %.16s..",
+				st_svf_find(c, "svf.stale_stages", base_name(path), "", true,
+				            "%c's stage file has SHA-256 %.16s.., its report was written for %.16s..",
 				            side->name, hex, sha);
 		}
 	}
@@ -533,7 +589,8 @@ static enum st_status stale(struct st_svf_comparison *c, const struct st_svf_sid
 		ST_TRY(st_sha256_hex(t->data, t->n_bytes, hex, err));
 		if (strcmp(hex, s->observed_hash) != 0)
 			st_svf_find(c, "svf.stale_stages", s->source_name, stage_name(ST_SVF_FINAL_BF16), true,
-			            "%c's report states %.16s.. for the result, its stage file holds %.16s..", side->name, s->observed_hash, hex);
+			            "%c's report states %.16s.. for the result, its stage file holds %.16s..",
+			            side->name, s->observed_hash, hex);
 	}
 	return ST_OK;
 }
@@ -543,7 +600,8 @@ static const char *listed_digest(const json_t *report, const char *role)
 {
 	size_t i;
 	json_t *f;
-	json_array_foreach(json_object_get(report, "files"), i, f) {
+	json_array_foreach(json_object_get(report, "files"), i, f)
+	{
 		const char *r = json_string_value(json_object_get(f, "role"));
 		if (r && strcmp(r, role) == 0)
 			return json_string_value(json_object_get(f, "sha256"));
@@ -554,9 +612,11 @@ static const char *listed_digest(const json_t *report, const char *role)
 /* Compared with another export than its own, a replay may fail and its verdict still have been true. */
 bool st_svf_made_for(const struct st_svf_side *replay, const struct st_svf_side *export)
 {
-	static const char *const roles[2][2] = { { "python_stages", "stages" }, { "python_all_selected_stages", "all_selected_stages" } };
+	static const char *const roles[2][2] = { { "python_stages", "stages" },
+		                                 { "python_all_selected_stages", "all_selected_stages" } };
 	for (size_t i = 0; i < 2; i++) {
-		const char *seen = listed_digest(replay->json, roles[i][0]), *is = listed_digest(export->json, roles[i][1]);
+		const char *seen = listed_digest(replay->json, roles[i][0]),
+			   *is = listed_digest(export->json, roles[i][1]);
 		if (seen && is && strcmp(seen, is) != 0)
 			return false;
 	}
@@ -574,17 +634,19 @@ static void contradictions(struct st_svf_comparison *c, const struct st_svf_matc
 		size_t i;
 		json_t *k, *found = NULL;
 		snprintf(name, sizeof name, "stage.%s", st_svf_stage_names[s]);
-		json_array_foreach(b->checks, i, k)
-			if (json_is_string(json_object_get(k, "stage")) && strcmp(json_string_value(json_object_get(k, "stage")), name) == 0)
-				found = k;
+		json_array_foreach(b->checks, i, k) if (json_is_string(json_object_get(k, "stage"))
+		                                        && strcmp(json_string_value(json_object_get(k, "stage")), name)
+		                                                   == 0) found = k;
 		missing |= !found;
 		if (!found || !m->measured[s])
 			continue;
 		const json_t *tol = json_object_get(found, "tolerance");
-		double max = json_number_value(json_object_get(tol, "max_abs_error")), mean = json_number_value(json_object_get(tol, "mean_abs_error"));
+		double max = json_number_value(json_object_get(tol, "max_abs_error")),
+		       mean = json_number_value(json_object_get(tol, "mean_abs_error"));
 		/* A mean near its tolerance may fall on either side of it with another order of summation. */
 		double mine = st_svf_metrics_mean(&m->metrics[s]);
-		bool pass = m->shape_match[s] && st_svf_metrics_passed(&m->metrics[s], &(struct st_svf_tolerance){ max, mean, true });
+		bool pass = m->shape_match[s]
+		         && st_svf_metrics_passed(&m->metrics[s], &(struct st_svf_tolerance){ max, mean, true });
 		bool says = json_is_true(json_object_get(found, "functional_passed"));
 		bool edge = fabs(mine - mean) < 1e-3 * mean;
 		if (json_is_true(json_object_get(found, "required_for_functional_parity")))
@@ -595,24 +657,28 @@ static void contradictions(struct st_svf_comparison *c, const struct st_svf_matc
 			if (got->count && !got->nonfinite_a && !got->nonfinite_b)
 				snprintf(far, sizeof far, "max %.3g, mean %.3g", got->max_abs, mine);
 			st_svf_find(c, "svf.contradiction", b->source_name, stage_name((int)s), true,
-			            "%c's report says this stage %s, its files say that it %s (%s)", side_name, says ? "passed" : "failed", pass ? "passes" : "fails", far);
+			            "%c's report says this stage %s, its files say that it %s (%s)", side_name,
+			            says ? "passed" : "failed", pass ? "passes" : "fails", far);
 		} else if (json_is_true(json_object_get(found, "byte_match")) && !m->byte_match[s]) {
-			st_svf_find(c, "svf.contradiction", b->source_name, stage_name((int)s), true, "%c's report says that the bytes match, %llu elements differ",
-			            side_name, (unsigned long long)m->metrics[s].mismatched);
+			st_svf_find(c, "svf.contradiction", b->source_name, stage_name((int)s), true,
+			            "%c's report says that the bytes match, %llu elements differ", side_name,
+			            (unsigned long long)m->metrics[s].mismatched);
 		}
 	}
 	if (b->claims && b->claims_pass && !all && !missing)
-		st_svf_find(c, "svf.contradiction", b->source_name, "", true, "%c's report claims functional parity, its files do not have it", side_name);
+		st_svf_find(c, "svf.contradiction", b->source_name, "", true,
+		            "%c's report claims functional parity, its files do not have it", side_name);
 	if (b->claims && missing)
-		st_svf_find(c, "svf.contradiction", b->source_name, "", true, "%c's report gives a verdict without a check of every stage", side_name);
+		st_svf_find(c, "svf.contradiction", b->source_name, "", true,
+		            "%c's report gives a verdict without a check of every stage", side_name);
 }
 
 enum st_status st_svf_diagnose(struct st_svf_comparison *c, struct st_error *err)
 {
 	bool spans_told = false;
 	if (c->side[0].tie != c->side[1].tie)
-		st_svf_find(c, "svf.tie_policy", "", "", true, "A handles tied tensors by %s, B by %s", st_svf_tie_name(c->side[0].tie),
-		            st_svf_tie_name(c->side[1].tie));
+		st_svf_find(c, "svf.tie_policy", "", "", true, "A handles tied tensors by %s, B by %s",
+		            st_svf_tie_name(c->side[0].tie), st_svf_tie_name(c->side[1].tie));
 	for (int i = 0; i < 2; i++) {
 		ST_TRY(stale(c, &c->side[i], err));
 		for (size_t k = 0; k < c->side[i].n_sets; k++) {
@@ -626,7 +692,8 @@ enum st_status st_svf_diagnose(struct st_svf_comparison *c, struct st_error *err
 			if (c->matches[i].a->target == (target == 1) && st_svf_sound(c, &c->matches[i]))
 				explain(c, &c->matches[i], &spans_told);
 	for (int side = 0; side < 2; side++) {
-		bool judged = !c->side[side].python && c->side[!side].python && st_svf_made_for(&c->side[side], &c->side[!side]);
+		bool judged = !c->side[side].python && c->side[!side].python
+		           && st_svf_made_for(&c->side[side], &c->side[!side]);
 		for (size_t i = 0; judged && i < c->n_matches; i++)
 			if (set_of(&c->matches[i], side)->checks)
 				contradictions(c, &c->matches[i], side);

@@ -49,7 +49,8 @@ static enum st_status scale(struct st_svf_engine *g, const float *offsets, struc
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t i = 0; i < e->k; i++) {
 		if (!isfinite(offsets[i]))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, e->source_name, "offset %llu is not finite", (unsigned long long)i);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, e->source_name, "offset %llu is not finite",
+			                  (unsigned long long)i);
 		g->offsets[i] = offsets[i];
 		g->scaled[i] = g->f->s[i] * (1.0f + offsets[i]);
 		s += (double)g->f->s[i];
@@ -60,9 +61,10 @@ static enum st_status scale(struct st_svf_engine *g, const float *offsets, struc
 	g->norm = g->sum_s / g->sum_scaled;
 	if (g->sum_scaled != 0 && isfinite(g->sum_scaled) && isfinite(g->norm))
 		return ST_OK;
-	enum st_status st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, e->source_name,
-	                               "the scaled singular values sum to %g; the normalization %g / %g is not a number to multiply by",
-	                               (double)g->sum_scaled, (double)g->sum_s, (double)g->sum_scaled);
+	enum st_status st = st_fail_at(
+		err, ST_ERR_FORMAT, ST_NO_OFFSET, e->source_name,
+		"the scaled singular values sum to %g; the normalization %g / %g is not a number to multiply by",
+		(double)g->sum_scaled, (double)g->sum_s, (double)g->sum_scaled);
 	st_error_in(err, g->f->path);
 	return st;
 }
@@ -79,7 +81,8 @@ static enum st_status allocate(struct st_svf_engine *g, uint64_t chunk, struct s
 	g->buffer = st_alloc_array(4 * c + 2 * u + c / 2 + 16, sizeof *g->buffer);
 	g->row_sums = st_alloc_array(2 * g->chunk, sizeof *g->row_sums);
 	if (!g->buffer || !g->row_sums)
-		return st_fail(err, ST_ERR_NOMEM, "no memory for blocks of %llu rows of %s; --chunk-rows makes them smaller",
+		return st_fail(err, ST_ERR_NOMEM,
+		               "no memory for blocks of %llu rows of %s; --chunk-rows makes them smaller",
 		               (unsigned long long)g->chunk, g->e->source_name);
 	g->src = g->buffer;
 	g->matmul = g->src + c;
@@ -92,13 +95,15 @@ static enum st_status allocate(struct st_svf_engine *g, uint64_t chunk, struct s
 }
 
 enum st_status st_svf_engine_open(struct st_svf_engine *g, const struct st_svf_entry *e, const struct st_svf_factors *f,
-                                  const float *offsets, struct st_svf_source source, uint64_t chunk, int threads, struct st_error *err)
+                                  const float *offsets, struct st_svf_source source, uint64_t chunk, int threads,
+                                  struct st_error *err)
 {
 	*g = (struct st_svf_engine){ .e = e, .f = f, .source = source, .threads = threads };
 	enum st_status st = scale(g, offsets, err);
 	if (st == ST_OK)
 		st = allocate(g, chunk, err);
-	if (st == ST_OK && !st_gemm_pack(&g->b, st_cpu_best(), f->v, f->layout == ST_SVF_TORCH_V, e->k, e->cols, threads))
+	if (st == ST_OK
+	    && !st_gemm_pack(&g->b, st_cpu_best(), f->v, f->layout == ST_SVF_TORCH_V, e->k, e->cols, threads))
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st != ST_OK)
 		st_svf_engine_close(g);
@@ -134,7 +139,8 @@ static enum st_status load_u(struct st_svf_engine *g, uint64_t row0, uint64_t n,
 	uint64_t at = 0;
 	while (at + 1 < n * k && isfinite(g->u[at]))
 		at++;
-	enum st_status st = st_fail_at(err, ST_ERR_FORMAT, g->f->u->offset, g->f->u->name, "number %llu of row %llu is %g", (unsigned long long)(at % k),
+	enum st_status st = st_fail_at(err, ST_ERR_FORMAT, g->f->u->offset, g->f->u->name,
+	                               "number %llu of row %llu is %g", (unsigned long long)(at % k),
 	                               (unsigned long long)(row0 + at / k), (double)g->u[at]);
 	st_error_in(err, g->f->path);
 	return st;
@@ -190,8 +196,10 @@ enum st_status st_svf_engine_rows(struct st_svf_engine *g, uint64_t row0, uint64
 	for (uint64_t i = 0; i < n * cols; i++)
 		bad += g->src[i] - g->src[i];
 	if (bad != 0) {
-		enum st_status st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, g->e->source_name, "the source holds numbers that are not finite between rows %llu and %llu",
-		                               (unsigned long long)row0, (unsigned long long)(row0 + n));
+		enum st_status st = st_fail_at(
+			err, ST_ERR_FORMAT, ST_NO_OFFSET, g->e->source_name,
+			"the source holds numbers that are not finite between rows %llu and %llu",
+			(unsigned long long)row0, (unsigned long long)(row0 + n));
 		st_error_in(err, g->source.path);
 		return st;
 	}
@@ -202,7 +210,8 @@ enum st_status st_svf_engine_rows(struct st_svf_engine *g, uint64_t row0, uint64
 			g->u_scaled[i * k + j] = g->u[i * k + j] * g->scaled[j];
 	st_svf_gram_add(g->u, n, k, g->gram);
 	double t1 = st_svf_clock();
-	if (!st_gemm(&g->b, g->u, g->scaled, n, g->matmul, g->threads) || !st_gemm(&g->b, g->u, g->f->s, n, g->zero, g->threads))
+	if (!st_gemm(&g->b, g->u, g->scaled, n, g->matmul, g->threads)
+	    || !st_gemm(&g->b, g->u, g->f->s, n, g->zero, g->threads))
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	double t2 = st_svf_clock();
 	finish(g, n);
@@ -215,7 +224,8 @@ enum st_status st_svf_engine_rows(struct st_svf_engine *g, uint64_t row0, uint64
 	return ST_OK;
 }
 
-enum st_status st_svf_engine_adapted(struct st_svf_engine *g, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
+enum st_status st_svf_engine_adapted(struct st_svf_engine *g, uint64_t row0, uint64_t n, float *dst,
+                                     struct st_error *err)
 {
 	uint64_t cols = g->e->cols;
 	for (uint64_t done = 0; done < n;) {

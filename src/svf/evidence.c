@@ -36,7 +36,9 @@ json_t *st_svf_environment(int threads, const char *svd)
 	st_json_put(o, "version", st_json_text(st_version()));
 	st_json_put(o, "threads", json_integer(threads));
 	st_json_put(o, "cpu_level", st_json_text(st_cpu_name(st_cpu_best())));
-	st_json_put(o, "products", json_string("f32 fused multiply-add, sums of 256 added in order; the bits do not depend on threads or CPU level"));
+	st_json_put(o, "products",
+	            json_string("f32 fused multiply-add, sums of 256 added in order; the bits do not depend on threads "
+	                        "or CPU level"));
 	st_json_put(o, "bf16_cast", json_string("round to nearest even"));
 	st_json_put(o, "svd", st_json_text(svd));
 	st_json_put(o, "lapack", st_json_text(st_svf_lapack_name(lapack, sizeof lapack)));
@@ -84,8 +86,13 @@ enum st_status st_svf_add_file(json_t *files, const char *role, const char *path
 
 json_t *st_svf_scale_json(const struct st_svf_engine *g)
 {
-	const struct { const char *name; const float *x; } parts[] = {
-		{ "singular_values", g->f->s }, { "typed_offsets", g->offsets }, { "scaled_s", g->scaled },
+	const struct {
+		const char *name;
+		const float *x;
+	} parts[] = {
+		{ "singular_values", g->f->s },
+		{ "typed_offsets", g->offsets },
+		{ "scaled_s", g->scaled },
 	};
 	json_t *o = json_object();
 	for (size_t i = 0; i < 3; i++) {
@@ -143,7 +150,8 @@ const char *st_svf_locate(struct st_arena *a, const char *named, const char *rep
 	base = base ? base + 1 : named;
 	if (access(named, R_OK) == 0)
 		return named;
-	const char *p = slash && named[0] != '/' ? st_arena_printf(a, "%.*s/%s", (int)(slash - report), report, named) : NULL;
+	const char *p = slash && named[0] != '/' ? st_arena_printf(a, "%.*s/%s", (int)(slash - report), report, named)
+	                                         : NULL;
 	if (p && access(p, R_OK) == 0)
 		return p;
 	p = slash ? st_arena_printf(a, "%.*s/%s", (int)(slash - report), report, base) : base;

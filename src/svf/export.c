@@ -1,6 +1,6 @@
 /*
- * export.c - the source-of-truth side: factors, offsets, stages and a report of the sample tensor, and of every selected one
- * where that is asked for.
+ * export.c - the source-of-truth side: factors, offsets, stages and a report of the sample tensor, and of every
+ * selected one where that is asked for.
  *
  * Computed factors are kept beside the report, one file per tensor, until the run ends: an interrupted run goes on
  * where it was. Files that others read appear whole, the report last.
@@ -18,9 +18,11 @@
 static enum st_status check_options(const struct st_svf_export_options *o, struct st_error *err)
 {
 	if (!o->no_components && !o->write_dir)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--write-components-dir", "is needed, or --no-write-components");
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--write-components-dir",
+		                  "is needed, or --no-write-components");
 	if (o->no_components && o->all_selected)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--all-selected-tensors", "writes components, which --no-write-components forbids");
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--all-selected-tensors",
+		                  "writes components, which --no-write-components forbids");
 	return ST_OK;
 }
 
@@ -36,14 +38,15 @@ static enum st_status refuse_cost(const struct st_svf_export_run *x, struct st_e
 		bytes += 4 * (e->rows * e->k + e->k + e->cols * e->k);
 	}
 	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--all-selected-tensors",
-	                  "needs --svd-weights, or --decompose-all-selected-if-missing to compute the factors of %zu tensors: about %.3g Gflop and %.3g MB of components",
+	                  "needs --svd-weights, or --decompose-all-selected-if-missing to compute the factors of %zu "
+	                  "tensors: about %.3g Gflop and %.3g MB of components",
 	                  x->job.ref.n, flops / 1e9, (double)bytes / 1e6);
 }
 
 /* ---- variants of the sample ---- */
 
-static json_t *variant_json(struct st_svf_export_run *x, const struct st_svf_stages *t, const struct st_svf_engine *g, const char *label,
-                            const char *source, enum st_svf_layout layout)
+static json_t *variant_json(struct st_svf_export_run *x, const struct st_svf_stages *t, const struct st_svf_engine *g,
+                            const char *label, const char *source, enum st_svf_layout layout)
 {
 	json_t *o = json_object();
 	uint64_t shape[2] = { 0 };
@@ -73,8 +76,8 @@ static bool legal(const struct st_svf_entry *e, const struct st_svf_export_run *
 }
 
 /* Runs the sample once from the factors at hand; its stages go to `file` where there is one. */
-static enum st_status run_variant(struct st_svf_export_run *x, const char *label, const char *source, enum st_svf_layout layout,
-                                  struct st_svf_stages *t, struct st_error *err)
+static enum st_status run_variant(struct st_svf_export_run *x, const char *label, const char *source,
+                                  enum st_svf_layout layout, struct st_svf_stages *t, struct st_error *err)
 {
 	const struct st_svf_entry *e = st_svf_export_sample(x);
 	struct st_svf_work w;
@@ -91,7 +94,8 @@ static enum st_status run_variant(struct st_svf_export_run *x, const char *label
 	t->winner = w.other_open && st_svf_job_after(&x->job, e) ? &w.other : NULL;
 	st = st_svf_stages_run(t, &w.engine, err);
 	if (st == ST_OK) {
-		fprintf(x->text, "%s: %s zero-offset error %.3g\n", label, t->summary[ST_SVF_FINAL_BF16].sha256, w.engine.zero_error);
+		fprintf(x->text, "%s: %s zero-offset error %.3g\n", label, t->summary[ST_SVF_FINAL_BF16].sha256,
+		        w.engine.zero_error);
 		if (layout == kept)
 			st_svf_work_warnings(&w, x->warnings, &x->job.hooks);
 		json_array_append_new(x->variants, variant_json(x, t, &w.engine, label, source, layout));
@@ -114,12 +118,14 @@ static enum st_status variants_in_hand(struct st_svf_export_run *x, struct st_er
 		return run_variant(x, "python_recomputed_torch_svd_v_final_bf16", source, layout, &t, err);
 	ST_TRY(run_variant(x, "python_svd_weights_torch_v_final_bf16", source, layout, &t, err));
 	memset(&t, 0, sizeof t);
-	return run_variant(x, "python_svd_weights_vh_final_bf16", source, layout == ST_SVF_TORCH_V ? ST_SVF_VH : ST_SVF_TORCH_V, &t, err);
+	return run_variant(x, "python_svd_weights_vh_final_bf16", source,
+	                   layout == ST_SVF_TORCH_V ? ST_SVF_VH : ST_SVF_TORCH_V, &t, err);
 }
 
 /* ---- stages ---- */
 
-static enum st_status open_stage_file(struct st_svf_export_run *x, const char *path, const struct st_svf_entry *const *list, size_t n, bool sample,
+static enum st_status open_stage_file(struct st_svf_export_run *x, const char *path,
+                                      const struct st_svf_entry *const *list, size_t n, bool sample,
                                       struct st_svf_file **f, struct st_error *err)
 {
 	size_t per = x->o->digest ? 3 : ST_SVF_STAGES;
@@ -150,7 +156,8 @@ static enum st_status readback_sample(struct st_svf_export_run *x, struct st_err
 	}
 	t->file = f;
 	t->small_only = x->o->digest;
-	enum st_status st = run_variant(x, "python_safetensors_readback_torch_v_final_bf16", "safetensors_readback", x->job.layout, t, err);
+	enum st_status st = run_variant(x, "python_safetensors_readback_torch_v_final_bf16", "safetensors_readback",
+	                                x->job.layout, t, err);
 	t->file = NULL;
 	if (st == ST_OK && f)
 		return st_svf_file_commit(f, err);
@@ -173,8 +180,14 @@ static enum st_status all_stages(struct st_svf_export_run *x, json_t *digests, s
 	enum st_status st = ST_OK;
 	for (size_t i = 0; st == ST_OK && i < x->n_list; i++) {
 		struct st_svf_work w;
-		struct st_svf_stages t = { .e = list[i], .file = f, .first = i * (x->o->digest ? 3 : ST_SVF_STAGES), .small_only = x->o->digest,
-		                           .summaries = true, .hooks = &x->job.hooks, .done = &x->done, .total = x->total };
+		struct st_svf_stages t = { .e = list[i],
+			                   .file = f,
+			                   .first = i * (x->o->digest ? 3 : ST_SVF_STAGES),
+			                   .small_only = x->o->digest,
+			                   .summaries = true,
+			                   .hooks = &x->job.hooks,
+			                   .done = &x->done,
+			                   .total = x->total };
 		st = st_svf_work_open(&x->job, &w, list[i], x->job.layout, NULL, err);
 		if (st != ST_OK)
 			break;
@@ -210,8 +223,11 @@ static enum st_status choose(struct st_svf_export_run *x, struct st_error *err)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < x->n_list; i++)
 		x->list[i] = x->o->all_selected ? i : x->job.ref.sample;
-	if (!x->o->all_selected && (st_svf_job_before(&x->job, st_svf_export_sample(x)) || st_svf_job_after(&x->job, st_svf_export_sample(x))))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--tie", "%s needs the tied tensor too: --all-selected-tensors", st_svf_tie_name(x->job.tie));
+	if (!x->o->all_selected
+	    && (st_svf_job_before(&x->job, st_svf_export_sample(x))
+	        || st_svf_job_after(&x->job, st_svf_export_sample(x))))
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--tie",
+		                  "%s needs the tied tensor too: --all-selected-tensors", st_svf_tie_name(x->job.tie));
 	return ST_OK;
 }
 
@@ -274,7 +290,8 @@ static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct s
 		x->job.factors = NULL;
 		if (!dir || x->read_dir != dir)
 			ST_TRY(st_svf_components_layout(x->read_dir, &x->job.layout, NULL, err));
-		ST_TRY(st_container_open(st_svf_path(&x->job.arena, x->read_dir, ST_SVF_COMPONENTS), &x->job.factors, err));
+		ST_TRY(st_container_open(st_svf_path(&x->job.arena, x->read_dir, ST_SVF_COMPONENTS), &x->job.factors,
+		                         err));
 		ST_TRY(st_svf_export_bundle(x, x->job.factors, &bundle, err));
 		st_json_put(x->report, "component_bundle_readback", bundle);
 		ST_TRY(readback_sample(x, err));
@@ -289,19 +306,27 @@ static enum st_status run(struct st_svf_export_run *x, json_t *digests, struct s
 
 enum st_status st_svf_export(const struct st_svf_export_options *o, struct st_svf_result *r, struct st_error *err)
 {
-	struct st_svf_export_run x = { .o = o, .job = { .tie = o->tie, .chunk = o->chunk_rows, .threads = o->threads, .hooks = o->hooks },
-	                    .report = json_object(), .files = json_array(), .variants = json_array(), .components = json_array(),
-	                    .warnings = json_array() };
+	struct st_svf_export_run x = {
+		.o = o,
+		.job = { .tie = o->tie, .chunk = o->chunk_rows, .threads = o->threads, .hooks = o->hooks },
+		.report = json_object(),
+		.files = json_array(),
+		.variants = json_array(),
+		.components = json_array(),
+		.warnings = json_array()
+	};
 	json_t *digests = json_object();
 	size_t len = 0;
 	memset(r, 0, sizeof *r);
 	x.text = open_memstream(&r->text, &len);
 	enum st_status st = x.text && x.report && x.files && x.variants && x.components && x.warnings && digests
-	                    ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	                          ? ST_OK
+	                          : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK)
 		st = run(&x, digests, err);
 	if (st == ST_OK) {
-		fprintf(x.text, "stored reference hash: %s, %s\n", x.job.ref.expected_hash, x.matched ? "reproduced" : "not reproduced");
+		fprintf(x.text, "stored reference hash: %s, %s\n", x.job.ref.expected_hash,
+		        x.matched ? "reproduced" : "not reproduced");
 		for (size_t i = 0; i < json_array_size(x.warnings); i++)
 			fprintf(x.text, "warning: %s\n", json_string_value(json_array_get(x.warnings, i)));
 		fprintf(x.text, "wrote %s\n", o->out);

@@ -9,9 +9,9 @@
 struct st_svf_export_run {
 	const struct st_svf_export_options *o;
 	struct st_svf_job job;
-	size_t *list, n_list;     /* entries of the reference that components are written for */
+	size_t *list, n_list;          /* entries of the reference that components are written for */
 	struct st_svf_svd_report *svd; /* [n of the reference]; method NULL where factors were given */
-	char *work_path, *work_dir; /* work_dir: NULL until it was made */
+	char *work_path, *work_dir;    /* work_dir: NULL until it was made */
 	json_t *report, *files, *variants, *components, *warnings;
 	char *stage_path, *all_stage_path;
 	const char *read_dir;
@@ -28,23 +28,30 @@ static inline const struct st_svf_entry *st_svf_export_entry(const struct st_svf
 	return &x->job.ref.entries[x->list[i]];
 }
 
-static inline const struct st_svf_entry *st_svf_export_sample(const struct st_svf_export_run *x) { return &x->job.ref.entries[x->job.ref.sample]; }
+static inline const struct st_svf_entry *st_svf_export_sample(const struct st_svf_export_run *x)
+{
+	return &x->job.ref.entries[x->job.ref.sample];
+}
 
-/* Factors and their files (export_factors.c). Factors come from the file that was given or are computed, an earlier run's taken
- * over where they are the same. */
+/* Factors and their files (export_factors.c). Factors come from the file that was given or are computed, an earlier
+ * run's taken over where they are the same. */
 ST_MUST_CHECK enum st_status st_svf_export_prepare(struct st_svf_export_run *x, struct st_error *err);
 void st_svf_export_remove_work(struct st_svf_export_run *x);
-ST_MUST_CHECK enum st_status st_svf_export_components(struct st_svf_export_run *x, const char *path, struct st_error *err);
+ST_MUST_CHECK enum st_status st_svf_export_components(struct st_svf_export_run *x, const char *path,
+                                                      struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_export_scales(struct st_svf_export_run *x, const char *path, struct st_error *err);
 json_t *st_svf_export_svd_json(const struct st_svf_svd_report *r);
 
-/* What the report and the debug manifest say (export_report.c). Describe gives one element of selected_tensors in the debug manifest and
- * of selected_tensor_components in the report. */
-ST_MUST_CHECK enum st_status st_svf_export_describe(struct st_svf_export_run *x, size_t i, json_t **out, struct st_error *err);
+/* What the report and the debug manifest say (export_report.c). Describe gives one element of selected_tensors in the
+ * debug manifest and of selected_tensor_components in the report. */
+ST_MUST_CHECK enum st_status st_svf_export_describe(struct st_svf_export_run *x, size_t i, json_t **out,
+                                                    struct st_error *err);
 /* The sample's source as it is stored and as it is decomposed. */
 ST_MUST_CHECK enum st_status st_svf_export_sources(struct st_svf_export_run *x, struct st_error *err);
-ST_MUST_CHECK enum st_status st_svf_export_bundle(struct st_svf_export_run *x, struct st_container *c, json_t **out, struct st_error *err);
-ST_MUST_CHECK enum st_status st_svf_export_debug_manifest(struct st_svf_export_run *x, const char *path, struct st_error *err);
+ST_MUST_CHECK enum st_status st_svf_export_bundle(struct st_svf_export_run *x, struct st_container *c, json_t **out,
+                                                  struct st_error *err);
+ST_MUST_CHECK enum st_status st_svf_export_debug_manifest(struct st_svf_export_run *x, const char *path,
+                                                          struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_export_report(struct st_svf_export_run *x, json_t *digests, struct st_error *err);
 const char *st_svf_export_component_source(const struct st_svf_export_run *x);
 

@@ -1,6 +1,6 @@
 /*
- * export_factors.c - factors of an export: given or computed, kept beside the report while the run lasts, and the files that
- * others read them from.
+ * export_factors.c - factors of an export: given or computed, kept beside the report while the run lasts, and the files
+ * that others read them from.
  */
 #include "svf/export.h"
 
@@ -24,8 +24,9 @@ static char *work_key(struct st_svf_export_run *x, const struct st_svf_entry *e)
 	const char *environment = st_svf_environment_key(&x->job.arena, x->job.threads);
 	if (!environment)
 		return NULL;
-	return st_arena_printf(&x->job.arena, "3|%s|%s|%d|%d|%s|%s|%s", x->job.base.sha256, e->source_name, (int)x->o->svd, (int)x->o->model_bf16,
-	                       environment, composed ? x->job.vector.sha256_f32 : "", composed ? x->job.ref.file_sha256 : "");
+	return st_arena_printf(&x->job.arena, "3|%s|%s|%d|%d|%s|%s|%s", x->job.base.sha256, e->source_name,
+	                       (int)x->o->svd, (int)x->o->model_bf16, environment,
+	                       composed ? x->job.vector.sha256_f32 : "", composed ? x->job.ref.file_sha256 : "");
 }
 
 static double real_of(const json_t *o, const char *key) { return json_number_value(json_object_get(o, key)); }
@@ -47,22 +48,29 @@ json_t *st_svf_export_svd_json(const struct st_svf_svd_report *r)
 }
 
 /* True when an earlier run left these very factors. */
-static bool resume(struct st_svf_export_run *x, const struct st_svf_entry *e, const char *path, const char *note, const char *key)
+static bool resume(struct st_svf_export_run *x, const struct st_svf_entry *e, const char *path, const char *note,
+                   const char *key)
 {
 	json_t *j = NULL;
 	struct st_error ignored = ST_ERROR_INIT;
 	char hex[65];
 	if (access(path, R_OK) != 0 || st_json_load(note, &j, &ignored) != ST_OK || !j)
 		return false;
-	const char *k = json_string_value(json_object_get(j, "key")), *sha = json_string_value(json_object_get(j, "sha256"));
-	bool same = k && sha && strcmp(k, key) == 0 && st_svf_file_sha256(path, hex, &ignored) == ST_OK && strcmp(hex, sha) == 0;
+	const char *k = json_string_value(json_object_get(j, "key")),
+		   *sha = json_string_value(json_object_get(j, "sha256"));
+	bool same = k && sha && strcmp(k, key) == 0 && st_svf_file_sha256(path, hex, &ignored) == ST_OK
+	         && strcmp(hex, sha) == 0;
 	const json_t *s = json_object_get(j, "svd");
 	if (same)
 		x->svd[e->index] = (struct st_svf_svd_report){
-			.residual_rel = real_of(s, "relative_residual"), .residual_max = real_of(s, "max_abs_residual"),
-			.u_error = real_of(s, "u_orthogonality_error"), .v_error = real_of(s, "v_orthogonality_error"),
-			.gap_min = real_of(s, "smallest_relative_gap"), .gap_median = real_of(s, "median_relative_gap"),
-			.gap_at = (uint64_t)real_of(s, "smallest_relative_gap_after"), .close = (uint64_t)real_of(s, "gaps_below_1e-4"),
+			.residual_rel = real_of(s, "relative_residual"),
+			.residual_max = real_of(s, "max_abs_residual"),
+			.u_error = real_of(s, "u_orthogonality_error"),
+			.v_error = real_of(s, "v_orthogonality_error"),
+			.gap_min = real_of(s, "smallest_relative_gap"),
+			.gap_median = real_of(s, "median_relative_gap"),
+			.gap_at = (uint64_t)real_of(s, "smallest_relative_gap_after"),
+			.close = (uint64_t)real_of(s, "gaps_below_1e-4"),
 			.seconds = real_of(s, "seconds"),
 			.method = st_arena_printf(&x->job.arena, "%s", json_string_value(json_object_get(s, "method"))),
 		};
@@ -70,7 +78,8 @@ static bool resume(struct st_svf_export_run *x, const struct st_svf_entry *e, co
 	return same;
 }
 
-static enum st_status note_factors(const struct st_svf_svd_report *r, const char *path, const char *note, const char *key, struct st_error *err)
+static enum st_status note_factors(const struct st_svf_svd_report *r, const char *path, const char *note,
+                                   const char *key, struct st_error *err)
 {
 	char hex[65];
 	ST_TRY(st_svf_file_sha256(path, hex, err));
@@ -111,8 +120,9 @@ static enum st_status finish_file(struct st_writer *w, enum st_status st, struct
 }
 
 /* The factors of `from`, and what they are called as those of e. */
-static enum st_status component_specs(struct st_svf_export_run *x, const struct st_svf_entry *from, const struct st_svf_entry *e,
-                                      const struct st_tensor *t[3], struct st_tensor_spec specs[3], struct st_error *err)
+static enum st_status component_specs(struct st_svf_export_run *x, const struct st_svf_entry *from,
+                                      const struct st_svf_entry *e, const struct st_tensor *t[3],
+                                      struct st_tensor_spec specs[3], struct st_error *err)
 {
 	struct st_svf_factors f;
 	ST_TRY(st_svf_factors_open(st_svf_job_factors(&x->job, from), from, x->job.layout, &f, err));
@@ -121,18 +131,22 @@ static enum st_status component_specs(struct st_svf_export_run *x, const struct 
 	t[2] = f.v_view;
 	st_svf_factors_close(&f);
 	for (size_t k = 0; k < 3; k++) {
-		specs[k] = (struct st_tensor_spec){ st_arena_printf(&x->job.arena, "svd.%c.%s", "USV"[k], e->safe), ST_DTYPE_F32, t[k]->ndim,
-		                                    { t[k]->shape[0], t[k]->ndim > 1 ? t[k]->shape[1] : 0 } };
+		specs[k] = (struct st_tensor_spec){ st_arena_printf(&x->job.arena, "svd.%c.%s", "USV"[k], e -> safe),
+			                            ST_DTYPE_F32,
+			                            t[k]->ndim,
+			                            { t[k]->shape[0], t[k]->ndim > 1 ? t[k]->shape[1] : 0 } };
 		if (!specs[k].name)
 			return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}
 	return ST_OK;
 }
 
-static enum st_status write_components(const char *path, const struct st_tensor *const *from, const struct st_tensor_spec *specs, size_t n,
-                                       struct st_error *err)
+static enum st_status write_components(const char *path, const struct st_tensor *const *from,
+                                       const struct st_tensor_spec *specs, size_t n, struct st_error *err)
 {
-	const struct st_write_plan plan = { .format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = n, .pad_header = true };
+	const struct st_write_plan plan = {
+		.format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = n, .pad_header = true
+	};
 	struct st_writer *w;
 	ST_TRY(st_writer_open(path, &plan, &w, err));
 	enum st_status st = ST_OK;
@@ -141,7 +155,8 @@ static enum st_status write_components(const char *path, const struct st_tensor 
 	return finish_file(w, st, err);
 }
 
-/* An earlier tensor whose factors are this one's: both are the same matrix of the base model, as a tied embedding and head are. */
+/* An earlier tensor whose factors are this one's: both are the same matrix of the base model, as a tied embedding and
+ * head are. */
 static const struct st_svf_entry *same_matrix(const struct st_svf_export_run *x, const struct st_svf_entry *e)
 {
 	if (st_svf_job_before(&x->job, e))
@@ -152,8 +167,8 @@ static const struct st_svf_entry *same_matrix(const struct st_svf_export_run *x,
 	return NULL;
 }
 
-static enum st_status take_factors(struct st_svf_export_run *x, const struct st_svf_entry *from, const struct st_svf_entry *e,
-                                   const char *path, struct st_error *err)
+static enum st_status take_factors(struct st_svf_export_run *x, const struct st_svf_entry *from,
+                                   const struct st_svf_entry *e, const char *path, struct st_error *err)
 {
 	const struct st_tensor *t[3];
 	struct st_tensor_spec specs[3];
@@ -177,7 +192,8 @@ static enum st_status compute_factors(struct st_svf_export_run *x, const struct 
 	const struct st_svf_entry *from = same_matrix(x, e);
 	enum st_status st = from ? take_factors(x, from, e, path, err) : st_svf_work_source(&x->job, &w, e, NULL, err);
 	if (st == ST_OK && !from)
-		st = st_svf_decompose(e, w.source, x->o->svd, x->job.threads, path, &x->svd[e->index], &x->job.hooks, err);
+		st = st_svf_decompose(e, w.source, x->o->svd, x->job.threads, path, &x->svd[e->index], &x->job.hooks,
+		                      err);
 	st_svf_work_close(&w);
 	if (st == ST_OK)
 		st = note_factors(&x->svd[e->index], path, note, key, err);
@@ -237,15 +253,22 @@ enum st_status st_svf_export_scales(struct st_svf_export_run *x, const char *pat
 	if (!specs)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < x->n_list; i++) {
-		specs[i] = (struct st_tensor_spec){ st_arena_printf(&x->job.arena, "svf.scale_offsets.%s", st_svf_export_entry(x, i)->safe), ST_DTYPE_F32, 1, { st_svf_export_entry(x, i)->k } };
+		specs[i] = (struct st_tensor_spec){ st_arena_printf(&x->job.arena, "svf.scale_offsets.%s",
+			                                            st_svf_export_entry(x, i)->safe),
+			                            ST_DTYPE_F32,
+			                            1,
+			                            { st_svf_export_entry(x, i)->k } };
 		if (!specs[i].name)
 			return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}
-	const struct st_write_plan plan = { .format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = x->n_list, .pad_header = true };
+	const struct st_write_plan plan = {
+		.format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = x->n_list, .pad_header = true
+	};
 	struct st_writer *w;
 	ST_TRY(st_writer_open(path, &plan, &w, err));
 	enum st_status st = ST_OK;
 	for (size_t i = 0; st == ST_OK && i < x->n_list; i++)
-		st = st_writer_append(w, x->job.vector.f32 + st_svf_export_entry(x, i)->start, st_svf_export_entry(x, i)->k * sizeof(float), err);
+		st = st_writer_append(w, x->job.vector.f32 + st_svf_export_entry(x, i)->start,
+		                      st_svf_export_entry(x, i)->k * sizeof(float), err);
 	return finish_file(w, st, err);
 }

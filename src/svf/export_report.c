@@ -5,7 +5,10 @@
 
 #include <string.h>
 
-const char *st_svf_export_component_source(const struct st_svf_export_run *x) { return x->o->svd_weights ? "svd_weights_pt" : "recomputed_torch_svd"; }
+const char *st_svf_export_component_source(const struct st_svf_export_run *x)
+{
+	return x->o->svd_weights ? "svd_weights_pt" : "recomputed_torch_svd";
+}
 
 enum st_status st_svf_export_describe(struct st_svf_export_run *x, size_t i, json_t **out, struct st_error *err)
 {
@@ -24,7 +27,8 @@ enum st_status st_svf_export_describe(struct st_svf_export_run *x, size_t i, jso
 	st_json_put(keys, "s", json_sprintf("svd.S.%s", e->safe));
 	st_json_put(keys, "v", json_sprintf("svd.V.%s", e->safe));
 	for (size_t s = 0; s < ST_SVF_STAGES; s++)
-		st_json_put(stages, st_svf_stage_names[s], json_sprintf("tensor.%s.%s", e->safe, st_svf_stage_names[s]));
+		st_json_put(stages, st_svf_stage_names[s],
+		            json_sprintf("tensor.%s.%s", e->safe, st_svf_stage_names[s]));
 	st_json_put(o, "index", json_integer((json_int_t)e->index));
 	st_json_put(o, "source_name", st_json_text(e->source_name));
 	st_json_put(o, "elixir_name", st_json_text(e->target_name));
@@ -55,7 +59,9 @@ enum st_status st_svf_export_debug_manifest(struct st_svf_export_run *x, const c
 {
 	const struct st_svf_entry *e = st_svf_export_sample(x);
 	json_t *m = json_object();
-	st_json_put(m, "schema", st_json_text(x->o->all_selected ? "trinity_sakana_selected_component_debug.v1" : "trinity_sakana_sample_component_debug.v1"));
+	st_json_put(m, "schema",
+	            st_json_text(x->o->all_selected ? "trinity_sakana_selected_component_debug.v1"
+	                                            : "trinity_sakana_sample_component_debug.v1"));
 	st_json_put(m, "source_name", st_json_text(e->source_name));
 	st_json_put(m, "component_source", st_json_text(st_svf_export_component_source(x)));
 	st_json_put(m, "component_v_layout", st_json_text(st_svf_layout_name(x->job.layout)));
@@ -79,7 +85,8 @@ enum st_status st_svf_export_debug_manifest(struct st_svf_export_run *x, const c
 
 /* ---- the report ---- */
 
-enum st_status st_svf_export_bundle(struct st_svf_export_run *x, struct st_container *c, json_t **out, struct st_error *err)
+enum st_status st_svf_export_bundle(struct st_svf_export_run *x, struct st_container *c, json_t **out,
+                                    struct st_error *err)
 {
 	const struct st_svf_entry *e = st_svf_export_sample(x);
 	struct st_svf_factors f;
@@ -87,7 +94,11 @@ enum st_status st_svf_export_bundle(struct st_svf_export_run *x, struct st_conta
 	ST_TRY(st_svf_factors_open(c, e, x->job.layout, &f, err));
 	st_svf_factors_close(&f);
 	json_t *o = json_object();
-	const struct { const char *key; const struct st_tensor *t; size_t prefix; } parts[] = { { "u", f.u, 4 }, { "s", f.s_view, 16 }, { "v", f.v_view, 4 } };
+	const struct {
+		const char *key;
+		const struct st_tensor *t;
+		size_t prefix;
+	} parts[] = { { "u", f.u, 4 }, { "s", f.s_view, 16 }, { "v", f.v_view, 4 } };
 	enum st_status st = ST_OK;
 	for (size_t i = 0; st == ST_OK && i < 3; i++) {
 		st = st_svf_summary_of(parts[i].t, parts[i].prefix, &s, err);
@@ -125,8 +136,10 @@ static json_t *reference_json(const struct st_svf_export_run *x)
 	st_json_put(o, "expected_hash_reproducible", json_boolean(x->matched));
 	st_json_put(o, "current_python_baseline_label", st_json_text(x->baseline_label));
 	st_json_put(o, "current_python_baseline_bf16_sha256", st_json_text(x->baseline_hash));
-	st_json_put(o, "diagnosis", st_json_text(x->matched ? "the stored reference hash was reproduced here" :
-	           "the stored reference hash was not reproduced: it needs the factors it was made with; compare against the current baseline"));
+	st_json_put(o, "diagnosis",
+	            st_json_text(x->matched ? "the stored reference hash was reproduced here"
+	                                    : "the stored reference hash was not reproduced: it needs the factors it "
+	                                      "was made with; compare against the current baseline"));
 	return o;
 }
 
@@ -142,7 +155,8 @@ static json_t *inputs_json(const struct st_svf_export_run *x, const struct st_te
 	st_json_put(o, "router_vector_dtype_after_load", st_json_text(x->o->vector_f64 ? "float64" : "float32"));
 	st_json_put(o, "svd_weights", st_json_text(x->o->svd_weights));
 	st_json_put(o, "write_components_dir", st_json_text(x->o->no_components ? NULL : x->o->write_dir));
-	st_json_put(o, "component_source_written", st_json_text(x->o->no_components ? NULL : st_svf_export_component_source(x)));
+	st_json_put(o, "component_source_written",
+	            st_json_text(x->o->no_components ? NULL : st_svf_export_component_source(x)));
 	st_json_put(o, "all_selected_tensors_written", json_boolean(x->o->all_selected));
 	st_json_put(o, "readback_components_dir", st_json_text(x->read_dir));
 	st_json_put(o, "stage_tensor_file", st_json_text(x->stage_path));
@@ -157,7 +171,8 @@ static json_t *stage_debug_json(const struct st_svf_export_run *x, json_t *diges
 		json_array_append_new(keys, json_sprintf("stage.%s", st_svf_stage_names[s]));
 	for (size_t i = 0; x->all_stage_path && i < x->n_list; i++)
 		for (size_t s = 0; s < ST_SVF_STAGES; s++)
-			json_array_append_new(all, json_sprintf("tensor.%s.%s", st_svf_export_entry(x, i)->safe, st_svf_stage_names[s]));
+			json_array_append_new(all, json_sprintf("tensor.%s.%s", st_svf_export_entry(x, i)->safe,
+			                                        st_svf_stage_names[s]));
 	st_json_put(o, "schema", json_string("trinity_sakana_stage_debug.v1"));
 	st_json_put(o, "baseline_label", st_json_text(x->baseline_label));
 	st_json_put(o, "stage_tensor_file", st_json_text(x->stage_path));
@@ -171,8 +186,15 @@ static json_t *stage_debug_json(const struct st_svf_export_run *x, json_t *diges
 
 static json_t *selected_stage_debug(const struct st_svf_export_run *x)
 {
-	static const char *const keys[] = { "index", "source_name", "elixir_name", "safe_key", "offset_start", "offset_end", "stage_final_orientation",
-	                                    "stage_final_shape", "stage_tensors" };
+	static const char *const keys[] = { "index",
+		                            "source_name",
+		                            "elixir_name",
+		                            "safe_key",
+		                            "offset_start",
+		                            "offset_end",
+		                            "stage_final_orientation",
+		                            "stage_final_shape",
+		                            "stage_tensors" };
 	json_t *list = json_array();
 	for (size_t i = 0; i < json_array_size(x->components); i++) {
 		const json_t *c = json_array_get(x->components, i);
@@ -196,10 +218,13 @@ enum st_status st_svf_export_sources(struct st_svf_export_run *x, struct st_erro
 	json_t *stored = st_svf_summary_json(&s, shape, 2);
 	char hex[65];
 	/* The digest over the bytes as stored, where stored numbers are what a program loads. */
-	if (w.tensor->layout == ST_LAYOUT_ROWS && w.tensor->n_bytes == e->rows * w.tensor->row_bytes &&
-	    st_sha256_hex(w.tensor->data, w.tensor->n_bytes, hex, err) == ST_OK)
+	if (w.tensor->layout == ST_LAYOUT_ROWS && w.tensor->n_bytes == e->rows * w.tensor->row_bytes
+	    && st_sha256_hex(w.tensor->data, w.tensor->n_bytes, hex, err) == ST_OK)
 		st_json_put(stored, "sha256", st_json_text(hex));
-	st_json_put(stored, "dtype", st_json_text(w.tensor->dtype == ST_DTYPE_BF16 ? "bfloat16" : w.tensor->dtype == ST_DTYPE_F32 ? "float32" : st_dtype_info(w.tensor->dtype)->name));
+	st_json_put(stored, "dtype",
+	            st_json_text(w.tensor->dtype == ST_DTYPE_BF16  ? "bfloat16"
+	                         : w.tensor->dtype == ST_DTYPE_F32 ? "float32"
+	                                                           : st_dtype_info(w.tensor->dtype)->name));
 	st_json_put(x->report, "source_tensor", stored);
 	/* What is decomposed: rounded, in the order of rows that a graph has, composed, as the run asks for it. */
 	enum st_status st = st_svf_work_source(&x->job, &work, e, NULL, err);
@@ -219,9 +244,11 @@ static enum st_status list_files(struct st_svf_export_run *x, struct st_error *e
 	if (x->o->svd_weights)
 		ST_TRY(st_svf_add_file(x->files, "svd_weights", x->o->svd_weights, err));
 	if (dir) {
-		ST_TRY(st_svf_add_file(x->files, "components", st_svf_path(&x->job.arena, dir, ST_SVF_COMPONENTS), err));
+		ST_TRY(st_svf_add_file(x->files, "components", st_svf_path(&x->job.arena, dir, ST_SVF_COMPONENTS),
+		                       err));
 		ST_TRY(st_svf_add_file(x->files, "scale_offsets", st_svf_path(&x->job.arena, dir, ST_SVF_SCALES), err));
-		ST_TRY(st_svf_add_file(x->files, "debug_manifest", st_svf_path(&x->job.arena, dir, ST_SVF_DEBUG_MANIFEST), err));
+		ST_TRY(st_svf_add_file(x->files, "debug_manifest",
+		                       st_svf_path(&x->job.arena, dir, ST_SVF_DEBUG_MANIFEST), err));
 	}
 	if (x->stage_path)
 		ST_TRY(st_svf_add_file(x->files, "stages", x->stage_path, err));
@@ -244,8 +271,10 @@ enum st_status st_svf_export_report(struct st_svf_export_run *x, json_t *digests
 	st_json_put(x->report, "generated_at_utc", st_json_now());
 	st_json_put(x->report, "reference", reference_json(x));
 	st_json_put(x->report, "inputs", inputs_json(x, w.tensor));
-	st_json_put(x->report, "selected_tensor_components", x->o->all_selected ? json_incref(x->components) : json_array());
-	st_json_put(x->report, "selected_tensor_stage_debug", x->o->all_selected ? selected_stage_debug(x) : json_array());
+	st_json_put(x->report, "selected_tensor_components",
+	            x->o->all_selected ? json_incref(x->components) : json_array());
+	st_json_put(x->report, "selected_tensor_stage_debug",
+	            x->o->all_selected ? selected_stage_debug(x) : json_array());
 	st_json_put(x->report, "stage_debug", stage_debug_json(x, digests));
 	st_json_put(x->report, "variants", json_incref(x->variants));
 	const char *method = x->svd[x->job.ref.sample].method;

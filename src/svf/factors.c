@@ -10,8 +10,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-static enum st_status find(const struct st_container *c, const struct st_svf_entry *e, char which, const struct st_tensor **out,
-                           struct st_error *err)
+static enum st_status find(const struct st_container *c, const struct st_svf_entry *e, char which,
+                           const struct st_tensor **out, struct st_error *err)
 {
 	char name[1200];
 	if (c->format == ST_FORMAT_TORCH)
@@ -20,9 +20,11 @@ static enum st_status find(const struct st_container *c, const struct st_svf_ent
 		snprintf(name, sizeof name, "svd.%c.%s", which, e->safe);
 	*out = st_container_find(c, name);
 	if (!*out)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name, "no such factor among the file's %zu tensors", c->n_tensors);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name, "no such factor among the file's %zu tensors",
+		                  c->n_tensors);
 	if (st_dtype_info((*out)->dtype)->kind != ST_KIND_FLOAT)
-		return st_fail_at(err, ST_ERR_FORMAT, (*out)->offset, name, "is %s, not a float", st_dtype_info((*out)->dtype)->name);
+		return st_fail_at(err, ST_ERR_FORMAT, (*out)->offset, name, "is %s, not a float",
+		                  st_dtype_info((*out)->dtype)->name);
 	return ST_OK;
 }
 
@@ -31,12 +33,14 @@ static bool shaped(const struct st_tensor *t, uint64_t rows, uint64_t cols)
 	return t->ndim == 2 && t->shape[0] == rows && t->shape[1] == cols;
 }
 
-static enum st_status misfit(const struct st_tensor *t, const struct st_svf_entry *e, uint64_t rows, uint64_t cols, const char *hint,
-                             struct st_error *err)
+static enum st_status misfit(const struct st_tensor *t, const struct st_svf_entry *e, uint64_t rows, uint64_t cols,
+                             const char *hint, struct st_error *err)
 {
-	return st_fail_at(err, ST_ERR_FORMAT, t->offset, t->name, "has the shape [%llu, %llu]; [%llu, %llu] of %s needs [%llu, %llu]%s",
-	                  (unsigned long long)t->shape[0], (unsigned long long)(t->ndim > 1 ? t->shape[1] : 1), (unsigned long long)e->rows,
-	                  (unsigned long long)e->cols, e->source_name, (unsigned long long)rows, (unsigned long long)cols, hint);
+	return st_fail_at(err, ST_ERR_FORMAT, t->offset, t->name,
+	                  "has the shape [%llu, %llu]; [%llu, %llu] of %s needs [%llu, %llu]%s",
+	                  (unsigned long long)t->shape[0], (unsigned long long)(t->ndim > 1 ? t->shape[1] : 1),
+	                  (unsigned long long)e->rows, (unsigned long long)e->cols, e->source_name,
+	                  (unsigned long long)rows, (unsigned long long)cols, hint);
 }
 
 static enum st_status check_shapes(const struct st_svf_entry *e, const struct st_svf_factors *f, struct st_error *err)
@@ -45,12 +49,15 @@ static enum st_status check_shapes(const struct st_svf_entry *e, const struct st
 	if (!shaped(f->u, e->rows, e->k))
 		return misfit(f->u, e, e->rows, e->k, "", err);
 	if (f->s_view->n_elems != e->k || f->s_view->ndim != 1)
-		return st_fail_at(err, ST_ERR_FORMAT, f->s_view->offset, f->s_view->name, "has %llu numbers, %s has %llu singular values",
+		return st_fail_at(err, ST_ERR_FORMAT, f->s_view->offset, f->s_view->name,
+		                  "has %llu numbers, %s has %llu singular values",
 		                  (unsigned long long)f->s_view->n_elems, e->source_name, (unsigned long long)e->k);
 	if (!shaped(f->v_view, as_v ? e->cols : e->k, as_v ? e->k : e->cols))
 		return misfit(f->v_view, e, as_v ? e->cols : e->k, as_v ? e->k : e->cols,
 		              shaped(f->v_view, as_v ? e->k : e->cols, as_v ? e->cols : e->k)
-		              ? as_v ? "; it fits the layout vh" : "; it fits the layout torch_v" : "", err);
+		                      ? as_v ? "; it fits the layout vh" : "; it fits the layout torch_v"
+		                      : "",
+		              err);
 	return ST_OK;
 }
 
@@ -58,7 +65,8 @@ static enum st_status all_finite(const struct st_tensor *t, const float *x, uint
 {
 	for (uint64_t i = 0; i < n; i++)
 		if (!isfinite(x[i]))
-			return st_fail_at(err, ST_ERR_FORMAT, t->offset, t->name, "number %llu is %s", (unsigned long long)i, isnan(x[i]) ? "nan" : "infinite");
+			return st_fail_at(err, ST_ERR_FORMAT, t->offset, t->name, "number %llu is %s",
+			                  (unsigned long long)i, isnan(x[i]) ? "nan" : "infinite");
 	return ST_OK;
 }
 
@@ -76,15 +84,16 @@ static enum st_status load(struct st_svf_factors *f, const struct st_svf_entry *
 	f->descending = true;
 	for (uint64_t i = 0; i < e->k; i++) {
 		if (f->s[i] < 0)
-			return st_fail_at(err, ST_ERR_FORMAT, f->s_view->offset, f->s_view->name, "singular value %llu is negative: %g",
-			                  (unsigned long long)i, (double)f->s[i]);
+			return st_fail_at(err, ST_ERR_FORMAT, f->s_view->offset, f->s_view->name,
+			                  "singular value %llu is negative: %g", (unsigned long long)i,
+			                  (double)f->s[i]);
 		f->descending &= i == 0 || f->s[i] <= f->s[i - 1];
 	}
 	return ST_OK;
 }
 
-enum st_status st_svf_factors_open(const struct st_container *c, const struct st_svf_entry *e, enum st_svf_layout layout,
-                                   struct st_svf_factors *f, struct st_error *err)
+enum st_status st_svf_factors_open(const struct st_container *c, const struct st_svf_entry *e,
+                                   enum st_svf_layout layout, struct st_svf_factors *f, struct st_error *err)
 {
 	*f = (struct st_svf_factors){ .path = c->path, .layout = layout };
 	enum st_status st;

@@ -6,13 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KC ((size_t)256)  /* part of the contract: the order of summation */
+#define KC ((size_t)256) /* part of the contract: the order of summation */
 #define MAX_MR 16
 #define MAX_NR 64
-#define PANELS 8          /* register tiles of rows that one packed block holds: 8 x 12 x 1024 floats are 384 KB of L2 */
+#define PANELS 8 /* register tiles of rows that one packed block holds: 8 x 12 x 1024 floats are 384 KB of L2 */
 
 /* Panels of nr columns, each [K, nr], the last one filled up with zeros. */
-bool st_gemm_pack(struct st_gemm_b *b, enum st_cpu cpu, const float *src, bool transposed, size_t K, size_t N, int threads)
+bool st_gemm_pack(struct st_gemm_b *b, enum st_cpu cpu, const float *src, bool transposed, size_t K, size_t N,
+                  int threads)
 {
 	const struct st_gemm_level *l = st_gemm_level(cpu);
 	size_t nr = l->nr, panels = (size_t)st_ceil_div(N, nr);
@@ -26,7 +27,9 @@ bool st_gemm_pack(struct st_gemm_b *b, enum st_cpu cpu, const float *src, bool t
 		size_t width = N - p * nr < nr ? N - p * nr : nr;
 		for (size_t k = 0; k < K; k++, dst += nr)
 			for (size_t j = 0; j < nr; j++)
-				dst[j] = j >= width ? 0 : transposed ? src[(p * nr + j) * K + k] : src[k * N + p * nr + j];
+				dst[j] = j >= width ? 0
+				       : transposed ? src[(p * nr + j) * K + k]
+				                    : src[k * N + p * nr + j];
 	}
 	return true;
 }

@@ -9,8 +9,8 @@
 #include <math.h>
 #include <string.h>
 
-enum st_status st_svf_job_open(struct st_svf_job *j, const char *vector, const char *reference, const char *model, bool round_bf16,
-                               struct st_error *err)
+enum st_status st_svf_job_open(struct st_svf_job *j, const char *vector, const char *reference, const char *model,
+                               bool round_bf16, struct st_error *err)
 {
 	st_arena_init(&j->arena);
 	j->threads = st_svf_threads(j->threads);
@@ -65,7 +65,8 @@ enum st_status st_svf_job_keep(const struct st_svf_job *j, const char *out, stru
 	return j->have_base ? st_svf_keep_files(out, st_svf_base_container(&j->base), err) : ST_OK;
 }
 
-enum st_status st_svf_components_layout(const char *dir, enum st_svf_layout *layout, json_t **manifest, struct st_error *err)
+enum st_status st_svf_components_layout(const char *dir, enum st_svf_layout *layout, json_t **manifest,
+                                        struct st_error *err)
 {
 	char path[4096];
 	json_t *m;
@@ -78,12 +79,16 @@ enum st_status st_svf_components_layout(const char *dir, enum st_svf_layout *lay
 		return ST_OK;
 	enum st_status st = ST_OK;
 	const json_t *name = json_object_get(m, "component_v_layout"), *schema = json_object_get(m, "schema");
-	if (!json_is_string(schema) || (strcmp(json_string_value(schema), "trinity_sakana_sample_component_debug.v1") != 0 &&
-	                                strcmp(json_string_value(schema), "trinity_sakana_selected_component_debug.v1") != 0))
-		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "schema", "is \"%.60s\"; trinity_sakana_sample_component_debug.v1 and ..selected_component_debug.v1 are read",
+	if (!json_is_string(schema)
+	    || (strcmp(json_string_value(schema), "trinity_sakana_sample_component_debug.v1") != 0
+	        && strcmp(json_string_value(schema), "trinity_sakana_selected_component_debug.v1") != 0))
+		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "schema",
+		                "is \"%.60s\"; trinity_sakana_sample_component_debug.v1 and "
+		                "..selected_component_debug.v1 are read",
 		                json_is_string(schema) ? json_string_value(schema) : "?");
 	else if (json_is_string(name) && !st_svf_layout_parse(json_string_value(name), layout))
-		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "component_v_layout", "is \"%.40s\"; torch_v, vh and nx are known", json_string_value(name));
+		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "component_v_layout",
+		                "is \"%.40s\"; torch_v, vh and nx are known", json_string_value(name));
 	if (st != ST_OK)
 		st_error_in(err, path);
 	if (st == ST_OK && manifest)
@@ -101,7 +106,9 @@ struct st_container *st_svf_job_factors(const struct st_svf_job *j, const struct
 static const struct st_svf_entry *tied(const struct st_svf_job *j, const struct st_svf_entry *e, size_t from, size_t to)
 {
 	for (size_t i = from; j->have_base && i < to; i++)
-		if (i != e->index && st_svf_base_tied(&j->base, &j->ref.entries[i < e->index ? i : e->index], &j->ref.entries[i < e->index ? e->index : i]))
+		if (i != e->index
+		    && st_svf_base_tied(&j->base, &j->ref.entries[i < e->index ? i : e->index],
+		                        &j->ref.entries[i < e->index ? e->index : i]))
 			return &j->ref.entries[i];
 	return NULL;
 }
@@ -133,21 +140,23 @@ enum st_status st_svf_tensor_rows(void *ctx, uint64_t row0, uint64_t n, float *d
 	return ST_OK;
 }
 
-static enum st_status open_other(struct st_svf_job *j, struct st_svf_work *w, const struct st_svf_entry *o, struct st_error *err)
+static enum st_status open_other(struct st_svf_job *j, struct st_svf_work *w, const struct st_svf_entry *o,
+                                 struct st_error *err)
 {
 	struct st_container *factors = st_svf_job_factors(j, o);
 	if (!factors)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, o->source_name, "the tie policy %s needs its factors", st_svf_tie_name(j->tie));
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, o->source_name,
+		                  "the tie policy %s needs its factors", st_svf_tie_name(j->tie));
 	ST_TRY(st_svf_factors_open(factors, o, j->layout, &w->other_factors, err));
 	/* Its own source is not asked for: only adapted rows are. */
-	enum st_status st = st_svf_engine_open(&w->other, o, &w->other_factors, j->vector.f32 + o->start, (struct st_svf_source){ 0 }, 1024,
-	                                       j->threads, err);
+	enum st_status st = st_svf_engine_open(&w->other, o, &w->other_factors, j->vector.f32 + o->start,
+	                                       (struct st_svf_source){ 0 }, 1024, j->threads, err);
 	w->other_open = st == ST_OK;
 	return st;
 }
 
-enum st_status st_svf_work_source(struct st_svf_job *j, struct st_svf_work *w, const struct st_svf_entry *e, const struct st_tensor *stored,
-                                  struct st_error *err)
+enum st_status st_svf_work_source(struct st_svf_job *j, struct st_svf_work *w, const struct st_svf_entry *e,
+                                  const struct st_tensor *stored, struct st_error *err)
 {
 	const struct st_svf_entry *before = st_svf_job_before(j, e);
 	if (stored) {
@@ -167,8 +176,8 @@ enum st_status st_svf_work_source(struct st_svf_job *j, struct st_svf_work *w, c
 	return st_svf_base_find(&j->base, e, &w->rows.w, err);
 }
 
-enum st_status st_svf_work_open(struct st_svf_job *j, struct st_svf_work *w, const struct st_svf_entry *e, enum st_svf_layout layout,
-                                const struct st_tensor *stored, struct st_error *err)
+enum st_status st_svf_work_open(struct st_svf_job *j, struct st_svf_work *w, const struct st_svf_entry *e,
+                                enum st_svf_layout layout, const struct st_tensor *stored, struct st_error *err)
 {
 	memset(w, 0, sizeof *w);
 	enum st_status st = st_svf_work_source(j, w, e, stored, err);
@@ -178,7 +187,8 @@ enum st_status st_svf_work_open(struct st_svf_job *j, struct st_svf_work *w, con
 	if (st == ST_OK)
 		st = st_svf_factors_open(st_svf_job_factors(j, e), e, layout, &w->factors, err);
 	if (st == ST_OK)
-		st = st_svf_engine_open(&w->engine, e, &w->factors, j->vector.f32 + e->start, w->source, j->chunk, j->threads, err);
+		st = st_svf_engine_open(&w->engine, e, &w->factors, j->vector.f32 + e->start, w->source, j->chunk,
+		                        j->threads, err);
 	w->open = st == ST_OK;
 	if (st != ST_OK)
 		st_svf_work_close(w);
@@ -209,7 +219,8 @@ bool st_svf_zero_test(const struct st_svf_engine *g, char *why, size_t n)
 	snprintf(why, n, "U S V^T is %.2g of the source away from it (largest difference %.3g)%s", rel, g->zero_error,
 	         rel > 0.5 ? ": V has another layout than " : ": these are factors of another matrix");
 	if (rel > 0.5)
-		snprintf(why + strlen(why), n - strlen(why), "%s, or these are factors of another matrix", st_svf_layout_name(g->f->layout));
+		snprintf(why + strlen(why), n - strlen(why), "%s, or these are factors of another matrix",
+		         st_svf_layout_name(g->f->layout));
 	return false;
 }
 
@@ -218,11 +229,11 @@ void st_svf_warn(json_t *list, const struct st_hooks *hooks, const char *tensor,
 	json_t *line = json_sprintf("%s: %s", tensor, what), *old;
 	size_t i;
 	/* One tensor is computed more than once: as it is, read back, among all. */
-	json_array_foreach(list, i, old)
-		if (json_equal(old, line)) {
-			json_decref(line);
-			return;
-		}
+	json_array_foreach(list, i, old) if (json_equal(old, line))
+	{
+		json_decref(line);
+		return;
+	}
 	json_array_append_new(list, line);
 	st_svf_log(hooks, "warning: %s: %s", tensor, what);
 }
@@ -238,7 +249,8 @@ static void not_orthonormal(json_t *list, const struct st_hooks *hooks, const ch
 	st_svf_warn(list, hooks, tensor, why);
 }
 
-void st_svf_factors_warnings(const struct st_svf_factors *f, const char *tensor, json_t *list, const struct st_hooks *hooks)
+void st_svf_factors_warnings(const struct st_svf_factors *f, const char *tensor, json_t *list,
+                             const struct st_hooks *hooks)
 {
 	if (!f->descending)
 		st_svf_warn(list, hooks, tensor, "singular values are not in descending order");

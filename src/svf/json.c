@@ -59,7 +59,8 @@ static enum st_status bad(const json_t *v, const char *where, const char *key, c
 	return st;
 }
 
-enum st_status st_svf_get_text(const json_t *o, const char *where, const char *key, const char **out, struct st_error *err)
+enum st_status st_svf_get_text(const json_t *o, const char *where, const char *key, const char **out,
+                               struct st_error *err)
 {
 	const json_t *v = json_object_get(o, key);
 	if (!json_is_string(v) || json_string_length(v) == 0 || strlen(json_string_value(v)) != json_string_length(v))
@@ -77,7 +78,8 @@ enum st_status st_svf_get_u64(const json_t *o, const char *where, const char *ke
 	return ST_OK;
 }
 
-enum st_status st_svf_get_shape(const json_t *o, const char *where, const char *key, uint64_t shape[2], struct st_error *err)
+enum st_status st_svf_get_shape(const json_t *o, const char *where, const char *key, uint64_t shape[2],
+                                struct st_error *err)
 {
 	const json_t *v = json_object_get(o, key);
 	bool ok = json_is_array(v) && json_array_size(v) == 2;
@@ -98,8 +100,8 @@ static bool listed(const char *const *list, const char *key)
 	return false;
 }
 
-enum st_status st_svf_check_keys(const json_t *o, const char *where, const char *const *required, const char *const *optional,
-                                 struct st_error *err)
+enum st_status st_svf_check_keys(const json_t *o, const char *where, const char *const *required,
+                                 const char *const *optional, struct st_error *err)
 {
 	const char *key;
 	json_t *v;
@@ -109,10 +111,10 @@ enum st_status st_svf_check_keys(const json_t *o, const char *where, const char 
 			place(at, sizeof at, where, *k);
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, at, "is missing");
 		}
-	json_object_foreach((json_t *)(uintptr_t)o, key, v)
-		if (!listed(required, key) && !listed(optional, key)) {
-			place(at, sizeof at, where, key);
-			return bad(v, where, key, "a key that a manifest of this kind has", err);
-		}
+	json_object_foreach((json_t *)(uintptr_t)o, key, v) if (!listed(required, key) && !listed(optional, key))
+	{
+		place(at, sizeof at, where, key);
+		return bad(v, where, key, "a key that a manifest of this kind has", err);
+	}
 	return ST_OK;
 }

@@ -84,7 +84,8 @@ static void merge(struct st_svf_metrics *m, const struct st_svf_metrics *p)
 		keep(m, &p->worst[i]);
 }
 
-void st_svf_metrics_add(struct st_svf_metrics *m, const float *a, const float *b, uint64_t n, uint64_t first, bool ulps, int threads)
+void st_svf_metrics_add(struct st_svf_metrics *m, const float *a, const float *b, uint64_t n, uint64_t first, bool ulps,
+                        int threads)
 {
 	m->count += n;
 	if (n <= PIECE) {
@@ -113,32 +114,40 @@ double st_svf_metrics_mean(const struct st_svf_metrics *m)
 
 bool st_svf_metrics_passed(const struct st_svf_metrics *m, const struct st_svf_tolerance *t)
 {
-	return m->count > 0 && m->nonfinite_a == 0 && m->nonfinite_b == 0 && m->max_abs <= t->max_abs && st_svf_metrics_mean(m) <= t->mean_abs;
+	return m->count > 0 && m->nonfinite_a == 0 && m->nonfinite_b == 0 && m->max_abs <= t->max_abs
+	    && st_svf_metrics_mean(m) <= t->mean_abs;
 }
 
-/* {max, mean} for source and offsets; scaled_s, u_scaled; normalization; products. The cast is reported, not required. */
-static void set(struct st_svf_profile *p, const char *name, double scale_max, double scale_mean, double product_max, double product_mean)
+/* {max, mean} for source and offsets; scaled_s, u_scaled; normalization; products. The cast is reported, not required.
+ */
+static void set(struct st_svf_profile *p, const char *name, double scale_max, double scale_mean, double product_max,
+                double product_mean)
 {
-	const struct st_svf_tolerance none = { 0, 0, true }, scale = { scale_max, scale_mean, true }, norm = { 1e-6, 1e-6, true },
-		product = { product_max, product_mean, true };
+	const struct st_svf_tolerance none = { 0, 0, true }, scale = { scale_max, scale_mean, true },
+				      norm = { 1e-6, 1e-6, true }, product = { product_max, product_mean, true };
 	snprintf(p->name, sizeof p->name, "%s", name);
 	p->stage[ST_SVF_SOURCE] = p->stage[ST_SVF_OFFSETS] = none;
 	p->stage[ST_SVF_SCALED_S] = p->stage[ST_SVF_U_SCALED] = scale;
 	p->stage[ST_SVF_NORMALIZATION] = norm;
-	p->stage[ST_SVF_MATMUL] = p->stage[ST_SVF_ZERO] = p->stage[ST_SVF_ADAPTED] = p->stage[ST_SVF_FINAL_F32] = product;
+	p->stage[ST_SVF_MATMUL] = p->stage[ST_SVF_ZERO] = p->stage[ST_SVF_ADAPTED] = p->stage[ST_SVF_FINAL_F32] =
+		product;
 	p->stage[ST_SVF_FINAL_BF16] = (struct st_svf_tolerance){ product_max, product_mean, false };
 }
 
 static enum st_status read_one(const json_t *o, const char *key, struct st_svf_tolerance *t, struct st_error *err)
 {
-	static const char *const none[] = { NULL }, *const keys[] = { "max_abs_error", "mean_abs_error", "required", NULL };
+	static const char *const none[] = { NULL }, *const keys[] = { "max_abs_error", "mean_abs_error", "required",
+		                                                      NULL };
 	if (!json_is_object(o))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is not an object");
 	ST_TRY(st_svf_check_keys(o, key, none, keys, err));
-	const json_t *max = json_object_get(o, "max_abs_error"), *mean = json_object_get(o, "mean_abs_error"), *req = json_object_get(o, "required");
-	if ((max && (!json_is_number(max) || json_number_value(max) < 0)) || (mean && (!json_is_number(mean) || json_number_value(mean) < 0)) ||
-	    (req && !json_is_boolean(req)))
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "needs max_abs_error and mean_abs_error as numbers from 0, required as true or false");
+	const json_t *max = json_object_get(o, "max_abs_error"), *mean = json_object_get(o, "mean_abs_error"),
+		     *req = json_object_get(o, "required");
+	if ((max && (!json_is_number(max) || json_number_value(max) < 0))
+	    || (mean && (!json_is_number(mean) || json_number_value(mean) < 0)) || (req && !json_is_boolean(req)))
+		return st_fail_at(
+			err, ST_ERR_FORMAT, ST_NO_OFFSET, key,
+			"needs max_abs_error and mean_abs_error as numbers from 0, required as true or false");
 	t->max_abs = max ? json_number_value(max) : t->max_abs;
 	t->mean_abs = mean ? json_number_value(mean) : t->mean_abs;
 	t->required = req ? json_is_true(req) : t->required;
@@ -149,12 +158,14 @@ static enum st_status read_profile(const json_t *o, struct st_svf_profile *p, st
 {
 	const char *key;
 	json_t *v;
-	json_object_foreach((json_t *)(uintptr_t)o, key, v) {
+	json_object_foreach((json_t *)(uintptr_t)o, key, v)
+	{
 		size_t s = 0;
 		while (s < ST_SVF_STAGES && strcmp(st_svf_stage_names[s], key) != 0)
 			s++;
 		if (s == ST_SVF_STAGES)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is no stage; the first is source_f32, the last final_bf16");
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key,
+			                  "is no stage; the first is source_f32, the last final_bf16");
 		ST_TRY(read_one(v, key, &p->stage[s], err));
 	}
 	return ST_OK;

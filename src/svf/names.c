@@ -4,8 +4,8 @@
 #include <string.h>
 
 const char *const st_svf_stage_names[ST_SVF_STAGES] = {
-	"source_f32", "offsets_f32", "scaled_s", "normalization", "u_scaled", "matmul_pre_norm", "zero_source_f32",
-	"adapted_source_f32", "final_f32", "final_bf16",
+	"source_f32",      "offsets_f32",     "scaled_s",           "normalization", "u_scaled",
+	"matmul_pre_norm", "zero_source_f32", "adapted_source_f32", "final_f32",     "final_bf16",
 };
 
 static const char *const layouts[ST_SVF_LAYOUT_COUNT] = { "torch_v", "vh", "nx" };
@@ -47,7 +47,8 @@ bool st_svf_tie_parse(const char *s, enum st_svf_tie *out)
 
 static bool plain(char c)
 {
-	return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
+	return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.'
+	    || c == '-';
 }
 
 char *st_svf_safe_name(struct st_arena *a, const char *name)

@@ -11,7 +11,10 @@
 
 /* ---- a sample of rows in f64 ---- */
 
-struct distance { double max, sum; uint64_t n; };
+struct distance {
+	double max, sum;
+	uint64_t n;
+};
 
 static void far(struct distance *d, double exact, float x)
 {
@@ -29,8 +32,8 @@ static json_t *distance_json(const struct distance *d)
 	return o;
 }
 
-enum st_status st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_svf_work *w, const struct st_svf_stages *t, json_t **out,
-                                       struct st_error *err)
+enum st_status st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_svf_work *w,
+                                       const struct st_svf_stages *t, json_t **out, struct st_error *err)
 {
 	static const enum st_svf_stage stages[] = { ST_SVF_MATMUL, ST_SVF_ZERO, ST_SVF_ADAPTED };
 	const struct st_svf_entry *e = w->engine.e;
@@ -64,7 +67,9 @@ enum st_status st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_sv
 		for (uint64_t c = 0; c < e->cols; c++) {
 			double m = 0, z = 0;
 			for (uint64_t k = 0; k < e->k; k++) {
-				double v = (double)(w->factors.layout == ST_SVF_TORCH_V ? w->factors.v[c * e->k + k] : w->factors.v[k * e->cols + c]);
+				double v = (double)(w->factors.layout == ST_SVF_TORCH_V
+				                            ? w->factors.v[c * e->k + k]
+				                            : w->factors.v[k * e->cols + c]);
 				double us = (double)u[k] * (double)w->factors.s[k];
 				z += us * v;
 				m += us * (1.0 + (double)w->engine.offsets[k]) * v;
@@ -89,7 +94,8 @@ enum st_status st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_sv
 		json_decref(o);
 		return st;
 	}
-	fprintf(x->text, "  f64 check of %llu rows, adapted_source_f32: ours within %.3g of exact", (unsigned long long)rows, ours_d[2].max);
+	fprintf(x->text, "  f64 check of %llu rows, adapted_source_f32: ours within %.3g of exact",
+	        (unsigned long long)rows, ours_d[2].max);
 	if (theirs[2])
 		fprintf(x->text, ", theirs %.3g", theirs_d[2].max);
 	fputc('\n', x->text);
@@ -110,12 +116,13 @@ static json_t *python_baseline(const struct st_svf_replay_run *x)
 	return o;
 }
 
-
-json_t *st_svf_replay_variant(struct st_svf_replay_run *x, const struct st_svf_replay_item *it, struct st_svf_work *w, struct st_svf_stages *t, const char *stage_file)
+json_t *st_svf_replay_variant(struct st_svf_replay_run *x, const struct st_svf_replay_item *it, struct st_svf_work *w,
+                              struct st_svf_stages *t, const char *stage_file)
 {
 	const struct st_svf_entry *e = it->e;
 	json_t *o = json_object(), *debug = json_object(), *base = python_baseline(x);
-	const char *hash = t->summary[ST_SVF_FINAL_BF16].sha256, *theirs = json_string_value(json_object_get(base, "observed_bf16_sha256"));
+	const char *hash = t->summary[ST_SVF_FINAL_BF16].sha256,
+		   *theirs = json_string_value(json_object_get(base, "observed_bf16_sha256"));
 	uint64_t shape[2] = { 0 };
 	bool passed = true;
 	for (size_t s = 0; s < ST_SVF_STAGES; s++)
@@ -181,7 +188,9 @@ enum st_status st_svf_replay_report(struct st_svf_replay_run *x, struct st_error
 	st_json_put(sel, "all_selected_tensors", json_boolean(x->o->all_selected));
 	st_json_put(sel, "selected_source_filter", st_json_text(x->o->filter));
 	st_json_put(sel, "source_from_python_stage", json_boolean(x->o->source_from_python));
-	st_json_put(sel, "sources", st_json_text(x->o->source_from_python ? "the other side's source_f32: the check of it says nothing" : "base model"));
+	st_json_put(sel, "sources",
+	            st_json_text(x->o->source_from_python ? "the other side's source_f32: the check of it says nothing"
+	                                                  : "base model"));
 	st_json_put(sel, "offsets", json_string("router vector"));
 	st_json_put(sel, "python_all_selected_stage_loaded", json_boolean(x->all_stages != NULL));
 	st_json_put(sel, "native_svd_enabled", json_false());

@@ -1,6 +1,6 @@
 /*
- * route.c - one forward pass of the adapted model: the last layer's normed hidden state of the token before the last, times
- * the head, tells which agent and which role.
+ * route.c - one forward pass of the adapted model: the last layer's normed hidden state of the token before the last,
+ * times the head, tells which agent and which role.
  */
 #include "svf/artifact.h"
 
@@ -33,15 +33,18 @@ struct route {
 /* ---- the adapted graph ---- */
 
 /* The checkpoint as a weight [out, in]: where it is stored the other way round, through its strides. */
-static enum st_status adapted_weight(struct route *x, const struct st_svf_checkpoint *p, const struct st_weight *base, struct st_weight **out, struct st_error *err)
+static enum st_status adapted_weight(struct route *x, const struct st_svf_checkpoint *p, const struct st_weight *base,
+                                     struct st_weight **out, struct st_error *err)
 {
 	struct st_tensor *t = st_arena_alloc(&x->arena, 1, sizeof *t);
 	struct st_weight *w = st_arena_alloc(&x->arena, 1, sizeof *w);
 	if (!t || !w)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	if (!base->tensor || base->tensor->ndim != 2 || base->tensor->shape[0] != p->rows || base->tensor->shape[1] != p->cols)
-		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, p->source_name, "the artifact's [%llu, %llu] does not fit the model",
-		                  (unsigned long long)p->rows, (unsigned long long)p->cols);
+	if (!base->tensor || base->tensor->ndim != 2 || base->tensor->shape[0] != p->rows
+	    || base->tensor->shape[1] != p->cols)
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, p->source_name,
+		                  "the artifact's [%llu, %llu] does not fit the model", (unsigned long long)p->rows,
+		                  (unsigned long long)p->cols);
 	*t = *p->t;
 	if (p->turned) {
 		t->layout = ST_LAYOUT_STRIDED;
@@ -79,14 +82,17 @@ static enum st_status adapt(struct route *x, struct st_error *err)
 		enum st_role role;
 		uint32_t layer;
 		if (!st_role_of_name(p->source_name, &role, &layer))
-			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, p->source_name, "is no weight of %s", st_model_config(x->model)->arch);
-		/* Logits over the vocabulary are not evaluated here, and a tied model's embedding must stay apart from its head. */
+			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, p->source_name, "is no weight of %s",
+			                  st_model_config(x->model)->arch);
+		/* Logits over the vocabulary are not evaluated here, and a tied model's embedding must stay apart from
+		 * its head. */
 		if (role == ST_ROLE_HEAD)
 			continue;
 		const struct st_weight *base = st_model_weight(x->model, role, layer);
 		struct st_weight *w;
 		if (!base)
-			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, p->source_name, "the model has no such weight");
+			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, p->source_name,
+			                  "the model has no such weight");
 		ST_TRY(adapted_weight(x, p, base, &w, err));
 		substitute(x, base, w);
 	}
@@ -99,7 +105,9 @@ static enum st_status read_tokens(struct route *x, struct st_error *err)
 {
 	const struct st_svf_route_options *o = x->o;
 	const char *role = o->role ? o->role : "user";
-	x->transcript = o->transcript ? st_arena_printf(&x->arena, "%s", o->transcript) : o->message ? st_arena_printf(&x->arena, "%s: %s", role, o->message) : NULL;
+	x->transcript = o->transcript ? st_arena_printf(&x->arena, "%s", o->transcript)
+	              : o->message    ? st_arena_printf(&x->arena, "%s: %s", role, o->message)
+	                              : NULL;
 	if (!x->transcript && !o->n_tokens)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--message", "is needed");
 	if (o->n_tokens) {
@@ -112,7 +120,8 @@ static enum st_status read_tokens(struct route *x, struct st_error *err)
 	}
 	struct st_tokenizer *tok;
 	ST_TRY(st_tokenizer_open(st_model_container(x->model), &tok, err));
-	enum st_status st = st_tokenize(tok, x->transcript, strlen(x->transcript), ST_TOKENIZE_BOS | ST_TOKENIZE_SPECIAL, &x->owned, &x->n, err);
+	enum st_status st = st_tokenize(tok, x->transcript, strlen(x->transcript),
+	                                ST_TOKENIZE_BOS | ST_TOKENIZE_SPECIAL, &x->owned, &x->n, err);
 	st_tokenizer_close(tok);
 	x->tokens = x->owned;
 	if (st == ST_OK && x->n == 0)
@@ -156,7 +165,9 @@ static enum st_status check_finite(const float *x, size_t n, const char *what, s
 	for (size_t i = 0; i < n; i++)
 		if (!isfinite(x[i]))
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what,
-			                  "number %zu is %g: the model or the artifact holds numbers that are not finite, or too large", i, (double)x[i]);
+			                  "number %zu is %g: the model or the artifact holds numbers that are not "
+			                  "finite, or too large",
+			                  i, (double)x[i]);
 	return ST_OK;
 }
 
@@ -175,7 +186,8 @@ static enum st_status decide(struct route *x, struct st_error *err)
 	ST_TRY(check_finite(x->hidden, x->width, "the hidden state", err));
 	x->outputs = (size_t)h->shape[0];
 	if (h->shape[1] != x->width)
-		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "router_head_shape", "the head reads %llu numbers, a hidden state of the model has %zu",
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "router_head_shape",
+		                  "the head reads %llu numbers, a hidden state of the model has %zu",
 		                  (unsigned long long)h->shape[1], x->width);
 	x->head = st_arena_alloc(&x->arena, h->n_elems, sizeof *x->head);
 	x->logits = st_arena_alloc(&x->arena, x->outputs, sizeof *x->logits);
@@ -215,7 +227,8 @@ static json_t *hash(const void *p, uint64_t n)
 static json_t *trace(const struct route *x)
 {
 	json_t *o = json_object(), *ids = json_array(), *messages = json_array();
-	uint64_t mask[2] = { 1, x->n }, states[3] = { 1, x->n, x->width }, vector[2] = { 1, x->width }, logits[2] = { 1, x->outputs };
+	uint64_t mask[2] = { 1, x->n }, states[3] = { 1, x->n, x->width }, vector[2] = { 1, x->width },
+		 logits[2] = { 1, x->outputs };
 	for (size_t i = 0; i < x->n; i++)
 		json_array_append_new(ids, json_integer(x->tokens[i]));
 	if (x->o->message) {
@@ -259,7 +272,8 @@ static json_t *trace(const struct route *x)
 	return o;
 }
 
-/* An artifact holds a few matrices of its base model. Those of another model around them would give an answer too, and a wrong one. */
+/* An artifact holds a few matrices of its base model. Those of another model around them would give an answer too, and
+ * a wrong one. */
 static enum st_status check_base(struct route *x, struct st_error *err)
 {
 	const json_t *made_from = json_object_get(x->a.manifest, "base_model_sha256");
@@ -268,8 +282,9 @@ static enum st_status check_base(struct route *x, struct st_error *err)
 	/* Artifacts of other tools do not say. */
 	if (!json_is_string(made_from) || strcmp(json_string_value(made_from), x->base_sha256) == 0)
 		return ST_OK;
-	enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "base_model_sha256", "is %.64s, the artifact was made from %.64s",
-	                               x->base_sha256, json_string_value(made_from));
+	enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "base_model_sha256",
+	                               "is %.64s, the artifact was made from %.64s", x->base_sha256,
+	                               json_string_value(made_from));
 	st_error_in(err, x->o->model);
 	return st;
 }
@@ -325,8 +340,9 @@ enum st_status st_svf_route(const struct st_svf_route_options *o, struct st_svf_
 		size_t agents = x.outputs - ST_SVF_ROLES;
 		fprintf(f, "%zu tokens, hidden state at %zu\n", x.n, x.index);
 		for (size_t i = 0; i < x.outputs; i++)
-			fprintf(f, "%s %zu%s%s: %.6g%s\n", i < agents ? "agent" : "role", i < agents ? i : i - agents, i < agents ? "" : " ",
-			        i < agents ? "" : roles[i - agents], (double)x.logits[i], i == x.agent || i == agents + x.role ? " *" : "");
+			fprintf(f, "%s %zu%s%s: %.6g%s\n", i < agents ? "agent" : "role", i < agents ? i : i - agents,
+			        i < agents ? "" : " ", i < agents ? "" : roles[i - agents], (double)x.logits[i],
+			        i == x.agent || i == agents + x.role ? " *" : "");
 		fprintf(f, "agent %zu, role %zu (%s)\n", x.agent, x.role, roles[x.role]);
 	}
 	json_decref(j);

@@ -1,6 +1,6 @@
 /*
- * sound.c - what the stages of one tensor must be by themselves, whatever the other side has: of shapes that fit each other and the
- * report, not empty, finite. Two sides that are wrong alike would otherwise agree.
+ * sound.c - what the stages of one tensor must be by themselves, whatever the other side has: of shapes that fit each
+ * other and the report, not empty, finite. Two sides that are wrong alike would otherwise agree.
  */
 #include "svf/compare.h"
 
@@ -11,7 +11,9 @@ static const char digest_of_nothing[] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e
 
 /* ---- shapes ---- */
 
-struct shape { uint64_t ndim, d[2]; };
+struct shape {
+	uint64_t ndim, d[2];
+};
 
 static bool from_json(const json_t *list, struct shape *s)
 {
@@ -49,16 +51,16 @@ static bool named(const json_t *o, const char *source)
 static bool stated(const json_t *report, const char *source, struct shape *s)
 {
 	const json_t *lists[] = { json_object_get(report, "selected_tensor_components"),
-	                          json_object_get(json_object_get(report, "python_component_metadata"), "selected_tensors") };
+		                  json_object_get(json_object_get(report, "python_component_metadata"),
+		                                  "selected_tensors") };
 	const json_t *ref = json_object_get(report, "reference");
 	if (named(ref, source) && from_json(json_object_get(ref, "source_shape"), s))
 		return true;
 	for (size_t l = 0; l < 2; l++) {
 		size_t i;
 		json_t *e;
-		json_array_foreach(lists[l], i, e)
-			if (named(e, source) && from_json(json_object_get(e, "source_shape"), s))
-				return true;
+		json_array_foreach(lists[l], i, e) if (named(e, source)
+		                                       && from_json(json_object_get(e, "source_shape"), s)) return true;
 	}
 	return false;
 }
@@ -74,7 +76,8 @@ static bool fits(const struct shape *s, const struct st_svf_entry *e, enum st_sv
 static bool shapes(struct st_svf_comparison *c, const struct st_svf_side *side, const struct st_svf_set *set)
 {
 	struct shape said, source;
-	bool is_said = stated(side->json, set->source_name, &said) && said.ndim == 2, is_there = shape_of(set, ST_SVF_SOURCE, &source);
+	bool is_said = stated(side->json, set->source_name, &said) && said.ndim == 2,
+	     is_there = shape_of(set, ST_SVF_SOURCE, &source);
 	if (!is_said && !is_there)
 		return true;
 	const uint64_t *d = is_said ? said.d : source.d;
@@ -82,12 +85,13 @@ static bool shapes(struct st_svf_comparison *c, const struct st_svf_side *side, 
 	for (size_t i = 0; i < ST_SVF_STAGES; i++) {
 		struct shape s;
 		/* Which way round the result should be is a matter between the sides. */
-		if (!shape_of(set, i, &s) || fits(&s, &e, (enum st_svf_stage)i, false) || fits(&s, &e, (enum st_svf_stage)i, true))
+		if (!shape_of(set, i, &s) || fits(&s, &e, (enum st_svf_stage)i, false)
+		    || fits(&s, &e, (enum st_svf_stage)i, true))
 			continue;
 		st_svf_find(c, "svf.shapes", set->source_name, st_svf_stage_names[i], true,
-		            "%c's stage has %llu dimensions (%llu, %llu), which does not fit a source of [%llu, %llu]", side->name,
-		            (unsigned long long)s.ndim, (unsigned long long)s.d[0], (unsigned long long)s.d[1], (unsigned long long)d[0],
-		            (unsigned long long)d[1]);
+		            "%c's stage has %llu dimensions (%llu, %llu), which does not fit a source of [%llu, %llu]",
+		            side->name, (unsigned long long)s.ndim, (unsigned long long)s.d[0],
+		            (unsigned long long)s.d[1], (unsigned long long)d[0], (unsigned long long)d[1]);
 		return false;
 	}
 	return true;
@@ -98,7 +102,8 @@ static bool shapes(struct st_svf_comparison *c, const struct st_svf_side *side, 
 bool st_svf_record_sound(const json_t *record)
 {
 	const char *sha = json_string_value(json_object_get(record, "sha256"));
-	return sha && strcmp(sha, digest_of_nothing) != 0 && json_integer_value(json_object_get(record, "nonfinite")) == 0;
+	return sha && strcmp(sha, digest_of_nothing) != 0
+	    && json_integer_value(json_object_get(record, "nonfinite")) == 0;
 }
 
 static bool numbers(struct st_svf_comparison *c, const struct st_svf_match *m, int side)
@@ -107,15 +112,17 @@ static bool numbers(struct st_svf_comparison *c, const struct st_svf_match *m, i
 	const char who = c->side[side].name;
 	for (size_t i = 0; i < ST_SVF_STAGES; i++) {
 		uint64_t bad = side ? m->metrics[i].nonfinite_b : m->metrics[i].nonfinite_a;
-		if (set->t[i] ? set->t[i]->n_elems == 0 : set->digest[i] && strcmp(set->digest[i], digest_of_nothing) == 0) {
-			st_svf_find(c, "svf.empty", set->source_name, st_svf_stage_names[i], true, "%c's stage holds no number", who);
+		if (set->t[i] ? set->t[i]->n_elems == 0
+		              : set->digest[i] && strcmp(set->digest[i], digest_of_nothing) == 0) {
+			st_svf_find(c, "svf.empty", set->source_name, st_svf_stage_names[i], true,
+			            "%c's stage holds no number", who);
 			return false;
 		}
 		if (!set->t[i])
 			bad = (uint64_t)json_integer_value(json_object_get(set->record[i], "nonfinite"));
 		if (bad) {
-			st_svf_find(c, "svf.not_finite", set->source_name, st_svf_stage_names[i], true, "%llu numbers of %c's stage are not finite",
-			            (unsigned long long)bad, who);
+			st_svf_find(c, "svf.not_finite", set->source_name, st_svf_stage_names[i], true,
+			            "%llu numbers of %c's stage are not finite", (unsigned long long)bad, who);
 			return false;
 		}
 	}

@@ -13,10 +13,12 @@ struct st_svf_file {
 	struct st_write_layout layout;
 };
 
-enum st_status st_svf_file_open(const char *path, const struct st_tensor_spec *specs, size_t n, struct st_svf_file **out,
-                                struct st_error *err)
+enum st_status st_svf_file_open(const char *path, const struct st_tensor_spec *specs, size_t n,
+                                struct st_svf_file **out, struct st_error *err)
 {
-	const struct st_write_plan plan = { .format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = n, .pad_header = true };
+	const struct st_write_plan plan = {
+		.format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = n, .pad_header = true
+	};
 	struct st_svf_file *f = calloc(1, sizeof *f);
 	*out = NULL;
 	if (!f)
@@ -36,7 +38,8 @@ enum st_status st_svf_file_open(const char *path, const struct st_tensor_spec *s
 	return st;
 }
 
-enum st_status st_svf_file_put(struct st_svf_file *f, size_t tensor, uint64_t byte, const void *p, uint64_t n, struct st_error *err)
+enum st_status st_svf_file_put(struct st_svf_file *f, size_t tensor, uint64_t byte, const void *p, uint64_t n,
+                               struct st_error *err)
 {
 	uint64_t at = f->layout.offsets[tensor] + byte;
 	assert(at + n <= f->layout.end);

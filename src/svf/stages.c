@@ -74,7 +74,8 @@ static enum st_status write_piece(struct st_svf_stages *t, const struct piece *p
 	bool small = p->s == ST_SVF_OFFSETS || p->s == ST_SVF_SCALED_S || p->s == ST_SVF_NORMALIZATION;
 	if (t->small_only && !small)
 		return ST_OK;
-	return st_svf_file_put(t->file, t->first + (size_t)p->s - (t->small_only ? ST_SVF_OFFSETS : 0), p->row0 * p->width * size, p->x, p->n * p->width * size, err);
+	return st_svf_file_put(t->file, t->first + (size_t)p->s - (t->small_only ? ST_SVF_OFFSETS : 0),
+	                       p->row0 * p->width * size, p->x, p->n * p->width * size, err);
 }
 
 #define COMPARE_ROWS ((uint64_t)1 << 20) /* elements decoded at a time */
@@ -86,7 +87,8 @@ static enum st_status compare_piece(struct st_svf_stages *t, const struct piece 
 		return ST_OK;
 	uint64_t step = COMPARE_ROWS / p->width + 1;
 	step = step > p->n ? p->n : step;
-	float *theirs = st_alloc_array(step * p->width, sizeof *theirs), *wide = st_alloc_array(step * p->width, sizeof *wide);
+	float *theirs = st_alloc_array(step * p->width, sizeof *theirs),
+	      *wide = st_alloc_array(step * p->width, sizeof *wide);
 	enum st_status st = theirs && wide ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t r = 0; st == ST_OK && r < p->n; r += step) {
 		uint64_t n = p->n - r < step ? p->n - r : step, at = (p->row0 + r) * p->width;
@@ -97,7 +99,8 @@ static enum st_status compare_piece(struct st_svf_stages *t, const struct piece 
 				wide[i] = st_bf16_to_f32(((const uint16_t *)p->x)[r * p->width + i]);
 		else
 			ours = (const float *)p->x + r * p->width;
-		st_svf_metrics_add(&t->metrics[p->s], ours, theirs, n * p->width, at, p->s == ST_SVF_FINAL_BF16, threads);
+		st_svf_metrics_add(&t->metrics[p->s], ours, theirs, n * p->width, at, p->s == ST_SVF_FINAL_BF16,
+		                   threads);
 		st = st_check_cancel(err);
 	}
 	free(theirs);
@@ -105,7 +108,8 @@ static enum st_status compare_piece(struct st_svf_stages *t, const struct piece 
 	return st;
 }
 
-static enum st_status emit(struct st_svf_stages *t, struct piece *p, size_t n, struct st_svf_engine *g, struct st_error *err)
+static enum st_status emit(struct st_svf_stages *t, struct piece *p, size_t n, struct st_svf_engine *g,
+                           struct st_error *err)
 {
 	double t0 = st_svf_clock();
 	if (t->summaries) {
@@ -135,19 +139,23 @@ static void check_shapes(struct st_svf_stages *t)
 		uint64_t ndim = st_svf_stage_shape(t->e, (enum st_svf_stage)s, t->turned, shape);
 		t->compared[s] = o != NULL;
 		/* A single number may come as a scalar. */
-		t->shape_match[s] = o && ((o->ndim == ndim && o->shape[0] == shape[0] && (ndim < 2 || o->shape[1] == shape[1])) ||
-		                          (s == ST_SVF_NORMALIZATION && o->n_elems == 1 && o->ndim < 2));
+		t->shape_match[s] = o
+		                 && ((o->ndim == ndim && o->shape[0] == shape[0]
+		                      && (ndim < 2 || o->shape[1] == shape[1]))
+		                     || (s == ST_SVF_NORMALIZATION && o->n_elems == 1 && o->ndim < 2));
 	}
 }
 
 static enum st_status small_stages(struct st_svf_stages *t, struct st_svf_engine *g, struct st_error *err)
 {
-	struct piece p[] = { { ST_SVF_OFFSETS, g->offsets, 0, 1, t->e->k }, { ST_SVF_SCALED_S, g->scaled, 0, 1, t->e->k },
-	                     { ST_SVF_NORMALIZATION, &g->norm, 0, 1, 1 } };
+	struct piece p[] = { { ST_SVF_OFFSETS, g->offsets, 0, 1, t->e->k },
+		             { ST_SVF_SCALED_S, g->scaled, 0, 1, t->e->k },
+		             { ST_SVF_NORMALIZATION, &g->norm, 0, 1, 1 } };
 	return emit(t, p, 3, g, err);
 }
 
-static enum st_status finals(struct st_svf_stages *t, struct st_svf_engine *g, const float *turned, struct st_error *err)
+static enum st_status finals(struct st_svf_stages *t, struct st_svf_engine *g, const float *turned,
+                             struct st_error *err)
 {
 	uint64_t n = t->e->rows * t->e->cols;
 	uint16_t *bf16 = st_alloc_array(n, sizeof *bf16);
@@ -155,14 +163,16 @@ static enum st_status finals(struct st_svf_stages *t, struct st_svf_engine *g, c
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t i = 0; i < n; i++)
 		bf16[i] = st_f32_to_bf16(turned[i]);
-	struct piece p[] = { { ST_SVF_FINAL_F32, turned, 0, t->e->cols, t->e->rows }, { ST_SVF_FINAL_BF16, bf16, 0, t->e->cols, t->e->rows } };
+	struct piece p[] = { { ST_SVF_FINAL_F32, turned, 0, t->e->cols, t->e->rows },
+		             { ST_SVF_FINAL_BF16, bf16, 0, t->e->cols, t->e->rows } };
 	enum st_status st = emit(t, p, 2, g, err);
 	free(bf16);
 	return st;
 }
 
 /* A result that keeps its orientation: this tensor's own, or of the tensor that the tied storage ends up with. */
-static enum st_status straight(struct st_svf_stages *t, struct st_svf_engine *g, uint64_t r, uint64_t n, struct st_error *err)
+static enum st_status straight(struct st_svf_stages *t, struct st_svf_engine *g, uint64_t r, uint64_t n,
+                               struct st_error *err)
 {
 	uint64_t cols = t->e->cols;
 	struct piece p[] = { { ST_SVF_FINAL_BF16, g->bf16, r, n, cols }, { ST_SVF_FINAL_F32, g->adapted, r, n, cols } };
@@ -186,9 +196,11 @@ static enum st_status blocks(struct st_svf_stages *t, struct st_svf_engine *g, f
 	for (uint64_t r = 0; r < rows; r += g->chunk) {
 		uint64_t n = rows - r < g->chunk ? rows - r : g->chunk;
 		ST_TRY(st_svf_engine_rows(g, r, n, err));
-		struct piece p[] = { { ST_SVF_MATMUL, g->matmul, r, n, cols }, { ST_SVF_ZERO, g->zero, r, n, cols },
-		                     { ST_SVF_ADAPTED, g->adapted, r, n, cols }, { ST_SVF_U_SCALED, g->u_scaled, r, n, k },
-		                     { ST_SVF_SOURCE, g->src, r, n, cols } };
+		struct piece p[] = { { ST_SVF_MATMUL, g->matmul, r, n, cols },
+			             { ST_SVF_ZERO, g->zero, r, n, cols },
+			             { ST_SVF_ADAPTED, g->adapted, r, n, cols },
+			             { ST_SVF_U_SCALED, g->u_scaled, r, n, k },
+			             { ST_SVF_SOURCE, g->src, r, n, cols } };
 		ST_TRY(emit(t, p, sizeof p / sizeof *p, g, err));
 		if (turned)
 			st_svf_turn(g->adapted, n, cols, turned, r, rows, g->threads);
@@ -209,8 +221,10 @@ enum st_status st_svf_stages_run(struct st_svf_stages *t, struct st_svf_engine *
 	enum st_status st = ST_OK;
 	check_shapes(t);
 	if (t->turned && n > MAX_TURNED / sizeof *turned)
-		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, t->e->source_name, "turning over [%llu, %llu] takes more memory than the %llu MB allowed",
-		                  (unsigned long long)t->e->rows, (unsigned long long)t->e->cols, (unsigned long long)(MAX_TURNED >> 20));
+		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, t->e->source_name,
+		                  "turning over [%llu, %llu] takes more memory than the %llu MB allowed",
+		                  (unsigned long long)t->e->rows, (unsigned long long)t->e->cols,
+		                  (unsigned long long)(MAX_TURNED >> 20));
 	if (t->turned && !(turned = st_alloc_array(n, sizeof *turned)))
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	size_t s = 0;
@@ -259,7 +273,8 @@ json_t *st_svf_stages_checks(const struct st_svf_stages *t)
 		st_json_put(o, "shape_match", json_boolean(t->shape_match[s]));
 		st_json_put(o, "max_abs_error", number ? st_json_number(m->max_abs) : json_null());
 		st_json_put(o, "mean_abs_error", number ? st_json_number(st_svf_metrics_mean(m)) : json_null());
-		st_json_put(o, "mismatched_element_count", number ? json_integer((json_int_t)m->mismatched) : json_null());
+		st_json_put(o, "mismatched_element_count",
+		            number ? json_integer((json_int_t)m->mismatched) : json_null());
 		st_json_put(o, "tolerance", tolerance);
 		st_json_put(o, "functional_passed", json_boolean(st_svf_stages_passed(t, (enum st_svf_stage)s)));
 		if (t->summaries)

@@ -131,8 +131,8 @@ uint64_t st_svf_step(uint64_t rows, uint64_t cols)
 	return step < rows ? step : rows ? rows : 1;
 }
 
-enum st_status st_svf_summary_rows(const struct st_svf_source *from, uint64_t rows, uint64_t cols, size_t prefix, struct st_svf_summary *s,
-                                   struct st_error *err)
+enum st_status st_svf_summary_rows(const struct st_svf_source *from, uint64_t rows, uint64_t cols, size_t prefix,
+                                   struct st_svf_summary *s, struct st_error *err)
 {
 	uint64_t step = st_svf_step(rows, cols);
 	float *x = st_alloc_array(step * (cols ? cols : 1), sizeof *x);
@@ -152,7 +152,8 @@ enum st_status st_svf_summary_rows(const struct st_svf_source *from, uint64_t ro
 	return st;
 }
 
-enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s, struct st_error *err)
+enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s,
+                                 struct st_error *err)
 {
 	struct st_svf_tensor_rows rows = { t };
 	const struct st_svf_source from = { .rows = st_svf_tensor_rows, .ctx = &rows };

@@ -1,11 +1,11 @@
 /*
  * svd.c - thin factors of a matrix that need not fit into memory.
  *
- * A tall matrix A [m, n] is cut into blocks of rows. Each block gets an orthogonal-triangular factorisation, the triangles are
- * stacked and factorised again, and the last triangle, n x n, is decomposed in f64. A second pass over the blocks
- * factorises each again and turns its share of the small orthogonal factor into rows of U. So U is as orthogonal
- * as Householder reflections make it, and what is held is a few blocks and the stack of triangles. A wide matrix is
- * decomposed through its transpose.
+ * A tall matrix A [m, n] is cut into blocks of rows. Each block gets an orthogonal-triangular factorisation, the
+ * triangles are stacked and factorised again, and the last triangle, n x n, is decomposed in f64. A second pass over
+ * the blocks factorises each again and turns its share of the small orthogonal factor into rows of U. So U is as
+ * orthogonal as Householder reflections make it, and what is held is a few blocks and the stack of triangles. A wide
+ * matrix is decomposed through its transpose.
  *
  * LAPACK counts columns first, so blocks are turned over on the way in and out: its factorisation of rows that follow
  * each other (sgelqf) is three times slower than that of columns.
@@ -33,7 +33,8 @@ const char *st_svf_lapack_name(char *buf, size_t n)
 double st_svf_decompose_cost(const struct st_svf_entry *e)
 {
 	double m = (double)(e->rows > e->cols ? e->rows : e->cols), n = (double)e->k;
-	/* Two factorisations of the blocks, their reflections applied, the check of the residual; the small decomposition. */
+	/* Two factorisations of the blocks, their reflections applied, the check of the residual; the small
+	 * decomposition. */
 	return 2 * 2 * m * n * n + 4 * m * n * n + 2 * m * n * n + 22 * n * n * n;
 }
 
@@ -50,7 +51,8 @@ void st_svf_gram_add(const float *u, uint64_t rows, uint64_t k, float *gram)
 		for (uint64_t i = 0; i < n; i++)
 			for (uint64_t j = 0; j < ST_SVF_GRAM; j++)
 				some[i * ST_SVF_GRAM + j] = u[(r + i) * k + picked(j, k)];
-		cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, ST_SVF_GRAM, (int)k, (int)n, 1, some, ST_SVF_GRAM, u + r * k, (int)k, 1, gram, (int)k);
+		cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, ST_SVF_GRAM, (int)k, (int)n, 1, some, ST_SVF_GRAM,
+		            u + r * k, (int)k, 1, gram, (int)k);
 	}
 }
 
@@ -73,7 +75,8 @@ double st_svf_orthogonality(const float *x, uint64_t n, uint64_t k, bool turned)
 	if (!turned)
 		st_svf_gram_add(x, n, k, gram);
 	for (uint64_t i = 0; turned && i < ST_SVF_GRAM; i++)
-		cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)k, (int)n, 1, x, (int)n, x + picked(i, k) * n, 1, 0, gram + i * k, 1);
+		cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)k, (int)n, 1, x, (int)n, x + picked(i, k) * n, 1, 0,
+		            gram + i * k, 1);
 	double e = st_svf_gram_error(gram, k);
 	free(gram);
 	return e;
@@ -90,7 +93,8 @@ struct job {
 	float *block, *c, *tau;      /* [n, most] twice (columns of a block), [n] */
 	float *rows;                 /* [most, n]: a block in its own order */
 	float *stack, *stack_tau;    /* columns of [blocks n, n]: the triangles under each other */
-	double *r, *left, *right, *s; /* n x n, n x n, n x n, n: R = left diag(s) right^T; left in columns, right in rows */
+	double *r, *left, *right,
+		*s; /* n x n, n x n, n x n, n: R = left diag(s) right^T; left in columns, right in rows */
 	int threads;
 	const struct st_hooks *hooks;
 };
@@ -103,7 +107,8 @@ static enum st_status lapack(const struct job *j, const char *name, lapack_int i
 		return ST_OK;
 	if (info == LAPACK_WORK_MEMORY_ERROR)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name, "%s ended with %d: the matrix cannot be decomposed", name, (int)info);
+	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name,
+	                  "%s ended with %d: the matrix cannot be decomposed", name, (int)info);
 }
 
 /* Rows [row0, row0 + n) of A. */
@@ -116,8 +121,9 @@ static enum st_status rows_of(const struct job *j, uint64_t row0, uint64_t n, fl
 	ST_TRY(j->source.rows(j->source.ctx, row0, n, dst, err));
 	for (uint64_t i = 0; i < n * j->n; i++)
 		if (!isfinite(dst[i]))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name, "number %llu of row %llu is not finite",
-			                  (unsigned long long)(i % j->n), (unsigned long long)(row0 + i / j->n));
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name,
+			                  "number %llu of row %llu is not finite", (unsigned long long)(i % j->n),
+			                  (unsigned long long)(row0 + i / j->n));
 	return ST_OK;
 }
 
@@ -125,7 +131,8 @@ static enum st_status hold(struct job *j, struct st_error *err)
 {
 	uint64_t n = j->e->rows, m = j->e->cols;
 	if (m * n > MAX_HELD / sizeof *j->held)
-		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, j->e->source_name, "a wide matrix [%llu, %llu] takes more memory than the %llu MB allowed",
+		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, j->e->source_name,
+		                  "a wide matrix [%llu, %llu] takes more memory than the %llu MB allowed",
 		                  (unsigned long long)n, (unsigned long long)m, (unsigned long long)(MAX_HELD >> 20));
 	j->held = st_alloc_array(m * n, sizeof *j->held);
 	float *rows = st_alloc_array(HOLD_ROWS * m, sizeof *rows);
@@ -135,8 +142,9 @@ static enum st_status hold(struct job *j, struct st_error *err)
 		st = j->source.rows(j->source.ctx, r, some, rows, err);
 		for (uint64_t i = 0; st == ST_OK && i < some * m; i++)
 			if (!isfinite(rows[i]))
-				st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name, "number %llu of row %llu is not finite",
-				                (unsigned long long)(i % m), (unsigned long long)(r + i / m));
+				st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name,
+				                "number %llu of row %llu is not finite", (unsigned long long)(i % m),
+				                (unsigned long long)(r + i / m));
 		for (uint64_t c = 0; st == ST_OK && c < m; c++)
 			for (uint64_t i = 0; i < some; i++)
 				j->held[c * n + r + i] = rows[i * m + c];
@@ -166,14 +174,17 @@ static enum st_status start(struct job *j, struct st_error *err)
 	j->right = st_alloc_array(nn, sizeof *j->right);
 	j->left = st_alloc_array(nn, sizeof *j->left);
 	j->s = st_alloc_array(j->n, sizeof *j->s);
-	if (!j->block || !j->c || !j->rows || !j->tau || !j->stack || !j->stack_tau || !j->r || !j->right || !j->left || !j->s)
+	if (!j->block || !j->c || !j->rows || !j->tau || !j->stack || !j->stack_tau || !j->r || !j->right || !j->left
+	    || !j->s)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	return j->wide ? hold(j, err) : ST_OK;
 }
 
 static void finish(struct job *j)
 {
-	void *all[] = { j->held, j->block, j->c, j->rows, j->tau, j->stack, j->stack_tau, j->r, j->right, j->left, j->s };
+	void *all[] = {
+		j->held, j->block, j->c, j->rows, j->tau, j->stack, j->stack_tau, j->r, j->right, j->left, j->s
+	};
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++)
 		free(all[i]);
 }
@@ -187,10 +198,14 @@ static enum st_status factorise_block(struct job *j, uint64_t b, struct st_error
 		j->hooks->progress(j->hooks->user, j->e->source_name, r0, j->m);
 	ST_TRY(rows_of(j, r0, r, j->rows, err));
 	st_svf_turn(j->rows, r, j->n, j->block, 0, r, j->threads);
-	return lapack(j, "sgeqrf", LAPACKE_sgeqrf(LAPACK_COL_MAJOR, (lapack_int)r, (lapack_int)j->n, j->block, (lapack_int)r, j->tau), err);
+	return lapack(
+		j, "sgeqrf",
+		LAPACKE_sgeqrf(LAPACK_COL_MAJOR, (lapack_int)r, (lapack_int)j->n, j->block, (lapack_int)r, j->tau),
+		err);
 }
 
-/* The upper triangle [n, n] of a, whose columns are lda apart, to rows [at, at + n) of dst, whose columns are ldd apart. */
+/* The upper triangle [n, n] of a, whose columns are lda apart, to rows [at, at + n) of dst, whose columns are ldd
+ * apart. */
 static void triangle(const float *a, uint64_t lda, uint64_t n, float *dst, uint64_t at, uint64_t ldd)
 {
 	for (uint64_t c = 0; c < n; c++)
@@ -202,10 +217,12 @@ static enum st_status small_svd(struct job *j, enum st_svf_svd method, struct st
 {
 	lapack_int n = (lapack_int)j->n;
 	if (method == ST_SVF_GESDD) /* right^T in columns is right in rows */
-		return lapack(j, "dgesdd", LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'S', n, n, j->r, n, j->s, j->left, n, j->right, n), err);
+		return lapack(j, "dgesdd",
+		              LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'S', n, n, j->r, n, j->s, j->left, n, j->right, n), err);
 	double stat[6];
 	memset(j->left, 0, j->n * j->n * sizeof *j->left); /* LAPACKE looks for NaN in V, which is output */
-	ST_TRY(lapack(j, "dgesvj", LAPACKE_dgesvj(LAPACK_COL_MAJOR, 'G', 'U', 'V', n, n, j->r, n, j->s, 0, j->left, n, stat), err));
+	ST_TRY(lapack(j, "dgesvj",
+	              LAPACKE_dgesvj(LAPACK_COL_MAJOR, 'G', 'U', 'V', n, n, j->r, n, j->s, 0, j->left, n, stat), err));
 	/* U has replaced R, V is in `left`, in columns; stat[0] scales the singular values. */
 	for (uint64_t i = 0; i < j->n; i++) {
 		j->s[i] *= stat[0];
@@ -216,8 +233,8 @@ static enum st_status small_svd(struct job *j, enum st_svf_svd method, struct st
 	return ST_OK;
 }
 
-/* First pass: the triangles, the small decomposition, and what turns each block's reflections into rows of U: the block's rows of
- * the small orthogonal factor times `left`, in place of its triangle. */
+/* First pass: the triangles, the small decomposition, and what turns each block's reflections into rows of U: the
+ * block's rows of the small orthogonal factor times `left`, in place of its triangle. */
 static enum st_status first_pass(struct job *j, enum st_svf_svd method, struct st_error *err)
 {
 	uint64_t n = j->n, nn = n * n, tall = j->blocks * n;
@@ -260,14 +277,19 @@ static enum st_status block_of_u(struct job *j, uint64_t b, struct st_error *err
 		memcpy(j->c + c * r, j->stack + c * tall + b * n, n * sizeof *j->c);
 		memset(j->c + c * r + n, 0, (r - n) * sizeof *j->c);
 	}
-	ST_TRY(lapack(j, "sormqr", LAPACKE_sormqr(LAPACK_COL_MAJOR, 'L', 'N', lr, ln, ln, j->block, lr, j->tau, j->c, lr), err));
+	ST_TRY(lapack(j, "sormqr",
+	              LAPACKE_sormqr(LAPACK_COL_MAJOR, 'L', 'N', lr, ln, ln, j->block, lr, j->tau, j->c, lr), err));
 	st_svf_turn(j->c, n, r, j->rows, 0, n, j->threads);
 	return ST_OK;
 }
 
 /* ---- writing and checking ---- */
 
-struct check { double dd, aa, max; float *gram, *s; struct st_gemm_b v; };
+struct check {
+	double dd, aa, max;
+	float *gram, *s;
+	struct st_gemm_b v;
+};
 
 /* A - U S V^T of a block: its rows of U are in j->rows. */
 static enum st_status residual(struct job *j, uint64_t b, struct check *k, struct st_error *err)
@@ -321,7 +343,8 @@ static void gaps(const struct job *j, struct st_svf_svd_report *r)
 }
 
 /* tall: [m, n] factor in blocks; square: the n x n one. */
-static enum st_status second_pass(struct job *j, struct st_svf_file *f, struct st_svf_svd_report *r, struct st_error *err)
+static enum st_status second_pass(struct job *j, struct st_svf_file *f, struct st_svf_svd_report *r,
+                                  struct st_error *err)
 {
 	uint64_t n = j->n, nn = n * n;
 	size_t tall = j->wide ? 2 : 0, square = j->wide ? 0 : 2; /* of U, S, V */
@@ -363,8 +386,9 @@ static enum st_status second_pass(struct job *j, struct st_svf_file *f, struct s
 	return st;
 }
 
-enum st_status st_svf_decompose(const struct st_svf_entry *e, struct st_svf_source source, enum st_svf_svd method, int threads,
-                                const char *path, struct st_svf_svd_report *r, const struct st_hooks *hooks, struct st_error *err)
+enum st_status st_svf_decompose(const struct st_svf_entry *e, struct st_svf_source source, enum st_svf_svd method,
+                                int threads, const char *path, struct st_svf_svd_report *r,
+                                const struct st_hooks *hooks, struct st_error *err)
 {
 	struct job j = { .e = e, .source = source, .threads = threads, .hooks = hooks };
 	struct st_arena a;
@@ -379,7 +403,9 @@ enum st_status st_svf_decompose(const struct st_svf_entry *e, struct st_svf_sour
 		{ st_arena_printf(&a, "svd.S.%s", e->safe), ST_DTYPE_F32, 1, { e->k } },
 		{ st_arena_printf(&a, "svd.V.%s", e->safe), ST_DTYPE_F32, 2, { e->cols, e->k } },
 	};
-	enum st_status st = specs[0].name && specs[1].name && specs[2].name ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	enum st_status st = specs[0].name && specs[1].name && specs[2].name
+	                          ? ST_OK
+	                          : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK)
 		st = st_svf_file_open(path, specs, 3, &f, err);
 	if (st == ST_OK)

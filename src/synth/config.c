@@ -5,8 +5,9 @@
 #include <string.h>
 
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define WORDS(digits) \
-	CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define WORDS(digits)                                         \
+	CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits \
+		     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 /*
  * What the published models of each family do. A preset without an `arch` exists for every family:
@@ -28,16 +29,59 @@ static const struct preset {
 	struct st_config cfg;
 } presets[] = {
 	/* Seconds to compare, rows that K-quants can store, grouped key-value heads. */
-	{ "tiny", NULL, { .n_layers = 4, .hidden = 256, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .ffn = 768, .vocab = 640,
-	                  .max_positions = 2048 } },
-	{ "qwen2-7b", "qwen2", { .n_layers = 28, .hidden = 3584, .n_heads = 28, .n_kv_heads = 4, .head_dim = 128, .ffn = 18944,
-	                         .vocab = 152064, .max_positions = 32768, .norm_eps = 1e-6, .rope_theta = 1000000 } },
-	{ "qwen3-0.6b", "qwen3", { .n_layers = 28, .hidden = 1024, .n_heads = 16, .n_kv_heads = 8, .head_dim = 128, .ffn = 3072,
-	                           .vocab = 151936, .max_positions = 40960, .norm_eps = 1e-6, .rope_theta = 1000000, .tied = true } },
-	{ "llama-1b", "llama", { .n_layers = 16, .hidden = 2048, .n_heads = 32, .n_kv_heads = 8, .head_dim = 64, .ffn = 8192,
-	                         .vocab = 128256, .max_positions = 131072, .norm_eps = 1e-5, .rope_theta = 500000, .tied = true,
-	                         .rope_scaling = ST_ROPE_SCALING_LLAMA3, .rope_factor = 32, .rope_low_freq = 1, .rope_high_freq = 4,
-	                         .rope_original_positions = 8192 } },
+	{ "tiny",
+	  NULL,
+	  { .n_layers = 4,
+	    .hidden = 256,
+	    .n_heads = 4,
+	    .n_kv_heads = 2,
+	    .head_dim = 64,
+	    .ffn = 768,
+	    .vocab = 640,
+	    .max_positions = 2048 } },
+	{ "qwen2-7b",
+	  "qwen2",
+	  { .n_layers = 28,
+	    .hidden = 3584,
+	    .n_heads = 28,
+	    .n_kv_heads = 4,
+	    .head_dim = 128,
+	    .ffn = 18944,
+	    .vocab = 152064,
+	    .max_positions = 32768,
+	    .norm_eps = 1e-6,
+	    .rope_theta = 1000000 } },
+	{ "qwen3-0.6b",
+	  "qwen3",
+	  { .n_layers = 28,
+	    .hidden = 1024,
+	    .n_heads = 16,
+	    .n_kv_heads = 8,
+	    .head_dim = 128,
+	    .ffn = 3072,
+	    .vocab = 151936,
+	    .max_positions = 40960,
+	    .norm_eps = 1e-6,
+	    .rope_theta = 1000000,
+	    .tied = true } },
+	{ "llama-1b",
+	  "llama",
+	  { .n_layers = 16,
+	    .hidden = 2048,
+	    .n_heads = 32,
+	    .n_kv_heads = 8,
+	    .head_dim = 64,
+	    .ffn = 8192,
+	    .vocab = 128256,
+	    .max_positions = 131072,
+	    .norm_eps = 1e-5,
+	    .rope_theta = 500000,
+	    .tied = true,
+	    .rope_scaling = ST_ROPE_SCALING_LLAMA3,
+	    .rope_factor = 32,
+	    .rope_low_freq = 1,
+	    .rope_high_freq = 4,
+	    .rope_original_positions = 8192 } },
 };
 #define N_PRESETS (sizeof presets / sizeof *presets)
 #define N_FAMILIES (sizeof families / sizeof *families)
@@ -54,20 +98,24 @@ static const struct family *family_of(const char *arch)
 	return NULL;
 }
 
-static enum st_status from_preset(struct st_synth *s, const char *name, const struct st_arch *arch, struct st_error *err)
+static enum st_status from_preset(struct st_synth *s, const char *name, const struct st_arch *arch,
+                                  struct st_error *err)
 {
 	const struct preset *p = NULL;
 	for (size_t i = 0; i < N_PRESETS; i++)
 		if (strcmp(presets[i].name, name) == 0)
 			p = &presets[i];
 	if (!p)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--preset", "unknown preset \"%.64s\"; known ones are %s", name, st_synth_presets());
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--preset",
+		                  "unknown preset \"%.64s\"; known ones are %s", name, st_synth_presets());
 	if (!arch && !p->arch)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--arch", "preset %s exists for several families; say which: " FAMILIES, name);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--arch",
+		                  "preset %s exists for several families; say which: " FAMILIES, name);
 	if (!arch)
 		arch = st_arch_find(p->arch, strlen(p->arch));
 	if (p->arch && strcmp(p->arch, arch->name) != 0)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--preset", "%s is a model of the family %s, not %s", name, p->arch, arch->name);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--preset", "%s is a model of the family %s, not %s",
+		                  name, p->arch, arch->name);
 	const struct family *f = family_of(arch->name);
 	s->cfg = p->cfg;
 	if (!p->arch) {
@@ -78,7 +126,8 @@ static enum st_status from_preset(struct st_synth *s, const char *name, const st
 	snprintf(s->cfg.arch, sizeof s->cfg.arch, "%s", arch->name);
 	s->cfg.qkv_bias = arch->qkv_bias;
 	s->cfg.qk_norm = arch->qk_norm;
-	snprintf(s->title, sizeof s->title, "synthetic %s %s, seed %llu", arch->name, name, (unsigned long long)s->seed);
+	snprintf(s->title, sizeof s->title, "synthetic %s %s, seed %llu", arch->name, name,
+	         (unsigned long long)s->seed);
 	return ST_OK;
 }
 
@@ -92,7 +141,8 @@ static enum st_status from_json(struct st_synth *s, const char *path, const stru
 	if (st == ST_OK)
 		st = st_config_read(&c, &s->cfg, &said, err);
 	if (st == ST_OK && arch && arch != said)
-		st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--arch", "%s, but the file describes a model of the family %s", arch->name, said->name);
+		st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--arch",
+		                "%s, but the file describes a model of the family %s", arch->name, said->name);
 	json_decref(c.config);
 	if (st != ST_OK)
 		st_error_in(err, path);
@@ -104,19 +154,25 @@ enum st_status st_synth_configure(struct st_synth *s, const struct st_synth_opti
 {
 	const struct st_arch *arch = o->arch ? st_arch_find(o->arch, strlen(o->arch)) : NULL;
 	if (o->arch && !arch)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--arch", "unknown model family \"%.64s\"; known ones are " FAMILIES, o->arch);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--arch",
+		                  "unknown model family \"%.64s\"; known ones are " FAMILIES, o->arch);
 	if (!o->preset == !o->config)
-		return st_fail(err, ST_ERR_USAGE, "one of a preset (%s) and a config.json must be given", st_synth_presets());
+		return st_fail(err, ST_ERR_USAGE, "one of a preset (%s) and a config.json must be given",
+		               st_synth_presets());
 	s->seed = o->seed;
 	ST_TRY(o->preset ? from_preset(s, o->preset, arch, err) : from_json(s, o->config, arch, err));
 	const struct family *f = family_of(s->cfg.arch);
 	if (!f) /* a family that this room has not been told about yet */
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "--arch", "the family %s cannot be made up yet", s->cfg.arch);
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "--arch",
+		                  "the family %s cannot be made up yet", s->cfg.arch);
 	s->words = f->words;
 	if (s->cfg.window_from_layer && s->target == ST_SYNTH_GGUF)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "max_window_layers", "GGUF cannot say that the window begins at layer %u", s->cfg.window_from_layer);
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "max_window_layers",
+		                  "GGUF cannot say that the window begins at layer %u", s->cfg.window_from_layer);
 	if (s->cfg.vocab < ST_SYNTH_VOCAB_MIN)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "vocab_size", "%u; the made-up vocabulary has at least %u pieces", s->cfg.vocab, ST_SYNTH_VOCAB_MIN);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "vocab_size",
+		                  "%u; the made-up vocabulary has at least %u pieces", s->cfg.vocab,
+		                  ST_SYNTH_VOCAB_MIN);
 	ST_TRY(st_synth_vocab_make(&s->arena, s->cfg.vocab, &s->vocab, err));
 	s->cfg.bos = s->vocab.bos;
 	s->cfg.eos = s->vocab.eos;

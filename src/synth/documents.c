@@ -33,8 +33,9 @@ static json_t *rope_scaling(const struct st_config *cfg)
 {
 	if (cfg->rope_scaling == ST_ROPE_SCALING_LINEAR)
 		return json_pack("{s:s, s:f}", "rope_type", "linear", "factor", cfg->rope_factor);
-	return json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", cfg->rope_factor, "low_freq_factor", cfg->rope_low_freq,
-	                 "high_freq_factor", cfg->rope_high_freq, "original_max_position_embeddings", (json_int_t)cfg->rope_original_positions);
+	return json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", cfg->rope_factor,
+	                 "low_freq_factor", cfg->rope_low_freq, "high_freq_factor", cfg->rope_high_freq,
+	                 "original_max_position_embeddings", (json_int_t)cfg->rope_original_positions);
 }
 
 /* Sliding windows as each family spells them. */
@@ -68,7 +69,10 @@ static const char *model_type(const struct st_config *cfg)
 static const char *class_of(const struct st_config *cfg)
 {
 	static const char *const classes[][2] = {
-		{ "llama", "LlamaForCausalLM" }, { "mistral", "MistralForCausalLM" }, { "qwen2", "Qwen2ForCausalLM" }, { "qwen3", "Qwen3ForCausalLM" },
+		{ "llama", "LlamaForCausalLM" },
+		{ "mistral", "MistralForCausalLM" },
+		{ "qwen2", "Qwen2ForCausalLM" },
+		{ "qwen3", "Qwen3ForCausalLM" },
 	};
 	for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
 		if (strcmp(classes[i][0], model_type(cfg)) == 0)
@@ -111,27 +115,28 @@ json_t *st_synth_hf_config(const struct st_synth *s)
 
 json_t *st_synth_hf_generation_config(const struct st_synth *s)
 {
-	return json_pack("{s:I, s:I, s:b}", "bos_token_id", (json_int_t)s->vocab.bos, "eos_token_id", (json_int_t)s->vocab.eos, "do_sample", 0);
+	return json_pack("{s:I, s:I, s:b}", "bos_token_id", (json_int_t)s->vocab.bos, "eos_token_id",
+	                 (json_int_t)s->vocab.eos, "do_sample", 0);
 }
 
 json_t *st_synth_hf_tokenizer_config(const struct st_synth *s)
 {
-	return json_pack("{s:s, s:s, s:s, s:b, s:I}", "tokenizer_class", "PreTrainedTokenizerFast", "bos_token", s->vocab.pieces[s->vocab.bos],
-	                 "eos_token", s->vocab.pieces[s->vocab.eos], "add_bos_token", s->words.adds_bos, "model_max_length",
-	                 (json_int_t)s->cfg.max_positions);
+	return json_pack("{s:s, s:s, s:s, s:b, s:I}", "tokenizer_class", "PreTrainedTokenizerFast", "bos_token",
+	                 s->vocab.pieces[s->vocab.bos], "eos_token", s->vocab.pieces[s->vocab.eos], "add_bos_token",
+	                 s->words.adds_bos, "model_max_length", (json_int_t)s->cfg.max_positions);
 }
 
 /* BOS in front of one text, and of each of a pair. */
 static json_t *put_bos_first(const struct st_synth *s)
 {
 	const char *bos = s->vocab.pieces[s->vocab.bos];
-	return json_pack("{s:s, s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}], s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}, {s:{s:s, s:i}}, {s:{s:s, s:i}}], "
+	return json_pack("{s:s, s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}], s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}, {s:{s:s, s:i}}, "
+	                 "{s:{s:s, s:i}}], "
 	                 "s:{s:{s:s, s:[I], s:[s]}}}",
-	                 "type", "TemplateProcessing",
-	                 "single", "SpecialToken", "id", bos, "type_id", 0, "Sequence", "id", "A", "type_id", 0,
-	                 "pair", "SpecialToken", "id", bos, "type_id", 0, "Sequence", "id", "A", "type_id", 0,
-	                 "SpecialToken", "id", bos, "type_id", 1, "Sequence", "id", "B", "type_id", 1,
-	                 "special_tokens", bos, "id", bos, "ids", (json_int_t)s->vocab.bos, "tokens", bos);
+	                 "type", "TemplateProcessing", "single", "SpecialToken", "id", bos, "type_id", 0, "Sequence",
+	                 "id", "A", "type_id", 0, "pair", "SpecialToken", "id", bos, "type_id", 0, "Sequence", "id",
+	                 "A", "type_id", 0, "SpecialToken", "id", bos, "type_id", 1, "Sequence", "id", "B", "type_id",
+	                 1, "special_tokens", bos, "id", bos, "ids", (json_int_t)s->vocab.bos, "tokens", bos);
 }
 
 static json_t *added_tokens(const struct st_synth_vocab *v)
@@ -140,8 +145,9 @@ static json_t *added_tokens(const struct st_synth_vocab *v)
 	for (uint32_t id = 0; a && id < v->n; id++) {
 		if (v->types[id] != ST_PIECE_CONTROL)
 			continue;
-		json_t *t = json_pack("{s:I, s:s, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content", v->pieces[id], "single_word", 0,
-		                      "lstrip", 0, "rstrip", 0, "normalized", 0, "special", 1);
+		json_t *t = json_pack("{s:I, s:s, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content",
+		                      v->pieces[id], "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0,
+		                      "special", 1);
 		if (json_array_append_new(a, t) != 0) {
 			json_decref(a);
 			a = NULL;
@@ -176,16 +182,20 @@ json_t *st_synth_hf_tokenizer(const struct st_synth *s)
 	set(&o, "padding", json_null());
 	set(&o, "added_tokens", added_tokens(&s->vocab));
 	set(&o, "normalizer", s->words.nfc ? json_pack("{s:s}", "type", "NFC") : json_null());
-	set(&o, "pre_tokenizer", json_pack("{s:s, s:[{s:s, s:{s:s}, s:s, s:b}, {s:s, s:b, s:b, s:b}]}", "type", "Sequence", "pretokenizers",
-	                                   "type", "Split", "pattern", "Regex", s->words.pattern, "behavior", "Isolated", "invert", 0,
-	                                   "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", 0));
+	set(&o, "pre_tokenizer",
+	    json_pack("{s:s, s:[{s:s, s:{s:s}, s:s, s:b}, {s:s, s:b, s:b, s:b}]}", "type", "Sequence", "pretokenizers",
+	              "type", "Split", "pattern", "Regex", s->words.pattern, "behavior", "Isolated", "invert", 0,
+	              "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", 0));
 	set(&o, "post_processor", s->words.adds_bos ? put_bos_first(s) : json_null());
-	set(&o, "decoder", json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", 1));
+	set(&o, "decoder",
+	    json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1,
+	              "use_regex", 1));
 	set(&o, "model", model);
 	return o;
 }
 
-/* As writer A spells its keys. The last three of the tokenizer are optional in the format and leave nothing to be inferred. */
+/* As writer A spells its keys. The last three of the tokenizer are optional in the format and leave nothing to be
+ * inferred. */
 json_t *st_synth_apr_metadata(const struct st_synth *s)
 {
 	const struct st_config *cfg = &s->cfg;

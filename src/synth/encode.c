@@ -15,14 +15,19 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE void load(vec *v, const float *p) { memcpy(v, p, sizeof *v); }
-INLINE void spread(vec *v, float x) { for (int i = 0; i < LANES; i++) (*v)[i] = x; }
+INLINE void spread(vec *v, float x)
+{
+	for (int i = 0; i < LANES; i++)
+		(*v)[i] = x;
+}
 
 /* v = condition ? a : b, lane by lane */
 #define SELECT(condition, a, b) ((vec)(((ivec)(a) & (condition)) | ((ivec)(b) & ~(condition))))
 
 #if defined __clang__
-#define HALF(v, d) __builtin_shufflevector(v, v, (0 ^ d), (1 ^ d), (2 ^ d), (3 ^ d), (4 ^ d), (5 ^ d), (6 ^ d), (7 ^ d), (8 ^ d), \
-	(9 ^ d), (10 ^ d), (11 ^ d), (12 ^ d), (13 ^ d), (14 ^ d), (15 ^ d))
+#define HALF(v, d)                                                                                                     \
+	__builtin_shufflevector(v, v, (0 ^ d), (1 ^ d), (2 ^ d), (3 ^ d), (4 ^ d), (5 ^ d), (6 ^ d), (7 ^ d), (8 ^ d), \
+	                        (9 ^ d), (10 ^ d), (11 ^ d), (12 ^ d), (13 ^ d), (14 ^ d), (15 ^ d))
 #else
 #define HALF(v, d) __builtin_shuffle(v, (ivec){ 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 } ^ (d))
 #endif
@@ -139,7 +144,8 @@ void st_synth_encode_q4_k(const float *src, void *dst, size_t n)
 		for (unsigned j = 0; j < 8; j += 2) { /* two sub-blocks share 32 bytes */
 			int32_t codes[2][32];
 			for (unsigned k = 0; k < 2; k++) {
-				float scale = d * (float)sc[j + k], offset = dmin * (float)m[j + k], inv = scale > 0 ? 1 / scale : 0;
+				float scale = d * (float)sc[j + k], offset = dmin * (float)m[j + k],
+				      inv = scale > 0 ? 1 / scale : 0;
 				for (unsigned i = 0; i < 32; i += LANES) {
 					vec v;
 					load(&v, x + 32 * (j + k) + i);
@@ -204,7 +210,8 @@ void st_synth_encode_q6_k(const float *src, void *dst, size_t n)
 			for (unsigned i = 0; i < 32; i++) {
 				l[i] = (uint8_t)((c[i] & 15) | (c[64 + i] & 15) << 4);
 				l[32 + i] = (uint8_t)((c[32 + i] & 15) | (c[96 + i] & 15) << 4);
-				h[i] = (uint8_t)(c[i] >> 4 | c[32 + i] >> 4 << 2 | c[64 + i] >> 4 << 4 | c[96 + i] >> 4 << 6);
+				h[i] = (uint8_t)(c[i] >> 4 | c[32 + i] >> 4 << 2 | c[64 + i] >> 4 << 4
+				                 | c[96 + i] >> 4 << 6);
 			}
 		}
 	}

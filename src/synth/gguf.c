@@ -13,7 +13,8 @@ struct keys {
 };
 
 /* A copy of the value under a copy of the key; "{arch}" is not expanded here. */
-static void put(struct keys *k, const char *key, enum st_kv_type type, enum st_kv_type elem, uint64_t count, const void *data, uint64_t size)
+static void put(struct keys *k, const char *key, enum st_kv_type type, enum st_kv_type elem, uint64_t count,
+                const void *data, uint64_t size)
 {
 	uint8_t *copy = st_arena_alloc(k->arena, size, 1);
 	char *name = st_arena_strndup(k->arena, key, strlen(key));
@@ -26,8 +27,14 @@ static void put(struct keys *k, const char *key, enum st_kv_type type, enum st_k
 }
 
 static void put_u32(struct keys *k, const char *key, uint32_t v) { put(k, key, ST_KV_U32, ST_KV_U32, 1, &v, sizeof v); }
-static void put_f32(struct keys *k, const char *key, double v) { put(k, key, ST_KV_F32, ST_KV_F32, 1, &(float){ (float)v }, sizeof(float)); }
-static void put_bool(struct keys *k, const char *key, bool v) { put(k, key, ST_KV_BOOL, ST_KV_BOOL, 1, &(uint8_t){ v }, 1); }
+static void put_f32(struct keys *k, const char *key, double v)
+{
+	put(k, key, ST_KV_F32, ST_KV_F32, 1, &(float){ (float)v }, sizeof(float));
+}
+static void put_bool(struct keys *k, const char *key, bool v)
+{
+	put(k, key, ST_KV_BOOL, ST_KV_BOOL, 1, &(uint8_t){ v }, 1);
+}
 
 static void put_strings(struct keys *k, const char *key, const char *const *s, uint64_t n, bool array)
 {
@@ -50,7 +57,9 @@ static void put_strings(struct keys *k, const char *key, const char *const *s, u
 
 static void put_str(struct keys *k, const char *key, const char *s) { put_strings(k, key, &s, 1, false); }
 
-struct key { char text[96]; };
+struct key {
+	char text[96];
+};
 
 static struct key in_arch(const struct st_config *cfg, const char *suffix)
 {
@@ -61,11 +70,21 @@ static struct key in_arch(const struct st_config *cfg, const char *suffix)
 
 static void put_model(struct keys *k, const struct st_config *cfg)
 {
-	const struct { const char *suffix; uint32_t v; } counts[] = {
-		{ "block_count", cfg->n_layers }, { "context_length", cfg->max_positions }, { "embedding_length", cfg->hidden },
-		{ "feed_forward_length", cfg->ffn }, { "attention.head_count", cfg->n_heads }, { "attention.head_count_kv", cfg->n_kv_heads },
-		{ "attention.key_length", cfg->head_dim }, { "attention.value_length", cfg->head_dim }, { "rope.dimension_count", cfg->head_dim },
-		{ "vocab_size", cfg->vocab }, { "attention.sliding_window", cfg->sliding_window },
+	const struct {
+		const char *suffix;
+		uint32_t v;
+	} counts[] = {
+		{ "block_count", cfg->n_layers },
+		{ "context_length", cfg->max_positions },
+		{ "embedding_length", cfg->hidden },
+		{ "feed_forward_length", cfg->ffn },
+		{ "attention.head_count", cfg->n_heads },
+		{ "attention.head_count_kv", cfg->n_kv_heads },
+		{ "attention.key_length", cfg->head_dim },
+		{ "attention.value_length", cfg->head_dim },
+		{ "rope.dimension_count", cfg->head_dim },
+		{ "vocab_size", cfg->vocab },
+		{ "attention.sliding_window", cfg->sliding_window },
 	};
 	for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
 		if (counts[i].v)

@@ -114,9 +114,16 @@ static const struct block {
 	enum st_dtype type;
 	uint16_t scale, first, codes;
 } blocks[] = {
-#define BLOCK4(type, block) { type, offsetof(struct block, d), offsetof(struct block, qs), sizeof(((struct block *)0)->qs) }
-	BLOCK4(ST_DTYPE_Q4_0, st_block_q4_0), BLOCK4(ST_DTYPE_Q4_1, st_block_q4_1), BLOCK4(ST_DTYPE_Q5_0, st_block_q5_0),
-	BLOCK4(ST_DTYPE_Q5_1, st_block_q5_1), BLOCK4(ST_DTYPE_Q4_K, st_block_q4_k), BLOCK4(ST_DTYPE_APR_Q4, st_block_apr_q4),
+#define BLOCK4(type, block)                                                                                  \
+	{                                                                                                    \
+		type, offsetof(struct block, d), offsetof(struct block, qs), sizeof(((struct block *)0)->qs) \
+	}
+	BLOCK4(ST_DTYPE_Q4_0, st_block_q4_0),
+	BLOCK4(ST_DTYPE_Q4_1, st_block_q4_1),
+	BLOCK4(ST_DTYPE_Q5_0, st_block_q5_0),
+	BLOCK4(ST_DTYPE_Q5_1, st_block_q5_1),
+	BLOCK4(ST_DTYPE_Q4_K, st_block_q4_k),
+	BLOCK4(ST_DTYPE_APR_Q4, st_block_apr_q4),
 #undef BLOCK4
 	{ ST_DTYPE_Q8_0, offsetof(struct st_block_q8_0, d), 0, 0 },
 	{ ST_DTYPE_Q6_K, offsetof(struct st_block_q6_k, d), 0, 0 },
@@ -161,7 +168,8 @@ static void encode_truncated(const float *x, void *dst, size_t n)
 struct plant {
 	const char *code, *text;
 	enum st_role role; /* what it is planted in; ST_ROLE_COUNT: no tensor */
-	/* NULL when the tensor (NULL where the model has none) is one for this fault, else why not. May be NULL itself. */
+	/* NULL when the tensor (NULL where the model has none) is one for this fault, else why not. May be NULL itself.
+	 */
 	const char *(*unfit)(const struct st_synth *s, const struct st_synth_tensor *t);
 	/* Either what replaces these members of the tensor... */
 	st_synth_row_fn row;
@@ -177,7 +185,8 @@ static void touched(struct st_synth *s, const char *what)
 	snprintf(s->planted + n, sizeof s->planted - n, "%s%s", strstr(s->planted, " in ") ? ", " : " in ", what);
 }
 
-static void apply_to(struct st_synth *s, enum st_role role, uint32_t layer, void (*change)(struct st_synth *, struct st_synth_tensor *))
+static void apply_to(struct st_synth *s, enum st_role role, uint32_t layer,
+                     void (*change)(struct st_synth *, struct st_synth_tensor *))
 {
 	struct st_synth_tensor *t = st_synth_find(s, role, layer);
 	if (!t)
@@ -198,9 +207,15 @@ static void exchange(struct st_synth *s, struct st_synth_tensor *t, enum st_role
 	touched(s, other->canonical);
 }
 
-static uint32_t neighbour(const struct st_synth *s, uint32_t layer) { return layer + 1 < s->cfg.n_layers ? layer + 1 : layer - 1; }
+static uint32_t neighbour(const struct st_synth *s, uint32_t layer)
+{
+	return layer + 1 < s->cfg.n_layers ? layer + 1 : layer - 1;
+}
 
-static void apply_layer_swapped(struct st_synth *s, struct st_synth_tensor *t) { exchange(s, t, t->role, neighbour(s, t->layer)); }
+static void apply_layer_swapped(struct st_synth *s, struct st_synth_tensor *t)
+{
+	exchange(s, t, t->role, neighbour(s, t->layer));
+}
 static void apply_kv_swapped(struct st_synth *s, struct st_synth_tensor *t) { exchange(s, t, ST_ROLE_V, t->layer); }
 static void apply_gate_up(struct st_synth *s, struct st_synth_tensor *t) { exchange(s, t, ST_ROLE_UP, t->layer); }
 
@@ -269,11 +284,15 @@ static void apply_truncated(struct st_synth *s, struct st_synth_tensor *t)
 static void apply_mislabelled(struct st_synth *s, struct st_synth_tensor *t)
 {
 	static const enum st_dtype pairs[][2] = {
-		{ ST_DTYPE_BF16, ST_DTYPE_F16 }, { ST_DTYPE_Q4_K, ST_DTYPE_Q4_0 }, { ST_DTYPE_Q4_0, ST_DTYPE_Q4_K }, { ST_DTYPE_Q4_0, ST_DTYPE_IQ4_NL },
+		{ ST_DTYPE_BF16, ST_DTYPE_F16 },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_Q4_0 },
+		{ ST_DTYPE_Q4_0, ST_DTYPE_Q4_K },
+		{ ST_DTYPE_Q4_0, ST_DTYPE_IQ4_NL },
 	};
 	enum st_dtype is = ST_DTYPE_F16, says = ST_DTYPE_BF16;
 	for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
-		if (pairs[i][0] == t->dtype && t->cols % st_dtype_info(pairs[i][1])->block_elems == 0 && st_synth_has_type(s->target, pairs[i][1])) {
+		if (pairs[i][0] == t->dtype && t->cols % st_dtype_info(pairs[i][1])->block_elems == 0
+		    && st_synth_has_type(s->target, pairs[i][1])) {
 			is = pairs[i][0];
 			says = pairs[i][1];
 			break;
@@ -283,7 +302,8 @@ static void apply_mislabelled(struct st_synth *s, struct st_synth_tensor *t)
 	t->label = says;
 	touched(s, t->canonical);
 	size_t n = strlen(s->planted);
-	snprintf(s->planted + n, sizeof s->planted - n, " (%s labelled %s)", st_dtype_info(is)->name, st_dtype_info(says)->name);
+	snprintf(s->planted + n, sizeof s->planted - n, " (%s labelled %s)", st_dtype_info(is)->name,
+	         st_dtype_info(says)->name);
 }
 
 static void apply_nan(struct st_synth *s, struct st_synth_tensor *t)
@@ -307,8 +327,14 @@ static void apply_embedding(struct st_synth *s, struct st_synth_tensor *t, st_sy
 	}
 }
 
-static void apply_embedding_scale(struct st_synth *s, struct st_synth_tensor *t) { apply_embedding(s, t, st_synth_row, edit_by_hidden); }
-static void apply_embedding_shift(struct st_synth *s, struct st_synth_tensor *t) { apply_embedding(s, t, row_next, NULL); }
+static void apply_embedding_scale(struct st_synth *s, struct st_synth_tensor *t)
+{
+	apply_embedding(s, t, st_synth_row, edit_by_hidden);
+}
+static void apply_embedding_shift(struct st_synth *s, struct st_synth_tensor *t)
+{
+	apply_embedding(s, t, row_next, NULL);
+}
 
 /* The base frequency of the first LLaMA, as a reader that does not find the key would use it. */
 #define OLD_THETA 10000.0
@@ -397,7 +423,8 @@ static const char *fit_f16_rows(const struct st_synth *s, const struct st_synth_
 static const char *fit_nan(const struct st_synth *s, const struct st_synth_tensor *t)
 {
 	(void)s;
-	return st_dtype_info(t->dtype)->kind != ST_KIND_FLOAT && !block_of(t->dtype) ? "the type cannot hold NaN" : NULL;
+	return st_dtype_info(t->dtype)->kind != ST_KIND_FLOAT && !block_of(t->dtype) ? "the type cannot hold NaN"
+	                                                                             : NULL;
 }
 
 static const char *fit_own_head(const struct st_synth *s, const struct st_synth_tensor *t)
@@ -407,31 +434,46 @@ static const char *fit_own_head(const struct st_synth *s, const struct st_synth_
 }
 
 static const struct plant plants[] = {
-	{ "tokens.bos", "a BOS token in front of every text, or none where one belongs", ST_ROLE_COUNT, .apply = apply_bos },
+	{ "tokens.bos", "a BOS token in front of every text, or none where one belongs", ST_ROLE_COUNT,
+	  .apply = apply_bos },
 	{ "tokens.mismatch", "two tokens have each other's ids", ST_ROLE_COUNT, .apply = apply_tokens },
 	{ "config.mismatch", "a wrong base frequency of the rotary embedding", ST_ROLE_COUNT, .apply = apply_config },
 	{ "embedding.scale", "the embedding times sqrt(hidden size)", ST_ROLE_EMBED, .apply = apply_embedding_scale },
-	{ "embedding.row_shift", "every token has its neighbour's embedding", ST_ROLE_EMBED, fit_matrix, .apply = apply_embedding_shift },
-	{ "weight.transposed", "the output projection written as its transpose", ST_ROLE_O, fit_matrix, .row = row_transposed },
-	{ "weight.rope_permuted", "rows of Q and K in the other rotary order", ST_ROLE_Q, .apply = apply_rope_permuted },
-	{ "weight.rope_permuted_wrong_heads", "rows of K reordered for the number of Q's heads", ST_ROLE_K, fit_grouped, .apply = apply_wrong_heads },
+	{ "embedding.row_shift", "every token has its neighbour's embedding", ST_ROLE_EMBED, fit_matrix,
+	  .apply = apply_embedding_shift },
+	{ "weight.transposed", "the output projection written as its transpose", ST_ROLE_O, fit_matrix,
+	  .row = row_transposed },
+	{ "weight.rope_permuted", "rows of Q and K in the other rotary order", ST_ROLE_Q,
+	  .apply = apply_rope_permuted },
+	{ "weight.rope_permuted_wrong_heads", "rows of K reordered for the number of Q's heads", ST_ROLE_K, fit_grouped,
+	  .apply = apply_wrong_heads },
 	{ "weight.rows_permuted", "rows of the gate in reverse order", ST_ROLE_GATE, fit_matrix, .row = row_reversed },
 	{ "weight.row_shift", "rows of the up projection one place up", ST_ROLE_UP, fit_matrix, .row = row_next },
 	{ "weight.qkv_swapped", "K and V exchanged", ST_ROLE_K, .apply = apply_kv_swapped },
 	{ "weight.gate_up_swapped", "gate and up exchanged", ST_ROLE_GATE, .apply = apply_gate_up },
-	{ "weight.gate_up_interleaved", "rows of gate and up alternate, cut in the middle", ST_ROLE_GATE, fit_matrix, .apply = apply_interleaved },
-	{ "weight.layer_swapped", "the down projections of two layers exchanged", ST_ROLE_DOWN, fit_two_layers, .apply = apply_layer_swapped },
-	{ "weight.wrong_tensor", "the output projection in the place of Q", ST_ROLE_Q, fit_same_shape_as_o, .apply = apply_wrong_tensor },
+	{ "weight.gate_up_interleaved", "rows of gate and up alternate, cut in the middle", ST_ROLE_GATE, fit_matrix,
+	  .apply = apply_interleaved },
+	{ "weight.layer_swapped", "the down projections of two layers exchanged", ST_ROLE_DOWN, fit_two_layers,
+	  .apply = apply_layer_swapped },
+	{ "weight.wrong_tensor", "the output projection in the place of Q", ST_ROLE_Q, fit_same_shape_as_o,
+	  .apply = apply_wrong_tensor },
 	{ "weight.missing", "no output projection", ST_ROLE_O, .apply = apply_missing },
 	{ "weight.scaled", "Q divided by sqrt(head size)", ST_ROLE_Q, .edit = edit_by_head_size },
-	{ "weight.row_corrupt", "one row of the down projection holds other numbers", ST_ROLE_DOWN, fit_matrix, .row = row_corrupt },
-	{ "weight.block_scale", "the second block of every row of the down projection has twice its scale", ST_ROLE_DOWN, fit_blocks, .edit = edit_block_scale },
-	{ "weight.block_layout", "the two 4-bit codes of each byte of the output projection exchanged", ST_ROLE_O, fit_nibbles, .mangle = mangle_nibbles },
-	{ "weight.dtype_mislabelled", "the output projection labelled as another type of the same size", ST_ROLE_O, fit_f16_rows, .apply = apply_mislabelled },
-	{ "weight.truncated_rounding", "the output projection as BF16, cut off instead of rounded", ST_ROLE_O, fit_f16_rows, .apply = apply_truncated },
-	{ "weight.nan", "one NaN in the output projection (a block's scale, where there are blocks)", ST_ROLE_O, fit_nan, .apply = apply_nan },
+	{ "weight.row_corrupt", "one row of the down projection holds other numbers", ST_ROLE_DOWN, fit_matrix,
+	  .row = row_corrupt },
+	{ "weight.block_scale", "the second block of every row of the down projection has twice its scale",
+	  ST_ROLE_DOWN, fit_blocks, .edit = edit_block_scale },
+	{ "weight.block_layout", "the two 4-bit codes of each byte of the output projection exchanged", ST_ROLE_O,
+	  fit_nibbles, .mangle = mangle_nibbles },
+	{ "weight.dtype_mislabelled", "the output projection labelled as another type of the same size", ST_ROLE_O,
+	  fit_f16_rows, .apply = apply_mislabelled },
+	{ "weight.truncated_rounding", "the output projection as BF16, cut off instead of rounded", ST_ROLE_O,
+	  fit_f16_rows, .apply = apply_truncated },
+	{ "weight.nan", "one NaN in the output projection (a block's scale, where there are blocks)", ST_ROLE_O,
+	  fit_nan, .apply = apply_nan },
 	{ "norm.plus_one", "1 added to the weights of the attention norm", ST_ROLE_ATTN_NORM, .edit = edit_plus_one },
-	{ "norm.wrong_weight", "the attention norm carries the feed-forward norm's weights", ST_ROLE_ATTN_NORM, .apply = apply_wrong_norm },
+	{ "norm.wrong_weight", "the attention norm carries the feed-forward norm's weights", ST_ROLE_ATTN_NORM,
+	  .apply = apply_wrong_norm },
 	{ "norm.weight_missing", "weights of the attention norm are all 1", ST_ROLE_ATTN_NORM, .row = row_ones },
 	{ "bias.missing", "the bias of K is all 0", ST_ROLE_K_BIAS, .row = row_zeros },
 	{ "bias.scaled", "the bias of K halved", ST_ROLE_K_BIAS, .edit = edit_halved },
@@ -493,15 +535,18 @@ enum st_status st_synth_plant(struct st_synth *s, const char *plant, struct st_e
 		if (strlen(plants[i].code) == len && memcmp(plants[i].code, plant, len) == 0)
 			p = &plants[i];
 	if (plant[len] && !parse_layer(plant + len + 1, s->cfg.n_layers, &layer))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--plant", "\"%.32s\" is no layer of 0 to %u", plant + len + 1, s->cfg.n_layers - 1);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--plant", "\"%.32s\" is no layer of 0 to %u",
+		                  plant + len + 1, s->cfg.n_layers - 1);
 	const char *why = p ? unfit(s, p, layer) : NULL;
 	char codes[460];
 	if (!p || why)
 		list_codes(s, layer, codes, sizeof codes);
 	if (!p)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--plant", "unknown code \"%.*s\"; known here: %s", (int)(len < 40 ? len : 40), plant, codes);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--plant", "unknown code \"%.*s\"; known here: %s",
+		                  (int)(len < 40 ? len : 40), plant, codes);
 	if (why)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--plant", "%s does not fit: %s; known here: %s", p->code, why, codes);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--plant", "%s does not fit: %s; known here: %s",
+		                  p->code, why, codes);
 	snprintf(s->planted, sizeof s->planted, "%s", p->code);
 	struct st_synth_tensor *t = p->role == ST_ROLE_COUNT ? NULL : st_synth_find(s, p->role, layer);
 	if (p->apply) {

@@ -42,12 +42,15 @@ struct stream {
 	const struct st_synth *s;
 	const struct st_synth_tensor *t;
 	uint64_t block_rows, row_bytes;
-	float scale;             /* AprQ8: of the whole tensor */
+	float scale; /* AprQ8: of the whole tensor */
 	int threads;
-	float *scratch;          /* two rows per thread */
+	float *scratch; /* two rows per thread */
 };
 
-static float *scratch_of(const struct stream *k) { return k->scratch + 2 * k->t->cols * (uint64_t)omp_get_thread_num(); }
+static float *scratch_of(const struct stream *k)
+{
+	return k->scratch + 2 * k->t->cols * (uint64_t)omp_get_thread_num();
+}
 
 static void make_block(const struct stream *k, uint64_t row0, uint64_t rows, uint8_t *dst)
 {
@@ -79,15 +82,17 @@ static enum st_status find_scale(struct stream *k, struct st_writer *w, struct s
 	return st_writer_append(w, &k->scale, sizeof k->scale, err);
 }
 
-static enum st_status stream_tensor(struct stream *k, uint8_t *const buf[2], uint64_t batch_rows, const struct st_hooks *hooks,
-                                    uint64_t *done, uint64_t total, struct st_writer *w, struct st_error *err)
+static enum st_status stream_tensor(struct stream *k, uint8_t *const buf[2], uint64_t batch_rows,
+                                    const struct st_hooks *hooks, uint64_t *done, uint64_t total, struct st_writer *w,
+                                    struct st_error *err)
 {
 	const struct st_synth_tensor *t = k->t;
 	enum st_status st = t->dtype == ST_DTYPE_APR_Q8 ? find_scale(k, w, err) : ST_OK;
 	uint64_t waiting = 0; /* bytes of the other buffer that are made and not written */
 	unsigned at = 0;
 	for (uint64_t row0 = 0; st == ST_OK && (row0 < t->rows || waiting); at ^= 1) {
-		uint64_t rows = t->rows - row0 < batch_rows ? t->rows - row0 : batch_rows, blocks = st_ceil_div(rows, k->block_rows);
+		uint64_t rows = t->rows - row0 < batch_rows ? t->rows - row0 : batch_rows,
+			 blocks = st_ceil_div(rows, k->block_rows);
 		/* Item 0 writes, the others make one block each. */
 #pragma omp parallel for num_threads(k->threads) schedule(dynamic) if (blocks > 1)
 		for (uint64_t i = 0; i < blocks + 1; i++) {
@@ -96,7 +101,8 @@ static enum st_status stream_tensor(struct stream *k, uint8_t *const buf[2], uin
 					st = st_writer_append(w, buf[at ^ 1], (size_t)waiting, err);
 				continue;
 			}
-			uint64_t first = (i - 1) * k->block_rows, n = rows - first < k->block_rows ? rows - first : k->block_rows;
+			uint64_t first = (i - 1) * k->block_rows,
+				 n = rows - first < k->block_rows ? rows - first : k->block_rows;
 			make_block(k, row0 + first, n, buf[at] + first * k->row_bytes);
 		}
 		*done += waiting;
@@ -122,7 +128,8 @@ static uint64_t cut(struct stream *k)
 }
 
 enum st_status st_synth_stream(const struct st_synth *s, struct st_synth_tensor *const *tensors, size_t n, int threads,
-                               const struct st_hooks *hooks, uint64_t *done, uint64_t total, struct st_writer *w, struct st_error *err)
+                               const struct st_hooks *hooks, uint64_t *done, uint64_t total, struct st_writer *w,
+                               struct st_error *err)
 {
 	struct stream k = { .s = s, .threads = threads };
 	uint64_t batch = 0, widest = 0;

@@ -23,19 +23,20 @@ typedef void (*st_synth_row_fn)(const struct st_synth *s, const struct st_synth_
 
 /*
  * A tensor of the file. Row r of the file is row order(r) of what `row` gives, changed by `edit`, encoded as `dtype` by
- * `encode`, its bytes changed by `mangle`. A sound tensor has row = st_synth_row and none of the rest. A vector is one row.
+ * `encode`, its bytes changed by `mangle`. A sound tensor has row = st_synth_row and none of the rest. A vector is one
+ * row.
  */
 struct st_synth_tensor {
-	const char *name;      /* in the file */
-	char canonical[96];    /* Hugging Face name: what the numbers depend on, and what people are told */
+	const char *name;   /* in the file */
+	char canonical[96]; /* Hugging Face name: what the numbers depend on, and what people are told */
 	enum st_role role;
 	uint32_t layer;
 	uint32_t ndim;
 	uint64_t rows, cols;
 	enum st_dtype dtype, label; /* of the bytes, and what the header says */
-	bool fallback;         /* not the type that was asked for: the rows do not divide */
-	uint32_t pairs;        /* > 0: rows (elements of a vector) go to adjacent rotary pairs, for so many heads */
-	enum st_role from;     /* whose numbers it holds: its own unless a fault says otherwise */
+	bool fallback;              /* not the type that was asked for: the rows do not divide */
+	uint32_t pairs;    /* > 0: rows (elements of a vector) go to adjacent rotary pairs, for so many heads */
+	enum st_role from; /* whose numbers it holds: its own unless a fault says otherwise */
 	uint32_t from_layer;
 	st_synth_row_fn row;
 	void (*edit)(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *x);
@@ -55,13 +56,13 @@ struct st_synth_words {
 
 struct st_synth {
 	struct st_arena arena;
-	struct st_config cfg;      /* as written: a fault may have edited it */
-	char title[64];            /* general.name and the like */
+	struct st_config cfg; /* as written: a fault may have edited it */
+	char title[64];       /* general.name and the like */
 	struct st_synth_vocab vocab;
 	struct st_synth_words words;
 	enum st_synth_target target;
 	enum st_dtype type;
-	bool mixed;                /* Q4_K_M */
+	bool mixed; /* Q4_K_M */
 	uint64_t seed;
 	struct st_synth_tensor *tensors;
 	size_t n_tensors;
@@ -69,7 +70,8 @@ struct st_synth {
 };
 
 /* config.c */
-ST_MUST_CHECK enum st_status st_synth_configure(struct st_synth *s, const struct st_synth_options *o, struct st_error *err);
+ST_MUST_CHECK enum st_status st_synth_configure(struct st_synth *s, const struct st_synth_options *o,
+                                                struct st_error *err);
 
 /* tensors.c: the tensors that the family, the container and the type ask for. */
 ST_MUST_CHECK enum st_status st_synth_list(struct st_synth *s, struct st_error *err);
@@ -90,13 +92,14 @@ void st_synth_row(const struct st_synth *s, const struct st_synth_tensor *t, uin
 ST_MUST_CHECK enum st_status st_synth_plant(struct st_synth *s, const char *plant, struct st_error *err);
 
 /* stream.c: all bytes of tensors[0..n), in order. *done and total are for progress. */
-ST_MUST_CHECK enum st_status st_synth_stream(const struct st_synth *s, struct st_synth_tensor *const *tensors, size_t n, int threads,
-                                             const struct st_hooks *hooks, uint64_t *done, uint64_t total, struct st_writer *w,
-                                             struct st_error *err);
+ST_MUST_CHECK enum st_status st_synth_stream(const struct st_synth *s, struct st_synth_tensor *const *tensors, size_t n,
+                                             int threads, const struct st_hooks *hooks, uint64_t *done, uint64_t total,
+                                             struct st_writer *w, struct st_error *err);
 
 /* What each container says beside the tensors. gguf.c: keys, in the arena. apr.c, hf.c: new references, NULL when
  * there is no memory. */
-ST_MUST_CHECK enum st_status st_synth_gguf_keys(struct st_synth *s, const struct st_kv **kv, size_t *n, struct st_error *err);
+ST_MUST_CHECK enum st_status st_synth_gguf_keys(struct st_synth *s, const struct st_kv **kv, size_t *n,
+                                                struct st_error *err);
 json_t *st_synth_apr_metadata(const struct st_synth *s);
 json_t *st_synth_hf_config(const struct st_synth *s);
 json_t *st_synth_hf_generation_config(const struct st_synth *s);

@@ -21,17 +21,20 @@ bool st_synth_has_type(enum st_synth_target target, enum st_dtype t)
 
 void (*st_synth_encoder(enum st_dtype t))(const float *, void *, size_t)
 {
-	return t == ST_DTYPE_Q4_K ? st_synth_encode_q4_k : t == ST_DTYPE_Q6_K ? st_synth_encode_q6_k : st_dtype_info(t)->encode;
+	return t == ST_DTYPE_Q4_K ? st_synth_encode_q4_k
+	     : t == ST_DTYPE_Q6_K ? st_synth_encode_q6_k
+	                          : st_dtype_info(t)->encode;
 }
 
-/* Q4_K_M as llama.cpp mixes it: six bits for the head, and for V and down of the first and last eighth of the layers and
- * of every third one between. */
+/* Q4_K_M as llama.cpp mixes it: six bits for the head, and for V and down of the first and last eighth of the layers
+ * and of every third one between. */
 static bool more_bits(const struct st_config *cfg, enum st_role role, uint32_t layer)
 {
 	uint32_t n = cfg->n_layers, eighth = n / 8;
 	if (role == ST_ROLE_HEAD)
 		return true;
-	return (role == ST_ROLE_V || role == ST_ROLE_DOWN) && (layer < eighth || layer >= 7 * n / 8 || (layer - eighth) % 3 == 2);
+	return (role == ST_ROLE_V || role == ST_ROLE_DOWN)
+	    && (layer < eighth || layer >= 7 * n / 8 || (layer - eighth) % 3 == 2);
 }
 
 static enum st_dtype stored_as(const struct st_synth *s, struct st_synth_tensor *t)
@@ -53,12 +56,17 @@ static bool has(const struct st_synth *s, enum st_role role)
 	switch (role) {
 	case ST_ROLE_Q_BIAS:
 	case ST_ROLE_K_BIAS:
-	case ST_ROLE_V_BIAS: return s->cfg.qkv_bias;
+	case ST_ROLE_V_BIAS:
+		return s->cfg.qkv_bias;
 	case ST_ROLE_Q_NORM:
-	case ST_ROLE_K_NORM: return s->cfg.qk_norm;
-	case ST_ROLE_HEAD: return !s->cfg.tied || s->target == ST_SYNTH_APR; /* writer A stores a tied head as a copy */
-	case ST_ROLE_ROPE_FREQS: return s->target == ST_SYNTH_GGUF && s->cfg.rope_scaling == ST_ROPE_SCALING_LLAMA3;
-	default: return true;
+	case ST_ROLE_K_NORM:
+		return s->cfg.qk_norm;
+	case ST_ROLE_HEAD:
+		return !s->cfg.tied || s->target == ST_SYNTH_APR; /* writer A stores a tied head as a copy */
+	case ST_ROLE_ROPE_FREQS:
+		return s->target == ST_SYNTH_GGUF && s->cfg.rope_scaling == ST_ROPE_SCALING_LLAMA3;
+	default:
+		return true;
 	}
 }
 
@@ -70,8 +78,8 @@ static enum st_status add(struct st_synth *s, enum st_role role, uint32_t layer,
 	bool gguf = s->target == ST_SYNTH_GGUF;
 	char name[96];
 	uint64_t shape[2];
-	if (!(gguf ? st_role_gguf_name : st_role_hf_name)(role, layer, name, sizeof name) ||
-	    !(t->name = st_arena_strndup(&s->arena, name, strlen(name))))
+	if (!(gguf ? st_role_gguf_name : st_role_hf_name)(role, layer, name, sizeof name)
+	    || !(t->name = st_arena_strndup(&s->arena, name, strlen(name))))
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (!st_role_hf_name(role, layer, t->canonical, sizeof t->canonical))
 		snprintf(t->canonical, sizeof t->canonical, "%s", name);
@@ -112,7 +120,9 @@ enum st_status st_synth_list(struct st_synth *s, struct st_error *err)
 	for (size_t i = 0; i < s->n_tensors; i++)
 		if (!st_synth_has_type(s->target, s->tensors[i].dtype))
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "--type", "%s holds no %s (%s)",
-			                  s->target == ST_SYNTH_APR ? "APR" : s->target == ST_SYNTH_GGUF ? "GGUF" : "safetensors",
+			                  s->target == ST_SYNTH_APR    ? "APR"
+			                  : s->target == ST_SYNTH_GGUF ? "GGUF"
+			                                               : "safetensors",
 			                  st_dtype_info(s->tensors[i].dtype)->name, s->tensors[i].canonical);
 	return ST_OK;
 }

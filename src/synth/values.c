@@ -19,11 +19,20 @@ static const struct recipe {
 	float gain; /* MATRIX: above; EMBEDDING, BIAS: standard deviation; NORM: centre */
 } recipes[ST_ROLE_COUNT] = {
 	[ST_ROLE_EMBED] = { EMBEDDING, 0.02f },
-	[ST_ROLE_ATTN_NORM] = { NORM, 1 }, [ST_ROLE_FFN_NORM] = { NORM, 1 },
-	[ST_ROLE_Q_NORM] = { NORM, 1.2f }, [ST_ROLE_K_NORM] = { NORM, 1.2f },
-	[ST_ROLE_Q] = { MATRIX, 1 }, [ST_ROLE_K] = { MATRIX, 1 }, [ST_ROLE_V] = { MATRIX, 1 }, [ST_ROLE_O] = { MATRIX, 0.7f },
-	[ST_ROLE_Q_BIAS] = { BIAS, 0.5f }, [ST_ROLE_K_BIAS] = { K_BIAS, 0.5f }, [ST_ROLE_V_BIAS] = { BIAS, 0.1f },
-	[ST_ROLE_GATE] = { MATRIX, 1 }, [ST_ROLE_UP] = { MATRIX, 1 }, [ST_ROLE_DOWN] = { MATRIX, 0.7f },
+	[ST_ROLE_ATTN_NORM] = { NORM, 1 },
+	[ST_ROLE_FFN_NORM] = { NORM, 1 },
+	[ST_ROLE_Q_NORM] = { NORM, 1.2f },
+	[ST_ROLE_K_NORM] = { NORM, 1.2f },
+	[ST_ROLE_Q] = { MATRIX, 1 },
+	[ST_ROLE_K] = { MATRIX, 1 },
+	[ST_ROLE_V] = { MATRIX, 1 },
+	[ST_ROLE_O] = { MATRIX, 0.7f },
+	[ST_ROLE_Q_BIAS] = { BIAS, 0.5f },
+	[ST_ROLE_K_BIAS] = { K_BIAS, 0.5f },
+	[ST_ROLE_V_BIAS] = { BIAS, 0.1f },
+	[ST_ROLE_GATE] = { MATRIX, 1 },
+	[ST_ROLE_UP] = { MATRIX, 1 },
+	[ST_ROLE_DOWN] = { MATRIX, 0.7f },
 	[ST_ROLE_FINAL_NORM] = { NORM, 2 },
 	[ST_ROLE_HEAD] = { MATRIX, 1.5f }, /* with the final norm: logits of standard deviation 3 */
 	[ST_ROLE_ROPE_FREQS] = { FREQS, 1 },
@@ -39,7 +48,10 @@ static const struct recipe {
 static uint64_t massive_channel(const struct st_config *cfg) { return cfg->hidden / 3; }
 static uint64_t massive_neuron(const struct st_config *cfg) { return cfg->ffn / 5; }
 /* Layer 3 of 28, as in Qwen2-7B; 1 of 4. */
-static uint32_t massive_layer(const struct st_config *cfg) { return (cfg->n_layers + 5) / 9 < cfg->n_layers ? (cfg->n_layers + 5) / 9 : 0; }
+static uint32_t massive_layer(const struct st_config *cfg)
+{
+	return (cfg->n_layers + 5) / 9 < cfg->n_layers ? (cfg->n_layers + 5) / 9 : 0;
+}
 
 static uint64_t key_of(const struct st_synth *s, enum st_role role, uint32_t layer)
 {
@@ -50,7 +62,8 @@ static uint64_t key_of(const struct st_synth *s, enum st_role role, uint32_t lay
 }
 
 /* Of a row of a matrix or embedding. */
-static float row_scale(const struct st_config *cfg, enum st_role role, uint32_t layer, uint64_t key, uint64_t row, uint64_t cols)
+static float row_scale(const struct st_config *cfg, enum st_role role, uint32_t layer, uint64_t key, uint64_t row,
+                       uint64_t cols)
 {
 	const struct recipe *r = &recipes[role];
 	float f = st_synth_factor(key, UINT64_MAX - 1); /* columns never reach that far */
@@ -59,7 +72,9 @@ static float row_scale(const struct st_config *cfg, enum st_role role, uint32_t 
 	f *= r->gain / sqrtf((float)cols);
 	if (layer == massive_layer(cfg)) {
 		if (role == ST_ROLE_DOWN && row == massive_channel(cfg))
-			f *= 2 * sqrtf((float)cfg->hidden); /* with this, the channel alone is most of the stream's length */
+			f *= 2
+			   * sqrtf((float)cfg
+			                   ->hidden); /* with this, the channel alone is most of the stream's length */
 		if ((role == ST_ROLE_GATE || role == ST_ROLE_UP) && row == massive_neuron(cfg))
 			f *= NEURON_GAIN;
 	}
@@ -67,7 +82,8 @@ static float row_scale(const struct st_config *cfg, enum st_role role, uint32_t 
 }
 
 /* Elements [col, col + n) of a row; cols: all of them. */
-static void matrix_part(const struct st_synth *s, enum st_role role, uint32_t layer, uint64_t row, uint64_t cols, uint64_t col, size_t n, float *dst)
+static void matrix_part(const struct st_synth *s, enum st_role role, uint32_t layer, uint64_t row, uint64_t cols,
+                        uint64_t col, size_t n, float *dst)
 {
 	uint64_t key = st_synth_row_key(key_of(s, role, layer), row);
 	st_synth_draws(key, col, n, row_scale(&s->cfg, role, layer, key, row, cols), dst);
@@ -83,7 +99,8 @@ static void norm(const struct st_synth *s, enum st_role role, uint32_t layer, ui
 		centre = 3 / (recipes[ST_ROLE_EMBED].gain * sqrtf((float)cfg->hidden));
 	for (uint64_t i = 0; i < n; i++)
 		dst[i] = centre * st_synth_factor(key, i);
-	bool behind = role == ST_ROLE_FINAL_NORM || (role == ST_ROLE_ATTN_NORM || role == ST_ROLE_FFN_NORM ? layer > massive_layer(cfg) : false);
+	bool behind = role == ST_ROLE_FINAL_NORM
+	           || (role == ST_ROLE_ATTN_NORM || role == ST_ROLE_FFN_NORM ? layer > massive_layer(cfg) : false);
 	if (behind)
 		dst[massive] *= SUPPRESSED;
 }
@@ -117,11 +134,21 @@ void st_synth_numbers(const struct st_synth *s, enum st_role role, uint32_t laye
 	uint64_t shape[2], n = st_role_shape(&s->cfg, role, shape) == 1 ? shape[0] : shape[1];
 	switch (recipes[role].kind) {
 	case MATRIX:
-	case EMBEDDING: matrix_part(s, role, layer, row, n, 0, n, dst); break;
-	case NORM: norm(s, role, layer, n, dst); break;
-	case BIAS: st_synth_draws(key_of(s, role, layer), 0, n, recipes[role].gain, dst); break;
-	case K_BIAS: k_bias(s, role, layer, n, dst); break;
-	case FREQS: rope_freqs(&s->cfg, dst); break;
+	case EMBEDDING:
+		matrix_part(s, role, layer, row, n, 0, n, dst);
+		break;
+	case NORM:
+		norm(s, role, layer, n, dst);
+		break;
+	case BIAS:
+		st_synth_draws(key_of(s, role, layer), 0, n, recipes[role].gain, dst);
+		break;
+	case K_BIAS:
+		k_bias(s, role, layer, n, dst);
+		break;
+	case FREQS:
+		rope_freqs(&s->cfg, dst);
+		break;
 	}
 }
 

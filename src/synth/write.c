@@ -34,14 +34,18 @@ static enum st_status find_target(const char *path, const char *format, const st
 	const char *slash = strrchr(path, '/'), *dot = strrchr(slash ? slash + 1 : path, '.');
 	for (size_t i = 0; i < N_TARGETS; i++) {
 		const struct target *t = &targets[i];
-		if (format ? strcmp(t->format, format) == 0 : t->suffix ? ends_with(path, t->suffix) : !dot || (slash && !slash[1])) {
+		if (format      ? strcmp(t->format, format) == 0
+		    : t->suffix ? ends_with(path, t->suffix)
+		                : !dot || (slash && !slash[1])) {
 			*out = t;
 			return ST_OK;
 		}
 	}
 	if (format)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--format", "unknown container \"%.64s\"; known ones are gguf, apr, safetensors, hf", format);
-	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, path, "the suffix names no container: .gguf, .apr, .safetensors, or none for a folder");
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--format",
+		                  "unknown container \"%.64s\"; known ones are gguf, apr, safetensors, hf", format);
+	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, path,
+	                  "the suffix names no container: .gguf, .apr, .safetensors, or none for a folder");
 }
 
 static enum st_status find_type(struct st_synth *s, const char *name, struct st_error *err)
@@ -56,7 +60,8 @@ static enum st_status find_type(struct st_synth *s, const char *name, struct st_
 		if (st_dtype_info((enum st_dtype)t)->encode)
 			snprintf(known + n, sizeof known - n, "%s, ", st_dtype_info((enum st_dtype)t)->name);
 	}
-	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--type", "\"%.32s\" cannot be written; %sQ4_K_M can", name, known);
+	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--type", "\"%.32s\" cannot be written; %sQ4_K_M can", name,
+	                  known);
 }
 
 /* ---- one file of tensors ---- */
@@ -66,9 +71,9 @@ struct job {
 	const struct target *target;
 	const struct st_synth_options *o;
 	int threads;
-	uint64_t done, total;              /* bytes of tensors */
-	struct st_synth_tensor **present;  /* those of the file, in order */
-	uint64_t *bytes;                   /* stored */
+	uint64_t done, total;             /* bytes of tensors */
+	struct st_synth_tensor **present; /* those of the file, in order */
+	uint64_t *bytes;                  /* stored */
 	size_t n;
 };
 
@@ -84,15 +89,16 @@ static enum st_status gather(struct job *j, struct st_error *err)
 		uint64_t shape[2] = { t->rows, t->cols };
 		if (t->missing)
 			continue;
-		if (!st_stored_bytes(t->label, 2, shape, &j->bytes[j->n]) || !st_add_u64(j->total, j->bytes[j->n], &j->total))
+		if (!st_stored_bytes(t->label, 2, shape, &j->bytes[j->n])
+		    || !st_add_u64(j->total, j->bytes[j->n], &j->total))
 			return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, t->canonical, "the sizes overflow 64 bits");
 		j->present[j->n++] = t;
 	}
 	return ST_OK;
 }
 
-static enum st_status write_file(struct job *j, const char *path, size_t first, size_t n, const struct st_kv *kv, size_t n_kv,
-                                 const json_t *metadata, struct st_error *err)
+static enum st_status write_file(struct job *j, const char *path, size_t first, size_t n, const struct st_kv *kv,
+                                 size_t n_kv, const json_t *metadata, struct st_error *err)
 {
 	struct st_arena arena;
 	st_arena_init(&arena);
@@ -102,16 +108,25 @@ static enum st_status write_file(struct job *j, const char *path, size_t first, 
 	enum st_status st = specs ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; st == ST_OK && i < n; i++) {
 		const struct st_synth_tensor *t = j->present[first + i];
-		specs[i] = (struct st_tensor_spec){ .name = t->name, .dtype = t->label, .ndim = t->ndim, .shape = { t->rows, t->cols } };
+		specs[i] = (struct st_tensor_spec){
+			.name = t->name, .dtype = t->label, .ndim = t->ndim, .shape = { t->rows, t->cols }
+		};
 		if (t->ndim == 1)
 			specs[i].shape[0] = t->cols;
 	}
-	struct st_write_plan plan = { .format = j->target->container, .specs = specs, .n_specs = n, .kv = kv, .n_kv = n_kv, .alignment = 32,
-	                              .metadata = metadata, .pad_header = true };
+	struct st_write_plan plan = { .format = j->target->container,
+		                      .specs = specs,
+		                      .n_specs = n,
+		                      .kv = kv,
+		                      .n_kv = n_kv,
+		                      .alignment = 32,
+		                      .metadata = metadata,
+		                      .pad_header = true };
 	if (st == ST_OK)
 		st = st_writer_open(path, &plan, &w, err);
 	if (st == ST_OK)
-		st = st_synth_stream(&j->s, j->present + first, n, j->threads, &j->o->hooks, &j->done, j->total, w, err);
+		st = st_synth_stream(&j->s, j->present + first, n, j->threads, &j->o->hooks, &j->done, j->total, w,
+		                     err);
 	if (st == ST_OK)
 		st = st_writer_finish(w, &readable, err);
 	if (st == ST_OK)
@@ -159,8 +174,12 @@ static enum st_status write_gguf(struct job *j, const char *path, uint32_t shard
 	int32_t tensors = (int32_t)j->n;
 	memcpy(keys + 3, kv, n_kv * sizeof *kv);
 	keys[0] = (struct st_kv){ .key = "split.no", .type = ST_KV_U16, .count = 1, .data = (const uint8_t *)&no };
-	keys[1] = (struct st_kv){ .key = "split.count", .type = ST_KV_U16, .count = 1, .data = (const uint8_t *)&count };
-	keys[2] = (struct st_kv){ .key = "split.tensors.count", .type = ST_KV_I32, .count = 1, .data = (const uint8_t *)&tensors };
+	keys[1] = (struct st_kv){
+		.key = "split.count", .type = ST_KV_U16, .count = 1, .data = (const uint8_t *)&count
+	};
+	keys[2] = (struct st_kv){
+		.key = "split.tensors.count", .type = ST_KV_I32, .count = 1, .data = (const uint8_t *)&tensors
+	};
 	for (uint32_t i = 0; i < shards; i++) {
 		size_t first = shard_start(j, i, shards), end = shard_start(j, i + 1, shards);
 		const char *name = shard_path(j, path, ".gguf", i, shards);
@@ -177,7 +196,8 @@ static enum st_status write_apr(struct job *j, const char *path, uint32_t shards
 	if (shards > 1)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "--shards", "an APR model is one file");
 	json_t *metadata = st_synth_apr_metadata(&j->s);
-	enum st_status st = metadata ? write_file(j, path, 0, j->n, NULL, 0, metadata, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	enum st_status st = metadata ? write_file(j, path, 0, j->n, NULL, 0, metadata, err)
+	                             : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	json_decref(metadata);
 	return st;
 }
@@ -200,7 +220,8 @@ static enum st_status write_text(const char *path, const char *text, struct st_e
 static enum st_status write_json(struct job *j, const char *folder, const char *name, json_t *doc, struct st_error *err)
 {
 	char *text = st_json_print(doc, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
-	char *path = st_arena_printf(&j->s.arena, "%s/%s", folder, name), *line = st_arena_printf(&j->s.arena, "%s\n", text ? text : "");
+	char *path = st_arena_printf(&j->s.arena, "%s/%s", folder, name),
+	     *line = st_arena_printf(&j->s.arena, "%s\n", text ? text : "");
 	enum st_status st = ST_OK;
 	json_t *there = NULL;
 	if (!text || !path || !line)
@@ -210,7 +231,8 @@ static enum st_status write_json(struct job *j, const char *folder, const char *
 	if (st == ST_OK && there) {
 		json_t *ours = json_loads(text, 0, NULL); /* numbers as the text has them */
 		if (!json_equal(there, ours)) {
-			st = st_fail(err, ST_ERR_IO, "already exists and belongs to another model (--force replaces it)");
+			st = st_fail(err, ST_ERR_IO,
+			             "already exists and belongs to another model (--force replaces it)");
 			st_error_in(err, path);
 		}
 		json_decref(ours);
@@ -233,7 +255,8 @@ static enum st_status write_documents(struct job *j, const char *folder, struct 
 }
 
 /* stem.safetensors, or its shards and stem.safetensors.index.json. */
-static enum st_status write_safetensors(struct job *j, const char *folder, const char *stem, uint32_t shards, struct st_error *err)
+static enum st_status write_safetensors(struct job *j, const char *folder, const char *stem, uint32_t shards,
+                                        struct st_error *err)
 {
 	json_t *metadata = json_pack("{s:s}", "format", "pt"), *map = json_object();
 	enum st_status st = metadata && map ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
@@ -254,7 +277,8 @@ static enum st_status write_safetensors(struct job *j, const char *folder, const
 	}
 	if (st == ST_OK && shards > 1) {
 		const char *name = st_arena_printf(&j->s.arena, "%s.safetensors.index.json", stem);
-		json_t *index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)j->total, "weight_map", map);
+		json_t *index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)j->total,
+		                          "weight_map", map);
 		if (name)
 			st = write_json(j, folder, name, index, err);
 		else
@@ -283,8 +307,9 @@ static enum st_status write_beside(struct job *j, const char *path, uint32_t sha
 {
 	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
 	size_t n = strlen(name) - (ends_with(name, ".safetensors") ? strlen(".safetensors") : 0);
-	char *folder = !slash ? st_arena_strndup(&j->s.arena, ".", 1) : slash == path ? st_arena_strndup(&j->s.arena, "/", 1)
-	                                                               : st_arena_strndup(&j->s.arena, path, (size_t)(slash - path));
+	char *folder = !slash        ? st_arena_strndup(&j->s.arena, ".", 1)
+	             : slash == path ? st_arena_strndup(&j->s.arena, "/", 1)
+	                             : st_arena_strndup(&j->s.arena, path, (size_t)(slash - path));
 	char *stem = st_arena_strndup(&j->s.arena, name, n);
 	if (!folder || !stem)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
@@ -301,7 +326,8 @@ static void describe(const struct job *j, const char *path, uint32_t shards, str
 	snprintf(out->path, sizeof out->path, "%s", path);
 	if (shards > 1 && j->target->suffix) {
 		size_t n = strlen(path) - (ends_with(path, j->target->suffix) ? strlen(j->target->suffix) : 0);
-		snprintf(out->path, sizeof out->path, "%.*s-%05u-of-%05u%s", (int)n, path, 1u, shards, j->target->suffix);
+		snprintf(out->path, sizeof out->path, "%.*s-%05u-of-%05u%s", (int)n, path, 1u, shards,
+		         j->target->suffix);
 	}
 	snprintf(out->arch, sizeof out->arch, "%s", s->cfg.arch);
 	snprintf(out->type, sizeof out->type, "%s", s->mixed ? "Q4_K_M" : st_dtype_info(s->type)->name);
@@ -310,7 +336,8 @@ static void describe(const struct job *j, const char *path, uint32_t shards, str
 		const struct st_synth_tensor *t = j->present[i];
 		out->n_params += t->rows * t->cols;
 		if (t->fallback && !out->n_fallbacks++)
-			snprintf(out->fallback, sizeof out->fallback, "%s instead of %s: the rows of %s have %llu elements", st_dtype_info(t->dtype)->name,
+			snprintf(out->fallback, sizeof out->fallback,
+			         "%s instead of %s: the rows of %s have %llu elements", st_dtype_info(t->dtype)->name,
 			         out->type, t->canonical, (unsigned long long)t->cols);
 	}
 }
@@ -329,20 +356,30 @@ static enum st_status run(struct job *j, const char *path, struct st_synth_resul
 		ST_TRY(st_synth_plant(s, o->plant, err));
 	ST_TRY(gather(j, err));
 	if (shards > MAX_SHARDS || shards > j->n)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--shards", "%u files for %zu tensors; at most one for each, and %u", shards, j->n, MAX_SHARDS);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--shards",
+		                  "%u files for %zu tensors; at most one for each, and %u", shards, j->n, MAX_SHARDS);
 	if (s->target != ST_SYNTH_HF && !j->o->replace && access(path, F_OK) == 0)
 		return st_out_exists(path, err);
 	switch (s->target) {
-	case ST_SYNTH_GGUF: ST_TRY(write_gguf(j, path, shards, err)); break;
-	case ST_SYNTH_APR: ST_TRY(write_apr(j, path, shards, err)); break;
-	case ST_SYNTH_SAFETENSORS: ST_TRY(write_beside(j, path, shards, err)); break;
-	case ST_SYNTH_HF: ST_TRY(write_folder(j, path, shards, err)); break;
+	case ST_SYNTH_GGUF:
+		ST_TRY(write_gguf(j, path, shards, err));
+		break;
+	case ST_SYNTH_APR:
+		ST_TRY(write_apr(j, path, shards, err));
+		break;
+	case ST_SYNTH_SAFETENSORS:
+		ST_TRY(write_beside(j, path, shards, err));
+		break;
+	case ST_SYNTH_HF:
+		ST_TRY(write_folder(j, path, shards, err));
+		break;
 	}
 	describe(j, path, shards, out);
 	return ST_OK;
 }
 
-enum st_status st_synth_write(const char *path, const struct st_synth_options *o, struct st_synth_result *out, struct st_error *err)
+enum st_status st_synth_write(const char *path, const struct st_synth_options *o, struct st_synth_result *out,
+                              struct st_error *err)
 {
 	struct job *j = calloc(1, sizeof *j);
 	if (!j)

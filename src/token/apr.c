@@ -9,10 +9,13 @@
 
 #include <string.h>
 
-static const struct kind { const char *name; enum st_model_kind model; } kinds[] = {
-	{"bpe", ST_MODEL_RANKED}, {"gpt2", ST_MODEL_RANKED},
-	{"sentencepiece", ST_MODEL_SCORED}, {"spm", ST_MODEL_SCORED}, {"llama", ST_MODEL_SCORED},
-	{"unigram", ST_MODEL_UNIGRAM}, {"t5", ST_MODEL_UNIGRAM},
+static const struct kind {
+	const char *name;
+	enum st_model_kind model;
+} kinds[] = {
+	{ "bpe", ST_MODEL_RANKED }, { "gpt2", ST_MODEL_RANKED },  { "sentencepiece", ST_MODEL_SCORED },
+	{ "spm", ST_MODEL_SCORED }, { "llama", ST_MODEL_SCORED }, { "unigram", ST_MODEL_UNIGRAM },
+	{ "t5", ST_MODEL_UNIGRAM },
 };
 
 /* A list, or NULL when absent. */
@@ -35,9 +38,10 @@ static enum st_status find_text(const json_t *meta, const char *key, const char 
 	return ST_OK;
 }
 
-static enum st_status read_kind(struct st_tokenizer *t, const json_t *meta, const json_t *merges, const json_t *scores, struct st_error *err)
+static enum st_status read_kind(struct st_tokenizer *t, const json_t *meta, const json_t *merges, const json_t *scores,
+                                struct st_error *err)
 {
-	static const char *const keys[] = {"tokenizer.model_type", "tokenizer.model"};
+	static const char *const keys[] = { "tokenizer.model_type", "tokenizer.model" };
 	const struct kind *kind = NULL;
 	for (size_t k = 0; k < 2; k++) {
 		const char *name;
@@ -49,41 +53,53 @@ static enum st_status read_kind(struct st_tokenizer *t, const json_t *meta, cons
 			if (strcmp(kinds[i].name, name) == 0)
 				named = &kinds[i];
 		if (!named)
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, keys[k],
-			                  "unknown tokenizer \"%.64s\"; known: bpe, gpt2, sentencepiece, spm, llama, unigram, t5", name);
+			return st_fail_at(
+				err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, keys[k],
+				"unknown tokenizer \"%.64s\"; known: bpe, gpt2, sentencepiece, spm, llama, unigram, t5",
+				name);
 		if (kind && kind->model != named->model)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, keys[k], "\"%s\" contradicts %s", name, keys[0]);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, keys[k], "\"%s\" contradicts %s", name,
+			                  keys[0]);
 		kind = named;
 	}
 	if (!kind && !merges && !scores)
-		return st_fail(err, ST_ERR_UNSUPPORTED, "tokenizer.vocabulary with neither tokenizer.model_type, .merges nor .scores: its kind is unknown");
+		return st_fail(err, ST_ERR_UNSUPPORTED,
+		               "tokenizer.vocabulary with neither tokenizer.model_type, .merges nor .scores: its kind "
+		               "is unknown");
 	t->model = kind ? kind->model : merges ? ST_MODEL_RANKED : ST_MODEL_SCORED;
 	t->byte_level = t->model == ST_MODEL_RANKED;
 	return ST_OK;
 }
 
-static enum st_status read_vocab(struct st_tokenizer *t, const json_t *vocab, const json_t *scores, const json_t *types, struct st_error *err)
+static enum st_status read_vocab(struct st_tokenizer *t, const json_t *vocab, const json_t *scores, const json_t *types,
+                                 struct st_error *err)
 {
 	static const char key[] = "tokenizer.vocabulary";
 	size_t n = json_array_size(vocab);
 	bool scored = t->model != ST_MODEL_RANKED;
 	if (scored && !scores)
-		return st_fail(err, ST_ERR_FORMAT, "tokenizer.scores is missing: a SentencePiece vocabulary needs them");
+		return st_fail(err, ST_ERR_FORMAT,
+		               "tokenizer.scores is missing: a SentencePiece vocabulary needs them");
 	if (scored && json_array_size(scores) != n)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokenizer.scores", "%zu scores for %zu pieces", json_array_size(scores), n);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokenizer.scores", "%zu scores for %zu pieces",
+		                  json_array_size(scores), n);
 	if (types && json_array_size(types) != n)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokenizer.token_type", "%zu types for %zu pieces", json_array_size(types), n);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokenizer.token_type", "%zu types for %zu pieces",
+		                  json_array_size(types), n);
 	ST_TRY(st_vocab_init(&t->vocab, &t->arena, n, scored, key, err));
 	for (uint32_t id = 0; id < t->vocab.n; id++) {
 		const json_t *piece = json_array_get(vocab, id), *score = scored ? json_array_get(scores, id) : NULL;
 		if (!json_is_string(piece))
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "piece %u is not a string", id);
 		if (scored && !json_is_number(score))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokenizer.scores", "score of piece %u is not a number", id);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokenizer.scores",
+			                  "score of piece %u is not a number", id);
 		json_int_t type = types ? json_integer_value(json_array_get(types, id)) : ST_PIECE_NORMAL;
 		if (type < ST_PIECE_NORMAL || type > ST_PIECE_BYTE)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokenizer.token_type", "piece %u has unknown type %lld", id, (long long)type);
-		t->vocab.pieces[id] = (struct st_piece){json_string_value(piece), (uint32_t)json_string_length(piece), (uint8_t)type, 0};
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokenizer.token_type",
+			                  "piece %u has unknown type %lld", id, (long long)type);
+		t->vocab.pieces[id] = (struct st_piece){ json_string_value(piece), (uint32_t)json_string_length(piece),
+			                                 (uint8_t)type, 0 };
 		if (scored)
 			t->vocab.scores[id] = (float)json_number_value(score);
 	}
@@ -107,7 +123,8 @@ static enum st_status read_merges(struct st_tokenizer *t, const json_t *merges, 
 	return ST_OK;
 }
 
-static enum st_status read_id(const struct st_tokenizer *t, const json_t *meta, const char *key, int64_t *id, struct st_error *err)
+static enum st_status read_id(const struct st_tokenizer *t, const json_t *meta, const char *key, int64_t *id,
+                              struct st_error *err)
 {
 	const json_t *v = json_object_get(meta, key);
 	if (!v || json_is_null(v))
@@ -144,7 +161,8 @@ static enum st_status infer_bpe_types(struct st_tokenizer *t, struct st_error *e
 	for (uint32_t id = 0; id < t->vocab.n; id++) {
 		struct st_piece *p = &t->vocab.pieces[id];
 		if (!made[id] && p->len > 0)
-			p->type = p->len > 2 && p->s[0] == '<' && p->s[p->len - 1] == '>' ? ST_PIECE_CONTROL : ST_PIECE_UNUSED;
+			p->type = p->len > 2 && p->s[0] == '<' && p->s[p->len - 1] == '>' ? ST_PIECE_CONTROL
+			                                                                  : ST_PIECE_UNUSED;
 	}
 	return ST_OK;
 }
@@ -152,8 +170,14 @@ static enum st_status infer_bpe_types(struct st_tokenizer *t, struct st_error *e
 /* SentencePiece's own names. */
 static void infer_spm_types(struct st_tokenizer *t)
 {
-	static const struct { const char *piece; enum st_piece_type type; } known[] = {
-		{"<unk>", ST_PIECE_UNKNOWN}, {"<s>", ST_PIECE_CONTROL}, {"</s>", ST_PIECE_CONTROL}, {"<pad>", ST_PIECE_CONTROL},
+	static const struct {
+		const char *piece;
+		enum st_piece_type type;
+	} known[] = {
+		{ "<unk>", ST_PIECE_UNKNOWN },
+		{ "<s>", ST_PIECE_CONTROL },
+		{ "</s>", ST_PIECE_CONTROL },
+		{ "<pad>", ST_PIECE_CONTROL },
 	};
 	for (uint32_t id = 0; id < t->vocab.n; id++)
 		if (st_byte_piece(t->vocab.pieces[id].s, t->vocab.pieces[id].len) >= 0)
@@ -165,7 +189,8 @@ static void infer_spm_types(struct st_tokenizer *t)
 	}
 }
 
-static enum st_status read_bpe(struct st_tokenizer *t, const json_t *meta, const json_t *merges, bool typed, bool *adds_bos, struct st_error *err)
+static enum st_status read_bpe(struct st_tokenizer *t, const json_t *meta, const json_t *merges, bool typed,
+                               bool *adds_bos, struct st_error *err)
 {
 	static const char key[] = "tokenizer.pre";
 	const char *pre, *arch;
@@ -223,7 +248,8 @@ enum st_status st_tokenizer_from_apr(struct st_tokenizer *t, const struct st_con
 	ST_TRY(read_id(t, meta, "tokenizer.unk_token_id", &t->unk, err));
 
 	bool adds_bos = t->model == ST_MODEL_SCORED, adds_eos = t->model == ST_MODEL_UNIGRAM;
-	ST_TRY(t->byte_level ? read_bpe(t, meta, merges, types != NULL, &adds_bos, err) : read_sentencepiece(t, meta, types != NULL, err));
+	ST_TRY(t->byte_level ? read_bpe(t, meta, merges, types != NULL, &adds_bos, err)
+	                     : read_sentencepiece(t, meta, types != NULL, err));
 	/* Without types, the ids a file names are special whatever they look like. */
 	if (!types && t->bos >= 0)
 		t->vocab.pieces[t->bos].type = ST_PIECE_CONTROL;

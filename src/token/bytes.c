@@ -40,7 +40,10 @@ size_t st_byte_write(uint8_t b, char out[2])
 
 static int hex_digit(char c)
 {
-	return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+	return c >= '0' && c <= '9' ? c - '0'
+	     : c >= 'A' && c <= 'F' ? c - 'A' + 10
+	     : c >= 'a' && c <= 'f' ? c - 'a' + 10
+	                            : -1;
 }
 
 int st_byte_piece(const char *s, size_t n)
@@ -92,7 +95,8 @@ enum st_status st_push_unknown(struct st_scratch *s, const char *p, size_t n, st
 		return ST_OK;
 	}
 	if (t->unk < 0)
-		return st_fail(err, ST_ERR_UNSUPPORTED, "the vocabulary has no piece for byte 0x%02X of the text and no unknown token",
+		return st_fail(err, ST_ERR_UNSUPPORTED,
+		               "the vocabulary has no piece for byte 0x%02X of the text and no unknown token",
 		               (unsigned)(uint8_t)p[covered]);
 	if (t->fuse_unk && s->last_unk)
 		return ST_OK;

@@ -19,11 +19,12 @@ enum st_status st_charsmap_check(const char *map, uint64_t n, const char *what, 
 {
 	uint32_t trie = n >= 4 ? st_load_u32(map) : 0;
 	if (n < 8 || trie == 0 || trie % 4 != 0 || trie > n - 4)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what, "character map of %llu bytes with a trie of %u bytes",
-		                  (unsigned long long)n, trie);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what,
+		                  "character map of %llu bytes with a trie of %u bytes", (unsigned long long)n, trie);
 	/* Replacements are C strings: the last one must end. */
 	if (trie < n - 4 && map[n - 1] != '\0')
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what, "the last replacement of the character map does not end");
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what,
+		                  "the last replacement of the character map does not end");
 	return ST_OK;
 }
 

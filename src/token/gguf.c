@@ -12,18 +12,27 @@
 
 #define KEY(name) "tokenizer.ggml." name
 
-static const struct kind { const char *name; enum st_model_kind model; bool byte_level; } kinds[] = {
-	{"gpt2", ST_MODEL_RANKED, true}, {"llama", ST_MODEL_SCORED, false}, {"t5", ST_MODEL_UNIGRAM, false},
+static const struct kind {
+	const char *name;
+	enum st_model_kind model;
+	bool byte_level;
+} kinds[] = {
+	{ "gpt2", ST_MODEL_RANKED, true },
+	{ "llama", ST_MODEL_SCORED, false },
+	{ "t5", ST_MODEL_UNIGRAM, false },
 };
 
 /* An array of this element type, or *kv = NULL when the key is absent. */
-static enum st_status find_array(const struct st_container *c, const char *key, enum st_kv_type elem, const struct st_kv **kv,
-                                 struct st_error *err)
+static enum st_status find_array(const struct st_container *c, const char *key, enum st_kv_type elem,
+                                 const struct st_kv **kv, struct st_error *err)
 {
 	const struct st_kv *a = *kv = st_kv_find(c, key);
 	if (a && (a->type != ST_KV_ARR || a->elem != elem))
 		return st_fail_at(err, ST_ERR_FORMAT, a->offset, key, "is not an array of %s",
-		                  elem == ST_KV_STR ? "strings" : elem == ST_KV_F32 ? "f32" : elem == ST_KV_U8 ? "u8" : "i32");
+		                  elem == ST_KV_STR   ? "strings"
+		                  : elem == ST_KV_F32 ? "f32"
+		                  : elem == ST_KV_U8  ? "u8"
+		                                      : "i32");
 	return ST_OK;
 }
 
@@ -39,11 +48,11 @@ static enum st_status read_vocab(struct st_tokenizer *t, const struct st_contain
 	if (scored && !scores)
 		return st_fail(err, ST_ERR_FORMAT, KEY("scores") " is missing: a SentencePiece vocabulary needs them");
 	if (scores && scores->count != tokens->count)
-		return st_fail_at(err, ST_ERR_FORMAT, scores->offset, scores->key, "%llu scores for %llu pieces", (unsigned long long)scores->count,
-		                  (unsigned long long)tokens->count);
+		return st_fail_at(err, ST_ERR_FORMAT, scores->offset, scores->key, "%llu scores for %llu pieces",
+		                  (unsigned long long)scores->count, (unsigned long long)tokens->count);
 	if (types && types->count != tokens->count)
-		return st_fail_at(err, ST_ERR_FORMAT, types->offset, types->key, "%llu types for %llu pieces", (unsigned long long)types->count,
-		                  (unsigned long long)tokens->count);
+		return st_fail_at(err, ST_ERR_FORMAT, types->offset, types->key, "%llu types for %llu pieces",
+		                  (unsigned long long)types->count, (unsigned long long)tokens->count);
 
 	ST_TRY(st_vocab_init(&t->vocab, &t->arena, tokens->count, scored, tokens->key, err));
 	const uint8_t *p = tokens->data;
@@ -52,12 +61,14 @@ static enum st_status read_vocab(struct st_tokenizer *t, const struct st_contain
 		size_t len;
 		piece->s = st_kv_next_str(&p, &len);
 		if (len > UINT32_MAX)
-			return st_fail_at(err, ST_ERR_LIMIT, tokens->offset, tokens->key, "piece %u has %zu bytes", id, len);
+			return st_fail_at(err, ST_ERR_LIMIT, tokens->offset, tokens->key, "piece %u has %zu bytes", id,
+			                  len);
 		piece->len = (uint32_t)len;
 		uint32_t type = types ? st_load_u32(types->data + 4 * (size_t)id) : ST_PIECE_NORMAL;
 		/* 0 is "undefined" in the format; nothing else is known about it. */
 		if (type > ST_PIECE_BYTE)
-			return st_fail_at(err, ST_ERR_FORMAT, types->offset + 4 * (uint64_t)id, types->key, "piece %u has unknown type %u", id, type);
+			return st_fail_at(err, ST_ERR_FORMAT, types->offset + 4 * (uint64_t)id, types->key,
+			                  "piece %u has unknown type %u", id, type);
 		piece->type = (uint8_t)(type ? type : ST_PIECE_NORMAL);
 		if (scored)
 			t->vocab.scores[id] = st_load_f32(scores->data + 4 * (size_t)id);
@@ -83,7 +94,8 @@ static enum st_status read_merges(struct st_tokenizer *t, const struct st_contai
 }
 
 /* UINT32_MAX is how writers spell "none". */
-static enum st_status read_id(const struct st_tokenizer *t, const struct st_container *c, const char *key, int64_t *id, struct st_error *err)
+static enum st_status read_id(const struct st_tokenizer *t, const struct st_container *c, const char *key, int64_t *id,
+                              struct st_error *err)
 {
 	uint64_t v;
 	bool found;
@@ -95,7 +107,8 @@ static enum st_status read_id(const struct st_tokenizer *t, const struct st_cont
 	return ST_OK;
 }
 
-static enum st_status read_bpe(struct st_tokenizer *t, const struct st_container *c, bool *adds_bos, struct st_error *err)
+static enum st_status read_bpe(struct st_tokenizer *t, const struct st_container *c, bool *adds_bos,
+                               struct st_error *err)
 {
 	const char *pre, *arch;
 	size_t n, arch_n;
@@ -111,7 +124,8 @@ static enum st_status read_bpe(struct st_tokenizer *t, const struct st_container
 	if (!guess)
 		return st_pretok_undecided(t, known ? arch : "unknown", known ? arch_n : 7, KEY("pre"), err);
 	ST_TRY(st_pretok_set(t, guess, strlen(guess), KEY("pre"), adds_bos, err));
-	return st_tokenizer_describe_as(t, err, "bpe (%s, from architecture %.*s)", guess, (int)(arch_n < 64 ? arch_n : 64), arch);
+	return st_tokenizer_describe_as(t, err, "bpe (%s, from architecture %.*s)", guess,
+	                                (int)(arch_n < 64 ? arch_n : 64), arch);
 }
 
 static enum st_status read_sentencepiece(struct st_tokenizer *t, const struct st_container *c, struct st_error *err)
@@ -123,10 +137,15 @@ static enum st_status read_sentencepiece(struct st_tokenizer *t, const struct st
 	ST_TRY(find_array(c, KEY("precompiled_charsmap"), ST_KV_U8, &map, err));
 	if (map && map->count > 0) {
 		ST_TRY(st_charsmap_check((const char *)map->data, map->count, map->key, err));
-		ST_TRY(st_norm_add(t, (struct st_norm){.kind = ST_NORM_CHARSMAP, .a = (const char *)map->data, .a_len = (size_t)map->count}, map->key, err));
+		ST_TRY(st_norm_add(t,
+		                   (struct st_norm){ .kind = ST_NORM_CHARSMAP,
+		                                     .a = (const char *)map->data,
+		                                     .a_len = (size_t)map->count },
+		                   map->key, err));
 	}
 	if (squeeze)
-		ST_TRY(st_norm_add(t, (struct st_norm){.kind = ST_NORM_SQUEEZE}, KEY("remove_extra_whitespaces"), err));
+		ST_TRY(st_norm_add(t, (struct st_norm){ .kind = ST_NORM_SQUEEZE }, KEY("remove_extra_whitespaces"),
+		                   err));
 	ST_TRY(st_spm_norms(t, prefix, err));
 	t->fuse_unk = t->model == ST_MODEL_UNIGRAM;
 	if (t->model == ST_MODEL_UNIGRAM)
@@ -153,8 +172,8 @@ enum st_status st_tokenizer_from_gguf(struct st_tokenizer *t, const struct st_co
 		if (strlen(kinds[i].name) == n && memcmp(kinds[i].name, model, n) == 0)
 			kind = &kinds[i];
 	if (!kind)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, KEY("model"), "unknown tokenizer \"%.*s\"; known: gpt2, llama, t5",
-		                  (int)(n < 64 ? n : 64), model);
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, KEY("model"),
+		                  "unknown tokenizer \"%.*s\"; known: gpt2, llama, t5", (int)(n < 64 ? n : 64), model);
 	t->model = kind->model;
 	t->byte_level = kind->byte_level;
 	ST_TRY(read_vocab(t, c, err));
@@ -179,7 +198,8 @@ enum st_status st_tokenizer_from_gguf(struct st_tokenizer *t, const struct st_co
 	ST_TRY(st_kv_bool(c, KEY("add_bos_token"), &adds_bos, &said_bos, err));
 	ST_TRY(st_kv_bool(c, KEY("add_eos_token"), &adds_eos, &said_eos, err));
 	if ((said_bos && adds_bos && t->bos < 0) || (said_eos && adds_eos && t->eos < 0))
-		return st_fail(err, ST_ERR_FORMAT, "tokenizer.ggml.add_%s_token is set and no such token is named", said_bos && adds_bos && t->bos < 0 ? "bos" : "eos");
+		return st_fail(err, ST_ERR_FORMAT, "tokenizer.ggml.add_%s_token is set and no such token is named",
+		               said_bos && adds_bos && t->bos < 0 ? "bos" : "eos");
 	if (adds_bos && t->bos >= 0)
 		t->before[t->n_before++] = (uint32_t)t->bos;
 	if (adds_eos && t->eos >= 0)

@@ -15,7 +15,8 @@
 static enum st_status only_empty(const json_t *model, const char *key, struct st_error *err)
 {
 	const json_t *v = json_object_get(model, key);
-	if (!v || json_is_null(v) || (json_is_string(v) && json_string_length(v) == 0) || (json_is_number(v) && json_number_value(v) == 0))
+	if (!v || json_is_null(v) || (json_is_string(v) && json_string_length(v) == 0)
+	    || (json_is_number(v) && json_number_value(v) == 0))
 		return ST_OK;
 	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "model.%s is set", key);
 }
@@ -23,8 +24,8 @@ static enum st_status only_empty(const json_t *model, const char *key, struct st
 static enum st_status piece_id(const json_t *v, const char *piece, uint64_t limit, uint32_t *id, struct st_error *err)
 {
 	if (!json_is_integer(v) || json_integer_value(v) < 0 || (uint64_t)json_integer_value(v) >= limit)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "piece \"%.64s\" has no id between 0 and %llu", piece,
-		                  (unsigned long long)limit - 1);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
+		                  "piece \"%.64s\" has no id between 0 and %llu", piece, (unsigned long long)limit - 1);
 	*id = (uint32_t)json_integer_value(v);
 	return ST_OK;
 }
@@ -33,7 +34,8 @@ static enum st_status set_piece(struct st_tokenizer *t, uint32_t id, const char 
 {
 	struct st_piece *p = &t->vocab.pieces[id];
 	if (p->s && (p->len != n || memcmp(p->s, s, n) != 0))
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "id %u is both \"%.64s\" and \"%.64s\"", id, p->s, s);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "id %u is both \"%.64s\" and \"%.64s\"",
+		                  id, p->s, s);
 	p->s = s;
 	p->len = (uint32_t)n;
 	return ST_OK;
@@ -56,9 +58,11 @@ static enum st_status read_ranked_vocab(struct st_tokenizer *t, json_t *vocab, u
 static enum st_status read_unigram_vocab(struct st_tokenizer *t, json_t *vocab, struct st_error *err)
 {
 	for (uint32_t id = 0; id < json_array_size(vocab); id++) {
-		const json_t *e = json_array_get(vocab, id), *piece = json_array_get(e, 0), *score = json_array_get(e, 1);
+		const json_t *e = json_array_get(vocab, id), *piece = json_array_get(e, 0),
+			     *score = json_array_get(e, 1);
 		if (!json_is_string(piece) || !json_is_number(score))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "model.vocab[%u] is not a pair of piece and score", id);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
+			                  "model.vocab[%u] is not a pair of piece and score", id);
 		ST_TRY(set_piece(t, id, json_string_value(piece), json_string_length(piece), err));
 		t->vocab.pieces[id].type = ST_PIECE_NORMAL;
 		t->vocab.scores[id] = (float)json_number_value(score);
@@ -72,15 +76,18 @@ static enum st_status read_added(struct st_tokenizer *t, const json_t *added, ui
 		const json_t *a = json_array_get(added, i), *content = json_object_get(a, "content");
 		uint32_t id;
 		if (!json_is_string(content))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "added_tokens[%zu] has no content", i);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
+			                  "added_tokens[%zu] has no content", i);
 		ST_TRY(piece_id(json_object_get(a, "id"), json_string_value(content), limit, &id, err));
 		if (json_is_true(json_object_get(a, "single_word")))
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "added_tokens[%zu] (\"%.64s\") is a single_word", i,
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME,
+			                  "added_tokens[%zu] (\"%.64s\") is a single_word", i,
 			                  json_string_value(content));
 		ST_TRY(set_piece(t, id, json_string_value(content), json_string_length(content), err));
 		struct st_piece *p = &t->vocab.pieces[id];
 		p->type = json_is_true(json_object_get(a, "special")) ? ST_PIECE_CONTROL : ST_PIECE_USER;
-		p->strip = (json_is_true(json_object_get(a, "lstrip")) ? ST_STRIP_LEFT : 0) | (json_is_true(json_object_get(a, "rstrip")) ? ST_STRIP_RIGHT : 0);
+		p->strip = (json_is_true(json_object_get(a, "lstrip")) ? ST_STRIP_LEFT : 0)
+		         | (json_is_true(json_object_get(a, "rstrip")) ? ST_STRIP_RIGHT : 0);
 	}
 	return ST_OK;
 }
@@ -91,7 +98,8 @@ static enum st_status read_vocab(struct st_tokenizer *t, const json_t *doc, cons
 	json_t *vocab = json_object_get(model, "vocab"), *added = json_object_get(doc, "added_tokens");
 	bool scored = t->model == ST_MODEL_UNIGRAM;
 	if (scored ? !json_is_array(vocab) : !json_is_object(vocab))
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "model.vocab is missing or of the wrong type");
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
+		                  "model.vocab is missing or of the wrong type");
 	if (added && !json_is_null(added) && !json_is_array(added))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "added_tokens is not a list");
 	uint64_t count = (scored ? json_array_size(vocab) : json_object_size(vocab)) + json_array_size(added);
@@ -128,11 +136,14 @@ static enum st_status read_merges(struct st_tokenizer *t, const json_t *merges, 
 	for (uint32_t rank = 0; rank < n; rank++) {
 		const json_t *m = json_array_get(merges, rank), *l = json_array_get(m, 0), *r = json_array_get(m, 1);
 		if (json_is_string(m))
-			ST_TRY(st_merges_add_text(t, rank, json_string_value(m), json_string_length(m), FILE_NAME, err));
+			ST_TRY(st_merges_add_text(t, rank, json_string_value(m), json_string_length(m), FILE_NAME,
+			                          err));
 		else if (json_array_size(m) == 2 && json_is_string(l) && json_is_string(r))
-			ST_TRY(st_merges_add(t, rank, json_string_value(l), json_string_length(l), json_string_value(r), json_string_length(r), FILE_NAME, err));
+			ST_TRY(st_merges_add(t, rank, json_string_value(l), json_string_length(l), json_string_value(r),
+			                     json_string_length(r), FILE_NAME, err));
 		else
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "model.merges[%u] is neither text nor a pair", rank);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
+			                  "model.merges[%u] is neither text nor a pair", rank);
 	}
 	return ST_OK;
 }
@@ -146,7 +157,8 @@ static enum st_status read_unknown(struct st_tokenizer *t, const json_t *model, 
 		return ST_OK;
 	uint32_t found = st_vocab_find(&t->vocab, json_string_value(token), json_string_length(token));
 	if (found == ST_NO_ID)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "model.unk_token \"%.64s\" is not in the vocabulary", json_string_value(token));
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
+		                  "model.unk_token \"%.64s\" is not in the vocabulary", json_string_value(token));
 	t->unk = found;
 	return ST_OK;
 }
@@ -157,7 +169,8 @@ static enum st_status add_around(struct st_tokenizer *t, bool after, uint64_t id
 	size_t *n = after ? &t->n_after : &t->n_before;
 	ST_TRY(st_tokenizer_id(t, "post_processor", id, &checked, err));
 	if (*n == ST_MAX_AROUND)
-		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, FILE_NAME, "post_processor adds more than %d tokens", ST_MAX_AROUND);
+		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, FILE_NAME, "post_processor adds more than %d tokens",
+		                  ST_MAX_AROUND);
 	(after ? t->after : t->before)[(*n)++] = (uint32_t)checked;
 	return ST_OK;
 }
@@ -176,11 +189,13 @@ static enum st_status read_template(struct st_tokenizer *t, const json_t *step, 
 		const char *name = json_string_value(json_object_get(token, "id"));
 		const json_t *ids = name ? json_object_get(json_object_get(known, name), "ids") : NULL;
 		if (!json_is_array(ids))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "post_processor.single[%zu] is not understood", i);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
+			                  "post_processor.single[%zu] is not understood", i);
 		for (size_t k = 0; k < json_array_size(ids); k++) {
 			const json_t *id = json_array_get(ids, k);
 			if (!json_is_integer(id) || json_integer_value(id) < 0)
-				return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "post_processor: \"%.64s\" has no ids", name);
+				return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
+				                  "post_processor: \"%.64s\" has no ids", name);
 			ST_TRY(add_around(t, after, (uint64_t)json_integer_value(id), err));
 		}
 	}
@@ -194,27 +209,32 @@ static enum st_status post_step(struct st_tokenizer *t, const json_t *step, cons
 	if (strcmp(type, "TemplateProcessing") == 0)
 		return read_template(t, step, err);
 	if (strcmp(type, "RobertaProcessing") == 0 || strcmp(type, "BertProcessing") == 0) {
-		const json_t *cls = json_array_get(json_object_get(step, "cls"), 1), *sep = json_array_get(json_object_get(step, "sep"), 1);
+		const json_t *cls = json_array_get(json_object_get(step, "cls"), 1),
+			     *sep = json_array_get(json_object_get(step, "sep"), 1);
 		if (!json_is_integer(cls) || !json_is_integer(sep))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "post_processor: cls and sep have no ids");
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
+			                  "post_processor: cls and sep have no ids");
 		ST_TRY(add_around(t, false, (uint64_t)json_integer_value(cls), err));
 		return add_around(t, true, (uint64_t)json_integer_value(sep), err);
 	}
 	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME,
-	                  "unknown post_processor \"%.64s\"; known: ByteLevel, TemplateProcessing, RobertaProcessing, BertProcessing, Sequence", type);
+	                  "unknown post_processor \"%.64s\"; known: ByteLevel, TemplateProcessing, RobertaProcessing, "
+	                  "BertProcessing, Sequence",
+	                  type);
 }
 
-/* "bos_token" of tokenizer_config.json ("<s>" or {"content": "<s>"}), else "bos_token_id" of config.json (an id or a list of them). */
-static enum st_status read_special(const struct st_tokenizer *t, const struct st_container *c, const char *name, const char *id_name, int64_t *out,
-                                   struct st_error *err)
+/* "bos_token" of tokenizer_config.json ("<s>" or {"content": "<s>"}), else "bos_token_id" of config.json (an id or a
+ * list of them). */
+static enum st_status read_special(const struct st_tokenizer *t, const struct st_container *c, const char *name,
+                                   const char *id_name, int64_t *out, struct st_error *err)
 {
 	const json_t *v = json_object_get(c->tokenizer_config, name);
 	const json_t *text = json_is_object(v) ? json_object_get(v, "content") : v;
 	if (json_is_string(text)) {
 		uint32_t id = st_vocab_find(&t->vocab, json_string_value(text), json_string_length(text));
 		if (id == ST_NO_ID)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokenizer_config.json", "%s \"%.64s\" is not in the vocabulary", name,
-			                  json_string_value(text));
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokenizer_config.json",
+			                  "%s \"%.64s\" is not in the vocabulary", name, json_string_value(text));
 		*out = id;
 		return ST_OK;
 	}
@@ -234,16 +254,19 @@ static enum st_status read_special(const struct st_tokenizer *t, const struct st
  */
 static enum st_status apply_class(struct st_tokenizer *t, const json_t *config, struct st_error *err)
 {
-	static const char *const classes[] = {"LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer"};
+	static const char *const classes[] = { "LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer",
+		                               "CohereTokenizer" };
 	const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
 	for (size_t i = 0; class && i < sizeof classes / sizeof *classes; i++) {
 		size_t n = strlen(classes[i]);
 		if (strncmp(class, classes[i], n) != 0 || (class[n] && strcmp(class + n, "Fast") != 0))
 			continue;
-		const json_t *bos = json_object_get(config, "add_bos_token"), *eos = json_object_get(config, "add_eos_token");
+		const json_t *bos = json_object_get(config, "add_bos_token"),
+			     *eos = json_object_get(config, "add_eos_token");
 		bool adds_bos = !json_is_false(bos), adds_eos = json_is_true(eos);
 		if ((adds_bos && t->bos < 0) || (adds_eos && t->eos < 0))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokenizer_config.json", "%s adds %s, which no key names", class,
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokenizer_config.json",
+			                  "%s adds %s, which no key names", class,
 			                  adds_bos && t->bos < 0 ? "BOS" : "EOS");
 		t->n_before = t->n_after = 0;
 		if (adds_bos)
@@ -261,7 +284,8 @@ enum st_status st_tokenizer_from_hf(struct st_tokenizer *t, const struct st_cont
 	if (!type && json_object_get(model, "merges"))
 		type = "BPE";
 	if (!type || (strcmp(type, "BPE") != 0 && strcmp(type, "Unigram") != 0))
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "unknown model \"%.64s\"; known: BPE, Unigram", type ? type : "");
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME,
+		                  "unknown model \"%.64s\"; known: BPE, Unigram", type ? type : "");
 	t->model = strcmp(type, "BPE") == 0 ? ST_MODEL_RANKED : ST_MODEL_UNIGRAM;
 	ST_TRY(only_empty(model, "dropout", err));
 	ST_TRY(only_empty(model, "continuing_subword_prefix", err));
@@ -273,11 +297,13 @@ enum st_status st_tokenizer_from_hf(struct st_tokenizer *t, const struct st_cont
 	ST_TRY(st_hf_steps(t, doc, err));
 	st_byte_ids(t);
 	ST_TRY(read_unknown(t, model, err));
-	ST_TRY(t->model == ST_MODEL_RANKED ? read_merges(t, json_object_get(model, "merges"), err) : st_unigram_init(t, true, err));
+	ST_TRY(t->model == ST_MODEL_RANKED ? read_merges(t, json_object_get(model, "merges"), err)
+	                                   : st_unigram_init(t, true, err));
 	ST_TRY(st_hf_each(t, json_object_get(doc, "post_processor"), "post_processor", "processors", post_step, err));
 
 	ST_TRY(read_special(t, c, "bos_token", "bos_token_id", &t->bos, err));
 	ST_TRY(read_special(t, c, "eos_token", "eos_token_id", &t->eos, err));
 	ST_TRY(apply_class(t, c->tokenizer_config, err));
-	return st_tokenizer_describe_as(t, err, "%s%s (tokenizer.json)", t->byte_level ? "byte-level " : "", t->model == ST_MODEL_RANKED ? "bpe" : "unigram");
+	return st_tokenizer_describe_as(t, err, "%s%s (tokenizer.json)", t->byte_level ? "byte-level " : "",
+	                                t->model == ST_MODEL_RANKED ? "bpe" : "unigram");
 }

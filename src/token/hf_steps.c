@@ -15,11 +15,18 @@
 #define MAX_NESTING 8
 
 typedef enum st_status (*step_fn)(struct st_tokenizer *t, const json_t *step, struct st_error *err);
-struct row { const char *type; step_fn fn; };
+struct row {
+	const char *type;
+	step_fn fn;
+};
 
-enum st_status st_hf_each(struct st_tokenizer *t, const json_t *node, const char *what, const char *list_key, st_hf_step_fn fn, struct st_error *err)
+enum st_status st_hf_each(struct st_tokenizer *t, const json_t *node, const char *what, const char *list_key,
+                          st_hf_step_fn fn, struct st_error *err)
 {
-	struct { const json_t *list; size_t at; } stack[MAX_NESTING];
+	struct {
+		const json_t *list;
+		size_t at;
+	} stack[MAX_NESTING];
 	size_t depth = 0;
 	if (!node || json_is_null(node))
 		return ST_OK;
@@ -30,7 +37,8 @@ enum st_status st_hf_each(struct st_tokenizer *t, const json_t *node, const char
 		if (strcmp(type, "Sequence") == 0) {
 			const json_t *list = json_object_get(node, list_key);
 			if (!json_is_array(list) || depth == MAX_NESTING)
-				return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "%s: a Sequence without %s, or nested too deep", what, list_key);
+				return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
+				                  "%s: a Sequence without %s, or nested too deep", what, list_key);
 			stack[depth].list = list;
 			stack[depth++].at = 0;
 		} else {
@@ -46,7 +54,8 @@ enum st_status st_hf_each(struct st_tokenizer *t, const json_t *node, const char
 
 static enum st_status unknown_step(const char *what, const char *type, const char *known, struct st_error *err)
 {
-	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "unknown %s \"%.64s\"; known: %s, Sequence", what, type, known);
+	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "unknown %s \"%.64s\"; known: %s, Sequence",
+	                  what, type, known);
 }
 
 static bool flag(const json_t *step, const char *key, bool absent)
@@ -58,7 +67,8 @@ static bool flag(const json_t *step, const char *key, bool absent)
 /* pattern: {"String": s} or {"Regex": s} */
 static enum st_status read_pattern(const json_t *step, const char **s, size_t *n, bool *literal, struct st_error *err)
 {
-	const json_t *p = json_object_get(step, "pattern"), *text = json_object_get(p, "String"), *regex = json_object_get(p, "Regex");
+	const json_t *p = json_object_get(step, "pattern"), *text = json_object_get(p, "String"),
+		     *regex = json_object_get(p, "Regex");
 	const json_t *v = text ? text : regex;
 	if (!json_is_string(v) || json_string_length(v) == 0)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "a pattern is neither String nor Regex");
@@ -70,7 +80,7 @@ static enum st_status read_pattern(const json_t *step, const char **s, size_t *n
 
 static enum st_status norm_replace(struct st_tokenizer *t, const json_t *step, struct st_error *err)
 {
-	struct st_norm norm = {.kind = ST_NORM_REPLACE};
+	struct st_norm norm = { .kind = ST_NORM_REPLACE };
 	const json_t *content = json_object_get(step, "content");
 	bool literal;
 	ST_TRY(read_pattern(step, &norm.a, &norm.a_len, &literal, err));
@@ -90,13 +100,17 @@ static enum st_status norm_prepend(struct st_tokenizer *t, const json_t *step, s
 	const json_t *s = json_object_get(step, "prepend");
 	if (!json_is_string(s))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "Prepend has no text");
-	return st_norm_add(t, (struct st_norm){.kind = ST_NORM_PREPEND, .a = json_string_value(s), .a_len = json_string_length(s)}, FILE_NAME, err);
+	return st_norm_add(
+		t,
+		(struct st_norm){ .kind = ST_NORM_PREPEND, .a = json_string_value(s), .a_len = json_string_length(s) },
+		FILE_NAME, err);
 }
 
 static enum st_status norm_strip(struct st_tokenizer *t, const json_t *step, struct st_error *err)
 {
-	unsigned ends = (flag(step, "strip_left", true) ? ST_STRIP_LEFT : 0u) | (flag(step, "strip_right", true) ? ST_STRIP_RIGHT : 0u);
-	return st_norm_add(t, (struct st_norm){.kind = ST_NORM_STRIP, .ends = ends}, FILE_NAME, err);
+	unsigned ends = (flag(step, "strip_left", true) ? ST_STRIP_LEFT : 0u)
+	              | (flag(step, "strip_right", true) ? ST_STRIP_RIGHT : 0u);
+	return st_norm_add(t, (struct st_norm){ .kind = ST_NORM_STRIP, .ends = ends }, FILE_NAME, err);
 }
 
 /* The character map of SentencePiece in base64. */
@@ -107,41 +121,57 @@ static enum st_status norm_precompiled(struct st_tokenizer *t, const json_t *ste
 	if (json_is_null(v) || (json_is_string(v) && n == 0))
 		return ST_OK;
 	if (!json_is_string(v) || n % 4 != 0 || n > (64u << 20))
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "Precompiled: precompiled_charsmap is not base64");
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
+		                  "Precompiled: precompiled_charsmap is not base64");
 	const char *s = json_string_value(v);
 	char *map = st_arena_alloc(&t->arena, n / 4 * 3, 1);
 	if (!map)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for a character map");
 	int got = EVP_DecodeBlock((unsigned char *)map, (const unsigned char *)s, (int)n);
 	if (got < 0)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "Precompiled: precompiled_charsmap is not base64");
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
+		                  "Precompiled: precompiled_charsmap is not base64");
 	size_t len = (size_t)got - (s[n - 1] == '=') - (s[n - 2] == '=');
 	ST_TRY(st_charsmap_check(map, len, FILE_NAME, err));
-	return st_norm_add(t, (struct st_norm){.kind = ST_NORM_CHARSMAP, .a = map, .a_len = len}, FILE_NAME, err);
+	return st_norm_add(t, (struct st_norm){ .kind = ST_NORM_CHARSMAP, .a = map, .a_len = len }, FILE_NAME, err);
 }
 
 static enum st_status norm_step(struct st_tokenizer *t, const json_t *step, const char *type, struct st_error *err)
 {
-	static const struct { const char *type; enum st_norm_kind kind; } plain[] = {
-		{"NFC", ST_NORM_NFC}, {"NFD", ST_NORM_NFD}, {"NFKC", ST_NORM_NFKC}, {"NFKD", ST_NORM_NFKD}, {"Lowercase", ST_NORM_LOWERCASE},
+	static const struct {
+		const char *type;
+		enum st_norm_kind kind;
+	} plain[] = {
+		{ "NFC", ST_NORM_NFC },
+		{ "NFD", ST_NORM_NFD },
+		{ "NFKC", ST_NORM_NFKC },
+		{ "NFKD", ST_NORM_NFKD },
+		{ "Lowercase", ST_NORM_LOWERCASE },
 	};
 	static const struct row rows[] = {
-		{"Replace", norm_replace}, {"Prepend", norm_prepend}, {"Strip", norm_strip}, {"Precompiled", norm_precompiled},
+		{ "Replace", norm_replace },
+		{ "Prepend", norm_prepend },
+		{ "Strip", norm_strip },
+		{ "Precompiled", norm_precompiled },
 	};
 	for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
 		if (strcmp(plain[i].type, type) == 0)
-			return st_norm_add(t, (struct st_norm){.kind = plain[i].kind}, FILE_NAME, err);
+			return st_norm_add(t, (struct st_norm){ .kind = plain[i].kind }, FILE_NAME, err);
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
 		if (strcmp(rows[i].type, type) == 0)
 			return rows[i].fn(t, step, err);
-	return unknown_step("normalizer", type, "NFC, NFD, NFKC, NFKD, Lowercase, Replace, Prepend, Strip, Precompiled", err);
+	return unknown_step("normalizer", type, "NFC, NFD, NFKC, NFKD, Lowercase, Replace, Prepend, Strip, Precompiled",
+	                    err);
 }
 
 static enum st_status read_behaviour(const json_t *step, enum st_behaviour *out, struct st_error *err)
 {
 	static const char *const names[] = {
-		[ST_SPLIT_ISOLATED] = "Isolated", [ST_SPLIT_REMOVED] = "Removed", [ST_SPLIT_MERGED_PREVIOUS] = "MergedWithPrevious",
-		[ST_SPLIT_MERGED_NEXT] = "MergedWithNext", [ST_SPLIT_CONTIGUOUS] = "Contiguous",
+		[ST_SPLIT_ISOLATED] = "Isolated",
+		[ST_SPLIT_REMOVED] = "Removed",
+		[ST_SPLIT_MERGED_PREVIOUS] = "MergedWithPrevious",
+		[ST_SPLIT_MERGED_NEXT] = "MergedWithNext",
+		[ST_SPLIT_CONTIGUOUS] = "Contiguous",
 	};
 	const char *name = json_string_value(json_object_get(step, "behavior"));
 	*out = ST_SPLIT_ISOLATED;
@@ -150,17 +180,20 @@ static enum st_status read_behaviour(const json_t *step, enum st_behaviour *out,
 			*out = (enum st_behaviour)i;
 			return ST_OK;
 		}
-	return name ? st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "unknown behavior \"%.64s\"", name) : ST_OK;
+	return name ? st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "unknown behavior \"%.64s\"", name)
+	            : ST_OK;
 }
 
-static enum st_status add_stage(struct st_tokenizer *t, const char *p, size_t n, bool literal, enum st_behaviour b, bool invert, struct st_error *err)
+static enum st_status add_stage(struct st_tokenizer *t, const char *p, size_t n, bool literal, enum st_behaviour b,
+                                bool invert, struct st_error *err)
 {
 	ST_TRY(st_stage_add(t, p, n, literal, b, invert, FILE_NAME, err));
 	t->stages[t->n_stages - 1].bytes = t->byte_level;
 	return ST_OK;
 }
 
-static enum st_status add_regex(struct st_tokenizer *t, const char *pattern, enum st_behaviour b, bool invert, struct st_error *err)
+static enum st_status add_regex(struct st_tokenizer *t, const char *pattern, enum st_behaviour b, bool invert,
+                                struct st_error *err)
 {
 	return add_stage(t, pattern, strlen(pattern), false, b, invert, err);
 }
@@ -179,7 +212,8 @@ static enum st_status pre_split(struct st_tokenizer *t, const json_t *step, stru
 static enum st_status must_be_first(const struct st_tokenizer *t, const char *what, struct st_error *err)
 {
 	return t->n_stages == 0 ? ST_OK
-	                        : st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "%s after another pre_tokenizer", what);
+	                        : st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME,
+	                                     "%s after another pre_tokenizer", what);
 }
 
 static enum st_status pre_byte_level(struct st_tokenizer *t, const json_t *step, struct st_error *err)
@@ -188,7 +222,8 @@ static enum st_status pre_byte_level(struct st_tokenizer *t, const json_t *step,
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "ByteLevel twice");
 	if (flag(step, "add_prefix_space", true)) {
 		ST_TRY(must_be_first(t, "ByteLevel with add_prefix_space", err));
-		ST_TRY(st_norm_add(t, (struct st_norm){.kind = ST_NORM_PREPEND_MISSING, .a = " ", .a_len = 1}, FILE_NAME, err));
+		ST_TRY(st_norm_add(t, (struct st_norm){ .kind = ST_NORM_PREPEND_MISSING, .a = " ", .a_len = 1 },
+		                   FILE_NAME, err));
 	}
 	if (flag(step, "use_regex", true))
 		ST_TRY(add_regex(t, st_gpt2_pattern, ST_SPLIT_ISOLATED, false, err));
@@ -200,17 +235,21 @@ static enum st_status pre_metaspace(struct st_tokenizer *t, const json_t *step, 
 {
 	const char *marker = json_string_value(json_object_get(step, "replacement"));
 	const char *scheme = json_string_value(json_object_get(step, "prepend_scheme"));
-	struct st_norm prepend = {.kind = ST_NORM_PREPEND_MISSING, .a = MARKER, .a_len = 3};
+	struct st_norm prepend = { .kind = ST_NORM_PREPEND_MISSING, .a = MARKER, .a_len = 3 };
 	if (marker && strcmp(marker, MARKER) != 0)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "Metaspace with replacement \"%.16s\"", marker);
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME,
+		                  "Metaspace with replacement \"%.16s\"", marker);
 	ST_TRY(must_be_first(t, "Metaspace", err));
 	if (!scheme)
 		scheme = flag(step, "add_prefix_space", true) ? "always" : "never";
-	ST_TRY(st_norm_add(t, (struct st_norm){.kind = ST_NORM_REPLACE, .a = " ", .a_len = 1, .b = MARKER, .b_len = 3}, FILE_NAME, err));
+	ST_TRY(st_norm_add(t,
+	                   (struct st_norm){ .kind = ST_NORM_REPLACE, .a = " ", .a_len = 1, .b = MARKER, .b_len = 3 },
+	                   FILE_NAME, err));
 	if (strcmp(scheme, "first") == 0)
 		prepend.kind = ST_NORM_PREPEND_FIRST;
 	else if (strcmp(scheme, "always") != 0 && strcmp(scheme, "never") != 0)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "Metaspace with prepend_scheme \"%.16s\"", scheme);
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME,
+		                  "Metaspace with prepend_scheme \"%.16s\"", scheme);
 	if (strcmp(scheme, "never") != 0)
 		ST_TRY(st_norm_add(t, prepend, FILE_NAME, err));
 	t->space_marker = true;
@@ -219,7 +258,8 @@ static enum st_status pre_metaspace(struct st_tokenizer *t, const json_t *step, 
 
 static enum st_status pre_digits(struct st_tokenizer *t, const json_t *step, struct st_error *err)
 {
-	return add_regex(t, flag(step, "individual_digits", false) ? "\\p{N}" : "\\p{N}+", ST_SPLIT_ISOLATED, false, err);
+	return add_regex(t, flag(step, "individual_digits", false) ? "\\p{N}" : "\\p{N}+", ST_SPLIT_ISOLATED, false,
+	                 err);
 }
 
 static enum st_status pre_punctuation(struct st_tokenizer *t, const json_t *step, struct st_error *err)
@@ -232,7 +272,8 @@ static enum st_status pre_punctuation(struct st_tokenizer *t, const json_t *step
 static enum st_status pre_whitespace(struct st_tokenizer *t, const json_t *step, struct st_error *err)
 {
 	(void)step;
-	/* The library runs this one with Rust's regex, where \w has the joiners, and of Latin-1 what it has within [...]. */
+	/* The library runs this one with Rust's regex, where \w has the joiners, and of Latin-1 what it has within
+	 * [...]. */
 	return add_regex(t, "[\\w\\x{200c}\\x{200d}]+|[^\\w\\s\\x{200c}\\x{200d}]+", ST_SPLIT_REMOVED, true, err);
 }
 
@@ -245,19 +286,25 @@ static enum st_status pre_whitespace_split(struct st_tokenizer *t, const json_t 
 static enum st_status pre_step(struct st_tokenizer *t, const json_t *step, const char *type, struct st_error *err)
 {
 	static const struct row rows[] = {
-		{"Split", pre_split}, {"ByteLevel", pre_byte_level}, {"Metaspace", pre_metaspace}, {"Digits", pre_digits},
-		{"Punctuation", pre_punctuation}, {"Whitespace", pre_whitespace}, {"WhitespaceSplit", pre_whitespace_split},
+		{ "Split", pre_split },
+		{ "ByteLevel", pre_byte_level },
+		{ "Metaspace", pre_metaspace },
+		{ "Digits", pre_digits },
+		{ "Punctuation", pre_punctuation },
+		{ "Whitespace", pre_whitespace },
+		{ "WhitespaceSplit", pre_whitespace_split },
 	};
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
 		if (strcmp(rows[i].type, type) == 0)
 			return rows[i].fn(t, step, err);
-	return unknown_step("pre_tokenizer", type, "Split, ByteLevel, Metaspace, Digits, Punctuation, Whitespace, WhitespaceSplit", err);
+	return unknown_step("pre_tokenizer", type,
+	                    "Split, ByteLevel, Metaspace, Digits, Punctuation, Whitespace, WhitespaceSplit", err);
 }
 
 /* Of the decoder only one thing is not known from elsewhere: whether the marker stands for a space. */
 static enum st_status decoder_step(struct st_tokenizer *t, const json_t *step, const char *type, struct st_error *err)
 {
-	static const char *const rest[] = {"ByteLevel", "ByteFallback", "Fuse", "Strip"};
+	static const char *const rest[] = { "ByteLevel", "ByteFallback", "Fuse", "Strip" };
 	if (strcmp(type, "Metaspace") == 0) {
 		t->space_marker = true;
 		return ST_OK;
@@ -266,7 +313,8 @@ static enum st_status decoder_step(struct st_tokenizer *t, const json_t *step, c
 		const char *from = json_string_value(json_object_get(json_object_get(step, "pattern"), "String"));
 		const char *to = json_string_value(json_object_get(step, "content"));
 		if (!from || !to || strcmp(from, MARKER) != 0 || strcmp(to, " ") != 0)
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "decoder replaces something other than U+2581 by a space");
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME,
+			                  "decoder replaces something other than U+2581 by a space");
 		t->space_marker = true;
 		return ST_OK;
 	}

@@ -24,8 +24,8 @@ struct st_candidate {
 enum st_status st_merges_init(struct st_tokenizer *t, uint64_t n, const char *what, struct st_error *err)
 {
 	if (n > ST_MAX_VOCAB)
-		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, what, "%llu merges, at most %u are handled", (unsigned long long)n,
-		                  ST_MAX_VOCAB);
+		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, what, "%llu merges, at most %u are handled",
+		                  (unsigned long long)n, ST_MAX_VOCAB);
 	uint32_t size = 16;
 	while (size < n + n / 2)
 		size *= 2;
@@ -64,8 +64,8 @@ static uint32_t find_joined(struct st_tokenizer *t, const char *left, size_t nl,
 	return st_vocab_find(&t->vocab, m->joined, nl + nr);
 }
 
-enum st_status st_merges_add(struct st_tokenizer *t, uint32_t rank, const char *left, size_t nl, const char *right, size_t nr,
-                             const char *what, struct st_error *err)
+enum st_status st_merges_add(struct st_tokenizer *t, uint32_t rank, const char *left, size_t nl, const char *right,
+                             size_t nr, const char *what, struct st_error *err)
 {
 	uint32_t l = st_vocab_find(&t->vocab, left, nl), r = st_vocab_find(&t->vocab, right, nr);
 	uint32_t id = l == ST_NO_ID || r == ST_NO_ID ? ST_NO_ID : find_joined(t, left, nl, right, nr);
@@ -73,29 +73,37 @@ enum st_status st_merges_add(struct st_tokenizer *t, uint32_t rank, const char *
 		bool parts = l != ST_NO_ID && r != ST_NO_ID;
 		const char *s = l == ST_NO_ID ? left : right;
 		size_t n = l == ST_NO_ID ? nl : nr;
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what, "merge %u (\"%.*s\" + \"%.*s\"): %s%.*s%s is not in the vocabulary", rank,
-		                  (int)(nl < 64 ? nl : 64), left, (int)(nr < 64 ? nr : 64), right, parts ? "the joined piece" : "\"",
-		                  parts ? 0 : (int)(n < 64 ? n : 64), s, parts ? "" : "\"");
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what,
+		                  "merge %u (\"%.*s\" + \"%.*s\"): %s%.*s%s is not in the vocabulary", rank,
+		                  (int)(nl < 64 ? nl : 64), left, (int)(nr < 64 ? nr : 64), right,
+		                  parts ? "the joined piece" : "\"", parts ? 0 : (int)(n < 64 ? n : 64), s,
+		                  parts ? "" : "\"");
 	}
 	t->merges.last = id;
 	struct st_merge *m = merge_slot(&t->merges, l, r);
 	if (!m->order) /* a pair listed twice keeps its first rank */
-		*m = (struct st_merge){l, r, rank + 1, id};
+		*m = (struct st_merge){ l, r, rank + 1, id };
 	return ST_OK;
 }
 
-enum st_status st_merges_add_text(struct st_tokenizer *t, uint32_t rank, const char *s, size_t n, const char *what, struct st_error *err)
+enum st_status st_merges_add_text(struct st_tokenizer *t, uint32_t rank, const char *s, size_t n, const char *what,
+                                  struct st_error *err)
 {
 	/* Pieces of vocabularies without a byte alphabet may hold spaces: the space that separates is the one
 	 * with a piece on both sides. */
-	for (const char *sep = n ? memchr(s + 1, ' ', n - 1) : NULL; sep; sep = memchr(sep + 1, ' ', (size_t)(s + n - sep - 1))) {
+	for (const char *sep = n ? memchr(s + 1, ' ', n - 1) : NULL; sep;
+	     sep = memchr(sep + 1, ' ', (size_t)(s + n - sep - 1))) {
 		size_t nl = (size_t)(sep - s), nr = n - nl - 1;
 		const char *more = nr ? memchr(sep + 1, ' ', nr) : NULL;
-		if (nr && (!more || (st_vocab_find(&t->vocab, s, nl) != ST_NO_ID && st_vocab_find(&t->vocab, sep + 1, nr) != ST_NO_ID)))
+		if (nr
+		    && (!more
+		        || (st_vocab_find(&t->vocab, s, nl) != ST_NO_ID
+		            && st_vocab_find(&t->vocab, sep + 1, nr) != ST_NO_ID)))
 			return st_merges_add(t, rank, s, nl, sep + 1, nr, what, err);
 	}
-	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what, "merge %u, \"%.*s\", is not two pieces with a space between", rank,
-	                  (int)(n < 64 ? n : 64), s);
+	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what,
+	                  "merge %u, \"%.*s\", is not two pieces with a space between", rank, (int)(n < 64 ? n : 64),
+	                  s);
 }
 
 /* May merging produce this piece? Special pieces only come from added tokens, byte pieces only from fallback. */
@@ -122,8 +130,8 @@ static uint32_t score_order(float score)
 }
 
 /* Can symbols l and r be joined, how strongly, and what do they become? */
-static bool find_pair(const struct st_tokenizer *t, const char *word, const struct st_symbol *l, const struct st_symbol *r,
-                      uint32_t *order, uint32_t *id)
+static bool find_pair(const struct st_tokenizer *t, const char *word, const struct st_symbol *l,
+                      const struct st_symbol *r, uint32_t *order, uint32_t *id)
 {
 	if (t->model == ST_MODEL_RANKED) {
 		if (l->id == ST_NO_ID || r->id == ST_NO_ID)
@@ -170,7 +178,7 @@ static bool push_pair(struct st_scratch *s, size_t *n_heap, const char *word, ui
 		return true;
 	if (!st_grow((void **)&s->heap, &s->heap_cap, *n_heap + 1, sizeof *s->heap))
 		return false;
-	s->heap[*n_heap] = (struct st_candidate){(uint64_t)order << 32 | left, right, l->len + r->len, id};
+	s->heap[*n_heap] = (struct st_candidate){ (uint64_t)order << 32 | left, right, l->len + r->len, id };
 	sift_up(s->heap, (*n_heap)++);
 	return true;
 }
@@ -185,7 +193,7 @@ static size_t first_symbols(struct st_scratch *s, const char *word, size_t n)
 		if (len == 0)
 			len = 1;
 		uint32_t id = t->byte_level ? t->byte_id[(uint8_t)word[at]] : find_text(t, word + at, len);
-		s->symbols[k] = (struct st_symbol){k - 1, k + 1, (uint32_t)at, (uint32_t)len, id};
+		s->symbols[k] = (struct st_symbol){ k - 1, k + 1, (uint32_t)at, (uint32_t)len, id };
 	}
 	s->symbols[k - 1].next = ST_NO_ID; /* and symbols[0].prev is ST_NO_ID already: 0 - 1 */
 	return k;
@@ -240,8 +248,8 @@ enum st_status st_merge_word(struct st_scratch *s, const char *word, size_t n, s
 		r->len = 0;
 		if (l->next != ST_NO_ID)
 			sym[l->next].prev = left;
-		if ((l->prev != ST_NO_ID && !push_pair(s, &n_heap, word, l->prev, left)) ||
-		    (l->next != ST_NO_ID && !push_pair(s, &n_heap, word, left, l->next)))
+		if ((l->prev != ST_NO_ID && !push_pair(s, &n_heap, word, l->prev, left))
+		    || (l->next != ST_NO_ID && !push_pair(s, &n_heap, word, left, l->next)))
 			return st_fail(err, ST_ERR_NOMEM, "no memory to tokenise a word of %zu bytes", n);
 	}
 

@@ -44,7 +44,7 @@ static bool order_marks(utf8proc_int32_t *cp, size_t n)
 	utf8proc_int32_t *sorted = NULL;
 	bool ok = true;
 	for (size_t i = 0, end; i < n; i = end) {
-		size_t count[257] = {0};
+		size_t count[257] = { 0 };
 		bool unordered = false;
 		unsigned last = 0;
 		for (end = i; end < n; end++) {
@@ -86,7 +86,8 @@ static bool normal_form(const char *p, size_t n, utf8proc_option_t opt, struct s
 	opt = (opt & ~(unsigned)UTF8PROC_COMPOSE) | UTF8PROC_DECOMPOSE | UTF8PROC_STABLE;
 	while (n > 0 && ok) {
 		utf8proc_int32_t cp;
-		utf8proc_ssize_t k = utf8proc_iterate((const utf8proc_uint8_t *)p, (utf8proc_ssize_t)(n > 4 ? 4 : n), &cp);
+		utf8proc_ssize_t k = utf8proc_iterate((const utf8proc_uint8_t *)p, (utf8proc_ssize_t)(n > 4 ? 4 : n),
+		                                      &cp);
 		/* 18 is the longest decomposition of one character (U+FDFA in NFKD). */
 		ok = k > 0 && st_grow((void **)&cps, &cap, n_cps + 32, sizeof *cps);
 		if (!ok)
@@ -99,7 +100,8 @@ static bool normal_form(const char *p, size_t n, utf8proc_option_t opt, struct s
 	}
 	ok = ok && order_marks(cps, n_cps);
 	if (ok && compose) {
-		utf8proc_ssize_t m = utf8proc_normalize_utf32(cps, (utf8proc_ssize_t)n_cps, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+		utf8proc_ssize_t m = utf8proc_normalize_utf32(cps, (utf8proc_ssize_t)n_cps,
+		                                              UTF8PROC_COMPOSE | UTF8PROC_STABLE);
 		ok = m >= 0;
 		n_cps = ok ? (size_t)m : 0;
 	}
@@ -113,9 +115,12 @@ static bool lower_case(const char *p, size_t n, struct st_text *out)
 {
 	while (n > 0) {
 		utf8proc_int32_t cp;
-		utf8proc_ssize_t k = utf8proc_iterate((const utf8proc_uint8_t *)p, (utf8proc_ssize_t)(n > 4 ? 4 : n), &cp);
+		utf8proc_ssize_t k = utf8proc_iterate((const utf8proc_uint8_t *)p, (utf8proc_ssize_t)(n > 4 ? 4 : n),
+		                                      &cp);
 		/* The one character whose lower case is two (SpecialCasing.txt). */
-		bool ok = k > 0 && (cp == 0x130 ? append_char(out, 'i') && append_char(out, 0x307) : append_char(out, utf8proc_tolower(cp)));
+		bool ok = k > 0
+		       && (cp == 0x130 ? append_char(out, 'i') && append_char(out, 0x307)
+		                       : append_char(out, utf8proc_tolower(cp)));
 		if (!ok)
 			return false;
 		p += k;
@@ -126,7 +131,7 @@ static bool lower_case(const char *p, size_t n, struct st_text *out)
 
 static bool replace(const struct st_norm *m, const char *p, size_t n, struct st_text *out)
 {
-	for (const char *hit; (hit = memmem(p, n, m->a, m->a_len)); ) {
+	for (const char *hit; (hit = memmem(p, n, m->a, m->a_len));) {
 		size_t before = (size_t)(hit - p);
 		if (!st_text_append(out, p, before) || !st_text_append(out, m->b, m->b_len))
 			return false;
@@ -136,7 +141,8 @@ static bool replace(const struct st_norm *m, const char *p, size_t n, struct st_
 	return st_text_append(out, p, n);
 }
 
-static bool replace_pattern(struct st_scratch *s, const struct st_norm *m, const char *p, size_t n, struct st_text *out, struct st_error *err)
+static bool replace_pattern(struct st_scratch *s, const struct st_norm *m, const char *p, size_t n, struct st_text *out,
+                            struct st_error *err)
 {
 	size_t done = 0;
 	while (done < n) {
@@ -154,12 +160,14 @@ static bool replace_pattern(struct st_scratch *s, const struct st_norm *m, const
 }
 
 /* One run of UTF-8 through a step that looks at characters. ASCII has no other normal form. */
-static bool rewrite_run(struct st_scratch *s, const struct st_norm *m, const char *p, size_t n, bool ascii, struct st_text *out,
-                        struct st_error *err)
+static bool rewrite_run(struct st_scratch *s, const struct st_norm *m, const char *p, size_t n, bool ascii,
+                        struct st_text *out, struct st_error *err)
 {
 	static const int forms[] = {
-		[ST_NORM_NFC] = UTF8PROC_COMPOSE, [ST_NORM_NFD] = 0,
-		[ST_NORM_NFKC] = UTF8PROC_COMPAT | UTF8PROC_COMPOSE, [ST_NORM_NFKD] = UTF8PROC_COMPAT,
+		[ST_NORM_NFC] = UTF8PROC_COMPOSE,
+		[ST_NORM_NFD] = 0,
+		[ST_NORM_NFKC] = UTF8PROC_COMPAT | UTF8PROC_COMPOSE,
+		[ST_NORM_NFKD] = UTF8PROC_COMPAT,
 	};
 	switch (m->kind) {
 	case ST_NORM_LOWERCASE:
@@ -173,7 +181,8 @@ static bool rewrite_run(struct st_scratch *s, const struct st_norm *m, const cha
 	}
 }
 
-static bool each_run(struct st_scratch *s, const struct st_norm *m, const char *p, size_t n, struct st_text *out, struct st_error *err)
+static bool each_run(struct st_scratch *s, const struct st_norm *m, const char *p, size_t n, struct st_text *out,
+                     struct st_error *err)
 {
 	for (size_t at = 0, len; at < n;) {
 		size_t end = at, bad;
@@ -182,7 +191,8 @@ static bool each_run(struct st_scratch *s, const struct st_norm *m, const char *
 			ascii &= len == 1;
 		for (bad = end; bad < n && st_utf8_step(p + bad, n - bad) == 0;)
 			bad++;
-		if ((end > at && !rewrite_run(s, m, p + at, end - at, ascii, out, err)) || !st_text_append(out, p + end, bad - end))
+		if ((end > at && !rewrite_run(s, m, p + at, end - at, ascii, out, err))
+		    || !st_text_append(out, p + end, bad - end))
 			return false;
 		at = bad;
 	}
@@ -195,8 +205,9 @@ size_t st_space_step(const char *p, size_t n)
 	utf8proc_int32_t cp;
 	if (n == 0 || utf8proc_iterate((const utf8proc_uint8_t *)p, (utf8proc_ssize_t)(n > 4 ? 4 : n), &cp) <= 0)
 		return 0;
-	bool space = (cp >= 9 && cp <= 13) || cp == ' ' || cp == 0x85 || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) ||
-	             cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F || cp == 0x3000;
+	bool space = (cp >= 9 && cp <= 13) || cp == ' ' || cp == 0x85 || cp == 0xA0 || cp == 0x1680
+	          || (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F
+	          || cp == 0x3000;
 	return space ? st_utf8_step(p, n) : 0;
 }
 
@@ -245,7 +256,8 @@ static bool prepend(const struct st_norm *m, const char *p, size_t n, bool wante
 	return (!wanted || st_text_append(out, m->a, m->a_len)) && st_text_append(out, p, n);
 }
 
-static bool apply(struct st_scratch *s, const struct st_norm *m, const char *p, size_t n, bool first, struct st_text *out, struct st_error *err)
+static bool apply(struct st_scratch *s, const struct st_norm *m, const char *p, size_t n, bool first,
+                  struct st_text *out, struct st_error *err)
 {
 	bool missing = n < m->a_len || !m->a_len || memcmp(p, m->a, m->a_len) != 0;
 	switch (m->kind) {
@@ -266,7 +278,8 @@ static bool apply(struct st_scratch *s, const struct st_norm *m, const char *p, 
 	}
 }
 
-enum st_status st_normalize(struct st_scratch *s, const char *text, size_t n, bool first, const char **out, size_t *out_n, struct st_error *err)
+enum st_status st_normalize(struct st_scratch *s, const char *text, size_t n, bool first, const char **out,
+                            size_t *out_n, struct st_error *err)
 {
 	for (size_t i = 0; i < s->t->n_norms && n > 0; i++) {
 		struct st_text *to = &s->text[i & 1];
@@ -280,7 +293,8 @@ enum st_status st_normalize(struct st_scratch *s, const char *text, size_t n, bo
 		n = to->n;
 	}
 	if (n > ST_MAX_TEXT)
-		return st_fail(err, ST_ERR_LIMIT, "the normalised text has %zu bytes, at most %u are handled", n, ST_MAX_TEXT);
+		return st_fail(err, ST_ERR_LIMIT, "the normalised text has %zu bytes, at most %u are handled", n,
+		               ST_MAX_TEXT);
 	*out = text;
 	*out_n = n;
 	return ST_OK;

@@ -24,23 +24,40 @@
 
 /* Shorthands that mean something else to PCRE2 than to Oniguruma, for which the patterns of tokenizer.json are
  * written: members within [...], and the whole outside. NULL: cannot be spelt out there. */
-static const struct { char c; const char *members, *alone; } shorthands[] = {
-	{'s', SPACES, "[" SPACES "]"}, {'S', NULL, "[^" SPACES "]"},
-	{'w', WORDS, "[" WORDS_ALONE "]"}, {'W', NULL, "[^" WORDS_ALONE "]"},
-	{'h', HEX, "[" HEX "]"}, {'H', NULL, "[^" HEX "]"},
-	{'v', "\\x0b", "\\x0b"}, {'V', NULL, NULL},
-	{'b', "\\b", "(?:(?<=[" WORDS_ALONE "])(?![" WORDS_ALONE "])|(?<![" WORDS_ALONE "])(?=[" WORDS_ALONE "]))"},
-	{'B', NULL, "(?:(?<=[" WORDS_ALONE "])(?=[" WORDS_ALONE "])|(?<![" WORDS_ALONE "])(?![" WORDS_ALONE "]))"},
+static const struct {
+	char c;
+	const char *members, *alone;
+} shorthands[] = {
+	{ 's', SPACES, "[" SPACES "]" },
+	{ 'S', NULL, "[^" SPACES "]" },
+	{ 'w', WORDS, "[" WORDS_ALONE "]" },
+	{ 'W', NULL, "[^" WORDS_ALONE "]" },
+	{ 'h', HEX, "[" HEX "]" },
+	{ 'H', NULL, "[^" HEX "]" },
+	{ 'v', "\\x0b", "\\x0b" },
+	{ 'V', NULL, NULL },
+	{ 'b', "\\b", "(?:(?<=[" WORDS_ALONE "])(?![" WORDS_ALONE "])|(?<![" WORDS_ALONE "])(?=[" WORDS_ALONE "]))" },
+	{ 'B', NULL, "(?:(?<=[" WORDS_ALONE "])(?=[" WORDS_ALONE "])|(?<![" WORDS_ALONE "])(?![" WORDS_ALONE "]))" },
 };
 
 /* [:name:] and [:^name:] of Oniguruma, measured over all assigned characters. */
-static const struct { const char *name, *members, *others; } posix[] = {
-	{"alnum", "\\p{Alphabetic}\\p{Nd}", NULL}, {"alpha", "\\p{Alphabetic}", "\\P{Alphabetic}"},
-	{"ascii", "\\x00-\\x7f", "\\x80-\\x{10ffff}"},
-	{"blank", "\\p{Zs}\\t", NULL}, {"cntrl", "\\p{Cc}", "\\P{Cc}"}, {"digit", "\\p{Nd}", "\\P{Nd}"}, {"graph", VISIBLE, NULL},
-	{"lower", "\\p{Lowercase}", "\\P{Lowercase}"}, {"print", VISIBLE "\\p{Zs}", NULL}, {"punct", "\\p{P}\\p{S}", NULL},
-	{"space", SPACES, NULL},
-	{"upper", "\\p{Uppercase}", "\\P{Uppercase}"}, {"word", WORDS, NULL}, {"xdigit", HEX, NULL},
+static const struct {
+	const char *name, *members, *others;
+} posix[] = {
+	{ "alnum", "\\p{Alphabetic}\\p{Nd}", NULL },
+	{ "alpha", "\\p{Alphabetic}", "\\P{Alphabetic}" },
+	{ "ascii", "\\x00-\\x7f", "\\x80-\\x{10ffff}" },
+	{ "blank", "\\p{Zs}\\t", NULL },
+	{ "cntrl", "\\p{Cc}", "\\P{Cc}" },
+	{ "digit", "\\p{Nd}", "\\P{Nd}" },
+	{ "graph", VISIBLE, NULL },
+	{ "lower", "\\p{Lowercase}", "\\P{Lowercase}" },
+	{ "print", VISIBLE "\\p{Zs}", NULL },
+	{ "punct", "\\p{P}\\p{S}", NULL },
+	{ "space", SPACES, NULL },
+	{ "upper", "\\p{Uppercase}", "\\P{Uppercase}" },
+	{ "word", WORDS, NULL },
+	{ "xdigit", HEX, NULL },
 };
 
 /* A pattern on its way from one dialect to the other. */
@@ -55,7 +72,8 @@ struct translation {
 
 static enum st_status refuse(const struct translation *t, const char *has, size_t len)
 {
-	return st_fail_at(t->err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->what, "pattern has %.*s at character %zu", (int)len, has, t->i);
+	return st_fail_at(t->err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->what, "pattern has %.*s at character %zu",
+	                  (int)len, has, t->i);
 }
 
 static enum st_status put(const struct translation *t, const char *s, size_t len)
@@ -89,7 +107,8 @@ static enum st_status translate_escape(struct translation *t)
 			continue;
 		const char *to = t->in_class ? shorthands[k].members : shorthands[k].alone;
 		if (!to)
-			return st_fail_at(t->err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->what, "pattern has \\%c%s at character %zu", p[1],
+			return st_fail_at(t->err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->what,
+			                  "pattern has \\%c%s at character %zu", p[1],
 			                  t->in_class ? " inside [...]" : "", t->i);
 		t->i += 2;
 		return put(t, to, strlen(to));
@@ -97,10 +116,10 @@ static enum st_status translate_escape(struct translation *t)
 	if (!end || !strchr("pPxokg", p[1]))
 		return keep(t, 2);
 	size_t not = p[3] == '^', len = (size_t)(end - (p + 3));
-	if ((p[1] == 'p' || p[1] == 'P') && len > not && is_script(p + 3 + not, len - not)) {
-		ST_TRY(keep(t, 3 + not));
+	if ((p[1] == 'p' || p[1] == 'P') && len > not &&is_script(p + 3 + not, len - not )) {
+		ST_TRY(keep(t, 3 + not ));
 		ST_TRY(put(t, "sc:", 3));
-		return keep(t, len - not + 1);
+		return keep(t, len - not +1);
 	}
 	return keep(t, len + 4);
 }
@@ -114,7 +133,7 @@ static enum st_status translate_posix(struct translation *t)
 		return refuse(t, "a class inside a class", 22);
 	bool not = p[2] == '^';
 	for (size_t k = 0; k < sizeof posix / sizeof *posix; k++) {
-		size_t name = len - 4 - not;
+		size_t name = len - 4 - not ;
 		const char *to = not ? posix[k].others : posix[k].members;
 		if (strlen(posix[k].name) != name || memcmp(p + 2 + not, posix[k].name, name) != 0 || !to)
 			continue;
@@ -156,7 +175,7 @@ static enum st_status translate_plain(struct translation *t)
 /* Rewrite a pattern for PCRE2; refuse what PCRE2 would silently read in another way. */
 static enum st_status translate(const char *p, size_t n, struct st_text *out, const char *what, struct st_error *err)
 {
-	struct translation t = {p, n, 0, false, out, what, err};
+	struct translation t = { p, n, 0, false, out, what, err };
 	while (t.i < n) {
 		const char *c = p + t.i;
 		bool more = t.i + 1 < n;
@@ -176,9 +195,10 @@ static enum st_status translate(const char *p, size_t n, struct st_text *out, co
 	return ST_OK;
 }
 
-enum st_status st_pattern_compile(const char *p, size_t n, bool literal, pcre2_code **out, const char *what, struct st_error *err)
+enum st_status st_pattern_compile(const char *p, size_t n, bool literal, pcre2_code **out, const char *what,
+                                  struct st_error *err)
 {
-	struct st_text text = {0};
+	struct st_text text = { 0 };
 	pcre2_compile_context *ctx = pcre2_compile_context_create(NULL);
 	enum st_status st = ctx ? ST_OK : st_fail(err, ST_ERR_NOMEM, "no memory for a pattern");
 	if (st != ST_OK)
@@ -193,12 +213,15 @@ enum st_status st_pattern_compile(const char *p, size_t n, bool literal, pcre2_c
 	int code;
 	PCRE2_SIZE at;
 	/* ^ and $ are line anchors in the patterns' dialect. */
-	*out = pcre2_compile((PCRE2_SPTR)p, n, literal ? PCRE2_UTF | PCRE2_LITERAL : PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+	*out = pcre2_compile((PCRE2_SPTR)p, n,
+	                     literal ? PCRE2_UTF | PCRE2_LITERAL
+	                             : PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
 	                     &code, &at, ctx);
 	if (!*out) {
 		char text_of_code[120];
 		pcre2_get_error_message(code, (PCRE2_UCHAR *)text_of_code, sizeof text_of_code);
-		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, what, "pattern does not compile: %s at character %zu", text_of_code, at);
+		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, what,
+		                "pattern does not compile: %s at character %zu", text_of_code, at);
 		goto out;
 	}
 	/* Without JIT (an old CPU, a system that forbids writable code) matching is slower, no different. */
@@ -225,8 +248,8 @@ static enum st_status prepare_matching(struct st_scratch *s, struct st_error *er
 	return ST_OK;
 }
 
-enum st_status st_pattern_match(struct st_scratch *s, const pcre2_code *code, const char *p, size_t n, size_t from, size_t *start, size_t *end,
-                                bool *found, struct st_error *err)
+enum st_status st_pattern_match(struct st_scratch *s, const pcre2_code *code, const char *p, size_t n, size_t from,
+                                size_t *start, size_t *end, bool *found, struct st_error *err)
 {
 	if (!s->match)
 		ST_TRY(prepare_matching(s, err));
@@ -243,7 +266,7 @@ enum st_status st_pattern_match(struct st_scratch *s, const pcre2_code *code, co
 		return st_fail(err, ST_ERR_LIMIT, "splitting a word of %zu bytes: %s", n, text);
 	}
 	const PCRE2_SIZE *o = pcre2_get_ovector_pointer(s->match);
-	*start = o[0] < from ? from : o[0];          /* \K in a pattern could move it back */
+	*start = o[0] < from ? from : o[0]; /* \K in a pattern could move it back */
 	*end = o[1] < *start ? *start : o[1];
 	return ST_OK;
 }
@@ -254,7 +277,7 @@ static bool push_span(struct st_spans *w, size_t start, size_t len, bool raw)
 		return true;
 	if (!st_grow((void **)&w->v, &w->cap, w->n + 1, sizeof *w->v))
 		return false;
-	w->v[w->n++] = (struct st_span){start, len, raw};
+	w->v[w->n++] = (struct st_span){ start, len, raw };
 	return true;
 }
 
@@ -262,8 +285,8 @@ static bool push_span(struct st_spans *w, size_t start, size_t len, bool raw)
 struct segments {
 	struct st_spans *out;
 	enum st_behaviour behaviour;
-	size_t first;      /* words of out before this word */
-	bool last_match;   /* was the last segment a match? */
+	size_t first;    /* words of out before this word */
+	bool last_match; /* was the last segment a match? */
 };
 
 static bool add_segment(struct segments *g, size_t start, size_t len, bool match)
@@ -319,14 +342,14 @@ static size_t text_bytes(const struct st_split *stage, const char *p, size_t n)
 	return stage->bytes ? characters : n;
 }
 
-static enum st_status split_word(struct st_scratch *s, const struct st_split *stage, const char *text, struct st_span word, struct st_spans *out,
-                                 struct st_error *err)
+static enum st_status split_word(struct st_scratch *s, const struct st_split *stage, const char *text,
+                                 struct st_span word, struct st_spans *out, struct st_error *err)
 {
 	const char *p = text + word.start;
 	size_t n = word.len;
 	if (stage->bytes)
 		ST_TRY(in_byte_alphabet(s, &p, &n, err));
-	struct segments g = {.out = out, .behaviour = stage->behaviour, .first = out->n};
+	struct segments g = { .out = out, .behaviour = stage->behaviour, .first = out->n };
 	size_t done = 0, from = 0, at = word.start; /* done of p, at of text: the end of the last segment */
 	while (from <= n) {
 		size_t start, end;
@@ -370,7 +393,8 @@ static bool split_raw(struct st_spans *w, const char *text, size_t n)
 	return push_span(w, start, n - start, raw);
 }
 
-enum st_status st_split_words(struct st_scratch *s, const char *text, size_t n, const struct st_spans **out, struct st_error *err)
+enum st_status st_split_words(struct st_scratch *s, const char *text, size_t n, const struct st_spans **out,
+                              struct st_error *err)
 {
 	const struct st_tokenizer *t = s->t;
 	struct st_spans *in = &s->words[0], *next = &s->words[1];

@@ -6,26 +6,39 @@
 #include <string.h>
 
 /* Written for this purpose. Common words and letter pairs are all that matters here. */
-static const char text[] =
-	"A model is a graph of named stages, and a trace is the value of every stage for some tokens. When two versions of one "
-	"model disagree, the first question is where they part, the second is whether the difference is noise or a fault, and the "
-	"third is why. The tool reads both files, walks through the layers in order, and stops at the first place where the numbers "
-	"are further apart than rounding and quantisation can explain. Then it tries each known mistake in turn: a matrix that was "
-	"transposed, a bias that was left out, a wrong epsilon, a rotation with the wrong pairs. The one that makes the difference "
-	"vanish is the cause, and the report says so in plain words. If none of them does, the answer is that nobody knows yet. "
-	"Once upon a time there was a little girl who lived in a house near the forest. Every day she went out to play with her "
-	"friends, and every evening she came back home before the sun went down. One day she found a small box under the old tree. "
-	"She wanted to open it, but the box would not open. She asked her mother for help, and her mother said that some things "
-	"take time. So the girl waited, and when the morning came the box was open, and there was nothing inside but light. "
-	"What is the answer to this question? It is not known what they should have done with those that were there before us. "
-	"Some of our people have been able to use more than one of these, which is about as much as anyone could have said. "
-	"You can read the numbers from left to right, from the first to the last: one, two, three, four, five, six, seven, eight. "
-	"for (i = 0; i < n; i++) { sum = sum + x[i] * y[i]; } return sum / n; if the value is not a number then print the error.";
+static const char text[] = "A model is a graph of named stages, and a trace is the value of every stage for some "
+			   "tokens. When two versions of one "
+			   "model disagree, the first question is where they part, the second is whether the "
+			   "difference is noise or a fault, and the "
+			   "third is why. The tool reads both files, walks through the layers in order, and stops at "
+			   "the first place where the numbers "
+			   "are further apart than rounding and quantisation can explain. Then it tries each known "
+			   "mistake in turn: a matrix that was "
+			   "transposed, a bias that was left out, a wrong epsilon, a rotation with the wrong pairs. "
+			   "The one that makes the difference "
+			   "vanish is the cause, and the report says so in plain words. If none of them does, the "
+			   "answer is that nobody knows yet. "
+			   "Once upon a time there was a little girl who lived in a house near the forest. Every day "
+			   "she went out to play with her "
+			   "friends, and every evening she came back home before the sun went down. One day she found "
+			   "a small box under the old tree. "
+			   "She wanted to open it, but the box would not open. She asked her mother for help, and her "
+			   "mother said that some things "
+			   "take time. So the girl waited, and when the morning came the box was open, and there was "
+			   "nothing inside but light. "
+			   "What is the answer to this question? It is not known what they should have done with those "
+			   "that were there before us. "
+			   "Some of our people have been able to use more than one of these, which is about as much as "
+			   "anyone could have said. "
+			   "You can read the numbers from left to right, from the first to the last: one, two, three, "
+			   "four, five, six, seven, eight. "
+			   "for (i = 0; i < n; i++) { sum = sum + x[i] * y[i]; } return sum / n; if the value is not a "
+			   "number then print the error.";
 
 #define N_TEXT (sizeof text - 1)
 #define FIRST_MERGE 256
 
-static const char *const specials[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
+static const char *const specials[] = { "<|endoftext|>", "<|im_start|>", "<|im_end|>" };
 #define N_SPECIALS (sizeof specials / sizeof *specials)
 
 /* Byte pieces in the order of the alphabet: the printable bytes first, as GPT-2 numbers them. */
@@ -47,12 +60,15 @@ static bool byte_pieces(struct st_arena *arena, const char **pieces, uint32_t id
 
 /* How often each pair of neighbours occurs: a table over left * n + right would be large, a sorted
  * list of pairs of this short text is not. */
-struct pair { uint32_t left, right; };
+struct pair {
+	uint32_t left, right;
+};
 
 static int by_pair(const void *a, const void *b)
 {
 	const struct pair *x = a, *y = b;
-	return x->left != y->left ? (x->left > y->left) - (x->left < y->left) : (x->right > y->right) - (x->right < y->right);
+	return x->left != y->left ? (x->left > y->left) - (x->left < y->left)
+	                          : (x->right > y->right) - (x->right < y->right);
 }
 
 /* Is the joined text a piece already, reached in another way? Pieces are unique. */
@@ -66,13 +82,15 @@ static bool known(const struct st_synth_vocab *v, struct pair p)
 	return false;
 }
 
-/* The most frequent pair inside words (a word starts at its space); the lowest ids win a tie. False when none occurs twice. */
-static bool best_pair(const struct st_synth_vocab *v, const uint32_t *ids, const bool *starts, size_t n, struct pair *work, struct pair *best)
+/* The most frequent pair inside words (a word starts at its space); the lowest ids win a tie. False when none occurs
+ * twice. */
+static bool best_pair(const struct st_synth_vocab *v, const uint32_t *ids, const bool *starts, size_t n,
+                      struct pair *work, struct pair *best)
 {
 	size_t n_pairs = 0, most = 1;
 	for (size_t i = 0; i + 1 < n; i++)
 		if (!starts[i + 1])
-			work[n_pairs++] = (struct pair){ids[i], ids[i + 1]};
+			work[n_pairs++] = (struct pair){ ids[i], ids[i + 1] };
 	qsort(work, n_pairs, sizeof *work, by_pair);
 	for (size_t i = 0, end; i < n_pairs; i = end) {
 		for (end = i + 1; end < n_pairs && by_pair(&work[i], &work[end]) == 0;)
@@ -97,11 +115,12 @@ static size_t join(uint32_t *ids, bool *starts, size_t n, struct pair p, uint32_
 	return out;
 }
 
-static enum st_status learn(struct st_arena *arena, struct st_synth_vocab *v, uint32_t limit, const uint32_t id_of[256], struct st_error *err)
+static enum st_status learn(struct st_arena *arena, struct st_synth_vocab *v, uint32_t limit, const uint32_t id_of[256],
+                            struct st_error *err)
 {
 	uint32_t *ids = st_arena_alloc(arena, N_TEXT, sizeof *ids);
 	bool *starts = st_arena_alloc(arena, N_TEXT, sizeof *starts);
-	struct pair *work = st_arena_alloc(arena, N_TEXT, sizeof *work), best = {0, 0};
+	struct pair *work = st_arena_alloc(arena, N_TEXT, sizeof *work), best = { 0, 0 };
 	size_t n = N_TEXT;
 	if (!ids || !starts || !work)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for a vocabulary");
@@ -129,9 +148,10 @@ enum st_status st_synth_vocab_make(struct st_arena *arena, uint32_t n, struct st
 {
 	uint32_t id_of[256];
 	if (n < ST_SYNTH_VOCAB_MIN || n > ST_MAX_VOCAB)
-		return st_fail(err, ST_ERR_USAGE, "a vocabulary of %u pieces; between %d and %u can be made", n, ST_SYNTH_VOCAB_MIN, ST_MAX_VOCAB);
+		return st_fail(err, ST_ERR_USAGE, "a vocabulary of %u pieces; between %d and %u can be made", n,
+		               ST_SYNTH_VOCAB_MIN, ST_MAX_VOCAB);
 	uint32_t limit = n - FIRST_MERGE - (uint32_t)N_SPECIALS;
-	*out = (struct st_synth_vocab){.n = n};
+	*out = (struct st_synth_vocab){ .n = n };
 	out->pieces = st_arena_alloc(arena, n, sizeof *out->pieces);
 	out->types = st_arena_alloc(arena, n, 1);
 	/* No more pairs can be joined than the text has bytes. */

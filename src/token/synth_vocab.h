@@ -14,15 +14,16 @@
 #define ST_SYNTH_VOCAB_MIN 260
 
 struct st_synth_vocab {
-	uint32_t n;            /* pieces, as asked for */
-	const char **pieces;   /* by id, UTF-8, terminated */
-	uint8_t *types;        /* by id, the numbers of tokenizer.ggml.token_type */
+	uint32_t n;          /* pieces, as asked for */
+	const char **pieces; /* by id, UTF-8, terminated */
+	uint8_t *types;      /* by id, the numbers of tokenizer.ggml.token_type */
 	uint32_t n_merges;
-	const char **merges;   /* "left right", strongest first; merge i makes piece 256 + i */
-	uint32_t bos, eos;     /* "<|endoftext|>", "<|im_end|>" */
+	const char **merges; /* "left right", strongest first; merge i makes piece 256 + i */
+	uint32_t bos, eos;   /* "<|endoftext|>", "<|im_end|>" */
 };
 
 /* n >= ST_SYNTH_VOCAB_MIN. Everything lies in the arena. */
-ST_MUST_CHECK enum st_status st_synth_vocab_make(struct st_arena *arena, uint32_t n, struct st_synth_vocab *out, struct st_error *err);
+ST_MUST_CHECK enum st_status st_synth_vocab_make(struct st_arena *arena, uint32_t n, struct st_synth_vocab *out,
+                                                 struct st_error *err);
 
 #endif

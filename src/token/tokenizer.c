@@ -9,10 +9,12 @@
 
 #define MARKER "\xE2\x96\x81" /* U+2581, SentencePiece's space */
 
-enum st_status st_tokenizer_id(const struct st_tokenizer *t, const char *key, uint64_t id, int64_t *out, struct st_error *err)
+enum st_status st_tokenizer_id(const struct st_tokenizer *t, const char *key, uint64_t id, int64_t *out,
+                               struct st_error *err)
 {
 	if (id >= t->vocab.n)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "id %llu, the vocabulary has %u pieces", (unsigned long long)id, t->vocab.n);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "id %llu, the vocabulary has %u pieces",
+		                  (unsigned long long)id, t->vocab.n);
 	*out = (int64_t)id;
 	return ST_OK;
 }
@@ -31,16 +33,20 @@ enum st_status st_tokenizer_describe_as(struct st_tokenizer *t, struct st_error 
 enum st_status st_spm_norms(struct st_tokenizer *t, bool prefix, struct st_error *err)
 {
 	if (prefix)
-		ST_TRY(st_norm_add(t, (struct st_norm){.kind = ST_NORM_PREPEND, .a = " ", .a_len = 1}, "tokenizer", err));
+		ST_TRY(st_norm_add(t, (struct st_norm){ .kind = ST_NORM_PREPEND, .a = " ", .a_len = 1 }, "tokenizer",
+		                   err));
 	t->space_marker = true;
-	return st_norm_add(t, (struct st_norm){.kind = ST_NORM_REPLACE, .a = " ", .a_len = 1, .b = MARKER, .b_len = 3}, "tokenizer", err);
+	return st_norm_add(t,
+	                   (struct st_norm){ .kind = ST_NORM_REPLACE, .a = " ", .a_len = 1, .b = MARKER, .b_len = 3 },
+	                   "tokenizer", err);
 }
 
 enum st_status st_scores_check(const struct st_tokenizer *t, const char *what, struct st_error *err)
 {
 	for (uint32_t i = 0; i < t->vocab.n; i++)
 		if (!isfinite(t->vocab.scores[i]))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what, "score of piece %u is not a finite number", i);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what,
+			                  "score of piece %u is not a finite number", i);
 	return ST_OK;
 }
 
@@ -56,12 +62,14 @@ enum st_status st_tokenizer_finish(struct st_tokenizer *t, struct st_error *err)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for %u special tokens", n);
 	for (uint32_t id = 0; id < t->vocab.n; id++) {
 		const struct st_piece *p = &t->vocab.pieces[id];
-		if (p->len == 0 || (p->type != ST_PIECE_CONTROL && p->type != ST_PIECE_USER && p->type != ST_PIECE_UNKNOWN))
+		if (p->len == 0
+		    || (p->type != ST_PIECE_CONTROL && p->type != ST_PIECE_USER && p->type != ST_PIECE_UNKNOWN))
 			continue;
 		/* They are looked for at every byte of a text, so their length bounds the time. */
 		if (p->len > ST_MAX_ADDED)
-			return st_fail(err, ST_ERR_LIMIT, "special token %u has %u bytes, at most %d are handled", id, p->len, ST_MAX_ADDED);
-		t->added.entries[t->added.n++] = (struct st_prefix){p->s, p->len, id};
+			return st_fail(err, ST_ERR_LIMIT, "special token %u has %u bytes, at most %d are handled", id,
+			               p->len, ST_MAX_ADDED);
+		t->added.entries[t->added.n++] = (struct st_prefix){ p->s, p->len, id };
 	}
 	st_prefixes_sort(&t->added);
 	return ST_OK;
@@ -82,7 +90,8 @@ enum st_status st_tokenizer_open(const struct st_container *c, struct st_tokeniz
 	else if (c->tokenizer)
 		st = st_tokenizer_from_hf(t, c, err);
 	else
-		st = st_fail(err, ST_ERR_UNSUPPORTED, "%s without a tokenizer.json: there is no tokenizer", st_format_name(c->format));
+		st = st_fail(err, ST_ERR_UNSUPPORTED, "%s without a tokenizer.json: there is no tokenizer",
+		             st_format_name(c->format));
 	if (st == ST_OK)
 		st = st_tokenizer_finish(t, err);
 	if (st != ST_OK) {
@@ -150,7 +159,8 @@ static uint32_t added_at(const struct st_tokenizer *t, const char *p, size_t n, 
 	return best;
 }
 
-static enum st_status tokenize_text(struct st_scratch *s, const char *text, size_t n, unsigned flags, struct st_error *err)
+static enum st_status tokenize_text(struct st_scratch *s, const char *text, size_t n, unsigned flags,
+                                    struct st_error *err)
 {
 	const struct st_tokenizer *t = s->t;
 	size_t done = 0;
@@ -184,12 +194,12 @@ static enum st_status push_all(struct st_scratch *s, const uint32_t *ids, size_t
 	return ST_OK;
 }
 
-enum st_status st_tokenize(const struct st_tokenizer *t, const char *text, size_t n, unsigned flags, uint32_t **ids, size_t *n_ids,
-                           struct st_error *err)
+enum st_status st_tokenize(const struct st_tokenizer *t, const char *text, size_t n, unsigned flags, uint32_t **ids,
+                           size_t *n_ids, struct st_error *err)
 {
 	if (n > ST_MAX_TEXT)
 		return st_fail(err, ST_ERR_LIMIT, "the text has more than the %u bytes that are handled", ST_MAX_TEXT);
-	struct st_scratch s = {.t = t};
+	struct st_scratch s = { .t = t };
 	enum st_status st;
 	/* An empty text has ids too: a malloc'ed array of none. */
 	if (!st_grow((void **)&s.ids, &s.ids_cap, 1, sizeof *s.ids)) {
@@ -225,7 +235,10 @@ const char *st_tokenizer_piece(const struct st_tokenizer *t, uint32_t id, size_t
 	return t->vocab.pieces[id].s ? t->vocab.pieces[id].s : "";
 }
 
-struct bytes { char *buf; size_t n, len; };
+struct bytes {
+	char *buf;
+	size_t n, len;
+};
 
 static void put(struct bytes *b, const char *p, size_t n)
 {
@@ -236,14 +249,14 @@ static void put(struct bytes *b, const char *p, size_t n)
 
 size_t st_tokenizer_decode(const struct st_tokenizer *t, uint32_t id, char *buf, size_t n)
 {
-	struct bytes b = {buf, n, 0};
+	struct bytes b = { buf, n, 0 };
 	if (id >= t->vocab.n)
 		return 0;
 	const struct st_piece *p = &t->vocab.pieces[id];
 	int byte = p->type == ST_PIECE_BYTE ? st_byte_piece(p->s, p->len) : -1;
 	bool literal = p->type == ST_PIECE_CONTROL || p->type == ST_PIECE_USER || p->type == ST_PIECE_UNKNOWN;
 	if (byte >= 0) {
-		put(&b, &(char){(char)byte}, 1);
+		put(&b, &(char){ (char)byte }, 1);
 		return b.len;
 	}
 	for (size_t at = 0, len; at < p->len; at += len) {
@@ -254,7 +267,7 @@ size_t st_tokenizer_decode(const struct st_tokenizer *t, uint32_t id, char *buf,
 		int c = len == 1 ? (uint8_t)s[0] : len == 2 ? ((s[0] & 0x1F) << 6 | (s[1] & 0x3F)) : -1;
 		int mapped = t->byte_level && !literal && c >= 0 ? st_char_byte((uint32_t)c) : -1;
 		if (mapped >= 0)
-			put(&b, &(char){(char)mapped}, 1);
+			put(&b, &(char){ (char)mapped }, 1);
 		else if (t->space_marker && !literal && len == 3 && memcmp(s, MARKER, 3) == 0)
 			put(&b, " ", 1);
 		else

@@ -19,8 +19,8 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-#define ST_MAX_STEPS 16  /* normaliser steps, word-splitting stages; real ones have at most 6 */
-#define ST_MAX_AROUND 8  /* ids added before or after a text */
+#define ST_MAX_STEPS 16   /* normaliser steps, word-splitting stages; real ones have at most 6 */
+#define ST_MAX_AROUND 8   /* ids added before or after a text */
 #define ST_MAX_ADDED 1024 /* bytes of an added token */
 #define ST_MAX_TEXT ST_TOKENIZE_MAX
 
@@ -32,7 +32,10 @@ enum st_model_kind {
 
 /* One way of rewriting text before it is cut into words. */
 enum st_norm_kind {
-	ST_NORM_NFC, ST_NORM_NFD, ST_NORM_NFKC, ST_NORM_NFKD,
+	ST_NORM_NFC,
+	ST_NORM_NFD,
+	ST_NORM_NFKC,
+	ST_NORM_NFKD,
 	ST_NORM_LOWERCASE,
 	ST_NORM_PREPEND,         /* a before the text */
 	ST_NORM_PREPEND_MISSING, /* unless it starts with a already */
@@ -53,7 +56,13 @@ struct st_norm {
 };
 
 /* What happens to the matches of a stage's pattern; the names are those of tokenizer.json. */
-enum st_behaviour { ST_SPLIT_ISOLATED, ST_SPLIT_REMOVED, ST_SPLIT_MERGED_PREVIOUS, ST_SPLIT_MERGED_NEXT, ST_SPLIT_CONTIGUOUS };
+enum st_behaviour {
+	ST_SPLIT_ISOLATED,
+	ST_SPLIT_REMOVED,
+	ST_SPLIT_MERGED_PREVIOUS,
+	ST_SPLIT_MERGED_NEXT,
+	ST_SPLIT_CONTIGUOUS
+};
 
 struct st_split {
 	pcre2_code *code;
@@ -64,10 +73,12 @@ struct st_split {
 
 /* (left id, right id) -> (rank, id of the joined piece) */
 struct st_merges {
-	struct st_merge { uint32_t left, right, order, id; } *slots; /* order: rank + 1, 0 = empty */
+	struct st_merge {
+		uint32_t left, right, order, id;
+	} * slots; /* order: rank + 1, 0 = empty */
 	uint32_t mask;
-	uint32_t last;  /* result of the merge added last: the next one is mostly its neighbour */
-	char *joined;   /* as long as the longest piece */
+	uint32_t last; /* result of the merge added last: the next one is mostly its neighbour */
+	char *joined;  /* as long as the longest piece */
 };
 
 struct st_tokenizer {
@@ -82,24 +93,33 @@ struct st_tokenizer {
 	size_t n_stages;
 
 	struct st_merges merges;
-	bool ignore_merges;          /* a word that is a piece needs no merging */
-	bool byte_level;             /* pieces are written in the byte alphabet of GPT-2 */
-	bool space_marker;           /* U+2581 in a piece stands for a space */
+	bool ignore_merges; /* a word that is a piece needs no merging */
+	bool byte_level;    /* pieces are written in the byte alphabet of GPT-2 */
+	bool space_marker;  /* U+2581 in a piece stands for a space */
 	bool fuse_unk;
-	uint32_t byte_id[256];       /* piece of one byte ("Ġ" or "<0x20>"), ST_NO_ID where absent */
-	struct st_prefixes unigram;  /* pieces a unigram may choose */
+	uint32_t byte_id[256];      /* piece of one byte ("Ġ" or "<0x20>"), ST_NO_ID where absent */
+	struct st_prefixes unigram; /* pieces a unigram may choose */
 	double unk_score;
-	struct st_prefixes added;    /* pieces recognised in raw text */
+	struct st_prefixes added; /* pieces recognised in raw text */
 
-	int64_t bos, eos, unk;       /* -1: none */
+	int64_t bos, eos, unk; /* -1: none */
 	uint32_t before[ST_MAX_AROUND], after[ST_MAX_AROUND];
 	size_t n_before, n_after;
 };
 
 /* Bytes that grow. */
-struct st_text { char *s; size_t n, cap; };
-struct st_span { size_t start, len; bool raw; }; /* raw: not UTF-8, patterns do not apply */
-struct st_spans { struct st_span *v; size_t n, cap; };
+struct st_text {
+	char *s;
+	size_t n, cap;
+};
+struct st_span {
+	size_t start, len;
+	bool raw;
+}; /* raw: not UTF-8, patterns do not apply */
+struct st_spans {
+	struct st_span *v;
+	size_t n, cap;
+};
 
 /* What one call of st_tokenize needs; nothing is allocated per word once it has grown. */
 struct st_scratch {
@@ -110,20 +130,20 @@ struct st_scratch {
 	size_t symbols_cap;
 	struct st_candidate *heap;
 	size_t heap_cap;
-	struct st_best *best;     /* unigram */
+	struct st_best *best; /* unigram */
 	size_t best_cap;
-	struct st_text word;      /* a word in the byte alphabet */
+	struct st_text word; /* a word in the byte alphabet */
 	uint32_t *ids;
 	size_t n_ids, ids_cap;
-	bool last_unk;            /* the last id stands for unknown text of this word */
+	bool last_unk; /* the last id stands for unknown text of this word */
 	pcre2_match_data *match;
 	pcre2_match_context *limits;
 	pcre2_jit_stack *jit_stack;
 };
 
 /* normalize.c: the result lies in the text itself or in one of s->text. `first`: the text starts the input. */
-ST_MUST_CHECK enum st_status st_normalize(struct st_scratch *s, const char *text, size_t n, bool first, const char **out, size_t *out_n,
-                                          struct st_error *err);
+ST_MUST_CHECK enum st_status st_normalize(struct st_scratch *s, const char *text, size_t n, bool first,
+                                          const char **out, size_t *out_n, struct st_error *err);
 size_t st_space_step(const char *p, size_t n);   /* bytes of one white space character at p, or 0 */
 size_t st_space_before(const char *p, size_t n); /* bytes of white space that end p[0, n) */
 bool st_text_append(struct st_text *t, const char *p, size_t n);
@@ -134,39 +154,48 @@ ST_MUST_CHECK enum st_status st_charsmap_check(const char *map, uint64_t n, cons
 bool st_charsmap_apply(const char *map, size_t map_len, const char *p, size_t n, struct st_text *out);
 
 /* split.c */
-/* Compile a pattern of the field's dialect (Oniguruma, as tokenizer.json has it); `literal`: not a pattern but a text. */
-ST_MUST_CHECK enum st_status st_pattern_compile(const char *p, size_t n, bool literal, pcre2_code **out, const char *what,
-                                                struct st_error *err);
+/* Compile a pattern of the field's dialect (Oniguruma, as tokenizer.json has it); `literal`: not a pattern but a text.
+ */
+ST_MUST_CHECK enum st_status st_pattern_compile(const char *p, size_t n, bool literal, pcre2_code **out,
+                                                const char *what, struct st_error *err);
 /* First match of code in p[from, n): ST_OK and *found. */
-ST_MUST_CHECK enum st_status st_pattern_match(struct st_scratch *s, const pcre2_code *code, const char *p, size_t n, size_t from,
-                                              size_t *start, size_t *end, bool *found, struct st_error *err);
-ST_MUST_CHECK enum st_status st_split_words(struct st_scratch *s, const char *text, size_t n, const struct st_spans **out,
-                                            struct st_error *err);
+ST_MUST_CHECK enum st_status st_pattern_match(struct st_scratch *s, const pcre2_code *code, const char *p, size_t n,
+                                              size_t from, size_t *start, size_t *end, bool *found,
+                                              struct st_error *err);
+ST_MUST_CHECK enum st_status st_split_words(struct st_scratch *s, const char *text, size_t n,
+                                            const struct st_spans **out, struct st_error *err);
 
 /* pretok.c: the word splitting that tokenizer.ggml.pre names. Unknown names are refused with the list of known ones. */
-ST_MUST_CHECK enum st_status st_pretok_set(struct st_tokenizer *t, const char *name, size_t n, const char *where, bool *adds_bos,
-                                           struct st_error *err);
-/* The known names, i = 0, 1, ...; false behind the last. Patterns are in the dialect of tokenizer.json, each cutting the
- * words of the one before. */
-struct st_pretok_facts { const char *name; const char *const *patterns; size_t n_patterns; bool nfc, ignore_merges; };
+ST_MUST_CHECK enum st_status st_pretok_set(struct st_tokenizer *t, const char *name, size_t n, const char *where,
+                                           bool *adds_bos, struct st_error *err);
+/* The known names, i = 0, 1, ...; false behind the last. Patterns are in the dialect of tokenizer.json, each cutting
+ * the words of the one before. */
+struct st_pretok_facts {
+	const char *name;
+	const char *const *patterns;
+	size_t n_patterns;
+	bool nfc, ignore_merges;
+};
 bool st_pretok_at(size_t i, struct st_pretok_facts *out);
-/* The name for a byte-level vocabulary that does not say: from the architecture and telling pieces. NULL when undecidable. */
+/* The name for a byte-level vocabulary that does not say: from the architecture and telling pieces. NULL when
+ * undecidable. */
 const char *st_pretok_guess(const struct st_tokenizer *t, const char *arch, size_t n);
-ST_MUST_CHECK enum st_status st_pretok_undecided(const struct st_tokenizer *t, const char *arch, size_t n, const char *where,
-                                                 struct st_error *err);
+ST_MUST_CHECK enum st_status st_pretok_undecided(const struct st_tokenizer *t, const char *arch, size_t n,
+                                                 const char *where, struct st_error *err);
 /* Appends one stage to t. */
-ST_MUST_CHECK enum st_status st_stage_add(struct st_tokenizer *t, const char *p, size_t n, bool literal, enum st_behaviour b, bool invert,
-                                          const char *where, struct st_error *err);
-ST_MUST_CHECK enum st_status st_norm_add(struct st_tokenizer *t, struct st_norm norm, const char *where, struct st_error *err);
+ST_MUST_CHECK enum st_status st_stage_add(struct st_tokenizer *t, const char *p, size_t n, bool literal,
+                                          enum st_behaviour b, bool invert, const char *where, struct st_error *err);
+ST_MUST_CHECK enum st_status st_norm_add(struct st_tokenizer *t, struct st_norm norm, const char *where,
+                                         struct st_error *err);
 extern const char st_gpt2_pattern[];
 
 /* merge.c: ranked and scored BPE */
 ST_MUST_CHECK enum st_status st_merges_init(struct st_tokenizer *t, uint64_t n, const char *what, struct st_error *err);
-ST_MUST_CHECK enum st_status st_merges_add(struct st_tokenizer *t, uint32_t rank, const char *left, size_t left_len, const char *right,
-                                           size_t right_len, const char *what, struct st_error *err);
+ST_MUST_CHECK enum st_status st_merges_add(struct st_tokenizer *t, uint32_t rank, const char *left, size_t left_len,
+                                           const char *right, size_t right_len, const char *what, struct st_error *err);
 /* "left right" */
-ST_MUST_CHECK enum st_status st_merges_add_text(struct st_tokenizer *t, uint32_t rank, const char *s, size_t n, const char *what,
-                                                struct st_error *err);
+ST_MUST_CHECK enum st_status st_merges_add_text(struct st_tokenizer *t, uint32_t rank, const char *s, size_t n,
+                                                const char *what, struct st_error *err);
 ST_MUST_CHECK enum st_status st_merge_word(struct st_scratch *s, const char *word, size_t n, struct st_error *err);
 /* unigram.c */
 /* bytes_are_text: text spelt "<0x41>" is that piece, as the tokenizers library has it and SentencePiece has not. */
@@ -174,11 +203,11 @@ ST_MUST_CHECK enum st_status st_unigram_init(struct st_tokenizer *t, bool bytes_
 ST_MUST_CHECK enum st_status st_unigram_word(struct st_scratch *s, const char *word, size_t n, struct st_error *err);
 
 /* bytes.c: the byte alphabet of byte-level BPE and byte pieces. */
-uint32_t st_byte_char(uint8_t b);               /* the code point that stands for a byte */
-int st_char_byte(uint32_t cp);                  /* the byte, or -1 */
-size_t st_byte_write(uint8_t b, char out[2]);   /* that code point as UTF-8; its length */
-int st_byte_piece(const char *s, size_t n);     /* the byte of "<0xE2>", or -1 */
-void st_byte_ids(struct st_tokenizer *t);       /* fill byte_id: needs byte_level, the index and the types */
+uint32_t st_byte_char(uint8_t b);             /* the code point that stands for a byte */
+int st_char_byte(uint32_t cp);                /* the byte, or -1 */
+size_t st_byte_write(uint8_t b, char out[2]); /* that code point as UTF-8; its length */
+int st_byte_piece(const char *s, size_t n);   /* the byte of "<0xE2>", or -1 */
+void st_byte_ids(struct st_tokenizer *t);     /* fill byte_id: needs byte_level, the index and the types */
 bool st_push_id(struct st_scratch *s, uint32_t id);
 /* Text with no piece: its byte pieces, else the unknown piece, else an error. */
 ST_MUST_CHECK enum st_status st_push_unknown(struct st_scratch *s, const char *p, size_t n, struct st_error *err);
@@ -186,22 +215,28 @@ ST_MUST_CHECK enum st_status st_push_unknown(struct st_scratch *s, const char *p
 /* The last step of opening: which pieces are recognised in raw text. */
 ST_MUST_CHECK enum st_status st_tokenizer_finish(struct st_tokenizer *t, struct st_error *err);
 /* id < vocabulary, else an error naming the key. */
-ST_MUST_CHECK enum st_status st_tokenizer_id(const struct st_tokenizer *t, const char *key, uint64_t id, int64_t *out, struct st_error *err);
+ST_MUST_CHECK enum st_status st_tokenizer_id(const struct st_tokenizer *t, const char *key, uint64_t id, int64_t *out,
+                                             struct st_error *err);
 /* What follows from scores and SentencePiece's conventions: the space marker, an optional space in front. */
 ST_MUST_CHECK enum st_status st_spm_norms(struct st_tokenizer *t, bool prefix, struct st_error *err);
 ST_MUST_CHECK enum st_status st_scores_check(const struct st_tokenizer *t, const char *what, struct st_error *err);
 
 /* Loaders */
-ST_MUST_CHECK enum st_status st_tokenizer_from_gguf(struct st_tokenizer *t, const struct st_container *c, struct st_error *err);
-ST_MUST_CHECK enum st_status st_tokenizer_from_hf(struct st_tokenizer *t, const struct st_container *c, struct st_error *err);
-ST_MUST_CHECK enum st_status st_tokenizer_from_apr(struct st_tokenizer *t, const struct st_container *c, struct st_error *err);
+ST_MUST_CHECK enum st_status st_tokenizer_from_gguf(struct st_tokenizer *t, const struct st_container *c,
+                                                    struct st_error *err);
+ST_MUST_CHECK enum st_status st_tokenizer_from_hf(struct st_tokenizer *t, const struct st_container *c,
+                                                  struct st_error *err);
+ST_MUST_CHECK enum st_status st_tokenizer_from_apr(struct st_tokenizer *t, const struct st_container *c,
+                                                   struct st_error *err);
 /* "bpe (qwen2)"; in the arena. */
-ST_MUST_CHECK enum st_status st_tokenizer_describe_as(struct st_tokenizer *t, struct st_error *err, const char *fmt, ...) ST_PRINTF(3, 4);
+ST_MUST_CHECK enum st_status st_tokenizer_describe_as(struct st_tokenizer *t, struct st_error *err, const char *fmt,
+                                                      ...) ST_PRINTF(3, 4);
 /* hf_steps.c: normalizer, pre_tokenizer and decoder of tokenizer.json. */
-typedef enum st_status (*st_hf_step_fn)(struct st_tokenizer *t, const json_t *step, const char *type, struct st_error *err);
-/* Call fn for a step, or for each of a (nested) Sequence of them. `what` names it in messages. */
-ST_MUST_CHECK enum st_status st_hf_each(struct st_tokenizer *t, const json_t *node, const char *what, const char *list_key, st_hf_step_fn fn,
+typedef enum st_status (*st_hf_step_fn)(struct st_tokenizer *t, const json_t *step, const char *type,
                                         struct st_error *err);
+/* Call fn for a step, or for each of a (nested) Sequence of them. `what` names it in messages. */
+ST_MUST_CHECK enum st_status st_hf_each(struct st_tokenizer *t, const json_t *node, const char *what,
+                                        const char *list_key, st_hf_step_fn fn, struct st_error *err);
 ST_MUST_CHECK enum st_status st_hf_steps(struct st_tokenizer *t, const json_t *doc, struct st_error *err);
 
 #endif

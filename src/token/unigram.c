@@ -10,10 +10,10 @@
 #define UNK_PENALTY 10.0 /* SentencePiece's constant */
 
 struct st_best {
-	double score;    /* of the best cut of the bytes before this place */
-	uint32_t start;  /* where its last piece starts */
-	uint32_t id;     /* that piece; ST_NO_ID: unknown */
-	uint32_t next;   /* on the best way: where the piece that starts here ends */
+	double score;   /* of the best cut of the bytes before this place */
+	uint32_t start; /* where its last piece starts */
+	uint32_t id;    /* that piece; ST_NO_ID: unknown */
+	uint32_t next;  /* on the best way: where the piece that starts here ends */
 };
 
 enum st_status st_unigram_init(struct st_tokenizer *t, bool bytes_are_text, struct st_error *err)
@@ -28,7 +28,7 @@ enum st_status st_unigram_init(struct st_tokenizer *t, bool bytes_are_text, stru
 		if (text && t->vocab.scores[id] < worst)
 			worst = t->vocab.scores[id];
 		if (p->len && (text || p->type == ST_PIECE_USER || p->type == ST_PIECE_UNUSED))
-			t->unigram.entries[t->unigram.n++] = (struct st_prefix){p->s, p->len, id};
+			t->unigram.entries[t->unigram.n++] = (struct st_prefix){ p->s, p->len, id };
 	}
 	t->unk_score = (worst == INFINITY ? 0 : worst) - UNK_PENALTY;
 	st_prefixes_sort(&t->unigram);
@@ -49,7 +49,7 @@ enum st_status st_unigram_word(struct st_scratch *s, const char *word, size_t n,
 	struct st_best *best = s->best;
 	for (size_t i = 1; i <= n; i++)
 		best[i].score = -INFINITY;
-	best[0] = (struct st_best){0, 0, ST_NO_ID, 0};
+	best[0] = (struct st_best){ 0, 0, ST_NO_ID, 0 };
 
 	for (size_t at = 0, len; at < n; at += len) {
 		len = st_utf8_step(word + at, n - at);
@@ -65,11 +65,11 @@ enum st_status st_unigram_word(struct st_scratch *s, const char *word, size_t n,
 			one |= end - at == len;
 			double score = best[at].score + piece_score(t, id);
 			if (score > best[end].score)
-				best[end] = (struct st_best){score, (uint32_t)at, id, 0};
+				best[end] = (struct st_best){ score, (uint32_t)at, id, 0 };
 		}
 		double score = best[at].score + t->unk_score;
 		if (!one && score > best[at + len].score)
-			best[at + len] = (struct st_best){score, (uint32_t)at, ST_NO_ID, 0};
+			best[at + len] = (struct st_best){ score, (uint32_t)at, ST_NO_ID, 0 };
 	}
 
 	/* The links lead backwards: turn them round, then read off the pieces. */

@@ -67,7 +67,8 @@ enum st_status st_vocab_index(struct st_vocab *v, struct st_arena *arena, const 
 		for (; v->slots[i]; i = (i + 1) & v->mask) {
 			const struct st_piece *q = &v->pieces[v->slots[i] - 1];
 			if (q->len == p->len && memcmp(q->s, p->s, p->len) == 0)
-				return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what, "piece \"%.*s\" has two ids, %u and %u",
+				return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what,
+				                  "piece \"%.*s\" has two ids, %u and %u",
 				                  (int)(p->len < 64 ? p->len : 64), p->s, v->slots[i] - 1, id);
 		}
 		v->slots[i] = id + 1;
@@ -119,7 +120,7 @@ bool st_prefix_walk_next(const struct st_prefixes *p, struct st_prefix_walk *w, 
 		else
 			bottom = mid + 1;
 	}
-	*w = (struct st_prefix_walk){lo, hi, at + 1};
+	*w = (struct st_prefix_walk){ lo, hi, at + 1 };
 	if (lo >= hi)
 		return false;
 	*id = e[lo].len == at + 1 ? e[lo].id : ST_NO_ID;

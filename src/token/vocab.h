@@ -20,7 +20,7 @@ enum st_piece_type {
 	ST_PIECE_CONTROL = 3, /* special: recognised in text only on request */
 	ST_PIECE_USER = 4,    /* added: recognised in text always, before anything else */
 	ST_PIECE_UNUSED = 5,
-	ST_PIECE_BYTE = 6,    /* "<0xE2>" */
+	ST_PIECE_BYTE = 6, /* "<0xE2>" */
 };
 
 enum { ST_STRIP_LEFT = 1, ST_STRIP_RIGHT = 2 }; /* white space beside an added token belongs to it */
@@ -28,7 +28,7 @@ enum { ST_STRIP_LEFT = 1, ST_STRIP_RIGHT = 2 }; /* white space beside an added t
 struct st_piece {
 	const char *s; /* not terminated; NULL for an id that no piece has */
 	uint32_t len;
-	uint8_t type;  /* enum st_piece_type */
+	uint8_t type; /* enum st_piece_type */
 	uint8_t strip;
 };
 
@@ -36,8 +36,8 @@ struct st_vocab {
 	struct st_piece *pieces; /* n, by id */
 	float *scores;           /* n, or NULL */
 	uint32_t n;
-	uint32_t longest;        /* bytes of the longest piece */
-	uint32_t *slots;         /* open addressing, id + 1, 0 = empty */
+	uint32_t longest; /* bytes of the longest piece */
+	uint32_t *slots;  /* open addressing, id + 1, 0 = empty */
 	uint32_t mask;
 };
 
@@ -53,14 +53,22 @@ uint32_t st_vocab_find(const struct st_vocab *v, const char *s, size_t n); /* ST
 /* Some pieces in sorted order. A walk narrows the range of those that continue the text read so
  * far, one byte at a time, and ends as soon as none does. */
 struct st_prefixes {
-	struct st_prefix { const char *s; uint32_t len, id; } *entries;
+	struct st_prefix {
+		const char *s;
+		uint32_t len, id;
+	} * entries;
 	uint32_t n;
 };
 
-struct st_prefix_walk { uint32_t lo, hi, depth; };
+struct st_prefix_walk {
+	uint32_t lo, hi, depth;
+};
 
 void st_prefixes_sort(struct st_prefixes *p);
-static inline struct st_prefix_walk st_prefix_walk_start(const struct st_prefixes *p) { return (struct st_prefix_walk){0, p->n, 0}; }
+static inline struct st_prefix_walk st_prefix_walk_start(const struct st_prefixes *p)
+{
+	return (struct st_prefix_walk){ 0, p->n, 0 };
+}
 /* Read one more byte. False when no piece goes on; else *id is the piece that ends here or ST_NO_ID. */
 bool st_prefix_walk_next(const struct st_prefixes *p, struct st_prefix_walk *w, uint8_t byte, uint32_t *id);
 

@@ -16,8 +16,8 @@ struct specs {
 	size_t n;
 };
 
-static bool add_spec(struct specs *s, struct st_arena *arena, const struct st_trace_key *k, enum st_dtype t, uint32_t ndim,
-                     const uint64_t *shape)
+static bool add_spec(struct specs *s, struct st_arena *arena, const struct st_trace_key *k, enum st_dtype t,
+                     uint32_t ndim, const uint64_t *shape)
 {
 	char key[96];
 	st_trace_key_print(k, key, sizeof key);
@@ -76,8 +76,11 @@ enum st_status st_bundle_open(const char *path, const struct st_capture_plan *pl
 	if (!w || !meta || !list_specs(&specs, &arena, plan))
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK) {
-		const struct st_write_plan file = { .format = ST_FORMAT_SAFETENSORS, .specs = specs.list, .n_specs = specs.n,
-		                                    .metadata = meta, .pad_header = true };
+		const struct st_write_plan file = { .format = ST_FORMAT_SAFETENSORS,
+			                            .specs = specs.list,
+			                            .n_specs = specs.n,
+			                            .metadata = meta,
+			                            .pad_header = true };
 		st = st_writer_open(path, &file, &w->file, err);
 	}
 	json_decref(meta);
@@ -94,7 +97,8 @@ enum st_status st_bundle_token(struct st_bundle_writer *w, uint32_t token, struc
 	return st_writer_append(w->file, &token, sizeof token, err);
 }
 
-enum st_status st_bundle_put(struct st_bundle_writer *w, const struct st_capture *c, const float *x, struct st_error *err)
+enum st_status st_bundle_put(struct st_bundle_writer *w, const struct st_capture *c, const float *x,
+                             struct st_error *err)
 {
 	return st_writer_append(w->file, x, (size_t)c->n * sizeof *x, err);
 }

@@ -131,7 +131,8 @@ static enum st_status unknown_stage(const char *s, size_t n, struct st_error *er
 	char names[512];
 	size_t used = 0;
 	for (unsigned i = 0; i < ST_STAGE_COUNT; i++)
-		used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? " " : "", st_stage_name((enum st_stage)i));
+		used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? " " : "",
+		                         st_stage_name((enum st_stage)i));
 	if (n == 0)
 		return st_fail(err, ST_ERR_USAGE, "empty item in the list of stages; valid: all %s", names);
 	return st_fail(err, ST_ERR_USAGE, "unknown stage \"%.*s\"; valid: all %s", n > 40 ? 40 : (int)n, s, names);

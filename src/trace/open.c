@@ -20,7 +20,8 @@ struct reader {
 
 /* ---- lists in an npz: arrays of integers ---- */
 
-static enum st_status read_array(const struct st_tensor *t, struct st_arena *arena, uint32_t **out, size_t *n, struct st_error *err)
+static enum st_status read_array(const struct st_tensor *t, struct st_arena *arena, uint32_t **out, size_t *n,
+                                 struct st_error *err)
 {
 	if (st_dtype_info(t->dtype)->kind != ST_KIND_INT || t->ndim != 1)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "is no list of integers");
@@ -31,7 +32,8 @@ static enum st_status read_array(const struct st_tensor *t, struct st_arena *are
 		st_tensor_decode_f64(t, 0, 1, v);
 	for (uint64_t i = 0; i < t->n_elems && st == ST_OK; i++) {
 		if (v[i] < 0 || v[i] > UINT32_MAX)
-			st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "item %llu is not from 0 to 4294967295", (unsigned long long)i);
+			st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
+			                "item %llu is not from 0 to 4294967295", (unsigned long long)i);
 		else
 			list[i] = (uint32_t)v[i];
 	}
@@ -71,7 +73,8 @@ static enum st_status read_provenance(struct reader *r, struct st_error *err)
 static bool is_positions(const char *name) { return strncmp(name, POSITIONS, strlen(POSITIONS)) == 0; }
 
 /* The token of a decode step: one integer. Kept in step order in prov.step_tokens. */
-static enum st_status read_step_token(struct reader *r, const struct st_trace_item *it, uint32_t n_steps, struct st_error *err)
+static enum st_status read_step_token(struct reader *r, const struct st_trace_item *it, uint32_t n_steps,
+                                      struct st_error *err)
 {
 	struct st_provenance *p = &r->t->prov;
 	const struct st_tensor *t = it->tensor;
@@ -144,8 +147,8 @@ static enum st_status sort_items(struct reader *r, struct st_error *err)
 	qsort(r->items, r->n_items, sizeof *r->items, item_order);
 	for (size_t i = 1; i < r->n_items; i++)
 		if (item_order(&r->items[i - 1], &r->items[i]) == 0)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, r->items[i].tensor->name, "is the same value as %s",
-			                  r->items[i - 1].tensor->name);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, r->items[i].tensor->name,
+			                  "is the same value as %s", r->items[i - 1].tensor->name);
 	return ST_OK;
 }
 
@@ -157,7 +160,8 @@ static struct st_trace_item *find_item(const struct reader *r, const struct st_t
 	return r->n_items ? bsearch(&want, r->items, r->n_items, sizeof want, item_order) : NULL;
 }
 
-static enum st_status give_positions(struct reader *r, const char *key, const uint32_t *list, size_t n, struct st_error *err)
+static enum st_status give_positions(struct reader *r, const char *key, const uint32_t *list, size_t n,
+                                     struct st_error *err)
 {
 	struct st_trace_key k;
 	struct st_trace_item *it = NULL;
@@ -172,7 +176,8 @@ static enum st_status give_positions(struct reader *r, const char *key, const ui
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is empty");
 	const struct st_provenance *p = &r->t->prov;
 	if (p->tokens && k.step == 0 && list[n - 1] >= p->n_tokens)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "names position %u of %zu tokens", list[n - 1], p->n_tokens);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "names position %u of %zu tokens", list[n - 1],
+		                  p->n_tokens);
 	it->positions = list;
 	it->n_positions = n;
 	return ST_OK;
@@ -185,7 +190,8 @@ static enum st_status read_positions(struct reader *r, struct st_error *err)
 	json_t *v;
 	uint32_t *list;
 	size_t n;
-	json_object_foreach(c->metadata, key, v) {
+	json_object_foreach(c->metadata, key, v)
+	{
 		if (!is_positions(key))
 			continue;
 		ST_TRY(st_list_read(v, key, &r->t->arena, &list, &n, err));
@@ -209,10 +215,11 @@ static enum st_status check_item(const struct reader *r, const struct st_trace_i
 	const struct st_provenance *p = &r->t->prov;
 	bool scores = it->key.stage == ST_STAGE_ATTN_SCORES || it->key.stage == ST_STAGE_ATTN_SOFTMAX;
 	if (st_dtype_info(t->dtype)->kind == ST_KIND_QUANT)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name, "values of a trace are floats or integers, not %s",
-		                  st_dtype_info(t->dtype)->name);
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name,
+		                  "values of a trace are floats or integers, not %s", st_dtype_info(t->dtype)->name);
 	if (t->ndim == 0)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "is a single number without an axis of positions");
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
+		                  "is a single number without an axis of positions");
 	if (r->t->c->format == ST_FORMAT_APRT && t->ndim == 1)
 		return ST_OK; /* flat, of unknown width */
 	if (t->ndim < (scores ? 3 : 2))
@@ -223,8 +230,9 @@ static enum st_status check_item(const struct reader *r, const struct st_trace_i
 	if (it->positions)
 		want = it->n_positions;
 	if (have != want && (want != 0 || it->positions))
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "has %llu rows for %llu %s%s", (unsigned long long)have,
-		                  (unsigned long long)want, it->positions ? "listed positions" : "tokens",
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "has %llu rows for %llu %s%s",
+		                  (unsigned long long)have, (unsigned long long)want,
+		                  it->positions ? "listed positions" : "tokens",
 		                  it->positions ? "" : ", and no list of positions");
 	return ST_OK;
 }
@@ -241,15 +249,16 @@ static enum st_status join_parts(struct reader *r, struct st_error *err)
 			struct st_trace_key whole = it->key;
 			whole.part = ST_PART_ALL;
 			/* Sorted: the parts of one stage follow each other, the whole stage comes last. */
-			while (i + n < r->n_items && r->items[i + n].key.stage == whole.stage && r->items[i + n].key.layer == whole.layer &&
-			       r->items[i + n].key.step == whole.step)
+			while (i + n < r->n_items && r->items[i + n].key.stage == whole.stage
+			       && r->items[i + n].key.layer == whole.layer && r->items[i + n].key.step == whole.step)
 				n++;
 			if (r->items[i + n - 1].key.part == ST_PART_ALL)
 				return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, r->items[i + n - 1].tensor->name,
 				                  "is there whole and also in parts (%s)", it->tensor->name);
 			if (n != 3)
 				return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, it->tensor->name,
-				                  "is one of %zu parts; Q, K and V must all be there to make %s", n, st_stage_name(whole.stage));
+				                  "is one of %zu parts; Q, K and V must all be there to make %s", n,
+				                  st_stage_name(whole.stage));
 			ST_TRY(st_parts_join(it, &r->t->arena, err));
 		}
 		r->items[kept++] = *it;
@@ -269,9 +278,14 @@ static enum st_status make_entries(struct reader *r, struct st_error *err)
 		struct st_trace_item *it = &r->items[i];
 		ST_TRY(check_item(r, it, err));
 		t->entries[t->n_entries++] = (struct st_trace_entry){
-			.stage = it->key.stage, .layer = it->key.layer, .step = it->key.step, .tensor = it->tensor,
-			.rows = st_tensor_rows(it->tensor), .cols = st_tensor_cols(it->tensor),
-			.positions = it->positions, .n_positions = it->n_positions,
+			.stage = it->key.stage,
+			.layer = it->key.layer,
+			.step = it->key.step,
+			.tensor = it->tensor,
+			.rows = st_tensor_rows(it->tensor),
+			.cols = st_tensor_cols(it->tensor),
+			.positions = it->positions,
+			.n_positions = it->n_positions,
 		};
 	}
 	return ST_OK;
@@ -284,13 +298,16 @@ static enum st_status check_kind(const struct reader *r, struct st_error *err)
 	switch (c->format) {
 	case ST_FORMAT_APRT:
 		if (format && !is_marked(c))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "trace.json", "format is \"%.40s\", not \"stele-trace\"", format);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "trace.json",
+			                  "format is \"%.40s\", not \"stele-trace\"", format);
 		return ST_OK;
-	case ST_FORMAT_SAFETENSORS: /* where there is no mark the names decide: a script of one's own may have written it */
+	case ST_FORMAT_SAFETENSORS: /* where there is no mark the names decide: a script of one's own may have written
+	                               it */
 	case ST_FORMAT_NPZ:
 		return ST_OK;
 	default:
-		return st_fail(err, ST_ERR_FORMAT, "is %s, not a trace (bundle, npz with bundle keys, or APRT tree)", st_format_name(c->format));
+		return st_fail(err, ST_ERR_FORMAT, "is %s, not a trace (bundle, npz with bundle keys, or APRT tree)",
+		               st_format_name(c->format));
 	}
 }
 

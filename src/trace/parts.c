@@ -7,8 +7,8 @@
 
 static bool same_positions(const struct st_trace_item *a, const struct st_trace_item *b)
 {
-	return a->n_positions == b->n_positions && !a->positions == !b->positions &&
-	       (!a->positions || memcmp(a->positions, b->positions, a->n_positions * sizeof *a->positions) == 0);
+	return a->n_positions == b->n_positions && !a->positions == !b->positions
+	    && (!a->positions || memcmp(a->positions, b->positions, a->n_positions * sizeof *a->positions) == 0);
 }
 
 /* What must hold for bytes to be put side by side. */
@@ -17,15 +17,16 @@ static enum st_status check_part(const struct st_trace_item *q, const struct st_
 	const struct st_tensor *t = it->tensor, *first = q->tensor;
 	const char *why = NULL;
 	if (t->layout != ST_LAYOUT_ROWS)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name, "parts of a fused stage must be stored in row-major order");
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name,
+		                  "parts of a fused stage must be stored in row-major order");
 	if (t->dtype != first->dtype)
 		why = "another type";
 	else if (t->ndim < 2 || t->shape[0] != first->shape[0] || !same_positions(q, it))
 		why = "other positions";
 	else
 		return ST_OK;
-	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "has %s than %s; the parts of a fused stage must agree", why,
-	                  first->name);
+	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
+	                  "has %s than %s; the parts of a fused stage must agree", why, first->name);
 }
 
 enum st_status st_parts_join(struct st_trace_item items[3], struct st_arena *arena, struct st_error *err)

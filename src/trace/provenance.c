@@ -1,4 +1,5 @@
-/* provenance.c - what a trace says of itself: __metadata__ of a bundle, trace.json of a tree. One table for both ways. */
+/* provenance.c - what a trace says of itself: __metadata__ of a bundle, trace.json of a tree. One table for both ways.
+ */
 #include "trace/trace.h"
 
 #include "base/error.h"
@@ -8,16 +9,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIELD(key, member) { key, offsetof(struct st_provenance, member), sizeof((struct st_provenance *)0)->member }
+#define FIELD(key, member)                                                                             \
+	{                                                                                              \
+		key, offsetof(struct st_provenance, member), sizeof((struct st_provenance *)0)->member \
+	}
 
 static const struct {
 	const char *key;
 	size_t offset, size;
 } fields[] = {
-	FIELD("engine", engine), FIELD("backend", backend), FIELD("mode", mode), FIELD("model", model),
-	FIELD("model_sha256", model_sha256), FIELD("arch", arch), FIELD("weights", weights),
-	FIELD("rope_layout", rope_layout), FIELD("kv_cache", kv_cache), FIELD("flash_attention", flash_attention),
-	FIELD("activations", activations), FIELD("attn_scores.form", attn_scores_form), FIELD("tool", tool),
+	FIELD("engine", engine),
+	FIELD("backend", backend),
+	FIELD("mode", mode),
+	FIELD("model", model),
+	FIELD("model_sha256", model_sha256),
+	FIELD("arch", arch),
+	FIELD("weights", weights),
+	FIELD("rope_layout", rope_layout),
+	FIELD("kv_cache", kv_cache),
+	FIELD("flash_attention", flash_attention),
+	FIELD("activations", activations),
+	FIELD("attn_scores.form", attn_scores_form),
+	FIELD("tool", tool),
 };
 #define N_FIELDS (sizeof fields / sizeof *fields)
 
@@ -44,7 +57,8 @@ enum st_status st_list_read(const json_t *v, const char *key, struct st_arena *a
 		const json_t *e = json_array_get(v, i);
 		json_int_t x = json_integer_value(e);
 		if (!json_is_integer(e) || x < 0 || x > UINT32_MAX)
-			st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "item %zu is no integer from 0 to 4294967295", i);
+			st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key,
+			                "item %zu is no integer from 0 to 4294967295", i);
 		else
 			list[i] = (uint32_t)x;
 	}
@@ -73,18 +87,21 @@ json_t *st_list_write(const uint32_t *v, size_t n)
 static enum st_status check_fields(const struct st_provenance *p, struct st_error *err)
 {
 	if (p->rope_layout[0] && strcmp(p->rope_layout, "half") != 0 && strcmp(p->rope_layout, "interleaved") != 0)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "rope_layout", "is \"%s\", neither half nor interleaved", p->rope_layout);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "rope_layout",
+		                  "is \"%s\", neither half nor interleaved", p->rope_layout);
 	size_t n = strspn(p->model_sha256, "0123456789abcdefABCDEF");
 	if (p->model_sha256[0] && (n != 64 || p->model_sha256[n]))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "model_sha256", "is not 64 hexadecimal digits");
 	return ST_OK;
 }
 
-enum st_status st_provenance_read(const json_t *meta, struct st_provenance *p, struct st_arena *arena, struct st_error *err)
+enum st_status st_provenance_read(const json_t *meta, struct st_provenance *p, struct st_arena *arena,
+                                  struct st_error *err)
 {
 	const json_t *version = json_object_get(meta, "version");
 	if (version && (!json_is_string(version) || strcmp(json_string_value(version), "1") != 0))
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "version", "is not \"1\", the only version there is");
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "version",
+		                  "is not \"1\", the only version there is");
 	for (size_t i = 0; i < N_FIELDS; i++) {
 		const json_t *v = json_object_get(meta, fields[i].key);
 		if (!v)
@@ -100,7 +117,7 @@ enum st_status st_provenance_read(const json_t *meta, struct st_provenance *p, s
 	}
 	ST_TRY(check_fields(p, err));
 	const json_t *prompt = json_object_get(meta, "prompt"), *tokens = json_object_get(meta, "tokens"),
-	             *steps = json_object_get(meta, "steps.tokens"), *heads = json_object_get(meta, "heads");
+		     *steps = json_object_get(meta, "steps.tokens"), *heads = json_object_get(meta, "heads");
 	if (prompt && !json_is_string(prompt))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "prompt", "is not a string");
 	if (prompt && !(p->prompt = st_arena_strndup(arena, json_string_value(prompt), json_string_length(prompt))))
@@ -114,7 +131,8 @@ enum st_status st_provenance_read(const json_t *meta, struct st_provenance *p, s
 		size_t n;
 		ST_TRY(st_list_read(heads, "heads", arena, &list, &n, err));
 		if (n != 3 || list[0] == 0 || list[1] == 0 || list[2] == 0)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "heads", "is no [query heads, key-value heads, head size]");
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "heads",
+			                  "is no [query heads, key-value heads, head size]");
 		memcpy(p->heads, list, sizeof p->heads);
 	}
 	if (steps)
@@ -125,9 +143,9 @@ enum st_status st_provenance_read(const json_t *meta, struct st_provenance *p, s
 json_t *st_provenance_write(const struct st_provenance *p)
 {
 	json_t *o = json_object();
-	bool ok = o && json_object_set_new(o, "format", json_string("stele-trace")) == 0 &&
-	          json_object_set_new(o, "version", json_string("1")) == 0 &&
-	          json_object_set_new(o, "tokens", st_list_write(p->tokens, p->n_tokens)) == 0;
+	bool ok = o && json_object_set_new(o, "format", json_string("stele-trace")) == 0
+	       && json_object_set_new(o, "version", json_string("1")) == 0
+	       && json_object_set_new(o, "tokens", st_list_write(p->tokens, p->n_tokens)) == 0;
 	if (ok && p->heads[0])
 		ok = json_object_set_new(o, "heads", st_list_write(p->heads, 3)) == 0;
 	if (ok && p->prompt)

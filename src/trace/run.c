@@ -28,8 +28,8 @@ struct tracer {
 	struct st_arena arena;
 	struct st_provenance prov;
 	struct st_capture_plan plan;
-	size_t at;              /* next item of the plan */
-	uint32_t *step_tokens;  /* [steps] */
+	size_t at;             /* next item of the plan */
+	uint32_t *step_tokens; /* [steps] */
 	struct st_tree_writer *tree;
 	struct st_bundle_writer *bundle;
 };
@@ -41,15 +41,18 @@ static bool wanted(const struct st_trace_options *o, const struct st_node *n)
 	if (!(o->stage_mask >> n->stage & 1))
 		return false;
 	/* A range of layers leaves out layers, not the stages around them. */
-	return n->layer < 0 || o->layer_end == 0 || ((uint32_t)n->layer >= o->layer_first && (uint32_t)n->layer < o->layer_end);
+	return n->layer < 0 || o->layer_end == 0
+	    || ((uint32_t)n->layer >= o->layer_first && (uint32_t)n->layer < o->layer_end);
 }
 
 /* [heads, tokens, positions] or [tokens, features]. */
-static enum st_status plan_node(const struct tracer *t, uint32_t node, uint32_t step, struct st_capture *c, struct st_error *err)
+static enum st_status plan_node(const struct tracer *t, uint32_t node, uint32_t step, struct st_capture *c,
+                                struct st_error *err)
 {
 	const struct st_node *n = &t->g->nodes[node];
 	uint64_t tokens = step ? 1 : t->o->n_tokens;
-	*c = (struct st_capture){ .key = { .step = step, .layer = n->layer, .stage = n->stage, .part = ST_PART_ALL }, .node = node };
+	*c = (struct st_capture){ .key = { .step = step, .layer = n->layer, .stage = n->stage, .part = ST_PART_ALL },
+		                  .node = node };
 	if (n->op == ST_OP_SCORES || n->op == ST_OP_SOFTMAX) {
 		c->ndim = 3;
 		c->shape[0] = n->heads;
@@ -64,7 +67,8 @@ static enum st_status plan_node(const struct tracer *t, uint32_t node, uint32_t 
 	c->n = 1;
 	for (uint32_t i = 0; i < c->ndim; i++)
 		if (!st_mul_u64(c->n, c->shape[i], &c->n))
-			return st_fail(err, ST_ERR_LIMIT, "%s of %zu tokens overflows 64 bits", st_stage_name(n->stage), t->o->n_tokens);
+			return st_fail(err, ST_ERR_LIMIT, "%s of %zu tokens overflows 64 bits", st_stage_name(n->stage),
+			               t->o->n_tokens);
 	return ST_OK;
 }
 
@@ -77,7 +81,8 @@ static void log_absent(const struct tracer *t)
 		char line[96];
 		if (!(t->o->stage_mask >> s & 1) || found >> s & 1)
 			continue;
-		snprintf(line, sizeof line, "the model has no stage %s; it is not in the trace", st_stage_name((enum st_stage)s));
+		snprintf(line, sizeof line, "the model has no stage %s; it is not in the trace",
+		         st_stage_name((enum st_stage)s));
 		t->o->hooks.log(t->o->hooks.user, line);
 	}
 }
@@ -88,10 +93,11 @@ static enum st_status make_plan(struct tracer *t, struct st_error *err)
 	for (uint32_t i = 0; i < t->g->n_nodes; i++)
 		per_step += wanted(t->o, &t->g->nodes[i]);
 	if (per_step == 0)
-		return st_fail(err, ST_ERR_USAGE, t->o->stage_mask ? "the model has none of the chosen stages"
-		                                                   : "nothing to write: no stage was chosen");
-	if (!st_mul_u64(per_step, (uint64_t)t->o->steps + 1, &total) ||
-	    !(t->plan.items = st_arena_alloc(&t->arena, total, sizeof *t->plan.items)))
+		return st_fail(err, ST_ERR_USAGE,
+		               t->o->stage_mask ? "the model has none of the chosen stages"
+		                                : "nothing to write: no stage was chosen");
+	if (!st_mul_u64(per_step, (uint64_t)t->o->steps + 1, &total)
+	    || !(t->plan.items = st_arena_alloc(&t->arena, total, sizeof *t->plan.items)))
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	t->plan.prov = &t->prov;
 	for (uint32_t step = 0; step <= t->o->steps; step++)
@@ -124,7 +130,8 @@ static void name_weights(struct tracer *t)
 		const char *name = st_dtype_info((enum st_dtype)most)->name;
 		if (bytes[most] == 0 || used + strlen(name) + 3 > sizeof t->prov.weights)
 			return;
-		used += (size_t)snprintf(t->prov.weights + used, sizeof t->prov.weights - used, "%s%s", used ? ", " : "", name);
+		used += (size_t)snprintf(t->prov.weights + used, sizeof t->prov.weights - used, "%s%s",
+		                         used ? ", " : "", name);
 		bytes[most] = 0;
 	}
 }
@@ -185,12 +192,15 @@ static void report_stats(const struct tracer *t, const struct st_node *n, uint32
 {
 	if (!t->o->on_stage)
 		return;
-	struct st_trace_stats s = { .stage = n->stage, .layer = n->layer, .step = step, .rows = v->rows, .cols = v->cols };
+	struct st_trace_stats s = {
+		.stage = n->stage, .layer = n->layer, .step = step, .rows = v->rows, .cols = v->cols
+	};
 	st_stats_of(v->data, v->rows * v->cols, &s);
 	t->o->on_stage(t->o->user, &s);
 }
 
-static enum st_status capture(struct tracer *t, uint32_t node, uint32_t step, const struct st_value *v, struct st_error *err)
+static enum st_status capture(struct tracer *t, uint32_t node, uint32_t step, const struct st_value *v,
+                              struct st_error *err)
 {
 	const struct st_capture *c = t->at < t->plan.n ? &t->plan.items[t->at] : NULL;
 	if (!c || c->node != node || c->key.step != step)
@@ -233,7 +243,8 @@ static enum st_status choose_token(const struct tracer *t, uint32_t step, uint32
 		if (!isnan(logits[i]) && (best == v.cols || logits[i] > logits[best]))
 			best = i;
 	if (best == v.cols)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "lm_head", "every logit is NaN; there is no token for step %u", step);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "lm_head",
+		                  "every logit is NaN; there is no token for step %u", step);
 	*out = (uint32_t)best;
 	return ST_OK;
 }
@@ -276,7 +287,8 @@ static enum st_status check_output(const struct st_model *m, const char *out, bo
 		takes = takes || st_out_takes(out, st_container_file_path(c, i));
 	for (const char *const *name = st_hf_names; out && *name; name++) {
 		char path[PATH_MAX];
-		takes = takes || (snprintf(path, sizeof path, "%s/%s", c->path, *name) < PATH_MAX && st_out_takes(out, path));
+		takes = takes
+		     || (snprintf(path, sizeof path, "%s/%s", c->path, *name) < PATH_MAX && st_out_takes(out, path));
 	}
 	if (!takes)
 		return out && !force && access(out, F_OK) == 0 ? st_out_exists(out, err) : ST_OK;
@@ -292,8 +304,8 @@ static enum st_status read_options(struct tracer *t, struct st_error *err)
 		return st_fail(err, ST_ERR_USAGE, "no tokens to evaluate");
 	bool all = o->layer_first == 0 && o->layer_end == 0;
 	if (!all && (o->layer_first >= o->layer_end || o->layer_end > t->g->n_layers))
-		return st_fail(err, ST_ERR_USAGE, "layers %u..%u: the range is half open and the model has %u layers", o->layer_first,
-		               o->layer_end, t->g->n_layers);
+		return st_fail(err, ST_ERR_USAGE, "layers %u..%u: the range is half open and the model has %u layers",
+		               o->layer_first, o->layer_end, t->g->n_layers);
 	t->exec = st_exec_default();
 	if (o->mode && !st_mode_parse(o->mode, &t->exec.mode))
 		return st_fail(err, ST_ERR_USAGE, "unknown mode \"%.40s\"", o->mode);
@@ -311,7 +323,8 @@ static enum st_status read_options(struct tracer *t, struct st_error *err)
 	ST_TRY(check_output(t->m, o->bundle, o->force, err));
 	uint64_t positions;
 	if (!st_add_u64(o->n_tokens, o->steps, &positions) || positions > UINT32_MAX)
-		return st_fail(err, ST_ERR_LIMIT, "%zu tokens and %u steps are more positions than 32 bits count", o->n_tokens, o->steps);
+		return st_fail(err, ST_ERR_LIMIT, "%zu tokens and %u steps are more positions than 32 bits count",
+		               o->n_tokens, o->steps);
 	t->step_tokens = st_arena_alloc(&t->arena, o->steps, sizeof *t->step_tokens);
 	return t->step_tokens ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }

@@ -27,11 +27,11 @@ struct st_trace {
 enum st_part { ST_PART_Q, ST_PART_K, ST_PART_V, ST_PART_ALL };
 
 struct st_trace_key {
-	uint32_t step;      /* 0 = prompt */
-	int32_t layer;      /* -1 = whole model */
+	uint32_t step; /* 0 = prompt */
+	int32_t layer; /* -1 = whole model */
 	enum st_stage stage;
-	enum st_part part;  /* ST_PART_ALL unless the name is q_matmul, v_matmul_bias, ... */
-	bool token;         /* steps.<s>.token: no stage but the token evaluated in step s */
+	enum st_part part; /* ST_PART_ALL unless the name is q_matmul, v_matmul_bias, ... */
+	bool token;        /* steps.<s>.token: no stage but the token evaluated in step s */
 };
 
 /* "steps.2.layers.0.attn_norm". False when the name is none. In an APRT tree a value's name comes from its path,
@@ -51,8 +51,8 @@ ST_MUST_CHECK enum st_status st_provenance_read(const json_t *meta, struct st_pr
 /* A map of strings, empty fields left out; NULL when out of memory. */
 json_t *st_provenance_write(const struct st_provenance *p);
 /* A list of non-negative 32-bit integers. */
-ST_MUST_CHECK enum st_status st_list_read(const json_t *v, const char *key, struct st_arena *arena, uint32_t **out, size_t *n,
-                                          struct st_error *err);
+ST_MUST_CHECK enum st_status st_list_read(const json_t *v, const char *key, struct st_arena *arena, uint32_t **out,
+                                          size_t *n, struct st_error *err);
 /* Its JSON text as a JSON string. */
 json_t *st_list_write(const uint32_t *v, size_t n);
 
@@ -75,11 +75,11 @@ ST_MUST_CHECK enum st_status st_parts_join(struct st_trace_item items[3], struct
 /* One value to be captured, known before anything is evaluated. */
 struct st_capture {
 	struct st_trace_key key;
-	uint32_t node;           /* in the graph */
+	uint32_t node; /* in the graph */
 	uint32_t ndim;
-	uint64_t shape[3];       /* as captured */
-	uint64_t n;              /* elements */
-	bool last_only;          /* lm_head of the prompt's last position */
+	uint64_t shape[3]; /* as captured */
+	uint64_t n;        /* elements */
+	bool last_only;    /* lm_head of the prompt's last position */
 };
 
 struct st_capture_plan {
@@ -92,18 +92,21 @@ struct st_tree_writer;
 ST_MUST_CHECK enum st_status st_tree_open(const char *path, bool replace, const struct st_capture_plan *plan,
                                           struct st_tree_writer **out, struct st_error *err);
 /* c->n floats of the plan's item c. */
-ST_MUST_CHECK enum st_status st_tree_put(struct st_tree_writer *w, const struct st_capture *c, const float *x, struct st_error *err);
+ST_MUST_CHECK enum st_status st_tree_put(struct st_tree_writer *w, const struct st_capture *c, const float *x,
+                                         struct st_error *err);
 /* Frees w, as abort does. `tokens`: what steps 1, 2, ... evaluated. */
-ST_MUST_CHECK enum st_status st_tree_commit(struct st_tree_writer *w, const uint32_t *tokens, size_t n_tokens, struct st_error *err);
+ST_MUST_CHECK enum st_status st_tree_commit(struct st_tree_writer *w, const uint32_t *tokens, size_t n_tokens,
+                                            struct st_error *err);
 void st_tree_abort(struct st_tree_writer *w);
 
 struct st_bundle_writer;
-ST_MUST_CHECK enum st_status st_bundle_open(const char *path, const struct st_capture_plan *plan, struct st_bundle_writer **out,
-                                            struct st_error *err);
+ST_MUST_CHECK enum st_status st_bundle_open(const char *path, const struct st_capture_plan *plan,
+                                            struct st_bundle_writer **out, struct st_error *err);
 /* The token that a step is about to evaluate; before the step's values. */
 ST_MUST_CHECK enum st_status st_bundle_token(struct st_bundle_writer *w, uint32_t token, struct st_error *err);
 /* Items come in the plan's order. */
-ST_MUST_CHECK enum st_status st_bundle_put(struct st_bundle_writer *w, const struct st_capture *c, const float *x, struct st_error *err);
+ST_MUST_CHECK enum st_status st_bundle_put(struct st_bundle_writer *w, const struct st_capture *c, const float *x,
+                                           struct st_error *err);
 ST_MUST_CHECK enum st_status st_bundle_commit(struct st_bundle_writer *w, struct st_error *err);
 void st_bundle_abort(struct st_bundle_writer *w);
 

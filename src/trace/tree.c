@@ -34,7 +34,8 @@ static enum st_status make_folder(const char *path, struct st_error *err)
 }
 
 /* DIR[/layer-N]/[steps.S.]STAGE.bin, the folder made on the way. */
-static enum st_status path_of(struct st_tree_writer *w, const struct st_trace_key *k, const char **out, struct st_error *err)
+static enum st_status path_of(struct st_tree_writer *w, const struct st_trace_key *k, const char **out,
+                              struct st_error *err)
 {
 	const char *path = st_outdir_path(w->dir), *step = "";
 	if (k->layer >= 0 || k->stage == ST_STAGE_EMBEDDING) {
@@ -63,8 +64,8 @@ static enum st_status write_all(int fd, const char *path, const void *p, size_t 
 }
 
 /* A plain file: the folder is not visible under its name yet, so this one need not be either. */
-static enum st_status write_file(const struct st_tree_writer *w, const char *path, const void *head, size_t n_head, const void *body,
-                                 size_t n_body, struct st_error *err)
+static enum st_status write_file(const struct st_tree_writer *w, const char *path, const void *head, size_t n_head,
+                                 const void *body, size_t n_body, struct st_error *err)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
 	enum st_status st = fd < 0 ? st_fail_errno(err, path, "cannot create") : write_all(fd, path, head, n_head, err);
@@ -77,17 +78,18 @@ static enum st_status write_file(const struct st_tree_writer *w, const char *pat
 	return st;
 }
 
-enum st_status st_tree_open(const char *path, bool replace, const struct st_capture_plan *plan, struct st_tree_writer **out,
-                            struct st_error *err)
+enum st_status st_tree_open(const char *path, bool replace, const struct st_capture_plan *plan,
+                            struct st_tree_writer **out, struct st_error *err)
 {
 	*out = NULL;
 	for (size_t i = 0; i < plan->n; i++)
 		if (tree_elems(&plan->items[i]) > UINT32_MAX) {
 			char key[96];
 			st_trace_key_print(&plan->items[i].key, key, sizeof key);
-			return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, key,
-			                  "%llu values are more than an APRT file can hold (4294967295); write a bundle",
-			                  (unsigned long long)tree_elems(&plan->items[i]));
+			return st_fail_at(
+				err, ST_ERR_LIMIT, ST_NO_OFFSET, key,
+				"%llu values are more than an APRT file can hold (4294967295); write a bundle",
+				(unsigned long long)tree_elems(&plan->items[i]));
 		}
 	struct st_tree_writer *w = calloc(1, sizeof *w);
 	if (!w)
@@ -110,7 +112,9 @@ enum st_status st_tree_put(struct st_tree_writer *w, const struct st_capture *c,
 	uint64_t n = tree_elems(c);
 	const uint32_t head[3] = {
 		0x54525041, /* "APRT" */
-		c->key.layer >= 0 ? (uint32_t)c->key.layer : c->key.stage == ST_STAGE_EMBEDDING ? 0 : UINT32_MAX,
+		c->key.layer >= 0                    ? (uint32_t)c->key.layer
+		: c->key.stage == ST_STAGE_EMBEDDING ? 0
+						     : UINT32_MAX,
 		(uint32_t)n,
 	};
 	return write_file(w, path, head, sizeof head, x + (c->n - n), (size_t)n * sizeof *x, err);
@@ -134,7 +138,8 @@ static bool put_shape(json_t *shapes, const struct st_capture *c, const char *ke
 static json_t *describe(const struct st_capture_plan *plan, const uint32_t *tokens, size_t n_tokens)
 {
 	json_t *o = st_provenance_write(plan->prov), *shapes = json_object();
-	bool ok = o && shapes && (n_tokens == 0 || json_object_set_new(o, "steps.tokens", st_list_write(tokens, n_tokens)) == 0);
+	bool ok = o && shapes
+	       && (n_tokens == 0 || json_object_set_new(o, "steps.tokens", st_list_write(tokens, n_tokens)) == 0);
 	for (size_t i = 0; i < plan->n && ok; i++) {
 		const struct st_capture *c = &plan->items[i];
 		char key[96], positions[128];

@@ -23,7 +23,8 @@ enum st_status st_tq_params_check(const struct st_tq_params *p, struct st_error 
 	if (p->num_heads < 1 || p->num_heads > 4096)
 		return bad(err, "num_heads", "%u is not in 1..4096", p->num_heads, 0);
 	if (p->num_heads % p->num_kv_heads)
-		return bad(err, "num_heads", "%u heads do not divide into %u key/value heads", p->num_heads, p->num_kv_heads);
+		return bad(err, "num_heads", "%u heads do not divide into %u key/value heads", p->num_heads,
+		           p->num_kv_heads);
 	if (p->kv_capacity < 1 || p->kv_capacity > 1u << 28)
 		return bad(err, "kv_capacity", "%u is not in 1..2^28", p->kv_capacity, 0);
 	if (p->kv_seq_len < 1)
@@ -35,15 +36,17 @@ enum st_status st_tq_params_check(const struct st_tq_params *p, struct st_error 
 	if (!isfinite(p->scale) || !isfinite((float)p->scale))
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale", "%g is not a finite f32", p->scale);
 	if (p->softcap != 0 && !(p->softcap > 0 && isnormal((float)p->softcap)))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "softcap", "%g is neither 0 nor a positive normal f32", p->softcap);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "softcap",
+		                  "%g is neither 0 nor a positive normal f32", p->softcap);
 	if (p->mask_type > ST_TQ_MASK_SLIDING)
-		return bad(err, "mask_type", "%u; 0 (none), 1 (causal) and 2 (sliding window) are known", p->mask_type, 0);
+		return bad(err, "mask_type", "%u; 0 (none), 1 (causal) and 2 (sliding window) are known", p->mask_type,
+		           0);
 	if (p->mask_type == ST_TQ_MASK_SLIDING && p->sliding_window < 1)
 		return bad(err, "sliding_window", "%u: a window needs at least one row", p->sliding_window, 0);
 	/* The kernel divides by it, in f32. */
 	if (!(p->scale_factor_d512 > 0) || !isnormal((float)(1 / p->scale_factor_d512)))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale_factor_d512", "1 / %g is not a positive normal f32",
-		                  p->scale_factor_d512);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale_factor_d512",
+		                  "1 / %g is not a positive normal f32", p->scale_factor_d512);
 	return ST_OK;
 }
 
@@ -108,8 +111,9 @@ static void merge(const float *acc, const float *max, const float *sum, size_t s
 		y[i] /= total;
 }
 
-enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_codec *codec, const struct st_tq_params *p,
-                               const struct st_tq_kv *kv, const float *q, float *out, struct st_error *err)
+enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_codec *codec,
+                               const struct st_tq_params *p, const struct st_tq_kv *kv, const float *q, float *out,
+                               struct st_error *err)
 {
 	const uint32_t H = p->num_heads, G = p->num_kv_heads, d = p->head_dim, group = H / G;
 	const unsigned bits = kv->k_codes ? codec->bits : 0;
@@ -123,7 +127,8 @@ enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_co
 	const size_t splits = st_ceil_div(rows.visible, ST_TQ_SPLIT);
 	const size_t pairs = st_ceil_div(group, ST_TQ_PAIR);
 	/* Partial results of every split: [splits, H, d] sums, [splits, H] maxima and weights; and the queries. */
-	float *acc = st_alloc_array(splits * H, (d + 2) * sizeof *acc), *lanes = st_alloc_array((size_t)H * d, sizeof *lanes);
+	float *acc = st_alloc_array(splits * H, (d + 2) * sizeof *acc),
+	      *lanes = st_alloc_array((size_t)H * d, sizeof *lanes);
 	if (!acc || !lanes) {
 		free(acc);
 		free(lanes);
@@ -143,9 +148,18 @@ enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_co
 	for (size_t i = 0; i < tasks; i++) {
 		size_t s = i / (G * pairs), g = i / pairs % G, h0 = g * group + i % pairs * ST_TQ_PAIR, at = s * H + h0;
 		struct st_tq_task t = {
-			.rows = &rows, .d = d, .bits = bits, .scale = (float)p->scale, .softcap = (float)p->softcap,
-			.k_factor = factor, .v_factor = factor, .q = lanes + h0 * d,
-			.first = (uint32_t)(s * ST_TQ_SPLIT), .acc = acc + at * d, .max = max + at, .sum = sum + at,
+			.rows = &rows,
+			.d = d,
+			.bits = bits,
+			.scale = (float)p->scale,
+			.softcap = (float)p->softcap,
+			.k_factor = factor,
+			.v_factor = factor,
+			.q = lanes + h0 * d,
+			.first = (uint32_t)(s * ST_TQ_SPLIT),
+			.acc = acc + at * d,
+			.max = max + at,
+			.sum = sum + at,
 		};
 		t.n_heads = group - (uint32_t)(i % pairs) * ST_TQ_PAIR < ST_TQ_PAIR ? 1 : 2;
 		t.end = rows.visible - t.first < ST_TQ_SPLIT ? rows.visible : t.first + ST_TQ_SPLIT;

@@ -26,10 +26,7 @@ static long double mass(long double a, long double b)
 }
 
 /* E[x | a < x < b] */
-static long double cell_mean(long double a, long double b)
-{
-	return (pdf(a) - (isinf(b) ? 0 : pdf(b))) / mass(a, b);
-}
+static long double cell_mean(long double a, long double b) { return (pdf(a) - (isinf(b) ? 0 : pdf(b))) / mass(a, b); }
 
 /* Inverse of the upper tail by Newton; only a starting guess is needed of it. */
 static long double tail_inverse(long double p)
@@ -57,10 +54,12 @@ static void round_levels(struct st_codebook *cb)
  */
 static bool newton(long double *c, unsigned n)
 {
-	long double lower[ST_TQ_MAX_LEVELS / 2], diag[ST_TQ_MAX_LEVELS / 2], upper[ST_TQ_MAX_LEVELS / 2], r[ST_TQ_MAX_LEVELS / 2];
+	long double lower[ST_TQ_MAX_LEVELS / 2], diag[ST_TQ_MAX_LEVELS / 2], upper[ST_TQ_MAX_LEVELS / 2],
+		r[ST_TQ_MAX_LEVELS / 2];
 	for (int iter = 0; iter < 100; iter++) {
 		for (unsigned i = 0; i < n; i++) {
-			long double a = i ? 0.5L * (c[i - 1] + c[i]) : 0, b = i + 1 < n ? 0.5L * (c[i] + c[i + 1]) : INFINITY;
+			long double a = i ? 0.5L * (c[i - 1] + c[i]) : 0,
+				    b = i + 1 < n ? 0.5L * (c[i] + c[i + 1]) : INFINITY;
 			long double p = mass(a, b), g = cell_mean(a, b);
 			long double da = i ? pdf(a) * (g - a) / p : 0, db = i + 1 < n ? pdf(b) * (b - g) / p : 0;
 			lower[i] = -0.5L * da;
@@ -124,7 +123,8 @@ enum st_status st_codebook_from_levels(struct st_codebook *cb, const double *lev
 		if (!(fabs(level[i]) < 1e6))
 			return st_fail(err, ST_ERR_FORMAT, "level %zu is %g", i, level[i]);
 		if (i && !(level[i] > level[i - 1]))
-			return st_fail(err, ST_ERR_FORMAT, "level %zu (%.9g) is not above the one before it (%.9g)", i, level[i], level[i - 1]);
+			return st_fail(err, ST_ERR_FORMAT, "level %zu (%.9g) is not above the one before it (%.9g)", i,
+			               level[i], level[i - 1]);
 		cb->level[i] = level[i];
 	}
 	round_levels(cb);

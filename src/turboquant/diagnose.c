@@ -20,8 +20,8 @@ static int by_residual(const void *a, const void *b)
 }
 
 /*
- * Of the hypotheses at the floor, the first in the order of the table that does about as well as the best of them: where a few
- * rows carry all the weight, a neighbouring mistake can come near the floor as well.
+ * Of the hypotheses at the floor, the first in the order of the table that does about as well as the best of them:
+ * where a few rows carry all the weight, a neighbouring mistake can come near the floor as well.
  */
 static const struct hypothesis *confirmed(const struct table *t, double floor)
 {
@@ -36,12 +36,12 @@ static const struct hypothesis *confirmed(const struct table *t, double floor)
 
 static bool is_noise(const struct hypothesis *h) { return !strcmp(h->code, "numeric.low_precision"); }
 
-/* Nine tenths of an infinite residual, that of an output where the declared step gives none, are no measure; and of one that is
- * far too large almost anything takes most away. */
+/* Nine tenths of an infinite residual, that of an output where the declared step gives none, are no measure; and of one
+ * that is far too large almost anything takes most away. */
 static bool removes_most(double after, double before) { return isfinite(before) && after < 0.1 * fmin(before, 1); }
 
-/* `likely`: not confirmed, or NULL. Coarse numbers excuse nothing but what they explain down to the floor: under what they leave
- * a small fault may hide. */
+/* `likely`: not confirmed, or NULL. Coarse numbers excuse nothing but what they explain down to the floor: under what
+ * they leave a small fault may hide. */
 static const char *verdict_of(const struct hypothesis *confirmed, const struct hypothesis *likely, double before)
 {
 	if (confirmed)
@@ -117,7 +117,8 @@ static json_t *cause_json(const struct hypothesis *h, const char *confidence, do
 }
 
 /* What f32 arithmetic alone costs here: our own kernel against its oracle, with room for other summation orders. */
-static enum st_status arithmetic_floor(const struct st_replay_run *r, const struct st_capture *c, const struct step *s, double *floor, struct st_error *err)
+static enum st_status arithmetic_floor(const struct st_replay_run *r, const struct st_capture *c, const struct step *s,
+                                       double *floor, struct st_error *err)
 {
 	struct st_tq_codec codec;
 	ST_TRY(st_tq_codec_init(&codec, c->p.head_dim, c->bits, c->signs, c->p.scale_factor_d512, r->exec.cpu, err));
@@ -137,8 +138,8 @@ static enum st_status arithmetic_floor(const struct st_replay_run *r, const stru
 	return st;
 }
 
-/* Engines often hand their output on in 16 bits. Then every value is one of that type, and its rounding, at most half a unit in
- * the last place, is no fault. Returns what that may cost. */
+/* Engines often hand their output on in 16 bits. Then every value is one of that type, and its rounding, at most half a
+ * unit in the last place, is no fault. Returns what that may cost. */
 static double storage_floor(const float *x, size_t n, const char **type)
 {
 	bool f16 = true, bf16 = true;
@@ -153,7 +154,8 @@ static double storage_floor(const float *x, size_t n, const char **type)
 	return bf16 ? 0x1p-9 : f16 ? 0x1p-11 : 0;
 }
 
-enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_capture *c, const float *observed, struct st_error *err)
+enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_capture *c, const float *observed,
+                                  struct st_error *err)
 {
 	const struct st_tq_params *p = &c->p;
 	struct st_codebook book;
@@ -162,10 +164,18 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 		return st_fail(err, ST_ERR_LIMIT, "the codebook did not converge");
 	for (unsigned i = 0; i < book.n; i++)
 		levels[i] = book.level_f32[i];
-	struct step s = { .c = c, .observed = observed, .n = (size_t)p->num_heads * p->head_dim, .q_f16 = r->exec.q_f16,
-		.physical = r->exec.visibility == ST_TQ_PHYSICAL, .threads = r->exec.threads,
-		.decode = { .bits = c->bits, .levels = levels, .signs = c->signs, .fwht = true,
-		            .factor = p->head_dim == 512 ? 1 / p->scale_factor_d512 : 1 / sqrt((double)p->head_dim) } };
+	struct step s = { .c = c,
+		          .observed = observed,
+		          .n = (size_t)p->num_heads * p->head_dim,
+		          .q_f16 = r->exec.q_f16,
+		          .physical = r->exec.visibility == ST_TQ_PHYSICAL,
+		          .threads = r->exec.threads,
+		          .decode = { .bits = c->bits,
+		                      .levels = levels,
+		                      .signs = c->signs,
+		                      .fwht = true,
+		                      .factor = p->head_dim == 512 ? 1 / p->scale_factor_d512
+		                                                   : 1 / sqrt((double)p->head_dim) } };
 	struct table t = { 0 };
 	const struct hypothesis **order = NULL;
 	enum st_status st = ST_OK;
@@ -184,7 +194,9 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	st_json_put(j, "nonfinite", json_integer((json_int_t)bad));
 	if (bad_query) {
 		st_json_put(j, "verdict", json_string("undecided"));
-		st_json_put(j, "cause", json_pack("{s:s,s:s,s:s}", "code", "numeric.nan", "confidence", "confirmed", "text", "the query of the capture is not finite"));
+		st_json_put(j, "cause",
+		            json_pack("{s:s,s:s,s:s}", "code", "numeric.nan", "confidence", "confirmed", "text",
+		                      "the query of the capture is not finite"));
 		fprintf(r->text, "verdict: undecided - no output follows from a query that is not finite\n");
 		r->exit_status = 2;
 		goto out;
@@ -192,7 +204,8 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	if (bad) {
 		st_json_put(j, "verdict", json_string("fault"));
 		st_json_put(j, "cause", json_pack("{s:s,s:s}", "code", "numeric.nan", "confidence", "confirmed"));
-		fprintf(r->text, "verdict: fault - numeric.nan: %llu of %zu values are NaN or infinite\n", (unsigned long long)bad, s.n);
+		fprintf(r->text, "verdict: fault - numeric.nan: %llu of %zu values are NaN or infinite\n",
+		        (unsigned long long)bad, s.n);
 		r->exit_status = 2;
 		goto out;
 	}
@@ -204,7 +217,10 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	const double storage = storage_floor(observed, s.n, &type);
 	floor = fmax(storage, floor);
 	fprintf(r->text, "observed output against the declared step in f64: nrmse %.3e, floor of %s %.1e\n", before,
-	        storage < floor ? "f32 arithmetic" : !strcmp(type, "f16") ? "an f16 output" : "a bf16 output", floor);
+	        storage < floor        ? "f32 arithmetic"
+	        : !strcmp(type, "f16") ? "an f16 output"
+	                               : "a bf16 output",
+	        floor);
 	st_json_put(j, "output_dtype", json_string(type));
 	st_json_put(j, "residual", st_json_number(before));
 	st_json_put(j, "floor", st_json_number(floor));
@@ -228,25 +244,31 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	const bool explained = strcmp(confidence, "none") != 0;
 	const char *verdict = verdict_of(hit, explained ? best : NULL, before);
 	st_json_put(j, "verdict", json_string(verdict));
-	json_t *cause = cause_json(explained ? best : NULL, confidence, before, floor), *same = equivalents(&t, best, floor);
+	json_t *cause = cause_json(explained ? best : NULL, confidence, before, floor),
+	       *same = equivalents(&t, best, floor);
 	st_json_put(j, "cause", cause);
 	st_json_put(cause, "equivalent", same);
 	for (size_t i = 0; i < t.n && i < 5; i++)
-		json_array_append_new(list, json_pack("{s:s,s:s,s:o}", "code", order[i]->code, "text", order[i]->text, "residual_after",
-		                                         st_json_number(order[i]->residual)));
+		json_array_append_new(list, json_pack("{s:s,s:s,s:o}", "code", order[i]->code, "text", order[i]->text,
+		                                      "residual_after", st_json_number(order[i]->residual)));
 	if (explained)
 		fprintf(r->text, "cause: %s (%s) - %s\n", best->code, confidence, best->text);
 	if (explained && best->parameter)
 		fprintf(r->text, "       %s = %.9g\n", best->parameter, best->value);
 	if (explained)
-		fprintf(r->text, "       applied to this capture, the residual falls from %.3e to %.3e\n", before, best->residual);
+		fprintf(r->text, "       applied to this capture, the residual falls from %.3e to %.3e\n", before,
+		        best->residual);
 	for (size_t i = 0; i < json_array_size(same); i++)
-		fprintf(r->text, "       the same output follows from %s - %s\n", json_string_value(json_object_get(json_array_get(same, i), "code")),
+		fprintf(r->text, "       the same output follows from %s - %s\n",
+		        json_string_value(json_object_get(json_array_get(same, i), "code")),
 		        json_string_value(json_object_get(json_array_get(same, i), "text")));
 	for (size_t i = 0; !explained && i < t.n && i < 3; i++)
-		fprintf(r->text, "candidate: %s leaves %.3e - %s\n", order[i]->code, order[i]->residual, order[i]->text);
-	fprintf(r->text, "verdict: %s%s\n", verdict, !explained ? " - unexplained: none of the known mistakes reproduces this output"
-	        : !strcmp(verdict, "undecided") ? " - what that leaves is above the floor" : "");
+		fprintf(r->text, "candidate: %s leaves %.3e - %s\n", order[i]->code, order[i]->residual,
+		        order[i]->text);
+	fprintf(r->text, "verdict: %s%s\n", verdict,
+	        !explained                      ? " - unexplained: none of the known mistakes reproduces this output"
+	        : !strcmp(verdict, "undecided") ? " - what that leaves is above the floor"
+	                                        : "");
 	if (strcmp(verdict, "noise"))
 		r->exit_status = 2;
 out:

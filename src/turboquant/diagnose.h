@@ -16,50 +16,50 @@ enum row_fault { ROW_OWN, ROW_MISSING, ROW_ZERO, ROW_COPY, ROW_FOREIGN };
 
 /* Content of a row that the capture does not have: what the output says it must have been. */
 struct foreign {
-	double *v;      /* [G, d] */
-	double *score;  /* [H]; -INFINITY: no weight */
+	double *v;     /* [G, d] */
+	double *score; /* [H]; -INFINITY: no weight */
 };
 
 /* What differs from the declared step; all zeros means nothing does. */
 struct edit {
-	bool q_signs, out_signs;      /* flipped against the declaration */
-	bool q_plain, out_plain;      /* without the transform */
+	bool q_signs, out_signs; /* flipped against the declaration */
+	bool q_plain, out_plain; /* without the transform */
 	bool nibbles_k, nibbles_v, kv_swapped, norms_crossed;
-	unsigned norm_block;          /* ST_NORM_* */
-	double factor;                /* of a centroid times a norm; 0 = its own */
-	double k_gain, v_gain;        /* of decoded keys, values; 0 = none */
+	unsigned norm_block;   /* ST_NORM_* */
+	double factor;         /* of a centroid times a norm; 0 = its own */
+	double k_gain, v_gain; /* of decoded keys, values; 0 = none */
 	int64_t ring_delta;
 	bool physical;
 	enum window window;
-	int32_t window_delta, extra;  /* rows more (or fewer) at the old and at the new end */
-	double scale, softcap;        /* 0 = their own; softcap < 0: none */
+	int32_t window_delta, extra; /* rows more (or fewer) at the old and at the new end */
+	double scale, softcap;       /* 0 = their own; softcap < 0: none */
 	enum head_map map;
 	enum row_fault row_fault;
-	uint32_t row;                 /* chronological position of it */
-	uint32_t from;                /* ROW_COPY: the physical row whose content it has */
-	bool one_head;                /* row fault, factor and gains only in kv_head, else in every key/value head */
+	uint32_t row;  /* chronological position of it */
+	uint32_t from; /* ROW_COPY: the physical row whose content it has */
+	bool one_head; /* row fault, factor and gains only in kv_head, else in every key/value head */
 	uint32_t kv_head;
 	const struct foreign *foreign; /* ROW_FOREIGN: owned by the table */
-	enum round round, kv_round;   /* of the query; of decoded keys and values */
+	enum round round, kv_round;    /* of the query; of decoded keys and values */
 };
 
 struct step {
 	const struct st_capture *c;
 	struct st_oracle_decode decode;
-	bool q_f16, physical;         /* as declared by the options */
+	bool q_f16, physical; /* as declared by the options */
 	int threads;
 	const float *observed;
-	size_t n;                     /* H d */
+	size_t n; /* H d */
 	/* scratch of evaluate() */
-	double *q, *out, *scores;     /* [H, d], [H, d], [H, rows] */
-	uint32_t *rows, n_rows;       /* physical rows of the last evaluation, in reading order */
-	double *weights_top, *total;  /* [H] */
+	double *q, *out, *scores;    /* [H, d], [H, d], [H, rows] */
+	uint32_t *rows, n_rows;      /* physical rows of the last evaluation, in reading order */
+	double *weights_top, *total; /* [H] */
 };
 
 struct hypothesis {
 	const char *code;
 	char text[160];
-	const char *parameter;        /* fitted value's name, or NULL */
+	const char *parameter; /* fitted value's name, or NULL */
 	double value;
 	struct edit e;
 	double residual;
@@ -68,7 +68,7 @@ struct hypothesis {
 struct table {
 	struct hypothesis *h;
 	size_t n, cap;
-	struct foreign foreign[2];    /* one per type of query that is tried */
+	struct foreign foreign[2]; /* one per type of query that is tried */
 	size_t n_foreign;
 	bool failed;
 };
@@ -79,9 +79,11 @@ bool st_step_alloc(struct step *s);
 void st_step_free(struct step *s);
 /* The whole step under an edit: s->out, the scores of every head, and the rows they belong to. */
 void st_step_evaluate(struct step *s, const struct edit *e);
-/* nrmse of the observed output against the last evaluation; an edit that leaves nothing to compare with explains nothing. */
+/* nrmse of the observed output against the last evaluation; an edit that leaves nothing to compare with explains
+ * nothing. */
 double st_step_residual(const struct step *s);
-/* nrmse of a part of the output against the last evaluation; zeros are as far from anything else as can be, not from zeros. */
+/* nrmse of a part of the output against the last evaluation; zeros are as far from anything else as can be, not from
+ * zeros. */
 double st_step_difference(const struct step *s, size_t from, size_t n);
 /* The key/value head whose queries are furthest off; *one_head: it is the only one beyond the floor. */
 uint32_t st_step_worst_head(const struct step *s, double floor, bool *one_head);
@@ -97,7 +99,8 @@ bool st_step_try(const struct step *s, struct hypothesis *h, size_t n);
 /* ---- diagnose_list.c ---- */
 
 struct hypothesis *st_hypothesis_add(struct table *t, const char *code, const char *text);
-struct hypothesis *st_hypothesis_add_value(struct table *t, const char *code, const char *parameter, double value, const char *text);
+struct hypothesis *st_hypothesis_add_value(struct table *t, const char *code, const char *parameter, double value,
+                                           const char *text);
 void st_hypotheses_release(struct table *t);
 /* Simple ones first: of two that explain the output equally, the first is reported. */
 void st_list_mistakes(const struct step *s, struct table *t);

@@ -13,15 +13,15 @@ struct writer {
 	const char *code, *text;
 	bool signs, no_fwht, nibbles, kv_swapped;
 	unsigned norm_block;
-	int shift;              /* row of position i holds position i + shift */
-	bool fit_gain;          /* any common factor on the norms */
+	int shift;     /* row of position i holds position i + shift */
+	bool fit_gain; /* any common factor on the norms */
 };
 
 struct check {
 	const struct st_capture *c;
 	struct st_oracle_decode decode;
-	double expected;        /* nrmse of this quantiser on normal data */
-	double gain, limit;     /* of the last sample: the fitted factor, and what a sound writer may be off by */
+	double expected;    /* nrmse of this quantiser on normal data */
+	double gain, limit; /* of the last sample: the fitted factor, and what a sound writer may be off by */
 };
 
 static const float *pre_row(const struct st_capture *c, bool v, uint32_t g, uint32_t i)
@@ -39,12 +39,15 @@ static void decoded(const struct check *k, const struct writer *w, bool v, uint3
 	o.norm_block = w->norm_block;
 	const bool from_v = v != w->kv_swapped;
 	const size_t row = (size_t)g * p->kv_capacity + ((uint64_t)p->ring_start + i) % p->kv_capacity;
-	st_oracle_decode_row(&o, p->head_dim, (from_v ? k->c->kv.v_codes : k->c->kv.k_codes) + row * st_tq_row_bytes(p->head_dim, o.bits),
+	st_oracle_decode_row(&o, p->head_dim,
+	                     (from_v ? k->c->kv.v_codes : k->c->kv.k_codes)
+	                             + row * st_tq_row_bytes(p->head_dim, o.bits),
 	                     (from_v ? k->c->kv.v_norms : k->c->kv.k_norms) + row * st_tq_norm_blocks(p->head_dim), y);
 }
 
 /* nrmse of a stored row against position i of the values it should hold; gain 1 unless given. */
-static double row_error(const struct check *k, const struct writer *w, bool v, uint32_t g, uint32_t stored, uint32_t i, double gain)
+static double row_error(const struct check *k, const struct writer *w, bool v, uint32_t g, uint32_t stored, uint32_t i,
+                        double gain)
 {
 	const float *x = pre_row(k->c, v, g, i);
 	double y[512], diff = 0, total = 0;
@@ -56,8 +59,8 @@ static double row_error(const struct check *k, const struct writer *w, bool v, u
 	return total > 0 ? sqrt(diff / total) : diff > 0 ? INFINITY : 0;
 }
 
-/* What the writer's quantiser itself costs at position i. Values with a few large coordinates in the rotated basis leave
- * the outermost level far behind, and then a sound row is off by much more than normal data would be. */
+/* What the writer's quantiser itself costs at position i. Values with a few large coordinates in the rotated basis
+ * leave the outermost level far behind, and then a sound row is off by much more than normal data would be. */
 static double ideal_error(const struct check *k, const struct writer *w, bool v, uint32_t g, uint32_t i)
 {
 	const uint32_t d = k->c->p.head_dim, span = d == 512 ? 256 : d, top = (1u << k->decode.bits) - 1;
@@ -94,8 +97,8 @@ static double ideal_error(const struct check *k, const struct writer *w, bool v,
 	return total > 0 ? sqrt(diff / total) : 0;
 }
 
-/* A row is sound as long as what it adds to its quantiser's own error is less than that error on normal data: f32 rounding
- * and ties add a thousandth of it, another position's values many times as much. */
+/* A row is sound as long as what it adds to its quantiser's own error is less than that error on normal data: f32
+ * rounding and ties add a thousandth of it, another position's values many times as much. */
 static double row_limit(const struct check *k, const struct writer *w, bool v, uint32_t g, uint32_t i)
 {
 	return hypot(ideal_error(k, w, v, g, i), k->expected);
@@ -138,7 +141,8 @@ static double sampled(struct check *k, const struct writer *w, bool v)
 	return n ? sqrt(sum / (double)n) : INFINITY;
 }
 
-static json_t *cause(const char *code, const char *confidence, const char *text, double before, double after, double floor, json_t *parameters)
+static json_t *cause(const char *code, const char *confidence, const char *text, double before, double after,
+                     double floor, json_t *parameters)
 {
 	json_t *j = json_object();
 	st_json_put(j, "code", json_string(code));
@@ -155,12 +159,22 @@ static json_t *cause(const char *code, const char *confidence, const char *text,
 static void systematic(struct st_replay_run *r, struct check *k, bool v, double before, json_t *out)
 {
 	const struct writer writers[] = {
-		{ .code = "cache.quantiser", .text = k->c->signs ? "rows were written without the D1 signs" : "rows were written with D1 signs", .signs = true },
+		{ .code = "cache.quantiser",
+		  .text = k->c->signs ? "rows were written without the D1 signs" : "rows were written with D1 signs",
+		  .signs = true },
 		{ .code = "cache.quantiser", .text = "rows were written without the transform", .no_fwht = true },
-		{ .code = "cache.quantiser", .text = "nibbles are swapped: the even coordinate lies in the high half", .nibbles = true },
-		{ .code = "cache.quantiser", .text = "the two norms of a row are exchanged", .norm_block = ST_NORM_SWAPPED },
-		{ .code = "cache.ring_start", .text = "every row holds the position after its own: the ring start is one row early", .shift = 1 },
-		{ .code = "cache.ring_start", .text = "every row holds the position before its own: the ring start is one row late", .shift = -1 },
+		{ .code = "cache.quantiser",
+		  .text = "nibbles are swapped: the even coordinate lies in the high half",
+		  .nibbles = true },
+		{ .code = "cache.quantiser",
+		  .text = "the two norms of a row are exchanged",
+		  .norm_block = ST_NORM_SWAPPED },
+		{ .code = "cache.ring_start",
+		  .text = "every row holds the position after its own: the ring start is one row early",
+		  .shift = 1 },
+		{ .code = "cache.ring_start",
+		  .text = "every row holds the position before its own: the ring start is one row late",
+		  .shift = -1 },
 		{ .code = "attn.kv_swapped", .text = "keys and values are exchanged", .kv_swapped = true },
 		{ .code = "cache.quantiser", .text = "norms carry another factor", .fit_gain = true },
 	};
@@ -183,12 +197,15 @@ static void systematic(struct st_replay_run *r, struct check *k, bool v, double 
 	if (sure && best->shift)
 		st_json_put(par, "shift", json_integer(best->shift));
 	json_array_append_new(out, cause(sure ? best->code : "unexplained", sure ? "confirmed" : "none",
-	                                 sure ? best->text : "no known rule of a writer fits these rows", before, after, k->expected, par));
+	                                 sure ? best->text : "no known rule of a writer fits these rows", before, after,
+	                                 k->expected, par));
 	if (sure)
-		fprintf(r->text, "cache: %s - %s: %s; undone, the rows' nrmse falls from %.3g to %.4f (expected %.4f)\n", best->code,
-		        v ? "values" : "keys", best->text, before, after, k->expected);
+		fprintf(r->text,
+		        "cache: %s - %s: %s; undone, the rows' nrmse falls from %.3g to %.4f (expected %.4f)\n",
+		        best->code, v ? "values" : "keys", best->text, before, after, k->expected);
 	else
-		fprintf(r->text, "cache: unexplained - %s are off by %.3g, and no known rule of a writer fits\n", v ? "values" : "keys", before);
+		fprintf(r->text, "cache: unexplained - %s are off by %.3g, and no known rule of a writer fits\n",
+		        v ? "values" : "keys", before);
 }
 
 /* Single rows are wrong: stale ones. Whose position do they hold? */
@@ -221,11 +238,14 @@ static void single_rows(struct st_replay_run *r, struct check *k, bool v, const 
 		} else {
 			snprintf(text, sizeof text, "stale row: it holds none of this sequence's positions");
 		}
-		/* Confirmed either way: with the row taken from the values it should hold, its error is the quantiser's. */
-		json_array_append_new(out, cause("cache.slot", "confirmed", text, before, copy ? best : k->expected, k->expected, par));
+		/* Confirmed either way: with the row taken from the values it should hold, its error is the
+		 * quantiser's. */
+		json_array_append_new(out, cause("cache.slot", "confirmed", text, before, copy ? best : k->expected,
+		                                 k->expected, par));
 		if (b < 4)
-			fprintf(r->text, "cache: cache.slot - %s, kv head %u, position %u: %s (nrmse %.3g, expected %.4f)\n", v ? "values" : "keys", g, i,
-			        text, before, k->expected);
+			fprintf(r->text,
+			        "cache: cache.slot - %s, kv head %u, position %u: %s (nrmse %.3g, expected %.4f)\n",
+			        v ? "values" : "keys", g, i, text, before, k->expected);
 	}
 	if (n > 4)
 		fprintf(r->text, "cache: and %zu more rows\n", n - 4);
@@ -245,9 +265,14 @@ enum st_status st_diagnose_cache(struct st_replay_run *r, const struct st_captur
 	st_codebook_lint(&book, &lint);
 	for (unsigned i = 0; i < book.n; i++)
 		levels[i] = book.level_f32[i];
-	struct check k = { .c = c, .expected = lint.rmse,
-		.decode = { .bits = c->bits, .levels = levels, .signs = c->signs, .fwht = true,
-		            .factor = p->head_dim == 512 ? 1 / p->scale_factor_d512 : 1 / sqrt((double)p->head_dim) } };
+	struct check k = { .c = c,
+		           .expected = lint.rmse,
+		           .decode = { .bits = c->bits,
+		                       .levels = levels,
+		                       .signs = c->signs,
+		                       .fwht = true,
+		                       .factor = p->head_dim == 512 ? 1 / p->scale_factor_d512
+		                                                    : 1 / sqrt((double)p->head_dim) } };
 	enum { MAX_LISTED = 64 };
 	const uint64_t rows = (uint64_t)p->num_kv_heads * p->kv_seq_len;
 	json_t *j = json_object(), *causes = json_array();
@@ -285,7 +310,9 @@ enum st_status st_diagnose_cache(struct st_replay_run *r, const struct st_captur
 	if (total_bad)
 		r->exit_status = 2;
 	else
-		fprintf(r->text, "cache: every row holds its values as well as %u bits can: nrmse of keys %.4f, of values %.4f (N(0,1): %.4f)\n", c->bits,
-		        nrmse[0], nrmse[1], k.expected);
+		fprintf(r->text,
+		        "cache: every row holds its values as well as %u bits can: nrmse of keys %.4f, of values %.4f "
+		        "(N(0,1): %.4f)\n",
+		        c->bits, nrmse[0], nrmse[1], k.expected);
 	return ST_OK;
 }

@@ -1,4 +1,5 @@
-/* diagnose_fit.c - numbers that nobody lists: the value that fits best, on a logarithmic grid and then between its points. */
+/* diagnose_fit.c - numbers that nobody lists: the value that fits best, on a logarithmic grid and then between its
+ * points. */
 #include "turboquant/diagnose.h"
 
 #include <math.h>
@@ -12,13 +13,16 @@ static const double promising = 0.7;
 static const char scaled[] = "a centroid was scaled by norm x %.6g instead of norm x %.6g (fitted)";
 static const struct number {
 	const char *code, *name, *text;
-	size_t field;             /* of struct edit: a double, 0 = its own */
-	bool one_head;            /* fitted where one key/value head alone is off, the others where several are */
+	size_t field;  /* of struct edit: a double, 0 = its own */
+	bool one_head; /* fitted where one key/value head alone is off, the others where several are */
 } numbers[] = {
 	{ "cache.quantiser", "factor", scaled, offsetof(struct edit, factor), false },
-	{ "attn.scale", "scale", "the scores have the scale %.6g instead of %.6g (fitted)", offsetof(struct edit, scale), false },
-	{ "attn.softcap", "softcap", "the soft-cap is %.6g instead of %.6g (fitted)", offsetof(struct edit, softcap), false },
-	{ "cache.quantiser", "k_gain", "keys carry the factor %.6g instead of %.6g (fitted)", offsetof(struct edit, k_gain), true },
+	{ "attn.scale", "scale", "the scores have the scale %.6g instead of %.6g (fitted)",
+	  offsetof(struct edit, scale), false },
+	{ "attn.softcap", "softcap", "the soft-cap is %.6g instead of %.6g (fitted)", offsetof(struct edit, softcap),
+	  false },
+	{ "cache.quantiser", "k_gain", "keys carry the factor %.6g instead of %.6g (fitted)",
+	  offsetof(struct edit, k_gain), true },
 	{ "cache.quantiser", "factor", scaled, offsetof(struct edit, factor), true },
 };
 
@@ -27,7 +31,7 @@ struct place {
 	enum round round;
 	bool one_head;
 	uint32_t kv_head;
-	double before;            /* residual of the declared step with that query */
+	double before; /* residual of the declared step with that query */
 };
 
 static struct edit with(const struct number *f, const struct place *at, double own, double log2_ratio)
@@ -53,7 +57,8 @@ static void fit(struct step *s, const struct number *f, const struct place *plac
 	t->failed |= !st_step_try(s, grid, GRID);
 	for (int i = 1; i < GRID; i++)
 		at = grid[i].residual < grid[at].residual ? i : at;
-	/* The square of the residual is a parabola near its least value: the vertex of the one through three points, ever closer. */
+	/* The square of the residual is a parabola near its least value: the vertex of the one through three points,
+	 * ever closer. */
 	double x = (double)at / PER_OCTAVE - OCTAVES, span = 1.0 / PER_OCTAVE;
 	for (int step = 0; step < STEPS; step++, span /= PER_OCTAVE) {
 		double y[3];
@@ -71,7 +76,8 @@ static void fit(struct step *s, const struct number *f, const struct place *plac
 		return;
 	const double value = own * exp2(x);
 	const bool sf = s->c->p.head_dim == 512 && f->field == offsetof(struct edit, factor);
-	struct hypothesis *h = st_hypothesis_add_value(t, f->code, sf ? "scale_factor_d512" : f->name, sf ? 1 / value : value, "");
+	struct hypothesis *h = st_hypothesis_add_value(t, f->code, sf ? "scale_factor_d512" : f->name,
+	                                               sf ? 1 / value : value, "");
 	snprintf(h->text, sizeof h->text, f->text, value, own);
 	if (f->one_head)
 		name_head(h, place);

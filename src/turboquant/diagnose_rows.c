@@ -1,14 +1,14 @@
 /*
- * diagnose_rows.c - one bad row among many: empty, not seen, holding another row's content, or content that is nowhere in
- * the capture.
+ * diagnose_rows.c - one bad row among many: empty, not seen, holding another row's content, or content that is nowhere
+ *in the capture.
  *
- * Let Z be the sum of a head's weights, out its sound result and obs the observed one. When row t, of weight w and value v,
- * was replaced by one of weight w' and value v', then
+ * Let Z be the sum of a head's weights, out its sound result and obs the observed one. When row t, of weight w and
+ *value v, was replaced by one of weight w' and value v', then
  *
  *	D = Z (obs - out) = w (obs - v) - w' (obs - v') = u(t) - u'
  *
- * so rows are found by comparing D with the vectors u of all rows, in two passes over the cache instead of an evaluation for
- * each pair. What is found here is only a guess: the evaluation of the edited step has to confirm it.
+ * so rows are found by comparing D with the vectors u of all rows, in two passes over the cache instead of an
+ *evaluation for each pair. What is found here is only a guess: the evaluation of the edited step has to confirm it.
  */
 #include "turboquant/diagnose.h"
 
@@ -25,9 +25,9 @@ enum { KEPT = 8, SCANNED_HEADS = 8 };
 /* One key/value head; m of its query heads, from h0. */
 struct view {
 	struct step *s;
-	struct edit own;          /* the declared step with the query under test */
+	struct edit own; /* the declared step with the query under test */
 	uint32_t g, h0, m, d;
-	double *obs, *diff, *u;   /* [m, d] in the stored basis: obs, D, and u of one row */
+	double *obs, *diff, *u; /* [m, d] in the stored basis: obs, D, and u of one row */
 };
 
 static void view_close(struct view *x)
@@ -51,7 +51,9 @@ static bool view_open(struct view *x, struct step *s, const struct edit *own, ui
 {
 	const struct st_tq_params *p = &s->c->p;
 	const uint32_t group = p->num_heads / p->num_kv_heads, d = p->head_dim;
-	*x = (struct view){ .s = s, .own = *own, .g = g, .h0 = g * group, .m = group < most_heads ? group : most_heads, .d = d };
+	*x = (struct view){
+		.s = s, .own = *own, .g = g, .h0 = g * group, .m = group < most_heads ? group : most_heads, .d = d
+	};
 	const size_t n = (size_t)x->m * d;
 	x->obs = st_alloc_array(n, sizeof *x->obs);
 	x->diff = st_alloc_array(n, sizeof *x->diff);
@@ -88,7 +90,10 @@ static void row_vector(struct view *x, uint32_t row)
 	}
 }
 
-static double over_heads(const struct view *x, const double *a, const double *b) { return st_step_dot(a, b, x->m * x->d); }
+static double over_heads(const struct view *x, const double *a, const double *b)
+{
+	return st_step_dot(a, b, x->m * x->d);
+}
 
 /* ---- rows of the capture ---- */
 
@@ -117,11 +122,15 @@ static void keep(struct best *b, double cost, uint32_t row)
 }
 
 /* Which row went, and which took its place. */
-struct pair { double cost; uint32_t gone, put; };
+struct pair {
+	double cost;
+	uint32_t gone, put;
+};
 
 /*
- * One half of the right pair is what D resembles most, with what it lacks for a single row left over; the other half is what
- * then resembles the rest. seen: [P]. *copy: the best pair of two rows, *empty: the best with an empty row, gone[0]: alone.
+ * One half of the right pair is what D resembles most, with what it lacks for a single row left over; the other half is
+ * what then resembles the rest. seen: [P]. *copy: the best pair of two rows, *empty: the best with an empty row,
+ * gone[0]: alone.
  */
 static bool find_pairs(struct view *x, const bool *seen, struct pair *copy, struct pair *empty, uint32_t *alone)
 {
@@ -168,14 +177,16 @@ static bool find_pairs(struct view *x, const bool *seen, struct pair *copy, stru
 /* ---- content that the capture does not have ---- */
 
 /*
- * With row t gone, the rest B = D - u(t) of each head is w' (v' - obs): one v' for all heads of the group, a weight for each. One head
- * alone fits every row and proves nothing. Several find the row, but any vector that all of them have too much fits as well; so the content
- * must also be what a row can hold, codes and norms, and reproduce the output as that. Factors on the output of each head alone come near
- * such a row too - where they give out/(1 - e), e in proportion to the share p = w/Z that a head leaves to row t, one of weight w - Z e and
- * value v p/(p - e) gives the same - and are much the simpler of the two.
+ * With row t gone, the rest B = D - u(t) of each head is w' (v' - obs): one v' for all heads of the group, a weight for
+ * each. One head alone fits every row and proves nothing. Several find the row, but any vector that all of them have
+ * too much fits as well; so the content must also be what a row can hold, codes and norms, and reproduce the output as
+ * that. Factors on the output of each head alone come near such a row too - where they give out/(1 - e), e in
+ * proportion to the share p = w/Z that a head leaves to row t, one of weight w - Z e and value v p/(p - e) gives the
+ * same - and are much the simpler of the two.
  */
 
-/* Whether a factor for each query head leaves a tenth of the difference or more. s holds the evaluation of the declared step. */
+/* Whether a factor for each query head leaves a tenth of the difference or more. s holds the evaluation of the declared
+ * step. */
 static bool beyond_factors(const struct step *s)
 {
 	const uint32_t d = s->c->p.head_dim;
@@ -197,8 +208,8 @@ static bool beyond_factors(const struct step *s)
 
 /* Of one head, against the head with the largest B: what the sums over coordinates come down to. */
 struct shared {
-	double bb, b0, b1;      /* B.B, B.(obs0 - obs), B.B0 */
-	double c00, c01, c11;   /* of obs0 - obs and B0 */
+	double bb, b0, b1;    /* B.B, B.(obs0 - obs), B.B0 */
+	double c00, c01, c11; /* of obs0 - obs and B0 */
 };
 
 /* What remains unexplained when the first head's weight is exp(-log_x); w: [m] its head's, or NULL */
@@ -232,8 +243,12 @@ static double share_value(const struct view *x, const double *rest, struct share
 		double apart[512];
 		for (uint32_t j = 0; j < d; j++)
 			apart[j] = obs0[j] - x->obs[(size_t)h * d + j];
-		f[h] = (struct shared){ f[h].bb, st_step_dot(b, apart, d), st_step_dot(b, b0, d), st_step_dot(apart, apart, d),
-			st_step_dot(apart, b0, d), st_step_dot(b0, b0, d) };
+		f[h] = (struct shared){ f[h].bb,
+			                st_step_dot(b, apart, d),
+			                st_step_dot(b, b0, d),
+			                st_step_dot(apart, apart, d),
+			                st_step_dot(apart, b0, d),
+			                st_step_dot(b0, b0, d) };
 	}
 	double at = 0, best = INFINITY;
 	for (double t = -20; t <= 20; t += 0.5) {
@@ -262,7 +277,8 @@ static void without_row(struct view *x, uint32_t row)
 		x->u[j] = x->diff[j] - x->u[j];
 }
 
-/* y: [d], moved to the nearest row that codes and norms can hold: every value a level times one factor, for d = 512 one for each half. */
+/* y: [d], moved to the nearest row that codes and norms can hold: every value a level times one factor, for d = 512 one
+ * for each half. */
 static void snap(const struct step *s, double *y)
 {
 	const uint32_t d = s->c->p.head_dim, span = d / st_tq_norm_blocks(d), n = 1u << s->decode.bits;
@@ -273,7 +289,8 @@ static void snap(const struct step *s, double *y)
 			for (uint32_t j = 0; j < span; j++) {
 				uint32_t near = 0;
 				for (uint32_t i = 1; i < n; i++)
-					near = fabs(b[j] - unit * levels[i]) < fabs(b[j] - unit * levels[near]) ? i : near;
+					near = fabs(b[j] - unit * levels[i]) < fabs(b[j] - unit * levels[near]) ? i
+					                                                                        : near;
 				to[j] = levels[near];
 			}
 			unit = st_step_dot(b, to, span) / st_step_dot(to, to, span);
@@ -283,7 +300,8 @@ static void snap(const struct step *s, double *y)
 	}
 }
 
-/* The content of one key/value head's row, from all of its query heads: by turns the row for given weights and weights for a given row. */
+/* The content of one key/value head's row, from all of its query heads: by turns the row for given weights and weights
+ * for a given row. */
 static bool solve_content(struct step *s, const struct edit *own, uint32_t g, uint32_t row, struct foreign *to)
 {
 	struct view x;
@@ -344,7 +362,8 @@ static bool find_foreign(struct view *x, const bool *seen, uint32_t *found)
 
 /* ---- hypotheses ---- */
 
-static struct hypothesis *add_row(struct table *t, const struct view *x, bool one_head, enum row_fault fault, uint32_t row, const char *text)
+static struct hypothesis *add_row(struct table *t, const struct view *x, bool one_head, enum row_fault fault,
+                                  uint32_t row, const char *text)
 {
 	const uint32_t position = st_step_position(&x->s->c->p, row);
 	struct hypothesis *h = st_hypothesis_add_value(t, "cache.slot", "position", position, text);
@@ -372,7 +391,8 @@ static void add_copy(struct table *t, const struct view *x, bool one_head, const
 	else if (from < p->kv_seq_len)
 		snprintf(text, sizeof text, "the row is stale: it holds what belongs to position %u", from);
 	else
-		snprintf(text, sizeof text, "the row is stale: it holds what lies in row %u, outside the sequence", pair->put);
+		snprintf(text, sizeof text, "the row is stale: it holds what lies in row %u, outside the sequence",
+		         pair->put);
 	add_row(t, x, one_head, ROW_COPY, pair->gone, text)->e.from = pair->put;
 }
 
@@ -387,7 +407,9 @@ static bool add_foreign(struct table *t, struct view *x, bool one_head, uint32_t
 	for (uint32_t g = 0; g < p->num_kv_heads; g++)
 		if ((!one_head || g == x->g) && !solve_content(x->s, &x->own, g, row, f))
 			return false;
-	add_row(t, x, one_head, ROW_FOREIGN, row, "the row is stale: it holds something that is nowhere in this capture")->e.foreign = f;
+	add_row(t, x, one_head, ROW_FOREIGN, row,
+	        "the row is stale: it holds something that is nowhere in this capture")
+		->e.foreign = f;
 	return true;
 }
 
@@ -413,7 +435,8 @@ void st_find_rows(struct step *s, enum round round, double floor, struct table *
 	if (ok && s->n_rows > 0) {
 		add_row(t, &x, one_head, ROW_MISSING, alone, "the row is not seen");
 		if (empty.cost < INFINITY)
-			add_row(t, &x, one_head, ROW_ZERO, empty.gone, "the row was read before it was written (empty)");
+			add_row(t, &x, one_head, ROW_ZERO, empty.gone,
+			        "the row was read before it was written (empty)");
 		if (copy.cost < INFINITY)
 			add_copy(t, &x, one_head, &copy);
 		if (x.m > 1 && beyond_factors(s))

@@ -68,7 +68,8 @@ uint32_t st_step_position(const struct st_tq_params *p, uint32_t row)
 /* The fault that the edit puts on this row of this head. */
 static enum row_fault fault_of(const struct step *s, const struct edit *e, uint32_t g, uint32_t row)
 {
-	const bool here = e->row_fault && st_step_position(&s->c->p, row) == e->row && (!e->one_head || g == e->kv_head);
+	const bool here = e->row_fault && st_step_position(&s->c->p, row) == e->row
+	               && (!e->one_head || g == e->kv_head);
 	return here ? e->row_fault : ROW_OWN;
 }
 
@@ -125,7 +126,10 @@ double st_step_dot(const double *a, const double *b, uint32_t d)
 static uint32_t mapped(const struct st_tq_params *p, enum head_map m, uint32_t h)
 {
 	const uint32_t group = p->num_heads / p->num_kv_heads;
-	return m == MAP_MODULO ? h % p->num_kv_heads : m == MAP_REVERSED ? p->num_kv_heads - 1 - h / group : m == MAP_FIRST ? 0 : h / group;
+	return m == MAP_MODULO   ? h % p->num_kv_heads
+	     : m == MAP_REVERSED ? p->num_kv_heads - 1 - h / group
+	     : m == MAP_FIRST    ? 0
+	                         : h / group;
 }
 
 double st_step_score(const struct step *s, const struct edit *e, uint32_t h, const double *k)
@@ -220,7 +224,9 @@ void st_step_evaluate(struct step *s, const struct edit *e)
 			for (uint32_t h = 0; h < H; h++) {
 				if (mapped(p, e->map, h) != g)
 					continue;
-				double x = fault == ROW_MISSING ? -INFINITY : fault == ROW_FOREIGN ? e->foreign->score[h] : st_step_score(s, e, h, row);
+				double x = fault == ROW_MISSING ? -INFINITY
+				         : fault == ROW_FOREIGN ? e->foreign->score[h]
+				                                : st_step_score(s, e, h, row);
 				s->scores[(size_t)h * p->kv_capacity + i] = x;
 				s->weights_top[h] = fmax(s->weights_top[h], x);
 			}
@@ -230,7 +236,8 @@ void st_step_evaluate(struct step *s, const struct edit *e)
 			for (uint32_t h = 0; h < H; h++) {
 				if (mapped(p, e->map, h) != g)
 					continue;
-				double x = s->scores[(size_t)h * p->kv_capacity + i], w = x > -INFINITY ? exp(x - s->weights_top[h]) : 0;
+				double x = s->scores[(size_t)h * p->kv_capacity + i],
+				       w = x > -INFINITY ? exp(x - s->weights_top[h]) : 0;
 				s->total[h] += w;
 				for (uint32_t j = 0; j < d && w > 1e-30; j++)
 					s->out[(size_t)h * d + j] += w * row[j];

@@ -23,10 +23,7 @@ uint64_t st_draw_state(enum st_seeding s, uint64_t seed, uint64_t pos, enum st_r
 	return (seed ^ pos << shift[idx] ^ (idx == ST_DRAW_Q ? 0xABCDEFu : 0)) ^ GOLDEN;
 }
 
-static float uniform_f32(uint64_t *state)
-{
-	return (float)(st_splitmix64(state) >> 32) / 4294967296.0f;
-}
+static float uniform_f32(uint64_t *state) { return (float)(st_splitmix64(state) >> 32) / 4294967296.0f; }
 
 void st_draw_f32(uint64_t state, float *x, size_t n)
 {

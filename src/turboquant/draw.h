@@ -22,7 +22,7 @@ void st_draw_f32(uint64_t state, float *x, size_t n);
 
 struct st_draw {
 	struct st_xoshiro g;
-	uint64_t consumed;     /* 64-bit outputs so far: 2 ceil(n/2) per call */
+	uint64_t consumed; /* 64-bit outputs so far: 2 ceil(n/2) per call */
 	enum st_cpu cpu;
 };
 void st_draw_init(struct st_draw *r, uint64_t seed, enum st_cpu cpu);

@@ -88,10 +88,11 @@ static enum st_status bitwidth(const struct st_tq_exec *e, FILE *f, bool *passed
 		char what[64];
 		ST_TRY(st_expect_floor(&p, bits, false, e, 64, &x, err));
 		snprintf(what, sizeof what, "%u bits, mean of %u seeds", bits, x.n);
-		const double worst = published[bits - 4], low = (1 - bitwidth_band) * worst, high = (1 + bitwidth_band) * worst;
+		const double worst = published[bits - 4], low = (1 - bitwidth_band) * worst,
+			     high = (1 + bitwidth_band) * worst;
 		const bool ok = x.mean >= low && x.mean <= high;
-		fprintf(f, "%s: %.4f +- %.4f, band %.4f..%.4f (published worst %.3f +- %.0f %%): %s\n", what, x.mean, x.sd / sqrt(x.n), low, high,
-		        worst, 100 * bitwidth_band, ok ? "ok" : "FAILED");
+		fprintf(f, "%s: %.4f +- %.4f, band %.4f..%.4f (published worst %.3f +- %.0f %%): %s\n", what, x.mean,
+		        x.sd / sqrt(x.n), low, high, worst, 100 * bitwidth_band, ok ? "ok" : "FAILED");
 		*passed &= ok;
 	}
 	return ST_OK;
@@ -100,7 +101,12 @@ static enum st_status bitwidth(const struct st_tq_exec *e, FILE *f, bool *passed
 /* Every level that runs here, over shapes that take every branch of the kernel. */
 static enum st_status kernel(FILE *f, bool *passed, struct st_error *err)
 {
-	static const struct { const char *what; unsigned bits; bool signs; struct st_tq_params p; } cases[] = {
+	static const struct {
+		const char *what;
+		unsigned bits;
+		bool signs;
+		struct st_tq_params p;
+	} cases[] = {
 		{ "d 128, one head per kv head", 4, false, { 4, 4, 128, 100, 128, 1, 0, 0, 0, 0, 1 } },
 		{ "d 256, ring, window 300", 4, true, { 8, 4, 256, 512, 512, 1, 2, 300, 0, 27, 1 } },
 		{ "d 256, partial ring, soft-cap 20", 4, false, { 6, 2, 256, 256, 1024, 1, 1, 0, 20, 900, 1 } },
@@ -144,7 +150,8 @@ enum st_status st_gate_run(const char *gate, const struct st_tq_exec *e, FILE *t
 		return bitwidth(e, text, passed, err);
 	if (!strcmp(gate, "kernel"))
 		return kernel(text, passed, err);
-	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "gate", "unknown gate \"%s\"; round_trip, bitwidth and kernel are known", gate);
+	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "gate",
+	                  "unknown gate \"%s\"; round_trip, bitwidth and kernel are known", gate);
 }
 
 enum st_status st_replay_gate(struct st_replay_run *r, struct st_error *err)

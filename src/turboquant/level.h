@@ -13,18 +13,18 @@ enum { ST_TQ_PAIR = 2 };
 
 /* One task: 1 or 2 query heads of one key/value head over visible rows [first, end). */
 struct st_tq_task {
-	const uint8_t *k_codes, *v_codes;  /* of the head: [P, row bytes], or NULL */
-	const float *k_norms, *v_norms;    /* of the head: [P, B] */
-	const float *k_dense, *v_dense;    /* of the head: [P, d] */
-	const float *table;                /* codebook, 2^bits entries */
+	const uint8_t *k_codes, *v_codes; /* of the head: [P, row bytes], or NULL */
+	const float *k_norms, *v_norms;   /* of the head: [P, B] */
+	const float *k_dense, *v_dense;   /* of the head: [P, d] */
+	const float *table;               /* codebook, 2^bits entries */
 	const struct st_tq_rows *rows;
-	uint32_t first, end, d, n_heads;   /* n_heads: 1 or 2 */
-	unsigned bits;                     /* 0: dense */
-	float k_factor, v_factor;          /* times a norm: what a centroid is worth */
+	uint32_t first, end, d, n_heads; /* n_heads: 1 or 2 */
+	unsigned bits;                   /* 0: dense */
+	float k_factor, v_factor;        /* times a norm: what a centroid is worth */
 	float scale, softcap;
-	const float *q;                    /* [n_heads, d] in lane order */
-	float *acc;                        /* [n_heads, d] in lane order: sum of p v */
-	float *max, *sum;                  /* [n_heads]: largest score, sum of p */
+	const float *q;   /* [n_heads, d] in lane order */
+	float *acc;       /* [n_heads, d] in lane order: sum of p v */
+	float *max, *sum; /* [n_heads]: largest score, sum of p */
 };
 
 struct st_tq_level {
@@ -35,14 +35,14 @@ struct st_tq_level {
 	/* n pairs of uniforms (u1 in (0, 1], u2 in [0, 1)) -> 2 n normals: Box-Muller, f64 inside, radius and
 	 * angle rounded to f32 between. */
 	void (*normals)(const double *u, size_t n, float *x);
-	void (*quantise)(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block, uint8_t *index, float *norms);
+	void (*quantise)(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block, uint8_t *index,
+	                 float *norms);
 };
 
 extern const struct st_tq_level st_tq_level_scalar;
 extern const struct st_tq_level st_tq_level_avx2;
 extern const struct st_tq_level st_tq_level_avx512;
 extern const struct st_tq_level st_tq_level_neon;
-
 
 /* Scalar where the level is not compiled in; callers have checked st_cpu_usable. */
 const struct st_tq_level *st_tq_level_get(enum st_cpu cpu);

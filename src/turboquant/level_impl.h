@@ -79,7 +79,9 @@ VEC_WHOLE v16 score_group(const struct st_tq_task *t, unsigned bits, unsigned nh
 				for (unsigned r = 0; r < SCORE_ROWS(nh); r++) {
 					const uint8_t *p = base + row[r] * row_bytes;
 					v16 x = bits == 0 ? v_load((const float *)p + c)
-					      : look_up(bits, t->table, i_shr(i_load(p + (bits == 4 ? c / 2 : c)), n * (bits == 4 ? 4 : 8)));
+					                  : look_up(bits, t->table,
+					                            i_shr(i_load(p + (bits == 4 ? c / 2 : c)),
+					                                  n * (bits == 4 ? 4 : 8)));
 					acc[r * nh] = v_fma(x, q0, acc[r * nh]);
 					if (nh == 2)
 						acc[r * nh + 1] = v_fma(x, q1, acc[r * nh + 1]);
@@ -99,7 +101,7 @@ VEC_WHOLE v16 score_group(const struct st_tq_task *t, unsigned bits, unsigned nh
 
 /* acc[h] += w[h][r] * row r of V, for the rows of one chunk. w: [NH][B][CHUNK] */
 VEC_WHOLE void mix_chunk(const struct st_tq_task *t, unsigned bits, unsigned nh, const uint32_t *row, uint32_t n_rows,
-                          const float *w, const float *keep)
+                         const float *w, const float *keep)
 {
 	const uint32_t d = t->d, nb = bits && d == 512 ? 2 : 1;
 	const size_t row_bytes = bits == 0 ? (size_t)d * 4 : bits == 4 ? d / 2 : d;
@@ -118,7 +120,7 @@ VEC_WHOLE void mix_chunk(const struct st_tq_task *t, unsigned bits, unsigned nh,
 			i16 word = bits ? i_load(p + (bits == 4 ? c / 2 : c)) : i_zero();
 			for (unsigned n = 0; n < per; n++) {
 				v16 x = bits == 0 ? v_load((const float *)p + c + 16 * n)
-				      : look_up(bits, t->table, i_shr(word, n * (bits == 4 ? 4 : 8)));
+				                  : look_up(bits, t->table, i_shr(word, n * (bits == 4 ? 4 : 8)));
 				acc[n] = v_fma(x, w0, acc[n]);
 				if (nh == 2)
 					acc[8 + n] = v_fma(x, w1, acc[8 + n]);
@@ -175,7 +177,8 @@ VEC_WHOLE void attend(const struct st_tq_task *t, unsigned bits, unsigned nh)
 			v16 m = v_set1(t->max[h]), sum = v_set1(0);
 			for (uint32_t r = 0; r < ST_TQ_CHUNK; r += 16) {
 				if (t->softcap > 0 && r < n)
-					v_store(s[h] + r, v_mul(v_set1(t->softcap), v_tanh(v_div(v_load(s[h] + r), v_set1(t->softcap)))));
+					v_store(s[h] + r, v_mul(v_set1(t->softcap),
+					                        v_tanh(v_div(v_load(s[h] + r), v_set1(t->softcap)))));
 			}
 			for (uint32_t r = n; r < ST_TQ_CHUNK; r++)
 				s[h][r] = -INFINITY;
@@ -195,7 +198,8 @@ VEC_WHOLE void attend(const struct st_tq_task *t, unsigned bits, unsigned nh)
 			for (uint32_t b = 0; b < nb; b++) {
 				float *wb = w + (h * nb + b) * ST_TQ_CHUNK;
 				for (uint32_t r = 0; r < n; r++)
-					wb[r] = bits ? s[h][r] * (t->v_norms[(size_t)row[r] * nb + b] * t->v_factor) : s[h][r];
+					wb[r] = bits ? s[h][r] * (t->v_norms[(size_t)row[r] * nb + b] * t->v_factor)
+					             : s[h][r];
 			}
 		}
 		mix_chunk(t, bits, nh, row, n, w, keep);
@@ -203,12 +207,15 @@ VEC_WHOLE void attend(const struct st_tq_task *t, unsigned bits, unsigned nh)
 }
 
 /* One instance per width and head count, so that every inner loop has constant bounds. */
-#define INSTANCE(bits, nh) static ATTR void attend_##bits##_##nh(const struct st_tq_task *t) { attend(t, bits, nh); }
-INSTANCE(0, 1) INSTANCE(0, 2) INSTANCE(4, 1) INSTANCE(4, 2) INSTANCE(5, 1)
-INSTANCE(5, 2) INSTANCE(6, 1) INSTANCE(6, 2) INSTANCE(8, 1) INSTANCE(8, 2)
+#define INSTANCE(bits, nh) \
+	static ATTR void attend_##bits##_##nh(const struct st_tq_task *t) { attend(t, bits, nh); }
+INSTANCE(0, 1)
+INSTANCE(0, 2)
+INSTANCE(4, 1)
+INSTANCE(4, 2) INSTANCE(5, 1) INSTANCE(5, 2) INSTANCE(6, 1) INSTANCE(6, 2) INSTANCE(8, 1) INSTANCE(8, 2)
 #undef INSTANCE
 
-static void attend_any(const struct st_tq_task *t)
+	static void attend_any(const struct st_tq_task *t)
 {
 	static void (*const table[9][2])(const struct st_tq_task *) = {
 		[0] = { attend_0_1, attend_0_2 }, [4] = { attend_4_1, attend_4_2 }, [5] = { attend_5_1, attend_5_2 },
@@ -223,8 +230,10 @@ static void attend_any(const struct st_tq_task *t)
 VEC_WHOLE void fwht(float *x, uint32_t d)
 {
 	static const float sign[4][16] = {
-		{ 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1 }, { 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1 },
-		{ 1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1 }, { 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1 },
+		{ 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1 },
+		{ 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1 },
+		{ 1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1 },
+		{ 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1 },
 	};
 	v16 v[32];
 	const uint32_t n = d / 16;
@@ -261,7 +270,8 @@ static ATTR void fwht_any(float *x, uint32_t d)
 
 /* ---- quantisation ---- */
 
-VEC_WHOLE void quantise(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block, uint8_t *index, float *norms)
+VEC_WHOLE void quantise(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block, uint8_t *index,
+                        float *norms)
 {
 	const uint32_t nb = per_block ? 2 : 1, span = d / nb;
 	for (uint32_t b = 0; b < nb; b++) {
@@ -286,19 +296,34 @@ VEC_WHOLE void quantise(const float *x, uint32_t d, unsigned bits, const float *
 	}
 }
 
-#define INSTANCE(bits) \
-	static ATTR void quantise_##bits(const float *x, uint32_t d, const float *bounds, bool per_block, uint8_t *index, float *norms) \
-	{ quantise(x, d, bits, bounds, per_block, index, norms); }
-INSTANCE(4) INSTANCE(5) INSTANCE(6) INSTANCE(8)
+#define INSTANCE(bits)                                                                                    \
+	static ATTR void quantise_##bits(const float *x, uint32_t d, const float *bounds, bool per_block, \
+	                                 uint8_t *index, float *norms)                                    \
+	{                                                                                                 \
+		quantise(x, d, bits, bounds, per_block, index, norms);                                    \
+	}
+INSTANCE(4)
+INSTANCE(5)
+INSTANCE(6)
+INSTANCE(8)
 #undef INSTANCE
 
-static void quantise_any(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block, uint8_t *index, float *norms)
+	static void quantise_any(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block,
+                                 uint8_t *index, float *norms)
 {
 	switch (bits) {
-	case 4: quantise_4(x, d, bounds, per_block, index, norms); break;
-	case 5: quantise_5(x, d, bounds, per_block, index, norms); break;
-	case 6: quantise_6(x, d, bounds, per_block, index, norms); break;
-	default: quantise_8(x, d, bounds, per_block, index, norms); break;
+	case 4:
+		quantise_4(x, d, bounds, per_block, index, norms);
+		break;
+	case 5:
+		quantise_5(x, d, bounds, per_block, index, norms);
+		break;
+	case 6:
+		quantise_6(x, d, bounds, per_block, index, norms);
+		break;
+	default:
+		quantise_8(x, d, bounds, per_block, index, norms);
+		break;
 	}
 }
 
@@ -307,7 +332,8 @@ static void quantise_any(const float *x, uint32_t d, unsigned bits, const float 
 static ATTR void normals(const double *u, size_t n, float *x)
 {
 	for (size_t i = 0; i < n; i++) {
-		/* log u1 = e ln 2 + log m, m in [sqrt 1/2, sqrt 2): the exponent by shifting that interval's end to 2^0. */
+		/* log u1 = e ln 2 + log m, m in [sqrt 1/2, sqrt 2): the exponent by shifting that interval's end to
+		 * 2^0. */
 		double u1 = u[2 * i], u2 = u[2 * i + 1], m, e;
 		uint64_t b, off;
 		memcpy(&b, &u1, 8);
@@ -333,8 +359,32 @@ static ATTR void normals(const double *u, size_t n, float *x)
 		uint64_t k;
 		memcpy(&k, &t, 8);
 		double r = a - q * 1.57079632679489661923, s = r * r;
-		double sn = r + r * s * (-1.0 / 6 + s * (1.0 / 120 + s * (-1.0 / 5040 + s * (1.0 / 362880 + s * (-1.0 / 39916800 + s * (1.0 / 6227020800.0))))));
-		double cs = 1 + s * (-0.5 + s * (1.0 / 24 + s * (-1.0 / 720 + s * (1.0 / 40320 + s * (-1.0 / 3628800 + s * (1.0 / 479001600.0))))));
+		double sn =
+			r
+			+ r * s
+				  * (-1.0 / 6
+		                     + s
+		                               * (1.0 / 120
+		                                  + s
+		                                            * (-1.0 / 5040
+		                                               + s
+		                                                         * (1.0 / 362880
+		                                                            + s
+		                                                                      * (-1.0 / 39916800
+		                                                                         + s * (1.0 / 6227020800.0))))));
+		double cs =
+			1
+			+ s
+				  * (-0.5
+		                     + s
+		                               * (1.0 / 24
+		                                  + s
+		                                            * (-1.0 / 720
+		                                               + s
+		                                                         * (1.0 / 40320
+		                                                            + s
+		                                                                      * (-1.0 / 3628800
+		                                                                         + s * (1.0 / 479001600.0))))));
 		/* Odd quadrants swap sine and cosine; signs follow bit 1 of k and of k + 1. */
 		double c1 = k & 1 ? sn : cs, s1 = k & 1 ? cs : sn;
 		c1 = (k + 1) & 2 ? -c1 : c1;

@@ -4,7 +4,9 @@
 #include "turboquant/vec.h"
 #include "turboquant/level_impl.h"
 
-const struct st_tq_level st_tq_level_neon = { .attend = attend_any, .normals = normals, .fwht = fwht_any, .quantise = quantise_any };
+const struct st_tq_level st_tq_level_neon = {
+	.attend = attend_any, .normals = normals, .fwht = fwht_any, .quantise = quantise_any
+};
 #else
 typedef int st_tq_level_neon_absent; /* ISO C wants a declaration in every unit */
 #endif

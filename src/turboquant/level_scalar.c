@@ -3,4 +3,6 @@
 #include "turboquant/vec.h"
 #include "turboquant/level_impl.h"
 
-const struct st_tq_level st_tq_level_scalar = { .attend = attend_any, .normals = normals, .fwht = fwht_any, .quantise = quantise_any };
+const struct st_tq_level st_tq_level_scalar = {
+	.attend = attend_any, .normals = normals, .fwht = fwht_any, .quantise = quantise_any
+};

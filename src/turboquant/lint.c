@@ -43,7 +43,8 @@ static enum st_status read_table(const char *path, struct st_codebook *cb, struc
 			else if (k == 0 || (*end && !(end[0] == 'f' && !end[1])))
 				st = st_fail_at(err, ST_ERR_FORMAT, at, "--table", "\"%.60s\" is not a number", word);
 			else if (n == ST_TQ_MAX_LEVELS)
-				st = st_fail_at(err, ST_ERR_FORMAT, at, "--table", "more than %d levels", ST_TQ_MAX_LEVELS);
+				st = st_fail_at(err, ST_ERR_FORMAT, at, "--table", "more than %d levels",
+				                ST_TQ_MAX_LEVELS);
 			else
 				level[n++] = x;
 		}
@@ -69,7 +70,8 @@ static const struct st_codebook_known *recognise(const struct st_codebook *cb, c
 {
 	for (size_t i = 0; i < st_codebooks_n_known; i++) {
 		const struct st_codebook_known *k = st_codebooks_known + i;
-		if (k->bits == cb->bits && fabs(l->outermost - k->outermost) < 1e-6 && (k->rmse == 0 || fabs(l->rmse - k->rmse) < 1e-6))
+		if (k->bits == cb->bits && fabs(l->outermost - k->outermost) < 1e-6
+		    && (k->rmse == 0 || fabs(l->rmse - k->rmse) < 1e-6))
 			return k;
 	}
 	return NULL;
@@ -81,9 +83,9 @@ static void add(struct st_replay_run *r, json_t *list, const char *name, const s
 	json_t *j = json_object();
 	st_codebook_lint(cb, &l);
 	const struct st_codebook_known *k = recognise(cb, &l);
-	fprintf(r->text, "%-16s %4u  %9.3g  %9.3g  %.6f  %+8.2f%%  %10.7f  %s%s%s\n", name, cb->bits, l.lloyd_move, l.distance, l.rmse,
-	        100 * l.mse_excess, l.outermost, l.ok ? "optimal" : "NOT OPTIMAL", k && strcmp(k->name, name) ? ", this is " : "",
-	        k && strcmp(k->name, name) ? k->name : "");
+	fprintf(r->text, "%-16s %4u  %9.3g  %9.3g  %.6f  %+8.2f%%  %10.7f  %s%s%s\n", name, cb->bits, l.lloyd_move,
+	        l.distance, l.rmse, 100 * l.mse_excess, l.outermost, l.ok ? "optimal" : "NOT OPTIMAL",
+	        k && strcmp(k->name, name) ? ", this is " : "", k && strcmp(k->name, name) ? k->name : "");
 	st_json_put(j, "name", json_string(name));
 	st_json_put(j, "bits", json_integer(cb->bits));
 	st_json_put(j, "largest_lloyd_move", st_json_number(l.lloyd_move));
@@ -122,7 +124,8 @@ enum st_status st_replay_lint(struct st_replay_run *r, struct st_error *err)
 			continue;
 		struct st_codebook best;
 		if (!st_codebook_generate(&best, bits))
-			return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, "bits", "the %u-bit codebook did not converge", bits);
+			return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, "bits",
+			                  "the %u-bit codebook did not converge", bits);
 		snprintf(name, sizeof name, "generated-%ubit", bits);
 		add(r, list, name, &best);
 	}
@@ -137,12 +140,14 @@ enum st_status st_replay_lint(struct st_replay_run *r, struct st_error *err)
 		}
 		/* Only figures are known: stated beside the optimum, not as something measured here. */
 		if (!st_codebook_generate(&best, k->bits))
-			return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, "bits", "the %u-bit codebook did not converge", k->bits);
+			return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, "bits",
+			                  "the %u-bit codebook did not converge", k->bits);
 		struct st_codebook_lint l;
 		st_codebook_lint(&best, &l);
 		double excess = k->rmse * k->rmse / (l.rmse * l.rmse) - 1;
-		fprintf(r->text, "%-16s %4u          -          -  %.6f  %+8.2f%%  %10.7f  as published, levels not on record\n", k->name, k->bits,
-		        k->rmse, 100 * excess, k->outermost);
+		fprintf(r->text,
+		        "%-16s %4u          -          -  %.6f  %+8.2f%%  %10.7f  as published, levels not on record\n",
+		        k->name, k->bits, k->rmse, 100 * excess, k->outermost);
 		json_t *j = json_object();
 		st_json_put(j, "name", json_string(k->name));
 		st_json_put(j, "bits", json_integer(k->bits));
@@ -152,6 +157,8 @@ enum st_status st_replay_lint(struct st_replay_run *r, struct st_error *err)
 		json_array_append_new(known, j);
 	}
 	st_json_put(r->json, "verdict", json_string(r->exit_status ? "not_optimal" : "optimal"));
-	fprintf(r->text, "verdict: %s\n", r->exit_status ? "a codebook is not the optimum for N(0,1)" : "every codebook whose levels are known is the Lloyd-Max optimum for N(0,1)");
+	fprintf(r->text, "verdict: %s\n",
+	        r->exit_status ? "a codebook is not the optimum for N(0,1)"
+	                       : "every codebook whose levels are known is the Lloyd-Max optimum for N(0,1)");
 	return ST_OK;
 }

@@ -14,13 +14,22 @@ static const struct kind {
 	struct st_tq_params p;
 } kinds[] = {
 	{ "linear", "linear cache, 200 of 256 rows", { 16, 8, 256, 200, 256, 0.0625, ST_TQ_MASK_CAUSAL, 0, 0, 0, 1 } },
-	{ "ring", "full ring, wrapped: position 1050 of capacity 1024", { 16, 8, 256, 1024, 1024, 0.0625, ST_TQ_MASK_SLIDING, 512, 0, 27, 1 } },
-	{ "partial", "partly filled ring that starts at row 27", { 16, 8, 256, 256, 1024, 0.0625, ST_TQ_MASK_SLIDING, 512, 0, 27, 1 } },
-	{ "d512", "head size 512, two norms per row, soft-cap 30", { 8, 2, 512, 120, 128, 0.125, ST_TQ_MASK_NONE, 0, 30, 0, 1 } },
-	{ "d128", "head size 128, one query head per key head", { 4, 4, 128, 96, 128, 0.088388347648318447, ST_TQ_MASK_CAUSAL, 0, 0, 0, 1 } },
+	{ "ring",
+	  "full ring, wrapped: position 1050 of capacity 1024",
+	  { 16, 8, 256, 1024, 1024, 0.0625, ST_TQ_MASK_SLIDING, 512, 0, 27, 1 } },
+	{ "partial",
+	  "partly filled ring that starts at row 27",
+	  { 16, 8, 256, 256, 1024, 0.0625, ST_TQ_MASK_SLIDING, 512, 0, 27, 1 } },
+	{ "d512",
+	  "head size 512, two norms per row, soft-cap 30",
+	  { 8, 2, 512, 120, 128, 0.125, ST_TQ_MASK_NONE, 0, 30, 0, 1 } },
+	{ "d128",
+	  "head size 128, one query head per key head",
+	  { 4, 4, 128, 96, 128, 0.088388347648318447, ST_TQ_MASK_CAUSAL, 0, 0, 0, 1 } },
 };
 
-static enum st_status write_file(struct st_outdir *dir, const char *name, const void *p, uint64_t n, struct st_error *err)
+static enum st_status write_file(struct st_outdir *dir, const char *name, const void *p, uint64_t n,
+                                 struct st_error *err)
 {
 	char *path = NULL;
 	struct st_outfile *f = NULL;
@@ -82,12 +91,14 @@ enum st_status st_replay_make(struct st_replay_run *r, struct st_error *err)
 		if (!strcmp(kinds[i].name, name))
 			k = kinds + i;
 	if (!k)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "make-manifest", "unknown capture \"%s\"; linear, ring, partial, d512 and d128 are known", name);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "make-manifest",
+		                  "unknown capture \"%s\"; linear, ring, partial, d512 and d128 are known", name);
 	if (!o->out)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--out", "--make-manifest needs a folder to write");
 	struct stat sb;
 	if (o->out[0] && lstat(o->out, &sb) == 0) {
-		enum st_status exists = st_fail_at(err, ST_ERR_IO, ST_NO_OFFSET, "--out", "already exists; a capture goes into a new folder");
+		enum st_status exists = st_fail_at(err, ST_ERR_IO, ST_NO_OFFSET, "--out",
+		                                   "already exists; a capture goes into a new folder");
 		st_error_in(err, o->out);
 		return exists;
 	}
@@ -116,7 +127,11 @@ enum st_status st_replay_make(struct st_replay_run *r, struct st_error *err)
 	st_draw_normal(&g, s.q, (size_t)H * d);
 	st_scene_encode(&s);
 	stale_rows(&s, &g);
-	const struct { const char *key, *file; const void *data; uint64_t bytes; } files[] = {
+	const struct {
+		const char *key, *file;
+		const void *data;
+		uint64_t bytes;
+	} files[] = {
 		{ "k_packed_padded", "k_packed.u8", s.k_codes, rows * rb },
 		{ "v_packed_padded", "v_packed.u8", s.v_codes, rows * rb },
 		{ "k_norms_padded", "k_norms.f32", s.k_norms, rows * nb * 4 },
@@ -142,8 +157,8 @@ enum st_status st_replay_make(struct st_replay_run *r, struct st_error *err)
 	st_json_put(r->json, "kind", json_string(k->name));
 	st_json_put(r->json, "folder", st_json_text(o->out));
 	json_object_update(r->json, manifest);
-	fprintf(r->text, "wrote %s/manifest.json: %s; %u query / %u key-value heads, d %u, %u bits, signs %s\n", o->out, k->what, H, G, d,
-	        bits, signs ? "d1" : "none");
+	fprintf(r->text, "wrote %s/manifest.json: %s; %u query / %u key-value heads, d %u, %u bits, signs %s\n", o->out,
+	        k->what, H, G, d, bits, signs ? "d1" : "none");
 out:
 	if (dir)
 		st_outdir_error(dir, err);

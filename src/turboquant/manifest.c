@@ -56,9 +56,11 @@ static enum st_status read_params(struct st_capture *c, const json_t *o, unsigne
 	ST_TRY(get_f64(o, "scale_factor_d512", false, &c->p.scale_factor_d512, err));
 	ST_TRY(get_u32(o, "bits", false, &file_bits, err));
 	if (file_bits && !st_tq_bits_ok(file_bits))
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "bits", "%u is not a width of the cache; 4, 5, 6 and 8 are", file_bits);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "bits",
+		                  "%u is not a width of the cache; 4, 5, 6 and 8 are", file_bits);
 	if (bits && file_bits && bits != file_bits)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "bits", "--bits %u, but the capture says %u", bits, file_bits);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "bits", "--bits %u, but the capture says %u", bits,
+		                  file_bits);
 	c->bits = bits ? bits : file_bits;
 	const json_t *s = json_object_get(o, "signs");
 	const char *name = json_string_value(s);
@@ -71,12 +73,15 @@ static enum st_status read_params(struct st_capture *c, const json_t *o, unsigne
 /* The keys of params that nothing here reads: of another engine's making, or misspelt. */
 static json_t *unread_params(const json_t *params)
 {
-	static const char *const known[] = { "num_heads", "num_kv_heads", "head_dim", "kv_seq_len", "kv_capacity", "scale", "mask_type",
-		"sliding_window", "softcap", "ring_start", "scale_factor_d512", "bits", "signs" };
+	static const char *const known[] = { "num_heads",   "num_kv_heads", "head_dim",          "kv_seq_len",
+		                             "kv_capacity", "scale",        "mask_type",         "sliding_window",
+		                             "softcap",     "ring_start",   "scale_factor_d512", "bits",
+		                             "signs" };
 	json_t *list = json_array();
 	const char *key;
 	json_t *v;
-	json_object_foreach ((json_t *)params, key, v) {
+	json_object_foreach((json_t *)params, key, v)
+	{
 		size_t i = 0;
 		while (i < sizeof known / sizeof *known && strcmp(key, known[i]) != 0)
 			i++;
@@ -100,29 +105,34 @@ struct input {
 	const char *key, *alias;
 	bool required;
 	enum { ANY, FINITE, CODES } holds; /* FINITE: f32 that must not be NaN or infinite; CODES: numbers of a level */
-	uint64_t size;         /* bytes; filled in from the params */
+	uint64_t size;                     /* bytes; filled in from the params */
 	const void **to;
 };
 
-/* Where a code has a byte of its own, the byte may name a level that the codebook lacks: the cache is of another width. Rows outside
- * the sequence may never have been written, and hold anything. */
-static enum st_status check_codes(const struct st_capture *c, const uint8_t *codes, const char *key, struct st_error *err)
+/* Where a code has a byte of its own, the byte may name a level that the codebook lacks: the cache is of another width.
+ * Rows outside the sequence may never have been written, and hold anything. */
+static enum st_status check_codes(const struct st_capture *c, const uint8_t *codes, const char *key,
+                                  struct st_error *err)
 {
 	const struct st_tq_params *p = &c->p;
 	const size_t rb = st_tq_row_bytes(p->head_dim, c->bits);
 	const unsigned top = (1u << c->bits) - 1;
 	for (uint32_t g = 0; c->bits != 4 && g < p->num_kv_heads; g++) {
 		for (uint32_t i = 0; i < p->kv_seq_len; i++) {
-			const size_t at = ((size_t)g * p->kv_capacity + ((uint64_t)p->ring_start + i) % p->kv_capacity) * rb;
+			const size_t at = ((size_t)g * p->kv_capacity + ((uint64_t)p->ring_start + i) % p->kv_capacity)
+			                * rb;
 			for (size_t j = at; j < at + rb; j++)
 				if (codes[j] > top)
-					return st_fail_at(err, ST_ERR_FORMAT, j, key, "code %u; %u bits have the codes 0..%u", codes[j], c->bits, top);
+					return st_fail_at(err, ST_ERR_FORMAT, j, key,
+					                  "code %u; %u bits have the codes 0..%u", codes[j], c->bits,
+					                  top);
 		}
 	}
 	return ST_OK;
 }
 
-static enum st_status open_input(struct st_capture *c, const char *manifest, const json_t *paths, const struct input *in, struct st_error *err)
+static enum st_status open_input(struct st_capture *c, const char *manifest, const json_t *paths,
+                                 const struct input *in, struct st_error *err)
 {
 	const json_t *v = json_object_get(paths, in->key);
 	const char *key = in->key;
@@ -153,7 +163,8 @@ static enum st_status open_input(struct st_capture *c, const char *manifest, con
 		float f;
 		memcpy(&f, m->data + 4 * i, 4);
 		if (!isfinite(f))
-			st = st_fail_at(err, ST_ERR_FORMAT, 4 * i, key, "number %llu is %s", (unsigned long long)i, isnan(f) ? "NaN" : "infinite");
+			st = st_fail_at(err, ST_ERR_FORMAT, 4 * i, key, "number %llu is %s", (unsigned long long)i,
+			                isnan(f) ? "NaN" : "infinite");
 	}
 	if (st == ST_OK)
 		*in->to = m->data;
@@ -165,7 +176,8 @@ static enum st_status open_input(struct st_capture *c, const char *manifest, con
 
 static enum st_status read_inputs(struct st_capture *c, const char *manifest, const json_t *paths, struct st_error *err)
 {
-	const uint64_t G = c->p.num_kv_heads, d = c->p.head_dim, rows = G * c->p.kv_capacity, pre = G * c->p.kv_seq_len * d * 4;
+	const uint64_t G = c->p.num_kv_heads, d = c->p.head_dim, rows = G * c->p.kv_capacity,
+		       pre = G * c->p.kv_seq_len * d * 4;
 	const uint64_t norms = rows * st_tq_norm_blocks(c->p.head_dim) * 4;
 	if (!c->bits) {
 		/* A capture that does not say: half a byte per coordinate can only be 4 bits. */
@@ -193,12 +205,14 @@ static enum st_status read_inputs(struct st_capture *c, const char *manifest, co
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, c->k_pre ? "v_pre_quant" : "k_pre_quant",
 		                  "dump_paths has only the other one of k_pre_quant and v_pre_quant");
 	if (!c->k_norms_canary != !c->v_norms_canary)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, c->k_norms_canary ? "v_norms_canary" : "k_norms_canary",
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET,
+		                  c->k_norms_canary ? "v_norms_canary" : "k_norms_canary",
 		                  "dump_paths has only the other one of k_norms_canary and v_norms_canary");
 	return ST_OK;
 }
 
-enum st_status st_capture_open(struct st_capture *c, const char *manifest, unsigned bits, int signs, struct st_error *err)
+enum st_status st_capture_open(struct st_capture *c, const char *manifest, unsigned bits, int signs,
+                               struct st_error *err)
 {
 	struct st_map m;
 	json_t *root = NULL;
@@ -210,13 +224,15 @@ enum st_status st_capture_open(struct st_capture *c, const char *manifest, unsig
 		return st;
 	}
 	if (m.size > MAX_MANIFEST) {
-		st = st_fail(err, ST_ERR_LIMIT, "%llu bytes; a manifest has at most %d", (unsigned long long)m.size, MAX_MANIFEST);
+		st = st_fail(err, ST_ERR_LIMIT, "%llu bytes; a manifest has at most %d", (unsigned long long)m.size,
+		             MAX_MANIFEST);
 		goto out;
 	}
 	json_error_t je;
 	root = json_loadb((const char *)m.data, m.size, JSON_REJECT_DUPLICATES, &je);
 	if (!root) {
-		st = st_fail_at(err, ST_ERR_FORMAT, je.position > 0 ? (uint64_t)je.position : 0, NULL, "not JSON: %s", je.text);
+		st = st_fail_at(err, ST_ERR_FORMAT, je.position > 0 ? (uint64_t)je.position : 0, NULL, "not JSON: %s",
+		                je.text);
 		goto out;
 	}
 	const json_t *params = json_object_get(root, "params"), *paths = json_object_get(root, "dump_paths");
@@ -224,7 +240,8 @@ enum st_status st_capture_open(struct st_capture *c, const char *manifest, unsig
 	if (!paths)
 		paths = json_object_get(root, "inputs");
 	if (!json_is_object(params) || !json_is_object(paths)) {
-		st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, json_is_object(params) ? "dump_paths" : "params", "missing, or not an object");
+		st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, json_is_object(params) ? "dump_paths" : "params",
+		                "missing, or not an object");
 		goto out;
 	}
 	if (compact && !json_is_object(compact)) {

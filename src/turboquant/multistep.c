@@ -12,8 +12,15 @@
 static const uint32_t positions[] = { 50, 500, 1050, 2048 };
 enum { N_POSITIONS = sizeof positions / sizeof *positions };
 static const struct st_tq_params regime = {
-	.num_heads = 8, .num_kv_heads = 4, .head_dim = 256, .kv_seq_len = 1024, .kv_capacity = 1024, .scale = 1,
-	.mask_type = ST_TQ_MASK_SLIDING, .sliding_window = 1024, .scale_factor_d512 = 1,
+	.num_heads = 8,
+	.num_kv_heads = 4,
+	.head_dim = 256,
+	.kv_seq_len = 1024,
+	.kv_capacity = 1024,
+	.scale = 1,
+	.mask_type = ST_TQ_MASK_SLIDING,
+	.sliding_window = 1024,
+	.scale_factor_d512 = 1,
 };
 static const double verdict_threshold = 0.01;
 /* Seeds of the floor's simulation, and how many standard deviations around its mean are "within". */
@@ -46,7 +53,8 @@ static void place(struct st_tq_params *p, uint32_t pos)
 }
 
 /* The values of a seed, then the cache as a ring fills: position by position, row = position mod capacity. */
-static enum st_status measure(const struct st_replay_run *r, unsigned bits, bool signs, uint64_t seed, struct row *row, struct st_error *err)
+static enum st_status measure(const struct st_replay_run *r, unsigned bits, bool signs, uint64_t seed, struct row *row,
+                              struct st_error *err)
 {
 	struct st_scene s;
 	struct st_tq_cache kc = { 0 }, vc = { 0 };
@@ -159,14 +167,15 @@ static json_t *row_json(const struct st_replay_run *r, const struct row *row)
 static void table(FILE *f, bool md, const struct row *rows)
 {
 	const char *bar = md ? "| " : "  ", *end = md ? " |" : "";
-	fprintf(f, "%sposition%s rows %s dequant    %s floor   %s floor_expected   %s verdict%s\n", bar, md ? " |" : " ", md ? "|" : " ",
-	        md ? "|" : " ", md ? "|" : " ", md ? "|" : " ", end);
+	fprintf(f, "%sposition%s rows %s dequant    %s floor   %s floor_expected   %s verdict%s\n", bar,
+	        md ? " |" : " ", md ? "|" : " ", md ? "|" : " ", md ? "|" : " ", md ? "|" : " ", end);
 	if (md)
 		fprintf(f, "|---:|---:|---:|---:|---:|---|\n");
 	for (int i = 0; i < N_POSITIONS; i++) {
 		const struct row *r = rows + i;
-		fprintf(f, "%s%8u%s %4u %s %.3e %s %.4f  %s %.4f +- %.4f %s %s%s%s\n", bar, r->pos, md ? " |" : " ", r->p.kv_seq_len, md ? "|" : " ",
-		        r->dequant, md ? "|" : " ", r->floor, md ? "|" : " ", r->expect.mean, r->expect.sd, md ? "|" : " ", r->verdict,
+		fprintf(f, "%s%8u%s %4u %s %.3e %s %.4f  %s %.4f +- %.4f %s %s%s%s\n", bar, r->pos, md ? " |" : " ",
+		        r->p.kv_seq_len, md ? "|" : " ", r->dequant, md ? "|" : " ", r->floor, md ? "|" : " ",
+		        r->expect.mean, r->expect.sd, md ? "|" : " ", r->verdict,
 		        r->is_floor ? " (quantiser_floor)" : "", end);
 	}
 }
@@ -194,7 +203,8 @@ enum st_status st_replay_multistep(struct st_replay_run *r, struct st_error *err
 		ST_TRY(measure(r, bits, signs, seed, row, err));
 		ST_TRY(st_expect_floor(&row->p, bits, signs, &r->exec, FLOOR_SEEDS, &row->expect, err));
 		row->verdict = verdict_of(row->dequant, row->floor, row->pos);
-		row->is_floor = row->dequant < verdict_threshold && fabs(row->floor - row->expect.mean) <= floor_sigmas * row->expect.sd;
+		row->is_floor = row->dequant < verdict_threshold
+		             && fabs(row->floor - row->expect.mean) <= floor_sigmas * row->expect.sd;
 		/* The overall rule sees the worst of each column and where the kernel was worst. */
 		if (!isnan(worst_dequant) && !(row->dequant <= worst_dequant)) {
 			worst_dequant = row->dequant;
@@ -226,15 +236,20 @@ enum st_status st_replay_multistep(struct st_replay_run *r, struct st_error *err
 		FILE *f = md ? open_memstream(&buf, &len) : r->text;
 		if (!f)
 			return st_fail(err, ST_ERR_NOMEM, "out of memory");
-		fprintf(f, "%sreplay multistep: %u query / %u key-value heads, d %u, capacity %u, window %u, %u bits, signs %s\n",
-		        md ? "# " : "", regime.num_heads, regime.num_kv_heads, regime.head_dim, regime.kv_capacity, regime.sliding_window, bits,
-		        signs ? "d1" : "none");
-		fprintf(f, "%sseed 0x%llX (%s), kernel %s, query %s, visibility %s\n\n", md ? "\n" : "", (unsigned long long)seed,
-		        r->o->seeding_xor ? "xor" : "splitmix", st_cpu_name(r->exec.cpu), r->exec.q_f16 ? "f16" : "f32",
+		fprintf(f,
+		        "%sreplay multistep: %u query / %u key-value heads, d %u, capacity %u, window %u, %u bits, "
+		        "signs %s\n",
+		        md ? "# " : "", regime.num_heads, regime.num_kv_heads, regime.head_dim, regime.kv_capacity,
+		        regime.sliding_window, bits, signs ? "d1" : "none");
+		fprintf(f, "%sseed 0x%llX (%s), kernel %s, query %s, visibility %s\n\n", md ? "\n" : "",
+		        (unsigned long long)seed, r->o->seeding_xor ? "xor" : "splitmix", st_cpu_name(r->exec.cpu),
+		        r->exec.q_f16 ? "f16" : "f32",
 		        r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological");
 		table(f, md, rows);
-		fprintf(f, "\nverdict: %s%s\n", verdict, floor_only ? " - quantiser_floor: the kernel reproduces its own cache, and the distance"
-		        " to the unquantised values is what this codebook costs" : "");
+		fprintf(f, "\nverdict: %s%s\n", verdict,
+		        floor_only ? " - quantiser_floor: the kernel reproduces its own cache, and the distance"
+		                     " to the unquantised values is what this codebook costs"
+		                   : "");
 		if (!md)
 			continue;
 		if (fclose(f) != 0) {

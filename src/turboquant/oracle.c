@@ -29,12 +29,15 @@ void st_oracle_fwht(double *x, uint32_t d)
 		x[i] /= sqrt((double)d);
 }
 
-void st_oracle_decode_row(const struct st_oracle_decode *o, uint32_t d, const uint8_t *codes, const float *norms, double *y)
+void st_oracle_decode_row(const struct st_oracle_decode *o, uint32_t d, const uint8_t *codes, const float *norms,
+                          double *y)
 {
 	double norm[2];
 	for (unsigned own = 0; own < 2; own++) {
 		unsigned block = o->norm_block == ST_NORM_SWAPPED ? (d == 512) - own
-		               : o->norm_block == ST_NORM_FIRST ? 0 : o->norm_block == ST_NORM_SECOND ? d == 512 : own;
+		               : o->norm_block == ST_NORM_FIRST   ? 0
+		               : o->norm_block == ST_NORM_SECOND  ? d == 512
+		                                                  : own;
 		norm[own] = d == 512 || own == 0 ? norms[block] : 0;
 	}
 	for (uint32_t j = 0; o->bits == 4 && j < d; j += 2) {
@@ -50,15 +53,16 @@ void st_oracle_decode_row(const struct st_oracle_decode *o, uint32_t d, const ui
 		y[j] *= st_tq_sign(j);
 }
 
-enum st_status st_oracle_attend(const struct st_tq_params *p, const uint32_t *head_map, const double *q, const double *k,
-                                const double *v, uint32_t n, double *out, struct st_error *err)
+enum st_status st_oracle_attend(const struct st_tq_params *p, const uint32_t *head_map, const double *q,
+                                const double *k, const double *v, uint32_t n, double *out, struct st_error *err)
 {
 	const uint32_t d = p->head_dim;
 	double *s = st_alloc_array(n ? n : 1, sizeof *s);
 	if (!s)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint32_t h = 0; h < p->num_heads; h++) {
-		const double *qh = q + (size_t)h * d, *kh = k + (size_t)head_map[h] * n * d, *vh = v + (size_t)head_map[h] * n * d;
+		const double *qh = q + (size_t)h * d, *kh = k + (size_t)head_map[h] * n * d,
+			     *vh = v + (size_t)head_map[h] * n * d;
 		double *y = out + (size_t)h * d, top = -INFINITY, total = 0;
 		for (uint32_t i = 0; i < n; i++) {
 			double dot = 0;
@@ -92,11 +96,12 @@ static void default_map(const struct st_tq_params *p, uint32_t *map)
 /* Chronological positions that the query sees, from the definition of the masks. */
 static bool sees(const struct st_tq_params *p, uint32_t i)
 {
-	return i < p->kv_seq_len && (p->mask_type != ST_TQ_MASK_SLIDING || (uint64_t)i + p->sliding_window >= p->kv_seq_len);
+	return i < p->kv_seq_len
+	    && (p->mask_type != ST_TQ_MASK_SLIDING || (uint64_t)i + p->sliding_window >= p->kv_seq_len);
 }
 
-enum st_status st_oracle_dequant(const struct st_tq_params *p, const struct st_oracle_decode *o, const struct st_tq_kv *kv,
-                                 const float *q, double *out, struct st_error *err)
+enum st_status st_oracle_dequant(const struct st_tq_params *p, const struct st_oracle_decode *o,
+                                 const struct st_tq_kv *kv, const float *q, double *out, struct st_error *err)
 {
 	const uint32_t d = p->head_dim, G = p->num_kv_heads, H = p->num_heads;
 	const size_t rb = o->bits == 4 ? d / 2 : d, nb = d == 512 ? 2 : 1;
@@ -120,8 +125,10 @@ enum st_status st_oracle_dequant(const struct st_tq_params *p, const struct st_o
 			if (!sees(p, i))
 				continue;
 			size_t row = (size_t)g * p->kv_capacity + ((uint64_t)p->ring_start + i) % p->kv_capacity;
-			st_oracle_decode_row(o, d, kv->k_codes + row * rb, kv->k_norms + row * nb, k + ((size_t)g * n + at) * d);
-			st_oracle_decode_row(o, d, kv->v_codes + row * rb, kv->v_norms + row * nb, v + ((size_t)g * n + at) * d);
+			st_oracle_decode_row(o, d, kv->k_codes + row * rb, kv->k_norms + row * nb,
+			                     k + ((size_t)g * n + at) * d);
+			st_oracle_decode_row(o, d, kv->v_codes + row * rb, kv->v_norms + row * nb,
+			                     v + ((size_t)g * n + at) * d);
 			at++;
 		}
 	}
@@ -134,7 +141,8 @@ out:
 	return st;
 }
 
-enum st_status st_oracle_floor(const struct st_tq_params *p, const float *k, const float *v, const float *q, double *out, struct st_error *err)
+enum st_status st_oracle_floor(const struct st_tq_params *p, const float *k, const float *v, const float *q,
+                               double *out, struct st_error *err)
 {
 	const uint32_t d = p->head_dim, L = p->kv_seq_len;
 	double *s = st_alloc_array(L, sizeof *s);
@@ -151,7 +159,9 @@ enum st_status st_oracle_floor(const struct st_tq_params *p, const float *k, con
 			for (uint32_t j = 0; j < d; j += 8)
 				for (int l = 0; l < 8; l++)
 					part[l] += (double)qh[j + l] * (double)kh[(size_t)i * d + j + l];
-			s[i] = p->scale * ((part[0] + part[4]) + (part[1] + part[5]) + ((part[2] + part[6]) + (part[3] + part[7])));
+			s[i] = p->scale
+			     * ((part[0] + part[4]) + (part[1] + part[5])
+			        + ((part[2] + part[6]) + (part[3] + part[7])));
 			if (p->softcap > 0)
 				s[i] = p->softcap * tanh(s[i] / p->softcap);
 			top = fmax(top, s[i]);

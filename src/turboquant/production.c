@@ -14,7 +14,8 @@ const double st_band_lower = 0.05, st_band_upper = 0.35;
 static const char band_registration[] = "constant in the program, fixed before the first measurement";
 
 /* Second verdict: a point is out of line when it lies further from its own null than this. The chance that one
- * of 13 normal draws does is 8e-4. The wrong start of a ring leg is a fault on purpose and stands beside them, unjudged. */
+ * of 13 normal draws does is 8e-4. The wrong start of a ring leg is a fault on purpose and stands beside them,
+ * unjudged. */
 static const double z_limit = 4;
 enum { MIN_NULL = 200 };
 
@@ -38,12 +39,14 @@ static json_t *last_lines(const char *text)
 }
 
 /* Runs every gate; *failed names the first that did not pass, with its output in *why. */
-static enum st_status run_gates(struct st_replay_run *r, json_t *gates, const char **failed, struct st_replay_gate_result *why, struct st_error *err)
+static enum st_status run_gates(struct st_replay_run *r, json_t *gates, const char **failed,
+                                struct st_replay_gate_result *why, struct st_error *err)
 {
 	const struct st_replay_options *o = r->o;
 	*failed = NULL;
 	if (!o->run_gate || !o->build_id)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "gate", "a production-faithful run needs a way to run its gates");
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "gate",
+		                  "a production-faithful run needs a way to run its gates");
 	const char *name;
 	for (size_t i = 0; (name = st_replay_gate_name(i)) != NULL && !*failed; i++) {
 		struct st_replay_gate_result g = { .exit_code = -1 };
@@ -54,7 +57,10 @@ static enum st_status run_gates(struct st_replay_run *r, json_t *gates, const ch
 		g.build_id[sizeof g.build_id - 1] = g.output[sizeof g.output - 1] = '\0';
 		/* A gate that ran in another program says nothing about this one. */
 		bool foreign = started && strcmp(g.build_id, o->build_id) != 0;
-		const char *status = !started ? "not_started" : foreign ? "foreign_build" : g.exit_code == 0 ? "pass" : "fail";
+		const char *status = !started         ? "not_started"
+		                   : foreign          ? "foreign_build"
+		                   : g.exit_code == 0 ? "pass"
+		                                      : "fail";
 		json_t *j = json_object();
 		st_json_put(j, "exit_code", json_integer(g.exit_code));
 		st_json_put(j, "status", json_string(status));
@@ -156,7 +162,8 @@ static json_t *sweep_json(const char *name, const struct st_sweep_result *m, con
 	return list;
 }
 
-static json_t *ring_json(const struct st_replay_run *r, const struct st_sweep_result *m, const struct st_null_stats *null)
+static json_t *ring_json(const struct st_replay_run *r, const struct st_sweep_result *m,
+                         const struct st_null_stats *null)
 {
 	json_t *list = json_array();
 	for (int i = ST_N_SWEEP_A + ST_N_SWEEP_B; i < ST_N_POINTS; i++) {
@@ -222,7 +229,8 @@ static const char *band_verdict(const struct st_sweep_result *m, double rho, dou
 }
 
 /* Against the null: whether any point is out of line, and what the null itself says of length and phase. */
-static json_t *null_json(const struct st_sweep_result *m, const struct st_null_stats *null, double *worst, const char **verdict)
+static json_t *null_json(const struct st_sweep_result *m, const struct st_null_stats *null, double *worst,
+                         const char **verdict)
 {
 	json_t *j = json_object();
 	int at = 0;
@@ -241,8 +249,9 @@ static json_t *null_json(const struct st_sweep_result *m, const struct st_null_s
 	st_json_put(j, "seeds", json_integer(null->n));
 	st_json_put(j, "z_limit", st_json_number(z_limit));
 	st_json_put(j, "largest_abs_z", st_json_number(*worst));
-	st_json_put(j, "largest_abs_z_at", json_sprintf("sweep %s pos %u kvl %u", st_sweep_points[at].sweep, st_sweep_points[at].pos,
-	                                                st_sweep_points[at].kvl));
+	st_json_put(j, "largest_abs_z_at",
+	            json_sprintf("sweep %s pos %u kvl %u", st_sweep_points[at].sweep, st_sweep_points[at].pos,
+	                         st_sweep_points[at].kvl));
 	st_json_put(j, "band_rejection_rate", st_json_number(null->band_rejection));
 	st_json_put(j, "spearman_rho_of_means_A", st_json_number(spearman(kvl, null->mean, ST_N_SWEEP_A)));
 	st_json_put(j, "range_of_means_A", st_json_number(range(null->mean, ST_N_SWEEP_A)));
@@ -270,17 +279,19 @@ static enum st_status open_audit(struct st_replay_run *r, struct st_error *err)
 
 static void text_report(struct st_replay_run *r, const struct st_sweep_result *m, const struct st_null_stats *null)
 {
-	fprintf(r->text, "sweep   pos   kvl  nrmse      band %.2f..%.2f  null mean +- sd     z      null outside\n", st_band_lower, st_band_upper);
+	fprintf(r->text, "sweep   pos   kvl  nrmse      band %.2f..%.2f  null mean +- sd     z      null outside\n",
+	        st_band_lower, st_band_upper);
 	for (int i = 0; i < ST_N_POINTS; i++) {
 		const struct st_sweep_point *pt = st_sweep_points + i;
-		fprintf(r->text, "%-5s %5u  %4u  %.7f  %-15s  %.4f +- %.4f  %+5.2f  %3.0f %%", pt->sweep, pt->pos, pt->kvl, m->nrmse[i],
-		        band_ok(m->nrmse[i]) ? "inside" : "OUTSIDE", null->mean[i], null->sd[i], (m->nrmse[i] - null->mean[i]) / null->sd[i],
-		        100 * null->outside[i]);
+		fprintf(r->text, "%-5s %5u  %4u  %.7f  %-15s  %.4f +- %.4f  %+5.2f  %3.0f %%", pt->sweep, pt->pos,
+		        pt->kvl, m->nrmse[i], band_ok(m->nrmse[i]) ? "inside" : "OUTSIDE", null->mean[i], null->sd[i],
+		        (m->nrmse[i] - null->mean[i]) / null->sd[i], 100 * null->outside[i]);
 		if (pt->ring_a != pt->ring_b) {
 			struct st_tq_params p = st_sweep_params(pt, pt->ring_a);
 			struct st_tq_rows rows;
 			st_tq_visible_rows(&p, r->exec.visibility, &rows);
-			fprintf(r->text, "  start %u sees %u of %u; start %u: %.7f%s", pt->ring_a, rows.visible, rows.expected, pt->ring_b, m->nrmse_b[i],
+			fprintf(r->text, "  start %u sees %u of %u; start %u: %.7f%s", pt->ring_a, rows.visible,
+			        rows.expected, pt->ring_b, m->nrmse_b[i],
 			        m->nrmse[i] == m->nrmse_b[i] ? " (vacuous: the legs cannot differ)" : "");
 		}
 		fputc('\n', r->text);
@@ -295,19 +306,24 @@ enum st_status st_replay_production(struct st_replay_run *r, struct st_error *er
 	const uint64_t seed = o->seed_given ? o->seed : ST_TQ_SEED;
 	const uint32_t n_null = o->null_seeds ? o->null_seeds : MIN_NULL;
 	if (n_null < MIN_NULL || n_null > 100000)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "null-seeds", "%u is not in %d..100000", n_null, MIN_NULL);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "null-seeds", "%u is not in %d..100000", n_null,
+		                  MIN_NULL);
 	ST_TRY(open_audit(r, err));
 
 	const json_t *ran_at = json_object_get(r->json, "ran_at");
-	st_json_put(r->json, "session", o->session ? st_json_text(o->session) : json_sprintf("replay %s", json_string_value(ran_at)));
+	st_json_put(r->json, "session",
+	            o->session ? st_json_text(o->session) : json_sprintf("replay %s", json_string_value(ran_at)));
 	st_json_put(r->json, "iter", json_integer(o->iter ? o->iter : 1));
 	json_t *gates = json_object();
 	const char *failed;
 	struct st_replay_gate_result why;
 	st_json_put(r->json, "regression_gates", gates);
 	const struct st_tq_params regime = st_sweep_params(st_sweep_points, 0);
-	fprintf(r->text, "replay production-faithful: %u query / %u key-value heads, d %u, %u bits, query %s, kernel %s, visibility %s\n",
-	        regime.num_heads, regime.num_kv_heads, regime.head_dim, bits, r->exec.q_f16 ? "f16" : "f32", st_cpu_name(r->exec.cpu), r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological");
+	fprintf(r->text,
+	        "replay production-faithful: %u query / %u key-value heads, d %u, %u bits, query %s, kernel %s, "
+	        "visibility %s\n",
+	        regime.num_heads, regime.num_kv_heads, regime.head_dim, bits, r->exec.q_f16 ? "f16" : "f32",
+	        st_cpu_name(r->exec.cpu), r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological");
 	ST_TRY(run_gates(r, gates, &failed, &why, err));
 	if (failed) {
 		/* Nothing was measured, so there is no audit: the gate's own output is the report. */
@@ -369,12 +385,16 @@ enum st_status st_replay_production(struct st_replay_run *r, struct st_error *er
 	st_json_put(r->json, "null", null_json(&m, &null, &worst_z, &second));
 	st_json_put(r->json, "second_verdict", json_string(second));
 	if (copied)
-		return st_fail(err, ST_ERR_MISMATCH, "two measurements that should be separate draws have one value; refusing to write an audit");
+		return st_fail(
+			err, ST_ERR_MISMATCH,
+			"two measurements that should be separate draws have one value; refusing to write an audit");
 
 	text_report(r, &m, &null);
-	fprintf(r->text, "length: rho(A) %.2f, range(A) %.3f; phase: range(B) %.3f; the band rejects %.0f %% of %u null seeds\n", rho, range_a, range_b,
-	        100 * null.band_rejection, null.n);
-	fprintf(r->text, "verdict: %s; against the null: %s (largest |z| %.2f, limit %.0f)\n", verdict, second, worst_z, z_limit);
+	fprintf(r->text,
+	        "length: rho(A) %.2f, range(A) %.3f; phase: range(B) %.3f; the band rejects %.0f %% of %u null seeds\n",
+	        rho, range_a, range_b, 100 * null.band_rejection, null.n);
+	fprintf(r->text, "verdict: %s; against the null: %s (largest |z| %.2f, limit %.0f)\n", verdict, second, worst_z,
+	        z_limit);
 	r->exit_status = !finite || !strcmp(verdict, "BAND_PRE_FALSIFIED") ? 2 : 0;
 	return ST_OK;
 }

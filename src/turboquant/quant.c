@@ -21,35 +21,40 @@ static const uint8_t sign_bits[64] = {
 bool st_tq_head_dim_ok(uint32_t d) { return d == 128 || d == 256 || d == 512; }
 bool st_tq_bits_ok(unsigned bits) { return bits == 4 || bits == 5 || bits == 6 || bits == 8; }
 
-float st_tq_sign(uint32_t j)
-{
-	return sign_bits[j >> 3] >> (j & 7) & 1 ? -1.0f : 1.0f;
-}
+float st_tq_sign(uint32_t j) { return sign_bits[j >> 3] >> (j & 7) & 1 ? -1.0f : 1.0f; }
 
 const struct st_tq_level *st_tq_level_get(enum st_cpu cpu)
 {
 	switch (cpu) {
 #if defined(__x86_64__)
-	case ST_CPU_AVX2: return &st_tq_level_avx2;
-	case ST_CPU_AVX512: return &st_tq_level_avx512;
+	case ST_CPU_AVX2:
+		return &st_tq_level_avx2;
+	case ST_CPU_AVX512:
+		return &st_tq_level_avx512;
 #elif defined(__aarch64__)
-	case ST_CPU_NEON: return &st_tq_level_neon;
+	case ST_CPU_NEON:
+		return &st_tq_level_neon;
 #endif
-	default: return &st_tq_level_scalar;
+	default:
+		return &st_tq_level_scalar;
 	}
 }
 
-enum st_status st_tq_codec_init(struct st_tq_codec *c, uint32_t d, unsigned bits, bool signs,
-                                double scale_factor_d512, enum st_cpu cpu, struct st_error *err)
+enum st_status st_tq_codec_init(struct st_tq_codec *c, uint32_t d, unsigned bits, bool signs, double scale_factor_d512,
+                                enum st_cpu cpu, struct st_error *err)
 {
 	if (!st_tq_head_dim_ok(d))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "head_dim", "%u is not supported; 128, 256 and 512 are", d);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "head_dim",
+		                  "%u is not supported; 128, 256 and 512 are", d);
 	if (!st_tq_bits_ok(bits))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "bits", "%u is not a width of the cache; 4, 5, 6 and 8 are", bits);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "bits",
+		                  "%u is not a width of the cache; 4, 5, 6 and 8 are", bits);
 	if (!(scale_factor_d512 > 0) || isinf(scale_factor_d512))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale_factor_d512", "%g is not a positive number", scale_factor_d512);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale_factor_d512", "%g is not a positive number",
+		                  scale_factor_d512);
 	if (!st_cpu_usable(cpu))
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "kernel", "%s cannot run on this processor", st_cpu_name(cpu));
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "kernel", "%s cannot run on this processor",
+		                  st_cpu_name(cpu));
 	c->d = d;
 	c->bits = bits;
 	c->signs = signs;
@@ -106,7 +111,8 @@ void st_tq_encode(const struct st_tq_codec *c, const float *x, size_t n, uint8_t
 		uint8_t index[512];
 		memcpy(y, x + i * c->d, c->d * sizeof *y);
 		st_tq_rotate(c, y, 1);
-		st_tq_level_get(c->cpu)->quantise(y, c->d, c->bits, c->book.bound_f32, c->d == 512, index, norms + i * nb);
+		st_tq_level_get(c->cpu)->quantise(y, c->d, c->bits, c->book.bound_f32, c->d == 512, index,
+		                                  norms + i * nb);
 		pack(index, c->d, c->bits, codes + i * rb);
 	}
 }
@@ -185,10 +191,12 @@ uint32_t st_tq_ring_start(uint64_t written, uint32_t capacity)
 	return written < capacity ? 0 : (uint32_t)(written % capacity);
 }
 
-enum st_status st_tq_cache_append(struct st_tq_cache *c, const struct st_tq_codec *codec, const float *x, bool ring, struct st_error *err)
+enum st_status st_tq_cache_append(struct st_tq_cache *c, const struct st_tq_codec *codec, const float *x, bool ring,
+                                  struct st_error *err)
 {
 	if (!ring && c->written >= c->capacity)
-		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, "kv_capacity", "position %llu does not fit a linear cache of %u rows",
+		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, "kv_capacity",
+		                  "position %llu does not fit a linear cache of %u rows",
 		                  (unsigned long long)c->written, c->capacity);
 	size_t row = (size_t)(c->written % c->capacity);
 	size_t rb = st_tq_row_bytes(codec->d, codec->bits), nb = st_tq_norm_blocks(codec->d);

@@ -26,7 +26,8 @@ static size_t base_length(const char *out)
 	return n > 5 && !strcmp(out + n - 5, ".json") ? n - 5 : n;
 }
 
-enum st_status st_replay_open(struct st_replay_run *r, const char *suffix, struct st_outfile **f, char **path, struct st_error *err)
+enum st_status st_replay_open(struct st_replay_run *r, const char *suffix, struct st_outfile **f, char **path,
+                              struct st_error *err)
 {
 	if (!r->o->out)
 		return ST_OK;
@@ -59,11 +60,14 @@ static enum st_status resolve(struct st_replay_run *r, struct st_error *err)
 	const struct st_replay_options *o = r->o;
 	r->exec.cpu = st_cpu_best();
 	if (o->kernel && !st_cpu_parse(o->kernel, &r->exec.cpu))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "kernel", "unknown kernel \"%s\"; scalar, avx2, avx512 and neon are known", o->kernel);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "kernel",
+		                  "unknown kernel \"%s\"; scalar, avx2, avx512 and neon are known", o->kernel);
 	if (!st_cpu_usable(r->exec.cpu))
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "kernel", "%s cannot run on this processor", st_cpu_name(r->exec.cpu));
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "kernel", "%s cannot run on this processor",
+		                  st_cpu_name(r->exec.cpu));
 	if (o->bits && !st_tq_bits_ok(o->bits))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "bits", "%u is not a width of the cache; 4, 5, 6 and 8 are", o->bits);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "bits",
+		                  "%u is not a width of the cache; 4, 5, 6 and 8 are", o->bits);
 	if (o->out && !o->out[0])
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--out", "the name is empty");
 	r->exec.threads = o->threads > 0 ? o->threads : omp_get_num_procs();
@@ -94,7 +98,8 @@ static void header(struct st_replay_run *r, const char *mode)
 	st_json_put(r->json, "mode", json_string(mode));
 	st_json_put(r->json, "kernel", json_string(st_cpu_name(r->exec.cpu)));
 	st_json_put(r->json, "q_dtype", json_string(r->exec.q_f16 ? "f16" : "f32"));
-	st_json_put(r->json, "visibility", json_string(r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological"));
+	st_json_put(r->json, "visibility",
+	            json_string(r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological"));
 	st_json_put(r->json, "ran_at", st_json_now());
 }
 

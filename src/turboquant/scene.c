@@ -10,7 +10,10 @@
 struct st_oracle_decode st_oracle_decode_of(const struct st_tq_codec *c, const double *levels)
 {
 	return (struct st_oracle_decode){
-		.bits = c->bits, .levels = levels, .signs = c->signs, .fwht = true,
+		.bits = c->bits,
+		.levels = levels,
+		.signs = c->signs,
+		.fwht = true,
 		.factor = c->d == 512 ? 1 / c->scale_factor_d512 : 1 / sqrt((double)c->d),
 	};
 }
@@ -25,7 +28,8 @@ enum st_status st_scene_init(struct st_scene *s, const struct st_tq_params *p, u
 	s->exec = *e;
 	for (unsigned i = 0; i < s->codec.book.n; i++)
 		s->levels[i] = s->codec.book.level_f32[i];
-	const uint64_t values = (uint64_t)p->num_kv_heads * p->kv_seq_len * p->head_dim, rows = (uint64_t)p->num_kv_heads * p->kv_capacity;
+	const uint64_t values = (uint64_t)p->num_kv_heads * p->kv_seq_len * p->head_dim,
+		       rows = (uint64_t)p->num_kv_heads * p->kv_capacity;
 	const uint64_t heads = (uint64_t)p->num_heads * p->head_dim;
 	const size_t rb = st_tq_row_bytes(p->head_dim, bits), nb = st_tq_norm_blocks(p->head_dim);
 	s->k = st_alloc_array(values, sizeof *s->k);
@@ -59,7 +63,9 @@ void st_scene_release(struct st_scene *s)
 
 struct st_tq_kv st_scene_kv(const struct st_scene *s)
 {
-	return (struct st_tq_kv){ .k_codes = s->k_codes, .v_codes = s->v_codes, .k_norms = s->k_norms, .v_norms = s->v_norms };
+	return (struct st_tq_kv){
+		.k_codes = s->k_codes, .v_codes = s->v_codes, .k_norms = s->k_norms, .v_norms = s->v_norms
+	};
 }
 
 void st_scene_encode(struct st_scene *s)
@@ -77,9 +83,12 @@ void st_scene_encode(struct st_scene *s)
 	run[1] = p->kv_seq_len - run[0];
 	for (size_t g = 0; g < p->num_kv_heads; g++) {
 		for (int r = 0; r < 2; r++) {
-			size_t from = (g * p->kv_seq_len + (r ? run[0] : 0)) * p->head_dim, to = g * p->kv_capacity + (r ? 0 : p->ring_start);
-			st_tq_encode(&s->codec, s->k + from, run[r], s->k_codes + to * rb, s->k_norms + to * nb, s->exec.threads);
-			st_tq_encode(&s->codec, s->v + from, run[r], s->v_codes + to * rb, s->v_norms + to * nb, s->exec.threads);
+			size_t from = (g * p->kv_seq_len + (r ? run[0] : 0)) * p->head_dim,
+			       to = g * p->kv_capacity + (r ? 0 : p->ring_start);
+			st_tq_encode(&s->codec, s->k + from, run[r], s->k_codes + to * rb, s->k_norms + to * nb,
+			             s->exec.threads);
+			st_tq_encode(&s->codec, s->v + from, run[r], s->v_codes + to * rb, s->v_norms + to * nb,
+			             s->exec.threads);
 		}
 	}
 }

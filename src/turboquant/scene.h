@@ -5,15 +5,15 @@
 #include "turboquant/oracle.h"
 
 struct st_scene {
-	struct st_tq_params p;      /* kv_seq_len and ring_start change from step to step */
+	struct st_tq_params p; /* kv_seq_len and ring_start change from step to step */
 	struct st_tq_codec codec;
 	struct st_tq_exec exec;
 	double levels[ST_TQ_MAX_LEVELS]; /* what a code stands for: the codec's f32 levels */
-	float *k, *v, *q;           /* [G, L, d] chronological, [G, L, d], [H, d]: never quantised */
-	uint8_t *k_codes, *v_codes; /* [G, P, row bytes] */
-	float *k_norms, *v_norms;   /* [G, P, B] */
-	float *out;                 /* [H, d] natural basis */
-	double *ref;                /* [H, d] */
+	float *k, *v, *q;                /* [G, L, d] chronological, [G, L, d], [H, d]: never quantised */
+	uint8_t *k_codes, *v_codes;      /* [G, P, row bytes] */
+	float *k_norms, *v_norms;        /* [G, P, B] */
+	float *out;                      /* [H, d] natural basis */
+	double *ref;                     /* [H, d] */
 };
 
 /* p's kv_seq_len is the longest that will be used. Zeroed on failure. */

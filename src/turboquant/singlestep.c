@@ -21,8 +21,8 @@ struct sides {
 	const struct st_capture *c;
 	struct st_tq_codec codec;
 	double levels[ST_TQ_MAX_LEVELS];
-	size_t n;                        /* H d */
-	float *k_norms, *v_norms;        /* the kernel's, when a canary changes them */
+	size_t n;                 /* H d */
+	float *k_norms, *v_norms; /* the kernel's, when a canary changes them */
 	size_t n_norms;
 };
 
@@ -35,13 +35,14 @@ static struct st_tq_kv with_norms(const struct st_tq_kv *kv, const float *k, con
 }
 
 /* Variation A: rotate, kernel, rotate back. B: neither. C: the dense kernel on decoded rows. out: [H, d] */
-static enum st_status run_variation(const struct st_replay_run *r, const struct sides *s, char variation, const struct st_tq_kv *kv,
-                                    float *out, struct st_error *err)
+static enum st_status run_variation(const struct st_replay_run *r, const struct sides *s, char variation,
+                                    const struct st_tq_kv *kv, float *out, struct st_error *err)
 {
 	const struct st_tq_params *p = &s->c->p;
 	const size_t rows = (size_t)p->num_kv_heads * p->kv_capacity;
 	if (variation == 'C') {
-		float *k = st_alloc_array(rows, p->head_dim * sizeof *k), *v = st_alloc_array(rows, p->head_dim * sizeof *v);
+		float *k = st_alloc_array(rows, p->head_dim * sizeof *k),
+		      *v = st_alloc_array(rows, p->head_dim * sizeof *v);
 		enum st_status st = ST_OK;
 		if (!k || !v) {
 			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
@@ -92,8 +93,8 @@ static void double_norm(const struct st_tq_params *p, float *norms)
 }
 
 /* What the canary did to the kernel's result and to the reference. */
-static enum st_status canary(struct st_replay_run *r, struct sides *s, const float *clean, double clean_nrmse, const double *clean_ref,
-                             float *out, double *ref, struct st_error *err)
+static enum st_status canary(struct st_replay_run *r, struct sides *s, const float *clean, double clean_nrmse,
+                             const double *clean_ref, float *out, double *ref, struct st_error *err)
 {
 	const struct st_tq_params *p = &s->c->p;
 	const enum st_replay_canary kind = r->o->canary;
@@ -101,14 +102,16 @@ static enum st_status canary(struct st_replay_run *r, struct sides *s, const flo
 	json_t *j = json_object();
 	st_json_put(r->json, "canary_result", j);
 	if (kind != ST_CANARY_OUT_OF_RANGE && p->kv_seq_len <= CANARY_POSITION)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "canary", "position %d is not in a sequence of %u rows", CANARY_POSITION, p->kv_seq_len);
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "canary",
+		                  "position %d is not in a sequence of %u rows", CANARY_POSITION, p->kv_seq_len);
 	memcpy(s->k_norms, s->c->kv.k_norms, s->n_norms * sizeof *s->k_norms);
 	memcpy(s->v_norms, s->c->kv.v_norms, s->n_norms * sizeof *s->v_norms);
 	if (kind == ST_CANARY_OUT_OF_RANGE) {
 		for (uint32_t g = 0; g < p->num_kv_heads; g++) {
 			for (uint32_t i = p->kv_seq_len; i < p->kv_capacity; i++) {
 				for (uint32_t b = 0; b < B; b++)
-					norm_at(p, s->k_norms, g, i)[b] = norm_at(p, s->v_norms, g, i)[b] = out_of_range_norm;
+					norm_at(p, s->k_norms, g, i)[b] = norm_at(p, s->v_norms, g,
+					                                          i)[b] = out_of_range_norm;
 			}
 		}
 	} else if (s->c->k_norms_canary && s->c->v_norms_canary) {
@@ -133,11 +136,14 @@ static enum st_status canary(struct st_replay_run *r, struct sides *s, const flo
 	const double nrmse = st_tq_nrmse(out, kind == ST_CANARY_ASYMMETRIC ? clean_ref : ref, s->n);
 	const char *verdict, *why = " - the two arms cannot differ";
 	if (r->o->variation == 'B' && kind != ST_CANARY_OUT_OF_RANGE) {
-		/* Off on purpose already: that this run is near the reference or far from it says nothing of the canary. */
+		/* Off on purpose already: that this run is near the reference or far from it says nothing of the
+		 * canary. */
 		verdict = "vacuous";
 		why = " - variation B is not meant to follow the reference";
 	} else if (kind == ST_CANARY_OUT_OF_RANGE)
-		verdict = p->kv_seq_len == p->kv_capacity ? "vacuous" : memcmp(out, clean, s->n * sizeof *out) ? "failed" : "pass";
+		verdict = p->kv_seq_len == p->kv_capacity        ? "vacuous"
+		        : memcmp(out, clean, s->n * sizeof *out) ? "failed"
+		                                                 : "pass";
 	else if (kind == ST_CANARY_ASYMMETRIC)
 		verdict = leverage <= canary_rise ? "vacuous" : nrmse - clean_nrmse > canary_rise ? "pass" : "failed";
 	else
@@ -147,16 +153,16 @@ static enum st_status canary(struct st_replay_run *r, struct sides *s, const flo
 	st_json_put(j, "nrmse_canary", st_json_number(nrmse));
 	st_json_put(j, "reference_moved_by", st_json_number(leverage));
 	st_json_put(j, "max_output_change", st_json_number(max_change));
-	fprintf(r->text, "canary: %s; nrmse %.3e -> %.3e, reference moved by %.3e, output changed by at most %.3g%s\n", verdict, clean_nrmse,
-	        nrmse, leverage, max_change, strcmp(verdict, "vacuous") ? "" : why);
+	fprintf(r->text, "canary: %s; nrmse %.3e -> %.3e, reference moved by %.3e, output changed by at most %.3g%s\n",
+	        verdict, clean_nrmse, nrmse, leverage, max_change, strcmp(verdict, "vacuous") ? "" : why);
 	if (!strcmp(verdict, "failed"))
 		r->exit_status = 2;
 	return ST_OK;
 }
 
 /* The two arms of the toggle, variation A and B, must not agree. */
-static enum st_status toggle(struct st_replay_run *r, const struct sides *s, const float *out, float *other, bool *no_op,
-                             struct st_error *err)
+static enum st_status toggle(struct st_replay_run *r, const struct sides *s, const float *out, float *other,
+                             bool *no_op, struct st_error *err)
 {
 	const char partner = r->o->variation == 'B' ? 'A' : 'B';
 	ST_TRY(run_variation(r, s, partner, &s->c->kv, other, err));
@@ -170,7 +176,9 @@ static enum st_status toggle(struct st_replay_run *r, const struct sides *s, con
 	st_json_put(j, "no_op", json_boolean(*no_op));
 	st_json_put(r->json, "toggle", j);
 	if (*no_op)
-		fprintf(r->text, "no-op toggle: variations %c and %c give identical results, so neither proves anything\n", r->o->variation, partner);
+		fprintf(r->text,
+		        "no-op toggle: variations %c and %c give identical results, so neither proves anything\n",
+		        r->o->variation, partner);
 	return ST_OK;
 }
 
@@ -197,8 +205,8 @@ static enum st_status read_foreign(const struct st_capture *c, const char *path,
 	if (st == ST_OK && m->size != want) {
 		unsigned long long size = m->size;
 		st_map_close(m);
-		st = st_fail(err, ST_ERR_FORMAT, "%llu bytes, an output of %u heads of %u is %llu", size, c->p.num_heads, c->p.head_dim,
-		             (unsigned long long)want);
+		st = st_fail(err, ST_ERR_FORMAT, "%llu bytes, an output of %u heads of %u is %llu", size,
+		             c->p.num_heads, c->p.head_dim, (unsigned long long)want);
 		st_error_in(err, path);
 	}
 	if (st != ST_OK && !err->where[0])
@@ -216,16 +224,17 @@ static void describe(struct st_replay_run *r, const struct st_capture *c)
 {
 	const struct st_tq_params *p = &c->p;
 	static const char *const masks[] = { "none", "causal", "sliding" };
-	fprintf(r->text, "capture: %u query / %u key-value heads, d %u, %u of %u rows, ring start %u, mask %s", p->num_heads, p->num_kv_heads,
-	        p->head_dim, p->kv_seq_len, p->kv_capacity, p->ring_start, masks[p->mask_type]);
+	fprintf(r->text, "capture: %u query / %u key-value heads, d %u, %u of %u rows, ring start %u, mask %s",
+	        p->num_heads, p->num_kv_heads, p->head_dim, p->kv_seq_len, p->kv_capacity, p->ring_start,
+	        masks[p->mask_type]);
 	if (p->mask_type == ST_TQ_MASK_SLIDING)
 		fprintf(r->text, " %u", p->sliding_window);
 	fprintf(r->text, ", scale %g", p->scale);
 	if (p->softcap > 0)
 		fprintf(r->text, ", soft-cap %g", p->softcap);
 	fprintf(r->text, ", %u bits, signs %s\n", c->bits, c->signs ? "d1" : "none");
-	fprintf(r->text, "kernel %s, query %s, visibility %s\n", st_cpu_name(r->exec.cpu), r->exec.q_f16 ? "f16" : "f32",
-	        r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological");
+	fprintf(r->text, "kernel %s, query %s, visibility %s\n", st_cpu_name(r->exec.cpu),
+	        r->exec.q_f16 ? "f16" : "f32", r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological");
 	st_json_put(r->json, "manifest", st_json_text(r->o->manifest));
 	st_json_put(r->json, "bits", json_integer(c->bits));
 	st_json_put(r->json, "signs", json_string(c->signs ? "d1" : "none"));
@@ -247,14 +256,20 @@ static void look_at_query(struct st_replay_run *r, const struct st_capture *c)
 		bad += !isfinite(c->q[i]);
 	st_json_put(r->json, "q_nonfinite", json_integer((json_int_t)bad));
 	if (bad) {
-		fprintf(r->text, "q_natural: %zu of %zu values are NaN or infinite in the capture itself - the fault lies before this step\n", bad, n);
+		fprintf(r->text,
+		        "q_natural: %zu of %zu values are NaN or infinite in the capture itself - the fault lies "
+		        "before this step\n",
+		        bad, n);
 		r->exit_status = 2;
 	}
 }
 
 /* docs/replay.md lists them with what they mean. */
 enum verdict { CORRECT, REAL, DISAGREES, NO_EFFECT, VACUOUS, NON_FINITE };
-static const struct { const char *label, *why; int exit_status; } verdicts[] = {
+static const struct {
+	const char *label, *why;
+	int exit_status;
+} verdicts[] = {
 	[CORRECT] = { "kernel_end_to_end_correct", "", 0 },
 	[REAL] = { "toggle_is_real", "", 0 },
 	[DISAGREES] = { "kernel_disagrees_with_its_cache", "", 2 },
@@ -263,10 +278,12 @@ static const struct { const char *label, *why; int exit_status; } verdicts[] = {
 	[NON_FINITE] = { "non_finite_output", "", 2 },
 };
 
-static enum st_status measure(struct st_replay_run *r, const struct st_capture *c, unsigned oracles, struct st_error *err)
+static enum st_status measure(struct st_replay_run *r, const struct st_capture *c, unsigned oracles,
+                              struct st_error *err)
 {
-	struct sides s = { .c = c, .n = (size_t)c->p.num_heads * c->p.head_dim,
-		.n_norms = (size_t)c->p.num_kv_heads * c->p.kv_capacity * st_tq_norm_blocks(c->p.head_dim) };
+	struct sides s = { .c = c,
+		           .n = (size_t)c->p.num_heads * c->p.head_dim,
+		           .n_norms = (size_t)c->p.num_kv_heads * c->p.kv_capacity * st_tq_norm_blocks(c->p.head_dim) };
 	ST_TRY(st_tq_codec_init(&s.codec, c->p.head_dim, c->bits, c->signs, c->p.scale_factor_d512, r->exec.cpu, err));
 	for (unsigned i = 0; i < s.codec.book.n; i++)
 		s.levels[i] = s.codec.book.level_f32[i];
@@ -296,7 +313,9 @@ static enum st_status measure(struct st_replay_run *r, const struct st_capture *
 	st_json_put(r->json, "dequant_oracle_nrmse", st_json_number(dequant));
 	head_maxima(r, c, out, ref);
 	fprintf(r->text, "variation %c against the decoded cache in f64: nrmse %.3e (a sound kernel: %s)\n", v, dequant,
-	        v == 'B' ? "far off, the rotation is missing on purpose" : r->exec.q_f16 ? "about 1e-3 with an f16 query" : "below 1e-5");
+	        v == 'B'        ? "far off, the rotation is missing on purpose"
+	        : r->exec.q_f16 ? "about 1e-3 with an f16 query"
+	                        : "below 1e-5");
 	if (oracles & ST_ORACLE_FLOOR) {
 		struct st_expectation x;
 		ST_TRY_OUT(st_oracle_floor(&c->p, c->k_pre, c->v_pre, c->q, ref2, err));
@@ -308,7 +327,10 @@ static enum st_status measure(struct st_replay_run *r, const struct st_capture *
 		st_json_put(e, "sd", st_json_number(x.sd));
 		st_json_put(e, "seeds", json_integer(x.n));
 		st_json_put(r->json, "floor_expected", e);
-		fprintf(r->text, "against the values before quantisation: nrmse %.4f (N(0,1) heads at this shape: %.4f +- %.4f)\n", floor, x.mean, x.sd);
+		fprintf(r->text,
+		        "against the values before quantisation: nrmse %.4f (N(0,1) heads at this shape: %.4f +- "
+		        "%.4f)\n",
+		        floor, x.mean, x.sd);
 	} else {
 		st_json_put(r->json, "independent_floor_nrmse", json_null());
 	}
@@ -319,18 +341,23 @@ static enum st_status measure(struct st_replay_run *r, const struct st_capture *
 		ST_TRY_OUT(toggle(r, &s, out, other, &no_op, err));
 	if (r->o->canary != ST_CANARY_NONE)
 		ST_TRY_OUT(canary(r, &s, out, dequant, ref, other, ref2, err));
-	/* Where the reference is zero everywhere, nrmse has nothing to measure by: zeros are right, and prove nothing. */
+	/* Where the reference is zero everywhere, nrmse has nothing to measure by: zeros are right, and prove nothing.
+	 */
 	const bool off = empty ? !zero : !(dequant < kernel_threshold);
 	const bool vacuous = no_op || (empty && (v == 'B' || !off));
-	const enum verdict verdict = !finite ? NON_FINITE : vacuous ? VACUOUS
-	                           : v == 'B' ? (off ? REAL : NO_EFFECT) : off ? DISAGREES : CORRECT;
+	const enum verdict verdict = !finite  ? NON_FINITE
+	                           : vacuous  ? VACUOUS
+	                           : v == 'B' ? (off ? REAL : NO_EFFECT)
+	                           : off      ? DISAGREES
+	                                      : CORRECT;
 	st_json_put(r->json, "verdict", json_string(verdicts[verdict].label));
 	fprintf(r->text, "verdict: %s%s\n", verdicts[verdict].label, verdicts[verdict].why);
 	if (verdicts[verdict].exit_status)
 		r->exit_status = verdicts[verdict].exit_status;
 	/* What the canary did to the output belongs into the file, so that two runs can be compared. */
 	if (r->bin_file)
-		st = st_outfile_write(r->bin_file, r->o->canary == ST_CANARY_NONE ? out : other, s.n * sizeof *out, err);
+		st = st_outfile_write(r->bin_file, r->o->canary == ST_CANARY_NONE ? out : other, s.n * sizeof *out,
+		                      err);
 out:
 	free(out);
 	free(other);
@@ -348,17 +375,20 @@ enum st_status st_replay_singlestep(struct st_replay_run *r, struct st_error *er
 	if (!o->manifest)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--manifest", "a single step needs a capture");
 	if (o->variation < 'A' || o->variation > 'C')
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "variation", "'%c' is unknown; A, B and C are known", o->variation ? o->variation : '?');
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "variation", "'%c' is unknown; A, B and C are known",
+		                  o->variation ? o->variation : '?');
 	if ((unsigned)o->canary > ST_CANARY_ASYMMETRIC)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "canary", "%d is unknown", (int)o->canary);
 	if (o->oracles & ~(unsigned)(ST_ORACLE_DEQUANT | ST_ORACLE_FLOOR))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "oracle", "unknown; dequant, independent-floor and both are known");
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "oracle",
+		                  "unknown; dequant, independent-floor and both are known");
 	ST_TRY(st_capture_open(&c, o->manifest, o->bits, o->signs, err));
 	enum st_status st = ST_OK;
 	struct st_map foreign = { 0 };
 	unsigned oracles = o->oracles ? o->oracles : c.k_pre ? ST_ORACLE_DEQUANT | ST_ORACLE_FLOOR : ST_ORACLE_DEQUANT;
 	if ((oracles & ST_ORACLE_FLOOR) && !c.k_pre) {
-		st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "oracle", "independent-floor needs k_pre_quant and v_pre_quant in the manifest");
+		st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "oracle",
+		                "independent-floor needs k_pre_quant and v_pre_quant in the manifest");
 		goto out;
 	}
 	/* A capture has at most nine files. */

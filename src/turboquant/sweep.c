@@ -14,23 +14,33 @@ const struct st_sweep_regime st_sweep_regime = { .rms_eps = 1e-6, .rope_theta = 
 
 #define RING(pos) (((pos) + 1) % CAPACITY), ((pos) % CAPACITY)
 const struct st_sweep_point st_sweep_points[ST_N_POINTS] = {
-	{ "A", 500, 128, 1024, 0, 0 }, { "A", 500, 256, 1024, 0, 0 }, { "A", 500, 500, 1024, 0, 0 },
-	{ "A", 500, 512, 1024, 0, 0 }, { "A", 500, 768, 1024, 0, 0 }, { "A", 500, 1024, 1024, 0, 0 },
-	{ "B", 50, 500, 1024, 0, 0 }, { "B", 100, 500, 1024, 0, 0 }, { "B", 200, 500, 1024, 0, 0 },
-	{ "B", 500, 500, 1024, 0, 0 }, { "B", 1000, 500, 1024, 0, 0 },
-	{ "ring", 1024, 256, 512, RING(1024) }, { "ring", 1050, 256, 512, RING(1050) },
+	{ "A", 500, 128, 1024, 0, 0 },          { "A", 500, 256, 1024, 0, 0 },  { "A", 500, 500, 1024, 0, 0 },
+	{ "A", 500, 512, 1024, 0, 0 },          { "A", 500, 768, 1024, 0, 0 },  { "A", 500, 1024, 1024, 0, 0 },
+	{ "B", 50, 500, 1024, 0, 0 },           { "B", 100, 500, 1024, 0, 0 },  { "B", 200, 500, 1024, 0, 0 },
+	{ "B", 500, 500, 1024, 0, 0 },          { "B", 1000, 500, 1024, 0, 0 }, { "ring", 1024, 256, 512, RING(1024) },
+	{ "ring", 1050, 256, 512, RING(1050) },
 };
 
 struct st_tq_params st_sweep_params(const struct st_sweep_point *pt, uint32_t ring_start)
 {
 	return (struct st_tq_params){
-		.num_heads = HEADS, .num_kv_heads = KV_HEADS, .head_dim = DIM, .kv_seq_len = pt->kvl, .kv_capacity = CAPACITY,
-		.scale = 1, .mask_type = ST_TQ_MASK_SLIDING, .sliding_window = pt->window, .ring_start = ring_start, .scale_factor_d512 = 1,
+		.num_heads = HEADS,
+		.num_kv_heads = KV_HEADS,
+		.head_dim = DIM,
+		.kv_seq_len = pt->kvl,
+		.kv_capacity = CAPACITY,
+		.scale = 1,
+		.mask_type = ST_TQ_MASK_SLIDING,
+		.sliding_window = pt->window,
+		.ring_start = ring_start,
+		.scale_factor_d512 = 1,
 	};
 }
 
 /* RoPE rows depend on positions alone: computed once, used by every seed. */
-struct st_sweep { float *table[ST_N_POINTS]; /* [kvl + 1, d]: keys, then the query */ };
+struct st_sweep {
+	float *table[ST_N_POINTS]; /* [kvl + 1, d]: keys, then the query */
+};
 
 void st_sweep_free(struct st_sweep *s)
 {
@@ -63,11 +73,12 @@ enum st_status st_sweep_new(struct st_sweep **out, struct st_error *err)
 	return ST_OK;
 }
 
-enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, unsigned bits, bool signs, const struct st_tq_exec *e,
-                            struct st_sweep_result *out, struct st_error *err)
+enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, unsigned bits, bool signs,
+                            const struct st_tq_exec *e, struct st_sweep_result *out, struct st_error *err)
 {
 	/* Room for the longest point. */
-	const struct st_tq_params p = st_sweep_params(&(struct st_sweep_point){ .kvl = CAPACITY, .window = CAPACITY }, 0);
+	const struct st_tq_params p = st_sweep_params(&(struct st_sweep_point){ .kvl = CAPACITY, .window = CAPACITY },
+	                                              0);
 	struct st_scene c;
 	struct st_draw g;
 	memset(out, 0, sizeof *out);
@@ -148,8 +159,10 @@ enum st_status st_null_run(const struct st_sweep *s, uint32_t n, uint64_t avoid_
 		uint32_t rejected = 0;
 		out->n = n;
 		for (size_t k = 0; k < ST_N_POINTS; k++) {
-			moments(r, n, offsetof(struct st_sweep_result, nrmse) + k * sizeof(double), &out->mean[k], &out->sd[k]);
-			moments(r, n, offsetof(struct st_sweep_result, nrmse_b) + k * sizeof(double), &out->mean_b[k], &out->sd_b[k]);
+			moments(r, n, offsetof(struct st_sweep_result, nrmse) + k * sizeof(double), &out->mean[k],
+			        &out->sd[k]);
+			moments(r, n, offsetof(struct st_sweep_result, nrmse_b) + k * sizeof(double), &out->mean_b[k],
+			        &out->sd_b[k]);
 		}
 		for (uint32_t i = 0; i < n; i++) {
 			bool ok = true;

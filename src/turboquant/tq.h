@@ -31,11 +31,11 @@ float st_tq_sign(uint32_t j);
 struct st_tq_codec {
 	uint32_t d;
 	unsigned bits;
-	bool signs;              /* D1 signs before the transform */
+	bool signs; /* D1 signs before the transform */
 	double scale_factor_d512;
 	enum st_cpu cpu;
 	struct st_codebook book;
-	float sign[512];         /* of each coordinate; ones without signs */
+	float sign[512]; /* of each coordinate; ones without signs */
 };
 
 /* Names the parameter that does not fit. */
@@ -55,16 +55,17 @@ float st_tq_round_f16(float x);
 /* A cache that is written position by position. */
 struct st_tq_cache {
 	uint32_t n_kv_heads, capacity;
-	uint64_t written;         /* positions ever written */
-	uint8_t *codes;           /* [G, P, row bytes]; unwritten rows have norm 0 */
-	float *norms;             /* [G, P, B] */
+	uint64_t written; /* positions ever written */
+	uint8_t *codes;   /* [G, P, row bytes]; unwritten rows have norm 0 */
+	float *norms;     /* [G, P, B] */
 };
-ST_MUST_CHECK enum st_status st_tq_cache_init(struct st_tq_cache *c, const struct st_tq_codec *codec, uint32_t n_kv_heads,
-                                              uint32_t capacity, struct st_error *err);
+ST_MUST_CHECK enum st_status st_tq_cache_init(struct st_tq_cache *c, const struct st_tq_codec *codec,
+                                              uint32_t n_kv_heads, uint32_t capacity, struct st_error *err);
 void st_tq_cache_release(struct st_tq_cache *c);
 /* Append the row x: [G, d] of one position. `ring`: overwrite the oldest row when full; otherwise a
  * full cache refuses. Row = position mod capacity. */
-ST_MUST_CHECK enum st_status st_tq_cache_append(struct st_tq_cache *c, const struct st_tq_codec *codec, const float *x, bool ring, struct st_error *err);
+ST_MUST_CHECK enum st_status st_tq_cache_append(struct st_tq_cache *c, const struct st_tq_codec *codec, const float *x,
+                                                bool ring, struct st_error *err);
 /* Where chronological position 0 of the visible sequence lies once `written` positions are in:
  * 0 until the ring is full, then the row after the newest one. */
 uint32_t st_tq_ring_start(uint64_t written, uint32_t capacity);
@@ -77,9 +78,9 @@ enum st_tq_visibility { ST_TQ_CHRONOLOGICAL, ST_TQ_PHYSICAL };
 struct st_tq_params {
 	uint32_t num_heads, num_kv_heads, head_dim, kv_seq_len, kv_capacity;
 	double scale;
-	uint32_t mask_type;       /* enum st_tq_mask */
+	uint32_t mask_type; /* enum st_tq_mask */
 	uint32_t sliding_window;
-	double softcap;           /* 0 = none */
+	double softcap; /* 0 = none */
 	uint32_t ring_start;
 	double scale_factor_d512;
 };
@@ -89,8 +90,8 @@ ST_MUST_CHECK enum st_status st_tq_params_check(const struct st_tq_params *p, st
 /* The rows a query sees, as at most two runs of physical rows in reading order. */
 struct st_tq_rows {
 	uint32_t start[2], count[2];
-	uint32_t visible;   /* sum of count */
-	uint32_t expected;  /* rows that the mask lets through by chronology */
+	uint32_t visible;  /* sum of count */
+	uint32_t expected; /* rows that the mask lets through by chronology */
 };
 void st_tq_visible_rows(const struct st_tq_params *p, enum st_tq_visibility vis, struct st_tq_rows *rows);
 
@@ -104,7 +105,7 @@ struct st_tq_kv {
 struct st_tq_exec {
 	enum st_cpu cpu;
 	int threads;
-	bool q_f16;         /* round the query to f16 first, as existing kernels do */
+	bool q_f16; /* round the query to f16 first, as existing kernels do */
 	enum st_tq_visibility visibility;
 };
 
@@ -113,8 +114,9 @@ struct st_tq_exec {
  * Dequantisation happens in registers; scores live for 64 rows at a time. Bits do not depend on cpu,
  * threads or where the ring is cut. p must have passed st_tq_params_check; codec may be NULL for dense.
  */
-ST_MUST_CHECK enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_codec *codec, const struct st_tq_params *p,
-                                             const struct st_tq_kv *kv, const float *q, float *out, struct st_error *err);
+ST_MUST_CHECK enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_codec *codec,
+                                             const struct st_tq_params *p, const struct st_tq_kv *kv, const float *q,
+                                             float *out, struct st_error *err);
 
 /* sqrt(sum (a - ref)^2 / sum ref^2), 0 when the denominator is 0. */
 double st_tq_nrmse(const float *a, const double *ref, size_t n);

@@ -37,25 +37,42 @@ VEC_INLINE v16 v_div(v16 a, v16 b) { return _mm512_div_ps(a, b); }
 VEC_INLINE v16 v_fma(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a, b, c); }
 VEC_INLINE v16 v_max(v16 a, v16 b) { return _mm512_max_ps(a, b); }
 /* a < b ? x : y */
-VEC_INLINE v16 v_lt(v16 a, v16 b, v16 x, v16 y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x); }
+VEC_INLINE v16 v_lt(v16 a, v16 b, v16 x, v16 y)
+{
+	return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+}
 VEC_INLINE v16 v_abs(v16 a) { return _mm512_abs_ps(a); }
 /* a * 2^n for integral n in [-126, 127] */
-VEC_INLINE v16 v_exp2i(v16 n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23)); }
+VEC_INLINE v16 v_exp2i(v16 n)
+{
+	return _mm512_castsi512_ps(
+		_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+}
 VEC_INLINE i16 i_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 VEC_INLINE i16 i_zero(void) { return _mm512_setzero_si512(); }
 VEC_INLINE i16 i_shr(i16 a, unsigned n) { return _mm512_srli_epi32(a, n); }
 /* c + step where x > b */
-VEC_INLINE i16 i_step(i16 c, v16 x, v16 b, unsigned step) { return _mm512_mask_or_epi32(c, _mm512_cmp_ps_mask(x, b, _CMP_GT_OQ), c, _mm512_set1_epi32((int)step)); }
+VEC_INLINE i16 i_step(i16 c, v16 x, v16 b, unsigned step)
+{
+	return _mm512_mask_or_epi32(c, _mm512_cmp_ps_mask(x, b, _CMP_GT_OQ), c, _mm512_set1_epi32((int)step));
+}
 VEC_INLINE i16 i_add1(i16 c, unsigned n) { return _mm512_add_epi32(c, _mm512_set1_epi32((int)n)); }
 VEC_INLINE void i_store_u8(uint8_t *p, i16 a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
 /* t[i mod n]; i may have any bits above those. */
 VEC_INLINE v16 v_lut16(const float *t, i16 i) { return _mm512_permutexvar_ps(i, _mm512_loadu_ps(t)); }
-VEC_INLINE v16 v_lut32(const float *t, i16 i) { return _mm512_permutex2var_ps(_mm512_loadu_ps(t), i, _mm512_loadu_ps(t + 16)); }
+VEC_INLINE v16 v_lut32(const float *t, i16 i)
+{
+	return _mm512_permutex2var_ps(_mm512_loadu_ps(t), i, _mm512_loadu_ps(t + 16));
+}
 VEC_INLINE v16 v_lut64(const float *t, i16 i)
 {
-	return _mm512_mask_blend_ps(_mm512_test_epi32_mask(i, _mm512_set1_epi32(32)), v_lut32(t, i), v_lut32(t + 32, i));
+	return _mm512_mask_blend_ps(_mm512_test_epi32_mask(i, _mm512_set1_epi32(32)), v_lut32(t, i),
+	                            v_lut32(t + 32, i));
 }
-VEC_INLINE v16 v_lut256(const float *t, i16 i) { return _mm512_i32gather_ps(_mm512_and_si512(i, _mm512_set1_epi32(255)), t, 4); }
+VEC_INLINE v16 v_lut256(const float *t, i16 i)
+{
+	return _mm512_i32gather_ps(_mm512_and_si512(i, _mm512_set1_epi32(255)), t, 4);
+}
 /* Lane l of the result is lane l ^ h; h = 1, 2, 4, 8. */
 VEC_INLINE v16 v_swap1(v16 a) { return _mm512_permute_ps(a, 0xB1); }
 VEC_INLINE v16 v_swap2(v16 a) { return _mm512_permute_ps(a, 0x4E); }
@@ -81,31 +98,69 @@ VEC_INLINE v16 v_reduce16(const v16 *a)
 
 #include <immintrin.h>
 #define ATTR __attribute__((target("avx2,fma")))
-typedef struct { __m256 a, b; } v16;
-typedef struct { __m256i a, b; } i16;
-#define V2(f) (v16){ f(x.a, y.a), f(x.b, y.b) }
+typedef struct {
+	__m256 a, b;
+} v16;
+typedef struct {
+	__m256i a, b;
+} i16;
+#define V2(f) \
+	(v16) { f(x.a, y.a), f(x.b, y.b) }
 VEC_INLINE v16 v_load(const float *p) { return (v16){ _mm256_loadu_ps(p), _mm256_loadu_ps(p + 8) }; }
-VEC_INLINE void v_store(float *p, v16 x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
+VEC_INLINE void v_store(float *p, v16 x)
+{
+	_mm256_storeu_ps(p, x.a);
+	_mm256_storeu_ps(p + 8, x.b);
+}
 VEC_INLINE v16 v_set1(float x) { return (v16){ _mm256_set1_ps(x), _mm256_set1_ps(x) }; }
 VEC_INLINE v16 v_add(v16 x, v16 y) { return V2(_mm256_add_ps); }
 VEC_INLINE v16 v_sub(v16 x, v16 y) { return V2(_mm256_sub_ps); }
 VEC_INLINE v16 v_mul(v16 x, v16 y) { return V2(_mm256_mul_ps); }
 VEC_INLINE v16 v_div(v16 x, v16 y) { return V2(_mm256_div_ps); }
 VEC_INLINE v16 v_max(v16 x, v16 y) { return V2(_mm256_max_ps); }
-VEC_INLINE v16 v_fma(v16 x, v16 y, v16 z) { return (v16){ _mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b) }; }
+VEC_INLINE v16 v_fma(v16 x, v16 y, v16 z)
+{
+	return (v16){ _mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b) };
+}
 VEC_INLINE v16 v_lt(v16 a, v16 b, v16 x, v16 y)
 {
-	return (v16){ _mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(a.a, b.a, _CMP_LT_OQ)), _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(a.b, b.b, _CMP_LT_OQ)) };
+	return (v16){ _mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(a.a, b.a, _CMP_LT_OQ)),
+		      _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(a.b, b.b, _CMP_LT_OQ)) };
 }
-VEC_INLINE v16 v_abs(v16 x) { v16 y = v_set1(-0.0f); return (v16){ _mm256_andnot_ps(y.a, x.a), _mm256_andnot_ps(y.b, x.b) }; }
-VEC_INLINE __m256 exp2i_8(__m256 n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)); }
+VEC_INLINE v16 v_abs(v16 x)
+{
+	v16 y = v_set1(-0.0f);
+	return (v16){ _mm256_andnot_ps(y.a, x.a), _mm256_andnot_ps(y.b, x.b) };
+}
+VEC_INLINE __m256 exp2i_8(__m256 n)
+{
+	return _mm256_castsi256_ps(
+		_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
 VEC_INLINE v16 v_exp2i(v16 n) { return (v16){ exp2i_8(n.a), exp2i_8(n.b) }; }
-VEC_INLINE i16 i_load(const uint8_t *p) { return (i16){ _mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32)) }; }
+VEC_INLINE i16 i_load(const uint8_t *p)
+{
+	return (i16){ _mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32)) };
+}
 VEC_INLINE i16 i_zero(void) { return (i16){ _mm256_setzero_si256(), _mm256_setzero_si256() }; }
-VEC_INLINE i16 i_shr(i16 x, unsigned n) { return (i16){ _mm256_srli_epi32(x.a, (int)n), _mm256_srli_epi32(x.b, (int)n) }; }
-VEC_INLINE __m256i step_8(__m256i c, __m256 x, __m256 b, __m256i s) { return _mm256_or_si256(c, _mm256_and_si256(s, _mm256_castps_si256(_mm256_cmp_ps(x, b, _CMP_GT_OQ)))); }
-VEC_INLINE i16 i_step(i16 c, v16 x, v16 b, unsigned step) { __m256i s = _mm256_set1_epi32((int)step); return (i16){ step_8(c.a, x.a, b.a, s), step_8(c.b, x.b, b.b, s) }; }
-VEC_INLINE i16 i_add1(i16 c, unsigned n) { __m256i s = _mm256_set1_epi32((int)n); return (i16){ _mm256_add_epi32(c.a, s), _mm256_add_epi32(c.b, s) }; }
+VEC_INLINE i16 i_shr(i16 x, unsigned n)
+{
+	return (i16){ _mm256_srli_epi32(x.a, (int)n), _mm256_srli_epi32(x.b, (int)n) };
+}
+VEC_INLINE __m256i step_8(__m256i c, __m256 x, __m256 b, __m256i s)
+{
+	return _mm256_or_si256(c, _mm256_and_si256(s, _mm256_castps_si256(_mm256_cmp_ps(x, b, _CMP_GT_OQ))));
+}
+VEC_INLINE i16 i_step(i16 c, v16 x, v16 b, unsigned step)
+{
+	__m256i s = _mm256_set1_epi32((int)step);
+	return (i16){ step_8(c.a, x.a, b.a, s), step_8(c.b, x.b, b.b, s) };
+}
+VEC_INLINE i16 i_add1(i16 c, unsigned n)
+{
+	__m256i s = _mm256_set1_epi32((int)n);
+	return (i16){ _mm256_add_epi32(c.a, s), _mm256_add_epi32(c.b, s) };
+}
 VEC_INLINE void i_store_u8(uint8_t *p, i16 c)
 {
 	uint32_t w[16];
@@ -116,17 +171,24 @@ VEC_INLINE void i_store_u8(uint8_t *p, i16 c)
 }
 VEC_INLINE __m256 lut16_8(const float *t, __m256i i)
 {
-	__m256 lo = _mm256_permutevar8x32_ps(_mm256_loadu_ps(t), i), hi = _mm256_permutevar8x32_ps(_mm256_loadu_ps(t + 8), i);
+	__m256 lo = _mm256_permutevar8x32_ps(_mm256_loadu_ps(t), i),
+	       hi = _mm256_permutevar8x32_ps(_mm256_loadu_ps(t + 8), i);
 	return _mm256_blendv_ps(lo, hi, _mm256_castsi256_ps(_mm256_slli_epi32(i, 28)));
 }
-VEC_INLINE __m256 gather_8(const float *t, __m256i i, int mask) { return _mm256_i32gather_ps(t, _mm256_and_si256(i, _mm256_set1_epi32(mask)), 4); }
+VEC_INLINE __m256 gather_8(const float *t, __m256i i, int mask)
+{
+	return _mm256_i32gather_ps(t, _mm256_and_si256(i, _mm256_set1_epi32(mask)), 4);
+}
 VEC_INLINE v16 v_lut16(const float *t, i16 i) { return (v16){ lut16_8(t, i.a), lut16_8(t, i.b) }; }
 VEC_INLINE v16 v_lut32(const float *t, i16 i) { return (v16){ gather_8(t, i.a, 31), gather_8(t, i.b, 31) }; }
 VEC_INLINE v16 v_lut64(const float *t, i16 i) { return (v16){ gather_8(t, i.a, 63), gather_8(t, i.b, 63) }; }
 VEC_INLINE v16 v_lut256(const float *t, i16 i) { return (v16){ gather_8(t, i.a, 255), gather_8(t, i.b, 255) }; }
 VEC_INLINE v16 v_swap1(v16 x) { return (v16){ _mm256_permute_ps(x.a, 0xB1), _mm256_permute_ps(x.b, 0xB1) }; }
 VEC_INLINE v16 v_swap2(v16 x) { return (v16){ _mm256_permute_ps(x.a, 0x4E), _mm256_permute_ps(x.b, 0x4E) }; }
-VEC_INLINE v16 v_swap4(v16 x) { return (v16){ _mm256_permute2f128_ps(x.a, x.a, 1), _mm256_permute2f128_ps(x.b, x.b, 1) }; }
+VEC_INLINE v16 v_swap4(v16 x)
+{
+	return (v16){ _mm256_permute2f128_ps(x.a, x.a, 1), _mm256_permute2f128_ps(x.b, x.b, 1) };
+}
 VEC_INLINE v16 v_swap8(v16 x) { return (v16){ x.b, x.a }; }
 VEC_INLINE float reduce1(v16 x)
 {
@@ -148,26 +210,118 @@ VEC_INLINE v16 v_reduce16(const v16 *a)
 
 #include <arm_neon.h>
 #define ATTR
-typedef struct { float32x4_t v[4]; } v16;
-typedef struct { uint32x4_t v[4]; } i16;
-#define EACH(expr) do { for (int k = 0; k < 4; k++) r.v[k] = (expr); } while (0)
-VEC_INLINE v16 v_load(const float *p) { v16 r; EACH(vld1q_f32(p + 4 * k)); return r; }
-VEC_INLINE void v_store(float *p, v16 x) { for (int k = 0; k < 4; k++) vst1q_f32(p + 4 * k, x.v[k]); }
-VEC_INLINE v16 v_set1(float x) { v16 r; EACH(vdupq_n_f32(x)); return r; }
-VEC_INLINE v16 v_add(v16 x, v16 y) { v16 r; EACH(vaddq_f32(x.v[k], y.v[k])); return r; }
-VEC_INLINE v16 v_sub(v16 x, v16 y) { v16 r; EACH(vsubq_f32(x.v[k], y.v[k])); return r; }
-VEC_INLINE v16 v_mul(v16 x, v16 y) { v16 r; EACH(vmulq_f32(x.v[k], y.v[k])); return r; }
-VEC_INLINE v16 v_div(v16 x, v16 y) { v16 r; EACH(vdivq_f32(x.v[k], y.v[k])); return r; }
-VEC_INLINE v16 v_fma(v16 x, v16 y, v16 z) { v16 r; EACH(vfmaq_f32(z.v[k], x.v[k], y.v[k])); return r; }
-VEC_INLINE v16 v_max(v16 x, v16 y) { v16 r; EACH(vbslq_f32(vcgtq_f32(x.v[k], y.v[k]), x.v[k], y.v[k])); return r; }
-VEC_INLINE v16 v_lt(v16 a, v16 b, v16 x, v16 y) { v16 r; EACH(vbslq_f32(vcltq_f32(a.v[k], b.v[k]), x.v[k], y.v[k])); return r; }
-VEC_INLINE v16 v_abs(v16 x) { v16 r; EACH(vabsq_f32(x.v[k])); return r; }
-VEC_INLINE v16 v_exp2i(v16 n) { v16 r; EACH(vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v[k]), vdupq_n_s32(127)), 23))); return r; }
-VEC_INLINE i16 i_load(const uint8_t *p) { i16 r; EACH(vreinterpretq_u32_u8(vld1q_u8(p + 16 * k))); return r; }
-VEC_INLINE i16 i_zero(void) { i16 r; EACH(vdupq_n_u32(0)); return r; }
-VEC_INLINE i16 i_shr(i16 x, unsigned n) { i16 r; EACH(vshlq_u32(x.v[k], vdupq_n_s32(-(int)n))); return r; }
-VEC_INLINE i16 i_step(i16 c, v16 x, v16 b, unsigned step) { i16 r; EACH(vorrq_u32(c.v[k], vandq_u32(vcgtq_f32(x.v[k], b.v[k]), vdupq_n_u32(step)))); return r; }
-VEC_INLINE i16 i_add1(i16 c, unsigned n) { i16 r; EACH(vaddq_u32(c.v[k], vdupq_n_u32(n))); return r; }
+typedef struct {
+	float32x4_t v[4];
+} v16;
+typedef struct {
+	uint32x4_t v[4];
+} i16;
+#define EACH(expr)                          \
+	do {                                \
+		for (int k = 0; k < 4; k++) \
+			r.v[k] = (expr);    \
+	} while (0)
+VEC_INLINE v16 v_load(const float *p)
+{
+	v16 r;
+	EACH(vld1q_f32(p + 4 * k));
+	return r;
+}
+VEC_INLINE void v_store(float *p, v16 x)
+{
+	for (int k = 0; k < 4; k++)
+		vst1q_f32(p + 4 * k, x.v[k]);
+}
+VEC_INLINE v16 v_set1(float x)
+{
+	v16 r;
+	EACH(vdupq_n_f32(x));
+	return r;
+}
+VEC_INLINE v16 v_add(v16 x, v16 y)
+{
+	v16 r;
+	EACH(vaddq_f32(x.v[k], y.v[k]));
+	return r;
+}
+VEC_INLINE v16 v_sub(v16 x, v16 y)
+{
+	v16 r;
+	EACH(vsubq_f32(x.v[k], y.v[k]));
+	return r;
+}
+VEC_INLINE v16 v_mul(v16 x, v16 y)
+{
+	v16 r;
+	EACH(vmulq_f32(x.v[k], y.v[k]));
+	return r;
+}
+VEC_INLINE v16 v_div(v16 x, v16 y)
+{
+	v16 r;
+	EACH(vdivq_f32(x.v[k], y.v[k]));
+	return r;
+}
+VEC_INLINE v16 v_fma(v16 x, v16 y, v16 z)
+{
+	v16 r;
+	EACH(vfmaq_f32(z.v[k], x.v[k], y.v[k]));
+	return r;
+}
+VEC_INLINE v16 v_max(v16 x, v16 y)
+{
+	v16 r;
+	EACH(vbslq_f32(vcgtq_f32(x.v[k], y.v[k]), x.v[k], y.v[k]));
+	return r;
+}
+VEC_INLINE v16 v_lt(v16 a, v16 b, v16 x, v16 y)
+{
+	v16 r;
+	EACH(vbslq_f32(vcltq_f32(a.v[k], b.v[k]), x.v[k], y.v[k]));
+	return r;
+}
+VEC_INLINE v16 v_abs(v16 x)
+{
+	v16 r;
+	EACH(vabsq_f32(x.v[k]));
+	return r;
+}
+VEC_INLINE v16 v_exp2i(v16 n)
+{
+	v16 r;
+	EACH(vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v[k]), vdupq_n_s32(127)), 23)));
+	return r;
+}
+VEC_INLINE i16 i_load(const uint8_t *p)
+{
+	i16 r;
+	EACH(vreinterpretq_u32_u8(vld1q_u8(p + 16 * k)));
+	return r;
+}
+VEC_INLINE i16 i_zero(void)
+{
+	i16 r;
+	EACH(vdupq_n_u32(0));
+	return r;
+}
+VEC_INLINE i16 i_shr(i16 x, unsigned n)
+{
+	i16 r;
+	EACH(vshlq_u32(x.v[k], vdupq_n_s32(-(int)n)));
+	return r;
+}
+VEC_INLINE i16 i_step(i16 c, v16 x, v16 b, unsigned step)
+{
+	i16 r;
+	EACH(vorrq_u32(c.v[k], vandq_u32(vcgtq_f32(x.v[k], b.v[k]), vdupq_n_u32(step))));
+	return r;
+}
+VEC_INLINE i16 i_add1(i16 c, unsigned n)
+{
+	i16 r;
+	EACH(vaddq_u32(c.v[k], vdupq_n_u32(n)));
+	return r;
+}
 VEC_INLINE void i_store_u8(uint8_t *p, i16 c)
 {
 	uint32_t w[16];
@@ -190,10 +344,30 @@ VEC_INLINE v16 v_lut16(const float *t, i16 i) { return lut_any(t, i, 15); }
 VEC_INLINE v16 v_lut32(const float *t, i16 i) { return lut_any(t, i, 31); }
 VEC_INLINE v16 v_lut64(const float *t, i16 i) { return lut_any(t, i, 63); }
 VEC_INLINE v16 v_lut256(const float *t, i16 i) { return lut_any(t, i, 255); }
-VEC_INLINE v16 v_swap1(v16 x) { v16 r; EACH(vrev64q_f32(x.v[k])); return r; }
-VEC_INLINE v16 v_swap2(v16 x) { v16 r; EACH(vextq_f32(x.v[k], x.v[k], 2)); return r; }
-VEC_INLINE v16 v_swap4(v16 x) { v16 r; EACH(x.v[k ^ 1]); return r; }
-VEC_INLINE v16 v_swap8(v16 x) { v16 r; EACH(x.v[k ^ 2]); return r; }
+VEC_INLINE v16 v_swap1(v16 x)
+{
+	v16 r;
+	EACH(vrev64q_f32(x.v[k]));
+	return r;
+}
+VEC_INLINE v16 v_swap2(v16 x)
+{
+	v16 r;
+	EACH(vextq_f32(x.v[k], x.v[k], 2));
+	return r;
+}
+VEC_INLINE v16 v_swap4(v16 x)
+{
+	v16 r;
+	EACH(x.v[k ^ 1]);
+	return r;
+}
+VEC_INLINE v16 v_swap8(v16 x)
+{
+	v16 r;
+	EACH(x.v[k ^ 2]);
+	return r;
+}
 VEC_INLINE float reduce1(v16 x)
 {
 	float32x4_t q = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));
@@ -212,21 +386,83 @@ VEC_INLINE v16 v_reduce16(const v16 *a)
 #else /* VEC_SCALAR: plain C, the reference */
 
 #define ATTR
-typedef struct { float f[16]; } v16;
-typedef struct { uint32_t u[16]; } i16;
-#define EACH(expr) do { for (int l = 0; l < 16; l++) r.f[l] = (expr); } while (0)
-#define EACH_I(expr) do { for (int l = 0; l < 16; l++) r.u[l] = (expr); } while (0)
-VEC_INLINE v16 v_load(const float *p) { v16 r; memcpy(r.f, p, 64); return r; }
+typedef struct {
+	float f[16];
+} v16;
+typedef struct {
+	uint32_t u[16];
+} i16;
+#define EACH(expr)                           \
+	do {                                 \
+		for (int l = 0; l < 16; l++) \
+			r.f[l] = (expr);     \
+	} while (0)
+#define EACH_I(expr)                         \
+	do {                                 \
+		for (int l = 0; l < 16; l++) \
+			r.u[l] = (expr);     \
+	} while (0)
+VEC_INLINE v16 v_load(const float *p)
+{
+	v16 r;
+	memcpy(r.f, p, 64);
+	return r;
+}
 VEC_INLINE void v_store(float *p, v16 a) { memcpy(p, a.f, 64); }
-VEC_INLINE v16 v_set1(float a) { v16 r; EACH(a); return r; }
-VEC_INLINE v16 v_add(v16 a, v16 b) { v16 r; EACH(a.f[l] + b.f[l]); return r; }
-VEC_INLINE v16 v_sub(v16 a, v16 b) { v16 r; EACH(a.f[l] - b.f[l]); return r; }
-VEC_INLINE v16 v_mul(v16 a, v16 b) { v16 r; EACH(a.f[l] * b.f[l]); return r; }
-VEC_INLINE v16 v_div(v16 a, v16 b) { v16 r; EACH(a.f[l] / b.f[l]); return r; }
-VEC_INLINE v16 v_fma(v16 a, v16 b, v16 c) { v16 r; EACH(fmaf(a.f[l], b.f[l], c.f[l])); return r; }
-VEC_INLINE v16 v_max(v16 a, v16 b) { v16 r; EACH(a.f[l] > b.f[l] ? a.f[l] : b.f[l]); return r; }
-VEC_INLINE v16 v_lt(v16 a, v16 b, v16 x, v16 y) { v16 r; EACH(a.f[l] < b.f[l] ? x.f[l] : y.f[l]); return r; }
-VEC_INLINE v16 v_abs(v16 a) { v16 r; EACH(fabsf(a.f[l])); return r; }
+VEC_INLINE v16 v_set1(float a)
+{
+	v16 r;
+	EACH(a);
+	return r;
+}
+VEC_INLINE v16 v_add(v16 a, v16 b)
+{
+	v16 r;
+	EACH(a.f[l] + b.f[l]);
+	return r;
+}
+VEC_INLINE v16 v_sub(v16 a, v16 b)
+{
+	v16 r;
+	EACH(a.f[l] - b.f[l]);
+	return r;
+}
+VEC_INLINE v16 v_mul(v16 a, v16 b)
+{
+	v16 r;
+	EACH(a.f[l] * b.f[l]);
+	return r;
+}
+VEC_INLINE v16 v_div(v16 a, v16 b)
+{
+	v16 r;
+	EACH(a.f[l] / b.f[l]);
+	return r;
+}
+VEC_INLINE v16 v_fma(v16 a, v16 b, v16 c)
+{
+	v16 r;
+	EACH(fmaf(a.f[l], b.f[l], c.f[l]));
+	return r;
+}
+VEC_INLINE v16 v_max(v16 a, v16 b)
+{
+	v16 r;
+	EACH(a.f[l] > b.f[l] ? a.f[l] : b.f[l]);
+	return r;
+}
+VEC_INLINE v16 v_lt(v16 a, v16 b, v16 x, v16 y)
+{
+	v16 r;
+	EACH(a.f[l] < b.f[l] ? x.f[l] : y.f[l]);
+	return r;
+}
+VEC_INLINE v16 v_abs(v16 a)
+{
+	v16 r;
+	EACH(fabsf(a.f[l]));
+	return r;
+}
 VEC_INLINE v16 v_exp2i(v16 n)
 {
 	v16 r;
@@ -236,24 +472,89 @@ VEC_INLINE v16 v_exp2i(v16 n)
 	}
 	return r;
 }
-VEC_INLINE i16 i_load(const uint8_t *p) { i16 r; memcpy(r.u, p, 64); return r; }
-VEC_INLINE i16 i_zero(void) { i16 r; EACH_I(0); return r; }
-VEC_INLINE i16 i_shr(i16 a, unsigned n) { i16 r; EACH_I(a.u[l] >> n); return r; }
-VEC_INLINE i16 i_step(i16 c, v16 x, v16 b, unsigned step) { i16 r; EACH_I(x.f[l] > b.f[l] ? c.u[l] | step : c.u[l]); return r; }
-VEC_INLINE i16 i_add1(i16 c, unsigned n) { i16 r; EACH_I(c.u[l] + n); return r; }
+VEC_INLINE i16 i_load(const uint8_t *p)
+{
+	i16 r;
+	memcpy(r.u, p, 64);
+	return r;
+}
+VEC_INLINE i16 i_zero(void)
+{
+	i16 r;
+	EACH_I(0);
+	return r;
+}
+VEC_INLINE i16 i_shr(i16 a, unsigned n)
+{
+	i16 r;
+	EACH_I(a.u[l] >> n);
+	return r;
+}
+VEC_INLINE i16 i_step(i16 c, v16 x, v16 b, unsigned step)
+{
+	i16 r;
+	EACH_I(x.f[l] > b.f[l] ? c.u[l] | step : c.u[l]);
+	return r;
+}
+VEC_INLINE i16 i_add1(i16 c, unsigned n)
+{
+	i16 r;
+	EACH_I(c.u[l] + n);
+	return r;
+}
 VEC_INLINE void i_store_u8(uint8_t *p, i16 a)
 {
 	for (int l = 0; l < 16; l++)
 		p[l] = (uint8_t)a.u[l];
 }
-VEC_INLINE v16 v_lut16(const float *t, i16 i) { v16 r; EACH(t[i.u[l] & 15]); return r; }
-VEC_INLINE v16 v_lut32(const float *t, i16 i) { v16 r; EACH(t[i.u[l] & 31]); return r; }
-VEC_INLINE v16 v_lut64(const float *t, i16 i) { v16 r; EACH(t[i.u[l] & 63]); return r; }
-VEC_INLINE v16 v_lut256(const float *t, i16 i) { v16 r; EACH(t[i.u[l] & 255]); return r; }
-VEC_INLINE v16 v_swap1(v16 a) { v16 r; EACH(a.f[l ^ 1]); return r; }
-VEC_INLINE v16 v_swap2(v16 a) { v16 r; EACH(a.f[l ^ 2]); return r; }
-VEC_INLINE v16 v_swap4(v16 a) { v16 r; EACH(a.f[l ^ 4]); return r; }
-VEC_INLINE v16 v_swap8(v16 a) { v16 r; EACH(a.f[l ^ 8]); return r; }
+VEC_INLINE v16 v_lut16(const float *t, i16 i)
+{
+	v16 r;
+	EACH(t[i.u[l] & 15]);
+	return r;
+}
+VEC_INLINE v16 v_lut32(const float *t, i16 i)
+{
+	v16 r;
+	EACH(t[i.u[l] & 31]);
+	return r;
+}
+VEC_INLINE v16 v_lut64(const float *t, i16 i)
+{
+	v16 r;
+	EACH(t[i.u[l] & 63]);
+	return r;
+}
+VEC_INLINE v16 v_lut256(const float *t, i16 i)
+{
+	v16 r;
+	EACH(t[i.u[l] & 255]);
+	return r;
+}
+VEC_INLINE v16 v_swap1(v16 a)
+{
+	v16 r;
+	EACH(a.f[l ^ 1]);
+	return r;
+}
+VEC_INLINE v16 v_swap2(v16 a)
+{
+	v16 r;
+	EACH(a.f[l ^ 2]);
+	return r;
+}
+VEC_INLINE v16 v_swap4(v16 a)
+{
+	v16 r;
+	EACH(a.f[l ^ 4]);
+	return r;
+}
+VEC_INLINE v16 v_swap8(v16 a)
+{
+	v16 r;
+	EACH(a.f[l ^ 8]);
+	return r;
+}
 VEC_INLINE v16 v_reduce16(const v16 *a)
 {
 	v16 r;

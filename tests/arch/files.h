@@ -25,19 +25,29 @@ struct file_model {
 };
 
 static const char *const hf_names[] = {
-	"input_layernorm.weight", "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight",
-	"self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias", "self_attn.q_norm.weight",
-	"self_attn.k_norm.weight", "self_attn.o_proj.weight", "post_attention_layernorm.weight", "mlp.gate_proj.weight",
-	"mlp.up_proj.weight", "mlp.down_proj.weight",
+	"input_layernorm.weight",
+	"self_attn.q_proj.weight",
+	"self_attn.k_proj.weight",
+	"self_attn.v_proj.weight",
+	"self_attn.q_proj.bias",
+	"self_attn.k_proj.bias",
+	"self_attn.v_proj.bias",
+	"self_attn.q_norm.weight",
+	"self_attn.k_norm.weight",
+	"self_attn.o_proj.weight",
+	"post_attention_layernorm.weight",
+	"mlp.gate_proj.weight",
+	"mlp.up_proj.weight",
+	"mlp.down_proj.weight",
 };
 static const char *const gguf_names[] = {
-	"attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias",
-	"attn_q_norm.weight", "attn_k_norm.weight", "attn_output.weight", "ffn_norm.weight", "ffn_gate.weight",
-	"ffn_up.weight", "ffn_down.weight",
+	"attn_norm.weight", "attn_q.weight",   "attn_k.weight",      "attn_v.weight",      "attn_q.bias",
+	"attn_k.bias",      "attn_v.bias",     "attn_q_norm.weight", "attn_k_norm.weight", "attn_output.weight",
+	"ffn_norm.weight",  "ffn_gate.weight", "ffn_up.weight",      "ffn_down.weight",
 };
 
-static inline void file_add(struct file_model *f, const char *name, enum st_dtype type, const void *data, size_t n_bytes,
-                            uint64_t rows, uint64_t cols)
+static inline void file_add(struct file_model *f, const char *name, enum st_dtype type, const void *data,
+                            size_t n_bytes, uint64_t rows, uint64_t cols)
 {
 	assert_true(f->n < FILE_TENSORS);
 	struct file_tensor *t = &f->t[f->n++];
@@ -79,11 +89,25 @@ static inline void file_model_init(struct file_model *f, const struct naive *m, 
 	file_add_f32(f, name, m->embed, m->V, D);
 	for (int l = 0; l < NAIVE_LAYERS; l++) {
 		const struct naive_layer *w = &m->layer[l];
-		const struct { const float *data; size_t rows, cols; bool skip; } parts[] = {
-			{ w->attn_norm, 0, D, false }, { w->q, Q, D, false }, { w->k, K, D, false }, { w->v, K, D, false },
-			{ w->qb, 0, Q, !m->bias }, { w->kb, 0, K, !m->bias }, { w->vb, 0, K, !m->bias },
-			{ w->q_norm, 0, m->d, !m->qk_norm }, { w->k_norm, 0, m->d, !m->qk_norm }, { w->o, D, Q, false },
-			{ w->ffn_norm, 0, D, false }, { w->gate, F, D, false }, { w->up, F, D, false }, { w->down, D, F, false },
+		const struct {
+			const float *data;
+			size_t rows, cols;
+			bool skip;
+		} parts[] = {
+			{ w->attn_norm, 0, D, false },
+			{ w->q, Q, D, false },
+			{ w->k, K, D, false },
+			{ w->v, K, D, false },
+			{ w->qb, 0, Q, !m->bias },
+			{ w->kb, 0, K, !m->bias },
+			{ w->vb, 0, K, !m->bias },
+			{ w->q_norm, 0, m->d, !m->qk_norm },
+			{ w->k_norm, 0, m->d, !m->qk_norm },
+			{ w->o, D, Q, false },
+			{ w->ffn_norm, 0, D, false },
+			{ w->gate, F, D, false },
+			{ w->up, F, D, false },
+			{ w->down, D, F, false },
 		};
 		for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
 			if (parts[i].skip)
@@ -102,8 +126,11 @@ static inline void file_model_init(struct file_model *f, const struct naive *m, 
 	snprintf(name, sizeof name, prefix ? "%snorm.weight" : "%soutput_norm.weight", prefix ? prefix : "");
 	file_add_f32(f, name, m->final_norm, 0, D);
 	if (!m->tied)
-		file_add_f32(f, !prefix ? "output.weight" : strcmp(prefix, "language_model.model.") ? "lm_head.weight"
-		                                                                                     : "language_model.lm_head.weight", m->head, m->V, D);
+		file_add_f32(f,
+		             !prefix                                   ? "output.weight"
+		             : strcmp(prefix, "language_model.model.") ? "lm_head.weight"
+		                                                       : "language_model.lm_head.weight",
+		             m->head, m->V, D);
 }
 
 static inline void file_model_free(struct file_model *f)
@@ -180,8 +207,14 @@ static inline void *key_slot(struct file_keys *k, const char *name, enum st_kv_t
 	return k->data[i];
 }
 
-static inline void key_u32(struct file_keys *k, const char *name, uint32_t v) { memcpy(key_slot(k, name, ST_KV_U32), &v, 4); }
-static inline void key_f32(struct file_keys *k, const char *name, float v) { memcpy(key_slot(k, name, ST_KV_F32), &v, 4); }
+static inline void key_u32(struct file_keys *k, const char *name, uint32_t v)
+{
+	memcpy(key_slot(k, name, ST_KV_U32), &v, 4);
+}
+static inline void key_f32(struct file_keys *k, const char *name, float v)
+{
+	memcpy(key_slot(k, name, ST_KV_F32), &v, 4);
+}
 
 static inline void key_str(struct file_keys *k, const char *name, const char *v)
 {
@@ -203,10 +236,19 @@ static inline void key_drop(struct file_keys *k, const char *name)
 static inline void file_keys_init(struct file_keys *k, const char *arch, const struct naive *m)
 {
 	char name[64];
-	const struct { const char *suffix; size_t v; } counts[] = {
-		{ "block_count", NAIVE_LAYERS }, { "embedding_length", m->D }, { "feed_forward_length", m->F },
-		{ "attention.head_count", m->H }, { "attention.head_count_kv", m->G }, { "attention.key_length", m->d },
-		{ "attention.value_length", m->d }, { "rope.dimension_count", m->d }, { "context_length", 64 },
+	const struct {
+		const char *suffix;
+		size_t v;
+	} counts[] = {
+		{ "block_count", NAIVE_LAYERS },
+		{ "embedding_length", m->D },
+		{ "feed_forward_length", m->F },
+		{ "attention.head_count", m->H },
+		{ "attention.head_count_kv", m->G },
+		{ "attention.key_length", m->d },
+		{ "attention.value_length", m->d },
+		{ "rope.dimension_count", m->d },
+		{ "context_length", 64 },
 	};
 	k->n = 0;
 	key_str(k, "general.architecture", arch);
@@ -226,10 +268,10 @@ static inline void file_keys_init(struct file_keys *k, const char *arch, const s
 static inline json_t *file_config(const char *arch, const struct naive *m)
 {
 	json_t *o = json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:b, s:s}", "model_type", arch,
-		"num_hidden_layers", NAIVE_LAYERS, "hidden_size", (int)m->D, "intermediate_size", (int)m->F,
-		"num_attention_heads", (int)m->H, "num_key_value_heads", (int)m->G, "head_dim", (int)m->d,
-		"vocab_size", (int)m->V, "max_position_embeddings", 64, "rms_norm_eps", m->eps, "rope_theta", m->theta,
-		"tie_word_embeddings", (int)m->tied, "hidden_act", "silu");
+	                      "num_hidden_layers", NAIVE_LAYERS, "hidden_size", (int)m->D, "intermediate_size",
+	                      (int)m->F, "num_attention_heads", (int)m->H, "num_key_value_heads", (int)m->G, "head_dim",
+	                      (int)m->d, "vocab_size", (int)m->V, "max_position_embeddings", 64, "rms_norm_eps", m->eps,
+	                      "rope_theta", m->theta, "tie_word_embeddings", (int)m->tied, "hidden_act", "silu");
 	assert_non_null(o);
 	return o;
 }

@@ -7,7 +7,9 @@
 /* The shapes of the three families: llama; qwen2 with biases; qwen3 with QK-norm and a head size of its own. */
 static struct naive sizes(const char *arch)
 {
-	struct naive m = { .D = 32, .H = 4, .G = 2, .d = 8, .F = 48, .V = 29, .eps = 1e-5, .theta = 10000, .factor = 1 };
+	struct naive m = {
+		.D = 32, .H = 4, .G = 2, .d = 8, .F = 48, .V = 29, .eps = 1e-5, .theta = 10000, .factor = 1
+	};
 	if (strcmp(arch, "qwen2") == 0) {
 		m.bias = m.tied = true;
 		m.theta = 65536; /* exact in f32, as GGUF stores it */
@@ -35,7 +37,8 @@ static const char *write_hf(struct file_model *f, json_t *config)
 
 static const char *write_gguf(struct file_model *f, const struct file_keys *k)
 {
-	file_write(f, (struct st_write_plan){ .format = ST_FORMAT_GGUF, .kv = k->kv, .n_kv = k->n }, in_folder("m.gguf"));
+	file_write(f, (struct st_write_plan){ .format = ST_FORMAT_GGUF, .kv = k->kv, .n_kv = k->n },
+	           in_folder("m.gguf"));
 	return in_folder("m.gguf");
 }
 
@@ -79,8 +82,8 @@ static void check_refused(const char *what, const char *path, enum st_status wan
 		fail_msg("%s: accepted", what);
 	st_error_format(&err, line, sizeof line);
 	if (st != want || !strstr(line, word) || (word2 && !strstr(line, word2)))
-		fail_msg("%s: status %s, \"%s\"; expected %s, \"%s\", \"%s\"", what, st_status_name(st), line, st_status_name(want),
-		         word, word2 ? word2 : "");
+		fail_msg("%s: status %s, \"%s\"; expected %s, \"%s\", \"%s\"", what, st_status_name(st), line,
+		         st_status_name(want), word, word2 ? word2 : "");
 	assert_null(strchr(line, '\n'));
 	assert_memory_equal(line, folder, strlen(folder)); /* the file comes first */
 }
@@ -134,7 +137,8 @@ static void prefixes_of_names(void **state)
 	}
 	file_model_init(&f, &m, "", false);
 	file_add_f32(&f, "model.embed_tokens.weight", m.embed, m.V, m.D);
-	check_refused("two prefixes", write_hf(&f, file_config("llama", &m)), ST_ERR_FORMAT, "embed_tokens.weight", "two embeddings");
+	check_refused("two prefixes", write_hf(&f, file_config("llama", &m)), ST_ERR_FORMAT, "embed_tokens.weight",
+	              "two embeddings");
 	file_model_free(&f);
 	naive_free(&m);
 }
@@ -237,8 +241,14 @@ static void windows_and_scaling(void **state)
 	assert_string_equal(st_model_config(model)->arch, "llama");
 	st_model_close(model);
 	/* By its class alone; with null, which is none; and a llama, of which transformers reads no window. */
-	static const struct { const char *type, *class; int window; uint32_t want; } windows[] = {
-		{ NULL, "MistralForCausalLM", 3, 3 }, { "mistral", "MistralForCausalLM", 0, 0 }, { "llama", "LlamaForCausalLM", 3, 0 },
+	static const struct {
+		const char *type, *class;
+		int window;
+		uint32_t want;
+	} windows[] = {
+		{ NULL, "MistralForCausalLM", 3, 3 },
+		{ "mistral", "MistralForCausalLM", 0, 0 },
+		{ "llama", "LlamaForCausalLM", 3, 0 },
 	};
 	for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
 		c = file_config("llama", &m);
@@ -246,7 +256,8 @@ static void windows_and_scaling(void **state)
 		if (windows[i].type)
 			json_object_set_new(c, "model_type", json_string(windows[i].type));
 		json_object_set_new(c, "architectures", json_pack("[s]", windows[i].class));
-		json_object_set_new(c, "sliding_window", windows[i].window ? json_integer(windows[i].window) : json_null());
+		json_object_set_new(c, "sliding_window",
+		                    windows[i].window ? json_integer(windows[i].window) : json_null());
 		write_hf(&f, c);
 		model = open_model(in_folder("hf"));
 		assert_int_equal(st_model_config(model)->sliding_window, windows[i].want);
@@ -271,14 +282,16 @@ static void windows_and_scaling(void **state)
 	file_add_f32(&f, "rope_freqs.weight", four, 0, 4);
 	file_keys_init(&k, "llama", &m);
 	check_model("rope_freqs", write_gguf(&f, &k), &m);
-	/* Beside llama3's scaling, which only an APR file can say as well: the same scaling twice counts once, another is refused. */
+	/* Beside llama3's scaling, which only an APR file can say as well: the same scaling twice counts once, another
+	 * is refused. */
 	struct naive three = m;
 	three.factor = 1;
 	file_drop(&f, "rope_freqs.weight");
 	json_t *meta = file_config("llama", &three);
 	json_object_set_new(meta, "rope_scaling",
-	                    json_pack("{s:s, s:f, s:f, s:f, s:i}", "rope_type", "llama3", "factor", 4.0, "low_freq_factor", 1.0,
-	                              "high_freq_factor", 4.0, "original_max_position_embeddings", 1));
+	                    json_pack("{s:s, s:f, s:f, s:f, s:i}", "rope_type", "llama3", "factor", 4.0,
+	                              "low_freq_factor", 1.0, "high_freq_factor", 4.0,
+	                              "original_max_position_embeddings", 1));
 	three.factor = 4; /* every wavelength is beyond one position */
 	check_model("llama3 in APR", write_apr(&f, json_deep_copy(meta)), &three);
 	file_add_f32(&f, "rope_freqs.weight", four, 0, 4);
@@ -309,12 +322,16 @@ static void windows_and_scaling(void **state)
 	naive_init(&m, 16);
 	file_model_init(&f, &m, "model.", false);
 	c = file_config("qwen2", &m);
-	json_object_update_new(c, json_pack("{s:b, s:i, s:i}", "use_sliding_window", 1, "sliding_window", 3, "max_window_layers", 2));
+	json_object_update_new(
+		c, json_pack("{s:b, s:i, s:i}", "use_sliding_window", 1, "sliding_window", 3, "max_window_layers", 2));
 	check_model("qwen2 with a window", write_hf(&f, json_deep_copy(c)), &m);
-	json_object_set_new(c, "layer_types", json_pack("[s, s, s]", "full_attention", "full_attention", "sliding_attention"));
+	json_object_set_new(c, "layer_types",
+	                    json_pack("[s, s, s]", "full_attention", "full_attention", "sliding_attention"));
 	check_model("qwen2 with layer_types", write_hf(&f, json_deep_copy(c)), &m);
-	json_object_set_new(c, "layer_types", json_pack("[s, s, s]", "sliding_attention", "full_attention", "sliding_attention"));
-	check_refused("alternating layers", write_hf(&f, json_deep_copy(c)), ST_ERR_UNSUPPORTED, "layer_types", "layer 1");
+	json_object_set_new(c, "layer_types",
+	                    json_pack("[s, s, s]", "sliding_attention", "full_attention", "sliding_attention"));
+	check_refused("alternating layers", write_hf(&f, json_deep_copy(c)), ST_ERR_UNSUPPORTED, "layer_types",
+	              "layer 1");
 	json_object_set_new(c, "use_sliding_window", json_false());
 	json_object_del(c, "layer_types");
 	m.window = 0;
@@ -334,7 +351,8 @@ static void rope_parameters(void **state)
 	file_model_init(&f, &m, "model.", false);
 	json_t *c = file_config("llama", &m);
 	json_object_del(c, "rope_theta");
-	json_object_set_new(c, "rope_parameters", json_pack("{s:s, s:f}", "rope_type", "default", "rope_theta", 10000.0));
+	json_object_set_new(c, "rope_parameters",
+	                    json_pack("{s:s, s:f}", "rope_type", "default", "rope_theta", 10000.0));
 	check_model("rope_parameters", write_hf(&f, json_deep_copy(c)), &m);
 	json_object_set_new(c, "rope_parameters", json_pack("{s:f}", "rope_theta", 10000.0)); /* no type: default */
 	check_model("rope_parameters, theta alone", write_hf(&f, json_deep_copy(c)), &m);
@@ -375,11 +393,19 @@ static float f32_divisor(double theta, size_t d, size_t pair, float factor, floa
 static void llama3_as_divisors(void **state)
 {
 	(void)state;
-	static const struct { size_t d; double theta, factor, high, original; bool exact, in_f32; } cases[] = {
-		{ 128, 500000, 32, 4, 8192, true, false }, { 64, 500000, 8, 4, 8192, true, false }, { 64, 10000, 4, 2.5, 100, true, false },
-		{ 8, 500000, 8, 4, 16, true, false },        /* one blended pair */
-		{ 64, 500000, 32, 4, 8192, true, true }, { 96, 500000, 32, 4, 8192, true, true }, { 80, 500000, 64, 4, 32768, true, true },
-		{ 64, 500000, 8, 4, 8192, false, false },    /* one divisor disturbed: no such scaling */
+	static const struct {
+		size_t d;
+		double theta, factor, high, original;
+		bool exact, in_f32;
+	} cases[] = {
+		{ 128, 500000, 32, 4, 8192, true, false },
+		{ 64, 500000, 8, 4, 8192, true, false },
+		{ 64, 10000, 4, 2.5, 100, true, false },
+		{ 8, 500000, 8, 4, 16, true, false }, /* one blended pair */
+		{ 64, 500000, 32, 4, 8192, true, true },
+		{ 96, 500000, 32, 4, 8192, true, true },
+		{ 80, 500000, 64, 4, 32768, true, true },
+		{ 64, 500000, 8, 4, 8192, false, false }, /* one divisor disturbed: no such scaling */
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct naive m = sizes("llama");
@@ -391,12 +417,15 @@ static void llama3_as_divisors(void **state)
 		file_model_init(&f, &m, NULL, true);
 		float by[64];
 		for (size_t p = 0; p < m.d / 2; p++) {
-			double wavelength = 2 * M_PI * pow(m.theta, 2.0 * (double)p / (double)m.d), original = cases[i].original;
+			double wavelength = 2 * M_PI * pow(m.theta, 2.0 * (double)p / (double)m.d),
+			       original = cases[i].original;
 			double smooth = (original / wavelength - 1) / (cases[i].high - 1);
-			by[p] = wavelength < original / cases[i].high ? 1 : wavelength > original ? (float)cases[i].factor
-			      : (float)(1 / ((1 - smooth) / cases[i].factor + smooth));
+			by[p] = wavelength < original / cases[i].high ? 1
+			      : wavelength > original                 ? (float)cases[i].factor
+			                              : (float)(1 / ((1 - smooth) / cases[i].factor + smooth));
 			if (cases[i].in_f32)
-				by[p] = f32_divisor(m.theta, m.d, p, (float)cases[i].factor, (float)cases[i].high, (float)original);
+				by[p] = f32_divisor(m.theta, m.d, p, (float)cases[i].factor, (float)cases[i].high,
+				                    (float)original);
 		}
 		if (!cases[i].exact)
 			by[3] *= 1.001f;
@@ -426,7 +455,11 @@ static void llama3_as_divisors(void **state)
 static void bad_config_json(void **state)
 {
 	(void)state;
-	static const struct { const char *patch; enum st_status want; const char *word, *word2; } cases[] = {
+	static const struct {
+		const char *patch;
+		enum st_status want;
+		const char *word, *word2;
+	} cases[] = {
 		{ "{\"model_type\": \"gemma9\"}", ST_ERR_UNSUPPORTED, "gemma9", "qwen2" },
 		{ "{\"model_type\": 7}", ST_ERR_FORMAT, "model_type", "string" },
 		{ "{\"model_type\": null}", ST_ERR_FORMAT, "model_type", "missing" },
@@ -441,11 +474,13 @@ static void bad_config_json(void **state)
 		{ "{\"num_hidden_layers\": 4}", ST_ERR_FORMAT, "model.layers.3.input_layernorm.weight", "missing" },
 		{ "{\"num_hidden_layers\": 2}", ST_ERR_FORMAT, "model.layers.2.", "layer 2" },
 		{ "{\"hidden_size\": 64}", ST_ERR_FORMAT, "model.embed_tokens.weight", "hidden_size" },
-		{ "{\"intermediate_size\": 47}", ST_ERR_FORMAT, "model.layers.0.mlp.gate_proj.weight", "intermediate_size" },
+		{ "{\"intermediate_size\": 47}", ST_ERR_FORMAT, "model.layers.0.mlp.gate_proj.weight",
+		  "intermediate_size" },
 		{ "{\"vocab_size\": 30}", ST_ERR_FORMAT, "model.embed_tokens.weight", "vocab_size" },
 		{ "{\"num_attention_heads\": 8}", ST_ERR_FORMAT, "model.layers.0.self_attn.q_proj.weight", "[32, 32]" },
 		{ "{\"num_key_value_heads\": 3}", ST_ERR_FORMAT, "key-value heads", "3" },
-		{ "{\"num_key_value_heads\": 4}", ST_ERR_FORMAT, "model.layers.0.self_attn.k_proj.weight", "num_key_value_heads" },
+		{ "{\"num_key_value_heads\": 4}", ST_ERR_FORMAT, "model.layers.0.self_attn.k_proj.weight",
+		  "num_key_value_heads" },
 		{ "{\"head_dim\": 7}", ST_ERR_FORMAT, "head size", "7" },
 		{ "{\"head_dim\": 100000}", ST_ERR_LIMIT, "head size", "100000" },
 		{ "{\"head_dim\": null, \"num_attention_heads\": 6}", ST_ERR_FORMAT, "head size", "multiple" },
@@ -454,16 +489,23 @@ static void bad_config_json(void **state)
 		{ "{\"rms_norm_eps\": \"1e-5\"}", ST_ERR_FORMAT, "rms_norm_eps", "number" },
 		{ "{\"rope_theta\": -1}", ST_ERR_FORMAT, "rope_theta", "-1" },
 		{ "{\"rope_theta\": 0}", ST_ERR_FORMAT, "rope_theta", "0" },
-		{ "{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}}", ST_ERR_UNSUPPORTED, "yarn", "llama3" },
-		{ "{\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 4}}", ST_ERR_UNSUPPORTED, "dynamic", "linear" },
+		{ "{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}}", ST_ERR_UNSUPPORTED, "yarn",
+		  "llama3" },
+		{ "{\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 4}}", ST_ERR_UNSUPPORTED, "dynamic",
+		  "linear" },
 		{ "{\"rope_scaling\": {\"rope_type\": \"longrope\"}}", ST_ERR_UNSUPPORTED, "longrope", "linear" },
 		{ "{\"rope_scaling\": {\"factor\": 4}}", ST_ERR_FORMAT, "rope_scaling", "rope_type" },
 		{ "{\"rope_scaling\": {\"rope_type\": \"linear\"}}", ST_ERR_FORMAT, "rope_scaling", "factor" },
 		{ "{\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 0}}", ST_ERR_FORMAT, "factor", "0" },
-		{ "{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4}}", ST_ERR_FORMAT, "original_max_position_embeddings", "missing" },
-		{ "{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 4, \"original_max_position_embeddings\": 16}}", ST_ERR_FORMAT, "low_freq_factor", "4" },
+		{ "{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, "
+		  "\"high_freq_factor\": 4}}",
+		  ST_ERR_FORMAT, "original_max_position_embeddings", "missing" },
+		{ "{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, "
+		  "\"high_freq_factor\": 4, \"original_max_position_embeddings\": 16}}",
+		  ST_ERR_FORMAT, "low_freq_factor", "4" },
 		{ "{\"rope_scaling\": []}", ST_ERR_FORMAT, "rope_scaling", "object" },
-		{ "{\"rope_parameters\": {\"full_attention\": {\"rope_theta\": 1}}}", ST_ERR_UNSUPPORTED, "rope_parameters", "full_attention" },
+		{ "{\"rope_parameters\": {\"full_attention\": {\"rope_theta\": 1}}}", ST_ERR_UNSUPPORTED,
+		  "rope_parameters", "full_attention" },
 		{ "{\"hidden_act\": \"gelu\"}", ST_ERR_UNSUPPORTED, "hidden_act", "gelu" },
 		{ "{\"mlp_bias\": true}", ST_ERR_UNSUPPORTED, "mlp_bias", NULL },
 		{ "{\"attention_bias\": true}", ST_ERR_FORMAT, "model.layers.0.self_attn.q_proj.bias", "missing" },
@@ -474,7 +516,8 @@ static void bad_config_json(void **state)
 		{ "{\"residual_multiplier\": 0.22}", ST_ERR_UNSUPPORTED, "residual_multiplier", NULL },
 		{ "{\"embedding_multiplier\": 12}", ST_ERR_UNSUPPORTED, "embedding_multiplier", NULL },
 		{ "{\"num_local_experts\": 8}", ST_ERR_UNSUPPORTED, "num_local_experts", NULL },
-		{ "{\"quantization_config\": {\"quant_method\": \"gptq\"}}", ST_ERR_UNSUPPORTED, "quantization_config", NULL },
+		{ "{\"quantization_config\": {\"quant_method\": \"gptq\"}}", ST_ERR_UNSUPPORTED, "quantization_config",
+		  NULL },
 		{ "{\"tie_word_embeddings\": \"no\"}", ST_ERR_FORMAT, "tie_word_embeddings", "true or false" },
 		{ "{\"eos_token_id\": \"</s>\"}", ST_ERR_FORMAT, "eos_token_id", NULL },
 	};
@@ -484,9 +527,13 @@ static void bad_config_json(void **state)
 	file_model_init(&f, &m, "model.", false);
 	/* Neutral values of the same keys, and keys that change nothing, are fine. */
 	json_t *fine = file_config("llama", &m);
-	json_object_update_new(fine, json_loads("{\"logit_scale\": 1.0, \"mlp_bias\": false, \"attention_bias\": false, "
-		"\"partial_rotary_factor\": 1, \"attn_logit_softcapping\": null, \"rope_scaling\": null, \"use_cache\": true, "
-		"\"pretraining_tp\": 1, \"num_local_experts\": 0, \"eos_token_id\": [2, 5], \"bos_token_id\": null}", 0, NULL));
+	json_object_update_new(fine,
+	                       json_loads("{\"logit_scale\": 1.0, \"mlp_bias\": false, \"attention_bias\": false, "
+	                                  "\"partial_rotary_factor\": 1, \"attn_logit_softcapping\": null, "
+	                                  "\"rope_scaling\": null, \"use_cache\": true, "
+	                                  "\"pretraining_tp\": 1, \"num_local_experts\": 0, \"eos_token_id\": [2, 5], "
+	                                  "\"bos_token_id\": null}",
+	                                  0, NULL));
 	check_model("neutral keys", write_hf(&f, fine), &m);
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		json_t *c = file_config("llama", &m), *patch = json_loads(cases[i].patch, 0, NULL);
@@ -506,14 +553,21 @@ static void bad_gguf_keys(void **state)
 	struct file_keys k;
 	naive_init(&m, 20);
 	file_model_init(&f, &m, NULL, true);
-	static const char *const required[] = { "general.architecture", "llama.block_count", "llama.embedding_length",
-		"llama.feed_forward_length", "llama.attention.head_count", "llama.attention.layer_norm_rms_epsilon" };
+	static const char *const required[] = {
+		"general.architecture",      "llama.block_count",          "llama.embedding_length",
+		"llama.feed_forward_length", "llama.attention.head_count", "llama.attention.layer_norm_rms_epsilon"
+	};
 	for (size_t i = 0; i < sizeof required / sizeof *required; i++) {
 		file_keys_init(&k, "llama", &m);
 		key_drop(&k, required[i]);
 		check_refused("key dropped", write_gguf(&f, &k), ST_ERR_FORMAT, required[i], "missing");
 	}
-	static const struct { const char *key; uint32_t v; enum st_status want; const char *word; } counts[] = {
+	static const struct {
+		const char *key;
+		uint32_t v;
+		enum st_status want;
+		const char *word;
+	} counts[] = {
 		{ "llama.block_count", 0, ST_ERR_FORMAT, "llama.block_count" },
 		{ "llama.block_count", 4, ST_ERR_FORMAT, "blk.3.attn_norm.weight" },
 		{ "llama.block_count", 2, ST_ERR_FORMAT, "block_count" },
@@ -535,7 +589,12 @@ static void bad_gguf_keys(void **state)
 		key_u32(&k, counts[i].key, counts[i].v);
 		check_refused(counts[i].key, write_gguf(&f, &k), counts[i].want, counts[i].word, NULL);
 	}
-	static const struct { const char *key; float v; enum st_status want; const char *word; } reals[] = {
+	static const struct {
+		const char *key;
+		float v;
+		enum st_status want;
+		const char *word;
+	} reals[] = {
 		{ "llama.block_count", 3, ST_ERR_FORMAT, "llama.block_count" },
 		{ "llama.rope.freq_base", -1, ST_ERR_FORMAT, "rope_theta" },
 		{ "llama.rope.freq_base", NAN, ST_ERR_FORMAT, "llama.rope.freq_base" },
@@ -577,11 +636,17 @@ static void bad_tensors(void **state)
 		file_model_free(&f);
 	}
 	/* A tensor that the family has no place for, and one that harms nobody. */
-	static const struct { const char *name; enum st_status want; } extra[] = {
-		{ "model.layers.1.self_attn.o_proj.bias", ST_ERR_UNSUPPORTED }, { "model.layers.0.mlp.down_proj.bias", ST_ERR_UNSUPPORTED },
-		{ "model.layers.2.self_attn.q_norm.weight", ST_ERR_UNSUPPORTED }, { "lm_head.bias", ST_ERR_UNSUPPORTED },
+	static const struct {
+		const char *name;
+		enum st_status want;
+	} extra[] = {
+		{ "model.layers.1.self_attn.o_proj.bias", ST_ERR_UNSUPPORTED },
+		{ "model.layers.0.mlp.down_proj.bias", ST_ERR_UNSUPPORTED },
+		{ "model.layers.2.self_attn.q_norm.weight", ST_ERR_UNSUPPORTED },
+		{ "lm_head.bias", ST_ERR_UNSUPPORTED },
 		{ "model.layers.0.mlp.up_proj.weight_scale", ST_ERR_UNSUPPORTED },
-		{ "model.layers.0.self_attn.rotary_emb.inv_freq", ST_OK }, { "something.else", ST_OK },
+		{ "model.layers.0.self_attn.rotary_emb.inv_freq", ST_OK },
+		{ "something.else", ST_OK },
 	};
 	for (size_t i = 0; i < sizeof extra / sizeof *extra; i++) {
 		file_model_init(&f, &m, "model.", false);
@@ -601,13 +666,15 @@ static void bad_tensors(void **state)
 	/* Integers, and a matrix lying the other way. */
 	file_model_init(&f, &m, "model.", false);
 	file_find(&f, "model.layers.1.mlp.up_proj.weight")->spec.dtype = ST_DTYPE_I32;
-	check_refused("integers", write_hf(&f, file_config("llama", &m)), ST_ERR_FORMAT, "model.layers.1.mlp.up_proj.weight", "I32");
+	check_refused("integers", write_hf(&f, file_config("llama", &m)), ST_ERR_FORMAT,
+	              "model.layers.1.mlp.up_proj.weight", "I32");
 	file_model_free(&f);
 	file_model_init(&f, &m, "model.", false);
 	struct file_tensor *t = file_find(&f, "model.layers.1.mlp.up_proj.weight");
 	t->spec.shape[0] = m.D;
 	t->spec.shape[1] = m.F;
-	check_refused("transposed", write_hf(&f, file_config("llama", &m)), ST_ERR_FORMAT, "is [32, 48], expected [48, 32]", "transposed");
+	check_refused("transposed", write_hf(&f, file_config("llama", &m)), ST_ERR_FORMAT,
+	              "is [32, 48], expected [48, 32]", "transposed");
 	/* In an APR file the label of one matrix means nothing: its bytes are [out, in]. */
 	check_model("apr, one label reversed", write_apr(&f, file_config("llama", &m)), &m);
 	file_model_free(&f);
@@ -678,13 +745,24 @@ static void load_log_and_partial_opening(void **state)
 static void names_and_roles(void **state)
 {
 	(void)state;
-	static const struct { const char *name; enum st_role role; uint32_t layer; } known[] = {
-		{ "model.embed_tokens.weight", ST_ROLE_EMBED, 0 }, { "token_embd.weight", ST_ROLE_EMBED, 0 },
-		{ "model.layers.17.self_attn.k_proj.bias", ST_ROLE_K_BIAS, 17 }, { "blk.17.attn_k.bias", ST_ROLE_K_BIAS, 17 },
-		{ "model.layers.0.post_attention_layernorm.weight", ST_ROLE_FFN_NORM, 0 }, { "blk.0.ffn_norm.weight", ST_ROLE_FFN_NORM, 0 },
-		{ "blk.3.attn_output.weight", ST_ROLE_O, 3 }, { "output.weight", ST_ROLE_HEAD, 0 }, { "lm_head.weight", ST_ROLE_HEAD, 0 },
-		{ "model.norm.weight", ST_ROLE_FINAL_NORM, 0 }, { "output_norm.weight", ST_ROLE_FINAL_NORM, 0 },
-		{ "rope_freqs.weight", ST_ROLE_ROPE_FREQS, 0 }, { "layers.2.mlp.down_proj.weight", ST_ROLE_DOWN, 2 },
+	static const struct {
+		const char *name;
+		enum st_role role;
+		uint32_t layer;
+	} known[] = {
+		{ "model.embed_tokens.weight", ST_ROLE_EMBED, 0 },
+		{ "token_embd.weight", ST_ROLE_EMBED, 0 },
+		{ "model.layers.17.self_attn.k_proj.bias", ST_ROLE_K_BIAS, 17 },
+		{ "blk.17.attn_k.bias", ST_ROLE_K_BIAS, 17 },
+		{ "model.layers.0.post_attention_layernorm.weight", ST_ROLE_FFN_NORM, 0 },
+		{ "blk.0.ffn_norm.weight", ST_ROLE_FFN_NORM, 0 },
+		{ "blk.3.attn_output.weight", ST_ROLE_O, 3 },
+		{ "output.weight", ST_ROLE_HEAD, 0 },
+		{ "lm_head.weight", ST_ROLE_HEAD, 0 },
+		{ "model.norm.weight", ST_ROLE_FINAL_NORM, 0 },
+		{ "output_norm.weight", ST_ROLE_FINAL_NORM, 0 },
+		{ "rope_freqs.weight", ST_ROLE_ROPE_FREQS, 0 },
+		{ "layers.2.mlp.down_proj.weight", ST_ROLE_DOWN, 2 },
 	};
 	enum st_role role;
 	uint32_t layer;
@@ -695,12 +773,20 @@ static void names_and_roles(void **state)
 	}
 	for (size_t i = 0; i < st_arch_count; i++) { /* the list that errors show is complete */
 		assert_non_null(strstr(st_model_families(), st_arch_table[i]->name));
-		assert_ptr_equal(st_arch_find(st_arch_table[i]->name, strlen(st_arch_table[i]->name)), st_arch_table[i]);
+		assert_ptr_equal(st_arch_find(st_arch_table[i]->name, strlen(st_arch_table[i]->name)),
+		                 st_arch_table[i]);
 	}
 	assert_null(st_arch_find("llam", 4));
-	static const char *const strangers[] = { "", "blk.", "blk.1", "blk.01.attn_q.weight", "blk.-1.attn_q.weight",
-		"model.layers.1.self_attn.q_proj", "blk.0.self_attn.q_proj.weight", "model.layers.0.attn_q.weight",
-		"blk.4294967296.attn_q.weight", "xmodel.norm.weight" };
+	static const char *const strangers[] = { "",
+		                                 "blk.",
+		                                 "blk.1",
+		                                 "blk.01.attn_q.weight",
+		                                 "blk.-1.attn_q.weight",
+		                                 "model.layers.1.self_attn.q_proj",
+		                                 "blk.0.self_attn.q_proj.weight",
+		                                 "model.layers.0.attn_q.weight",
+		                                 "blk.4294967296.attn_q.weight",
+		                                 "xmodel.norm.weight" };
 	for (size_t i = 0; i < sizeof strangers / sizeof *strangers; i++)
 		assert_false(st_role_of_name(strangers[i], &role, &layer));
 }
@@ -710,10 +796,12 @@ static void malformed(void **state)
 {
 	(void)state;
 	static const char *const files[] = {
-		"gguf/architecture-u32.gguf", "gguf/block-count-f32.gguf", "gguf/theta-negative.gguf", "gguf/tokens-u8.gguf",
-		"gguf/bos-out-of-range.gguf", "gguf/good.gguf", "apr/meta-alias-conflict.apr", "apr/meta-negative.apr",
-		"apr/meta-empty.apr", "apr/vocab-not-strings.apr", "apr/merges-malformed.apr", "apr/good.apr",
-		"safetensors/config-negative", "safetensors/config-empty", "safetensors/config-truncated", "safetensors/good.safetensors",
+		"gguf/architecture-u32.gguf",   "gguf/block-count-f32.gguf",  "gguf/theta-negative.gguf",
+		"gguf/tokens-u8.gguf",          "gguf/bos-out-of-range.gguf", "gguf/good.gguf",
+		"apr/meta-alias-conflict.apr",  "apr/meta-negative.apr",      "apr/meta-empty.apr",
+		"apr/vocab-not-strings.apr",    "apr/merges-malformed.apr",   "apr/good.apr",
+		"safetensors/config-negative",  "safetensors/config-empty",   "safetensors/config-truncated",
+		"safetensors/good.safetensors",
 	};
 	for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
 		char rel[128], line[1400];
@@ -731,11 +819,19 @@ static void malformed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(every_family_in_every_container), cmocka_unit_test(prefixes_of_names),
-		cmocka_unit_test(apr_rope_type), cmocka_unit_test(optional_parts), cmocka_unit_test(windows_and_scaling),
+		cmocka_unit_test(every_family_in_every_container),
+		cmocka_unit_test(prefixes_of_names),
+		cmocka_unit_test(apr_rope_type),
+		cmocka_unit_test(optional_parts),
+		cmocka_unit_test(windows_and_scaling),
 		cmocka_unit_test(vocabularies_are_limited),
-		cmocka_unit_test(rope_parameters), cmocka_unit_test(llama3_as_divisors), cmocka_unit_test(bad_config_json), cmocka_unit_test(bad_gguf_keys),
-		cmocka_unit_test(bad_tensors), cmocka_unit_test(load_log_and_partial_opening), cmocka_unit_test(names_and_roles),
+		cmocka_unit_test(rope_parameters),
+		cmocka_unit_test(llama3_as_divisors),
+		cmocka_unit_test(bad_config_json),
+		cmocka_unit_test(bad_gguf_keys),
+		cmocka_unit_test(bad_tensors),
+		cmocka_unit_test(load_log_and_partial_opening),
+		cmocka_unit_test(names_and_roles),
 		cmocka_unit_test(malformed),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -38,7 +38,8 @@ static void check_logits(const char *what, const struct st_model *m, enum st_mod
 	for (size_t t = 0; t < T; t++)
 		worst = fmax(worst, rel_l2(got + t * V, want + t * V, V));
 	if (!(all <= bound) || !(worst <= bound))
-		fail_msg("%s in %s: relative L2 %g, worst position %g, bound %g", what, st_mode_name(mode), all, worst, bound);
+		fail_msg("%s in %s: relative L2 %g, worst position %g, bound %g", what, st_mode_name(mode), all, worst,
+		         bound);
 	free(got);
 	free(want);
 }
@@ -62,16 +63,30 @@ static void oracle(const char *folder)
 	json_decref(j);
 }
 
-static void llama3(void **state) { (void)state; oracle("ferrl-llama"); }
-static void qwen3(void **state) { (void)state; oracle("ferrl-qwen3"); }
-static void qwen2(void **state) { (void)state; oracle("neural-qwen2"); }
+static void llama3(void **state)
+{
+	(void)state;
+	oracle("ferrl-llama");
+}
+static void qwen3(void **state)
+{
+	(void)state;
+	oracle("ferrl-qwen3");
+}
+static void qwen2(void **state)
+{
+	(void)state;
+	oracle("neural-qwen2");
+}
 
 static void other_families_are_refused_by_name(void **state)
 {
 	(void)state;
-	static const struct { const char *folder, *name; } others[] = {
-		{ "ferrl-gemma4", "gemma4" }, { "neural-gemma2", "gemma2" }, { "neural-phi3", "phi3" },
-		{ "neural-mixtral", "mixtral" }, { "neural-gpt2", "gpt2" }, { "neural-olmo2", "olmo2" },
+	static const struct {
+		const char *folder, *name;
+	} others[] = {
+		{ "ferrl-gemma4", "gemma4" },    { "neural-gemma2", "gemma2" }, { "neural-phi3", "phi3" },
+		{ "neural-mixtral", "mixtral" }, { "neural-gpt2", "gpt2" },     { "neural-olmo2", "olmo2" },
 	};
 	for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
 		char rel[128], line[1400];
@@ -91,9 +106,15 @@ static void other_families_are_refused_by_name(void **state)
 static void stories_in_five_forms(void **state)
 {
 	(void)state;
-	static const struct { const char *path; double exact, fast; } forms[] = {
-		{ "model.gguf", 1e-6, 1e-5 }, { "hf", 1e-6, 1e-5 }, { "hf/model.safetensors", 1e-6, 1e-5 },
-		{ "model-a.apr", 1e-6, 1e-5 }, { "model-b.apr", 1e-6, 1e-5 },
+	static const struct {
+		const char *path;
+		double exact, fast;
+	} forms[] = {
+		{ "model.gguf", 1e-6, 1e-5 },
+		{ "hf", 1e-6, 1e-5 },
+		{ "hf/model.safetensors", 1e-6, 1e-5 },
+		{ "model-a.apr", 1e-6, 1e-5 },
+		{ "model-b.apr", 1e-6, 1e-5 },
 		{ "fault-dims-reversed.apr", 2e-3, 2e-3 }, /* stored as F16; reversed labels are harmless */
 	};
 	json_t *j = load("models/stories260k/golden_logits.json");
@@ -136,20 +157,32 @@ static void stories_in_five_forms(void **state)
 static void same_blocks_same_bits(void **state)
 {
 	(void)state;
-	static const struct { const char *a, *b; uint32_t tokens[5]; size_t n; } pairs[] = {
-		{ "models/stories260k/model-q8_0.gguf", "models/stories260k/model-q8_0.apr", { 1, 403, 407, 261, 378 }, 5 },
+	static const struct {
+		const char *a, *b;
+		uint32_t tokens[5];
+		size_t n;
+	} pairs[] = {
+		{ "models/stories260k/model-q8_0.gguf",
+		  "models/stories260k/model-q8_0.apr",
+		  { 1, 403, 407, 261, 378 },
+		  5 },
 		{ "models/stories260k/model-a.apr", "models/stories260k/model-b.apr", { 1, 403, 407, 261, 378 }, 5 },
 		{ "models/stories260k/model.gguf", "models/stories260k/hf", { 1, 403, 407, 261, 378 }, 5 },
 		{ "models/qwen2-k/qwen2-k-q4_k.gguf", "models/qwen2-k/qwen2-k-q4_k-a.apr", { 17, 10, 17, 28 }, 4 },
 		{ "models/qwen2-k/qwen2-k-q4_k-a.apr", "models/qwen2-k/qwen2-k-q4_k-b.apr", { 17, 10, 17, 28 }, 4 },
-		{ "models/qwen2-tiny/qwen2-tiny-q4_k.gguf", "models/qwen2-tiny/qwen2-tiny-q4_k.apr", { 17, 10, 17, 28 }, 4 },
+		{ "models/qwen2-tiny/qwen2-tiny-q4_k.gguf",
+		  "models/qwen2-tiny/qwen2-tiny-q4_k.apr",
+		  { 17, 10, 17, 28 },
+		  4 },
 	};
 	for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
 		for (int mode = ST_MODE_EXACT; mode <= ST_MODE_FAST; mode++) {
-			struct st_model *a = open_model(shared_path(pairs[i].a)), *b = open_model(shared_path(pairs[i].b));
+			struct st_model *a = open_model(shared_path(pairs[i].a)),
+					*b = open_model(shared_path(pairs[i].b));
 			size_t V = st_model_config(a)->vocab;
 			/* GGUF stores epsilon and theta as f32, the others as decimals: give both sides one value. */
-			struct st_graph *g[2] = { (struct st_graph *)st_model_graph(a), (struct st_graph *)st_model_graph(b) };
+			struct st_graph *g[2] = { (struct st_graph *)st_model_graph(a),
+				                  (struct st_graph *)st_model_graph(b) };
 			assert_int_equal(g[0]->n_nodes, g[1]->n_nodes);
 			for (uint32_t n = 0; n < g[0]->n_nodes; n++)
 				g[1]->nodes[n].eps = g[0]->nodes[n].eps;
@@ -183,7 +216,8 @@ static void quantised_same_bits_everywhere(void **state)
 				e = (struct st_exec){ st_kernels_get((enum st_cpu)c), (enum st_mode)mode, 1 + c };
 				float *got = model_logits(m, &e, ids, 7, 1 + 2 * (size_t)c);
 				if (memcmp(want, got, bytes) != 0)
-					fail_msg("%s, %s: %s differs from scalar", models[i], st_mode_name(e.mode), st_cpu_name((enum st_cpu)c));
+					fail_msg("%s, %s: %s differs from scalar", models[i], st_mode_name(e.mode),
+					         st_cpu_name((enum st_cpu)c));
 				free(got);
 			}
 			free(want);
@@ -196,13 +230,19 @@ static void quantised_same_bits_everywhere(void **state)
 static void quantised_is_near_its_source(void **state)
 {
 	(void)state;
-	static const struct { const char *quantised, *source; uint32_t tokens[5]; size_t n; double expected; } pairs[] = {
+	static const struct {
+		const char *quantised, *source;
+		uint32_t tokens[5];
+		size_t n;
+		double expected;
+	} pairs[] = {
 		{ "models/stories260k/model-q8_0.gguf", "models/stories260k/hf", { 1, 403, 407, 261, 378 }, 5, 0.007 },
 		{ "models/stories260k/model-q4_0.gguf", "models/stories260k/hf", { 1, 403, 407, 261, 378 }, 5, 0.16 },
 		{ "models/qwen2-k/qwen2-k-q4_k.gguf", "models/qwen2-k/hf", { 17, 10, 17, 28 }, 4, 0.088 },
 	};
 	for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
-		struct st_model *a = open_model(shared_path(pairs[i].quantised)), *b = open_model(shared_path(pairs[i].source));
+		struct st_model *a = open_model(shared_path(pairs[i].quantised)),
+				*b = open_model(shared_path(pairs[i].source));
 		size_t n = pairs[i].n * st_model_config(a)->vocab;
 		struct st_exec e = exec_in(ST_MODE_EXACT);
 		float *x = model_logits(a, &e, pairs[i].tokens, pairs[i].n, pairs[i].n);
@@ -223,10 +263,14 @@ static void quantised_is_near_its_source(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(llama3), cmocka_unit_test(qwen3), cmocka_unit_test(qwen2),
-		cmocka_unit_test(other_families_are_refused_by_name), cmocka_unit_test(stories_in_five_forms),
+		cmocka_unit_test(llama3),
+		cmocka_unit_test(qwen3),
+		cmocka_unit_test(qwen2),
+		cmocka_unit_test(other_families_are_refused_by_name),
+		cmocka_unit_test(stories_in_five_forms),
 		cmocka_unit_test(same_blocks_same_bits),
-		cmocka_unit_test(quantised_same_bits_everywhere), cmocka_unit_test(quantised_is_near_its_source),
+		cmocka_unit_test(quantised_same_bits_everywhere),
+		cmocka_unit_test(quantised_is_near_its_source),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);

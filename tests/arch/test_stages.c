@@ -76,9 +76,21 @@ static void capture(const char *folder, double bound)
 	json_decref(j);
 }
 
-static void llama(void **state) { (void)state; capture("clean-stories260K-f32", 5e-6); }
-static void qwen2(void **state) { (void)state; capture("clean-qwen2-d96-f32", 5e-6); }
-static void qwen3(void **state) { (void)state; capture("clean-qwen3-d64-f32", 5e-6); }
+static void llama(void **state)
+{
+	(void)state;
+	capture("clean-stories260K-f32", 5e-6);
+}
+static void qwen2(void **state)
+{
+	(void)state;
+	capture("clean-qwen2-d96-f32", 5e-6);
+}
+static void qwen3(void **state)
+{
+	(void)state;
+	capture("clean-qwen3-d64-f32", 5e-6);
+}
 
 int main(void)
 {

@@ -43,7 +43,8 @@ static void messages_are_printable(void **state)
 {
 	(void)state;
 	struct st_error err = ST_ERROR_INIT;
-	(void)st_fail_at(&err, ST_ERR_FORMAT, 0, "a\x1b[31m\x7f\xc2\x9b\xff\xc3", "\xe2\x96\x81 \xc3\xa9 \xc2\xa0 \xf0\x9f\x98\x80 \xe2\x96 \xc0\xaf");
+	(void)st_fail_at(&err, ST_ERR_FORMAT, 0, "a\x1b[31m\x7f\xc2\x9b\xff\xc3",
+	                 "\xe2\x96\x81 \xc3\xa9 \xc2\xa0 \xf0\x9f\x98\x80 \xe2\x96 \xc0\xaf");
 	assert_string_equal(err.where, "a?[31m????");
 	assert_string_equal(err.message, "\xe2\x96\x81 \xc3\xa9 \xc2\xa0 \xf0\x9f\x98\x80 ?? ??");
 }
@@ -314,7 +315,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(first_error_wins),
-		cmocka_unit_test(messages_are_printable), cmocka_unit_test(message_cut_inside_a_character_stays_utf8),
+		cmocka_unit_test(messages_are_printable),
+		cmocka_unit_test(message_cut_inside_a_character_stays_utf8),
 		cmocka_unit_test(checked_sizes),
 		cmocka_unit_test(arena_is_zeroed_and_aligned),
 		cmocka_unit_test(cursor_error_sticks),

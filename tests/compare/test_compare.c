@@ -128,10 +128,26 @@ static void tensors_of_any_type_and_cut(void **state)
 		y[i] = i / 8.0;
 	}
 	y[17] += 0.25;
-	struct st_tensor a = { .name = "a", .dtype = ST_DTYPE_F32, .layout = ST_LAYOUT_ROWS, .ndim = 2, .shape = { 4, 6 }, .n_elems = 24,
-	                       .n_bytes = 96, .row_bytes = 24, .scale = 1, .data = (const uint8_t *)x };
-	struct st_tensor b = { .name = "b", .dtype = ST_DTYPE_F64, .layout = ST_LAYOUT_ROWS, .ndim = 1, .shape = { 24 }, .n_elems = 24,
-	                       .n_bytes = 192, .row_bytes = 192, .scale = 1, .data = (const uint8_t *)y };
+	struct st_tensor a = { .name = "a",
+		               .dtype = ST_DTYPE_F32,
+		               .layout = ST_LAYOUT_ROWS,
+		               .ndim = 2,
+		               .shape = { 4, 6 },
+		               .n_elems = 24,
+		               .n_bytes = 96,
+		               .row_bytes = 24,
+		               .scale = 1,
+		               .data = (const uint8_t *)x };
+	struct st_tensor b = { .name = "b",
+		               .dtype = ST_DTYPE_F64,
+		               .layout = ST_LAYOUT_ROWS,
+		               .ndim = 1,
+		               .shape = { 24 },
+		               .n_elems = 24,
+		               .n_bytes = 192,
+		               .row_bytes = 192,
+		               .scale = 1,
+		               .data = (const uint8_t *)y };
 	struct st_metrics m;
 	struct st_error err = ST_ERROR_INIT;
 	assert_ok(st_metrics_of_tensors(&a, &b, 2, &m, &err), &err);
@@ -180,7 +196,8 @@ static void predicted_noise_is_the_measured_one(void **state)
 	(void)state;
 	seed = 7;
 	static const enum st_dtype types[] = {
-		ST_DTYPE_F16, ST_DTYPE_BF16, ST_DTYPE_Q4_0, ST_DTYPE_Q4_1, ST_DTYPE_Q5_0, ST_DTYPE_Q5_1, ST_DTYPE_Q8_0, ST_DTYPE_Q4_K, ST_DTYPE_Q6_K,
+		ST_DTYPE_F16,  ST_DTYPE_BF16, ST_DTYPE_Q4_0, ST_DTYPE_Q4_1, ST_DTYPE_Q5_0,
+		ST_DTYPE_Q5_1, ST_DTYPE_Q8_0, ST_DTYPE_Q4_K, ST_DTYPE_Q6_K,
 	};
 	for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
 		check_noise(types[i], normal, 1, 0.85, 1.15);
@@ -231,8 +248,8 @@ static void noise_of_a_product(void **state)
 }
 
 /*
- * Blocks that run over the ends of rows say nothing of columns: here one channel is a hundred times the others and sits in
- * another place of a block in every row.
+ * Blocks that run over the ends of rows say nothing of columns: here one channel is a hundred times the others and sits
+ * in another place of a block in every row.
  */
 static void flat_blocks_have_no_columns(void **state)
 {
@@ -244,10 +261,23 @@ static void flat_blocks_have_no_columns(void **state)
 	for (int i = 0; i < ROWS * COLS; i++)
 		x[i] = (float)(0.1 * normal() * (i % COLS == 33 ? 100 : 1));
 	st_dtype_info(ST_DTYPE_APR_Q4)->encode(x, bytes, ROWS * COLS);
-	struct st_tensor a = { .dtype = ST_DTYPE_APR_Q4, .layout = ST_LAYOUT_FLAT, .ndim = 2, .shape = { ROWS, COLS }, .n_elems = ROWS * COLS,
-	                       .n_bytes = ROWS * COLS / 32 * 18, .scale = 1, .data = bytes };
-	struct st_tensor b = { .dtype = ST_DTYPE_F32, .layout = ST_LAYOUT_ROWS, .ndim = 2, .shape = { ROWS, COLS }, .n_elems = ROWS * COLS,
-	                       .n_bytes = sizeof x, .row_bytes = COLS * 4, .scale = 1, .data = (const uint8_t *)x };
+	struct st_tensor a = { .dtype = ST_DTYPE_APR_Q4,
+		               .layout = ST_LAYOUT_FLAT,
+		               .ndim = 2,
+		               .shape = { ROWS, COLS },
+		               .n_elems = ROWS * COLS,
+		               .n_bytes = ROWS * COLS / 32 * 18,
+		               .scale = 1,
+		               .data = bytes };
+	struct st_tensor b = { .dtype = ST_DTYPE_F32,
+		               .layout = ST_LAYOUT_ROWS,
+		               .ndim = 2,
+		               .shape = { ROWS, COLS },
+		               .n_elems = ROWS * COLS,
+		               .n_bytes = sizeof x,
+		               .row_bytes = COLS * 4,
+		               .scale = 1,
+		               .data = (const uint8_t *)x };
 	struct st_weight wa = { .tensor = &a, .heads = 1, .layer = -1 }, wb = { .tensor = &b, .heads = 1, .layer = -1 };
 	struct st_rows ra = st_rows_of(&wa), rb = st_rows_of(&wb);
 	struct st_error err = ST_ERROR_INIT;
@@ -262,8 +292,12 @@ static void one_error_for_all_is_noise(void **state)
 	(void)state;
 	enum { ROWS = 64, COLS = 128 };
 	static float x[ROWS * COLS], y[ROWS * COLS];
-	static const struct { enum st_dtype type, other; double value, stored; } cases[] = {
-		{ ST_DTYPE_APR_Q8, ST_DTYPE_Q8_0, 1.49, 1 }, { ST_DTYPE_MXFP4, ST_DTYPE_F32, 7.68, 6 },
+	static const struct {
+		enum st_dtype type, other;
+		double value, stored;
+	} cases[] = {
+		{ ST_DTYPE_APR_Q8, ST_DTYPE_Q8_0, 1.49, 1 },
+		{ ST_DTYPE_MXFP4, ST_DTYPE_F32, 7.68, 6 },
 	};
 	for (size_t k = 0; k < 2; k++) {
 		seed = 9;
@@ -272,11 +306,20 @@ static void one_error_for_all_is_noise(void **state)
 			x[i] = (float)(sign * cases[k].value);
 			y[i] = (float)(sign * cases[k].stored);
 		}
-		struct st_tensor b = { .dtype = ST_DTYPE_F32, .layout = ST_LAYOUT_ROWS, .ndim = 2, .shape = { ROWS, COLS }, .n_elems = ROWS * COLS,
-		                       .n_bytes = sizeof x, .row_bytes = COLS * 4, .scale = 1, .data = (const uint8_t *)x };
-		struct st_tensor a = b, as = { .dtype = cases[k].type, .scale = 1 }, bs = { .dtype = cases[k].other, .scale = 1 };
+		struct st_tensor b = { .dtype = ST_DTYPE_F32,
+			               .layout = ST_LAYOUT_ROWS,
+			               .ndim = 2,
+			               .shape = { ROWS, COLS },
+			               .n_elems = ROWS * COLS,
+			               .n_bytes = sizeof x,
+			               .row_bytes = COLS * 4,
+			               .scale = 1,
+			               .data = (const uint8_t *)x };
+		struct st_tensor a = b, as = { .dtype = cases[k].type, .scale = 1 },
+				 bs = { .dtype = cases[k].other, .scale = 1 };
 		a.data = (const uint8_t *)y;
-		struct st_weight wa = { .tensor = &a, .heads = 1, .layer = -1 }, wb = { .tensor = &b, .heads = 1, .layer = -1 };
+		struct st_weight wa = { .tensor = &a, .heads = 1, .layer = -1 },
+				 wb = { .tensor = &b, .heads = 1, .layer = -1 };
 		struct st_rows ra = st_rows_of(&wa), rb = st_rows_of(&wb);
 		ra.type = &as;
 		rb.type = &bs;
@@ -284,7 +327,8 @@ static void one_error_for_all_is_noise(void **state)
 		struct st_pair_summary s;
 		struct st_error err = ST_ERROR_INIT;
 		for (int order = 0; order < 2; order++) {
-			assert_ok(st_pair_measure(order ? &rb : &ra, order ? &ra : &rb, NULL, ROWS, 1, stats, &err), &err);
+			assert_ok(st_pair_measure(order ? &rb : &ra, order ? &ra : &rb, NULL, ROWS, 1, stats, &err),
+			          &err);
 			st_pair_summarise(stats, NULL, ROWS, COLS, &s);
 			assert_true(s.noise);
 		}
@@ -296,7 +340,13 @@ static void one_error_for_all_is_noise(void **state)
 static void configurations(void **state)
 {
 	(void)state;
-	struct st_config a = { .arch = "llama", .n_layers = 2, .hidden = 64, .norm_eps = 1e-5, .rope_theta = 1e4, .sliding_window = 0 }, b = a;
+	struct st_config a = { .arch = "llama",
+		               .n_layers = 2,
+		               .hidden = 64,
+		               .norm_eps = 1e-5,
+		               .rope_theta = 1e4,
+		               .sliding_window = 0 },
+			 b = a;
 	struct st_config_diff d[ST_MAX_CONFIG_DIFFS];
 	assert_int_equal(st_compare_configs(&a, &b, 10, d), 0);
 	b.norm_eps = (float)1e-5; /* f32 in one container, decimals in the other */

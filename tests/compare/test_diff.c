@@ -28,10 +28,12 @@ static void write_aprt(const char *path, uint32_t layer, const float *x, uint32_
 static void write_bundle(const char *path, const char *meta, const float *norm, const float *logits)
 {
 	char json[1024];
-	uint64_t n = (uint64_t)snprintf(json, sizeof json,
+	uint64_t n = (uint64_t)snprintf(
+		json, sizeof json,
 		"{\"__metadata__\":{\"format\":\"stele-trace\",\"version\":\"1\"%s},"
 		"\"layers.0.attn_norm\":{\"dtype\":\"F32\",\"shape\":[3,4],\"data_offsets\":[0,48]},"
-		"\"lm_head\":{\"dtype\":\"F32\",\"shape\":[3,4],\"data_offsets\":[48,96]}}", meta);
+		"\"lm_head\":{\"dtype\":\"F32\",\"shape\":[3,4],\"data_offsets\":[48,96]}}",
+		meta);
 	float body[24];
 	memcpy(body, norm, 48);
 	memcpy(body + 12, logits, 48);
@@ -124,9 +126,12 @@ static void stages_that_are_not_the_same_are_refused(void **state)
 	refused(in_folder("attn_norm.bin"), in_folder("absent"), ST_ERR_IO, "No such file");
 }
 
-static const char known[] = ",\"tokens\":\"[1,2,3]\",\"engine\":\"stele\",\"mode\":\"exact\",\"weights\":\"F32\",\"rope_layout\":\"half\"";
-static const char quantised[] = ",\"tokens\":\"[1,2,3]\",\"engine\":\"stele\",\"mode\":\"exact\",\"weights\":\"Q4_0\",\"rope_layout\":\"half\"";
-static const char other_tokens[] = ",\"tokens\":\"[1,2,4]\",\"engine\":\"stele\",\"mode\":\"exact\",\"weights\":\"F32\"";
+static const char known[] =
+	",\"tokens\":\"[1,2,3]\",\"engine\":\"stele\",\"mode\":\"exact\",\"weights\":\"F32\",\"rope_layout\":\"half\"";
+static const char quantised[] =
+	",\"tokens\":\"[1,2,3]\",\"engine\":\"stele\",\"mode\":\"exact\",\"weights\":\"Q4_0\",\"rope_layout\":\"half\"";
+static const char other_tokens[] =
+	",\"tokens\":\"[1,2,4]\",\"engine\":\"stele\",\"mode\":\"exact\",\"weights\":\"F32\"";
 
 static void traces(void **state)
 {
@@ -193,8 +198,10 @@ static void plain_tensors(void **state)
 {
 	(void)state;
 	static const char *const heads[] = {
-		"{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"y\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]}}",
-		"{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"z\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]}}",
+		"{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"y\":{\"dtype\":\"F32\",\"shape\":[1]"
+		",\"data_offsets\":[8,12]}}",
+		"{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"z\":{\"dtype\":\"F32\",\"shape\":[1]"
+		",\"data_offsets\":[8,12]}}",
 	};
 	float body[3] = { 1, 2, 3 };
 	for (int i = 0; i < 2; i++) {
@@ -219,7 +226,9 @@ static void plain_tensors(void **state)
 static void write_tensor(const char *path, const char *type, const char *shape, const void *data, size_t n)
 {
 	char json[200], head[220];
-	uint64_t len = (uint64_t)snprintf(json, sizeof json, "{\"w.weight\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[0,%zu]}}", type, shape, n);
+	uint64_t len = (uint64_t)snprintf(json, sizeof json,
+	                                  "{\"w.weight\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[0,%zu]}}",
+	                                  type, shape, n);
 	memcpy(head, &len, 8);
 	memcpy(head + 8, json, len);
 	write_parts(path, head, 8 + len, data, n);
@@ -340,7 +349,9 @@ static void set_keys(const char *dir, json_int_t window, json_int_t positions)
 static void windows(void **state)
 {
 	(void)state;
-	static const struct { json_int_t window, positions; } sides[] = { { 128, 128 }, { 0, 1024 }, { 0, 128 }, { 16, 0 }, { 0, 0 } };
+	static const struct {
+		json_int_t window, positions;
+	} sides[] = { { 128, 128 }, { 0, 1024 }, { 0, 128 }, { 16, 0 }, { 0, 0 } };
 	static const int expected[][3] = { { 0, 1, 1 }, { 0, 2, 0 }, { 1, 2, 0 }, { 3, 4, 1 }, { 0, 3, 1 } };
 	struct toy m;
 	toy_make(&m, "llama", 64, false);
@@ -362,9 +373,11 @@ static void write_layers(const char *path, const char *meta, const double *apart
 {
 	char json[2048], head[2100];
 	float body[8 * 4];
-	int at = snprintf(json, sizeof json, "{\"__metadata__\":{\"format\":\"stele-trace\",\"version\":\"1\"%s}", meta);
+	int at = snprintf(json, sizeof json, "{\"__metadata__\":{\"format\":\"stele-trace\",\"version\":\"1\"%s}",
+	                  meta);
 	for (size_t l = 0; l < n; l++) {
-		at += snprintf(json + at, sizeof json - (size_t)at, ",\"layers.%zu.ffn_out\":{\"dtype\":\"F32\",\"shape\":[1,4],\"data_offsets\":[%zu,%zu]}",
+		at += snprintf(json + at, sizeof json - (size_t)at,
+		               ",\"layers.%zu.ffn_out\":{\"dtype\":\"F32\",\"shape\":[1,4],\"data_offsets\":[%zu,%zu]}",
 		               l, 16 * l, 16 * l + 16);
 		for (int i = 0; i < 4; i++)
 			body[4 * l + (size_t)i] = (float)(1 + (i % 2 ? 1 : -1) * apart[l]);
@@ -375,18 +388,26 @@ static void write_layers(const char *path, const char *meta, const double *apart
 	write_parts(path, head, 8 + len, body, 16 * n);
 }
 
-/* Without the weights nobody knows how much a model amplifies: what grows by and by is no fault, what appears at once is. */
+/* Without the weights nobody knows how much a model amplifies: what grows by and by is no fault, what appears at once
+ * is. */
 static void growth_is_no_fault(void **state)
 {
 	(void)state;
 	static const char tokens[] = ",\"tokens\":\"[1]\",\"engine\":\"stele\",\"mode\":\"exact\",\"weights\":\"F32\"";
 	static const char coarse[] = ",\"tokens\":\"[1]\",\"engine\":\"stele\",\"mode\":\"exact\",\"weights\":\"Q4_0\"";
-	static const struct { const char *meta; double apart[4]; int exit, first; } cases[] = {
-		{ tokens, { 1e-7, 4e-7, 1.5e-6, 5e-6 }, 0, 0 },   /* each step within 4 times */
-		{ tokens, { 1e-7, 4e-6, 8e-5, 1e-3 }, 3, 0 },     /* 20 times a layer, beyond what rounding is known to do */
-		{ tokens, { 1e-7, 4e-7, 1e-2, 1e-2 }, 1, 2 },     /* a jump of 25,000 times */
+	static const struct {
+		const char *meta;
+		double apart[4];
+		int exit, first;
+	} cases[] = {
+		{ tokens, { 1e-7, 4e-7, 1.5e-6, 5e-6 }, 0, 0 }, /* each step within 4 times */
+		{ tokens,
+		  { 1e-7, 4e-6, 8e-5, 1e-3 },
+		  3,
+		  0 }, /* 20 times a layer, beyond what rounding is known to do */
+		{ tokens, { 1e-7, 4e-7, 1e-2, 1e-2 }, 1, 2 }, /* a jump of 25,000 times */
 		{ coarse, { 0.1, 0.2, 0.4, 0.6 }, 0, 0 },
-		{ coarse, { 0.1, 0.2, 0.4, 1.3 }, 3, 0 },         /* nearly unrelated; 4 bits do that to nobody's knowledge */
+		{ coarse, { 0.1, 0.2, 0.4, 1.3 }, 3, 0 }, /* nearly unrelated; 4 bits do that to nobody's knowledge */
 	};
 	double none[4] = { 0 };
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -404,7 +425,8 @@ static void growth_is_no_fault(void **state)
 static void shared_models(void **state)
 {
 	(void)state;
-	const char *gguf = shared_path("models/stories260k/model.gguf"), *q4 = shared_path("models/stories260k/model-q4_0.gguf");
+	const char *gguf = shared_path("models/stories260k/model.gguf"),
+		   *q4 = shared_path("models/stories260k/model-q4_0.gguf");
 	const char *bad = shared_path("models/stories260k/fault-q-transposed.apr");
 	struct st_diff *d = diff(gguf, q4, NAN);
 	assert_int_equal(d->kind, ST_DIFF_MODELS);
@@ -421,9 +443,11 @@ static void shared_captures(void **state)
 {
 	(void)state;
 	static const char *const names[] = {
-		"clean-qwen2-d96-f32", "clean-qwen3-d64-f32", "clean-stories260K-f32", "clean-stories260K-q8_0", "clean-stories260K-q4_0",
-		"bias-v-qwen2-d96-L0", "gqa-qwen3-d64-L1", "norm-eps-stories260K-L1", "qk-norm-qwen3-d64-L2", "residual-qwen2-d96-L1",
-		"rope-style-stories260K-L4", "scaled-qwen3-d64-L1", "transposed-stories260K-L2",
+		"clean-qwen2-d96-f32",       "clean-qwen3-d64-f32",       "clean-stories260K-f32",
+		"clean-stories260K-q8_0",    "clean-stories260K-q4_0",    "bias-v-qwen2-d96-L0",
+		"gqa-qwen3-d64-L1",          "norm-eps-stories260K-L1",   "qk-norm-qwen3-d64-L2",
+		"residual-qwen2-d96-L1",     "rope-style-stories260K-L4", "scaled-qwen3-d64-L1",
+		"transposed-stories260K-L2",
 	};
 	char rel[200];
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -435,7 +459,11 @@ static void shared_captures(void **state)
 		snprintf(rel, sizeof rel, "captures/%s", json_string_value(json_object_get(c, "model")));
 		assert_ok(st_model_open(shared_path(rel), &m, &err), &err);
 		uint32_t tokens[64];
-		struct st_trace_options o = { .tokens = tokens, .threads = 2, .lm_head_all = true, .force = true, .bundle = in_folder("own.safetensors") };
+		struct st_trace_options o = { .tokens = tokens,
+			                      .threads = 2,
+			                      .lm_head_all = true,
+			                      .force = true,
+			                      .bundle = in_folder("own.safetensors") };
 		o.n_tokens = json_array_size(json_object_get(c, "tokens"));
 		assert_in_range(o.n_tokens, 1, 64);
 		for (size_t t = 0; t < o.n_tokens; t++)
@@ -453,7 +481,8 @@ static void shared_captures(void **state)
 			fail_msg("%s: exit %d", names[i], st_diff_exit(d));
 		if (fault) {
 			/* Those of llama hold Q and K in the order of the GGUF file, which is not ours. */
-			assert_string_equal(st_stage_name(d->rows[d->first].stage), json_string_value(json_object_get(expect, "stage")));
+			assert_string_equal(st_stage_name(d->rows[d->first].stage),
+			                    json_string_value(json_object_get(expect, "stage")));
 			assert_int_equal(d->rows[d->first].layer, json_integer_value(json_object_get(expect, "layer")));
 		}
 		st_diff_free(d);
@@ -465,9 +494,19 @@ int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
 	const struct CMUnitTest tests[] = {
-		CASE(stage_files), CASE(a_nan_on_one_side_is_infinitely_far), CASE(stages_that_are_not_the_same_are_refused),
-		CASE(traces), CASE(one_stage_of_a_bundle), CASE(plain_tensors), CASE(nothing_compared_is_no_match), CASE(tensors_of_an_unknown_family), CASE(frequencies), CASE(windows),
-		CASE(growth_is_no_fault), CASE(shared_models), CASE(shared_captures),
+		CASE(stage_files),
+		CASE(a_nan_on_one_side_is_infinitely_far),
+		CASE(stages_that_are_not_the_same_are_refused),
+		CASE(traces),
+		CASE(one_stage_of_a_bundle),
+		CASE(plain_tensors),
+		CASE(nothing_compared_is_no_match),
+		CASE(tensors_of_an_unknown_family),
+		CASE(frequencies),
+		CASE(windows),
+		CASE(growth_is_no_fault),
+		CASE(shared_models),
+		CASE(shared_captures),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);

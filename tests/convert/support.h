@@ -16,7 +16,8 @@ static inline int left_behind(const char *keep)
 	return system(cmd);
 }
 
-static inline struct st_convert_result *convert_with(const char *in, const char *out, const struct st_convert_options *o)
+static inline struct st_convert_result *convert_with(const char *in, const char *out,
+                                                     const struct st_convert_options *o)
 {
 	struct st_error err = ST_ERROR_INIT;
 	struct st_convert_result *r = NULL;
@@ -53,7 +54,11 @@ static inline struct st_rosetta *compare_files(const char *a, const char *b, con
 	static const uint32_t tokens[] = { 5, 17, 3, 80, 42, 9 };
 	struct st_error err = ST_ERROR_INIT;
 	struct st_rosetta *r = NULL;
-	struct st_rosetta_options o = { .prompt = prompt, .tokens = prompt ? NULL : tokens, .n_tokens = prompt ? 0 : 6, .threshold = NAN, .threads = 2 };
+	struct st_rosetta_options o = { .prompt = prompt,
+		                        .tokens = prompt ? NULL : tokens,
+		                        .n_tokens = prompt ? 0 : 6,
+		                        .threshold = NAN,
+		                        .threads = 2 };
 	assert_ok(st_rosetta_run(a, b, &o, &r, &err), &err);
 	return r;
 }

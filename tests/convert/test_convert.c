@@ -9,8 +9,8 @@
 #include <signal.h>
 
 static const enum st_dtype types[] = {
-	ST_DTYPE_F32, ST_DTYPE_F16, ST_DTYPE_BF16, ST_DTYPE_Q8_0, ST_DTYPE_Q4_0, ST_DTYPE_Q4_1, ST_DTYPE_Q5_0, ST_DTYPE_Q5_1,
-	ST_DTYPE_Q4_K, ST_DTYPE_Q6_K,
+	ST_DTYPE_F32,  ST_DTYPE_F16,  ST_DTYPE_BF16, ST_DTYPE_Q8_0, ST_DTYPE_Q4_0,
+	ST_DTYPE_Q4_1, ST_DTYPE_Q5_0, ST_DTYPE_Q5_1, ST_DTYPE_Q4_K, ST_DTYPE_Q6_K,
 };
 enum { N_TYPES = sizeof types / sizeof *types };
 
@@ -74,9 +74,11 @@ static void put_file(const char *name, const char *text)
 	assert_int_equal(fclose(f), 0);
 }
 
-#define QWEN3_CONFIG(rest) \
-	"{\"model_type\": \"qwen3\", \"hidden_size\": 128, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, " \
-	"\"head_dim\": 32, \"intermediate_size\": 256, \"vocab_size\": 96, \"rms_norm_eps\": 1e-06, \"max_position_embeddings\": 512" rest "}"
+#define QWEN3_CONFIG(rest)                                                                                         \
+	"{\"model_type\": \"qwen3\", \"hidden_size\": 128, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, " \
+	"\"num_key_value_heads\": 2, "                                                                             \
+	"\"head_dim\": 32, \"intermediate_size\": 256, \"vocab_size\": 96, \"rms_norm_eps\": 1e-06, "              \
+	"\"max_position_embeddings\": 512" rest "}"
 
 static void folder_round_trip(struct toy *m, enum st_dtype t, const char *config)
 {
@@ -118,13 +120,16 @@ static void settings_go_around(void **state)
 {
 	(void)state;
 	static const char *const scalings[] = {
-		(", \"rope_theta\": 500000.0, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, "
-		"\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192}"),
+		(", \"rope_theta\": 500000.0, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, "
+		 "\"low_freq_factor\": 1.0, "
+		 "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192}"),
 		/* GGUF gives the same frequencies back as low 1, high 2.5, original length 64. */
-		(", \"rope_theta\": 10000.0, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 2.0, "
-		"\"high_freq_factor\": 5.0, \"original_max_position_embeddings\": 128}"),
+		(", \"rope_theta\": 10000.0, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, "
+		 "\"low_freq_factor\": 2.0, "
+		 "\"high_freq_factor\": 5.0, \"original_max_position_embeddings\": 128}"),
 		", \"rope_theta\": 10000.0, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 4.0}",
-		", \"rope_parameters\": {\"rope_theta\": 20000.0, \"rope_type\": \"default\"}, \"tie_word_embeddings\": false",
+		", \"rope_parameters\": {\"rope_theta\": 20000.0, \"rope_type\": \"default\"}, "
+		"\"tie_word_embeddings\": false",
 	};
 	for (size_t i = 0; i < sizeof scalings / sizeof *scalings; i++) {
 		struct toy m;
@@ -137,13 +142,16 @@ static void settings_go_around(void **state)
 	/* A window: mistral's in all three; the layer from which it holds has no place in GGUF. */
 	struct toy m;
 	toy_make(&m, "llama", 64, false);
-	folder_round_trip(&m, ST_DTYPE_F32,
-		"{\"model_type\": \"mistral\", \"hidden_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
+	folder_round_trip(
+		&m, ST_DTYPE_F32,
+		"{\"model_type\": \"mistral\", \"hidden_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": "
+		"4, \"num_key_value_heads\": 2, "
 		"\"intermediate_size\": 128, \"vocab_size\": 96, \"rms_norm_eps\": 1e-05, \"sliding_window\": 3}");
 	toy_free(&m);
 	make_qwen3(&m);
 	toy_write(&m, in_folder("a"), ST_DTYPE_F32, false);
-	put_file("a/config.json", QWEN3_CONFIG(", \"rope_theta\": 1e6, \"use_sliding_window\": true, \"sliding_window\": 3, \"max_window_layers\": 1"));
+	put_file("a/config.json", QWEN3_CONFIG(", \"rope_theta\": 1e6, \"use_sliding_window\": true, "
+	                                       "\"sliding_window\": 3, \"max_window_layers\": 1"));
 	convert(in_folder("a"), in_folder("b.apr"));
 	same_model(in_folder("a"), in_folder("b.apr"), NULL);
 	struct st_error err = convert_fails(in_folder("a"), in_folder("c.gguf"), &(struct st_convert_options){ 0 });
@@ -156,9 +164,12 @@ static void settings_go_around(void **state)
 static void types_are_encoded(void **state)
 {
 	(void)state;
-	static const struct { const char *type, *out; } wanted[] = {
-		{ "F32", "x.gguf" }, { "f16", "x.gguf" }, { "BF16", "x" }, { "F16", "x.safetensors" }, { "Q8_0", "x.gguf" }, { "Q4_0", "x.apr" },
-		{ "Q4_1", "x.gguf" }, { "Q5_0", "x.apr" }, { "Q5_1", "x.gguf" }, { "Q4_K", "x.gguf" }, { "Q6_K", "x.apr" }, { "AprQ4", "x.apr" },
+	static const struct {
+		const char *type, *out;
+	} wanted[] = {
+		{ "F32", "x.gguf" },  { "f16", "x.gguf" },  { "BF16", "x" },      { "F16", "x.safetensors" },
+		{ "Q8_0", "x.gguf" }, { "Q4_0", "x.apr" },  { "Q4_1", "x.gguf" }, { "Q5_0", "x.apr" },
+		{ "Q5_1", "x.gguf" }, { "Q4_K", "x.gguf" }, { "Q6_K", "x.apr" },  { "AprQ4", "x.apr" },
 		{ "AprQ8", "x.apr" },
 	};
 	struct toy m;
@@ -166,12 +177,16 @@ static void types_are_encoded(void **state)
 	toy_write(&m, in_folder("a.gguf"), ST_DTYPE_F32, true);
 	toy_free(&m);
 	for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
-		struct st_convert_result *r = convert_with(in_folder("a.gguf"), in_folder(wanted[i].out), &(struct st_convert_options){ .type = wanted[i].type, .force = true });
+		struct st_convert_result *r = convert_with(
+			in_folder("a.gguf"), in_folder(wanted[i].out),
+			&(struct st_convert_options){ .type = wanted[i].type, .force = true });
 		enum st_dtype t;
 		struct st_error err = ST_ERROR_INIT;
 		struct st_container *c;
 		assert_true(st_dtype_parse(wanted[i].type, &t));
-		assert_int_equal(r->encoded, t == ST_DTYPE_F32 ? 0 : 16); /* embedding, head, seven matrices in each of two layers */
+		assert_int_equal(r->encoded, t == ST_DTYPE_F32
+		                                     ? 0
+		                                     : 16); /* embedding, head, seven matrices in each of two layers */
 		st_convert_result_free(r);
 		assert_ok(st_container_open(in_folder(wanted[i].out), &c, &err), &err);
 		for (size_t k = 0; k < st_container_n_tensors(c); k++) {
@@ -198,7 +213,8 @@ static void rows_that_do_not_divide_fall_back(void **state)
 	toy_make(&m, "qwen2", 64, true);
 	toy_write(&m, in_folder("a.gguf"), ST_DTYPE_F32, true);
 	toy_free(&m);
-	struct st_convert_result *r = convert_with(in_folder("a.gguf"), in_folder("b.gguf"), &(struct st_convert_options){ .type = "Q4_K" });
+	struct st_convert_result *r = convert_with(in_folder("a.gguf"), in_folder("b.gguf"),
+	                                           &(struct st_convert_options){ .type = "Q4_K" });
 	assert_true(has_note(r, "as Q5_0 instead of Q4_K"));
 	st_convert_result_free(r);
 	struct st_rosetta *q = compare_files(in_folder("b.gguf"), in_folder("a.gguf"), NULL);
@@ -213,15 +229,21 @@ static void what_cannot_be_written_is_named(void **state)
 	toy_make(&m, "qwen2", 64, true);
 	toy_write(&m, in_folder("a.gguf"), ST_DTYPE_F32, true);
 	toy_free(&m);
-	static const struct { const char *type, *out, *part; } cases[] = {
-		{ "Q9_9", "x.gguf", "is no stored type" }, { "Q4_0", "x", "cannot be written to safetensors" }, { "Q3_K", "x.gguf", "cannot be written to GGUF" },
+	static const struct {
+		const char *type, *out, *part;
+	} cases[] = {
+		{ "Q9_9", "x.gguf", "is no stored type" },
+		{ "Q4_0", "x", "cannot be written to safetensors" },
+		{ "Q3_K", "x.gguf", "cannot be written to GGUF" },
 		{ "AprQ4", "x.gguf", "cannot be written to GGUF" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-		struct st_error err = convert_fails(in_folder("a.gguf"), in_folder(cases[i].out), &(struct st_convert_options){ .type = cases[i].type });
+		struct st_error err = convert_fails(in_folder("a.gguf"), in_folder(cases[i].out),
+		                                    &(struct st_convert_options){ .type = cases[i].type });
 		assert_non_null(strstr(err.message, cases[i].part));
 	}
-	struct st_error err = convert_fails(in_folder("a.gguf"), in_folder("x.apr"), &(struct st_convert_options){ .format = "gguf" });
+	struct st_error err = convert_fails(in_folder("a.gguf"), in_folder("x.apr"),
+	                                    &(struct st_convert_options){ .format = "gguf" });
 	assert_non_null(strstr(err.message, "contradicts"));
 	assert_int_equal(left_behind("a.gguf"), 0);
 }
@@ -235,7 +257,8 @@ static void unused_tensors_are_carried_or_listed(void **state)
 	toy_make(&m, "llama", 64, true);
 	struct toy_tensor *extra = toy_add(&m, "model.layers.0.self_attn.rotary_emb.inv_freq", 8, 0, 0, 1, &seed);
 	toy_write(&m, in_folder("a"), ST_DTYPE_F32, false);
-	struct st_convert_result *r = convert_with(in_folder("a"), in_folder("b.gguf"), &(struct st_convert_options){ 0 });
+	struct st_convert_result *r = convert_with(in_folder("a"), in_folder("b.gguf"),
+	                                           &(struct st_convert_options){ 0 });
 	assert_true(has_note(r, "dropped: model.layers.0.self_attn.rotary_emb.inv_freq"));
 	st_convert_result_free(r);
 	r = convert_with(in_folder("a"), in_folder("b.apr"), &(struct st_convert_options){ 0 });
@@ -256,13 +279,22 @@ static void unused_tensors_are_carried_or_listed(void **state)
 static void published_models_go_around(void **state)
 {
 	(void)state;
-	static const struct { const char *in, *prompt; } cases[] = {
-		{ "models/stories260k/model.gguf", "Once upon a time" },     { "models/stories260k/model-q8_0.gguf", "Once upon a time" },
-		{ "models/stories260k/model-q4_0.gguf", "Once upon a time" }, { "models/stories260k/hf", "Once upon a time" },
-		{ "models/stories260k/model-a.apr", "Once upon a time" },    { "models/stories260k/model-b.apr", "Once upon a time" },
-		{ "models/qwen2-k/hf", "2+2=" },                              { "models/qwen2-k/qwen2-k-q4_k.gguf", "2+2= it's 123" },
-		{ "models/qwen2-k/qwen2-k-q4_k-a.apr", "2+2=" },             { "models/qwen2-k/qwen2-k-q4_k-b.apr", "2+2=" },
-		{ "models/qwen2-tiny/qwen2-tiny-q4_k.gguf", "2+2= Gr\xc3\xbc\xc3\x9f" "e \xe4\xbd\xa0\xe5\xa5\xbd" }, { "models/qwen2-tiny/qwen2-tiny-q4_k.apr", "2+2=" },
+	static const struct {
+		const char *in, *prompt;
+	} cases[] = {
+		{ "models/stories260k/model.gguf", "Once upon a time" },
+		{ "models/stories260k/model-q8_0.gguf", "Once upon a time" },
+		{ "models/stories260k/model-q4_0.gguf", "Once upon a time" },
+		{ "models/stories260k/hf", "Once upon a time" },
+		{ "models/stories260k/model-a.apr", "Once upon a time" },
+		{ "models/stories260k/model-b.apr", "Once upon a time" },
+		{ "models/qwen2-k/hf", "2+2=" },
+		{ "models/qwen2-k/qwen2-k-q4_k.gguf", "2+2= it's 123" },
+		{ "models/qwen2-k/qwen2-k-q4_k-a.apr", "2+2=" },
+		{ "models/qwen2-k/qwen2-k-q4_k-b.apr", "2+2=" },
+		{ "models/qwen2-tiny/qwen2-tiny-q4_k.gguf", "2+2= Gr\xc3\xbc\xc3\x9f"
+		                                            "e \xe4\xbd\xa0\xe5\xa5\xbd" },
+		{ "models/qwen2-tiny/qwen2-tiny-q4_k.apr", "2+2=" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		const char *in = shared_path(cases[i].in);
@@ -309,11 +341,13 @@ static void what_is_left_out_is_said(void **state)
 {
 	(void)state;
 	char cmd[512], template[] = "{{ messages }}";
-	snprintf(cmd, sizeof cmd, "cp -r '%s' '%s' && chmod -R u+w '%s'", shared_path("models/stories260k/hf"), in_folder("a"), in_folder("a"));
+	snprintf(cmd, sizeof cmd, "cp -r '%s' '%s' && chmod -R u+w '%s'", shared_path("models/stories260k/hf"),
+	         in_folder("a"), in_folder("a"));
 	assert_int_equal(system(cmd), 0);
 	put_file("a/README.md", "text");
 	put_file("a/chat_template.jinja", template);
-	put_file("a/generation_config.json", "{\"bos_token_id\": 1, \"eos_token_id\": [2, 7], \"temperature\": 0.6, \"top_k\": null}");
+	put_file("a/generation_config.json",
+	         "{\"bos_token_id\": 1, \"eos_token_id\": [2, 7], \"temperature\": 0.6, \"top_k\": null}");
 	static const char *const from_folder[] = {
 		"config.json: attention_dropout, initializer_range", "generation_config.json: eos_token_id (all but the first), temperature", "files: README.md",
 	}, *const to_folder[] = { "files: README.md" }, *const from_gguf[] = { "keys: tokenizer.ggml.seperator_token_id" };
@@ -343,18 +377,21 @@ static void the_input_is_not_overwritten(void **state)
 	toy_write(&m, in_folder("a.gguf"), ST_DTYPE_F32, true);
 	toy_write(&m, in_folder("hf"), ST_DTYPE_F32, false);
 	toy_free(&m);
-	struct st_error err = convert_fails(in_folder("a.gguf"), in_folder("a.gguf"), &(struct st_convert_options){ .force = true });
+	struct st_error err = convert_fails(in_folder("a.gguf"), in_folder("a.gguf"),
+	                                    &(struct st_convert_options){ .force = true });
 	assert_string_equal(err.message, "is an input, or holds one");
 	assert_int_equal(symlink(in_folder("a.gguf"), in_folder("l.gguf")), 0);
 	err = convert_fails(in_folder("a.gguf"), in_folder("l.gguf"), &(struct st_convert_options){ .force = true });
 	assert_string_equal(err.message, "is an input, or holds one");
-	err = convert_fails(in_folder("hf/model.safetensors"), in_folder("hf"), &(struct st_convert_options){ .force = true });
+	err = convert_fails(in_folder("hf/model.safetensors"), in_folder("hf"),
+	                    &(struct st_convert_options){ .force = true });
 	assert_string_equal(err.message, "is an input, or holds one");
 	/* Nothing that exists is replaced unasked. */
 	put_file("x.apr", "x");
 	err = convert_fails(in_folder("a.gguf"), in_folder("x.apr"), &(struct st_convert_options){ 0 });
 	assert_non_null(strstr(err.message, "already exists"));
-	st_convert_result_free(convert_with(in_folder("a.gguf"), in_folder("x.apr"), &(struct st_convert_options){ .force = true }));
+	st_convert_result_free(
+		convert_with(in_folder("a.gguf"), in_folder("x.apr"), &(struct st_convert_options){ .force = true }));
 	same_model(in_folder("a.gguf"), in_folder("x.apr"), NULL);
 }
 
@@ -375,7 +412,8 @@ static void a_cancelled_run_leaves_nothing(void **state)
 	toy_free(&m);
 	static const char *const outs[] = { "b.apr", "b.gguf", "b" };
 	for (size_t i = 0; i < 6; i++) {
-		struct st_convert_options o = { .hooks = { .progress = cancel_at_once, .user = i % 2 ? checking : converting } };
+		struct st_convert_options o = { .hooks = { .progress = cancel_at_once,
+			                                   .user = i % 2 ? checking : converting } };
 		struct st_error err = convert_fails(in_folder("a.gguf"), in_folder(outs[i / 2]), &o);
 		st_cancel_reset();
 		assert_int_equal(err.code, ST_ERR_CANCELLED);
@@ -397,10 +435,12 @@ static void a_full_disk_leaves_nothing(void **state)
 	static const char *const outs[] = { "b.apr", "b.gguf", "b", "b.safetensors" };
 	for (size_t i = 0; i < 4; i++) {
 		assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
-		struct st_error err = convert_fails(in_folder("a.gguf"), in_folder(outs[i]), &(struct st_convert_options){ 0 });
+		struct st_error err = convert_fails(in_folder("a.gguf"), in_folder(outs[i]),
+		                                    &(struct st_convert_options){ 0 });
 		assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
 		assert_int_equal(err.code, ST_ERR_IO);
-		assert_string_equal(err.path, in_folder(i == 2 ? "b/model.safetensors" : outs[i])); /* not the temporary folder */
+		assert_string_equal(err.path,
+		                    in_folder(i == 2 ? "b/model.safetensors" : outs[i])); /* not the temporary folder */
 		assert_int_equal(left_behind("a.gguf"), 0);
 	}
 	/* A folder that cannot be written to: one that is not there, since tests may run as root. */
@@ -423,27 +463,42 @@ static void write_big(const char *path)
 	toy_make(&m, "llama", 64, true);
 	toy_free(&m);
 	struct toy_kv_store kv = { .n = 0 };
-	const struct { const char *key; uint32_t v; } ints[] = {
-		{ "llama.block_count", 1 }, { "llama.embedding_length", BIG_HIDDEN }, { "llama.feed_forward_length", BIG_HIDDEN },
-		{ "llama.attention.head_count", 16 }, { "llama.attention.head_count_kv", 16 },
+	const struct {
+		const char *key;
+		uint32_t v;
+	} ints[] = {
+		{ "llama.block_count", 1 },
+		{ "llama.embedding_length", BIG_HIDDEN },
+		{ "llama.feed_forward_length", BIG_HIDDEN },
+		{ "llama.attention.head_count", 16 },
+		{ "llama.attention.head_count_kv", 16 },
 	};
 	float eps = 1e-5f;
 	toy_kv(&kv, "general.architecture", ST_KV_STR, "llama", 5);
 	for (size_t i = 0; i < 5; i++)
 		toy_kv(&kv, ints[i].key, ST_KV_U32, &ints[i].v, 4);
 	toy_kv(&kv, "llama.attention.layer_norm_rms_epsilon", ST_KV_F32, &eps, 4);
-	static const struct { const char *name; uint64_t rows; } list[] = {
-		{ "token_embd.weight", BIG_VOCAB }, { "blk.0.attn_norm.weight", 0 }, { "blk.0.ffn_norm.weight", 0 }, { "output_norm.weight", 0 },
-		{ "blk.0.attn_q.weight", BIG_HIDDEN }, { "blk.0.attn_k.weight", BIG_HIDDEN }, { "blk.0.attn_v.weight", BIG_HIDDEN },
-		{ "blk.0.attn_output.weight", BIG_HIDDEN }, { "blk.0.ffn_gate.weight", BIG_HIDDEN }, { "blk.0.ffn_up.weight", BIG_HIDDEN },
+	static const struct {
+		const char *name;
+		uint64_t rows;
+	} list[] = {
+		{ "token_embd.weight", BIG_VOCAB },      { "blk.0.attn_norm.weight", 0 },
+		{ "blk.0.ffn_norm.weight", 0 },          { "output_norm.weight", 0 },
+		{ "blk.0.attn_q.weight", BIG_HIDDEN },   { "blk.0.attn_k.weight", BIG_HIDDEN },
+		{ "blk.0.attn_v.weight", BIG_HIDDEN },   { "blk.0.attn_output.weight", BIG_HIDDEN },
+		{ "blk.0.ffn_gate.weight", BIG_HIDDEN }, { "blk.0.ffn_up.weight", BIG_HIDDEN },
 		{ "blk.0.ffn_down.weight", BIG_HIDDEN },
 	};
 	enum { N = sizeof list / sizeof *list };
 	struct st_tensor_spec specs[N];
 	for (size_t i = 0; i < N; i++)
-		specs[i] = (struct st_tensor_spec){ .name = list[i].name, .dtype = list[i].rows ? ST_DTYPE_F16 : ST_DTYPE_F32, .ndim = list[i].rows ? 2 : 1,
-		                                    .shape = { list[i].rows ? list[i].rows : BIG_HIDDEN, BIG_HIDDEN } };
-	struct st_write_plan plan = { .format = ST_FORMAT_GGUF, .specs = specs, .n_specs = N, .kv = kv.kv, .n_kv = kv.n };
+		specs[i] = (struct st_tensor_spec){ .name = list[i].name,
+			                            .dtype = list[i].rows ? ST_DTYPE_F16 : ST_DTYPE_F32,
+			                            .ndim = list[i].rows ? 2 : 1,
+			                            .shape = { list[i].rows ? list[i].rows : BIG_HIDDEN, BIG_HIDDEN } };
+	struct st_write_plan plan = {
+		.format = ST_FORMAT_GGUF, .specs = specs, .n_specs = N, .kv = kv.kv, .n_kv = kv.n
+	};
 	struct st_error err = ST_ERROR_INIT;
 	struct st_writer *w;
 	const char *readable;
@@ -456,13 +511,16 @@ static void write_big(const char *path)
 			for (size_t k = 0; k < BIG_HIDDEN; k++)
 				row[k] = (float)(toy_uniform(&seed) - 0.5);
 			st_dtype_info(ST_DTYPE_F16)->encode(row, half, BIG_HIDDEN);
-			assert_ok(list[i].rows ? st_writer_append(w, half, sizeof half, &err) : st_writer_append(w, row, sizeof row, &err), &err);
+			assert_ok(list[i].rows ? st_writer_append(w, half, sizeof half, &err)
+			                       : st_writer_append(w, row, sizeof row, &err),
+			          &err);
 		}
 	assert_ok(st_writer_finish(w, &readable, &err), &err);
 	assert_ok(st_writer_commit(w, &err), &err);
 }
 
-/* In a process of its own, started anew since threads do not survive fork(): convert under a limit on writable private memory. */
+/* In a process of its own, started anew since threads do not survive fork(): convert under a limit on writable private
+ * memory. */
 static int limited_conversion(char **argv)
 {
 	struct rlimit limit = { .rlim_cur = 256u << 20, .rlim_max = 256u << 20 };
@@ -484,9 +542,12 @@ static int limited_conversion(char **argv)
 static void memory_does_not_depend_on_size(void **state)
 {
 	(void)state;
-	static const struct { const char *out, *type; } cases[] = { { "b.gguf", "Q8_0" }, { "b", "" } };
+	static const struct {
+		const char *out, *type;
+	} cases[] = { { "b.gguf", "Q8_0" }, { "b", "" } };
 	char self[1024];
-	ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1); /* by name: under valgrind the link itself is valgrind's */
+	ssize_t len = readlink("/proc/self/exe", self,
+	                       sizeof self - 1); /* by name: under valgrind the link itself is valgrind's */
 	assert_true(len > 0);
 	self[len] = '\0';
 #ifdef __SANITIZE_ADDRESS__
@@ -496,7 +557,8 @@ static void memory_does_not_depend_on_size(void **state)
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		pid_t pid = fork();
 		if (pid == 0) {
-			execl(self, "test_convert", "--limited", in_folder("a.gguf"), in_folder(cases[i].out), cases[i].type, (char *)NULL);
+			execl(self, "test_convert", "--limited", in_folder("a.gguf"), in_folder(cases[i].out),
+			      cases[i].type, (char *)NULL);
 			_exit(3);
 		}
 		int status;

@@ -34,9 +34,21 @@ static void move_rows(struct toy *m, const char *name, uint64_t (*from)(uint64_t
 	t->data = out;
 }
 
-static uint64_t three_on(uint64_t i, uint64_t n, const struct toy *m) { (void)m; return (i + 3) % n; }
-static uint64_t one_back(uint64_t i, uint64_t n, const struct toy *m) { (void)m; return (i + n - 1) % n; }
-static uint64_t scattered(uint64_t i, uint64_t n, const struct toy *m) { (void)m; return i * 37 % n; }
+static uint64_t three_on(uint64_t i, uint64_t n, const struct toy *m)
+{
+	(void)m;
+	return (i + 3) % n;
+}
+static uint64_t one_back(uint64_t i, uint64_t n, const struct toy *m)
+{
+	(void)m;
+	return (i + n - 1) % n;
+}
+static uint64_t scattered(uint64_t i, uint64_t n, const struct toy *m)
+{
+	(void)m;
+	return i * 37 % n;
+}
 static uint64_t adjacent(uint64_t i, uint64_t d)
 {
 	uint64_t k = i % d;
@@ -74,7 +86,10 @@ static void kbias_adjacent(struct toy *m) { move_rows(m, KBIAS0, for_keys); }
 static void gate_is_up(struct toy *m) { toy_swap(m, GATE0, UP0); }
 static void k_is_v(struct toy *m) { toy_swap(m, K0, V0); }
 static void layers_swapped(struct toy *m) { toy_swap(m, O1, O0); }
-static void norms_swapped(struct toy *m) { toy_swap(m, "model.layers.1.input_layernorm.weight", "model.layers.1.post_attention_layernorm.weight"); }
+static void norms_swapped(struct toy *m)
+{
+	toy_swap(m, "model.layers.1.input_layernorm.weight", "model.layers.1.post_attention_layernorm.weight");
+}
 static void missing(struct toy *m) { toy_find(m, DOWN1)->absent = true; }
 static void nan_inside(struct toy *m) { toy_find(m, DOWN1)->data[100] = NAN; }
 
@@ -136,7 +151,9 @@ static void repair_both_ways(const char *what, const char *bad, const char *good
 	for (int order = 0; order < 2; order++) {
 		const char *report = in_folder("report.json");
 		write_report(order ? good : bad, order ? bad : good, report);
-		struct st_convert_options o = { .repair = report, .side = order ? 'b' : 'a', .force = true, .threads = 2 };
+		struct st_convert_options o = {
+			.repair = report, .side = order ? 'b' : 'a', .force = true, .threads = 2
+		};
 		struct st_error err = ST_ERROR_INIT;
 		struct st_convert_result *r = NULL;
 		if (st_convert(bad, out, &o, &r, &err) != ST_OK) {
@@ -200,9 +217,14 @@ static const struct plant {
 static void planted_faults_are_repaired(void **state)
 {
 	(void)state;
-	static const struct { const char *arch; uint32_t hidden; enum st_dtype bad, good; } pairs[] = {
-		{ "qwen2", 64, ST_DTYPE_F32, ST_DTYPE_F32 },  { "llama", 64, ST_DTYPE_BF16, ST_DTYPE_F32 }, { "llama", 64, ST_DTYPE_Q8_0, ST_DTYPE_BF16 },
-		{ "qwen2", 64, ST_DTYPE_Q4_0, ST_DTYPE_Q4_0 }, { "llama", 256, ST_DTYPE_Q4_K, ST_DTYPE_Q8_0 },
+	static const struct {
+		const char *arch;
+		uint32_t hidden;
+		enum st_dtype bad, good;
+	} pairs[] = {
+		{ "qwen2", 64, ST_DTYPE_F32, ST_DTYPE_F32 },    { "llama", 64, ST_DTYPE_BF16, ST_DTYPE_F32 },
+		{ "llama", 64, ST_DTYPE_Q8_0, ST_DTYPE_BF16 },  { "qwen2", 64, ST_DTYPE_Q4_0, ST_DTYPE_Q4_0 },
+		{ "llama", 256, ST_DTYPE_Q4_K, ST_DTYPE_Q8_0 },
 	};
 	for (size_t k = 0; k < sizeof pairs / sizeof *pairs; k++) {
 		bool llama = strcmp(pairs[k].arch, "llama") == 0;
@@ -214,12 +236,14 @@ static void planted_faults_are_repaired(void **state)
 			if ((plants[i].floats_only && pairs[k].bad >= ST_DTYPE_Q4_0) || (plants[i].qwen_only && llama))
 				continue;
 			char what[128];
-			snprintf(what, sizeof what, "%s, %s, %s", plants[i].name, pairs[k].arch, st_dtype_info(pairs[k].bad)->name);
+			snprintf(what, sizeof what, "%s, %s, %s", plants[i].name, pairs[k].arch,
+			         st_dtype_info(pairs[k].bad)->name);
 			toy_make(&m, pairs[k].arch, pairs[k].hidden, false);
 			plants[i].plant(&m);
 			toy_write(&m, in_folder("bad.gguf"), pairs[k].bad, true);
 			toy_free(&m);
-			repair_both_ways(what, in_folder("bad.gguf"), in_folder("good.gguf"), in_folder(i % 2 ? "out.gguf" : "out.apr"), plants[i].code);
+			repair_both_ways(what, in_folder("bad.gguf"), in_folder("good.gguf"),
+			                 in_folder(i % 2 ? "out.gguf" : "out.apr"), plants[i].code);
 		}
 	}
 }
@@ -228,7 +252,8 @@ static void planted_faults_are_repaired(void **state)
 static void moved_rows_come_back_as_bytes(void **state)
 {
 	(void)state;
-	static void (*const exact[])(struct toy *) = { shifted, embedding_shifted, q_adjacent, k_like_q, gate_is_up, k_is_v, layers_swapped, interleaved, head_scaled };
+	static void (*const exact[])(struct toy *) = { shifted, embedding_shifted, q_adjacent,  k_like_q,   gate_is_up,
+		                                       k_is_v,  layers_swapped,    interleaved, head_scaled };
 	struct toy m;
 	toy_make(&m, "llama", 256, false);
 	toy_write(&m, in_folder("good.gguf"), ST_DTYPE_Q4_0, true);
@@ -247,8 +272,8 @@ static void moved_rows_come_back_as_bytes(void **state)
 
 /* ---- faults of storage ---- */
 
-static void storage_fault_in(const char *arch, const char *tensor, enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t),
-                             enum st_dtype against, const char *code)
+static void storage_fault_in(const char *arch, const char *tensor, enum st_dtype type, enum st_dtype label,
+                             void (*mangle)(uint8_t *, size_t), enum st_dtype against, const char *code)
 {
 	struct toy m;
 	toy_make(&m, arch, 256, false);
@@ -260,7 +285,8 @@ static void storage_fault_in(const char *arch, const char *tensor, enum st_dtype
 	repair_both_ways(code, in_folder("bad.gguf"), in_folder("good.gguf"), in_folder("out.gguf"), code);
 }
 
-static void storage_fault(enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t), enum st_dtype against, const char *code)
+static void storage_fault(enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t),
+                          enum st_dtype against, const char *code)
 {
 	storage_fault_in("qwen2", O1, type, label, mangle, against, code);
 }
@@ -298,9 +324,12 @@ static void configurations_are_repaired(void **state)
 		toy_write(&bad, in_folder("bad.gguf"), ST_DTYPE_F32, true);
 		toy_write(&bad, in_folder("badhf"), ST_DTYPE_F32, false);
 		convert(in_folder("badhf"), in_folder("bad.apr"));
-		static const char *const ins[] = { "bad.gguf", "badhf", "bad.apr" }, *const outs[] = { "out.gguf", "out", "out.apr" };
+		static const char *const ins[] = { "bad.gguf", "badhf", "bad.apr" }, *const outs[] = { "out.gguf",
+			                                                                               "out",
+			                                                                               "out.apr" };
 		for (int k = 0; k < 3; k++) {
-			repair_both_ways("configuration", in_folder(ins[k]), in_folder("good"), in_folder(outs[k]), "config.mismatch");
+			repair_both_ways("configuration", in_folder(ins[k]), in_folder("good"), in_folder(outs[k]),
+			                 "config.mismatch");
 			same_model(in_folder(outs[k]), in_folder("good"), NULL);
 		}
 		toy_free(&good);
@@ -315,18 +344,21 @@ static void configurations_are_repaired(void **state)
 static void divide_frequencies(struct toy *m, const float *by)
 {
 	uint64_t seed = 1;
-	memcpy(toy_add(m, "rope_freqs.weight", m->head_dim / 2, 0, 0, 1, &seed)->data, by, m->head_dim / 2 * sizeof *by);
+	memcpy(toy_add(m, "rope_freqs.weight", m->head_dim / 2, 0, 0, 1, &seed)->data, by,
+	       m->head_dim / 2 * sizeof *by);
 }
 
 /*
- * A wrong base beside divisors of frequencies: such as no scaling makes, which stay, and llama3's, which nobody recognises
- * under that base. Here factor 8, high 4, original length 64, base 10000, worked out with wavelengths 2 pi 10000^(2i/16).
+ * A wrong base beside divisors of frequencies: such as no scaling makes, which stay, and llama3's, which nobody
+ * recognises under that base. Here factor 8, high 4, original length 64, base 10000, worked out with wavelengths 2 pi
+ * 10000^(2i/16).
  */
 static void divisors_outlive_a_repair(void **state)
 {
 	(void)state;
 	static const float sets[2][8] = {
-		{ 1.5f, 3, 2, 7.25f, 11, 1, 40, 5 }, { 1, 1.29397583f, 7.66738513f, 8, 8, 8, 8, 8 },
+		{ 1.5f, 3, 2, 7.25f, 11, 1, 40, 5 },
+		{ 1, 1.29397583f, 7.66738513f, 8, 8, 8, 8, 8 },
 	};
 	for (int i = 0; i < 2; i++) {
 		struct toy good, bad;
@@ -337,7 +369,8 @@ static void divisors_outlive_a_repair(void **state)
 		divide_frequencies(&bad, sets[i]);
 		toy_write(&good, in_folder("good.gguf"), ST_DTYPE_F32, true);
 		toy_write(&bad, in_folder("bad.gguf"), ST_DTYPE_F32, true);
-		repair_both_ways("base beside divisors", in_folder("bad.gguf"), in_folder("good.gguf"), in_folder("out.gguf"), "config.mismatch");
+		repair_both_ways("base beside divisors", in_folder("bad.gguf"), in_folder("good.gguf"),
+		                 in_folder("out.gguf"), "config.mismatch");
 		same_model(in_folder("out.gguf"), in_folder("good.gguf"), NULL);
 		struct st_error err = ST_ERROR_INIT;
 		struct st_container *c;
@@ -359,7 +392,10 @@ static void divisors_outlive_a_repair(void **state)
 static void windows_are_repaired(void **state)
 {
 	(void)state;
-	static const struct { const char *type, *bad, *good, *want; bool null; } cases[] = {
+	static const struct {
+		const char *type, *bad, *good, *want;
+		bool null;
+	} cases[] = {
 		{ "mistral", ", \"sliding_window\": 3", ", \"sliding_window\": null", "mistral", true },
 		{ "mistral", ", \"sliding_window\": null", ", \"sliding_window\": 3", "mistral", false },
 		{ "llama", "", ", \"sliding_window\": 3", "mistral", false },
@@ -373,15 +409,19 @@ static void windows_are_repaired(void **state)
 		for (int good = 0; good < 2; good++) {
 			FILE *f = fopen(in_folder(good ? "good/config.json" : "bad/config.json"), "w");
 			assert_non_null(f);
-			fprintf(f, "{\"model_type\": \"%s\", \"hidden_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
-			        "\"num_key_value_heads\": 2, \"intermediate_size\": 128, \"vocab_size\": 96, \"rms_norm_eps\": 1e-05%s}\n", good ? "mistral" : cases[i].type,
-			        good ? cases[i].good : cases[i].bad);
+			fprintf(f,
+			        "{\"model_type\": \"%s\", \"hidden_size\": 64, \"num_hidden_layers\": 2, "
+			        "\"num_attention_heads\": 4, "
+			        "\"num_key_value_heads\": 2, \"intermediate_size\": 128, \"vocab_size\": 96, "
+			        "\"rms_norm_eps\": 1e-05%s}\n",
+			        good ? "mistral" : cases[i].type, good ? cases[i].good : cases[i].bad);
 			fclose(f);
 		}
 		repair_both_ways("window", in_folder("bad"), in_folder("good"), in_folder("out"), "config.mismatch");
 		same_model(in_folder("out"), in_folder("good"), NULL);
 		json_error_t e;
-		json_t *j = json_load_file(in_folder("out/config.json"), 0, &e), *window = json_object_get(j, "sliding_window");
+		json_t *j = json_load_file(in_folder("out/config.json"), 0, &e),
+		       *window = json_object_get(j, "sliding_window");
 		assert_non_null(window);
 		assert_int_equal(json_is_null(window), cases[i].null);
 		assert_string_equal(json_string_value(json_object_get(j, "model_type")), cases[i].want);
@@ -392,7 +432,8 @@ static void windows_are_repaired(void **state)
 static void edit_report(const char *path, const char *key, json_t *value)
 {
 	json_error_t e;
-	json_t *j = json_load_file(path, 0, &e), *f = json_array_get(json_object_get(json_object_get(j, "weights"), "faults"), 0);
+	json_t *j = json_load_file(path, 0, &e),
+	       *f = json_array_get(json_object_get(json_object_get(j, "weights"), "faults"), 0);
 	assert_non_null(f);
 	assert_int_equal(json_object_set_new(f, key, value), 0);
 	assert_int_equal(json_dump_file(j, path, 0), 0);
@@ -417,9 +458,11 @@ static void what_cannot_be_repaired_is_named(void **state)
 	assert_non_null(strstr(err.message, "--side a"));
 	err = convert_fails(bad, out, &(struct st_convert_options){ .repair = report, .side = 'b' });
 	assert_string_equal(err.where, "side");
-	err = convert_fails(bad, in_folder("good.gguf"), &(struct st_convert_options){ .repair = report, .side = 'a', .force = true });
+	err = convert_fails(bad, in_folder("good.gguf"),
+	                    &(struct st_convert_options){ .repair = report, .side = 'a', .force = true });
 	assert_string_equal(err.message, "is an input, or holds one");
-	err = convert_fails(in_folder("third.gguf"), out, &(struct st_convert_options){ .repair = report, .side = 'a' });
+	err = convert_fails(in_folder("third.gguf"), out,
+	                    &(struct st_convert_options){ .repair = report, .side = 'a' });
 	assert_non_null(strstr(err.message, "neither input of the report"));
 	/* A report that names the wrong mistake: the result is held against the other file and refused. */
 	edit_report(report, "code", json_string("weight.row_shift"));
@@ -451,25 +494,25 @@ static void what_cannot_be_repaired_is_named(void **state)
 static void published_faults_are_repaired(void **state)
 {
 	(void)state;
-	static const struct { const char *bad, *good, *code; } cases[] = {
+	static const struct {
+		const char *bad, *good, *code;
+	} cases[] = {
 		{ "models/stories260k/fault-q-transposed.apr", "models/stories260k/model.gguf", "weight.transposed" },
-		{ "models/stories260k/fault-qk-not-permuted.gguf", "models/stories260k/model.gguf", "weight.rope_permuted" },
+		{ "models/stories260k/fault-qk-not-permuted.gguf", "models/stories260k/model.gguf",
+		  "weight.rope_permuted" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-		repair_both_ways(cases[i].code, shared_path(cases[i].bad), shared_path(cases[i].good), in_folder(i ? "out.gguf" : "out.apr"), cases[i].code);
+		repair_both_ways(cases[i].code, shared_path(cases[i].bad), shared_path(cases[i].good),
+		                 in_folder(i ? "out.gguf" : "out.apr"), cases[i].code);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(planted_faults_are_repaired),
-		CASE(moved_rows_come_back_as_bytes),
-		CASE(storage_faults_are_repaired),
-		CASE(configurations_are_repaired),
-		CASE(divisors_outlive_a_repair),
-		CASE(windows_are_repaired),
-		CASE(what_cannot_be_repaired_is_named),
-		CASE(published_faults_are_repaired),
+		CASE(planted_faults_are_repaired),      CASE(moved_rows_come_back_as_bytes),
+		CASE(storage_faults_are_repaired),      CASE(configurations_are_repaired),
+		CASE(divisors_outlive_a_repair),        CASE(windows_are_repaired),
+		CASE(what_cannot_be_repaired_is_named), CASE(published_faults_are_repaired),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);

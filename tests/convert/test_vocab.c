@@ -28,10 +28,14 @@ static void model_around(const char *vocab, const char *path)
 			kv[n++] = v->kv[i];
 	assert_true(n < 128 && m->n_tensors <= 64);
 	for (size_t i = 0; i < m->n_tensors; i++) {
-		specs[i] = (struct st_tensor_spec){ .name = m->tensors[i].name, .dtype = m->tensors[i].dtype, .ndim = m->tensors[i].ndim };
+		specs[i] = (struct st_tensor_spec){ .name = m->tensors[i].name,
+			                            .dtype = m->tensors[i].dtype,
+			                            .ndim = m->tensors[i].ndim };
 		memcpy(specs[i].shape, m->tensors[i].shape, sizeof specs[i].shape);
 	}
-	struct st_write_plan plan = { .format = ST_FORMAT_GGUF, .specs = specs, .n_specs = m->n_tensors, .kv = kv, .n_kv = n };
+	struct st_write_plan plan = {
+		.format = ST_FORMAT_GGUF, .specs = specs, .n_specs = m->n_tensors, .kv = kv, .n_kv = n
+	};
 	struct st_writer *w;
 	const char *readable;
 	assert_ok(st_writer_open(path, &plan, &w, &err), &err);
@@ -112,8 +116,9 @@ static void same_vocabulary(const char *a, const char *b)
 	}
 	/* What the kind of vocabulary has; files carry keys that mean nothing for theirs. */
 	bool bytes = strncmp(st_tokenizer_describe(s), "bpe", 3) == 0;
-	const char *const keys[] = { "tokenizer.ggml.model", "tokenizer.ggml.token_type", bytes ? "tokenizer.ggml.merges" : "tokenizer.ggml.scores",
-	                             bytes ? "tokenizer.ggml.pre" : "tokenizer.ggml.model" };
+	const char *const keys[] = { "tokenizer.ggml.model", "tokenizer.ggml.token_type",
+		                     bytes ? "tokenizer.ggml.merges" : "tokenizer.ggml.scores",
+		                     bytes ? "tokenizer.ggml.pre" : "tokenizer.ggml.model" };
 	for (size_t i = 0; i < 4; i++) {
 		const struct st_kv *p = st_kv_find(x, keys[i]), *q = st_kv_find(y, keys[i]);
 		assert_non_null(p);
@@ -171,10 +176,15 @@ static void write_tokenizer(const char *dir, const char *split)
 	snprintf(path, sizeof path, "%s/tokenizer.json", dir);
 	FILE *f = fopen(path, "w");
 	assert_non_null(f);
-	fprintf(f, "{\"added_tokens\": [{\"id\": 257, \"content\": \"<|end|>\", \"special\": true}, {\"id\": 258, \"content\": \"<tool>\", \"special\": false, \"lstrip\": true}], "
-	        "\"normalizer\": null, \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", \"pattern\": {\"Regex\": \"%s\"}, \"behavior\": \"Isolated\"}, "
-	        "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": false}]}, \"post_processor\": null, \"decoder\": {\"type\": \"ByteLevel\"}, "
-	        "\"model\": {\"type\": \"BPE\", \"vocab\": {", split);
+	fprintf(f,
+	        "{\"added_tokens\": [{\"id\": 257, \"content\": \"<|end|>\", \"special\": true}, {\"id\": 258, "
+	        "\"content\": \"<tool>\", \"special\": false, \"lstrip\": true}], "
+	        "\"normalizer\": null, \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": "
+	        "\"Split\", \"pattern\": {\"Regex\": \"%s\"}, \"behavior\": \"Isolated\"}, "
+	        "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": false}]}, \"post_processor\": "
+	        "null, \"decoder\": {\"type\": \"ByteLevel\"}, "
+	        "\"model\": {\"type\": \"BPE\", \"vocab\": {",
+	        split);
 	unsigned next = 256;
 	for (unsigned b = 0; b < 256; b++) {
 		bool plain = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
@@ -184,8 +194,10 @@ static void write_tokenizer(const char *dir, const char *split)
 	fclose(f);
 }
 
-static const char config[] = "{\"model_type\": \"llama\", \"hidden_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
-	"\"intermediate_size\": 128, \"vocab_size\": 96, \"rms_norm_eps\": 1e-05, \"tie_word_embeddings\": true, \"eos_token_id\": 257}";
+static const char config[] = "{\"model_type\": \"llama\", \"hidden_size\": 64, \"num_hidden_layers\": 2, "
+			     "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
+			     "\"intermediate_size\": 128, \"vocab_size\": 96, \"rms_norm_eps\": 1e-05, "
+			     "\"tie_word_embeddings\": true, \"eos_token_id\": 257}";
 
 static void documents_are_carried(void **state)
 {
@@ -205,12 +217,17 @@ static void documents_are_carried(void **state)
 	put_json("a/tokenizer_config.json", "{\"chat_template\": \"{{ messages }}\", \"eos_token\": \"<|end|>\"}");
 	convert(in_folder("a"), in_folder("b"));
 	char cmd[1024];
-	snprintf(cmd, sizeof cmd, "cd '%s' && for f in config.json tokenizer.json tokenizer_config.json; do cmp a/$f b/$f || exit 1; done", folder);
+	snprintf(cmd, sizeof cmd,
+	         "cd '%s' && for f in config.json tokenizer.json tokenizer_config.json; do cmp a/$f b/$f || exit 1; "
+	         "done",
+	         folder);
 	assert_int_equal(system(cmd), 0);
 	/* One that has: recognised by what it does. */
-	write_tokenizer(in_folder("a"), "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|"
-	                "\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+");
-	struct st_convert_result *r = convert_with(in_folder("a"), in_folder("c.gguf"), &(struct st_convert_options){ 0 });
+	write_tokenizer(in_folder("a"), "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{"
+	                                "1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|"
+	                                "\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+");
+	struct st_convert_result *r = convert_with(in_folder("a"), in_folder("c.gguf"),
+	                                           &(struct st_convert_options){ 0 });
 	assert_true(has_note(r, "white space"));
 	st_convert_result_free(r);
 	convert(in_folder("c.gguf"), in_folder("d.apr"));

@@ -10,10 +10,7 @@
 #include <sys/mman.h>
 
 /* The bytes of a file of the shared data set; the caller frees them. */
-static inline uint8_t *load_shared(const char *rel, size_t *size)
-{
-	return read_bytes(shared_path(rel), size);
-}
+static inline uint8_t *load_shared(const char *rel, size_t *size) { return read_bytes(shared_path(rel), size); }
 
 /* The elements of a little-endian f32 .npy file (version 1 header); the caller frees them. */
 static inline float *load_npy_f32(const char *rel, size_t *n)
@@ -32,7 +29,10 @@ static inline float *load_npy_f32(const char *rel, size_t *n)
 
 /* n bytes that end where an unmapped page begins (or, with `front`, begin where one ends): a read
  * or write past them kills the test. */
-struct guarded { uint8_t *map, *p; size_t pages; };
+struct guarded {
+	uint8_t *map, *p;
+	size_t pages;
+};
 
 static inline struct guarded guard(size_t n, bool front)
 {

@@ -10,9 +10,9 @@
 
 /* Types the shared data set has random blocks and their values for. */
 static const enum st_dtype with_vectors[] = {
-	ST_DTYPE_F16, ST_DTYPE_BF16, ST_DTYPE_Q4_0, ST_DTYPE_Q4_1, ST_DTYPE_Q5_0, ST_DTYPE_Q5_1, ST_DTYPE_Q8_0,
-	ST_DTYPE_Q2_K, ST_DTYPE_Q3_K, ST_DTYPE_Q4_K, ST_DTYPE_Q5_K, ST_DTYPE_Q6_K,
-	ST_DTYPE_IQ4_NL, ST_DTYPE_IQ4_XS, ST_DTYPE_MXFP4,
+	ST_DTYPE_F16,  ST_DTYPE_BF16, ST_DTYPE_Q4_0,   ST_DTYPE_Q4_1,   ST_DTYPE_Q5_0,
+	ST_DTYPE_Q5_1, ST_DTYPE_Q8_0, ST_DTYPE_Q2_K,   ST_DTYPE_Q3_K,   ST_DTYPE_Q4_K,
+	ST_DTYPE_Q5_K, ST_DTYPE_Q6_K, ST_DTYPE_IQ4_NL, ST_DTYPE_IQ4_XS, ST_DTYPE_MXFP4,
 };
 
 /* Decode the bytes of one file of the set and compare bit for bit; both buffers end at a guard page. */
@@ -54,8 +54,8 @@ static void encoded_blocks_decode_bit_for_bit(void **state)
 {
 	(void)state;
 	static const enum st_dtype types[] = {
-		ST_DTYPE_F16, ST_DTYPE_BF16, ST_DTYPE_Q4_0, ST_DTYPE_Q4_1, ST_DTYPE_Q5_0, ST_DTYPE_Q5_1,
-		ST_DTYPE_Q8_0, ST_DTYPE_MXFP4,
+		ST_DTYPE_F16,  ST_DTYPE_BF16, ST_DTYPE_Q4_0, ST_DTYPE_Q4_1,
+		ST_DTYPE_Q5_0, ST_DTYPE_Q5_1, ST_DTYPE_Q8_0, ST_DTYPE_MXFP4,
 	};
 	for (size_t i = 0; i < sizeof types / sizeof *types; i++)
 		check_vectors(types[i], "encoded");
@@ -70,7 +70,8 @@ static void any_bytes_decode(void **state)
 	for (unsigned t = 0; t < ST_DTYPE_COUNT; t++) {
 		const struct st_dtype_info *info = st_dtype_info((enum st_dtype)t);
 		for (unsigned round = 0; round < 64; round++) {
-			size_t n = info->block_elems * (1 + round % 5), size = n / info->block_elems * info->block_bytes;
+			size_t n = info->block_elems * (1 + round % 5),
+			       size = n / info->block_elems * info->block_bytes;
 			struct guarded src = guard(size, round & 1), dst = guard(4 * n, round & 2);
 			for (size_t i = 0; i < size; i++)
 				src.p[i] = round < 4 ? 0xFF : (uint8_t)st_xoshiro_next(&g);
@@ -101,7 +102,8 @@ static void every_half(void **state)
 		float got = st_f16_to_f32((uint16_t)h);
 		if (e == 31 && f != 0) {
 			assert_true(isnan(got));
-			assert_int_equal(st_f32_bits(got), (uint32_t)(h & 0x8000) << 16 | 0x7F800000u | (uint32_t)f << 13);
+			assert_int_equal(st_f32_bits(got),
+			                 (uint32_t)(h & 0x8000) << 16 | 0x7F800000u | (uint32_t)f << 13);
 			assert_int_equal(st_f32_to_f16(got), h | 0x200);
 			continue;
 		}
@@ -158,14 +160,16 @@ static void every_float8(void **state)
 		if (e == 15 && f == 7)
 			assert_true(isnan(got));
 		else
-			assert_true((double)got == s * (e == 0 ? ldexp(f, -9) : ldexp(8 + f, e - 10)) && !!signbit(got) == (s < 0));
+			assert_true((double)got == s * (e == 0 ? ldexp(f, -9) : ldexp(8 + f, e - 10))
+			            && !!signbit(got) == (s < 0));
 		e = b >> 2 & 31;
 		f = b & 3;
 		st_dtype_info(ST_DTYPE_F8_E5M2)->decode(&byte, &got, 1);
 		if (e == 31)
 			assert_true(f == 0 ? isinf(got) && (got < 0) == (s < 0) : isnan(got));
 		else
-			assert_true((double)got == s * (e == 0 ? ldexp(f, -16) : ldexp(4 + f, e - 17)) && !!signbit(got) == (s < 0));
+			assert_true((double)got == s * (e == 0 ? ldexp(f, -16) : ldexp(4 + f, e - 17))
+			            && !!signbit(got) == (s < 0));
 	}
 }
 
@@ -224,7 +228,8 @@ static void block_sizes_of_the_set(void **state)
 	for (const char *p = (const char *)text; (p = strstr(p, "\"type\": \""));) {
 		char name[16];
 		unsigned block, bytes;
-		assert_int_equal(sscanf(p, "\"type\": \"%15[^\"]\", \"block\": %u, \"bytes\": %u", name, &block, &bytes), 3);
+		assert_int_equal(
+			sscanf(p, "\"type\": \"%15[^\"]\", \"block\": %u, \"bytes\": %u", name, &block, &bytes), 3);
 		p += 8;
 		enum st_dtype t;
 		if (!st_dtype_parse(name, &t))

@@ -60,9 +60,13 @@ static void reference_bytes(void **state)
 static void ggml_bytes(void **state)
 {
 	(void)state;
-	static const struct { enum st_dtype t; const char *stem; } cases[] = {
-		{ ST_DTYPE_Q4_0, "q4_0_64" }, { ST_DTYPE_Q4_1, "q4_1_64" }, { ST_DTYPE_Q5_0, "q5_0_64" },
-		{ ST_DTYPE_Q5_1, "q5_1_64" }, { ST_DTYPE_Q8_0, "q8_0_64" }, { ST_DTYPE_Q4_K, "q4_k_512" }, { ST_DTYPE_Q6_K, "q6_k_512" },
+	static const struct {
+		enum st_dtype t;
+		const char *stem;
+	} cases[] = {
+		{ ST_DTYPE_Q4_0, "q4_0_64" },  { ST_DTYPE_Q4_1, "q4_1_64" }, { ST_DTYPE_Q5_0, "q5_0_64" },
+		{ ST_DTYPE_Q5_1, "q5_1_64" },  { ST_DTYPE_Q8_0, "q8_0_64" }, { ST_DTYPE_Q4_K, "q4_k_512" },
+		{ ST_DTYPE_Q6_K, "q6_k_512" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		const struct st_dtype_info *info = st_dtype_info(cases[i].t);
@@ -109,7 +113,8 @@ static void zeros_and_constants(void **state)
 			info->decode(bytes, y, ST_QKK);
 			/* AprQ8's codec works in units of its scale: 2.5 rounds to 3. */
 			for (size_t i = 0; i < ST_QKK; i++)
-				assert_true(t == ST_DTYPE_APR_Q8 ? y[i] == 3.0f * (float)sign : fabsf(y[i] - x[i]) < 0.02f);
+				assert_true(t == ST_DTYPE_APR_Q8 ? y[i] == 3.0f * (float)sign
+				                                 : fabsf(y[i] - x[i]) < 0.02f);
 		}
 	}
 }
@@ -119,7 +124,8 @@ static void zeros_and_constants(void **state)
 static void wild_values(void **state)
 {
 	(void)state;
-	static const float wild[] = { NAN, -NAN, INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, FLT_MIN, 0x1p-149f, -0x1p-149f, 1, -1, 0, -0.0f };
+	static const float wild[] = { NAN,       -NAN,       INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, FLT_MIN,
+		                      0x1p-149f, -0x1p-149f, 1,        -1,        0,       -0.0f };
 	struct st_xoshiro g;
 	st_xoshiro_seed(&g, 3);
 	for (unsigned t = 0; t < ST_DTYPE_COUNT; t++)
@@ -127,8 +133,9 @@ static void wild_values(void **state)
 			float x[ST_QKK], y[ST_QKK];
 			size_t size;
 			for (size_t i = 0; i < ST_QKK; i++)
-				x[i] = round < 13 ? wild[round] : round & 1 ? wild[st_xoshiro_next(&g) % 13]
-				                                            : st_bits_f32((uint32_t)st_xoshiro_next(&g));
+				x[i] = round < 13 ? wild[round]
+				     : round & 1  ? wild[st_xoshiro_next(&g) % 13]
+				                  : st_bits_f32((uint32_t)st_xoshiro_next(&g));
 			uint8_t *bytes = encode_guarded((enum st_dtype)t, x, ST_QKK, &size);
 			st_dtype_info((enum st_dtype)t)->decode(bytes, y, ST_QKK);
 			free(bytes);
@@ -169,7 +176,8 @@ static void apr_types(void **state)
 	assert_memory_equal(x, y, sizeof x);
 
 	/* Numbers half-way between two codes go to the even one, so that they do not all grow. */
-	static const float halves[] = { -8, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, -3.5f }, even[] = { -8, 0, 2, 2, 0, -2, -2, -4 };
+	static const float halves[] = { -8, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, -3.5f },
+			   even[] = { -8, 0, 2, 2, 0, -2, -2, -4 };
 	for (int i = 0; i < 32; i++)
 		x[i] = halves[i % 8];
 	st_dtype_info(ST_DTYPE_APR_Q4)->encode(x, bytes, 32);

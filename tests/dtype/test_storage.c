@@ -106,8 +106,13 @@ static double clamp(double v, double lo, double hi) { return v < lo ? lo : v > h
 static void eight_bit_blocks(void **state)
 {
 	(void)state;
-	static const struct { enum st_dtype t; size_t n; bool half; } types[] = {
-		{ ST_DTYPE_Q8_1, 32, true }, { ST_DTYPE_Q8_K, 256, false },
+	static const struct {
+		enum st_dtype t;
+		size_t n;
+		bool half;
+	} types[] = {
+		{ ST_DTYPE_Q8_1, 32, true },
+		{ ST_DTYPE_Q8_K, 256, false },
 	};
 	for (size_t k = 0; k < 2; k++) {
 		for (size_t b = 0; b < N; b += types[k].n) {
@@ -136,7 +141,8 @@ static void affine_fit(const float *x, size_t n, int top, bool rms_weight, doubl
 	*step_out = 0;
 	*min_out = lo;
 	for (int trial = 0; trial <= 20; trial++) {
-		double inv = (top - 1 + 0.1 * trial) / (hi - *min_out), from = *min_out, sw = 0, sx = 0, s1 = 0, s2 = 0, sc = 0;
+		double inv = (top - 1 + 0.1 * trial) / (hi - *min_out), from = *min_out, sw = 0, sx = 0, s1 = 0, s2 = 0,
+		       sc = 0;
 		for (size_t i = 0; i < n; i++) {
 			double v = (double)x[i], w = rms + fabs(v), c = clamp(round(inv * (v - from)), 0, top);
 			sw += w;
@@ -145,7 +151,8 @@ static void affine_fit(const float *x, size_t n, int top, bool rms_weight, doubl
 			s2 += w * c * c;
 			sc += w * c * v;
 		}
-		double det = sw * s2 - s1 * s1, step = (sw * sc - sx * s1) / det, min = fmin(0, (s2 * sx - s1 * sc) / det), loss = 0;
+		double det = sw * s2 - s1 * s1, step = (sw * sc - sx * s1) / det,
+		       min = fmin(0, (s2 * sx - s1 * sc) / det), loss = 0;
 		if (!(det > 0))
 			continue;
 		for (size_t i = 0; i < n; i++) {
@@ -163,8 +170,15 @@ static void affine_fit(const float *x, size_t n, int top, bool rms_weight, doubl
 static void affine_types(void **state)
 {
 	(void)state;
-	static const struct { enum st_dtype t; size_t sub; int top, scale_top; bool rms; } types[] = {
-		{ ST_DTYPE_Q2_K, 16, 3, 15, false }, { ST_DTYPE_Q5_K, 32, 31, 63, true }, { ST_DTYPE_Q4_K, 32, 15, 63, true },
+	static const struct {
+		enum st_dtype t;
+		size_t sub;
+		int top, scale_top;
+		bool rms;
+	} types[] = {
+		{ ST_DTYPE_Q2_K, 16, 3, 15, false },
+		{ ST_DTYPE_Q5_K, 32, 31, 63, true },
+		{ ST_DTYPE_Q4_K, 32, 15, 63, true },
 	};
 	size_t n = N / 8;
 	for (size_t k = 0; k < 3; k++) {
@@ -180,7 +194,8 @@ static void affine_types(void **state)
 			for (size_t i = 0; i < 256; i++) {
 				double s = half_of(max_step / st) * round(st * step[i / sub] / max_step);
 				double m = half_of(max_min / st) * round(st * -min[i / sub] / max_min);
-				back[b + i] = (float)(s * clamp(round(((double)data[b + i] + m) / s), 0, types[k].top) - m);
+				back[b + i] = (float)(s * clamp(round(((double)data[b + i] + m) / s), 0, types[k].top)
+				                      - m);
 			}
 		}
 		expect(types[k].t, rel_rms(data, back, n));
@@ -224,8 +239,15 @@ static void level_types(void **state)
 {
 	(void)state;
 	/* scale_half: integer scales -scale_half .. scale_half - 1 under an f16 factor; 0: the step itself is f16. */
-	static const struct { enum st_dtype t; size_t sub; int half, scale_half; } types[] = {
-		{ ST_DTYPE_Q3_K, 16, 4, 32 }, { ST_DTYPE_IQ4_NL, 32, 0, 0 }, { ST_DTYPE_IQ4_XS, 32, 0, 32 }, { ST_DTYPE_Q6_K, 16, 32, 128 },
+	static const struct {
+		enum st_dtype t;
+		size_t sub;
+		int half, scale_half;
+	} types[] = {
+		{ ST_DTYPE_Q3_K, 16, 4, 32 },
+		{ ST_DTYPE_IQ4_NL, 32, 0, 0 },
+		{ ST_DTYPE_IQ4_XS, 32, 0, 32 },
+		{ ST_DTYPE_Q6_K, 16, 32, 128 },
 	};
 	size_t n = N / 32;
 	for (size_t k = 0; k < 4; k++) {
@@ -272,12 +294,9 @@ static void microscaling(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(encoded_types),
-		cmocka_unit_test(exact_types_state_zero),
-		cmocka_unit_test(eight_bit_floats),
-		cmocka_unit_test(eight_bit_blocks),
-		cmocka_unit_test(affine_types),
-		cmocka_unit_test(level_types),
+		cmocka_unit_test(encoded_types),    cmocka_unit_test(exact_types_state_zero),
+		cmocka_unit_test(eight_bit_floats), cmocka_unit_test(eight_bit_blocks),
+		cmocka_unit_test(affine_types),     cmocka_unit_test(level_types),
 		cmocka_unit_test(microscaling),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

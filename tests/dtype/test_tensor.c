@@ -7,10 +7,17 @@
 
 #include <float.h>
 
-static struct st_tensor tensor(enum st_dtype t, enum st_layout layout, uint64_t rows, uint64_t cols, const uint8_t *data)
+static struct st_tensor tensor(enum st_dtype t, enum st_layout layout, uint64_t rows, uint64_t cols,
+                               const uint8_t *data)
 {
-	return (struct st_tensor){ .name = "t", .dtype = t, .layout = layout, .ndim = 2, .shape = { rows, cols },
-	                           .n_elems = rows * cols, .scale = 1, .data = data };
+	return (struct st_tensor){ .name = "t",
+		                   .dtype = t,
+		                   .layout = layout,
+		                   .ndim = 2,
+		                   .shape = { rows, cols },
+		                   .n_elems = rows * cols,
+		                   .scale = 1,
+		                   .data = data };
 }
 
 /* Random bytes whose f16 scales are finite: the sign and exponent bits of every byte stay moderate. */
@@ -82,7 +89,9 @@ static void rows_padded_to_blocks(void **state)
 		for (uint64_t cols = 255; cols < 258; cols++)
 			for (uint64_t gap = 0; gap < 6; gap += 5) {
 				const struct st_dtype_info *info = st_dtype_info(types[k]);
-				uint64_t rows = 4, row_bytes = (cols + info->block_elems - 1) / info->block_elems * info->block_bytes + gap;
+				uint64_t rows = 4, row_bytes = (cols + info->block_elems - 1) / info->block_elems
+				                                     * info->block_bytes
+				                             + gap;
 				/* The last row has no gap behind it, and nothing may be read there. */
 				size_t size = (size_t)(rows * row_bytes - gap);
 				struct guarded g = guard(size, false);
@@ -111,17 +120,32 @@ static void strided_views(void **state)
 	for (unsigned a = 0; a < 3; a++)
 		for (unsigned b = 0; b < 4; b++)
 			for (unsigned c = 0; c < 600; c++)
-				want[(a * 4 + b) * 600 + c] = (float)(store[c][a][b] = (uint16_t)(a * 20000 + b * 5000 + c));
-	struct st_tensor t = { .name = "t", .dtype = ST_DTYPE_U16, .layout = ST_LAYOUT_STRIDED, .ndim = 3, .shape = { 3, 4, 600 },
-	                       .strides = { 4, 1, 12 }, .n_elems = 7200, .scale = 1, .data = (const uint8_t *)store };
+				want[(a * 4 + b) * 600 + c] = (float)(store[c][a][b] = (uint16_t)(a * 20000 + b * 5000
+				                                                                  + c));
+	struct st_tensor t = { .name = "t",
+		               .dtype = ST_DTYPE_U16,
+		               .layout = ST_LAYOUT_STRIDED,
+		               .ndim = 3,
+		               .shape = { 3, 4, 600 },
+		               .strides = { 4, 1, 12 },
+		               .n_elems = 7200,
+		               .scale = 1,
+		               .data = (const uint8_t *)store };
 	assert_int_equal(st_tensor_rows(&t), 12);
 	check_rows(&t, 0, 12, want);
 	check_rows(&t, 5, 3, want + 5 * 600);
 	free(want);
 
 	static const double column[] = { 1, 2, 3 };
-	struct st_tensor back = { .name = "t", .dtype = ST_DTYPE_F64, .layout = ST_LAYOUT_STRIDED, .ndim = 1, .shape = { 3 },
-	                          .strides = { -1 }, .n_elems = 3, .scale = 1, .data = (const uint8_t *)(column + 2) };
+	struct st_tensor back = { .name = "t",
+		                  .dtype = ST_DTYPE_F64,
+		                  .layout = ST_LAYOUT_STRIDED,
+		                  .ndim = 1,
+		                  .shape = { 3 },
+		                  .strides = { -1 },
+		                  .n_elems = 3,
+		                  .scale = 1,
+		                  .data = (const uint8_t *)(column + 2) };
 	check_rows(&back, 0, 1, (const float[]){ 3, 2, 1 });
 	/* Stride 0 repeats one element. */
 	back.strides[0] = 0;
@@ -150,7 +174,12 @@ static void scalars_and_empty_tensors(void **state)
 {
 	(void)state;
 	const float seven = 7;
-	struct st_tensor t = { .name = "s", .dtype = ST_DTYPE_F32, .layout = ST_LAYOUT_ROWS, .n_elems = 1, .scale = 1, .data = (const uint8_t *)&seven };
+	struct st_tensor t = { .name = "s",
+		               .dtype = ST_DTYPE_F32,
+		               .layout = ST_LAYOUT_ROWS,
+		               .n_elems = 1,
+		               .scale = 1,
+		               .data = (const uint8_t *)&seven };
 	assert_int_equal(st_tensor_rows(&t), 1);
 	assert_int_equal(st_tensor_cols(&t), 1);
 	check_rows(&t, 0, 1, &seven);

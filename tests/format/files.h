@@ -56,8 +56,10 @@ static inline void assert_refused(const char *path, enum st_status status, const
 		st_error_format(&err, line, sizeof line);
 	else
 		st_container_close(c);
-	if (st != status || err.code != status || !err.path[0] || !strstr(line, text) || strchr(line, '\n') || (st == ST_OK) != !!c)
-		fail_msg("%s: expected %s with \"%s\", got %s: %s", what, st_status_name(status), text, st_status_name(st), line);
+	if (st != status || err.code != status || !err.path[0] || !strstr(line, text) || strchr(line, '\n')
+	    || (st == ST_OK) != !!c)
+		fail_msg("%s: expected %s with \"%s\", got %s: %s", what, st_status_name(status), text,
+		         st_status_name(st), line);
 }
 
 #endif

@@ -46,7 +46,8 @@ static inline void check_manifest(const char *kind)
 	assert_true(json_array_size(list) > 10);
 	size_t wrong = 0, i;
 	json_t *item;
-	json_array_foreach(list, i, item) {
+	json_array_foreach(list, i, item)
+	{
 		const char *file = json_string_value(json_object_get(item, "file"));
 		const char *expect = json_string_value(json_object_get(item, "expect"));
 		bool model = strcmp(json_string_value(json_object_get(item, "level")), "model") == 0;

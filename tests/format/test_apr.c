@@ -20,7 +20,9 @@ struct item {
 };
 
 static struct bytes file;
-static struct { size_t index, data, entry[16]; } at; /* places in the last file built */
+static struct {
+	size_t index, data, entry[16];
+} at; /* places in the last file built */
 
 static void fix_header_crc(struct bytes *b)
 {
@@ -210,7 +212,8 @@ static void bombs(void **state)
 static void sizes_settle_the_type(void **state)
 {
 	(void)state;
-	/* Bytes by hand from the block layouts: 32 elements in 18, 20, 22, 24, 34 or 36 bytes, 256 in 84, 110, 144, 176 or 210. */
+	/* Bytes by hand from the block layouts: 32 elements in 18, 20, 22, 24, 34 or 36 bytes, 256 in 84, 110, 144, 176
+	 * or 210. */
 	static const struct {
 		uint8_t code;
 		uint64_t rows, cols;
@@ -219,33 +222,53 @@ static void sizes_settle_the_type(void **state)
 		enum st_layout layout;
 		uint64_t row_bytes;
 	} cases[] = {
-		{ 0, 2, 32, 256, ST_DTYPE_F32, ST_LAYOUT_ROWS, 128 },    { 1, 2, 32, 128, ST_DTYPE_F16, ST_LAYOUT_ROWS, 64 },
-		{ 30, 2, 32, 128, ST_DTYPE_BF16, ST_LAYOUT_ROWS, 64 },   { 2, 2, 32, 128, ST_DTYPE_BF16, ST_LAYOUT_ROWS, 64 },
-		{ 2, 2, 32, 36, ST_DTYPE_Q4_0, ST_LAYOUT_ROWS, 18 },     { 3, 2, 32, 512, ST_DTYPE_F64, ST_LAYOUT_ROWS, 256 },
-		{ 3, 2, 32, 40, ST_DTYPE_Q4_1, ST_LAYOUT_ROWS, 20 },     { 4, 2, 32, 256, ST_DTYPE_I32, ST_LAYOUT_ROWS, 128 },
-		{ 5, 2, 32, 512, ST_DTYPE_I64, ST_LAYOUT_ROWS, 256 },    { 6, 2, 32, 64, ST_DTYPE_I8, ST_LAYOUT_ROWS, 32 },
-		{ 6, 2, 32, 44, ST_DTYPE_Q5_0, ST_LAYOUT_ROWS, 22 },     { 7, 2, 32, 64, ST_DTYPE_U8, ST_LAYOUT_ROWS, 32 },
-		{ 7, 2, 32, 48, ST_DTYPE_Q5_1, ST_LAYOUT_ROWS, 24 },     { 8, 2, 32, 36, ST_DTYPE_APR_Q4, ST_LAYOUT_ROWS, 18 },
-		{ 8, 2, 32, 68, ST_DTYPE_Q8_0, ST_LAYOUT_ROWS, 34 },     { 9, 2, 32, 68, ST_DTYPE_APR_Q8, ST_LAYOUT_ROWS, 32 },
-		{ 9, 2, 32, 72, ST_DTYPE_Q8_1, ST_LAYOUT_ROWS, 36 },     { 128, 2, 32, 36, ST_DTYPE_APR_Q4, ST_LAYOUT_ROWS, 18 },
-		{ 129, 2, 32, 68, ST_DTYPE_APR_Q8, ST_LAYOUT_ROWS, 32 }, { 10, 2, 256, 168, ST_DTYPE_Q2_K, ST_LAYOUT_ROWS, 84 },
-		{ 11, 2, 256, 220, ST_DTYPE_Q3_K, ST_LAYOUT_ROWS, 110 }, { 12, 2, 256, 288, ST_DTYPE_Q4_K, ST_LAYOUT_ROWS, 144 },
-		{ 13, 2, 256, 352, ST_DTYPE_Q5_K, ST_LAYOUT_ROWS, 176 }, { 14, 2, 256, 420, ST_DTYPE_Q6_K, ST_LAYOUT_ROWS, 210 },
+		{ 0, 2, 32, 256, ST_DTYPE_F32, ST_LAYOUT_ROWS, 128 },
+		{ 1, 2, 32, 128, ST_DTYPE_F16, ST_LAYOUT_ROWS, 64 },
+		{ 30, 2, 32, 128, ST_DTYPE_BF16, ST_LAYOUT_ROWS, 64 },
+		{ 2, 2, 32, 128, ST_DTYPE_BF16, ST_LAYOUT_ROWS, 64 },
+		{ 2, 2, 32, 36, ST_DTYPE_Q4_0, ST_LAYOUT_ROWS, 18 },
+		{ 3, 2, 32, 512, ST_DTYPE_F64, ST_LAYOUT_ROWS, 256 },
+		{ 3, 2, 32, 40, ST_DTYPE_Q4_1, ST_LAYOUT_ROWS, 20 },
+		{ 4, 2, 32, 256, ST_DTYPE_I32, ST_LAYOUT_ROWS, 128 },
+		{ 5, 2, 32, 512, ST_DTYPE_I64, ST_LAYOUT_ROWS, 256 },
+		{ 6, 2, 32, 64, ST_DTYPE_I8, ST_LAYOUT_ROWS, 32 },
+		{ 6, 2, 32, 44, ST_DTYPE_Q5_0, ST_LAYOUT_ROWS, 22 },
+		{ 7, 2, 32, 64, ST_DTYPE_U8, ST_LAYOUT_ROWS, 32 },
+		{ 7, 2, 32, 48, ST_DTYPE_Q5_1, ST_LAYOUT_ROWS, 24 },
+		{ 8, 2, 32, 36, ST_DTYPE_APR_Q4, ST_LAYOUT_ROWS, 18 },
+		{ 8, 2, 32, 68, ST_DTYPE_Q8_0, ST_LAYOUT_ROWS, 34 },
+		{ 9, 2, 32, 68, ST_DTYPE_APR_Q8, ST_LAYOUT_ROWS, 32 },
+		{ 9, 2, 32, 72, ST_DTYPE_Q8_1, ST_LAYOUT_ROWS, 36 },
+		{ 128, 2, 32, 36, ST_DTYPE_APR_Q4, ST_LAYOUT_ROWS, 18 },
+		{ 129, 2, 32, 68, ST_DTYPE_APR_Q8, ST_LAYOUT_ROWS, 32 },
+		{ 10, 2, 256, 168, ST_DTYPE_Q2_K, ST_LAYOUT_ROWS, 84 },
+		{ 11, 2, 256, 220, ST_DTYPE_Q3_K, ST_LAYOUT_ROWS, 110 },
+		{ 12, 2, 256, 288, ST_DTYPE_Q4_K, ST_LAYOUT_ROWS, 144 },
+		{ 13, 2, 256, 352, ST_DTYPE_Q5_K, ST_LAYOUT_ROWS, 176 },
+		{ 14, 2, 256, 420, ST_DTYPE_Q6_K, ST_LAYOUT_ROWS, 210 },
 		/* Rows that are no multiple of the block: 4 rows of 72 are 9 legacy blocks */
-		{ 2, 4, 72, 162, ST_DTYPE_Q4_0, ST_LAYOUT_FLAT, 0 },     { 8, 3, 35, 72, ST_DTYPE_APR_Q4, ST_LAYOUT_FLAT, 0 },
-		{ 8, 3, 35, 136, ST_DTYPE_Q8_0, ST_LAYOUT_FLAT, 0 },     { 9, 3, 35, 109, ST_DTYPE_APR_Q8, ST_LAYOUT_ROWS, 35 },
+		{ 2, 4, 72, 162, ST_DTYPE_Q4_0, ST_LAYOUT_FLAT, 0 },
+		{ 8, 3, 35, 72, ST_DTYPE_APR_Q4, ST_LAYOUT_FLAT, 0 },
+		{ 8, 3, 35, 136, ST_DTYPE_Q8_0, ST_LAYOUT_FLAT, 0 },
+		{ 9, 3, 35, 109, ST_DTYPE_APR_Q8, ST_LAYOUT_ROWS, 35 },
 		/* 3 rows of 300: padded 3 * 2 blocks, flat ceil(900 / 256) = 4 */
-		{ 12, 3, 300, 864, ST_DTYPE_Q4_K, ST_LAYOUT_ROWS, 288 }, { 12, 3, 300, 576, ST_DTYPE_Q4_K, ST_LAYOUT_FLAT, 0 },
-		{ 14, 3, 300, 1260, ST_DTYPE_Q6_K, ST_LAYOUT_ROWS, 420 },{ 14, 3, 300, 840, ST_DTYPE_Q6_K, ST_LAYOUT_FLAT, 0 },
+		{ 12, 3, 300, 864, ST_DTYPE_Q4_K, ST_LAYOUT_ROWS, 288 },
+		{ 12, 3, 300, 576, ST_DTYPE_Q4_K, ST_LAYOUT_FLAT, 0 },
+		{ 14, 3, 300, 1260, ST_DTYPE_Q6_K, ST_LAYOUT_ROWS, 420 },
+		{ 14, 3, 300, 840, ST_DTYPE_Q6_K, ST_LAYOUT_FLAT, 0 },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-		struct item it = { .name = "model.w", .code = cases[i].code, .ndim = 2, .dims = { cases[i].rows, cases[i].cols }, .size = cases[i].size };
+		struct item it = { .name = "model.w",
+			           .code = cases[i].code,
+			           .ndim = 2,
+			           .dims = { cases[i].rows, cases[i].cols },
+			           .size = cases[i].size };
 		build("{}", &it, 1, 0, false);
 		struct st_container *c = open_ok(save("m.apr", &file));
 		const struct st_tensor *t = st_container_tensor(c, 0);
 		if (t->dtype != cases[i].dtype || t->layout != cases[i].layout || t->row_bytes != cases[i].row_bytes)
-			fail_msg("case %zu: %s, layout %d, rows of %llu bytes", i, st_dtype_info(t->dtype)->name, (int)t->layout,
-			         (unsigned long long)t->row_bytes);
+			fail_msg("case %zu: %s, layout %d, rows of %llu bytes", i, st_dtype_info(t->dtype)->name,
+			         (int)t->layout, (unsigned long long)t->row_bytes);
 		decode_all(c);
 		st_container_close(c);
 	}
@@ -274,7 +297,11 @@ static void sizes_that_fit_nothing(void **state)
 		{ 129, 1, 0, 0, ST_ERR_FORMAT, "" }, /* no room for the scale */
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-		struct item it = { .name = "model.w", .code = cases[i].code, .ndim = 2, .dims = { cases[i].rows, cases[i].cols }, .size = cases[i].size };
+		struct item it = { .name = "model.w",
+			           .code = cases[i].code,
+			           .ndim = 2,
+			           .dims = { cases[i].rows, cases[i].cols },
+			           .size = cases[i].size };
 		build("{}", &it, 1, 0, false);
 		assert_refused(save("m.apr", &file), cases[i].status, cases[i].why, cases[i].why);
 	}
@@ -375,7 +402,8 @@ static void order_of_writer_b(void **state)
 		struct st_container *c = open_ok(save("m.apr", &file));
 		assert_int_equal(c->apr_writer, ST_APR_WRITER_B);
 		assert_true(c->apr_dims_reversed);
-		assert_string_equal(st_container_describe(c), "APR v2 (writer B), dimensions listed as [in, out], index not sorted by name");
+		assert_string_equal(st_container_describe(c),
+		                    "APR v2 (writer B), dimensions listed as [in, out], index not sorted by name");
 		assert_shape(st_container_find(c, b[0].name), 2, 4);
 		const struct st_tensor *t = st_container_find(c, b[2].name);
 		assert_true(t->shape[0] == 2 && t->shape[1] == 4 && t->shape[2] == 6);
@@ -417,7 +445,11 @@ static void matrices_stored_transposed(void **state)
 	st_container_close(c);
 	const struct item trained[] = {
 		{ .name = "model.layers.0.mlp.up_proj.weight", .ndim = 2, .dims = { 4, 6 }, .size = 96, .data = x },
-		{ .name = "model.layers.0.self_attn.q_proj.weight", .ndim = 2, .dims = { 4, 4 }, .size = 64, .data = x },
+		{ .name = "model.layers.0.self_attn.q_proj.weight",
+		  .ndim = 2,
+		  .dims = { 4, 4 },
+		  .size = 64,
+		  .data = x },
 	};
 	build("{\"format\":\"entrenar-checkpoint\",\"hidden_size\":4}", trained, 2, 0x400, false);
 	c = open_ok(save("m.apr", &file));
@@ -427,7 +459,9 @@ static void matrices_stored_transposed(void **state)
 	assert_true(got[0] == 1 && got[3] == 31);
 	assert_int_equal(st_container_find(c, trained[1].name)->layout, ST_LAYOUT_STRIDED);
 	st_container_close(c);
-	const struct item quantised = { .name = "model.layers.0.mlp.up_proj.weight", .code = 2, .ndim = 2, .dims = { 32, 64 }, .size = 1152 };
+	const struct item quantised = {
+		.name = "model.layers.0.mlp.up_proj.weight", .code = 2, .ndim = 2, .dims = { 32, 64 }, .size = 1152
+	};
 	build("{\"format\":\"entrenar-checkpoint\",\"hidden_size\":32}", &quantised, 1, 0x400, false);
 	assert_refused(save("m.apr", &file), ST_ERR_UNSUPPORTED, "a transposed matrix in blocks of Q4_0", "quantised");
 }
@@ -443,7 +477,8 @@ static void metadata_that_contradicts_itself(void **state)
 		const char *why;
 	} cases[] = {
 		{ "{\"num_layers\":2,\"num_hidden_layers\":2,\"n_layer\":null}", ST_OK, "" },
-		{ "{\"num_layers\":1,\"num_hidden_layers\":2}", ST_ERR_FORMAT, "num_layers: is 1, but num_hidden_layers, another spelling of it, is 2" },
+		{ "{\"num_layers\":1,\"num_hidden_layers\":2}", ST_ERR_FORMAT,
+		  "num_layers: is 1, but num_hidden_layers, another spelling of it, is 2" },
 		{ "{\"n_embd\":4,\"d_model\":8}", ST_ERR_FORMAT, "d_model: is 8, but n_embd" },
 		{ "{\"rms_norm_eps\":1e-6,\"layer_norm_eps\":1e-5}", ST_ERR_FORMAT, "layer_norm_eps" },
 		{ "{\"rms_norm_eps\":1e-6,\"norm_eps\":0.000001}", ST_OK, "" },
@@ -452,7 +487,8 @@ static void metadata_that_contradicts_itself(void **state)
 		{ "{\"num_heads\":2.5}", ST_ERR_FORMAT, "num_heads: must be" },
 		{ "{\"rope_theta\":\"x\"}", ST_ERR_FORMAT, "rope_theta: must be a number" },
 		{ "{\"architecture\":7}", ST_ERR_FORMAT, "architecture: must be a string" },
-		{ "{\"tokenizer.vocabulary\":[\"a\",1]}", ST_ERR_FORMAT, "tokenizer.vocabulary: item 1 is not a string" },
+		{ "{\"tokenizer.vocabulary\":[\"a\",1]}", ST_ERR_FORMAT,
+		  "tokenizer.vocabulary: item 1 is not a string" },
 		{ "{\"tokenizer.scores\":[0.5,\"a\"]}", ST_ERR_FORMAT, "tokenizer.scores: item 1 is not a number" },
 		{ "{\"a\":1,\"a\":1}", ST_ERR_FORMAT, "not valid JSON: duplicate" },
 		{ "[]", ST_ERR_FORMAT, "not a JSON object" },
@@ -484,8 +520,8 @@ static void broken_fields(void **state)
 		enum st_status status;
 		const char *why;
 	} cases[] = {
-		{ HEADER, 0, 4, 0x31525041, ST_ERR_UNSUPPORTED, "not an APR v2 file" },   /* APR1 */
-		{ HEADER, 0, 4, 0x4e525041, ST_ERR_UNSUPPORTED, "version 1 container" },  /* APRN */
+		{ HEADER, 0, 4, 0x31525041, ST_ERR_UNSUPPORTED, "not an APR v2 file" },  /* APR1 */
+		{ HEADER, 0, 4, 0x4e525041, ST_ERR_UNSUPPORTED, "version 1 container" }, /* APRN */
 		{ HEADER, 4, 1, 3, ST_ERR_UNSUPPORTED, "version 3.0" },
 		{ HEADER, 6, 2, 0x404, ST_ERR_UNSUPPORTED, "encrypted" },
 		{ HEADER, 6, 2, 0x800, ST_ERR_UNSUPPORTED, "column-major" },
@@ -530,7 +566,9 @@ static void broken_fields(void **state)
 		assert_refused(save("m.apr", &file), cases[i].status, cases[i].why, cases[i].why);
 	}
 	/* A tensor that reaches into the next by one row */
-	build("{}", (struct item[]){ { .name = "a", .ndim = 2, .dims = { 4, 4 }, .size = 64 }, { .name = "b", .ndim = 1, .dims = { 4 }, .size = 16 } },
+	build("{}",
+	      (struct item[]){ { .name = "a", .ndim = 2, .dims = { 4, 4 }, .size = 64 },
+	                       { .name = "b", .ndim = 1, .dims = { 4 }, .size = 16 } },
 	      2, 0, false);
 	file.p[at.entry[0] + 2 + 1 + 2] = 5;
 	file.p[at.entry[0] + 2 + 1 + 2 + 24] = 80;
@@ -578,7 +616,8 @@ static void damaged_bytes(void **state)
 				if (was == values[k])
 					continue;
 				file.p[i] = values[k];
-				if (i < 40 || (i >= 44 && i < 64)) /* the rest of the header is damaged with a sound CRC */
+				if (i < 40
+				    || (i >= 44 && i < 64)) /* the rest of the header is damaged with a sound CRC */
 					fix_header_crc(&file);
 				bool opened = opens(save("m.apr", &file), line);
 				assert_false(footer && opened);
@@ -617,7 +656,8 @@ static void what_is_written_can_be_read(void **state)
 	static const size_t sizes[] = { 30, 4, 72, 100, 56, 64, 54, 60, 864, 66, 72, 210, 102 };
 	enum { N = sizeof specs / sizeof *specs };
 	struct st_error err = ST_ERROR_INIT;
-	json_t *meta = json_pack("{s:s, s:i, s:[s,s]}", "architecture", "llama", "num_layers", 2, "tokenizer.vocabulary", "a", "b");
+	json_t *meta = json_pack("{s:s, s:i, s:[s,s]}", "architecture", "llama", "num_layers", 2,
+	                         "tokenizer.vocabulary", "a", "b");
 	struct st_write_plan plan = { .format = ST_FORMAT_APR, .specs = specs, .n_specs = N, .metadata = meta };
 	struct st_writer *w;
 	const char *readable, *path = in_folder("w.apr");
@@ -664,17 +704,35 @@ static void plans_that_are_refused(void **state)
 		enum st_status status;
 		const char *why;
 	} cases[] = {
-		{ { { .name = "b", .dtype = ST_DTYPE_F32 }, { .name = "a", .dtype = ST_DTYPE_F32 } }, 2, "{}", ST_ERR_USAGE, "sorted" },
+		{ { { .name = "b", .dtype = ST_DTYPE_F32 }, { .name = "a", .dtype = ST_DTYPE_F32 } },
+		  2,
+		  "{}",
+		  ST_ERR_USAGE,
+		  "sorted" },
 		{ { { .name = longer, .dtype = ST_DTYPE_F32 } }, 1, "{}", ST_ERR_UNSUPPORTED, "1 to 256" },
-		{ { { .name = "a", .dtype = ST_DTYPE_IQ4_NL, .ndim = 1, .shape = { 32 } } }, 1, "{}", ST_ERR_UNSUPPORTED, "no type for IQ4_NL" },
-		{ { { .name = "a", .dtype = ST_DTYPE_Q8_1, .ndim = 1, .shape = { 32 } } }, 1, "{}", ST_ERR_UNSUPPORTED, "cannot be told" },
-		{ { { .name = "a", .dtype = ST_DTYPE_F32 } }, 1, "{\"num_layers\":1,\"n_layers\":2}", ST_ERR_FORMAT, "another spelling" },
+		{ { { .name = "a", .dtype = ST_DTYPE_IQ4_NL, .ndim = 1, .shape = { 32 } } },
+		  1,
+		  "{}",
+		  ST_ERR_UNSUPPORTED,
+		  "no type for IQ4_NL" },
+		{ { { .name = "a", .dtype = ST_DTYPE_Q8_1, .ndim = 1, .shape = { 32 } } },
+		  1,
+		  "{}",
+		  ST_ERR_UNSUPPORTED,
+		  "cannot be told" },
+		{ { { .name = "a", .dtype = ST_DTYPE_F32 } },
+		  1,
+		  "{\"num_layers\":1,\"n_layers\":2}",
+		  ST_ERR_FORMAT,
+		  "another spelling" },
 		{ { { .name = "a", .dtype = ST_DTYPE_F32 } }, 1, "[]", ST_ERR_USAGE, "must be an object" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct st_error err = ST_ERROR_INIT;
 		json_t *meta = json_loads(cases[i].meta, 0, NULL);
-		struct st_write_plan plan = { .format = ST_FORMAT_APR, .specs = cases[i].specs, .n_specs = cases[i].n, .metadata = meta };
+		struct st_write_plan plan = {
+			.format = ST_FORMAT_APR, .specs = cases[i].specs, .n_specs = cases[i].n, .metadata = meta
+		};
 		struct st_writer *w;
 		assert_int_equal(st_writer_open(in_folder("w.apr"), &plan, &w, &err), cases[i].status);
 		assert_non_null(strstr(err.message, cases[i].why));
@@ -748,7 +806,8 @@ static void shared_quantised_models(void **state)
 	struct st_container *g = open_ok(shared_path("models/qwen2-k/qwen2-k-q4_k.gguf"));
 	for (size_t i = 0; i < st_container_n_tensors(g); i++)
 		assert_same(st_container_tensor(g, i), st_container_find(b, st_container_tensor(g, i)->name));
-	assert_same(st_container_find(g, "blk.1.ffn_down.weight"), st_container_find(a, "model.layers.1.mlp.down_proj.weight"));
+	assert_same(st_container_find(g, "blk.1.ffn_down.weight"),
+	            st_container_find(a, "model.layers.1.mlp.down_proj.weight"));
 	assert_same(st_container_find(g, "token_embd.weight"), st_container_find(a, "model.embed_tokens.weight"));
 	st_container_close(a);
 	st_container_close(b);
@@ -756,7 +815,8 @@ static void shared_quantised_models(void **state)
 	a = open_ok(shared_path("models/qwen2-tiny/qwen2-tiny-q4_k.apr"));
 	g = open_ok(shared_path("models/qwen2-tiny/qwen2-tiny-q4_k.gguf"));
 	assert_int_equal(st_container_find(a, "model.embed_tokens.weight")->dtype, ST_DTYPE_Q5_0);
-	assert_same(st_container_find(g, "blk.2.attn_v.weight"), st_container_find(a, "model.layers.2.self_attn.v_proj.weight"));
+	assert_same(st_container_find(g, "blk.2.attn_v.weight"),
+	            st_container_find(a, "model.layers.2.self_attn.v_proj.weight"));
 	st_container_close(a);
 	st_container_close(g);
 }

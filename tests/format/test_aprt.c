@@ -72,7 +72,8 @@ static void sizes_are_exact(void **state)
 	assert_refused(save("x.bin", &file), ST_ERR_FORMAT, "37 bytes where 6 values make 36", "one more");
 	build(0, 6);
 	memset(file.p + 8, 0xff, 4);
-	assert_refused(save("x.bin", &file), ST_ERR_FORMAT, "36 bytes where 4294967295 values make 17179869192", "count");
+	assert_refused(save("x.bin", &file), ST_ERR_FORMAT, "36 bytes where 4294967295 values make 17179869192",
+	               "count");
 }
 
 static void make_tree(void)
@@ -91,14 +92,16 @@ static void make_tree(void)
 static void a_tree(void **state)
 {
 	(void)state;
-	static const char *const keys[] = { "layers.0.attn_norm", "embedding", "layers.2.attn_norm", "layers.10.attn_norm", "final_norm" };
+	static const char *const keys[] = { "layers.0.attn_norm", "embedding", "layers.2.attn_norm",
+		                            "layers.10.attn_norm", "final_norm" };
 	make_tree();
 	save_text("t/notes.txt", "not a stage");
 	struct st_container *c = open_ok(in_folder("t"));
 	assert_int_equal(st_container_n_tensors(c), 5);
 	assert_int_equal(st_container_n_files(c), 5);
 	assert_null(c->metadata);
-	assert_string_equal(st_container_describe(c), "APRT tree, 5 stages in 3 layers, provenance unknown (no trace.json)");
+	assert_string_equal(st_container_describe(c),
+	                    "APRT tree, 5 stages in 3 layers, provenance unknown (no trace.json)");
 	for (size_t i = 0; i < 5; i++)
 		assert_string_equal(st_container_tensor(c, i)->name, keys[i]);
 	assert_int_equal(st_container_find(c, "layers.2.attn_norm")->n_elems, 3);
@@ -109,7 +112,8 @@ static void a_tree_with_provenance(void **state)
 {
 	(void)state;
 	make_tree();
-	save_text("t/trace.json", "{\"format\":\"stele-trace\",\"tokens\":\"[1,2]\",\"shapes\":{\"layers.0.attn_norm\":[2,3],\"embedding\":[3,2]}}");
+	save_text("t/trace.json", "{\"format\":\"stele-trace\",\"tokens\":\"[1,2]\",\"shapes\":{\"layers.0.attn_norm\":"
+	                          "[2,3],\"embedding\":[3,2]}}");
 	struct st_container *c = open_ok(in_folder("t/"));
 	assert_string_equal(json_string_value(json_object_get(c->metadata, "format")), "stele-trace");
 	assert_string_equal(st_container_describe(c), "APRT tree, 5 stages in 3 layers");
@@ -123,7 +127,8 @@ static void a_tree_with_provenance(void **state)
 	static const struct {
 		const char *json, *why;
 	} cases[] = {
-		{ "{\"shapes\":{\"embedding\":[2,4]}}", "embedding: the shape in trace.json does not make the 6 values" },
+		{ "{\"shapes\":{\"embedding\":[2,4]}}",
+		  "embedding: the shape in trace.json does not make the 6 values" },
 		{ "{\"shapes\":{\"embedding\":[-2,-3]}}", "does not make" },
 		{ "{\"shapes\":{\"embedding\":\"2,3\"}}", "does not make" },
 		{ "{\"shapes\":{\"embedding\":[6,1,1,1,1,1,1,1,1]}}", "does not make" },
@@ -142,12 +147,15 @@ static void broken_trees(void **state)
 	(void)state;
 	make_tree();
 	stage("t/layer-2/attn_norm.bin", 3, 3);
-	assert_refused(in_folder("t"), ST_ERR_FORMAT, "t/layer-2/attn_norm.bin: byte 4: header says layer 3, folder says layer 2", "layer");
+	assert_refused(in_folder("t"), ST_ERR_FORMAT,
+	               "t/layer-2/attn_norm.bin: byte 4: header says layer 3, folder says layer 2", "layer");
 	stage("t/layer-2/attn_norm.bin", WHOLE, 3);
-	assert_refused(in_folder("t"), ST_ERR_FORMAT, "header says whole model, folder says one layer", "whole in a layer");
+	assert_refused(in_folder("t"), ST_ERR_FORMAT, "header says whole model, folder says one layer",
+	               "whole in a layer");
 	stage("t/layer-2/attn_norm.bin", 2, 3);
 	stage("t/final_norm.bin", 4, 4);
-	assert_refused(in_folder("t"), ST_ERR_FORMAT, "header says one layer, folder says whole model", "layer in the root");
+	assert_refused(in_folder("t"), ST_ERR_FORMAT, "header says one layer, folder says whole model",
+	               "layer in the root");
 	stage("t/final_norm.bin", WHOLE, 4);
 	/* Engines disagree about the header of the embedding; both are taken. */
 	stage("t/layer-0/embedding.bin", WHOLE, 6);
@@ -158,7 +166,9 @@ static void broken_trees(void **state)
 	save_text("t/layer-2/q.bin", "not APRT at all");
 	assert_refused(in_folder("t"), ST_ERR_FORMAT, "t/layer-2/q.bin: byte 0: not an APRT file", "other file");
 	assert_int_equal(unlink(in_folder("t/layer-2/q.bin")), 0);
-	static const char *const wrong[] = { "layer-", "layer-02", "layer-x", "layer-4294967295", "layer-99999999999999999999", "layer--1", "other" };
+	static const char *const wrong[] = {
+		"layer-", "layer-02", "layer-x", "layer-4294967295", "layer-99999999999999999999", "layer--1", "other"
+	};
 	for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
 		char name[64];
 		snprintf(name, sizeof name, "t/%s", wrong[i]);

@@ -17,7 +17,8 @@ static void strangers_are_named(void **state)
 		{ "x", 1, ST_ERR_FORMAT, "no format Stele knows (begins with 78); known are GGUF" },
 		{ "hello world, this is text\n", 26, ST_ERR_FORMAT, "begins with 68656c6c6f20776f" },
 		{ "\0\0\0\0\0\0\0\0\0\0\0\0", 12, ST_ERR_FORMAT, "no format Stele knows" },
-		{ "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", 56, ST_ERR_UNSUPPORTED, "Git LFS pointer" },
+		{ "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", 56, ST_ERR_UNSUPPORTED,
+		  "Git LFS pointer" },
 		{ "tjgg\3\0\0\0", 8, ST_ERR_UNSUPPORTED, "GGJT file of before GGUF" },
 		{ "\x89HDF\r\n\x1a\n", 8, ST_ERR_UNSUPPORTED, "HDF5" },
 		{ "\x1f\x8b\x08\0\0\0\0\0", 8, ST_ERR_UNSUPPORTED, "gzip" },
@@ -27,7 +28,8 @@ static void strangers_are_named(void **state)
 		{ "PK\3\4", 4, ST_ERR_FORMAT, "zip" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-		assert_refused(save_n("stranger", cases[i].text, cases[i].n), cases[i].status, cases[i].says, cases[i].says);
+		assert_refused(save_n("stranger", cases[i].text, cases[i].n), cases[i].status, cases[i].says,
+		               cases[i].says);
 }
 
 static void what_is_no_file(void **state)
@@ -57,14 +59,16 @@ static void braces_in_odd_places(void **state)
 	assert_int_equal(c->n_tensors, 0);
 	assert_int_equal(c->n_maps, 1);
 	st_container_close(c);
-	assert_refused(save_text("brace.json", "{\"x\":[1,{\"weight_map\":{}}]}"), ST_ERR_FORMAT, "no shard index", "json");
+	assert_refused(save_text("brace.json", "{\"x\":[1,{\"weight_map\":{}}]}"), ST_ERR_FORMAT, "no shard index",
+	               "json");
 	assert_ok(st_container_open(save_text("empty.json", "\n {    \"weight_map\": {} }"), &c, &err), &err);
 	assert_int_equal(c->n_maps, 0);
 	st_container_close(c);
 	st_container_close(NULL);
 }
 
-/* The header length comes first and may be any number: 0x0280 to 0x0580 begin like a pickle of protocol 2 to 5, 0x525041 like APR. */
+/* The header length comes first and may be any number: 0x0280 to 0x0580 begin like a pickle of protocol 2 to 5,
+ * 0x525041 like APR. */
 static void lengths_that_look_like_magic(void **state)
 {
 	(void)state;
@@ -122,12 +126,9 @@ static void format_names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(strangers_are_named),
-		cmocka_unit_test(what_is_no_file),
-		cmocka_unit_test(braces_in_odd_places),
-		cmocka_unit_test(lengths_that_look_like_magic),
-		cmocka_unit_test(views_lie_in_the_map),
-		cmocka_unit_test(format_names),
+		cmocka_unit_test(strangers_are_named),  cmocka_unit_test(what_is_no_file),
+		cmocka_unit_test(braces_in_odd_places), cmocka_unit_test(lengths_that_look_like_magic),
+		cmocka_unit_test(views_lie_in_the_map), cmocka_unit_test(format_names),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -9,16 +9,62 @@
 /* Every way to break the sample file. FAULT_NONE is the file as it should be. */
 enum fault {
 	FAULT_NONE,
-	FAULT_MAGIC, FAULT_VERSION_0, FAULT_VERSION_1, FAULT_VERSION_4, FAULT_BIG_ENDIAN,
-	FAULT_TENSORS_MAX, FAULT_TENSORS_ONE_MORE, FAULT_KEYS_MAX, FAULT_KEYS_ONE_MORE, FAULT_KEYS_ONE_LESS,
-	FAULT_KEY_EMPTY, FAULT_KEY_NUL, FAULT_KEY_UTF8, FAULT_KEY_LONG, FAULT_KEY_MAX, FAULT_KEY_WRAPS, FAULT_KEY_TWICE,
-	FAULT_VALUE_TYPE, FAULT_STRING_MAX, FAULT_STRING_WRAPS, FAULT_ARRAY_TYPE, FAULT_ARRAY_NESTED, FAULT_ARRAY_MAX,
-	FAULT_ARRAY_WRAPS, FAULT_STRINGS_MAX, FAULT_STRINGS_INNER, FAULT_BOOL, FAULT_BOOL_IN_ARRAY,
-	FAULT_ALIGN_0, FAULT_ALIGN_3, FAULT_ALIGN_STRING, FAULT_ALIGN_F32, FAULT_ALIGN_HUGE,
-	FAULT_NAME_EMPTY, FAULT_NAME_NUL, FAULT_NAME_UTF8, FAULT_NAME_LONG, FAULT_NAME_MAX, FAULT_NAME_TWICE,
-	FAULT_NDIMS_5, FAULT_NDIMS_MAX, FAULT_DIM_MAX, FAULT_DIMS_WRAP, FAULT_DIMS_WRAP_BESIDE_ZERO, FAULT_BYTES_WRAP,
-	FAULT_TYPE_NEVER, FAULT_TYPE_IQ2, FAULT_TYPE_NVFP4, FAULT_TYPE_WITHDRAWN, FAULT_ROW_NO_BLOCK,
-	FAULT_OFFSET_ODD, FAULT_OFFSET_PAST_END, FAULT_OFFSET_WRAPS, FAULT_END_WRAPS, FAULT_OVERLAP, FAULT_DATA_SHORT,
+	FAULT_MAGIC,
+	FAULT_VERSION_0,
+	FAULT_VERSION_1,
+	FAULT_VERSION_4,
+	FAULT_BIG_ENDIAN,
+	FAULT_TENSORS_MAX,
+	FAULT_TENSORS_ONE_MORE,
+	FAULT_KEYS_MAX,
+	FAULT_KEYS_ONE_MORE,
+	FAULT_KEYS_ONE_LESS,
+	FAULT_KEY_EMPTY,
+	FAULT_KEY_NUL,
+	FAULT_KEY_UTF8,
+	FAULT_KEY_LONG,
+	FAULT_KEY_MAX,
+	FAULT_KEY_WRAPS,
+	FAULT_KEY_TWICE,
+	FAULT_VALUE_TYPE,
+	FAULT_STRING_MAX,
+	FAULT_STRING_WRAPS,
+	FAULT_ARRAY_TYPE,
+	FAULT_ARRAY_NESTED,
+	FAULT_ARRAY_MAX,
+	FAULT_ARRAY_WRAPS,
+	FAULT_STRINGS_MAX,
+	FAULT_STRINGS_INNER,
+	FAULT_BOOL,
+	FAULT_BOOL_IN_ARRAY,
+	FAULT_ALIGN_0,
+	FAULT_ALIGN_3,
+	FAULT_ALIGN_STRING,
+	FAULT_ALIGN_F32,
+	FAULT_ALIGN_HUGE,
+	FAULT_NAME_EMPTY,
+	FAULT_NAME_NUL,
+	FAULT_NAME_UTF8,
+	FAULT_NAME_LONG,
+	FAULT_NAME_MAX,
+	FAULT_NAME_TWICE,
+	FAULT_NDIMS_5,
+	FAULT_NDIMS_MAX,
+	FAULT_DIM_MAX,
+	FAULT_DIMS_WRAP,
+	FAULT_DIMS_WRAP_BESIDE_ZERO,
+	FAULT_BYTES_WRAP,
+	FAULT_TYPE_NEVER,
+	FAULT_TYPE_IQ2,
+	FAULT_TYPE_NVFP4,
+	FAULT_TYPE_WITHDRAWN,
+	FAULT_ROW_NO_BLOCK,
+	FAULT_OFFSET_ODD,
+	FAULT_OFFSET_PAST_END,
+	FAULT_OFFSET_WRAPS,
+	FAULT_END_WRAPS,
+	FAULT_OVERLAP,
+	FAULT_DATA_SHORT,
 	FAULT_COUNT
 };
 
@@ -107,33 +153,97 @@ static void put_array(struct bytes *b, const char *key, uint32_t elem, uint64_t 
 static void put_extra_key(struct bytes *b, enum fault f)
 {
 	switch (f) {
-	case FAULT_KEY_EMPTY: put_key(b, "", ST_KV_U8); put_u8(b, 1); break;
-	case FAULT_KEY_NUL: put_u64(b, 3); put(b, "a\0b", 3); put_u32(b, ST_KV_U8); put_u8(b, 1); break;
-	case FAULT_KEY_UTF8: put_key(b, "a\xFF", ST_KV_U8); put_u8(b, 1); break;
-	case FAULT_KEY_MAX: put_u64(b, UINT64_MAX); break;
-	case FAULT_KEY_WRAPS: put_u64(b, UINT64_MAX - 31); break;
-	case FAULT_KEY_TWICE: put_key(b, "general.name", ST_KV_U8); put_u8(b, 1); break;
-	case FAULT_VALUE_TYPE: put_key(b, "x.extra", (enum st_kv_type)13); put_u64(b, 0); break;
-	case FAULT_STRING_MAX: put_key(b, "x.extra", ST_KV_STR); put_u64(b, UINT64_MAX); break;
-	case FAULT_STRING_WRAPS: put_key(b, "x.extra", ST_KV_STR); put_u64(b, UINT64_MAX - 200); break;
-	case FAULT_ARRAY_TYPE: put_array(b, "x.extra", 99, 1); put_u64(b, 0); break;
-	case FAULT_ARRAY_NESTED: put_array(b, "x.extra", ST_KV_ARR, 1); put_u32(b, ST_KV_U8); put_u64(b, 0); break;
-	case FAULT_ARRAY_MAX: put_array(b, "x.extra", ST_KV_F32, UINT64_MAX); break;
-	case FAULT_ARRAY_WRAPS: put_array(b, "x.extra", ST_KV_U64, UINT64_C(1) << 61); break;
-	case FAULT_STRINGS_MAX: put_array(b, "x.extra", ST_KV_STR, UINT64_MAX); break;
-	case FAULT_STRINGS_INNER: put_array(b, "x.extra", ST_KV_STR, 2); put_text(b, "a"); put_u64(b, UINT64_MAX - 7); break;
-	case FAULT_BOOL: put_key(b, "x.extra", ST_KV_BOOL); put_u8(b, 2); break;
-	case FAULT_BOOL_IN_ARRAY: put_array(b, "x.extra", ST_KV_BOOL, 3); put_u8(b, 0); put_u8(b, 1); put_u8(b, 255); break;
-	default: put_key(b, "x.extra", ST_KV_U8); put_u8(b, 1); break;
+	case FAULT_KEY_EMPTY:
+		put_key(b, "", ST_KV_U8);
+		put_u8(b, 1);
+		break;
+	case FAULT_KEY_NUL:
+		put_u64(b, 3);
+		put(b, "a\0b", 3);
+		put_u32(b, ST_KV_U8);
+		put_u8(b, 1);
+		break;
+	case FAULT_KEY_UTF8:
+		put_key(b, "a\xFF", ST_KV_U8);
+		put_u8(b, 1);
+		break;
+	case FAULT_KEY_MAX:
+		put_u64(b, UINT64_MAX);
+		break;
+	case FAULT_KEY_WRAPS:
+		put_u64(b, UINT64_MAX - 31);
+		break;
+	case FAULT_KEY_TWICE:
+		put_key(b, "general.name", ST_KV_U8);
+		put_u8(b, 1);
+		break;
+	case FAULT_VALUE_TYPE:
+		put_key(b, "x.extra", (enum st_kv_type)13);
+		put_u64(b, 0);
+		break;
+	case FAULT_STRING_MAX:
+		put_key(b, "x.extra", ST_KV_STR);
+		put_u64(b, UINT64_MAX);
+		break;
+	case FAULT_STRING_WRAPS:
+		put_key(b, "x.extra", ST_KV_STR);
+		put_u64(b, UINT64_MAX - 200);
+		break;
+	case FAULT_ARRAY_TYPE:
+		put_array(b, "x.extra", 99, 1);
+		put_u64(b, 0);
+		break;
+	case FAULT_ARRAY_NESTED:
+		put_array(b, "x.extra", ST_KV_ARR, 1);
+		put_u32(b, ST_KV_U8);
+		put_u64(b, 0);
+		break;
+	case FAULT_ARRAY_MAX:
+		put_array(b, "x.extra", ST_KV_F32, UINT64_MAX);
+		break;
+	case FAULT_ARRAY_WRAPS:
+		put_array(b, "x.extra", ST_KV_U64, UINT64_C(1) << 61);
+		break;
+	case FAULT_STRINGS_MAX:
+		put_array(b, "x.extra", ST_KV_STR, UINT64_MAX);
+		break;
+	case FAULT_STRINGS_INNER:
+		put_array(b, "x.extra", ST_KV_STR, 2);
+		put_text(b, "a");
+		put_u64(b, UINT64_MAX - 7);
+		break;
+	case FAULT_BOOL:
+		put_key(b, "x.extra", ST_KV_BOOL);
+		put_u8(b, 2);
+		break;
+	case FAULT_BOOL_IN_ARRAY:
+		put_array(b, "x.extra", ST_KV_BOOL, 3);
+		put_u8(b, 0);
+		put_u8(b, 1);
+		put_u8(b, 255);
+		break;
+	default:
+		put_key(b, "x.extra", ST_KV_U8);
+		put_u8(b, 1);
+		break;
 	}
 }
 
 static void put_alignment(struct bytes *b, enum fault f)
 {
 	switch (f) {
-	case FAULT_ALIGN_STRING: put_key(b, "general.alignment", ST_KV_STR); put_text(b, "64"); break;
-	case FAULT_ALIGN_F32: put_key(b, "general.alignment", ST_KV_F32); put_u32(b, 0x42800000); break;
-	case FAULT_ALIGN_HUGE: put_key(b, "general.alignment", ST_KV_U64); put_u64(b, UINT64_C(1) << 63); break;
+	case FAULT_ALIGN_STRING:
+		put_key(b, "general.alignment", ST_KV_STR);
+		put_text(b, "64");
+		break;
+	case FAULT_ALIGN_F32:
+		put_key(b, "general.alignment", ST_KV_F32);
+		put_u32(b, 0x42800000);
+		break;
+	case FAULT_ALIGN_HUGE:
+		put_key(b, "general.alignment", ST_KV_U64);
+		put_u64(b, UINT64_C(1) << 63);
+		break;
 	default:
 		put_key(b, "general.alignment", ST_KV_U32);
 		put_u32(b, f == FAULT_ALIGN_0 ? 0 : f == FAULT_ALIGN_3 ? 3 : 64);
@@ -147,59 +257,123 @@ static void put_second_tensor(struct bytes *b, enum fault f)
 	memset(longest, 'n', 257);
 	longest[257] = '\0';
 	switch (f) {
-	case FAULT_NAME_EMPTY: put_text(b, ""); break;
-	case FAULT_NAME_NUL: put_u64(b, 3); put(b, "a\0b", 3); break;
-	case FAULT_NAME_UTF8: put_text(b, "\xC3("); break;
-	case FAULT_NAME_LONG: put_text(b, longest); break;
-	case FAULT_NAME_MAX: put_u64(b, UINT64_MAX); break;
-	case FAULT_NAME_TWICE: put_text(b, "first"); break;
-	default: put_text(b, "second");
+	case FAULT_NAME_EMPTY:
+		put_text(b, "");
+		break;
+	case FAULT_NAME_NUL:
+		put_u64(b, 3);
+		put(b, "a\0b", 3);
+		break;
+	case FAULT_NAME_UTF8:
+		put_text(b, "\xC3(");
+		break;
+	case FAULT_NAME_LONG:
+		put_text(b, longest);
+		break;
+	case FAULT_NAME_MAX:
+		put_u64(b, UINT64_MAX);
+		break;
+	case FAULT_NAME_TWICE:
+		put_text(b, "first");
+		break;
+	default:
+		put_text(b, "second");
 	}
-	uint32_t ndim = f == FAULT_NDIMS_5 ? 5 : f == FAULT_NDIMS_MAX ? UINT32_MAX
-	              : f == FAULT_DIMS_WRAP || f == FAULT_DIMS_WRAP_BESIDE_ZERO ? 3 : 2;
+	uint32_t ndim = f == FAULT_NDIMS_5                                       ? 5
+	              : f == FAULT_NDIMS_MAX                                     ? UINT32_MAX
+	              : f == FAULT_DIMS_WRAP || f == FAULT_DIMS_WRAP_BESIDE_ZERO ? 3
+	                                                                         : 2;
 	put_u32(b, ndim);
 	put_u64(b, f == FAULT_ROW_NO_BLOCK ? 33 : 32);
 	switch (f) {
-	case FAULT_NDIMS_5: put_u64(b, 2); put_u64(b, 1); put_u64(b, 1); put_u64(b, 1); break;
-	case FAULT_DIM_MAX: put_u64(b, UINT64_MAX); break;
-	case FAULT_DIMS_WRAP: put_u64(b, UINT64_C(1) << 31); put_u64(b, UINT64_C(1) << 31); break; /* product is 2^67 */
-	case FAULT_DIMS_WRAP_BESIDE_ZERO: put_u64(b, UINT64_C(1) << 63); put_u64(b, 0); break;
-	case FAULT_BYTES_WRAP: put_u64(b, (UINT64_C(1) << 59) - 1); break; /* 2^64 - 32 elements, 34 bytes for 32 */
-	default: put_u64(b, 2);
+	case FAULT_NDIMS_5:
+		put_u64(b, 2);
+		put_u64(b, 1);
+		put_u64(b, 1);
+		put_u64(b, 1);
+		break;
+	case FAULT_DIM_MAX:
+		put_u64(b, UINT64_MAX);
+		break;
+	case FAULT_DIMS_WRAP:
+		put_u64(b, UINT64_C(1) << 31);
+		put_u64(b, UINT64_C(1) << 31);
+		break; /* product is 2^67 */
+	case FAULT_DIMS_WRAP_BESIDE_ZERO:
+		put_u64(b, UINT64_C(1) << 63);
+		put_u64(b, 0);
+		break;
+	case FAULT_BYTES_WRAP:
+		put_u64(b, (UINT64_C(1) << 59) - 1);
+		break; /* 2^64 - 32 elements, 34 bytes for 32 */
+	default:
+		put_u64(b, 2);
 	}
-	put_u32(b, f == FAULT_TYPE_NEVER ? 9999 : f == FAULT_TYPE_IQ2 ? 16 : f == FAULT_TYPE_NVFP4 ? 40 : f == FAULT_TYPE_WITHDRAWN ? 4 : 8);
-	put_u64(b, f == FAULT_OFFSET_ODD ? 68 : f == FAULT_OFFSET_PAST_END ? 1 << 20 : f == FAULT_OFFSET_WRAPS ? UINT64_MAX - 63
-	         : f == FAULT_OVERLAP ? 0 : 64);
+	put_u32(b, f == FAULT_TYPE_NEVER       ? 9999
+	           : f == FAULT_TYPE_IQ2       ? 16
+	           : f == FAULT_TYPE_NVFP4     ? 40
+	           : f == FAULT_TYPE_WITHDRAWN ? 4
+	                                       : 8);
+	put_u64(b, f == FAULT_OFFSET_ODD        ? 68
+	           : f == FAULT_OFFSET_PAST_END ? 1 << 20
+	           : f == FAULT_OFFSET_WRAPS    ? UINT64_MAX - 63
+	           : f == FAULT_OVERLAP         ? 0
+	                                        : 64);
 }
 
 /* A small model with every kind of key: 18 keys, two tensors, alignment 64. */
 static void build(struct bytes *b, enum fault f)
 {
 	static const uint32_t versions[] = {
-		[FAULT_VERSION_0] = 0, [FAULT_VERSION_1] = 1, [FAULT_VERSION_4] = 4, [FAULT_BIG_ENDIAN] = 0x03000000,
+		[FAULT_VERSION_0] = 0,
+		[FAULT_VERSION_1] = 1,
+		[FAULT_VERSION_4] = 4,
+		[FAULT_BIG_ENDIAN] = 0x03000000,
 	};
 	b->n = 0;
 	put(b, f == FAULT_MAGIC ? "GGUE" : "GGUF", 4);
 	put_u32(b, f >= FAULT_VERSION_0 && f <= FAULT_BIG_ENDIAN ? versions[f] : 3);
 	put_u64(b, f == FAULT_TENSORS_MAX ? UINT64_MAX : f == FAULT_TENSORS_ONE_MORE ? 3 : 2);
-	put_u64(b, f == FAULT_KEYS_MAX ? UINT64_MAX : f == FAULT_KEYS_ONE_MORE ? 19 : f == FAULT_KEYS_ONE_LESS ? 17 : 18);
+	put_u64(b, f == FAULT_KEYS_MAX        ? UINT64_MAX
+	           : f == FAULT_KEYS_ONE_MORE ? 19
+	           : f == FAULT_KEYS_ONE_LESS ? 17
+	                                      : 18);
 
-	put_key(b, "general.name", ST_KV_STR); put_text(b, "sample");
+	put_key(b, "general.name", ST_KV_STR);
+	put_text(b, "sample");
 	put_alignment(b, f);
-	put_key(b, "x.u8", ST_KV_U8); put_u8(b, 200);
-	put_key(b, "x.i8", ST_KV_I8); put_u8(b, 0xFE);
-	put_key(b, "x.u16", ST_KV_U16); put(b, "\x34\x12", 2);
-	put_key(b, "x.i16", ST_KV_I16); put(b, "\xFF\xFF", 2);
-	put_key(b, "x.u32", ST_KV_U32); put_u32(b, 0xFFFFFFFF);
-	put_key(b, "x.i32", ST_KV_I32); put_u32(b, 0x80000000);
-	put_key(b, "x.f32", ST_KV_F32); put_u32(b, 0x3FC00000); /* 1.5 */
-	put_key(b, "x.bool", ST_KV_BOOL); put_u8(b, 1);
-	put_key(b, "x.u64", ST_KV_U64); put_u64(b, UINT64_MAX);
-	put_key(b, "x.i64", ST_KV_I64); put_u64(b, UINT64_MAX);
-	put_key(b, "x.f64", ST_KV_F64); put_u64(b, UINT64_C(0xBFF4000000000000)); /* -1.25 */
-	put_array(b, "x.strings", ST_KV_STR, 3); put_text(b, "a"); put_text(b, ""); put_text(b, "\xFF\0c");
-	put_array(b, "x.floats", ST_KV_F32, 2); put_u32(b, 0x3F800000); put_u32(b, 0);
-	put_array(b, "x.bools", ST_KV_BOOL, 2); put_u8(b, 0); put_u8(b, 1);
+	put_key(b, "x.u8", ST_KV_U8);
+	put_u8(b, 200);
+	put_key(b, "x.i8", ST_KV_I8);
+	put_u8(b, 0xFE);
+	put_key(b, "x.u16", ST_KV_U16);
+	put(b, "\x34\x12", 2);
+	put_key(b, "x.i16", ST_KV_I16);
+	put(b, "\xFF\xFF", 2);
+	put_key(b, "x.u32", ST_KV_U32);
+	put_u32(b, 0xFFFFFFFF);
+	put_key(b, "x.i32", ST_KV_I32);
+	put_u32(b, 0x80000000);
+	put_key(b, "x.f32", ST_KV_F32);
+	put_u32(b, 0x3FC00000); /* 1.5 */
+	put_key(b, "x.bool", ST_KV_BOOL);
+	put_u8(b, 1);
+	put_key(b, "x.u64", ST_KV_U64);
+	put_u64(b, UINT64_MAX);
+	put_key(b, "x.i64", ST_KV_I64);
+	put_u64(b, UINT64_MAX);
+	put_key(b, "x.f64", ST_KV_F64);
+	put_u64(b, UINT64_C(0xBFF4000000000000)); /* -1.25 */
+	put_array(b, "x.strings", ST_KV_STR, 3);
+	put_text(b, "a");
+	put_text(b, "");
+	put_text(b, "\xFF\0c");
+	put_array(b, "x.floats", ST_KV_F32, 2);
+	put_u32(b, 0x3F800000);
+	put_u32(b, 0);
+	put_array(b, "x.bools", ST_KV_BOOL, 2);
+	put_u8(b, 0);
+	put_u8(b, 1);
 	put_array(b, "x.none", ST_KV_U64, 0);
 	put_extra_key(b, f);
 
@@ -240,8 +414,14 @@ static void every_key_and_tensor_is_read(void **state)
 	assert_int_equal(c->n_kv, 18);
 	assert_int_equal(c->alignment, 64);
 
-	static const struct { const char *key; uint64_t v; } ints[] = {
-		{ "x.u8", 200 }, { "x.u16", 0x1234 }, { "x.u32", 0xFFFFFFFF }, { "x.u64", UINT64_MAX },
+	static const struct {
+		const char *key;
+		uint64_t v;
+	} ints[] = {
+		{ "x.u8", 200 },
+		{ "x.u16", 0x1234 },
+		{ "x.u32", 0xFFFFFFFF },
+		{ "x.u64", UINT64_MAX },
 	};
 	uint64_t u;
 	double d;
@@ -258,9 +438,17 @@ static void every_key_and_tensor_is_read(void **state)
 		assert_int_equal(st_kv_u64(c, negative[i], &u, &found, &why), ST_ERR_FORMAT);
 		assert_string_equal(why.where, negative[i]);
 	}
-	static const struct { const char *key; double v; } numbers[] = {
-		{ "x.f32", 1.5 }, { "x.f64", -1.25 }, { "x.i8", -2 }, { "x.i16", -1 }, { "x.i32", -2147483648.0 },
-		{ "x.i64", -1 }, { "x.u64", 18446744073709551616.0 },
+	static const struct {
+		const char *key;
+		double v;
+	} numbers[] = {
+		{ "x.f32", 1.5 },
+		{ "x.f64", -1.25 },
+		{ "x.i8", -2 },
+		{ "x.i16", -1 },
+		{ "x.i32", -2147483648.0 },
+		{ "x.i64", -1 },
+		{ "x.u64", 18446744073709551616.0 },
 	};
 	for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
 		assert_ok(st_kv_f64(c, numbers[i].key, &d, &found, &err), &err);
@@ -303,7 +491,8 @@ static void every_key_and_tensor_is_read(void **state)
 	assert_int_equal(t->dtype, ST_DTYPE_Q8_0);
 	assert_int_equal(t->ndim, 2);
 	assert_true(t->shape[0] == 2 && t->shape[1] == 32 && t->file_dims[0] == 32 && t->file_dims[1] == 2);
-	assert_true(t->n_elems == 64 && t->n_bytes == 68 && t->row_bytes == 34 && t->scale == 1 && t->layout == ST_LAYOUT_ROWS);
+	assert_true(t->n_elems == 64 && t->n_bytes == 68 && t->row_bytes == 34 && t->scale == 1
+	            && t->layout == ST_LAYOUT_ROWS);
 	assert_int_equal(t->data[0], 100);
 	assert_int_equal(t->offset, b.n - 68);
 	assert_memory_equal(st_container_find(c, "first")->data, "\0\1\2\3\4", 5);
@@ -333,7 +522,8 @@ static void longest_key(void **state)
 	memcpy(file + 16, &one, 8);
 	memcpy(file + 24, &n, 8);
 	memset(file + 32, 'k', 65536);
-	assert_refused(save_n("key.gguf", file, sizeof file), expected[FAULT_KEY_LONG].status, expected[FAULT_KEY_LONG].text, "key");
+	assert_refused(save_n("key.gguf", file, sizeof file), expected[FAULT_KEY_LONG].status,
+	               expected[FAULT_KEY_LONG].text, "key");
 	n = 65535;
 	memcpy(file + 24, &n, 8);
 	memset(file + 32 + 65535, 0, 6);
@@ -355,9 +545,10 @@ static void every_truncation_is_refused(void **state)
 		struct st_container *c = NULL;
 		struct st_error err = ST_ERROR_INIT;
 		enum st_status st = st_container_open(path, &c, &err);
-		if (st != ST_ERR_FORMAT || c || strcmp(err.path, path) != 0 || err.offset == ST_NO_OFFSET || !err.message[0])
-			fail_msg("cut to %zu of %zu bytes: %s at %llu: %s", n, b.n, st_status_name(st), (unsigned long long)err.offset,
-			         err.message);
+		if (st != ST_ERR_FORMAT || c || strcmp(err.path, path) != 0 || err.offset == ST_NO_OFFSET
+		    || !err.message[0])
+			fail_msg("cut to %zu of %zu bytes: %s at %llu: %s", n, b.n, st_status_name(st),
+			         (unsigned long long)err.offset, err.message);
 	}
 }
 
@@ -404,7 +595,8 @@ static void suffix_that_lies_is_refused(void **state)
 	(void)state;
 	static struct bytes b;
 	build(&b, FAULT_NONE);
-	assert_refused(save("m.safetensors", &b), ST_ERR_FORMAT, "holds GGUF, but its name ends in .safetensors", "suffix");
+	assert_refused(save("m.safetensors", &b), ST_ERR_FORMAT, "holds GGUF, but its name ends in .safetensors",
+	               "suffix");
 	struct st_container *c;
 	struct st_error err = ST_ERROR_INIT;
 	assert_ok(st_container_open(save("model", &b), &c, &err), &err);
@@ -419,8 +611,16 @@ static void zero_elements_and_no_dims(void **state)
 	put(&b, "GGUF\3\0\0\0", 8);
 	put_u64(&b, 2);
 	put_u64(&b, 0);
-	put_text(&b, "scalar"); put_u32(&b, 0); put_u32(&b, 0); put_u64(&b, 0);
-	put_text(&b, "empty"); put_u32(&b, 2); put_u64(&b, 8); put_u64(&b, 0); put_u32(&b, 1); put_u64(&b, 0);
+	put_text(&b, "scalar");
+	put_u32(&b, 0);
+	put_u32(&b, 0);
+	put_u64(&b, 0);
+	put_text(&b, "empty");
+	put_u32(&b, 2);
+	put_u64(&b, 8);
+	put_u64(&b, 0);
+	put_u32(&b, 1);
+	put_u64(&b, 0);
 	put_zeros_to(&b, 32);
 	put_u32(&b, 0x3F800000);
 	struct st_container *c;
@@ -449,11 +649,21 @@ static void build_split(struct bytes *b, const struct split *s)
 		put_key(b, "general.architecture", ST_KV_STR);
 		put_text(b, "llama");
 	}
-	put_key(b, "split.no", ST_KV_U16); put_u8(b, (uint8_t)s->no); put_u8(b, 0);
-	put_key(b, "split.count", ST_KV_U16); put_u8(b, (uint8_t)s->count); put_u8(b, 0);
-	put_key(b, "split.tensors.count", ST_KV_I32); put_u32(b, s->total);
-	put_key(b, "general.alignment", ST_KV_U32); put_u32(b, s->alignment);
-	put_text(b, s->tensor); put_u32(b, 1); put_u64(b, 1); put_u32(b, 0); put_u64(b, 0);
+	put_key(b, "split.no", ST_KV_U16);
+	put_u8(b, (uint8_t)s->no);
+	put_u8(b, 0);
+	put_key(b, "split.count", ST_KV_U16);
+	put_u8(b, (uint8_t)s->count);
+	put_u8(b, 0);
+	put_key(b, "split.tensors.count", ST_KV_I32);
+	put_u32(b, s->total);
+	put_key(b, "general.alignment", ST_KV_U32);
+	put_u32(b, s->alignment);
+	put_text(b, s->tensor);
+	put_u32(b, 1);
+	put_u64(b, 1);
+	put_u32(b, 0);
+	put_u64(b, 0);
 	put_zeros_to(b, s->alignment);
 	put_u32(b, s->no + 1);
 }
@@ -462,9 +672,12 @@ static void build_split(struct bytes *b, const struct split *s)
 static const char *save_splits(int i, const struct split *other)
 {
 	static struct bytes b;
-	static const char *const names[] = { "m-00001-of-00003.gguf", "m-00002-of-00003.gguf", "m-00003-of-00003.gguf" };
+	static const char *const names[] = { "m-00001-of-00003.gguf", "m-00002-of-00003.gguf",
+		                             "m-00003-of-00003.gguf" };
 	static const struct split sound[] = {
-		{ 0, 3, 3, 32, "a" }, { 1, 3, 3, 64, "b" }, { 2, 3, 3, 32, "c" },
+		{ 0, 3, 3, 32, "a" },
+		{ 1, 3, 3, 64, "b" },
+		{ 2, 3, 3, 32, "c" },
 	};
 	for (int k = 0; k < 3; k++) {
 		build_split(&b, k == i ? other : &sound[k]);
@@ -511,11 +724,13 @@ static void broken_splits_are_refused(void **state)
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
 		assert_refused(save_splits(cases[i].part, &cases[i].s), ST_ERR_FORMAT, cases[i].text, cases[i].text);
 	(void)save_splits(-1, NULL);
-	assert_refused(in_folder("m-00002-of-00003.gguf"), ST_ERR_USAGE, "is split 2 of 3; open the first one", "second");
+	assert_refused(in_folder("m-00002-of-00003.gguf"), ST_ERR_USAGE, "is split 2 of 3; open the first one",
+	               "second");
 	assert_int_equal(unlink(in_folder("m-00003-of-00003.gguf")), 0);
 	assert_refused(in_folder("m-00001-of-00003.gguf"), ST_ERR_IO, "m-00003-of-00003.gguf: cannot open", "missing");
 	assert_int_equal(rename(in_folder("m-00001-of-00003.gguf"), in_folder("renamed.gguf")), 0);
-	assert_refused(in_folder("renamed.gguf"), ST_ERR_FORMAT, "name does not end in -00001-of-00003.gguf", "renamed");
+	assert_refused(in_folder("renamed.gguf"), ST_ERR_FORMAT, "name does not end in -00001-of-00003.gguf",
+	               "renamed");
 }
 
 int main(void)

@@ -10,8 +10,10 @@ static void follow(const char *kind)
 	json_t *list = json_load_file(path, 0, NULL), *e;
 	assert_true(json_is_array(list) && json_array_size(list) > 0);
 	size_t i, wrong = 0;
-	json_array_foreach(list, i, e) {
-		const char *file = json_string_value(json_object_get(e, "file")), *expect = json_string_value(json_object_get(e, "expect"));
+	json_array_foreach(list, i, e)
+	{
+		const char *file = json_string_value(json_object_get(e, "file")),
+			   *expect = json_string_value(json_object_get(e, "expect"));
 		const char *level = json_string_value(json_object_get(e, "level"));
 		char full[1200], line[1400] = "";
 		snprintf(full, sizeof full, "%.*s%s", (int)(strlen(path) - strlen("manifest.json")), path, file);
@@ -21,7 +23,8 @@ static void follow(const char *kind)
 		st_error_format(&err, line, sizeof line);
 		st_container_close(c);
 		bool ok = strcmp(expect, "accept") == 0 ? st == ST_OK
-		        : strcmp(expect, "reject") == 0 ? st != ST_OK || strcmp(level, "model") == 0 : true;
+		        : strcmp(expect, "reject") == 0 ? st != ST_OK || strcmp(level, "model") == 0
+		                                        : true;
 		/* Every refusal names a file and says why, on one line. */
 		if (!ok || (st != ST_OK && (!err.path[0] || !err.message[0] || strchr(line, '\n')))) {
 			fprintf(stderr, "%s: expected %s (%s): %s %s\n", file, expect, level, st_status_name(st), line);
@@ -32,8 +35,16 @@ static void follow(const char *kind)
 	assert_int_equal(wrong, 0);
 }
 
-static void gguf(void **state) { (void)state; follow("gguf"); }
-static void safetensors(void **state) { (void)state; follow("safetensors"); }
+static void gguf(void **state)
+{
+	(void)state;
+	follow("gguf");
+}
+static void safetensors(void **state)
+{
+	(void)state;
+	follow("safetensors");
+}
 
 /* Counts as the data's README gives them: 48 tensors, tied head in the safetensors form (47); 3 layers of
  * 12 tensors, embedding and norm for the qwen2 models. */
@@ -49,13 +60,55 @@ static void real_models(void **state)
 		uint32_t ndim;
 		uint64_t shape[2];
 	} cases[] = {
-		{ "models/stories260k/model.gguf", ST_FORMAT_GGUF, 48, "blk.0.ffn_down.weight", ST_DTYPE_F32, 2, { 64, 172 } },
-		{ "models/stories260k/model-q8_0.gguf", ST_FORMAT_GGUF, 48, "blk.0.ffn_down.weight", ST_DTYPE_F16, 2, { 64, 172 } },
-		{ "models/stories260k/model-q4_0.gguf", ST_FORMAT_GGUF, 48, "blk.4.attn_k.weight", ST_DTYPE_Q4_0, 2, { 32, 64 } },
-		{ "models/stories260k/hf", ST_FORMAT_SAFETENSORS, 47, "model.layers.0.self_attn.k_proj.weight", ST_DTYPE_F32, 2, { 32, 64 } },
-		{ "models/qwen2-tiny/qwen2-tiny-q4_k.gguf", ST_FORMAT_GGUF, 38, "token_embd.weight", ST_DTYPE_Q5_0, 2, { 151936, 64 } },
-		{ "models/qwen2-k/hf", ST_FORMAT_SAFETENSORS, 38, "model.layers.2.self_attn.q_proj.bias", ST_DTYPE_BF16, 1, { 256, 0 } },
-		{ "models/qwen2-k/qwen2-k-q4_k.gguf", ST_FORMAT_GGUF, 38, "blk.1.ffn_up.weight", ST_DTYPE_Q4_K, 2, { 512, 256 } },
+		{ "models/stories260k/model.gguf",
+		  ST_FORMAT_GGUF,
+		  48,
+		  "blk.0.ffn_down.weight",
+		  ST_DTYPE_F32,
+		  2,
+		  { 64, 172 } },
+		{ "models/stories260k/model-q8_0.gguf",
+		  ST_FORMAT_GGUF,
+		  48,
+		  "blk.0.ffn_down.weight",
+		  ST_DTYPE_F16,
+		  2,
+		  { 64, 172 } },
+		{ "models/stories260k/model-q4_0.gguf",
+		  ST_FORMAT_GGUF,
+		  48,
+		  "blk.4.attn_k.weight",
+		  ST_DTYPE_Q4_0,
+		  2,
+		  { 32, 64 } },
+		{ "models/stories260k/hf",
+		  ST_FORMAT_SAFETENSORS,
+		  47,
+		  "model.layers.0.self_attn.k_proj.weight",
+		  ST_DTYPE_F32,
+		  2,
+		  { 32, 64 } },
+		{ "models/qwen2-tiny/qwen2-tiny-q4_k.gguf",
+		  ST_FORMAT_GGUF,
+		  38,
+		  "token_embd.weight",
+		  ST_DTYPE_Q5_0,
+		  2,
+		  { 151936, 64 } },
+		{ "models/qwen2-k/hf",
+		  ST_FORMAT_SAFETENSORS,
+		  38,
+		  "model.layers.2.self_attn.q_proj.bias",
+		  ST_DTYPE_BF16,
+		  1,
+		  { 256, 0 } },
+		{ "models/qwen2-k/qwen2-k-q4_k.gguf",
+		  ST_FORMAT_GGUF,
+		  38,
+		  "blk.1.ffn_up.weight",
+		  ST_DTYPE_Q4_K,
+		  2,
+		  { 512, 256 } },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct st_container *c;

@@ -60,8 +60,9 @@ static void versions_and_orders(void **state)
 	for (unsigned major = 1; major <= 3; major++) {
 		for (int fortran = 0; fortran < 2; fortran++) {
 			file.n = 0;
-			build_npy(&file, major, fortran ? "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }"
-			                                : "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }",
+			build_npy(&file, major,
+			          fortran ? "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }"
+			                  : "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }",
 			          fortran ? f_order : c_order, 24);
 			struct st_container *c = open_ok(save("stage.npy", &file));
 			const struct st_tensor *t = st_container_find(c, "stage");
@@ -88,7 +89,8 @@ static void fortran_order_in_three_dimensions(void **state)
 				f[i + 2 * j + 6 * k] = (float)(100 * i + 10 * j + k);
 				want[6 * i + 2 * j + k] = (float)(100 * i + 10 * j + k);
 			}
-	struct st_container *c = open_ok(npy("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3, 2)}", f, sizeof f));
+	struct st_container *c = open_ok(
+		npy("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3, 2)}", f, sizeof f));
 	assert_values(st_container_tensor(c, 0), want, 12);
 	st_container_close(c);
 }
@@ -114,7 +116,11 @@ static void every_number_type(void **state)
 		{ "<u2", ST_DTYPE_U16, 2, { 1, 0, 0xfe, 0xff }, 65534 },
 		{ "<i4", ST_DTYPE_I32, 4, { 1, 0, 0, 0, 0, 0, 0, 0x80 }, -2147483648.f },
 		{ "<u4", ST_DTYPE_U32, 4, { 1, 0, 0, 0, 0, 0, 0, 0x80 }, 2147483648.f },
-		{ "<i8", ST_DTYPE_I64, 8, { 1, 0, 0, 0, 0, 0, 0, 0, 0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff }, -3 },
+		{ "<i8",
+		  ST_DTYPE_I64,
+		  8,
+		  { 1, 0, 0, 0, 0, 0, 0, 0, 0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff },
+		  -3 },
 		{ "<u8", ST_DTYPE_U64, 8, { 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0 }, 4294967296.f },
 		{ ">f4", ST_DTYPE_F32, 4, { 0x3f, 0x80, 0, 0, 0xc0, 0x20, 0, 0 }, -2.5f },
 		{ ">i2", ST_DTYPE_I16, 2, { 0, 1, 0xff, 0xfe }, -2 },
@@ -161,34 +167,45 @@ static void broken_headers(void **state)
 		enum st_status status;
 		const char *why;
 	} cases[] = {
-		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), } + 1", ST_ERR_FORMAT, "text after the dictionary" },
+		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), } + 1", ST_ERR_FORMAT,
+		  "text after the dictionary" },
 		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (6)}", ST_ERR_FORMAT, "no tuple" },
 		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (2 3)}", ST_ERR_FORMAT, "comma" },
 		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (,)}", ST_ERR_FORMAT, "whole number" },
 		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -3)}", ST_ERR_FORMAT, "whole number" },
-		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (18446744073709551616,)}", ST_ERR_FORMAT, "64 bits" },
-		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296)}", ST_ERR_FORMAT, "overflow" },
-		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 4294967296, 4294967296)}", ST_ERR_FORMAT, "overflow" },
-		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 1, 1, 1, 1, 1, 1, 6)}", ST_ERR_LIMIT, "more than 8" },
+		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (18446744073709551616,)}", ST_ERR_FORMAT,
+		  "64 bits" },
+		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296)}", ST_ERR_FORMAT,
+		  "overflow" },
+		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 4294967296, 4294967296)}", ST_ERR_FORMAT,
+		  "overflow" },
+		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 1, 1, 1, 1, 1, 1, 6)}", ST_ERR_LIMIT,
+		  "more than 8" },
 		{ "{'descr': '<f4', 'fortran_order': 0, 'shape': (6,)}", ST_ERR_FORMAT, "True or False" },
 		{ "{'descr': '<f4', 'shape': (6,)}", ST_ERR_FORMAT, "no key fortran_order" },
 		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (6,), 'x': 1}", ST_ERR_FORMAT, "unknown key" },
-		{ "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (6,)}", ST_ERR_FORMAT, "a key twice" },
+		{ "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (6,)}", ST_ERR_FORMAT,
+		  "a key twice" },
 		{ "{'descr': '<f4\\'', 'fortran_order': False, 'shape': (6,)}", ST_ERR_FORMAT, "unterminated" },
 		{ "{'descr': '<f3', 'fortran_order': False, 'shape': (6,)}", ST_ERR_FORMAT, "unknown type 'f3'" },
-		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (7,)}", ST_ERR_FORMAT, "24 bytes where type and shape make 28" },
-		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (5,)}", ST_ERR_FORMAT, "24 bytes where type and shape make 20" },
+		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (7,)}", ST_ERR_FORMAT,
+		  "24 bytes where type and shape make 28" },
+		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (5,)}", ST_ERR_FORMAT,
+		  "24 bytes where type and shape make 20" },
 		{ "{'descr': '|O', 'fortran_order': False, 'shape': (6,)}", ST_ERR_UNSUPPORTED, "Python objects" },
 		{ "{'descr': '<U1', 'fortran_order': False, 'shape': (6,)}", ST_ERR_UNSUPPORTED, "array of text" },
 		{ "{'descr': '|S4', 'fortran_order': False, 'shape': (6,)}", ST_ERR_UNSUPPORTED, "array of text" },
 		{ "{'descr': '|V4', 'fortran_order': False, 'shape': (6,)}", ST_ERR_UNSUPPORTED, "raw bytes" },
 		{ "{'descr': '<c8', 'fortran_order': False, 'shape': (3,)}", ST_ERR_UNSUPPORTED, "complex" },
 		{ "{'descr': '<M8[ns]', 'fortran_order': False, 'shape': (3,)}", ST_ERR_UNSUPPORTED, "dates" },
-		{ "{'descr': [('a', '<f4'), ('b', '<i4', (2,))], 'fortran_order': False, 'shape': (2,)}", ST_ERR_UNSUPPORTED, "records" },
-		{ "{'descr': [('a', '<f4', 'fortran_order': False, 'shape': (2,)}", ST_ERR_FORMAT, "unterminated list" },
+		{ "{'descr': [('a', '<f4'), ('b', '<i4', (2,))], 'fortran_order': False, 'shape': (2,)}",
+		  ST_ERR_UNSUPPORTED, "records" },
+		{ "{'descr': [('a', '<f4', 'fortran_order': False, 'shape': (2,)}", ST_ERR_FORMAT,
+		  "unterminated list" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-		assert_refused(npy(cases[i].text, c_order, sizeof c_order), cases[i].status, cases[i].why, cases[i].text);
+		assert_refused(npy(cases[i].text, c_order, sizeof c_order), cases[i].status, cases[i].why,
+		               cases[i].text);
 }
 
 static void every_truncation_is_refused(void **state)
@@ -214,7 +231,9 @@ static size_t npz_members(struct member *m, bool deflate)
 	build_npy(&arrays[2], 1, "{'descr': '<U1', 'fortran_order': False, 'shape': (), }", "x\0\0\0", 4);
 	static const char *const names[3] = { "layers.0.attn_norm.npy", "b.npy", "note.npy" };
 	for (int i = 0; i < 3; i++)
-		m[i] = (struct member){ .name = names[i], .data = arrays[i].p, .size = arrays[i].n, .deflate = deflate };
+		m[i] = (struct member){
+			.name = names[i], .data = arrays[i].p, .size = arrays[i].n, .deflate = deflate
+		};
 	return 3;
 }
 
@@ -263,7 +282,8 @@ static void broken_archives(void **state)
 	npz_members(m, false);
 	m[1].name = "readme.txt";
 	build_zip(&file, m, 3, false);
-	assert_refused(save("x.npz", &file), ST_ERR_UNSUPPORTED, "readme.txt: a member of an npz that is no .npy", "other member");
+	assert_refused(save("x.npz", &file), ST_ERR_UNSUPPORTED, "readme.txt: a member of an npz that is no .npy",
+	               "other member");
 	/* 200 bytes that claim to unfold to 3 GB: more than deflate can do, refused before memory is taken. */
 	npz_members(m, true);
 	m[0].say_size = 3000000000u;

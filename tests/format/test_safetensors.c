@@ -14,10 +14,10 @@ static void build(struct bytes *b, const char *header, size_t n)
 }
 
 static const char good[] = "{\"__metadata__\":{\"format\":\"pt\",\"note\":\"\\u00e9\"},"
-                           "\"w\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[3,27]},"
-                           "\"b\":{\"shape\":[3],\"data_offsets\":[0,3],\"dtype\":\"U8\"},"
-                           "\"none\":{\"dtype\":\"F16\",\"shape\":[0,4],\"data_offsets\":[27,27]},"
-                           "\"s\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[27,35]}}  ";
+			   "\"w\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[3,27]},"
+			   "\"b\":{\"shape\":[3],\"data_offsets\":[0,3],\"dtype\":\"U8\"},"
+			   "\"none\":{\"dtype\":\"F16\",\"shape\":[0,4],\"data_offsets\":[27,27]},"
+			   "\"s\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[27,35]}}  ";
 #define GOOD_BYTES 35
 
 static void a_sound_file(void **state)
@@ -38,7 +38,8 @@ static void a_sound_file(void **state)
 		assert_string_equal(st_container_tensor(c, i)->name, order[i]);
 	const struct st_tensor *w = st_container_find(c, "w");
 	assert_int_equal(w->dtype, ST_DTYPE_F32);
-	assert_true(w->ndim == 2 && w->shape[0] == 2 && w->shape[1] == 3 && w->row_bytes == 12 && w->n_bytes == 24 && w->n_elems == 6);
+	assert_true(w->ndim == 2 && w->shape[0] == 2 && w->shape[1] == 3 && w->row_bytes == 12 && w->n_bytes == 24
+	            && w->n_elems == 6);
 	assert_int_equal(w->data[0], 3); /* three bytes in: not aligned, and no harm */
 	assert_int_equal(w->offset, 8 + strlen(good) + 3);
 	const struct st_tensor *s = st_container_find(c, "s");
@@ -51,20 +52,24 @@ static void a_sound_file(void **state)
 static void every_dtype(void **state)
 {
 	(void)state;
-	static const struct { const char *name; enum st_dtype dtype; unsigned size; } types[] = {
-		{ "BOOL", ST_DTYPE_BOOL, 1 }, { "U8", ST_DTYPE_U8, 1 }, { "I8", ST_DTYPE_I8, 1 },
-		{ "F8_E5M2", ST_DTYPE_F8_E5M2, 1 }, { "F8_E4M3", ST_DTYPE_F8_E4M3, 1 },
-		{ "I16", ST_DTYPE_I16, 2 }, { "U16", ST_DTYPE_U16, 2 }, { "F16", ST_DTYPE_F16, 2 }, { "BF16", ST_DTYPE_BF16, 2 },
-		{ "I32", ST_DTYPE_I32, 4 }, { "U32", ST_DTYPE_U32, 4 }, { "F32", ST_DTYPE_F32, 4 },
-		{ "F64", ST_DTYPE_F64, 8 }, { "I64", ST_DTYPE_I64, 8 }, { "U64", ST_DTYPE_U64, 8 },
+	static const struct {
+		const char *name;
+		enum st_dtype dtype;
+		unsigned size;
+	} types[] = {
+		{ "BOOL", ST_DTYPE_BOOL, 1 },       { "U8", ST_DTYPE_U8, 1 },           { "I8", ST_DTYPE_I8, 1 },
+		{ "F8_E5M2", ST_DTYPE_F8_E5M2, 1 }, { "F8_E4M3", ST_DTYPE_F8_E4M3, 1 }, { "I16", ST_DTYPE_I16, 2 },
+		{ "U16", ST_DTYPE_U16, 2 },         { "F16", ST_DTYPE_F16, 2 },         { "BF16", ST_DTYPE_BF16, 2 },
+		{ "I32", ST_DTYPE_I32, 4 },         { "U32", ST_DTYPE_U32, 4 },         { "F32", ST_DTYPE_F32, 4 },
+		{ "F64", ST_DTYPE_F64, 8 },         { "I64", ST_DTYPE_I64, 8 },         { "U64", ST_DTYPE_U64, 8 },
 	};
 	static struct bytes b;
 	for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
 		char header[128];
 		struct st_container *c;
 		struct st_error err = ST_ERROR_INIT;
-		snprintf(header, sizeof header, "{\"t\":{\"dtype\":\"%s\",\"shape\":[5],\"data_offsets\":[0,%u]}}", types[i].name,
-		         5 * types[i].size);
+		snprintf(header, sizeof header, "{\"t\":{\"dtype\":\"%s\",\"shape\":[5],\"data_offsets\":[0,%u]}}",
+		         types[i].name, 5 * types[i].size);
 		build(&b, header, 5 * types[i].size);
 		assert_ok(st_container_open(save("t.safetensors", &b), &c, &err), &err);
 		assert_int_equal(c->tensors[0].dtype, types[i].dtype);
@@ -94,7 +99,8 @@ static const struct broken {
 	{ "{\"a\\u0000b\":1}", 0, FORMAT, "not valid JSON: NUL byte in object key" },
 	{ "{\"\\ud800\":1}", 0, FORMAT, "not valid JSON: invalid Unicode" },
 	{ "{\"a\":1,\"a\":1}", 0, FORMAT, "not valid JSON: duplicate object key" },
-	{ T("\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]"), 1, FORMAT, "duplicate object key" },
+	{ T("\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]"), 1, FORMAT,
+	  "duplicate object key" },
 	{ "{\"\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, FORMAT, "tensor name: is empty" },
 	{ "{\"a\":null}", 0, FORMAT, "byte 9: a: is not an object with dtype" },
 	{ "{\"a\":[]}", 0, FORMAT, "a: is not an object with dtype" },
@@ -102,9 +108,12 @@ static const struct broken {
 	{ T("\"dtype\":\"U8\",\"data_offsets\":[0,1]"), 1, FORMAT, "a: is not an object with dtype" },
 	{ T("\"dtype\":\"U8\",\"shape\":[1]"), 1, FORMAT, "a: is not an object with dtype" },
 	{ T("\"dtype\":7,\"shape\":[1],\"data_offsets\":[0,1]"), 1, FORMAT, "a: dtype is not a string" },
-	{ T("\"dtype\":\"u8\",\"shape\":[1],\"data_offsets\":[0,1]"), 1, ST_ERR_UNSUPPORTED, "a: dtype u8 is not supported; supported: F64" },
-	{ T("\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[0,1]"), 1, ST_ERR_UNSUPPORTED, "a: dtype F4 is not supported" },
-	{ T("\"dtype\":\"C64\",\"shape\":[1],\"data_offsets\":[0,8]"), 8, ST_ERR_UNSUPPORTED, "a: dtype C64 is not supported" },
+	{ T("\"dtype\":\"u8\",\"shape\":[1],\"data_offsets\":[0,1]"), 1, ST_ERR_UNSUPPORTED,
+	  "a: dtype u8 is not supported; supported: F64" },
+	{ T("\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[0,1]"), 1, ST_ERR_UNSUPPORTED,
+	  "a: dtype F4 is not supported" },
+	{ T("\"dtype\":\"C64\",\"shape\":[1],\"data_offsets\":[0,8]"), 8, ST_ERR_UNSUPPORTED,
+	  "a: dtype C64 is not supported" },
 	{ T("\"dtype\":\"U8\",\"shape\":3,\"data_offsets\":[0,3]"), 3, FORMAT, "a: shape is not a list" },
 	{ T("\"dtype\":\"U8\",\"shape\":[3.0],\"data_offsets\":[0,3]"), 3, FORMAT, "a: shape is not a list" },
 	{ T("\"dtype\":\"U8\",\"shape\":[3e0],\"data_offsets\":[0,3]"), 3, FORMAT, "a: shape is not a list" },
@@ -112,12 +121,17 @@ static const struct broken {
 	{ T("\"dtype\":\"U8\",\"shape\":[[3]],\"data_offsets\":[0,3]"), 3, FORMAT, "a: shape is not a list" },
 	{ T("\"dtype\":\"U8\",\"shape\":[-3],\"data_offsets\":[0,3]"), 3, FORMAT, "a: shape is not a list" },
 	{ T("\"dtype\":\"U8\",\"shape\":[03],\"data_offsets\":[0,3]"), 3, FORMAT, "not valid JSON" },
-	{ T("\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,3],\"data_offsets\":[0,3]"), 3, ST_ERR_LIMIT, "a: has 9 dimensions" },
+	{ T("\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,3],\"data_offsets\":[0,3]"), 3, ST_ERR_LIMIT,
+	  "a: has 9 dimensions" },
 	{ T("\"dtype\":\"U8\",\"shape\":[18446744073709551616],\"data_offsets\":[0,3]"), 3, FORMAT, "too big integer" },
-	{ T("\"dtype\":\"F32\",\"shape\":[4611686018427387910],\"data_offsets\":[0,24]"), 24, FORMAT, "a: dimensions overflow" },
-	{ T("\"dtype\":\"U8\",\"shape\":[4294967296,4294967297],\"data_offsets\":[0,4]"), 4, FORMAT, "a: dimensions overflow" },
-	{ T("\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,3]"), 3, FORMAT, "a: data of 4 bytes reach past the end" },
-	{ T("\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,3]"), 3, FORMAT, "a: shape and dtype need 2 bytes, data_offsets span 3" },
+	{ T("\"dtype\":\"F32\",\"shape\":[4611686018427387910],\"data_offsets\":[0,24]"), 24, FORMAT,
+	  "a: dimensions overflow" },
+	{ T("\"dtype\":\"U8\",\"shape\":[4294967296,4294967297],\"data_offsets\":[0,4]"), 4, FORMAT,
+	  "a: dimensions overflow" },
+	{ T("\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,3]"), 3, FORMAT,
+	  "a: data of 4 bytes reach past the end" },
+	{ T("\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,3]"), 3, FORMAT,
+	  "a: shape and dtype need 2 bytes, data_offsets span 3" },
 	{ T("\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[3]"), 3, FORMAT, "a: data_offsets is not a pair" },
 	{ T("\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,1,3]"), 3, FORMAT, "a: data_offsets is not a pair" },
 	{ T("\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[-3,0]"), 3, FORMAT, "a: data_offsets is not a pair" },
@@ -126,9 +140,12 @@ static const struct broken {
 	  "a: data of 3 bytes reach past the end" },
 	{ TWO("[2],\"data_offsets\":[0,2]", "[2],\"data_offsets\":[1,3]"), 3, FORMAT, "b: overlaps tensor a" },
 	{ TWO("[2],\"data_offsets\":[0,2]", "[2],\"data_offsets\":[0,2]"), 2, FORMAT, "b: overlaps tensor a" },
-	{ TWO("[2],\"data_offsets\":[0,2]", "[2],\"data_offsets\":[3,5]"), 5, FORMAT, "b: 1 bytes before it belong to no tensor" },
-	{ TWO("[2],\"data_offsets\":[1,3]", "[2],\"data_offsets\":[3,5]"), 5, FORMAT, "a: 1 bytes before it belong to no tensor" },
-	{ TWO("[2],\"data_offsets\":[0,2]", "[2],\"data_offsets\":[2,4]"), 7, FORMAT, "3 bytes behind the last tensor" },
+	{ TWO("[2],\"data_offsets\":[0,2]", "[2],\"data_offsets\":[3,5]"), 5, FORMAT,
+	  "b: 1 bytes before it belong to no tensor" },
+	{ TWO("[2],\"data_offsets\":[1,3]", "[2],\"data_offsets\":[3,5]"), 5, FORMAT,
+	  "a: 1 bytes before it belong to no tensor" },
+	{ TWO("[2],\"data_offsets\":[0,2]", "[2],\"data_offsets\":[2,4]"), 7, FORMAT,
+	  "3 bytes behind the last tensor" },
 	{ "{}", 1, FORMAT, "1 bytes behind the last tensor" },
 	{ "{\"__metadata__\":[]}", 0, FORMAT, "__metadata__: is not an object" },
 	{ "{\"__metadata__\":{\"x\":1}}", 0, FORMAT, "__metadata__: the value of x is not a string" },
@@ -149,7 +166,10 @@ static void header_lengths(void **state)
 {
 	(void)state;
 	static struct bytes b;
-	static const struct { uint64_t n; const char *text; } cases[] = {
+	static const struct {
+		uint64_t n;
+		const char *text;
+	} cases[] = {
 		{ UINT64_MAX, "header length: is 18446744073709551615, but only" },
 		{ UINT64_C(1) << 63, "header length: is" },
 		{ UINT64_MAX - 7, "header length: is" },
@@ -210,9 +230,10 @@ static void every_truncation_is_refused(void **state)
 		struct st_container *c = NULL;
 		struct st_error err = ST_ERROR_INIT;
 		enum st_status st = st_container_open(path, &c, &err);
-		if (st != ST_ERR_FORMAT || c || strcmp(err.path, path) != 0 || err.offset == ST_NO_OFFSET || !err.message[0])
-			fail_msg("cut to %zu of %zu bytes: %s at %llu: %s", n, b.n, st_status_name(st), (unsigned long long)err.offset,
-			         err.message);
+		if (st != ST_ERR_FORMAT || c || strcmp(err.path, path) != 0 || err.offset == ST_NO_OFFSET
+		    || !err.message[0])
+			fail_msg("cut to %zu of %zu bytes: %s at %llu: %s", n, b.n, st_status_name(st),
+			         (unsigned long long)err.offset, err.message);
 	}
 }
 
@@ -288,8 +309,9 @@ static void shards_and_documents(void **state)
 	for (size_t i = 0; i < 3; i++) {
 		assert_ok(st_container_open(paths[i], &c, &err), &err);
 		assert_int_equal(st_container_n_files(c), i == 2 ? 1 : 2);
-		assert_string_equal(st_container_describe(c), i == 0 ? "safetensors, 2 shards (Hugging Face folder)"
-		                                            : i == 1 ? "safetensors, 2 shards" : "safetensors");
+		assert_string_equal(st_container_describe(c), i == 0   ? "safetensors, 2 shards (Hugging Face folder)"
+		                                              : i == 1 ? "safetensors, 2 shards"
+		                                                       : "safetensors");
 		assert_int_equal(st_container_find(c, "b")->n_bytes, 5);
 		assert_int_equal(st_container_find(c, "b")->file, i == 2 ? 0 : 1);
 		/* The model's documents belong to it however it is opened. */
@@ -332,13 +354,17 @@ static void broken_folders_are_refused(void **state)
 		{ INDEX, MAP(ONE, "\"../../../etc/passwd\""), FORMAT, "b: weight_map points outside" },
 		{ INDEX, MAP(ONE, "\"/etc/passwd\""), FORMAT, "b: weight_map points outside" },
 		{ INDEX, MAP(ONE, "\"absent.safetensors\""), ST_ERR_IO, "absent.safetensors: cannot open" },
-		{ INDEX, MAP(ONE, ONE), FORMAT, "b: weight_map puts it into model-00001-of-00002.safetensors, which does not hold it" },
-		{ INDEX, MAP(TWO_OF, ONE), FORMAT, "weight_map puts it into model-00002-of-00002.safetensors, but it is in" },
+		{ INDEX, MAP(ONE, ONE), FORMAT,
+		  "b: weight_map puts it into model-00001-of-00002.safetensors, which does not hold it" },
+		{ INDEX, MAP(TWO_OF, ONE), FORMAT,
+		  "weight_map puts it into model-00002-of-00002.safetensors, but it is in" },
 		{ INDEX, MAP(ONE, "\"config.json\""), FORMAT, "config.json" },
-		{ "model-00002-of-00002.safetensors", "{}", FORMAT, "model-00002-of-00002.safetensors: byte 0: header length" },
-		{ "model-00002-of-00002.safetensors", "", FORMAT, "model-00002-of-00002.safetensors: byte 0: the file is empty" },
-		{ "model-00001-of-00002.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:00\n", ST_ERR_UNSUPPORTED,
-		  "model-00001-of-00002.safetensors: byte 0: is a Git LFS pointer" },
+		{ "model-00002-of-00002.safetensors", "{}", FORMAT,
+		  "model-00002-of-00002.safetensors: byte 0: header length" },
+		{ "model-00002-of-00002.safetensors", "", FORMAT,
+		  "model-00002-of-00002.safetensors: byte 0: the file is empty" },
+		{ "model-00001-of-00002.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+		  ST_ERR_UNSUPPORTED, "model-00001-of-00002.safetensors: byte 0: is a Git LFS pointer" },
 		{ "config.json", "", FORMAT, "config.json: byte 0: not valid JSON" },
 		{ "config.json", "{\"architectures\": [", FORMAT, "config.json: byte" },
 		{ "config.json", "[1]", FORMAT, "config.json: byte 0: must be a JSON object" },
@@ -377,7 +403,8 @@ static void which_file_of_a_folder(void **state)
 	struct st_container *c;
 	struct st_error err = ST_ERROR_INIT;
 	const char *dir = make_model("choice");
-	assert_refused(dir, ST_ERR_UNSUPPORTED, "folder holds 2 .safetensors files and 0 shard indexes", "two files, no index");
+	assert_refused(dir, ST_ERR_UNSUPPORTED, "folder holds 2 .safetensors files and 0 shard indexes",
+	               "two files, no index");
 	put_file(dir, "other.safetensors.index.json", MAP(ONE, TWO_OF));
 	assert_ok(st_container_open(dir, &c, &err), &err);
 	assert_int_equal(c->n_tensors, 2);
@@ -393,7 +420,8 @@ static void which_file_of_a_folder(void **state)
 	save_text("nothing/config.json", "{}");
 	assert_refused(in_folder("nothing"), FORMAT, "config.json but no weights", "config only");
 	save_text("nothing/pytorch_model-00001-of-00002.bin", "x");
-	assert_refused(in_folder("nothing"), ST_ERR_UNSUPPORTED, "neither pytorch_model.bin nor", "a torch shard without its index");
+	assert_refused(in_folder("nothing"), ST_ERR_UNSUPPORTED, "neither pytorch_model.bin nor",
+	               "a torch shard without its index");
 	assert_int_equal(unlink(in_folder("nothing/pytorch_model-00001-of-00002.bin")), 0);
 	save_text("nothing/tokenizer.json", "{}");
 	assert_ok(st_container_open(in_folder("nothing"), &c, &err), &err);

@@ -63,7 +63,8 @@ static void op_tensor(const char *type, const char *key, int64_t n, int64_t firs
 	op_int(first);
 	op_dims(sizes, ndim);
 	op_dims(strides, ndim);
-	op("\x89" "ccollections\nOrderedDict\n)RtR");
+	op("\x89"
+	   "ccollections\nOrderedDict\n)RtR");
 }
 
 /* 0, 1, ... 5 as f32: what every storage of these tests holds. */
@@ -127,14 +128,16 @@ static void views_of_all_kinds(void **state)
 		{ 0, { 3, 2 }, { 1, 3 }, 2, 6, ST_LAYOUT_STRIDED, { 0, 3, 1, 4, 2, 5 } }, /* transposed */
 		{ 1, { 2, 2 }, { 3, 1 }, 2, 4, ST_LAYOUT_STRIDED, { 1, 2, 4, 5 } },       /* columns 1 and 2 */
 		{ 4, { 2, 0 }, { 1, 0 }, 1, 2, ST_LAYOUT_ROWS, { 4, 5 } },
-		{ 1, { 3, 0 }, { 2, 0 }, 1, 3, ST_LAYOUT_STRIDED, { 1, 3, 5 } },          /* every other one */
-		{ 5, { 0, 0 }, { 0, 0 }, 0, 1, ST_LAYOUT_ROWS, { 5 } },                   /* a scalar */
-		{ 0, { 1, 3 }, { INT64_MAX, 1 }, 2, 3, ST_LAYOUT_ROWS, { 0, 1, 2 } },     /* the stride of a dimension of one is anything */
+		{ 1, { 3, 0 }, { 2, 0 }, 1, 3, ST_LAYOUT_STRIDED, { 1, 3, 5 } },      /* every other one */
+		{ 5, { 0, 0 }, { 0, 0 }, 0, 1, ST_LAYOUT_ROWS, { 5 } },               /* a scalar */
+		{ 0, { 1, 3 }, { INT64_MAX, 1 }, 2, 3, ST_LAYOUT_ROWS, { 0, 1, 2 } }, /* the stride of a dimension of
+		                                                                         one is anything */
 		{ 0, { 3, 1 }, { 2, INT64_MAX }, 2, 3, ST_LAYOUT_STRIDED, { 0, 2, 4 } },
-		{ 2, { 3, 0 }, { 1, 1 }, 2, 0, ST_LAYOUT_ROWS, { 0 } },                   /* empty */
+		{ 2, { 3, 0 }, { 1, 1 }, 2, 0, ST_LAYOUT_ROWS, { 0 } }, /* empty */
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-		struct st_container *c = open_ok(one(FLOATS, "0", 6, cases[i].first, cases[i].sizes, cases[i].strides, cases[i].ndim));
+		struct st_container *c = open_ok(
+			one(FLOATS, "0", 6, cases[i].first, cases[i].sizes, cases[i].strides, cases[i].ndim));
 		const struct st_tensor *t = st_container_find(c, "w");
 		assert_values(t, cases[i].want, cases[i].n);
 		assert_int_equal(t->layout, cases[i].layout);
@@ -189,7 +192,8 @@ static void names_of_nested_values(void **state)
 		op_str("fc.bias");
 		op("ctorch._utils\n_rebuild_parameter\n(");
 		op_tensor(FLOATS, "0", 6, 3, D(3), D(1), 1);
-		op("\x88" "ccollections\nOrderedDict\n)RtR");
+		op("\x88"
+		   "ccollections\nOrderedDict\n)RtR");
 		op("u}");
 		op_str("_metadata");
 		op("}sb"); /* BUILD */
@@ -280,7 +284,9 @@ static void folder_of_shards(void **state)
 	save_text(SHARDS, "{\"weight_map\":{\"a\":\"" SHARD_1 "\",\"b\":\"" SHARD_2 "\"}}");
 	for (int i = 0; i < 2; i++) {
 		struct st_container *c = open_ok(in_folder(i ? SHARDS : "hf"));
-		assert_string_equal(st_container_describe(c), i ? "torch zip checkpoint, 2 shards" : "torch zip checkpoint, 2 shards (Hugging Face folder)");
+		assert_string_equal(st_container_describe(c),
+		                    i ? "torch zip checkpoint, 2 shards"
+		                      : "torch zip checkpoint, 2 shards (Hugging Face folder)");
 		assert_int_equal(st_container_format(c), ST_FORMAT_TORCH);
 		assert_int_equal(st_container_n_tensors(c), 2);
 		assert_values(st_container_find(c, "a"), six, 3);
@@ -294,10 +300,13 @@ static void folder_of_shards(void **state)
 		enum st_status status;
 		const char *says;
 	} wrong[] = {
-		{ "{\"weight_map\":{\"a\":\"" SHARD_2 "\",\"b\":\"" SHARD_2 "\"}}", ST_ERR_FORMAT, "a: weight_map puts it into " SHARD_2 ", which does not hold it" },
+		{ "{\"weight_map\":{\"a\":\"" SHARD_2 "\",\"b\":\"" SHARD_2 "\"}}", ST_ERR_FORMAT,
+		  "a: weight_map puts it into " SHARD_2 ", which does not hold it" },
 		{ "{\"weight_map\":{\"a\":\"../" SHARD_1 "\"}}", ST_ERR_FORMAT, "a: weight_map points outside" },
-		{ "{\"weight_map\":{\"a\":\"" SHARD_1 "\",\"b\":\"absent.bin\"}}", ST_ERR_IO, "absent.bin: cannot open" },
-		{ "{\"weight_map\":{\"a\":\"" SHARD_1 "\",\"b\":\"zz.txt\"}}", ST_ERR_FORMAT, "zz.txt: byte 4: zip directory" },
+		{ "{\"weight_map\":{\"a\":\"" SHARD_1 "\",\"b\":\"absent.bin\"}}", ST_ERR_IO,
+		  "absent.bin: cannot open" },
+		{ "{\"weight_map\":{\"a\":\"" SHARD_1 "\",\"b\":\"zz.txt\"}}", ST_ERR_FORMAT,
+		  "zz.txt: byte 4: zip directory" },
 	};
 	save_text("hf/zz.txt", "text");
 	for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
@@ -312,7 +321,9 @@ static void folder_of_shards(void **state)
 	save_shard("hf/pytorch_model.bin", "c", 2);
 	save_shard("hf/optimizer.pt", "state", 2);
 	for (int i = 0; i < 3; i++) {
-		struct st_container *c = open_ok(in_folder(i == 0 ? "hf" : i == 1 ? "hf/pytorch_model.bin" : "hf/optimizer.pt"));
+		struct st_container *c = open_ok(in_folder(i == 0   ? "hf"
+		                                           : i == 1 ? "hf/pytorch_model.bin"
+		                                                    : "hf/optimizer.pt"));
 		assert_values(st_container_find(c, i < 2 ? "c" : "state"), six, 6);
 		assert_true((c->config != NULL) == (i < 2));
 		st_container_close(c);
@@ -330,7 +341,7 @@ static void tensors_beyond_their_storage(void **state)
 	} cases[] = {
 		{ 6, 1, { 2, 3 }, { 3, 1 }, "w: reaches beyond its storage of 6" },
 		{ 6, 0, { 2, 3 }, { 4, 1 }, "reaches beyond" },
-		{ 6, 0, { 7, 1 }, { 0, 0 }, "reaches beyond" },                 /* expanded: more elements than there are */
+		{ 6, 0, { 7, 1 }, { 0, 0 }, "reaches beyond" }, /* expanded: more elements than there are */
 		{ 6, 0, { INT64_MAX, INT64_MAX }, { 0, 0 }, "reaches beyond" },
 		{ 6, 0, { 2, 2 }, { INT64_MAX, INT64_MAX }, "reaches beyond" },
 		{ 6, 0, { 3, 2 }, { INT64_MAX, 1 }, "reaches beyond" },
@@ -344,15 +355,18 @@ static void tensors_beyond_their_storage(void **state)
 		{ -6, 0, { 1, 1 }, { 1, 1 }, "no whole number below 2^63" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-		assert_refused(one(FLOATS, "0", cases[i].n, cases[i].first, cases[i].sizes, cases[i].strides, 2), ST_ERR_FORMAT,
-		               cases[i].why, cases[i].why);
-	assert_refused(one(FLOATS, "0", 6, 0, D(1, 1, 1, 1, 1, 1, 1, 1, 1), D(1, 1, 1, 1, 1, 1, 1, 1, 1), 9), ST_ERR_LIMIT,
-	               "9 dimensions", "nine dimensions");
-	assert_refused(one(FLOATS, "1", 6, 0, D(1), D(1), 1), ST_ERR_FORMAT, "w: its storage data/1 is not in the file", "absent storage");
-	assert_refused(one(FLOATS, "../data/0", 6, 0, D(1), D(1), 1), ST_ERR_FORMAT, "is not in the file", "path in a key");
+		assert_refused(one(FLOATS, "0", cases[i].n, cases[i].first, cases[i].sizes, cases[i].strides, 2),
+		               ST_ERR_FORMAT, cases[i].why, cases[i].why);
+	assert_refused(one(FLOATS, "0", 6, 0, D(1, 1, 1, 1, 1, 1, 1, 1, 1), D(1, 1, 1, 1, 1, 1, 1, 1, 1), 9),
+	               ST_ERR_LIMIT, "9 dimensions", "nine dimensions");
+	assert_refused(one(FLOATS, "1", 6, 0, D(1), D(1), 1), ST_ERR_FORMAT, "w: its storage data/1 is not in the file",
+	               "absent storage");
+	assert_refused(one(FLOATS, "../data/0", 6, 0, D(1), D(1), 1), ST_ERR_FORMAT, "is not in the file",
+	               "path in a key");
 	assert_refused(one("torch\nComplexFloatStorage", "0", 3, 0, D(1), D(1), 1), ST_ERR_UNSUPPORTED,
 	               "global torch.ComplexFloatStorage is not allowed", "complex");
-	assert_refused(one("torch\nUntypedStorage", "0", 24, 0, D(1), D(1), 1), ST_ERR_FORMAT, "without a type", "untyped in v2");
+	assert_refused(one("torch\nUntypedStorage", "0", 24, 0, D(1), D(1), 1), ST_ERR_FORMAT, "without a type",
+	               "untyped in v2");
 }
 
 static const char *raw(const char *codes, size_t n)
@@ -366,18 +380,29 @@ static const char *raw(const char *codes, size_t n)
 static void forbidden_instructions(void **state)
 {
 	(void)state;
-	assert_refused(RAW("\x80\x02" "cos\nsystem\nX\x02\0\0\0id\x85R."), ST_ERR_UNSUPPORTED, "global os.system is not allowed", "GLOBAL");
-	assert_refused(RAW("\x80\x04\x8c\x02os\x8c\x06system\x93."), ST_ERR_UNSUPPORTED, "global os.system is not allowed", "STACK_GLOBAL");
+	assert_refused(RAW("\x80\x02"
+	                   "cos\nsystem\nX\x02\0\0\0id\x85R."),
+	               ST_ERR_UNSUPPORTED, "global os.system is not allowed", "GLOBAL");
+	assert_refused(RAW("\x80\x04\x8c\x02os\x8c\x06system\x93."), ST_ERR_UNSUPPORTED,
+	               "global os.system is not allowed", "STACK_GLOBAL");
 	assert_refused(RAW("\x80\x02(ios\nsystem\n."), ST_ERR_UNSUPPORTED, "instruction INST", "INST");
 	assert_refused(RAW("\x80\x02(cbuiltins\neval\no."), ST_ERR_UNSUPPORTED, "global builtins.eval", "OBJ");
 	assert_refused(RAW("\x80\x02)\x81."), ST_ERR_UNSUPPORTED, "instruction NEWOBJ", "NEWOBJ");
 	assert_refused(RAW("\x80\x02\x82\x01."), ST_ERR_UNSUPPORTED, "instruction EXT1", "EXT1");
 	assert_refused(RAW("\x80\x02Pid\n."), ST_ERR_UNSUPPORTED, "instruction PERSID", "PERSID");
 	/* Names of the whitelist in the wrong place, and names that only begin or end like them */
-	assert_refused(RAW("\x80\x02" "ctorch\nFloatStorage\n)R."), ST_ERR_UNSUPPORTED, "a call of torch.FloatStorage", "calling a type");
-	assert_refused(RAW("\x80\x02" "ctorch._utils\n_rebuild_tensor_v2x\n."), ST_ERR_UNSUPPORTED, "is not allowed", "longer name");
-	assert_refused(RAW("\x80\x02" "ctorch\n_utils._rebuild_tensor_v2\n."), ST_ERR_UNSUPPORTED, "", "the dot elsewhere");
-	assert_refused(RAW("\x80\x02" "ccollections\nOrderedDict\n]\x85R."), ST_ERR_FORMAT, "OrderedDict with arguments", "arguments");
+	assert_refused(RAW("\x80\x02"
+	                   "ctorch\nFloatStorage\n)R."),
+	               ST_ERR_UNSUPPORTED, "a call of torch.FloatStorage", "calling a type");
+	assert_refused(RAW("\x80\x02"
+	                   "ctorch._utils\n_rebuild_tensor_v2x\n."),
+	               ST_ERR_UNSUPPORTED, "is not allowed", "longer name");
+	assert_refused(RAW("\x80\x02"
+	                   "ctorch\n_utils._rebuild_tensor_v2\n."),
+	               ST_ERR_UNSUPPORTED, "", "the dot elsewhere");
+	assert_refused(RAW("\x80\x02"
+	                   "ccollections\nOrderedDict\n]\x85R."),
+	               ST_ERR_FORMAT, "OrderedDict with arguments", "arguments");
 	assert_refused(RAW("\x80\x02]}b."), ST_ERR_UNSUPPORTED, "attributes of a list", "BUILD of a list");
 	assert_refused(RAW("\x80\x02NNb."), ST_ERR_UNSUPPORTED, "attributes of a None", "BUILD of None");
 }
@@ -398,13 +423,21 @@ static void broken_pickles(void **state)
 		CASE("\x80\x02(}.", "more or less than one value"),
 		CASE("\x80\x02}.}", "bytes after STOP"),
 		CASE("\x80\x02t.", "no mark"),
-		CASE("\x80\x02" "0.", "no mark"),
-		CASE("\x80\x02" "2.", "too few values"),
+		CASE("\x80\x02"
+		     "0.",
+		     "no mark"),
+		CASE("\x80\x02"
+		     "2.",
+		     "too few values"),
 		CASE("\x80\x02\x86.", "too few values"),
 		CASE("\x80\x02}(s.", "too few values"), /* the dictionary lies below the mark */
 		CASE("\x80\x02}(R.", "too few values"),
-		CASE("\x80\x02K\x01" "a.", "too few values"),
-		CASE("\x80\x02K\x01K\x02" "a.", "no list"),
+		CASE("\x80\x02K\x01"
+		     "a.",
+		     "too few values"),
+		CASE("\x80\x02K\x01K\x02"
+		     "a.",
+		     "no list"),
 		CASE("\x80\x02]NNs.", "no dictionary"),
 		CASE("\x80\x02}(Nu.", "key and no value"),
 		CASE("\x80\x02(Nd.", "key and no value"),
@@ -416,7 +449,9 @@ static void broken_pickles(void **state)
 		CASE("\x80\x02X\x01\0\0\0\xff.", "not UTF-8"),
 		CASE("\x80\x02\x8b\xff\xff\xff\x7f.", "needs 2147483647 bytes"),
 		CASE("\x80\x04\x95\xff\xff\0\0\0\0\0\0N.", "frame that is longer"),
-		CASE("\x80\x02" "cos\nsystem", "name without an end"),
+		CASE("\x80\x02"
+		     "cos\nsystem",
+		     "name without an end"),
 		CASE("\x80\x02NNR.", "no function"),
 		CASE("\x80\x02NQ.", "no storage"),
 		CASE("\x80\x02)Q.", "no storage"),
@@ -430,7 +465,8 @@ static void broken_pickles(void **state)
 	assert_refused(RAW("\x80\x02Nr\xff\xff\xff\x7f."), ST_ERR_LIMIT, "memo 2147483647", "memo");
 	assert_refused(RAW("\x80\x02N."), ST_ERR_UNSUPPORTED, "holds a None and no tensors", "None");
 	assert_refused(RAW("\x80\x02}(NNK\x01)t."), ST_ERR_FORMAT, "", "tuple above the dictionary");
-	assert_refused(RAW("\x80\x02}N}s."), ST_ERR_UNSUPPORTED, "a key that is neither string nor integer but None", "key");
+	assert_refused(RAW("\x80\x02}N}s."), ST_ERR_UNSUPPORTED, "a key that is neither string nor integer but None",
+	               "key");
 }
 
 static void endless_values_end(void **state)
@@ -467,18 +503,27 @@ static void endless_values_end(void **state)
 static void old_and_other_files(void **state)
 {
 	(void)state;
-	assert_refused(save_n("old.pt", "\x80\x02\x8a\x0al\xfc\x9c" "F\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", 21), ST_ERR_UNSUPPORTED,
-	               "before torch 1.6", "1.5");
+	assert_refused(save_n("old.pt",
+	                      "\x80\x02\x8a\x0al\xfc\x9c"
+	                      "F\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.",
+	                      21),
+	               ST_ERR_UNSUPPORTED, "before torch 1.6", "1.5");
 	assert_refused(save_n("bare.pkl", "\x80\x04N.", 4), ST_ERR_UNSUPPORTED, "a bare pickle", "pickle");
-	assert_refused(save_n("attack.pkl", "\x80\x02" "cos\nsystem\n.", 14), ST_ERR_UNSUPPORTED, "global os.system is not allowed", "attack");
+	assert_refused(save_n("attack.pkl",
+	                      "\x80\x02"
+	                      "cos\nsystem\n.",
+	                      14),
+	               ST_ERR_UNSUPPORTED, "global os.system is not allowed", "attack");
 	static uint8_t tar[512];
 	memcpy(tar, "storages", 8);
 	memcpy(tar + 257, "ustar", 5);
 	assert_refused(save_n("old.tar", tar, sizeof tar), ST_ERR_UNSUPPORTED, "tar file", "tar");
-	struct member big[] = { { .name = "a/data.pkl", .data = "\x80\x02}.", .size = 4 }, { .name = "a/byteorder", .data = "big", .size = 3 } };
+	struct member big[] = { { .name = "a/data.pkl", .data = "\x80\x02}.", .size = 4 },
+		                { .name = "a/byteorder", .data = "big", .size = 3 } };
 	build_zip(&file, big, 2, false);
 	assert_refused(save("big.pt", &file), ST_ERR_UNSUPPORTED, "byte order", "big endian");
-	struct member two[] = { { .name = "a/data.pkl", .data = "\x80\x02}.", .size = 4 }, { .name = "b/data.pkl", .data = "\x80\x02}.", .size = 4 } };
+	struct member two[] = { { .name = "a/data.pkl", .data = "\x80\x02}.", .size = 4 },
+		                { .name = "b/data.pkl", .data = "\x80\x02}.", .size = 4 } };
 	build_zip(&file, two, 2, false);
 	assert_refused(save("two.pt", &file), ST_ERR_FORMAT, "second data.pkl", "two");
 	big[0].bad_crc = true;

@@ -8,14 +8,15 @@
 
 /* Types each format can hold, by the format's own documentation. */
 static const enum st_dtype gguf_types[] = {
-	ST_DTYPE_F32, ST_DTYPE_F16, ST_DTYPE_BF16, ST_DTYPE_F64, ST_DTYPE_I8, ST_DTYPE_I16, ST_DTYPE_I32, ST_DTYPE_I64,
-	ST_DTYPE_Q4_0, ST_DTYPE_Q4_1, ST_DTYPE_Q5_0, ST_DTYPE_Q5_1, ST_DTYPE_Q8_0, ST_DTYPE_Q8_1,
-	ST_DTYPE_Q2_K, ST_DTYPE_Q3_K, ST_DTYPE_Q4_K, ST_DTYPE_Q5_K, ST_DTYPE_Q6_K, ST_DTYPE_Q8_K,
-	ST_DTYPE_IQ4_NL, ST_DTYPE_IQ4_XS, ST_DTYPE_MXFP4,
+	ST_DTYPE_F32,  ST_DTYPE_F16,  ST_DTYPE_BF16,   ST_DTYPE_F64,    ST_DTYPE_I8,    ST_DTYPE_I16,
+	ST_DTYPE_I32,  ST_DTYPE_I64,  ST_DTYPE_Q4_0,   ST_DTYPE_Q4_1,   ST_DTYPE_Q5_0,  ST_DTYPE_Q5_1,
+	ST_DTYPE_Q8_0, ST_DTYPE_Q8_1, ST_DTYPE_Q2_K,   ST_DTYPE_Q3_K,   ST_DTYPE_Q4_K,  ST_DTYPE_Q5_K,
+	ST_DTYPE_Q6_K, ST_DTYPE_Q8_K, ST_DTYPE_IQ4_NL, ST_DTYPE_IQ4_XS, ST_DTYPE_MXFP4,
 };
 static const enum st_dtype safetensors_types[] = {
-	ST_DTYPE_F32, ST_DTYPE_F16, ST_DTYPE_BF16, ST_DTYPE_F64, ST_DTYPE_F8_E4M3, ST_DTYPE_F8_E5M2, ST_DTYPE_BOOL,
-	ST_DTYPE_I8, ST_DTYPE_U8, ST_DTYPE_I16, ST_DTYPE_U16, ST_DTYPE_I32, ST_DTYPE_U32, ST_DTYPE_I64, ST_DTYPE_U64,
+	ST_DTYPE_F32,     ST_DTYPE_F16,  ST_DTYPE_BF16, ST_DTYPE_F64, ST_DTYPE_F8_E4M3,
+	ST_DTYPE_F8_E5M2, ST_DTYPE_BOOL, ST_DTYPE_I8,   ST_DTYPE_U8,  ST_DTYPE_I16,
+	ST_DTYPE_U16,     ST_DTYPE_I32,  ST_DTYPE_U32,  ST_DTYPE_I64, ST_DTYPE_U64,
 };
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
@@ -106,7 +107,9 @@ static void gguf_round_trip(void **state)
 		{ "x.none", ST_KV_ARR, ST_KV_U64, 0, text, 0 },
 		{ "x.yes", ST_KV_BOOL, ST_KV_U8, 1, list, 0 },
 	};
-	const struct st_write_plan plan = { .format = ST_FORMAT_GGUF, .specs = specs, .n_specs = n, .kv = kv, .n_kv = COUNT(kv), .alignment = 128 };
+	const struct st_write_plan plan = {
+		.format = ST_FORMAT_GGUF, .specs = specs, .n_specs = n, .kv = kv, .n_kv = COUNT(kv), .alignment = 128
+	};
 	struct st_container *c;
 	write_and_read(in_folder("all.gguf"), &plan, &c);
 	assert_int_equal(c->version, 3);
@@ -132,7 +135,11 @@ static void safetensors_round_trip(void **state)
 	const size_t n = make_specs(safetensors_types, COUNT(safetensors_types), specs);
 	json_t *meta = json_pack("{s:s, s:s}", "format", "pt", "note", "\"\xC3\xA9\"");
 	for (int pad = 0; pad < 2; pad++) {
-		const struct st_write_plan plan = { .format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = n, .metadata = meta, .pad_header = pad };
+		const struct st_write_plan plan = { .format = ST_FORMAT_SAFETENSORS,
+			                            .specs = specs,
+			                            .n_specs = n,
+			                            .metadata = meta,
+			                            .pad_header = pad };
 		struct st_container *c;
 		write_and_read(in_folder(pad ? "b.safetensors" : "a.safetensors"), &plan, &c);
 		assert_true(json_equal(c->metadata, meta));
@@ -154,11 +161,16 @@ static void known_bytes(void **state)
 	(void)state;
 	struct st_error err = ST_ERROR_INIT;
 	const struct st_tensor_spec spec = { "w", ST_DTYPE_U8, 2, { 1, 3 } }, q = { "w", ST_DTYPE_I8, 2, { 2, 3 } };
-	struct st_write_plan plan = { .format = ST_FORMAT_SAFETENSORS, .specs = &spec, .n_specs = 1, .pad_header = true };
-	static const char want_st[] = "\x38\0\0\0\0\0\0\0{\"w\":{\"dtype\":\"U8\",\"shape\":[1,3],\"data_offsets\":[0,3]}} abc";
-	static const char want_gguf[] = "GGUF\3\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
-	                                "\1\0\0\0\0\0\0\0w\2\0\0\0\3\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0\x18\0\0\0\0\0\0\0\0\0\0\0"
-	                                "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" "abcdef\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+	struct st_write_plan plan = {
+		.format = ST_FORMAT_SAFETENSORS, .specs = &spec, .n_specs = 1, .pad_header = true
+	};
+	static const char want_st[] =
+		"\x38\0\0\0\0\0\0\0{\"w\":{\"dtype\":\"U8\",\"shape\":[1,3],\"data_offsets\":[0,3]}} abc";
+	static const char want_gguf[] =
+		"GGUF\3\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+		"\1\0\0\0\0\0\0\0w\2\0\0\0\3\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0\x18\0\0\0\0\0\0\0\0\0\0\0"
+		"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+		"abcdef\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 	const struct {
 		const char *path, *data, *want;
 		size_t n_data, n_want;
@@ -188,7 +200,8 @@ static void impossible_plans_are_refused(void **state)
 {
 	(void)state;
 	static const uint8_t align[] = { 64, 0, 0, 0 }, odd[] = { 48, 0, 0, 0 };
-	const struct st_kv twice[] = { { "k", ST_KV_U8, ST_KV_U8, 1, align, 0 }, { "k", ST_KV_U8, ST_KV_U8, 1, align, 0 } };
+	const struct st_kv twice[] = { { "k", ST_KV_U8, ST_KV_U8, 1, align, 0 },
+		                       { "k", ST_KV_U8, ST_KV_U8, 1, align, 0 } };
 	const struct st_kv aligned = { "general.alignment", ST_KV_U32, ST_KV_U8, 1, align, 0 };
 	const struct st_kv oddly = { "general.alignment", ST_KV_U32, ST_KV_U8, 1, odd, 0 };
 	const struct st_kv nested = { "k", ST_KV_ARR, ST_KV_ARR, 1, align, 0 };
@@ -203,19 +216,75 @@ static void impossible_plans_are_refused(void **state)
 		json_t *meta;
 		const char *text;
 	} cases[] = {
-		{ ST_FORMAT_GGUF, { { "a", ST_DTYPE_F32, 1, { 1 } }, { "a", ST_DTYPE_F32, 1, { 1 } } }, 2, NULL, 0, 0, NULL, "two tensors" },
+		{ ST_FORMAT_GGUF,
+		  { { "a", ST_DTYPE_F32, 1, { 1 } }, { "a", ST_DTYPE_F32, 1, { 1 } } },
+		  2,
+		  NULL,
+		  0,
+		  0,
+		  NULL,
+		  "two tensors" },
 		{ ST_FORMAT_GGUF, { { "", ST_DTYPE_F32, 1, { 1 } } }, 1, NULL, 0, 0, NULL, "empty name" },
-		{ ST_FORMAT_GGUF, { { "a", ST_DTYPE_U8, 1, { 1 } } }, 1, NULL, 0, 0, NULL, "a: GGUF has no type for U8" },
-		{ ST_FORMAT_GGUF, { { "a", ST_DTYPE_F32, 5, { 1, 1, 1, 1, 1 } } }, 1, NULL, 0, 0, NULL, "a: has 5 dimensions" },
-		{ ST_FORMAT_GGUF, { { "a", ST_DTYPE_Q4_K, 2, { 2, 128 } } }, 1, NULL, 0, 0, NULL, "a: cannot be stored as Q4_K" },
-		{ ST_FORMAT_GGUF, { { "a", ST_DTYPE_F32, 2, { UINT64_C(1) << 40, UINT64_C(1) << 40 } } }, 1, NULL, 0, 0, NULL, "a: cannot be stored" },
+		{ ST_FORMAT_GGUF,
+		  { { "a", ST_DTYPE_U8, 1, { 1 } } },
+		  1,
+		  NULL,
+		  0,
+		  0,
+		  NULL,
+		  "a: GGUF has no type for U8" },
+		{ ST_FORMAT_GGUF,
+		  { { "a", ST_DTYPE_F32, 5, { 1, 1, 1, 1, 1 } } },
+		  1,
+		  NULL,
+		  0,
+		  0,
+		  NULL,
+		  "a: has 5 dimensions" },
+		{ ST_FORMAT_GGUF,
+		  { { "a", ST_DTYPE_Q4_K, 2, { 2, 128 } } },
+		  1,
+		  NULL,
+		  0,
+		  0,
+		  NULL,
+		  "a: cannot be stored as Q4_K" },
+		{ ST_FORMAT_GGUF,
+		  { { "a", ST_DTYPE_F32, 2, { UINT64_C(1) << 40, UINT64_C(1) << 40 } } },
+		  1,
+		  NULL,
+		  0,
+		  0,
+		  NULL,
+		  "a: cannot be stored" },
 		{ ST_FORMAT_GGUF, { { 0 } }, 0, twice, 2, 0, NULL, "k: two keys" },
-		{ ST_FORMAT_GGUF, { { 0 } }, 0, &aligned, 1, 32, NULL, "general.alignment: is 64 while the plan says 32" },
+		{ ST_FORMAT_GGUF,
+		  { { 0 } },
+		  0,
+		  &aligned,
+		  1,
+		  32,
+		  NULL,
+		  "general.alignment: is 64 while the plan says 32" },
 		{ ST_FORMAT_GGUF, { { 0 } }, 0, NULL, 0, 64, NULL, "general.alignment: is 32 while the plan says 64" },
 		{ ST_FORMAT_GGUF, { { 0 } }, 0, &oddly, 1, 0, NULL, "general.alignment: is 48" },
 		{ ST_FORMAT_GGUF, { { 0 } }, 0, &nested, 1, 0, NULL, "k: type cannot be written" },
-		{ ST_FORMAT_SAFETENSORS, { { "a", ST_DTYPE_Q8_0, 1, { 32 } } }, 1, NULL, 0, 0, NULL, "a: safetensors has no type for Q8_0" },
-		{ ST_FORMAT_SAFETENSORS, { { "__metadata__", ST_DTYPE_F32, 1, { 1 } } }, 1, NULL, 0, 0, NULL, "keeps this name" },
+		{ ST_FORMAT_SAFETENSORS,
+		  { { "a", ST_DTYPE_Q8_0, 1, { 32 } } },
+		  1,
+		  NULL,
+		  0,
+		  0,
+		  NULL,
+		  "a: safetensors has no type for Q8_0" },
+		{ ST_FORMAT_SAFETENSORS,
+		  { { "__metadata__", ST_DTYPE_F32, 1, { 1 } } },
+		  1,
+		  NULL,
+		  0,
+		  0,
+		  NULL,
+		  "keeps this name" },
 		{ ST_FORMAT_SAFETENSORS, { { "a\xFF", ST_DTYPE_F32, 1, { 1 } } }, 1, NULL, 0, 0, NULL, "" },
 		{ ST_FORMAT_SAFETENSORS, { { 0 } }, 0, NULL, 0, 0, number, "x: safetensors metadata holds strings" },
 		{ ST_FORMAT_SAFETENSORS, { { 0 } }, 0, NULL, 0, 0, list, "metadata must be an object" },
@@ -225,8 +294,13 @@ static void impossible_plans_are_refused(void **state)
 	for (size_t i = 0; i < COUNT(cases); i++) {
 		struct st_error err = ST_ERROR_INIT;
 		struct st_writer *w = NULL;
-		const struct st_write_plan plan = { .format = cases[i].format, .specs = cases[i].specs, .n_specs = cases[i].n, .kv = cases[i].kv,
-		                                    .n_kv = cases[i].n_kv, .alignment = cases[i].alignment, .metadata = cases[i].meta };
+		const struct st_write_plan plan = { .format = cases[i].format,
+			                            .specs = cases[i].specs,
+			                            .n_specs = cases[i].n,
+			                            .kv = cases[i].kv,
+			                            .n_kv = cases[i].n_kv,
+			                            .alignment = cases[i].alignment,
+			                            .metadata = cases[i].meta };
 		assert_int_not_equal(st_writer_open(in_folder("never"), &plan, &w, &err), ST_OK);
 		assert_null(w);
 		char line[1400];
@@ -242,7 +316,9 @@ static void impossible_plans_are_refused(void **state)
 static void wrong_amounts_are_refused_and_leave_nothing(void **state)
 {
 	(void)state;
-	const struct st_tensor_spec specs[] = { { "a", ST_DTYPE_F32, 1, { 2 } }, { "none", ST_DTYPE_F32, 1, { 0 } }, { "b", ST_DTYPE_F32, 1, { 1 } } };
+	const struct st_tensor_spec specs[] = { { "a", ST_DTYPE_F32, 1, { 2 } },
+		                                { "none", ST_DTYPE_F32, 1, { 0 } },
+		                                { "b", ST_DTYPE_F32, 1, { 1 } } };
 	const struct st_write_plan plan = { .format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = 3 };
 	size_t before = entries(folder);
 	struct st_error err = ST_ERROR_INIT;
@@ -270,9 +346,14 @@ static void wrong_amounts_are_refused_and_leave_nothing(void **state)
 static void stored_sizes(void **state)
 {
 	(void)state;
-	static const struct { enum st_dtype t; uint32_t ndim; uint64_t shape[3], want; } cases[] = {
-		{ ST_DTYPE_F32, 0, { 0 }, 4 }, { ST_DTYPE_F16, 3, { 2, 3, 5 }, 60 }, { ST_DTYPE_F64, 2, { 0, 9 }, 0 },
-		{ ST_DTYPE_Q4_K, 2, { 2, 256 }, 288 }, { ST_DTYPE_Q6_K, 1, { 512 }, 420 }, { ST_DTYPE_Q8_0, 2, { 4, 64 }, 272 },
+	static const struct {
+		enum st_dtype t;
+		uint32_t ndim;
+		uint64_t shape[3], want;
+	} cases[] = {
+		{ ST_DTYPE_F32, 0, { 0 }, 4 },         { ST_DTYPE_F16, 3, { 2, 3, 5 }, 60 },
+		{ ST_DTYPE_F64, 2, { 0, 9 }, 0 },      { ST_DTYPE_Q4_K, 2, { 2, 256 }, 288 },
+		{ ST_DTYPE_Q6_K, 1, { 512 }, 420 },    { ST_DTYPE_Q8_0, 2, { 4, 64 }, 272 },
 		{ ST_DTYPE_APR_Q4, 2, { 3, 11 }, 36 }, { ST_DTYPE_APR_Q8, 2, { 3, 11 }, 37 },
 	};
 	uint64_t n;

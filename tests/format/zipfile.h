@@ -11,8 +11,8 @@ struct member {
 	const void *data;
 	size_t size;
 	bool deflate;
-	unsigned flags;     /* general purpose bits */
-	uint64_t say_size;  /* stated instead of size, when not 0 */
+	unsigned flags;    /* general purpose bits */
+	uint64_t say_size; /* stated instead of size, when not 0 */
 	bool bad_crc;
 };
 

@@ -22,8 +22,8 @@ struct naive_layer {
 /* Matrices are [out, in]; Q and K rows in the half-split basis. */
 struct naive {
 	size_t D, H, G, d, F, V;
-	double eps, theta, factor;   /* factor: linear rope scaling, 1 = none */
-	size_t window, window_from;  /* 0 = all; layers below window_from see all */
+	double eps, theta, factor;  /* factor: linear rope scaling, 1 = none */
+	size_t window, window_from; /* 0 = all; layers below window_from see all */
 	bool bias, qk_norm, tied;
 	struct naive_layer layer[NAIVE_LAYERS];
 	float *embed, *final_norm, *head;
@@ -118,8 +118,9 @@ static inline void naive_forward(const struct naive *m, const uint32_t *tokens, 
 {
 	size_t D = m->D, d = m->d, Q = m->H * d, K = m->G * d, F = m->F;
 	double *x = malloc(T * D * sizeof *x), *q = malloc(T * Q * sizeof *q), *k = malloc(T * K * sizeof *k),
-	       *v = malloc(T * K * sizeof *v), *p = malloc(T * sizeof *p), *n = malloc(D * sizeof *n), *y = malloc(Q * sizeof *y),
-	       *a = malloc(F * sizeof *a), *b = malloc(F * sizeof *b), *z = malloc(D * sizeof *z);
+	       *v = malloc(T * K * sizeof *v), *p = malloc(T * sizeof *p), *n = malloc(D * sizeof *n),
+	       *y = malloc(Q * sizeof *y), *a = malloc(F * sizeof *a), *b = malloc(F * sizeof *b),
+	       *z = malloc(D * sizeof *z);
 	for (size_t t = 0; t < T; t++)
 		for (size_t i = 0; i < D; i++)
 			x[t * D + i] = m->embed[tokens[t] * D + i];
@@ -174,7 +175,16 @@ static inline void naive_forward(const struct naive *m, const uint32_t *tokens, 
 		naive_norm(x + t * D, m->final_norm, m->eps, D, n);
 		naive_matvec(m->head, n, m->V, D, NULL, logits + t * m->V);
 	}
-	free(x); free(q); free(k); free(v); free(p); free(n); free(y); free(a); free(b); free(z);
+	free(x);
+	free(q);
+	free(k);
+	free(v);
+	free(p);
+	free(n);
+	free(y);
+	free(a);
+	free(b);
+	free(z);
 }
 
 #endif

@@ -79,7 +79,10 @@ static void every_variant_equals_plain_loops(void **state)
 		size_t n = T_MAX * t->n.V;
 		double *want = malloc(n * sizeof *want);
 		naive_forward(&t->n, ids, T_MAX, want);
-		static const struct { enum st_mode mode; double bound; } modes[] = { { ST_MODE_EXACT, 2e-6 }, { ST_MODE_FAST, 1e-5 } };
+		static const struct {
+			enum st_mode mode;
+			double bound;
+		} modes[] = { { ST_MODE_EXACT, 2e-6 }, { ST_MODE_FAST, 1e-5 } };
 		for (size_t k = 0; k < 2; k++) {
 			struct st_exec e = mode(modes[k].mode);
 			float *got = logits(t, &e, T_MAX);
@@ -89,7 +92,8 @@ static void every_variant_equals_plain_loops(void **state)
 				s += want[i] * want[i];
 			}
 			if (!(sqrt(d / s) <= modes[k].bound))
-				fail_msg("variant %u, %s: relative L2 %g", variant, st_mode_name(modes[k].mode), sqrt(d / s));
+				fail_msg("variant %u, %s: relative L2 %g", variant, st_mode_name(modes[k].mode),
+				         sqrt(d / s));
 			free(got);
 		}
 		free(want);
@@ -232,7 +236,7 @@ static void put_is_seen_downstream(void **state)
 		eval(r, 0, i);
 		for (size_t k = 0; k < elems(r, i); k++)
 			x[k] *= 1.5f + (float)(k % 3); /* not a plain factor: a norm would hide that */
-		st_run_put(r, i, x); /* without having been evaluated */
+		st_run_put(r, i, x);                   /* without having been evaluated */
 		assert_memory_equal(x, st_run_value(r, i).data, elems(r, i) * sizeof *x);
 		eval(r, i + 1, last + 1);
 		assert_memory_not_equal(clean, st_run_value(r, last).data, elems(r, last) * sizeof(float));
@@ -241,9 +245,11 @@ static void put_is_seen_downstream(void **state)
 		eval(r, 0, last + 1);
 		bool same = memcmp(clean + 6 * t->n.V, st_run_value(r, last).data, elems(r, last) * sizeof(float)) == 0;
 		int32_t layer = t->nodes[i].layer;
-		bool after_cache = layer < 0 ? i != 0 : layer == NAIVE_LAYERS - 1 && t->nodes[i].stage > ST_STAGE_K_POST_ROPE;
-		bool query_only = layer == NAIVE_LAYERS - 1 &&
-		                  (t->nodes[i].stage == ST_STAGE_Q_POST_NORM || t->nodes[i].stage == ST_STAGE_Q_POST_ROPE);
+		bool after_cache = layer < 0 ? i != 0
+		                             : layer == NAIVE_LAYERS - 1 && t->nodes[i].stage > ST_STAGE_K_POST_ROPE;
+		bool query_only = layer == NAIVE_LAYERS - 1
+		               && (t->nodes[i].stage == ST_STAGE_Q_POST_NORM
+		                   || t->nodes[i].stage == ST_STAGE_Q_POST_ROPE);
 		assert_int_equal(same, after_cache || query_only);
 		st_run_close(r);
 		free(x);
@@ -335,7 +341,8 @@ static void misuse_is_refused(void **state)
 	assert_int_equal(st_run_eval_alone(r, &other->g, 3, &e, out, &err), ST_ERR_MISMATCH);
 	st_error_clear(&err);
 	/* A feed-forward part of another size: its down projection reads other inputs, though its output fits. */
-	uint32_t out_node = st_graph_find(&t->g, ST_STAGE_FFN_OUT, 0), swigl = st_graph_find(&t->g, ST_STAGE_FFN_SWIGL, 0);
+	uint32_t out_node = st_graph_find(&t->g, ST_STAGE_FFN_OUT, 0),
+		 swigl = st_graph_find(&t->g, ST_STAGE_FFN_SWIGL, 0);
 	struct tiny *wide = tiny_new(0, 63);
 	wide->nodes[swigl].width += 16;
 	eval(r, 0, out_node + 1);
@@ -366,7 +373,8 @@ static void memory_is_known_before(void **state)
 	if (used) /* sanitizers and valgrind bring a malloc that mallinfo2 does not count */
 		assert_true(used >= plan && used <= plan + 64 * 1024); /* malloc's own pages */
 	/* Counted by hand: cache, scores and probabilities, logits. */
-	uint64_t cache = (uint64_t)NAIVE_LAYERS * 4096 * 2 * (3 * 10) * 4, scores = 2ull * 6 * 512 * 4096 * 4, head = 512ull * 37 * 4;
+	uint64_t cache = (uint64_t)NAIVE_LAYERS * 4096 * 2 * (3 * 10) * 4, scores = 2ull * 6 * 512 * 4096 * 4,
+		 head = 512ull * 37 * 4;
 	assert_true(plan > cache + scores + head && plan < cache + scores + head + 4 * 1024 * 1024);
 	uint64_t last = st_run_memory_flags(&t->g, &e, 512, 4096, ST_RUN_HEAD_LAST);
 	assert_true(plan - last <= head && plan - last >= head - 37 * 4 - 64);
@@ -377,11 +385,16 @@ static void memory_is_known_before(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(every_variant_equals_plain_loops), cmocka_unit_test(same_bits_in_any_chunks),
-		cmocka_unit_test(same_bits_on_any_threads_and_levels), cmocka_unit_test(alone_equals_in_order),
-		cmocka_unit_test(alone_on_another_graph), cmocka_unit_test(put_is_seen_downstream),
-		cmocka_unit_test(put_reaches_the_cache), cmocka_unit_test(last_position_only),
-		cmocka_unit_test(misuse_is_refused), cmocka_unit_test(memory_is_known_before),
+		cmocka_unit_test(every_variant_equals_plain_loops),
+		cmocka_unit_test(same_bits_in_any_chunks),
+		cmocka_unit_test(same_bits_on_any_threads_and_levels),
+		cmocka_unit_test(alone_equals_in_order),
+		cmocka_unit_test(alone_on_another_graph),
+		cmocka_unit_test(put_is_seen_downstream),
+		cmocka_unit_test(put_reaches_the_cache),
+		cmocka_unit_test(last_position_only),
+		cmocka_unit_test(misuse_is_refused),
+		cmocka_unit_test(memory_is_known_before),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,7 +43,13 @@ static void naive(const double *x, uint64_t rows, uint64_t cols, struct st_tenso
 static struct st_tensor tensor(enum st_dtype type, const void *data, uint64_t rows, uint64_t cols)
 {
 	const struct st_dtype_info *d = st_dtype_info(type);
-	struct st_tensor t = { .name = "t", .dtype = type, .ndim = 2, .shape = { rows, cols }, .n_elems = rows * cols, .scale = 1, .data = data };
+	struct st_tensor t = { .name = "t",
+		               .dtype = type,
+		               .ndim = 2,
+		               .shape = { rows, cols },
+		               .n_elems = rows * cols,
+		               .scale = 1,
+		               .data = data };
 	t.row_bytes = cols / d->block_elems * d->block_bytes;
 	t.n_bytes = rows * t.row_bytes;
 	return t;
@@ -85,7 +91,8 @@ static double noise(uint64_t i)
 static void floats_of_many_shapes(void **state)
 {
 	(void)state;
-	const uint64_t shapes[][2] = { { 1, 1 }, { 3, 5 }, { 1, 7 }, { 300, 1000 }, { 5, 70000 }, { 1, 200001 }, { 70000, 1 }, { 2, 65536 }, { 3, 65537 } };
+	const uint64_t shapes[][2] = { { 1, 1 },      { 3, 5 },     { 1, 7 },     { 300, 1000 }, { 5, 70000 },
+		                       { 1, 200001 }, { 70000, 1 }, { 2, 65536 }, { 3, 65537 } };
 	for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
 		uint64_t rows = shapes[i][0], cols = shapes[i][1], n = rows * cols;
 		float *f = malloc(n * sizeof *f);
@@ -163,8 +170,16 @@ static void strided_views_are_read_in_their_order(void **state)
 		for (uint64_t b = 0; b < B; b++)
 			for (uint64_t c = 0; c < C; c++)
 				x[(a * B + b) * C + c] = f[a + 2 * (b + 3 * c)];
-	struct st_tensor t = { .name = "t", .dtype = ST_DTYPE_F32, .layout = ST_LAYOUT_STRIDED, .ndim = 3, .shape = { A, B, C },
-		.strides = { 1, A, A * B }, .n_elems = A * B * C, .n_bytes = sizeof *f * A * B * C, .scale = 1, .data = (uint8_t *)f };
+	struct st_tensor t = { .name = "t",
+		               .dtype = ST_DTYPE_F32,
+		               .layout = ST_LAYOUT_STRIDED,
+		               .ndim = 3,
+		               .shape = { A, B, C },
+		               .strides = { 1, A, A * B },
+		               .n_elems = A * B * C,
+		               .n_bytes = sizeof *f * A * B * C,
+		               .scale = 1,
+		               .data = (uint8_t *)f };
 	check(&t, x, A * B, C);
 	free(f);
 	free(x);
@@ -187,8 +202,15 @@ static void flat_blocks_cross_rows(void **state)
 			x[b * 32 + 2 * k + 1] = (double)hi - 8;
 		}
 	}
-	struct st_tensor t = { .name = "t", .dtype = ST_DTYPE_APR_Q4, .layout = ST_LAYOUT_FLAT, .ndim = 2, .shape = { ROWS, COLS },
-		.n_elems = ROWS * COLS, .n_bytes = sizeof q, .scale = 1, .data = q };
+	struct st_tensor t = { .name = "t",
+		               .dtype = ST_DTYPE_APR_Q4,
+		               .layout = ST_LAYOUT_FLAT,
+		               .ndim = 2,
+		               .shape = { ROWS, COLS },
+		               .n_elems = ROWS * COLS,
+		               .n_bytes = sizeof q,
+		               .scale = 1,
+		               .data = q };
 	check(&t, x, ROWS, COLS);
 }
 

@@ -1,6 +1,6 @@
 /*
- * Pairs whose difference is not one tensor of numbers: padded vocabularies, tied heads, layers that are not there; and faults
- * that no row shows by itself.
+ * Pairs whose difference is not one tensor of numbers: padded vocabularies, tied heads, layers that are not there; and
+ * faults that no row shows by itself.
  */
 #include "toy.h"
 #include "folder.h"
@@ -13,7 +13,9 @@ static struct st_rosetta *run(const char *a, const char *b, bool keep_going)
 {
 	struct st_rosetta *r = NULL;
 	struct st_error err = ST_ERROR_INIT;
-	struct st_rosetta_options o = { .tokens = tokens, .n_tokens = 6, .threshold = NAN, .threads = 2, .keep_going = keep_going };
+	struct st_rosetta_options o = {
+		.tokens = tokens, .n_tokens = 6, .threshold = NAN, .threads = 2, .keep_going = keep_going
+	};
 	assert_ok(st_rosetta_run(a, b, &o, &r, &err), &err);
 	return r;
 }
@@ -33,15 +35,18 @@ static void expect_verdict(const char *a, const char *b, enum st_verdict want, c
 }
 
 /* side: who is wrong when `a` is side a, or 0 where nothing tells. */
-static void expect_fault(const char *a, const char *b, const char *code, const char *tensor, char side, const char *what)
+static void expect_fault(const char *a, const char *b, const char *code, const char *tensor, char side,
+                         const char *what)
 {
 	for (int order = 0; order < 2; order++) {
 		struct st_rosetta *r = compare(order ? b : a, order ? a : b);
 		char want = side && order ? (char)('a' + 'b' - side) : side;
-		if (r->verdict != ST_VERDICT_FAULT || !r->cause.code || strcmp(r->cause.code, code) != 0 || r->cause.confidence != ST_CONFIRMED
-		    || strcmp(r->first.tensor, tensor) != 0 || r->first.side != want)
-			fail_msg("%s, order %d: %s, %s in \"%s\", side %c (%s)", what, order, st_verdict_name(r->verdict), r->cause.code ? r->cause.code : "-",
-			         r->first.tensor, r->first.side ? r->first.side : '-', r->text);
+		if (r->verdict != ST_VERDICT_FAULT || !r->cause.code || strcmp(r->cause.code, code) != 0
+		    || r->cause.confidence != ST_CONFIRMED || strcmp(r->first.tensor, tensor) != 0
+		    || r->first.side != want)
+			fail_msg("%s, order %d: %s, %s in \"%s\", side %c (%s)", what, order,
+			         st_verdict_name(r->verdict), r->cause.code ? r->cause.code : "-", r->first.tensor,
+			         r->first.side ? r->first.side : '-', r->text);
 		st_rosetta_free(r);
 	}
 }
@@ -87,8 +92,10 @@ static void padded_vocabularies_are_sound(void **state)
 		expect_verdict(in_folder("a.gguf"), in_folder("b"), ST_VERDICT_MATCH, "padded");
 		expect_verdict(in_folder("q.gguf"), in_folder("b"), ST_VERDICT_NOISE, "padded, Q8_0");
 		struct st_rosetta *r = compare(in_folder("b"), in_folder("a.gguf"));
-		assert_non_null(strstr(r->vocab_note, kind < 2 ? "A has 32 more rows in its vocabulary than the other's 96, all zero"
-		                                               : "A has 32 more rows in its vocabulary than the other's 96, not all zero"));
+		assert_non_null(
+			strstr(r->vocab_note,
+		               kind < 2 ? "A has 32 more rows in its vocabulary than the other's 96, all zero"
+		                        : "A has 32 more rows in its vocabulary than the other's 96, not all zero"));
 		assert_int_equal(r->skipped, 0);
 		st_rosetta_free(r);
 		toy_free(&a);
@@ -108,7 +115,8 @@ static void padding_hides_no_fault(void **state)
 		e->data[i] *= 2;
 	toy_write(&a, in_folder("a"), ST_DTYPE_F32, false);
 	toy_write(&b, in_folder("b"), ST_DTYPE_F32, false);
-	expect_fault(in_folder("a"), in_folder("b"), "embedding.scale", "model.embed_tokens.weight", 0, "padded and scaled");
+	expect_fault(in_folder("a"), in_folder("b"), "embedding.scale", "model.embed_tokens.weight", 0,
+	             "padded and scaled");
 	toy_free(&b);
 	/* A prompt that needs the rows that are missing cannot be compared. */
 	toy_make(&b, "qwen2", 64, false);
@@ -138,7 +146,10 @@ static void heads_and_ties(void **state)
 	toy_write(&own, in_folder("own-says-tied"), ST_DTYPE_F32, false);
 	toy_write(&tied, in_folder("tied.gguf"), ST_DTYPE_F32, true);
 	toy_write(&tied, in_folder("tied-says-tied"), ST_DTYPE_F32, false);
-	static const struct { const char *a, *b, *code; char side; } cases[] = {
+	static const struct {
+		const char *a, *b, *code;
+		char side;
+	} cases[] = {
 		{ "own.gguf", "tied.gguf", "head.tied", 0 },
 		{ "own-says-own", "tied.gguf", "head.tied", 'b' },
 		{ "own-says-own", "tied-says-tied", "head.tied", 0 },
@@ -147,14 +158,15 @@ static void heads_and_ties(void **state)
 		{ "own-says-tied", "tied.gguf", "head.untied", 'a' },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-		expect_fault(in_folder(cases[i].a), in_folder(cases[i].b), cases[i].code, "lm_head.weight", cases[i].side, cases[i].a);
+		expect_fault(in_folder(cases[i].a), in_folder(cases[i].b), cases[i].code, "lm_head.weight",
+		             cases[i].side, cases[i].a);
 	toy_free(&own);
 	toy_free(&tied);
 }
 
 /*
- * The embedding is the head of both: a row that the prompt does not read is the logit of its token. Times 50, or -50, it is
- * the largest one; that row of a side stored in other types is judged like any matrix.
+ * The embedding is the head of both: a row that the prompt does not read is the logit of its token. Times 50, or -50,
+ * it is the largest one; that row of a side stored in other types is judged like any matrix.
  */
 static void tied_heads_are_judged(void **state)
 {
@@ -170,7 +182,8 @@ static void tied_heads_are_judged(void **state)
 		for (uint64_t i = 0; i < e->cols; i++)
 			e->data[60 * e->cols + i] *= (float)(50 * sign);
 		toy_write(&bad, in_folder("bad.gguf"), ST_DTYPE_F32, true);
-		expect_fault(in_folder("bad.gguf"), in_folder("good.gguf"), "weight.row_corrupt", "model.embed_tokens.weight", 'a', "tied, one row");
+		expect_fault(in_folder("bad.gguf"), in_folder("good.gguf"), "weight.row_corrupt",
+		             "model.embed_tokens.weight", 'a', "tied, one row");
 		struct st_rosetta *r = compare_all(in_folder("bad.gguf"), in_folder("good.gguf"));
 		const struct st_stage_report *head = &r->stages[r->n_stages - 1];
 		assert_int_equal(head->stage, ST_STAGE_LM_HEAD);
@@ -195,14 +208,18 @@ static void tied_heads_are_judged(void **state)
 }
 
 /*
- * A's matrix on B's inputs leaves f32: products of both signs overflow, and in lanes of f32 their sum is NaN. That is further
- * from B's value than any number, though both runs stay finite.
+ * A's matrix on B's inputs leaves f32: products of both signs overflow, and in lanes of f32 their sum is NaN. That is
+ * further from B's value than any number, though both runs stay finite.
  */
 static void overflow_is_the_worst_error(void **state)
 {
 	(void)state;
-	static const struct { const char *name; float a, b; } factors[] = {
-		{ "model.layers.1.mlp.up_proj.weight", 1e-18f, 1e18f }, { "model.layers.1.mlp.down_proj.weight", 1e24f, 1e-18f },
+	static const struct {
+		const char *name;
+		float a, b;
+	} factors[] = {
+		{ "model.layers.1.mlp.up_proj.weight", 1e-18f, 1e18f },
+		{ "model.layers.1.mlp.down_proj.weight", 1e24f, 1e-18f },
 	};
 	struct toy a, b;
 	toy_make(&a, "llama", 64, false);
@@ -218,7 +235,9 @@ static void overflow_is_the_worst_error(void **state)
 	toy_write(&b, in_folder("b"), ST_DTYPE_F32, false);
 	struct st_error err = ST_ERROR_INIT;
 	struct st_rosetta *r;
-	struct st_rosetta_options o = { .tokens = tokens, .n_tokens = 6, .threshold = NAN, .mode = "fast", .keep_going = true };
+	struct st_rosetta_options o = {
+		.tokens = tokens, .n_tokens = 6, .threshold = NAN, .mode = "fast", .keep_going = true
+	};
 	assert_ok(st_rosetta_run(in_folder("a"), in_folder("b"), &o, &r, &err), &err);
 	size_t seen = 0;
 	for (size_t i = 0; i < r->n_stages; i++) {
@@ -237,7 +256,8 @@ static void overflow_is_the_worst_error(void **state)
 	toy_free(&b);
 }
 
-/* Biases that a family may have or not: the side without them has another graph, and the first of them is what it lacks. */
+/* Biases that a family may have or not: the side without them has another graph, and the first of them is what it
+ * lacks. */
 static void missing_biases_are_named(void **state)
 {
 	(void)state;
@@ -254,8 +274,10 @@ static void missing_biases_are_named(void **state)
 	toy_write(&with, in_folder("with"), ST_DTYPE_F32, false);
 	toy_write(&without, in_folder("without"), ST_DTYPE_F32, false);
 	toy_write(&without, in_folder("without.gguf"), ST_DTYPE_F32, true);
-	expect_fault(in_folder("with"), in_folder("without"), "bias.missing", "model.layers.0.self_attn.q_proj.bias", 'b', "biases");
-	expect_fault(in_folder("with"), in_folder("without.gguf"), "bias.missing", "model.layers.0.self_attn.q_proj.bias", 'b', "biases");
+	expect_fault(in_folder("with"), in_folder("without"), "bias.missing", "model.layers.0.self_attn.q_proj.bias",
+	             'b', "biases");
+	expect_fault(in_folder("with"), in_folder("without.gguf"), "bias.missing",
+	             "model.layers.0.self_attn.q_proj.bias", 'b', "biases");
 	struct st_rosetta *r = compare(in_folder("with"), in_folder("without"));
 	assert_string_equal(r->first.stage, "qkv_bias");
 	assert_int_equal(r->first.layer, 0);
@@ -293,7 +315,8 @@ static void missing_layers_are_named(void **state)
 		st_rosetta_free(r);
 		bad.layers = 2; /* counted and not there */
 		toy_write(&bad, path, ST_DTYPE_F32, gguf);
-		expect_fault(path, in_folder("good"), "weight.missing", "model.layers.1.input_layernorm.weight", 'a', "a layer cut off");
+		expect_fault(path, in_folder("good"), "weight.missing", "model.layers.1.input_layernorm.weight", 'a',
+		             "a layer cut off");
 		toy_free(&bad);
 	}
 	/* A file that cannot be run, beside one that agrees with it in all there is to compare. */
@@ -398,7 +421,7 @@ static const struct {
 	const char *code, *tensor;
 	const char *key; /* a parameter of the answer */
 	double value;
-	char side;       /* 'a': told to be the planted one */
+	char side; /* 'a': told to be the planted one */
 } plants[] = {
 	{ "column zero", column_zero, "weight.row_corrupt", GATE0, "first_column", 9, 'a' },
 	{ "column times 2.5", column_doubled, "weight.row_corrupt", GATE0, "columns", 1, 0 },
@@ -416,9 +439,11 @@ static const struct {
 static void quiet_faults_are_named(void **state)
 {
 	(void)state;
-	static const struct { enum st_dtype bad, good; } pairs[] = {
-		{ ST_DTYPE_F32, ST_DTYPE_F32 }, { ST_DTYPE_BF16, ST_DTYPE_F16 }, { ST_DTYPE_Q8_0, ST_DTYPE_BF16 }, { ST_DTYPE_Q4_0, ST_DTYPE_F32 },
-		{ ST_DTYPE_Q4_K, ST_DTYPE_F16 },
+	static const struct {
+		enum st_dtype bad, good;
+	} pairs[] = {
+		{ ST_DTYPE_F32, ST_DTYPE_F32 },  { ST_DTYPE_BF16, ST_DTYPE_F16 }, { ST_DTYPE_Q8_0, ST_DTYPE_BF16 },
+		{ ST_DTYPE_Q4_0, ST_DTYPE_F32 }, { ST_DTYPE_Q4_K, ST_DTYPE_F16 },
 	};
 	for (size_t k = 0; k < sizeof pairs / sizeof *pairs; k++) {
 		struct toy good;
@@ -431,8 +456,10 @@ static void quiet_faults_are_named(void **state)
 			plants[i].plant(&bad);
 			toy_write(&bad, in_folder("bad.gguf"), pairs[k].bad, true);
 			char what[128];
-			snprintf(what, sizeof what, "%s, %s against %s", plants[i].name, st_dtype_info(pairs[k].bad)->name, st_dtype_info(pairs[k].good)->name);
-			expect_fault(in_folder("bad.gguf"), in_folder("good.gguf"), plants[i].code, plants[i].tensor, plants[i].side, what);
+			snprintf(what, sizeof what, "%s, %s against %s", plants[i].name,
+			         st_dtype_info(pairs[k].bad)->name, st_dtype_info(pairs[k].good)->name);
+			expect_fault(in_folder("bad.gguf"), in_folder("good.gguf"), plants[i].code, plants[i].tensor,
+			             plants[i].side, what);
 			struct st_rosetta *r = compare(in_folder("bad.gguf"), in_folder("good.gguf"));
 			if (plants[i].key && param(r, plants[i].key) != plants[i].value)
 				fail_msg("%s: %s is %g", what, plants[i].key, param(r, plants[i].key));
@@ -468,12 +495,14 @@ static void expect_norms_near_floor(const char *a, const char *b, const char *wh
 			fail_msg("%s, order %d: %s (%s)", what, order, st_verdict_name(r->verdict), r->text);
 		for (size_t i = 0; i < r->n_stages; i++) {
 			const struct st_stage_report *s = &r->stages[i];
-			if (s->stage != ST_STAGE_ATTN_NORM && s->stage != ST_STAGE_FFN_NORM && s->stage != ST_STAGE_FINAL_NORM
-			    && s->stage != ST_STAGE_Q_POST_NORM && s->stage != ST_STAGE_K_POST_NORM)
+			if (s->stage != ST_STAGE_ATTN_NORM && s->stage != ST_STAGE_FFN_NORM
+			    && s->stage != ST_STAGE_FINAL_NORM && s->stage != ST_STAGE_Q_POST_NORM
+			    && s->stage != ST_STAGE_K_POST_NORM)
 				continue;
 			seen++;
 			if (!(s->worst_token_ratio > 0.5 && s->worst_token_ratio < 3))
-				fail_msg("%s, order %d: %s %d is %.3g times its floor", what, order, st_stage_name(s->stage), (int)s->layer, s->worst_token_ratio);
+				fail_msg("%s, order %d: %s %d is %.3g times its floor", what, order,
+				         st_stage_name(s->stage), (int)s->layer, s->worst_token_ratio);
 		}
 		assert_int_equal(seen, 4 * TOY_LAYERS + 1);
 		st_rosetta_free(r);
@@ -524,7 +553,8 @@ static void norms_follow_their_weights(void **state)
 static void uneven_channels_are_clean(void **state)
 {
 	(void)state;
-	static const enum st_dtype stored[] = { ST_DTYPE_BF16, ST_DTYPE_Q8_0, ST_DTYPE_Q4_0, ST_DTYPE_Q4_K, ST_DTYPE_Q6_K };
+	static const enum st_dtype stored[] = { ST_DTYPE_BF16, ST_DTYPE_Q8_0, ST_DTYPE_Q4_0, ST_DTYPE_Q4_K,
+		                                ST_DTYPE_Q6_K };
 	struct toy m;
 	toy_make(&m, "qwen2", 256, false);
 	for (size_t i = 0; i < m.n; i++) {
@@ -538,7 +568,8 @@ static void uneven_channels_are_clean(void **state)
 	toy_write(&m, in_folder("good.gguf"), ST_DTYPE_F32, true);
 	for (size_t i = 0; i < sizeof stored / sizeof *stored; i++) {
 		toy_write(&m, in_folder("stored.gguf"), stored[i], true);
-		expect_verdict(in_folder("stored.gguf"), in_folder("good.gguf"), ST_VERDICT_NOISE, st_dtype_info(stored[i])->name);
+		expect_verdict(in_folder("stored.gguf"), in_folder("good.gguf"), ST_VERDICT_NOISE,
+		               st_dtype_info(stored[i])->name);
 	}
 	toy_free(&m);
 }
@@ -586,7 +617,8 @@ static void a_head_stored_twice_accuses_nobody(void **state)
 	memmove(b->data + b->cols, b->data, (b->rows - 1) * b->cols * sizeof *b->data);
 	memcpy(b->data, row, sizeof row);
 	toy_write(&bad, in_folder("bad.gguf"), ST_DTYPE_F32, true);
-	expect_fault(in_folder("bad.gguf"), in_folder("twice.gguf"), "embedding.row_shift", "model.embed_tokens.weight", 0, "rows moved by one");
+	expect_fault(in_folder("bad.gguf"), in_folder("twice.gguf"), "embedding.row_shift", "model.embed_tokens.weight",
+	             0, "rows moved by one");
 	toy_free(&twice);
 	toy_free(&bad);
 }
@@ -607,7 +639,8 @@ static void what_is_left_of_a_huge_difference_is_no_cause(void **state)
 	}
 	toy_write(&m, in_folder("bad.gguf"), ST_DTYPE_F32, true);
 	for (int order = 0; order < 2; order++) {
-		struct st_rosetta *r = compare(in_folder(order ? "good.gguf" : "bad.gguf"), in_folder(order ? "bad.gguf" : "good.gguf"));
+		struct st_rosetta *r = compare(in_folder(order ? "good.gguf" : "bad.gguf"),
+		                               in_folder(order ? "bad.gguf" : "good.gguf"));
 		assert_int_equal(r->verdict, ST_VERDICT_FAULT);
 		assert_string_equal(r->cause.code, "unexplained");
 		assert_int_equal(r->cause.confidence, ST_UNEXPLAINED);
@@ -620,8 +653,9 @@ static void what_is_left_of_a_huge_difference_is_no_cause(void **state)
 static void decoded_models_are_clean(void **state)
 {
 	(void)state;
-	static const enum st_dtype came_from[] = { ST_DTYPE_BF16, ST_DTYPE_F16, ST_DTYPE_Q8_0, ST_DTYPE_Q6_K, ST_DTYPE_Q5_0, ST_DTYPE_Q5_1,
-		ST_DTYPE_Q4_K, ST_DTYPE_Q4_0, ST_DTYPE_Q4_1, ST_DTYPE_APR_Q4, ST_DTYPE_APR_Q8 };
+	static const enum st_dtype came_from[] = { ST_DTYPE_BF16, ST_DTYPE_F16,    ST_DTYPE_Q8_0,  ST_DTYPE_Q6_K,
+		                                   ST_DTYPE_Q5_0, ST_DTYPE_Q5_1,   ST_DTYPE_Q4_K,  ST_DTYPE_Q4_0,
+		                                   ST_DTYPE_Q4_1, ST_DTYPE_APR_Q4, ST_DTYPE_APR_Q8 };
 	static const enum st_dtype stored[] = { ST_DTYPE_F32, ST_DTYPE_BF16, ST_DTYPE_Q8_0, ST_DTYPE_Q6_K };
 	struct toy good, m;
 	for (size_t i = 0; i < sizeof came_from / sizeof *came_from; i++) {
@@ -634,19 +668,22 @@ static void decoded_models_are_clean(void **state)
 		round_to(&m, came_from[i]);
 		for (size_t k = sizeof stored / sizeof *stored; k-- > 0;) {
 			char what[40];
-			snprintf(what, sizeof what, "%s through %s", st_dtype_info(came_from[i])->name, st_dtype_info(stored[k])->name);
+			snprintf(what, sizeof what, "%s through %s", st_dtype_info(came_from[i])->name,
+			         st_dtype_info(stored[k])->name);
 			toy_write(&m, in_folder("f32.gguf"), stored[k], true);
 			if ((i + k) % 2)
 				expect_verdict(in_folder("f32.gguf"), in_folder("good.gguf"), ST_VERDICT_NOISE, what);
 			else
 				expect_verdict(in_folder("good.gguf"), in_folder("f32.gguf"), ST_VERDICT_NOISE, what);
 		}
-		expect_verdict(in_folder("f32.gguf"), in_folder("q8.gguf"), came_from[i] == ST_DTYPE_Q8_0 ? ST_VERDICT_MATCH : ST_VERDICT_NOISE,
+		expect_verdict(in_folder("f32.gguf"), in_folder("q8.gguf"),
+		               came_from[i] == ST_DTYPE_Q8_0 ? ST_VERDICT_MATCH : ST_VERDICT_NOISE,
 		               st_dtype_info(came_from[i])->name);
 		/* A fault in such a model is one still. */
 		times_columns(&m, 0, hidden, 2);
 		toy_write(&m, in_folder("bad.gguf"), ST_DTYPE_F32, true);
-		expect_fault(in_folder("bad.gguf"), in_folder("good.gguf"), "weight.scaled", GATE0, 0, st_dtype_info(came_from[i])->name);
+		expect_fault(in_folder("bad.gguf"), in_folder("good.gguf"), "weight.scaled", GATE0, 0,
+		             st_dtype_info(came_from[i])->name);
 		toy_free(&m);
 	}
 	toy_make(&m, "qwen2", 64, false);
@@ -658,7 +695,8 @@ static void decoded_models_are_clean(void **state)
 			memcpy(&m.t[i].data[k], &u, 4);
 		}
 	toy_write(&m, in_folder("cut.gguf"), ST_DTYPE_F32, true);
-	expect_fault(in_folder("cut.gguf"), in_folder("good.gguf"), "weight.truncated_rounding", "model.embed_tokens.weight", 'a', "cut, stored as F32");
+	expect_fault(in_folder("cut.gguf"), in_folder("good.gguf"), "weight.truncated_rounding",
+	             "model.embed_tokens.weight", 'a', "cut, stored as F32");
 	toy_free(&m);
 }
 
@@ -754,9 +792,15 @@ static void times_sixteen(struct toy *m)
 static void likeness_misleads_nobody(void **state)
 {
 	(void)state;
-	static const struct { void (*plant)(struct toy *m); enum st_dtype type; const char *code, *tensor; } cases[] = {
-		{ embedding_pushed, ST_DTYPE_F32, "embedding.row_shift", EMBED }, { embedding_pushed, ST_DTYPE_Q8_0, "embedding.row_shift", EMBED },
-		{ embedding_row, ST_DTYPE_F32, "weight.row_corrupt", EMBED }, { embedding_row, ST_DTYPE_F16, "weight.row_corrupt", EMBED },
+	static const struct {
+		void (*plant)(struct toy *m);
+		enum st_dtype type;
+		const char *code, *tensor;
+	} cases[] = {
+		{ embedding_pushed, ST_DTYPE_F32, "embedding.row_shift", EMBED },
+		{ embedding_pushed, ST_DTYPE_Q8_0, "embedding.row_shift", EMBED },
+		{ embedding_row, ST_DTYPE_F32, "weight.row_corrupt", EMBED },
+		{ embedding_row, ST_DTYPE_F16, "weight.row_corrupt", EMBED },
 		{ times_sixteen, ST_DTYPE_Q4_0, "weight.scaled", DOWN1 },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -766,9 +810,11 @@ static void likeness_misleads_nobody(void **state)
 		leave_untrained(&good);
 		leave_untrained(&bad);
 		cases[i].plant(&bad);
-		toy_write(&good, in_folder("good.gguf"), cases[i].type == ST_DTYPE_Q4_0 ? ST_DTYPE_Q4_0 : ST_DTYPE_F32, true);
+		toy_write(&good, in_folder("good.gguf"), cases[i].type == ST_DTYPE_Q4_0 ? ST_DTYPE_Q4_0 : ST_DTYPE_F32,
+		          true);
 		toy_write(&bad, in_folder("bad.gguf"), cases[i].type, true);
-		expect_fault(in_folder("bad.gguf"), in_folder("good.gguf"), cases[i].code, cases[i].tensor, 0, cases[i].code);
+		expect_fault(in_folder("bad.gguf"), in_folder("good.gguf"), cases[i].code, cases[i].tensor, 0,
+		             cases[i].code);
 		toy_free(&good);
 		toy_free(&bad);
 	}
@@ -789,7 +835,8 @@ int main(void)
 		CASE(offsets_keep_their_noise),
 		CASE(norms_follow_their_weights),
 		CASE(uneven_channels_are_clean),
-		CASE(decoded_models_are_clean), CASE(a_head_stored_twice_accuses_nobody),
+		CASE(decoded_models_are_clean),
+		CASE(a_head_stored_twice_accuses_nobody),
 		CASE(what_is_left_of_a_huge_difference_is_no_cause),
 		CASE(candidates_are_sorted),
 		CASE(nans_in_other_places),

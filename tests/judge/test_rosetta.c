@@ -22,15 +22,15 @@ static struct st_rosetta *compare(const char *a, const char *b)
 
 static void explain(const struct st_rosetta *r, const char *what)
 {
-	fprintf(stderr, "%s: %s, %s at %s layer %d %s: %s\n", what, st_verdict_name(r->verdict), r->cause.code ? r->cause.code : "-",
-	        r->first.stage, (int)r->first.layer, r->first.tensor, r->text);
+	fprintf(stderr, "%s: %s, %s at %s layer %d %s: %s\n", what, st_verdict_name(r->verdict),
+	        r->cause.code ? r->cause.code : "-", r->first.stage, (int)r->first.layer, r->first.tensor, r->text);
 }
 
 /* ---- sound pairs ---- */
 
 static const enum st_dtype types[] = {
-	ST_DTYPE_F32, ST_DTYPE_F16, ST_DTYPE_BF16, ST_DTYPE_Q8_0, ST_DTYPE_Q4_0, ST_DTYPE_Q4_1, ST_DTYPE_Q5_0, ST_DTYPE_Q5_1,
-	ST_DTYPE_Q4_K, ST_DTYPE_Q6_K,
+	ST_DTYPE_F32,  ST_DTYPE_F16,  ST_DTYPE_BF16, ST_DTYPE_Q8_0, ST_DTYPE_Q4_0,
+	ST_DTYPE_Q4_1, ST_DTYPE_Q5_0, ST_DTYPE_Q5_1, ST_DTYPE_Q4_K, ST_DTYPE_Q6_K,
 };
 enum { N_TYPES = sizeof types / sizeof *types };
 
@@ -53,7 +53,8 @@ static void check_clean(const char *arch, uint32_t hidden, bool tied)
 			struct st_rosetta *r = compare(gguf[i], j < 0 ? in_folder("hf") : gguf[j]);
 			bool same = j < 0 ? types[i] == ST_DTYPE_F32 : i == j;
 			char what[64];
-			snprintf(what, sizeof what, "%s %u %s against %s", arch, hidden, st_dtype_info(types[i])->name, j < 0 ? "hf" : st_dtype_info(types[j])->name);
+			snprintf(what, sizeof what, "%s %u %s against %s", arch, hidden, st_dtype_info(types[i])->name,
+			         j < 0 ? "hf" : st_dtype_info(types[j])->name);
 			if (r->verdict != (same ? ST_VERDICT_MATCH : ST_VERDICT_NOISE))
 				explain(r, what);
 			assert_int_equal(r->verdict, same ? ST_VERDICT_MATCH : ST_VERDICT_NOISE);
@@ -65,8 +66,16 @@ static void check_clean(const char *arch, uint32_t hidden, bool tied)
 	toy_free(&m);
 }
 
-static void sound_llama_pairs_are_clean(void **state) { (void)state; check_clean("llama", 64, true); }
-static void sound_qwen2_pairs_are_clean(void **state) { (void)state; check_clean("qwen2", 256, false); }
+static void sound_llama_pairs_are_clean(void **state)
+{
+	(void)state;
+	check_clean("llama", 64, true);
+}
+static void sound_qwen2_pairs_are_clean(void **state)
+{
+	(void)state;
+	check_clean("qwen2", 256, false);
+}
 
 /* A head written out that equals the embedding, and a tensor nobody uses. */
 static void harmless_differences_are_clean(void **state)
@@ -108,7 +117,8 @@ static void clipped_blocks_are_clean(void **state)
 			for (uint64_t k = at; k < at + 32; k++)
 				max = fabsf(t->data[k]) > max ? fabsf(t->data[k]) : max;
 			for (uint64_t k = at; k < at + 32; k++)
-				t->data[k] = fabsf(t->data[k]) > 0.6f * max ? copysignf(0.6f * max, t->data[k]) : t->data[k];
+				t->data[k] = fabsf(t->data[k]) > 0.6f * max ? copysignf(0.6f * max, t->data[k])
+				                                            : t->data[k];
 		}
 	}
 	toy_write(&good, in_folder("good.gguf"), ST_DTYPE_F32, true);
@@ -118,7 +128,8 @@ static void clipped_blocks_are_clean(void **state)
 			continue;
 		toy_write(&bad, in_folder("clipped.gguf"), types[i], true);
 		for (int order = 0; order < 2; order++) {
-			struct st_rosetta *r = compare(in_folder(order ? "good.gguf" : "clipped.gguf"), in_folder(order ? "clipped.gguf" : "good.gguf"));
+			struct st_rosetta *r = compare(in_folder(order ? "good.gguf" : "clipped.gguf"),
+			                               in_folder(order ? "clipped.gguf" : "good.gguf"));
 			if (r->verdict != ST_VERDICT_NOISE)
 				explain(r, st_dtype_info(types[i])->name);
 			assert_int_equal(r->verdict, ST_VERDICT_NOISE);
@@ -136,20 +147,24 @@ static void clipped_blocks_are_clean(void **state)
 static void coherent_errors_are_clean(void **state)
 {
 	(void)state;
-	static const enum st_dtype stored[] = { ST_DTYPE_F16, ST_DTYPE_BF16, ST_DTYPE_Q8_0, ST_DTYPE_Q4_0, ST_DTYPE_Q5_1, ST_DTYPE_Q4_K };
+	static const enum st_dtype stored[] = { ST_DTYPE_F16,  ST_DTYPE_BF16, ST_DTYPE_Q8_0,
+		                                ST_DTYPE_Q4_0, ST_DTYPE_Q5_1, ST_DTYPE_Q4_K };
 	for (int kind = 0; kind < 3; kind++) {
 		struct toy m;
 		toy_make(&m, "qwen2", 256, false);
 		for (size_t i = 0; i < m.n; i++) {
 			struct toy_tensor *t = &m.t[i];
 			for (uint64_t k = 0; !t->vector && k < t->rows * t->cols; k++)
-				t->data[k] = kind == 1 ? 0.0123f : kind == 2 ? copysignf(0.04f, t->data[k]) : t->data[k] * (k % t->cols == 33 ? 100 : 1);
+				t->data[k] = kind == 1 ? 0.0123f
+				           : kind == 2 ? copysignf(0.04f, t->data[k])
+				                       : t->data[k] * (k % t->cols == 33 ? 100 : 1);
 		}
 		toy_write(&m, in_folder("good.gguf"), ST_DTYPE_F32, true);
 		for (size_t i = 0; i < sizeof stored / sizeof *stored; i++) {
 			toy_write(&m, in_folder("stored.gguf"), stored[i], true);
 			for (int order = 0; order < 2; order++) {
-				struct st_rosetta *r = compare(in_folder(order ? "good.gguf" : "stored.gguf"), in_folder(order ? "stored.gguf" : "good.gguf"));
+				struct st_rosetta *r = compare(in_folder(order ? "good.gguf" : "stored.gguf"),
+				                               in_folder(order ? "stored.gguf" : "good.gguf"));
 				if (r->verdict != ST_VERDICT_NOISE)
 					explain(r, st_dtype_info(stored[i])->name);
 				assert_int_equal(r->verdict, ST_VERDICT_NOISE);
@@ -164,9 +179,13 @@ static void coherent_errors_are_clean(void **state)
 static void every_mode_is_clean(void **state)
 {
 	(void)state;
-	static const char *const modes[] = { "exact", "fast", "emulate:f16", "emulate:bf16", "emulate:q8_0", "emulate:q8_k" };
+	static const char *const modes[] = { "exact",        "fast",         "emulate:f16",
+		                             "emulate:bf16", "emulate:q8_0", "emulate:q8_k" };
 	static const enum st_dtype pairs[][2] = {
-		{ ST_DTYPE_F16, ST_DTYPE_F32 }, { ST_DTYPE_F32, ST_DTYPE_Q8_0 }, { ST_DTYPE_BF16, ST_DTYPE_F16 }, { ST_DTYPE_Q4_K, ST_DTYPE_F32 },
+		{ ST_DTYPE_F16, ST_DTYPE_F32 },
+		{ ST_DTYPE_F32, ST_DTYPE_Q8_0 },
+		{ ST_DTYPE_BF16, ST_DTYPE_F16 },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_F32 },
 	};
 	struct toy m;
 	toy_make(&m, "llama", 256, false);
@@ -176,7 +195,9 @@ static void every_mode_is_clean(void **state)
 		for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
 			struct st_error err = ST_ERROR_INIT;
 			struct st_rosetta *r;
-			struct st_rosetta_options o = { .tokens = tokens, .n_tokens = 6, .threshold = NAN, .mode = modes[i], .threads = 2 };
+			struct st_rosetta_options o = {
+				.tokens = tokens, .n_tokens = 6, .threshold = NAN, .mode = modes[i], .threads = 2
+			};
 			assert_ok(st_rosetta_run(in_folder("a.gguf"), in_folder("b.gguf"), &o, &r, &err), &err);
 			if (r->verdict != ST_VERDICT_NOISE)
 				explain(r, modes[i]);
@@ -239,7 +260,10 @@ static void plant_rope_k_wrong(struct toy *m) { reorder(m, K0, m->heads); } /* q
 static void plant_gate_up(struct toy *m) { toy_swap(m, GATE0, UP0); }
 static void plant_kv(struct toy *m) { toy_swap(m, K0, "model.layers.0.self_attn.v_proj.weight"); }
 static void plant_layers(struct toy *m) { toy_swap(m, O1, "model.layers.0.self_attn.o_proj.weight"); }
-static void plant_norms(struct toy *m) { toy_swap(m, "model.layers.1.input_layernorm.weight", "model.layers.1.post_attention_layernorm.weight"); }
+static void plant_norms(struct toy *m)
+{
+	toy_swap(m, "model.layers.1.input_layernorm.weight", "model.layers.1.post_attention_layernorm.weight");
+}
 
 static void plant_norm_ones(struct toy *m)
 {
@@ -271,7 +295,10 @@ static void plant_scaled_row(struct toy *m)
 }
 
 static void plant_nan(struct toy *m) { toy_find(m, DOWN1)->data[100] = NAN; }
-static void plant_head_is_embedding(struct toy *m) { memcpy(toy_find(m, HEAD)->data, toy_find(m, EMBED)->data, TOY_VOCAB * m->hidden * sizeof(float)); }
+static void plant_head_is_embedding(struct toy *m)
+{
+	memcpy(toy_find(m, HEAD)->data, toy_find(m, EMBED)->data, TOY_VOCAB * m->hidden * sizeof(float));
+}
 
 static void plant_permuted_rows(struct toy *m)
 {
@@ -338,24 +365,31 @@ static const struct plant {
 	{ "scaled by 1/sqrt(d)", plant_scaled_sqrt, "weight.scaled", NULL, Q1, "qkv_matmul", 1, EVERY },
 	{ "embedding scaled", plant_embedding_scale, "embedding.scale", NULL, EMBED, "embedding", -1, EVERY },
 	{ "head scaled", plant_head_scale, "head.scale", NULL, HEAD, "lm_head", -1, EVERY },
-	{ "bias doubled", plant_bias_scaled, "bias.scaled", NULL, "model.layers.0.self_attn.k_proj.bias", "qkv_bias", 0, EVERY },
-	{ "bias zero", plant_bias_zero, "bias.missing", NULL, "model.layers.1.self_attn.v_proj.bias", "qkv_bias", 1, EVERY },
+	{ "bias doubled", plant_bias_scaled, "bias.scaled", NULL, "model.layers.0.self_attn.k_proj.bias", "qkv_bias", 0,
+	  EVERY },
+	{ "bias zero", plant_bias_zero, "bias.missing", NULL, "model.layers.1.self_attn.v_proj.bias", "qkv_bias", 1,
+	  EVERY },
 	{ "rows shifted", plant_row_shift, "weight.row_shift", NULL, O1, "attn_out", 1, EVERY },
 	{ "embedding shifted", plant_embedding_shift, "embedding.row_shift", NULL, EMBED, "embedding", -1, EVERY },
 	{ "q in the other RoPE order", plant_rope_q, "weight.rope_permuted", NULL, Q1, "qkv_matmul", 1, EVERY },
-	{ "k permuted with the query heads", plant_rope_k_wrong, "weight.rope_permuted_wrong_heads", NULL, K0, "qkv_matmul", 0, EVERY },
+	{ "k permuted with the query heads", plant_rope_k_wrong, "weight.rope_permuted_wrong_heads", NULL, K0,
+	  "qkv_matmul", 0, EVERY },
 	{ "gate and up exchanged", plant_gate_up, "weight.gate_up_swapped", NULL, GATE0, "ffn_gate", 0, EVERY },
 	{ "k and v exchanged", plant_kv, "weight.qkv_swapped", NULL, K0, "qkv_matmul", 0, EVERY },
-	{ "layers exchanged", plant_layers, "weight.layer_swapped", NULL, "model.layers.0.self_attn.o_proj.weight", "attn_out", 0, EVERY },
-	{ "norms exchanged", plant_norms, "norm.wrong_weight", NULL, "model.layers.1.input_layernorm.weight", "attn_norm", 1, EVERY },
+	{ "layers exchanged", plant_layers, "weight.layer_swapped", NULL, "model.layers.0.self_attn.o_proj.weight",
+	  "attn_out", 0, EVERY },
+	{ "norms exchanged", plant_norms, "norm.wrong_weight", NULL, "model.layers.1.input_layernorm.weight",
+	  "attn_norm", 1, EVERY },
 	{ "norm of ones", plant_norm_ones, "norm.weight_missing", NULL, "model.norm.weight", "final_norm", -1, EVERY },
-	{ "norm plus one", plant_plus_one, "norm.plus_one", NULL, "model.layers.0.post_attention_layernorm.weight", "ffn_norm", 0, EVERY },
+	{ "norm plus one", plant_plus_one, "norm.plus_one", NULL, "model.layers.0.post_attention_layernorm.weight",
+	  "ffn_norm", 0, EVERY },
 	{ "one row is noise", plant_corrupt_row, "weight.row_corrupt", NULL, O1, "attn_out", 1, EVERY },
 	{ "one row scaled", plant_scaled_row, "weight.row_corrupt", NULL, O1, "attn_out", 1, EVERY },
 	{ "one NaN", plant_nan, "weight.nan", NULL, DOWN1, "ffn_out", 1, WITH_EXACT | WITH_FLOATS },
 	{ "head is the embedding", plant_head_is_embedding, "head.tied", NULL, HEAD, "lm_head", -1, EVERY },
 	{ "rows permuted", plant_permuted_rows, "weight.rows_permuted", NULL, UP0, "ffn_up", 0, EVERY },
-	{ "gate and up interleaved", plant_interleaved, "weight.gate_up_interleaved", NULL, GATE0, "ffn_gate", 0, EVERY },
+	{ "gate and up interleaved", plant_interleaved, "weight.gate_up_interleaved", NULL, GATE0, "ffn_gate", 0,
+	  EVERY },
 	{ "head off by one", plant_head_off_by_one, "weight.row_shift", NULL, HEAD, "lm_head", -1, EVERY },
 	{ "second half zero", plant_half_zero, "weight.row_corrupt", NULL, DOWN1, "ffn_out", 1, EVERY },
 	{ "all zero", plant_all_zero, "weight.missing", NULL, DOWN1, "ffn_out", 1, EVERY },
@@ -368,12 +402,14 @@ static void check_fault(const struct plant *p, const char *bad, const char *good
 	for (int order = 0; order < 2; order++) {
 		struct st_rosetta *r = order ? compare(good, bad) : compare(bad, good);
 		bool right = r->verdict == ST_VERDICT_FAULT && r->cause.code
-		             && (strcmp(r->cause.code, p->code) == 0 || (p->also && strcmp(r->cause.code, p->also) == 0))
-		             && strcmp(r->first.tensor, p->tensor) == 0 && strcmp(r->first.stage, p->stage) == 0 && r->first.layer == p->layer
-		             && r->cause.confidence == ST_CONFIRMED && (!r->first.side || r->first.side == (order ? 'b' : 'a'));
+		          && (strcmp(r->cause.code, p->code) == 0 || (p->also && strcmp(r->cause.code, p->also) == 0))
+		          && strcmp(r->first.tensor, p->tensor) == 0 && strcmp(r->first.stage, p->stage) == 0
+		          && r->first.layer == p->layer && r->cause.confidence == ST_CONFIRMED
+		          && (!r->first.side || r->first.side == (order ? 'b' : 'a'));
 		if (!right) {
 			char what[128];
-			snprintf(what, sizeof what, "%s, %s, order %d (side %c)", p->name, pair, order, r->first.side ? r->first.side : '-');
+			snprintf(what, sizeof what, "%s, %s, order %d (side %c)", p->name, pair, order,
+			         r->first.side ? r->first.side : '-');
 			explain(r, what);
 		}
 		assert_true(right);
@@ -385,7 +421,11 @@ static void check_fault(const struct plant *p, const char *bad, const char *good
 static void planted_faults_are_named(void **state)
 {
 	(void)state;
-	static const struct { enum st_dtype bad, good; unsigned kind; const char *name; } pairs[] = {
+	static const struct {
+		enum st_dtype bad, good;
+		unsigned kind;
+		const char *name;
+	} pairs[] = {
 		{ ST_DTYPE_F32, ST_DTYPE_F32, WITH_EXACT, "F32 against F32" },
 		{ ST_DTYPE_F16, ST_DTYPE_F32, WITH_FLOATS, "F16 against F32" },
 		{ ST_DTYPE_BF16, ST_DTYPE_F32, WITH_FLOATS, "BF16 against F32" },
@@ -423,13 +463,11 @@ static void double_scale(uint8_t *p, size_t n)
 	p[18 * 33 + 1] = (uint8_t)(p[18 * 33 + 1] + 4);
 }
 
-static void cut_off(uint8_t *p, size_t n)
-{
-	(void)p, (void)n; /* the numbers themselves are cut before encoding */
-}
+static void cut_off(uint8_t *p, size_t n) { (void)p, (void)n; /* the numbers themselves are cut before encoding */ }
 
-static void storage_fault_in(const char *arch, const char *tensor, const char *stage, enum st_dtype type, enum st_dtype label,
-                             void (*mangle)(uint8_t *, size_t), enum st_dtype against, const char *code, const char *also)
+static void storage_fault_in(const char *arch, const char *tensor, const char *stage, enum st_dtype type,
+                             enum st_dtype label, void (*mangle)(uint8_t *, size_t), enum st_dtype against,
+                             const char *code, const char *also)
 {
 	struct toy good, bad;
 	toy_make(&good, arch, 256, false);
@@ -453,8 +491,8 @@ static void storage_fault_in(const char *arch, const char *tensor, const char *s
 	toy_free(&bad);
 }
 
-static void storage_fault(enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t), enum st_dtype against,
-                          const char *code, const char *also)
+static void storage_fault(enum st_dtype type, enum st_dtype label, void (*mangle)(uint8_t *, size_t),
+                          enum st_dtype against, const char *code, const char *also)
 {
 	storage_fault_in("qwen2", O1, "attn_out", type, label, mangle, against, code, also);
 }
@@ -477,7 +515,8 @@ static void storage_faults_are_named(void **state)
 	/* That order of nibbles is exactly what the type AprQ4 is, but GGUF has no such type. */
 	storage_fault(ST_DTYPE_Q4_0, truth, pairs_in_bytes, ST_DTYPE_BF16, "weight.block_layout", NULL);
 	/* Rows of Q in the order of the file, which is not the graph's. */
-	storage_fault_in("llama", Q1, "qkv_matmul", ST_DTYPE_Q4_0, truth, exchange_nibbles, ST_DTYPE_F32, "weight.block_layout", NULL);
+	storage_fault_in("llama", Q1, "qkv_matmul", ST_DTYPE_Q4_0, truth, exchange_nibbles, ST_DTYPE_F32,
+	                 "weight.block_layout", NULL);
 	storage_fault(ST_DTYPE_Q4_0, truth, double_scales, ST_DTYPE_Q4_0, "weight.block_scale", NULL);
 	storage_fault(ST_DTYPE_Q4_0, truth, double_scales, ST_DTYPE_F32, "weight.block_scale", NULL);
 	/* Within the noise of two encoders; but one encoder wrote both files, and every other row is equal. */
@@ -486,7 +525,8 @@ static void storage_faults_are_named(void **state)
 	storage_fault(ST_DTYPE_BF16, ST_DTYPE_F16, NULL, ST_DTYPE_F32, "weight.dtype_mislabelled", NULL);
 	/* Read as the other type its scales are infinite: the label is the cause, not the NaN. */
 	storage_fault(ST_DTYPE_Q4_K, ST_DTYPE_Q4_0, NULL, ST_DTYPE_Q4_K, "weight.dtype_mislabelled", NULL);
-	storage_fault_in("qwen2", DOWN1, "ffn_out", ST_DTYPE_Q4_K, truth, double_every_second, ST_DTYPE_Q4_K, "weight.block_scale", NULL);
+	storage_fault_in("qwen2", DOWN1, "ffn_out", ST_DTYPE_Q4_K, truth, double_every_second, ST_DTYPE_Q4_K,
+	                 "weight.block_scale", NULL);
 	storage_fault(ST_DTYPE_BF16, truth, cut_off, ST_DTYPE_F32, "weight.truncated_rounding", NULL);
 }
 
@@ -495,8 +535,11 @@ static void storage_faults_are_named(void **state)
 static void config_faults_are_placed(void **state)
 {
 	(void)state;
-	static const struct { const char *key, *stage; } cases[] = {
-		{ "norm_eps", "attn_norm" }, { "rope_theta", "q_post_rope" },
+	static const struct {
+		const char *key, *stage;
+	} cases[] = {
+		{ "norm_eps", "attn_norm" },
+		{ "rope_theta", "q_post_rope" },
 	};
 	for (int i = 0; i < 2; i++) {
 		struct toy a, b;
@@ -541,7 +584,8 @@ static void first_of_two_faults(void **state)
 	size_t faults = 0;
 	for (size_t i = 0; i < r->n_stages; i++)
 		faults += r->stages[i].status == ST_STATUS_FAULT;
-	assert_int_equal(faults, 3); /* gate and up of layer 0, down of layer 1; everything else is exact or inherited */
+	assert_int_equal(faults,
+	                 3); /* gate and up of layer 0, down of layer 1; everything else is exact or inherited */
 	st_rosetta_free(r);
 	toy_free(&good);
 	toy_free(&bad);
@@ -574,12 +618,12 @@ static void shared_cases(void **state)
 	json_t *cases = json_load_file(shared_path("models/cases.json"), 0, &je), *c;
 	assert_non_null(cases);
 	size_t i;
-	json_array_foreach(cases, i, c) {
+	json_array_foreach(cases, i, c)
+	{
 		json_t *e = json_object_get(c, "expect"), *list = json_object_get(c, "tokens"), *t;
 		uint32_t ids[32];
 		size_t k, n = json_array_size(list);
-		json_array_foreach(list, k, t)
-			ids[k] = (uint32_t)json_integer_value(t);
+		json_array_foreach(list, k, t) ids[k] = (uint32_t)json_integer_value(t);
 		char a[512], b[512];
 		snprintf(a, sizeof a, "models/%s", json_string_value(json_object_get(c, "a")));
 		snprintf(b, sizeof b, "models/%s", json_string_value(json_object_get(c, "b")));
@@ -611,18 +655,12 @@ int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
 	const struct CMUnitTest tests[] = {
-		CASE(sound_llama_pairs_are_clean),
-		CASE(sound_qwen2_pairs_are_clean),
-		CASE(harmless_differences_are_clean),
-		CASE(clipped_blocks_are_clean),
-		CASE(coherent_errors_are_clean),
-		CASE(every_mode_is_clean),
-		CASE(planted_faults_are_named),
-		CASE(storage_faults_are_named),
-		CASE(config_faults_are_placed),
-		CASE(first_of_two_faults),
-		CASE(threshold_is_a_plain_test),
-		CASE(shared_cases),
+		CASE(sound_llama_pairs_are_clean),    CASE(sound_qwen2_pairs_are_clean),
+		CASE(harmless_differences_are_clean), CASE(clipped_blocks_are_clean),
+		CASE(coherent_errors_are_clean),      CASE(every_mode_is_clean),
+		CASE(planted_faults_are_named),       CASE(storage_faults_are_named),
+		CASE(config_faults_are_placed),       CASE(first_of_two_faults),
+		CASE(threshold_is_a_plain_test),      CASE(shared_cases),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);

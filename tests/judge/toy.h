@@ -26,7 +26,7 @@ struct toy_tensor {
 	float *data;
 	/* Storage of this tensor in the next file; ST_DTYPE_COUNT: the file's own type. */
 	enum st_dtype dtype;
-	enum st_dtype label;  /* what the header claims; ST_DTYPE_COUNT: the truth */
+	enum st_dtype label;                      /* what the header claims; ST_DTYPE_COUNT: the truth */
 	void (*mangle)(uint8_t *bytes, size_t n); /* edits the encoded bytes, or NULL */
 	bool absent;
 };
@@ -53,7 +53,8 @@ static inline double toy_normal(uint64_t *s)
 	return sqrt(-2 * log(u + 1e-300)) * cos(6.283185307179586 * v);
 }
 
-static inline struct toy_tensor *toy_add(struct toy *m, const char *name, uint64_t rows, uint64_t cols, double mean, double std, uint64_t *seed)
+static inline struct toy_tensor *toy_add(struct toy *m, const char *name, uint64_t rows, uint64_t cols, double mean,
+                                         double std, uint64_t *seed)
 {
 	struct toy_tensor *t = &m->t[m->n++];
 	assert_true(m->n <= 64);
@@ -88,13 +89,23 @@ static inline void toy_make(struct toy *m, const char *arch, uint32_t hidden, bo
 	double s = 1 / sqrt(D);
 	toy_add(m, "model.embed_tokens.weight", TOY_VOCAB, D, 0, 0.5, &seed);
 	for (int l = 0; l < TOY_LAYERS; l++) {
-		const struct { const char *name; uint64_t rows, cols; double mean, std; } list[] = {
-			{ "input_layernorm.weight", D, 0, 0.8, 0.2 }, { "self_attn.q_proj.weight", q, D, 0, s },
-			{ "self_attn.k_proj.weight", kv, D, 0, s }, { "self_attn.v_proj.weight", kv, D, 0, s },
-			{ "self_attn.o_proj.weight", D, q, 0, s }, { "post_attention_layernorm.weight", D, 0, 0.9, 0.15 },
-			{ "mlp.gate_proj.weight", m->ffn, D, 0, s }, { "mlp.up_proj.weight", m->ffn, D, 0, s },
+		const struct {
+			const char *name;
+			uint64_t rows, cols;
+			double mean, std;
+		} list[] = {
+			{ "input_layernorm.weight", D, 0, 0.8, 0.2 },
+			{ "self_attn.q_proj.weight", q, D, 0, s },
+			{ "self_attn.k_proj.weight", kv, D, 0, s },
+			{ "self_attn.v_proj.weight", kv, D, 0, s },
+			{ "self_attn.o_proj.weight", D, q, 0, s },
+			{ "post_attention_layernorm.weight", D, 0, 0.9, 0.15 },
+			{ "mlp.gate_proj.weight", m->ffn, D, 0, s },
+			{ "mlp.up_proj.weight", m->ffn, D, 0, s },
 			{ "mlp.down_proj.weight", D, m->ffn, 0, 0.7 * s },
-			{ "self_attn.q_proj.bias", q, 0, 0, 1 }, { "self_attn.k_proj.bias", kv, 0, 0, 4 }, { "self_attn.v_proj.bias", kv, 0, 0, 0.3 },
+			{ "self_attn.q_proj.bias", q, 0, 0, 1 },
+			{ "self_attn.k_proj.bias", kv, 0, 0, 4 },
+			{ "self_attn.v_proj.bias", kv, 0, 0, 0.3 },
 		};
 		for (size_t i = 0; i < sizeof list / sizeof *list - (strcmp(arch, "qwen2") ? 3 : 0); i++) {
 			char name[96];
@@ -148,7 +159,8 @@ static inline void toy_transpose(struct toy *m, const char *name)
 /* Rows of a half-split matrix in the adjacent-pair order that GGUF wants for llama. */
 static inline float *toy_interleaved(const struct toy_tensor *t, uint32_t heads)
 {
-	uint64_t n = t->rows * t->cols, rows = t->vector ? t->cols : t->rows, w = t->vector ? 1 : t->cols, d = rows / heads;
+	uint64_t n = t->rows * t->cols, rows = t->vector ? t->cols : t->rows, w = t->vector ? 1 : t->cols,
+		 d = rows / heads;
 	float *out = malloc(n * sizeof *out);
 	for (uint64_t h = 0; h < heads; h++)
 		for (uint64_t i = 0; i < d / 2; i++) {
@@ -164,12 +176,18 @@ static inline bool toy_is(const char *name, const char *part) { return strstr(na
 static inline void toy_gguf_name(const char *hf, char *out, size_t n)
 {
 	static const char *const pairs[][2] = {
-		{ "input_layernorm.weight", "attn_norm.weight" }, { "self_attn.q_proj.weight", "attn_q.weight" },
-		{ "self_attn.k_proj.weight", "attn_k.weight" }, { "self_attn.v_proj.weight", "attn_v.weight" },
-		{ "self_attn.o_proj.weight", "attn_output.weight" }, { "post_attention_layernorm.weight", "ffn_norm.weight" },
-		{ "mlp.gate_proj.weight", "ffn_gate.weight" }, { "mlp.up_proj.weight", "ffn_up.weight" },
-		{ "mlp.down_proj.weight", "ffn_down.weight" }, { "self_attn.q_proj.bias", "attn_q.bias" },
-		{ "self_attn.k_proj.bias", "attn_k.bias" }, { "self_attn.v_proj.bias", "attn_v.bias" },
+		{ "input_layernorm.weight", "attn_norm.weight" },
+		{ "self_attn.q_proj.weight", "attn_q.weight" },
+		{ "self_attn.k_proj.weight", "attn_k.weight" },
+		{ "self_attn.v_proj.weight", "attn_v.weight" },
+		{ "self_attn.o_proj.weight", "attn_output.weight" },
+		{ "post_attention_layernorm.weight", "ffn_norm.weight" },
+		{ "mlp.gate_proj.weight", "ffn_gate.weight" },
+		{ "mlp.up_proj.weight", "ffn_up.weight" },
+		{ "mlp.down_proj.weight", "ffn_down.weight" },
+		{ "self_attn.q_proj.bias", "attn_q.bias" },
+		{ "self_attn.k_proj.bias", "attn_k.bias" },
+		{ "self_attn.v_proj.bias", "attn_v.bias" },
 	};
 	int layer, at = 0;
 	if (strcmp(hf, "model.embed_tokens.weight") == 0)
@@ -186,7 +204,12 @@ static inline void toy_gguf_name(const char *hf, char *out, size_t n)
 		snprintf(out, n, "%s", hf); /* an extra tensor keeps its name */
 }
 
-struct toy_kv_store { struct st_kv kv[24]; uint64_t value[24]; char text[24][80]; size_t n; };
+struct toy_kv_store {
+	struct st_kv kv[24];
+	uint64_t value[24];
+	char text[24][80];
+	size_t n;
+};
 
 static inline void toy_kv(struct toy_kv_store *s, const char *key, enum st_kv_type type, const void *value, size_t size)
 {
@@ -224,19 +247,31 @@ static inline void toy_write(struct toy *m, const char *path, enum st_dtype type
 			toy_gguf_name(t->name, names[n], sizeof names[n]);
 		else
 			snprintf(names[n], sizeof names[n], "%s", t->name);
-		specs[n] = (struct st_tensor_spec){ .name = names[n], .dtype = t->label != ST_DTYPE_COUNT ? t->label : toy_type(t, type),
-			.ndim = t->vector ? 1 : 2, .shape = { t->vector ? t->cols : t->rows, t->cols } };
+		specs[n] = (struct st_tensor_spec){ .name = names[n],
+			                            .dtype = t->label != ST_DTYPE_COUNT ? t->label : toy_type(t, type),
+			                            .ndim = t->vector ? 1 : 2,
+			                            .shape = { t->vector ? t->cols : t->rows, t->cols } };
 		src[n++] = t;
 	}
 	struct toy_kv_store kv = { .n = 0 };
 	char key[12][64];
-	struct st_write_plan plan = { .format = gguf ? ST_FORMAT_GGUF : ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = n, .alignment = 32,
-	                              .pad_header = true };
+	struct st_write_plan plan = { .format = gguf ? ST_FORMAT_GGUF : ST_FORMAT_SAFETENSORS,
+		                      .specs = specs,
+		                      .n_specs = n,
+		                      .alignment = 32,
+		                      .pad_header = true };
 	snprintf(file, sizeof file, "%s", path);
 	if (gguf) {
-		const struct { const char *suffix; uint32_t v; } ints[] = {
-			{ "block_count", m->layers }, { "embedding_length", m->hidden }, { "feed_forward_length", m->ffn },
-			{ "attention.head_count", m->heads }, { "attention.head_count_kv", m->kv_heads }, { "context_length", 512 },
+		const struct {
+			const char *suffix;
+			uint32_t v;
+		} ints[] = {
+			{ "block_count", m->layers },
+			{ "embedding_length", m->hidden },
+			{ "feed_forward_length", m->ffn },
+			{ "attention.head_count", m->heads },
+			{ "attention.head_count_kv", m->kv_heads },
+			{ "context_length", 512 },
 		};
 		float eps = (float)m->eps, theta = (float)m->theta;
 		toy_kv(&kv, "general.architecture", ST_KV_STR, m->arch, strlen(m->arch));
@@ -257,11 +292,17 @@ static inline void toy_write(struct toy *m, const char *path, enum st_dtype type
 		snprintf(file, sizeof file, "%s/config.json", path);
 		FILE *f = fopen(file, "w");
 		assert_non_null(f);
-		fprintf(f, "{\"architectures\": [\"%s\"], \"model_type\": \"%s\", \"hidden_size\": %u, \"num_hidden_layers\": %u, "
-		        "\"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"intermediate_size\": %u, \"vocab_size\": %u, "
-		        "\"rms_norm_eps\": %g, \"rope_theta\": %.17g, \"max_position_embeddings\": 512, \"hidden_act\": \"silu\", "
-		        "\"tie_word_embeddings\": %s}\n", strcmp(m->arch, "qwen2") ? "LlamaForCausalLM" : "Qwen2ForCausalLM", m->arch, m->hidden,
-		        m->layers, m->heads, m->kv_heads, m->ffn, m->vocab, m->eps, m->theta, m->tied ? "true" : "false");
+		fprintf(f,
+		        "{\"architectures\": [\"%s\"], \"model_type\": \"%s\", \"hidden_size\": %u, "
+		        "\"num_hidden_layers\": %u, "
+		        "\"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"intermediate_size\": %u, "
+		        "\"vocab_size\": %u, "
+		        "\"rms_norm_eps\": %g, \"rope_theta\": %.17g, \"max_position_embeddings\": 512, "
+		        "\"hidden_act\": \"silu\", "
+		        "\"tie_word_embeddings\": %s}\n",
+		        strcmp(m->arch, "qwen2") ? "LlamaForCausalLM" : "Qwen2ForCausalLM", m->arch, m->hidden,
+		        m->layers, m->heads, m->kv_heads, m->ffn, m->vocab, m->eps, m->theta,
+		        m->tied ? "true" : "false");
 		fclose(f);
 		snprintf(file, sizeof file, "%s/model.safetensors", path);
 	}
@@ -273,7 +314,8 @@ static inline void toy_write(struct toy *m, const char *path, enum st_dtype type
 		const struct toy_tensor *t = src[i];
 		enum st_dtype d = toy_type(t, type);
 		const struct st_dtype_info *info = st_dtype_info(d);
-		bool pairs = gguf && strcmp(m->arch, "llama") == 0 && (toy_is(t->name, "q_proj") || toy_is(t->name, "k_proj"));
+		bool pairs = gguf && strcmp(m->arch, "llama") == 0
+		          && (toy_is(t->name, "q_proj") || toy_is(t->name, "k_proj"));
 		float *moved = pairs ? toy_interleaved(t, toy_is(t->name, "q_proj") ? m->heads : m->kv_heads) : NULL;
 		size_t elems = (size_t)(t->rows * t->cols), bytes = elems / info->block_elems * info->block_bytes;
 		uint8_t *buf = malloc(bytes);

@@ -34,7 +34,10 @@ static inline void *guard_alloc(struct guarded *g, size_t n, int side)
 static inline void guard_free(struct guarded *g) { munmap(g->map, g->mapped); }
 
 /* Uniform in [-1, 1). */
-static inline float uniform(struct st_xoshiro *r) { return (float)((double)(st_xoshiro_next(r) >> 11) * 0x1p-52 - 1.0); }
+static inline float uniform(struct st_xoshiro *r)
+{
+	return (float)((double)(st_xoshiro_next(r) >> 11) * 0x1p-52 - 1.0);
+}
 
 /* Near normal, with a long tail now and then, as activations are. */
 static inline void fill_values(struct st_xoshiro *r, float *x, size_t n)

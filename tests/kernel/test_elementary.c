@@ -61,15 +61,35 @@ static double spread(struct st_xoshiro *r, double lo, double hi)
 static void exp_is_within_a_ulp(void **state)
 {
 	(void)state;
-	static const double edges[] = { 0, -0.0, 1, -1, 709.782712893384, 709.7827128933841, 710, 1000, 1e300, -708.3964185322641, -744.4400719213812,
-	                                -745.1332191019412, -745.1332191019411, -746, -1e300, INFINITY, -INFINITY, DBL_MIN, 5e-324, -5e-324 };
+	static const double edges[] = { 0,
+		                        -0.0,
+		                        1,
+		                        -1,
+		                        709.782712893384,
+		                        709.7827128933841,
+		                        710,
+		                        1000,
+		                        1e300,
+		                        -708.3964185322641,
+		                        -744.4400719213812,
+		                        -745.1332191019412,
+		                        -745.1332191019411,
+		                        -746,
+		                        -1e300,
+		                        INFINITY,
+		                        -INFINITY,
+		                        DBL_MIN,
+		                        5e-324,
+		                        -5e-324 };
 	struct st_xoshiro r;
 	st_xoshiro_seed(&r, 1);
 	struct worst w = { 0 }, tiny = { 0 };
 	mpfr_t y;
 	mpfr_init2(y, 200);
 	for (size_t i = 0; i < 2 * POINTS + sizeof edges / sizeof edges[0]; i++) {
-		double x = i < POINTS ? spread(&r, 1e-20, 750) : i < 2 * POINTS ? spread(&r, 0.1, 20) : edges[i - 2 * POINTS];
+		double x = i < POINTS     ? spread(&r, 1e-20, 750)
+		         : i < 2 * POINTS ? spread(&r, 0.1, 20)
+		                          : edges[i - 2 * POINTS];
 		mpfr_set_d(y, x, MPFR_RNDN);
 		mpfr_exp(y, y, MPFR_RNDN);
 		note(x < -708.3 ? &tiny : &w, ulps(st_exp(x), y), x);
@@ -84,16 +104,28 @@ static void exp_is_within_a_ulp(void **state)
 static void log_is_within_a_ulp(void **state)
 {
 	(void)state;
-	static const double edges[] = { 1, 2, 0.5, DBL_MIN, 5e-324, DBL_MAX, 0x1.6a09e667f3bcdp-1, 0x1.6a09e667f3bccp-1, 0x1.6a09e667f3bcdp0,
-	                                1 + DBL_EPSILON, 1 - DBL_EPSILON / 2, INFINITY };
+	static const double edges[] = { 1,
+		                        2,
+		                        0.5,
+		                        DBL_MIN,
+		                        5e-324,
+		                        DBL_MAX,
+		                        0x1.6a09e667f3bcdp-1,
+		                        0x1.6a09e667f3bccp-1,
+		                        0x1.6a09e667f3bcdp0,
+		                        1 + DBL_EPSILON,
+		                        1 - DBL_EPSILON / 2,
+		                        INFINITY };
 	struct st_xoshiro r;
 	st_xoshiro_seed(&r, 2);
 	struct worst w = { 0 };
 	mpfr_t y;
 	mpfr_init2(y, 200);
 	for (size_t i = 0; i < 3 * POINTS + sizeof edges / sizeof edges[0]; i++) {
-		double x = i < POINTS ? fabs(spread(&r, 1e-320, 1e308)) : i < 2 * POINTS ? 1 + spread(&r, 1e-12, 0.5) :
-		           i < 3 * POINTS ? fabs(spread(&r, 0.3, 3)) : edges[i - 3 * POINTS];
+		double x = i < POINTS     ? fabs(spread(&r, 1e-320, 1e308))
+		         : i < 2 * POINTS ? 1 + spread(&r, 1e-12, 0.5)
+		         : i < 3 * POINTS ? fabs(spread(&r, 0.3, 3))
+		                          : edges[i - 3 * POINTS];
 		mpfr_set_d(y, x, MPFR_RNDN);
 		mpfr_log(y, y, MPFR_RNDN);
 		note(&w, ulps(st_log(x), y), x);
@@ -130,8 +162,10 @@ static void sincos_is_within_a_ulp(void **state)
 		note(&wc, ulps(gc, c), v);
 	}
 	/* Numerators of the continued fraction of pi: integers close to a multiple of it. */
-	static const double close[] = { 22, 355, 103993, 104348, 208341, 312689, 833719, 1146408, 4272943, 5419351, 80143857, 165707065,
-	                                245850922, 411557987, 1068966896, 2549491779.0, 6167950454.0, 14885392687.0, 21053343141.0 };
+	static const double close[] = { 22,           355,          103993,        104348,       208341,
+		                        312689,       833719,       1146408,       4272943,      5419351,
+		                        80143857,     165707065,    245850922,     411557987,    1068966896,
+		                        2549491779.0, 6167950454.0, 14885392687.0, 21053343141.0 };
 	for (size_t i = 0; i < sizeof close / sizeof close[0]; i++) {
 		double gs, gc;
 		st_sincos(close[i], &gs, &gc);
@@ -166,7 +200,8 @@ static void activations(void **state)
 	st_xoshiro_seed(&r, 4);
 	for (size_t i = 0; i < n; i++)
 		x[i] = (float)spread(&r, 1e-30, i % 2 ? 120 : 8);
-	static const float edges[] = { 0, -0.0f, INFINITY, FLT_MAX, -FLT_MAX, FLT_MIN, -1e-45f, 13, -13, -14, -88, -104, -120, 16.9f, -16.9f, -17 };
+	static const float edges[] = { 0,   -0.0f, INFINITY, FLT_MAX, -FLT_MAX, FLT_MIN, -1e-45f, 13,
+		                       -13, -14,   -88,      -104,    -120,     16.9f,   -16.9f,  -17 };
 	memcpy(x, edges, sizeof edges);
 	mpfr_t v, u, z;
 	mpfr_inits2(160, v, u, z, (mpfr_ptr)0);
@@ -175,7 +210,8 @@ static void activations(void **state)
 		for (size_t l = 0; l < n_levels; l++)
 			for (int threads = 1; threads < 4; threads += 2) {
 				struct guarded gx, gy;
-				float *in = guard_alloc(&gx, n * 4, (int)l % 2), *out = guard_alloc(&gy, n * 4, (int)l % 2);
+				float *in = guard_alloc(&gx, n * 4, (int)l % 2),
+				      *out = guard_alloc(&gy, n * 4, (int)l % 2);
 				memcpy(in, x, n * 4);
 				struct st_exec e = { .k = levels[l], .mode = ST_MODE_EXACT, .threads = threads };
 				st_activate(&e, (enum st_activation)act, in, n, out);
@@ -224,7 +260,8 @@ static void activations(void **state)
 			if (d > worst)
 				worst = d;
 			if (!(d <= 0.5001))
-				fail_msg("%s(%a) is %a, true value %a: %.4f ulp", names[act], (double)x[i], (double)first[i], want, d);
+				fail_msg("%s(%a) is %a, true value %a: %.4f ulp", names[act], (double)x[i],
+				         (double)first[i], want, d);
 		}
 		print_message("# %s: %.5f ulp of f32\n", names[act], worst);
 	}
@@ -264,10 +301,8 @@ static void tanh_inside_softcap(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(exp_is_within_a_ulp),
-		cmocka_unit_test(log_is_within_a_ulp),
-		cmocka_unit_test(sincos_is_within_a_ulp),
-		cmocka_unit_test(activations),
+		cmocka_unit_test(exp_is_within_a_ulp),    cmocka_unit_test(log_is_within_a_ulp),
+		cmocka_unit_test(sincos_is_within_a_ulp), cmocka_unit_test(activations),
 		cmocka_unit_test(tanh_inside_softcap),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -9,11 +9,16 @@
 #include "kernel/kernels.h"
 
 /* Where the f16 factors of a block lie, so that random blocks hold finite numbers. */
-static const struct { enum st_dtype t; int at[2]; } factors[] = {
-	{ ST_DTYPE_Q4_0, { 0, -1 } }, { ST_DTYPE_Q4_1, { 0, 2 } }, { ST_DTYPE_Q5_0, { 0, -1 } }, { ST_DTYPE_Q5_1, { 0, 2 } },
-	{ ST_DTYPE_Q8_0, { 0, -1 } }, { ST_DTYPE_Q8_1, { 0, 2 } }, { ST_DTYPE_Q2_K, { 80, 82 } }, { ST_DTYPE_Q3_K, { 108, -1 } },
-	{ ST_DTYPE_Q4_K, { 0, 2 } }, { ST_DTYPE_Q5_K, { 0, 2 } }, { ST_DTYPE_Q6_K, { 208, -1 } }, { ST_DTYPE_IQ4_NL, { 0, -1 } },
-	{ ST_DTYPE_IQ4_XS, { 0, -1 } }, { ST_DTYPE_APR_Q4, { 0, -1 } }, { ST_DTYPE_F16, { 0, -1 } }, { ST_DTYPE_BF16, { 0, -1 } },
+static const struct {
+	enum st_dtype t;
+	int at[2];
+} factors[] = {
+	{ ST_DTYPE_Q4_0, { 0, -1 } },   { ST_DTYPE_Q4_1, { 0, 2 } },    { ST_DTYPE_Q5_0, { 0, -1 } },
+	{ ST_DTYPE_Q5_1, { 0, 2 } },    { ST_DTYPE_Q8_0, { 0, -1 } },   { ST_DTYPE_Q8_1, { 0, 2 } },
+	{ ST_DTYPE_Q2_K, { 80, 82 } },  { ST_DTYPE_Q3_K, { 108, -1 } }, { ST_DTYPE_Q4_K, { 0, 2 } },
+	{ ST_DTYPE_Q5_K, { 0, 2 } },    { ST_DTYPE_Q6_K, { 208, -1 } }, { ST_DTYPE_IQ4_NL, { 0, -1 } },
+	{ ST_DTYPE_IQ4_XS, { 0, -1 } }, { ST_DTYPE_APR_Q4, { 0, -1 } }, { ST_DTYPE_F16, { 0, -1 } },
+	{ ST_DTYPE_BF16, { 0, -1 } },
 };
 
 static void random_block(struct st_xoshiro *r, enum st_dtype t, uint8_t *p, size_t bytes)
@@ -23,25 +28,38 @@ static void random_block(struct st_xoshiro *r, enum st_dtype t, uint8_t *p, size
 	float f = uniform(r), g = uniform(r) * 0.1f;
 	double d = (double)f;
 	switch (t) {
-	case ST_DTYPE_F32: memcpy(p, &f, 4); return;
-	case ST_DTYPE_F64: memcpy(p, &d, 8); return;
-	case ST_DTYPE_Q8_K: memcpy(p, &g, 4); return;
-	case ST_DTYPE_MXFP4: p[0] = (uint8_t)(120 + p[0] % 10); return;
-	case ST_DTYPE_F8_E4M3: case ST_DTYPE_F8_E5M2: p[0] &= 0xBB; return; /* no infinities, no NaN */
-	default: break;
+	case ST_DTYPE_F32:
+		memcpy(p, &f, 4);
+		return;
+	case ST_DTYPE_F64:
+		memcpy(p, &d, 8);
+		return;
+	case ST_DTYPE_Q8_K:
+		memcpy(p, &g, 4);
+		return;
+	case ST_DTYPE_MXFP4:
+		p[0] = (uint8_t)(120 + p[0] % 10);
+		return;
+	case ST_DTYPE_F8_E4M3:
+	case ST_DTYPE_F8_E5M2:
+		p[0] &= 0xBB;
+		return; /* no infinities, no NaN */
+	default:
+		break;
 	}
 	for (size_t i = 0; i < sizeof factors / sizeof factors[0]; i++)
 		for (int j = 0; j < 2 && factors[i].t == t; j++)
 			if (factors[i].at[j] >= 0) {
-				uint16_t h = t == ST_DTYPE_BF16 ? st_f32_to_bf16(f) : st_f32_to_f16(t == ST_DTYPE_F16 ? f : g);
+				uint16_t h = t == ST_DTYPE_BF16 ? st_f32_to_bf16(f)
+				                                : st_f32_to_f16(t == ST_DTYPE_F16 ? f : g);
 				memcpy(p + factors[i].at[j], &h, 2);
 			}
 }
 
 /* A [N, K] tensor of random blocks; ragged rows get whole blocks. gap: bytes between rows. The bytes
  * lie between guard pages, at an odd address when the layout allows it (side 1). */
-static void make_tensor(struct st_xoshiro *r, struct st_tensor *w, struct guarded *g, enum st_dtype t, enum st_layout layout,
-                        size_t N, size_t K, size_t gap, int side)
+static void make_tensor(struct st_xoshiro *r, struct st_tensor *w, struct guarded *g, enum st_dtype t,
+                        enum st_layout layout, size_t N, size_t K, size_t gap, int side)
 {
 	const struct st_dtype_info *info = st_dtype_info(t);
 	size_t be = info->block_elems, bb = info->block_bytes;
@@ -101,8 +119,9 @@ static float exact_sum(const float *w, const float *x, size_t K)
 static void store_row(enum st_mode mode, const float *x, size_t K, float *y)
 {
 	for (size_t i = 0; i < K; i++)
-		y[i] = mode == ST_MODE_EMULATE_F16 ? st_f16_to_f32(st_f32_to_f16(x[i])) :
-		       mode == ST_MODE_EMULATE_BF16 ? st_bf16_to_f32(st_f32_to_bf16(x[i])) : x[i];
+		y[i] = mode == ST_MODE_EMULATE_F16  ? st_f16_to_f32(st_f32_to_f16(x[i]))
+		     : mode == ST_MODE_EMULATE_BF16 ? st_bf16_to_f32(st_f32_to_bf16(x[i]))
+		                                    : x[i];
 	size_t block = mode == ST_MODE_EMULATE_Q8_K && K % 256 == 0 ? 256 : 32;
 	if ((mode != ST_MODE_EMULATE_Q8_0 && mode != ST_MODE_EMULATE_Q8_K) || K % 32 != 0)
 		return;
@@ -123,7 +142,8 @@ static void store_row(enum st_mode mode, const float *x, size_t K, float *y)
 }
 
 /* y: [T, N] by the contract */
-static void contract(enum st_mode mode, const struct st_tensor *w, const float *x, size_t T, size_t N, size_t K, float *y)
+static void contract(enum st_mode mode, const struct st_tensor *w, const float *x, size_t T, size_t N, size_t K,
+                     float *y)
 {
 	float *row = malloc(K * sizeof *row), *xs = malloc(T * K * sizeof *xs);
 	for (size_t t = 0; t < T; t++)
@@ -133,14 +153,16 @@ static void contract(enum st_mode mode, const struct st_tensor *w, const float *
 		if (mode == ST_MODE_EMULATE_F16 || mode == ST_MODE_EMULATE_BF16)
 			store_row(mode, row, K, row);
 		for (size_t t = 0; t < T; t++)
-			y[t * N + n] = mode == ST_MODE_EXACT ? exact_sum(row, xs + t * K, K) : fast_sum(row, xs + t * K, K);
+			y[t * N + n] = mode == ST_MODE_EXACT ? exact_sum(row, xs + t * K, K)
+			                                     : fast_sum(row, xs + t * K, K);
 	}
 	free(row);
 	free(xs);
 }
 
 /* Every level, several thread counts, against expected bits; y and x between guard pages. */
-static void check_levels(enum st_mode mode, const struct st_tensor *w, const float *x, size_t T, size_t N, size_t K, int side)
+static void check_levels(enum st_mode mode, const struct st_tensor *w, const float *x, size_t T, size_t N, size_t K,
+                         int side)
 {
 	const struct st_kernels *levels[ST_CPU_COUNT];
 	size_t n_levels = usable_levels(levels);
@@ -161,9 +183,11 @@ static void check_levels(enum st_mode mode, const struct st_tensor *w, const flo
 			for (size_t t = 0; t < T; t++)
 				for (size_t n = 0; n < N; n++)
 					if (memcmp(&y[t * ldy + n], &want[t * N + n], 4) != 0)
-						fail_msg("%s %s, layout %d, %s, %d threads: T %zu N %zu K %zu side %d: y[%zu][%zu] is %a, contract says %a",
-						         st_dtype_info(w->dtype)->name, st_mode_name(mode), w->layout, st_cpu_name(st_kernels_cpu(levels[l])),
-						         threads, T, N, K, side, t, n, (double)y[t * ldy + n], (double)want[t * N + n]);
+						fail_msg("%s %s, layout %d, %s, %d threads: T %zu N %zu K %zu side %d: "
+						         "y[%zu][%zu] is %a, contract says %a",
+						         st_dtype_info(w->dtype)->name, st_mode_name(mode), w->layout,
+						         st_cpu_name(st_kernels_cpu(levels[l])), threads, T, N, K, side,
+						         t, n, (double)y[t * ldy + n], (double)want[t * N + n]);
 			for (size_t t = 0; t + 1 < T; t++) /* nothing written between rows */
 				for (size_t n = N; n < ldy; n++)
 					assert_true(isnan(y[t * ldy + n]));
@@ -174,7 +198,8 @@ static void check_levels(enum st_mode mode, const struct st_tensor *w, const flo
 	free(want);
 }
 
-static void run(enum st_dtype t, enum st_layout layout, enum st_mode mode, size_t T, size_t N, size_t K, size_t gap, int side)
+static void run(enum st_dtype t, enum st_layout layout, enum st_mode mode, size_t T, size_t N, size_t K, size_t gap,
+                int side)
 {
 	struct st_xoshiro r;
 	st_xoshiro_seed(&r, (uint64_t)t * 1000 + T * 100 + N * 10 + K);
@@ -195,7 +220,8 @@ static void every_type_has_the_contracts_bits(void **state)
 	for (int t = 0; t < ST_DTYPE_COUNT; t++)
 		for (size_t i = 0; i < 3; i++)
 			for (int mode = ST_MODE_EXACT; mode <= ST_MODE_FAST; mode++)
-				run((enum st_dtype)t, ST_LAYOUT_ROWS, (enum st_mode)mode, 3, 37, Ks[i], 0, (int)(i % 2));
+				run((enum st_dtype)t, ST_LAYOUT_ROWS, (enum st_mode)mode, 3, 37, Ks[i], 0,
+				    (int)(i % 2));
 }
 
 static void ragged_rows_and_other_layouts(void **state)
@@ -233,12 +259,14 @@ static void every_tile_shape(void **state)
 static void few_tokens(void **state)
 {
 	(void)state;
-	static const enum st_dtype types[] = { ST_DTYPE_Q4_0, ST_DTYPE_Q8_0, ST_DTYPE_Q4_K, ST_DTYPE_Q5_K, ST_DTYPE_Q6_K };
+	static const enum st_dtype types[] = { ST_DTYPE_Q4_0, ST_DTYPE_Q8_0, ST_DTYPE_Q4_K, ST_DTYPE_Q5_K,
+		                               ST_DTYPE_Q6_K };
 	for (size_t t = 0; t < 5; t++)
 		for (size_t T = 1; T <= 5; T++)
 			for (size_t N = 1; N <= 9; N += 2)
 				for (int mode = ST_MODE_EXACT; mode <= ST_MODE_FAST; mode++)
-					run(types[t], ST_LAYOUT_ROWS, (enum st_mode)mode, T, N, N == 3 ? 768 : 256, N == 5 ? 3 : 0, (int)(N / 2 % 2));
+					run(types[t], ST_LAYOUT_ROWS, (enum st_mode)mode, T, N, N == 3 ? 768 : 256,
+					    N == 5 ? 3 : 0, (int)(N / 2 % 2));
 }
 
 static void many_tokens_and_wide_matrices(void **state)
@@ -290,8 +318,11 @@ static void close_to_the_true_sum(void **state)
 						sum += (long double)row[k] * x[t * K + k];
 						size += fabsl((long double)row[k] * x[t * K + k]);
 					}
-					/* K/16 + 4 roundings a lane, half an ulp each, at worst; the square root of it as a rule. */
-					long double bound = mode == ST_MODE_EXACT ? fabsl(sum) * 0x1p-24L + size * 0x1p-47L : size * 0x1p-24L * 16;
+					/* K/16 + 4 roundings a lane, half an ulp each, at worst; the square root of it
+					 * as a rule. */
+					long double bound = mode == ST_MODE_EXACT
+					                          ? fabsl(sum) * 0x1p-24L + size * 0x1p-47L
+					                          : size * 0x1p-24L * 16;
 					assert_true(fabsl((long double)y[t * N + n] - sum) <= bound);
 				}
 			}
@@ -320,8 +351,16 @@ static void not_finite_goes_through(void **state)
 	wv[6 * K + 3] = -INFINITY;
 	x[1 * K + 38] = -NAN;
 	x[2 * K + 2] = 0;
-	struct st_tensor w = { .name = "w", .dtype = ST_DTYPE_F32, .layout = ST_LAYOUT_ROWS, .ndim = 2, .shape = { N, K }, .n_elems = N * K,
-	                       .n_bytes = sizeof wv, .row_bytes = K * 4, .scale = 1, .data = (const uint8_t *)wv };
+	struct st_tensor w = { .name = "w",
+		               .dtype = ST_DTYPE_F32,
+		               .layout = ST_LAYOUT_ROWS,
+		               .ndim = 2,
+		               .shape = { N, K },
+		               .n_elems = N * K,
+		               .n_bytes = sizeof wv,
+		               .row_bytes = K * 4,
+		               .scale = 1,
+		               .data = (const uint8_t *)wv };
 	for (size_t l = 0; l < n_levels; l++)
 		for (int mode = 0; mode < ST_MODE_COUNT; mode++) {
 			struct st_exec e = { .k = levels[l], .mode = (enum st_mode)mode, .threads = 2 };
@@ -366,8 +405,10 @@ static void decoders_agree(void **state)
 					levels[l]->decode[t](src, dst, n);
 					info->decode(src, want, n);
 					for (size_t i = 0; i < n; i++)
-						if (memcmp(&dst[i], &want[i], 4) != 0 && !(isnan(dst[i]) && isnan(want[i])))
-							fail_msg("%s %s: element %zu of %zu is %a, not %a", st_cpu_name(levels[l]->cpu), info->name, i, n,
+						if (memcmp(&dst[i], &want[i], 4) != 0
+						    && !(isnan(dst[i]) && isnan(want[i])))
+							fail_msg("%s %s: element %zu of %zu is %a, not %a",
+							         st_cpu_name(levels[l]->cpu), info->name, i, n,
 							         (double)dst[i], (double)want[i]);
 					free(want);
 					guard_free(&gs);
@@ -382,7 +423,12 @@ static void decoders_agree(void **state)
 static void nothing_to_do(void **state)
 {
 	(void)state;
-	struct st_tensor w = { .dtype = ST_DTYPE_F32, .layout = ST_LAYOUT_ROWS, .ndim = 2, .shape = { 3, 0 }, .scale = 1, .data = (const uint8_t *)"" };
+	struct st_tensor w = { .dtype = ST_DTYPE_F32,
+		               .layout = ST_LAYOUT_ROWS,
+		               .ndim = 2,
+		               .shape = { 3, 0 },
+		               .scale = 1,
+		               .data = (const uint8_t *)"" };
 	struct st_exec e = st_exec_default();
 	_Alignas(64) static char scratch[1 << 20];
 	e.threads = 1;

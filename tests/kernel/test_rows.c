@@ -8,9 +8,9 @@
 #include "kernel/kernels.h"
 
 /* Calls body once per level and thread count with `e` set; `mode` in scope. */
-#define EACH_EXEC(e) \
-	const struct st_kernels *levels_[ST_CPU_COUNT]; \
-	size_t n_levels_ = usable_levels(levels_), turn_ = 0; \
+#define EACH_EXEC(e)                                                                                    \
+	const struct st_kernels *levels_[ST_CPU_COUNT];                                                 \
+	size_t n_levels_ = usable_levels(levels_), turn_ = 0;                                           \
 	for (struct st_exec e = { .k = levels_[0], .mode = mode, .threads = 1 }; turn_ < 2 * n_levels_; \
 	     turn_++, e.k = levels_[turn_ / 2 % n_levels_], e.threads = turn_ % 2 ? 3 : 1)
 
@@ -34,11 +34,13 @@ static void rmsnorm(void **state)
 				enum st_mode mode = weighted ? ST_MODE_EXACT : ST_MODE_FAST;
 				size_t D = Ds[c], T = 9, ld = D + 2, n = (T - 1) * ld + D;
 				struct guarded gx, gw, gy;
-				float *x = guard_alloc(&gx, n * 4, side), *w = guard_alloc(&gw, D * 4, side), *y = guard_alloc(&gy, T * D * 4, side);
+				float *x = guard_alloc(&gx, n * 4, side), *w = guard_alloc(&gw, D * 4, side),
+				      *y = guard_alloc(&gy, T * D * 4, side);
 				float *first = malloc(T * D * 4);
 				fill_values(&r, x, n);
 				fill_values(&r, w, D);
-				EACH_EXEC(e) {
+				EACH_EXEC(e)
+				{
 					st_rmsnorm(&e, x, ld, weighted ? w : NULL, 1e-6, T, D, y, D);
 					if (turn_ == 0)
 						memcpy(first, y, T * D * 4);
@@ -50,7 +52,10 @@ static void rmsnorm(void **state)
 						sum += (long double)x[t * ld + i] * x[t * ld + i];
 					long double d = sqrtl(sum / D + 1e-6L);
 					for (size_t i = 0; i < D; i++)
-						assert_true(ulps_f32(first[t * D + i], (double)(x[t * ld + i] / d * (weighted ? (long double)w[i] : 1))) <= 0.5001);
+						assert_true(ulps_f32(first[t * D + i],
+						                     (double)(x[t * ld + i] / d
+						                              * (weighted ? (long double)w[i] : 1)))
+						            <= 0.5001);
 				}
 				free(first);
 				guard_free(&gx);
@@ -62,16 +67,22 @@ static void rmsnorm(void **state)
 static void rope(void **state)
 {
 	(void)state;
-	static const struct { size_t T, H, d, rot; double mscale; } cases[] = {
-		{ 5, 3, 64, 64, 1 }, { 3, 2, 128, 96, 1.25 }, { 7, 1, 6, 2, 1 }, { 2, 4, 256, 256, 0.7 }, { 40, 4, 128, 128, 1 }, { 1, 2, 10, 0, 1 },
+	static const struct {
+		size_t T, H, d, rot;
+		double mscale;
+	} cases[] = {
+		{ 5, 3, 64, 64, 1 },     { 3, 2, 128, 96, 1.25 }, { 7, 1, 6, 2, 1 },
+		{ 2, 4, 256, 256, 0.7 }, { 40, 4, 128, 128, 1 },  { 1, 2, 10, 0, 1 },
 	};
 	struct st_xoshiro r;
 	st_xoshiro_seed(&r, 2);
 	for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
-		size_t T = cases[c].T, H = cases[c].H, d = cases[c].d, rot = cases[c].rot, ld = H * d + 3, n = (T - 1) * ld + H * d;
+		size_t T = cases[c].T, H = cases[c].H, d = cases[c].d, rot = cases[c].rot, ld = H * d + 3,
+		       n = (T - 1) * ld + H * d;
 		enum st_mode mode = ST_MODE_EXACT;
 		struct guarded gx, gy;
-		float *x = guard_alloc(&gx, n * 4, (int)c % 2), *y = guard_alloc(&gy, T * H * d * 4, (int)c % 2), *first = malloc(T * H * d * 4);
+		float *x = guard_alloc(&gx, n * 4, (int)c % 2), *y = guard_alloc(&gy, T * H * d * 4, (int)c % 2),
+		      *first = malloc(T * H * d * 4);
 		double inv_freq[128];
 		uint32_t pos[40];
 		fill_values(&r, x, n);
@@ -79,7 +90,8 @@ static void rope(void **state)
 			inv_freq[i] = pow(10000.0, -2.0 * (double)i / (double)rot);
 		for (size_t t = 0; t < T; t++)
 			pos[t] = t == 1 ? 9999999 : (uint32_t)(st_xoshiro_next(&r) % 100000);
-		EACH_EXEC(e) {
+		EACH_EXEC(e)
+		{
 			st_rope(&e, x, ld, T, H, d, rot, inv_freq, cases[c].mscale, pos, y, H * d);
 			if (turn_ == 0)
 				memcpy(first, y, T * H * d * 4);
@@ -95,9 +107,13 @@ static void rope(void **state)
 						continue;
 					}
 					size_t p = i % (rot / 2);
-					long double u = a[p], v = a[p + rot / 2], angle = (long double)((double)pos[t] * inv_freq[p]);
-					long double want = (i < rot / 2 ? u * cosl(angle) - v * sinl(angle) : v * cosl(angle) + u * sinl(angle)) * cases[c].mscale;
-					long double bound = fabsl(want) * 0x1.01p-24L + (fabsl(u) + fabsl(v)) * 0x1p-50L;
+					long double u = a[p], v = a[p + rot / 2],
+						    angle = (long double)((double)pos[t] * inv_freq[p]);
+					long double want = (i < rot / 2 ? u * cosl(angle) - v * sinl(angle)
+					                                : v * cosl(angle) + u * sinl(angle))
+					                 * cases[c].mscale;
+					long double bound = fabsl(want) * 0x1.01p-24L
+					                  + (fabsl(u) + fabsl(v)) * 0x1p-50L;
 					assert_true(fabsl((long double)got - want) <= bound);
 				}
 		/* in place */
@@ -121,18 +137,22 @@ static bool sees(const struct st_attn_shape *s, size_t t, size_t p)
 
 static float stored(enum st_mode mode, float x)
 {
-	return mode == ST_MODE_EMULATE_F16 ? st_f16_to_f32(st_f32_to_f16(x)) : mode == ST_MODE_EMULATE_BF16 ? st_bf16_to_f32(st_f32_to_bf16(x)) : x;
+	return mode == ST_MODE_EMULATE_F16  ? st_f16_to_f32(st_f32_to_f16(x))
+	     : mode == ST_MODE_EMULATE_BF16 ? st_bf16_to_f32(st_f32_to_bf16(x))
+	                                    : x;
 }
 
 /* Each stage against long double, from that stage's own inputs. */
-static void check_attention(enum st_mode mode, const struct st_attn_shape *s, const float *q, size_t ldq, const float *k, const float *v, size_t ldk,
-                            const float *scores, const float *probs, const float *y)
+static void check_attention(enum st_mode mode, const struct st_attn_shape *s, const float *q, size_t ldq,
+                            const float *k, const float *v, size_t ldk, const float *scores, const float *probs,
+                            const float *y)
 {
 	size_t d = s->head_dim, group = s->n_heads / s->n_kv_heads;
 	long double eps = mode == ST_MODE_EXACT ? 0x1p-45L : 0x1p-21L;
 	for (size_t h = 0; h < s->n_heads; h++)
 		for (size_t t = 0; t < s->T; t++) {
-			const float *qr = q + t * ldq + h * d, *sc = scores + (h * s->T + t) * s->P, *pr = probs + (h * s->T + t) * s->P;
+			const float *qr = q + t * ldq + h * d, *sc = scores + (h * s->T + t) * s->P,
+				    *pr = probs + (h * s->T + t) * s->P;
 			long double total = 0, top = -INFINITY;
 			for (size_t p = 0; p < s->P; p++) {
 				if (!sees(s, t, p)) {
@@ -149,7 +169,8 @@ static void check_attention(enum st_mode mode, const struct st_attn_shape *s, co
 				long double want = dot * s->scale;
 				if (s->softcap != 0)
 					want = s->softcap * tanhl(want / s->softcap);
-				assert_true(fabsl(sc[p] - want) <= size * fabsl((long double)s->scale) * eps + fabsl(want) * 0x1.01p-24L);
+				assert_true(fabsl(sc[p] - want)
+				            <= size * fabsl((long double)s->scale) * eps + fabsl(want) * 0x1.01p-24L);
 				top = sc[p] > top ? sc[p] : top;
 			}
 			for (size_t p = 0; p < s->P; p++)
@@ -162,11 +183,13 @@ static void check_attention(enum st_mode mode, const struct st_attn_shape *s, co
 				long double sum = 0, size = 0;
 				for (size_t p = 0; p < s->P; p++)
 					if (sees(s, t, p)) {
-						long double prod = (long double)stored(mode, pr[p]) * stored(mode, v[p * ldk + h / group * d + i]);
+						long double prod = (long double)stored(mode, pr[p])
+						                 * stored(mode, v[p * ldk + h / group * d + i]);
 						sum += prod;
 						size += fabsl(prod);
 					}
-				assert_true(fabsl(y[(t * s->n_heads + h) * d + i] - sum) <= size * eps + fabsl(sum) * 0x1.01p-24L);
+				assert_true(fabsl(y[(t * s->n_heads + h) * d + i] - sum)
+				            <= size * eps + fabsl(sum) * 0x1.01p-24L);
 			}
 		}
 }
@@ -178,9 +201,23 @@ static void attention(void **state)
 		{ .T = 1, .P = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 8, .scale = 1 },
 		{ .T = 9, .P = 9, .n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .scale = 0.125 },
 		{ .T = 5, .P = 77, .n_heads = 6, .n_kv_heads = 2, .head_dim = 80, .scale = 0.1118 },
-		{ .T = 13, .P = 40, .n_heads = 3, .n_kv_heads = 3, .head_dim = 33, .scale = 0.17, .window = 7, .softcap = 30 },
+		{ .T = 13,
+		  .P = 40,
+		  .n_heads = 3,
+		  .n_kv_heads = 3,
+		  .head_dim = 33,
+		  .scale = 0.17,
+		  .window = 7,
+		  .softcap = 30 },
 		{ .T = 3, .P = 300, .n_heads = 2, .n_kv_heads = 1, .head_dim = 300, .scale = 0.05, .window = 129 },
-		{ .T = 40, .P = 41, .n_heads = 2, .n_kv_heads = 2, .head_dim = 16, .scale = 0.25, .window = 1, .softcap = 0.5 },
+		{ .T = 40,
+		  .P = 41,
+		  .n_heads = 2,
+		  .n_kv_heads = 2,
+		  .head_dim = 16,
+		  .scale = 0.25,
+		  .window = 1,
+		  .softcap = 0.5 },
 		{ .T = 2, .P = 9, .n_heads = 2, .n_kv_heads = 1, .head_dim = 5, .scale = 1, .window = 1000 },
 	};
 	struct st_xoshiro r;
@@ -189,11 +226,13 @@ static void attention(void **state)
 		for (int m = 0; m < ST_MODE_COUNT; m++) {
 			const struct st_attn_shape *s = &cases[c];
 			enum st_mode mode = (enum st_mode)m;
-			size_t d = s->head_dim, wq = s->n_heads * d, wk = s->n_kv_heads * d, ldq = wq + 1, ldk = wk + 5, cells = s->n_heads * s->T * s->P;
+			size_t d = s->head_dim, wq = s->n_heads * d, wk = s->n_kv_heads * d, ldq = wq + 1, ldk = wk + 5,
+			       cells = s->n_heads * s->T * s->P;
 			size_t nq = (s->T - 1) * ldq + wq, nk = (s->P - 1) * ldk + wk;
 			struct guarded gq, gk, gv, gs, gy;
 			int side = (int)(c + (size_t)m) % 2;
-			float *q = guard_alloc(&gq, nq * 4, side), *k = guard_alloc(&gk, nk * 4, side), *v = guard_alloc(&gv, nk * 4, side);
+			float *q = guard_alloc(&gq, nq * 4, side), *k = guard_alloc(&gk, nk * 4, side),
+			      *v = guard_alloc(&gv, nk * 4, side);
 			float *scores = guard_alloc(&gs, cells * 4, side), *y = guard_alloc(&gy, s->T * wq * 4, side);
 			float *s1 = malloc(cells * 4), *p1 = malloc(cells * 4), *y1 = malloc(s->T * wq * 4);
 			for (size_t i = 0; i < nq; i++)
@@ -202,7 +241,8 @@ static void attention(void **state)
 				k[i] = uniform(&r) * 3;
 				v[i] = uniform(&r);
 			}
-			EACH_EXEC(e) {
+			EACH_EXEC(e)
+			{
 				memset(scores, 0xFF, cells * 4);
 				st_attn_scores(&e, s, q, ldq, k, ldk, scores);
 				if (turn_ == 0)
@@ -227,7 +267,8 @@ static void attention(void **state)
 				float *cell = malloc(s->n_heads * one.P * 4), *out = malloc(wq * 4);
 				st_attn_scores(&e, &one, q + t * ldq, ldq, k, ldk, cell);
 				for (size_t h = 0; h < s->n_heads; h++)
-					same_bits("one token's scores", &e, cell + h * one.P, s1 + (h * s->T + t) * s->P, one.P);
+					same_bits("one token's scores", &e, cell + h * one.P,
+					          s1 + (h * s->T + t) * s->P, one.P);
 				st_attn_softmax(&e, &one, cell, cell);
 				st_attn_mix(&e, &one, cell, v, ldk, out);
 				same_bits("one token's mix", &e, out, y1 + t * wq, wq);
@@ -250,18 +291,21 @@ static void attention_passes_on_what_is_not_finite(void **state)
 {
 	(void)state;
 	enum { P = 20, T = 4, d = 8 };
-	struct st_attn_shape s = { .T = T, .P = P, .n_heads = 1, .n_kv_heads = 1, .head_dim = d, .scale = 0.3, .window = 6 };
+	struct st_attn_shape s = {
+		.T = T, .P = P, .n_heads = 1, .n_kv_heads = 1, .head_dim = d, .scale = 0.3, .window = 6
+	};
 	float q[T * d], k[P * d], v[P * d], scores[T * P], y[T * d];
 	for (int m = 0; m < ST_MODE_COUNT; m++) {
 		enum st_mode mode = (enum st_mode)m;
-		EACH_EXEC(e) {
+		EACH_EXEC(e)
+		{
 			for (size_t i = 0; i < T * d; i++)
 				q[i] = 1;
 			for (size_t i = 0; i < P * d; i++)
 				k[i] = v[i] = (float)(i % 5) - 2;
-			k[3 * d] = NAN;   /* before every window: token 0 is position 16 and sees 11.. */
+			k[3 * d] = NAN; /* before every window: token 0 is position 16 and sees 11.. */
 			v[4 * d] = INFINITY;
-			k[18 * d] = NAN;  /* position 18: tokens 2 and 3 */
+			k[18 * d] = NAN;          /* position 18: tokens 2 and 3 */
 			v[11 * d + 1] = INFINITY; /* token 0 only */
 			st_attn_scores(&e, &s, q, d, k, d, scores);
 			st_attn_softmax(&e, &s, scores, scores);
@@ -284,8 +328,10 @@ static void softmax_extremes(void **state)
 	(void)state;
 	enum st_mode mode = ST_MODE_EXACT;
 	struct st_attn_shape s = { .T = 1, .P = 3, .n_heads = 1, .n_kv_heads = 1, .head_dim = 1, .scale = 1 };
-	EACH_EXEC(e) {
-		float far[3] = { -1e30f, 1e30f, 1e30f }, inf[3] = { 0, -INFINITY, 0 }, none[3] = { -INFINITY, -INFINITY, -INFINITY }, top[3] = { INFINITY, 0, 0 };
+	EACH_EXEC(e)
+	{
+		float far[3] = { -1e30f, 1e30f, 1e30f }, inf[3] = { 0, -INFINITY, 0 },
+		      none[3] = { -INFINITY, -INFINITY, -INFINITY }, top[3] = { INFINITY, 0, 0 };
 		st_attn_softmax(&e, &s, far, far);
 		assert_true(far[0] == 0 && far[1] == 0.5f && far[2] == 0.5f);
 		st_attn_softmax(&e, &s, inf, inf);
@@ -309,8 +355,10 @@ static void add_mul_bias(void **state)
 	for (size_t c = 0; c < 6; c++) {
 		size_t n = ns[c];
 		struct guarded ga, gb, gy;
-		float *a = guard_alloc(&ga, n * 4, (int)c % 2), *b = guard_alloc(&gb, n * 4, (int)c % 2), *y = guard_alloc(&gy, n * 4, (int)c % 2);
-		EACH_EXEC(e) {
+		float *a = guard_alloc(&ga, n * 4, (int)c % 2), *b = guard_alloc(&gb, n * 4, (int)c % 2),
+		      *y = guard_alloc(&gy, n * 4, (int)c % 2);
+		EACH_EXEC(e)
+		{
 			fill_values(&r, a, n);
 			fill_values(&r, b, n);
 			a[n / 2] = -NAN;
@@ -346,7 +394,8 @@ static void fwht(void **state)
 		struct guarded g;
 		float *x = guard_alloc(&g, n * 4, n % 3 == 1), *in = malloc(n * 4), *first = malloc(n * 4);
 		fill_values(&r, in, n);
-		EACH_EXEC(e) {
+		EACH_EXEC(e)
+		{
 			memcpy(x, in, n * 4);
 			st_fwht(e.k, x, n);
 			if (turn_ == 0)

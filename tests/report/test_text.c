@@ -9,10 +9,13 @@
 static void bytes_have_three_figures(void **state)
 {
 	(void)state;
-	const struct { uint64_t n; const char *text; } cases[] = {
-		{ 0, "0 B" }, { 999, "999 B" }, { 1000, "1.00 kB" }, { 1234, "1.23 kB" }, { 9994, "9.99 kB" }, { 9996, "10.0 kB" },
-		{ 99949, "99.9 kB" }, { 99951, "100 kB" }, { 999499, "999 kB" }, { 999501, "1.00 MB" }, { 4300000000, "4.30 GB" },
-		{ UINT64_MAX, "18.4 EB" },
+	const struct {
+		uint64_t n;
+		const char *text;
+	} cases[] = {
+		{ 0, "0 B" },         { 999, "999 B" },      { 1000, "1.00 kB" },       { 1234, "1.23 kB" },
+		{ 9994, "9.99 kB" },  { 9996, "10.0 kB" },   { 99949, "99.9 kB" },      { 99951, "100 kB" },
+		{ 999499, "999 kB" }, { 999501, "1.00 MB" }, { 4300000000, "4.30 GB" }, { UINT64_MAX, "18.4 EB" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct st_text t = { 0 };
@@ -26,10 +29,15 @@ static void names_cannot_drive_the_terminal(void **state)
 {
 	(void)state;
 	/* ESC, DEL, a C1 control, a broken byte, an overlong slash; what is harmless stays. */
-	const char name[] = "a\033[31m\x7f\xC2\x9B" "b\xFF" "c\xC0\xAF" "d\xE2\x96\x81\n";
+	const char name[] = "a\033[31m\x7f\xC2\x9B"
+			    "b\xFF"
+			    "c\xC0\xAF"
+			    "d\xE2\x96\x81\n";
 	struct st_text t = { 0 };
 	st_text_add_safe(&t, name, sizeof name - 1);
-	assert_string_equal(t.s, "a?[31m??b\xEF\xBF\xBD" "c\xEF\xBF\xBD\xEF\xBF\xBD" "d\xE2\x96\x81?");
+	assert_string_equal(t.s, "a?[31m??b\xEF\xBF\xBD"
+	                         "c\xEF\xBF\xBD\xEF\xBF\xBD"
+	                         "d\xE2\x96\x81?");
 	st_text_release(&t);
 }
 
@@ -44,10 +52,9 @@ static void columns_line_up(void **state)
 		st_table_cell(&t, ST_STYLE_PLAIN, cells[i]);
 	st_table_render(&t, &out, "> ", false);
 	/* An accented letter takes one column, an ideograph two; nothing trails the last cell. */
-	assert_string_equal(out.s,
-		"> name      n  note\n"
-		"> \xC3\xA9\xC3\xA9    12345\n"
-		"> \xE6\xBC\xA2        7  x\n");
+	assert_string_equal(out.s, "> name      n  note\n"
+	                           "> \xC3\xA9\xC3\xA9    12345\n"
+	                           "> \xE6\xBC\xA2        7  x\n");
 	st_text_release(&out);
 	st_table_render(&t, &out, "", true);
 	assert_null(strchr(out.s, '\033'));
@@ -103,11 +110,13 @@ static void json_errors(void **state)
 	struct st_error e = ST_ERROR_INIT;
 	e.code = ST_ERR_FORMAT;
 	snprintf(e.message, sizeof e.message, "too short");
-	json_is(st_json_error(&e), "{\"schema\":\"stele.error/1\",\"code\":\"format\",\"message\":\"too short\",\"path\":null,\"offset\":null}");
+	json_is(st_json_error(&e), "{\"schema\":\"stele.error/1\",\"code\":\"format\",\"message\":\"too "
+	                           "short\",\"path\":null,\"offset\":null}");
 	snprintf(e.path, sizeof e.path, "m.gguf");
 	snprintf(e.where, sizeof e.where, "key");
 	e.offset = 7;
-	json_is(st_json_error(&e), "{\"schema\":\"stele.error/1\",\"code\":\"format\",\"message\":\"key: too short\",\"path\":\"m.gguf\",\"offset\":7}");
+	json_is(st_json_error(&e), "{\"schema\":\"stele.error/1\",\"code\":\"format\",\"message\":\"key: too "
+	                           "short\",\"path\":\"m.gguf\",\"offset\":7}");
 }
 
 int main(void)

@@ -49,7 +49,8 @@ int64_t alloc_peak(void) { return __atomic_load_n(&peak, __ATOMIC_RELAXED) - bas
 static bool refuse(void)
 {
 	if (!__atomic_load_n(&failed, __ATOMIC_RELAXED) || !fail_all) {
-		if (__atomic_load_n(&until_failure, __ATOMIC_RELAXED) == 0 || __atomic_sub_fetch(&until_failure, 1, __ATOMIC_RELAXED) > 0)
+		if (__atomic_load_n(&until_failure, __ATOMIC_RELAXED) == 0
+		    || __atomic_sub_fetch(&until_failure, 1, __ATOMIC_RELAXED) > 0)
 			return false;
 		__atomic_store_n(&failed, true, __ATOMIC_RELAXED);
 	}

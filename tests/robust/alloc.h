@@ -17,8 +17,8 @@ void alloc_init(void);
 void alloc_fail_at(uint64_t n, bool all);
 /* Whether an allocation failed since. */
 bool alloc_failed(void);
-int64_t alloc_live(void);      /* bytes now allocated */
-void alloc_peak_reset(void);   /* the peak starts anew from what is live */
-int64_t alloc_peak(void);      /* most bytes live at once, above those at the reset */
+int64_t alloc_live(void);    /* bytes now allocated */
+void alloc_peak_reset(void); /* the peak starts anew from what is live */
+int64_t alloc_peak(void);    /* most bytes live at once, above those at the reset */
 
 #endif

@@ -77,7 +77,9 @@ static inline void examine(const char *path, const char *good, struct examined *
 		x->ran = examine_error(x, st_trace_run(m, &to, &err), &err) == ST_OK;
 		st_model_close(m);
 	}
-	const struct st_rosetta_options ro = { .tokens = &token, .n_tokens = 1, .threads = 1, .threshold = NAN, .keep_going = true };
+	const struct st_rosetta_options ro = {
+		.tokens = &token, .n_tokens = 1, .threads = 1, .threshold = NAN, .keep_going = true
+	};
 	if (x->opened && examine_error(x, st_rosetta_run(path, good, &ro, &r, &err), &err) == ST_OK) {
 		x->judged = true;
 		st_rosetta_free(r);

@@ -13,16 +13,19 @@
 #include <dirent.h>
 
 /* The smallest vocabulary that synth makes, one layer: files of some 50 KB. */
-static const char good_config[] =
-	"{\"model_type\": \"qwen2\", \"hidden_size\": 32, \"intermediate_size\": 32, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, "
-	"\"num_key_value_heads\": 1, \"vocab_size\": 264, \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, "
-	"\"tie_word_embeddings\": true}";
+static const char good_config[] = "{\"model_type\": \"qwen2\", \"hidden_size\": 32, \"intermediate_size\": 32, "
+				  "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, "
+				  "\"num_key_value_heads\": 1, \"vocab_size\": 264, \"max_position_embeddings\": 64, "
+				  "\"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, "
+				  "\"tie_word_embeddings\": true}";
 
 static inline void good_synth(const char *name, const char *type, uint32_t shards)
 {
 	struct st_error err = ST_ERROR_INIT;
 	struct st_synth_result result;
-	struct st_synth_options o = { .config = in_folder("config.json"), .type = type, .seed = 1, .shards = shards, .threads = 1 };
+	struct st_synth_options o = {
+		.config = in_folder("config.json"), .type = type, .seed = 1, .shards = shards, .threads = 1
+	};
 	assert_ok(st_synth_write(in_folder(name), &o, &result, &err), &err);
 }
 
@@ -34,8 +37,14 @@ static inline void good_trace(void)
 	uint64_t mask;
 	assert_ok(st_model_open(in_folder("model.gguf"), &m, &err), &err);
 	assert_ok(st_trace_parse_stages("attn_norm, attention, lm_head", &mask, &err), &err);
-	struct st_trace_options o = { .tokens = tokens, .n_tokens = 3, .prompt = "three", .threads = 1, .steps = 1, .stage_mask = mask,
-		.tree = in_folder("tree"), .bundle = in_folder("trace.safetensors") };
+	struct st_trace_options o = { .tokens = tokens,
+		                      .n_tokens = 3,
+		                      .prompt = "three",
+		                      .threads = 1,
+		                      .steps = 1,
+		                      .stage_mask = mask,
+		                      .tree = in_folder("tree"),
+		                      .bundle = in_folder("trace.safetensors") };
 	assert_ok(st_trace_run(m, &o, &err), &err);
 	st_model_close(m);
 }
@@ -59,9 +68,11 @@ static inline void good_npy(struct bytes *b)
 /* Pickle of protocol 2: {"w": a tensor of [2, 3] f32 over storage 0}. */
 static inline void good_pickle(struct bytes *b)
 {
-	static const uint8_t head[] =
-		"\x80\x02}X\1\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" "0X\3\0\0\0cpuK\6tQ"
-		"K\0K\2K\3\x86K\3K\1\x86\x89" "ccollections\nOrderedDict\n)RtRs.";
+	static const uint8_t head[] = "\x80\x02}X\1\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(("
+				      "X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0"
+				      "0X\3\0\0\0cpuK\6tQ"
+				      "K\0K\2K\3\x86K\3K\1\x86\x89"
+				      "ccollections\nOrderedDict\n)RtRs.";
 	b->n = 0;
 	put(b, head, sizeof head - 1);
 }
@@ -125,7 +136,7 @@ static inline int make_good_files(void **state)
 /* What the tests damage: the file, and the path that is then opened (a folder for its documents). */
 struct good_file {
 	const char *file, *open;
-	bool json;  /* a document: what follows its last brace may go */
+	bool json; /* a document: what follows its last brace may go */
 };
 
 static const struct good_file good_files[] = {

@@ -28,8 +28,26 @@ static uint64_t below(uint64_t n) { return st_xoshiro_next(&rng) % n; }
 /* Numbers that break size arithmetic, and small ones. */
 static uint64_t nasty(void)
 {
-	static const uint64_t list[] = { 0, 1, 2, 3, 31, 32, 255, 256, 65535, 65536, INT32_MAX, (uint64_t)INT32_MAX + 1, UINT32_MAX,
-		(uint64_t)1 << 32, (uint64_t)1 << 61, (uint64_t)1 << 62, INT64_MAX, (uint64_t)1 << 63, UINT64_MAX - 7, UINT64_MAX };
+	static const uint64_t list[] = { 0,
+		                         1,
+		                         2,
+		                         3,
+		                         31,
+		                         32,
+		                         255,
+		                         256,
+		                         65535,
+		                         65536,
+		                         INT32_MAX,
+		                         (uint64_t)INT32_MAX + 1,
+		                         UINT32_MAX,
+		                         (uint64_t)1 << 32,
+		                         (uint64_t)1 << 61,
+		                         (uint64_t)1 << 62,
+		                         INT64_MAX,
+		                         (uint64_t)1 << 63,
+		                         UINT64_MAX - 7,
+		                         UINT64_MAX };
 	return list[below(sizeof list / sizeof *list)];
 }
 
@@ -41,9 +59,15 @@ static void mutate(uint8_t *p, size_t *n, size_t header)
 		uint64_t v = nasty();
 		size_t k = (size_t)1 << below(4), len = 1 + (size_t)below(16);
 		switch (below(6)) {
-		case 0: p[at] ^= (uint8_t)(1u << below(8)); break;
-		case 1: p[at] = (uint8_t)below(256); break;
-		case 2: memcpy(p + at, &v, k < *n - at ? k : *n - at); break;
+		case 0:
+			p[at] ^= (uint8_t)(1u << below(8));
+			break;
+		case 1:
+			p[at] = (uint8_t)below(256);
+			break;
+		case 2:
+			memcpy(p + at, &v, k < *n - at ? k : *n - at);
+			break;
 		case 3: /* bytes from elsewhere */
 			len = len < *n - at ? len : *n - at;
 			memmove(p + at, p + below(*n - len + 1), len);
@@ -92,7 +116,9 @@ static void load(size_t i)
 {
 	original[i].p = read_bytes(in_folder(good_files[i].file), &original[i].n);
 	/* Where the data begins, roughly: enough to aim most changes at what is in front of it. */
-	original[i].header = good_files[i].json || original[i].n < 1024 ? original[i].n : strstr(good_files[i].file, "gguf") ? 5200 : 3400;
+	original[i].header = good_files[i].json || original[i].n < 1024 ? original[i].n
+	                   : strstr(good_files[i].file, "gguf")         ? 5200
+	                                                                : 3400;
 }
 
 /* The file of one case; its size. Zip archives are made anew around a changed member half of the time. */
@@ -131,7 +157,8 @@ static void flips(void **state)
 	signal(SIGALRM, out_of_time);
 	for (uint64_t k = 0; k < n_cases && wrong < 10; k++) {
 		/* The four whole models get half of the cases. */
-		static const char *const models_of[] = { "model.gguf", "model.apr", "hf/config.json", "hf/tokenizer.json" };
+		static const char *const models_of[] = { "model.gguf", "model.apr", "hf/config.json",
+			                                 "hf/tokenizer.json" };
 		st_xoshiro_seed(&rng, seed * 0x9E3779B97F4A7C15u + k);
 		size_t i = below(N_GOOD), pick = below(2 * sizeof models_of / sizeof *models_of);
 		for (size_t j = 0; j < N_GOOD && pick < sizeof models_of / sizeof *models_of; j++)
@@ -139,7 +166,8 @@ static void flips(void **state)
 				i = j;
 		size_t n = damage(i, p);
 		save_n(good_files[i].file, p, n);
-		snprintf(running, sizeof running, "case %llu of seed %llu: %s", (unsigned long long)k, (unsigned long long)seed, in_folder(good_files[i].file));
+		snprintf(running, sizeof running, "case %llu of seed %llu: %s", (unsigned long long)k,
+		         (unsigned long long)seed, in_folder(good_files[i].file));
 		struct examined x;
 		int64_t before = alloc_live();
 		alloc_peak_reset();
@@ -163,7 +191,8 @@ static void flips(void **state)
 	for (size_t i = 0; i < N_GOOD; i++)
 		free(original[i].p);
 	free(p);
-	print_message("# %llu cases: %zu opened, %zu were models, %zu ran, %zu were compared\n", (unsigned long long)n_cases, opened, models, ran, judged);
+	print_message("# %llu cases: %zu opened, %zu were models, %zu ran, %zu were compared\n",
+	              (unsigned long long)n_cases, opened, models, ran, judged);
 	assert_int_equal(wrong, 0);
 	/* A sweep in which nothing got through, or everything, tested one side only. */
 	assert_true(opened > n_cases / 20 && opened < n_cases && ran > 0 && judged > 0);

@@ -1,7 +1,7 @@
 /*
- * Every allocation fails once: each use of the library below runs again and again, with its 1st, 2nd, 3rd ... allocation
- * failing, and then with all from that one on, until a run needs fewer. Each failure must end in ST_ERR_NOMEM, with
- * everything freed and no file left behind.
+ * Every allocation fails once: each use of the library below runs again and again, with its 1st, 2nd, 3rd ...
+ * allocation failing, and then with all from that one on, until a run needs fewer. Each failure must end in
+ * ST_ERR_NOMEM, with everything freed and no file left behind.
  */
 #include "alloc.h"
 #include "examine.h"
@@ -55,7 +55,8 @@ static enum st_status use_tokenizer(const char *path, struct st_error *err)
 	if (st == ST_OK)
 		st = st_tokenizer_open(c, &t, err);
 	if (st == ST_OK)
-		st = st_tokenize(t, "Once upon a time<|im_end|> \xff", 28, ST_TOKENIZE_BOS | ST_TOKENIZE_SPECIAL, &ids, &n, err);
+		st = st_tokenize(t, "Once upon a time<|im_end|> \xff", 28, ST_TOKENIZE_BOS | ST_TOKENIZE_SPECIAL, &ids,
+		                 &n, err);
 	if (st == ST_OK)
 		free(ids);
 	st_tokenizer_close(t);
@@ -77,8 +78,15 @@ static const uint32_t tokens[] = { 5, 6 };
 static enum st_status use_trace(const char *path, struct st_error *err)
 {
 	struct st_model *m;
-	const struct st_trace_options o = { .tokens = tokens, .n_tokens = 2, .prompt = "p", .threads = 1, .steps = 1, .stage_mask = UINT64_MAX,
-		.tree = in_folder("made"), .bundle = in_folder("made.safetensors"), .force = true };
+	const struct st_trace_options o = { .tokens = tokens,
+		                            .n_tokens = 2,
+		                            .prompt = "p",
+		                            .threads = 1,
+		                            .steps = 1,
+		                            .stage_mask = UINT64_MAX,
+		                            .tree = in_folder("made"),
+		                            .bundle = in_folder("made.safetensors"),
+		                            .force = true };
 	enum st_status st = st_model_open(path, &m, err);
 	if (st == ST_OK)
 		st = st_trace_run(m, &o, err);
@@ -88,7 +96,9 @@ static enum st_status use_trace(const char *path, struct st_error *err)
 
 static enum st_status use_rosetta(const char *path, struct st_error *err)
 {
-	const struct st_rosetta_options o = { .prompt = "2+2=", .threads = 1, .threshold = NAN, .keep_going = true, .hash = true };
+	const struct st_rosetta_options o = {
+		.prompt = "2+2=", .threads = 1, .threshold = NAN, .keep_going = true, .hash = true
+	};
 	struct st_rosetta *r;
 	enum st_status st = st_rosetta_run(path, in_folder("model.gguf"), &o, &r, err);
 	if (st == ST_OK)
@@ -108,7 +118,9 @@ static enum st_status use_diff(const char *path, struct st_error *err)
 
 static enum st_status use_synth(const char *path, struct st_error *err)
 {
-	const struct st_synth_options o = { .config = in_folder("hf/config.json"), .seed = 2, .threads = 1, .replace = true };
+	const struct st_synth_options o = {
+		.config = in_folder("hf/config.json"), .seed = 2, .threads = 1, .replace = true
+	};
 	struct st_synth_result result;
 	return st_synth_write(path, &o, &result, err);
 }
@@ -170,7 +182,8 @@ static void sweep(void **state)
 				fault = "a file left behind";
 			if (fault) {
 				st_error_format(&err, line, sizeof line);
-				print_message("# allocation %llu%s: %s (%s: %s), %lld bytes more\n", (unsigned long long)at, all ? " and all after" : "", fault,
+				print_message("# allocation %llu%s: %s (%s: %s), %lld bytes more\n",
+				              (unsigned long long)at, all ? " and all after" : "", fault,
 				              st_status_name(st), line, (long long)(alloc_live() - live));
 				live = alloc_live();
 				files = entries();
@@ -185,21 +198,36 @@ static void sweep(void **state)
 }
 
 static const struct use uses[] = {
-	{ "open", "model.gguf", use_container, false },      { "open", "split-00001-of-00002.gguf", use_container, false },
-	{ "open", "model.apr", use_container, false },       { "open", "hf", use_container, false },
-	{ "open", "shards", use_container, false },          { "open", "tree", use_container, false },
-	{ "open", "array.npy", use_container, false },       { "open", "arrays.npz", use_container, false },
-	{ "open", "model.pt", use_container, false },        { "hash", "model.gguf", use_hash, false },
-	{ "inspect", "model.gguf", use_inspect, false },     { "inspect", "hf", use_inspect, false },
-	{ "inspect", "trace.safetensors", use_inspect, false }, { "inspect", "tree", use_inspect, false },
-	{ "tokenize", "model.gguf", use_tokenizer, false },  { "tokenize", "model.apr", use_tokenizer, false },
-	{ "tokenize", "hf", use_tokenizer, false },          { "read", "trace.safetensors", use_read_trace, false },
-	{ "read", "tree", use_read_trace, false },           { "trace", "model.gguf", use_trace, true },
-	{ "trace", "hf", use_trace, true },                 { "rosetta", "model.apr", use_rosetta, false },
-	{ "rosetta", "hf", use_rosetta, false },             { "diff", "trace.safetensors", use_diff, false },
-	{ "diff", "stage.bin", use_diff, false },            { "diff", "model.gguf", use_diff, false },
-	{ "diff", "array.npy", use_diff, false },            { "synth", "new.gguf", use_synth, true },
-	{ "synth", "new.apr", use_synth, true },            { "synth", "new", use_synth, true },
+	{ "open", "model.gguf", use_container, false },
+	{ "open", "split-00001-of-00002.gguf", use_container, false },
+	{ "open", "model.apr", use_container, false },
+	{ "open", "hf", use_container, false },
+	{ "open", "shards", use_container, false },
+	{ "open", "tree", use_container, false },
+	{ "open", "array.npy", use_container, false },
+	{ "open", "arrays.npz", use_container, false },
+	{ "open", "model.pt", use_container, false },
+	{ "hash", "model.gguf", use_hash, false },
+	{ "inspect", "model.gguf", use_inspect, false },
+	{ "inspect", "hf", use_inspect, false },
+	{ "inspect", "trace.safetensors", use_inspect, false },
+	{ "inspect", "tree", use_inspect, false },
+	{ "tokenize", "model.gguf", use_tokenizer, false },
+	{ "tokenize", "model.apr", use_tokenizer, false },
+	{ "tokenize", "hf", use_tokenizer, false },
+	{ "read", "trace.safetensors", use_read_trace, false },
+	{ "read", "tree", use_read_trace, false },
+	{ "trace", "model.gguf", use_trace, true },
+	{ "trace", "hf", use_trace, true },
+	{ "rosetta", "model.apr", use_rosetta, false },
+	{ "rosetta", "hf", use_rosetta, false },
+	{ "diff", "trace.safetensors", use_diff, false },
+	{ "diff", "stage.bin", use_diff, false },
+	{ "diff", "model.gguf", use_diff, false },
+	{ "diff", "array.npy", use_diff, false },
+	{ "synth", "new.gguf", use_synth, true },
+	{ "synth", "new.apr", use_synth, true },
+	{ "synth", "new", use_synth, true },
 };
 #define N_USES (sizeof uses / sizeof *uses)
 
@@ -212,7 +240,9 @@ int main(int argc, char **argv)
 	static char names[N_USES][80];
 	for (size_t i = 0; i < N_USES; i++) {
 		snprintf(names[i], sizeof names[i], "%s %s", uses[i].name, uses[i].path);
-		tests[i] = (struct CMUnitTest){ .name = names[i], .test_func = sweep, .initial_state = (void *)(uintptr_t)&uses[i] };
+		tests[i] = (struct CMUnitTest){ .name = names[i],
+			                        .test_func = sweep,
+			                        .initial_state = (void *)(uintptr_t)&uses[i] };
 	}
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return _cmocka_run_group_tests("memory", tests, N_USES, make_good_files, remove_folder);

@@ -15,11 +15,11 @@
 static bool every_byte;
 
 struct cuts {
-	uint64_t header;    /* bytes before the first tensor's data */
-	uint64_t *edges;    /* first and last bytes of tensors in the file */
+	uint64_t header; /* bytes before the first tensor's data */
+	uint64_t *edges; /* first and last bytes of tensors in the file */
 	size_t n_edges;
-	uint64_t end;       /* of the last tensor: what follows may be padding */
-	uint64_t size;      /* of all files of the container */
+	uint64_t end;  /* of the last tensor: what follows may be padding */
+	uint64_t size; /* of all files of the container */
 	enum st_format format;
 };
 
@@ -115,7 +115,8 @@ static void cut_one(const struct good_file *g)
 		if (!fault && alloc_live() != before)
 			fault = "a leak";
 		if (fault) {
-			print_message("# %s cut at byte %llu of %llu: %s: %s\n", g->file, (unsigned long long)at, (unsigned long long)size, fault, line);
+			print_message("# %s cut at byte %llu of %llu: %s: %s\n", g->file, (unsigned long long)at,
+			              (unsigned long long)size, fault, line);
 			wrong++;
 		}
 		n++;
@@ -135,7 +136,9 @@ int main(int argc, char **argv)
 	alloc_init();
 	struct CMUnitTest tests[N_GOOD];
 	for (size_t i = 0; i < N_GOOD; i++)
-		tests[i] = (struct CMUnitTest){ .name = good_files[i].file, .test_func = cuts_of, .initial_state = (void *)(uintptr_t)&good_files[i] };
+		tests[i] = (struct CMUnitTest){ .name = good_files[i].file,
+			                        .test_func = cuts_of,
+			                        .initial_state = (void *)(uintptr_t)&good_files[i] };
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return _cmocka_run_group_tests("truncate", tests, N_GOOD, make_good_files, remove_folder);
 }

@@ -19,8 +19,14 @@ static int open_fixture(void **state)
 	fx_open(&fx);
 	snprintf(components, sizeof components, "%s", fx_path(&fx, "components"));
 	snprintf(artifact, sizeof artifact, "%s", fx_path(&fx, "artifact"));
-	const struct st_svf_export_options o = { .model = fx.model, .reference = fx.reference, .vector = fx.st, .out = fx_path(&fx, "python.json"),
-	                                         .write_dir = components, .all_selected = true, .decompose_all = true, .threads = 2 };
+	const struct st_svf_export_options o = { .model = fx.model,
+		                                 .reference = fx.reference,
+		                                 .vector = fx.st,
+		                                 .out = fx_path(&fx, "python.json"),
+		                                 .write_dir = components,
+		                                 .all_selected = true,
+		                                 .decompose_all = true,
+		                                 .threads = 2 };
 	assert_ok(st_svf_export(&o, &r, &err), &err);
 	st_svf_result_release(&r);
 	return 0;
@@ -35,8 +41,13 @@ static int close_fixture(void **state)
 
 static struct st_svf_apply_options apply_options(void)
 {
-	return (struct st_svf_apply_options){ .model = fx.model, .reference = fx.reference, .vector = fx.npy, .components = components, .out = artifact,
-	                                      .chunk_rows = 50, .threads = 2 };
+	return (struct st_svf_apply_options){ .model = fx.model,
+		                              .reference = fx.reference,
+		                              .vector = fx.npy,
+		                              .components = components,
+		                              .out = artifact,
+		                              .chunk_rows = 50,
+		                              .threads = 2 };
 }
 
 static void run_apply(const struct st_svf_apply_options *o)
@@ -57,7 +68,8 @@ static float *adapted(size_t i)
 	struct fx_stages g;
 	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_components.safetensors"), &c, &err), &err);
 	const struct fx_tensor *t = &fx.t[i];
-	float *u = fx_values(c, "svd.U.%s", t->source), *s = fx_values(c, "svd.S.%s", t->source), *v = fx_values(c, "svd.V.%s", t->source);
+	float *u = fx_values(c, "svd.U.%s", t->source), *s = fx_values(c, "svd.S.%s", t->source),
+	      *v = fx_values(c, "svd.V.%s", t->source);
 	fx_compute(&g, t->w, fx.vector + 64 * i, u, s, v, t->rows, t->cols, false, FX_NONE);
 	float *a = malloc(4 * t->rows * t->cols);
 	memcpy(a, g.adapted, 4 * t->rows * t->cols);
@@ -89,7 +101,8 @@ static void test_artifact(void **state)
 		for (uint64_t r = 0; r < t->rows; r++)
 			for (uint64_t c = 0; c < t->cols; c++) {
 				double g = got[layer ? c * t->rows + r : r * t->cols + c], w = want[r * t->cols + c];
-				assert_true(fabs(g - w) <= fabs(w) * 0x1p-8 + 1e-6); /* half a unit of bf16's last place */
+				assert_true(fabs(g - w)
+				            <= fabs(w) * 0x1p-8 + 1e-6); /* half a unit of bf16's last place */
 			}
 		free(want);
 		free(got);
@@ -97,13 +110,17 @@ static void test_artifact(void **state)
 	/* The head as it stands in the vector, its file without padding. */
 	size_t n;
 	char *p = read_bytes(fx_path(&fx, "artifact/router_head.safetensors"), &n);
-	static const char head[] = "{\"trinity_router_head\":{\"dtype\":\"F32\",\"shape\":[10,64],\"data_offsets\":[0,2560]}}";
+	static const char head[] =
+		"{\"trinity_router_head\":{\"dtype\":\"F32\",\"shape\":[10,64],\"data_offsets\":[0,2560]}}";
 	assert_int_equal(n, 8 + sizeof head - 1 + 2560);
 	assert_memory_equal(p + 8, head, sizeof head - 1);
 	assert_memory_equal(p + 8 + sizeof head - 1, fx.vector + FX_SCALES, 2560);
 	free(p);
 	st_svf_artifact_close(&a);
-	assert_int_equal(access(fx_path(&fx, "artifact/checkpoints/0003_decoder.blocks.1.self_attention.key.kernel.safetensors"), R_OK), 0);
+	assert_int_equal(
+		access(fx_path(&fx, "artifact/checkpoints/0003_decoder.blocks.1.self_attention.key.kernel.safetensors"),
+	               R_OK),
+		0);
 }
 
 static void test_published_head(void **state)
@@ -149,7 +166,8 @@ static void test_verified_on_load(void **state)
 {
 	(void)state;
 	struct st_svf_artifact a;
-	const char *files[] = { "artifact/router_head.safetensors", "artifact/checkpoints/0009_language_modeling_head.output.kernel.safetensors" };
+	const char *files[] = { "artifact/router_head.safetensors",
+		                "artifact/checkpoints/0009_language_modeling_head.output.kernel.safetensors" };
 	for (size_t i = 0; i < 2; i++) {
 		struct st_error err = ST_ERROR_INIT;
 		size_t n;
@@ -163,9 +181,15 @@ static void test_verified_on_load(void **state)
 		free(p);
 	}
 	/* Manifests that cannot be trusted. */
-	static const struct { const char *key; const char *json, *says; } bad[] = {
-		{ "artifact_version", "2", "version 1 is read" }, { "status", "\"running\"", "not complete" }, { "selected_tensor_count", "8", "9 are listed" },
-		{ "router_head_shape", "[10, 65]", "F32 [10, 65]" }, { "router_head_artifact", "\"../x\"", "outside the artifact" },
+	static const struct {
+		const char *key;
+		const char *json, *says;
+	} bad[] = {
+		{ "artifact_version", "2", "version 1 is read" },
+		{ "status", "\"running\"", "not complete" },
+		{ "selected_tensor_count", "8", "9 are listed" },
+		{ "router_head_shape", "[10, 65]", "F32 [10, 65]" },
+		{ "router_head_artifact", "\"../x\"", "outside the artifact" },
 	};
 	size_t n;
 	char *good = read_bytes(fx_path(&fx, "artifact/manifest.json"), &n);
@@ -198,7 +222,8 @@ static void test_checkpoint_types(void **state)
 		char path[200], sha[65];
 		void *zeros = calloc(t->rows * t->cols, 4);
 		snprintf(path, sizeof path, "%s/%s", artifact, file);
-		fx_file(path, blocks ? ST_FORMAT_GGUF : ST_FORMAT_SAFETENSORS, &(struct fx_out){ t->target, types[i], 2, { t->cols, t->rows }, zeros }, 1);
+		fx_file(path, blocks ? ST_FORMAT_GGUF : ST_FORMAT_SAFETENSORS,
+		        &(struct fx_out){ t->target, types[i], 2, { t->cols, t->rows }, zeros }, 1);
 		free(zeros);
 		fx_sha(path, sha);
 		json_t *m = json_loads(good, 0, NULL), *e = json_array_get(json_object_get(m, "selected_tensors"), 5);
@@ -207,7 +232,9 @@ static void test_checkpoint_types(void **state)
 		fx_json(fx_path(&fx, "artifact/manifest.json"), m);
 		struct st_svf_result r;
 		struct st_error err = ST_ERROR_INIT;
-		const struct st_svf_route_options o = { .artifact = artifact, .model = fx.model, .tokens = tokens, .n_tokens = 3, .threads = 2 };
+		const struct st_svf_route_options o = {
+			.artifact = artifact, .model = fx.model, .tokens = tokens, .n_tokens = 3, .threads = 2
+		};
 		assert_int_equal(st_svf_route(&o, &r, &err), ST_ERR_FORMAT);
 		assert_string_equal(err.path, path);
 		assert_string_equal(err.where, t->target);
@@ -223,8 +250,10 @@ static void test_resume(void **state)
 	(void)state;
 	struct st_svf_apply_options o = apply_options();
 	struct stat before[2], after;
-	static const char *const names[2] = { "artifact/checkpoints/0001_embedder.token_embedding.kernel.safetensors",
-	                                      "artifact/checkpoints/0006_decoder.blocks.1.ffn.gate.kernel.safetensors" };
+	static const char *const names[2] = {
+		"artifact/checkpoints/0001_embedder.token_embedding.kernel.safetensors",
+		"artifact/checkpoints/0006_decoder.blocks.1.ffn.gate.kernel.safetensors"
+	};
 	for (size_t i = 0; i < 2; i++)
 		assert_int_equal(stat(fx_path(&fx, names[i]), &before[i]), 0);
 	unlink(fx_path(&fx, names[1]));
@@ -242,7 +271,9 @@ static void test_resume(void **state)
 	run_apply(&o);
 	/* Both places hold the head's matrix now. */
 	size_t n, k;
-	char *e = read_bytes(fx_path(&fx, names[0]), &n), *h = read_bytes(fx_path(&fx, "artifact/checkpoints/0009_language_modeling_head.output.kernel.safetensors"), &k);
+	char *e = read_bytes(fx_path(&fx, names[0]), &n),
+	     *h = read_bytes(fx_path(&fx, "artifact/checkpoints/0009_language_modeling_head.output.kernel.safetensors"),
+	                     &k);
 	assert_memory_equal(e + n - 65536, h + k - 65536, 65536);
 	free(e);
 	free(h);
@@ -259,14 +290,21 @@ static void test_route(void **state)
 	static const uint32_t tokens[] = { 5, 17, 300, 42, 7, 511 };
 	struct naive *m = &fx.m;
 	struct naive_layer *w = &m->layer[1];
-	float **place[FX_TENSORS] = { &m->embed, &w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down, NULL }, *kept[FX_TENSORS], *now[FX_TENSORS];
+	float **place[FX_TENSORS] = { &m->embed, &w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down, NULL },
+	      *kept[FX_TENSORS], *now[FX_TENSORS];
 	struct st_svf_result r;
 	struct st_error err = ST_ERROR_INIT;
-	const struct st_svf_route_options o = { .artifact = artifact, .model = fx.model, .tokens = tokens, .n_tokens = 6, .out = fx_path(&fx, "route.json"), .threads = 2 };
+	const struct st_svf_route_options o = { .artifact = artifact,
+		                                .model = fx.model,
+		                                .tokens = tokens,
+		                                .n_tokens = 6,
+		                                .out = fx_path(&fx, "route.json"),
+		                                .threads = 2 };
 	assert_ok(st_svf_route(&o, &r, &err), &err);
 	json_t *j = json_loads(r.json, 0, NULL);
 	st_svf_result_release(&r);
-	/* The oracle: the same model with the oracle's adapted weights in bf16. The identity as a head shows the hidden state. */
+	/* The oracle: the same model with the oracle's adapted weights in bf16. The identity as a head shows the hidden
+	 * state. */
 	float *head = m->head, *eye = calloc(64 * 64, 4);
 	for (size_t i = 0; i < 8; i++) {
 		kept[i] = *place[i];
@@ -307,7 +345,8 @@ static void test_route(void **state)
 	assert_int_equal(json_integer_value(json_object_get(j, "hidden_index")), 4);
 	assert_string_equal(json_string_value(json_object_get(j, "schema")), "trinity_sakana_router_trace.v1");
 	/* [5,17,300,42,7,511], as a shell hashes it */
-	assert_string_equal(json_string_value(json_object_get(j, "token_ids_sha256")), "53e16045e079e433429f949cdf91329f4c610cd67cc1dd8ce5813b9cab203f4d");
+	assert_string_equal(json_string_value(json_object_get(j, "token_ids_sha256")),
+	                    "53e16045e079e433429f949cdf91329f4c610cd67cc1dd8ce5813b9cab203f4d");
 	json_decref(j);
 }
 
@@ -326,7 +365,9 @@ static void test_route_refuses(void **state)
 	write_bytes(fx_path(&fx, "model2/config.json"), config, n);
 	free(config);
 	char *weights = read_bytes(fx_path(&fx, "model/model.safetensors"), &n), *manifest = read_bytes(copy, &m);
-	struct st_svf_route_options o = { .artifact = artifact, .model = model, .tokens = tokens, .n_tokens = 3, .threads = 2 };
+	struct st_svf_route_options o = {
+		.artifact = artifact, .model = model, .tokens = tokens, .n_tokens = 3, .threads = 2
+	};
 	/* The file ends with the last norm, in bf16: 2, infinity, a number near the largest. */
 	static const uint16_t last[] = { 0x4000, 0x7f80, 0x7f7f };
 	for (int said = 1; said >= 0; said--) {
@@ -371,7 +412,8 @@ static void test_any_name(void **state)
 {
 	(void)state;
 	static const uint32_t tokens[] = { 1, 2, 3 };
-	static const char *const targets[5] = { "model", "reference.json", "vector.safetensors", "components", "python.json" };
+	static const char *const targets[5] = { "model", "reference.json", "vector.safetensors", "components",
+		                                "python.json" };
 	char link_to[5][160], out[5][160];
 	struct st_svf_result r;
 	struct st_error err = ST_ERROR_INIT;
@@ -383,31 +425,54 @@ static void test_any_name(void **state)
 		snprintf(name, sizeof name, "out\xff%zu", i);
 		snprintf(out[i], sizeof out[i], "%s", fx_path(&fx, name));
 	}
-	const struct st_svf_export_options e = { .model = link_to[0], .reference = link_to[1], .vector = link_to[2], .out = out[0],
-	                                         .write_dir = fx_path(&fx, "any"), .threads = 2 };
+	const struct st_svf_export_options e = { .model = link_to[0],
+		                                 .reference = link_to[1],
+		                                 .vector = link_to[2],
+		                                 .out = out[0],
+		                                 .write_dir = fx_path(&fx, "any"),
+		                                 .threads = 2 };
 	assert_ok(st_svf_export(&e, &r, &err), &err);
 	st_svf_result_release(&r);
 	json_t *j = json_load_file(out[0], 0, NULL);
 	const char *name = json_string_value(json_object_get(json_object_get(j, "inputs"), "model_name"));
 	assert_non_null(name);
-	assert_string_equal(strrchr(name, '/'), "/in\xef\xbf\xbd" "0");
+	assert_string_equal(strrchr(name, '/'), "/in\xef\xbf\xbd"
+	                                        "0");
 	json_decref(j);
-	const struct st_svf_replay_options p = { .components_dir = link_to[3], .python_report = link_to[4], .reference = link_to[1], .vector = link_to[2],
-	                                         .model = link_to[0], .stage_dir = fx_path(&fx, "any_stages"), .out = out[1], .tie = -1, .threads = 2 };
+	const struct st_svf_replay_options p = { .components_dir = link_to[3],
+		                                 .python_report = link_to[4],
+		                                 .reference = link_to[1],
+		                                 .vector = link_to[2],
+		                                 .model = link_to[0],
+		                                 .stage_dir = fx_path(&fx, "any_stages"),
+		                                 .out = out[1],
+		                                 .tie = -1,
+		                                 .threads = 2 };
 	assert_ok(st_svf_replay(&p, &r, &err), &err);
 	st_svf_result_release(&r);
 	const struct st_svf_compare_options c = { .a = out[0], .b = out[1], .threads = 2 };
 	assert_ok(st_svf_compare(&c, &r, &err), &err);
 	assert_int_equal(r.exit_status, 0);
 	j = json_loads(r.json, 0, NULL);
-	assert_non_null(strstr(json_string_value(json_object_get(j, "b")), "out\xef\xbf\xbd" "1"));
+	assert_non_null(strstr(json_string_value(json_object_get(j, "b")), "out\xef\xbf\xbd"
+	                                                                   "1"));
 	json_decref(j);
 	st_svf_result_release(&r);
-	const struct st_svf_apply_options a = { .model = link_to[0], .reference = link_to[1], .vector = link_to[2], .components = link_to[3], .out = out[2],
-	                                        .threads = 2 };
+	const struct st_svf_apply_options a = { .model = link_to[0],
+		                                .reference = link_to[1],
+		                                .vector = link_to[2],
+		                                .components = link_to[3],
+		                                .out = out[2],
+		                                .threads = 2 };
 	assert_ok(st_svf_apply(&a, &r, &err), &err);
 	st_svf_result_release(&r);
-	const struct st_svf_route_options o = { .artifact = out[2], .model = link_to[0], .message = "a\xc3(b", .tokens = tokens, .n_tokens = 3, .out = out[3], .threads = 2 };
+	const struct st_svf_route_options o = { .artifact = out[2],
+		                                .model = link_to[0],
+		                                .message = "a\xc3(b",
+		                                .tokens = tokens,
+		                                .n_tokens = 3,
+		                                .out = out[3],
+		                                .threads = 2 };
 	assert_ok(st_svf_route(&o, &r, &err), &err);
 	st_svf_result_release(&r);
 	j = json_load_file(out[3], 0, NULL);
@@ -438,17 +503,22 @@ static void kept(enum st_status st, const struct st_error *err, const char *out)
 static void test_own_input(void **state)
 {
 	(void)state;
-	static const char *const shared[] = { "model/model.safetensors", "reference.json", "vector.safetensors", "components/trinity_svf_components.safetensors" };
-	static const char *const of_replay[] = { "python.json", "components/trinity_svf_stage_debug.safetensors", "components/trinity_svf_all_selected_stage_debug.safetensors",
-	                                         "components/trinity_svf_scale_offsets.safetensors", "components/trinity_svf_debug_manifest.json" };
+	static const char *const shared[] = { "model/model.safetensors", "reference.json", "vector.safetensors",
+		                              "components/trinity_svf_components.safetensors" };
+	static const char *const of_replay[] = { "python.json", "components/trinity_svf_stage_debug.safetensors",
+		                                 "components/trinity_svf_all_selected_stage_debug.safetensors",
+		                                 "components/trinity_svf_scale_offsets.safetensors",
+		                                 "components/trinity_svf_debug_manifest.json" };
 	static const char *const of_route[] = { "artifact/manifest.json", "artifact/router_head.safetensors",
-	                                        "artifact/checkpoints/0001_embedder.token_embedding.kernel.safetensors", "model/model.safetensors" };
+		                                "artifact/checkpoints/0001_embedder.token_embedding.kernel.safetensors",
+		                                "model/model.safetensors" };
 	static const uint32_t tokens[] = { 1, 2, 3 };
 	struct st_svf_result r;
 	char before[65], after[65], components_file[128], own[2][160];
 	snprintf(components_file, sizeof components_file, "%s", fx_path(&fx, shared[3]));
 	/* Inputs that have the name of a file to be written. */
-	static const char *const names[2] = { "own/router_head.safetensors", "own/trinity_svf_elixir_stage_stele_cpu_torch_v.safetensors" };
+	static const char *const names[2] = { "own/router_head.safetensors",
+		                              "own/trinity_svf_elixir_stage_stele_cpu_torch_v.safetensors" };
 	size_t n;
 	char *vector = read_bytes(fx.st, &n);
 	mkdir(fx_path(&fx, "own"), 0777);
@@ -458,9 +528,19 @@ static void test_own_input(void **state)
 	}
 	free(vector);
 	sums(before);
-	struct st_svf_export_options e = { .model = fx.model, .reference = fx.reference, .vector = fx.st, .svd_weights = components_file, .no_components = true };
-	struct st_svf_replay_options p = { .components_dir = components, .python_report = fx_path(&fx, "python.json"), .reference = fx.reference, .vector = fx.st,
-	                                   .model = fx.model, .stage_dir = fx_path(&fx, "own_stages"), .all_selected = true, .tie = -1 };
+	struct st_svf_export_options e = { .model = fx.model,
+		                           .reference = fx.reference,
+		                           .vector = fx.st,
+		                           .svd_weights = components_file,
+		                           .no_components = true };
+	struct st_svf_replay_options p = { .components_dir = components,
+		                           .python_report = fx_path(&fx, "python.json"),
+		                           .reference = fx.reference,
+		                           .vector = fx.st,
+		                           .model = fx.model,
+		                           .stage_dir = fx_path(&fx, "own_stages"),
+		                           .all_selected = true,
+		                           .tie = -1 };
 	char python[128], stages[128];
 	snprintf(python, sizeof python, "%s", p.python_report);
 	snprintf(stages, sizeof stages, "%s", p.stage_dir);
@@ -493,7 +573,12 @@ static void test_own_input(void **state)
 	for (size_t i = 0; i < 4; i++) {
 		char out[160];
 		snprintf(out, sizeof out, "%s", fx_path(&fx, of_route[i]));
-		const struct st_svf_route_options o = { .artifact = artifact, .model = fx.model, .tokens = tokens, .n_tokens = 3, .out = out, .threads = 2 };
+		const struct st_svf_route_options o = { .artifact = artifact,
+			                                .model = fx.model,
+			                                .tokens = tokens,
+			                                .n_tokens = 3,
+			                                .out = out,
+			                                .threads = 2 };
 		st_error_clear(&err);
 		kept(st_svf_route(&o, &r, &err), &err, out);
 	}
@@ -503,11 +588,22 @@ static void test_own_input(void **state)
 
 /* ---- unusable input ---- */
 
-struct bad_reference { const char *name, *where, *says; void (*edit)(json_t *m); };
+struct bad_reference {
+	const char *name, *where, *says;
+	void (*edit)(json_t *m);
+};
 
 static json_t *nth(json_t *m, size_t i) { return json_array_get(json_object_get(m, "selected_tensors"), i); }
-static void overlap(json_t *m) { json_object_set_new(nth(m, 3), "offset_start", json_integer(191)), json_object_set_new(nth(m, 3), "offset_end", json_integer(255)); }
-static void gap(json_t *m) { json_object_set_new(nth(m, 3), "offset_start", json_integer(193)), json_object_set_new(nth(m, 3), "offset_end", json_integer(257)); }
+static void overlap(json_t *m)
+{
+	json_object_set_new(nth(m, 3), "offset_start", json_integer(191)),
+		json_object_set_new(nth(m, 3), "offset_end", json_integer(255));
+}
+static void gap(json_t *m)
+{
+	json_object_set_new(nth(m, 3), "offset_start", json_integer(193)),
+		json_object_set_new(nth(m, 3), "offset_end", json_integer(257));
+}
 static void leftover(json_t *m)
 {
 	json_array_remove(json_object_get(m, "selected_tensors"), 8);
@@ -521,9 +617,19 @@ static void extra_in(json_t *m) { json_object_set_new(nth(m, 1), "scale", json_i
 static void shape(json_t *m) { json_object_set_new(nth(m, 1), "shape", json_pack("[i,i]", 127, 64)); }
 static void values(json_t *m) { json_object_set_new(nth(m, 1), "singular_values", json_integer(63)); }
 static void negative(json_t *m) { json_object_set_new(nth(m, 0), "offset_start", json_integer(-1)); }
-static void twice(json_t *m) { json_object_set_new(nth(m, 2), "source_name", json_string("model.layers.1.self_attn.q_proj.weight")); }
-static void sample(json_t *m) { json_object_set_new(json_object_get(m, "sample_adapted_tensor"), "source_name", json_string("nowhere")); }
-static void turned(json_t *m) { json_object_set_new(json_object_get(m, "sample_adapted_tensor"), "sample_reconstructed_shape", json_pack("[i,i]", 192, 64)); }
+static void twice(json_t *m)
+{
+	json_object_set_new(nth(m, 2), "source_name", json_string("model.layers.1.self_attn.q_proj.weight"));
+}
+static void sample(json_t *m)
+{
+	json_object_set_new(json_object_get(m, "sample_adapted_tensor"), "source_name", json_string("nowhere"));
+}
+static void turned(json_t *m)
+{
+	json_object_set_new(json_object_get(m, "sample_adapted_tensor"), "sample_reconstructed_shape",
+	                    json_pack("[i,i]", 192, 64));
+}
 static void vector_sha(json_t *m) { json_object_set_new(m, "source_vector_sha256", json_string("00")); }
 static void text(json_t *m) { json_object_set_new(m, "selected_tensor_count", json_string("nine")); }
 
@@ -547,7 +653,8 @@ static const struct bad_reference references[] = {
 };
 
 /* Every command that takes it refuses, names the place, and leaves nothing. */
-static void refused(const struct st_svf_apply_options *o, const char *name, const char *where, const char *says, const char *path)
+static void refused(const struct st_svf_apply_options *o, const char *name, const char *where, const char *says,
+                    const char *path)
 {
 	struct st_svf_result r;
 	struct st_error err = ST_ERROR_INIT;
@@ -555,9 +662,14 @@ static void refused(const struct st_svf_apply_options *o, const char *name, cons
 	if ((where && strcmp(err.where, where) != 0) || !strstr(err.message, says) || !strstr(err.path, path))
 		fail_msg("%s: [%s] [%s] %s", name, err.path, err.where, err.message);
 	assert_int_not_equal(access(o->out, F_OK), 0);
-	const struct st_svf_export_options e = { .model = o->model, .reference = o->reference, .vector = o->vector, .out = fx_path(&fx, "bad_export.json"),
-	                                         .svd_weights = fx_path(&fx, "components/trinity_svf_components.safetensors"), .all_selected = true,
-	                                         .write_dir = fx_path(&fx, "bad_components") };
+	const struct st_svf_export_options e = { .model = o->model,
+		                                 .reference = o->reference,
+		                                 .vector = o->vector,
+		                                 .out = fx_path(&fx, "bad_export.json"),
+		                                 .svd_weights = fx_path(
+							 &fx, "components/trinity_svf_components.safetensors"),
+		                                 .all_selected = true,
+		                                 .write_dir = fx_path(&fx, "bad_components") };
 	struct st_error err2 = ST_ERROR_INIT;
 	if (o->components == components) { /* the fault is not in the components */
 		assert_int_not_equal(st_svf_export(&e, &r, &err2), ST_OK);
@@ -579,7 +691,8 @@ static void test_bad_references(void **state)
 		struct st_svf_apply_options o = apply_options();
 		o.reference = fx_path(&fx, "bad.json");
 		o.out = fx_path(&fx, "bad_artifact");
-		refused(&o, references[i].name, references[i].where, references[i].says, strcmp(references[i].name, "shape") == 0 ? "model" : "bad.json");
+		refused(&o, references[i].name, references[i].where, references[i].says,
+		        strcmp(references[i].name, "shape") == 0 ? "model" : "bad.json");
 	}
 }
 
@@ -654,7 +767,8 @@ static void test_bad_components(void **state)
 		good[i] = (struct fx_out){ names[i], ST_DTYPE_F32, t->ndim, { t->shape[0], t->shape[1] }, data[i] };
 	}
 	st_container_close(c);
-	/* Factors of another matrix, which only the zero-offset test can see: written, and refused before it is called complete. */
+	/* Factors of another matrix, which only the zero-offset test can see: written, and refused before it is called
+	 * complete. */
 	struct fx_out bad[27];
 	memcpy(bad, good, sizeof bad);
 	fx_tensors(path, bad, 26);
@@ -686,7 +800,10 @@ static void test_bad_components(void **state)
 	assert_string_equal(err.where, names[3]);
 	assert_non_null(strstr(err.path, "bad.safetensors"));
 	assert_non_null(strstr(err.message, "number 8 of row 3 is nan"));
-	assert_int_not_equal(access(fx_path(&fx, "bad_artifact/checkpoints/0002_decoder.blocks.1.self_attention.query.kernel.safetensors"), F_OK), 0);
+	assert_int_not_equal(access(fx_path(&fx, "bad_artifact/checkpoints/"
+	                                         "0002_decoder.blocks.1.self_attention.query.kernel.safetensors"),
+	                            F_OK),
+	                     0);
 	/* Another matrix's factors. */
 	data[3][200] = 0;
 	memcpy(data[9], data[6], 4 * 64 * 64);
@@ -695,7 +812,10 @@ static void test_bad_components(void **state)
 	st_error_clear(&err);
 	assert_int_equal(st_svf_apply(&o, &r, &err), ST_ERR_MISMATCH);
 	assert_non_null(strstr(err.path, "bad.safetensors"));
-	assert_int_not_equal(access(fx_path(&fx, "bad_artifact/checkpoints/0004_decoder.blocks.1.self_attention.value.kernel.safetensors"), F_OK), 0);
+	assert_int_not_equal(access(fx_path(&fx, "bad_artifact/checkpoints/"
+	                                         "0004_decoder.blocks.1.self_attention.value.kernel.safetensors"),
+	                            F_OK),
+	                     0);
 	for (size_t i = 0; i < 27; i++)
 		free(data[i]);
 }
@@ -725,8 +845,13 @@ static void test_bad_base(void **state)
 	assert_non_null(strstr(err.message, "not finite"));
 	assert_non_null(strstr(err.path, o.model));
 	/* Computing factors of it says so too, and leaves no work behind. */
-	const struct st_svf_export_options e = { .model = o.model, .reference = fx.reference, .vector = fx.st, .out = fx_path(&fx, "bad_export.json"),
-	                                         .write_dir = fx_path(&fx, "bad_components"), .all_selected = true, .decompose_all = true };
+	const struct st_svf_export_options e = { .model = o.model,
+		                                 .reference = fx.reference,
+		                                 .vector = fx.st,
+		                                 .out = fx_path(&fx, "bad_export.json"),
+		                                 .write_dir = fx_path(&fx, "bad_components"),
+		                                 .all_selected = true,
+		                                 .decompose_all = true };
 	st_error_clear(&err);
 	assert_int_not_equal(st_svf_export(&e, &r, &err), ST_OK);
 	assert_non_null(strstr(err.message, "not finite"));
@@ -754,7 +879,8 @@ static void test_full_disk(void **state)
 	setrlimit(RLIMIT_FSIZE, &kept);
 	assert_int_equal(st, ST_ERR_IO);
 	assert_non_null(strstr(err.path, "0001_embedder"));
-	assert_int_not_equal(access(fx_path(&fx, "full/checkpoints/0001_embedder.token_embedding.kernel.safetensors"), F_OK), 0);
+	assert_int_not_equal(
+		access(fx_path(&fx, "full/checkpoints/0001_embedder.token_embedding.kernel.safetensors"), F_OK), 0);
 	struct st_svf_artifact a;
 	st_error_clear(&err);
 	assert_int_equal(st_svf_artifact_open(o.out, &a, &err), ST_ERR_MISMATCH);
@@ -769,8 +895,12 @@ static void test_export_refusals(void **state)
 	(void)state;
 	struct st_svf_result r;
 	struct st_error err = ST_ERROR_INIT;
-	struct st_svf_export_options e = { .model = "/no/such/model", .reference = fx.reference, .vector = fx.st, .out = fx_path(&fx, "refused.json"),
-	                                   .write_dir = fx_path(&fx, "refused"), .all_selected = true };
+	struct st_svf_export_options e = { .model = "/no/such/model",
+		                           .reference = fx.reference,
+		                           .vector = fx.st,
+		                           .out = fx_path(&fx, "refused.json"),
+		                           .write_dir = fx_path(&fx, "refused"),
+		                           .all_selected = true };
 	assert_int_equal(st_svf_export(&e, &r, &err), ST_ERR_USAGE);
 	assert_non_null(strstr(err.message, "Gflop"));
 	assert_int_not_equal(access(e.write_dir, F_OK), 0);
@@ -783,12 +913,19 @@ static void test_export_refusals(void **state)
 	assert_int_equal(r.exit_status, 1); /* the reference's digest is of no model */
 	st_svf_result_release(&r);
 	json_t *m = json_load_file(fx_path(&fx, "refused/trinity_svf_debug_manifest.json"), 0, NULL);
-	assert_string_equal(json_string_value(json_object_get(m, "schema")), "trinity_sakana_sample_component_debug.v1");
+	assert_string_equal(json_string_value(json_object_get(m, "schema")),
+	                    "trinity_sakana_sample_component_debug.v1");
 	json_decref(m);
 	/* A replay without the stages it is to be checked against is a fault of the setup. */
 	unlink(fx_path(&fx, "refused/trinity_svf_stage_debug.safetensors"));
-	const struct st_svf_replay_options o = { .components_dir = e.write_dir, .python_report = e.out, .reference = fx.reference, .vector = fx.st, .model = fx.model,
-	                                         .stage_dir = fx_path(&fx, "refused_stages"), .out = fx_path(&fx, "refused_replay.json"), .tie = -1 };
+	const struct st_svf_replay_options o = { .components_dir = e.write_dir,
+		                                 .python_report = e.out,
+		                                 .reference = fx.reference,
+		                                 .vector = fx.st,
+		                                 .model = fx.model,
+		                                 .stage_dir = fx_path(&fx, "refused_stages"),
+		                                 .out = fx_path(&fx, "refused_replay.json"),
+		                                 .tie = -1 };
 	st_error_clear(&err);
 	assert_int_not_equal(st_svf_replay(&o, &r, &err), ST_OK);
 	assert_string_equal(err.where, "stage_tensor_file");
@@ -798,11 +935,22 @@ static void test_export_refusals(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_artifact), cmocka_unit_test(test_published_head), cmocka_unit_test(test_foreign_artifact), cmocka_unit_test(test_verified_on_load),
+		cmocka_unit_test(test_artifact),
+		cmocka_unit_test(test_published_head),
+		cmocka_unit_test(test_foreign_artifact),
+		cmocka_unit_test(test_verified_on_load),
 		cmocka_unit_test(test_checkpoint_types),
-		cmocka_unit_test(test_resume), cmocka_unit_test(test_route), cmocka_unit_test(test_route_refuses), cmocka_unit_test(test_own_input), cmocka_unit_test(test_any_name),
-		cmocka_unit_test(test_bad_references), cmocka_unit_test(test_bad_vectors),
-		cmocka_unit_test(test_bad_components), cmocka_unit_test(test_bad_base), cmocka_unit_test(test_full_disk), cmocka_unit_test(test_export_refusals),
+		cmocka_unit_test(test_resume),
+		cmocka_unit_test(test_route),
+		cmocka_unit_test(test_route_refuses),
+		cmocka_unit_test(test_own_input),
+		cmocka_unit_test(test_any_name),
+		cmocka_unit_test(test_bad_references),
+		cmocka_unit_test(test_bad_vectors),
+		cmocka_unit_test(test_bad_components),
+		cmocka_unit_test(test_bad_base),
+		cmocka_unit_test(test_full_disk),
+		cmocka_unit_test(test_export_refusals),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("svf apply", tests, open_fixture, close_fixture);

@@ -1,5 +1,5 @@
-/* Export, replay and apply stopped on their way, by cancellation and by SIGKILL: the next run ends with what an undisturbed one
- * writes, and takes over nothing that was made from other inputs. */
+/* Export, replay and apply stopped on their way, by cancellation and by SIGKILL: the next run ends with what an
+ * undisturbed one writes, and takes over nothing that was made from other inputs. */
 #include "fixture.h"
 
 #include <signal.h>
@@ -9,7 +9,10 @@ static struct fx fx;
 
 /* ---- runs that stop themselves ---- */
 
-struct stop { size_t calls, at; bool kill; };
+struct stop {
+	size_t calls, at;
+	bool kill;
+};
 
 static void progress(void *user, const char *what, uint64_t done, uint64_t total)
 {
@@ -24,9 +27,15 @@ static void progress(void *user, const char *what, uint64_t done, uint64_t total
 
 enum command { EXPORT, REPLAY, APPLY, COMMANDS };
 
-struct inputs { const char *reference; enum st_svf_tie tie; int threads; };
-static const struct inputs plain = { "reference.json", ST_SVF_INDEPENDENT, 1 }, composed = { "reference.json", ST_SVF_COMPOSE, 1 },
-                           exchanged = { "exchanged.json", ST_SVF_COMPOSE, 1 }, two_threads = { "reference.json", ST_SVF_INDEPENDENT, 2 };
+struct inputs {
+	const char *reference;
+	enum st_svf_tie tie;
+	int threads;
+};
+static const struct inputs plain = { "reference.json", ST_SVF_INDEPENDENT, 1 },
+			   composed = { "reference.json", ST_SVF_COMPOSE, 1 },
+			   exchanged = { "exchanged.json", ST_SVF_COMPOSE, 1 },
+			   two_threads = { "reference.json", ST_SVF_INDEPENDENT, 2 };
 
 /* One command in the folder `to`; stops at the given call of its progress hook, 0 for never. */
 static enum st_status run(enum command what, const char *to, const struct inputs *in, struct stop *stop)
@@ -43,15 +52,43 @@ static enum st_status run(enum command what, const char *to, const struct inputs
 	snprintf(artifact, sizeof artifact, "%s/artifact", to);
 	snprintf(reference, sizeof reference, "%s/%s", fx.dir, in->reference);
 	if (what == EXPORT)
-		st = st_svf_export(&(struct st_svf_export_options){ .model = fx.model, .reference = reference, .vector = fx.st, .out = python, .write_dir = components,
-		                   .all_selected = true, .decompose_all = true, .tie = in->tie, .chunk_rows = 100, .threads = in->threads, .hooks = hooks }, &r, &err);
+		st = st_svf_export(&(struct st_svf_export_options){ .model = fx.model,
+		                                                    .reference = reference,
+		                                                    .vector = fx.st,
+		                                                    .out = python,
+		                                                    .write_dir = components,
+		                                                    .all_selected = true,
+		                                                    .decompose_all = true,
+		                                                    .tie = in->tie,
+		                                                    .chunk_rows = 100,
+		                                                    .threads = in->threads,
+		                                                    .hooks = hooks },
+		                   &r, &err);
 	else if (what == REPLAY)
-		st = st_svf_replay(&(struct st_svf_replay_options){ .components_dir = components, .python_report = python, .reference = reference, .vector = fx.st,
-		                   .model = fx.model, .stage_dir = stages, .out = report, .all_selected = true, .tie = -1, .chunk_rows = 100, .threads = in->threads,
-		                   .hooks = hooks }, &r, &err);
+		st = st_svf_replay(&(struct st_svf_replay_options){ .components_dir = components,
+		                                                    .python_report = python,
+		                                                    .reference = reference,
+		                                                    .vector = fx.st,
+		                                                    .model = fx.model,
+		                                                    .stage_dir = stages,
+		                                                    .out = report,
+		                                                    .all_selected = true,
+		                                                    .tie = -1,
+		                                                    .chunk_rows = 100,
+		                                                    .threads = in->threads,
+		                                                    .hooks = hooks },
+		                   &r, &err);
 	else
-		st = st_svf_apply(&(struct st_svf_apply_options){ .model = fx.model, .reference = reference, .vector = fx.st, .components = components, .out = artifact,
-		                  .tie = in->tie, .chunk_rows = 100, .threads = in->threads, .hooks = hooks }, &r, &err);
+		st = st_svf_apply(&(struct st_svf_apply_options){ .model = fx.model,
+		                                                  .reference = reference,
+		                                                  .vector = fx.st,
+		                                                  .components = components,
+		                                                  .out = artifact,
+		                                                  .tie = in->tie,
+		                                                  .chunk_rows = 100,
+		                                                  .threads = in->threads,
+		                                                  .hooks = hooks },
+		                  &r, &err);
 	if (st == ST_OK)
 		st_svf_result_release(&r);
 	else if (st != ST_ERR_CANCELLED)
@@ -92,10 +129,8 @@ static void strip(json_t *j)
 		json_object_del(j, "sha256");
 		json_object_del(j, "bytes");
 	}
-	json_object_foreach(j, key, v)
-		strip(v);
-	json_array_foreach(j, i, v)
-		strip(v);
+	json_object_foreach(j, key, v) strip(v);
+	json_array_foreach(j, i, v) strip(v);
 }
 
 static char *without_folder(const char *text, const char *folder)
@@ -148,7 +183,12 @@ static int same_file(const char *path, const struct stat *s, int kind, struct FT
 	return 0;
 }
 
-static int count(const char *p, const struct stat *s, int k, struct FTW *f) { (void)p, (void)s, (void)k, (void)f; seen--; return 0; }
+static int count(const char *p, const struct stat *s, int k, struct FTW *f)
+{
+	(void)p, (void)s, (void)k, (void)f;
+	seen--;
+	return 0;
+}
 
 /* The same files in both folders and nothing besides. */
 static void same_folder(const char *want, const char *have)
@@ -174,9 +214,13 @@ static void test_stopped(void **state)
 {
 	(void)state;
 	/* Parts of the way, in eighths. */
-	static const struct { enum command what; size_t eighths; bool kill; } stops[] = {
-		{ EXPORT, 1, true }, { EXPORT, 3, false }, { EXPORT, 5, true }, { EXPORT, 7, false }, { REPLAY, 2, false }, { REPLAY, 6, true },
-		{ APPLY, 3, true }, { APPLY, 6, false },
+	static const struct {
+		enum command what;
+		size_t eighths;
+		bool kill;
+	} stops[] = {
+		{ EXPORT, 1, true },  { EXPORT, 3, false }, { EXPORT, 5, true }, { EXPORT, 7, false },
+		{ REPLAY, 2, false }, { REPLAY, 6, true },  { APPLY, 3, true },  { APPLY, 6, false },
 	};
 	char good[160], bad[160];
 	size_t calls[COMMANDS];
@@ -202,8 +246,8 @@ static void test_stopped(void **state)
 	same_folder(good, bad);
 }
 
-/* A composed head is made from the adapted embedding: with another span for that, its factors are others, and those of the
- * interrupted run are not taken over. */
+/* A composed head is made from the adapted embedding: with another span for that, its factors are others, and those of
+ * the interrupted run are not taken over. */
 static void test_other_inputs(void **state)
 {
 	(void)state;
@@ -262,7 +306,8 @@ static void test_other_environment(void **state)
 		for (int how = 0; how < 3; how++) {
 			struct stop again = { 0 };
 			nftw(i == APPLY ? artifact : stages, fx_remove, 8, FTW_DEPTH | FTW_PHYS);
-			assert_int_equal(run((enum command)i, dir, &plain, &(struct stop){ .at = full.calls - 1 }), ST_ERR_CANCELLED);
+			assert_int_equal(run((enum command)i, dir, &plain, &(struct stop){ .at = full.calls - 1 }),
+			                 ST_ERR_CANCELLED);
 			noted = 0;
 			if (how == 1) {
 				nftw(fx_path(&fx, notes[i]), as_other_version, 8, FTW_PHYS);
@@ -291,12 +336,14 @@ static int close_fixture(void **state)
 
 int main(int argc, char **argv)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_stopped), cmocka_unit_test(test_other_inputs), cmocka_unit_test(test_other_environment) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_stopped), cmocka_unit_test(test_other_inputs),
+		                            cmocka_unit_test(test_other_environment) };
 	if (argc == 5) {
 		snprintf(fx.dir, sizeof fx.dir, "%s", argv[1]);
 		snprintf(fx.model, sizeof fx.model, "%s/model", fx.dir);
 		snprintf(fx.st, sizeof fx.st, "%s/vector.safetensors", fx.dir);
-		return (int)run((enum command)atoi(argv[3]), argv[2], &plain, &(struct stop){ .at = (size_t)atol(argv[4]), .kill = true });
+		return (int)run((enum command)atoi(argv[3]), argv[2], &plain,
+		                &(struct stop){ .at = (size_t)atol(argv[4]), .kill = true });
 	}
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("svf interrupt", tests, open_fixture, close_fixture);

@@ -1,5 +1,5 @@
-/* Export, replay and compare on a small model: they agree with each other and with a second implementation, and each planted
- * fault is caught at its stage and named. */
+/* Export, replay and compare on a small model: they agree with each other and with a second implementation, and each
+ * planted fault is caught at its stage and named. */
 #include "fixture.h"
 
 #include <math.h>
@@ -20,8 +20,15 @@ static void run_export(const struct st_svf_export_options *o, int want)
 
 static struct st_svf_export_options export_options(void)
 {
-	return (struct st_svf_export_options){ .model = fx.model, .reference = fx.reference, .vector = fx.st, .out = python, .write_dir = components,
-	                                       .all_selected = true, .decompose_all = true, .chunk_rows = 100, .threads = 2 };
+	return (struct st_svf_export_options){ .model = fx.model,
+		                               .reference = fx.reference,
+		                               .vector = fx.st,
+		                               .out = python,
+		                               .write_dir = components,
+		                               .all_selected = true,
+		                               .decompose_all = true,
+		                               .chunk_rows = 100,
+		                               .threads = 2 };
 }
 
 static int open_fixture(void **state)
@@ -77,9 +84,10 @@ static const char *first_fault(const json_t *j, const char *tensor, const char *
 {
 	size_t i;
 	json_t *t;
-	json_array_foreach(json_object_get(j, "tensors"), i, t)
-		if (!strcmp(json_string_value(json_object_get(t, "source_name")), tensor) && !strcmp(json_string_value(json_object_get(t, "orientation")), orientation))
-			return json_string_value(json_object_get(t, "first_fault"));
+	json_array_foreach(json_object_get(j, "tensors"), i,
+	                   t) if (!strcmp(json_string_value(json_object_get(t, "source_name")), tensor)
+	                          && !strcmp(json_string_value(json_object_get(t, "orientation")),
+	                                     orientation)) return json_string_value(json_object_get(t, "first_fault"));
 	return "absent";
 }
 
@@ -88,10 +96,13 @@ static bool found(const json_t *j, const char *code, const char *tensor, const c
 {
 	size_t i;
 	json_t *f;
-	json_array_foreach(json_object_get(j, "findings"), i, f) {
-		const char *t = json_string_value(json_object_get(f, "tensor")), *s = json_string_value(json_object_get(f, "stage"));
-		if (!strcmp(json_string_value(json_object_get(f, "code")), code) && (!tensor || (t && !strcmp(t, tensor))) && (!stage || (s && !strcmp(s, stage))) &&
-		    json_is_true(json_object_get(f, "confirmed")) == confirmed)
+	json_array_foreach(json_object_get(j, "findings"), i, f)
+	{
+		const char *t = json_string_value(json_object_get(f, "tensor")),
+			   *s = json_string_value(json_object_get(f, "stage"));
+		if (!strcmp(json_string_value(json_object_get(f, "code")), code)
+		    && (!tensor || (t && !strcmp(t, tensor))) && (!stage || (s && !strcmp(s, stage)))
+		    && json_is_true(json_object_get(f, "confirmed")) == confirmed)
 			return true;
 	}
 	char *s = json_dumps(json_object_get(j, "findings"), JSON_INDENT(1));
@@ -104,9 +115,8 @@ static bool named(const json_t *j, const char *code)
 {
 	size_t i;
 	json_t *f;
-	json_array_foreach(json_object_get(j, "findings"), i, f)
-		if (!strcmp(json_string_value(json_object_get(f, "code")), code))
-			return true;
+	json_array_foreach(json_object_get(j, "findings"), i,
+	                   f) if (!strcmp(json_string_value(json_object_get(f, "code")), code)) return true;
 	return false;
 }
 
@@ -127,7 +137,9 @@ static void test_export_files(void **state)
 	assert_memory_equal(o, fx.vector + 512, 64 * 4);
 	free(o);
 	st_container_close(c);
-	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_all_selected_stage_debug.safetensors"), &c, &err), &err);
+	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_all_selected_stage_debug.safetensors"), &c,
+	                            &err),
+	          &err);
 	assert_int_equal(st_container_n_tensors(c), 90);
 	t = st_container_find(c, "tensor.model.layers.1.mlp.gate_proj.weight.final_bf16");
 	assert_true(t && t->dtype == ST_DTYPE_BF16 && t->shape[0] == 192);
@@ -151,7 +163,8 @@ static void test_export_files(void **state)
 	/* Digests are of the bytes that stand in the files. */
 	size_t i;
 	json_t *f;
-	json_array_foreach(at(r, "files", NULL), i, f) {
+	json_array_foreach(at(r, "files", NULL), i, f)
+	{
 		char hex[65];
 		fx_sha(json_string_value(json_object_get(f, "path")), hex);
 		assert_string_equal(hex, json_string_value(json_object_get(f, "sha256")));
@@ -161,8 +174,10 @@ static void test_export_files(void **state)
 	assert_true(json_number_value(at(v, "zero_offset_max_abs_error_vs_source", NULL)) < 1e-5);
 	json_decref(m);
 	/* Embedding and head are one matrix and so have one decomposition: factors, offsets of its own. */
-	json_t *list = at(r, "selected_tensor_components", NULL), *first = json_array_get(list, 0), *last = json_array_get(list, 8);
-	assert_true(json_number_value(at(first, "svd", "seconds")) > 0 && json_number_value(at(last, "svd", "seconds")) == 0);
+	json_t *list = at(r, "selected_tensor_components", NULL), *first = json_array_get(list, 0),
+	       *last = json_array_get(list, 8);
+	assert_true(json_number_value(at(first, "svd", "seconds")) > 0
+	            && json_number_value(at(last, "svd", "seconds")) == 0);
 	assert_true(json_equal(at(first, "svd", "relative_residual"), at(last, "svd", "relative_residual")));
 	json_decref(r);
 	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_components.safetensors"), &c, &err), &err);
@@ -183,8 +198,17 @@ static void test_export_files(void **state)
 
 static struct st_svf_replay_options replay_options(const char *stages, const char *out)
 {
-	return (struct st_svf_replay_options){ .components_dir = components, .python_report = python, .reference = fx.reference, .vector = fx.npy, .model = fx.model,
-	                                       .stage_dir = stages, .out = out, .all_selected = true, .tie = -1, .chunk_rows = 37, .threads = 2 };
+	return (struct st_svf_replay_options){ .components_dir = components,
+		                               .python_report = python,
+		                               .reference = fx.reference,
+		                               .vector = fx.npy,
+		                               .model = fx.model,
+		                               .stage_dir = stages,
+		                               .out = out,
+		                               .all_selected = true,
+		                               .tie = -1,
+		                               .chunk_rows = 37,
+		                               .threads = 2 };
 }
 
 static void run_replay(const struct st_svf_replay_options *o, int want)
@@ -205,11 +229,13 @@ static void test_replay(void **state)
 	run_replay(&o, 0);
 	json_t *r = load(o.out), *j = compare(python, o.out, "f32", 0);
 	assert_false(json_is_true(at(r, "selection", "source_from_python_stage")));
-	assert_int_equal(json_array_size(at(r, "semantic_python_component_variants", NULL)), 11); /* sample, its other layout, nine */
+	assert_int_equal(json_array_size(at(r, "semantic_python_component_variants", NULL)),
+	                 11); /* sample, its other layout, nine */
 	json_t *v = json_array_get(at(r, "semantic_python_component_variants", NULL), 0);
 	assert_true(json_is_true(at(v, "matches_python_current", NULL)));
 	assert_int_equal(json_array_size(at(v, "stage_debug", "checks")), 10);
-	double ours = json_number_value(json_object_get(json_object_get(at(v, "f64_check", "adapted_source_f32"), "ours"), "max_abs_error"));
+	double ours = json_number_value(
+		json_object_get(json_object_get(at(v, "f64_check", "adapted_source_f32"), "ours"), "max_abs_error"));
 	assert_true(ours > 0 && ours < 1e-5);
 	assert_int_equal(json_integer_value(at(j, "coverage", "covered")), 9);
 	json_decref(r);
@@ -263,8 +289,17 @@ static void test_source_from_stage(void **state)
 	assert_int_equal(json_array_size(at(j, "coverage", "copied")), 10);
 	json_decref(j);
 	/* A side that read the base model for itself is proved by one that copied it from a third. */
-	run_replay(&(struct st_svf_replay_options){ .components_dir = components, .python_report = python, .reference = fx.reference, .vector = fx.npy, .model = fx.model,
-	           .stage_dir = fx_path(&fx, "stages_own"), .out = fx_path(&fx, "replay_own.json"), .all_selected = true, .tie = -1, .threads = 2 }, 0);
+	run_replay(&(struct st_svf_replay_options){ .components_dir = components,
+	                                            .python_report = python,
+	                                            .reference = fx.reference,
+	                                            .vector = fx.npy,
+	                                            .model = fx.model,
+	                                            .stage_dir = fx_path(&fx, "stages_own"),
+	                                            .out = fx_path(&fx, "replay_own.json"),
+	                                            .all_selected = true,
+	                                            .tie = -1,
+	                                            .threads = 2 },
+	           0);
 	json_decref(compare(fx_path(&fx, "replay_own.json"), fx_path(&fx, "replay_copied.json"), NULL, 0));
 }
 
@@ -278,15 +313,19 @@ struct pair {
 
 static void open_pair(struct pair *p)
 {
-	static const char *const names[] = { "source_f32", "offsets_f32", "scaled_s", "normalization", "u_scaled", "matmul_pre_norm", "zero_source_f32",
-	                                     "adapted_source_f32", "final_f32", "final_bf16" };
+	static const char *const names[] = { "source_f32", "offsets_f32",     "scaled_s",        "normalization",
+		                             "u_scaled",   "matmul_pre_norm", "zero_source_f32", "adapted_source_f32",
+		                             "final_f32",  "final_bf16" };
 	struct st_error err = ST_ERROR_INIT;
 	struct st_container *c;
 	assert_ok(st_container_open(fx_path(&fx, "components/trinity_svf_stage_debug.safetensors"), &c, &err), &err);
 	for (size_t i = 0; i < 10; i++) {
-		const struct st_tensor *t = st_container_find(c, (snprintf(p->keys[i], sizeof p->keys[i], "stage.%s", names[i]), p->keys[i]));
+		const struct st_tensor *t = st_container_find(
+			c, (snprintf(p->keys[i], sizeof p->keys[i], "stage.%s", names[i]), p->keys[i]));
 		p->f32[i] = fx_values(c, "stage.%s", names[i]);
-		p->out[i] = (struct fx_out){ p->keys[i], t->dtype, t->ndim, { t->shape[0], t->ndim > 1 ? t->shape[1] : 0 }, p->f32[i] };
+		p->out[i] = (struct fx_out){
+			p->keys[i], t->dtype, t->ndim, { t->shape[0], t->ndim > 1 ? t->shape[1] : 0 }, p->f32[i]
+		};
 	}
 	p->bf16 = fx_bf16(p->f32[9], 64 * 192);
 	p->out[9].data = p->bf16;
@@ -303,9 +342,11 @@ static void open_pair(struct pair *p)
 	json_object_set_new(py, "variants", json_array());
 	json_object_set_new(py, "files", json_array());
 	fx_json(p->a, py);
-	fx_json(p->b, json_pack("{s:s, s:[{s:s, s:s, s:{s:s, s:s}}], s:{s:s, s:s}}", "schema", "trinity_sakana_svd_parity_trace.v2", "semantic_python_component_variants",
-	        "label", "x", "source_name", fx.t[5].source, "stage_debug", "stage_tensor_file", p->other, "stage_final_orientation", "target", "paths",
-	        "components_dir", components, "router_vector", fx.st));
+	fx_json(p->b, json_pack("{s:s, s:[{s:s, s:s, s:{s:s, s:s}}], s:{s:s, s:s}}", "schema",
+	                        "trinity_sakana_svd_parity_trace.v2", "semantic_python_component_variants", "label",
+	                        "x", "source_name", fx.t[5].source, "stage_debug", "stage_tensor_file", p->other,
+	                        "stage_final_orientation", "target", "paths", "components_dir", components,
+	                        "router_vector", fx.st));
 }
 
 static void close_pair(struct pair *p)
@@ -318,12 +359,18 @@ static void close_pair(struct pair *p)
 static void test_digests(void **state)
 {
 	(void)state;
-	struct st_svf_replay_options o = replay_options(fx_path(&fx, "stages_digest"), fx_path(&fx, "replay_digest.json"));
+	struct st_svf_replay_options o = replay_options(fx_path(&fx, "stages_digest"),
+	                                                fx_path(&fx, "replay_digest.json"));
 	o.digest = true;
 	run_replay(&o, 0);
 	struct st_error err = ST_ERROR_INIT;
 	struct st_container *c;
-	assert_ok(st_container_open(fx_path(&fx, "stages_digest/trinity_svf_elixir_stage_stele_cpu_torch_v_lm_head.weight.safetensors"), &c, &err), &err);
+	assert_ok(
+		st_container_open(
+			fx_path(&fx,
+	                        "stages_digest/trinity_svf_elixir_stage_stele_cpu_torch_v_lm_head.weight.safetensors"),
+			&c, &err),
+		&err);
 	assert_int_equal(st_container_n_tensors(c), 3);
 	st_container_close(c);
 	json_decref(compare(python, o.out, NULL, 0));
@@ -348,10 +395,13 @@ static void test_digests(void **state)
 		static const char nothing[] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 		json_t *side[2] = { load(out), load(o.out) };
 		json_t *d[2] = { at(at(side[0], "stage_debug", "digests"), "sample", "zero_source_f32"),
-		                 at(at(json_array_get(at(side[1], "semantic_python_component_variants", NULL), 0), "stage_debug", "digests"), "zero_source_f32", NULL) };
+			         at(at(json_array_get(at(side[1], "semantic_python_component_variants", NULL), 0),
+			               "stage_debug", "digests"),
+			            "zero_source_f32", NULL) };
 		for (int i = 0; i < 2; i++) {
 			assert_non_null(d[i]);
-			json_object_set_new(d[i], empty ? "sha256" : "nonfinite", empty ? json_string(nothing) : json_integer(3));
+			json_object_set_new(d[i], empty ? "sha256" : "nonfinite",
+			                    empty ? json_string(nothing) : json_integer(3));
 			fx_json(fx_path(&fx, i ? "nothing_b.json" : "nothing_a.json"), side[i]);
 		}
 		json_t *j = compare(fx_path(&fx, "nothing_a.json"), fx_path(&fx, "nothing_b.json"), NULL, 1);
@@ -373,7 +423,8 @@ static void test_digests(void **state)
 	write_bytes(fx_path(&fx, "bad.f32"), bad, 192 * 64 * 4);
 	fx_sha(fx_path(&fx, "bad.f32"), hex);
 	json_t *rp = load(one.b), *v = json_array_get(at(rp, "semantic_python_component_variants", NULL), 0);
-	json_object_set_new(at(v, "stage_debug", NULL), "digests", json_pack("{s:{s:s}}", "zero_source_f32", "sha256", hex));
+	json_object_set_new(at(v, "stage_debug", NULL), "digests",
+	                    json_pack("{s:{s:s}}", "zero_source_f32", "sha256", hex));
 	fx_json(one.b, rp);
 	json_t *k = compare(one.a, one.b, NULL, 1);
 	assert_string_equal(first_fault(k, fx.t[5].source, "target"), "zero_source_f32");
@@ -391,11 +442,13 @@ static void test_digests(void **state)
 static void test_resume(void **state)
 {
 	(void)state;
-	struct st_svf_replay_options o = replay_options(fx_path(&fx, "stages_resume"), fx_path(&fx, "replay_resume.json"));
+	struct st_svf_replay_options o = replay_options(fx_path(&fx, "stages_resume"),
+	                                                fx_path(&fx, "replay_resume.json"));
 	struct st_svf_result r;
 	struct st_error err = ST_ERROR_INIT;
 	struct stat before, after;
-	const char *first = fx_path(&fx, "stages_resume/trinity_svf_elixir_stage_stele_cpu_torch_v_model.embed_tokens.weight.safetensors");
+	const char *first = fx_path(
+		&fx, "stages_resume/trinity_svf_elixir_stage_stele_cpu_torch_v_model.embed_tokens.weight.safetensors");
 	/* A run that cannot write its report has done the work. */
 	o.out = fx_path(&fx, "no/such/folder/replay.json");
 	assert_int_equal(st_svf_replay(&o, &r, &err), ST_ERR_IO);
@@ -449,7 +502,8 @@ static void test_layouts(void **state)
 		mkdir(dir, 0777);
 		snprintf(path, sizeof path, "%s/trinity_svf_components.safetensors", dir);
 		fx_tensors(path, bad, 27);
-		struct st_svf_replay_options o = replay_options(fx_path(&fx, n ? "stages_wide_vh" : "stages_square_vh"), fx_path(&fx, n ? "wide_vh.json" : "square_vh.json"));
+		struct st_svf_replay_options o = replay_options(fx_path(&fx, n ? "stages_wide_vh" : "stages_square_vh"),
+		                                                fx_path(&fx, n ? "wide_vh.json" : "square_vh.json"));
 		o.components_dir = dir;
 		struct st_svf_result r;
 		st_error_clear(&err);
@@ -493,18 +547,29 @@ static const struct planted {
 	const char *tolerances, *code, *tensor, *stage, *orientation;
 	bool no_stage; /* the fault is in no required stage */
 } planted[] = {
-	{ "v_square", FX_V_LAYOUT, 2, NULL, "svf.v_layout", "model.layers.1.self_attn.k_proj.weight", "matmul_pre_norm", "source", false },
-	{ "v_wide", FX_V_LAYOUT, 7, NULL, "svf.v_layout", "model.layers.1.mlp.down_proj.weight", "matmul_pre_norm", "source", false },
-	{ "alphabetical", FX_ALPHABETICAL, SIZE_MAX, NULL, "svf.alphabetical_spans", "model.embed_tokens.weight", "offsets_f32", "source", false },
-	{ "offsets_bf16", FX_OFFSETS_BF16, SIZE_MAX, NULL, "svf.offsets_bf16", "lm_head.weight", "offsets_f32", "source", false },
-	{ "scalar_u", FX_SCALAR_IN_U, 4, NULL, "svf.scalar_first", "model.layers.1.self_attn.o_proj.weight", "u_scaled", "source", false },
-	{ "scalar_product", FX_SCALAR_IN_PRODUCT, 6, NULL, "svf.scalar_first", "model.layers.1.mlp.up_proj.weight", "matmul_pre_norm", "source", false },
-	{ "truncate", FX_TRUNCATE, 1, NULL, "svf.truncated_cast", "model.layers.1.self_attn.q_proj.weight", "final_bf16", "source", true },
-	{ "swapped", FX_SWAPPED, SIZE_MAX, NULL, "svf.swapped_spans", "model.embed_tokens.weight", "offsets_f32", "source", false },
+	{ "v_square", FX_V_LAYOUT, 2, NULL, "svf.v_layout", "model.layers.1.self_attn.k_proj.weight", "matmul_pre_norm",
+	  "source", false },
+	{ "v_wide", FX_V_LAYOUT, 7, NULL, "svf.v_layout", "model.layers.1.mlp.down_proj.weight", "matmul_pre_norm",
+	  "source", false },
+	{ "alphabetical", FX_ALPHABETICAL, SIZE_MAX, NULL, "svf.alphabetical_spans", "model.embed_tokens.weight",
+	  "offsets_f32", "source", false },
+	{ "offsets_bf16", FX_OFFSETS_BF16, SIZE_MAX, NULL, "svf.offsets_bf16", "lm_head.weight", "offsets_f32",
+	  "source", false },
+	{ "scalar_u", FX_SCALAR_IN_U, 4, NULL, "svf.scalar_first", "model.layers.1.self_attn.o_proj.weight", "u_scaled",
+	  "source", false },
+	{ "scalar_product", FX_SCALAR_IN_PRODUCT, 6, NULL, "svf.scalar_first", "model.layers.1.mlp.up_proj.weight",
+	  "matmul_pre_norm", "source", false },
+	{ "truncate", FX_TRUNCATE, 1, NULL, "svf.truncated_cast", "model.layers.1.self_attn.q_proj.weight",
+	  "final_bf16", "source", true },
+	{ "swapped", FX_SWAPPED, SIZE_MAX, NULL, "svf.swapped_spans", "model.embed_tokens.weight", "offsets_f32",
+	  "source", false },
 	{ "compose", FX_COMPOSE, SIZE_MAX, NULL, "svf.tie_policy", "lm_head.weight", "source_f32", "source", false },
-	{ "last_wins", FX_LAST_WINS, SIZE_MAX, NULL, "svf.tie_policy", "model.embed_tokens.weight", "final_f32", "source", false },
-	{ "tf32", FX_TF32, SIZE_MAX, "f32", "svf.reduced_products", "model.layers.1.mlp.gate_proj.weight", "matmul_pre_norm", "source", false },
-	{ "wide_not_turned", FX_NOT_TRANSPOSED, SIZE_MAX, NULL, "svf.not_transposed", "model.layers.1.mlp.gate_proj.weight", "final_f32", "target", false },
+	{ "last_wins", FX_LAST_WINS, SIZE_MAX, NULL, "svf.tie_policy", "model.embed_tokens.weight", "final_f32",
+	  "source", false },
+	{ "tf32", FX_TF32, SIZE_MAX, "f32", "svf.reduced_products", "model.layers.1.mlp.gate_proj.weight",
+	  "matmul_pre_norm", "source", false },
+	{ "wide_not_turned", FX_NOT_TRANSPOSED, SIZE_MAX, NULL, "svf.not_transposed",
+	  "model.layers.1.mlp.gate_proj.weight", "final_f32", "target", false },
 };
 
 static void test_planted(void **state)
@@ -577,7 +642,8 @@ static void test_tie_policy_of_reports(void **state)
 		json_decref(compare(out, report, NULL, 0));
 		json_t *j = compare(python, report, NULL, 1);
 		assert_true(found(j, "svf.tie_policy", NULL, NULL, true));
-		assert_true(found(j, "svf.tie_policy", i ? "model.embed_tokens.weight" : "lm_head.weight", i ? "final_f32" : "source_f32", true));
+		assert_true(found(j, "svf.tie_policy", i ? "model.embed_tokens.weight" : "lm_head.weight",
+		                  i ? "final_f32" : "source_f32", true));
 		/* It was true of the export that it was made for. */
 		assert_false(named(j, "svf.contradiction"));
 		json_decref(j);
@@ -585,8 +651,11 @@ static void test_tie_policy_of_reports(void **state)
 	/* Composed: the head starts from the adapted embedding, by the second implementation too. */
 	struct st_error err = ST_ERROR_INIT;
 	struct st_container *c;
-	assert_ok(st_container_open(fx_path(&fx, "components_compose/trinity_svf_all_selected_stage_debug.safetensors"), &c, &err), &err);
-	float *head = fx_values(c, "tensor.%s.source_f32", "lm_head.weight"), *embed = fx_values(c, "tensor.%s.adapted_source_f32", "model.embed_tokens.weight");
+	assert_ok(st_container_open(fx_path(&fx, "components_compose/trinity_svf_all_selected_stage_debug.safetensors"),
+	                            &c, &err),
+	          &err);
+	float *head = fx_values(c, "tensor.%s.source_f32", "lm_head.weight"),
+	      *embed = fx_values(c, "tensor.%s.adapted_source_f32", "model.embed_tokens.weight");
 	assert_memory_equal(head, embed, 4 * 512 * 64);
 	free(head);
 	free(embed);
@@ -604,7 +673,8 @@ static void test_tie_policy_of_reports(void **state)
 	e.out = out;
 	e.tie = ST_SVF_COMPOSE;
 	run_export(&e, 0);
-	assert_ok(st_container_open(fx_path(&fx, "components_head/trinity_svf_stage_debug.safetensors"), &c, &err), &err);
+	assert_ok(st_container_open(fx_path(&fx, "components_head/trinity_svf_stage_debug.safetensors"), &c, &err),
+	          &err);
 	head = fx_values(c, "stage.%s", "source_f32");
 	write_bytes(fx_path(&fx, "head.f32"), head, 4 * 512 * 64);
 	free(head);
@@ -622,14 +692,16 @@ static void test_stale_and_lies(void **state)
 	struct st_svf_replay_options o = replay_options(fx_path(&fx, "stages_stale"), fx_path(&fx, "stale.json"));
 	run_replay(&o, 0);
 	/* One bit of one stage file, after the report. */
-	const char *file = fx_path(&fx, "stages_stale/trinity_svf_elixir_stage_stele_cpu_torch_v_lm_head.weight.safetensors");
+	const char *file = fx_path(
+		&fx, "stages_stale/trinity_svf_elixir_stage_stele_cpu_torch_v_lm_head.weight.safetensors");
 	size_t n;
 	char *p = read_bytes(file, &n);
 	p[n - 1000] ^= 1;
 	write_bytes(file, p, n);
 	free(p);
 	json_t *j = compare(python, o.out, NULL, 1);
-	assert_true(found(j, "svf.stale_stages", "trinity_svf_elixir_stage_stele_cpu_torch_v_lm_head.weight.safetensors", NULL, true));
+	assert_true(found(j, "svf.stale_stages",
+	                  "trinity_svf_elixir_stage_stele_cpu_torch_v_lm_head.weight.safetensors", NULL, true));
 	json_decref(j);
 
 	fx_replay(&fx, fx_path(&fx, "o_lies"), components, fx_path(&fx, "o_lies.json"), 5, FX_LIES, SIZE_MAX);
@@ -642,7 +714,8 @@ static void test_stale_and_lies(void **state)
 	json_t *r = load(fx_path(&fx, "square_vh.json"));
 	size_t i, k;
 	json_t *v, *c;
-	json_array_foreach(at(r, "semantic_python_component_variants", NULL), i, v) {
+	json_array_foreach(at(r, "semantic_python_component_variants", NULL), i, v)
+	{
 		json_t *d = json_object_get(v, "stage_debug");
 		if (d)
 			json_object_set_new(d, "functional_parity_passed", json_true());
@@ -670,11 +743,20 @@ static void edit_shape(struct fx_out *o, int how)
 {
 	uint64_t cols = o->ndim > 1 ? o->shape[1] : 1;
 	switch (how) {
-	case 0: o->ndim = 1, o->shape[0] *= cols, o->shape[1] = 0; break;       /* flat */
-	case 1: o->ndim = 1, o->shape[0] = 1, o->shape[1] = 0; break;           /* one number */
-	case 2: o->shape[0] = o->shape[0] / 2 + (o->shape[0] < 2); break;       /* half of it */
-	case 3: o->ndim = 1, o->shape[0] = o->shape[1] = 0; break;              /* nothing */
-	default: o->ndim = 2, o->shape[1] = o->shape[0] * cols, o->shape[0] = 1; /* one row */
+	case 0:
+		o->ndim = 1, o->shape[0] *= cols, o->shape[1] = 0;
+		break; /* flat */
+	case 1:
+		o->ndim = 1, o->shape[0] = 1, o->shape[1] = 0;
+		break; /* one number */
+	case 2:
+		o->shape[0] = o->shape[0] / 2 + (o->shape[0] < 2);
+		break; /* half of it */
+	case 3:
+		o->ndim = 1, o->shape[0] = o->shape[1] = 0;
+		break; /* nothing */
+	default:
+		o->ndim = 2, o->shape[1] = o->shape[0] * cols, o->shape[0] = 1; /* one row */
 	}
 }
 
@@ -777,7 +859,8 @@ static void test_misshapen(void **state)
 			struct fx_out bad[10];
 			memcpy(bad, p.out, sizeof bad);
 			edit_shape(&bad[i], how);
-			bool same = bad[i].ndim == p.out[i].ndim && !memcmp(bad[i].shape, p.out[i].shape, sizeof bad[i].shape);
+			bool same = bad[i].ndim == p.out[i].ndim
+			         && !memcmp(bad[i].shape, p.out[i].shape, sizeof bad[i].shape);
 			fx_tensors(p.stages, bad, 10);
 			struct st_svf_replay_options o = replay_options(fx_path(&fx, "mis_stages"), report);
 			o.python_report = p.a;
@@ -792,7 +875,8 @@ static void test_misshapen(void **state)
 				assert_string_equal(err.where, "stage.source_f32");
 				st_error_clear(&err);
 			}
-			/* The shape against the right one, and the same wrong shape with other numbers where those are looked into. */
+			/* The shape against the right one, and the same wrong shape with other numbers where those are
+			 * looked into. */
 			fx_tensors(p.other, p.out, 10);
 			if (!same && i != 9)
 				json_decref(compare(p.a, p.b, NULL, 1));
@@ -840,7 +924,8 @@ static void test_warnings(void **state)
 		list[i] = (struct fx_out){ names[i], ST_DTYPE_F32, t->ndim, { t->shape[0], t->shape[1] }, data[i] };
 	}
 	st_container_close(c);
-	/* V of q twice as large and its S half: the same product. In o two columns in the wrong order, U of up like V of q. */
+	/* V of q twice as large and its S half: the same product. In o two columns in the wrong order, U of up like V
+	 * of q. */
 	for (size_t i = 0; i < 64 * 64; i++)
 		data[3 + 2][i] *= 2;
 	for (size_t i = 0; i < 64; i++)
@@ -891,7 +976,8 @@ static void test_tolerance_file(void **state)
 {
 	(void)state;
 	const char *path = fx_path(&fx, "tol.json");
-	fx_json(path, json_pack("{s:{s:f, s:f, s:b}}", "final_bf16", "max_abs_error", 0.0, "mean_abs_error", 0.0, "required", 1));
+	fx_json(path, json_pack("{s:{s:f, s:f, s:b}}", "final_bf16", "max_abs_error", 0.0, "mean_abs_error", 0.0,
+	                        "required", 1));
 	/* The oracle's sums are not ours, so some element rounds the other way; required, that is a fault. */
 	json_t *j = compare(python, fx_path(&fx, "o_none.json"), path, 1);
 	assert_string_equal(first_fault(j, "lm_head.weight", "source"), "final_bf16");
@@ -907,10 +993,21 @@ static void test_tolerance_file(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_export_files), cmocka_unit_test(test_replay), cmocka_unit_test(test_source_from_stage), cmocka_unit_test(test_digests),
-		cmocka_unit_test(test_resume), cmocka_unit_test(test_layouts), cmocka_unit_test(test_oracle_agrees), cmocka_unit_test(test_planted),
-		cmocka_unit_test(test_square_not_turned), cmocka_unit_test(test_tie_policy_of_reports), cmocka_unit_test(test_stale_and_lies), cmocka_unit_test(test_wrong_alike),
-		cmocka_unit_test(test_same_evidence), cmocka_unit_test(test_misshapen), cmocka_unit_test(test_warnings),
+		cmocka_unit_test(test_export_files),
+		cmocka_unit_test(test_replay),
+		cmocka_unit_test(test_source_from_stage),
+		cmocka_unit_test(test_digests),
+		cmocka_unit_test(test_resume),
+		cmocka_unit_test(test_layouts),
+		cmocka_unit_test(test_oracle_agrees),
+		cmocka_unit_test(test_planted),
+		cmocka_unit_test(test_square_not_turned),
+		cmocka_unit_test(test_tie_policy_of_reports),
+		cmocka_unit_test(test_stale_and_lies),
+		cmocka_unit_test(test_wrong_alike),
+		cmocka_unit_test(test_same_evidence),
+		cmocka_unit_test(test_misshapen),
+		cmocka_unit_test(test_warnings),
 		cmocka_unit_test(test_tolerance_file),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -16,7 +16,8 @@ static void hash_of(const float *x, size_t n, char hex[65])
 static void test_golden(void **state)
 {
 	(void)state;
-	static const char *const files[] = { "svf/sakana_model_iter_60.npy", "svf/trinity_router_es_vector.safetensors" };
+	static const char *const files[] = { "svf/sakana_model_iter_60.npy",
+		                             "svf/trinity_router_es_vector.safetensors" };
 	for (size_t i = 0; i < 2; i++) {
 		struct st_arena a;
 		struct st_svf_vector v;
@@ -27,10 +28,14 @@ static void test_golden(void **state)
 		assert_ok(st_svf_vector_read(shared_path(files[i]), &a, &v, &err), &err);
 		assert_int_equal(v.n, 19456);
 		assert_string_equal(v.sha256_f32, "435cbcf83792d53eeb6e7475afe7750ce9924e4466f989f18708187d4a59fd22");
-		assert_string_equal(v.file_sha256, i ? "b9bf105b818cc32f3a25877b75adce1ec65e5201d524b929d217eb045a6ffa05"
-		                                     : "769f64ee4e01080ff67e64a677ed3ce5268da69cdf7a44810accb096ef64ab10");
-		assert_string_equal(v.safetensors_sha256, "b9bf105b818cc32f3a25877b75adce1ec65e5201d524b929d217eb045a6ffa05");
-		assert_ok(st_svf_reference_read(shared_path("svf/sakana_python_reference_manifest.json"), &v, &a, &r, &err), &err);
+		assert_string_equal(v.file_sha256,
+		                    i ? "b9bf105b818cc32f3a25877b75adce1ec65e5201d524b929d217eb045a6ffa05"
+		                      : "769f64ee4e01080ff67e64a677ed3ce5268da69cdf7a44810accb096ef64ab10");
+		assert_string_equal(v.safetensors_sha256,
+		                    "b9bf105b818cc32f3a25877b75adce1ec65e5201d524b929d217eb045a6ffa05");
+		assert_ok(st_svf_reference_read(shared_path("svf/sakana_python_reference_manifest.json"), &v, &a, &r,
+		                                &err),
+		          &err);
 		assert_int_equal(r.n, 9);
 		assert_int_equal(r.n_scales, 9216);
 		assert_int_equal(r.head_rows, 10);
@@ -54,7 +59,8 @@ static void test_names(void **state)
 	(void)state;
 	struct st_arena a;
 	st_arena_init(&a);
-	assert_string_equal(st_svf_safe_name(&a, "model.layers.26.mlp.gate_proj.weight"), "model.layers.26.mlp.gate_proj.weight");
+	assert_string_equal(st_svf_safe_name(&a, "model.layers.26.mlp.gate_proj.weight"),
+	                    "model.layers.26.mlp.gate_proj.weight");
 	assert_string_equal(st_svf_safe_name(&a, "a/b c-d_e.f"), "a__b__c-d_e.f");
 	assert_string_equal(st_svf_safe_name(&a, "\xC3\xA4x"), "__x");
 	st_arena_release(&a);
@@ -80,12 +86,15 @@ static float contract(const float *a, const float *s, const float *b, size_t K, 
 static void test_gemm(void **state)
 {
 	(void)state;
-	static const struct { size_t M, K, N; } sizes[] = { { 1, 1, 1 }, { 5, 3, 7 }, { 13, 64, 33 }, { 100, 300, 65 }, { 37, 513, 48 }, { 12, 256, 32 } };
+	static const struct {
+		size_t M, K, N;
+	} sizes[] = { { 1, 1, 1 }, { 5, 3, 7 }, { 13, 64, 33 }, { 100, 300, 65 }, { 37, 513, 48 }, { 12, 256, 32 } };
 	struct st_xoshiro g;
 	st_xoshiro_seed(&g, 3);
 	for (size_t c = 0; c < sizeof sizes / sizeof *sizes; c++) {
 		size_t M = sizes[c].M, K = sizes[c].K, N = sizes[c].N;
-		float *a = malloc(4 * M * K), *s = malloc(4 * K), *b = malloc(4 * K * N), *bt = malloc(4 * K * N), *y = malloc(4 * M * N), *want = malloc(4 * M * N);
+		float *a = malloc(4 * M * K), *s = malloc(4 * K), *b = malloc(4 * K * N), *bt = malloc(4 * K * N),
+		      *y = malloc(4 * M * N), *want = malloc(4 * M * N);
 		for (size_t i = 0; i < M * K; i++)
 			a[i] = (float)fx_uniform(&g);
 		for (size_t i = 0; i < K; i++)
@@ -102,7 +111,8 @@ static void test_gemm(void **state)
 			for (int threads = 1; threads <= 3; threads += 2)
 				for (int turned = 0; turned < 2; turned++) {
 					struct st_gemm_b p;
-					assert_true(st_gemm_pack(&p, (enum st_cpu)level, turned ? bt : b, turned, K, N, threads));
+					assert_true(st_gemm_pack(&p, (enum st_cpu)level, turned ? bt : b, turned, K, N,
+					                         threads));
 					memset(y, 0xAA, 4 * M * N);
 					assert_true(st_gemm(&p, a, s, M, y, threads));
 					assert_memory_equal(y, want, 4 * M * N);
@@ -125,7 +135,10 @@ static void test_gemm(void **state)
 
 /* ---- decomposition ---- */
 
-struct matrix { const float *w; uint64_t cols; };
+struct matrix {
+	const float *w;
+	uint64_t cols;
+};
 
 static enum st_status matrix_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
 {
@@ -151,12 +164,15 @@ static void decompose(uint64_t rows, uint64_t cols, enum st_svf_svd method)
 		w[i] = (float)fx_uniform(&g);
 	const struct st_svf_entry e = { .source_name = "w", .safe = "w", .rows = rows, .cols = cols, .k = k };
 	struct matrix m = { w, cols };
-	assert_ok(st_svf_decompose(&e, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, method, 2, path, &r, NULL, &err), &err);
+	assert_ok(st_svf_decompose(&e, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, method, 2, path, &r,
+	                           NULL, &err),
+	          &err);
 	struct st_container *c;
 	assert_ok(st_container_open(path, &c, &err), &err);
-	float *u = fx_values(c, "svd.U.%s", "w"), *s = fx_values(c, "svd.S.%s", "w"), *v = fx_values(c, "svd.V.%s", "w");
+	float *u = fx_values(c, "svd.U.%s", "w"), *s = fx_values(c, "svd.S.%s", "w"),
+	      *v = fx_values(c, "svd.V.%s", "w");
 	double worst = 0, u_worst = 0, v_worst = 0, frobenius = 0, squares = 0;
-	for (uint64_t i = 0; i < rows; i += rows > 500 ? 97 : 1)
+	for (uint64_t i = 0; i<rows; i += rows> 500 ? 97 : 1)
 		for (uint64_t j = 0; j < cols; j++) {
 			double sum = 0;
 			for (uint64_t q = 0; q < k; q++)
@@ -181,7 +197,8 @@ static void decompose(uint64_t rows, uint64_t cols, enum st_svf_svd method)
 	}
 	/* f32 factors: each product of three carries a few roundings of its size. */
 	if (!(worst < 5e-7 * s[0] && u_worst < 2e-5 && v_worst < 2e-5))
-		fail_msg("[%llu, %llu]: product off by %g, U by %g, V by %g", (unsigned long long)rows, (unsigned long long)cols, worst, u_worst, v_worst);
+		fail_msg("[%llu, %llu]: product off by %g, U by %g, V by %g", (unsigned long long)rows,
+		         (unsigned long long)cols, worst, u_worst, v_worst);
 	/* The singular values carry the whole norm. */
 	assert_true(fabs(squares / frobenius - 1) < 1e-5);
 	assert_true(r.residual_rel < 5e-6 && r.u_error < 2e-5 && r.v_error < 2e-5 && !(r.gap_min < 0));
@@ -213,7 +230,8 @@ static void stages_match(uint64_t rows, uint64_t cols, enum st_svf_layout layout
 	struct st_error err = ST_ERROR_INIT;
 	struct st_xoshiro g;
 	uint64_t k = rows < cols ? rows : cols;
-	float *w = malloc(4 * rows * cols), *o = malloc(4 * k), *u = malloc(4 * rows * k), *s = malloc(4 * k), *v = malloc(4 * cols * k), *vh = malloc(4 * cols * k);
+	float *w = malloc(4 * rows * cols), *o = malloc(4 * k), *u = malloc(4 * rows * k), *s = malloc(4 * k),
+	      *v = malloc(4 * cols * k), *vh = malloc(4 * cols * k);
 	struct fx_stages want;
 	st_xoshiro_seed(&g, 9);
 	/* No factors of anything: the formula does not care. */
@@ -229,13 +247,22 @@ static void stages_match(uint64_t rows, uint64_t cols, enum st_svf_layout layout
 		for (uint64_t i = 0; i < k; i++)
 			vh[i * cols + c] = v[c * k + i] = (float)(fx_uniform(&g) / 8);
 	fx_compute(&want, w, o, u, s, v, rows, cols, false, FX_NONE);
-	const struct st_tensor ut = { .name = "u", .dtype = ST_DTYPE_F32, .ndim = 2, .shape = { rows, k }, .n_elems = rows * k, .n_bytes = 4 * rows * k, .row_bytes = 4 * k,
-	                              .scale = 1, .data = (const uint8_t *)u };
+	const struct st_tensor ut = { .name = "u",
+		                      .dtype = ST_DTYPE_F32,
+		                      .ndim = 2,
+		                      .shape = { rows, k },
+		                      .n_elems = rows * k,
+		                      .n_bytes = 4 * rows * k,
+		                      .row_bytes = 4 * k,
+		                      .scale = 1,
+		                      .data = (const uint8_t *)u };
 	const struct st_svf_entry e = { .source_name = "w", .safe = "w", .rows = rows, .cols = cols, .k = k };
 	const struct st_svf_factors f = { .u = &ut, .s = s, .v = layout == ST_SVF_TORCH_V ? v : vh, .layout = layout };
 	struct matrix m = { w, cols };
 	struct st_svf_engine eng;
-	assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, chunk, threads, &err), &err);
+	assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, chunk,
+	                             threads, &err),
+	          &err);
 	assert_memory_equal(eng.offsets, want.offsets, 4 * k);
 	assert_memory_equal(eng.scaled, want.scaled, 4 * k);
 	assert_true(fabs((double)eng.norm - (double)want.norm) < 1e-6);
@@ -249,10 +276,12 @@ static void stages_match(uint64_t rows, uint64_t cols, enum st_svf_layout layout
 			assert_true(fabs((double)eng.zero[i] - (double)want.zero[r * cols + i]) < 5e-6);
 			assert_true(fabs((double)eng.adapted[i] - (double)want.adapted[r * cols + i]) < 5e-6);
 			/* Round to nearest even by the definition: no bf16 is nearer. */
-			double x = eng.adapted[i], b = st_bf16_to_f32(eng.bf16[i]), up = st_bf16_to_f32((uint16_t)(eng.bf16[i] + 1)),
+			double x = eng.adapted[i], b = st_bf16_to_f32(eng.bf16[i]),
+			       up = st_bf16_to_f32((uint16_t)(eng.bf16[i] + 1)),
 			       down = eng.bf16[i] & 0x7FFF ? st_bf16_to_f32((uint16_t)(eng.bf16[i] - 1)) : b;
 			assert_true(fabs(x - b) <= fabs(x - up) && fabs(x - b) <= fabs(x - down));
-			assert_true(eng.bf16[i] % 2 == 0 || (fabs(x - b) < fabs(x - up) && fabs(x - b) < fabs(x - down)));
+			assert_true(eng.bf16[i] % 2 == 0
+			            || (fabs(x - b) < fabs(x - up) && fabs(x - b) < fabs(x - down)));
 		}
 	}
 	st_svf_engine_close(&eng);
@@ -280,8 +309,15 @@ static void test_bad_numbers(void **state)
 {
 	(void)state;
 	float u[16], s[4] = { 4, 3, 2, 1 }, v[16], w[16], o[4] = { 0 };
-	const struct st_tensor ut = { .name = "u", .dtype = ST_DTYPE_F32, .ndim = 2, .shape = { 4, 4 }, .n_elems = 16, .n_bytes = 64, .row_bytes = 16, .scale = 1,
-	                              .data = (const uint8_t *)u };
+	const struct st_tensor ut = { .name = "u",
+		                      .dtype = ST_DTYPE_F32,
+		                      .ndim = 2,
+		                      .shape = { 4, 4 },
+		                      .n_elems = 16,
+		                      .n_bytes = 64,
+		                      .row_bytes = 16,
+		                      .scale = 1,
+		                      .data = (const uint8_t *)u };
 	const struct st_svf_entry e = { .source_name = "the.tensor", .safe = "w", .rows = 4, .cols = 4, .k = 4 };
 	const struct st_svf_factors f = { .u = &ut, .s = s, .v = v };
 	struct matrix m = { w, 4 };
@@ -289,20 +325,30 @@ static void test_bad_numbers(void **state)
 	for (int i = 0; i < 16; i++)
 		u[i] = v[i] = w[i] = 0.5f;
 	/* Sums of scaled singular values that cannot be divided by, and numbers that are none. */
-	static const struct { float o[4]; const char *says; } bad[] = {
-		{ { -1, -1, -1, -1 }, "sum to 0" }, { { NAN, 0, 0, 0 }, "offset 0 is not finite" }, { { 0, 0, INFINITY, 0 }, "offset 2 is not finite" },
+	static const struct {
+		float o[4];
+		const char *says;
+	} bad[] = {
+		{ { -1, -1, -1, -1 }, "sum to 0" },
+		{ { NAN, 0, 0, 0 }, "offset 0 is not finite" },
+		{ { 0, 0, INFINITY, 0 }, "offset 2 is not finite" },
 		{ { 3e38f, 3e38f, 0, 0 }, "sum to inf" },
 	};
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
 		struct st_error err = ST_ERROR_INIT;
-		assert_int_not_equal(st_svf_engine_open(&eng, &e, &f, bad[i].o, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, 0, 1, &err), ST_OK);
+		assert_int_not_equal(st_svf_engine_open(&eng, &e, &f, bad[i].o,
+		                                        (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, 0, 1,
+		                                        &err),
+		                     ST_OK);
 		assert_non_null(strstr(err.message, bad[i].says));
 		assert_string_equal(err.where, "the.tensor");
 	}
 	for (int i = 0; i < 2; i++) {
 		struct st_error err = ST_ERROR_INIT;
 		(i ? w : u)[13] = NAN;
-		assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, 0, 1, &err), &err);
+		assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m },
+		                             0, 1, &err),
+		          &err);
 		assert_int_not_equal(st_svf_engine_rows(&eng, 0, 4, &err), ST_OK);
 		assert_non_null(strstr(err.message, i ? "not finite" : "number 1 of row 3 is nan"));
 		st_svf_engine_close(&eng);
@@ -338,7 +384,8 @@ static void test_metrics(void **state)
 	st_svf_metrics_add(&m, a, b, n, 0, false, 2);
 	assert_true(isinf(m.max_abs) && m.apart == 1 && m.nonfinite_b == 1 && m.worst[0].at == 9);
 	/* Distances in units of the last place of bf16, across zero too. */
-	float x[] = { 1, 1, 1, 1, 0, 1, 1, INFINITY }, y[] = { 1, 1.0078125f, 1.015625f, 1.03125f, -0.0f, 1.0625f, 2, 1 };
+	float x[] = { 1, 1, 1, 1, 0, 1, 1, INFINITY },
+	      y[] = { 1, 1.0078125f, 1.015625f, 1.03125f, -0.0f, 1.0625f, 2, 1 };
 	memset(&m, 0, sizeof m);
 	st_svf_metrics_add(&m, x, y, 8, 0, true, 2);
 	static const uint64_t want[ST_SVF_ULPS] = { 2, 1, 1, 1, 1, 1, 0, 1 };
@@ -351,10 +398,20 @@ static void test_passed(void **state)
 {
 	(void)state;
 	static const struct st_svf_tolerance t = { 0.5, 0.25, true };
-	static const struct { float a[2], b[2]; uint64_t n; bool passed; } cases[] = {
-		{ { 1, 2 }, { 1, 2 }, 2, true }, { { 1, 2 }, { 1.5f, 2 }, 2, true }, { { 1, 2 }, { 1.5f, 2.5f }, 2, false }, { { 1, 2 }, { 1.75f, 2 }, 2, false },
-		{ { 0, 0 }, { 0, 0 }, 0, false }, { { NAN, 2 }, { NAN, 2 }, 2, false }, { { 1, INFINITY }, { 1, INFINITY }, 2, false },
-		{ { 1, NAN }, { 1, 2 }, 2, false }, { { 1, 2 }, { -INFINITY, 2 }, 2, false },
+	static const struct {
+		float a[2], b[2];
+		uint64_t n;
+		bool passed;
+	} cases[] = {
+		{ { 1, 2 }, { 1, 2 }, 2, true },
+		{ { 1, 2 }, { 1.5f, 2 }, 2, true },
+		{ { 1, 2 }, { 1.5f, 2.5f }, 2, false },
+		{ { 1, 2 }, { 1.75f, 2 }, 2, false },
+		{ { 0, 0 }, { 0, 0 }, 0, false },
+		{ { NAN, 2 }, { NAN, 2 }, 2, false },
+		{ { 1, INFINITY }, { 1, INFINITY }, 2, false },
+		{ { 1, NAN }, { 1, 2 }, 2, false },
+		{ { 1, 2 }, { -INFINITY, 2 }, 2, false },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct st_svf_metrics m = { .want = 1 };
@@ -367,9 +424,9 @@ static void test_passed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_golden), cmocka_unit_test(test_names), cmocka_unit_test(test_gemm), cmocka_unit_test(test_svd),
-		cmocka_unit_test(test_engine), cmocka_unit_test(test_bad_numbers), cmocka_unit_test(test_metrics),
-		cmocka_unit_test(test_passed),
+		cmocka_unit_test(test_golden),  cmocka_unit_test(test_names),  cmocka_unit_test(test_gemm),
+		cmocka_unit_test(test_svd),     cmocka_unit_test(test_engine), cmocka_unit_test(test_bad_numbers),
+		cmocka_unit_test(test_metrics), cmocka_unit_test(test_passed),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("svf stages", tests, NULL, NULL);

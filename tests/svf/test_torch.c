@@ -3,8 +3,15 @@
 
 #include <zlib.h>
 
-struct bytes { uint8_t p[1 << 21]; size_t n; };
-struct member { const char *name; const void *data; size_t size; };
+struct bytes {
+	uint8_t p[1 << 21];
+	size_t n;
+};
+struct member {
+	const char *name;
+	const void *data;
+	size_t size;
+};
 static struct bytes pickle, zip, directory;
 
 static void put(struct bytes *b, const void *p, size_t n)
@@ -16,7 +23,8 @@ static void put(struct bytes *b, const void *p, size_t n)
 
 static void put_u32(struct bytes *b, uint32_t v) { put(b, &v, 4); }
 
-/* Stored members (PKWARE APPNOTE 4.3): the fields from the version to the extra field's length are the same in both headers. */
+/* Stored members (PKWARE APPNOTE 4.3): the fields from the version to the extra field's length are the same in both
+ * headers. */
 static void build_zip(const struct member *m, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
@@ -85,15 +93,22 @@ static void op_tensor(const char *key, const int64_t *sizes, const int64_t *stri
 			op_int(strided ? strides[i] : sizes[i]);
 		op("t");
 	}
-	op("\x89" "ccollections\nOrderedDict\n)RtR");
+	op("\x89"
+	   "ccollections\nOrderedDict\n)RtR");
 }
 
 static char *final_hash(const struct fx *x, const char *weights, const char *out)
 {
 	struct st_svf_result r;
 	struct st_error err = ST_ERROR_INIT;
-	const struct st_svf_export_options o = { .model = x->model, .reference = x->reference, .vector = x->st, .out = out, .svd_weights = weights,
-	                                         .write_dir = fx_path(x, "written"), .all_selected = true, .threads = 2 };
+	const struct st_svf_export_options o = { .model = x->model,
+		                                 .reference = x->reference,
+		                                 .vector = x->st,
+		                                 .out = out,
+		                                 .svd_weights = weights,
+		                                 .write_dir = fx_path(x, "written"),
+		                                 .all_selected = true,
+		                                 .threads = 2 };
 	assert_ok(st_svf_export(&o, &r, &err), &err);
 	json_t *j = json_loads(r.json, 0, NULL), *all = json_array();
 	size_t i;
@@ -120,8 +135,14 @@ static void test_torch(void **state)
 	static char names[27][32];
 	float *data[27];
 	fx_open(&x);
-	const struct st_svf_export_options o = { .model = x.model, .reference = x.reference, .vector = x.st, .out = fx_path(&x, "first.json"),
-	                                         .write_dir = fx_path(&x, "components"), .all_selected = true, .decompose_all = true, .threads = 2 };
+	const struct st_svf_export_options o = { .model = x.model,
+		                                 .reference = x.reference,
+		                                 .vector = x.st,
+		                                 .out = fx_path(&x, "first.json"),
+		                                 .write_dir = fx_path(&x, "components"),
+		                                 .all_selected = true,
+		                                 .decompose_all = true,
+		                                 .threads = 2 };
 	assert_ok(st_svf_export(&o, &r, &err), &err);
 	st_svf_result_release(&r);
 	char components[200], pt[200], key[8], name[128], fmt[16];
@@ -151,7 +172,9 @@ static void test_torch(void **state)
 		op_str(name);
 		op_tensor(key, sizes, strides, i % 3 == 1 ? 1 : 2);
 		op("s");
-		m[i + 1] = (struct member){ .name = names[i], .data = data[i], .size = (size_t)(i % 3 == 1 ? 64 : rows * 64) * 4 };
+		m[i + 1] = (struct member){ .name = names[i],
+			                    .data = data[i],
+			                    .size = (size_t)(i % 3 == 1 ? 64 : rows * 64) * 4 };
 	}
 	op(".");
 	st_container_close(c);

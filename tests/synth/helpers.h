@@ -14,9 +14,12 @@ static inline const char *write_config(const char *name, const char *arch, const
 	snprintf(path, sizeof path, "%s/%s", folder, name);
 	FILE *f = fopen(path, "w");
 	assert_non_null(f);
-	fprintf(f, "{\"model_type\": \"%s\", \"hidden_size\": 256, \"num_hidden_layers\": 3, \"num_attention_heads\": 4, "
-	        "\"num_key_value_heads\": 2, \"head_dim\": 64, \"intermediate_size\": 512, \"vocab_size\": 320, \"rms_norm_eps\": 1e-6, "
-	        "\"rope_theta\": 1000000.0, \"max_position_embeddings\": 512%s}\n", arch, more);
+	fprintf(f,
+	        "{\"model_type\": \"%s\", \"hidden_size\": 256, \"num_hidden_layers\": 3, \"num_attention_heads\": 4, "
+	        "\"num_key_value_heads\": 2, \"head_dim\": 64, \"intermediate_size\": 512, \"vocab_size\": 320, "
+	        "\"rms_norm_eps\": 1e-6, "
+	        "\"rope_theta\": 1000000.0, \"max_position_embeddings\": 512%s}\n",
+	        arch, more);
 	fclose(f);
 	return path;
 }

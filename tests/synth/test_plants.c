@@ -25,9 +25,14 @@ static void assert_verdict(const char *a, const char *b, enum st_verdict want)
 	st_rosetta_free(r);
 }
 
-static const struct { const char *arch, *more; } models[] = {
-	{ "llama", "" }, { "qwen2", "" }, { "qwen3", ", \"tie_word_embeddings\": true" },
-	{ "llama", ", \"tie_word_embeddings\": true, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, "
+static const struct {
+	const char *arch, *more;
+} models[] = {
+	{ "llama", "" },
+	{ "qwen2", "" },
+	{ "qwen3", ", \"tie_word_embeddings\": true" },
+	{ "llama", ", \"tie_word_embeddings\": true, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, "
+	           "\"low_freq_factor\": 1.0, "
 	           "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 64}" },
 };
 #define N_MODELS (sizeof models / sizeof *models)
@@ -58,7 +63,10 @@ static void windows_of_some_layers_match(void **state)
 {
 	(void)state;
 	struct st_error err = ST_ERROR_INIT;
-	struct st_synth_options o = small(write_config("w.json", "qwen2", ", \"use_sliding_window\": true, \"sliding_window\": 3, \"max_window_layers\": 1"), NULL);
+	struct st_synth_options o = small(
+		write_config("w.json", "qwen2",
+	                     ", \"use_sliding_window\": true, \"sliding_window\": 3, \"max_window_layers\": 1"),
+		NULL);
 	synth(in_folder("w"), &o);
 	synth(in_folder("w.apr"), &o);
 	assert_verdict(in_folder("w"), in_folder("w.apr"), ST_VERDICT_MATCH);
@@ -69,9 +77,12 @@ static void windows_of_some_layers_match(void **state)
 static void sound_types_are_noise(void **state)
 {
 	(void)state;
-	static const struct { const char *type, *file; } list[] = {
-		{ "F16", "n.gguf" }, { "BF16", "n" }, { "Q4_0", "n.apr" }, { "Q4_1", "n.gguf" }, { "Q5_0", "n.gguf" }, { "Q5_1", "n.gguf" }, { "Q8_0", "n.apr" },
-		{ "Q4_K", "n.gguf" }, { "Q6_K", "n.apr" }, { "Q4_K_M", "n.gguf" }, { "AprQ4", "n.apr" }, { "AprQ8", "n.apr" },
+	static const struct {
+		const char *type, *file;
+	} list[] = {
+		{ "F16", "n.gguf" },  { "BF16", "n" },        { "Q4_0", "n.apr" },  { "Q4_1", "n.gguf" },
+		{ "Q5_0", "n.gguf" }, { "Q5_1", "n.gguf" },   { "Q8_0", "n.apr" },  { "Q4_K", "n.gguf" },
+		{ "Q6_K", "n.apr" },  { "Q4_K_M", "n.gguf" }, { "AprQ4", "n.apr" }, { "AprQ8", "n.apr" },
 	};
 	for (size_t i = 0; i < N_MODELS; i++) {
 		const char *config = write_config("n.json", models[i].arch, models[i].more);
@@ -79,7 +90,8 @@ static void sound_types_are_noise(void **state)
 		synth(in_folder("n-ref.gguf"), &o);
 		o.type = "Q8_0";
 		synth(in_folder("n-q8.gguf"), &o);
-		for (size_t t = i % 2; t < sizeof list / sizeof *list; t += 2) { /* half of them each: the families share the arithmetic */
+		for (size_t t = i % 2; t < sizeof list / sizeof *list;
+		     t += 2) { /* half of them each: the families share the arithmetic */
 			o.type = list[t].type;
 			synth(in_folder(list[t].file), &o);
 			assert_verdict(in_folder(list[t].file), in_folder("n-ref.gguf"), ST_VERDICT_NOISE);
@@ -124,13 +136,17 @@ static size_t plant_all(const char *config, const char *type, const char *bad, c
 		/* What BF16 lost can be seen only beside all the bits. */
 		bool exact = strcmp(o.plant, "weight.truncated_rounding") == 0;
 		struct st_rosetta *r = compare(in_folder(bad), in_folder(exact ? "exact.gguf" : good), true);
-		if (r->verdict != ST_VERDICT_FAULT || !r->cause.code || strcmp(r->cause.code, o.plant) != 0 || strcmp(r->first.tensor, tensor) != 0)
-			fail_msg("%s, %s: planted %s, found %s %s in %s (%s)", type, bad, w.planted, st_verdict_name(r->verdict),
-			         r->cause.code ? r->cause.code : "nothing", r->first.tensor, r->text);
+		if (r->verdict != ST_VERDICT_FAULT || !r->cause.code || strcmp(r->cause.code, o.plant) != 0
+		    || strcmp(r->first.tensor, tensor) != 0)
+			fail_msg("%s, %s: planted %s, found %s %s in %s (%s)", type, bad, w.planted,
+			         st_verdict_name(r->verdict), r->cause.code ? r->cause.code : "nothing",
+			         r->first.tensor, r->text);
 		for (size_t k = 0; k < r->n_weights; k++) {
 			const struct st_weight_diff *d = &r->weights[k];
-			if (d->status >= ST_WEIGHT_FAULT && (strcmp(d->cause.code, o.plant) != 0 || !strstr(w.planted, d->slot->canonical)))
-				fail_msg("%s, %s: planted %s, also found %s in %s", type, bad, w.planted, d->cause.code, d->slot->canonical);
+			if (d->status >= ST_WEIGHT_FAULT
+			    && (strcmp(d->cause.code, o.plant) != 0 || !strstr(w.planted, d->slot->canonical)))
+				fail_msg("%s, %s: planted %s, also found %s in %s", type, bad, w.planted, d->cause.code,
+				         d->slot->canonical);
 		}
 		assert_int_equal(st_rosetta_exit(r, false), 1);
 		st_rosetta_free(r);
@@ -149,7 +165,9 @@ static void faults_in_bf16_folders(void **state)
 {
 	(void)state;
 	/* Tied: no head of its own; no biases. */
-	assert_int_equal(plant_all(write_config("b.json", "qwen3", ", \"tie_word_embeddings\": true"), "BF16", "bad", "good.gguf"), 24);
+	assert_int_equal(plant_all(write_config("b.json", "qwen3", ", \"tie_word_embeddings\": true"), "BF16", "bad",
+	                           "good.gguf"),
+	                 24);
 }
 
 static void faults_in_q8_0(void **state)
@@ -197,9 +215,11 @@ static void codes_are_known(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(sound_containers_match), cmocka_unit_test(windows_of_some_layers_match), cmocka_unit_test(sound_types_are_noise), cmocka_unit_test(faults_in_f32),
-		cmocka_unit_test(faults_in_bf16_folders), cmocka_unit_test(faults_in_q8_0), cmocka_unit_test(faults_in_q4_k),
-		cmocka_unit_test(a_layer_can_be_chosen), cmocka_unit_test(codes_are_known),
+		cmocka_unit_test(sound_containers_match), cmocka_unit_test(windows_of_some_layers_match),
+		cmocka_unit_test(sound_types_are_noise),  cmocka_unit_test(faults_in_f32),
+		cmocka_unit_test(faults_in_bf16_folders), cmocka_unit_test(faults_in_q8_0),
+		cmocka_unit_test(faults_in_q4_k),         cmocka_unit_test(a_layer_can_be_chosen),
+		cmocka_unit_test(codes_are_known),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("plants", tests, make_folder, remove_folder);

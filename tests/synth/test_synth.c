@@ -15,7 +15,8 @@
 
 /* ---- numbers ---- */
 
-/* What numbers.h promises, written down a second time: splitmix64's mixing of a counter, four 16-bit uniforms, a cubic. */
+/* What numbers.h promises, written down a second time: splitmix64's mixing of a counter, four 16-bit uniforms, a cubic.
+ */
 static double naive_draw(uint64_t key, uint64_t at)
 {
 	uint64_t z = key + (at + 1) * 0x9E3779B97F4A7C15u;
@@ -107,8 +108,10 @@ static void fast_encoders_are_nearly_as_good(void **state)
 	enum { N = 256 * 400 };
 	float *x = malloc(N * sizeof *x);
 	st_synth_draws(11, 0, N, 0.03f, x);
-	double slow4 = storage_error(ST_DTYPE_Q4_K, st_dtype_info(ST_DTYPE_Q4_K)->encode, x, N), fast4 = storage_error(ST_DTYPE_Q4_K, st_synth_encode_q4_k, x, N);
-	double slow6 = storage_error(ST_DTYPE_Q6_K, st_dtype_info(ST_DTYPE_Q6_K)->encode, x, N), fast6 = storage_error(ST_DTYPE_Q6_K, st_synth_encode_q6_k, x, N);
+	double slow4 = storage_error(ST_DTYPE_Q4_K, st_dtype_info(ST_DTYPE_Q4_K)->encode, x, N),
+	       fast4 = storage_error(ST_DTYPE_Q4_K, st_synth_encode_q4_k, x, N);
+	double slow6 = storage_error(ST_DTYPE_Q6_K, st_dtype_info(ST_DTYPE_Q6_K)->encode, x, N),
+	       fast6 = storage_error(ST_DTYPE_Q6_K, st_synth_encode_q6_k, x, N);
 	assert_true(fast4 < 1.06 * slow4 && fast4 > 0.9 * slow4);
 	assert_true(fast6 < 1.06 * slow6 && fast6 > 0.9 * slow6);
 	free(x);
@@ -117,8 +120,13 @@ static void fast_encoders_are_nearly_as_good(void **state)
 static void fast_encoders_take_odd_blocks(void **state)
 {
 	(void)state;
-	const struct { enum st_dtype t; void (*encode)(const float *, void *, size_t); double worst; } encoders[] = {
-		{ ST_DTYPE_Q4_K, st_synth_encode_q4_k, 0.13 }, { ST_DTYPE_Q6_K, st_synth_encode_q6_k, 0.05 },
+	const struct {
+		enum st_dtype t;
+		void (*encode)(const float *, void *, size_t);
+		double worst;
+	} encoders[] = {
+		{ ST_DTYPE_Q4_K, st_synth_encode_q4_k, 0.13 },
+		{ ST_DTYPE_Q6_K, st_synth_encode_q6_k, 0.05 },
 	};
 	for (size_t e = 0; e < 2; e++) {
 		float x[256] = { 0 };
@@ -195,9 +203,15 @@ static void assert_same_numbers(const char *path_a, const char *path_b)
 	st_model_close(b);
 }
 
-static const struct { const char *arch, *more; } kinds[] = {
-	{ "llama", "" }, { "llama", ", \"tie_word_embeddings\": true" }, { "qwen2", "" }, { "qwen3", ", \"tie_word_embeddings\": true" },
-	{ "llama", ", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, "
+static const struct {
+	const char *arch, *more;
+} kinds[] = {
+	{ "llama", "" },
+	{ "llama", ", \"tie_word_embeddings\": true" },
+	{ "qwen2", "" },
+	{ "qwen3", ", \"tie_word_embeddings\": true" },
+	{ "llama", ", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, "
+	           "\"high_freq_factor\": 4.0, "
 	           "\"original_max_position_embeddings\": 64}" },
 	{ "qwen2", ", \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 4.0}" },
 };
@@ -225,7 +239,8 @@ static void containers_hold_one_model(void **state)
 	}
 }
 
-/* GGUF's llama order by a plain loop over the stored rows: 2i and 2i + 1 of the file are i and i + d/2 of the folder. */
+/* GGUF's llama order by a plain loop over the stored rows: 2i and 2i + 1 of the file are i and i + d/2 of the folder.
+ */
 static void llama_rows_are_in_pairs(void **state)
 {
 	(void)state;
@@ -236,15 +251,18 @@ static void llama_rows_are_in_pairs(void **state)
 	synth(in_folder("p"), &o);
 	assert_ok(st_container_open(in_folder("p.gguf"), &g, &err), &err);
 	assert_ok(st_container_open(in_folder("p"), &h, &err), &err);
-	const struct st_tensor *k = st_container_find(g, "blk.2.attn_k.weight"), *v = st_container_find(g, "blk.2.attn_v.weight");
+	const struct st_tensor *k = st_container_find(g, "blk.2.attn_k.weight"),
+			       *v = st_container_find(g, "blk.2.attn_v.weight");
 	const struct st_tensor *hk = st_container_find(h, "model.layers.2.self_attn.k_proj.weight");
 	const struct st_tensor *hv = st_container_find(h, "model.layers.2.self_attn.v_proj.weight");
 	assert_true(k && v && hk && hv);
 	assert_memory_equal(v->data, hv->data, v->n_bytes);
 	for (size_t head = 0; head < 2; head++)
 		for (size_t i = 0; i < 32; i++) {
-			assert_memory_equal(k->data + (64 * head + 2 * i) * k->row_bytes, hk->data + (64 * head + i) * k->row_bytes, k->row_bytes);
-			assert_memory_equal(k->data + (64 * head + 2 * i + 1) * k->row_bytes, hk->data + (64 * head + 32 + i) * k->row_bytes, k->row_bytes);
+			assert_memory_equal(k->data + (64 * head + 2 * i) * k->row_bytes,
+			                    hk->data + (64 * head + i) * k->row_bytes, k->row_bytes);
+			assert_memory_equal(k->data + (64 * head + 2 * i + 1) * k->row_bytes,
+			                    hk->data + (64 * head + 32 + i) * k->row_bytes, k->row_bytes);
 		}
 	st_container_close(g);
 	st_container_close(h);
@@ -254,10 +272,13 @@ static void llama_rows_are_in_pairs(void **state)
 static void types_round_one_model(void **state)
 {
 	(void)state;
-	static const struct { const char *type, *file; } list[] = {
-		{ "F16", "y.gguf" }, { "BF16", "y.gguf" }, { "Q4_0", "y.gguf" }, { "Q4_1", "y.apr" }, { "Q5_0", "y.gguf" }, { "Q5_1", "y.apr" },
-		{ "Q8_0", "y.gguf" }, { "q4_k", "y.apr" }, { "Q6_K", "y.gguf" }, { "Q4_K_M", "y.gguf" }, { "AprQ4", "y.apr" }, { "AprQ8", "y.apr" },
-		{ "BF16", "y" }, { "F16", "y" },
+	static const struct {
+		const char *type, *file;
+	} list[] = {
+		{ "F16", "y.gguf" },  { "BF16", "y.gguf" },   { "Q4_0", "y.gguf" }, { "Q4_1", "y.apr" },
+		{ "Q5_0", "y.gguf" }, { "Q5_1", "y.apr" },    { "Q8_0", "y.gguf" }, { "q4_k", "y.apr" },
+		{ "Q6_K", "y.gguf" }, { "Q4_K_M", "y.gguf" }, { "AprQ4", "y.apr" }, { "AprQ8", "y.apr" },
+		{ "BF16", "y" },      { "F16", "y" },
 	};
 	const char *config = write_config("y.json", "llama", "");
 	struct st_synth_options o = small(config, NULL);
@@ -280,7 +301,8 @@ static void types_round_one_model(void **state)
 				xx += (double)x[e] * x[e];
 			}
 			double rel = sqrt(dd / xx), nominal = st_dtype_info(v->tensor->dtype)->storage_rel_rms;
-			/* The nominal error is that of normal data; ours have heavier tails, and AprQ8 has one scale for rows of all sizes. */
+			/* The nominal error is that of normal data; ours have heavier tails, and AprQ8 has one scale
+			 * for rows of all sizes. */
 			double limit = v->tensor->dtype == ST_DTYPE_APR_Q8 ? 0.15 : 1.35 * nominal;
 			if (!(rel <= limit) || (nominal > 0 && !(rel > 0.3 * nominal)))
 				fail_msg("%s as %s: error %g, nominal %g", w->canonical, list[i].type, rel, nominal);
@@ -291,7 +313,8 @@ static void types_round_one_model(void **state)
 			free(x);
 			free(y);
 		}
-		if (strcmp(list[i].type, "Q4_K_M") == 0) /* the head, and V and down of one of the three layers at the end and the third */
+		if (strcmp(list[i].type, "Q4_K_M")
+		    == 0) /* the head, and V and down of one of the three layers at the end and the third */
 			assert_int_equal(six_bits, 1 + 2);
 		st_model_close(m);
 	}
@@ -304,22 +327,30 @@ static void rows_that_do_not_divide_fall_back(void **state)
 	const char *path = in_folder("f.json");
 	FILE *f = fopen(path, "w");
 	assert_non_null(f);
-	fprintf(f, "{\"model_type\": \"llama\", \"hidden_size\": 72, \"num_hidden_layers\": 2, \"num_attention_heads\": 6, \"num_key_value_heads\": 3, "
-	        "\"intermediate_size\": 96, \"vocab_size\": 300, \"rms_norm_eps\": 1e-5, \"max_position_embeddings\": 64}\n");
+	fprintf(f, "{\"model_type\": \"llama\", \"hidden_size\": 72, \"num_hidden_layers\": 2, "
+	           "\"num_attention_heads\": 6, \"num_key_value_heads\": 3, "
+	           "\"intermediate_size\": 96, \"vocab_size\": 300, \"rms_norm_eps\": 1e-5, "
+	           "\"max_position_embeddings\": 64}\n");
 	fclose(f);
 	struct st_synth_options o = small(path, "Q4_K");
 	struct st_synth_result r = synth(in_folder("f.gguf"), &o);
 	assert_int_equal(r.n_fallbacks, 2 + 2 * 7);
-	assert_non_null(strstr(r.fallback, "F16 instead of Q4_K: the rows of model.embed_tokens.weight have 72 elements"));
+	assert_non_null(
+		strstr(r.fallback, "F16 instead of Q4_K: the rows of model.embed_tokens.weight have 72 elements"));
 	struct st_model *m = open_model(in_folder("f.gguf"));
-	assert_int_equal(st_model_weight(m, ST_ROLE_Q, 1)->tensor->dtype, ST_DTYPE_F16);    /* 72 is no multiple of 32 */
+	assert_int_equal(st_model_weight(m, ST_ROLE_Q, 1)->tensor->dtype, ST_DTYPE_F16); /* 72 is no multiple of 32 */
 	assert_int_equal(st_model_weight(m, ST_ROLE_DOWN, 1)->tensor->dtype, ST_DTYPE_Q8_0); /* 96 is */
 	st_model_close(m);
 }
 
 /* ---- what the numbers look like ---- */
 
-struct seen { uint64_t bad; double logit_std, massive, rest; uint32_t n_tokens, first; bool all_same; };
+struct seen {
+	uint64_t bad;
+	double logit_std, massive, rest;
+	uint32_t n_tokens, first;
+	bool all_same;
+};
 
 static void look(void *user, const struct st_trace_stats *s)
 {
@@ -357,7 +388,14 @@ static void tiny_models_compute_something(void **state)
 		struct st_error err = ST_ERROR_INIT;
 		struct st_model *m = open_model(in_folder("s.gguf"));
 		struct seen k = { 0 };
-		struct st_trace_options t = { .tokens = tokens, .n_tokens = 4, .mode = "fast", .threads = 1, .steps = 8, .on_stage = look, .on_token = hear, .user = &k };
+		struct st_trace_options t = { .tokens = tokens,
+			                      .n_tokens = 4,
+			                      .mode = "fast",
+			                      .threads = 1,
+			                      .steps = 8,
+			                      .on_stage = look,
+			                      .on_token = hear,
+			                      .user = &k };
 		assert_ok(st_trace_run(m, &t, &err), &err);
 		assert_int_equal(k.bad, 0);
 		assert_true(k.logit_std > 1 && k.logit_std < 8); /* neither uniform nor all on one token */
@@ -394,7 +432,8 @@ static void statistics_are_those_of_trained_models(void **state)
 	}
 	assert_true(dead >= 2 && dead <= 30);
 	free(e);
-	float *before = numbers_of(st_model_weight(m, ST_ROLE_ATTN_NORM, 1), &n), *behind = numbers_of(st_model_weight(m, ST_ROLE_ATTN_NORM, 2), &n);
+	float *before = numbers_of(st_model_weight(m, ST_ROLE_ATTN_NORM, 1), &n),
+	      *behind = numbers_of(st_model_weight(m, ST_ROLE_ATTN_NORM, 2), &n);
 	float least[2] = { 9, 9 };
 	for (size_t i = 0; i < n; i++) {
 		least[0] = before[i] < least[0] ? before[i] : least[0];
@@ -412,8 +451,14 @@ static void containers_tokenise_alike(void **state)
 {
 	(void)state;
 	static const char *const texts[] = {
-		"2+2=", "Once upon a time there was a model.", "It's 12345 tokens,\n\n  isn't it?\t\r\n", "\xC3\xA9t\xC3\xA9 \xE6\x97\xA5\xE6\x9C\xAC \xF0\x9F\x98\x80",
-		"e\xCC\x81 decomposed", "a<|im_end|>b <extra_3> <|endoftext|>", " leading and trailing ", "",
+		"2+2=",
+		"Once upon a time there was a model.",
+		"It's 12345 tokens,\n\n  isn't it?\t\r\n",
+		"\xC3\xA9t\xC3\xA9 \xE6\x97\xA5\xE6\x9C\xAC \xF0\x9F\x98\x80",
+		"e\xCC\x81 decomposed",
+		"a<|im_end|>b <extra_3> <|endoftext|>",
+		" leading and trailing ",
+		"",
 	};
 	static const char *const files[] = { "v.gguf", "v.apr", "v", "v-beside/v.safetensors" };
 	mkdir(in_folder("v-beside"), 0777);
@@ -435,7 +480,9 @@ static void containers_tokenise_alike(void **state)
 			uint32_t *ids[4];
 			size_t n[4];
 			for (size_t i = 0; i < 4; i++) {
-				assert_ok(st_tokenize(t[i], texts[x], strlen(texts[x]), ST_TOKENIZE_BOS | ST_TOKENIZE_SPECIAL, &ids[i], &n[i], &err), &err);
+				assert_ok(st_tokenize(t[i], texts[x], strlen(texts[x]),
+				                      ST_TOKENIZE_BOS | ST_TOKENIZE_SPECIAL, &ids[i], &n[i], &err),
+				          &err);
 				assert_int_equal(n[i], n[0]);
 				assert_memory_equal(ids[i], ids[0], n[0] * sizeof **ids);
 			}
@@ -480,8 +527,14 @@ static void bad_requests_are_refused(void **state)
 		const char *path, *part;
 		enum st_status code;
 	} list[] = {
-		{ { .arch = "gpt2", .preset = "tiny" }, out, "unknown model family \"gpt2\"; known ones are llama", ST_ERR_USAGE },
-		{ { .arch = "llama", .preset = "huge" }, out, "unknown preset \"huge\"; known ones are tiny", ST_ERR_USAGE },
+		{ { .arch = "gpt2", .preset = "tiny" },
+		  out,
+		  "unknown model family \"gpt2\"; known ones are llama",
+		  ST_ERR_USAGE },
+		{ { .arch = "llama", .preset = "huge" },
+		  out,
+		  "unknown preset \"huge\"; known ones are tiny",
+		  ST_ERR_USAGE },
 		{ { .preset = "tiny" }, out, "say which: llama, qwen2, qwen3", ST_ERR_USAGE },
 		{ { .arch = "llama", .preset = "qwen2-7b" }, out, "a model of the family qwen2", ST_ERR_USAGE },
 		{ { .arch = "llama" }, out, "one of a preset", ST_ERR_USAGE },
@@ -489,14 +542,26 @@ static void bad_requests_are_refused(void **state)
 		{ { .arch = "qwen2", .config = config }, out, "describes a model of the family llama", ST_ERR_USAGE },
 		{ { .config = "/nonexistent/config.json" }, out, "/nonexistent/config.json: no such file", ST_ERR_IO },
 		{ { .config = config, .type = "Q2_K" }, out, "\"Q2_K\" cannot be written; F32, F16", ST_ERR_USAGE },
-		{ { .config = config, .type = "Q4_0" }, in_folder("r"), "safetensors holds no Q4_0", ST_ERR_UNSUPPORTED },
+		{ { .config = config, .type = "Q4_0" },
+		  in_folder("r"),
+		  "safetensors holds no Q4_0",
+		  ST_ERR_UNSUPPORTED },
 		{ { .config = config, .type = "AprQ8" }, out, "GGUF holds no AprQ8", ST_ERR_UNSUPPORTED },
 		{ { .config = config }, in_folder("r.bin"), "the suffix names no container", ST_ERR_USAGE },
 		{ { .config = config, .format = "onnx" }, out, "unknown container \"onnx\"", ST_ERR_USAGE },
-		{ { .config = config, .shards = 2 }, in_folder("r.apr"), "an APR model is one file", ST_ERR_UNSUPPORTED },
+		{ { .config = config, .shards = 2 },
+		  in_folder("r.apr"),
+		  "an APR model is one file",
+		  ST_ERR_UNSUPPORTED },
 		{ { .config = config, .shards = 500 }, out, "500 files for 30 tensors", ST_ERR_USAGE },
-		{ { .config = config, .plant = "weight.nonsense" }, out, "unknown code \"weight.nonsense\"; known here: tokens.bos", ST_ERR_USAGE },
-		{ { .config = config, .plant = "weight.transposed:3" }, out, "\"3\" is no layer of 0 to 2", ST_ERR_USAGE },
+		{ { .config = config, .plant = "weight.nonsense" },
+		  out,
+		  "unknown code \"weight.nonsense\"; known here: tokens.bos",
+		  ST_ERR_USAGE },
+		{ { .config = config, .plant = "weight.transposed:3" },
+		  out,
+		  "\"3\" is no layer of 0 to 2",
+		  ST_ERR_USAGE },
 		{ { .config = config, .plant = "weight.transposed:1x" }, out, "\"1x\" is no layer", ST_ERR_USAGE },
 		{ { .config = config, .plant = "weight.transposed:" }, out, "\"\" is no layer", ST_ERR_USAGE },
 		{ { .config = config, .plant = "bias.missing" }, out, "the file has no such tensor", ST_ERR_USAGE },
@@ -555,7 +620,8 @@ static void others_are_not_overwritten(void **state)
 	synth(in_folder("o-beside/a.safetensors"), &o);
 	synth(in_folder("o-beside/b.safetensors"), &o); /* the same documents */
 	o.seed = 8;
-	assert_refused(in_folder("o-beside/c.safetensors"), &o, ST_ERR_IO, "config.json: already exists and belongs to another model");
+	assert_refused(in_folder("o-beside/c.safetensors"), &o, ST_ERR_IO,
+	               "config.json: already exists and belongs to another model");
 	assert_int_not_equal(access(in_folder("o-beside/c.safetensors"), F_OK), 0);
 	synth(in_folder("o-folder/"), &o);
 	assert_refused(in_folder("o-folder"), &o, ST_ERR_IO, "already exists");
@@ -589,13 +655,23 @@ static void cancelling_leaves_nothing(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(draws_are_the_documented_ones), cmocka_unit_test(draws_have_the_documented_moments), cmocka_unit_test(keys_differ),
-		cmocka_unit_test(fast_encoders_are_nearly_as_good), cmocka_unit_test(fast_encoders_take_odd_blocks),
-		cmocka_unit_test(threads_do_not_matter), cmocka_unit_test(containers_hold_one_model), cmocka_unit_test(llama_rows_are_in_pairs),
-		cmocka_unit_test(types_round_one_model), cmocka_unit_test(rows_that_do_not_divide_fall_back),
-		cmocka_unit_test(tiny_models_compute_something), cmocka_unit_test(statistics_are_those_of_trained_models),
-		cmocka_unit_test(containers_tokenise_alike), cmocka_unit_test(bad_requests_are_refused), cmocka_unit_test(a_full_disk_leaves_nothing),
-		cmocka_unit_test(others_are_not_overwritten), cmocka_unit_test(cancelling_leaves_nothing),
+		cmocka_unit_test(draws_are_the_documented_ones),
+		cmocka_unit_test(draws_have_the_documented_moments),
+		cmocka_unit_test(keys_differ),
+		cmocka_unit_test(fast_encoders_are_nearly_as_good),
+		cmocka_unit_test(fast_encoders_take_odd_blocks),
+		cmocka_unit_test(threads_do_not_matter),
+		cmocka_unit_test(containers_hold_one_model),
+		cmocka_unit_test(llama_rows_are_in_pairs),
+		cmocka_unit_test(types_round_one_model),
+		cmocka_unit_test(rows_that_do_not_divide_fall_back),
+		cmocka_unit_test(tiny_models_compute_something),
+		cmocka_unit_test(statistics_are_those_of_trained_models),
+		cmocka_unit_test(containers_tokenise_alike),
+		cmocka_unit_test(bad_requests_are_refused),
+		cmocka_unit_test(a_full_disk_leaves_nothing),
+		cmocka_unit_test(others_are_not_overwritten),
+		cmocka_unit_test(cancelling_leaves_nothing),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("synth", tests, make_folder, remove_folder);

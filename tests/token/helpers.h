@@ -19,7 +19,7 @@ static inline void gguf_init(struct gguf *g)
 	memset(g, 0, sizeof *g);
 	g->c.format = ST_FORMAT_GGUF;
 	g->c.kv = g->kv;
-	g->c.path = (char *)(uintptr_t)"test.gguf";
+	g->c.path = (char *)(uintptr_t) "test.gguf";
 	st_arena_init(&g->c.arena);
 }
 
@@ -30,14 +30,17 @@ static inline void gguf_release(struct gguf *g)
 	st_arena_release(&g->c.arena);
 }
 
-static inline void gguf_add(struct gguf *g, const char *key, enum st_kv_type type, enum st_kv_type elem, uint64_t count, const void *data, size_t n)
+static inline void gguf_add(struct gguf *g, const char *key, enum st_kv_type type, enum st_kv_type elem, uint64_t count,
+                            const void *data, size_t n)
 {
 	size_t i = g->c.n_kv++;
 	assert_true(i < 24);
 	g->bytes[i] = malloc(n + 1);
 	if (n)
 		memcpy(g->bytes[i], data, n);
-	g->kv[i] = (struct st_kv){.key = key, .type = type, .elem = elem, .count = count, .data = g->bytes[i], .offset = 1000 * i};
+	g->kv[i] = (struct st_kv){
+		.key = key, .type = type, .elem = elem, .count = count, .data = g->bytes[i], .offset = 1000 * i
+	};
 }
 
 static inline void gguf_strs(struct gguf *g, const char *key, const char *const *v, size_t n)
@@ -67,8 +70,14 @@ static inline void gguf_str(struct gguf *g, const char *key, const char *v)
 
 static inline void gguf_u32(struct gguf *g, const char *key, uint32_t v) { gguf_add(g, key, ST_KV_U32, 0, 1, &v, 4); }
 static inline void gguf_bool(struct gguf *g, const char *key, bool v) { gguf_add(g, key, ST_KV_BOOL, 0, 1, &v, 1); }
-static inline void gguf_f32s(struct gguf *g, const char *key, const float *v, size_t n) { gguf_add(g, key, ST_KV_ARR, ST_KV_F32, n, v, 4 * n); }
-static inline void gguf_i32s(struct gguf *g, const char *key, const int32_t *v, size_t n) { gguf_add(g, key, ST_KV_ARR, ST_KV_I32, n, v, 4 * n); }
+static inline void gguf_f32s(struct gguf *g, const char *key, const float *v, size_t n)
+{
+	gguf_add(g, key, ST_KV_ARR, ST_KV_F32, n, v, 4 * n);
+}
+static inline void gguf_i32s(struct gguf *g, const char *key, const int32_t *v, size_t n)
+{
+	gguf_add(g, key, ST_KV_ARR, ST_KV_I32, n, v, 4 * n);
+}
 
 static inline enum st_status gguf_open(struct gguf *g, struct st_tokenizer **t, struct st_error *err)
 {
@@ -93,7 +102,8 @@ static inline void gguf_synth(struct gguf *g, const struct st_synth_vocab *v, co
 	free(types);
 }
 
-static inline struct st_tokenizer *open_synth(struct gguf *g, struct st_arena *arena, uint32_t n, const char *pre, struct st_synth_vocab *v)
+static inline struct st_tokenizer *open_synth(struct gguf *g, struct st_arena *arena, uint32_t n, const char *pre,
+                                              struct st_synth_vocab *v)
 {
 	struct st_error err = ST_ERROR_INIT;
 	struct st_tokenizer *t = NULL;
@@ -104,7 +114,8 @@ static inline struct st_tokenizer *open_synth(struct gguf *g, struct st_arena *a
 	return t;
 }
 
-static inline uint32_t *tokenize(const struct st_tokenizer *t, const char *text, size_t n, unsigned flags, size_t *n_ids)
+static inline uint32_t *tokenize(const struct st_tokenizer *t, const char *text, size_t n, unsigned flags,
+                                 size_t *n_ids)
 {
 	struct st_error err = ST_ERROR_INIT;
 	uint32_t *ids = NULL;
@@ -137,7 +148,8 @@ static inline void assert_round_trip(const struct st_tokenizer *t, const char *t
 	free(ids);
 }
 
-static inline void assert_ids(const struct st_tokenizer *t, const char *text, size_t n, unsigned flags, const uint32_t *want, size_t n_want)
+static inline void assert_ids(const struct st_tokenizer *t, const char *text, size_t n, unsigned flags,
+                              const uint32_t *want, size_t n_want)
 {
 	size_t n_ids;
 	uint32_t *ids = tokenize(t, text, n, flags, &n_ids);
@@ -173,14 +185,14 @@ static inline void assert_pieces(const struct st_tokenizer *t, const char *text,
 /* A container that holds just these JSON documents (NULL: absent). Release with json_release. */
 static inline struct st_container json_container(enum st_format format, const char *text, const char *config)
 {
-	struct st_container c = {.format = format};
+	struct st_container c = { .format = format };
 	json_error_t e;
 	json_t *doc = json_loads(text, JSON_DECODE_ANY, &e);
 	if (!doc)
 		fail_msg("the test's own JSON: %s at %d", e.text, e.position);
 	*(format == ST_FORMAT_APR ? &c.metadata : &c.tokenizer) = doc;
 	c.tokenizer_config = config ? json_loads(config, 0, &e) : NULL;
-	c.path = (char *)(uintptr_t)"test";
+	c.path = (char *)(uintptr_t) "test";
 	return c;
 }
 
@@ -200,7 +212,8 @@ static inline void assert_refused(enum st_format format, const char *text, enum 
 	enum st_status st = st_tokenizer_open(&c, &t, &err);
 	st_error_format(&err, line, sizeof line);
 	if (st != code || !strstr(line, says))
-		fail_msg("%s\nstatus %s, message: %s\nwanted: %s, %s", text, st_status_name(st), line, st_status_name(code), says);
+		fail_msg("%s\nstatus %s, message: %s\nwanted: %s, %s", text, st_status_name(st), line,
+		         st_status_name(code), says);
 	assert_null(t);
 	json_release(&c);
 }

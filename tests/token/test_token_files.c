@@ -3,12 +3,15 @@
 
 #include <time.h>
 
-struct model { struct st_container *c; struct st_tokenizer *t; };
+struct model {
+	struct st_container *c;
+	struct st_tokenizer *t;
+};
 
 static struct model open_model(const char *rel)
 {
 	struct st_error err = ST_ERROR_INIT;
-	struct model m = {0};
+	struct model m = { 0 };
 	const char *path = shared_path(rel);
 	assert_ok(st_container_open(path, &m.c, &err), &err);
 	assert_ok(st_tokenizer_open(m.c, &m.t, &err), &err);
@@ -63,31 +66,68 @@ static void check_cases(const char *model, const char *cases, bool prefix)
 	close_model(&m);
 }
 
-static void llama_spm(void **state) { (void)state; check_cases("tokenizers/ggml-vocab-llama-spm.gguf", "llama-spm", true); }
-static void phi3(void **state) { (void)state; check_cases("tokenizers/ggml-vocab-phi-3.gguf", "phi-3", true); }
-static void gpt2(void **state) { (void)state; check_cases("tokenizers/ggml-vocab-gpt-2.gguf", "gpt-2", false); }
-static void falcon(void **state) { (void)state; check_cases("tokenizers/ggml-vocab-falcon.gguf", "falcon", false); }
-static void starcoder(void **state) { (void)state; check_cases("tokenizers/ggml-vocab-starcoder.gguf", "starcoder", false); }
-static void deepseek_coder(void **state) { (void)state; check_cases("tokenizers/ggml-vocab-deepseek-coder.gguf", "deepseek-coder", false); }
-static void qwen2_gguf(void **state) { (void)state; check_cases("models/qwen2-tiny/qwen2-tiny-q4_k.gguf", "qwen2", false); }
-static void qwen2_apr(void **state) { (void)state; check_cases("models/qwen2-tiny/qwen2-tiny-q4_k.apr", "qwen2", false); }
+static void llama_spm(void **state)
+{
+	(void)state;
+	check_cases("tokenizers/ggml-vocab-llama-spm.gguf", "llama-spm", true);
+}
+static void phi3(void **state)
+{
+	(void)state;
+	check_cases("tokenizers/ggml-vocab-phi-3.gguf", "phi-3", true);
+}
+static void gpt2(void **state)
+{
+	(void)state;
+	check_cases("tokenizers/ggml-vocab-gpt-2.gguf", "gpt-2", false);
+}
+static void falcon(void **state)
+{
+	(void)state;
+	check_cases("tokenizers/ggml-vocab-falcon.gguf", "falcon", false);
+}
+static void starcoder(void **state)
+{
+	(void)state;
+	check_cases("tokenizers/ggml-vocab-starcoder.gguf", "starcoder", false);
+}
+static void deepseek_coder(void **state)
+{
+	(void)state;
+	check_cases("tokenizers/ggml-vocab-deepseek-coder.gguf", "deepseek-coder", false);
+}
+static void qwen2_gguf(void **state)
+{
+	(void)state;
+	check_cases("models/qwen2-tiny/qwen2-tiny-q4_k.gguf", "qwen2", false);
+}
+static void qwen2_apr(void **state)
+{
+	(void)state;
+	check_cases("models/qwen2-tiny/qwen2-tiny-q4_k.apr", "qwen2", false);
+}
 
 /* One prompt, every container of a model. */
 static void same_in_all_containers(void **state)
 {
 	(void)state;
-	static const uint32_t story[] = {1, 403, 407, 261, 378}, sum[] = {17, 10, 17, 28};
-	static const struct { const char *model, *text; const uint32_t *want; size_t n; bool bos; } cases[] = {
-		{"models/stories260k/model.gguf", "Once upon a time", story, 5, true},
-		{"models/stories260k/hf", "Once upon a time", story, 5, true},
-		{"models/stories260k/model-a.apr", "Once upon a time", story, 5, true},
-		{"models/stories260k/model-b.apr", "Once upon a time", story, 5, true},
-		{"models/qwen2-tiny/qwen2-tiny-q4_k.gguf", "2+2=", sum, 4, false},
-		{"models/qwen2-tiny/qwen2-tiny-q4_k.apr", "2+2=", sum, 4, false},
-		{"models/qwen2-k/qwen2-k-q4_k.gguf", "2+2=", sum, 4, false},
-		{"models/qwen2-k/hf", "2+2=", sum, 4, false},
-		{"models/qwen2-k/qwen2-k-q4_k-a.apr", "2+2=", sum, 4, false},
-		{"models/qwen2-k/qwen2-k-q4_k-b.apr", "2+2=", sum, 4, false},
+	static const uint32_t story[] = { 1, 403, 407, 261, 378 }, sum[] = { 17, 10, 17, 28 };
+	static const struct {
+		const char *model, *text;
+		const uint32_t *want;
+		size_t n;
+		bool bos;
+	} cases[] = {
+		{ "models/stories260k/model.gguf", "Once upon a time", story, 5, true },
+		{ "models/stories260k/hf", "Once upon a time", story, 5, true },
+		{ "models/stories260k/model-a.apr", "Once upon a time", story, 5, true },
+		{ "models/stories260k/model-b.apr", "Once upon a time", story, 5, true },
+		{ "models/qwen2-tiny/qwen2-tiny-q4_k.gguf", "2+2=", sum, 4, false },
+		{ "models/qwen2-tiny/qwen2-tiny-q4_k.apr", "2+2=", sum, 4, false },
+		{ "models/qwen2-k/qwen2-k-q4_k.gguf", "2+2=", sum, 4, false },
+		{ "models/qwen2-k/hf", "2+2=", sum, 4, false },
+		{ "models/qwen2-k/qwen2-k-q4_k-a.apr", "2+2=", sum, 4, false },
+		{ "models/qwen2-k/qwen2-k-q4_k-b.apr", "2+2=", sum, 4, false },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct model m = open_model(cases[i].model);
@@ -95,7 +135,8 @@ static void same_in_all_containers(void **state)
 		assert_int_equal(st_tokenizer_adds_bos(m.t), cases[i].bos);
 		assert_ids(m.t, cases[i].text, strlen(cases[i].text), ST_TOKENIZE_BOS, cases[i].want, cases[i].n);
 		/* Without the flag, the same less BOS. */
-		assert_ids(m.t, cases[i].text, strlen(cases[i].text), 0, cases[i].want + cases[i].bos, cases[i].n - cases[i].bos);
+		assert_ids(m.t, cases[i].text, strlen(cases[i].text), 0, cases[i].want + cases[i].bos,
+		           cases[i].n - cases[i].bos);
 		close_model(&m);
 	}
 }
@@ -105,8 +146,10 @@ static void containers_agree(void **state)
 {
 	(void)state;
 	static const char *const sets[][5] = {
-		{"models/stories260k/model.gguf", "models/stories260k/hf", "models/stories260k/model-a.apr", "models/stories260k/model-b.apr"},
-		{"models/qwen2-k/qwen2-k-q4_k.gguf", "models/qwen2-k/hf", "models/qwen2-k/qwen2-k-q4_k-a.apr", "models/qwen2-k/qwen2-k-q4_k-b.apr"},
+		{ "models/stories260k/model.gguf", "models/stories260k/hf", "models/stories260k/model-a.apr",
+		  "models/stories260k/model-b.apr" },
+		{ "models/qwen2-k/qwen2-k-q4_k.gguf", "models/qwen2-k/hf", "models/qwen2-k/qwen2-k-q4_k-a.apr",
+		  "models/qwen2-k/qwen2-k-q4_k-b.apr" },
 	};
 	size_t n;
 	char *text = read_bytes(shared_path("tokenizers/ggml-vocab-gpt-2.gguf.inp"), &n);
@@ -135,7 +178,8 @@ static void special_tokens_on_request(void **state)
 {
 	(void)state;
 	static const char text[] = "<|im_start|>user\n2+2=<|im_end|>";
-	static const char *const models[] = {"models/qwen2-k/qwen2-k-q4_k.gguf", "models/qwen2-k/hf", "models/qwen2-k/qwen2-k-q4_k-a.apr"};
+	static const char *const models[] = { "models/qwen2-k/qwen2-k-q4_k.gguf", "models/qwen2-k/hf",
+		                              "models/qwen2-k/qwen2-k-q4_k-a.apr" };
 	for (size_t i = 0; i < 3; i++) {
 		struct st_error err = ST_ERROR_INIT;
 		struct model m = open_model(models[i]);
@@ -163,12 +207,18 @@ static void special_tokens_on_request(void **state)
 static void malformed_files(void **state)
 {
 	(void)state;
-	static const struct { const char *file, *says; } cases[] = {
-		{"malformed/gguf/tokens-u8.gguf", "tokenizer"}, {"malformed/gguf/bos-out-of-range.gguf", "tokenizer"},
-		{"malformed/gguf/token-bad-utf8.gguf", "tokenizer"}, {"malformed/gguf/bitnet-gpt2-50k.gguf", "tokenizer"},
-		{"malformed/gguf/bitnet-llama2-32k.gguf", "tokenizer"}, {"malformed/gguf/bitnet-llama3-8b.gguf", "tokenizer"},
-		{"malformed/apr/vocab-not-strings.apr", "tokenizer.vocabulary"}, {"malformed/apr/merges-malformed.apr", "tokenizer.merges"},
-		{"malformed/apr/good.apr", "tokenizer.vocabulary"},
+	static const struct {
+		const char *file, *says;
+	} cases[] = {
+		{ "malformed/gguf/tokens-u8.gguf", "tokenizer" },
+		{ "malformed/gguf/bos-out-of-range.gguf", "tokenizer" },
+		{ "malformed/gguf/token-bad-utf8.gguf", "tokenizer" },
+		{ "malformed/gguf/bitnet-gpt2-50k.gguf", "tokenizer" },
+		{ "malformed/gguf/bitnet-llama2-32k.gguf", "tokenizer" },
+		{ "malformed/gguf/bitnet-llama3-8b.gguf", "tokenizer" },
+		{ "malformed/apr/vocab-not-strings.apr", "tokenizer.vocabulary" },
+		{ "malformed/apr/merges-malformed.apr", "tokenizer.merges" },
+		{ "malformed/apr/good.apr", "tokenizer.vocabulary" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct st_error err = ST_ERROR_INIT;
@@ -197,7 +247,8 @@ static void opening_time(void **state)
 	clock_gettime(CLOCK_MONOTONIC, &a);
 	assert_ok(st_tokenizer_open(m.c, &again, &err), &err);
 	clock_gettime(CLOCK_MONOTONIC, &b);
-	print_message("opened in %.1f ms\n", (double)(b.tv_sec - a.tv_sec) * 1e3 + (double)(b.tv_nsec - a.tv_nsec) * 1e-6);
+	print_message("opened in %.1f ms\n",
+	              (double)(b.tv_sec - a.tv_sec) * 1e3 + (double)(b.tv_nsec - a.tv_nsec) * 1e-6);
 	assert_int_equal(st_tokenizer_vocab_size(again), 151936);
 	st_tokenizer_close(again);
 	close_model(&m);
@@ -206,10 +257,19 @@ static void opening_time(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(llama_spm), cmocka_unit_test(phi3), cmocka_unit_test(gpt2), cmocka_unit_test(falcon),
-		cmocka_unit_test(starcoder), cmocka_unit_test(deepseek_coder), cmocka_unit_test(qwen2_gguf), cmocka_unit_test(qwen2_apr),
-		cmocka_unit_test(same_in_all_containers), cmocka_unit_test(containers_agree), cmocka_unit_test(special_tokens_on_request),
-		cmocka_unit_test(malformed_files), cmocka_unit_test(opening_time),
+		cmocka_unit_test(llama_spm),
+		cmocka_unit_test(phi3),
+		cmocka_unit_test(gpt2),
+		cmocka_unit_test(falcon),
+		cmocka_unit_test(starcoder),
+		cmocka_unit_test(deepseek_coder),
+		cmocka_unit_test(qwen2_gguf),
+		cmocka_unit_test(qwen2_apr),
+		cmocka_unit_test(same_in_all_containers),
+		cmocka_unit_test(containers_agree),
+		cmocka_unit_test(special_tokens_on_request),
+		cmocka_unit_test(malformed_files),
+		cmocka_unit_test(opening_time),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,8 +23,10 @@ static const uint32_t some_tokens[] = { 5, 77, 12, 200, 33, 91, 150 };
 
 static struct st_trace_options options(void)
 {
-	return (struct st_trace_options){ .tokens = some_tokens, .n_tokens = sizeof some_tokens / sizeof *some_tokens,
-	                                  .stage_mask = ALL_STAGES, .threads = 2 };
+	return (struct st_trace_options){ .tokens = some_tokens,
+		                          .n_tokens = sizeof some_tokens / sizeof *some_tokens,
+		                          .stage_mask = ALL_STAGES,
+		                          .threads = 2 };
 }
 
 /* ---- against captures of another engine ---- */
@@ -48,10 +50,17 @@ static void to_half(float *row, size_t n_rot, size_t d)
 static size_t rotary_features(const struct st_config *c, enum st_stage s)
 {
 	switch (s) {
-	case ST_STAGE_QKV_MATMUL: case ST_STAGE_QKV_BIAS: return (size_t)(c->n_heads + c->n_kv_heads) * c->head_dim;
-	case ST_STAGE_Q_POST_NORM: case ST_STAGE_Q_POST_ROPE: return (size_t)c->n_heads * c->head_dim;
-	case ST_STAGE_K_POST_NORM: case ST_STAGE_K_POST_ROPE: return (size_t)c->n_kv_heads * c->head_dim;
-	default: return 0;
+	case ST_STAGE_QKV_MATMUL:
+	case ST_STAGE_QKV_BIAS:
+		return (size_t)(c->n_heads + c->n_kv_heads) * c->head_dim;
+	case ST_STAGE_Q_POST_NORM:
+	case ST_STAGE_Q_POST_ROPE:
+		return (size_t)c->n_heads * c->head_dim;
+	case ST_STAGE_K_POST_NORM:
+	case ST_STAGE_K_POST_ROPE:
+		return (size_t)c->n_kv_heads * c->head_dim;
+	default:
+		return 0;
 	}
 }
 
@@ -76,7 +85,8 @@ static double distance(const char *id, const char *model)
 	bool pairs = strcmp(p->rope_layout, "interleaved") == 0;
 	double worst = 0;
 	for (size_t i = 0; i < st_trace_n_entries(theirs); i++) {
-		const struct st_trace_entry *b = st_trace_entry_at(theirs, i), *a = st_trace_find(ours, b->stage, b->layer, 0);
+		const struct st_trace_entry *b = st_trace_entry_at(theirs, i),
+					    *a = st_trace_find(ours, b->stage, b->layer, 0);
 		if (!a)
 			fail_msg("%s: no %s of ours", id, b->tensor->name);
 		assert_int_equal(a->rows, b->rows);
@@ -166,7 +176,8 @@ static void assert_same_values(const struct st_trace *a, const struct st_trace *
 {
 	assert_int_equal(st_trace_n_entries(a), st_trace_n_entries(b));
 	for (size_t i = 0; i < st_trace_n_entries(a); i++) {
-		const struct st_trace_entry *x = st_trace_entry_at(a, i), *y = st_trace_find(b, x->stage, x->layer, x->step);
+		const struct st_trace_entry *x = st_trace_entry_at(a, i),
+					    *y = st_trace_find(b, x->stage, x->layer, x->step);
 		assert_non_null(y);
 		assert_int_equal(x->cols, y->cols);
 		assert_true(x->rows == y->rows || (x->stage == ST_STAGE_LM_HEAD && y->rows == 1));
@@ -298,7 +309,8 @@ static void steps_equal_a_longer_prompt(void **state)
 			assert_true(row[i] <= row[said[step - 1]]);
 		free(logits);
 		for (size_t i = 0; i < st_trace_n_entries(steps); i++) {
-			const struct st_trace_entry *e = st_trace_entry_at(steps, i), *w = st_trace_find(whole, e->stage, e->layer, 0);
+			const struct st_trace_entry *e = st_trace_entry_at(steps, i),
+						    *w = st_trace_find(whole, e->stage, e->layer, 0);
 			if (e->step != step || e->stage == ST_STAGE_ATTN_SCORES || e->stage == ST_STAGE_ATTN_SOFTMAX)
 				continue;
 			float *x = values(e), *y = values(w);
@@ -339,7 +351,8 @@ static void chosen_stages_and_layers(void **state)
 	(void)state;
 	struct st_model *m = open_model("captures/models/stories260K-f32.gguf");
 	struct st_trace_options o = options();
-	o.stage_mask = (uint64_t)1 << ST_STAGE_FFN_UP | (uint64_t)1 << ST_STAGE_FINAL_NORM | (uint64_t)1 << ST_STAGE_QKV_BIAS;
+	o.stage_mask = (uint64_t)1 << ST_STAGE_FFN_UP | (uint64_t)1 << ST_STAGE_FINAL_NORM
+	             | (uint64_t)1 << ST_STAGE_QKV_BIAS;
 	o.layer_first = 1;
 	o.layer_end = 3;
 	o.bundle = in_folder("some.safetensors");
@@ -347,7 +360,7 @@ static void chosen_stages_and_layers(void **state)
 	o.on_stage = count_stage;
 	lines = stages = 0;
 	run(m, &o);
-	assert_int_equal(lines, 1);  /* the family has no bias */
+	assert_int_equal(lines, 1);   /* the family has no bias */
 	assert_true(stages > 5 * 14); /* statistics are of every stage */
 	struct st_trace *t = open_trace(o.bundle);
 	assert_int_equal(st_trace_n_entries(t), 3);
@@ -358,7 +371,8 @@ static void chosen_stages_and_layers(void **state)
 	st_model_close(m);
 }
 
-static void assert_refused(const struct st_model *m, const struct st_trace_options *o, enum st_status code, const char *part)
+static void assert_refused(const struct st_model *m, const struct st_trace_options *o, enum st_status code,
+                           const char *part)
 {
 	struct st_error err = ST_ERROR_INIT;
 	enum st_status st = st_trace_run(m, o, &err);
@@ -473,16 +487,11 @@ static void whole_or_not_at_all(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(clean_captures_agree),
-		cmocka_unit_test(quantised_captures_stay_near),
-		cmocka_unit_test(provenance_of_a_bundle),
-		cmocka_unit_test(tree_and_bundle_hold_the_same),
-		cmocka_unit_test(runs_are_byte_identical),
-		cmocka_unit_test(steps_equal_a_longer_prompt),
-		cmocka_unit_test(chosen_stages_and_layers),
-		cmocka_unit_test(refusals),
-		cmocka_unit_test(too_much_for_a_tree),
-		cmocka_unit_test(whole_or_not_at_all),
+		cmocka_unit_test(clean_captures_agree),     cmocka_unit_test(quantised_captures_stay_near),
+		cmocka_unit_test(provenance_of_a_bundle),   cmocka_unit_test(tree_and_bundle_hold_the_same),
+		cmocka_unit_test(runs_are_byte_identical),  cmocka_unit_test(steps_equal_a_longer_prompt),
+		cmocka_unit_test(chosen_stages_and_layers), cmocka_unit_test(refusals),
+		cmocka_unit_test(too_much_for_a_tree),      cmocka_unit_test(whole_or_not_at_all),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, make_folder, remove_folder);

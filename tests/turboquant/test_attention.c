@@ -36,19 +36,19 @@ static struct cache make(struct st_tq_params p, unsigned bits, bool signs)
 	return c;
 }
 
-static void drop(struct cache *c)
-{
-	free(c->kc), free(c->vc), free(c->kn), free(c->vn), free(c->q);
-}
+static void drop(struct cache *c) { free(c->kc), free(c->vc), free(c->kn), free(c->vn), free(c->q); }
 
-static void naive_row(const struct cache *c, const struct st_codebook *book, const uint8_t *codes, const float *norms, size_t row, double *y)
+static void naive_row(const struct cache *c, const struct st_codebook *book, const uint8_t *codes, const float *norms,
+                      size_t row, double *y)
 {
 	const uint32_t d = c->p.head_dim;
 	double x[512];
 	for (uint32_t j = 0; j < d; j++) {
-		unsigned code = c->bits == 4 ? (codes[row * c->rb + j / 2] >> (j % 2 ? 4 : 0)) & 15 : codes[row * c->rb + j];
+		unsigned code = c->bits == 4 ? (codes[row * c->rb + j / 2] >> (j % 2 ? 4 : 0)) & 15
+		                             : codes[row * c->rb + j];
 		double level = c->bits == 4 ? (double)(float)levels4[code] : book->level_f32[code];
-		x[j] = d == 512 ? level * norms[row * 2 + j / 256] / c->p.scale_factor_d512 : level * norms[row] / sqrt((double)d);
+		x[j] = d == 512 ? level * norms[row * 2 + j / 256] / c->p.scale_factor_d512
+		                : level * norms[row] / sqrt((double)d);
 	}
 	naive_hadamard(x, y, d);
 	for (uint32_t j = 0; c->signs && j < d; j++)
@@ -115,17 +115,24 @@ static void run(const struct cache *c, enum st_cpu cpu, int threads, bool physic
 	free(q);
 }
 
-static const struct { unsigned bits; bool signs, physical; struct st_tq_params p; } cases[] = {
-	{ 4, false, false, { 4, 4, 128, 100, 128, 0.3, 0, 0, 0, 0, 1 } },       /* one query head per kv head */
-	{ 4, true, false, { 8, 4, 256, 70, 70, 0.2, 1, 0, 0, 13, 1 } },         /* full ring */
-	{ 4, false, false, { 6, 2, 256, 65, 300, 0.2, 2, 64, 0, 270, 1 } },     /* groups of three, wrapped, window */
-	{ 4, true, true, { 4, 2, 256, 200, 300, 0.1, 2, 150, 0, 27, 1 } },      /* physical */
-	{ 4, true, false, { 5, 1, 512, 33, 40, 0.1, 0, 0, 15, 20, 0.7 } },      /* two norms, factor, soft-cap */
-	{ 5, false, false, { 2, 1, 128, 1, 4, 0.2, 0, 0, 0, 3, 1 } },           /* one row */
+static const struct {
+	unsigned bits;
+	bool signs, physical;
+	struct st_tq_params p;
+} cases[] = {
+	{ 4, false, false, { 4, 4, 128, 100, 128, 0.3, 0, 0, 0, 0, 1 } },   /* one query head per kv head */
+	{ 4, true, false, { 8, 4, 256, 70, 70, 0.2, 1, 0, 0, 13, 1 } },     /* full ring */
+	{ 4, false, false, { 6, 2, 256, 65, 300, 0.2, 2, 64, 0, 270, 1 } }, /* groups of three, wrapped, window */
+	{ 4, true, true, { 4, 2, 256, 200, 300, 0.1, 2, 150, 0, 27, 1 } },  /* physical */
+	{ 4, true, false, { 5, 1, 512, 33, 40, 0.1, 0, 0, 15, 20, 0.7 } },  /* two norms, factor, soft-cap */
+	{ 5, false, false, { 2, 1, 128, 1, 4, 0.2, 0, 0, 0, 3, 1 } },       /* one row */
 	{ 5, true, false, { 4, 2, 256, 129, 129, 0.2, 0, 0, 50, 128, 1 } },
 	{ 6, false, false, { 4, 2, 512, 48, 64, 0.1, 2, 17, 0, 60, 2 } },
-	{ 8, true, false, { 3, 3, 256, 80, 90, 0.2, 2, 1000, 2, 0, 1 } },       /* window longer than the sequence, hard cap */
-	{ 8, false, false, { 7, 1, 128, 64, 64, 0.2, 2, 1, 0, 5, 1 } },         /* window of one */
+	{ 8,
+	  true,
+	  false,
+	  { 3, 3, 256, 80, 90, 0.2, 2, 1000, 2, 0, 1 } },               /* window longer than the sequence, hard cap */
+	{ 8, false, false, { 7, 1, 128, 64, 64, 0.2, 2, 1, 0, 5, 1 } }, /* window of one */
 };
 
 static void kernel_and_oracle_match_plain_loops(void **state)
@@ -138,7 +145,8 @@ static void kernel_and_oracle_match_plain_loops(void **state)
 		float *out = malloc(n * 4), *first = malloc(n * 4);
 		naive(&c, cases[i].physical, want);
 		int seen = 0;
-		FOR_LEVELS(cpu) {
+		FOR_LEVELS(cpu)
+		{
 			for (int threads = 1; threads <= 3; threads += 2) {
 				run(&c, cpu, threads, cases[i].physical, out);
 				double e = st_tq_nrmse(out, want, n);
@@ -156,8 +164,13 @@ static void kernel_and_oracle_match_plain_loops(void **state)
 			st_codebook_generate(&book, c.bits);
 			for (unsigned k = 0; k < book.n; k++)
 				levels[k] = book.level_f32[k];
-			const struct st_oracle_decode o = { .bits = c.bits, .levels = levels, .signs = c.signs, .fwht = true,
-				.factor = c.p.head_dim == 512 ? 1 / c.p.scale_factor_d512 : 1 / sqrt((double)c.p.head_dim) };
+			const struct st_oracle_decode o = { .bits = c.bits,
+				                            .levels = levels,
+				                            .signs = c.signs,
+				                            .fwht = true,
+				                            .factor = c.p.head_dim == 512
+				                                            ? 1 / c.p.scale_factor_d512
+				                                            : 1 / sqrt((double)c.p.head_dim) };
 			const struct st_tq_kv kv = { c.kc, c.vc, c.kn, c.vn, NULL, NULL };
 			assert_ok(st_oracle_dequant(&c.p, &o, &kv, c.q, oracle, &err), &err);
 			double diff = 0, total = 0;
@@ -182,7 +195,8 @@ static void splits_merge(void **state)
 	naive(&c, false, want);
 	run(&c, ST_CPU_SCALAR, 1, false, first);
 	assert_true(st_tq_nrmse(first, want, 384) < 3e-6);
-	FOR_LEVELS(cpu) {
+	FOR_LEVELS(cpu)
+	{
 		for (int threads = 1; threads <= 4; threads++) {
 			run(&c, cpu, threads, false, out);
 			assert_memory_equal(out, first, sizeof out);
@@ -226,7 +240,8 @@ static void reads_only_visible_rows(void **state)
 	/* 4-bit d 256 rows of 128 bytes: 64 rows end exactly at the guard page. */
 	struct cache c = make((struct st_tq_params){ 2, 1, 256, 64, 4096, 0.2, 0, 0, 0, 0, 1 }, 4, false), t = c;
 	size_t len = c.rows * c.rb;
-	uint8_t *k = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *v = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *k = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+		*v = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	assert_true(k != MAP_FAILED && v != MAP_FAILED);
 	memcpy(k, c.kc, len);
 	memcpy(v, c.vc, len);
@@ -237,7 +252,8 @@ static void reads_only_visible_rows(void **state)
 	assert_int_equal(mprotect(v + 64 * c.rb, len - 64 * c.rb, PROT_NONE), 0);
 	t.kc = k;
 	t.vc = v;
-	FOR_LEVELS(cpu) {
+	FOR_LEVELS(cpu)
+	{
 		run(&t, cpu, 1, false, b);
 		assert_memory_equal(a, b, sizeof a);
 	}
@@ -274,7 +290,8 @@ static void dense_kernel(void **state)
 	}
 	const struct st_tq_kv kv = { .k_dense = k, .v_dense = v };
 	int seen = 0;
-	FOR_LEVELS(cpu) {
+	FOR_LEVELS(cpu)
+	{
 		const struct st_tq_exec e = { cpu, 2, false, ST_TQ_CHRONOLOGICAL };
 		assert_ok(st_tq_attention(&e, NULL, &p, &kv, q, out, &err), &err);
 		assert_true(st_tq_nrmse(out, want, 6 * 256) < 2e-6);
@@ -289,13 +306,15 @@ static void dense_kernel(void **state)
 static void extreme_scores(void **state)
 {
 	(void)state;
-	FOR_LEVELS(cpu) {
+	FOR_LEVELS(cpu)
+	{
 		struct cache c = make((struct st_tq_params){ 2, 1, 128, 40, 40, 500, 0, 0, 0, 0, 1 }, 4, false);
 		double want[256];
 		float out[256];
 		naive(&c, false, want);
 		run(&c, cpu, 1, false, out);
-		assert_true(st_tq_nrmse(out, want, 256) < 1e-3); /* scores of some 1e4: f32 has 1e-3 of one unit there */
+		assert_true(st_tq_nrmse(out, want, 256)
+		            < 1e-3); /* scores of some 1e4: f32 has 1e-3 of one unit there */
 		c.p.scale = 0;
 		naive(&c, false, want);
 		run(&c, cpu, 1, false, out);
@@ -317,11 +336,14 @@ static void visible_rows(void **state)
 			for (uint32_t start = 0; start < cap; start++) {
 				for (uint32_t window = 0; window <= cap + 1; window++) {
 					for (int vis = 0; vis < 2; vis++) {
-						const struct st_tq_params p = { 1, 1, 128, len, cap, 1, window ? 2 : 0, window, 0, start, 1 };
+						const struct st_tq_params p = {
+							1, 1, 128, len, cap, 1, window ? 2 : 0, window, 0, start, 1
+						};
 						struct st_tq_rows rows;
 						bool want[16] = { 0 }, got[16] = { 0 };
 						uint32_t n = 0, expected = 0;
-						st_tq_visible_rows(&p, vis ? ST_TQ_PHYSICAL : ST_TQ_CHRONOLOGICAL, &rows);
+						st_tq_visible_rows(&p, vis ? ST_TQ_PHYSICAL : ST_TQ_CHRONOLOGICAL,
+						                   &rows);
 						for (uint32_t i = 0; i < len; i++) {
 							uint32_t row = (start + i) % cap;
 							if (window && i + window < len)
@@ -358,8 +380,11 @@ static void parameters_are_checked_by_name(void **state)
 	struct st_error err = ST_ERROR_INIT;
 	assert_ok(st_tq_params_check(&good, &err), &err);
 	struct st_tq_params bad[16];
-	static const char *const where[] = { "ring_start", "kv_seq_len", "kv_seq_len", "num_heads", "scale", "scale", "softcap", "softcap", "mask_type",
-		"sliding_window", "head_dim", "num_kv_heads", "kv_capacity", "scale_factor_d512", "num_heads", "scale" };
+	static const char *const where[] = {
+		"ring_start",  "kv_seq_len",        "kv_seq_len", "num_heads",      "scale",    "scale",
+		"softcap",     "softcap",           "mask_type",  "sliding_window", "head_dim", "num_kv_heads",
+		"kv_capacity", "scale_factor_d512", "num_heads",  "scale"
+	};
 	for (int i = 0; i < 16; i++)
 		bad[i] = good;
 	bad[0].ring_start = 16;

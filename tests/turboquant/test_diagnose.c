@@ -1,6 +1,6 @@
 /*
- * diagnosis: every known mistake planted in a naive engine, each to be named and confirmed; and sound engines, which must
- * stay clean.
+ * diagnosis: every known mistake planted in a naive engine, each to be named and confirmed; and sound engines, which
+ * must stay clean.
  */
 #include "tq_test.h"
 #include "folder.h"
@@ -17,7 +17,9 @@ static const char *capture(const char *kind, bool signs)
 	if (access(in_folder(name), F_OK) != 0) {
 		struct st_error err = ST_ERROR_INIT;
 		struct st_replay_report rep;
-		const struct st_replay_options o = { .mode = ST_REPLAY_MAKE, .make = kind, .signs = signs, .out = in_folder(name) };
+		const struct st_replay_options o = {
+			.mode = ST_REPLAY_MAKE, .make = kind, .signs = signs, .out = in_folder(name)
+		};
 		assert_ok(st_replay_run(&o, &rep, &err), &err);
 		st_replay_report_release(&rep);
 	}
@@ -28,19 +30,21 @@ static const char *capture(const char *kind, bool signs)
 /* ---- a plain engine in f32, and its mistakes ---- */
 
 struct engine {
-	bool flip_q_signs, flip_out_signs, no_fwht_q, no_fwht_out, swap_nibbles, swap_kv, physical, window_by_row, no_window, no_cap;
+	bool flip_q_signs, flip_out_signs, no_fwht_q, no_fwht_out, swap_nibbles, swap_kv, physical, window_by_row,
+		no_window, no_cap;
 	bool q_f16, q_bf16;
-	int norm_block;      /* 1: exchanged, 2: first, 3: second */
-	double factor;       /* times the right one; 0 = 1 */
+	int norm_block;                           /* 1: exchanged, 2: first, 3: second */
+	double factor;                            /* times the right one; 0 = 1 */
 	int ring_delta, extra, window_delta, map; /* map 1: h mod G, 2: reversed, 3: first */
-	int zero_row, copy_row; /* chronological position + 1; copy of the one before */
-	int stale_row, stale_from, stale_head; /* position + 1; physical row + 1 of what it holds, 0 = of another sequence; head + 1, 0 = all */
-	double scale;        /* times the right one; 0 = 1 */
-	double cap;          /* soft-cap; 0 = the right one */
-	double k_gain, v_gain; /* of the keys, values; 0 = 1 */
-	int gain_head;       /* head + 1, 0 = all */
-	double head_gain[2]; /* of the whole output of query heads 0 and 1; 0 = 1 */
-	double offset;       /* added to coordinate 7 of both */
+	int zero_row, copy_row;                   /* chronological position + 1; copy of the one before */
+	int stale_row, stale_from, stale_head;    /* position + 1; physical row + 1 of what it holds, 0 = of another
+	                                             sequence; head + 1, 0 = all */
+	double scale;                             /* times the right one; 0 = 1 */
+	double cap;                               /* soft-cap; 0 = the right one */
+	double k_gain, v_gain;                    /* of the keys, values; 0 = 1 */
+	int gain_head;                            /* head + 1, 0 = all */
+	double head_gain[2];                      /* of the whole output of query heads 0 and 1; 0 = 1 */
+	double offset;                            /* added to coordinate 7 of both */
 	double noise;
 	int out_bits, kv_bits; /* bits of significand that the output, or decoded rows, keep; 0 = all */
 };
@@ -72,8 +76,13 @@ static void engine_row(const struct st_capture *c, const struct engine *m, bool 
 	const float *norms = (v ? c->kv.v_norms : c->kv.k_norms) + row * nb;
 	for (uint32_t j = 0; j < d; j++) {
 		int high = (j & 1) ^ m->swap_nibbles, code = high ? codes[j / 2] >> 4 : codes[j / 2] & 15;
-		uint32_t b = nb == 1 ? 0 : m->norm_block == 1 ? 1 - j / 256 : m->norm_block == 2 ? 0 : m->norm_block == 3 ? 1 : j / 256;
-		double f = (d == 512 ? 1 / c->p.scale_factor_d512 : 1 / sqrt((double)d)) * (m->factor > 0 ? m->factor : 1);
+		uint32_t b = nb == 1            ? 0
+		           : m->norm_block == 1 ? 1 - j / 256
+		           : m->norm_block == 2 ? 0
+		           : m->norm_block == 3 ? 1
+		                                : j / 256;
+		double f = (d == 512 ? 1 / c->p.scale_factor_d512 : 1 / sqrt((double)d))
+		         * (m->factor > 0 ? m->factor : 1);
 		y[j] = (float)levels4[code] * (norms[b] * (float)f);
 		y[j] = m->kv_bits ? keep_bits(y[j], m->kv_bits) : y[j];
 	}
@@ -176,7 +185,8 @@ static void engine_run(const struct st_capture *c, const struct engine *m, float
 }
 
 /* Run the engine, have its output explained; the report's JSON. */
-static json_t *explain(const char *manifest, const struct engine *m, const struct st_replay_options *extra, int *exit_status)
+static json_t *explain(const char *manifest, const struct engine *m, const struct st_replay_options *extra,
+                       int *exit_status)
 {
 	struct st_error err = ST_ERROR_INIT;
 	struct st_capture c;
@@ -233,12 +243,30 @@ static const struct plant {
 	const char *code, *parameter;
 	double value;
 } plants[] = {
-	{ "signs missing on query and output", "linear", true, { .flip_q_signs = true, .flip_out_signs = true }, "cache.quantiser", NULL, 0 },
-	{ "signs on query and output alone", "linear", false, { .flip_q_signs = true, .flip_out_signs = true }, "cache.quantiser", NULL, 0 },
+	{ "signs missing on query and output",
+	  "linear",
+	  true,
+	  { .flip_q_signs = true, .flip_out_signs = true },
+	  "cache.quantiser",
+	  NULL,
+	  0 },
+	{ "signs on query and output alone",
+	  "linear",
+	  false,
+	  { .flip_q_signs = true, .flip_out_signs = true },
+	  "cache.quantiser",
+	  NULL,
+	  0 },
 	{ "signs not undone", "linear", true, { .flip_out_signs = true }, "cache.quantiser", NULL, 0 },
 	{ "query not transformed", "linear", true, { .no_fwht_q = true }, "cache.quantiser", NULL, 0 },
 	{ "output not transformed", "linear", false, { .no_fwht_out = true }, "cache.quantiser", NULL, 0 },
-	{ "neither transformed", "d128", false, { .no_fwht_q = true, .no_fwht_out = true }, "cache.quantiser", NULL, 0 },
+	{ "neither transformed",
+	  "d128",
+	  false,
+	  { .no_fwht_q = true, .no_fwht_out = true },
+	  "cache.quantiser",
+	  NULL,
+	  0 },
 	{ "nibbles swapped", "linear", true, { .swap_nibbles = true }, "cache.quantiser", NULL, 0 },
 	{ "norms exchanged", "d512", true, { .norm_block = 1 }, "cache.quantiser", NULL, 0 },
 	{ "first norm for both", "d512", false, { .norm_block = 2 }, "cache.quantiser", NULL, 0 },
@@ -246,7 +274,13 @@ static const struct plant {
 	{ "scale factor 16", "d512", false, { .factor = 1.0 / 16 }, "cache.quantiser", "scale_factor_d512", 16 },
 	{ "odd scale factor", "d512", true, { .factor = 1 / 1.37 }, "cache.quantiser", "scale_factor_d512", 1.37 },
 	{ "sqrt(d) forgotten", "linear", false, { .factor = 16 }, "cache.quantiser", "factor", 1 },
-	{ "ring start at the write position", "partial", true, { .ring_delta = -1 }, "cache.ring_start", "ring_start", 26 },
+	{ "ring start at the write position",
+	  "partial",
+	  true,
+	  { .ring_delta = -1 },
+	  "cache.ring_start",
+	  "ring_start",
+	  26 },
 	{ "ring start one late, full ring", "ring", false, { .ring_delta = 1 }, "cache.ring_start", "ring_start", 28 },
 	{ "ring start 0", "partial", false, { .ring_delta = -27 }, "cache.ring_start", "ring_start", 0 },
 	{ "physical rows", "partial", false, { .physical = true }, "cache.position", NULL, 0 },
@@ -269,19 +303,68 @@ static const struct plant {
 	{ "a soft-cap that nobody lists", "d512", false, { .cap = 4.5 }, "attn.softcap", "softcap", 4.5 },
 	{ "a scale that is hardly off", "partial", true, { .scale = 1.002 }, "attn.scale", "scale", 1.002 * 0.0625 },
 	{ "values too large", "linear", false, { .v_gain = 1.002 }, "cache.quantiser", "v_gain", 1.002 },
-	{ "values of one head too large", "linear", false, { .v_gain = 1.002, .gain_head = 1 }, "cache.quantiser", "v_gain", 1.002 },
-	{ "values of one head too small", "partial", true, { .v_gain = 0.75, .gain_head = 8 }, "cache.quantiser", "v_gain", 0.75 },
-	{ "values of one head, no group", "d128", true, { .v_gain = 1.01, .gain_head = 2 }, "cache.quantiser", "v_gain", 1.01 },
-	{ "keys of one head too large", "partial", false, { .k_gain = 1.01, .gain_head = 3 }, "cache.quantiser", "k_gain", 1.01 },
-	{ "a head's norms", "linear", true, { .k_gain = 1.1, .v_gain = 1.1, .gain_head = 4 }, "cache.quantiser", "factor", 1.1 / 16 },
-	{ "the same, d 512", "d512", false, { .k_gain = 2, .v_gain = 2, .gain_head = 2 }, "cache.quantiser", "scale_factor_d512", 0.5 },
-	{ "values of a head, f16", "linear", false, { .v_gain = 1.01, .gain_head = 1, .q_f16 = true }, "cache.quantiser", "v_gain", 1.01 },
-	{ "ring start and f16", "partial", false, { .ring_delta = -1, .q_f16 = true }, "cache.ring_start", "ring_start", 26 },
+	{ "values of one head too large",
+	  "linear",
+	  false,
+	  { .v_gain = 1.002, .gain_head = 1 },
+	  "cache.quantiser",
+	  "v_gain",
+	  1.002 },
+	{ "values of one head too small",
+	  "partial",
+	  true,
+	  { .v_gain = 0.75, .gain_head = 8 },
+	  "cache.quantiser",
+	  "v_gain",
+	  0.75 },
+	{ "values of one head, no group",
+	  "d128",
+	  true,
+	  { .v_gain = 1.01, .gain_head = 2 },
+	  "cache.quantiser",
+	  "v_gain",
+	  1.01 },
+	{ "keys of one head too large",
+	  "partial",
+	  false,
+	  { .k_gain = 1.01, .gain_head = 3 },
+	  "cache.quantiser",
+	  "k_gain",
+	  1.01 },
+	{ "a head's norms",
+	  "linear",
+	  true,
+	  { .k_gain = 1.1, .v_gain = 1.1, .gain_head = 4 },
+	  "cache.quantiser",
+	  "factor",
+	  1.1 / 16 },
+	{ "the same, d 512",
+	  "d512",
+	  false,
+	  { .k_gain = 2, .v_gain = 2, .gain_head = 2 },
+	  "cache.quantiser",
+	  "scale_factor_d512",
+	  0.5 },
+	{ "values of a head, f16",
+	  "linear",
+	  false,
+	  { .v_gain = 1.01, .gain_head = 1, .q_f16 = true },
+	  "cache.quantiser",
+	  "v_gain",
+	  1.01 },
+	{ "ring start and f16",
+	  "partial",
+	  false,
+	  { .ring_delta = -1, .q_f16 = true },
+	  "cache.ring_start",
+	  "ring_start",
+	  26 },
 };
 
 static int64_t parameter(const json_t *j, const char *name)
 {
-	const json_t *x = json_object_get(json_object_get(json_object_get(json_object_get(j, "diagnosis"), "cause"), "parameters"), name);
+	const json_t *x = json_object_get(
+		json_object_get(json_object_get(json_object_get(j, "diagnosis"), "cause"), "parameters"), name);
 	return json_is_number(x) ? (int64_t)json_number_value(x) : -1;
 }
 
@@ -294,21 +377,27 @@ static void planted_faults_are_named(void **state)
 		const json_t *cause = json_object_get(json_object_get(j, "diagnosis"), "cause");
 		const char *code = at(j, "diagnosis", "cause", "code");
 		if (strcmp(code, plants[i].code) || strcmp(at(j, "diagnosis", "cause", "confidence"), "confirmed"))
-			fail_msg("%s: %s (%s), %s", plants[i].what, code, at(j, "diagnosis", "cause", "confidence"), at(j, "diagnosis", "cause", "text"));
+			fail_msg("%s: %s (%s), %s", plants[i].what, code, at(j, "diagnosis", "cause", "confidence"),
+			         at(j, "diagnosis", "cause", "text"));
 		assert_string_equal(at(j, "diagnosis", "verdict", NULL), "fault");
 		assert_int_equal(status, 2);
 		/* Confirmed means applied: the residual fell to the floor. */
-		assert_true(json_real_value(json_object_get(cause, "residual_after")) <= json_real_value(json_object_get(cause, "floor")));
-		assert_true(json_real_value(json_object_get(cause, "residual_before")) > 10 * json_real_value(json_object_get(cause, "floor")));
+		assert_true(json_real_value(json_object_get(cause, "residual_after"))
+		            <= json_real_value(json_object_get(cause, "floor")));
+		assert_true(json_real_value(json_object_get(cause, "residual_before"))
+		            > 10 * json_real_value(json_object_get(cause, "floor")));
 		if (plants[i].parameter) {
-			double value = json_number_value(json_object_get(json_object_get(cause, "parameters"), plants[i].parameter));
+			double value = json_number_value(
+				json_object_get(json_object_get(cause, "parameters"), plants[i].parameter));
 			if (fabs(value - plants[i].value) > 1e-4 * fabs(plants[i].value))
 				fail_msg("%s: %s = %g", plants[i].what, plants[i].parameter, value);
 		}
 		if (plants[i].m.gain_head)
 			assert_int_equal(parameter(j, "kv_head"), plants[i].m.gain_head - 1);
 		if (plants[i].m.q_f16)
-			assert_string_equal(json_string_value(json_object_get(json_object_get(cause, "parameters"), "q_dtype")), "f16");
+			assert_string_equal(
+				json_string_value(json_object_get(json_object_get(cause, "parameters"), "q_dtype")),
+				"f16");
 		/* The dump itself is sound in all of these. */
 		assert_string_equal(at(j, "cache", "verdict", NULL), "ok");
 		json_decref(j);
@@ -333,30 +422,43 @@ static void physical_window_of_a_partial_ring(void **state)
 {
 	(void)state;
 	int status;
-	json_t *j = explain(with_window(capture("partial", true), 240), &(struct engine){ .physical = true, .window_by_row = true }, NULL, &status);
+	json_t *j = explain(with_window(capture("partial", true), 240),
+	                    &(struct engine){ .physical = true, .window_by_row = true }, NULL, &status);
 	assert_string_equal(at(j, "diagnosis", "cause", "code"), "attn.window");
 	assert_string_equal(at(j, "diagnosis", "cause", "confidence"), "confirmed");
 	assert_int_equal(status, 2);
 	json_decref(j);
 }
 
-/* A stale row inside the engine, with a sound dump: its position is found, and what it holds where the capture has it. */
+/* A stale row inside the engine, with a sound dump: its position is found, and what it holds where the capture has it.
+ */
 static void stale_rows_are_found(void **state)
 {
 	(void)state;
-	static const struct { const char *what, *kind; struct engine m; int64_t position, holds, head; } cases[] = {
+	static const struct {
+		const char *what, *kind;
+		struct engine m;
+		int64_t position, holds, head;
+	} cases[] = {
 		{ "another position's content", "linear", { .stale_row = 41, .stale_from = 151 }, 40, 150, -1 },
 		{ "a row outside the sequence", "partial", { .stale_row = 201, .stale_from = 501 }, 200, 500, -1 },
 		{ "one head only", "ring", { .stale_row = 1001, .stale_from = 78, .stale_head = 4 }, 1000, 77, 3 },
 		{ "another sequence", "linear", { .stale_row = 200 }, 199, -1, -1 },
 		{ "another sequence, d 512", "d512", { .stale_row = 61 }, 60, -1, -1 },
-		{ "another sequence, one head, f16 query", "partial", { .stale_row = 31, .stale_head = 6, .q_f16 = true }, 30, -1, 5 },
+		{ "another sequence, one head, f16 query",
+		  "partial",
+		  { .stale_row = 31, .stale_head = 6, .q_f16 = true },
+		  30,
+		  -1,
+		  5 },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		int status;
 		json_t *j = explain(capture(cases[i].kind, i % 2), &cases[i].m, NULL, &status);
-		if (strcmp(at(j, "diagnosis", "cause", "code"), "cache.slot") || strcmp(at(j, "diagnosis", "cause", "confidence"), "confirmed"))
-			fail_msg("%s: %s (%s)", cases[i].what, at(j, "diagnosis", "cause", "code"), at(j, "diagnosis", "cause", "confidence"));
+		if (strcmp(at(j, "diagnosis", "cause", "code"), "cache.slot")
+		    || strcmp(at(j, "diagnosis", "cause", "confidence"), "confirmed"))
+			fail_msg("%s: %s (%s)", cases[i].what, at(j, "diagnosis", "cause", "code"),
+			         at(j, "diagnosis", "cause", "confidence"));
 		assert_int_equal(parameter(j, "position"), cases[i].position);
 		assert_int_equal(parameter(j, "holds_row"), cases[i].holds);
 		assert_int_equal(parameter(j, "kv_head"), cases[i].head);
@@ -371,7 +473,8 @@ static void stale_rows_are_found(void **state)
 	json_decref(j);
 }
 
-/* Content from elsewhere in wider codes: those of one row of head 1 in another order, run by the kernel; explained by the sound capture. */
+/* Content from elsewhere in wider codes: those of one row of head 1 in another order, run by the kernel; explained by
+ * the sound capture. */
 static void stale_rows_of_wider_codes(void **state)
 {
 	(void)state;
@@ -387,8 +490,12 @@ static void stale_rows_of_wider_codes(void **state)
 		struct st_replay_options o = { .mode = ST_REPLAY_MAKE, .make = "d512", .bits = bits, .out = dir };
 		assert_ok(st_replay_run(&o, &rep, &err), &err);
 		st_replay_report_release(&rep);
-		o = (struct st_replay_options){ .mode = ST_REPLAY_SINGLESTEP, .manifest = manifest, .out = dir, .variation = 'A',
-			.signs = -1, .oracles = ST_ORACLE_DEQUANT };
+		o = (struct st_replay_options){ .mode = ST_REPLAY_SINGLESTEP,
+			                        .manifest = manifest,
+			                        .out = dir,
+			                        .variation = 'A',
+			                        .signs = -1,
+			                        .oracles = ST_ORACLE_DEQUANT };
 		for (int back = 0; back < 2; back++) {
 			for (int i = 0; i < 2; i++) {
 				size_t n;
@@ -416,19 +523,22 @@ static void stale_rows_of_wider_codes(void **state)
 	}
 }
 
-/* With free content one row or another would reproduce each of these down to the floor; but it would be content that no row can hold, or
- * less simple than a factor. Query heads 0 and 1 share a key/value head. */
+/* With free content one row or another would reproduce each of these down to the floor; but it would be content that no
+ * row can hold, or less simple than a factor. Query heads 0 and 1 share a key/value head. */
 static void no_row_is_made_up(void **state)
 {
 	(void)state;
 	static const struct engine cases[] = {
-		{ .head_gain = { 1.002, 1.001 } }, { .head_gain = { 1e-20, 1e-20 } }, { .offset = 0.1 },
+		{ .head_gain = { 1.002, 1.001 } },
+		{ .head_gain = { 1e-20, 1e-20 } },
+		{ .offset = 0.1 },
 		{ .head_gain = { 1.002, 1.001 }, .q_f16 = true },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		int status;
 		json_t *j = explain(capture("linear", i % 2), cases + i, NULL, &status);
-		if (!strcmp(at(j, "diagnosis", "cause", "code"), "cache.slot") && !strcmp(at(j, "diagnosis", "cause", "confidence"), "confirmed"))
+		if (!strcmp(at(j, "diagnosis", "cause", "code"), "cache.slot")
+		    && !strcmp(at(j, "diagnosis", "cause", "confidence"), "confirmed"))
 			fail_msg("case %zu: %s", i, at(j, "diagnosis", "cause", "text"));
 		assert_int_equal(status, 2);
 		json_decref(j);
@@ -445,8 +555,11 @@ static void low_precision_is_noise(void **state)
 	assert_string_equal(at(j, "diagnosis", "verdict", NULL), "noise");
 	assert_int_equal(status, 0);
 	/* A kernel that decodes into 16 bits; and the same with such a query. */
-	static const struct engine coarse[] = { { .kv_bits = 11 }, { .kv_bits = 8 }, { .kv_bits = 11, .q_f16 = true }, { .q_bf16 = true },
-		{ .kv_bits = 8, .q_bf16 = true } };
+	static const struct engine coarse[] = { { .kv_bits = 11 },
+		                                { .kv_bits = 8 },
+		                                { .kv_bits = 11, .q_f16 = true },
+		                                { .q_bf16 = true },
+		                                { .kv_bits = 8, .q_bf16 = true } };
 	for (size_t i = 0; i < sizeof coarse / sizeof *coarse; i++) {
 		json_decref(j);
 		j = explain(capture("partial", i % 2), coarse + i, NULL, &status);
@@ -457,7 +570,8 @@ static void low_precision_is_noise(void **state)
 	}
 	json_decref(j);
 	/* Declared, it is no deviation at all. */
-	j = explain(capture("linear", true), &(struct engine){ .q_f16 = true }, &(struct st_replay_options){ .signs = -1, .q_f16 = true }, &status);
+	j = explain(capture("linear", true), &(struct engine){ .q_f16 = true },
+	            &(struct st_replay_options){ .signs = -1, .q_f16 = true }, &status);
 	assert_string_equal(at(j, "diagnosis", "verdict", NULL), "match");
 	json_decref(j);
 }
@@ -467,7 +581,8 @@ static void low_precision_hides_nothing(void **state)
 {
 	(void)state;
 	int status;
-	json_t *j = explain(capture("linear", false), &(struct engine){ .q_bf16 = true, .v_gain = 1.0005, .gain_head = 1 }, NULL, &status);
+	json_t *j = explain(capture("linear", false),
+	                    &(struct engine){ .q_bf16 = true, .v_gain = 1.0005, .gain_head = 1 }, NULL, &status);
 	assert_string_equal(at(j, "diagnosis", "cause", "code"), "numeric.low_precision");
 	assert_string_equal(at(j, "diagnosis", "cause", "confidence"), "likely");
 	assert_string_equal(at(j, "diagnosis", "verdict", NULL), "undecided");
@@ -479,8 +594,15 @@ static void low_precision_hides_nothing(void **state)
 static void zeros_match_zeros_alone(void **state)
 {
 	(void)state;
-	static const struct { float size; const char *verdict; int status; } cases[] = {
-		{ 0, "match", 0 }, { 1, "fault", 2 }, { 1e6f, "fault", 2 }, { 1e-6f, "fault", 2 },
+	static const struct {
+		float size;
+		const char *verdict;
+		int status;
+	} cases[] = {
+		{ 0, "match", 0 },
+		{ 1, "fault", 2 },
+		{ 1e6f, "fault", 2 },
+		{ 1e-6f, "fault", 2 },
 	};
 	static float zero[8 * 256], out[16 * 256];
 	capture("linear", false);
@@ -497,8 +619,11 @@ static void zeros_match_zeros_alone(void **state)
 		for (size_t k = 0; k < 16 * 256; k++)
 			out[k] = cases[i].size * rnd_normal();
 		write_bytes(in_folder("zeros.f32"), out, sizeof out);
-		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = in_folder("linear-0/zero.json"),
-			.against = in_folder("zeros.f32"), .variation = 'A', .signs = -1 };
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP,
+			                             .manifest = in_folder("linear-0/zero.json"),
+			                             .against = in_folder("zeros.f32"),
+			                             .variation = 'A',
+			                             .signs = -1 };
 		assert_ok(st_replay_run(&o, &rep, &err), &err);
 		json_t *j = json_loads(rep.json, 0, NULL);
 		assert_string_equal(at(j, "diagnosis", "verdict", NULL), cases[i].verdict);
@@ -522,11 +647,13 @@ static void outputs_in_16_bits(void **state)
 		assert_string_equal(at(j, "diagnosis", "output_dtype", NULL), i ? "bf16" : "f16");
 		assert_int_equal(status, 0);
 		json_decref(j);
-		j = explain(capture("ring", i), &(struct engine){ .out_bits = bits[i], .ring_delta = -1 }, NULL, &status);
+		j = explain(capture("ring", i), &(struct engine){ .out_bits = bits[i], .ring_delta = -1 }, NULL,
+		            &status);
 		assert_string_equal(at(j, "diagnosis", "cause", "code"), "cache.ring_start");
 		assert_string_equal(at(j, "diagnosis", "cause", "confidence"), "confirmed");
 		json_decref(j);
-		j = explain(capture("linear", i), &(struct engine){ .out_bits = bits[i], .stale_row = 150, .stale_from = 12 }, NULL, &status);
+		j = explain(capture("linear", i),
+		            &(struct engine){ .out_bits = bits[i], .stale_row = 150, .stale_from = 12 }, NULL, &status);
 		assert_string_equal(at(j, "diagnosis", "cause", "code"), "cache.slot");
 		assert_string_equal(at(j, "diagnosis", "cause", "confidence"), "confirmed");
 		assert_int_equal(parameter(j, "position"), 149);
@@ -563,7 +690,11 @@ static void nan_is_named(void **state)
 	x[6] = INFINITY;
 	write_bytes(in_folder("nan.f32"), x, 16 * 256 * 4);
 	free(x);
-	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = capture("linear", false), .against = in_folder("nan.f32"), .variation = 'A', .signs = -1 };
+	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP,
+		                             .manifest = capture("linear", false),
+		                             .against = in_folder("nan.f32"),
+		                             .variation = 'A',
+		                             .signs = -1 };
 	assert_ok(st_replay_run(&o, &rep, &err), &err);
 	json_t *j = json_loads(rep.json, 0, NULL);
 	assert_string_equal(at(j, "diagnosis", "cause", "code"), "numeric.nan");

@@ -1,6 +1,6 @@
 /*
- * the check of the packed rows: what a wrong writer leaves in a dump is named, and what a sound one leaves is not, whatever
- * the values are.
+ * the check of the packed rows: what a wrong writer leaves in a dump is named, and what a sound one leaves is not,
+ * whatever the values are.
  */
 #include "tq_test.h"
 #include "folder.h"
@@ -26,9 +26,12 @@ static json_t *cache_causes(const char *name, const char *file, void (*change)(u
 		free(p);
 	}
 	snprintf(path, sizeof path, "%s/manifest.json", dir);
-	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = path, .variation = 'A', .signs = signs };
+	const struct st_replay_options o = {
+		.mode = ST_REPLAY_SINGLESTEP, .manifest = path, .variation = 'A', .signs = signs
+	};
 	assert_ok(st_replay_run(&o, &rep, &err), &err);
-	json_t *j = json_loads(rep.json, 0, NULL), *causes = json_incref(json_object_get(json_object_get(j, "cache"), "causes"));
+	json_t *j = json_loads(rep.json, 0, NULL),
+	       *causes = json_incref(json_object_get(json_object_get(j, "cache"), "causes"));
 	assert_int_equal(rep.exit_status, 2);
 	st_replay_report_release(&rep);
 	json_decref(j);
@@ -71,8 +74,14 @@ static void halve_norms(uint8_t *p, size_t n)
 	}
 }
 
-static const char *code_of(const json_t *causes, size_t i) { return json_string_value(json_object_get(json_array_get(causes, i), "code")); }
-static json_t *par(const json_t *causes, size_t i, const char *key) { return json_object_get(json_object_get(json_array_get(causes, i), "parameters"), key); }
+static const char *code_of(const json_t *causes, size_t i)
+{
+	return json_string_value(json_object_get(json_array_get(causes, i), "code"));
+}
+static json_t *par(const json_t *causes, size_t i, const char *key)
+{
+	return json_object_get(json_object_get(json_array_get(causes, i), "parameters"), key);
+}
 
 static void faulty_dumps_are_named(void **state)
 {
@@ -133,9 +142,10 @@ static void put(const char *dir, const char *file, const void *p, size_t n)
 	write_bytes(path, p, n);
 }
 
-/* A "linear" capture of `bits` whose keys are `gain` times as far apart around a common vector: `offset` in every coordinate.
- * The writer is sound. stale: head 2, position 90 of the keys holds what belongs to position 91. */
-static json_t *offset_capture(const char *name, unsigned bits, bool signs, float offset, float gain, bool stale, int *status)
+/* A "linear" capture of `bits` whose keys are `gain` times as far apart around a common vector: `offset` in every
+ * coordinate. The writer is sound. stale: head 2, position 90 of the keys holds what belongs to position 91. */
+static json_t *offset_capture(const char *name, unsigned bits, bool signs, float offset, float gain, bool stale,
+                              int *status)
 {
 	struct st_error err = ST_ERROR_INIT;
 	struct st_replay_report rep;
@@ -143,7 +153,9 @@ static json_t *offset_capture(const char *name, unsigned bits, bool signs, float
 	char dir[256], path[300];
 	size_t n, n_codes, n_norms;
 	snprintf(dir, sizeof dir, "%s/%s", folder, name);
-	const struct st_replay_options make = { .mode = ST_REPLAY_MAKE, .make = "linear", .bits = bits, .signs = signs, .out = dir };
+	const struct st_replay_options make = {
+		.mode = ST_REPLAY_MAKE, .make = "linear", .bits = bits, .signs = signs, .out = dir
+	};
 	assert_ok(st_replay_run(&make, &rep, &err), &err);
 	st_replay_report_release(&rep);
 	float *k = floats(dir, "k_pre_quant.f32", &n), *norms = floats(dir, "k_norms.f32", &n_norms);
@@ -164,7 +176,11 @@ static json_t *offset_capture(const char *name, unsigned bits, bool signs, float
 	put(dir, "k_packed.u8", codes, n_codes);
 	free(k), free(norms), free(codes);
 	snprintf(path, sizeof path, "%s/manifest.json", dir);
-	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = path, .variation = 'A', .signs = -1, .oracles = ST_ORACLE_DEQUANT };
+	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP,
+		                             .manifest = path,
+		                             .variation = 'A',
+		                             .signs = -1,
+		                             .oracles = ST_ORACLE_DEQUANT };
 	assert_ok(st_replay_run(&o, &rep, &err), &err);
 	json_t *j = json_loads(rep.json, 0, NULL), *cache = json_incref(json_object_get(j, "cache"));
 	*status = rep.exit_status;
@@ -173,13 +189,18 @@ static json_t *offset_capture(const char *name, unsigned bits, bool signs, float
 	return cache;
 }
 
-/* The quantiser's error is the row's own: a tail beyond the outermost level of a fine codebook, or a common offset that the
- * transform gathers in one coordinate, is no stale row - and a stale row among them still is. */
+/* The quantiser's error is the row's own: a tail beyond the outermost level of a fine codebook, or a common offset that
+ * the transform gathers in one coordinate, is no stale row - and a stale row among them still is. */
 static void rows_are_judged_by_their_own_floor(void **state)
 {
 	(void)state;
-	static const struct { const char *name; unsigned bits; bool signs; float offset, gain; } cases[] = {
-		{ "own-6", 6, true, 0, 1 },          /* five standard deviations in 400,000 draws */
+	static const struct {
+		const char *name;
+		unsigned bits;
+		bool signs;
+		float offset, gain;
+	} cases[] = {
+		{ "own-6", 6, true, 0, 1 },            /* five standard deviations in 400,000 draws */
 		{ "own-4-offset", 4, false, 2, 0.5f }, /* clips: three quarters of the energy in coordinate 0 */
 		{ "own-8-offset", 8, false, 1, 1 },
 		{ "own-4-close", 4, true, 2, 0.3f }, /* rows that differ by a fifth of their norm */
@@ -189,7 +210,9 @@ static void rows_are_judged_by_their_own_floor(void **state)
 			char name[40];
 			int status;
 			snprintf(name, sizeof name, "%s-%d", cases[i].name, stale);
-			json_t *j = offset_capture(name, cases[i].bits, cases[i].signs, cases[i].offset, cases[i].gain, stale, &status), *causes = json_object_get(j, "causes");
+			json_t *j = offset_capture(name, cases[i].bits, cases[i].signs, cases[i].offset, cases[i].gain,
+			                           stale, &status),
+			       *causes = json_object_get(j, "causes");
 			if (status != 2 * stale || json_array_size(causes) != (size_t)stale)
 				fail_msg("%s: status %d, %zu causes", name, status, json_array_size(causes));
 			if (stale) {

@@ -24,8 +24,14 @@ static json_t *production(bool physical, bool f16, uint64_t seed, int *status)
 {
 	struct st_error err = ST_ERROR_INIT;
 	struct st_replay_report rep;
-	const struct st_replay_options o = { .mode = ST_REPLAY_PRODUCTION, .physical = physical, .q_f16 = f16, .signs = -1, .build_id = "this",
-		.run_gate = in_process_gate, .seed_given = seed != 0, .seed = seed };
+	const struct st_replay_options o = { .mode = ST_REPLAY_PRODUCTION,
+		                             .physical = physical,
+		                             .q_f16 = f16,
+		                             .signs = -1,
+		                             .build_id = "this",
+		                             .run_gate = in_process_gate,
+		                             .seed_given = seed != 0,
+		                             .seed = seed };
 	assert_ok(st_replay_run(&o, &rep, &err), &err);
 	json_t *j = json_loads(rep.json, JSON_REJECT_DUPLICATES, NULL);
 	assert_non_null(j);
@@ -46,7 +52,8 @@ static void audit(void **state)
 	(void)state;
 	int status;
 	json_t *j = production(true, true, 0, &status);
-	const json_t *a = json_object_get(j, "sweep_A"), *b = json_object_get(j, "sweep_B"), *ring = json_object_get(j, "ring_wrap");
+	const json_t *a = json_object_get(j, "sweep_A"), *b = json_object_get(j, "sweep_B"),
+		     *ring = json_object_get(j, "ring_wrap");
 	assert_int_equal(json_array_size(a), 6);
 	assert_int_equal(json_array_size(b), 5);
 	assert_int_equal(json_array_size(ring), 2);
@@ -66,7 +73,8 @@ static void audit(void **state)
 	for (int s = 0; s < 2; s++) {
 		size_t i;
 		json_t *x;
-		json_array_foreach(s ? b : a, i, x) {
+		json_array_foreach(s ? b : a, i, x)
+		{
 			double e = num(x, "nrmse"), before = num(x, "rng_u64s_consumed_before");
 			assert_true(json_is_true(json_object_get(x, "band_ok")) == (e >= 0.05 && e <= 0.35));
 			/* Draws follow one another: one generator, never reseeded, nothing measured twice. */
@@ -88,7 +96,9 @@ static void audit(void **state)
 	/* The intersection is two draws, and the fields say by how much they differ. */
 	const json_t *x = json_object_get(j, "intersection_check");
 	assert_true(json_is_false(json_object_get(x, "match_to_7_decimal_places")));
-	assert_true(fabs(num(x, "absdiff") - fabs(num(json_array_get(a, 2), "nrmse") - num(json_array_get(b, 3), "nrmse"))) < 1e-12);
+	assert_true(
+		fabs(num(x, "absdiff") - fabs(num(json_array_get(a, 2), "nrmse") - num(json_array_get(b, 3), "nrmse")))
+		< 1e-12);
 	assert_true(num(json_object_get(j, "null"), "seeds") >= 200);
 	assert_true(num(json_object_get(j, "null"), "band_rejection_rate") > 0.5);
 	assert_string_equal(json_string_value(json_object_get(j, "second_verdict")), "NULL_CONSISTENT");
@@ -97,7 +107,8 @@ static void audit(void **state)
 	assert_true(num(x, "visible_rows") == 229 && num(x, "expected_rows") == 256);
 	size_t i;
 	json_t *leg;
-	json_array_foreach(ring, i, leg) {
+	json_array_foreach(ring, i, leg)
+	{
 		double ab = num(leg, "ring_start_B_nrmse") - num(leg, "ring_start_A_nrmse");
 		assert_true(num(leg, "ab_delta") == ab);
 		assert_true(json_is_true(json_object_get(leg, "vacuous")) == (ab == 0));
@@ -108,7 +119,8 @@ static void audit(void **state)
 	const char *gate;
 	json_t *g;
 	n = 0;
-	json_object_foreach(json_object_get(j, "regression_gates"), gate, g) {
+	json_object_foreach(json_object_get(j, "regression_gates"), gate, g)
+	{
 		assert_string_equal(json_string_value(json_object_get(g, "status")), "pass");
 		assert_true(json_array_size(json_object_get(g, "last_lines")) > 0);
 		n++;

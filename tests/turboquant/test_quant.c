@@ -50,7 +50,8 @@ static void codebooks_are_optimal(void **state)
 		assert_true(st_codebook_generate(&cb, bits));
 		assert_int_equal(cb.n, 1u << bits);
 		for (unsigned i = 0; i < cb.n; i++) {
-			double a = i ? 0.5 * (cb.level[i - 1] + cb.level[i]) : -INFINITY, b = i + 1 < cb.n ? 0.5 * (cb.level[i] + cb.level[i + 1]) : INFINITY;
+			double a = i ? 0.5 * (cb.level[i - 1] + cb.level[i]) : -INFINITY,
+			       b = i + 1 < cb.n ? 0.5 * (cb.level[i] + cb.level[i + 1]) : INFINITY;
 			double move = fabs(cb.level[i] - exact_mean(a, b));
 			/* The levels are rounded to f64 in [0, 8): 4.4e-16 of each boundary and level. */
 			if (move > 2e-15)
@@ -66,7 +67,10 @@ static void codebooks_are_optimal(void **state)
 static void codebooks_match_published_figures(void **state)
 {
 	(void)state;
-	static const struct { unsigned bits; double rmse; } rmse[] = { { 4, 0.097473 }, { 5, 0.050047 }, { 6, 0.025382 }, { 8, 0.006418 } };
+	static const struct {
+		unsigned bits;
+		double rmse;
+	} rmse[] = { { 4, 0.097473 }, { 5, 0.050047 }, { 6, 0.025382 }, { 8, 0.006418 } };
 	static const double two[] = { 0.4527800, 1.5104176 }, three[] = { 0.2450942, 0.7560053, 1.3439093, 2.1519457 };
 	struct st_codebook cb;
 	struct st_codebook_lint l;
@@ -114,7 +118,9 @@ static void lint_catches(void **state)
 	double level[256];
 	st_codebook_generate(&best, 8);
 	for (int i = 0; i < 256; i++)
-		level[i] = best.level[i] + (5.0652659 - best.level[255]) * pow(fabs(best.level[i] / best.level[255]), 3) * (i < 128 ? -1 : 1);
+		level[i] = best.level[i]
+		         + (5.0652659 - best.level[255]) * pow(fabs(best.level[i] / best.level[255]), 3)
+		                   * (i < 128 ? -1 : 1);
 	assert_ok(st_codebook_from_levels(&cb, level, 256, &err), &err);
 	st_codebook_lint(&cb, &l);
 	assert_false(l.ok);
@@ -146,7 +152,7 @@ static void signs_match_the_table(void **state)
 {
 	(void)state;
 	static const char hex[] = "a73b91f46dc2580eb37f24d68945ea1c63afd852970be13d76c419fe4a852cdb"
-	                          "d34ea8179c5be63172b90df5438a6ec7582f94e1b63d0a7cc561d84fa3971e85";
+				  "d34ea8179c5be63172b90df5438a6ec7582f94e1b63d0a7cc561d84fa3971e85";
 	for (uint32_t j = 0; j < 512; j++) {
 		unsigned byte;
 		sscanf(hex + 2 * (j / 8), "%2x", &byte);
@@ -157,7 +163,8 @@ static void signs_match_the_table(void **state)
 static void transform_is_the_hadamard_matrix(void **state)
 {
 	(void)state;
-	FOR_LEVELS(cpu) {
+	FOR_LEVELS(cpu)
+	{
 		for (uint32_t d = 128; d <= 512; d *= 2) {
 			float x[512], y[512];
 			double a[512], b[512];
@@ -186,7 +193,8 @@ static void encoding_follows_the_format(void **state)
 	(void)state;
 	static const unsigned widths[] = { 4, 5, 6, 8 };
 	struct st_error err = ST_ERROR_INIT;
-	FOR_LEVELS(cpu) {
+	FOR_LEVELS(cpu)
+	{
 		for (int w = 0; w < 4; w++) {
 			for (uint32_t d = 128; d <= 512; d *= 2) {
 				struct st_tq_codec c;
@@ -214,7 +222,9 @@ static void encoding_follows_the_format(void **state)
 					assert_true(fabs(norms[b] / norm - 1) < 1e-6);
 					for (uint32_t j = b * span; j < (b + 1) * span; j++) {
 						double v = nb == 2 ? y[j] / norm : y[j] * sqrt((double)d) / norm;
-						unsigned code = bits == 4 ? (j % 2 ? codes[j / 2] >> 4 : codes[j / 2] & 15) : codes[j];
+						unsigned code = bits == 4
+						                      ? (j % 2 ? codes[j / 2] >> 4 : codes[j / 2] & 15)
+						                      : codes[j];
 						double near = 1e9, at = fabs(v - c.book.level[code]);
 						for (unsigned k = 0; k < c.book.n; k++)
 							near = fmin(near, fabs(v - c.book.level[k]));
@@ -238,11 +248,12 @@ static void boundaries_are_strict(void **state)
 	(void)state;
 	struct st_codebook cb;
 	st_codebook_generate(&cb, 4);
-	FOR_LEVELS(cpu) {
+	FOR_LEVELS(cpu)
+	{
 		for (unsigned k = 0; k + 1 < cb.n; k++) {
 			for (int above = 0; above < 2; above++) {
-				/* Values of +-1 have a block RMS of exactly 1, so y = x: move a boundary onto 1 instead of a value
-				 * onto a boundary. */
+				/* Values of +-1 have a block RMS of exactly 1, so y = x: move a boundary onto 1 instead
+				 * of a value onto a boundary. */
 				float x[512], norms[2];
 				uint8_t index[512];
 				for (int j = 0; j < 512; j++)
@@ -266,7 +277,8 @@ static void zero_and_tiny_vectors(void **state)
 {
 	(void)state;
 	struct st_error err = ST_ERROR_INIT;
-	FOR_LEVELS(cpu) {
+	FOR_LEVELS(cpu)
+	{
 		struct st_tq_codec c;
 		float x[512] = { 0 }, norms[2] = { 7, 7 }, back[512];
 		uint8_t codes[512];
@@ -294,11 +306,13 @@ static void levels_and_threads_agree(void **state)
 	struct st_error err = ST_ERROR_INIT;
 	for (int w = 0; w < 4; w++) {
 		for (uint32_t d = 128; d <= 512; d *= 2) {
-			float *x = malloc(N * d * 4), *back = malloc(N * d * 4), *first = malloc(N * d * 4), norms[2 * N], norms0[2 * N];
+			float *x = malloc(N * d * 4), *back = malloc(N * d * 4), *first = malloc(N * d * 4),
+			      norms[2 * N], norms0[2 * N];
 			uint8_t *codes = malloc(N * d), *codes0 = malloc(N * d);
 			fill_normal(x, N * d);
 			int seen = 0;
-			FOR_LEVELS(cpu) {
+			FOR_LEVELS(cpu)
+			{
 				for (int threads = 1; threads <= 3; threads++) {
 					struct st_tq_codec c;
 					const size_t rb = st_tq_row_bytes(d, widths[w]), nb = st_tq_norm_blocks(d);
@@ -323,10 +337,25 @@ static void levels_and_threads_agree(void **state)
 static void f16_rounding(void **state)
 {
 	(void)state;
-	static const struct { float x, y; } cases[] = {
-		{ 0, 0 }, { 1, 1 }, { 1.00048828125f, 1 }, { 1.00048840f, 1.0009765625f }, { 1.00146484375f, 1.001953125f }, { 65504, 65504 },
-		{ 65519.99f, 65504 }, { 65520, INFINITY }, { -65520, -INFINITY }, { 5.9604645e-8f, 5.9604645e-8f }, { 2.9802322e-8f, 0 },
-		{ 2.98024e-8f, 5.9604645e-8f }, { 6.1035156e-5f, 6.1035156e-5f }, { 6.1005354e-5f, 6.1035156e-5f }, { -0.33325195f, -0.33325195f }, { 0.3333333f, 0.33325195f },
+	static const struct {
+		float x, y;
+	} cases[] = {
+		{ 0, 0 },
+		{ 1, 1 },
+		{ 1.00048828125f, 1 },
+		{ 1.00048840f, 1.0009765625f },
+		{ 1.00146484375f, 1.001953125f },
+		{ 65504, 65504 },
+		{ 65519.99f, 65504 },
+		{ 65520, INFINITY },
+		{ -65520, -INFINITY },
+		{ 5.9604645e-8f, 5.9604645e-8f },
+		{ 2.9802322e-8f, 0 },
+		{ 2.98024e-8f, 5.9604645e-8f },
+		{ 6.1035156e-5f, 6.1035156e-5f },
+		{ 6.1005354e-5f, 6.1035156e-5f },
+		{ -0.33325195f, -0.33325195f },
+		{ 0.3333333f, 0.33325195f },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
 		assert_true(st_tq_round_f16(cases[i].x) == cases[i].y);
@@ -358,7 +387,8 @@ static void ring_and_linear_writes(void **state)
 			st_error_clear(&err);
 		}
 		/* Chronological order from ring_start gives the last positions, oldest first. */
-		uint32_t start = st_tq_ring_start(ring.written, CAP), len = ring.written < CAP ? (uint32_t)ring.written : CAP;
+		uint32_t start = st_tq_ring_start(ring.written, CAP),
+			 len = ring.written < CAP ? (uint32_t)ring.written : CAP;
 		for (uint32_t k = 0; k < len; k++) {
 			uint64_t pos = ring.written - len + k;
 			for (uint32_t g = 0; g < G; g++) {
@@ -378,14 +408,28 @@ static void ring_and_linear_writes(void **state)
 static void codec_names_what_does_not_fit(void **state)
 {
 	(void)state;
-	static const struct { uint32_t d; unsigned bits; double f; const char *where; } cases[] = {
-		{ 64, 4, 1, "head_dim" }, { 0, 4, 1, "head_dim" }, { 384, 4, 1, "head_dim" }, { 256, 3, 1, "bits" }, { 256, 7, 1, "bits" },
-		{ 512, 4, 0, "scale_factor_d512" }, { 512, 4, -1, "scale_factor_d512" }, { 512, 4, NAN, "scale_factor_d512" }, { 512, 4, INFINITY, "scale_factor_d512" },
+	static const struct {
+		uint32_t d;
+		unsigned bits;
+		double f;
+		const char *where;
+	} cases[] = {
+		{ 64, 4, 1, "head_dim" },
+		{ 0, 4, 1, "head_dim" },
+		{ 384, 4, 1, "head_dim" },
+		{ 256, 3, 1, "bits" },
+		{ 256, 7, 1, "bits" },
+		{ 512, 4, 0, "scale_factor_d512" },
+		{ 512, 4, -1, "scale_factor_d512" },
+		{ 512, 4, NAN, "scale_factor_d512" },
+		{ 512, 4, INFINITY, "scale_factor_d512" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct st_error err = ST_ERROR_INIT;
 		struct st_tq_codec c;
-		assert_int_equal(st_tq_codec_init(&c, cases[i].d, cases[i].bits, false, cases[i].f, ST_CPU_SCALAR, &err), ST_ERR_USAGE);
+		assert_int_equal(
+			st_tq_codec_init(&c, cases[i].d, cases[i].bits, false, cases[i].f, ST_CPU_SCALAR, &err),
+			ST_ERR_USAGE);
 		assert_string_equal(err.where, cases[i].where);
 	}
 }

@@ -73,7 +73,9 @@ static const char *capture(const char *kind, int signs)
 	snprintf(name, sizeof name, "%s-%d", kind, signs);
 	if (access(in_folder(name), F_OK) != 0) {
 		int status;
-		const struct st_replay_options o = { .mode = ST_REPLAY_MAKE, .make = kind, .signs = signs, .out = in_folder(name) };
+		const struct st_replay_options o = {
+			.mode = ST_REPLAY_MAKE, .make = kind, .signs = signs, .out = in_folder(name)
+		};
 		json_decref(replay(&o, &status));
 		assert_int_equal(status, 0);
 	}
@@ -84,10 +86,13 @@ static const char *capture(const char *kind, int signs)
 static void multistep_values_on_record(void **state)
 {
 	(void)state;
-	static const double dequant[] = { 6.85e-4, 1.119e-3, 8.89e-4, 5.72e-4 }, floor[] = { 0.4550, 0.5497, 0.4906, 0.3231 };
+	static const double dequant[] = { 6.85e-4, 1.119e-3, 8.89e-4, 5.72e-4 },
+			    floor[] = { 0.4550, 0.5497, 0.4906, 0.3231 };
 	static const int position[] = { 50, 500, 1050, 2048 };
 	int status;
-	const struct st_replay_options o = { .mode = ST_REPLAY_MULTISTEP, .seeding_xor = true, .q_f16 = true, .out = in_folder("multi"), .signs = -1 };
+	const struct st_replay_options o = {
+		.mode = ST_REPLAY_MULTISTEP, .seeding_xor = true, .q_f16 = true, .out = in_folder("multi"), .signs = -1
+	};
 	json_t *j = replay(&o, &status), *rows = json_object_get(j, "rows");
 	assert_int_equal(json_array_size(rows), 4);
 	for (size_t i = 0; i < 4; i++) {
@@ -116,13 +121,17 @@ static void multistep_on_every_level(void **state)
 	(void)state;
 	double first[4] = { 0 };
 	int seen = 0;
-	FOR_LEVELS(cpu) {
+	FOR_LEVELS(cpu)
+	{
 		int status;
-		const struct st_replay_options o = { .mode = ST_REPLAY_MULTISTEP, .kernel = st_cpu_name(cpu), .signs = -1, .bits = 5, .threads = 2 };
+		const struct st_replay_options o = {
+			.mode = ST_REPLAY_MULTISTEP, .kernel = st_cpu_name(cpu), .signs = -1, .bits = 5, .threads = 2
+		};
 		json_t *j = replay(&o, &status);
 		for (size_t i = 0; i < 4; i++) {
 			double e = num(json_array_get(json_object_get(j, "rows"), i), "independent_floor_nrmse", NULL);
-			assert_true(num(json_array_get(json_object_get(j, "rows"), i), "dequant_oracle_nrmse", NULL) < 1e-5);
+			assert_true(num(json_array_get(json_object_get(j, "rows"), i), "dequant_oracle_nrmse", NULL)
+			            < 1e-5);
 			first[i] = seen ? first[i] : e;
 			assert_true(e == first[i]);
 		}
@@ -139,7 +148,8 @@ static void production_values_on_record(void **state)
 	struct st_error err = ST_ERROR_INIT;
 	struct st_sweep *s;
 	struct st_sweep_result m, again;
-	const struct st_tq_exec e = { st_cpu_best(), 1, true, ST_TQ_PHYSICAL }, scalar = { ST_CPU_SCALAR, 2, true, ST_TQ_PHYSICAL };
+	const struct st_tq_exec e = { st_cpu_best(), 1, true, ST_TQ_PHYSICAL },
+				scalar = { ST_CPU_SCALAR, 2, true, ST_TQ_PHYSICAL };
 	assert_ok(st_sweep_new(&s, &err), &err);
 	assert_ok(st_sweep_run(s, ST_TQ_SEED, 4, false, &e, &m, &err), &err);
 	assert_true(fabs(m.nrmse[2] - 0.4234064) <= 5e-4);
@@ -153,8 +163,10 @@ static void production_values_on_record(void **state)
 	/* The regime is the registered one, at every point; the audit states what this function says. */
 	for (size_t i = 0; i < ST_N_POINTS; i++) {
 		const struct st_tq_params p = st_sweep_params(st_sweep_points + i, 7);
-		assert_true(p.num_heads == 16 && p.num_kv_heads == 8 && p.head_dim == 256 && p.kv_capacity == 1024 && p.scale == 1 && p.mask_type == 2);
-		assert_true(p.softcap == 0 && p.ring_start == 7 && p.kv_seq_len == st_sweep_points[i].kvl && p.sliding_window == (i < 11 ? 1024 : 512));
+		assert_true(p.num_heads == 16 && p.num_kv_heads == 8 && p.head_dim == 256 && p.kv_capacity == 1024
+		            && p.scale == 1 && p.mask_type == 2);
+		assert_true(p.softcap == 0 && p.ring_start == 7 && p.kv_seq_len == st_sweep_points[i].kvl
+		            && p.sliding_window == (i < 11 ? 1024 : 512));
 	}
 	assert_true(st_sweep_regime.rms_eps == 1e-6 && st_sweep_regime.rope_theta == 10000);
 	/* The band is what was registered. */
@@ -171,8 +183,12 @@ static void variations(void **state)
 			int status;
 			char out[32];
 			snprintf(out, sizeof out, "run-%s-%c.json", kinds[i], v);
-			const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = manifest, .variation = v, .signs = -1, .out = in_folder(out),
-				.oracles = v == 'A' ? 0 : ST_ORACLE_DEQUANT };
+			const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP,
+				                             .manifest = manifest,
+				                             .variation = v,
+				                             .signs = -1,
+				                             .out = in_folder(out),
+				                             .oracles = v == 'A' ? 0 : ST_ORACLE_DEQUANT };
 			json_t *j = replay(&o, &status);
 			double e = num(j, "dequant_oracle_nrmse", NULL);
 			assert_true(v == 'B' ? e > 0.5 : e < 1e-5);
@@ -183,7 +199,8 @@ static void variations(void **state)
 				assert_true(json_is_false(json_object_get(json_object_get(j, "toggle"), "no_op")));
 			if (v == 'A') {
 				double floor = num(j, "independent_floor_nrmse", NULL);
-				assert_true(fabs(floor - num(j, "floor_expected", "mean")) < 5 * num(j, "floor_expected", "sd"));
+				assert_true(fabs(floor - num(j, "floor_expected", "mean"))
+				            < 5 * num(j, "floor_expected", "sd"));
 			}
 			/* The largest of the heads is the largest. */
 			double worst = 0;
@@ -206,7 +223,11 @@ static void own_output_matches(void **state)
 	(void)state;
 	int status;
 	const char *manifest = capture("partial", 1);
-	struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = manifest, .variation = 'A', .signs = -1, .out = in_folder("own") };
+	struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP,
+		                       .manifest = manifest,
+		                       .variation = 'A',
+		                       .signs = -1,
+		                       .out = in_folder("own") };
 	json_decref(replay(&o, &status));
 	o.out = NULL;
 	o.against = in_folder("own_sdpa_out.bin");
@@ -229,8 +250,12 @@ static void every_oracle_reports_the_kernel(void **state)
 	static const unsigned oracles[] = { ST_ORACLE_DEQUANT, ST_ORACLE_FLOOR, ST_ORACLE_DEQUANT | ST_ORACLE_FLOOR };
 	for (size_t i = 0; i < 3; i++) {
 		int status;
-		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = capture("partial", 0), .variation = 'A',
-			.signs = -1, .oracles = oracles[i], .physical = true };
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP,
+			                             .manifest = capture("partial", 0),
+			                             .variation = 'A',
+			                             .signs = -1,
+			                             .oracles = oracles[i],
+			                             .physical = true };
 		json_t *j = replay(&o, &status);
 		assert_true(num(j, "dequant_oracle_nrmse", NULL) > 0.1);
 		assert_true(num(j, "max_abs_diff", NULL) > 0);
@@ -244,16 +269,30 @@ static void every_oracle_reports_the_kernel(void **state)
 static void canaries(void **state)
 {
 	(void)state;
-	static const struct { const char *kind; enum st_replay_canary canary; const char *verdict; } cases[] = {
-		{ "linear", ST_CANARY_IN_RANGE, "pass" }, { "linear", ST_CANARY_OUT_OF_RANGE, "pass" }, { "linear", ST_CANARY_ASYMMETRIC, "pass" },
-		{ "partial", ST_CANARY_OUT_OF_RANGE, "pass" }, { "d512", ST_CANARY_IN_RANGE, "pass" }, { "d512", ST_CANARY_OUT_OF_RANGE, "pass" },
+	static const struct {
+		const char *kind;
+		enum st_replay_canary canary;
+		const char *verdict;
+	} cases[] = {
+		{ "linear", ST_CANARY_IN_RANGE, "pass" },
+		{ "linear", ST_CANARY_OUT_OF_RANGE, "pass" },
+		{ "linear", ST_CANARY_ASYMMETRIC, "pass" },
+		{ "partial", ST_CANARY_OUT_OF_RANGE, "pass" },
+		{ "d512", ST_CANARY_IN_RANGE, "pass" },
+		{ "d512", ST_CANARY_OUT_OF_RANGE, "pass" },
 		/* A full ring has no row out of range, and position 10 of it lies outside the window. */
-		{ "ring", ST_CANARY_OUT_OF_RANGE, "vacuous" }, { "ring", ST_CANARY_IN_RANGE, "vacuous" }, { "ring", ST_CANARY_ASYMMETRIC, "vacuous" },
+		{ "ring", ST_CANARY_OUT_OF_RANGE, "vacuous" },
+		{ "ring", ST_CANARY_IN_RANGE, "vacuous" },
+		{ "ring", ST_CANARY_ASYMMETRIC, "vacuous" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		int status;
-		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = capture(cases[i].kind, 1), .variation = 'A', .signs = -1,
-			.canary = cases[i].canary, .oracles = ST_ORACLE_DEQUANT };
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP,
+			                             .manifest = capture(cases[i].kind, 1),
+			                             .variation = 'A',
+			                             .signs = -1,
+			                             .canary = cases[i].canary,
+			                             .oracles = ST_ORACLE_DEQUANT };
 		json_t *j = replay(&o, &status);
 		assert_string_equal(str(j, "canary_result", "verdict"), cases[i].verdict);
 		assert_int_equal(status, 0);
@@ -268,18 +307,23 @@ static void canaries(void **state)
 	}
 }
 
-/* Variation B is far off on purpose: in-range canaries have nothing to be compared with there, and that is no failure of them.
- * What lies out of range must still not change a bit. */
+/* Variation B is far off on purpose: in-range canaries have nothing to be compared with there, and that is no failure
+ * of them. What lies out of range must still not change a bit. */
 static void canaries_of_variation_b(void **state)
 {
 	(void)state;
 	static const char *const kinds[] = { "linear", "partial", "d512", "d128" };
-	static const enum st_replay_canary canary[] = { ST_CANARY_IN_RANGE, ST_CANARY_ASYMMETRIC, ST_CANARY_OUT_OF_RANGE };
+	static const enum st_replay_canary canary[] = { ST_CANARY_IN_RANGE, ST_CANARY_ASYMMETRIC,
+		                                        ST_CANARY_OUT_OF_RANGE };
 	for (size_t i = 0; i < 4; i++) {
 		for (size_t k = 0; k < 3; k++) {
 			int status;
-			const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = capture(kinds[i], 0), .variation = 'B', .signs = -1,
-				.canary = canary[k], .oracles = ST_ORACLE_DEQUANT };
+			const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP,
+				                             .manifest = capture(kinds[i], 0),
+				                             .variation = 'B',
+				                             .signs = -1,
+				                             .canary = canary[k],
+				                             .oracles = ST_ORACLE_DEQUANT };
 			json_t *j = replay(&o, &status);
 			assert_string_equal(str(j, "canary_result", "verdict"), k == 2 ? "pass" : "vacuous");
 			assert_int_equal(status, 0);
@@ -293,7 +337,11 @@ static void physical_visibility_is_reported(void **state)
 {
 	(void)state;
 	int status;
-	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = capture("partial", 0), .variation = 'A', .signs = -1, .physical = true };
+	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP,
+		                             .manifest = capture("partial", 0),
+		                             .variation = 'A',
+		                             .signs = -1,
+		                             .physical = true };
 	json_t *j = replay(&o, &status);
 	assert_int_equal(num(j, "visible_rows", NULL), 229);
 	assert_int_equal(num(j, "expected_rows", NULL), 256);
@@ -321,8 +369,11 @@ static void no_op_toggle_is_reported(void **state)
 	snprintf(path, sizeof path, "%s/zeroq/manifest.json", folder);
 	/* The reference is zero everywhere: no variation can prove or disprove the kernel. */
 	for (char v = 'A'; v <= 'C'; v++) {
-		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = path, .variation = v, .signs = -1,
-			.oracles = ST_ORACLE_DEQUANT };
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP,
+			                             .manifest = path,
+			                             .variation = v,
+			                             .signs = -1,
+			                             .oracles = ST_ORACLE_DEQUANT };
 		json_t *j = replay(&o, &status);
 		if (v != 'C')
 			assert_true(json_is_true(json_object_get(json_object_get(j, "toggle"), "no_op")));
@@ -401,22 +452,41 @@ static void bad_manifests_are_refused(void **state)
 {
 	(void)state;
 	capture("linear", 0);
-	struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1, .out = in_folder("never") };
-	const struct { const char *object, *key; json_t *value; const char *where; } cases[] = {
-		{ "params", "ring_start", json_integer(256), "ring_start" }, { "params", "kv_seq_len", json_integer(257), "kv_seq_len" },
-		{ "params", "num_heads", json_integer(15), "num_heads" }, { "params", "head_dim", json_integer(96), "head_dim" },
-		{ "params", "head_dim", json_real(256.5), "head_dim" }, { "params", "kv_capacity", json_integer(-1), "kv_capacity" },
-		{ "params", "kv_capacity", json_integer(1 << 27), "k_packed_padded" }, { "params", "scale", json_string("x"), "scale" },
-		{ "params", "mask_type", json_integer(7), "mask_type" }, { "params", "softcap", json_real(-2), "softcap" },
-		{ "params", "softcap", json_real(1e-60), "softcap" }, { "params", "softcap", json_real(1e300), "softcap" },
+	struct st_replay_options o = {
+		.mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1, .out = in_folder("never")
+	};
+	const struct {
+		const char *object, *key;
+		json_t *value;
+		const char *where;
+	} cases[] = {
+		{ "params", "ring_start", json_integer(256), "ring_start" },
+		{ "params", "kv_seq_len", json_integer(257), "kv_seq_len" },
+		{ "params", "num_heads", json_integer(15), "num_heads" },
+		{ "params", "head_dim", json_integer(96), "head_dim" },
+		{ "params", "head_dim", json_real(256.5), "head_dim" },
+		{ "params", "kv_capacity", json_integer(-1), "kv_capacity" },
+		{ "params", "kv_capacity", json_integer(1 << 27), "k_packed_padded" },
+		{ "params", "scale", json_string("x"), "scale" },
+		{ "params", "mask_type", json_integer(7), "mask_type" },
+		{ "params", "softcap", json_real(-2), "softcap" },
+		{ "params", "softcap", json_real(1e-60), "softcap" },
+		{ "params", "softcap", json_real(1e300), "softcap" },
 		{ "params", "scale_factor_d512", json_real(1e300), "scale_factor_d512" },
 		{ "params", "scale_factor_d512", json_real(1e-300), "scale_factor_d512" },
-		{ "params", "scale_factor_d512", json_real(0), "scale_factor_d512" }, { "params", "scale", json_real(1e300), "scale" },
-		{ "params", "bits", json_integer(3), "bits" }, { "params", "bits", json_integer(8), "k_packed_padded" }, { "params", "signs", json_string("d2"), "signs" },
-		{ "params", "num_kv_heads", NULL, "num_kv_heads" }, { "params", "scale", NULL, "scale" },
-		{ "dump_paths", "q_natural", NULL, "q_natural" }, { "dump_paths", "q_natural", json_string("absent.f32"), "q_natural" },
-		{ "dump_paths", "q_natural", json_string("k_norms.f32"), "q_natural" }, { "dump_paths", "k_packed_padded", json_integer(3), "k_packed_padded" },
-		{ "dump_paths", "v_norms_padded", json_string("v_packed.u8"), "v_norms_padded" }, { "dump_paths", "v_pre_quant", NULL, "v_pre_quant" },
+		{ "params", "scale_factor_d512", json_real(0), "scale_factor_d512" },
+		{ "params", "scale", json_real(1e300), "scale" },
+		{ "params", "bits", json_integer(3), "bits" },
+		{ "params", "bits", json_integer(8), "k_packed_padded" },
+		{ "params", "signs", json_string("d2"), "signs" },
+		{ "params", "num_kv_heads", NULL, "num_kv_heads" },
+		{ "params", "scale", NULL, "scale" },
+		{ "dump_paths", "q_natural", NULL, "q_natural" },
+		{ "dump_paths", "q_natural", json_string("absent.f32"), "q_natural" },
+		{ "dump_paths", "q_natural", json_string("k_norms.f32"), "q_natural" },
+		{ "dump_paths", "k_packed_padded", json_integer(3), "k_packed_padded" },
+		{ "dump_paths", "v_norms_padded", json_string("v_packed.u8"), "v_norms_padded" },
+		{ "dump_paths", "v_pre_quant", NULL, "v_pre_quant" },
 		{ "dump_paths", "k_packed_padded", json_string("/tmp"), "k_packed_padded" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -458,7 +528,9 @@ static void codes_of_another_width_are_refused(void **state)
 	(void)state;
 	int status;
 	size_t n;
-	const struct st_replay_options make = { .mode = ST_REPLAY_MAKE, .make = "linear", .bits = 8, .out = in_folder("wide") };
+	const struct st_replay_options make = {
+		.mode = ST_REPLAY_MAKE, .make = "linear", .bits = 8, .out = in_folder("wide")
+	};
 	json_decref(replay(&make, &status));
 	json_t *j = json_load_file(in_folder("wide/manifest.json"), 0, NULL);
 	json_object_del(json_object_get(j, "params"), "bits");
@@ -468,8 +540,9 @@ static void codes_of_another_width_are_refused(void **state)
 	json_decref(j);
 	uint8_t *k = read_bytes(in_folder("wide/k_packed.u8"), &n), *v = read_bytes(in_folder("wide/v_packed.u8"), &n);
 	assert_int_equal(n, 8 * 256 * 256);
-	struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .manifest = in_folder("wide/any.json"),
-		.signs = -1 };
+	struct st_replay_options o = {
+		.mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .manifest = in_folder("wide/any.json"), .signs = -1
+	};
 	for (unsigned bits = 5; bits <= 6; bits++) {
 		struct st_error err = ST_ERROR_INIT;
 		struct st_replay_report rep;
@@ -508,8 +581,10 @@ static void aliases_are_read(void **state)
 	(void)state;
 	int status;
 	json_t *j = json_load_file(capture("linear", 0), 0, NULL), *paths = json_object_get(j, "dump_paths");
-	static const char *const names[][2] = { { "k_packed_padded", "k_packed_post_quant" }, { "v_packed_padded", "v_packed_post_quant" },
-		{ "k_norms_padded", "k_norms_post_quant" }, { "v_norms_padded", "v_norms_post_quant" } };
+	static const char *const names[][2] = { { "k_packed_padded", "k_packed_post_quant" },
+		                                { "v_packed_padded", "v_packed_post_quant" },
+		                                { "k_norms_padded", "k_norms_post_quant" },
+		                                { "v_norms_padded", "v_norms_post_quant" } };
 	for (int i = 0; i < 4; i++) {
 		json_object_set(paths, names[i][1], json_object_get(paths, names[i][0]));
 		json_object_del(paths, names[i][0]);
@@ -520,7 +595,10 @@ static void aliases_are_read(void **state)
 	json_object_set_new(json_object_get(j, "params"), "soft_cap", json_real(30));
 	assert_int_equal(json_dump_file(j, in_folder("linear-0/alias.json"), 0), 0);
 	json_decref(j);
-	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .manifest = in_folder("linear-0/alias.json"), .variation = 'A', .signs = -1 };
+	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP,
+		                             .manifest = in_folder("linear-0/alias.json"),
+		                             .variation = 'A',
+		                             .signs = -1 };
 	j = replay(&o, &status);
 	assert_true(num(j, "dequant_oracle_nrmse", NULL) < 1e-5);
 	assert_int_equal(num(j, "compact_sources", NULL), 1);
@@ -546,8 +624,11 @@ static void inputs_are_not_overwritten(void **state)
 		/* The last: its .bin would be the query. */
 		if (i == 4)
 			assert_int_equal(symlink("kept/q_sdpa_out.bin", in_folder("other_sdpa_out.bin")), 0);
-		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1,
-			.manifest = in_folder("kept/q.json"), .out = in_folder(outs[i]) };
+		const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP,
+			                             .variation = 'A',
+			                             .signs = -1,
+			                             .manifest = in_folder("kept/q.json"),
+			                             .out = in_folder(outs[i]) };
 		refused(&o, "--out");
 		json_t *now = json_load_file(in_folder("kept/q.json"), 0, NULL);
 		assert_true(json_equal(now, j));
@@ -556,11 +637,17 @@ static void inputs_are_not_overwritten(void **state)
 	json_decref(j);
 	/* The foreign output, and a table of levels. */
 	write_bytes(in_folder("engine.json"), (float[4 * 128]){ 0 }, 4 * 128 * 4);
-	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP, .variation = 'A', .signs = -1,
-		.manifest = in_folder("kept/q.json"), .against = in_folder("engine.json"), .out = in_folder("engine") };
+	const struct st_replay_options o = { .mode = ST_REPLAY_SINGLESTEP,
+		                             .variation = 'A',
+		                             .signs = -1,
+		                             .manifest = in_folder("kept/q.json"),
+		                             .against = in_folder("engine.json"),
+		                             .out = in_folder("engine") };
 	refused(&o, "--out");
 	write_text(in_folder("levels.json"), "0.4527800 1.5104176\n");
-	const struct st_replay_options lint = { .mode = ST_REPLAY_LINT, .table = in_folder("levels.json"), .out = in_folder("levels") };
+	const struct st_replay_options lint = { .mode = ST_REPLAY_LINT,
+		                                .table = in_folder("levels.json"),
+		                                .out = in_folder("levels") };
 	refused(&lint, "--out");
 }
 
@@ -568,7 +655,9 @@ static void bad_options_are_refused(void **state)
 {
 	(void)state;
 	const char *m = capture("linear", 0);
-	const struct st_replay_options base = { .mode = ST_REPLAY_SINGLESTEP, .manifest = m, .variation = 'A', .signs = -1 };
+	const struct st_replay_options base = {
+		.mode = ST_REPLAY_SINGLESTEP, .manifest = m, .variation = 'A', .signs = -1
+	};
 	struct st_replay_options o = base;
 	o.variation = 'D';
 	refused(&o, "variation");
@@ -624,14 +713,18 @@ static void lint_reads_tables(void **state)
 	assert_true(fabs(num(known, "mse_excess", NULL) - 0.52) < 0.01);
 	json_decref(j);
 	/* The published 4-bit half table is recognised and optimal; with one level moved it is caught. */
-	write_text(in_folder("t.txt"), "# half\n0.1283950, 0.3880483, 0.6567591 0.9423405 1.2562312 1.6180464 2.0690172 2.7325896f\n");
+	write_text(in_folder("t.txt"),
+	           "# half\n0.1283950, 0.3880483, 0.6567591 0.9423405 1.2562312 1.6180464 2.0690172 2.7325896f\n");
 	o = (struct st_replay_options){ .mode = ST_REPLAY_LINT, .table = in_folder("t.txt") };
 	j = replay(&o, &status);
 	assert_int_equal(status, 0);
-	assert_string_equal(str(json_array_get(json_object_get(j, "codebooks"), 0), "recognised", NULL), "published-4bit");
+	assert_string_equal(str(json_array_get(json_object_get(j, "codebooks"), 0), "recognised", NULL),
+	                    "published-4bit");
 	json_decref(j);
-	/* With more digits than an f64 has they are the same numbers; what is longer than any f64 is refused, not cut. */
-	static const double half[] = { 0.1283950, 0.3880483, 0.6567591, 0.9423405, 1.2562312, 1.6180464, 2.0690172, 2.7325896 };
+	/* With more digits than an f64 has they are the same numbers; what is longer than any f64 is refused, not cut.
+	 */
+	static const double half[] = { 0.1283950, 0.3880483, 0.6567591, 0.9423405,
+		                       1.2562312, 1.6180464, 2.0690172, 2.7325896 };
 	static char digits[9 * 1100];
 	size_t n = 0;
 	for (int i = 0; i < 8; i++)
@@ -639,21 +732,28 @@ static void lint_reads_tables(void **state)
 	write_text(in_folder("t.txt"), digits);
 	j = replay(&o, &status);
 	assert_int_equal(status, 0);
-	assert_string_equal(str(json_array_get(json_object_get(j, "codebooks"), 0), "recognised", NULL), "published-4bit");
+	assert_string_equal(str(json_array_get(json_object_get(j, "codebooks"), 0), "recognised", NULL),
+	                    "published-4bit");
 	json_decref(j);
 	snprintf(digits + n, sizeof digits - n, "%.1022f\n", 3.5);
 	write_text(in_folder("t.txt"), digits);
 	refused(&o, "--table");
-	write_text(in_folder("t.txt"), "0.1283950 0.3880483 0.6567591 0.9423405 1.2562312 1.6180464 2.0690172 2.8325896");
+	write_text(in_folder("t.txt"),
+	           "0.1283950 0.3880483 0.6567591 0.9423405 1.2562312 1.6180464 2.0690172 2.8325896");
 	j = replay(&o, &status);
 	assert_int_equal(status, 2);
-	assert_true(fabs(num(json_array_get(json_object_get(j, "codebooks"), 0), "distance_from_optimum", NULL) - 0.1) < 1e-6);
+	assert_true(fabs(num(json_array_get(json_object_get(j, "codebooks"), 0), "distance_from_optimum", NULL) - 0.1)
+	            < 1e-6);
 	json_decref(j);
 }
 
 /* ---- gates ---- */
 
-struct fake { const char *fail, *build; bool refuse; int calls; };
+struct fake {
+	const char *fail, *build;
+	bool refuse;
+	int calls;
+};
 
 static bool fake_gate(void *user, const char *gate, struct st_replay_gate_result *r)
 {
@@ -670,20 +770,31 @@ static bool fake_gate(void *user, const char *gate, struct st_replay_gate_result
 static void gates_stop_the_run(void **state)
 {
 	(void)state;
-	static const struct { struct fake f; const char *gate, *status; int calls; } cases[] = {
-		{ { "bitwidth", "mine", false, 0 }, "bitwidth", "fail", 2 }, { { NULL, "theirs", false, 0 }, "round_trip", "foreign_build", 1 },
-		{ { NULL, "", false, 0 }, "round_trip", "foreign_build", 1 }, { { NULL, "mine", true, 0 }, "round_trip", "not_started", 1 },
+	static const struct {
+		struct fake f;
+		const char *gate, *status;
+		int calls;
+	} cases[] = {
+		{ { "bitwidth", "mine", false, 0 }, "bitwidth", "fail", 2 },
+		{ { NULL, "theirs", false, 0 }, "round_trip", "foreign_build", 1 },
+		{ { NULL, "", false, 0 }, "round_trip", "foreign_build", 1 },
+		{ { NULL, "mine", true, 0 }, "round_trip", "not_started", 1 },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct fake f = cases[i].f;
 		int status;
-		const struct st_replay_options o = { .mode = ST_REPLAY_PRODUCTION, .out = in_folder("audit"), .run_gate = fake_gate, .gate_user = &f,
-			.build_id = "mine", .signs = -1 };
+		const struct st_replay_options o = { .mode = ST_REPLAY_PRODUCTION,
+			                             .out = in_folder("audit"),
+			                             .run_gate = fake_gate,
+			                             .gate_user = &f,
+			                             .build_id = "mine",
+			                             .signs = -1 };
 		json_t *j = replay(&o, &status);
 		assert_int_equal(status, 3);
 		assert_int_equal(f.calls, cases[i].calls);
 		assert_string_equal(str(j, "verdict", NULL), "GATE_FAILED");
-		assert_string_equal(str(json_object_get(j, "regression_gates"), cases[i].gate, "status"), cases[i].status);
+		assert_string_equal(str(json_object_get(j, "regression_gates"), cases[i].gate, "status"),
+		                    cases[i].status);
 		assert_null(json_object_get(j, "sweep_A"));
 		assert_true(access(in_folder("audit.json"), F_OK) != 0);
 		json_decref(j);
@@ -706,8 +817,12 @@ static void an_interrupt_is_no_failed_gate(void **state)
 	struct st_error err = ST_ERROR_INIT;
 	struct st_replay_report rep;
 	int calls = 0;
-	const struct st_replay_options o = { .mode = ST_REPLAY_PRODUCTION, .out = in_folder("audit"), .run_gate = interrupted_gate,
-		.gate_user = &calls, .build_id = "mine", .signs = -1 };
+	const struct st_replay_options o = { .mode = ST_REPLAY_PRODUCTION,
+		                             .out = in_folder("audit"),
+		                             .run_gate = interrupted_gate,
+		                             .gate_user = &calls,
+		                             .build_id = "mine",
+		                             .signs = -1 };
 	assert_int_equal(st_replay_run(&o, &rep, &err), ST_ERR_CANCELLED);
 	st_cancel_reset();
 	assert_int_equal(calls, 1);
@@ -717,9 +832,12 @@ static void an_interrupt_is_no_failed_gate(void **state)
 static void round_trip_gate_passes(void **state)
 {
 	(void)state;
-	FOR_LEVELS(cpu) {
+	FOR_LEVELS(cpu)
+	{
 		int status;
-		const struct st_replay_options o = { .mode = ST_REPLAY_GATE, .gate = "round_trip", .kernel = st_cpu_name(cpu), .signs = -1 };
+		const struct st_replay_options o = {
+			.mode = ST_REPLAY_GATE, .gate = "round_trip", .kernel = st_cpu_name(cpu), .signs = -1
+		};
 		json_t *j = replay(&o, &status);
 		assert_true(json_is_true(json_object_get(j, "passed")));
 		assert_int_equal(status, 0);

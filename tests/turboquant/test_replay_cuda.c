@@ -3,10 +3,10 @@
 
 #include "turboquant/cuda/tq_cuda.h"
 
-#define assert_cuda(expr) \
-	do { \
-		const char *e_ = (expr); \
-		if (e_) \
+#define assert_cuda(expr)                              \
+	do {                                           \
+		const char *e_ = (expr);               \
+		if (e_)                                \
 			fail_msg("%s: %s", #expr, e_); \
 	} while (0)
 
@@ -72,8 +72,10 @@ static void attention(void **state)
 	(void)state;
 	need_gpu();
 	static const struct st_tq_params cases[] = {
-		{ 16, 8, 256, 1024, 1024, 0.0625, 2, 512, 0, 27, 1 }, { 8, 2, 512, 700, 900, 0.05, 0, 0, 30, 850, 1.5 },
-		{ 6, 2, 256, 1, 16, 0.1, 1, 0, 0, 15, 1 }, { 3, 3, 512, 257, 300, 0.05, 2, 256, 0, 0, 1 },
+		{ 16, 8, 256, 1024, 1024, 0.0625, 2, 512, 0, 27, 1 },
+		{ 8, 2, 512, 700, 900, 0.05, 0, 0, 30, 850, 1.5 },
+		{ 6, 2, 256, 1, 16, 0.1, 1, 0, 0, 15, 1 },
+		{ 3, 3, 512, 257, 300, 0.05, 2, 256, 0, 0, 1 },
 	};
 	struct st_error err = ST_ERROR_INIT;
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -85,9 +87,22 @@ static void attention(void **state)
 		fill_normal(s.v, (size_t)s.p.num_kv_heads * s.p.kv_seq_len * s.p.head_dim);
 		fill_normal(s.q, n);
 		st_scene_encode(&s);
-		struct st_tq_cuda_step step = { s.p.num_heads, s.p.num_kv_heads, s.p.head_dim, s.p.kv_seq_len, s.p.kv_capacity, s.p.ring_start,
-			s.p.mask_type == ST_TQ_MASK_SLIDING ? s.p.sliding_window : 0, (float)s.p.scale, (float)s.p.softcap,
-			s.p.head_dim == 512 ? (float)(1 / s.p.scale_factor_d512) : 1 / sqrtf((float)s.p.head_dim), { 0 }, s.k_codes, s.v_codes, s.k_norms, s.v_norms };
+		struct st_tq_cuda_step step = { s.p.num_heads,
+			                        s.p.num_kv_heads,
+			                        s.p.head_dim,
+			                        s.p.kv_seq_len,
+			                        s.p.kv_capacity,
+			                        s.p.ring_start,
+			                        s.p.mask_type == ST_TQ_MASK_SLIDING ? s.p.sliding_window : 0,
+			                        (float)s.p.scale,
+			                        (float)s.p.softcap,
+			                        s.p.head_dim == 512 ? (float)(1 / s.p.scale_factor_d512)
+			                                            : 1 / sqrtf((float)s.p.head_dim),
+			                        { 0 },
+			                        s.k_codes,
+			                        s.v_codes,
+			                        s.k_norms,
+			                        s.v_norms };
 		memcpy(step.levels, s.codec.book.level_f32, sizeof step.levels);
 		float *q = malloc(n * 4);
 		memcpy(q, s.q, n * 4);

@@ -9,7 +9,9 @@
 #include <math.h>
 
 /* Every CPU level that runs here. */
-#define FOR_LEVELS(cpu) for (enum st_cpu cpu = 0; cpu < ST_CPU_COUNT; cpu++) if (st_cpu_usable(cpu))
+#define FOR_LEVELS(cpu)                                      \
+	for (enum st_cpu cpu = 0; cpu < ST_CPU_COUNT; cpu++) \
+		if (st_cpu_usable(cpu))
 
 /* A generator of its own, so that test data does not come from the code under test. */
 static uint64_t rnd_state = 88172645463325252u;
@@ -36,7 +38,7 @@ static inline void fill_normal(float *x, size_t n)
 /* The published 4-bit levels, ascending: what a naive decoder of the format uses. */
 static const double levels4[16] = {
 	-2.7325896, -2.0690172, -1.6180464, -1.2562312, -0.9423405, -0.6567591, -0.3880483, -0.1283950,
-	0.1283950, 0.3880483, 0.6567591, 0.9423405, 1.2562312, 1.6180464, 2.0690172, 2.7325896,
+	0.1283950,  0.3880483,  0.6567591,  0.9423405,  1.2562312,  1.6180464,  2.0690172,  2.7325896,
 };
 
 /* H[i][j] = (-1)^popcount(i & j) / sqrt(d): the definition, not the butterfly. */
