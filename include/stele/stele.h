@@ -9,6 +9,7 @@
 #define STELE_H
 
 #include <stele/status.h>
+#include <stele/pool.h>
 #include <stele/dtype.h>
 #include <stele/container.h>
 #include <stele/token.h>

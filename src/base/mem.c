@@ -54,6 +54,11 @@ void *st_arena_alloc(struct st_arena *a, uint64_t n, uint64_t size)
 	return memset(p, 0, (size_t)want);
 }
 
+void *st_arena_alloc2(struct st_arena *a, uint64_t n, uint64_t m, uint64_t size)
+{
+	return st_mul_u64(n, m, &n) ? st_arena_alloc(a, n, size) : NULL;
+}
+
 char *st_arena_strndup(struct st_arena *a, const char *s, size_t n)
 {
 	char *p = st_arena_alloc(a, (uint64_t)n + 1, 1);
@@ -83,6 +88,35 @@ void *st_alloc_array(uint64_t n, uint64_t size)
 		return NULL;
 	return aligned_alloc(ALIGN, (size_t)want);
 }
+
+void *st_alloc_array2(uint64_t n, uint64_t m, uint64_t size)
+{
+	return st_mul_u64(n, m, &n) ? st_alloc_array(n, size) : NULL;
+}
+
+void *st_alloc_array3(uint64_t n, uint64_t m, uint64_t k, uint64_t size)
+{
+	return st_mul_u64(n, m, &n) ? st_alloc_array2(n, k, size) : NULL;
+}
+
+void *st_alloc_zeroed(uint64_t n, uint64_t size)
+{
+	void *p = st_alloc_array(n, size);
+	return p ? memset(p, 0, (size_t)(n * size)) : NULL;
+}
+
+char *st_strndup(const char *s, size_t n)
+{
+	n = strnlen(s, n);
+	char *p = st_alloc_array((uint64_t)n + 1, 1);
+	if (!p)
+		return NULL;
+	memcpy(p, s, n);
+	p[n] = '\0';
+	return p;
+}
+
+char *st_strdup(const char *s) { return st_strndup(s, strlen(s)); }
 
 bool st_grow(void **p, size_t *cap, size_t need, size_t size)
 {

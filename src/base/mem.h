@@ -29,12 +29,22 @@ struct st_arena {
 void st_arena_init(struct st_arena *a);
 void st_arena_release(struct st_arena *a); /* back to the state after init */
 void *st_arena_alloc(struct st_arena *a, uint64_t n, uint64_t size);
+void *st_arena_alloc2(struct st_arena *a, uint64_t n, uint64_t m, uint64_t size);
 char *st_arena_strndup(struct st_arena *a, const char *s, size_t n);
 char *st_arena_printf(struct st_arena *a, const char *fmt, ...) ST_PRINTF(2, 3);
 
-/* malloc'ed, 64-byte aligned, not zeroed; free with free(). NULL on overflow or no memory. */
+/*
+ * Memory for n, n * m or n * m * k elements: 64-byte aligned, not zeroed, freed with free(). NULL on overflow or no
+ * memory. A product never stands in an argument, since it would wrap before anybody looks: that is what the factors are
+ * for. malloc and its kin are used in this room only (banned.h).
+ */
 void *st_alloc_array(uint64_t n, uint64_t size);
-/* Grow a malloc'ed array so that it holds at least `need` elements; *cap in elements. */
+void *st_alloc_array2(uint64_t n, uint64_t m, uint64_t size);
+void *st_alloc_array3(uint64_t n, uint64_t m, uint64_t k, uint64_t size);
+void *st_alloc_zeroed(uint64_t n, uint64_t size);
+char *st_strdup(const char *s);
+char *st_strndup(const char *s, size_t n);
+/* Grow an array from here so that it holds at least `need` elements; *cap in elements. */
 bool st_grow(void **p, size_t *cap, size_t need, size_t size);
 
 #endif
