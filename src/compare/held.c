@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "compare/noise.h"
 #include "compare/pair.h"
+#include "dtype/geometry.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -21,22 +22,29 @@
 #define FEWEST 16          /* such blocks */
 #define MOST_NUMBERS 0.995 /* of a tensor with one step */
 
-/*
- * The grids, coarsest first: a coarse one is a fine one as well. `steps` from zero to the largest magnitude, or with an
- * offset from the smallest number to the largest; encoders that search may use as few as half of them.
- */
-static const struct grid {
-	enum st_dtype type;
-	uint16_t block, steps;
-	bool offset;
-} grids[] = {
-	{ ST_DTYPE_Q2_K, 16, 3, true },    { ST_DTYPE_Q3_K, 16, 4, false }, { ST_DTYPE_Q4_0, 32, 8, false },
-	{ ST_DTYPE_Q4_K, 32, 15, true },   { ST_DTYPE_Q4_1, 32, 15, true }, { ST_DTYPE_Q5_0, 32, 16, false },
-	{ ST_DTYPE_Q5_K, 32, 31, true },   { ST_DTYPE_Q5_1, 32, 31, true }, { ST_DTYPE_Q6_K, 16, 32, false },
-	{ ST_DTYPE_Q8_0, 32, 127, false },
+/* The types of grids, coarsest first: a coarse grid is a fine one as well. */
+static const enum st_dtype grid_types[] = {
+	ST_DTYPE_Q2_K, ST_DTYPE_Q3_K, ST_DTYPE_Q4_0, ST_DTYPE_Q4_K, ST_DTYPE_Q4_1,
+	ST_DTYPE_Q5_0, ST_DTYPE_Q5_K, ST_DTYPE_Q5_1, ST_DTYPE_Q6_K, ST_DTYPE_Q8_0,
 };
 /* Q4_1 and Q5_1 have the grids of Q4_K and Q5_K and nearly their error: they stand for rows that have no super-blocks.
  */
+
+/*
+ * A grid: `steps` from zero to the largest magnitude, or with an offset from the smallest number to the largest; encoders
+ * that search may use as few as half of them.
+ */
+struct grid {
+	enum st_dtype type;
+	unsigned block, steps;
+	bool offset;
+};
+
+static struct grid grid_of(enum st_dtype t)
+{
+	const struct st_geometry *g = st_dtype_geometry(t);
+	return (struct grid){ t, g->sub, (unsigned)st_geometry_largest_level(g), g->m_at >= 0 };
+}
 
 static int by_size(const void *x, const void *y)
 {
@@ -242,9 +250,10 @@ enum st_status st_held_type(const struct st_tensor *t, struct st_held *held, str
 	/* Where one step serves all, small numbers are few steps, and would pass for a coarser type's. */
 	if (t->ndim == 2 && is_coarser(ST_DTYPE_APR_Q8, t) && fits_one_step(t, row, held))
 		goto out;
-	for (size_t i = 0; t->ndim == 2 && i < sizeof grids / sizeof *grids; i++) {
-		if (is_coarser(grids[i].type, t) && fits_grid(t, &grids[i], row)) {
-			held->type = grids[i].type;
+	for (size_t i = 0; t->ndim == 2 && i < sizeof grid_types / sizeof *grid_types; i++) {
+		struct grid g = grid_of(grid_types[i]);
+		if (is_coarser(g.type, t) && fits_grid(t, &g, row)) {
+			held->type = g.type;
 			goto out;
 		}
 	}

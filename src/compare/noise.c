@@ -1,22 +1,16 @@
 #include "compare/noise.h"
 
+#include "dtype/geometry.h"
+
 #include <math.h>
 
-/*
- * Types whose error depends on a block's largest element.
- * block: elements that share one step. range: how often the block's f16 scale is multiplied
- * to reach its largest element; where that scale is subnormal its own rounding shows.
- */
-static const struct {
-	uint16_t block, range;
-} block_types[ST_DTYPE_COUNT] = {
-	[ST_DTYPE_Q4_0] = { 32, 8 },       [ST_DTYPE_Q4_1] = { 32, 15 },         [ST_DTYPE_Q5_0] = { 32, 16 },
-	[ST_DTYPE_Q5_1] = { 32, 31 },      [ST_DTYPE_Q8_0] = { 32, 127 },        [ST_DTYPE_Q8_1] = { 32, 127 },
-	[ST_DTYPE_Q2_K] = { 16, 15 * 3 },  [ST_DTYPE_Q3_K] = { 16, 31 * 4 },     [ST_DTYPE_Q4_K] = { 32, 63 * 15 },
-	[ST_DTYPE_Q5_K] = { 32, 63 * 31 }, [ST_DTYPE_Q6_K] = { 16, 127 * 32 },   [ST_DTYPE_Q8_K] = { 256, 0 },
-	[ST_DTYPE_IQ4_NL] = { 32, 127 },   [ST_DTYPE_IQ4_XS] = { 32, 32 * 127 }, [ST_DTYPE_MXFP4] = { 32, 0 },
-	[ST_DTYPE_APR_Q4] = { 32, 8 },
-};
+/* How often the block's f16 scale is multiplied to reach its largest element; 0 for types without one. Where that scale is
+ * subnormal its own rounding shows. */
+static double scale_range(enum st_dtype t)
+{
+	const struct st_geometry *g = st_dtype_geometry(t);
+	return g->factor == ST_FACTOR_F16 ? (double)g->scale_top * st_geometry_largest_level(g) : 0;
+}
 
 /*
  * The scales of sub-blocks are stored with few bits themselves, in proportion to the super-block's largest: so much of
@@ -25,36 +19,15 @@ static const struct {
  */
 static double scale_error(enum st_dtype t)
 {
-	switch (t) {
-	case ST_DTYPE_Q2_K:
-		return 0.5 / 15;
-	case ST_DTYPE_Q3_K:
-		return 0.5 / 31;
-	case ST_DTYPE_Q4_K:
-	case ST_DTYPE_Q5_K:
-		return 0.5 / 63;
-	case ST_DTYPE_Q6_K:
-		return 0.5 / 127;
-	case ST_DTYPE_IQ4_XS:
-		return 0.5 / 31;
-	default:
-		return 0;
-	}
+	const struct st_geometry *g = st_dtype_geometry(t);
+	return g->scale.bits ? 0.5 / g->scale_top : 0;
 }
 
 /* Half the smallest step of a float type: what is lost however small the numbers are. */
 static double smallest_half_step(enum st_dtype t)
 {
-	switch (t) {
-	case ST_DTYPE_F16:
-		return 0x1p-25;
-	case ST_DTYPE_F8_E4M3:
-		return 0x1p-10;
-	case ST_DTYPE_F8_E5M2:
-		return 0x1p-17;
-	default:
-		return 0;
-	}
+	const struct st_geometry *g = st_dtype_geometry(t);
+	return st_dtype_info(t)->storage_rel_rms > 0 && g->fraction ? ldexp(0.5, g->least_exponent - g->fraction) : 0;
 }
 
 /*
@@ -63,7 +36,11 @@ static double smallest_half_step(enum st_dtype t)
  */
 static double expected_max(uint32_t n) { return n == 16 ? 2.0772 : n == 32 ? 2.3471 : 3.0442; }
 
-uint32_t st_noise_block(enum st_dtype t) { return block_types[t].block ? block_types[t].block : 1; }
+uint32_t st_noise_block(enum st_dtype t)
+{
+	uint32_t sub = st_dtype_geometry(t)->sub;
+	return sub ? sub : 1;
+}
 
 /* Largest magnitude, NaN aside, and sum of squares, in lanes that do not depend on the compiler. */
 static void measure(const float *x, size_t n, double *largest, double *squares)
@@ -94,13 +71,13 @@ static double variance(enum st_dtype t, float scale, const float *block, size_t 
 	measure(block, n, max, &sq);
 	if (t == ST_DTYPE_APR_Q8)
 		return (double)scale * scale / 12; /* uniform within one step */
-	if (!block_types[t].block) {
+	if (st_dtype_geometry(t)->sub == 0) {
 		double least = smallest_half_step(t);
 		return (rel * rel + ST_NOISE_F32_REL * ST_NOISE_F32_REL) * sq / (double)n + least * least / 3;
 	}
 	/* In a flat block every element is as large as the largest, where steps are coarsest or the code ends. */
-	double c = rel / expected_max(block_types[t].block), v = fmax(c * c * *max * *max, rel * rel * sq / (double)n);
-	double range = block_types[t].range;
+	double c = rel / expected_max(st_noise_block(t)), v = fmax(c * c * *max * *max, rel * rel * sq / (double)n);
+	double range = scale_range(t);
 	if (range > 0 && *max < range * 0x1p-14)
 		v += range * 0x1p-25 * range * 0x1p-25 / 3;
 	return v;

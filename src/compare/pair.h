@@ -88,9 +88,6 @@ struct st_constant {
 };
 bool st_known_constant(const struct st_config *cfg, size_t i, struct st_constant *out);
 
-/* Where the bytes of two 4-bit codes lie in a block; false for types without them (weight_blocks.c). */
-bool st_code_bytes(enum st_dtype t, size_t *first, size_t *count);
-
 bool st_role_is_norm(enum st_role r);
 bool st_role_is_bias(enum st_role r);
 

@@ -1,6 +1,7 @@
 /* weight_blocks.c - stored blocks read or written wrongly: another type, another order of codes, wrong scales. */
 #include "compare/weight_trial.h"
 #include "compare/sums.h"
+#include "dtype/geometry.h"
 #include "graph/basis.h"
 
 #include <math.h>
@@ -84,81 +85,44 @@ enum st_status st_blocks_apart(struct st_trial *t, double *share)
 	return ST_OK;
 }
 
-/* Where the 4-bit codes of a block lie. */
-static const struct {
-	enum st_dtype t;
-	uint16_t first, count;
-} nibble_bytes[] = {
-	{ ST_DTYPE_Q4_0, 2, 16 },   { ST_DTYPE_Q4_1, 4, 16 },    { ST_DTYPE_IQ4_NL, 2, 16 }, { ST_DTYPE_APR_Q4, 2, 16 },
-	{ ST_DTYPE_MXFP4, 1, 16 },  { ST_DTYPE_Q4_K, 16, 128 },  { ST_DTYPE_Q5_0, 6, 16 },   { ST_DTYPE_Q5_1, 8, 16 },
-	{ ST_DTYPE_Q5_K, 48, 128 }, { ST_DTYPE_IQ4_XS, 8, 128 },
-};
-
-bool st_code_bytes(enum st_dtype t, size_t *first, size_t *count)
-{
-	for (size_t i = 0; i < sizeof nibble_bytes / sizeof *nibble_bytes; i++) {
-		if (nibble_bytes[i].t == t) {
-			*first = nibble_bytes[i].first;
-			*count = nibble_bytes[i].count;
-			return true;
-		}
-	}
-	return false;
-}
-
-/* `shift` says how the codes are read again: 0 nibbles of each byte exchanged; 1 codes in element order two to a byte
- * (instead of first half low, second half high); 2 the reverse of 1. */
-static void get_nibbles(const struct st_rows *s, uint64_t r, float *dst)
+/* Row r with the codes of its blocks read in the order `shift`, an enum st_code_order. */
+static void get_reordered(const struct st_rows *s, uint64_t r, float *dst)
 {
 	const struct st_tensor *x = s->w->tensor;
 	const struct st_dtype_info *info = st_dtype_info(x->dtype);
-	size_t first = 0, n = 0;
-	uint8_t block[256];
-	(void)st_code_bytes(x->dtype, &first, &n); /* true: no other type is proposed */
+	uint8_t block[ST_BLOCK_BYTES_MOST];
 	if (s->w->interleaved)
 		r = st_row_in_pairs(r, s->rows / s->w->heads);
 	for (uint64_t b = 0; b < s->cols / info->block_elems; b++) {
 		memcpy(block, x->data + r * x->row_bytes + b * info->block_bytes, info->block_bytes);
-		uint8_t *q = block + first, old[128];
-		memcpy(old, q, n);
-		for (size_t i = 0; i < n; i++) {
-			size_t half = i % 16, base = i - half;
-			if (s->shift == 0) {
-				q[i] = (uint8_t)(old[i] >> 4 | old[i] << 4);
-			} else if (s->shift == 1) {
-				/* element e of 32 was written as nibble e % 2 of byte e / 2; read it into byte e % 16
-				 */
-				uint8_t lo = (uint8_t)(old[base + half / 2] >> (half % 2 * 4) & 15);
-				uint8_t hi = (uint8_t)(old[base + 8 + half / 2] >> (half % 2 * 4) & 15);
-				q[i] = (uint8_t)(lo | hi << 4);
-			} else {
-				size_t e = 2 * half;
-				uint8_t lo = (uint8_t)(old[base + e % 16] >> (e / 16 * 4) & 15);
-				uint8_t hi = (uint8_t)(old[base + (e + 1) % 16] >> ((e + 1) / 16 * 4) & 15);
-				q[i] = (uint8_t)(lo | hi << 4);
-			}
-		}
+		st_block_reorder(x->dtype, block, (enum st_code_order)s->shift);
 		info->decode(block, dst + b * info->block_elems, info->block_elems);
 	}
 }
 
 enum st_status st_test_block_layout(struct st_trial *t)
 {
-	static const char *const orders[] = { "nibbles exchanged", "pairs", "halves" };
+	static const struct {
+		const char *name;
+		enum st_code_order order;
+	} orders[] = {
+		{ "nibbles exchanged", ST_CODES_EXCHANGED },
+		{ "pairs", ST_CODES_FROM_PAIRS },
+		{ "halves", ST_CODES_TO_PAIRS },
+	};
 	for (int k = 0; k < 2 && !t->done; k++) {
 		const struct st_rows *s = k ? t->b : t->a;
 		const struct st_tensor *x = s->w->tensor;
-		size_t first, n;
-		if (!st_code_bytes(x->dtype, &first, &n) || x->layout != ST_LAYOUT_ROWS)
+		if (!st_dtype_has_nibbles(x->dtype) || x->layout != ST_LAYOUT_ROWS)
 			continue;
-		for (uint64_t order = 0; order < 3 && !t->done; order++) {
+		for (size_t i = 0; i < 3 && !t->done; i++) {
 			struct st_rows side = *s;
-			side.get = get_nibbles;
-			side.shift = order;
+			side.get = get_reordered;
+			side.shift = orders[i].order;
 			struct st_cause c = { .code = "weight.block_layout" };
-			st_param_text(&c, "order", orders[order]);
+			st_param_text(&c, "order", orders[i].name);
 			/* Between two files of such types either may be the one that was written wrongly. */
-			bool either = st_code_bytes((k ? t->a : t->b)->w->tensor->dtype, &first, &n);
+			bool either = st_dtype_has_nibbles((k ? t->a : t->b)->w->tensor->dtype);
 			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c,
 			                         either ? 0
 			                         : k    ? 'b'

@@ -23,7 +23,7 @@ static enum st_status differs(const char *name, struct st_error *err, const char
 
 static enum st_status check_copy(const struct st_job *j, const struct st_tensor *t, int threads, struct st_error *err)
 {
-	if (!j->map && j->gain == 1 && j->nibbles == ST_NIBBLES_KEEP) {
+	if (!j->map && j->gain == 1 && j->order == ST_CODES_OWN) {
 		const uint64_t piece = (uint64_t)4 << 20;
 		uint64_t n = st_ceil_div(t->n_bytes, piece);
 		int same = t->n_bytes == j->src[0]->n_bytes && t->scale == j->src[0]->scale;

@@ -177,7 +177,7 @@ static void count_jobs(const struct st_conversion *v, struct st_convert_result *
 	r->tensors = v->n_jobs;
 	for (size_t i = 0; i < v->n_jobs; i++) {
 		const struct st_job *j = &v->jobs[i];
-		bool copy = j->kind == ST_JOB_COPY && j->gain == 1 && j->nibbles == ST_NIBBLES_KEEP;
+		bool copy = j->kind == ST_JOB_COPY && j->gain == 1 && j->order == ST_CODES_OWN;
 		uint64_t *slot = !copy ? &r->encoded : j->map ? &r->moved : &r->untouched;
 		(*slot)++;
 	}

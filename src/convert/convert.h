@@ -14,6 +14,7 @@
 #include "arch/arch.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "dtype/geometry.h"
 #include "format/writer.h"
 #include "graph/basis.h"
 #include "token/tokenizer.h"
@@ -27,8 +28,6 @@ enum st_job_kind {
 	ST_JOB_VALUES,    /* numbers made here */
 };
 
-enum st_nibbles { ST_NIBBLES_KEEP, ST_NIBBLES_EXCHANGE, ST_NIBBLES_FROM_PAIRS, ST_NIBBLES_TO_PAIRS };
-
 /* One tensor of the output. Rows are those of spec.shape; the elements of a vector count as its rows
  * where `map` is concerned. */
 struct st_job {
@@ -40,11 +39,11 @@ struct st_job {
 	enum st_role role;              /* ST_ROLE_COUNT: a tensor that no weight is */
 	uint32_t layer;
 	/* Repairs: */
-	double gain, offset;     /* stored number = gain * source + offset; for blocks the gain is on their scales */
-	enum st_nibbles nibbles; /* order of 4-bit codes in a block of a COPY */
-	struct st_weight from;   /* TRANSPOSE */
-	const float *values;     /* VALUES */
-	const char *repaired;    /* cause code, or NULL */
+	double gain, offset;      /* stored number = gain * source + offset; for blocks the gain is on their scales */
+	enum st_code_order order; /* order of 4-bit codes in a block of a COPY */
+	struct st_weight from;    /* TRANSPOSE */
+	const float *values;      /* VALUES */
+	const char *repaired;     /* cause code, or NULL */
 	const struct st_weight *sound; /* the other file's weight, which a repaired one must equal; or NULL */
 };
 
@@ -141,7 +140,6 @@ ST_MUST_CHECK enum st_status st_job_floats(const struct st_job *j, uint64_t row0
                                            struct st_error *err);
 /* Can its numbers be scaled, or its codes be put in another order, block by block? */
 bool st_type_has_scales(enum st_dtype t);
-bool st_type_has_nibbles(enum st_dtype t);
 /* Rows that are handled at once. */
 uint64_t st_job_step(const struct st_job *j);
 /* COPY: bytes of a row of the output; of a vector with a map all of it. */

@@ -90,7 +90,7 @@ static bool copyable(const struct st_job *j, enum st_dtype want)
 		return false;
 	/* APR's nibbles run over the rows' ends in the target too. */
 	if (x->layout == ST_LAYOUT_FLAT)
-		return want == ST_DTYPE_APR_Q4 && !j->map && !y && j->gain == 1 && j->nibbles == ST_NIBBLES_KEEP;
+		return want == ST_DTYPE_APR_Q4 && !j->map && !y && j->gain == 1 && j->order == ST_CODES_OWN;
 	bool vector = j->spec.ndim < 2;
 	return in_rows(x) && st_tensor_cols(x) == st_spec_cols(&j->spec)
 	    && (!vector || !j->map || info->block_elems == 1)

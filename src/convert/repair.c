@@ -519,11 +519,11 @@ static enum st_status fix_block_layout(struct fix *f)
 {
 	static const struct {
 		const char *order;
-		enum st_nibbles once, other;
+		enum st_code_order once, other;
 	} known[] = {
-		{ "nibbles exchanged", ST_NIBBLES_EXCHANGE, ST_NIBBLES_EXCHANGE },
-		{ "pairs", ST_NIBBLES_FROM_PAIRS, ST_NIBBLES_TO_PAIRS },
-		{ "halves", ST_NIBBLES_TO_PAIRS, ST_NIBBLES_FROM_PAIRS },
+		{ "nibbles exchanged", ST_CODES_EXCHANGED, ST_CODES_EXCHANGED },
+		{ "pairs", ST_CODES_FROM_PAIRS, ST_CODES_TO_PAIRS },
+		{ "halves", ST_CODES_TO_PAIRS, ST_CODES_FROM_PAIRS },
 	};
 	const char *order = text_of(f->params, "order");
 	enum st_dtype t = f->own->tensor->dtype;
@@ -531,11 +531,11 @@ static enum st_status fix_block_layout(struct fix *f)
 		if (strcmp(order, known[i].order) != 0)
 			continue;
 		double left[2] = { 0, 0 };
-		if (!st_type_has_nibbles(t))
+		if (!st_dtype_has_nibbles(t))
 			break;
 		/* Which of the two files the report read again is not always said: one order undoes the other. */
 		for (int k = 0; k < 2; k++) {
-			f->j->nibbles = k ? known[i].other : known[i].once;
+			f->j->order = k ? known[i].other : known[i].once;
 			ST_TRY(take(f, f->own, NULL, NULL, t));
 			if (f->j->kind != ST_JOB_COPY)
 				return cannot(f, "the output has no place for the blocks; repair into a container that "
@@ -543,7 +543,7 @@ static enum st_status fix_block_layout(struct fix *f)
 			if (f->sound)
 				ST_TRY(residual(f, &left[k]));
 		}
-		f->j->nibbles = left[0] <= left[1] ? known[i].once : known[i].other;
+		f->j->order = left[0] <= left[1] ? known[i].once : known[i].other;
 		return ST_OK;
 	}
 	return cannot(f, "the report names no order of values in a block that Stele knows");

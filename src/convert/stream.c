@@ -1,8 +1,8 @@
 /* stream.c - rows out of a job: as bytes, as numbers, and into a file. */
 #include "convert/convert.h"
 
-#include "compare/pair.h"
 #include "dtype/aprq.h"
+#include "dtype/blocks.h"
 #include "dtype/half.h"
 #include "base/cursor.h"
 #include "graph/graph.h"
@@ -18,71 +18,37 @@
 
 /* ---- bytes ---- */
 
-/* Where the f16 factors of a block lie. */
-static const struct block_parts {
-	enum st_dtype t;
-	uint8_t n_scales;
-	uint16_t scale[2];
-} parts[] = {
-	{ ST_DTYPE_Q4_0, 1, { 0 } },      { ST_DTYPE_Q4_1, 2, { 0, 2 } }, { ST_DTYPE_Q5_0, 1, { 0 } },
-	{ ST_DTYPE_Q5_1, 2, { 0, 2 } },   { ST_DTYPE_Q8_0, 1, { 0 } },    { ST_DTYPE_Q8_1, 2, { 0, 2 } },
-	{ ST_DTYPE_Q2_K, 2, { 80, 82 } }, { ST_DTYPE_Q3_K, 1, { 108 } },  { ST_DTYPE_Q4_K, 2, { 0, 2 } },
-	{ ST_DTYPE_Q5_K, 2, { 0, 2 } },   { ST_DTYPE_Q6_K, 1, { 208 } },  { ST_DTYPE_IQ4_NL, 1, { 0 } },
-	{ ST_DTYPE_IQ4_XS, 1, { 0 } },    { ST_DTYPE_APR_Q4, 1, { 0 } },
-};
-
-static const struct block_parts *parts_of(enum st_dtype t)
+bool st_type_has_scales(enum st_dtype t)
 {
-	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-		if (parts[i].t == t)
-			return &parts[i];
-	return NULL;
+	return t == ST_DTYPE_APR_Q8 || st_dtype_geometry(t)->factor == ST_FACTOR_F16;
 }
 
-bool st_type_has_scales(enum st_dtype t) { return t == ST_DTYPE_APR_Q8 || parts_of(t); }
-
-bool st_type_has_nibbles(enum st_dtype t)
+static void scale_factor(uint8_t *at, double gain)
 {
-	size_t first, n;
-	return st_code_bytes(t, &first, &n);
-}
-
-/* 32 codes in 16 bytes. Halves: code e in byte e % 16, the first 16 low. Pairs: code e in byte e / 2, even ones low. */
-static void reorder_codes(uint8_t q[16], enum st_nibbles order)
-{
-	uint8_t code[32];
-	for (size_t i = 0; i < 16; i++) {
-		size_t lo = order == ST_NIBBLES_FROM_PAIRS ? 2 * i : i,
-		       hi = order == ST_NIBBLES_FROM_PAIRS ? 2 * i + 1 : i + 16;
-		code[order == ST_NIBBLES_EXCHANGE ? hi : lo] = q[i] & 15;
-		code[order == ST_NIBBLES_EXCHANGE ? lo : hi] = q[i] >> 4;
-	}
-	for (size_t i = 0; i < 16; i++) {
-		size_t lo = order == ST_NIBBLES_TO_PAIRS ? 2 * i : i,
-		       hi = order == ST_NIBBLES_TO_PAIRS ? 2 * i + 1 : i + 16;
-		q[i] = (uint8_t)(code[lo] | code[hi] << 4);
-	}
+	uint16_t h = st_f32_to_f16((float)(gain * (double)st_f16_to_f32(st_load_u16(at))));
+	memcpy(at, &h, sizeof h);
 }
 
 static void edit_blocks(const struct st_job *j, uint8_t *row, uint64_t n_bytes)
 {
-	const struct block_parts *p = parts_of(j->spec.dtype);
+	const struct st_geometry *g = st_dtype_geometry(j->spec.dtype);
 	uint32_t size = st_dtype_info(j->spec.dtype)->block_bytes;
-	size_t first, n_codes;
-	bool codes = j->nibbles != ST_NIBBLES_KEEP && st_code_bytes(j->spec.dtype, &first, &n_codes);
 	for (uint8_t *b = row; b < row + n_bytes; b += size) {
-		for (size_t i = 0; j->gain != 1 && p && i < p->n_scales; i++) {
-			uint16_t h = st_f32_to_f16((float)(j->gain * st_f16_to_f32(st_load_u16(b + p->scale[i]))));
-			memcpy(b + p->scale[i], &h, 2);
+		if (j->gain != 1 && g->factor == ST_FACTOR_F16) {
+			scale_factor(b + g->d_at, j->gain);
+			/* The sum in a block of Q8_1 is a multiple of its scale as well. */
+			int second = j->spec.dtype == ST_DTYPE_Q8_1 ? (int)offsetof(struct st_block_q8_1, s) : g->m_at;
+			if (second >= 0)
+				scale_factor(b + second, j->gain);
 		}
-		for (size_t i = 0; codes && i < n_codes; i += 16)
-			reorder_codes(b + first + i, j->nibbles);
+		if (j->order != ST_CODES_OWN)
+			st_block_reorder(j->spec.dtype, b, j->order);
 	}
 }
 
 static bool edits(const struct st_job *j)
 {
-	return (j->gain != 1 && j->spec.dtype != ST_DTYPE_APR_Q8) || j->nibbles != ST_NIBBLES_KEEP;
+	return (j->gain != 1 && j->spec.dtype != ST_DTYPE_APR_Q8) || j->order != ST_CODES_OWN;
 }
 
 /* Stored row r of the sources together. */

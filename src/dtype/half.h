@@ -59,4 +59,8 @@ static inline uint16_t st_f32_to_bf16(float x)
 	return (uint16_t)((u & 0x7FFFFFFFu) > 255u << 23 ? u >> 16 | 0x40u : rounded);
 }
 
+/* Half of the E8M0 scale 2^(e-127): 2^(e-128), an f32 subnormal for e < 2. e = 255, which the OCP text calls NaN, stays
+ * the power of two it would be: existing readers agree on that. */
+static inline float st_e8m0_half(uint8_t e) { return st_bits_f32(e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23); }
+
 #endif

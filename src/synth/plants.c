@@ -6,7 +6,7 @@
  */
 #include "synth/synth.h"
 
-#include "dtype/blocks.h"
+#include "dtype/geometry.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -109,48 +109,18 @@ static void edit_nan(const struct st_synth *s, const struct st_synth_tensor *t, 
 
 /* ---- bytes ---- */
 
-/* Where a block has its f16 scale and its 4-bit codes (none: codes = 0). */
-static const struct block {
-	enum st_dtype type;
-	uint16_t scale, first, codes;
-} blocks[] = {
-#define BLOCK4(type, block)                                                                                  \
-	{                                                                                                    \
-		type, offsetof(struct block, d), offsetof(struct block, qs), sizeof(((struct block *)0)->qs) \
-	}
-	BLOCK4(ST_DTYPE_Q4_0, st_block_q4_0),
-	BLOCK4(ST_DTYPE_Q4_1, st_block_q4_1),
-	BLOCK4(ST_DTYPE_Q5_0, st_block_q5_0),
-	BLOCK4(ST_DTYPE_Q5_1, st_block_q5_1),
-	BLOCK4(ST_DTYPE_Q4_K, st_block_q4_k),
-	BLOCK4(ST_DTYPE_APR_Q4, st_block_apr_q4),
-#undef BLOCK4
-	{ ST_DTYPE_Q8_0, offsetof(struct st_block_q8_0, d), 0, 0 },
-	{ ST_DTYPE_Q6_K, offsetof(struct st_block_q6_k, d), 0, 0 },
-};
-
-static const struct block *block_of(enum st_dtype t)
-{
-	for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
-		if (blocks[i].type == t)
-			return &blocks[i];
-	return NULL;
-}
-
 static void mangle_nan(const struct st_synth_tensor *t, uint64_t row, uint8_t *bytes)
 {
 	if (row == t->rows / 3)
-		memcpy(bytes + block_of(t->dtype)->scale, &(uint16_t){ 0x7E00 }, 2);
+		memcpy(bytes + st_dtype_geometry(t->dtype)->d_at, &(uint16_t){ 0x7E00 }, 2);
 }
 
 static void mangle_nibbles(const struct st_synth_tensor *t, uint64_t row, uint8_t *bytes)
 {
 	(void)row;
 	const struct st_dtype_info *info = st_dtype_info(t->dtype);
-	const struct block *b = block_of(t->dtype);
 	for (uint64_t i = 0; i < t->cols / info->block_elems; i++, bytes += info->block_bytes)
-		for (uint32_t k = b->first; k < b->first + b->codes; k++)
-			bytes[k] = (uint8_t)(bytes[k] >> 4 | bytes[k] << 4);
+		st_block_reorder(t->dtype, bytes, ST_CODES_EXCHANGED);
 }
 
 /* BF16 by cutting the lower half off. */
@@ -403,7 +373,7 @@ static const char *fit_grouped(const struct st_synth *s, const struct st_synth_t
 static const char *fit_blocks(const struct st_synth *s, const struct st_synth_tensor *t)
 {
 	(void)s;
-	if (!block_of(t->dtype))
+	if (st_dtype_geometry(t->dtype)->sub == 0)
 		return "the type has no blocks";
 	return t->cols < 2 * (uint64_t)st_dtype_info(t->dtype)->block_elems ? "a row is one block" : NULL;
 }
@@ -411,7 +381,7 @@ static const char *fit_blocks(const struct st_synth *s, const struct st_synth_te
 static const char *fit_nibbles(const struct st_synth *s, const struct st_synth_tensor *t)
 {
 	(void)s;
-	return !block_of(t->dtype) || !block_of(t->dtype)->codes ? "the type has no 4-bit codes" : NULL;
+	return !st_dtype_has_nibbles(t->dtype) ? "the type has no 4-bit codes" : NULL;
 }
 
 static const char *fit_f16_rows(const struct st_synth *s, const struct st_synth_tensor *t)
@@ -423,8 +393,9 @@ static const char *fit_f16_rows(const struct st_synth *s, const struct st_synth_
 static const char *fit_nan(const struct st_synth *s, const struct st_synth_tensor *t)
 {
 	(void)s;
-	return st_dtype_info(t->dtype)->kind != ST_KIND_FLOAT && !block_of(t->dtype) ? "the type cannot hold NaN"
-	                                                                             : NULL;
+	return st_dtype_info(t->dtype)->kind != ST_KIND_FLOAT && st_dtype_geometry(t->dtype)->factor != ST_FACTOR_F16
+	             ? "the type cannot hold NaN"
+	             : NULL;
 }
 
 static const char *fit_own_head(const struct st_synth *s, const struct st_synth_tensor *t)

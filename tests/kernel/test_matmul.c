@@ -4,22 +4,9 @@
  */
 #include "kernel_test.h"
 
-#include "dtype/blocks.h"
+#include "dtype/geometry.h"
 #include "dtype/half.h"
 #include "kernel/kernels.h"
-
-/* Where the f16 factors of a block lie, so that random blocks hold finite numbers. */
-static const struct {
-	enum st_dtype t;
-	int at[2];
-} factors[] = {
-	{ ST_DTYPE_Q4_0, { 0, -1 } },   { ST_DTYPE_Q4_1, { 0, 2 } },    { ST_DTYPE_Q5_0, { 0, -1 } },
-	{ ST_DTYPE_Q5_1, { 0, 2 } },    { ST_DTYPE_Q8_0, { 0, -1 } },   { ST_DTYPE_Q8_1, { 0, 2 } },
-	{ ST_DTYPE_Q2_K, { 80, 82 } },  { ST_DTYPE_Q3_K, { 108, -1 } }, { ST_DTYPE_Q4_K, { 0, 2 } },
-	{ ST_DTYPE_Q5_K, { 0, 2 } },    { ST_DTYPE_Q6_K, { 208, -1 } }, { ST_DTYPE_IQ4_NL, { 0, -1 } },
-	{ ST_DTYPE_IQ4_XS, { 0, -1 } }, { ST_DTYPE_APR_Q4, { 0, -1 } }, { ST_DTYPE_F16, { 0, -1 } },
-	{ ST_DTYPE_BF16, { 0, -1 } },
-};
 
 static void random_block(struct st_xoshiro *r, enum st_dtype t, uint8_t *p, size_t bytes)
 {
@@ -34,26 +21,35 @@ static void random_block(struct st_xoshiro *r, enum st_dtype t, uint8_t *p, size
 	case ST_DTYPE_F64:
 		memcpy(p, &d, 8);
 		return;
-	case ST_DTYPE_Q8_K:
-		memcpy(p, &g, 4);
-		return;
-	case ST_DTYPE_MXFP4:
-		p[0] = (uint8_t)(120 + p[0] % 10);
-		return;
 	case ST_DTYPE_F8_E4M3:
 	case ST_DTYPE_F8_E5M2:
 		p[0] &= 0xBB;
 		return; /* no infinities, no NaN */
+	case ST_DTYPE_F16:
+		memcpy(p, &(uint16_t){ st_f32_to_f16(f) }, 2);
+		return;
+	case ST_DTYPE_BF16:
+		memcpy(p, &(uint16_t){ st_f32_to_bf16(f) }, 2);
+		return;
+	case ST_DTYPE_Q8_1: /* d and the sum */
+		memcpy(p + 2, &(uint16_t){ st_f32_to_f16(g) }, 2);
+		break;
 	default:
 		break;
 	}
-	for (size_t i = 0; i < sizeof factors / sizeof factors[0]; i++)
-		for (int j = 0; j < 2 && factors[i].t == t; j++)
-			if (factors[i].at[j] >= 0) {
-				uint16_t h = t == ST_DTYPE_BF16 ? st_f32_to_bf16(f)
-				                                : st_f32_to_f16(t == ST_DTYPE_F16 ? f : g);
-				memcpy(p + factors[i].at[j], &h, 2);
-			}
+	/* The factors of a block are finite numbers. */
+	const struct st_geometry *geometry = st_dtype_geometry(t);
+	const int at[2] = { geometry->d_at, geometry->m_at };
+	for (int j = 0; j < 2; j++) {
+		if (at[j] < 0)
+			continue;
+		if (geometry->factor == ST_FACTOR_F16)
+			memcpy(p + at[j], &(uint16_t){ st_f32_to_f16(g) }, 2);
+		else if (geometry->factor == ST_FACTOR_F32)
+			memcpy(p + at[j], &g, 4);
+		else
+			p[at[j]] = (uint8_t)(120 + p[at[j]] % 10);
+	}
 }
 
 /* A [N, K] tensor of random blocks; ragged rows get whole blocks. gap: bytes between rows. The bytes

@@ -1,0 +1,152 @@
+/* elements.c - what each stored number stands for: its neighbours, and the rounding of its block's factors. */
+#include "dtype/geometry.h"
+
+#include "base/mem.h"
+#include "dtype/half.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+/* Half of the distance between neighbours of a factor. */
+static float half_unit(enum st_factor f, float v)
+{
+	if (f == ST_FACTOR_F16) {
+		int e;
+		(void)frexpf(v, &e); /* |v| in [2^(e-1), 2^e) has the unit 2^(e - 11) */
+		return v == 0 || e < -13 ? 0x1p-25f : ldexpf(1, e - 12);
+	}
+	return f == ST_FACTOR_F32 ? fabsf(v) * 0x1p-24f : 0; /* a power of two is chosen, not rounded */
+}
+
+static void sub_block(const struct st_geometry *g, const struct st_block_parts *p, unsigned j,
+                      const struct st_elements *e)
+{
+	const int16_t *code = p->code + (size_t)j * g->sub;
+	float step = g->scale.bits ? p->d * (float)p->scale[j] : p->d, size = fabsf(step);
+	float unit_d = half_unit(g->factor, p->d) * fabsf((float)p->scale[j]);
+	float fixed = g->m_at < 0 ? 0 : half_unit(g->factor, p->m) * (g->min.bits ? (float)p->min[j] : 1);
+	if (size == 0) {
+		/* The step was rounded away: by f16, or because the sub-block's integer is 0. */
+		float most = p->d == 0 ? half_unit(g->factor, 0) * (float)(g->scale.bits ? g->scale_top : 1)
+		                       : 0.5f * fabsf(p->d);
+		float left = fixed + most * (float)st_geometry_largest_level(g)
+		           + (g->min.bits ? 0.5f * fabsf(p->m) : 0);
+		for (unsigned i = 0; i < g->sub; i++) {
+			e->below[i] = e->above[i] = 0;
+			e->rounding[i] = left;
+		}
+		return;
+	}
+	if (g->levels) {
+		for (unsigned i = 0; i < g->sub; i++) {
+			unsigned c = (unsigned)code[i] & 15;
+			float down = g->levels->below[c] ? size * g->levels->below[c] : INFINITY;
+			float up = g->levels->above[c] ? size * g->levels->above[c] : INFINITY;
+			e->below[i] = step < 0 ? up : down;
+			e->above[i] = step < 0 ? down : up;
+			e->rounding[i] = fixed + unit_d * fabsf((float)g->levels->level[c]);
+		}
+		return;
+	}
+	/* With a negative step the codes run downwards. */
+	int bottom = step < 0 ? g->highest : g->lowest, top = step < 0 ? g->lowest : g->highest;
+	for (unsigned i = 0; i < g->sub; i++) {
+		int c = code[i];
+		e->below[i] = (step < 0 ? c >= bottom : c <= bottom) ? INFINITY : size;
+		e->above[i] = (step < 0 ? c <= top : c >= top) ? INFINITY : size;
+		e->rounding[i] = fixed + unit_d * fabsf((float)(c - g->bias));
+	}
+}
+
+static struct st_elements moved(const struct st_elements *e, uint64_t by)
+{
+	return (struct st_elements){ e->value + by, e->below + by, e->above + by, e->rounding + by };
+}
+
+/* Elements [first, first + n) of the block at src, to *e. */
+static void block_elements(const struct st_tensor *t, const uint8_t *src, unsigned first, unsigned n,
+                           const struct st_elements *e)
+{
+	const struct st_geometry *g = st_dtype_geometry(t->dtype);
+	unsigned all = (unsigned)g->sub * g->n_sub;
+	struct st_block_parts p;
+	float part[4][ST_BLOCK_MOST];
+	bool whole = n == all;
+	struct st_elements to = whole ? *e : (struct st_elements){ part[0], part[1], part[2], part[3] };
+	st_block_unpack(g, src, &p);
+	st_dtype_info(t->dtype)->decode(src, to.value, all);
+	for (unsigned j = 0; j < g->n_sub; j++) {
+		struct st_elements sub = moved(&to, (uint64_t)j * g->sub);
+		sub_block(g, &p, j, &sub);
+	}
+	if (whole)
+		return;
+	memcpy(e->value, to.value + first, n * sizeof(float));
+	memcpy(e->below, to.below + first, n * sizeof(float));
+	memcpy(e->above, to.above + first, n * sizeof(float));
+	memcpy(e->rounding, to.rounding + first, n * sizeof(float));
+}
+
+/* Neighbours of floats follow from the values alone. */
+static void float_elements(enum st_dtype t, uint64_t n, const struct st_elements *e)
+{
+	const struct st_geometry *g = st_dtype_geometry(t);
+	/* F64 is decoded to f32: what is known of it has f32's unit. */
+	int fraction = g->fraction < 23 ? g->fraction : 23;
+	int least = g->least_exponent > -126 ? g->least_exponent : -126;
+	double largest = st_dtype_largest(t);
+	if (isinf(largest))
+		largest = FLT_MAX;
+	for (uint64_t i = 0; i < n; i++) {
+		float x = e->value[i], size = fabsf(x);
+		int exponent = (int)(st_f32_bits(size) >> 23) - 127; /* -127 for zero and subnormals of f32 */
+		bool power = exponent > least && (st_f32_bits(size) & 0x7FFFFFu) == 0;
+		exponent = exponent > least ? exponent : least;
+		float unit = (float)ldexp(1, exponent - fraction);
+		float inwards = power ? unit / 2 : unit, outwards = size >= (float)largest ? INFINITY : unit;
+		e->below[i] = x > 0 ? inwards : outwards;
+		e->above[i] = x < 0 ? inwards : outwards;
+		e->rounding[i] = 0;
+	}
+}
+
+/* int8 times one f32 of the tensor. */
+static void tensor_step_elements(const struct st_tensor *t, uint64_t n, const struct st_elements *e)
+{
+	float size = fabsf(t->scale);
+	for (uint64_t i = 0; i < n; i++) {
+		float x = e->value[i];
+		bool end = size == 0 || roundf(fabsf(x) / size) >= 127;
+		e->below[i] = end && x < 0 ? INFINITY : size;
+		e->above[i] = end && x > 0 ? INFINITY : size;
+		e->rounding[i] = fabsf(x) * 0x1p-24f;
+	}
+}
+
+void st_tensor_elements(const struct st_tensor *t, uint64_t row, const struct st_elements *e)
+{
+	const struct st_dtype_info *info = st_dtype_info(t->dtype);
+	uint64_t cols = st_tensor_cols(t), be = info->block_elems;
+	if (st_dtype_geometry(t->dtype)->sub == 0) {
+		st_tensor_decode(t, row, 1, e->value);
+		if (t->dtype == ST_DTYPE_APR_Q8) {
+			tensor_step_elements(t, cols, e);
+		} else if (info->kind == ST_KIND_FLOAT) {
+			float_elements(t->dtype, cols, e);
+		} else {
+			for (uint64_t i = 0; i < cols; i++)
+				e->below[i] = e->above[i] = e->rounding[i] = 0;
+		}
+		return;
+	}
+	/* Blocks of the row, or of the whole tensor, which a row may begin and end inside. */
+	uint64_t first = t->layout == ST_LAYOUT_FLAT ? row * cols : 0;
+	const uint8_t *src = t->layout == ST_LAYOUT_FLAT ? t->data : t->data + row * t->row_bytes;
+	for (uint64_t at = 0; at < cols;) {
+		uint64_t place = first + at, inside = place % be, n = be - inside < cols - at ? be - inside : cols - at;
+		struct st_elements here = moved(e, at);
+		block_elements(t, src + place / be * info->block_bytes, (unsigned)inside, (unsigned)n, &here);
+		at += n;
+	}
+}
