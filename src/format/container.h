@@ -13,7 +13,7 @@
 
 #include "base/map.h"
 #include "base/mem.h"
-#include "format/json.h"
+#include "json/json.h"
 
 #include <jansson.h>
 

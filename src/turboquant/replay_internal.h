@@ -6,7 +6,7 @@
 #include "turboquant/scene.h"
 
 #include "base/outfile.h"
-#include "format/json.h"
+#include "json/json.h"
 
 #include <stele/replay.h>
 

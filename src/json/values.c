@@ -1,5 +1,5 @@
-/* json_values.c - values of JSON documents. */
-#include "format/json.h"
+/* values.c - values of JSON documents. */
+#include "json/json.h"
 
 #include "base/mem.h"
 

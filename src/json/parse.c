@@ -1,7 +1,8 @@
-/* json.c - JSON from strangers, by jansson. */
-#include "format/container.h"
+/* parse.c - JSON from strangers, by jansson. */
+#include "json/json.h"
 
 #include "base/error.h"
+#include "base/map.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -89,16 +90,39 @@ enum st_status st_json_parse(const char *text, uint64_t n, uint64_t origin, json
 	return st_json_parse_within(text, n, origin, budget, out, err);
 }
 
+/* Parse the file; `most` 0: of any size. */
+static enum st_status load(const char *path, uint64_t most, json_t **out, struct st_error *err)
+{
+	struct st_map m;
+	ST_TRY(st_map_open(&m, path, err));
+	enum st_status st = most && m.size > most ? st_fail(err, ST_ERR_LIMIT, "%llu bytes of JSON, allowed are %llu",
+	                                                    (unsigned long long)m.size, (unsigned long long)most)
+	                                          : st_json_parse((const char *)m.data, m.size, 0, out, err);
+	st_map_close(&m);
+	return st;
+}
+
 enum st_status st_json_load(const char *path, json_t **out, struct st_error *err)
 {
 	*out = NULL;
 	if (access(path, F_OK) != 0 && errno == ENOENT)
 		return ST_OK;
-	struct st_map m;
-	ST_TRY(st_map_open(&m, path, err));
-	enum st_status st = st_json_parse((const char *)m.data, m.size, 0, out, err);
+	enum st_status st = load(path, 0, out, err);
 	if (st != ST_OK)
 		st_error_in(err, path);
-	st_map_close(&m);
+	return st;
+}
+
+enum st_status st_json_load_object(const char *path, uint64_t most, json_t **out, struct st_error *err)
+{
+	*out = NULL;
+	enum st_status st = load(path, most, out, err);
+	if (st == ST_OK && !json_is_object(*out))
+		st = st_fail(err, ST_ERR_FORMAT, "holds a JSON value that is not an object");
+	if (st != ST_OK) {
+		st_error_in(err, path);
+		json_decref(*out);
+		*out = NULL;
+	}
 	return st;
 }
