@@ -51,6 +51,44 @@ enum st_rope_scaling { ST_ROPE_SCALING_NONE, ST_ROPE_SCALING_LINEAR, ST_ROPE_SCA
 
 enum st_tie { ST_TIE_UNSAID, ST_TIE_YES, ST_TIE_NO };
 
+/* What st_config holds, in the order of reports. */
+enum st_config_member {
+	ST_CONFIG_ARCH,
+	ST_CONFIG_NAME,
+	ST_CONFIG_N_LAYERS,
+	ST_CONFIG_HIDDEN,
+	ST_CONFIG_VOCAB,
+	ST_CONFIG_NORM_EPS,
+	ST_CONFIG_N_HEADS,
+	ST_CONFIG_N_KV_HEADS,
+	ST_CONFIG_HEAD_DIM,
+	ST_CONFIG_FFN,
+	ST_CONFIG_QKV_BIAS,
+	ST_CONFIG_QK_NORM,
+	ST_CONFIG_ROPE_THETA,
+	ST_CONFIG_ROPE_SCALING,
+	ST_CONFIG_ROPE_FACTOR,
+	ST_CONFIG_ROPE_LOW_FREQ,
+	ST_CONFIG_ROPE_HIGH_FREQ,
+	ST_CONFIG_ROPE_ORIGINAL_POSITIONS,
+	ST_CONFIG_SLIDING_WINDOW,
+	ST_CONFIG_WINDOW_FROM_LAYER,
+	ST_CONFIG_TIED,
+	ST_CONFIG_MAX_POSITIONS,
+	ST_CONFIG_BOS,
+	ST_CONFIG_EOS,
+	ST_CONFIG_MEMBERS
+};
+
+/* "rope_theta": the member as reports call it. */
+const char *st_config_member_name(enum st_config_member m);
+
+/* Where a member's value comes from. */
+struct st_config_origin {
+	bool said;    /* in the file; else it is the family's default, or follows from tensors or other members */
+	char key[88]; /* as the file spells it; where it does not say it, the key that would; "" where there is none */
+};
+
 struct st_config {
 	char arch[32];  /* family: "llama", "qwen2", "qwen3" */
 	char name[128]; /* what the file calls the model, or empty */
@@ -67,6 +105,7 @@ struct st_config {
 	bool tied;            /* the head is the embedding */
 	enum st_tie tie_said; /* what the file says of that, whatever tensors it holds */
 	int64_t bos, eos;     /* -1 = none */
+	struct st_config_origin origin[ST_CONFIG_MEMBERS];
 };
 
 /* ---- weights ---- */

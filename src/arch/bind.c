@@ -66,8 +66,8 @@ static enum st_status rows_interleaved(const struct st_model *m, bool *out, stru
 	if (m->gguf_names || m->c->format != ST_FORMAT_APR)
 		return ST_OK;
 	uint32_t type = 2;
-	bool found;
-	ST_TRY(st_json_u32(m->c->metadata, ST_NAMES("rope_type"), &type, &found, err));
+	const struct st_json_field f = { ST_JSON_IN(type), .key = { "rope_type" } };
+	ST_TRY(st_json_read_one(m->c->metadata, NULL, &f, &type, NULL, err));
 	if (type != 0 && type != 2)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "rope_type",
 		                  "%u is unknown; known are 0 (adjacent pairs) and 2 (split halves)", type);

@@ -12,20 +12,6 @@
 #define MAX_WIDTH (1u << 24) /* hidden, ffn, heads * head_dim */
 #define MAX_VOCAB (1u << 28)
 
-const json_t *st_config_object(const struct st_container *c)
-{
-	if (c->format == ST_FORMAT_GGUF)
-		return NULL;
-	return c->format == ST_FORMAT_APR ? c->metadata : c->config;
-}
-
-enum st_status st_config_unknown_family(const char *key, const char *name, size_t len, struct st_error *err)
-{
-	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key,
-	                  "unknown model family \"%.*s\"; known ones are %s", (int)(len < 64 ? len : 64), name,
-	                  st_model_families());
-}
-
 static enum st_status bad(struct st_error *err, const char *what, const char *fmt, double value)
 {
 	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what, fmt, value);

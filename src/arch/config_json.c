@@ -1,4 +1,5 @@
-/* config_json.c - typed members of a JSON configuration. What is wrong is named, never defaulted. */
+/* config_json.c - a configuration in JSON: what config.json and APR metadata share. What is wrong is named, never
+ * defaulted. */
 #include "arch/config.h"
 
 #include "base/error.h"
@@ -6,121 +7,44 @@
 #include <math.h>
 #include <string.h>
 
-static enum st_status wrong(struct st_error *err, const char *key, const char *want)
+const json_t *st_config_object(const struct st_container *c)
 {
-	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is no %s", want);
+	if (c->format == ST_FORMAT_GGUF)
+		return NULL;
+	return c->format == ST_FORMAT_APR ? c->metadata : c->config;
 }
 
-/* The present member among some spellings, or NULL; two that disagree are refused. */
-static enum st_status lookup(const json_t *o, st_names names, const json_t **v, const char **key, struct st_error *err)
+enum st_status st_config_json_member(const json_t *o, bool apr, enum st_config_member m, struct st_config *cfg,
+                                     bool *found, struct st_error *err)
 {
-	*v = NULL;
-	for (; *names; names++) {
-		const json_t *m = json_object_get(o, *names);
-		if (!m || json_is_null(m))
-			continue;
-		if (!*v) {
-			*v = m;
-			*key = *names;
-			continue;
-		}
-		bool equal = json_is_number(m) && json_is_number(*v) ? json_number_value(m) == json_number_value(*v)
-		                                                     : json_equal(m, *v) != 0;
-		if (!equal)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, *names, "contradicts %s", *key);
-	}
+	const struct st_json_field f = st_config_json_field(m, apr);
+	const char *key;
+	ST_TRY(st_json_read_one(o, NULL, &f, cfg, &key, err));
+	*found = key != NULL;
+	st_config_said(cfg, m, *found ? key : f.key[0], *found);
 	return ST_OK;
 }
 
-enum st_status st_json_u32(const json_t *o, st_names names, uint32_t *out, bool *found, struct st_error *err)
+/* An id, or the first of a list of ids; absent and negative ones leave it alone. */
+static enum st_status read_id(const json_t *o, bool apr, enum st_config_member m, struct st_config *cfg,
+                              struct st_error *err)
 {
-	const json_t *v;
-	const char *key = NULL;
-	ST_TRY(lookup(o, names, &v, &key, err));
-	*found = v != NULL;
-	if (!v)
-		return ST_OK;
-	if (!json_is_integer(v))
-		return wrong(err, key, "integer");
-	json_int_t n = json_integer_value(v);
-	if (n < 0 || n > UINT32_MAX)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "%lld is out of range", (long long)n);
-	*out = (uint32_t)n;
-	return ST_OK;
-}
-
-enum st_status st_json_f64(const json_t *o, st_names names, double *out, bool *found, struct st_error *err)
-{
-	const json_t *v;
-	const char *key = NULL;
-	ST_TRY(lookup(o, names, &v, &key, err));
-	*found = v != NULL;
-	if (!v)
-		return ST_OK;
-	if (!json_is_number(v) || !isfinite(json_number_value(v)))
-		return wrong(err, key, "number");
-	*out = json_number_value(v);
-	return ST_OK;
-}
-
-enum st_status st_json_bool(const json_t *o, st_names names, bool *out, bool *found, struct st_error *err)
-{
-	const json_t *v;
-	const char *key = NULL;
-	ST_TRY(lookup(o, names, &v, &key, err));
-	*found = v != NULL;
-	if (!v)
-		return ST_OK;
-	if (!json_is_boolean(v))
-		return wrong(err, key, "true or false");
-	*out = json_is_true(v);
-	return ST_OK;
-}
-
-enum st_status st_json_str(const json_t *o, st_names names, const char **out, bool *found, struct st_error *err)
-{
-	const json_t *v;
-	const char *key = NULL;
-	ST_TRY(lookup(o, names, &v, &key, err));
-	*found = v != NULL;
-	if (!v)
-		return ST_OK;
-	if (!json_is_string(v))
-		return wrong(err, key, "string");
-	*out = json_string_value(v);
-	return ST_OK;
-}
-
-enum st_status st_json_id(const json_t *o, st_names names, int64_t *out, struct st_error *err)
-{
-	const json_t *v;
-	const char *key = NULL;
-	ST_TRY(lookup(o, names, &v, &key, err));
-	if (v && json_is_array(v))
+	struct st_json_field f = st_config_json_field(m, apr);
+	const json_t *v = NULL;
+	const char *key;
+	f.type = ST_JSON_VALUE;
+	f.offset = 0;
+	ST_TRY(st_json_read_one(o, NULL, &f, &v, &key, err));
+	st_config_said(cfg, m, key ? key : f.key[0], key != NULL);
+	if (json_is_array(v))
 		v = json_array_get(v, 0);
 	if (!v)
 		return ST_OK;
 	if (!json_is_integer(v))
-		return wrong(err, key, "token id or list of them");
-	if (json_integer_value(v) >= 0)
-		*out = json_integer_value(v);
-	return ST_OK;
-}
-
-enum st_status st_json_fields(const json_t *o, const struct st_json_field *fields, size_t n, struct st_config *cfg,
-                              struct st_error *err)
-{
-	for (size_t i = 0; i < n; i++) {
-		const struct st_json_field *f = &fields[i];
-		uint32_t v = 0;
-		bool found;
-		ST_TRY(st_json_u32(o, f->names, &v, &found, err));
-		if (!found && f->required)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, f->names[0], "is missing");
-		if (found && v == 0 && f->required)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, f->names[0], "is 0");
-		memcpy((char *)cfg + f->offset, &v, sizeof v);
-	}
+		return st_json_bad(o, NULL, key, "not a token id or a list of them", err);
+	int64_t id = json_integer_value(v);
+	if (id >= 0)
+		memcpy((char *)cfg + st_config_rows[m].field.offset, &id, sizeof id);
 	return ST_OK;
 }
 
@@ -128,56 +52,56 @@ enum st_status st_json_fields(const json_t *o, const struct st_json_field *field
 
 struct rope {
 	double theta; /* NaN: not given */
-	enum st_rope_scaling scaling;
-	double factor, low, high;
+	const char *type;
+	double factor, low, high, partial;
 	uint32_t original;
+	enum st_rope_scaling scaling;
 };
 
-static enum st_status need_f64(const json_t *o, const char *owner, const char *key, double *out, struct st_error *err)
-{
-	bool found;
-	ST_TRY(st_json_f64(o, ST_NAMES(key), out, &found, err));
-	return found ? ST_OK : st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, owner, "%s is missing", key);
-}
+#define AT(m) ST_JSON_AT(struct rope, m)
+static const struct st_json_field rope_fields[] = {
+	{ AT(theta), .key = { "rope_theta" } },       { AT(partial), .key = { "partial_rotary_factor" } },
+	{ AT(type), .key = { "rope_type", "type" } }, /* "type" in early files */
+	{ AT(factor), .key = { "factor" } },          { AT(low), .key = { "low_freq_factor" } },
+	{ AT(high), .key = { "high_freq_factor" } },  { AT(original), .key = { "original_max_position_embeddings" } },
+};
+enum { THETA, PARTIAL, TYPE, FACTOR, LOW, HIGH, ORIGINAL, N_ROPE_FIELDS };
 
-/* One of the two objects. "rope_type" was "type" in early files. */
+/* One of the two objects. */
 static enum st_status rope_object(const json_t *o, const char *owner, struct rope *r, struct st_error *err)
 {
-	if (!json_is_object(o))
-		return wrong(err, owner, "object");
-	const char *key;
+	static const int linear[] = { FACTOR, -1 }, llama3[] = { FACTOR, LOW, HIGH, ORIGINAL, -1 };
+	const struct st_json_read how = { .where = owner };
+	const char *spelled[N_ROPE_FIELDS], *key;
 	json_t *member;
-	json_object_foreach((json_t *)o, key, member) if (json_is_object(member)) return st_fail_at(
-		err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, owner,
-		"differs between layers (\"%s\"), which no known family has", key);
-	const char *type = NULL;
-	bool found;
-	double partial = 1;
-	ST_TRY(st_json_f64(o, ST_NAMES("rope_theta"), &r->theta, &found, err));
-	ST_TRY(st_json_f64(o, ST_NAMES("partial_rotary_factor"), &partial, &found, err));
-	if (partial != 1)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, owner,
-		                  "partial_rotary_factor %g is not supported", partial);
-	ST_TRY(st_json_str(o, ST_NAMES("rope_type", "type"), &type, &found, err));
-	if (!found && json_object_get(o, "factor"))
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, owner, "rope_type is missing");
-	if (!found || strcmp(type, "default") == 0)
-		return ST_OK;
-	if (strcmp(type, "linear") == 0) {
-		r->scaling = ST_ROPE_SCALING_LINEAR;
-		return need_f64(o, owner, "factor", &r->factor, err);
+	json_object_foreach((json_t *)(uintptr_t)o, key, member)
+	{
+		if (json_is_object(member))
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, owner,
+			                  "differs between layers (\"%s\"), which no known family has", key);
 	}
-	if (strcmp(type, "llama3") != 0)
+	ST_TRY(st_json_read(o, &how, rope_fields, N_ROPE_FIELDS, r, spelled, err));
+	if (r->partial != 1)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, owner,
-		                  "unknown rope scaling \"%.64s\"; known ones are default, linear, llama3", type);
-	r->scaling = ST_ROPE_SCALING_LLAMA3;
-	ST_TRY(need_f64(o, owner, "factor", &r->factor, err));
-	ST_TRY(need_f64(o, owner, "low_freq_factor", &r->low, err));
-	ST_TRY(need_f64(o, owner, "high_freq_factor", &r->high, err));
-	ST_TRY(st_json_u32(o, ST_NAMES("original_max_position_embeddings"), &r->original, &found, err));
-	return found ? ST_OK
-	             : st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, owner,
-	                          "original_max_position_embeddings is missing");
+		                  "partial_rotary_factor %g is not supported", r->partial);
+	if (!r->type && spelled[FACTOR])
+		return st_json_bad(o, &how, "rope_type", "", err);
+	if (!r->type || strcmp(r->type, "default") == 0)
+		return ST_OK;
+	r->scaling = strcmp(r->type, "linear") == 0 ? ST_ROPE_SCALING_LINEAR
+	           : strcmp(r->type, "llama3") == 0 ? ST_ROPE_SCALING_LLAMA3
+	                                            : ST_ROPE_SCALING_NONE;
+	if (r->scaling == ST_ROPE_SCALING_NONE)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, owner,
+		                  "unknown rope scaling \"%.64s\"; known ones are default, linear, llama3", r->type);
+	for (const int *need = r->scaling == ST_ROPE_SCALING_LINEAR ? linear : llama3; *need >= 0; need++)
+		if (!spelled[*need])
+			return st_json_bad(o, &how, rope_fields[*need].key[0], "", err);
+	if (r->scaling == ST_ROPE_SCALING_LINEAR) { /* what else stands there means nothing */
+		r->low = r->high = 0;
+		r->original = 0;
+	}
+	return ST_OK;
 }
 
 static bool same_scaling(const struct rope *a, const struct rope *b)
@@ -186,34 +110,60 @@ static bool same_scaling(const struct rope *a, const struct rope *b)
 	    && a->original == b->original;
 }
 
-enum st_status st_json_rope(const json_t *o, struct st_config *cfg, struct st_error *err)
+/* Where theta and the scaling were found: "rope_parameters.rope_theta". */
+static void rope_origins(struct st_config *cfg, const char *theta_in, const char *scaling_in)
+{
+	static const enum st_config_member scaling[] = { ST_CONFIG_ROPE_FACTOR, ST_CONFIG_ROPE_LOW_FREQ,
+		                                         ST_CONFIG_ROPE_HIGH_FREQ, ST_CONFIG_ROPE_ORIGINAL_POSITIONS };
+	struct st_key_text k;
+	snprintf(k.text, sizeof k.text, "%s%srope_theta", theta_in ? theta_in : "", theta_in && theta_in[0] ? "." : "");
+	st_config_said(cfg, ST_CONFIG_ROPE_THETA, k.text, theta_in != NULL);
+	st_config_said(cfg, ST_CONFIG_ROPE_SCALING, scaling_in ? scaling_in : "rope_scaling", scaling_in != NULL);
+	for (size_t i = 0; i < sizeof scaling / sizeof *scaling; i++) {
+		const char *key = strchr(st_config_rows[scaling[i]].field.key[0], '.');
+		snprintf(k.text, sizeof k.text, "%s%s", scaling_in ? scaling_in : "rope_scaling", key);
+		st_config_said(cfg, scaling[i], k.text, scaling_in && cfg->rope_scaling != ST_ROPE_SCALING_NONE);
+	}
+}
+
+/* rope_theta, rope_scaling (4.x) and rope_parameters (transformers 5), which must agree. */
+static enum st_status read_rope(const json_t *o, struct st_config *cfg, struct st_error *err)
 {
 	static const char *const owners[] = { "rope_parameters", "rope_scaling" };
-	struct rope all = { .theta = NAN };
-	bool found, scaled = false;
-	ST_TRY(st_json_f64(o, ST_NAMES("rope_theta"), &all.theta, &found, err));
+	const struct rope none = { .theta = NAN, .partial = 1 };
+	struct rope all = none;
+	const char *theta_in = NULL, *scaling_in = NULL;
+	ST_TRY(st_json_read_one(o, NULL, &rope_fields[THETA], &all, &theta_in, err));
+	theta_in = theta_in ? "" : NULL;
 	for (size_t i = 0; i < 2; i++) {
-		const json_t *member = json_object_get(o, owners[i]);
-		if (!member || json_is_null(member))
+		const json_t *member = NULL;
+		const struct st_json_field f = { ST_JSON_IN(member), .key = { owners[i] } };
+		ST_TRY(st_json_read_one(o, NULL, &f, &member, NULL, err));
+		if (!member)
 			continue;
-		struct rope one = { .theta = NAN };
+		if (!json_is_object(member))
+			return st_json_bad(o, NULL, owners[i], "not an object", err);
+		struct rope one = none;
 		ST_TRY(rope_object(member, owners[i], &one, err));
 		if (!isnan(one.theta) && !isnan(all.theta) && one.theta != all.theta)
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, owners[i],
 			                  "rope_theta %g contradicts %g elsewhere", one.theta, all.theta);
-		if (scaled && !same_scaling(&one, &all))
+		if (scaling_in && !same_scaling(&one, &all))
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, owners[i], "contradicts %s", owners[0]);
 		if (isnan(one.theta))
 			one.theta = all.theta;
+		else
+			theta_in = owners[i];
 		all = one;
-		scaled = true;
+		scaling_in = owners[i];
 	}
 	cfg->rope_theta = all.theta;
 	cfg->rope_scaling = all.scaling;
-	cfg->rope_factor = all.factor;
+	cfg->rope_factor = all.scaling == ST_ROPE_SCALING_NONE ? 0 : all.factor;
 	cfg->rope_low_freq = all.low;
 	cfg->rope_high_freq = all.high;
 	cfg->rope_original_positions = all.original;
+	rope_origins(cfg, theta_in, scaling_in);
 	return ST_OK;
 }
 
@@ -256,8 +206,9 @@ static const struct {
 	{ "quantization_config", 0 },
 };
 
-enum st_status st_json_refuse(const json_t *o, struct st_error *err)
+static enum st_status refuse_unknown_arithmetic(const json_t *o, struct st_error *err)
 {
+	static const char *const activations[] = { "silu", "swish", NULL };
 	for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
 		const json_t *v = json_object_get(o, refused[i].key);
 		if (!v || json_is_null(v) || json_is_false(v))
@@ -267,18 +218,32 @@ enum st_status st_json_refuse(const json_t *o, struct st_error *err)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, refused[i].key,
 		                  "changes the arithmetic in a way Stele does not know for this family");
 	}
-	const char *act = NULL;
-	bool found;
-	ST_TRY(st_json_str(o, ST_NAMES("hidden_act", "hidden_activation"), &act, &found, err));
-	if (found && strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "hidden_act",
+	const char *act = activations[0], *key = NULL;
+	const struct st_json_field f = { ST_JSON_IN(act), .key = { "hidden_act", "hidden_activation" } };
+	ST_TRY(st_json_read_one(o, NULL, &f, &act, &key, err));
+	if (strcmp(act, activations[0]) != 0 && strcmp(act, activations[1]) != 0)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key,
 		                  "\"%.64s\" is not supported; known is silu", act);
 	return ST_OK;
 }
 
+enum st_status st_config_json(const json_t *o, bool apr, struct st_config *cfg, struct st_error *err)
+{
+	bool found;
+	ST_TRY(refuse_unknown_arithmetic(o, err));
+	for (int m = 0; m < ST_CONFIG_MEMBERS; m++)
+		if (st_config_rows[m].flags & ST_KEY_JSON)
+			ST_TRY(st_config_json_member(o, apr, (enum st_config_member)m, cfg, &found, err));
+	cfg->tie_said = !cfg->origin[ST_CONFIG_TIED].said ? ST_TIE_UNSAID : cfg->tied ? ST_TIE_YES : ST_TIE_NO;
+	ST_TRY(read_rope(o, cfg, err));
+	ST_TRY(read_id(o, apr, ST_CONFIG_BOS, cfg, err));
+	ST_TRY(read_id(o, apr, ST_CONFIG_EOS, cfg, err));
+	return st_config_json_member(o, apr, ST_CONFIG_NAME, cfg, &found, err);
+}
+
 /* ---- sliding windows ---- */
 
-enum st_status st_json_layer_types(const json_t *o, struct st_config *cfg, struct st_error *err)
+enum st_status st_config_layer_types(const json_t *o, struct st_config *cfg, struct st_error *err)
 {
 	static const char key[] = "layer_types";
 	const json_t *list = json_object_get(o, key);
@@ -312,20 +277,23 @@ enum st_status st_json_layer_types(const json_t *o, struct st_config *cfg, struc
 	return ST_OK;
 }
 
-enum st_status st_json_qwen_window(const json_t *o, struct st_config *cfg, struct st_error *err)
+enum st_status st_config_qwen_window(const json_t *o, struct st_config *cfg, struct st_error *err)
 {
 	bool use = false, found;
-	ST_TRY(st_json_bool(o, ST_NAMES("use_sliding_window"), &use, &found, err));
+	const char *key;
+	const struct st_json_field f = { ST_JSON_IN(use), .key = { "use_sliding_window" } };
+	ST_TRY(st_json_read_one(o, NULL, &f, &use, &key, err));
+	st_config_said(cfg, ST_CONFIG_SLIDING_WINDOW, f.key[0], key != NULL);
 	if (use) {
-		ST_TRY(st_json_u32(o, ST_NAMES("sliding_window"), &cfg->sliding_window, &found, err));
+		ST_TRY(st_config_json_member(o, false, ST_CONFIG_SLIDING_WINDOW, cfg, &found, err));
 		if (!found || cfg->sliding_window == 0)
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "sliding_window",
 			                  "is missing, but use_sliding_window is true");
-		ST_TRY(st_json_u32(o, ST_NAMES("max_window_layers"), &cfg->window_from_layer, &found, err));
+		ST_TRY(st_config_json_member(o, false, ST_CONFIG_WINDOW_FROM_LAYER, cfg, &found, err));
 		const json_t *types = json_object_get(o, "layer_types");
 		if (!found && (!types || json_is_null(types)))
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "max_window_layers",
 			                  "is missing, but use_sliding_window is true");
 	}
-	return st_json_layer_types(o, cfg, err);
+	return st_config_layer_types(o, cfg, err);
 }

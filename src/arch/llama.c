@@ -31,15 +31,16 @@ static enum st_status configure(const struct st_container *c, struct st_config *
 		cfg->sliding_window = MISTRAL_WINDOW;
 	/* transformers' llama passes over a window in its config.json; in the metadata of an APR file it is meant. */
 	if (mistral || !document)
-		ST_TRY(st_json_u32(o, ST_NAMES("sliding_window"), &cfg->sliding_window, &found, err));
+		ST_TRY(st_config_json_member(o, !document, ST_CONFIG_SLIDING_WINDOW, cfg, &found, err));
 	/* "attention_bias" asks for biases on Q, K, V and the output; the latter is refused by its tensor. */
-	ST_TRY(st_json_bool(o, ST_NAMES("attention_bias"), &cfg->qkv_bias, &found, err));
-	return st_json_layer_types(o, cfg, err);
+	ST_TRY(st_config_json_member(o, !document, ST_CONFIG_QKV_BIAS, cfg, &found, err));
+	return st_config_layer_types(o, cfg, err);
 }
 
 const struct st_arch st_arch_llama = {
 	.name = "llama",
-	.aliases = ST_NAMES("LlamaForCausalLM", "LLaMAForCausalLM", "mistral", "MistralForCausalLM"),
+	.aliases = (const char *const[]){ "LlamaForCausalLM", "LLaMAForCausalLM", "mistral", "MistralForCausalLM",
+	                                  NULL },
 	.gguf_rope_interleaved = true,
 	.default_rope_theta = 10000, /* LlamaConfig and MistralConfig; GGUF readers alike */
 	.configure = configure,

@@ -14,13 +14,13 @@ static enum st_status configure(const struct st_container *c, struct st_config *
 	bool found;
 	if (c->config && cfg->head_dim == 0) /* config.json; APR has defaults of its own */
 		cfg->head_dim = HEAD_DIM;
-	ST_TRY(st_json_bool(o, ST_NAMES("attention_bias"), &cfg->qkv_bias, &found, err));
-	return st_json_qwen_window(o, cfg, err);
+	ST_TRY(st_config_json_member(o, !c->config, ST_CONFIG_QKV_BIAS, cfg, &found, err));
+	return st_config_qwen_window(o, cfg, err);
 }
 
 const struct st_arch st_arch_qwen3 = {
 	.name = "qwen3",
-	.aliases = ST_NAMES("Qwen3ForCausalLM"),
+	.aliases = (const char *const[]){ "Qwen3ForCausalLM", NULL },
 	.qk_norm = true,
 	.configure = configure,
 };

@@ -222,9 +222,9 @@ static void wanted(const struct st_json_field *f, char *buf, size_t n)
 	static const char *const words[ST_JSON_N_TYPES] = {
 		[ST_JSON_U32] = "a whole number",    [ST_JSON_U64] = "a whole number",
 		[ST_JSON_I64] = "a whole number",    [ST_JSON_F64] = "a number",
-		[ST_JSON_BOOL] = "true or false",    [ST_JSON_TEXT] = "a text",
-		[ST_JSON_CHARS] = "a text",          [ST_JSON_LIST] = "a list",
-		[ST_JSON_TEXTS] = "a list of texts", [ST_JSON_NUMBERS] = "a list of numbers",
+		[ST_JSON_BOOL] = "true or false",    [ST_JSON_TEXT] = "a string",
+		[ST_JSON_CHARS] = "a string",          [ST_JSON_LIST] = "a list",
+		[ST_JSON_TEXTS] = "a list of strings", [ST_JSON_NUMBERS] = "a list of numbers",
 		[ST_JSON_OBJECT] = "an object",
 	};
 	size_t at;
