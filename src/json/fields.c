@@ -80,12 +80,12 @@ static enum st_status lookup(const json_t *o, const struct st_json_read *how, co
 
 /* ---- one value ---- */
 
-static bool whole(const json_t *v, double min, double max, int64_t *out)
+static bool whole(const json_t *v, bool reals, double min, double max, int64_t *out)
 {
 	double x = json_number_value(v);
 	if (json_is_integer(v))
 		*out = json_integer_value(v);
-	else if (json_is_real(v) && x == floor(x) && fabs(x) <= 0x1p53)
+	else if (reals && json_is_real(v) && x == floor(x) && fabs(x) <= 0x1p53)
 		*out = (int64_t)x;
 	else
 		return false;
@@ -111,7 +111,7 @@ static bool list_of(const json_t *v, enum st_json_type type, size_t n, void *out
 		int64_t x;
 		bool shape = type == ST_JSON_SHAPE;
 		/* 2^31 is beyond any matrix and keeps products within 64 bits. */
-		ok = whole(json_array_get(v, i), shape, shape ? INT32_MAX : UINT32_MAX, &x);
+		ok = whole(json_array_get(v, i), false, shape, shape ? INT32_MAX : UINT32_MAX, &x);
 		if (ok && shape)
 			((uint64_t *)out)[i] = (uint64_t)x;
 		else if (ok)
@@ -172,7 +172,7 @@ static bool store(const struct st_json_field *f, const json_t *v, void *out)
 	case ST_JSON_U32:
 	case ST_JSON_U64:
 	case ST_JSON_I64:
-		if (!whole(v, least_of(f), most_of(f), &i))
+		if (!whole(v, f->reals, least_of(f), most_of(f), &i))
 			return false;
 		if (f->type == ST_JSON_U32)
 			*(uint32_t *)out = (uint32_t)i;
@@ -220,9 +220,9 @@ static bool store(const struct st_json_field *f, const json_t *v, void *out)
 static void wanted(const struct st_json_field *f, char *buf, size_t n)
 {
 	static const char *const words[ST_JSON_N_TYPES] = {
-		[ST_JSON_U32] = "a whole number",    [ST_JSON_U64] = "a whole number",
-		[ST_JSON_I64] = "a whole number",    [ST_JSON_F64] = "a number",
-		[ST_JSON_BOOL] = "true or false",    [ST_JSON_TEXT] = "a string",
+		[ST_JSON_U32] = "an integer",          [ST_JSON_U64] = "an integer",
+		[ST_JSON_I64] = "an integer",          [ST_JSON_F64] = "a number",
+		[ST_JSON_BOOL] = "true or false",      [ST_JSON_TEXT] = "a string",
 		[ST_JSON_CHARS] = "a string",          [ST_JSON_LIST] = "a list",
 		[ST_JSON_TEXTS] = "a list of strings", [ST_JSON_NUMBERS] = "a list of numbers",
 		[ST_JSON_OBJECT] = "an object",
@@ -235,7 +235,7 @@ static void wanted(const struct st_json_field *f, char *buf, size_t n)
 	} else if (f->type == ST_JSON_U32S || f->type == ST_JSON_SHAPE) {
 		bool shape = f->type == ST_JSON_SHAPE;
 		snprintf(buf, n, "not %s of %zu %s", shape ? "a shape" : "a list", f->size / (shape ? 8 : 4),
-		         shape ? "dimensions" : "whole numbers");
+		         shape ? "dimensions" : "integers");
 	} else {
 		double least = least_of(f), most = most_of(f);
 		bool number = f->type >= ST_JSON_U32 && f->type <= ST_JSON_F64;
@@ -328,14 +328,14 @@ enum st_status st_json_u32s(const json_t *v, const char *key, struct st_arena *a
 	size_t count = json_array_size(v);
 	uint32_t *list = NULL;
 	if (!json_is_array(v))
-		st = refuse(v, &plain, key, "not a list of whole numbers", err);
+		st = refuse(v, &plain, key, "not a list of integers", err);
 	else if (!(list = st_arena_alloc(arena, count, sizeof *list)))
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < count && st == ST_OK; i++) {
 		int64_t x;
-		if (!whole(json_array_get(v, i), 0, UINT32_MAX, &x))
+		if (!whole(json_array_get(v, i), false, 0, UINT32_MAX, &x))
 			st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key,
-			                "item %zu is no whole number from 0 to 4294967295", i);
+			                "item %zu is no integer from 0 to 4294967295", i);
 		else
 			list[i] = (uint32_t)x;
 	}

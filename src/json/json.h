@@ -34,15 +34,15 @@ ST_MUST_CHECK enum st_status st_json_load_object(const char *path, uint64_t most
 /* What a member of an object must be. ST_JSON_AT derives it from the member of the struct that takes it. */
 enum st_json_type {
 	ST_JSON_KNOWN, /* anything; read by other code, or by none */
-	ST_JSON_U32,   /* whole numbers, also where they are spelled 256.0 */
+	ST_JSON_U32,   /* integers */
 	ST_JSON_U64,
 	ST_JSON_I64,
 	ST_JSON_F64,
 	ST_JSON_BOOL,
 	ST_JSON_TEXT,    /* const char *, borrowed from the object */
 	ST_JSON_CHARS,   /* char[size]: cut where it is too long, not inside a character */
-	ST_JSON_U32S,    /* uint32_t[size / 4]: a list of just so many whole numbers */
-	ST_JSON_SHAPE,   /* uint64_t[size / 8]: a list of just so many positive whole numbers below 2^31 */
+	ST_JSON_U32S,    /* uint32_t[size / 4]: a list of just so many integers */
+	ST_JSON_SHAPE,   /* uint64_t[size / 8]: a list of just so many positive integers below 2^31 */
 	ST_JSON_VALUE,   /* const json_t *, borrowed from the object */
 	ST_JSON_LIST,    /* such a value that is a list */
 	ST_JSON_TEXTS,   /* a list of texts */
@@ -56,6 +56,7 @@ struct st_json_field {
 	size_t offset, size; /* of the struct's member */
 	const char *key[5];  /* spellings, the usual one first; the rest is NULL. Two that are there must agree */
 	bool required;
+	bool reals;      /* an integer may be spelled 256.0 */
 	double min, max; /* of a number, or of the bytes of a TEXT; max 0 = no limit of its own */
 	/* A text must be one of these, which NULL ends. In a uint32_t or an enum its index is stored. */
 	const char *const *choices;
@@ -65,7 +66,7 @@ struct st_json_field {
  * any value with that; ST_JSON_AT_A(struct s, m, ST_JSON_OBJECT) one of that type. */
 #define ST_JSON_AT(S, m) .type = ST_JSON_TYPE_OF(((S *)0)->m), .offset = offsetof(S, m), .size = sizeof(((S *)0)->m)
 #define ST_JSON_AT_A(S, m, t) \
-	.type = _Generic(((S *)0)->m, const json_t *: t), .offset = offsetof(S, m), .size = sizeof(((S *)0)->m)
+	.type = _Generic(((S *)0)->m, const json_t * : t), .offset = offsetof(S, m), .size = sizeof(((S *)0)->m)
 #define ST_JSON_TYPE_OF(x) \
 	_Generic((x),                                                                                    \
 	        uint32_t: ST_JSON_U32, uint64_t: ST_JSON_U64, int64_t: ST_JSON_I64, double: ST_JSON_F64, \
@@ -98,7 +99,7 @@ ST_MUST_CHECK enum st_status st_json_bad(const json_t *o, const struct st_json_r
                                          const char *words, struct st_error *err);
 /* The keys of o that no row names, as a list. NULL when out of memory. */
 json_t *st_json_unread(const json_t *o, const struct st_json_field *fields, size_t n);
-/* A list of whole numbers of any length, in the arena; text that holds such a list will do. */
+/* A list of integers of any length, in the arena; text that holds such a list will do. */
 ST_MUST_CHECK enum st_status st_json_u32s(const json_t *v, const char *key, struct st_arena *arena, uint32_t **out,
                                           size_t *n, struct st_error *err);
 

@@ -24,7 +24,7 @@ struct thing {
 #define AT(m) ST_JSON_AT(struct thing, m)
 static const char *const colours[] = { "red", "green", NULL };
 static const struct st_json_field table[] = {
-	{ AT(layers), .key = { "num_layers", "n_layers" }, .required = true, .min = 1, .max = 4096 },
+	{ AT(layers), .key = { "num_layers", "n_layers" }, .required = true, .min = 1, .max = 4096, .reals = true },
 	{ AT(bytes), .key = { "bytes" } },
 	{ AT(id), .key = { "id" } },
 	{ AT(eps), .key = { "eps" } },
@@ -54,7 +54,7 @@ static void every_type(void **state)
 	const char *spelled[N];
 	json_t *j = parse(
 		"{\"n_layers\": 24, \"bytes\": 9007199254740993, \"eps\": 1e-6, \"tied\": true, \"engine\": \"x\","
-		"\"name\": \"abcde\\u00e9\\u00e9\", \"heads\": [8, 2, 64.0], \"shape\": [3, 4], \"extra\": {\"a\": 1},"
+		"\"name\": \"abcde\\u00e9\\u00e9\", \"heads\": [8, 2, 64], \"shape\": [3, 4], \"extra\": {\"a\": 1},"
 		"\"colour\": \"green\", \"note\": [], \"id\": null}");
 	assert_ok(st_json_read(j, NULL, table, N, &t, spelled, &err), &err);
 	assert_int_equal(t.layers, 24);
@@ -81,19 +81,20 @@ static void what_is_refused(void **state)
 	} cases[] = {
 		{ "{}", "e[3].num_layers: is missing" },
 		{ "{\"num_layers\": null}", "e[3].num_layers: is missing" },
-		{ "{\"n_layers\": 0}", "e[3].n_layers: is 0, not a whole number from 1 to 4096" },
-		{ "{\"n_layers\": 5.5}", "e[3].n_layers: is 5.5, not a whole number from 1 to 4096" },
-		{ "{\"n_layers\": \"5\"}", "e[3].n_layers: is \"5\", not a whole number from 1 to 4096" },
+		{ "{\"n_layers\": 0}", "e[3].n_layers: is 0, not an integer from 1 to 4096" },
+		{ "{\"n_layers\": 5.5}", "e[3].n_layers: is 5.5, not an integer from 1 to 4096" },
+		{ "{\"n_layers\": \"5\"}", "e[3].n_layers: is \"5\", not an integer from 1 to 4096" },
 		{ "{\"n_layers\": 5, \"num_layers\": 6}",
 		  "e[3].n_layers: is 5, but num_layers, another spelling of it, is 6" },
 		{ "{\"n_layers\": 5, \"num_layers\": 5.0, \"bytes\": -1}",
-		  "e[3].bytes: is -1, not a whole number of at least 0" },
-		{ "{\"n_layers\": 5, \"bytes\": 1e30}", "e[3].bytes: is 1e30, not a whole number of at least 0" },
+		  "e[3].bytes: is -1, not an integer of at least 0" },
+		{ "{\"n_layers\": 5, \"bytes\": 7.0}", "e[3].bytes: is 7.0, not an integer of at least 0" },
+		{ "{\"n_layers\": 1e30}", "e[3].n_layers: is 1e30, not an integer from 1 to 4096" },
 		{ "{\"n_layers\": 5, \"eps\": true}", "e[3].eps: is true, not a number" },
 		{ "{\"n_layers\": 5, \"tied\": 1}", "e[3].tied: is 1, not true or false" },
 		{ "{\"n_layers\": 5, \"engine\": \"\"}", "e[3].engine: is \"\", not a string of at least 1 bytes" },
 		{ "{\"n_layers\": 5, \"name\": {}}", "e[3].name: is an object, not a string" },
-		{ "{\"n_layers\": 5, \"heads\": [1, 2]}", "e[3].heads: is [1,2], not a list of 3 whole numbers" },
+		{ "{\"n_layers\": 5, \"heads\": [1, 2]}", "e[3].heads: is [1,2], not a list of 3 integers" },
 		{ "{\"n_layers\": 5, \"shape\": [0, 2]}", "e[3].shape: is [0,2], not a shape of 2 dimensions" },
 		{ "{\"n_layers\": 5, \"shape\": [2147483648, 2]}",
 		  "e[3].shape: is [2147483648,2], not a shape of 2 dimensions" },
