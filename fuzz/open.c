@@ -25,9 +25,9 @@ static void touch_all(const struct st_container *c)
 		if (st_container_find(c, t->name) != t)
 			abort();
 	}
-	for (size_t i = 0; i < c->n_kv; i++) {
-		const struct st_kv *kv = &c->kv[i];
-		if (st_kv_find(c, kv->key) != kv)
+	for (size_t i = 0; i < c->keys.n; i++) {
+		const struct st_kv *kv = &c->keys.kv[i];
+		if (st_kv_find(&c->keys, kv->key) != kv)
 			abort();
 		touch(kv->data, st_kv_bytes(kv));
 	}

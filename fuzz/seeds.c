@@ -64,6 +64,33 @@ static void write_file_seeds(const char *file)
 	free(p);
 }
 
+/* Two files in one, for the target that takes pairs: both whole, and each with a few bytes changed. */
+static void write_pair_seeds(const char *a, const char *b)
+{
+	struct st_xoshiro rng;
+	size_t n[2];
+	uint8_t *p[2] = { read_bytes(in_folder(a), &n[0]), read_bytes(in_folder(b), &n[1]) };
+	uint8_t *both = malloc(8 + n[0] + n[1]);
+	assert_non_null(both);
+	st_xoshiro_seed(&rng, n[0] ^ n[1]);
+	for (size_t copy = 0; copy <= COPIES; copy++) {
+		uint32_t len = (uint32_t)n[0];
+		memcpy(both, "PAIR", 4);
+		memcpy(both + 4, &len, 4);
+		memcpy(both + 8, p[0], n[0]);
+		memcpy(both + 8 + n[0], p[1], n[1]);
+		for (size_t k = 0; k < copy % 4; k++) {
+			size_t header = n[k % 2] < 6000 ? n[k % 2] : 6000;
+			both[8 + (k % 2 ? n[0] : 0) + st_xoshiro_next(&rng) % header] = (uint8_t)(st_xoshiro_next(&rng)
+			                                                                          >> 56);
+		}
+		write_seed("pair", 100 * (size_t)(a[6] + b[6]) + copy, both, 8 + n[0] + n[1]);
+	}
+	free(both);
+	free(p[0]);
+	free(p[1]);
+}
+
 int main(int argc, char **argv)
 {
 	static struct bytes pickle;
@@ -77,6 +104,9 @@ int main(int argc, char **argv)
 		return 1;
 	for (size_t i = 0; i < N_GOOD; i++)
 		write_file_seeds(good_files[i].file);
+	write_pair_seeds("model.gguf", "model.apr");
+	write_pair_seeds("model.apr", "model.apr");
+	write_pair_seeds("model.gguf", "lone.safetensors");
 	good_pickle(&pickle);
 	write_seeds("pickle", pickle.p, pickle.n, pickle.n);
 	printf("%zu seeds\n", written);

@@ -3,7 +3,7 @@
 #include "arch/model_state.h"
 
 #include "base/error.h"
-#include "format/writer.h"
+#include "format/tensors.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -67,7 +67,7 @@ static enum st_status rows_interleaved(const struct st_model *m, bool *out, stru
 		return ST_OK;
 	uint32_t type = 2;
 	const struct st_json_field f = { ST_JSON_IN(type), .key = { "rope_type" } };
-	ST_TRY(st_json_read_one(m->c->metadata, NULL, &f, &type, NULL, err));
+	ST_TRY(st_json_read_one(m->c->docs.metadata, NULL, &f, &type, NULL, err));
 	if (type != 0 && type != 2)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "rope_type",
 		                  "%u is unknown; known are 0 (adjacent pairs) and 2 (split halves)", type);
@@ -90,18 +90,14 @@ static bool shape_is(const struct st_tensor *t, uint32_t ndim, const uint64_t *s
 /* The same bytes under the other label, where they hold as many rows of that length. */
 static const struct st_tensor *turned(struct st_model *m, const struct st_tensor *t, const uint64_t shape[2])
 {
-	uint64_t bytes, row;
-	if (t->layout != ST_LAYOUT_ROWS || !st_stored_bytes(t->dtype, 2, shape, &bytes) || bytes != t->n_bytes
-	    || !st_stored_bytes(t->dtype, 1, shape + 1, &row))
-		return NULL;
-	struct st_tensor *copy = st_arena_alloc(&m->arena, 1, sizeof *copy);
-	if (!copy)
-		return NULL;
+	struct st_tensor *copy = &m->turned[t - m->c->tensors];
 	*copy = *t;
 	copy->shape[0] = shape[0];
 	copy->shape[1] = shape[1];
-	copy->row_bytes = row;
-	return copy;
+	return t->layout == ST_LAYOUT_ROWS && shape[1] % st_dtype_info(t->dtype)->block_elems == 0
+	                    && st_tensor_measure(copy) && copy->n_bytes == t->n_bytes
+	             ? copy
+	             : NULL;
 }
 
 static enum st_fit fit(struct st_model *m, struct st_weight *w)
@@ -114,7 +110,7 @@ static enum st_fit fit(struct st_model *m, struct st_weight *w)
 	bool apr = m->c->format == ST_FORMAT_APR;
 	if (shape_is(t, ndim, shape)) {
 		/* A square label says nothing; it follows the file's others. */
-		bool reversed = t->file_dims[0] != t->shape[0] || (shape[0] == shape[1] && m->c->apr_dims_reversed);
+		bool reversed = t->file_dims[0] != t->shape[0] || (shape[0] == shape[1] && m->c->apr.dims_reversed);
 		return apr && ndim == 2 && reversed ? ST_FIT_REVERSED : ST_FIT_OK;
 	}
 	uint64_t other[2] = { shape[1], shape[0] };
@@ -352,7 +348,8 @@ enum st_status st_model_bind(struct st_model *m, struct st_error *err)
 	m->fit = st_arena_alloc(&m->arena, m->n_weights, sizeof *m->fit);
 	m->bound = st_arena_alloc(&m->arena, m->n_weights, sizeof *m->bound);
 	m->place = st_arena_alloc(&m->arena, c->n_tensors, sizeof *m->place);
-	if (!m->weights || !m->fit || !m->bound || !m->place)
+	m->turned = st_arena_alloc(&m->arena, c->format == ST_FORMAT_APR ? c->n_tensors : 0, sizeof *m->turned);
+	if (!m->weights || !m->fit || !m->bound || !m->place || !m->turned)
 		return no_memory(err);
 	for (size_t i = 0; i < c->n_tensors; i++)
 		m->place[i] = SIZE_MAX;

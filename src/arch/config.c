@@ -111,7 +111,7 @@ enum st_status st_config_read(const struct st_container *c, struct st_config *cf
 		st = st_config_gguf(c, cfg, arch, err);
 	else if (c->format == ST_FORMAT_APR)
 		st = st_config_apr(c, cfg, arch, err);
-	else if (c->config)
+	else if (c->docs.config)
 		st = st_config_hf(c, cfg, arch, err);
 	else
 		st = st_fail(err, ST_ERR_UNSUPPORTED, "%s without a config.json beside it is no model",

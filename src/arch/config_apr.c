@@ -46,7 +46,7 @@ static void head_dim_from_shape(const struct st_container *c, struct st_config *
 enum st_status st_config_apr(const struct st_container *c, struct st_config *cfg, const struct st_arch **arch,
                              struct st_error *err)
 {
-	const json_t *o = c->metadata;
+	const json_t *o = c->docs.metadata;
 	if (!json_is_object(o) || json_object_size(o) == 0)
 		return st_fail(err, ST_ERR_FORMAT, "no metadata: the family and sizes are unknown");
 	ST_TRY(family(o, arch, cfg, err));

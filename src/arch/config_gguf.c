@@ -10,7 +10,7 @@ static enum st_status get_u32(const struct st_container *c, const char *key, uin
                               struct st_error *err)
 {
 	uint64_t v = 0;
-	ST_TRY(st_kv_u64(c, key, &v, found, err));
+	ST_TRY(st_kv_u64(&c->keys, key, &v, found, err));
 	if (!*found)
 		return ST_OK;
 	if (v > UINT32_MAX)
@@ -30,7 +30,7 @@ static enum st_status read_member(const struct st_container *c, const char *fami
 	bool found, needed = row->flags & ST_KEY_NEEDED;
 	if (row->field.type == ST_JSON_F64) {
 		double v = NAN;
-		ST_TRY(st_kv_f64(c, k.text, &v, &found, err));
+		ST_TRY(st_kv_f64(&c->keys, k.text, &v, &found, err));
 		memcpy(at, &v, sizeof v);
 		if (found && isnan(v)) /* NaN would count as absent */
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, k.text, "is no number");
@@ -78,20 +78,20 @@ static enum st_status refuse(const struct st_container *c, const char *prefix, s
 		struct st_key_text k = st_config_gguf_key(prefix, refused_numbers[i].key);
 		double v = 0;
 		bool found;
-		ST_TRY(st_kv_f64(c, k.text, &v, &found, err));
+		ST_TRY(st_kv_f64(&c->keys, k.text, &v, &found, err));
 		if (found && v != 0 && v != refused_numbers[i].neutral)
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, k.text,
 			                  "%g changes the arithmetic in a way Stele does not know for this family", v);
 	}
 	for (size_t i = 0; i < sizeof refused_keys / sizeof *refused_keys; i++) {
 		struct st_key_text k = st_config_gguf_key(prefix, refused_keys[i]);
-		if (st_kv_find(c, k.text))
+		if (st_kv_find(&c->keys, k.text))
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, k.text,
 			                  "changes the arithmetic in a way Stele does not know for this family");
 	}
 	struct st_key_text causal = st_config_gguf_key(prefix, "{arch}.attention.causal");
 	bool v = true, found;
-	ST_TRY(st_kv_bool(c, causal.text, &v, &found, err));
+	ST_TRY(st_kv_bool(&c->keys, causal.text, &v, &found, err));
 	return v ? ST_OK
 	         : st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, causal.text,
 	                      "attention without a causal mask is not supported");
@@ -123,7 +123,7 @@ static enum st_status rope(const struct st_container *c, const char *prefix, str
 	struct st_key_text k = st_config_gguf_key(prefix, "{arch}.rope.scaling.type");
 	const char *type = NULL;
 	size_t len = 0;
-	ST_TRY(st_kv_str(c, k.text, &type, &len, &found, err));
+	ST_TRY(st_kv_str(&c->keys, k.text, &type, &len, &found, err));
 	bool linear = false;
 	if (found) {
 		linear = len == 6 && memcmp(type, "linear", 6) == 0;
@@ -137,8 +137,8 @@ static enum st_status rope(const struct st_container *c, const char *prefix, str
 			   old = st_config_gguf_key(prefix, "{arch}.rope.scale_linear");
 	double v = 1, w = 1;
 	bool have, have_old;
-	ST_TRY(st_kv_f64(c, factor.text, &v, &have, err));
-	ST_TRY(st_kv_f64(c, old.text, &w, &have_old, err)); /* the key's name until 2023 */
+	ST_TRY(st_kv_f64(&c->keys, factor.text, &v, &have, err));
+	ST_TRY(st_kv_f64(&c->keys, old.text, &w, &have_old, err)); /* the key's name until 2023 */
 	if (linear && !have)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, factor.text, "is missing, but %s is linear",
 		                  k.text);
@@ -165,7 +165,7 @@ static enum st_status token_id(const struct st_container *c, enum st_config_memb
 	uint64_t v = 0;
 	bool found;
 	const char *key = st_config_rows[m].gguf;
-	ST_TRY(st_kv_u64(c, key, &v, &found, err));
+	ST_TRY(st_kv_u64(&c->keys, key, &v, &found, err));
 	found = found && v < UINT32_MAX; /* writers store "none" as -1 in a u32 */
 	if (found)
 		memcpy((char *)cfg + st_config_rows[m].field.offset, &v, sizeof v);
@@ -180,7 +180,7 @@ enum st_status st_config_gguf(const struct st_container *c, struct st_config *cf
 	const char *family_key = st_config_rows[ST_CONFIG_ARCH].gguf, *title_key = st_config_rows[ST_CONFIG_NAME].gguf;
 	size_t len = 0, title_len = 0;
 	bool found;
-	ST_TRY(st_kv_str(c, family_key, &name, &len, &found, err));
+	ST_TRY(st_kv_str(&c->keys, family_key, &name, &len, &found, err));
 	if (!found)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, family_key, "is missing");
 	*arch = st_arch_find(name, len);
@@ -206,7 +206,7 @@ enum st_status st_config_gguf(const struct st_container *c, struct st_config *cf
 	cfg->tied = true; /* unless there is an output.weight */
 	ST_TRY(token_id(c, ST_CONFIG_BOS, cfg, err));
 	ST_TRY(token_id(c, ST_CONFIG_EOS, cfg, err));
-	ST_TRY(st_kv_str(c, title_key, &title, &title_len, &found, err));
+	ST_TRY(st_kv_str(&c->keys, title_key, &title, &title_len, &found, err));
 	if (found)
 		snprintf(cfg->name, sizeof cfg->name, "%.*s", (int)(title_len < 127 ? title_len : 127), title);
 	st_config_said(cfg, ST_CONFIG_NAME, title_key, found);

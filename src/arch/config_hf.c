@@ -25,7 +25,7 @@ static enum st_status family(const json_t *o, const struct st_arch **arch, struc
 enum st_status st_config_hf(const struct st_container *c, struct st_config *cfg, const struct st_arch **arch,
                             struct st_error *err)
 {
-	const json_t *o = c->config;
+	const json_t *o = c->docs.config;
 	if (!json_is_object(o))
 		return st_fail(err, ST_ERR_FORMAT, "config.json is no object");
 	ST_TRY(family(o, arch, cfg, err));

@@ -11,7 +11,7 @@ const json_t *st_config_object(const struct st_container *c)
 {
 	if (c->format == ST_FORMAT_GGUF)
 		return NULL;
-	return c->format == ST_FORMAT_APR ? c->metadata : c->config;
+	return c->format == ST_FORMAT_APR ? c->docs.metadata : c->docs.config;
 }
 
 enum st_status st_config_json_member(const json_t *o, bool apr, enum st_config_member m, struct st_config *cfg,

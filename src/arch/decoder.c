@@ -158,7 +158,7 @@ enum st_status st_decoder_graph(struct st_model *m, struct st_error *err)
 {
 	struct st_graph *g = &m->graph;
 	double *inv = st_arena_alloc(&m->arena, m->cfg.head_dim / 2, sizeof *inv);
-	g->nodes = st_arena_alloc(&m->arena, (uint64_t)m->cfg.n_layers * NODES_PER_LAYER + 3, sizeof *g->nodes);
+	g->nodes = st_arena_alloc2(&m->arena, (uint64_t)m->cfg.n_layers + 1, NODES_PER_LAYER, sizeof *g->nodes);
 	if (!inv || !g->nodes)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for the graph");
 	ST_TRY(st_rope_frequencies(m, inv, err));

@@ -26,7 +26,7 @@ static enum st_status configure(const struct st_container *c, struct st_config *
 	if (!o)
 		return ST_OK; /* GGUF: {arch}.attention.sliding_window, read with the shared keys */
 	bool found;
-	bool document = c->config != NULL, mistral = document && st_config_is_mistral(o);
+	bool document = c->docs.config != NULL, mistral = document && st_config_is_mistral(o);
 	if (mistral && !json_object_get(o, "sliding_window"))
 		cfg->sliding_window = MISTRAL_WINDOW;
 	/* transformers' llama passes over a window in its config.json; in the metadata of an APR file it is meant. */

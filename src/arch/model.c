@@ -8,7 +8,7 @@
 
 enum st_status st_model_open_partial(const char *path, struct st_model **out, struct st_error *err)
 {
-	struct st_model *m = calloc(1, sizeof *m);
+	struct st_model *m = st_alloc_zeroed(1, sizeof *m);
 	if (!m)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for a model");
 	st_arena_init(&m->arena);

@@ -32,6 +32,7 @@ struct st_model {
 	const struct st_weight **bound; /* those with a tensor */
 	size_t n_bound;
 	size_t *place; /* of each tensor of the container: index into weights, or SIZE_MAX */
+	struct st_tensor *turned; /* APR: by tensor, the views of those whose label is the other way round */
 	const struct st_tensor **unused;
 	size_t n_unused;
 

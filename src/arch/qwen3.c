@@ -12,9 +12,9 @@ static enum st_status configure(const struct st_container *c, struct st_config *
 	if (!o)
 		return ST_OK;
 	bool found;
-	if (c->config && cfg->head_dim == 0) /* config.json; APR has defaults of its own */
+	if (c->docs.config && cfg->head_dim == 0) /* config.json; APR has defaults of its own */
 		cfg->head_dim = HEAD_DIM;
-	ST_TRY(st_config_json_member(o, !c->config, ST_CONFIG_QKV_BIAS, cfg, &found, err));
+	ST_TRY(st_config_json_member(o, !c->docs.config, ST_CONFIG_QKV_BIAS, cfg, &found, err));
 	return st_config_qwen_window(o, cfg, err);
 }
 

@@ -46,7 +46,7 @@ enum cli_type {
 /* Strings in the order given; they belong to argv, the array to the framework. */
 struct cli_list {
 	const char **items;
-	size_t n;
+	size_t n, cap;
 };
 
 enum {

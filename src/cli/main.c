@@ -2,6 +2,7 @@
 #include "cli/internal.h"
 
 #include "base/error.h"
+#include "base/mem.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -46,7 +47,7 @@ static bool given(const struct cli_command *cmd, const void *opts, const char *n
 
 static int run_command(struct cli *c, char **args, int n)
 {
-	void *opts = calloc(1, c->cmd->opts_size ? c->cmd->opts_size : 1);
+	void *opts = st_alloc_zeroed(1, c->cmd->opts_size);
 	if (!opts)
 		return cli_no_memory(c);
 	if (c->cmd->defaults)

@@ -1,6 +1,8 @@
 /* nearest.c - "did you mean". */
 #include "cli/internal.h"
 
+#include "base/mem.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,7 +82,7 @@ int cli_unknown_command(struct cli *c, char *const *words, int n)
 	if (second_words(words[0], seconds, sizeof seconds) > 0)
 		return n > 1 ? cli_usage(c, "unknown command '%.60s %.60s'; there is %s", words[0], words[1], seconds)
 		             : cli_usage(c, "'%s' needs a second word: %s", words[0], seconds);
-	const char **names = calloc(cli_n_commands, sizeof *names);
+	const char **names = st_alloc_zeroed(cli_n_commands, sizeof *names);
 	for (size_t i = 0; names && i < cli_n_commands; i++)
 		names[i] = cli_commands[i]->name;
 	const char *near = names ? cli_nearest(words[0], names, cli_n_commands) : NULL;

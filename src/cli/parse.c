@@ -138,10 +138,8 @@ static enum st_status store(struct parser *ps, const struct cli_param *p, char *
 		if ((p->flags & CLI_FILES) && !*value)
 			return bad_value(ps, p, value, "a file's name");
 		struct cli_list *l = (struct cli_list *)field;
-		const char **items = realloc(l->items, (l->n + 1) * sizeof *items);
-		if (!items)
+		if (!st_grow((void **)&l->items, &l->cap, l->n + 1, sizeof *l->items))
 			return st_fail(ps->err, ST_ERR_NOMEM, "out of memory");
-		l->items = items;
 		l->items[l->n++] = value;
 		break;
 	}

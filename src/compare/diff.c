@@ -69,7 +69,7 @@ static enum st_status open_key(struct st_diff_side *s, char *path, const char *k
 
 static bool is_trace(const struct st_container *c)
 {
-	const char *format = c->metadata ? json_string_value(json_object_get(c->metadata, "format")) : NULL;
+	const char *format = c->docs.metadata ? json_string_value(json_object_get(c->docs.metadata, "format")) : NULL;
 	if (format && strcmp(format, "stele-trace") == 0)
 		return true;
 	/* Without the mark: a container whose names are all stages. */
@@ -98,7 +98,7 @@ static enum st_status open_side(struct st_diff_state *s, struct st_diff_side *si
 	const struct st_container *c = side->c;
 	bool single = c->n_tensors == 1 && c->n_maps == 1;
 	if (single && (c->format == ST_FORMAT_APRT || c->format == ST_FORMAT_NPY || c->format == ST_FORMAT_NPZ)
-	    && !c->metadata) {
+	    && !c->docs.metadata) {
 		*kind = ST_DIFF_STAGES;
 		return one_stage(side, &c->tensors[0]);
 	}

@@ -60,7 +60,7 @@ enum st_status st_top_diffs(const struct st_tensor *a, const struct st_tensor *b
 /* What a trace says of the order of its Q and K features, or NULL. */
 static const char *layout_of(const struct st_diff_side *s)
 {
-	return json_string_value(json_object_get(s->c->metadata, "rope_layout"));
+	return json_string_value(json_object_get(s->c->docs.metadata, "rope_layout"));
 }
 
 /* Whether the two hold one value in two orders. */

@@ -302,12 +302,12 @@ static void head_size_keys(struct st_conversion *v, struct st_keys *k)
 static enum st_status same_keys(struct st_conversion *v, struct st_keys *k, struct st_error *err)
 {
 	const struct st_container *c = st_model_container(v->in);
-	for (size_t i = 0; i < c->n_kv; i++) {
-		if (strncmp(c->kv[i].key, "split.", 6) == 0)
+	for (size_t i = 0; i < c->keys.n; i++) {
+		if (strncmp(c->keys.kv[i].key, "split.", 6) == 0)
 			continue; /* the parts have become one file */
 		if (!st_grow((void **)&k->v, &k->cap, k->n + 1, sizeof *k->v))
 			return st_no_memory(err);
-		k->v[k->n++] = c->kv[i];
+		k->v[k->n++] = c->keys.kv[i];
 	}
 	for (size_t i = 0; i < N_FIELDS; i++)
 		if (st_config_edited(v, fields[i].key) && strcmp(fields[i].key, "head_dim") != 0)
@@ -428,7 +428,7 @@ static const char *torch_type(const struct st_conversion *v)
 enum st_status st_config_hf_document(struct st_conversion *v, json_t **out, struct st_error *err)
 {
 	const struct st_config *cfg = &v->cfg;
-	const json_t *old = st_model_container(v->in)->config;
+	const json_t *old = st_model_container(v->in)->docs.config;
 	bool same = v->from == v->to, ok = true;
 	json_t *o = *out = same ? json_deep_copy(old) : json_object();
 	if (!o)
@@ -481,7 +481,7 @@ enum st_status st_config_apr_document(struct st_conversion *v, json_t **out, str
 {
 	const struct st_config *cfg = &v->cfg;
 	bool same = v->from == v->to, ok = true;
-	json_t *o = *out = same ? json_deep_copy(st_model_container(v->in)->metadata) : json_object();
+	json_t *o = *out = same ? json_deep_copy(st_model_container(v->in)->docs.metadata) : json_object();
 	if (!o)
 		return st_no_memory(err);
 	ok = put(o, "model_type", json_string(v->arch->name)) && put(o, "architecture", json_string(v->arch->name));

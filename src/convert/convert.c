@@ -2,7 +2,7 @@
 #include "convert/convert.h"
 
 #include "base/outfile.h"
-#include "format/safetensors.h"
+#include "format/hf.h"
 
 #include <omp.h>
 #include <stdarg.h>

@@ -3,7 +3,7 @@
 
 #include "base/map.h"
 #include "base/outfile.h"
-#include "format/safetensors.h"
+#include "format/hf.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -234,8 +234,8 @@ static bool head_is_copy(const struct st_conversion *v, const struct st_weight *
 {
 	const struct st_container *c = st_model_container(v->in);
 	const struct st_weight *embed = st_model_weight(v->in, ST_ROLE_EMBED, 0);
-	bool tied = v->from == ST_FORMAT_APR ? !json_is_false(json_object_get(c->metadata, "tied_embeddings"))
-	                                     : json_is_true(json_object_get(c->config, "tie_word_embeddings"));
+	bool tied = v->from == ST_FORMAT_APR ? !json_is_false(json_object_get(c->docs.metadata, "tied_embeddings"))
+	                                     : json_is_true(json_object_get(c->docs.config, "tie_word_embeddings"));
 	return tied && embed->tensor && same_bytes(embed->tensor, head->tensor);
 }
 

@@ -67,8 +67,8 @@ static void gguf_keys(struct st_conversion *v)
 	};
 	const struct st_container *c = st_model_container(v->in);
 	struct line l = { 0 };
-	for (size_t i = 0; i < c->n_kv; i++) {
-		const char *key = c->kv[i].key, *dot = strchr(key, '.');
+	for (size_t i = 0; i < c->keys.n; i++) {
+		const char *key = c->keys.kv[i].key, *dot = strchr(key, '.');
 		bool known = in_list(general, key) || (v->vocab.t && strcmp(key, "tokenizer.chat_template") == 0);
 		if (v->vocab.t && strncmp(key, "tokenizer.ggml.", 15) == 0)
 			known |= in_list(vocabulary, key + 15);
@@ -106,13 +106,13 @@ static void members(struct st_conversion *v, const json_t *o, bool configuration
 static void hf_keys(struct st_conversion *v)
 {
 	const struct st_container *c = st_model_container(v->in);
-	members(v, c->config, true,
+	members(v, c->docs.config, true,
 	        LIST(CONFIGURATION, "_name_or_path", "hidden_act", "torch_dtype", "dtype", "use_cache",
 	             "transformers_version", "pad_token_id"),
 	        "config.json");
-	members(v, c->generation_config, false, LIST(IDS, "pad_token_id", "_from_model_config", "transformers_version"),
+	members(v, c->docs.generation_config, false, LIST(IDS, "pad_token_id", "_from_model_config", "transformers_version"),
 	        "generation_config.json");
-	members(v, c->metadata, false, LIST("format"), "__metadata__");
+	members(v, c->docs.metadata, false, LIST("format"), "__metadata__");
 }
 
 static void apr_keys(struct st_conversion *v)
@@ -122,7 +122,7 @@ static void apr_keys(struct st_conversion *v)
 		                  "hidden_act",  "quantization", "chat_template", "tokenizer.*", NULL },
 		       *const without[] = { CONFIGURATION,     "architecture", "name",         "rope_type",
 		                            "tied_embeddings", "hidden_act",   "quantization", NULL };
-	members(v, st_model_container(v->in)->metadata, true, v->vocab.t ? with : without, "metadata");
+	members(v, st_model_container(v->in)->docs.metadata, true, v->vocab.t ? with : without, "metadata");
 }
 
 /* ---- documents ---- */

@@ -116,11 +116,11 @@ static enum st_status find_pre(struct st_conversion *v, struct st_error *err)
 	if (v->from == ST_FORMAT_SAFETENSORS)
 		return recognise_pre(v, err);
 	if (v->from == ST_FORMAT_GGUF) {
-		ST_TRY(st_kv_str(c, "tokenizer.ggml.pre", &s, &n, &found, err));
+		ST_TRY(st_kv_str(&c->keys, "tokenizer.ggml.pre", &s, &n, &found, err));
 	} else {
-		s = json_string_value(json_object_get(c->metadata, "tokenizer.pre"));
+		s = json_string_value(json_object_get(c->docs.metadata, "tokenizer.pre"));
 		n = s ? strlen(s) : 0;
-		const char *said = json_string_value(json_object_get(c->metadata, "architecture"));
+		const char *said = json_string_value(json_object_get(c->docs.metadata, "architecture"));
 		arch = said ? said : arch;
 	}
 	v->vocab.pre = s ? st_arena_strndup(&v->arena, s, n) : st_pretok_guess(t, arch, strlen(arch));
@@ -290,12 +290,12 @@ static enum st_status read_pad(struct st_conversion *v, struct st_error *err)
 	if (v->from == ST_FORMAT_GGUF) {
 		uint64_t id;
 		bool found;
-		ST_TRY(st_kv_u64(c, "tokenizer.ggml.padding_token_id", &id, &found, err));
+		ST_TRY(st_kv_u64(&c->keys, "tokenizer.ggml.padding_token_id", &id, &found, err));
 		if (found && id < v->vocab.t->vocab.n)
 			v->vocab.pad = (int64_t)id;
 		return ST_OK;
 	}
-	const json_t *token = json_object_get(c->tokenizer_config, "pad_token");
+	const json_t *token = json_object_get(c->docs.tokenizer_config, "pad_token");
 	token = json_is_object(token) ? json_object_get(token, "content") : token;
 	const char *s = json_string_value(token);
 	uint32_t id = s ? st_vocab_find(&v->vocab.t->vocab, s, strlen(s)) : ST_NO_ID;
@@ -309,9 +309,9 @@ static enum st_status read_chat_template(struct st_conversion *v, struct st_erro
 	const struct st_container *c = st_model_container(v->in);
 	bool found;
 	if (v->from == ST_FORMAT_GGUF)
-		return st_kv_str(c, "tokenizer.chat_template", &v->vocab.chat_template, &v->vocab.chat_template_len,
+		return st_kv_str(&c->keys, "tokenizer.chat_template", &v->vocab.chat_template, &v->vocab.chat_template_len,
 		                 &found, err);
-	const json_t *t = json_object_get(v->from == ST_FORMAT_APR ? c->metadata : c->tokenizer_config,
+	const json_t *t = json_object_get(v->from == ST_FORMAT_APR ? c->docs.metadata : c->docs.tokenizer_config,
 	                                  "chat_template");
 	if (json_is_array(t)) /* several, named: the one called default is what the other containers keep */
 		for (size_t i = 0; i < json_array_size(t); i++) {
@@ -365,11 +365,11 @@ static bool has_vocabulary(const struct st_container *c)
 {
 	switch (c->format) {
 	case ST_FORMAT_GGUF:
-		return st_kv_find(c, "tokenizer.ggml.model") != NULL;
+		return st_kv_find(&c->keys, "tokenizer.ggml.model") != NULL;
 	case ST_FORMAT_APR:
-		return json_object_get(c->metadata, "tokenizer.vocabulary") != NULL;
+		return json_object_get(c->docs.metadata, "tokenizer.vocabulary") != NULL;
 	default:
-		return c->tokenizer != NULL;
+		return c->docs.tokenizer != NULL;
 	}
 }
 

@@ -6,6 +6,7 @@
  */
 #include "format/apr.h"
 
+#include "format/tensors.h"
 #include "format/unpack.h"
 
 #include "base/cursor.h"
@@ -133,8 +134,8 @@ static enum st_status read_metadata(struct apr *a, struct st_error *err)
 	/* A vocabulary takes some ten times its text: bounded by the file, which is the larger the more of it is
 	 * weights. */
 	ST_TRY(st_json_parse_within((const char *)a->p + a->meta, a->meta_size, a->meta, a->n + (UINT64_C(64) << 20),
-	                            &a->c->metadata, err));
-	if (!json_is_object(a->c->metadata))
+	                            &a->c->docs.metadata, err));
+	if (!json_is_object(a->c->docs.metadata))
 		return st_fail_at(err, ST_ERR_FORMAT, a->meta, "metadata", "not a JSON object");
 	return ST_OK;
 }
@@ -153,8 +154,8 @@ static enum st_status open_image(struct apr *a)
 		a->packing = packed & ST_APR_LZ4 ? ", LZ4 flag on plain data" : ", zstd flag on plain data";
 		return ST_OK;
 	}
-	json_decref(a->c->metadata);
-	a->c->metadata = NULL;
+	json_decref(a->c->docs.metadata);
+	a->c->docs.metadata = NULL;
 	const uint8_t *src = a->p + ST_APR_HEADER;
 	uint64_t n = a->n - ST_APR_HEADER, limit = st_unpack_limit(a->n);
 	uint8_t *image = NULL;
@@ -186,22 +187,15 @@ static enum st_status read_entry(struct apr *a, struct st_cursor *cur, struct st
 	if (cur->st == ST_OK && t->ndim > ST_MAX_DIMS)
 		return st_fail_at(a->err, ST_ERR_LIMIT, e->at, t->name, "%u dimensions; the limit is %d", t->ndim,
 		                  ST_MAX_DIMS);
-	bool zero = false, fits = true;
-	t->n_elems = 1;
-	for (uint32_t i = 0; i < t->ndim && cur->st == ST_OK; i++) {
-		uint64_t d = t->file_dims[i] = st_cursor_u64(cur, t->name);
-		/* A dimension of 0 must not hide that the others overflow. */
-		zero |= d == 0;
-		fits = fits && st_mul_u64(t->n_elems, d ? d : 1, &t->n_elems);
-	}
+	for (uint32_t i = 0; i < t->ndim && cur->st == ST_OK; i++)
+		t->file_dims[i] = st_cursor_u64(cur, t->name);
 	e->offset = st_cursor_u64(cur, t->name);
 	e->size = st_cursor_u64(cur, t->name);
 	if (cur->st != ST_OK)
 		return cur->st;
-	if (!fits || t->n_elems > INT64_MAX)
+	uint64_t not_zero;
+	if (!st_shape_elems(t->ndim, t->file_dims, &not_zero, &t->n_elems) || not_zero > INT64_MAX)
 		return st_fail_at(a->err, ST_ERR_FORMAT, e->at, t->name, "dimensions overflow 64 bits");
-	if (zero)
-		t->n_elems = 0;
 	if (e->offset % ST_APR_ALIGN != 0)
 		return st_fail_at(a->err, ST_ERR_FORMAT, e->at, t->name,
 		                  "lies at byte %llu of the data, no multiple of %u", (unsigned long long)e->offset,
@@ -237,26 +231,22 @@ static enum st_status read_index(struct apr *a)
 /* ---- stored types ---- */
 
 /*
- * Do `size` bytes hold the tensor in this type? Plain types and legacy blocks run over the flat
- * tensor. K-quants have padded rows in newer files and run flat in older ones.
+ * Do `size` bytes hold the tensor in this type? Then *as is it in that type. Plain types and legacy blocks run over the
+ * flat tensor. K-quants have padded rows in newer files and run flat in older ones.
  */
-static bool fits(const struct st_apr_code *code, const struct st_tensor *t, uint64_t size, enum st_layout *layout,
-                 uint64_t *row_bytes)
+static bool fits(const struct st_apr_code *code, const struct st_tensor *t, uint64_t size, struct st_tensor *as)
 {
 	const struct st_dtype_info *info = st_dtype_info(code->dtype);
-	uint64_t cols = st_tensor_cols(t), rows = st_tensor_rows(t), per_row = st_ceil_div(cols, info->block_elems),
-		 want;
 	if (code->dtype == ST_DTYPE_APR_Q8)
 		size = size < 4 ? UINT64_MAX : size - 4; /* the scale in front */
-	*layout = ST_LAYOUT_ROWS;
-	*row_bytes = per_row * info->block_bytes;
-	bool even = cols % info->block_elems == 0;
-	if ((even || info->block_elems == 256) && st_mul_u64(rows, *row_bytes, &want) && want == size)
+	*as = *t;
+	as->dtype = code->dtype;
+	bool even = st_tensor_cols(t) % info->block_elems == 0;
+	if ((even || info->block_elems == 256) && st_tensor_measure(as) && as->n_bytes == size)
 		return true;
-	*layout = ST_LAYOUT_FLAT;
-	*row_bytes = 0;
-	return !even && (code->ragged || t->n_elems % info->block_elems == 0)
-	    && st_mul_u64(st_ceil_div(t->n_elems, info->block_elems), info->block_bytes, &want) && want == size;
+	as->layout = ST_LAYOUT_FLAT;
+	return !even && t->layout == ST_LAYOUT_ROWS && (code->ragged || t->n_elems % info->block_elems == 0)
+	    && st_tensor_measure(as) && as->n_bytes == size;
 }
 
 static enum st_status refuse_code(const struct apr *a, const struct st_tensor *t, const struct entry *e)
@@ -281,11 +271,21 @@ static enum st_status refuse_code(const struct apr *a, const struct st_tensor *t
 static enum st_status place(const struct apr *a, struct st_tensor *t, const struct entry *e)
 {
 	const struct st_apr_code *found = NULL;
+	struct st_tensor as = *t, chosen = *t;
 	for (size_t i = 0; i < st_apr_n_codes; i++) {
 		const struct st_apr_code *code = &st_apr_codes[i];
-		enum st_layout layout;
-		uint64_t row_bytes;
-		if (code->code != e->code || !fits(code, t, e->size, &layout, &row_bytes))
+		if (code->code != e->code)
+			continue;
+		if (t->layout == ST_LAYOUT_STRIDED && st_dtype_info(code->dtype)->kind == ST_KIND_QUANT) {
+			as = *t;
+			as.layout = ST_LAYOUT_ROWS;
+			if (fits(code, &as, e->size, &as))
+				return st_fail_at(a->err, ST_ERR_UNSUPPORTED, e->at, t->name,
+				                  "a transposed matrix in blocks of %s",
+				                  st_dtype_info(code->dtype)->name);
+			continue;
+		}
+		if (!fits(code, t, e->size, &as))
 			continue;
 		/* 36 bytes are 32 elements of AprQ8 as well as of Q8_1; an empty tensor may be anything. */
 		if (found && t->n_elems > 0)
@@ -293,23 +293,15 @@ static enum st_status place(const struct apr *a, struct st_tensor *t, const stru
 			                  "%llu bytes may be %s or %s (dtype code %u)", (unsigned long long)e->size,
 			                  st_dtype_info(found->dtype)->name, st_dtype_info(code->dtype)->name, e->code);
 		found = code;
-		t->dtype = code->dtype;
-		if (t->layout == ST_LAYOUT_STRIDED) {
-			if (st_dtype_info(t->dtype)->kind == ST_KIND_QUANT)
-				return st_fail_at(a->err, ST_ERR_UNSUPPORTED, e->at, t->name,
-				                  "a transposed matrix in blocks of %s", st_dtype_info(t->dtype)->name);
-		} else {
-			t->layout = layout;
-			t->row_bytes = row_bytes;
-		}
+		chosen = as;
 	}
 	if (!found)
 		return refuse_code(a, t, e);
-	uint64_t skip = t->dtype == ST_DTYPE_APR_Q8 && e->size >= 4 ? 4 : 0;
-	t->offset = a->data + e->offset + skip;
-	t->data = a->p + t->offset;
-	t->n_bytes = e->size - skip;
-	t->scale = skip ? st_load_f32(t->data - 4) : 1;
+	uint64_t skip = chosen.dtype == ST_DTYPE_APR_Q8 && e->size >= 4 ? 4 : 0;
+	*t = chosen;
+	ST_TRY(st_tensor_place(t, &(struct st_span){ a->p, a->n, 0 }, a->data + e->offset + skip, a->err));
+	if (skip)
+		t->scale = st_load_f32(t->data - 4);
 	return ST_OK;
 }
 
@@ -400,17 +392,17 @@ enum st_status st_apr_open(struct st_container *c, const char *path, struct st_e
 	c->alignment = ST_APR_ALIGN;
 	ST_TRY(read_header(&a));
 	ST_TRY(open_image(&a));
-	ST_TRY(st_apr_check_metadata(c->metadata, a.meta, err));
+	ST_TRY(st_apr_check_metadata(c->docs.metadata, a.meta, err));
 	ST_TRY(read_index(&a));
 	st_apr_orient(c);
 	for (uint32_t i = 0; i < a.count; i++)
 		ST_TRY(place(&a, &c->tensors[i], &a.entries[i]));
 	ST_TRY(check_end(&a));
 	c->describe = st_arena_printf(&c->arena, "APR v2 (writer %c)%s%s%s",
-	                              c->apr_writer == ST_APR_WRITER_A ? 'A' : 'B', a.packing,
-	                              c->apr_dims_reversed ? ", dimensions listed as [in, out]" : "",
+	                              c->apr.writer == ST_APR_WRITER_A ? 'A' : 'B', a.packing,
+	                              c->apr.dims_reversed ? ", dimensions listed as [in, out]" : "",
 	                              a.unsorted ? ", index not sorted by name" : "");
 	if (!c->describe)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	return st_container_index(c, err);
+	return ST_OK;
 }

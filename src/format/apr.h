@@ -43,9 +43,9 @@ ST_MUST_CHECK enum st_status st_apr_check_metadata(const json_t *meta, uint64_t 
 
 /*
  * Decide, from names and config, who wrote the file and in which order it lists dimensions;
- * fills c->apr_writer and c->apr_dims_reversed, and of each tensor shape, and layout and strides
+ * fills c->apr.writer and c->apr.dims_reversed, and of each tensor shape, and layout and strides
  * (ROWS or, where the bytes themselves are the other way round, STRIDED) from ndim and file_dims.
- * Needs c->metadata and names; dimensions have been checked not to overflow.
+ * Needs c->docs.metadata and names; dimensions have been checked not to overflow.
  */
 void st_apr_orient(struct st_container *c);
 

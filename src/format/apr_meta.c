@@ -149,8 +149,8 @@ static enum side side_of(const char *name)
 /* GPT-2 keeps its Conv1D weights as [in, out] in the checkpoint itself. */
 static bool is_conv1d(const struct st_container *c, const char *name)
 {
-	const char *type = json_string_value(get(c->metadata, "model_type"));
-	const char *arch = json_string_value(get(c->metadata, "architecture"));
+	const char *type = json_string_value(get(c->docs.metadata, "model_type"));
+	const char *arch = json_string_value(get(c->docs.metadata, "architecture"));
 	bool gpt2 = (type && strncmp(type, "gpt2", 4) == 0) || (arch && strncmp(arch, "gpt2", 4) == 0);
 	return gpt2
 	    && (ends_in(name, "c_attn.weight") || ends_in(name, "c_fc.weight") || ends_in(name, "c_proj.weight"));
@@ -171,7 +171,7 @@ static enum order order_of(const struct st_tensor *t, uint64_t hidden)
 /* The config's, or else the length of the last norm. */
 static uint64_t hidden_size(const struct st_container *c)
 {
-	uint64_t n = count_of(c->metadata, "hidden_size");
+	uint64_t n = count_of(c->docs.metadata, "hidden_size");
 	for (size_t i = 0; n == 0 && i < c->n_tensors; i++) {
 		const struct st_tensor *t = &c->tensors[i];
 		if (t->ndim == 1
@@ -191,8 +191,8 @@ static enum st_apr_writer writer_of(const struct st_container *c)
 		if (strncmp(name, "model.", 6) == 0 || strncmp(name, "transformer.", 12) == 0)
 			return ST_APR_WRITER_A;
 	}
-	return get(c->metadata, "num_hidden_layers") && !get(c->metadata, "num_layers") ? ST_APR_WRITER_B
-	                                                                                : ST_APR_WRITER_A;
+	return get(c->docs.metadata, "num_hidden_layers") && !get(c->docs.metadata, "num_layers") ? ST_APR_WRITER_B
+	                                                                                          : ST_APR_WRITER_A;
 }
 
 /* shape from the label; `turned`: the bytes too are in the label's order, so that reading them
@@ -212,23 +212,23 @@ static void set_shape(struct st_tensor *t, bool reversed, bool turned)
 
 void st_apr_orient(struct st_container *c)
 {
-	const char *format = json_string_value(get(c->metadata, "format"));
+	const char *format = json_string_value(get(c->docs.metadata, "format"));
 	bool turned = format && strcmp(format, "entrenar-checkpoint") == 0;
 	uint64_t hidden = hidden_size(c);
 	size_t votes[3] = { 0, 0, 0 };
 	for (size_t i = 0; i < c->n_tensors; i++)
 		if (!is_conv1d(c, c->tensors[i].name))
 			votes[order_of(&c->tensors[i], hidden)]++;
-	c->apr_writer = writer_of(c);
+	c->apr.writer = writer_of(c);
 	/* Square matrices and unknown names follow the others; where none says anything, the writer's habit. */
 	bool reversed = votes[IN_OUT] != votes[OUT_IN] ? votes[IN_OUT] > votes[OUT_IN]
-	                                               : c->apr_writer == ST_APR_WRITER_B;
+	                                               : c->apr.writer == ST_APR_WRITER_B;
 	for (size_t i = 0; i < c->n_tensors; i++) {
 		struct st_tensor *t = &c->tensors[i];
 		enum order order = order_of(t, hidden);
-		bool conv1d = c->apr_writer == ST_APR_WRITER_A && is_conv1d(c, t->name);
+		bool conv1d = c->apr.writer == ST_APR_WRITER_A && is_conv1d(c, t->name);
 		bool this_reversed = t->ndim >= 2 && (order != UNKNOWN ? order == IN_OUT : conv1d || reversed);
 		set_shape(t, this_reversed, turned || conv1d);
 	}
-	c->apr_dims_reversed = reversed && !turned;
+	c->apr.dims_reversed = reversed && !turned;
 }

@@ -134,7 +134,7 @@ enum st_status st_apr_layout(const struct st_write_plan *plan, struct st_arena *
 	if (!out->offsets)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	ST_TRY(lay_out(plan, out->offsets, &index, &data, err));
-	char *text = plan->metadata ? st_json_print(plan->metadata, JSON_COMPACT) : strdup("{}");
+	char *text = plan->metadata ? st_json_print(plan->metadata, JSON_COMPACT) : st_strdup("{}");
 	if (!text)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	enum st_status st = put_header(plan, arena, text, index, out, err);

@@ -7,6 +7,7 @@
  * layers.<N>.<stage>, or <stage> alone.
  */
 #include "format/container.h"
+#include "format/tensors.h"
 
 #include "base/cursor.h"
 #include "base/error.h"
@@ -35,7 +36,7 @@ static enum st_status name_stage(struct st_container *c, const char *stage, uint
 	return st_container_name(c, key, strlen(key), 255, ST_NO_OFFSET, "stage name", out, err);
 }
 
-/* Map a file and check its size; t gets everything but its name. */
+/* Map a file and check its size; t gets all but its name and its place. */
 static enum st_status read_stage(struct st_container *c, const char *path, struct st_tensor *t, uint32_t *layer,
                                  struct st_error *err)
 {
@@ -60,8 +61,15 @@ static enum st_status read_stage(struct st_container *c, const char *path, struc
 	}
 	t->dtype = ST_DTYPE_F32;
 	t->ndim = 1;
-	t->shape[0] = t->file_dims[0] = n;
-	return st_container_place(c, t, HEADER, err);
+	t->shape[0] = t->file_dims[0] = t->n_elems = n;
+	return ST_OK;
+}
+
+/* The values follow the header. */
+static enum st_status place(struct st_container *c, struct st_tensor *t, struct st_error *err)
+{
+	const struct st_map *m = &c->maps[t->file];
+	return st_tensor_place(t, &(struct st_span){ m->data, m->size, 0 }, HEADER, err);
 }
 
 static enum st_status open_one(struct st_container *c, const char *path, struct st_error *err)
@@ -75,6 +83,7 @@ static enum st_status open_one(struct st_container *c, const char *path, struct 
 	ST_TRY(read_stage(c, path, &c->tensors[0], &layer, err));
 	ST_TRY(st_container_name_of_file(c, path, suffix, &stage, err));
 	ST_TRY(name_stage(c, stage, layer, &c->tensors[0].name, err));
+	ST_TRY(place(c, &c->tensors[0], err));
 	c->describe = st_arena_printf(&c->arena, "APRT stage");
 	return c->describe ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
@@ -165,26 +174,24 @@ static int by_layer(const void *a, const void *b)
 /* trace.json may know the shape that the stage file cannot tell. */
 static enum st_status apply_shape(struct tree *t, struct st_tensor *x)
 {
-	const json_t *shape = json_object_get(json_object_get(t->c->metadata, "shapes"), x->name);
+	const json_t *shape = json_object_get(json_object_get(t->c->docs.metadata, "shapes"), x->name);
 	if (!shape)
 		return ST_OK;
-	uint64_t n = 1, dims[ST_MAX_DIMS];
+	uint64_t n, not_zero, dims[ST_MAX_DIMS];
 	size_t ndim = json_array_size(shape);
 	bool good = json_is_array(shape) && ndim <= ST_MAX_DIMS;
 	for (size_t i = 0; good && i < ndim; i++) {
 		const json_t *d = json_array_get(shape, i);
 		good = json_is_integer(d) && json_integer_value(d) >= 0;
 		dims[i] = good ? (uint64_t)json_integer_value(d) : 0;
-		good = good && st_mul_u64(n, dims[i], &n);
 	}
-	if (!good || n != x->n_elems)
+	if (!good || !st_shape_elems((uint32_t)ndim, dims, &not_zero, &n) || n != x->n_elems)
 		return st_fail_at(t->err, ST_ERR_FORMAT, ST_NO_OFFSET, x->name,
 		                  "the shape in trace.json does not make the %llu values of the file",
 		                  (unsigned long long)x->n_elems);
 	x->ndim = (uint32_t)ndim;
 	for (size_t i = 0; i < ndim; i++)
 		x->shape[i] = x->file_dims[i] = dims[i];
-	x->row_bytes = 4 * st_tensor_cols(x);
 	return ST_OK;
 }
 
@@ -204,7 +211,8 @@ static enum st_status read_tree_stage(struct tree *t, const struct stage_file *f
 		st_error_in(t->err, f->path);
 		return st;
 	}
-	return apply_shape(t, x);
+	ST_TRY(apply_shape(t, x));
+	return place(t->c, x, t->err);
 }
 
 static enum st_status read_tree(struct tree *t, const char *path)
@@ -218,8 +226,8 @@ static enum st_status read_tree(struct tree *t, const char *path)
 	char *trace = st_arena_printf(&c->arena, "%s/trace.json", path);
 	if (!trace)
 		return no_memory(t);
-	ST_TRY(st_json_load(trace, &c->metadata, t->err));
-	if (c->metadata && !json_is_object(c->metadata)) {
+	ST_TRY(st_json_load(trace, &c->docs.metadata, t->err));
+	if (c->docs.metadata && !json_is_object(c->docs.metadata)) {
 		enum st_status st = st_fail(t->err, ST_ERR_FORMAT, "not a JSON object");
 		st_error_in(t->err, trace);
 		return st;
@@ -231,7 +239,7 @@ static enum st_status read_tree(struct tree *t, const char *path)
 	for (; c->n_tensors < t->n; c->n_tensors++)
 		ST_TRY(read_tree_stage(t, &t->files[c->n_tensors], &c->tensors[c->n_tensors]));
 	c->describe = st_arena_printf(&c->arena, "APRT tree, %zu stages in %zu layers%s", t->n, t->n_layers,
-	                              c->metadata ? "" : ", provenance unknown (no trace.json)");
+	                              c->docs.metadata ? "" : ", provenance unknown (no trace.json)");
 	return c->describe ? ST_OK : no_memory(t);
 }
 
@@ -249,5 +257,5 @@ enum st_status st_aprt_open(struct st_container *c, const char *path, struct st_
 	} else {
 		st = open_one(c, path, err);
 	}
-	return st == ST_OK ? st_container_index(c, err) : st;
+	return st;
 }

@@ -7,6 +7,7 @@
  * in nothing a little-endian reader sees.
  */
 #include "format/gguf.h"
+#include "format/tensors.h"
 
 #include "base/cursor.h"
 #include "base/error.h"
@@ -21,9 +22,11 @@
 #define MIN_KEY_BYTES 13
 #define MIN_TENSOR_BYTES 24
 
-/* One file of the model. `keys` is a container only as far as the key getters look at it. */
+/* One file of the model. */
 struct part {
-	struct st_container keys;
+	struct st_kv_table keys;
+	uint32_t version;
+	uint64_t alignment;
 	struct st_cursor cur;
 	uint32_t file;
 	uint64_t n_tensors;
@@ -77,7 +80,7 @@ static enum st_status read_string_name(struct st_container *c, struct st_cursor 
 static enum st_status read_keys(struct st_container *c, struct part *p)
 {
 	struct st_cursor *cur = &p->cur;
-	for (size_t i = 0; i < p->keys.n_kv; i++) {
+	for (size_t i = 0; i < p->keys.n; i++) {
 		struct st_kv *kv = &p->keys.kv[i];
 		ST_TRY(read_string_name(c, cur, ST_GGUF_MAX_KEY, "key", &kv->key));
 		ST_TRY(read_type(cur, kv->key, &kv->type));
@@ -123,9 +126,9 @@ static enum st_status read_head(struct st_container *c, struct part *p, uint32_t
 	const uint8_t *magic = st_cursor_bytes(cur, 4, "magic");
 	if (magic && memcmp(magic, "GGUF", 4) != 0)
 		return st_fail_at(err, ST_ERR_FORMAT, 0, "magic", "is not GGUF");
-	p->keys.version = st_cursor_u32(cur, "version");
+	p->version = st_cursor_u32(cur, "version");
 	ST_TRY(cur->st);
-	ST_TRY(check_version(p->keys.version, err));
+	ST_TRY(check_version(p->version, err));
 	p->n_tensors = st_cursor_u64(cur, "tensor count");
 	uint64_t n_kv = st_cursor_u64(cur, "key count");
 	ST_TRY(cur->st);
@@ -141,14 +144,14 @@ static enum st_status read_head(struct st_container *c, struct part *p, uint32_t
 	p->keys.kv = st_container_table(c, n_kv, sizeof *p->keys.kv, "keys", err);
 	if (!p->keys.kv)
 		return err->code;
-	p->keys.n_kv = (size_t)n_kv;
+	p->keys.n = (size_t)n_kv;
 	ST_TRY(read_keys(c, p));
 	ST_TRY(st_kv_index(&p->keys, &c->arena, err));
 
 	bool found;
-	p->keys.alignment = ST_GGUF_ALIGNMENT;
-	ST_TRY(st_kv_u64(&p->keys, "general.alignment", &p->keys.alignment, &found, err));
-	uint64_t a = p->keys.alignment;
+	p->alignment = ST_GGUF_ALIGNMENT;
+	ST_TRY(st_kv_u64(&p->keys, "general.alignment", &p->alignment, &found, err));
+	uint64_t a = p->alignment;
 	if (a == 0 || (a & (a - 1)) != 0)
 		return st_fail_at(err, ST_ERR_FORMAT, st_kv_find(&p->keys, "general.alignment")->offset,
 		                  "general.alignment", "is %llu, must be a power of two", (unsigned long long)a);
@@ -189,19 +192,25 @@ static enum st_status read_tensors(struct st_container *c, struct part *p, struc
 		at = st_cursor_offset(cur);
 		t[i].offset = st_cursor_u64(cur, t[i].name);
 		ST_TRY(cur->st);
-		if (t[i].offset % p->keys.alignment != 0)
+		if (t[i].offset % p->alignment != 0)
 			return st_fail_at(err, ST_ERR_FORMAT, at, t[i].name,
 			                  "offset %llu is no multiple of the alignment %llu",
-			                  (unsigned long long)t[i].offset, (unsigned long long)p->keys.alignment);
+			                  (unsigned long long)t[i].offset, (unsigned long long)p->alignment);
 	}
+	const struct st_span span = { c->maps[p->file].data, c->maps[p->file].size, 0 };
 	uint64_t base, where;
-	if (!st_round_up(st_cursor_offset(cur), p->keys.alignment, &base))
+	if (!st_round_up(st_cursor_offset(cur), p->alignment, &base))
 		base = UINT64_MAX; /* an alignment beyond any file: tensors, if any, cannot be placed */
 	for (uint64_t i = 0; i < p->n_tensors; i++) {
 		if (!st_add_u64(base, t[i].offset, &where))
 			return st_fail_at(err, ST_ERR_FORMAT, base, t[i].name, "offset %llu overflows 64 bits",
 			                  (unsigned long long)t[i].offset);
-		ST_TRY(st_container_place(c, &t[i], where, err));
+		const struct st_dtype_info *info = st_dtype_info(t[i].dtype);
+		if (st_tensor_cols(&t[i]) % info->block_elems != 0)
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t[i].name,
+			                  "rows of %llu elements are no multiple of the block of %u of %s",
+			                  (unsigned long long)st_tensor_cols(&t[i]), info->block_elems, info->name);
+		ST_TRY(st_tensor_place(&t[i], &span, where, err));
 	}
 	return ST_OK;
 }
@@ -308,7 +317,7 @@ static enum st_status read_other_heads(struct st_container *c, const char *path,
 static enum st_status check_first(struct st_container *c, const char *path, const struct split *s, struct st_error *err)
 {
 	if (s->count == 0 || s->count > 99999) /* five digits in the name */
-		return st_fail_at(err, ST_ERR_FORMAT, st_kv_find(c, "split.count")->offset, "split.count",
+		return st_fail_at(err, ST_ERR_FORMAT, st_kv_find(&c->keys, "split.count")->offset, "split.count",
 		                  "is %llu, must be 1 to 99999", (unsigned long long)s->count);
 	if (s->count == 1 && s->no == 0)
 		return ST_OK;
@@ -340,11 +349,9 @@ enum st_status st_gguf_open(struct st_container *c, const char *path, struct st_
 	c->format = ST_FORMAT_GGUF;
 	ST_TRY(st_container_add_file(c, path, &file, err));
 	ST_TRY(read_head(c, &first, file, err));
-	c->version = first.keys.version;
-	c->alignment = first.keys.alignment;
-	c->kv = first.keys.kv;
-	c->n_kv = first.keys.n_kv;
-	c->kv_by_key = first.keys.kv_by_key;
+	c->version = first.version;
+	c->alignment = first.alignment;
+	c->keys = first.keys;
 
 	ST_TRY(read_split(&first, &split, err));
 	ST_TRY(check_first(c, path, &split, err));
@@ -380,5 +387,5 @@ enum st_status st_gguf_open(struct st_container *c, const char *path, struct st_
 	                                                 (unsigned long long)split.count);
 	if (!c->describe)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	return st_container_index(c, err);
+	return ST_OK;
 }

@@ -1,5 +1,5 @@
 /* hf.c - the files around the weights of a Hugging Face model folder. */
-#include "format/safetensors.h"
+#include "format/hf.h"
 
 #include "base/error.h"
 
@@ -138,10 +138,10 @@ enum st_status st_hf_documents(struct st_container *c, const char *dir, struct s
 		const char *name;
 		json_t **doc;
 	} docs[] = {
-		{ "config.json", &c->config },
-		{ "generation_config.json", &c->generation_config },
-		{ "tokenizer.json", &c->tokenizer },
-		{ "tokenizer_config.json", &c->tokenizer_config },
+		{ "config.json", &c->docs.config },
+		{ "generation_config.json", &c->docs.generation_config },
+		{ "tokenizer.json", &c->docs.tokenizer },
+		{ "tokenizer_config.json", &c->docs.tokenizer_config },
 	};
 	for (size_t i = 0; i < sizeof docs / sizeof *docs; i++) {
 		const char *path = st_arena_printf(&c->arena, "%s/%s", dir, docs[i].name);
@@ -151,8 +151,8 @@ enum st_status st_hf_documents(struct st_container *c, const char *dir, struct s
 		enum st_status st = ST_OK;
 		if (*docs[i].doc && !json_is_object(*docs[i].doc))
 			st = st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "must be a JSON object");
-		else if (i == 0 && c->config)
-			st = check_config(c->config, err);
+		else if (i == 0 && c->docs.config)
+			st = check_config(c->docs.config, err);
 		if (st != ST_OK) {
 			st_error_in(err, path);
 			return st;

@@ -1,5 +1,6 @@
 /* npy.c - numpy's .npy, versions 1.0 to 3.0 (numpy/lib/format.py describes them). */
 #include "format/npy.h"
+#include "format/tensors.h"
 
 #include "base/cursor.h"
 #include "base/error.h"
@@ -245,46 +246,31 @@ enum st_status st_npy_tensor(const struct st_npy_bytes *b, const struct st_npy_h
 	uint32_t size = st_dtype_info(h->dtype)->block_bytes;
 	t->dtype = h->dtype;
 	t->ndim = h->ndim;
-	t->n_elems = 1;
-	t->scale = 1;
-	bool zero = false, fits = true;
-	for (uint32_t i = 0; i < h->ndim; i++) {
-		t->shape[i] = t->file_dims[i] = h->shape[i];
-		/* A dimension of 0 must not hide that the others overflow: strides are made of them. */
-		if (h->shape[i] == 0)
-			zero = true;
-		else if (!st_mul_u64(t->n_elems, h->shape[i], &t->n_elems))
-			fits = false;
-	}
-	if (!fits || !st_mul_u64(t->n_elems, size, &t->n_bytes) || t->n_bytes > INT64_MAX)
+	memcpy(t->shape, h->shape, sizeof t->shape);
+	memcpy(t->file_dims, h->shape, sizeof t->file_dims);
+	if (!st_tensor_measure(t))
 		return st_fail_at(err, ST_ERR_FORMAT, b->origin, b->what, "dimensions overflow 64 bits");
-	if (zero)
-		t->n_elems = t->n_bytes = 0;
 	if (t->n_bytes != b->n - h->data)
 		return st_fail_at(err, ST_ERR_FORMAT, b->origin + h->data, b->what,
 		                  "%llu bytes where type and shape make %llu", (unsigned long long)(b->n - h->data),
 		                  (unsigned long long)t->n_bytes);
-	t->offset = b->origin + h->data;
-	t->data = b->p + h->data;
-	if (h->big_endian && size > 1) {
-		uint8_t *turned = st_arena_alloc(arena, t->n_bytes, 1);
-		if (!turned)
-			return st_fail(err, ST_ERR_NOMEM, "out of memory");
-		turn_round(t->data, turned, t->n_bytes, size);
-		t->data = turned;
-	}
-	if (h->fortran && h->ndim > 1 && !zero) {
+	if (h->fortran && h->ndim > 1 && t->n_elems > 0) {
 		t->layout = ST_LAYOUT_STRIDED;
 		int64_t stride = 1;
 		for (uint32_t i = 0; i < h->ndim; i++) {
 			t->strides[i] = stride;
-			stride *= (int64_t)h->shape[i];
+			stride *= (int64_t)h->shape[i]; /* their product is what was measured */
 		}
-	} else {
-		t->layout = ST_LAYOUT_ROWS;
-		t->row_bytes = st_tensor_cols(t) * size;
 	}
-	return ST_OK;
+	struct st_span span = { b->p + h->data, t->n_bytes, b->origin + h->data };
+	if (h->big_endian && size > 1) {
+		uint8_t *turned = st_arena_alloc(arena, t->n_bytes, 1);
+		if (!turned)
+			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+		turn_round(span.p, turned, t->n_bytes, size);
+		span.p = turned;
+	}
+	return st_tensor_place(t, &span, 0, err);
 }
 
 enum st_status st_npy_open(struct st_container *c, const char *path, struct st_error *err)
@@ -306,5 +292,5 @@ enum st_status st_npy_open(struct st_container *c, const char *path, struct st_e
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	ST_TRY(st_npy_tensor(&b, &h, &c->arena, &c->tensors[0], err));
 	ST_TRY(st_container_name_of_file(c, path, ".npy", &c->tensors[0].name, err));
-	return st_container_index(c, err);
+	return ST_OK;
 }

@@ -49,5 +49,5 @@ enum st_status st_npz_open(struct st_container *c, const char *path, struct st_e
 	                    : st_arena_printf(&c->arena, "npz, %zu array%s", c->n_tensors, plural);
 	if (!c->describe)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	return st_container_index(c, err);
+	return ST_OK;
 }

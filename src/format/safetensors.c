@@ -1,11 +1,13 @@
 /*
- * safetensors.c - reading safetensors: one file, shards by index, a Hugging Face folder.
+ * safetensors.c - reading safetensors, in one file or in shards.
  *
  * A file is a u64 header length, a JSON object { name: { dtype, shape, data_offsets } } with
  * offsets into what follows, and the data. The ranges must cover the data exactly: no hole, no overlap,
  * nothing behind the last one. Nothing is aligned.
  */
 #include "format/safetensors.h"
+#include "format/recognise.h"
+#include "format/tensors.h"
 #include "format/writer.h"
 
 #include "base/cursor.h"
@@ -13,7 +15,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 static const struct {
 	const char *name;
@@ -135,7 +136,7 @@ static enum st_status read_descriptor(const struct st_container *c, const struct
 	if (!st_add_u64(s->data, r[0], &at))
 		return st_fail(err, ST_ERR_FORMAT, "data_offsets overflow 64 bits");
 	t->file = s->file;
-	ST_TRY(st_container_place(c, t, at, err));
+	ST_TRY(st_tensor_place(t, &(struct st_span){ c->maps[s->file].data, c->maps[s->file].size, 0 }, at, err));
 	if (t->n_bytes != r[1] - r[0])
 		return st_fail(err, ST_ERR_FORMAT, "shape and dtype need %llu bytes, data_offsets span %llu",
 		               (unsigned long long)t->n_bytes, (unsigned long long)(r[1] - r[0]));
@@ -181,8 +182,8 @@ static enum st_status read_metadata(struct st_container *c, json_t *meta, struct
 		return st_fail(err, ST_ERR_FORMAT, "is not an object");
 	json_object_foreach(meta, key, v) if (!json_is_string(v)) return st_fail(
 		err, ST_ERR_FORMAT, "the value of %.80s is not a string", key);
-	if (!c->metadata) /* shards: the first one that has any */
-		c->metadata = json_incref(meta);
+	if (!c->docs.metadata) /* shards: the first one that has any */
+		c->docs.metadata = json_incref(meta);
 	return ST_OK;
 }
 
@@ -211,10 +212,18 @@ static enum st_status read_tensors(struct st_container *c, const struct shard *s
 	return check_cover(c, s, t, n, err);
 }
 
+/* A file that a folder or an index calls one of weights may be something else, often a Git LFS pointer: say so. */
+static enum st_status refuse_stranger(const struct st_map *m, struct st_error *err)
+{
+	return m->size > 8 && (m->data[8] == '{' || st_recognise(m) == ST_CONTENT_SAFETENSORS)
+	             ? ST_OK
+	             : st_refuse_stranger(m, err);
+}
+
 static enum st_status add_shard(struct st_container *c, const char *path, struct shard *s, struct st_error *err)
 {
 	ST_TRY(st_container_add_file(c, path, &s->file, err));
-	enum st_status st = st_safetensors_refuse_stranger(&c->maps[s->file], err);
+	enum st_status st = refuse_stranger(&c->maps[s->file], err);
 	if (st == ST_OK)
 		st = read_header(c, s, err);
 	if (st != ST_OK)
@@ -237,71 +246,12 @@ static enum st_status read_shards(struct st_container *c, const struct shard *s,
 			return st;
 		}
 	}
-	return st_container_index(c, err);
-}
-
-/* ---- shard index ---- */
-
-static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
-
-/* The distinct shard names of a weight_map, sorted. They come from a stranger: a name is one of the
- * folder, nothing with a path in it. Values point into the JSON. */
-static enum st_status shard_names(json_t *map, const char ***out, size_t *n_out, struct st_error *err)
-{
-	size_t n = 0;
-	const char *key;
-	json_t *v;
-	const char **names = st_alloc_array(json_object_size(map), sizeof *names);
-	if (!names)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	json_object_foreach(map, key, v)
-	{
-		const char *s = json_string_value(v);
-		const char *why =
-			!s ? "weight_map does not give it a file name"
-			: !*s || strchr(s, '/') || strcmp(s, ".") == 0 || strcmp(s, "..") == 0
-				? "weight_map points outside the index's folder; only plain file names are followed"
-				: NULL;
-		if (why) {
-			free(names);
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "%s", why);
-		}
-		names[n++] = s;
-	}
-	qsort(names, n, sizeof *names, by_text);
-	size_t k = 0;
-	for (size_t i = 0; i < n; i++)
-		if (k == 0 || strcmp(names[k - 1], names[i]) != 0)
-			names[k++] = names[i];
-	*out = names;
-	*n_out = k;
 	return ST_OK;
 }
 
-/* Every tensor must be where the index says. Tensors the index does not list are no harm. */
-static enum st_status check_map(const struct st_container *c, json_t *map, const char *const *names, size_t n,
-                                struct st_error *err)
+enum st_status st_safetensors_shards(struct st_container *c, const char *const *paths, size_t n, struct st_error *err)
 {
-	const char *key;
-	json_t *v;
-	json_object_foreach(map, key, v)
-	{
-		const char *want = json_string_value(v);
-		const char *const *slot = bsearch(&want, names, n, sizeof *names, by_text);
-		const struct st_tensor *t = st_container_find(c, key);
-		if (!t)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key,
-			                  "weight_map puts it into %s, which does not hold it", want);
-		if (t->file != (uint32_t)(slot - names))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key,
-			                  "weight_map puts it into %s, but it is in %s", want, c->maps[t->file].path);
-	}
-	return ST_OK;
-}
-
-static enum st_status open_shards(struct st_container *c, const char *const *paths, size_t n, struct st_error *err)
-{
-	struct shard *shards = calloc(n ? n : 1, sizeof *shards);
+	struct shard *shards = st_alloc_zeroed(n, sizeof *shards);
 	enum st_status st = shards ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < n && st == ST_OK; i++)
 		st = add_shard(c, paths[i], &shards[i], err);
@@ -311,110 +261,4 @@ static enum st_status open_shards(struct st_container *c, const char *const *pat
 		json_decref(shards[i].header);
 	free(shards);
 	return st;
-}
-
-/* Files of one model; the first one tells in which of the two formats of Hugging Face folders they are. */
-static enum st_status open_files(struct st_container *c, const char *const *paths, size_t n, struct st_error *err)
-{
-	bool torch = false;
-	if (n > 0) {
-		struct st_map m;
-		ST_TRY(st_map_open(&m, paths[0], err));
-		torch = st_torch_is(&m);
-		st_map_close(&m);
-	}
-	return torch ? st_torch_shards(c, paths, n, err) : open_shards(c, paths, n, err);
-}
-
-/* The index is not among the container's files: it holds no tensor. */
-static enum st_status open_index(struct st_container *c, const char *path, const char *dir, json_t *index,
-                                 struct st_error *err)
-{
-	json_t *map = json_object_get(index, "weight_map");
-	const char **names = NULL;
-	size_t n = 0;
-	enum st_status st = json_is_object(map) ? shard_names(map, &names, &n, err)
-	                                        : st_fail_at(err, ST_ERR_FORMAT, 0, NULL,
-	                                                     "JSON without an object weight_map is no shard index; of "
-	                                                     "a model in a folder, name the folder");
-	if (st != ST_OK) {
-		st_error_in(err, path);
-		return st;
-	}
-	const char **paths = st_arena_alloc(&c->arena, n, sizeof *paths);
-	st = paths ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
-	for (size_t i = 0; i < n && st == ST_OK; i++) {
-		paths[i] = st_arena_printf(&c->arena, "%s/%s", dir, names[i]);
-		if (!paths[i])
-			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-	}
-	if (st == ST_OK)
-		st = open_files(c, paths, n, err);
-	if (st == ST_OK)
-		st = check_map(c, map, names, n, err);
-	free(names);
-	if (st != ST_OK)
-		st_error_in(err, path);
-	return st;
-}
-
-/* ---- entry ---- */
-
-bool st_safetensors_is_index(const struct st_map *m)
-{
-	uint64_t n = m->size < 64 ? m->size : 64, i = 0;
-	while (i < n && (m->data[i] == ' ' || m->data[i] == '\t' || m->data[i] == '\r' || m->data[i] == '\n'))
-		i++;
-	return i < n && (m->data[i] == '{' || m->data[i] == '[') && !memchr(m->data, 0, (size_t)(n < 8 ? n : 8));
-}
-
-static enum st_status open_weights(struct st_container *c, const char *path, const char *dir, struct st_error *err)
-{
-	json_t *index = NULL;
-	struct st_map m;
-	ST_TRY(st_map_open(&m, path, err));
-	bool is_index = st_safetensors_is_index(&m);
-	st_map_close(&m);
-	if (!is_index)
-		return open_files(c, &path, 1, err);
-	enum st_status st = st_json_load(path, &index, err);
-	if (st == ST_OK)
-		st = open_index(c, path, dir, index, err);
-	json_decref(index);
-	return st;
-}
-
-static enum st_status describe(struct st_container *c, bool folder, struct st_error *err)
-{
-	const char *where = folder ? " (Hugging Face folder)" : "";
-	c->describe = c->format == ST_FORMAT_TORCH ? st_arena_printf(&c->arena, "%s%s", c->describe, where)
-	            : c->n_maps == 0               ? st_arena_printf(&c->arena, "Hugging Face folder without weights")
-	            : c->n_maps == 1               ? st_arena_printf(&c->arena, "safetensors%s", where)
-	                             : st_arena_printf(&c->arena, "safetensors, %zu shards%s", c->n_maps, where);
-	return c->describe ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
-}
-
-enum st_status st_safetensors_open(struct st_container *c, const char *path, struct st_error *err)
-{
-	struct stat sb;
-	bool folder = stat(path, &sb) == 0 && S_ISDIR(sb.st_mode);
-	const char *slash = strrchr(path, '/'), *weights = path;
-	const char *dir = folder || !slash
-	                        ? NULL
-	                        : st_arena_strndup(&c->arena, path, (size_t)(slash - path) + (slash == path));
-	if (!dir && !folder && slash)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	dir = folder ? path : slash ? dir : ".";
-	c->format = ST_FORMAT_SAFETENSORS;
-	if (folder)
-		ST_TRY(st_hf_weights(&c->arena, dir, &weights, err));
-	if (weights)
-		ST_TRY(open_weights(c, weights, dir, err));
-	else
-		ST_TRY(st_container_index(c, err));
-	/* A trace bundle may lie in a model's folder and is no model: its neighbours are not its own. */
-	const char *kind = json_string_value(json_object_get(c->metadata, "format"));
-	if (!kind || strcmp(kind, "stele-trace") != 0)
-		ST_TRY(st_hf_documents(c, dir, err));
-	return describe(c, folder, err);
 }

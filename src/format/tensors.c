@@ -1,158 +1,121 @@
-/* tensors.c - what every reader does with the tensors it finds: names, sizes, places, order. */
+/* tensors.c - sizes of tensors, proved: see tensors.h. */
+#include "format/tensors.h"
 #include "format/writer.h"
 
-#include "base/cursor.h"
 #include "base/error.h"
+#include "base/mem.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-/* The rows * cols of a shape; a zero anywhere makes it zero, but never hides that the other
- * dimensions overflow. */
-static bool count_elems(uint32_t ndim, const uint64_t *shape, uint64_t *out)
+/* Of a tensor without elements: what its other dimensions may amount to whatever the file's size. Arrays of no rows
+ * are small files, and their rows may be as long as a vocabulary. */
+#define EMPTY_DIMS (UINT64_C(1) << 20)
+
+bool st_shape_elems(uint32_t ndim, const uint64_t *shape, uint64_t *not_zero, uint64_t *all)
 {
 	uint64_t n = 1;
 	bool zero = false;
+	if (ndim > ST_MAX_DIMS)
+		return false;
 	for (uint32_t i = 0; i < ndim; i++) {
+		/* A dimension of 0 must not hide that the others overflow. */
 		if (shape[i] == 0)
 			zero = true;
 		else if (!st_mul_u64(n, shape[i], &n))
 			return false;
 	}
-	*out = zero ? 0 : n;
+	*not_zero = n;
+	*all = zero ? 0 : n;
 	return true;
+}
+
+/* Index of the last element from the first. */
+static bool measure_strides(const struct st_tensor *t, uint64_t *last)
+{
+	*last = 0;
+	for (uint32_t i = 0; i < t->ndim; i++) {
+		uint64_t reach;
+		if (t->strides[i] < 0
+		    || (t->shape[i] > 1
+		        && (!st_mul_u64(t->shape[i] - 1, (uint64_t)t->strides[i], &reach)
+		            || !st_add_u64(*last, reach, last))))
+			return false;
+	}
+	return true;
+}
+
+bool st_tensor_measure(struct st_tensor *t)
+{
+	const struct st_dtype_info *info = st_dtype_info(t->dtype);
+	uint64_t be = info->block_elems, bb = info->block_bytes, not_zero, last, bytes = 0, row_bytes = 0;
+	if (!st_shape_elems(t->ndim, t->shape, &not_zero, &t->n_elems) || not_zero > INT64_MAX)
+		return false;
+	uint64_t cols = st_tensor_cols(t);
+	switch (t->layout) {
+	case ST_LAYOUT_ROWS:
+		if (!st_mul_u64(st_ceil_div(cols, be), bb, &row_bytes)
+		    || (t->n_elems && !st_mul_u64(t->n_elems / cols, row_bytes, &bytes)))
+			return false;
+		break;
+	case ST_LAYOUT_FLAT:
+		if (!st_mul_u64(st_ceil_div(t->n_elems, be), bb, &bytes))
+			return false;
+		break;
+	case ST_LAYOUT_STRIDED:
+		if (be != 1 || !measure_strides(t, &last)
+		    || (t->n_elems && (!st_add_u64(last, 1, &bytes) || !st_mul_u64(bytes, bb, &bytes))))
+			return false;
+		break;
+	}
+	t->row_bytes = row_bytes;
+	t->n_bytes = bytes;
+	return bytes <= INT64_MAX;
 }
 
 bool st_stored_bytes(enum st_dtype t, uint32_t ndim, const uint64_t *shape, uint64_t *out)
 {
 	const struct st_dtype_info *info = st_dtype_info(t);
-	uint64_t n, cols = ndim ? shape[ndim - 1] : 1;
-	if (!count_elems(ndim, shape, &n))
+	/* APR's own types run over the flat tensor: nibble blocks with a short last one, and int8 after one f32 scale. */
+	bool flat = t == ST_DTYPE_APR_Q4 || t == ST_DTYPE_APR_Q8;
+	struct st_tensor x = { .dtype = t, .ndim = ndim, .layout = flat ? ST_LAYOUT_FLAT : ST_LAYOUT_ROWS };
+	if (ndim > ST_MAX_DIMS)
 		return false;
-	/* APR's own types run over the flat tensor: nibble blocks with a short last one, and int8 after one f32 scale.
-	 */
-	if (t == ST_DTYPE_APR_Q4)
-		return st_mul_u64(st_ceil_div(n, 32), 18, out);
-	if (t == ST_DTYPE_APR_Q8)
-		return st_add_u64(n, 4, out);
-	if (cols % info->block_elems != 0)
+	memcpy(x.shape, shape, ndim * sizeof *shape);
+	if ((!flat && st_tensor_cols(&x) % info->block_elems != 0) || !st_tensor_measure(&x))
 		return false;
-	return st_mul_u64(n / info->block_elems, info->block_bytes, out);
+	return st_add_u64(x.n_bytes, t == ST_DTYPE_APR_Q8 ? 4 : 0, out);
 }
 
-enum st_status st_container_place(const struct st_container *c, struct st_tensor *t, uint64_t offset,
-                                  struct st_error *err)
+enum st_status st_tensor_place(struct st_tensor *t, const struct st_span *in, uint64_t at, struct st_error *err)
 {
+	static const uint8_t nothing[1];
 	const struct st_dtype_info *info = st_dtype_info(t->dtype);
-	const struct st_map *m = &c->maps[t->file];
-	uint64_t cols = t->ndim ? t->shape[t->ndim - 1] : 1, end;
-	if (cols % info->block_elems != 0)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
-		                  "rows of %llu elements are no multiple of the block of %u of %s",
-		                  (unsigned long long)cols, info->block_elems, info->name);
-	if (!count_elems(t->ndim, t->shape, &t->n_elems)
-	    || !st_mul_u64(t->n_elems / info->block_elems, info->block_bytes, &t->n_bytes))
+	uint64_t end, not_zero = 0, room;
+	if (!st_tensor_measure(t) || !st_shape_elems(t->ndim, t->shape, &not_zero, &room))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "dimensions overflow 64 bits");
-	if (!st_add_u64(offset, t->n_bytes, &end) || end > m->size)
-		return st_fail_at(err, ST_ERR_FORMAT, offset, t->name,
+	if (!st_add_u64(at, t->n_bytes, &end) || end > in->n)
+		return st_fail_at(err, ST_ERR_FORMAT, at, t->name,
 		                  "data of %llu bytes reach past the end of the file at %llu",
-		                  (unsigned long long)t->n_bytes, (unsigned long long)m->size);
-	t->layout = ST_LAYOUT_ROWS;
-	t->row_bytes = cols / info->block_elems * info->block_bytes;
+		                  (unsigned long long)t->n_bytes, (unsigned long long)(in->origin + in->n));
+	/* Elements that lie on each other (a view that repeats itself) could turn four bytes into terabytes. */
+	if (!st_mul_u64(in->n / info->block_bytes, info->block_elems, &room))
+		room = UINT64_MAX;
+	if (t->n_elems > room)
+		return st_fail_at(err, ST_ERR_FORMAT, at, t->name, "%llu elements in a view of %llu bytes",
+		                  (unsigned long long)t->n_elems, (unsigned long long)in->n);
+	if (t->n_elems == 0 && not_zero > EMPTY_DIMS && not_zero > in->n)
+		return st_fail_at(err, ST_ERR_LIMIT, at, t->name,
+		                  "no elements, but other dimensions of %llu in %llu bytes of file",
+		                  (unsigned long long)not_zero, (unsigned long long)in->n);
+	t->data = in->p ? in->p + at : nothing;
+	t->offset = in->origin + at;
 	t->scale = 1;
-	t->offset = offset;
-	t->data = m->data + offset;
 	return ST_OK;
 }
 
-void *st_container_table(struct st_container *c, uint64_t n, size_t size, const char *what, struct st_error *err)
+bool st_tensor_is_proved(const struct st_tensor *t)
 {
-	/* The promise is file size + 64 MB in all; a table may have half of that, since names, indexes and a
-	 * header's tree come on top. */
-	uint64_t files = 0, want;
-	for (size_t i = 0; i < c->n_maps; i++)
-		files += c->maps[i].size;
-	if (!st_mul_u64(n, size + 64, &want) || want > files / 2 + ((uint64_t)32 << 20)) {
-		(void)st_fail(err, ST_ERR_LIMIT, "%llu %s are too many for %llu bytes of file", (unsigned long long)n,
-		              what, (unsigned long long)files);
-		return NULL;
-	}
-	void *p = st_arena_alloc(&c->arena, n, size);
-	if (!p)
-		(void)st_fail(err, ST_ERR_NOMEM, "out of memory");
-	return p;
-}
-
-enum st_status st_container_name(struct st_container *c, const char *s, uint64_t n, uint64_t max, uint64_t offset,
-                                 const char *what, const char **out, struct st_error *err)
-{
-	if (n == 0)
-		return st_fail_at(err, ST_ERR_FORMAT, offset, what, "is empty");
-	if (n > max)
-		return st_fail_at(err, ST_ERR_LIMIT, offset, what, "has %llu bytes, at most %llu are allowed",
-		                  (unsigned long long)n, (unsigned long long)max);
-	if (memchr(s, 0, (size_t)n))
-		return st_fail_at(err, ST_ERR_FORMAT, offset, what, "holds a NUL byte");
-	if (!st_utf8_valid(s, (size_t)n))
-		return st_fail_at(err, ST_ERR_FORMAT, offset, what, "is not UTF-8");
-	*out = st_arena_strndup(&c->arena, s, (size_t)n);
-	return *out ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
-}
-
-enum st_status st_container_name_of_file(struct st_container *c, const char *path, const char *suffix, const char **out,
-                                         struct st_error *err)
-{
-	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-	size_t n = strlen(name), s = strlen(suffix);
-	if (n > s && strcmp(name + n - s, suffix) == 0)
-		n -= s;
-	/* A file may have any bytes for a name; a tensor may not. */
-	if (n == 0 || !st_utf8_valid(name, n)) {
-		name = "array";
-		n = strlen(name);
-	}
-	*out = st_arena_strndup(&c->arena, name, n);
-	return *out ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
-}
-
-static int by_name(const void *a, const void *b)
-{
-	return strcmp((*(const struct st_tensor *const *)a)->name, (*(const struct st_tensor *const *)b)->name);
-}
-
-enum st_status st_container_index(struct st_container *c, struct st_error *err)
-{
-	c->by_name = st_arena_alloc(&c->arena, c->n_tensors, sizeof *c->by_name);
-	if (!c->by_name)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	for (size_t i = 0; i < c->n_tensors; i++)
-		c->by_name[i] = &c->tensors[i];
-	qsort(c->by_name, c->n_tensors, sizeof *c->by_name, by_name);
-	for (size_t i = 1; i < c->n_tensors; i++) {
-		const struct st_tensor *a = c->by_name[i - 1], *b = c->by_name[i];
-		if (strcmp(a->name, b->name) != 0)
-			continue;
-		if (a->file != b->file)
-			return st_fail(err, ST_ERR_FORMAT, "tensor %s is in two files, %s and %s", a->name,
-			               c->maps[a->file].path, c->maps[b->file].path);
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, a->name,
-		                  "the tensor is listed twice, with data at byte %llu and at byte %llu",
-		                  (unsigned long long)a->offset, (unsigned long long)b->offset);
-	}
-	return ST_OK;
-}
-
-const struct st_tensor *st_container_find(const struct st_container *c, const char *name)
-{
-	for (size_t lo = 0, hi = c->n_tensors; lo < hi;) {
-		size_t mid = lo + (hi - lo) / 2;
-		int d = strcmp(name, c->by_name[mid]->name);
-		if (d == 0)
-			return c->by_name[mid];
-		if (d < 0)
-			hi = mid;
-		else
-			lo = mid + 1;
-	}
-	return NULL;
+	struct st_tensor again = *t;
+	return t->data && st_tensor_measure(&again) && again.n_elems == t->n_elems && again.n_bytes == t->n_bytes
+	    && again.row_bytes == t->row_bytes;
 }

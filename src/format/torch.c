@@ -8,7 +8,7 @@
  */
 #include "format/container.h"
 #include "format/pickle.h"
-#include "format/safetensors.h"
+#include "format/tensors.h"
 #include "format/zip.h"
 
 #include "base/cursor.h"
@@ -38,42 +38,14 @@ struct torch_file {
 
 /* ---- one tensor ---- */
 
-/* Index of the last element from the first, or an error when a view is larger than its storage. */
-static enum st_status measure(const struct torch_file *f, const struct st_pkl_tensor *p, uint64_t n_storage,
-                              struct st_tensor *t, uint64_t *last)
-{
-	bool fits = true, zero = false;
-	t->n_elems = 1;
-	*last = 0;
-	for (uint32_t i = 0; i < p->ndim; i++) {
-		uint64_t reach;
-		t->shape[i] = t->file_dims[i] = p->shape[i];
-		/* Nothing is ever that far away along a dimension of one; torch writes anything there. */
-		t->strides[i] = p->shape[i] > 1 ? (int64_t)p->strides[i] : 0;
-		zero |= p->shape[i] == 0;
-		fits = fits && st_mul_u64(t->n_elems, p->shape[i] ? p->shape[i] : 1, &t->n_elems)
-		    && (p->shape[i] < 2
-		        || (st_mul_u64(p->shape[i] - 1, p->strides[i], &reach) && st_add_u64(*last, reach, last)));
-	}
-	if (zero)
-		t->n_elems = 0;
-	/* A view never has more elements than its storage, unless it repeats them (expand); such
-	 * a view could turn four bytes into terabytes. */
-	uint64_t end = 0;
-	if (!fits || t->n_elems > n_storage
-	    || (t->n_elems > 0 && (!st_add_u64(p->first, *last, &end) || end >= n_storage)))
-		return st_fail_at(f->err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
-		                  "reaches beyond its storage of %llu elements", (unsigned long long)n_storage);
-	return ST_OK;
-}
-
 static bool contiguous(const struct st_pkl_tensor *p)
 {
 	uint64_t step = 1;
 	for (uint32_t i = p->ndim; i-- > 0;) {
 		if (p->shape[i] != 1 && p->strides[i] != step)
 			return false;
-		step *= p->shape[i]; /* <= elements of the storage, see measure() */
+		if (!st_mul_u64(step, p->shape[i], &step)) /* refused when it is placed */
+			return false;
 	}
 	return true;
 }
@@ -104,23 +76,27 @@ static enum st_status place(struct torch_file *f, const struct st_pkl_tensor *p,
 	struct st_zip_member *m = NULL;
 	ST_TRY(find_storage(f, p->storage, t->name, &m));
 	uint32_t size = st_dtype_info(p->dtype)->block_bytes;
-	uint64_t last = 0;
 	t->dtype = p->dtype;
 	t->ndim = p->ndim;
-	t->scale = 1;
 	t->file = f->file;
-	ST_TRY(measure(f, p, m->size / size, t, &last));
-	uint64_t skip = t->n_elems ? p->first * size : 0;
-	t->data = m->bytes + skip;
-	t->offset = m->offset + (m->deflated ? 0 : skip);
-	t->n_bytes = t->n_elems ? (last + 1) * size : 0;
-	if (t->n_elems == 0 || contiguous(p)) {
-		t->layout = ST_LAYOUT_ROWS;
-		t->row_bytes = st_tensor_cols(t) * size;
-		memset(t->strides, 0, sizeof t->strides);
-	} else {
-		t->layout = ST_LAYOUT_STRIDED;
+	bool zero = false;
+	for (uint32_t i = 0; i < p->ndim; i++) {
+		t->shape[i] = t->file_dims[i] = p->shape[i];
+		zero |= p->shape[i] == 0;
 	}
+	t->layout = zero || contiguous(p) ? ST_LAYOUT_ROWS : ST_LAYOUT_STRIDED;
+	/* Nothing is ever that far away along a dimension of one; torch writes anything there. */
+	for (uint32_t i = 0; i < p->ndim && t->layout == ST_LAYOUT_STRIDED; i++)
+		t->strides[i] = p->shape[i] > 1 ? (int64_t)p->strides[i] : 0;
+	uint64_t at;
+	if (!st_mul_u64(zero ? 0 : p->first, size, &at))
+		at = UINT64_MAX;
+	struct st_error why = ST_ERROR_INIT;
+	if (st_tensor_place(t, &(struct st_span){ m->bytes, m->size, m->offset }, at, &why) != ST_OK)
+		return st_fail_at(f->err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
+		                  "reaches beyond its storage of %llu elements", (unsigned long long)(m->size / size));
+	if (m->deflated)
+		t->offset = m->offset; /* what it unfolds to has no place in the file */
 	return ST_OK;
 }
 
@@ -320,7 +296,7 @@ static enum st_status join(struct st_container *c, const struct torch_file *file
 		memcpy(c->tensors + c->n_tensors, files[i].tensors, files[i].n * sizeof *c->tensors);
 		c->n_tensors += files[i].n;
 	}
-	return st_container_index(c, err);
+	return ST_OK;
 }
 
 enum st_status st_torch_shards(struct st_container *c, const char *const *paths, size_t n, struct st_error *err)
@@ -343,12 +319,4 @@ enum st_status st_torch_shards(struct st_container *c, const char *const *paths,
 	c->describe = n == 1 ? st_arena_printf(&c->arena, "torch zip checkpoint")
 	                     : st_arena_printf(&c->arena, "torch zip checkpoint, %zu shards", n);
 	return st == ST_OK && !c->describe ? st_fail(err, ST_ERR_NOMEM, "out of memory") : st;
-}
-
-/* pytorch_model.bin belongs to the config.json beside it; other checkpoints in such a folder (optimizer.pt) do not. */
-enum st_status st_torch_open(struct st_container *c, const char *path, struct st_error *err)
-{
-	const char *slash = strrchr(path, '/');
-	return st_hf_is_torch(slash ? slash + 1 : path) ? st_safetensors_open(c, path, err)
-	                                                : st_torch_shards(c, &path, 1, err);
 }

@@ -101,7 +101,7 @@ enum st_status st_writer_open(const char *path, const struct st_write_plan *plan
                               struct st_error *err)
 {
 	*out = NULL;
-	struct st_writer *w = calloc(1, sizeof *w);
+	struct st_writer *w = st_alloc_zeroed(1, sizeof *w);
 	if (!w)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	st_arena_init(&w->arena);

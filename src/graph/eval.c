@@ -4,6 +4,9 @@
 
 #include "base/error.h"
 
+#include <assert.h>
+#include <stdio.h>
+
 /* What a node works on: filled in once, so that each operation below is its formula only. */
 struct job {
 	struct st_run *r;
@@ -100,8 +103,9 @@ static void attend(const struct job *j)
 		st_attn_mix(j->e, &s, j->in[0], c->v, c->v_width, j->out);
 }
 
-enum st_status st_node_eval(struct st_run *r, const struct st_graph *g, uint32_t i, const struct st_exec *e, float *out,
-                            struct st_error *err)
+/* The arithmetic of one node of g on r's inputs; out has the size of st_run_value(r, i). */
+static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint32_t i, const struct st_exec *e,
+                                float *out, struct st_error *err)
 {
 	struct job j = { .r = r, .n = &g->nodes[i], .e = e, .T = r->T, .out = out };
 	const struct st_node *n = j.n;
@@ -153,4 +157,72 @@ enum st_status st_node_eval(struct st_run *r, const struct st_graph *g, uint32_t
 		break;
 	}
 	return ST_OK;
+}
+
+/* ---- one node of a run ---- */
+
+struct label {
+	char text[64];
+};
+
+/* "ffn_up of layer 3", "lm_head" */
+static struct label label(const struct st_node *n)
+{
+	struct label l;
+	if (n->layer < 0)
+		snprintf(l.text, sizeof l.text, "%s", st_stage_name(n->stage));
+	else
+		snprintf(l.text, sizeof l.text, "%s of layer %d", st_stage_name(n->stage), n->layer);
+	return l;
+}
+
+static enum st_status check_inputs(const struct st_run *r, uint32_t i, struct st_error *err)
+{
+	const struct st_node *n = &r->g->nodes[i];
+	if (r->T == 0)
+		return st_fail(err, ST_ERR_USAGE, "the run has not begun: no tokens");
+	for (int j = 0; j < 2; j++) {
+		if (n->in[j] == ST_NO_NODE)
+			continue;
+		const struct st_node *in = &r->g->nodes[n->in[j]];
+		if (r->held[st_run_slot(in)] != n->in[j])
+			return st_fail(err, ST_ERR_USAGE, "%s needs %s, which the run does not hold", label(n).text,
+			               label(in).text);
+	}
+	return st_check_cancel(err);
+}
+
+enum st_status st_run_eval(struct st_run *r, uint32_t i, struct st_error *err)
+{
+	assert(i < r->g->n_nodes);
+	ST_TRY(check_inputs(r, i, err));
+	ST_TRY(node_eval(r, r->g, i, &r->e, st_run_value(r, i).data, err));
+	st_run_settle(r, i);
+	return ST_OK;
+}
+
+/* Same place in the same net, with inputs of the same size: only weights and parameters may differ. */
+static bool equal_form(const struct st_graph *ga, const struct st_graph *gb, uint32_t i)
+{
+	if (i >= gb->n_nodes)
+		return false;
+	const struct st_node *a = &ga->nodes[i], *b = &gb->nodes[i];
+	for (int j = 0; j < 2; j++)
+		if (a->in[j] != ST_NO_NODE
+		    && (b->in[j] != a->in[j] || ga->nodes[a->in[j]].width != gb->nodes[b->in[j]].width))
+			return false;
+	return a->stage == b->stage && a->layer == b->layer && a->op == b->op && a->in[0] == b->in[0]
+	    && a->in[1] == b->in[1] && a->slice == b->slice && a->width == b->width && a->n_w == b->n_w
+	    && a->heads == b->heads && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads;
+}
+
+enum st_status st_run_eval_alone(struct st_run *r, const struct st_graph *g, uint32_t i, const struct st_exec *e,
+                                 float *out, struct st_error *err)
+{
+	assert(i < r->g->n_nodes);
+	if (!equal_form(r->g, g, i))
+		return st_fail(err, ST_ERR_MISMATCH, "the other model has no %s of this form",
+		               label(&r->g->nodes[i]).text);
+	ST_TRY(check_inputs(r, i, err));
+	return node_eval(r, g, i, e, out, err);
 }

@@ -4,7 +4,6 @@
 #include "base/error.h"
 
 #include <assert.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -141,7 +140,7 @@ static bool prepare(struct st_run *r, const struct st_graph *g, const struct st_
 	r->flags = flags;
 	for (unsigned s = 0; s < ST_SLOT_COUNT; s++)
 		r->held[s] = ST_NO_NODE;
-	r->cache = calloc(g->n_layers ? g->n_layers : 1, sizeof *r->cache);
+	r->cache = st_alloc_zeroed(g->n_layers, sizeof *r->cache);
 	if (!r->cache)
 		return false;
 	find_cached(r);
@@ -173,7 +172,7 @@ enum st_status st_run_open_flags(const struct st_graph *g, const struct st_exec 
 		return st_fail(err, ST_ERR_USAGE,
 		               "a run of at most %zu tokens at a time and %zu positions makes no sense", max_tokens,
 		               max_positions);
-	struct st_run *r = malloc(sizeof *r);
+	struct st_run *r = st_alloc_array(1, sizeof *r);
 	if (!r)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for a run");
 	if (!prepare(r, g, e, max_tokens, max_positions, flags)) {
@@ -246,8 +245,7 @@ struct st_value st_run_value(const struct st_run *r, uint32_t i)
 	return v;
 }
 
-/* The value of node i is complete: later nodes may use it, and the cache has its V. */
-static void settle(struct st_run *r, uint32_t i)
+void st_run_settle(struct st_run *r, uint32_t i)
 {
 	const struct st_node *n = &r->g->nodes[i];
 	r->held[st_run_slot(n)] = i;
@@ -265,73 +263,7 @@ void st_run_put(struct st_run *r, uint32_t i, const float *data)
 	struct st_value v = st_run_value(r, i);
 	if (data != v.data)
 		memcpy(v.data, data, v.rows * v.cols * sizeof *data);
-	settle(r, i);
-}
-
-struct label {
-	char text[64];
-};
-
-/* "ffn_up of layer 3", "lm_head" */
-static struct label label(const struct st_node *n)
-{
-	struct label l;
-	if (n->layer < 0)
-		snprintf(l.text, sizeof l.text, "%s", st_stage_name(n->stage));
-	else
-		snprintf(l.text, sizeof l.text, "%s of layer %d", st_stage_name(n->stage), n->layer);
-	return l;
-}
-
-static enum st_status check_inputs(const struct st_run *r, uint32_t i, struct st_error *err)
-{
-	const struct st_node *n = &r->g->nodes[i];
-	if (r->T == 0)
-		return st_fail(err, ST_ERR_USAGE, "the run has not begun: no tokens");
-	for (int j = 0; j < 2; j++) {
-		if (n->in[j] == ST_NO_NODE)
-			continue;
-		const struct st_node *in = &r->g->nodes[n->in[j]];
-		if (r->held[st_run_slot(in)] != n->in[j])
-			return st_fail(err, ST_ERR_USAGE, "%s needs %s, which the run does not hold", label(n).text,
-			               label(in).text);
-	}
-	return st_check_cancel(err);
-}
-
-enum st_status st_run_eval(struct st_run *r, uint32_t i, struct st_error *err)
-{
-	assert(i < r->g->n_nodes);
-	ST_TRY(check_inputs(r, i, err));
-	ST_TRY(st_node_eval(r, r->g, i, &r->e, st_run_value(r, i).data, err));
-	settle(r, i);
-	return ST_OK;
-}
-
-/* Same place in the same net, with inputs of the same size: only weights and parameters may differ. */
-static bool equal_form(const struct st_graph *ga, const struct st_graph *gb, uint32_t i)
-{
-	if (i >= gb->n_nodes)
-		return false;
-	const struct st_node *a = &ga->nodes[i], *b = &gb->nodes[i];
-	for (int j = 0; j < 2; j++)
-		if (a->in[j] != ST_NO_NODE
-		    && (b->in[j] != a->in[j] || ga->nodes[a->in[j]].width != gb->nodes[b->in[j]].width))
-			return false;
-	return a->stage == b->stage && a->layer == b->layer && a->op == b->op && a->in[0] == b->in[0]
-	    && a->in[1] == b->in[1] && a->slice == b->slice && a->width == b->width && a->n_w == b->n_w
-	    && a->heads == b->heads && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads;
-}
-
-enum st_status st_run_eval_alone(struct st_run *r, const struct st_graph *g, uint32_t i, const struct st_exec *e,
-                                 float *out, struct st_error *err)
-{
-	assert(i < r->g->n_nodes);
-	if (!equal_form(r->g, g, i))
-		return st_fail(err, ST_ERR_MISMATCH, "the other model has no %s of this form",
-		               label(&r->g->nodes[i]).text);
-	ST_TRY(check_inputs(r, i, err));
-	return st_node_eval(r, g, i, e, out, err);
+	st_run_settle(r, i);
 }
 
 size_t st_run_tokens(const struct st_run *r) { return r->T; }

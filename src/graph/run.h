@@ -37,8 +37,7 @@ struct st_run {
 };
 
 unsigned st_run_slot(const struct st_node *n);
-/* The arithmetic of one node of g on r's inputs; out has the size of st_run_value(r, i). */
-ST_MUST_CHECK enum st_status st_node_eval(struct st_run *r, const struct st_graph *g, uint32_t i,
-                                          const struct st_exec *e, float *out, struct st_error *err);
+/* The value of node i is complete: later nodes may use it, and the cache has its V. */
+void st_run_settle(struct st_run *r, uint32_t i);
 
 #endif

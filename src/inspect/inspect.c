@@ -50,15 +50,15 @@ static ST_PRINTF(6, 7) enum st_status add(struct st_inspection *in, struct st_er
 static bool is_trace(const struct st_container *c)
 {
 	if (c->format == ST_FORMAT_APRT)
-		return c->metadata != NULL || c->n_tensors > 1;
-	const char *format = json_string_value(json_object_get(c->metadata, "format"));
+		return c->docs.metadata != NULL || c->n_tensors > 1;
+	const char *format = json_string_value(json_object_get(c->docs.metadata, "format"));
 	return c->format == ST_FORMAT_SAFETENSORS && format && strcmp(format, "stele-trace") == 0;
 }
 
 /* Does anything in the file say that it is a model? Then it is worth saying why it is none. */
 static bool claims_model(const struct st_container *c)
 {
-	return c->format == ST_FORMAT_GGUF || c->format == ST_FORMAT_APR || c->config != NULL;
+	return c->format == ST_FORMAT_GGUF || c->format == ST_FORMAT_APR || c->docs.config != NULL;
 }
 
 /*
@@ -164,7 +164,7 @@ static enum st_status check_places(struct st_inspection *in, struct st_error *er
 	size_t n = c->n_tensors;
 	if ((c->format != ST_FORMAT_GGUF && c->format != ST_FORMAT_APR) || n == 0)
 		return ST_OK;
-	const struct st_tensor **order = calloc(n, sizeof *order);
+	const struct st_tensor **order = st_alloc_zeroed(n, sizeof *order);
 	if (!order)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < n; i++)
@@ -246,7 +246,7 @@ static enum st_status read_values(struct st_inspection *in, const struct st_insp
 	const struct st_hooks part = { .progress = o->hooks.progress ? part_done : NULL, .user = &whole };
 	for (size_t i = 0; i < c->n_tensors; i++)
 		whole.total += c->tensors[i].n_bytes;
-	in->stats = calloc(c->n_tensors ? c->n_tensors : 1, sizeof *in->stats);
+	in->stats = st_alloc_zeroed(c->n_tensors, sizeof *in->stats);
 	if (!in->stats)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < c->n_tensors; i++) {
@@ -301,7 +301,7 @@ enum st_status st_inspect_open(const char *path, const struct st_inspect_options
                                struct st_error *err)
 {
 	*out = NULL;
-	struct st_inspection *in = calloc(1, sizeof *in);
+	struct st_inspection *in = st_alloc_zeroed(1, sizeof *in);
 	if (!in)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	st_error_clear(&in->model_error);

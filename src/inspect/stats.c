@@ -238,7 +238,7 @@ enum st_status st_tensor_stats_of(const struct st_tensor *t, int threads, const 
 	/* Starting threads for a small tensor costs more than it saves. */
 	if (c.n_pieces < 4)
 		threads = 1;
-	struct piece *pieces = calloc(c.n_pieces ? c.n_pieces : 1, sizeof *pieces);
+	struct piece *pieces = st_alloc_zeroed(c.n_pieces, sizeof *pieces);
 	double *bufs = st_alloc_array((uint64_t)threads, PIECE * sizeof *bufs);
 	enum st_status st = ST_OK;
 	if (!pieces || !bufs) {

@@ -69,7 +69,7 @@ const char *st_style_off(enum st_style style, bool colour)
 
 void st_table_render(const struct st_table *t, struct st_text *out, const char *indent, bool colour)
 {
-	size_t *width = calloc(t->n_cols ? t->n_cols : 1, sizeof *width);
+	size_t *width = st_alloc_zeroed(t->n_cols, sizeof *width);
 	if (!width || t->text.failed) {
 		free(width);
 		out->failed = true;

@@ -135,15 +135,15 @@ static enum st_status from_json(struct st_synth *s, const char *path, const stru
 {
 	const struct st_arch *said;
 	struct st_container c = { .format = ST_FORMAT_SAFETENSORS };
-	enum st_status st = st_json_load(path, &c.config, err);
-	if (st == ST_OK && !c.config)
+	enum st_status st = st_json_load(path, &c.docs.config, err);
+	if (st == ST_OK && !c.docs.config)
 		st = st_fail(err, ST_ERR_IO, "no such file");
 	if (st == ST_OK)
 		st = st_config_read(&c, &s->cfg, &said, err);
 	if (st == ST_OK && arch && arch != said)
 		st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--arch",
 		                "%s, but the file describes a model of the family %s", arch->name, said->name);
-	json_decref(c.config);
+	json_decref(c.docs.config);
 	if (st != ST_OK)
 		st_error_in(err, path);
 	snprintf(s->title, sizeof s->title, "synthetic %s, seed %llu", s->cfg.arch, (unsigned long long)s->seed);

@@ -2,7 +2,7 @@
 #include "synth/synth.h"
 
 #include "base/outfile.h"
-#include "format/safetensors.h"
+#include "format/hf.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -381,7 +381,7 @@ static enum st_status run(struct job *j, const char *path, struct st_synth_resul
 enum st_status st_synth_write(const char *path, const struct st_synth_options *o, struct st_synth_result *out,
                               struct st_error *err)
 {
-	struct job *j = calloc(1, sizeof *j);
+	struct job *j = st_alloc_zeroed(1, sizeof *j);
 	if (!j)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	j->o = o;

@@ -233,7 +233,7 @@ static enum st_status read_sentencepiece(struct st_tokenizer *t, const json_t *m
 
 enum st_status st_tokenizer_from_apr(struct st_tokenizer *t, const struct st_container *c, struct st_error *err)
 {
-	const json_t *meta = c->metadata;
+	const json_t *meta = c->docs.metadata;
 	json_t *vocab, *merges, *scores, *types;
 	ST_TRY(find_list(meta, "tokenizer.vocabulary", &vocab, err));
 	ST_TRY(find_list(meta, "tokenizer.merges", &merges, err));

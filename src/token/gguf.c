@@ -26,7 +26,7 @@ static const struct kind {
 static enum st_status find_array(const struct st_container *c, const char *key, enum st_kv_type elem,
                                  const struct st_kv **kv, struct st_error *err)
 {
-	const struct st_kv *a = *kv = st_kv_find(c, key);
+	const struct st_kv *a = *kv = st_kv_find(&c->keys, key);
 	if (a && (a->type != ST_KV_ARR || a->elem != elem))
 		return st_fail_at(err, ST_ERR_FORMAT, a->offset, key, "is not an array of %s",
 		                  elem == ST_KV_STR   ? "strings"
@@ -99,7 +99,7 @@ static enum st_status read_id(const struct st_tokenizer *t, const struct st_cont
 {
 	uint64_t v;
 	bool found;
-	ST_TRY(st_kv_u64(c, key, &v, &found, err));
+	ST_TRY(st_kv_u64(&c->keys, key, &v, &found, err));
 	if (found && v == UINT32_MAX)
 		*id = -1;
 	else if (found)
@@ -114,12 +114,12 @@ static enum st_status read_bpe(struct st_tokenizer *t, const struct st_container
 	size_t n, arch_n;
 	bool found, known;
 	ST_TRY(read_merges(t, c, err));
-	ST_TRY(st_kv_str(c, KEY("pre"), &pre, &n, &found, err));
+	ST_TRY(st_kv_str(&c->keys, KEY("pre"), &pre, &n, &found, err));
 	if (found) {
 		ST_TRY(st_pretok_set(t, pre, n, KEY("pre"), adds_bos, err));
 		return st_tokenizer_describe_as(t, err, "bpe (%.*s)", (int)n, pre);
 	}
-	ST_TRY(st_kv_str(c, "general.architecture", &arch, &arch_n, &known, err));
+	ST_TRY(st_kv_str(&c->keys, "general.architecture", &arch, &arch_n, &known, err));
 	const char *guess = known ? st_pretok_guess(t, arch, arch_n) : NULL;
 	if (!guess)
 		return st_pretok_undecided(t, known ? arch : "unknown", known ? arch_n : 7, KEY("pre"), err);
@@ -132,8 +132,8 @@ static enum st_status read_sentencepiece(struct st_tokenizer *t, const struct st
 {
 	const struct st_kv *map;
 	bool prefix = true, squeeze = false, found;
-	ST_TRY(st_kv_bool(c, KEY("add_space_prefix"), &prefix, &found, err));
-	ST_TRY(st_kv_bool(c, KEY("remove_extra_whitespaces"), &squeeze, &found, err));
+	ST_TRY(st_kv_bool(&c->keys, KEY("add_space_prefix"), &prefix, &found, err));
+	ST_TRY(st_kv_bool(&c->keys, KEY("remove_extra_whitespaces"), &squeeze, &found, err));
 	ST_TRY(find_array(c, KEY("precompiled_charsmap"), ST_KV_U8, &map, err));
 	if (map && map->count > 0) {
 		ST_TRY(st_charsmap_check((const char *)map->data, map->count, map->key, err));
@@ -164,7 +164,7 @@ enum st_status st_tokenizer_from_gguf(struct st_tokenizer *t, const struct st_co
 	const char *model;
 	size_t n;
 	bool found, adds_bos, adds_eos;
-	ST_TRY(st_kv_str(c, KEY("model"), &model, &n, &found, err));
+	ST_TRY(st_kv_str(&c->keys, KEY("model"), &model, &n, &found, err));
 	if (!found)
 		return st_fail(err, ST_ERR_UNSUPPORTED, "no " KEY("model") ": there is no tokenizer");
 	const struct kind *kind = NULL;
@@ -195,8 +195,8 @@ enum st_status st_tokenizer_from_gguf(struct st_tokenizer *t, const struct st_co
 
 	ST_TRY(kind->byte_level ? read_bpe(t, c, &adds_bos, err) : read_sentencepiece(t, c, err));
 	bool said_bos, said_eos;
-	ST_TRY(st_kv_bool(c, KEY("add_bos_token"), &adds_bos, &said_bos, err));
-	ST_TRY(st_kv_bool(c, KEY("add_eos_token"), &adds_eos, &said_eos, err));
+	ST_TRY(st_kv_bool(&c->keys, KEY("add_bos_token"), &adds_bos, &said_bos, err));
+	ST_TRY(st_kv_bool(&c->keys, KEY("add_eos_token"), &adds_eos, &said_eos, err));
 	if ((said_bos && adds_bos && t->bos < 0) || (said_eos && adds_eos && t->eos < 0))
 		return st_fail(err, ST_ERR_FORMAT, "tokenizer.ggml.add_%s_token is set and no such token is named",
 		               said_bos && adds_bos && t->bos < 0 ? "bos" : "eos");

@@ -228,7 +228,7 @@ static enum st_status post_step(struct st_tokenizer *t, const json_t *step, cons
 static enum st_status read_special(const struct st_tokenizer *t, const struct st_container *c, const char *name,
                                    const char *id_name, int64_t *out, struct st_error *err)
 {
-	const json_t *v = json_object_get(c->tokenizer_config, name);
+	const json_t *v = json_object_get(c->docs.tokenizer_config, name);
 	const json_t *text = json_is_object(v) ? json_object_get(v, "content") : v;
 	if (json_is_string(text)) {
 		uint32_t id = st_vocab_find(&t->vocab, json_string_value(text), json_string_length(text));
@@ -238,9 +238,9 @@ static enum st_status read_special(const struct st_tokenizer *t, const struct st
 		*out = id;
 		return ST_OK;
 	}
-	const json_t *id = json_object_get(c->config, id_name);
+	const json_t *id = json_object_get(c->docs.config, id_name);
 	if (!id)
-		id = json_object_get(c->generation_config, id_name);
+		id = json_object_get(c->docs.generation_config, id_name);
 	if (json_is_array(id))
 		id = json_array_get(id, 0);
 	if (!json_is_integer(id) || json_integer_value(id) < 0)
@@ -278,7 +278,7 @@ static enum st_status apply_class(struct st_tokenizer *t, const json_t *config, 
 
 enum st_status st_tokenizer_from_hf(struct st_tokenizer *t, const struct st_container *c, struct st_error *err)
 {
-	const json_t *doc = c->tokenizer, *model = json_object_get(doc, "model");
+	const json_t *doc = c->docs.tokenizer, *model = json_object_get(doc, "model");
 	const char *type = json_string_value(json_object_get(model, "type"));
 	/* Files written before types were: BPE is the kind with merges. */
 	if (!type && json_object_get(model, "merges"))
@@ -303,7 +303,7 @@ enum st_status st_tokenizer_from_hf(struct st_tokenizer *t, const struct st_cont
 
 	ST_TRY(read_special(t, c, "bos_token", "bos_token_id", &t->bos, err));
 	ST_TRY(read_special(t, c, "eos_token", "eos_token_id", &t->eos, err));
-	ST_TRY(apply_class(t, c->tokenizer_config, err));
+	ST_TRY(apply_class(t, c->docs.tokenizer_config, err));
 	return st_tokenizer_describe_as(t, err, "%s%s (tokenizer.json)", t->byte_level ? "byte-level " : "",
 	                                t->model == ST_MODEL_RANKED ? "bpe" : "unigram");
 }

@@ -11,7 +11,6 @@
 #include <string.h>
 
 #define FILE_NAME "tokenizer.json"
-#define MARKER "\xE2\x96\x81"
 #define MAX_NESTING 8
 
 typedef enum st_status (*step_fn)(struct st_tokenizer *t, const json_t *step, struct st_error *err);
@@ -124,7 +123,7 @@ static enum st_status norm_precompiled(struct st_tokenizer *t, const json_t *ste
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
 		                  "Precompiled: precompiled_charsmap is not base64");
 	const char *s = json_string_value(v);
-	char *map = st_arena_alloc(&t->arena, n / 4 * 3, 1);
+	char *map = st_arena_alloc2(&t->arena, n / 4, 3, 1);
 	if (!map)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for a character map");
 	int got = EVP_DecodeBlock((unsigned char *)map, (const unsigned char *)s, (int)n);
@@ -235,16 +234,16 @@ static enum st_status pre_metaspace(struct st_tokenizer *t, const json_t *step, 
 {
 	const char *marker = json_string_value(json_object_get(step, "replacement"));
 	const char *scheme = json_string_value(json_object_get(step, "prepend_scheme"));
-	struct st_norm prepend = { .kind = ST_NORM_PREPEND_MISSING, .a = MARKER, .a_len = 3 };
-	if (marker && strcmp(marker, MARKER) != 0)
+	struct st_norm prepend = { .kind = ST_NORM_PREPEND_MISSING, .a = ST_SPACE_MARKER, .a_len = 3 };
+	if (marker && strcmp(marker, ST_SPACE_MARKER) != 0)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME,
 		                  "Metaspace with replacement \"%.16s\"", marker);
 	ST_TRY(must_be_first(t, "Metaspace", err));
 	if (!scheme)
 		scheme = flag(step, "add_prefix_space", true) ? "always" : "never";
-	ST_TRY(st_norm_add(t,
-	                   (struct st_norm){ .kind = ST_NORM_REPLACE, .a = " ", .a_len = 1, .b = MARKER, .b_len = 3 },
-	                   FILE_NAME, err));
+	ST_TRY(st_norm_add(
+		t, (struct st_norm){ .kind = ST_NORM_REPLACE, .a = " ", .a_len = 1, .b = ST_SPACE_MARKER, .b_len = 3 },
+		FILE_NAME, err));
 	if (strcmp(scheme, "first") == 0)
 		prepend.kind = ST_NORM_PREPEND_FIRST;
 	else if (strcmp(scheme, "always") != 0 && strcmp(scheme, "never") != 0)
@@ -253,7 +252,8 @@ static enum st_status pre_metaspace(struct st_tokenizer *t, const json_t *step, 
 	if (strcmp(scheme, "never") != 0)
 		ST_TRY(st_norm_add(t, prepend, FILE_NAME, err));
 	t->space_marker = true;
-	return flag(step, "split", true) ? add_stage(t, MARKER, 3, true, ST_SPLIT_MERGED_NEXT, false, err) : ST_OK;
+	return flag(step, "split", true) ? add_stage(t, ST_SPACE_MARKER, 3, true, ST_SPLIT_MERGED_NEXT, false, err)
+	                                 : ST_OK;
 }
 
 static enum st_status pre_digits(struct st_tokenizer *t, const json_t *step, struct st_error *err)
@@ -312,7 +312,7 @@ static enum st_status decoder_step(struct st_tokenizer *t, const json_t *step, c
 	if (strcmp(type, "Replace") == 0) {
 		const char *from = json_string_value(json_object_get(json_object_get(step, "pattern"), "String"));
 		const char *to = json_string_value(json_object_get(step, "content"));
-		if (!from || !to || strcmp(from, MARKER) != 0 || strcmp(to, " ") != 0)
+		if (!from || !to || strcmp(from, ST_SPACE_MARKER) != 0 || strcmp(to, " ") != 0)
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME,
 			                  "decoder replaces something other than U+2581 by a space");
 		t->space_marker = true;

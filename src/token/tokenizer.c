@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MARKER "\xE2\x96\x81" /* U+2581, SentencePiece's space */
-
 enum st_status st_tokenizer_id(const struct st_tokenizer *t, const char *key, uint64_t id, int64_t *out,
                                struct st_error *err)
 {
@@ -16,37 +14,6 @@ enum st_status st_tokenizer_id(const struct st_tokenizer *t, const char *key, ui
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "id %llu, the vocabulary has %u pieces",
 		                  (unsigned long long)id, t->vocab.n);
 	*out = (int64_t)id;
-	return ST_OK;
-}
-
-enum st_status st_tokenizer_describe_as(struct st_tokenizer *t, struct st_error *err, const char *fmt, ...)
-{
-	char text[256];
-	va_list ap;
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof text, fmt, ap);
-	va_end(ap);
-	t->describe = st_arena_strndup(&t->arena, text, strlen(text));
-	return t->describe ? ST_OK : st_fail(err, ST_ERR_NOMEM, "no memory for a tokenizer");
-}
-
-enum st_status st_spm_norms(struct st_tokenizer *t, bool prefix, struct st_error *err)
-{
-	if (prefix)
-		ST_TRY(st_norm_add(t, (struct st_norm){ .kind = ST_NORM_PREPEND, .a = " ", .a_len = 1 }, "tokenizer",
-		                   err));
-	t->space_marker = true;
-	return st_norm_add(t,
-	                   (struct st_norm){ .kind = ST_NORM_REPLACE, .a = " ", .a_len = 1, .b = MARKER, .b_len = 3 },
-	                   "tokenizer", err);
-}
-
-enum st_status st_scores_check(const struct st_tokenizer *t, const char *what, struct st_error *err)
-{
-	for (uint32_t i = 0; i < t->vocab.n; i++)
-		if (!isfinite(t->vocab.scores[i]))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what,
-			                  "score of piece %u is not a finite number", i);
 	return ST_OK;
 }
 
@@ -77,7 +44,7 @@ enum st_status st_tokenizer_finish(struct st_tokenizer *t, struct st_error *err)
 
 enum st_status st_tokenizer_open(const struct st_container *c, struct st_tokenizer **out, struct st_error *err)
 {
-	struct st_tokenizer *t = calloc(1, sizeof *t);
+	struct st_tokenizer *t = st_alloc_zeroed(1, sizeof *t);
 	if (!t)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for a tokenizer");
 	st_arena_init(&t->arena);
@@ -87,7 +54,7 @@ enum st_status st_tokenizer_open(const struct st_container *c, struct st_tokeniz
 		st = st_tokenizer_from_gguf(t, c, err);
 	else if (c->format == ST_FORMAT_APR)
 		st = st_tokenizer_from_apr(t, c, err);
-	else if (c->tokenizer)
+	else if (c->docs.tokenizer)
 		st = st_tokenizer_from_hf(t, c, err);
 	else
 		st = st_fail(err, ST_ERR_UNSUPPORTED, "%s without a tokenizer.json: there is no tokenizer",
@@ -268,7 +235,7 @@ size_t st_tokenizer_decode(const struct st_tokenizer *t, uint32_t id, char *buf,
 		int mapped = t->byte_level && !literal && c >= 0 ? st_char_byte((uint32_t)c) : -1;
 		if (mapped >= 0)
 			put(&b, &(char){ (char)mapped }, 1);
-		else if (t->space_marker && !literal && len == 3 && memcmp(s, MARKER, 3) == 0)
+		else if (t->space_marker && !literal && len == 3 && memcmp(s, ST_SPACE_MARKER, 3) == 0)
 			put(&b, " ", 1);
 		else
 			put(&b, s, len);

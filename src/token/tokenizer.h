@@ -19,6 +19,8 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#define ST_SPACE_MARKER "\xE2\x96\x81" /* U+2581, SentencePiece's space */
+
 #define ST_MAX_STEPS 16   /* normaliser steps, word-splitting stages; real ones have at most 6 */
 #define ST_MAX_AROUND 8   /* ids added before or after a text */
 #define ST_MAX_ADDED 1024 /* bytes of an added token */

@@ -34,7 +34,7 @@ static bool add_spec(struct specs *s, struct st_arena *arena, const struct st_tr
 static bool list_specs(struct specs *s, struct st_arena *arena, const struct st_capture_plan *plan)
 {
 	const uint64_t one[2] = { 1, 1 };
-	s->list = st_arena_alloc(arena, 2 * plan->n, sizeof *s->list);
+	s->list = st_arena_alloc2(arena, plan->n, 2, sizeof *s->list);
 	bool ok = s->list != NULL;
 	for (size_t i = 0; i < plan->n && ok; i++) {
 		const struct st_capture *c = &plan->items[i];
@@ -70,7 +70,7 @@ enum st_status st_bundle_open(const char *path, const struct st_capture_plan *pl
 	struct st_arena arena;
 	st_arena_init(&arena);
 	struct specs specs = { 0 };
-	struct st_bundle_writer *w = calloc(1, sizeof *w);
+	struct st_bundle_writer *w = st_alloc_zeroed(1, sizeof *w);
 	json_t *meta = metadata(plan);
 	enum st_status st = ST_OK;
 	if (!w || !meta || !list_specs(&specs, &arena, plan))

@@ -47,15 +47,15 @@ static enum st_status read_array(const struct st_tensor *t, struct st_arena *are
 
 static bool is_marked(const struct st_container *c)
 {
-	const char *format = json_string_value(json_object_get(c->metadata, "format"));
+	const char *format = json_string_value(json_object_get(c->docs.metadata, "format"));
 	return format && strcmp(format, "stele-trace") == 0;
 }
 
 static enum st_status read_provenance(struct reader *r, struct st_error *err)
 {
 	struct st_trace *t = r->t;
-	if (t->c->metadata && (is_marked(t->c) || t->c->format != ST_FORMAT_SAFETENSORS)) {
-		ST_TRY(st_provenance_read(t->c->metadata, &t->prov, &t->arena, err));
+	if (t->c->docs.metadata && (is_marked(t->c) || t->c->format != ST_FORMAT_SAFETENSORS)) {
+		ST_TRY(st_provenance_read(t->c->docs.metadata, &t->prov, &t->arena, err));
 		t->prov.known = true;
 	}
 	const struct st_tensor *tokens = st_container_find(t->c, "tokens");
@@ -190,7 +190,7 @@ static enum st_status read_positions(struct reader *r, struct st_error *err)
 	json_t *v;
 	uint32_t *list;
 	size_t n;
-	json_object_foreach(c->metadata, key, v)
+	json_object_foreach(c->docs.metadata, key, v)
 	{
 		if (!is_positions(key))
 			continue;
@@ -294,7 +294,7 @@ static enum st_status make_entries(struct reader *r, struct st_error *err)
 static enum st_status check_kind(const struct reader *r, struct st_error *err)
 {
 	const struct st_container *c = r->t->c;
-	const char *format = json_string_value(json_object_get(c->metadata, "format"));
+	const char *format = json_string_value(json_object_get(c->docs.metadata, "format"));
 	switch (c->format) {
 	case ST_FORMAT_APRT:
 		if (format && !is_marked(c))
@@ -314,7 +314,7 @@ static enum st_status check_kind(const struct reader *r, struct st_error *err)
 enum st_status st_trace_open(const char *path, struct st_trace **out, struct st_error *err)
 {
 	*out = NULL;
-	struct st_trace *t = calloc(1, sizeof *t);
+	struct st_trace *t = st_alloc_zeroed(1, sizeof *t);
 	if (!t)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	st_arena_init(&t->arena);

@@ -9,7 +9,7 @@
 #include "arch/arch.h"
 #include "base/error.h"
 #include "base/outfile.h"
-#include "format/safetensors.h"
+#include "format/hf.h"
 
 #include <assert.h>
 #include <limits.h>

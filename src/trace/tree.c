@@ -91,7 +91,7 @@ enum st_status st_tree_open(const char *path, bool replace, const struct st_capt
 				"%llu values are more than an APRT file can hold (4294967295); write a bundle",
 				(unsigned long long)tree_elems(&plan->items[i]));
 		}
-	struct st_tree_writer *w = calloc(1, sizeof *w);
+	struct st_tree_writer *w = st_alloc_zeroed(1, sizeof *w);
 	if (!w)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	st_arena_init(&w->arena);

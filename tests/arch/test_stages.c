@@ -30,7 +30,7 @@ static void capture(const char *folder, double bound)
 	struct st_model *m = open_model(shared_path(rel));
 	snprintf(rel, sizeof rel, "captures/%s/trace.safetensors", folder);
 	assert_ok(st_container_open(shared_path(rel), &trace, &err), &err);
-	const char *layout = json_string_value(json_object_get(trace->metadata, "rope_layout"));
+	const char *layout = json_string_value(json_object_get(trace->docs.metadata, "rope_layout"));
 	bool interleaved = strcmp(layout, "interleaved") == 0;
 
 	uint32_t ids[64];

@@ -362,7 +362,7 @@ static void what_is_left_out_is_said(void **state)
 	size_t len;
 	bool found;
 	assert_ok(st_container_open(in_folder("b.gguf"), &c, &err), &err);
-	assert_ok(st_kv_str(c, "tokenizer.chat_template", &got, &len, &found, &err), &err);
+	assert_ok(st_kv_str(&c->keys, "tokenizer.chat_template", &got, &len, &found, &err), &err);
 	assert_true(found && len == strlen(template) && memcmp(got, template, len) == 0);
 	st_container_close(c);
 }

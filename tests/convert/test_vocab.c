@@ -21,11 +21,11 @@ static void model_around(const char *vocab, const char *path)
 	struct st_kv kv[128];
 	struct st_tensor_spec specs[64];
 	size_t n = 0;
-	for (size_t i = 0; i < m->n_kv; i++)
-		kv[n++] = m->kv[i];
-	for (size_t i = 0; i < v->n_kv; i++)
-		if (strncmp(v->kv[i].key, "tokenizer.", 10) == 0)
-			kv[n++] = v->kv[i];
+	for (size_t i = 0; i < m->keys.n; i++)
+		kv[n++] = m->keys.kv[i];
+	for (size_t i = 0; i < v->keys.n; i++)
+		if (strncmp(v->keys.kv[i].key, "tokenizer.", 10) == 0)
+			kv[n++] = v->keys.kv[i];
 	assert_true(n < 128 && m->n_tensors <= 64);
 	for (size_t i = 0; i < m->n_tensors; i++) {
 		specs[i] = (struct st_tensor_spec){ .name = m->tensors[i].name,
@@ -120,7 +120,7 @@ static void same_vocabulary(const char *a, const char *b)
 		                     bytes ? "tokenizer.ggml.merges" : "tokenizer.ggml.scores",
 		                     bytes ? "tokenizer.ggml.pre" : "tokenizer.ggml.model" };
 	for (size_t i = 0; i < 4; i++) {
-		const struct st_kv *p = st_kv_find(x, keys[i]), *q = st_kv_find(y, keys[i]);
+		const struct st_kv *p = st_kv_find(&x->keys, keys[i]), *q = st_kv_find(&y->keys, keys[i]);
 		assert_non_null(p);
 		assert_non_null(q);
 		assert_int_equal(p->count, q->count);
@@ -237,16 +237,17 @@ static void documents_are_carried(void **state)
 	size_t n;
 	bool found;
 	assert_ok(st_container_open(in_folder("c.gguf"), &c, &err), &err);
-	assert_ok(st_kv_str(c, "tokenizer.ggml.pre", &s, &n, &found, &err), &err);
+	assert_ok(st_kv_str(&c->keys, "tokenizer.ggml.pre", &s, &n, &found, &err), &err);
 	assert_true(found && n == 4 && memcmp(s, "dbrx", 4) == 0); /* digits in threes, merges not ignored */
-	assert_ok(st_kv_str(c, "tokenizer.chat_template", &s, &n, &found, &err), &err);
+	assert_ok(st_kv_str(&c->keys, "tokenizer.chat_template", &s, &n, &found, &err), &err);
 	assert_true(found && n == 14 && memcmp(s, "{{ messages }}", 14) == 0);
 	st_container_close(c);
 	assert_ok(st_container_open(in_folder("e"), &c, &err), &err);
-	assert_string_equal(json_string_value(json_object_get(c->tokenizer_config, "chat_template")), "{{ messages }}");
-	assert_string_equal(json_string_value(json_object_get(c->tokenizer_config, "eos_token")), "<|end|>");
-	assert_int_equal(json_integer_value(json_object_get(c->generation_config, "eos_token_id")), 257);
-	assert_true(json_is_true(json_object_get(c->config, "tie_word_embeddings")));
+	assert_string_equal(json_string_value(json_object_get(c->docs.tokenizer_config, "chat_template")),
+	                    "{{ messages }}");
+	assert_string_equal(json_string_value(json_object_get(c->docs.tokenizer_config, "eos_token")), "<|end|>");
+	assert_int_equal(json_integer_value(json_object_get(c->docs.generation_config, "eos_token_id")), 257);
+	assert_true(json_is_true(json_object_get(c->docs.config, "tie_word_embeddings")));
 	assert_null(st_container_find(c, "lm_head.weight"));
 	st_container_close(c);
 }

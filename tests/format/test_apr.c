@@ -362,8 +362,8 @@ static void order_of_dimensions(void **state)
 		build(kind == 2 ? "{}" : META_A, labels, 5, kind == 1 ? 0x400 : 0, false);
 		/* Without hidden_size in the metadata nothing is known: labels are believed. */
 		struct st_container *c = open_ok(save("m.apr", &file));
-		assert_int_equal(c->apr_writer, ST_APR_WRITER_A);
-		assert_int_equal(c->apr_dims_reversed, kind == 1);
+		assert_int_equal(c->apr.writer, ST_APR_WRITER_A);
+		assert_int_equal(c->apr.dims_reversed, kind == 1);
 		for (int i = 0; i < 5; i++) {
 			const struct st_tensor *t = st_container_find(c, a[i].name);
 			bool believed = kind == 2 && i == 1;
@@ -376,7 +376,7 @@ static void order_of_dimensions(void **state)
 	/* One reversed label in a file whose hidden size is known */
 	build(META_A, labels, 5, 0, false);
 	struct st_container *c = open_ok(save("m.apr", &file));
-	assert_false(c->apr_dims_reversed);
+	assert_false(c->apr.dims_reversed);
 	assert_shape(st_container_find(c, a[1].name), 4, 6);
 	st_container_close(c);
 	/* The hidden size may also be that of the last norm. */
@@ -400,8 +400,8 @@ static void order_of_writer_b(void **state)
 	for (int kind = 0; kind < 2; kind++) {
 		build(kind ? "{\"hidden_size\":4,\"num_hidden_layers\":1}" : "{}", b, 4, 0x420, false);
 		struct st_container *c = open_ok(save("m.apr", &file));
-		assert_int_equal(c->apr_writer, ST_APR_WRITER_B);
-		assert_true(c->apr_dims_reversed);
+		assert_int_equal(c->apr.writer, ST_APR_WRITER_B);
+		assert_true(c->apr.dims_reversed);
 		assert_string_equal(st_container_describe(c),
 		                    "APR v2 (writer B), dimensions listed as [in, out], index not sorted by name");
 		assert_shape(st_container_find(c, b[0].name), 2, 4);
@@ -425,7 +425,7 @@ static void matrices_stored_transposed(void **state)
 	};
 	build("{\"model_type\":\"gpt2\",\"n_embd\":4}", conv, 3, 0x400, false);
 	struct st_container *c = open_ok(save("m.apr", &file));
-	assert_false(c->apr_dims_reversed);
+	assert_false(c->apr.dims_reversed);
 	const struct st_tensor *t = st_container_find(c, conv[1].name);
 	assert_shape(t, 6, 4);
 	st_tensor_decode(t, 0, 6, got);
@@ -669,7 +669,7 @@ static void what_is_written_can_be_read(void **state)
 	struct st_container *c = open_ok(path);
 	assert_string_equal(st_container_describe(c), "APR v2 (writer A)");
 	assert_int_equal(st_container_n_tensors(c), N);
-	assert_int_equal(json_equal(c->metadata, meta), 1);
+	assert_int_equal(json_equal(c->docs.metadata, meta), 1);
 	for (size_t i = 0; i < N; i++) {
 		const struct st_tensor *t = st_container_tensor(c, i);
 		size_t scale = specs[i].dtype == ST_DTYPE_APR_Q8 ? 4 : 0;
@@ -769,10 +769,10 @@ static void shared_models(void **state)
 	struct st_container *b = open_ok(shared_path("models/stories260k/model-b.apr"));
 	struct st_container *g = open_ok(shared_path("models/stories260k/model.gguf"));
 	struct st_container *h = open_ok(shared_path("models/stories260k/hf"));
-	assert_int_equal(a->apr_writer, ST_APR_WRITER_A);
-	assert_int_equal(b->apr_writer, ST_APR_WRITER_B);
-	assert_false(a->apr_dims_reversed);
-	assert_true(b->apr_dims_reversed);
+	assert_int_equal(a->apr.writer, ST_APR_WRITER_A);
+	assert_int_equal(b->apr.writer, ST_APR_WRITER_B);
+	assert_false(a->apr.dims_reversed);
+	assert_true(b->apr.dims_reversed);
 	assert_int_equal(st_container_n_tensors(b), st_container_n_tensors(g));
 	for (size_t i = 0; i < st_container_n_tensors(g); i++)
 		assert_same(st_container_tensor(g, i), st_container_find(b, st_container_tensor(g, i)->name));
@@ -783,10 +783,10 @@ static void shared_models(void **state)
 	st_container_close(h);
 	/* Every label reversed, the bytes right. */
 	struct st_container *r = open_ok(shared_path("models/stories260k/fault-dims-reversed.apr"));
-	assert_int_equal(r->apr_writer, ST_APR_WRITER_A);
-	assert_true(r->apr_dims_reversed);
+	assert_int_equal(r->apr.writer, ST_APR_WRITER_A);
+	assert_true(r->apr.dims_reversed);
 	struct st_container *q = open_ok(shared_path("models/stories260k/fault-q-transposed.apr"));
-	assert_false(q->apr_dims_reversed);
+	assert_false(q->apr.dims_reversed);
 	for (size_t i = 0; i < st_container_n_tensors(q); i++) {
 		const struct st_tensor *t = st_container_tensor(q, i), *u = st_container_find(r, t->name);
 		if (strcmp(t->name, "model.layers.2.self_attn.q_proj.weight") != 0)

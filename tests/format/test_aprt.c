@@ -99,7 +99,7 @@ static void a_tree(void **state)
 	struct st_container *c = open_ok(in_folder("t"));
 	assert_int_equal(st_container_n_tensors(c), 5);
 	assert_int_equal(st_container_n_files(c), 5);
-	assert_null(c->metadata);
+	assert_null(c->docs.metadata);
 	assert_string_equal(st_container_describe(c),
 	                    "APRT tree, 5 stages in 3 layers, provenance unknown (no trace.json)");
 	for (size_t i = 0; i < 5; i++)
@@ -115,7 +115,7 @@ static void a_tree_with_provenance(void **state)
 	save_text("t/trace.json", "{\"format\":\"stele-trace\",\"tokens\":\"[1,2]\",\"shapes\":{\"layers.0.attn_norm\":"
 	                          "[2,3],\"embedding\":[3,2]}}");
 	struct st_container *c = open_ok(in_folder("t/"));
-	assert_string_equal(json_string_value(json_object_get(c->metadata, "format")), "stele-trace");
+	assert_string_equal(json_string_value(json_object_get(c->docs.metadata, "format")), "stele-trace");
 	assert_string_equal(st_container_describe(c), "APRT tree, 5 stages in 3 layers");
 	const struct st_tensor *t = st_container_find(c, "layers.0.attn_norm");
 	assert_true(t->ndim == 2 && t->shape[0] == 2 && t->shape[1] == 3 && t->row_bytes == 12);

@@ -411,7 +411,7 @@ static void every_key_and_tensor_is_read(void **state)
 	}
 	assert_int_equal(st_container_format(c), ST_FORMAT_GGUF);
 	assert_string_equal(st_container_describe(c), "GGUF v3");
-	assert_int_equal(c->n_kv, 18);
+	assert_int_equal(c->keys.n, 18);
 	assert_int_equal(c->alignment, 64);
 
 	static const struct {
@@ -429,13 +429,13 @@ static void every_key_and_tensor_is_read(void **state)
 	const char *s;
 	size_t n;
 	for (size_t i = 0; i < sizeof ints / sizeof *ints; i++) {
-		assert_ok(st_kv_u64(c, ints[i].key, &u, &found, &err), &err);
+		assert_ok(st_kv_u64(&c->keys, ints[i].key, &u, &found, &err), &err);
 		assert_true(found && u == ints[i].v);
 	}
 	static const char *const negative[] = { "x.i8", "x.i16", "x.i32", "x.i64" };
 	for (size_t i = 0; i < 4; i++) {
 		struct st_error why = ST_ERROR_INIT;
-		assert_int_equal(st_kv_u64(c, negative[i], &u, &found, &why), ST_ERR_FORMAT);
+		assert_int_equal(st_kv_u64(&c->keys, negative[i], &u, &found, &why), ST_ERR_FORMAT);
 		assert_string_equal(why.where, negative[i]);
 	}
 	static const struct {
@@ -451,28 +451,28 @@ static void every_key_and_tensor_is_read(void **state)
 		{ "x.u64", 18446744073709551616.0 },
 	};
 	for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-		assert_ok(st_kv_f64(c, numbers[i].key, &d, &found, &err), &err);
+		assert_ok(st_kv_f64(&c->keys, numbers[i].key, &d, &found, &err), &err);
 		assert_true(found && d == numbers[i].v);
 	}
-	assert_ok(st_kv_bool(c, "x.bool", &flag, &found, &err), &err);
+	assert_ok(st_kv_bool(&c->keys, "x.bool", &flag, &found, &err), &err);
 	assert_true(found && flag);
-	assert_ok(st_kv_str(c, "general.name", &s, &n, &found, &err), &err);
+	assert_ok(st_kv_str(&c->keys, "general.name", &s, &n, &found, &err), &err);
 	assert_true(found && n == 6 && memcmp(s, "sample", 6) == 0);
-	assert_ok(st_kv_u64(c, "absent", &u, &found, &err), &err);
+	assert_ok(st_kv_u64(&c->keys, "absent", &u, &found, &err), &err);
 	assert_false(found);
 
 	/* A key of the wrong type is an error, never a default. */
 	struct st_error why = ST_ERROR_INIT;
-	assert_int_equal(st_kv_u64(c, "x.f32", &u, &found, &why), ST_ERR_FORMAT);
+	assert_int_equal(st_kv_u64(&c->keys, "x.f32", &u, &found, &why), ST_ERR_FORMAT);
 	st_error_clear(&why);
-	assert_int_equal(st_kv_str(c, "x.strings", &s, &n, &found, &why), ST_ERR_FORMAT);
+	assert_int_equal(st_kv_str(&c->keys, "x.strings", &s, &n, &found, &why), ST_ERR_FORMAT);
 	assert_non_null(strstr(why.message, "array of string"));
 	st_error_clear(&why);
-	assert_int_equal(st_kv_bool(c, "x.u8", &flag, &found, &why), ST_ERR_FORMAT);
+	assert_int_equal(st_kv_bool(&c->keys, "x.u8", &flag, &found, &why), ST_ERR_FORMAT);
 	st_error_clear(&why);
-	assert_int_equal(st_kv_f64(c, "x.bool", &d, &found, &why), ST_ERR_FORMAT);
+	assert_int_equal(st_kv_f64(&c->keys, "x.bool", &d, &found, &why), ST_ERR_FORMAT);
 
-	const struct st_kv *kv = st_kv_find(c, "x.strings");
+	const struct st_kv *kv = st_kv_find(&c->keys, "x.strings");
 	assert_int_equal(kv->count, 3);
 	assert_int_equal(st_kv_bytes(kv), 8 + 1 + 8 + 8 + 1);
 	const uint8_t *p = kv->data;
@@ -480,8 +480,8 @@ static void every_key_and_tensor_is_read(void **state)
 	assert_true(n == 1 && s[0] == 'a');
 	st_kv_next_str(&p, &n);
 	assert_int_equal(n, 0);
-	assert_int_equal(st_kv_find(c, "x.none")->count, 0);
-	assert_int_equal(st_kv_bytes(st_kv_find(c, "x.floats")), 8);
+	assert_int_equal(st_kv_find(&c->keys, "x.none")->count, 0);
+	assert_int_equal(st_kv_bytes(st_kv_find(&c->keys, "x.floats")), 8);
 
 	assert_int_equal(st_container_n_tensors(c), 2);
 	const struct st_tensor *t = st_container_tensor(c, 1);
@@ -530,7 +530,7 @@ static void longest_key(void **state)
 	struct st_error err = ST_ERROR_INIT;
 	struct st_container *c;
 	assert_ok(st_container_open(save_n("key.gguf", file, sizeof file), &c, &err), &err);
-	assert_int_equal(strlen(c->kv[0].key), 65535);
+	assert_int_equal(strlen(c->keys.kv[0].key), 65535);
 	st_container_close(c);
 }
 
@@ -695,7 +695,7 @@ static void splits_are_one_model(void **state)
 	assert_int_equal(st_container_n_files(c), 3);
 	assert_int_equal(st_container_n_tensors(c), 3);
 	assert_string_equal(st_container_describe(c), "GGUF v3, 3 splits");
-	assert_non_null(st_kv_find(c, "general.architecture"));
+	assert_non_null(st_kv_find(&c->keys, "general.architecture"));
 	for (uint32_t i = 0; i < 3; i++) {
 		assert_int_equal(c->tensors[i].file, i);
 		assert_int_equal(st_load_u32(c->tensors[i].data), i + 1);

@@ -146,7 +146,7 @@ static void vocabulary_only(void **state)
 	struct st_error err = ST_ERROR_INIT;
 	assert_ok(st_container_open(shared_path("tokenizers/ggml-vocab-gpt-2.gguf"), &c, &err), &err);
 	assert_int_equal(st_container_n_tensors(c), 0);
-	const struct st_kv *kv = st_kv_find(c, "tokenizer.ggml.tokens");
+	const struct st_kv *kv = st_kv_find(&c->keys, "tokenizer.ggml.tokens");
 	assert_true(kv && kv->type == ST_KV_ARR && kv->elem == ST_KV_STR);
 	assert_int_equal(kv->count, 50257);
 	st_container_close(c);

@@ -30,7 +30,7 @@ static void a_sound_file(void **state)
 	assert_ok(st_container_open(save("good.safetensors", &b), &c, &err), &err);
 	assert_int_equal(st_container_format(c), ST_FORMAT_SAFETENSORS);
 	assert_string_equal(st_container_describe(c), "safetensors");
-	assert_string_equal(json_string_value(json_object_get(c->metadata, "note")), "\xC3\xA9");
+	assert_string_equal(json_string_value(json_object_get(c->docs.metadata, "note")), "\xC3\xA9");
 	assert_int_equal(st_container_n_tensors(c), 4);
 	/* By place, whatever the order of the header. */
 	static const char *const order[] = { "b", "w", "none", "s" };
@@ -315,10 +315,10 @@ static void shards_and_documents(void **state)
 		assert_int_equal(st_container_find(c, "b")->n_bytes, 5);
 		assert_int_equal(st_container_find(c, "b")->file, i == 2 ? 0 : 1);
 		/* The model's documents belong to it however it is opened. */
-		assert_int_equal(json_integer_value(json_object_get(c->config, "num_hidden_layers")), 1);
-		assert_int_equal(json_integer_value(json_object_get(c->generation_config, "x")), 2);
-		assert_int_equal(json_integer_value(json_object_get(c->tokenizer, "x")), 3);
-		assert_int_equal(json_integer_value(json_object_get(c->tokenizer_config, "x")), 4);
+		assert_int_equal(json_integer_value(json_object_get(c->docs.config, "num_hidden_layers")), 1);
+		assert_int_equal(json_integer_value(json_object_get(c->docs.generation_config, "x")), 2);
+		assert_int_equal(json_integer_value(json_object_get(c->docs.tokenizer, "x")), 3);
+		assert_int_equal(json_integer_value(json_object_get(c->docs.tokenizer_config, "x")), 4);
 		st_container_close(c);
 	}
 }
@@ -333,7 +333,7 @@ static void a_bundle_in_a_model_folder_is_no_model(void **state)
 	put_file(dir, "config.json", "not json");
 	build(&b, "{\"__metadata__\":{\"format\":\"stele-trace\"}}", 0);
 	assert_ok(st_container_open(save("bundle/trace.safetensors", &b), &c, &err), &err);
-	assert_null(c->config);
+	assert_null(c->docs.config);
 	st_container_close(c);
 }
 
@@ -427,7 +427,7 @@ static void which_file_of_a_folder(void **state)
 	assert_ok(st_container_open(in_folder("nothing"), &c, &err), &err);
 	assert_int_equal(c->n_tensors, 0);
 	assert_null(st_container_find(c, "a"));
-	assert_non_null(c->tokenizer);
+	assert_non_null(c->docs.tokenizer);
 	st_container_close(c);
 }
 

@@ -292,7 +292,7 @@ static void folder_of_shards(void **state)
 		assert_values(st_container_find(c, "a"), six, 3);
 		assert_values(st_container_find(c, "b"), six, 6);
 		assert_int_equal(st_container_find(c, "b")->file, 1);
-		assert_int_equal(json_integer_value(json_object_get(c->config, "num_hidden_layers")), 1);
+		assert_int_equal(json_integer_value(json_object_get(c->docs.config, "num_hidden_layers")), 1);
 		st_container_close(c);
 	}
 	static const struct {
@@ -325,7 +325,7 @@ static void folder_of_shards(void **state)
 		                                           : i == 1 ? "hf/pytorch_model.bin"
 		                                                    : "hf/optimizer.pt"));
 		assert_values(st_container_find(c, i < 2 ? "c" : "state"), six, 6);
-		assert_true((c->config != NULL) == (i < 2));
+		assert_true((c->docs.config != NULL) == (i < 2));
 		st_container_close(c);
 	}
 }

@@ -114,13 +114,13 @@ static void gguf_round_trip(void **state)
 	write_and_read(in_folder("all.gguf"), &plan, &c);
 	assert_int_equal(c->version, 3);
 	assert_int_equal(c->alignment, 128);
-	assert_int_equal(c->n_kv, COUNT(kv));
+	assert_int_equal(c->keys.n, COUNT(kv));
 	for (size_t i = 0; i < COUNT(kv); i++) {
-		assert_string_equal(c->kv[i].key, kv[i].key);
-		assert_int_equal(c->kv[i].type, kv[i].type);
-		assert_int_equal(c->kv[i].count, kv[i].count);
-		assert_int_equal(st_kv_bytes(&c->kv[i]), st_kv_bytes(&kv[i]));
-		assert_memory_equal(c->kv[i].data, kv[i].data, st_kv_bytes(&kv[i]));
+		assert_string_equal(c->keys.kv[i].key, kv[i].key);
+		assert_int_equal(c->keys.kv[i].type, kv[i].type);
+		assert_int_equal(c->keys.kv[i].count, kv[i].count);
+		assert_int_equal(st_kv_bytes(&c->keys.kv[i]), st_kv_bytes(&kv[i]));
+		assert_memory_equal(c->keys.kv[i].data, kv[i].data, st_kv_bytes(&kv[i]));
 	}
 	for (size_t i = 0; i < c->n_tensors; i++)
 		assert_int_equal(c->tensors[i].offset % 128, 0);
@@ -142,7 +142,7 @@ static void safetensors_round_trip(void **state)
 			                            .pad_header = pad };
 		struct st_container *c;
 		write_and_read(in_folder(pad ? "b.safetensors" : "a.safetensors"), &plan, &c);
-		assert_true(json_equal(c->metadata, meta));
+		assert_true(json_equal(c->docs.metadata, meta));
 		uint64_t header;
 		memcpy(&header, c->maps[0].data, 8);
 		if (pad)

@@ -4,6 +4,8 @@
 
 #include "test.h"
 
+#include <stele/convert.h>
+#include <stele/diff.h>
 #include <stele/inspect.h>
 #include <stele/judge.h>
 #include <stele/model.h>
@@ -11,7 +13,7 @@
 #include <stele/trace.h>
 
 struct examined {
-	bool opened, model, tokenizer, ran, judged;
+	bool opened, model, tokenizer, ran, judged, compared, converted;
 	const char *fault; /* what a failure's account lacks; NULL when nothing */
 	char line[1400];   /* the last failure */
 };
@@ -83,6 +85,45 @@ static inline void examine(const char *path, const char *good, struct examined *
 	if (x->opened && examine_error(x, st_rosetta_run(path, good, &ro, &r, &err), &err) == ST_OK) {
 		x->judged = true;
 		st_rosetta_free(r);
+	}
+}
+
+/* Two files that may both be damaged, with several threads: judged both ways round, compared, and the first converted. */
+static inline void examine_pair(const char *a, const char *b, const char *out, int threads, struct examined *x)
+{
+	static const uint32_t tokens[] = { 5, 6, 7 };
+	struct st_error err = ST_ERROR_INIT;
+	struct st_rosetta *r;
+	struct st_diff *d;
+	struct st_convert_result *c;
+	struct st_inspection *in;
+	memset(x, 0, sizeof *x);
+	const struct st_inspect_options io = { .threads = threads };
+	if (examine_error(x, st_inspect_open(a, &io, &in, &err), &err) == ST_OK) {
+		x->opened = true;
+		st_inspection_close(in);
+	}
+	const struct st_rosetta_options ro = {
+		.tokens = tokens, .n_tokens = 3, .threads = threads, .threshold = NAN, .keep_going = true, .hash = true
+	};
+	for (int turn = 0; turn < 2; turn++)
+		if (examine_error(x, st_rosetta_run(turn ? b : a, turn ? a : b, &ro, &r, &err), &err) == ST_OK) {
+			x->judged = true;
+			st_rosetta_free(r);
+		}
+	const struct st_diff_options dp = { .limit = 3, .threshold = NAN, .threads = threads };
+	if (examine_error(x, st_diff_run(a, b, &dp, &d, &err), &err) == ST_OK) {
+		x->compared = true;
+		st_diff_free(d);
+	}
+	const struct st_convert_options co = { .type = "Q8_0", .threads = threads };
+	if (examine_error(x, st_convert(a, out, &co, &c, &err), &err) == ST_OK) {
+		x->converted = true;
+		st_convert_result_free(c);
+		if (unlink(out) != 0)
+			x->fault = "a conversion that left no file";
+	} else if (access(out, F_OK) == 0) {
+		x->fault = "a failed conversion that left a file";
 	}
 }
 

@@ -10,11 +10,13 @@
 #include <stele/diff.h>
 
 static uint64_t stride = 1;
+static int threads = 1; /* of the use that runs */
 
 struct use {
 	const char *name, *path;
 	enum st_status (*run)(const char *path, struct st_error *err);
 	bool writes;
+	int threads;
 };
 
 static enum st_status use_container(const char *path, struct st_error *err)
@@ -38,7 +40,7 @@ static enum st_status use_hash(const char *path, struct st_error *err)
 
 static enum st_status use_inspect(const char *path, struct st_error *err)
 {
-	const struct st_inspect_options o = { .threads = 1 };
+	const struct st_inspect_options o = { .threads = threads };
 	struct st_inspection *in = NULL;
 	enum st_status st = st_inspect_open(path, &o, &in, err);
 	st_inspection_close(in);
@@ -81,7 +83,7 @@ static enum st_status use_trace(const char *path, struct st_error *err)
 	const struct st_trace_options o = { .tokens = tokens,
 		                            .n_tokens = 2,
 		                            .prompt = "p",
-		                            .threads = 1,
+		                            .threads = threads,
 		                            .steps = 1,
 		                            .stage_mask = UINT64_MAX,
 		                            .tree = in_folder("made"),
@@ -97,7 +99,7 @@ static enum st_status use_trace(const char *path, struct st_error *err)
 static enum st_status use_rosetta(const char *path, struct st_error *err)
 {
 	const struct st_rosetta_options o = {
-		.prompt = "2+2=", .threads = 1, .threshold = NAN, .keep_going = true, .hash = true
+		.prompt = "2+2=", .threads = threads, .threshold = NAN, .keep_going = true, .hash = true
 	};
 	struct st_rosetta *r;
 	enum st_status st = st_rosetta_run(path, in_folder("model.gguf"), &o, &r, err);
@@ -108,7 +110,7 @@ static enum st_status use_rosetta(const char *path, struct st_error *err)
 
 static enum st_status use_diff(const char *path, struct st_error *err)
 {
-	const struct st_diff_options o = { .limit = 3, .threshold = NAN, .threads = 1 };
+	const struct st_diff_options o = { .limit = 3, .threshold = NAN, .threads = threads };
 	struct st_diff *d;
 	enum st_status st = st_diff_run(path, path, &o, &d, err);
 	if (st == ST_OK)
@@ -119,10 +121,22 @@ static enum st_status use_diff(const char *path, struct st_error *err)
 static enum st_status use_synth(const char *path, struct st_error *err)
 {
 	const struct st_synth_options o = {
-		.config = in_folder("hf/config.json"), .seed = 2, .threads = 1, .replace = true
+		.config = in_folder("hf/config.json"), .seed = 2, .threads = threads, .replace = true
 	};
 	struct st_synth_result result;
 	return st_synth_write(path, &o, &result, err);
+}
+
+static enum st_status use_convert(const char *path, struct st_error *err)
+{
+	char out[400];
+	const struct st_convert_options o = { .type = "Q8_0", .threads = threads, .force = true };
+	struct st_convert_result *r;
+	snprintf(out, sizeof out, "%s", in_folder("converted.gguf"));
+	enum st_status st = st_convert(path, out, &o, &r, err);
+	if (st == ST_OK)
+		st_convert_result_free(r);
+	return st;
 }
 
 static size_t entries(void)
@@ -151,6 +165,7 @@ static void sweep(void **state)
 	struct st_error err = ST_ERROR_INIT;
 	char path[400], line[1400];
 	snprintf(path, sizeof path, "%s", in_folder(u->path));
+	threads = u->threads;
 	/* Twice, so that what libraries keep for ever is there, and the outputs too. */
 	assert_ok(u->run(path, &err), &err);
 	assert_ok(u->run(path, &err), &err);
@@ -192,42 +207,51 @@ static void sweep(void **state)
 			n += failed;
 		}
 	}
-	print_message("# %s %s: %llu failures\n", u->name, u->path, (unsigned long long)n);
+	print_message("# %s %s, threads %d: %llu failures\n", u->name, u->path, threads, (unsigned long long)n);
 	assert_int_equal(wrong, 0);
 	assert_true(n > 0);
 }
 
 static const struct use uses[] = {
-	{ "open", "model.gguf", use_container, false },
-	{ "open", "split-00001-of-00002.gguf", use_container, false },
-	{ "open", "model.apr", use_container, false },
-	{ "open", "hf", use_container, false },
-	{ "open", "shards", use_container, false },
-	{ "open", "tree", use_container, false },
-	{ "open", "array.npy", use_container, false },
-	{ "open", "arrays.npz", use_container, false },
-	{ "open", "model.pt", use_container, false },
-	{ "hash", "model.gguf", use_hash, false },
-	{ "inspect", "model.gguf", use_inspect, false },
-	{ "inspect", "hf", use_inspect, false },
-	{ "inspect", "trace.safetensors", use_inspect, false },
-	{ "inspect", "tree", use_inspect, false },
-	{ "tokenize", "model.gguf", use_tokenizer, false },
-	{ "tokenize", "model.apr", use_tokenizer, false },
-	{ "tokenize", "hf", use_tokenizer, false },
-	{ "read", "trace.safetensors", use_read_trace, false },
-	{ "read", "tree", use_read_trace, false },
-	{ "trace", "model.gguf", use_trace, true },
-	{ "trace", "hf", use_trace, true },
-	{ "rosetta", "model.apr", use_rosetta, false },
-	{ "rosetta", "hf", use_rosetta, false },
-	{ "diff", "trace.safetensors", use_diff, false },
-	{ "diff", "stage.bin", use_diff, false },
-	{ "diff", "model.gguf", use_diff, false },
-	{ "diff", "array.npy", use_diff, false },
-	{ "synth", "new.gguf", use_synth, true },
-	{ "synth", "new.apr", use_synth, true },
-	{ "synth", "new", use_synth, true },
+	{ "open", "model.gguf", use_container, false, 1 },
+	{ "open", "split-00001-of-00002.gguf", use_container, false, 1 },
+	{ "open", "model.apr", use_container, false, 1 },
+	{ "open", "hf", use_container, false, 1 },
+	{ "open", "shards", use_container, false, 1 },
+	{ "open", "tree", use_container, false, 1 },
+	{ "open", "array.npy", use_container, false, 1 },
+	{ "open", "arrays.npz", use_container, false, 1 },
+	{ "open", "model.pt", use_container, false, 1 },
+	{ "hash", "model.gguf", use_hash, false, 1 },
+	{ "inspect", "model.gguf", use_inspect, false, 1 },
+	{ "inspect", "hf", use_inspect, false, 1 },
+	{ "inspect", "trace.safetensors", use_inspect, false, 1 },
+	{ "inspect", "tree", use_inspect, false, 1 },
+	{ "tokenize", "model.gguf", use_tokenizer, false, 1 },
+	{ "tokenize", "model.apr", use_tokenizer, false, 1 },
+	{ "tokenize", "hf", use_tokenizer, false, 1 },
+	{ "read", "trace.safetensors", use_read_trace, false, 1 },
+	{ "read", "tree", use_read_trace, false, 1 },
+	{ "trace", "model.gguf", use_trace, true, 1 },
+	{ "trace", "hf", use_trace, true, 1 },
+	{ "rosetta", "model.apr", use_rosetta, false, 1 },
+	{ "rosetta", "hf", use_rosetta, false, 1 },
+	{ "diff", "trace.safetensors", use_diff, false, 1 },
+	{ "diff", "stage.bin", use_diff, false, 1 },
+	{ "diff", "model.gguf", use_diff, false, 1 },
+	{ "diff", "array.npy", use_diff, false, 1 },
+	{ "synth", "new.gguf", use_synth, true, 1 },
+	{ "synth", "new.apr", use_synth, true, 1 },
+	{ "synth", "new", use_synth, true, 1 },
+	{ "convert", "model.apr", use_convert, true, 1 },
+	{ "convert", "hf", use_convert, true, 1 },
+	{ "inspect", "model.gguf", use_inspect, false, 3 },
+	{ "trace", "model.gguf", use_trace, true, 3 },
+	{ "rosetta", "model.apr", use_rosetta, false, 3 },
+	{ "diff", "trace.safetensors", use_diff, false, 3 },
+	{ "diff", "model.gguf", use_diff, false, 3 },
+	{ "synth", "new.gguf", use_synth, true, 3 },
+	{ "convert", "model.apr", use_convert, true, 3 },
 };
 #define N_USES (sizeof uses / sizeof *uses)
 
@@ -237,9 +261,10 @@ int main(int argc, char **argv)
 		stride = strtoull(argv[1], NULL, 10);
 	alloc_init();
 	struct CMUnitTest tests[N_USES];
-	static char names[N_USES][80];
+	static char names[N_USES][96];
 	for (size_t i = 0; i < N_USES; i++) {
-		snprintf(names[i], sizeof names[i], "%s %s", uses[i].name, uses[i].path);
+		snprintf(names[i], sizeof names[i], "%s %s%s", uses[i].name, uses[i].path,
+		         uses[i].threads > 1 ? ", 3 threads" : "");
 		tests[i] = (struct CMUnitTest){ .name = names[i],
 			                        .test_func = sweep,
 			                        .initial_state = (void *)(uintptr_t)&uses[i] };

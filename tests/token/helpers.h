@@ -18,14 +18,14 @@ static inline void gguf_init(struct gguf *g)
 {
 	memset(g, 0, sizeof *g);
 	g->c.format = ST_FORMAT_GGUF;
-	g->c.kv = g->kv;
+	g->c.keys.kv = g->kv;
 	g->c.path = (char *)(uintptr_t) "test.gguf";
 	st_arena_init(&g->c.arena);
 }
 
 static inline void gguf_release(struct gguf *g)
 {
-	for (size_t i = 0; i < g->c.n_kv; i++)
+	for (size_t i = 0; i < g->c.keys.n; i++)
 		free(g->bytes[i]);
 	st_arena_release(&g->c.arena);
 }
@@ -33,7 +33,7 @@ static inline void gguf_release(struct gguf *g)
 static inline void gguf_add(struct gguf *g, const char *key, enum st_kv_type type, enum st_kv_type elem, uint64_t count,
                             const void *data, size_t n)
 {
-	size_t i = g->c.n_kv++;
+	size_t i = g->c.keys.n++;
 	assert_true(i < 24);
 	g->bytes[i] = malloc(n + 1);
 	if (n)
@@ -81,7 +81,7 @@ static inline void gguf_i32s(struct gguf *g, const char *key, const int32_t *v, 
 
 static inline enum st_status gguf_open(struct gguf *g, struct st_tokenizer **t, struct st_error *err)
 {
-	ST_TRY(st_kv_index(&g->c, &g->c.arena, err));
+	ST_TRY(st_kv_index(&g->c.keys, &g->c.arena, err));
 	return st_tokenizer_open(&g->c, t, err);
 }
 
@@ -190,17 +190,17 @@ static inline struct st_container json_container(enum st_format format, const ch
 	json_t *doc = json_loads(text, JSON_DECODE_ANY, &e);
 	if (!doc)
 		fail_msg("the test's own JSON: %s at %d", e.text, e.position);
-	*(format == ST_FORMAT_APR ? &c.metadata : &c.tokenizer) = doc;
-	c.tokenizer_config = config ? json_loads(config, 0, &e) : NULL;
+	*(format == ST_FORMAT_APR ? &c.docs.metadata : &c.docs.tokenizer) = doc;
+	c.docs.tokenizer_config = config ? json_loads(config, 0, &e) : NULL;
 	c.path = (char *)(uintptr_t) "test";
 	return c;
 }
 
 static inline void json_release(struct st_container *c)
 {
-	json_decref(c->metadata);
-	json_decref(c->tokenizer);
-	json_decref(c->tokenizer_config);
+	json_decref(c->docs.metadata);
+	json_decref(c->docs.tokenizer);
+	json_decref(c->docs.tokenizer_config);
 }
 
 static inline void assert_refused(enum st_format format, const char *text, enum st_status code, const char *says)

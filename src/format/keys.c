@@ -1,5 +1,5 @@
-/* kv.c - looking up GGUF's typed keys. */
-#include "format/container.h"
+/* keys.c - looking up GGUF's typed keys. */
+#include "format/keys.h"
 
 #include "base/cursor.h"
 #include "base/error.h"
@@ -42,29 +42,29 @@ static int by_key(const void *a, const void *b)
 	return d ? d : (x->offset > y->offset) - (x->offset < y->offset);
 }
 
-enum st_status st_kv_index(struct st_container *c, struct st_arena *arena, struct st_error *err)
+enum st_status st_kv_index(struct st_kv_table *k, struct st_arena *arena, struct st_error *err)
 {
-	c->kv_by_key = st_arena_alloc(arena, c->n_kv, sizeof *c->kv_by_key);
-	if (!c->kv_by_key)
+	k->by_key = st_arena_alloc(arena, k->n, sizeof *k->by_key);
+	if (!k->by_key)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	for (size_t i = 0; i < c->n_kv; i++)
-		c->kv_by_key[i] = &c->kv[i];
-	qsort(c->kv_by_key, c->n_kv, sizeof *c->kv_by_key, by_key);
-	for (size_t i = 1; i < c->n_kv; i++)
-		if (strcmp(c->kv_by_key[i - 1]->key, c->kv_by_key[i]->key) == 0)
-			return st_fail_at(err, ST_ERR_FORMAT, c->kv_by_key[i]->offset, c->kv_by_key[i]->key,
+	for (size_t i = 0; i < k->n; i++)
+		k->by_key[i] = &k->kv[i];
+	qsort(k->by_key, k->n, sizeof *k->by_key, by_key);
+	for (size_t i = 1; i < k->n; i++)
+		if (strcmp(k->by_key[i - 1]->key, k->by_key[i]->key) == 0)
+			return st_fail_at(err, ST_ERR_FORMAT, k->by_key[i]->offset, k->by_key[i]->key,
 			                  "the key is there twice, first with its value at byte %llu",
-			                  (unsigned long long)c->kv_by_key[i - 1]->offset);
+			                  (unsigned long long)k->by_key[i - 1]->offset);
 	return ST_OK;
 }
 
-const struct st_kv *st_kv_find(const struct st_container *c, const char *key)
+const struct st_kv *st_kv_find(const struct st_kv_table *k, const char *key)
 {
-	for (size_t lo = 0, hi = c->kv_by_key ? c->n_kv : 0; lo < hi;) {
+	for (size_t lo = 0, hi = k->by_key ? k->n : 0; lo < hi;) {
 		size_t mid = lo + (hi - lo) / 2;
-		int d = strcmp(key, c->kv_by_key[mid]->key);
+		int d = strcmp(key, k->by_key[mid]->key);
 		if (d == 0)
-			return c->kv_by_key[mid];
+			return k->by_key[mid];
 		if (d < 0)
 			hi = mid;
 		else
@@ -116,10 +116,9 @@ static bool load_int(const struct st_kv *kv, int64_t *v, bool *big)
 }
 
 /* Writers disagree on the width of counts, so any integer type will do; a float will not. */
-enum st_status st_kv_u64(const struct st_container *c, const char *key, uint64_t *out, bool *found,
-                         struct st_error *err)
+enum st_status st_kv_u64(const struct st_kv_table *k, const char *key, uint64_t *out, bool *found, struct st_error *err)
 {
-	const struct st_kv *kv = st_kv_find(c, key);
+	const struct st_kv *kv = st_kv_find(k, key);
 	*found = kv != NULL;
 	if (!kv)
 		return ST_OK;
@@ -133,9 +132,9 @@ enum st_status st_kv_u64(const struct st_container *c, const char *key, uint64_t
 	return ST_OK;
 }
 
-enum st_status st_kv_f64(const struct st_container *c, const char *key, double *out, bool *found, struct st_error *err)
+enum st_status st_kv_f64(const struct st_kv_table *k, const char *key, double *out, bool *found, struct st_error *err)
 {
-	const struct st_kv *kv = st_kv_find(c, key);
+	const struct st_kv *kv = st_kv_find(k, key);
 	*found = kv != NULL;
 	if (!kv)
 		return ST_OK;
@@ -152,9 +151,9 @@ enum st_status st_kv_f64(const struct st_container *c, const char *key, double *
 	return ST_OK;
 }
 
-enum st_status st_kv_bool(const struct st_container *c, const char *key, bool *out, bool *found, struct st_error *err)
+enum st_status st_kv_bool(const struct st_kv_table *k, const char *key, bool *out, bool *found, struct st_error *err)
 {
-	const struct st_kv *kv = st_kv_find(c, key);
+	const struct st_kv *kv = st_kv_find(k, key);
 	*found = kv != NULL;
 	if (!kv)
 		return ST_OK;
@@ -164,10 +163,10 @@ enum st_status st_kv_bool(const struct st_container *c, const char *key, bool *o
 	return ST_OK;
 }
 
-enum st_status st_kv_str(const struct st_container *c, const char *key, const char **s, size_t *len, bool *found,
+enum st_status st_kv_str(const struct st_kv_table *k, const char *key, const char **s, size_t *len, bool *found,
                          struct st_error *err)
 {
-	const struct st_kv *kv = st_kv_find(c, key);
+	const struct st_kv *kv = st_kv_find(k, key);
 	*found = kv != NULL;
 	if (!kv)
 		return ST_OK;
