@@ -37,3 +37,13 @@ enum st_status st_scores_check(const struct st_tokenizer *t, const char *what, s
 			                  "score of piece %u is not a finite number", i);
 	return ST_OK;
 }
+
+enum st_status st_tokenizer_id(const struct st_tokenizer *t, const char *key, uint64_t id, int64_t *out,
+                               struct st_error *err)
+{
+	if (id >= t->vocab.n)
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "id %llu, the vocabulary has %u pieces",
+		                  (unsigned long long)id, t->vocab.n);
+	*out = (int64_t)id;
+	return ST_OK;
+}

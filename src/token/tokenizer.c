@@ -1,21 +1,8 @@
 /* tokenizer.c - the public calls: open, tokenise, look at pieces. */
 #include "token/tokenizer.h"
 
-#include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum st_status st_tokenizer_id(const struct st_tokenizer *t, const char *key, uint64_t id, int64_t *out,
-                               struct st_error *err)
-{
-	if (id >= t->vocab.n)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "id %llu, the vocabulary has %u pieces",
-		                  (unsigned long long)id, t->vocab.n);
-	*out = (int64_t)id;
-	return ST_OK;
-}
 
 enum st_status st_tokenizer_finish(struct st_tokenizer *t, struct st_error *err)
 {
