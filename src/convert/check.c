@@ -248,6 +248,8 @@ static enum st_status check_text(struct st_conversion *v, const struct st_tokeni
 	bool same = sa == sb && na == nb && memcmp(a ? a : (uint32_t *)"", b ? b : (uint32_t *)"", na * sizeof *a) == 0;
 	free(a);
 	free(b);
+	if (sa == ST_ERR_NOMEM || sb == ST_ERR_NOMEM)
+		return st_fail(err, ST_ERR_NOMEM, "no memory to read the tokenizer back");
 	if (same)
 		return ST_OK;
 	if (texts[i].strict)

@@ -18,12 +18,13 @@ struct examined {
 	char line[1400];   /* the last failure */
 };
 
-/* A failure has one line that names a file and a reason. */
+/* A failure has one line with a reason and the file, or speaks of two files that do not go together. */
 static inline enum st_status examine_error(struct examined *x, enum st_status st, struct st_error *err)
 {
 	if (st != ST_OK) {
 		size_t n = st_error_format(err, x->line, sizeof x->line);
-		if (n >= sizeof x->line || strchr(x->line, '\n') || !err->message[0] || !err->path[0])
+		if (n >= sizeof x->line || strchr(x->line, '\n') || !err->message[0]
+		    || (!err->path[0] && st != ST_ERR_MISMATCH))
 			x->fault = "an error that is not one line with a file and a reason";
 		if (err->code != st)
 			x->fault = "a status that is not the error's";
