@@ -8,7 +8,7 @@ set -eu
 cd "$1"
 awk '
 BEGIN {
-	n = split("base=0 json=1 dtype=1 format=2 kernel=2 token=3 graph=3 arch=4 trace=5 inspect=6 synth=6 compare=6 " \
+	n = split("base=0 cause=1 json=1 dtype=1 format=2 kernel=2 token=3 graph=3 arch=4 trace=5 inspect=6 synth=6 compare=6 " \
 	          "convert=7 judge=7 svf=7 turboquant=7 report=8 cli=9", pair, " ")
 	for (i = 1; i <= n; i++) {
 		split(pair[i], kv, "=")
@@ -16,7 +16,7 @@ BEGIN {
 		order[i] = kv[1]
 	}
 	rooms = n
-	n = split("status=base pool=base dtype=dtype container=format token=token model=graph trace=trace inspect=inspect " \
+	n = split("status=base pool=base cause=cause causes=cause dtype=dtype container=format token=token model=graph trace=trace inspect=inspect " \
 	          "compare=compare diff=compare judge=judge convert=convert synth=convert svf=svf synth=synth replay=turboquant stele=cli", pair, " ")
 	for (i = 1; i <= n; i++) {
 		split(pair[i], kv, "=")
@@ -33,7 +33,7 @@ FNR == 1 {
 /^[ \t]*#[ \t]*include[ \t]*<stele\// {
 	name = $0
 	sub(/.*<stele\//, "", name)
-	sub(/\.h>.*/, "", name)
+	sub(/\.(h|def)>.*/, "", name)
 	if (!(name in public))
 		complain("stele/" name ".h has no room in tools/check-includes.sh")
 	else

@@ -5,6 +5,7 @@
 #ifndef STELE_COMPARE_H
 #define STELE_COMPARE_H
 
+#include <stele/cause.h>
 #include <stele/model.h>
 #include <stele/trace.h>
 
@@ -34,44 +35,12 @@ void st_metrics_of(const float *a, const float *b, uint64_t n, int threads, stru
 ST_MUST_CHECK enum st_status st_metrics_of_tensors(const struct st_tensor *a, const struct st_tensor *b, int threads,
                                                    struct st_metrics *m, struct st_error *err);
 
-/* ---- causes ---- */
-
-/* One row per cause code (docs/causes.md). */
-struct st_cause_info {
-	const char *code;    /* "weight.transposed" */
-	const char *meaning; /* one sentence */
-	const char *test;    /* how Stele tests it; NULL where this version never names it */
-	const char *repair;  /* what to do, or NULL */
-};
-extern const struct st_cause_info st_causes[];
-extern const size_t st_n_causes;
-const struct st_cause_info *st_cause_find(const char *code);
-
-enum st_confidence { ST_UNEXPLAINED, ST_LIKELY, ST_CONFIRMED };
-
-/* A fitted parameter: a number, or text when `text` is not empty. */
-struct st_param {
-	char key[24];
-	char text[96];
-	double number;
-};
-
-#define ST_MAX_PARAMS 6
-struct st_cause {
-	const char *code; /* from st_causes; "unexplained" when none fits */
-	enum st_confidence confidence;
-	struct st_param params[ST_MAX_PARAMS];
-	size_t n_params;
-	double residual_before, residual_after; /* relative L2 */
-	double floor;                           /* what the stored types account for */
-};
+/* ---- two weights ---- */
 
 struct st_candidate {
-	const char *code;
+	enum st_cause_code code;
 	double residual_after;
 };
-
-/* ---- two weights ---- */
 
 enum st_weight_status {
 	ST_WEIGHT_EQUAL,         /* the same stored bytes */

@@ -98,7 +98,7 @@ struct st_rosetta {
 	double threshold;
 	enum st_verdict verdict;
 	struct st_divergence first;
-	struct st_cause cause;    /* code NULL: none */
+	struct st_cause cause;    /* code ST_CAUSE_NONE: none */
 	char text[512];           /* the diagnosis in words */
 	char recommendation[256]; /* or empty */
 	struct st_candidate candidates[ST_MAX_CANDIDATES];

@@ -51,9 +51,9 @@ enum st_status st_test_mislabelled(struct st_trial *t)
 			struct st_weight w = *s->w;
 			w.tensor = &relabelled;
 			struct st_rows side = st_rows_of(&w);
-			struct st_cause c = { .code = "weight.dtype_mislabelled" };
-			st_param_text(&c, "label", st_dtype_info(x->dtype)->name);
-			st_param_text(&c, "type", info->name);
+			struct st_cause c = { .code = ST_CAUSE_WEIGHT_DTYPE_MISLABELLED };
+			st_cause_put_text(&c, ST_PARAM_LABEL, st_dtype_info(x->dtype)->name);
+			st_cause_put_text(&c, ST_PARAM_TYPE, info->name);
 			/* The same bytes under two labels: one of them is wrong, and nothing says which. */
 			bool either = even && dt == (int)other->w->tensor->dtype;
 			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c,
@@ -119,8 +119,8 @@ enum st_status st_test_block_layout(struct st_trial *t)
 			struct st_rows side = *s;
 			side.get = get_reordered;
 			side.shift = orders[i].order;
-			struct st_cause c = { .code = "weight.block_layout" };
-			st_param_text(&c, "order", orders[i].name);
+			struct st_cause c = { .code = ST_CAUSE_WEIGHT_BLOCK_LAYOUT };
+			st_cause_put_text(&c, ST_PARAM_ORDER, orders[i].name);
 			/* Between two files of such types either may be the one that was written wrongly. */
 			bool either = st_dtype_has_nibbles((k ? t->a : t->b)->w->tensor->dtype);
 			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c,
@@ -174,14 +174,15 @@ enum st_status st_test_block_scale(struct st_trial *t)
 		b.get = get_block_gains;
 		b.other = t->a;
 		b.shift = sizes[i];
-		struct st_cause c = { .code = per_row ? st_scaled_code(t->d->slot->role) : "weight.block_scale" };
+		struct st_cause c = { .code = per_row ? st_scaled_code(t->d->slot->role)
+			                              : ST_CAUSE_WEIGHT_BLOCK_SCALE };
 		if (per_row)
-			st_param_text(&c, "axis", "row");
+			st_cause_put_text(&c, ST_PARAM_AXIS, "row");
 		else
-			st_param_number(&c, "block", (double)sizes[i]);
-		st_param_number(&c, "bad_rows", (double)t->d->bad_rows);
-		st_param_number(&c, "first_row", (double)t->d->first_bad_row);
-		st_param_number(&c, "last_row", (double)t->d->last_bad_row);
+			st_cause_put(&c, ST_PARAM_BLOCK, (double)sizes[i]);
+		st_cause_put(&c, ST_PARAM_BAD_ROWS, (double)t->d->bad_rows);
+		st_cause_put(&c, ST_PARAM_FIRST_ROW, (double)t->d->first_bad_row);
+		st_cause_put(&c, ST_PARAM_LAST_ROW, (double)t->d->last_bad_row);
 		ST_TRY(st_trial_consider(t, t->a, &b, c, 0, false));
 	}
 	return ST_OK;

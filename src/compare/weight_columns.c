@@ -216,12 +216,12 @@ enum st_status st_test_columns(struct st_trial *t)
 		b.get = get_columns;
 		b.other = t->a;
 		b.factors = factors;
-		struct st_cause c = { .code = scaled ? st_scaled_code(t->d->slot->role) : "weight.row_corrupt" };
-		st_param_text(&c, "axis", "column");
+		struct st_cause c = { .code = scaled ? st_scaled_code(t->d->slot->role) : ST_CAUSE_WEIGHT_ROW_CORRUPT };
+		st_cause_put_text(&c, ST_PARAM_AXIS, "column");
 		if (!scaled) {
-			st_param_number(&c, "columns", (double)s.n_bad);
-			st_param_number(&c, "first_column", (double)s.first);
-			st_param_number(&c, "last_column", (double)s.last);
+			st_cause_put(&c, ST_PARAM_COLUMNS, (double)s.n_bad);
+			st_cause_put(&c, ST_PARAM_FIRST_COLUMN, (double)s.first);
+			st_cause_put(&c, ST_PARAM_LAST_COLUMN, (double)s.last);
 		}
 		ST_TRY(st_trial_consider(t, t->a, &b, c, scaled || t->a->rows == 1 ? 0 : odd_side(&s, cols), false));
 	}

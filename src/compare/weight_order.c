@@ -68,7 +68,7 @@ enum st_status st_test_transposed(struct st_trial *t)
 		b.get = get_mapped;
 		b.dense = dense;
 		b.map = slot; /* rows that are not kept are not asked for */
-		st = st_trial_consider(t, t->a, &b, (struct st_cause){ .code = "weight.transposed" },
+		st = st_trial_consider(t, t->a, &b, (struct st_cause){ .code = ST_CAUSE_WEIGHT_TRANSPOSED },
 		                       way            ? 'b'
 		                       : rows == cols ? 0
 		                                      : 'a',
@@ -157,12 +157,12 @@ enum st_status st_test_rope_order(struct st_trial *t)
 					}
 					map[i] = j;
 				}
-				struct st_cause c = { .code = pass == 0 ? "weight.rope_permuted"
-					                                : "weight.rope_permuted_wrong_heads" };
-				st_param_number(&c, "heads", (double)right);
+				struct st_cause c = { .code = pass == 0 ? ST_CAUSE_WEIGHT_ROPE_PERMUTED
+					                                : ST_CAUSE_WEIGHT_ROPE_PERMUTED_WRONG_HEADS };
+				st_cause_put(&c, ST_PARAM_HEADS, (double)right);
 				if (pass > 0)
-					st_param_number(&c, "wrong_heads", (double)h);
-				st_param_text(&c, "order", way % 2 ? "pairs" : "half");
+					st_cause_put(&c, ST_PARAM_WRONG_HEADS, (double)h);
+				st_cause_put_text(&c, ST_PARAM_ORDER, way % 2 ? "pairs" : "half");
 				ST_TRY(consider_map(t, map, c));
 			}
 		}
@@ -284,11 +284,11 @@ enum st_status st_test_row_order(struct st_trial *t)
 		}
 		b.get = get_shifted;
 		b.other = t->a;
-		struct st_cause c = { .code = t->d->slot->role == ST_ROLE_EMBED ? "embedding.row_shift"
-			                                                        : "weight.row_shift" };
-		st_param_number(&c, "shift", shift <= n / 2 ? (double)shift : (double)shift - (double)n);
+		struct st_cause c = { .code = t->d->slot->role == ST_ROLE_EMBED ? ST_CAUSE_EMBEDDING_ROW_SHIFT
+			                                                        : ST_CAUSE_WEIGHT_ROW_SHIFT };
+		st_cause_put(&c, ST_PARAM_SHIFT, shift <= n / 2 ? (double)shift : (double)shift - (double)n);
 		if (edge)
-			st_param_number(&c, "rows_lost", (double)lost);
+			st_cause_put(&c, ST_PARAM_ROWS_LOST, (double)lost);
 		ST_TRY(st_trial_consider(t, t->a, &b, c, 0, false));
 	}
 	if (t->done)
@@ -300,6 +300,7 @@ enum st_status st_test_row_order(struct st_trial *t)
 		map[t->sample[i]] = !bad || best[i] == UINT64_MAX ? t->sample[i] : best[i];
 		moved |= map[t->sample[i]] != t->sample[i];
 	}
-	return moved ? st_trial_consider(t, t->a, &b, (struct st_cause){ .code = "weight.rows_permuted" }, 0, true)
+	return moved ? st_trial_consider(t, t->a, &b, (struct st_cause){ .code = ST_CAUSE_WEIGHT_ROWS_PERMUTED }, 0,
+	                                 true)
 	             : ST_OK;
 }

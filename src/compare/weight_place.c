@@ -2,22 +2,22 @@
 #include "compare/weight_trial.h"
 
 /* Which code a tensor found in another tensor's place gets. */
-static const char *misplaced_code(const struct st_weight *slot, const struct st_weight *found)
+static enum st_cause_code misplaced_code(const struct st_weight *slot, const struct st_weight *found)
 {
 	enum st_role r = slot->role, f = found->role;
 	if (r == f)
-		return "weight.layer_swapped";
+		return ST_CAUSE_WEIGHT_LAYER_SWAPPED;
 	if (r == ST_ROLE_HEAD)
-		return f == ST_ROLE_EMBED ? "head.tied" : "head.wrong_tensor";
+		return f == ST_ROLE_EMBED ? ST_CAUSE_HEAD_TIED : ST_CAUSE_HEAD_WRONG_TENSOR;
 	if (st_role_is_norm(r) && st_role_is_norm(f))
-		return "norm.wrong_weight";
+		return ST_CAUSE_NORM_WRONG_WEIGHT;
 	bool qkv_r = (r >= ST_ROLE_Q && r <= ST_ROLE_V) || st_role_is_bias(r),
 	     qkv_f = (f >= ST_ROLE_Q && f <= ST_ROLE_V) || st_role_is_bias(f);
 	if (qkv_r && qkv_f && slot->layer == found->layer)
-		return "weight.qkv_swapped";
+		return ST_CAUSE_WEIGHT_QKV_SWAPPED;
 	if ((r == ST_ROLE_GATE && f == ST_ROLE_UP) || (r == ST_ROLE_UP && f == ST_ROLE_GATE))
-		return slot->layer == found->layer ? "weight.gate_up_swapped" : "weight.wrong_tensor";
-	return "weight.wrong_tensor";
+		return slot->layer == found->layer ? ST_CAUSE_WEIGHT_GATE_UP_SWAPPED : ST_CAUSE_WEIGHT_WRONG_TENSOR;
+	return ST_CAUSE_WEIGHT_WRONG_TENSOR;
 }
 
 /* Whether two tensors agree, by a few rows. */
@@ -81,13 +81,13 @@ static enum st_status one_is_tied(struct st_trial *t)
 		    tied = st_model_config(tied_a ? t->ma : t->mb)->tie_said;
 	char own_side = tied_a ? 'b' : 'a', tied_side = tied_a ? 'a' : 'b';
 	bool untied = own == ST_TIE_YES || (own == ST_TIE_UNSAID && tied == ST_TIE_YES);
-	d->cause = (struct st_cause){ .code = untied ? "head.untied" : "head.tied",
+	d->cause = (struct st_cause){ .code = untied ? ST_CAUSE_HEAD_UNTIED : ST_CAUSE_HEAD_TIED,
 		                      .confidence = ST_CONFIRMED,
 		                      .residual_before = d->rel_l2,
 		                      .residual_after = d->rel_l2,
 		                      .floor = d->predicted };
 	d->side = untied ? own_side : own == ST_TIE_NO && tied == ST_TIE_UNSAID ? tied_side : 0;
-	st_param_text(&d->cause, untied ? "tied" : "holds", (tied_a ? d->a : d->b)->canonical);
+	st_cause_put_text(&d->cause, untied ? ST_PARAM_TIED : ST_PARAM_HOLDS, (tied_a ? d->a : d->b)->canonical);
 	t->done = true;
 	return ST_OK;
 }
@@ -106,9 +106,9 @@ enum st_status st_test_misplaced(struct st_trial *t)
 	const struct st_weight *found = in_b ? in_b : in_a;
 	struct st_rows other = st_rows_of(found);
 	struct st_cause c = { .code = misplaced_code(t->d->slot, found) };
-	st_param_text(&c, "holds", found->canonical);
+	st_cause_put_text(&c, ST_PARAM_HOLDS, found->canonical);
 	if (found->layer >= 0)
-		st_param_number(&c, "layer", found->layer);
+		st_cause_put(&c, ST_PARAM_LAYER, found->layer);
 	return in_b ? st_trial_consider(t, t->a, &other, c, side, false)
 	            : st_trial_consider(t, &other, t->b, c, side, false);
 }
@@ -138,8 +138,8 @@ enum st_status st_test_gate_up_interleaved(struct st_trial *t)
 		side.other = &other;
 		side.shift = r == ST_ROLE_UP ? side.rows : 0;
 		ST_TRY(st_trial_consider(t, k ? &side : t->a, k ? t->b : &side,
-		                         (struct st_cause){ .code = "weight.gate_up_interleaved" }, k ? 'b' : 'a',
-		                         false));
+		                         (struct st_cause){ .code = ST_CAUSE_WEIGHT_GATE_UP_INTERLEAVED },
+		                         k ? 'b' : 'a', false));
 	}
 	return ST_OK;
 }
@@ -209,8 +209,8 @@ enum st_status st_test_qkv_interleaved(struct st_trial *t)
 	for (f.chunks = 2; f.chunks <= rows && !t->done; f.chunks++) {
 		for (int gathered = 0; gathered < 2 && rows % f.chunks == 0 && !t->done; gathered++) {
 			f.gathered = gathered;
-			struct st_cause c = { .code = "weight.qkv_interleaved" };
-			st_param_number(&c, "chunks", (double)f.chunks);
+			struct st_cause c = { .code = ST_CAUSE_WEIGHT_QKV_INTERLEAVED };
+			st_cause_put(&c, ST_PARAM_CHUNKS, (double)f.chunks);
 			ST_TRY(st_trial_consider(t, t->a, &b, c, 0, false));
 		}
 	}

@@ -21,30 +21,12 @@ bool st_role_is_bias(enum st_role r) { return r == ST_ROLE_Q_BIAS || r == ST_ROL
 
 /* ---- proposing a cause ---- */
 
-void st_param_number(struct st_cause *c, const char *key, double v)
-{
-	if (c->n_params == ST_MAX_PARAMS)
-		return;
-	struct st_param *p = &c->params[c->n_params++];
-	snprintf(p->key, sizeof p->key, "%s", key);
-	p->number = v;
-}
-
-void st_param_text(struct st_cause *c, const char *key, const char *text)
-{
-	if (c->n_params == ST_MAX_PARAMS)
-		return;
-	struct st_param *p = &c->params[c->n_params++];
-	snprintf(p->key, sizeof p->key, "%s", key);
-	snprintf(p->text, sizeof p->text, "%s", text);
-}
-
 /* Best first; of one code the best that it has come to. */
-static void add_candidate(struct st_weight_diff *d, const char *code, double after)
+static void add_candidate(struct st_weight_diff *d, enum st_cause_code code, double after)
 {
 	struct st_candidate *c = d->candidates;
 	for (size_t i = 0; i < d->n_candidates; i++) {
-		if (strcmp(c[i].code, code) != 0)
+		if (c[i].code != code)
 			continue;
 		if (!(after < c[i].residual_after))
 			return;
@@ -123,7 +105,7 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 	c.residual_after = s.rel;
 	c.floor = s.predicted;
 	if (sampled)
-		st_param_number(&c, "rows_checked", (double)t->n_sample);
+		st_cause_put(&c, ST_PARAM_ROWS_CHECKED, (double)t->n_sample);
 	t->d->cause = c;
 	t->d->side = side;
 	t->done = fit;
@@ -131,14 +113,9 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 	return ST_OK;
 }
 
-/* Simple before complicated; what is decided bit by bit before what is fitted. */
 static enum st_status (*const tests[])(struct st_trial *) = {
-	st_test_mislabelled,     st_test_nan,          st_test_constant,
-	st_test_plus_one,        st_test_scaled,       st_test_transposed,
-	st_test_rope_order,      st_test_misplaced,    st_test_gate_up_interleaved,
-	st_test_qkv_interleaved, st_test_block_layout, st_test_row_order,
-	st_test_nan_elsewhere,   st_test_columns,      st_test_block_scale,
-	st_test_row_corrupt,
+#define WEIGHT_TEST(name, function) st_test_##function,
+#include <stele/causes.def>
 };
 
 /* Half of the sample spread evenly, the other half the first of the rows beyond their noise. */
@@ -174,7 +151,7 @@ enum st_status st_weight_explain(const struct st_model *ma, const struct st_mode
 	for (size_t i = 0; i < sizeof tests / sizeof *tests && !t.done && st == ST_OK; i++)
 		st = tests[i](&t);
 	if (!t.done && !t.likely)
-		d->cause = (struct st_cause){ .code = "unexplained",
+		d->cause = (struct st_cause){ .code = ST_CAUSE_UNEXPLAINED,
 			                      .confidence = ST_UNEXPLAINED,
 			                      .residual_before = d->rel_l2,
 			                      .residual_after = d->rel_l2,

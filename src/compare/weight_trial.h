@@ -27,9 +27,6 @@ struct st_trial {
 	struct st_error *err;
 };
 
-void st_param_number(struct st_cause *c, const char *key, double v);
-void st_param_text(struct st_cause *c, const char *key, const char *text);
-
 /*
  * Measure side a against side b under hypothesis `c` (code and parameters). `side` is the
  * one that would be wrong, or 0. sampled: only the sample can be measured.
@@ -44,30 +41,10 @@ ST_MUST_CHECK enum st_status st_trial_consider(struct st_trial *t, const struct 
 ST_MUST_CHECK enum st_status st_blocks_apart(struct st_trial *t, double *share);
 #define ST_ONE_FACTOR 0.25 /* where this share of blocks is apart there is no common factor */
 /* The code of a factor on all of a weight. */
-const char *st_scaled_code(enum st_role r);
+enum st_cause_code st_scaled_code(enum st_role r);
 
-/* The tests. Each sets t->done when it has confirmed its cause. */
-#define ST_WEIGHT_TEST(name) ST_MUST_CHECK enum st_status st_test_##name(struct st_trial *t)
-/* weight_values.c */
-ST_WEIGHT_TEST(nan);
-ST_WEIGHT_TEST(nan_elsewhere);
-ST_WEIGHT_TEST(constant);
-ST_WEIGHT_TEST(plus_one);
-ST_WEIGHT_TEST(scaled);
-ST_WEIGHT_TEST(row_corrupt);
-/* weight_order.c */
-ST_WEIGHT_TEST(transposed);
-ST_WEIGHT_TEST(rope_order);
-ST_WEIGHT_TEST(row_order);
-/* weight_place.c */
-ST_WEIGHT_TEST(misplaced);
-ST_WEIGHT_TEST(gate_up_interleaved);
-ST_WEIGHT_TEST(qkv_interleaved);
-/* weight_columns.c */
-ST_WEIGHT_TEST(columns);
-/* weight_blocks.c */
-ST_WEIGHT_TEST(mislabelled);
-ST_WEIGHT_TEST(block_layout);
-ST_WEIGHT_TEST(block_scale);
+/* The tests that <stele/causes.def> lists. Each sets t->done when it has confirmed its cause. */
+#define WEIGHT_TEST(name, function) ST_MUST_CHECK enum st_status st_test_##function(struct st_trial *t);
+#include <stele/causes.def>
 
 #endif

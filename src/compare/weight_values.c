@@ -17,13 +17,13 @@ static void blame_nan(struct st_trial *t, char side)
 {
 	struct st_weight_diff *d = t->d;
 	d->side = side;
-	d->cause = (struct st_cause){ .code = "weight.nan",
+	d->cause = (struct st_cause){ .code = ST_CAUSE_WEIGHT_NAN,
 		                      .confidence = ST_CONFIRMED,
 		                      .residual_before = INFINITY,
 		                      .residual_after = INFINITY,
 		                      .floor = d->predicted };
-	st_param_number(&d->cause, "nonfinite", (double)(d->side == 'a' ? d->nonfinite_a : d->nonfinite_b));
-	st_param_number(&d->cause, "first_row", (double)d->first_bad_row);
+	st_cause_put(&d->cause, ST_PARAM_NONFINITE, (double)(d->side == 'a' ? d->nonfinite_a : d->nonfinite_b));
+	st_cause_put(&d->cause, ST_PARAM_FIRST_ROW, (double)d->first_bad_row);
 	t->done = true;
 }
 
@@ -75,25 +75,25 @@ enum st_status st_test_constant(struct st_trial *t)
 		if (!equal)
 			continue;
 		t->d->side = k % 2 ? 'b' : 'a';
-		t->d->cause = (struct st_cause){ .code = ones               ? "norm.weight_missing"
-			                               : st_role_is_bias(r) ? "bias.missing"
-			                                                    : "weight.missing",
+		t->d->cause = (struct st_cause){ .code = ones               ? ST_CAUSE_NORM_WEIGHT_MISSING
+			                               : st_role_is_bias(r) ? ST_CAUSE_BIAS_MISSING
+			                                                    : ST_CAUSE_WEIGHT_MISSING,
 			                         .confidence = ST_CONFIRMED,
 			                         .residual_before = t->d->rel_l2,
 			                         .residual_after = t->d->rel_l2 };
-		st_param_number(&t->d->cause, "all", ones);
+		st_cause_put(&t->d->cause, ST_PARAM_ALL, ones);
 		t->done = true;
 		return ST_OK;
 	}
 	return ST_OK;
 }
 
-const char *st_scaled_code(enum st_role r)
+enum st_cause_code st_scaled_code(enum st_role r)
 {
-	return r == ST_ROLE_EMBED ? "embedding.scale"
-	     : r == ST_ROLE_HEAD  ? "head.scale"
-	     : st_role_is_bias(r) ? "bias.scaled"
-	                          : "weight.scaled";
+	return r == ST_ROLE_EMBED ? ST_CAUSE_EMBEDDING_SCALE
+	     : r == ST_ROLE_HEAD  ? ST_CAUSE_HEAD_SCALE
+	     : st_role_is_bias(r) ? ST_CAUSE_BIAS_SCALED
+	                          : ST_CAUSE_WEIGHT_SCALED;
 }
 
 bool st_known_constant(const struct st_config *cfg, size_t i, struct st_constant *out)
@@ -120,7 +120,7 @@ static void name_constant(const struct st_trial *t, struct st_cause *c, double g
 	struct st_constant known;
 	for (size_t i = 0; st_known_constant(st_model_config(t->ma), i, &known); i++) {
 		if (fabs(g / known.value - 1) < 1e-3) {
-			st_param_text(c, "is", known.name);
+			st_cause_put_text(c, ST_PARAM_IS, known.name);
 			return;
 		}
 	}
@@ -156,7 +156,7 @@ enum st_status st_test_scaled(struct st_trial *t)
 		b.get = get_affine;
 		b.gain = gains[k];
 		struct st_cause c = { .code = st_scaled_code(t->d->slot->role) };
-		st_param_number(&c, "factor", gains[k]);
+		st_cause_put(&c, ST_PARAM_FACTOR, gains[k]);
 		name_constant(t, &c, gains[k]);
 		ST_TRY(st_trial_consider(t, t->a, &b, c, 0, false));
 	}
@@ -171,8 +171,8 @@ enum st_status st_test_plus_one(struct st_trial *t)
 		struct st_rows b = *t->b;
 		b.get = get_affine;
 		b.offset = k ? -1 : 1;
-		struct st_cause c = { .code = "norm.plus_one" };
-		st_param_number(&c, "offset", b.offset);
+		struct st_cause c = { .code = ST_CAUSE_NORM_PLUS_ONE };
+		st_cause_put(&c, ST_PARAM_OFFSET, b.offset);
 		ST_TRY(st_trial_consider(t, t->a, &b, c, 0, false));
 	}
 	return ST_OK;
@@ -198,14 +198,14 @@ enum st_status st_test_row_corrupt(struct st_trial *t)
 		bb += t->stats[r].bb;
 	}
 	uint64_t good = t->a->rows - d->bad_rows;
-	d->cause = (struct st_cause){ .code = "weight.row_corrupt",
+	d->cause = (struct st_cause){ .code = ST_CAUSE_WEIGHT_ROW_CORRUPT,
 		                      .confidence = ST_CONFIRMED,
 		                      .residual_before = d->rel_l2,
 		                      .residual_after = bb > 0 ? sqrt(dd / bb) : 0,
 		                      .floor = bb > 0 ? sqrt(pred / bb) : 0 };
-	st_param_number(&d->cause, "rows", (double)d->bad_rows);
-	st_param_number(&d->cause, "first_row", (double)d->first_bad_row);
-	st_param_number(&d->cause, "last_row", (double)d->last_bad_row);
+	st_cause_put(&d->cause, ST_PARAM_ROWS, (double)d->bad_rows);
+	st_cause_put(&d->cause, ST_PARAM_FIRST_ROW, (double)d->first_bad_row);
+	st_cause_put(&d->cause, ST_PARAM_LAST_ROW, (double)d->last_bad_row);
 	/* Rows of one matrix are of one size; bad rows far from it show which side was hit. */
 	double typical = bb / (double)good, a = bad_aa / (double)d->bad_rows, b = bad_bb / (double)d->bad_rows;
 	bool a_odd = a > 9 * typical || 9 * a<typical, b_odd = b> 9 * typical || 9 * b < typical;

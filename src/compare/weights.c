@@ -96,12 +96,12 @@ static enum st_status find_truncation(const struct st_rows *a, const struct st_r
 	return ST_OK;
 }
 
-static void shape_param(struct st_cause *c, const char *key, const struct st_tensor *t)
+static void shape_param(struct st_cause *c, enum st_param_name p, const struct st_tensor *t)
 {
-	struct st_param *p = &c->params[c->n_params++];
-	snprintf(p->key, sizeof p->key, "%s", key);
-	snprintf(p->text, sizeof p->text, "[%llu, %llu]", (unsigned long long)st_tensor_rows(t),
+	char shape[64];
+	snprintf(shape, sizeof shape, "[%llu, %llu]", (unsigned long long)st_tensor_rows(t),
 	         (unsigned long long)st_tensor_cols(t));
+	st_cause_put_text(c, p, shape);
 }
 
 /* A row of the transpose of a matrix: a column of it. Slow, and only for matrices whose label is wrong. */
@@ -122,12 +122,12 @@ static enum st_status compare_shapes(int threads, struct st_weight_diff *d, stru
 	d->status = ST_WEIGHT_FAULT;
 	d->rel_l2 = d->max_abs = INFINITY;
 	d->gain = NAN;
-	d->cause = (struct st_cause){ .code = "config.mismatch",
+	d->cause = (struct st_cause){ .code = ST_CAUSE_CONFIG_MISMATCH,
 		                      .confidence = ST_CONFIRMED,
 		                      .residual_before = INFINITY,
 		                      .residual_after = INFINITY };
-	shape_param(&d->cause, "shape_a", x);
-	shape_param(&d->cause, "shape_b", y);
+	shape_param(&d->cause, ST_PARAM_SHAPE_A, x);
+	shape_param(&d->cause, ST_PARAM_SHAPE_B, y);
 	uint64_t rows = st_tensor_rows(x), cols = st_tensor_cols(x);
 	if (rows != st_tensor_cols(y) || cols != st_tensor_rows(y))
 		return ST_OK;
@@ -143,7 +143,7 @@ static enum st_status compare_shapes(int threads, struct st_weight_diff *d, stru
 		if (st == ST_OK)
 			st_pair_summarise(stats, NULL, cols, rows, &s);
 		if (st == ST_OK && s.noise) {
-			d->cause.code = "weight.transposed";
+			d->cause.code = ST_CAUSE_WEIGHT_TRANSPOSED;
 			d->cause.residual_after = s.rel;
 			d->cause.floor = s.predicted;
 		}
@@ -222,7 +222,7 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 	if (cut.side) {
 		d->status = ST_WEIGHT_FAULT;
 		d->side = cut.side;
-		d->cause = (struct st_cause){ .code = "weight.truncated_rounding",
+		d->cause = (struct st_cause){ .code = ST_CAUSE_WEIGHT_TRUNCATED_ROUNDING,
 			                      .confidence = cut.confidence,
 			                      .residual_before = s->rel,
 			                      .residual_after = cut.confidence == ST_CONFIRMED ? 0 : s->rel,
@@ -255,7 +255,8 @@ static void one_sided(struct st_weight_diff *d)
 	d->status = d->a ? ST_WEIGHT_ONLY_A : ST_WEIGHT_ONLY_B;
 	d->side = d->a ? 'b' : 'a';
 	d->rel_l2 = INFINITY;
-	d->cause = (struct st_cause){ .code = st_role_is_bias(d->slot->role) ? "bias.missing" : "weight.missing",
+	d->cause = (struct st_cause){ .code = st_role_is_bias(d->slot->role) ? ST_CAUSE_BIAS_MISSING
+		                                                             : ST_CAUSE_WEIGHT_MISSING,
 		                      .confidence = ST_CONFIRMED,
 		                      .residual_before = INFINITY,
 		                      .residual_after = INFINITY };

@@ -134,7 +134,7 @@ static enum st_status list_faults(struct st_repair *r, struct st_error *err)
 		return st_fail(err, ST_ERR_FORMAT, "weights.faults is missing");
 	for (size_t i = 0; i < json_array_size(missing); i++) {
 		json_t *f = json_pack("{s:O, s:s, s:s#}", "tensor", json_array_get(missing, i), "code",
-		                      "weight.missing", "side", &r->side, 1);
+		                      st_cause_name(ST_CAUSE_WEIGHT_MISSING), "side", &r->side, 1);
 		if (!f || json_array_append_new(faults, f) != 0)
 			return st_no_memory(err);
 	}
@@ -572,40 +572,41 @@ static enum st_status fix_label(struct fix *f)
 }
 
 static const struct {
-	const char *code;
+	enum st_cause_code code;
 	enum st_status (*fix)(struct fix *f);
 	bool in_place; /* works on the file's own tensor */
 	const char *what;
 } fixes[] = {
-	{ "weight.transposed", fix_transposed, true, "rewritten as its transpose" },
-	{ "weight.rope_permuted", fix_rope_order, true, "rows put into the other RoPE order" },
-	{ "weight.rope_permuted_wrong_heads", fix_rope_order, true, "rows reordered for the right number of heads" },
-	{ "weight.scaled", fix_scaled, true, "scaled back" },
-	{ "embedding.scale", fix_scaled, true, "scaled back" },
-	{ "head.scale", fix_scaled, true, "scaled back" },
-	{ "bias.scaled", fix_scaled, true, "scaled back" },
-	{ "weight.row_shift", fix_row_shift, true, "rows shifted back" },
-	{ "embedding.row_shift", fix_row_shift, true, "rows shifted back" },
-	{ "norm.plus_one", fix_plus_one, true, "one added or taken away" },
-	{ "weight.qkv_swapped", fix_misplaced, true, "the right tensor put in its place" },
-	{ "weight.gate_up_swapped", fix_misplaced, true, "the right tensor put in its place" },
-	{ "weight.layer_swapped", fix_misplaced, true, "the right tensor put in its place" },
-	{ "weight.wrong_tensor", fix_misplaced, true, "the right tensor put in its place" },
-	{ "norm.wrong_weight", fix_misplaced, true, "the right tensor put in its place" },
-	{ "head.wrong_tensor", fix_misplaced, true, "the right tensor put in its place" },
-	{ "weight.gate_up_interleaved", fix_gate_up_interleaved, true, "rows of gate and up taken apart" },
-	{ "weight.block_layout", fix_block_layout, true, "values inside the blocks reordered" },
-	{ "weight.dtype_mislabelled", fix_label, true, "labelled as what it is" },
-	{ "head.tied", fix_from_other, false, "taken from the other file" },
-	{ "weight.missing", fix_from_other, false, "taken from the other file" },
-	{ "bias.missing", fix_from_other, false, "taken from the other file" },
-	{ "norm.weight_missing", fix_from_other, false, "taken from the other file" },
-	{ "weight.qkv_interleaved", fix_from_other, false, "taken from the other file" },
-	{ "weight.rows_permuted", fix_from_other, false, "taken from the other file" },
-	{ "weight.row_corrupt", fix_from_other, false, "taken from the other file" },
-	{ "weight.block_scale", fix_from_other, false, "taken from the other file" },
-	{ "weight.truncated_rounding", fix_from_other, false, "taken from the other file" },
-	{ "weight.nan", fix_from_other, false, "taken from the other file" },
+	{ ST_CAUSE_WEIGHT_TRANSPOSED, fix_transposed, true, "rewritten as its transpose" },
+	{ ST_CAUSE_WEIGHT_ROPE_PERMUTED, fix_rope_order, true, "rows put into the other RoPE order" },
+	{ ST_CAUSE_WEIGHT_ROPE_PERMUTED_WRONG_HEADS, fix_rope_order, true,
+	  "rows reordered for the right number of heads" },
+	{ ST_CAUSE_WEIGHT_SCALED, fix_scaled, true, "scaled back" },
+	{ ST_CAUSE_EMBEDDING_SCALE, fix_scaled, true, "scaled back" },
+	{ ST_CAUSE_HEAD_SCALE, fix_scaled, true, "scaled back" },
+	{ ST_CAUSE_BIAS_SCALED, fix_scaled, true, "scaled back" },
+	{ ST_CAUSE_WEIGHT_ROW_SHIFT, fix_row_shift, true, "rows shifted back" },
+	{ ST_CAUSE_EMBEDDING_ROW_SHIFT, fix_row_shift, true, "rows shifted back" },
+	{ ST_CAUSE_NORM_PLUS_ONE, fix_plus_one, true, "one added or taken away" },
+	{ ST_CAUSE_WEIGHT_QKV_SWAPPED, fix_misplaced, true, "the right tensor put in its place" },
+	{ ST_CAUSE_WEIGHT_GATE_UP_SWAPPED, fix_misplaced, true, "the right tensor put in its place" },
+	{ ST_CAUSE_WEIGHT_LAYER_SWAPPED, fix_misplaced, true, "the right tensor put in its place" },
+	{ ST_CAUSE_WEIGHT_WRONG_TENSOR, fix_misplaced, true, "the right tensor put in its place" },
+	{ ST_CAUSE_NORM_WRONG_WEIGHT, fix_misplaced, true, "the right tensor put in its place" },
+	{ ST_CAUSE_HEAD_WRONG_TENSOR, fix_misplaced, true, "the right tensor put in its place" },
+	{ ST_CAUSE_WEIGHT_GATE_UP_INTERLEAVED, fix_gate_up_interleaved, true, "rows of gate and up taken apart" },
+	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, fix_block_layout, true, "values inside the blocks reordered" },
+	{ ST_CAUSE_WEIGHT_DTYPE_MISLABELLED, fix_label, true, "labelled as what it is" },
+	{ ST_CAUSE_HEAD_TIED, fix_from_other, false, "taken from the other file" },
+	{ ST_CAUSE_WEIGHT_MISSING, fix_from_other, false, "taken from the other file" },
+	{ ST_CAUSE_BIAS_MISSING, fix_from_other, false, "taken from the other file" },
+	{ ST_CAUSE_NORM_WEIGHT_MISSING, fix_from_other, false, "taken from the other file" },
+	{ ST_CAUSE_WEIGHT_QKV_INTERLEAVED, fix_from_other, false, "taken from the other file" },
+	{ ST_CAUSE_WEIGHT_ROWS_PERMUTED, fix_from_other, false, "taken from the other file" },
+	{ ST_CAUSE_WEIGHT_ROW_CORRUPT, fix_from_other, false, "taken from the other file" },
+	{ ST_CAUSE_WEIGHT_BLOCK_SCALE, fix_from_other, false, "taken from the other file" },
+	{ ST_CAUSE_WEIGHT_TRUNCATED_ROUNDING, fix_from_other, false, "taken from the other file" },
+	{ ST_CAUSE_WEIGHT_NAN, fix_from_other, false, "taken from the other file" },
 };
 
 /* The job of a place; a missing weight gets one. */
@@ -630,14 +631,16 @@ static enum st_status find_job(struct fix *f)
 
 static enum st_status apply_fault(struct fix *f)
 {
-	f->code = text_of(f->fault, "code");
+	const char *code = text_of(f->fault, "code");
 	f->name = text_of(f->fault, "tensor");
 	f->params = json_object_get(f->fault, "parameters");
-	if (!f->code || !f->name || !st_role_of_name(f->name, &f->role, &f->layer)
+	if (!code || !f->name || !st_role_of_name(f->name, &f->role, &f->layer)
 	    || (st_role_per_layer(f->role) && f->layer >= f->v->cfg.n_layers))
 		return st_fail(f->err, ST_ERR_FORMAT, "weights.faults names no code or no weight of this model");
-	size_t i = 0, n = sizeof fixes / sizeof *fixes;
-	while (i < n && strcmp(fixes[i].code, f->code) != 0)
+	f->code = code;
+	enum st_cause_code cause;
+	size_t i = 0, n = st_cause_parse(code, &cause) ? sizeof fixes / sizeof *fixes : 0;
+	while (i < n && fixes[i].code != cause)
 		i++;
 	if (i == n)
 		return cannot(f, "it is not known what would undo it; convert again from a sound source");
@@ -655,7 +658,7 @@ static enum st_status apply_fault(struct fix *f)
 	f->j->gain = 1;
 	f->j->offset = 0;
 	ST_TRY(fixes[i].fix(f));
-	f->j->repaired = fixes[i].code;
+	f->j->repaired = st_cause_name(fixes[i].code);
 	f->j->sound = f->sound;
 	st_list_add(&f->v->repairs,
 	            st_arena_printf(&f->v->arena, "%s: %s: %s", f->code, f->j->spec.name, fixes[i].what));

@@ -35,139 +35,51 @@ static const char *file_name(const struct st_weight *w) { return w && w->tensor 
 
 static char upper(char side) { return (char)(side - 'a' + 'A'); }
 
-static double number_of(const struct st_cause *c, const char *key, double otherwise)
-{
-	for (size_t i = 0; i < c->n_params; i++)
-		if (strcmp(c->params[i].key, key) == 0 && !c->params[i].text[0])
-			return c->params[i].number;
-	return otherwise;
-}
-
-static const char *text_of(const struct st_cause *c, const char *key)
-{
-	for (size_t i = 0; i < c->n_params; i++)
-		if (strcmp(c->params[i].key, key) == 0 && c->params[i].text[0])
-			return c->params[i].text;
-	return "";
-}
-
-static void describe_columns(const struct st_weight_diff *d, char y, char *buf, size_t n)
-{
-	const struct st_cause *c = &d->cause;
-	double count = number_of(c, "columns", 0), first = number_of(c, "first_column", 0);
-	const char *what = d->rows == 1 ? "element" : "column";
-	if (count > 1)
-		snprintf(buf, n, "differs from %c's in %g %ss (%g to %g) and agrees in the rest", y, count, what, first,
-		         number_of(c, "last_column", 0));
-	else
-		snprintf(buf, n, "differs from %c's in %s %g and agrees in the rest", y, what, first);
-}
-
-/* What the code says of this pair, in words. `x` is the side that is named as differing, `y` the other. */
+/* What the cause says of this pair, in words. */
 static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 {
 	const struct st_cause *c = &d->cause;
-	char x = d->side ? upper(d->side) : 'A', y = x == 'A' ? 'B' : 'A';
-	const char *name = file_name(x == 'A' ? d->a : d->b), *code = c->code;
-	char what[256];
-	bool tied_a = d->a && d->a->role == ST_ROLE_EMBED, tied_b = d->b && d->b->role == ST_ROLE_EMBED;
-	if (d->slot->role == ST_ROLE_HEAD && d->a && d->b && tied_a != tied_b && strncmp(code, "head.", 5) == 0
-	    && strstr(code, "tied")) {
-		snprintf(buf, n, "%s - %c uses its embedding as the head, %c has another head of its own%s", code,
-		         tied_a ? 'A' : 'B', tied_a ? 'B' : 'A',
-		         strcmp(code, "head.untied") == 0 ? ", where it should be tied" : "");
-		return;
+	char x = d->side ? upper(d->side) : 'A';
+	struct st_saying say = { .name = file_name(x == 'A' ? d->a : d->b),
+		                 .either = !d->side,
+		                 .vector = d->rows == 1 };
+	bool tied_a = d->a && d->a->role == ST_ROLE_EMBED, tied_b = d->b && d->b->role == ST_ROLE_EMBED,
+	     one_tied = d->slot->role == ST_ROLE_HEAD && d->a && d->b && tied_a != tied_b
+	             && (c->code == ST_CAUSE_HEAD_TIED || c->code == ST_CAUSE_HEAD_UNTIED);
+	bool one_sided = d->status >= ST_WEIGHT_ONLY_A;
+	if (one_tied) {
+		say.name = NULL; /* the files differ, not a tensor of theirs */
+		x = tied_a ? 'A' : 'B';
+	} else if (one_sided) {
+		say.name = d->slot->canonical;
 	}
-	if (strcmp(code, "weight.transposed") == 0)
-		snprintf(what, sizeof what, "is %c's matrix transposed", y);
-	else if (strcmp(code, "weight.rope_permuted") == 0)
-		snprintf(what, sizeof what, "has %c's rows in the other RoPE order (%g heads)", y,
-		         number_of(c, "heads", 0));
-	else if (strcmp(code, "weight.rope_permuted_wrong_heads") == 0)
-		snprintf(what, sizeof what, "has %c's rows permuted for %g heads; the model has %g", y,
-		         number_of(c, "wrong_heads", 0), number_of(c, "heads", 0));
-	else if (strstr(code, ".row_shift"))
-		snprintf(what, sizeof what, "has %c's rows shifted by %g", y, number_of(c, "shift", 0));
-	else if (strstr(code, "scale") && c->n_params && strcmp(c->params[0].key, "factor") == 0)
-		snprintf(what, sizeof what, "is %c's times %.6g%s%s", y, number_of(c, "factor", 0),
-		         text_of(c, "is")[0] ? " = " : "", text_of(c, "is"));
-	else if (text_of(c, "axis")[0] && number_of(c, "columns", 0) > 0)
-		describe_columns(d, y, what, sizeof what);
-	else if (text_of(c, "axis")[0])
-		snprintf(what, sizeof what, "is %c's with every %s times a constant of its own", y, text_of(c, "axis"));
-	else if (number_of(c, "all", -1) >= 0)
-		snprintf(what, sizeof what, "is all %s", number_of(c, "all", 0) > 0 ? "ones" : "zero");
-	else if (strcmp(code, "weight.block_scale") == 0
-	         && number_of(c, "bad_rows", 0) == 0) /* no row stands out, columns do */
-		snprintf(what, sizeof what, "has wrong scales on some blocks of %g", number_of(c, "block", 0));
-	else if (strcmp(code, "weight.block_scale") == 0)
-		snprintf(what, sizeof what, "has wrong scales on blocks of %g in %g row%s", number_of(c, "block", 0),
-		         number_of(c, "bad_rows", 0), number_of(c, "bad_rows", 0) > 1 ? "s" : "");
-	else if (strcmp(code, "weight.row_corrupt") == 0 && number_of(c, "rows", 0) > 1)
-		snprintf(what, sizeof what, "differs from %c's in %g rows (%g to %g) and agrees in the rest", y,
-		         number_of(c, "rows", 0), number_of(c, "first_row", 0), number_of(c, "last_row", 0));
-	else if (strcmp(code, "weight.row_corrupt") == 0)
-		snprintf(what, sizeof what, "differs from %c's in row %g and agrees in the rest", y,
-		         number_of(c, "first_row", 0));
-	else if (strcmp(code, "weight.dtype_mislabelled") == 0)
-		snprintf(what, sizeof what, "is labelled %s and holds %s", text_of(c, "label"), text_of(c, "type"));
-	else if (strcmp(code, "weight.block_layout") == 0)
-		snprintf(what, sizeof what, "has the values inside its blocks in another order (%s)",
-		         text_of(c, "order"));
-	else if (text_of(c, "holds")[0])
-		snprintf(what, sizeof what, "holds %s", text_of(c, "holds"));
-	else if (text_of(c, "shape_a")[0])
-		snprintf(what, sizeof what, "is %s, %s's is %s", text_of(c, x == 'A' ? "shape_a" : "shape_b"),
-		         y == 'A' ? "A" : "B", text_of(c, x == 'A' ? "shape_b" : "shape_a"));
-	else if (strcmp(code, "weight.qkv_interleaved") == 0)
-		snprintf(what, sizeof what,
-		         "has rows of %c's Q, K and V: %g chunks of all three were read as one after the other, or the "
-		         "other way round",
-		         y, number_of(c, "chunks", 0));
-	else if (strcmp(code, "norm.plus_one") == 0)
-		snprintf(what, sizeof what, "is %c's plus %g", y, number_of(c, "offset", 0));
-	else if (strcmp(code, "weight.nan") == 0 && !d->side)
-		snprintf(what, sizeof what, "has as many non-finite elements as %c's, %g, in other places", y,
-		         number_of(c, "nonfinite", 0));
-	else if (strcmp(code, "weight.nan") == 0)
-		snprintf(what, sizeof what, "has %g non-finite elements, the first in row %g",
-		         number_of(c, "nonfinite", 0), number_of(c, "first_row", 0));
-	else if (d->status >= ST_WEIGHT_ONLY_A) {
-		snprintf(buf, n, "%s - %s is missing from %c", code, d->slot->canonical, upper(d->side));
+	say.x = x;
+	say.y = x == 'A' ? 'B' : 'A';
+	size_t used = (size_t)snprintf(buf, n, "%s - ", st_cause_name(c->code));
+	used += (size_t)st_cause_say(c, &say, buf + used, n - used);
+	if (used >= n || one_tied || one_sided || c->confidence == ST_UNEXPLAINED || !isfinite(c->residual_after)
+	    || st_cause_has(c, ST_PARAM_ALL))
 		return;
-	} else {
-		const struct st_cause_info *info = st_cause_find(code);
-		if (c->confidence == ST_UNEXPLAINED || !info)
-			snprintf(what, sizeof what,
-			         "differs from %c's beyond the floor, and no tested cause explains it", y);
-		else
-			snprintf(what, sizeof what, "against %c's: %s", y, info->meaning);
-	}
-	int used = snprintf(buf, n, "%s - %s of %c %s", code, name, x, what);
-	if (used > 0 && (size_t)used < n && c->confidence != ST_UNEXPLAINED && isfinite(c->residual_after)
-	    && number_of(c, "all", -1) < 0)
-		snprintf(buf + used, n - (size_t)used, " (residual %.2g%s)", c->residual_after,
-		         c->confidence == ST_LIKELY                ? ", likely"
-		         : strcmp(code, "weight.row_corrupt") == 0 ? " in the rest"
-		                                                   : " after undoing it");
+	snprintf(buf + used, n - used, " (residual %.2g%s)", c->residual_after,
+	         c->confidence == ST_LIKELY               ? ", likely"
+	         : c->code == ST_CAUSE_WEIGHT_ROW_CORRUPT ? " in the rest"
+	                                                  : " after undoing it");
 }
 
 static void recommend_weight(const struct st_weight_diff *d, char *buf, size_t n)
 {
 	const struct st_cause *c = &d->cause;
-	char x = d->side ? upper(d->side) : 'A', y = x == 'A' ? 'B' : 'A';
-	const char *name = d->status >= ST_WEIGHT_ONLY_A ? d->slot->canonical : file_name(x == 'A' ? d->a : d->b);
-	const struct st_cause_info *info = st_cause_find(c->code);
-	char unsure[64] = "";
+	char x = d->side ? upper(d->side) : 'A', y = x == 'A' ? 'B' : 'A', name[160], unsure[64] = "";
+	snprintf(name, sizeof name, "%s of %c",
+	         d->status >= ST_WEIGHT_ONLY_A ? d->slot->canonical : file_name(x == 'A' ? d->a : d->b), x);
 	/* Between two files that differ neither is wrong by itself; say what the advice rests on. */
 	if (!d->side)
 		snprintf(unsure, sizeof unsure, ", if %c is the one to trust", y);
-	if (c->confidence == ST_UNEXPLAINED || !info || !info->repair)
-		snprintf(buf, n, "convert %s of %c again from a sound source%s", name, x, unsure);
-	else if (strcmp(c->code, "weight.transposed") == 0)
-		snprintf(buf, n, "rewrite %s of %c as its transpose%s", name, x, unsure);
-	else
-		snprintf(buf, n, "%s: %s of %c%s", info->repair, name, x, unsure);
+	size_t used = (size_t)st_cause_advise(c->code, name, buf, n);
+	if (c->confidence == ST_UNEXPLAINED || !used)
+		used = (size_t)snprintf(buf, n, "convert %s again from a sound source", name);
+	if (used < n)
+		snprintf(buf + used, n - used, "%s", unsure);
 }
 
 /* The earliest difference wins; at one stage a weight explains it before a configuration key does. */
@@ -201,11 +113,12 @@ static void diagnose_tokens(struct st_rosetta_state *s)
 	while (at < na && at < nb && a[at] == b[at])
 		at++;
 	r->first = (struct st_divergence){ .found = true, .stage = "tokens", .layer = -1, .position = (int64_t)at };
-	r->cause = (struct st_cause){ .code = extra_a || extra_b ? "tokens.bos" : "tokens.mismatch",
+	r->cause = (struct st_cause){ .code = extra_a || extra_b ? ST_CAUSE_TOKENS_BOS : ST_CAUSE_TOKENS_MISMATCH,
 		                      .confidence = ST_CONFIRMED };
 	if (extra_a || extra_b) {
-		snprintf(r->text, sizeof r->text, "tokens.bos - %c puts token %u in front of the prompt, %c does not",
-		         extra_a ? 'A' : 'B', (unsigned)(extra_a ? a[0] : b[0]), extra_a ? 'B' : 'A');
+		snprintf(r->text, sizeof r->text, "%s - %c puts token %u in front of the prompt, %c does not",
+		         st_cause_name(r->cause.code), extra_a ? 'A' : 'B', (unsigned)(extra_a ? a[0] : b[0]),
+		         extra_a ? 'B' : 'A');
 		snprintf(r->recommendation, sizeof r->recommendation,
 		         "make both files agree on the begin-of-sequence token, or compare with --tokens");
 	} else {
@@ -215,8 +128,8 @@ static void diagnose_tokens(struct st_rosetta_state *s)
 		if (at < nb)
 			snprintf(id_b, sizeof id_b, "%u", (unsigned)b[at]);
 		snprintf(r->text, sizeof r->text,
-		         "tokens.mismatch - the tokenizers part at position %zu: %s in A, %s in B (%zu and %zu ids)",
-		         at, id_a, id_b, na, nb);
+		         "%s - the tokenizers part at position %zu: %s in A, %s in B (%zu and %zu ids)",
+		         st_cause_name(r->cause.code), at, id_a, id_b, na, nb);
 		snprintf(r->recommendation, sizeof r->recommendation,
 		         "correct the tokenizer, or compare with --tokens");
 	}
@@ -226,16 +139,14 @@ static void diagnose_config(struct st_rosetta *r, const struct st_config_diff *c
 {
 	char form[512];
 	snprintf(form, sizeof form, "%s", r->text); /* why the graphs differ, if they do */
-	r->cause = (struct st_cause){ .code = "config.mismatch", .confidence = ST_CONFIRMED, .n_params = 3 };
-	struct st_param *p = r->cause.params;
-	snprintf(p[0].key, sizeof p[0].key, "key");
-	snprintf(p[0].text, sizeof p[0].text, "%s", c->key);
-	snprintf(p[1].key, sizeof p[1].key, "a");
-	snprintf(p[1].text, sizeof p[1].text, "%s", c->a);
-	snprintf(p[2].key, sizeof p[2].key, "b");
-	snprintf(p[2].text, sizeof p[2].text, "%s", c->b);
-	snprintf(r->text, sizeof r->text, "config.mismatch - %s is %s in A and %s in B%s%.200s", c->key, c->a, c->b,
-	         form[0] ? "; " : "", form);
+	r->cause = (struct st_cause){ .code = ST_CAUSE_CONFIG_MISMATCH, .confidence = ST_CONFIRMED };
+	st_cause_put_text(&r->cause, ST_PARAM_KEY, c->key);
+	st_cause_put_text(&r->cause, ST_PARAM_A, c->a);
+	st_cause_put_text(&r->cause, ST_PARAM_B, c->b);
+	char what[256];
+	st_cause_say(&r->cause, &(struct st_saying){ .x = 'A', .y = 'B' }, what, sizeof what);
+	snprintf(r->text, sizeof r->text, "%s - %s%s%.200s", st_cause_name(r->cause.code), what, form[0] ? "; " : "",
+	         form);
 	snprintf(r->recommendation, sizeof r->recommendation, "correct %s in the file that is wrong", c->key);
 }
 
@@ -294,7 +205,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		fault = true;
 		if (d->status >= ST_WEIGHT_ONLY_A && d->slot->layer >= (int32_t)layers && r->a.layers != r->b.layers)
 			continue; /* of a layer that one side does not claim to have: the number of layers says so */
-		unexplained += d->cause.code && d->cause.confidence == ST_UNEXPLAINED;
+		unexplained += d->cause.code != ST_CAUSE_NONE && d->cause.confidence == ST_UNEXPLAINED;
 		earlier(&f, place(d->slot->stage, d->slot->layer), d, NULL, NULL);
 	}
 	for (size_t i = 0; i < r->n_stages; i++) {
@@ -313,7 +224,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	           && !f.weight) { /* a weight that one side lacks says what the form does, and more */
 		fault = true;
 		r->first = (struct st_divergence){ .found = true, .stage = "config", .layer = -1, .position = -1 };
-		r->cause = (struct st_cause){ .code = "unexplained" };
+		r->cause = (struct st_cause){ .code = ST_CAUSE_UNEXPLAINED };
 	} else if (fault && f.at != INT64_MAX) {
 		struct st_divergence *d = &r->first;
 		*d = (struct st_divergence){ .found = true, .layer = -1, .position = -1 };
@@ -351,21 +262,23 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		} else if (p->total.nonfinite_apart) {
 			bool a = p->total.nonfinite_a > p->total.nonfinite_b;
 			d->side = a ? 'a' : 'b';
-			r->cause = (struct st_cause){ .code = "numeric.nan", .confidence = ST_CONFIRMED };
-			snprintf(r->text, sizeof r->text, "numeric.nan - non-finite values appear in %c",
-			         a ? 'A' : 'B');
+			r->cause = (struct st_cause){ .code = ST_CAUSE_NUMERIC_NAN, .confidence = ST_CONFIRMED };
+			struct st_saying say = { .x = a ? 'A' : 'B', .y = a ? 'B' : 'A' };
+			size_t n = (size_t)snprintf(r->text, sizeof r->text, "%s - ", st_cause_name(r->cause.code));
+			st_cause_say(&r->cause, &say, r->text + n, sizeof r->text - n);
 		} else {
-			r->cause = (struct st_cause){ .code = "unexplained",
+			r->cause = (struct st_cause){ .code = ST_CAUSE_UNEXPLAINED,
 				                      .residual_before = p->local_rel,
 				                      .residual_after = p->local_rel,
 				                      .floor = p->local_floor };
 			snprintf(r->text, sizeof r->text,
-			         "unexplained - local error %.3g against a floor of %.3g at position %llu",
-			         p->local_rel, p->local_floor, (unsigned long long)p->worst_token);
+			         "%s - local error %.3g against a floor of %.3g at position %llu",
+			         st_cause_name(r->cause.code), p->local_rel, p->local_floor,
+			         (unsigned long long)p->worst_token);
 		}
 	}
-	if (r->cause.code
-	    && (strncmp(r->cause.code, "tokens.", 7) == 0 || strcmp(r->cause.code, "config.mismatch") == 0))
+	if (r->cause.code == ST_CAUSE_TOKENS_MISMATCH || r->cause.code == ST_CAUSE_TOKENS_BOS
+	    || r->cause.code == ST_CAUSE_CONFIG_MISMATCH)
 		recommend_one_model(r);
 	/* Nothing compared is never a match. */
 	undecided |= !fault && r->compared == 0;

@@ -75,7 +75,7 @@ static json_t *weight_row(const struct st_weight_diff *w, bool *f)
 	put(o, "expected", st_json_number(w->predicted), f);
 	put(o, "gain", defined(w->gain), f);
 	put(o, "max_abs_diff", st_json_number(w->max_abs), f);
-	put(o, "code", w->cause.code ? json_string(w->cause.code) : json_null(), f);
+	put(o, "code", w->cause.code != ST_CAUSE_NONE ? json_string(st_cause_name(w->cause.code)) : json_null(), f);
 	return o;
 }
 

@@ -172,7 +172,8 @@ static enum st_status models_text(const struct st_diff *d, const struct st_repor
 		st_table_number(&table, w->predicted, 3);
 		st_table_number(&table, w->gain, 6);
 		bool fault = w->status >= ST_WEIGHT_FAULT;
-		st_table_cell(&table, fault ? ST_STYLE_BAD : ST_STYLE_PLAIN, fault ? w->cause.code : words[w->status]);
+		st_table_cell(&table, fault ? ST_STYLE_BAD : ST_STYLE_PLAIN,
+		              fault ? st_cause_name(w->cause.code) : words[w->status]);
 	}
 	if (shown)
 		st_table_render(&table, t, "", o->colour);

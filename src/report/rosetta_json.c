@@ -31,8 +31,9 @@ static json_t *params(const struct st_cause *c)
 {
 	struct object b = { .o = json_object() };
 	for (size_t i = 0; i < c->n_params; i++)
-		put(&b, c->params[i].key,
-		    c->params[i].text[0] ? st_json_text(c->params[i].text) : st_json_number(c->params[i].number));
+		put(&b, st_param_info(c->params[i].name)->key,
+		    st_param_is_text(c->params[i].name) ? st_json_text(c->params[i].text)
+		                                        : st_json_number(c->params[i].number));
 	return b.o;
 }
 
@@ -40,12 +41,12 @@ static json_t *cause(const struct st_rosetta *r)
 {
 	static const char *const words[] = { "unexplained", "likely", "confirmed" };
 	const struct st_cause *c = &r->cause;
-	if (!c->code)
+	if (c->code == ST_CAUSE_NONE)
 		return json_null();
-	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "code", c->code, "confidence", words[c->confidence],
-	                 "parameters", params(c), "residual_before", st_json_number(c->residual_before),
-	                 "residual_after", st_json_number(c->residual_after), "floor", st_json_number(c->floor), "text",
-	                 st_json_text(r->text));
+	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "code", st_cause_name(c->code), "confidence",
+	                 words[c->confidence], "parameters", params(c), "residual_before",
+	                 st_json_number(c->residual_before), "residual_after", st_json_number(c->residual_after),
+	                 "floor", st_json_number(c->floor), "text", st_json_text(r->text));
 }
 
 static json_t *divergence(const struct st_divergence *d)
@@ -107,8 +108,8 @@ static json_t *weights(const struct st_rosetta *r)
 			json_array_append_new(
 				faults, json_pack("{s:o, s:o, s:s, s:s, s:o, s:o, s:o, s:o}", "tensor_a", name_of(d->a),
 			                          "tensor_b", name_of(d->b), "tensor", d->slot->canonical, "code",
-			                          d->cause.code, "parameters", params(&d->cause), "residual",
-			                          st_json_number(d->cause.residual_after), "rel_l2",
+			                          st_cause_name(d->cause.code), "parameters", params(&d->cause),
+			                          "residual", st_json_number(d->cause.residual_after), "rel_l2",
 			                          st_json_number(d->rel_l2), "side", side_letter(d->side)));
 	}
 	return json_pack("{s:i, s:i, s:i, s:o, s:o, s:o}", "matched", matched, "equal", equal, "noise", noise, "faults",
@@ -143,8 +144,9 @@ json_t *st_report_rosetta_json(const struct st_rosetta *r, int status)
 	put(&b, "recommendation", r->recommendation[0] ? st_json_text(r->recommendation) : json_null());
 	json_t *list = json_array();
 	for (size_t i = 0; i < r->n_candidates; i++)
-		json_array_append_new(list, json_pack("{s:s, s:o}", "code", r->candidates[i].code, "residual_after",
-		                                      st_json_number(r->candidates[i].residual_after)));
+		json_array_append_new(list,
+		                      json_pack("{s:s, s:o}", "code", st_cause_name(r->candidates[i].code),
+		                                "residual_after", st_json_number(r->candidates[i].residual_after)));
 	put(&b, "candidates", list);
 	list = json_array();
 	for (size_t i = 0; i < r->n_stages; i++)

@@ -92,16 +92,14 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 		size_t n = 0;
 		bool first = true;
 		for (size_t k = 0; d->status >= ST_WEIGHT_FAULT && k < r->n_weights; k++) {
-			if (r->weights[k].status < ST_WEIGHT_FAULT
-			    || strcmp(r->weights[k].cause.code, d->cause.code) != 0)
+			if (r->weights[k].status < ST_WEIGHT_FAULT || r->weights[k].cause.code != d->cause.code)
 				continue;
 			first &= k >= i;
 			n++;
 		}
 		if (n && first) {
-			const char *dot = strchr(d->cause.code, '.');
-			st_text_printf(t, ", %zu %s", n,
-			               strncmp(d->cause.code, "weight.", 7) == 0 ? dot + 1 : d->cause.code);
+			const char *code = st_cause_name(d->cause.code);
+			st_text_printf(t, ", %zu %s", n, strncmp(code, "weight.", 7) == 0 ? code + 7 : code);
 		}
 	}
 	if (r->unused_a || r->unused_b)
@@ -116,7 +114,7 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 			continue;
 		st_text_printf(t, TAG "%s: ", d->slot->canonical);
 		if (d->status >= ST_WEIGHT_FAULT)
-			st_text_printf(t, "%s, ", d->cause.code);
+			st_text_printf(t, "%s, ", st_cause_name(d->cause.code));
 		if (d->status >= ST_WEIGHT_ONLY_A) {
 			st_text_printf(t, "only in %c\n", d->status == ST_WEIGHT_ONLY_A ? 'A' : 'B');
 			continue;
@@ -238,10 +236,11 @@ void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, bool colou
 	stage_lines(r, verbose, colour, t);
 	if (r->text[0])
 		st_text_printf(t, TAG "DIAGNOSIS: %s\n", r->text);
-	if (r->cause.code && r->cause.confidence == ST_UNEXPLAINED)
+	if (r->cause.code != ST_CAUSE_NONE && r->cause.confidence == ST_UNEXPLAINED)
 		for (size_t i = 0; i < r->n_candidates; i++)
-			st_text_printf(t, TAG "  candidate %s leaves %.3g of %.3g\n", r->candidates[i].code,
-			               r->candidates[i].residual_after, r->cause.residual_before);
+			st_text_printf(t, TAG "  candidate %s leaves %.3g of %.3g\n",
+			               st_cause_name(r->candidates[i].code), r->candidates[i].residual_after,
+			               r->cause.residual_before);
 	st_text_puts(t, TAG "=== Summary ===\n");
 	const char *bad = st_style_on(ST_STYLE_BAD, colour), *good = st_style_on(ST_STYLE_GOOD, colour);
 	const char *warn = st_style_on(ST_STYLE_WARN, colour), *off = st_style_off(ST_STYLE_BAD, colour);

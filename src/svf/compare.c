@@ -192,11 +192,11 @@ static void strict_hashes(struct st_svf_comparison *c)
 	const char *base = json_string_value(json_object_get(ref, "current_python_baseline_bf16_sha256"));
 	const char *want = json_string_value(json_object_get(ref, "expected_bf16_sha256"));
 	if (c->o->strict_python && !has_hash(other, base))
-		st_svf_find(c, "svf.baseline_hash", "", st_svf_stage_names[ST_SVF_FINAL_BF16], true,
+		st_svf_find(c, ST_CAUSE_SVF_BASELINE_HASH, "", st_svf_stage_names[ST_SVF_FINAL_BF16], true,
 		            "no variant of %c has %c's baseline hash %.64s", other->name, py->name,
 		            base ? base : "(none)");
 	if (c->o->strict_reference && (!has_hash(py, want) || !has_hash(other, want)))
-		st_svf_find(c, "svf.reference_hash", "", st_svf_stage_names[ST_SVF_FINAL_BF16], true,
+		st_svf_find(c, ST_CAUSE_SVF_REFERENCE_HASH, "", st_svf_stage_names[ST_SVF_FINAL_BF16], true,
 		            "%s the stored reference hash %.64s",
 		            has_hash(py, want) || has_hash(other, want) ? "only one side has" : "neither side has",
 		            want ? want : "(none)");
@@ -289,7 +289,7 @@ static char *as_text(const struct st_svf_comparison *c)
 			        st_svf_stage_names[c->matches[i].first]);
 	for (size_t i = 0; i < c->n_findings; i++) {
 		const struct st_svf_finding *d = &c->findings[i];
-		fprintf(f, "cause: %s%s%s%s%s: %s%s\n", d->code, d->tensor[0] ? " in " : "", d->tensor,
+		fprintf(f, "cause: %s%s%s%s%s: %s%s\n", st_cause_name(d->code), d->tensor[0] ? " in " : "", d->tensor,
 		        d->stage[0] ? " at " : "", d->stage, d->text, d->confirmed ? "" : " (not confirmed)");
 	}
 	fprintf(f, "verdict: %s\n", verdict(c));
@@ -363,7 +363,7 @@ static char *as_json(const struct st_svf_comparison *c)
 	for (size_t i = 0; i < c->n_findings; i++) {
 		const struct st_svf_finding *d = &c->findings[i];
 		json_t *f = json_object();
-		st_json_put(f, "code", st_json_text(d->code));
+		st_json_put(f, "code", json_string(st_cause_name(d->code)));
 		st_json_put(f, "tensor", d->tensor[0] ? st_json_text(d->tensor) : json_null());
 		st_json_put(f, "stage", d->stage[0] ? st_json_text(d->stage) : json_null());
 		st_json_put(f, "text", st_json_text(d->text));

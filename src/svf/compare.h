@@ -4,6 +4,8 @@
 #ifndef ST_SVF_COMPARE_H
 #define ST_SVF_COMPARE_H
 
+#include <stele/cause.h>
+
 #include "svf/svf.h"
 
 /* The ten stages of one tensor in one orientation, as one side has them. */
@@ -46,7 +48,8 @@ struct st_svf_match {
 };
 
 struct st_svf_finding {
-	const char *code, *tensor, *stage;
+	enum st_cause_code code;
+	const char *tensor, *stage;
 	char *text;
 	bool confirmed;
 };
@@ -78,8 +81,8 @@ bool st_svf_sound(struct st_svf_comparison *c, const struct st_svf_match *m);
 /* A replay's verdict is about the export that it was made against. */
 bool st_svf_made_for(const struct st_svf_side *replay, const struct st_svf_side *export);
 
-void st_svf_find(struct st_svf_comparison *c, const char *code, const char *tensor, const char *stage, bool confirmed,
-                 const char *fmt, ...) ST_PRINTF(6, 7);
+void st_svf_find(struct st_svf_comparison *c, enum st_cause_code code, const char *tensor, const char *stage,
+                 bool confirmed, const char *fmt, ...) ST_PRINTF(6, 7);
 /* Name the causes of what fails, and what a side gets wrong by itself (diagnose.c). */
 ST_MUST_CHECK enum st_status st_svf_diagnose(struct st_svf_comparison *c, struct st_error *err);
 

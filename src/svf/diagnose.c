@@ -14,8 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-void st_svf_find(struct st_svf_comparison *c, const char *code, const char *tensor, const char *stage, bool confirmed,
-                 const char *fmt, ...)
+void st_svf_find(struct st_svf_comparison *c, enum st_cause_code code, const char *tensor, const char *stage,
+                 bool confirmed, const char *fmt, ...)
 {
 	char text[500];
 	void *p = c->findings;
@@ -146,12 +146,12 @@ static void search_vector(struct st_svf_comparison *c, const struct st_svf_match
 	if (path && st_svf_vector_read(path, &c->arena, &v, &ignored) == ST_OK)
 		for (uint64_t at = 0; at + n <= v.n; at++)
 			if (memcmp(v.f32 + at, b, n * sizeof *b) == 0) {
-				st_svf_find(c, "svf.wrong_span", m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
-				            "%c takes its offsets from [%llu, %llu) of the vector", c->side[1].name,
-				            (unsigned long long)at, (unsigned long long)(at + n));
+				st_svf_find(c, ST_CAUSE_SVF_WRONG_SPAN, m->a->source_name, stage_name(ST_SVF_OFFSETS),
+				            true, "%c takes its offsets from [%llu, %llu) of the vector",
+				            c->side[1].name, (unsigned long long)at, (unsigned long long)(at + n));
 				return;
 			}
-	st_svf_find(c, "svf.offsets", m->a->source_name, stage_name(ST_SVF_OFFSETS), false,
+	st_svf_find(c, ST_CAUSE_SVF_OFFSETS, m->a->source_name, stage_name(ST_SVF_OFFSETS), false,
 	            "the offsets are other numbers; no known mistake gives them");
 }
 
@@ -166,7 +166,7 @@ static void rounded(struct st_svf_comparison *c, const struct st_svf_match *m, c
 			cut &= st_f32_bits(less[i]) == (st_f32_bits(full[i]) & 0xFFFF0000u);
 		}
 		if (nearest || cut) {
-			st_svf_find(c, "svf.offsets_bf16", m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
+			st_svf_find(c, ST_CAUSE_SVF_OFFSETS_BF16, m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
 			            "%c rounds the offsets to bf16%s", c->side[side ? 0 : 1].name,
 			            nearest ? "" : " (by cutting)");
 			*done = true;
@@ -216,16 +216,17 @@ static void offsets(struct st_svf_comparison *c, const struct st_svf_match *m, b
 		bool swapped = moved == 2 && y && memcmp(y, a, n * sizeof *y) == 0;
 		free(y);
 		if (side >= 0)
-			st_svf_find(c, "svf.alphabetical_spans", m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
+			st_svf_find(c, ST_CAUSE_SVF_ALPHABETICAL_SPANS, m->a->source_name, stage_name(ST_SVF_OFFSETS),
+			            true,
 			            "%c consumes the spans in alphabetical order of the tensors' names; %zu tensors "
 			            "have another's",
 			            c->side[side].name, side ? moved : moved_a);
 		else if (swapped)
-			st_svf_find(c, "svf.swapped_spans", m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
+			st_svf_find(c, ST_CAUSE_SVF_SWAPPED_SPANS, m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
 			            "%c has the spans of %s and %s swapped", c->side[1].name, m->a->source_name,
 			            o->a->source_name);
 		else
-			st_svf_find(c, "svf.wrong_span", m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
+			st_svf_find(c, ST_CAUSE_SVF_WRONG_SPAN, m->a->source_name, stage_name(ST_SVF_OFFSETS), true,
 			            "%c takes the span of %s", c->side[1].name, o->a->source_name);
 		*told = side >= 0 || swapped;
 	}
@@ -249,7 +250,7 @@ static bool scalar_early(struct st_svf_comparison *c, const struct st_svf_match 
 	for (int side = 0; side < 2; side++)
 		if (scaled && fabs(norm - 1) > 1e-7
 		    && fabs(gain * (side ? norm : 1 / norm) - 1) < 0.1 * fabs(norm - 1)) {
-			st_svf_find(c, "svf.scalar_first", m->a->source_name, stage_name(stage), true,
+			st_svf_find(c, ST_CAUSE_SVF_SCALAR_FIRST, m->a->source_name, stage_name(stage), true,
 			            "%c multiplies by the normalization %.9g before the product",
 			            c->side[side ? 0 : 1].name, norm);
 			return true;
@@ -270,16 +271,17 @@ static float f16(float x) { return st_f16_to_f32(st_f32_to_f16(x)); }
 static float same(float x) { return x; }
 
 static const struct hypothesis {
-	const char *code, *text;
+	enum st_cause_code code;
+	const char *text;
 	float (*round)(float);
 	bool swap;
 } hypotheses[] = {
-	{ "", "", same, false },
-	{ "svf.v_layout", "multiplies by the third factor in the wrong layout", same, true },
-	{ "svf.reduced_products", "rounds the operands of its products to tf32", tf32, false },
-	{ "svf.reduced_products", "cuts the operands of its products to tf32", tf32_cut, false },
-	{ "svf.reduced_products", "rounds the operands of its products to bf16", bf16, false },
-	{ "svf.reduced_products", "rounds the operands of its products to f16", f16, false },
+	{ ST_CAUSE_NONE, "", same, false },
+	{ ST_CAUSE_SVF_V_LAYOUT, "multiplies by the third factor in the wrong layout", same, true },
+	{ ST_CAUSE_SVF_REDUCED_PRODUCTS, "rounds the operands of its products to tf32", tf32, false },
+	{ ST_CAUSE_SVF_REDUCED_PRODUCTS, "cuts the operands of its products to tf32", tf32_cut, false },
+	{ ST_CAUSE_SVF_REDUCED_PRODUCTS, "rounds the operands of its products to bf16", bf16, false },
+	{ ST_CAUSE_SVF_REDUCED_PRODUCTS, "rounds the operands of its products to f16", f16, false },
 };
 #define N_HYPOTHESES (sizeof hypotheses / sizeof *hypotheses)
 
@@ -409,16 +411,16 @@ static void products(struct st_svf_comparison *c, const struct st_svf_match *m)
 	const struct st_svf_metrics *k = &m->metrics[m->first];
 	double rel = k->sum_bb > 0 ? sqrt(k->sum_dd / k->sum_bb) : 0;
 	if ((zb > 0.3 && za < 1e-3) || (za > 0.3 && zb < 1e-3))
-		st_svf_find(c, "svf.v_layout", m->a->source_name, stage_name(m->first), false,
+		st_svf_find(c, ST_CAUSE_SVF_V_LAYOUT, m->a->source_name, stage_name(m->first), false,
 		            "%c's zero-offset product is %.2g of the source away from it: the third factor has another "
 		            "layout",
 		            c->side[zb > za].name, zb > za ? zb : za);
 	else if (rel > 5e-6 && rel < 2e-2)
-		st_svf_find(c, "svf.reduced_products", m->a->source_name, stage_name(m->first), false,
+		st_svf_find(c, ST_CAUSE_SVF_REDUCED_PRODUCTS, m->a->source_name, stage_name(m->first), false,
 		            "relative difference %.2g: one side's products have the precision of %s", rel,
 		            rel > 2e-3 ? "bf16" : "tf32 or f16");
 	else
-		st_svf_find(c, "unexplained", m->a->source_name, stage_name(m->first), false,
+		st_svf_find(c, ST_CAUSE_UNEXPLAINED, m->a->source_name, stage_name(m->first), false,
 		            "relative difference %.2g; no known mistake gives it", rel);
 }
 
@@ -438,21 +440,21 @@ static void source(struct st_svf_comparison *c, const struct st_svf_match *m)
 	for (int side = 0; side < 2; side++) {
 		const struct st_svf_set *from = adapted_like(&c->side[side], m->a->source_name, side ? b : a);
 		if (from) {
-			st_svf_find(c, "svf.tie_policy", m->a->source_name, stage_name(ST_SVF_SOURCE), true,
+			st_svf_find(c, ST_CAUSE_SVF_TIE_POLICY, m->a->source_name, stage_name(ST_SVF_SOURCE), true,
 			            "%c starts from the adapted %s (compose), the other side does not",
 			            c->side[side].name, from->source_name);
 			return;
 		}
 	}
 	if (a && b && alike(a, b, true, 1e-7))
-		st_svf_find(c, "svf.source_transposed", m->a->source_name, stage_name(ST_SVF_SOURCE), true,
+		st_svf_find(c, ST_CAUSE_SVF_SOURCE_TRANSPOSED, m->a->source_name, stage_name(ST_SVF_SOURCE), true,
 		            "one side's source is the transpose of the other's");
 	else if (m->shape_match[ST_SVF_SOURCE]
 	         && m->metrics[ST_SVF_SOURCE].sum_dd < 1e-4 * m->metrics[ST_SVF_SOURCE].sum_bb)
-		st_svf_find(c, "svf.source_rounded", m->a->source_name, stage_name(ST_SVF_SOURCE), false,
+		st_svf_find(c, ST_CAUSE_SVF_SOURCE_ROUNDED, m->a->source_name, stage_name(ST_SVF_SOURCE), false,
 		            "the sources are near and not equal: one side's base model is rounded (bf16) or quantised");
 	else
-		st_svf_find(c, "svf.source", m->a->source_name, stage_name(ST_SVF_SOURCE), false,
+		st_svf_find(c, ST_CAUSE_SVF_SOURCE, m->a->source_name, stage_name(ST_SVF_SOURCE), false,
 		            "the sources are different matrices: another base model or tensor");
 }
 
@@ -462,7 +464,7 @@ static void result(struct st_svf_comparison *c, const struct st_svf_match *m)
 		const struct st_svf_set *s = side ? m->b : m->a, *o = side ? m->a : m->b;
 		bool turned = alike(o->t[ST_SVF_ADAPTED], o->t[ST_SVF_FINAL_F32], true, 1e-7);
 		if (turned && alike(s->t[ST_SVF_ADAPTED], s->t[ST_SVF_FINAL_F32], false, 1e-7)) {
-			st_svf_find(c, "svf.not_transposed", m->a->source_name, stage_name(m->first), true,
+			st_svf_find(c, ST_CAUSE_SVF_NOT_TRANSPOSED, m->a->source_name, stage_name(m->first), true,
 			            "%c leaves the matrix as it is; the target's name (.kernel) asks for the "
 			            "transpose, for a square one too",
 			            c->side[side].name);
@@ -470,13 +472,13 @@ static void result(struct st_svf_comparison *c, const struct st_svf_match *m)
 		}
 		const struct st_svf_set *from = adapted_like(&c->side[side], m->a->source_name, s->t[ST_SVF_FINAL_F32]);
 		if (from) {
-			st_svf_find(c, "svf.tie_policy", m->a->source_name, stage_name(m->first), true,
+			st_svf_find(c, ST_CAUSE_SVF_TIE_POLICY, m->a->source_name, stage_name(m->first), true,
 			            "%c ends with the adapted %s in this place (last-wins), the other side does not",
 			            c->side[side].name, from->source_name);
 			return;
 		}
 	}
-	st_svf_find(c, "unexplained", m->a->source_name, stage_name(m->first), false,
+	st_svf_find(c, ST_CAUSE_UNEXPLAINED, m->a->source_name, stage_name(m->first), false,
 	            "the result is not what the stage before it gives");
 }
 
@@ -485,7 +487,7 @@ static void explain(struct st_svf_comparison *c, const struct st_svf_match *m, b
 	if (m->first < 0)
 		return;
 	if (!m->measured[m->first] && m->first != ST_SVF_FINAL_F32 && m->first != ST_SVF_FINAL_BF16) {
-		st_svf_find(c, "svf.differs", m->a->source_name, stage_name(m->first), true, "%s",
+		st_svf_find(c, ST_CAUSE_SVF_DIFFERS, m->a->source_name, stage_name(m->first), true, "%s",
 		            m->a->t[m->first] && m->b->t[m->first]
 		                    ? "the shapes differ"
 		                    : "the digests differ; export both sides in full to learn by how much");
@@ -501,11 +503,11 @@ static void explain(struct st_svf_comparison *c, const struct st_svf_match *m, b
 	case ST_SVF_SCALED_S:
 	case ST_SVF_U_SCALED:
 		if (!scalar_early(c, m, (enum st_svf_stage)m->first))
-			st_svf_find(c, "svf.factors", m->a->source_name, stage_name(m->first), false,
+			st_svf_find(c, ST_CAUSE_SVF_FACTORS, m->a->source_name, stage_name(m->first), false,
 			            "the sides multiply by other factors, or round in between");
 		break;
 	case ST_SVF_NORMALIZATION:
-		st_svf_find(c, "svf.normalization", m->a->source_name, stage_name(m->first), false,
+		st_svf_find(c, ST_CAUSE_SVF_NORMALIZATION, m->a->source_name, stage_name(m->first), false,
 		            "sum S / sum scaled comes out differently from the same scaled_s");
 		break;
 	case ST_SVF_MATMUL:
@@ -513,7 +515,7 @@ static void explain(struct st_svf_comparison *c, const struct st_svf_match *m, b
 		products(c, m);
 		break;
 	case ST_SVF_ADAPTED:
-		st_svf_find(c, "svf.normalization", m->a->source_name, stage_name(m->first), false,
+		st_svf_find(c, ST_CAUSE_SVF_NORMALIZATION, m->a->source_name, stage_name(m->first), false,
 		            "the scalar after the product is not the normalization");
 		break;
 	default:
@@ -545,7 +547,8 @@ static void cast(struct st_svf_comparison *c, const struct st_svf_side *side, co
 		return;
 	bool cut = not_cut == 0;
 	st_svf_find(
-		c, cut ? "svf.truncated_cast" : "svf.cast", s->source_name, stage_name(ST_SVF_FINAL_BF16), true,
+		c, cut ? ST_CAUSE_SVF_TRUNCATED_CAST : ST_CAUSE_SVF_CAST, s->source_name, stage_name(ST_SVF_FINAL_BF16),
+		true,
 		"%c's final_bf16 is not its own final_f32 rounded to nearest even: %llu of %llu elements are others%s",
 		side->name, (unsigned long long)wrong, (unsigned long long)n, cut ? ", all of them cut off" : "");
 }
@@ -575,7 +578,7 @@ static enum st_status stale(struct st_svf_comparison *c, const struct st_svf_sid
 				continue;
 			ST_TRY(st_svf_file_sha256(path, hex, err));
 			if (strcmp(hex, sha) != 0)
-				st_svf_find(c, "svf.stale_stages", base_name(path), "", true,
+				st_svf_find(c, ST_CAUSE_SVF_STALE_STAGES, base_name(path), "", true,
 				            "%c's stage file has SHA-256 %.16s.., its report was written for %.16s..",
 				            side->name, hex, sha);
 		}
@@ -588,7 +591,7 @@ static enum st_status stale(struct st_svf_comparison *c, const struct st_svf_sid
 			continue;
 		ST_TRY(st_sha256_hex(t->data, t->n_bytes, hex, err));
 		if (strcmp(hex, s->observed_hash) != 0)
-			st_svf_find(c, "svf.stale_stages", s->source_name, stage_name(ST_SVF_FINAL_BF16), true,
+			st_svf_find(c, ST_CAUSE_SVF_STALE_STAGES, s->source_name, stage_name(ST_SVF_FINAL_BF16), true,
 			            "%c's report states %.16s.. for the result, its stage file holds %.16s..",
 			            side->name, s->observed_hash, hex);
 	}
@@ -656,20 +659,20 @@ static void contradictions(struct st_svf_comparison *c, const struct st_svf_matc
 			char far[64] = "empty or not finite";
 			if (got->count && !got->nonfinite_a && !got->nonfinite_b)
 				snprintf(far, sizeof far, "max %.3g, mean %.3g", got->max_abs, mine);
-			st_svf_find(c, "svf.contradiction", b->source_name, stage_name((int)s), true,
+			st_svf_find(c, ST_CAUSE_SVF_CONTRADICTION, b->source_name, stage_name((int)s), true,
 			            "%c's report says this stage %s, its files say that it %s (%s)", side_name,
 			            says ? "passed" : "failed", pass ? "passes" : "fails", far);
 		} else if (json_is_true(json_object_get(found, "byte_match")) && !m->byte_match[s]) {
-			st_svf_find(c, "svf.contradiction", b->source_name, stage_name((int)s), true,
+			st_svf_find(c, ST_CAUSE_SVF_CONTRADICTION, b->source_name, stage_name((int)s), true,
 			            "%c's report says that the bytes match, %llu elements differ", side_name,
 			            (unsigned long long)m->metrics[s].mismatched);
 		}
 	}
 	if (b->claims && b->claims_pass && !all && !missing)
-		st_svf_find(c, "svf.contradiction", b->source_name, "", true,
+		st_svf_find(c, ST_CAUSE_SVF_CONTRADICTION, b->source_name, "", true,
 		            "%c's report claims functional parity, its files do not have it", side_name);
 	if (b->claims && missing)
-		st_svf_find(c, "svf.contradiction", b->source_name, "", true,
+		st_svf_find(c, ST_CAUSE_SVF_CONTRADICTION, b->source_name, "", true,
 		            "%c's report gives a verdict without a check of every stage", side_name);
 }
 
@@ -677,7 +680,7 @@ enum st_status st_svf_diagnose(struct st_svf_comparison *c, struct st_error *err
 {
 	bool spans_told = false;
 	if (c->side[0].tie != c->side[1].tie)
-		st_svf_find(c, "svf.tie_policy", "", "", true, "A handles tied tensors by %s, B by %s",
+		st_svf_find(c, ST_CAUSE_SVF_TIE_POLICY, "", "", true, "A handles tied tensors by %s, B by %s",
 		            st_svf_tie_name(c->side[0].tie), st_svf_tie_name(c->side[1].tie));
 	for (int i = 0; i < 2; i++) {
 		ST_TRY(stale(c, &c->side[i], err));

@@ -4,6 +4,8 @@
  * A plant edits the list of tensors (whose numbers, in which order, stored how) or the configuration. It names the
  * tensors it touched; nothing in the file says that it is there.
  */
+#include <stele/cause.h>
+
 #include "synth/synth.h"
 
 #include "dtype/geometry.h"
@@ -136,7 +138,8 @@ static void encode_truncated(const float *x, void *dst, size_t n)
 /* ---- the table ---- */
 
 struct plant {
-	const char *code, *text;
+	enum st_cause_code code;
+	const char *text;
 	enum st_role role; /* what it is planted in; ST_ROLE_COUNT: no tensor */
 	/* NULL when the tensor (NULL where the model has none) is one for this fault, else why not. May be NULL itself.
 	 */
@@ -405,55 +408,61 @@ static const char *fit_own_head(const struct st_synth *s, const struct st_synth_
 }
 
 static const struct plant plants[] = {
-	{ "tokens.bos", "a BOS token in front of every text, or none where one belongs", ST_ROLE_COUNT,
+	{ ST_CAUSE_TOKENS_BOS, "a BOS token in front of every text, or none where one belongs", ST_ROLE_COUNT,
 	  .apply = apply_bos },
-	{ "tokens.mismatch", "two tokens have each other's ids", ST_ROLE_COUNT, .apply = apply_tokens },
-	{ "config.mismatch", "a wrong base frequency of the rotary embedding", ST_ROLE_COUNT, .apply = apply_config },
-	{ "embedding.scale", "the embedding times sqrt(hidden size)", ST_ROLE_EMBED, .apply = apply_embedding_scale },
-	{ "embedding.row_shift", "every token has its neighbour's embedding", ST_ROLE_EMBED, fit_matrix,
+	{ ST_CAUSE_TOKENS_MISMATCH, "two tokens have each other's ids", ST_ROLE_COUNT, .apply = apply_tokens },
+	{ ST_CAUSE_CONFIG_MISMATCH, "a wrong base frequency of the rotary embedding", ST_ROLE_COUNT,
+	  .apply = apply_config },
+	{ ST_CAUSE_EMBEDDING_SCALE, "the embedding times sqrt(hidden size)", ST_ROLE_EMBED,
+	  .apply = apply_embedding_scale },
+	{ ST_CAUSE_EMBEDDING_ROW_SHIFT, "every token has its neighbour's embedding", ST_ROLE_EMBED, fit_matrix,
 	  .apply = apply_embedding_shift },
-	{ "weight.transposed", "the output projection written as its transpose", ST_ROLE_O, fit_matrix,
+	{ ST_CAUSE_WEIGHT_TRANSPOSED, "the output projection written as its transpose", ST_ROLE_O, fit_matrix,
 	  .row = row_transposed },
-	{ "weight.rope_permuted", "rows of Q and K in the other rotary order", ST_ROLE_Q,
+	{ ST_CAUSE_WEIGHT_ROPE_PERMUTED, "rows of Q and K in the other rotary order", ST_ROLE_Q,
 	  .apply = apply_rope_permuted },
-	{ "weight.rope_permuted_wrong_heads", "rows of K reordered for the number of Q's heads", ST_ROLE_K, fit_grouped,
-	  .apply = apply_wrong_heads },
-	{ "weight.rows_permuted", "rows of the gate in reverse order", ST_ROLE_GATE, fit_matrix, .row = row_reversed },
-	{ "weight.row_shift", "rows of the up projection one place up", ST_ROLE_UP, fit_matrix, .row = row_next },
-	{ "weight.qkv_swapped", "K and V exchanged", ST_ROLE_K, .apply = apply_kv_swapped },
-	{ "weight.gate_up_swapped", "gate and up exchanged", ST_ROLE_GATE, .apply = apply_gate_up },
-	{ "weight.gate_up_interleaved", "rows of gate and up alternate, cut in the middle", ST_ROLE_GATE, fit_matrix,
-	  .apply = apply_interleaved },
-	{ "weight.layer_swapped", "the down projections of two layers exchanged", ST_ROLE_DOWN, fit_two_layers,
+	{ ST_CAUSE_WEIGHT_ROPE_PERMUTED_WRONG_HEADS, "rows of K reordered for the number of Q's heads", ST_ROLE_K,
+	  fit_grouped, .apply = apply_wrong_heads },
+	{ ST_CAUSE_WEIGHT_ROWS_PERMUTED, "rows of the gate in reverse order", ST_ROLE_GATE, fit_matrix,
+	  .row = row_reversed },
+	{ ST_CAUSE_WEIGHT_ROW_SHIFT, "rows of the up projection one place up", ST_ROLE_UP, fit_matrix,
+	  .row = row_next },
+	{ ST_CAUSE_WEIGHT_QKV_SWAPPED, "K and V exchanged", ST_ROLE_K, .apply = apply_kv_swapped },
+	{ ST_CAUSE_WEIGHT_GATE_UP_SWAPPED, "gate and up exchanged", ST_ROLE_GATE, .apply = apply_gate_up },
+	{ ST_CAUSE_WEIGHT_GATE_UP_INTERLEAVED, "rows of gate and up alternate, cut in the middle", ST_ROLE_GATE,
+	  fit_matrix, .apply = apply_interleaved },
+	{ ST_CAUSE_WEIGHT_LAYER_SWAPPED, "the down projections of two layers exchanged", ST_ROLE_DOWN, fit_two_layers,
 	  .apply = apply_layer_swapped },
-	{ "weight.wrong_tensor", "the output projection in the place of Q", ST_ROLE_Q, fit_same_shape_as_o,
+	{ ST_CAUSE_WEIGHT_WRONG_TENSOR, "the output projection in the place of Q", ST_ROLE_Q, fit_same_shape_as_o,
 	  .apply = apply_wrong_tensor },
-	{ "weight.missing", "no output projection", ST_ROLE_O, .apply = apply_missing },
-	{ "weight.scaled", "Q divided by sqrt(head size)", ST_ROLE_Q, .edit = edit_by_head_size },
-	{ "weight.row_corrupt", "one row of the down projection holds other numbers", ST_ROLE_DOWN, fit_matrix,
+	{ ST_CAUSE_WEIGHT_MISSING, "no output projection", ST_ROLE_O, .apply = apply_missing },
+	{ ST_CAUSE_WEIGHT_SCALED, "Q divided by sqrt(head size)", ST_ROLE_Q, .edit = edit_by_head_size },
+	{ ST_CAUSE_WEIGHT_ROW_CORRUPT, "one row of the down projection holds other numbers", ST_ROLE_DOWN, fit_matrix,
 	  .row = row_corrupt },
-	{ "weight.block_scale", "the second block of every row of the down projection has twice its scale",
+	{ ST_CAUSE_WEIGHT_BLOCK_SCALE, "the second block of every row of the down projection has twice its scale",
 	  ST_ROLE_DOWN, fit_blocks, .edit = edit_block_scale },
-	{ "weight.block_layout", "the two 4-bit codes of each byte of the output projection exchanged", ST_ROLE_O,
-	  fit_nibbles, .mangle = mangle_nibbles },
-	{ "weight.dtype_mislabelled", "the output projection labelled as another type of the same size", ST_ROLE_O,
-	  fit_f16_rows, .apply = apply_mislabelled },
-	{ "weight.truncated_rounding", "the output projection as BF16, cut off instead of rounded", ST_ROLE_O,
+	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, "the two 4-bit codes of each byte of the output projection exchanged",
+	  ST_ROLE_O, fit_nibbles, .mangle = mangle_nibbles },
+	{ ST_CAUSE_WEIGHT_DTYPE_MISLABELLED, "the output projection labelled as another type of the same size",
+	  ST_ROLE_O, fit_f16_rows, .apply = apply_mislabelled },
+	{ ST_CAUSE_WEIGHT_TRUNCATED_ROUNDING, "the output projection as BF16, cut off instead of rounded", ST_ROLE_O,
 	  fit_f16_rows, .apply = apply_truncated },
-	{ "weight.nan", "one NaN in the output projection (a block's scale, where there are blocks)", ST_ROLE_O,
+	{ ST_CAUSE_WEIGHT_NAN, "one NaN in the output projection (a block's scale, where there are blocks)", ST_ROLE_O,
 	  fit_nan, .apply = apply_nan },
-	{ "norm.plus_one", "1 added to the weights of the attention norm", ST_ROLE_ATTN_NORM, .edit = edit_plus_one },
-	{ "norm.wrong_weight", "the attention norm carries the feed-forward norm's weights", ST_ROLE_ATTN_NORM,
+	{ ST_CAUSE_NORM_PLUS_ONE, "1 added to the weights of the attention norm", ST_ROLE_ATTN_NORM,
+	  .edit = edit_plus_one },
+	{ ST_CAUSE_NORM_WRONG_WEIGHT, "the attention norm carries the feed-forward norm's weights", ST_ROLE_ATTN_NORM,
 	  .apply = apply_wrong_norm },
-	{ "norm.weight_missing", "weights of the attention norm are all 1", ST_ROLE_ATTN_NORM, .row = row_ones },
-	{ "bias.missing", "the bias of K is all 0", ST_ROLE_K_BIAS, .row = row_zeros },
-	{ "bias.scaled", "the bias of K halved", ST_ROLE_K_BIAS, .edit = edit_halved },
-	{ "head.tied", "the embedding in the place of the head", ST_ROLE_HEAD, fit_own_head, .apply = apply_head_tied },
-	{ "head.scale", "the head halved", ST_ROLE_HEAD, fit_own_head, .edit = edit_halved },
+	{ ST_CAUSE_NORM_WEIGHT_MISSING, "weights of the attention norm are all 1", ST_ROLE_ATTN_NORM, .row = row_ones },
+	{ ST_CAUSE_BIAS_MISSING, "the bias of K is all 0", ST_ROLE_K_BIAS, .row = row_zeros },
+	{ ST_CAUSE_BIAS_SCALED, "the bias of K halved", ST_ROLE_K_BIAS, .edit = edit_halved },
+	{ ST_CAUSE_HEAD_TIED, "the embedding in the place of the head", ST_ROLE_HEAD, fit_own_head,
+	  .apply = apply_head_tied },
+	{ ST_CAUSE_HEAD_SCALE, "the head halved", ST_ROLE_HEAD, fit_own_head, .edit = edit_halved },
 };
 #define N_PLANTS (sizeof plants / sizeof *plants)
 
-const char *st_synth_plant_code(size_t i) { return i < N_PLANTS ? plants[i].code : NULL; }
+const char *st_synth_plant_code(size_t i) { return i < N_PLANTS ? st_cause_name(plants[i].code) : NULL; }
 const char *st_synth_plant_text(size_t i) { return i < N_PLANTS ? plants[i].text : NULL; }
 
 /* Why this plant cannot be had here, or NULL. */
@@ -475,7 +484,7 @@ static void list_codes(struct st_synth *s, uint32_t layer, char *buf, size_t siz
 	const char *last = "";
 	buf[0] = '\0';
 	for (size_t i = 0; i < N_PLANTS && at + 1 < size; i++) {
-		const char *code = plants[i].code;
+		const char *code = st_cause_name(plants[i].code);
 		if (unfit(s, &plants[i], layer))
 			continue;
 		bool same = group > 0 && strncmp(code, last, group) == 0;
@@ -503,7 +512,7 @@ enum st_status st_synth_plant(struct st_synth *s, const char *plant, struct st_e
 	/* The second layer: the first is often special, and not every model has a third. */
 	uint32_t layer = s->cfg.n_layers > 1 ? 1 : 0;
 	for (size_t i = 0; i < N_PLANTS; i++)
-		if (strlen(plants[i].code) == len && memcmp(plants[i].code, plant, len) == 0)
+		if (strlen(st_synth_plant_code(i)) == len && memcmp(st_synth_plant_code(i), plant, len) == 0)
 			p = &plants[i];
 	if (plant[len] && !parse_layer(plant + len + 1, s->cfg.n_layers, &layer))
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--plant", "\"%.32s\" is no layer of 0 to %u",
@@ -517,8 +526,8 @@ enum st_status st_synth_plant(struct st_synth *s, const char *plant, struct st_e
 		                  (int)(len < 40 ? len : 40), plant, codes);
 	if (why)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--plant", "%s does not fit: %s; known here: %s",
-		                  p->code, why, codes);
-	snprintf(s->planted, sizeof s->planted, "%s", p->code);
+		                  st_cause_name(p->code), why, codes);
+	snprintf(s->planted, sizeof s->planted, "%s", st_cause_name(p->code));
 	struct st_synth_tensor *t = p->role == ST_ROLE_COUNT ? NULL : st_synth_find(s, p->role, layer);
 	if (p->apply) {
 		p->apply(s, t);

@@ -34,7 +34,7 @@ static const struct hypothesis *confirmed(const struct table *t, double floor)
 	return NULL;
 }
 
-static bool is_noise(const struct hypothesis *h) { return !strcmp(h->code, "numeric.low_precision"); }
+static bool is_noise(const struct hypothesis *h) { return h->code == ST_CAUSE_NUMERIC_LOW_PRECISION; }
 
 /* Nine tenths of an infinite residual, that of an output where the declared step gives none, are no measure; and of one
  * that is far too large almost anything takes most away. */
@@ -87,17 +87,18 @@ static json_t *equivalents(const struct table *t, const struct hypothesis *h, do
 	json_t *list = json_array();
 	for (size_t i = 0; i < t->n; i++)
 		if (t->h + i != h && t->h[i].residual <= floor)
-			json_array_append_new(list, json_pack("{s:s,s:s}", "code", t->h[i].code, "text", t->h[i].text));
+			json_array_append_new(list, json_pack("{s:s,s:s}", "code", st_cause_name(t->h[i].code), "text",
+			                                      t->h[i].text));
 	return list;
 }
 
 static json_t *cause_json(const struct hypothesis *h, const char *confidence, double before, double floor)
 {
 	json_t *j = json_object(), *par = json_object();
-	st_json_put(j, "code", json_string(h ? h->code : "unexplained"));
+	st_json_put(j, "code", json_string(st_cause_name(h ? h->code : ST_CAUSE_UNEXPLAINED)));
 	st_json_put(j, "confidence", json_string(confidence));
-	if (h && h->parameter)
-		st_json_put(par, h->parameter, st_json_number(h->value));
+	if (h && h->parameter != ST_PARAM_NONE)
+		st_json_put(par, st_param_info(h->parameter)->key, st_json_number(h->value));
 	if (h && h->e.row_fault == ROW_COPY)
 		st_json_put(par, "holds_row", json_integer(h->e.from));
 	if (h && h->e.one_head)
@@ -195,15 +196,17 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	if (bad_query) {
 		st_json_put(j, "verdict", json_string("undecided"));
 		st_json_put(j, "cause",
-		            json_pack("{s:s,s:s,s:s}", "code", "numeric.nan", "confidence", "confirmed", "text",
-		                      "the query of the capture is not finite"));
+		            json_pack("{s:s,s:s,s:s}", "code", st_cause_name(ST_CAUSE_NUMERIC_NAN), "confidence",
+		                      "confirmed", "text", "the query of the capture is not finite"));
 		fprintf(r->text, "verdict: undecided - no output follows from a query that is not finite\n");
 		r->exit_status = 2;
 		goto out;
 	}
 	if (bad) {
 		st_json_put(j, "verdict", json_string("fault"));
-		st_json_put(j, "cause", json_pack("{s:s,s:s}", "code", "numeric.nan", "confidence", "confirmed"));
+		st_json_put(
+			j, "cause",
+			json_pack("{s:s,s:s}", "code", st_cause_name(ST_CAUSE_NUMERIC_NAN), "confidence", "confirmed"));
 		fprintf(r->text, "verdict: fault - numeric.nan: %llu of %zu values are NaN or infinite\n",
 		        (unsigned long long)bad, s.n);
 		r->exit_status = 2;
@@ -249,12 +252,13 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	st_json_put(j, "cause", cause);
 	st_json_put(cause, "equivalent", same);
 	for (size_t i = 0; i < t.n && i < 5; i++)
-		json_array_append_new(list, json_pack("{s:s,s:s,s:o}", "code", order[i]->code, "text", order[i]->text,
-		                                      "residual_after", st_json_number(order[i]->residual)));
+		json_array_append_new(list,
+		                      json_pack("{s:s,s:s,s:o}", "code", st_cause_name(order[i]->code), "text",
+		                                order[i]->text, "residual_after", st_json_number(order[i]->residual)));
 	if (explained)
-		fprintf(r->text, "cause: %s (%s) - %s\n", best->code, confidence, best->text);
-	if (explained && best->parameter)
-		fprintf(r->text, "       %s = %.9g\n", best->parameter, best->value);
+		fprintf(r->text, "cause: %s (%s) - %s\n", st_cause_name(best->code), confidence, best->text);
+	if (explained && best->parameter != ST_PARAM_NONE)
+		fprintf(r->text, "       %s = %.9g\n", st_param_info(best->parameter)->key, best->value);
 	if (explained)
 		fprintf(r->text, "       applied to this capture, the residual falls from %.3e to %.3e\n", before,
 		        best->residual);
@@ -263,7 +267,7 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 		        json_string_value(json_object_get(json_array_get(same, i), "code")),
 		        json_string_value(json_object_get(json_array_get(same, i), "text")));
 	for (size_t i = 0; !explained && i < t.n && i < 3; i++)
-		fprintf(r->text, "candidate: %s leaves %.3e - %s\n", order[i]->code, order[i]->residual,
+		fprintf(r->text, "candidate: %s leaves %.3e - %s\n", st_cause_name(order[i]->code), order[i]->residual,
 		        order[i]->text);
 	fprintf(r->text, "verdict: %s%s\n", verdict,
 	        !explained                      ? " - unexplained: none of the known mistakes reproduces this output"

@@ -7,6 +7,8 @@
 #ifndef ST_TURBOQUANT_DIAGNOSE_H
 #define ST_TURBOQUANT_DIAGNOSE_H
 
+#include <stele/cause.h>
+
 #include "turboquant/replay_internal.h"
 
 enum round { ROUND_DECLARED, ROUND_F16, ROUND_BF16 };
@@ -57,9 +59,9 @@ struct step {
 };
 
 struct hypothesis {
-	const char *code;
+	enum st_cause_code code;
 	char text[160];
-	const char *parameter; /* fitted value's name, or NULL */
+	enum st_param_name parameter; /* of the fitted value, or ST_PARAM_NONE */
 	double value;
 	struct edit e;
 	double residual;
@@ -98,9 +100,9 @@ bool st_step_try(const struct step *s, struct hypothesis *h, size_t n);
 
 /* ---- diagnose_list.c ---- */
 
-struct hypothesis *st_hypothesis_add(struct table *t, const char *code, const char *text);
-struct hypothesis *st_hypothesis_add_value(struct table *t, const char *code, const char *parameter, double value,
-                                           const char *text);
+struct hypothesis *st_hypothesis_add(struct table *t, enum st_cause_code code, const char *text);
+struct hypothesis *st_hypothesis_add_value(struct table *t, enum st_cause_code code, enum st_param_name parameter,
+                                           double value, const char *text);
 void st_hypotheses_release(struct table *t);
 /* Simple ones first: of two that explain the output equally, the first is reported. */
 void st_list_mistakes(const struct step *s, struct table *t);

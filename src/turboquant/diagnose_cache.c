@@ -1,6 +1,8 @@
 /* diagnose_cache.c - do the packed rows hold the values they were made from? */
 #include "turboquant/replay_internal.h"
 
+#include <stele/cause.h>
+
 #include "base/error.h"
 #include "base/mem.h"
 
@@ -10,7 +12,8 @@
 
 /* How a writer may have encoded rows differently from what the capture declares. */
 struct writer {
-	const char *code, *text;
+	enum st_cause_code code;
+	const char *text;
 	bool signs, no_fwht, nibbles, kv_swapped;
 	unsigned norm_block;
 	int shift;     /* row of position i holds position i + shift */
@@ -141,11 +144,11 @@ static double sampled(struct check *k, const struct writer *w, bool v)
 	return n ? sqrt(sum / (double)n) : INFINITY;
 }
 
-static json_t *cause(const char *code, const char *confidence, const char *text, double before, double after,
+static json_t *cause(enum st_cause_code code, const char *confidence, const char *text, double before, double after,
                      double floor, json_t *parameters)
 {
 	json_t *j = json_object();
-	st_json_put(j, "code", json_string(code));
+	st_json_put(j, "code", json_string(st_cause_name(code)));
 	st_json_put(j, "confidence", json_string(confidence));
 	st_json_put(j, "parameters", parameters);
 	st_json_put(j, "residual_before", st_json_number(before));
@@ -159,24 +162,26 @@ static json_t *cause(const char *code, const char *confidence, const char *text,
 static void systematic(struct st_replay_run *r, struct check *k, bool v, double before, json_t *out)
 {
 	const struct writer writers[] = {
-		{ .code = "cache.quantiser",
+		{ .code = ST_CAUSE_CACHE_QUANTISER,
 		  .text = k->c->signs ? "rows were written without the D1 signs" : "rows were written with D1 signs",
 		  .signs = true },
-		{ .code = "cache.quantiser", .text = "rows were written without the transform", .no_fwht = true },
-		{ .code = "cache.quantiser",
+		{ .code = ST_CAUSE_CACHE_QUANTISER,
+		  .text = "rows were written without the transform",
+		  .no_fwht = true },
+		{ .code = ST_CAUSE_CACHE_QUANTISER,
 		  .text = "nibbles are swapped: the even coordinate lies in the high half",
 		  .nibbles = true },
-		{ .code = "cache.quantiser",
+		{ .code = ST_CAUSE_CACHE_QUANTISER,
 		  .text = "the two norms of a row are exchanged",
 		  .norm_block = ST_NORM_SWAPPED },
-		{ .code = "cache.ring_start",
+		{ .code = ST_CAUSE_CACHE_RING_START,
 		  .text = "every row holds the position after its own: the ring start is one row early",
 		  .shift = 1 },
-		{ .code = "cache.ring_start",
+		{ .code = ST_CAUSE_CACHE_RING_START,
 		  .text = "every row holds the position before its own: the ring start is one row late",
 		  .shift = -1 },
-		{ .code = "attn.kv_swapped", .text = "keys and values are exchanged", .kv_swapped = true },
-		{ .code = "cache.quantiser", .text = "norms carry another factor", .fit_gain = true },
+		{ .code = ST_CAUSE_ATTN_KV_SWAPPED, .text = "keys and values are exchanged", .kv_swapped = true },
+		{ .code = ST_CAUSE_CACHE_QUANTISER, .text = "norms carry another factor", .fit_gain = true },
 	};
 	const struct writer *best = NULL;
 	double after = before, gain = 1, limit = 0;
@@ -196,13 +201,13 @@ static void systematic(struct st_replay_run *r, struct check *k, bool v, double 
 		st_json_put(par, "gain", st_json_number(gain));
 	if (sure && best->shift)
 		st_json_put(par, "shift", json_integer(best->shift));
-	json_array_append_new(out, cause(sure ? best->code : "unexplained", sure ? "confirmed" : "none",
+	json_array_append_new(out, cause(sure ? best->code : ST_CAUSE_UNEXPLAINED, sure ? "confirmed" : "none",
 	                                 sure ? best->text : "no known rule of a writer fits these rows", before, after,
 	                                 k->expected, par));
 	if (sure)
 		fprintf(r->text,
 		        "cache: %s - %s: %s; undone, the rows' nrmse falls from %.3g to %.4f (expected %.4f)\n",
-		        best->code, v ? "values" : "keys", best->text, before, after, k->expected);
+		        st_cause_name(best->code), v ? "values" : "keys", best->text, before, after, k->expected);
 	else
 		fprintf(r->text, "cache: unexplained - %s are off by %.3g, and no known rule of a writer fits\n",
 		        v ? "values" : "keys", before);
@@ -240,8 +245,8 @@ static void single_rows(struct st_replay_run *r, struct check *k, bool v, const 
 		}
 		/* Confirmed either way: with the row taken from the values it should hold, its error is the
 		 * quantiser's. */
-		json_array_append_new(out, cause("cache.slot", "confirmed", text, before, copy ? best : k->expected,
-		                                 k->expected, par));
+		json_array_append_new(out, cause(ST_CAUSE_CACHE_SLOT, "confirmed", text, before,
+		                                 copy ? best : k->expected, k->expected, par));
 		if (b < 4)
 			fprintf(r->text,
 			        "cache: cache.slot - %s, kv head %u, position %u: %s (nrmse %.3g, expected %.4f)\n",

@@ -12,18 +12,20 @@ static const double promising = 0.7;
 
 static const char scaled[] = "a centroid was scaled by norm x %.6g instead of norm x %.6g (fitted)";
 static const struct number {
-	const char *code, *name, *text;
+	enum st_cause_code code;
+	enum st_param_name name;
+	const char *text;
 	size_t field;  /* of struct edit: a double, 0 = its own */
 	bool one_head; /* fitted where one key/value head alone is off, the others where several are */
 } numbers[] = {
-	{ "cache.quantiser", "factor", scaled, offsetof(struct edit, factor), false },
-	{ "attn.scale", "scale", "the scores have the scale %.6g instead of %.6g (fitted)",
+	{ ST_CAUSE_CACHE_QUANTISER, ST_PARAM_FACTOR, scaled, offsetof(struct edit, factor), false },
+	{ ST_CAUSE_ATTN_SCALE, ST_PARAM_SCALE, "the scores have the scale %.6g instead of %.6g (fitted)",
 	  offsetof(struct edit, scale), false },
-	{ "attn.softcap", "softcap", "the soft-cap is %.6g instead of %.6g (fitted)", offsetof(struct edit, softcap),
-	  false },
-	{ "cache.quantiser", "k_gain", "keys carry the factor %.6g instead of %.6g (fitted)",
+	{ ST_CAUSE_ATTN_SOFTCAP, ST_PARAM_SOFTCAP, "the soft-cap is %.6g instead of %.6g (fitted)",
+	  offsetof(struct edit, softcap), false },
+	{ ST_CAUSE_CACHE_QUANTISER, ST_PARAM_K_GAIN, "keys carry the factor %.6g instead of %.6g (fitted)",
 	  offsetof(struct edit, k_gain), true },
-	{ "cache.quantiser", "factor", scaled, offsetof(struct edit, factor), true },
+	{ ST_CAUSE_CACHE_QUANTISER, ST_PARAM_FACTOR, scaled, offsetof(struct edit, factor), true },
 };
 
 /* What all fits of a pass have in common: the query under test and where the output is off. */
@@ -76,7 +78,7 @@ static void fit(struct step *s, const struct number *f, const struct place *plac
 		return;
 	const double value = own * exp2(x);
 	const bool sf = s->c->p.head_dim == 512 && f->field == offsetof(struct edit, factor);
-	struct hypothesis *h = st_hypothesis_add_value(t, f->code, sf ? "scale_factor_d512" : f->name,
+	struct hypothesis *h = st_hypothesis_add_value(t, f->code, sf ? ST_PARAM_SCALE_FACTOR_D512 : f->name,
 	                                               sf ? 1 / value : value, "");
 	snprintf(h->text, sizeof h->text, f->text, value, own);
 	if (f->one_head)
@@ -97,7 +99,7 @@ static void fit_v_gain(struct step *s, const struct place *place, struct table *
 	}
 	if (!(xy > 0 && yy > 0))
 		return;
-	struct hypothesis *h = st_hypothesis_add_value(t, "cache.quantiser", "v_gain", xy / yy, "");
+	struct hypothesis *h = st_hypothesis_add_value(t, ST_CAUSE_CACHE_QUANTISER, ST_PARAM_V_GAIN, xy / yy, "");
 	snprintf(h->text, sizeof h->text, "values carry the factor %.6g (fitted)", xy / yy);
 	h->e = (struct edit){ .round = place->round, .one_head = place->one_head, .v_gain = xy / yy };
 	if (place->one_head) {

@@ -366,7 +366,7 @@ static struct hypothesis *add_row(struct table *t, const struct view *x, bool on
                                   uint32_t row, const char *text)
 {
 	const uint32_t position = st_step_position(&x->s->c->p, row);
-	struct hypothesis *h = st_hypothesis_add_value(t, "cache.slot", "position", position, text);
+	struct hypothesis *h = st_hypothesis_add_value(t, ST_CAUSE_CACHE_SLOT, ST_PARAM_POSITION, position, text);
 	h->e = x->own;
 	h->e.row_fault = fault;
 	h->e.row = position;

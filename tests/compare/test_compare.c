@@ -382,33 +382,6 @@ static void configurations(void **state)
 	assert_true(d[0].matters && d[1].matters && d[2].matters);
 }
 
-/* ---- causes ---- */
-
-/* docs/causes.md describes every code, and no other. */
-static void causes_are_documented(void **state)
-{
-	(void)state;
-	FILE *f = fopen(STELE_SOURCE_ROOT "/docs/causes.md", "r");
-	assert_non_null(f);
-	static char text[200000];
-	size_t n = fread(text, 1, sizeof text - 1, f);
-	fclose(f);
-	text[n] = '\0';
-	for (size_t i = 0; i < st_n_causes; i++) {
-		char row[64];
-		snprintf(row, sizeof row, "| `%s` |", st_causes[i].code);
-		if (!strstr(text, row))
-			fail_msg("docs/causes.md has no row for %s", st_causes[i].code);
-		assert_ptr_equal(st_cause_find(st_causes[i].code), &st_causes[i]);
-	}
-	for (const char *p = text; (p = strstr(p, "\n| `")); p += 4) {
-		char code[64];
-		assert_int_equal(sscanf(p, "\n| `%63[^`]`", code), 1);
-		if (!st_cause_find(code))
-			fail_msg("docs/causes.md describes %s, which is no code", code);
-	}
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -422,7 +395,6 @@ int main(void)
 		cmocka_unit_test(flat_blocks_have_no_columns),
 		cmocka_unit_test(one_error_for_all_is_noise),
 		cmocka_unit_test(configurations),
-		cmocka_unit_test(causes_are_documented),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);

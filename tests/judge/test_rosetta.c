@@ -23,7 +23,7 @@ static struct st_rosetta *compare(const char *a, const char *b)
 static void explain(const struct st_rosetta *r, const char *what)
 {
 	fprintf(stderr, "%s: %s, %s at %s layer %d %s: %s\n", what, st_verdict_name(r->verdict),
-	        r->cause.code ? r->cause.code : "-", r->first.stage, (int)r->first.layer, r->first.tensor, r->text);
+	        st_cause_name(r->cause.code), r->first.stage, (int)r->first.layer, r->first.tensor, r->text);
 }
 
 /* ---- sound pairs ---- */
@@ -401,8 +401,9 @@ static void check_fault(const struct plant *p, const char *bad, const char *good
 {
 	for (int order = 0; order < 2; order++) {
 		struct st_rosetta *r = order ? compare(good, bad) : compare(bad, good);
-		bool right = r->verdict == ST_VERDICT_FAULT && r->cause.code
-		          && (strcmp(r->cause.code, p->code) == 0 || (p->also && strcmp(r->cause.code, p->also) == 0))
+		bool right = r->verdict == ST_VERDICT_FAULT
+		          && (strcmp(st_cause_name(r->cause.code), p->code) == 0
+		              || (p->also && strcmp(st_cause_name(r->cause.code), p->also) == 0))
 		          && strcmp(r->first.tensor, p->tensor) == 0 && strcmp(r->first.stage, p->stage) == 0
 		          && r->first.layer == p->layer && r->cause.confidence == ST_CONFIRMED
 		          && (!r->first.side || r->first.side == (order ? 'b' : 'a'));
@@ -553,7 +554,7 @@ static void config_faults_are_placed(void **state)
 		toy_write(&b, in_folder("b.gguf"), ST_DTYPE_Q8_0, true);
 		struct st_rosetta *r = compare(in_folder("a.gguf"), in_folder("b.gguf"));
 		assert_int_equal(r->verdict, ST_VERDICT_FAULT);
-		assert_string_equal(r->cause.code, "config.mismatch");
+		assert_string_equal(st_cause_name(r->cause.code), "config.mismatch");
 		assert_string_equal(r->cause.params[0].text, cases[i].key);
 		assert_string_equal(r->first.stage, cases[i].stage);
 		assert_int_equal(r->first.layer, 0);
@@ -578,7 +579,7 @@ static void first_of_two_faults(void **state)
 	struct st_rosetta *r;
 	struct st_rosetta_options o = { .tokens = tokens, .n_tokens = 6, .threshold = NAN, .keep_going = true };
 	assert_ok(st_rosetta_run(in_folder("bad.gguf"), in_folder("good.gguf"), &o, &r, &err), &err);
-	assert_string_equal(r->cause.code, "weight.gate_up_swapped");
+	assert_string_equal(st_cause_name(r->cause.code), "weight.gate_up_swapped");
 	assert_int_equal(r->first.layer, 0);
 	assert_int_equal(r->skipped, 0);
 	size_t faults = 0;
@@ -640,7 +641,8 @@ static void shared_cases(void **state)
 				assert_int_equal(st_rosetta_exit(r, true), 0);
 			} else {
 				assert_int_equal(r->verdict, ST_VERDICT_FAULT);
-				assert_string_equal(r->cause.code, json_string_value(json_object_get(e, "cause")));
+				assert_string_equal(st_cause_name(r->cause.code),
+				                    json_string_value(json_object_get(e, "cause")));
 				assert_string_equal(r->first.stage, json_string_value(json_object_get(e, "stage")));
 				assert_int_equal(r->first.layer, json_integer_value(json_object_get(e, "layer")));
 				assert_string_equal(r->first.tensor, json_string_value(json_object_get(e, "tensor")));
