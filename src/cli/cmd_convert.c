@@ -16,7 +16,8 @@ struct opts {
 
 static const struct cli_param options[] = {
 	{ "type", 0, "T",
-	  "store matrices as T: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q6_K; AprQ4, AprQ8 in APR",
+	  "store matrices as T: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4; "
+	  "AprQ4, AprQ8 in APR",
 	  CLI_STR(struct opts, type) },
 	{ "format", 0, "F", "write this container (default: as OUT's suffix says, a Hugging Face folder without one)",
 	  CLI_CHOICE(struct opts, format, "gguf|safetensors|apr") },

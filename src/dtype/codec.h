@@ -7,6 +7,8 @@
 
 #define ST_DECODER(type) void st_decode_##type(const void *src, float *dst, size_t n)
 #define ST_ENCODER(type) void st_encode_##type(const float *src, void *dst, size_t n)
+#define ST_WEIGHTED_ENCODER(type) \
+	void st_encode_weighted_##type(const float *src, const float *importance, void *dst, size_t n)
 
 /* plain.c */
 ST_DECODER(f32);
@@ -45,6 +47,12 @@ ST_ENCODER(q5_0);
 ST_ENCODER(q5_1);
 ST_ENCODER(q8_0);
 
+/* legacy_weighted.c */
+ST_WEIGHTED_ENCODER(q4_0);
+ST_WEIGHTED_ENCODER(q4_1);
+ST_WEIGHTED_ENCODER(q5_0);
+ST_WEIGHTED_ENCODER(q5_1);
+
 /* kquants.c, kquants_encode.c */
 ST_DECODER(q2_k);
 ST_DECODER(q3_k);
@@ -52,10 +60,24 @@ ST_DECODER(q4_k);
 ST_DECODER(q5_k);
 ST_DECODER(q6_k);
 ST_DECODER(q8_k);
+ST_ENCODER(q2_k);
+ST_ENCODER(q3_k);
 ST_ENCODER(q4_k);
+ST_ENCODER(q5_k);
 ST_ENCODER(q6_k);
+ST_ENCODER(iq4_nl);
+ST_ENCODER(iq4_xs);
+ST_WEIGHTED_ENCODER(q2_k);
+ST_WEIGHTED_ENCODER(q3_k);
+ST_WEIGHTED_ENCODER(q4_k);
+ST_WEIGHTED_ENCODER(q5_k);
+ST_WEIGHTED_ENCODER(q6_k);
+ST_WEIGHTED_ENCODER(iq4_nl);
+ST_WEIGHTED_ENCODER(iq4_xs);
 
 /* iq4.c, mxfp4.c, aprq.c */
+ST_ENCODER(mxfp4);
+ST_WEIGHTED_ENCODER(mxfp4);
 ST_DECODER(iq4_nl);
 ST_DECODER(iq4_xs);
 ST_DECODER(mxfp4);

@@ -103,14 +103,16 @@ GEOMETRY(iq4_xs, SUBS(32, 8), F16_SCALE(st_block_iq4_xs), .code = BITS(AT(st_blo
 
 #define PLAIN(NAME, KIND, BYTES, type, dec, enc, rms) \
 	{ { .name = NAME, .kind = KIND, .block_elems = 1, .block_bytes = BYTES, .decode = dec, .encode = enc, \
-	    .storage_rel_rms = rms }, &geometry_##type }
-#define BLOCK(NAME, ELEMS, type, enc, rms) \
+	    .storage_rel_rms = rms }, &geometry_##type, NULL }
+#define BLOCK(NAME, ELEMS, type, enc, weighted, rms) \
 	{ { .name = NAME, .kind = ST_KIND_QUANT, .block_elems = ELEMS, .block_bytes = sizeof(struct st_block_##type), \
-	    .decode = st_decode_##type, .encode = enc, .storage_rel_rms = rms }, &geometry_##type }
+	    .decode = st_decode_##type, .encode = enc, .storage_rel_rms = rms }, &geometry_##type, weighted }
 
 static const struct {
 	struct st_dtype_info info;
 	const struct st_geometry *geometry;
+	/* As encode, by importances; NULL: importances change nothing. */
+	void (*weighted)(const float *src, const float *importance, void *dst, size_t n);
 } table[ST_DTYPE_COUNT] = {
 	/* The last column is measured on N(0,1) data (tests/dtype/test_storage.c does it again); for types without an
 	 * encoder here, with a plain search for the best scales. */
@@ -129,22 +131,22 @@ static const struct {
 	[ST_DTYPE_U32]     = PLAIN("U32", ST_KIND_INT, 4, none, st_decode_u32, NULL, 0),
 	[ST_DTYPE_I64]     = PLAIN("I64", ST_KIND_INT, 8, none, st_decode_i64, NULL, 0),
 	[ST_DTYPE_U64]     = PLAIN("U64", ST_KIND_INT, 8, none, st_decode_u64, NULL, 0),
-	[ST_DTYPE_Q4_0]    = BLOCK("Q4_0", ST_QK, q4_0, st_encode_q4_0, 0.086),
-	[ST_DTYPE_Q4_1]    = BLOCK("Q4_1", ST_QK, q4_1, st_encode_q4_1, 0.0781),
-	[ST_DTYPE_Q5_0]    = BLOCK("Q5_0", ST_QK, q5_0, st_encode_q5_0, 0.0427),
-	[ST_DTYPE_Q5_1]    = BLOCK("Q5_1", ST_QK, q5_1, st_encode_q5_1, 0.0378),
-	[ST_DTYPE_Q8_0]    = BLOCK("Q8_0", ST_QK, q8_0, st_encode_q8_0, 0.00535),
-	[ST_DTYPE_Q8_1]    = BLOCK("Q8_1", ST_QK, q8_1, NULL, 0.00535),
-	[ST_DTYPE_Q2_K]    = BLOCK("Q2_K", ST_QKK, q2_k, NULL, 0.282),
-	[ST_DTYPE_Q3_K]    = BLOCK("Q3_K", ST_QKK, q3_k, NULL, 0.152),
-	[ST_DTYPE_Q4_K]    = BLOCK("Q4_K", ST_QKK, q4_k, st_encode_q4_k, 0.0713),
-	[ST_DTYPE_Q5_K]    = BLOCK("Q5_K", ST_QKK, q5_k, NULL, 0.0357),
-	[ST_DTYPE_Q6_K]    = BLOCK("Q6_K", ST_QKK, q6_k, st_encode_q6_k, 0.0177),
-	[ST_DTYPE_Q8_K]    = BLOCK("Q8_K", ST_QKK, q8_k, NULL, 0.00697),
-	[ST_DTYPE_IQ4_NL]  = BLOCK("IQ4_NL", ST_QK, iq4_nl, NULL, 0.0771),
-	[ST_DTYPE_IQ4_XS]  = BLOCK("IQ4_XS", ST_QKK, iq4_xs, NULL, 0.0778),
-	[ST_DTYPE_MXFP4]   = BLOCK("MXFP4", ST_QK, mxfp4, NULL, 0.114),
-	[ST_DTYPE_APR_Q4]  = BLOCK("AprQ4", ST_QK, apr_q4, st_encode_apr_q4, 0.086),
+	[ST_DTYPE_Q4_0]    = BLOCK("Q4_0", ST_QK, q4_0, st_encode_q4_0, st_encode_weighted_q4_0, 0.086),
+	[ST_DTYPE_Q4_1]    = BLOCK("Q4_1", ST_QK, q4_1, st_encode_q4_1, st_encode_weighted_q4_1, 0.0781),
+	[ST_DTYPE_Q5_0]    = BLOCK("Q5_0", ST_QK, q5_0, st_encode_q5_0, st_encode_weighted_q5_0, 0.0427),
+	[ST_DTYPE_Q5_1]    = BLOCK("Q5_1", ST_QK, q5_1, st_encode_q5_1, st_encode_weighted_q5_1, 0.0378),
+	[ST_DTYPE_Q8_0]    = BLOCK("Q8_0", ST_QK, q8_0, st_encode_q8_0, NULL, 0.00535),
+	[ST_DTYPE_Q8_1]    = BLOCK("Q8_1", ST_QK, q8_1, NULL, NULL, 0.00535),
+	[ST_DTYPE_Q2_K]    = BLOCK("Q2_K", ST_QKK, q2_k, st_encode_q2_k, st_encode_weighted_q2_k, 0.282),
+	[ST_DTYPE_Q3_K]    = BLOCK("Q3_K", ST_QKK, q3_k, st_encode_q3_k, st_encode_weighted_q3_k, 0.152),
+	[ST_DTYPE_Q4_K]    = BLOCK("Q4_K", ST_QKK, q4_k, st_encode_q4_k, st_encode_weighted_q4_k, 0.0713),
+	[ST_DTYPE_Q5_K]    = BLOCK("Q5_K", ST_QKK, q5_k, st_encode_q5_k, st_encode_weighted_q5_k, 0.0357),
+	[ST_DTYPE_Q6_K]    = BLOCK("Q6_K", ST_QKK, q6_k, st_encode_q6_k, st_encode_weighted_q6_k, 0.0177),
+	[ST_DTYPE_Q8_K]    = BLOCK("Q8_K", ST_QKK, q8_k, NULL, NULL, 0.00697),
+	[ST_DTYPE_IQ4_NL]  = BLOCK("IQ4_NL", ST_QK, iq4_nl, st_encode_iq4_nl, st_encode_weighted_iq4_nl, 0.0771),
+	[ST_DTYPE_IQ4_XS]  = BLOCK("IQ4_XS", ST_QKK, iq4_xs, st_encode_iq4_xs, st_encode_weighted_iq4_xs, 0.0778),
+	[ST_DTYPE_MXFP4]   = BLOCK("MXFP4", ST_QK, mxfp4, st_encode_mxfp4, st_encode_weighted_mxfp4, 0.114),
+	[ST_DTYPE_APR_Q4]  = BLOCK("AprQ4", ST_QK, apr_q4, st_encode_apr_q4, NULL, 0.086),
 	/* In units of the tensor's scale: see dtype/aprq.h. */
 	[ST_DTYPE_APR_Q8]  = PLAIN("AprQ8", ST_KIND_QUANT, 1, none, st_decode_apr_q8, st_encode_apr_q8, 0.0127),
 };
@@ -160,6 +162,14 @@ const struct st_geometry *st_dtype_geometry(enum st_dtype t)
 {
 	assert((unsigned)t < ST_DTYPE_COUNT);
 	return table[t].geometry;
+}
+
+void st_dtype_encode(enum st_dtype t, const float *src, const float *importance, void *dst, size_t n)
+{
+	if (importance && table[t].weighted)
+		table[t].weighted(src, importance, dst, n);
+	else
+		table[t].info.encode(src, dst, n);
 }
 
 bool st_dtype_parse(const char *name, enum st_dtype *out)

@@ -72,6 +72,12 @@ struct st_geometry {
 /* The row's descriptor; t < ST_DTYPE_COUNT. */
 const struct st_geometry *st_dtype_geometry(enum st_dtype t);
 
+/*
+ * Encode n elements, whole blocks of a type that has an encoder. importance: one number, not negative, for each element,
+ * by which its squared error counts, or NULL. F32, F16, BF16, Q8_0 and APR's types take no notice of it.
+ */
+void st_dtype_encode(enum st_dtype t, const float *src, const float *importance, void *dst, size_t n);
+
 /* A block taken apart. */
 struct st_block_parts {
 	float d, m;                  /* 0 where there is none */

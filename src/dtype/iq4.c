@@ -1,4 +1,4 @@
-/* iq4.c - 4-bit codes into a fixed non-linear set of levels. Decoders only. */
+/* iq4.c - 4-bit codes into a fixed non-linear set of levels. */
 #include "dtype/codec.h"
 
 #include "dtype/blocks.h"

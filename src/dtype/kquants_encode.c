@@ -1,202 +1,144 @@
 /*
- * kquants_encode.c - encoders of Q4_K and Q6_K: a search for the scales that lose least.
+ * kquants_encode.c - encoders of the K-quants and IQ4: a search for the scales that lose least (dtype/search.h).
  *
- * Both work per sub-block: round the values to codes under a few trial steps, for each set of codes find the
- * best real step (and minimum) by weighted least squares, keep the best; then round the sub-blocks'
- * steps to the small integers that the super-block stores, and code the values again under those.
+ * The step (and minimum) of each sub-block is searched first. Then the sub-blocks' steps are rounded to the small integers
+ * that the super-block stores, and the numbers are coded again under those: every code is the nearest one under the
+ * scales as they are stored.
  *
- * Trial loops carry codes as f32 in vectors of four lanes, one partial sum per lane, summed in a fixed order:
- * the bits are the same on every machine. (Plain loops over lanes are left scalar by gcc 12.)
+ * With importances (one per number: how much its square matters, as an importance matrix has it) the weight of a number
+ * also grows with its size, and the integers beside the rounded ones are tried as well.
  */
 #include "dtype/codec.h"
 
-#include "dtype/blocks.h"
+#include "dtype/geometry.h"
 #include "dtype/half.h"
+#include "dtype/search.h"
 
-#include <math.h>
-#include <string.h>
+/* Weights without importances: rms + |x|, so that large numbers matter more and small ones still count; or x^2. */
+enum rule { MIXED, SQUARES };
 
-#define LANES 4
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t mask __attribute__((vector_size(4 * LANES)));
-
-static inline vec load(const float *p)
+static void weigh(const float *x, const float *importance, unsigned n, unsigned sub, enum rule rule, float *w)
 {
-	vec v;
-	memcpy(&v, p, sizeof v);
-	return v;
-}
-static inline float sum_lanes(vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
-
-/* Nearest code in [lo, hi], ties to even; NaN goes to lo. Adding and taking away 1.5 * 2^23 rounds |v| < 2^22 to an
- * integer, so clamp first. */
-static inline float to_code(float v, float lo, float hi)
-{
-	v = v > lo ? v : lo;
-	v = v < hi ? v : hi;
-	return (v + 0x1.8p23f) - 0x1.8p23f;
-}
-
-static inline vec to_codes(vec v, float lo, float hi)
-{
-	mask above = v > lo;
-	v = (vec)(((mask)v & above) | ((mask)(vec){ lo, lo, lo, lo } & ~above));
-	mask below = v < hi;
-	v = (vec)(((mask)v & below) | ((mask)(vec){ hi, hi, hi, hi } & ~below));
-	return (v + 0x1.8p23f) - 0x1.8p23f;
-}
-
-/* ---- Q4_K: value = step * code - minimum, codes 0..15, minimum >= 0 ---- */
-
-enum { SUB4 = 32, TOP4 = 15, TRIALS4 = 21 };
-
-/* Step and minimum of one sub-block. Weights rms + |x|: large values matter more, small ones still count. */
-static float fit_affine(const float *x, float *min_out)
-{
-	/* 0 is always within the range: the minimum is stored as a non-negative number to be taken away. */
-	float lo = 0, hi = x[0];
-	vec squares = { 0 };
-	for (unsigned i = 0; i < SUB4; i++) {
-		lo = x[i] < lo ? x[i] : lo;
-		hi = x[i] > hi ? x[i] : hi;
-	}
-	*min_out = -lo;
-	if (!(hi > lo))
-		return 0;
-	for (unsigned i = 0; i < SUB4; i += LANES)
-		squares += load(x + i) * load(x + i);
-	float rms = sqrtf(sum_lanes(squares) / SUB4), weight[SUB4];
-	vec w[SUB4 / LANES], wx[SUB4 / LANES], lane_w = { 0 }, lane_wx = { 0 };
-	for (unsigned i = 0; i < SUB4; i++)
-		weight[i] = rms + fabsf(x[i]);
-	for (unsigned i = 0; i < SUB4 / LANES; i++) {
-		w[i] = load(weight + LANES * i);
-		wx[i] = w[i] * load(x + LANES * i);
-		lane_w += w[i];
-		lane_wx += wx[i];
-	}
-	double sw = (double)sum_lanes(lane_w), swx = (double)sum_lanes(lane_wx), best = INFINITY;
-	float best_step = 0, best_min = lo;
-	for (int trial = -1; trial < TRIALS4; trial++) {
-		/* Trial -1 takes the plain range as it is; the others begin at the best minimum found so far, scale
-		 * the range by 15/14 to 15/16 and fit. */
-		float inv = ((trial < 0 ? 0 : 0.1f * (float)trial - 1) + TOP4) / (hi - best_min);
-		vec c1 = { 0 }, c2 = { 0 }, cx = { 0 }; /* lane sums of w c, w c^2, w c x */
-		for (unsigned i = 0; i < SUB4 / LANES; i++) {
-			vec c = to_codes(inv * (load(x + LANES * i) - best_min), 0, TOP4), wc = w[i] * c;
-			c1 += wc;
-			c2 += wc * c;
-			cx += wx[i] * c;
+	float spread = importance ? st_rms(x, n) : 0;
+	for (unsigned j = 0; j < n; j += sub) {
+		float sum = 0, rms = rule == MIXED ? st_rms(x + j, sub) : 0;
+		for (unsigned i = j; importance && i < j + sub; i++) {
+			w[i] = importance[i] * sqrtf(2 * spread * spread + x[i] * x[i]);
+			sum += w[i];
 		}
-		double s1 = (double)sum_lanes(c1), s2 = (double)sum_lanes(c2), sx = (double)sum_lanes(cx);
-		double step = (double)(1 / inv), min = (double)lo;
-		if (trial >= 0) {
-			double det = sw * s2 - s1 * s1;
-			if (!(det > 0))
+		/* Where nothing is important all numbers are alike. */
+		for (unsigned i = j; !(sum > 0) && i < j + sub; i++)
+			w[i] = rule == MIXED ? rms + fabsf(x[i]) : x[i] * x[i];
+	}
+}
+
+static float as_f16(float x) { return st_f16_to_f32(st_f32_to_f16(x)); }
+
+/* ---- step and minimum: Q2_K, Q4_K, Q5_K ---- */
+
+/* Codes of a sub-block under a step and a number that is taken off; returns the weighted loss. */
+ST_SEARCH double affine_codes(const float *x, const float *w, unsigned n, int top, float step, float off, int16_t *code)
+{
+	double loss = 0;
+	for (unsigned i = 0; i < n; i++) {
+		float c = step == 0 ? 0 : st_to_code((x[i] + off) / step, 0, (float)top);
+		double e = (double)(step * c - off - x[i]);
+		code[i] = (int16_t)(int)c;
+		loss += (double)w[i] * e * e;
+	}
+	return loss;
+}
+
+/* The integers beside the rounded ones may lose less, since both of a sub-block and the codes depend on each other. */
+ST_SEARCH void affine_integers(struct st_block_parts *p, unsigned j, const float *x, const float *w, unsigned n,
+                               int top, int most)
+{
+	int16_t trial[ST_SEARCH_MOST], *code = p->code + (size_t)j * n;
+	int scale = p->scale[j], min = p->min[j];
+	double best = affine_codes(x, w, n, top, p->d * (float)scale, p->m * (float)min, code);
+	for (int s = scale > 0 ? scale - 1 : 0; s <= scale + 1 && s <= most; s++) {
+		for (int m = min > 0 ? min - 1 : 0; m <= min + 1 && m <= most; m++) {
+			double loss = affine_codes(x, w, n, top, p->d * (float)s, p->m * (float)m, trial);
+			if (!(loss < best))
 				continue;
-			step = (sw * sx - swx * s1) / det;
-			min = (s2 * swx - s1 * sx) / det;
-			if (min > 0) {
-				min = 0;
-				step = sx / s2;
-			}
-		}
-		/* sum of w (step c + min - x)^2, without the part that all trials share */
-		double loss = step * (step * s2 + 2 * (min * s1 - sx)) + min * (min * sw - 2 * swx);
-		if (loss < best) {
 			best = loss;
-			best_step = (float)step;
-			best_min = (float)min;
+			p->scale[j] = (int16_t)s;
+			p->min[j] = (int16_t)m;
+			memcpy(code, trial, n * sizeof *code);
 		}
 	}
-	*min_out = -best_min;
-	return best_step;
 }
 
-/* The inverse of st_k4_scale_min for all eight pairs. */
-static void pack_scales(const uint8_t sc[8], const uint8_t m[8], uint8_t out[12])
+ST_SEARCH void affine_block(const struct st_geometry *g, const float *x, const float *importance, unsigned sub, int top,
+                            int most, struct st_trials trials, bool integers, uint8_t *block)
 {
-	for (unsigned j = 0; j < 4; j++) {
-		out[j] = (uint8_t)(sc[j] | sc[j + 4] >> 4 << 6);
-		out[j + 4] = (uint8_t)(m[j] | m[j + 4] >> 4 << 6);
-		out[j + 8] = (uint8_t)((sc[j + 4] & 15) | (m[j + 4] & 15) << 4);
-	}
-}
-
-static void encode_q4_k_block(const float *x, struct st_block_q4_k *b)
-{
-	float step[8], min[8], max_step = 0, max_min = 0;
-	for (unsigned j = 0; j < 8; j++) {
-		step[j] = fit_affine(x + SUB4 * j, &min[j]);
+	struct st_block_parts p;
+	float step[ST_SUBS_MOST], min[ST_SUBS_MOST], w[ST_BLOCK_MOST], max_step = 0, max_min = 0;
+	unsigned n_sub = ST_BLOCK_MOST / sub;
+	weigh(x, importance, ST_BLOCK_MOST, sub, MIXED, w);
+	for (unsigned j = 0; j < n_sub; j++) {
+		step[j] = st_fit_affine(x + sub * j, w + sub * j, sub, top, trials, true, &min[j]);
 		max_step = step[j] > max_step ? step[j] : max_step;
 		max_min = min[j] > max_min ? min[j] : max_min;
 	}
-	float inv_step = max_step > 0 ? 63 / max_step : 0, inv_min = max_min > 0 ? 63 / max_min : 0;
-	uint8_t sc[8], m[8];
-	for (unsigned j = 0; j < 8; j++) {
-		sc[j] = (uint8_t)to_code(inv_step * step[j], 0, 63);
-		m[j] = (uint8_t)to_code(inv_min * min[j], 0, 63);
+	float inv_step = max_step > 0 ? (float)most / max_step : 0, inv_min = max_min > 0 ? (float)most / max_min : 0;
+	p.d = as_f16(max_step / (float)most);
+	p.m = as_f16(max_min / (float)most);
+	for (unsigned j = 0; j < n_sub; j++) {
+		p.scale[j] = (int16_t)st_to_code(inv_step * step[j], 0, (float)most);
+		p.min[j] = (int16_t)st_to_code(inv_min * min[j], 0, (float)most);
+		if (integers)
+			affine_integers(&p, j, x + sub * j, w + sub * j, sub, top, most);
+		else
+			affine_codes(x + sub * j, w + sub * j, sub, top, p.d * (float)p.scale[j], p.m * (float)p.min[j],
+			             p.code + (size_t)sub * j);
 	}
-	b->d = st_f32_to_f16(max_step / 63);
-	b->dmin = st_f32_to_f16(max_min / 63);
-	pack_scales(sc, m, b->scales);
-	float d = st_f16_to_f32(b->d), dmin = st_f16_to_f32(b->dmin);
-	memset(b->qs, 0, sizeof b->qs);
-	for (unsigned j = 0; j < 8; j++) {
-		float scale = d * (float)sc[j], offset = dmin * (float)m[j];
-		if (scale == 0)
-			continue;
-		uint8_t *q = b->qs + 32 * (j / 2);
-		unsigned shift = 4 * (j % 2);
-		for (unsigned i = 0; i < SUB4; i++)
-			q[i] |= (uint8_t)((unsigned)(int)to_code((x[SUB4 * j + i] + offset) / scale, 0, TOP4) << shift);
-	}
+	st_block_pack(g, &p, block);
 }
 
-void st_encode_q4_k(const float *src, void *dst, size_t n)
+#define AFFINE(type, T, sub, top, most, always, ...)                                                         \
+	ST_WEIGHTED_ENCODER(type)                                                                            \
+	{                                                                                                    \
+		const struct st_geometry *g = st_dtype_geometry(T);                                          \
+		struct st_trials trials = { __VA_ARGS__ };                                                   \
+		uint8_t *b = dst;                                                                            \
+		for (size_t i = 0; i < n; i += ST_BLOCK_MOST, b += st_dtype_info(T)->block_bytes)            \
+			affine_block(g, src + i, importance ? importance + i : NULL, sub, top, most, trials, \
+			             always || importance, b);                                               \
+	}                                                                                                    \
+	ST_ENCODER(type) { st_encode_weighted_##type(src, NULL, dst, n); }
+
+/* Q4_K without importances gives the bytes of the format's reference encoder on its test vectors. */
+AFFINE(q2_k, ST_DTYPE_Q2_K, 16, 3, 15, true, .start = -0.9f, .delta = 0.05f, .trials = 37)
+AFFINE(q4_k, ST_DTYPE_Q4_K, 32, 15, 63, false, .start = -1, .delta = 0.1f, .trials = 21)
+AFFINE(q5_k, ST_DTYPE_Q5_K, 32, 31, 63, true, .start = -0.9f, .delta = 0.1f, .trials = 19)
+
+/* ---- one step for a set of levels: Q3_K, Q6_K, IQ4_NL, IQ4_XS ---- */
+
+/* Nearest code; `mid` has the middle between each level and the next. */
+ST_SEARCH int nearest(float v, const float *mid, int n_levels)
 {
-	struct st_block_q4_k *b = dst;
-	for (const float *end = src + n; src < end; b++, src += ST_QKK)
-		encode_q4_k_block(src, b);
+	int c = 0;
+	for (int i = 0; i + 1 < n_levels; i++)
+		c += v > mid[i];
+	return c;
 }
 
-/* ---- Q6_K: value = step * code, codes -32..31, step of either sign ---- */
-
-enum { SUB6 = 16, HALF6 = 32, TRIALS6 = 19 };
-
-/* Below this a sub-block, or a whole block, counts as zeros: its reciprocal would overflow. */
-#define TINY 1e-15f
-
-/* Step of one sub-block, weights x^2. */
-static float fit_symmetric(const float *x)
+/* The step for IQ4's levels: the largest number near the outermost level, at one end of the range or the other. */
+static float fit_levels(const float *x, const float *w, unsigned n, const int8_t *level, const float *mid)
 {
-	float amax = 0, max = 0;
-	for (unsigned i = 0; i < SUB6; i++)
-		if (fabsf(x[i]) > amax) {
-			amax = fabsf(x[i]);
-			max = x[i];
-		}
-	if (!(amax >= TINY))
-		return 0;
-	vec v[SUB6 / LANES], w[SUB6 / LANES], wx[SUB6 / LANES];
-	for (unsigned i = 0; i < SUB6 / LANES; i++) {
-		v[i] = load(x + LANES * i);
-		w[i] = v[i] * v[i];
-		wx[i] = w[i] * v[i];
-	}
-	float best_step = 0;
+	float max = st_signed_max(x, n), best_step = 0;
 	double best = 0;
-	for (int trial = 0; trial < TRIALS6; trial++) {
-		/* The largest element gets the code -32 in the first trial, then -31.1 to -32.9 before clamping. */
-		float inv = -(HALF6 + (trial == 0 ? 0 : 0.1f * (float)(trial <= 9 ? trial - 10 : trial - 9))) / max;
-		vec c2 = { 0 }, cx = { 0 };
-		for (unsigned i = 0; i < SUB6 / LANES; i++) {
-			vec c = to_codes(inv * v[i], -HALF6, HALF6 - 1);
-			c2 += w[i] * c * c;
-			cx += wx[i] * c;
+	if (!(fabsf(max) >= ST_TINY))
+		return 0;
+	for (int trial = 0; trial < 30; trial++) {
+		float inv = ((float)(trial % 15 - 7) + (float)level[trial < 15 ? 0 : 15]) / max;
+		double s2 = 0, sx = 0;
+		for (unsigned i = 0; i < n; i++) {
+			double q = level[nearest(inv * x[i], mid, 16)], wq = (double)w[i] * q;
+			s2 += wq * q;
+			sx += wq * (double)x[i];
 		}
-		double s2 = (double)sum_lanes(c2), sx = (double)sum_lanes(cx);
-		/* With the best step sx / s2 the loss is the same for all trials less sx^2 / s2. */
 		if (s2 > 0 && sx * sx > best * s2) {
 			best = sx * sx / s2;
 			best_step = (float)(sx / s2);
@@ -205,39 +147,84 @@ static float fit_symmetric(const float *x)
 	return best_step;
 }
 
-static void encode_q6_k_block(const float *x, struct st_block_q6_k *b)
+/* Codes of a sub-block under a step; levels NULL: the codes are levels, from -half to half - 1. */
+ST_SEARCH double level_codes(const float *x, const float *w, unsigned n, int half, const int8_t *level,
+                             const float *mid, float step, int16_t *code)
 {
-	float step[16], max = 0;
-	memset(b, 0, sizeof *b);
-	for (unsigned j = 0; j < 16; j++) {
-		step[j] = fit_symmetric(x + SUB6 * j);
+	double loss = 0;
+	for (unsigned i = 0; i < n; i++) {
+		int c = 0;
+		float q = 0;
+		if (step != 0 && level) {
+			c = nearest(x[i] / step, mid, 16);
+			q = (float)level[c];
+		} else if (step != 0) {
+			q = st_to_code(x[i] / step, (float)-half, (float)(half - 1));
+			c = (int)q + half;
+		}
+		double e = (double)(step * q - x[i]);
+		code[i] = (int16_t)c;
+		loss += (double)w[i] * e * e;
+	}
+	return loss;
+}
+
+ST_SEARCH void level_block(const struct st_geometry *g, const float *x, const float *importance, unsigned n,
+                           unsigned sub, enum rule rule, int half, int most, bool integers, uint8_t *block)
+{
+	struct st_block_parts p = { .d = 0 };
+	float step[ST_SUBS_MOST], w[ST_BLOCK_MOST], max = 0, mid[15];
+	const int8_t *level = g->levels ? g->levels->level : NULL;
+	unsigned n_sub = n / sub;
+	for (unsigned i = 0; level && i < 15; i++)
+		mid[i] = 0.5f * (float)(level[i] + level[i + 1]);
+	weigh(x, importance, n, sub, rule, w);
+	for (unsigned j = 0; j < n_sub; j++) {
+		step[j] = level ? fit_levels(x + sub * j, w + sub * j, sub, level, mid)
+		                : st_fit_symmetric(x + sub * j, w + sub * j, sub, half);
 		if (fabsf(step[j]) > fabsf(max))
 			max = step[j];
 	}
-	if (!(fabsf(max) >= TINY))
+	if (!(fabsf(max) >= ST_TINY)) {
+		st_block_pack(g, &p, block);
 		return;
-	/* The largest step takes the integer -128, which has no positive partner. */
-	float inv = -128 / max;
-	b->d = st_f32_to_f16(1 / inv);
-	float d = st_f16_to_f32(b->d);
-	for (unsigned j = 0; j < 16; j++) {
-		b->scales[j] = (int8_t)to_code(inv * step[j], -128, 127);
-		float scale = d * (float)b->scales[j];
-		if (scale == 0)
-			continue;
-		unsigned half = j / 8, r = j / 2 % 4, at = 16 * (j % 2);
-		uint8_t *l = b->ql + 64 * half + 32 * (r % 2) + at, *h = b->qh + 32 * half + at;
-		for (unsigned i = 0; i < SUB6; i++) {
-			unsigned c = (unsigned)((int)to_code(x[SUB6 * j + i] / scale, -HALF6, HALF6 - 1) + HALF6);
-			l[i] |= (uint8_t)((c & 15) << (4 * (r / 2)));
-			h[i] |= (uint8_t)(c >> 4 << (2 * r));
+	}
+	/* The largest step takes the lowest integer, which has no positive partner. */
+	float inv = most ? (float)-most / max : 0;
+	p.d = as_f16(most ? 1 / inv : max);
+	for (unsigned j = 0; j < n_sub; j++) {
+		int16_t trial[ST_SEARCH_MOST], *code = p.code + (size_t)sub * j;
+		int scale = most ? (int)st_to_code(inv * step[j], (float)-most, (float)(most - 1)) : 1;
+		double best = level_codes(x + sub * j, w + sub * j, sub, half, level, mid, p.d * (float)scale, code);
+		p.scale[j] = (int16_t)scale;
+		for (int s = scale - 1; integers && most && s <= scale + 1; s++) {
+			if (s < -most || s > most - 1)
+				continue;
+			double loss = level_codes(x + sub * j, w + sub * j, sub, half, level, mid, p.d * (float)s,
+			                          trial);
+			if (!(loss < best))
+				continue;
+			best = loss;
+			p.scale[j] = (int16_t)s;
+			memcpy(code, trial, sub * sizeof *code);
 		}
 	}
+	st_block_pack(g, &p, block);
 }
 
-void st_encode_q6_k(const float *src, void *dst, size_t n)
-{
-	struct st_block_q6_k *b = dst;
-	for (const float *end = src + n; src < end; b++, src += ST_QKK)
-		encode_q6_k_block(src, b);
-}
+#define LEVELS(type, T, elems, sub, rule, half, most, always)                                                     \
+	ST_WEIGHTED_ENCODER(type)                                                                                 \
+	{                                                                                                         \
+		const struct st_geometry *g = st_dtype_geometry(T);                                               \
+		uint8_t *b = dst;                                                                                 \
+		for (size_t i = 0; i < n; i += elems, b += st_dtype_info(T)->block_bytes)                         \
+			level_block(g, src + i, importance ? importance + i : NULL, elems, sub, rule, half, most, \
+			            always || importance, b);                                                     \
+	}                                                                                                         \
+	ST_ENCODER(type) { st_encode_weighted_##type(src, NULL, dst, n); }
+
+/* Q6_K without importances gives the bytes of the format's reference encoder on its test vectors. */
+LEVELS(q3_k, ST_DTYPE_Q3_K, 256, 16, MIXED, 4, 32, true)
+LEVELS(q6_k, ST_DTYPE_Q6_K, 256, 16, SQUARES, 32, 128, false)
+LEVELS(iq4_nl, ST_DTYPE_IQ4_NL, 32, 32, MIXED, 0, 0, true)
+LEVELS(iq4_xs, ST_DTYPE_IQ4_XS, 256, 32, MIXED, 0, 32, true)

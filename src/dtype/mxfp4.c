@@ -1,8 +1,11 @@
-/* mxfp4.c - OCP Microscaling FP4: E2M1 codes under a shared power of two. Decoder only. */
+/* mxfp4.c - OCP Microscaling FP4: E2M1 codes under a shared power of two. */
 #include "dtype/codec.h"
 
 #include "dtype/blocks.h"
 #include "dtype/half.h"
+
+#include <math.h>
+#include <string.h>
 
 void st_decode_mxfp4(const void *src, float *dst, size_t n)
 {
@@ -15,3 +18,52 @@ void st_decode_mxfp4(const void *src, float *dst, size_t n)
 		}
 	}
 }
+
+/* Nearest code; a tie goes to the even one. The codes of magnitudes come first, their negatives 8 later. */
+static uint8_t code_of(float v)
+{
+	static const float middle[7] = { 0.5f, 1.5f, 2.5f, 3.5f, 5, 7, 10 };
+	float size = fabsf(v);
+	uint8_t c = 0;
+	for (unsigned i = 0; i < 7; i++)
+		c = (uint8_t)(c + (i % 2 ? size >= middle[i] : size > middle[i]));
+	return (uint8_t)(v < 0 && c ? c | 8 : c);
+}
+
+static double encode_block(const float *x, const float *importance, int exponent, struct st_block_mxfp4 *b)
+{
+	double loss = 0;
+	b->e = (uint8_t)(exponent < 0 ? 0 : exponent > 254 ? 254 : exponent);
+	double d = (double)st_e8m0_half(b->e);
+	for (unsigned i = 0; i < ST_QK; i++) {
+		uint8_t c = code_of((float)((double)x[i] / d));
+		double e = d * st_mxfp4_values[c] - (double)x[i];
+		b->qs[i % 16] = (uint8_t)(i < 16 ? c : b->qs[i % 16] | c << 4);
+		loss += importance ? (double)importance[i] * e * e : e * e;
+	}
+	return loss;
+}
+
+/* The OCP text's choice puts the largest magnitude into the top octave, 4 to 8, where what lies above 6 is clipped. With
+ * importances the exponents beside it are tried as well. */
+void st_encode_weighted_mxfp4(const float *src, const float *importance, void *dst, size_t n)
+{
+	struct st_block_mxfp4 *b = dst, trial;
+	for (const float *end = src + n; src < end; b++, src += ST_QK) {
+		float amax = 0;
+		for (unsigned i = 0; i < ST_QK; i++)
+			amax = fabsf(src[i]) > amax && isfinite(src[i]) ? fabsf(src[i]) : amax;
+		int exponent = amax > 0 ? ilogbf(amax) - 2 + 127 : 0;
+		double best = encode_block(src, importance, exponent, b);
+		for (int e = exponent - 1; importance && amax > 0 && e <= exponent + 1; e += 2) {
+			double loss = encode_block(src, importance, e, &trial);
+			if (!(loss < best))
+				continue;
+			best = loss;
+			memcpy(b, &trial, sizeof trial);
+		}
+		importance = importance ? importance + ST_QK : NULL;
+	}
+}
+
+void st_encode_mxfp4(const float *src, void *dst, size_t n) { st_encode_weighted_mxfp4(src, NULL, dst, n); }

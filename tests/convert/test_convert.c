@@ -234,7 +234,7 @@ static void what_cannot_be_written_is_named(void **state)
 	} cases[] = {
 		{ "Q9_9", "x.gguf", "is no stored type" },
 		{ "Q4_0", "x", "cannot be written to safetensors" },
-		{ "Q3_K", "x.gguf", "cannot be written to GGUF" },
+		{ "Q8_K", "x.gguf", "cannot be written to GGUF" },
 		{ "AprQ4", "x.gguf", "cannot be written to GGUF" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -1,9 +1,8 @@
 /*
  * dtype: storage_rel_rms of the table, measured again on N(0,1) data.
  *
- * Types that Stele encodes are measured through their encoder. For the others the test has its own plain
- * quantisers in f64: they follow each type's grid (levels, sub-blocks, integer scales under f16
- * factors) but not its bytes.
+ * Types that Stele encodes are measured through their encoder. The test also has plain quantisers in f64: they follow
+ * a type's grid (levels, sub-blocks, integer scales under f16 factors) but not its bytes.
  */
 #include "support.h"
 
@@ -46,6 +45,16 @@ static void expect(enum st_dtype t, double measured)
 		fail_msg("%s: measured %g, the table says %g", st_dtype_info(t)->name, measured, stated);
 }
 
+/* The table states what the field's encoders lose. One that searches longer may lose a little less, but no more. */
+static void expect_no_worse(enum st_dtype t, double measured)
+{
+	double stated = st_dtype_info(t)->storage_rel_rms;
+	if (getenv("STELE_TEST_PRINT"))
+		fprintf(stderr, "%-8s %.4g (table: %.4g)\n", st_dtype_info(t)->name, measured, stated);
+	if (!(measured < 1.02 * stated && measured > 0.9 * stated))
+		fail_msg("%s: measured %g, the table says %g", st_dtype_info(t)->name, measured, stated);
+}
+
 static void encoded_types(void **state)
 {
 	(void)state;
@@ -56,7 +65,7 @@ static void encoded_types(void **state)
 			continue;
 		info->encode(data, bytes, N);
 		info->decode(bytes, back, N);
-		expect((enum st_dtype)t, rel_rms(data, back, N));
+		expect_no_worse((enum st_dtype)t, rel_rms(data, back, N));
 	}
 	/* One scale for a whole tensor: the figure depends, weakly, on the tensor's size. */
 	float scale = st_apr_q8_scale(st_apr_q8_largest(0, data, N));
