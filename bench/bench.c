@@ -5,9 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 #include <time.h>
 
-#include <omp.h>
+#include "base/pool.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -48,19 +49,19 @@ double bench_time(const struct bench *b, bench_fn f, void *arg)
 static uint64_t *stream;
 static volatile uint64_t sink;
 
+static void read_pieces(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	uint64_t total = 0;
+	(void)ctx, (void)lane;
+	for (size_t i = begin; i < end; i++)
+		total += stream[i];
+	sink = total;
+}
+
 static void read_stream(void *arg)
 {
 	const struct bench *b = arg;
-	uint64_t total = 0;
-	size_t n = STREAM_BYTES / sizeof *stream;
-#pragma omp parallel for schedule(static) num_threads(b->threads) reduction(+ : total)
-	for (size_t i = 0; i < n; i += 64) {
-		uint64_t s = 0;
-		for (size_t j = 0; j < 64; j++)
-			s += stream[i + j];
-		total += s;
-	}
-	sink = total;
+	st_pool_run(b->pool, STREAM_BYTES / sizeof *stream, (size_t)1 << 20, read_pieces, NULL);
 }
 
 double bench_read_bandwidth(const struct bench *b)
@@ -103,14 +104,17 @@ __attribute__((target("avx2,fma"))) static float chains_256(void)
 	CHAINS(__m256, _mm256_set1_ps, _mm256_fmadd_ps, 8);
 }
 
+static void do_chains(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	(void)ctx, (void)lane;
+	for (uint64_t i = begin; i < end; i++)
+		sink = (uint64_t)(int64_t)(__builtin_cpu_supports("avx512f") ? chains_512() : chains_256());
+}
+
 static void run_chains(void *arg)
 {
 	const struct bench *b = arg;
-	bool wide = __builtin_cpu_supports("avx512f");
-	float total = 0;
-#pragma omp parallel num_threads(b->threads) reduction(+ : total)
-	total += wide ? chains_512() : chains_256();
-	sink = (uint64_t)(int64_t)total;
+	st_pool_run(b->pool, (uint64_t)b->threads, 1, do_chains, NULL);
 }
 
 double bench_fma_peak(const struct bench *b)
@@ -157,7 +161,7 @@ int main(int argc, char **argv)
 	const char *only = NULL;
 	for (int i = 1; i < argc; i++) {
 		unsigned long threads = strncmp(argv[i], "--threads=", 10) == 0 ? strtoul(argv[i] + 10, NULL, 10) : 0;
-		if (threads > 0 && threads <= 1024) {
+		if (threads > 0 && threads <= ST_POOL_MAX) {
 			b.threads = (int)threads;
 		} else if (strncmp(argv[i], "--seconds=", 10) == 0) {
 			b.seconds = strtod(argv[i] + 10, NULL);
@@ -170,8 +174,13 @@ int main(int argc, char **argv)
 			return 1;
 		}
 	}
-	printf("%d threads of %d processors\n%-44s %9s %9s %-7s %8s\n", b.threads, omp_get_num_procs(), "what",
-	       "measured", "limit", "", "ratio");
+	struct st_error err = ST_ERROR_INIT;
+	if (st_pool_open(b.threads, &b.pool, &err) != ST_OK || st_pool_threads(b.pool) != (unsigned)b.threads) {
+		fprintf(stderr, "stele-bench: no %d threads\n", b.threads);
+		return 1;
+	}
+	printf("%d threads of %d processors\n%-44s %9s %9s %-7s %8s\n", b.threads, get_nprocs(), "what", "measured",
+	       "limit", "", "ratio");
 	bool found = false;
 	for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++)
 		if (!only || strcmp(only, groups[i].name) == 0) {
@@ -182,6 +191,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "stele-bench: no group '%s'\n", only);
 		return 1;
 	}
+	st_pool_close(b.pool);
 	free(stream);
 	return 0;
 }

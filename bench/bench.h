@@ -9,11 +9,13 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stele/pool.h>
 
 struct bench {
 	int threads;
-	double seconds;   /* at least this long per figure */
-	const char *data; /* folder with large models, or NULL */
+	struct st_pool *pool; /* of so many */
+	double seconds;       /* at least this long per figure */
+	const char *data;     /* folder with large models, or NULL */
 };
 
 /* One measured thing, run once per call. */

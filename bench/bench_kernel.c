@@ -72,7 +72,7 @@ static void make_weights(struct product *p, enum st_dtype t, size_t N)
 
 static void product_row(const struct bench *b, enum st_dtype t, enum st_mode mode, enum st_cpu cpu, size_t T, size_t N)
 {
-	struct product p = { .e = { .k = st_kernels_get(cpu), .mode = mode, .threads = b->threads }, .T = T };
+	struct product p = { .e = { .k = st_kernels_get(cpu), .mode = mode, .pool = b->pool }, .T = T };
 	if (!p.e.k)
 		return;
 	make_weights(&p, t, N);
@@ -126,7 +126,7 @@ static void attend(void *arg)
 static void attention_row(const struct bench *b, enum st_mode mode, size_t T, size_t P)
 {
 	struct attention a = {
-		.e = { .k = st_kernels_get(st_cpu_best()), .mode = mode, .threads = b->threads },
+		.e = { .k = st_kernels_get(st_cpu_best()), .mode = mode, .pool = b->pool },
 		.s = { .T = T, .P = P, .n_heads = 28, .n_kv_heads = 4, .head_dim = 128, .scale = 0.088388 }
 	};
 	a.q = must(st_alloc_array(T * 28 * 128, 4));
@@ -177,7 +177,7 @@ void bench_kernel(const struct bench *b)
 		attention_row(b, (enum st_mode)mode, 64, 1024);
 		attention_row(b, (enum st_mode)mode, 1, 4096);
 	}
-	struct activation a = { .e = { .k = st_kernels_get(best), .mode = ST_MODE_EXACT, .threads = b->threads } };
+	struct activation a = { .e = { .k = st_kernels_get(best), .mode = ST_MODE_EXACT, .pool = b->pool } };
 	a.x = must(st_alloc_array(ACT_N, sizeof *a.x));
 	a.y = must(st_alloc_array(ACT_N, sizeof *a.y));
 	fill(a.x, ACT_N);

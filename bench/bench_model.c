@@ -84,7 +84,7 @@ static void prefill(void *p)
 	struct st_exec e = st_exec_default();
 	struct st_run *r;
 	e.mode = ST_MODE_FAST;
-	e.threads = j->b->threads;
+	e.pool = j->b->pool;
 	if (st_run_open_flags(g, &e, 64, 64, ST_RUN_HEAD_LAST, &r, &err) != ST_OK
 	    || st_run_begin(r, j->tokens, 64, &err) != ST_OK)
 		stop(&err);

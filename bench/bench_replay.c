@@ -50,7 +50,7 @@ static void attention(const struct bench *b, uint32_t rows)
 	const size_t n = (size_t)KV_HEADS * rows;
 	struct step s = {
 		.p = { HEADS, KV_HEADS, DIM, rows, rows, 0.0625, ST_TQ_MASK_CAUSAL, 0, 0, 0, 1 },
-		.e = { .cpu = st_cpu_best(), .threads = b->threads },
+		.e = { .cpu = st_cpu_best(), .pool = b->pool },
 	};
 	struct st_draw g;
 	uint8_t *codes = must(st_alloc_array(2 * n, DIM / 2));
@@ -90,7 +90,7 @@ struct rows {
 	struct st_tq_codec codec;
 	float *x, *norms;
 	uint8_t *codes;
-	int threads;
+	struct st_pool *pool;
 };
 
 enum { ENCODE_ROWS = 65536 };
@@ -98,14 +98,14 @@ enum { ENCODE_ROWS = 65536 };
 static void encode(void *arg)
 {
 	struct rows *r = arg;
-	st_tq_encode(&r->codec, r->x, ENCODE_ROWS, r->codes, r->norms, r->threads);
+	st_tq_encode(&r->codec, r->x, ENCODE_ROWS, r->codes, r->norms, r->pool);
 }
 
 /* Once: bench_time would run it three times. Stated for two cores. */
 static void null_distribution(const struct bench *b)
 {
 	struct st_error err = ST_ERROR_INIT;
-	const struct st_tq_exec e = { .cpu = st_cpu_best(), .threads = b->threads };
+	const struct st_tq_exec e = { .cpu = st_cpu_best(), .pool = b->pool };
 	struct st_sweep *s;
 	struct st_null_stats null;
 	struct timespec t0, t1;
@@ -122,7 +122,7 @@ static void null_distribution(const struct bench *b)
 void bench_replay(const struct bench *b)
 {
 	struct st_error err = ST_ERROR_INIT;
-	struct rows r = { .threads = b->threads };
+	struct rows r = { .pool = b->pool };
 	struct st_draw g;
 	attention(b, 1024);
 	attention(b, 131072);

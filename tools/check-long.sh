@@ -28,7 +28,6 @@ stage() {
 }
 
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-# OpenMP's own threads stay until the process ends; they are no leak.
 export ASAN_OPTIONS=detect_stack_use_after_return=1
 stage "sanitizers" build-asan "-Db_sanitize=address,undefined -Dbuildtype=debugoptimized" --timeout-multiplier 10
 stage "valgrind" build-valgrind "-Dbuildtype=debugoptimized -Dc_args=-DST_NO_JIT" --setup valgrind \

@@ -7,6 +7,7 @@
 
 #include <stele/cause.h>
 #include <stele/model.h>
+#include <stele/pool.h>
 #include <stele/trace.h>
 
 /* ---- two sets of numbers ---- */
@@ -30,10 +31,11 @@ struct st_metrics {
 	double norm_diff;       /* |a - b| */
 };
 
-void st_metrics_of(const float *a, const float *b, uint64_t n, int threads, struct st_metrics *m);
+/* pool (or NULL): the threads that share the work, here and below. */
+void st_metrics_of(const float *a, const float *b, uint64_t n, struct st_pool *pool, struct st_metrics *m);
 /* Two stored tensors of equal element count (shapes may differ), decoded piece by piece. */
-ST_MUST_CHECK enum st_status st_metrics_of_tensors(const struct st_tensor *a, const struct st_tensor *b, int threads,
-                                                   struct st_metrics *m, struct st_error *err);
+ST_MUST_CHECK enum st_status st_metrics_of_tensors(const struct st_tensor *a, const struct st_tensor *b,
+                                                   struct st_pool *pool, struct st_metrics *m, struct st_error *err);
 
 /* ---- two weights ---- */
 
@@ -78,9 +80,9 @@ struct st_weight_diff {
 };
 
 /* Every weight slot of either model, in graph order. *out is malloc'ed. */
-ST_MUST_CHECK enum st_status st_compare_weights(const struct st_model *a, const struct st_model *b, int threads,
-                                                const struct st_hooks *hooks, struct st_weight_diff **out, size_t *n,
-                                                struct st_error *err);
+ST_MUST_CHECK enum st_status st_compare_weights(const struct st_model *a, const struct st_model *b,
+                                                struct st_pool *pool, const struct st_hooks *hooks,
+                                                struct st_weight_diff **out, size_t *n, struct st_error *err);
 
 /* ---- two configurations ---- */
 

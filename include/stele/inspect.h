@@ -6,6 +6,7 @@
 #define STELE_INSPECT_H
 
 #include <stele/model.h>
+#include <stele/pool.h>
 #include <stele/token.h>
 #include <stele/trace.h>
 
@@ -19,10 +20,11 @@ struct st_tensor_stats {
 	uint64_t first_constant_row;
 };
 
-/* Decodes piece by piece over `threads` (0 = all); the result does not depend on their number. hooks (or NULL)
+/* Decodes piece by piece over the threads of pool (or NULL); the result does not depend on their number. hooks (or NULL)
  * hears of progress in bytes of this tensor. */
-ST_MUST_CHECK enum st_status st_tensor_stats_of(const struct st_tensor *t, int threads, const struct st_hooks *hooks,
-                                                struct st_tensor_stats *out, struct st_error *err);
+ST_MUST_CHECK enum st_status st_tensor_stats_of(const struct st_tensor *t, struct st_pool *pool,
+                                                const struct st_hooks *hooks, struct st_tensor_stats *out,
+                                                struct st_error *err);
 
 enum st_severity {
 	ST_NOTE,  /* unusual, often harmless: an all-zero tensor, constant rows, bytes that belong to no tensor */

@@ -16,7 +16,7 @@ struct st_pool;
  * them. Where the system grants fewer threads than asked for, the pool has those.
  */
 #define ST_POOL_MAX 512
-ST_MUST_CHECK enum st_status st_pool_open(unsigned threads, struct st_pool **out, struct st_error *err);
+ST_MUST_CHECK enum st_status st_pool_open(int threads, struct st_pool **out, struct st_error *err);
 void st_pool_close(struct st_pool *p); /* NULL is none */
 /* How many threads work, the caller included; 1 for NULL. */
 unsigned st_pool_threads(const struct st_pool *p);

@@ -14,7 +14,6 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,7 +22,9 @@
 #define SPINS 400
 
 /* A piece of this many operations takes about 30 microseconds, several times what waking a thread costs. */
-#define PIECE_OPERATIONS ((uint64_t)1 << 17)
+#ifndef ST_PIECE_OPERATIONS /* the build under the thread sanitizer cuts smaller */
+#define ST_PIECE_OPERATIONS ((uint64_t)1 << 17)
+#endif
 /* Pieces a thread: enough that one which is put aside by the system leaves the others something to do. */
 #define PIECES_A_THREAD 8
 
@@ -37,6 +38,7 @@ struct worker {
 
 struct st_pool {
 	unsigned threads;
+	bool cut_all;
 	struct worker *workers; /* threads - 1 */
 	/* The job. Written by the caller while no worker is in it. */
 	st_pool_fn fn;
@@ -146,12 +148,36 @@ void st_pool_run(struct st_pool *p, uint64_t n, uint64_t piece, st_pool_fn fn, v
 	atomic_store(&p->taken, false);
 }
 
+void st_keep_failure(struct st_first_failure *f, enum st_status st, const struct st_error *own)
+{
+	if (st == ST_OK || atomic_exchange(&f->seen, true))
+		return;
+	f->st = st;
+	f->err = *own;
+}
+
+enum st_status st_first_failure(const struct st_first_failure *f, struct st_error *err)
+{
+	if (f->st != ST_OK)
+		*err = f->err;
+	return f->st;
+}
+
 uint64_t st_pool_piece(const struct st_pool *p, uint64_t n, uint64_t cost)
 {
-	uint64_t least = st_ceil_div(PIECE_OPERATIONS, cost ? cost : 1);
+	if (p && p->cut_all)
+		return 1;
+	uint64_t least = st_ceil_div(ST_PIECE_OPERATIONS, cost ? cost : 1);
 	uint64_t even = st_ceil_div(n, (uint64_t)st_pool_threads(p) * PIECES_A_THREAD);
 	uint64_t piece = even > least ? even : least;
 	return piece ? piece : 1;
+}
+
+void st_pool_cut_all(struct st_pool *p) { p->cut_all = true; }
+
+void st_pool_each(struct st_pool *p, uint64_t n, uint64_t cost, st_pool_fn fn, void *ctx)
+{
+	st_pool_run(p, n, st_pool_piece(p, n, cost), fn, ctx);
 }
 
 unsigned st_pool_threads(const struct st_pool *p) { return p ? p->threads : 1; }
@@ -166,10 +192,10 @@ static unsigned processors(void)
 	return n > 0 ? (unsigned)n : 1;
 }
 
-enum st_status st_pool_open(unsigned threads, struct st_pool **out, struct st_error *err)
+enum st_status st_pool_open(int asked, struct st_pool **out, struct st_error *err)
 {
 	*out = NULL;
-	threads = threads ? threads : processors();
+	unsigned threads = asked > 0 ? (unsigned)asked : processors();
 	threads = threads > ST_POOL_MAX ? ST_POOL_MAX : threads;
 	struct st_pool *p = st_alloc_array(1, sizeof *p);
 	struct worker *workers = st_alloc_array(threads, sizeof *workers);

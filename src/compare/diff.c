@@ -126,20 +126,20 @@ static int by_name(const void *x, const void *y)
 }
 
 /* By the same measure as the weights of a model: the noise that the two stored types predict, row by row. */
-static enum st_status judge_tensor(struct st_tensor_diff *t, int threads, struct st_error *err)
+static enum st_status judge_tensor(struct st_tensor_diff *t, struct st_pool *pool, struct st_error *err)
 {
 	if (t->shapes_differ) {
 		t->status = ST_DIFF_FAULT;
 		return ST_OK;
 	}
-	ST_TRY(st_metrics_of_tensors(t->a, t->b, threads, &t->m, err));
+	ST_TRY(st_metrics_of_tensors(t->a, t->b, pool, &t->m, err));
 	if (!st_diff_any(&t->m))
 		t->status = ST_DIFF_UNDECIDED;
 	if (t->m.max_abs == 0)
 		return ST_OK;
 	struct st_weight a = { .tensor = t->a }, b = { .tensor = t->b };
 	struct st_pair p;
-	ST_TRY(st_pair_open(&p, &a, &b, threads, err));
+	ST_TRY(st_pair_open(&p, &a, &b, pool, err));
 	bool exact = st_dtype_info(t->a->dtype)->kind == ST_KIND_INT && st_dtype_info(t->b->dtype)->kind == ST_KIND_INT;
 	t->expected = p.sum.predicted;
 	t->status = p.sum.noise && !exact ? ST_DIFF_EXPECTED : ST_DIFF_FAULT;
@@ -174,7 +174,7 @@ static enum st_status diff_tensors(struct st_diff_state *s, const struct st_diff
 		if (!t->shapes_differ && t->a->n_elems == 0)
 			continue;
 		d->compared++;
-		ST_TRY(judge_tensor(t, s->threads, err));
+		ST_TRY(judge_tensor(t, s->pool, err));
 		d->over_threshold |= !isnan(o->threshold) && t->m.max_abs > o->threshold;
 		if (t->status == ST_DIFF_FAULT && !d->fault) {
 			d->fault = true;
@@ -258,7 +258,7 @@ static enum st_status diff_models(struct st_diff_state *s, const struct st_diff_
 	settle_rotation(d, st_model_graph(s->a.model), st_model_graph(s->b.model));
 	ST_TRY(unused(s, s->a.model, &d->unused_a, &d->n_unused_a, err));
 	ST_TRY(unused(s, s->b.model, &d->unused_b, &d->n_unused_b, err));
-	ST_TRY(st_compare_weights(s->a.model, s->b.model, s->threads, &o->hooks, &d->weights, &d->n_weights, err));
+	ST_TRY(st_compare_weights(s->a.model, s->b.model, s->pool, &o->hooks, &d->weights, &d->n_weights, err));
 	size_t kept = 0;
 	for (size_t i = 0; i < d->n_weights; i++)
 		if (st_diff_wanted(o, d->weights[i].slot->canonical))
@@ -288,12 +288,12 @@ enum st_status st_diff_run(const char *a, const char *b, const struct st_diff_op
 	if (!s)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	st_arena_init(&s->arena);
-	s->threads = o->threads > 0 ? o->threads : st_exec_default().threads;
 	s->d.path_a = a;
 	s->d.path_b = b;
 	s->d.first = SIZE_MAX;
 	enum st_diff_kind ka, kb;
 	enum st_status st;
+	ST_TRY_OUT(st_pool_open(o->threads, &s->pool, err));
 	ST_TRY_OUT(open_side(s, &s->a, a, &ka, err));
 	ST_TRY_OUT(open_side(s, &s->b, b, &kb, err));
 	/* One known model against one that is not: both are sets of tensors. */
@@ -327,9 +327,11 @@ enum st_status st_diff_run(const char *a, const char *b, const struct st_diff_op
 		                       "Hugging Face has them"
 		                     : "nothing was compared";
 	}
+	st_pool_close(s->pool);
 	*out = &s->d;
 	return ST_OK;
 out:
+	st_pool_close(s->pool);
 	st_diff_free(&s->d);
 	return st;
 }

@@ -5,6 +5,7 @@
 #include <stele/diff.h>
 
 #include "base/mem.h"
+#include "base/pool.h"
 
 /* One input, opened as what it is. */
 struct st_diff_side {
@@ -21,7 +22,7 @@ struct st_diff_state {
 	struct st_diff d; /* first: one pointer serves for both */
 	struct st_diff_side a, b;
 	struct st_arena arena;
-	int threads;
+	struct st_pool *pool; /* while st_diff_run works */
 };
 
 /* The first reason is the one that is told. */

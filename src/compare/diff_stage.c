@@ -94,7 +94,7 @@ enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_opti
 	const struct st_tensor *shaped = a->ndim > 1 ? a : b;
 	d->rows = shaped->ndim > 1 ? st_tensor_rows(shaped) : 1;
 	d->cols = a->n_elems / (d->rows ? d->rows : 1);
-	ST_TRY(st_metrics_of_tensors(a, b, s->threads, &d->m, err));
+	ST_TRY(st_metrics_of_tensors(a, b, s->pool, &d->m, err));
 	d->top = st_arena_alloc(&s->arena, o->limit ? o->limit : 1, sizeof *d->top);
 	if (!d->top)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");

@@ -16,7 +16,6 @@
 
 #include <ctype.h>
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -161,9 +160,6 @@ static const float *floats_at(const struct st_tensor *t, uint64_t at, uint64_t n
 	return buf;
 }
 
-/* Work below which a team of threads costs more than it saves, in elements. */
-#define PARALLEL ((uint64_t)1 << 16)
-
 /* How the values of one side come into the basis of the other: the first `heads` of every `width` features are turned.
  */
 struct turn {
@@ -196,25 +192,40 @@ static const float *turned(const struct turn *t, const float *x, uint64_t n, flo
 	return buf;
 }
 
-static enum st_status measure(const struct st_trace_entry *a, const struct st_trace_entry *b, struct match *m,
-                              uint64_t n, uint64_t each, const struct turn *t, int threads, struct st_error *err)
+/* The positions of one stage that both traces have, `each` values a position. */
+struct positions {
+	const struct st_tensor *a, *b;
+	struct match *m;
+	uint64_t each;
+	const struct turn *t;
+	float *buf; /* two positions for every lane */
+};
+
+static void measure_positions(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
-	float *buf = st_alloc_array((uint64_t)threads * 2 * each, sizeof *buf);
+	const struct positions *p = ctx;
+	uint64_t each = p->each;
+	float *mine = p->buf + (uint64_t)lane * 2 * each;
+	for (uint64_t k = begin; k < end && !st_cancelled(); k++) {
+		const float *x = floats_at(p->a, p->m[k].i * each, each, mine),
+			    *y = floats_at(p->b, p->m[k].j * each, each, mine + each);
+		if (p->t->a)
+			x = turned(p->t, x, each, mine);
+		if (p->t->b)
+			y = turned(p->t, y, each, mine + each);
+		st_sums_of(x, y, each, 0, &p->m[k].s);
+	}
+}
+
+static enum st_status measure(const struct st_trace_entry *a, const struct st_trace_entry *b, struct match *m,
+                              uint64_t n, uint64_t each, const struct turn *t, struct st_pool *pool,
+                              struct st_error *err)
+{
+	float *buf = st_alloc_array3(st_pool_threads(pool), 2, each, sizeof *buf);
 	if (!buf)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-#pragma omp parallel for num_threads(threads) schedule(static) if (n * each > PARALLEL)
-	for (uint64_t k = 0; k < n; k++) {
-		if (st_cancelled())
-			continue;
-		float *mine = buf + (uint64_t)omp_get_thread_num() * 2 * each;
-		const float *x = floats_at(a->tensor, m[k].i * each, each, mine),
-			    *y = floats_at(b->tensor, m[k].j * each, each, mine + each);
-		if (t->a)
-			x = turned(t, x, each, mine);
-		if (t->b)
-			y = turned(t, y, each, mine + each);
-		st_sums_of(x, y, each, 0, &m[k].s);
-	}
+	struct positions p = { a->tensor, b->tensor, m, each, t, buf };
+	st_pool_each(pool, n, each * 4, measure_positions, &p);
 	free(buf);
 	return st_check_cancel(err);
 }
@@ -226,7 +237,8 @@ static uint64_t width_of(const struct st_trace_entry *e)
 }
 
 static enum st_status compare_entries(const struct st_trace_entry *a, const struct st_trace_entry *b,
-                                      const struct turn *t, int threads, struct st_trace_row *r, struct st_error *err)
+                                      const struct turn *t, struct st_pool *pool, struct st_trace_row *r,
+                                      struct st_error *err)
 {
 	uint64_t na = n_positions(a), nb = n_positions(b), each = width_of(a);
 	if (nb == 0 || na == 0 || b->tensor->n_elems / nb != each)
@@ -237,7 +249,7 @@ static enum st_status compare_entries(const struct st_trace_entry *a, const stru
 	if (!m)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	r->positions = match_positions(a, b, m);
-	enum st_status st = measure(a, b, m, r->positions, each, t, threads, err);
+	enum st_status st = measure(a, b, m, r->positions, each, t, pool, err);
 	r->min_cosine = r->positions ? INFINITY : NAN;
 	for (uint64_t k = 0; k < r->positions && st == ST_OK; k++) {
 		const struct st_sums *s = &m[k].s;
@@ -345,7 +357,7 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 		if (bases && st_diff_basis_matters(e->stage)
 		    && !find_turn(e->stage, heads, width_of(a), pa->rope_layout[0] == 'i', &turn))
 			continue;
-		ST_TRY(compare_entries(a, b, &turn, s->threads, r, err));
+		ST_TRY(compare_entries(a, b, &turn, s->pool, r, err));
 		if (!r->positions || !a->tensor->n_elems)
 			continue;
 		d->compared++;

@@ -3,9 +3,9 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "base/pool.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -192,16 +192,34 @@ static const float *fetch(const struct source *s, uint64_t at, uint64_t n, float
 	return buf + (at - row * cols);
 }
 
+/* A range of elements whose groups are summed one by one. */
+struct groups {
+	const struct source *a, *b;
+	uint64_t base, n;  /* the range begins at base; n elements in all */
+	uint64_t na, each; /* floats of scratch: of a side, of both */
+	float *scratch;    /* `each` for every lane; NULL where both sides lie in memory */
+	struct st_sums *part;
+};
+
+static void sum_groups(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct groups *k = ctx;
+	float *buf = k->scratch ? k->scratch + lane * k->each : NULL;
+	for (uint64_t g = begin; g < end; g++) {
+		uint64_t at = k->base + g * GROUP, len = k->n - at < GROUP ? k->n - at : GROUP;
+		const float *x = fetch(k->a, at, len, buf), *y = fetch(k->b, at, len, buf ? buf + k->na : NULL);
+		st_sums_of(x, y, len, at, &k->part[g]);
+	}
+}
+
 /* Sums of each group of chunks, then of the groups in order: the same bits for any thread count. */
-static enum st_status run(const struct source *a, const struct source *b, uint64_t n, int threads, struct st_metrics *m,
-                          struct st_error *err)
+static enum st_status run(const struct source *a, const struct source *b, uint64_t n, struct st_pool *pool,
+                          struct st_metrics *m, struct st_error *err)
 {
 	enum { ROUND = 128 }; /* groups in flight; their sums live on the stack */
 	struct st_sums total = { 0 }, part[ROUND];
-	if (threads < 1)
-		threads = 1;
 	uint64_t na = buffer_elems(a), each = na + buffer_elems(b);
-	float *scratch = each ? st_alloc_array((uint64_t)threads * each, sizeof(float)) : NULL;
+	float *scratch = each ? st_alloc_array2(st_pool_threads(pool), each, sizeof(float)) : NULL;
 	if (each && !scratch)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	enum st_status st = ST_OK;
@@ -209,13 +227,8 @@ static enum st_status run(const struct source *a, const struct source *b, uint64
 		uint64_t groups = st_ceil_div(n - base, GROUP);
 		if (groups > ROUND)
 			groups = ROUND;
-#pragma omp parallel for num_threads(threads) schedule(static) if (groups > 1)
-		for (uint64_t g = 0; g < groups; g++) {
-			float *buf = scratch ? scratch + (uint64_t)omp_get_thread_num() * each : NULL;
-			uint64_t at = base + g * GROUP, len = n - at < GROUP ? n - at : GROUP;
-			const float *x = fetch(a, at, len, buf), *y = fetch(b, at, len, buf ? buf + na : NULL);
-			st_sums_of(x, y, len, at, &part[g]);
-		}
+		struct groups k = { a, b, base, n, na, each, scratch, part };
+		st_pool_run(pool, groups, 1, sum_groups, &k);
 		for (uint64_t g = 0; g < groups; g++)
 			st_sums_fold(&total, &part[g]);
 		st = st_check_cancel(err);
@@ -225,10 +238,10 @@ static enum st_status run(const struct source *a, const struct source *b, uint64
 	return st;
 }
 
-void st_metrics_of(const float *a, const float *b, uint64_t n, int threads, struct st_metrics *m)
+void st_metrics_of(const float *a, const float *b, uint64_t n, struct st_pool *pool, struct st_metrics *m)
 {
 	struct st_error unused = ST_ERROR_INIT; /* nothing is allocated; a cancelled caller does not use the sums */
-	(void)run(&(struct source){ .flat = a }, &(struct source){ .flat = b }, n, threads, m, &unused);
+	(void)run(&(struct source){ .flat = a }, &(struct source){ .flat = b }, n, pool, m, &unused);
 }
 
 /* A contiguous, aligned F32 tensor is read where it lies. */
@@ -239,9 +252,9 @@ static struct source source_of(const struct st_tensor *t)
 	return plain ? (struct source){ .flat = (const float *)(const void *)t->data } : (struct source){ .t = t };
 }
 
-enum st_status st_metrics_of_tensors(const struct st_tensor *a, const struct st_tensor *b, int threads,
+enum st_status st_metrics_of_tensors(const struct st_tensor *a, const struct st_tensor *b, struct st_pool *pool,
                                      struct st_metrics *m, struct st_error *err)
 {
 	struct source x = source_of(a), y = source_of(b);
-	return run(&x, &y, a->n_elems, threads, m, err);
+	return run(&x, &y, a->n_elems, pool, m, err);
 }

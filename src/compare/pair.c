@@ -7,7 +7,6 @@
 
 #include <float.h>
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,9 +48,6 @@
 #define GAIN_CLIPPED 1.1
 #define ROW_GAIN_CLIPPED 4.0
 
-/* Elements below which a team of threads costs more than it saves. */
-#define PARALLEL ((uint64_t)1 << 17)
-
 /* How much of the expected error may be one error, the same for every element. */
 static double coherence(enum st_dtype a, enum st_dtype b)
 {
@@ -74,21 +70,24 @@ struct st_rows st_rows_of(const struct st_weight *w)
 		                 .cols = st_tensor_cols(w->tensor) };
 }
 
-enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
-                               int threads, struct st_row_stat *stats, struct st_error *err)
+struct measure {
+	const struct st_rows *a, *b;
+	const uint64_t *idx; /* which rows; NULL: 0, 1, ... */
+	float *buf;          /* two rows for every lane */
+	struct st_row_stat *stats;
+};
+
+static void measure_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
+	const struct measure *m = ctx;
+	const struct st_rows *a = m->a, *b = m->b;
+	struct st_row_stat *stats = m->stats;
 	uint64_t cols = a->cols;
-	float *buf = st_alloc_array((uint64_t)threads * 2 * cols, sizeof(float));
-	if (!buf)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	float *x = m->buf + (uint64_t)lane * 2 * cols, *y = x + cols;
 	uint32_t block_a = st_noise_block(a->type->dtype), block_b = st_noise_block(b->type->dtype),
 		 largest = block_a > block_b ? block_a : block_b;
-#pragma omp parallel for num_threads(threads) schedule(static) if (n * cols > PARALLEL)
-	for (uint64_t i = 0; i < n; i++) {
-		if (st_cancelled())
-			continue;
-		float *x = buf + (uint64_t)omp_get_thread_num() * 2 * cols, *y = x + cols;
-		uint64_t r = idx ? idx[i] : i;
+	for (uint64_t i = begin; i < end && !st_cancelled(); i++) {
+		uint64_t r = m->idx ? m->idx[i] : i;
 		a->get(a, r, x);
 		b->get(b, r, y);
 		struct st_sums s;
@@ -110,7 +109,16 @@ enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b,
 			stats[i].pred = stats[i].pred_a + st_noise_row(b->type, y, (size_t)cols);
 		}
 	}
-	free(buf);
+}
+
+enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
+                               struct st_pool *pool, struct st_row_stat *stats, struct st_error *err)
+{
+	struct measure m = { a, b, idx, st_alloc_array3(st_pool_threads(pool), 2, a->cols, sizeof(float)), stats };
+	if (!m.buf)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	st_pool_each(pool, n, a->cols * 8, measure_rows, &m);
+	free(m.buf);
 	uint64_t differing = 0;
 	for (uint64_t i = 0; i < n; i++)
 		differing += stats[i].dd > 0;
@@ -189,9 +197,9 @@ void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uin
 }
 
 /* Every row, what they say together, and the columns where the rows say nothing. */
-static enum st_status measure(struct st_pair *p, int threads, struct st_error *err)
+static enum st_status measure(struct st_pair *p, struct st_pool *pool, struct st_error *err)
 {
-	ST_TRY(st_pair_measure(&p->a, &p->b, NULL, p->a.rows, threads, p->stats, err));
+	ST_TRY(st_pair_measure(&p->a, &p->b, NULL, p->a.rows, pool, p->stats, err));
 	st_pair_summarise(p->stats, NULL, p->a.rows, p->a.cols, &p->sum);
 	return p->sum.noise && p->sum.dd > 0 ? st_columns_are_noise(&p->a, &p->b, &p->sum.noise, err) : ST_OK;
 }
@@ -206,7 +214,7 @@ static const struct st_tensor *expect(const struct st_tensor *t, struct st_held 
 }
 
 /* Measured anew where the numbers came from coarser types than they are stored in. */
-static enum st_status measure_as_held(struct st_pair *p, int threads, struct st_error *err)
+static enum st_status measure_as_held(struct st_pair *p, struct st_pool *pool, struct st_error *err)
 {
 	const struct st_tensor *a = p->a.type, *b = p->b.type;
 	ST_TRY(st_held_type(a, &p->held_a, err));
@@ -220,11 +228,11 @@ static enum st_status measure_as_held(struct st_pair *p, int threads, struct st_
 		return ST_OK;
 	p->a.type = expect(a, p->held_a, &p->as_a);
 	p->b.type = expect(b, p->held_b, &p->as_b);
-	return measure(p, threads, err);
+	return measure(p, pool, err);
 }
 
-enum st_status st_pair_open(struct st_pair *p, const struct st_weight *a, const struct st_weight *b, int threads,
-                            struct st_error *err)
+enum st_status st_pair_open(struct st_pair *p, const struct st_weight *a, const struct st_weight *b,
+                            struct st_pool *pool, struct st_error *err)
 {
 	*p = (struct st_pair){ .a = st_rows_of(a),
 		               .b = st_rows_of(b),
@@ -233,9 +241,9 @@ enum st_status st_pair_open(struct st_pair *p, const struct st_weight *a, const 
 	p->stats = st_alloc_array(p->a.rows, sizeof *p->stats);
 	if (!p->stats)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	enum st_status st = measure(p, threads, err);
+	enum st_status st = measure(p, pool, err);
 	if (st == ST_OK && !p->sum.noise)
-		st = measure_as_held(p, threads, err);
+		st = measure_as_held(p, pool, err);
 	if (st != ST_OK)
 		st_pair_close(p);
 	return st;

@@ -10,6 +10,8 @@
 
 #include <stele/compare.h>
 
+#include "base/pool.h"
+
 struct st_rows {
 	const struct st_tensor *type; /* predicts the noise of the rows: dtype and scale */
 	/* Row r to dst (cols floats). Called from many threads at once. */
@@ -53,7 +55,8 @@ struct st_pair_summary {
 
 /* Measure rows idx[0..n), or rows 0..n when idx is NULL. */
 ST_MUST_CHECK enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx,
-                                             uint64_t n, int threads, struct st_row_stat *stats, struct st_error *err);
+                                             uint64_t n, struct st_pool *pool, struct st_row_stat *stats,
+                                             struct st_error *err);
 void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uint64_t n, uint64_t cols,
                        struct st_pair_summary *s);
 /* Whether no column, and in a vector no element, stands out of its noise (weight_columns.c). */
@@ -72,7 +75,7 @@ struct st_pair {
 };
 /* *p must stay where it is until st_pair_close. */
 ST_MUST_CHECK enum st_status st_pair_open(struct st_pair *p, const struct st_weight *a, const struct st_weight *b,
-                                          int threads, struct st_error *err);
+                                          struct st_pool *pool, struct st_error *err);
 void st_pair_close(struct st_pair *p);
 
 bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols);
@@ -97,7 +100,7 @@ bool st_role_is_bias(enum st_role r);
  */
 ST_MUST_CHECK enum st_status st_weight_explain(const struct st_model *ma, const struct st_model *mb,
                                                const struct st_rows *a, const struct st_rows *b,
-                                               const struct st_row_stat *stats, int threads, struct st_weight_diff *d,
-                                               struct st_error *err);
+                                               const struct st_row_stat *stats, struct st_pool *pool,
+                                               struct st_weight_diff *d, struct st_error *err);
 
 #endif

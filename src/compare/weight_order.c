@@ -3,7 +3,6 @@
 #include "graph/basis.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -186,14 +185,41 @@ static double dot(const float *a, const float *b, uint64_t n)
 	return sum;
 }
 
+/* Rows of b beside the sampled rows of a. */
+struct cosines {
+	const struct st_rows *b;
+	uint64_t n_sample;
+	const float *x;     /* [n_sample, cols] */
+	const double *norm; /* [n_sample] */
+	float *row;         /* a row for every lane */
+	float *cosine;      /* [n_sample, rows of b] */
+};
+
+static void find_cosines(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct cosines *k = ctx;
+	const struct st_rows *b = k->b;
+	uint64_t cols = b->cols;
+	float *y = k->row + lane * cols;
+	for (uint64_t r = begin; r < end && !st_cancelled(); r++) {
+		b->get(b, r, y);
+		double len = sqrt(dot(y, y, cols));
+		for (uint64_t i = 0; i < k->n_sample; i++)
+			k->cosine[i * b->rows + r] = len > 0 && k->norm[i] > 0
+			                                   ? (float)(dot(k->x + i * cols, y, cols) / (len * k->norm[i]))
+			                                   : 0;
+	}
+}
+
 /* For each sampled row of a the row of b that points the same way best. best[i] = UINT64_MAX where none
  * comes near; only[i] where no other comes as near: many tokens that were never trained have one embedding. */
 static enum st_status match_rows(struct st_trial *t, uint64_t *best, bool *only)
 {
 	const struct st_rows *a = t->a, *b = t->b;
 	uint64_t cols = a->cols, S = t->n_sample;
-	float *x = st_alloc_array(S * cols, sizeof *x), *row = st_alloc_array((uint64_t)t->threads * cols, sizeof *row);
-	float *cosine = st_alloc_array(S * b->rows, sizeof *cosine);
+	float *x = st_alloc_array2(S, cols, sizeof *x),
+	      *row = st_alloc_array2(st_pool_threads(t->pool), cols, sizeof *row),
+	      *cosine = st_alloc_array2(S, b->rows, sizeof *cosine);
 	enum st_status st = ST_OK;
 	if (!x || !row || !cosine) {
 		st = st_fail(t->err, ST_ERR_NOMEM, "out of memory");
@@ -204,18 +230,8 @@ static enum st_status match_rows(struct st_trial *t, uint64_t *best, bool *only)
 		a->get(a, t->sample[i], x + i * cols);
 		norm[i] = sqrt(dot(x + i * cols, x + i * cols, cols));
 	}
-#pragma omp parallel for num_threads(t->threads) schedule(static)
-	for (uint64_t r = 0; r < b->rows; r++) {
-		if (st_cancelled())
-			continue;
-		float *y = row + (uint64_t)omp_get_thread_num() * cols;
-		b->get(b, r, y);
-		double len = sqrt(dot(y, y, cols));
-		for (uint64_t i = 0; i < S; i++)
-			cosine[i * b->rows + r] = len > 0 && norm[i] > 0
-			                                ? (float)(dot(x + i * cols, y, cols) / (len * norm[i]))
-			                                : 0;
-	}
+	struct cosines k = { b, S, x, norm, row, cosine };
+	st_pool_each(t->pool, b->rows, (S + 4) * cols, find_cosines, &k);
 	st = st_check_cancel(t->err);
 	for (uint64_t i = 0; i < S; i++) {
 		const float *c = cosine + i * b->rows;

@@ -29,7 +29,7 @@ static enum st_status agree(struct st_trial *t, const struct st_rows *x, const s
 	*yes = false;
 	if (x->rows != y->rows || x->cols != y->cols)
 		return ST_OK;
-	ST_TRY(st_pair_measure(x, y, t->sample, few, t->threads, part, t->err));
+	ST_TRY(st_pair_measure(x, y, t->sample, few, t->pool, part, t->err));
 	st_pair_summarise(part, t->sample, few, x->cols, &s);
 	*yes = s.noise;
 	return ST_OK;

@@ -79,14 +79,14 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 {
 	struct st_row_stat part[ST_SAMPLE];
 	struct st_pair_summary s;
-	ST_TRY(st_pair_measure(a, b, t->sample, t->n_sample, t->threads, part, t->err));
+	ST_TRY(st_pair_measure(a, b, t->sample, t->n_sample, t->pool, part, t->err));
 	st_pair_summarise(part, t->sample, t->n_sample, a->cols, &s);
 	bool fit = fits(&s, t->n_sample, t->before.bad_rows) && helps(t, part);
 	if (fit && !sampled && a->rows > t->n_sample) {
 		struct st_row_stat *all = st_alloc_array(a->rows, sizeof *all);
 		if (!all)
 			return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
-		enum st_status st = st_pair_measure(a, b, NULL, a->rows, t->threads, all, t->err);
+		enum st_status st = st_pair_measure(a, b, NULL, a->rows, t->pool, all, t->err);
 		if (st == ST_OK)
 			st_pair_summarise(all, NULL, a->rows, a->cols, &s);
 		free(all);
@@ -139,12 +139,10 @@ static void choose_sample(struct st_trial *t)
 }
 
 enum st_status st_weight_explain(const struct st_model *ma, const struct st_model *mb, const struct st_rows *a,
-                                 const struct st_rows *b, const struct st_row_stat *stats, int threads,
+                                 const struct st_rows *b, const struct st_row_stat *stats, struct st_pool *pool,
                                  struct st_weight_diff *d, struct st_error *err)
 {
-	struct st_trial t = {
-		.ma = ma, .mb = mb, .a = a, .b = b, .stats = stats, .threads = threads, .d = d, .err = err
-	};
+	struct st_trial t = { .ma = ma, .mb = mb, .a = a, .b = b, .stats = stats, .pool = pool, .d = d, .err = err };
 	st_arena_init(&t.arena);
 	choose_sample(&t);
 	enum st_status st = ST_OK;

@@ -17,7 +17,7 @@ struct st_trial {
 	const struct st_model *ma, *mb;
 	const struct st_rows *a, *b;     /* as stored */
 	const struct st_row_stat *stats; /* of all rows, as stored */
-	int threads;
+	struct st_pool *pool;
 	uint64_t sample[ST_SAMPLE], n_sample;
 	struct st_pair_summary before; /* of the sample */
 	struct st_weight_diff *d;

@@ -13,27 +13,39 @@
 #include "compare/pair.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define PIECE ((uint64_t)1 << 20)
 
-static bool bytes_equal(const struct st_weight *a, const struct st_weight *b, int threads)
+struct two_copies {
+	const uint8_t *a, *b;
+	uint64_t n_bytes;
+	atomic_bool differ;
+};
+
+static void compare_pieces(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	struct two_copies *c = ctx;
+	(void)lane;
+	uint64_t at = begin * PIECE, stop = c->n_bytes / PIECE < end ? c->n_bytes : end * PIECE;
+	for (; at < stop && !atomic_load_explicit(&c->differ, memory_order_relaxed); at += PIECE)
+		if (memcmp(c->a + at, c->b + at, (size_t)(stop - at < PIECE ? stop - at : PIECE)) != 0)
+			atomic_store_explicit(&c->differ, true, memory_order_relaxed);
+}
+
+static bool bytes_equal(const struct st_weight *a, const struct st_weight *b, struct st_pool *pool)
 {
 	const struct st_tensor *x = a->tensor, *y = b->tensor;
 	if (x->dtype != y->dtype || x->layout != y->layout || x->layout == ST_LAYOUT_STRIDED || x->n_bytes != y->n_bytes
 	    || x->scale != y->scale || a->interleaved != b->interleaved || (a->interleaved && a->heads != b->heads)
 	    || (x->layout == ST_LAYOUT_ROWS && x->row_bytes != y->row_bytes))
 		return false;
-	uint64_t n = st_ceil_div(x->n_bytes, PIECE);
-	int same = 1;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : same) if (n > 1)
-	for (uint64_t i = 0; i < n; i++) {
-		uint64_t at = i * PIECE, len = x->n_bytes - at < PIECE ? x->n_bytes - at : PIECE;
-		same = same && memcmp(x->data + at, y->data + at, (size_t)len) == 0;
-	}
-	return same;
+	struct two_copies c = { .a = x->data, .b = y->data, .n_bytes = x->n_bytes };
+	st_pool_run(pool, st_ceil_div(x->n_bytes, PIECE), 1, compare_pieces, &c);
+	return !atomic_load(&c.differ);
 }
 
 static uint32_t bits_of(float x)
@@ -116,7 +128,7 @@ static void get_column(const struct st_rows *s, uint64_t r, float *dst)
  * lists the dimensions the other way round in a format whose labels are to be believed; then the
  * values say whether the matrix lies transposed.
  */
-static enum st_status compare_shapes(int threads, struct st_weight_diff *d, struct st_error *err)
+static enum st_status compare_shapes(struct st_pool *pool, struct st_weight_diff *d, struct st_error *err)
 {
 	const struct st_tensor *x = d->a->tensor, *y = d->b->tensor;
 	d->status = ST_WEIGHT_FAULT;
@@ -139,7 +151,7 @@ static enum st_status compare_shapes(int threads, struct st_weight_diff *d, stru
 		struct st_rows a = { .type = x, .get = get_column, .dense = dense, .rows = cols, .cols = rows },
 			       b = st_rows_of(d->b);
 		struct st_pair_summary s;
-		st = st_pair_measure(&a, &b, NULL, cols, threads, stats, err);
+		st = st_pair_measure(&a, &b, NULL, cols, pool, stats, err);
 		if (st == ST_OK)
 			st_pair_summarise(stats, NULL, cols, rows, &s);
 		if (st == ST_OK && s.noise) {
@@ -161,10 +173,10 @@ static bool is_padded(const struct st_weight_diff *d)
 	    && st_tensor_cols(x) == st_tensor_cols(y) && x->layout == ST_LAYOUT_ROWS && y->layout == ST_LAYOUT_ROWS;
 }
 
-static enum st_status compare_pair(const struct st_model *ma, const struct st_model *mb, int threads,
+static enum st_status compare_pair(const struct st_model *ma, const struct st_model *mb, struct st_pool *pool,
                                    struct st_weight_diff *d, struct st_error *err);
 
-static enum st_status compare_common_rows(const struct st_model *ma, const struct st_model *mb, int threads,
+static enum st_status compare_common_rows(const struct st_model *ma, const struct st_model *mb, struct st_pool *pool,
                                           struct st_weight_diff *d, struct st_error *err)
 {
 	const struct st_weight *a = d->a, *b = d->b;
@@ -176,17 +188,17 @@ static enum st_status compare_common_rows(const struct st_model *ma, const struc
 	wb.tensor = &tb;
 	d->a = &wa;
 	d->b = &wb;
-	enum st_status st = compare_pair(ma, mb, threads, d, err);
+	enum st_status st = compare_pair(ma, mb, pool, d, err);
 	d->a = a;
 	d->b = b;
 	/* Other rows altogether are another vocabulary. */
 	return st == ST_OK && d->status == ST_WEIGHT_FAULT && d->cause.confidence == ST_UNEXPLAINED
-	             ? compare_shapes(threads, d, err)
+	             ? compare_shapes(pool, d, err)
 	             : st;
 }
 
 /* Equal bytes may still hold the same NaN twice: that is no difference, and is counted by the stages. */
-static enum st_status compare_pair(const struct st_model *ma, const struct st_model *mb, int threads,
+static enum st_status compare_pair(const struct st_model *ma, const struct st_model *mb, struct st_pool *pool,
                                    struct st_weight_diff *d, struct st_error *err)
 {
 	d->rows = st_tensor_rows(d->a->tensor);
@@ -194,16 +206,16 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 	d->held_a = st_held_own(d->a->tensor);
 	d->held_b = st_held_own(d->b->tensor);
 	if (d->rows != st_tensor_rows(d->b->tensor) && is_padded(d))
-		return compare_common_rows(ma, mb, threads, d, err);
+		return compare_common_rows(ma, mb, pool, d, err);
 	if (d->rows != st_tensor_rows(d->b->tensor) || d->cols != st_tensor_cols(d->b->tensor))
-		return compare_shapes(threads, d, err);
-	if (bytes_equal(d->a, d->b, threads)) {
+		return compare_shapes(pool, d, err);
+	if (bytes_equal(d->a, d->b, pool)) {
 		d->status = ST_WEIGHT_EQUAL;
 		d->gain = 1;
 		return st_check_cancel(err);
 	}
 	struct st_pair p;
-	ST_TRY(st_pair_open(&p, d->a, d->b, threads, err));
+	ST_TRY(st_pair_open(&p, d->a, d->b, pool, err));
 	const struct st_pair_summary *s = &p.sum;
 	d->held_a = p.held_a;
 	d->held_b = p.held_b;
@@ -228,7 +240,7 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 			                      .residual_after = cut.confidence == ST_CONFIRMED ? 0 : s->rel,
 			                      .floor = s->predicted };
 	} else if (st == ST_OK && d->status == ST_WEIGHT_FAULT) {
-		st = st_weight_explain(ma, mb, &p.a, &p.b, p.stats, threads, d, err);
+		st = st_weight_explain(ma, mb, &p.a, &p.b, p.stats, pool, d, err);
 	}
 	st_pair_close(&p);
 	return st;
@@ -262,7 +274,7 @@ static void one_sided(struct st_weight_diff *d)
 		                      .residual_after = INFINITY };
 }
 
-enum st_status st_compare_weights(const struct st_model *a, const struct st_model *b, int threads,
+enum st_status st_compare_weights(const struct st_model *a, const struct st_model *b, struct st_pool *pool,
                                   const struct st_hooks *hooks, struct st_weight_diff **out, size_t *n,
                                   struct st_error *err)
 {
@@ -292,7 +304,7 @@ enum st_status st_compare_weights(const struct st_model *a, const struct st_mode
 	for (size_t i = 0; i < used && st == ST_OK; i++) {
 		struct st_weight_diff *w = &d[i];
 		if (w->a && w->b)
-			st = compare_pair(a, b, threads, w, err);
+			st = compare_pair(a, b, pool, w, err);
 		else
 			one_sided(w);
 		done += (w->a ? w->a->tensor->n_bytes : 0) + (w->b ? w->b->tensor->n_bytes : 0);

@@ -11,6 +11,7 @@
 #include "compare/pair.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,21 +22,34 @@ static enum st_status differs(const char *name, struct st_error *err, const char
 
 /* ---- one tensor ---- */
 
-static enum st_status check_copy(const struct st_job *j, const struct st_tensor *t, int threads, struct st_error *err)
+#define PIECE ((uint64_t)4 << 20) /* bytes */
+
+struct copies {
+	const struct st_tensor *a, *b;
+	atomic_bool differ;
+};
+
+static void compare_pieces(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	struct copies *c = ctx;
+	(void)lane;
+	for (uint64_t i = begin; i < end && !st_cancelled(); i++) {
+		uint64_t at = i * PIECE, len = c->a->n_bytes - at < PIECE ? c->a->n_bytes - at : PIECE;
+		if (memcmp(c->a->data + at, c->b->data + at, (size_t)len) != 0)
+			atomic_store_explicit(&c->differ, true, memory_order_relaxed);
+	}
+}
+
+static enum st_status check_copy(const struct st_job *j, const struct st_tensor *t, struct st_pool *pool,
+                                 struct st_error *err)
 {
 	if (!j->map && j->gain == 1 && j->order == ST_CODES_OWN) {
-		const uint64_t piece = (uint64_t)4 << 20;
-		uint64_t n = st_ceil_div(t->n_bytes, piece);
-		int same = t->n_bytes == j->src[0]->n_bytes && t->scale == j->src[0]->scale;
-		if (!same)
+		if (t->n_bytes != j->src[0]->n_bytes || t->scale != j->src[0]->scale)
 			return differs(t->name, err, "another size");
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : same) if (n > 1)
-		for (uint64_t i = 0; i < n; i++) {
-			uint64_t at = i * piece, len = t->n_bytes - at < piece ? t->n_bytes - at : piece;
-			same = same && (st_cancelled() || memcmp(t->data + at, j->src[0]->data + at, (size_t)len) == 0);
-		}
+		struct copies c = { .a = t, .b = j->src[0] };
+		st_pool_run(pool, st_ceil_div(t->n_bytes, PIECE), 1, compare_pieces, &c);
 		ST_TRY(st_check_cancel(err));
-		return same ? ST_OK : differs(t->name, err, "other bytes");
+		return atomic_load(&c.differ) ? differs(t->name, err, "other bytes") : ST_OK;
 	}
 	uint8_t *row = st_alloc_array(t->row_bytes, 1);
 	if (!row)
@@ -71,7 +85,7 @@ static void get_meant(const struct st_rows *s, uint64_t r, float *dst)
 	st_job_row(((const struct meant_rows *)s)->j, r, dst);
 }
 
-static enum st_status check_numbers(const struct st_job *j, const struct st_tensor *t, int threads,
+static enum st_status check_numbers(const struct st_job *j, const struct st_tensor *t, struct st_pool *pool,
                                     struct st_error *err)
 {
 	const struct st_tensor exact = { .dtype = ST_DTYPE_F32, .scale = 1 };
@@ -84,15 +98,15 @@ static enum st_status check_numbers(const struct st_job *j, const struct st_tens
 		struct meant_rows want = { .rows = { .type = &exact, .get = get_meant, .rows = rows, .cols = cols },
 			                   .j = j };
 		struct st_rows got = { .type = t, .get = get_stored, .rows = rows, .cols = cols };
-		st = st_pair_measure(&got, &want.rows, NULL, rows, threads, stats, err);
+		st = st_pair_measure(&got, &want.rows, NULL, rows, pool, stats, err);
 	}
 	for (uint64_t r = 0; r < rows && st == ST_OK && !by_rows; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step;
 		struct st_rows want = { .type = &exact, .get = get_dense, .dense = x, .rows = n, .cols = cols };
 		struct st_rows got = { .type = t, .get = get_stored, .shift = r, .rows = n, .cols = cols };
-		st = st_job_floats(j, r, n, x, threads, err);
+		st = st_job_floats(j, r, n, x, pool, err);
 		if (st == ST_OK)
-			st = st_pair_measure(&got, &want, NULL, n, threads, stats + r, err);
+			st = st_pair_measure(&got, &want, NULL, n, pool, stats + r, err);
 	}
 	struct st_pair_summary s;
 	if (st == ST_OK) {
@@ -108,7 +122,8 @@ static enum st_status check_numbers(const struct st_job *j, const struct st_tens
 	return st;
 }
 
-static enum st_status check_job(const struct st_job *j, const struct st_container *c, int threads, struct st_error *err)
+static enum st_status check_job(const struct st_job *j, const struct st_container *c, struct st_pool *pool,
+                                struct st_error *err)
 {
 	const struct st_tensor *t = st_container_find(c, j->spec.name);
 	if (!t)
@@ -116,7 +131,7 @@ static enum st_status check_job(const struct st_job *j, const struct st_containe
 	if (t->dtype != j->spec.dtype || t->ndim != j->spec.ndim
 	    || memcmp(t->shape, j->spec.shape, t->ndim * sizeof *t->shape) != 0)
 		return differs(j->spec.name, err, "another type or shape");
-	return j->kind == ST_JOB_COPY ? check_copy(j, t, threads, err) : check_numbers(j, t, threads, err);
+	return j->kind == ST_JOB_COPY ? check_copy(j, t, pool, err) : check_numbers(j, t, pool, err);
 }
 
 /* ---- in the graph's basis ---- */
@@ -151,7 +166,7 @@ static enum st_status check_weight(struct st_conversion *v, const struct st_job 
 	if (!stats)
 		return st_no_memory(err);
 	struct st_pair_summary s;
-	enum st_status st = st_pair_measure(&a, &b, j->repaired ? NULL : idx, n, v->threads, stats, err);
+	enum st_status st = st_pair_measure(&a, &b, j->repaired ? NULL : idx, n, v->pool, stats, err);
 	if (st == ST_OK) {
 		st_pair_summarise(stats, j->repaired ? NULL : idx, n, a.cols, &s);
 		bool copied = !j->repaired && j->kind == ST_JOB_COPY;
@@ -288,7 +303,7 @@ static enum st_status check_tensors(struct st_conversion *v, const struct st_con
 		total += c->tensors[i].n_bytes;
 	for (size_t i = 0; i < v->n_jobs; i++) {
 		const struct st_job *j = &v->jobs[i];
-		ST_TRY(check_job(j, c, v->threads, err));
+		ST_TRY(check_job(j, c, v->pool, err));
 		if (out && j->role != ST_ROLE_COUNT && j->role != ST_ROLE_ROPE_FREQS)
 			ST_TRY(check_weight(v, j, out, err));
 		done += st_container_find(c, j->spec.name)->n_bytes;

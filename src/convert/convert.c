@@ -4,7 +4,6 @@
 #include "base/outfile.h"
 #include "format/hf.h"
 
-#include <omp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -341,15 +340,16 @@ out:
 enum st_status st_convert(const char *in, const char *out, const struct st_convert_options *o,
                           struct st_convert_result **result, struct st_error *err)
 {
-	struct st_conversion v = {
-		.o = o, .in_path = in, .out_path = out, .threads = o->threads > 0 ? o->threads : omp_get_max_threads()
-	};
+	struct st_conversion v = { .o = o, .in_path = in, .out_path = out };
 	struct held_result *held = calloc(1, sizeof *held);
 	*result = NULL;
 	if (!held)
 		return st_no_memory(err);
 	st_arena_init(&v.arena);
-	enum st_status st = run(&v, &held->r, err);
+	enum st_status st = st_pool_open(o->threads, &v.pool, err);
+	if (st == ST_OK)
+		st = run(&v, &held->r, err);
+	st_pool_close(v.pool);
 	st_tokenizer_close(v.vocab.t);
 	st_model_close(v.in);
 	st_model_close(v.other);

@@ -14,6 +14,7 @@
 #include "arch/arch.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "base/pool.h"
 #include "dtype/geometry.h"
 #include "format/writer.h"
 #include "graph/basis.h"
@@ -92,8 +93,8 @@ struct st_text_list {
 struct st_conversion {
 	const struct st_convert_options *o;
 	const char *in_path, *out_path;
-	struct st_arena arena; /* everything below that is a pointer, the lines of the result too */
-	int threads;
+	struct st_arena arena;       /* everything below that is a pointer, the lines of the result too */
+	struct st_pool *pool;        /* while st_convert works */
 	struct st_model *in, *other; /* other: the second input of a report, or NULL */
 	enum st_format from, to;
 	bool folder; /* the output is a Hugging Face folder */
@@ -136,8 +137,8 @@ ST_MUST_CHECK enum st_status st_add_job(struct st_conversion *v, struct st_job *
 bool st_job_by_rows(const struct st_job *j);
 void st_job_row(const struct st_job *j, uint64_t row, float *dst);
 /* Numbers of output rows [row0, row0 + n) to dst. */
-ST_MUST_CHECK enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, float *dst, int threads,
-                                           struct st_error *err);
+ST_MUST_CHECK enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, float *dst,
+                                           struct st_pool *pool, struct st_error *err);
 /* Can its numbers be scaled, or its codes be put in another order, block by block? */
 bool st_type_has_scales(enum st_dtype t);
 /* Rows that are handled at once. */

@@ -287,7 +287,7 @@ static enum st_status row_residual(const struct fix *f, uint64_t r, double *dd, 
 			                 .data = bytes };
 		st_tensor_decode(&row, 0, 1, x);
 	} else if (st == ST_OK) {
-		st = st_job_floats(j, r, 1, x, 1, f->err);
+		st = st_job_floats(j, r, 1, x, NULL, f->err);
 	}
 	if (st == ST_OK) {
 		st_weight_decode(f->sound, j->spec.ndim < 2 ? 0 : g, 1, y);

@@ -7,13 +7,11 @@
 #include "base/cursor.h"
 #include "graph/graph.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define PIECE ((uint64_t)4 << 20)  /* bytes that are copied at once */
 #define FLOATS ((uint64_t)4 << 20) /* numbers that are held at once */
-#define SMALL ((uint64_t)1 << 16)  /* elements below which a team of threads costs more than it saves */
 #define DENSE ((uint64_t)12 << 20) /* the same where every pass reads the whole tensor */
 
 /* ---- bytes ---- */
@@ -102,26 +100,39 @@ static enum st_status vector_floats(const struct st_job *j, float *dst, struct s
 
 /* Output rows of a matrix that lies transposed. Every stored row is decoded once for each piece of the output, and its
  * elements are dropped where they belong. Here `map` is the output row of each row of the graph's basis. */
-static enum st_status transposed_floats(const struct st_job *j, uint64_t row0, uint64_t count, float *dst, int threads,
-                                        struct st_error *err)
+struct transposed {
+	const struct st_job *j;
+	uint64_t row0, count; /* of the output */
+	float *dst;
+	float *buf; /* a stored row for every lane */
+};
+
+static void drop_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
+	const struct transposed *t = ctx;
+	const struct st_job *j = t->j;
 	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec);
-	uint64_t stored_rows = st_tensor_rows(j->from.tensor), stored_cols = st_tensor_cols(j->from.tensor);
-	float *buf = st_alloc_array((uint64_t)threads * stored_cols, sizeof *buf);
-	if (!buf)
-		return st_no_memory(err);
-#pragma omp parallel for num_threads(threads) schedule(static) if (stored_rows * stored_cols > SMALL)
-	for (uint64_t r = 0; r < stored_rows; r++) {
-		if (st_cancelled())
-			continue;
-		float *x = buf + (uint64_t)omp_get_thread_num() * stored_cols;
+	uint64_t stored_cols = st_tensor_cols(j->from.tensor);
+	float *x = t->buf + lane * stored_cols;
+	for (uint64_t r = begin; r < end && !st_cancelled(); r++) {
 		st_weight_decode(&j->from, r, 1, x);
 		for (uint64_t c = 0; c < stored_cols; c++) {
 			uint64_t f = r * stored_cols + c, n = f % rows, o = j->map ? j->map[n] : n;
-			if (o >= row0 && o - row0 < count)
-				dst[(o - row0) * cols + f / rows] = x[c];
+			if (o >= t->row0 && o - t->row0 < t->count)
+				t->dst[(o - t->row0) * cols + f / rows] = x[c];
 		}
 	}
+}
+
+static enum st_status transposed_floats(const struct st_job *j, uint64_t row0, uint64_t count, float *dst,
+                                        struct st_pool *pool, struct st_error *err)
+{
+	uint64_t stored_rows = st_tensor_rows(j->from.tensor), stored_cols = st_tensor_cols(j->from.tensor);
+	float *buf = st_alloc_array2(st_pool_threads(pool), stored_cols, sizeof *buf);
+	if (!buf)
+		return st_no_memory(err);
+	struct transposed t = { j, row0, count, dst, buf };
+	st_pool_each(pool, stored_rows, stored_cols * 8, drop_rows, &t);
 	free(buf);
 	return st_check_cancel(err);
 }
@@ -138,7 +149,25 @@ void st_job_row(const struct st_job *j, uint64_t row, float *dst)
 	affine(j, dst, st_spec_cols(&j->spec));
 }
 
-enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, float *dst, int threads,
+/* Rows of a piece, row0 first, to dst: as floats or as bytes, `size` of them a row. */
+struct rows_out {
+	const struct st_job *j;
+	uint64_t row0, size;
+	float *x;
+	uint8_t *bytes;
+	float scale;                /* AprQ8: of the whole tensor */
+	float largest[ST_POOL_MAX]; /* of every lane */
+};
+
+static void floats_of_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct rows_out *o = ctx;
+	(void)lane;
+	for (uint64_t i = begin; i < end && !st_cancelled(); i++)
+		st_job_row(o->j, o->row0 + i, o->x + i * o->size);
+}
+
+enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, float *dst, struct st_pool *pool,
                              struct st_error *err)
 {
 	uint64_t cols = st_spec_cols(&j->spec);
@@ -147,12 +176,11 @@ enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, 
 		return ST_OK;
 	}
 	if (j->kind == ST_JOB_TRANSPOSE)
-		return transposed_floats(j, row0, n, dst, threads, err);
+		return transposed_floats(j, row0, n, dst, pool, err);
 	if (j->spec.ndim < 2)
 		return vector_floats(j, dst, err);
-#pragma omp parallel for num_threads(threads) schedule(static) if (n * cols > SMALL)
-	for (uint64_t i = 0; i < n; i++)
-		st_job_row(j, row0 + i, dst + i * cols);
+	struct rows_out o = { .j = j, .row0 = row0, .size = cols, .x = dst };
+	st_pool_each(pool, n, cols * 2, floats_of_rows, &o);
 	return st_check_cancel(err);
 }
 
@@ -175,6 +203,14 @@ static enum st_status write_bytes(const uint8_t *p, uint64_t n, struct st_writer
 	return ST_OK;
 }
 
+static void bytes_of_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct rows_out *o = ctx;
+	(void)lane;
+	for (uint64_t i = begin; i < end; i++)
+		st_job_row_bytes(o->j, o->row0 + i, o->bytes + i * o->size);
+}
+
 static enum st_status write_copy(struct st_conversion *v, const struct st_job *j, struct st_writer *w,
                                  struct st_error *err)
 {
@@ -193,9 +229,8 @@ static enum st_status write_copy(struct st_conversion *v, const struct st_job *j
 	enum st_status st = ST_OK;
 	for (uint64_t r = 0; r < rows && st == ST_OK; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step;
-#pragma omp parallel for num_threads(v->threads) schedule(static) if (n * size > SMALL)
-		for (uint64_t i = 0; i < n; i++)
-			st_job_row_bytes(j, r + i, buf + i * size);
+		struct rows_out o = { .j = j, .row0 = r, .size = size, .bytes = buf };
+		st_pool_each(v->pool, n, size, bytes_of_rows, &o);
 		st = st_check_cancel(err);
 		if (st == ST_OK)
 			st = st_writer_append(w, buf, (size_t)(n * size), err);
@@ -204,20 +239,46 @@ static enum st_status write_copy(struct st_conversion *v, const struct st_job *j
 	return st;
 }
 
+static void largest_of_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	struct rows_out *o = ctx;
+	for (uint64_t i = begin; i < end; i++)
+		o->largest[lane] = st_apr_q8_largest(o->largest[lane], o->x + i * o->size, (size_t)o->size);
+}
+
+static void codes_of_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct rows_out *o = ctx;
+	(void)lane;
+	for (uint64_t i = begin; i < end; i++)
+		st_apr_q8_encode(o->x + i * o->size, (size_t)o->size, o->scale, (int8_t *)o->bytes + i * o->size);
+}
+
+/* Blocks are encoded one by one, so how threads share them changes nothing. */
+static void encode_blocks(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct rows_out *o = ctx;
+	const struct st_dtype_info *info = st_dtype_info(o->j->spec.dtype);
+	(void)lane;
+	info->encode(o->x + begin * info->block_elems, o->bytes + begin * info->block_bytes,
+	             (size_t)((end - begin) * info->block_elems));
+}
+
 /* The largest magnitude of the tensor: the scale of AprQ8 is in front of the numbers. */
 static enum st_status write_scale(struct st_conversion *v, const struct st_job *j, float *x, float *scale,
                                   struct st_writer *w, struct st_error *err)
 {
 	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), step = st_job_step(j);
+	struct rows_out o = { .size = cols, .x = x };
 	float largest = 0;
 	for (uint64_t r = 0; r < rows; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step;
 		ST_TRY(st_check_cancel(err));
-		ST_TRY(st_job_floats(j, r, n, x, v->threads, err));
-#pragma omp parallel for num_threads(v->threads) schedule(static) reduction(max : largest) if (n * cols > SMALL)
-		for (uint64_t i = 0; i < n; i++)
-			largest = st_apr_q8_largest(largest, x + i * cols, (size_t)cols);
+		ST_TRY(st_job_floats(j, r, n, x, v->pool, err));
+		st_pool_each(v->pool, n, cols, largest_of_rows, &o);
 	}
+	for (unsigned i = 0; i < ST_POOL_MAX; i++)
+		largest = o.largest[i] > largest ? o.largest[i] : largest;
 	*scale = st_apr_q8_scale(largest);
 	return st_writer_append(w, scale, sizeof *scale, err);
 }
@@ -237,22 +298,14 @@ static enum st_status write_numbers(struct st_conversion *v, const struct st_job
 	for (uint64_t r = 0; r < rows && st == ST_OK; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step, blocks = st_ceil_div(n * cols, be);
 		memset(x + n * cols, 0, (size_t)(blocks * be - n * cols) * sizeof *x);
-		st = st_job_floats(j, r, n, x, v->threads, err);
+		st = st_job_floats(j, r, n, x, v->pool, err);
 		if (st != ST_OK)
 			break;
-		if (j->spec.dtype == ST_DTYPE_APR_Q8) {
-#pragma omp parallel for num_threads(v->threads) schedule(static) if (n * cols > SMALL)
-			for (uint64_t i = 0; i < n; i++)
-				st_apr_q8_encode(x + i * cols, (size_t)cols, scale, (int8_t *)buf + i * cols);
-		} else {
-			/* Blocks are encoded one by one, so how threads share them changes nothing. */
-			uint64_t per = st_ceil_div(blocks, 64);
-#pragma omp parallel for num_threads(v->threads) schedule(static) if (n * cols > SMALL)
-			for (uint64_t b = 0; b < blocks; b += per) {
-				uint64_t k = blocks - b < per ? blocks - b : per;
-				info->encode(x + b * be, buf + b * info->block_bytes, (size_t)(k * be));
-			}
-		}
+		struct rows_out o = { .j = j, .size = cols, .x = x, .bytes = buf, .scale = scale };
+		if (j->spec.dtype == ST_DTYPE_APR_Q8)
+			st_pool_each(v->pool, n, cols * 4, codes_of_rows, &o);
+		else
+			st_pool_each(v->pool, blocks, be * 16, encode_blocks, &o);
 		st = st_check_cancel(err);
 		if (st == ST_OK)
 			st = st_writer_append(w, buf, (size_t)(blocks * info->block_bytes), err);
@@ -262,7 +315,18 @@ static enum st_status write_numbers(struct st_conversion *v, const struct st_job
 	return st;
 }
 
-/* Rows of whole blocks: each thread decodes and encodes its own. */
+/* Rows of whole blocks: each thread decodes and encodes its own; x holds a row for every lane. */
+static void encode_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct rows_out *o = ctx;
+	uint64_t cols = st_spec_cols(&o->j->spec);
+	float *row = o->x + lane * cols;
+	for (uint64_t i = begin; i < end && !st_cancelled(); i++) {
+		st_job_row(o->j, o->row0 + i, row);
+		st_dtype_info(o->j->spec.dtype)->encode(row, o->bytes + i * o->size, (size_t)cols);
+	}
+}
+
 static enum st_status write_rows(struct st_conversion *v, const struct st_job *j, struct st_writer *w,
                                  struct st_error *err)
 {
@@ -271,19 +335,13 @@ static enum st_status write_rows(struct st_conversion *v, const struct st_job *j
 		 size = cols / info->block_elems * info->block_bytes;
 	uint64_t step = size ? 4 * PIECE / size : 1;
 	step = step == 0 ? 1 : step < rows ? step : rows;
-	float *x = st_alloc_array((uint64_t)v->threads * cols, sizeof *x);
+	float *x = st_alloc_array2(st_pool_threads(v->pool), cols, sizeof *x);
 	uint8_t *buf = st_alloc_array(step, size);
 	enum st_status st = x && buf ? ST_OK : st_no_memory(err);
 	for (uint64_t r = 0; r < rows && st == ST_OK; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step;
-#pragma omp parallel for num_threads(v->threads) schedule(static) if (n * cols > SMALL)
-		for (uint64_t i = 0; i < n; i++) {
-			float *row = x + (uint64_t)omp_get_thread_num() * cols;
-			if (st_cancelled())
-				continue;
-			st_job_row(j, r + i, row);
-			info->encode(row, buf + i * size, (size_t)cols);
-		}
+		struct rows_out o = { .j = j, .row0 = r, .size = size, .x = x, .bytes = buf };
+		st_pool_each(v->pool, n, cols * 16, encode_rows, &o);
 		st = st_check_cancel(err);
 		if (st == ST_OK)
 			st = st_writer_append(w, buf, (size_t)(n * size), err);

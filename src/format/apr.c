@@ -11,6 +11,7 @@
 
 #include "base/cursor.h"
 #include "base/error.h"
+#include "base/pool.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -340,23 +341,39 @@ static enum st_status check_overlaps(const struct apr *a, uint64_t *end)
 }
 
 /* CRC-32 of a whole model: in pieces by all threads, joined in order, so that checking a file costs
- * little more than reading it. Stops early, with any value, once the run is cancelled. */
-static uint32_t file_crc(const uint8_t *p, uint64_t n)
+ * little more than reading it. */
+struct crc_pieces {
+	const uint8_t *p;
+	uint64_t n, piece;
+	uint32_t sums[1024];
+};
+
+static void sum_pieces(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
-	enum { MOST = 1024 };
-	uint32_t sums[MOST], crc = 0;
-	uint64_t piece = UINT64_C(16) << 20;
-	if (piece < st_ceil_div(n, MOST))
-		piece = st_ceil_div(n, MOST);
-	uint64_t n_pieces = st_ceil_div(n, piece);
-#pragma omp parallel for schedule(dynamic) if (n_pieces > 1)
-	for (uint64_t i = 0; i < n_pieces; i++) {
-		uint64_t at = i * piece, len = n - at < piece ? n - at : piece;
-		sums[i] = st_cancelled() ? 0 : libdeflate_crc32(0, p + at, (size_t)len);
+	struct crc_pieces *c = ctx;
+	(void)lane;
+	for (uint64_t i = begin; i < end; i++) {
+		uint64_t at = i * c->piece, len = c->n - at < c->piece ? c->n - at : c->piece;
+		c->sums[i] = st_cancelled() ? 0 : libdeflate_crc32(0, c->p + at, (size_t)len);
 	}
+}
+
+static enum st_status file_crc(const uint8_t *p, uint64_t n, uint32_t *crc, struct st_error *err)
+{
+	struct crc_pieces c = { .p = p, .n = n, .piece = UINT64_C(16) << 20 };
+	struct st_pool *pool = NULL;
+	uint64_t least = st_ceil_div(n, sizeof c.sums / sizeof *c.sums);
+	c.piece = c.piece < least ? least : c.piece;
+	uint64_t n_pieces = st_ceil_div(n, c.piece);
+	if (n_pieces > 1)
+		ST_TRY(st_pool_open(0, &pool, err));
+	st_pool_run(pool, n_pieces, 1, sum_pieces, &c);
+	st_pool_close(pool);
+	*crc = 0;
 	for (uint64_t i = 0; i < n_pieces; i++)
-		crc = (uint32_t)crc32_combine(crc, sums[i], (z_off_t)(n - i * piece < piece ? n - i * piece : piece));
-	return crc;
+		*crc = (uint32_t)crc32_combine(*crc, c.sums[i],
+		                               (z_off_t)(n - i * c.piece < c.piece ? n - i * c.piece : c.piece));
+	return st_check_cancel(err);
 }
 
 /* Behind the last tensor, padded to 64 bytes, comes nothing or a CRC of all before it. */
@@ -374,8 +391,8 @@ static enum st_status check_end(const struct apr *a)
 		                  "%llu bytes follow the last tensor, neither none nor a CRC: an entry is missing from "
 		                  "the index, or the file is cut",
 		                  (unsigned long long)(a->n - padded));
-	uint32_t stated = st_load_u32(a->p + padded), crc = file_crc(a->p, padded);
-	ST_TRY(st_check_cancel(a->err));
+	uint32_t stated = st_load_u32(a->p + padded), crc;
+	ST_TRY(file_crc(a->p, padded, &crc, a->err));
 	if (crc != stated)
 		return st_fail_at(a->err, ST_ERR_FORMAT, padded, "footer",
 		                  "CRC-32 of the file is %08x, the footer says %08x", (unsigned)crc, (unsigned)stated);

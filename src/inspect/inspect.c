@@ -4,6 +4,7 @@
 #include "arch/arch.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "base/pool.h"
 #include "format/container.h"
 #include "format/zip.h"
 #include "graph/graph.h"
@@ -219,11 +220,16 @@ uint64_t st_model_run_memory(const struct st_model *m, uint64_t tokens, uint64_t
                              const char *mode, int threads)
 {
 	struct st_exec e = st_exec_default();
-	if (threads > 0)
-		e.threads = threads;
+	struct st_error unused = ST_ERROR_INIT;
 	if (mode && !st_mode_parse(mode, &e.mode))
 		return UINT64_MAX;
-	return st_run_memory_flags(st_model_graph(m), &e, tokens, tokens + steps, all_logits ? 0 : ST_RUN_HEAD_LAST);
+	/* As many threads as the run would be granted. */
+	if (st_pool_open(threads, &e.pool, &unused) != ST_OK)
+		return UINT64_MAX;
+	uint64_t n = st_run_memory_flags(st_model_graph(m), &e, tokens, tokens + steps,
+	                                 all_logits ? 0 : ST_RUN_HEAD_LAST);
+	st_pool_close(e.pool);
+	return n;
 }
 
 /* Progress over all tensors, out of the progress over one. */
@@ -239,7 +245,8 @@ static void part_done(void *user, const char *what, uint64_t done, uint64_t tota
 	w->hooks->progress(w->hooks->user, what, w->before + done, w->total);
 }
 
-static enum st_status read_values(struct st_inspection *in, const struct st_inspect_options *o, struct st_error *err)
+static enum st_status read_values(struct st_inspection *in, const struct st_inspect_options *o, struct st_pool *pool,
+                                  struct st_error *err)
 {
 	const struct st_container *c = in->container;
 	struct whole whole = { .hooks = &o->hooks };
@@ -250,7 +257,7 @@ static enum st_status read_values(struct st_inspection *in, const struct st_insp
 	if (!in->stats)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < c->n_tensors; i++) {
-		ST_TRY(st_tensor_stats_of(&c->tensors[i], o->threads, &part, &in->stats[i], err));
+		ST_TRY(st_tensor_stats_of(&c->tensors[i], pool, &part, &in->stats[i], err));
 		ST_TRY(check_values(in, &c->tensors[i], &in->stats[i], err));
 		whole.before += c->tensors[i].n_bytes;
 	}
@@ -294,7 +301,11 @@ static enum st_status fill(struct st_inspection *in, const char *path, const str
 	if (o->no_stats)
 		return ST_OK;
 	ST_TRY(check_archives(in, err));
-	return read_values(in, o, err);
+	struct st_pool *pool;
+	ST_TRY(st_pool_open(o->threads, &pool, err));
+	enum st_status st = read_values(in, o, pool, err);
+	st_pool_close(pool);
+	return st;
 }
 
 enum st_status st_inspect_open(const char *path, const struct st_inspect_options *o, struct st_inspection **out,

@@ -9,9 +9,9 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "base/pool.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -228,18 +228,28 @@ static void combine(const struct piece *pieces, const struct cut *c, struct st_t
 		out->min = out->max = NAN;
 }
 
-enum st_status st_tensor_stats_of(const struct st_tensor *t, int threads, const struct st_hooks *hooks,
+struct pieces {
+	const struct st_tensor *t;
+	const struct cut *c;
+	uint64_t first;
+	double *bufs; /* PIECE elements for every lane */
+	struct piece *pieces;
+};
+
+static void do_pieces(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct pieces *k = ctx;
+	for (uint64_t i = k->first + begin; i < k->first + end; i++)
+		do_piece(k->t, k->c, i, k->bufs + lane * PIECE, &k->pieces[i]);
+}
+
+enum st_status st_tensor_stats_of(const struct st_tensor *t, struct st_pool *pool, const struct st_hooks *hooks,
                                   struct st_tensor_stats *out, struct st_error *err)
 {
 	memset(out, 0, sizeof *out);
 	struct cut c = cut_tensor(t);
-	if (threads <= 0)
-		threads = omp_get_num_procs();
-	/* Starting threads for a small tensor costs more than it saves. */
-	if (c.n_pieces < 4)
-		threads = 1;
 	struct piece *pieces = st_alloc_zeroed(c.n_pieces, sizeof *pieces);
-	double *bufs = st_alloc_array((uint64_t)threads, PIECE * sizeof *bufs);
+	double *bufs = st_alloc_array2(st_pool_threads(pool), PIECE, sizeof *bufs);
 	enum st_status st = ST_OK;
 	if (!pieces || !bufs) {
 		st = st_fail_at(err, ST_ERR_NOMEM, ST_NO_OFFSET, t->name, "out of memory for statistics");
@@ -247,9 +257,8 @@ enum st_status st_tensor_stats_of(const struct st_tensor *t, int threads, const 
 	}
 	for (uint64_t first = 0; first < c.n_pieces; first += BATCH) {
 		uint64_t end = c.n_pieces - first < BATCH ? c.n_pieces : first + BATCH;
-#pragma omp parallel for schedule(static) num_threads(threads)
-		for (uint64_t i = first; i < end; i++)
-			do_piece(t, &c, i, bufs + (uint64_t)omp_get_thread_num() * PIECE, &pieces[i]);
+		struct pieces k = { t, &c, first, bufs, pieces };
+		st_pool_run(pool, end - first, 1, do_pieces, &k);
 		ST_TRY_OUT(st_check_cancel(err));
 		if (hooks && hooks->progress)
 			hooks->progress(hooks->user, t->name,

@@ -2,10 +2,10 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "base/pool.h"
 #include "compare/noise.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,8 +13,6 @@
  * of the operations has. Relative to the token's norm. */
 #define ROUNDING 0x1p-22
 #define GROUPS ((size_t)64)
-/* Elements below which a team of threads costs more than it saves. */
-#define PARALLEL ((uint64_t)1 << 17)
 
 /* sum_k x^2 over the noise blocks of a row of K elements: x2 [T, blocks]. */
 static void block_squares(const float *x, size_t T, size_t K, size_t block, double *x2)
@@ -29,10 +27,31 @@ static void block_squares(const float *x, size_t T, size_t K, size_t block, doub
 		}
 }
 
+/* A fixed number of groups of rows, added up in order: the same floor for any number of threads. */
+struct groups {
+	const struct st_tensor *stored, *as; /* the rows, and what they err like */
+	const double *x2;
+	size_t T;
+	float *rows;  /* a row for every lane */
+	double *part; /* [GROUPS, T] */
+};
+
+static void sum_groups(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct groups *k = ctx;
+	uint64_t K = st_tensor_cols(k->stored), N = st_tensor_rows(k->stored);
+	float *row = k->rows + lane * K;
+	for (uint64_t g = begin; g < end; g++)
+		for (uint64_t n = g * N / GROUPS; n < (g + 1) * N / GROUPS && !st_cancelled(); n++) {
+			st_tensor_decode(k->stored, n, 1, row); /* stored order: a permutation of rows changes no sum */
+			st_noise_dot(k->as, row, (size_t)K, k->x2, k->T, k->part + g * k->T);
+		}
+}
+
 /* out[t] += sum over rows n of the variance of W[n] x[t] as a type predicts it for w: its stored type, or the one that
  * the mode rounds it to. */
-static enum st_status add_linear(const struct st_weight *w, struct st_held held, const float *x, size_t T, int threads,
-                                 double *out, struct st_error *err)
+static enum st_status add_linear(const struct st_weight *w, struct st_held held, const float *x, size_t T,
+                                 struct st_pool *pool, double *out, struct st_error *err)
 {
 	const struct st_tensor *stored = w->tensor;
 	struct st_tensor as = *stored, *t = &as;
@@ -42,22 +61,15 @@ static enum st_status add_linear(const struct st_weight *w, struct st_held held,
 	size_t block = st_noise_block(t->dtype), blocks = (size_t)st_ceil_div(K, block);
 	double *x2 = st_alloc_array((uint64_t)T * blocks, sizeof *x2);
 	double *part = calloc(GROUPS * T, sizeof *part);
-	float *rows = st_alloc_array((uint64_t)threads * K, sizeof *rows);
+	float *rows = st_alloc_array2(st_pool_threads(pool), K, sizeof *rows);
 	enum st_status st = ST_OK;
 	if (!x2 || !part || !rows) {
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		goto out;
 	}
 	block_squares(x, T, K, block, x2);
-	/* A fixed number of groups, added up in order: the same floor for any number of threads. */
-#pragma omp parallel for num_threads(threads) schedule(static) if (N * K > PARALLEL)
-	for (uint64_t g = 0; g < GROUPS; g++) {
-		float *row = rows + (uint64_t)omp_get_thread_num() * K;
-		for (uint64_t n = g * N / GROUPS; n < (g + 1) * N / GROUPS && !st_cancelled(); n++) {
-			st_tensor_decode(stored, n, 1, row); /* stored order: a permutation of rows changes no sum */
-			st_noise_dot(t, row, (size_t)K, x2, T, part + g * T);
-		}
-	}
+	struct groups k = { stored, t, x2, T, rows, part };
+	st_pool_each(pool, GROUPS, N * K / GROUPS * 4, sum_groups, &k);
 	for (size_t g = 0; g < GROUPS; g++)
 		for (size_t s = 0; s < T; s++)
 			out[s] += part[g * T + s];
@@ -73,8 +85,8 @@ out:
  * Modes other than exact add errors of their own, which two sides share only where their weights are equal:
  * weights rounded to the mode's type, and f32 sums whose lanes hold K/16 terms (docs/numerics.md).
  */
-static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, const float *x, size_t T, int threads,
-                               double *out, struct st_error *err)
+static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, const float *x, size_t T,
+                               struct st_pool *pool, double *out, struct st_error *err)
 {
 	if (mode == ST_MODE_EXACT)
 		return ST_OK;
@@ -83,7 +95,7 @@ static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, con
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	bool rounds = mode == ST_MODE_EMULATE_F16 || mode == ST_MODE_EMULATE_BF16;
 	enum st_dtype type = mode == ST_MODE_EMULATE_F16 ? ST_DTYPE_F16 : ST_DTYPE_BF16;
-	enum st_status st = add_linear(w, (struct st_held){ type, 1 }, x, T, threads, sum, err);
+	enum st_status st = add_linear(w, (struct st_held){ type, 1 }, x, T, pool, sum, err);
 	double rel = st_dtype_info(type)->storage_rel_rms, lanes = (double)st_tensor_cols(w->tensor) / 16 + 4;
 	/* Both are in proportion to sum (w x)^2, so the one follows from the other. */
 	double factor = (rounds ? 1 : 0) + 0x1p-48 * lanes / (rel * rel);
@@ -170,8 +182,8 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 				ST_TRY(add_norm(n, held[side][i], &x, T, out, err));
 			} else if (n->op == ST_OP_LINEAR) {
 				struct st_value x = st_run_value(r, n->in[0]);
-				ST_TRY(add_linear(w, held[side][i], x.data, T, e->threads, out, err));
-				ST_TRY(add_mode(w, e->mode, x.data, T, e->threads, out, err));
+				ST_TRY(add_linear(w, held[side][i], x.data, T, e->pool, out, err));
+				ST_TRY(add_mode(w, e->mode, x.data, T, e->pool, out, err));
 			} else if (n->op == ST_OP_BIAS || n->op == ST_OP_EMBED) {
 				uint64_t cols = st_tensor_cols(w->tensor);
 				struct st_tensor as = *w->tensor;

@@ -12,7 +12,6 @@
 #include "compare/pair.h"
 #include "judge/floors.h"
 
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -176,7 +175,7 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 	bool scores = n->op == ST_OP_SCORES || n->op == ST_OP_SOFTMAX;
 	bool same_function = weights <= ST_WEIGHT_EQUAL_DECODED && st_node_same_parameters(&l->ga->nodes[i], n);
 
-	st_metrics_of(a.data, b.data, count, l->exec.threads, &rep->total);
+	st_metrics_of(a.data, b.data, count, l->exec.pool, &rep->total);
 	double norm_b = rep->total.norm_b, inherited = 0, local2 = 0, floor2 = 0;
 	if (same_function) {
 		/* The local part is zero by construction; all of the difference came with the inputs. */
@@ -190,7 +189,7 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 		node_types(&l->s->r, n, true, held_b);
 		ST_TRY(st_floor_of_node(l->ga, l->gb, i, l->rb, l->s->r.tokens_b, held, &l->exec, l->floor2, err));
 		struct st_metrics m;
-		st_metrics_of(a.data, l->alone, count, l->exec.threads, &m);
+		st_metrics_of(a.data, l->alone, count, l->exec.pool, &m);
 		inherited = m.norm_diff;
 		for (size_t t = 0; t < T; t++) {
 			double d2 = token_square(&b, l->alone, b.data, T, t, scores);
@@ -438,8 +437,6 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 		                  "level \"%s\" is unknown or not usable here", o->cpu);
 	if (o->cpu)
 		e.k = st_kernels_get(cpu);
-	if (o->threads > 0)
-		e.threads = o->threads;
 
 	struct st_rosetta_state *s = calloc(1, sizeof *s);
 	if (!s)
@@ -449,6 +446,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	r->mode = st_mode_name(e.mode);
 	r->threshold = o->threshold;
 	enum st_status st;
+	ST_TRY_OUT(st_pool_open(o->threads, &e.pool, err));
 	/* A weight that is missing or does not fit is a finding, not a failure; such a model is not evaluated. */
 	ST_TRY_OUT(st_model_open_partial(path_a, &s->ma, err));
 	ST_TRY_OUT(st_model_open_partial(path_b, &s->mb, err));
@@ -470,7 +468,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	r->unused_b = st_model_n_unused(s->mb);
 	bool stop = s->tokens_differ && !o->keep_going;
 	if (!stop)
-		ST_TRY_OUT(st_compare_weights(s->ma, s->mb, e.threads, &o->hooks, &r->weights, &r->n_weights, err));
+		ST_TRY_OUT(st_compare_weights(s->ma, s->mb, e.pool, &o->hooks, &r->weights, &r->n_weights, err));
 	r->ms_judge = now_ms() - judge;
 
 	double run = now_ms();
@@ -497,9 +495,11 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 		ST_TRY_OUT(st_model_check(s->mb, err));
 	}
 	r->ms_total = now_ms() - start;
+	st_pool_close(e.pool);
 	*out = r;
 	return ST_OK;
 out:
+	st_pool_close(e.pool);
 	st_rosetta_free(r);
 	return st;
 }

@@ -81,33 +81,70 @@ static void score_block(const struct st_exec *e, const struct st_attn_shape *s, 
 	}
 }
 
+/* Heads times blocks of tokens, heads outermost. */
+struct scores {
+	const struct st_exec *e;
+	const struct st_attn_shape *s;
+	const float *q, *k;
+	size_t ldq, ldk, blocks;
+	float *scores;
+};
+
+static void score_blocks(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct scores *j = ctx;
+	const struct st_attn_shape *s = j->s;
+	size_t d = s->head_dim, share = s->n_heads / s->n_kv_heads;
+	(void)lane;
+	for (uint64_t i = begin; i < end; i++) {
+		size_t h = (size_t)(i / j->blocks), t0 = (size_t)(i % j->blocks) * TOKEN_BLOCK,
+		       T = s->T - t0 < TOKEN_BLOCK ? s->T - t0 : TOKEN_BLOCK;
+		score_block(j->e, s, j->q + h * d, j->ldq, t0, T, j->k + h / share * d, j->ldk,
+		            j->scores + h * s->T * s->P);
+	}
+}
+
+static size_t token_blocks(const struct st_attn_shape *s) { return (s->T + TOKEN_BLOCK - 1) / TOKEN_BLOCK; }
+/* Products of one block of one head. */
+static size_t block_cost(const struct st_attn_shape *s)
+{
+	return (s->T < TOKEN_BLOCK ? s->T : TOKEN_BLOCK) * s->P * s->head_dim;
+}
+
 void st_attn_scores(const struct st_exec *e, const struct st_attn_shape *s, const float *q, size_t ldq, const float *k,
                     size_t ldk, float *scores)
 {
 	assert(s->P >= s->T && s->n_heads % s->n_kv_heads == 0);
-	size_t d = s->head_dim, share = s->n_heads / s->n_kv_heads;
-	size_t blocks = (s->T + TOKEN_BLOCK - 1) / TOKEN_BLOCK;
-	int threads = st_threads_for(e, s->n_heads * s->T * s->P * d);
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (threads > 1)
-	for (size_t h = 0; h < s->n_heads; h++)
-		for (size_t b = 0; b < blocks; b++) {
-			size_t t0 = b * TOKEN_BLOCK, T = s->T - t0 < TOKEN_BLOCK ? s->T - t0 : TOKEN_BLOCK;
-			score_block(e, s, q + h * d, ldq, t0, T, k + h / share * d, ldk, scores + h * s->T * s->P);
-		}
+	struct scores j = { e, s, q, k, ldq, ldk, token_blocks(s), scores };
+	st_pool_each(e->pool, s->n_heads * j.blocks, block_cost(s), score_blocks, &j);
+}
+
+struct softmax {
+	const struct st_exec *e;
+	const struct st_attn_shape *s;
+	const float *scores;
+	float *probs;
+};
+
+/* Rows of heads times tokens. */
+static void softmax_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct softmax *j = ctx;
+	const struct st_attn_shape *s = j->s;
+	(void)lane;
+	for (uint64_t i = begin; i < end; i++) {
+		size_t lo, hi, row = (size_t)i * s->P;
+		visible(s, (size_t)(i % s->T), &lo, &hi);
+		memset(j->probs + row, 0, lo * sizeof *j->probs);
+		j->e->k->softmax(j->scores + row + lo, hi - lo, j->probs + row + lo);
+		memset(j->probs + row + hi, 0, (s->P - hi) * sizeof *j->probs);
+	}
 }
 
 void st_attn_softmax(const struct st_exec *e, const struct st_attn_shape *s, const float *scores, float *probs)
 {
-	int threads = st_threads_for(e, s->n_heads * s->T * s->P * 8);
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (threads > 1)
-	for (size_t h = 0; h < s->n_heads; h++)
-		for (size_t t = 0; t < s->T; t++) {
-			size_t lo, hi, row = (h * s->T + t) * s->P;
-			visible(s, t, &lo, &hi);
-			memset(probs + row, 0, lo * sizeof *probs);
-			e->k->softmax(scores + row + lo, hi - lo, probs + row + lo);
-			memset(probs + row + hi, 0, (s->P - hi) * sizeof *probs);
-		}
+	struct softmax j = { e, s, scores, probs };
+	st_pool_each(e->pool, s->n_heads * s->T, s->P * 8, softmax_rows, &j);
 }
 
 /* Lanes of a mixture: position lo + p goes to lane p mod 4. */
@@ -172,19 +209,33 @@ static void mix_block(const struct st_exec *e, const struct st_attn_shape *s, si
 		store_mix(e, &sums[t], n, y + (t0 + t) * ldy);
 }
 
+struct mix {
+	const struct st_exec *e;
+	const struct st_attn_shape *s;
+	const float *probs, *v;
+	size_t ldv, blocks;
+	float *y;
+};
+
+static void mix_blocks(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct mix *j = ctx;
+	const struct st_attn_shape *s = j->s;
+	size_t d = s->head_dim, share = s->n_heads / s->n_kv_heads;
+	(void)lane;
+	for (uint64_t n = begin; n < end; n++) {
+		size_t h = (size_t)(n / j->blocks), t0 = (size_t)(n % j->blocks) * TOKEN_BLOCK,
+		       T = s->T - t0 < TOKEN_BLOCK ? s->T - t0 : TOKEN_BLOCK;
+		for (size_t i = 0; i < d; i += DIM_BLOCK)
+			mix_block(j->e, s, t0, T, j->probs + h * s->T * s->P, j->v + h / share * d + i, j->ldv,
+			          d - i < DIM_BLOCK ? d - i : DIM_BLOCK, j->y + h * d + i, s->n_heads * d);
+	}
+}
+
 void st_attn_mix(const struct st_exec *e, const struct st_attn_shape *s, const float *probs, const float *v, size_t ldv,
                  float *y)
 {
 	assert(s->P >= s->T && s->n_heads % s->n_kv_heads == 0);
-	size_t d = s->head_dim, share = s->n_heads / s->n_kv_heads;
-	size_t blocks = (s->T + TOKEN_BLOCK - 1) / TOKEN_BLOCK;
-	int threads = st_threads_for(e, s->n_heads * s->T * s->P * d);
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (threads > 1)
-	for (size_t h = 0; h < s->n_heads; h++)
-		for (size_t b = 0; b < blocks; b++) {
-			size_t t0 = b * TOKEN_BLOCK, T = s->T - t0 < TOKEN_BLOCK ? s->T - t0 : TOKEN_BLOCK;
-			for (size_t i = 0; i < d; i += DIM_BLOCK)
-				mix_block(e, s, t0, T, probs + h * s->T * s->P, v + h / share * d + i, ldv,
-				          d - i < DIM_BLOCK ? d - i : DIM_BLOCK, y + h * d + i, s->n_heads * d);
-		}
+	struct mix j = { e, s, probs, v, ldv, token_blocks(s), y };
+	st_pool_each(e->pool, s->n_heads * j.blocks, block_cost(s), mix_blocks, &j);
 }

@@ -1,7 +1,6 @@
 /* cpu.c - CPU levels and modes: names, what this processor has, defaults. */
 #include "kernel/kernels.h"
 
-#include <omp.h>
 #include <strings.h>
 
 #if defined(__x86_64__)
@@ -95,7 +94,4 @@ enum st_cpu st_cpu_best(void)
 const struct st_kernels *st_kernels_get(enum st_cpu c) { return st_cpu_usable(c) ? levels[c] : NULL; }
 enum st_cpu st_kernels_cpu(const struct st_kernels *k) { return k->cpu; }
 
-struct st_exec st_exec_default(void)
-{
-	return (struct st_exec){ .k = levels[st_cpu_best()], .mode = ST_MODE_EXACT, .threads = omp_get_num_procs() };
-}
+struct st_exec st_exec_default(void) { return (struct st_exec){ .k = levels[st_cpu_best()], .mode = ST_MODE_EXACT }; }

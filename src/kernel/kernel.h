@@ -13,6 +13,7 @@
 #define ST_KERNEL_KERNEL_H
 
 #include <stele/dtype.h>
+#include <stele/pool.h>
 
 enum st_cpu { ST_CPU_SCALAR, ST_CPU_AVX2, ST_CPU_AVX512, ST_CPU_NEON, ST_CPU_COUNT };
 
@@ -44,9 +45,9 @@ enum st_cpu st_kernels_cpu(const struct st_kernels *k);
 struct st_exec {
 	const struct st_kernels *k;
 	enum st_mode mode;
-	int threads; /* >= 1 */
+	struct st_pool *pool; /* NULL: the calling thread alone */
 };
-/* Best level, all online cores, mode exact. */
+/* Best level, mode exact, no pool. */
 struct st_exec st_exec_default(void);
 
 /* Scratch that st_matmul needs for T tokens of K features (rounded operands). */

@@ -8,6 +8,7 @@
 #ifndef ST_KERNEL_KERNELS_H
 #define ST_KERNEL_KERNELS_H
 
+#include "base/pool.h"
 #include "kernel/kernel.h"
 
 #include <math.h>
@@ -76,13 +77,6 @@ extern const struct st_kernels st_kernels_scalar, st_kernels_avx2, st_kernels_av
 
 /* The one NaN Stele writes; processors differ in the sign and payload of theirs. */
 static inline float st_canonical(float x) { return x == x ? x : (float)NAN; }
-
-/* How many threads `work` elements are worth; waking one costs some microseconds. */
-static inline int st_threads_for(const struct st_exec *e, size_t work)
-{
-	size_t most = work >> 14;
-	return most < 2 ? 1 : most < (size_t)e->threads ? (int)most : e->threads;
-}
 
 /* Activations as a mode's dot takes them: f64 in exact mode, rounded in emulate modes, as they are in fast mode. */
 static inline bool st_mode_prepares(enum st_mode mode) { return mode != ST_MODE_FAST; }

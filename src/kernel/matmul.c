@@ -1,7 +1,7 @@
 /*
  * matmul.c - activations times a stored matrix.
  *
- * Threads share out the rows of w. A thread takes TILE_ROWS rows at a time and walks along K
+ * Threads share out the rows of w. A lane takes TILE_ROWS rows at a time and walks along K
  * in blocks: decode the block of those rows into f32 that stays in cache, multiply it with all
  * tokens at hand, keep the lanes of every sum in memory until the row ends. Neither blocks nor
  * tiles nor threads touch the order within a sum, which the level's dot fixes.
@@ -9,7 +9,6 @@
 #include "kernel/kernels.h"
 
 #include <assert.h>
-#include <omp.h>
 #include <string.h>
 
 #define TILE_ROWS 16
@@ -37,15 +36,19 @@ struct job {
 	size_t block_elems, block_bytes;
 	st_decode_fn decode;
 	size_t tile_rows, tile_k;
-	const void *x; /* operands of the block of tokens at hand */
+	const float *x_in; /* the first token at hand */
+	const void *x;     /* operands of the tokens at hand */
 	size_t ldx, T, K, N;
+	size_t t0, tn; /* the tokens at hand: [t0, t0 + tn) */
 	float *y;
 	size_t ldy;
+	char *operands, *shares; /* scratch: of all lanes, and `share` bytes of each */
+	size_t share;
 };
 
 static size_t padded(size_t K) { return (K + 15) / 16 * 16; }
 
-/* Bytes of one thread's tile, rounded to whole cache lines. */
+/* Bytes of one lane's tile, rounded to whole cache lines. */
 static size_t tile_bytes(size_t K)
 {
 	size_t rows = ROWS_AT_ONCE * padded(K), blocks = (size_t)TILE_ROWS * BLOCK_K;
@@ -63,7 +66,7 @@ static size_t operand_bytes(enum st_mode mode, size_t T, size_t K)
 
 size_t st_matmul_scratch(const struct st_exec *e, size_t T, size_t K)
 {
-	return operand_bytes(e->mode, T, K) + (size_t)e->threads * (tile_bytes(K) + sums_bytes(T));
+	return operand_bytes(e->mode, T, K) + st_pool_threads(e->pool) * (tile_bytes(K) + sums_bytes(T));
 }
 
 /* How w's rows can be entered. */
@@ -168,10 +171,10 @@ static void multiply_stored(const struct job *j, size_t n, size_t rows, void *su
 		j->e->k->fused_f32[j->w->dtype](w, (size_t)j->row_bytes, rows, j->x, j->ldx, j->T, j->K, sums);
 }
 
-/* One thread's rows [n0, n_end) and the tokens [t0, t0 + T) whose operands lie at j->x. */
-static void multiply(const struct job *j, size_t n0, size_t n_end, size_t t0, size_t T, float *tile, void *sums)
+/* Rows [n0, n_end) for the tokens at hand. */
+static void multiply(const struct job *j, size_t n0, size_t n_end, float *tile, void *sums)
 {
-	size_t size = st_mode_operand(j->e->mode);
+	size_t size = st_mode_operand(j->e->mode), t0 = j->t0, T = j->tn;
 	for (size_t n = n0; n < n_end; n += j->tile_rows) {
 		size_t rows = n_end - n < j->tile_rows ? n_end - n : j->tile_rows;
 		memset(sums, 0, T * rows * ST_SUM_BYTES);
@@ -191,6 +194,24 @@ static void multiply(const struct job *j, size_t n0, size_t n_end, size_t t0, si
 	}
 }
 
+static void multiply_tiles(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct job *j = ctx;
+	char *mine = j->shares + lane * j->share;
+	size_t n_end = (size_t)end * TILE_ROWS;
+	multiply(j, (size_t)begin * TILE_ROWS, n_end < j->N ? n_end : j->N, (float *)(void *)mine,
+	         mine + tile_bytes(j->K));
+}
+
+static void prepare_tokens(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct job *j = ctx;
+	size_t row = j->K * st_mode_operand(j->e->mode);
+	(void)lane;
+	for (size_t t = (size_t)begin; t < end; t++)
+		st_prepare_row(j->e, j->x_in + t * j->K, j->K, j->operands + t * row);
+}
+
 void st_matmul(const struct st_exec *e, const struct st_tensor *w, const float *x, size_t T, size_t K, float *y,
                size_t ldy, void *scratch)
 {
@@ -204,33 +225,23 @@ void st_matmul(const struct st_exec *e, const struct st_tensor *w, const float *
 		         .y = y,
 		         .ldy = ldy,
 		         .tile_rows = T <= FEW_TOKENS ? FEW_ROWS : TILE_ROWS,
-		         .tile_k = T <= FEW_TOKENS || e->mode == ST_MODE_EXACT ? FEW_K : BLOCK_K };
+		         .tile_k = T <= FEW_TOKENS || e->mode == ST_MODE_EXACT ? FEW_K : BLOCK_K,
+		         .operands = scratch,
+		         .shares = (char *)scratch + operand_bytes(e->mode, T, K),
+		         .share = tile_bytes(K) + sums_bytes(T) };
 	if (T == 0 || j.N == 0)
 		return;
 	choose_source(&j);
 	bool prepares = st_mode_prepares(e->mode);
-	size_t size = st_mode_operand(e->mode), tiles = (j.N + TILE_ROWS - 1) / TILE_ROWS,
-	       share = tile_bytes(K) + sums_bytes(T);
-	int threads = st_threads_for(e, j.N * K);
-#pragma omp parallel num_threads(threads) if (threads > 1) firstprivate(j)
-	{
-		size_t me = (size_t)omp_get_thread_num(), all = (size_t)omp_get_num_threads();
-		size_t n0 = tiles * me / all * TILE_ROWS, n_end = tiles * (me + 1) / all * TILE_ROWS;
-		char *mine = (char *)scratch + operand_bytes(e->mode, T, K) + me * share;
-		for (size_t t0 = 0; t0 < T; t0 += BLOCK_T) {
-			size_t tn = T - t0 < BLOCK_T ? T - t0 : BLOCK_T;
-			j.x = prepares ? scratch : x + t0 * K;
-			if (prepares) {
-				for (size_t t = me; t < tn; t += all)
-					st_prepare_row(e, x + (t0 + t) * K, K, (char *)scratch + t * K * size);
-#pragma omp barrier
-			}
-			multiply(&j, n0, n_end < j.N ? n_end : j.N, t0, tn, (float *)(void *)mine,
-			         mine + tile_bytes(K));
-			if (prepares && t0 + BLOCK_T < T) {
-				/* the next block's operands go where this one's are */
-#pragma omp barrier
-			}
+	size_t tiles = (j.N + TILE_ROWS - 1) / TILE_ROWS;
+	for (; j.t0 < T; j.t0 += BLOCK_T) {
+		j.tn = T - j.t0 < BLOCK_T ? T - j.t0 : BLOCK_T;
+		j.x_in = x + j.t0 * K;
+		j.x = j.x_in;
+		if (prepares) {
+			st_pool_each(e->pool, j.tn, K, prepare_tokens, &j);
+			j.x = scratch;
 		}
+		st_pool_each(e->pool, tiles, TILE_ROWS * K * (1 + j.tn / 2), multiply_tiles, &j);
 	}
 }

@@ -5,27 +5,81 @@
 #include <assert.h>
 #include <string.h>
 
-#define PIECE 512    /* features widened at a time; a multiple of the lanes */
-#define PAIRS 64     /* angles at a time */
-#define STRETCH 8192 /* elements of a pointwise operation that one thread takes at a time */
+#define PIECE 512 /* features widened at a time; a multiple of the lanes */
+#define PAIRS 64  /* angles at a time */
 
-void st_rmsnorm(const struct st_exec *e, const float *x, size_t ldx, const float *w, double eps, size_t T, size_t D,
-                float *y, size_t ldy)
+struct norm {
+	const struct st_exec *e;
+	const float *x, *w;
+	size_t ldx, ldy, D;
+	double eps;
+	float *y;
+};
+
+static void norm_tokens(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
-	int threads = st_threads_for(e, T * D);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-	for (size_t t = 0; t < T; t++) {
-		const float *row = x + t * ldx;
+	const struct norm *j = ctx;
+	const struct st_kernels *k = j->e->k;
+	size_t D = j->D;
+	(void)lane;
+	for (size_t t = (size_t)begin; t < end; t++) {
+		const float *row = j->x + t * j->ldx;
 		_Alignas(64) double lanes[ST_LANES_F64] = { 0 };
 		double sum;
 		double wide[PIECE];
 		for (size_t i = 0; i < D; i += PIECE) {
 			size_t n = D - i < PIECE ? D - i : PIECE;
-			e->k->widen(row + i, n, wide);
-			e->k->dot_f64(row + i, D, 1, wide, PIECE, 1, n, lanes);
+			k->widen(row + i, n, wide);
+			k->dot_f64(row + i, D, 1, wide, PIECE, 1, n, lanes);
 		}
-		e->k->sum_f64(lanes, 1, &sum);
-		e->k->scale_row(row, 1.0 / sqrt(sum / (double)D + eps), w, D, y + t * ldy);
+		k->sum_f64(lanes, 1, &sum);
+		k->scale_row(row, 1.0 / sqrt(sum / (double)D + j->eps), j->w, D, j->y + t * j->ldy);
+	}
+}
+
+void st_rmsnorm(const struct st_exec *e, const float *x, size_t ldx, const float *w, double eps, size_t T, size_t D,
+                float *y, size_t ldy)
+{
+	struct norm j = { e, x, w, ldx, ldy, D, eps, y };
+	st_pool_each(e->pool, T, D * 2, norm_tokens, &j);
+}
+
+struct rope {
+	const struct st_exec *e;
+	const float *x;
+	size_t ldx, ldy, n_heads, d, n_rot;
+	const double *inv_freq;
+	double mscale;
+	const uint32_t *pos;
+	float *y;
+};
+
+static void turn_tokens(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct rope *j = ctx;
+	size_t half = j->n_rot / 2, d = j->d;
+	(void)lane;
+	for (size_t t = (size_t)begin; t < end; t++) {
+		const float *a = j->x + t * j->ldx;
+		float *b = j->y + t * j->ldy;
+		for (size_t i = 0; i < half; i += PAIRS) {
+			double angle[PAIRS], s[PAIRS], c[PAIRS];
+			size_t n = half - i < PAIRS ? half - i : PAIRS;
+			for (size_t k = 0; k < n; k++)
+				angle[k] = (double)j->pos[t] * j->inv_freq[i + k];
+			j->e->k->sincos(angle, n, s, c);
+			for (size_t k = 0; k < n; k++) {
+				s[k] *= j->mscale;
+				c[k] *= j->mscale;
+			}
+			for (size_t h = 0; h < j->n_heads; h++) {
+				size_t at = h * d + i;
+				j->e->k->rotate(a + at, a + at + half, c, s, n, b + at, b + at + half);
+			}
+		}
+		if (a != b)
+			for (size_t h = 0; h < j->n_heads; h++)
+				memcpy(b + h * d + j->n_rot, a + h * d + j->n_rot, (d - j->n_rot) * sizeof *b);
 	}
 }
 
@@ -33,65 +87,64 @@ void st_rope(const struct st_exec *e, const float *x, size_t ldx, size_t T, size
              const double *inv_freq, double mscale, const uint32_t *pos, float *y, size_t ldy)
 {
 	assert(n_rot % 2 == 0 && n_rot <= d);
-	size_t half = n_rot / 2;
-	int threads = st_threads_for(e, T * n_heads * d * 4);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-	for (size_t t = 0; t < T; t++) {
-		const float *a = x + t * ldx;
-		float *b = y + t * ldy;
-		for (size_t i = 0; i < half; i += PAIRS) {
-			double angle[PAIRS], s[PAIRS], c[PAIRS];
-			size_t n = half - i < PAIRS ? half - i : PAIRS;
-			for (size_t k = 0; k < n; k++)
-				angle[k] = (double)pos[t] * inv_freq[i + k];
-			e->k->sincos(angle, n, s, c);
-			for (size_t k = 0; k < n; k++) {
-				s[k] *= mscale;
-				c[k] *= mscale;
-			}
-			for (size_t h = 0; h < n_heads; h++) {
-				size_t at = h * d + i;
-				e->k->rotate(a + at, a + at + half, c, s, n, b + at, b + at + half);
-			}
-		}
-		if (a != b)
-			for (size_t h = 0; h < n_heads; h++)
-				memcpy(b + h * d + n_rot, a + h * d + n_rot, (d - n_rot) * sizeof *b);
-	}
+	struct rope j = { e, x, ldx, ldy, n_heads, d, n_rot, inv_freq, mscale, pos, y };
+	st_pool_each(e->pool, T, n_heads * d * 4, turn_tokens, &j);
+}
+
+struct elements {
+	void (*one)(const float *, size_t, float *);
+	void (*two)(const float *, const float *, size_t, float *); /* where `one` is NULL */
+	const float *a, *b;
+	float *y;
+};
+
+static void each_element(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct elements *j = ctx;
+	size_t i = (size_t)begin, n = (size_t)(end - begin);
+	(void)lane;
+	if (j->one)
+		j->one(j->a + i, n, j->y + i);
+	else
+		j->two(j->a + i, j->b + i, n, j->y + i);
 }
 
 void st_activate(const struct st_exec *e, enum st_activation act, const float *x, size_t n, float *y)
 {
-	int threads = st_threads_for(e, n * 4);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-	for (size_t i = 0; i < n; i += STRETCH)
-		e->k->activate[act](x + i, n - i < STRETCH ? n - i : STRETCH, y + i);
-}
-
-static void two_operands(const struct st_exec *e, void (*f)(const float *, const float *, size_t, float *),
-                         const float *a, const float *b, size_t n, float *y)
-{
-	int threads = st_threads_for(e, n);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-	for (size_t i = 0; i < n; i += STRETCH)
-		f(a + i, b + i, n - i < STRETCH ? n - i : STRETCH, y + i);
+	struct elements j = { .one = e->k->activate[act], .a = x, .y = y };
+	st_pool_each(e->pool, n, 4, each_element, &j);
 }
 
 void st_add(const struct st_exec *e, const float *a, const float *b, size_t n, float *y)
 {
-	two_operands(e, e->k->add, a, b, n, y);
+	struct elements j = { .two = e->k->add, .a = a, .b = b, .y = y };
+	st_pool_each(e->pool, n, 1, each_element, &j);
 }
 void st_mul(const struct st_exec *e, const float *a, const float *b, size_t n, float *y)
 {
-	two_operands(e, e->k->mul, a, b, n, y);
+	struct elements j = { .two = e->k->mul, .a = a, .b = b, .y = y };
+	st_pool_each(e->pool, n, 1, each_element, &j);
+}
+
+struct biased {
+	const struct st_exec *e;
+	const float *x, *b;
+	size_t D;
+	float *y;
+};
+
+static void bias_tokens(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct biased *j = ctx;
+	(void)lane;
+	for (size_t t = (size_t)begin; t < end; t++)
+		j->e->k->add(j->x + t * j->D, j->b, j->D, j->y + t * j->D);
 }
 
 void st_add_bias(const struct st_exec *e, const float *x, const float *b, size_t T, size_t D, float *y)
 {
-	int threads = st_threads_for(e, T * D);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-	for (size_t t = 0; t < T; t++)
-		e->k->add(x + t * D, b, D, y + t * D);
+	struct biased j = { e, x, b, D, y };
+	st_pool_each(e->pool, T, D, bias_tokens, &j);
 }
 
 void st_fwht(const struct st_kernels *k, float *x, size_t n)

@@ -267,7 +267,7 @@ static json_t *trace(const struct route *x)
 	st_json_put(o, "argmax_role_id", json_integer((json_int_t)x->role));
 	st_json_put(o, "role_name", st_json_text(roles[x->role]));
 	st_json_put(o, "mode", st_json_text(st_mode_name(x->exec.mode)));
-	st_json_put(o, "environment", st_svf_environment(x->exec.threads, NULL));
+	st_json_put(o, "environment", st_svf_environment((int)st_pool_threads(x->exec.pool), NULL));
 	free(compact);
 	return o;
 }
@@ -308,7 +308,7 @@ static enum st_status run(struct route *x, struct st_error *err)
 	x->exec = st_exec_default();
 	if (o->mode && !st_mode_parse(o->mode, &x->exec.mode))
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--mode", "unknown mode \"%.40s\"", o->mode);
-	x->exec.threads = st_svf_threads(o->threads);
+	ST_TRY(st_pool_open(o->threads, &x->exec.pool, err));
 	ST_TRY(st_svf_artifact_open(o->artifact, &x->a, err));
 	ST_TRY(st_model_open(o->model, &x->model, err));
 	ST_TRY(keep_inputs(x, err));
@@ -349,6 +349,7 @@ enum st_status st_svf_route(const struct st_svf_route_options *o, struct st_svf_
 	free(x.owned);
 	st_model_close(x.model);
 	st_svf_artifact_close(&x.a);
+	st_pool_close(x.exec.pool);
 	st_arena_release(&x.arena);
 	if (f && fclose(f) != 0 && st == ST_OK)
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");

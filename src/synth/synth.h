@@ -12,6 +12,7 @@
 #include "arch/arch.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "base/pool.h"
 #include "format/writer.h"
 #include "token/synth_vocab.h"
 
@@ -93,8 +94,8 @@ ST_MUST_CHECK enum st_status st_synth_plant(struct st_synth *s, const char *plan
 
 /* stream.c: all bytes of tensors[0..n), in order. *done and total are for progress. */
 ST_MUST_CHECK enum st_status st_synth_stream(const struct st_synth *s, struct st_synth_tensor *const *tensors, size_t n,
-                                             int threads, const struct st_hooks *hooks, uint64_t *done, uint64_t total,
-                                             struct st_writer *w, struct st_error *err);
+                                             struct st_pool *pool, const struct st_hooks *hooks, uint64_t *done,
+                                             uint64_t total, struct st_writer *w, struct st_error *err);
 
 /* What each container says beside the tensors. gguf.c: keys, in the arena. apr.c, hf.c: new references, NULL when
  * there is no memory. */

@@ -4,7 +4,6 @@
 #include "base/outfile.h"
 #include "format/hf.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -70,7 +69,7 @@ struct job {
 	struct st_synth s;
 	const struct target *target;
 	const struct st_synth_options *o;
-	int threads;
+	struct st_pool *pool;
 	uint64_t done, total;             /* bytes of tensors */
 	struct st_synth_tensor **present; /* those of the file, in order */
 	uint64_t *bytes;                  /* stored */
@@ -125,8 +124,7 @@ static enum st_status write_file(struct job *j, const char *path, size_t first, 
 	if (st == ST_OK)
 		st = st_writer_open(path, &plan, &w, err);
 	if (st == ST_OK)
-		st = st_synth_stream(&j->s, j->present + first, n, j->threads, &j->o->hooks, &j->done, j->total, w,
-		                     err);
+		st = st_synth_stream(&j->s, j->present + first, n, j->pool, &j->o->hooks, &j->done, j->total, w, err);
 	if (st == ST_OK)
 		st = st_writer_finish(w, &readable, err);
 	if (st == ST_OK)
@@ -385,9 +383,11 @@ enum st_status st_synth_write(const char *path, const struct st_synth_options *o
 	if (!j)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	j->o = o;
-	j->threads = o->threads > 0 ? o->threads : omp_get_max_threads();
 	st_arena_init(&j->s.arena);
-	enum st_status st = run(j, path, out, err);
+	enum st_status st = st_pool_open(o->threads, &j->pool, err);
+	if (st == ST_OK)
+		st = run(j, path, out, err);
+	st_pool_close(j->pool);
 	st_arena_release(&j->s.arena);
 	free(j);
 	return st;

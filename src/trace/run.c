@@ -317,8 +317,7 @@ static enum st_status read_options(struct tracer *t, struct st_error *err)
 		if (!t->exec.k)
 			return st_fail(err, ST_ERR_UNSUPPORTED, "this processor has no %s", st_cpu_name(cpu));
 	}
-	if (o->threads > 0)
-		t->exec.threads = o->threads;
+	ST_TRY(st_pool_open(o->threads, &t->exec.pool, err));
 	ST_TRY(check_output(t->m, o->tree, o->force, err));
 	ST_TRY(check_output(t->m, o->bundle, o->force, err));
 	uint64_t positions;
@@ -342,6 +341,7 @@ out:
 	st_bundle_abort(t.bundle);
 	st_tree_abort(t.tree);
 	st_run_close(t.run);
+	st_pool_close(t.exec.pool);
 	st_arena_release(&t.arena);
 	return st;
 }

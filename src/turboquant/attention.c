@@ -5,7 +5,6 @@
 #include "base/mem.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -111,13 +110,67 @@ static void merge(const float *acc, const float *max, const float *sum, size_t s
 		y[i] /= total;
 }
 
+/* One task for each split of the rows, key/value head and pair of its query heads. */
+struct tasks {
+	const struct st_tq_exec *e;
+	const struct st_tq_codec *codec;
+	const struct st_tq_params *p;
+	const struct st_tq_kv *kv;
+	const struct st_tq_rows *rows;
+	unsigned bits;
+	const float *lanes;     /* the queries: [H, d] */
+	float *acc, *max, *sum; /* [splits, H, d], [splits, H], [splits, H] */
+};
+
+static size_t pairs_of(const struct st_tq_params *p) { return st_ceil_div(p->num_heads / p->num_kv_heads, ST_TQ_PAIR); }
+
+static void attend_some(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct tasks *k = ctx;
+	const struct st_tq_params *p = k->p;
+	const struct st_tq_kv *kv = k->kv;
+	const uint32_t H = p->num_heads, G = p->num_kv_heads, d = p->head_dim, group = H / G;
+	const size_t rb = k->bits ? st_tq_row_bytes(d, k->bits) : 0, nb = st_tq_norm_blocks(d), pairs = pairs_of(p);
+	const float factor = d == 512 ? (float)(1 / p->scale_factor_d512) : 1 / sqrtf((float)d);
+	(void)lane;
+	for (size_t i = (size_t)begin; i < end; i++) {
+		size_t s = i / (G * pairs), g = i / pairs % G, h0 = g * group + i % pairs * ST_TQ_PAIR, at = s * H + h0;
+		struct st_tq_task t = {
+			.rows = k->rows,
+			.d = d,
+			.bits = k->bits,
+			.scale = (float)p->scale,
+			.softcap = (float)p->softcap,
+			.k_factor = factor,
+			.v_factor = factor,
+			.q = k->lanes + h0 * d,
+			.first = (uint32_t)(s * ST_TQ_SPLIT),
+			.acc = k->acc + at * d,
+			.max = k->max + at,
+			.sum = k->sum + at,
+		};
+		t.n_heads = group - (uint32_t)(i % pairs) * ST_TQ_PAIR < ST_TQ_PAIR ? 1 : 2;
+		t.end = k->rows->visible - t.first < ST_TQ_SPLIT ? k->rows->visible : t.first + ST_TQ_SPLIT;
+		if (k->bits) {
+			t.table = k->codec->book.level_f32;
+			t.k_codes = kv->k_codes + g * p->kv_capacity * rb;
+			t.v_codes = kv->v_codes + g * p->kv_capacity * rb;
+			t.k_norms = kv->k_norms + g * p->kv_capacity * nb;
+			t.v_norms = kv->v_norms + g * p->kv_capacity * nb;
+		} else {
+			t.k_dense = kv->k_dense + g * p->kv_capacity * d;
+			t.v_dense = kv->v_dense + g * p->kv_capacity * d;
+		}
+		st_tq_level_get(k->e->cpu)->attend(&t);
+	}
+}
+
 enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_codec *codec,
                                const struct st_tq_params *p, const struct st_tq_kv *kv, const float *q, float *out,
                                struct st_error *err)
 {
-	const uint32_t H = p->num_heads, G = p->num_kv_heads, d = p->head_dim, group = H / G;
+	const uint32_t H = p->num_heads, G = p->num_kv_heads, d = p->head_dim;
 	const unsigned bits = kv->k_codes ? codec->bits : 0;
-	const size_t rb = bits ? st_tq_row_bytes(d, bits) : 0, nb = st_tq_norm_blocks(d);
 	struct st_tq_rows rows;
 	st_tq_visible_rows(p, e->visibility, &rows);
 	if (rows.visible == 0) {
@@ -125,7 +178,6 @@ enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_co
 		return ST_OK;
 	}
 	const size_t splits = st_ceil_div(rows.visible, ST_TQ_SPLIT);
-	const size_t pairs = st_ceil_div(group, ST_TQ_PAIR);
 	/* Partial results of every split: [splits, H, d] sums, [splits, H] maxima and weights; and the queries. */
 	float *acc = st_alloc_array(splits * H, (d + 2) * sizeof *acc),
 	      *lanes = st_alloc_array((size_t)H * d, sizeof *lanes);
@@ -141,40 +193,9 @@ enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_co
 			t[i] = e->q_f16 ? st_tq_round_f16(q[(size_t)h * d + i]) : q[(size_t)h * d + i];
 		to_lanes(t, d, bits, lanes + (size_t)h * d);
 	}
-	const struct st_tq_level *level = st_tq_level_get(e->cpu);
-	const float factor = d == 512 ? (float)(1 / p->scale_factor_d512) : 1 / sqrtf((float)d);
-	const size_t tasks = splits * G * pairs;
-#pragma omp parallel for schedule(static) num_threads(e->threads) if (e->threads > 1)
-	for (size_t i = 0; i < tasks; i++) {
-		size_t s = i / (G * pairs), g = i / pairs % G, h0 = g * group + i % pairs * ST_TQ_PAIR, at = s * H + h0;
-		struct st_tq_task t = {
-			.rows = &rows,
-			.d = d,
-			.bits = bits,
-			.scale = (float)p->scale,
-			.softcap = (float)p->softcap,
-			.k_factor = factor,
-			.v_factor = factor,
-			.q = lanes + h0 * d,
-			.first = (uint32_t)(s * ST_TQ_SPLIT),
-			.acc = acc + at * d,
-			.max = max + at,
-			.sum = sum + at,
-		};
-		t.n_heads = group - (uint32_t)(i % pairs) * ST_TQ_PAIR < ST_TQ_PAIR ? 1 : 2;
-		t.end = rows.visible - t.first < ST_TQ_SPLIT ? rows.visible : t.first + ST_TQ_SPLIT;
-		if (bits) {
-			t.table = codec->book.level_f32;
-			t.k_codes = kv->k_codes + g * p->kv_capacity * rb;
-			t.v_codes = kv->v_codes + g * p->kv_capacity * rb;
-			t.k_norms = kv->k_norms + g * p->kv_capacity * nb;
-			t.v_norms = kv->v_norms + g * p->kv_capacity * nb;
-		} else {
-			t.k_dense = kv->k_dense + g * p->kv_capacity * d;
-			t.v_dense = kv->v_dense + g * p->kv_capacity * d;
-		}
-		level->attend(&t);
-	}
+	struct tasks k = { e, codec, p, kv, &rows, bits, lanes, acc, max, sum };
+	uint64_t rows_a_task = rows.visible < ST_TQ_SPLIT ? rows.visible : ST_TQ_SPLIT;
+	st_pool_each(e->pool, splits * G * pairs_of(p), rows_a_task * d * 2, attend_some, &k);
 	for (uint32_t h = 0; h < H; h++) {
 		float y[512];
 		merge(acc + (size_t)h * d, max + h, sum + h, splits, H, d, y);

@@ -170,7 +170,7 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 		          .n = (size_t)p->num_heads * p->head_dim,
 		          .q_f16 = r->exec.q_f16,
 		          .physical = r->exec.visibility == ST_TQ_PHYSICAL,
-		          .threads = r->exec.threads,
+		          .pool = r->exec.pool,
 		          .decode = { .bits = c->bits,
 		                      .levels = levels,
 		                      .signs = c->signs,

@@ -49,7 +49,7 @@ struct step {
 	const struct st_capture *c;
 	struct st_oracle_decode decode;
 	bool q_f16, physical; /* as declared by the options */
-	int threads;
+	struct st_pool *pool;
 	const float *observed;
 	size_t n; /* H d */
 	/* scratch of evaluate() */

@@ -251,25 +251,36 @@ void st_step_evaluate(struct step *s, const struct edit *e)
 	}
 }
 
+struct trials {
+	struct step *lanes; /* scratch of every lane */
+	struct hypothesis *h;
+};
+
+static void try_some(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct trials *t = ctx;
+	struct step *mine = &t->lanes[lane];
+	for (uint64_t i = begin; i < end; i++) {
+		st_step_evaluate(mine, &t->h[i].e);
+		t->h[i].residual = st_step_residual(mine);
+	}
+}
+
 bool st_step_try(const struct step *s, struct hypothesis *h, size_t n)
 {
-	bool failed = false;
-	/* Each thread evaluates whole hypotheses in scratch of its own. */
-#pragma omp parallel num_threads(s->threads) if (s->threads > 1)
-	{
-		struct step mine = *s;
-		bool ok = st_step_alloc(&mine);
-#pragma omp for schedule(dynamic)
-		for (size_t i = 0; i < n; i++) {
-			if (ok)
-				st_step_evaluate(&mine, &h[i].e);
-			h[i].residual = ok ? st_step_residual(&mine) : INFINITY;
-		}
-		if (!ok) {
-#pragma omp atomic write
-			failed = true;
-		}
-		st_step_free(&mine);
+	unsigned threads = st_pool_threads(s->pool), ready = 0;
+	struct trials t = { .lanes = st_alloc_array(threads, sizeof *t.lanes), .h = h };
+	if (!t.lanes)
+		return false;
+	bool ok = true;
+	for (; ok && ready < threads; ready++) {
+		t.lanes[ready] = *s;
+		ok = st_step_alloc(&t.lanes[ready]);
 	}
-	return !failed;
+	if (ok)
+		st_pool_run(s->pool, n, 1, try_some, &t);
+	while (ready > 0)
+		st_step_free(&t.lanes[--ready]);
+	free(t.lanes);
+	return ok;
 }

@@ -118,7 +118,7 @@ static enum st_status kernel(FILE *f, bool *passed, struct st_error *err)
 	};
 	for (enum st_cpu cpu = 0; cpu < ST_CPU_COUNT; cpu++) {
 		for (size_t i = 0; i < sizeof cases / sizeof *cases && st_cpu_usable(cpu); i++) {
-			const struct st_tq_exec e = { .cpu = cpu, .threads = 1 };
+			const struct st_tq_exec e = { .cpu = cpu };
 			struct st_scene s;
 			struct st_draw g;
 			double nrmse = 0;

@@ -75,9 +75,9 @@ static void stale_rows(struct st_scene *s, struct st_draw *g)
 			size_t row = h * p->kv_capacity + (p->ring_start + (uint64_t)i) % p->kv_capacity;
 			float x[512];
 			st_draw_normal(g, x, p->head_dim);
-			st_tq_encode(&s->codec, x, 1, s->k_codes + row * rb, s->k_norms + row * nb, 1);
+			st_tq_encode(&s->codec, x, 1, s->k_codes + row * rb, s->k_norms + row * nb, NULL);
 			st_draw_normal(g, x, p->head_dim);
-			st_tq_encode(&s->codec, x, 1, s->v_codes + row * rb, s->v_norms + row * nb, 1);
+			st_tq_encode(&s->codec, x, 1, s->v_codes + row * rb, s->v_norms + row * nb, NULL);
 		}
 	}
 }

@@ -4,7 +4,6 @@
 #include "base/error.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -95,47 +94,58 @@ out:
 	return st;
 }
 
+/* The floor under each seed. */
+struct seeds {
+	const struct st_tq_params *p;
+	unsigned bits;
+	bool signs;
+	struct st_tq_exec one;
+	double *value;
+	struct st_first_failure failure;
+};
+
+static enum st_status floor_of_seed(const struct seeds *k, uint64_t i, struct st_error *err)
+{
+	const struct st_tq_params *p = k->p;
+	struct st_scene s;
+	struct st_draw g;
+	ST_TRY(st_check_cancel(err));
+	ST_TRY(st_scene_init(&s, p, k->bits, k->signs, &k->one, err));
+	/* The same regime, another generator, seeds that cannot be the measured one. */
+	st_draw_init(&g, st_splitmix64_mix(ST_TQ_SEED + i), k->one.cpu);
+	st_draw_normal(&g, s.k, (size_t)p->num_kv_heads * p->kv_seq_len * p->head_dim);
+	st_draw_normal(&g, s.v, (size_t)p->num_kv_heads * p->kv_seq_len * p->head_dim);
+	st_draw_normal(&g, s.q, (size_t)p->num_heads * p->head_dim);
+	st_scene_encode(&s);
+	enum st_status st = st_scene_kernel(&s, err);
+	if (st == ST_OK)
+		st = st_scene_floor(&s, &k->value[i], err);
+	st_scene_release(&s);
+	return st;
+}
+
+static void floor_of_seeds(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	struct seeds *k = ctx;
+	(void)lane;
+	for (uint64_t i = begin; i < end; i++) {
+		struct st_error own = ST_ERROR_INIT;
+		st_keep_failure(&k->failure, floor_of_seed(k, i, &own), &own);
+	}
+}
+
 enum st_status st_expect_floor(const struct st_tq_params *p, unsigned bits, bool signs, const struct st_tq_exec *e,
                                uint32_t n, struct st_expectation *out, struct st_error *err)
 {
 	double sum = 0, sq = 0, value[1024];
-	enum st_status failed = ST_OK;
 	n = n < 1024 ? n : 1024;
-	/* One thread per seed; the sums below run in seed order, so threads do not show. */
-#pragma omp parallel for schedule(dynamic) num_threads(e->threads)
-	for (uint32_t i = 0; i < n; i++) {
-		struct st_error own = ST_ERROR_INIT;
-		struct st_tq_exec one = *e;
-		struct st_scene s;
-		struct st_draw g;
-		one.threads = 1;
-		one.cpu = st_cpu_best(); /* every level has the same bits; the fastest will do */
-		one.visibility = ST_TQ_CHRONOLOGICAL;
-		enum st_status st = st_check_cancel(&own);
-		if (st == ST_OK)
-			st = st_scene_init(&s, p, bits, signs, &one, &own);
-		if (st == ST_OK) {
-			/* The same regime, another generator, seeds that cannot be the measured one. */
-			st_draw_init(&g, st_splitmix64_mix(ST_TQ_SEED + i), one.cpu);
-			st_draw_normal(&g, s.k, (size_t)p->num_kv_heads * p->kv_seq_len * p->head_dim);
-			st_draw_normal(&g, s.v, (size_t)p->num_kv_heads * p->kv_seq_len * p->head_dim);
-			st_draw_normal(&g, s.q, (size_t)p->num_heads * p->head_dim);
-			st_scene_encode(&s);
-			st = st_scene_kernel(&s, &own);
-			if (st == ST_OK)
-				st = st_scene_floor(&s, &value[i], &own);
-			st_scene_release(&s);
-		}
-		if (st != ST_OK) {
-#pragma omp critical(st_expect_floor)
-			if (failed == ST_OK) {
-				failed = st;
-				*err = own;
-			}
-		}
-	}
-	if (failed != ST_OK)
-		return failed;
+	/* One seed at a time; the sums below run in seed order, so threads do not show. */
+	struct seeds k = { .p = p, .bits = bits, .signs = signs, .one = *e, .value = value };
+	k.one.pool = NULL;
+	k.one.cpu = st_cpu_best(); /* every level has the same bits; the fastest will do */
+	k.one.visibility = ST_TQ_CHRONOLOGICAL;
+	st_pool_run(e->pool, n, 1, floor_of_seeds, &k);
+	ST_TRY(st_first_failure(&k.failure, err));
 	for (uint32_t i = 0; i < n; i++)
 		sum += value[i];
 	for (uint32_t i = 0; i < n; i++)

@@ -5,7 +5,6 @@
 #include "base/mem.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -102,19 +101,35 @@ static void pack(const uint8_t *index, uint32_t d, unsigned bits, uint8_t *codes
 		codes[i] = (uint8_t)(index[2 * i] | index[2 * i + 1] << 4);
 }
 
-void st_tq_encode(const struct st_tq_codec *c, const float *x, size_t n, uint8_t *codes, float *norms, int threads)
+struct encode {
+	const struct st_tq_codec *c;
+	const float *x;
+	uint8_t *codes;
+	float *norms;
+};
+
+static void encode_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
+	const struct encode *k = ctx;
+	const struct st_tq_codec *c = k->c;
 	const size_t rb = st_tq_row_bytes(c->d, c->bits), nb = st_tq_norm_blocks(c->d);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-	for (size_t i = 0; i < n; i++) {
+	(void)lane;
+	for (size_t i = (size_t)begin; i < end; i++) {
 		float y[512];
 		uint8_t index[512];
-		memcpy(y, x + i * c->d, c->d * sizeof *y);
+		memcpy(y, k->x + i * c->d, c->d * sizeof *y);
 		st_tq_rotate(c, y, 1);
 		st_tq_level_get(c->cpu)->quantise(y, c->d, c->bits, c->book.bound_f32, c->d == 512, index,
-		                                  norms + i * nb);
-		pack(index, c->d, c->bits, codes + i * rb);
+		                                  k->norms + i * nb);
+		pack(index, c->d, c->bits, k->codes + i * rb);
 	}
+}
+
+void st_tq_encode(const struct st_tq_codec *c, const float *x, size_t n, uint8_t *codes, float *norms,
+                  struct st_pool *pool)
+{
+	struct encode k = { c, x, codes, norms };
+	st_pool_each(pool, n, c->d * 16, encode_rows, &k);
 }
 
 void st_tq_decode_rotated(const struct st_tq_codec *c, const uint8_t *codes, const float *norms, size_t n, float *y)
@@ -202,7 +217,7 @@ enum st_status st_tq_cache_append(struct st_tq_cache *c, const struct st_tq_code
 	size_t rb = st_tq_row_bytes(codec->d, codec->bits), nb = st_tq_norm_blocks(codec->d);
 	for (uint32_t g = 0; g < c->n_kv_heads; g++) {
 		size_t r = (size_t)g * c->capacity + row;
-		st_tq_encode(codec, x + (size_t)g * codec->d, 1, c->codes + r * rb, c->norms + r * nb, 1);
+		st_tq_encode(codec, x + (size_t)g * codec->d, 1, c->codes + r * rb, c->norms + r * nb, NULL);
 	}
 	c->written++;
 	return ST_OK;

@@ -4,7 +4,6 @@
 #include "base/error.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -70,7 +69,6 @@ static enum st_status resolve(struct st_replay_run *r, struct st_error *err)
 		                  "%u is not a width of the cache; 4, 5, 6 and 8 are", o->bits);
 	if (o->out && !o->out[0])
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--out", "the name is empty");
-	r->exec.threads = o->threads > 0 ? o->threads : omp_get_num_procs();
 	r->exec.q_f16 = o->q_f16;
 	r->exec.visibility = o->physical ? ST_TQ_PHYSICAL : ST_TQ_CHRONOLOGICAL;
 	return ST_OK;
@@ -136,6 +134,7 @@ enum st_status st_replay_run(const struct st_replay_options *o, struct st_replay
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		goto out;
 	}
+	ST_TRY_OUT(st_pool_open(o->threads, &r.exec.pool, err));
 	header(&r, modes[o->mode].name);
 	ST_TRY_OUT(modes[o->mode].run(&r, err));
 	st_json_put(r.json, "exit_status", json_integer(r.exit_status));
@@ -149,6 +148,7 @@ enum st_status st_replay_run(const struct st_replay_options *o, struct st_replay
 	st = commit(&r, out->json, err);
 	out->exit_status = r.exit_status;
 out:
+	st_pool_close(r.exec.pool);
 	st_outfile_abort(r.bin_file);
 	st_outfile_abort(r.md_file);
 	st_outfile_abort(r.json_file);

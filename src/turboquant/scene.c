@@ -86,9 +86,9 @@ void st_scene_encode(struct st_scene *s)
 			size_t from = (g * p->kv_seq_len + (r ? run[0] : 0)) * p->head_dim,
 			       to = g * p->kv_capacity + (r ? 0 : p->ring_start);
 			st_tq_encode(&s->codec, s->k + from, run[r], s->k_codes + to * rb, s->k_norms + to * nb,
-			             s->exec.threads);
+			             s->exec.pool);
 			st_tq_encode(&s->codec, s->v + from, run[r], s->v_codes + to * rb, s->v_norms + to * nb,
-			             s->exec.threads);
+			             s->exec.pool);
 		}
 	}
 }

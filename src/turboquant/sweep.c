@@ -5,7 +5,6 @@
 #include "base/mem.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -131,30 +130,40 @@ static void moments(const struct st_sweep_result *r, uint32_t n, size_t offset, 
 	*sd = sqrt(sq / (n - 1));
 }
 
+struct null_runs {
+	const struct st_sweep *s;
+	uint64_t avoid_seed;
+	unsigned bits;
+	bool signs;
+	struct st_tq_exec one;
+	struct st_sweep_result *r;
+	struct st_first_failure failure;
+};
+
+static void null_runs(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	struct null_runs *k = ctx;
+	(void)lane;
+	for (uint64_t i = begin; i < end; i++) {
+		struct st_error own = ST_ERROR_INIT;
+		uint64_t seed = st_splitmix64_mix(ST_TQ_SEED + i + 1);
+		seed += seed == k->avoid_seed;
+		st_keep_failure(&k->failure, st_sweep_run(k->s, seed, k->bits, k->signs, &k->one, k->r + i, &own),
+		                &own);
+	}
+}
+
 enum st_status st_null_run(const struct st_sweep *s, uint32_t n, uint64_t avoid_seed, unsigned bits, bool signs,
                            const struct st_tq_exec *e, struct st_null_stats *out, struct st_error *err)
 {
 	struct st_sweep_result *r = st_alloc_array(n, sizeof *r);
-	enum st_status failed = ST_OK;
 	memset(out, 0, sizeof *out);
 	if (!r)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-#pragma omp parallel for schedule(dynamic) num_threads(e->threads)
-	for (uint32_t i = 0; i < n; i++) {
-		struct st_error own = ST_ERROR_INIT;
-		struct st_tq_exec one = *e;
-		one.threads = 1;
-		uint64_t seed = st_splitmix64_mix(ST_TQ_SEED + (uint64_t)i + 1);
-		seed += seed == avoid_seed;
-		enum st_status st = st_sweep_run(s, seed, bits, signs, &one, r + i, &own);
-		if (st != ST_OK) {
-#pragma omp critical(st_null_run)
-			if (failed == ST_OK) {
-				failed = st;
-				*err = own;
-			}
-		}
-	}
+	struct null_runs runs = { .s = s, .avoid_seed = avoid_seed, .bits = bits, .signs = signs, .one = *e, .r = r };
+	runs.one.pool = NULL;
+	st_pool_run(e->pool, n, 1, null_runs, &runs);
+	enum st_status failed = st_first_failure(&runs.failure, err);
 	if (failed == ST_OK) {
 		uint32_t rejected = 0;
 		out->n = n;

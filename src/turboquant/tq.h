@@ -10,6 +10,7 @@
 #ifndef ST_TURBOQUANT_TQ_H
 #define ST_TURBOQUANT_TQ_H
 
+#include "base/pool.h"
 #include "kernel/kernel.h"
 #include "turboquant/codebook.h"
 
@@ -45,7 +46,8 @@ ST_MUST_CHECK enum st_status st_tq_codec_init(struct st_tq_codec *c, uint32_t d,
 void st_tq_rotate(const struct st_tq_codec *c, float *x, size_t n);
 void st_tq_unrotate(const struct st_tq_codec *c, float *x, size_t n);
 /* x: [n, d] -> codes: [n, row bytes], norms: [n, B]. Rows split over threads. */
-void st_tq_encode(const struct st_tq_codec *c, const float *x, size_t n, uint8_t *codes, float *norms, int threads);
+void st_tq_encode(const struct st_tq_codec *c, const float *x, size_t n, uint8_t *codes, float *norms,
+                  struct st_pool *pool);
 /* codes, norms -> y: [n, d] in the rotated basis; st_tq_unrotate brings it back. */
 void st_tq_decode_rotated(const struct st_tq_codec *c, const uint8_t *codes, const float *norms, size_t n, float *y);
 void st_tq_decode(const struct st_tq_codec *c, const uint8_t *codes, const float *norms, size_t n, float *y);
@@ -104,8 +106,8 @@ struct st_tq_kv {
 
 struct st_tq_exec {
 	enum st_cpu cpu;
-	int threads;
-	bool q_f16; /* round the query to f16 first, as existing kernels do */
+	struct st_pool *pool; /* or NULL */
+	bool q_f16;           /* round the query to f16 first, as existing kernels do */
 	enum st_tq_visibility visibility;
 };
 

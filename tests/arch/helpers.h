@@ -2,7 +2,7 @@
 #ifndef ST_TESTS_ARCH_HELPERS_H
 #define ST_TESTS_ARCH_HELPERS_H
 
-#include "test.h"
+#include "pools.h"
 
 #include "arch/arch.h"
 #include "base/error.h"
@@ -56,7 +56,7 @@ static inline struct st_exec exec_in(enum st_mode mode)
 {
 	struct st_exec e = st_exec_default();
 	e.mode = mode;
-	e.threads = e.threads < 2 ? 1 : 2; /* tiny models: more threads than idle cores only wait for each other */
+	e.pool = pool_of(2);
 	return e;
 }
 

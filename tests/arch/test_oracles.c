@@ -208,12 +208,12 @@ static void quantised_same_bits_everywhere(void **state)
 		struct st_model *m = open_model(shared_path(models[i]));
 		size_t bytes = 7 * st_model_config(m)->vocab * sizeof(float);
 		for (int mode = 0; mode < ST_MODE_COUNT; mode++) {
-			struct st_exec e = { st_kernels_get(ST_CPU_SCALAR), (enum st_mode)mode, 1 };
+			struct st_exec e = { st_kernels_get(ST_CPU_SCALAR), (enum st_mode)mode, NULL };
 			float *want = model_logits(m, &e, ids, 7, 7);
 			for (int c = 0; c < ST_CPU_COUNT; c++) {
 				if (!st_cpu_usable((enum st_cpu)c))
 					continue;
-				e = (struct st_exec){ st_kernels_get((enum st_cpu)c), (enum st_mode)mode, 1 + c };
+				e = (struct st_exec){ st_kernels_get((enum st_cpu)c), (enum st_mode)mode, pool_of(1 + c) };
 				float *got = model_logits(m, &e, ids, 7, 1 + 2 * (size_t)c);
 				if (memcmp(want, got, bytes) != 0)
 					fail_msg("%s, %s: %s differs from scalar", models[i], st_mode_name(e.mode),

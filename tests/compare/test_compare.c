@@ -1,5 +1,5 @@
 /* compare: metrics against plain loops, predicted noise against measured noise, configurations, causes. */
-#include "test.h"
+#include "pools.h"
 
 #include <stele/compare.h>
 
@@ -49,7 +49,7 @@ static void metrics_agree_with_plain_sums(void **state)
 		}
 		for (int threads = 1; threads <= 3; threads++) {
 			struct st_metrics m;
-			st_metrics_of(a, b, n, threads, &m);
+			st_metrics_of(a, b, n, pool_of(threads), &m);
 			assert_true(fabs(m.rel_l2 - (double)sqrtl(dd / bb)) <= 1e-14 * m.rel_l2);
 			assert_true(fabs(m.cosine - (double)(ab / sqrtl(aa * bb))) <= 1e-14);
 			assert_true(fabs(m.gain - (double)(ab / bb)) <= 1e-14);
@@ -74,9 +74,9 @@ static void metrics_do_not_depend_on_threads(void **state)
 		b[i] = (float)normal();
 	}
 	struct st_metrics one, m;
-	st_metrics_of(a, b, n, 1, &one);
+	st_metrics_of(a, b, n, NULL, &one);
 	for (int threads = 2; threads <= 5; threads++) {
-		st_metrics_of(a, b, n, threads, &m);
+		st_metrics_of(a, b, n, pool_of(threads), &m);
 		assert_memory_equal(&m, &one, sizeof m);
 	}
 	free(a);
@@ -92,14 +92,14 @@ static void nothing_finite_is_hidden(void **state)
 	struct st_metrics m;
 	a[3] = b[3] = NAN;
 	a[4] = b[4] = INFINITY;
-	st_metrics_of(a, b, 20, 1, &m);
+	st_metrics_of(a, b, 20, NULL, &m);
 	assert_int_equal(m.nonfinite_a, 2);
 	assert_int_equal(m.nonfinite_b, 2);
 	assert_int_equal(m.nonfinite_apart, 0);
 	assert_true(m.max_abs == 0 && m.rel_l2 == 0);
 	b[4] = -INFINITY; /* the other infinity is another value */
 	b[9] = NAN;
-	st_metrics_of(a, b, 20, 1, &m);
+	st_metrics_of(a, b, 20, NULL, &m);
 	assert_int_equal(m.nonfinite_apart, 2);
 	assert_true(isinf(m.max_abs) && isinf(m.rel_l2));
 	assert_int_equal(m.max_abs_index, 4);
@@ -110,11 +110,11 @@ static void zero_vectors_have_no_direction(void **state)
 	(void)state;
 	float zero[5] = { 0 }, one[5] = { 1, 0, 0, 0, 0 };
 	struct st_metrics m;
-	st_metrics_of(zero, zero, 5, 1, &m);
+	st_metrics_of(zero, zero, 5, NULL, &m);
 	assert_true(m.rel_l2 == 0 && isnan(m.cosine) && isnan(m.gain));
-	st_metrics_of(one, zero, 5, 1, &m);
+	st_metrics_of(one, zero, 5, NULL, &m);
 	assert_true(isinf(m.rel_l2) && isnan(m.cosine));
-	st_metrics_of(zero, one, 5, 1, &m);
+	st_metrics_of(zero, one, 5, NULL, &m);
 	assert_true(m.rel_l2 == 1 && m.gain == 0);
 }
 
@@ -150,7 +150,7 @@ static void tensors_of_any_type_and_cut(void **state)
 		               .data = (const uint8_t *)y };
 	struct st_metrics m;
 	struct st_error err = ST_ERROR_INIT;
-	assert_ok(st_metrics_of_tensors(&a, &b, 2, &m, &err), &err);
+	assert_ok(st_metrics_of_tensors(&a, &b, pool_of(2), &m, &err), &err);
 	assert_true(m.max_abs == 0.25);
 	assert_int_equal(m.max_abs_index, 17);
 }
@@ -327,7 +327,7 @@ static void one_error_for_all_is_noise(void **state)
 		struct st_pair_summary s;
 		struct st_error err = ST_ERROR_INIT;
 		for (int order = 0; order < 2; order++) {
-			assert_ok(st_pair_measure(order ? &rb : &ra, order ? &ra : &rb, NULL, ROWS, 1, stats, &err),
+			assert_ok(st_pair_measure(order ? &rb : &ra, order ? &ra : &rb, NULL, ROWS, NULL, stats, &err),
 			          &err);
 			st_pair_summarise(stats, NULL, ROWS, COLS, &s);
 			assert_true(s.noise);

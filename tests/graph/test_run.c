@@ -1,5 +1,5 @@
 /* The evaluator, on a small random decoder built in memory. */
-#include "test.h"
+#include "pools.h"
 
 #include "base/error.h"
 #include "graph/tiny.h"
@@ -67,7 +67,6 @@ static struct st_exec mode(enum st_mode m)
 {
 	struct st_exec e = st_exec_default();
 	e.mode = m;
-	e.threads = 1;
 	return e;
 }
 
@@ -127,14 +126,15 @@ static void same_bits_on_any_threads_and_levels(void **state)
 	struct tiny *t = tiny_new(1 | 2 | 8, 9);
 	size_t levels = 0;
 	for (int m = 0; m < ST_MODE_COUNT; m++) {
-		struct st_exec ref = { st_kernels_get(ST_CPU_SCALAR), (enum st_mode)m, 1 };
+		struct st_exec ref = { st_kernels_get(ST_CPU_SCALAR), (enum st_mode)m, NULL };
 		float *want = logits(t, &ref, T_MAX);
 		for (int c = 0; c < ST_CPU_COUNT; c++) {
 			if (!st_cpu_usable((enum st_cpu)c))
 				continue;
 			levels++;
 			for (int threads = 1; threads <= 5; threads += 2) {
-				struct st_exec e = { st_kernels_get((enum st_cpu)c), (enum st_mode)m, threads };
+				struct st_exec e = { st_kernels_get((enum st_cpu)c), (enum st_mode)m,
+					             pool_of(threads) };
 				float *got = logits(t, &e, T_MAX);
 				assert_memory_equal(want, got, T_MAX * t->n.V * sizeof *want);
 				free(got);

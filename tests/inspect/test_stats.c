@@ -1,5 +1,5 @@
 /* inspect: statistics of stored tensors against plain loops, in every layout, for every number of threads. */
-#include "test.h"
+#include "pools.h"
 
 #include <stele/inspect.h>
 
@@ -61,7 +61,7 @@ static void check(const struct st_tensor *t, const double *x, uint64_t rows, uin
 	struct st_error err = ST_ERROR_INIT;
 	naive(x, rows, cols, &want);
 	for (int threads = 1; threads <= 3; threads++) {
-		assert_ok(st_tensor_stats_of(t, threads, NULL, &got, &err), &err);
+		assert_ok(st_tensor_stats_of(t, pool_of(threads), NULL, &got, &err), &err);
 		if (threads == 1)
 			again = got;
 		assert_memory_equal(&again, &got, sizeof got);
@@ -233,7 +233,7 @@ static void cancelled(void **state)
 	struct st_tensor_stats s;
 	struct st_error err = ST_ERROR_INIT;
 	st_cancel();
-	assert_int_equal(st_tensor_stats_of(&t, 1, NULL, &s, &err), ST_ERR_CANCELLED);
+	assert_int_equal(st_tensor_stats_of(&t, NULL, NULL, &s, &err), ST_ERR_CANCELLED);
 	st_cancel_reset();
 }
 

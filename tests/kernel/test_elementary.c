@@ -3,6 +3,7 @@
  * those of docs/numerics.md.
  */
 #include "kernel_test.h"
+#include "pools.h"
 
 #include "dtype/half.h"
 #include "kernel/elementary.h"
@@ -213,7 +214,7 @@ static void activations(void **state)
 				float *in = guard_alloc(&gx, n * 4, (int)l % 2),
 				      *out = guard_alloc(&gy, n * 4, (int)l % 2);
 				memcpy(in, x, n * 4);
-				struct st_exec e = { .k = levels[l], .mode = ST_MODE_EXACT, .threads = threads };
+				struct st_exec e = { .k = levels[l], .mode = ST_MODE_EXACT, .pool = pool_of(threads) };
 				st_activate(&e, (enum st_activation)act, in, n, out);
 				if (l == 0 && threads == 1)
 					memcpy(first, out, n * 4);

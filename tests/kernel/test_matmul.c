@@ -3,6 +3,7 @@
  * type, layout, level, mode, number of threads and of tokens the result has exactly those bits.
  */
 #include "kernel_test.h"
+#include "pools.h"
 
 #include "dtype/geometry.h"
 #include "dtype/half.h"
@@ -171,7 +172,7 @@ static void check_levels(enum st_mode mode, const struct st_tensor *w, const flo
 	float *y = guard_alloc(&gy, ((T - 1) * ldy + N) * sizeof *y, side);
 	for (size_t l = 0; l < n_levels; l++)
 		for (int threads = 1; threads <= 3; threads++) {
-			struct st_exec e = { .k = levels[l], .mode = mode, .threads = threads };
+			struct st_exec e = { .k = levels[l], .mode = mode, .pool = pool_of(threads) };
 			void *scratch = guard_alloc(&gs, st_matmul_scratch(&e, T, K), side);
 			memset(scratch, 0xFF, st_matmul_scratch(&e, T, K)); /* NaN wherever it is read unwritten */
 			memset(y, 0xFF, ((T - 1) * ldy + N) * sizeof *y);
@@ -302,7 +303,7 @@ static void close_to_the_true_sum(void **state)
 	fill_values(&r, x, T * K);
 	for (size_t l = 0; l < n_levels; l++)
 		for (int mode = ST_MODE_EXACT; mode <= ST_MODE_FAST; mode++) {
-			struct st_exec e = { .k = levels[l], .mode = (enum st_mode)mode, .threads = 2 };
+			struct st_exec e = { .k = levels[l], .mode = (enum st_mode)mode, .pool = pool_of(2) };
 			void *scratch = aligned_alloc(64, st_matmul_scratch(&e, T, K));
 			st_matmul(&e, &w, x, T, K, y, N, scratch);
 			free(scratch);
@@ -359,7 +360,7 @@ static void not_finite_goes_through(void **state)
 		               .data = (const uint8_t *)wv };
 	for (size_t l = 0; l < n_levels; l++)
 		for (int mode = 0; mode < ST_MODE_COUNT; mode++) {
-			struct st_exec e = { .k = levels[l], .mode = (enum st_mode)mode, .threads = 2 };
+			struct st_exec e = { .k = levels[l], .mode = (enum st_mode)mode, .pool = pool_of(2) };
 			void *scratch = aligned_alloc(64, st_matmul_scratch(&e, T, K));
 			st_matmul(&e, &w, x, T, K, y, N, scratch);
 			free(scratch);
@@ -427,7 +428,6 @@ static void nothing_to_do(void **state)
 		               .data = (const uint8_t *)"" };
 	struct st_exec e = st_exec_default();
 	_Alignas(64) static char scratch[1 << 20];
-	e.threads = 1;
 	float y[6] = { 1, 1, 1, 1, 1, 1 };
 	assert_true(st_matmul_scratch(&e, 2, 0) <= sizeof scratch);
 	st_matmul(&e, &w, y, 2, 0, y, 3, scratch); /* an empty sum is 0 */

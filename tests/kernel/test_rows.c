@@ -3,23 +3,25 @@
  * the same bits at every level, number of threads and chunking of tokens. Buffers lie between guard pages.
  */
 #include "kernel_test.h"
+#include "pools.h"
 
 #include "dtype/half.h"
 #include "kernel/kernels.h"
 
 /* Calls body once per level and thread count with `e` set; `mode` in scope. */
-#define EACH_EXEC(e)                                                                                    \
-	const struct st_kernels *levels_[ST_CPU_COUNT];                                                 \
-	size_t n_levels_ = usable_levels(levels_), turn_ = 0;                                           \
-	for (struct st_exec e = { .k = levels_[0], .mode = mode, .threads = 1 }; turn_ < 2 * n_levels_; \
-	     turn_++, e.k = levels_[turn_ / 2 % n_levels_], e.threads = turn_ % 2 ? 3 : 1)
+#define EACH_EXEC(e)                                                                      \
+	const struct st_kernels *levels_[ST_CPU_COUNT];                                   \
+	size_t n_levels_ = usable_levels(levels_), turn_ = 0;                             \
+	for (struct st_exec e = { .k = levels_[0], .mode = mode }; turn_ < 2 * n_levels_; \
+	     turn_++, e.k = levels_[turn_ / 2 % n_levels_], e.pool = pool_of(turn_ % 2 ? 3 : 1))
 
 static void same_bits(const char *what, const struct st_exec *e, const float *got, const float *want, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 		if (memcmp(&got[i], &want[i], 4) != 0)
-			fail_msg("%s, %s, %s, %d threads: [%zu] is %a, scalar says %a", what, st_mode_name(e->mode),
-			         st_cpu_name(st_kernels_cpu(e->k)), e->threads, i, (double)got[i], (double)want[i]);
+			fail_msg("%s, %s, %s, %u threads: [%zu] is %a, scalar says %a", what, st_mode_name(e->mode),
+			         st_cpu_name(st_kernels_cpu(e->k)), st_pool_threads(e->pool), i, (double)got[i],
+			         (double)want[i]);
 }
 
 static void rmsnorm(void **state)
@@ -117,7 +119,7 @@ static void rope(void **state)
 					assert_true(fabsl((long double)got - want) <= bound);
 				}
 		/* in place */
-		struct st_exec e = { .k = st_kernels_get(st_cpu_best()), .mode = mode, .threads = 2 };
+		struct st_exec e = { .k = st_kernels_get(st_cpu_best()), .mode = mode, .pool = pool_of(2) };
 		st_rope(&e, x, ld, T, H, d, rot, inv_freq, cases[c].mscale, pos, x, ld);
 		for (size_t t = 0; t < T; t++)
 			same_bits("rope in place", &e, x + t * ld, first + t * H * d, H * d);
@@ -261,7 +263,7 @@ static void attention(void **state)
 			/* Token by token with the cache as it was then: the same bits. */
 			for (size_t t = 0; t < s->T; t++) {
 				struct st_attn_shape one = *s;
-				struct st_exec e = { .k = st_kernels_get(st_cpu_best()), .mode = mode, .threads = 1 };
+				struct st_exec e = { .k = st_kernels_get(st_cpu_best()), .mode = mode };
 				one.T = 1;
 				one.P = s->P - s->T + t + 1;
 				float *cell = malloc(s->n_heads * one.P * 4), *out = malloc(wq * 4);
@@ -439,7 +441,7 @@ static void names(void **state)
 	assert_false(st_mode_parse("emulate", &m) || st_cpu_parse("sse", &c));
 	assert_true(st_cpu_usable(ST_CPU_SCALAR) && st_cpu_usable(st_cpu_best()));
 	struct st_exec e = st_exec_default();
-	assert_true(e.mode == ST_MODE_EXACT && e.threads >= 1 && st_kernels_cpu(e.k) == st_cpu_best());
+	assert_true(e.mode == ST_MODE_EXACT && !e.pool && st_kernels_cpu(e.k) == st_cpu_best());
 }
 
 int main(void)

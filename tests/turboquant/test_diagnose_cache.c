@@ -166,7 +166,7 @@ static json_t *offset_capture(const char *name, unsigned bits, bool signs, float
 	for (size_t i = 0; i < n / 4; i++)
 		k[i] = offset + gain * k[i];
 	for (size_t g = 0; g < 8; g++)
-		st_tq_encode(&codec, k + g * 200 * 256, 200, codes + g * 256 * rb, norms + g * 256, 1);
+		st_tq_encode(&codec, k + g * 200 * 256, 200, codes + g * 256 * rb, norms + g * 256, NULL);
 	if (stale) {
 		memcpy(codes + (2 * 256 + 90) * rb, codes + (2 * 256 + 91) * rb, rb);
 		norms[2 * 256 + 90] = norms[2 * 256 + 91];

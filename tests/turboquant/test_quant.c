@@ -1,5 +1,6 @@
 /* quantiser: codebooks against MPFR and published figures, transform, packing, signs, cache writes. */
 #include "tq_test.h"
+#include "pools.h"
 
 #include "turboquant/level.h"
 
@@ -210,7 +211,7 @@ static void encoding_follows_the_format(void **state)
 				for (uint32_t j = 0; j < d; j++)
 					x[j] *= 3.5f;
 				naive_hadamard(a, y, d);
-				st_tq_encode(&c, x, 1, codes, norms, 1);
+				st_tq_encode(&c, x, 1, codes, norms, NULL);
 				st_tq_decode(&c, codes, norms, 1, back);
 				const uint32_t nb = d == 512 ? 2 : 1, span = d / nb;
 				double diff = 0, total = 0;
@@ -283,17 +284,17 @@ static void zero_and_tiny_vectors(void **state)
 		float x[512] = { 0 }, norms[2] = { 7, 7 }, back[512];
 		uint8_t codes[512];
 		assert_ok(st_tq_codec_init(&c, 512, 4, true, 1, cpu, &err), &err);
-		st_tq_encode(&c, x, 1, codes, norms, 1);
+		st_tq_encode(&c, x, 1, codes, norms, NULL);
 		assert_true(norms[0] == 0 && norms[1] == 0);
 		st_tq_decode(&c, codes, norms, 1, back);
 		for (int j = 0; j < 512; j++)
 			assert_true(back[j] == 0);
 		assert_ok(st_tq_codec_init(&c, 128, 4, false, 1, cpu, &err), &err);
 		x[0] = 5e-11f;
-		st_tq_encode(&c, x, 1, codes, norms, 1);
+		st_tq_encode(&c, x, 1, codes, norms, NULL);
 		assert_true(norms[0] == 0);
 		x[0] = 2e-10f;
-		st_tq_encode(&c, x, 1, codes, norms, 1);
+		st_tq_encode(&c, x, 1, codes, norms, NULL);
 		assert_true(norms[0] > 0);
 	}
 }
@@ -317,7 +318,7 @@ static void levels_and_threads_agree(void **state)
 					struct st_tq_codec c;
 					const size_t rb = st_tq_row_bytes(d, widths[w]), nb = st_tq_norm_blocks(d);
 					assert_ok(st_tq_codec_init(&c, d, widths[w], true, 1, cpu, &err), &err);
-					st_tq_encode(&c, x, N, codes, norms, threads);
+					st_tq_encode(&c, x, N, codes, norms, pool_of(threads));
 					st_tq_decode(&c, codes, norms, N, back);
 					if (!seen++) {
 						memcpy(codes0, codes, N * rb);
@@ -394,7 +395,7 @@ static void ring_and_linear_writes(void **state)
 			for (uint32_t g = 0; g < G; g++) {
 				uint8_t codes[D / 2];
 				float norm;
-				st_tq_encode(&c, x[pos][g], 1, codes, &norm, 1);
+				st_tq_encode(&c, x[pos][g], 1, codes, &norm, NULL);
 				size_t row = g * CAP + (start + k) % CAP;
 				assert_memory_equal(codes, ring.codes + row * D / 2, D / 2);
 				assert_true(norm == ring.norms[row]);

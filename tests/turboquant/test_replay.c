@@ -1,6 +1,7 @@
 /* the modes of replay through the public call: values on record, files, canaries, gates, refusals. */
 #include "tq_test.h"
 #include "folder.h"
+#include "pools.h"
 
 #include <dirent.h>
 #include <sys/stat.h>
@@ -148,8 +149,8 @@ static void production_values_on_record(void **state)
 	struct st_error err = ST_ERROR_INIT;
 	struct st_sweep *s;
 	struct st_sweep_result m, again;
-	const struct st_tq_exec e = { st_cpu_best(), 1, true, ST_TQ_PHYSICAL },
-				scalar = { ST_CPU_SCALAR, 2, true, ST_TQ_PHYSICAL };
+	const struct st_tq_exec e = { st_cpu_best(), NULL, true, ST_TQ_PHYSICAL },
+				scalar = { ST_CPU_SCALAR, pool_of(2), true, ST_TQ_PHYSICAL };
 	assert_ok(st_sweep_new(&s, &err), &err);
 	assert_ok(st_sweep_run(s, ST_TQ_SEED, 4, false, &e, &m, &err), &err);
 	assert_true(fabs(m.nrmse[2] - 0.4234064) <= 5e-4);

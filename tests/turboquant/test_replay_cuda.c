@@ -53,7 +53,7 @@ static void encode(void **state)
 		assert_ok(st_tq_codec_init(&c, d, 4, true, 1, st_cpu_best(), &err), &err);
 		fill_normal(x, N * d);
 		memset(x + 7 * d, 0, d * 4);
-		st_tq_encode(&c, x, N, c1, n1, 1);
+		st_tq_encode(&c, x, N, c1, n1, NULL);
 		assert_cuda(st_tq_cuda_encode(x, N, d, c.sign, c.book.bound_f32, c2, n2));
 		size_t differ = 0;
 		for (size_t i = 0; i < N * d / 2; i++) {
@@ -79,7 +79,7 @@ static void attention(void **state)
 	};
 	struct st_error err = ST_ERROR_INIT;
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-		const struct st_tq_exec e = { .cpu = st_cpu_best(), .threads = 1 };
+		const struct st_tq_exec e = { .cpu = st_cpu_best() };
 		struct st_scene s;
 		assert_ok(st_scene_init(&s, &cases[i], 4, true, &e, &err), &err);
 		const size_t n = (size_t)s.p.num_heads * s.p.head_dim;
