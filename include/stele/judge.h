@@ -58,7 +58,7 @@ struct st_stage_report {
 };
 
 struct st_side_info {
-	char path[512], format[64], arch[32], dtypes[128], name[128];
+	char path[512], format[160], arch[32], dtypes[128], name[128];
 	uint32_t layers;
 	uint64_t tensors;
 	char sha256[65]; /* empty unless asked for */

@@ -22,48 +22,13 @@ size_t st_model_slot(const struct st_model *m, enum st_role role, uint32_t layer
 	return 1 + m->cfg.n_layers * ST_ROLES_PER_LAYER + (size_t)(role - ST_ROLE_FINAL_NORM);
 }
 
-/* ---- naming ---- */
-
-/* A file speaks one language. Two at once (a text model twice, under two prefixes) is nothing to guess about. */
-static enum st_status find_naming(struct st_model *m, struct st_error *err)
-{
-	const char *seen = NULL;
-	char name[128];
-	if (m->c->format == ST_FORMAT_GGUF || st_container_find(m->c, "token_embd.weight")) {
-		m->gguf_names = true;
-		seen = "token_embd.weight";
-	}
-	if (m->c->format == ST_FORMAT_GGUF)
-		return ST_OK;
-	for (size_t i = 0; i < st_hf_prefix_count; i++) {
-		st_role_prefixed_name(&st_hf_prefixes[i], ST_ROLE_EMBED, 0, name, sizeof name);
-		const struct st_tensor *t = st_container_find(m->c, name);
-		if (!t)
-			continue;
-		if (seen)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name,
-			                  "and %s: two embeddings, which model is meant is unclear", seen);
-		m->prefix = &st_hf_prefixes[i];
-		seen = t->name;
-	}
-	if (!seen)
-		m->prefix = &st_hf_prefixes[0]; /* the missing embedding is then reported under its usual name */
-	return ST_OK;
-}
-
-static bool spelled(const struct st_model *m, enum st_role role, uint32_t layer, char *buf, size_t n)
-{
-	return m->gguf_names ? st_role_gguf_name(role, layer, buf, n)
-	                     : st_role_prefixed_name(m->prefix, role, layer, buf, n);
-}
-
 /* Whether Q and K rows are in adjacent-pair order. With GGUF names the family decides, as in GGUF
  * itself (the second APR writer only guesses rope_type); with Hugging Face names rows are
  * half-split unless the file says rope_type 0. */
 static enum st_status rows_interleaved(const struct st_model *m, bool *out, struct st_error *err)
 {
-	*out = m->gguf_names && m->arch->gguf_rope_interleaved;
-	if (m->gguf_names || m->c->format != ST_FORMAT_APR)
+	*out = m->naming.gguf && m->arch->gguf_rope_interleaved;
+	if (m->naming.gguf || m->c->format != ST_FORMAT_APR)
 		return ST_OK;
 	uint32_t type = 2;
 	const struct st_json_field f = { ST_JSON_IN(type), .key = { "rope_type" } };
@@ -133,7 +98,7 @@ static void complain(const struct st_model *m, const struct st_weight *w, enum s
 	const char *keys[2];
 	char found[128] = "";
 	bool two = st_role_shape(&m->cfg, w->role, s) == 2;
-	st_role_shape_names(w->role, m->gguf_names, keys);
+	st_role_shape_names(w->role, m->naming.gguf, keys);
 	if (f == ST_FIT_MISSING) {
 		(void)st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name, "is missing%s",
 		                 w->role == ST_ROLE_HEAD
@@ -186,17 +151,24 @@ static enum need need(const struct st_model *m, enum st_role role)
 	case ST_ROLE_HEAD:
 		return m->cfg.tied ? NEED_MAYBE : NEED_MUST;
 	case ST_ROLE_ROPE_FREQS:
-		return m->gguf_names ? NEED_MAYBE : NEED_NOT;
+		return m->naming.gguf ? NEED_MAYBE : NEED_NOT;
 	default:
 		return NEED_MUST;
 	}
+}
+
+/* Of two tied tensors some writers store the head and not the embedding. Where the configuration ties them, either is
+ * both. */
+static const struct st_tensor *tied_head(const struct st_model *m)
+{
+	return m->cfg.tie_said == ST_TIE_YES ? st_naming_tensor(m, ST_ROLE_HEAD, 0) : NULL;
 }
 
 static void bind_place(struct st_model *m, enum st_role role, uint32_t layer, bool interleaved)
 {
 	size_t i = st_model_slot(m, role, layer);
 	struct st_weight *w = &m->weights[i];
-	char name[128];
+	char name[256];
 	w->role = role;
 	w->layer = st_role_per_layer(role) ? (int32_t)layer : -1;
 	w->stage = first_stage[role];
@@ -207,9 +179,14 @@ static void bind_place(struct st_model *m, enum st_role role, uint32_t layer, bo
 	if (!st_role_hf_name(role, layer, w->canonical, sizeof w->canonical))
 		(void)st_role_gguf_name(role, layer, w->canonical, sizeof w->canonical);
 	enum need n = need(m, role);
-	if (n == NEED_NOT || !spelled(m, role, layer, name, sizeof name))
+	if (n == NEED_NOT || !st_naming_spell(m, role, layer, name, sizeof name))
 		return;
-	const struct st_tensor *t = w->tensor = st_container_find(m->c, name);
+	const struct st_tensor *t = st_naming_tensor(m, role, layer);
+	if (!t && role == ST_ROLE_EMBED)
+		t = tied_head(m);
+	if (role == ST_ROLE_HEAD && t && t == m->weights[st_model_slot(m, ST_ROLE_EMBED, 0)].tensor)
+		t = NULL; /* it stands for the embedding, which is the head */
+	w->tensor = t;
 	if (!t) {
 		m->fit[i] = n == NEED_MUST ? ST_FIT_MISSING : ST_FIT_ABSENT;
 	} else {
@@ -224,10 +201,9 @@ static void bind_place(struct st_model *m, enum st_role role, uint32_t layer, bo
 static void find_biases(struct st_model *m)
 {
 	static const enum st_role biases[] = { ST_ROLE_Q_BIAS, ST_ROLE_K_BIAS, ST_ROLE_V_BIAS };
-	char name[128];
 	for (uint32_t l = 0; l < m->cfg.n_layers; l++)
 		for (size_t i = 0; i < 3; i++)
-			if (spelled(m, biases[i], l, name, sizeof name) && st_container_find(m->c, name))
+			if (st_naming_tensor(m, biases[i], l))
 				m->cfg.qkv_bias = true;
 }
 
@@ -314,17 +290,17 @@ static enum st_status sort_out_unused(struct st_model *m, struct st_error *err)
 		const struct st_tensor *t = &m->c->tensors[i];
 		uint32_t layer = 0;
 		enum st_role role;
-		const char *suffix = st_layer_suffix(t->name, &layer);
+		const char *own = st_naming_own(m, t), *suffix = st_layer_suffix(own, &layer);
 		m->unused[m->n_unused++] = t;
-		if (is_foreign(t->name, suffix))
+		if (is_foreign(own, suffix))
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, t->offset, t->name,
 			                  "has no place in the family %s as Stele knows it", m->arch->name);
 		/* A count too small is a problem of the model, like a weight that is missing: beside another file it
 		 * can be named. */
-		if (suffix && layer >= m->cfg.n_layers && st_role_of_name(t->name, &role, &layer)
+		if (suffix && layer >= m->cfg.n_layers && st_role_of_name(own, &role, &layer)
 		    && m->problem.code == ST_OK)
 			(void)st_fail_at(&m->problem, ST_ERR_FORMAT, t->offset, t->name, "is layer %u, but %s is %u",
-			                 layer, m->gguf_names ? "block_count" : "the number of layers",
+			                 layer, m->naming.gguf ? "block_count" : "the number of layers",
 			                 m->cfg.n_layers);
 	}
 	return ST_OK;
@@ -334,13 +310,13 @@ enum st_status st_model_bind(struct st_model *m, struct st_error *err)
 {
 	const struct st_container *c = m->c;
 	bool interleaved;
-	ST_TRY(find_naming(m, err));
+	ST_TRY(st_naming_find(m, err));
 	ST_TRY(rows_interleaved(m, &interleaved, err));
 	if (c->n_tensors == 0)
 		return st_fail(err, ST_ERR_UNSUPPORTED, "holds no tensors: a vocabulary alone is no model to run");
 	/* Every layer has tensors: a count beyond theirs is false, and must not size anything. */
 	if (m->cfg.n_layers > c->n_tensors)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, m->gguf_names ? "block_count" : "number of layers",
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, m->naming.gguf ? "block_count" : "number of layers",
 		                  "%u, but the file holds %zu tensors in all", m->cfg.n_layers, c->n_tensors);
 	find_biases(m);
 	m->n_weights = 1 + m->cfg.n_layers * ST_ROLES_PER_LAYER + (ST_ROLE_COUNT - ST_ROLE_FINAL_NORM);
@@ -362,6 +338,14 @@ enum st_status st_model_bind(struct st_model *m, struct st_error *err)
 	for (size_t i = 0; i < m->n_weights; i++)
 		if (m->weights[i].tensor)
 			m->bound[m->n_bound++] = &m->weights[i];
+	const struct st_tensor *embedding = m->weights[st_model_slot(m, ST_ROLE_EMBED, 0)].tensor;
+	if (embedding && embedding == tied_head(m)) {
+		char *said = st_arena_printf(&m->c->arena, "%s, embedding read from %s, to which it is tied",
+		                             m->c->describe, embedding->name);
+		if (!said)
+			return no_memory(err);
+		m->c->describe = said;
+	}
 	/* A copy of the embedding stored as a head is used as the head. */
 	m->cfg.tied = m->cfg.tied && !m->weights[st_model_slot(m, ST_ROLE_HEAD, 0)].tensor;
 	return sort_out_unused(m, err);

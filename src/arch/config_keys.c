@@ -97,10 +97,3 @@ void st_config_said(struct st_config *cfg, enum st_config_member m, const char *
 	o->said = said;
 	snprintf(o->key, sizeof o->key, "%s", key ? key : "");
 }
-
-enum st_status st_config_unknown_family(const char *key, const char *name, size_t len, struct st_error *err)
-{
-	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key,
-	                  "unknown model family \"%.*s\"; known ones are %s", (int)(len < 64 ? len : 64), name,
-	                  st_model_families());
-}

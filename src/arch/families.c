@@ -1,5 +1,7 @@
 /* families.c - the table of model families. A new one is one more file and a row here. */
-#include "arch/arch.h"
+#include "arch/config.h"
+
+#include "base/error.h"
 
 #include <string.h>
 
@@ -24,4 +26,11 @@ const struct st_arch *st_arch_find(const char *name, size_t len)
 				return a;
 	}
 	return NULL;
+}
+
+enum st_status st_config_unknown_family(const char *key, const char *name, size_t len, struct st_error *err)
+{
+	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key,
+	                  "unknown model family \"%.*s\"; known ones are %s", (int)(len < 64 ? len : 64), name,
+	                  st_model_families());
 }

@@ -16,14 +16,26 @@ enum st_fit {
 	ST_FIT_TYPE, /* integers */
 };
 
+/* How the file calls its weights (names.c). */
+struct st_plain_name {
+	const char *name; /* without the parts that wrappers put into it */
+	const struct st_tensor *tensor;
+};
+struct st_naming {
+	bool gguf;
+	struct st_hf_prefix prefix;  /* with Hugging Face names; what wrappers put in front of all included */
+	struct st_plain_name *plain; /* sorted by name; NULL where no name has a wrapper inside */
+	size_t n;
+	const char **own; /* of each tensor of the container: its name without wrappers; NULL: as it stands */
+};
+
 struct st_model {
 	struct st_container *c;
 	struct st_arena arena; /* everything below that is a pointer */
 	struct st_config cfg;
 	const struct st_arch *arch;
 
-	bool gguf_names;
-	const struct st_hf_prefix *prefix; /* with Hugging Face names */
+	struct st_naming naming;
 
 	/* Every place of the family in graph order: the embedding, the layers, the end. */
 	struct st_weight *weights;
@@ -31,7 +43,7 @@ struct st_model {
 	size_t n_weights;
 	const struct st_weight **bound; /* those with a tensor */
 	size_t n_bound;
-	size_t *place; /* of each tensor of the container: index into weights, or SIZE_MAX */
+	size_t *place;            /* of each tensor of the container: index into weights, or SIZE_MAX */
 	struct st_tensor *turned; /* APR: by tensor, the views of those whose label is the other way round */
 	const struct st_tensor **unused;
 	size_t n_unused;
@@ -43,6 +55,14 @@ struct st_model {
 /* The roles that stand between ATTN_NORM and DOWN are per layer, and in graph order. */
 #define ST_ROLES_PER_LAYER ((size_t)(ST_ROLE_DOWN - ST_ROLE_ATTN_NORM + 1))
 size_t st_model_slot(const struct st_model *m, enum st_role role, uint32_t layer);
+
+/* Fills naming; says behind the container's description what names are read without. */
+ST_MUST_CHECK enum st_status st_naming_find(struct st_model *m, struct st_error *err);
+/* What the file calls that weight; false when the role has no name there. */
+bool st_naming_spell(const struct st_model *m, enum st_role role, uint32_t layer, char *buf, size_t n);
+/* The tensor of that name, or NULL. */
+const struct st_tensor *st_naming_tensor(const struct st_model *m, enum st_role role, uint32_t layer);
+const char *st_naming_own(const struct st_model *m, const struct st_tensor *t);
 
 /* Find the tensor of every place; fills weights, fit, bound, place, unused and problem. */
 ST_MUST_CHECK enum st_status st_model_bind(struct st_model *m, struct st_error *err);

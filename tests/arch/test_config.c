@@ -143,6 +143,98 @@ static void prefixes_of_names(void **state)
 	naive_free(&m);
 }
 
+/* Put `front` before every name, and `inside` behind the layer's number of those that have one. */
+static void rename_all(struct file_model *f, const char *front, const char *inside)
+{
+	for (size_t i = 0; i < f->n; i++) {
+		char name[96], *layer;
+		snprintf(name, sizeof name, "%s", f->t[i].name);
+		layer = *inside ? strstr(name, "layers.") : NULL;
+		size_t cut = layer ? (size_t)(strchr(layer + 7, '.') + 1 - name) : strlen(name);
+		snprintf(f->t[i].name, sizeof f->t[i].name, "%s%.*s%s%s", front, (int)cut, name, layer ? inside : "",
+		         name + cut);
+	}
+}
+
+static void wrappers_in_names(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *prefix, *front, *inside, *says;
+	} cases[] = {
+		{ "model.", "_orig_mod.", "", "without _orig_mod." },
+		{ "model.", "module.", "", "without module." },
+		{ "", "module.", "", "without module." },
+		{ "model.language_model.", "state_dict.", "", "without state_dict." },
+		{ "language_model.model.", "module.", "", "without module." },
+		{ "model.", "model.", "", "without model." },
+		{ "model.", "base_model.model.", "", "without base_model.model." },
+		{ "model.", "module._orig_mod.", "", "without module. and _orig_mod." },
+		{ "model._orig_mod.", "", "", "without _orig_mod." },
+		{ "model.", "", "_checkpoint_wrapped_module.", "without _checkpoint_wrapped_module." },
+		{ "model.", "", "_fsdp_wrapped_module._checkpoint_wrapped_module.",
+		  "without _checkpoint_wrapped_module. and _fsdp_wrapped_module." },
+		{ "model.", "", "", NULL },
+		/* No wrappers: words of their own, and parts of words. */
+		{ "my_orig_mod.model.", "", "", "without my_orig_mod." },
+	};
+	struct naive m = sizes("llama");
+	naive_init(&m, 12);
+	struct file_model f;
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		file_model_init(&f, &m, cases[i].prefix, false);
+		rename_all(&f, cases[i].front, cases[i].inside);
+		if (strcmp(cases[i].prefix, "my_orig_mod.model.") == 0)
+			snprintf(f.t[f.n - 1].name, sizeof f.t[f.n - 1].name, "my_orig_mod.lm_head.weight");
+		check_model(cases[i].front, write_hf(&f, file_config("llama", &m)), &m);
+		struct st_model *model = open_model(in_folder("hf"));
+		const char *said = st_container_describe(st_model_container(model));
+		if (cases[i].says ? !strstr(said, cases[i].says) : strstr(said, "without") != NULL)
+			fail_msg("case %zu: %s", i, said);
+		assert_int_equal(st_model_n_unused(model), 0);
+		st_model_close(model);
+		file_model_free(&f);
+	}
+	/* Two spellings of one weight, and two models under two prefixes. */
+	file_model_init(&f, &m, "model.", false);
+	file_add_f32(&f, "model._orig_mod.norm.weight", m.final_norm, 0, m.D);
+	check_refused("twice", write_hf(&f, file_config("llama", &m)), ST_ERR_FORMAT, "norm.weight", "are one weight");
+	file_model_free(&f);
+	file_model_init(&f, &m, "model.", false);
+	rename_all(&f, "student.", "");
+	file_add_f32(&f, "teacher.model.embed_tokens.weight", m.embed, m.V, m.D);
+	check_refused("two", write_hf(&f, file_config("llama", &m)), ST_ERR_FORMAT, "embed_tokens.weight",
+	              "two embeddings");
+	file_model_free(&f);
+	naive_free(&m);
+}
+
+/* Of two tied tensors some writers keep the head. */
+static void tied_head_alone(void **state)
+{
+	(void)state;
+	struct naive m = sizes("qwen2");
+	assert_true(m.tied);
+	naive_init(&m, 13);
+	struct file_model f;
+	file_model_init(&f, &m, "model.", false);
+	assert_string_equal(f.t[0].name, "model.embed_tokens.weight");
+	snprintf(f.t[0].name, sizeof f.t[0].name, "lm_head.weight");
+	check_model("head alone", write_hf(&f, file_config("qwen2", &m)), &m);
+	struct st_model *model = open_model(in_folder("hf"));
+	assert_non_null(strstr(st_container_describe(st_model_container(model)), "embedding read from lm_head.weight"));
+	assert_string_equal(st_model_weight(model, ST_ROLE_EMBED, 0)->tensor->name, "lm_head.weight");
+	assert_null(st_model_weight(model, ST_ROLE_HEAD, 0)->tensor);
+	assert_int_equal(st_model_n_unused(model), 0);
+	st_model_close(model);
+	/* Not where nothing ties them. */
+	json_t *untied = file_config("qwen2", &m);
+	json_object_set_new(untied, "tie_word_embeddings", json_false());
+	check_refused("untied", write_hf(&f, untied), ST_ERR_FORMAT, "model.embed_tokens.weight", "is missing");
+	file_model_free(&f);
+	naive_free(&m);
+}
+
 /* rope_type 0 under Hugging Face names: the writer says that rows are in adjacent pairs. */
 static void apr_rope_type(void **state)
 {
@@ -822,6 +914,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_family_in_every_container),
 		cmocka_unit_test(prefixes_of_names),
+		cmocka_unit_test(wrappers_in_names),
+		cmocka_unit_test(tied_head_alone),
 		cmocka_unit_test(apr_rope_type),
 		cmocka_unit_test(optional_parts),
 		cmocka_unit_test(windows_and_scaling),
