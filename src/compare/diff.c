@@ -6,26 +6,11 @@
 #include "compare/pair.h"
 #include "kernel/kernel.h"
 
-#include <fnmatch.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-void st_diff_undecided(struct st_diff *d, const char *why)
-{
-	d->undecided = true;
-	if (!d->why)
-		d->why = why;
-}
-
-bool st_diff_any(const struct st_metrics *m) { return m->nonfinite_a < m->count || m->nonfinite_apart > 0; }
-
-bool st_diff_wanted(const struct st_diff_options *o, const char *name)
-{
-	return !o->filter || fnmatch(o->filter, name, 0) == 0;
-}
 
 static const char *const kind_names[] = { "a stage file", "a trace", "a model", "a set of tensors" };
 
@@ -284,7 +269,7 @@ enum st_status st_diff_run(const char *a, const char *b, const struct st_diff_op
                            struct st_error *err)
 {
 	*out = NULL;
-	struct st_diff_state *s = calloc(1, sizeof *s);
+	struct st_diff_state *s = st_alloc_zeroed(1, sizeof *s);
 	if (!s)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	st_arena_init(&s->arena);

@@ -25,13 +25,14 @@ struct st_diff_state {
 	struct st_pool *pool; /* while st_diff_run works */
 };
 
-/* The first reason is the one that is told. */
+/* diff_state.c. The first reason is the one that is told. */
 void st_diff_undecided(struct st_diff *d, const char *why);
 /* Q and K behind the projection are in a basis; values of two bases are not comparable element by element. */
 bool st_diff_basis_matters(enum st_stage s);
 /* Whether there was anything to compare: elements that are not finite on both sides alike are none. */
 bool st_diff_any(const struct st_metrics *m);
 bool st_diff_wanted(const struct st_diff_options *o, const char *name);
+/* diff_stage.c, diff_trace.c */
 ST_MUST_CHECK enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_options *o,
                                             struct st_error *err);
 ST_MUST_CHECK enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_options *o,

@@ -2,6 +2,7 @@
 #include "compare/diff.h"
 
 #include "base/error.h"
+#include "compare/sums.h"
 #include "format/container.h"
 
 #include <math.h>
@@ -11,26 +12,6 @@
 
 /* f32 rounding of a few operations: what two sound programs may differ by everywhere. */
 #define ROUNDING 0x1p-20
-
-static double apart(float a, float b)
-{
-	if (isfinite(a) && isfinite(b))
-		return fabs((double)a - b);
-	return a == b || (isnan(a) && isnan(b)) ? 0 : INFINITY;
-}
-
-/* Sorted insert: `limit` is small, and most elements fail the first comparison. */
-static void offer(struct st_top_diff *top, size_t *n, size_t limit, struct st_top_diff d)
-{
-	if (*n == limit && !(d.abs > top[*n - 1].abs))
-		return;
-	size_t at = *n < limit ? (*n)++ : limit - 1;
-	while (at > 0 && d.abs > top[at - 1].abs) {
-		top[at] = top[at - 1];
-		at--;
-	}
-	top[at] = d;
-}
 
 enum st_status st_top_diffs(const struct st_tensor *a, const struct st_tensor *b, size_t limit, struct st_top_diff *out,
                             size_t *n, struct st_error *err)
@@ -46,10 +27,10 @@ enum st_status st_top_diffs(const struct st_tensor *a, const struct st_tensor *b
 			st_tensor_decode(a, ra = i / ca, 1, x);
 		if (i / cb != rb)
 			st_tensor_decode(b, rb = i / cb, 1, y);
-		double d = apart(x[i % ca], y[i % cb]);
+		double d = st_apart(x[i % ca], y[i % cb]);
 		if (d > 0)
-			offer(out, n, limit,
-			      (struct st_top_diff){ .index = i, .a = x[i % ca], .b = y[i % cb], .abs = d });
+			st_top_offer(out, n, limit,
+			             (struct st_top_diff){ .index = i, .a = x[i % ca], .b = y[i % cb], .abs = d });
 		if (i % (1u << 20) == 0 && st_cancelled())
 			break;
 	}

@@ -285,12 +285,6 @@ static enum st_status check_tokens(const struct st_provenance *a, const struct s
 	return ST_OK;
 }
 
-bool st_diff_basis_matters(enum st_stage s)
-{
-	return s == ST_STAGE_QKV_MATMUL || s == ST_STAGE_QKV_BIAS || s == ST_STAGE_Q_POST_NORM
-	    || s == ST_STAGE_K_POST_NORM || s == ST_STAGE_Q_POST_ROPE || s == ST_STAGE_K_POST_ROPE;
-}
-
 static bool before(const struct st_trace_entry *x, const struct st_trace_entry *y)
 {
 	/* Whole-model stages: the embedding comes first, the others behind the layers. */

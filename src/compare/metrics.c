@@ -82,6 +82,13 @@ CLONES static void chunk_fast(const float *restrict a, const float *restrict b, 
 
 static bool alike(float x, float y) { return isnan(x) ? isnan(y) : x == y; }
 
+double st_apart(float a, float b)
+{
+	if (isfinite(a) && isfinite(b))
+		return fabs((double)a - b);
+	return alike(a, b) ? 0 : INFINITY;
+}
+
 static void chunk_careful(const float *a, const float *b, size_t n, struct st_sums *s)
 {
 	memset(s, 0, sizeof *s);
@@ -107,12 +114,23 @@ static void chunk_careful(const float *a, const float *b, size_t n, struct st_su
 
 static size_t find_max(const float *a, const float *b, size_t n, double max)
 {
-	for (size_t i = 0; i < n; i++) {
-		bool finite = isfinite(a[i]) && isfinite(b[i]);
-		if (finite ? fabs((double)a[i] - b[i]) == max : isinf(max) && !alike(a[i], b[i]))
+	for (size_t i = 0; i < n; i++)
+		if (st_apart(a[i], b[i]) == max)
 			return i;
-	}
 	return 0;
+}
+
+/* `limit` is small, and most elements fail the first comparison. */
+void st_top_offer(struct st_top_diff *top, size_t *n, size_t limit, struct st_top_diff d)
+{
+	if (limit == 0 || (*n == limit && !(d.abs > top[*n - 1].abs)))
+		return;
+	size_t at = *n < limit ? (*n)++ : limit - 1;
+	while (at > 0 && d.abs > top[at - 1].abs) {
+		top[at] = top[at - 1];
+		at--;
+	}
+	top[at] = d;
 }
 
 void st_sums_fold(struct st_sums *t, const struct st_sums *s)

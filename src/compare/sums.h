@@ -2,7 +2,7 @@
 #ifndef ST_COMPARE_SUMS_H
 #define ST_COMPARE_SUMS_H
 
-#include <stele/compare.h>
+#include <stele/diff.h>
 
 /* Over the elements that are finite on both sides; d = a - b. */
 struct st_sums {
@@ -16,5 +16,10 @@ struct st_sums {
 void st_sums_of(const float *a, const float *b, uint64_t n, uint64_t index, struct st_sums *s);
 /* Add the sums of the elements that follow. */
 void st_sums_fold(struct st_sums *total, const struct st_sums *next);
+
+/* |a - b|; 0 where both are not finite alike, infinite where they are not. */
+double st_apart(float a, float b);
+/* Keep d among the `limit` largest, in order; of equal ones the first. *n: how many are kept so far. */
+void st_top_offer(struct st_top_diff *top, size_t *n, size_t limit, struct st_top_diff d);
 
 #endif

@@ -59,14 +59,15 @@ static enum st_status add_linear(const struct st_weight *w, struct st_held held,
 	t->scale = held.scale;
 	uint64_t K = st_tensor_cols(t), N = st_tensor_rows(t);
 	size_t block = st_noise_block(t->dtype), blocks = (size_t)st_ceil_div(K, block);
-	double *x2 = st_alloc_array((uint64_t)T * blocks, sizeof *x2);
-	double *part = calloc(GROUPS * T, sizeof *part);
+	double *x2 = st_alloc_array2(T, blocks, sizeof *x2);
+	double *part = st_alloc_array2(GROUPS, T, sizeof *part);
 	float *rows = st_alloc_array2(st_pool_threads(pool), K, sizeof *rows);
 	enum st_status st = ST_OK;
 	if (!x2 || !part || !rows) {
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		goto out;
 	}
+	memset(part, 0, GROUPS * T * sizeof *part);
 	block_squares(x, T, K, block, x2);
 	struct groups k = { stored, t, x2, T, rows, part };
 	st_pool_each(pool, GROUPS, N * K / GROUPS * 4, sum_groups, &k);
@@ -90,7 +91,7 @@ static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, con
 {
 	if (mode == ST_MODE_EXACT)
 		return ST_OK;
-	double *sum = calloc(T, sizeof *sum);
+	double *sum = st_alloc_zeroed(T, sizeof *sum);
 	if (!sum)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	bool rounds = mode == ST_MODE_EMULATE_F16 || mode == ST_MODE_EMULATE_BF16;
@@ -117,7 +118,7 @@ static enum st_status add_norm(const struct st_node *n, struct st_held held, con
 	as.scale = held.scale;
 	size_t D = (size_t)st_tensor_cols(&as), heads = n->op == ST_OP_HEADNORM ? n->heads : 1;
 	size_t width = x->rows * x->cols / T, block = st_noise_block(held.type), blocks = (size_t)st_ceil_div(D, block);
-	float *row = st_alloc_array(2 * D, sizeof *row), *normed = row ? row + D : NULL;
+	float *row = st_alloc_array2(2, D, sizeof *row), *normed = row ? row + D : NULL;
 	double *x2 = st_alloc_array(blocks, sizeof *x2);
 	enum st_status st = row && x2 ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK)

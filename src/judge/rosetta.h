@@ -7,16 +7,38 @@
 #include "base/mem.h"
 #include "graph/graph.h"
 
+/* Two graphs run in lock-step where they are one list of stages with the same widths. Where not, what differs first. */
+struct st_form {
+	enum {
+		ST_FORM_EQUAL,
+		ST_FORM_NO_GRAPH, /* a model lacks a weight; which one, the weights tell */
+		ST_FORM_LAYERS,   /* a, b: how many */
+		ST_FORM_STAGE,    /* stage_a stands where stage_b does */
+		ST_FORM_WIDTH,    /* a, b: of stage_a */
+		ST_FORM_STAGES,   /* a, b: how many */
+	} differs;
+	enum st_stage stage_a, stage_b;
+	int32_t layer;
+	uint32_t a, b;
+};
+
 struct st_rosetta_state {
 	struct st_rosetta r; /* what the caller sees; first, so that one pointer serves for both */
 	struct st_model *ma, *mb;
 	struct st_arena arena;
 	bool tokens_differ;
+	struct st_form form; /* ST_FORM_EQUAL also where the graphs were not looked at */
 };
 
 /* tokens.c: the ids of both sides, from the options or from each side's own tokenizer. */
 ST_MUST_CHECK enum st_status st_rosetta_tokens(struct st_rosetta_state *s, const struct st_rosetta_options *o,
                                                struct st_error *err);
+
+/* lockstep.c */
+struct st_form st_form_of(const struct st_graph *a, const struct st_graph *b);
+/* Evaluates both graphs, which are of one form, and fills r.stages; stops at the first fault unless told to go on. */
+ST_MUST_CHECK enum st_status st_rosetta_lockstep(struct st_rosetta_state *s, const struct st_rosetta_options *o,
+                                                 const struct st_exec *e, struct st_error *err);
 
 /* verdict.c: first divergence, cause, diagnosis, recommendation and verdict from what was measured. */
 void st_rosetta_decide(struct st_rosetta_state *s);

@@ -135,18 +135,42 @@ static void diagnose_tokens(struct st_rosetta_state *s)
 	}
 }
 
-static void diagnose_config(struct st_rosetta *r, const struct st_config_diff *c)
+/* How the graphs differ, in words; nothing where they do not, or where there is none to look at. */
+static void describe_form(const struct st_form *f, char *buf, size_t n)
 {
-	char form[512];
-	snprintf(form, sizeof form, "%s", r->text); /* why the graphs differ, if they do */
+	buf[0] = '\0';
+	switch (f->differs) {
+	case ST_FORM_EQUAL:
+	case ST_FORM_NO_GRAPH:
+		break;
+	case ST_FORM_LAYERS:
+		snprintf(buf, n, "A has %u layers, B has %u", (unsigned)f->a, (unsigned)f->b);
+		break;
+	case ST_FORM_STAGE:
+		snprintf(buf, n, "A has %s where B has %s in layer %d", st_stage_name(f->stage_a),
+		         st_stage_name(f->stage_b), (int)f->layer);
+		break;
+	case ST_FORM_WIDTH:
+		snprintf(buf, n, "%s is %u wide in A and %u in B", st_stage_name(f->stage_a), (unsigned)f->a,
+		         (unsigned)f->b);
+		break;
+	case ST_FORM_STAGES:
+		snprintf(buf, n, "A has %u stages, B has %u", (unsigned)f->a, (unsigned)f->b);
+		break;
+	}
+}
+
+static void diagnose_config(struct st_rosetta *r, const struct st_config_diff *c, const struct st_form *f)
+{
+	char form[160];
+	describe_form(f, form, sizeof form);
 	r->cause = (struct st_cause){ .code = ST_CAUSE_CONFIG_MISMATCH, .confidence = ST_CONFIRMED };
 	st_cause_put_text(&r->cause, ST_PARAM_KEY, c->key);
 	st_cause_put_text(&r->cause, ST_PARAM_A, c->a);
 	st_cause_put_text(&r->cause, ST_PARAM_B, c->b);
 	char what[256];
 	st_cause_say(&r->cause, &(struct st_saying){ .x = 'A', .y = 'B' }, what, sizeof what);
-	snprintf(r->text, sizeof r->text, "%s - %s%s%.200s", st_cause_name(r->cause.code), what, form[0] ? "; " : "",
-	         form);
+	snprintf(r->text, sizeof r->text, "%s - %s%s%s", st_cause_name(r->cause.code), what, form[0] ? "; " : "", form);
 	snprintf(r->recommendation, sizeof r->recommendation, "correct %s in the file that is wrong", c->key);
 }
 
@@ -183,7 +207,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	struct first f = { .at = INT64_MAX };
 	bool fault = false, undecided = false, noise = false;
 	size_t unexplained = 0;
-	bool form_differs = r->text[0] && r->n_stages == 0;
+	bool form_differs = s->form.differs > ST_FORM_NO_GRAPH;
 
 	for (size_t i = 0; i < r->n_config; i++) {
 		const struct st_config_diff *c = &r->config[i];
@@ -225,6 +249,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		fault = true;
 		r->first = (struct st_divergence){ .found = true, .stage = "config", .layer = -1, .position = -1 };
 		r->cause = (struct st_cause){ .code = ST_CAUSE_UNEXPLAINED };
+		describe_form(&s->form, r->text, sizeof r->text);
 	} else if (fault && f.at != INT64_MAX) {
 		struct st_divergence *d = &r->first;
 		*d = (struct st_divergence){ .found = true, .layer = -1, .position = -1 };
@@ -258,7 +283,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 				*d = (struct st_divergence){
 					.found = true, .stage = "config", .layer = -1, .position = -1
 				};
-			diagnose_config(r, f.config);
+			diagnose_config(r, f.config, &s->form);
 		} else if (p->total.nonfinite_apart) {
 			bool a = p->total.nonfinite_a > p->total.nonfinite_b;
 			d->side = a ? 'a' : 'b';

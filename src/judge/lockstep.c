@@ -1,0 +1,311 @@
+/*
+ * lockstep.c - evaluate two models in lock-step and measure every stage.
+ *
+ * Side b is the reference. At each stage both values are made, their difference is measured,
+ * and, where the two sides' weights or parameters differ, a's version of the stage is also
+ * evaluated on b's inputs: that separates what this stage did from what it received.
+ */
+#include "judge/rosetta.h"
+
+#include "arch/arch.h"
+#include "base/error.h"
+#include "compare/pair.h"
+#include "judge/floors.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- what is compared with what ---- */
+
+static bool same_numbers(const double *a, const double *b, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!(fabs(a[i] - b[i]) <= 1e-7 * fabs(b[i]))) /* f32 factors in one file, decimals in the other */
+			return false;
+	return true;
+}
+
+bool st_node_same_parameters(const struct st_node *a, const struct st_node *b)
+{
+	return a->op == b->op && (float)a->eps == (float)b->eps && a->heads == b->heads && a->head_dim == b->head_dim
+	    && a->kv_heads == b->kv_heads && a->window == b->window && a->scale == b->scale && a->softcap == b->softcap
+	    && a->act == b->act && a->mscale == b->mscale && a->slice == b->slice && (!a->inv_freq == !b->inv_freq)
+	    && (!a->inv_freq || same_numbers(a->inv_freq, b->inv_freq, a->head_dim / 2));
+}
+
+struct st_form st_form_of(const struct st_graph *a, const struct st_graph *b)
+{
+	if (!a || !b)
+		return (struct st_form){ .differs = ST_FORM_NO_GRAPH };
+	uint32_t common = a->n_nodes < b->n_nodes ? a->n_nodes : b->n_nodes;
+	if (common && a->n_layers != b->n_layers)
+		return (struct st_form){ .differs = ST_FORM_LAYERS, .a = a->n_layers, .b = b->n_layers };
+	for (uint32_t i = 0; i < common; i++) {
+		const struct st_node *x = &a->nodes[i], *y = &b->nodes[i];
+		struct st_form f = { .stage_a = x->stage, .stage_b = y->stage, .layer = x->layer };
+		if (x->stage != y->stage || x->layer != y->layer) {
+			f.differs = ST_FORM_STAGE;
+			return f;
+		}
+		if (x->width != y->width) {
+			f.differs = ST_FORM_WIDTH;
+			f.a = x->width;
+			f.b = y->width;
+			return f;
+		}
+	}
+	if (a->n_nodes != b->n_nodes)
+		return (struct st_form){ .differs = ST_FORM_STAGES, .a = a->n_nodes, .b = b->n_nodes };
+	return (struct st_form){ .differs = ST_FORM_EQUAL };
+}
+
+static const struct st_weight_diff *find_slot(const struct st_rosetta *r, enum st_role role, int32_t layer)
+{
+	for (size_t i = 0; i < r->n_weights; i++)
+		if (r->weights[i].slot->role == role && r->weights[i].slot->layer == layer)
+			return &r->weights[i];
+	return NULL;
+}
+
+/*
+ * What is known of a weight of a node, or NULL. Where one side has a head of its own, the other's embedding was
+ * compared with it in the head's slot; where both are tied, the head differs as the embedding does.
+ */
+static const struct st_weight_diff *diff_of(const struct st_rosetta *r, const struct st_node *n,
+                                            const struct st_weight *w)
+{
+	const struct st_weight_diff *head = n->stage == ST_STAGE_LM_HEAD ? find_slot(r, ST_ROLE_HEAD, -1) : NULL;
+	return head ? head : find_slot(r, w->role, w->layer);
+}
+
+/* How far the weights of a node are apart, at worst. */
+static enum st_weight_status node_weights(const struct st_rosetta *r, const struct st_node *n)
+{
+	enum st_weight_status worst = ST_WEIGHT_EQUAL;
+	for (uint32_t k = 0; k < n->n_w; k++) {
+		const struct st_weight_diff *d = diff_of(r, n, n->w[k]);
+		if (d && d->status > worst)
+			worst = d->status;
+	}
+	return worst;
+}
+
+/* The types whose noise the weights of a node have. */
+static void node_types(const struct st_rosetta *r, const struct st_node *n, bool b, struct st_held held[])
+{
+	for (uint32_t k = 0; k < n->n_w; k++) {
+		const struct st_weight_diff *d = diff_of(r, n, n->w[k]);
+		held[k] = d && d->a && d->b ? (b ? d->held_b : d->held_a) : st_held_own(n->w[k]->tensor);
+	}
+}
+
+/* ---- one stage ---- */
+
+struct lockstep {
+	struct st_rosetta_state *s;
+	const struct st_graph *ga, *gb;
+	struct st_run *ra, *rb;
+	struct st_exec exec;
+	bool *same;     /* [n_nodes]: both sides hold the same bits */
+	float *alone;   /* a's node on b's inputs; as large as the largest value */
+	double *floor2; /* [T] */
+	double threshold;
+	bool fault_seen;
+};
+
+static bool inputs_same(const struct lockstep *l, const struct st_node *n)
+{
+	for (int i = 0; i < 2; i++)
+		if (n->in[i] != ST_NO_NODE && !l->same[n->in[i]])
+			return false;
+	return true;
+}
+
+/* Squared norm of x - y (or of y alone) for token t; scores are [heads, T, P]. */
+static double token_square(const struct st_value *v, const float *x, const float *y, size_t T, size_t t, bool scores)
+{
+	double sum = 0;
+	size_t runs = scores ? v->rows / T : 1, len = scores ? v->cols : v->rows / T * v->cols;
+	for (size_t h = 0; h < runs; h++) {
+		size_t at = scores ? (h * T + t) * v->cols : t * len;
+		for (size_t i = 0; i < len; i++) {
+			double d = (double)x[at + i] - (y ? y[at + i] : 0);
+			sum += d * d;
+		}
+	}
+	return sum;
+}
+
+/*
+ * A token this many times above its expected error is a fault; between the two it stays undecided. A massive activation
+ * makes a token's error that of a few weights, and an encoder with importances may leave those more error than the
+ * block's average: hence BLOCKS_RATIO. docs/floors.md, "What a stage may do".
+ */
+#define UNDECIDED_RATIO 4.0
+#define FAULT_RATIO 8.0
+#define BLOCKS_RATIO 1.5
+
+static bool in_blocks(const struct st_node *n)
+{
+	bool blocks = false;
+	for (uint32_t i = 0; i < n->n_w; i++)
+		blocks |= st_dtype_info(n->w[i]->tensor->dtype)->block_elems > 1;
+	return blocks;
+}
+
+static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight_status weights,
+                                  struct st_stage_report *rep, struct st_error *err)
+{
+	const struct st_node *n = &l->gb->nodes[i];
+	struct st_value a = st_run_value(l->ra, i), b = st_run_value(l->rb, i);
+	size_t T = st_run_tokens(l->rb), count = b.rows * b.cols;
+	bool scores = n->op == ST_OP_SCORES || n->op == ST_OP_SOFTMAX;
+	bool same_function = weights <= ST_WEIGHT_EQUAL_DECODED && st_node_same_parameters(&l->ga->nodes[i], n);
+
+	st_metrics_of(a.data, b.data, count, l->exec.pool, &rep->total);
+	double norm_b = rep->total.norm_b, inherited = 0, local2 = 0, floor2 = 0;
+	if (same_function) {
+		/* The local part is zero by construction; all of the difference came with the inputs. */
+		inherited = rep->total.norm_diff;
+		floor2 = norm_b * norm_b * 0x1p-46;
+	} else {
+		ST_TRY(st_run_eval_alone(l->rb, l->ga, i, &l->exec, l->alone, err));
+		struct st_held held_a[ST_NODE_WEIGHTS], held_b[ST_NODE_WEIGHTS];
+		const struct st_held *const held[2] = { held_a, held_b };
+		node_types(&l->s->r, &l->ga->nodes[i], false, held_a);
+		node_types(&l->s->r, n, true, held_b);
+		ST_TRY(st_floor_of_node(l->ga, l->gb, i, l->rb, l->s->r.tokens_b, held, &l->exec, l->floor2, err));
+		struct st_metrics m;
+		st_metrics_of(a.data, l->alone, count, l->exec.pool, &m);
+		inherited = m.norm_diff;
+		for (size_t t = 0; t < T; t++) {
+			double d2 = token_square(&b, l->alone, b.data, T, t, scores);
+			local2 += d2;
+			floor2 += l->floor2[t];
+			double ratio = d2 == 0 ? 0 : sqrt(d2 / l->floor2[t]);
+			ratio = isnan(ratio) ? INFINITY
+			                     : ratio; /* a weight or an input was not finite: worse than any number */
+			if (ratio > rep->worst_token_ratio) {
+				rep->worst_token_ratio = ratio;
+				rep->worst_token = t;
+			}
+		}
+	}
+	double allow = in_blocks(&l->ga->nodes[i]) || in_blocks(n) ? BLOCKS_RATIO : 1;
+	rep->kind = weights >= ST_WEIGHT_NOISE ? ST_FLOOR_STORED_TYPES : ST_FLOOR_ROUNDING;
+	rep->local_rel = norm_b > 0 ? sqrt(local2) / norm_b : local2 > 0 ? INFINITY : 0;
+	rep->local_floor = norm_b > 0 ? sqrt(floor2) / norm_b : 0;
+	rep->floor = norm_b > 0 ? (inherited + sqrt(floor2)) / norm_b : 0;
+	rep->over_threshold = !isnan(l->threshold) && rep->total.max_abs > l->threshold;
+
+	if (rep->total.nonfinite_a || rep->total.nonfinite_b)
+		/* Alike on both sides nothing can be said about the numbers behind; else one side broke here. */
+		rep->status = rep->total.nonfinite_apart == 0 ? ST_STATUS_UNDECIDED
+		            : l->fault_seen                   ? ST_STATUS_INHERITED
+		                                              : ST_STATUS_FAULT;
+	else if (rep->worst_token_ratio > allow * FAULT_RATIO)
+		rep->status = ST_STATUS_FAULT;
+	else if (rep->worst_token_ratio > allow * UNDECIDED_RATIO)
+		rep->status = ST_STATUS_UNDECIDED;
+	else if (rep->total.max_abs == 0)
+		rep->status = ST_STATUS_EXACT;
+	else if (l->fault_seen)
+		rep->status = ST_STATUS_INHERITED;
+	else
+		rep->status = rep->total.rel_l2 <= 0x1p-20 ? ST_STATUS_ROUNDING : ST_STATUS_NOISE;
+	return ST_OK;
+}
+
+static enum st_status lockstep_stage(struct lockstep *l, uint32_t i, struct st_stage_report *rep, struct st_error *err)
+{
+	const struct st_node *n = &l->gb->nodes[i];
+	enum st_weight_status weights = node_weights(&l->s->r, n);
+	*rep = (struct st_stage_report){ .stage = n->stage, .layer = n->layer, .on_a = true, .on_b = true };
+	ST_TRY(st_run_eval(l->rb, i, err));
+	struct st_value b = st_run_value(l->rb, i);
+	rep->shared = inputs_same(l, n) && weights <= ST_WEIGHT_EQUAL_DECODED
+	           && st_node_same_parameters(&l->ga->nodes[i], n);
+	if (rep->shared)
+		/* Equal weights, equal parameters and bit-equal inputs give equal bits: docs/numerics.md. */
+		st_run_put(l->ra, i, b.data);
+	else
+		ST_TRY(st_run_eval(l->ra, i, err));
+	bool scores = n->op == ST_OP_SCORES || n->op == ST_OP_SOFTMAX;
+	size_t T = st_run_tokens(l->rb);
+	rep->ndim = scores ? 3 : 2;
+	rep->shape[0] = scores ? b.rows / T : T;
+	rep->shape[1] = scores ? T : b.rows * b.cols / T;
+	rep->shape[2] = b.cols;
+	ST_TRY(judge_stage(l, i, weights, rep, err));
+	l->same[i] = rep->total.max_abs == 0 && rep->total.nonfinite_a == 0 && rep->total.nonfinite_b == 0;
+	return st_check_cancel(err);
+}
+
+/* ---- the run ---- */
+
+static void note_top1(struct st_rosetta *r, const struct lockstep *l, uint32_t head)
+{
+	struct st_value a = st_run_value(l->ra, head), b = st_run_value(l->rb, head);
+	const float *x = a.data + (a.rows - 1) * a.cols, *y = b.data + (b.rows - 1) * b.cols;
+	size_t ia = 0, ib = 0, second = SIZE_MAX;
+	for (size_t i = 1; i < b.cols; i++) {
+		ia = x[i] > x[ia] ? i : ia;
+		ib = y[i] > y[ib] ? i : ib;
+	}
+	for (size_t i = 0; i < b.cols; i++)
+		if (i != ib && (second == SIZE_MAX || y[i] > y[second]))
+			second = i;
+	r->has_top1 = true;
+	r->top1_a = (uint32_t)ia;
+	r->top1_b = (uint32_t)ib;
+	r->top1_agree = ia == ib;
+	r->top1_gap = second == SIZE_MAX ? 0 : (double)y[ib] - y[second];
+}
+
+enum st_status st_rosetta_lockstep(struct st_rosetta_state *s, const struct st_rosetta_options *o,
+                                   const struct st_exec *e, struct st_error *err)
+{
+	struct st_rosetta *r = &s->r;
+	size_t T = r->n_tokens_b, widest = 0;
+	struct lockstep l = {
+		.s = s, .ga = st_model_graph(s->ma), .gb = st_model_graph(s->mb), .exec = *e, .threshold = o->threshold
+	};
+	enum st_status st = ST_OK;
+	ST_TRY_OUT(st_run_open(l.ga, e, T, T, &l.ra, err));
+	ST_TRY_OUT(st_run_open(l.gb, e, T, T, &l.rb, err));
+	ST_TRY_OUT(st_run_begin(l.ra, r->tokens_b, T, err));
+	ST_TRY_OUT(st_run_begin(l.rb, r->tokens_b, T, err));
+	for (uint32_t i = 0; i < l.gb->n_nodes; i++) {
+		struct st_value v = st_run_value(l.rb, i);
+		widest = v.rows * v.cols > widest ? v.rows * v.cols : widest;
+	}
+	l.same = st_arena_alloc(&s->arena, l.gb->n_nodes, sizeof *l.same);
+	l.floor2 = st_arena_alloc(&s->arena, T, sizeof *l.floor2);
+	r->stages = st_arena_alloc(&s->arena, l.gb->n_nodes, sizeof *r->stages);
+	l.alone = st_alloc_array(widest, sizeof *l.alone);
+	if (!l.same || !l.floor2 || !r->stages || !l.alone) {
+		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+		goto out;
+	}
+	for (uint32_t i = 0; i < l.gb->n_nodes; i++) {
+		struct st_stage_report *rep = &r->stages[r->n_stages];
+		ST_TRY_OUT(lockstep_stage(&l, i, rep, err));
+		r->n_stages++;
+		r->over_threshold |= rep->over_threshold;
+		/* A faulty weight is a fault of its stage also where these tokens do not show it. */
+		l.fault_seen |= rep->status == ST_STATUS_FAULT || node_weights(r, &l.gb->nodes[i]) >= ST_WEIGHT_FAULT;
+		if (o->hooks.progress)
+			o->hooks.progress(o->hooks.user, "evaluating", i + 1, l.gb->n_nodes);
+		if (rep->stage == ST_STAGE_LM_HEAD)
+			note_top1(r, &l, i);
+		if ((l.fault_seen || rep->over_threshold) && !o->keep_going)
+			break;
+	}
+	r->skipped = l.gb->n_nodes - r->n_stages;
+	r->compared = r->n_stages;
+out:
+	st_run_close(l.ra);
+	st_run_close(l.rb);
+	free(l.alone);
+	return st;
+}
