@@ -18,10 +18,8 @@ static const struct {
 	const char *name;
 	void (*run)(const struct bench *);
 } groups[] = {
-	{ "kernel", bench_kernel },
-	{ "model", bench_model },
-	{ "replay", bench_replay },
-	{ "svf", bench_svf },
+	{ "kernel", bench_kernel }, { "model", bench_model }, { "replay", bench_replay },
+	{ "svf", bench_svf },       { "load", bench_load },
 };
 
 static double now(void)
@@ -167,10 +165,13 @@ int main(int argc, char **argv)
 			b.seconds = strtod(argv[i] + 10, NULL);
 		} else if (strncmp(argv[i], "--data=", 7) == 0) {
 			b.data = argv[i] + 7;
+		} else if (strncmp(argv[i], "--stele=", 8) == 0) {
+			b.stele = argv[i] + 8;
 		} else if (argv[i][0] != '-') {
 			only = argv[i];
 		} else {
-			fprintf(stderr, "usage: stele-bench [--threads=N] [--seconds=S] [--data=FOLDER] [GROUP]\n");
+			fprintf(stderr,
+			        "usage: stele-bench [--threads=N] [--seconds=S] [--data=FOLDER] [--stele=FILE] [GROUP]\n");
 			return 1;
 		}
 	}

@@ -16,6 +16,7 @@ struct bench {
 	struct st_pool *pool; /* of so many */
 	double seconds;       /* at least this long per figure */
 	const char *data;     /* folder with large models, or NULL */
+	const char *stele;    /* the command, or NULL */
 };
 
 /* One measured thing, run once per call. */
@@ -41,5 +42,6 @@ void bench_kernel(const struct bench *b);
 void bench_replay(const struct bench *b);
 void bench_model(const struct bench *b);
 void bench_svf(const struct bench *b);
+void bench_load(const struct bench *b);
 
 #endif

@@ -16,9 +16,9 @@ for name in 7b.gguf 7b.apr; do
 	free=$(df -Pk "$data" | awk 'NR == 2 { print $4 }')
 	if [ "$free" -lt 13000000 ]; then
 		echo "bench: $data has no room for the 7B models; their rows are left out" >&2
-		exec "$build/bench/stele-bench" --threads=2 "$@"
+		exec "$build/bench/stele-bench" --threads=2 "--stele=$build/stele" "$@"
 	fi
 	echo "bench: making $data/$name" >&2
 	"$build/stele" synth --arch qwen2 --preset qwen2-7b --type Q4_K_M --seed 1 -o "$data/$name" --quiet >&2
 done
-exec "$build/bench/stele-bench" --threads=2 "--data=$data" "$@"
+exec "$build/bench/stele-bench" --threads=2 "--stele=$build/stele" "--data=$data" "$@"
