@@ -95,3 +95,9 @@ const struct st_kernels *st_kernels_get(enum st_cpu c) { return st_cpu_usable(c)
 enum st_cpu st_kernels_cpu(const struct st_kernels *k) { return k->cpu; }
 
 struct st_exec st_exec_default(void) { return (struct st_exec){ .k = levels[st_cpu_best()], .mode = ST_MODE_EXACT }; }
+
+const struct st_gemm_level *st_gemm_level(enum st_cpu c)
+{
+	const struct st_kernels *k = st_kernels_get(c);
+	return k ? &k->gemm : &st_kernels_scalar.gemm;
+}

@@ -1,6 +1,6 @@
 /*
- * dot_template.h - the product sums of one level, for one element type: included by a level's file once
- * for f32 and once for f64 accumulators.
+ * dot_template.h - the product sums of one level, for one element type: included by dots.h once for f32 and once for f64
+ * accumulators.
  *
  * A register tile of R weight rows by C tokens holds all lanes of its sums; tokens and rows
  * left over take narrower tiles. No tile changes the order in which one sum is formed.
@@ -8,17 +8,17 @@
  * The includer defines ST_TARGET (function attributes of the level) and
  *   DOT                 name of the product sum
  *   ELEM, LANES         float, 16 or double, 8
- *   VEC, REGS           a vector type; vectors that hold LANES elements
+ *   VEC, WIDTH          a vector type and how many ELEMs it holds; they divide LANES
  *   LOAD(p)             vector of floats at p (converted); LOAD_N(p, n): the first n, zeros beyond, n may be <= 0
  *   FMA(a, b, c)        a * b + c, rounded once
  *   GETX(p), GETX_N(p, n)  the same of ELEMs
  *   SPLAT(x)            vector of copies of a float
- *   GET(p), PUT(p, v)   load and store accumulators, aligned
+ *   GET(p), PUT(p, v)   load and store accumulators
  *   MIX                 name of the sum over positions
  *   ROWS, COLS          the widest tile that stays in registers; ROWS1 >= ROWS: rows for one token
  */
 #define TILE_ ST_PASTE(DOT, _tile)
-#define WIDTH (LANES / REGS)
+#define REGS (LANES / WIDTH)
 
 static inline __attribute__((always_inline)) ST_TARGET void TILE_(const float *w, size_t ldw, const ELEM *x, size_t ldx,
                                                                   size_t K, ELEM *acc, size_t ld, const int R,

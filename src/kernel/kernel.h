@@ -100,6 +100,15 @@ double st_exp(double x);
 double st_log(double x);
 void st_sincos(double x, double *s, double *c);
 
+/* Register tiles of a product of two f32 matrices: rounds of fma in order of k from zero, the same bits at every level. */
+struct st_gemm_level {
+	size_t mr, nr; /* rows and columns of a tile */
+	/* c[mr, nr] (+)= sum over kc of a[k mr + i] b[k nr + j]; a, b packed, c rows ldc apart */
+	void (*tile)(size_t kc, const float *a, const float *b, float *c, size_t ldc, bool add);
+};
+/* The reference's where the level is not usable. */
+const struct st_gemm_level *st_gemm_level(enum st_cpu c);
+
 /* In-place fast Walsh-Hadamard transform, natural order, times 1/sqrt(n); n a power of two. The same bits at every
  * level. */
 void st_fwht(const struct st_kernels *k, float *x, size_t n);

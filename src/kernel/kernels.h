@@ -71,6 +71,7 @@ struct st_kernels {
 	void (*rotate)(const float *a, const float *b, const double *c, const double *s, size_t n, float *ya,
 	               float *yb);
 	void (*fwht)(float *x, size_t n);
+	struct st_gemm_level gemm;
 };
 
 extern const struct st_kernels st_kernels_scalar, st_kernels_avx2, st_kernels_avx512, st_kernels_neon;

@@ -1,79 +1,22 @@
 /* level_avx2.c - x86 with AVX2, FMA and F16C. The 16 lanes of an f32 sum are two registers. */
 #if defined(__x86_64__)
-#include <immintrin.h>
+#define VEC_AVX2
+#include "kernel/vec.h"
 
-#define ST_TARGET __attribute__((target("avx2,fma,f16c")))
 #include "dtype/blocks.h"
 #include "kernel/pointwise_template.h"
-
-#define ST_PASTE_(a, b) a##b
-#define ST_PASTE(a, b) ST_PASTE_(a, b)
-#define UNROLL _Pragma("GCC unroll 16")
 
 /* 2 x 3 sums of two registers, 2 rows and a token: 15 of 16 registers. One token: 8 chains. */
 #define ROWS 2
 #define COLS 3
 #define ROWS1 4
-
-/* Eight ones then eight zeros: the mask of the first n elements begins at 8 - n. */
-static const int32_t mask_bits[16] = { -1, -1, -1, -1, -1, -1, -1, -1 };
-
-ST_INLINE ST_TARGET __m256i first8(int n)
-{
-	n = n < 0 ? 0 : n > 8 ? 8 : n;
-	return _mm256_loadu_si256((const __m256i *)(mask_bits + 8 - n));
-}
-
-ST_INLINE ST_TARGET __m128i first4(int n)
-{
-	n = n < 0 ? 0 : n > 4 ? 4 : n;
-	return _mm_loadu_si128((const __m128i *)(mask_bits + 8 - n));
-}
-
-#define DOT dot_f32
-#define MIX mix_f32
-#define ELEM float
-#define LANES 16
-#define VEC __m256
-#define REGS 2
-#define LOAD(p) _mm256_loadu_ps(p)
-#define LOAD_N(p, n) _mm256_maskload_ps(p, first8(n))
-#define GETX LOAD
-#define GETX_N LOAD_N
-#define SPLAT(x) _mm256_set1_ps(x)
-#define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
-#define GET(p) _mm256_load_ps(p)
-#define PUT(p, v) _mm256_store_ps(p, v)
-#include "kernel/dot_template.h"
-
-#define DOT dot_f64
-#define MIX mix_f64
-#define ELEM double
-#define LANES 8
-#define VEC __m256d
-#define REGS 2
-#define LOAD(p) _mm256_cvtps_pd(_mm_loadu_ps(p))
-#define LOAD_N(p, n) _mm256_cvtps_pd(_mm_maskload_ps(p, first4(n)))
-#define GETX(p) _mm256_loadu_pd(p)
-#define GETX_N(p, n) _mm256_maskload_pd(p, _mm256_cvtepi32_epi64(first4(n)))
-#define SPLAT(x) _mm256_set1_pd((double)(x))
-#define FMA(a, b, c) _mm256_fmadd_pd(a, b, c)
-#define GET(p) _mm256_load_pd(p)
-#define PUT(p, v) _mm256_store_pd(p, v)
-#include "kernel/dot_template.h"
-
-ST_INLINE ST_TARGET __m128 quarter(const float *acc)
-{
-	__m256 h = _mm256_add_ps(_mm256_load_ps(acc), _mm256_load_ps(acc + 8));
-	return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
-}
-
-ST_INLINE ST_TARGET __m128d quarter_f64(const double *acc)
-{
-	__m256d h = _mm256_add_pd(_mm256_load_pd(acc), _mm256_load_pd(acc + 4));
-	return _mm_add_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));
-}
+#include "kernel/dots.h"
 #include "kernel/x86_sums.h"
+
+/* 6 x 2 sums, 2 of b, 1 of a: 15 of 16 registers. */
+#define GEMM_ROWS 6
+#define GEMM_VECTORS 2
+#include "kernel/gemm_template.h"
 
 /* ---- decoders: 8 elements a step; the operations and their order are those of the dtype room ---- */
 
@@ -219,5 +162,6 @@ const struct st_kernels st_kernels_avx2 = {
 	.dot_f32 = dot_f32, .dot_f64 = dot_f64, .sum_f32 = sum_f32, .sum_f64 = sum_f64,
 	.mix_f32 = mix_f32, .mix_f64 = mix_f64,
 	ST_POINTWISE_TABLE,
+	ST_GEMM_TABLE,
 };
 #endif

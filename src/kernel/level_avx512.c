@@ -3,70 +3,23 @@
  * one register.
  */
 #if defined(__x86_64__)
-#include <immintrin.h>
+#define VEC_AVX512
+#include "kernel/vec.h"
 
-#define ST_TARGET __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")))
 #include "dtype/blocks.h"
 #include "kernel/pointwise_template.h"
-
-#define ST_PASTE_(a, b) a##b
-#define ST_PASTE(a, b) ST_PASTE_(a, b)
-#define UNROLL _Pragma("GCC unroll 16")
 
 /* 4 x 6 sums, 4 rows and a token: 29 of 32 registers. One token: 8 chains hide the latency of fma. */
 #define ROWS 4
 #define COLS 6
 #define ROWS1 8
-
-ST_INLINE ST_TARGET __mmask16 first(int n) { return n <= 0 ? 0 : n >= 16 ? 0xFFFF : (__mmask16)((1u << n) - 1); }
-
-#define DOT dot_f32
-#define MIX mix_f32
-#define ELEM float
-#define LANES 16
-#define VEC __m512
-#define REGS 1
-#define LOAD(p) _mm512_loadu_ps(p)
-#define LOAD_N(p, n) _mm512_maskz_loadu_ps(first(n), p)
-#define GETX LOAD
-#define GETX_N LOAD_N
-#define SPLAT(x) _mm512_set1_ps(x)
-#define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
-#define GET(p) _mm512_load_ps(p)
-#define PUT(p, v) _mm512_store_ps(p, v)
-#include "kernel/dot_template.h"
-
-#define DOT dot_f64
-#define MIX mix_f64
-#define ELEM double
-#define LANES 8
-#define VEC __m512d
-#define REGS 1
-#define LOAD(p) _mm512_cvtps_pd(_mm256_loadu_ps(p))
-#define LOAD_N(p, n) _mm512_cvtps_pd(_mm256_maskz_loadu_ps((__mmask8)first(n), p))
-#define GETX(p) _mm512_loadu_pd(p)
-#define GETX_N(p, n) _mm512_maskz_loadu_pd((__mmask8)first(n), p)
-#define SPLAT(x) _mm512_set1_pd((double)(x))
-#define FMA(a, b, c) _mm512_fmadd_pd(a, b, c)
-#define GET(p) _mm512_load_pd(p)
-#define PUT(p, v) _mm512_store_pd(p, v)
-#include "kernel/dot_template.h"
-
-/* l + 8, then l + 4: four sums of four lanes left, one in each 128-bit vector. */
-ST_INLINE ST_TARGET __m128 quarter(const float *acc)
-{
-	__m512 v = _mm512_load_ps(acc);
-	__m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
-	return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
-}
-
-ST_INLINE ST_TARGET __m128d quarter_f64(const double *acc)
-{
-	__m512d v = _mm512_load_pd(acc);
-	__m256d h = _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1));
-	return _mm_add_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));
-}
+#include "kernel/dots.h"
 #include "kernel/x86_sums.h"
+
+/* 12 x 2 sums, 2 of b, 1 of a: 27 of 32 registers. */
+#define GEMM_ROWS 12
+#define GEMM_VECTORS 2
+#include "kernel/gemm_template.h"
 
 /* ---- decoders: 16 elements a step. A 4-bit code picks its value from a register of 16. ---- */
 
@@ -95,7 +48,7 @@ ST_TARGET static void decode_f16(const void *src, float *dst, size_t n)
 	size_t i = 0;
 	for (; i + 16 <= n; i += 16)
 		_mm512_storeu_ps(dst + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(p + 2 * i))));
-	__mmask16 m = first((int)(n - i));
+	__mmask16 m = first_((int)(n - i));
 	_mm512_mask_storeu_ps(dst + i, m, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, p + 2 * i)));
 }
 
@@ -107,7 +60,7 @@ ST_TARGET static void decode_bf16(const void *src, float *dst, size_t n)
 		__m512i v = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(p + 2 * i)));
 		_mm512_storeu_ps(dst + i, _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)));
 	}
-	__mmask16 m = first((int)(n - i));
+	__mmask16 m = first_((int)(n - i));
 	__m512i v = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p + 2 * i));
 	_mm512_mask_storeu_ps(dst + i, m, _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)));
 }
@@ -288,5 +241,6 @@ const struct st_kernels st_kernels_avx512 = {
 	.dot_f32 = dot_f32, .dot_f64 = dot_f64, .sum_f32 = sum_f32, .sum_f64 = sum_f64,
 	.mix_f32 = mix_f32, .mix_f64 = mix_f64,
 	ST_POINTWISE_TABLE,
+	ST_GEMM_TABLE,
 };
 #endif

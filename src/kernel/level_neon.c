@@ -3,73 +3,22 @@
  * registers, and so are the 8 of an f64 sum.
  */
 #if defined(__aarch64__)
-#include <arm_neon.h>
+#define VEC_NEON
+#include "kernel/vec.h"
 
-#define ST_TARGET
 #include "dtype/blocks.h"
 #include "kernel/pointwise_template.h"
-
-#define ST_PASTE_(a, b) a##b
-#define ST_PASTE(a, b) ST_PASTE_(a, b)
-#define UNROLL _Pragma("GCC unroll 16")
 
 /* 2 x 3 sums of four registers, 2 rows and a token: 27 of 32 registers. */
 #define ROWS 2
 #define COLS 3
 #define ROWS1 4
+#include "kernel/dots.h"
 
-/* The first n of the 4 (2) floats at p, zeros beyond. */
-ST_INLINE float32x4_t load4(const float *p, int n)
-{
-	float v[4] = { 0 };
-	for (int i = 0; i < 4 && i < n; i++)
-		v[i] = p[i];
-	return vld1q_f32(v);
-}
-
-ST_INLINE float64x2_t load2(const float *p, int n)
-{
-	double v[2] = { n > 0 ? (double)p[0] : 0, n > 1 ? (double)p[1] : 0 };
-	return vld1q_f64(v);
-}
-
-ST_INLINE float64x2_t load2_f64(const double *p, int n)
-{
-	double v[2] = { n > 0 ? p[0] : 0, n > 1 ? p[1] : 0 };
-	return vld1q_f64(v);
-}
-
-#define DOT dot_f32
-#define MIX mix_f32
-#define ELEM float
-#define LANES 16
-#define VEC float32x4_t
-#define REGS 4
-#define LOAD(p) vld1q_f32(p)
-#define LOAD_N(p, n) load4(p, n)
-#define GETX LOAD
-#define GETX_N LOAD_N
-#define SPLAT(x) vdupq_n_f32(x)
-#define FMA(a, b, c) vfmaq_f32(c, a, b)
-#define GET(p) vld1q_f32(p)
-#define PUT(p, v) vst1q_f32(p, v)
-#include "kernel/dot_template.h"
-
-#define DOT dot_f64
-#define MIX mix_f64
-#define ELEM double
-#define LANES 8
-#define VEC float64x2_t
-#define REGS 4
-#define LOAD(p) vcvt_f64_f32(vld1_f32(p))
-#define LOAD_N(p, n) load2(p, n)
-#define GETX(p) vld1q_f64(p)
-#define GETX_N(p, n) load2_f64(p, n)
-#define SPLAT(x) vdupq_n_f64((double)(x))
-#define FMA(a, b, c) vfmaq_f64(c, a, b)
-#define GET(p) vld1q_f64(p)
-#define PUT(p, v) vst1q_f64(p, v)
-#include "kernel/dot_template.h"
+/* 8 x 2 sums, 2 of b, 1 of a: 19 of 32 registers. */
+#define GEMM_ROWS 8
+#define GEMM_VECTORS 2
+#include "kernel/gemm_template.h"
 
 static void sum_f32(const float *acc, size_t n, float *y)
 {
@@ -191,5 +140,6 @@ const struct st_kernels st_kernels_neon = {
 	.dot_f32 = dot_f32, .dot_f64 = dot_f64, .sum_f32 = sum_f32, .sum_f64 = sum_f64,
 	.mix_f32 = mix_f32, .mix_f64 = mix_f64,
 	ST_POINTWISE_TABLE,
+	ST_GEMM_TABLE,
 };
 #endif

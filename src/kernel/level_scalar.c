@@ -2,8 +2,14 @@
  * level_scalar.c - the reference: the numerics contract in plain C, and what runs where nothing
  * else does. Right first; fma is a library call on processors without the instruction.
  */
-#define ST_TARGET
+#define VEC_SCALAR
+#include "kernel/vec.h"
+
 #include "kernel/pointwise_template.h"
+
+#define GEMM_ROWS 4
+#define GEMM_VECTORS 4
+#include "kernel/gemm_template.h"
 
 static void dot_f32(const float *w, size_t ldw, size_t R, const float *x, size_t ldx, size_t T, size_t K, float *acc)
 {
@@ -83,4 +89,5 @@ const struct st_kernels st_kernels_scalar = {
 	.mix_f32 = mix_f32,
 	.mix_f64 = mix_f64,
 	ST_POINTWISE_TABLE,
+	ST_GEMM_TABLE,
 };

@@ -1,4 +1,4 @@
-/* gemm.c - packing, blocking and threads around the register tiles of gemm_tiles.c. */
+/* gemm.c - packing, blocking and threads around the kernel's register tiles. */
 #include "svf/gemm.h"
 
 #include "base/mem.h"

@@ -12,13 +12,6 @@
 
 #include "kernel/kernel.h"
 
-struct st_gemm_level {
-	size_t mr, nr; /* rows and columns of a register tile */
-	/* c[mr, nr] (+)= sum over kc of a[k mr + i] b[k nr + j]; a, b packed, c rows ldc apart */
-	void (*tile)(size_t kc, const float *a, const float *b, float *c, size_t ldc, bool add);
-};
-const struct st_gemm_level *st_gemm_level(enum st_cpu c);
-
 /* The second operand, packed once and used for every block of rows. */
 struct st_gemm_b {
 	const struct st_gemm_level *level;

@@ -1,7 +1,7 @@
 /* level_avx512.c - the kernels at one CPU level. */
 #if defined(__x86_64__)
 #define VEC_AVX512
-#include "turboquant/vec.h"
+#include "kernel/vec.h"
 #include "turboquant/level_impl.h"
 
 const struct st_tq_level st_tq_level_avx512 = {

@@ -208,11 +208,12 @@ VEC_WHOLE void attend(const struct st_tq_task *t, unsigned bits, unsigned nh)
 
 /* One instance per width and head count, so that every inner loop has constant bounds. */
 #define INSTANCE(bits, nh) \
-	static ATTR void attend_##bits##_##nh(const struct st_tq_task *t) { attend(t, bits, nh); }
+	static ST_TARGET void attend_##bits##_##nh(const struct st_tq_task *t) { attend(t, bits, nh); }
 INSTANCE(0, 1)
 INSTANCE(0, 2)
 INSTANCE(4, 1)
-INSTANCE(4, 2) INSTANCE(5, 1) INSTANCE(5, 2) INSTANCE(6, 1) INSTANCE(6, 2) INSTANCE(8, 1) INSTANCE(8, 2)
+INSTANCE(4, 2)
+INSTANCE(5, 1) INSTANCE(5, 2) INSTANCE(6, 1) INSTANCE(6, 2) INSTANCE(8, 1) INSTANCE(8, 2)
 #undef INSTANCE
 
 	static void attend_any(const struct st_tq_task *t)
@@ -258,7 +259,7 @@ VEC_WHOLE void fwht(float *x, uint32_t d)
 		v_store(x + 16 * i, v_mul(v[i], s));
 }
 
-static ATTR void fwht_any(float *x, uint32_t d)
+static ST_TARGET void fwht_any(float *x, uint32_t d)
 {
 	if (d == 128)
 		fwht(x, 128);
@@ -296,11 +297,11 @@ VEC_WHOLE void quantise(const float *x, uint32_t d, unsigned bits, const float *
 	}
 }
 
-#define INSTANCE(bits)                                                                                    \
-	static ATTR void quantise_##bits(const float *x, uint32_t d, const float *bounds, bool per_block, \
-	                                 uint8_t *index, float *norms)                                    \
-	{                                                                                                 \
-		quantise(x, d, bits, bounds, per_block, index, norms);                                    \
+#define INSTANCE(bits)                                                                                         \
+	static ST_TARGET void quantise_##bits(const float *x, uint32_t d, const float *bounds, bool per_block, \
+	                                      uint8_t *index, float *norms)                                    \
+	{                                                                                                      \
+		quantise(x, d, bits, bounds, per_block, index, norms);                                         \
 	}
 INSTANCE(4)
 INSTANCE(5)
@@ -308,8 +309,8 @@ INSTANCE(6)
 INSTANCE(8)
 #undef INSTANCE
 
-	static void quantise_any(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block,
-                                 uint8_t *index, float *norms)
+static void quantise_any(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block, uint8_t *index,
+                         float *norms)
 {
 	switch (bits) {
 	case 4:
@@ -329,7 +330,7 @@ INSTANCE(8)
 
 /* ---- normal draws: plain C that the compiler vectorises; no contraction, so one set of bits ---- */
 
-static ATTR void normals(const double *u, size_t n, float *x)
+static ST_TARGET void normals(const double *u, size_t n, float *x)
 {
 	for (size_t i = 0; i < n; i++) {
 		/* log u1 = e ln 2 + log m, m in [sqrt 1/2, sqrt 2): the exponent by shifting that interval's end to

@@ -1,7 +1,7 @@
 /* level_neon.c - the kernels at one CPU level. */
 #if defined(__aarch64__)
 #define VEC_NEON
-#include "turboquant/vec.h"
+#include "kernel/vec.h"
 #include "turboquant/level_impl.h"
 
 const struct st_tq_level st_tq_level_neon = {

@@ -1,30 +1,89 @@
 /*
- * vec.h - sixteen f32 lanes, one definition per CPU level.
+ * vec.h - the vectors of one CPU level, under names that every level has.
  *
- * The including file defines exactly one of VEC_SCALAR, VEC_AVX2, VEC_AVX512, VEC_NEON and gets
- * the same operations under the same names. Each operation rounds the same way everywhere:
- * add, mul, div and fma are IEEE, min/max are "a < b ? a : b" and "a > b ? a : b", so a kernel
- * written with them has one set of bits. ATTR goes on every function that uses them.
+ * The including file defines exactly one of VEC_SCALAR, VEC_AVX2, VEC_AVX512, VEC_NEON. It gets
+ *   ST_TARGET        the attributes that every function with vectors needs
+ *   vf, vd           one register of f32, of f64, with VF_LANES and VD_LANES of them
+ *   v16, i16         sixteen f32, sixteen 32-bit integers, in as many registers as that takes
+ * and the same operations on them. Each rounds the same way everywhere: add, mul, div and fma are IEEE, min and max are
+ * "a < b ? a : b" and "a > b ? a : b", so what is written in them has one set of bits.
  */
+#ifndef ST_KERNEL_VEC_H
+#define ST_KERNEL_VEC_H
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-/* VEC_WHOLE is for functions that want the width and head count as constants: one copy per combination. The
- * reference does without, and calls its operations: unrolled into one another under a sanitizer they would
- * take the compiler minutes, and fmaf costs more than the calls. */
+#if defined(VEC_AVX512)
+#include <immintrin.h>
+#define ST_TARGET __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")))
+#elif defined(VEC_AVX2)
+#include <immintrin.h>
+#define ST_TARGET __attribute__((target("avx2,fma,f16c")))
+#elif defined(VEC_NEON)
+#include <arm_neon.h>
+#define ST_TARGET
+#else
+#define ST_TARGET
+#endif
+
+#define UNROLL _Pragma("GCC unroll 16")
+
+/*
+ * VEC_INLINE is for operations; VEC_WHOLE for functions that want some arguments as constants: one copy per
+ * combination. The reference does without, and calls its operations on sixteen lanes: unrolled into one another under a
+ * sanitizer they would take the compiler minutes, and fmaf costs more than the calls.
+ */
+#define VEC_REGISTER static inline __attribute__((always_inline, unused)) ST_TARGET
 #if defined(VEC_SCALAR)
 #define VEC_INLINE static __attribute__((noinline, unused))
 #define VEC_WHOLE static
 #else
-#define VEC_INLINE static inline __attribute__((always_inline)) ATTR
+#define VEC_INLINE static inline __attribute__((always_inline, unused)) ST_TARGET
 #define VEC_WHOLE VEC_INLINE
 #endif
 
 #if defined(VEC_AVX512)
 
-#include <immintrin.h>
-#define ATTR __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#define VF_LANES 16
+#define VD_LANES 8
+typedef __m512 vf;
+typedef __m512d vd;
+VEC_REGISTER __mmask16 first_(int n) { return n <= 0 ? 0 : n >= 16 ? 0xFFFF : (__mmask16)((1u << n) - 1); }
+VEC_REGISTER vf vf_zero(void) { return _mm512_setzero_ps(); }
+VEC_REGISTER vf vf_set1(float x) { return _mm512_set1_ps(x); }
+VEC_REGISTER vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+/* The first n, zeros beyond; n may be 0 or less, and reads nothing then. */
+VEC_REGISTER vf vf_first(const float *p, int n) { return _mm512_maskz_loadu_ps(first_(n), p); }
+VEC_REGISTER void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+VEC_REGISTER vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+VEC_REGISTER vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+VEC_REGISTER vd vd_set1(double x) { return _mm512_set1_pd(x); }
+VEC_REGISTER vd vd_load(const double *p) { return _mm512_loadu_pd(p); }
+VEC_REGISTER vd vd_first(const double *p, int n) { return _mm512_maskz_loadu_pd((__mmask8)first_(n), p); }
+/* Of floats. */
+VEC_REGISTER vd vd_wide(const float *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+VEC_REGISTER vd vd_wide_first(const float *p, int n)
+{
+	return _mm512_cvtps_pd(_mm256_maskz_loadu_ps((__mmask8)first_(n), p));
+}
+VEC_REGISTER void vd_store(double *p, vd a) { _mm512_storeu_pd(p, a); }
+VEC_REGISTER vd vd_fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
+/* 16 lanes down to 4 by halving: l + 8, l + 4; and 8 of f64 down to 2. */
+VEC_REGISTER __m128 quarter_f32(const float *p)
+{
+	__m512 v = _mm512_loadu_ps(p);
+	__m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+	return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+}
+VEC_REGISTER __m128d quarter_f64(const double *p)
+{
+	__m512d v = _mm512_loadu_pd(p);
+	__m256d h = _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1));
+	return _mm_add_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));
+}
+
 typedef __m512 v16;
 typedef __m512i i16;
 VEC_INLINE v16 v_load(const float *p) { return _mm512_loadu_ps(p); }
@@ -96,8 +155,48 @@ VEC_INLINE v16 v_reduce16(const v16 *a)
 
 #elif defined(VEC_AVX2)
 
-#include <immintrin.h>
-#define ATTR __attribute__((target("avx2,fma")))
+#define VF_LANES 8
+#define VD_LANES 4
+typedef __m256 vf;
+typedef __m256d vd;
+/* Eight ones then eight zeros: the mask of the first n elements begins at 8 - n. */
+static const int32_t mask_bits_[16] = { -1, -1, -1, -1, -1, -1, -1, -1 };
+VEC_REGISTER __m256i first8_(int n)
+{
+	n = n < 0 ? 0 : n > 8 ? 8 : n;
+	return _mm256_loadu_si256((const __m256i *)(mask_bits_ + 8 - n));
+}
+VEC_REGISTER __m128i first4_(int n)
+{
+	n = n < 0 ? 0 : n > 4 ? 4 : n;
+	return _mm_loadu_si128((const __m128i *)(mask_bits_ + 8 - n));
+}
+VEC_REGISTER vf vf_zero(void) { return _mm256_setzero_ps(); }
+VEC_REGISTER vf vf_set1(float x) { return _mm256_set1_ps(x); }
+VEC_REGISTER vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
+VEC_REGISTER vf vf_first(const float *p, int n) { return _mm256_maskload_ps(p, first8_(n)); }
+VEC_REGISTER void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
+VEC_REGISTER vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+VEC_REGISTER vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+VEC_REGISTER vd vd_set1(double x) { return _mm256_set1_pd(x); }
+VEC_REGISTER vd vd_load(const double *p) { return _mm256_loadu_pd(p); }
+VEC_REGISTER vd vd_first(const double *p, int n) { return _mm256_maskload_pd(p, _mm256_cvtepi32_epi64(first4_(n))); }
+VEC_REGISTER vd vd_wide(const float *p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+VEC_REGISTER vd vd_wide_first(const float *p, int n) { return _mm256_cvtps_pd(_mm_maskload_ps(p, first4_(n))); }
+VEC_REGISTER void vd_store(double *p, vd a) { _mm256_storeu_pd(p, a); }
+VEC_REGISTER vd vd_fma(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
+VEC_REGISTER __m128 halves_(__m256 lo, __m256 hi)
+{
+	__m256 h = _mm256_add_ps(lo, hi);
+	return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+}
+VEC_REGISTER __m128 quarter_f32(const float *p) { return halves_(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)); }
+VEC_REGISTER __m128d quarter_f64(const double *p)
+{
+	__m256d h = _mm256_add_pd(_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4));
+	return _mm_add_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));
+}
+
 typedef struct {
 	__m256 a, b;
 } v16;
@@ -192,8 +291,7 @@ VEC_INLINE v16 v_swap4(v16 x)
 VEC_INLINE v16 v_swap8(v16 x) { return (v16){ x.b, x.a }; }
 VEC_INLINE float reduce1(v16 x)
 {
-	__m256 s = _mm256_add_ps(x.a, x.b);
-	__m128 q = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+	__m128 q = halves_(x.a, x.b);
 	q = _mm_add_ps(q, _mm_movehl_ps(q, q));
 	return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
 }
@@ -208,8 +306,39 @@ VEC_INLINE v16 v_reduce16(const v16 *a)
 
 #elif defined(VEC_NEON)
 
-#include <arm_neon.h>
-#define ATTR
+#define VF_LANES 4
+#define VD_LANES 2
+typedef float32x4_t vf;
+typedef float64x2_t vd;
+VEC_REGISTER vf vf_zero(void) { return vdupq_n_f32(0); }
+VEC_REGISTER vf vf_set1(float x) { return vdupq_n_f32(x); }
+VEC_REGISTER vf vf_load(const float *p) { return vld1q_f32(p); }
+VEC_REGISTER vf vf_first(const float *p, int n)
+{
+	float v[4] = { 0 };
+	for (int i = 0; i < 4 && i < n; i++)
+		v[i] = p[i];
+	return vld1q_f32(v);
+}
+VEC_REGISTER void vf_store(float *p, vf a) { vst1q_f32(p, a); }
+VEC_REGISTER vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
+VEC_REGISTER vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+VEC_REGISTER vd vd_set1(double x) { return vdupq_n_f64(x); }
+VEC_REGISTER vd vd_load(const double *p) { return vld1q_f64(p); }
+VEC_REGISTER vd vd_first(const double *p, int n)
+{
+	double v[2] = { n > 0 ? p[0] : 0, n > 1 ? p[1] : 0 };
+	return vld1q_f64(v);
+}
+VEC_REGISTER vd vd_wide(const float *p) { return vcvt_f64_f32(vld1_f32(p)); }
+VEC_REGISTER vd vd_wide_first(const float *p, int n)
+{
+	double v[2] = { n > 0 ? (double)p[0] : 0, n > 1 ? (double)p[1] : 0 };
+	return vld1q_f64(v);
+}
+VEC_REGISTER void vd_store(double *p, vd a) { vst1q_f64(p, a); }
+VEC_REGISTER vd vd_fma(vd a, vd b, vd c) { return vfmaq_f64(c, a, b); }
+
 typedef struct {
 	float32x4_t v[4];
 } v16;
@@ -385,7 +514,15 @@ VEC_INLINE v16 v_reduce16(const v16 *a)
 
 #else /* VEC_SCALAR: plain C, the reference */
 
-#define ATTR
+#define VF_LANES 1
+typedef float vf;
+VEC_REGISTER vf vf_zero(void) { return 0; }
+VEC_REGISTER vf vf_set1(float x) { return x; }
+VEC_REGISTER vf vf_load(const float *p) { return *p; }
+VEC_REGISTER void vf_store(float *p, vf a) { *p = a; }
+VEC_REGISTER vf vf_add(vf a, vf b) { return a + b; }
+VEC_REGISTER vf vf_fma(vf a, vf b, vf c) { return fmaf(a, b, c); }
+
 typedef struct {
 	float f[16];
 } v16;
@@ -569,5 +706,7 @@ VEC_INLINE v16 v_reduce16(const v16 *a)
 }
 #undef EACH
 #undef EACH_I
+
+#endif
 
 #endif
