@@ -39,6 +39,9 @@ const struct st_arch *st_arch_find(const char *name, size_t len);
 /* Whether a config.json of the family llama is Mistral's: only then it has a window, and one where it does not say. */
 bool st_config_is_mistral(const json_t *config);
 
+/* What a file is that is no language model, by its tensors' names ("an adapter (LoRA), ..."); NULL: nothing of the kind. */
+const char *st_stranger(const struct st_container *c);
+
 /* Names of a weight in each convention; layer is ignored for whole-model roles. Return false where the
  * role has no name there. Used by readers, convert, synth and reports. */
 bool st_role_hf_name(enum st_role role, uint32_t layer, char *buf, size_t n);

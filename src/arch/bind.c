@@ -99,6 +99,12 @@ static void complain(const struct st_model *m, const struct st_weight *w, enum s
 	char found[128] = "";
 	bool two = st_role_shape(&m->cfg, w->role, s) == 2;
 	st_role_shape_names(w->role, m->naming.gguf, keys);
+	if (f == ST_FIT_MISSING && t) {
+		(void)st_fail_at(err, ST_ERR_FORMAT, t->offset, name,
+		                 "is missing: the tensor has no elements, as in a checkpoint that was saved while its "
+		                 "weights were spread over several machines");
+		return;
+	}
 	if (f == ST_FIT_MISSING) {
 		(void)st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name, "is missing%s",
 		                 w->role == ST_ROLE_HEAD
@@ -191,10 +197,12 @@ static void bind_place(struct st_model *m, enum st_role role, uint32_t layer, bo
 		m->fit[i] = n == NEED_MUST ? ST_FIT_MISSING : ST_FIT_ABSENT;
 	} else {
 		m->place[t - m->c->tensors] = i;
-		m->fit[i] = fit(m, w);
+		m->fit[i] = t->n_elems ? fit(m, w) : ST_FIT_MISSING;
 	}
 	if (m->fit[i] > ST_FIT_REVERSED)
 		complain(m, w, m->fit[i], name, &m->problem);
+	if (t && t->n_elems == 0)
+		w->tensor = NULL;
 }
 
 /* Biases are a property of the file where the family leaves them open: one of them asks for all. */
@@ -306,6 +314,22 @@ static enum st_status sort_out_unused(struct st_model *m, struct st_error *err)
 	return ST_OK;
 }
 
+/* How many weights are missing although their names are there, behind the container's description. */
+static enum st_status say_empty(struct st_model *m, struct st_error *err)
+{
+	size_t n = 0;
+	for (size_t i = 0; i < m->c->n_tensors; i++)
+		n += m->place[i] != SIZE_MAX && m->c->tensors[i].n_elems == 0;
+	if (n == 0)
+		return ST_OK;
+	char *said = st_arena_printf(&m->c->arena, "%s, %zu tensor%s without elements", m->c->describe, n,
+	                             n > 1 ? "s" : "");
+	if (!said)
+		return no_memory(err);
+	m->c->describe = said;
+	return ST_OK;
+}
+
 enum st_status st_model_bind(struct st_model *m, struct st_error *err)
 {
 	const struct st_container *c = m->c;
@@ -338,6 +362,7 @@ enum st_status st_model_bind(struct st_model *m, struct st_error *err)
 	for (size_t i = 0; i < m->n_weights; i++)
 		if (m->weights[i].tensor)
 			m->bound[m->n_bound++] = &m->weights[i];
+	ST_TRY(say_empty(m, err));
 	const struct st_tensor *embedding = m->weights[st_model_slot(m, ST_ROLE_EMBED, 0)].tensor;
 	if (embedding && embedding == tied_head(m)) {
 		char *said = st_arena_printf(&m->c->arena, "%s, embedding read from %s, to which it is tied",

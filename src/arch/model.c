@@ -15,6 +15,9 @@ enum st_status st_model_open_partial(const char *path, struct st_model **out, st
 	st_error_clear(&m->problem);
 	enum st_status st;
 	ST_TRY_OUT(st_container_open(path, &m->c, err));
+	const char *stranger = st_stranger(m->c);
+	if (stranger)
+		ST_TRY_OUT(st_fail(err, ST_ERR_UNSUPPORTED, "is %s", stranger));
 	ST_TRY_OUT(st_config_read(m->c, &m->cfg, &m->arch, err));
 	ST_TRY_OUT(st_model_bind(m, err));
 	if (m->problem.code == ST_OK)

@@ -20,27 +20,31 @@ void st_error_clear(struct st_error *err)
 	err->offset = ST_NO_OFFSET;
 }
 
-/* Bytes of the UTF-8 character at s; 0 where there is none, or one that could drive a terminal (C0, DEL, C1). */
-static size_t printable(const unsigned char *s)
+/* Bytes of the UTF-8 character at s; 0 where there is none. */
+static size_t character(const unsigned char *s, uint32_t *cp)
 {
 	size_t n = s[0] < 0x80                 ? 1
 	         : s[0] >= 0xC2 && s[0] < 0xE0 ? 2
 	         : s[0] >= 0xE0 && s[0] < 0xF0 ? 3
 	         : s[0] >= 0xF0 && s[0] < 0xF5 ? 4
 	                                       : 0;
-	if (s[0] < 0x20 || s[0] == 0x7F || (s[0] == 0xC2 && s[1] < 0xA0))
-		return 0;
-	for (size_t i = 1; i < n; i++)
+	*cp = n < 2 ? s[0] : s[0] & (0x7Fu >> n);
+	for (size_t i = 1; i < n; i++) {
 		if ((s[i] & 0xC0) != 0x80)
 			return 0;
+		*cp = *cp << 6 | (s[i] & 0x3Fu);
+	}
 	return n;
 }
 
 /* Messages quote names from files: one line and printable, whatever the file holds. */
 static void sanitise(char *s)
 {
+	uint32_t cp;
 	for (size_t n; *s; s += n ? n : 1) {
-		n = printable((const unsigned char *)s);
+		n = character((const unsigned char *)s, &cp);
+		for (size_t i = 0; i < n && st_drives_terminal(cp); i++)
+			s[i] = '?';
 		if (n == 0)
 			*s = '?';
 	}

@@ -14,6 +14,14 @@ enum st_status st_fail_errno(struct st_error *err, const char *path, const char 
 /* Name the file of a recorded failure, unless it already has one. */
 void st_error_in(struct st_error *err, const char *path);
 
+/* Characters that could drive a terminal or show a line as what it is not: C0, DEL, C1, the controls of bidirectional
+ * text, and the separators of lines and paragraphs. */
+static inline bool st_drives_terminal(uint32_t cp)
+{
+	return cp < 0x20 || (cp >= 0x7F && cp < 0xA0) || cp == 0x61C || cp == 0x200E || cp == 0x200F
+	    || (cp >= 0x2028 && cp <= 0x202E) || (cp >= 0x2066 && cp <= 0x2069);
+}
+
 /* Compilers do not know that a recorded failure is never ST_OK, and would warn of values that only a success
  * fills in. Seen through this they do. */
 static inline enum st_status st_failure(enum st_status st) { return st != ST_OK ? st : ST_ERR_FORMAT; }

@@ -45,7 +45,13 @@ void cli_print_json(json_t *j)
 	char *s = st_json_print(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
 	if (!s)
 		no_memory();
-	cli_print(s, "\n");
+	/* JSON may be read on a terminal too. What could drive one stands inside of strings, where it has another
+	 * spelling. */
+	struct st_text safe = { 0 };
+	st_text_add_json(&safe, s);
+	st_text_puts(&safe, "\n");
+	cli_print_text(&safe);
+	st_text_release(&safe);
 	free(s);
 }
 

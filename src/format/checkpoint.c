@@ -140,6 +140,32 @@ static enum st_status describe(struct st_container *c, bool folder, struct st_er
 	return c->describe ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
 
+/* Two sets of weights in one folder are nothing to choose between: the single file beside an index of other files. */
+static enum st_status refuse_stray(struct st_container *c, const char *dir, const char *weights, struct st_error *err)
+{
+	static const char single[] = "model.safetensors";
+	const char *name = strrchr(weights, '/'), *key;
+	if (!name || strcmp(name + 1, single) != 0)
+		return ST_OK;
+	char *path = st_arena_printf(&c->arena, "%s/%s.index.json", dir, single);
+	json_t *index, *v;
+	if (!path)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(st_json_load(path, &index, err));
+	enum st_status st = ST_OK;
+	json_object_foreach(json_object_get(index, "weight_map"), key, v)
+	{
+		if (st == ST_OK && json_is_string(v) && strcmp(json_string_value(v), single) != 0)
+			st = st_fail(
+				err, ST_ERR_UNSUPPORTED,
+				"folder holds both %s and an index of other files (%.80s, ...), of which one is stale: name "
+				"the file or the index that you mean",
+				single, json_string_value(v));
+	}
+	json_decref(index);
+	return st;
+}
+
 /* pytorch_model.bin belongs to the config.json beside it; other checkpoints in such a folder (optimizer.pt) do not. */
 static enum st_status is_lone_torch(const char *path, bool *lone, struct st_error *err)
 {
@@ -171,6 +197,8 @@ enum st_status st_checkpoint_open(struct st_container *c, const char *path, stru
 	}
 	if (folder)
 		ST_TRY(st_hf_weights(&c->arena, dir, &weights, err));
+	if (folder && weights)
+		ST_TRY(refuse_stray(c, dir, weights, err));
 	if (weights)
 		ST_TRY(open_weights(c, weights, dir, err));
 	/* A trace bundle may lie in a model's folder and is no model: its neighbours are not its own. */

@@ -1,5 +1,6 @@
 /* hf.c - the files around the weights of a Hugging Face model folder. */
 #include "format/hf.h"
+#include "format/recognise.h"
 
 #include "base/error.h"
 
@@ -132,6 +133,18 @@ static enum st_status check_config(const json_t *config, struct st_error *err)
 	return ST_OK;
 }
 
+/* A document that was not fetched is a pointer to itself, which no JSON reader would say. */
+static enum st_status refuse_pointer(const char *path, struct st_error *err)
+{
+	struct st_map m;
+	if (access(path, F_OK) != 0)
+		return ST_OK;
+	ST_TRY(st_map_open(&m, path, err));
+	enum st_status st = m.size ? st_refuse_stranger(&m, err) : ST_OK;
+	st_map_close(&m);
+	return st;
+}
+
 enum st_status st_hf_documents(struct st_container *c, const char *dir, struct st_error *err)
 {
 	const struct {
@@ -147,8 +160,13 @@ enum st_status st_hf_documents(struct st_container *c, const char *dir, struct s
 		const char *path = st_arena_printf(&c->arena, "%s/%s", dir, docs[i].name);
 		if (!path)
 			return st_fail(err, ST_ERR_NOMEM, "out of memory");
-		ST_TRY(st_json_load(path, docs[i].doc, err));
-		enum st_status st = ST_OK;
+		enum st_status st = refuse_pointer(path, err);
+		if (st == ST_OK)
+			st = st_json_load(path, docs[i].doc, err);
+		if (st != ST_OK) {
+			st_error_in(err, path);
+			return st;
+		}
 		if (*docs[i].doc && !json_is_object(*docs[i].doc))
 			st = st_fail_at(err, ST_ERR_FORMAT, 0, NULL, "must be a JSON object");
 		else if (i == 0 && c->docs.config)

@@ -128,7 +128,7 @@ static enum st_status read_descr(struct text *t, struct st_npy_header *h)
 	size_t n;
 	ST_TRY(read_string(t, &s, &n));
 	h->big_endian = n > 0 && *s == '>';
-	if (n > 0 && strchr("<>=|", *s)) {
+	if (n > 0 && *s != '\0' && strchr("<>=|", *s)) {
 		s++;
 		n--;
 	}
@@ -139,7 +139,7 @@ static enum st_status read_descr(struct text *t, struct st_npy_header *h)
 			return ST_OK;
 		}
 	}
-	if (n == 0 || !strchr("OUSaVcMm", *s))
+	if (n == 0 || *s == '\0' || !strchr("OUSaVcMm", *s))
 		return st_fail_at(t->err, ST_ERR_FORMAT, t->origin, t->what, "header: descr: unknown type '%.*s'",
 		                  n < 40 ? (int)n : 40, s);
 	h->kind = *s == 'a' ? 'S' : *s;

@@ -87,7 +87,7 @@ static enum st_status open_all(struct st_inspection *in, const char *path, struc
 		}
 		ST_TRY(st_container_open(path, &in->own, err));
 		in->container = in->own;
-		if (!claims_model(in->container))
+		if (!claims_model(in->container) && !st_stranger(in->container))
 			st_error_clear(&in->model_error);
 		in->contradiction = is_contradiction(in->container, &in->model_error);
 		if (is_trace(in->container))

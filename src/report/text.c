@@ -1,5 +1,6 @@
 #include "report/text.h"
 
+#include "base/error.h"
 #include "base/mem.h"
 
 #include <inttypes.h>
@@ -71,12 +72,25 @@ void st_text_add_safe(struct st_text *t, const char *s, size_t n)
 			i++;
 			continue;
 		}
-		/* C0, DEL and C1: what could drive a terminal */
-		if (cp < 0x20 || (cp >= 0x7f && cp < 0xa0))
+		if (st_drives_terminal((uint32_t)cp))
 			st_text_puts(t, "?");
 		else
 			st_text_add(t, s + i, (size_t)len);
 		i += (size_t)len;
+	}
+}
+
+void st_text_add_json(struct st_text *t, const char *s)
+{
+	for (const char *p = s; *p;) {
+		utf8proc_int32_t cp = 0;
+		utf8proc_ssize_t n = (unsigned char)*p < 0x80 ? 1
+		                                              : utf8proc_iterate((const utf8proc_uint8_t *)p, -1, &cp);
+		if (n > 1 && st_drives_terminal((uint32_t)cp))
+			st_text_printf(t, "\\u%04x", (unsigned)cp);
+		else
+			st_text_add(t, p, n > 0 ? (size_t)n : 1);
+		p += n > 0 ? n : 1;
 	}
 }
 

@@ -20,6 +20,7 @@ static const struct kind {
 	{ "gpt2", ST_MODEL_RANKED, true },
 	{ "llama", ST_MODEL_SCORED, false },
 	{ "t5", ST_MODEL_UNIGRAM, false },
+	{ "gemma4", ST_MODEL_RANKED, false }, /* merges over SentencePiece's spelling of blanks */
 };
 
 /* An array of this element type, or *kv = NULL when the key is absent. */
@@ -82,7 +83,7 @@ static enum st_status read_merges(struct st_tokenizer *t, const struct st_contai
 	const struct st_kv *merges;
 	ST_TRY(find_array(c, KEY("merges"), ST_KV_STR, &merges, err));
 	if (!merges)
-		return st_fail(err, ST_ERR_FORMAT, KEY("merges") " is missing: a byte-level vocabulary needs them");
+		return st_fail(err, ST_ERR_FORMAT, KEY("merges") " is missing: a vocabulary of merges needs them");
 	ST_TRY(st_merges_init(t, merges->count, merges->key, err));
 	const uint8_t *p = merges->data;
 	for (uint32_t rank = 0; rank < merges->count; rank++) {
@@ -153,6 +154,15 @@ static enum st_status read_sentencepiece(struct st_tokenizer *t, const struct st
 	return st_tokenizer_describe_as(t, err, "%s", t->model == ST_MODEL_UNIGRAM ? "unigram" : "spm");
 }
 
+/* Merges run over the whole text, whose blanks are written as SentencePiece does; what no piece covers becomes bytes. */
+static enum st_status read_spelled_bpe(struct st_tokenizer *t, const struct st_container *c, struct st_error *err)
+{
+	ST_TRY(read_merges(t, c, err));
+	ST_TRY(st_spm_norms(t, false, err));
+	t->fuse_unk = true;
+	return st_tokenizer_describe_as(t, err, "bpe (gemma4)");
+}
+
 /* The ids SentencePiece gives out when nothing else was asked for, where the pieces bear them out. */
 static int64_t usual_id(const struct st_tokenizer *t, const char *piece, uint32_t id)
 {
@@ -173,18 +183,23 @@ enum st_status st_tokenizer_from_gguf(struct st_tokenizer *t, const struct st_co
 			kind = &kinds[i];
 	if (!kind)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, KEY("model"),
-		                  "unknown tokenizer \"%.*s\"; known: gpt2, llama, t5", (int)(n < 64 ? n : 64), model);
+		                  "unknown tokenizer \"%.*s\"; known: gpt2, llama, t5, gemma4", (int)(n < 64 ? n : 64),
+		                  model);
 	t->model = kind->model;
 	t->byte_level = kind->byte_level;
 	ST_TRY(read_vocab(t, c, err));
 	st_byte_ids(t);
 
-	adds_bos = kind->model == ST_MODEL_SCORED;
+	adds_bos = !kind->byte_level && kind->model != ST_MODEL_UNIGRAM;
 	adds_eos = kind->model == ST_MODEL_UNIGRAM;
 	if (kind->model == ST_MODEL_SCORED) {
 		t->bos = usual_id(t, "<s>", 1);
 		t->eos = usual_id(t, "</s>", 2);
 		t->unk = usual_id(t, "<unk>", 0);
+	} else if (kind->model == ST_MODEL_RANKED && !kind->byte_level) {
+		t->bos = usual_id(t, "<bos>", 2);
+		t->eos = usual_id(t, "<eos>", 1);
+		t->unk = usual_id(t, "<unk>", 3);
 	} else if (kind->model == ST_MODEL_UNIGRAM) {
 		t->eos = usual_id(t, "</s>", 1);
 		t->unk = usual_id(t, "<unk>", 2);
@@ -193,7 +208,9 @@ enum st_status st_tokenizer_from_gguf(struct st_tokenizer *t, const struct st_co
 	ST_TRY(read_id(t, c, KEY("eos_token_id"), &t->eos, err));
 	ST_TRY(read_id(t, c, KEY("unknown_token_id"), &t->unk, err));
 
-	ST_TRY(kind->byte_level ? read_bpe(t, c, &adds_bos, err) : read_sentencepiece(t, c, err));
+	ST_TRY(kind->byte_level                 ? read_bpe(t, c, &adds_bos, err)
+	       : kind->model == ST_MODEL_RANKED ? read_spelled_bpe(t, c, err)
+	                                        : read_sentencepiece(t, c, err));
 	bool said_bos, said_eos;
 	ST_TRY(st_kv_bool(&c->keys, KEY("add_bos_token"), &adds_bos, &said_bos, err));
 	ST_TRY(st_kv_bool(&c->keys, KEY("add_eos_token"), &adds_eos, &said_eos, err));

@@ -248,9 +248,37 @@ static enum st_status read_special(const struct st_tokenizer *t, const struct st
 	return st_tokenizer_id(t, id_name, (uint64_t)json_integer_value(id), out, err);
 }
 
+static enum st_status around(struct st_tokenizer *t, bool adds_bos, bool adds_eos, struct st_error *err)
+{
+	t->n_before = t->n_after = 0;
+	if (adds_bos)
+		ST_TRY(add_around(t, false, (uint64_t)t->bos, err));
+	return adds_eos ? add_around(t, true, (uint64_t)t->eos, err) : ST_OK;
+}
+
 /*
- * The Python classes of these families rebuild the post-processor from add_bos_token and
- * add_eos_token (default: BOS, no EOS), whatever tokenizer.json says; the generic class does not.
+ * What adds BOS and EOS. transformers 5, which names its one class TokenizersBackend and writes "backend" into its
+ * files, takes add_bos_token and add_eos_token wherever one of them stands there, an absent one as no, and a token that
+ * no key names is not added; else what tokenizer.json says counts.
+ */
+static bool is_of_transformers_5(const json_t *config)
+{
+	const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
+	return json_object_get(config, "backend") || (class && strcmp(class, "TokenizersBackend") == 0);
+}
+
+static enum st_status apply_5(struct st_tokenizer *t, const json_t *config, struct st_error *err)
+{
+	const json_t *bos = json_object_get(config, "add_bos_token"), *eos = json_object_get(config, "add_eos_token");
+	if (!bos && !eos)
+		return ST_OK;
+	return around(t, json_is_true(bos) && t->bos >= 0 && json_object_get(config, "bos_token"),
+	              json_is_true(eos) && t->eos >= 0 && json_object_get(config, "eos_token"), err);
+}
+
+/*
+ * transformers 4: the classes of these families rebuild the post-processor from add_bos_token and add_eos_token
+ * (default: BOS, no EOS), whatever tokenizer.json says; its generic class looks at neither key.
  */
 static enum st_status apply_class(struct st_tokenizer *t, const json_t *config, struct st_error *err)
 {
@@ -268,10 +296,7 @@ static enum st_status apply_class(struct st_tokenizer *t, const json_t *config, 
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokenizer_config.json",
 			                  "%s adds %s, which no key names", class,
 			                  adds_bos && t->bos < 0 ? "BOS" : "EOS");
-		t->n_before = t->n_after = 0;
-		if (adds_bos)
-			ST_TRY(add_around(t, false, (uint64_t)t->bos, err));
-		return adds_eos ? add_around(t, true, (uint64_t)t->eos, err) : ST_OK;
+		return around(t, adds_bos, adds_eos, err);
 	}
 	return ST_OK;
 }
@@ -303,7 +328,8 @@ enum st_status st_tokenizer_from_hf(struct st_tokenizer *t, const struct st_cont
 
 	ST_TRY(read_special(t, c, "bos_token", "bos_token_id", &t->bos, err));
 	ST_TRY(read_special(t, c, "eos_token", "eos_token_id", &t->eos, err));
-	ST_TRY(apply_class(t, c->docs.tokenizer_config, err));
+	const json_t *config = c->docs.tokenizer_config;
+	ST_TRY(is_of_transformers_5(config) ? apply_5(t, config, err) : apply_class(t, config, err));
 	return st_tokenizer_describe_as(t, err, "%s%s (tokenizer.json)", t->byte_level ? "byte-level " : "",
 	                                t->model == ST_MODEL_RANKED ? "bpe" : "unigram");
 }

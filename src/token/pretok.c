@@ -129,7 +129,7 @@ static const struct pretok {
 	{ "megrez", SPLIT_QWEN2, NFC },
 	{ "deepseek-r1-qwen", SPLIT_QWEN2, 0 },
 	{ "grok-2", SPLIT_QWEN2, 0 },
-	{ "qwen35", SPLIT_QWEN35, NFC },
+	{ "qwen35", SPLIT_QWEN35, 0 }, /* marks stay apart, and its pattern knows them */
 	{ "llama3", SPLIT_LLAMA3, IGNORE_MERGES | ADD_BOS },
 	{ "llama-v3", SPLIT_LLAMA3, IGNORE_MERGES | ADD_BOS },
 	{ "llama-bpe", SPLIT_LLAMA3, IGNORE_MERGES | ADD_BOS },

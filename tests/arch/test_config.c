@@ -209,6 +209,72 @@ static void wrappers_in_names(void **state)
 	naive_free(&m);
 }
 
+/* A tensor without elements is one that is missing: what is left of weights that lay on another machine. */
+static void empty_tensors(void **state)
+{
+	(void)state;
+	struct naive m = sizes("llama");
+	naive_init(&m, 14);
+	struct file_model f;
+	struct st_model *model;
+	struct st_error err = ST_ERROR_INIT;
+	file_model_init(&f, &m, "model.", false);
+	for (size_t i = 0; i < f.n; i++)
+		if (strcmp(f.t[i].name, "model.layers.1.self_attn.k_proj.weight") == 0) {
+			f.t[i].spec.ndim = 1;
+			f.t[i].spec.shape[0] = f.t[i].n_bytes = 0;
+		}
+	const char *path = write_hf(&f, file_config("llama", &m));
+	check_refused("empty", path, ST_ERR_FORMAT, "model.layers.1.self_attn.k_proj.weight", "has no elements");
+	assert_ok(st_model_open_partial(path, &model, &err), &err);
+	assert_null(st_model_weight(model, ST_ROLE_K, 1)->tensor);
+	assert_non_null(st_model_weight(model, ST_ROLE_K, 0)->tensor);
+	assert_non_null(strstr(st_container_describe(st_model_container(model)), "1 tensor without elements"));
+	st_model_close(model);
+	file_model_free(&f);
+	naive_free(&m);
+}
+
+static void what_is_no_language_model(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *name, *says;
+	} cases[] = {
+		{ "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "is an adapter (LoRA)" },
+		{ "score.weight", "is a classifier" },
+	};
+	struct naive m = sizes("llama");
+	naive_init(&m, 15);
+	struct file_model f;
+	for (size_t i = 0; i < 2; i++) {
+		file_model_init(&f, &m, "model.", false);
+		snprintf(f.t[f.n - 1].name, sizeof f.t[f.n - 1].name, "%s", cases[i].name); /* in place of the head */
+		check_refused(cases[i].name, write_hf(&f, file_config("llama", &m)), ST_ERR_UNSUPPORTED, cases[i].says,
+		              "");
+		file_model_free(&f);
+	}
+	file_model_init(&f, &m, "model.", false);
+	for (size_t i = 0; i < f.n; i++) {
+		const char *tail = strstr(f.t[i].name, "self_attn.q_proj") ? "attention.wq.weight"
+		                 : strstr(f.t[i].name, "mlp.gate_proj")    ? "feed_forward.w1.weight"
+		                                                           : NULL;
+		unsigned layer;
+		if (tail && sscanf(f.t[i].name, "model.layers.%u.", &layer) == 1)
+			snprintf(f.t[i].name, sizeof f.t[i].name, "layers.%u.%s", layer, tail);
+	}
+	check_refused("native", write_hf(&f, file_config("llama", &m)), ST_ERR_UNSUPPORTED, "Mistral's own code", "");
+	file_model_free(&f);
+	/* A classifier's head beside the head of tokens is a tensor without a place. */
+	file_model_init(&f, &m, "model.", false);
+	file_add_f32(&f, "score.weight", m.head, 2, m.D);
+	struct st_model *model = open_model((write_hf(&f, file_config("llama", &m)), in_folder("hf")));
+	assert_int_equal(st_model_n_unused(model), 1);
+	st_model_close(model);
+	file_model_free(&f);
+	naive_free(&m);
+}
+
 /* Of two tied tensors some writers keep the head. */
 static void tied_head_alone(void **state)
 {
@@ -916,6 +982,8 @@ int main(void)
 		cmocka_unit_test(prefixes_of_names),
 		cmocka_unit_test(wrappers_in_names),
 		cmocka_unit_test(tied_head_alone),
+		cmocka_unit_test(empty_tensors),
+		cmocka_unit_test(what_is_no_language_model),
 		cmocka_unit_test(apr_rope_type),
 		cmocka_unit_test(optional_parts),
 		cmocka_unit_test(windows_and_scaling),

@@ -188,6 +188,7 @@ static void broken_headers(void **state)
 		  "a key twice" },
 		{ "{'descr': '<f4\\'', 'fortran_order': False, 'shape': (6,)}", ST_ERR_FORMAT, "unterminated" },
 		{ "{'descr': '<f3', 'fortran_order': False, 'shape': (6,)}", ST_ERR_FORMAT, "unknown type 'f3'" },
+		{ "{'descr': '', 'fortran_order': False, 'shape': (6,)}", ST_ERR_FORMAT, "unknown type ''" },
 		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (7,)}", ST_ERR_FORMAT,
 		  "24 bytes where type and shape make 28" },
 		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (5,)}", ST_ERR_FORMAT,
@@ -206,6 +207,23 @@ static void broken_headers(void **state)
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
 		assert_refused(npy(cases[i].text, c_order, sizeof c_order), cases[i].status, cases[i].why,
 		               cases[i].text);
+}
+
+/* NUL bytes are no type, and no byte order before one. */
+static void a_type_of_nul_bytes(void **state)
+{
+	(void)state;
+	for (size_t nul = 1; nul <= 3; nul++) {
+		const char *path = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (6,)}", c_order,
+		                       sizeof c_order);
+		size_t n;
+		char *p = read_bytes(path, &n), *type = memmem(p, n, "<f4", 3);
+		assert_non_null(type);
+		memset(type, 0, nul);
+		save_n("nul.npy", p, n);
+		free(p);
+		assert_refused(in_folder("nul.npy"), ST_ERR_FORMAT, "unknown type", "NUL");
+	}
 }
 
 static void every_truncation_is_refused(void **state)
@@ -358,6 +376,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(every_number_type, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(odd_but_sound_headers, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(broken_headers, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(a_type_of_nul_bytes, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(every_truncation_is_refused, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(npz_of_all_kinds, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(broken_archives, make_folder, remove_folder),

@@ -323,6 +323,48 @@ static void shards_and_documents(void **state)
 	}
 }
 
+/* Two sets of weights: an index of shards and one file of another save. */
+static void a_stray_file_beside_an_index(void **state)
+{
+	(void)state;
+	struct st_container *c;
+	struct st_error err = ST_ERROR_INIT;
+	const char *dir = make_model("stray");
+	char command[700], path[300];
+	put_file(dir, INDEX, MAP(ONE, TWO_OF));
+	snprintf(command, sizeof command, "cp '%s'/model-00001-of-00002.safetensors '%s'/model.safetensors", dir, dir);
+	assert_int_equal(system(command), 0);
+	assert_refused(dir, ST_ERR_UNSUPPORTED, "both model.safetensors and an index of other files", "both");
+	/* Either by its name, and an index of the single file, are no question. */
+	snprintf(path, sizeof path, "%s/model.safetensors", dir);
+	assert_ok(st_container_open(path, &c, &err), &err);
+	assert_int_equal(st_container_n_tensors(c), 1);
+	st_container_close(c);
+	snprintf(path, sizeof path, "%s/%s", dir, INDEX);
+	assert_ok(st_container_open(path, &c, &err), &err);
+	assert_int_equal(st_container_n_tensors(c), 2);
+	st_container_close(c);
+	put_file(dir, INDEX, "{\"weight_map\":{\"a\":\"model.safetensors\"}}");
+	assert_ok(st_container_open(dir, &c, &err), &err);
+	st_container_close(c);
+}
+
+static void documents_that_were_not_fetched(void **state)
+{
+	(void)state;
+	static const char pointer[] = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 17210084\n";
+	static const char *const names[] = { "config.json", "tokenizer.json", "tokenizer_config.json" };
+	for (size_t i = 0; i < 3; i++) {
+		char name[40];
+		snprintf(name, sizeof name, "lfs-%zu", i);
+		const char *dir = make_model(name);
+		put_file(dir, INDEX, MAP(ONE, TWO_OF));
+		put_file(dir, names[i], pointer);
+		assert_refused(dir, ST_ERR_UNSUPPORTED, "Git LFS pointer", names[i]);
+		assert_refused(dir, ST_ERR_UNSUPPORTED, names[i], names[i]);
+	}
+}
+
 static void a_bundle_in_a_model_folder_is_no_model(void **state)
 {
 	(void)state;
@@ -462,6 +504,8 @@ int main(void)
 		cmocka_unit_test(every_truncation_is_refused),
 		cmocka_unit_test(any_byte_may_be_wrong),
 		cmocka_unit_test(shards_and_documents),
+		cmocka_unit_test(a_stray_file_beside_an_index),
+		cmocka_unit_test(documents_that_were_not_fetched),
 		cmocka_unit_test(a_bundle_in_a_model_folder_is_no_model),
 		cmocka_unit_test(broken_folders_are_refused),
 		cmocka_unit_test(a_tensor_in_two_shards_is_refused),

@@ -32,12 +32,15 @@ static void names_cannot_drive_the_terminal(void **state)
 	const char name[] = "a\033[31m\x7f\xC2\x9B"
 			    "b\xFF"
 			    "c\xC0\xAF"
-			    "d\xE2\x96\x81\n";
+			    "d\xE2\x96\x81\n"
+			    /* RIGHT-TO-LEFT OVERRIDE and ISOLATE, the marks, a line separator; a joiner is text. */
+			    "\xE2\x80\xAE\xE2\x81\xA7\xE2\x80\x8F\xD8\x9C\xE2\x80\xA8\xE2\x80\x8D";
 	struct st_text t = { 0 };
 	st_text_add_safe(&t, name, sizeof name - 1);
 	assert_string_equal(t.s, "a?[31m??b\xEF\xBF\xBD"
 	                         "c\xEF\xBF\xBD\xEF\xBF\xBD"
-	                         "d\xE2\x96\x81?");
+	                         "d\xE2\x96\x81?"
+	                         "?????\xE2\x80\x8D");
 	st_text_release(&t);
 }
 

@@ -451,6 +451,9 @@ static void families_split_words(void **state)
 		assert_ok(st_pretok_set(&t, cases[i].pre, strlen(cases[i].pre), "pre", &bos, &err), &err);
 		assert_words(&t, cases[i].text, cases[i].words);
 		release_stages(&t);
+		/* qwen2 composes e and U+0301, qwen35 leaves two code points. */
+		if (strncmp(cases[i].pre, "qwen", 4) == 0)
+			assert_int_equal(t.n_norms, strcmp(cases[i].pre, "qwen2") == 0);
 	}
 }
 

@@ -249,6 +249,18 @@ static void bos_and_eos(void **state)
 		{ TEMPLATE,
 		  "{\"tokenizer_class\":\"PreTrainedTokenizerFast\",\"bos_token\":\"<s>\",\"add_bos_token\":false}",
 		  "<s>|ab|</s>", true },
+	/* transformers 5: either key decides for both ends, whatever tokenizer.json says; neither leaves it */
+#define FIVE "{\"tokenizer_class\":\"TokenizersBackend\",\"bos_token\":\"<s>\",\"eos_token\":\"</s>\""
+		{ TEMPLATE, FIVE "}", "<s>|ab|</s>", true },
+		{ "null", FIVE "}", "ab", false },
+		{ TEMPLATE, FIVE ",\"add_bos_token\":false}", "ab", false },
+		{ TEMPLATE, FIVE ",\"add_bos_token\":true}", "<s>|ab", true },
+		{ "null", FIVE ",\"add_bos_token\":true}", "<s>|ab", true },
+		{ TEMPLATE, FIVE ",\"add_eos_token\":true}", "ab|</s>", false },
+		{ TEMPLATE, FIVE ",\"add_bos_token\":null}", "ab", false },
+		{ "null", "{\"tokenizer_class\":\"TokenizersBackend\",\"add_bos_token\":true}", "ab", false },
+		{ "null", "{\"tokenizer_class\":\"LlamaTokenizer\",\"backend\":\"tokenizers\",\"bos_token\":\"<s>\"}",
+		  "ab", false },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		char doc[4096];
@@ -399,7 +411,7 @@ static void gguf_refusals(void **state)
 		[NONE] = { ST_OK, "" },
 		[BOS_NONE] = { ST_OK, "" },
 		[NO_MODEL] = { ST_ERR_UNSUPPORTED, "there is no tokenizer" },
-		[ODD_MODEL] = { ST_ERR_UNSUPPORTED, "known: gpt2, llama, t5" },
+		[ODD_MODEL] = { ST_ERR_UNSUPPORTED, "known: gpt2, llama, t5, gemma4" },
 		[MODEL_U32] = { ST_ERR_FORMAT, "expected string" },
 		[NO_TOKENS] = { ST_ERR_FORMAT, "tokenizer.ggml.tokens" },
 		[TOKENS_U8] = { ST_ERR_FORMAT, "not an array of strings" },
@@ -493,6 +505,44 @@ static void gguf_bos_rules(void **state)
 	}
 }
 
+/* Merges over SentencePiece's blanks, no blank in front, bytes for what no piece covers. */
+static void gguf_gemma4(void **state)
+{
+	(void)state;
+	static const char *const tokens[] = { "<pad>",
+		                              "<eos>",
+		                              "<bos>",
+		                              "<unk>",
+		                              "a",
+		                              "b",
+		                              "ab",
+		                              "\xE2\x96\x81",
+		                              "\xE2\x96\x81"
+		                              "ab",
+		                              "<0x0A>",
+		                              "<0xC3>",
+		                              "<0xA9>",
+		                              "<turn>" };
+	static const char *const merges[] = { "a b", "\xE2\x96\x81 ab" };
+	static const int32_t types[] = { 3, 3, 3, 2, 1, 1, 1, 1, 1, 6, 6, 6, 3 };
+	struct st_error err = ST_ERROR_INIT;
+	struct st_tokenizer *t;
+	struct gguf g;
+	gguf_init(&g);
+	gguf_str(&g, "tokenizer.ggml.model", "gemma4");
+	gguf_strs(&g, "tokenizer.ggml.tokens", tokens, 13);
+	gguf_strs(&g, "tokenizer.ggml.merges", merges, 2);
+	gguf_add(&g, "tokenizer.ggml.token_type", ST_KV_ARR, ST_KV_I32, 13, types, sizeof types);
+	assert_ok(gguf_open(&g, &t, &err), &err);
+	assert_pieces(t, "ab ab", ST_TOKENIZE_BOS,
+	              "<bos>|ab|\xE2\x96\x81"
+	              "ab");
+	assert_pieces(t, "a\n\xC3\xA9 b", 0, "a|<0x0A>|<0xC3>|<0xA9>|\xE2\x96\x81|b");
+	assert_pieces(t, "ab<turn>ab", ST_TOKENIZE_SPECIAL, "ab|<turn>|ab");
+	st_tokenizer_close(t);
+	gguf_release(&g);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -507,6 +557,7 @@ int main(void)
 		cmocka_unit_test(apr_is_understood),
 		cmocka_unit_test(gguf_refusals),
 		cmocka_unit_test(gguf_bos_rules),
+		cmocka_unit_test(gguf_gemma4),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);

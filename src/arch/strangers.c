@@ -1,0 +1,52 @@
+/* strangers.c - what a file of tensors is that is no language model, known by its tensors' names. */
+#include "arch/model_state.h"
+
+#include <string.h>
+
+static bool ends(const char *s, const char *with)
+{
+	size_t n = strlen(s), k = strlen(with);
+	return n >= k && strcmp(s + n - k, with) == 0 && (n == k || s[n - k - 1] == '.');
+}
+
+static bool has(const struct st_container *c, const char *tail)
+{
+	for (size_t i = 0; i < c->n_tensors; i++)
+		if (ends(c->tensors[i].name, tail))
+			return true;
+	return false;
+}
+
+static bool is_adapter(const struct st_container *c)
+{
+	for (size_t i = 0; i < c->n_tensors; i++) {
+		const char *name = c->tensors[i].name;
+		if (strstr(name, ".lora_A.") || strstr(name, ".lora_B.") || ends(name, "lora_A") || ends(name, "lora_a")
+		    || ends(name, "lora_A.weight") || ends(name, "lora_magnitude_vector"))
+			return true;
+	}
+	return false;
+}
+
+/* Meta's and Mistral's own training code names weights so; it also has other orders of Q and K rows. */
+static bool is_native(const struct st_container *c)
+{
+	return has(c, "layers.0.attention.wq.weight") && has(c, "layers.0.feed_forward.w1.weight");
+}
+
+static bool has_head(const struct st_container *c) { return has(c, "lm_head.weight") || has(c, "output.weight"); }
+
+const char *st_stranger(const struct st_container *c)
+{
+	static const char *const heads[] = { "score.weight",          "classifier.weight", "classifier.out_proj.weight",
+		                             "v_head.summary.weight", "cls.output.weight", "qa_outputs.weight" };
+	if (is_adapter(c))
+		return "an adapter (LoRA), which changes a base model and is none: merge it into its base first";
+	if (is_native(c))
+		return "a model under the names of Meta's or Mistral's own code (consolidated.*, params.json): convert it into "
+		       "the Hugging Face form first";
+	for (size_t i = 0; i < sizeof heads / sizeof *heads && !has_head(c); i++)
+		if (has(c, heads[i]))
+			return "a classifier: it scores texts and has no head that names tokens";
+	return NULL;
+}
