@@ -322,8 +322,7 @@ static enum st_status say_empty(struct st_model *m, struct st_error *err)
 		n += m->place[i] != SIZE_MAX && m->c->tensors[i].n_elems == 0;
 	if (n == 0)
 		return ST_OK;
-	char *said = st_arena_printf(&m->c->arena, "%s, %zu tensor%s without elements", m->c->describe, n,
-	                             n > 1 ? "s" : "");
+	char *said = st_arena_printf(&m->c->arena, "%s, %zu empty tensor%s", m->c->describe, n, n > 1 ? "s" : "");
 	if (!said)
 		return no_memory(err);
 	m->c->describe = said;

@@ -104,8 +104,8 @@ enum st_status st_tensor_place(struct st_tensor *t, const struct st_span *in, ui
 		return st_fail_at(err, ST_ERR_FORMAT, at, t->name, "%llu elements in a view of %llu bytes",
 		                  (unsigned long long)t->n_elems, (unsigned long long)in->n);
 	if (t->n_elems == 0 && not_zero > EMPTY_DIMS && not_zero > in->n)
-		return st_fail_at(err, ST_ERR_LIMIT, at, t->name,
-		                  "no elements, but other dimensions of %llu in %llu bytes of file",
+		return st_fail_at(err, ST_ERR_FORMAT, at, t->name,
+		                  "holds no values, but dimensions of %llu in %llu bytes of file",
 		                  (unsigned long long)not_zero, (unsigned long long)in->n);
 	t->data = in->p ? in->p + at : nothing;
 	t->offset = in->origin + at;
