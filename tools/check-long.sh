@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that `make check` leaves out: every test under AddressSanitizer and UndefinedBehaviorSanitizer, the
-# unit tests under valgrind, everything built by clang, the fuzz corpora, and the slow tests.
+# unit tests under valgrind, those of threads under ThreadSanitizer, everything built by clang, the fuzz corpora, and the slow tests.
 # The last line is "N passed, N failed" over all of them.
 set -u
 cd "$(dirname "$0")/.."
@@ -32,6 +32,10 @@ export ASAN_OPTIONS=detect_stack_use_after_return=1
 stage "sanitizers" build-asan "-Db_sanitize=address,undefined -Dbuildtype=debugoptimized" --timeout-multiplier 10
 stage "valgrind" build-valgrind "-Dbuildtype=debugoptimized -Dc_args=-DST_NO_JIT" --setup valgrind \
 	--no-suite cli --no-suite long --no-suite whole --no-suite svf --no-suite cuda
+# Every loop is cut small, so that small models run on many threads too. OpenBLAS brings threads of its own (svf).
+stage "threads" build-threads "-Db_sanitize=thread -Dbuildtype=debugoptimized -Dc_args=-DST_PIECE_OPERATIONS=64" \
+	--timeout-multiplier 10 pool kernel-matmul kernel-rows graph-run compare trace-run synth robust-pairs \
+	turboquant-attention turboquant-quant
 CC=clang stage "clang" build-clang "--werror" --no-suite long
 
 # A stage that did not build counts as one failure.
