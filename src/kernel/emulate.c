@@ -31,7 +31,8 @@ static void round_q8_0(const float *x, size_t n, float *y)
 
 /*
  * Through Q8_K, which engines form only in memory: with m the value of largest magnitude (the first of
- * equals), s = -127 / m, codes x s to nearest even and at most 127, and factor 1 / s kept in f32.
+ * equals), s = -127 / m, codes x s to nearest even and at most 127, and factor 1 / s kept in f32. Where m is so small
+ * that s is beyond f32 (below 3.7e-37), the block is zeros.
  */
 static void round_q8_k(const float *x, size_t n, float *y)
 {
@@ -45,11 +46,11 @@ static void round_q8_k(const float *x, size_t n, float *y)
 			memcpy(y + i, b, ST_QKK * sizeof *y);
 			continue;
 		}
-		if (m == 0) {
+		float s = -127.0f / m, d = 1.0f / s; /* m = 0 gives an infinite s too */
+		if (isinf(s)) {
 			memset(y + i, 0, ST_QKK * sizeof *y);
 			continue;
 		}
-		float s = -127.0f / m, d = 1.0f / s;
 		for (size_t j = 0; j < ST_QKK; j++) {
 			float q = b[j] * s + 0x1.8p23f - 0x1.8p23f; /* to an integer: |b s| < 2^22 */
 			y[i + j] = d * (q > 127 ? 127 : q);

@@ -444,6 +444,27 @@ static void names(void **state)
 	assert_true(e.mode == ST_MODE_EXACT && !e.pool && st_kernels_cpu(e.k) == st_cpu_best());
 }
 
+/* 127 / 3.4e38 = 3.73e-37: a block whose largest is smaller has no factor in f32, and one beside it keeps its own. */
+static void tiny_blocks_are_zeros_in_q8_k(void **state)
+{
+	(void)state;
+	static const float largest[] = { 1e-45f, 1e-38f, 3.7e-37f, -3.7e-37f, 3.8e-37f, -1e-36f };
+	float x[512], y[512];
+	struct st_exec e = { .k = st_kernels_get(ST_CPU_SCALAR), .mode = ST_MODE_EMULATE_Q8_K };
+	for (size_t c = 0; c < sizeof largest / sizeof *largest; c++) {
+		for (int i = 0; i < 256; i++) {
+			x[i] = largest[c] * (float)(256 - i) / 256;
+			x[256 + i] = i == 7 ? -1 : 0;
+		}
+		st_prepare_row(&e, x, 512, y);
+		bool zeros = fabsf(largest[c]) < 3.73e-37f;
+		for (int i = 0; i < 256; i++)
+			assert_true(zeros ? y[i] == 0 : fabsf(y[i] - x[i]) <= 0.502f * fabsf(largest[c]) / 127);
+		for (int i = 0; i < 256; i++)
+			assert_true(fabsf(y[256 + i] - x[256 + i]) < 1e-6f);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -455,6 +476,7 @@ int main(void)
 		cmocka_unit_test(add_mul_bias),
 		cmocka_unit_test(fwht),
 		cmocka_unit_test(names),
+		cmocka_unit_test(tiny_blocks_are_zeros_in_q8_k),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("kernel rows", tests, NULL, NULL);
