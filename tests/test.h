@@ -26,7 +26,7 @@ static inline const char *shared_path(const char *rel)
 	char *p = buf[turn++ % 8];
 	snprintf(p, sizeof buf[0], "%s/data/%s", root ? root : STELE_SOURCE_ROOT "/../shared", rel);
 	if (access(p, R_OK) != 0) {
-		fprintf(stderr, "skipped: %s is absent\n", p);
+		fprintf(stderr, "skipped: needs the shared data set (%s)\n", rel);
 		skip();
 	}
 	return p;

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Set up a build folder if need be, build, and run its tests. The last line is "N passed, N failed".
+# Set up a build folder if need be, build, and run its tests. The last line is "N passed, N failed", and ", N skipped"
+# where cases were; the lines before it say why.
 #
 #   tools/check.sh BUILD "SETUP OPTIONS" [ARGUMENT OF meson test...]
 #
@@ -23,4 +24,9 @@ ninja -C "$build" || give_up "the build"
 rm -f "$log"
 meson test -C "$build" --no-rebuild --print-errorlogs --logbase testlog "$@"
 [ -f "$log" ] || : > "$log"
+case " $* " in
+*" --no-suite long "*)
+	echo "left out $(meson test -C "$build" --list --suite long 2>/dev/null | grep -c /) slow programs, sanitizers, valgrind and clang: make check-long"
+	;;
+esac
 awk -f "$(dirname "$0")/count-tests.awk" -v closing="${CLOSING:-}" "$log"

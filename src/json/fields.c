@@ -328,7 +328,7 @@ enum st_status st_json_u32s(const json_t *v, const char *key, struct st_arena *a
 	size_t count = json_array_size(v);
 	uint32_t *list = NULL;
 	if (!json_is_array(v))
-		st = refuse(v, &plain, key, "not a list of integers", err);
+		st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is no JSON list of integers");
 	else if (!(list = st_arena_alloc(arena, count, sizeof *list)))
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < count && st == ST_OK; i++) {

@@ -194,7 +194,7 @@ static enum st_status read_positions(struct reader *r, struct st_error *err)
 	{
 		if (!is_positions(key))
 			continue;
-		ST_TRY(st_list_read(v, key, &r->t->arena, &list, &n, err));
+		ST_TRY(st_json_u32s(v, key, &r->t->arena, &list, &n, err));
 		ST_TRY(give_positions(r, key, list, n, err));
 	}
 	for (size_t i = 0; c->format == ST_FORMAT_NPZ && i < c->n_tensors; i++) {

@@ -4,71 +4,27 @@
 
 #include "base/error.h"
 
-#include <ctype.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define FIELD(key, member)                                                                             \
-	{                                                                                              \
-		key, offsetof(struct st_provenance, member), sizeof((struct st_provenance *)0)->member \
-	}
-
-static const struct {
-	const char *key;
-	size_t offset, size;
-} fields[] = {
-	FIELD("engine", engine),
-	FIELD("backend", backend),
-	FIELD("mode", mode),
-	FIELD("model", model),
-	FIELD("model_sha256", model_sha256),
-	FIELD("arch", arch),
-	FIELD("weights", weights),
-	FIELD("rope_layout", rope_layout),
-	FIELD("kv_cache", kv_cache),
-	FIELD("flash_attention", flash_attention),
-	FIELD("activations", activations),
-	FIELD("attn_scores.form", attn_scores_form),
-	FIELD("tool", tool),
+#define AT(m) ST_JSON_AT(struct st_provenance, m)
+/* Texts are for people: too long a one is cut. */
+static const struct st_json_field fields[] = {
+	{ AT(engine), .key = { "engine" } },
+	{ AT(backend), .key = { "backend" } },
+	{ AT(mode), .key = { "mode" } },
+	{ AT(model), .key = { "model" } },
+	{ AT(model_sha256), .key = { "model_sha256" } },
+	{ AT(arch), .key = { "arch" } },
+	{ AT(weights), .key = { "weights" } },
+	{ AT(rope_layout), .key = { "rope_layout" } },
+	{ AT(kv_cache), .key = { "kv_cache" } },
+	{ AT(flash_attention), .key = { "flash_attention" } },
+	{ AT(activations), .key = { "activations" } },
+	{ AT(attn_scores_form), .key = { "attn_scores.form" } },
+	{ AT(tool), .key = { "tool" } },
 };
 #define N_FIELDS (sizeof fields / sizeof *fields)
-
-/* The values of an integer list; json is JSON text or the list itself. */
-enum st_status st_list_read(const json_t *v, const char *key, struct st_arena *arena, uint32_t **out, size_t *n,
-                            struct st_error *err)
-{
-	json_t *parsed = NULL;
-	if (json_is_string(v)) {
-		struct st_error why = ST_ERROR_INIT;
-		enum st_status st = st_json_parse(json_string_value(v), json_string_length(v), 0, &parsed, &why);
-		if (st != ST_OK)
-			return st_fail_at(err, st, ST_NO_OFFSET, key, "is no JSON list: %s", why.message);
-		v = parsed;
-	}
-	enum st_status st = ST_OK;
-	size_t count = json_array_size(v);
-	uint32_t *list = NULL;
-	if (!json_is_array(v))
-		st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is no JSON list of integers");
-	else if (!(list = st_arena_alloc(arena, count, sizeof *list)))
-		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-	for (size_t i = 0; i < count && st == ST_OK; i++) {
-		const json_t *e = json_array_get(v, i);
-		json_int_t x = json_integer_value(e);
-		if (!json_is_integer(e) || x < 0 || x > UINT32_MAX)
-			st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key,
-			                "item %zu is no integer from 0 to 4294967295", i);
-		else
-			list[i] = (uint32_t)x;
-	}
-	json_decref(parsed);
-	if (st == ST_OK) {
-		*out = list;
-		*n = count;
-	}
-	return st;
-}
 
 json_t *st_list_write(const uint32_t *v, size_t n)
 {
@@ -98,46 +54,32 @@ static enum st_status check_fields(const struct st_provenance *p, struct st_erro
 enum st_status st_provenance_read(const json_t *meta, struct st_provenance *p, struct st_arena *arena,
                                   struct st_error *err)
 {
-	const json_t *version = json_object_get(meta, "version");
+	const char *prompt = NULL;
+	const json_t *version = json_object_get(meta, "version"), *tokens = json_object_get(meta, "tokens"),
+		     *steps = json_object_get(meta, "steps.tokens"), *heads = json_object_get(meta, "heads");
+	const struct st_json_field prompt_field = { ST_JSON_IN(prompt), .key = { "prompt" } };
 	if (version && (!json_is_string(version) || strcmp(json_string_value(version), "1") != 0))
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "version",
 		                  "is not \"1\", the only version there is");
-	for (size_t i = 0; i < N_FIELDS; i++) {
-		const json_t *v = json_object_get(meta, fields[i].key);
-		if (!v)
-			continue;
-		if (!json_is_string(v))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, fields[i].key, "is not a string");
-		/* Too long a text is for people only and may be cut, but not inside a character. */
-		const char *s = json_string_value(v);
-		size_t len = strlen(s), room = fields[i].size - 1;
-		for (len = len < room ? len : room; len > 0 && ((unsigned char)s[len] & 0xC0) == 0x80;)
-			len--;
-		memcpy((char *)p + fields[i].offset, s, len);
-	}
+	ST_TRY(st_json_read(meta, NULL, fields, N_FIELDS, p, NULL, err));
 	ST_TRY(check_fields(p, err));
-	const json_t *prompt = json_object_get(meta, "prompt"), *tokens = json_object_get(meta, "tokens"),
-		     *steps = json_object_get(meta, "steps.tokens"), *heads = json_object_get(meta, "heads");
-	if (prompt && !json_is_string(prompt))
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "prompt", "is not a string");
-	if (prompt && !(p->prompt = st_arena_strndup(arena, json_string_value(prompt), json_string_length(prompt))))
+	ST_TRY(st_json_read_one(meta, NULL, &prompt_field, &prompt, NULL, err));
+	if (prompt && !(p->prompt = st_arena_strndup(arena, prompt, strlen(prompt))))
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (tokens)
-		ST_TRY(st_list_read(tokens, "tokens", arena, &p->tokens, &p->n_tokens, err));
+		ST_TRY(st_json_u32s(tokens, "tokens", arena, &p->tokens, &p->n_tokens, err));
 	if (tokens && p->n_tokens == 0)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "tokens", "is empty");
 	if (heads) {
 		uint32_t *list;
 		size_t n;
-		ST_TRY(st_list_read(heads, "heads", arena, &list, &n, err));
+		ST_TRY(st_json_u32s(heads, "heads", arena, &list, &n, err));
 		if (n != 3 || list[0] == 0 || list[1] == 0 || list[2] == 0)
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "heads",
 			                  "is no [query heads, key-value heads, head size]");
 		memcpy(p->heads, list, sizeof p->heads);
 	}
-	if (steps)
-		ST_TRY(st_list_read(steps, "steps.tokens", arena, &p->step_tokens, &p->n_steps, err));
-	return ST_OK;
+	return steps ? st_json_u32s(steps, "steps.tokens", arena, &p->step_tokens, &p->n_steps, err) : ST_OK;
 }
 
 json_t *st_provenance_write(const struct st_provenance *p)
@@ -153,7 +95,7 @@ json_t *st_provenance_write(const struct st_provenance *p)
 	for (size_t i = 0; i < N_FIELDS && ok; i++) {
 		const char *s = (const char *)p + fields[i].offset;
 		if (s[0])
-			ok = json_object_set_new(o, fields[i].key, json_string(s)) == 0;
+			ok = json_object_set_new(o, fields[i].key[0], json_string(s)) == 0;
 	}
 	if (!ok) {
 		json_decref(o);

@@ -50,10 +50,7 @@ ST_MUST_CHECK enum st_status st_provenance_read(const json_t *meta, struct st_pr
                                                 struct st_error *err);
 /* A map of strings, empty fields left out; NULL when out of memory. */
 json_t *st_provenance_write(const struct st_provenance *p);
-/* A list of non-negative 32-bit integers. */
-ST_MUST_CHECK enum st_status st_list_read(const json_t *v, const char *key, struct st_arena *arena, uint32_t **out,
-                                          size_t *n, struct st_error *err);
-/* Its JSON text as a JSON string. */
+/* A list of integers as JSON text in a JSON string. */
 json_t *st_list_write(const uint32_t *v, size_t n);
 
 /* ---- separate Q, K, V (parts.c) ---- */

@@ -11,7 +11,7 @@
 #   NAME.stdout.glob     line by line as shell patterns; a line "..." stands for any number of lines
 #   NAME.stderr.exact, NAME.stderr.glob    likewise
 #
-# Silence is the default: without such a file nothing may be printed. A case that exits with 77 is skipped;
+# Silence is the default: without such a file nothing may be printed. A case that exits with 77 is skipped (its line "skipped: REASON" on stderr says why);
 # SHARED names the folder of the shared data set, or is empty.
 set -u
 stele=$(realpath "$1")
@@ -75,7 +75,8 @@ for script in "${scripts[@]}"; do
 	(cd "$work/cwd" && NO_COLOR= TERM=dumb SHARED=$shared CASES=$folder PATH="$work/bin:$PATH" \
 		bash -eu "$script" < /dev/null > "$work/stdout" 2> "$work/stderr") || status=$?
 	if [ "$status" = 77 ]; then
-		echo "ok $n - $name # SKIP needs the shared data set"
+		why=$(sed -n 's/^skipped: //p' "$work/stderr" | tail -n 1)
+		echo "ok $n - $name # SKIP ${why:-needs the shared data set}"
 		continue
 	fi
 	wanted=0
