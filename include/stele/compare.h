@@ -8,6 +8,7 @@
 #include <stele/cause.h>
 #include <stele/model.h>
 #include <stele/pool.h>
+#include <stele/token.h>
 #include <stele/trace.h>
 
 /* ---- two sets of numbers ---- */
@@ -87,13 +88,34 @@ ST_MUST_CHECK enum st_status st_compare_weights(const struct st_model *a, const 
 /* ---- two configurations ---- */
 
 struct st_config_diff {
-	const char *key;
+	const char *key; /* st_config_member_name */
 	char a[64], b[64];
+	struct st_config_origin from_a, from_b;
 	bool matters;        /* changes arithmetic for the tokens at hand */
+	bool among;          /* eos: one side's is among the further ids that the other ends at */
 	enum st_stage stage; /* first stage it changes, where it matters */
 };
 #define ST_MAX_CONFIG_DIFFS 24
 size_t st_compare_configs(const struct st_config *a, const struct st_config *b, size_t n_positions,
                           struct st_config_diff out[ST_MAX_CONFIG_DIFFS]);
+
+/* ---- what some tokens do not show ---- */
+
+/* A difference of two files that the tokens at hand do not exercise, and others may. */
+struct st_aside {
+	char key[48]; /* "eos", "sliding_window", "merges", "chat template" */
+	char a[96], b[96];
+	char note[192]; /* which of several, where they part; may be empty */
+	bool one_sided; /* one file leaves it open: told, but it contradicts nothing */
+};
+#define ST_MAX_ASIDES 32
+
+/* Two tokenizers whole: pieces, types, scores, merges, splitting, special ids, chat template. Adds to out[*n]. */
+ST_MUST_CHECK enum st_status st_compare_vocabularies(const struct st_tokenizer *a, const struct st_tokenizer *b,
+                                                     struct st_aside out[ST_MAX_ASIDES], size_t *n,
+                                                     struct st_error *err);
+/* The differences of two configurations that do not matter for the tokens at hand, but may for others. */
+void st_compare_asides(const struct st_config_diff *diffs, size_t n_diffs, struct st_aside out[ST_MAX_ASIDES],
+                       size_t *n);
 
 #endif

@@ -92,7 +92,7 @@ struct st_rosetta {
 	char *prompt; /* NULL when ids were given */
 	uint32_t *tokens_a, *tokens_b;
 	size_t n_tokens_a, n_tokens_b;
-	char token_note[160]; /* "B has no tokenizer: A's ids were used for both", or empty */
+	char token_note[256]; /* "B has no tokenizer: A's ids were used for both", what a file leaves open, or empty */
 	char vocab_note[160]; /* which rows of a padded vocabulary were not compared, or empty */
 	const char *mode;
 	double threshold;
@@ -105,6 +105,9 @@ struct st_rosetta {
 	size_t n_candidates;
 	struct st_config_diff config[ST_MAX_CONFIG_DIFFS];
 	size_t n_config;
+	struct st_aside asides[ST_MAX_ASIDES]; /* what these tokens do not show, and others may */
+	size_t n_asides;
+	char aside_note[208]; /* why vocabularies were not compared, or empty */
 	struct st_weight_diff *weights;
 	size_t n_weights;
 	size_t unused_a, unused_b;
@@ -126,8 +129,16 @@ ST_MUST_CHECK enum st_status st_rosetta_run(const char *path_a, const char *path
 void st_rosetta_free(struct st_rosetta *r);
 const struct st_model *st_rosetta_model(const struct st_rosetta *r, char side);
 
-/* The command's exit status: 0, 1 (fault, or beyond a threshold; with assert_match anything that is not
- * compared and at its floor), 3 undecided. */
-int st_rosetta_exit(const struct st_rosetta *r, bool assert_match);
+/* Asides that are no mere silence of one side. */
+size_t st_rosetta_contradictions(const struct st_rosetta *r);
+
+enum st_assertion {
+	ST_ASSERT_NOTHING,
+	ST_ASSERT_MATCH,  /* everything was compared and is at its floor, and no other prompt is known to differ */
+	ST_ASSERT_PROMPT, /* the same for these tokens alone */
+};
+/* The command's exit status: 0, 1 (fault, or beyond a threshold; with an assertion anything that is not as it says),
+ * 3 undecided. */
+int st_rosetta_exit(const struct st_rosetta *r, enum st_assertion a);
 
 #endif

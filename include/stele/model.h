@@ -105,6 +105,8 @@ struct st_config {
 	bool tied;            /* the head is the embedding */
 	enum st_tie tie_said; /* what the file says of that, whatever tensors it holds */
 	int64_t bos, eos;     /* -1 = none */
+	int64_t eos_also[7];  /* further ids that end a text; generation_config.json and lists have them */
+	uint32_t n_eos_also;
 	struct st_config_origin origin[ST_CONFIG_MEMBERS];
 };
 

@@ -39,5 +39,10 @@ const char *st_tokenizer_describe(const struct st_tokenizer *t);
 int64_t st_tokenizer_bos(const struct st_tokenizer *t);
 int64_t st_tokenizer_eos(const struct st_tokenizer *t);
 bool st_tokenizer_adds_bos(const struct st_tokenizer *t);
+/* The file does not say how words are split; that was taken from its architecture (describe says which). */
+bool st_tokenizer_guessed(const struct st_tokenizer *t);
+int64_t st_tokenizer_pad(const struct st_tokenizer *t);
+/* The chat template, not terminated, or NULL. */
+const char *st_tokenizer_chat_template(const struct st_tokenizer *t, size_t *len);
 
 #endif

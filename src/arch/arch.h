@@ -41,6 +41,10 @@ bool st_config_is_mistral(const json_t *config);
 
 /* What a file is that is no language model, by its tensors' names ("an adapter (LoRA), ..."); NULL: nothing of the kind. */
 const char *st_stranger(const struct st_container *c);
+/* A member as text: numbers with the digits that tell an f32 from the next, "true", "llama3". */
+void st_config_show(const struct st_config *cfg, enum st_config_member m, char *buf, size_t n);
+/* "10000 (default: no qwen2.rope.freq_base)", "1000000 (rope_theta)": the value, and where it comes from. */
+void st_config_tell(const char *value, const char *name, const struct st_config_origin *from, char *buf, size_t n);
 
 /* Names of a weight in each convention; layer is ignored for whole-model roles. Return false where the
  * role has no name there. Used by readers, convert, synth and reports. */

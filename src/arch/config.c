@@ -86,7 +86,7 @@ static enum st_status defaults(const struct st_arch *arch, struct st_config *cfg
 		cfg->sliding_window = cfg->window_from_layer = 0;
 	if (isnan(cfg->rope_theta)) {
 		if (arch->default_rope_theta == 0)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "rope_theta",
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, cfg->origin[ST_CONFIG_ROPE_THETA].key,
 			                  "is missing, and %s has no default", arch->name);
 		cfg->rope_theta = arch->default_rope_theta;
 	}

@@ -173,6 +173,20 @@ static enum st_status token_id(const struct st_container *c, enum st_config_memb
 	return ST_OK;
 }
 
+/* End of turn and end of message end a text like EOS. */
+static enum st_status further_ends(const struct st_container *c, struct st_config *cfg, struct st_error *err)
+{
+	static const char *const keys[] = { "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id" };
+	for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+		uint64_t v = 0;
+		bool found;
+		ST_TRY(st_kv_u64(&c->keys, keys[i], &v, &found, err));
+		if (found && v < UINT32_MAX)
+			st_config_ends_at(cfg, (int64_t)v);
+	}
+	return ST_OK;
+}
+
 enum st_status st_config_gguf(const struct st_container *c, struct st_config *cfg, const struct st_arch **arch,
                               struct st_error *err)
 {
@@ -206,6 +220,7 @@ enum st_status st_config_gguf(const struct st_container *c, struct st_config *cf
 	cfg->tied = true; /* unless there is an output.weight */
 	ST_TRY(token_id(c, ST_CONFIG_BOS, cfg, err));
 	ST_TRY(token_id(c, ST_CONFIG_EOS, cfg, err));
+	ST_TRY(further_ends(c, cfg, err));
 	ST_TRY(st_kv_str(&c->keys, title_key, &title, &title_len, &found, err));
 	if (found)
 		snprintf(cfg->name, sizeof cfg->name, "%.*s", (int)(title_len < 127 ? title_len : 127), title);

@@ -30,5 +30,8 @@ enum st_status st_config_hf(const struct st_container *c, struct st_config *cfg,
 		return st_fail(err, ST_ERR_FORMAT, "config.json is no object");
 	ST_TRY(family(o, arch, cfg, err));
 	/* All known families have separate heads unless the file says otherwise. */
-	return st_config_json(o, false, cfg, err);
+	ST_TRY(st_config_json(o, false, cfg, err));
+	/* What generation ends at stands there, if anywhere; config.json may keep the base model's. */
+	return c->docs.generation_config ? st_config_json_id(c->docs.generation_config, false, ST_CONFIG_EOS, cfg, err)
+	                                 : ST_OK;
 }

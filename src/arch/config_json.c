@@ -25,26 +25,38 @@ enum st_status st_config_json_member(const json_t *o, bool apr, enum st_config_m
 	return ST_OK;
 }
 
-/* An id, or the first of a list of ids; absent and negative ones leave it alone. */
-static enum st_status read_id(const json_t *o, bool apr, enum st_config_member m, struct st_config *cfg,
-                              struct st_error *err)
+void st_config_ends_at(struct st_config *cfg, int64_t id)
+{
+	bool known = id < 0 || cfg->eos == id;
+	for (uint32_t i = 0; i < cfg->n_eos_also; i++)
+		known |= cfg->eos_also[i] == id;
+	if (!known && cfg->n_eos_also < sizeof cfg->eos_also / sizeof *cfg->eos_also)
+		cfg->eos_also[cfg->n_eos_also++] = id;
+}
+
+enum st_status st_config_json_id(const json_t *o, bool apr, enum st_config_member m, struct st_config *cfg,
+                                 struct st_error *err)
 {
 	struct st_json_field f = st_config_json_field(m, apr);
 	const json_t *v = NULL;
 	const char *key;
+	int64_t *to = m == ST_CONFIG_BOS ? &cfg->bos : &cfg->eos;
 	f.type = ST_JSON_VALUE;
 	f.offset = 0;
 	ST_TRY(st_json_read_one(o, NULL, &f, &v, &key, err));
-	st_config_said(cfg, m, key ? key : f.key[0], key != NULL);
-	if (json_is_array(v))
-		v = json_array_get(v, 0);
-	if (!v)
-		return ST_OK;
-	if (!json_is_integer(v))
-		return st_json_bad(o, NULL, key, "not a token id or a list of them", err);
-	int64_t id = json_integer_value(v);
-	if (id >= 0)
-		memcpy((char *)cfg + st_config_rows[m].field.offset, &id, sizeof id);
+	if (!cfg->origin[m].said)
+		st_config_said(cfg, m, key ? key : f.key[0], key != NULL);
+	size_t n = json_is_array(v) ? json_array_size(v) : v ? 1 : 0;
+	for (size_t i = 0; i < n; i++) {
+		const json_t *item = json_is_array(v) ? json_array_get(v, i) : v;
+		if (!json_is_integer(item))
+			return st_json_bad(o, NULL, key, "not a token id or a list of them", err);
+		int64_t id = json_integer_value(item);
+		if (id >= 0 && *to < 0)
+			*to = id;
+		else if (m == ST_CONFIG_EOS)
+			st_config_ends_at(cfg, id);
+	}
 	return ST_OK;
 }
 
@@ -236,8 +248,8 @@ enum st_status st_config_json(const json_t *o, bool apr, struct st_config *cfg, 
 			ST_TRY(st_config_json_member(o, apr, (enum st_config_member)m, cfg, &found, err));
 	cfg->tie_said = !cfg->origin[ST_CONFIG_TIED].said ? ST_TIE_UNSAID : cfg->tied ? ST_TIE_YES : ST_TIE_NO;
 	ST_TRY(read_rope(o, cfg, err));
-	ST_TRY(read_id(o, apr, ST_CONFIG_BOS, cfg, err));
-	ST_TRY(read_id(o, apr, ST_CONFIG_EOS, cfg, err));
+	ST_TRY(st_config_json_id(o, apr, ST_CONFIG_BOS, cfg, err));
+	ST_TRY(st_config_json_id(o, apr, ST_CONFIG_EOS, cfg, err));
 	return st_config_json_member(o, apr, ST_CONFIG_NAME, cfg, &found, err);
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const scalings[] = {
@@ -96,4 +97,40 @@ void st_config_said(struct st_config *cfg, enum st_config_member m, const char *
 	struct st_config_origin *o = &cfg->origin[m];
 	o->said = said;
 	snprintf(o->key, sizeof o->key, "%s", key ? key : "");
+}
+
+/* f32 in one container and decimal text in the other are one number. */
+static void show_number(float x, char *buf, size_t n)
+{
+	for (int digits = 7; digits <= 9; digits++) {
+		snprintf(buf, n, "%.*g", digits, (double)x);
+		if (strtof(buf, NULL) == x)
+			return;
+	}
+}
+
+void st_config_show(const struct st_config *cfg, enum st_config_member m, char *buf, size_t n)
+{
+	const struct st_json_field *f = &st_config_rows[m].field;
+	const void *p = (const char *)cfg + f->offset;
+	if (f->choices)
+		snprintf(buf, n, "%s", f->choices[*(const uint32_t *)p]);
+	else if (f->type == ST_JSON_CHARS)
+		snprintf(buf, n, "%s", (const char *)p);
+	else if (f->type == ST_JSON_U32)
+		snprintf(buf, n, "%u", *(const uint32_t *)p);
+	else if (f->type == ST_JSON_I64)
+		snprintf(buf, n, "%lld", (long long)*(const int64_t *)p);
+	else if (f->type == ST_JSON_BOOL)
+		snprintf(buf, n, "%s", *(const bool *)p ? "true" : "false");
+	else
+		show_number((float)*(const double *)p, buf, n);
+}
+
+void st_config_tell(const char *value, const char *name, const struct st_config_origin *from, char *buf, size_t n)
+{
+	if (!from->key[0] || (from->said && strcmp(from->key, name) == 0))
+		snprintf(buf, n, "%s", value);
+	else
+		snprintf(buf, n, "%s (%s%s)", value, from->said ? "" : "default: no ", from->key);
 }

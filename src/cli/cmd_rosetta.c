@@ -13,7 +13,7 @@
 struct opts {
 	const char *a, *b, *mode, *cpu, *out;
 	struct cli_prompt prompt;
-	bool assert_match, verbose, keep_going, json, quiet, force;
+	bool assert_match, prompt_only, verbose, keep_going, json, quiet, force;
 	double threshold;
 	uint32_t threads;
 };
@@ -22,8 +22,11 @@ static const struct opts defaults = { .threshold = NAN };
 
 static const struct cli_param options[] = {
 	CLI_OPTIONS_PROMPT(struct opts, prompt),
-	{ "assert-match", 0, NULL, "exit 1 unless everything was compared and is at its floor",
+	{ "assert-match", 0, NULL,
+	  "exit 1 unless everything was compared and is at its floor, and nothing is known to differ for "
+	  "other prompts",
 	  CLI_BOOL(struct opts, assert_match) },
+	{ "prompt-only", 0, NULL, "let --assert-match speak of this prompt alone", CLI_BOOL(struct opts, prompt_only) },
 	{ "threshold", 0, "X", "also call a stage divergent when max|a-b| exceeds X", CLI_F64(struct opts, threshold) },
 	{ "verbose", 'v', NULL, "print every stage, local errors and every weight that is not equal",
 	  CLI_BOOL(struct opts, verbose) },
@@ -118,7 +121,9 @@ static int run(struct cli *c, void *p)
 	free(ids);
 	if (st != ST_OK)
 		return cli_fail(c, &err);
-	int status = st_rosetta_exit(r, o->assert_match);
+	int status = st_rosetta_exit(r, !o->assert_match ? ST_ASSERT_NOTHING
+	                                : o->prompt_only ? ST_ASSERT_PROMPT
+	                                                 : ST_ASSERT_MATCH);
 	json_t *j = o->json || o->out ? st_report_rosetta_json(r, status) : NULL;
 	if ((o->json || o->out) && !j)
 		st = st_fail(&err, ST_ERR_NOMEM, "out of memory");
@@ -140,18 +145,22 @@ static int run(struct cli *c, void *p)
 const struct cli_command cmd_rosetta = {
 	.name = "rosetta",
 	.summary = "compare two files of one model, stage by stage",
-	.description = "Loads both models, compares their tokenizers on the prompt, their configurations and every "
-		       "weight by value, then evaluates both "
-		       "in lock-step and measures each stage. A difference is split into what a stage's own weights do "
-		       "(local) and what arrived with its "
-		       "inputs; the local part is held against a floor that is computed from the stored types and the "
-		       "inputs at hand. What exceeds it "
-		       "is a fault, and the mistake that explains it is named and confirmed by undoing it.\n\n"
-		       "The order in which a file lists dimensions, the order in which it stores Q and K rows, its "
-		       "stored types, its shards, a "
-		       "materialised tied head and tensors that no stage uses are no differences.\n\n"
-		       "Without --keep-going the evaluation stops behind the first faulty stage; the weights are "
-		       "always compared all.",
+	.description =
+		"Loads both models, compares their tokenizers on the prompt, their configurations and every "
+		"weight by value, then evaluates both "
+		"in lock-step and measures each stage. A difference is split into what a stage's own weights do "
+		"(local) and what arrived with its "
+		"inputs; the local part is held against a floor that is computed from the stored types and the "
+		"inputs at hand. What exceeds it "
+		"is a fault, and the mistake that explains it is named and confirmed by undoing it.\n\n"
+		"A verdict speaks of the tokens at hand. Vocabularies are compared whole, and every key that other "
+		"prompts may exercise (EOS, a window, the chat template) is listed; --assert-match counts these "
+		"differences too, but for those that one file leaves open.\n\n"
+		"The order in which a file lists dimensions, the order in which it stores Q and K rows, its "
+		"stored types, its shards, a "
+		"materialised tied head and tensors that no stage uses are no differences.\n\n"
+		"Without --keep-going the evaluation stops behind the first faulty stage; the weights are "
+		"always compared all.",
 	.examples = "stele rosetta model.apr model.gguf --prompt \"2+2=\" --assert-match\n"
 		    "stele rosetta converted/ original.gguf --tokens 1,403,407 --keep-going -v\n"
 		    "stele rosetta a.gguf b.gguf -p \"Once upon a time\" --json | jq .cause",

@@ -117,6 +117,8 @@ static int run(struct cli *c, void *p)
 		rc = cli_fail(c, &err);
 		goto out;
 	}
+	if (st_tokenizer_guessed(tok))
+		cli_note(c, "the file does not say how words are split; read as %s", st_tokenizer_describe(tok));
 	if (o->json)
 		print_json(o, tok, ids, n);
 	else

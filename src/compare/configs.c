@@ -4,95 +4,42 @@
 #include "arch/arch.h"
 
 #include <math.h>
-#include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-enum kind { TEXT, U32, F64, BOOL, I64, SCALING };
 
 /* When a difference changes what is computed. */
 enum matters { NEVER, ALWAYS, WINDOW, LINEAR_OR_LLAMA3, LLAMA3 };
 
 static const struct key {
-	const char *name;
-	enum kind kind;
-	size_t offset;
 	enum matters matters;
 	enum st_stage stage; /* first stage it changes */
-} keys[] = {
-#define KEY(field, kind, matters, stage)                                        \
-	{                                                                       \
-#field, kind, offsetof(struct st_config, field), matters, stage \
-	}
-	KEY(arch, TEXT, ALWAYS, ST_STAGE_EMBEDDING),
-	KEY(name, TEXT, NEVER, ST_STAGE_EMBEDDING),
-	KEY(n_layers, U32, ALWAYS, ST_STAGE_FINAL_NORM),
-	KEY(hidden, U32, ALWAYS, ST_STAGE_EMBEDDING),
-	KEY(vocab, U32, NEVER, ST_STAGE_EMBEDDING), /* rows that pad it; the others are compared by value */
-	KEY(norm_eps, F64, ALWAYS, ST_STAGE_ATTN_NORM),
-	KEY(n_heads, U32, ALWAYS, ST_STAGE_Q_POST_ROPE),
-	KEY(n_kv_heads, U32, ALWAYS, ST_STAGE_Q_POST_ROPE),
-	KEY(head_dim, U32, ALWAYS, ST_STAGE_Q_POST_ROPE),
-	KEY(ffn, U32, ALWAYS, ST_STAGE_FFN_GATE),
-	KEY(qkv_bias, BOOL, NEVER, ST_STAGE_QKV_BIAS), /* follows from the bias tensors, which are compared */
-	KEY(qk_norm, BOOL, ALWAYS, ST_STAGE_Q_POST_NORM),
-	KEY(rope_theta, F64, ALWAYS, ST_STAGE_Q_POST_ROPE),
-	KEY(rope_scaling, SCALING, ALWAYS, ST_STAGE_Q_POST_ROPE),
-	KEY(rope_factor, F64, LINEAR_OR_LLAMA3, ST_STAGE_Q_POST_ROPE),
-	KEY(rope_low_freq, F64, LLAMA3, ST_STAGE_Q_POST_ROPE),
-	KEY(rope_high_freq, F64, LLAMA3, ST_STAGE_Q_POST_ROPE),
-	KEY(rope_original_positions, U32, LLAMA3, ST_STAGE_Q_POST_ROPE),
-	KEY(sliding_window, U32, WINDOW, ST_STAGE_ATTN_SCORES),
-	KEY(window_from_layer, U32, WINDOW, ST_STAGE_ATTN_SCORES),
-	KEY(tied, BOOL, NEVER, ST_STAGE_LM_HEAD), /* the heads are compared by value */
-	KEY(max_positions, U32, NEVER, ST_STAGE_EMBEDDING),
-	KEY(bos, I64, NEVER, ST_STAGE_EMBEDDING),
-	KEY(eos, I64, NEVER, ST_STAGE_EMBEDDING),
-#undef KEY
+} keys[ST_CONFIG_MEMBERS] = {
+	[ST_CONFIG_ARCH] = { ALWAYS, ST_STAGE_EMBEDDING },
+	[ST_CONFIG_NAME] = { NEVER, ST_STAGE_EMBEDDING },
+	[ST_CONFIG_N_LAYERS] = { ALWAYS, ST_STAGE_FINAL_NORM },
+	[ST_CONFIG_HIDDEN] = { ALWAYS, ST_STAGE_EMBEDDING },
+	[ST_CONFIG_VOCAB] = { NEVER, ST_STAGE_EMBEDDING }, /* rows that pad it; the others are compared by value */
+	[ST_CONFIG_NORM_EPS] = { ALWAYS, ST_STAGE_ATTN_NORM },
+	[ST_CONFIG_N_HEADS] = { ALWAYS, ST_STAGE_Q_POST_ROPE },
+	[ST_CONFIG_N_KV_HEADS] = { ALWAYS, ST_STAGE_Q_POST_ROPE },
+	[ST_CONFIG_HEAD_DIM] = { ALWAYS, ST_STAGE_Q_POST_ROPE },
+	[ST_CONFIG_FFN] = { ALWAYS, ST_STAGE_FFN_GATE },
+	[ST_CONFIG_QKV_BIAS] = { NEVER, ST_STAGE_QKV_BIAS }, /* follows from the bias tensors, which are compared */
+	[ST_CONFIG_QK_NORM] = { ALWAYS, ST_STAGE_Q_POST_NORM },
+	[ST_CONFIG_ROPE_THETA] = { ALWAYS, ST_STAGE_Q_POST_ROPE },
+	[ST_CONFIG_ROPE_SCALING] = { ALWAYS, ST_STAGE_Q_POST_ROPE },
+	[ST_CONFIG_ROPE_FACTOR] = { LINEAR_OR_LLAMA3, ST_STAGE_Q_POST_ROPE },
+	[ST_CONFIG_ROPE_LOW_FREQ] = { LLAMA3, ST_STAGE_Q_POST_ROPE },
+	[ST_CONFIG_ROPE_HIGH_FREQ] = { LLAMA3, ST_STAGE_Q_POST_ROPE },
+	[ST_CONFIG_ROPE_ORIGINAL_POSITIONS] = { LLAMA3, ST_STAGE_Q_POST_ROPE },
+	[ST_CONFIG_SLIDING_WINDOW] = { WINDOW, ST_STAGE_ATTN_SCORES },
+	[ST_CONFIG_WINDOW_FROM_LAYER] = { WINDOW, ST_STAGE_ATTN_SCORES },
+	[ST_CONFIG_TIED] = { NEVER, ST_STAGE_LM_HEAD }, /* the heads are compared by value */
+	[ST_CONFIG_MAX_POSITIONS] = { NEVER, ST_STAGE_EMBEDDING },
+	[ST_CONFIG_BOS] = { NEVER, ST_STAGE_EMBEDDING },
+	[ST_CONFIG_EOS] = { NEVER, ST_STAGE_EMBEDDING },
 };
-_Static_assert(sizeof keys / sizeof *keys <= ST_MAX_CONFIG_DIFFS, "room for every key");
-
-static const char *scaling_name(enum st_rope_scaling s)
-{
-	return s == ST_ROPE_SCALING_LINEAR ? "linear" : s == ST_ROPE_SCALING_LLAMA3 ? "llama3" : "none";
-}
-
-/* f32 in one container and decimal text in the other are one number; shown with the digits that tell it from the next.
- */
-static void show_number(float x, char *buf, size_t n)
-{
-	for (int digits = 7; digits <= 9; digits++) {
-		snprintf(buf, n, "%.*g", digits, (double)x);
-		if (strtof(buf, NULL) == x)
-			return;
-	}
-}
-
-static void show(const struct key *k, const struct st_config *c, char *buf, size_t n)
-{
-	const char *p = (const char *)c + k->offset;
-	switch (k->kind) {
-	case TEXT:
-		snprintf(buf, n, "%s", p);
-		break;
-	case U32:
-		snprintf(buf, n, "%u", *(const uint32_t *)(const void *)p);
-		break;
-	case I64:
-		snprintf(buf, n, "%lld", (long long)*(const int64_t *)(const void *)p);
-		break;
-	case BOOL:
-		snprintf(buf, n, "%s", *(const bool *)p ? "true" : "false");
-		break;
-	case F64:
-		show_number((float)*(const double *)(const void *)p, buf, n);
-		break;
-	case SCALING:
-		snprintf(buf, n, "%s", scaling_name(*(const enum st_rope_scaling *)(const void *)p));
-		break;
-	}
-}
+_Static_assert(ST_CONFIG_MEMBERS <= ST_MAX_CONFIG_DIFFS, "room for every key");
 
 /* A window no shorter than the context hides nothing. */
 static bool windows_differ(const struct st_config *a, const struct st_config *b, size_t positions)
@@ -100,6 +47,20 @@ static bool windows_differ(const struct st_config *a, const struct st_config *b,
 	uint32_t wa = a->sliding_window && a->sliding_window < positions ? a->sliding_window : 0;
 	uint32_t wb = b->sliding_window && b->sliding_window < positions ? b->sliding_window : 0;
 	return wa != wb || (wa && a->window_from_layer != b->window_from_layer);
+}
+
+static bool ends_at(const struct st_config *c, int64_t id)
+{
+	bool found = c->eos == id;
+	for (uint32_t i = 0; i < c->n_eos_also; i++)
+		found |= c->eos_also[i] == id;
+	return found;
+}
+
+/* Files that name several ids list them in any order, and a container that has room for one keeps any of them. */
+static bool same_ends(const struct st_config *a, const struct st_config *b)
+{
+	return ends_at(a, b->eos) || ends_at(b, a->eos);
 }
 
 /* llama3's parameters have several spellings: low and high factor count only in proportion to the original length, and
@@ -118,10 +79,10 @@ static bool scalings_differ(const struct st_config *a, const struct st_config *b
 	return false;
 }
 
-static bool changes_arithmetic(const struct key *k, const struct st_config *a, const struct st_config *b,
+static bool changes_arithmetic(enum st_config_member m, const struct st_config *a, const struct st_config *b,
                                size_t positions)
 {
-	switch (k->matters) {
+	switch (keys[m].matters) {
 	case NEVER:
 		return false;
 	case ALWAYS:
@@ -142,17 +103,60 @@ size_t st_compare_configs(const struct st_config *a, const struct st_config *b, 
                           struct st_config_diff out[ST_MAX_CONFIG_DIFFS])
 {
 	size_t n = 0;
-	for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-		struct st_config_diff d = { .key = keys[i].name, .stage = keys[i].stage };
+	for (enum st_config_member m = 0; m < ST_CONFIG_MEMBERS; m++) {
+		struct st_config_diff d = { .key = st_config_member_name(m),
+			                    .from_a = a->origin[m],
+			                    .from_b = b->origin[m],
+			                    .stage = keys[m].stage };
 		char x[128], y[128]; /* a long name is compared whole and shown cut */
-		show(&keys[i], a, x, sizeof x);
-		show(&keys[i], b, y, sizeof y);
-		if (strcmp(x, y) == 0 || (keys[i].kind == TEXT && (!x[0] || !y[0]))) /* a name one side does not give */
+		bool text = m == ST_CONFIG_ARCH || m == ST_CONFIG_NAME;
+		st_config_show(a, m, x, sizeof x);
+		st_config_show(b, m, y, sizeof y);
+		if (strcmp(x, y) == 0 || (text && (!x[0] || !y[0]))) /* a name one side does not give */
 			continue;
+		d.among = m == ST_CONFIG_EOS && same_ends(a, b);
 		snprintf(d.a, sizeof d.a, "%.*s", (int)sizeof d.a - 1, x);
 		snprintf(d.b, sizeof d.b, "%.*s", (int)sizeof d.b - 1, y);
-		d.matters = changes_arithmetic(&keys[i], a, b, n_positions);
+		d.matters = changes_arithmetic(m, a, b, n_positions);
 		out[n++] = d;
 	}
 	return n;
+}
+
+static void tell(bool none, const char *value, const char *key, const struct st_config_origin *from, char *buf,
+                 size_t n)
+{
+	if (none)
+		snprintf(buf, n, "none");
+	else
+		st_config_tell(value, key, from, buf, n);
+}
+
+void st_compare_asides(const struct st_config_diff *diffs, size_t n_diffs, struct st_aside out[ST_MAX_ASIDES],
+                       size_t *n)
+{
+	static const enum st_config_member may_matter[] = { ST_CONFIG_SLIDING_WINDOW, ST_CONFIG_WINDOW_FROM_LAYER,
+		                                            ST_CONFIG_MAX_POSITIONS, ST_CONFIG_BOS, ST_CONFIG_EOS };
+	for (size_t i = 0; i < n_diffs; i++) {
+		const struct st_config_diff *d = &diffs[i];
+		bool listed = false;
+		for (size_t k = 0; k < sizeof may_matter / sizeof *may_matter; k++)
+			listed |= strcmp(d->key, st_config_member_name(may_matter[k])) == 0;
+		if (!listed || d->matters || *n == ST_MAX_ASIDES)
+			continue;
+		struct st_aside *x = &out[(*n)++];
+		bool ids = strcmp(d->key, "bos") == 0 || strcmp(d->key, "eos") == 0;
+		const char *none = ids ? "-1" : "0";
+		bool no_a = strcmp(d->a, none) == 0, no_b = strcmp(d->b, none) == 0;
+		/* A window that is none is known to be none. */
+		*x = (struct st_aside){ .one_sided = (no_a || no_b) && (ids || strcmp(d->key, "max_positions") == 0) };
+		snprintf(x->key, sizeof x->key, "%s", d->key);
+		if (d->among) {
+			x->one_sided = true;
+			snprintf(x->note, sizeof x->note,
+			         "one of them is among the ids that the other file ends at, too");
+		}
+		tell(no_a, d->a, d->key, &d->from_a, x->a, sizeof x->a);
+		tell(no_b, d->b, d->key, &d->from_b, x->b, sizeof x->b);
+	}
 }

@@ -162,6 +162,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	r->n_config = st_compare_configs(st_model_config(s->ma), st_model_config(s->mb), r->n_tokens_b, r->config);
 	ST_TRY_OUT(settle_vocab(s, err));
 	settle_config(s);
+	ST_TRY_OUT(st_rosetta_asides(s, err));
 	r->unused_a = st_model_n_unused(s->ma);
 	r->unused_b = st_model_n_unused(s->mb);
 	bool stop = s->tokens_differ && !o->keep_going;
@@ -206,6 +207,8 @@ void st_rosetta_free(struct st_rosetta *r)
 		return;
 	struct st_rosetta_state *s = (struct st_rosetta_state *)(void *)r;
 	free(r->weights);
+	st_tokenizer_close(s->ta);
+	st_tokenizer_close(s->tb);
 	st_model_close(s->ma);
 	st_model_close(s->mb);
 	st_arena_release(&s->arena);

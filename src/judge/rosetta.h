@@ -28,6 +28,8 @@ struct st_rosetta_state {
 	struct st_arena arena;
 	bool tokens_differ;
 	struct st_form form; /* ST_FORM_EQUAL also where the graphs were not looked at */
+	struct st_tokenizer *ta, *tb; /* NULL: the file has none that can be used; why_a and why_b say why */
+	struct st_error why_a, why_b;
 };
 
 /* tokens.c: the ids of both sides, from the options or from each side's own tokenizer. */
@@ -39,6 +41,8 @@ struct st_form st_form_of(const struct st_graph *a, const struct st_graph *b);
 /* Evaluates both graphs, which are of one form, and fills r.stages; stops at the first fault unless told to go on. */
 ST_MUST_CHECK enum st_status st_rosetta_lockstep(struct st_rosetta_state *s, const struct st_rosetta_options *o,
                                                  const struct st_exec *e, struct st_error *err);
+/* asides.c: the differences that these tokens do not show; after the configurations were compared. */
+ST_MUST_CHECK enum st_status st_rosetta_asides(struct st_rosetta_state *s, struct st_error *err);
 
 /* verdict.c: first divergence, cause, diagnosis, recommendation and verdict from what was measured. */
 void st_rosetta_decide(struct st_rosetta_state *s);

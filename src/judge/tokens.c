@@ -17,47 +17,55 @@ static uint32_t *copy_ids(struct st_arena *a, const uint32_t *ids, size_t n)
 	return p;
 }
 
-/* *ids stays NULL when the model carries no tokenizer that Stele can use; `why` then says so. */
-static enum st_status ids_of(struct st_rosetta_state *s, const struct st_model *m, const char *prompt, uint32_t **ids,
-                             size_t *n, struct st_error *why, struct st_error *err)
+/*
+ * *t stays NULL when the file has no tokenizer that Stele can use; `why` then says so. With ids given nobody needs one,
+ * and a damaged one is no failure either.
+ */
+static enum st_status open_tokenizer(const struct st_model *m, bool needed, struct st_tokenizer **t,
+                                     struct st_error *why, struct st_error *err)
+{
+	*why = (struct st_error)ST_ERROR_INIT;
+	enum st_status st = st_tokenizer_open(st_model_container(m), t, why);
+	if (st == ST_OK || st == ST_ERR_UNSUPPORTED || (!needed && st == ST_ERR_FORMAT))
+		return ST_OK;
+	*err = *why;
+	return st;
+}
+
+static enum st_status ids_of(struct st_rosetta_state *s, const struct st_tokenizer *t, const char *prompt,
+                             uint32_t **ids, size_t *n, struct st_error *err)
 {
 	*ids = NULL;
 	*n = 0;
-	struct st_tokenizer *t = NULL;
-	enum st_status st = st_tokenizer_open(st_model_container(m), &t, why);
-	if (st == ST_ERR_UNSUPPORTED)
+	if (!t)
 		return ST_OK;
-	if (st != ST_OK) {
-		*err = *why;
-		return st;
-	}
 	uint32_t *got = NULL;
-	st = st_tokenize(t, prompt, strlen(prompt), ST_TOKENIZE_BOS | ST_TOKENIZE_SPECIAL, &got, n, err);
+	enum st_status st = st_tokenize(t, prompt, strlen(prompt), ST_TOKENIZE_BOS | ST_TOKENIZE_SPECIAL, &got, n, err);
 	if (st == ST_OK && !(*ids = copy_ids(&s->arena, got, *n)))
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	free(got);
-	st_tokenizer_close(t);
 	return st;
 }
 
 enum st_status st_rosetta_tokens(struct st_rosetta_state *s, const struct st_rosetta_options *o, struct st_error *err)
 {
 	struct st_rosetta *r = &s->r;
+	ST_TRY(open_tokenizer(s->ma, !o->tokens, &s->ta, &s->why_a, err));
+	ST_TRY(open_tokenizer(s->mb, !o->tokens, &s->tb, &s->why_b, err));
 	if (o->tokens) {
 		r->tokens_a = r->tokens_b = copy_ids(&s->arena, o->tokens, o->n_tokens);
 		r->n_tokens_a = r->n_tokens_b = o->n_tokens;
 		if (!r->tokens_a)
 			return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	} else {
-		struct st_error why_a = ST_ERROR_INIT, why_b = ST_ERROR_INIT;
 		r->prompt = st_arena_strndup(&s->arena, o->prompt, strlen(o->prompt));
 		if (!r->prompt)
 			return st_fail(err, ST_ERR_NOMEM, "out of memory");
-		ST_TRY(ids_of(s, s->ma, o->prompt, &r->tokens_a, &r->n_tokens_a, &why_a, err));
-		ST_TRY(ids_of(s, s->mb, o->prompt, &r->tokens_b, &r->n_tokens_b, &why_b, err));
+		ST_TRY(ids_of(s, s->ta, o->prompt, &r->tokens_a, &r->n_tokens_a, err));
+		ST_TRY(ids_of(s, s->tb, o->prompt, &r->tokens_b, &r->n_tokens_b, err));
 		if (!r->tokens_a && !r->tokens_b) {
-			*err = why_a;
-			return why_a.code;
+			*err = s->why_a;
+			return s->why_a.code;
 		}
 		if (!r->tokens_a || !r->tokens_b) {
 			bool no_a = !r->tokens_a;

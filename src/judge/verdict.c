@@ -1,6 +1,8 @@
 /* verdict.c - from what was measured to what it means. */
 #include "judge/rosetta.h"
 
+#include "arch/arch.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,10 +170,23 @@ static void diagnose_config(struct st_rosetta *r, const struct st_config_diff *c
 	st_cause_put_text(&r->cause, ST_PARAM_KEY, c->key);
 	st_cause_put_text(&r->cause, ST_PARAM_A, c->a);
 	st_cause_put_text(&r->cause, ST_PARAM_B, c->b);
-	char what[256];
-	st_cause_say(&r->cause, &(struct st_saying){ .x = 'A', .y = 'B' }, what, sizeof what);
+	char a[112], b[112], what[280];
+	st_config_tell(c->a, c->key, &c->from_a, a, sizeof a);
+	st_config_tell(c->b, c->key, &c->from_b, b, sizeof b);
+	snprintf(what, sizeof what, "%s is %s in A, %s in B", c->key, a, b);
 	snprintf(r->text, sizeof r->text, "%s - %s%s%s", st_cause_name(r->cause.code), what, form[0] ? "; " : "", form);
-	snprintf(r->recommendation, sizeof r->recommendation, "correct %s in the file that is wrong", c->key);
+	/* A file that leaves a key open where the other gives it is the one that lacks it. */
+	bool open_a = !c->from_a.said && c->from_a.key[0] && c->from_b.said,
+	     open_b = !c->from_b.said && c->from_b.key[0] && c->from_a.said;
+	if (open_a || open_b) {
+		r->first.side = open_a ? 'a' : 'b';
+		snprintf(r->recommendation, sizeof r->recommendation,
+		         "if %s is right in %c: write %s = %s into %c, which does not say it", c->key,
+		         open_a ? 'B' : 'A', open_a ? c->from_a.key : c->from_b.key, open_a ? c->b : c->a,
+		         open_a ? 'A' : 'B');
+	} else {
+		snprintf(r->recommendation, sizeof r->recommendation, "correct %s in the file that is wrong", c->key);
+	}
 }
 
 /* Files of two models have other sizes or another family altogether, and no key of one of them is to be corrected. */
@@ -313,11 +328,13 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	                       : ST_VERDICT_MATCH;
 }
 
-int st_rosetta_exit(const struct st_rosetta *r, bool assert_match)
+int st_rosetta_exit(const struct st_rosetta *r, enum st_assertion a)
 {
 	if (r->verdict == ST_VERDICT_FAULT || r->over_threshold)
 		return 1;
-	if (assert_match && (r->verdict == ST_VERDICT_UNDECIDED || r->skipped || r->missing))
+	if (a == ST_ASSERT_MATCH && st_rosetta_contradictions(r))
+		return 1;
+	if (a != ST_ASSERT_NOTHING && (r->verdict == ST_VERDICT_UNDECIDED || r->skipped || r->missing))
 		return 1;
 	return r->verdict == ST_VERDICT_UNDECIDED ? 3 : 0;
 }

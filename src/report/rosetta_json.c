@@ -159,6 +159,15 @@ json_t *st_report_rosetta_json(const struct st_rosetta *r, int status)
 		                                      st_json_text(r->config[i].a), "b", st_json_text(r->config[i].b),
 		                                      "matters", r->config[i].matters));
 	put(&b, "config", list);
+	list = json_array();
+	for (size_t i = 0; i < r->n_asides; i++) {
+		const struct st_aside *x = &r->asides[i];
+		json_array_append_new(list,
+		                      json_pack("{s:s, s:o, s:o, s:o, s:b}", "key", x->key, "a", st_json_text(x->a),
+		                                "b", st_json_text(x->b), "note",
+		                                st_json_text(x->note[0] ? x->note : NULL), "one_sided", x->one_sided));
+	}
+	put(&b, "not_exercised", list);
 	put(&b, "coverage",
 	    json_pack("{s:o, s:o, s:o}", "compared", st_json_u64(r->compared), "skipped", st_json_u64(r->skipped),
 	              "missing", st_json_u64(r->missing)));

@@ -1,5 +1,6 @@
 #include "report/rosetta.h"
 
+#include "arch/arch.h"
 #include "report/table.h"
 
 #include <string.h>
@@ -61,10 +62,36 @@ static void config_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 		if (!c->matters && !verbose)
 			continue;
 		st_text_printf(t, TAG "config %s: ", c->key);
-		st_text_add_safe(t, c->a, strlen(c->a));
+		char a[160], b[160];
+		st_config_tell(c->a, c->key, &c->from_a, a, sizeof a);
+		st_config_tell(c->b, c->key, &c->from_b, b, sizeof b);
+		st_text_add_safe(t, a, strlen(a));
 		st_text_puts(t, " in A, ");
-		st_text_add_safe(t, c->b, strlen(c->b));
-		st_text_printf(t, " in B (%s)\n", c->matters ? "changes the result" : "changes nothing here");
+		st_text_add_safe(t, b, strlen(b));
+		st_text_printf(t, " in B: %s\n", c->matters ? "changes the result" : "changes nothing here");
+	}
+}
+
+/* "not exercised by this prompt: eos 9 / 2, sliding_window none / 4096" */
+static void aside_lines(const struct st_rosetta *r, struct st_text *t)
+{
+	if (r->aside_note[0])
+		st_text_printf(t, TAG "Note: %s\n", r->aside_note);
+	if (r->n_asides)
+		st_text_printf(t, TAG "Not exercised by %s:\n", r->prompt ? "this prompt" : "these tokens");
+	for (size_t i = 0; i < r->n_asides; i++) {
+		const struct st_aside *x = &r->asides[i];
+		st_text_printf(t, TAG "  %s: ", x->key);
+		st_text_add_safe(t, x->a, strlen(x->a));
+		st_text_puts(t, " in A, ");
+		st_text_add_safe(t, x->b, strlen(x->b));
+		st_text_puts(t, " in B");
+		if (x->note[0]) {
+			st_text_puts(t, " (");
+			st_text_add_safe(t, x->note, strlen(x->note));
+			st_text_puts(t, ")");
+		}
+		st_text_puts(t, x->one_sided && !x->note[0] ? "; one file leaves it open\n" : "\n");
 	}
 }
 
@@ -231,6 +258,7 @@ void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, bool colou
 {
 	input_lines(r, t);
 	config_lines(r, verbose, t);
+	aside_lines(r, t);
 	if (r->n_weights)
 		weight_lines(r, verbose, t);
 	stage_lines(r, verbose, colour, t);
@@ -257,10 +285,21 @@ void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, bool colou
 		               r->compared ? "stages marked UNDECIDED could not be told apart from noise"
 		                           : "nothing was compared");
 	} else {
-		st_text_printf(t, TAG "%sPASSED%s: %s\n", good, off,
+		size_t others = st_rosetta_contradictions(r);
+		st_text_printf(t, TAG "%sPASSED%s%s: %s", good, off,
+		               !others     ? ""
+		               : r->prompt ? " for this prompt"
+		                           : " for these tokens",
 		               r->verdict == ST_VERDICT_MATCH
 		                       ? "the two models compute the same"
 		                       : "the two models differ by what their stored types account for");
+		if (others)
+			st_text_printf(
+				t,
+				"; %zu difference%s that other prompts may show %s listed above (--assert-match counts %s)",
+				others, others == 1 ? "" : "s", others == 1 ? "is" : "are",
+				others == 1 ? "it" : "them");
+		st_text_puts(t, "\n");
 	}
 	if (r->recommendation[0])
 		st_text_printf(t, TAG "Recommendation: %s\n", r->recommendation);

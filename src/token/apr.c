@@ -211,6 +211,7 @@ static enum st_status read_bpe(struct st_tokenizer *t, const json_t *meta, const
 	if (!pre)
 		return st_pretok_undecided(t, arch, strlen(arch), key, err);
 	ST_TRY(st_pretok_set(t, pre, strlen(pre), key, adds_bos, err));
+	t->guessed = true;
 	return st_tokenizer_describe_as(t, err, "bpe (%s, from architecture %.64s)", pre, arch);
 }
 

@@ -125,6 +125,7 @@ static enum st_status read_bpe(struct st_tokenizer *t, const struct st_container
 	if (!guess)
 		return st_pretok_undecided(t, known ? arch : "unknown", known ? arch_n : 7, KEY("pre"), err);
 	ST_TRY(st_pretok_set(t, guess, strlen(guess), KEY("pre"), adds_bos, err));
+	t->guessed = true;
 	return st_tokenizer_describe_as(t, err, "bpe (%s, from architecture %.*s)", guess,
 	                                (int)(arch_n < 64 ? arch_n : 64), arch);
 }

@@ -47,6 +47,12 @@ static struct st_merge *merge_slot(const struct st_merges *m, uint32_t left, uin
 	return &m->slots[i];
 }
 
+const struct st_merge *st_merges_find(const struct st_merges *m, uint32_t left, uint32_t right)
+{
+	const struct st_merge *slot = m->slots ? merge_slot(m, left, right) : NULL;
+	return slot && slot->order ? slot : NULL;
+}
+
 /* The joined piece is nearly always the one after the last merge's: vocabularies list their pieces
  * in the order in which training made them. */
 static uint32_t find_joined(struct st_tokenizer *t, const char *left, size_t nl, const char *right, size_t nr)

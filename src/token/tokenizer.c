@@ -35,7 +35,7 @@ enum st_status st_tokenizer_open(const struct st_container *c, struct st_tokeniz
 	if (!t)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for a tokenizer");
 	st_arena_init(&t->arena);
-	t->bos = t->eos = t->unk = -1;
+	t->bos = t->eos = t->unk = t->pad = -1;
 	enum st_status st;
 	if (c->format == ST_FORMAT_GGUF)
 		st = st_tokenizer_from_gguf(t, c, err);
@@ -46,6 +46,8 @@ enum st_status st_tokenizer_open(const struct st_container *c, struct st_tokeniz
 	else
 		st = st_fail(err, ST_ERR_UNSUPPORTED, "%s without a tokenizer.json: there is no tokenizer",
 		             st_format_name(c->format));
+	if (st == ST_OK)
+		st = st_tokenizer_facts(t, c, err);
 	if (st == ST_OK)
 		st = st_tokenizer_finish(t, err);
 	if (st != ST_OK) {

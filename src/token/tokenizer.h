@@ -104,9 +104,14 @@ struct st_tokenizer {
 	double unk_score;
 	struct st_prefixes added; /* pieces recognised in raw text */
 
-	int64_t bos, eos, unk; /* -1: none */
+	int64_t bos, eos, unk, pad; /* -1: none */
 	uint32_t before[ST_MAX_AROUND], after[ST_MAX_AROUND];
 	size_t n_before, n_after;
+
+	bool guessed;              /* how words are split: the file does not say, its architecture does */
+	const char *chat_template; /* NULL: none */
+	size_t chat_template_len;
+	size_t n_chat_templates; /* several have names; then the one above is called "default" */
 };
 
 /* Bytes that grow. */
@@ -204,6 +209,15 @@ ST_MUST_CHECK enum st_status st_merge_word(struct st_scratch *s, const char *wor
 ST_MUST_CHECK enum st_status st_unigram_init(struct st_tokenizer *t, bool bytes_are_text, struct st_error *err);
 ST_MUST_CHECK enum st_status st_unigram_word(struct st_scratch *s, const char *word, size_t n, struct st_error *err);
 
+/* The merge of two pieces, or NULL. */
+const struct st_merge *st_merges_find(const struct st_merges *m, uint32_t left, uint32_t right);
+
+/* probe.c: a text full of corner cases, and whether two tokenizers normalise it and cut it into words alike. */
+extern const char st_probe[];
+extern const size_t st_probe_len;
+ST_MUST_CHECK enum st_status st_probe_alike(const struct st_tokenizer *a, const struct st_tokenizer *b, bool *alike,
+                                            struct st_error *err);
+
 /* bytes.c: the byte alphabet of byte-level BPE and byte pieces. */
 uint32_t st_byte_char(uint8_t b);             /* the code point that stands for a byte */
 int st_char_byte(uint32_t cp);                /* the byte, or -1 */
@@ -230,6 +244,9 @@ ST_MUST_CHECK enum st_status st_tokenizer_from_hf(struct st_tokenizer *t, const 
                                                   struct st_error *err);
 ST_MUST_CHECK enum st_status st_tokenizer_from_apr(struct st_tokenizer *t, const struct st_container *c,
                                                    struct st_error *err);
+/* facts.c: PAD and the chat template; after a loader. */
+ST_MUST_CHECK enum st_status st_tokenizer_facts(struct st_tokenizer *t, const struct st_container *c,
+                                                struct st_error *err);
 /* "bpe (qwen2)"; in the arena. */
 ST_MUST_CHECK enum st_status st_tokenizer_describe_as(struct st_tokenizer *t, struct st_error *err, const char *fmt,
                                                       ...) ST_PRINTF(3, 4);

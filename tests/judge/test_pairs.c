@@ -720,7 +720,7 @@ static void candidates_are_sorted(void **state)
 		for (size_t i = 1; i < r->n_candidates; i++) {
 			assert_true(r->candidates[i - 1].residual_after <= r->candidates[i].residual_after);
 			for (size_t k = 0; k < i; k++)
-				assert_string_not_equal(r->candidates[k].code, r->candidates[i].code);
+				assert_int_not_equal(r->candidates[k].code, r->candidates[i].code);
 		}
 		st_rosetta_free(r);
 		toy_free(&bad);
