@@ -9,6 +9,8 @@
 #include "convert/convert.h"
 
 #include "compare/pair.h"
+#include "convert/fields.h"
+#include "graph/basis.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -91,7 +93,7 @@ static enum st_status check_numbers(const struct st_job *j, const struct st_tens
 	const struct st_tensor exact = { .dtype = ST_DTYPE_F32, .scale = 1 };
 	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), step = st_job_step(j);
 	bool by_rows = st_job_by_rows(j);
-	float *x = by_rows ? NULL : st_alloc_array(step * cols, sizeof *x);
+	float *x = by_rows ? NULL : st_alloc_array2(step, cols, sizeof *x);
 	struct st_row_stat *stats = st_alloc_array(rows, sizeof *stats);
 	enum st_status st = (x || by_rows) && stats ? ST_OK : st_no_memory(err);
 	if (by_rows && st == ST_OK) {
@@ -151,7 +153,7 @@ static enum st_status check_weight(struct st_conversion *v, const struct st_job 
                                    struct st_error *err)
 {
 	const struct st_weight *got = filled(out, j->role, j->layer),
-			       *want = j->repaired ? j->sound : filled(v->in, j->role, j->layer);
+			       *want = j->repaired ? j->sound : filled(v->src.model, j->role, j->layer);
 	if (!got)
 		return differs(j->spec.name, err, "a model without this weight");
 	if (!want)
@@ -190,7 +192,7 @@ static enum st_status check_weight(struct st_conversion *v, const struct st_job 
 /* What the graph rotates by, against the configuration that was meant and the divisors that were kept. */
 static enum st_status check_frequencies(const struct st_conversion *v, const struct st_model *out, struct st_error *err)
 {
-	const struct st_config *cfg = &v->cfg;
+	const struct st_config *cfg = &v->dst.cfg;
 	const struct st_graph *g = st_model_graph(out);
 	uint32_t node = st_graph_find(g, ST_STAGE_Q_POST_ROPE, 0);
 	float by[ST_MAX_HEAD_DIM / 2];
@@ -198,11 +200,11 @@ static enum st_status check_frequencies(const struct st_conversion *v, const str
 		by[i] = cfg->rope_scaling == ST_ROPE_SCALING_LINEAR ? (float)cfg->rope_factor : 1;
 	if (cfg->rope_scaling == ST_ROPE_SCALING_LLAMA3)
 		st_config_rope_divisors(cfg, by);
-	for (size_t k = 0; k < v->n_jobs && cfg->rope_scaling != ST_ROPE_SCALING_LLAMA3; k++) {
+	for (size_t k = 0; k < v->plan.n && cfg->rope_scaling != ST_ROPE_SCALING_LLAMA3; k++) {
 		float kept[ST_MAX_HEAD_DIM / 2];
-		if (v->jobs[k].role != ST_ROLE_ROPE_FREQS)
+		if (v->plan.jobs[k].role != ST_ROLE_ROPE_FREQS)
 			continue;
-		st_tensor_decode(v->jobs[k].src[0], 0, 1, kept);
+		st_tensor_decode(v->plan.jobs[k].src[0], 0, 1, kept);
 		for (uint32_t i = 0; i < cfg->head_dim / 2; i++)
 			by[i] *= kept[i];
 	}
@@ -220,14 +222,14 @@ static enum st_status check_frequencies(const struct st_conversion *v, const str
 static enum st_status check_config(struct st_conversion *v, const struct st_config *got, struct st_error *err)
 {
 	struct st_config_diff d[ST_MAX_CONFIG_DIFFS];
-	size_t n = st_compare_configs(got, &v->cfg, SIZE_MAX, d);
+	size_t n = st_compare_configs(got, &v->dst.cfg, SIZE_MAX, d);
 	for (size_t i = 0; i < n; i++) {
 		if (d[i].matters && strncmp(d[i].key, "rope_", 5) != 0)
 			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, d[i].key,
 			                  "reading back gives %s instead of %s; nothing was written", d[i].a, d[i].b);
 		if (strcmp(d[i].key, "tied") != 0
 		    && strcmp(d[i].b, "-1") != 0) /* an id that only the vocabulary named is now in both */
-			st_note(v, "%s reads %s, in the input %s", d[i].key, d[i].a, d[i].b);
+			st_note(&v->log, "%s reads %s, in the input %s", d[i].key, d[i].a, d[i].b);
 	}
 	return ST_OK;
 }
@@ -270,8 +272,8 @@ static enum st_status check_text(struct st_conversion *v, const struct st_tokeni
 	if (texts[i].strict)
 		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "tokenizer",
 		                  "reading back gives other ids for \"%.40s\"; nothing was written", s);
-	st_note(v, "the tokenizer gives other ids for \"%s\": the two containers treat blanks at the ends differently",
-	        s);
+	st_note(&v->log,
+	        "the tokenizer gives other ids for \"%s\": the two containers treat blanks at the ends differently", s);
 	return ST_OK;
 }
 
@@ -285,7 +287,7 @@ static enum st_status check_tokenizer(struct st_conversion *v, const struct st_c
 	for (size_t i = 0; i < sizeof texts / sizeof *texts && st == ST_OK; i++)
 		st = check_text(v, got, i, err);
 	if (st == ST_OK && (got->bos != v->vocab.t->bos || got->eos != v->vocab.t->eos))
-		st_note(v, "BOS and EOS are %lld and %lld, in the input %lld and %lld", (long long)got->bos,
+		st_note(&v->log, "BOS and EOS are %lld and %lld, in the input %lld and %lld", (long long)got->bos,
 		        (long long)got->eos, (long long)v->vocab.t->bos, (long long)v->vocab.t->eos);
 	st_tokenizer_close(got);
 	return st;
@@ -295,14 +297,14 @@ static enum st_status check_tensors(struct st_conversion *v, const struct st_con
                                     struct st_error *err)
 {
 	uint64_t done = 0, total = 0;
-	if (st_container_n_tensors(c) != v->n_jobs)
+	if (st_container_n_tensors(c) != v->plan.n)
 		return st_fail(err, ST_ERR_MISMATCH,
 		               "reading back gives %zu tensors instead of %zu; nothing was written",
-		               st_container_n_tensors(c), v->n_jobs);
+		               st_container_n_tensors(c), v->plan.n);
 	for (size_t i = 0; i < c->n_tensors; i++)
 		total += c->tensors[i].n_bytes;
-	for (size_t i = 0; i < v->n_jobs; i++) {
-		const struct st_job *j = &v->jobs[i];
+	for (size_t i = 0; i < v->plan.n; i++) {
+		const struct st_job *j = &v->plan.jobs[i];
 		ST_TRY(check_job(j, c, v->pool, err));
 		if (out && j->role != ST_ROLE_COUNT && j->role != ST_ROLE_ROPE_FREQS)
 			ST_TRY(check_weight(v, j, out, err));
@@ -315,7 +317,7 @@ static enum st_status check_tensors(struct st_conversion *v, const struct st_con
 
 enum st_status st_check_result(struct st_conversion *v, const char *path, struct st_error *err)
 {
-	if (v->bare) {
+	if (v->dst.bare) {
 		struct st_container *c;
 		ST_TRY(st_container_open(path, &c, err));
 		enum st_status st = check_tensors(v, c, NULL, err);

@@ -1,23 +1,28 @@
 /* left.c - what of the input has no place in the output: keys and documents, one line for each that holds them. */
 #include "convert/convert.h"
+#include "convert/documents.h"
+#include "convert/fields.h"
 
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_NAMES 64 /* on one line; the rest is counted */
+#define MOST_NAMES 64 /* on one line; the rest is counted, and longer names are */
+#define MOST_LENGTH 200
 
 struct line {
 	char *text;
 	size_t len, n, more;
 };
 
-static void add_name(struct line *l, const char *name)
+static void add_name(struct st_log *log, struct line *l, const char *name)
 {
-	size_t room = (MOST_NAMES + 1) * 256, len = strlen(name);
-	if (!l->text)
-		l->text = malloc(room);
-	if (!l->text || l->n == MOST_NAMES || len > 200) {
+	const size_t room = (MOST_NAMES + 1) * (MOST_LENGTH + 3);
+	if (!l->text && !(l->text = st_alloc_array2(MOST_NAMES + 1, MOST_LENGTH + 3, 1))) {
+		log->failed = true;
+		return;
+	}
+	if (l->n == MOST_NAMES || strlen(name) > MOST_LENGTH) {
 		l->more++;
 		return;
 	}
@@ -28,11 +33,11 @@ static void add_name(struct line *l, const char *name)
 static void end_line(struct st_conversion *v, struct line *l, const char *where)
 {
 	if (l->n && l->more)
-		st_list_add(&v->left, st_arena_printf(&v->arena, "%s: %s and %zu more", where, l->text, l->more));
+		st_log_line(&v->log, &v->log.left, "%s: %s and %zu more", where, l->text, l->more);
 	else if (l->n)
-		st_list_add(&v->left, st_arena_printf(&v->arena, "%s: %s", where, l->text));
+		st_log_line(&v->log, &v->log.left, "%s: %s", where, l->text);
 	else if (l->more)
-		st_list_add(&v->left, st_arena_printf(&v->arena, "%s: %zu keys", where, l->more));
+		st_log_line(&v->log, &v->log.left, "%s: %zu keys", where, l->more);
 	free(l->text);
 	*l = (struct line){ 0 };
 }
@@ -65,7 +70,7 @@ static void gguf_keys(struct st_conversion *v)
 	}, *const family[] = {
 		"attention.sliding_window", "attention.value_length", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear", NULL,
 	};
-	const struct st_container *c = st_model_container(v->in);
+	const struct st_container *c = st_model_container(v->src.model);
 	struct line l = { 0 };
 	for (size_t i = 0; i < c->keys.n; i++) {
 		const char *key = c->keys.kv[i].key, *dot = strchr(key, '.');
@@ -75,7 +80,7 @@ static void gguf_keys(struct st_conversion *v)
 		else if (dot && strncmp(key, "general.", 8) != 0)
 			known |= in_list(family, dot + 1) || st_config_has_key(ST_FORMAT_GGUF, dot + 1);
 		if (!known)
-			add_name(&l, key);
+			add_name(&v->log, &l, key);
 	}
 	end_line(v, &l, "keys");
 }
@@ -91,10 +96,10 @@ static void members(struct st_conversion *v, const json_t *o, bool configuration
 	{
 		if (json_is_null(m) || json_is_false(m))
 			continue;
-		if (!in_list(known, key) && !(configuration && st_config_has_key(v->from, key)))
-			add_name(&l, key);
+		if (!in_list(known, key) && !(configuration && st_config_has_key(v->src.format, key)))
+			add_name(&v->log, &l, key);
 		else if (strcmp(key, "eos_token_id") == 0 && json_array_size(m) > 1)
-			add_name(&l, "eos_token_id (all but the first)");
+			add_name(&v->log, &l, "eos_token_id (all but the first)");
 	}
 	end_line(v, &l, where);
 }
@@ -105,13 +110,13 @@ static void members(struct st_conversion *v, const json_t *o, bool configuration
 
 static void hf_keys(struct st_conversion *v)
 {
-	const struct st_container *c = st_model_container(v->in);
+	const struct st_container *c = st_model_container(v->src.model);
 	members(v, c->docs.config, true,
 	        LIST(CONFIGURATION, "_name_or_path", "hidden_act", "torch_dtype", "dtype", "use_cache",
 	             "transformers_version", "pad_token_id"),
 	        "config.json");
-	members(v, c->docs.generation_config, false, LIST(IDS, "pad_token_id", "_from_model_config", "transformers_version"),
-	        "generation_config.json");
+	members(v, c->docs.generation_config, false,
+	        LIST(IDS, "pad_token_id", "_from_model_config", "transformers_version"), "generation_config.json");
 	members(v, c->docs.metadata, false, LIST("format"), "__metadata__");
 }
 
@@ -122,7 +127,7 @@ static void apr_keys(struct st_conversion *v)
 		                  "hidden_act",  "quantization", "chat_template", "tokenizer.*", NULL },
 		       *const without[] = { CONFIGURATION,     "architecture", "name",         "rope_type",
 		                            "tied_embeddings", "hidden_act",   "quantization", NULL };
-	members(v, st_model_container(v->in)->docs.metadata, true, v->vocab.t ? with : without, "metadata");
+	members(v, st_model_container(v->src.model)->docs.metadata, true, v->vocab.t ? with : without, "metadata");
 }
 
 /* ---- documents ---- */
@@ -138,36 +143,37 @@ static int by_name(const void *a, const void *b) { return strcmp(*(const char *c
 /* Files of the folder that are neither weights nor what was read from them. */
 static void files(struct st_conversion *v)
 {
-	DIR *d = opendir(v->in_path);
+	DIR *d = opendir(v->src.path);
 	struct st_text_list found = { 0 };
 	struct line l = { 0 };
 	if (!d)
 		return; /* the input is a file, and its neighbours are none of its parts */
 	for (struct dirent *e; (e = readdir(d));) {
 		const char *s = e->d_name;
-		bool document = v->from == v->to ? st_folder_keeps(s) : v->vocab.t && st_folder_is_vocabulary(s);
+		bool document = v->src.format == v->dst.format ? st_document_is_kept(s)
+		                                               : v->vocab.t && st_document_is_vocabulary(s);
 		if (s[0] == '.' || document || ends_with(s, ".safetensors") || ends_with(s, ".safetensors.index.json")
 		    || strcmp(s, "config.json") == 0 || strcmp(s, "generation_config.json") == 0)
 			continue;
-		st_list_add(&found, st_arena_strndup(&v->arena, s, strlen(s)));
+		st_list_add(&v->log, &found, st_arena_strndup(&v->arena, s, strlen(s)));
 	}
 	closedir(d);
 	if (found.n)
 		qsort(found.v, found.n, sizeof *found.v, by_name);
 	for (size_t i = 0; i < found.n; i++)
-		add_name(&l, found.v[i]);
+		add_name(&v->log, &l, found.v[i]);
 	free(found.v);
 	end_line(v, &l, "files");
 }
 
 void st_list_left_out(struct st_conversion *v)
 {
-	if (v->from != v->to && v->from == ST_FORMAT_GGUF)
+	if (v->src.format != v->dst.format && v->src.format == ST_FORMAT_GGUF)
 		gguf_keys(v);
-	else if (v->from != v->to && v->from == ST_FORMAT_APR)
+	else if (v->src.format != v->dst.format && v->src.format == ST_FORMAT_APR)
 		apr_keys(v);
-	else if (v->from != v->to)
+	else if (v->src.format != v->dst.format)
 		hf_keys(v);
-	if (v->from == ST_FORMAT_SAFETENSORS)
+	if (v->src.format == ST_FORMAT_SAFETENSORS)
 		files(v);
 }

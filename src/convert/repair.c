@@ -1,208 +1,19 @@
 /*
  * repair.c - from a report of rosetta to changed jobs.
  *
- * A report describes what side a has in terms of side b: a = f(b). Repairing a undoes f, repairing b
- * applies it. All of it happens in the basis of the graph, where the comparison was made; the basis of
- * the output comes on top. Where the report leaves a choice (in which order two reorderings were done),
- * the one is taken that brings the other file's numbers.
+ * A report describes what side a has in terms of side b: a = f(b). Repairing a undoes f, repairing b applies it. All of it
+ * happens in the basis of the graph, where the comparison was made. The basis of the output comes on top. Some reports
+ * leave a choice, such as the order of two reorderings. Then the one is taken that brings the other file's numbers.
  */
-#include "convert/convert.h"
+#include "convert/repair.h"
 
 #include "compare/pair.h"
+#include "convert/report.h"
+#include "graph/basis.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <limits.h>
-
-struct st_repair {
-	json_t *doc;
-	const json_t *faults; /* weights.faults */
-	char side;            /* which input of the report is repaired */
-};
-
-static const char *text_of(const json_t *o, const char *key) { return json_string_value(json_object_get(o, key)); }
-
-static char side_of(const json_t *o)
-{
-	const char *s = text_of(o, "side");
-	return s && (s[0] == 'a' || s[0] == 'b') && !s[1] ? s[0] : 0;
-}
-
-static enum st_status bad_report(const struct st_conversion *v, struct st_error *err, const char *what)
-{
-	enum st_status st = st_fail(err, ST_ERR_FORMAT, "%s", what);
-	st_error_in(err, v->o->repair);
-	return st;
-}
-
-/* ---- which input, and what is to be done ---- */
-
-static const json_t *input(const struct st_repair *r, char side)
-{
-	return json_object_get(json_object_get(r->doc, "inputs"), side == 'a' ? "a" : "b");
-}
-
-static bool same_path(const char *a, const char *b)
-{
-	char x[PATH_MAX], y[PATH_MAX];
-	return a && realpath(a, x) && realpath(b, y) && strcmp(x, y) == 0;
-}
-
-/* By path; else by the digest, when the report has them. */
-static enum st_status identify(struct st_repair *r, const struct st_conversion *v, struct st_error *err)
-{
-	char hex[65];
-	bool a = same_path(text_of(input(r, 'a'), "path"), v->in_path),
-	     b = same_path(text_of(input(r, 'b'), "path"), v->in_path);
-	const char *sha_a = text_of(input(r, 'a'), "sha256"), *sha_b = text_of(input(r, 'b'), "sha256");
-	if (a == b && sha_a && sha_b && strcmp(sha_a, sha_b) != 0) {
-		ST_TRY(st_container_sha256(st_model_container(v->in), hex, err));
-		a = strcmp(hex, sha_a) == 0;
-		b = strcmp(hex, sha_b) == 0;
-	}
-	if (a == b) {
-		const char *pa = text_of(input(r, 'a'), "path"), *pb = text_of(input(r, 'b'), "path");
-		return st_fail(err, ST_ERR_MISMATCH,
-		               "is neither input of the report, A %.100s and B %.100s, by path or digest",
-		               pa ? pa : "?", pb ? pb : "?");
-	}
-	r->side = a ? 'a' : 'b';
-	if (v->o->side && v->o->side != r->side)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "side", "the file is input %c of the report, not %c",
-		                  r->side, v->o->side);
-	return ST_OK;
-}
-
-/* Faults of the file that is repaired, or that may be. */
-static bool concerns(const struct st_repair *r, const json_t *fault)
-{
-	char side = side_of(fault);
-	return !side || side == r->side;
-}
-
-static enum st_status ask_side(const struct st_conversion *v, const struct st_repair *r, const char *what,
-                               struct st_error *err)
-{
-	if (v->o->side)
-		return ST_OK;
-	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "side",
-	                  "the report cannot tell which file is wrong about %.100s; say --side %c if it is this one, "
-	                  "input %c of the report",
-	                  what, r->side, r->side);
-}
-
-static bool matters(const json_t *diff) { return json_is_true(json_object_get(diff, "matters")); }
-
-/* Keys of one setting come together: a scaling has its factor, whether or not that mattered by itself. */
-static enum st_status repair_config(struct st_repair *r, struct st_conversion *v, struct st_error *err)
-{
-	const json_t *list = json_object_get(r->doc, "config");
-	bool rope = false;
-	for (size_t i = 0; i < json_array_size(list); i++) {
-		const json_t *d = json_array_get(list, i);
-		const char *key = text_of(d, "key");
-		rope |= key && matters(d) && strncmp(key, "rope_", 5) == 0;
-	}
-	for (size_t i = 0; i < json_array_size(list); i++) {
-		const json_t *d = json_array_get(list, i);
-		const char *key = text_of(d, "key"), *was = text_of(d, r->side == 'a' ? "a" : "b"),
-			   *is = text_of(d, r->side == 'a' ? "b" : "a");
-		if (!key || !was || !is || !(matters(d) || (rope && strncmp(key, "rope_", 5) == 0)))
-			continue;
-		ST_TRY(ask_side(v, r, key, err));
-		if (!st_config_set(&v->cfg, key, is) || v->n_edited == sizeof v->edited / sizeof *v->edited)
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key,
-			                  "config.mismatch (%.60s here, %.60s there) cannot be repaired: the tensors "
-			                  "depend on it",
-			                  was, is);
-		v->edited[v->n_edited++] = st_arena_strndup(&v->arena, key, strlen(key));
-		if (!v->edited[v->n_edited - 1])
-			return st_no_memory(err);
-		st_list_add(&v->repairs,
-		            st_arena_printf(&v->arena, "config.mismatch: %s is %s instead of %s", key, is, was));
-	}
-	return ST_OK;
-}
-
-/* The faults as one list: those compared, and the weights that only the other file has. */
-static enum st_status list_faults(struct st_repair *r, struct st_error *err)
-{
-	json_t *weights = json_object_get(r->doc, "weights"), *faults = json_object_get(weights, "faults");
-	const json_t *missing = json_object_get(weights, r->side == 'a' ? "only_b" : "only_a");
-	if (!json_is_array(faults))
-		return st_fail(err, ST_ERR_FORMAT, "weights.faults is missing");
-	for (size_t i = 0; i < json_array_size(missing); i++) {
-		json_t *f = json_pack("{s:O, s:s, s:s#}", "tensor", json_array_get(missing, i), "code",
-		                      st_cause_name(ST_CAUSE_WEIGHT_MISSING), "side", &r->side, 1);
-		if (!f || json_array_append_new(faults, f) != 0)
-			return st_no_memory(err);
-	}
-	r->faults = faults;
-	return ST_OK;
-}
-
-static enum st_status nothing_to_do(const struct st_repair *r, struct st_error *err)
-{
-	const json_t *cause = json_object_get(r->doc, "cause");
-	const char *code = text_of(cause, "code");
-	for (size_t i = 0; i < json_array_size(r->faults); i++)
-		if (!concerns(r, json_array_get(r->faults, i)))
-			return st_fail(err, ST_ERR_USAGE,
-			               "is input %c of the report, which says that the other one is wrong", r->side);
-	if (code)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, code,
-		                  "cannot be repaired in a file by what the report says");
-	return st_fail(err, ST_ERR_USAGE, "the report finds no fault to repair");
-}
-
-enum st_status st_repair_open(struct st_conversion *v, struct st_repair **out, struct st_error *err)
-{
-	struct st_repair *r = *out = calloc(1, sizeof *r);
-	size_t n = 0;
-	if (!r)
-		return st_no_memory(err);
-	ST_TRY(st_json_load(v->o->repair, &r->doc, err));
-	const char *schema = text_of(r->doc, "schema"), *command = text_of(r->doc, "command");
-	if (!r->doc)
-		return bad_report(v, err, "does not exist");
-	if (!schema || strcmp(schema, "stele.report/1") != 0 || !command || strcmp(command, "rosetta") != 0)
-		return bad_report(v, err, "is no report of stele rosetta --json");
-	ST_TRY(identify(r, v, err));
-	enum st_status st = list_faults(r, err);
-	if (st != ST_OK) {
-		st_error_in(err, v->o->repair);
-		return st;
-	}
-	ST_TRY(repair_config(r, v, err));
-	for (size_t i = 0; i < json_array_size(r->faults); i++) {
-		const json_t *f = json_array_get(r->faults, i);
-		const char *name = text_of(f, "tensor");
-		if (!concerns(r, f))
-			continue;
-		if (!side_of(f))
-			ST_TRY(ask_side(v, r, name ? name : "a tensor", err));
-		n++;
-	}
-	if (n == 0 && v->n_edited == 0)
-		return nothing_to_do(r, err);
-	const char *other = text_of(input(r, r->side == 'a' ? 'b' : 'a'), "path");
-	struct st_error why = ST_ERROR_INIT;
-	if (!other || st_model_open_partial(other, &v->other, &why) != ST_OK)
-		st_note(v, "the repair could not be compared with %.200s: %.200s", other ? other : "the other file",
-		        other ? why.message : "the report does not name it");
-	return ST_OK;
-}
-
-void st_repair_close(struct st_repair *r)
-{
-	if (!r)
-		return;
-	json_decref(r->doc);
-	free(r);
-}
-
-/* ---- one fault ---- */
 
 struct fix {
 	const struct st_repair *r;
@@ -242,7 +53,7 @@ static enum st_status cannot(const struct fix *f, const char *why)
 
 static enum st_dtype wanted_type(const struct fix *f, enum st_dtype stored)
 {
-	return f->v->has_type && f->j->spec.ndim == 2 ? f->v->type : stored;
+	return f->v->dst.has_type && f->j->spec.ndim == 2 ? f->v->dst.type : stored;
 }
 
 /* Take the rows graph[] of w0 and w1 instead. */
@@ -253,8 +64,8 @@ static enum st_status take(const struct fix *f, const struct st_weight *w0, cons
 	f->j->kind = ST_JOB_COPY;
 	f->j->src[0] = w0->tensor;
 	f->j->src[1] = w1 ? w1->tensor : NULL;
-	ST_TRY(st_job_map(f->v, f->j, w, graph, f->err));
-	return st_job_settle(f->v, f->j, want, f->err);
+	ST_TRY(st_job_map(&f->v->dst, &f->v->arena, f->j, w, graph, f->err));
+	return st_job_settle(&f->v->dst, f->j, want, f->err);
 }
 
 static bool fits_place(const struct fix *f, const struct st_weight *w)
@@ -267,10 +78,10 @@ static bool fits_place(const struct fix *f, const struct st_weight *w)
 static enum st_status row_residual(const struct fix *f, uint64_t r, double *dd, double *bb)
 {
 	const struct st_job *j = f->j;
-	uint64_t cols = st_spec_cols(&j->spec), g = st_output_interleaved(f->v, j->role) && j->spec.ndim == 2
-	                                                  ? st_row_in_halves(r, f->v->cfg.head_dim)
+	uint64_t cols = st_spec_cols(&j->spec), g = st_output_interleaved(&f->v->dst, j->role) && j->spec.ndim == 2
+	                                                  ? st_row_in_halves(r, f->v->dst.cfg.head_dim)
 	                                                  : r;
-	float *x = st_alloc_array(2 * cols, sizeof *x), *y = x ? x + cols : NULL;
+	float *x = st_alloc_array2(3, cols, sizeof *x), *y = x ? x + cols : NULL, *z = x ? y + cols : NULL;
 	uint8_t *bytes = j->kind == ST_JOB_COPY
 	                       ? st_alloc_array(j->spec.ndim < 2 ? j->src[0]->n_bytes : j->src[0]->row_bytes, 1)
 	                       : NULL;
@@ -291,14 +102,11 @@ static enum st_status row_residual(const struct fix *f, uint64_t r, double *dd, 
 	}
 	if (st == ST_OK) {
 		st_weight_decode(f->sound, j->spec.ndim < 2 ? 0 : g, 1, y);
-		if (j->spec.ndim < 2 && st_output_interleaved(f->v, j->role)) {
+		if (j->spec.ndim < 2 && st_output_interleaved(&f->v->dst, j->role)) {
 			/* A vector is in the order of the output; bring the other file's there too. */
-			float *z = st_alloc_array(cols, sizeof *z);
-			for (uint64_t i = 0; z && i < cols; i++)
-				z[st_row_in_pairs(i, f->v->cfg.head_dim)] = y[i];
-			if (z)
-				memcpy(y, z, cols * sizeof *y);
-			free(z);
+			for (uint64_t i = 0; i < cols; i++)
+				z[st_row_in_pairs(i, f->v->dst.cfg.head_dim)] = y[i];
+			memcpy(y, z, cols * sizeof *y);
 		}
 		for (uint64_t i = 0; i < cols; i++) {
 			*dd += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
@@ -324,7 +132,7 @@ static enum st_status residual(const struct fix *f, double *out)
 static enum st_status fix_transposed(struct fix *f)
 {
 	struct st_job *j = f->j;
-	uint64_t rows = st_spec_rows(&j->spec), d = f->v->cfg.head_dim;
+	uint64_t rows = st_spec_rows(&j->spec), d = f->v->dst.cfg.head_dim;
 	j->from = *f->own;
 	j->src[0] = f->own->tensor;
 	j->src[1] = NULL;
@@ -333,7 +141,7 @@ static enum st_status fix_transposed(struct fix *f)
 	if (st_tensor_rows(f->own->tensor) != rows)
 		j->from.interleaved = false; /* labelled [in, out]: its rows are no rows of heads */
 	j->map = NULL;
-	if (st_output_interleaved(f->v, j->role)) {
+	if (st_output_interleaved(&f->v->dst, j->role)) {
 		uint64_t *map = st_arena_alloc(&f->v->arena, rows, sizeof *map);
 		if (!map)
 			return st_no_memory(f->err);
@@ -342,7 +150,7 @@ static enum st_status fix_transposed(struct fix *f)
 		j->map = map;
 	}
 	j->kind = ST_JOB_TRANSPOSE;
-	return st_job_settle(f->v, j, wanted_type(f, f->own->tensor->dtype), f->err);
+	return st_job_settle(&f->v->dst, j, wanted_type(f, f->own->tensor->dtype), f->err);
 }
 
 static enum st_status fix_from_other(struct fix *f)
@@ -360,9 +168,9 @@ static enum st_status fix_from_other(struct fix *f)
 /* A constant that the report names is meant exactly; the fitted number carries the noise of the stored types. */
 static double exact_factor(const struct fix *f, double fitted)
 {
-	const char *is = text_of(f->params, "is");
+	const char *is = st_report_text(f->params, "is");
 	struct st_constant known;
-	for (size_t i = 0; is && st_known_constant(&f->v->cfg, i, &known); i++)
+	for (size_t i = 0; is && st_known_constant(&f->v->dst.cfg, i, &known); i++)
 		if (strcmp(is, known.name) == 0 && fabs(fitted / known.value - 1) < 0.01)
 			return known.value;
 	return fitted;
@@ -433,7 +241,7 @@ static enum st_status fix_rope_order(struct fix *f)
 {
 	uint64_t n, *graph = new_map(f, &n), heads = (uint64_t)number(f, "heads", 0),
 		    wrong = (uint64_t)number(f, "wrong_heads", (double)heads);
-	const char *order = text_of(f->params, "order");
+	const char *order = st_report_text(f->params, "order");
 	if (!graph)
 		return st_no_memory(f->err);
 	if (heads == 0 || wrong == 0 || n % heads || n % wrong || n / heads % 2 || n / wrong % 2 || !order)
@@ -470,9 +278,9 @@ static const char *holder_of(const struct fix *f)
 {
 	for (size_t i = 0; i < json_array_size(f->r->faults); i++) {
 		const json_t *o = json_array_get(f->r->faults, i);
-		const char *holds = text_of(json_object_get(o, "parameters"), "holds");
-		if (holds && strcmp(holds, f->name) == 0 && concerns(f->r, o))
-			return text_of(o, "tensor");
+		const char *holds = st_report_text(json_object_get(o, "parameters"), "holds");
+		if (holds && strcmp(holds, f->name) == 0 && st_fault_concerns(f->r, o))
+			return st_report_text(o, "tensor");
 	}
 	return NULL;
 }
@@ -481,11 +289,11 @@ static const char *holder_of(const struct fix *f)
  * this one. */
 static enum st_status fix_misplaced(struct fix *f)
 {
-	const char *at = f->r->side == 'b' ? text_of(f->params, "holds") : holder_of(f);
+	const char *at = f->r->side == 'b' ? st_report_text(f->params, "holds") : holder_of(f);
 	enum st_role role;
 	uint32_t layer;
-	if (!side_of(f->fault) && at && st_role_of_name(at, &role, &layer)) {
-		const struct st_weight *w = bound(f->v->in, role, layer);
+	if (!st_fault_side(f->fault) && at && st_role_of_name(at, &role, &layer)) {
+		const struct st_weight *w = bound(f->v->src.model, role, layer);
 		double left = 0;
 		if (w && fits_place(f, w)) {
 			struct st_job keep = *f->j;
@@ -504,8 +312,8 @@ static enum st_status fix_misplaced(struct fix *f)
 static enum st_status fix_gate_up_interleaved(struct fix *f)
 {
 	uint64_t n, *graph = new_map(f, &n);
-	const struct st_weight *gate = bound(f->v->in, ST_ROLE_GATE, f->layer),
-			       *up = bound(f->v->in, ST_ROLE_UP, f->layer);
+	const struct st_weight *gate = bound(f->v->src.model, ST_ROLE_GATE, f->layer),
+			       *up = bound(f->v->src.model, ST_ROLE_UP, f->layer);
 	if (!graph)
 		return st_no_memory(f->err);
 	if (!gate || !up || !fits_place(f, gate) || !fits_place(f, up))
@@ -525,7 +333,7 @@ static enum st_status fix_block_layout(struct fix *f)
 		{ "pairs", ST_CODES_FROM_PAIRS, ST_CODES_TO_PAIRS },
 		{ "halves", ST_CODES_TO_PAIRS, ST_CODES_FROM_PAIRS },
 	};
-	const char *order = text_of(f->params, "order");
+	const char *order = st_report_text(f->params, "order");
 	enum st_dtype t = f->own->tensor->dtype;
 	for (size_t i = 0; order && i < 3; i++) {
 		if (strcmp(order, known[i].order) != 0)
@@ -553,8 +361,8 @@ static enum st_status fix_block_layout(struct fix *f)
  * that is proposed there, and what is right for it is the label. */
 static enum st_status fix_label(struct fix *f)
 {
-	const char *own = st_dtype_info(f->own->tensor->dtype)->name, *proposed = text_of(f->params, "type");
-	const char *name = proposed && strcmp(proposed, own) == 0 ? text_of(f->params, "label") : proposed;
+	const char *own = st_dtype_info(f->own->tensor->dtype)->name, *proposed = st_report_text(f->params, "type");
+	const char *name = proposed && strcmp(proposed, own) == 0 ? st_report_text(f->params, "label") : proposed;
 	enum st_dtype t;
 	struct st_tensor *x = st_arena_alloc(&f->v->arena, 1, sizeof *x);
 	struct st_weight w = *f->own;
@@ -614,28 +422,28 @@ static enum st_status find_job(struct fix *f)
 {
 	struct st_conversion *v = f->v;
 	char name[128];
-	for (size_t i = 0; i < v->n_jobs; i++)
-		if (v->jobs[i].role == f->role && v->jobs[i].layer == f->layer) {
-			f->j = &v->jobs[i];
+	for (size_t i = 0; i < v->plan.n; i++)
+		if (v->plan.jobs[i].role == f->role && v->plan.jobs[i].layer == f->layer) {
+			f->j = &v->plan.jobs[i];
 			return ST_OK;
 		}
-	ST_TRY(st_add_job(v, &f->j, f->err));
+	ST_TRY(st_add_job(&v->plan, &f->j, f->err));
 	f->j->role = f->role;
 	f->j->layer = f->layer;
-	f->j->spec.ndim = st_role_shape(&v->cfg, f->role, f->j->spec.shape);
-	bool named = v->to == ST_FORMAT_GGUF ? st_role_gguf_name(f->role, f->layer, name, sizeof name)
-	                                     : st_role_hf_name(f->role, f->layer, name, sizeof name);
+	f->j->spec.ndim = st_role_shape(&v->dst.cfg, f->role, f->j->spec.shape);
+	bool named = v->dst.format == ST_FORMAT_GGUF ? st_role_gguf_name(f->role, f->layer, name, sizeof name)
+	                                             : st_role_hf_name(f->role, f->layer, name, sizeof name);
 	f->j->spec.name = named ? st_arena_strndup(&v->arena, name, strlen(name)) : NULL;
 	return f->j->spec.name ? ST_OK : st_no_memory(f->err);
 }
 
 static enum st_status apply_fault(struct fix *f)
 {
-	const char *code = text_of(f->fault, "code");
-	f->name = text_of(f->fault, "tensor");
+	const char *code = st_report_text(f->fault, "code");
+	f->name = st_report_text(f->fault, "tensor");
 	f->params = json_object_get(f->fault, "parameters");
 	if (!code || !f->name || !st_role_of_name(f->name, &f->role, &f->layer)
-	    || (st_role_per_layer(f->role) && f->layer >= f->v->cfg.n_layers))
+	    || (st_role_per_layer(f->role) && f->layer >= f->v->dst.cfg.n_layers))
 		return st_fail(f->err, ST_ERR_FORMAT, "weights.faults names no code or no weight of this model");
 	f->code = code;
 	enum st_cause_code cause;
@@ -644,15 +452,15 @@ static enum st_status apply_fault(struct fix *f)
 		i++;
 	if (i == n)
 		return cannot(f, "it is not known what would undo it; convert again from a sound source");
-	f->own = bound(f->v->in, f->role, f->layer);
-	f->sound = filled(f->v->other, f->role, f->layer);
+	f->own = bound(f->v->src.model, f->role, f->layer);
+	f->sound = filled(f->v->src.other, f->role, f->layer);
 	bool bias = f->role == ST_ROLE_Q_BIAS || f->role == ST_ROLE_K_BIAS || f->role == ST_ROLE_V_BIAS;
-	f->v->cfg.qkv_bias |= bias;
+	f->v->dst.cfg.qkv_bias |= bias;
 	ST_TRY(find_job(f));
 	if (f->role == ST_ROLE_HEAD)
-		f->v->cfg.tied = false;
+		f->v->dst.cfg.tied = false;
 	if (!f->own && fixes[i].in_place && f->role == ST_ROLE_HEAD)
-		f->own = bound(f->v->in, ST_ROLE_EMBED, 0);
+		f->own = bound(f->v->src.model, ST_ROLE_EMBED, 0);
 	if (!f->own && fixes[i].in_place)
 		return cannot(f, "the file has no such tensor");
 	f->j->gain = 1;
@@ -660,16 +468,15 @@ static enum st_status apply_fault(struct fix *f)
 	ST_TRY(fixes[i].fix(f));
 	f->j->repaired = st_cause_name(fixes[i].code);
 	f->j->sound = f->sound;
-	st_list_add(&f->v->repairs,
-	            st_arena_printf(&f->v->arena, "%s: %s: %s", f->code, f->j->spec.name, fixes[i].what));
+	st_log_line(&f->v->log, &f->v->log.repairs, "%s: %s: %s", f->code, f->j->spec.name, fixes[i].what);
 	return ST_OK;
 }
 
 static struct st_job *job_of(struct st_conversion *v, enum st_role role)
 {
-	for (size_t i = 0; i < v->n_jobs; i++)
-		if (v->jobs[i].role == role)
-			return &v->jobs[i];
+	for (size_t i = 0; i < v->plan.n; i++)
+		if (v->plan.jobs[i].role == role)
+			return &v->plan.jobs[i];
 	return NULL;
 }
 
@@ -678,11 +485,12 @@ static bool follows_embedding(const struct st_repair *r, const struct st_convers
 {
 	enum st_role role;
 	uint32_t layer;
-	const char *name = text_of(fault, "tensor");
-	if (!name || !st_role_of_name(name, &role, &layer) || role != ST_ROLE_HEAD || bound(v->in, ST_ROLE_HEAD, 0))
+	const char *name = st_report_text(fault, "tensor");
+	if (!name || !st_role_of_name(name, &role, &layer) || role != ST_ROLE_HEAD
+	    || bound(v->src.model, ST_ROLE_HEAD, 0))
 		return false;
 	for (size_t i = 0; i < json_array_size(r->faults); i++) {
-		const char *other = text_of(json_array_get(r->faults, i), "tensor");
+		const char *other = st_report_text(json_array_get(r->faults, i), "tensor");
 		if (other && st_role_of_name(other, &role, &layer) && role == ST_ROLE_EMBED)
 			return true;
 	}
@@ -693,21 +501,22 @@ enum st_status st_repair_apply(struct st_repair *r, struct st_conversion *v, str
 {
 	for (size_t i = 0; i < json_array_size(r->faults); i++) {
 		struct fix f = { .r = r, .v = v, .fault = json_array_get(r->faults, i), .err = err };
-		if (!concerns(r, f.fault)) {
-			const char *name = text_of(f.fault, "tensor");
-			st_note(v, "%s is wrong in the other file and stays as it is here", name ? name : "a tensor");
+		if (!st_fault_concerns(r, f.fault)) {
+			const char *name = st_report_text(f.fault, "tensor");
+			st_note(&v->log, "%s is wrong in the other file and stays as it is here",
+			        name ? name : "a tensor");
 			continue;
 		}
 		if (!follows_embedding(r, v, f.fault))
 			ST_TRY(apply_fault(&f));
 	}
 	struct st_job *embed = job_of(v, ST_ROLE_EMBED), *head = job_of(v, ST_ROLE_HEAD);
-	if (embed && head && embed->repaired && v->cfg.tied && !bound(v->in, ST_ROLE_HEAD, 0)) {
+	if (embed && head && embed->repaired && v->dst.cfg.tied && !bound(v->src.model, ST_ROLE_HEAD, 0)) {
 		const char *name = head->spec.name;
 		*head = *embed;
 		head->spec.name = name;
 		head->role = ST_ROLE_HEAD;
 	}
-	st_sort_jobs(v);
+	st_sort_jobs(&v->plan, v->dst.format);
 	return ST_OK;
 }

@@ -1,5 +1,5 @@
 /* stream.c - rows out of a job: as bytes, as numbers, and into a file. */
-#include "convert/convert.h"
+#include "convert/job.h"
 
 #include "dtype/aprq.h"
 #include "dtype/blocks.h"
@@ -15,11 +15,6 @@
 #define DENSE ((uint64_t)12 << 20) /* the same where every pass reads the whole tensor */
 
 /* ---- bytes ---- */
-
-bool st_type_has_scales(enum st_dtype t)
-{
-	return t == ST_DTYPE_APR_Q8 || st_dtype_geometry(t)->factor == ST_FACTOR_F16;
-}
 
 static void scale_factor(uint8_t *at, double gain)
 {
@@ -211,7 +206,7 @@ static void bytes_of_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end
 		st_job_row_bytes(o->j, o->row0 + i, o->bytes + i * o->size);
 }
 
-static enum st_status write_copy(struct st_conversion *v, const struct st_job *j, struct st_writer *w,
+static enum st_status write_copy(const struct st_job *j, struct st_writer *w, struct st_pool *pool,
                                  struct st_error *err)
 {
 	const struct st_tensor *t = j->src[0];
@@ -230,7 +225,7 @@ static enum st_status write_copy(struct st_conversion *v, const struct st_job *j
 	for (uint64_t r = 0; r < rows && st == ST_OK; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step;
 		struct rows_out o = { .j = j, .row0 = r, .size = size, .bytes = buf };
-		st_pool_each(v->pool, n, size, bytes_of_rows, &o);
+		st_pool_each(pool, n, size, bytes_of_rows, &o);
 		st = st_check_cancel(err);
 		if (st == ST_OK)
 			st = st_writer_append(w, buf, (size_t)(n * size), err);
@@ -265,8 +260,8 @@ static void encode_blocks(void *ctx, unsigned lane, uint64_t begin, uint64_t end
 }
 
 /* The largest magnitude of the tensor: the scale of AprQ8 is in front of the numbers. */
-static enum st_status write_scale(struct st_conversion *v, const struct st_job *j, float *x, float *scale,
-                                  struct st_writer *w, struct st_error *err)
+static enum st_status write_scale(const struct st_job *j, float *x, float *scale, struct st_writer *w,
+                                  struct st_pool *pool, struct st_error *err)
 {
 	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), step = st_job_step(j);
 	struct rows_out o = { .size = cols, .x = x };
@@ -274,8 +269,8 @@ static enum st_status write_scale(struct st_conversion *v, const struct st_job *
 	for (uint64_t r = 0; r < rows; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step;
 		ST_TRY(st_check_cancel(err));
-		ST_TRY(st_job_floats(j, r, n, x, v->pool, err));
-		st_pool_each(v->pool, n, cols, largest_of_rows, &o);
+		ST_TRY(st_job_floats(j, r, n, x, pool, err));
+		st_pool_each(pool, n, cols, largest_of_rows, &o);
 	}
 	for (unsigned i = 0; i < ST_POOL_MAX; i++)
 		largest = o.largest[i] > largest ? o.largest[i] : largest;
@@ -283,7 +278,7 @@ static enum st_status write_scale(struct st_conversion *v, const struct st_job *
 	return st_writer_append(w, scale, sizeof *scale, err);
 }
 
-static enum st_status write_numbers(struct st_conversion *v, const struct st_job *j, struct st_writer *w,
+static enum st_status write_numbers(const struct st_job *j, struct st_writer *w, struct st_pool *pool,
                                     struct st_error *err)
 {
 	const struct st_dtype_info *info = st_dtype_info(j->spec.dtype);
@@ -294,18 +289,18 @@ static enum st_status write_numbers(struct st_conversion *v, const struct st_job
 	uint8_t *buf = st_alloc_array(most / be, info->block_bytes);
 	enum st_status st = x && buf ? ST_OK : st_no_memory(err);
 	if (st == ST_OK && j->spec.dtype == ST_DTYPE_APR_Q8)
-		st = write_scale(v, j, x, &scale, w, err);
+		st = write_scale(j, x, &scale, w, pool, err);
 	for (uint64_t r = 0; r < rows && st == ST_OK; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step, blocks = st_ceil_div(n * cols, be);
 		memset(x + n * cols, 0, (size_t)(blocks * be - n * cols) * sizeof *x);
-		st = st_job_floats(j, r, n, x, v->pool, err);
+		st = st_job_floats(j, r, n, x, pool, err);
 		if (st != ST_OK)
 			break;
 		struct rows_out o = { .j = j, .size = cols, .x = x, .bytes = buf, .scale = scale };
 		if (j->spec.dtype == ST_DTYPE_APR_Q8)
-			st_pool_each(v->pool, n, cols * 4, codes_of_rows, &o);
+			st_pool_each(pool, n, cols * 4, codes_of_rows, &o);
 		else
-			st_pool_each(v->pool, blocks, be * 16, encode_blocks, &o);
+			st_pool_each(pool, blocks, be * 16, encode_blocks, &o);
 		st = st_check_cancel(err);
 		if (st == ST_OK)
 			st = st_writer_append(w, buf, (size_t)(blocks * info->block_bytes), err);
@@ -327,7 +322,7 @@ static void encode_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 	}
 }
 
-static enum st_status write_rows(struct st_conversion *v, const struct st_job *j, struct st_writer *w,
+static enum st_status write_rows(const struct st_job *j, struct st_writer *w, struct st_pool *pool,
                                  struct st_error *err)
 {
 	const struct st_dtype_info *info = st_dtype_info(j->spec.dtype);
@@ -335,13 +330,13 @@ static enum st_status write_rows(struct st_conversion *v, const struct st_job *j
 		 size = cols / info->block_elems * info->block_bytes;
 	uint64_t step = size ? 4 * PIECE / size : 1;
 	step = step == 0 ? 1 : step < rows ? step : rows;
-	float *x = st_alloc_array2(st_pool_threads(v->pool), cols, sizeof *x);
+	float *x = st_alloc_array2(st_pool_threads(pool), cols, sizeof *x);
 	uint8_t *buf = st_alloc_array(step, size);
 	enum st_status st = x && buf ? ST_OK : st_no_memory(err);
 	for (uint64_t r = 0; r < rows && st == ST_OK; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step;
 		struct rows_out o = { .j = j, .row0 = r, .size = size, .x = x, .bytes = buf };
-		st_pool_each(v->pool, n, cols * 16, encode_rows, &o);
+		st_pool_each(pool, n, cols * 16, encode_rows, &o);
 		st = st_check_cancel(err);
 		if (st == ST_OK)
 			st = st_writer_append(w, buf, (size_t)(n * size), err);
@@ -351,11 +346,11 @@ static enum st_status write_rows(struct st_conversion *v, const struct st_job *j
 	return st;
 }
 
-enum st_status st_job_write(struct st_conversion *v, const struct st_job *j, struct st_writer *w, struct st_error *err)
+enum st_status st_job_write(const struct st_job *j, struct st_writer *w, struct st_pool *pool, struct st_error *err)
 {
 	if (j->kind == ST_JOB_COPY)
-		return write_copy(v, j, w, err);
+		return write_copy(j, w, pool, err);
 	bool whole = st_spec_cols(&j->spec) % st_dtype_info(j->spec.dtype)->block_elems == 0
 	          && j->spec.dtype != ST_DTYPE_APR_Q8;
-	return st_job_by_rows(j) && whole ? write_rows(v, j, w, err) : write_numbers(v, j, w, err);
+	return st_job_by_rows(j) && whole ? write_rows(j, w, pool, err) : write_numbers(j, w, pool, err);
 }

@@ -1,5 +1,5 @@
 /* vocab_apr.c - a vocabulary in the metadata of an APR file, with the keys that settle what the format leaves open. */
-#include "convert/convert.h"
+#include "convert/vocab.h"
 
 #include <string.h>
 
@@ -22,9 +22,8 @@ static bool put_pieces(const struct st_vocabulary *v, json_t *o)
 	return ok;
 }
 
-static bool put_merges(const struct st_conversion *v, json_t *o)
+static bool put_merges(const struct st_vocabulary *voc, json_t *o)
 {
-	const struct st_vocabulary *voc = &v->vocab;
 	const struct st_piece *piece = voc->t->vocab.pieces;
 	json_t *merges = json_array();
 	bool ok = put(o, "tokenizer.merges", merges);
@@ -37,9 +36,9 @@ static bool put_merges(const struct st_conversion *v, json_t *o)
 
 static bool put_id(json_t *o, const char *key, int64_t id) { return id < 0 || put(o, key, json_integer(id)); }
 
-enum st_status st_vocabulary_apr(struct st_conversion *v, json_t *meta, struct st_error *err)
+enum st_status st_vocabulary_apr(const struct st_vocabulary *voc, const struct st_config *cfg, json_t *meta,
+                                 struct st_error *err)
 {
-	const struct st_vocabulary *voc = &v->vocab;
 	if (!voc->t)
 		return ST_OK;
 	if (voc->charsmap || voc->squeeze)
@@ -49,11 +48,11 @@ enum st_status st_vocabulary_apr(struct st_conversion *v, json_t *meta, struct s
 	const char *type = bytes ? "bpe" : voc->t->model == ST_MODEL_UNIGRAM ? "unigram" : "sentencepiece";
 	bool ok = put(meta, "tokenizer.model_type", json_string(type)) && put_pieces(voc, meta);
 	if (bytes)
-		ok = ok && put(meta, "tokenizer.pre", json_string(voc->pre)) && put_merges(v, meta);
+		ok = ok && put(meta, "tokenizer.pre", json_string(voc->pre)) && put_merges(voc, meta);
 	else
 		ok = ok && put(meta, "tokenizer.add_space_prefix", json_boolean(voc->space_prefix));
-	ok = ok && put_id(meta, "tokenizer.bos_token_id", voc->t->bos >= 0 ? voc->t->bos : v->cfg.bos)
-	  && put_id(meta, "tokenizer.eos_token_id", voc->t->eos >= 0 ? voc->t->eos : v->cfg.eos)
+	ok = ok && put_id(meta, "tokenizer.bos_token_id", voc->t->bos >= 0 ? voc->t->bos : cfg->bos)
+	  && put_id(meta, "tokenizer.eos_token_id", voc->t->eos >= 0 ? voc->t->eos : cfg->eos)
 	  && put_id(meta, "tokenizer.unk_token_id", voc->t->unk)
 	  && put(meta, "tokenizer.add_bos_token", json_boolean(voc->add_bos))
 	  && put(meta, "tokenizer.add_eos_token", json_boolean(voc->add_eos));

@@ -1,19 +1,10 @@
 /* vocab_gguf.c - a vocabulary as GGUF's keys. */
-#include "convert/convert.h"
+#include "convert/keys.h"
+#include "convert/vocab.h"
 
 #include <string.h>
 
 #define KEY(name) "tokenizer.ggml." name
-
-/* An array whose elements lie at data, in the arena. */
-static void key_array(struct st_keys *k, const char *key, enum st_kv_type elem, uint64_t count, const void *data)
-{
-	if (!data || !st_grow((void **)&k->v, &k->cap, k->n + 1, sizeof *k->v)) {
-		k->failed = true;
-		return;
-	}
-	k->v[k->n++] = (struct st_kv){ .key = key, .type = ST_KV_ARR, .elem = elem, .count = count, .data = data };
-}
 
 static uint8_t *put_text(uint8_t *p, const char *s, uint64_t n)
 {
@@ -41,14 +32,14 @@ static void piece_keys(const struct st_vocabulary *v, struct st_keys *k)
 		at = put_text(at, p.s, p.len);
 		types[id] = p.type;
 	}
-	key_array(k, KEY("tokens"), ST_KV_STR, v->n, text);
+	st_key_array(k, KEY("tokens"), ST_KV_STR, v->n, text);
 	if (v->scores) {
 		float *scores = st_arena_alloc(k->arena, v->n, sizeof *scores);
-		if (scores)
+		if (scores) /* ids without a piece keep the score 0 */
 			memcpy(scores, v->scores, v->t->vocab.n * sizeof *scores);
-		key_array(k, KEY("scores"), ST_KV_F32, v->n, scores);
+		st_key_array(k, KEY("scores"), ST_KV_F32, v->n, scores);
 	}
-	key_array(k, KEY("token_type"), ST_KV_I32, v->n, types);
+	st_key_array(k, KEY("token_type"), ST_KV_I32, v->n, types);
 }
 
 /* "left right" */
@@ -68,7 +59,7 @@ static void merge_key(const struct st_vocabulary *v, struct st_keys *k)
 		memcpy(at + 9 + l->len, r->s, r->len);
 		at += 8 + n;
 	}
-	key_array(k, KEY("merges"), ST_KV_STR, v->n_merges, text);
+	st_key_array(k, KEY("merges"), ST_KV_STR, v->n_merges, text);
 }
 
 static void id_key(struct st_keys *k, const char *key, int64_t id)
@@ -77,13 +68,12 @@ static void id_key(struct st_keys *k, const char *key, int64_t id)
 		st_key_u32(k, key, (uint32_t)id);
 }
 
-enum st_status st_vocabulary_keys(struct st_conversion *v, struct st_keys *k, struct st_error *err)
+void st_vocabulary_keys(const struct st_vocabulary *voc, const struct st_config *cfg, struct st_keys *k)
 {
-	const struct st_vocabulary *voc = &v->vocab;
 	if (!voc->t) {
-		id_key(k, KEY("bos_token_id"), v->cfg.bos);
-		id_key(k, KEY("eos_token_id"), v->cfg.eos);
-		return k->failed ? st_no_memory(err) : ST_OK;
+		id_key(k, KEY("bos_token_id"), cfg->bos);
+		id_key(k, KEY("eos_token_id"), cfg->eos);
+		return;
 	}
 	const char *model = voc->t->byte_level ? "gpt2" : voc->t->model == ST_MODEL_UNIGRAM ? "t5" : "llama";
 	st_key_text(k, KEY("model"), model, strlen(model));
@@ -92,8 +82,8 @@ enum st_status st_vocabulary_keys(struct st_conversion *v, struct st_keys *k, st
 	piece_keys(voc, k);
 	if (voc->t->byte_level)
 		merge_key(voc, k);
-	id_key(k, KEY("bos_token_id"), voc->t->bos >= 0 ? voc->t->bos : v->cfg.bos);
-	id_key(k, KEY("eos_token_id"), voc->t->eos >= 0 ? voc->t->eos : v->cfg.eos);
+	id_key(k, KEY("bos_token_id"), voc->t->bos >= 0 ? voc->t->bos : cfg->bos);
+	id_key(k, KEY("eos_token_id"), voc->t->eos >= 0 ? voc->t->eos : cfg->eos);
 	id_key(k, KEY("unknown_token_id"), voc->t->unk);
 	id_key(k, KEY("padding_token_id"), voc->pad);
 	st_key_bool(k, KEY("add_bos_token"), voc->add_bos);
@@ -103,9 +93,8 @@ enum st_status st_vocabulary_keys(struct st_conversion *v, struct st_keys *k, st
 		if (voc->squeeze)
 			st_key_bool(k, KEY("remove_extra_whitespaces"), true);
 		if (voc->charsmap)
-			key_array(k, KEY("precompiled_charsmap"), ST_KV_U8, voc->charsmap_len, voc->charsmap);
+			st_key_array(k, KEY("precompiled_charsmap"), ST_KV_U8, voc->charsmap_len, voc->charsmap);
 	}
 	if (voc->chat_template)
 		st_key_text(k, "tokenizer.chat_template", voc->chat_template, voc->chat_template_len);
-	return k->failed ? st_no_memory(err) : ST_OK;
 }

@@ -1,5 +1,5 @@
 /* vocab_hf.c - a vocabulary as tokenizer.json and tokenizer_config.json. */
-#include "convert/convert.h"
+#include "convert/vocab.h"
 
 #include <openssl/evp.h>
 #include <stdlib.h>
@@ -45,9 +45,8 @@ static json_t *added_tokens(const struct st_vocabulary *v)
 }
 
 /* {"piece": id}. Keys of JSON objects are terminated strings, and so are pieces: no text of a model holds NUL. */
-static json_t *ranked_vocab(struct st_conversion *v)
+static json_t *ranked_vocab(const struct st_vocabulary *voc)
 {
-	const struct st_vocabulary *voc = &v->vocab;
 	json_t *o = json_object();
 	for (uint32_t id = 0; o && id < voc->t->vocab.n; id++) {
 		struct st_piece_view p;
@@ -98,19 +97,17 @@ static bool has_bytes(const struct st_vocabulary *v)
 	return false;
 }
 
-static json_t *bpe_model(struct st_conversion *v, bool ignore_merges)
+static json_t *bpe_model(const struct st_vocabulary *voc, bool ignore_merges)
 {
-	const struct st_vocabulary *voc = &v->vocab;
 	bool spm = !voc->t->byte_level;
 	return json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token",
 	                 spm ? piece_text(voc, voc->t->unk) : json_null(), "continuing_subword_prefix",
 	                 "end_of_word_suffix", "fuse_unk", spm, "byte_fallback", spm && has_bytes(voc), "ignore_merges",
-	                 ignore_merges, "vocab", ranked_vocab(v), "merges", merge_list(voc));
+	                 ignore_merges, "vocab", ranked_vocab(voc), "merges", merge_list(voc));
 }
 
-static json_t *unigram_model(struct st_conversion *v)
+static json_t *unigram_model(const struct st_vocabulary *voc)
 {
-	const struct st_vocabulary *voc = &v->vocab;
 	json_t *list = json_array();
 	bool ok = list != NULL;
 	for (uint32_t id = 0; ok && id < voc->t->vocab.n; id++) {
@@ -144,7 +141,7 @@ static json_t *word_splitting(const struct st_pretok_facts *f)
 
 static json_t *base64(const char *p, size_t n)
 {
-	unsigned char *buf = malloc(n / 3 * 4 + 8);
+	unsigned char *buf = st_alloc_array2(n / 3 + 2, 4, 1);
 	if (!buf)
 		return NULL;
 	int len = EVP_EncodeBlock(buf, (const unsigned char *)p, (int)n);
@@ -246,9 +243,8 @@ static bool facts_of(const char *name, struct st_pretok_facts *f)
 	return false;
 }
 
-static json_t *tokenizer_document(struct st_conversion *v)
+static json_t *tokenizer_document(const struct st_vocabulary *voc)
 {
-	const struct st_vocabulary *voc = &v->vocab;
 	bool bytes = voc->t->byte_level, unigram = voc->t->model == ST_MODEL_UNIGRAM;
 	struct st_pretok_facts f = { 0 };
 	if (bytes && !facts_of(voc->pre, &f))
@@ -263,7 +259,7 @@ static json_t *tokenizer_document(struct st_conversion *v)
 	       && put(o, "pre_tokenizer", bytes ? word_splitting(&f) : json_null())
 	       && put(o, "post_processor", post_processor(voc))
 	       && put(o, "decoder", bytes ? byte_level_step() : spm_decoder(voc))
-	       && put(o, "model", unigram ? unigram_model(v) : bpe_model(v, f.ignore_merges));
+	       && put(o, "model", unigram ? unigram_model(voc) : bpe_model(voc, f.ignore_merges));
 	if (!ok) {
 		json_decref(o);
 		return NULL;
@@ -273,25 +269,24 @@ static json_t *tokenizer_document(struct st_conversion *v)
 
 /* ---- tokenizer_config.json ---- */
 
-static const char *class_of(const struct st_conversion *v)
+static const char *class_of(const struct st_vocabulary *voc, const struct st_arch *arch)
 {
-	if (!v->vocab.t->byte_level)
-		return v->vocab.t->model == ST_MODEL_UNIGRAM ? "PreTrainedTokenizerFast" : "LlamaTokenizerFast";
-	return v->arch == &st_arch_llama || v->vocab.add_bos ? "PreTrainedTokenizerFast" : "Qwen2TokenizerFast";
+	if (!voc->t->byte_level)
+		return voc->t->model == ST_MODEL_UNIGRAM ? "PreTrainedTokenizerFast" : "LlamaTokenizerFast";
+	return arch == &st_arch_llama || voc->add_bos ? "PreTrainedTokenizerFast" : "Qwen2TokenizerFast";
 }
 
-static json_t *config_document(struct st_conversion *v)
+static json_t *config_document(const struct st_vocabulary *voc, const struct st_target *to)
 {
-	const struct st_vocabulary *voc = &v->vocab;
 	json_t *o = json_object();
-	bool ok = o && put(o, "tokenizer_class", json_string(class_of(v)))
+	bool ok = o && put(o, "tokenizer_class", json_string(class_of(voc, to->arch)))
 	       && put(o, "add_bos_token", json_boolean(voc->add_bos))
 	       && put(o, "add_eos_token", json_boolean(voc->add_eos))
 	       && put(o, "bos_token", piece_text(voc, voc->t->bos)) && put(o, "eos_token", piece_text(voc, voc->t->eos))
 	       && put(o, "unk_token", piece_text(voc, voc->t->unk)) && put(o, "pad_token", piece_text(voc, voc->pad))
 	       && put(o, "clean_up_tokenization_spaces", json_false());
-	if (v->cfg.max_positions)
-		ok = ok && put(o, "model_max_length", json_integer(v->cfg.max_positions));
+	if (to->cfg.max_positions)
+		ok = ok && put(o, "model_max_length", json_integer(to->cfg.max_positions));
 	if (voc->chat_template)
 		ok = ok && put(o, "chat_template", json_stringn(voc->chat_template, voc->chat_template_len));
 	if (!ok) {
@@ -301,9 +296,10 @@ static json_t *config_document(struct st_conversion *v)
 	return o;
 }
 
-enum st_status st_vocabulary_hf(struct st_conversion *v, json_t **tokenizer, json_t **config, struct st_error *err)
+enum st_status st_vocabulary_hf(const struct st_vocabulary *voc, const struct st_target *to, json_t **tokenizer,
+                                json_t **config, struct st_error *err)
 {
-	*tokenizer = tokenizer_document(v);
-	*config = *tokenizer ? config_document(v) : NULL;
+	*tokenizer = tokenizer_document(voc);
+	*config = *tokenizer ? config_document(voc, to) : NULL;
 	return *config ? ST_OK : st_fail(err, ST_ERR_NOMEM, "no memory for tokenizer.json, or a piece that is no text");
 }
