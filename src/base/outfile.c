@@ -376,25 +376,21 @@ enum st_status st_outdir_open(const char *path, const char *const *replaces, str
 
 const char *st_outdir_path(const struct st_outdir *d) { return d->temp; }
 
-void st_outdir_abort(struct st_outdir *d)
+void st_outdir_abort(struct st_outdir *d, struct st_error *err)
 {
 	if (!d)
 		return;
+	size_t n = strlen(d->temp);
+	if (err && strncmp(err->path, d->temp, n) == 0) {
+		char rest[sizeof err->path];
+		snprintf(rest, sizeof rest, "%s", err->path + n);
+		snprintf(err->path, sizeof err->path, "%s%s", d->path, rest);
+	}
 	building_drop(d->temp);
 	remove_tree(d->temp);
 	free(d->temp);
 	free(d->path);
 	free(d);
-}
-
-void st_outdir_error(const struct st_outdir *d, struct st_error *err)
-{
-	size_t n = strlen(d->temp);
-	char rest[sizeof err->path];
-	if (strncmp(err->path, d->temp, n) != 0)
-		return;
-	snprintf(rest, sizeof rest, "%s", err->path + n);
-	snprintf(err->path, sizeof err->path, "%s%s", d->path, rest);
 }
 
 enum st_status st_outdir_commit(struct st_outdir *d, struct st_error *err)
@@ -422,6 +418,6 @@ enum st_status st_outdir_commit(struct st_outdir *d, struct st_error *err)
 			remove_tree(aside);
 	}
 	free(aside);
-	st_outdir_abort(d);
+	st_outdir_abort(d, NULL);
 	return st;
 }

@@ -39,9 +39,9 @@ ST_MUST_CHECK enum st_status st_outdir_open(const char *path, const char *const 
                                             struct st_error *err);
 const char *st_outdir_path(const struct st_outdir *d); /* of the temporary folder */
 ST_MUST_CHECK enum st_status st_outdir_commit(struct st_outdir *d, struct st_error *err);
-void st_outdir_abort(struct st_outdir *d); /* removes what was written */
-/* An error in a file of the temporary folder is told of the file's place in the folder to be. */
-void st_outdir_error(const struct st_outdir *d, struct st_error *err);
+/* Removes what was written. A failure in a file of the temporary folder (err, which may be NULL) is told of the file's
+ * place in the folder to be. */
+void st_outdir_abort(struct st_outdir *d, struct st_error *err);
 
 /* Remove the temporary folder of every st_outdir that is open. Async-signal-safe: for a handler that is about to
  * end the process. */

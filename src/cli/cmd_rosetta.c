@@ -82,7 +82,7 @@ static enum st_status write_reports(const struct opts *o, const struct st_rosett
 		if (st == ST_OK)
 			st = st_outdir_commit(d, err);
 		else
-			st_outdir_abort(d);
+			st_outdir_abort(d, NULL);
 	}
 	st_text_release(&t);
 	free(s);

@@ -154,7 +154,6 @@ enum st_status st_output_folder(struct st_conversion *v, struct st_convert_resul
 		st = st_check_cancel(err);
 	if (st == ST_OK)
 		return st_outdir_commit(d, err);
-	st_outdir_error(d, err);
-	st_outdir_abort(d);
+	st_outdir_abort(d, err);
 	return st;
 }

@@ -296,8 +296,7 @@ static enum st_status write_folder(struct job *j, const char *path, uint32_t sha
 		st = write_safetensors(j, st_outdir_path(d), "model", shards, err);
 	if (st == ST_OK)
 		return st_outdir_commit(d, err);
-	st_outdir_error(d, err);
-	st_outdir_abort(d);
+	st_outdir_abort(d, err);
 	return st;
 }
 

@@ -339,7 +339,7 @@ enum st_status st_trace_run(const struct st_model *m, const struct st_trace_opti
 	ST_TRY_OUT(commit(&t, err));
 out:
 	st_bundle_abort(t.bundle);
-	st_tree_abort(t.tree);
+	st_tree_abort(t.tree, err);
 	st_run_close(t.run);
 	st_pool_close(t.exec.pool);
 	st_arena_release(&t.arena);

@@ -94,7 +94,7 @@ ST_MUST_CHECK enum st_status st_tree_put(struct st_tree_writer *w, const struct 
 /* Frees w, as abort does. `tokens`: what steps 1, 2, ... evaluated. */
 ST_MUST_CHECK enum st_status st_tree_commit(struct st_tree_writer *w, const uint32_t *tokens, size_t n_tokens,
                                             struct st_error *err);
-void st_tree_abort(struct st_tree_writer *w);
+void st_tree_abort(struct st_tree_writer *w, struct st_error *err); /* err as in st_outdir_abort */
 
 struct st_bundle_writer;
 ST_MUST_CHECK enum st_status st_bundle_open(const char *path, const struct st_capture_plan *plan,

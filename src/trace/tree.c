@@ -64,8 +64,8 @@ static enum st_status write_all(int fd, const char *path, const void *p, size_t 
 }
 
 /* A plain file: the folder is not visible under its name yet, so this one need not be either. */
-static enum st_status write_file(const struct st_tree_writer *w, const char *path, const void *head, size_t n_head,
-                                 const void *body, size_t n_body, struct st_error *err)
+static enum st_status write_file(const char *path, const void *head, size_t n_head, const void *body, size_t n_body,
+                                 struct st_error *err)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
 	enum st_status st = fd < 0 ? st_fail_errno(err, path, "cannot create") : write_all(fd, path, head, n_head, err);
@@ -73,8 +73,6 @@ static enum st_status write_file(const struct st_tree_writer *w, const char *pat
 		st = write_all(fd, path, body, n_body, err);
 	if (fd >= 0 && close(fd) != 0 && st == ST_OK)
 		st = st_fail_errno(err, path, "cannot write");
-	if (st != ST_OK)
-		st_outdir_error(w->dir, err);
 	return st;
 }
 
@@ -101,7 +99,7 @@ enum st_status st_tree_open(const char *path, bool replace, const struct st_capt
 	if (st == ST_OK)
 		*out = w;
 	else
-		st_tree_abort(w);
+		st_tree_abort(w, err);
 	return st;
 }
 
@@ -117,7 +115,7 @@ enum st_status st_tree_put(struct st_tree_writer *w, const struct st_capture *c,
 						     : UINT32_MAX,
 		(uint32_t)n,
 	};
-	return write_file(w, path, head, sizeof head, x + (c->n - n), (size_t)n * sizeof *x, err);
+	return write_file(path, head, sizeof head, x + (c->n - n), (size_t)n * sizeof *x, err);
 }
 
 /* ---- trace.json ---- */
@@ -180,7 +178,7 @@ enum st_status st_tree_commit(struct st_tree_writer *w, const uint32_t *tokens, 
 	const char *path = st_arena_printf(&w->arena, "%s/trace.json", st_outdir_path(w->dir));
 	enum st_status st = text && path ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK)
-		st = write_file(w, path, text, strlen(text), "\n", 1, err);
+		st = write_file(path, text, strlen(text), "\n", 1, err);
 	if (st == ST_OK)
 		st = sync_files(w, err);
 	if (st == ST_OK) {
@@ -189,15 +187,15 @@ enum st_status st_tree_commit(struct st_tree_writer *w, const uint32_t *tokens, 
 	}
 	free(text);
 	json_decref(o);
-	st_tree_abort(w);
+	st_tree_abort(w, err);
 	return st;
 }
 
-void st_tree_abort(struct st_tree_writer *w)
+void st_tree_abort(struct st_tree_writer *w, struct st_error *err)
 {
 	if (!w)
 		return;
-	st_outdir_abort(w->dir);
+	st_outdir_abort(w->dir, err);
 	st_arena_release(&w->arena);
 	free(w);
 }

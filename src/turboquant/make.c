@@ -160,9 +160,7 @@ enum st_status st_replay_make(struct st_replay_run *r, struct st_error *err)
 	fprintf(r->text, "wrote %s/manifest.json: %s; %u query / %u key-value heads, d %u, %u bits, signs %s\n", o->out,
 	        k->what, H, G, d, bits, signs ? "d1" : "none");
 out:
-	if (dir)
-		st_outdir_error(dir, err);
-	st_outdir_abort(dir);
+	st_outdir_abort(dir, err);
 	st_scene_release(&s);
 	json_decref(manifest);
 	json_decref(paths);

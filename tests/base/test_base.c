@@ -4,6 +4,7 @@
 
 #include "base/cursor.h"
 #include "base/error.h"
+#include "base/files.h"
 #include "base/hash.h"
 #include "base/map.h"
 #include "base/mem.h"
@@ -275,7 +276,7 @@ static void outdirs_vanish(void **state)
 	st_outdirs_remove();
 	assert_int_equal(entries(folder), 1);
 	assert_int_equal(entries(in_folder("done")), 1);
-	st_outdir_abort(d);
+	st_outdir_abort(d, NULL);
 }
 
 static void outputs_that_take_inputs(void **state)
@@ -290,6 +291,16 @@ static void outputs_that_take_inputs(void **state)
 	assert_false(st_out_takes(in_folder("a"), in_folder("ab")));
 	assert_false(st_out_takes(in_folder("a/b"), in_folder("a")));
 	assert_false(st_out_takes(in_folder("none"), in_folder("a")));
+	struct st_inputs in = { 0 };
+	struct st_error err = ST_ERROR_INIT;
+	for (int i = 0; i < 40; i++)
+		assert_ok(st_inputs_add(&in, i == 33 ? in_folder("a/link") : i % 2 ? NULL : folder, &err), &err);
+	assert_ok(st_inputs_keep(&in, in_folder("ab"), &err), &err);
+	assert_int_equal(st_inputs_keep(&in, in_folder("a/b"), &err), ST_ERR_USAGE);
+	assert_non_null(strstr(err.path, "a/b"));
+	st_error_clear(&err);
+	assert_int_equal(st_inputs_keep(&in, NULL, &err), ST_ERR_NOMEM);
+	st_inputs_release(&in);
 }
 
 static void known_digests(void **state)
