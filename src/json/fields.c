@@ -346,3 +346,47 @@ enum st_status st_json_u32s(const json_t *v, const char *key, struct st_arena *a
 	}
 	return st;
 }
+
+/* ---- writing ---- */
+
+static json_t *value_of(const struct st_json_field *f, const void *at)
+{
+	if (f->choices && f->type != ST_JSON_TEXT)
+		return json_string(f->choices[*(const uint32_t *)at]);
+	switch (f->type) {
+	case ST_JSON_U32:
+		return json_integer(*(const uint32_t *)at);
+	case ST_JSON_U64:
+		return st_json_u64(*(const uint64_t *)at);
+	case ST_JSON_I64:
+		return json_integer(*(const int64_t *)at);
+	case ST_JSON_F64:
+		return st_json_number(*(const double *)at);
+	case ST_JSON_BOOL:
+		return json_boolean(*(const bool *)at);
+	case ST_JSON_TEXT:
+		return st_json_text(*(const char *const *)at);
+	case ST_JSON_CHARS:
+		return st_json_text(at);
+	case ST_JSON_SHAPE:
+		return st_json_shape(at, f->size / sizeof(uint64_t));
+	case ST_JSON_U32S: {
+		json_t *list = json_array();
+		for (size_t i = 0; i < f->size / sizeof(uint32_t); i++)
+			st_json_add(list, json_integer(((const uint32_t *)at)[i]));
+		return list;
+	}
+	default: { /* what a value is read from */
+		json_t *v = *(json_t *const *)at;
+		return v ? json_incref(v) : json_null();
+	}
+	}
+}
+
+json_t *st_json_put_fields(json_t *o, const struct st_json_field *fields, size_t n, const void *from)
+{
+	for (size_t i = 0; i < n; i++)
+		if (fields[i].type != ST_JSON_KNOWN)
+			st_json_put(o, fields[i].key[0], value_of(&fields[i], (const char *)from + fields[i].offset));
+	return o;
+}

@@ -122,6 +122,19 @@ json_t *st_json_shape(const uint64_t *shape, size_t ndim);
 json_t *st_json_now(void);
 /* Sets o[key] = v and takes v. Lack of memory, which a NULL is too, is seen once, by st_json_ok. */
 void st_json_put(json_t *o, const char *key, json_t *v);
+/* Several at once: st_json_put_all(o, { "key", value }, { "other", value }). Returns o. */
+#define st_json_put_all(o, ...) st_json_put_members(o, (const struct st_json_member[]){ __VA_ARGS__, { 0 } })
+/* A new object of them. */
+#define st_json_object(...) st_json_put_all(json_object(), __VA_ARGS__)
+struct st_json_member {
+	const char *key;
+	json_t *value;
+};
+json_t *st_json_put_members(json_t *o, const struct st_json_member *m);
+/* The members of a struct, under the first spelling of each row; the counterpart of st_json_read. Returns o. */
+json_t *st_json_put_fields(json_t *o, const struct st_json_field *fields, size_t n, const void *from);
+/* Appends v to a list and takes it. Lack of memory is seen by st_json_ok. */
+void st_json_add(json_t *list, json_t *v);
 /* Whether nothing was lost while j was put together. */
 bool st_json_ok(const json_t *j);
 

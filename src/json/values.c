@@ -73,8 +73,31 @@ void st_json_put(json_t *o, const char *key, json_t *v)
 		json_object_set_new(o, LOST, json_true());
 }
 
+json_t *st_json_put_members(json_t *o, const struct st_json_member *m)
+{
+	for (; m->key; m++)
+		st_json_put(o, m->key, m->value);
+	return o;
+}
+
+/* Stands in a list that lacks something. */
+static json_t lost = { JSON_NULL, (size_t)-1 };
+
+void st_json_add(json_t *list, json_t *v)
+{
+	if (v && json_array_append_new(list, v) == 0)
+		return;
+	/* Neither needs memory: a new list has room for a few. */
+	if (json_array_size(list))
+		json_array_set_new(list, 0, &lost);
+	else
+		json_array_append_new(list, &lost);
+}
+
 static bool complete(const json_t *j)
 {
+	if (j == &lost)
+		return false;
 	const char *key;
 	json_t *v;
 	size_t i;
