@@ -6,7 +6,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
-#include "svf/svf.h"
+#include "svf/stages.h"
 
 #include <cblas.h>
 
@@ -55,7 +55,7 @@ struct product {
 static void ours(void *arg)
 {
 	struct product *p = arg;
-	if (!st_gemm(&p->v, p->u, p->s, BLOCK, p->y, p->b->threads))
+	if (!st_gemm(&p->v, p->u, p->s, BLOCK, p->y, p->b->pool))
 		must(NULL);
 }
 
@@ -72,9 +72,9 @@ static void products(const struct bench *b)
 		             .s = numbers(K, 1),
 		             .packed = numbers((size_t)K * K, 0.01),
 		             .y = numbers((size_t)BLOCK * K, 0) };
-	if (!st_gemm_pack(&p.v, st_cpu_best(), p.packed, true, K, K, b->threads))
+	if (!st_gemm_pack(&p.v, st_cpu_best(), p.packed, true, K, K, b->pool))
 		must(NULL);
-	openblas_set_num_threads(b->threads);
+	openblas_set_num_threads((int)st_pool_threads(b->pool));
 	bench_row(b, "svf product, 8192 rows of 1024 (>= 60 %)", ours, &p, 2.0 * BLOCK * K * K, bench_fma_peak,
 	          "Gflop/s", 1e9);
 	char what[80];
@@ -169,7 +169,7 @@ static void all_stages(void *arg)
 		const struct st_svf_source source = e.cols == K
 		                                          ? (struct st_svf_source){ .rows = rows_of, .ctx = x->w }
 		                                          : (struct st_svf_source){ .rows = wide_rows, .ctx = &e };
-		ok(st_svf_engine_open(&g, &e, &f, x->o, source, BLOCK, x->b->threads, &err), &err);
+		ok(st_svf_engine_open(&g, &e, &f, x->o, source, BLOCK, x->b->pool, &err), &err);
 		g.times = &x->t;
 		ok(st_svf_stages_run(&t, &g, &err), &err);
 		st_svf_engine_close(&g);
@@ -218,7 +218,7 @@ static void decompose(const struct bench *b)
 	const struct st_svf_entry e = {
 		.source_name = "embedding", .safe = "embedding", .rows = 151936, .cols = K, .k = K
 	};
-	ok(st_svf_decompose(&e, (struct st_svf_source){ .rows = rows_of, .ctx = w }, ST_SVF_GESDD, b->threads, path, &r,
+	ok(st_svf_decompose(&e, (struct st_svf_source){ .rows = rows_of, .ctx = w }, ST_SVF_GESDD, b->pool, path, &r,
 	                    NULL, &err),
 	   &err);
 	printf("%-44s %9.3f %9.3f %-7s %6.1f %%\n", "thin svd of [151936, 1024]", r.seconds, 90.0, "s",

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <time.h>
 #include <string.h>
 
 static volatile sig_atomic_t cancel_flag;
@@ -148,4 +149,23 @@ const char *st_status_name(enum st_status code)
 		[ST_ERR_CANCELLED] = "cancelled",
 	};
 	return (size_t)code < sizeof names / sizeof *names ? names[code] : "unknown";
+}
+
+void st_hooks_log(const struct st_hooks *h, const char *fmt, ...)
+{
+	char line[400];
+	va_list ap;
+	if (!h || !h->log)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof line, fmt, ap);
+	va_end(ap);
+	h->log(h->user, line);
+}
+
+double st_clock(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }

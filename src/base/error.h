@@ -36,6 +36,13 @@ static inline enum st_status st_failure(enum st_status st) { return st != ST_OK 
 			return st_try_;          \
 	} while (0)
 
+/* Memory that was asked for, one or several pointers joined by &&. */
+#define ST_NEED(pointers)                                                   \
+	do {                                                                \
+		if (!(pointers))                                            \
+			return st_fail(err, ST_ERR_NOMEM, "out of memory"); \
+	} while (0)
+
 /* For functions with a cleanup label: needs `enum st_status st` and `out:` in scope. */
 #define ST_TRY_OUT(expr)          \
 	do {                      \
@@ -46,5 +53,17 @@ static inline enum st_status st_failure(enum st_status st) { return st != ST_OK 
 
 /* ST_ERR_CANCELLED when st_cancel() was called. Long loops ask once per tile of work. */
 ST_MUST_CHECK enum st_status st_check_cancel(struct st_error *err);
+
+/* Seconds of a clock that only goes on. */
+double st_clock(void);
+
+/* One line, cut at some length, to whoever listens; hooks may be NULL. */
+void st_hooks_log(const struct st_hooks *h, const char *fmt, ...) ST_PRINTF(2, 3);
+/* done of total, for whoever watches. */
+static inline void st_hooks_progress(const struct st_hooks *h, const char *what, uint64_t done, uint64_t total)
+{
+	if (h && h->progress)
+		h->progress(h->user, what, done, total);
+}
 
 #endif

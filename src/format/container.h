@@ -10,6 +10,7 @@
 
 #include <stele/container.h>
 
+#include "base/files.h"
 #include "base/map.h"
 #include "base/mem.h"
 #include "format/keys.h"
@@ -53,6 +54,16 @@ struct st_container {
 };
 
 typedef enum st_status (*st_open_fn)(struct st_container *c, const char *path, struct st_error *err);
+
+/* Its files among what a run reads; c may be NULL. */
+static inline enum st_status st_container_inputs(const struct st_container *c, struct st_inputs *in,
+                                                 struct st_error *err)
+{
+	enum st_status st = ST_OK;
+	for (size_t i = 0; c && st == ST_OK && i < st_container_n_files(c); i++)
+		st = st_inputs_add(in, st_container_file_path(c, i), err);
+	return st;
+}
 
 /* Sort tensors by name and refuse duplicates. st_container_open does, for readers that need no look-up before. */
 ST_MUST_CHECK enum st_status st_container_index(struct st_container *c, struct st_error *err);

@@ -19,6 +19,7 @@ struct st_writer {
 	uint64_t done;    /* bytes of it */
 	uint64_t written; /* bytes of the file */
 	uint32_t crc;     /* of them; kept only for a footer */
+	bool placed;      /* by st_writer_put */
 	bool finished;
 };
 
@@ -121,7 +122,7 @@ enum st_status st_writer_open(const char *path, const struct st_write_plan *plan
 
 enum st_status st_writer_append(struct st_writer *w, const void *p, size_t n, struct st_error *err)
 {
-	assert(!w->finished);
+	assert(!w->finished && !w->placed);
 	while (w->at < w->n && w->done == w->sizes[w->at]) { /* to the next tensor that has bytes to come */
 		w->at++;
 		w->done = 0;
@@ -137,8 +138,20 @@ enum st_status st_writer_append(struct st_writer *w, const void *p, size_t n, st
 	return ST_OK;
 }
 
+enum st_status st_writer_put(struct st_writer *w, size_t i, uint64_t byte, const void *p, size_t n,
+                             struct st_error *err)
+{
+	assert(!w->finished && w->written == w->layout.header_size && !w->layout.crc_footer);
+	assert(byte <= w->sizes[i] && n <= w->sizes[i] - byte);
+	w->placed = true;
+	return st_outfile_patch(w->file, w->layout.offsets[i] + byte, p, n, err);
+}
+
 enum st_status st_writer_finish(struct st_writer *w, const char **readable, struct st_error *err)
 {
+	w->finished = w->placed;
+	if (w->placed)
+		return st_outfile_readable(w->file, readable, err);
 	ST_TRY(st_writer_append(w, NULL, 0, err)); /* past tensors that are empty or complete */
 	if (w->at != w->n)
 		return st_fail(err, ST_ERR_USAGE, "tensor %zu of %zu is incomplete: %llu of %llu bytes", w->at, w->n,
@@ -159,6 +172,17 @@ enum st_status st_writer_commit(struct st_writer *w, struct st_error *err)
 	w->file = NULL; /* commit frees it either way */
 	st_writer_abort(w);
 	return st;
+}
+
+enum st_status st_writer_close(struct st_writer *w, enum st_status so_far, struct st_error *err)
+{
+	const char *readable;
+	if (so_far == ST_OK)
+		so_far = st_writer_finish(w, &readable, err);
+	if (so_far == ST_OK)
+		return st_writer_commit(w, err);
+	st_writer_abort(w);
+	return so_far;
 }
 
 void st_writer_abort(struct st_writer *w)

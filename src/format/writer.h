@@ -34,11 +34,17 @@ ST_MUST_CHECK enum st_status st_writer_open(const char *path, const struct st_wr
 /* The bytes of tensor specs[0], then specs[1], ... in pieces of any size that do not cross
  * tensors; the writer pads between them. */
 ST_MUST_CHECK enum st_status st_writer_append(struct st_writer *w, const void *p, size_t n, struct st_error *err);
+/* Instead: bytes of tensor specs[i] from `byte` on, in any order. Nothing may be appended to such a file, it has no
+ * footer, and what is never put reads as zeros. */
+ST_MUST_CHECK enum st_status st_writer_put(struct st_writer *w, size_t i, uint64_t byte, const void *p, size_t n,
+                                           struct st_error *err);
 /* All bytes written: complete the file and return a path under which it can be read back. */
 ST_MUST_CHECK enum st_status st_writer_finish(struct st_writer *w, const char **readable, struct st_error *err);
 /* Give the file its name (after finish). Frees w; on failure nothing is left behind. */
 ST_MUST_CHECK enum st_status st_writer_commit(struct st_writer *w, struct st_error *err);
 void st_writer_abort(struct st_writer *w);
+/* How writing ends: finish and commit where all went well so far, abort where it did not; says what came of it. */
+ST_MUST_CHECK enum st_status st_writer_close(struct st_writer *w, enum st_status so_far, struct st_error *err);
 
 /*
  * What a format's layout function works out from a plan: everything before the tensor

@@ -5,32 +5,30 @@
  * "complete" last, after everything was read back and verified.
  */
 #include "svf/artifact.h"
+#include "svf/job.h"
 
 #include "base/error.h"
-#include "dtype/half.h"
 
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAX_TURNED ((uint64_t)512 << 20)
-
 struct apply {
 	const struct st_svf_apply_options *o;
-	struct st_svf_job job;
-	json_t *manifest, *warnings;
-	const char *manifest_path;
+	struct st_svf_job job; /* its report is the manifest */
+	const char *manifest_path, *head_path;
+	struct place {
+		const char *name, *path; /* of a tensor's checkpoint in the folder; with the folder */
+		json_t *entry;           /* in the manifest */
+	} * places;
 	uint64_t done, total;
-	FILE *text;
 };
 
 /* ---- one tensor ---- */
 
-static json_t *entry_json(const struct apply *x, size_t i)
+static bool plain(char c)
 {
-	return json_array_get(json_object_get(x->manifest, "selected_tensors"), i);
+	return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (c && strchr("_.-", c));
 }
 
 static char *checkpoint_name(struct apply *x, const struct st_svf_entry *e)
@@ -38,118 +36,75 @@ static char *checkpoint_name(struct apply *x, const struct st_svf_entry *e)
 	char *p = st_arena_printf(&x->job.arena, "%s/%04zu_%s.safetensors", ST_SVF_CHECKPOINTS, e->index + 1,
 	                          e->target_name);
 	for (char *s = p ? p + sizeof ST_SVF_CHECKPOINTS : NULL; s && *s; s++)
-		if (!((*s >= 'A' && *s <= 'Z') || (*s >= 'a' && *s <= 'z') || (*s >= '0' && *s <= '9')
-		      || strchr("_.-", *s)))
-			*s = '_';
+		*s = plain(*s) ? *s : '_';
 	return p;
-}
-
-/* Which tensor's result stands in e's place. */
-static const struct st_svf_entry *winner(const struct apply *x, const struct st_svf_entry *e)
-{
-	const struct st_svf_entry *w = st_svf_job_after(&x->job, e);
-	return w ? w : e;
-}
-
-static enum st_status write_rows(struct apply *x, struct st_svf_engine *g, const struct st_svf_entry *place,
-                                 struct st_svf_file *f, uint16_t *turned, struct st_error *err)
-{
-	uint64_t rows = place->rows, cols = place->cols;
-	for (uint64_t r = 0; r < rows; r += g->chunk) {
-		uint64_t n = rows - r < g->chunk ? rows - r : g->chunk;
-		ST_TRY(st_svf_engine_rows(g, r, n, err));
-		if (!turned)
-			ST_TRY(st_svf_file_put(f, 0, 2 * r * cols, g->bf16, 2 * n * cols, err));
-		for (uint64_t i = 0; turned && i < n; i++)
-			for (uint64_t c = 0; c < cols; c++)
-				turned[c * rows + r + i] = g->bf16[i * cols + c];
-		x->done += n;
-		if (x->job.hooks.progress)
-			x->job.hooks.progress(x->job.hooks.user, place->source_name, x->done, x->total);
-	}
-	return turned ? st_svf_file_put(f, 0, 0, turned, 2 * rows * cols, err) : ST_OK;
 }
 
 static enum st_status make_checkpoint(struct apply *x, const struct st_svf_entry *e, const char *path,
                                       double *zero_error, struct st_error *err)
 {
-	const struct st_svf_entry *from = winner(x, e);
-	const struct st_tensor_spec spec = {
-		e->target_name, ST_DTYPE_BF16, 2, { e->turned ? e->cols : e->rows, e->turned ? e->rows : e->cols }
-	};
+	/* Whose result stands in e's place. */
+	const struct st_svf_entry *after = st_svf_job_after(&x->job, e), *from = after ? after : e;
+	struct st_tensor_spec spec = { .name = e->target_name, .dtype = ST_DTYPE_BF16 };
+	struct st_svf_stages t = { .e = from,
+		                   .turned = e->turned,
+		                   .kept = ST_SVF_BIT(ST_SVF_FINAL_BF16),
+		                   .done = &x->done,
+		                   .total = x->total };
 	struct st_svf_work w;
-	struct st_svf_file *f;
 	char why[200];
-	uint64_t bytes = 2 * e->rows * e->cols;
-	uint16_t *turned = NULL;
-	if (e->turned && bytes > MAX_TURNED)
-		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, e->source_name,
-		                  "turning it over takes %llu MB, more than the %llu MB allowed",
-		                  (unsigned long long)(bytes >> 20), (unsigned long long)(MAX_TURNED >> 20));
-	if (e->turned && !(turned = st_alloc_array(e->rows * e->cols, sizeof *turned)))
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	enum st_status st = st_svf_work_open(&x->job, &w, from, x->job.layout, NULL, err);
-	if (st == ST_OK) {
-		st = st_svf_file_open(path, &spec, 1, &f, err);
-		if (st == ST_OK)
-			st = write_rows(x, &w.engine, e, f, turned, err);
-		/* Factors of something else would make a model of something else. */
-		if (st == ST_OK && !st_svf_zero_test(&w.engine, why, sizeof why)) {
-			st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, from->source_name, "%s", why);
-			st_error_in(err, w.factors.path);
-		}
-		if (st == ST_OK)
-			st_svf_work_warnings(&w, x->warnings, &x->job.hooks);
-		*zero_error = w.engine.zero_error;
-		if (st == ST_OK)
-			st = st_svf_file_commit(f, err);
-		else
-			st_svf_file_abort(f);
-		st_svf_work_close(&w);
+	spec.ndim = st_svf_stage_shape(e, ST_SVF_FINAL_BF16, e->turned, spec.shape);
+	ST_TRY(st_svf_work_open(&x->job, &w, from, x->job.layout, NULL, err));
+	enum st_status st = st_svf_file_open(path, &spec, 1, &t.file, err);
+	if (st == ST_OK)
+		st = st_svf_work_run(&x->job, &w, &t, err);
+	/* Factors of something else would make a model of something else. */
+	if (st == ST_OK && !st_svf_zero_test(&w.engine, why, sizeof why)) {
+		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, from->source_name, "%s", why);
+		st_error_in(err, w.factors.path);
 	}
-	free(turned);
+	if (st == ST_OK)
+		st_svf_work_warnings(&x->job, &w);
+	*zero_error = w.engine.zero_error;
+	if (t.file)
+		st = st_writer_close(t.file, st, err);
+	st_svf_work_close(&w);
 	return st;
 }
 
 static enum st_status save_manifest(struct apply *x, struct st_error *err)
 {
-	st_json_put(x->manifest, "updated_at", st_json_now());
-	return st_svf_write_json(x->manifest_path, x->manifest, err);
+	st_json_put(x->job.report, "updated_at", st_json_now());
+	return st_json_write(x->manifest_path, x->job.report, err);
 }
 
 /* Already there from an earlier run, and what the manifest says it is. */
-static bool is_done(struct apply *x, size_t i, const char *path)
+static bool is_done(const struct place *p)
 {
-	const json_t *o = entry_json(x, i);
-	const char *status = json_string_value(json_object_get(o, "status")),
-		   *sha = json_string_value(json_object_get(o, "checkpoint_sha256"));
-	struct st_error ignored = ST_ERROR_INIT;
+	const char *status = json_string_value(json_object_get(p->entry, "status")),
+		   *sha = json_string_value(json_object_get(p->entry, "checkpoint_sha256"));
+	struct st_error unusable = ST_ERROR_INIT; /* then it is made again */
 	char hex[65];
-	return status && sha && strcmp(status, "complete") == 0 && access(path, R_OK) == 0
-	    && st_svf_file_sha256(path, hex, &ignored) == ST_OK && strcmp(hex, sha) == 0;
+	return status && sha && strcmp(status, "complete") == 0 && access(p->path, R_OK) == 0
+	    && st_file_sha256(p->path, hex, NULL, &unusable) == ST_OK && strcmp(hex, sha) == 0;
 }
 
 static enum st_status apply_one(struct apply *x, size_t i, struct st_error *err)
 {
 	const struct st_svf_entry *e = &x->job.ref.entries[i];
-	const char *path = st_svf_path(&x->job.arena, x->o->out,
-	                               json_string_value(json_object_get(entry_json(x, i), "checkpoint_path")));
+	const struct place *p = &x->places[i];
 	char hex[65];
 	double zero_error = 0;
-	if (!path)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	if (is_done(x, i, path)) {
+	if (is_done(p)) {
 		x->done += e->rows;
-		fprintf(x->text, "%s: kept from an earlier run\n", e->source_name);
+		fprintf(x->job.text, "%s: kept from an earlier run\n", e->source_name);
 		return ST_OK;
 	}
-	ST_TRY(make_checkpoint(x, e, path, &zero_error, err));
-	ST_TRY(st_svf_file_sha256(path, hex, err));
-	json_t *o = entry_json(x, i);
-	st_json_put(o, "status", json_string("complete"));
-	st_json_put(o, "checkpoint_sha256", st_json_text(hex));
-	st_json_put(o, "python_component_zero_error", st_json_number(zero_error));
-	fprintf(x->text, "%s: %s\n", e->source_name, hex);
+	ST_TRY(make_checkpoint(x, e, p->path, &zero_error, err));
+	ST_TRY(st_file_sha256(p->path, hex, NULL, err));
+	st_json_put_all(p->entry, { "status", json_string("complete") }, { "checkpoint_sha256", json_string(hex) },
+	                { "python_component_zero_error", st_json_number(zero_error) });
+	fprintf(x->job.text, "%s: %s\n", e->source_name, hex);
 	return save_manifest(x, err);
 }
 
@@ -163,24 +118,15 @@ static enum st_status write_head(struct apply *x, struct st_error *err)
 	const struct st_write_plan plan = {
 		.format = ST_FORMAT_SAFETENSORS, .specs = &spec, .n_specs = 1, .pad_header = false
 	};
-	const char *path = st_svf_path(&x->job.arena, x->o->out, ST_SVF_HEAD_FILE), *ignored;
 	struct st_writer *w;
 	char hex[65];
-	if (!path)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	ST_TRY(st_writer_open(path, &plan, &w, err));
+	ST_TRY(st_writer_open(x->head_path, &plan, &w, err));
 	enum st_status st = st_writer_append(w, x->job.vector.f32 + r->n_scales,
 	                                     r->head_rows * r->head_cols * sizeof(float), err);
-	if (st == ST_OK)
-		st = st_writer_finish(w, &ignored, err);
-	if (st != ST_OK) {
-		st_writer_abort(w);
-		return st;
-	}
-	ST_TRY(st_writer_commit(w, err));
-	ST_TRY(st_svf_file_sha256(path, hex, err));
-	st_json_put(x->manifest, "router_head_sha256", st_json_text(hex));
-	fprintf(x->text, "router head [%llu, %llu]: %s\n", (unsigned long long)r->head_rows,
+	ST_TRY(st_writer_close(w, st, err));
+	ST_TRY(st_file_sha256(x->head_path, hex, NULL, err));
+	st_json_put(x->job.report, "router_head_sha256", json_string(hex));
+	fprintf(x->job.text, "router head [%llu, %llu]: %s\n", (unsigned long long)r->head_rows,
 	        (unsigned long long)r->head_cols, hex);
 	return save_manifest(x, err);
 }
@@ -192,91 +138,73 @@ static json_t *segments(const char *name)
 	json_t *list = json_array();
 	for (const char *p = name; *p;) {
 		size_t n = strcspn(p, ".");
-		json_array_append_new(list, json_stringn(p, n));
+		st_json_add(list, json_stringn(p, n));
 		p += n + (p[n] == '.');
 	}
 	return list;
 }
 
-static json_t *seed_entry(struct apply *x, const struct st_svf_entry *e)
+static json_t *seed_entry(const struct apply *x, const struct st_svf_entry *e, const char *checkpoint)
 {
-	json_t *o = json_object(), *keys = json_object();
-	uint64_t shape[2] = { e->turned ? e->cols : e->rows, e->turned ? e->rows : e->cols };
-	st_json_put(keys, "u", json_sprintf("svd.U.%s", e->safe));
-	st_json_put(keys, "s", json_sprintf("svd.S.%s", e->safe));
-	st_json_put(keys, "v", json_sprintf("svd.V.%s", e->safe));
-	st_json_put(keys, "scale", json_sprintf("svf.scale_offsets.%s", e->safe));
-	st_json_put(o, "index", json_integer((json_int_t)e->index + 1));
-	st_json_put(o, "path", st_json_text(e->target_name));
-	st_json_put(o, "source_name", st_json_text(e->source_name));
-	st_json_put(o, "artifact_key", st_json_text(e->target_name));
-	st_json_put(o, "segments", segments(e->target_name));
-	st_json_put(o, "shape", st_json_shape(shape, 2));
-	st_json_put(o, "type", json_string("{:bf, 16}"));
-	st_json_put(o, "source_type", json_string("{:bf, 16}"));
-	st_json_put(o, "status", json_string("pending"));
-	st_json_put(o, "offset_start", json_integer((json_int_t)e->start));
-	st_json_put(o, "offset_end", json_integer((json_int_t)e->end));
-	st_json_put(o, "singular_values", json_integer((json_int_t)e->k));
-	st_json_put(o, "checkpoint_path", st_json_text(checkpoint_name(x, e)));
-	st_json_put(o, "checkpoint_sha256", json_null());
-	st_json_put(o, "component_keys", keys);
-	st_json_put(o, "python_v_layout", st_json_text(st_svf_layout_name(x->job.layout)));
-	st_json_put(o, "python_component_zero_error", json_null());
-	st_json_put(o, "target_verified", json_true());
-	st_json_put(o, "error", json_null());
-	return o;
+	uint64_t shape[2];
+	st_svf_stage_shape(e, ST_SVF_FINAL_BF16, e->turned, shape);
+	return st_json_object(
+		{ "index", st_json_u64(e->index + 1) }, { "path", st_json_text(e->target_name) },
+		{ "source_name", st_json_text(e->source_name) }, { "artifact_key", st_json_text(e->target_name) },
+		{ "segments", segments(e->target_name) }, { "shape", st_json_shape(shape, 2) },
+		{ "type", json_string("{:bf, 16}") }, { "source_type", json_string("{:bf, 16}") },
+		{ "status", json_string("pending") }, { "offset_start", st_json_u64(e->start) },
+		{ "offset_end", st_json_u64(e->end) }, { "singular_values", st_json_u64(e->k) },
+		{ "checkpoint_path", st_json_text(checkpoint) }, { "checkpoint_sha256", json_null() },
+		{ "component_keys",
+	          st_json_object({ "u", json_sprintf("svd.U.%s", e->safe) }, { "s", json_sprintf("svd.S.%s", e->safe) },
+	                         { "v", json_sprintf("svd.V.%s", e->safe) },
+	                         { "scale", json_sprintf("svf.scale_offsets.%s", e->safe) }) },
+		{ "python_v_layout", json_string(st_svf_layout_name(x->job.layout)) },
+		{ "python_component_zero_error", json_null() }, { "target_verified", json_true() },
+		{ "error", json_null() });
 }
 
-static json_t *seed_manifest(struct apply *x, const char *components_sha)
+static void seed_manifest(struct apply *x, const char *components_sha)
 {
 	const struct st_svf_reference *r = &x->job.ref;
-	json_t *m = json_object(), *list = json_array(), *split = json_object(), *source = json_object();
+	const struct st_svf_apply_options *o = x->o;
+	json_t *list = json_array();
 	uint64_t head[2] = { r->head_rows, r->head_cols };
-	for (size_t i = 0; i < r->n; i++)
-		json_array_append_new(list, seed_entry(x, &r->entries[i]));
-	st_json_put(source, "scale_count", json_integer((json_int_t)r->n_scales));
-	st_json_put(source, "hidden_size", json_integer((json_int_t)r->head_cols));
-	st_json_put(source, "output_count", json_integer((json_int_t)r->head_rows));
-	st_json_put(split, "scale_count", json_integer((json_int_t)r->n_scales));
-	st_json_put(split, "head_count", json_integer((json_int_t)(r->head_rows * r->head_cols)));
-	st_json_put(m, "artifact_version", json_integer(1));
-	st_json_put(m, "status", json_string("running"));
-	st_json_put(m, "export_complete", json_false());
-	st_json_put(m, "partial_debug_only", json_false());
-	st_json_put(m, "created_at", st_json_now());
-	st_json_put(m, "updated_at", st_json_now());
-	st_json_put(m, "base_model_repo", st_json_text(x->o->model));
-	st_json_put(m, "base_model_sha256", st_json_text(x->job.base.sha256));
-	/* Names that readers of these artifacts ask for. */
-	st_json_put(m, "bumblebee_module", json_string("Bumblebee.Text.Qwen3"));
-	st_json_put(m, "architecture", json_string("for_causal_language_modeling"));
-	st_json_put(m, "xla_target", json_string("cpu"));
-	st_json_put(m, "export_backend", json_string("stele"));
-	st_json_put(m, "importer", json_sprintf("stele %s", st_version()));
-	st_json_put(m, "python_manifest_path", json_null());
-	st_json_put(m, "reference_manifest_path", st_json_text(x->o->reference));
-	st_json_put(m, "reference_manifest_sha256", st_json_text(r->file_sha256));
-	st_json_put(m, "source_vector_path", st_json_text(x->o->vector));
-	st_json_put(m, "source_vector_tensor", st_json_text(ST_SVF_VECTOR_KEY));
-	st_json_put(m, "source_vector_shape", st_json_shape(&x->job.vector.n, 1));
-	st_json_put(m, "source_vector_sha256", st_json_text(x->job.vector.safetensors_sha256));
-	st_json_put(m, "components_sha256", st_json_text(components_sha));
-	st_json_put(m, "scale_offset_count", json_integer((json_int_t)r->n_scales));
-	st_json_put(m, "router_head_shape", st_json_shape(head, 2));
-	st_json_put(m, "router_head_artifact", st_json_text(ST_SVF_HEAD_FILE));
-	st_json_put(m, "router_head_tensor_key", st_json_text(ST_SVF_HEAD_KEY));
-	st_json_put(m, "router_head_sha256", json_null());
-	st_json_put(m, "adapted_tensors_artifact", json_string("adapted_tensors.safetensors"));
-	st_json_put(m, "artifact_layout", json_string("checkpoint_directory"));
-	st_json_put(m, "selected_tensor_count", json_integer((json_int_t)r->n));
-	st_json_put(m, "selected_singular_value_count", json_integer((json_int_t)r->n_scales));
-	st_json_put(m, "selected_tensors", list);
-	st_json_put(m, "source_split", source);
-	st_json_put(m, "split", split);
-	st_json_put(m, "tie_policy", st_json_text(st_svf_tie_name(x->job.tie)));
-	st_json_put(m, "environment", st_svf_environment(x->job.threads, NULL));
-	return m;
+	for (size_t i = 0; i < r->n; i++) {
+		x->places[i].entry = seed_entry(x, &r->entries[i], x->places[i].name);
+		st_json_add(list, x->places[i].entry);
+	}
+	st_json_put_all(
+		x->job.report, { "artifact_version", json_integer(1) }, { "status", json_string("running") },
+		{ "export_complete", json_false() }, { "partial_debug_only", json_false() },
+		{ "created_at", st_json_now() }, { "updated_at", st_json_now() },
+		{ "base_model_repo", st_json_text(o->model) }, { "base_model_sha256", json_string(x->job.base.sha256) },
+		/* Names that readers of these artifacts ask for. */
+		{ "bumblebee_module", json_string("Bumblebee.Text.Qwen3") },
+		{ "architecture", json_string("for_causal_language_modeling") }, { "xla_target", json_string("cpu") },
+		{ "export_backend", json_string("stele") }, { "importer", json_sprintf("stele %s", st_version()) },
+		{ "python_manifest_path", json_null() }, { "reference_manifest_path", st_json_text(o->reference) },
+		{ "reference_manifest_sha256", json_string(r->file_sha256) },
+		{ "source_vector_path", st_json_text(o->vector) },
+		{ "source_vector_tensor", json_string(ST_SVF_VECTOR_KEY) },
+		{ "source_vector_shape", st_json_shape(&x->job.vector.n, 1) },
+		{ "source_vector_sha256", json_string(x->job.vector.safetensors_sha256) },
+		{ "components_sha256", json_string(components_sha) },
+		{ "scale_offset_count", st_json_u64(r->n_scales) }, { "router_head_shape", st_json_shape(head, 2) },
+		{ "router_head_artifact", json_string(ST_SVF_HEAD_FILE) },
+		{ "router_head_tensor_key", json_string(ST_SVF_HEAD_KEY) }, { "router_head_sha256", json_null() },
+		{ "adapted_tensors_artifact", json_string("adapted_tensors.safetensors") },
+		{ "artifact_layout", json_string("checkpoint_directory") },
+		{ "selected_tensor_count", st_json_u64(r->n) },
+		{ "selected_singular_value_count", st_json_u64(r->n_scales) }, { "selected_tensors", list },
+		{ "source_split", st_json_object({ "scale_count", st_json_u64(r->n_scales) },
+	                                         { "hidden_size", st_json_u64(r->head_cols) },
+	                                         { "output_count", st_json_u64(r->head_rows) }) },
+		{ "split", st_json_object({ "scale_count", st_json_u64(r->n_scales) },
+	                                  { "head_count", st_json_u64(r->head_rows * r->head_cols) }) },
+		{ "tie_policy", json_string(st_svf_ties[x->job.tie]) },
+		{ "environment", st_svf_environment(x->job.pool, NULL) });
 }
 
 /* What must be the same for checkpoints of an earlier run to be this run's. */
@@ -299,11 +227,12 @@ static const char *differs(const json_t *a, const json_t *b)
 
 static enum st_status resume(struct apply *x, struct st_error *err)
 {
+	static const char *const kept[] = { "status", "checkpoint_sha256", "python_component_zero_error" };
 	json_t *old = NULL;
 	ST_TRY(st_json_load(x->manifest_path, &old, err));
 	if (!old)
 		return ST_OK;
-	const char *key = differs(old, x->manifest);
+	const char *key = differs(old, x->job.report);
 	enum st_status st = ST_OK;
 	if (key && !x->o->force) {
 		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, key,
@@ -312,16 +241,15 @@ static enum st_status resume(struct apply *x, struct st_error *err)
 	}
 	/* Of the same inputs, but another version's or computed otherwise: made again, so that the manifest's
 	 * environment is true of all. */
-	bool same = json_equal(json_object_get(old, "environment"), json_object_get(x->manifest, "environment"));
+	bool same = json_equal(json_object_get(old, "environment"), json_object_get(x->job.report, "environment"));
 	if (!key && !same)
-		st_svf_log(&x->job.hooks,
-		           "what is there was made by another version, library or number of threads: made again");
+		st_hooks_log(&x->job.hooks,
+		             "what is there was made by another version, library or number of threads: made again");
 	for (size_t i = 0; !key && same && i < x->job.ref.n; i++) {
 		const json_t *o = json_array_get(json_object_get(old, "selected_tensors"), i);
-		static const char *const kept[] = { "status", "checkpoint_sha256", "python_component_zero_error" };
-		for (size_t k = 0; o && k < 3; k++)
+		for (size_t k = 0; k < 3; k++)
 			if (json_object_get(o, kept[k]))
-				st_json_put(entry_json(x, i), kept[k], json_incref(json_object_get(o, kept[k])));
+				st_json_put(x->places[i].entry, kept[k], json_incref(json_object_get(o, kept[k])));
 	}
 	json_decref(old);
 	return st;
@@ -336,33 +264,34 @@ static enum st_status open_components(struct apply *x, struct st_error *err)
 	x->job.layout = x->o->layout;
 	if (stat(path, &sb) == 0 && S_ISDIR(sb.st_mode)) {
 		ST_TRY(st_svf_components_layout(path, &x->job.layout, NULL, err));
-		path = st_svf_path(&x->job.arena, path, ST_SVF_COMPONENTS);
-		if (!path)
-			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+		path = st_path(&x->job.arena, path, ST_SVF_COMPONENTS);
+		ST_NEED(path);
 	}
 	ST_TRY(st_container_open(path, &x->job.factors, err));
 	for (size_t i = 0; i < x->job.ref.n; i++) {
-		struct st_svf_factors f;
-		ST_TRY(st_svf_factors_open(x->job.factors, &x->job.ref.entries[i], x->job.layout, &f, err));
-		st_svf_factors_warnings(&f, x->job.ref.entries[i].source_name, x->warnings, &x->job.hooks);
-		st_svf_factors_close(&f);
+		ST_TRY(st_svf_look_at_factors(&x->job, &x->job.ref.entries[i], err));
 		x->total += x->job.ref.entries[i].rows;
 	}
-	return ST_OK;
+	return st_container_inputs(x->job.factors, &x->job.inputs, err);
 }
 
-/* None of the files that will be written may be an input. */
-static enum st_status keep_inputs(struct apply *x, struct st_error *err)
+/* Where everything goes. None of it may be an input. */
+static enum st_status place_outputs(struct apply *x, struct st_error *err)
 {
-	static const char *const names[] = { ST_SVF_MANIFEST, ST_SVF_HEAD_FILE };
 	struct st_arena *a = &x->job.arena;
-	for (size_t i = 0; i < 2; i++)
-		ST_TRY(st_svf_job_keep(&x->job, st_svf_path(a, x->o->out, names[i]), err));
-	for (size_t i = 0; i < x->job.ref.n; i++) {
-		const char *name = checkpoint_name(x, &x->job.ref.entries[i]);
-		ST_TRY(st_svf_job_keep(&x->job, name ? st_svf_path(a, x->o->out, name) : NULL, err));
+	const struct st_inputs *in = &x->job.inputs;
+	x->manifest_path = st_path(a, x->o->out, ST_SVF_MANIFEST);
+	ST_TRY(st_inputs_keep(in, x->manifest_path, err));
+	x->head_path = st_path(a, x->o->out, ST_SVF_HEAD_FILE);
+	ST_TRY(st_inputs_keep(in, x->head_path, err));
+	x->places = st_arena_alloc(a, x->job.ref.n, sizeof *x->places);
+	for (size_t i = 0; x->places && i < x->job.ref.n; i++) {
+		struct place *p = &x->places[i];
+		p->name = checkpoint_name(x, &x->job.ref.entries[i]);
+		p->path = p->name ? st_path(a, x->o->out, p->name) : NULL;
+		ST_TRY(st_inputs_keep(in, p->path, err));
 	}
-	return ST_OK;
+	return x->places ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
 
 /* What would make the run fail half way, asked before the folder is made: sums that cannot be divided by. */
@@ -376,60 +305,43 @@ static enum st_status dry_run(struct apply *x, struct st_error *err)
 	return ST_OK;
 }
 
-static enum st_status run(struct apply *x, struct st_error *err)
+static enum st_status run(struct apply *x, struct st_svf_result *r, struct st_error *err)
 {
 	const struct st_svf_apply_options *o = x->o;
+	struct st_svf_job *j = &x->job;
 	char components[65];
 	struct st_svf_artifact check;
-	ST_TRY(st_svf_job_open(&x->job, o->vector, o->reference, o->model, o->model_bf16, err));
+	ST_TRY(st_svf_job_open(j, o->vector, o->reference, o->threads, r, err));
+	ST_TRY(st_svf_job_base(j, o->model, o->model_bf16, err));
 	ST_TRY(open_components(x, err));
-	ST_TRY(keep_inputs(x, err));
+	ST_TRY(place_outputs(x, err));
 	ST_TRY(dry_run(x, err));
-	st_svf_log(&x->job.hooks, "hashing %s", st_container_path(x->job.factors));
-	ST_TRY(st_container_sha256(x->job.factors, components, err));
-	x->manifest = seed_manifest(x, components);
-	x->manifest_path = st_svf_path(&x->job.arena, o->out, ST_SVF_MANIFEST);
-	if (!x->manifest_path || !st_json_ok(x->manifest))
+	const char *folder = st_path(&j->arena, o->out, ST_SVF_CHECKPOINTS);
+	ST_NEED(folder);
+	st_hooks_log(&j->hooks, "hashing %s", st_container_path(j->factors));
+	ST_TRY(st_container_sha256(j->factors, components, err));
+	seed_manifest(x, components);
+	if (!st_json_ok(j->report))
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (access(o->out, F_OK) == 0)
 		ST_TRY(resume(x, err));
-	ST_TRY(st_svf_make_dir(o->out, err));
-	ST_TRY(st_svf_make_dir(st_svf_path(&x->job.arena, o->out, ST_SVF_CHECKPOINTS), err));
+	ST_TRY(st_folder_make(o->out, err));
+	ST_TRY(st_folder_make(folder, err));
 	ST_TRY(save_manifest(x, err));
 	ST_TRY(write_head(x, err));
-	for (size_t i = 0; i < x->job.ref.n; i++)
+	for (size_t i = 0; i < j->ref.n; i++)
 		ST_TRY(apply_one(x, i, err));
-	st_json_put(x->manifest, "status", json_string("complete"));
-	st_json_put(x->manifest, "export_complete", json_true());
+	st_json_put_all(j->report, { "status", json_string("complete") }, { "export_complete", json_true() });
 	ST_TRY(save_manifest(x, err));
 	ST_TRY(st_svf_artifact_open(o->out, &check, err));
 	st_svf_artifact_close(&check);
+	st_svf_job_wrote(j, "wrote and verified", o->out);
 	return ST_OK;
 }
 
 enum st_status st_svf_apply(const struct st_svf_apply_options *o, struct st_svf_result *r, struct st_error *err)
 {
-	struct apply x = { .o = o,
-		           .warnings = json_array(),
-		           .job = { .tie = o->tie, .chunk = o->chunk_rows, .threads = o->threads, .hooks = o->hooks } };
-	size_t len = 0;
-	memset(r, 0, sizeof *r);
-	x.text = open_memstream(&r->text, &len);
-	enum st_status st = x.text && x.warnings ? run(&x, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
-	if (st == ST_OK) {
-		for (size_t i = 0; i < json_array_size(x.warnings); i++)
-			fprintf(x.text, "warning: %s\n", json_string_value(json_array_get(x.warnings, i)));
-		fprintf(x.text, "wrote and verified %s\n", o->out);
-		r->json = json_dumps(x.manifest, JSON_INDENT(2) | JSON_SORT_KEYS);
-		if (!r->json)
-			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-	}
-	json_decref(x.manifest);
-	json_decref(x.warnings);
-	st_svf_job_close(&x.job);
-	if (x.text && fclose(x.text) != 0 && st == ST_OK)
-		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-	if (st != ST_OK)
-		st_svf_result_release(r);
-	return st;
+	struct apply x = { .o = o, .job = { .tie = o->tie, .chunk = o->chunk_rows, .hooks = o->hooks } };
+	*r = (struct st_svf_result){ 0 };
+	return st_svf_job_close(&x.job, run(&x, r, err), 0, r, err);
 }

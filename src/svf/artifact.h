@@ -3,7 +3,7 @@
 #ifndef ST_SVF_ARTIFACT_H
 #define ST_SVF_ARTIFACT_H
 
-#include "svf/svf.h"
+#include "svf/inputs.h"
 
 #define ST_SVF_MANIFEST "manifest.json"
 #define ST_SVF_HEAD_FILE "router_head.safetensors"

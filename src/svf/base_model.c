@@ -1,12 +1,11 @@
 /* base_model.c - rows of the base model's weights, whatever container they are in. */
-#include "svf/svf.h"
+#include "svf/inputs.h"
 
 #include "base/error.h"
+#include "base/pool.h"
 #include "dtype/half.h"
 
 #include <string.h>
-
-static const char embed_name[] = "model.embed_tokens.weight", head_name[] = "lm_head.weight";
 
 const struct st_container *st_svf_base_container(const struct st_svf_base *b)
 {
@@ -27,7 +26,7 @@ enum st_status st_svf_base_open(const char *path, bool round_bf16, const struct 
 		st = st_model_open_partial(path, &b->model, err);
 	}
 	if (st == ST_OK) {
-		st_svf_log(hooks, "hashing %s", path);
+		st_hooks_log(hooks, "hashing %s", path);
 		st = st_container_sha256(st_svf_base_container(b), b->sha256, err);
 	}
 	if (st != ST_OK) {
@@ -67,8 +66,8 @@ enum st_status st_svf_base_find(const struct st_svf_base *b, const struct st_svf
                                 struct st_error *err)
 {
 	enum st_status st = find(b, e->source_name, w, err);
-	if (st == ST_OK && !w->tensor && strcmp(e->source_name, head_name) == 0)
-		st = find(b, embed_name, w, err); /* a tied model stores the head as its embedding */
+	if (st == ST_OK && !w->tensor && strcmp(e->source_name, ST_SVF_LM_HEAD) == 0)
+		st = find(b, ST_SVF_EMBEDDING, w, err); /* a tied model stores the head as its embedding */
 	const struct st_tensor *t = st == ST_OK ? w->tensor : NULL;
 	if (st == ST_OK && !t)
 		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, e->source_name,
@@ -95,22 +94,40 @@ bool st_svf_base_tied(const struct st_svf_base *b, const struct st_svf_entry *x,
 	if (wx.tensor->data == wy.tensor->data)
 		return true;
 	/* Some files store the tied matrix twice. Both names, and the same bytes. */
-	return strcmp(x->source_name, embed_name) == 0 && strcmp(y->source_name, head_name) == 0
+	return strcmp(x->source_name, ST_SVF_EMBEDDING) == 0 && strcmp(y->source_name, ST_SVF_LM_HEAD) == 0
 	    && wx.tensor->dtype == wy.tensor->dtype && wx.tensor->n_bytes == wy.tensor->n_bytes
 	    && memcmp(wx.tensor->data, wy.tensor->data, wx.tensor->n_bytes) == 0;
+}
+
+enum st_status st_svf_tensor_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
+{
+	(void)err;
+	st_tensor_decode(*(const struct st_tensor **)ctx, row0, n, dst);
+	return ST_OK;
+}
+
+struct decoding {
+	const struct st_svf_weight_rows *r;
+	uint64_t row0;
+	float *dst;
+};
+
+static void decode_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct decoding *d = ctx;
+	uint64_t cols = st_tensor_cols(d->r->w.tensor);
+	float *x = d->dst + begin * cols;
+	(void)lane;
+	st_weight_decode(&d->r->w, d->row0 + begin, end - begin, x);
+	for (uint64_t k = 0; d->r->round_bf16 && k < (end - begin) * cols; k++)
+		x[k] = st_bf16_to_f32(st_f32_to_bf16(x[k]));
 }
 
 enum st_status st_svf_weight_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
 {
 	const struct st_svf_weight_rows *r = ctx;
-	uint64_t cols = st_tensor_cols(r->w.tensor);
 	(void)err;
-#pragma omp parallel for schedule(static) num_threads(r->threads) if (n > 16)
-	for (uint64_t i = 0; i < n; i++) {
-		float *row = dst + i * cols;
-		st_weight_decode(&r->w, row0 + i, 1, row);
-		for (uint64_t k = 0; r->round_bf16 && k < cols; k++)
-			row[k] = st_bf16_to_f32(st_f32_to_bf16(row[k]));
-	}
+	st_pool_run(r->pool, n, st_pool_piece(r->pool, n, 4 * st_tensor_cols(r->w.tensor)), decode_rows,
+	            &(struct decoding){ r, row0, dst });
 	return ST_OK;
 }

@@ -6,37 +6,24 @@
  * Everything is f32, with one rounding per operation and the product before the scalar. The two sums of
  * singular values are accumulated in f64 and rounded once.
  */
-#include "svf/svf.h"
+#include "svf/engine.h"
 
 #include "base/error.h"
+#include "base/pool.h"
 #include "dtype/half.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
 
 /* Buffers of one block never take more than this. */
 #define MAX_BUFFER ((uint64_t)448 << 20)
 
-double st_svf_clock(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* In squares that stay in the first cache. */
-void st_svf_turn(const float *src, uint64_t rows, uint64_t cols, float *dst, uint64_t at, uint64_t width, int threads)
-{
-#pragma omp parallel for schedule(static) num_threads(threads)
-	for (uint64_t r0 = 0; r0 < rows; r0 += 32)
-		for (uint64_t c0 = 0; c0 < cols; c0 += 32)
-			for (uint64_t c = c0; c < cols && c < c0 + 32; c++)
-				for (uint64_t r = r0; r < rows && r < r0 + 32; r++)
-					dst[c * width + at + r] = src[r * cols + c];
-}
+/* What is known of a row: sums per row are added in order of rows, so that threads change nothing. */
+struct st_svf_row {
+	double zero_dd, source_dd; /* (zero - source)^2 and source^2 */
+	float top, top_bf16;       /* largest |zero - source|, and against the source rounded to bf16 */
+	bool source_finite, u_finite;
+};
 
 static enum st_status scale(struct st_svf_engine *g, const float *offsets, struct st_error *err)
 {
@@ -44,9 +31,8 @@ static enum st_status scale(struct st_svf_engine *g, const float *offsets, struc
 	double s = 0, scaled = 0;
 	g->offsets = st_alloc_array(e->k, sizeof *g->offsets);
 	g->scaled = st_alloc_array(e->k, sizeof *g->scaled);
-	g->gram = calloc(ST_SVF_GRAM * e->k, sizeof *g->gram);
-	if (!g->offsets || !g->scaled || !g->gram)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	g->gram = st_alloc_zeroed(e->k, sizeof(float[ST_SVF_GRAM]));
+	ST_NEED(g->offsets && g->scaled && g->gram);
 	for (uint64_t i = 0; i < e->k; i++) {
 		if (!isfinite(offsets[i]))
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, e->source_name, "offset %llu is not finite",
@@ -77,9 +63,10 @@ static enum st_status allocate(struct st_svf_engine *g, uint64_t chunk, struct s
 	g->chunk = chunk ? chunk : 8192;
 	g->chunk = g->chunk > fit ? fit : g->chunk;
 	g->chunk = g->chunk > g->e->rows ? g->e->rows : g->chunk;
-	uint64_t c = (g->chunk * cols + 15) / 16 * 16, u = (g->chunk * k + 15) / 16 * 16;
-	g->buffer = st_alloc_array(4 * c + 2 * u + c / 2 + 16, sizeof *g->buffer);
-	g->row_sums = st_alloc_array(2 * g->chunk, sizeof *g->row_sums);
+	uint64_t c = (g->chunk * cols + 15) / 16 * 16, u = (g->chunk * k + 15) / 16 * 16,
+		 floats = 4 * c + 2 * u + c / 2 + 16;
+	g->buffer = st_alloc_array(floats, sizeof *g->buffer);
+	g->row_sums = st_alloc_array(g->chunk, sizeof *g->row_sums);
 	if (!g->buffer || !g->row_sums)
 		return st_fail(err, ST_ERR_NOMEM,
 		               "no memory for blocks of %llu rows of %s; --chunk-rows makes them smaller",
@@ -95,15 +82,14 @@ static enum st_status allocate(struct st_svf_engine *g, uint64_t chunk, struct s
 }
 
 enum st_status st_svf_engine_open(struct st_svf_engine *g, const struct st_svf_entry *e, const struct st_svf_factors *f,
-                                  const float *offsets, struct st_svf_source source, uint64_t chunk, int threads,
-                                  struct st_error *err)
+                                  const float *offsets, struct st_svf_source source, uint64_t chunk,
+                                  struct st_pool *pool, struct st_error *err)
 {
-	*g = (struct st_svf_engine){ .e = e, .f = f, .source = source, .threads = threads };
+	*g = (struct st_svf_engine){ .e = e, .f = f, .source = source, .pool = pool };
 	enum st_status st = scale(g, offsets, err);
 	if (st == ST_OK)
 		st = allocate(g, chunk, err);
-	if (st == ST_OK
-	    && !st_gemm_pack(&g->b, st_cpu_best(), f->v, f->layout == ST_SVF_TORCH_V, e->k, e->cols, threads))
+	if (st == ST_OK && !st_gemm_pack(&g->b, st_cpu_best(), f->v, f->layout == ST_SVF_TORCH_V, e->k, e->cols, pool))
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st != ST_OK)
 		st_svf_engine_close(g);
@@ -118,43 +104,76 @@ void st_svf_engine_close(struct st_svf_engine *g)
 	free(g->gram);
 	free(g->buffer);
 	free(g->row_sums);
-	g->row_sums = NULL;
-	g->offsets = g->scaled = g->gram = g->buffer = NULL;
+	*g = (struct st_svf_engine){ 0 };
 }
 
-static enum st_status load_u(struct st_svf_engine *g, uint64_t row0, uint64_t n, struct st_error *err)
+/* ---- rows in ---- */
+
+struct loading {
+	struct st_svf_engine *g;
+	uint64_t row0;
+	bool source; /* looked at too, and U scaled */
+};
+
+static bool all_finite(const float *x, uint64_t n)
 {
-	uint64_t k = g->e->k;
-	bool good = true;
-#pragma omp parallel for schedule(static) num_threads(g->threads) reduction(&& : good)
-	for (uint64_t i = 0; i < n; i++) {
-		float *u = g->u + i * k, sum = 0;
-		st_tensor_decode(g->f->u, row0 + i, 1, u);
-		for (uint64_t j = 0; j < k; j++)
-			sum += u[j] - u[j]; /* 0 unless one is not finite */
-		good = good && sum == 0;
-	}
-	if (good)
-		return ST_OK;
-	uint64_t at = 0;
-	while (at + 1 < n * k && isfinite(g->u[at]))
-		at++;
-	enum st_status st = st_fail_at(err, ST_ERR_FORMAT, g->f->u->offset, g->f->u->name,
-	                               "number %llu of row %llu is %g", (unsigned long long)(at % k),
-	                               (unsigned long long)(row0 + at / k), (double)g->u[at]);
-	st_error_in(err, g->f->path);
-	return st;
+	float sum = 0;
+	for (uint64_t i = 0; i < n; i++)
+		sum += x[i] - x[i]; /* 0 unless one is not finite */
+	return sum == 0;
 }
+
+static void load_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct loading *l = ctx;
+	struct st_svf_engine *g = l->g;
+	uint64_t k = g->e->k, cols = g->e->cols;
+	(void)lane;
+	for (uint64_t i = begin; i < end; i++) {
+		float *u = g->u + i * k;
+		st_tensor_decode(g->f->u, l->row0 + i, 1, u);
+		g->row_sums[i].u_finite = all_finite(u, k);
+		g->row_sums[i].source_finite = !l->source || all_finite(g->src + i * cols, cols);
+		for (uint64_t j = 0; l->source && j < k; j++)
+			g->u_scaled[i * k + j] = u[j] * g->scaled[j];
+	}
+}
+
+/* Rows of U, which must be finite as those of the source must. */
+static enum st_status load(struct st_svf_engine *g, uint64_t row0, uint64_t n, bool source, struct st_error *err)
+{
+	uint64_t k = g->e->k, i = 0, at = 0;
+	struct loading l = { g, row0, source };
+	st_pool_run(g->pool, n, st_pool_piece(g->pool, n, 4 * k), load_rows, &l);
+	while (i < n && g->row_sums[i].source_finite && g->row_sums[i].u_finite)
+		i++;
+	if (i == n)
+		return ST_OK;
+	const float *u = g->u + i * k;
+	while (at + 1 < k && isfinite(u[at]))
+		at++;
+	if (!g->row_sums[i].source_finite) {
+		(void)st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, g->e->source_name,
+		                 "row %llu of the source holds numbers that are not finite",
+		                 (unsigned long long)(row0 + i));
+		st_error_in(err, g->source.path);
+	} else {
+		(void)st_fail_at(err, ST_ERR_FORMAT, g->f->u->offset, g->f->u->name, "number %llu of row %llu is %g",
+		                 (unsigned long long)at, (unsigned long long)(row0 + i), (double)u[at]);
+		st_error_in(err, g->f->path);
+	}
+	return ST_ERR_FORMAT;
+}
+
+/* ---- rows out ---- */
 
 /* What follows the products: scalar, cast, and how far a zero offset is from the source. */
-static void finish(struct st_svf_engine *g, uint64_t n)
+static void finish_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
+	struct st_svf_engine *g = ctx;
 	uint64_t cols = g->e->cols;
-	double top = 0, top_bf16 = 0;
-	/* Per row, then in order of rows: the same sums for any number of threads. */
-	double *dd = g->row_sums;
-#pragma omp parallel for schedule(static) num_threads(g->threads) reduction(max : top, top_bf16)
-	for (uint64_t i = 0; i < n; i++) {
+	(void)lane;
+	for (uint64_t i = begin; i < end; i++) {
 		const float *m = g->matmul + i * cols, *z = g->zero + i * cols, *s = g->src + i * cols;
 		float *a = g->adapted + i * cols;
 		uint16_t *b = g->bf16 + i * cols;
@@ -172,54 +191,43 @@ static void finish(struct st_svf_engine *g, uint64_t n)
 			d2 += (double)d * (double)d;
 			s2 += (double)s[j] * (double)s[j];
 		}
-		top = (double)most > top ? (double)most : top;
-		top_bf16 = (double)most_bf16 > top_bf16 ? (double)most_bf16 : top_bf16;
-		dd[2 * i] = d2;
-		dd[2 * i + 1] = s2;
+		g->row_sums[i] = (struct st_svf_row){
+			.zero_dd = d2, .source_dd = s2, .top = most, .top_bf16 = most_bf16
+		};
 	}
+}
+
+static void add_rows(struct st_svf_engine *g, uint64_t n)
+{
 	for (uint64_t i = 0; i < n; i++) {
-		g->zero_dd += dd[2 * i];
-		g->source_dd += dd[2 * i + 1];
+		const struct st_svf_row *r = &g->row_sums[i];
+		g->zero_dd += r->zero_dd;
+		g->source_dd += r->source_dd;
+		g->zero_error = fmax(g->zero_error, (double)r->top);
+		g->zero_error_bf16 = fmax(g->zero_error_bf16, (double)r->top_bf16);
 	}
-	g->zero_error = top > g->zero_error ? top : g->zero_error;
-	g->zero_error_bf16 = top_bf16 > g->zero_error_bf16 ? top_bf16 : g->zero_error_bf16;
 }
 
 enum st_status st_svf_engine_rows(struct st_svf_engine *g, uint64_t row0, uint64_t n, struct st_error *err)
 {
-	uint64_t k = g->e->k, cols = g->e->cols;
-	double t0 = st_svf_clock();
+	uint64_t k = g->e->k;
+	double t0 = st_clock();
 	ST_TRY(st_check_cancel(err));
 	ST_TRY(g->source.rows(g->source.ctx, row0, n, g->src, err));
-	float bad = 0;
-#pragma omp parallel for schedule(static) num_threads(g->threads) reduction(+ : bad)
-	for (uint64_t i = 0; i < n * cols; i++)
-		bad += g->src[i] - g->src[i];
-	if (bad != 0) {
-		enum st_status st = st_fail_at(
-			err, ST_ERR_FORMAT, ST_NO_OFFSET, g->e->source_name,
-			"the source holds numbers that are not finite between rows %llu and %llu",
-			(unsigned long long)row0, (unsigned long long)(row0 + n));
-		st_error_in(err, g->source.path);
-		return st;
-	}
-	ST_TRY(load_u(g, row0, n, err));
-#pragma omp parallel for schedule(static) num_threads(g->threads)
-	for (uint64_t i = 0; i < n; i++)
-		for (uint64_t j = 0; j < k; j++)
-			g->u_scaled[i * k + j] = g->u[i * k + j] * g->scaled[j];
+	ST_TRY(load(g, row0, n, true, err));
 	st_svf_gram_add(g->u, n, k, g->gram);
-	double t1 = st_svf_clock();
-	if (!st_gemm(&g->b, g->u, g->scaled, n, g->matmul, g->threads)
-	    || !st_gemm(&g->b, g->u, g->f->s, n, g->zero, g->threads))
+	double t1 = st_clock();
+	if (!st_gemm(&g->b, g->u, g->scaled, n, g->matmul, g->pool)
+	    || !st_gemm(&g->b, g->u, g->f->s, n, g->zero, g->pool))
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	double t2 = st_svf_clock();
-	finish(g, n);
+	double t2 = st_clock();
+	st_pool_run(g->pool, n, st_pool_piece(g->pool, n, 8 * g->e->cols), finish_rows, g);
+	add_rows(g, n);
 	if (row0 + n == g->e->rows)
 		g->u_error = st_svf_gram_error(g->gram, k);
 	if (g->times) {
 		g->times->products += t2 - t1;
-		g->times->rest += t1 - t0 + st_svf_clock() - t2;
+		g->times->rest += t1 - t0 + st_clock() - t2;
 	}
 	return ST_OK;
 }
@@ -230,8 +238,8 @@ enum st_status st_svf_engine_adapted(struct st_svf_engine *g, uint64_t row0, uin
 	uint64_t cols = g->e->cols;
 	for (uint64_t done = 0; done < n;) {
 		uint64_t m = n - done < g->chunk ? n - done : g->chunk;
-		ST_TRY(load_u(g, row0 + done, m, err));
-		if (!st_gemm(&g->b, g->u, g->scaled, m, dst + done * cols, g->threads))
+		ST_TRY(load(g, row0 + done, m, false, err));
+		if (!st_gemm(&g->b, g->u, g->scaled, m, dst + done * cols, g->pool))
 			return st_fail(err, ST_ERR_NOMEM, "out of memory");
 		for (uint64_t i = done * cols; i < (done + m) * cols; i++)
 			dst[i] *= g->norm;

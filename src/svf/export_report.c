@@ -2,188 +2,209 @@
 #include "svf/export.h"
 
 #include "base/error.h"
+#include "base/hash.h"
 
 #include <string.h>
 
-const char *st_svf_export_component_source(const struct st_svf_export_run *x)
-{
-	return x->o->svd_weights ? "svd_weights_pt" : "recomputed_torch_svd";
-}
+static json_t *flag_text(const char *yes, const char *no, bool is) { return json_string(is ? yes : no); }
 
-enum st_status st_svf_export_describe(struct st_svf_export_run *x, size_t i, json_t **out, struct st_error *err)
+enum st_status st_svf_export_describe(struct st_svf_export_run *x, size_t i, struct st_error *err)
 {
 	const struct st_svf_entry *e = st_svf_export_entry(x, i);
 	struct st_weight w;
-	char offsets_hex[65];
+	char offsets[65];
 	ST_TRY(st_svf_base_find(&x->job.base, e, &w, err));
-	ST_TRY(st_sha256_hex(x->job.vector.f32 + e->start, e->k * sizeof(float), offsets_hex, err));
-	json_t *o = json_object(), *keys = json_object(), *stages = json_object();
-	uint64_t source[2] = { e->rows, e->cols }, u[2] = { e->rows, e->k }, v[2] = { e->cols, e->k };
-	if (x->job.layout != ST_SVF_TORCH_V) {
-		v[0] = e->k;
-		v[1] = e->cols;
-	}
-	st_json_put(keys, "u", json_sprintf("svd.U.%s", e->safe));
-	st_json_put(keys, "s", json_sprintf("svd.S.%s", e->safe));
-	st_json_put(keys, "v", json_sprintf("svd.V.%s", e->safe));
+	ST_TRY(st_sha256_hex(x->job.vector.f32 + e->start, e->k * sizeof(float), offsets, err));
+	json_t *stages = json_object();
+	bool as_v = x->job.layout == ST_SVF_TORCH_V;
+	uint64_t u[2] = { e->rows, e->k }, v[2] = { as_v ? e->cols : e->k, as_v ? e->k : e->cols };
 	for (size_t s = 0; s < ST_SVF_STAGES; s++)
 		st_json_put(stages, st_svf_stage_names[s],
 		            json_sprintf("tensor.%s.%s", e->safe, st_svf_stage_names[s]));
-	st_json_put(o, "index", json_integer((json_int_t)e->index));
-	st_json_put(o, "source_name", st_json_text(e->source_name));
-	st_json_put(o, "elixir_name", st_json_text(e->target_name));
-	st_json_put(o, "safe_key", st_json_text(e->safe));
-	st_json_put(o, "component_source", st_json_text(st_svf_export_component_source(x)));
-	st_json_put(o, "component_v_layout", st_json_text(st_svf_layout_name(x->job.layout)));
-	st_json_put(o, "component_tensors", keys);
-	st_json_put(o, "scale_tensor", json_sprintf("svf.scale_offsets.%s", e->safe));
-	st_json_put(o, "source_shape", st_json_shape(source, 2));
-	st_json_put(o, "source_dtype", st_json_text(st_dtype_info(w.tensor->dtype)->name));
-	st_json_put(o, "u_shape", st_json_shape(u, 2));
-	st_json_put(o, "s_shape", st_json_shape(&e->k, 1));
-	st_json_put(o, "v_shape", st_json_shape(v, 2));
-	st_json_put(o, "offset_start", json_integer((json_int_t)e->start));
-	st_json_put(o, "offset_end", json_integer((json_int_t)e->end));
-	st_json_put(o, "singular_values", json_integer((json_int_t)e->k));
-	st_json_put(o, "stage_final_orientation", json_string("source"));
-	st_json_put(o, "stage_final_shape", st_json_shape(source, 2));
-	st_json_put(o, "stage_tensors", stages);
-	st_json_put(o, "offsets_sha256", st_json_text(offsets_hex));
+	json_t *o = st_json_object({ "index", st_json_u64(e->index) }, { "safe_key", st_json_text(e->safe) },
+	                           { "component_source", json_string(x->component_source) },
+	                           { "component_v_layout", json_string(st_svf_layout_name(x->job.layout)) },
+	                           { "component_tensors", st_json_object({ "u", json_sprintf("svd.U.%s", e->safe) },
+	                                                                 { "s", json_sprintf("svd.S.%s", e->safe) },
+	                                                                 { "v", json_sprintf("svd.V.%s", e->safe) }) },
+	                           { "scale_tensor", json_sprintf("svf.scale_offsets.%s", e->safe) },
+	                           { "source_shape", st_json_shape(e->shape, 2) },
+	                           { "source_dtype", json_string(st_dtype_info(w.tensor->dtype)->name) },
+	                           { "u_shape", st_json_shape(u, 2) }, { "s_shape", st_json_shape(&e->k, 1) },
+	                           { "v_shape", st_json_shape(v, 2) }, { "singular_values", st_json_u64(e->k) },
+	                           { "stage_final_orientation", json_string("source") },
+	                           { "stage_final_shape", st_json_shape(e->shape, 2) }, { "stage_tensors", stages },
+	                           { "offsets_sha256", json_string(offsets) });
+	st_svf_put_entry(o, e);
 	if (x->svd[e->index].method)
 		st_json_put(o, "svd", st_svf_export_svd_json(&x->svd[e->index]));
-	*out = o;
+	st_json_add(x->described, o);
 	return ST_OK;
 }
 
-enum st_status st_svf_export_debug_manifest(struct st_svf_export_run *x, const char *path, struct st_error *err)
+enum st_status st_svf_export_debug_manifest(struct st_svf_export_run *x, struct st_error *err)
 {
-	const struct st_svf_entry *e = st_svf_export_sample(x);
-	json_t *m = json_object();
-	st_json_put(m, "schema",
-	            st_json_text(x->o->all_selected ? "trinity_sakana_selected_component_debug.v1"
-	                                            : "trinity_sakana_sample_component_debug.v1"));
-	st_json_put(m, "source_name", st_json_text(e->source_name));
-	st_json_put(m, "component_source", st_json_text(st_svf_export_component_source(x)));
-	st_json_put(m, "component_v_layout", st_json_text(st_svf_layout_name(x->job.layout)));
-	st_json_put(m, "baseline_label", st_json_text(x->baseline_label));
-	st_json_put(m, "baseline_observed_bf16_sha256", st_json_text(x->baseline_hash));
-	st_json_put(m, "stored_reference_bf16_sha256", st_json_text(x->job.ref.expected_hash));
-	st_json_put(m, "stored_reference_hash_reproducible", json_boolean(x->matched));
-	st_json_put(m, "svd_weights_path", st_json_text(x->o->svd_weights));
-	st_json_put(m, "tie_policy", st_json_text(st_svf_tie_name(x->job.tie)));
-	st_json_put(m, "base_model_sha256", st_json_text(x->job.base.sha256));
-	if (x->o->all_selected) {
-		st_json_put(m, "all_selected_tensors", json_true());
-		st_json_put(m, "decomposed_all_selected_if_missing", json_boolean(x->o->decompose_all));
-		st_json_put(m, "selected_tensor_count", json_integer((json_int_t)x->n_list));
-		st_json_put(m, "selected_tensors", json_incref(x->components));
-	}
-	enum st_status st = st_svf_write_json(path, m, err);
+	bool all = x->o->all_selected;
+	json_t *m = st_json_object({ "schema", flag_text("trinity_sakana_selected_component_debug.v1",
+	                                                 "trinity_sakana_sample_component_debug.v1", all) },
+	                           { "source_name", st_json_text(st_svf_job_sample(&x->job)->source_name) },
+	                           { "component_source", json_string(x->component_source) },
+	                           { "component_v_layout", json_string(st_svf_layout_name(x->job.layout)) },
+	                           { "baseline_label", st_json_text(x->baseline_label) },
+	                           { "baseline_observed_bf16_sha256", json_string(x->baseline_hash) },
+	                           { "stored_reference_bf16_sha256", st_json_text(x->job.ref.expected_hash) },
+	                           { "stored_reference_hash_reproducible", json_boolean(x->matched) },
+	                           { "svd_weights_path", st_json_text(x->o->svd_weights) },
+	                           { "tie_policy", json_string(st_svf_ties[x->job.tie]) },
+	                           { "base_model_sha256", json_string(x->job.base.sha256) });
+	if (all)
+		st_json_put_all(m, { "all_selected_tensors", json_true() },
+		                { "decomposed_all_selected_if_missing", json_boolean(x->o->decompose_all) },
+		                { "selected_tensor_count", st_json_u64(x->n_list) },
+		                { "selected_tensors", json_incref(x->described) });
+	enum st_status st = st_json_write(x->manifest, m, err);
 	json_decref(m);
 	return st;
 }
 
+void st_svf_export_variant(struct st_svf_export_run *x, const struct st_svf_stages *t, const struct st_svf_engine *g,
+                           const char *label, const char *source, enum st_svf_layout layout)
+{
+	uint64_t shape[2];
+	const char *hash = t->summary[ST_SVF_FINAL_BF16].sha256;
+	bool same = strcmp(hash, x->job.ref.expected_hash) == 0;
+	st_svf_stage_shape(t->e, ST_SVF_FINAL_F32, t->turned, shape);
+	x->matched |= same;
+	st_json_add(
+		x->job.variants,
+		st_json_object(
+			{ "label", json_string(label) }, { "component_source", json_string(source) },
+			{ "v_layout", json_string(st_svf_layout_name(layout)) },
+			{ "zero_offset_max_abs_error_vs_source", st_json_number(g->zero_error) },
+			{ "zero_offset_max_abs_error_vs_source_bf16_roundtrip", st_json_number(g->zero_error_bf16) },
+			{ "u_orthogonality_error", st_json_number(g->u_error) }, { "s", st_svf_scale_json(g) },
+			{ "final_f32_before_bf16", st_svf_summary_json(&t->summary[ST_SVF_FINAL_F32], shape, 2) },
+			{ "final", st_svf_summary_json(&t->summary[ST_SVF_FINAL_BF16], shape, 2) },
+			{ "observed_bf16_sha256", json_string(hash) },
+			{ "expected_bf16_sha256", st_json_text(x->job.ref.expected_hash) },
+			{ "matches_expected", json_boolean(same) }));
+}
+
 /* ---- the report ---- */
 
-enum st_status st_svf_export_bundle(struct st_svf_export_run *x, struct st_container *c, json_t **out,
+enum st_status st_svf_export_bundle(struct st_svf_export_run *x, struct st_container *c, const char *key,
                                     struct st_error *err)
 {
-	const struct st_svf_entry *e = st_svf_export_sample(x);
+	const struct st_svf_entry *e = st_svf_job_sample(&x->job);
 	struct st_svf_factors f;
 	struct st_svf_summary s;
 	ST_TRY(st_svf_factors_open(c, e, x->job.layout, &f, err));
 	st_svf_factors_close(&f);
-	json_t *o = json_object();
 	const struct {
 		const char *key;
 		const struct st_tensor *t;
 		size_t prefix;
 	} parts[] = { { "u", f.u, 4 }, { "s", f.s_view, 16 }, { "v", f.v_view, 4 } };
-	enum st_status st = ST_OK;
-	for (size_t i = 0; st == ST_OK && i < 3; i++) {
-		st = st_svf_summary_of(parts[i].t, parts[i].prefix, &s, err);
-		if (st == ST_OK)
-			st_json_put(o, parts[i].key, st_svf_summary_json(&s, parts[i].t->shape, parts[i].t->ndim));
+	json_t *o = json_object(), *offsets = st_svf_summary_floats(x->job.vector.f32 + e->start, e->k, 16);
+	st_json_put(x->job.report, "scale_offsets", json_incref(offsets));
+	st_json_put(o, "offsets", offsets);
+	st_json_put(x->job.report, key, o);
+	for (size_t i = 0; i < 3; i++) {
+		ST_TRY(st_svf_summary_of(parts[i].t, parts[i].prefix, &s, err));
+		st_json_put(o, parts[i].key, st_svf_summary_json(&s, parts[i].t->shape, parts[i].t->ndim));
 	}
-	if (st == ST_OK)
-		st = st_svf_summary_begin(&s, 16, true, err);
-	if (st == ST_OK) {
-		st_svf_summary_f32(&s, x->job.vector.f32 + e->start, e->k);
-		st_svf_summary_end(&s);
-		st_json_put(o, "offsets", st_svf_summary_json(&s, &e->k, 1));
-		st_json_put(x->report, "scale_offsets", st_svf_summary_json(&s, &e->k, 1));
-	}
-	if (st != ST_OK) {
-		json_decref(o);
-		return st;
-	}
-	*out = o;
 	return ST_OK;
+}
+
+enum st_status st_svf_export_sources(struct st_svf_export_run *x, struct st_error *err)
+{
+	const struct st_svf_entry *e = st_svf_job_sample(&x->job);
+	struct st_weight w;
+	struct st_svf_work work = { 0 };
+	struct st_svf_summary s;
+	char hex[65];
+	ST_TRY(st_svf_base_find(&x->job.base, e, &w, err));
+	const struct st_tensor *t = w.tensor;
+	ST_TRY(st_svf_summary_of(t, 16, &s, err));
+	json_t *stored = st_svf_summary_json(&s, e->shape, 2);
+	st_json_put(x->job.report, "source_tensor", stored);
+	st_json_put(stored, "dtype",
+	            json_string(t->dtype == ST_DTYPE_BF16  ? "bfloat16"
+	                        : t->dtype == ST_DTYPE_F32 ? "float32"
+	                                                   : st_dtype_info(t->dtype)->name));
+	/* The digest over the bytes as stored, where stored numbers are what a program loads. */
+	if (t->layout == ST_LAYOUT_ROWS && t->n_bytes == e->rows * t->row_bytes) {
+		ST_TRY(st_sha256_hex(t->data, t->n_bytes, hex, err));
+		st_json_put(stored, "sha256", json_string(hex));
+	}
+	/* What is decomposed: rounded, in the order of rows that a graph has, composed, as the run asks for it. */
+	enum st_status st = st_svf_work_source(&x->job, &work, e, NULL, err);
+	if (st == ST_OK)
+		st = st_svf_summary_rows(&work.source, e->rows, e->cols, 16, &s, err);
+	if (st == ST_OK)
+		st_json_put(x->job.report, "source_tensor_f32_svd_input", st_svf_summary_json(&s, e->shape, 2));
+	st_svf_work_close(&work);
+	return st;
 }
 
 static json_t *reference_json(const struct st_svf_export_run *x)
 {
-	const struct st_svf_entry *e = st_svf_export_sample(x);
-	uint64_t source[2] = { e->rows, e->cols }, final[2];
-	json_t *o = json_object();
+	const struct st_svf_entry *e = st_svf_job_sample(&x->job);
+	uint64_t final[2];
 	st_svf_stage_shape(e, ST_SVF_FINAL_F32, e->turned, final);
-	st_json_put(o, "path", st_json_text(x->o->reference));
-	st_json_put(o, "source_name", st_json_text(e->source_name));
-	st_json_put(o, "elixir_name", st_json_text(e->target_name));
-	st_json_put(o, "source_shape", st_json_shape(source, 2));
-	st_json_put(o, "sample_reconstructed_shape", st_json_shape(final, 2));
-	st_json_put(o, "expected_bf16_sha256", st_json_text(x->job.ref.expected_hash));
-	st_json_put(o, "expected_hash_reproducible", json_boolean(x->matched));
-	st_json_put(o, "current_python_baseline_label", st_json_text(x->baseline_label));
-	st_json_put(o, "current_python_baseline_bf16_sha256", st_json_text(x->baseline_hash));
-	st_json_put(o, "diagnosis",
-	            st_json_text(x->matched ? "the stored reference hash was reproduced here"
-	                                    : "the stored reference hash was not reproduced: it needs the factors it "
-	                                      "was made with; compare against the current baseline"));
-	return o;
+	return st_json_object(
+		{ "path", st_json_text(x->o->reference) }, { "source_name", st_json_text(e->source_name) },
+		{ "elixir_name", st_json_text(e->target_name) }, { "source_shape", st_json_shape(e->shape, 2) },
+		{ "sample_reconstructed_shape", st_json_shape(final, 2) },
+		{ "expected_bf16_sha256", st_json_text(x->job.ref.expected_hash) },
+		{ "expected_hash_reproducible", json_boolean(x->matched) },
+		{ "current_python_baseline_label", st_json_text(x->baseline_label) },
+		{ "current_python_baseline_bf16_sha256", json_string(x->baseline_hash) },
+		{ "diagnosis", flag_text("the stored reference hash was reproduced here",
+	                                 "the stored reference hash was not reproduced: it needs the factors it was "
+	                                 "made with; compare against the current baseline",
+	                                 x->matched) });
 }
 
 static json_t *inputs_json(const struct st_svf_export_run *x, const struct st_tensor *source)
 {
-	json_t *o = json_object();
-	st_json_put(o, "model_name", st_json_text(x->o->model));
-	st_json_put(o, "model_torch_dtype_arg", st_json_text(x->o->model_bf16 ? "bfloat16" : "float32"));
-	st_json_put(o, "source_tensor_dtype", st_json_text(st_dtype_info(source->dtype)->name));
-	st_json_put(o, "router_vector", st_json_text(x->o->vector));
-	st_json_put(o, "router_vector_sha256", st_json_text(x->job.vector.file_sha256));
-	st_json_put(o, "router_vector_sha256_as_f32", st_json_text(x->job.vector.sha256_f32));
-	st_json_put(o, "router_vector_dtype_after_load", st_json_text(x->o->vector_f64 ? "float64" : "float32"));
-	st_json_put(o, "svd_weights", st_json_text(x->o->svd_weights));
-	st_json_put(o, "write_components_dir", st_json_text(x->o->no_components ? NULL : x->o->write_dir));
-	st_json_put(o, "component_source_written",
-	            st_json_text(x->o->no_components ? NULL : st_svf_export_component_source(x)));
-	st_json_put(o, "all_selected_tensors_written", json_boolean(x->o->all_selected));
-	st_json_put(o, "readback_components_dir", st_json_text(x->read_dir));
-	st_json_put(o, "stage_tensor_file", st_json_text(x->stage_path));
-	st_json_put(o, "all_selected_stage_tensor_file", st_json_text(x->all_stage_path));
-	return o;
+	const struct st_svf_export_options *o = x->o;
+	const struct st_svf_vector *v = &x->job.vector;
+	return st_json_object({ "model_name", st_json_text(o->model) },
+	                      { "model_torch_dtype_arg", flag_text("bfloat16", "float32", o->model_bf16) },
+	                      { "source_tensor_dtype", json_string(st_dtype_info(source->dtype)->name) },
+	                      { "router_vector", st_json_text(o->vector) },
+	                      { "router_vector_sha256", json_string(v->file_sha256) },
+	                      { "router_vector_sha256_as_f32", json_string(v->sha256_f32) },
+	                      { "router_vector_dtype_after_load", flag_text("float64", "float32", o->vector_f64) },
+	                      { "svd_weights", st_json_text(o->svd_weights) },
+	                      { "write_components_dir", st_json_text(x->components ? o->write_dir : NULL) },
+	                      { "component_source_written", st_json_text(x->components ? x->component_source : NULL) },
+	                      { "all_selected_tensors_written", json_boolean(o->all_selected) },
+	                      { "readback_components_dir", st_json_text(x->read_dir) },
+	                      { "stage_tensor_file", st_json_text(x->stage_path) },
+	                      { "all_selected_stage_tensor_file", st_json_text(x->all_stage_path) });
 }
 
-static json_t *stage_debug_json(const struct st_svf_export_run *x, json_t *digests)
+static json_t *stage_debug_json(const struct st_svf_export_run *x)
 {
-	json_t *o = json_object(), *keys = json_array(), *all = json_array();
+	json_t *keys = json_array(), *all = json_array();
 	for (size_t s = 0; x->stage_path && s < ST_SVF_STAGES; s++)
-		json_array_append_new(keys, json_sprintf("stage.%s", st_svf_stage_names[s]));
+		st_json_add(keys, json_sprintf("stage.%s", st_svf_stage_names[s]));
 	for (size_t i = 0; x->all_stage_path && i < x->n_list; i++)
 		for (size_t s = 0; s < ST_SVF_STAGES; s++)
-			json_array_append_new(all, json_sprintf("tensor.%s.%s", st_svf_export_entry(x, i)->safe,
-			                                        st_svf_stage_names[s]));
-	st_json_put(o, "schema", json_string("trinity_sakana_stage_debug.v1"));
-	st_json_put(o, "baseline_label", st_json_text(x->baseline_label));
-	st_json_put(o, "stage_tensor_file", st_json_text(x->stage_path));
-	st_json_put(o, "all_selected_stage_tensor_file", st_json_text(x->all_stage_path));
-	st_json_put(o, "stage_keys", keys);
-	st_json_put(o, "all_selected_stage_keys", all);
-	st_json_put(o, "stage_storage", st_json_text(x->o->digest ? "digest" : "full"));
-	st_json_put(o, "digests", json_incref(digests));
-	return o;
+			st_json_add(all, json_sprintf("tensor.%s.%s", st_svf_export_entry(x, i)->safe,
+			                              st_svf_stage_names[s]));
+	return st_json_object({ "schema", json_string("trinity_sakana_stage_debug.v1") },
+	                      { "baseline_label", st_json_text(x->baseline_label) },
+	                      { "stage_tensor_file", st_json_text(x->stage_path) },
+	                      { "all_selected_stage_tensor_file", st_json_text(x->all_stage_path) },
+	                      { "stage_keys", keys }, { "all_selected_stage_keys", all },
+	                      { "stage_storage", flag_text("digest", "full", x->o->digest) },
+	                      { "digests", json_incref(x->digests) });
 }
 
+/* Of what the components are described by, what concerns their stages. */
 static json_t *selected_stage_debug(const struct st_svf_export_run *x)
 {
 	static const char *const keys[] = { "index",
@@ -195,96 +216,53 @@ static json_t *selected_stage_debug(const struct st_svf_export_run *x)
 		                            "stage_final_orientation",
 		                            "stage_final_shape",
 		                            "stage_tensors" };
-	json_t *list = json_array();
-	for (size_t i = 0; i < json_array_size(x->components); i++) {
-		const json_t *c = json_array_get(x->components, i);
+	json_t *list = json_array(), *c;
+	size_t i;
+	json_array_foreach(x->described, i, c)
+	{
 		json_t *o = json_object();
 		for (size_t k = 0; k < sizeof keys / sizeof *keys; k++)
 			st_json_put(o, keys[k], json_incref(json_object_get(c, keys[k])));
-		json_array_append_new(list, o);
+		st_json_add(list, o);
 	}
 	return list;
 }
 
-enum st_status st_svf_export_sources(struct st_svf_export_run *x, struct st_error *err)
-{
-	const struct st_svf_entry *e = st_svf_export_sample(x);
-	struct st_weight w;
-	struct st_svf_work work = { 0 };
-	struct st_svf_summary s;
-	uint64_t shape[2] = { e->rows, e->cols };
-	ST_TRY(st_svf_base_find(&x->job.base, e, &w, err));
-	ST_TRY(st_svf_summary_of(w.tensor, 16, &s, err));
-	json_t *stored = st_svf_summary_json(&s, shape, 2);
-	char hex[65];
-	/* The digest over the bytes as stored, where stored numbers are what a program loads. */
-	if (w.tensor->layout == ST_LAYOUT_ROWS && w.tensor->n_bytes == e->rows * w.tensor->row_bytes
-	    && st_sha256_hex(w.tensor->data, w.tensor->n_bytes, hex, err) == ST_OK)
-		st_json_put(stored, "sha256", st_json_text(hex));
-	st_json_put(stored, "dtype",
-	            st_json_text(w.tensor->dtype == ST_DTYPE_BF16  ? "bfloat16"
-	                         : w.tensor->dtype == ST_DTYPE_F32 ? "float32"
-	                                                           : st_dtype_info(w.tensor->dtype)->name));
-	st_json_put(x->report, "source_tensor", stored);
-	/* What is decomposed: rounded, in the order of rows that a graph has, composed, as the run asks for it. */
-	enum st_status st = st_svf_work_source(&x->job, &work, e, NULL, err);
-	if (st == ST_OK)
-		st = st_svf_summary_rows(&work.source, e->rows, e->cols, 16, &s, err);
-	if (st == ST_OK)
-		st_json_put(x->report, "source_tensor_f32_svd_input", st_svf_summary_json(&s, shape, 2));
-	st_svf_work_close(&work);
-	return st;
-}
-
 static enum st_status list_files(struct st_svf_export_run *x, struct st_error *err)
 {
-	const char *dir = x->o->no_components ? NULL : x->o->write_dir;
-	ST_TRY(st_svf_add_file(x->files, "reference", x->o->reference, err));
-	ST_TRY(st_svf_add_file(x->files, "router_vector", x->o->vector, err));
-	if (x->o->svd_weights)
-		ST_TRY(st_svf_add_file(x->files, "svd_weights", x->o->svd_weights, err));
-	if (dir) {
-		ST_TRY(st_svf_add_file(x->files, "components", st_svf_path(&x->job.arena, dir, ST_SVF_COMPONENTS),
-		                       err));
-		ST_TRY(st_svf_add_file(x->files, "scale_offsets", st_svf_path(&x->job.arena, dir, ST_SVF_SCALES), err));
-		ST_TRY(st_svf_add_file(x->files, "debug_manifest",
-		                       st_svf_path(&x->job.arena, dir, ST_SVF_DEBUG_MANIFEST), err));
-	}
-	if (x->stage_path)
-		ST_TRY(st_svf_add_file(x->files, "stages", x->stage_path, err));
-	if (x->all_stage_path)
-		ST_TRY(st_svf_add_file(x->files, "all_selected_stages", x->all_stage_path, err));
+	const struct {
+		const char *role, *path;
+	} files[] = { { "reference", x->o->reference },     { "router_vector", x->o->vector },
+		      { "svd_weights", x->o->svd_weights }, { "components", x->components },
+		      { "scale_offsets", x->scales },       { "debug_manifest", x->manifest },
+		      { "stages", x->stage_path },          { "all_selected_stages", x->all_stage_path } };
+	for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+		ST_TRY(st_svf_add_file(&x->job, files[i].role, files[i].path, err));
 	return ST_OK;
 }
 
-enum st_status st_svf_export_report(struct st_svf_export_run *x, json_t *digests, struct st_error *err)
+enum st_status st_svf_export_report(struct st_svf_export_run *x, struct st_error *err)
 {
+	struct st_svf_job *j = &x->job;
 	struct st_weight w;
-	bool *covered = st_arena_alloc(&x->job.arena, x->job.ref.n, sizeof *covered);
-	if (!covered)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	bool all = x->o->all_selected, *covered = st_arena_alloc(&j->arena, j->ref.n, sizeof *covered);
+	const char *method = x->svd[j->ref.sample].method;
+	ST_NEED(covered);
 	for (size_t i = 0; (x->stage_path || x->all_stage_path) && i < x->n_list; i++)
 		covered[x->list[i]] = true;
-	ST_TRY(st_svf_base_find(&x->job.base, st_svf_export_sample(x), &w, err));
+	ST_TRY(st_svf_base_find(&j->base, st_svf_job_sample(j), &w, err));
 	ST_TRY(list_files(x, err));
-	st_json_put(x->report, "schema", json_string("trinity_sakana_python_svd_parity_trace.v2"));
-	st_json_put(x->report, "generated_at_utc", st_json_now());
-	st_json_put(x->report, "reference", reference_json(x));
-	st_json_put(x->report, "inputs", inputs_json(x, w.tensor));
-	st_json_put(x->report, "selected_tensor_components",
-	            x->o->all_selected ? json_incref(x->components) : json_array());
-	st_json_put(x->report, "selected_tensor_stage_debug",
-	            x->o->all_selected ? selected_stage_debug(x) : json_array());
-	st_json_put(x->report, "stage_debug", stage_debug_json(x, digests));
-	st_json_put(x->report, "variants", json_incref(x->variants));
-	const char *method = x->svd[x->job.ref.sample].method;
-	st_json_put(x->report, "environment", st_svf_environment(x->job.threads, method));
-	st_json_put(x->report, "base_model_sha256", st_json_text(x->job.base.sha256));
-	st_json_put(x->report, "files", json_incref(x->files));
-	st_json_put(x->report, "tie_policy", st_json_text(st_svf_tie_name(x->job.tie)));
-	st_json_put(x->report, "coverage", st_svf_coverage(&x->job.ref, covered));
-	st_json_put(x->report, "warnings", json_incref(x->warnings));
+	st_json_put_all(j->report, { "schema", json_string("trinity_sakana_python_svd_parity_trace.v2") },
+	                { "generated_at_utc", st_json_now() }, { "reference", reference_json(x) },
+	                { "inputs", inputs_json(x, w.tensor) },
+	                { "selected_tensor_components", all ? json_incref(x->described) : json_array() },
+	                { "selected_tensor_stage_debug", all ? selected_stage_debug(x) : json_array() },
+	                { "stage_debug", stage_debug_json(x) }, { "variants", json_incref(j->variants) },
+	                { "environment", st_svf_environment(j->pool, method) },
+	                { "base_model_sha256", json_string(j->base.sha256) }, { "files", json_incref(j->files) },
+	                { "tie_policy", json_string(st_svf_ties[j->tie]) },
+	                { "coverage", st_svf_coverage(&j->ref, covered) }, { "warnings", json_incref(j->warnings) });
 	if (method)
-		st_json_put(x->report, "svd", st_svf_export_svd_json(&x->svd[x->job.ref.sample]));
-	return st_svf_write_json(x->o->out, x->report, err);
+		st_json_put(j->report, "svd", st_svf_export_svd_json(&x->svd[j->ref.sample]));
+	return st_json_write(x->o->out, j->report, err);
 }

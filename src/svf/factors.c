@@ -3,7 +3,7 @@
  *
  * U is as tall as its matrix and stays in the map; S and V are decoded.
  */
-#include "svf/svf.h"
+#include "svf/engine.h"
 
 #include "base/error.h"
 
@@ -80,7 +80,8 @@ static enum st_status load(struct st_svf_factors *f, const struct st_svf_entry *
 	st_tensor_decode(f->v_view, 0, st_tensor_rows(f->v_view), f->v);
 	ST_TRY(all_finite(f->s_view, f->s, e->k, err));
 	ST_TRY(all_finite(f->v_view, f->v, f->v_view->n_elems, err));
-	f->v_error = st_svf_orthogonality(f->v, e->cols, e->k, f->layout != ST_SVF_TORCH_V);
+	if (!st_svf_orthogonality(f->v, e->cols, e->k, f->layout != ST_SVF_TORCH_V, &f->v_error))
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	f->descending = true;
 	for (uint64_t i = 0; i < e->k; i++) {
 		if (f->s[i] < 0)
@@ -115,4 +116,31 @@ void st_svf_factors_close(struct st_svf_factors *f)
 	free(f->s);
 	free(f->v);
 	f->s = f->v = NULL;
+}
+
+enum st_status st_svf_component_specs(const struct st_svf_entry *e, enum st_svf_layout layout, struct st_arena *a,
+                                      struct st_tensor_spec specs[3], struct st_error *err)
+{
+	bool as_v = layout == ST_SVF_TORCH_V;
+	const struct st_tensor_spec all[] = {
+		{ NULL, ST_DTYPE_F32, 2, { e->rows, e->k } },
+		{ NULL, ST_DTYPE_F32, 1, { e->k } },
+		{ NULL, ST_DTYPE_F32, 2, { as_v ? e->cols : e->k, as_v ? e->k : e->cols } },
+	};
+	for (size_t i = 0; i < 3; i++) {
+		specs[i] = all[i];
+		specs[i].name = st_arena_printf(a, "svd.%c.%s", "USV"[i], e -> safe);
+		ST_NEED(specs[i].name);
+	}
+	return ST_OK;
+}
+
+enum st_status st_svf_file_open(const char *path, const struct st_tensor_spec *specs, size_t n, struct st_writer **out,
+                                struct st_error *err)
+{
+	const struct st_write_plan plan = {
+		.format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = n, .pad_header = true
+	};
+	*out = NULL;
+	return path ? st_writer_open(path, &plan, out, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }

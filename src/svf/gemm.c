@@ -2,6 +2,7 @@
 #include "svf/gemm.h"
 
 #include "base/mem.h"
+#include "base/pool.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,27 +12,40 @@
 #define MAX_NR 64
 #define PANELS 8 /* register tiles of rows that one packed block holds: 8 x 12 x 1024 floats are 384 KB of L2 */
 
+struct packing {
+	const struct st_gemm_b *b;
+	const float *src;
+	bool transposed;
+};
+
 /* Panels of nr columns, each [K, nr], the last one filled up with zeros. */
-bool st_gemm_pack(struct st_gemm_b *b, enum st_cpu cpu, const float *src, bool transposed, size_t K, size_t N,
-                  int threads)
+static void pack_panels(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
-	const struct st_gemm_level *l = st_gemm_level(cpu);
-	size_t nr = l->nr, panels = (size_t)st_ceil_div(N, nr);
-	uint64_t bytes;
-	*b = (struct st_gemm_b){ .level = l, .K = K, .N = N };
-	if (!st_mul_u64(panels * nr, K, &bytes) || !(b->data = st_alloc_array(bytes ? bytes : 1, sizeof *b->data)))
-		return false;
-#pragma omp parallel for schedule(static) num_threads(threads)
-	for (size_t p = 0; p < panels; p++) {
-		float *dst = b->data + p * nr * K;
-		size_t width = N - p * nr < nr ? N - p * nr : nr;
+	const struct packing *p = ctx;
+	size_t nr = p->b->level->nr, K = p->b->K, N = p->b->N;
+	(void)lane;
+	for (size_t at = begin * nr; at < end * nr; at += nr) {
+		float *dst = p->b->data + at * K;
+		size_t width = N - at < nr ? N - at : nr;
 		for (size_t k = 0; k < K; k++, dst += nr)
 			for (size_t j = 0; j < nr; j++)
-				dst[j] = j >= width ? 0
-				       : transposed ? src[(p * nr + j) * K + k]
-				                    : src[k * N + p * nr + j];
+				dst[j] = j >= width    ? 0
+				       : p->transposed ? p->src[(at + j) * K + k]
+				                       : p->src[k * N + at + j];
 	}
-	return true;
+}
+
+bool st_gemm_pack(struct st_gemm_b *b, enum st_cpu cpu, const float *src, bool transposed, size_t K, size_t N,
+                  struct st_pool *pool)
+{
+	const struct st_gemm_level *l = st_gemm_level(cpu);
+	uint64_t panels = st_ceil_div(N, l->nr);
+	*b = (struct st_gemm_b){ .level = l, .K = K, .N = N };
+	b->data = st_alloc_array3(panels, l->nr, K, sizeof *b->data);
+	struct packing p = { b, src, transposed };
+	if (b->data)
+		st_pool_run(pool, panels, 1, pack_panels, &p);
+	return b->data != NULL;
 }
 
 void st_gemm_release(struct st_gemm_b *b)
@@ -81,24 +95,28 @@ static void row_block(const struct st_gemm_b *b, const float *a, const float *s,
 				tile_at(b, packed + i * K, k0, rows - i < mr ? rows - i : mr, j0, c + i * b->N);
 }
 
-bool st_gemm(const struct st_gemm_b *b, const float *a, const float *s, size_t M, float *c, int threads)
+struct product {
+	const struct st_gemm_b *b;
+	const float *a, *s;
+	size_t M;
+	float *packed, *c; /* packed: [PANELS mr, K] for every lane */
+};
+
+static void row_blocks(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
-	size_t mc = b->level->mr * PANELS, blocks = (size_t)st_ceil_div(M, mc);
-	bool ok = true;
-#pragma omp parallel num_threads(threads)
-	{
-		float *packed = st_alloc_array(mc * b->K, sizeof *packed);
-#pragma omp for schedule(dynamic)
-		for (size_t i = 0; i < blocks; i++) {
-			size_t rows = M - i * mc < mc ? M - i * mc : mc;
-			if (packed)
-				row_block(b, a + i * mc * b->K, s, rows, packed, c + i * mc * b->N);
-		}
-		if (!packed) {
-#pragma omp atomic write
-			ok = false;
-		}
-		free(packed);
-	}
-	return ok;
+	const struct product *p = ctx;
+	size_t mc = p->b->level->mr * PANELS, K = p->b->K;
+	for (size_t at = begin * mc; at < end * mc && at < p->M; at += mc)
+		row_block(p->b, p->a + at * K, p->s, p->M - at < mc ? p->M - at : mc, p->packed + lane * mc * K,
+		          p->c + at * p->b->N);
+}
+
+bool st_gemm(const struct st_gemm_b *b, const float *a, const float *s, size_t M, float *c, struct st_pool *pool)
+{
+	size_t mc = b->level->mr * PANELS;
+	struct product p = { b, a, s, M, st_alloc_array3(st_pool_threads(pool), mc, b->K, sizeof *a), c };
+	if (p.packed)
+		st_pool_run(pool, st_ceil_div(M, mc), 1, row_blocks, &p);
+	free(p.packed);
+	return p.packed != NULL;
 }

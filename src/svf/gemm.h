@@ -12,17 +12,19 @@
 
 #include "kernel/kernel.h"
 
+#include <stele/pool.h>
+
 /* The second operand, packed once and used for every block of rows. */
 struct st_gemm_b {
 	const struct st_gemm_level *level;
-	float *data; /* malloc'ed */
+	float *data; /* owned */
 	size_t K, N;
 };
 /* transposed: src is [N, K], else [K, N]. NULL data when out of memory. */
 bool st_gemm_pack(struct st_gemm_b *b, enum st_cpu cpu, const float *src, bool transposed, size_t K, size_t N,
-                  int threads);
+                  struct st_pool *pool);
 void st_gemm_release(struct st_gemm_b *b);
 /* a: [M, K] contiguous, c: [M, N] contiguous. False when out of memory. */
-bool st_gemm(const struct st_gemm_b *b, const float *a, const float *s, size_t M, float *c, int threads);
+bool st_gemm(const struct st_gemm_b *b, const float *a, const float *s, size_t M, float *c, struct st_pool *pool);
 
 #endif

@@ -1,74 +1,96 @@
-/* job.c - what export, replay and apply have in common: inputs, and where each tensor's source comes from. */
-#include "svf/svf.h"
+/* job.c - one run of export, replay or apply: its inputs, and what it tells. */
+#include "svf/job.h"
 
 #include "base/error.h"
-#include "base/outfile.h"
-#include "dtype/half.h"
 
 #include <cblas.h>
-#include <math.h>
 #include <string.h>
 
-enum st_status st_svf_job_open(struct st_svf_job *j, const char *vector, const char *reference, const char *model,
-                               bool round_bf16, struct st_error *err)
+enum st_status st_svf_job_open(struct st_svf_job *j, const char *vector, const char *reference, int threads,
+                               struct st_svf_result *r, struct st_error *err)
 {
 	st_arena_init(&j->arena);
-	j->threads = st_svf_threads(j->threads);
-	openblas_set_num_threads(j->threads);
+	j->text = open_memstream(&r->text, &j->length);
+	j->report = json_object();
+	j->files = json_array();
+	j->variants = json_array();
+	j->warnings = json_array();
+	ST_NEED(j->text && j->report && j->files && j->variants && j->warnings);
+	ST_TRY(st_pool_open((unsigned)(threads > 0 ? threads : 0), &j->pool, err));
+	openblas_set_num_threads((int)st_pool_threads(j->pool));
 	ST_TRY(st_svf_vector_read(vector, &j->arena, &j->vector, err));
+	ST_TRY(st_inputs_add(&j->inputs, vector, err));
 	ST_TRY(st_svf_reference_read(reference, &j->vector, &j->arena, &j->ref, err));
-	if (!model)
-		return ST_OK;
+	return st_inputs_add(&j->inputs, reference, err);
+}
+
+enum st_status st_svf_job_base(struct st_svf_job *j, const char *model, bool round_bf16, struct st_error *err)
+{
 	ST_TRY(st_svf_base_open(model, round_bf16, &j->hooks, &j->base, err));
 	j->have_base = true;
 	for (size_t i = 0; i < j->ref.n; i++) {
 		struct st_weight w;
 		ST_TRY(st_svf_base_find(&j->base, &j->ref.entries[i], &w, err));
 	}
-	return ST_OK;
+	return st_container_inputs(st_svf_base_container(&j->base), &j->inputs, err);
 }
 
-void st_svf_job_close(struct st_svf_job *j)
+enum st_status st_svf_job_close(struct st_svf_job *j, enum st_status so_far, int exit_status, struct st_svf_result *r,
+                                struct st_error *err)
 {
+	if (so_far == ST_OK) {
+		r->exit_status = exit_status;
+		r->json = st_json_ok(j->report) ? st_json_print(j->report, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
+		if (!r->json)
+			so_far = st_fail(err, ST_ERR_NOMEM, "out of memory");
+	}
+	if (j->text && fclose(j->text) != 0 && so_far == ST_OK)
+		so_far = st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (so_far != ST_OK)
+		st_svf_result_release(r);
+	json_decref(j->report);
+	json_decref(j->files);
+	json_decref(j->variants);
+	json_decref(j->warnings);
+	for (size_t i = 0; j->computed && i < j->ref.n; i++)
+		st_container_close(j->computed[i]);
 	st_container_close(j->factors);
 	if (j->have_base)
 		st_svf_base_close(&j->base);
 	st_svf_reference_release(&j->ref);
+	st_inputs_release(&j->inputs);
 	st_arena_release(&j->arena);
-	j->factors = NULL;
-	j->have_base = false;
+	st_pool_close(j->pool);
+	return so_far;
 }
 
-enum st_status st_svf_keep(const char *out, const char *in, struct st_error *err)
+void st_svf_job_wrote(struct st_svf_job *j, const char *verb, const char *path)
 {
-	if (!in || !st_out_takes(out, in))
-		return ST_OK;
-	enum st_status st = st_fail(err, ST_ERR_USAGE, "is an input, or holds one");
-	st_error_in(err, out);
-	return st;
+	size_t i;
+	json_t *w;
+	json_array_foreach(j->warnings, i, w) fprintf(j->text, "warning: %s\n", json_string_value(w));
+	fprintf(j->text, "%s %s\n", verb, path);
 }
 
-enum st_status st_svf_keep_files(const char *out, const struct st_container *c, struct st_error *err)
-{
-	for (size_t i = 0; c && i < st_container_n_files(c); i++)
-		ST_TRY(st_svf_keep(out, st_container_file_path(c, i), err));
-	return ST_OK;
-}
+const struct st_svf_entry *st_svf_job_sample(const struct st_svf_job *j) { return &j->ref.entries[j->ref.sample]; }
 
-enum st_status st_svf_job_keep(const struct st_svf_job *j, const char *out, struct st_error *err)
-{
-	if (!out)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	ST_TRY(st_svf_keep(out, j->vector.path, err));
-	ST_TRY(st_svf_keep(out, j->ref.path, err));
-	ST_TRY(st_svf_keep_files(out, j->factors, err));
-	return j->have_base ? st_svf_keep_files(out, st_svf_base_container(&j->base), err) : ST_OK;
-}
+/* ---- factors ---- */
+
+static const char *const schemas[] = { "trinity_sakana_sample_component_debug.v1",
+	                               "trinity_sakana_selected_component_debug.v1", NULL };
+struct components {
+	const char *schema, *layout;
+};
+static const struct st_json_field component_fields[] = {
+	{ ST_JSON_AT(struct components, schema), .key = { "schema" }, .required = true, .choices = schemas },
+	{ ST_JSON_AT(struct components, layout), .key = { "component_v_layout" } },
+};
 
 enum st_status st_svf_components_layout(const char *dir, enum st_svf_layout *layout, json_t **manifest,
                                         struct st_error *err)
 {
 	char path[4096];
+	struct components c = { 0 };
 	json_t *m;
 	snprintf(path, sizeof path, "%s/%s", dir, ST_SVF_DEBUG_MANIFEST);
 	*layout = ST_SVF_TORCH_V;
@@ -77,18 +99,10 @@ enum st_status st_svf_components_layout(const char *dir, enum st_svf_layout *lay
 	ST_TRY(st_json_load(path, &m, err));
 	if (!m)
 		return ST_OK;
-	enum st_status st = ST_OK;
-	const json_t *name = json_object_get(m, "component_v_layout"), *schema = json_object_get(m, "schema");
-	if (!json_is_string(schema)
-	    || (strcmp(json_string_value(schema), "trinity_sakana_sample_component_debug.v1") != 0
-	        && strcmp(json_string_value(schema), "trinity_sakana_selected_component_debug.v1") != 0))
-		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "schema",
-		                "is \"%.60s\"; trinity_sakana_sample_component_debug.v1 and "
-		                "..selected_component_debug.v1 are read",
-		                json_is_string(schema) ? json_string_value(schema) : "?");
-	else if (json_is_string(name) && !st_svf_layout_parse(json_string_value(name), layout))
+	enum st_status st = st_json_read(m, NULL, component_fields, 2, &c, NULL, err);
+	if (st == ST_OK && c.layout && !st_svf_layout_parse(c.layout, layout))
 		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "component_v_layout",
-		                "is \"%.40s\"; torch_v, vh and nx are known", json_string_value(name));
+		                "is \"%.40s\"; torch_v, vh and nx are known", c.layout);
 	if (st != ST_OK)
 		st_error_in(err, path);
 	if (st == ST_OK && manifest)
@@ -102,6 +116,8 @@ struct st_container *st_svf_job_factors(const struct st_svf_job *j, const struct
 {
 	return j->factors ? j->factors : j->computed ? j->computed[e->index] : NULL;
 }
+
+/* ---- tied tensors ---- */
 
 static const struct st_svf_entry *tied(const struct st_svf_job *j, const struct st_svf_entry *e, size_t from, size_t to)
 {
@@ -121,148 +137,4 @@ const struct st_svf_entry *st_svf_job_before(const struct st_svf_job *j, const s
 const struct st_svf_entry *st_svf_job_after(const struct st_svf_job *j, const struct st_svf_entry *e)
 {
 	return j->tie == ST_SVF_LAST_WINS ? tied(j, e, e->index + 1, j->ref.n) : NULL;
-}
-
-static enum st_status composed_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
-{
-	const struct st_svf_composed *c = ctx;
-	ST_TRY(st_svf_engine_adapted(c->g, row0, n, dst, err));
-	for (uint64_t i = 0; c->round_bf16 && i < n * c->g->e->cols; i++)
-		dst[i] = st_bf16_to_f32(st_f32_to_bf16(dst[i]));
-	return ST_OK;
-}
-
-enum st_status st_svf_tensor_rows(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
-{
-	const struct st_svf_tensor_rows *r = ctx;
-	(void)err;
-	st_tensor_decode(r->t, row0, n, dst);
-	return ST_OK;
-}
-
-static enum st_status open_other(struct st_svf_job *j, struct st_svf_work *w, const struct st_svf_entry *o,
-                                 struct st_error *err)
-{
-	struct st_container *factors = st_svf_job_factors(j, o);
-	if (!factors)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, o->source_name,
-		                  "the tie policy %s needs its factors", st_svf_tie_name(j->tie));
-	ST_TRY(st_svf_factors_open(factors, o, j->layout, &w->other_factors, err));
-	/* Its own source is not asked for: only adapted rows are. */
-	enum st_status st = st_svf_engine_open(&w->other, o, &w->other_factors, j->vector.f32 + o->start,
-	                                       (struct st_svf_source){ 0 }, 1024, j->threads, err);
-	w->other_open = st == ST_OK;
-	return st;
-}
-
-enum st_status st_svf_work_source(struct st_svf_job *j, struct st_svf_work *w, const struct st_svf_entry *e,
-                                  const struct st_tensor *stored, struct st_error *err)
-{
-	const struct st_svf_entry *before = st_svf_job_before(j, e);
-	if (stored) {
-		w->stored.t = stored;
-		w->source = (struct st_svf_source){ .rows = st_svf_tensor_rows, .ctx = &w->stored };
-		return ST_OK;
-	}
-	if (before) {
-		ST_TRY(open_other(j, w, before, err));
-		w->composed = (struct st_svf_composed){ &w->other, j->base.round_bf16 };
-		w->source = (struct st_svf_source){ .rows = composed_rows, .ctx = &w->composed };
-		return ST_OK;
-	}
-	w->rows.round_bf16 = j->base.round_bf16;
-	w->rows.threads = j->threads;
-	w->source = (struct st_svf_source){ st_svf_weight_rows, &w->rows, j->base.path };
-	return st_svf_base_find(&j->base, e, &w->rows.w, err);
-}
-
-enum st_status st_svf_work_open(struct st_svf_job *j, struct st_svf_work *w, const struct st_svf_entry *e,
-                                enum st_svf_layout layout, const struct st_tensor *stored, struct st_error *err)
-{
-	memset(w, 0, sizeof *w);
-	enum st_status st = st_svf_work_source(j, w, e, stored, err);
-	const struct st_svf_entry *after = st_svf_job_after(j, e);
-	if (st == ST_OK && after)
-		st = open_other(j, w, after, err);
-	if (st == ST_OK)
-		st = st_svf_factors_open(st_svf_job_factors(j, e), e, layout, &w->factors, err);
-	if (st == ST_OK)
-		st = st_svf_engine_open(&w->engine, e, &w->factors, j->vector.f32 + e->start, w->source, j->chunk,
-		                        j->threads, err);
-	w->open = st == ST_OK;
-	if (st != ST_OK)
-		st_svf_work_close(w);
-	else
-		w->engine.times = &j->times;
-	return st;
-}
-
-void st_svf_work_close(struct st_svf_work *w)
-{
-	if (w->open)
-		st_svf_engine_close(&w->engine);
-	if (w->other_open)
-		st_svf_engine_close(&w->other);
-	st_svf_factors_close(&w->factors);
-	st_svf_factors_close(&w->other_factors);
-	w->open = w->other_open = false;
-}
-
-/* f32 factors give their matrix back to about 1e-6 of its size; the wrong layout is off by all of it. */
-#define ZERO_LIMIT 1e-3
-
-bool st_svf_zero_test(const struct st_svf_engine *g, char *why, size_t n)
-{
-	double rel = g->source_dd > 0 ? sqrt(g->zero_dd / g->source_dd) : g->zero_dd > 0 ? INFINITY : 0;
-	if (rel <= ZERO_LIMIT)
-		return true;
-	snprintf(why, n, "U S V^T is %.2g of the source away from it (largest difference %.3g)%s", rel, g->zero_error,
-	         rel > 0.5 ? ": V has another layout than " : ": these are factors of another matrix");
-	if (rel > 0.5)
-		snprintf(why + strlen(why), n - strlen(why), "%s, or these are factors of another matrix",
-		         st_svf_layout_name(g->f->layout));
-	return false;
-}
-
-void st_svf_warn(json_t *list, const struct st_hooks *hooks, const char *tensor, const char *what)
-{
-	json_t *line = json_sprintf("%s: %s", tensor, what), *old;
-	size_t i;
-	/* One tensor is computed more than once: as it is, read back, among all. */
-	json_array_foreach(list, i, old) if (json_equal(old, line))
-	{
-		json_decref(line);
-		return;
-	}
-	json_array_append_new(list, line);
-	st_svf_log(hooks, "warning: %s: %s", tensor, what);
-}
-
-#define ORTHONORMAL 1e-3
-
-static void not_orthonormal(json_t *list, const struct st_hooks *hooks, const char *tensor, char factor, double error)
-{
-	char why[80];
-	if (error <= ORTHONORMAL)
-		return;
-	snprintf(why, sizeof why, "%c is %.3g away from orthonormal", factor, error);
-	st_svf_warn(list, hooks, tensor, why);
-}
-
-void st_svf_factors_warnings(const struct st_svf_factors *f, const char *tensor, json_t *list,
-                             const struct st_hooks *hooks)
-{
-	if (!f->descending)
-		st_svf_warn(list, hooks, tensor, "singular values are not in descending order");
-	not_orthonormal(list, hooks, tensor, 'V', f->v_error);
-}
-
-void st_svf_work_warnings(const struct st_svf_work *w, json_t *list, const struct st_hooks *hooks)
-{
-	const char *tensor = w->engine.e->source_name;
-	char why[200];
-	if (!st_svf_zero_test(&w->engine, why, sizeof why))
-		st_svf_warn(list, hooks, tensor, why);
-	st_svf_factors_warnings(&w->factors, tensor, list, hooks);
-	not_orthonormal(list, hooks, tensor, 'U', w->engine.u_error);
 }

@@ -1,15 +1,17 @@
 /* metrics.c - how far two values of a stage are apart, and how far they may be. */
-#include "svf/svf.h"
+#include "svf/stages.h"
 
 #include "base/error.h"
+#include "base/pool.h"
 #include "dtype/half.h"
 
+#include <float.h>
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define PIECE ((uint64_t)1 << 16) /* part of the order of summation, so never a matter of threads */
+#define ROUND 32                  /* pieces in flight; theirs live on the stack */
 
 /* bf16 values in order, so that their difference counts representable numbers between them. */
 static int32_t rank(float x)
@@ -37,121 +39,130 @@ static void keep(struct st_svf_metrics *m, const struct st_svf_worst *w)
 	m->worst[i] = *w;
 }
 
-static void careful(struct st_svf_metrics *m, const float *a, const float *b, uint64_t n, uint64_t first, bool ulps)
+static double distance(float a, float b)
 {
-	for (uint64_t i = 0; i < n; i++) {
-		double x = (double)a[i], y = (double)b[i], d = fabs(x - y);
-		bool fx = isfinite(a[i]), fy = isfinite(b[i]);
-		m->mismatched += a[i] != b[i];
-		m->bits += st_f32_bits(a[i]) != st_f32_bits(b[i]);
-		if (ulps)
-			m->ulps[ulp_class(a[i], b[i])]++;
-		if (!fx || !fy) {
-			bool alike = isnan(a[i]) ? isnan(b[i]) : a[i] == b[i];
-			m->nonfinite_a += !fx;
-			m->nonfinite_b += !fy;
-			m->apart += !alike;
-			d = alike ? 0 : INFINITY;
-		} else {
-			m->sum_abs += d;
-			m->sum_aa += x * x;
-			m->sum_bb += y * y;
-			m->sum_ab += x * y;
-			m->sum_dd += d * d;
+	if (isfinite(a) && isfinite(b))
+		return fabs((double)a - (double)b);
+	return (isnan(a) ? isnan(b) : a == b) ? 0 : INFINITY;
+}
+
+struct pieces {
+	const float *a, *b;
+	uint64_t n;
+	struct st_svf_metrics *part;
+};
+
+static void measure(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct pieces *p = ctx;
+	(void)lane;
+	for (uint64_t k = begin; k < end; k++) {
+		struct st_svf_metrics *m = &p->part[k];
+		const float *a = p->a + k * PIECE, *b = p->b + k * PIECE;
+		uint64_t n = p->n - k * PIECE < PIECE ? p->n - k * PIECE : PIECE, first = m->count;
+		m->count = n;
+		st_sums_of(a, b, n, first, &m->s);
+		for (uint64_t i = 0; i < n; i++) {
+			m->mismatched += a[i] != b[i];
+			m->bits += st_f32_bits(a[i]) != st_f32_bits(b[i]);
+			if (m->by_ulps)
+				m->ulps[ulp_class(a[i], b[i])]++;
+			double d = distance(a[i], b[i]);
+			if (d > 0)
+				keep(m, &(struct st_svf_worst){ first + i, (double)a[i], (double)b[i], d });
 		}
-		if (d > 0)
-			keep(m, &(struct st_svf_worst){ .at = first + i, .a = x, .b = y, .diff = d });
-		m->max_abs = d > m->max_abs ? d : m->max_abs;
 	}
 }
 
 static void merge(struct st_svf_metrics *m, const struct st_svf_metrics *p)
 {
+	m->count += p->count;
 	m->mismatched += p->mismatched;
 	m->bits += p->bits;
-	m->nonfinite_a += p->nonfinite_a;
-	m->nonfinite_b += p->nonfinite_b;
-	m->apart += p->apart;
-	m->sum_abs += p->sum_abs;
-	m->sum_aa += p->sum_aa;
-	m->sum_bb += p->sum_bb;
-	m->sum_ab += p->sum_ab;
-	m->sum_dd += p->sum_dd;
-	m->max_abs = p->max_abs > m->max_abs ? p->max_abs : m->max_abs;
+	st_sums_fold(&m->s, &p->s);
 	for (size_t i = 0; i < ST_SVF_ULPS; i++)
 		m->ulps[i] += p->ulps[i];
 	for (size_t i = 0; i < p->n_worst; i++)
 		keep(m, &p->worst[i]);
 }
 
-void st_svf_metrics_add(struct st_svf_metrics *m, const float *a, const float *b, uint64_t n, uint64_t first, bool ulps,
-                        int threads)
+void st_svf_metrics_add(struct st_svf_metrics *m, const float *a, const float *b, uint64_t n, struct st_pool *pool)
 {
-	m->count += n;
-	if (n <= PIECE) {
-		struct st_svf_metrics p = { .want = m->want };
-		careful(&p, a, b, n, first, ulps);
-		merge(m, &p);
-		return;
+	struct st_svf_metrics part[ROUND];
+	for (uint64_t at = 0; at < n; at += ROUND * PIECE) {
+		struct pieces p = { a + at, b + at, n - at < ROUND * PIECE ? n - at : ROUND * PIECE, part };
+		uint64_t pieces = st_ceil_div(p.n, PIECE);
+		for (uint64_t i = 0; i < pieces; i++)
+			part[i] = (struct st_svf_metrics){ .want = m->want,
+				                           .by_ulps = m->by_ulps,
+				                           .count = m->count + i * PIECE };
+		st_pool_run(pool, pieces, 1, measure, &p);
+		for (uint64_t i = 0; i < pieces; i++)
+			merge(m, &part[i]);
 	}
-	uint64_t pieces = (n + PIECE - 1) / PIECE;
-#pragma omp parallel for schedule(static) ordered num_threads(threads)
-	for (uint64_t i = 0; i < pieces; i++) {
-		uint64_t at = i * PIECE, len = n - at < PIECE ? n - at : PIECE;
-		struct st_svf_metrics p = { .want = m->want };
-		careful(&p, a + at, b + at, len, first + at, ulps);
-#pragma omp ordered
-		merge(m, &p);
+}
+
+enum st_status st_svf_metrics_of(struct st_svf_metrics *m, const struct st_tensor *a, const struct st_tensor *b,
+                                 struct st_pool *pool, struct st_error *err)
+{
+	if (a->n_elems == 0)
+		return ST_OK; /* of however many rows */
+	uint64_t rows = st_tensor_rows(a), cols = st_tensor_cols(a), step = st_svf_step(rows, cols);
+	float *x = st_alloc_array2(step, cols, sizeof *x), *y = st_alloc_array2(step, cols, sizeof *y);
+	enum st_status st = x && y ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (uint64_t r = 0; st == ST_OK && r < rows; r += step) {
+		uint64_t n = rows - r < step ? rows - r : step;
+		st_tensor_decode(a, r, n, x);
+		st_tensor_decode(b, r, n, y);
+		st_svf_metrics_add(m, x, y, n * cols, pool);
+		st = st_check_cancel(err);
 	}
+	free(x);
+	free(y);
+	return st;
 }
 
 double st_svf_metrics_mean(const struct st_svf_metrics *m)
 {
-	return m->apart ? INFINITY : m->count ? m->sum_abs / (double)m->count : 0;
+	return m->s.apart ? INFINITY : m->count ? m->s.abs / (double)m->count : 0;
+}
+
+bool st_svf_passed(const struct st_svf_metrics *m, const struct st_svf_tolerance *t)
+{
+	return m->count > 0 && m->s.bad_a == 0 && m->s.bad_b == 0 && m->s.max <= t->max_abs
+	    && st_svf_metrics_mean(m) <= t->mean_abs;
 }
 
 /* ---- tolerances ---- */
 
-bool st_svf_metrics_passed(const struct st_svf_metrics *m, const struct st_svf_tolerance *t)
+#define AT(m) ST_JSON_AT(struct st_svf_tolerance, m)
+static const struct st_json_field fields[] = {
+	{ AT(max_abs), .key = { "max_abs_error" }, .max = DBL_MAX },
+	{ AT(mean_abs), .key = { "mean_abs_error" }, .max = DBL_MAX },
+	{ AT(required), .key = { "required" } },
+};
+
+json_t *st_svf_check_json(const struct st_svf_check *c, const struct st_svf_tolerance *t, bool numbers)
 {
-	return m->count > 0 && m->nonfinite_a == 0 && m->nonfinite_b == 0 && m->max_abs <= t->max_abs
-	    && st_svf_metrics_mean(m) <= t->mean_abs;
+	return st_json_object({ "tolerance", st_json_put_fields(json_object(), fields, 2, t) },
+	                      { "byte_match", json_boolean(c->byte_match) },
+	                      { "shape_match", json_boolean(c->shape_match) },
+	                      { "max_abs_error", numbers ? st_json_number(c->m.s.max) : json_null() },
+	                      { "mean_abs_error", numbers ? st_json_number(st_svf_metrics_mean(&c->m)) : json_null() },
+	                      { "mismatched_element_count", numbers ? st_json_u64(c->m.mismatched) : json_null() });
 }
 
-/* {max, mean} for source and offsets; scaled_s, u_scaled; normalization; products. The cast is reported, not required.
- */
-static void set(struct st_svf_profile *p, const char *name, double scale_max, double scale_mean, double product_max,
-                double product_mean)
+/* {max, mean} of the products; scales and the normalization are the same in every profile. The cast is reported, not
+ * required. */
+static void set(struct st_svf_profile *p, const char *name, double max, double mean)
 {
-	const struct st_svf_tolerance none = { 0, 0, true }, scale = { scale_max, scale_mean, true },
-				      norm = { 1e-6, 1e-6, true }, product = { product_max, product_mean, true };
+	const struct st_svf_tolerance none = { 0, 0, true }, scale = { 1e-6, 1e-8, true }, norm = { 1e-6, 1e-6, true };
 	snprintf(p->name, sizeof p->name, "%s", name);
+	for (size_t s = 0; s < ST_SVF_STAGES; s++)
+		p->stage[s] = (struct st_svf_tolerance){ max, mean, s != ST_SVF_FINAL_BF16 };
 	p->stage[ST_SVF_SOURCE] = p->stage[ST_SVF_OFFSETS] = none;
 	p->stage[ST_SVF_SCALED_S] = p->stage[ST_SVF_U_SCALED] = scale;
 	p->stage[ST_SVF_NORMALIZATION] = norm;
-	p->stage[ST_SVF_MATMUL] = p->stage[ST_SVF_ZERO] = p->stage[ST_SVF_ADAPTED] = p->stage[ST_SVF_FINAL_F32] =
-		product;
-	p->stage[ST_SVF_FINAL_BF16] = (struct st_svf_tolerance){ product_max, product_mean, false };
-}
-
-static enum st_status read_one(const json_t *o, const char *key, struct st_svf_tolerance *t, struct st_error *err)
-{
-	static const char *const none[] = { NULL }, *const keys[] = { "max_abs_error", "mean_abs_error", "required",
-		                                                      NULL };
-	if (!json_is_object(o))
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is not an object");
-	ST_TRY(st_svf_check_keys(o, key, none, keys, err));
-	const json_t *max = json_object_get(o, "max_abs_error"), *mean = json_object_get(o, "mean_abs_error"),
-		     *req = json_object_get(o, "required");
-	if ((max && (!json_is_number(max) || json_number_value(max) < 0))
-	    || (mean && (!json_is_number(mean) || json_number_value(mean) < 0)) || (req && !json_is_boolean(req)))
-		return st_fail_at(
-			err, ST_ERR_FORMAT, ST_NO_OFFSET, key,
-			"needs max_abs_error and mean_abs_error as numbers from 0, required as true or false");
-	t->max_abs = max ? json_number_value(max) : t->max_abs;
-	t->mean_abs = mean ? json_number_value(mean) : t->mean_abs;
-	t->required = req ? json_is_true(req) : t->required;
-	return ST_OK;
 }
 
 static enum st_status read_profile(const json_t *o, struct st_svf_profile *p, struct st_error *err)
@@ -166,7 +177,10 @@ static enum st_status read_profile(const json_t *o, struct st_svf_profile *p, st
 		if (s == ST_SVF_STAGES)
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key,
 			                  "is no stage; the first is source_f32, the last final_bf16");
-		ST_TRY(read_one(v, key, &p->stage[s], err));
+		if (!json_is_object(v))
+			return st_json_bad(o, NULL, key, "not an object", err);
+		ST_TRY(st_json_read(v, &(struct st_json_read){ .where = key, .refuse_unknown = true }, fields, 3,
+		                    &p->stage[s], NULL, err));
 	}
 	return ST_OK;
 }
@@ -174,14 +188,14 @@ static enum st_status read_profile(const json_t *o, struct st_svf_profile *p, st
 enum st_status st_svf_profile_read(const char *name, struct st_svf_profile *p, struct st_error *err)
 {
 	json_t *o;
-	set(p, "strict", 1e-6, 1e-8, 1e-3, 1e-5);
+	set(p, "strict", 1e-3, 1e-5);
 	if (!name || strcmp(name, "strict") == 0)
 		return ST_OK;
 	if (strcmp(name, "f32") == 0) {
-		set(p, "f32", 1e-6, 1e-8, 1e-5, 1e-7);
+		set(p, "f32", 1e-5, 1e-7);
 		return ST_OK;
 	}
-	ST_TRY(st_svf_load_json(name, &o, err));
+	ST_TRY(st_json_load_object(name, 0, &o, err));
 	enum st_status st = read_profile(o, p, err);
 	if (st != ST_OK)
 		st_error_in(err, name);

@@ -1,5 +1,5 @@
 /* names.c - what stages, layouts and policies are called in files. */
-#include "svf/svf.h"
+#include "svf/inputs.h"
 
 #include <string.h>
 
@@ -8,41 +8,36 @@ const char *const st_svf_stage_names[ST_SVF_STAGES] = {
 	"matmul_pre_norm", "zero_source_f32", "adapted_source_f32", "final_f32",     "final_bf16",
 };
 
-static const char *const layouts[ST_SVF_LAYOUT_COUNT] = { "torch_v", "vh", "nx" };
-static const char *const ties[ST_SVF_TIE_COUNT] = { "independent", "compose", "last-wins" };
+const char *const st_svf_ties[ST_SVF_TIE_COUNT + 1] = { "independent", "compose", "last-wins", NULL };
 
-const char *st_svf_layout_name(enum st_svf_layout l) { return layouts[l]; }
-const char *st_svf_tie_name(enum st_svf_tie t) { return ties[t]; }
+/* The spelling in use, and those of older manifests. */
+static const struct {
+	const char *name;
+	enum st_svf_layout layout;
+} layouts[] = { { "torch_v", ST_SVF_TORCH_V },
+	        { "vh", ST_SVF_VH },
+	        { "nx", ST_SVF_NX },
+	        { "torch", ST_SVF_TORCH_V },
+	        { "torch-v", ST_SVF_TORCH_V } };
 
-static bool find(const char *const *names, int n, const char *s, int *out)
+const char *st_svf_layout_name(enum st_svf_layout l) { return layouts[l].name; }
+
+bool st_svf_layout_parse(const char *s, enum st_svf_layout *out)
 {
-	for (int i = 0; i < n; i++)
-		if (strcmp(names[i], s) == 0) {
-			*out = i;
+	for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
+		if (strcmp(layouts[i].name, s) == 0) {
+			*out = layouts[i].layout;
 			return true;
 		}
 	return false;
 }
 
-bool st_svf_layout_parse(const char *s, enum st_svf_layout *out)
+bool st_svf_turns(const char *source_name, const char *target_name)
 {
-	int i;
-	/* Two spellings that older manifests use. */
-	if (strcmp(s, "torch") == 0 || strcmp(s, "torch-v") == 0)
-		s = layouts[ST_SVF_TORCH_V];
-	if (!find(layouts, ST_SVF_LAYOUT_COUNT, s, &i))
-		return false;
-	*out = (enum st_svf_layout)i;
-	return true;
-}
-
-bool st_svf_tie_parse(const char *s, enum st_svf_tie *out)
-{
-	int i;
-	if (!find(ties, ST_SVF_TIE_COUNT, s, &i))
-		return false;
-	*out = (enum st_svf_tie)i;
-	return true;
+	static const char layer[] = "model.layers.", weight[] = ".weight", kernel[] = ".kernel";
+	size_t s = strlen(source_name), t = strlen(target_name), w = sizeof weight - 1, k = sizeof kernel - 1;
+	return strncmp(source_name, layer, sizeof layer - 1) == 0 && s >= w && t >= k
+	    && strcmp(source_name + s - w, weight) == 0 && strcmp(target_name + t - k, kernel) == 0;
 }
 
 static bool plain(char c)

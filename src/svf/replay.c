@@ -21,66 +21,60 @@
 static void check_digests(const struct st_svf_replay_run *x, const struct st_svf_replay_item *it,
                           struct st_svf_stages *t)
 {
-	const json_t *d = json_object_get(x->digests, it->sample ? "sample" : it->e->safe);
+	const json_t *d = json_object_get(x->python.digests, it->sample ? "sample" : it->e->safe);
 	for (size_t s = 0; s < ST_SVF_STAGES; s++) {
-		const json_t *one = json_object_get(d, st_svf_stage_names[s]);
-		const char *sha = json_string_value(json_object_get(one, "sha256"));
-		t->compared[s] = sha != NULL;
-		t->shape_match[s] = t->byte_match[s] = sha && strcmp(sha, t->summary[s].sha256) == 0;
+		struct st_svf_check *c = &t->check[s];
+		const struct st_svf_summary *ours = &t->summary[s];
+		const char *sha = json_string_value(
+			json_object_get(json_object_get(d, st_svf_stage_names[s]), "sha256"));
+		bool same = sha && strcmp(sha, ours->sha256) == 0;
 		/* The same bytes: what is true of ours is true of theirs. Different digests say that something is apart
 		 * and not how far. */
-		const struct st_svf_summary *ours = &t->summary[s];
-		if (t->byte_match[s])
-			t->metrics[s] = (struct st_svf_metrics){ .count = ours->n,
-				                                 .nonfinite_a = ours->nonfinite,
-				                                 .nonfinite_b = ours->nonfinite };
-		else
-			t->metrics[s] = (struct st_svf_metrics){ .count = 1, .apart = 1, .max_abs = INFINITY };
+		*c = (struct st_svf_check){ .shape_match = same, .byte_match = same };
+		if (same)
+			c->m = (struct st_svf_metrics){ .count = ours->n,
+				                        .s = { .bad_a = ours->nonfinite, .bad_b = ours->nonfinite } };
+		c->passed = same && st_svf_passed(&c->m, &x->profile.stage[s]);
 	}
 }
+
+static bool is(const json_t *o, const char *key) { return json_is_true(json_object_get(o, key)); }
+static const char *text(const json_t *o, const char *key) { return json_string_value(json_object_get(o, key)); }
 
 static void tell(struct st_svf_replay_run *x, const json_t *variant, bool resumed)
 {
 	const json_t *debug = json_object_get(variant, "stage_debug"), *checks = json_object_get(debug, "checks");
-	bool passed = json_is_true(json_object_get(debug, "functional_parity_passed"));
+	bool passed = is(debug, "functional_parity_passed");
+	FILE *f = x->job.text;
 	size_t equal = 0, i;
 	json_t *c;
 	x->failed |= !passed;
-	json_array_foreach(checks, i, c) equal += json_is_true(json_object_get(c, "byte_match"));
-	fprintf(x->text, "%s [%s]: %s, %zu of %d stages byte-equal%s\n",
-	        json_string_value(json_object_get(variant, "source_name")),
-	        json_string_value(json_object_get(debug, "stage_final_orientation")), passed ? "passed" : "FAILED",
-	        equal, ST_SVF_STAGES, resumed ? " (from an earlier run)" : "");
-	json_array_foreach(checks, i, c) if (json_is_true(json_object_get(c, "required_for_functional_parity"))
-	                                     && !json_is_true(json_object_get(c, "functional_passed")))
+	json_array_foreach(checks, i, c) equal += is(c, "byte_match");
+	fprintf(f, "%s [%s]: %s, %zu of %d stages byte-equal%s\n", text(variant, "source_name"),
+	        text(debug, "stage_final_orientation"), passed ? "passed" : "FAILED", equal, ST_SVF_STAGES,
+	        resumed ? " (from an earlier run)" : "");
+	json_array_foreach(checks, i, c)
 	{
 		const json_t *max = json_object_get(c, "max_abs_error");
+		if (!is(c, "required_for_functional_parity") || is(c, "functional_passed"))
+			continue;
 		if (json_is_real(max))
-			fprintf(x->text, "  %s: max %.3g mean %.3g, %lld elements differ\n",
-			        json_string_value(json_object_get(c, "stage")), json_real_value(max),
-			        json_number_value(json_object_get(c, "mean_abs_error")),
+			fprintf(f, "  %s: max %.3g mean %.3g, %lld elements differ\n", text(c, "stage"),
+			        json_real_value(max), json_number_value(json_object_get(c, "mean_abs_error")),
 			        (long long)json_integer_value(json_object_get(c, "mismatched_element_count")));
 		else
-			fprintf(x->text, "  %s: %s\n", json_string_value(json_object_get(c, "stage")),
-			        json_is_true(json_object_get(c, "shape_match")) ? "differs"
-			                                                        : "differs in shape or digest");
+			fprintf(f, "  %s: %s\n", text(c, "stage"),
+			        is(c, "shape_match") ? "differs" : "differs in shape or digest");
 	}
 }
 
 /* An earlier run's result for these very inputs, or NULL. */
 static json_t *resume(struct st_svf_replay_run *x, const struct st_svf_replay_item *it)
 {
-	json_t *j = NULL, *v = NULL;
-	struct st_error ignored = ST_ERROR_INIT;
-	char hex[65];
-	if (st_json_load(it->note, &j, &ignored) != ST_OK || !j)
-		return NULL;
-	const char *key = json_string_value(json_object_get(j, "key")),
-		   *sha = json_string_value(json_object_get(j, "sha256"));
-	if (key && sha && strcmp(key, x->key) == 0 && st_svf_file_sha256(it->path, hex, &ignored) == ST_OK
-	    && strcmp(hex, sha) == 0) {
-		v = json_incref(json_object_get(j, "variant"));
-		json_array_extend(x->warnings, json_object_get(j, "warnings"));
+	json_t *j = st_svf_note_read(it->note, x->key, it->path), *v = json_incref(json_object_get(j, "variant"));
+	if (v && json_array_extend(x->job.warnings, json_object_get(j, "warnings")) != 0) {
+		json_decref(v);
+		v = NULL;
 	}
 	json_decref(j);
 	return v;
@@ -90,71 +84,48 @@ static json_t *resume(struct st_svf_replay_run *x, const struct st_svf_replay_it
 static enum st_status note(struct st_svf_replay_run *x, const struct st_svf_replay_item *it, json_t *variant,
                            size_t first, struct st_error *err)
 {
-	char hex[65];
-	ST_TRY(st_svf_file_sha256(it->path, hex, err));
-	json_t *j = json_object(), *warnings = json_array();
-	for (size_t i = first; i < json_array_size(x->warnings); i++)
-		json_array_append(warnings, json_array_get(x->warnings, i));
-	st_json_put(j, "warnings", warnings);
-	st_json_put(j, "key", st_json_text(x->key));
-	st_json_put(j, "sha256", st_json_text(hex));
-	st_json_put(j, "variant", json_incref(variant));
-	enum st_status st = st_svf_write_json(it->note, j, err);
-	json_decref(j);
-	return st;
+	json_t *warnings = json_array();
+	for (size_t i = first; i < json_array_size(x->job.warnings); i++)
+		st_json_add(warnings, json_incref(json_array_get(x->job.warnings, i)));
+	return st_svf_note_write(it->note, x->key, it->path,
+	                         st_json_object({ "warnings", warnings }, { "variant", json_incref(variant) }), err);
 }
 
 static enum st_status compute(struct st_svf_replay_run *x, const struct st_svf_replay_item *it, json_t **variant,
                               struct st_error *err)
 {
-	const struct st_tensor *theirs[ST_SVF_STAGES];
 	struct st_tensor_spec specs[ST_SVF_STAGES];
 	struct st_svf_work w;
-	size_t n_warnings = json_array_size(x->warnings), skip = x->o->digest ? ST_SVF_OFFSETS : 0,
-	       n = x->o->digest ? 3 : ST_SVF_STAGES;
+	size_t n_warnings = json_array_size(x->job.warnings), n;
 	struct st_svf_stages t = { .e = it->e,
 		                   .turned = it->sample && it->e->turned,
 		                   .summaries = true,
-		                   .small_only = x->o->digest,
-		                   .hooks = &x->job.hooks,
+		                   .kept = x->o->digest ? ST_SVF_SMALL : ST_SVF_ALL,
 		                   .done = &x->done,
 		                   .total = x->total,
 		                   .profile = &x->profile };
-	ST_TRY(st_svf_replay_find_stages(x, it, theirs, err));
-	ST_TRY(st_svf_stage_specs(it->e, t.turned, "stage.", &x->job.arena, specs, err));
-	memcpy(t.other, theirs, sizeof t.other);
+	json_t *f64 = NULL;
+	ST_TRY(st_svf_python_stages(x, it, t.other, err));
+	ST_TRY(st_svf_stage_specs(it->e, t.turned, t.kept, "stage.", &x->job.arena, specs, &n, err));
 	ST_TRY(st_svf_work_open(&x->job, &w, it->e, x->job.layout,
-	                        x->o->source_from_python ? theirs[ST_SVF_SOURCE] : NULL, err));
-	t.winner = st_svf_job_after(&x->job, it->e) ? &w.other : NULL;
-	enum st_status st = st_svf_file_open(it->path, specs + skip, n, &t.file, err);
+	                        x->o->source_from_python ? t.other[ST_SVF_SOURCE] : NULL, err));
+	enum st_status st = st_svf_file_open(it->path, specs, n, &t.file, err);
 	if (st == ST_OK)
-		st = st_svf_stages_run(&t, &w.engine, err);
-	if (st == ST_OK && x->digests)
+		st = st_svf_work_run(&x->job, &w, &t, err);
+	if (st == ST_OK && x->python.digests)
 		check_digests(x, it, &t);
 	if (st == ST_OK) {
-		st_svf_work_warnings(&w, x->warnings, &x->job.hooks);
-		*variant = st_svf_replay_variant(x, it, &w, &t, it->path);
+		st_svf_work_warnings(&x->job, &w);
+		*variant = st_svf_replay_variant(x, it, &w, &t);
 	}
-	json_t *f64 = NULL;
 	if (st == ST_OK && x->o->check_f64)
 		st = st_svf_replay_check_f64(x, &w, &t, &f64, err);
 	if (f64)
 		st_json_put(*variant, "f64_check", f64);
-	if (st == ST_OK)
-		st = st_svf_file_commit(t.file, err);
-	else
-		st_svf_file_abort(t.file);
+	if (t.file)
+		st = st_writer_close(t.file, st, err);
 	st_svf_work_close(&w);
 	return st == ST_OK ? note(x, it, *variant, n_warnings, err) : st;
-}
-
-static enum st_status keep_inputs(const struct st_svf_replay_run *x, const char *out, struct st_error *err)
-{
-	const char *const read[] = { x->o->python_report, x->sample_path, x->all_path, x->scales_path,
-		                     x->manifest_path };
-	for (size_t i = 0; i < sizeof read / sizeof *read; i++)
-		ST_TRY(st_svf_keep(out, read[i], err));
-	return st_svf_job_keep(&x->job, out, err);
 }
 
 /* The paths of an item. None may be an input. */
@@ -168,10 +139,9 @@ static enum st_status place(struct st_svf_replay_run *x, struct st_svf_replay_it
 	it->path = st_arena_printf(a, "%s/trinity_svf_elixir_stage_%s_%s%s%s.safetensors", x->o->stage_dir,
 	                           ST_SVF_REPLAY_LABEL, layout, sep, slug);
 	it->note = st_arena_printf(a, "%s/.trinity_svf_replay_%s%s%s.json", x->o->stage_dir, layout, sep, slug);
-	if (!it->name || !it->path || !it->note)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	ST_TRY(keep_inputs(x, it->path, err));
-	return keep_inputs(x, it->note, err);
+	ST_NEED(it->name);
+	ST_TRY(st_inputs_keep(&x->job.inputs, it->path, err));
+	return st_inputs_keep(&x->job.inputs, it->note, err);
 }
 
 static enum st_status one(struct st_svf_replay_run *x, const struct st_svf_entry *e, bool sample, struct st_error *err)
@@ -187,8 +157,8 @@ static enum st_status one(struct st_svf_replay_run *x, const struct st_svf_entry
 		x->covered[e->index] = true;
 		x->notes[x->n_notes++] = it.note;
 		tell(x, variant, resumed);
-		json_array_append(x->variants, variant);
-		st = st_svf_add_file(x->files, "stages", it.path, err);
+		st_json_add(x->job.variants, json_incref(variant));
+		st = st_svf_add_file(&x->job, "stages", it.path, err);
 	}
 	json_decref(variant);
 	return st;
@@ -197,33 +167,17 @@ static enum st_status one(struct st_svf_replay_run *x, const struct st_svf_entry
 /* The sample in the layouts that it should not have: what a wrong reading would give. */
 static enum st_status other_layout(struct st_svf_replay_run *x, struct st_error *err)
 {
-	const struct st_svf_entry *e = &x->job.ref.entries[x->job.ref.sample];
-	enum st_svf_layout kept = x->job.layout, layout = kept == ST_SVF_TORCH_V ? ST_SVF_VH : ST_SVF_TORCH_V;
+	const struct st_svf_entry *e = st_svf_job_sample(&x->job);
+	enum st_svf_layout layout = x->job.layout == ST_SVF_TORCH_V ? ST_SVF_VH : ST_SVF_TORCH_V;
 	struct st_svf_work w;
 	struct st_svf_stages t = { .e = e, .turned = e->turned, .summaries = true, .profile = &x->profile };
 	if (x->o->preferred_only || e->k != e->cols || x->o->source_from_python)
 		return ST_OK;
 	ST_TRY(st_svf_work_open(&x->job, &w, e, layout, NULL, err));
-	enum st_status st = st_svf_stages_run(&t, &w.engine, err);
+	enum st_status st = st_svf_work_run(&x->job, &w, &t, err);
 	if (st == ST_OK) {
-		json_t *o = json_object();
-		uint64_t shape[2];
-		st_svf_stage_shape(e, ST_SVF_FINAL_F32, t.turned, shape);
-		st_json_put(o, "label",
-		            json_sprintf("semantic_python_components_%s_v_layout_%s", ST_SVF_REPLAY_LABEL,
-		                         st_svf_layout_name(layout)));
-		st_json_put(o, "svd_provider", json_string("python_components_safetensors"));
-		st_json_put(o, "compute_backend", st_json_text(ST_SVF_REPLAY_LABEL));
-		st_json_put(o, "v_layout", st_json_text(st_svf_layout_name(layout)));
-		st_json_put(o, "source_name", st_json_text(e->source_name));
-		st_json_put(o, "zero_offset_max_abs_error_vs_source", st_json_number(w.engine.zero_error));
-		st_json_put(o, "final", st_svf_summary_json(&t.summary[ST_SVF_FINAL_BF16], shape, 2));
-		st_json_put(o, "observed_bf16_sha256", st_json_text(t.summary[ST_SVF_FINAL_BF16].sha256));
-		st_json_put(o, "matches_expected",
-		            json_boolean(strcmp(t.summary[ST_SVF_FINAL_BF16].sha256, x->job.ref.expected_hash) == 0));
-		st_json_put(o, "diagnostic", json_true());
-		json_array_append_new(x->variants, o);
-		fprintf(x->text, "read as %s instead, the zero-offset error would be %.3g\n",
+		st_json_add(x->job.variants, st_svf_replay_diagnostic(x, layout, &w, &t));
+		fprintf(x->job.text, "read as %s instead, the zero-offset error would be %.3g\n",
 		        st_svf_layout_name(layout), w.engine.zero_error);
 	}
 	st_svf_work_close(&w);
@@ -246,17 +200,16 @@ static void mark(char *buf, size_t n, const char *path)
 static enum st_status make_key(struct st_svf_replay_run *x, struct st_error *err)
 {
 	char report[65], c[80], s[80], a[80];
-	ST_TRY(st_svf_file_sha256(x->o->python_report, report, err));
-	mark(c, sizeof c, st_svf_path(&x->job.arena, x->o->components_dir, ST_SVF_COMPONENTS));
-	mark(s, sizeof s, x->sample_path);
-	mark(a, sizeof a, x->all_path);
-	const char *environment = st_svf_environment_key(&x->job.arena, x->job.threads);
-	if (!environment)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	x->key = st_arena_printf(&x->job.arena, "3|%s|%s|%s|%s|%s|%s|%s|%d%d%d%d|%s|%s", report, c, s, a,
-	                         x->job.base.sha256, x->job.vector.sha256_f32, x->job.ref.file_sha256,
-	                         x->o->source_from_python, x->o->digest, x->o->check_f64, x->o->model_bf16,
-	                         st_svf_tie_name(x->job.tie), environment);
+	ST_TRY(st_file_sha256(x->o->python_report, report, NULL, err));
+	mark(c, sizeof c, x->components);
+	mark(s, sizeof s, x->python.sample.path);
+	mark(a, sizeof a, x->python.all.path);
+	const char *environment = st_svf_environment_key(&x->job.arena, x->job.pool);
+	x->key = !environment ? NULL
+	                      : st_arena_printf(&x->job.arena, "3|%s|%s|%s|%s|%s|%s|%s|%d%d%d%d|%s|%s", report, c, s, a,
+	                                        x->job.base.sha256, x->job.vector.sha256_f32, x->job.ref.file_sha256,
+	                                        x->o->source_from_python, x->o->digest, x->o->check_f64,
+	                                        x->o->model_bf16, st_svf_ties[x->job.tie], environment);
 	return x->key ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
 
@@ -269,39 +222,42 @@ static bool selected(const struct st_svf_replay_run *x, const struct st_svf_entr
 static enum st_status check_scales(struct st_svf_replay_run *x, struct st_error *err)
 {
 	struct st_container *c;
-	if (access(x->scales_path, F_OK) != 0) {
-		st_svf_warn(x->warnings, &x->job.hooks, ST_SVF_SCALES, "is not among the components");
+	enum st_status st = ST_OK;
+	if (access(x->scales, F_OK) != 0) {
+		st_svf_warn(&x->job, ST_SVF_SCALES, "is not among the components");
 		return ST_OK;
 	}
-	ST_TRY(st_container_open(x->scales_path, &c, err));
-	for (size_t i = 0; i < x->job.ref.n; i++) {
+	ST_TRY(st_container_open(x->scales, &c, err));
+	for (size_t i = 0; st == ST_OK && i < x->job.ref.n; i++) {
 		const struct st_svf_entry *e = &x->job.ref.entries[i];
 		char name[1100];
 		snprintf(name, sizeof name, "svf.scale_offsets.%s", e->safe);
 		const struct st_tensor *t = st_container_find(c, name);
-		float *f = t && t->n_elems == e->k && t->ndim == 1 ? st_alloc_array(e->k, sizeof *f) : NULL;
-		if (f)
+		float *f = st_alloc_array(e->k, sizeof *f);
+		bool fits = t && t->n_elems == e->k && t->ndim == 1;
+		if (!f)
+			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+		if (f && fits)
 			st_tensor_decode(t, 0, 1, f);
-		if (t && (!f || memcmp(f, x->job.vector.f32 + e->start, e->k * sizeof *f) != 0))
-			st_svf_warn(x->warnings, &x->job.hooks, e->source_name,
-			            "the exported offsets are not this span of the vector");
+		if (f && t && (!fits || memcmp(f, x->job.vector.f32 + e->start, e->k * sizeof *f) != 0))
+			st_svf_warn(&x->job, e->source_name, "the exported offsets are not this span of the vector");
 		free(f);
 	}
 	st_container_close(c);
-	return ST_OK;
+	return st;
 }
 
 static enum st_status list_inputs(struct st_svf_replay_run *x, struct st_error *err)
 {
-	ST_TRY(st_svf_add_file(x->files, "python_report", x->o->python_report, err));
-	ST_TRY(st_svf_add_file(x->files, "reference", x->o->reference, err));
-	ST_TRY(st_svf_add_file(x->files, "router_vector", x->o->vector, err));
-	ST_TRY(st_svf_add_file(x->files, "components",
-	                       st_svf_path(&x->job.arena, x->o->components_dir, ST_SVF_COMPONENTS), err));
-	if (x->sample_path)
-		ST_TRY(st_svf_add_file(x->files, "python_stages", x->sample_path, err));
-	if (x->all_path)
-		ST_TRY(st_svf_add_file(x->files, "python_all_selected_stages", x->all_path, err));
+	const struct {
+		const char *role, *path;
+	} files[] = {
+		{ "python_report", x->o->python_report },   { "reference", x->o->reference },
+		{ "router_vector", x->o->vector },          { "components", x->components },
+		{ "python_stages", x->python.sample.path }, { "python_all_selected_stages", x->python.all.path }
+	};
+	for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+		ST_TRY(st_svf_add_file(&x->job, files[i].role, files[i].path, err));
 	return ST_OK;
 }
 
@@ -311,41 +267,34 @@ static enum st_status look_at_item(struct st_svf_replay_run *x, struct st_svf_re
 {
 	const struct st_tensor *theirs[ST_SVF_STAGES];
 	ST_TRY(place(x, it, err));
-	ST_TRY(st_svf_replay_find_stages(x, it, theirs, err));
+	ST_TRY(st_svf_python_stages(x, it, theirs, err));
 	const struct st_tensor *s = x->o->source_from_python ? theirs[ST_SVF_SOURCE] : NULL;
 	if (!s || (s->ndim == 2 && s->shape[0] == it->e->rows && s->shape[1] == it->e->cols))
 		return ST_OK;
 	enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, s->offset, s->name, "is not [%llu, %llu], the shape of %s",
 	                               (unsigned long long)it->e->rows, (unsigned long long)it->e->cols,
 	                               it->e->source_name);
-	st_error_in(err, it->sample ? x->sample_path : x->all_path);
+	st_error_in(err, it->sample ? x->python.sample.path : x->python.all.path);
 	return st;
 }
 
-static enum st_status prepare(struct st_svf_replay_run *x, struct st_error *err)
+static enum st_status open_components(struct st_svf_replay_run *x, struct st_error *err)
+{
+	const char *dir = x->o->components_dir, *manifest = st_path(&x->job.arena, dir, ST_SVF_DEBUG_MANIFEST);
+	ST_TRY(st_svf_components_layout(dir, &x->job.layout, &x->manifest, err));
+	x->components = st_path(&x->job.arena, dir, ST_SVF_COMPONENTS);
+	x->scales = st_path(&x->job.arena, dir, ST_SVF_SCALES);
+	ST_NEED(x->components && x->scales && manifest);
+	ST_TRY(st_container_open(x->components, &x->job.factors, err));
+	ST_TRY(st_inputs_add(&x->job.inputs, x->scales, err));
+	ST_TRY(st_inputs_add(&x->job.inputs, manifest, err));
+	return st_container_inputs(x->job.factors, &x->job.inputs, err);
+}
+
+/* Everything that will be needed is looked for before the first tensor is computed. */
+static enum st_status look_at_items(struct st_svf_replay_run *x, struct st_error *err)
 {
 	const struct st_svf_replay_options *o = x->o;
-	size_t n = 0;
-	if (!o->model && !o->source_from_python)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--model",
-		                  "is needed, or --source-from-python-stage");
-	ST_TRY(st_svf_profile_read("strict", &x->profile, err));
-	ST_TRY(st_svf_job_open(&x->job, o->vector, o->reference, o->model, o->model_bf16, err));
-	ST_TRY(st_svf_replay_open_python(x, err));
-	ST_TRY(st_svf_replay_tie(x, err));
-	ST_TRY(st_svf_components_layout(o->components_dir, &x->job.layout, &x->manifest, err));
-	const char *components = st_svf_path(&x->job.arena, o->components_dir, ST_SVF_COMPONENTS);
-	x->scales_path = st_svf_path(&x->job.arena, o->components_dir, ST_SVF_SCALES);
-	x->manifest_path = st_svf_path(&x->job.arena, o->components_dir, ST_SVF_DEBUG_MANIFEST);
-	if (!components || !x->scales_path || !x->manifest_path)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	ST_TRY(st_container_open(components, &x->job.factors, err));
-	x->covered = st_arena_alloc(&x->job.arena, x->job.ref.n, sizeof *x->covered);
-	x->notes = st_arena_alloc(&x->job.arena, x->job.ref.n + 1, sizeof *x->notes);
-	if (!x->covered || !x->notes)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	ST_TRY(keep_inputs(x, o->out, err));
-	/* Everything that will be needed is looked for before the first tensor is computed. */
 	for (size_t i = 0; i < x->job.ref.n; i++) {
 		const struct st_svf_entry *e = &x->job.ref.entries[i];
 		bool sample = i == x->job.ref.sample;
@@ -358,26 +307,43 @@ static enum st_status prepare(struct st_svf_replay_run *x, struct st_error *err)
 			ST_TRY(look_at_item(x, &(struct st_svf_replay_item){ .e = e }, err));
 		ST_TRY(st_svf_factors_open(x->job.factors, e, x->job.layout, &f, err));
 		st_svf_factors_close(&f);
-		n += sample;
-		n += o->all_selected;
 		x->total += e->rows * ((uint64_t)sample + o->all_selected);
 	}
-	if (o->source_from_python)
-		st_svf_warn(x->warnings, &x->job.hooks, st_svf_stage_names[ST_SVF_SOURCE],
-		            "is copied from the other side's stages, its check proves nothing");
-	if (n == 0)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--selected-source-filter",
-		                  "\"%.100s\" is in no selected tensor's name", o->filter ? o->filter : "");
-	ST_TRY(check_scales(x, err));
-	ST_TRY(make_key(x, err));
-	return st_svf_make_dir(o->stage_dir, err);
+	return x->total ? ST_OK
+	                : st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--selected-source-filter",
+	                             "\"%.100s\" is in no selected tensor's name", o->filter ? o->filter : "");
 }
 
-static enum st_status run(struct st_svf_replay_run *x, struct st_error *err)
+static enum st_status prepare(struct st_svf_replay_run *x, struct st_svf_result *r, struct st_error *err)
 {
-	const struct st_svf_entry *s;
-	ST_TRY(prepare(x, err));
-	s = &x->job.ref.entries[x->job.ref.sample];
+	const struct st_svf_replay_options *o = x->o;
+	struct st_svf_job *j = &x->job;
+	if (!o->model && !o->source_from_python)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--model",
+		                  "is needed, or --source-from-python-stage");
+	ST_TRY(st_svf_profile_read("strict", &x->profile, err));
+	ST_TRY(st_svf_job_open(j, o->vector, o->reference, o->threads, r, err));
+	if (o->model)
+		ST_TRY(st_svf_job_base(j, o->model, o->model_bf16, err));
+	ST_TRY(st_svf_python_open(x, err));
+	ST_TRY(open_components(x, err));
+	x->covered = st_arena_alloc(&j->arena, j->ref.n, sizeof *x->covered);
+	x->notes = st_arena_alloc(&j->arena, j->ref.n + 1, sizeof *x->notes);
+	ST_NEED(x->covered && x->notes);
+	ST_TRY(st_inputs_keep(&j->inputs, o->out, err));
+	ST_TRY(look_at_items(x, err));
+	if (o->source_from_python)
+		st_svf_warn(j, st_svf_stage_names[ST_SVF_SOURCE],
+		            "is copied from the other side's stages, its check proves nothing");
+	ST_TRY(check_scales(x, err));
+	ST_TRY(make_key(x, err));
+	return st_folder_make(o->stage_dir, err);
+}
+
+static enum st_status run(struct st_svf_replay_run *x, struct st_svf_result *r, struct st_error *err)
+{
+	ST_TRY(prepare(x, r, err));
+	const struct st_svf_entry *s = st_svf_job_sample(&x->job);
 	if (selected(x, s)) {
 		ST_TRY(one(x, s, true, err));
 		ST_TRY(other_layout(x, err));
@@ -390,41 +356,16 @@ static enum st_status run(struct st_svf_replay_run *x, struct st_error *err)
 	/* The report holds it all now. */
 	for (size_t i = 0; i < x->n_notes; i++)
 		unlink(x->notes[i]);
+	st_svf_job_wrote(&x->job, "wrote", x->o->out);
 	return ST_OK;
 }
 
 enum st_status st_svf_replay(const struct st_svf_replay_options *o, struct st_svf_result *r, struct st_error *err)
 {
-	struct st_svf_replay_run x = { .o = o,
-		                       .job = { .chunk = o->chunk_rows, .threads = o->threads, .hooks = o->hooks },
-		                       .report = json_object(),
-		                       .variants = json_array(),
-		                       .files = json_array(),
-		                       .warnings = json_array() };
-	size_t len = 0;
-	memset(r, 0, sizeof *r);
-	x.text = open_memstream(&r->text, &len);
-	enum st_status st = x.text && x.report && x.variants && x.files && x.warnings
-	                          ? run(&x, err)
-	                          : st_fail(err, ST_ERR_NOMEM, "out of memory");
-	if (st == ST_OK) {
-		for (size_t i = 0; i < json_array_size(x.warnings); i++)
-			fprintf(x.text, "warning: %s\n", json_string_value(json_array_get(x.warnings, i)));
-		fprintf(x.text, "wrote %s\n", o->out);
-		r->exit_status = x.failed;
-		r->json = json_dumps(x.report, JSON_INDENT(2) | JSON_SORT_KEYS);
-		if (!r->json)
-			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-	}
-	st_container_close(x.sample_stages);
-	st_container_close(x.all_stages);
-	st_svf_job_close(&x.job);
-	json_t *all[] = { x.python, x.manifest, x.report, x.variants, x.files, x.warnings };
-	for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-		json_decref(all[i]);
-	if (x.text && fclose(x.text) != 0 && st == ST_OK)
-		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-	if (st != ST_OK)
-		st_svf_result_release(r);
-	return st;
+	struct st_svf_replay_run x = { .o = o, .job = { .chunk = o->chunk_rows, .hooks = o->hooks } };
+	*r = (struct st_svf_result){ 0 };
+	enum st_status st = run(&x, r, err);
+	st_svf_python_close(&x.python);
+	json_decref(x.manifest);
+	return st_svf_job_close(&x.job, st, x.failed, r, err);
 }

@@ -4,45 +4,59 @@
 #ifndef ST_SVF_REPLAY_H
 #define ST_SVF_REPLAY_H
 
-#include "svf/svf.h"
+#include "svf/job.h"
 
 #define ST_SVF_REPLAY_LABEL "stele_cpu"
+
+/* The exporting side: its report and, unless it keeps digests, its stage files. */
+struct st_svf_python {
+	json_t *json;
+	const char *storage; /* "digest", or anything else */
+	uint32_t tie;        /* enum st_svf_tie */
+	struct {
+		const char *named, *path;
+		struct st_container *c;
+	} sample, all;         /* stage files; NULL where it stored digests */
+	const json_t *digests; /* NULL where it stored stages */
+	const char *label, *hash;
+	const json_t *reproducible; /* what it says of its baseline */
+};
 
 struct st_svf_replay_run {
 	const struct st_svf_replay_options *o;
 	struct st_svf_job job;
 	struct st_svf_profile profile;
-	json_t *python, *manifest, *report, *variants, *files, *warnings;
-	struct st_container *sample_stages, *all_stages; /* the other side's; NULL where it stored digests */
-	const char *sample_path, *all_path, *scales_path, *manifest_path;
-	const json_t *digests;
+	struct st_svf_python python;
+	json_t *manifest;
+	const char *components, *scales;
 	char *key; /* what every tensor's result depends on */
 	uint64_t done, total;
 	bool failed, *covered;
+	const char **notes;
 	size_t n_notes;
-	char **notes;
-	FILE *text;
 };
 
 /* One tensor in one orientation. */
 struct st_svf_replay_item {
 	const struct st_svf_entry *e;
 	bool sample;
-	char *name, *path, *note; /* label, stage file, resume note */
+	const char *name, *path, *note; /* label, stage file, resume note */
 };
 
-/* The other side (replay_python.c): its report and, unless it keeps digests, its stage files. */
-ST_MUST_CHECK enum st_status st_svf_replay_open_python(struct st_svf_replay_run *x, struct st_error *err);
-ST_MUST_CHECK enum st_status st_svf_replay_tie(struct st_svf_replay_run *x, struct st_error *err);
+/* replay_python.c */
+ST_MUST_CHECK enum st_status st_svf_python_open(struct st_svf_replay_run *x, struct st_error *err);
+void st_svf_python_close(struct st_svf_python *p);
 /* Its ten stages of an item; a missing one is a fault of the setup. */
-ST_MUST_CHECK enum st_status st_svf_replay_find_stages(const struct st_svf_replay_run *x,
-                                                       const struct st_svf_replay_item *it,
-                                                       const struct st_tensor *out[ST_SVF_STAGES],
-                                                       struct st_error *err);
+ST_MUST_CHECK enum st_status st_svf_python_stages(const struct st_svf_replay_run *x,
+                                                  const struct st_svf_replay_item *it,
+                                                  const struct st_tensor *out[ST_SVF_STAGES], struct st_error *err);
 
 /* What the report says (replay_report.c). */
 json_t *st_svf_replay_variant(struct st_svf_replay_run *x, const struct st_svf_replay_item *it, struct st_svf_work *w,
-                              struct st_svf_stages *t, const char *stage_file);
+                              struct st_svf_stages *t);
+/* The sample as a wrong reading of V would give it. */
+json_t *st_svf_replay_diagnostic(struct st_svf_replay_run *x, enum st_svf_layout layout, const struct st_svf_work *w,
+                                 const struct st_svf_stages *t);
 /* The product stages of evenly spread rows from the same f32 factors and offsets, all in f64: how far each side is from
  * exact. */
 ST_MUST_CHECK enum st_status st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_svf_work *w,

@@ -5,83 +5,97 @@
 
 #include <string.h>
 
-static const char *text_at(const json_t *o, const char *a, const char *b)
-{
-	const json_t *v = json_object_get(json_object_get(o, a), b);
-	return json_is_string(v) && json_string_length(v) ? json_string_value(v) : NULL;
-}
+struct report {
+	const char *schema;
+	const json_t *debug, *inputs, *reference;
+};
 
-static enum st_status open_stages(struct st_svf_replay_run *x, const char *key, const char **path,
-                                  struct st_container **c, struct st_error *err)
+static const char *const schemas[] = { "trinity_sakana_python_svd_parity_trace.v2", NULL };
+static const struct st_json_field report_fields[] = {
+	{ ST_JSON_AT(struct report, schema), .key = { "schema" }, .required = true, .choices = schemas },
+	{ ST_JSON_AT(struct report, debug), .key = { "stage_debug" } },
+	{ ST_JSON_AT(struct report, inputs), .key = { "inputs" } },
+	{ ST_JSON_AT(struct report, reference), .key = { "reference" } },
+};
+
+#define AT(m) ST_JSON_AT(struct st_svf_python, m)
+static const struct st_json_field tie_fields[] = { { AT(tie), .key = { "tie_policy" }, .choices = st_svf_ties } };
+static const struct st_json_field reference_fields[] = {
+	{ AT(label), .key = { "current_python_baseline_label" } },
+	{ AT(hash), .key = { "current_python_baseline_bf16_sha256" } },
+	{ AT(reproducible), .key = { "expected_hash_reproducible" } },
+};
+/* The debug section's own names go before those among the inputs. */
+static const struct st_json_field stage_fields[] = {
+	{ AT(sample.named), .key = { "stage_tensor_file" }, .min = 1 },
+	{ AT(all.named), .key = { "all_selected_stage_tensor_file" }, .min = 1 },
+	{ AT(storage), .key = { "stage_storage" } },
+};
+#define ROWS(table) table, sizeof(table) / sizeof *(table)
+
+static enum st_status open_stages(struct st_svf_replay_run *x, bool sample, struct st_error *err)
 {
-	const char *named = text_at(x->python, "stage_debug", key);
+	const char *key = stage_fields[sample ? 0 : 1].key[0],
+		   *named = sample ? x->python.sample.named : x->python.all.named;
 	if (!named)
-		named = text_at(x->python, "inputs", key);
-	if (!named) {
-		enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, key,
-		                               "the report names no such file: export it with stage tensors%s",
-		                               strncmp(key, "all", 3) == 0 ? " and --all-selected-tensors" : "");
-		st_error_in(err, x->o->python_report);
-		return st;
-	}
-	*path = st_svf_locate(&x->job.arena, named, x->o->python_report, x->o->components_dir);
-	if (!*path) {
-		enum st_status st = st_fail_at(err, ST_ERR_IO, ST_NO_OFFSET, key,
-		                               "%.300s is not there, nor beside the report", named);
-		st_error_in(err, x->o->python_report);
-		return st;
-	}
-	return st_container_open(*path, c, err);
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, key,
+		                  "the report names no such file: export it with stage tensors%s",
+		                  sample ? "" : " and --all-selected-tensors");
+	const char *path = st_svf_locate(&x->job.arena, named, x->o->python_report, x->o->components_dir);
+	if (!path)
+		return st_fail_at(err, ST_ERR_IO, ST_NO_OFFSET, key, "%.300s is not there, nor beside the report",
+		                  named);
+	*(sample ? &x->python.sample.path : &x->python.all.path) = path;
+	ST_TRY(st_inputs_add(&x->job.inputs, path, err));
+	return st_container_open(path, sample ? &x->python.sample.c : &x->python.all.c, err);
 }
 
-enum st_status st_svf_replay_open_python(struct st_svf_replay_run *x, struct st_error *err)
+static enum st_status read_report(struct st_svf_replay_run *x, struct st_error *err)
 {
-	const char *schema, *storage;
-	ST_TRY(st_svf_load_json(x->o->python_report, &x->python, err));
-	enum st_status st = st_svf_get_text(x->python, "", "schema", &schema, err);
-	if (st == ST_OK && strcmp(schema, "trinity_sakana_python_svd_parity_trace.v2") != 0)
-		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "schema",
-		                "is \"%.80s\"; trinity_sakana_python_svd_parity_trace.v2 is read", schema);
-	if (st != ST_OK) {
-		st_error_in(err, x->o->python_report);
-		return st;
-	}
-	storage = text_at(x->python, "stage_debug", "stage_storage");
-	if (storage && strcmp(storage, "digest") == 0) {
-		x->digests = json_object_get(json_object_get(x->python, "stage_debug"), "digests");
+	struct st_svf_python *p = &x->python;
+	struct report r = { 0 };
+	ST_TRY(st_json_read(p->json, NULL, ROWS(report_fields), &r, NULL, err));
+	ST_TRY(st_json_read(p->json, NULL, ROWS(tie_fields), p, NULL, err));
+	ST_TRY(st_json_read(r.inputs, &(struct st_json_read){ .where = "inputs" }, stage_fields, 2, p, NULL, err));
+	ST_TRY(st_json_read(r.debug, &(struct st_json_read){ .where = "stage_debug" }, ROWS(stage_fields), p, NULL,
+	                    err));
+	ST_TRY(st_json_read(r.reference, &(struct st_json_read){ .where = "reference" }, ROWS(reference_fields), p,
+	                    NULL, err));
+	x->job.tie = (enum st_svf_tie)(x->o->tie < 0 ? (int)p->tie : x->o->tie);
+	if (p->storage && strcmp(p->storage, "digest") == 0) {
+		p->digests = json_object_get(r.debug, "digests");
 		if (x->o->source_from_python)
 			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "--source-from-python-stage",
 			                  "the report holds digests of its stages, not the stages");
 		return ST_OK;
 	}
-	ST_TRY(open_stages(x, "stage_tensor_file", &x->sample_path, &x->sample_stages, err));
-	return x->o->all_selected ? open_stages(x, "all_selected_stage_tensor_file", &x->all_path, &x->all_stages, err)
-	                          : ST_OK;
+	ST_TRY(open_stages(x, true, err));
+	return x->o->all_selected ? open_stages(x, false, err) : ST_OK;
 }
 
-enum st_status st_svf_replay_tie(struct st_svf_replay_run *x, struct st_error *err)
+enum st_status st_svf_python_open(struct st_svf_replay_run *x, struct st_error *err)
 {
-	const json_t *v = json_object_get(x->python, "tie_policy");
-	enum st_svf_tie theirs = ST_SVF_INDEPENDENT;
-	if (v && (!json_is_string(v) || !st_svf_tie_parse(json_string_value(v), &theirs))) {
-		enum st_status st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tie_policy",
-		                               "is not independent, compose or last-wins");
+	ST_TRY(st_inputs_add(&x->job.inputs, x->o->python_report, err));
+	ST_TRY(st_json_load_object(x->o->python_report, 0, &x->python.json, err));
+	enum st_status st = read_report(x, err);
+	if (st != ST_OK)
 		st_error_in(err, x->o->python_report);
-		return st;
-	}
-	x->job.tie = x->o->tie < 0 ? theirs : (enum st_svf_tie)x->o->tie;
-	return ST_OK;
+	return st;
 }
 
-/* The other side's ten stages of an item; a missing one is a fault of the setup. */
-enum st_status st_svf_replay_find_stages(const struct st_svf_replay_run *x, const struct st_svf_replay_item *it,
-                                         const struct st_tensor *out[ST_SVF_STAGES], struct st_error *err)
+void st_svf_python_close(struct st_svf_python *p)
 {
-	struct st_container *c = it->sample ? x->sample_stages : x->all_stages;
+	st_container_close(p->sample.c);
+	st_container_close(p->all.c);
+	json_decref(p->json);
+}
+
+enum st_status st_svf_python_stages(const struct st_svf_replay_run *x, const struct st_svf_replay_item *it,
+                                    const struct st_tensor *out[ST_SVF_STAGES], struct st_error *err)
+{
+	struct st_container *c = it->sample ? x->python.sample.c : x->python.all.c;
 	memset(out, 0, ST_SVF_STAGES * sizeof *out);
-	if (x->digests)
-		return ST_OK;
-	for (size_t s = 0; s < ST_SVF_STAGES; s++) {
+	for (size_t s = 0; !x->python.digests && s < ST_SVF_STAGES; s++) {
 		char name[1200];
 		if (it->sample)
 			snprintf(name, sizeof name, "stage.%s", st_svf_stage_names[s]);
@@ -91,7 +105,7 @@ enum st_status st_svf_replay_find_stages(const struct st_svf_replay_run *x, cons
 		if (!out[s]) {
 			enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, name,
 			                               "the stage file has no such tensor");
-			st_error_in(err, it->sample ? x->sample_path : x->all_path);
+			st_error_in(err, st_container_path(c));
 			return st;
 		}
 	}

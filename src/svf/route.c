@@ -3,8 +3,10 @@
  * times the head, tells which agent and which role.
  */
 #include "svf/artifact.h"
+#include "svf/job.h"
 
 #include "base/error.h"
+#include "base/hash.h"
 
 #include <stele/token.h>
 
@@ -19,6 +21,7 @@ struct route {
 	struct st_svf_artifact a;
 	struct st_model *model;
 	char base_sha256[65];
+	struct st_inputs inputs;
 	struct st_exec exec;
 	struct st_arena arena;
 	struct st_graph graph;
@@ -38,8 +41,7 @@ static enum st_status adapted_weight(struct route *x, const struct st_svf_checkp
 {
 	struct st_tensor *t = st_arena_alloc(&x->arena, 1, sizeof *t);
 	struct st_weight *w = st_arena_alloc(&x->arena, 1, sizeof *w);
-	if (!t || !w)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(t && w);
 	if (!base->tensor || base->tensor->ndim != 2 || base->tensor->shape[0] != p->rows
 	    || base->tensor->shape[1] != p->cols)
 		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, p->source_name,
@@ -74,8 +76,7 @@ static enum st_status adapt(struct route *x, struct st_error *err)
 	const struct st_graph *g = st_model_graph(x->model);
 	x->graph = *g;
 	x->graph.nodes = st_arena_alloc(&x->arena, g->n_nodes, sizeof *g->nodes);
-	if (!x->graph.nodes)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(x->graph.nodes);
 	memcpy(x->graph.nodes, g->nodes, g->n_nodes * sizeof *g->nodes);
 	for (size_t i = 0; i < x->a.n; i++) {
 		const struct st_svf_checkpoint *p = &x->a.tensors[i];
@@ -113,8 +114,7 @@ static enum st_status read_tokens(struct route *x, struct st_error *err)
 	if (o->n_tokens) {
 		x->n = o->n_tokens;
 		x->tokens = st_arena_alloc(&x->arena, x->n, sizeof *x->tokens);
-		if (!x->tokens)
-			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+		ST_NEED(x->tokens);
 		memcpy(x->tokens, o->tokens, x->n * sizeof *x->tokens);
 		return ST_OK;
 	}
@@ -142,8 +142,7 @@ static enum st_status evaluate(struct route *x, struct st_error *err)
 		st = st_check_cancel(err);
 		if (st == ST_OK)
 			st = st_run_eval(run, i, err);
-		if (x->o->hooks.progress)
-			x->o->hooks.progress(x->o->hooks.user, st_stage_name(x->graph.nodes[i].stage), i, last);
+		st_hooks_progress(&x->o->hooks, st_stage_name(x->graph.nodes[i].stage), i, last);
 	}
 	if (st == ST_OK) {
 		struct st_value v = st_run_value(run, last);
@@ -191,8 +190,7 @@ static enum st_status decide(struct route *x, struct st_error *err)
 		                  (unsigned long long)h->shape[1], x->width);
 	x->head = st_arena_alloc(&x->arena, h->n_elems, sizeof *x->head);
 	x->logits = st_arena_alloc(&x->arena, x->outputs, sizeof *x->logits);
-	if (!x->head || !x->logits)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(x->head && x->logits);
 	st_tensor_decode(h, 0, h->shape[0], x->head);
 	for (size_t i = 0; i < x->outputs; i++) {
 		double sum = 0;
@@ -213,63 +211,55 @@ static json_t *floats(const float *x, size_t n)
 {
 	json_t *a = json_array();
 	for (size_t i = 0; i < n; i++)
-		json_array_append_new(a, st_json_number((double)x[i]));
+		st_json_add(a, st_json_number((double)x[i]));
 	return a;
 }
 
 static json_t *hash(const void *p, uint64_t n)
 {
-	struct st_error ignored = ST_ERROR_INIT;
+	struct st_error no_memory = ST_ERROR_INIT;
 	char hex[65];
-	return st_sha256_hex(p, n, hex, &ignored) == ST_OK ? st_json_text(hex) : NULL;
+	return st_sha256_hex(p, n, hex, &no_memory) == ST_OK ? json_string(hex) : NULL;
 }
 
 static json_t *trace(const struct route *x)
 {
-	json_t *o = json_object(), *ids = json_array(), *messages = json_array();
-	uint64_t mask[2] = { 1, x->n }, states[3] = { 1, x->n, x->width }, vector[2] = { 1, x->width },
+	const struct st_svf_route_options *o = x->o;
+	json_t *ids = json_array(), *messages = json_array();
+	size_t width = x->width, agents = x->outputs - ST_SVF_ROLES;
+	uint64_t mask[2] = { 1, x->n }, states[3] = { 1, x->n, width }, vector[2] = { 1, width },
 		 logits[2] = { 1, x->outputs };
 	for (size_t i = 0; i < x->n; i++)
-		json_array_append_new(ids, json_integer(x->tokens[i]));
-	if (x->o->message) {
-		json_t *m = json_object();
-		st_json_put(m, "role", st_json_text(x->o->role ? x->o->role : "user"));
-		st_json_put(m, "content", st_json_text(x->o->message));
-		json_array_append_new(messages, m);
-	}
-	char *compact = json_dumps(ids, JSON_COMPACT);
-	st_json_put(o, "schema", json_string("trinity_sakana_router_trace.v1"));
-	st_json_put(o, "runtime", json_string("stele"));
-	st_json_put(o, "artifact_dir", st_json_text(x->o->artifact));
-	st_json_put(o, "artifact_manifest_sha256", st_json_text(x->a.manifest_sha256));
-	st_json_put(o, "base_model_sha256", st_json_text(x->base_sha256));
-	st_json_put(o, "messages", messages);
-	st_json_put(o, "transcript", st_json_text(x->transcript));
-	st_json_put(o, "transcript_sha256", x->transcript ? hash(x->transcript, strlen(x->transcript)) : json_null());
-	st_json_put(o, "token_ids_sha256", compact ? hash(compact, strlen(compact)) : NULL);
-	st_json_put(o, "input_ids", ids);
-	st_json_put(o, "attention_mask_shape", st_json_shape(mask, 2));
-	st_json_put(o, "hidden_state_shape", st_json_shape(states, 3));
-	st_json_put(o, "hidden_position", json_integer(-2));
-	st_json_put(o, "hidden_index", json_integer((json_int_t)x->index));
-	st_json_put(o, "hidden_vector_shape", st_json_shape(vector, 2));
-	st_json_put(o, "hidden_vector_sha256_as_f32", hash(x->hidden, x->width * sizeof *x->hidden));
-	st_json_put(o, "hidden_vector_prefix_f32", floats(x->hidden, x->width < 8 ? x->width : 8));
-	st_json_put(o, "hidden_vector_f32", floats(x->hidden, x->width));
-	st_json_put(o, "head_weight_shape", st_json_shape(x->a.head->shape, 2));
-	st_json_put(o, "head_weight_sha256_as_f32", hash(x->head, x->a.head->n_elems * sizeof *x->head));
-	st_json_put(o, "logits_shape", st_json_shape(logits, 2));
-	st_json_put(o, "logits_sha256_as_f32", hash(x->logits, x->outputs * sizeof *x->logits));
-	st_json_put(o, "logits", floats(x->logits, x->outputs));
-	st_json_put(o, "agent_logits", floats(x->logits, x->outputs - ST_SVF_ROLES));
-	st_json_put(o, "role_logits", floats(x->logits + x->outputs - ST_SVF_ROLES, ST_SVF_ROLES));
-	st_json_put(o, "argmax_agent_id", json_integer((json_int_t)x->agent));
-	st_json_put(o, "argmax_role_id", json_integer((json_int_t)x->role));
-	st_json_put(o, "role_name", st_json_text(roles[x->role]));
-	st_json_put(o, "mode", st_json_text(st_mode_name(x->exec.mode)));
-	st_json_put(o, "environment", st_svf_environment((int)st_pool_threads(x->exec.pool), NULL));
+		st_json_add(ids, json_integer(x->tokens[i]));
+	if (o->message)
+		st_json_add(messages, st_json_object({ "role", st_json_text(o->role ? o->role : "user") },
+		                                     { "content", st_json_text(o->message) }));
+	char *compact = st_json_print(ids, JSON_COMPACT);
+	json_t *ids_hash = compact ? hash(compact, strlen(compact)) : NULL;
 	free(compact);
-	return o;
+	return st_json_object(
+		{ "schema", json_string("trinity_sakana_router_trace.v1") }, { "runtime", json_string("stele") },
+		{ "artifact_dir", st_json_text(o->artifact) },
+		{ "artifact_manifest_sha256", json_string(x->a.manifest_sha256) },
+		{ "base_model_sha256", json_string(x->base_sha256) }, { "messages", messages },
+		{ "transcript", st_json_text(x->transcript) },
+		{ "transcript_sha256", x->transcript ? hash(x->transcript, strlen(x->transcript)) : json_null() },
+		{ "token_ids_sha256", ids_hash }, { "input_ids", ids },
+		{ "attention_mask_shape", st_json_shape(mask, 2) }, { "hidden_state_shape", st_json_shape(states, 3) },
+		{ "hidden_position", json_integer(-2) }, { "hidden_index", st_json_u64(x->index) },
+		{ "hidden_vector_shape", st_json_shape(vector, 2) },
+		{ "hidden_vector_sha256_as_f32", hash(x->hidden, width * sizeof *x->hidden) },
+		{ "hidden_vector_prefix_f32", floats(x->hidden, width < 8 ? width : 8) },
+		{ "hidden_vector_f32", floats(x->hidden, width) },
+		{ "head_weight_shape", st_json_shape(x->a.head->shape, 2) },
+		{ "head_weight_sha256_as_f32", hash(x->head, x->a.head->n_elems * sizeof *x->head) },
+		{ "logits_shape", st_json_shape(logits, 2) },
+		{ "logits_sha256_as_f32", hash(x->logits, x->outputs * sizeof *x->logits) },
+		{ "logits", floats(x->logits, x->outputs) }, { "agent_logits", floats(x->logits, agents) },
+		{ "role_logits", floats(x->logits + agents, ST_SVF_ROLES) },
+		{ "argmax_agent_id", st_json_u64(x->agent) }, { "argmax_role_id", st_json_u64(x->role) },
+		{ "role_name", json_string(roles[x->role]) }, { "mode", json_string(st_mode_name(x->exec.mode)) },
+		{ "environment", st_svf_environment(x->exec.pool, NULL) });
 }
 
 /* An artifact holds a few matrices of its base model. Those of another model around them would give an answer too, and
@@ -277,7 +267,7 @@ static json_t *trace(const struct route *x)
 static enum st_status check_base(struct route *x, struct st_error *err)
 {
 	const json_t *made_from = json_object_get(x->a.manifest, "base_model_sha256");
-	st_svf_log(&x->o->hooks, "hashing %s", x->o->model);
+	st_hooks_log(&x->o->hooks, "hashing %s", x->o->model);
 	ST_TRY(st_container_sha256(st_model_container(x->model), x->base_sha256, err));
 	/* Artifacts of other tools do not say. */
 	if (!json_is_string(made_from) || strcmp(json_string_value(made_from), x->base_sha256) == 0)
@@ -292,14 +282,17 @@ static enum st_status check_base(struct route *x, struct st_error *err)
 /* The trace must not replace what it is of. */
 static enum st_status keep_inputs(struct route *x, struct st_error *err)
 {
-	const char *out = x->o->out;
-	if (!out)
+	struct st_inputs *in = &x->inputs;
+	const char *manifest = st_path(&x->arena, x->o->artifact, ST_SVF_MANIFEST);
+	if (!x->o->out)
 		return ST_OK;
+	ST_NEED(manifest);
+	ST_TRY(st_inputs_add(in, manifest, err));
 	for (size_t i = 0; i < x->a.n; i++)
-		ST_TRY(st_svf_keep_files(out, x->a.tensors[i].c, err));
-	ST_TRY(st_svf_keep_files(out, x->a.head_file, err));
-	ST_TRY(st_svf_keep(out, st_svf_path(&x->arena, x->o->artifact, ST_SVF_MANIFEST), err));
-	return st_svf_keep_files(out, st_model_container(x->model), err);
+		ST_TRY(st_container_inputs(x->a.tensors[i].c, in, err));
+	ST_TRY(st_container_inputs(x->a.head_file, in, err));
+	ST_TRY(st_container_inputs(st_model_container(x->model), in, err));
+	return st_inputs_keep(in, x->o->out, err);
 }
 
 static enum st_status run(struct route *x, struct st_error *err)
@@ -330,12 +323,12 @@ enum st_status st_svf_route(const struct st_svf_route_options *o, struct st_svf_
 	enum st_status st = f ? run(&x, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK) {
 		j = trace(&x);
-		r->json = st_json_ok(j) ? json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
+		r->json = st_json_ok(j) ? st_json_print(j, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
 		if (!r->json)
 			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}
 	if (st == ST_OK && o->out)
-		st = st_svf_write_json(o->out, j, err);
+		st = st_json_write(o->out, j, err);
 	if (st == ST_OK) {
 		size_t agents = x.outputs - ST_SVF_ROLES;
 		fprintf(f, "%zu tokens, hidden state at %zu\n", x.n, x.index);
@@ -351,6 +344,8 @@ enum st_status st_svf_route(const struct st_svf_route_options *o, struct st_svf_
 	st_svf_artifact_close(&x.a);
 	st_pool_close(x.exec.pool);
 	st_arena_release(&x.arena);
+	st_inputs_release(&x.inputs);
+	st_pool_close(x.exec.pool);
 	if (f && fclose(f) != 0 && st == ST_OK)
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st != ST_OK)

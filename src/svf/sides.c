@@ -1,8 +1,11 @@
 /* sides.c - what a report says it did, and the stage files that it names. */
 #include "svf/compare.h"
 
+#include "svf/job.h"
+
 #include "base/error.h"
 
+#include <stdarg.h>
 #include <string.h>
 
 #define MAX_SETS 8192
@@ -11,6 +14,11 @@ static const char *text_in(const json_t *o, const char *key)
 {
 	const json_t *v = json_object_get(o, key);
 	return json_is_string(v) && json_string_length(v) ? json_string_value(v) : NULL;
+}
+
+static bool true_in(const json_t *o, const char *a, const char *b)
+{
+	return json_is_true(json_object_get(json_object_get(o, a), b));
 }
 
 static enum st_status broken(const struct st_svf_side *s, const char *where, const char *what, struct st_error *err)
@@ -22,37 +30,55 @@ static enum st_status broken(const struct st_svf_side *s, const char *where, con
 
 /* A stage file, opened once. */
 static enum st_status open_file(struct st_svf_comparison *c, struct st_svf_side *s, const char *named,
-                                const char **path, struct st_container **out, struct st_error *err)
+                                struct st_container **out, struct st_error *err)
 {
-	*path = st_svf_locate(&c->arena, named, s->path, s->components);
-	if (!*path) {
+	const char *path = st_svf_locate(&c->arena, named, s->path, s->components);
+	if (!path) {
 		char what[400];
 		snprintf(what, sizeof what, "%.300s is not there, nor beside the report", named);
 		return broken(s, "stage_tensor_file", what, err);
 	}
 	for (size_t i = 0; i < s->n_containers; i++)
-		if (strcmp(st_container_path(s->containers[i]), *path) == 0) {
+		if (strcmp(st_container_path(s->containers[i]), path) == 0) {
 			*out = s->containers[i];
 			return ST_OK;
 		}
-	ST_TRY(st_container_open(*path, out, err));
+	ST_TRY(st_container_open(path, out, err));
 	s->containers[s->n_containers++] = *out;
 	return ST_OK;
 }
 
-/* Stages by name from a container, or their digests from the report. What is in neither stays NULL. */
-static enum st_status fill(struct st_svf_comparison *c, struct st_svf_set *set, const struct st_container *file,
-                           const char *prefix, const json_t *names, const json_t *digests, struct st_error *err)
+/* A set of e's stages by name from a container, or their digests from the report; what is in neither stays NULL.
+ * `like` has what else is known. */
+static enum st_status add_set(struct st_svf_comparison *c, struct st_svf_side *s, struct st_svf_set like,
+                              const struct st_container *file, const json_t *names, const json_t *digests,
+                              struct st_error *err)
 {
+	struct st_svf_set *set = &s->sets[s->n_sets];
+	if (s->n_sets++ == MAX_SETS)
+		return broken(s, "selected tensors", "are too many", err);
+	*set = like;
+	set->file = st_container_path(file);
+	set->safe = set->safe ? set->safe : st_svf_safe_name(&c->arena, set->source_name);
+	const char *prefix = !set->label || strcmp(set->label, "selected") != 0
+	                           ? "stage."
+	                           : st_arena_printf(&c->arena, "tensor.%s.", set->safe);
 	for (size_t i = 0; i < ST_SVF_STAGES; i++) {
-		const char *named = text_in(names, st_svf_stage_names[i]);
-		const char *key = named ? named : st_arena_printf(&c->arena, "%s%s", prefix, st_svf_stage_names[i]);
-		if (!key)
-			return st_fail(err, ST_ERR_NOMEM, "out of memory");
-		set->t[i] = file ? st_container_find(file, key) : NULL;
+		const char *named = text_in(names, st_svf_stage_names[i]), *key = named;
+		if (!key && prefix)
+			key = st_arena_printf(&c->arena, "%s%s", prefix, st_svf_stage_names[i]);
+		ST_NEED(key && set->safe);
+		set->t[i] = st_container_find(file, key);
 		set->record[i] = set->t[i] ? NULL : json_object_get(digests, st_svf_stage_names[i]);
 		set->digest[i] = text_in(set->record[i], "sha256");
 	}
+	const struct st_tensor *o = set->t[ST_SVF_OFFSETS];
+	float *x = o && o->n_elems ? st_arena_alloc(&c->arena, o->n_elems, sizeof *x) : NULL;
+	if (x)
+		st_tensor_decode(o, 0, st_tensor_rows(o), x);
+	else if (o && o->n_elems)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	set->offsets = x;
 	return ST_OK;
 }
 
@@ -72,11 +98,9 @@ static const json_t *variant_named(const json_t *report, const char *label)
 static enum st_status python_side(struct st_svf_comparison *c, struct st_svf_side *s, struct st_error *err)
 {
 	const json_t *debug = json_object_get(s->json, "stage_debug"), *inputs = json_object_get(s->json, "inputs");
-	const json_t *digests = json_object_get(debug, "digests"),
-		     *list = json_object_get(s->json, "selected_tensor_stage_debug"), *e;
+	const json_t *digests = json_object_get(debug, "digests"), *e;
 	const char *source = text_in(json_object_get(s->json, "reference"), "source_name");
-	const char *one = text_in(debug, "stage_tensor_file"), *all = text_in(debug, "all_selected_stage_tensor_file"),
-		   *path;
+	const char *one = text_in(debug, "stage_tensor_file"), *all = text_in(debug, "all_selected_stage_tensor_file");
 	struct st_container *file = NULL;
 	size_t i;
 	s->components = text_in(inputs, "readback_components_dir");
@@ -88,119 +112,104 @@ static enum st_status python_side(struct st_svf_comparison *c, struct st_svf_sid
 		return broken(s, "stage_debug.stage_tensor_file",
 		              "the report names no stage file: there is nothing to compare", err);
 	if (one) {
-		struct st_svf_set *set = &s->sets[s->n_sets++];
 		const json_t *v = variant_named(s->json, text_in(debug, "baseline_label"));
-		ST_TRY(open_file(c, s, one, &path, &file, err));
-		*set = (struct st_svf_set){ .source_name = source,
-			                    .safe = st_svf_safe_name(&c->arena, source),
-			                    .label = "sample",
-			                    .file = path,
-			                    .target = true,
-			                    .observed_hash = text_in(v, "observed_bf16_sha256") };
-		ST_TRY(fill(c, set, file, "stage.", NULL, json_object_get(digests, "sample"), err));
+		ST_TRY(open_file(c, s, one, &file, err));
+		ST_TRY(add_set(c, s,
+		               (struct st_svf_set){ .source_name = source,
+		                                    .label = "sample",
+		                                    .target = true,
+		                                    .observed_hash = text_in(v, "observed_bf16_sha256") },
+		               file, NULL, json_object_get(digests, "sample"), err));
 		s->claimed[s->n_claimed++] = source;
 	}
 	if (all)
-		ST_TRY(open_file(c, s, all, &path, &file, err));
-	json_array_foreach(list, i, e)
+		ST_TRY(open_file(c, s, all, &file, err));
+	json_array_foreach(json_object_get(s->json, "selected_tensor_stage_debug"), i, e)
 	{
-		const char *name = text_in(e, "source_name"), *safe;
-		if (!name || s->n_sets == MAX_SETS)
+		const char *name = text_in(e, "source_name"), *safe = text_in(e, "safe_key");
+		if (!name || s->n_claimed > MAX_SETS)
 			return broken(s, "selected_tensor_stage_debug",
 			              "holds an entry without source_name, or too many", err);
-		safe = text_in(e, "safe_key");
-		safe = safe ? safe : st_svf_safe_name(&c->arena, name);
 		s->claimed[s->n_claimed++] = name;
-		if (!all)
-			continue;
-		struct st_svf_set *set = &s->sets[s->n_sets++];
-		*set = (struct st_svf_set){ .source_name = name, .safe = safe, .label = "selected", .file = path };
-		const char *prefix = st_arena_printf(&c->arena, "tensor.%s.", safe);
-		if (!prefix)
-			return st_fail(err, ST_ERR_NOMEM, "out of memory");
-		ST_TRY(fill(c, set, file, prefix, json_object_get(e, "stage_tensors"), json_object_get(digests, safe),
-		            err));
+		safe = safe ? safe : st_svf_safe_name(&c->arena, name);
+		ST_NEED(safe);
+		if (all)
+			ST_TRY(add_set(c, s,
+			               (struct st_svf_set){ .source_name = name, .safe = safe, .label = "selected" },
+			               file, json_object_get(e, "stage_tensors"), json_object_get(digests, safe), err));
 	}
 	return ST_OK;
 }
 
 static enum st_status replay_side(struct st_svf_comparison *c, struct st_svf_side *s, struct st_error *err)
 {
+	static const char list[] = "semantic_python_component_variants";
 	const json_t *v, *e;
 	size_t i;
 	s->components = text_in(json_object_get(s->json, "paths"), "components_dir");
-	s->copies = json_is_true(json_object_get(json_object_get(s->json, "selection"), "source_from_python_stage"));
-	json_array_foreach(json_object_get(s->json, "semantic_python_component_variants"), i, v)
+	s->copies = true_in(s->json, "selection", "source_from_python_stage");
+	json_array_foreach(json_object_get(s->json, list), i, v)
 	{
-		const json_t *debug = json_object_get(v, "stage_debug");
+		const json_t *debug = json_object_get(v, "stage_debug"),
+			     *pass = json_object_get(debug, "functional_parity_passed");
 		const char *named = text_in(debug, "stage_tensor_file"), *name = text_in(v, "source_name"),
-			   *label = text_in(v, "label"), *path;
-		const char *orientation = text_in(debug, "stage_final_orientation");
+			   *label = text_in(v, "label"), *orientation = text_in(debug, "stage_final_orientation");
 		struct st_container *file;
 		if (!named)
 			continue; /* a diagnostic of another layout */
-		if (!name || s->n_sets == MAX_SETS)
-			return broken(s, "semantic_python_component_variants",
-			              "holds an entry without source_name, or too many", err);
-		ST_TRY(open_file(c, s, named, &path, &file, err));
-		struct st_svf_set *set = &s->sets[s->n_sets++];
-		*set = (struct st_svf_set){ .source_name = name,
-			                    .safe = text_in(v, "safe_key"),
-			                    .label = label,
-			                    .file = path,
-			                    .target = orientation ? strcmp(orientation, "target") == 0
-			                                          : !label || !strstr(label, "_tensor_"),
-			                    .observed_hash = text_in(v, "observed_bf16_sha256"),
-			                    .checks = json_object_get(debug, "checks") };
-		const json_t *pass = json_object_get(debug, "functional_parity_passed");
-		set->claims = json_is_boolean(pass);
-		set->claims_pass = json_is_true(pass);
-		set->safe = set->safe ? set->safe : st_svf_safe_name(&c->arena, name);
-		ST_TRY(fill(c, set, file, "stage.", NULL, json_object_get(debug, "digests"), err));
+		if (!name || s->n_claimed > MAX_SETS)
+			return broken(s, list, "holds an entry without source_name, or too many", err);
+		ST_TRY(open_file(c, s, named, &file, err));
+		ST_TRY(add_set(c, s,
+		               (struct st_svf_set){
+				       .source_name = name,
+				       .safe = text_in(v, "safe_key"),
+				       .label = "replayed",
+				       .target = orientation ? strcmp(orientation, "target") == 0
+		                                             : !label || !strstr(label, "_tensor_"),
+				       .observed_hash = text_in(v, "observed_bf16_sha256"),
+				       .checks = json_object_get(debug, "checks"),
+				       .claims = json_is_boolean(pass),
+				       .claims_pass = json_is_true(pass),
+			       },
+		               file, NULL, json_object_get(debug, "digests"), err));
 		s->claimed[s->n_claimed++] = name;
 	}
-	if (json_is_true(json_object_get(json_object_get(s->json, "selection"), "all_selected_tensors")))
-		json_array_foreach(
-			json_object_get(json_object_get(s->json, "python_component_metadata"), "selected_tensors"), i,
-			e) if (text_in(e, "source_name") && s->n_claimed < 2 * MAX_SETS)
+	if (s->n_sets == 0)
+		return broken(s, list, "none names a stage file: there is nothing to compare", err);
+	if (!true_in(s->json, "selection", "all_selected_tensors"))
+		return ST_OK;
+	json_array_foreach(json_object_get(json_object_get(s->json, "python_component_metadata"), "selected_tensors"),
+	                   i, e)
+	{
+		if (text_in(e, "source_name") && s->n_claimed < 2 * MAX_SETS)
 			s->claimed[s->n_claimed++] = text_in(e, "source_name");
-	return s->n_sets ? ST_OK
-	                 : broken(s, "semantic_python_component_variants",
-	                          "none names a stage file: there is nothing to compare", err);
+	}
+	return ST_OK;
 }
 
 enum st_status st_svf_side_open(struct st_svf_comparison *c, struct st_svf_side *s, const char *path,
                                 struct st_error *err)
 {
-	static const struct {
-		const char *schema;
-		bool python;
-	} schemas[] = {
-		{ "trinity_sakana_python_svd_parity_trace.v2", true },
-		{ "trinity_sakana_svd_parity_trace.v2", false },
+	static const char python[] = "trinity_sakana_python_svd_parity_trace.v2",
+			  replay[] = "trinity_sakana_svd_parity_trace.v2";
+	static const struct st_json_field tie[] = {
+		{ ST_JSON_AT(struct st_svf_side, tie), .key = { "tie_policy" }, .choices = st_svf_ties },
 	};
-	const char *schema;
 	s->path = path;
-	ST_TRY(st_svf_load_json(path, &s->json, err));
-	enum st_status st = st_svf_get_text(s->json, "", "schema", &schema, err);
-	if (st != ST_OK) {
-		st_error_in(err, path);
-		return st;
-	}
-	size_t k = 0;
-	while (k < 2 && strcmp(schemas[k].schema, schema) != 0)
-		k++;
-	if (k == 2)
+	ST_TRY(st_json_load_object(path, 0, &s->json, err));
+	const char *schema = text_in(s->json, "schema");
+	s->python = schema && strcmp(schema, python) == 0;
+	if (!s->python && (!schema || strcmp(schema, replay) != 0))
 		return broken(s, "schema", "is no parity report of version 2", err);
-	s->python = schemas[k].python;
-	const char *tie = text_in(s->json, "tie_policy");
-	if (tie && !st_svf_tie_parse(tie, &s->tie))
-		return broken(s, "tie_policy", "is not independent, compose or last-wins", err);
+	enum st_status st = st_json_read(s->json, NULL, tie, 1, s, NULL, err);
+	if (st != ST_OK)
+		st_error_in(err, path);
+	ST_TRY(st);
 	s->sets = st_arena_alloc(&c->arena, MAX_SETS, sizeof *s->sets);
 	s->claimed = st_arena_alloc(&c->arena, 2 * MAX_SETS + 1, sizeof *s->claimed);
 	s->containers = st_arena_alloc(&c->arena, MAX_SETS + 2, sizeof(struct st_container *));
-	if (!s->sets || !s->claimed || !s->containers)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(s->sets && s->claimed && s->containers);
 	return s->python ? python_side(c, s, err) : replay_side(c, s, err);
 }
 
@@ -209,4 +218,49 @@ void st_svf_side_close(struct st_svf_side *s)
 	for (size_t i = 0; i < s->n_containers; i++)
 		st_container_close(s->containers[i]);
 	json_decref(s->json);
+}
+
+/* The digest of a file that a report lists under that role, or NULL. */
+static const char *listed_digest(const json_t *report, const char *role)
+{
+	size_t i;
+	json_t *f;
+	json_array_foreach(json_object_get(report, "files"), i, f)
+	{
+		const char *r = text_in(f, "role");
+		if (r && strcmp(r, role) == 0)
+			return text_in(f, "sha256");
+	}
+	return NULL;
+}
+
+bool st_svf_made_for(const struct st_svf_side *replay, const struct st_svf_side *export)
+{
+	static const char *const roles[2][2] = { { "python_stages", "stages" },
+		                                 { "python_all_selected_stages", "all_selected_stages" } };
+	for (size_t i = 0; i < 2; i++) {
+		const char *seen = listed_digest(replay->json, roles[i][0]),
+			   *is = listed_digest(export->json, roles[i][1]);
+		if (seen && is && strcmp(seen, is) != 0)
+			return false;
+	}
+	return true;
+}
+
+void st_svf_find(struct st_svf_comparison *c, const char *code, const char *tensor, int stage, bool confirmed,
+                 const char *fmt, ...)
+{
+	char text[500];
+	void *p = c->findings;
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof text, fmt, ap);
+	va_end(ap);
+	const char *kept = st_arena_printf(&c->arena, "%s", text);
+	c->lost |= !kept || !st_grow(&p, &c->cap_findings, c->n_findings + 1, sizeof *c->findings);
+	c->findings = p;
+	if (!c->lost)
+		c->findings[c->n_findings++] = (struct st_svf_finding){ code, tensor,
+			                                                stage < 0 ? NULL : st_svf_stage_names[stage],
+			                                                kept, confirmed };
 }

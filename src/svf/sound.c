@@ -82,13 +82,13 @@ static bool shapes(struct st_svf_comparison *c, const struct st_svf_side *side, 
 		return true;
 	const uint64_t *d = is_said ? said.d : source.d;
 	const struct st_svf_entry e = { .rows = d[0], .cols = d[1], .k = d[0] < d[1] ? d[0] : d[1] };
-	for (size_t i = 0; i < ST_SVF_STAGES; i++) {
+	for (int i = 0; i < ST_SVF_STAGES; i++) {
 		struct shape s;
 		/* Which way round the result should be is a matter between the sides. */
-		if (!shape_of(set, i, &s) || fits(&s, &e, (enum st_svf_stage)i, false)
+		if (!shape_of(set, (size_t)i, &s) || fits(&s, &e, (enum st_svf_stage)i, false)
 		    || fits(&s, &e, (enum st_svf_stage)i, true))
 			continue;
-		st_svf_find(c, ST_CAUSE_SVF_SHAPES, set->source_name, st_svf_stage_names[i], true,
+		st_svf_find(c, "svf.shapes", set->source_name, i, true,
 		            "%c's stage has %llu dimensions (%llu, %llu), which does not fit a source of [%llu, %llu]",
 		            side->name, (unsigned long long)s.ndim, (unsigned long long)s.d[0],
 		            (unsigned long long)s.d[1], (unsigned long long)d[0], (unsigned long long)d[1]);
@@ -108,20 +108,20 @@ bool st_svf_record_sound(const json_t *record)
 
 static bool numbers(struct st_svf_comparison *c, const struct st_svf_match *m, int side)
 {
-	const struct st_svf_set *set = side ? m->b : m->a;
+	const struct st_svf_set *set = m->set[side];
 	const char who = c->side[side].name;
-	for (size_t i = 0; i < ST_SVF_STAGES; i++) {
-		uint64_t bad = side ? m->metrics[i].nonfinite_b : m->metrics[i].nonfinite_a;
+	for (int i = 0; i < ST_SVF_STAGES; i++) {
+		const struct st_sums *s = &m->check[i].m.s;
+		uint64_t bad = side ? s->bad_b : s->bad_a;
 		if (set->t[i] ? set->t[i]->n_elems == 0
 		              : set->digest[i] && strcmp(set->digest[i], digest_of_nothing) == 0) {
-			st_svf_find(c, ST_CAUSE_SVF_EMPTY, set->source_name, st_svf_stage_names[i], true,
-			            "%c's stage holds no number", who);
+			st_svf_find(c, "svf.empty", set->source_name, i, true, "%c's stage holds no number", who);
 			return false;
 		}
 		if (!set->t[i])
 			bad = (uint64_t)json_integer_value(json_object_get(set->record[i], "nonfinite"));
 		if (bad) {
-			st_svf_find(c, ST_CAUSE_SVF_NOT_FINITE, set->source_name, st_svf_stage_names[i], true,
+			st_svf_find(c, "svf.not_finite", set->source_name, i, true,
 			            "%llu numbers of %c's stage are not finite", (unsigned long long)bad, who);
 			return false;
 		}
@@ -133,7 +133,7 @@ bool st_svf_sound(struct st_svf_comparison *c, const struct st_svf_match *m)
 {
 	bool ok = true;
 	for (int side = 0; side < 2; side++) {
-		ok &= shapes(c, &c->side[side], side ? m->b : m->a);
+		ok &= shapes(c, &c->side[side], m->set[side]);
 		ok &= numbers(c, m, side);
 	}
 	return ok;

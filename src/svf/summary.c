@@ -1,5 +1,5 @@
 /* summary.c - digest, range, sum and first numbers of a tensor that comes in pieces. */
-#include "svf/svf.h"
+#include "svf/stages.h"
 
 #include "base/error.h"
 #include "dtype/half.h"
@@ -104,25 +104,32 @@ void st_svf_summary_end(struct st_svf_summary *s)
 
 json_t *st_svf_summary_json(const struct st_svf_summary *s, const uint64_t *shape, size_t ndim)
 {
-	json_t *o = json_object(), *prefix = json_array();
-	for (size_t i = 0; prefix && i < s->n_prefix; i++)
-		json_array_append_new(prefix, st_json_number((double)s->prefix[i]));
-	st_json_put(o, "shape", st_json_shape(shape, ndim));
-	st_json_put(o, "dtype", st_json_text(s->bf16 ? "bfloat16" : "float32"));
-	st_json_put(o, "device", json_string("cpu"));
-	st_json_put(o, "size", json_integer((json_int_t)s->n));
-	st_json_put(o, "sha256", st_json_text(s->sha256));
-	st_json_put(o, "min", st_json_number(s->nonfinite ? NAN : s->min));
-	st_json_put(o, "max", st_json_number(s->nonfinite ? NAN : s->max));
-	st_json_put(o, "sum", st_json_number(s->sum));
-	st_json_put(o, "prefix_f32", prefix);
+	json_t *prefix = json_array();
+	for (size_t i = 0; i < s->n_prefix; i++)
+		st_json_add(prefix, st_json_number((double)s->prefix[i]));
+	json_t *o = st_json_object(
+		{ "shape", st_json_shape(shape, ndim) }, { "dtype", json_string(s->bf16 ? "bfloat16" : "float32") },
+		{ "device", json_string("cpu") }, { "size", st_json_u64(s->n) }, { "sha256", st_json_text(s->sha256) },
+		{ "min", st_json_number(s->nonfinite ? NAN : s->min) },
+		{ "max", st_json_number(s->nonfinite ? NAN : s->max) }, { "sum", st_json_number(s->sum) },
+		{ "prefix_f32", prefix });
 	if (s->nonfinite)
-		st_json_put(o, "nonfinite", json_integer((json_int_t)s->nonfinite));
-	if (s->sha256_bf16[0]) {
-		st_json_put(o, "sha256_as_f32", st_json_text(s->sha256));
-		st_json_put(o, "sha256_as_bf16", st_json_text(s->sha256_bf16));
-	}
+		st_json_put(o, "nonfinite", st_json_u64(s->nonfinite));
+	if (s->sha256_bf16[0])
+		st_json_put_all(o, { "sha256_as_f32", st_json_text(s->sha256) },
+		                { "sha256_as_bf16", st_json_text(s->sha256_bf16) });
 	return o;
+}
+
+json_t *st_svf_summary_floats(const float *x, uint64_t n, size_t prefix)
+{
+	struct st_svf_summary s;
+	struct st_error no_memory = ST_ERROR_INIT;
+	if (st_svf_summary_begin(&s, prefix, true, &no_memory) != ST_OK)
+		return NULL;
+	st_svf_summary_f32(&s, x, n);
+	st_svf_summary_end(&s);
+	return st_svf_summary_json(&s, &n, 1);
 }
 
 uint64_t st_svf_step(uint64_t rows, uint64_t cols)
@@ -135,9 +142,8 @@ enum st_status st_svf_summary_rows(const struct st_svf_source *from, uint64_t ro
                                    struct st_svf_summary *s, struct st_error *err)
 {
 	uint64_t step = st_svf_step(rows, cols);
-	float *x = st_alloc_array(step * (cols ? cols : 1), sizeof *x);
-	if (!x)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	float *x = st_alloc_array2(step, cols ? cols : 1, sizeof *x);
+	ST_NEED(x);
 	enum st_status st = st_svf_summary_begin(s, prefix, true, err);
 	for (uint64_t r = 0; st == ST_OK && r < rows; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step;
@@ -155,7 +161,6 @@ enum st_status st_svf_summary_rows(const struct st_svf_source *from, uint64_t ro
 enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s,
                                  struct st_error *err)
 {
-	struct st_svf_tensor_rows rows = { t };
-	const struct st_svf_source from = { .rows = st_svf_tensor_rows, .ctx = &rows };
+	const struct st_svf_source from = { .rows = st_svf_tensor_rows, .ctx = &t };
 	return st_svf_summary_rows(&from, st_tensor_rows(t), st_tensor_cols(t), prefix, s, err);
 }

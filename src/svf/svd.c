@@ -10,9 +10,10 @@
  * LAPACK counts columns first, so blocks are turned over on the way in and out: its factorisation of rows that follow
  * each other (sgelqf) is three times slower than that of columns.
  */
-#include "svf/svf.h"
+#include "svf/engine.h"
 
 #include "base/error.h"
+#include "base/pool.h"
 
 #include <cblas.h>
 #include <lapacke.h>
@@ -38,50 +39,6 @@ double st_svf_decompose_cost(const struct st_svf_entry *e)
 	return 2 * 2 * m * n * n + 4 * m * n * n + 2 * m * n * n + 22 * n * n * n;
 }
 
-/* ---- orthogonality ---- */
-
-/* Which columns stand for all: evenly spread. */
-static uint64_t picked(uint64_t i, uint64_t k) { return k <= ST_SVF_GRAM ? i % k : i * (k - 1) / (ST_SVF_GRAM - 1); }
-
-void st_svf_gram_add(const float *u, uint64_t rows, uint64_t k, float *gram)
-{
-	float some[64 * ST_SVF_GRAM];
-	for (uint64_t r = 0; r < rows; r += 64) {
-		uint64_t n = rows - r < 64 ? rows - r : 64;
-		for (uint64_t i = 0; i < n; i++)
-			for (uint64_t j = 0; j < ST_SVF_GRAM; j++)
-				some[i * ST_SVF_GRAM + j] = u[(r + i) * k + picked(j, k)];
-		cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, ST_SVF_GRAM, (int)k, (int)n, 1, some, ST_SVF_GRAM,
-		            u + r * k, (int)k, 1, gram, (int)k);
-	}
-}
-
-double st_svf_gram_error(const float *gram, uint64_t k)
-{
-	double worst = 0;
-	for (uint64_t i = 0; i < ST_SVF_GRAM; i++)
-		for (uint64_t j = 0; j < k; j++) {
-			double d = fabs((double)gram[i * k + j] - (picked(i, k) == j));
-			worst = d > worst ? d : worst;
-		}
-	return worst;
-}
-
-double st_svf_orthogonality(const float *x, uint64_t n, uint64_t k, bool turned)
-{
-	float *gram = calloc(ST_SVF_GRAM * k, sizeof *gram);
-	if (!gram)
-		return NAN;
-	if (!turned)
-		st_svf_gram_add(x, n, k, gram);
-	for (uint64_t i = 0; turned && i < ST_SVF_GRAM; i++)
-		cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)k, (int)n, 1, x, (int)n, x + picked(i, k) * n, 1, 0,
-		            gram + i * k, 1);
-	double e = st_svf_gram_error(gram, k);
-	free(gram);
-	return e;
-}
-
 /* ---- the factorisation ---- */
 
 struct job {
@@ -95,8 +52,9 @@ struct job {
 	float *stack, *stack_tau;    /* columns of [blocks n, n]: the triangles under each other */
 	double *r, *left, *right,
 		*s; /* n x n, n x n, n x n, n: R = left diag(s) right^T; left in columns, right in rows */
-	int threads;
+	struct st_pool *pool;
 	const struct st_hooks *hooks;
+	struct st_arena arena; /* of all these */
 };
 
 static uint64_t block_start(const struct job *j, uint64_t b) { return b * j->m / j->blocks; }
@@ -111,19 +69,24 @@ static enum st_status lapack(const struct job *j, const char *name, lapack_int i
 	                  "%s ended with %d: the matrix cannot be decomposed", name, (int)info);
 }
 
+static enum st_status source_rows(const struct job *j, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
+{
+	uint64_t cols = j->e->cols;
+	ST_TRY(j->source.rows(j->source.ctx, row0, n, dst, err));
+	for (uint64_t i = 0; i < n * cols; i++)
+		if (!isfinite(dst[i]))
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name,
+			                  "number %llu of row %llu is not finite", (unsigned long long)(i % cols),
+			                  (unsigned long long)(row0 + i / cols));
+	return ST_OK;
+}
+
 /* Rows [row0, row0 + n) of A. */
 static enum st_status rows_of(const struct job *j, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
 {
-	if (j->wide) {
-		memcpy(dst, j->held + row0 * j->n, n * j->n * sizeof *dst);
-		return ST_OK;
-	}
-	ST_TRY(j->source.rows(j->source.ctx, row0, n, dst, err));
-	for (uint64_t i = 0; i < n * j->n; i++)
-		if (!isfinite(dst[i]))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name,
-			                  "number %llu of row %llu is not finite", (unsigned long long)(i % j->n),
-			                  (unsigned long long)(row0 + i / j->n));
+	if (!j->wide)
+		return source_rows(j, row0, n, dst, err);
+	memcpy(dst, j->held + row0 * j->n, n * j->n * sizeof *dst);
 	return ST_OK;
 }
 
@@ -134,17 +97,12 @@ static enum st_status hold(struct job *j, struct st_error *err)
 		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, j->e->source_name,
 		                  "a wide matrix [%llu, %llu] takes more memory than the %llu MB allowed",
 		                  (unsigned long long)n, (unsigned long long)m, (unsigned long long)(MAX_HELD >> 20));
-	j->held = st_alloc_array(m * n, sizeof *j->held);
-	float *rows = st_alloc_array(HOLD_ROWS * m, sizeof *rows);
+	j->held = st_arena_alloc2(&j->arena, m, n, sizeof *j->held);
+	float *rows = st_alloc_array2(HOLD_ROWS, m, sizeof *rows);
 	enum st_status st = j->held && rows ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t r = 0; st == ST_OK && r < n; r += HOLD_ROWS) {
 		uint64_t some = n - r < HOLD_ROWS ? n - r : HOLD_ROWS;
-		st = j->source.rows(j->source.ctx, r, some, rows, err);
-		for (uint64_t i = 0; st == ST_OK && i < some * m; i++)
-			if (!isfinite(rows[i]))
-				st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name,
-				                "number %llu of row %llu is not finite", (unsigned long long)(i % m),
-				                (unsigned long long)(r + i / m));
+		st = source_rows(j, r, some, rows, err);
 		for (uint64_t c = 0; st == ST_OK && c < m; c++)
 			for (uint64_t i = 0; i < some; i++)
 				j->held[c * n + r + i] = rows[i * m + c];
@@ -163,30 +121,20 @@ static enum st_status start(struct job *j, struct st_error *err)
 	uint64_t want = BLOCK_ROWS > j->n ? BLOCK_ROWS : j->n;
 	j->blocks = j->m / want ? j->m / want : 1;
 	j->most = st_ceil_div(j->m, j->blocks);
-	uint64_t nn = j->n * j->n;
-	j->block = st_alloc_array(j->most * j->n, sizeof *j->block);
-	j->c = st_alloc_array(j->most * j->n, sizeof *j->c);
-	j->rows = st_alloc_array(j->most * j->n, sizeof *j->rows);
-	j->tau = st_alloc_array(j->n, sizeof *j->tau);
-	j->stack = st_alloc_array(j->blocks * nn, sizeof *j->stack);
-	j->stack_tau = st_alloc_array(j->n, sizeof *j->stack_tau);
-	j->r = st_alloc_array(nn, sizeof *j->r);
-	j->right = st_alloc_array(nn, sizeof *j->right);
-	j->left = st_alloc_array(nn, sizeof *j->left);
-	j->s = st_alloc_array(j->n, sizeof *j->s);
-	if (!j->block || !j->c || !j->rows || !j->tau || !j->stack || !j->stack_tau || !j->r || !j->right || !j->left
-	    || !j->s)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	struct st_arena *a = &j->arena;
+	j->block = st_arena_alloc2(a, j->most, j->n, sizeof *j->block);
+	j->c = st_arena_alloc2(a, j->most, j->n, sizeof *j->c);
+	j->rows = st_arena_alloc2(a, j->most, j->n, sizeof *j->rows);
+	j->stack = st_arena_alloc2(a, j->blocks * j->n, j->n, sizeof *j->stack);
+	j->tau = st_arena_alloc(a, j->n, sizeof *j->tau);
+	j->stack_tau = st_arena_alloc(a, j->n, sizeof *j->stack_tau);
+	j->r = st_arena_alloc2(a, j->n, j->n, sizeof *j->r);
+	j->right = st_arena_alloc2(a, j->n, j->n, sizeof *j->right);
+	j->left = st_arena_alloc2(a, j->n, j->n, sizeof *j->left);
+	j->s = st_arena_alloc(a, j->n, sizeof *j->s);
+	ST_NEED(j->block && j->c && j->rows && j->tau && j->stack && j->stack_tau && j->r && j->right && j->left
+	        && j->s);
 	return j->wide ? hold(j, err) : ST_OK;
-}
-
-static void finish(struct job *j)
-{
-	void *all[] = {
-		j->held, j->block, j->c, j->rows, j->tau, j->stack, j->stack_tau, j->r, j->right, j->left, j->s
-	};
-	for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-		free(all[i]);
 }
 
 /* The block's reflections and triangle, in j->block. */
@@ -194,10 +142,9 @@ static enum st_status factorise_block(struct job *j, uint64_t b, struct st_error
 {
 	uint64_t r0 = block_start(j, b), r = block_start(j, b + 1) - r0;
 	ST_TRY(st_check_cancel(err));
-	if (j->hooks && j->hooks->progress)
-		j->hooks->progress(j->hooks->user, j->e->source_name, r0, j->m);
+	st_hooks_progress(j->hooks, j->e->source_name, r0, j->m);
 	ST_TRY(rows_of(j, r0, r, j->rows, err));
-	st_svf_turn(j->rows, r, j->n, j->block, 0, r, j->threads);
+	st_svf_turn(j->rows, r, j->n, j->block, 0, r, j->pool);
 	return lapack(
 		j, "sgeqrf",
 		LAPACKE_sgeqrf(LAPACK_COL_MAJOR, (lapack_int)r, (lapack_int)j->n, j->block, (lapack_int)r, j->tau),
@@ -220,7 +167,7 @@ static enum st_status small_svd(struct job *j, enum st_svf_svd method, struct st
 		return lapack(j, "dgesdd",
 		              LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'S', n, n, j->r, n, j->s, j->left, n, j->right, n), err);
 	double stat[6];
-	memset(j->left, 0, j->n * j->n * sizeof *j->left); /* LAPACKE looks for NaN in V, which is output */
+	/* V is output; LAPACKE looks for NaN in it, and `left` is zeros. */
 	ST_TRY(lapack(j, "dgesvj",
 	              LAPACKE_dgesvj(LAPACK_COL_MAJOR, 'G', 'U', 'V', n, n, j->r, n, j->s, 0, j->left, n, stat), err));
 	/* U has replaced R, V is in `left`, in columns; stat[0] scales the singular values. */
@@ -244,7 +191,7 @@ static enum st_status first_pass(struct job *j, enum st_svf_svd method, struct s
 	}
 	lapack_int ln = (lapack_int)n, lt = (lapack_int)tall;
 	ST_TRY(lapack(j, "sgeqrf", LAPACKE_sgeqrf(LAPACK_COL_MAJOR, lt, ln, j->stack, lt, j->stack_tau), err));
-	float *small = st_alloc_array(nn, sizeof *small), *out = st_alloc_array(nn, sizeof *out);
+	float *small = st_alloc_array2(n, n, sizeof *small), *out = st_alloc_array2(n, n, sizeof *out);
 	enum st_status st = small && out ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK) {
 		triangle(j->stack, tall, n, small, 0, n);
@@ -279,7 +226,7 @@ static enum st_status block_of_u(struct job *j, uint64_t b, struct st_error *err
 	}
 	ST_TRY(lapack(j, "sormqr",
 	              LAPACKE_sormqr(LAPACK_COL_MAJOR, 'L', 'N', lr, ln, ln, j->block, lr, j->tau, j->c, lr), err));
-	st_svf_turn(j->c, n, r, j->rows, 0, n, j->threads);
+	st_svf_turn(j->c, n, r, j->rows, 0, n, j->pool);
 	return ST_OK;
 }
 
@@ -296,10 +243,10 @@ static enum st_status residual(struct job *j, uint64_t b, struct check *k, struc
 {
 	uint64_t r0 = block_start(j, b), r = block_start(j, b + 1) - r0, n = j->n;
 	float *product = j->block;
-	if (!st_gemm(&k->v, j->rows, k->s, r, product, j->threads))
+	if (!st_gemm(&k->v, j->rows, k->s, r, product, j->pool))
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	st_svf_gram_add(j->rows, r, n, k->gram);
-	float *a = st_alloc_array(256 * n, sizeof *a);
+	float *a = st_alloc_array2(256, n, sizeof *a);
 	enum st_status st = a ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t i = 0; st == ST_OK && i < r; i += 256) {
 		uint64_t m = r - i < 256 ? r - i : 256;
@@ -321,14 +268,11 @@ static int ascending(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static void gaps(const struct job *j, struct st_svf_svd_report *r)
+static enum st_status gaps(struct job *j, struct st_svf_svd_report *r, struct st_error *err)
 {
-	double *g = st_alloc_array(j->n, sizeof *g);
+	double *g = st_arena_alloc(&j->arena, j->n, sizeof *g);
 	r->gap_min = r->gap_median = NAN;
-	if (!g || j->n < 2) {
-		free(g);
-		return;
-	}
+	ST_NEED(g);
 	for (uint64_t i = 0; i + 1 < j->n; i++) {
 		g[i] = j->s[i] > 0 ? (j->s[i] - j->s[i + 1]) / j->s[i] : 0;
 		r->close += g[i] < 1e-4;
@@ -337,75 +281,70 @@ static void gaps(const struct job *j, struct st_svf_svd_report *r)
 			r->gap_at = i;
 		}
 	}
+	if (j->n < 2)
+		return ST_OK;
 	qsort(g, j->n - 1, sizeof *g, ascending);
 	r->gap_median = g[(j->n - 1) / 2];
-	free(g);
+	return ST_OK;
 }
 
 /* tall: [m, n] factor in blocks; square: the n x n one. */
-static enum st_status second_pass(struct job *j, struct st_svf_file *f, struct st_svf_svd_report *r,
-                                  struct st_error *err)
+static enum st_status second_pass(struct job *j, struct st_writer *f, struct st_svf_svd_report *r, struct st_error *err)
 {
 	uint64_t n = j->n, nn = n * n;
 	size_t tall = j->wide ? 2 : 0, square = j->wide ? 0 : 2; /* of U, S, V */
-	float *v = st_alloc_array(nn, sizeof *v);
-	struct check k = { .gram = calloc(ST_SVF_GRAM * n, sizeof *k.gram), .s = st_alloc_array(n, sizeof *k.s) };
+	float *v = st_arena_alloc2(&j->arena, n, n, sizeof *v);
+	struct check k = { .gram = st_arena_alloc2(&j->arena, ST_SVF_GRAM, n, sizeof *k.gram),
+		           .s = st_arena_alloc(&j->arena, n, sizeof *k.s) };
 	enum st_status st = v && k.gram && k.s ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK) {
 		for (uint64_t i = 0; i < nn; i++)
 			v[i] = (float)j->right[i];
 		for (uint64_t i = 0; i < n; i++)
 			k.s[i] = (float)j->s[i];
-		if (!st_gemm_pack(&k.v, st_cpu_best(), v, true, n, n, j->threads))
+		if (!st_gemm_pack(&k.v, st_cpu_best(), v, true, n, n, j->pool))
 			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}
 	if (st == ST_OK)
-		st = st_svf_file_put(f, square, 0, v, nn * sizeof *v, err);
+		st = st_writer_put(f, square, 0, v, nn * sizeof *v, err);
 	if (st == ST_OK)
-		st = st_svf_file_put(f, 1, 0, k.s, n * sizeof *k.s, err);
+		st = st_writer_put(f, 1, 0, k.s, n * sizeof *k.s, err);
 	for (uint64_t b = 0; st == ST_OK && b < j->blocks; b++) {
 		uint64_t r0 = block_start(j, b), rows = block_start(j, b + 1) - r0;
 		st = block_of_u(j, b, err);
 		if (st == ST_OK)
-			st = st_svf_file_put(f, tall, r0 * n * sizeof *v, j->rows, rows * n * sizeof *v, err);
+			st = st_writer_put(f, tall, r0 * n * sizeof *v, j->rows, rows * n * sizeof *v, err);
 		if (st == ST_OK)
 			st = residual(j, b, &k, err);
 	}
 	if (st == ST_OK) {
-		double one = st_svf_gram_error(k.gram, n), other = st_svf_orthogonality(v, n, n, false);
+		double one = st_svf_gram_error(k.gram, n), other = 0;
+		if (!st_svf_orthogonality(v, n, n, false, &other))
+			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		r->residual_rel = k.aa > 0 ? sqrt(k.dd / k.aa) : 0;
 		r->residual_max = k.max;
 		r->u_error = j->wide ? other : one;
 		r->v_error = j->wide ? one : other;
-		gaps(j, r);
 	}
+	if (st == ST_OK)
+		st = gaps(j, r, err);
 	st_gemm_release(&k.v);
-	free(k.gram);
-	free(k.s);
-	free(v);
 	return st;
 }
 
 enum st_status st_svf_decompose(const struct st_svf_entry *e, struct st_svf_source source, enum st_svf_svd method,
-                                int threads, const char *path, struct st_svf_svd_report *r,
+                                struct st_pool *pool, const char *path, struct st_svf_svd_report *r,
                                 const struct st_hooks *hooks, struct st_error *err)
 {
-	struct job j = { .e = e, .source = source, .threads = threads, .hooks = hooks };
-	struct st_arena a;
-	struct st_svf_file *f = NULL;
-	double t0 = st_svf_clock();
-	memset(r, 0, sizeof *r);
-	r->method = method == ST_SVF_GESDD ? "blocked sgeqrf, dgesdd" : "blocked sgeqrf, dgesvj";
-	openblas_set_num_threads(threads);
-	st_arena_init(&a);
-	const struct st_tensor_spec specs[] = {
-		{ st_arena_printf(&a, "svd.U.%s", e->safe), ST_DTYPE_F32, 2, { e->rows, e->k } },
-		{ st_arena_printf(&a, "svd.S.%s", e->safe), ST_DTYPE_F32, 1, { e->k } },
-		{ st_arena_printf(&a, "svd.V.%s", e->safe), ST_DTYPE_F32, 2, { e->cols, e->k } },
-	};
-	enum st_status st = specs[0].name && specs[1].name && specs[2].name
-	                          ? ST_OK
-	                          : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	struct job j = { .e = e, .source = source, .pool = pool, .hooks = hooks };
+	struct st_tensor_spec specs[3];
+	struct st_writer *f = NULL;
+	double t0 = st_clock();
+	*r = (struct st_svf_svd_report){ .method = method == ST_SVF_GESDD ? "blocked sgeqrf, dgesdd"
+		                                                          : "blocked sgeqrf, dgesvj" };
+	openblas_set_num_threads((int)st_pool_threads(pool));
+	st_arena_init(&j.arena);
+	enum st_status st = st_svf_component_specs(e, ST_SVF_TORCH_V, &j.arena, specs, err);
 	if (st == ST_OK)
 		st = st_svf_file_open(path, specs, 3, &f, err);
 	if (st == ST_OK)
@@ -414,14 +353,10 @@ enum st_status st_svf_decompose(const struct st_svf_entry *e, struct st_svf_sour
 		st = first_pass(&j, method, err);
 	if (st == ST_OK)
 		st = second_pass(&j, f, r, err);
-	if (st == ST_OK)
-		st = st_svf_file_commit(f, err);
-	else
-		st_svf_file_abort(f);
 	if (st == ST_ERR_FORMAT) /* the matrix itself */
 		st_error_in(err, source.path);
-	finish(&j);
-	st_arena_release(&a);
-	r->seconds = st_svf_clock() - t0;
+	st = st_writer_close(f, st, err);
+	st_arena_release(&j.arena);
+	r->seconds = st_clock() - t0;
 	return st;
 }

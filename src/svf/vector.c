@@ -1,7 +1,8 @@
 /* vector.c - the trained vector: an npy file of f64 or f32, or one tensor of a safetensors file. */
-#include "svf/svf.h"
+#include "svf/inputs.h"
 
 #include "base/error.h"
+#include "base/hash.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -42,8 +43,7 @@ static enum st_status as_safetensors(struct st_svf_vector *v, struct st_error *e
 	                 ST_SVF_VECTOR_KEY, (unsigned long long)v->n, (unsigned long long)bytes);
 	uint64_t padded = ((uint64_t)n + 7) / 8 * 8;
 	struct st_sha256 *h = st_sha256_new();
-	if (!h)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(h);
 	memset(header, ' ', sizeof header);
 	memcpy(header, &padded, 8);
 	memcpy(header + 8, json, (size_t)n);
@@ -63,8 +63,7 @@ static enum st_status read_open(const struct st_container *c, struct st_arena *a
 	v->n = t->n_elems;
 	v->stored = t->dtype;
 	v->f32 = st_arena_alloc(a, v->n, sizeof *v->f32);
-	if (!v->f32)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(v->f32);
 	st_tensor_decode(t, 0, 1, v->f32); /* F64 rounds to nearest even */
 	for (uint64_t i = 0; i < v->n; i++)
 		if (!isfinite(v->f32[i]))

@@ -2,7 +2,7 @@
 #include "fixture.h"
 
 #include "svf/artifact.h"
-#include "svf/svf.h"
+#include "svf/stages.h"
 
 #include <math.h>
 #include <sys/resource.h>

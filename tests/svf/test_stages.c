@@ -1,9 +1,25 @@
 /* Inputs, factors, products and stages against published digests, plain loops and exact arithmetic. */
 #include "fixture.h"
 
-#include "svf/svf.h"
+#include "svf/stages.h"
 
 #include <math.h>
+
+static struct st_pool *pool; /* of three threads */
+
+static int start_threads(void **state)
+{
+	struct st_error err = ST_ERROR_INIT;
+	(void)state;
+	return st_pool_open(3, &pool, &err) != ST_OK;
+}
+
+static int end_threads(void **state)
+{
+	(void)state;
+	st_pool_close(pool);
+	return 0;
+}
 
 /* ---- the published vector ---- */
 
@@ -108,18 +124,19 @@ static void test_gemm(void **state)
 		for (int level = 0; level < ST_CPU_COUNT; level++) {
 			if (!st_cpu_usable((enum st_cpu)level))
 				continue;
-			for (int threads = 1; threads <= 3; threads += 2)
+			for (int threads = 0; threads < 2; threads++)
 				for (int turned = 0; turned < 2; turned++) {
 					struct st_gemm_b p;
 					assert_true(st_gemm_pack(&p, (enum st_cpu)level, turned ? bt : b, turned, K, N,
-					                         threads));
+					                         threads ? pool : NULL));
 					memset(y, 0xAA, 4 * M * N);
-					assert_true(st_gemm(&p, a, s, M, y, threads));
+					assert_true(st_gemm(&p, a, s, M, y, threads ? pool : NULL));
 					assert_memory_equal(y, want, 4 * M * N);
 					/* One row at a time. */
 					memset(y, 0xAA, 4 * M * N);
 					for (size_t i = 0; i < M; i++)
-						assert_true(st_gemm(&p, a + i * K, s, 1, y + i * N, threads));
+						assert_true(
+							st_gemm(&p, a + i * K, s, 1, y + i * N, threads ? pool : NULL));
 					assert_memory_equal(y, want, 4 * M * N);
 					st_gemm_release(&p);
 				}
@@ -164,7 +181,7 @@ static void decompose(uint64_t rows, uint64_t cols, enum st_svf_svd method)
 		w[i] = (float)fx_uniform(&g);
 	const struct st_svf_entry e = { .source_name = "w", .safe = "w", .rows = rows, .cols = cols, .k = k };
 	struct matrix m = { w, cols };
-	assert_ok(st_svf_decompose(&e, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, method, 2, path, &r,
+	assert_ok(st_svf_decompose(&e, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, method, pool, path, &r,
 	                           NULL, &err),
 	          &err);
 	struct st_container *c;
@@ -225,7 +242,7 @@ static void test_svd(void **state)
 
 /* ---- stages against the oracle ---- */
 
-static void stages_match(uint64_t rows, uint64_t cols, enum st_svf_layout layout, uint64_t chunk, int threads)
+static void stages_match(uint64_t rows, uint64_t cols, enum st_svf_layout layout, uint64_t chunk, bool threads)
 {
 	struct st_error err = ST_ERROR_INIT;
 	struct st_xoshiro g;
@@ -261,7 +278,7 @@ static void stages_match(uint64_t rows, uint64_t cols, enum st_svf_layout layout
 	struct matrix m = { w, cols };
 	struct st_svf_engine eng;
 	assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, chunk,
-	                             threads, &err),
+	                             threads ? pool : NULL, &err),
 	          &err);
 	assert_memory_equal(eng.offsets, want.offsets, 4 * k);
 	assert_memory_equal(eng.scaled, want.scaled, 4 * k);
@@ -297,12 +314,12 @@ static void stages_match(uint64_t rows, uint64_t cols, enum st_svf_layout layout
 static void test_engine(void **state)
 {
 	(void)state;
-	stages_match(64, 64, ST_SVF_TORCH_V, 0, 2);
-	stages_match(64, 64, ST_SVF_VH, 7, 1);
-	stages_match(300, 48, ST_SVF_TORCH_V, 64, 2);
-	stages_match(48, 300, ST_SVF_NX, 48, 3);
-	stages_match(9, 1, ST_SVF_TORCH_V, 4, 1);
-	stages_match(3, 700, ST_SVF_TORCH_V, 2, 1);
+	stages_match(64, 64, ST_SVF_TORCH_V, 0, true);
+	stages_match(64, 64, ST_SVF_VH, 7, false);
+	stages_match(300, 48, ST_SVF_TORCH_V, 64, true);
+	stages_match(48, 300, ST_SVF_NX, 48, true);
+	stages_match(9, 1, ST_SVF_TORCH_V, 4, false);
+	stages_match(3, 700, ST_SVF_TORCH_V, 2, false);
 }
 
 static void test_bad_numbers(void **state)
@@ -337,8 +354,8 @@ static void test_bad_numbers(void **state)
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
 		struct st_error err = ST_ERROR_INIT;
 		assert_int_not_equal(st_svf_engine_open(&eng, &e, &f, bad[i].o,
-		                                        (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, 0, 1,
-		                                        &err),
+		                                        (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, 0,
+		                                        NULL, &err),
 		                     ST_OK);
 		assert_non_null(strstr(err.message, bad[i].says));
 		assert_string_equal(err.where, "the.tensor");
@@ -347,7 +364,7 @@ static void test_bad_numbers(void **state)
 		struct st_error err = ST_ERROR_INIT;
 		(i ? w : u)[13] = NAN;
 		assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m },
-		                             0, 1, &err),
+		                             0, NULL, &err),
 		          &err);
 		assert_int_not_equal(st_svf_engine_rows(&eng, 0, 4, &err), ST_OK);
 		assert_non_null(strstr(err.message, i ? "not finite" : "number 1 of row 3 is nan"));
@@ -370,24 +387,24 @@ static void test_metrics(void **state)
 	b[77] += 2;
 	b[199999] -= 1;
 	b[5] += 0.5f;
-	st_svf_metrics_add(&m, a, b, 1000, 0, false, 2);
-	st_svf_metrics_add(&m, a + 1000, b + 1000, n - 1000, 1000, false, 2);
+	st_svf_metrics_add(&m, a, b, 1000, pool);
+	st_svf_metrics_add(&m, a + 1000, b + 1000, n - 1000, pool);
 	assert_int_equal(m.count, n);
 	assert_int_equal(m.mismatched, 4);
 	assert_int_equal(m.n_worst, 3);
 	assert_int_equal(m.worst[0].at, 150001);
 	assert_int_equal(m.worst[1].at, 77);
 	assert_int_equal(m.worst[2].at, 199999);
-	assert_true(fabs(m.max_abs - 4) < 1e-4 && fabs(st_svf_metrics_mean(&m) * (double)n - 7.5) < 1e-3);
+	assert_true(fabs(m.s.max - 4) < 1e-4 && fabs(st_svf_metrics_mean(&m) * (double)n - 7.5) < 1e-3);
 	b[9] = NAN;
 	memset(&m, 0, sizeof m);
-	st_svf_metrics_add(&m, a, b, n, 0, false, 2);
-	assert_true(isinf(m.max_abs) && m.apart == 1 && m.nonfinite_b == 1 && m.worst[0].at == 9);
+	st_svf_metrics_add(&m, a, b, n, pool);
+	assert_true(isinf(m.s.max) && m.s.apart == 1 && m.s.bad_b == 1 && m.worst[0].at == 9);
 	/* Distances in units of the last place of bf16, across zero too. */
 	float x[] = { 1, 1, 1, 1, 0, 1, 1, INFINITY },
 	      y[] = { 1, 1.0078125f, 1.015625f, 1.03125f, -0.0f, 1.0625f, 2, 1 };
-	memset(&m, 0, sizeof m);
-	st_svf_metrics_add(&m, x, y, 8, 0, true, 2);
+	m = (struct st_svf_metrics){ .by_ulps = true };
+	st_svf_metrics_add(&m, x, y, 8, pool);
 	static const uint64_t want[ST_SVF_ULPS] = { 2, 1, 1, 1, 1, 1, 0, 1 };
 	assert_memory_equal(m.ulps, want, sizeof want);
 	free(a);
@@ -415,8 +432,8 @@ static void test_passed(void **state)
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct st_svf_metrics m = { .want = 1 };
-		st_svf_metrics_add(&m, cases[i].a, cases[i].b, cases[i].n, 0, false, 1);
-		if (st_svf_metrics_passed(&m, &t) != cases[i].passed)
+		st_svf_metrics_add(&m, cases[i].a, cases[i].b, cases[i].n, NULL);
+		if (st_svf_passed(&m, &t) != cases[i].passed)
 			fail_msg("case %zu", i);
 	}
 }
@@ -429,5 +446,5 @@ int main(void)
 		cmocka_unit_test(test_metrics), cmocka_unit_test(test_passed),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
-	return cmocka_run_group_tests_name("svf stages", tests, NULL, NULL);
+	return cmocka_run_group_tests_name("svf stages", tests, start_threads, end_threads);
 }

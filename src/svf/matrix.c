@@ -1,0 +1,78 @@
+/* matrix.c - matrices turned over, and how orthonormal their columns are. */
+#include "svf/engine.h"
+
+#include "base/pool.h"
+
+#include <cblas.h>
+#include <math.h>
+#include <stdlib.h>
+
+#define SQUARE 32 /* stays in the first cache */
+
+struct turning {
+	const float *src;
+	uint64_t rows, cols;
+	float *dst;
+	uint64_t at, width;
+};
+
+static void turn_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct turning *t = ctx;
+	(void)lane;
+	for (uint64_t r0 = begin * SQUARE; r0 < end * SQUARE && r0 < t->rows; r0 += SQUARE)
+		for (uint64_t c0 = 0; c0 < t->cols; c0 += SQUARE)
+			for (uint64_t c = c0; c < t->cols && c < c0 + SQUARE; c++)
+				for (uint64_t r = r0; r < t->rows && r < r0 + SQUARE; r++)
+					t->dst[c * t->width + t->at + r] = t->src[r * t->cols + c];
+}
+
+void st_svf_turn(const float *src, uint64_t rows, uint64_t cols, float *dst, uint64_t at, uint64_t width,
+                 struct st_pool *pool)
+{
+	struct turning t = { src, rows, cols, dst, at, width };
+	uint64_t n = st_ceil_div(rows, SQUARE);
+	st_pool_run(pool, n, st_pool_piece(pool, n, SQUARE * cols), turn_rows, &t);
+}
+
+/* Which columns stand for all: evenly spread. */
+static uint64_t picked(uint64_t i, uint64_t k) { return k <= ST_SVF_GRAM ? i % k : i * (k - 1) / (ST_SVF_GRAM - 1); }
+
+void st_svf_gram_add(const float *u, uint64_t rows, uint64_t k, float *gram)
+{
+	float some[64 * ST_SVF_GRAM];
+	for (uint64_t r = 0; r < rows; r += 64) {
+		uint64_t n = rows - r < 64 ? rows - r : 64;
+		for (uint64_t i = 0; i < n; i++)
+			for (uint64_t j = 0; j < ST_SVF_GRAM; j++)
+				some[i * ST_SVF_GRAM + j] = u[(r + i) * k + picked(j, k)];
+		cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, ST_SVF_GRAM, (int)k, (int)n, 1, some, ST_SVF_GRAM,
+		            u + r * k, (int)k, 1, gram, (int)k);
+	}
+}
+
+double st_svf_gram_error(const float *gram, uint64_t k)
+{
+	double worst = 0;
+	for (uint64_t i = 0; i < ST_SVF_GRAM; i++)
+		for (uint64_t j = 0; j < k; j++) {
+			double d = fabs((double)gram[i * k + j] - (picked(i, k) == j));
+			worst = d > worst ? d : worst;
+		}
+	return worst;
+}
+
+bool st_svf_orthogonality(const float *x, uint64_t n, uint64_t k, bool turned, double *error)
+{
+	float *gram = st_alloc_zeroed(k, sizeof(float[ST_SVF_GRAM]));
+	if (!gram)
+		return false;
+	if (!turned)
+		st_svf_gram_add(x, n, k, gram);
+	for (uint64_t i = 0; turned && i < ST_SVF_GRAM; i++)
+		cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)k, (int)n, 1, x, (int)n, x + picked(i, k) * n, 1, 0,
+		            gram + i * k, 1);
+	*error = st_svf_gram_error(gram, k);
+	free(gram);
+	return true;
+}
