@@ -50,11 +50,24 @@ static const char *const layouts[] = { "torch_v", "vh", "nx", NULL }, *const tie
 			.flags = CLI_REQUIRED                                                              \
 	}
 
+/* The second name is what the exporting scripts of others call it. */
+#define OPTIONS_MODEL_DTYPE(T)                                                             \
+	{ "model-dtype",                                                                   \
+	  0,                                                                               \
+	  "TYPE",                                                                          \
+	  "round the base model to this type first (default: float32)",                    \
+	  CLI_CHOICE(T, model_dtype, "float32|bfloat16"),                                  \
+	  .group = 2 },                                                                    \
+	{                                                                                  \
+		"model-torch-dtype", 0, "TYPE", "the same, by the name older scripts use", \
+			CLI_CHOICE(T, model_torch_dtype, "float32|bfloat16"), .group = 2   \
+	}
+
 /* ---- export ---- */
 
 struct export_opts {
 	const char *model, *reference, *vector, *out, *svd_weights, *write_dir, *readback_dir, *model_dtype,
-		*vector_dtype, *tie, *svd, *layout, *storage;
+		*model_torch_dtype, *vector_dtype, *tie, *svd, *layout, *storage;
 	bool all, decompose, strict, no_components, no_stages, json, quiet;
 	uint64_t chunk_rows;
 	uint32_t threads;
@@ -88,8 +101,7 @@ static const struct cli_param export_options[] = {
 	  CLI_CHOICE(struct export_opts, svd, "gesdd|gesvj") },
 	{ "stage-storage", 0, "HOW", "store stages, or only their digests (default: full)",
 	  CLI_CHOICE(struct export_opts, storage, "full|digest") },
-	{ "model-dtype", 0, "TYPE", "round the base model to this type first (default: float32)",
-	  CLI_CHOICE(struct export_opts, model_dtype, "float32|bfloat16") },
+	OPTIONS_MODEL_DTYPE(struct export_opts),
 	{ "vector-dtype", 0, "TYPE", "type the vector is recorded as; offsets are float32 (default: float32)",
 	  CLI_CHOICE(struct export_opts, vector_dtype, "float32|float64") },
 	OPTION_CHUNK(struct export_opts),
@@ -120,7 +132,7 @@ static int run_export(struct cli *c, void *p)
 		.no_components = o->no_components,
 		.no_stages = o->no_stages,
 		.digest = is(o->storage, "digest"),
-		.model_bf16 = is(o->model_dtype, "bfloat16"),
+		.model_bf16 = (is(o->model_dtype, "bfloat16") || is(o->model_torch_dtype, "bfloat16")),
 		.vector_f64 = is(o->vector_dtype, "float64"),
 		.layout = (enum st_svf_layout)choice(o->layout, layouts),
 		.tie = (enum st_svf_tie)choice(o->tie, ties),
@@ -163,8 +175,8 @@ const struct cli_command cmd_svf_export = {
 
 struct replay_opts {
 	const char *components, *python, *reference, *vector, *model, *stage_dir, *out, *filter, *tie, *storage,
-		*model_dtype, *check;
-	bool preferred, from_python, all, json, quiet;
+		*model_dtype, *model_torch_dtype, *check;
+	bool preferred, from_python, all, semantic, device_semantic, json, quiet;
 	uint64_t chunk_rows;
 	uint32_t threads;
 };
@@ -184,9 +196,12 @@ static const struct cli_param replay_options[] = {
 	  CLI_BOOL(struct replay_opts, all) },
 	{ "selected-source-filter", 0, "TEXT", "only tensors whose name contains TEXT",
 	  CLI_STR(struct replay_opts, filter) },
-	{ "source-from-python-stage", 0, NULL,
-	  "take sources from the other side's stages; their check then says nothing",
+	{ "source-from-python-stage", 0, NULL, "take sources from the other side's stages; they are then not checked",
 	  CLI_BOOL(struct replay_opts, from_python) },
+	{ "semantic-only", 0, NULL, "of older scripts: what this command does anyway",
+	  CLI_BOOL(struct replay_opts, semantic) },
+	{ "device-semantic-only", 0, NULL, "of older scripts: what this command does anyway, on the processor",
+	  CLI_BOOL(struct replay_opts, device_semantic) },
 	{ "preferred-layout-only", 0, NULL, "do not try the sample in the other layout of the third factor",
 	  CLI_BOOL(struct replay_opts, preferred) },
 	{ "tie", 0, "POLICY", "what to do with tensors that share storage (default: as the export recorded)",
@@ -195,8 +210,7 @@ static const struct cli_param replay_options[] = {
 	  CLI_CHOICE(struct replay_opts, storage, "full|digest") },
 	{ "check", 0, "TYPE", "compute a sample of rows in f64 too and say how far each side is from it",
 	  CLI_CHOICE(struct replay_opts, check, "f64") },
-	{ "model-dtype", 0, "TYPE", "round the base model to this type first (default: float32)",
-	  CLI_CHOICE(struct replay_opts, model_dtype, "float32|bfloat16") },
+	OPTIONS_MODEL_DTYPE(struct replay_opts),
 	OPTION_CHUNK(struct replay_opts),
 	CLI_OPTION_THREADS(struct replay_opts),
 	CLI_OPTION_JSON(struct replay_opts),
@@ -223,12 +237,15 @@ static int run_replay(struct cli *c, void *p)
 		.all_selected = o->all,
 		.digest = is(o->storage, "digest"),
 		.check_f64 = o->check != NULL,
-		.model_bf16 = is(o->model_dtype, "bfloat16"),
+		.model_bf16 = (is(o->model_dtype, "bfloat16") || is(o->model_torch_dtype, "bfloat16")),
 		.tie = o->tie ? choice(o->tie, ties) : -1,
 		.chunk_rows = o->chunk_rows,
 		.threads = cli_threads(o->threads),
 		.hooks = cli_hooks(c),
 	};
+	if (o->semantic || o->device_semantic)
+		cli_note(c, "--%ssemantic-only changes nothing: the exported factors are replayed in any case%s",
+		         o->device_semantic ? "device-" : "", o->device_semantic ? ", here on the processor" : "");
 	c->undone = "the report was not written; tensors that are done are taken over by the next run";
 	return finish(c, o->json, st_svf_replay(&x, &r, &err), &r, &err);
 }
@@ -309,23 +326,25 @@ static int run_compare(struct cli *c, void *p)
 const struct cli_command cmd_svf_compare = {
 	.name = "svf compare",
 	.summary = "compare two parity reports by their stage files",
-	.description = "Measures every stage again from the stage files that the reports name; a report's own verdict "
-		       "is only checked. Prints per stage whether it "
-		       "is required and passed, whether the bytes are equal, largest and mean difference, how many "
-		       "elements differ, the distances of bf16 "
-		       "results in units of the last place, and the worst elements with their positions. Tensors or "
-		       "stages that one side lacks make the "
-		       "verdict incomplete, as does a source that one side copied from the other "
-		       "(--source-from-python-stage) where it is required. Empty "
-		       "stages and numbers that are not finite never pass. A report is not compared with itself, nor a "
-		       "stage file.\n\n"
-		       "Known mistakes are named: the third factor in another layout, spans in alphabetical order or "
-		       "swapped, offsets rounded to bf16, the "
-		       "scalar before the product, a truncating cast, a square matrix left as it is, another policy "
-		       "for tied tensors, products of reduced "
-		       "precision, stage files or verdicts that do not belong to the report.\n\n"
-		       "A tolerance file is an object of stage names, each with max_abs_error, mean_abs_error and "
-		       "required; what it leaves out is as in strict.",
+	.description =
+		"Measures every stage again from the stage files that the reports name; a report's own verdict "
+		"is only checked. Prints per stage whether it "
+		"is required and passed, whether the bytes are equal, largest and mean difference, how many "
+		"elements differ, the distances of bf16 "
+		"results in units of the last place, and the worst elements with their positions. Tensors or "
+		"stages that one side lacks make the "
+		"verdict incomplete; where a replay was asked for some tensors only (--selected-source-filter), "
+		"these are what is looked for, and the line says how many were selected. A source that one side "
+		"took over from the other (--source-from-python-stage) is told as copied and checks nothing. Empty "
+		"stages and numbers that are not finite never pass. A report is not compared with itself, nor a "
+		"stage file.\n\n"
+		"Known mistakes are named: the third factor in another layout, spans in alphabetical order or "
+		"swapped, offsets rounded to bf16, the "
+		"scalar before the product, a truncating cast, a square matrix left as it is, another policy "
+		"for tied tensors, products of reduced "
+		"precision, stage files or verdicts that do not belong to the report.\n\n"
+		"A tolerance file is an object of stage names, each with max_abs_error, mean_abs_error and "
+		"required; what it leaves out is as in strict.",
 	.examples = "stele svf compare python.json replay.json\n"
 		    "stele svf compare --tolerances f32 --top-diffs 10 python.json replay.json",
 	.exit_status = "0  the two match\n"
@@ -341,7 +360,7 @@ const struct cli_command cmd_svf_compare = {
 /* ---- apply ---- */
 
 struct apply_opts {
-	const char *model, *reference, *vector, *components, *out, *tie, *layout, *model_dtype;
+	const char *model, *reference, *vector, *components, *out, *tie, *layout, *model_dtype, *model_torch_dtype;
 	bool force, json, quiet;
 	uint64_t chunk_rows;
 	uint32_t threads;
@@ -359,8 +378,7 @@ static const struct cli_param apply_options[] = {
 	  CLI_CHOICE(struct apply_opts, layout, LAYOUTS) },
 	{ "tie", 0, "POLICY", "what to do with tensors that share storage (default: independent)",
 	  CLI_CHOICE(struct apply_opts, tie, TIES) },
-	{ "model-dtype", 0, "TYPE", "round the base model to this type first (default: float32)",
-	  CLI_CHOICE(struct apply_opts, model_dtype, "float32|bfloat16") },
+	OPTIONS_MODEL_DTYPE(struct apply_opts),
 	{ "force", 0, NULL, "start over in a folder that holds an artifact of other inputs",
 	  CLI_BOOL(struct apply_opts, force) },
 	OPTION_CHUNK(struct apply_opts),
@@ -384,7 +402,7 @@ static int run_apply(struct cli *c, void *p)
 		.layout = (enum st_svf_layout)choice(o->layout, layouts),
 		.tie = (enum st_svf_tie)choice(o->tie, ties),
 		.force = o->force,
-		.model_bf16 = is(o->model_dtype, "bfloat16"),
+		.model_bf16 = (is(o->model_dtype, "bfloat16") || is(o->model_torch_dtype, "bfloat16")),
 		.chunk_rows = o->chunk_rows,
 		.threads = cli_threads(o->threads),
 		.hooks = cli_hooks(c),

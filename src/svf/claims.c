@@ -44,7 +44,7 @@ static void cast(struct st_svf_comparison *c, const struct st_svf_side *side, co
 		return;
 	bool cut = k.not_cut == 0;
 	st_svf_find(
-		c, cut ? "svf.truncated_cast" : "svf.cast", s->source_name, ST_SVF_FINAL_BF16, true,
+		c, cut ? ST_CAUSE_SVF_TRUNCATED_CAST : ST_CAUSE_SVF_CAST, s->source_name, ST_SVF_FINAL_BF16, true,
 		"%c's final_bf16 is not its own final_f32 rounded to nearest even: %llu of %llu elements are others%s",
 		side->name, (unsigned long long)k.wrong, (unsigned long long)f->n_elems,
 		cut ? ", all of them cut off" : "");
@@ -75,7 +75,7 @@ static enum st_status stale(struct st_svf_comparison *c, const struct st_svf_sid
 				continue;
 			ST_TRY(st_file_sha256(path, hex, NULL, err));
 			if (strcmp(hex, sha) != 0)
-				st_svf_find(c, "svf.stale_stages", base_name(path), -1, true,
+				st_svf_find(c, ST_CAUSE_SVF_STALE_STAGES, base_name(path), -1, true,
 				            "%c's stage file has SHA-256 %.16s.., its report was written for %.16s..",
 				            side->name, hex, sha);
 		}
@@ -88,7 +88,7 @@ static enum st_status stale(struct st_svf_comparison *c, const struct st_svf_sid
 			continue;
 		ST_TRY(st_sha256_hex(t->data, t->n_bytes, hex, err));
 		if (strcmp(hex, s->observed_hash) != 0)
-			st_svf_find(c, "svf.stale_stages", s->source_name, ST_SVF_FINAL_BF16, true,
+			st_svf_find(c, ST_CAUSE_SVF_STALE_STAGES, s->source_name, ST_SVF_FINAL_BF16, true,
 			            "%c's report states %.16s.. for the result, its stage file holds %.16s..",
 			            side->name, s->observed_hash, hex);
 	}
@@ -128,20 +128,20 @@ static void contradictions(struct st_svf_comparison *c, const struct st_svf_matc
 			char far[64] = "empty or not finite";
 			if (got->count && !got->s.bad_a && !got->s.bad_b)
 				snprintf(far, sizeof far, "max %.3g, mean %.3g", got->s.max, mine);
-			st_svf_find(c, "svf.contradiction", b->source_name, (int)s, true,
+			st_svf_find(c, ST_CAUSE_SVF_CONTRADICTION, b->source_name, (int)s, true,
 			            "%c's report says this stage %s, its files say that it %s (%s)", side_name,
 			            says ? "passed" : "failed", pass ? "passes" : "fails", far);
 		} else if (json_is_true(json_object_get(found, "byte_match")) && !m->check[s].byte_match) {
-			st_svf_find(c, "svf.contradiction", b->source_name, (int)s, true,
+			st_svf_find(c, ST_CAUSE_SVF_CONTRADICTION, b->source_name, (int)s, true,
 			            "%c's report says that the bytes match, %llu elements differ", side_name,
 			            (unsigned long long)m->check[s].m.mismatched);
 		}
 	}
 	if (b->claims && b->claims_pass && !all && !missing)
-		st_svf_find(c, "svf.contradiction", b->source_name, -1, true,
+		st_svf_find(c, ST_CAUSE_SVF_CONTRADICTION, b->source_name, -1, true,
 		            "%c's report claims functional parity, its files do not have it", side_name);
 	if (b->claims && missing)
-		st_svf_find(c, "svf.contradiction", b->source_name, -1, true,
+		st_svf_find(c, ST_CAUSE_SVF_CONTRADICTION, b->source_name, -1, true,
 		            "%c's report gives a verdict without a check of every stage", side_name);
 }
 
@@ -170,11 +170,11 @@ void st_svf_check_hashes(struct st_svf_comparison *c)
 	const char *base = json_string_value(json_object_get(ref, "current_python_baseline_bf16_sha256"));
 	const char *want = json_string_value(json_object_get(ref, "expected_bf16_sha256"));
 	if (c->o->strict_python && !has_hash(other, base))
-		st_svf_find(c, "svf.baseline_hash", NULL, ST_SVF_FINAL_BF16, true,
+		st_svf_find(c, ST_CAUSE_SVF_BASELINE_HASH, NULL, ST_SVF_FINAL_BF16, true,
 		            "no variant of %c has %c's baseline hash %.64s", other->name, py->name,
 		            base ? base : "(none)");
 	if (c->o->strict_reference && (!has_hash(py, want) || !has_hash(other, want)))
-		st_svf_find(c, "svf.reference_hash", NULL, ST_SVF_FINAL_BF16, true,
+		st_svf_find(c, ST_CAUSE_SVF_REFERENCE_HASH, NULL, ST_SVF_FINAL_BF16, true,
 		            "%s the stored reference hash %.64s",
 		            has_hash(py, want) || has_hash(other, want) ? "only one side has" : "neither side has",
 		            want ? want : "(none)");

@@ -71,11 +71,12 @@ static enum st_status measure(struct st_svf_comparison *c, struct st_svf_match *
 
 /* ---- what both have ---- */
 
-/* Where one side took its source from the other's stage file, or both theirs from one, that they are equal says
- * nothing. */
-static bool copied(const struct st_svf_comparison *c)
+/* Where one side took its source from the other's stage file, the report says so and the bytes are the same: that is
+ * where the source comes from, and no check of it. Where both took theirs from a third, nothing was shown. */
+static bool copied(struct st_svf_comparison *c)
 {
 	const struct st_svf_side *a = &c->side[0], *b = &c->side[1];
+	c->unproved = a->copies && b->copies && c->profile.stage[ST_SVF_SOURCE].required;
 	if (a->copies && b->copies)
 		return true;
 	return (a->copies && b->python && st_svf_made_for(a, b)) || (b->copies && a->python && st_svf_made_for(b, a));
@@ -97,34 +98,47 @@ static const struct st_svf_set *partner(const struct st_svf_side *s, const struc
 	return NULL;
 }
 
-static bool listed(const char **list, size_t n, const char *name)
+static bool asked(const struct st_svf_side *s, const struct st_svf_claim *t)
 {
-	for (size_t i = 0; i < n; i++)
-		if (strcmp(list[i], name) == 0)
-			return true;
-	return false;
+	return !s->filter || strstr(t->source, s->filter) || (t->target && strstr(t->target, s->filter));
+}
+
+/* Of all that either side names, once each: what both were asked for. */
+static enum st_status expect(struct st_svf_comparison *c, const char ***expected, struct st_error *err)
+{
+	const char **seen = st_arena_alloc2(&c->arena, 2, c->side[0].n_claimed + c->side[1].n_claimed, sizeof *seen);
+	ST_NEED(seen);
+	*expected = seen + c->side[0].n_claimed + c->side[1].n_claimed;
+	for (size_t side = 0; side < 2; side++)
+		for (size_t i = 0; i < c->side[side].n_claimed; i++) {
+			const struct st_svf_claim *t = &c->side[side].claimed[i];
+			size_t k = 0;
+			while (k < c->n_selected && strcmp(seen[k], t->source) != 0)
+				k++;
+			if (k < c->n_selected)
+				continue;
+			seen[c->n_selected++] = t->source;
+			if (asked(&c->side[0], t) && asked(&c->side[1], t))
+				(*expected)[c->n_expected++] = t->source;
+		}
+	return ST_OK;
 }
 
 static enum st_status match(struct st_svf_comparison *c, struct st_error *err)
 {
 	struct st_svf_side *a = &c->side[0], *b = &c->side[1];
-	size_t most = a->n_claimed + b->n_claimed + 1;
-	const char **expected = st_arena_alloc(&c->arena, most, sizeof *expected);
+	const char **expected;
+	bool copies = copied(c);
+	ST_TRY(expect(c, &expected, err));
 	c->matches = st_arena_alloc(&c->arena, a->n_sets + 1, sizeof *c->matches);
-	c->missing = st_arena_alloc(&c->arena, most, sizeof *c->missing);
-	ST_NEED(expected && c->matches && c->missing);
-	/* A required check that proves nothing is no check. */
-	bool copies = copied(c), unproved = copies && c->profile.stage[ST_SVF_SOURCE].required;
+	c->missing = st_arena_alloc(&c->arena, c->n_expected + 1, sizeof *c->missing);
+	ST_NEED(c->matches && c->missing);
 	for (size_t i = 0; i < a->n_sets; i++) {
 		const struct st_svf_set *p = partner(b, &a->sets[i]);
 		if (p)
 			c->matches[c->n_matches++] = (struct st_svf_match){ .set = { &a->sets[i], p },
 				                                            .copied = copies };
 	}
-	for (size_t side = 0; side < 2; side++)
-		for (size_t i = 0; i < c->side[side].n_claimed; i++)
-			if (!listed(expected, c->n_expected, c->side[side].claimed[i]))
-				expected[c->n_expected++] = c->side[side].claimed[i];
 	for (size_t i = 0; i < c->n_expected; i++) {
 		/* In either orientation, and in both where both sides have both. */
 		bool found = false, whole = true;
@@ -133,7 +147,7 @@ static enum st_status match(struct st_svf_comparison *c, struct st_error *err)
 				found = true;
 				whole &= complete(c->matches[k].set[0]) && complete(c->matches[k].set[1]);
 			}
-		c->n_covered += found && whole && !unproved;
+		c->n_covered += found && whole && !c->unproved;
 		if (!found || !whole)
 			c->missing[c->n_missing++] = expected[i];
 	}
@@ -141,15 +155,6 @@ static enum st_status match(struct st_svf_comparison *c, struct st_error *err)
 }
 
 /* ---- the run ---- */
-
-/* A fault before a gap: what was not compared says nothing about what was. */
-const char *st_svf_verdict(const struct st_svf_comparison *c)
-{
-	bool differ = c->n_findings > 0;
-	for (size_t i = 0; i < c->n_matches; i++)
-		differ |= c->matches[i].first >= 0;
-	return differ ? "differ" : c->n_expected == 0 || c->n_covered < c->n_expected ? "incomplete" : "match";
-}
 
 static bool same_file(const char *a, const char *b)
 {
@@ -178,7 +183,7 @@ static enum st_status refuse_same(const struct st_svf_comparison *c, struct st_e
 
 static enum st_status run(struct st_svf_comparison *c, struct st_error *err)
 {
-	ST_TRY(st_pool_open((unsigned)(c->o->threads > 0 ? c->o->threads : 0), &c->pool, err));
+	ST_TRY(st_pool_open(c->o->threads, &c->pool, err));
 	ST_TRY(st_svf_profile_read(c->o->tolerances, &c->profile, err));
 	ST_TRY(st_svf_side_open(c, &c->side[0], c->o->a, err));
 	ST_TRY(st_svf_side_open(c, &c->side[1], c->o->b, err));
@@ -189,7 +194,7 @@ static enum st_status run(struct st_svf_comparison *c, struct st_error *err)
 		ST_TRY(measure(c, &c->matches[i], err));
 	}
 	if (c->side[0].tie != c->side[1].tie)
-		st_svf_find(c, "svf.tie_policy", NULL, -1, true, "A handles tied tensors by %s, B by %s",
+		st_svf_find(c, ST_CAUSE_SVF_TIE_POLICY, NULL, -1, true, "A handles tied tensors by %s, B by %s",
 		            st_svf_ties[c->side[0].tie], st_svf_ties[c->side[1].tie]);
 	ST_TRY(st_svf_check_files(c, err));
 	st_svf_diagnose(c);

@@ -7,6 +7,8 @@
 
 #include "svf/stages.h"
 
+#include <stele/cause.h>
+
 /* The ten stages of one tensor in one orientation, as one side has them. */
 struct st_svf_set {
 	const char *source_name, *safe, *label, *file;
@@ -28,8 +30,11 @@ struct st_svf_side {
 	bool python; /* written by the exporting side */
 	struct st_svf_set *sets;
 	size_t n_sets;
-	const char **claimed; /* tensors that it says it covers */
+	struct st_svf_claim {
+		const char *source, *target; /* target: NULL where it is not said */
+	} * claimed;                         /* tensors that were selected, as it says */
 	size_t n_claimed;
+	const char *filter; /* it was asked for those alone that have this in their names; NULL: for all */
 	struct st_container **containers;
 	size_t n_containers;
 	uint32_t tie;           /* enum st_svf_tie */
@@ -41,7 +46,7 @@ struct st_svf_side {
 struct st_svf_match {
 	const struct st_svf_set *set[2];
 	struct st_svf_check check[ST_SVF_STAGES];
-	bool copied; /* one side's source_f32 is the other's */
+	bool copied; /* one side's source_f32 is the other's, or both theirs are a third's */
 	int first;   /* first stage that fails, or -1 */
 };
 
@@ -58,8 +63,10 @@ struct st_svf_comparison {
 	struct st_svf_profile profile;
 	struct st_svf_match *matches;
 	size_t n_matches;
-	const char **missing; /* tensors that are not on both sides with all ten stages */
-	size_t n_missing, n_covered, n_expected;
+	const char **missing;                    /* tensors that are not on both sides with all ten stages */
+	size_t n_missing, n_covered, n_expected; /* expected: of those selected, what both sides were asked for */
+	size_t n_selected;
+	bool unproved; /* both sides took their sources from a third */
 	struct st_svf_finding *findings;
 	size_t n_findings, cap_findings;
 	bool lost; /* memory, on the way: nothing can be said */
@@ -74,7 +81,7 @@ void st_svf_side_close(struct st_svf_side *s);
 bool st_svf_made_for(const struct st_svf_side *replay, const struct st_svf_side *export);
 
 /* Adds a finding about a tensor and a stage (NULL, -1: of none). */
-void st_svf_find(struct st_svf_comparison *c, const char *code, const char *tensor, int stage, bool confirmed,
+void st_svf_find(struct st_svf_comparison *c, enum st_cause_code code, const char *tensor, int stage, bool confirmed,
                  const char *fmt, ...) ST_PRINTF(6, 7);
 
 /* Whether a recorded digest is of numbers that can be compared: some, and all of them finite (sound.c). */

@@ -4,6 +4,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* A fault before a gap: what was not compared says nothing about what was. */
+const char *st_svf_verdict(const struct st_svf_comparison *c)
+{
+	bool differ = c->n_findings > 0;
+	for (size_t i = 0; i < c->n_matches; i++)
+		differ |= c->matches[i].first >= 0;
+	return differ ? "differ" : c->n_expected == 0 || c->n_covered < c->n_expected ? "incomplete" : "match";
+}
+
 static const char *const ulp_classes[ST_SVF_ULPS] = { "0", "1", "2", "3-4", "5-16", "17-256", "more", "not finite" };
 
 /* "[row, column]" of an element. */
@@ -69,12 +78,18 @@ char *st_svf_compare_text(const struct st_svf_comparison *c)
 		for (size_t k = 0; k < ST_SVF_STAGES; k++)
 			print_stage(f, c, &c->matches[i], k);
 	}
-	fprintf(f, "coverage: %zu of %zu tensors, %zu stages compared\n", c->n_covered, c->n_expected,
-	        c->n_matches * ST_SVF_STAGES);
+	fprintf(f, "coverage: %zu of %zu ", c->n_covered, c->n_expected);
+	if (c->side[0].filter || c->side[1].filter)
+		fprintf(f, "asked, %zu selected", c->n_selected);
+	else
+		fprintf(f, "tensors");
+	fprintf(f, ", %zu stages compared\n", c->n_matches * ST_SVF_STAGES);
 	for (size_t i = 0; i < c->n_matches; i++)
 		if (c->matches[i].copied)
-			fprintf(f, "copied: source_f32 of %s [%s] is the other side's own, its check proves nothing\n",
-			        c->matches[i].set[0]->source_name, orientation(&c->matches[i]));
+			fprintf(f, "copied: source_f32 of %s [%s] is %s\n", c->matches[i].set[0]->source_name,
+			        orientation(&c->matches[i]),
+			        c->unproved ? "a third's on both sides, its check proves nothing"
+			                    : "the other side's own: where it comes from, not a check of it");
 	for (size_t i = 0; i < c->n_missing; i++)
 		fprintf(f, "missing: %s is not on both sides with all ten stages\n", c->missing[i]);
 	for (size_t i = 0; i < c->n_matches; i++)
@@ -149,13 +164,16 @@ char *st_svf_compare_json(const struct st_svf_comparison *c)
 		                               sizeof finding_fields / sizeof *finding_fields, &c->findings[i]));
 	for (size_t i = 0; i < c->n_missing; i++)
 		st_json_add(missing, st_json_text(c->missing[i]));
-	json_t *o = st_json_object({ "schema", json_string("stele.svf-compare/1") },
-	                           { "a", st_json_text(c->side[0].path) }, { "b", st_json_text(c->side[1].path) },
-	                           { "tolerances", st_json_text(c->profile.name) }, { "tensors", tensors },
-	                           { "coverage", st_json_object({ "expected", st_json_u64(c->n_expected) },
-	                                                        { "covered", st_json_u64(c->n_covered) },
-	                                                        { "missing", missing }, { "copied", copies }) },
-	                           { "findings", findings }, { "verdict", json_string(st_svf_verdict(c)) });
+	json_t *o = st_json_object(
+		{ "schema", json_string("stele.svf-compare/1") }, { "a", st_json_text(c->side[0].path) },
+		{ "b", st_json_text(c->side[1].path) }, { "tolerances", st_json_text(c->profile.name) },
+		{ "tensors", tensors },
+		{ "coverage",
+	          st_json_object({ "selected", st_json_u64(c->n_selected) }, { "expected", st_json_u64(c->n_expected) },
+	                         { "covered", st_json_u64(c->n_covered) }, { "missing", missing }, { "copied", copies },
+	                         { "filters", json_pack("[o, o]", st_json_text(c->side[0].filter),
+	                                                st_json_text(c->side[1].filter)) }) },
+		{ "findings", findings }, { "verdict", json_string(st_svf_verdict(c)) });
 	char *s = st_json_ok(o) ? st_json_print(o, JSON_INDENT(2)) : NULL;
 	json_decref(o);
 	return s;

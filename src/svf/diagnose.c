@@ -136,13 +136,13 @@ static void search_vector(struct st_svf_comparison *c, const struct st_svf_match
 	if (path && st_svf_vector_read(path, &c->arena, &v, &unusable) == ST_OK)
 		for (uint64_t at = 0; at + n <= v.n; at++)
 			if (memcmp(v.f32 + at, m->set[1]->offsets, n * sizeof *v.f32) == 0) {
-				st_svf_find(c, "svf.wrong_span", m->set[0]->source_name, ST_SVF_OFFSETS, true,
+				st_svf_find(c, ST_CAUSE_SVF_WRONG_SPAN, m->set[0]->source_name, ST_SVF_OFFSETS, true,
 				            "%c takes its offsets from [%llu, %llu) of the vector", c->side[1].name,
 				            (unsigned long long)at, (unsigned long long)(at + n));
 				return;
 			}
 	c->lost |= unusable.code == ST_ERR_NOMEM;
-	st_svf_find(c, "svf.offsets", m->set[0]->source_name, ST_SVF_OFFSETS, false,
+	st_svf_find(c, ST_CAUSE_SVF_OFFSETS, m->set[0]->source_name, ST_SVF_OFFSETS, false,
 	            "the offsets are other numbers; no known mistake gives them");
 }
 
@@ -156,7 +156,7 @@ static bool rounded(struct st_svf_comparison *c, const struct st_svf_match *m)
 			cut &= st_f32_bits(less[i]) == (st_f32_bits(full[i]) & 0xFFFF0000u);
 		}
 		if (nearest || cut) {
-			st_svf_find(c, "svf.offsets_bf16", m->set[0]->source_name, ST_SVF_OFFSETS, true,
+			st_svf_find(c, ST_CAUSE_SVF_OFFSETS_BF16, m->set[0]->source_name, ST_SVF_OFFSETS, true,
 			            "%c rounds the offsets to bf16%s", c->side[side].name,
 			            nearest ? "" : " (by cutting)");
 			return true;
@@ -200,16 +200,16 @@ static void offsets(struct st_svf_comparison *c, const struct st_svf_match *m, b
 	const struct st_svf_match *back = match_of(c, o->set[0]->source_name);
 	bool swapped = moved == 2 && back && same_offsets(back->set[1], a);
 	if (side >= 0)
-		st_svf_find(c, "svf.alphabetical_spans", a->source_name, ST_SVF_OFFSETS, true,
+		st_svf_find(c, ST_CAUSE_SVF_ALPHABETICAL_SPANS, a->source_name, ST_SVF_OFFSETS, true,
 		            "%c consumes the spans in alphabetical order of the tensors' names; %zu tensors have "
 		            "another's",
 		            c->side[side].name, side ? moved : moved_a);
 	else if (swapped)
-		st_svf_find(c, "svf.swapped_spans", a->source_name, ST_SVF_OFFSETS, true,
+		st_svf_find(c, ST_CAUSE_SVF_SWAPPED_SPANS, a->source_name, ST_SVF_OFFSETS, true,
 		            "%c has the spans of %s and %s swapped", c->side[1].name, a->source_name,
 		            o->set[0]->source_name);
 	else
-		st_svf_find(c, "svf.wrong_span", a->source_name, ST_SVF_OFFSETS, true, "%c takes the span of %s",
+		st_svf_find(c, ST_CAUSE_SVF_WRONG_SPAN, a->source_name, ST_SVF_OFFSETS, true, "%c takes the span of %s",
 		            c->side[1].name, o->set[0]->source_name);
 	*told = side >= 0 || swapped;
 }
@@ -231,7 +231,7 @@ static bool scalar_early(struct st_svf_comparison *c, const struct st_svf_match 
 	for (int side = 0; side < 2; side++)
 		if (scaled && fabs(norm - 1) > 1e-7
 		    && fabs(gain * (side ? norm : 1 / norm) - 1) < 0.1 * fabs(norm - 1)) {
-			st_svf_find(c, "svf.scalar_first", m->set[0]->source_name, (int)stage, true,
+			st_svf_find(c, ST_CAUSE_SVF_SCALAR_FIRST, m->set[0]->source_name, (int)stage, true,
 			            "%c multiplies by the normalization %.9g before the product",
 			            c->side[side ? 0 : 1].name, norm);
 			return true;
@@ -252,16 +252,17 @@ static float f16(float x) { return st_f16_to_f32(st_f32_to_f16(x)); }
 static float same(float x) { return x; }
 
 static const struct hypothesis {
-	const char *code, *text;
+	enum st_cause_code code;
+	const char *text;
 	float (*round)(float);
 	bool swap;
 } hypotheses[] = {
-	{ "", "", same, false },
-	{ "svf.v_layout", "multiplies by the third factor in the wrong layout", same, true },
-	{ "svf.reduced_products", "rounds the operands of its products to tf32", tf32, false },
-	{ "svf.reduced_products", "cuts the operands of its products to tf32", tf32_cut, false },
-	{ "svf.reduced_products", "rounds the operands of its products to bf16", bf16, false },
-	{ "svf.reduced_products", "rounds the operands of its products to f16", f16, false },
+	{ ST_CAUSE_NONE, "", same, false },
+	{ ST_CAUSE_SVF_V_LAYOUT, "multiplies by the third factor in the wrong layout", same, true },
+	{ ST_CAUSE_SVF_REDUCED_PRODUCTS, "rounds the operands of its products to tf32", tf32, false },
+	{ ST_CAUSE_SVF_REDUCED_PRODUCTS, "cuts the operands of its products to tf32", tf32_cut, false },
+	{ ST_CAUSE_SVF_REDUCED_PRODUCTS, "rounds the operands of its products to bf16", bf16, false },
+	{ ST_CAUSE_SVF_REDUCED_PRODUCTS, "rounds the operands of its products to f16", f16, false },
 };
 #define N_HYPOTHESES (sizeof hypotheses / sizeof *hypotheses)
 
@@ -363,16 +364,16 @@ static void products(struct st_svf_comparison *c, const struct st_svf_match *m)
 	const struct st_sums *k = &m->check[m->first].m.s;
 	double rel = k->bb > 0 ? sqrt(k->dd / k->bb) : 0;
 	if ((zb > 0.3 && za < 1e-3) || (za > 0.3 && zb < 1e-3))
-		st_svf_find(c, "svf.v_layout", m->set[0]->source_name, m->first, false,
+		st_svf_find(c, ST_CAUSE_SVF_V_LAYOUT, m->set[0]->source_name, m->first, false,
 		            "%c's zero-offset product is %.2g of the source away from it: the third factor has another "
 		            "layout",
 		            c->side[zb > za].name, zb > za ? zb : za);
 	else if (rel > 5e-6 && rel < 2e-2)
-		st_svf_find(c, "svf.reduced_products", m->set[0]->source_name, m->first, false,
+		st_svf_find(c, ST_CAUSE_SVF_REDUCED_PRODUCTS, m->set[0]->source_name, m->first, false,
 		            "relative difference %.2g: one side's products have the precision of %s", rel,
 		            rel > 2e-3 ? "bf16" : "tf32 or f16");
 	else
-		st_svf_find(c, "unexplained", m->set[0]->source_name, m->first, false,
+		st_svf_find(c, ST_CAUSE_UNEXPLAINED, m->set[0]->source_name, m->first, false,
 		            "relative difference %.2g; no known mistake gives it", rel);
 }
 
@@ -393,7 +394,7 @@ static void source(struct st_svf_comparison *c, const struct st_svf_match *m)
 	for (int side = 0; side < 2; side++) {
 		const struct st_svf_set *from = adapted_like(c, &c->side[side], m->set[0]->source_name, side ? b : a);
 		if (from) {
-			st_svf_find(c, "svf.tie_policy", m->set[0]->source_name, ST_SVF_SOURCE, true,
+			st_svf_find(c, ST_CAUSE_SVF_TIE_POLICY, m->set[0]->source_name, ST_SVF_SOURCE, true,
 			            "%c starts from the adapted %s (compose), the other side does not",
 			            c->side[side].name, from->source_name);
 			return;
@@ -401,13 +402,13 @@ static void source(struct st_svf_comparison *c, const struct st_svf_match *m)
 	}
 	const struct st_sums *k = &m->check[ST_SVF_SOURCE].m.s;
 	if (alike(c, a, b, true))
-		st_svf_find(c, "svf.source_transposed", m->set[0]->source_name, ST_SVF_SOURCE, true,
+		st_svf_find(c, ST_CAUSE_SVF_SOURCE_TRANSPOSED, m->set[0]->source_name, ST_SVF_SOURCE, true,
 		            "one side's source is the transpose of the other's");
 	else if (m->check[ST_SVF_SOURCE].shape_match && k->dd < 1e-4 * k->bb)
-		st_svf_find(c, "svf.source_rounded", m->set[0]->source_name, ST_SVF_SOURCE, false,
+		st_svf_find(c, ST_CAUSE_SVF_SOURCE_ROUNDED, m->set[0]->source_name, ST_SVF_SOURCE, false,
 		            "the sources are near and not equal: one side's base model is rounded (bf16) or quantised");
 	else
-		st_svf_find(c, "svf.source", m->set[0]->source_name, ST_SVF_SOURCE, false,
+		st_svf_find(c, ST_CAUSE_SVF_SOURCE, m->set[0]->source_name, ST_SVF_SOURCE, false,
 		            "the sources are different matrices: another base model or tensor");
 }
 
@@ -417,7 +418,7 @@ static void result(struct st_svf_comparison *c, const struct st_svf_match *m)
 		const struct st_svf_set *s = m->set[side], *o = m->set[!side];
 		bool turned = alike(c, o->t[ST_SVF_ADAPTED], o->t[ST_SVF_FINAL_F32], true);
 		if (turned && alike(c, s->t[ST_SVF_ADAPTED], s->t[ST_SVF_FINAL_F32], false)) {
-			st_svf_find(c, "svf.not_transposed", m->set[0]->source_name, m->first, true,
+			st_svf_find(c, ST_CAUSE_SVF_NOT_TRANSPOSED, m->set[0]->source_name, m->first, true,
 			            "%c leaves the matrix as it is; the target's name (.kernel) asks for the "
 			            "transpose, for a square one too",
 			            c->side[side].name);
@@ -426,13 +427,13 @@ static void result(struct st_svf_comparison *c, const struct st_svf_match *m)
 		const struct st_svf_set *from = adapted_like(c, &c->side[side], m->set[0]->source_name,
 		                                             s->t[ST_SVF_FINAL_F32]);
 		if (from) {
-			st_svf_find(c, "svf.tie_policy", m->set[0]->source_name, m->first, true,
+			st_svf_find(c, ST_CAUSE_SVF_TIE_POLICY, m->set[0]->source_name, m->first, true,
 			            "%c ends with the adapted %s in this place (last-wins), the other side does not",
 			            c->side[side].name, from->source_name);
 			return;
 		}
 	}
-	st_svf_find(c, "unexplained", m->set[0]->source_name, m->first, false,
+	st_svf_find(c, ST_CAUSE_UNEXPLAINED, m->set[0]->source_name, m->first, false,
 	            "the result is not what the stage before it gives");
 }
 
@@ -441,7 +442,7 @@ static void explain(struct st_svf_comparison *c, const struct st_svf_match *m, b
 	if (m->first < 0)
 		return;
 	if (!m->check[m->first].measured && m->first != ST_SVF_FINAL_F32 && m->first != ST_SVF_FINAL_BF16) {
-		st_svf_find(c, "svf.differs", m->set[0]->source_name, m->first, true, "%s",
+		st_svf_find(c, ST_CAUSE_SVF_DIFFERS, m->set[0]->source_name, m->first, true, "%s",
 		            m->set[0]->t[m->first] && m->set[1]->t[m->first]
 		                    ? "the shapes differ"
 		                    : "the digests differ; export both sides in full to learn by how much");
@@ -457,11 +458,11 @@ static void explain(struct st_svf_comparison *c, const struct st_svf_match *m, b
 	case ST_SVF_SCALED_S:
 	case ST_SVF_U_SCALED:
 		if (!scalar_early(c, m, (enum st_svf_stage)m->first))
-			st_svf_find(c, "svf.factors", m->set[0]->source_name, m->first, false,
+			st_svf_find(c, ST_CAUSE_SVF_FACTORS, m->set[0]->source_name, m->first, false,
 			            "the sides multiply by other factors, or round in between");
 		break;
 	case ST_SVF_NORMALIZATION:
-		st_svf_find(c, "svf.normalization", m->set[0]->source_name, m->first, false,
+		st_svf_find(c, ST_CAUSE_SVF_NORMALIZATION, m->set[0]->source_name, m->first, false,
 		            "sum S / sum scaled comes out differently from the same scaled_s");
 		break;
 	case ST_SVF_MATMUL:
@@ -469,7 +470,7 @@ static void explain(struct st_svf_comparison *c, const struct st_svf_match *m, b
 		products(c, m);
 		break;
 	case ST_SVF_ADAPTED:
-		st_svf_find(c, "svf.normalization", m->set[0]->source_name, m->first, false,
+		st_svf_find(c, ST_CAUSE_SVF_NORMALIZATION, m->set[0]->source_name, m->first, false,
 		            "the scalar after the product is not the normalization");
 		break;
 	default:

@@ -49,7 +49,7 @@ static bool plain(char c)
 char *st_svf_safe_name(struct st_arena *a, const char *name)
 {
 	size_t n = strlen(name);
-	char *out = st_arena_alloc(a, 2 * n + 1, 1), *p = out;
+	char *out = st_arena_alloc2(a, 2, n + 1, 1), *p = out;
 	if (!out)
 		return NULL;
 	for (const char *s = name; *s;) {

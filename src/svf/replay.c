@@ -334,7 +334,7 @@ static enum st_status prepare(struct st_svf_replay_run *x, struct st_svf_result 
 	ST_TRY(look_at_items(x, err));
 	if (o->source_from_python)
 		st_svf_warn(j, st_svf_stage_names[ST_SVF_SOURCE],
-		            "is copied from the other side's stages, its check proves nothing");
+		            "is copied from the other side's stages: where it comes from, not a check of it");
 	ST_TRY(check_scales(x, err));
 	ST_TRY(make_key(x, err));
 	return st_folder_make(o->stage_dir, err);

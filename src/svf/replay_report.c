@@ -194,9 +194,9 @@ static json_t *selection(const struct st_svf_replay_run *x)
 		{ "all_selected_tensors", json_boolean(o->all_selected) },
 		{ "selected_source_filter", st_json_text(o->filter) },
 		{ "source_from_python_stage", json_boolean(o->source_from_python) },
-		{ "sources",
-	          json_string(o->source_from_python ? "the other side's source_f32: the check of it says nothing"
-	                                            : "base model") },
+		{ "sources", json_string(o->source_from_python
+	                                         ? "the other side's source_f32: where it comes from, not a check of it"
+	                                         : "base model") },
 		{ "offsets", json_string("router vector") },
 		{ "python_all_selected_stage_loaded", json_boolean(x->python.all.c != NULL) },
 		{ "native_svd_enabled", json_false() });

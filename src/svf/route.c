@@ -345,7 +345,6 @@ enum st_status st_svf_route(const struct st_svf_route_options *o, struct st_svf_
 	st_pool_close(x.exec.pool);
 	st_arena_release(&x.arena);
 	st_inputs_release(&x.inputs);
-	st_pool_close(x.exec.pool);
 	if (f && fclose(f) != 0 && st == ST_OK)
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st != ST_OK)

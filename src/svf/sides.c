@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define MAX_SETS 8192
+#define MAX_CLAIMS (2 * MAX_SETS + 1)
 
 static const char *text_in(const json_t *o, const char *key)
 {
@@ -82,6 +83,11 @@ static enum st_status add_set(struct st_svf_comparison *c, struct st_svf_side *s
 	return ST_OK;
 }
 
+static void claim(struct st_svf_side *s, const char *source, const json_t *named)
+{
+	s->claimed[s->n_claimed++] = (struct st_svf_claim){ source, text_in(named, "elixir_name") };
+}
+
 static const json_t *variant_named(const json_t *report, const char *label)
 {
 	size_t i;
@@ -99,7 +105,8 @@ static enum st_status python_side(struct st_svf_comparison *c, struct st_svf_sid
 {
 	const json_t *debug = json_object_get(s->json, "stage_debug"), *inputs = json_object_get(s->json, "inputs");
 	const json_t *digests = json_object_get(debug, "digests"), *e;
-	const char *source = text_in(json_object_get(s->json, "reference"), "source_name");
+	const json_t *reference = json_object_get(s->json, "reference");
+	const char *source = text_in(reference, "source_name");
 	const char *one = text_in(debug, "stage_tensor_file"), *all = text_in(debug, "all_selected_stage_tensor_file");
 	struct st_container *file = NULL;
 	size_t i;
@@ -120,7 +127,7 @@ static enum st_status python_side(struct st_svf_comparison *c, struct st_svf_sid
 		                                    .target = true,
 		                                    .observed_hash = text_in(v, "observed_bf16_sha256") },
 		               file, NULL, json_object_get(digests, "sample"), err));
-		s->claimed[s->n_claimed++] = source;
+		claim(s, source, reference);
 	}
 	if (all)
 		ST_TRY(open_file(c, s, all, &file, err));
@@ -130,7 +137,7 @@ static enum st_status python_side(struct st_svf_comparison *c, struct st_svf_sid
 		if (!name || s->n_claimed > MAX_SETS)
 			return broken(s, "selected_tensor_stage_debug",
 			              "holds an entry without source_name, or too many", err);
-		s->claimed[s->n_claimed++] = name;
+		claim(s, name, e);
 		safe = safe ? safe : st_svf_safe_name(&c->arena, name);
 		ST_NEED(safe);
 		if (all)
@@ -147,6 +154,7 @@ static enum st_status replay_side(struct st_svf_comparison *c, struct st_svf_sid
 	const json_t *v, *e;
 	size_t i;
 	s->components = text_in(json_object_get(s->json, "paths"), "components_dir");
+	s->filter = text_in(json_object_get(s->json, "selection"), "selected_source_filter");
 	s->copies = true_in(s->json, "selection", "source_from_python_stage");
 	json_array_foreach(json_object_get(s->json, list), i, v)
 	{
@@ -173,7 +181,7 @@ static enum st_status replay_side(struct st_svf_comparison *c, struct st_svf_sid
 				       .claims_pass = json_is_true(pass),
 			       },
 		               file, NULL, json_object_get(debug, "digests"), err));
-		s->claimed[s->n_claimed++] = name;
+		claim(s, name, v);
 	}
 	if (s->n_sets == 0)
 		return broken(s, list, "none names a stage file: there is nothing to compare", err);
@@ -182,8 +190,8 @@ static enum st_status replay_side(struct st_svf_comparison *c, struct st_svf_sid
 	json_array_foreach(json_object_get(json_object_get(s->json, "python_component_metadata"), "selected_tensors"),
 	                   i, e)
 	{
-		if (text_in(e, "source_name") && s->n_claimed < 2 * MAX_SETS)
-			s->claimed[s->n_claimed++] = text_in(e, "source_name");
+		if (text_in(e, "source_name") && s->n_claimed < MAX_CLAIMS)
+			claim(s, text_in(e, "source_name"), e);
 	}
 	return ST_OK;
 }
@@ -207,7 +215,7 @@ enum st_status st_svf_side_open(struct st_svf_comparison *c, struct st_svf_side 
 		st_error_in(err, path);
 	ST_TRY(st);
 	s->sets = st_arena_alloc(&c->arena, MAX_SETS, sizeof *s->sets);
-	s->claimed = st_arena_alloc(&c->arena, 2 * MAX_SETS + 1, sizeof *s->claimed);
+	s->claimed = st_arena_alloc(&c->arena, MAX_CLAIMS, sizeof *s->claimed);
 	s->containers = st_arena_alloc(&c->arena, MAX_SETS + 2, sizeof(struct st_container *));
 	ST_NEED(s->sets && s->claimed && s->containers);
 	return s->python ? python_side(c, s, err) : replay_side(c, s, err);
@@ -247,7 +255,7 @@ bool st_svf_made_for(const struct st_svf_side *replay, const struct st_svf_side 
 	return true;
 }
 
-void st_svf_find(struct st_svf_comparison *c, const char *code, const char *tensor, int stage, bool confirmed,
+void st_svf_find(struct st_svf_comparison *c, enum st_cause_code code, const char *tensor, int stage, bool confirmed,
                  const char *fmt, ...)
 {
 	char text[500];
@@ -260,7 +268,7 @@ void st_svf_find(struct st_svf_comparison *c, const char *code, const char *tens
 	c->lost |= !kept || !st_grow(&p, &c->cap_findings, c->n_findings + 1, sizeof *c->findings);
 	c->findings = p;
 	if (!c->lost)
-		c->findings[c->n_findings++] = (struct st_svf_finding){ code, tensor,
+		c->findings[c->n_findings++] = (struct st_svf_finding){ st_cause_name(code), tensor,
 			                                                stage < 0 ? NULL : st_svf_stage_names[stage],
 			                                                kept, confirmed };
 }

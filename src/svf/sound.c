@@ -88,7 +88,7 @@ static bool shapes(struct st_svf_comparison *c, const struct st_svf_side *side, 
 		if (!shape_of(set, (size_t)i, &s) || fits(&s, &e, (enum st_svf_stage)i, false)
 		    || fits(&s, &e, (enum st_svf_stage)i, true))
 			continue;
-		st_svf_find(c, "svf.shapes", set->source_name, i, true,
+		st_svf_find(c, ST_CAUSE_SVF_SHAPES, set->source_name, i, true,
 		            "%c's stage has %llu dimensions (%llu, %llu), which does not fit a source of [%llu, %llu]",
 		            side->name, (unsigned long long)s.ndim, (unsigned long long)s.d[0],
 		            (unsigned long long)s.d[1], (unsigned long long)d[0], (unsigned long long)d[1]);
@@ -115,13 +115,14 @@ static bool numbers(struct st_svf_comparison *c, const struct st_svf_match *m, i
 		uint64_t bad = side ? s->bad_b : s->bad_a;
 		if (set->t[i] ? set->t[i]->n_elems == 0
 		              : set->digest[i] && strcmp(set->digest[i], digest_of_nothing) == 0) {
-			st_svf_find(c, "svf.empty", set->source_name, i, true, "%c's stage holds no number", who);
+			st_svf_find(c, ST_CAUSE_SVF_EMPTY, set->source_name, i, true, "%c's stage holds no number",
+			            who);
 			return false;
 		}
 		if (!set->t[i])
 			bad = (uint64_t)json_integer_value(json_object_get(set->record[i], "nonfinite"));
 		if (bad) {
-			st_svf_find(c, "svf.not_finite", set->source_name, i, true,
+			st_svf_find(c, ST_CAUSE_SVF_NOT_FINITE, set->source_name, i, true,
 			            "%llu numbers of %c's stage are not finite", (unsigned long long)bad, who);
 			return false;
 		}

@@ -122,10 +122,11 @@ static enum st_status start(struct job *j, struct st_error *err)
 	j->blocks = j->m / want ? j->m / want : 1;
 	j->most = st_ceil_div(j->m, j->blocks);
 	struct st_arena *a = &j->arena;
+	uint64_t tall = j->blocks * j->n; /* at most m */
 	j->block = st_arena_alloc2(a, j->most, j->n, sizeof *j->block);
 	j->c = st_arena_alloc2(a, j->most, j->n, sizeof *j->c);
 	j->rows = st_arena_alloc2(a, j->most, j->n, sizeof *j->rows);
-	j->stack = st_arena_alloc2(a, j->blocks * j->n, j->n, sizeof *j->stack);
+	j->stack = st_arena_alloc2(a, tall, j->n, sizeof *j->stack);
 	j->tau = st_arena_alloc(a, j->n, sizeof *j->tau);
 	j->stack_tau = st_arena_alloc(a, j->n, sizeof *j->stack_tau);
 	j->r = st_arena_alloc2(a, j->n, j->n, sizeof *j->r);
