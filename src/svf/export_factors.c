@@ -3,6 +3,7 @@
  * that others read them from.
  */
 #include "svf/export.h"
+#include "svf/lapack.h"
 
 #include "base/error.h"
 
@@ -168,6 +169,8 @@ enum st_status st_svf_export_prepare(struct st_svf_export_run *x, struct st_erro
 			ST_TRY(st_svf_look_at_factors(&x->job, st_svf_export_entry(x, i), err));
 		return ST_OK;
 	}
+	const struct st_lapack *la; /* first: what decomposes is part of what factors depend on */
+	ST_TRY(st_lapack_open(&la, err));
 	x->work_dir = x->work_path;
 	ST_TRY(st_folder_make(x->work_dir, err));
 	for (size_t i = 0; i < x->n_list; i++)

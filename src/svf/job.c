@@ -3,7 +3,6 @@
 
 #include "base/error.h"
 
-#include <cblas.h>
 #include <string.h>
 
 enum st_status st_svf_job_open(struct st_svf_job *j, const char *vector, const char *reference, int threads,
@@ -17,7 +16,6 @@ enum st_status st_svf_job_open(struct st_svf_job *j, const char *vector, const c
 	j->warnings = json_array();
 	ST_NEED(j->text && j->report && j->files && j->variants && j->warnings);
 	ST_TRY(st_pool_open(threads, &j->pool, err));
-	openblas_set_num_threads((int)st_pool_threads(j->pool));
 	ST_TRY(st_svf_vector_read(vector, &j->arena, &j->vector, err));
 	ST_TRY(st_inputs_add(&j->inputs, vector, err));
 	ST_TRY(st_svf_reference_read(reference, &j->vector, &j->arena, &j->ref, err));

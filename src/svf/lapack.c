@@ -37,6 +37,7 @@ static const struct {
 
 static once_flag once = ONCE_FLAG_INIT;
 static struct st_lapack table;
+static _Atomic bool loaded;
 static enum st_status outcome;
 static struct st_error failure = ST_ERROR_INIT;
 
@@ -76,7 +77,13 @@ static enum st_status load(struct st_error *err)
 	return ST_OK;
 }
 
-static void load_once(void) { outcome = load(&failure); }
+static void load_once(void)
+{
+	outcome = load(&failure);
+	loaded = outcome == ST_OK;
+}
+
+const struct st_lapack *st_lapack_loaded(void) { return loaded ? &table : NULL; }
 
 enum st_status st_lapack_open(const struct st_lapack **out, struct st_error *err)
 {

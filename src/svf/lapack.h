@@ -25,5 +25,7 @@ struct st_lapack {
  * ST_ERR_UNSUPPORTED where they are not installed, ST_ERR_NOMEM where a limit leaves no room for them.
  */
 ST_MUST_CHECK enum st_status st_lapack_open(const struct st_lapack **out, struct st_error *err);
+/* The functions where they have been loaded; else NULL. */
+const struct st_lapack *st_lapack_loaded(void);
 
 #endif

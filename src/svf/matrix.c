@@ -3,7 +3,6 @@
 
 #include "base/pool.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -38,6 +37,26 @@ void st_svf_turn(const float *src, uint64_t rows, uint64_t cols, float *dst, uin
 /* Which columns stand for all: evenly spread. */
 static uint64_t picked(uint64_t i, uint64_t k) { return k <= ST_SVF_GRAM ? i % k : i * (k - 1) / (ST_SVF_GRAM - 1); }
 
+/* y += s x, [k] */
+static void add_scaled(float *y, const float *x, float s, uint64_t k)
+{
+	for (uint64_t c = 0; c < k; c++)
+		y[c] += s * x[c];
+}
+
+/* x y, [n]; in lanes, so that the error of the sum stays that of short sums. */
+static float dot(const float *x, const float *y, uint64_t n)
+{
+	enum { LANES = 64 };
+	float lane[LANES] = { 0 }, sum = 0;
+	for (uint64_t i = 0; i < n; i += LANES)
+		for (uint64_t l = 0; l < LANES && i + l < n; l++)
+			lane[l] += x[i + l] * y[i + l];
+	for (uint64_t l = 0; l < LANES; l++)
+		sum += lane[l];
+	return sum;
+}
+
 void st_svf_gram_add(const float *u, uint64_t rows, uint64_t k, float *gram)
 {
 	float some[64 * ST_SVF_GRAM];
@@ -46,8 +65,9 @@ void st_svf_gram_add(const float *u, uint64_t rows, uint64_t k, float *gram)
 		for (uint64_t i = 0; i < n; i++)
 			for (uint64_t j = 0; j < ST_SVF_GRAM; j++)
 				some[i * ST_SVF_GRAM + j] = u[(r + i) * k + picked(j, k)];
-		cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, ST_SVF_GRAM, (int)k, (int)n, 1, some, ST_SVF_GRAM,
-		            u + r * k, (int)k, 1, gram, (int)k);
+		for (uint64_t j = 0; j < ST_SVF_GRAM; j++)
+			for (uint64_t i = 0; i < n; i++)
+				add_scaled(gram + j * k, u + (r + i) * k, some[i * ST_SVF_GRAM + j], k);
 	}
 }
 
@@ -70,8 +90,8 @@ bool st_svf_orthogonality(const float *x, uint64_t n, uint64_t k, bool turned, d
 	if (!turned)
 		st_svf_gram_add(x, n, k, gram);
 	for (uint64_t i = 0; turned && i < ST_SVF_GRAM; i++)
-		cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)k, (int)n, 1, x, (int)n, x + picked(i, k) * n, 1, 0,
-		            gram + i * k, 1);
+		for (uint64_t j = 0; j < k; j++)
+			gram[i * k + j] = dot(x + j * n, x + picked(i, k) * n, n);
 	*error = st_svf_gram_error(gram, k);
 	free(gram);
 	return true;

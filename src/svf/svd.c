@@ -11,12 +11,11 @@
  * each other (sgelqf) is three times slower than that of columns.
  */
 #include "svf/engine.h"
+#include "svf/lapack.h"
 
 #include "base/error.h"
 #include "base/pool.h"
 
-#include <cblas.h>
-#include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,8 +26,10 @@
 
 const char *st_svf_lapack_name(char *buf, size_t n)
 {
-	snprintf(buf, n, "%s, core %s", openblas_get_config(), openblas_get_corename());
-	return buf;
+	const struct st_lapack *la = st_lapack_loaded();
+	if (la)
+		snprintf(buf, n, "%s, core %s", la->get_config(), la->get_corename());
+	return la ? buf : NULL;
 }
 
 double st_svf_decompose_cost(const struct st_svf_entry *e)
@@ -42,6 +43,7 @@ double st_svf_decompose_cost(const struct st_svf_entry *e)
 /* ---- the factorisation ---- */
 
 struct job {
+	const struct st_lapack *la;
 	const struct st_svf_entry *e;
 	struct st_svf_source source;
 	bool wide;
@@ -146,10 +148,9 @@ static enum st_status factorise_block(struct job *j, uint64_t b, struct st_error
 	st_hooks_progress(j->hooks, j->e->source_name, r0, j->m);
 	ST_TRY(rows_of(j, r0, r, j->rows, err));
 	st_svf_turn(j->rows, r, j->n, j->block, 0, r, j->pool);
-	return lapack(
-		j, "sgeqrf",
-		LAPACKE_sgeqrf(LAPACK_COL_MAJOR, (lapack_int)r, (lapack_int)j->n, j->block, (lapack_int)r, j->tau),
-		err);
+	return lapack(j, "sgeqrf",
+	              j->la->sgeqrf(LAPACK_COL_MAJOR, (lapack_int)r, (lapack_int)j->n, j->block, (lapack_int)r, j->tau),
+	              err);
 }
 
 /* The upper triangle [n, n] of a, whose columns are lda apart, to rows [at, at + n) of dst, whose columns are ldd
@@ -166,11 +167,11 @@ static enum st_status small_svd(struct job *j, enum st_svf_svd method, struct st
 	lapack_int n = (lapack_int)j->n;
 	if (method == ST_SVF_GESDD) /* right^T in columns is right in rows */
 		return lapack(j, "dgesdd",
-		              LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'S', n, n, j->r, n, j->s, j->left, n, j->right, n), err);
+		              j->la->dgesdd(LAPACK_COL_MAJOR, 'S', n, n, j->r, n, j->s, j->left, n, j->right, n), err);
 	double stat[6];
 	/* V is output; LAPACKE looks for NaN in it, and `left` is zeros. */
 	ST_TRY(lapack(j, "dgesvj",
-	              LAPACKE_dgesvj(LAPACK_COL_MAJOR, 'G', 'U', 'V', n, n, j->r, n, j->s, 0, j->left, n, stat), err));
+	              j->la->dgesvj(LAPACK_COL_MAJOR, 'G', 'U', 'V', n, n, j->r, n, j->s, 0, j->left, n, stat), err));
 	/* U has replaced R, V is in `left`, in columns; stat[0] scales the singular values. */
 	for (uint64_t i = 0; i < j->n; i++) {
 		j->s[i] *= stat[0];
@@ -191,7 +192,7 @@ static enum st_status first_pass(struct job *j, enum st_svf_svd method, struct s
 		triangle(j->block, block_start(j, b + 1) - block_start(j, b), n, j->stack, b * n, tall);
 	}
 	lapack_int ln = (lapack_int)n, lt = (lapack_int)tall;
-	ST_TRY(lapack(j, "sgeqrf", LAPACKE_sgeqrf(LAPACK_COL_MAJOR, lt, ln, j->stack, lt, j->stack_tau), err));
+	ST_TRY(lapack(j, "sgeqrf", j->la->sgeqrf(LAPACK_COL_MAJOR, lt, ln, j->stack, lt, j->stack_tau), err));
 	float *small = st_alloc_array2(n, n, sizeof *small), *out = st_alloc_array2(n, n, sizeof *out);
 	enum st_status st = small && out ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK) {
@@ -201,12 +202,12 @@ static enum st_status first_pass(struct job *j, enum st_svf_svd method, struct s
 		st = small_svd(j, method, err);
 	}
 	if (st == ST_OK)
-		st = lapack(j, "sorgqr", LAPACKE_sorgqr(LAPACK_COL_MAJOR, lt, ln, ln, j->stack, lt, j->stack_tau), err);
+		st = lapack(j, "sorgqr", j->la->sorgqr(LAPACK_COL_MAJOR, lt, ln, ln, j->stack, lt, j->stack_tau), err);
 	for (uint64_t i = 0; st == ST_OK && i < nn; i++)
 		small[i] = (float)j->left[i];
 	for (uint64_t b = 0; st == ST_OK && b < j->blocks; b++) {
 		float *q = j->stack + b * n;
-		cblas_sgemm(CblasColMajor, CblasNoTrans, CblasNoTrans, ln, ln, ln, 1, q, lt, small, ln, 0, out, ln);
+		j->la->sgemm(CblasColMajor, CblasNoTrans, CblasNoTrans, ln, ln, ln, 1, q, lt, small, ln, 0, out, ln);
 		for (uint64_t c = 0; c < n; c++)
 			memcpy(q + c * tall, out + c * n, n * sizeof *out);
 	}
@@ -226,7 +227,7 @@ static enum st_status block_of_u(struct job *j, uint64_t b, struct st_error *err
 		memset(j->c + c * r + n, 0, (r - n) * sizeof *j->c);
 	}
 	ST_TRY(lapack(j, "sormqr",
-	              LAPACKE_sormqr(LAPACK_COL_MAJOR, 'L', 'N', lr, ln, ln, j->block, lr, j->tau, j->c, lr), err));
+	              j->la->sormqr(LAPACK_COL_MAJOR, 'L', 'N', lr, ln, ln, j->block, lr, j->tau, j->c, lr), err));
 	st_svf_turn(j->c, n, r, j->rows, 0, n, j->pool);
 	return ST_OK;
 }
@@ -343,7 +344,8 @@ enum st_status st_svf_decompose(const struct st_svf_entry *e, struct st_svf_sour
 	double t0 = st_clock();
 	*r = (struct st_svf_svd_report){ .method = method == ST_SVF_GESDD ? "blocked sgeqrf, dgesdd"
 		                                                          : "blocked sgeqrf, dgesvj" };
-	openblas_set_num_threads((int)st_pool_threads(pool));
+	ST_TRY(st_lapack_open(&j.la, err));
+	j.la->set_num_threads((int)st_pool_threads(pool));
 	st_arena_init(&j.arena);
 	enum st_status st = st_svf_component_specs(e, ST_SVF_TORCH_V, &j.arena, specs, err);
 	if (st == ST_OK)
