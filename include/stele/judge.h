@@ -73,8 +73,46 @@ struct st_divergence {
 	char side;        /* 'a', 'b' or 0 */
 };
 
+/* ---- next tokens ---- */
+
+/* What both sides would say behind one token of a prompt. */
+struct st_position {
+	uint32_t prompt, position; /* which prompt, from 0, and where in it */
+	uint32_t token;            /* stands there */
+	uint32_t best_a, best_b;
+	double gap;                                  /* B's best logit minus its second best */
+	double kl;                                   /* sum p_b ln(p_b / p_a), in nats */
+	char text_token[24], text_a[24], text_b[24]; /* bytes of the three, cut to fit; empty without a tokenizer */
+};
+
+#define ST_MAX_CHANGED 8
+/* Over every position of every prompt. B is the reference. */
+struct st_agreement {
+	uint64_t prompts, positions; /* 0: the logits were not reached */
+	uint64_t top1;               /* positions with the same best token */
+	uint64_t top5;               /* with B's best token among the best five of A */
+	uint64_t nonfinite;          /* positions left out: a logit is not finite */
+	double kl_sum, kl_max;       /* of the positions */
+	/* Errors that the stages add over what their stored types usually cost: root mean square over stages; NaN where
+	 * no weight is apart by its type. */
+	double over_usual;
+	struct st_position changed[ST_MAX_CHANGED]; /* other best tokens, B's surest first */
+	size_t n_changed;
+};
+
+/* One layer of A in B: what it costs B's logits, over the positions of the first prompt. */
+struct st_layer_cost {
+	int32_t layer;       /* -1: whole model; */
+	enum st_stage stage; /* its first stage tells which part then */
+	double kl;           /* mean of B's logits against those with this layer from A */
+	double added;        /* |difference| / |value| behind the layer */
+	double over_usual;   /* as in struct st_agreement, over its stages */
+};
+
 struct st_rosetta_options {
-	const char *prompt;     /* tokenised with each side's own tokenizer; or */
+	const char *prompt;         /* tokenised with each side's own tokenizer; or */
+	const char *const *prompts; /* several: the first is compared stage by stage, next tokens of all are; or */
+	size_t n_prompts;
 	const uint32_t *tokens; /* ids, used for both */
 	size_t n_tokens;
 	const char *mode; /* NULL: "exact" */
@@ -82,6 +120,7 @@ struct st_rosetta_options {
 	int threads;      /* 0: all */
 	double threshold; /* NAN: none */
 	bool keep_going;  /* evaluate past the first fault */
+	bool layer_costs; /* fill st_rosetta.layers: one more evaluation for each layer */
 	bool hash;        /* fill st_side_info.sha256 */
 	bool log_all;     /* log the tensors of every container, not of APR files only */
 	struct st_hooks hooks;
@@ -117,6 +156,9 @@ struct st_rosetta {
 	bool has_top1, top1_agree;
 	uint32_t top1_a, top1_b;
 	double top1_gap; /* b's best logit minus its second best */
+	struct st_agreement agreement;
+	struct st_layer_cost *layers; /* in graph order; NULL unless asked for */
+	size_t n_layers;
 	bool over_threshold;
 	double ms_load, ms_run, ms_judge, ms_total;
 };

@@ -175,6 +175,9 @@ struct cli_prompt {
 /* Token ids of the prompt; text needs the container's tokenizer. *ids is malloc'ed. */
 ST_MUST_CHECK enum st_status cli_prompt_tokens(const struct cli_prompt *p, const struct st_container *c, uint32_t **ids,
                                                size_t *n, struct st_error *err);
+/* The lines of a file that are not empty. */
+ST_MUST_CHECK enum st_status cli_prompt_lines(const char *path, char ***lines, size_t *n, struct st_error *err);
+void cli_prompt_lines_free(char **lines, size_t n);
 /* The ids of "1, 2,3 4" alone. */
 ST_MUST_CHECK enum st_status cli_parse_tokens(const char *list, size_t len, uint32_t **ids, size_t *n,
                                               struct st_error *err);

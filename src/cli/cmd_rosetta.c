@@ -11,9 +11,9 @@
 #include <string.h>
 
 struct opts {
-	const char *a, *b, *mode, *cpu, *out;
+	const char *a, *b, *mode, *cpu, *out, *prompts;
 	struct cli_prompt prompt;
-	bool assert_match, prompt_only, verbose, keep_going, json, quiet, force;
+	bool assert_match, prompt_only, layer_costs, verbose, keep_going, json, quiet, force;
 	double threshold;
 	uint32_t threads;
 };
@@ -22,6 +22,10 @@ static const struct opts defaults = { .threshold = NAN };
 
 static const struct cli_param options[] = {
 	CLI_OPTIONS_PROMPT(struct opts, prompt),
+	{ "prompts", 0, "FILE", "the texts in FILE, one a line: the first stage by stage, the next tokens of all",
+	  CLI_PATH(struct opts, prompts), .flags = CLI_REQUIRED, .group = 100 },
+	{ "layer-costs", 0, NULL, "carry the error of each layer to the logits (an evaluation for each)",
+	  CLI_BOOL(struct opts, layer_costs) },
 	{ "assert-match", 0, NULL,
 	  "exit 1 unless everything was compared and is at its floor, and nothing is known to differ for "
 	  "other prompts",
@@ -101,10 +105,18 @@ static int run(struct cli *c, void *p)
 	uint32_t *ids = NULL;
 	size_t n_ids = 0;
 	/* A text is tokenised by each side for itself; ids are the same for both. */
-	if (!o->prompt.text && cli_prompt_tokens(&o->prompt, NULL, &ids, &n_ids, &err) != ST_OK)
+	char **lines = NULL;
+	size_t n_lines = 0;
+	if (o->prompts) {
+		if (cli_prompt_lines(o->prompts, &lines, &n_lines, &err) != ST_OK)
+			return cli_fail(c, &err);
+	} else if (!o->prompt.text && cli_prompt_tokens(&o->prompt, NULL, &ids, &n_ids, &err) != ST_OK) {
 		return cli_fail(c, &err);
+	}
 	struct st_rosetta_options ro = {
 		.prompt = o->prompt.text,
+		.prompts = (const char *const *)lines,
+		.n_prompts = n_lines,
 		.tokens = ids,
 		.n_tokens = n_ids,
 		.mode = o->mode,
@@ -112,6 +124,7 @@ static int run(struct cli *c, void *p)
 		.threads = cli_threads(o->threads),
 		.threshold = o->threshold,
 		.keep_going = o->keep_going,
+		.layer_costs = o->layer_costs,
 		.hash = o->json || o->out,
 		.log_all = o->verbose,
 		.hooks = cli_hooks(c),
@@ -119,6 +132,7 @@ static int run(struct cli *c, void *p)
 	struct st_rosetta *r = NULL;
 	enum st_status st = st_rosetta_run(o->a, o->b, &ro, &r, &err);
 	free(ids);
+	cli_prompt_lines_free(lines, n_lines);
 	if (st != ST_OK)
 		return cli_fail(c, &err);
 	int status = st_rosetta_exit(r, !o->assert_match ? ST_ASSERT_NOTHING
@@ -159,10 +173,16 @@ const struct cli_command cmd_rosetta = {
 		"The order in which a file lists dimensions, the order in which it stores Q and K rows, its "
 		"stored types, its shards, a "
 		"materialised tied head and tensors that no stage uses are no differences.\n\n"
+		"Behind the stages come the next tokens: at how many positions both sides have the same best token, "
+		"and B's best among the five best of A; the KL divergence of A's distribution from B's; the positions "
+		"at which the best tokens differ, B's surest first; and how the errors compare with what the stored "
+		"types usually cost. --layer-costs puts one layer of A at a time into B and measures what becomes of "
+		"B's logits.\n\n"
 		"Without --keep-going the evaluation stops behind the first faulty stage; the weights are "
 		"always compared all.",
 	.examples = "stele rosetta model.apr model.gguf --prompt \"2+2=\" --assert-match\n"
 		    "stele rosetta converted/ original.gguf --tokens 1,403,407 --keep-going -v\n"
+		    "stele rosetta small.gguf original.gguf --prompts texts.txt --layer-costs\n"
 		    "stele rosetta a.gguf b.gguf -p \"Once upon a time\" --json | jq .cause",
 	.options = options,
 	.positionals = positionals,

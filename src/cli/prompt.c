@@ -92,6 +92,57 @@ static enum st_status from_file(const char *path, uint32_t **ids, size_t *n, str
 	return st;
 }
 
+enum st_status cli_prompt_lines(const char *path, char ***lines, size_t *n, struct st_error *err)
+{
+	struct st_map map;
+	char **out = NULL, *text = NULL;
+	size_t cap = 0, count = 0;
+	ST_TRY(st_map_open(&map, path, err));
+	enum st_status st = ST_OK;
+	if (map.size > ST_TOKENIZE_MAX)
+		st = st_fail(err, ST_ERR_LIMIT, "is larger than the %u bytes that are read as prompts",
+		             ST_TOKENIZE_MAX);
+	else if (memchr(map.data, 0, map.size))
+		st = st_fail(err, ST_ERR_FORMAT, "holds a NUL byte: prompts are text");
+	else if (!(text = st_strndup((const char *)map.data, map.size)))
+		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+	char *rest = text;
+	for (char *line; st == ST_OK && (line = strsep(&rest, "\n"));) {
+		size_t len = strlen(line);
+		void *p = out;
+		if (len && line[len - 1] == '\r')
+			line[--len] = '\0';
+		if (len == 0)
+			continue;
+		if (!st_grow(&p, &cap, count + 2, sizeof *out)) {
+			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+			break;
+		}
+		out = p;
+		out[count++] = line;
+	}
+	if (st == ST_OK && count == 0)
+		st = st_fail(err, ST_ERR_USAGE, "holds no prompt");
+	st_error_in(err, path);
+	st_map_close(&map);
+	if (st != ST_OK) {
+		free(out);
+		free(text);
+		return st;
+	}
+	out[count] = text; /* what the lines lie in */
+	*lines = out;
+	*n = count;
+	return ST_OK;
+}
+
+void cli_prompt_lines_free(char **lines, size_t n)
+{
+	if (lines)
+		free(lines[n]);
+	free(lines);
+}
+
 enum st_status cli_prompt_tokens(const struct cli_prompt *p, const struct st_container *c, uint32_t **ids, size_t *n,
                                  struct st_error *err)
 {

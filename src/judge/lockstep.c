@@ -10,6 +10,7 @@
 #include "arch/arch.h"
 #include "base/error.h"
 #include "compare/pair.h"
+#include "judge/agreement.h"
 #include "judge/floors.h"
 
 #include <stdlib.h>
@@ -296,8 +297,11 @@ enum st_status st_rosetta_lockstep(struct st_rosetta_state *s, const struct st_r
 		l.fault_seen |= rep->status == ST_STATUS_FAULT || node_weights(r, &l.gb->nodes[i]) >= ST_WEIGHT_FAULT;
 		if (o->hooks.progress)
 			o->hooks.progress(o->hooks.user, "evaluating", i + 1, l.gb->n_nodes);
-		if (rep->stage == ST_STAGE_LM_HEAD)
+		if (rep->stage == ST_STAGE_LM_HEAD) {
 			note_top1(r, &l, i);
+			ST_TRY_OUT(st_agreement_add(&r->agreement, 0, r->tokens_b, st_run_value(l.ra, i),
+			                            st_run_value(l.rb, i), e->pool, err));
+		}
 		if ((l.fault_seen || rep->over_threshold) && !o->keep_going)
 			break;
 	}

@@ -4,6 +4,9 @@
 #include "arch/arch.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "judge/agreement.h"
+
+#include <stele/token.h>
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,6 +105,9 @@ static enum st_status settle_vocab(struct st_rosetta_state *s, struct st_error *
 		fits &= r->tokens_a[i] < common;
 	for (size_t i = 0; i < r->n_tokens_b; i++)
 		fits &= r->tokens_b[i] < common;
+	for (size_t k = 0; k < s->n_prompts; k++)
+		for (size_t i = 0; i < s->n_ids[k]; i++)
+			fits &= s->ids[k][i] < common;
 	if (fits) {
 		const struct st_model *more = a > b ? s->ma : s->mb;
 		bool zero = false;
@@ -119,6 +125,77 @@ static enum st_status settle_vocab(struct st_rosetta_state *s, struct st_error *
 		if (strcmp(r->config[i].key, "vocab") == 0 && !fits)
 			r->config[i].matters = true;
 	return ST_OK;
+}
+
+/* ---- several prompts ---- */
+
+/* The ids of all prompts, until one is found that the two tokenizers take apart differently: that one is reported. */
+static enum st_status all_tokens(struct st_rosetta_state *s, const struct st_rosetta_options *o, struct st_error *err)
+{
+	struct st_rosetta *r = &s->r;
+	if (!o->prompts)
+		return st_rosetta_tokens(s, o, err);
+	if (o->n_prompts == 0)
+		return st_fail(err, ST_ERR_USAGE, "there is no prompt: nothing can be compared");
+	s->ids = st_arena_alloc(&s->arena, o->n_prompts, sizeof *s->ids);
+	s->n_ids = st_arena_alloc(&s->arena, o->n_prompts, sizeof *s->n_ids);
+	if (!s->ids || !s->n_ids)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	char *first = NULL;
+	for (size_t i = 0; i < o->n_prompts; i++) {
+		struct st_rosetta_options one = *o;
+		one.prompt = o->prompts[i];
+		ST_TRY(st_rosetta_tokens(s, &one, err));
+		if (s->tokens_differ) {
+			s->n_prompts = 0; /* with keep_going this one alone is evaluated */
+			return ST_OK;
+		}
+		first = i ? first : r->prompt;
+		s->ids[i] = r->tokens_b;
+		s->n_ids[i] = r->n_tokens_b;
+		s->n_prompts++;
+	}
+	r->prompt = first;
+	r->tokens_a = r->tokens_b = (uint32_t *)(uintptr_t)s->ids[0];
+	r->n_tokens_a = r->n_tokens_b = s->n_ids[0];
+	return ST_OK;
+}
+
+/* Tokens of the changed positions, as text where a side has a tokenizer. */
+static void add_text(struct st_rosetta_state *s)
+{
+	struct st_agreement *g = &s->r.agreement;
+	const struct st_tokenizer *t = s->tb ? s->tb : s->ta;
+	for (size_t i = 0; t && i < g->n_changed; i++) {
+		struct st_position *p = &g->changed[i];
+		st_tokenizer_decode(t, p->token, p->text_token, sizeof p->text_token - 1);
+		st_tokenizer_decode(t, p->best_a, p->text_a, sizeof p->text_a - 1);
+		st_tokenizer_decode(t, p->best_b, p->text_b, sizeof p->text_b - 1);
+	}
+}
+
+/* Behind the lock-step, where that reached the logits: the other prompts, and what layers cost. */
+static enum st_status measure_agreement(struct st_rosetta_state *s, const struct st_rosetta_options *o,
+                                        const struct st_exec *e, struct st_error *err)
+{
+	struct st_rosetta *r = &s->r;
+	const struct st_graph *ga = st_model_graph(s->ma), *gb = st_model_graph(s->mb);
+	if (!r->agreement.prompts)
+		return ST_OK;
+	for (size_t i = 1; i < s->n_prompts; i++) {
+		ST_TRY(st_agreement_of_prompt(&r->agreement, ga, gb, (uint32_t)i, s->ids[i], s->n_ids[i], e, err));
+		if (o->hooks.progress)
+			o->hooks.progress(o->hooks.user, "more prompts", i, s->n_prompts - 1);
+	}
+	st_agreement_usual(&r->agreement, r->stages, r->n_stages);
+	add_text(s);
+	if (!o->layer_costs)
+		return ST_OK;
+	r->layers = st_arena_alloc(&s->arena, gb->n_nodes, sizeof *r->layers);
+	if (!r->layers)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	return st_layer_costs(ga, gb, r->tokens_b, r->n_tokens_b, r->stages, e, &o->hooks, r->layers, &r->n_layers,
+	                      err);
 }
 
 enum st_status st_rosetta_run(const char *path_a, const char *path_b, const struct st_rosetta_options *o,
@@ -155,7 +232,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	}
 	ST_TRY_OUT(describe_side(s->ma, path_a, o->hash, &r->a, err));
 	ST_TRY_OUT(describe_side(s->mb, path_b, o->hash, &r->b, err));
-	ST_TRY_OUT(st_rosetta_tokens(s, o, err));
+	ST_TRY_OUT(all_tokens(s, o, err));
 	r->ms_load = now_ms() - start;
 
 	double judge = now_ms();
@@ -177,10 +254,12 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	bool whole = ga && gb, runnable = !stop && s->form.differs == ST_FORM_EQUAL;
 	for (size_t i = 0; i < r->n_weights; i++) /* a missing weight leaves a hole in one graph */
 		runnable &= r->weights[i].status < ST_WEIGHT_ONLY_A;
-	if (runnable)
+	if (runnable) {
 		ST_TRY_OUT(st_rosetta_lockstep(s, o, &e, err));
-	else
+		ST_TRY_OUT(measure_agreement(s, o, &e, err));
+	} else {
 		r->skipped = gb ? gb->n_nodes : ga ? ga->n_nodes : 0;
+	}
 	r->ms_run = now_ms() - run;
 	/* Both sides lack the same weight: nothing to compare it with, so the files themselves are the trouble. */
 	if (!ga && !gb && !stop)

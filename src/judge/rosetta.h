@@ -27,7 +27,9 @@ struct st_rosetta_state {
 	struct st_model *ma, *mb;
 	struct st_arena arena;
 	bool tokens_differ;
-	struct st_form form; /* ST_FORM_EQUAL also where the graphs were not looked at */
+	const uint32_t **ids; /* of several prompts, which both sides take apart alike; n_ids: how many each has */
+	size_t *n_ids, n_prompts;
+	struct st_form form;          /* ST_FORM_EQUAL also where the graphs were not looked at */
 	struct st_tokenizer *ta, *tb; /* NULL: the file has none that can be used; why_a and why_b say why */
 	struct st_error why_a, why_b;
 };

@@ -50,8 +50,10 @@ static enum st_status ids_of(struct st_rosetta_state *s, const struct st_tokeniz
 enum st_status st_rosetta_tokens(struct st_rosetta_state *s, const struct st_rosetta_options *o, struct st_error *err)
 {
 	struct st_rosetta *r = &s->r;
-	ST_TRY(open_tokenizer(s->ma, !o->tokens, &s->ta, &s->why_a, err));
-	ST_TRY(open_tokenizer(s->mb, !o->tokens, &s->tb, &s->why_b, err));
+	if (!s->ta && !s->tb) { /* else this is not the first prompt */
+		ST_TRY(open_tokenizer(s->ma, !o->tokens, &s->ta, &s->why_a, err));
+		ST_TRY(open_tokenizer(s->mb, !o->tokens, &s->tb, &s->why_b, err));
+	}
 	if (o->tokens) {
 		r->tokens_a = r->tokens_b = copy_ids(&s->arena, o->tokens, o->n_tokens);
 		r->n_tokens_a = r->n_tokens_b = o->n_tokens;

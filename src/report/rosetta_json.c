@@ -124,6 +124,58 @@ static json_t *ids(const uint32_t *p, size_t n)
 	return a;
 }
 
+static json_t *token_json(uint32_t id, const char *text)
+{
+	return json_pack("{s:o, s:o}", "id", st_json_u64(id), "text", text[0] ? st_json_text(text) : json_null());
+}
+
+static json_t *agreement(const struct st_rosetta *r)
+{
+	const struct st_agreement *g = &r->agreement;
+	struct object b = { .o = json_object() };
+	json_t *list = json_array();
+	if (!g->prompts) {
+		json_decref(b.o);
+		json_decref(list);
+		return json_null();
+	}
+	for (size_t i = 0; i < g->n_changed; i++) {
+		const struct st_position *p = &g->changed[i];
+		json_array_append_new(list,
+		                      json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "prompt", st_json_u64(p->prompt),
+		                                "position", st_json_u64(p->position), "token",
+		                                token_json(p->token, p->text_token), "a",
+		                                token_json(p->best_a, p->text_a), "b", token_json(p->best_b, p->text_b),
+		                                "gap", st_json_number(p->gap), "kl", st_json_number(p->kl)));
+	}
+	put(&b, "prompts", st_json_u64(g->prompts));
+	put(&b, "positions", st_json_u64(g->positions));
+	put(&b, "nonfinite", st_json_u64(g->nonfinite));
+	put(&b, "top1", st_json_u64(g->top1));
+	put(&b, "top5", st_json_u64(g->top5));
+	put(&b, "kl_mean", g->positions ? st_json_number(g->kl_sum / (double)g->positions) : json_null());
+	put(&b, "kl_max", st_json_number(g->kl_max));
+	put(&b, "over_usual", isnan(g->over_usual) ? json_null() : st_json_number(g->over_usual));
+	put(&b, "changed", list);
+	return b.o;
+}
+
+static json_t *layer_costs(const struct st_rosetta *r)
+{
+	if (!r->layers)
+		return json_null();
+	json_t *list = json_array();
+	for (size_t i = 0; i < r->n_layers; i++) {
+		const struct st_layer_cost *p = &r->layers[i];
+		json_array_append_new(list,
+		                      json_pack("{s:o, s:s, s:o, s:o, s:o}", "layer", layer_number(p->layer), "stage",
+		                                st_stage_name(p->stage), "kl",
+		                                isnan(p->kl) ? json_null() : st_json_number(p->kl), "added",
+		                                st_json_number(p->added), "over_usual", st_json_number(p->over_usual)));
+	}
+	return list;
+}
+
 json_t *st_report_rosetta_json(const struct st_rosetta *r, int status)
 {
 	struct object b = { .o = json_object() };
@@ -175,6 +227,8 @@ json_t *st_report_rosetta_json(const struct st_rosetta *r, int status)
 	    r->has_top1 ? json_pack("{s:o, s:o, s:b, s:o}", "a", st_json_u64(r->top1_a), "b", st_json_u64(r->top1_b),
 	                            "agree", r->top1_agree, "gap", st_json_number(r->top1_gap))
 	                : json_null());
+	put(&b, "agreement", agreement(r));
+	put(&b, "layer_costs", layer_costs(r));
 	put(&b, "timing_ms",
 	    json_pack("{s:o, s:o, s:o, s:o}", "load", st_json_number(r->ms_load), "run", st_json_number(r->ms_run),
 	              "judge", st_json_number(r->ms_judge), "total", st_json_number(r->ms_total)));

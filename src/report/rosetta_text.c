@@ -254,6 +254,95 @@ static void stage_lines(const struct st_rosetta *r, bool verbose, bool colour, s
 	}
 }
 
+/* A token as text where there is one, else its id. */
+static void token(const char *text, uint32_t id, struct st_text *t)
+{
+	if (!text[0]) {
+		st_text_printf(t, "token %u", (unsigned)id);
+		return;
+	}
+	st_text_puts(t, "\"");
+	st_text_add_safe(t, text, strlen(text));
+	st_text_puts(t, "\"");
+}
+
+static void percent(struct st_text *t, uint64_t part, uint64_t of)
+{
+	st_text_printf(t, "%llu (%.1f %%)", (unsigned long long)part, 100 * (double)part / (double)of);
+}
+
+/* Nothing where both give the same logits: there is nothing to agree about. */
+static void agreement_lines(const struct st_rosetta *r, struct st_text *t)
+{
+	const struct st_agreement *g = &r->agreement;
+	if (!g->positions || (g->kl_max == 0 && g->top1 == g->positions && g->prompts < 2 && !g->nonfinite))
+		return;
+	st_text_printf(t, TAG "=== Next tokens ===   %llu position%s of %llu prompt%s: best the same at ",
+	               (unsigned long long)g->positions, g->positions == 1 ? "" : "s", (unsigned long long)g->prompts,
+	               g->prompts == 1 ? "" : "s");
+	percent(t, g->top1, g->positions);
+	st_text_puts(t, ", B's best among A's five at ");
+	percent(t, g->top5, g->positions);
+	st_text_printf(t, "; KL(B, A) %.3g, at most %.3g", g->kl_sum / (double)g->positions, g->kl_max);
+	if (!isnan(g->over_usual))
+		st_text_printf(t, "; errors %.2f times what these types usually cost", g->over_usual);
+	if (g->nonfinite)
+		st_text_printf(t, "; %llu positions left out: logits that are not finite",
+		               (unsigned long long)g->nonfinite);
+	st_text_puts(t, "\n");
+	for (size_t i = 0; i < g->n_changed; i++) {
+		const struct st_position *p = &g->changed[i];
+		st_text_puts(t, TAG "behind ");
+		token(p->text_token, p->token, t);
+		st_text_printf(t, " (position %u", (unsigned)p->position);
+		if (g->prompts > 1)
+			st_text_printf(t, " of prompt %u", (unsigned)p->prompt + 1);
+		st_text_puts(t, "): ");
+		token(p->text_a, p->best_a, t);
+		st_text_puts(t, " in A, ");
+		token(p->text_b, p->best_b, t);
+		st_text_printf(t, " in B, %.3g above its second; KL %.3g\n", p->gap, p->kl);
+	}
+	if (g->positions - g->top1 > g->n_changed)
+		st_text_printf(t, TAG "... and %llu more\n",
+		               (unsigned long long)(g->positions - g->top1 - g->n_changed));
+}
+
+static const struct st_layer_cost *dearest(const struct st_rosetta *r, double below)
+{
+	const struct st_layer_cost *best = NULL;
+	for (size_t i = 0; i < r->n_layers; i++)
+		if (r->layers[i].kl < below && (!best || r->layers[i].kl > best->kl))
+			best = &r->layers[i];
+	return best;
+}
+
+/* The dearest first; those alike in cost down to the last bit are one line, which exact zeros are. */
+static void layer_cost_lines(const struct st_rosetta *r, bool verbose, struct st_text *t)
+{
+	double sum = 0;
+	for (size_t i = 0; i < r->n_layers; i++)
+		sum += r->layers[i].kl > 0 ? r->layers[i].kl : 0;
+	if (!r->layers)
+		return;
+	st_text_printf(t,
+	               TAG "=== Layers by cost ===   %zu apart by their stored types; KL of B's logits with one "
+	                   "layer of A\n",
+	               r->n_layers);
+	size_t shown = 0;
+	for (const struct st_layer_cost *p = dearest(r, INFINITY); p && (verbose || shown < 5);
+	     p = dearest(r, p->kl), shown++) {
+		if (p->layer >= 0)
+			st_text_printf(t, TAG "layer %-12d", (int)p->layer);
+		else
+			st_text_printf(t, TAG "%-18s", st_stage_name(p->stage));
+		st_text_printf(t, "  KL %.3g", p->kl);
+		if (sum > 0)
+			st_text_printf(t, " (%.0f %%)", 100 * p->kl / sum);
+		st_text_printf(t, "  adds %.3g  %.2f times what its types usually cost\n", p->added, p->over_usual);
+	}
+}
+
 void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, bool colour, struct st_text *t)
 {
 	input_lines(r, t);
@@ -262,6 +351,8 @@ void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, bool colou
 	if (r->n_weights)
 		weight_lines(r, verbose, t);
 	stage_lines(r, verbose, colour, t);
+	agreement_lines(r, t);
+	layer_cost_lines(r, verbose, t);
 	if (r->text[0])
 		st_text_printf(t, TAG "DIAGNOSIS: %s\n", r->text);
 	if (r->cause.code != ST_CAUSE_NONE && r->cause.confidence == ST_UNEXPLAINED)
