@@ -374,13 +374,23 @@ static enum st_status read_model(struct reading *v, struct st_error *err)
 	                                                                                  : ST_OK;
 }
 
+/* A file whose vocabulary lies elsewhere says "none"; the word is carried. */
+static bool says_model(const struct st_container *c)
+{
+	const struct st_kv *kv = st_kv_find(&c->keys, "tokenizer.ggml.model");
+	const uint8_t *p = kv ? kv->data : NULL;
+	size_t n = 0;
+	const char *s = kv && kv->type == ST_KV_STR ? st_kv_next_str(&p, &n) : NULL;
+	return kv && !(s && ((n == 4 && memcmp(s, "none", 4) == 0) || (n == 8 && memcmp(s, "no_vocab", 8) == 0)));
+}
+
 /* A container without any vocabulary is a model all the same; one whose vocabulary is not understood stays in its
  * container. */
 static bool has_vocabulary(const struct st_container *c)
 {
 	switch (c->format) {
 	case ST_FORMAT_GGUF:
-		return st_kv_find(&c->keys, "tokenizer.ggml.model") != NULL;
+		return says_model(c);
 	case ST_FORMAT_APR:
 		return json_object_get(c->docs.metadata, "tokenizer.vocabulary") != NULL;
 	default:

@@ -198,6 +198,30 @@ static enum st_status check_places(struct st_inspection *in, struct st_error *er
 	return st;
 }
 
+/* One id of the configuration against the tokenizer's own: an engine that goes by the one does not end, or begin, where
+ * an engine that goes by the other does. */
+static enum st_status check_special_id(struct st_inspection *in, const char *what, const struct st_config_origin *from,
+                                       int64_t config, int64_t own, struct st_error *err)
+{
+	size_t n = 0;
+	const char *piece = st_tokenizer_piece(in->tokenizer, (uint32_t)own, &n);
+	if (config < 0 || own < 0 || config == own)
+		return ST_OK;
+	return add(in, err, ST_NOTE, what, NULL, "%.88s is %" PRId64 ", but the tokenizer's own is %" PRId64 " (%.*s)",
+	           from->key, config, own, n < 64 ? (int)n : 64, piece ? piece : "");
+}
+
+static enum st_status check_special_ids(struct st_inspection *in, const struct st_config *cfg, struct st_error *err)
+{
+	int64_t eos = st_tokenizer_eos(in->tokenizer);
+	bool among = false;
+	for (uint32_t i = 0; i < cfg->n_eos_also; i++)
+		among |= cfg->eos_also[i] == eos;
+	ST_TRY(check_special_id(in, "bos", &cfg->origin[ST_CONFIG_BOS], cfg->bos, st_tokenizer_bos(in->tokenizer),
+	                        err));
+	return among ? ST_OK : check_special_id(in, "eos", &cfg->origin[ST_CONFIG_EOS], cfg->eos, eos, err);
+}
+
 static enum st_status check_config(struct st_inspection *in, struct st_error *err)
 {
 	if (in->contradiction) {
@@ -213,7 +237,7 @@ static enum st_status check_config(struct st_inspection *in, struct st_error *er
 	if (vocab > cfg->vocab)
 		return add(in, err, ST_FAULT, "vocabulary", NULL,
 		           "the tokenizer has %" PRIu32 " ids, the embedding only %" PRIu32 " rows", vocab, cfg->vocab);
-	return ST_OK;
+	return check_special_ids(in, cfg, err);
 }
 
 uint64_t st_model_run_memory(const struct st_model *m, uint64_t tokens, uint64_t steps, bool all_logits,

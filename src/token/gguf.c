@@ -178,6 +178,9 @@ enum st_status st_tokenizer_from_gguf(struct st_tokenizer *t, const struct st_co
 	ST_TRY(st_kv_str(&c->keys, KEY("model"), &model, &n, &found, err));
 	if (!found)
 		return st_fail(err, ST_ERR_UNSUPPORTED, "no " KEY("model") ": there is no tokenizer");
+	if ((n == 4 && memcmp(model, "none", 4) == 0) || (n == 8 && memcmp(model, "no_vocab", 8) == 0))
+		return st_fail(err, ST_ERR_UNSUPPORTED, KEY("model") " is \"%.*s\": there is no tokenizer", (int)n,
+		               model);
 	const struct kind *kind = NULL;
 	for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
 		if (strlen(kinds[i].name) == n && memcmp(kinds[i].name, model, n) == 0)
