@@ -45,6 +45,8 @@ const char *st_stranger(const struct st_container *c);
 void st_config_show(const struct st_config *cfg, enum st_config_member m, char *buf, size_t n);
 /* "10000 (default: no qwen2.rope.freq_base)", "1000000 (rope_theta)": the value, and where it comes from. */
 void st_config_tell(const char *value, const char *name, const struct st_config_origin *from, char *buf, size_t n);
+/* The method that packed a model's weights into several tensors each ("AWQ"), and one of those; NULL: none known. */
+const char *st_packing(const struct st_container *c, const char **tensor);
 
 /* Names of a weight in each convention; layer is ignored for whole-model roles. Return false where the
  * role has no name there. Used by readers, convert, synth and reports. */

@@ -18,6 +18,12 @@ enum st_status st_model_open_partial(const char *path, struct st_model **out, st
 	const char *stranger = st_stranger(m->c);
 	if (stranger)
 		ST_TRY_OUT(st_fail(err, ST_ERR_UNSUPPORTED, "is %s", stranger));
+	const char *packed, *method = st_packing(m->c, &packed);
+	if (method)
+		ST_TRY_OUT(st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, packed,
+		                      "weights are packed by %s, which Stele does not decode: unpack the model first "
+		                      "(dequantise and save it)",
+		                      method));
 	ST_TRY_OUT(st_config_read(m->c, &m->cfg, &m->arch, err));
 	ST_TRY_OUT(st_model_bind(m, err));
 	if (m->problem.code == ST_OK)

@@ -1,4 +1,4 @@
-/* strangers.c - what a file of tensors is that is no language model, known by its tensors' names. */
+/* strangers.c - files that are no language model as Stele reads one, known by their tensors' names: what they are. */
 #include "arch/model_state.h"
 
 #include <string.h>
@@ -35,6 +35,51 @@ static bool is_native(const struct st_container *c)
 }
 
 static bool has_head(const struct st_container *c) { return has(c, "lm_head.weight") || has(c, "output.weight"); }
+
+/*
+ * Weights that other programs pack: of one matrix several tensors, of which some end alike in every file of a method.
+ * `all` of these must be there, `none` must not.
+ */
+static const struct {
+	const char *method, *all[3], *none;
+} packings[] = {
+	{ "GPTQ", { "qweight", "qzeros", "g_idx" }, NULL },
+	{ "AWQ", { "qweight", "qzeros", "scales" }, "g_idx" },
+	{ "GPTQ or AWQ", { "qweight" }, NULL },
+	{ "MLX", { "scales", "biases" }, NULL },
+	{ "bitsandbytes (int8)", { "SCB" }, NULL },
+	{ "bitsandbytes (NF4)", { "quant_state.bitsandbytes__nf4" }, NULL },
+	{ "bitsandbytes (FP4)", { "quant_state.bitsandbytes__fp4" }, NULL },
+	{ "bitsandbytes (4 bits)", { "absmax", "quant_map" }, NULL },
+	{ "compressed-tensors", { "weight_packed", "weight_scale" }, NULL },
+	{ "FP8 with block scales", { "weight_scale_inv" }, NULL },
+	{ "FP8 or int8 with scales", { "weight_scale" }, NULL },
+	{ "HQQ", { "W_q", "scale", "zero" }, NULL },
+	{ "AQLM", { "codebooks", "codes", "scales" }, NULL },
+};
+
+static bool fits(const struct st_container *c, size_t i)
+{
+	for (size_t k = 0; k < 3 && packings[i].all[k]; k++)
+		if (!has(c, packings[i].all[k]))
+			return false;
+	return !packings[i].none || !has(c, packings[i].none);
+}
+
+const char *st_packing(const struct st_container *c, const char **tensor)
+{
+	if (c->format == ST_FORMAT_GGUF)
+		return NULL;
+	for (size_t i = 0; i < sizeof packings / sizeof *packings; i++) {
+		if (!fits(c, i))
+			continue;
+		for (size_t k = 0; k < c->n_tensors; k++)
+			if (ends(c->tensors[k].name, packings[i].all[0]))
+				*tensor = c->tensors[k].name;
+		return packings[i].method;
+	}
+	return NULL;
+}
 
 const char *st_stranger(const struct st_container *c)
 {

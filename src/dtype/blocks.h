@@ -92,6 +92,61 @@ struct ST_PACKED st_block_iq4_xs {
 	uint8_t scales_l[4], qs[128];
 };
 
+/* ---- vectors out of a table (iq.h), ternary digits, FP4 under small floats ---- */
+
+struct ST_PACKED st_block_iq2_xxs {
+	st_half d;
+	uint8_t qs[64]; /* 8 x: 4 indices, then 4 x 7 signs and a scale of 4 bits in 32 bits */
+};
+struct ST_PACKED st_block_iq2_xs {
+	st_half d;
+	uint16_t qs[32]; /* index of 9 bits, 7 signs */
+	uint8_t scales[8];
+};
+struct ST_PACKED st_block_iq2_s {
+	st_half d;
+	uint8_t qs[32], signs[32], qh[8], scales[8];
+};
+struct ST_PACKED st_block_iq3_xxs {
+	st_half d;
+	uint8_t qs[64], signs[32]; /* signs: 8 x 4 x 7 of them and a scale of 4 bits */
+};
+struct ST_PACKED st_block_iq3_s {
+	st_half d;
+	uint8_t qs[64], qh[8], signs[32], scales[4];
+};
+struct ST_PACKED st_block_iq1_s {
+	st_half d;
+	uint8_t qs[32];
+	uint16_t qh[8];
+};
+struct ST_PACKED st_block_iq1_m {
+	uint8_t qs[32], qh[16];
+	uint16_t scales[4]; /* and the f16 factor, four bits in each */
+};
+struct ST_PACKED st_block_tq1_0 {
+	uint8_t qs[52];
+	st_half d;
+};
+struct ST_PACKED st_block_tq2_0 {
+	uint8_t qs[64];
+	st_half d;
+};
+struct ST_PACKED st_block_nvfp4 {
+	uint8_t d[4]; /* unsigned E4M3, of 16 elements each */
+	uint8_t qs[32];
+}; /* d / 2 * st_mxfp4_values[q] */
+
+static_assert(sizeof(struct st_block_iq2_xxs) == 66, "IQ2_XXS");
+static_assert(sizeof(struct st_block_iq2_xs) == 74, "IQ2_XS");
+static_assert(sizeof(struct st_block_iq2_s) == 82, "IQ2_S");
+static_assert(sizeof(struct st_block_iq3_xxs) == 98, "IQ3_XXS");
+static_assert(sizeof(struct st_block_iq3_s) == 110, "IQ3_S");
+static_assert(sizeof(struct st_block_iq1_s) == 50, "IQ1_S");
+static_assert(sizeof(struct st_block_iq1_m) == 56, "IQ1_M");
+static_assert(sizeof(struct st_block_tq1_0) == 54, "TQ1_0");
+static_assert(sizeof(struct st_block_tq2_0) == 66, "TQ2_0");
+static_assert(sizeof(struct st_block_nvfp4) == 36, "NVFP4");
 static_assert(sizeof(struct st_block_q4_0) == 18, "Q4_0");
 static_assert(sizeof(struct st_block_q4_1) == 20, "Q4_1");
 static_assert(sizeof(struct st_block_q5_0) == 22, "Q5_0");

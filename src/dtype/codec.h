@@ -81,6 +81,18 @@ ST_WEIGHTED_ENCODER(mxfp4);
 ST_DECODER(iq4_nl);
 ST_DECODER(iq4_xs);
 ST_DECODER(mxfp4);
+ST_DECODER(nvfp4);
+float st_nvfp4_step(uint8_t d); /* what the doubled code values are multiplied by */
+/* iq1.c, iq2.c, iq3.c, ternary.c */
+ST_DECODER(iq1_s);
+ST_DECODER(iq1_m);
+ST_DECODER(iq2_xxs);
+ST_DECODER(iq2_xs);
+ST_DECODER(iq2_s);
+ST_DECODER(iq3_xxs);
+ST_DECODER(iq3_s);
+ST_DECODER(tq1_0);
+ST_DECODER(tq2_0);
 ST_DECODER(apr_q4);
 ST_DECODER(apr_q8);
 ST_ENCODER(apr_q4);

@@ -77,6 +77,10 @@ GEOMETRY(mxfp4, ONE_BLOCK(ST_QK), .factor = ST_FACTOR_E8M0, .d_at = AT(st_block_
 GEOMETRY(apr_q4, ONE_BLOCK(ST_QK), F16_SCALE(st_block_apr_q4), .code = BITS(AT(st_block_apr_q4, qs), 4, 2),
          CODES(8, 15));
 
+/* Of digits of base 3 and of vectors out of a table there are no bits that belong to one element (elements.c). */
+GEOMETRY(tq2_0, ONE_BLOCK(ST_QKK), F16_SCALE(st_block_tq2_0), .code = BITS(AT(st_block_tq2_0, qs), 2, 128),
+         CODES(1, 2));
+
 GEOMETRY(q2_k, SUBS(16, 16), F16_SCALE_MIN(st_block_q2_k, dmin), .code = BITS(AT(st_block_q2_k, qs), 2, 128),
          CODES(0, 3),
          .scale = { .at = AT(st_block_q2_k, scales), .bits = 4, .group = 16, .bytes = 16 },
@@ -104,6 +108,9 @@ GEOMETRY(iq4_xs, SUBS(32, 8), F16_SCALE(st_block_iq4_xs), .code = BITS(AT(st_blo
 #define PLAIN(NAME, KIND, BYTES, type, dec, enc, rms) \
 	{ { .name = NAME, .kind = KIND, .block_elems = 1, .block_bytes = BYTES, .decode = dec, .encode = enc, \
 	    .storage_rel_rms = rms }, &geometry_##type, NULL }
+#define VECTORS(NAME, ELEMS, type, rms) \
+	{ { .name = NAME, .kind = ST_KIND_QUANT, .block_elems = ELEMS, .block_bytes = sizeof(struct st_block_##type), \
+	    .decode = st_decode_##type, .storage_rel_rms = rms }, &geometry_none, NULL }
 #define BLOCK(NAME, ELEMS, type, enc, weighted, rms) \
 	{ { .name = NAME, .kind = ST_KIND_QUANT, .block_elems = ELEMS, .block_bytes = sizeof(struct st_block_##type), \
 	    .decode = st_decode_##type, .encode = enc, .storage_rel_rms = rms }, &geometry_##type, weighted }
@@ -149,6 +156,17 @@ static const struct {
 	[ST_DTYPE_APR_Q4]  = BLOCK("AprQ4", ST_QK, apr_q4, st_encode_apr_q4, NULL, 0.086),
 	/* In units of the tensor's scale: see dtype/aprq.h. */
 	[ST_DTYPE_APR_Q8]  = PLAIN("AprQ8", ST_KIND_QUANT, 1, none, st_decode_apr_q8, st_encode_apr_q8, 0.0127),
+	/* As ggml's encoders leave N(0,1) data where all elements weigh the same. */
+	[ST_DTYPE_NVFP4]   = VECTORS("NVFP4", 64, nvfp4, 0.0953),
+	[ST_DTYPE_IQ1_S]   = VECTORS("IQ1_S", ST_QKK, iq1_s, 0.486),
+	[ST_DTYPE_IQ1_M]   = VECTORS("IQ1_M", ST_QKK, iq1_m, 0.451),
+	[ST_DTYPE_IQ2_XXS] = VECTORS("IQ2_XXS", ST_QKK, iq2_xxs, 0.343),
+	[ST_DTYPE_IQ2_XS]  = VECTORS("IQ2_XS", ST_QKK, iq2_xs, 0.299),
+	[ST_DTYPE_IQ2_S]   = VECTORS("IQ2_S", ST_QKK, iq2_s, 0.249),
+	[ST_DTYPE_IQ3_XXS] = VECTORS("IQ3_XXS", ST_QKK, iq3_xxs, 0.182),
+	[ST_DTYPE_IQ3_S]   = VECTORS("IQ3_S", ST_QKK, iq3_s, 0.137),
+	[ST_DTYPE_TQ1_0]   = VECTORS("TQ1_0", ST_QKK, tq1_0, 0.81),
+	[ST_DTYPE_TQ2_0]   = BLOCK("TQ2_0", ST_QKK, tq2_0, NULL, NULL, 0.81),
 };
 /* clang-format on */
 

@@ -2,7 +2,10 @@
 #include "dtype/geometry.h"
 
 #include "base/mem.h"
+#include "dtype/blocks.h"
+#include "dtype/codec.h"
 #include "dtype/half.h"
+#include "dtype/iq.h"
 
 #include <float.h>
 #include <math.h>
@@ -64,18 +67,95 @@ static struct st_elements moved(const struct st_elements *e, uint64_t by)
 	return (struct st_elements){ e->value + by, e->below + by, e->above + by, e->rounding + by };
 }
 
+/*
+ * Types whose elements have no code of their own. step: of each sub-block, what the table's magnitudes are multiplied by.
+ * top: the largest magnitude; an element that has it was clipped, so that outwards there is no end. wide: how many steps
+ * an element may have been moved when its vector was chosen for all its elements together, and by importances. Where 7
+ * signs of 8 are stored, one element may have got the other sign: twice the largest magnitude. most: steps of the
+ * largest number, in units of the block's factor.
+ */
+static const struct vectors {
+	enum st_dtype type;
+	unsigned (*steps)(const void *block, float step[16]);
+	float top, wide, most;
+} vectors[] = {
+	{ ST_DTYPE_IQ2_XXS, st_iq2_xxs_steps, 43, 86, 167 }, { ST_DTYPE_IQ2_XS, st_iq2_xs_steps, 43, 86, 167 },
+	{ ST_DTYPE_IQ2_S, st_iq2_s_steps, 43, 43, 167 },     { ST_DTYPE_IQ3_XXS, st_iq3_xxs_steps, 62, 124, 481 },
+	{ ST_DTYPE_IQ3_S, st_iq3_s_steps, 15, 15, 465 },     { ST_DTYPE_IQ1_S, st_iq1_s_steps, 0.875f, 2, 17 },
+	{ ST_DTYPE_IQ1_M, st_iq1_m_steps, 0.875f, 2, 17 },
+};
+
+static void vector_elements(const struct vectors *v, const uint8_t *block, unsigned n, const struct st_elements *e)
+{
+	float step[16];
+	unsigned n_sub = v->steps(block, step), sub = n / n_sub;
+	for (unsigned i = 0; i < n; i++) {
+		float x = e->value[i], size = fabsf(step[i / sub]), wide = 2 * v->wide * size;
+		bool end = fabsf(x) >= v->top * size;
+		e->below[i] = end && x <= 0 ? INFINITY : wide;
+		e->above[i] = end && x >= 0 ? INFINITY : wide;
+		e->rounding[i] = size == 0 ? 0x1p-25f * v->most : fabsf(x) * 0x1p-11f;
+	}
+}
+
+/* A digit is -1, 0 or 1 times the block's factor. */
+static void ternary_elements(float d, unsigned n, const struct st_elements *e)
+{
+	float size = fabsf(d);
+	for (unsigned i = 0; i < n; i++) {
+		float x = e->value[i];
+		e->below[i] = x < 0 ? INFINITY : size;
+		e->above[i] = x > 0 ? INFINITY : size;
+		e->rounding[i] = size == 0 ? 0x1p-25f : size * 0x1p-11f;
+	}
+}
+
+/* E2M1 under a scale with 3 bits of fraction, whose smallest number that is not 0 is 2^-9. */
+static void nvfp4_elements(const struct st_block_nvfp4 *b, const struct st_elements *e)
+{
+	const struct st_levels *l = st_dtype_geometry(ST_DTYPE_MXFP4)->levels;
+	for (unsigned i = 0; i < 64; i++) {
+		unsigned j = i / 16, byte = 8 * j + i % 8, code = b->qs[byte] >> (i % 16 < 8 ? 0 : 4) & 15u;
+		float step = st_nvfp4_step(b->d[j]);
+		e->below[i] = l->below[code] ? step * l->below[code] : INFINITY;
+		e->above[i] = l->above[code] ? step * l->above[code] : INFINITY;
+		e->rounding[i] = fmaxf(step * 0x1p-4f, 0x1p-11f) * fabsf((float)l->level[code]);
+		if (step == 0) {
+			e->below[i] = e->above[i] = 0;
+			e->rounding[i] = 0x1p-11f * 12;
+		}
+	}
+}
+
+/* One block of a type without codes of its own; e->value is filled. */
+static void block_of_vectors(enum st_dtype t, const uint8_t *block, const struct st_elements *e)
+{
+	for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+		if (vectors[i].type == t) {
+			vector_elements(&vectors[i], block, ST_QKK, e);
+			return;
+		}
+	if (t == ST_DTYPE_TQ1_0)
+		ternary_elements(st_f16_to_f32(((const struct st_block_tq1_0 *)block)->d), ST_QKK, e);
+	else if (t == ST_DTYPE_NVFP4)
+		nvfp4_elements((const struct st_block_nvfp4 *)block, e);
+}
+
 /* Elements [first, first + n) of the block at src, to *e. */
 static void block_elements(const struct st_tensor *t, const uint8_t *src, unsigned first, unsigned n,
                            const struct st_elements *e)
 {
 	const struct st_geometry *g = st_dtype_geometry(t->dtype);
-	unsigned all = (unsigned)g->sub * g->n_sub;
+	unsigned all = st_dtype_info(t->dtype)->block_elems;
 	struct st_block_parts p;
 	float part[4][ST_BLOCK_MOST];
 	bool whole = n == all;
 	struct st_elements to = whole ? *e : (struct st_elements){ part[0], part[1], part[2], part[3] };
-	st_block_unpack(g, src, &p);
 	st_dtype_info(t->dtype)->decode(src, to.value, all);
+	if (g->sub == 0)
+		block_of_vectors(t->dtype, src, &to);
+	else
+		st_block_unpack(g, src, &p);
 	for (unsigned j = 0; j < g->n_sub; j++) {
 		struct st_elements sub = moved(&to, (uint64_t)j * g->sub);
 		sub_block(g, &p, j, &sub);
@@ -128,7 +208,7 @@ void st_tensor_elements(const struct st_tensor *t, uint64_t row, const struct st
 {
 	const struct st_dtype_info *info = st_dtype_info(t->dtype);
 	uint64_t cols = st_tensor_cols(t), be = info->block_elems;
-	if (st_dtype_geometry(t->dtype)->sub == 0) {
+	if (be == 1) {
 		st_tensor_decode(t, row, 1, e->value);
 		if (t->dtype == ST_DTYPE_APR_Q8) {
 			tensor_step_elements(t, cols, e);

@@ -19,22 +19,17 @@
 #include <zlib.h> /* crc32_combine */
 
 const struct st_apr_code st_apr_codes[] = {
-	{ 0, ST_DTYPE_F32, false },  { 1, ST_DTYPE_F16, false },      { 30, ST_DTYPE_BF16, false },
-	{ 2, ST_DTYPE_BF16, false }, { 2, ST_DTYPE_Q4_0, false },     { 3, ST_DTYPE_F64, false },
-	{ 3, ST_DTYPE_Q4_1, false }, { 4, ST_DTYPE_I32, false },      { 5, ST_DTYPE_I64, false },
-	{ 6, ST_DTYPE_I8, false },   { 6, ST_DTYPE_Q5_0, false },     { 7, ST_DTYPE_U8, false },
-	{ 7, ST_DTYPE_Q5_1, false }, { 128, ST_DTYPE_APR_Q4, true },  { 8, ST_DTYPE_APR_Q4, true },
-	{ 8, ST_DTYPE_Q8_0, true },  { 129, ST_DTYPE_APR_Q8, false }, { 9, ST_DTYPE_APR_Q8, false },
-	{ 9, ST_DTYPE_Q8_1, false }, { 10, ST_DTYPE_Q2_K, true },     { 11, ST_DTYPE_Q3_K, true },
-	{ 12, ST_DTYPE_Q4_K, true }, { 13, ST_DTYPE_Q5_K, true },     { 14, ST_DTYPE_Q6_K, true },
+	{ 0, ST_DTYPE_F32, false },     { 1, ST_DTYPE_F16, false },      { 30, ST_DTYPE_BF16, false },
+	{ 2, ST_DTYPE_BF16, false },    { 2, ST_DTYPE_Q4_0, false },     { 3, ST_DTYPE_F64, false },
+	{ 3, ST_DTYPE_Q4_1, false },    { 4, ST_DTYPE_I32, false },      { 5, ST_DTYPE_I64, false },
+	{ 6, ST_DTYPE_I8, false },      { 6, ST_DTYPE_Q5_0, false },     { 7, ST_DTYPE_U8, false },
+	{ 7, ST_DTYPE_Q5_1, false },    { 128, ST_DTYPE_APR_Q4, true },  { 8, ST_DTYPE_APR_Q4, true },
+	{ 8, ST_DTYPE_Q8_0, true },     { 129, ST_DTYPE_APR_Q8, false }, { 9, ST_DTYPE_APR_Q8, false },
+	{ 9, ST_DTYPE_Q8_1, false },    { 10, ST_DTYPE_Q2_K, true },     { 11, ST_DTYPE_Q3_K, true },
+	{ 12, ST_DTYPE_Q4_K, true },    { 13, ST_DTYPE_Q5_K, true },     { 14, ST_DTYPE_Q6_K, true },
+	{ 16, ST_DTYPE_IQ2_XXS, true }, { 17, ST_DTYPE_IQ2_XS, true },
 };
 const size_t st_apr_n_codes = sizeof st_apr_codes / sizeof *st_apr_codes;
-
-/* Codes that mean a type Stele does not decode. */
-static const struct {
-	uint8_t code;
-	const char *name;
-} undecoded[] = { { 16, "IQ2_XXS" }, { 17, "IQ2_XS" } };
 
 struct entry {
 	uint8_t code;
@@ -252,10 +247,6 @@ static bool fits(const struct st_apr_code *code, const struct st_tensor *t, uint
 
 static enum st_status refuse_code(const struct apr *a, const struct st_tensor *t, const struct entry *e)
 {
-	for (size_t i = 0; i < sizeof undecoded / sizeof *undecoded; i++)
-		if (undecoded[i].code == e->code)
-			return st_fail_at(a->err, ST_ERR_UNSUPPORTED, e->at, t->name,
-			                  "stored as %s, which Stele does not decode", undecoded[i].name);
 	const char *names[2] = { NULL, NULL };
 	for (size_t i = 0, n = 0; i < st_apr_n_codes; i++)
 		if (st_apr_codes[i].code == e->code && n < 2)

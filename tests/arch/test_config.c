@@ -275,6 +275,42 @@ static void what_is_no_language_model(void **state)
 	naive_free(&m);
 }
 
+static void packed_weights(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *tails[4], *says;
+	} cases[] = {
+		{ { "qweight", "qzeros", "scales", "g_idx" }, "packed by GPTQ," },
+		{ { "qweight", "qzeros", "scales" }, "packed by AWQ," },
+		{ { "weight", "scales", "biases" }, "packed by MLX," },
+		{ { "weight", "SCB" }, "packed by bitsandbytes (int8)," },
+		{ { "weight", "weight.absmax", "weight.quant_map", "weight.quant_state.bitsandbytes__nf4" },
+		  "packed by bitsandbytes (NF4)," },
+		{ { "weight_packed", "weight_scale", "weight_shape" }, "packed by compressed-tensors," },
+		{ { "weight", "weight_scale_inv" }, "packed by FP8 with block scales," },
+	};
+	struct naive m = sizes("llama");
+	naive_init(&m, 16);
+	struct file_model f;
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		file_model_init(&f, &m, "model.", false);
+		for (size_t k = 0; k < f.n; k++)
+			if (strcmp(f.t[k].name, "model.layers.0.mlp.up_proj.weight") == 0)
+				snprintf(f.t[k].name, sizeof f.t[k].name, "model.layers.0.mlp.up_proj.%s",
+				         cases[i].tails[0]);
+		for (size_t k = 1; k < 4 && cases[i].tails[k]; k++) {
+			char name[96];
+			snprintf(name, sizeof name, "model.layers.0.mlp.up_proj.%s", cases[i].tails[k]);
+			file_add_f32(&f, name, m.final_norm, 0, m.D);
+		}
+		check_refused(cases[i].says, write_hf(&f, file_config("llama", &m)), ST_ERR_UNSUPPORTED, cases[i].says,
+		              "up_proj");
+		file_model_free(&f);
+	}
+	naive_free(&m);
+}
+
 /* Of two tied tensors some writers keep the head. */
 static void tied_head_alone(void **state)
 {
@@ -984,6 +1020,7 @@ int main(void)
 		cmocka_unit_test(tied_head_alone),
 		cmocka_unit_test(empty_tensors),
 		cmocka_unit_test(what_is_no_language_model),
+		cmocka_unit_test(packed_weights),
 		cmocka_unit_test(apr_rope_type),
 		cmocka_unit_test(optional_parts),
 		cmocka_unit_test(windows_and_scaling),

@@ -10,9 +10,11 @@
 
 /* Types the shared data set has random blocks and their values for. */
 static const enum st_dtype with_vectors[] = {
-	ST_DTYPE_F16,  ST_DTYPE_BF16, ST_DTYPE_Q4_0,   ST_DTYPE_Q4_1,   ST_DTYPE_Q5_0,
-	ST_DTYPE_Q5_1, ST_DTYPE_Q8_0, ST_DTYPE_Q2_K,   ST_DTYPE_Q3_K,   ST_DTYPE_Q4_K,
-	ST_DTYPE_Q5_K, ST_DTYPE_Q6_K, ST_DTYPE_IQ4_NL, ST_DTYPE_IQ4_XS, ST_DTYPE_MXFP4,
+	ST_DTYPE_F16,   ST_DTYPE_BF16,    ST_DTYPE_Q4_0,   ST_DTYPE_Q4_1,    ST_DTYPE_Q5_0,
+	ST_DTYPE_Q5_1,  ST_DTYPE_Q8_0,    ST_DTYPE_Q2_K,   ST_DTYPE_Q3_K,    ST_DTYPE_Q4_K,
+	ST_DTYPE_Q5_K,  ST_DTYPE_Q6_K,    ST_DTYPE_IQ4_NL, ST_DTYPE_IQ4_XS,  ST_DTYPE_MXFP4,
+	ST_DTYPE_NVFP4, ST_DTYPE_IQ1_S,   ST_DTYPE_IQ1_M,  ST_DTYPE_IQ2_XXS, ST_DTYPE_IQ2_XS,
+	ST_DTYPE_IQ2_S, ST_DTYPE_IQ3_XXS, ST_DTYPE_IQ3_S,  ST_DTYPE_TQ1_0,   ST_DTYPE_TQ2_0,
 };
 
 /* Decode the bytes of one file of the set and compare bit for bit; both buffers end at a guard page. */
@@ -54,8 +56,8 @@ static void encoded_blocks_decode_bit_for_bit(void **state)
 {
 	(void)state;
 	static const enum st_dtype types[] = {
-		ST_DTYPE_F16,  ST_DTYPE_BF16, ST_DTYPE_Q4_0, ST_DTYPE_Q4_1,
-		ST_DTYPE_Q5_0, ST_DTYPE_Q5_1, ST_DTYPE_Q8_0, ST_DTYPE_MXFP4,
+		ST_DTYPE_F16,  ST_DTYPE_BF16, ST_DTYPE_Q4_0,  ST_DTYPE_Q4_1,  ST_DTYPE_Q5_0,
+		ST_DTYPE_Q5_1, ST_DTYPE_Q8_0, ST_DTYPE_MXFP4, ST_DTYPE_TQ1_0, ST_DTYPE_TQ2_0,
 	};
 	for (size_t i = 0; i < sizeof types / sizeof *types; i++)
 		check_vectors(types[i], "encoded");

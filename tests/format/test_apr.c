@@ -246,6 +246,8 @@ static void sizes_settle_the_type(void **state)
 		{ 12, 2, 256, 288, ST_DTYPE_Q4_K, ST_LAYOUT_ROWS, 144 },
 		{ 13, 2, 256, 352, ST_DTYPE_Q5_K, ST_LAYOUT_ROWS, 176 },
 		{ 14, 2, 256, 420, ST_DTYPE_Q6_K, ST_LAYOUT_ROWS, 210 },
+		{ 16, 2, 256, 132, ST_DTYPE_IQ2_XXS, ST_LAYOUT_ROWS, 66 },
+		{ 17, 2, 256, 148, ST_DTYPE_IQ2_XS, ST_LAYOUT_ROWS, 74 },
 		/* Rows that are no multiple of the block: 4 rows of 72 are 9 legacy blocks */
 		{ 2, 4, 72, 162, ST_DTYPE_Q4_0, ST_LAYOUT_FLAT, 0 },
 		{ 8, 3, 35, 72, ST_DTYPE_APR_Q4, ST_LAYOUT_FLAT, 0 },
@@ -291,8 +293,6 @@ static void sizes_that_fit_nothing(void **state)
 		{ 12, 3, 300, 720, ST_ERR_FORMAT, "Q4_K" },
 		{ 15, 2, 256, 584, ST_ERR_FORMAT, "unknown dtype code 15" },
 		{ 255, 2, 32, 64, ST_ERR_FORMAT, "unknown dtype code 255" },
-		{ 16, 2, 256, 132, ST_ERR_UNSUPPORTED, "IQ2_XXS" },
-		{ 17, 2, 256, 148, ST_ERR_UNSUPPORTED, "IQ2_XS" },
 		{ 9, 1, 32, 36, ST_ERR_UNSUPPORTED, "may be AprQ8 or Q8_1" },
 		{ 129, 1, 0, 0, ST_ERR_FORMAT, "" }, /* no room for the scale */
 	};

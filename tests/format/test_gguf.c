@@ -55,8 +55,8 @@ enum fault {
 	FAULT_DIMS_WRAP_BESIDE_ZERO,
 	FAULT_BYTES_WRAP,
 	FAULT_TYPE_NEVER,
-	FAULT_TYPE_IQ2,
-	FAULT_TYPE_NVFP4,
+	FAULT_TYPE_Q1,
+	FAULT_TYPE_Q2,
 	FAULT_TYPE_WITHDRAWN,
 	FAULT_ROW_NO_BLOCK,
 	FAULT_OFFSET_ODD,
@@ -118,8 +118,8 @@ static const struct {
 	[FAULT_DIMS_WRAP_BESIDE_ZERO] = { ST_ERR_FORMAT, "second: dimensions overflow" },
 	[FAULT_BYTES_WRAP] = { ST_ERR_FORMAT, "second: dimensions overflow" },
 	[FAULT_TYPE_NEVER] = { ST_ERR_FORMAT, "second: unknown type 9999; supported: F32 F16" },
-	[FAULT_TYPE_IQ2] = { ST_ERR_UNSUPPORTED, "second: type IQ2_XXS (16) is not supported yet; supported: F32 F16" },
-	[FAULT_TYPE_NVFP4] = { ST_ERR_UNSUPPORTED, "second: type NVFP4 (40)" },
+	[FAULT_TYPE_Q1] = { ST_ERR_UNSUPPORTED, "second: type Q1_0 (41) is not supported yet; supported: F32 F16" },
+	[FAULT_TYPE_Q2] = { ST_ERR_UNSUPPORTED, "second: type Q2_0 (42)" },
 	[FAULT_TYPE_WITHDRAWN] = { ST_ERR_UNSUPPORTED, "second: type Q4_2 (withdrawn) (4)" },
 	[FAULT_ROW_NO_BLOCK] = { ST_ERR_FORMAT, "second: rows of 33 elements" },
 	[FAULT_OFFSET_ODD] = { ST_ERR_FORMAT, "second: offset 68 is no multiple of the alignment 64" },
@@ -310,8 +310,8 @@ static void put_second_tensor(struct bytes *b, enum fault f)
 		put_u64(b, 2);
 	}
 	put_u32(b, f == FAULT_TYPE_NEVER       ? 9999
-	           : f == FAULT_TYPE_IQ2       ? 16
-	           : f == FAULT_TYPE_NVFP4     ? 40
+	           : f == FAULT_TYPE_Q1        ? 41
+	           : f == FAULT_TYPE_Q2        ? 42
 	           : f == FAULT_TYPE_WITHDRAWN ? 4
 	                                       : 8);
 	put_u64(b, f == FAULT_OFFSET_ODD        ? 68
