@@ -35,6 +35,22 @@ static void random_block(struct st_xoshiro *r, enum st_dtype t, uint8_t *p, size
 	case ST_DTYPE_Q8_1: /* d and the sum */
 		memcpy(p + 2, &(uint16_t){ st_f32_to_f16(g) }, 2);
 		break;
+	/* Types whose blocks have no descriptor: where their factor lies. */
+	case ST_DTYPE_IQ1_S:
+	case ST_DTYPE_IQ2_XXS:
+	case ST_DTYPE_IQ2_XS:
+	case ST_DTYPE_IQ2_S:
+	case ST_DTYPE_IQ3_XXS:
+	case ST_DTYPE_IQ3_S:
+		memcpy(p, &(uint16_t){ st_f32_to_f16(g) }, 2);
+		return;
+	case ST_DTYPE_TQ1_0:
+		memcpy(p + 52, &(uint16_t){ st_f32_to_f16(g) }, 2);
+		return;
+	case ST_DTYPE_IQ1_M: /* four bits in the top of each of four words */
+		for (int j = 0; j < 4; j++)
+			p[49 + 2 * j] = (uint8_t)((p[49 + 2 * j] & 0x0F) | (st_f32_to_f16(g) >> (4 * j) & 15) << 4);
+		return;
 	default:
 		break;
 	}
