@@ -37,7 +37,7 @@ static void a_finetune_is_another_model(void **state)
 	static const struct {
 		enum st_dtype type;
 		double size;
-	} cases[] = { { ST_DTYPE_F32, 1e-4 }, { ST_DTYPE_Q8_0, 0.05 } };
+	} cases[] = { { ST_DTYPE_F32, 1e-4 }, { ST_DTYPE_F16, 0.02 } };
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct toy base, other;
 		uint64_t seed = 3 + i;
