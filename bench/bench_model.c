@@ -99,7 +99,7 @@ static void diff(void *p)
 	struct job *j = p;
 	struct st_error err = ST_ERROR_INIT;
 	struct st_diff *d;
-	struct st_diff_options o = { .limit = 10, .threshold = NAN, .threads = j->b->threads };
+	struct st_diff_options o = { .limit = 10, .threshold = NAN, .rel_threshold = NAN, .threads = j->b->threads };
 	if (st_diff_run(j->trace_a, j->trace_b, &o, &d, &err) != ST_OK)
 		stop(&err);
 	st_diff_free(d);

@@ -49,6 +49,9 @@ struct st_trace_row {
 	double max_abs;
 	uint64_t nonfinite_a, nonfinite_b, nonfinite_apart;
 	uint64_t blank; /* positions where nothing is finite on either side */
+	bool rounding;  /* apart by no more than the 16-bit types that the values were stored in */
+	uint64_t top1;  /* of lm_head: positions whose largest logit is the same */
+	double top5;    /* and what share of the five largest is, over all positions; NaN for other stages */
 	double floor;   /* of max_rel_l2; NaN when the provenance does not say enough */
 	enum st_diff_status status;
 	const struct st_tensor *tensor_a, *tensor_b;
@@ -64,10 +67,11 @@ struct st_tensor_diff {
 };
 
 struct st_diff_options {
-	const char *filter; /* glob over stage, canonical or tensor names; NULL: all */
-	size_t limit;       /* largest differences kept per stage file */
-	double threshold;   /* NAN: none */
-	int threads;        /* 0: all */
+	const char *filter;   /* glob over stage, canonical or tensor names; NULL: all */
+	size_t limit;         /* largest differences kept per stage file */
+	double threshold;     /* of any |a - b|; NAN: none */
+	double rel_threshold; /* of the relative L2 of a row; NAN: none */
+	int threads;          /* 0: all */
 	struct st_hooks hooks;
 };
 
@@ -87,7 +91,7 @@ struct st_diff {
 	size_t n_unused_a, n_unused_b;
 	char note[256]; /* how the inputs were taken, where that needs saying */
 	size_t compared, only_a, only_b;
-	size_t first; /* row, weight or tensor that is the first fault; SIZE_MAX: none */
+	size_t first; /* row, weight or tensor that is the first fault, else the first undecided; SIZE_MAX: none */
 	bool fault;
 	bool undecided;
 	const char *why; /* it is undecided; static text, NULL otherwise */

@@ -9,12 +9,12 @@
 struct opts {
 	const char *a, *b, *filter;
 	uint64_t limit;
-	double threshold;
+	double threshold, rel_threshold;
 	uint32_t threads;
 	bool values, json, quiet;
 };
 
-static const struct opts defaults = { .threshold = NAN, .limit = UINT64_MAX };
+static const struct opts defaults = { .threshold = NAN, .rel_threshold = NAN, .limit = UINT64_MAX };
 
 static const struct cli_param options[] = {
 	{ "values", 0, NULL, "also print the largest differences of each row", CLI_BOOL(struct opts, values) },
@@ -22,6 +22,7 @@ static const struct cli_param options[] = {
 	{ "limit", 'n', "N", "print at most N rows (stage files: N largest differences, default 10)",
 	  CLI_U64(struct opts, limit) },
 	{ "threshold", 0, "X", "exit 1 when any |a-b| exceeds X", CLI_F64(struct opts, threshold) },
+	{ "rel-threshold", 0, "X", "exit 1 when a relative L2 exceeds X", CLI_F64(struct opts, rel_threshold) },
 	CLI_OPTION_THREADS(struct opts),
 	CLI_OPTION_JSON(struct opts),
 	CLI_OPTION_QUIET(struct opts),
@@ -41,11 +42,14 @@ static int run(struct cli *c, void *p)
 	struct st_error err = ST_ERROR_INIT;
 	if (o->threshold < 0)
 		return cli_usage(c, "--threshold: %g is negative, and no difference is", o->threshold);
+	if (o->rel_threshold < 0)
+		return cli_usage(c, "--rel-threshold: %g is negative, and no difference is", o->rel_threshold);
 	c->undone = "the comparison was not finished";
 	bool given = o->limit != UINT64_MAX;
 	struct st_diff_options d_o = { .filter = o->filter,
 		                       .limit = given ? (size_t)o->limit : 10,
 		                       .threshold = o->threshold,
+		                       .rel_threshold = o->rel_threshold,
 		                       .threads = cli_threads(o->threads),
 		                       .hooks = cli_hooks(c) };
 	struct st_diff *d = NULL;
@@ -74,17 +78,21 @@ static int run(struct cli *c, void *p)
 const struct cli_command cmd_diff = {
 	.name = "diff",
 	.summary = "compare two stage files, traces, models or sets of tensors",
-	.description = "A and B are each one APRT, npy or npz file, a trace (bundle or tree) or a model, and of one "
-		       "kind; one stage of a trace is named "
-		       "as BUNDLE:KEY. Everything on both sides is accounted for: compared, or listed as being on one "
-		       "side only.\n\n"
-		       "Of two traces the worst position of every stage is shown, with a floor estimated from what the "
-		       "traces say of themselves; "
-		       "beyond it, a stage is a fault where the difference appears at once, and undecided where it "
-		       "grew by and by. Of two models "
-		       "every weight is compared by value, in the orientation and row order that fits; containers that "
-		       "are no known model are "
-		       "compared tensor by tensor, by name.",
+	.description =
+		"A and B are each one APRT, npy or npz file, a trace (bundle, tree or folder of npy files) or a model, and of one "
+		"kind; one stage of a trace is named "
+		"as BUNDLE:KEY. Everything on both sides is accounted for: compared, or listed as being on one "
+		"side only.\n\n"
+		"Of two traces the worst position of every stage is shown, with a floor estimated from what the "
+		"traces say of themselves; "
+		"beyond it, a stage is a fault where the difference appears at once, and undecided where it "
+		"grew by and by. Where the traces say nothing there is no floor: the first stage that is apart is named. "
+		"Values stored in 16 bits are the same where one number rounds to both. A leading dimension of "
+		"one is a batch, one position alone is the last. Of lm_head the largest logits are compared "
+		"too. Of two models "
+		"every weight is compared by value, in the orientation and row order that fits; containers that "
+		"are no known model are "
+		"compared tensor by tensor, by name.",
 	.examples = "stele diff a-trace/layer-0/attn_norm.bin b-trace/layer-0/attn_norm.bin\n"
 		    "stele diff mine.safetensors theirs.safetensors --filter 'attn_*'\n"
 		    "stele diff mine.safetensors:layers.0.attn_norm b-trace/layer-0/attn_norm.bin\n"

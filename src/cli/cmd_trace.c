@@ -27,11 +27,24 @@ struct collect {
 	bool failed;
 };
 
+static bool room_for_one(void **p, size_t *cap, size_t n, size_t size)
+{
+	if (n < *cap)
+		return true;
+	size_t grown = *cap ? 2 * *cap : 64;
+	void *q = reallocarray(*p, grown, size);
+	if (!q)
+		return false;
+	*p = q;
+	*cap = grown;
+	return true;
+}
+
 static void on_stage(void *user, const struct st_trace_stats *s)
 {
 	struct collect *k = user;
 	void *p = k->stats;
-	if (!st_grow(&p, &k->cap_stats, k->n_stats + 1, sizeof *s)) {
+	if (!room_for_one(&p, &k->cap_stats, k->n_stats, sizeof *s)) {
 		k->failed = true;
 		return;
 	}
@@ -44,7 +57,7 @@ static void on_token(void *user, uint32_t step, uint32_t token)
 	struct collect *k = user;
 	void *p = k->greedy;
 	(void)step; /* they come in order */
-	if (!st_grow(&p, &k->cap_greedy, k->n_greedy + 1, sizeof token)) {
+	if (!room_for_one(&p, &k->cap_greedy, k->n_greedy, sizeof token)) {
 		k->failed = true;
 		return;
 	}

@@ -5,11 +5,13 @@
 #include "base/error.h"
 #include "compare/pair.h"
 #include "kernel/kernel.h"
+#include "trace/trace.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char *const kind_names[] = { "a stage file", "a trace", "a model", "a set of tensors" };
@@ -57,16 +59,18 @@ static bool is_trace(const struct st_container *c)
 	const char *format = c->docs.metadata ? json_string_value(json_object_get(c->docs.metadata, "format")) : NULL;
 	if (format && strcmp(format, "stele-trace") == 0)
 		return true;
-	/* Without the mark: a container whose names are all stages. */
-	size_t stages = 0;
+	/* Without the mark: a container whose names are all those of captured values. */
+	size_t stages = 0, lists = 0;
+	bool npz = c->format == ST_FORMAT_NPZ || c->format == ST_FORMAT_NPY;
 	for (size_t i = 0; i < c->n_tensors; i++) {
-		const char *stage;
-		int32_t layer;
-		enum st_stage known;
-		split_key(c->tensors[i].name, &stage, &layer);
-		stages += st_stage_parse(stage, strlen(stage), &known);
+		const char *name = c->tensors[i].name;
+		struct st_trace_key known;
+		if (npz && (strcmp(name, "tokens") == 0 || strncmp(name, "positions.", 10) == 0))
+			lists++;
+		else
+			stages += st_trace_key_parse(name, false, &known);
 	}
-	return stages > 0 && stages == c->n_tensors;
+	return stages > 0 && stages + lists == c->n_tensors;
 }
 
 static enum st_status open_side(struct st_diff_state *s, struct st_diff_side *side, const char *path,
@@ -81,7 +85,9 @@ static enum st_status open_side(struct st_diff_state *s, struct st_diff_side *si
 	}
 	ST_TRY(st_container_open(path, &side->c, err));
 	const struct st_container *c = side->c;
-	bool single = c->n_tensors == 1 && c->n_maps == 1;
+	struct stat sb;
+	bool folder = stat(path, &sb) == 0 && S_ISDIR(sb.st_mode),
+	     single = c->n_tensors == 1 && c->n_maps == 1 && !folder;
 	if (single && (c->format == ST_FORMAT_APRT || c->format == ST_FORMAT_NPY || c->format == ST_FORMAT_NPZ)
 	    && !c->docs.metadata) {
 		*kind = ST_DIFF_STAGES;
@@ -160,7 +166,7 @@ static enum st_status diff_tensors(struct st_diff_state *s, const struct st_diff
 			continue;
 		d->compared++;
 		ST_TRY(judge_tensor(t, s->pool, err));
-		d->over_threshold |= !isnan(o->threshold) && t->m.max_abs > o->threshold;
+		d->over_threshold |= st_diff_beyond(o, t->m.max_abs, t->m.rel_l2);
 		if (t->status == ST_DIFF_FAULT && !d->fault) {
 			d->fault = true;
 			d->first = d->n_tensors - 1;
@@ -254,7 +260,7 @@ static enum st_status diff_models(struct st_diff_state *s, const struct st_diff_
 		d->compared += w->status < ST_WEIGHT_ONLY_A;
 		d->only_a += w->status == ST_WEIGHT_ONLY_A;
 		d->only_b += w->status == ST_WEIGHT_ONLY_B;
-		d->over_threshold |= !isnan(o->threshold) && w->max_abs > o->threshold;
+		d->over_threshold |= w->status < ST_WEIGHT_ONLY_A && st_diff_beyond(o, w->max_abs, w->rel_l2);
 		if (w->status >= ST_WEIGHT_FAULT && !d->fault) {
 			d->fault = true;
 			d->first = i;

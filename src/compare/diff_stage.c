@@ -10,9 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* f32 rounding of a few operations: what two sound programs may differ by everywhere. */
-#define ROUNDING 0x1p-20
-
 enum st_status st_top_diffs(const struct st_tensor *a, const struct st_tensor *b, size_t limit, struct st_top_diff *out,
                             size_t *n, struct st_error *err)
 {
@@ -53,20 +50,45 @@ static bool other_basis(const struct st_diff_state *s, const char *name)
 	    && st_diff_basis_matters(stage);
 }
 
+/* Whether every two elements can be one number, stored in their types. */
+static enum st_status all_meet(const struct st_tensor *a, const struct st_tensor *b, bool *meet, struct st_error *err)
+{
+	uint64_t ca = st_tensor_cols(a), cb = st_tensor_cols(b), ra = UINT64_MAX, rb = UINT64_MAX;
+	float *x = st_alloc_array(ca, sizeof *x), *y = st_alloc_array(cb, sizeof *y);
+	*meet = x && y;
+	for (uint64_t i = 0; *meet && i < a->n_elems; i++) {
+		if (i / ca != ra)
+			st_tensor_decode(a, ra = i / ca, 1, x);
+		if (i / cb != rb)
+			st_tensor_decode(b, rb = i / cb, 1, y);
+		*meet = st_diff_meets((double)x[i % ca], a->dtype, (double)y[i % cb], b->dtype);
+	}
+	enum st_status st = x && y ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	free(x);
+	free(y);
+	return st;
+}
+
 enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
 {
 	const struct st_tensor *a = s->a.stage, *b = s->b.stage;
 	struct st_stage_diff *d = &s->d.stage;
 	if (s->a.name && s->b.name && strcmp(s->a.name, s->b.name) != 0)
 		return st_fail(err, ST_ERR_MISMATCH, "the stages differ: %s in A, %s in B", s->a.name, s->b.name);
-	if (s->a.name && s->b.name && s->a.layer != s->b.layer)
+	/* A stage file says its layer whatever it is called. */
+	bool layers = (s->a.name && s->b.name) || (s->a.layer >= 0 && s->b.layer >= 0);
+	if (layers && s->a.layer != s->b.layer)
 		return st_fail(err, ST_ERR_MISMATCH, "the layers differ: %d in A, %d in B (-1: whole model)",
 		               (int)s->a.layer, (int)s->b.layer);
 	if (a->n_elems != b->n_elems)
 		return st_fail(err, ST_ERR_MISMATCH, "the lengths differ: %llu elements in A, %llu in B",
 		               (unsigned long long)a->n_elems, (unsigned long long)b->n_elems);
+	/* A leading dimension of one is a batch, and says nothing. */
+	uint32_t sa = a->ndim > 1 && a->shape[0] == 1, sb = b->ndim > 1 && b->shape[0] == 1;
 	bool known = a->ndim > 1 && b->ndim > 1;
-	if (known && (a->ndim != b->ndim || memcmp(a->shape, b->shape, a->ndim * sizeof *a->shape) != 0))
+	if (known
+	    && (a->ndim - sa != b->ndim - sb
+	        || memcmp(a->shape + sa, b->shape + sb, (a->ndim - sa) * sizeof *a->shape) != 0))
 		return st_fail(err, ST_ERR_MISMATCH, "the shapes differ");
 	const char *name = s->a.name ? s->a.name : s->b.name;
 	if (name)
@@ -81,15 +103,18 @@ enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_opti
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	ST_TRY(st_top_diffs(a, b, o->limit, d->top, &d->n_top, err));
 	s->d.compared = st_diff_any(&d->m);
-	d->same = d->m.nonfinite_apart == 0 && d->m.rel_l2 <= ROUNDING;
-	s->d.over_threshold = !isnan(o->threshold) && d->m.max_abs > o->threshold;
+	bool short_type = st_diff_short(a->dtype, b->dtype), meet = false;
+	if (short_type)
+		ST_TRY(all_meet(a, b, &meet, err));
+	d->same = d->m.nonfinite_apart == 0 && (d->m.rel_l2 <= ST_DIFF_ROUNDING || (short_type && meet));
+	s->d.over_threshold = st_diff_beyond(o, d->m.max_abs, d->m.rel_l2);
 	/* Two numbers without provenance: a difference beyond rounding has no floor to be held against, unless one
 	 * side is not even finite. With a threshold the user has said what counts. */
 	s->d.fault = d->m.nonfinite_apart > 0;
 	if (!d->same && !s->d.fault && other_basis(s, name))
 		st_diff_undecided(&s->d, "Q and K lie in another order on the two sides (rope_layout half, "
 		                         "interleaved): not comparable element by element");
-	else if (!d->same && !s->d.fault && isnan(o->threshold))
+	else if (!d->same && !s->d.fault && !st_diff_has_threshold(o))
 		st_diff_undecided(
 			&s->d,
 			"they differ, and nothing says by how much they may (--threshold, or traces with provenance)");

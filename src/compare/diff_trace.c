@@ -84,6 +84,9 @@ static double layer_error(const struct st_provenance *a, const struct st_provena
 	return hypot(e, hypot(type_error(a->weights), type_error(b->weights)));
 }
 
+/* The most that storing a value in that type can change it, relative to it. */
+static double type_step(enum st_dtype t) { return t == ST_DTYPE_F16 ? 0x1p-11 : t == ST_DTYPE_BF16 ? 0x1p-8 : 0; }
+
 /* How many layers' worth of error a stage has gathered. */
 static double depth(const struct st_trace_row *r, int32_t last_layer)
 {
@@ -111,8 +114,13 @@ static enum st_diff_status judge(const struct st_trace_row *r, double layer, int
 {
 	if (r->nonfinite_apart)
 		return ST_DIFF_FAULT;
-	if (r->blank || (isnan(r->floor) && r->max_rel_l2 > 0))
+	if (r->blank)
 		return ST_DIFF_UNDECIDED;
+	if (r->rounding)
+		return ST_DIFF_EXPECTED;
+	/* Of unknown origin: rounding is the least that two programs may differ by, and nothing says what more. */
+	if (isnan(r->floor))
+		return r->max_rel_l2 <= ST_DIFF_ROUNDING ? ST_DIFF_EXPECTED : ST_DIFF_UNDECIDED;
 	if (r->max_rel_l2 == 0 || r->max_rel_l2 <= r->floor)
 		return ST_DIFF_EXPECTED;
 	int between = softmaxes(r, last_layer)
@@ -133,12 +141,20 @@ static uint64_t n_positions(const struct st_trace_entry *e) { return e->tensor->
 struct match {
 	uint64_t i, j; /* rows */
 	struct st_sums s;
+	uint64_t apart; /* elements that cannot be one number stored in two types; counted where a type is short */
+	size_t top[2];  /* of logits: the largest of each side */
+	size_t common;  /* of the five largest */
 };
 
 /* Engines drop rows in the last layer: only positions that both hold are compared. */
 static uint64_t match_positions(const struct st_trace_entry *a, const struct st_trace_entry *b, struct match *m)
 {
 	uint64_t n = 0, na = n_positions(a), nb = n_positions(b);
+	/* One position that nobody names is the newest: it meets the last of the other side. */
+	if (na > 0 && nb > 0 && na != nb && (na == 1 || nb == 1) && !(na == 1 ? a : b)->positions) {
+		m[0] = (struct match){ .i = na - 1, .j = nb - 1 };
+		return 1;
+	}
 	for (uint64_t i = 0, j = 0; i < na && j < nb;) {
 		uint32_t pa = position_of(a, i), pb = position_of(b, j);
 		if (pa == pb)
@@ -199,7 +215,35 @@ struct positions {
 	uint64_t each;
 	const struct turn *t;
 	float *buf; /* two positions for every lane */
+	bool short_type, logits;
 };
+
+#define LARGEST 5
+
+/* Places of the LARGEST largest of n, largest first; ties by place. */
+static size_t largest(const float *x, size_t n, size_t top[LARGEST])
+{
+	size_t held = 0;
+	for (size_t i = 0; i < n; i++) {
+		if (isnan(x[i]) || (held == LARGEST && !(x[i] > x[top[held - 1]])))
+			continue;
+		size_t k = held < LARGEST ? held++ : held - 1;
+		for (; k > 0 && x[i] > x[top[k - 1]]; k--)
+			top[k] = top[k - 1];
+		top[k] = i;
+	}
+	return held;
+}
+
+static void compare_largest(const float *x, const float *y, size_t n, struct match *m)
+{
+	size_t a[LARGEST], b[LARGEST], na = largest(x, n, a), nb = largest(y, n, b);
+	m->top[0] = na ? a[0] : SIZE_MAX;
+	m->top[1] = nb ? b[0] : SIZE_MAX;
+	for (size_t i = 0; i < na; i++)
+		for (size_t k = 0; k < nb; k++)
+			m->common += a[i] == b[k];
+}
 
 static void measure_positions(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
@@ -214,6 +258,10 @@ static void measure_positions(void *ctx, unsigned lane, uint64_t begin, uint64_t
 		if (p->t->b)
 			y = turned(p->t, y, each, mine + each);
 		st_sums_of(x, y, each, 0, &p->m[k].s);
+		for (uint64_t i = 0; p->short_type && i < each; i++)
+			p->m[k].apart += !st_diff_meets((double)x[i], p->a->dtype, (double)y[i], p->b->dtype);
+		if (p->logits)
+			compare_largest(x, y, (size_t)each, &p->m[k]);
 	}
 }
 
@@ -224,7 +272,14 @@ static enum st_status measure(const struct st_trace_entry *a, const struct st_tr
 	float *buf = st_alloc_array3(st_pool_threads(pool), 2, each, sizeof *buf);
 	if (!buf)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	struct positions p = { a->tensor, b->tensor, m, each, t, buf };
+	struct positions p = { a->tensor,
+		               b->tensor,
+		               m,
+		               each,
+		               t,
+		               buf,
+		               st_diff_short(a->tensor->dtype, b->tensor->dtype),
+		               a->stage == ST_STAGE_LM_HEAD };
 	st_pool_each(pool, n, each * 4, measure_positions, &p);
 	free(buf);
 	return st_check_cancel(err);
@@ -236,20 +291,41 @@ static uint64_t width_of(const struct st_trace_entry *e)
 	return n_positions(e) ? e->tensor->n_elems / n_positions(e) : 0;
 }
 
-static enum st_status compare_entries(const struct st_trace_entry *a, const struct st_trace_entry *b,
+/* Values whose rows nobody knows (a stage file without shape), cut as those of the other side are. */
+static bool cut_like(struct st_trace_entry *flat, const struct st_trace_entry *like, struct st_tensor *view)
+{
+	uint64_t each = like->tensor->ndim == 2 ? like->tensor->shape[1] : 0, n = flat->tensor->n_elems;
+	if (flat->tensor->ndim != 1 || each == 0 || n % each != 0 || flat->tensor->layout != ST_LAYOUT_ROWS)
+		return false;
+	*view = *flat->tensor;
+	view->ndim = 2;
+	view->shape[0] = n / each;
+	view->shape[1] = each;
+	view->row_bytes = view->n_bytes / (view->shape[0] ? view->shape[0] : 1);
+	flat->tensor = view;
+	return true;
+}
+
+static enum st_status compare_entries(const struct st_trace_entry *on_a, const struct st_trace_entry *on_b,
                                       const struct turn *t, struct st_pool *pool, struct st_trace_row *r,
                                       struct st_error *err)
 {
+	struct st_trace_entry cut_a = *on_a, cut_b = *on_b;
+	const struct st_trace_entry *a = &cut_a, *b = &cut_b;
+	struct st_tensor view;
+	if (!cut_like(&cut_a, b, &view))
+		(void)cut_like(&cut_b, a, &view);
 	uint64_t na = n_positions(a), nb = n_positions(b), each = width_of(a);
-	if (nb == 0 || na == 0 || b->tensor->n_elems / nb != each)
+	if (nb == 0 || na == 0 || width_of(b) != each)
 		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, a->tensor->name,
 		                  "%llu values per position in A, %llu in B", (unsigned long long)each,
-		                  (unsigned long long)(nb ? b->tensor->n_elems / nb : 0));
-	struct match *m = st_alloc_array(na, sizeof *m);
-	if (!m)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+		                  (unsigned long long)width_of(b));
+	struct match *m = st_alloc_zeroed(na, sizeof *m);
+	ST_NEED(m);
 	r->positions = match_positions(a, b, m);
 	enum st_status st = measure(a, b, m, r->positions, each, t, pool, err);
+	bool logits = a->stage == ST_STAGE_LM_HEAD;
+	uint64_t apart = 0, common = 0;
 	r->min_cosine = r->positions ? INFINITY : NAN;
 	for (uint64_t k = 0; k < r->positions && st == ST_OK; k++) {
 		const struct st_sums *s = &m[k].s;
@@ -266,7 +342,12 @@ static enum st_status compare_entries(const struct st_trace_entry *a, const stru
 		r->nonfinite_b += s->bad_b;
 		r->nonfinite_apart += s->apart;
 		r->blank += s->bad_a == each && !s->apart;
+		apart += m[k].apart;
+		common += m[k].common;
+		r->top1 += logits && m[k].top[0] == m[k].top[1];
 	}
+	r->rounding = st_diff_short(a->tensor->dtype, b->tensor->dtype) && apart == 0;
+	r->top5 = logits && r->positions && each >= LARGEST ? (double)common / (double)(LARGEST * r->positions) : NAN;
 	free(m);
 	return st;
 }
@@ -291,6 +372,23 @@ static bool before(const struct st_trace_entry *x, const struct st_trace_entry *
 	int64_t lx = x->layer < 0 ? (x->stage == ST_STAGE_EMBEDDING ? -1 : INT32_MAX) : x->layer;
 	int64_t ly = y->layer < 0 ? (y->stage == ST_STAGE_EMBEDDING ? -1 : INT32_MAX) : y->layer;
 	return x->step != y->step ? x->step < y->step : lx != ly ? lx < ly : x->stage < y->stage;
+}
+
+/* A stage may be missing: engines fuse some, and models lack some. A whole layer is no such matter. */
+static bool layer_missing(const struct st_diff *d)
+{
+	for (size_t i = 0, end; i < d->n_rows; i = end) {
+		bool a = false, b = false;
+		for (end = i;
+		     end < d->n_rows && d->rows[end].layer == d->rows[i].layer && d->rows[end].step == d->rows[i].step;
+		     end++) {
+			a |= d->rows[end].on_a;
+			b |= d->rows[end].on_b;
+		}
+		if (d->rows[i].layer >= 0 && a != b)
+			return true;
+	}
+	return false;
 }
 
 enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
@@ -341,7 +439,8 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 			                    .on_b = b,
 			                    .tensor_a = a ? a->tensor : NULL,
 			                    .tensor_b = b ? b->tensor : NULL,
-			                    .min_cosine = NAN };
+			                    .min_cosine = NAN,
+			                    .top5 = NAN };
 		d->n_rows++;
 		d->only_a += a && !b;
 		d->only_b += b && !a;
@@ -352,6 +451,8 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 		    && !find_turn(e->stage, heads, width_of(a), pa->rope_layout[0] == 'i', &turn))
 			continue;
 		ST_TRY(compare_entries(a, b, &turn, s->pool, r, err));
+		if (!r->positions && a->tensor->n_elems && b->tensor->n_elems)
+			st_diff_undecided(d, "a stage has no position that both sides hold");
 		if (!r->positions || !a->tensor->n_elems)
 			continue;
 		d->compared++;
@@ -359,15 +460,19 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 		r->floor = FACTOR * (layer * sqrt(depth(r, last_layer)) + F32_STEP);
 		if (r->stage == ST_STAGE_EMBEDDING && !isnan(layer))
 			r->floor = FACTOR * (hypot(type_error(pa->weights), type_error(pb->weights)) + F32_STEP);
+		if (!isnan(r->floor)) /* and what the types round that the values themselves were written in */
+			r->floor += type_step(a->tensor->dtype) + type_step(b->tensor->dtype);
 		if (!isnan(r->floor))
 			r->floor = fmin(LARGEST_FLOOR, fmax(r->floor, INHERITED * past.largest));
 		r->status = judge(r, layer, last_layer, &past);
-		d->over_threshold |= !isnan(o->threshold) && r->max_abs > o->threshold;
+		d->over_threshold |= st_diff_beyond(o, r->max_abs, r->max_rel_l2);
 		if (r->status == ST_DIFF_FAULT && !d->fault) {
 			d->fault = true;
 			d->first = d->n_rows - 1;
 		}
-		if (r->status == ST_DIFF_UNDECIDED)
+		if (r->status == ST_DIFF_UNDECIDED && d->first == SIZE_MAX)
+			d->first = d->n_rows - 1;
+		if (r->status == ST_DIFF_UNDECIDED && !(isnan(r->floor) && !r->blank && st_diff_has_threshold(o)))
 			st_diff_undecided(d, r->blank ? "a stage has no finite value on either side"
 			                     : isnan(r->floor)
 			                             ? "they differ, and nothing says by how much they may "
@@ -380,5 +485,7 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 		if (o->hooks.progress)
 			o->hooks.progress(o->hooks.user, "comparing stages", i, na);
 	}
+	if (layer_missing(d))
+		st_diff_undecided(d, "a layer is on one side only");
 	return ST_OK;
 }

@@ -5,6 +5,8 @@
 #include "base/cursor.h"
 #include "base/error.h"
 
+#include <dirent.h>
+#include <stdlib.h>
 #include <string.h>
 
 /*
@@ -273,24 +275,131 @@ enum st_status st_npy_tensor(const struct st_npy_bytes *b, const struct st_npy_h
 	return st_tensor_place(t, &span, 0, err);
 }
 
-enum st_status st_npy_open(struct st_container *c, const char *path, struct st_error *err)
+/* The array of one file, but for its name. */
+static enum st_status read_file(struct st_container *c, const char *path, struct st_tensor *t, struct st_npy_header *h,
+                                struct st_error *err)
 {
 	uint32_t file;
 	ST_TRY(st_container_add_file(c, path, &file, err));
 	const struct st_map *m = &c->maps[file];
 	const struct st_npy_bytes b = { .p = m->data, .n = m->size, .what = "npy array" };
+	ST_TRY(st_npy_parse(&b, h, err));
+	t->file = file;
+	return st_npy_tensor(&b, h, &c->arena, t, err);
+}
+
+enum st_status st_npy_open(struct st_container *c, const char *path, struct st_error *err)
+{
 	struct st_npy_header h;
-	ST_TRY(st_npy_parse(&b, &h, err));
 	c->format = ST_FORMAT_NPY;
+	c->tensors = st_arena_alloc(&c->arena, 1, sizeof *c->tensors);
+	ST_NEED(c->tensors);
+	ST_TRY(read_file(c, path, &c->tensors[0], &h, err));
 	c->n_tensors = 1;
-	c->tensors = st_container_table(c, 1, sizeof *c->tensors, "arrays", err);
-	if (!c->tensors)
-		return err->code;
-	c->describe = st_arena_printf(&c->arena, "npy %u.0%s%s", m->data[6], h.fortran ? ", Fortran order" : "",
+	c->describe = st_arena_printf(&c->arena, "npy %u.0%s%s", c->maps[0].data[6], h.fortran ? ", Fortran order" : "",
 	                              h.big_endian ? ", big endian" : "");
-	if (!c->describe)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	ST_TRY(st_npy_tensor(&b, &h, &c->arena, &c->tensors[0], err));
-	ST_TRY(st_container_name_of_file(c, path, ".npy", &c->tensors[0].name, err));
+	ST_NEED(c->describe);
+	return st_container_name_of_file(c, path, ".npy", &c->tensors[0].name, err);
+}
+
+/* ---- a folder of arrays ---- */
+
+struct array_file {
+	char *path, *name;
+};
+
+struct array_list {
+	struct st_container *c;
+	struct array_file *files;
+	size_t n, cap;
+};
+
+static bool is_array_name(const char *name)
+{
+	size_t n = strlen(name);
+	return n > 4 && strcmp(name + n - 4, ".npy") == 0;
+}
+
+/* NAME.npy is NAME, layer-3/NAME.npy is layers.3.NAME, as in a tree of stage files. */
+static enum st_status list_arrays(struct array_list *l, const char *folder, const char *prefix, struct st_error *err)
+{
+	struct st_arena *a = &l->c->arena;
+	enum st_status st = ST_OK;
+	DIR *d = opendir(folder);
+	if (!d)
+		return st_fail_errno(err, folder, "cannot open");
+	for (struct dirent *e; st == ST_OK && (e = readdir(d));) {
+		bool layer = !prefix[0] && strncmp(e->d_name, "layer-", 6) == 0;
+		if (e->d_name[0] == '.' || (!layer && !is_array_name(e->d_name)))
+			continue;
+		char *path = st_arena_printf(a, "%s/%s", folder, e->d_name);
+		char *name = layer ? st_arena_printf(a, "layers.%s.", e->d_name + 6)
+		                   : st_arena_printf(a, "%s%.*s", prefix, (int)strlen(e->d_name) - 4, e->d_name);
+		void *p = l->files;
+		if (!path || !name || (!layer && !st_grow(&p, &l->cap, l->n + 1, sizeof *l->files))) {
+			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+		} else if (layer) {
+			st = list_arrays(l, path, name, err);
+		} else {
+			l->files = p;
+			l->files[l->n++] = (struct array_file){ path, name };
+		}
+	}
+	closedir(d);
+	return st;
+}
+
+/* A folder has no order of its own. */
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(((const struct array_file *)a)->name, ((const struct array_file *)b)->name);
+}
+
+static enum st_status read_arrays(struct array_list *l, const char *path, struct st_error *err)
+{
+	struct st_container *c = l->c;
+	ST_TRY(list_arrays(l, path, "", err));
+	qsort(l->files, l->n, sizeof *l->files, by_name);
+	c->tensors = st_arena_alloc(&c->arena, l->n, sizeof *c->tensors);
+	ST_NEED(c->tensors);
+	for (; c->n_tensors < l->n; c->n_tensors++) {
+		const struct array_file *f = &l->files[c->n_tensors];
+		struct st_npy_header h;
+		struct st_tensor *t = &c->tensors[c->n_tensors];
+		enum st_status st = read_file(c, f->path, t, &h, err);
+		if (st == ST_OK)
+			st = st_container_name(c, f->name, strlen(f->name), 1024, 0, "array name", &t->name, err);
+		if (st != ST_OK)
+			st_error_in(err, f->path);
+		ST_TRY(st);
+	}
+	c->describe = st_arena_printf(&c->arena, "folder of %zu npy array%s", l->n, l->n == 1 ? "" : "s");
+	ST_NEED(c->describe);
 	return ST_OK;
+}
+
+enum st_status st_npy_folder_open(struct st_container *c, const char *path, struct st_error *err)
+{
+	struct array_list l = { .c = c };
+	c->format = ST_FORMAT_NPY;
+	enum st_status st = read_arrays(&l, path, err);
+	free(l.files);
+	return st;
+}
+
+bool st_npy_is_folder(const char *path)
+{
+	bool arrays = false, others = false;
+	DIR *d = opendir(path);
+	for (struct dirent *e; d && !others && (e = readdir(d));) {
+		char inner[4096];
+		others = strcmp(e->d_name, "trace.json") == 0;
+		if (strncmp(e->d_name, "layer-", 6) == 0
+		    && snprintf(inner, sizeof inner, "%s/%s", path, e->d_name) < (int)sizeof inner)
+			arrays = arrays || st_npy_is_folder(inner);
+		arrays = arrays || is_array_name(e->d_name);
+	}
+	if (d)
+		closedir(d);
+	return arrays && !others;
 }

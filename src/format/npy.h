@@ -22,6 +22,10 @@ struct st_npy_bytes {
 	const char *what; /* "npy array", or the member's name */
 };
 
+/* A folder of arrays, a file each: NAME.npy, layer-N/NAME.npy (layers.N.NAME). */
+bool st_npy_is_folder(const char *path);
+enum st_status st_npy_folder_open(struct st_container *c, const char *path, struct st_error *err);
+
 /* Read the header. */
 ST_MUST_CHECK enum st_status st_npy_parse(const struct st_npy_bytes *b, struct st_npy_header *h, struct st_error *err);
 

@@ -1,6 +1,7 @@
 /* open.c - telling formats apart by their first bytes, and the door through which every container comes. */
 #include "format/container.h"
 #include "format/hf.h"
+#include "format/npy.h"
 #include "format/recognise.h"
 #include "format/tensors.h"
 #include "format/zip.h"
@@ -126,11 +127,13 @@ static enum st_status open_folder(struct st_container *c, const char *path, stru
 {
 	if (st_hf_is_folder(path))
 		return st_checkpoint_open(c, path, err);
+	if (st_npy_is_folder(path))
+		return st_npy_folder_open(c, path, err);
 	if (is_aprt_tree(path))
 		return st_aprt_open(c, path, err);
 	return st_fail(err, ST_ERR_UNSUPPORTED,
 	               "folder is neither a Hugging Face model (config.json, *.safetensors) nor an APRT tree "
-	               "(layer-N/STAGE.bin)");
+	               "(layer-N/STAGE.bin) nor one of npy arrays");
 }
 
 /* ---- the door ---- */

@@ -59,8 +59,8 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 	say.y = x == 'A' ? 'B' : 'A';
 	size_t used = (size_t)snprintf(buf, n, "%s - ", st_cause_name(c->code));
 	used += (size_t)st_cause_say(c, &say, buf + used, n - used);
-	if (used >= n || one_tied || one_sided || c->code == ST_CAUSE_WEIGHT_TWO_MODELS
-	    || c->confidence == ST_UNEXPLAINED || !isfinite(c->residual_after) || st_cause_has(c, ST_PARAM_ALL))
+	if (used >= n || one_tied || one_sided || c->confidence == ST_UNEXPLAINED || !isfinite(c->residual_after)
+	    || st_cause_has(c, ST_PARAM_ALL))
 		return;
 	snprintf(buf + used, n - used, " (residual %.2g%s)", c->residual_after,
 	         c->confidence == ST_LIKELY               ? ", likely"
@@ -74,18 +74,14 @@ static void recommend_weight(const struct st_weight_diff *d, char *buf, size_t n
 	char x = d->side ? upper(d->side) : 'A', y = x == 'A' ? 'B' : 'A', name[160], unsure[64] = "";
 	snprintf(name, sizeof name, "%s of %c",
 	         d->status >= ST_WEIGHT_ONLY_A ? d->slot->canonical : file_name(x == 'A' ? d->a : d->b), x);
-	if (c->code == ST_CAUSE_WEIGHT_TWO_MODELS) { /* neither is wrong */
-		st_cause_advise(c->code, NULL, buf, n);
-		return;
-	}
-	/* Between two files that differ neither is wrong by itself; the advice begins with what it rests on. */
+	/* Between two files that differ neither is wrong by itself; say what the advice rests on. */
 	if (!d->side)
-		snprintf(unsure, sizeof unsure, "if %c is the one to trust: ", y);
-	size_t at = strlen(unsure);
-	snprintf(buf, n, "%s", unsure);
-	size_t used = (size_t)st_cause_advise(c->code, name, buf + at, n - at);
+		snprintf(unsure, sizeof unsure, ", if %c is the one to trust", y);
+	size_t used = (size_t)st_cause_advise(c->code, name, buf, n);
 	if (c->confidence == ST_UNEXPLAINED || !used)
-		snprintf(buf + at, n - at, "convert %s again from a sound source", name);
+		used = (size_t)snprintf(buf, n, "convert %s again from a sound source", name);
+	if (used < n)
+		snprintf(buf + used, n - used, "%s", unsure);
 }
 
 /* The earliest difference wins; at one stage a weight explains it before a configuration key does. */
@@ -210,21 +206,6 @@ static void recommend_one_model(struct st_rosetta *r)
 		         "compare two files of one model: these two differ in %s", list);
 }
 
-/* Neither file is wrong against the other: both break at one place. */
-static void diagnose_blank(struct st_rosetta *r, const struct st_stage_report *p)
-{
-	char where[64];
-	if (p->layer >= 0)
-		snprintf(where, sizeof where, "layer %d %s", (int)p->layer, st_stage_name(p->stage));
-	else
-		snprintf(where, sizeof where, "%s", st_stage_name(p->stage));
-	r->cause = (struct st_cause){ .code = ST_CAUSE_NUMERIC_NAN, .confidence = ST_CONFIRMED };
-	size_t n = (size_t)snprintf(r->text, sizeof r->text, "%s - ", st_cause_name(r->cause.code));
-	st_cause_say(&r->cause, &(struct st_saying){ .name = where, .x = 'A', .y = 'B', .either = true }, r->text + n,
-	             sizeof r->text - n);
-	snprintf(r->recommendation, sizeof r->recommendation, "convert both again from a sound source");
-}
-
 /* Whether either side has a head of its own; else the embedding serves both. */
 static bool has_head(const struct st_rosetta *r)
 {
@@ -240,7 +221,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	const struct st_config_diff *structural = NULL;
 	struct first f = { .at = INT64_MAX };
 	bool fault = false, undecided = false, noise = false;
-	const struct st_stage_report *blank = NULL; /* the first with NaN or infinity, the same on both sides */
+	size_t unexplained = 0;
 	bool form_differs = s->form.differs > ST_FORM_NO_GRAPH;
 
 	for (size_t i = 0; i < r->n_config; i++) {
@@ -263,13 +244,12 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		fault = true;
 		if (d->status >= ST_WEIGHT_ONLY_A && d->slot->layer >= (int32_t)layers && r->a.layers != r->b.layers)
 			continue; /* of a layer that one side does not claim to have: the number of layers says so */
+		unexplained += d->cause.code != ST_CAUSE_NONE && d->cause.confidence == ST_UNEXPLAINED;
 		earlier(&f, place(d->slot->stage, d->slot->layer), d, NULL, NULL);
 	}
 	for (size_t i = 0; i < r->n_stages; i++) {
 		const struct st_stage_report *p = &r->stages[i];
 		undecided |= p->status == ST_STATUS_UNDECIDED;
-		if (!blank && p->total.nonfinite_a && !p->total.nonfinite_apart)
-			blank = p;
 		noise |= p->status == ST_STATUS_NOISE;
 		if (p->status == ST_STATUS_FAULT)
 			fault = true;
@@ -310,6 +290,9 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 				         f.weight->slot->role == ST_ROLE_EMBED && !has_head(r)
 				                 ? ", but the head is tied to it"
 				                 : "");
+			else if (unexplained > 1 && unexplained == r->n_weights)
+				snprintf(r->text + n, sizeof r->text - n,
+				         "; so do all %zu weights: these are two models", unexplained);
 		} else if (f.config) {
 			if (form_differs)
 				*d = (struct st_divergence){
@@ -337,8 +320,6 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	if (r->cause.code == ST_CAUSE_TOKENS_MISMATCH || r->cause.code == ST_CAUSE_TOKENS_BOS
 	    || r->cause.code == ST_CAUSE_CONFIG_MISMATCH)
 		recommend_one_model(r);
-	if (!fault && blank)
-		diagnose_blank(r, blank);
 	/* Nothing compared is never a match. */
 	undecided |= !fault && r->compared == 0;
 	r->verdict = fault     ? ST_VERDICT_FAULT

@@ -59,6 +59,11 @@ static json_t *trace_row(const struct st_trace_row *r, bool *f)
 	put(o, "nonfinite_a", st_json_u64(r->nonfinite_a), f);
 	put(o, "nonfinite_b", st_json_u64(r->nonfinite_b), f);
 	put(o, "floor", defined(r->floor), f);
+	put(o, "stored_rounding", json_boolean(r->rounding), f);
+	if (r->stage == ST_STAGE_LM_HEAD && r->positions) {
+		put(o, "top1_agree", st_json_u64(r->top1), f);
+		put(o, "top5_overlap", defined(r->top5), f);
+	}
 	put(o, "status", json_string(status_names[r->status]), f);
 	return o;
 }

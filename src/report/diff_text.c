@@ -124,14 +124,34 @@ static enum st_status traces_text(const struct st_diff *d, const struct st_repor
 		if (r->nonfinite_apart)
 			st_table_cell(&table, ST_STYLE_BAD, "non-finite on one side");
 		else if (i == d->first)
-			st_table_cell(&table, ST_STYLE_BAD, "<- first fault");
+			st_table_cell(&table, r->status == ST_DIFF_FAULT ? ST_STYLE_BAD : ST_STYLE_WARN,
+			              r->status == ST_DIFF_FAULT ? "<- first fault" : "<- first apart");
 		else
-			st_table_cell(&table, ST_STYLE_WARN, r->blank ? "not finite" : r->status ? "beyond" : "");
+			st_table_cell(&table, ST_STYLE_WARN,
+			              r->blank      ? "not finite"
+			              : r->status   ? "beyond"
+			              : r->rounding ? "as stored in 16 bits"
+			                            : "");
 	}
 	st_table_render(&table, t, "", o->colour);
 	st_table_release(&table);
 	if (hidden)
 		st_text_printf(t, "... %zu more rows (--limit)\n", hidden);
+	if (d->first != SIZE_MAX) {
+		const struct st_trace_row *r = &d->rows[d->first];
+		st_text_printf(t, "first apart: %s", st_stage_name(r->stage));
+		if (r->layer >= 0)
+			st_text_printf(t, " of layer %d", (int)r->layer);
+		st_text_puts(t, "\n");
+	}
+	for (size_t i = 0; i < d->n_rows; i++)
+		if (d->rows[i].stage == ST_STAGE_LM_HEAD && d->rows[i].positions) {
+			st_text_printf(t, "largest logit the same at %llu of %llu positions",
+			               (unsigned long long)d->rows[i].top1, (unsigned long long)d->rows[i].positions);
+			if (!isnan(d->rows[i].top5))
+				st_text_printf(t, ", %.3g %% of the five largest", 100 * d->rows[i].top5);
+			st_text_puts(t, "\n");
+		}
 	for (size_t i = 0; o->values && i < d->n_rows && i < o->limit; i++)
 		if (d->rows[i].positions && d->rows[i].max_abs > 0)
 			ST_TRY(values(d->rows[i].tensor_a, d->rows[i].tensor_b, t, err));

@@ -45,6 +45,9 @@ static enum st_status read_array(const struct st_tensor *t, struct st_arena *are
 	return st;
 }
 
+/* Arrays of integers beside the values: tokens, positions. */
+static bool has_lists(const struct st_container *c) { return c->format == ST_FORMAT_NPZ || c->format == ST_FORMAT_NPY; }
+
 static bool is_marked(const struct st_container *c)
 {
 	const char *format = json_string_value(json_object_get(c->docs.metadata, "format"));
@@ -59,7 +62,7 @@ static enum st_status read_provenance(struct reader *r, struct st_error *err)
 		t->prov.known = true;
 	}
 	const struct st_tensor *tokens = st_container_find(t->c, "tokens");
-	if (tokens && t->c->format == ST_FORMAT_NPZ) {
+	if (tokens && has_lists(t->c)) {
 		ST_TRY(read_array(tokens, &t->arena, &t->prov.tokens, &t->prov.n_tokens, err));
 		t->prov.known = true;
 	}
@@ -117,7 +120,7 @@ static enum st_status read_step_tokens(struct reader *r, struct st_error *err)
 static enum st_status read_names(struct reader *r, struct st_error *err)
 {
 	const struct st_container *c = r->t->c;
-	bool npz = c->format == ST_FORMAT_NPZ;
+	bool npz = has_lists(c);
 	r->items = st_arena_alloc(&r->t->arena, c->n_tensors, sizeof *r->items);
 	if (!r->items)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
@@ -197,7 +200,7 @@ static enum st_status read_positions(struct reader *r, struct st_error *err)
 		ST_TRY(st_json_u32s(v, key, &r->t->arena, &list, &n, err));
 		ST_TRY(give_positions(r, key, list, n, err));
 	}
-	for (size_t i = 0; c->format == ST_FORMAT_NPZ && i < c->n_tensors; i++) {
+	for (size_t i = 0; has_lists(c) && i < c->n_tensors; i++) {
 		if (!is_positions(c->tensors[i].name))
 			continue;
 		ST_TRY(read_array(&c->tensors[i], &r->t->arena, &list, &n, err));
@@ -304,6 +307,7 @@ static enum st_status check_kind(const struct reader *r, struct st_error *err)
 	case ST_FORMAT_SAFETENSORS: /* where there is no mark the names decide: a script of one's own may have written
 	                               it */
 	case ST_FORMAT_NPZ:
+	case ST_FORMAT_NPY:
 		return ST_OK;
 	default:
 		return st_fail(err, ST_ERR_FORMAT, "is %s, not a trace (bundle, npz with bundle keys, or APRT tree)",
@@ -326,6 +330,7 @@ enum st_status st_trace_open(const char *path, struct st_trace **out, struct st_
 	ST_TRY_OUT(read_names(&r, err));
 	ST_TRY_OUT(sort_items(&r, err));
 	ST_TRY_OUT(read_positions(&r, err));
+	ST_TRY_OUT(st_trace_settle(r.items, r.n_items, t->prov.n_tokens, &t->arena, err));
 	ST_TRY_OUT(join_parts(&r, err));
 	ST_TRY_OUT(make_entries(&r, err));
 	*out = t;

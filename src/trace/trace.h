@@ -63,6 +63,11 @@ struct st_trace_item {
 	size_t n_positions;
 };
 
+/* Give every item the axes [positions, features] that its stage has, and its position where it is the last one alone
+ * (settle.c). n_tokens: 0 where unknown. */
+ST_MUST_CHECK enum st_status st_trace_settle(struct st_trace_item *items, size_t n, size_t n_tokens,
+                                             struct st_arena *arena, struct st_error *err);
+
 /* Replace the three parts at items[0..3), checked to be Q, K and V of one stage, by one item: values of one token side
  * by side in memory of the arena. */
 ST_MUST_CHECK enum st_status st_parts_join(struct st_trace_item items[3], struct st_arena *arena, struct st_error *err);

@@ -45,7 +45,7 @@ static void write_bundle(const char *path, const char *meta, const float *norm, 
 
 static enum st_status run(const char *a, const char *b, double threshold, struct st_diff **d, struct st_error *err)
 {
-	struct st_diff_options o = { .limit = 3, .threshold = threshold, .threads = 2 };
+	struct st_diff_options o = { .limit = 3, .threshold = threshold, .rel_threshold = NAN, .threads = 2 };
 	return st_diff_run(a, b, &o, d, err);
 }
 
@@ -422,6 +422,172 @@ static void growth_is_no_fault(void **state)
 	}
 }
 
+/* Several tensors "NAME TYPE SHAPE", their bytes one after another; no metadata. */
+struct dump {
+	const char *name, *type, *shape;
+	const void *data;
+	size_t n;
+};
+
+static void write_dump(const char *path, const struct dump *t, size_t n)
+{
+	char json[2048] = "{", body[4096];
+	size_t at = 0, len = 1;
+	for (size_t i = 0; i < n; i++) {
+		len += (size_t)snprintf(json + len, sizeof json - len,
+		                        "%s\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
+		                        i ? "," : "", t[i].name, t[i].type, t[i].shape, at, at + t[i].n);
+		memcpy(body + at, t[i].data, t[i].n);
+		at += t[i].n;
+	}
+	len += (size_t)snprintf(json + len, sizeof json - len, "}");
+	char head[2100];
+	uint64_t size = len;
+	memcpy(head, &size, 8);
+	memcpy(head + 8, json, len);
+	write_parts(path, head, 8 + len, body, at);
+}
+
+static void expect(const char *a, const char *b, int exit, size_t first)
+{
+	struct st_diff *d = diff(a, b, NAN);
+	assert_int_equal(d->kind, ST_DIFF_TRACES);
+	if (st_diff_exit(d) != exit || d->first != first)
+		fail_msg("exit %d, first %zd; expected %d, %zd", st_diff_exit(d), (ssize_t)d->first, exit,
+		         (ssize_t)first);
+	st_diff_free(d);
+}
+
+/* What porters have: a batch of one, heads apart, dumps of 16 bits, the last position alone, no word of provenance. */
+static void dumps_of_porters(void **state)
+{
+	(void)state;
+	float h[12], q[12], far[12], logits[6] = { 1, 5, 2, 4, 3, 0 };
+	uint16_t half[12];
+	/* Between two F16 numbers, 2^-12 above the one: nothing in 16 bits can say it. */
+	for (int i = 0; i < 12; i++) {
+		h[i] = (float)(i + 1);
+		q[i] = 1.0f + (float)i / 16;
+		far[i] = h[i];
+		half[i] = (uint16_t)(0x3C00 + 64 * i);
+	}
+	far[7] += 0.5f;
+	char a[512], b[512];
+	snprintf(a, sizeof a, "%s", in_folder("a.safetensors"));
+	snprintf(b, sizeof b, "%s", in_folder("b.safetensors"));
+	const struct dump plain[] = { { "embedding", "F32", "[3,4]", h, 48 },
+		                      { "layers.0.q_post_rope", "F32", "[3,4]", q, 48 },
+		                      { "lm_head", "F32", "[3,2]", logits, 24 } };
+	write_dump(a, plain, 3);
+	write_dump(b,
+	           (const struct dump[]){ { "embedding", "F32", "[1,3,4]", h, 48 },
+	                                  { "layers.0.q_post_rope", "F32", "[1,3,2,2]", q, 48 },
+	                                  { "lm_head", "F32", "[1,1,2]", logits + 4, 8 } },
+	           3);
+	expect(a, b, 0, SIZE_MAX);
+	expect(b, a, 0, SIZE_MAX);
+	struct st_diff *d = diff(a, b, NAN);
+	assert_int_equal(d->rows[2].positions, 1); /* the last of three */
+	assert_int_equal(d->rows[2].worst_position, 0);
+	assert_int_equal(d->rows[2].top1, 1);
+	st_diff_free(d);
+	/* Stored in 16 bits: the very same values, and others. */
+	write_dump(b,
+	           (const struct dump[]){ { "embedding", "F32", "[3,4]", h, 48 },
+	                                  { "layers.0.q_post_rope", "F16", "[3,4]", half, 24 },
+	                                  { "lm_head", "F32", "[3,2]", logits, 24 } },
+	           3);
+	expect(a, b, 0, SIZE_MAX);
+	for (int i = 0; i < 12; i++)
+		q[i] *= 1 + 0x1p-12f;
+	write_dump(a, plain, 3);
+	expect(a, b, 0, SIZE_MAX);
+	q[5] *= 1 + 0x1p-9f;
+	write_dump(a, plain, 3);
+	expect(a, b, 3, 1);
+	/* The first stage apart has a name, whatever came after. */
+	write_dump(b,
+	           (const struct dump[]){ { "embedding", "F32", "[3,4]", h, 48 },
+	                                  { "layers.0.q_post_rope", "F32", "[3,4]", far, 48 },
+	                                  { "lm_head", "F32", "[3,2]", far, 24 } },
+	           3);
+	expect(a, b, 3, 1);
+	/* Other logits at the one position that both have. */
+	write_dump(b,
+	           (const struct dump[]){ { "embedding", "F32", "[3,4]", h, 48 },
+	                                  { "layers.0.q_post_rope", "F32", "[3,4]", q, 48 },
+	                                  { "lm_head", "F32", "[1,2]", logits, 8 } },
+	           3);
+	expect(a, b, 3, 2);
+	/* A stage may be missing, a layer not. */
+	write_dump(b, plain, 2);
+	expect(a, b, 0, SIZE_MAX);
+	write_dump(b, (const struct dump[]){ plain[0], plain[2] }, 2);
+	expect(a, b, 3, SIZE_MAX);
+	/* Parts without a mark are a trace too. */
+	write_dump(b,
+	           (const struct dump[]){ { "layers.0.q_matmul", "F32", "[3,4]", h, 48 },
+	                                  { "layers.0.k_matmul", "F32", "[3,2]", h, 24 },
+	                                  { "layers.0.v_matmul", "F32", "[3,2]", h, 24 } },
+	           3);
+	expect(b, b, 0, SIZE_MAX);
+}
+
+/* A folder of npy files is a trace; a relative threshold is one. */
+static void npy_folder(void **state)
+{
+	(void)state;
+	static const char head[] = "\x93NUMPY\x01\x00\x48\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), "
+				   "}            \n";
+	float x[4] = { 1, 2, 3, 4 }, y[4] = { 1, 2, 3, 4.5f };
+	char a[512], b[512];
+	snprintf(a, sizeof a, "%s", in_folder("a"));
+	snprintf(b, sizeof b, "%s", in_folder("b"));
+	mkdir(a, 0755);
+	mkdir(b, 0755);
+	mkdir(in_folder("b/layer-0"), 0755);
+	write_parts(in_folder("a/layers.0.attn_norm.npy"), head, sizeof head - 1, x, sizeof x);
+	write_parts(in_folder("b/layer-0/attn_norm.npy"), head, sizeof head - 1, x, sizeof x);
+	expect(a, b, 0, SIZE_MAX);
+	write_parts(in_folder("b/layer-0/attn_norm.npy"), head, sizeof head - 1, y, sizeof y);
+	expect(a, b, 3, 0);
+	for (int i = 0; i < 2; i++) {
+		struct st_diff_options o = { .threshold = NAN, .rel_threshold = i ? 0.2 : 0.05 };
+		struct st_diff *d;
+		struct st_error err = ST_ERROR_INIT;
+		assert_ok(st_diff_run(a, b, &o, &d, &err), &err);
+		assert_int_equal(st_diff_exit(d), i ? 0 : 1); /* 0.5 beside 3 and 4.5 */
+		st_diff_free(d);
+	}
+}
+
+/* A tree that says nothing of shapes beside one that does; stage files of two layers under names that are no stage. */
+static void trees_without_shapes(void **state)
+{
+	(void)state;
+	float x[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
+	static const char json[] = "{\"format\":\"stele-trace\",\"version\":\"1\",\"tokens\":[1,2],\"shapes\":"
+				   "{\"layers.0.attn_norm\":[2,4]}}";
+	char a[512], b[512];
+	snprintf(a, sizeof a, "%s", in_folder("a"));
+	snprintf(b, sizeof b, "%s", in_folder("b"));
+	mkdir(a, 0755);
+	mkdir(b, 0755);
+	mkdir(in_folder("a/layer-0"), 0755);
+	mkdir(in_folder("b/layer-0"), 0755);
+	write_aprt(in_folder("a/layer-0/attn_norm.bin"), 0, x, 8);
+	write_aprt(in_folder("b/layer-0/attn_norm.bin"), 0, x, 8);
+	write_parts(in_folder("a/trace.json"), json, sizeof json - 1, "", 0);
+	expect(a, b, 0, SIZE_MAX);
+	expect(b, a, 0, SIZE_MAX);
+	struct st_diff *d = diff(b, a, NAN);
+	assert_int_equal(d->rows[0].positions, 2);
+	st_diff_free(d);
+	write_aprt(in_folder("mine.bin"), 3, x, 8);
+	write_aprt(in_folder("yours.bin"), 4, x, 8);
+	refused(in_folder("mine.bin"), in_folder("yours.bin"), ST_ERR_MISMATCH, "layers differ");
+}
+
 static void shared_models(void **state)
 {
 	(void)state;
@@ -494,6 +660,9 @@ int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
 	const struct CMUnitTest tests[] = {
+		CASE(dumps_of_porters),
+		CASE(npy_folder),
+		CASE(trees_without_shapes),
 		CASE(stage_files),
 		CASE(a_nan_on_one_side_is_infinitely_far),
 		CASE(stages_that_are_not_the_same_are_refused),

@@ -110,7 +110,7 @@ static enum st_status use_rosetta(const char *path, struct st_error *err)
 
 static enum st_status use_diff(const char *path, struct st_error *err)
 {
-	const struct st_diff_options o = { .limit = 3, .threshold = NAN, .threads = threads };
+	const struct st_diff_options o = { .limit = 3, .threshold = NAN, .rel_threshold = NAN, .threads = threads };
 	struct st_diff *d;
 	enum st_status st = st_diff_run(path, path, &o, &d, err);
 	if (st == ST_OK)
