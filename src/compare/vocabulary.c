@@ -157,27 +157,60 @@ static void compare_types(struct list *l, const struct st_tokenizer *a, const st
 	snprintf(x->note, sizeof x->note, "piece %u, %s, %s", first, piece, which(differ, some, sizeof some));
 }
 
-static void compare_scores(struct list *l, const struct st_tokenizer *a, const struct st_tokenizer *b)
+/* Only pieces that a text is cut into are scored; writers give the others any number. Where pieces are merged, one of a
+ * single character stands from the start, and nobody asks for its score. */
+static bool is_scored(const struct st_tokenizer *t, uint32_t id)
 {
-	uint32_t common = a->vocab.n < b->vocab.n ? a->vocab.n : b->vocab.n, first = 0;
+	const struct st_piece *p = &t->vocab.pieces[id];
+	if (use_of(p) != PLAIN || p->type != ST_PIECE_NORMAL)
+		return false;
+	return t->model == ST_MODEL_UNIGRAM || (p->s && st_utf8_step(p->s, p->len) < p->len);
+}
+
+static int by_score(const void *x, const void *y, void *scores)
+{
+	uint32_t i = *(const uint32_t *)x, j = *(const uint32_t *)y;
+	const float *s = scores;
+	return s[i] != s[j] ? (s[i] < s[j] ? -1 : 1) : (i > j) - (i < j);
+}
+
+static int sign(float x) { return (x > 0) - (x < 0); }
+
+/* A unigram model adds scores up, so their values count. Where pieces are merged only the order of the scores does:
+ * files without scores get them from the order of their merges. */
+static enum st_status compare_scores(struct list *l, const struct st_tokenizer *a, const struct st_tokenizer *b,
+                                     struct st_error *err)
+{
+	uint32_t common = a->vocab.n < b->vocab.n ? a->vocab.n : b->vocab.n, first = 0, n = 0;
+	const float *p = a->vocab.scores, *q = b->vocab.scores;
 	size_t differ = 0;
 	char some[48];
-	if (!a->vocab.scores || !b->vocab.scores)
-		return;
-	for (uint32_t id = 0; id < common; id++) {
-		float p = a->vocab.scores[id], q = b->vocab.scores[id];
-		/* Only pieces that a text is cut into are scored; writers give the others any number. */
-		if (use_of(&a->vocab.pieces[id]) == PLAIN && use_of(&b->vocab.pieces[id]) == PLAIN
-		    && a->vocab.pieces[id].type == ST_PIECE_NORMAL && b->vocab.pieces[id].type == ST_PIECE_NORMAL
-		    && fabsf(p - q) > 1e-6f * fabsf(q) && differ++ == 0)
+	if (!p || !q)
+		return ST_OK;
+	uint32_t *ids = st_alloc_array(common, sizeof *ids);
+	if (!ids)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (uint32_t id = 0; id < common; id++)
+		if (is_scored(a, id) && is_scored(b, id))
+			ids[n++] = id;
+	bool values = a->model == ST_MODEL_UNIGRAM || b->model == ST_MODEL_UNIGRAM;
+	if (!values)
+		qsort_r(ids, n, sizeof *ids, by_score, (void *)(uintptr_t)p);
+	for (uint32_t i = values ? 0 : 1; i < n; i++) {
+		uint32_t id = ids[i], before = ids[i ? i - 1 : 0];
+		bool apart = values ? fabsf(p[id] - q[id]) > 1e-6f * fabsf(q[id])
+		                    : sign(p[id] - p[before]) != sign(q[id] - q[before]);
+		if (apart && differ++ == 0)
 			first = id;
 	}
+	free(ids);
 	if (!differ)
-		return;
-	struct st_aside *x = add(l, "scores", false);
-	snprintf(x->a, sizeof x->a, "%.9g", (double)a->vocab.scores[first]);
-	snprintf(x->b, sizeof x->b, "%.9g", (double)b->vocab.scores[first]);
+		return ST_OK;
+	struct st_aside *x = add(l, values ? "scores" : "order of scores", false);
+	snprintf(x->a, sizeof x->a, "%.9g", (double)p[first]);
+	snprintf(x->b, sizeof x->b, "%.9g", (double)q[first]);
 	snprintf(x->note, sizeof x->note, "piece %u, %s", first, which(differ, some, sizeof some));
+	return ST_OK;
 }
 
 /* Merges of one that the other lacks. */
@@ -329,7 +362,7 @@ enum st_status st_compare_vocabularies(const struct st_tokenizer *a, const struc
 	bool same_pieces = l.n == before;
 	compare_types(&l, a, b);
 	if (same_pieces) {
-		compare_scores(&l, a, b);
+		ST_TRY(compare_scores(&l, a, b, err));
 		compare_merges(&l, a, b);
 		ST_TRY(compare_cuts(&l, a, b, err));
 	}
