@@ -28,18 +28,55 @@ struct st_outfile {
 	uint8_t buf[BUFFER];
 };
 
-static char *print_path(const char *fmt, const char *a, unsigned long b, unsigned long c)
-{
-	char *p = NULL;
-	return asprintf(&p, fmt, a, b, c) < 0 ? NULL : p;
-}
-
-/* A sibling of `path`, so that rename stays within one file system. */
+/* A sibling of `path`, so that rename stays within one file system. Of a long name it takes the beginning, so that the
+ * name with its ending is none too long. */
 static char *temp_name(const char *path)
 {
+	enum { ENDING = 48 }; /* ".stele-PID-N" at most */
 	static unsigned long counter;
-	return print_path("%s.stele-%lu-%lu", path, (unsigned long)getpid(),
-	                  __atomic_fetch_add(&counter, 1, __ATOMIC_RELAXED));
+	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	size_t folder = (size_t)(name - path), n = strnlen(name, NAME_MAX - ENDING);
+	char *p = NULL;
+	if (asprintf(&p, "%.*s%.*s.stele-%lu-%lu", (int)folder, path, (int)n, name, (unsigned long)getpid(),
+	             __atomic_fetch_add(&counter, 1, __ATOMIC_RELAXED))
+	    < 0)
+		return NULL;
+	return p;
+}
+
+/* For st_outputs_placed(). Files in a folder that is still being built are not in place. */
+static int placed;
+
+/*
+ * Where an output goes, for the caller to free: through a symbolic link to what it points at, which is replaced while the
+ * link stays. A link to nothing is refused by name, and so is a name that no file can have, before any work is done.
+ */
+static char *target_of(const char *path, struct st_error *err)
+{
+	struct stat sb;
+	char *target = NULL;
+	size_t n = strlen(path);
+	while (n > 1 && path[n - 1] == '/')
+		n--; /* "out/" and "out" are one folder */
+	char *plain = strndup(path, n);
+	if (!plain) {
+		(void)st_fail(err, ST_ERR_NOMEM, "out of memory");
+		return NULL;
+	}
+	bool there = lstat(plain, &sb) == 0;
+	if (!there && errno != ENOENT) {
+		(void)st_fail_errno(err, path, "cannot create");
+	} else if (there && S_ISLNK(sb.st_mode)) {
+		target = realpath(plain, NULL);
+		if (!target) {
+			(void)st_fail(err, ST_ERR_IO, "is a symbolic link to nothing");
+			st_error_in(err, path);
+		}
+	} else {
+		return plain;
+	}
+	free(plain);
+	return target;
 }
 
 static char *folder_of(const char *path)
@@ -65,24 +102,30 @@ enum st_status st_outfile_open(const char *path, struct st_outfile **out, struct
 {
 	*out = NULL;
 	struct stat sb;
-	if (stat(path, &sb) == 0 && !S_ISREG(sb.st_mode)) {
+	char *target = target_of(path, err);
+	if (!target)
+		return err->code;
+	if (stat(target, &sb) == 0 && !S_ISREG(sb.st_mode)) {
 		enum st_status st = st_fail(err, ST_ERR_IO, "exists and is not a regular file");
 		st_error_in(err, path);
+		free(target);
 		return st;
 	}
 	struct st_outfile *f = malloc(sizeof *f);
-	char *dir = folder_of(path);
-	if (!f || !dir || !(f->path = strdup(path))) {
+	char *dir = folder_of(target);
+	if (!f || !dir) {
 		free(f);
 		free(dir);
+		free(target);
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}
+	f->path = target;
 	f->temp = NULL;
 	f->size = f->used = 0;
 	f->fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
 	free(dir);
 	if (f->fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
-		f->temp = temp_name(path);
+		f->temp = temp_name(target);
 		if (f->temp)
 			f->fd = open(f->temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
 	}
@@ -94,6 +137,7 @@ enum st_status st_outfile_open(const char *path, struct st_outfile **out, struct
 		return st;
 	}
 	snprintf(f->proc, sizeof f->proc, "/proc/self/fd/%d", f->fd);
+	__atomic_store_n(&placed, 0, __ATOMIC_RELEASE);
 	*out = f;
 	return ST_OK;
 }
@@ -189,6 +233,8 @@ void st_outfile_abort(struct st_outfile *f)
 	free(f);
 }
 
+static bool any_building(void);
+
 enum st_status st_outfile_commit(struct st_outfile *f, struct st_error *err)
 {
 	enum st_status st = flush(f, err);
@@ -208,6 +254,7 @@ enum st_status st_outfile_commit(struct st_outfile *f, struct st_error *err)
 	if (st == ST_OK && rename(f->temp, f->path) != 0)
 		st = st_fail_errno(err, f->path, "cannot rename into place");
 	if (st == ST_OK) {
+		__atomic_store_n(&placed, !any_building(), __ATOMIC_RELEASE);
 		free(f->temp);
 		f->temp = NULL;
 		sync_folder(f->path);
@@ -237,6 +284,14 @@ static struct {
 	int busy, open;
 	char path[PATH_MAX];
 } building[8];
+
+static bool any_building(void)
+{
+	for (size_t i = 0; i < sizeof building / sizeof *building; i++)
+		if (__atomic_load_n(&building[i].open, __ATOMIC_ACQUIRE))
+			return true;
+	return false;
+}
 
 static void building_add(const char *path)
 {
@@ -346,31 +401,32 @@ enum st_status st_outdir_open(const char *path, const char *const *replaces, str
 {
 	*out = NULL;
 	struct stat sb;
-	if (lstat(path, &sb) == 0 && (!replaces || !S_ISDIR(sb.st_mode)))
-		return st_out_exists(path, err);
-	if (lstat(path, &sb) == 0 && !may_be_replaced(path, replaces, err))
-		return ST_ERR_IO;
-	struct st_outdir *d = calloc(1, sizeof *d);
+	char *target = target_of(path, err);
+	if (!target)
+		return err->code;
+	bool there = stat(target, &sb) == 0;
+	enum st_status st = there && (!replaces || !S_ISDIR(sb.st_mode)) ? st_out_exists(path, err) : ST_OK;
+	if (st == ST_OK && there && !may_be_replaced(target, replaces, err))
+		st = ST_ERR_IO;
+	struct st_outdir *d = st == ST_OK ? calloc(1, sizeof *d) : NULL;
 	if (d) {
-		d->path = strdup(path);
-		for (size_t n = d->path ? strlen(d->path) : 0; n > 1 && d->path[n - 1] == '/'; n--)
-			d->path[n - 1] = '\0'; /* "out/" and "out" are one folder */
-		d->temp = d->path ? temp_name(d->path) : NULL;
+		d->path = target;
+		d->temp = temp_name(target);
 		d->replace = replaces != NULL;
 	}
-	enum st_status st = ST_OK;
-	if (!d || !d->temp)
+	if (st == ST_OK && (!d || !d->temp))
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-	else if (mkdir(d->temp, 0777) != 0)
+	else if (st == ST_OK && mkdir(d->temp, 0777) != 0)
 		st = st_fail_errno(err, path, "cannot create folder");
 	if (st == ST_OK) {
 		building_add(d->temp);
+		__atomic_store_n(&placed, 0, __ATOMIC_RELEASE);
 		*out = d;
-	} else if (d) {
-		free(d->temp);
-		free(d->path);
-		free(d);
+		return ST_OK;
 	}
+	free(d ? d->temp : NULL);
+	free(d);
+	free(target);
 	return st;
 }
 
@@ -393,31 +449,43 @@ void st_outdir_abort(struct st_outdir *d, struct st_error *err)
 	free(d);
 }
 
+/* Where two folders cannot change places in one step: the old one goes aside, and there is a moment without either. */
+static enum st_status replace_in_two_steps(struct st_outdir *d, struct st_error *err)
+{
+	char *aside = temp_name(d->path);
+	enum st_status st = ST_OK;
+	if (!aside)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (rename(d->path, aside) != 0) {
+		st = st_fail_errno(err, d->path, "cannot move the old folder aside");
+	} else if (rename(d->temp, d->path) != 0) {
+		st = st_fail_errno(err, d->path, "cannot rename into place");
+		/* If this fails as well, the old folder keeps its data under the other name. */
+		(void)!rename(aside, d->path);
+	} else {
+		__atomic_store_n(&placed, 1, __ATOMIC_RELEASE);
+		remove_tree(aside);
+	}
+	free(aside);
+	return st;
+}
+
 enum st_status st_outdir_commit(struct st_outdir *d, struct st_error *err)
 {
 	enum st_status st = ST_OK;
-	char *aside = NULL;
-	if (d->replace && access(d->path, F_OK) == 0) {
-		aside = temp_name(d->path);
-		if (!aside)
-			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-		else if (rename(d->path, aside) != 0)
-			st = st_fail_errno(err, d->path, "cannot move the old folder aside");
-	}
-	if (st == ST_OK && rename(d->temp, d->path) != 0) {
+	bool old = d->replace && access(d->path, F_OK) == 0;
+	/* After an exchange the temporary name holds the old folder, which is then removed like an unfinished one. */
+	if (old && renameat2(AT_FDCWD, d->temp, AT_FDCWD, d->path, RENAME_EXCHANGE) != 0)
+		st = errno == EINVAL || errno == ENOSYS ? replace_in_two_steps(d, err)
+		                                        : st_fail_errno(err, d->path, "cannot rename into place");
+	else if (!old && rename(d->temp, d->path) != 0)
 		st = st_fail_errno(err, d->path, "cannot rename into place");
-		if (aside && rename(aside, d->path) != 0) {
-			/* Both failed: the old folder keeps its data under the other name. */
-			free(aside);
-			aside = NULL;
-		}
-	}
 	if (st == ST_OK) {
+		__atomic_store_n(&placed, 1, __ATOMIC_RELEASE);
 		sync_folder(d->path);
-		if (aside)
-			remove_tree(aside);
 	}
-	free(aside);
 	st_outdir_abort(d, NULL);
 	return st;
 }
+
+bool st_outputs_placed(void) { return __atomic_load_n(&placed, __ATOMIC_ACQUIRE) != 0; }

@@ -3,7 +3,7 @@
  *
  * Bytes go to a nameless file in the target's folder (O_TMPFILE; a temporary name where
  * the file system has none). Commit flushes it to disk and gives it its name in one step,
- * replacing an older file. Until then nothing is visible, and a killed process leaves
+ * replacing an older file. A symbolic link is written through: what it points at is replaced. Until then nothing is visible, and a killed process leaves
  * nothing behind on file systems with O_TMPFILE.
  */
 #ifndef ST_BASE_OUTFILE_H
@@ -30,8 +30,8 @@ ST_MUST_CHECK enum st_status st_outfile_commit(struct st_outfile *f, struct st_e
 void st_outfile_abort(struct st_outfile *f);
 
 /* The same promise for a folder: build under a temporary name, then rename.
- * `replaces` (NULL: nothing): an existing folder of that name is moved aside and removed after the new one is in place
- * if it is empty, or holds the first of these names and nothing that does not match one of them: patterns for the names
+ * `replaces` (NULL: nothing): an existing folder of that name changes places with the new one, in one step where the
+ * file system can do that, and is then removed, if it is empty, or holds the first of these names and nothing that does not match one of them: patterns for the names
  * in a folder of the kind that is written, NULL last.
  * A process that is killed outright (SIGKILL, power) leaves its temporary folder, NAME.stele-PID-N, behind. */
 struct st_outdir;
@@ -46,6 +46,8 @@ void st_outdir_abort(struct st_outdir *d, struct st_error *err);
 /* Remove the temporary folder of every st_outdir that is open. Async-signal-safe: for a handler that is about to
  * end the process. */
 void st_outdirs_remove(void);
+/* Whether the output that was begun last has got its name. Async-signal-safe: an interrupt after that undoes nothing. */
+bool st_outputs_placed(void);
 
 /* The error of an output that is there already and may not be replaced. */
 ST_MUST_CHECK enum st_status st_out_exists(const char *path, struct st_error *err);

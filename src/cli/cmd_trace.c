@@ -183,10 +183,13 @@ static void print_json(const struct opts *o, const struct st_trace_options *t, c
 	json_decref(doc);
 }
 
-static void print_plan(const struct opts *o, const struct st_model *m, size_t n_tokens)
+static int print_plan(struct cli *cli, const struct opts *o, const struct st_model *m, size_t n_tokens)
 {
 	uint64_t mapped = 0;
 	uint64_t n = st_model_run_memory(m, n_tokens, o->steps, o->all_logits, o->mode, cli_threads(o->threads));
+	if (n == UINT64_MAX)
+		return cli_usage(cli, "%zu tokens and %" PRIu32 " steps need more memory than can be counted", n_tokens,
+		                 (uint32_t)o->steps);
 	const struct st_container *c = st_model_container(m);
 	for (size_t i = 0; i < st_container_n_files(c); i++)
 		mapped += st_container_file_size(c, i);
@@ -196,7 +199,7 @@ static void print_plan(const struct opts *o, const struct st_model *m, size_t n_
 		                        "tokens", (json_int_t)(n_tokens + o->steps));
 		cli_print_json(doc);
 		json_decref(doc);
-		return;
+		return CLI_SAME;
 	}
 	struct st_text out = { 0 };
 	st_text_puts(&out, "peak memory  ");
@@ -207,6 +210,7 @@ static void print_plan(const struct opts *o, const struct st_model *m, size_t n_
 	st_text_puts(&out, " of mapped file\n");
 	cli_print_text(&out);
 	st_text_release(&out);
+	return CLI_SAME;
 }
 
 /* What to capture and where it goes; rc is set when that makes no sense. */
@@ -279,7 +283,7 @@ static int run(struct cli *c, void *p)
 	if (!destinations(c, o, m, &tree, &t, &rc))
 		goto out;
 	if (o->plan) {
-		print_plan(o, m, t.n_tokens);
+		rc = print_plan(c, o, m, t.n_tokens);
 		goto out;
 	}
 	uint32_t made_for = st_model_config(m)->max_positions;

@@ -29,7 +29,9 @@ static void on_alarm(int sig)
 		put(2, "stele ");
 		put(2, running->cmd ? running->cmd->name : "");
 		put(2, ": interrupted; ");
-		put(2, running->undone ? running->undone : "the work was not finished");
+		put(2, st_outputs_placed() ? "the output is in place"
+		       : running->undone   ? running->undone
+		                           : "the work was not finished");
 		put(2, "\n");
 	}
 	st_outdirs_remove();

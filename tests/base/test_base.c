@@ -13,6 +13,8 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 
 static size_t entries(const char *path)
@@ -254,6 +256,118 @@ static void outdir_replaces_whole(void **state)
 }
 
 /* What a signal handler does: everything under construction goes, what has its name stays. */
+/* A link is written through; one to nothing is refused by name, and so is a name that no file can have. */
+static void outputs_through_links(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_outfile *f;
+	struct st_outdir *d;
+	static const char *const names[] = { "trace.json", NULL };
+	struct stat sb;
+	char text[8] = "";
+	assert_int_equal(mkdir(in_folder("far"), 0777), 0);
+	touch(in_folder("far"), "file");
+	assert_int_equal(symlink("far/file", in_folder("link")), 0);
+	assert_ok(st_outfile_open(in_folder("link"), &f, &err), &err);
+	assert_ok(st_outfile_write(f, "new", 3, &err), &err);
+	assert_ok(st_outfile_commit(f, &err), &err);
+	assert_int_equal(lstat(in_folder("link"), &sb), 0);
+	assert_true(S_ISLNK(sb.st_mode));
+	FILE *in = fopen(in_folder("far/file"), "r");
+	assert_non_null(in);
+	assert_int_equal(fread(text, 1, sizeof text, in), 3);
+	fclose(in);
+	assert_memory_equal(text, "new", 3);
+
+	assert_int_equal(mkdir(in_folder("far/tree"), 0777), 0);
+	touch(in_folder("far/tree"), "trace.json");
+	assert_int_equal(symlink("far/tree", in_folder("dir")), 0);
+	assert_ok(st_outdir_open(in_folder("dir"), names, &d, &err), &err);
+	touch(st_outdir_path(d), "trace.json");
+	touch(st_outdir_path(d), "more");
+	assert_ok(st_outdir_commit(d, &err), &err);
+	assert_int_equal(lstat(in_folder("dir"), &sb), 0);
+	assert_true(S_ISLNK(sb.st_mode));
+	assert_int_equal(access(in_folder("far/tree/more"), F_OK), 0);
+
+	assert_int_equal(symlink("nowhere", in_folder("dangling")), 0);
+	assert_int_equal(st_outfile_open(in_folder("dangling"), &f, &err), ST_ERR_IO);
+	assert_non_null(strstr(err.message, "symbolic link to nothing"));
+	err = (struct st_error)ST_ERROR_INIT;
+	assert_int_equal(st_outdir_open(in_folder("dangling"), names, &d, &err), ST_ERR_IO);
+	assert_non_null(strstr(err.message, "symbolic link to nothing"));
+}
+
+/* The longest name that a file can have is no trouble; a longer one fails before any work. */
+static void long_names_of_outputs(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_outfile *f;
+	struct st_outdir *d;
+	char *name = malloc(258); /* not an array: the compiler would foresee a path too long for in_folder */
+	memset(name, 'n', 258);
+	name[255] = '\0';
+	assert_ok(st_outfile_open(in_folder(name), &f, &err), &err);
+	assert_ok(st_outfile_commit(f, &err), &err);
+	assert_int_equal(access(in_folder(name), F_OK), 0);
+	assert_int_equal(unlink(in_folder(name)), 0);
+	assert_ok(st_outdir_open(in_folder(name), NULL, &d, &err), &err);
+	assert_ok(st_outdir_commit(d, &err), &err);
+	assert_int_equal(access(in_folder(name), F_OK), 0);
+	name[255] = 'n';
+	name[256] = '\0';
+	assert_int_equal(st_outfile_open(in_folder(name), &f, &err), ST_ERR_IO);
+	err = (struct st_error)ST_ERROR_INIT;
+	assert_int_equal(st_outdir_open(in_folder(name), NULL, &d, &err), ST_ERR_IO);
+	free(name);
+}
+
+struct watch {
+	char path[512];
+	atomic_bool stop, missed;
+};
+
+static void *watch_folder(void *ctx)
+{
+	struct watch *w = ctx;
+	while (!w->stop)
+		if (access(w->path, F_OK) != 0)
+			w->missed = true;
+	return NULL;
+}
+
+/* A folder that is replaced is there at every moment, and what is in place after that is said to be. */
+static void replaced_folders_are_never_missing(void **state)
+{
+	(void)state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_outdir *d;
+	struct st_outfile *f;
+	static const char *const names[] = { "trace.json", NULL };
+	struct watch w = { .stop = false };
+	pthread_t thread;
+	snprintf(w.path, sizeof w.path, "%s", in_folder("tree"));
+	for (int round = 0; round < 200; round++) {
+		assert_ok(st_outdir_open(w.path, names, &d, &err), &err);
+		assert_false(st_outputs_placed());
+		char inner[600];
+		snprintf(inner, sizeof inner, "%s/trace.json", st_outdir_path(d));
+		assert_ok(st_outfile_open(inner, &f, &err), &err);
+		assert_ok(st_outfile_commit(f, &err), &err);
+		assert_false(st_outputs_placed()); /* the folder is not */
+		assert_ok(st_outdir_commit(d, &err), &err);
+		assert_true(st_outputs_placed());
+		if (round == 0)
+			assert_int_equal(pthread_create(&thread, NULL, watch_folder, &w), 0);
+	}
+	w.stop = true;
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_false(w.missed);
+	assert_int_equal(access(in_folder("tree/trace.json"), F_OK), 0);
+}
+
 static void outdirs_vanish(void **state)
 {
 	(void)state;
@@ -335,6 +449,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(map_refuses_what_is_no_file, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(map_is_found_by_address, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(outfile_appears_only_at_commit, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(outputs_through_links, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(long_names_of_outputs, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(replaced_folders_are_never_missing, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(outfile_aborted_keeps_the_old_file, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(full_disk_is_an_error, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(outdir_replaces_whole, make_folder, remove_folder),
