@@ -1,5 +1,5 @@
 /* elements.c - what each stored number stands for: its neighbours, and the rounding of its block's factors. */
-#include "dtype/geometry.h"
+#include "dtype/layouts.h"
 
 #include "base/mem.h"
 #include "dtype/blocks.h"
@@ -229,4 +229,44 @@ void st_tensor_elements(const struct st_tensor *t, uint64_t row, const struct st
 		block_elements(t, src + place / be * info->block_bytes, (unsigned)inside, (unsigned)n, &here);
 		at += n;
 	}
+}
+
+/* ---- questions about a type ---- */
+
+double st_dtype_largest(enum st_dtype t)
+{
+	const struct st_geometry *g = st_dtype_geometry(t);
+	switch (t) {
+	case ST_DTYPE_F16:
+		return 65504;
+	case ST_DTYPE_BF16:
+		return 0x1.FEp127;
+	case ST_DTYPE_F8_E4M3:
+		return 448;
+	case ST_DTYPE_F8_E5M2:
+		return 57344;
+	default:
+		break;
+	}
+	switch (g->factor) {
+	case ST_FACTOR_F16:
+		return 65504.0 * g->scale_top * st_geometry_largest_level(g);
+	case ST_FACTOR_E8M0:
+		return 0x1p127 * st_geometry_largest_level(g);
+	default:
+		return INFINITY;
+	}
+}
+
+bool st_dtype_has_nibbles(enum st_dtype t)
+{
+	const struct st_geometry *g = st_dtype_geometry(t);
+	/* Q6_K keeps the lower four bits of its codes in nibbles as well, but with two bits missing no order of them is a
+	 * layout that anybody writes. */
+	return g->code.bits == 4 && g->code_high.bits <= 1;
+}
+
+void st_block_reorder(enum st_dtype t, uint8_t *block, enum st_code_order order)
+{
+	st_layout_reorder(st_dtype_geometry(t), block, order);
 }

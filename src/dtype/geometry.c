@@ -1,5 +1,5 @@
 /* geometry.c - blocks taken apart and put together by their descriptors. */
-#include "dtype/geometry.h"
+#include "dtype/layouts.h"
 
 #include "base/cursor.h"
 #include "dtype/half.h"
@@ -171,48 +171,14 @@ void st_block_numbers(const struct st_geometry *g, const struct st_block_parts *
 	}
 }
 
-double st_dtype_largest(enum st_dtype t)
+void st_layout_reorder(const struct st_geometry *g, uint8_t *block, enum st_code_order order)
 {
-	const struct st_geometry *g = st_dtype_geometry(t);
-	switch (t) {
-	case ST_DTYPE_F16:
-		return 65504;
-	case ST_DTYPE_BF16:
-		return 0x1.FEp127;
-	case ST_DTYPE_F8_E4M3:
-		return 448;
-	case ST_DTYPE_F8_E5M2:
-		return 57344;
-	default:
-		break;
-	}
-	switch (g->factor) {
-	case ST_FACTOR_F16:
-		return 65504.0 * g->scale_top * st_geometry_largest_level(g);
-	case ST_FACTOR_E8M0:
-		return 0x1p127 * st_geometry_largest_level(g);
-	default:
-		return INFINITY;
-	}
-}
-
-bool st_dtype_has_nibbles(enum st_dtype t)
-{
-	const struct st_geometry *g = st_dtype_geometry(t);
-	/* Q6_K keeps the lower four bits of its codes in nibbles as well, but with two bits missing no order of them is a
-	 * layout that anybody writes. */
-	return g->code.bits == 4 && g->code_high.bits <= 1;
-}
-
-void st_block_reorder(enum st_dtype t, uint8_t *block, enum st_code_order order)
-{
-	const struct st_geometry *g = st_dtype_geometry(t);
 	int16_t code[ST_BLOCK_MOST] = { 0 }, swapped[ST_BLOCK_MOST];
 	unsigned n = elements_of(g), half = g->code.group / 2;
 	struct st_bits own = g->code, pairs = g->code;
 	pairs.group = 2;
 	pairs.bytes = pairs.advance = 1;
-	assert(st_dtype_has_nibbles(t));
+	assert(g->code.bits == 4);
 	switch (order) {
 	case ST_CODES_OWN:
 		return;

@@ -77,6 +77,8 @@ const struct st_geometry *st_dtype_geometry(enum st_dtype t);
  * by which its squared error counts, or NULL. F32, F16, BF16, Q8_0 and APR's types take no notice of it.
  */
 void st_dtype_encode(enum st_dtype t, const float *src, const float *importance, void *dst, size_t n);
+/* Does the type take notice? */
+bool st_dtype_weighted(enum st_dtype t);
 
 /* A block taken apart. */
 struct st_block_parts {

@@ -10,8 +10,9 @@
  */
 #include "dtype/codec.h"
 
-#include "dtype/geometry.h"
+#include "dtype/blocks.h"
 #include "dtype/half.h"
+#include "dtype/layouts.h"
 #include "dtype/search.h"
 
 /* Weights without importances: rms + |x|, so that large numbers matter more and small ones still count; or x^2. */
@@ -96,22 +97,21 @@ ST_SEARCH void affine_block(const struct st_geometry *g, const float *x, const f
 	st_block_pack(g, &p, block);
 }
 
-#define AFFINE(type, T, sub, top, most, always, ...)                                                         \
-	ST_WEIGHTED_ENCODER(type)                                                                            \
-	{                                                                                                    \
-		const struct st_geometry *g = st_dtype_geometry(T);                                          \
-		struct st_trials trials = { __VA_ARGS__ };                                                   \
-		uint8_t *b = dst;                                                                            \
-		for (size_t i = 0; i < n; i += ST_BLOCK_MOST, b += st_dtype_info(T)->block_bytes)            \
-			affine_block(g, src + i, importance ? importance + i : NULL, sub, top, most, trials, \
-			             always || importance, b);                                               \
-	}                                                                                                    \
+#define AFFINE(type, sub, top, most, always, ...)                                                                    \
+	ST_WEIGHTED_ENCODER(type)                                                                                    \
+	{                                                                                                            \
+		struct st_trials trials = { __VA_ARGS__ };                                                           \
+		uint8_t *b = dst;                                                                                    \
+		for (size_t i = 0; i < n; i += ST_BLOCK_MOST, b += sizeof(struct st_block_##type))                   \
+			affine_block(&st_layout_##type, src + i, importance ? importance + i : NULL, sub, top, most, \
+			             trials, always || importance, b);                                               \
+	}                                                                                                            \
 	ST_ENCODER(type) { st_encode_weighted_##type(src, NULL, dst, n); }
 
 /* Q4_K without importances gives the bytes of the format's reference encoder on its test vectors. */
-AFFINE(q2_k, ST_DTYPE_Q2_K, 16, 3, 15, true, .start = -0.9f, .delta = 0.05f, .trials = 37)
-AFFINE(q4_k, ST_DTYPE_Q4_K, 32, 15, 63, false, .start = -1, .delta = 0.1f, .trials = 21)
-AFFINE(q5_k, ST_DTYPE_Q5_K, 32, 31, 63, true, .start = -0.9f, .delta = 0.1f, .trials = 19)
+AFFINE(q2_k, 16, 3, 15, true, .start = -0.9f, .delta = 0.05f, .trials = 37)
+AFFINE(q4_k, 32, 15, 63, false, .start = -1, .delta = 0.1f, .trials = 21)
+AFFINE(q5_k, 32, 31, 63, true, .start = -0.9f, .delta = 0.1f, .trials = 19)
 
 /* ---- one step for a set of levels: Q3_K, Q6_K, IQ4_NL, IQ4_XS ---- */
 
@@ -212,19 +212,18 @@ ST_SEARCH void level_block(const struct st_geometry *g, const float *x, const fl
 	st_block_pack(g, &p, block);
 }
 
-#define LEVELS(type, T, elems, sub, rule, half, most, always)                                                     \
-	ST_WEIGHTED_ENCODER(type)                                                                                 \
-	{                                                                                                         \
-		const struct st_geometry *g = st_dtype_geometry(T);                                               \
-		uint8_t *b = dst;                                                                                 \
-		for (size_t i = 0; i < n; i += elems, b += st_dtype_info(T)->block_bytes)                         \
-			level_block(g, src + i, importance ? importance + i : NULL, elems, sub, rule, half, most, \
-			            always || importance, b);                                                     \
-	}                                                                                                         \
+#define LEVELS(type, elems, sub, rule, half, most, always)                                                            \
+	ST_WEIGHTED_ENCODER(type)                                                                                     \
+	{                                                                                                             \
+		uint8_t *b = dst;                                                                                     \
+		for (size_t i = 0; i < n; i += elems, b += sizeof(struct st_block_##type))                            \
+			level_block(&st_layout_##type, src + i, importance ? importance + i : NULL, elems, sub, rule, \
+			            half, most, always || importance, b);                                             \
+	}                                                                                                             \
 	ST_ENCODER(type) { st_encode_weighted_##type(src, NULL, dst, n); }
 
 /* Q6_K without importances gives the bytes of the format's reference encoder on its test vectors. */
-LEVELS(q3_k, ST_DTYPE_Q3_K, 256, 16, MIXED, 4, 32, true)
-LEVELS(q6_k, ST_DTYPE_Q6_K, 256, 16, SQUARES, 32, 128, false)
-LEVELS(iq4_nl, ST_DTYPE_IQ4_NL, 32, 32, MIXED, 0, 0, true)
-LEVELS(iq4_xs, ST_DTYPE_IQ4_XS, 256, 32, MIXED, 0, 32, true)
+LEVELS(q3_k, 256, 16, MIXED, 4, 32, true)
+LEVELS(q6_k, 256, 16, SQUARES, 32, 128, false)
+LEVELS(iq4_nl, 32, 32, MIXED, 0, 0, true)
+LEVELS(iq4_xs, 256, 32, MIXED, 0, 32, true)

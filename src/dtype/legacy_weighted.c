@@ -7,8 +7,8 @@
 #include "dtype/codec.h"
 
 #include "dtype/blocks.h"
-#include "dtype/geometry.h"
 #include "dtype/half.h"
+#include "dtype/layouts.h"
 #include "dtype/search.h"
 
 /* Importance times size, since large numbers of a column carry more; all alike where nothing is important. */
@@ -40,16 +40,15 @@ ST_SEARCH void encode_block(const struct st_geometry *g, const float *x, const f
 	st_block_pack(g, &p, block);
 }
 
-#define ENCODER(type, T, top, offset)                                                     \
-	ST_WEIGHTED_ENCODER(type)                                                         \
-	{                                                                                 \
-		const struct st_geometry *g = st_dtype_geometry(T);                       \
-		uint8_t *b = dst;                                                         \
-		for (size_t i = 0; i < n; i += ST_QK, b += st_dtype_info(T)->block_bytes) \
-			encode_block(g, src + i, importance + i, top, offset, b);         \
+#define ENCODER(type, top, offset)                                                                \
+	ST_WEIGHTED_ENCODER(type)                                                                 \
+	{                                                                                         \
+		uint8_t *b = dst;                                                                 \
+		for (size_t i = 0; i < n; i += ST_QK, b += sizeof(struct st_block_##type))        \
+			encode_block(&st_layout_##type, src + i, importance + i, top, offset, b); \
 	}
 
-ENCODER(q4_0, ST_DTYPE_Q4_0, 15, false)
-ENCODER(q4_1, ST_DTYPE_Q4_1, 15, true)
-ENCODER(q5_0, ST_DTYPE_Q5_0, 31, false)
-ENCODER(q5_1, ST_DTYPE_Q5_1, 31, true)
+ENCODER(q4_0, 15, false)
+ENCODER(q4_1, 15, true)
+ENCODER(q5_0, 31, false)
+ENCODER(q5_1, 31, true)
