@@ -11,8 +11,13 @@
 #include <stele/model.h>
 
 struct st_convert_options {
-	const char *type;   /* store matrices as this type ("Q8_0"); NULL: as they are */
-	const char *format; /* "gguf", "safetensors" or "apr"; NULL: as OUT's suffix says, a folder without one */
+	/* Store matrices as this type ("Q8_0"), or as a recipe of llama.cpp says ("Q4_K_M"); NULL: as they are. */
+	const char *type;
+	/* "gguf", "safetensors" (that file alone), "apr" or "hf" (a Hugging Face folder); NULL: as OUT's suffix says, a
+	 * folder where it has none or ends in a slash. */
+	const char *format;
+	/* Path of an importance matrix in GGUF, as llama-imatrix writes it, for encoders that weigh columns; or NULL. */
+	const char *imatrix;
 	const char *repair; /* path of a report (stele.report/1) whose repair is applied, or NULL */
 	char side;          /* 'a' or 'b': which input of the report IN is; 0: as the report says */
 	bool force;         /* replace an existing OUT */

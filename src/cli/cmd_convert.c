@@ -9,7 +9,7 @@
 #include <string.h>
 
 struct opts {
-	const char *in, *out, *type, *format, *repair, *side;
+	const char *in, *out, *type, *to, *imatrix, *repair, *side;
 	bool force, json, quiet;
 	uint32_t threads;
 };
@@ -17,10 +17,13 @@ struct opts {
 static const struct cli_param options[] = {
 	{ "type", 0, "T",
 	  "store matrices as T: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4; "
-	  "AprQ4, AprQ8 in APR",
+	  "AprQ4, AprQ8 in APR; or by a recipe of llama.cpp: Q2_K_S, Q3_K_S, Q3_K_M, Q3_K_L, Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M",
 	  CLI_STR(struct opts, type) },
-	{ "format", 0, "F", "write this container (default: as OUT's suffix says, a Hugging Face folder without one)",
-	  CLI_CHOICE(struct opts, format, "gguf|safetensors|apr") },
+	{ "imatrix", 0, "FILE", "weigh columns by an importance matrix (GGUF, as llama-imatrix writes it)",
+	  CLI_PATH(struct opts, imatrix) },
+	{ "to", 0, "F",
+	  "write this container; hf: a Hugging Face folder (default: as OUT's suffix says, hf where it has none)",
+	  CLI_CHOICE(struct opts, to, "gguf|safetensors|apr|hf") },
 	{ "repair", 0, "REPORT", "apply the repair that a report of 'stele rosetta --json' recommends",
 	  CLI_PATH(struct opts, repair) },
 	{ "side", 0, "SIDE", "IN is this input of the report, and the one that is wrong",
@@ -90,7 +93,8 @@ static int run(struct cli *c, void *p)
 		return cli_usage(c, "--side says which input of a report IN is; it needs --repair");
 	struct st_convert_options co = {
 		.type = o->type,
-		.format = o->format,
+		.format = o->to,
+		.imatrix = o->imatrix,
 		.repair = o->repair,
 		.side = o->side ? o->side[0] : 0,
 		.force = o->force,
@@ -110,24 +114,28 @@ static int run(struct cli *c, void *p)
 const struct cli_command cmd_convert = {
 	.name = "convert",
 	.summary = "write a model into another container, or repaired",
-	.description = "Carries a model between GGUF, safetensors and APR: names of tensors, order of Q and K rows, "
-		       "configuration, tokenizer and chat "
-		       "template. Stored bytes stay as they are wherever the target has their type; safetensors has no "
-		       "block types, so there they become "
-		       "F32, which holds their values exactly. With --type matrices are stored as another type; norms "
-		       "and biases keep theirs, and a matrix "
-		       "whose rows do not divide into blocks takes the nearest type that fits, which is printed.\n\n"
-		       "The result is read back with the ordinary reader and compared, tensor by tensor, key by key "
-		       "and in the ids of some texts, before it "
-		       "gets its name. Whatever goes wrong, nothing is left behind. Memory does not depend on the "
-		       "model's size.\n\n"
-		       "--repair undoes every fault that a report lists for IN. Where the right numbers are in the "
-		       "file they are put right there; else the "
-		       "tensor is taken from the report's other input. A repaired tensor must match the other input's, "
-		       "where that is at hand, or nothing is written. When "
-		       "the report cannot tell which of the two files is wrong, --side says that it is this one.",
+	.description =
+		"Carries a model between GGUF, safetensors and APR: names of tensors, order of Q and K rows, "
+		"configuration, tokenizer and chat "
+		"template. Stored bytes stay as they are wherever the target has their type; safetensors has no "
+		"block types, so there they become "
+		"F32, which holds their values exactly. With --type matrices are stored as another type; norms "
+		"and biases keep theirs, and a matrix "
+		"whose rows do not divide into blocks takes the nearest type that fits, which is printed. A recipe gives each "
+		"matrix the type that llama.cpp gives it. With --imatrix the encoders save what matters most. Numbers that the "
+		"type cannot hold are refused before anything is written.\n\n"
+		"The result is read back with the ordinary reader and compared, tensor by tensor, key by key "
+		"and in the ids of some texts, before it "
+		"gets its name. Whatever goes wrong, nothing is left behind. Memory does not depend on the "
+		"model's size.\n\n"
+		"--repair undoes every fault that a report lists for IN. Where the right numbers are in the "
+		"file they are put right there; else the "
+		"tensor is taken from the report's other input. A repaired tensor must match the other input's, "
+		"where that is at hand, or nothing is written. When "
+		"the report cannot tell which of the two files is wrong, --side says that it is this one.",
 	.examples = "stele convert model.gguf model/\n"
 		    "stele convert model/ model.apr --type Q8_0\n"
+		    "stele convert model/ model-Q4_K_M.gguf --type Q4_K_M --imatrix imatrix.gguf\n"
 		    "stele rosetta broken.apr sound.gguf -p \"2+2=\" --json > report.json\n"
 		    "stele convert broken.apr mended.apr --repair report.json --side a",
 	.exit_status = "0  the output was written and checked\n2  trouble: nothing was written",

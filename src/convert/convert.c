@@ -1,14 +1,12 @@
 /* convert.c - the run: open, plan, write, read back, give it its name. */
 #include "convert/convert.h"
 
-#include "base/outfile.h"
 #include "convert/output.h"
+#include "convert/ranges.h"
 #include "convert/repair.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sys/stat.h>
 
 /* The result and what it points at are one allocation to the caller. */
 struct held_result {
@@ -16,91 +14,7 @@ struct held_result {
 	struct st_arena arena;
 };
 
-/* ---- what is asked for ---- */
-
-static bool ends_with(const char *s, const char *end)
-{
-	size_t n = strlen(s), k = strlen(end);
-	return n >= k && strcasecmp(s + n - k, end) == 0;
-}
-
-static enum st_status choose_format(struct st_conversion *v, struct st_error *err)
-{
-	static const struct {
-		const char *name, *suffix;
-		enum st_format f;
-	} known[] = {
-		{ "gguf", ".gguf", ST_FORMAT_GGUF },
-		{ "safetensors", ".safetensors", ST_FORMAT_SAFETENSORS },
-		{ "apr", ".apr", ST_FORMAT_APR },
-	};
-	const char *asked = v->o->format;
-	int by_name = -1, by_suffix = -1;
-	for (int i = 0; i < 3; i++) {
-		if (asked && strcasecmp(asked, known[i].name) == 0)
-			by_name = i;
-		if (ends_with(v->dst.path, known[i].suffix))
-			by_suffix = i;
-	}
-	if (asked && by_name < 0)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "format",
-		                  "\"%.40s\" is none of gguf, safetensors, apr", asked);
-	if (asked && by_suffix >= 0 && by_suffix != by_name)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "format", "%s contradicts the name of the output",
-		                  asked);
-	int pick = asked ? by_name : by_suffix >= 0 ? by_suffix : 1;
-	v->dst.format = known[pick].f;
-	v->dst.bare = v->dst.format == ST_FORMAT_SAFETENSORS && by_suffix >= 0;
-	v->dst.folder = v->dst.format == ST_FORMAT_SAFETENSORS && !v->dst.bare;
-	return ST_OK;
-}
-
-static enum st_status choose_type(struct st_conversion *v, struct st_error *err)
-{
-	if (!v->o->type)
-		return ST_OK;
-	char list[256] = "";
-	size_t at = 0;
-	for (int t = 0; t < ST_DTYPE_COUNT && at < sizeof list; t++)
-		if (st_dtype_info((enum st_dtype)t)->encode && st_format_has(v->dst.format, (enum st_dtype)t))
-			at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "",
-			                       st_dtype_info((enum st_dtype)t)->name);
-	if (!st_dtype_parse(v->o->type, &v->dst.type))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "type", "\"%.40s\" is no stored type; %s takes %s",
-		                  v->o->type, st_format_name(v->dst.format), list);
-	if (!st_dtype_info(v->dst.type)->encode || !st_format_has(v->dst.format, v->dst.type))
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "type",
-		                  "%s cannot be written to %s; it takes %s", st_dtype_info(v->dst.type)->name,
-		                  st_format_name(v->dst.format), list);
-	v->dst.has_type = true;
-	return ST_OK;
-}
-
-static bool takes_files(const char *out, const struct st_model *m)
-{
-	const struct st_container *c = m ? st_model_container(m) : NULL;
-	for (size_t i = 0; c && i < st_container_n_files(c); i++)
-		if (st_out_takes(out, st_container_file_path(c, i)))
-			return true;
-	return false;
-}
-
-/* The output must not be, or hold, anything that is read. */
-static enum st_status refuse_same(struct st_conversion *v, struct st_error *err)
-{
-	struct stat sb;
-	if (lstat(v->dst.path, &sb) != 0)
-		return ST_OK; /* not there */
-	if (takes_files(v->dst.path, v->src.model) || takes_files(v->dst.path, v->src.other)
-	    || (v->o->repair && st_out_takes(v->dst.path, v->o->repair)))
-		return st_fail(err, ST_ERR_USAGE, "is an input, or holds one");
-	if (!v->o->force)
-		return st_fail(err, ST_ERR_IO, "already exists (--force replaces it)");
-	if (S_ISDIR(sb.st_mode) != v->dst.folder)
-		return st_fail(err, ST_ERR_IO,
-		               v->dst.folder ? "exists and is no folder" : "exists and is no regular file");
-	return ST_OK;
-}
+/* ---- the input ---- */
 
 static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 {
@@ -125,37 +39,67 @@ static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 /* Tensors whose type is not the input's though nobody asked, or not the one that was asked for. */
 static void note_types(struct st_conversion *v)
 {
+	uint64_t count[ST_DTYPE_COUNT][ST_DTYPE_COUNT] = { 0 }; /* [wanted][got] */
+	const struct st_job *first[ST_DTYPE_COUNT][ST_DTYPE_COUNT] = { 0 };
 	for (size_t i = 0; i < v->plan.n; i++) {
 		const struct st_job *j = &v->plan.jobs[i];
-		enum st_dtype want = v->dst.has_type && j->spec.ndim == 2 && j->role != ST_ROLE_COUNT ? v->dst.type
-		                   : j->src[0]                                                        ? j->src[0]->dtype
-		                                                                                      : j->spec.dtype;
-		if (want == j->spec.dtype || j->repaired)
-			continue;
-		size_t same = 0;
-		bool first = true;
-		for (size_t k = 0; k < v->plan.n; k++) {
-			const struct st_job *o = &v->plan.jobs[k];
-			enum st_dtype w = v->dst.has_type && o->spec.ndim == 2 && o->role != ST_ROLE_COUNT ? v->dst.type
-			                : o->src[0] ? o->src[0]->dtype
-			                            : o->spec.dtype;
-			if (w != want || o->spec.dtype != j->spec.dtype || o->repaired)
-				continue;
-			first = first && (k >= i);
-			same++;
-		}
-		if (!first)
-			continue;
-		const char *w = st_dtype_info(want)->name, *g = st_dtype_info(j->spec.dtype)->name;
-		if (!st_format_has(v->dst.format, want))
-			st_note(&v->log, "%zu tensors from %s to %s, which holds their values exactly: %s has no %s",
-			        same, w, g, st_format_name(v->dst.format), w);
-		else
-			st_note(&v->log,
-			        "%zu tensors as %s instead of %s, the first %s: rows of %llu do not divide into its "
-			        "blocks",
-			        same, g, w, j->spec.name, (unsigned long long)st_spec_cols(&j->spec));
+		enum st_dtype want = st_wanted_type(&v->dst, j, j->src[0] ? j->src[0]->dtype : j->spec.dtype),
+			      got = j->spec.dtype;
+		if (want != got && !j->repaired && count[want][got]++ == 0)
+			first[want][got] = j;
 	}
+	for (int want = 0; want < ST_DTYPE_COUNT; want++)
+		for (int got = 0; got < ST_DTYPE_COUNT; got++) {
+			const struct st_job *j = first[want][got];
+			const char *w = st_dtype_info((enum st_dtype)want)->name,
+				   *g = st_dtype_info((enum st_dtype)got)->name;
+			if (j && !st_format_has(v->dst.format, (enum st_dtype)want))
+				st_note(&v->log,
+				        "%llu tensors from %s to %s, which holds their values exactly: %s has no %s",
+				        (unsigned long long)count[want][got], w, g, st_format_name(v->dst.format), w);
+			else if (j)
+				st_note(&v->log,
+				        "%llu tensors as %s instead of %s, the first %s: rows of %llu do not divide into its blocks",
+				        (unsigned long long)count[want][got], g, w, j->spec.name,
+				        (unsigned long long)st_spec_cols(&j->spec));
+		}
+}
+
+/* Which types a recipe has given: "recipe Q4_K_M: 193 matrices as Q4_K, 17 as Q6_K". */
+static void note_recipe(struct st_conversion *v)
+{
+	uint64_t count[ST_DTYPE_COUNT] = { 0 };
+	char line[256];
+	size_t at = 0;
+	for (size_t i = 0; i < v->plan.n; i++)
+		count[v->plan.jobs[i].spec.dtype] += v->plan.jobs[i].spec.ndim == 2
+		                                  && v->plan.jobs[i].role != ST_ROLE_COUNT;
+	for (int t = 0; t < ST_DTYPE_COUNT && at < sizeof line; t++)
+		if (count[t])
+			at += (size_t)snprintf(line + at, sizeof line - at, "%s%llu as %s", at ? ", " : "",
+			                       (unsigned long long)count[t], st_dtype_info((enum st_dtype)t)->name);
+	if (v->dst.recipe && at)
+		st_note(&v->log, "recipe %s, matrices: %s", v->o->type, line);
+}
+
+static enum st_status read_importance(struct st_conversion *v, struct st_error *err)
+{
+	struct st_importance *im = &v->importance;
+	if (!v->o->imatrix)
+		return ST_OK;
+	ST_TRY(st_importance_read(v->o->imatrix, &v->plan, &v->arena, im, err));
+	if (im->used == 0) {
+		enum st_status st = st_fail(err, ST_ERR_MISMATCH,
+		                            "holds importances for none of the matrices that are encoded");
+		st_error_in(err, v->o->imatrix);
+		return st;
+	}
+	if (im->without)
+		st_note(&v->log, "importances for %zu matrices; without: %zu, the first %s", im->used, im->without,
+		        im->first_without);
+	else
+		st_note(&v->log, "importances for all %zu matrices that are encoded", im->used);
+	return ST_OK;
 }
 
 static void count_jobs(const struct st_conversion *v, struct st_convert_result *r)
@@ -175,12 +119,11 @@ static enum st_status run(struct st_conversion *v, struct st_convert_result *r, 
 {
 	struct st_repair *repair = NULL;
 	enum st_status st;
-	ST_TRY_OUT(choose_format(v, err));
-	ST_TRY_OUT(choose_type(v, err));
+	ST_TRY_OUT(st_target_choose(&v->dst, v->o, &v->log, err));
 	ST_TRY_OUT(open_input(v, err));
 	if (v->o->repair)
 		ST_TRY_OUT(st_repair_open(v, &repair, err));
-	st = refuse_same(v, err);
+	st = st_target_refuse(v, err);
 	if (st != ST_OK) {
 		st_error_in(err, v->dst.path);
 		goto out;
@@ -189,7 +132,10 @@ static enum st_status run(struct st_conversion *v, struct st_convert_result *r, 
 	ST_TRY_OUT(st_plan_jobs(v, err));
 	if (repair)
 		ST_TRY_OUT(st_repair_apply(repair, v, err));
+	ST_TRY_OUT(read_importance(v, err));
+	ST_TRY_OUT(st_check_ranges(&v->plan, v->pool, err));
 	note_types(v);
+	note_recipe(v);
 	if (!v->dst.bare)
 		st_list_left_out(v);
 	if (v->dst.bare)

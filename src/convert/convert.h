@@ -7,15 +7,16 @@
  *
  * Files lower in this list call none that are higher:
  *
- *	convert.c   output.c, folder.c   repair.c   check.c
- *	jobs.c   left.c   config_*.c   vocab_*.c   vocab.c
- *	stream.c   rows.c   types.c   fields.c   keys.c   documents.c   log.c
+ *	convert.c   output.c, folder.c   repair.c, report.c   check.c   target.c
+ *	jobs.c   left.c   config_*.c   vocab_*.c   vocab.c   importance.c   ranges.c
+ *	stream.c   rows.c   types.c   recipes.c   fields.c   keys.c   documents.c   log.c
  */
 #ifndef ST_CONVERT_CONVERT_H
 #define ST_CONVERT_CONVERT_H
 
 #include <stele/convert.h>
 
+#include "convert/importance.h"
 #include "convert/job.h"
 #include "convert/log.h"
 #include "convert/vocab.h"
@@ -28,6 +29,7 @@ struct st_conversion {
 	struct st_target dst;
 	struct st_vocabulary vocab;
 	struct st_plan plan;
+	struct st_importance importance;
 	struct st_log log;
 };
 
@@ -41,6 +43,11 @@ static inline int64_t st_conversion_eos(const struct st_conversion *v)
 	return v->dst.cfg.eos >= 0 || !v->vocab.t ? v->dst.cfg.eos : v->vocab.t->eos;
 }
 
+/* target.c: the container and the type that are asked for. */
+ST_MUST_CHECK enum st_status st_target_choose(struct st_target *to, const struct st_convert_options *o,
+                                              struct st_log *log, struct st_error *err);
+/* The output must not be, or hold, anything that is read, and replaces what is there only where that is asked for. */
+ST_MUST_CHECK enum st_status st_target_refuse(const struct st_conversion *v, struct st_error *err);
 /* jobs.c: fill v->plan. */
 ST_MUST_CHECK enum st_status st_plan_jobs(struct st_conversion *v, struct st_error *err);
 /* left.c: fill v->log.left. */

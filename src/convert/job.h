@@ -31,8 +31,9 @@ struct st_target {
 	struct st_config cfg;  /* what the output says */
 	const char *edited[8]; /* keys of cfg that a repair has changed */
 	size_t n_edited;
-	bool has_type; /* matrices are stored as `type` */
-	enum st_dtype type;
+	bool has_type;                  /* matrices are stored as `type`, or as the recipe says */
+	enum st_dtype type;             /* of a recipe: its base */
+	const struct st_recipe *recipe; /* or NULL */
 };
 
 /* ---- jobs ---- */
@@ -59,6 +60,7 @@ struct st_job {
 	enum st_code_order order; /* order of 4-bit codes in a block of a COPY */
 	struct st_weight from;    /* TRANSPOSE */
 	const float *values;      /* VALUES */
+	const float *importance;  /* ENCODE: of each column, or NULL */
 	const char *repaired;     /* cause code, or NULL */
 	const struct st_weight *sound; /* the other file's weight, which a repaired one must equal; or NULL */
 };
@@ -89,11 +91,24 @@ void st_sort_jobs(struct st_plan *plan, enum st_format to);
 bool st_format_has(enum st_format f, enum st_dtype t);
 /* Have its blocks a scale that can be multiplied in place of the numbers? */
 bool st_type_has_scales(enum st_dtype t);
+/* The type that is asked for: that of the tensor's source where nothing is. */
+enum st_dtype st_wanted_type(const struct st_target *to, const struct st_job *j, enum st_dtype stored);
 /* Type and kind of a job whose sources and rows are set: `want` where it can be had. */
 ST_MUST_CHECK enum st_status st_job_settle(const struct st_target *to, struct st_job *j, enum st_dtype want,
                                            struct st_error *err);
 /* general.file_type of GGUF; false where there is no number for it. */
-bool st_file_type(const struct st_plan *plan, uint32_t *out);
+bool st_file_type(const struct st_target *to, const struct st_plan *plan, uint32_t *out);
+
+/* ---- recipes.c: llama.cpp's mixed recipes ---- */
+
+struct st_recipe;
+const struct st_recipe *st_recipe_find(const char *name);
+/* Name of the i-th, or NULL behind the last. */
+const char *st_recipe_at(size_t i);
+enum st_dtype st_recipe_base(const struct st_recipe *r);
+uint32_t st_recipe_file_type(const struct st_recipe *r);
+/* The type of a matrix, whose role, layer and shape the job has. */
+enum st_dtype st_recipe_type(const struct st_recipe *r, const struct st_config *cfg, const struct st_job *j);
 
 /* ---- rows.c ---- */
 

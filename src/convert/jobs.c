@@ -49,8 +49,7 @@ static enum st_status weight_job(struct st_conversion *v, enum st_role role, uin
 		return st_no_memory(err);
 	const struct st_weight *from[2] = { w, NULL };
 	ST_TRY(st_job_map(&v->dst, &v->arena, j, from, NULL, err));
-	bool matrix = j->spec.ndim == 2;
-	return st_job_settle(&v->dst, j, v->dst.has_type && matrix ? v->dst.type : w->tensor->dtype, err);
+	return st_job_settle(&v->dst, j, st_wanted_type(&v->dst, j, w->tensor->dtype), err);
 }
 
 /* llama3's scaling as GGUF spells it: a divisor for each pair of rotated dimensions. */
@@ -98,17 +97,18 @@ static bool head_is_copy(const struct st_conversion *v, const struct st_weight *
 	return tied && embed->tensor && same_bytes(embed->tensor, head->tensor);
 }
 
+static bool becomes_tied(const struct st_conversion *v, const struct st_weight *head)
+{
+	return (v->src.format != v->dst.format || v->dst.format == ST_FORMAT_APR) && head_is_copy(v, head);
+}
+
 static enum st_status bound_jobs(struct st_conversion *v, const struct st_weight *w, struct st_error *err)
 {
 	if (w->role == ST_ROLE_ROPE_FREQS && v->dst.format != ST_FORMAT_GGUF)
 		return leave_rope_freqs(v, w->tensor, err);
-	if (w->role == ST_ROLE_HEAD && (v->src.format != v->dst.format || v->dst.format == ST_FORMAT_APR)
-	    && head_is_copy(v, w)) {
-		v->dst.cfg.tied = true;
-		if (v->dst.format != ST_FORMAT_APR) {
-			st_note(&v->log, "%s is a copy of the embedding: stored once, as a tied head", w->tensor->name);
-			return ST_OK;
-		}
+	if (w->role == ST_ROLE_HEAD && v->dst.format != ST_FORMAT_APR && becomes_tied(v, w)) {
+		st_note(&v->log, "%s is a copy of the embedding: stored once, as a tied head", w->tensor->name);
+		return ST_OK;
 	}
 	return weight_job(v, w->role, w->layer < 0 ? 0 : (uint32_t)w->layer, w, err);
 }
@@ -159,7 +159,11 @@ static bool divisors_change(const struct st_conversion *v)
 enum st_status st_plan_jobs(struct st_conversion *v, struct st_error *err)
 {
 	const struct st_model *m = v->src.model;
+	const struct st_weight *own_head = st_model_weight(m, ST_ROLE_HEAD, 0);
 	bool freqs = false, head = false;
+	/* First, since the type of the embedding may depend on it. */
+	if (own_head && own_head->tensor && becomes_tied(v, own_head))
+		v->dst.cfg.tied = true;
 	for (size_t i = 0; i < st_model_n_weights(m); i++) {
 		const struct st_weight *w = st_model_weight_at(m, i);
 		if (w->role == ST_ROLE_ROPE_FREQS && divisors_change(v))

@@ -37,10 +37,16 @@ static void type_keys(const struct st_conversion *v, struct st_keys *k)
 		return;
 	for (size_t i = 0; i < v->plan.n; i++)
 		blocks |= st_dtype_info(v->plan.jobs[i].spec.dtype)->kind == ST_KIND_QUANT;
-	if (st_file_type(&v->plan, &type))
+	if (st_file_type(&v->dst, &v->plan, &type))
 		st_key_u32(k, "general.file_type", type);
 	if (blocks)
 		st_key_u32(k, "general.quantization_version", 2);
+	if (v->o->imatrix) {
+		const char *slash = strrchr(v->o->imatrix, '/'), *name = slash ? slash + 1 : v->o->imatrix;
+		st_key_text(k, "quantize.imatrix.file", name, strlen(name));
+		st_key_u32(k, "quantize.imatrix.entries_count", (uint32_t)v->importance.entries);
+		st_key_u32(k, "quantize.imatrix.chunks_count", (uint32_t)v->importance.chunks);
+	}
 }
 
 static enum st_status gguf_keys(const struct st_conversion *v, struct st_keys *k, struct st_error *err)

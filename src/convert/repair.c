@@ -53,7 +53,7 @@ static enum st_status cannot(const struct fix *f, const char *why)
 
 static enum st_dtype wanted_type(const struct fix *f, enum st_dtype stored)
 {
-	return f->v->dst.has_type && f->j->spec.ndim == 2 ? f->v->dst.type : stored;
+	return st_wanted_type(&f->v->dst, f->j, stored);
 }
 
 /* Take the rows graph[] of w0 and w1 instead. */

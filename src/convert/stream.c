@@ -318,7 +318,7 @@ static void encode_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 	float *row = o->x + lane * cols;
 	for (uint64_t i = begin; i < end && !st_cancelled(); i++) {
 		st_job_row(o->j, o->row0 + i, row);
-		st_dtype_info(o->j->spec.dtype)->encode(row, o->bytes + i * o->size, (size_t)cols);
+		st_dtype_encode(o->j->spec.dtype, row, o->j->importance, o->bytes + i * o->size, (size_t)cols);
 	}
 }
 

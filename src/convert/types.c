@@ -27,6 +27,8 @@ static enum st_dtype smaller_block(enum st_dtype t)
 	case ST_DTYPE_Q2_K:
 	case ST_DTYPE_Q3_K:
 	case ST_DTYPE_IQ4_XS:
+		return ST_DTYPE_IQ4_NL;
+	case ST_DTYPE_IQ4_NL: /* where the container has no such type */
 		return ST_DTYPE_Q4_0;
 	case ST_DTYPE_Q4_K:
 		return ST_DTYPE_Q5_0;
@@ -53,6 +55,13 @@ static enum st_dtype exact_type(enum st_dtype t)
 	default:
 		return ST_DTYPE_F32;
 	}
+}
+
+enum st_dtype st_wanted_type(const struct st_target *to, const struct st_job *j, enum st_dtype stored)
+{
+	if (!to->has_type || j->spec.ndim != 2 || j->role == ST_ROLE_COUNT)
+		return stored;
+	return to->recipe ? st_recipe_type(to->recipe, &to->cfg, j) : to->type;
 }
 
 static bool rows_fit(enum st_dtype t, const struct st_tensor_spec *s)
@@ -120,7 +129,7 @@ enum st_status st_job_settle(const struct st_target *to, struct st_job *j, enum 
 /* ---- what GGUF says of the whole file ---- */
 
 /* general.file_type as llama.cpp numbers it, from the type that most matrices' bytes are in. */
-bool st_file_type(const struct st_plan *plan, uint32_t *out)
+bool st_file_type(const struct st_target *to, const struct st_plan *plan, uint32_t *out)
 {
 	static const struct {
 		enum st_dtype t;
@@ -131,6 +140,10 @@ bool st_file_type(const struct st_plan *plan, uint32_t *out)
 		{ ST_DTYPE_Q3_K, 12 },   { ST_DTYPE_Q4_K, 15 },   { ST_DTYPE_Q5_K, 17 }, { ST_DTYPE_Q6_K, 18 },
 		{ ST_DTYPE_IQ4_NL, 25 }, { ST_DTYPE_IQ4_XS, 30 }, { ST_DTYPE_BF16, 32 }, { ST_DTYPE_MXFP4, 38 },
 	};
+	if (to->recipe) {
+		*out = st_recipe_file_type(to->recipe);
+		return true;
+	}
 	uint64_t bytes[ST_DTYPE_COUNT] = { 0 }, most = 0;
 	enum st_dtype best = ST_DTYPE_F32;
 	for (size_t i = 0; i < plan->n; i++) {

@@ -422,7 +422,12 @@ static enum st_status read_vocabulary(struct reading *v, struct st_error *err)
 	struct st_vocabulary *voc = v->vocab;
 	/* tokenizer.json calls the unknown piece special, as it does BOS. */
 	voc->mark_unknown = v->from->format == ST_FORMAT_SAFETENSORS && !voc->t->byte_level;
-	voc->n = voc->t->vocab.n > v->to->cfg.vocab ? voc->t->vocab.n : v->to->cfg.vocab;
+	/* An engine that was given a token without a row would read behind the embedding. */
+	if (voc->t->vocab.n > v->to->cfg.vocab)
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "tokenizer",
+		                  "has %u pieces, the embedding %u rows: token %u has no row; nothing was written",
+		                  voc->t->vocab.n, v->to->cfg.vocab, v->to->cfg.vocab);
+	voc->n = v->to->cfg.vocab;
 	ST_TRY(read_model(v, err));
 	ST_TRY(read_around(voc, err));
 	ST_TRY(read_pad(v, err));

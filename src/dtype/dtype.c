@@ -86,6 +86,12 @@ const struct st_geometry *st_dtype_geometry(enum st_dtype t)
 	return table[t].geometry;
 }
 
+bool st_dtype_weighted(enum st_dtype t)
+{
+	assert((unsigned)t < ST_DTYPE_COUNT);
+	return table[t].weighted != NULL;
+}
+
 void st_dtype_encode(enum st_dtype t, const float *src, const float *importance, void *dst, size_t n)
 {
 	if (importance && table[t].weighted)

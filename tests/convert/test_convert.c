@@ -3,6 +3,8 @@
  */
 #include "convert/support.h"
 
+#include "convert/job.h"
+
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -246,6 +248,191 @@ static void what_cannot_be_written_is_named(void **state)
 	                                    &(struct st_convert_options){ .format = "gguf" });
 	assert_non_null(strstr(err.message, "contradicts"));
 	assert_int_equal(left_behind("a.gguf"), 0);
+}
+
+/* A folder is written where the name says so, or where it is asked for; a slip in a suffix is none. */
+static void names_of_outputs(void **state)
+{
+	(void)state;
+	struct toy m;
+	toy_make(&m, "qwen2", 64, true);
+	toy_write(&m, in_folder("a.gguf"), ST_DTYPE_F32, true);
+	toy_free(&m);
+	struct st_error err = convert_fails(in_folder("a.gguf"), in_folder("x.ggfu"),
+	                                    &(struct st_convert_options){ 0 });
+	assert_int_equal(err.code, ST_ERR_USAGE);
+	assert_non_null(strstr(err.message, ".ggfu"));
+	assert_non_null(strstr(err.message, "--to hf"));
+	assert_int_equal(left_behind("a.gguf"), 0);
+	static const struct {
+		const char *out, *format;
+		bool said;
+	} cases[] = { { "plain", NULL, true }, { "slash/", NULL, false }, { "Model-1.7B", "hf", false } };
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct st_convert_result *r = convert_with(in_folder("a.gguf"), in_folder(cases[i].out),
+		                                           &(struct st_convert_options){ .format = cases[i].format });
+		assert_string_equal(r->to, "Hugging Face folder");
+		assert_int_equal(has_note(r, "--to hf"), cases[i].said);
+		st_convert_result_free(r);
+	}
+}
+
+/* Numbers that would not survive are found before anything is written: where, what, and the largest that would. */
+static void what_a_type_cannot_hold_is_refused(void **state)
+{
+	(void)state;
+	static const struct {
+		float value;
+		const char *type, *part; /* NULL: it is held */
+	} cases[] = {
+		{ 70000, "F16", "65504" },
+		{ 65519, "F16", NULL },
+		{ 70000, "BF16", NULL },
+		{ 70000, "Q8_0", NULL },
+		{ 1e7f, "Q8_0", "8.31901e+06" },
+		{ 6e5f, "Q4_0", "524032" },
+		{ -70000, "Q4_1", "-70000" },
+		{ 70000, "Q4_1", NULL },
+		{ 1e9f, "Q4_K", "1e+09" },
+		{ NAN, "Q8_0", "is NaN" },
+		{ INFINITY, "Q4_K", "infinite" },
+		{ INFINITY, "F16", NULL },
+		{ 3.4e38f, "BF16", "3.38953e+38" },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct toy m;
+		toy_make(&m, "llama", 256, true);
+		toy_find(&m, "model.layers.1.mlp.down_proj.weight")->data[3 * m.ffn + 5] = cases[i].value;
+		toy_write(&m, in_folder("a.gguf"), ST_DTYPE_F32, true);
+		toy_free(&m);
+		struct st_convert_options o = { .type = cases[i].type, .force = true };
+		if (!cases[i].part) {
+			st_convert_result_free(convert_with(in_folder("a.gguf"), in_folder("b.gguf"), &o));
+			continue;
+		}
+		unlink(in_folder("b.gguf"));
+		struct st_error err = convert_fails(in_folder("a.gguf"), in_folder("b.gguf"), &o);
+		assert_int_equal(err.code, ST_ERR_UNSUPPORTED);
+		assert_string_equal(err.where, "blk.1.ffn_down.weight");
+		if (!strstr(err.message, cases[i].part) || !strstr(err.message, "row 3, column 5"))
+			fail_msg("%g as %s: %s", (double)cases[i].value, cases[i].type, err.message);
+		assert_int_equal(left_behind("a.gguf"), 0);
+	}
+}
+
+/* What llama.cpp's listing of a Q4_K_M file of 32 layers shows for V. */
+static void layers_of_a_recipe(void **state)
+{
+	(void)state;
+	static const unsigned char more[] = { 0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31 };
+	const struct st_recipe *r = st_recipe_find("q4_k_m");
+	struct st_config cfg = { .n_layers = 32, .n_heads = 32, .n_kv_heads = 32, .hidden = 4096 };
+	assert_non_null(r);
+	for (uint32_t layer = 0; layer < 32; layer++) {
+		struct st_job j = { .role = ST_ROLE_V, .layer = layer, .spec = { .ndim = 2, .shape = { 4096, 4096 } } };
+		assert_int_equal(st_recipe_type(r, &cfg, &j),
+		                 memchr(more, (int)layer, sizeof more) ? ST_DTYPE_Q6_K : ST_DTYPE_Q4_K);
+		j.role = ST_ROLE_GATE;
+		assert_int_equal(st_recipe_type(r, &cfg, &j), ST_DTYPE_Q4_K);
+	}
+	struct st_job head = { .role = ST_ROLE_HEAD, .spec = { .ndim = 2, .shape = { 32000, 4096 } } };
+	assert_int_equal(st_recipe_type(r, &cfg, &head), ST_DTYPE_Q6_K);
+	head.spec.shape[1] = 4128;
+	assert_int_equal(st_recipe_type(r, &cfg, &head), ST_DTYPE_Q8_0);
+}
+
+/* A file of one importance for each column of every matrix, `columns` of them where that is not 0. */
+static void write_importances(const char *path, const char *type, uint64_t columns)
+{
+	static const char *const parts[] = { "attn_q",   "attn_k", "attn_v",  "attn_output",
+		                             "ffn_gate", "ffn_up", "ffn_down" };
+	struct st_error err = ST_ERROR_INIT;
+	struct st_tensor_spec specs[28];
+	char names[28][48];
+	size_t n = 0;
+	struct toy_kv_store kv = { .n = 0 };
+	toy_kv(&kv, "general.type", ST_KV_STR, type, strlen(type));
+	for (int layer = 0; layer < 2; layer++)
+		for (size_t i = 0; i < 7; i++)
+			for (int counts = 0; counts < 2; counts++) {
+				uint64_t cols = counts                       ? 1
+				              : columns                      ? columns
+				              : strcmp(parts[i], "ffn_down") ? 256
+				                                             : 512;
+				snprintf(names[n], sizeof names[n], "blk.%d.%s.weight.%s", layer, parts[i],
+				         counts ? "counts" : "in_sum2");
+				specs[n] = (struct st_tensor_spec){ names[n], ST_DTYPE_F32, 2, { 1, cols } };
+				n++;
+			}
+	struct st_write_plan plan = {
+		.format = ST_FORMAT_GGUF, .specs = specs, .n_specs = n, .kv = kv.kv, .n_kv = kv.n
+	};
+	struct st_writer *w;
+	const char *readable;
+	assert_ok(st_writer_open(path, &plan, &w, &err), &err);
+	for (size_t i = 0; i < n; i++)
+		for (uint64_t k = 0; k < specs[i].shape[1]; k++) {
+			float x = specs[i].shape[1] == 1 ? 4 : k % 8 == 0 ? 400 : 4;
+			assert_ok(st_writer_append(w, &x, sizeof x, &err), &err);
+		}
+	assert_ok(st_writer_finish(w, &readable, &err), &err);
+	assert_ok(st_writer_commit(w, &err), &err);
+}
+
+/* Mean squared error of the columns that count and of the others, over a matrix. */
+static void column_errors(const char *path, const struct toy_tensor *want, double *important, double *rest)
+{
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *c;
+	assert_ok(st_container_open(path, &c, &err), &err);
+	const struct st_tensor *t = st_container_find(c, "blk.0.ffn_up.weight");
+	float *row = malloc(want->cols * sizeof *row);
+	*important = *rest = 0;
+	for (uint64_t r = 0; r < want->rows; r++) {
+		st_tensor_decode(t, r, 1, row);
+		for (uint64_t k = 0; k < want->cols; k++) {
+			double d = (double)row[k] - (double)want->data[r * want->cols + k];
+			*(k % 8 == 0 ? important : rest) += d * d;
+		}
+	}
+	free(row);
+	st_container_close(c);
+}
+
+static void importances_move_the_error(void **state)
+{
+	(void)state;
+	struct toy m;
+	double before, after, rest;
+	toy_make(&m, "llama", 256, true);
+	toy_write(&m, in_folder("a.gguf"), ST_DTYPE_F32, true);
+	write_importances(in_folder("im.gguf"), "imatrix", 0);
+	struct st_convert_options o = { .type = "Q3_K", .force = true };
+	st_convert_result_free(convert_with(in_folder("a.gguf"), in_folder("b.gguf"), &o));
+	column_errors(in_folder("b.gguf"), toy_find(&m, "model.layers.0.mlp.up_proj.weight"), &before, &rest);
+	char imatrix[512];
+	snprintf(imatrix, sizeof imatrix, "%s/im.gguf", folder);
+	o.imatrix = imatrix;
+	struct st_convert_result *r = convert_with(in_folder("a.gguf"), in_folder("b.gguf"), &o);
+	assert_true(has_note(r, "importances for 14 matrices; without: 1, the first token_embd.weight"));
+	st_convert_result_free(r);
+	column_errors(in_folder("b.gguf"), toy_find(&m, "model.layers.0.mlp.up_proj.weight"), &after, &rest);
+	assert_true(after < 0.8 * before);
+	toy_free(&m);
+	/* What is no such file, or one for another model. */
+	write_importances(in_folder("im.gguf"), "model", 0);
+	assert_non_null(
+		strstr(convert_fails(in_folder("a.gguf"), in_folder("c.gguf"), &o).message, "is no importance matrix"));
+	write_importances(in_folder("im.gguf"), "imatrix", 64);
+	assert_non_null(strstr(convert_fails(in_folder("a.gguf"), in_folder("c.gguf"), &o).message,
+	                       "is no importance for the"));
+	o.type = NULL;
+	assert_int_equal(convert_fails(in_folder("a.gguf"), in_folder("c.gguf"), &o).code, ST_ERR_USAGE);
+	o.type = "F16";
+	assert_int_equal(convert_fails(in_folder("a.gguf"), in_folder("c.gguf"), &o).code, ST_ERR_USAGE);
+	o.type = "Q3_K";
+	o.imatrix = in_folder("absent");
+	assert_int_equal(convert_fails(in_folder("a.gguf"), in_folder("c.gguf"), &o).code, ST_ERR_IO);
 }
 
 /* Tensors that no weight is: kept where readers pass over them, listed where they do not. */
@@ -582,6 +769,10 @@ int main(int argc, char **argv)
 		CASE(types_are_encoded),
 		CASE(rows_that_do_not_divide_fall_back),
 		CASE(what_cannot_be_written_is_named),
+		CASE(names_of_outputs),
+		CASE(what_a_type_cannot_hold_is_refused),
+		CASE(layers_of_a_recipe),
+		CASE(importances_move_the_error),
 		CASE(unused_tensors_are_carried_or_listed),
 		CASE(published_models_go_around),
 		CASE(published_blocks_are_the_same),

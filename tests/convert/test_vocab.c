@@ -22,16 +22,21 @@ static void model_around(const char *vocab, const char *path)
 	struct st_tensor_spec specs[64];
 	size_t n = 0;
 	for (size_t i = 0; i < m->keys.n; i++)
-		kv[n++] = m->keys.kv[i];
+		if (!strstr(m->keys.kv[i].key, "vocab_size"))
+			kv[n++] = m->keys.kv[i];
 	for (size_t i = 0; i < v->keys.n; i++)
 		if (strncmp(v->keys.kv[i].key, "tokenizer.", 10) == 0)
 			kv[n++] = v->keys.kv[i];
 	assert_true(n < 128 && m->n_tensors <= 64);
+	const struct st_kv *pieces = st_kv_find(&v->keys, "tokenizer.ggml.tokens");
+	assert_non_null(pieces);
 	for (size_t i = 0; i < m->n_tensors; i++) {
 		specs[i] = (struct st_tensor_spec){ .name = m->tensors[i].name,
 			                            .dtype = m->tensors[i].dtype,
 			                            .ndim = m->tensors[i].ndim };
 		memcpy(specs[i].shape, m->tensors[i].shape, sizeof specs[i].shape);
+		if (specs[i].ndim == 2 && specs[i].shape[0] == TOY_VOCAB) /* a row for every piece */
+			specs[i].shape[0] = pieces->count;
 	}
 	struct st_write_plan plan = {
 		.format = ST_FORMAT_GGUF, .specs = specs, .n_specs = m->n_tensors, .kv = kv, .n_kv = n
@@ -40,7 +45,12 @@ static void model_around(const char *vocab, const char *path)
 	const char *readable;
 	assert_ok(st_writer_open(path, &plan, &w, &err), &err);
 	for (size_t i = 0; i < m->n_tensors; i++)
-		assert_ok(st_writer_append(w, m->tensors[i].data, m->tensors[i].n_bytes, &err), &err);
+		for (uint64_t left = specs[i].ndim == 2 ? specs[i].shape[0] : 1; left > 0;) {
+			const struct st_tensor *t = &m->tensors[i];
+			uint64_t rows = t->ndim == 2 ? t->shape[0] : 1, k = left < rows ? left : rows;
+			assert_ok(st_writer_append(w, t->data, t->n_bytes / rows * k, &err), &err);
+			left -= k;
+		}
 	assert_ok(st_writer_finish(w, &readable, &err), &err);
 	assert_ok(st_writer_commit(w, &err), &err);
 	st_container_close(v);
@@ -196,7 +206,7 @@ static void write_tokenizer(const char *dir, const char *split)
 
 static const char config[] = "{\"model_type\": \"llama\", \"hidden_size\": 64, \"num_hidden_layers\": 2, "
 			     "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
-			     "\"intermediate_size\": 128, \"vocab_size\": 96, \"rms_norm_eps\": 1e-05, "
+			     "\"intermediate_size\": 128, \"vocab_size\": 259, \"rms_norm_eps\": 1e-05, "
 			     "\"tie_word_embeddings\": true, \"eos_token_id\": 257}";
 
 static void documents_are_carried(void **state)
@@ -205,6 +215,11 @@ static void documents_are_carried(void **state)
 	struct toy m;
 	struct st_error err = ST_ERROR_INIT;
 	toy_make(&m, "llama", 64, true);
+	struct toy_tensor *embed = toy_find(&m, "model.embed_tokens.weight");
+	embed->data = realloc(embed->data, 259 * 64 * sizeof *embed->data); /* a row for every token */
+	for (size_t i = TOY_VOCAB * 64; i < 259 * 64; i++)
+		embed->data[i] = embed->data[i - TOY_VOCAB * 64];
+	embed->rows = 259;
 	toy_write(&m, in_folder("a"), ST_DTYPE_F32, false);
 	toy_free(&m);
 	put_json("a/config.json", config);
