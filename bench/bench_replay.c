@@ -2,7 +2,7 @@
 #include "bench.h"
 
 #include "base/mem.h"
-#include "turboquant/replay_internal.h"
+#include "turboquant/sweep.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -58,7 +58,7 @@ static const struct cli_param options[] = {
 	  CLI_CHOICE(struct opts, oracle, "dequant|independent-floor|both") },
 	{ "against", 0, "FILE", "explain this output of another engine instead of running the kernel",
 	  CLI_PATH(struct opts, against) },
-	{ "out", 0, "PATH", "base name of the files to write; audit.json in it where it is a folder",
+	{ "out", 0, "PATH", "base name of the files to write; of an audit the folder, or the file NAME.json",
 	  CLI_PATH(struct opts, out) },
 	{ "kernel", 0, "LEVEL", "the kernel to test (default: the best here)",
 	  CLI_CHOICE(struct opts, kernel, "scalar|avx2|avx512|neon") },

@@ -8,40 +8,42 @@
 #include <stdlib.h>
 #include <string.h>
 
-static enum st_status bad(struct st_error *err, const char *name, const char *fmt, uint32_t a, uint32_t b)
-{
-	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, name, fmt, a, b);
-}
-
 enum st_status st_tq_params_check(const struct st_tq_params *p, struct st_error *err)
 {
-	if (!st_tq_head_dim_ok(p->head_dim))
-		return bad(err, "head_dim", "%u is not supported; 128, 256 and 512 are", p->head_dim, 0);
-	if (p->num_kv_heads < 1 || p->num_kv_heads > 1024)
-		return bad(err, "num_kv_heads", "%u is not in 1..1024", p->num_kv_heads, 0);
-	if (p->num_heads < 1 || p->num_heads > 4096)
-		return bad(err, "num_heads", "%u is not in 1..4096", p->num_heads, 0);
-	if (p->num_heads % p->num_kv_heads)
-		return bad(err, "num_heads", "%u heads do not divide into %u key/value heads", p->num_heads,
-		           p->num_kv_heads);
-	if (p->kv_capacity < 1 || p->kv_capacity > 1u << 28)
-		return bad(err, "kv_capacity", "%u is not in 1..2^28", p->kv_capacity, 0);
-	if (p->kv_seq_len < 1)
-		return bad(err, "kv_seq_len", "%u: the sequence is empty", p->kv_seq_len, 0);
-	if (p->kv_seq_len > p->kv_capacity)
-		return bad(err, "kv_seq_len", "%u exceeds kv_capacity %u", p->kv_seq_len, p->kv_capacity);
-	if (p->ring_start >= p->kv_capacity)
-		return bad(err, "ring_start", "%u is not below kv_capacity %u", p->ring_start, p->kv_capacity);
+	const struct rule {
+		const char *name;
+		bool broken;
+		const char *fmt; /* of `value`, then `other` */
+		uint32_t value, other;
+	} rules[] = {
+		{ "head_dim", !st_tq_head_dim_ok(p->head_dim), "%u is not supported; 128, 256 and 512 are", p->head_dim,
+		  0 },
+		{ "num_kv_heads", p->num_kv_heads < 1 || p->num_kv_heads > 1024, "%u is not in 1..1024",
+		  p->num_kv_heads, 0 },
+		{ "num_heads", p->num_heads < 1 || p->num_heads > 4096, "%u is not in 1..4096", p->num_heads, 0 },
+		{ "num_heads", p->num_kv_heads && p->num_heads % p->num_kv_heads,
+		  "%u heads do not divide into %u key/value heads", p->num_heads, p->num_kv_heads },
+		{ "kv_capacity", p->kv_capacity < 1 || p->kv_capacity > 1u << 28, "%u is not in 1..2^28",
+		  p->kv_capacity, 0 },
+		{ "kv_seq_len", p->kv_seq_len < 1, "%u: the sequence is empty", p->kv_seq_len, 0 },
+		{ "kv_seq_len", p->kv_seq_len > p->kv_capacity, "%u exceeds kv_capacity %u", p->kv_seq_len,
+		  p->kv_capacity },
+		{ "ring_start", p->ring_start >= p->kv_capacity, "%u is not below kv_capacity %u", p->ring_start,
+		  p->kv_capacity },
+		{ "mask_type", p->mask_type > ST_TQ_MASK_SLIDING,
+		  "%u; 0 (none), 1 (causal) and 2 (sliding window) are known", p->mask_type, 0 },
+		{ "sliding_window", p->mask_type == ST_TQ_MASK_SLIDING && p->sliding_window < 1,
+		  "%u: a window needs at least one row", p->sliding_window, 0 },
+	};
+	for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+		if (rules[i].broken)
+			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, rules[i].name, rules[i].fmt, rules[i].value,
+			                  rules[i].other);
 	if (!isfinite(p->scale) || !isfinite((float)p->scale))
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale", "%g is not a finite f32", p->scale);
 	if (p->softcap != 0 && !(p->softcap > 0 && isnormal((float)p->softcap)))
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "softcap",
 		                  "%g is neither 0 nor a positive normal f32", p->softcap);
-	if (p->mask_type > ST_TQ_MASK_SLIDING)
-		return bad(err, "mask_type", "%u; 0 (none), 1 (causal) and 2 (sliding window) are known", p->mask_type,
-		           0);
-	if (p->mask_type == ST_TQ_MASK_SLIDING && p->sliding_window < 1)
-		return bad(err, "sliding_window", "%u: a window needs at least one row", p->sliding_window, 0);
 	/* The kernel divides by it, in f32. */
 	if (!(p->scale_factor_d512 > 0) || !isnormal((float)(1 / p->scale_factor_d512)))
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "scale_factor_d512",
@@ -74,22 +76,17 @@ void st_tq_visible_rows(const struct st_tq_params *p, enum st_tq_visibility vis,
 }
 
 /* [d] between coordinate order and lane order (level_impl.h): position 16 n + l of a block is coordinate W l + n. */
-static void to_lanes(const float *x, uint32_t d, unsigned bits, float *y)
+static void reorder(const float *x, uint32_t d, unsigned bits, bool to_lanes, float *y)
 {
-	uint32_t w = bits == 0 ? 1 : bits == 4 ? 8 : 4;
-	for (uint32_t b = 0; b < d; b += 16 * w)
-		for (uint32_t n = 0; n < w; n++)
-			for (uint32_t l = 0; l < 16; l++)
-				y[b + 16 * n + l] = x[b + w * l + n];
-}
-
-static void from_lanes(const float *x, uint32_t d, unsigned bits, float *y)
-{
-	uint32_t w = bits == 0 ? 1 : bits == 4 ? 8 : 4;
-	for (uint32_t b = 0; b < d; b += 16 * w)
-		for (uint32_t n = 0; n < w; n++)
-			for (uint32_t l = 0; l < 16; l++)
-				y[b + w * l + n] = x[b + 16 * n + l];
+	const uint32_t w = bits == 0 ? 1 : bits == 4 ? 8 : 4;
+	for (uint32_t b = 0; b < d; b += 16 * w) {
+		for (uint32_t n = 0; n < w; n++) {
+			for (uint32_t l = 0; l < 16; l++) {
+				const uint32_t lane = b + 16 * n + l, coordinate = b + w * l + n;
+				y[to_lanes ? lane : coordinate] = x[to_lanes ? coordinate : lane];
+			}
+		}
+	}
 }
 
 /* Splits in order: weights relative to the largest maximum of all. max, sum: [splits] ld apart. */
@@ -179,8 +176,7 @@ enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_co
 	}
 	const size_t splits = st_ceil_div(rows.visible, ST_TQ_SPLIT);
 	/* Partial results of every split: [splits, H, d] sums, [splits, H] maxima and weights; and the queries. */
-	float *acc = st_alloc_array(splits * H, (d + 2) * sizeof *acc),
-	      *lanes = st_alloc_array((size_t)H * d, sizeof *lanes);
+	float *acc = st_alloc_array3(splits, H, d + 2, sizeof *acc), *lanes = st_alloc_array2(H, d, sizeof *lanes);
 	if (!acc || !lanes) {
 		free(acc);
 		free(lanes);
@@ -191,7 +187,7 @@ enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_co
 		float t[512];
 		for (uint32_t i = 0; i < d; i++)
 			t[i] = e->q_f16 ? st_tq_round_f16(q[(size_t)h * d + i]) : q[(size_t)h * d + i];
-		to_lanes(t, d, bits, lanes + (size_t)h * d);
+		reorder(t, d, bits, true, lanes + (size_t)h * d);
 	}
 	struct tasks k = { e, codec, p, kv, &rows, bits, lanes, acc, max, sum };
 	uint64_t rows_a_task = rows.visible < ST_TQ_SPLIT ? rows.visible : ST_TQ_SPLIT;
@@ -199,11 +195,25 @@ enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_co
 	for (uint32_t h = 0; h < H; h++) {
 		float y[512];
 		merge(acc + (size_t)h * d, max + h, sum + h, splits, H, d, y);
-		from_lanes(y, d, bits, out + (size_t)h * d);
+		reorder(y, d, bits, false, out + (size_t)h * d);
 	}
 	free(acc);
 	free(lanes);
 	return ST_OK;
+}
+
+enum st_status st_tq_step(const struct st_tq_exec *e, const struct st_tq_codec *codec, const struct st_tq_params *p,
+                          const struct st_tq_kv *kv, const float *q, float *out, struct st_error *err)
+{
+	float *rotated = st_alloc_array2(p->num_heads, p->head_dim, sizeof *rotated);
+	if (!rotated)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	memcpy(rotated, q, (size_t)p->num_heads * p->head_dim * sizeof *rotated);
+	st_tq_rotate(codec, rotated, p->num_heads);
+	enum st_status st = st_tq_attention(e, codec, p, kv, rotated, out, err);
+	st_tq_unrotate(codec, out, p->num_heads);
+	free(rotated);
+	return st;
 }
 
 double st_tq_nrmse(const float *a, const double *ref, size_t n)

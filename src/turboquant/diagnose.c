@@ -67,11 +67,11 @@ static const struct hypothesis *search(struct step *s, struct table *t, double f
 		for (size_t i = 0; pass && i < listed && !t->failed; i++) {
 			if (t->h[i].e.round != ROUND_DECLARED)
 				continue;
-			struct hypothesis copy = t->h[i], *h = st_hypothesis_add(t, copy.code, copy.text);
-			*h = copy;
+			const struct hypothesis copy = t->h[i];
+			struct hypothesis *h = st_hypothesis_add(t, copy.code, copy.text, copy.parameter, copy.value,
+			                                         copy.e);
 			h->e.round = ROUND_F16;
-			size_t len = strlen(h->text);
-			snprintf(h->text + len, sizeof h->text - len, "; and an f16 query");
+			st_hypothesis_say(h, "; and an f16 query");
 		}
 		st_fit_numbers(s, round, floor, t);
 		st_find_rows(s, round, floor, t);
@@ -81,60 +81,40 @@ static const struct hypothesis *search(struct step *s, struct table *t, double f
 	return hit;
 }
 
-/* Other edits that give the same output: the capture cannot tell them apart, and says so. */
-static json_t *equivalents(const struct table *t, const struct hypothesis *h, double floor)
-{
-	json_t *list = json_array();
-	for (size_t i = 0; i < t->n; i++)
-		if (t->h + i != h && t->h[i].residual <= floor)
-			json_array_append_new(list, json_pack("{s:s,s:s}", "code", st_cause_name(t->h[i].code), "text",
-			                                      t->h[i].text));
-	return list;
-}
+static const char *const round_names[] = { NULL, "f16", "bf16" };
 
-static json_t *cause_json(const struct hypothesis *h, const char *confidence, double before, double floor)
+/* h: NULL where nothing explains it */
+static json_t *cause_json(const struct hypothesis *h, const char *confidence, double before, double floor, json_t *same)
 {
-	json_t *j = json_object(), *par = json_object();
-	st_json_put(j, "code", json_string(st_cause_name(h ? h->code : ST_CAUSE_UNEXPLAINED)));
-	st_json_put(j, "confidence", json_string(confidence));
+	json_t *par = json_object();
 	if (h && h->parameter != ST_PARAM_NONE)
 		st_json_put(par, st_param_info(h->parameter)->key, st_json_number(h->value));
 	if (h && h->e.row_fault == ROW_COPY)
 		st_json_put(par, "holds_row", json_integer(h->e.from));
 	if (h && h->e.one_head)
 		st_json_put(par, "kv_head", json_integer(h->e.kv_head));
-	if (h && h->e.round == ROUND_F16)
-		st_json_put(par, "q_dtype", json_string("f16"));
-	if (h && h->e.round == ROUND_BF16)
-		st_json_put(par, "q_dtype", json_string("bf16"));
+	if (h && h->e.round)
+		st_json_put(par, "q_dtype", json_string(round_names[h->e.round]));
 	if (h && h->e.kv_round)
-		st_json_put(par, "kv_dtype", json_string(h->e.kv_round == ROUND_F16 ? "f16" : "bf16"));
-	st_json_put(j, "parameters", par);
-	st_json_put(j, "residual_before", st_json_number(before));
-	st_json_put(j, "residual_after", h ? st_json_number(h->residual) : json_null());
-	st_json_put(j, "floor", st_json_number(floor));
-	st_json_put(j, "text", h ? json_string(h->text) : json_null());
-	return j;
+		st_json_put(par, "kv_dtype", json_string(round_names[h->e.kv_round]));
+	return st_json_object({ "code", json_string(st_cause_name(h ? h->code : ST_CAUSE_UNEXPLAINED)) },
+	                      { "confidence", json_string(confidence) }, { "parameters", par },
+	                      { "residual_before", st_json_number(before) },
+	                      { "residual_after", h ? st_json_number(h->residual) : json_null() },
+	                      { "floor", st_json_number(floor) }, { "text", st_json_text(h ? h->text : NULL) },
+	                      { "equivalent", same });
 }
 
 /* What f32 arithmetic alone costs here: our own kernel against its oracle, with room for other summation orders. */
-static enum st_status arithmetic_floor(const struct st_replay_run *r, const struct st_capture *c, const struct step *s,
-                                       double *floor, struct st_error *err)
+static enum st_status arithmetic_floor(const struct st_replay_run *r, const struct step *s, double *floor,
+                                       struct st_error *err)
 {
-	struct st_tq_codec codec;
-	ST_TRY(st_tq_codec_init(&codec, c->p.head_dim, c->bits, c->signs, c->p.scale_factor_d512, r->exec.cpu, err));
-	float *q = st_alloc_array(s->n, sizeof *q), *out = st_alloc_array(s->n, sizeof *out);
-	if (!q || !out) {
-		free(q);
-		free(out);
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	}
-	memcpy(q, c->q, s->n * sizeof *q);
-	st_tq_rotate(&codec, q, c->p.num_heads);
-	enum st_status st = st_tq_attention(&r->exec, &codec, &c->p, &c->kv, q, out, err);
-	st_tq_unrotate(&codec, out, c->p.num_heads);
-	*floor = fmax(10 * st_tq_nrmse(out, s->out, s->n), 1e-5);
-	free(q);
+	const struct st_capture *c = &r->capture;
+	float *out = st_alloc_array2(c->p.num_heads, c->p.head_dim, sizeof *out);
+	enum st_status st = out ? st_tq_step(&r->exec, &c->codec, &c->p, &c->kv, c->q, out, err)
+	                        : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (st == ST_OK)
+		*floor = fmax(10 * st_tq_nrmse(out, s->out, s->n), 1e-5);
 	free(out);
 	return st;
 }
@@ -155,106 +135,53 @@ static double storage_floor(const float *x, size_t n, const char **type)
 	return bf16 ? 0x1p-9 : f16 ? 0x1p-11 : 0;
 }
 
-enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_capture *c, const float *observed,
-                                  struct st_error *err)
+/* Numbers that are not finite: of the query, then nothing can be said of the output, or of the output alone. */
+static bool nonfinite(struct st_replay_run *r, json_t *j, const float *observed, size_t n)
 {
-	const struct st_tq_params *p = &c->p;
-	struct st_codebook book;
-	double levels[ST_TQ_MAX_LEVELS];
-	if (!st_codebook_generate(&book, c->bits))
-		return st_fail(err, ST_ERR_LIMIT, "the codebook did not converge");
-	for (unsigned i = 0; i < book.n; i++)
-		levels[i] = book.level_f32[i];
-	struct step s = { .c = c,
-		          .observed = observed,
-		          .n = (size_t)p->num_heads * p->head_dim,
-		          .q_f16 = r->exec.q_f16,
-		          .physical = r->exec.visibility == ST_TQ_PHYSICAL,
-		          .pool = r->exec.pool,
-		          .decode = { .bits = c->bits,
-		                      .levels = levels,
-		                      .signs = c->signs,
-		                      .fwht = true,
-		                      .factor = p->head_dim == 512 ? 1 / p->scale_factor_d512
-		                                                   : 1 / sqrt((double)p->head_dim) } };
-	struct table t = { 0 };
-	const struct hypothesis **order = NULL;
-	enum st_status st = ST_OK;
-	if (!st_step_alloc(&s)) {
-		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-		goto out;
-	}
-	uint64_t bad = 0, bad_query = 0;
-	for (size_t i = 0; i < s.n; i++) {
+	size_t bad = 0, bad_query = 0;
+	for (size_t i = 0; i < n; i++) {
 		bad += !isfinite(observed[i]);
-		bad_query += !isfinite(c->q[i]);
+		bad_query += !isfinite(r->capture.q[i]);
 	}
-	json_t *j = json_object(), *list = json_array();
-	st_json_put(r->json, "diagnosis", j);
-	st_json_put(j, "candidates", list);
 	st_json_put(j, "nonfinite", json_integer((json_int_t)bad));
+	if (!bad && !bad_query)
+		return false;
+	json_t *cause = st_json_object({ "code", json_string(st_cause_name(ST_CAUSE_NUMERIC_NAN)) },
+	                               { "confidence", json_string("confirmed") });
+	st_json_put_all(j, { "verdict", json_string(bad_query ? "undecided" : "fault") }, { "cause", cause });
 	if (bad_query) {
-		st_json_put(j, "verdict", json_string("undecided"));
-		st_json_put(j, "cause",
-		            json_pack("{s:s,s:s,s:s}", "code", st_cause_name(ST_CAUSE_NUMERIC_NAN), "confidence",
-		                      "confirmed", "text", "the query of the capture is not finite"));
+		st_json_put(cause, "text", json_string("the query of the capture is not finite"));
 		fprintf(r->text, "verdict: undecided - no output follows from a query that is not finite\n");
-		r->exit_status = 2;
-		goto out;
+	} else {
+		fprintf(r->text, "verdict: fault - numeric.nan: %zu of %zu values are NaN or infinite\n", bad, n);
 	}
-	if (bad) {
-		st_json_put(j, "verdict", json_string("fault"));
-		st_json_put(
-			j, "cause",
-			json_pack("{s:s,s:s}", "code", st_cause_name(ST_CAUSE_NUMERIC_NAN), "confidence", "confirmed"));
-		fprintf(r->text, "verdict: fault - numeric.nan: %llu of %zu values are NaN or infinite\n",
-		        (unsigned long long)bad, s.n);
-		r->exit_status = 2;
-		goto out;
+	r->exit_status = 2;
+	return true;
+}
+
+/* The search's result into the report. hit: the confirmed one, or NULL. */
+static enum st_status conclude(struct st_replay_run *r, json_t *j, const struct table *t, const struct hypothesis *hit,
+                               double before, double floor, struct st_error *err)
+{
+	const struct hypothesis **order = st_alloc_array(t->n ? t->n : 1, sizeof *order);
+	if (t->failed || !order) {
+		free(order);
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}
-	double floor;
-	st_step_evaluate(&s, &(struct edit){ 0 });
-	const double before = st_step_difference(&s, 0, s.n);
-	ST_TRY_OUT(arithmetic_floor(r, c, &s, &floor, err));
-	const char *type;
-	const double storage = storage_floor(observed, s.n, &type);
-	floor = fmax(storage, floor);
-	fprintf(r->text, "observed output against the declared step in f64: nrmse %.3e, floor of %s %.1e\n", before,
-	        storage < floor        ? "f32 arithmetic"
-	        : !strcmp(type, "f16") ? "an f16 output"
-	                               : "a bf16 output",
-	        floor);
-	st_json_put(j, "output_dtype", json_string(type));
-	st_json_put(j, "residual", st_json_number(before));
-	st_json_put(j, "floor", st_json_number(floor));
-	if (before <= floor) {
-		st_json_put(j, "verdict", json_string("match"));
-		st_json_put(j, "cause", json_null());
-		fprintf(r->text, "verdict: match\n");
-		goto out;
-	}
-	const struct hypothesis *hit = search(&s, &t, floor);
-	order = st_alloc_array(t.n ? t.n : 1, sizeof *order);
-	if (t.failed || !order) {
-		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-		goto out;
-	}
-	for (size_t i = 0; i < t.n; i++)
-		order[i] = &t.h[i];
-	qsort(order, t.n, sizeof *order, by_residual);
-	const struct hypothesis *best = hit ? hit : t.n ? order[0] : NULL;
-	const char *confidence = hit ? "confirmed" : best && removes_most(best->residual, before) ? "likely" : "none";
-	const bool explained = strcmp(confidence, "none") != 0;
-	const char *verdict = verdict_of(hit, explained ? best : NULL, before);
-	st_json_put(j, "verdict", json_string(verdict));
-	json_t *cause = cause_json(explained ? best : NULL, confidence, before, floor),
-	       *same = equivalents(&t, best, floor);
-	st_json_put(j, "cause", cause);
-	st_json_put(cause, "equivalent", same);
-	for (size_t i = 0; i < t.n && i < 5; i++)
-		json_array_append_new(list,
-		                      json_pack("{s:s,s:s,s:o}", "code", st_cause_name(order[i]->code), "text",
-		                                order[i]->text, "residual_after", st_json_number(order[i]->residual)));
+	for (size_t i = 0; i < t->n; i++)
+		order[i] = &t->h[i];
+	qsort(order, t->n, sizeof *order, by_residual);
+	const struct hypothesis *best = hit ? hit : t->n ? order[0] : NULL;
+	const bool explained = hit || (best && removes_most(best->residual, before));
+	const char *confidence = hit       ? "confirmed"
+	                       : explained ? "likely"
+	                                   : "none",
+		   *verdict = verdict_of(hit, explained ? best : NULL, before);
+	json_t *list = json_array(), *same = json_array();
+	for (size_t i = 0; i < t->n && i < 5; i++)
+		st_json_add(list, st_json_object({ "code", json_string(st_cause_name(order[i]->code)) },
+		                                 { "text", json_string(order[i]->text) },
+		                                 { "residual_after", st_json_number(order[i]->residual) }));
 	if (explained)
 		fprintf(r->text, "cause: %s (%s) - %s\n", st_cause_name(best->code), confidence, best->text);
 	if (explained && best->parameter != ST_PARAM_NONE)
@@ -262,22 +189,74 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const struct st_captu
 	if (explained)
 		fprintf(r->text, "       applied to this capture, the residual falls from %.3e to %.3e\n", before,
 		        best->residual);
-	for (size_t i = 0; i < json_array_size(same); i++)
-		fprintf(r->text, "       the same output follows from %s - %s\n",
-		        json_string_value(json_object_get(json_array_get(same, i), "code")),
-		        json_string_value(json_object_get(json_array_get(same, i), "text")));
-	for (size_t i = 0; !explained && i < t.n && i < 3; i++)
+	/* Other edits that give the same output: the capture cannot tell them apart. */
+	for (size_t i = 0; i < t->n; i++) {
+		const struct hypothesis *h = &t->h[i];
+		if (h == best || h->residual > floor)
+			continue;
+		st_json_add(same, st_json_object({ "code", json_string(st_cause_name(h->code)) },
+		                                 { "text", json_string(h->text) }));
+		fprintf(r->text, "       the same output follows from %s - %s\n", st_cause_name(h->code), h->text);
+	}
+	for (size_t i = 0; !explained && i < t->n && i < 3; i++)
 		fprintf(r->text, "candidate: %s leaves %.3e - %s\n", st_cause_name(order[i]->code), order[i]->residual,
 		        order[i]->text);
 	fprintf(r->text, "verdict: %s%s\n", verdict,
 	        !explained                      ? " - unexplained: none of the known mistakes reproduces this output"
 	        : !strcmp(verdict, "undecided") ? " - what that leaves is above the floor"
 	                                        : "");
+	st_json_put_all(j, { "verdict", json_string(verdict) },
+	                { "cause", cause_json(explained ? best : NULL, confidence, before, floor, same) },
+	                { "candidates", list });
 	if (strcmp(verdict, "noise"))
 		r->exit_status = 2;
-out:
-	st_step_free(&s);
-	st_hypotheses_release(&t);
 	free(order);
+	return ST_OK;
+}
+
+static enum st_status explain(struct st_replay_run *r, json_t *j, struct step *s, struct st_error *err)
+{
+	double floor;
+	st_step_evaluate(s, &(struct edit){ 0 });
+	const double before = st_step_difference(s, 0, s->n);
+	ST_TRY(arithmetic_floor(r, s, &floor, err));
+	const char *type;
+	const double storage = storage_floor(s->observed, s->n, &type);
+	floor = fmax(storage, floor);
+	fprintf(r->text, "observed output against the declared step in f64: nrmse %.3e, floor of %s %.1e\n", before,
+	        storage < floor        ? "f32 arithmetic"
+	        : !strcmp(type, "f16") ? "an f16 output"
+	                               : "a bf16 output",
+	        floor);
+	st_json_put_all(j, { "output_dtype", json_string(type) }, { "residual", st_json_number(before) },
+	                { "floor", st_json_number(floor) });
+	if (before <= floor) {
+		st_json_put_all(j, { "verdict", json_string("match") }, { "cause", json_null() });
+		fprintf(r->text, "verdict: match\n");
+		return ST_OK;
+	}
+	struct table t = { 0 };
+	const struct hypothesis *hit = search(s, &t, floor);
+	enum st_status st = conclude(r, j, &t, hit, before, floor, err);
+	st_hypotheses_release(&t);
+	return st;
+}
+
+enum st_status st_diagnose_output(struct st_replay_run *r, const float *observed, struct st_error *err)
+{
+	const struct st_tq_params *p = &r->capture.p;
+	struct step s = { .c = &r->capture,
+		          .observed = observed,
+		          .n = (size_t)p->num_heads * p->head_dim,
+		          .q_f16 = r->exec.q_f16,
+		          .physical = r->exec.visibility == ST_TQ_PHYSICAL,
+		          .pool = r->exec.pool,
+		          .decode = st_oracle_decode_of(&r->capture.codec) };
+	json_t *j = st_json_object({ "candidates", json_array() });
+	st_json_put(r->json, "diagnosis", j);
+	if (nonfinite(r, j, observed, s.n))
+		return ST_OK;
+	enum st_status st = st_step_alloc(&s) ? explain(r, j, &s, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	st_step_free(&s);
 	return st;
 }

@@ -7,9 +7,9 @@
 #ifndef ST_TURBOQUANT_DIAGNOSE_H
 #define ST_TURBOQUANT_DIAGNOSE_H
 
-#include <stele/cause.h>
+#include "turboquant/run.h"
 
-#include "turboquant/replay_internal.h"
+#include <stele/cause.h>
 
 enum round { ROUND_DECLARED, ROUND_F16, ROUND_BF16 };
 enum head_map { MAP_GROUP, MAP_MODULO, MAP_REVERSED, MAP_FIRST };
@@ -55,7 +55,9 @@ struct step {
 	/* scratch of evaluate() */
 	double *q, *out, *scores;    /* [H, d], [H, d], [H, rows] */
 	uint32_t *rows, n_rows;      /* physical rows of the last evaluation, in reading order */
+	uint32_t *map;               /* [H]: key/value head of each query head */
 	double *weights_top, *total; /* [H] */
+	struct st_arena mem;
 };
 
 struct hypothesis {
@@ -81,18 +83,16 @@ bool st_step_alloc(struct step *s);
 void st_step_free(struct step *s);
 /* The whole step under an edit: s->out, the scores of every head, and the rows they belong to. */
 void st_step_evaluate(struct step *s, const struct edit *e);
-/* nrmse of the observed output against the last evaluation; an edit that leaves nothing to compare with explains
+/* nrmse of the observed output against the last evaluation. An edit that leaves nothing to compare with explains
  * nothing. */
 double st_step_residual(const struct step *s);
-/* nrmse of a part of the output against the last evaluation; zeros are as far from anything else as can be, not from
- * zeros. */
+/* nrmse of a part of the output against the last evaluation. */
 double st_step_difference(const struct step *s, size_t from, size_t n);
 /* The key/value head whose queries are furthest off; *one_head: it is the only one beyond the floor. */
 uint32_t st_step_worst_head(const struct step *s, double floor, bool *one_head);
 /* One stored row of keys (v = false) or values, as the edit leaves it; and its score for a query head. */
 void st_step_row(const struct step *s, const struct edit *e, bool v, uint32_t g, uint32_t row, double *y);
 double st_step_score(const struct step *s, const struct edit *e, uint32_t h, const double *k);
-double st_step_dot(const double *a, const double *b, uint32_t d);
 /* Chronological position of a physical row. */
 uint32_t st_step_position(const struct st_tq_params *p, uint32_t row);
 /* residual of n hypotheses, shared out over threads */
@@ -100,9 +100,14 @@ bool st_step_try(const struct step *s, struct hypothesis *h, size_t n);
 
 /* ---- diagnose_list.c ---- */
 
-struct hypothesis *st_hypothesis_add(struct table *t, enum st_cause_code code, const char *text);
-struct hypothesis *st_hypothesis_add_value(struct table *t, enum st_cause_code code, enum st_param_name parameter,
-                                           double value, const char *text);
+/* parameter: of the fitted or changed value, or ST_PARAM_NONE. Never NULL: without memory it is a row that is not kept, and
+ * t->failed is set. */
+struct hypothesis *st_hypothesis_add(struct table *t, enum st_cause_code code, const char *text,
+                                     enum st_param_name parameter, double value, struct edit e);
+/* Adds to the text, as far as there is room. */
+void st_hypothesis_say(struct hypothesis *h, const char *fmt, ...) ST_PRINTF(2, 3);
+/* Which head, where the edit is of one alone. */
+void st_hypothesis_say_head(struct hypothesis *h);
 void st_hypotheses_release(struct table *t);
 /* Simple ones first: of two that explain the output equally, the first is reported. */
 void st_list_mistakes(const struct step *s, struct table *t);
@@ -111,5 +116,12 @@ void st_list_mistakes(const struct step *s, struct table *t);
 
 void st_find_rows(struct step *s, enum round round, double floor, struct table *t);
 void st_fit_numbers(struct step *s, enum round round, double floor, struct table *t);
+
+/* ---- what the modes call ---- */
+
+/* Explain `observed` ([H, d], natural basis); adds "diagnosis" to the report. */
+ST_MUST_CHECK enum st_status st_diagnose_output(struct st_replay_run *r, const float *observed, struct st_error *err);
+/* Check the packed rows against the values before quantisation, where the capture has them; adds "cache" to the report. */
+ST_MUST_CHECK enum st_status st_diagnose_cache(struct st_replay_run *r, struct st_error *err);
 
 #endif

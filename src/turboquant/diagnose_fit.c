@@ -3,7 +3,6 @@
 #include "turboquant/diagnose.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 enum { OCTAVES = 4, PER_OCTAVE = 8, GRID = 2 * OCTAVES * PER_OCTAVE + 1, STEPS = 5 };
@@ -44,12 +43,6 @@ static struct edit with(const struct number *f, const struct place *at, double o
 	return e;
 }
 
-static void name_head(struct hypothesis *h, const struct place *place)
-{
-	const size_t len = strlen(h->text);
-	snprintf(h->text + len, sizeof h->text - len, ", for key/value head %u alone", place->kv_head);
-}
-
 static void fit(struct step *s, const struct number *f, const struct place *place, double own, struct table *t)
 {
 	struct hypothesis grid[GRID] = { 0 }, near[3] = { 0 };
@@ -78,12 +71,10 @@ static void fit(struct step *s, const struct number *f, const struct place *plac
 		return;
 	const double value = own * exp2(x);
 	const bool sf = s->c->p.head_dim == 512 && f->field == offsetof(struct edit, factor);
-	struct hypothesis *h = st_hypothesis_add_value(t, f->code, sf ? ST_PARAM_SCALE_FACTOR_D512 : f->name,
-	                                               sf ? 1 / value : value, "");
-	snprintf(h->text, sizeof h->text, f->text, value, own);
-	if (f->one_head)
-		name_head(h, place);
-	h->e = with(f, place, own, x);
+	struct hypothesis *h = st_hypothesis_add(t, f->code, "", sf ? ST_PARAM_SCALE_FACTOR_D512 : f->name,
+	                                         sf ? 1 / value : value, with(f, place, own, x));
+	st_hypothesis_say(h, f->text, value, own);
+	st_hypothesis_say_head(h);
 }
 
 /* A factor on the values is one on the output, so no grid is needed. s holds the evaluation of the declared step. */
@@ -99,13 +90,13 @@ static void fit_v_gain(struct step *s, const struct place *place, struct table *
 	}
 	if (!(xy > 0 && yy > 0))
 		return;
-	struct hypothesis *h = st_hypothesis_add_value(t, ST_CAUSE_CACHE_QUANTISER, ST_PARAM_V_GAIN, xy / yy, "");
-	snprintf(h->text, sizeof h->text, "values carry the factor %.6g (fitted)", xy / yy);
-	h->e = (struct edit){ .round = place->round, .one_head = place->one_head, .v_gain = xy / yy };
-	if (place->one_head) {
-		h->e.kv_head = place->kv_head;
-		name_head(h, place);
-	}
+	struct hypothesis *h = st_hypothesis_add(t, ST_CAUSE_CACHE_QUANTISER, "", ST_PARAM_V_GAIN, xy / yy,
+	                                         (struct edit){ .round = place->round,
+	                                                        .one_head = place->one_head,
+	                                                        .kv_head = place->one_head ? place->kv_head : 0,
+	                                                        .v_gain = xy / yy });
+	st_hypothesis_say(h, "values carry the factor %.6g (fitted)", xy / yy);
+	st_hypothesis_say_head(h);
 }
 
 void st_fit_numbers(struct step *s, enum round round, double floor, struct table *t)

@@ -1,14 +1,14 @@
 /*
  * diagnose_rows.c - one bad row among many: empty, not seen, holding another row's content, or content that is nowhere
- *in the capture.
+ * in the capture.
  *
  * Let Z be the sum of a head's weights, out its sound result and obs the observed one. When row t, of weight w and
- *value v, was replaced by one of weight w' and value v', then
+ * value v, was replaced by one of weight w' and value v', then
  *
  *	D = Z (obs - out) = w (obs - v) - w' (obs - v') = u(t) - u'
  *
  * so rows are found by comparing D with the vectors u of all rows, in two passes over the cache instead of an
- *evaluation for each pair. What is found here is only a guess: the evaluation of the edited step has to confirm it.
+ * evaluation for each pair. What is found here is only a guess: the evaluation of the edited step has to confirm it.
  */
 #include "turboquant/diagnose.h"
 
@@ -20,7 +20,7 @@
 #include <string.h>
 
 /* Rows kept as one half of a pair until the other half is looked for; query heads that take part in that. */
-enum { KEPT = 8, SCANNED_HEADS = 8 };
+enum { KEPT = 8, HALVES = 2 * KEPT, SCANNED_HEADS = 8 };
 
 /* One key/value head; m of its query heads, from h0. */
 struct view {
@@ -28,14 +28,10 @@ struct view {
 	struct edit own; /* the declared step with the query under test */
 	uint32_t g, h0, m, d;
 	double *obs, *diff, *u; /* [m, d] in the stored basis: obs, D, and u of one row */
+	struct st_arena mem;
 };
 
-static void view_close(struct view *x)
-{
-	free(x->obs);
-	free(x->diff);
-	free(x->u);
-}
+static void view_close(struct view *x) { st_arena_release(&x->mem); }
 
 /* [d] from the natural basis into the stored one */
 static void to_stored(const struct step *s, double *y)
@@ -54,10 +50,9 @@ static bool view_open(struct view *x, struct step *s, const struct edit *own, ui
 	*x = (struct view){
 		.s = s, .own = *own, .g = g, .h0 = g * group, .m = group < most_heads ? group : most_heads, .d = d
 	};
-	const size_t n = (size_t)x->m * d;
-	x->obs = st_alloc_array(n, sizeof *x->obs);
-	x->diff = st_alloc_array(n, sizeof *x->diff);
-	x->u = st_alloc_array(n, sizeof *x->u);
+	x->obs = st_arena_alloc2(&x->mem, x->m, d, sizeof *x->obs);
+	x->diff = st_arena_alloc2(&x->mem, x->m, d, sizeof *x->diff);
+	x->u = st_arena_alloc2(&x->mem, x->m, d, sizeof *x->u);
 	if (!x->obs || !x->diff || !x->u) {
 		view_close(x);
 		return false;
@@ -92,7 +87,7 @@ static void row_vector(struct view *x, uint32_t row)
 
 static double over_heads(const struct view *x, const double *a, const double *b)
 {
-	return st_step_dot(a, b, x->m * x->d);
+	return st_oracle_dot(a, b, x->m * x->d);
 }
 
 /* ---- rows of the capture ---- */
@@ -137,7 +132,7 @@ static bool find_pairs(struct view *x, const bool *seen, struct pair *copy, stru
 	const uint32_t cap = x->s->c->p.kv_capacity;
 	const size_t n = (size_t)x->m * x->d;
 	struct best gone = { .n = 0 }, put = { .n = 0 };
-	double *rest = st_alloc_array(2 * KEPT * n, sizeof *rest), size[2 * KEPT];
+	double *rest = st_arena_alloc2(&x->mem, HALVES, n, sizeof *rest), size[HALVES];
 	if (!rest)
 		return false;
 	for (uint32_t row = 0; row <= cap; row++) {
@@ -170,7 +165,6 @@ static bool find_pairs(struct view *x, const bool *seen, struct pair *copy, stru
 				*to = p;
 		}
 	}
-	free(rest);
 	return true;
 }
 
@@ -234,7 +228,7 @@ static double share_value(const struct view *x, const double *rest, struct share
 	const uint32_t d = x->d;
 	uint32_t ref = 0;
 	for (uint32_t h = 0; h < x->m; h++) {
-		f[h].bb = st_step_dot(rest + (size_t)h * d, rest + (size_t)h * d, d);
+		f[h].bb = st_oracle_dot(rest + (size_t)h * d, rest + (size_t)h * d, d);
 		ref = f[h].bb > f[ref].bb ? h : ref;
 	}
 	const double *b0 = rest + (size_t)ref * d, *obs0 = x->obs + (size_t)ref * d;
@@ -244,11 +238,11 @@ static double share_value(const struct view *x, const double *rest, struct share
 		for (uint32_t j = 0; j < d; j++)
 			apart[j] = obs0[j] - x->obs[(size_t)h * d + j];
 		f[h] = (struct shared){ f[h].bb,
-			                st_step_dot(b, apart, d),
-			                st_step_dot(b, b0, d),
-			                st_step_dot(apart, apart, d),
-			                st_step_dot(apart, b0, d),
-			                st_step_dot(b0, b0, d) };
+			                st_oracle_dot(b, apart, d),
+			                st_oracle_dot(b, b0, d),
+			                st_oracle_dot(apart, apart, d),
+			                st_oracle_dot(apart, b0, d),
+			                st_oracle_dot(b0, b0, d) };
 	}
 	double at = 0, best = INFINITY;
 	for (double t = -20; t <= 20; t += 0.5) {
@@ -282,9 +276,9 @@ static void without_row(struct view *x, uint32_t row)
 static void snap(const struct step *s, double *y)
 {
 	const uint32_t d = s->c->p.head_dim, span = d / st_tq_norm_blocks(d), n = 1u << s->decode.bits;
-	const double *levels = s->decode.levels;
+	const float *levels = s->decode.levels;
 	for (double *b = y; b < y + d; b += span) {
-		double to[256], unit = sqrt(st_step_dot(b, b, span) / span);
+		double to[256], unit = sqrt(st_oracle_dot(b, b, span) / span);
 		for (int turn = 0; turn < 4 && unit > 0; turn++) {
 			for (uint32_t j = 0; j < span; j++) {
 				uint32_t near = 0;
@@ -293,7 +287,7 @@ static void snap(const struct step *s, double *y)
 					                                                                        : near;
 				to[j] = levels[near];
 			}
-			unit = st_step_dot(b, to, span) / st_step_dot(to, to, span);
+			unit = st_oracle_dot(b, to, span) / st_oracle_dot(to, to, span);
 		}
 		for (uint32_t j = 0; j < span; j++)
 			b[j] = unit > 0 ? unit * to[j] : 0;
@@ -307,8 +301,8 @@ static bool solve_content(struct step *s, const struct edit *own, uint32_t g, ui
 	struct view x;
 	if (!view_open(&x, s, own, g, UINT32_MAX))
 		return false;
-	struct shared *f = st_alloc_array(x.m, sizeof *f);
-	double *w = st_alloc_array(x.m, sizeof *w), *v = to->v + (size_t)g * x.d;
+	struct shared *f = st_arena_alloc(&x.mem, x.m, sizeof *f);
+	double *w = st_arena_alloc(&x.mem, x.m, sizeof *w), *v = to->v + (size_t)g * x.d;
 	const bool ok = f && w;
 	if (ok) {
 		without_row(&x, row);
@@ -328,13 +322,11 @@ static bool solve_content(struct step *s, const struct edit *own, uint32_t g, ui
 		for (uint32_t h = 0; h < x.m; h++) {
 			for (uint32_t j = 0; j < x.d; j++)
 				apart[j] = v[j] - x.obs[(size_t)h * x.d + j];
-			const double length = st_step_dot(apart, apart, x.d);
-			w[h] = length > 0 ? fmax(st_step_dot(x.u + (size_t)h * x.d, apart, x.d) / length, 0) : 0;
+			const double length = st_oracle_dot(apart, apart, x.d);
+			w[h] = length > 0 ? fmax(st_oracle_dot(x.u + (size_t)h * x.d, apart, x.d) / length, 0) : 0;
 			to->score[x.h0 + h] = w[h] > 0 ? log(w[h]) + s->weights_top[x.h0 + h] : -INFINITY;
 		}
 	}
-	free(f);
-	free(w);
 	view_close(&x);
 	return ok;
 }
@@ -342,8 +334,8 @@ static bool solve_content(struct step *s, const struct edit *own, uint32_t g, ui
 /* The row that leaves the least unexplained when its content may be anything. */
 static bool find_foreign(struct view *x, const bool *seen, uint32_t *found)
 {
-	struct shared *f = st_alloc_array(x->m, sizeof *f);
-	double *w = st_alloc_array(x->m, sizeof *w), best = INFINITY;
+	struct shared *f = st_arena_alloc(&x->mem, x->m, sizeof *f);
+	double *w = st_arena_alloc(&x->mem, x->m, sizeof *w), best = INFINITY;
 	for (uint32_t row = 0; f && w && row < x->s->c->p.kv_capacity; row++) {
 		if (!seen[row])
 			continue;
@@ -354,10 +346,7 @@ static bool find_foreign(struct view *x, const bool *seen, uint32_t *found)
 			*found = row;
 		}
 	}
-	const bool ok = f && w;
-	free(f);
-	free(w);
-	return ok;
+	return f && w;
 }
 
 /* ---- hypotheses ---- */
@@ -366,16 +355,13 @@ static struct hypothesis *add_row(struct table *t, const struct view *x, bool on
                                   uint32_t row, const char *text)
 {
 	const uint32_t position = st_step_position(&x->s->c->p, row);
-	struct hypothesis *h = st_hypothesis_add_value(t, ST_CAUSE_CACHE_SLOT, ST_PARAM_POSITION, position, text);
-	h->e = x->own;
-	h->e.row_fault = fault;
-	h->e.row = position;
-	h->e.one_head = one_head;
-	h->e.kv_head = x->g;
-	if (one_head) {
-		const size_t len = strlen(h->text);
-		snprintf(h->text + len, sizeof h->text - len, ", for key/value head %u alone", x->g);
-	}
+	struct edit e = x->own;
+	e.row_fault = fault;
+	e.row = position;
+	e.one_head = one_head;
+	e.kv_head = x->g;
+	struct hypothesis *h = st_hypothesis_add(t, ST_CAUSE_CACHE_SLOT, text, ST_PARAM_POSITION, position, e);
+	st_hypothesis_say_head(h);
 	return h;
 }
 
@@ -400,7 +386,7 @@ static bool add_foreign(struct table *t, struct view *x, bool one_head, uint32_t
 {
 	const struct st_tq_params *p = &x->s->c->p;
 	struct foreign *f = &t->foreign[t->n_foreign++];
-	f->v = st_alloc_array((uint64_t)p->num_kv_heads * p->head_dim, sizeof *f->v);
+	f->v = st_alloc_array2(p->num_kv_heads, p->head_dim, sizeof *f->v);
 	f->score = st_alloc_array(p->num_heads, sizeof *f->score);
 	if (!f->v || !f->score)
 		return false;
@@ -420,10 +406,12 @@ void st_find_rows(struct step *s, enum round round, double floor, struct table *
 	struct view x;
 	bool one_head, ok;
 	st_step_evaluate(s, &own);
-	bool *seen = calloc(p->kv_capacity, sizeof *seen);
 	const uint32_t g = st_step_worst_head(s, floor, &one_head);
-	if (!seen || !view_open(&x, s, &own, g, SCANNED_HEADS)) {
-		free(seen);
+	ok = view_open(&x, s, &own, g, SCANNED_HEADS);
+	bool *seen = ok ? st_arena_alloc(&x.mem, p->kv_capacity, sizeof *seen) : NULL;
+	if (!seen) {
+		if (ok)
+			view_close(&x);
 		t->failed = true;
 		return;
 	}
@@ -444,5 +432,4 @@ void st_find_rows(struct step *s, enum round round, double floor, struct table *
 	}
 	t->failed |= !ok;
 	view_close(&x);
-	free(seen);
 }

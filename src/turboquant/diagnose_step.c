@@ -2,6 +2,7 @@
 #include "turboquant/diagnose.h"
 
 #include "base/mem.h"
+#include "dtype/half.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -9,33 +10,25 @@
 
 bool st_step_alloc(struct step *s)
 {
-	const struct st_tq_params *p = &s->c->p;
-	s->q = st_alloc_array(s->n, sizeof *s->q);
-	s->out = st_alloc_array(s->n, sizeof *s->out);
-	s->scores = st_alloc_array((uint64_t)p->num_heads * p->kv_capacity, sizeof *s->scores);
-	s->rows = st_alloc_array(p->kv_capacity, sizeof *s->rows);
-	s->weights_top = st_alloc_array(p->num_heads, sizeof *s->weights_top);
-	s->total = st_alloc_array(p->num_heads, sizeof *s->total);
-	return s->q && s->out && s->scores && s->rows && s->weights_top && s->total;
+	const uint32_t H = s->c->p.num_heads, d = s->c->p.head_dim, P = s->c->p.kv_capacity;
+	s->mem = (struct st_arena){ 0 };
+	s->q = st_arena_alloc2(&s->mem, H, d, sizeof *s->q);
+	s->out = st_arena_alloc2(&s->mem, H, d, sizeof *s->out);
+	s->scores = st_arena_alloc2(&s->mem, H, P, sizeof *s->scores);
+	s->rows = st_arena_alloc(&s->mem, P, sizeof *s->rows);
+	s->map = st_arena_alloc(&s->mem, H, sizeof *s->map);
+	s->weights_top = st_arena_alloc(&s->mem, H, sizeof *s->weights_top);
+	s->total = st_arena_alloc(&s->mem, H, sizeof *s->total);
+	return s->q && s->out && s->scores && s->rows && s->map && s->weights_top && s->total;
 }
 
-void st_step_free(struct step *s)
-{
-	free(s->q);
-	free(s->out);
-	free(s->scores);
-	free(s->rows);
-	free(s->weights_top);
-	free(s->total);
-}
+void st_step_free(struct step *s) { st_arena_release(&s->mem); }
 
-static float round_bf16(float x)
+static double rounded(enum round r, double x)
 {
-	uint32_t u;
-	memcpy(&u, &x, 4);
-	u = (u + 0x7fffu + (u >> 16 & 1)) & 0xffff0000u;
-	memcpy(&x, &u, 4);
-	return x;
+	return r == ROUND_F16  ? st_tq_round_f16((float)x)
+	     : r == ROUND_BF16 ? st_bf16_to_f32(st_f32_to_bf16((float)x))
+	                       : x;
 }
 
 /* Physical rows that the edited step reads. */
@@ -110,17 +103,8 @@ void st_step_row(const struct step *s, const struct edit *e, bool v, uint32_t g,
 	const double gain = v ? e->v_gain : e->k_gain;
 	for (uint32_t j = 0; gain > 0 && here && j < d; j++)
 		y[j] *= gain;
-	for (uint32_t j = 0; e->kv_round != ROUND_DECLARED && j < d; j++)
-		y[j] = e->kv_round == ROUND_F16 ? st_tq_round_f16((float)y[j]) : round_bf16((float)y[j]);
-}
-
-double st_step_dot(const double *a, const double *b, uint32_t d)
-{
-	double part[8] = { 0 };
-	for (uint32_t j = 0; j < d; j += 8)
-		for (int l = 0; l < 8; l++)
-			part[l] += a[j + l] * b[j + l];
-	return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+	for (uint32_t j = 0; j < d; j++)
+		y[j] = rounded(e->kv_round, y[j]);
 }
 
 static uint32_t mapped(const struct st_tq_params *p, enum head_map m, uint32_t h)
@@ -132,12 +116,17 @@ static uint32_t mapped(const struct st_tq_params *p, enum head_map m, uint32_t h
 	                         : h / group;
 }
 
+static double scale_of(const struct step *s, const struct edit *e) { return e->scale != 0 ? e->scale : s->c->p.scale; }
+
+static double softcap_of(const struct step *s, const struct edit *e)
+{
+	return e->softcap < 0 ? 0 : e->softcap > 0 ? e->softcap : s->c->p.softcap;
+}
+
 double st_step_score(const struct step *s, const struct edit *e, uint32_t h, const double *k)
 {
 	const uint32_t d = s->c->p.head_dim;
-	const double cap = e->softcap < 0 ? 0 : e->softcap > 0 ? e->softcap : s->c->p.softcap;
-	const double x = (e->scale != 0 ? e->scale : s->c->p.scale) * st_step_dot(s->q + (size_t)h * d, k, d);
-	return cap > 0 ? cap * tanh(x / cap) : x;
+	return st_oracle_score(s->q + (size_t)h * d, k, d, scale_of(s, e), softcap_of(s, e));
 }
 
 static void rotate_query(struct step *s, const struct edit *e)
@@ -150,31 +139,29 @@ static void rotate_query(struct step *s, const struct edit *e)
 			q[j] = (double)s->c->q[(size_t)h * d + j] * (signs ? st_tq_sign(j) : 1);
 		if (!e->q_plain)
 			st_oracle_fwht(q, d);
-		for (uint32_t j = 0; j < d; j++) {
-			if (e->round == ROUND_F16 || (e->round == ROUND_DECLARED && s->q_f16))
-				q[j] = st_tq_round_f16((float)q[j]);
-			else if (e->round == ROUND_BF16)
-				q[j] = round_bf16((float)q[j]);
-		}
+		for (uint32_t j = 0; j < d; j++)
+			q[j] = rounded(e->round == ROUND_DECLARED && s->q_f16 ? ROUND_F16 : e->round, q[j]);
 	}
+}
+
+static struct st_apart apart(const struct step *s, size_t from, size_t n)
+{
+	struct st_apart a = { 0 };
+	for (size_t i = from; i < from + n; i++)
+		st_apart_add(&a, s->observed[i], s->out[i]);
+	return a;
 }
 
 double st_step_residual(const struct step *s)
 {
-	double total = 0;
-	for (size_t i = 0; i < s->n; i++)
-		total += s->out[i] * s->out[i];
-	return total > 0 ? st_tq_nrmse(s->observed, s->out, s->n) : INFINITY;
+	const struct st_apart a = apart(s, 0, s->n);
+	return a.total > 0 ? st_apart_nrmse(&a) : INFINITY;
 }
 
 double st_step_difference(const struct step *s, size_t from, size_t n)
 {
-	double diff = 0, total = 0;
-	for (size_t i = from; i < from + n; i++) {
-		diff += (s->observed[i] - s->out[i]) * (s->observed[i] - s->out[i]);
-		total += s->out[i] * s->out[i];
-	}
-	return total > 0 ? sqrt(diff / total) : diff > 0 ? INFINITY : 0;
+	const struct st_apart a = apart(s, from, n);
+	return st_apart_nrmse(&a);
 }
 
 uint32_t st_step_worst_head(const struct step *s, double floor, bool *one_head)
@@ -205,50 +192,50 @@ static void finish_head(const struct step *s, const struct edit *e, double *y)
 		y[j] *= st_tq_sign(j);
 }
 
+struct edited {
+	const struct step *s;
+	const struct edit *e;
+};
+
+static void edited_row(const void *ctx, bool v, uint32_t g, uint32_t i, double *y)
+{
+	const struct edited *c = ctx;
+	st_step_row(c->s, c->e, v, g, c->s->rows[i], y);
+}
+
+static bool edited_score(const void *ctx, uint32_t h, uint32_t g, uint32_t i, double *x)
+{
+	const struct edited *c = ctx;
+	const enum row_fault fault = fault_of(c->s, c->e, g, c->s->rows[i]);
+	if (fault != ROW_MISSING && fault != ROW_FOREIGN)
+		return false;
+	*x = fault == ROW_MISSING ? -INFINITY : c->e->foreign->score[h];
+	return true;
+}
+
 void st_step_evaluate(struct step *s, const struct edit *e)
 {
 	const struct st_tq_params *p = &s->c->p;
-	const uint32_t d = p->head_dim, H = p->num_heads;
-	double row[512];
+	const struct edited ctx = { s, e };
 	rotate_query(s, e);
 	select_rows(s, e);
-	memset(s->out, 0, s->n * sizeof *s->out);
-	for (uint32_t h = 0; h < H; h++) {
-		s->weights_top[h] = -INFINITY;
-		s->total[h] = 0;
-	}
-	for (uint32_t g = 0; g < p->num_kv_heads; g++) {
-		for (uint32_t i = 0; i < s->n_rows; i++) {
-			const enum row_fault fault = fault_of(s, e, g, s->rows[i]);
-			st_step_row(s, e, false, g, s->rows[i], row);
-			for (uint32_t h = 0; h < H; h++) {
-				if (mapped(p, e->map, h) != g)
-					continue;
-				double x = fault == ROW_MISSING ? -INFINITY
-				         : fault == ROW_FOREIGN ? e->foreign->score[h]
-				                                : st_step_score(s, e, h, row);
-				s->scores[(size_t)h * p->kv_capacity + i] = x;
-				s->weights_top[h] = fmax(s->weights_top[h], x);
-			}
-		}
-		for (uint32_t i = 0; i < s->n_rows; i++) {
-			st_step_row(s, e, true, g, s->rows[i], row);
-			for (uint32_t h = 0; h < H; h++) {
-				if (mapped(p, e->map, h) != g)
-					continue;
-				double x = s->scores[(size_t)h * p->kv_capacity + i],
-				       w = x > -INFINITY ? exp(x - s->weights_top[h]) : 0;
-				s->total[h] += w;
-				for (uint32_t j = 0; j < d && w > 1e-30; j++)
-					s->out[(size_t)h * d + j] += w * row[j];
-			}
-		}
-	}
-	for (uint32_t h = 0; h < H; h++) {
-		for (uint32_t j = 0; s->total[h] > 0 && j < d; j++)
-			s->out[(size_t)h * d + j] /= s->total[h];
-		finish_head(s, e, s->out + (size_t)h * d);
-	}
+	for (uint32_t h = 0; h < p->num_heads; h++)
+		s->map[h] = mapped(p, e->map, h);
+	st_oracle_attend(&(struct st_oracle_step){ .p = p,
+	                                           .scale = scale_of(s, e),
+	                                           .softcap = softcap_of(s, e),
+	                                           .q = s->q,
+	                                           .map = s->map,
+	                                           .n = s->n_rows,
+	                                           .row = edited_row,
+	                                           .score = edited_score,
+	                                           .ctx = &ctx,
+	                                           .scores = s->scores,
+	                                           .top = s->weights_top,
+	                                           .total = s->total,
+	                                           .out = s->out });
+	for (uint32_t h = 0; h < p->num_heads; h++)
+		finish_head(s, e, s->out + (size_t)h * p->head_dim);
 }
 
 struct trials {

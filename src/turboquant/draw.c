@@ -79,13 +79,13 @@ void st_draw_rmsnorm(float *x, size_t n, uint32_t d, double eps)
 	}
 }
 
-void st_draw_rope_table(const uint32_t *pos, size_t n, uint32_t d, double theta, float *table)
+void st_draw_rope_table(const uint32_t *pos, size_t n, uint32_t d, float theta, float *table)
 {
 	for (uint32_t i = 0; i < d / 2; i++) {
-		double freq = exp(-2.0 * i / d * log(theta));
+		const float freq = 1.0f / powf(theta, (float)i * 2.0f / (float)d);
 		for (size_t p = 0; p < n; p++) {
-			table[p * d + i] = (float)cos(pos[p] * freq);
-			table[p * d + d / 2 + i] = (float)sin(pos[p] * freq);
+			table[p * d + i] = cosf((float)pos[p] * freq);
+			table[p * d + d / 2 + i] = sinf((float)pos[p] * freq);
 		}
 	}
 }

@@ -30,8 +30,9 @@ void st_draw_normal(struct st_draw *r, float *x, size_t n);
 
 /* x: [n, d], each row divided by sqrt(mean square + eps); unit weights */
 void st_draw_rmsnorm(float *x, size_t n, uint32_t d, double eps);
-/* cos and sin of position * theta^(-2i/d), i < d/2: table: [n, d] (cos, then sin) */
-void st_draw_rope_table(const uint32_t *pos, size_t n, uint32_t d, double theta, float *table);
+/* cos and sin of position * theta^(-2i/d), i < d/2: table: [n, d] (cos, then sin). All in f32, as the recreated tool
+ * computes them: at large positions the last bits of the angle decide about single codes. */
+void st_draw_rope_table(const uint32_t *pos, size_t n, uint32_t d, float theta, float *table);
 /* Half-split pairs (i, i + d/2) of x: [d] turned by one row of the table. */
 void st_draw_rope(float *x, uint32_t d, const float *row);
 

@@ -1,15 +1,11 @@
 /* gates.c - what must hold in this very build before a measurement means anything. */
 #include "turboquant/level.h"
-#include "turboquant/replay_internal.h"
+#include "turboquant/modes.h"
 
 #include "base/error.h"
 
 #include <math.h>
 #include <string.h>
-
-static const char *const names[] = { "round_trip", "bitwidth", "kernel" };
-
-const char *st_replay_gate_name(size_t i) { return i < sizeof names / sizeof *names ? names[i] : NULL; }
 
 static void check(FILE *f, const char *what, double got, double want, double tol, bool *passed)
 {
@@ -47,7 +43,7 @@ static enum st_status round_trip(const struct st_tq_exec *e, FILE *f, bool *pass
 			for (int plain = 0; plain < 2; plain++) {
 				float y[512], norm;
 				uint8_t index[512];
-				double diff = 0, total = 0;
+				struct st_apart apart = { 0 };
 				memcpy(y, x, d * sizeof *y);
 				if (!plain)
 					level->fwht(y, d);
@@ -56,11 +52,9 @@ static enum st_status round_trip(const struct st_tq_exec *e, FILE *f, bool *pass
 					y[j] = book.level_f32[index[j]] * (norm / sqrtf((float)d));
 				if (!plain)
 					level->fwht(y, d);
-				for (uint32_t j = 0; j < d; j++) {
-					diff += ((double)x[j] - y[j]) * ((double)x[j] - y[j]);
-					total += (double)x[j] * x[j];
-				}
-				sum[plain] += sqrt(diff / total);
+				for (uint32_t j = 0; j < d; j++)
+					st_apart_add(&apart, y[j], x[j]);
+				sum[plain] += st_apart_nrmse(&apart);
 			}
 		}
 		for (int plain = 0; plain < 2; plain++) {
@@ -84,7 +78,7 @@ static enum st_status bitwidth(const struct st_tq_exec *e, FILE *f, bool *passed
 	static const double published[] = { 0.388, 0.211, 0.103 };
 	const struct st_tq_params p = { 16, 8, 256, 512, 512, 1, ST_TQ_MASK_CAUSAL, 0, 0, 0, 1 };
 	for (unsigned bits = 4; bits <= 6; bits++) {
-		struct st_expectation x;
+		struct st_moments x;
 		char what[64];
 		ST_TRY(st_expect_floor(&p, bits, false, e, 64, &x, err));
 		snprintf(what, sizeof what, "%u bits, mean of %u seeds", bits, x.n);
@@ -99,8 +93,9 @@ static enum st_status bitwidth(const struct st_tq_exec *e, FILE *f, bool *passed
 }
 
 /* Every level that runs here, over shapes that take every branch of the kernel. */
-static enum st_status kernel(FILE *f, bool *passed, struct st_error *err)
+static enum st_status kernel(const struct st_tq_exec *any, FILE *f, bool *passed, struct st_error *err)
 {
+	(void)any;
 	static const struct {
 		const char *what;
 		unsigned bits;
@@ -125,9 +120,7 @@ static enum st_status kernel(FILE *f, bool *passed, struct st_error *err)
 			char what[96];
 			ST_TRY(st_scene_init(&s, &cases[i].p, cases[i].bits, cases[i].signs, &e, err));
 			st_draw_init(&g, ST_TQ_SEED + i, cpu);
-			st_draw_normal(&g, s.k, (size_t)s.p.num_kv_heads * s.p.kv_seq_len * s.p.head_dim);
-			st_draw_normal(&g, s.v, (size_t)s.p.num_kv_heads * s.p.kv_seq_len * s.p.head_dim);
-			st_draw_normal(&g, s.q, (size_t)s.p.num_heads * s.p.head_dim);
+			st_scene_draw(&s, &g);
 			st_scene_encode(&s);
 			enum st_status st = st_scene_kernel(&s, err);
 			if (st == ST_OK)
@@ -141,27 +134,26 @@ static enum st_status kernel(FILE *f, bool *passed, struct st_error *err)
 	return ST_OK;
 }
 
-enum st_status st_gate_run(const char *gate, const struct st_tq_exec *e, FILE *text, bool *passed, struct st_error *err)
-{
-	*passed = true;
-	if (!strcmp(gate, "round_trip"))
-		return round_trip(e, text, passed, err);
-	if (!strcmp(gate, "bitwidth"))
-		return bitwidth(e, text, passed, err);
-	if (!strcmp(gate, "kernel"))
-		return kernel(text, passed, err);
-	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "gate",
-	                  "unknown gate \"%s\"; round_trip, bitwidth and kernel are known", gate);
-}
+static const struct {
+	const char *name;
+	enum st_status (*run)(const struct st_tq_exec *e, FILE *text, bool *passed, struct st_error *err);
+} gates[] = { { "round_trip", round_trip }, { "bitwidth", bitwidth }, { "kernel", kernel } };
+
+const char *st_replay_gate_name(size_t i) { return i < sizeof gates / sizeof *gates ? gates[i].name : NULL; }
 
 enum st_status st_replay_gate(struct st_replay_run *r, struct st_error *err)
 {
-	bool passed;
 	const char *gate = r->o->gate ? r->o->gate : "";
-	ST_TRY(st_gate_run(gate, &r->exec, r->text, &passed, err));
+	bool passed = true;
+	size_t i = 0;
+	while (st_replay_gate_name(i) && strcmp(gates[i].name, gate) != 0)
+		i++;
+	if (!st_replay_gate_name(i))
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "gate",
+		                  "unknown gate \"%s\"; round_trip, bitwidth and kernel are known", gate);
+	ST_TRY(gates[i].run(&r->exec, r->text, &passed, err));
 	fprintf(r->text, "gate %s: %s\n", gate, passed ? "pass" : "FAIL");
-	st_json_put(r->json, "gate", json_string(gate));
-	st_json_put(r->json, "passed", json_boolean(passed));
+	st_json_put_all(r->json, { "gate", json_string(gate) }, { "passed", json_boolean(passed) });
 	r->exit_status = passed ? 0 : 3;
 	return ST_OK;
 }

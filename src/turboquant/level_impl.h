@@ -6,6 +6,7 @@
  * outputs are kept in that order, block by block, and no code is ever shuffled between lanes. Dense
  * rows use W = 1. A score is the sum over blocks and n of one fma per lane, then lanes by halving.
  */
+#include "kernel/elementary.h"
 #include "turboquant/level.h"
 
 /* ---- elementary functions; constants are the usual splits of ln 2 and minimax fits ---- */
@@ -207,13 +208,12 @@ VEC_WHOLE void attend(const struct st_tq_task *t, unsigned bits, unsigned nh)
 }
 
 /* One instance per width and head count, so that every inner loop has constant bounds. */
-#define INSTANCE(bits, nh) \
-	static ST_TARGET void attend_##bits##_##nh(const struct st_tq_task *t) { attend(t, bits, nh); }
-INSTANCE(0, 1)
-INSTANCE(0, 2)
-INSTANCE(4, 1)
-INSTANCE(4, 2)
-INSTANCE(5, 1) INSTANCE(5, 2) INSTANCE(6, 1) INSTANCE(6, 2) INSTANCE(8, 1) INSTANCE(8, 2)
+#define INSTANCE(bits)                                                                              \
+	static ST_TARGET void attend_##bits##_1(const struct st_tq_task *t) { attend(t, bits, 1); } \
+	static ST_TARGET void attend_##bits##_2(const struct st_tq_task *t) { attend(t, bits, 2); }
+/* clang-format off */
+INSTANCE(0) INSTANCE(4) INSTANCE(5) INSTANCE(6) INSTANCE(8)
+/* clang-format on */
 #undef INSTANCE
 
 	static void attend_any(const struct st_tq_task *t)
@@ -297,35 +297,18 @@ VEC_WHOLE void quantise(const float *x, uint32_t d, unsigned bits, const float *
 	}
 }
 
-#define INSTANCE(bits)                                                                                         \
-	static ST_TARGET void quantise_##bits(const float *x, uint32_t d, const float *bounds, bool per_block, \
-	                                      uint8_t *index, float *norms)                                    \
-	{                                                                                                      \
-		quantise(x, d, bits, bounds, per_block, index, norms);                                         \
-	}
-INSTANCE(4)
-INSTANCE(5)
-INSTANCE(6)
-INSTANCE(8)
-#undef INSTANCE
-
-static void quantise_any(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block, uint8_t *index,
-                         float *norms)
+/* One copy per width, so that every inner loop has constant bounds. */
+static ST_TARGET void quantise_any(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block,
+                                   uint8_t *index, float *norms)
 {
-	switch (bits) {
-	case 4:
-		quantise_4(x, d, bounds, per_block, index, norms);
-		break;
-	case 5:
-		quantise_5(x, d, bounds, per_block, index, norms);
-		break;
-	case 6:
-		quantise_6(x, d, bounds, per_block, index, norms);
-		break;
-	default:
-		quantise_8(x, d, bounds, per_block, index, norms);
-		break;
-	}
+	if (bits == 4)
+		quantise(x, d, 4, bounds, per_block, index, norms);
+	else if (bits == 5)
+		quantise(x, d, 5, bounds, per_block, index, norms);
+	else if (bits == 6)
+		quantise(x, d, 6, bounds, per_block, index, norms);
+	else
+		quantise(x, d, 8, bounds, per_block, index, norms);
 }
 
 /* ---- normal draws: plain C that the compiler vectorises; no contraction, so one set of bits ---- */
@@ -355,41 +338,8 @@ static ST_TARGET void normals(const double *u, size_t n, float *x)
 		p = p * z + 1.0 / 3;
 		double log_u = e * 0.69314718055994530942 + (2 * f + 2 * f * z * p);
 		float mag = (float)sqrt(-2 * log_u), angle = (float)(6.28318530717958647693 * u2);
-		/* Quarter turns by rounding with 1.5 * 2^52; Taylor on [-pi/4, pi/4], error below 1e-13. */
-		double a = angle, t = a * 0.63661977236758134308 + 6755399441055744.0, q = t - 6755399441055744.0;
-		uint64_t k;
-		memcpy(&k, &t, 8);
-		double r = a - q * 1.57079632679489661923, s = r * r;
-		double sn =
-			r
-			+ r * s
-				  * (-1.0 / 6
-		                     + s
-		                               * (1.0 / 120
-		                                  + s
-		                                            * (-1.0 / 5040
-		                                               + s
-		                                                         * (1.0 / 362880
-		                                                            + s
-		                                                                      * (-1.0 / 39916800
-		                                                                         + s * (1.0 / 6227020800.0))))));
-		double cs =
-			1
-			+ s
-				  * (-0.5
-		                     + s
-		                               * (1.0 / 24
-		                                  + s
-		                                            * (-1.0 / 720
-		                                               + s
-		                                                         * (1.0 / 40320
-		                                                            + s
-		                                                                      * (-1.0 / 3628800
-		                                                                         + s * (1.0 / 479001600.0))))));
-		/* Odd quadrants swap sine and cosine; signs follow bit 1 of k and of k + 1. */
-		double c1 = k & 1 ? sn : cs, s1 = k & 1 ? cs : sn;
-		c1 = (k + 1) & 2 ? -c1 : c1;
-		s1 = k & 2 ? -s1 : s1;
+		double s1, c1;
+		st_sincos_inline(angle, &s1, &c1);
 		x[2 * i] = mag * (float)c1;
 		x[2 * i + 1] = mag * (float)s1;
 	}

@@ -1,5 +1,5 @@
 /* lint.c - how far a codebook is from the optimum for N(0,1). */
-#include "turboquant/replay_internal.h"
+#include "turboquant/modes.h"
 
 #include "base/error.h"
 #include "base/map.h"
@@ -8,51 +8,49 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* One number of the table, or why it is none. Longer than any f64 that is written out, it is none. */
+static enum st_status read_level(const char *word, size_t k, uint64_t at, double *x, struct st_error *err)
+{
+	char buf[1024], *end;
+	if (k >= sizeof buf)
+		return st_fail_at(err, ST_ERR_FORMAT, at, "--table", "%zu characters are no number", k);
+	memcpy(buf, word, k);
+	buf[k] = '\0';
+	*x = strtod(buf, &end);
+	return k && (!*end || !strcmp(end, "f"))
+	             ? ST_OK
+	             : st_fail_at(err, ST_ERR_FORMAT, at, "--table", "\"%.60s\" is not a number", buf);
+}
+
 /* A file of levels: numbers separated by white space or commas; '#' starts a comment. A file of n/2
  * positive numbers is the upper half of a symmetric table. */
 static enum st_status read_table(const char *path, struct st_codebook *cb, struct st_error *err)
 {
+	static const char between[] = " \t\r\n,;[]";
 	struct st_map m;
 	double level[ST_TQ_MAX_LEVELS];
 	size_t n = 0;
 	enum st_status st = st_map_open(&m, path, err);
-	if (st != ST_OK) {
-		if (!err->where[0])
-			snprintf(err->where, sizeof err->where, "--table");
-		return st;
-	}
-	for (uint64_t i = 0; i < m.size && st == ST_OK;) {
-		char c = (char)m.data[i];
-		if (c == '#') {
-			while (i < m.size && m.data[i] != '\n')
-				i++;
-		} else if (strchr(" \t\r\n,;[]", c) && c) {
-			i++;
-		} else {
-			/* Room for any f64 that is written out; a longer word is none. */
-			char word[1024], *end;
-			size_t k = 0;
-			uint64_t at = i;
-			for (; i < m.size && m.data[i] && !strchr(" \t\r\n,;[]#", m.data[i]); i++)
-				if (++k < sizeof word)
-					word[k - 1] = (char)m.data[i];
-			word[k < sizeof word ? k : 0] = '\0';
-			double x = strtod(word, &end);
-			if (k >= sizeof word)
-				st = st_fail_at(err, ST_ERR_FORMAT, at, "--table", "%zu characters are no number", k);
-			else if (k == 0 || (*end && !(end[0] == 'f' && !end[1])))
-				st = st_fail_at(err, ST_ERR_FORMAT, at, "--table", "\"%.60s\" is not a number", word);
-			else if (n == ST_TQ_MAX_LEVELS)
-				st = st_fail_at(err, ST_ERR_FORMAT, at, "--table", "more than %d levels",
-				                ST_TQ_MAX_LEVELS);
-			else
-				level[n++] = x;
+	for (uint64_t i = 0; st == ST_OK && i < m.size;) {
+		const char *p = (const char *)m.data + i;
+		size_t k = 0;
+		while (p[0] == '#' && i + k < m.size && p[k] != '\n')
+			k++;
+		if (!k && *p && strchr(between, *p))
+			k = 1;
+		if (k) {
+			i += k;
+			continue;
 		}
+		while (i + k < m.size && p[k] && !strchr(between, p[k]) && p[k] != '#')
+			k++;
+		st = n < ST_TQ_MAX_LEVELS
+		           ? read_level(p, k, i, &level[n++], err)
+		           : st_fail_at(err, ST_ERR_FORMAT, i, "--table", "more than %d levels", ST_TQ_MAX_LEVELS);
+		i += k;
 	}
-	st_map_close(&m);
 	if (st == ST_OK && n > 1 && n <= ST_TQ_MAX_LEVELS / 2 && level[0] > 0) {
-		for (size_t i = n; i-- > 0;)
-			level[n + i] = level[i];
+		memmove(level + n, level, n * sizeof *level);
 		for (size_t i = 0; i < n; i++)
 			level[n - 1 - i] = -level[n + i];
 		n *= 2;
@@ -62,6 +60,7 @@ static enum st_status read_table(const char *path, struct st_codebook *cb, struc
 	if (st != ST_OK && !err->where[0])
 		snprintf(err->where, sizeof err->where, "--table");
 	st_error_in(err, path);
+	st_map_close(&m);
 	return st;
 }
 
@@ -80,81 +79,80 @@ static const struct st_codebook_known *recognise(const struct st_codebook *cb, c
 static void add(struct st_replay_run *r, json_t *list, const char *name, const struct st_codebook *cb)
 {
 	struct st_codebook_lint l;
-	json_t *j = json_object();
 	st_codebook_lint(cb, &l);
 	const struct st_codebook_known *k = recognise(cb, &l);
+	const bool other = k && strcmp(k->name, name) != 0;
 	fprintf(r->text, "%-16s %4u  %9.3g  %9.3g  %.6f  %+8.2f%%  %10.7f  %s%s%s\n", name, cb->bits, l.lloyd_move,
 	        l.distance, l.rmse, 100 * l.mse_excess, l.outermost, l.ok ? "optimal" : "NOT OPTIMAL",
-	        k && strcmp(k->name, name) ? ", this is " : "", k && strcmp(k->name, name) ? k->name : "");
-	st_json_put(j, "name", json_string(name));
-	st_json_put(j, "bits", json_integer(cb->bits));
-	st_json_put(j, "largest_lloyd_move", st_json_number(l.lloyd_move));
-	st_json_put(j, "largest_lloyd_move_level", json_integer(l.lloyd_level));
-	st_json_put(j, "distance_from_optimum", st_json_number(l.distance));
-	st_json_put(j, "rmse", st_json_number(l.rmse));
-	st_json_put(j, "rmse_optimum", st_json_number(l.rmse_optimum));
-	st_json_put(j, "mse_excess", st_json_number(l.mse_excess));
-	st_json_put(j, "outermost", st_json_number(l.outermost));
-	st_json_put(j, "outermost_optimum", st_json_number(l.outermost_optimum));
-	st_json_put(j, "asymmetry", st_json_number(l.asymmetry));
-	st_json_put(j, "recognised", k ? json_string(k->name) : json_null());
-	st_json_put(j, "ok", json_boolean(l.ok));
-	json_array_append_new(list, j);
+	        other ? ", this is " : "", other ? k->name : "");
+	st_json_add(list,
+	            st_json_object({ "name", json_string(name) }, { "bits", json_integer(cb->bits) },
+	                           { "largest_lloyd_move", st_json_number(l.lloyd_move) },
+	                           { "largest_lloyd_move_level", json_integer(l.lloyd_level) },
+	                           { "distance_from_optimum", st_json_number(l.distance) },
+	                           { "rmse", st_json_number(l.rmse) },
+	                           { "rmse_optimum", st_json_number(l.rmse_optimum) },
+	                           { "mse_excess", st_json_number(l.mse_excess) },
+	                           { "outermost", st_json_number(l.outermost) },
+	                           { "outermost_optimum", st_json_number(l.outermost_optimum) },
+	                           { "asymmetry", st_json_number(l.asymmetry) },
+	                           { "recognised", st_json_text(k ? k->name : NULL) }, { "ok", json_boolean(l.ok) }));
 	if (!l.ok)
 		r->exit_status = 2;
 }
 
+/* A table of which only figures are known: stated beside the optimum, not as something measured here. */
+static void add_known(struct st_replay_run *r, json_t *list, const struct st_codebook_known *k,
+                      const struct st_codebook *best)
+{
+	struct st_codebook_lint l;
+	st_codebook_lint(best, &l);
+	const double excess = k->rmse * k->rmse / (l.rmse * l.rmse) - 1;
+	fprintf(r->text,
+	        "%-16s %4u          -          -  %.6f  %+8.2f%%  %10.7f  as published, levels not on record\n",
+	        k->name, k->bits, k->rmse, 100 * excess, k->outermost);
+	st_json_add(list, st_json_object({ "name", json_string(k->name) }, { "bits", json_integer(k->bits) },
+	                                 { "rmse_published", st_json_number(k->rmse) },
+	                                 { "outermost_published", st_json_number(k->outermost) },
+	                                 { "mse_excess", st_json_number(excess) }));
+}
+
+static enum st_status generate(struct st_codebook *cb, unsigned bits, struct st_error *err)
+{
+	return st_codebook_generate(cb, bits) ? ST_OK
+	                                      : st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, "bits",
+	                                                   "the %u-bit codebook did not converge", bits);
+}
+
 enum st_status st_replay_lint(struct st_replay_run *r, struct st_error *err)
 {
-	struct st_codebook cb = { 0 };
+	struct st_codebook own = { 0 }, cb;
 	json_t *list = json_array(), *known = json_array();
-	st_json_put(r->json, "tolerance", st_json_number(ST_CODEBOOK_TOLERANCE));
-	st_json_put(r->json, "codebooks", list);
-	st_json_put(r->json, "known", known);
-	r->inputs[0] = r->o->table;
-	ST_TRY(st_replay_open_json(r, err));
+	st_json_put_all(r->json, { "tolerance", st_json_number(ST_CODEBOOK_TOLERANCE) }, { "codebooks", list },
+	                { "known", known });
 	fprintf(r->text, "codebook         bits Lloyd move   distance      RMSE  excess MSE  outermost  verdict\n");
 	if (r->o->table) {
-		ST_TRY(read_table(r->o->table, &cb, err));
-		add(r, list, "table", &cb);
+		ST_TRY(read_table(r->o->table, &own, err));
+		add(r, list, "table", &own);
 	}
 	for (unsigned bits = ST_TQ_MIN_BITS; bits <= ST_TQ_MAX_BITS; bits++) {
 		char name[24];
-		if (r->o->table && bits != cb.bits)
+		if (r->o->table && bits != own.bits)
 			continue;
-		struct st_codebook best;
-		if (!st_codebook_generate(&best, bits))
-			return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, "bits",
-			                  "the %u-bit codebook did not converge", bits);
+		ST_TRY(generate(&cb, bits, err));
 		snprintf(name, sizeof name, "generated-%ubit", bits);
-		add(r, list, name, &best);
+		add(r, list, name, &cb);
 	}
 	for (size_t i = 0; i < st_codebooks_n_known; i++) {
 		const struct st_codebook_known *k = st_codebooks_known + i;
-		struct st_codebook named, best;
-		if (r->o->table && k->bits != cb.bits)
+		if (r->o->table && k->bits != own.bits)
 			continue;
-		if (st_codebook_from_known(&named, k)) {
-			add(r, list, k->name, &named);
+		if (st_codebook_from_known(&cb, k)) {
+			add(r, list, k->name, &cb);
 			continue;
 		}
-		/* Only figures are known: stated beside the optimum, not as something measured here. */
-		if (!st_codebook_generate(&best, k->bits))
-			return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, "bits",
-			                  "the %u-bit codebook did not converge", k->bits);
-		struct st_codebook_lint l;
-		st_codebook_lint(&best, &l);
-		double excess = k->rmse * k->rmse / (l.rmse * l.rmse) - 1;
-		fprintf(r->text,
-		        "%-16s %4u          -          -  %.6f  %+8.2f%%  %10.7f  as published, levels not on record\n",
-		        k->name, k->bits, k->rmse, 100 * excess, k->outermost);
-		json_t *j = json_object();
-		st_json_put(j, "name", json_string(k->name));
-		st_json_put(j, "bits", json_integer(k->bits));
-		st_json_put(j, "rmse_published", st_json_number(k->rmse));
-		st_json_put(j, "outermost_published", st_json_number(k->outermost));
-		st_json_put(j, "mse_excess", st_json_number(excess));
-		json_array_append_new(known, j);
+		ST_TRY(generate(&cb, k->bits, err));
+		add_known(r, known, k, &cb);
 	}
 	st_json_put(r->json, "verdict", json_string(r->exit_status ? "not_optimal" : "optimal"));
 	fprintf(r->text, "verdict: %s\n",

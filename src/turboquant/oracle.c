@@ -3,9 +3,18 @@
 #include "base/error.h"
 #include "base/mem.h"
 
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
+
+struct st_oracle_decode st_oracle_decode_of(const struct st_tq_codec *c)
+{
+	return (struct st_oracle_decode){
+		.bits = c->bits,
+		.levels = c->book.level_f32,
+		.signs = c->signs,
+		.fwht = true,
+		.factor = c->d == 512 ? 1 / c->scale_factor_d512 : 1 / sqrt((double)c->d),
+	};
+}
 
 /* H_2n = [H_n H_n; H_n -H_n]: transform both halves, then their sum and difference. */
 static void hadamard(double *x, uint32_t n)
@@ -40,145 +49,139 @@ void st_oracle_decode_row(const struct st_oracle_decode *o, uint32_t d, const ui
 		                                                  : own;
 		norm[own] = d == 512 || own == 0 ? norms[block] : 0;
 	}
-	for (uint32_t j = 0; o->bits == 4 && j < d; j += 2) {
-		const double low = o->levels[codes[j / 2] % 16], high = o->levels[codes[j / 2] / 16];
-		y[j] = (o->nibbles_swapped ? high : low) * norm[j / 256] * o->factor;
-		y[j + 1] = (o->nibbles_swapped ? low : high) * norm[j / 256] * o->factor;
+	for (uint32_t j = 0; j < d; j++) {
+		unsigned code = o->bits != 4 ? codes[j] : codes[j / 2] >> ((j % 2 != o->nibbles_swapped) * 4);
+		y[j] = o->levels[code % (1u << o->bits)] * norm[j / 256] * o->factor;
 	}
-	for (uint32_t j = 0; o->bits != 4 && j < d; j++)
-		y[j] = o->levels[codes[j] % (1u << o->bits)] * norm[j / 256] * o->factor;
 	if (o->fwht)
 		st_oracle_fwht(y, d);
 	for (uint32_t j = 0; o->signs && j < d; j++)
 		y[j] *= st_tq_sign(j);
 }
 
-enum st_status st_oracle_attend(const struct st_tq_params *p, const uint32_t *head_map, const double *q,
-                                const double *k, const double *v, uint32_t n, double *out, struct st_error *err)
+double st_oracle_dot(const double *a, const double *b, uint32_t d)
 {
-	const uint32_t d = p->head_dim;
-	double *s = st_alloc_array(n ? n : 1, sizeof *s);
-	if (!s)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	for (uint32_t h = 0; h < p->num_heads; h++) {
-		const double *qh = q + (size_t)h * d, *kh = k + (size_t)head_map[h] * n * d,
-			     *vh = v + (size_t)head_map[h] * n * d;
-		double *y = out + (size_t)h * d, top = -INFINITY, total = 0;
-		for (uint32_t i = 0; i < n; i++) {
-			double dot = 0;
-			for (uint32_t j = 0; j < d; j++)
-				dot += qh[j] * kh[(size_t)i * d + j];
-			s[i] = dot * p->scale;
-			if (p->softcap > 0)
-				s[i] = p->softcap * tanh(s[i] / p->softcap);
-			top = fmax(top, s[i]);
-		}
-		memset(y, 0, d * sizeof *y);
-		for (uint32_t i = 0; i < n; i++) {
-			double w = exp(s[i] - top);
-			total += w;
-			for (uint32_t j = 0; j < d; j++)
-				y[j] += w * vh[(size_t)i * d + j];
-		}
-		for (uint32_t j = 0; n && j < d; j++)
-			y[j] /= total;
+	double part[8] = { 0 };
+	for (uint32_t j = 0; j < d; j += 8)
+		for (int l = 0; l < 8; l++)
+			part[l] += a[j + l] * b[j + l];
+	return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+}
+
+double st_oracle_score(const double *q, const double *k, uint32_t d, double scale, double softcap)
+{
+	const double x = scale * st_oracle_dot(q, k, d);
+	return softcap > 0 ? softcap * tanh(x / softcap) : x;
+}
+
+static bool reads(const struct st_oracle_step *s, uint32_t h, uint32_t g)
+{
+	return (s->map ? s->map[h] : h / (s->p->num_heads / s->p->num_kv_heads)) == g;
+}
+
+void st_oracle_attend(const struct st_oracle_step *s)
+{
+	const uint32_t d = s->p->head_dim, H = s->p->num_heads, n = s->n;
+	double y[512];
+	memset(s->out, 0, (size_t)H * d * sizeof *s->out);
+	for (uint32_t h = 0; h < H; h++) {
+		s->top[h] = -INFINITY;
+		s->total[h] = 0;
 	}
-	free(s);
-	return ST_OK;
+	for (uint32_t g = 0; g < s->p->num_kv_heads; g++) {
+		for (uint32_t i = 0; i < n; i++) {
+			s->row(s->ctx, false, g, i, y);
+			for (uint32_t h = 0; h < H; h++) {
+				double *x = &s->scores[(size_t)h * n + i];
+				if (!reads(s, h, g))
+					continue;
+				if (!s->score || !s->score(s->ctx, h, g, i, x))
+					*x = st_oracle_score(s->q + (size_t)h * d, y, d, s->scale, s->softcap);
+				s->top[h] = fmax(s->top[h], *x);
+			}
+		}
+		for (uint32_t i = 0; i < n; i++) {
+			s->row(s->ctx, true, g, i, y);
+			for (uint32_t h = 0; h < H; h++) {
+				if (!reads(s, h, g))
+					continue;
+				const double x = s->scores[(size_t)h * n + i],
+					     w = x == -INFINITY ? 0 : exp(x - s->top[h]);
+				/* Below 1e-30 of the largest weight a row cannot reach f64's last bit of the sum. */
+				if (w < 1e-30)
+					continue;
+				s->total[h] += w;
+				for (uint32_t j = 0; j < d; j++)
+					s->out[(size_t)h * d + j] += w * y[j];
+			}
+		}
+	}
+	for (uint32_t h = 0; h < H; h++)
+		for (uint32_t j = 0; s->total[h] != 0 && j < d; j++)
+			s->out[(size_t)h * d + j] /= s->total[h];
 }
 
-static void default_map(const struct st_tq_params *p, uint32_t *map)
+/* The rows that p's mask shows, from its definition: chronological positions from `first` on. */
+struct visible {
+	const struct st_tq_params *p;
+	uint32_t first;
+	const struct st_oracle_decode *decode; /* of kv; NULL: the values themselves, [G, L, d] */
+	const struct st_tq_kv *kv;
+	const float *k, *v;
+};
+
+static void visible_row(const void *ctx, bool v, uint32_t g, uint32_t i, double *y)
 {
-	for (uint32_t h = 0; h < p->num_heads; h++)
-		map[h] = h / (p->num_heads / p->num_kv_heads);
+	const struct visible *c = ctx;
+	const struct st_tq_params *p = c->p;
+	const uint32_t d = p->head_dim, at = c->first + i;
+	if (c->decode) {
+		const size_t row = (size_t)g * p->kv_capacity + ((uint64_t)p->ring_start + at) % p->kv_capacity;
+		st_oracle_decode_row(c->decode, d,
+		                     (v ? c->kv->v_codes : c->kv->k_codes) + row * (c->decode->bits == 4 ? d / 2 : d),
+		                     (v ? c->kv->v_norms : c->kv->k_norms) + row * (d == 512 ? 2 : 1), y);
+		return;
+	}
+	const float *x = (v ? c->v : c->k) + ((size_t)g * p->kv_seq_len + at) * d;
+	for (uint32_t j = 0; j < d; j++)
+		y[j] = x[j];
 }
 
-/* Chronological positions that the query sees, from the definition of the masks. */
-static bool sees(const struct st_tq_params *p, uint32_t i)
+static enum st_status attend_visible(struct visible c, const float *q, double *out, struct st_error *err)
 {
-	return i < p->kv_seq_len
-	    && (p->mask_type != ST_TQ_MASK_SLIDING || (uint64_t)i + p->sliding_window >= p->kv_seq_len);
+	const struct st_tq_params *p = c.p;
+	const uint32_t L = p->kv_seq_len, H = p->num_heads, d = p->head_dim;
+	c.first = p->mask_type == ST_TQ_MASK_SLIDING && p->sliding_window < L ? L - p->sliding_window : 0;
+	struct st_arena mem = { 0 };
+	double *qd = st_arena_alloc2(&mem, H, d, sizeof *qd);
+	struct st_oracle_step s = { .p = p,
+		                    .scale = p->scale,
+		                    .softcap = p->softcap,
+		                    .q = qd,
+		                    .n = L - c.first,
+		                    .row = visible_row,
+		                    .ctx = &c,
+		                    .scores = st_arena_alloc2(&mem, H, L, sizeof(double)),
+		                    .top = st_arena_alloc(&mem, H, sizeof(double)),
+		                    .total = st_arena_alloc(&mem, H, sizeof(double)),
+		                    .out = out };
+	const bool ok = qd && s.scores && s.top && s.total;
+	for (size_t i = 0; ok && i < (size_t)H * d; i++)
+		qd[i] = q[i];
+	if (ok)
+		st_oracle_attend(&s);
+	st_arena_release(&mem);
+	return ok ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
 
 enum st_status st_oracle_dequant(const struct st_tq_params *p, const struct st_oracle_decode *o,
                                  const struct st_tq_kv *kv, const float *q, double *out, struct st_error *err)
 {
-	const uint32_t d = p->head_dim, G = p->num_kv_heads, H = p->num_heads;
-	const size_t rb = o->bits == 4 ? d / 2 : d, nb = d == 512 ? 2 : 1;
-	uint32_t n = 0;
-	for (uint32_t i = 0; i < p->kv_seq_len; i++)
-		n += sees(p, i);
-	double *k = st_alloc_array((uint64_t)G * n * d, sizeof *k), *v = st_alloc_array((uint64_t)G * n * d, sizeof *v);
-	double *qd = st_alloc_array((uint64_t)H * d, sizeof *qd);
-	uint32_t *map = st_alloc_array(H, sizeof *map);
-	enum st_status st = ST_OK;
-	if (!k || !v || !qd || !map) {
-		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-		goto out;
-	}
-	default_map(p, map);
-	for (size_t i = 0; i < (size_t)H * d; i++)
-		qd[i] = q[i];
-	for (uint32_t g = 0; g < G; g++) {
-		uint32_t at = 0;
-		for (uint32_t i = 0; i < p->kv_seq_len; i++) {
-			if (!sees(p, i))
-				continue;
-			size_t row = (size_t)g * p->kv_capacity + ((uint64_t)p->ring_start + i) % p->kv_capacity;
-			st_oracle_decode_row(o, d, kv->k_codes + row * rb, kv->k_norms + row * nb,
-			                     k + ((size_t)g * n + at) * d);
-			st_oracle_decode_row(o, d, kv->v_codes + row * rb, kv->v_norms + row * nb,
-			                     v + ((size_t)g * n + at) * d);
-			at++;
-		}
-	}
-	st = st_oracle_attend(p, map, qd, k, v, n, out, err);
-out:
-	free(k);
-	free(v);
-	free(qd);
-	free(map);
-	return st;
+	return attend_visible((struct visible){ .p = p, .decode = o, .kv = kv }, q, out, err);
 }
 
 enum st_status st_oracle_floor(const struct st_tq_params *p, const float *k, const float *v, const float *q,
                                double *out, struct st_error *err)
 {
-	const uint32_t d = p->head_dim, L = p->kv_seq_len;
-	double *s = st_alloc_array(L, sizeof *s);
-	if (!s)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	for (uint32_t h = 0; h < p->num_heads; h++) {
-		size_t g = h / (p->num_heads / p->num_kv_heads);
-		const float *qh = q + (size_t)h * d, *kh = k + g * L * d, *vh = v + g * L * d;
-		double *y = out + (size_t)h * d, top = -INFINITY, total = 0;
-		for (uint32_t i = 0; i < L; i++) {
-			if (!sees(p, i))
-				continue;
-			double part[8] = { 0 };
-			for (uint32_t j = 0; j < d; j += 8)
-				for (int l = 0; l < 8; l++)
-					part[l] += (double)qh[j + l] * (double)kh[(size_t)i * d + j + l];
-			s[i] = p->scale
-			     * ((part[0] + part[4]) + (part[1] + part[5])
-			        + ((part[2] + part[6]) + (part[3] + part[7])));
-			if (p->softcap > 0)
-				s[i] = p->softcap * tanh(s[i] / p->softcap);
-			top = fmax(top, s[i]);
-		}
-		memset(y, 0, d * sizeof *y);
-		for (uint32_t i = 0; i < L; i++) {
-			double w = sees(p, i) ? exp(s[i] - top) : 0;
-			/* Below 1e-30 of the largest weight a row cannot reach f64's last bit of the sum. */
-			if (w < 1e-30)
-				continue;
-			total += w;
-			for (uint32_t j = 0; j < d; j++)
-				y[j] += w * (double)vh[(size_t)i * d + j];
-		}
-		for (uint32_t j = 0; j < d; j++)
-			y[j] /= total;
-	}
-	free(s);
-	return ST_OK;
+	return attend_visible((struct visible){ .p = p, .k = k, .v = v }, q, out, err);
 }

@@ -1,25 +1,19 @@
 /* production.c - the production-faithful run: gates, one registered measurement, its null, audit.json. */
-#include "turboquant/replay_internal.h"
+#include "turboquant/modes.h"
+#include "turboquant/sweep.h"
 
 #include "base/error.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-
-/* Registered before any measurement. A single draw at kvl 512 has mean 0.367 and standard deviation 0.099, so
- * this band rejects sound kernels more often than not; it stays as registered, and the null says how often. */
-const double st_band_lower = 0.05, st_band_upper = 0.35;
-static const char band_registration[] = "constant in the program, fixed before the first measurement";
+#include <time.h>
 
 /* Second verdict: a point is out of line when it lies further from its own null than this. The chance that one
  * of 13 normal draws does is 8e-4. The wrong start of a ring leg is a fault on purpose and stands beside them,
  * unjudged. */
 static const double z_limit = 4;
+static const char band_registration[] = "constant in the program, fixed before the first measurement";
 enum { MIN_NULL = 200 };
-
-static bool band_ok(double x) { return x >= st_band_lower && x <= st_band_upper; }
 
 /* ---- gates ---- */
 
@@ -33,7 +27,7 @@ static json_t *last_lines(const char *text)
 		lines[n++ % 12] = p;
 	for (size_t i = n > 12 ? n - 12 : 0; i < n; i++) {
 		const char *p = lines[i % 12];
-		json_array_append_new(list, json_stringn(p, strcspn(p, "\n")));
+		st_json_add(list, st_json_textn(p, strcspn(p, "\n")));
 	}
 	return list;
 }
@@ -44,9 +38,6 @@ static enum st_status run_gates(struct st_replay_run *r, json_t *gates, const ch
 {
 	const struct st_replay_options *o = r->o;
 	*failed = NULL;
-	if (!o->run_gate || !o->build_id)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "gate",
-		                  "a production-faithful run needs a way to run its gates");
 	const char *name;
 	for (size_t i = 0; (name = st_replay_gate_name(i)) != NULL && !*failed; i++) {
 		struct st_replay_gate_result g = { .exit_code = -1 };
@@ -61,13 +52,11 @@ static enum st_status run_gates(struct st_replay_run *r, json_t *gates, const ch
 		                   : foreign          ? "foreign_build"
 		                   : g.exit_code == 0 ? "pass"
 		                                      : "fail";
-		json_t *j = json_object();
-		st_json_put(j, "exit_code", json_integer(g.exit_code));
-		st_json_put(j, "status", json_string(status));
-		st_json_put(j, "duration_ms", st_json_number(g.duration_ms));
-		st_json_put(j, "build_id", json_string(g.build_id));
-		st_json_put(j, "last_lines", last_lines(g.output));
-		st_json_put(gates, name, j);
+		st_json_put(gates, name,
+		            st_json_object(
+				    { "exit_code", json_integer(g.exit_code) }, { "status", json_string(status) },
+				    { "duration_ms", st_json_number(g.duration_ms) },
+				    { "build_id", st_json_text(g.build_id) }, { "last_lines", last_lines(g.output) }));
 		fprintf(r->text, "gate %-10s %s (%.0f ms)\n", name, status, g.duration_ms);
 		if (strcmp(status, "pass")) {
 			*failed = name;
@@ -110,84 +99,59 @@ static double range(const double *x, size_t n)
 
 /* ---- audit ---- */
 
-static json_t *null_fields(double measured, double mean, double sd)
+static json_t *null_json(double measured, const struct st_moments *null)
 {
-	json_t *j = json_object();
-	st_json_put(j, "mean", st_json_number(mean));
-	st_json_put(j, "sd", st_json_number(sd));
-	st_json_put(j, "z", st_json_number((measured - mean) / sd));
-	return j;
+	return st_json_object({ "mean", st_json_number(null->mean) }, { "sd", st_json_number(null->sd) },
+	                      { "z", st_json_number((measured - null->mean) / null->sd) });
 }
 
-static json_t *regime_json(const struct st_replay_run *r, unsigned bits, bool signs)
+static json_t *regime_json(const struct st_replay_run *r)
 {
 	const struct st_tq_params p = st_sweep_params(st_sweep_points, 0);
-	json_t *j = json_object();
-	st_json_put(j, "num_heads", json_integer(p.num_heads));
-	st_json_put(j, "num_kv_heads", json_integer(p.num_kv_heads));
-	st_json_put(j, "head_dim", json_integer(p.head_dim));
-	st_json_put(j, "kv_capacity", json_integer(p.kv_capacity));
-	st_json_put(j, "scale", st_json_number(p.scale));
-	st_json_put(j, "mask_type", json_integer(p.mask_type));
-	st_json_put(j, "rms_eps", st_json_number(st_sweep_regime.rms_eps));
-	st_json_put(j, "rope_theta", st_json_number(st_sweep_regime.rope_theta));
-	st_json_put(j, "rope_style", json_string("half_split"));
-	st_json_put(j, "bits", json_integer(bits));
-	st_json_put(j, "signs", json_string(signs ? "d1" : "none"));
-	st_json_put(j, "q_dtype", json_string(r->exec.q_f16 ? "f16" : "f32"));
-	st_json_put(j, "visibility", json_string(r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological"));
-	return j;
+	return st_json_object(
+		{ "num_heads", json_integer(p.num_heads) }, { "num_kv_heads", json_integer(p.num_kv_heads) },
+		{ "head_dim", json_integer(p.head_dim) }, { "kv_capacity", json_integer(p.kv_capacity) },
+		{ "scale", st_json_number(p.scale) }, { "mask_type", json_integer(p.mask_type) },
+		{ "rms_eps", st_json_number(st_sweep_regime.rms_eps) },
+		{ "rope_theta", st_json_number(st_sweep_regime.rope_theta) },
+		{ "rope_style", json_string("half_split") }, { "bits", json_integer(r->bits) },
+		{ "signs", json_string(st_signs_name(r->signs)) }, { "q_dtype", json_string(st_q_name(&r->exec)) },
+		{ "visibility", json_string(st_visibility_name(&r->exec)) });
 }
 
-/* One entry per measurement of sweep `name`. */
-static json_t *sweep_json(const char *name, const struct st_sweep_result *m, const struct st_null_stats *null)
+/* One measurement: point i. */
+static json_t *point_json(const struct st_replay_run *r, int i, const struct st_sweep_result *m,
+                          const struct st_null_stats *null)
 {
-	json_t *list = json_array();
-	for (int i = 0; i < ST_N_POINTS; i++) {
-		const struct st_sweep_point *pt = st_sweep_points + i;
-		if (strcmp(pt->sweep, name))
-			continue;
-		json_t *j = json_object();
-		st_json_put(j, "abs_pos", json_integer(pt->pos));
-		st_json_put(j, "kvl_logical", json_integer(pt->kvl));
-		st_json_put(j, "sliding_window", json_integer(pt->window));
-		st_json_put(j, "nrmse", st_json_number(m->nrmse[i]));
-		st_json_put(j, "band_ok", json_boolean(band_ok(m->nrmse[i])));
-		st_json_put(j, "rng_u64s_consumed_before", json_integer((json_int_t)m->before[i]));
-		json_t *n = null_fields(m->nrmse[i], null->mean[i], null->sd[i]);
-		st_json_put(n, "outside_band", st_json_number(null->outside[i]));
-		st_json_put(j, "null", n);
-		json_array_append_new(list, j);
-	}
-	return list;
+	const struct st_sweep_point *pt = st_sweep_points + i;
+	const double a = m->nrmse[i], b = m->nrmse_b[i];
+	json_t *j = st_json_object({ "abs_pos", json_integer(pt->pos) }, { "kvl_logical", json_integer(pt->kvl) },
+	                           { "sliding_window", json_integer(pt->window) },
+	                           { "band_ok", json_boolean(st_band_ok(a)) },
+	                           { "rng_u64s_consumed_before", st_json_u64(m->before[i]) });
+	if (pt->ring_a == pt->ring_b)
+		return st_json_put_all(
+			j, { "nrmse", st_json_number(a) },
+			{ "null", st_json_put_all(null_json(a, &null->a[i]),
+		                                  { "outside_band", st_json_number(null->outside[i]) }) });
+	const struct st_tq_params pa = st_sweep_params(pt, pt->ring_a), pb = st_sweep_params(pt, pt->ring_b);
+	/* Two readings of one cache from different rows that agree to the last bit compare nothing. */
+	return st_json_put_all(j, { "ring_start_a", json_integer(pt->ring_a) },
+	                       { "ring_start_b", json_integer(pt->ring_b) },
+	                       { "rows_a", st_json_visible(&pa, r->exec.visibility) },
+	                       { "rows_b", st_json_visible(&pb, r->exec.visibility) },
+	                       { "ring_start_A_nrmse", st_json_number(a) }, { "ring_start_B_nrmse", st_json_number(b) },
+	                       { "ab_delta", st_json_number(b - a) }, { "vacuous", json_boolean(a == b) },
+	                       { "null_a", null_json(a, &null->a[i]) }, { "null_b", null_json(b, &null->b[i]) });
 }
 
-static json_t *ring_json(const struct st_replay_run *r, const struct st_sweep_result *m,
-                         const struct st_null_stats *null)
+static json_t *sweep_json(const struct st_replay_run *r, const char *name, const struct st_sweep_result *m,
+                          const struct st_null_stats *null)
 {
 	json_t *list = json_array();
-	for (int i = ST_N_SWEEP_A + ST_N_SWEEP_B; i < ST_N_POINTS; i++) {
-		const struct st_sweep_point *pt = st_sweep_points + i;
-		struct st_tq_params pa = st_sweep_params(pt, pt->ring_a), pb = st_sweep_params(pt, pt->ring_b);
-		json_t *j = json_object();
-		st_json_put(j, "abs_pos", json_integer(pt->pos));
-		st_json_put(j, "kvl_logical", json_integer(pt->kvl));
-		st_json_put(j, "sliding_window", json_integer(pt->window));
-		st_json_put(j, "ring_start_a", json_integer(pt->ring_a));
-		st_json_put(j, "ring_start_b", json_integer(pt->ring_b));
-		st_json_put(j, "rows_a", st_json_visible(&pa, r->exec.visibility));
-		st_json_put(j, "rows_b", st_json_visible(&pb, r->exec.visibility));
-		st_json_put(j, "ring_start_A_nrmse", st_json_number(m->nrmse[i]));
-		st_json_put(j, "ring_start_B_nrmse", st_json_number(m->nrmse_b[i]));
-		st_json_put(j, "ab_delta", st_json_number(m->nrmse_b[i] - m->nrmse[i]));
-		/* Two readings of one cache from different rows that agree to the last bit compare nothing. */
-		st_json_put(j, "vacuous", json_boolean(m->nrmse[i] == m->nrmse_b[i]));
-		st_json_put(j, "band_ok", json_boolean(band_ok(m->nrmse[i])));
-		st_json_put(j, "rng_u64s_consumed_before", json_integer((json_int_t)m->before[i]));
-		st_json_put(j, "null_a", null_fields(m->nrmse[i], null->mean[i], null->sd[i]));
-		st_json_put(j, "null_b", null_fields(m->nrmse_b[i], null->mean_b[i], null->sd_b[i]));
-		json_array_append_new(list, j);
-	}
+	for (int i = 0; i < ST_N_POINTS; i++)
+		if (!strcmp(st_sweep_points[i].sweep, name))
+			st_json_add(list, point_json(r, i, m, null));
 	return list;
 }
 
@@ -195,97 +159,84 @@ static json_t *ring_json(const struct st_replay_run *r, const struct st_sweep_re
  * was written twice. */
 static json_t *intersection_json(const struct st_sweep_result *m, bool *copied)
 {
-	json_t *j = json_object();
 	int a = -1, b = -1;
 	for (int i = 0; i < ST_N_POINTS; i++) {
 		const struct st_sweep_point *pt = st_sweep_points + i;
 		if (pt->pos == 500 && pt->kvl == 500)
 			*(pt->sweep[0] == 'A' ? &a : &b) = i;
 	}
-	double diff = fabs(m->nrmse[a] - m->nrmse[b]);
+	const double diff = fabs(m->nrmse[a] - m->nrmse[b]);
 	*copied = m->before[a] == m->before[b] || diff < 5e-8;
-	st_json_put(j, "abs_pos", json_integer(500));
-	st_json_put(j, "kvl_logical", json_integer(500));
-	st_json_put(j, "sweep_A_nrmse", st_json_number(m->nrmse[a]));
-	st_json_put(j, "sweep_B_nrmse", st_json_number(m->nrmse[b]));
-	st_json_put(j, "sweep_A_rng_u64s_consumed_before", json_integer((json_int_t)m->before[a]));
-	st_json_put(j, "sweep_B_rng_u64s_consumed_before", json_integer((json_int_t)m->before[b]));
-	st_json_put(j, "match_to_7_decimal_places", json_boolean(diff < 5e-8));
-	st_json_put(j, "absdiff", st_json_number(diff));
-	st_json_put(j, "independent_draws", json_boolean(m->before[a] != m->before[b]));
-	return j;
+	return st_json_object({ "abs_pos", json_integer(500) }, { "kvl_logical", json_integer(500) },
+	                      { "sweep_A_intersection_nrmse", st_json_number(m->nrmse[a]) },
+	                      { "sweep_B_intersection_nrmse", st_json_number(m->nrmse[b]) },
+	                      { "sweep_A_rng_u64s_consumed_before", st_json_u64(m->before[a]) },
+	                      { "sweep_B_rng_u64s_consumed_before", st_json_u64(m->before[b]) },
+	                      { "match_to_7_decimal_places", json_boolean(diff < 5e-8) },
+	                      { "absdiff", st_json_number(diff) },
+	                      { "independent_draws", json_boolean(m->before[a] != m->before[b]) });
 }
 
-static const char *band_verdict(const struct st_sweep_result *m, double rho, double range_a, double range_b)
-{
-	for (int i = 0; i < ST_N_POINTS; i++)
-		if (!band_ok(m->nrmse[i]))
-			return "BAND_PRE_FALSIFIED";
-	if (rho > 0.7 && range_b < 0.05)
-		return "LENGTH_EFFECT_CONFIRMED";
-	if (range_b > 0.10 && range_a < 0.05)
-		return "PHASE_EFFECT_CONFIRMED";
-	return "FLOOR_IS_PHYSICS_CONSISTENT";
-}
+/* Length and phase: rank correlation over sweep A, ranges of both. */
+struct effects {
+	double rho, range_a, range_b;
+};
 
-/* Against the null: whether any point is out of line, and what the null itself says of length and phase. */
-static json_t *null_json(const struct st_sweep_result *m, const struct st_null_stats *null, double *worst,
-                         const char **verdict)
+static struct effects effects_of(const double nrmse[ST_N_POINTS])
 {
-	json_t *j = json_object();
-	int at = 0;
-	*worst = 0;
-	for (int i = 0; i < ST_N_POINTS; i++) {
-		double z = fabs(m->nrmse[i] - null->mean[i]) / null->sd[i];
-		if (!isnan(*worst) && !(z <= *worst)) {
-			*worst = z;
-			at = i;
-		}
-	}
-	*verdict = *worst <= z_limit ? "NULL_CONSISTENT" : "NULL_REJECTED";
 	double kvl[ST_N_SWEEP_A];
 	for (int i = 0; i < ST_N_SWEEP_A; i++)
 		kvl[i] = st_sweep_points[i].kvl;
-	st_json_put(j, "seeds", json_integer(null->n));
-	st_json_put(j, "z_limit", st_json_number(z_limit));
-	st_json_put(j, "largest_abs_z", st_json_number(*worst));
-	st_json_put(j, "largest_abs_z_at",
-	            json_sprintf("sweep %s pos %u kvl %u", st_sweep_points[at].sweep, st_sweep_points[at].pos,
-	                         st_sweep_points[at].kvl));
-	st_json_put(j, "band_rejection_rate", st_json_number(null->band_rejection));
-	st_json_put(j, "spearman_rho_of_means_A", st_json_number(spearman(kvl, null->mean, ST_N_SWEEP_A)));
-	st_json_put(j, "range_of_means_A", st_json_number(range(null->mean, ST_N_SWEEP_A)));
-	st_json_put(j, "range_of_means_B", st_json_number(range(null->mean + ST_N_SWEEP_A, ST_N_SWEEP_B)));
-	st_json_put(j, "verdict", json_string(*verdict));
-	return j;
+	return (struct effects){ spearman(kvl, nrmse, ST_N_SWEEP_A), range(nrmse, ST_N_SWEEP_A),
+		                 range(nrmse + ST_N_SWEEP_A, ST_N_SWEEP_B) };
 }
 
-/* <out> is the audit itself, or a folder that gets audit.json. */
-static enum st_status open_audit(struct st_replay_run *r, struct st_error *err)
+static const char *band_verdict(const struct st_sweep_result *m, const struct effects *e)
 {
-	struct stat sb;
-	if (r->o->out && stat(r->o->out, &sb) == 0 && S_ISDIR(sb.st_mode)) {
-		char *path = NULL;
-		if (asprintf(&path, "%s/audit.json", r->o->out) < 0)
-			return st_fail(err, ST_ERR_NOMEM, "out of memory");
-		enum st_status st = st_outfile_open(path, &r->json_file, err);
-		if (st != ST_OK && !err->where[0])
-			snprintf(err->where, sizeof err->where, "--out");
-		free(path);
-		return st;
-	}
-	return st_replay_open_json(r, err);
+	for (int i = 0; i < ST_N_POINTS; i++)
+		if (!st_band_ok(m->nrmse[i]))
+			return "BAND_PRE_FALSIFIED";
+	return e->rho > 0.7 && e->range_b < 0.05      ? "LENGTH_EFFECT_CONFIRMED"
+	     : e->range_b > 0.10 && e->range_a < 0.05 ? "PHASE_EFFECT_CONFIRMED"
+	                                              : "FLOOR_IS_PHYSICS_CONSISTENT";
 }
 
-static void text_report(struct st_replay_run *r, const struct st_sweep_result *m, const struct st_null_stats *null)
+/* Against the null: whether any point is out of line, and what the null itself says of length and phase. */
+static json_t *second_json(const struct st_sweep_result *m, const struct st_null_stats *null, double *worst,
+                           const char **verdict)
+{
+	const struct st_sweep_point *at = st_sweep_points;
+	double mean[ST_N_POINTS];
+	*worst = 0;
+	for (int i = 0; i < ST_N_POINTS; i++) {
+		const double z = fabs(m->nrmse[i] - null->a[i].mean) / null->a[i].sd;
+		mean[i] = null->a[i].mean;
+		if (!isnan(*worst) && !(z <= *worst)) {
+			*worst = z;
+			at = st_sweep_points + i;
+		}
+	}
+	const struct effects e = effects_of(mean);
+	*verdict = *worst <= z_limit ? "NULL_CONSISTENT" : "NULL_REJECTED";
+	return st_json_object(
+		{ "seeds", json_integer(null->n) }, { "z_limit", st_json_number(z_limit) },
+		{ "largest_abs_z", st_json_number(*worst) },
+		{ "largest_abs_z_at", json_sprintf("sweep %s pos %u kvl %u", at->sweep, at->pos, at->kvl) },
+		{ "band_rejection_rate", st_json_number(null->band_rejection) },
+		{ "spearman_rho_of_means_A", st_json_number(e.rho) }, { "range_of_means_A", st_json_number(e.range_a) },
+		{ "range_of_means_B", st_json_number(e.range_b) }, { "verdict", json_string(*verdict) });
+}
+
+static void print(struct st_replay_run *r, const struct st_sweep_result *m, const struct st_null_stats *null)
 {
 	fprintf(r->text, "sweep   pos   kvl  nrmse      band %.2f..%.2f  null mean +- sd     z      null outside\n",
 	        st_band_lower, st_band_upper);
 	for (int i = 0; i < ST_N_POINTS; i++) {
 		const struct st_sweep_point *pt = st_sweep_points + i;
+		const struct st_moments *x = &null->a[i];
 		fprintf(r->text, "%-5s %5u  %4u  %.7f  %-15s  %.4f +- %.4f  %+5.2f  %3.0f %%", pt->sweep, pt->pos,
-		        pt->kvl, m->nrmse[i], band_ok(m->nrmse[i]) ? "inside" : "OUTSIDE", null->mean[i], null->sd[i],
-		        (m->nrmse[i] - null->mean[i]) / null->sd[i], 100 * null->outside[i]);
+		        pt->kvl, m->nrmse[i], st_band_ok(m->nrmse[i]) ? "inside" : "OUTSIDE", x->mean, x->sd,
+		        (m->nrmse[i] - x->mean) / x->sd, 100 * null->outside[i]);
 		if (pt->ring_a != pt->ring_b) {
 			struct st_tq_params p = st_sweep_params(pt, pt->ring_a);
 			struct st_tq_rows rows;
@@ -298,103 +249,94 @@ static void text_report(struct st_replay_run *r, const struct st_sweep_result *m
 	}
 }
 
+static enum st_status report(struct st_replay_run *r, const struct st_sweep_result *m, const struct st_null_stats *null,
+                             struct st_error *err)
+{
+	const struct effects e = effects_of(m->nrmse);
+	const char *verdict = band_verdict(m, &e), *second;
+	double worst_z;
+	/* Counters that only grow show one generator that was never reseeded. */
+	bool copied, finite = true, single = true;
+	for (int i = 0; i < ST_N_POINTS; i++) {
+		finite &= isfinite(m->nrmse[i]) && isfinite(m->nrmse_b[i]);
+		single &= i == 0 || m->before[i] > m->before[i - 1];
+	}
+	st_json_put_all(r->json, { "verdict", json_string(verdict) },
+	                { "band", st_json_object({ "lower", st_json_number(st_band_lower) },
+	                                         { "upper", st_json_number(st_band_upper) },
+	                                         { "registration", json_string(band_registration) }) },
+	                { "regime", regime_json(r) }, { "sweep_A", sweep_json(r, "A", m, null) },
+	                { "sweep_B", sweep_json(r, "B", m, null) }, { "ring_wrap", sweep_json(r, "ring", m, null) },
+	                { "statistics", st_json_object({ "spearman_rho_A", st_json_number(e.rho) },
+	                                               { "range_A", st_json_number(e.range_a) },
+	                                               { "range_B", st_json_number(e.range_b) }) },
+	                { "rng", st_json_object({ "seed_literal", json_sprintf("0x%llX", (unsigned long long)r->seed) },
+	                                        { "algorithm", json_string("xoshiro256** seeded by splitmix64") },
+	                                        { "single_instance", json_boolean(single) },
+	                                        { "total_u64s_consumed", st_json_u64(m->consumed) }) },
+	                { "intersection_check", intersection_json(m, &copied) },
+	                { "null", second_json(m, null, &worst_z, &second) });
+	st_json_put(r->json, "second_verdict", json_string(second));
+	if (copied)
+		return st_fail(
+			err, ST_ERR_MISMATCH,
+			"two measurements that should be separate draws have one value; refusing to write an audit");
+	print(r, m, null);
+	fprintf(r->text,
+	        "length: rho(A) %.2f, range(A) %.3f; phase: range(B) %.3f; the band rejects %.0f %% of %u null seeds\n"
+	        "verdict: %s; against the null: %s (largest |z| %.2f, limit %.0f)\n",
+	        e.rho, e.range_a, e.range_b, 100 * null->band_rejection, null->n, verdict, second, worst_z, z_limit);
+	r->exit_status = !finite || !strcmp(verdict, "BAND_PRE_FALSIFIED") ? 2 : 0;
+	return ST_OK;
+}
+
+enum st_status st_production_check(struct st_replay_run *r, struct st_error *err)
+{
+	const uint32_t n = r->o->null_seeds;
+	if (n && (n < MIN_NULL || n > 100000))
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "null-seeds", "%u is not in %d..100000", n,
+		                  MIN_NULL);
+	if (!r->o->run_gate || !r->o->build_id)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "gate",
+		                  "a production-faithful run needs a way to run its gates");
+	return ST_OK;
+}
+
 enum st_status st_replay_production(struct st_replay_run *r, struct st_error *err)
 {
 	const struct st_replay_options *o = r->o;
-	const unsigned bits = o->bits ? o->bits : 4;
-	const bool signs = o->signs == 1;
-	const uint64_t seed = o->seed_given ? o->seed : ST_TQ_SEED;
-	const uint32_t n_null = o->null_seeds ? o->null_seeds : MIN_NULL;
-	if (n_null < MIN_NULL || n_null > 100000)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "null-seeds", "%u is not in %d..100000", n_null,
-		                  MIN_NULL);
-	ST_TRY(open_audit(r, err));
-
-	const json_t *ran_at = json_object_get(r->json, "ran_at");
-	st_json_put(r->json, "session",
-	            o->session ? st_json_text(o->session) : json_sprintf("replay %s", json_string_value(ran_at)));
-	st_json_put(r->json, "iter", json_integer(o->iter ? o->iter : 1));
-	json_t *gates = json_object();
 	const char *failed;
+	json_t *gates = json_object();
 	struct st_replay_gate_result why;
-	st_json_put(r->json, "regression_gates", gates);
+	st_json_put_all(r->json, { "session", o->session ? st_json_text(o->session) : st_json_now() },
+	                { "ran_at", json_integer((json_int_t)time(NULL)) },
+	                { "iter", json_integer(o->iter ? o->iter : 1) }, { "regression_gates", gates });
 	const struct st_tq_params regime = st_sweep_params(st_sweep_points, 0);
 	fprintf(r->text,
 	        "replay production-faithful: %u query / %u key-value heads, d %u, %u bits, query %s, kernel %s, "
 	        "visibility %s\n",
-	        regime.num_heads, regime.num_kv_heads, regime.head_dim, bits, r->exec.q_f16 ? "f16" : "f32",
-	        st_cpu_name(r->exec.cpu), r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological");
+	        regime.num_heads, regime.num_kv_heads, regime.head_dim, r->bits, st_q_name(&r->exec),
+	        st_cpu_name(r->exec.cpu), st_visibility_name(&r->exec));
 	ST_TRY(run_gates(r, gates, &failed, &why, err));
 	if (failed) {
 		/* Nothing was measured, so there is no audit: the gate's own output is the report. */
-		st_outfile_abort(r->json_file);
-		r->json_file = NULL;
+		st_outfile_abort(r->file[ST_FILE_JSON]);
+		r->file[ST_FILE_JSON] = NULL;
+		r->no_files = true;
 		st_json_put(r->json, "verdict", json_string("GATE_FAILED"));
 		fprintf(r->text, "%s%sverdict: GATE_FAILED (%s); nothing was measured\n", why.output,
 		        why.output[0] && why.output[strlen(why.output) - 1] != '\n' ? "\n" : "", failed);
 		r->exit_status = 3;
 		return ST_OK;
 	}
-
 	struct st_sweep *sweep;
 	struct st_sweep_result m;
 	struct st_null_stats null;
 	ST_TRY(st_sweep_new(&sweep, err));
-	enum st_status st = st_sweep_run(sweep, seed, bits, signs, &r->exec, &m, err);
+	enum st_status st = st_sweep_run(sweep, r->seed, r->bits, r->signs, &r->exec, &m, err);
 	if (st == ST_OK)
-		st = st_null_run(sweep, n_null, seed, bits, signs, &r->exec, &null, err);
+		st = st_null_run(sweep, o->null_seeds ? o->null_seeds : MIN_NULL, r->seed, r->bits, r->signs, &r->exec,
+		                 &null, err);
 	st_sweep_free(sweep);
-	if (st != ST_OK)
-		return st;
-
-	double kvl[ST_N_SWEEP_A], worst_z;
-	for (int i = 0; i < ST_N_SWEEP_A; i++)
-		kvl[i] = st_sweep_points[i].kvl;
-	const double rho = spearman(kvl, m.nrmse, ST_N_SWEEP_A), range_a = range(m.nrmse, ST_N_SWEEP_A);
-	const double range_b = range(m.nrmse + ST_N_SWEEP_A, ST_N_SWEEP_B);
-	const char *verdict = band_verdict(&m, rho, range_a, range_b), *second;
-	bool finite = true, copied;
-	for (int i = 0; i < ST_N_POINTS; i++)
-		finite &= isfinite(m.nrmse[i]) && isfinite(m.nrmse_b[i]);
-
-	json_t *band = json_object();
-	st_json_put(r->json, "verdict", json_string(verdict));
-	st_json_put(band, "lower", st_json_number(st_band_lower));
-	st_json_put(band, "upper", st_json_number(st_band_upper));
-	st_json_put(band, "registration", json_string(band_registration));
-	st_json_put(r->json, "band", band);
-	st_json_put(r->json, "regime", regime_json(r, bits, signs));
-	st_json_put(r->json, "sweep_A", sweep_json("A", &m, &null));
-	st_json_put(r->json, "sweep_B", sweep_json("B", &m, &null));
-	st_json_put(r->json, "ring_wrap", ring_json(r, &m, &null));
-	json_t *stats = json_object(), *rng = json_object();
-	st_json_put(stats, "spearman_rho_A", st_json_number(rho));
-	st_json_put(stats, "range_A", st_json_number(range_a));
-	st_json_put(stats, "range_B", st_json_number(range_b));
-	st_json_put(r->json, "statistics", stats);
-	st_json_put(rng, "seed_literal", json_sprintf("0x%llX", (unsigned long long)seed));
-	st_json_put(rng, "algorithm", json_string("xoshiro256** seeded by splitmix64"));
-	/* Counters that only grow show one generator that was never reseeded. */
-	bool single = true;
-	for (int i = 1; i < ST_N_POINTS; i++)
-		single &= m.before[i] > m.before[i - 1];
-	st_json_put(rng, "single_instance", json_boolean(single));
-	st_json_put(rng, "total_u64s_consumed", json_integer((json_int_t)m.consumed));
-	st_json_put(r->json, "rng", rng);
-	st_json_put(r->json, "intersection_check", intersection_json(&m, &copied));
-	st_json_put(r->json, "null", null_json(&m, &null, &worst_z, &second));
-	st_json_put(r->json, "second_verdict", json_string(second));
-	if (copied)
-		return st_fail(
-			err, ST_ERR_MISMATCH,
-			"two measurements that should be separate draws have one value; refusing to write an audit");
-
-	text_report(r, &m, &null);
-	fprintf(r->text,
-	        "length: rho(A) %.2f, range(A) %.3f; phase: range(B) %.3f; the band rejects %.0f %% of %u null seeds\n",
-	        rho, range_a, range_b, 100 * null.band_rejection, null.n);
-	fprintf(r->text, "verdict: %s; against the null: %s (largest |z| %.2f, limit %.0f)\n", verdict, second, worst_z,
-	        z_limit);
-	r->exit_status = !finite || !strcmp(verdict, "BAND_PRE_FALSIFIED") ? 2 : 0;
-	return ST_OK;
+	return st == ST_OK ? report(r, &m, &null, err) : st;
 }

@@ -3,9 +3,9 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "dtype/half.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* D1 signs: bit j of the table set means that coordinate j is negated. d = 128 and 256 use the
@@ -152,51 +152,26 @@ void st_tq_decode(const struct st_tq_codec *c, const uint8_t *codes, const float
 	st_tq_unrotate(c, y, n);
 }
 
-float st_tq_round_f16(float x)
-{
-	uint32_t u, sign;
-	memcpy(&u, &x, 4);
-	sign = u & 0x80000000u;
-	u ^= sign;
-	if (u >= 0x47800000u) { /* 2^16 and above, infinities, NaN */
-		u = u > 0x7f800000u ? u : 0x7f800000u;
-	} else if (u < 0x38800000u) { /* below 2^-14: adding 2^-1 drops the bits that f16 has not */
-		float f;
-		memcpy(&f, &u, 4);
-		f = (f + 0.5f) - 0.5f;
-		memcpy(&u, &f, 4);
-	} else {
-		u = (u + 0xfffu + (u >> 13 & 1)) & ~0x1fffu;
-		if (u >= 0x47800000u)
-			u = 0x7f800000u;
-	}
-	u |= sign;
-	memcpy(&x, &u, 4);
-	return x;
-}
+float st_tq_round_f16(float x) { return st_f16_to_f32(st_f32_to_f16(x)); }
 
 /* ---- cache ---- */
 
 enum st_status st_tq_cache_init(struct st_tq_cache *c, const struct st_tq_codec *codec, uint32_t n_kv_heads,
                                 uint32_t capacity, struct st_error *err)
 {
-	memset(c, 0, sizeof *c);
-	c->n_kv_heads = n_kv_heads;
-	c->capacity = capacity;
-	uint64_t rows = (uint64_t)n_kv_heads * capacity;
-	c->codes = calloc(rows, st_tq_row_bytes(codec->d, codec->bits));
-	c->norms = calloc(rows, st_tq_norm_blocks(codec->d) * sizeof *c->norms);
-	if (!c->codes || !c->norms) {
-		st_tq_cache_release(c);
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	}
-	return ST_OK;
+	const uint64_t rows = (uint64_t)n_kv_heads * capacity;
+	*c = (struct st_tq_cache){ .n_kv_heads = n_kv_heads, .capacity = capacity };
+	c->codes = st_arena_alloc2(&c->mem, rows, st_tq_row_bytes(codec->d, codec->bits), 1);
+	c->norms = st_arena_alloc2(&c->mem, rows, st_tq_norm_blocks(codec->d), sizeof *c->norms);
+	if (c->codes && c->norms)
+		return ST_OK;
+	st_tq_cache_release(c);
+	return st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
 
 void st_tq_cache_release(struct st_tq_cache *c)
 {
-	free(c->codes);
-	free(c->norms);
+	st_arena_release(&c->mem);
 	memset(c, 0, sizeof *c);
 }
 

@@ -1,58 +1,36 @@
-/* replay.c - st_replay_run: options in, report and files out. */
-#include "turboquant/replay_internal.h"
+/* replay.c - st_replay_run: the table of modes, and what is the same in all of them. */
+#include "turboquant/modes.h"
 
 #include "base/error.h"
+#include "base/files.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 
-json_t *st_json_visible(const struct st_tq_params *p, enum st_tq_visibility vis)
-{
-	struct st_tq_rows rows;
-	st_tq_visible_rows(p, vis, &rows);
-	json_t *j = json_object();
-	st_json_put(j, "visible_rows", json_integer(rows.visible));
-	st_json_put(j, "expected_rows", json_integer(rows.expected));
-	return j;
-}
-
-static size_t base_length(const char *out)
-{
-	size_t n = strlen(out);
-	return n > 5 && !strcmp(out + n - 5, ".json") ? n - 5 : n;
-}
-
-enum st_status st_replay_open(struct st_replay_run *r, const char *suffix, struct st_outfile **f, char **path,
-                              struct st_error *err)
-{
-	if (!r->o->out)
-		return ST_OK;
-	char *name = NULL;
-	if (asprintf(&name, "%.*s%s", (int)base_length(r->o->out), r->o->out, suffix) < 0)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	enum st_status st = ST_OK;
-	for (size_t i = 0; r->inputs[i] && st == ST_OK; i++)
-		if (st_out_takes(name, r->inputs[i]))
-			st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--out", "is one of the files that are read");
-	if (st == ST_OK)
-		st = st_outfile_open(name, f, err);
-	st_error_in(err, name);
-	if (st != ST_OK && !err->where[0])
-		snprintf(err->where, sizeof err->where, "--out");
-	if (path && st == ST_OK)
-		*path = name;
-	else
-		free(name);
-	return st;
-}
-
-enum st_status st_replay_open_json(struct st_replay_run *r, struct st_error *err)
-{
-	return st_replay_open(r, ".json", &r->json_file, NULL, err);
-}
+static const struct mode {
+	const char *name;
+	bool capture; /* reads one, and describes it */
+	bool audit;   /* --out may be a folder, for audit.json */
+	/* What --out gets before it as a name: where it is no folder. */
+	const char *suffix[ST_N_FILES];
+	st_mode_fn check, run; /* check: or NULL */
+} modes[] = {
+	[ST_REPLAY_SINGLESTEP] = { "singlestep", .capture = true,
+	                           .suffix = { [ST_FILE_BIN] = "_sdpa_out.bin", [ST_FILE_JSON] = ".json" },
+	                           .check = st_singlestep_check, .run = st_replay_singlestep },
+	[ST_REPLAY_MULTISTEP] = { "multistep", .suffix = { [ST_FILE_MD] = ".md", [ST_FILE_JSON] = ".json" },
+	                          .run = st_replay_multistep },
+	[ST_REPLAY_PRODUCTION] = { "production-faithful", .audit = true, .suffix = { [ST_FILE_JSON] = ".json" },
+	                           .check = st_production_check, .run = st_replay_production },
+	[ST_REPLAY_LINT] = { "codebook-lint", .suffix = { [ST_FILE_JSON] = ".json" }, .run = st_replay_lint },
+	[ST_REPLAY_MAKE] = { "make-manifest", .check = st_make_check, .run = st_replay_make },
+	[ST_REPLAY_GATE] = { "gate", .run = st_replay_gate },
+};
+/* A single step with a foreign output: it is explained, and the kernel's own is not written. */
+static const struct mode against = { "singlestep", .capture = true, .suffix = { [ST_FILE_JSON] = ".json" },
+	                             .check = st_singlestep_check, .run = st_replay_against };
 
 static enum st_status resolve(struct st_replay_run *r, struct st_error *err)
 {
@@ -71,88 +49,180 @@ static enum st_status resolve(struct st_replay_run *r, struct st_error *err)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--out", "the name is empty");
 	r->exec.q_f16 = o->q_f16;
 	r->exec.visibility = o->physical ? ST_TQ_PHYSICAL : ST_TQ_CHRONOLOGICAL;
-	return ST_OK;
+	r->bits = o->bits ? o->bits : 4;
+	r->signs = o->signs == 1;
+	r->seed = o->seed_given ? o->seed : ST_TQ_SEED;
+	return st_pool_open((unsigned)(o->threads > 0 ? o->threads : 0), &r->exec.pool, err);
 }
 
-static const struct mode {
-	const char *name;
-	enum st_status (*run)(struct st_replay_run *r, struct st_error *err);
-} modes[] = {
-	[ST_REPLAY_SINGLESTEP] = { "singlestep", st_replay_singlestep },
-	[ST_REPLAY_MULTISTEP] = { "multistep", st_replay_multistep },
-	[ST_REPLAY_PRODUCTION] = { "production-faithful", st_replay_production },
-	[ST_REPLAY_LINT] = { "codebook-lint", st_replay_lint },
-	[ST_REPLAY_MAKE] = { "make-manifest", st_replay_make },
-	[ST_REPLAY_GATE] = { "gate", st_replay_gate },
-};
+/* ---- files ---- */
 
-static void header(struct st_replay_run *r, const char *mode)
+static bool ends_in_json(const char *out)
 {
-	json_t *tool = json_object();
-	st_json_put(r->json, "schema", json_string("stele.replay/1"));
-	st_json_put(tool, "name", json_string("stele"));
-	st_json_put(tool, "version", json_string(st_version()));
-	st_json_put(r->json, "tool", tool);
-	st_json_put(r->json, "mode", json_string(mode));
-	st_json_put(r->json, "kernel", json_string(st_cpu_name(r->exec.cpu)));
-	st_json_put(r->json, "q_dtype", json_string(r->exec.q_f16 ? "f16" : "f32"));
-	st_json_put(r->json, "visibility",
-	            json_string(r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological"));
-	st_json_put(r->json, "ran_at", st_json_now());
+	const size_t n = strlen(out);
+	return n > 5 && !strcmp(out + n - 5, ".json");
+}
+
+/* --out of an audit is a folder, made where it is not there, unless its name says that it is the file. */
+static enum st_status open_folder(struct st_replay_run *r, bool *folder, struct st_error *err)
+{
+	struct stat sb;
+	const char *out = r->o->out;
+	*folder = false;
+	if (!out)
+		return ST_OK;
+	if (stat(out, &sb) == 0) {
+		*folder = S_ISDIR(sb.st_mode);
+		return ST_OK;
+	}
+	*folder = !ends_in_json(out);
+	return *folder ? st_outdir_open(out, NULL, &r->dir, err) : ST_OK;
+}
+
+static enum st_status open_files(struct st_replay_run *r, const struct mode *m, struct st_arena *mem,
+                                 struct st_error *err)
+{
+	const struct st_replay_options *o = r->o;
+	struct st_inputs in = { 0 };
+	enum st_status st = ST_OK;
+	ST_TRY_OUT(st_inputs_add(&in, o->manifest, err));
+	ST_TRY_OUT(st_inputs_add(&in, o->against, err));
+	ST_TRY_OUT(st_inputs_add(&in, o->table, err));
+	for (int f = 0; f < ST_CAPTURE_FILES; f++)
+		ST_TRY_OUT(st_inputs_add(&in, r->capture.maps[f].path, err));
+	bool folder = false;
+	if (m->audit)
+		st = open_folder(r, &folder, err);
+	for (int i = 0; i < ST_N_FILES && st == ST_OK; i++) {
+		if (!o->out || !m->suffix[i])
+			continue;
+		const char *in_folder = r->dir ? st_outdir_path(r->dir) : o->out;
+		r->path[i] = folder ? st_path(mem, in_folder, "audit.json")
+		                    : st_arena_printf(mem, "%.*s%s", (int)strlen(o->out) - 5 * ends_in_json(o->out),
+		                                      o->out, m->suffix[i]);
+		st = st_inputs_keep(&in, r->path[i], err);
+		if (st == ST_OK)
+			st = st_outfile_open(r->path[i], &r->file[i], err);
+	}
+	if (st != ST_OK) {
+		if (!err->where[0])
+			snprintf(err->where, sizeof err->where, "--out");
+		st_error_in(err, o->out);
+	}
+out:
+	st_inputs_release(&in);
+	return st;
 }
 
 /* Every file of a run, or none of them that was not complete. */
 static enum st_status commit(struct st_replay_run *r, const char *json, struct st_error *err)
 {
-	struct st_outfile **files[] = { &r->bin_file, &r->md_file, &r->json_file };
-	if (r->json_file) {
-		ST_TRY(st_outfile_write(r->json_file, json, strlen(json), err));
-		ST_TRY(st_outfile_write(r->json_file, "\n", 1, err));
+	if (r->file[ST_FILE_JSON]) {
+		ST_TRY(st_outfile_write(r->file[ST_FILE_JSON], json, strlen(json), err));
+		ST_TRY(st_outfile_write(r->file[ST_FILE_JSON], "\n", 1, err));
 	}
-	/* The JSON goes last: where it is, the files it names are. */
-	for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-		struct st_outfile *f = *files[i];
-		*files[i] = NULL;
+	for (int i = 0; i < ST_N_FILES; i++) {
+		struct st_outfile *f = r->file[i];
+		r->file[i] = NULL;
 		if (f)
 			ST_TRY(st_outfile_commit(f, err));
 	}
-	return ST_OK;
+	struct st_outdir *dir = r->dir;
+	r->dir = NULL;
+	if (dir && r->no_files)
+		st_outdir_abort(dir, err);
+	return dir && !r->no_files ? st_outdir_commit(dir, err) : ST_OK;
+}
+
+/* ---- reports ---- */
+
+static void describe_run(struct st_replay_run *r, const char *mode)
+{
+	st_json_put_all(
+		r->json, { "schema", json_string("stele.replay/1") },
+		{ "tool", st_json_object({ "name", json_string("stele") }, { "version", json_string(st_version()) }) },
+		{ "mode", json_string(mode) }, { "kernel", json_string(st_cpu_name(r->exec.cpu)) },
+		{ "q_dtype", json_string(st_q_name(&r->exec)) },
+		{ "visibility", json_string(st_visibility_name(&r->exec)) },
+		{ "ran_at", json_sprintf("%lld", (long long)time(NULL)) });
+}
+
+static void describe_capture(struct st_replay_run *r)
+{
+	const struct st_capture *c = &r->capture;
+	const struct st_tq_params *p = &c->p;
+	static const char *const masks[] = { "none", "causal", "sliding" };
+	struct st_tq_rows rows;
+	fprintf(r->text,
+	        "replay %s\n"
+	        "capture: %u query / %u key-value heads, d %u, %u of %u rows, ring start %u, mask %s",
+	        r->o->manifest, p->num_heads, p->num_kv_heads, p->head_dim, p->kv_seq_len, p->kv_capacity,
+	        p->ring_start, masks[p->mask_type]);
+	if (p->mask_type == ST_TQ_MASK_SLIDING)
+		fprintf(r->text, " %u", p->sliding_window);
+	fprintf(r->text, ", scale %g", p->scale);
+	if (p->softcap > 0)
+		fprintf(r->text, ", soft-cap %g", p->softcap);
+	fprintf(r->text, ", %u bits, signs %s\nkernel %s, query %s, visibility %s\n", c->codec.bits,
+	        st_signs_name(c->codec.signs), st_cpu_name(r->exec.cpu), st_q_name(&r->exec),
+	        st_visibility_name(&r->exec));
+	if (json_array_size(c->unread)) {
+		char *names = st_json_print(c->unread, JSON_ENSURE_ASCII);
+		fprintf(r->text, "params not read: %s\n", names ? names : "(no memory to list them)");
+		free(names);
+	}
+	if (c->compact.k_codes)
+		fprintf(r->text, "the references read compact_sources\n");
+	st_tq_visible_rows(p, r->exec.visibility, &rows);
+	fprintf(r->text, "rows seen: %u of %u expected%s\n", rows.visible, rows.expected,
+	        rows.visible < rows.expected ? " - the rest is silently dropped" : "");
+	st_json_put_all(r->json, { "manifest", st_json_text(r->o->manifest) }, { "bits", json_integer(c->codec.bits) },
+	                { "signs", json_string(st_signs_name(c->codec.signs)) },
+	                { "params_not_read", json_incref(c->unread) },
+	                { "compact_sources", json_boolean(c->compact.k_codes != NULL) });
+	json_object_update_new(r->json, st_json_visible(p, r->exec.visibility));
 }
 
 enum st_status st_replay_run(const struct st_replay_options *o, struct st_replay_report *out, struct st_error *err)
 {
 	struct st_replay_run r = { .o = o };
+	struct st_arena mem = { 0 };
 	size_t len = 0;
-	enum st_status st;
 	memset(out, 0, sizeof *out);
 	if ((size_t)o->mode >= sizeof modes / sizeof *modes)
 		return st_fail(err, ST_ERR_USAGE, "unknown mode %d", (int)o->mode);
-	ST_TRY(resolve(&r, err));
+	const struct mode *m = o->mode == ST_REPLAY_SINGLESTEP && o->against ? &against : modes + o->mode;
+	enum st_status st = resolve(&r, err);
+	if (st != ST_OK)
+		return st;
 	r.text = open_memstream(&out->text, &len);
 	r.json = json_object();
 	if (!r.text || !r.json) {
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		goto out;
 	}
-	ST_TRY_OUT(st_pool_open(o->threads, &r.exec.pool, err));
-	header(&r, modes[o->mode].name);
-	ST_TRY_OUT(modes[o->mode].run(&r, err));
+	if (m->check)
+		ST_TRY_OUT(m->check(&r, err));
+	if (m->capture)
+		ST_TRY_OUT(st_capture_open(&r.capture, o->manifest, o->bits, o->signs, r.exec.cpu, err));
+	ST_TRY_OUT(open_files(&r, m, &mem, err));
+	describe_run(&r, m->name);
+	if (m->capture)
+		describe_capture(&r);
+	ST_TRY_OUT(m->run(&r, err));
+	if (r.path[ST_FILE_BIN])
+		fprintf(r.text, "wrote %s\n", r.path[ST_FILE_BIN]);
 	st_json_put(r.json, "exit_status", json_integer(r.exit_status));
-	if (r.bin_path)
-		fprintf(r.text, "wrote %s\n", r.bin_path);
-	out->json = json_dumps(r.json, JSON_INDENT(2));
-	if (!out->json || !st_json_ok(r.json)) {
-		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-		goto out;
-	}
-	st = commit(&r, out->json, err);
+	out->json = st_json_ok(r.json) ? st_json_print(r.json, JSON_INDENT(2)) : NULL;
+	st = out->json ? commit(&r, out->json, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	out->exit_status = r.exit_status;
 out:
+	for (int i = 0; i < ST_N_FILES; i++)
+		st_outfile_abort(r.file[i]);
+	st_outdir_abort(r.dir, err);
+	st_capture_close(&r.capture);
 	st_pool_close(r.exec.pool);
-	st_outfile_abort(r.bin_file);
-	st_outfile_abort(r.md_file);
-	st_outfile_abort(r.json_file);
-	free(r.bin_path);
+	st_arena_release(&mem);
 	json_decref(r.json);
 	if (r.text && fclose(r.text) != 0 && st == ST_OK)
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");

@@ -1,5 +1,6 @@
-/* singlestep.c - one captured step: three variations, canaries, two oracles, and a foreign output to explain. */
-#include "turboquant/replay_internal.h"
+/* singlestep.c - one captured step: three variations, canaries and two oracles; or a foreign output to explain. */
+#include "turboquant/diagnose.h"
+#include "turboquant/modes.h"
 
 #include "base/error.h"
 #include "base/map.h"
@@ -13,168 +14,163 @@
 static const double kernel_threshold = 0.01;
 /* Rise that an asymmetric canary must cause. */
 static const double canary_rise = 0.01;
-enum { CANARY_POSITION = 10 };
+/* Seeds of the floor on N(0,1) heads that stands beside the measured one. */
+enum { CANARY_POSITION = 10, FLOOR_SEEDS = 24 };
 static const float out_of_range_norm = 1e9f;
 
-/* The kernel's two sides of one run, over a capture whose norms may be replaced. */
-struct sides {
-	const struct st_capture *c;
-	struct st_tq_codec codec;
-	double levels[ST_TQ_MAX_LEVELS];
-	size_t n;                 /* H d */
-	float *k_norms, *v_norms; /* the kernel's, when a canary changes them */
-	size_t n_norms;
+/* One cache as the kernel and the reference see it, and what came of it. */
+struct arm {
+	struct st_tq_kv kv, ref_kv;
+	struct st_tq_params ref_p; /* how ref_kv lies in memory */
+	float *out;                /* [H, d] */
+	double *ref;               /* [H, d]: attention over the decoded cache */
+	double nrmse;              /* of out against ref */
 };
 
-static struct st_tq_kv with_norms(const struct st_tq_kv *kv, const float *k, const float *v)
-{
-	struct st_tq_kv x = *kv;
-	x.k_norms = k;
-	x.v_norms = v;
-	return x;
-}
-
 /* Variation A: rotate, kernel, rotate back. B: neither. C: the dense kernel on decoded rows. out: [H, d] */
-static enum st_status run_variation(const struct st_replay_run *r, const struct sides *s, char variation,
-                                    const struct st_tq_kv *kv, float *out, struct st_error *err)
+static enum st_status run_variation(const struct st_replay_run *r, char variation, const struct st_tq_kv *kv,
+                                    float *out, struct st_error *err)
 {
-	const struct st_tq_params *p = &s->c->p;
+	const struct st_capture *c = &r->capture;
+	const struct st_tq_params *p = &c->p;
+	if (variation == 'A')
+		return st_tq_step(&r->exec, &c->codec, p, kv, c->q, out, err);
+	if (variation == 'B')
+		return st_tq_attention(&r->exec, &c->codec, p, kv, c->q, out, err);
 	const size_t rows = (size_t)p->num_kv_heads * p->kv_capacity;
-	if (variation == 'C') {
-		float *k = st_alloc_array(rows, p->head_dim * sizeof *k),
-		      *v = st_alloc_array(rows, p->head_dim * sizeof *v);
-		enum st_status st = ST_OK;
-		if (!k || !v) {
-			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-		} else {
-			st_tq_decode(&s->codec, kv->k_codes, kv->k_norms, rows, k);
-			st_tq_decode(&s->codec, kv->v_codes, kv->v_norms, rows, v);
-			const struct st_tq_kv dense = { .k_dense = k, .v_dense = v };
-			st = st_tq_attention(&r->exec, NULL, p, &dense, s->c->q, out, err);
-		}
-		free(k);
-		free(v);
-		return st;
+	float *k = st_alloc_array2(rows, p->head_dim, sizeof *k), *v = st_alloc_array2(rows, p->head_dim, sizeof *v);
+	enum st_status st = ST_ERR_NOMEM;
+	if (k && v) {
+		st_tq_decode(&c->codec, kv->k_codes, kv->k_norms, rows, k);
+		st_tq_decode(&c->codec, kv->v_codes, kv->v_norms, rows, v);
+		const struct st_tq_kv dense = { .k_dense = k, .v_dense = v };
+		st = st_tq_attention(&r->exec, NULL, p, &dense, c->q, out, err);
+	} else {
+		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}
-	float *q = st_alloc_array(s->n, sizeof *q);
-	if (!q)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	memcpy(q, s->c->q, s->n * sizeof *q);
-	if (variation == 'A')
-		st_tq_rotate(&s->codec, q, p->num_heads);
-	enum st_status st = st_tq_attention(&r->exec, &s->codec, p, kv, q, out, err);
-	if (variation == 'A')
-		st_tq_unrotate(&s->codec, out, p->num_heads);
-	free(q);
+	free(k);
+	free(v);
 	return st;
 }
 
-static void add_visible(struct st_replay_run *r, const struct st_capture *c)
+static enum st_status run_arm(const struct st_replay_run *r, struct arm *a, struct st_error *err)
 {
-	struct st_tq_rows rows;
-	st_tq_visible_rows(&c->p, r->exec.visibility, &rows);
-	json_object_update_new(r->json, st_json_visible(&c->p, r->exec.visibility));
-	fprintf(r->text, "rows seen: %u of %u expected%s\n", rows.visible, rows.expected,
-	        rows.visible < rows.expected ? " - the rest is silently dropped" : "");
+	const struct st_capture *c = &r->capture;
+	const struct st_oracle_decode o = st_oracle_decode_of(&c->codec);
+	ST_TRY(run_variation(r, r->o->variation, &a->kv, a->out, err));
+	ST_TRY(st_oracle_dequant(&a->ref_p, &o, &a->ref_kv, c->q, a->ref, err));
+	a->nrmse = st_tq_nrmse(a->out, a->ref, (size_t)c->p.num_heads * c->p.head_dim);
+	return ST_OK;
 }
 
-/* [count][B] norms at chronological position i of kv head g. */
-static float *norm_at(const struct st_tq_params *p, float *norms, uint32_t g, uint32_t i)
+/* ---- canaries ---- */
+
+static const char *const canary_names[] = { "none", "in-range", "out-of-range", "in-range-asymmetric" };
+
+/* Norms of a cache under the canary: [G, P, B] of p. Files of the capture stand for norms beyond the sequence. */
+static void poison(const struct st_replay_run *r, const struct st_tq_params *p, const struct st_tq_kv *kv, float *k,
+                   float *v)
 {
-	size_t row = (size_t)g * p->kv_capacity + ((uint64_t)p->ring_start + i) % p->kv_capacity;
-	return norms + row * st_tq_norm_blocks(p->head_dim);
+	const struct st_capture *c = &r->capture;
+	const uint32_t B = st_tq_norm_blocks(p->head_dim);
+	const bool beyond = r->o->canary == ST_CANARY_OUT_OF_RANGE, own = kv == &c->kv,
+		   given = beyond && own && c->k_norms_canary;
+	const size_t bytes = (size_t)p->num_kv_heads * p->kv_capacity * B * sizeof *k;
+	memcpy(k, given ? c->k_norms_canary : kv->k_norms, bytes);
+	memcpy(v, given ? c->v_norms_canary : kv->v_norms, bytes);
+	for (uint32_t g = 0; beyond && !given && g < p->num_kv_heads; g++)
+		for (uint32_t i = p->kv_seq_len; i < p->kv_capacity; i++)
+			for (uint32_t b = 0; b < B; b++)
+				k[st_capture_row(p, g, i) * B + b] = v[st_capture_row(p, g, i) * B + b] =
+					out_of_range_norm;
+	for (uint32_t b = 0; !beyond && b < B; b++) {
+		k[st_capture_row(p, 0, CANARY_POSITION) * B + b] *= 2;
+		v[st_capture_row(p, 0, CANARY_POSITION) * B + b] *= 2;
+	}
 }
 
-static void double_norm(const struct st_tq_params *p, float *norms)
+static bool poisoned(const struct st_replay_run *r, const struct st_tq_params *p, const struct st_tq_kv *from,
+                     struct st_tq_kv *to, struct st_arena *mem)
 {
-	float *n = norm_at(p, norms, 0, CANARY_POSITION);
-	for (uint32_t b = 0; b < st_tq_norm_blocks(p->head_dim); b++)
-		n[b] *= 2;
+	const uint64_t rows = (uint64_t)p->num_kv_heads * p->kv_capacity;
+	float *k = st_arena_alloc2(mem, rows, st_tq_norm_blocks(p->head_dim), sizeof *k),
+	      *v = st_arena_alloc2(mem, rows, st_tq_norm_blocks(p->head_dim), sizeof *v);
+	if (!k || !v)
+		return false;
+	poison(r, p, from, k, v);
+	*to = *from;
+	to->k_norms = k;
+	to->v_norms = v;
+	return true;
 }
 
 /* What the canary did to the kernel's result and to the reference. */
-static enum st_status canary(struct st_replay_run *r, struct sides *s, const float *clean, double clean_nrmse,
-                             const double *clean_ref, float *out, double *ref, struct st_error *err)
+static enum st_status canary(struct st_replay_run *r, const struct arm *clean, struct arm *a, struct st_arena *mem,
+                             struct st_error *err)
 {
-	const struct st_tq_params *p = &s->c->p;
+	const struct st_capture *c = &r->capture;
+	const struct st_tq_params *p = &c->p;
 	const enum st_replay_canary kind = r->o->canary;
-	const uint32_t B = st_tq_norm_blocks(p->head_dim);
-	json_t *j = json_object();
-	st_json_put(r->json, "canary_result", j);
-	if (kind != ST_CANARY_OUT_OF_RANGE && p->kv_seq_len <= CANARY_POSITION)
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "canary",
-		                  "position %d is not in a sequence of %u rows", CANARY_POSITION, p->kv_seq_len);
-	memcpy(s->k_norms, s->c->kv.k_norms, s->n_norms * sizeof *s->k_norms);
-	memcpy(s->v_norms, s->c->kv.v_norms, s->n_norms * sizeof *s->v_norms);
-	if (kind == ST_CANARY_OUT_OF_RANGE) {
-		for (uint32_t g = 0; g < p->num_kv_heads; g++) {
-			for (uint32_t i = p->kv_seq_len; i < p->kv_capacity; i++) {
-				for (uint32_t b = 0; b < B; b++)
-					norm_at(p, s->k_norms, g, i)[b] = norm_at(p, s->v_norms, g,
-					                                          i)[b] = out_of_range_norm;
-			}
-		}
-	} else if (s->c->k_norms_canary && s->c->v_norms_canary) {
-		memcpy(s->k_norms, s->c->k_norms_canary, s->n_norms * sizeof *s->k_norms);
-		memcpy(s->v_norms, s->c->v_norms_canary, s->n_norms * sizeof *s->v_norms);
-	} else {
-		double_norm(p, s->k_norms);
-		double_norm(p, s->v_norms);
-	}
-	const struct st_tq_kv kv = with_norms(&s->c->kv, s->k_norms, s->v_norms);
-	const struct st_oracle_decode o = st_oracle_decode_of(&s->codec, s->levels);
-	ST_TRY(run_variation(r, s, r->o->variation, &kv, out, err));
-	ST_TRY(st_oracle_dequant(p, &o, &kv, s->c->q, ref, err));
-	double max_change = 0, leverage = 0, total = 0;
-	for (size_t i = 0; i < s->n; i++) {
-		max_change = st_larger(max_change, fabs((double)out[i] - clean[i]));
-		leverage += (ref[i] - clean_ref[i]) * (ref[i] - clean_ref[i]);
-		total += clean_ref[i] * clean_ref[i];
+	const size_t n = (size_t)p->num_heads * p->head_dim;
+	struct st_tq_params ref_p;
+	const struct st_tq_kv *ref_kv = st_capture_reference(c, &ref_p);
+	a->ref_p = ref_p;
+	if (!poisoned(r, p, &c->kv, &a->kv, mem) || !poisoned(r, &ref_p, ref_kv, &a->ref_kv, mem))
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(run_arm(r, a, err));
+	double max_change = 0;
+	struct st_apart moved = { 0 };
+	for (size_t i = 0; i < n; i++) {
+		max_change = st_larger(max_change, fabs((double)a->out[i] - clean->out[i]));
+		st_apart_add(&moved, a->ref[i], clean->ref[i]);
 	}
 	/* How far the canary moves the truth itself: the most that an asymmetric one can show. */
-	leverage = total > 0 ? sqrt(leverage / total) : 0;
-	const double nrmse = st_tq_nrmse(out, kind == ST_CANARY_ASYMMETRIC ? clean_ref : ref, s->n);
-	const char *verdict, *why = " - the two arms cannot differ";
-	if (r->o->variation == 'B' && kind != ST_CANARY_OUT_OF_RANGE) {
-		/* Off on purpose already: that this run is near the reference or far from it says nothing of the
-		 * canary. */
-		verdict = "vacuous";
-		why = " - variation B is not meant to follow the reference";
-	} else if (kind == ST_CANARY_OUT_OF_RANGE)
-		verdict = p->kv_seq_len == p->kv_capacity        ? "vacuous"
-		        : memcmp(out, clean, s->n * sizeof *out) ? "failed"
-		                                                 : "pass";
-	else if (kind == ST_CANARY_ASYMMETRIC)
-		verdict = leverage <= canary_rise ? "vacuous" : nrmse - clean_nrmse > canary_rise ? "pass" : "failed";
-	else
-		verdict = leverage == 0 ? "vacuous" : nrmse - clean_nrmse < 1e-3 ? "pass" : "failed";
-	st_json_put(j, "verdict", json_string(verdict));
-	st_json_put(j, "nrmse_clean", st_json_number(clean_nrmse));
-	st_json_put(j, "nrmse_canary", st_json_number(nrmse));
-	st_json_put(j, "reference_moved_by", st_json_number(leverage));
-	st_json_put(j, "max_output_change", st_json_number(max_change));
+	const double leverage = moved.total > 0 ? st_apart_nrmse(&moved) : 0;
+	if (kind == ST_CANARY_ASYMMETRIC) {
+		memcpy(a->ref, clean->ref, n * sizeof *a->ref);
+		a->ref_kv = clean->ref_kv;
+		a->nrmse = st_tq_nrmse(a->out, a->ref, n);
+	}
+	const bool off_on_purpose = r->o->variation == 'B' && kind != ST_CANARY_OUT_OF_RANGE;
+	const bool same_arms = kind == ST_CANARY_OUT_OF_RANGE ? p->kv_seq_len == p->kv_capacity
+	                     : kind == ST_CANARY_ASYMMETRIC   ? leverage <= canary_rise
+	                                                      : leverage == 0;
+	const double rise = a->nrmse - clean->nrmse;
+	const bool pass = kind == ST_CANARY_OUT_OF_RANGE ? !memcmp(a->out, clean->out, n * sizeof *a->out)
+	                : kind == ST_CANARY_ASYMMETRIC   ? rise > canary_rise
+	                                                 : rise < 1e-3;
+	const char *verdict = off_on_purpose || same_arms ? "vacuous" : pass ? "pass" : "failed";
+	st_json_put(r->json, "canary_result",
+	            st_json_object({ "verdict", json_string(verdict) }, { "nrmse_clean", st_json_number(clean->nrmse) },
+	                           { "nrmse_canary", st_json_number(a->nrmse) },
+	                           { "reference_moved_by", st_json_number(leverage) },
+	                           { "max_output_change", st_json_number(max_change) }));
 	fprintf(r->text, "canary: %s; nrmse %.3e -> %.3e, reference moved by %.3e, output changed by at most %.3g%s\n",
-	        verdict, clean_nrmse, nrmse, leverage, max_change, strcmp(verdict, "vacuous") ? "" : why);
-	if (!strcmp(verdict, "failed"))
+	        verdict, clean->nrmse, a->nrmse, leverage, max_change,
+	        off_on_purpose ? " - variation B is not meant to follow the reference"
+	        : same_arms    ? " - the two arms cannot differ"
+	                       : "");
+	if (!off_on_purpose && !same_arms && !pass)
 		r->exit_status = 2;
 	return ST_OK;
 }
 
-/* The two arms of the toggle, variation A and B, must not agree. */
-static enum st_status toggle(struct st_replay_run *r, const struct sides *s, const float *out, float *other,
-                             bool *no_op, struct st_error *err)
+/* ---- the step ---- */
+
+/* The two arms of the toggle, variation A and B, must not agree. scratch: [H, d] */
+static enum st_status toggle(struct st_replay_run *r, const struct arm *a, float *scratch, bool *no_op,
+                             struct st_error *err)
 {
+	const size_t n = (size_t)r->capture.p.num_heads * r->capture.p.head_dim;
 	const char partner = r->o->variation == 'B' ? 'A' : 'B';
-	ST_TRY(run_variation(r, s, partner, &s->c->kv, other, err));
+	ST_TRY(run_variation(r, partner, &r->capture.kv, scratch, err));
 	double diff = 0;
-	for (size_t i = 0; i < s->n; i++)
-		diff = st_larger(diff, fabs((double)out[i] - other[i]));
+	for (size_t i = 0; i < n; i++)
+		diff = st_larger(diff, fabs((double)a->out[i] - scratch[i]));
 	*no_op = diff == 0;
-	json_t *j = json_object();
-	st_json_put(j, "against", json_stringn(&partner, 1));
-	st_json_put(j, "max_abs_diff", st_json_number(diff));
-	st_json_put(j, "no_op", json_boolean(*no_op));
-	st_json_put(r->json, "toggle", j);
+	st_json_put(r->json, "toggle",
+	            st_json_object({ "against", json_stringn(&partner, 1) }, { "max_abs_diff", st_json_number(diff) },
+	                           { "no_op", json_boolean(*no_op) }));
 	if (*no_op)
 		fprintf(r->text,
 		        "no-op toggle: variations %c and %c give identical results, so neither proves anything\n",
@@ -182,196 +178,162 @@ static enum st_status toggle(struct st_replay_run *r, const struct sides *s, con
 	return ST_OK;
 }
 
-static void head_maxima(struct st_replay_run *r, const struct st_capture *c, const float *out, const double *ref)
+static void head_maxima(struct st_replay_run *r, const struct arm *a)
 {
-	const size_t d = c->p.head_dim;
+	const size_t d = r->capture.p.head_dim;
 	json_t *list = json_array();
 	double worst = 0;
-	for (size_t h = 0; h < c->p.num_heads; h++) {
+	for (size_t h = 0; h < r->capture.p.num_heads; h++) {
 		double m = 0;
 		for (size_t i = h * d; i < (h + 1) * d; i++)
-			m = st_larger(m, fabs((double)out[i] - ref[i]));
+			m = st_larger(m, fabs((double)a->out[i] - a->ref[i]));
 		worst = st_larger(worst, m);
-		json_array_append_new(list, st_json_number(m));
+		st_json_add(list, st_json_object({ "head", json_integer((json_int_t)h) },
+		                                 { "max_abs_diff", st_json_number(m) }));
 	}
-	st_json_put(r->json, "max_abs_diff", st_json_number(worst));
-	st_json_put(r->json, "per_head_max_abs_diff", list);
+	st_json_put_all(r->json, { "max_abs_diff", st_json_number(worst) }, { "per_head_max_abs_diff", list });
 }
 
-static enum st_status read_foreign(const struct st_capture *c, const char *path, struct st_map *m, struct st_error *err)
+/*
+ * Values before quantisation for the reference: [G, L, d]. Positions that the capture does not hold are taken decoded,
+ * as arm a reads them; what an in-range canary doubles is doubled here too.
+ */
+static void unquantised(const struct st_replay_run *r, const struct arm *a, bool v, float *to)
 {
-	const uint64_t want = (uint64_t)c->p.num_heads * c->p.head_dim * 4;
-	enum st_status st = st_map_open(m, path, err);
-	if (st == ST_OK && m->size != want) {
-		unsigned long long size = m->size;
-		st_map_close(m);
-		st = st_fail(err, ST_ERR_FORMAT, "%llu bytes, an output of %u heads of %u is %llu", size,
-		             c->p.num_heads, c->p.head_dim, (unsigned long long)want);
-		st_error_in(err, path);
+	const struct st_capture *c = &r->capture;
+	const struct st_tq_params *p = &a->ref_p;
+	const struct st_oracle_decode o = st_oracle_decode_of(&c->codec);
+	const uint32_t d = p->head_dim, L = p->kv_seq_len;
+	for (uint32_t g = 0; g < p->num_kv_heads; g++) {
+		for (uint32_t i = 0; i < L; i++) {
+			float *y = to + ((size_t)g * L + i) * d;
+			const float *x = st_capture_pre(c, v, g, i);
+			const bool twice = r->o->canary == ST_CANARY_IN_RANGE && g == 0 && i == CANARY_POSITION;
+			const size_t row = st_capture_row(p, g, i);
+			double decoded[512];
+			if (!x)
+				st_oracle_decode_row(
+					&o, d,
+					(v ? a->ref_kv.v_codes : a->ref_kv.k_codes) + row * st_tq_row_bytes(d, o.bits),
+					(v ? a->ref_kv.v_norms : a->ref_kv.k_norms) + row * st_tq_norm_blocks(d),
+					decoded);
+			for (uint32_t j = 0; j < d; j++)
+				y[j] = !x ? (float)decoded[j] : twice ? 2 * x[j] : x[j];
+		}
 	}
-	if (st != ST_OK && !err->where[0])
-		snprintf(err->where, sizeof err->where, "--against");
-	return st;
 }
 
-static const char *canary_name(enum st_replay_canary c)
+static enum st_status floor_of(struct st_replay_run *r, const struct arm *a, struct st_arena *mem, struct st_error *err)
 {
-	static const char *const names[] = { "none", "in-range", "out-of-range", "in-range-asymmetric" };
-	return names[c];
-}
-
-static void describe(struct st_replay_run *r, const struct st_capture *c)
-{
+	const struct st_capture *c = &r->capture;
 	const struct st_tq_params *p = &c->p;
-	static const char *const masks[] = { "none", "causal", "sliding" };
-	fprintf(r->text, "capture: %u query / %u key-value heads, d %u, %u of %u rows, ring start %u, mask %s",
-	        p->num_heads, p->num_kv_heads, p->head_dim, p->kv_seq_len, p->kv_capacity, p->ring_start,
-	        masks[p->mask_type]);
-	if (p->mask_type == ST_TQ_MASK_SLIDING)
-		fprintf(r->text, " %u", p->sliding_window);
-	fprintf(r->text, ", scale %g", p->scale);
-	if (p->softcap > 0)
-		fprintf(r->text, ", soft-cap %g", p->softcap);
-	fprintf(r->text, ", %u bits, signs %s\n", c->bits, c->signs ? "d1" : "none");
-	fprintf(r->text, "kernel %s, query %s, visibility %s\n", st_cpu_name(r->exec.cpu),
-	        r->exec.q_f16 ? "f16" : "f32", r->exec.visibility == ST_TQ_PHYSICAL ? "physical" : "chronological");
-	st_json_put(r->json, "manifest", st_json_text(r->o->manifest));
-	st_json_put(r->json, "bits", json_integer(c->bits));
-	st_json_put(r->json, "signs", json_string(c->signs ? "d1" : "none"));
-	if (json_array_size(c->unread)) {
-		char *names = json_dumps(c->unread, JSON_ENSURE_ASCII);
-		fprintf(r->text, "params not read: %s\n", names ? names : "(no memory to list them)");
-		free(names);
+	const uint64_t rows = (uint64_t)p->num_kv_heads * p->kv_seq_len;
+	float *k = st_arena_alloc2(mem, rows, p->head_dim, sizeof *k),
+	      *v = st_arena_alloc2(mem, rows, p->head_dim, sizeof *v);
+	double *ref = st_arena_alloc2(mem, p->num_heads, p->head_dim, sizeof *ref);
+	if (!k || !v || !ref)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	unquantised(r, a, false, k);
+	unquantised(r, a, true, v);
+	ST_TRY(st_oracle_floor(p, k, v, c->q, ref, err));
+	const double floor = st_tq_nrmse(a->out, ref, (size_t)p->num_heads * p->head_dim);
+	st_json_put(r->json, "independent_floor_nrmse", st_json_number(floor));
+	if (c->n_pre < p->kv_seq_len) {
+		fprintf(r->text, "with the newest row before quantisation and the others decoded: nrmse %.4f\n", floor);
+		return ST_OK;
 	}
-	st_json_put(r->json, "params_not_read", json_incref(c->unread));
-	st_json_put(r->json, "compact_sources", json_integer((json_int_t)c->n_compact));
+	struct st_moments x;
+	ST_TRY(st_expect_floor(p, c->codec.bits, c->codec.signs, &r->exec, FLOOR_SEEDS, &x, err));
+	st_json_put(r->json, "floor_expected", st_json_moments(&x));
+	fprintf(r->text,
+	        "against the values before quantisation: nrmse %.4f (N(0,1) heads at this shape: %.4f +- %.4f)\n",
+	        floor, x.mean, x.sd);
+	return ST_OK;
 }
 
 /* A query that arrived broken is the input's fault, whatever the kernel makes of it. */
-static void look_at_query(struct st_replay_run *r, const struct st_capture *c)
+static void look_at_query(struct st_replay_run *r)
 {
+	const struct st_capture *c = &r->capture;
 	const size_t n = (size_t)c->p.num_heads * c->p.head_dim;
 	size_t bad = 0;
 	for (size_t i = 0; i < n; i++)
 		bad += !isfinite(c->q[i]);
 	st_json_put(r->json, "q_nonfinite", json_integer((json_int_t)bad));
-	if (bad) {
-		fprintf(r->text,
-		        "q_natural: %zu of %zu values are NaN or infinite in the capture itself - the fault lies "
-		        "before this step\n",
-		        bad, n);
-		r->exit_status = 2;
-	}
+	if (!bad)
+		return;
+	fprintf(r->text,
+	        "q_natural: %zu of %zu values are NaN or infinite in the capture itself - the fault lies before this "
+	        "step\n",
+	        bad, n);
+	r->exit_status = 2;
 }
 
-/* docs/replay.md lists them with what they mean. */
-enum verdict { CORRECT, REAL, DISAGREES, NO_EFFECT, VACUOUS, NON_FINITE };
-static const struct {
-	const char *label, *why;
-	int exit_status;
-} verdicts[] = {
-	[CORRECT] = { "kernel_end_to_end_correct", "", 0 },
-	[REAL] = { "toggle_is_real", "", 0 },
-	[DISAGREES] = { "kernel_disagrees_with_its_cache", "", 2 },
-	[NO_EFFECT] = { "toggle_has_no_effect", "", 2 },
-	[VACUOUS] = { "vacuous", " - whatever the kernel did, this capture could not show it", 2 },
-	[NON_FINITE] = { "non_finite_output", "", 2 },
-};
+static const struct st_verdict correct = { "kernel_end_to_end_correct", "", 0 }, real = { "toggle_is_real", "", 0 },
+			       disagrees = { "kernel_disagrees_with_its_cache", "", 2 },
+			       no_effect = { "toggle_has_no_effect", "", 2 },
+			       non_finite = { "non_finite_output", "", 2 },
+			       vacuous = { "vacuous", " - whatever the kernel did, this capture could not show it", 2 };
 
-static enum st_status measure(struct st_replay_run *r, const struct st_capture *c, unsigned oracles,
+static enum st_status measure(struct st_replay_run *r, struct arm *a, struct arm *other, struct st_arena *mem,
                               struct st_error *err)
 {
-	struct sides s = { .c = c,
-		           .n = (size_t)c->p.num_heads * c->p.head_dim,
-		           .n_norms = (size_t)c->p.num_kv_heads * c->p.kv_capacity * st_tq_norm_blocks(c->p.head_dim) };
-	ST_TRY(st_tq_codec_init(&s.codec, c->p.head_dim, c->bits, c->signs, c->p.scale_factor_d512, r->exec.cpu, err));
-	for (unsigned i = 0; i < s.codec.book.n; i++)
-		s.levels[i] = s.codec.book.level_f32[i];
-	const struct st_oracle_decode o = st_oracle_decode_of(&s.codec, s.levels);
 	const char v = r->o->variation;
-	float *out = st_alloc_array(s.n, sizeof *out), *other = st_alloc_array(s.n, sizeof *other);
-	double *ref = st_alloc_array(s.n, sizeof *ref), *ref2 = st_alloc_array(s.n, sizeof *ref2);
-	s.k_norms = st_alloc_array(s.n_norms, sizeof *s.k_norms);
-	s.v_norms = st_alloc_array(s.n_norms, sizeof *s.v_norms);
-	enum st_status st = ST_OK;
-	if (!out || !other || !ref || !ref2 || !s.k_norms || !s.v_norms) {
-		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-		goto out;
+	const struct st_capture *c = &r->capture;
+	const size_t n = (size_t)c->p.num_heads * c->p.head_dim;
+	const unsigned all = c->k_pre ? ST_ORACLE_DEQUANT | ST_ORACLE_FLOOR : ST_ORACLE_DEQUANT,
+		       oracles = r->o->oracles ? r->o->oracles : all;
+	bool empty = true, zero = true, no_op = false;
+	if (oracles & ~all)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "oracle",
+		                  "independent-floor needs k_pre_quant and v_pre_quant in the manifest");
+	if (r->o->canary != ST_CANARY_NONE && r->o->canary != ST_CANARY_OUT_OF_RANGE
+	    && c->p.kv_seq_len <= CANARY_POSITION)
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "canary",
+		                  "position %d is not in a sequence of %u rows", CANARY_POSITION, c->p.kv_seq_len);
+	a->kv = c->kv;
+	a->ref_kv = *st_capture_reference(c, &a->ref_p);
+	ST_TRY(run_arm(r, a, err));
+	for (size_t i = 0; i < n; i++) {
+		empty &= a->ref[i] == 0;
+		zero &= a->out[i] == 0;
 	}
-	ST_TRY_OUT(run_variation(r, &s, v, &c->kv, out, err));
-	ST_TRY_OUT(st_oracle_dequant(&c->p, &o, &c->kv, c->q, ref, err));
-	const double dequant = st_tq_nrmse(out, ref, s.n);
-	bool finite = true, empty = true, zero = true, no_op = false;
-	for (size_t i = 0; i < s.n; i++) {
-		finite &= isfinite(out[i]) != 0;
-		empty &= ref[i] == 0;
-		zero &= out[i] == 0;
-	}
-	st_json_put(r->json, "variation", json_stringn(&v, 1));
-	st_json_put(r->json, "canary", json_string(canary_name(r->o->canary)));
-	/* Whatever else is asked for: the verdict rests on it. */
-	st_json_put(r->json, "dequant_oracle_nrmse", st_json_number(dequant));
-	head_maxima(r, c, out, ref);
-	fprintf(r->text, "variation %c against the decoded cache in f64: nrmse %.3e (a sound kernel: %s)\n", v, dequant,
+	fprintf(r->text, "variation %c against the decoded cache in f64: nrmse %.3e (a sound kernel: %s)\n", v,
+	        a->nrmse,
 	        v == 'B'        ? "far off, the rotation is missing on purpose"
 	        : r->exec.q_f16 ? "about 1e-3 with an f16 query"
 	                        : "below 1e-5");
-	if (oracles & ST_ORACLE_FLOOR) {
-		struct st_expectation x;
-		ST_TRY_OUT(st_oracle_floor(&c->p, c->k_pre, c->v_pre, c->q, ref2, err));
-		const double floor = st_tq_nrmse(out, ref2, s.n);
-		ST_TRY_OUT(st_expect_floor(&c->p, c->bits, c->signs, &r->exec, 24, &x, err));
-		json_t *e = json_object();
-		st_json_put(r->json, "independent_floor_nrmse", st_json_number(floor));
-		st_json_put(e, "mean", st_json_number(x.mean));
-		st_json_put(e, "sd", st_json_number(x.sd));
-		st_json_put(e, "seeds", json_integer(x.n));
-		st_json_put(r->json, "floor_expected", e);
-		fprintf(r->text,
-		        "against the values before quantisation: nrmse %.4f (N(0,1) heads at this shape: %.4f +- "
-		        "%.4f)\n",
-		        floor, x.mean, x.sd);
-	} else {
-		st_json_put(r->json, "independent_floor_nrmse", json_null());
-	}
-	st_json_put(r->json, "any_nan_inf_in_gpu_output", json_boolean(!finite));
+	if (v != 'C')
+		ST_TRY(toggle(r, a, other->out, &no_op, err));
+	/* With a canary the figures are those of its run, as the written output is; canary_result has the clean one. */
+	const struct arm *shown = r->o->canary == ST_CANARY_NONE ? a : other;
+	if (shown == other)
+		ST_TRY(canary(r, a, other, mem, err));
+	const bool finite = st_all_finite(a->out, n) && st_all_finite(shown->out, n);
+	st_json_put_all(r->json, { "variation", json_stringn(&v, 1) },
+	                { "canary", json_string(canary_names[r->o->canary]) },
+	                { "dequant_oracle_nrmse", st_json_number(shown->nrmse) },
+	                { "any_nan_inf_in_gpu_output", json_boolean(!finite) },
+	                { "independent_floor_nrmse", json_null() }, { "bin_path", st_json_text(r->path[ST_FILE_BIN]) });
+	head_maxima(r, shown);
+	if (oracles & ST_ORACLE_FLOOR)
+		ST_TRY(floor_of(r, shown, mem, err));
 	if (!finite)
 		fprintf(r->text, "the output holds NaN or infinity\n");
-	if (v != 'C')
-		ST_TRY_OUT(toggle(r, &s, out, other, &no_op, err));
-	if (r->o->canary != ST_CANARY_NONE)
-		ST_TRY_OUT(canary(r, &s, out, dequant, ref, other, ref2, err));
-	/* Where the reference is zero everywhere, nrmse has nothing to measure by: zeros are right, and prove nothing.
-	 */
-	const bool off = empty ? !zero : !(dequant < kernel_threshold);
-	const bool vacuous = no_op || (empty && (v == 'B' || !off));
-	const enum verdict verdict = !finite  ? NON_FINITE
-	                           : vacuous  ? VACUOUS
-	                           : v == 'B' ? (off ? REAL : NO_EFFECT)
-	                           : off      ? DISAGREES
-	                                      : CORRECT;
-	st_json_put(r->json, "verdict", json_string(verdicts[verdict].label));
-	fprintf(r->text, "verdict: %s%s\n", verdicts[verdict].label, verdicts[verdict].why);
-	if (verdicts[verdict].exit_status)
-		r->exit_status = verdicts[verdict].exit_status;
-	/* What the canary did to the output belongs into the file, so that two runs can be compared. */
-	if (r->bin_file)
-		st = st_outfile_write(r->bin_file, r->o->canary == ST_CANARY_NONE ? out : other, s.n * sizeof *out,
-		                      err);
-out:
-	free(out);
-	free(other);
-	free(ref);
-	free(ref2);
-	free(s.k_norms);
-	free(s.v_norms);
-	return st;
+	/* Where the reference is zero everywhere, nrmse has nothing to measure by: zeros are right, and prove nothing. */
+	const bool off = empty ? !zero : !(a->nrmse < kernel_threshold);
+	st_replay_verdict(r, !finite                                  ? &non_finite
+	                     : no_op || (empty && (v == 'B' || !off)) ? &vacuous
+	                     : v == 'B'                               ? (off ? &real : &no_effect)
+	                     : off                                    ? &disagrees
+	                                                              : &correct);
+	return r->file[ST_FILE_BIN] ? st_outfile_write(r->file[ST_FILE_BIN], shown->out, n * sizeof *shown->out, err)
+	                            : ST_OK;
 }
 
-enum st_status st_replay_singlestep(struct st_replay_run *r, struct st_error *err)
+enum st_status st_singlestep_check(struct st_replay_run *r, struct st_error *err)
 {
 	const struct st_replay_options *o = r->o;
-	struct st_capture c;
 	if (!o->manifest)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--manifest", "a single step needs a capture");
 	if (o->variation < 'A' || o->variation > 'C')
@@ -382,38 +344,48 @@ enum st_status st_replay_singlestep(struct st_replay_run *r, struct st_error *er
 	if (o->oracles & ~(unsigned)(ST_ORACLE_DEQUANT | ST_ORACLE_FLOOR))
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "oracle",
 		                  "unknown; dequant, independent-floor and both are known");
-	ST_TRY(st_capture_open(&c, o->manifest, o->bits, o->signs, err));
+	return ST_OK;
+}
+
+enum st_status st_replay_singlestep(struct st_replay_run *r, struct st_error *err)
+{
+	const uint32_t H = r->capture.p.num_heads, d = r->capture.p.head_dim;
+	struct st_arena mem = { 0 };
+	struct arm arm[2] = { 0 };
 	enum st_status st = ST_OK;
-	struct st_map foreign = { 0 };
-	unsigned oracles = o->oracles ? o->oracles : c.k_pre ? ST_ORACLE_DEQUANT | ST_ORACLE_FLOOR : ST_ORACLE_DEQUANT;
-	if ((oracles & ST_ORACLE_FLOOR) && !c.k_pre) {
-		st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "oracle",
-		                "independent-floor needs k_pre_quant and v_pre_quant in the manifest");
-		goto out;
+	look_at_query(r);
+	for (int i = 0; i < 2; i++) {
+		arm[i].out = st_arena_alloc2(&mem, H, d, sizeof *arm->out);
+		arm[i].ref = st_arena_alloc2(&mem, H, d, sizeof *arm->ref);
+		if (!arm[i].out || !arm[i].ref)
+			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}
-	/* A capture has at most nine files. */
-	r->inputs[0] = o->manifest;
-	for (size_t i = 0; i < c.n_maps; i++)
-		r->inputs[1 + i] = c.maps[i].path;
-	r->inputs[1 + c.n_maps] = o->against;
-	ST_TRY_OUT(st_replay_open_json(r, err));
-	fprintf(r->text, "replay %s\n", o->manifest);
-	describe(r, &c);
-	add_visible(r, &c);
-	look_at_query(r, &c);
-	if (o->against) {
-		ST_TRY_OUT(read_foreign(&c, o->against, &foreign, err));
-		ST_TRY_OUT(st_diagnose_cache(r, &c, err));
-		st = st_diagnose_output(r, &c, (const float *)foreign.data, err);
-	} else {
-		ST_TRY_OUT(st_replay_open(r, "_sdpa_out.bin", &r->bin_file, &r->bin_path, err));
-		ST_TRY_OUT(measure(r, &c, oracles, err));
-		st_json_put(r->json, "bin_path", r->bin_path ? st_json_text(r->bin_path) : json_null());
-		if (c.k_pre)
-			st = st_diagnose_cache(r, &c, err);
+	if (st == ST_OK)
+		st = measure(r, arm, arm + 1, &mem, err);
+	if (st == ST_OK)
+		st = st_diagnose_cache(r, err);
+	st_arena_release(&mem);
+	return st;
+}
+
+enum st_status st_replay_against(struct st_replay_run *r, struct st_error *err)
+{
+	const struct st_tq_params *p = &r->capture.p;
+	const uint64_t want = (uint64_t)p->num_heads * p->head_dim * 4;
+	struct st_map m = { 0 };
+	enum st_status st = st_map_open(&m, r->o->against, err);
+	if (st == ST_OK && m.size != want) {
+		st = st_fail(err, ST_ERR_FORMAT, "%llu bytes, an output of %u heads of %u is %llu",
+		             (unsigned long long)m.size, p->num_heads, p->head_dim, (unsigned long long)want);
+		st_error_in(err, r->o->against);
 	}
-out:
-	st_map_close(&foreign);
-	st_capture_close(&c);
+	if (st != ST_OK && !err->where[0])
+		snprintf(err->where, sizeof err->where, "--against");
+	look_at_query(r);
+	if (st == ST_OK)
+		st = st_diagnose_cache(r, err);
+	if (st == ST_OK)
+		st = st_diagnose_output(r, (const float *)m.data, err);
+	st_map_close(&m);
 	return st;
 }

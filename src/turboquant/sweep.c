@@ -1,5 +1,5 @@
 /* sweep.c - the production-faithful data: draws, norms, RoPE, cache, kernel, floor - and their null distribution. */
-#include "turboquant/replay_internal.h"
+#include "turboquant/sweep.h"
 
 #include "base/error.h"
 #include "base/mem.h"
@@ -7,6 +7,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+const double st_band_lower = 0.05, st_band_upper = 0.35;
+bool st_band_ok(double nrmse) { return nrmse >= st_band_lower && nrmse <= st_band_upper; }
 
 enum { HEADS = 16, KV_HEADS = 8, DIM = 256, CAPACITY = 1024 };
 const struct st_sweep_regime st_sweep_regime = { .rms_eps = 1e-6, .rope_theta = 10000 };
@@ -50,26 +53,25 @@ void st_sweep_free(struct st_sweep *s)
 
 enum st_status st_sweep_new(struct st_sweep **out, struct st_error *err)
 {
-	struct st_sweep *s = calloc(1, sizeof *s);
+	struct st_sweep *s = st_alloc_zeroed(1, sizeof *s);
 	*out = NULL;
-	if (!s)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	for (int i = 0; i < ST_N_POINTS; i++) {
+	for (int i = 0; s && i < ST_N_POINTS; i++) {
 		const struct st_sweep_point *pt = st_sweep_points + i;
 		uint32_t pos[CAPACITY + 1];
-		s->table[i] = st_alloc_array(pt->kvl + 1, DIM * sizeof(float));
+		s->table[i] = st_alloc_array2(pt->kvl + 1, DIM, sizeof(float));
 		if (!s->table[i]) {
 			st_sweep_free(s);
-			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+			s = NULL;
+			break;
 		}
 		/* Keys end at the query's own position; a cache longer than the sequence starts at 0. */
 		for (uint32_t k = 0; k < pt->kvl; k++)
 			pos[k] = pt->pos + 1 + k > pt->kvl ? pt->pos + 1 + k - pt->kvl : 0;
 		pos[pt->kvl] = pt->pos;
-		st_draw_rope_table(pos, pt->kvl + 1, DIM, st_sweep_regime.rope_theta, s->table[i]);
+		st_draw_rope_table(pos, pt->kvl + 1, DIM, (float)st_sweep_regime.rope_theta, s->table[i]);
 	}
 	*out = s;
-	return ST_OK;
+	return s ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
 
 enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, unsigned bits, bool signs,
@@ -89,9 +91,8 @@ enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, unsigned bi
 		const size_t rows = (size_t)KV_HEADS * pt->kvl;
 		ST_TRY_OUT(st_check_cancel(err));
 		out->before[i] = g.consumed;
-		st_draw_normal(&g, c.k, rows * DIM);
-		st_draw_normal(&g, c.v, rows * DIM);
-		st_draw_normal(&g, c.q, (size_t)HEADS * DIM);
+		c.p = st_sweep_params(pt, pt->ring_a);
+		st_scene_draw(&c, &g);
 		st_draw_rmsnorm(c.k, rows, DIM, st_sweep_regime.rms_eps);
 		st_draw_rmsnorm(c.v, rows, DIM, st_sweep_regime.rms_eps);
 		st_draw_rmsnorm(c.q, HEADS, DIM, st_sweep_regime.rms_eps);
@@ -99,7 +100,6 @@ enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, unsigned bi
 			st_draw_rope(c.k + r * DIM, DIM, s->table[i] + r % pt->kvl * DIM);
 		for (size_t h = 0; h < HEADS; h++)
 			st_draw_rope(c.q + h * DIM, DIM, s->table[i] + (size_t)pt->kvl * DIM);
-		c.p = st_sweep_params(pt, pt->ring_a);
 		st_scene_encode(&c);
 		ST_TRY_OUT(st_scene_kernel(&c, err));
 		ST_TRY_OUT(st_scene_floor(&c, &out->nrmse[i], err));
@@ -116,76 +116,50 @@ out:
 	return st;
 }
 
-/* Mean and standard deviation of column k over the seeds, in seed order. */
-static void moments(const struct st_sweep_result *r, uint32_t n, size_t offset, double *mean, double *sd)
-{
-	double sum = 0, sq = 0;
-	for (uint32_t i = 0; i < n; i++)
-		sum += *(const double *)((const char *)(r + i) + offset);
-	for (uint32_t i = 0; i < n; i++) {
-		double dev = *(const double *)((const char *)(r + i) + offset) - sum / n;
-		sq += dev * dev;
-	}
-	*mean = sum / n;
-	*sd = sqrt(sq / (n - 1));
-}
-
-struct null_runs {
+struct nulls {
 	const struct st_sweep *s;
 	uint64_t avoid_seed;
 	unsigned bits;
 	bool signs;
 	struct st_tq_exec one;
 	struct st_sweep_result *r;
-	struct st_first_failure failure;
 };
 
-static void null_runs(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+static enum st_status null_of_seed(void *ctx, uint32_t i, struct st_error *err)
 {
-	struct null_runs *k = ctx;
-	(void)lane;
-	for (uint64_t i = begin; i < end; i++) {
-		struct st_error own = ST_ERROR_INIT;
-		uint64_t seed = st_splitmix64_mix(ST_TQ_SEED + i + 1);
-		seed += seed == k->avoid_seed;
-		st_keep_failure(&k->failure, st_sweep_run(k->s, seed, k->bits, k->signs, &k->one, k->r + i, &own),
-		                &own);
-	}
+	struct nulls *k = ctx;
+	uint64_t seed = st_splitmix64_mix(ST_TQ_SEED + (uint64_t)i + 1);
+	seed += seed == k->avoid_seed;
+	return st_sweep_run(k->s, seed, k->bits, k->signs, &k->one, k->r + i, err);
 }
 
 enum st_status st_null_run(const struct st_sweep *s, uint32_t n, uint64_t avoid_seed, unsigned bits, bool signs,
                            const struct st_tq_exec *e, struct st_null_stats *out, struct st_error *err)
 {
-	struct st_sweep_result *r = st_alloc_array(n, sizeof *r);
+	/* A seed is one thread's work. */
+	struct nulls k = { s, avoid_seed, bits, signs, *e, st_alloc_array(n, sizeof *k.r) };
+	enum { STRIDE = sizeof *k.r / sizeof(double) };
 	memset(out, 0, sizeof *out);
-	if (!r)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	struct null_runs runs = { .s = s, .avoid_seed = avoid_seed, .bits = bits, .signs = signs, .one = *e, .r = r };
-	runs.one.pool = NULL;
-	st_pool_run(e->pool, n, 1, null_runs, &runs);
-	enum st_status failed = st_first_failure(&runs.failure, err);
-	if (failed == ST_OK) {
-		uint32_t rejected = 0;
-		out->n = n;
-		for (size_t k = 0; k < ST_N_POINTS; k++) {
-			moments(r, n, offsetof(struct st_sweep_result, nrmse) + k * sizeof(double), &out->mean[k],
-			        &out->sd[k]);
-			moments(r, n, offsetof(struct st_sweep_result, nrmse_b) + k * sizeof(double), &out->mean_b[k],
-			        &out->sd_b[k]);
-		}
-		for (uint32_t i = 0; i < n; i++) {
-			bool ok = true;
-			for (size_t k = 0; k < ST_N_POINTS; k++) {
-				bool in = r[i].nrmse[k] >= st_band_lower && r[i].nrmse[k] <= st_band_upper;
-				out->outside[k] += !in;
-				ok &= in;
-			}
-			rejected += !ok;
-		}
-		for (size_t k = 0; k < ST_N_POINTS; k++)
-			out->outside[k] /= n;
-		out->band_rejection = (double)rejected / n;
+	k.one.pool = NULL;
+	enum st_status st = k.r ? st_each_seed(e->pool, n, null_of_seed, &k, err)
+	                        : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	out->n = n;
+	for (size_t p = 0; st == ST_OK && p < ST_N_POINTS; p++) {
+		out->a[p] = st_moments_of(&k.r->nrmse[p], n, STRIDE);
+		out->b[p] = st_moments_of(&k.r->nrmse_b[p], n, STRIDE);
 	}
-	free(r);
-	return failed;
+	for (uint32_t i = 0; st == ST_OK && i < n; i++) {
+		bool ok = true;
+		for (size_t p = 0; p < ST_N_POINTS; p++) {
+			const bool in = st_band_ok(k.r[i].nrmse[p]);
+			out->outside[p] += !in;
+			ok &= in;
+		}
+		out->band_rejection += !ok;
+	}
+	for (size_t p = 0; p < ST_N_POINTS; p++)
+		out->outside[p] /= n;
+	out->band_rejection /= n;
+	free(k.r);
+	return st;
 }

@@ -10,6 +10,7 @@
 #ifndef ST_TURBOQUANT_TQ_H
 #define ST_TURBOQUANT_TQ_H
 
+#include "base/mem.h"
 #include "base/pool.h"
 #include "kernel/kernel.h"
 #include "turboquant/codebook.h"
@@ -60,6 +61,7 @@ struct st_tq_cache {
 	uint64_t written; /* positions ever written */
 	uint8_t *codes;   /* [G, P, row bytes]; unwritten rows have norm 0 */
 	float *norms;     /* [G, P, B] */
+	struct st_arena mem;
 };
 ST_MUST_CHECK enum st_status st_tq_cache_init(struct st_tq_cache *c, const struct st_tq_codec *codec,
                                               uint32_t n_kv_heads, uint32_t capacity, struct st_error *err);
@@ -119,6 +121,12 @@ struct st_tq_exec {
 ST_MUST_CHECK enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_codec *codec,
                                              const struct st_tq_params *p, const struct st_tq_kv *kv, const float *q,
                                              float *out, struct st_error *err);
+
+/* The kernel as an engine calls it: the query is rotated, attended with, and the result rotated back.
+ * q, out: [H, d], natural basis. */
+ST_MUST_CHECK enum st_status st_tq_step(const struct st_tq_exec *e, const struct st_tq_codec *codec,
+                                        const struct st_tq_params *p, const struct st_tq_kv *kv, const float *q,
+                                        float *out, struct st_error *err);
 
 /* sqrt(sum (a - ref)^2 / sum ref^2), 0 when the denominator is 0. */
 double st_tq_nrmse(const float *a, const double *ref, size_t n);

@@ -161,12 +161,9 @@ static void kernel_and_oracle_match_plain_loops(void **state)
 		if (!cases[i].physical) {
 			struct st_error err = ST_ERROR_INIT;
 			struct st_codebook book;
-			double levels[256];
 			st_codebook_generate(&book, c.bits);
-			for (unsigned k = 0; k < book.n; k++)
-				levels[k] = book.level_f32[k];
 			const struct st_oracle_decode o = { .bits = c.bits,
-				                            .levels = levels,
+				                            .levels = book.level_f32,
 				                            .signs = c.signs,
 				                            .fwht = true,
 				                            .factor = c.p.head_dim == 512

@@ -115,7 +115,7 @@ static void engine_run(const struct st_capture *c, const struct engine *m, float
 		uint32_t g = m->map == 1 ? h % G : m->map == 2 ? G - 1 - h / group : m->map == 3 ? 0 : h / group, n = 0;
 		float q[512], s[2048], top = -INFINITY, total = 0, *y = out + (size_t)h * d;
 		for (uint32_t j = 0; j < d; j++)
-			q[j] = c->q[(size_t)h * d + j] * (c->signs != m->flip_q_signs ? st_tq_sign(j) : 1);
+			q[j] = c->q[(size_t)h * d + j] * (c->codec.signs != m->flip_q_signs ? st_tq_sign(j) : 1);
 		if (!m->no_fwht_q)
 			hadamard_f32(q, d);
 		for (uint32_t j = 0; j < d && (m->q_f16 || m->q_bf16); j++)
@@ -172,7 +172,7 @@ static void engine_run(const struct st_capture *c, const struct engine *m, float
 		if (!m->no_fwht_out)
 			hadamard_f32(y, d);
 		for (uint32_t j = 0; j < d; j++)
-			y[j] *= c->signs != m->flip_out_signs ? st_tq_sign(j) : 1;
+			y[j] *= c->codec.signs != m->flip_out_signs ? st_tq_sign(j) : 1;
 		for (uint32_t j = 0; j < d && h < 2 && m->head_gain[h] != 0; j++)
 			y[j] *= (float)m->head_gain[h];
 		y[7] += h < 2 ? (float)m->offset : 0;
@@ -192,7 +192,7 @@ static json_t *explain(const char *manifest, const struct engine *m, const struc
 	struct st_capture c;
 	struct st_replay_options o = extra ? *extra : (struct st_replay_options){ .signs = -1 };
 	struct st_replay_report rep;
-	assert_ok(st_capture_open(&c, manifest, 0, -1, &err), &err);
+	assert_ok(st_capture_open(&c, manifest, 0, -1, ST_CPU_SCALAR, &err), &err);
 	size_t n = (size_t)c.p.num_heads * c.p.head_dim;
 	float *out = malloc(n * 4);
 	engine_run(&c, m, out);

@@ -3,6 +3,7 @@
  * audit must and must not contain.
  */
 #include "tq_test.h"
+#include "folder.h"
 
 static bool in_process_gate(void *user, const char *gate, struct st_replay_gate_result *r)
 {
@@ -20,7 +21,7 @@ static bool in_process_gate(void *user, const char *gate, struct st_replay_gate_
 	return true;
 }
 
-static json_t *production(bool physical, bool f16, uint64_t seed, int *status)
+static json_t *production(bool physical, bool f16, uint64_t seed, const char *out, int *status)
 {
 	struct st_error err = ST_ERROR_INIT;
 	struct st_replay_report rep;
@@ -28,6 +29,7 @@ static json_t *production(bool physical, bool f16, uint64_t seed, int *status)
 		                             .physical = physical,
 		                             .q_f16 = f16,
 		                             .signs = -1,
+		                             .out = out,
 		                             .build_id = "this",
 		                             .run_gate = in_process_gate,
 		                             .seed_given = seed != 0,
@@ -51,12 +53,17 @@ static void audit(void **state)
 {
 	(void)state;
 	int status;
-	json_t *j = production(true, true, 0, &status);
+	json_t *j = production(true, true, 0, in_folder("new"), &status);
 	const json_t *a = json_object_get(j, "sweep_A"), *b = json_object_get(j, "sweep_B"),
 		     *ring = json_object_get(j, "ring_wrap");
 	assert_int_equal(json_array_size(a), 6);
 	assert_int_equal(json_array_size(b), 5);
 	assert_int_equal(json_array_size(ring), 2);
+	/* A folder that was not there holds the audit, and nothing else. */
+	json_t *file = json_load_file(in_folder("new/audit.json"), 0, NULL);
+	assert_true(json_equal(file, j));
+	json_decref(file);
+	assert_true(num(j, "ran_at") > 1700000000);
 	/* On record. */
 	assert_true(fabs(num(json_array_get(a, 2), "nrmse") - 0.4234064) <= 5e-4);
 	assert_true(fabs(num(json_array_get(b, 3), "nrmse") - 0.3686234) <= 5e-4);
@@ -134,7 +141,7 @@ static void chronological_legs_differ(void **state)
 {
 	(void)state;
 	int status;
-	json_t *j = production(false, false, 0, &status), *leg;
+	json_t *j = production(false, false, 0, NULL, &status), *leg;
 	size_t i;
 	json_array_foreach(json_object_get(j, "ring_wrap"), i, leg)
 		assert_true(num(json_object_get(leg, "rows_a"), "visible_rows") == 256);
@@ -142,7 +149,7 @@ static void chronological_legs_differ(void **state)
 	assert_true(json_is_false(json_object_get(leg, "vacuous")));
 	assert_true(num(leg, "ab_delta") > 1e-4);
 	json_decref(j);
-	j = production(false, false, 12345, &status);
+	j = production(false, false, 12345, NULL, &status);
 	assert_string_equal(json_string_value(json_object_get(j, "second_verdict")), "NULL_CONSISTENT");
 	json_decref(j);
 }
@@ -154,5 +161,5 @@ int main(void)
 		cmocka_unit_test(chronological_legs_differ),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -4,7 +4,8 @@
 
 #include "test.h"
 
-#include "turboquant/replay_internal.h"
+#include "turboquant/run.h"
+#include "turboquant/sweep.h"
 
 #include <math.h>
 
