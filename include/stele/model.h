@@ -175,8 +175,13 @@ const struct st_tensor *st_model_unused_at(const struct st_model *m, size_t i);
 /* Comma-separated names of the known families. */
 const char *st_model_families(void);
 
-/* One line per tensor: "[APR-LOAD] tensor 'N': dims=[..], dtype=.., expected [out, in] = [..], layout OK". */
-void st_model_load_log(const struct st_model *m, const struct st_hooks *hooks);
+/*
+ * Accounts for every tensor of the container, in its order:
+ * "[APR-LOAD] tensor 'N': dims=[..], dtype=.., expected [out, in] = [..], layout OK". Lines of layers that say the same
+ * fold into one, "[APR-LOAD] layers 0..27 self_attn.q_proj.weight: dims=[..], dtype=.., layout OK"; `each` keeps them
+ * apart. What does not fit always has a line of its own.
+ */
+void st_model_load_log(const struct st_model *m, bool each, const struct st_hooks *hooks);
 
 /* Decode rows [row0, row0 + n) of a weight in the half-split basis: n * cols floats. */
 void st_weight_decode(const struct st_weight *w, uint64_t row0, uint64_t n, float *dst);

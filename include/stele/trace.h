@@ -71,6 +71,8 @@ struct st_trace_options {
 	void (*on_stage)(void *user, const struct st_trace_stats *s);
 	/* Called for every greedy token; may be NULL. */
 	void (*on_token)(void *user, uint32_t step, uint32_t token);
+	/* Called at the end with the token that would come next; not called where every logit is NaN. May be NULL. */
+	void (*on_next)(void *user, uint32_t token);
 	void *user;
 	struct st_hooks hooks;
 };

@@ -5,6 +5,7 @@
 
 #include "report/inspect.h"
 #include "report/json.h"
+#include "report/metadata.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -14,7 +15,7 @@ struct opts {
 	const char *hexdump;
 	uint64_t bytes;
 	uint32_t threads, tokens;
-	bool json, quiet, no_stats;
+	bool metadata, json, quiet, no_stats;
 };
 
 /* "00000040  3f 80 00 00 ...  |?...|", offsets in the file. */
@@ -86,9 +87,41 @@ static int judge(struct cli *c, const struct st_inspection *in)
 	return CLI_SAME;
 }
 
+/* What the files say of themselves. */
+static int metadata(struct cli *c, const struct opts *o)
+{
+	json_t *files = json_array();
+	int rc = CLI_SAME;
+	for (size_t i = 0; i < o->files.n && rc == CLI_SAME; i++) {
+		struct st_error err = ST_ERROR_INIT;
+		struct st_container *con;
+		struct st_text t = { 0 };
+		if (st_container_open(o->files.items[i], &con, &err) != ST_OK) {
+			rc = cli_fail(c, &err);
+			break;
+		}
+		if (c->json)
+			st_json_add(files, st_report_metadata_json(con));
+		else
+			st_report_metadata(con, &t, cli_colour(stdout));
+		cli_print_text(&t);
+		st_text_release(&t);
+		st_container_close(con);
+	}
+	json_t *doc = st_json_object({ "schema", json_string("stele.metadata/1") }, { "files", files });
+	if (c->json && rc == CLI_SAME)
+		cli_print_json(doc);
+	json_decref(doc);
+	return rc;
+}
+
 static int run(struct cli *c, void *p)
 {
 	const struct opts *o = p;
+	if (o->hexdump && o->metadata)
+		return cli_usage(c, "--hexdump and --metadata show different things");
+	if (o->metadata)
+		return metadata(c, o);
 	if (o->hexdump && (o->files.n != 1 || o->json))
 		return cli_usage(c, "--hexdump shows one tensor of one file, as text");
 	if (o->hexdump)
@@ -142,6 +175,8 @@ static int run(struct cli *c, void *p)
 }
 
 static const struct cli_param options[] = {
+	{ "metadata", 0, NULL, "show every key of the files as they spell it instead",
+	  CLI_BOOL(struct opts, metadata) },
 	{ "hexdump", 0, "TENSOR", "show the stored bytes of one tensor instead", CLI_STR(struct opts, hexdump) },
 	{ "bytes", 0, "N", "how many bytes --hexdump shows (default: 256; 0: all)", CLI_U64(struct opts, bytes) },
 	{ "tokens", 0, "N", "give the memory of a run of N tokens (default: 128)", CLI_U32(struct opts, tokens) },
@@ -183,7 +218,7 @@ const struct cli_command cmd_inspect = {
 		       "know, is shown all the same "
 		       "with the reason. The memory is what a run would allocate beside the mapped file.",
 	.examples = "stele inspect model.gguf\nstele inspect --json model.apr | jq '.files[0].anomalies'\n"
-		    "stele inspect model.gguf --hexdump blk.0.attn_q.bias\n",
+		    "stele inspect model.gguf --hexdump blk.0.attn_q.bias\nstele inspect --metadata model.gguf\n",
 	.exit_status = "0  nothing wrong was found; there may be notes\n"
 		       "1  a fault is among the anomalies\n"
 		       "2  trouble: usage, a file that cannot be read or that contradicts itself",

@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include "base/error.h"
+#include "base/mem.h"
 #include "report/json.h"
 #include "report/table.h"
 
@@ -11,7 +12,7 @@
 #include <string.h>
 
 struct opts {
-	const char *model, *text, *file;
+	const char *model, *text, *file, *decode;
 	bool no_bos, no_special, json;
 };
 
@@ -75,6 +76,25 @@ static void print_text(const struct st_tokenizer *tok, const uint32_t *ids, size
 	st_text_release(&out);
 }
 
+/* What the ids stand for, one after the other. */
+static void decode(const struct st_tokenizer *tok, const uint32_t *ids, size_t n, struct st_text *t)
+{
+	for (size_t i = 0; i < n; i++) {
+		char small[256];
+		const size_t len = st_tokenizer_decode(tok, ids[i], small, sizeof small);
+		if (len <= sizeof small) {
+			st_text_add(t, small, len);
+			continue;
+		}
+		char *big = st_alloc_array(len, 1);
+		if (big)
+			st_tokenizer_decode(tok, ids[i], big, len);
+		st_text_add(t, big ? big : "", big ? len : 0);
+		t->failed |= !big;
+		free(big);
+	}
+}
+
 static void print_json(const struct opts *o, const struct st_tokenizer *tok, const uint32_t *ids, size_t n)
 {
 	json_t *tokens = json_array(), *pieces = json_array();
@@ -87,8 +107,44 @@ static void print_json(const struct opts *o, const struct st_tokenizer *tok, con
 	json_t *doc = json_pack("{s:s, s:o, s:o, s:o, s:o}", "schema", "stele.tokens/1", "model",
 	                        st_json_text(o->model), "tokenizer", st_json_text(st_tokenizer_describe(tok)), "tokens",
 	                        tokens, "pieces", pieces);
+	if (o->decode) {
+		struct st_text text = { 0 };
+		decode(tok, ids, n, &text);
+		st_json_put(doc, "text", text.failed ? NULL : st_json_textn(text.s ? text.s : "", text.len));
+		st_text_release(&text);
+	}
 	cli_print_json(doc);
 	json_decref(doc);
+}
+
+static void print_decoded(const struct st_tokenizer *tok, const uint32_t *ids, size_t n)
+{
+	struct st_text out = { 0 };
+	decode(tok, ids, n, &out);
+	st_text_puts(&out, "\n");
+	cli_print_text(&out);
+	st_text_release(&out);
+}
+
+/* Ids of this vocabulary. */
+static enum st_status read_ids(const struct st_tokenizer *tok, const char *list, uint32_t **ids, size_t *n,
+                               struct st_error *err)
+{
+	const uint32_t vocab = st_tokenizer_vocab_size(tok);
+	ST_TRY(cli_parse_tokens(list, strlen(list), ids, n, err));
+	for (size_t i = 0; i < *n; i++)
+		if ((*ids)[i] >= vocab)
+			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--decode",
+			                  "%" PRIu32 " is no id of this vocabulary; it has %" PRIu32, (*ids)[i], vocab);
+	return ST_OK;
+}
+
+static enum st_status to_ids(const struct opts *o, const struct st_tokenizer *tok, const struct st_text *file,
+                             uint32_t **ids, size_t *n, struct st_error *err)
+{
+	const unsigned flags = (o->no_bos ? 0 : ST_TOKENIZE_BOS) | (o->no_special ? 0 : ST_TOKENIZE_SPECIAL);
+	const char *s = o->file ? file->s : o->text;
+	return st_tokenize(tok, s ? s : "", o->file ? file->len : strlen(o->text), flags, ids, n, err);
 }
 
 static int run(struct cli *c, void *p)
@@ -110,10 +166,9 @@ static int run(struct cli *c, void *p)
 		rc = cli_fail(c, &err);
 		goto out;
 	}
-	const char *s = o->file ? text.s : o->text;
-	unsigned flags = (o->no_bos ? 0 : ST_TOKENIZE_BOS) | (o->no_special ? 0 : ST_TOKENIZE_SPECIAL);
 	if (st_container_open(o->model, &con, &err) != ST_OK || st_tokenizer_open(con, &tok, &err) != ST_OK
-	    || st_tokenize(tok, s ? s : "", o->file ? text.len : strlen(o->text), flags, &ids, &n, &err) != ST_OK) {
+	    || (o->decode ? read_ids(tok, o->decode, &ids, &n, &err) : to_ids(o, tok, &text, &ids, &n, &err))
+	               != ST_OK) {
 		rc = cli_fail(c, &err);
 		goto out;
 	}
@@ -121,6 +176,8 @@ static int run(struct cli *c, void *p)
 		cli_note(c, "the file does not say how words are split; read as %s", st_tokenizer_describe(tok));
 	if (o->json)
 		print_json(o, tok, ids, n);
+	else if (o->decode)
+		print_decoded(tok, ids, n);
 	else
 		print_text(tok, ids, n);
 out:
@@ -133,6 +190,8 @@ out:
 
 static const struct cli_param options[] = {
 	{ "file", 0, "F", "read the text from F ('-': standard input)", CLI_PATH(struct opts, file),
+	  .flags = CLI_REQUIRED, .group = 1 },
+	{ "decode", 0, "IDS", "print the text that these ids stand for", CLI_STR(struct opts, decode),
 	  .flags = CLI_REQUIRED, .group = 1 },
 	{ "no-bos", 0, NULL, "no BOS or EOS, whatever the model's rules say", CLI_BOOL(struct opts, no_bos) },
 	{ "no-special", 0, NULL, "take special tokens written in the text for plain text",
@@ -151,13 +210,16 @@ static const struct cli_param positionals[] = {
 const struct cli_command cmd_tokenize = {
 	.name = "tokenize",
 	.summary = "print the token ids of a text",
-	.description = "Turns a text into the ids that MODEL's own vocabulary, merges, normalisation and rules for BOS "
-		       "and EOS give it. The first "
-		       "line is the list of ids, as --tokens of other commands takes it; below stands each id with its "
-		       "piece as the vocabulary "
-		       "stores it.",
+	.description =
+		"Turns a text into the ids that MODEL's own vocabulary, merges, normalisation and rules for BOS "
+		"and EOS give it. The first "
+		"line is the list of ids, as --tokens of other commands takes it; below stands each id with its "
+		"piece as the vocabulary "
+		"stores it.\n\n"
+		"--decode goes the other way: it prints the bytes that ids stand for, one after the other, and a "
+		"newline. Ids are separated by commas or blanks.",
 	.examples = "$ stele tokenize qwen2.gguf \"2+2=\"\n[17, 10, 17, 28]\n  17  \"2\"\n  10  \"+\"\n  17  \"2\"\n  "
-		    "28  \"=\"\n",
+		    "28  \"=\"\n$ stele tokenize qwen2.gguf --decode 17,10,17,28\n2+2=\n",
 	.exit_status = "0  the ids were printed\n2  trouble: usage, a file that cannot be read, a tokenizer that Stele "
 		       "does not know",
 	.options = options,

@@ -13,10 +13,10 @@
 #include <strings.h>
 
 struct opts {
-	const char *model, *stages, *layers, *dir, *bundle, *mode, *cpu;
+	const char *model, *stages, *layers, *save_stages, *save_layers, *dir, *bundle, *mode, *cpu;
 	struct cli_prompt prompt;
 	uint32_t steps, threads;
-	bool force, all_logits, plan, json, quiet;
+	bool force, all_logits, plan, verbose, json, quiet;
 };
 
 /* What the callbacks collect. */
@@ -24,7 +24,12 @@ struct collect {
 	struct st_trace_stats *stats;
 	uint32_t *greedy;
 	size_t n_stats, cap_stats, n_greedy, cap_greedy;
-	bool failed;
+	uint32_t next; /* the token that would come next, where there is one */
+	bool has_next, failed;
+	bool table; /* it is shown; else the values are in files */
+	/* of the table: --stages, --layers */
+	uint64_t stage_mask;
+	uint32_t layer_first, layer_end; /* 0, 0: every layer, and what is in none */
 };
 
 static bool room_for_one(void **p, size_t *cap, size_t n, size_t size)
@@ -44,6 +49,9 @@ static void on_stage(void *user, const struct st_trace_stats *s)
 {
 	struct collect *k = user;
 	void *p = k->stats;
+	if (!(k->stage_mask >> s->stage & 1)
+	    || (k->layer_end && (s->layer < (int32_t)k->layer_first || s->layer >= (int32_t)k->layer_end)))
+		return;
 	if (!room_for_one(&p, &k->cap_stats, k->n_stats, sizeof *s)) {
 		k->failed = true;
 		return;
@@ -63,6 +71,13 @@ static void on_token(void *user, uint32_t step, uint32_t token)
 	}
 	k->greedy = p;
 	k->greedy[k->n_greedy++] = token;
+}
+
+static void on_next(void *user, uint32_t token)
+{
+	struct collect *k = user;
+	k->next = token;
+	k->has_next = true;
 }
 
 /* "A..B", half open. */
@@ -107,6 +122,19 @@ static void default_tree(const char *model, struct st_text *t)
 	st_text_puts(t, "-trace");
 }
 
+/* The text of some tokens in quotes, where there is a vocabulary; and the end of the line. */
+static void print_pieces(struct st_text *out, const struct st_tokenizer *tok, const uint32_t *ids, size_t n)
+{
+	for (size_t i = 0; tok && i < n; i++) {
+		char piece[1024];
+		size_t len = st_tokenizer_decode(tok, ids[i], piece, sizeof piece);
+		st_text_puts(out, i ? "" : " \"");
+		st_text_add_safe(out, piece, len < sizeof piece ? len : sizeof piece);
+		st_text_puts(out, i + 1 < n ? "" : "\"");
+	}
+	st_text_puts(out, "\n");
+}
+
 static void print_text(const struct collect *k, const struct st_tokenizer *tok)
 {
 	static const char *const heads[] = { "step", "layer", "stage", "shape", "min", "max",
@@ -139,14 +167,13 @@ static void print_text(const struct collect *k, const struct st_tokenizer *tok)
 		for (size_t i = 0; i < k->n_greedy; i++)
 			st_text_printf(&out, "%s%" PRIu32, i ? ", " : "", k->greedy[i]);
 		st_text_puts(&out, "]");
-		for (size_t i = 0; tok && i < k->n_greedy; i++) {
-			char piece[1024];
-			size_t n = st_tokenizer_decode(tok, k->greedy[i], piece, sizeof piece);
-			st_text_puts(&out, i ? "" : " \"");
-			st_text_add_safe(&out, piece, n < sizeof piece ? n : sizeof piece);
-			st_text_puts(&out, i + 1 < k->n_greedy ? "" : "\"");
-		}
-		st_text_puts(&out, "\n");
+		print_pieces(&out, tok, k->greedy, k->n_greedy);
+	}
+	if (k->has_next && k->table) {
+		st_text_printf(&out, "next token: %" PRIu32, k->next);
+		print_pieces(&out, tok, &k->next, 1);
+	} else if (k->table) {
+		st_text_puts(&out, "next token: none, every logit is NaN\n");
 	}
 	cli_print_text(&out);
 	st_text_release(&out);
@@ -174,11 +201,12 @@ static void print_json(const struct opts *o, const struct st_trace_options *t, c
 		                                        st_json_number(s->std), "l2", st_json_number(s->l2), "nan",
 		                                        st_json_u64(s->n_nan), "inf", st_json_u64(s->n_inf)));
 	}
-	json_t *doc = json_pack("{s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o}", "schema", "stele.trace/1", "model",
-	                        st_json_text(o->model), "prompt", st_json_text(o->prompt.text), "tokens",
+	json_t *doc = json_pack("{s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o}", "schema", "stele.trace/1",
+	                        "model", st_json_text(o->model), "prompt", st_json_text(o->prompt.text), "tokens",
 	                        ids_json(t->tokens, t->n_tokens), "mode", t->mode ? t->mode : "exact", "greedy",
-	                        ids_json(k->greedy, k->n_greedy), "tree", st_json_text(t->tree), "bundle",
-	                        st_json_text(t->bundle), "stages", stages);
+	                        ids_json(k->greedy, k->n_greedy), "next",
+	                        k->has_next ? json_integer(k->next) : json_null(), "tree", st_json_text(t->tree),
+	                        "bundle", st_json_text(t->bundle), "stages", stages);
 	cli_print_json(doc);
 	json_decref(doc);
 }
@@ -213,35 +241,51 @@ static int print_plan(struct cli *cli, const struct opts *o, const struct st_mod
 	return CLI_SAME;
 }
 
+static bool read_layers(struct cli *c, const char *option, const char *s, const struct st_model *m, uint32_t *first,
+                        uint32_t *end, int *rc)
+{
+	const uint32_t layers = st_model_config(m)->n_layers;
+	if (!parse_layers(s, first, end)) {
+		*rc = cli_usage(c, "%s: '%.60s' is no range A..B", option, s);
+		return false;
+	}
+	if (*first >= *end || *end > layers) {
+		*rc = cli_usage(c, "%s: %" PRIu32 "..%" PRIu32 " is %s; the model has layers 0..%" PRIu32, option,
+		                *first, *end, *first >= *end ? "empty" : "beyond the end", layers);
+		return false;
+	}
+	return true;
+}
+
+/* What the table shows. */
+static bool selection(struct cli *c, const struct opts *o, const struct st_model *m, struct collect *k, int *rc)
+{
+	struct st_error err = ST_ERROR_INIT;
+	if (o->layers && !read_layers(c, "--layers", o->layers, m, &k->layer_first, &k->layer_end, rc))
+		return false;
+	if (st_trace_parse_stages(o->stages ? o->stages : "all", &k->stage_mask, &err) == ST_OK)
+		return true;
+	*rc = cli_fail(c, &err);
+	return false;
+}
+
 /* What to capture and where it goes; rc is set when that makes no sense. */
 static bool destinations(struct cli *c, const struct opts *o, const struct st_model *m, struct st_text *tree,
                          struct st_trace_options *t, int *rc)
 {
 	struct st_error err = ST_ERROR_INIT;
-	bool save = o->stages || o->dir || o->bundle;
-	if (!save && (o->layers || o->all_logits || o->force)) {
+	bool save = o->save_stages || o->dir || o->bundle;
+	if (!save && (o->save_layers || o->all_logits || o->force)) {
 		*rc = cli_usage(c, "%s says how to write a trace, and none is written; see 'stele help trace'",
-		                o->layers       ? "--save-tensor-layers"
+		                o->save_layers  ? "--save-tensor-layers"
 		                : o->all_logits ? "--all-logits"
 		                                : "--force");
 		return false;
 	}
-	if (o->layers) {
-		uint32_t layers = st_model_config(m)->n_layers;
-		if (!parse_layers(o->layers, &t->layer_first, &t->layer_end)) {
-			*rc = cli_usage(c, "--save-tensor-layers: '%.60s' is no range A..B", o->layers);
-			return false;
-		}
-		if (t->layer_first >= t->layer_end || t->layer_end > layers) {
-			*rc = cli_usage(c,
-			                "--save-tensor-layers: %" PRIu32 "..%" PRIu32
-			                " is %s; the model has layers 0..%" PRIu32,
-			                t->layer_first, t->layer_end,
-			                t->layer_first >= t->layer_end ? "empty" : "beyond the end", layers);
-			return false;
-		}
-	}
-	if (save && st_trace_parse_stages(o->stages ? o->stages : "all", &t->stage_mask, &err) != ST_OK) {
+	if (o->save_layers
+	    && !read_layers(c, "--save-tensor-layers", o->save_layers, m, &t->layer_first, &t->layer_end, rc))
+		return false;
+	if (save && st_trace_parse_stages(o->save_stages ? o->save_stages : "all", &t->stage_mask, &err) != ST_OK) {
 		*rc = cli_fail(c, &err);
 		return false;
 	}
@@ -271,16 +315,17 @@ static int run(struct cli *c, void *p)
 		                      .hooks = cli_hooks(c),
 		                      .on_stage = on_stage,
 		                      .on_token = on_token,
+		                      .on_next = on_next,
 		                      .user = &k };
 	int rc = CLI_SAME;
-	c->undone = o->stages || o->dir || o->bundle ? "no trace was written" : "no table was made";
+	c->undone = o->save_stages || o->dir || o->bundle ? "no trace was written" : "no table was made";
 	if (st_model_open(o->model, &m, &err) != ST_OK
 	    || cli_prompt_tokens(&o->prompt, st_model_container(m), &ids, &t.n_tokens, &err) != ST_OK) {
 		rc = cli_fail(c, &err);
 		goto out;
 	}
 	t.tokens = ids;
-	if (!destinations(c, o, m, &tree, &t, &rc))
+	if (!selection(c, o, m, &k, &rc) || !destinations(c, o, m, &tree, &t, &rc))
 		goto out;
 	if (o->plan) {
 		rc = print_plan(c, o, m, t.n_tokens);
@@ -291,8 +336,8 @@ static int run(struct cli *c, void *p)
 		cli_note(c, "%zu positions, beyond the %u that the model says it was made for", t.n_tokens + o->steps,
 		         made_for);
 	if (!o->quiet && st_container_format(st_model_container(m)) == ST_FORMAT_APR)
-		st_model_load_log(m, &t.hooks);
-	if (!o->stages || strcasecmp(o->stages, "all") == 0)
+		st_model_load_log(m, o->verbose, &t.hooks);
+	if (!o->save_stages || strcasecmp(o->save_stages, "all") == 0)
 		t.hooks.log = NULL; /* it would say which stages the model lacks, and nobody named one */
 	if (st_trace_run(m, &t, &err) != ST_OK) {
 		rc = cli_fail(c, &err);
@@ -306,13 +351,14 @@ static int run(struct cli *c, void *p)
 		cli_note(c, "wrote %s/", t.tree);
 	if (t.bundle)
 		cli_note(c, "wrote %s", t.bundle);
-	if (t.stage_mask && !o->json)
-		k.n_stats = 0; /* the values are in the files; the greedy tokens are still worth a line */
+	k.table = !t.stage_mask;
+	if (!k.table && !o->json)
+		k.n_stats = 0; /* the greedy tokens are still worth a line */
 	if (o->json) {
 		print_json(o, &t, &k);
 	} else {
 		struct st_error none = ST_ERROR_INIT;
-		if (k.n_greedy && st_tokenizer_open(st_model_container(m), &tok, &none) != ST_OK)
+		if (st_tokenizer_open(st_model_container(m), &tok, &none) != ST_OK)
 			tok = NULL; /* ids alone, then */
 		print_text(&k, tok);
 	}
@@ -328,8 +374,13 @@ out:
 
 static const struct cli_param options[] = {
 	CLI_OPTIONS_PROMPT(struct opts, prompt),
-	{ "save-tensor", 0, "LIST", "write these stages, comma separated, or 'all'", CLI_STR(struct opts, stages) },
-	{ "save-tensor-layers", 0, "A..B", "of layers A to B - 1 only (default: all)", CLI_STR(struct opts, layers) },
+	{ "stages", 0, "LIST", "show these stages, comma separated (default: all)", CLI_STR(struct opts, stages) },
+	{ "layers", 0, "A..B", "show layers A to B - 1 alone (default: all, and what is in none)",
+	  CLI_STR(struct opts, layers) },
+	{ "save-tensor", 0, "LIST", "write these stages, comma separated, or 'all'",
+	  CLI_STR(struct opts, save_stages) },
+	{ "save-tensor-layers", 0, "A..B", "of layers A to B - 1 only (default: all)",
+	  CLI_STR(struct opts, save_layers) },
 	{ "save-tensor-dir", 0, "DIR", "write a tree of APRT files to DIR (default: MODEL-trace in the current folder)",
 	  CLI_PATH(struct opts, dir) },
 	{ "bundle", 0, "FILE", "write one safetensors bundle", CLI_PATH(struct opts, bundle) },
@@ -338,6 +389,8 @@ static const struct cli_param options[] = {
 	{ "force", 0, NULL, "replace an existing tree or bundle", CLI_BOOL(struct opts, force) },
 	{ "steps", 0, "N", "continue greedily for N tokens and capture each step", CLI_U32(struct opts, steps) },
 	{ "plan", 0, NULL, "print the memory that the run would need, and stop", CLI_BOOL(struct opts, plan) },
+	{ "verbose", 'v', NULL, "a line for each tensor of an APR file, not one for layers that say the same",
+	  CLI_BOOL(struct opts, verbose) },
 	CLI_OPTION_MODE(struct opts),
 	CLI_OPTION_THREADS(struct opts),
 	CLI_OPTION_CPU(struct opts),
@@ -359,7 +412,8 @@ const struct cli_command cmd_trace = {
 		"line per stage, in "
 		"the order of evaluation: the least, greatest and mean value, the standard deviation, the L2 norm, and "
 		"how many values are "
-		"NaN or infinite.\n\n"
+		"NaN or infinite. --stages and --layers select lines. The last line is the token that would come "
+		"next.\n\n"
 		"With one of them the values are written, as a tree of APRT files with a trace.json beside them or as "
 		"one safetensors "
 		"bundle. Trees and bundles appear whole or not at all, and two runs write the same bytes. Q and K are "
@@ -372,7 +426,8 @@ const struct cli_command cmd_trace = {
 		"Mode exact sums in f64 and rounds once, fast uses f32 in a fixed order; emulate:TYPE rounds operands "
 		"as some engines do. Within a "
 		"mode the bits do not depend on the number of threads or on the instruction set.",
-	.examples = "stele trace model.gguf --prompt \"2+2=\"\nstele trace model.gguf --tokens 17,10,17,28 "
+	.examples = "stele trace model.gguf --prompt \"2+2=\"\nstele trace model.gguf --prompt \"2+2=\" --stages "
+		    "attn_out,ffn_out --layers 3..5\nstele trace model.gguf --tokens 17,10,17,28 "
 		    "--save-tensor attn_norm,qkv_matmul\n"
 		    "stele trace model.gguf --prompt \"2+2=\" --bundle ours.safetensors --mode fast\n",
 	.exit_status =

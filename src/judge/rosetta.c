@@ -228,7 +228,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	for (int i = 0; i < 2; i++) {
 		const struct st_model *m = i ? s->mb : s->ma;
 		if (o->log_all || st_container_format(st_model_container(m)) == ST_FORMAT_APR)
-			st_model_load_log(m, &o->hooks);
+			st_model_load_log(m, o->log_all, &o->hooks);
 	}
 	ST_TRY_OUT(describe_side(s->ma, path_a, o->hash, &r->a, err));
 	ST_TRY_OUT(describe_side(s->mb, path_b, o->hash, &r->b, err));

@@ -232,8 +232,8 @@ static enum st_status eval_step(struct tracer *t, const uint32_t *tokens, size_t
 	return ST_OK;
 }
 
-/* The largest logit of the last position; of equals the lowest id. */
-static enum st_status choose_token(const struct tracer *t, uint32_t step, uint32_t *out, struct st_error *err)
+/* The largest logit of the last position; of equals the lowest id. False where every one is NaN. */
+static bool best_token(const struct tracer *t, uint32_t *out)
 {
 	uint32_t head = st_graph_find(t->g, ST_STAGE_LM_HEAD, -1);
 	struct st_value v = st_run_value(t->run, head);
@@ -242,11 +242,8 @@ static enum st_status choose_token(const struct tracer *t, uint32_t step, uint32
 	for (size_t i = 0; i < v.cols; i++)
 		if (!isnan(logits[i]) && (best == v.cols || logits[i] > logits[best]))
 			best = i;
-	if (best == v.cols)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "lm_head",
-		                  "every logit is NaN; there is no token for step %u", step);
 	*out = (uint32_t)best;
-	return ST_OK;
+	return best < v.cols;
 }
 
 static enum st_status evaluate(struct tracer *t, struct st_error *err)
@@ -254,11 +251,16 @@ static enum st_status evaluate(struct tracer *t, struct st_error *err)
 	ST_TRY(eval_step(t, t->o->tokens, t->o->n_tokens, 0, err));
 	for (uint32_t step = 1; step <= t->o->steps; step++) {
 		uint32_t *token = &t->step_tokens[step - 1];
-		ST_TRY(choose_token(t, step, token, err));
+		if (!best_token(t, token))
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "lm_head",
+			                  "every logit is NaN; there is no token for step %u", step);
 		if (t->o->on_token)
 			t->o->on_token(t->o->user, step, *token);
 		ST_TRY(eval_step(t, token, 1, step, err));
 	}
+	uint32_t next;
+	if (t->o->on_next && best_token(t, &next))
+		t->o->on_next(t->o->user, next);
 	return ST_OK;
 }
 

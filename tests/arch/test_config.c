@@ -878,15 +878,18 @@ static void bad_tensors(void **state)
 }
 
 struct lines {
-	size_t n, ok, reversed, unused, transposed;
-	char up[256];
+	size_t n, ok, reversed, unused, transposed, layers;
+	char up[256], folded[256];
 };
 
 static void count_line(void *user, const char *line)
 {
 	struct lines *l = user;
 	l->n++;
-	assert_memory_equal(line, "[APR-LOAD] tensor '", 19);
+	assert_memory_equal(line, "[APR-LOAD] ", 11);
+	l->layers += strncmp(line, "[APR-LOAD] layers ", 18) == 0;
+	if (strstr(line, " mlp.up_proj.weight: "))
+		snprintf(l->folded, sizeof l->folded, "%s", line);
 	l->ok += strstr(line, ", layout OK") != NULL;
 	l->reversed += strstr(line, ", label reversed") != NULL;
 	l->unused += strstr(line, ", unused") != NULL;
@@ -911,13 +914,23 @@ static void load_log_and_partial_opening(void **state)
 	model = open_model(write_apr(&f, file_config("llama", &m)));
 	struct lines l = { 0 };
 	struct st_hooks hooks = { .log = count_line, .user = &l };
-	st_model_load_log(model, &hooks);
+	st_model_load_log(model, true, &hooks);
+	assert_int_equal(l.layers, 0);
 	assert_int_equal(l.n, f.n);
 	assert_int_equal(l.unused, 1);
 	assert_int_equal(l.reversed, 1);
 	assert_int_equal(l.ok, f.n - 2);
 	assert_string_equal(l.up, "[APR-LOAD] tensor 'model.layers.1.mlp.up_proj.weight': dims=[32, 48], dtype=F32, "
 	                          "expected [out, in] = [48, 32], label reversed");
+
+	/* Lines of layers that say the same are one; the matrix of layer 1 says something else. */
+	l = (struct lines){ 0 };
+	st_model_load_log(model, false, &hooks);
+	assert_string_equal(l.folded, "[APR-LOAD] layers 0, 2 mlp.up_proj.weight: dims=[48, 32], dtype=F32, layout OK");
+	assert_string_equal(l.up, "[APR-LOAD] tensor 'model.layers.1.mlp.up_proj.weight': dims=[32, 48], dtype=F32, "
+	                          "expected [out, in] = [48, 32], label reversed");
+	assert_int_equal(l.layers, 9);        /* two norms and seven matrices */
+	assert_int_equal(l.n, 9 + 1 + 3 + 1); /* and that matrix, embedding, last norm and head, the spare one */
 	st_model_close(model);
 
 	/* The same in a file whose labels count: it cannot be run, but looked at. */
@@ -931,7 +944,7 @@ static void load_log_and_partial_opening(void **state)
 	assert_non_null(st_model_weight(model, ST_ROLE_V, 1)->tensor);
 	assert_int_equal(st_model_n_weights(model), f.n - 1);
 	l = (struct lines){ 0 };
-	st_model_load_log(model, &hooks);
+	st_model_load_log(model, false, &hooks);
 	assert_int_equal(l.transposed, 1);
 	st_model_close(model);
 	file_model_free(&f);
