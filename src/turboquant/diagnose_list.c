@@ -104,7 +104,7 @@ static void softcaps_and_scales(const struct step *s, struct table *t)
 	const double root = sqrt((double)p->head_dim), own = p->scale, caps[] = { 20, 30, 50 },
 		     scales[] = { 1, 1 / root, 1 / (double)p->head_dim, own * own, own * root, own / root };
 	if (p->softcap > 0)
-		st_hypothesis_add(t, ST_CAUSE_ATTN_SOFTCAP, "the soft-cap is missing", NULL, 0,
+		st_hypothesis_add(t, ST_CAUSE_ATTN_SOFTCAP, "the soft-cap is missing", ST_PARAM_NONE, 0,
 		                  (struct edit){ .softcap = -1 });
 	for (size_t i = 0; i < sizeof caps / sizeof *caps; i++)
 		if (caps[i] != p->softcap)
