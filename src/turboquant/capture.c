@@ -260,8 +260,11 @@ enum st_status st_capture_open(struct st_capture *c, const char *manifest, unsig
 	json_t *j = NULL;
 	memset(c, 0, sizeof *c);
 	enum st_status st = st_json_load_object(manifest, MAX_MANIFEST, &j, err);
-	if (st != ST_OK)
+	if (st != ST_OK) {
+		if (st == ST_ERR_IO && !err->where[0])
+			snprintf(err->where, sizeof err->where, "--manifest");
 		goto out;
+	}
 	ST_TRY_OUT(
 		st_json_read(j, &(struct st_json_read){ 0 }, fields, sizeof fields / sizeof *fields, &root, NULL, err));
 	ST_TRY_OUT(read_params(c, root.params, bits, signs, cpu, err));
