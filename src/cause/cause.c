@@ -48,8 +48,11 @@ bool st_cause_parse(const char *code, enum st_cause_code *out)
 	return false;
 }
 
+/* Beside its own parameters, a cause of a weight may say how many rows are wrong on top of it. */
 static bool may_carry(enum st_cause_code c, enum st_param_name p)
 {
+	if (p == ST_PARAM_ROWS_BEYOND && causes[c].where & ST_ON_WEIGHT)
+		return true;
 	for (size_t i = 0; i < ST_CAUSE_PARAMS; i++)
 		if (causes[c].params[i] == p)
 			return p != ST_PARAM_NONE;

@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "compare/noise.h"
-#include "compare/pair.h"
+#include "compare/cells.h"
 #include "dtype/geometry.h"
 
 #include <math.h>
@@ -21,6 +21,7 @@
 #define MOST 0.95          /* of the blocks that say something: a few may hold what was repaired later */
 #define FEWEST 16          /* such blocks */
 #define MOST_NUMBERS 0.995 /* of a tensor with one step */
+#define MOST_OPEN 0.4      /* of that step is what the present type may have lost: four in five would pass by chance */
 
 /* The types of grids, coarsest first: a coarse grid is a fine one as well. */
 static const enum st_dtype grid_types[] = {
@@ -190,6 +191,7 @@ static bool fits_floats(const struct st_tensor *t, enum st_dtype as, float *row,
 static bool fits_one_step(const struct st_tensor *t, float *row, struct st_held *held)
 {
 	enum { LARGEST = 127, SURE = 16 };
+	const struct st_weight w = { .tensor = t, .heads = 1, .layer = -1 };
 	uint64_t cols = st_tensor_cols(t), rows = st_tensor_rows(t), n = rows < ROWS ? rows : ROWS, told = 0, near = 0;
 	double most = 0, xq = 0, qq = 0;
 	for (uint64_t r = 0; r < rows; r++) {
@@ -198,27 +200,39 @@ static bool fits_one_step(const struct st_tensor *t, float *row, struct st_held 
 			most = fmax(most, fabsf(row[k]));
 	}
 	double step = most / LARGEST;
-	for (uint64_t i = 0; i < n; i++) {
-		st_tensor_decode(t, i * rows / n, 1, row);
-		for (uint64_t k = 0; k < cols; k++) {
-			double q = round(row[k] / step);
-			if (fabs(q) <= SURE) {
-				xq += row[k] * q;
-				qq += q * q;
+	if (!(step > 0) || !isfinite(most))
+		return false;
+	/* The small ones first; with the step that they give the others are sure as well, and they tell it better. */
+	for (int sure = SURE; sure <= LARGEST; sure += LARGEST - SURE) {
+		xq = qq = 0;
+		for (uint64_t i = 0; i < n; i++) {
+			st_tensor_decode(t, i * rows / n, 1, row);
+			for (uint64_t k = 0; k < cols; k++) {
+				double q = round(row[k] / step);
+				if (fabs(q) <= sure) {
+					xq += row[k] * q;
+					qq += q * q;
+				}
 			}
 		}
+		if (!(qq > 0))
+			return false;
+		step = xq / qq;
 	}
-	if (!(qq > 0) || !isfinite(most))
-		return false;
-	step = xq / qq;
+	const struct st_cells c = { row, row + cols, row + 2 * cols, row + 3 * cols, NULL };
 	for (uint64_t i = 0; i < n; i++) {
-		st_tensor_decode(t, i * rows / n, 1, row);
+		st_weight_cells(&w, st_held_own(t), i * rows / n, &c);
 		for (uint64_t k = 0; k < cols; k++) {
-			struct slack s = slack_of(t, row, cols, k, 1);
-			size_t one = 0;
-			bool on = near_grid(row[k], step, s.absolute + s.relative * fabsf(row[k]), &one);
-			told += one && row[k] != 0;
-			near += one && row[k] != 0 && on;
+			/* Half a step of the present type: what is a whole number of steps lies no further from it. By chance
+			 * 2 own / step of the numbers do. */
+			double own = c.slack[k] + fmin(c.below[k], c.above[k]);
+			if (row[k] == 0 || !(own < MOST_OPEN * step))
+				continue;
+			told++;
+			/* The step is fitted, so there is some error in it. */
+			double fitted = 3 * own / sqrt(qq) * fabs(row[k]) / step;
+			near += fabs(row[k] - step * round(row[k] / step))
+			     <= own + fitted + ST_CELLS_F32 * fabsf(row[k]);
 		}
 	}
 	if (told < FEWEST * LARGEST_BLOCK || (double)near < MOST_NUMBERS * (double)told)
@@ -240,7 +254,7 @@ enum st_status st_held_type(const struct st_tensor *t, struct st_held *held, str
 	if (st_dtype_info(t->dtype)->kind == ST_KIND_INT)
 		return ST_OK;
 	uint64_t cols = st_tensor_cols(t);
-	float *row = st_alloc_array(2 * cols, sizeof *row);
+	float *row = st_alloc_array2(4, cols, sizeof *row);
 	uint8_t *bytes = st_alloc_array(cols, sizeof(float));
 	enum st_status st = ST_OK;
 	if (!row || !bytes) {
@@ -248,7 +262,8 @@ enum st_status st_held_type(const struct st_tensor *t, struct st_held *held, str
 		goto out;
 	}
 	/* Where one step serves all, small numbers are few steps, and would pass for a coarser type's. */
-	if (t->ndim == 2 && is_coarser(ST_DTYPE_APR_Q8, t) && fits_one_step(t, row, held))
+	if (t->ndim == 2 && st_dtype_info(t->dtype)->storage_rel_rms < st_dtype_info(ST_DTYPE_APR_Q8)->storage_rel_rms
+	    && fits_one_step(t, row, held))
 		goto out;
 	for (size_t i = 0; t->ndim == 2 && i < sizeof grid_types / sizeof *grid_types; i++) {
 		struct grid g = grid_of(grid_types[i]);

@@ -2,167 +2,132 @@
 
 #include "base/error.h"
 #include "base/mem.h"
-#include "compare/noise.h"
+#include "base/pool.h"
 #include "compare/sums.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/*
- * The limits of noise. A row's residual is a sum of many small errors, so it stays near its
- * prediction; encoders differ in how well they choose scales, which is what the factors leave
- * room for: a plain rounding encoder is within 1.4 of a searching one, and one that weighs
- * elements by importance spends a block on the few that matter and clips the rest. Over a whole
- * tensor that was seen to cost a factor of 2.2; over a row of few blocks more, hence the second term.
- */
-#define ROW_FACTOR 5.0
-#define ROW_FACTOR_BLOCKS 5.0
-#define TOTAL_FACTOR 3.0
-/* Where most rows are equal to the last bit one encoder wrote both sides: what differs then is not its choice of
- * scales. */
-#define ROW_FACTOR_AMID_EQUAL 2.0
-/*
- * Noise leaves a row pointing where it did. One that does not, and differs by more than coarse
- * types explain, is another row: factors alone would let that pass in types of 2 and 3 bits.
- */
-#define ROW_COSINE 0.5
-#define ROW_FACTOR_ASTRAY 2.0
-/*
- * A gain is structure when it is many standard errors from 1, and more than storing can cause
- * by itself: a quantiser that minimises the error leaves a slope of 1 - (relative error)^2,
- * and where the same value or row stands many times, or one element is most of a row, its rounding
- * error is the whole error: half a step, for float types up to 2.35 times their RMS on each side.
- */
-#define GAIN_SIGMAS 8.0
-#define GAIN_SHRINK 4.0
-#define GAIN_COHERENT_FLOAT 3.0
-#define GAIN_COHERENT_BLOCK 0.5
-#define GAIN_COHERENT_MXFP4 2.9 /* scales are powers of two: 8 steps of a block come out as 6 */
-#define ROW_GAIN_BLOCKS 2.5
-/*
- * Clipping makes a stored side smaller and never larger: so much of its own relative error (seen: 0.66
- * over tensors of 64 x 64, 0.35 over larger ones; over rows of 2 blocks 2.4).
- */
-#define GAIN_CLIPPED 1.1
-#define ROW_GAIN_CLIPPED 4.0
+#define SAMPLE 64 /* rows that decide whether a past is worth trying on all of them */
+/* No past widens a cell more than this many times. */
+#define MOST_BY_PAST 4
 
-/* How much of the expected error may be one error, the same for every element. */
-static double coherence(enum st_dtype a, enum st_dtype b)
+static bool is_past(struct st_held via) { return via.type != ST_DTYPE_F32; }
+
+/*
+ * Whether numbers of a type may have gone through another one that left no trace: one that keeps more of them. Blocks
+ * count where they are a good deal finer; numbers on a coarser grid show it (held.c). Q6_K lies between: encoded again it
+ * may choose other scales, and the one step of AprQ8 is as fine as its own.
+ */
+static bool may_come_through(enum st_dtype type, enum st_dtype via)
 {
-	if (a == ST_DTYPE_MXFP4 || b == ST_DTYPE_MXFP4)
-		return GAIN_COHERENT_MXFP4;
-	if (a == ST_DTYPE_APR_Q8 || b == ST_DTYPE_APR_Q8)
-		return GAIN_COHERENT_FLOAT; /* one step for all: half of it is 1.7 times the expected */
-	return st_noise_block(a) > 1 || st_noise_block(b) > 1 ? GAIN_COHERENT_BLOCK : GAIN_COHERENT_FLOAT;
-}
-
-static void get_weight(const struct st_rows *s, uint64_t r, float *dst) { st_weight_decode(s->w, r, 1, dst); }
-
-struct st_rows st_rows_of(const struct st_weight *w)
-{
-	return (struct st_rows){ .type = w->tensor,
-		                 .get = get_weight,
-		                 .w = w,
-		                 .gain = 1,
-		                 .rows = st_tensor_rows(w->tensor),
-		                 .cols = st_tensor_cols(w->tensor) };
+	const struct st_dtype_info *t = st_dtype_info(type), *v = st_dtype_info(via);
+	if (t->kind == ST_KIND_INT)
+		return false;
+	if (v->kind == ST_KIND_FLOAT)
+		return v->storage_rel_rms < t->storage_rel_rms;
+	return t->kind == ST_KIND_QUANT
+	    && (via == ST_DTYPE_Q8_0 ? 2 * v->storage_rel_rms < t->storage_rel_rms : type == ST_DTYPE_Q6_K);
 }
 
 struct measure {
 	const struct st_rows *a, *b;
 	const uint64_t *idx; /* which rows; NULL: 0, 1, ... */
-	float *buf;          /* two rows for every lane */
+	struct st_held via;
+	float *buf; /* two rows of cells for every lane, with their spare room */
 	struct st_row_stat *stats;
 };
+
+static struct st_cells cells_at(float *buf, uint64_t cols)
+{
+	return (struct st_cells){ buf, buf + cols, buf + 2 * cols, buf + 3 * cols, buf + 4 * cols };
+}
+
+static enum st_refit refit_of(const struct st_rows *s, const struct st_rows *other)
+{
+	bool aligned = s->whole && other->whole && s->cols % ST_REFIT_BLOCK == 0;
+	return aligned ? st_refit_of(s->held.type) : ST_REFIT_NONE;
+}
 
 static void measure_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
 	const struct measure *m = ctx;
 	const struct st_rows *a = m->a, *b = m->b;
-	struct st_row_stat *stats = m->stats;
 	uint64_t cols = a->cols;
-	float *x = m->buf + (uint64_t)lane * 2 * cols, *y = x + cols;
-	uint32_t block_a = st_noise_block(a->type->dtype), block_b = st_noise_block(b->type->dtype),
-		 largest = block_a > block_b ? block_a : block_b;
+	float *buf = m->buf + (uint64_t)lane * 16 * cols;
+	struct st_cells x = cells_at(buf, cols), y = cells_at(buf + 8 * cols, cols);
+	enum st_refit refit_a = refit_of(a, b), refit_b = refit_of(b, a);
 	for (uint64_t i = begin; i < end && !st_cancelled(); i++) {
+		struct st_row_stat *row = &m->stats[i];
 		uint64_t r = m->idx ? m->idx[i] : i;
-		a->get(a, r, x);
-		b->get(b, r, y);
 		struct st_sums s;
-		st_sums_of(x, y, cols, 0, &s);
-		stats[i] = (struct st_row_stat){ .aa = s.aa,
-			                         .bb = s.bb,
-			                         .ab = s.ab,
-			                         .dd = s.dd,
-			                         .max = s.max,
-			                         .bad_a = s.bad_a,
-			                         .bad_b = s.bad_b,
-			                         .apart = s.apart };
-		stats[i].coherent = coherence(a->type->dtype, b->type->dtype);
-		stats[i].blocks = largest > 1 ? st_ceil_div(cols, largest) : 0;
-		if (s.dd > 0) {
-			for (uint64_t k = 0; k < cols && b->offset != 0; k++)
-				y[k] -= (float)b->offset; /* what was stored is what its noise follows from */
-			stats[i].pred_a = st_noise_row(a->type, x, (size_t)cols);
-			stats[i].pred = stats[i].pred_a + st_noise_row(b->type, y, (size_t)cols);
+		a->get(a, r, &x);
+		b->get(b, r, &y);
+		st_sums_of(x.value, y.value, cols, 0, &s);
+		*row = (struct st_row_stat){ .aa = s.aa,
+			                     .bb = s.bb,
+			                     .ab = s.ab,
+			                     .dd = s.dd,
+			                     .max = s.max,
+			                     .bad_a = s.bad_a,
+			                     .bad_b = s.bad_b,
+			                     .apart = s.apart };
+		row->largest = fmaxf(st_cells_largest(&x, cols), st_cells_largest(&y, cols));
+		if (s.dd == 0) {
+			row->fit.judged = cols;
+			continue;
 		}
+		if (is_past(m->via) && may_come_through(a->held.type, m->via.type))
+			st_cells_through(m->via, &x, cols);
+		if (is_past(m->via) && may_come_through(b->held.type, m->via.type))
+			st_cells_through(m->via, &y, cols);
+		st_fit_row(&x, &y, cols, refit_a, refit_b, (float)sqrt(s.bb / (double)cols), &row->fit);
+		row->pred = st_cells_variance(&x, cols) + st_cells_variance(&y, cols);
 	}
 }
 
-enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
-                               struct st_pool *pool, struct st_row_stat *stats, struct st_error *err)
+/*
+ * Where scales were refitted, a factor on a row can hide in them. It makes nearly every block of the row ask for another
+ * scale, while the encoder made a share of them everywhere do so; and it gives the row a gain, while refits go either
+ * way. docs/floors.md, "Refitted scales".
+ */
+struct refits {
+	double gain;   /* mean over the rows */
+	double spread; /* standard deviation of the gains of the rows */
+	double shrink; /* what least squares may leave of a gain: the relative variance of the error */
+};
+
+static struct refits refits_of(const struct st_row_stat *stats, uint64_t n, const struct st_pair_summary *s)
 {
-	struct measure m = { a, b, idx, st_alloc_array3(st_pool_threads(pool), 2, a->cols, sizeof(float)), stats };
-	if (!m.buf)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	st_pool_each(pool, n, a->cols * 8, measure_rows, &m);
-	free(m.buf);
-	uint64_t differing = 0;
+	struct refits f = { .shrink = s->ab != 0 ? 1 - s->ab * s->ab / (s->aa * s->bb) : 1 };
+	double rows = 0, apart = 0;
 	for (uint64_t i = 0; i < n; i++)
-		differing += stats[i].dd > 0;
+		if (stats[i].bb > 0) {
+			f.gain += stats[i].ab / stats[i].bb;
+			rows++;
+		}
+	f.gain = rows > 0 ? f.gain / rows : 1;
 	for (uint64_t i = 0; i < n; i++)
-		stats[i].amid_equal = a->type->dtype == b->type->dtype && 2 * differing <= n;
-	return st_check_cancel(err);
+		apart += stats[i].bb > 0 ? fabs(stats[i].ab / stats[i].bb - f.gain) : 0;
+	f.spread = rows > 0 ? 1.25 * apart / rows : 0; /* the mean of |x| is 0.8 standard deviations */
+	return f;
 }
 
-/* Whether a gain over n elements is structure. The extra terms are for what few blocks leave of averaging. */
-static bool gain_stands_out(double bb, double ab, double pred_a, double pred, bool blocks, double coherent, uint64_t n,
-                            double more, double more_clipped)
+static bool refits_are_bad(const struct refits *all, const struct st_row_stat *r, uint64_t refitted_elsewhere,
+                           uint64_t blocks_elsewhere)
 {
-	if (bb <= 0 || pred <= 0)
+	if (r->fit.refitted == 0 || r->bb <= 0)
 		return false;
-	double gain = ab / bb, rel2 = pred / bb;
-	double limit = fmax(GAIN_SIGMAS * sqrt(rel2 / (double)n),
-	                    fmax(GAIN_SHRINK * rel2, (coherent + more) * sqrt(rel2)));
-	/* Below 1 the side that may have been clipped is a, above 1 it is b. */
-	if (blocks)
-		limit = fmax(limit, (GAIN_CLIPPED + more_clipped) * sqrt((gain < 1 ? pred_a : pred - pred_a) / bb));
-	return fabs(gain - 1) > limit;
+	double share = ((double)refitted_elsewhere + 1) / ((double)blocks_elsewhere + 2),
+	       wanted = share * (double)r->fit.blocks, gain = r->ab / r->bb;
+	bool many = (double)r->fit.refitted > wanted + 8 * sqrt(wanted * (1 - share)) + 5;
+	return many || fabs(gain - 1) > 8 * all->spread + 2 * all->shrink;
 }
 
-bool st_row_is_bad(const struct st_row_stat *r, uint64_t cols)
+void st_pair_summarise(struct st_row_stat *stats, const uint64_t *idx, uint64_t n, struct st_pair_summary *s)
 {
-	if (r->apart)
-		return true;
-	if (r->dd == 0)
-		return false;
-	double few = r->blocks ? 1 / sqrt((double)r->blocks) : 0,
-	       factor = r->amid_equal ? ROW_FACTOR_AMID_EQUAL : ROW_FACTOR + ROW_FACTOR_BLOCKS * few;
-	bool astray = r->blocks && r->ab < ROW_COSINE * sqrt(r->aa * r->bb) + DBL_MIN
-	           && r->dd > ROW_FACTOR_ASTRAY * ROW_FACTOR_ASTRAY * r->pred;
-	return astray || r->dd > factor * factor * r->pred
-	    || gain_stands_out(r->bb, r->ab, r->pred_a, r->pred, r->blocks > 0, r->coherent, cols,
-	                       ROW_GAIN_BLOCKS * few, ROW_GAIN_CLIPPED * few);
-}
-
-void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uint64_t n, uint64_t cols,
-                       struct st_pair_summary *s)
-{
-	memset(s, 0, sizeof *s);
-	uint64_t differing = 0;
-	double rest = 0, rest_pred = 0;
+	*s = (struct st_pair_summary){ .via = ST_NO_PAST };
 	for (uint64_t i = 0; i < n; i++) {
 		const struct st_row_stat *r = &stats[i];
 		s->aa += r->aa;
@@ -170,80 +135,146 @@ void st_pair_summarise(const struct st_row_stat *stats, const uint64_t *idx, uin
 		s->ab += r->ab;
 		s->dd += r->dd;
 		s->pred += r->pred;
-		s->pred_a += r->pred_a;
 		s->max = r->max > s->max ? r->max : s->max;
 		s->nonfinite_a += r->bad_a;
 		s->nonfinite_b += r->bad_b;
 		s->apart += r->apart;
-		differing += r->dd > 0;
-		if (st_row_is_bad(r, cols)) {
-			uint64_t at = idx ? idx[i] : i;
-			if (!s->bad_rows++)
-				s->first_bad = at;
-			s->last_bad = at;
-		} else {
-			rest += r->dd;
-			rest_pred += r->pred;
-		}
+		st_fit_add(&s->fit, &r->fit);
+	}
+	struct refits refits = refits_of(stats, n, s);
+	for (uint64_t i = 0; i < n; i++) {
+		struct st_row_stat *r = &stats[i];
+		r->bad = r->apart || !st_fit_is_noise(&r->fit)
+		      || refits_are_bad(&refits, r, s->fit.refitted - r->fit.refitted, s->fit.blocks - r->fit.blocks);
+		if (!r->bad)
+			continue;
+		uint64_t at = idx ? idx[i] : i;
+		if (!s->bad_rows++)
+			s->first_bad = at;
+		s->last_bad = at;
 	}
 	s->rel = s->apart ? INFINITY : s->dd == 0 ? 0 : s->bb > 0 ? sqrt(s->dd / s->bb) : INFINITY;
 	s->predicted = s->bb > 0 ? sqrt(s->pred / s->bb) : 0;
 	s->gain = s->bb > 0 ? s->ab / s->bb : NAN;
-	s->rest_noise = rest <= TOTAL_FACTOR * TOTAL_FACTOR * rest_pred;
-	s->noise = s->bad_rows == 0 && s->dd <= TOTAL_FACTOR * TOTAL_FACTOR * s->pred
-	        && (differing == 0
-	            || !gain_stands_out(s->bb, s->ab, s->pred_a, s->pred, stats[0].blocks > 0, stats[0].coherent,
-	                                n * cols, 0, 0));
+	bool gain = s->fit.refitted && fabs(s->gain - 1) > 8 * refits.spread / sqrt((double)n) + 2 * refits.shrink;
+	s->noise = s->bad_rows == 0 && st_fit_is_noise(&s->fit) && !gain;
 }
 
-/* Every row, what they say together, and the columns where the rows say nothing. */
-static enum st_status measure(struct st_pair *p, struct st_pool *pool, struct st_error *err)
+enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
+                               struct st_held via, struct st_pool *pool, struct st_row_stat *stats,
+                               struct st_error *err)
 {
-	ST_TRY(st_pair_measure(&p->a, &p->b, NULL, p->a.rows, pool, p->stats, err));
-	st_pair_summarise(p->stats, NULL, p->a.rows, p->a.cols, &p->sum);
-	return p->sum.noise && p->sum.dd > 0 ? st_columns_are_noise(&p->a, &p->b, &p->sum.noise, err) : ST_OK;
+	struct measure m = {
+		a, b, idx, via, st_alloc_array3(st_pool_threads(pool), 16, a->cols, sizeof(float)), stats
+	};
+	if (!m.buf)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	st_pool_each(pool, n, a->cols * 8, measure_rows, &m);
+	free(m.buf);
+	return st_check_cancel(err);
 }
 
-/* The tensor as one of another type would err. */
-static const struct st_tensor *expect(const struct st_tensor *t, struct st_held held, struct st_tensor *as)
+static enum st_status measure(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
+                              struct st_held via, struct st_pool *pool, struct st_row_stat *stats,
+                              struct st_pair_summary *s, struct st_error *err)
 {
-	*as = *t;
-	as->dtype = held.type;
-	as->scale = held.scale;
-	return as;
+	ST_TRY(st_pair_measure(a, b, idx, n, via, pool, stats, err));
+	st_pair_summarise(stats, idx, n, s);
+	s->via = via;
+	return ST_OK;
 }
 
-/* Measured anew where the numbers came from coarser types than they are stored in. */
-static enum st_status measure_as_held(struct st_pair *p, struct st_pool *pool, struct st_error *err)
+/*
+ * Numbers that were rounded to F16 on the way to a coarser float are rounded twice. That makes a difference only where
+ * F16 gave a tie, and a tie goes to the even number, so all that differ are even on the side that was rounded twice.
+ */
+static bool is_rounded_twice(const struct st_fit *f)
 {
-	const struct st_tensor *a = p->a.type, *b = p->b.type;
-	ST_TRY(st_held_type(a, &p->held_a, err));
-	ST_TRY(st_held_type(b, &p->held_b, err));
-	/* Both out of the same blocks are equal or not: one encoder wrote them, or few numbers fit any. */
-	if (p->held_a.type == p->held_b.type && st_dtype_info(p->held_a.type)->kind == ST_KIND_QUANT) {
-		p->held_a = st_held_own(a);
-		p->held_b = st_held_own(b);
+	return f->touching > 0 && (f->even_a == f->touching || f->even_b == f->touching);
+}
+
+static bool may_explain(const struct st_rows *a, const struct st_rows *b, struct st_held via,
+                        const struct st_pair_summary *s)
+{
+	if (a->held.type == b->held.type && st_dtype_info(a->held.type)->kind == ST_KIND_FLOAT)
+		return via.type == ST_DTYPE_F16 && is_rounded_twice(&s->fit);
+	return may_come_through(a->held.type, via.type) || may_come_through(b->held.type, via.type);
+}
+
+/* The finest first: it explains least. */
+static enum st_status try_pasts(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
+                                struct st_pool *pool, struct st_row_stat *stats, struct st_pair_summary *s,
+                                struct st_error *err)
+{
+	float largest = 0;
+	for (uint64_t i = 0; i < n; i++)
+		largest = fmaxf(largest, stats[i].largest);
+	const struct st_held pasts[] = { { ST_DTYPE_F16, 1 },
+		                         { ST_DTYPE_BF16, 1 },
+		                         { ST_DTYPE_Q8_0, 1 },
+		                         { ST_DTYPE_APR_Q8, largest / 127 },
+		                         { ST_DTYPE_Q6_K, 1 } };
+	struct st_row_stat part[SAMPLE];
+	uint64_t rows[SAMPLE], few = n < SAMPLE ? n : SAMPLE;
+	for (uint64_t i = 0; i < few; i++)
+		rows[i] = idx ? idx[i * n / few] : i * n / few;
+	for (size_t k = 0; k < sizeof pasts / sizeof *pasts; k++) {
+		struct st_pair_summary one;
+		if (!may_explain(a, b, pasts[k], s))
+			continue;
+		ST_TRY(measure(a, b, rows, few, pasts[k], pool, part, &one, err));
+		if (!one.noise)
+			continue;
+		struct st_row_stat *all = st_alloc_array(n, sizeof *all);
+		if (!all)
+			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+		enum st_status st = measure(a, b, idx, n, pasts[k], pool, all, &one, err);
+		if (st == ST_OK && one.noise) {
+			memcpy(stats, all, n * sizeof *all);
+			*s = one;
+		}
+		free(all);
+		if (st != ST_OK || s->noise)
+			return st;
 	}
-	if (p->held_a.type == a->dtype && p->held_b.type == b->dtype)
+	return ST_OK;
+}
+
+enum st_status st_pair_judge(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
+                             struct st_pool *pool, struct st_row_stat *stats, struct st_pair_summary *s,
+                             struct st_error *err)
+{
+	ST_TRY(measure(a, b, idx, n, ST_NO_PAST, pool, stats, s, err));
+	return s->noise || s->apart || s->fit.worst > MOST_BY_PAST ? ST_OK
+	                                                           : try_pasts(a, b, idx, n, pool, stats, s, err);
+}
+
+/* Judged anew where the numbers came from coarser types than they are stored in. */
+static enum st_status judge_as_held(struct st_pair *p, struct st_pool *pool, struct st_error *err)
+{
+	struct st_held a, b;
+	ST_TRY(st_held_type(p->a.w->tensor, &a, err));
+	ST_TRY(st_held_type(p->b.w->tensor, &b, err));
+	/* Both out of the same blocks are equal or not: one encoder wrote them, or few numbers fit any. */
+	if (a.type == b.type && st_dtype_info(a.type)->kind == ST_KIND_QUANT)
 		return ST_OK;
-	p->a.type = expect(a, p->held_a, &p->as_a);
-	p->b.type = expect(b, p->held_b, &p->as_b);
-	return measure(p, pool, err);
+	if (a.type == p->a.held.type && b.type == p->b.held.type)
+		return ST_OK;
+	p->a = st_rows_held(p->a.w, a);
+	p->b = st_rows_held(p->b.w, b);
+	return st_pair_judge(&p->a, &p->b, NULL, p->a.rows, pool, p->stats, &p->sum, err);
 }
 
 enum st_status st_pair_open(struct st_pair *p, const struct st_weight *a, const struct st_weight *b,
                             struct st_pool *pool, struct st_error *err)
 {
-	*p = (struct st_pair){ .a = st_rows_of(a),
-		               .b = st_rows_of(b),
-		               .held_a = st_held_own(a->tensor),
-		               .held_b = st_held_own(b->tensor) };
+	*p = (struct st_pair){ .a = st_rows_of(a), .b = st_rows_of(b) };
 	p->stats = st_alloc_array(p->a.rows, sizeof *p->stats);
 	if (!p->stats)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	enum st_status st = measure(p, pool, err);
+	enum st_status st = st_pair_judge(&p->a, &p->b, NULL, p->a.rows, pool, p->stats, &p->sum, err);
 	if (st == ST_OK && !p->sum.noise)
-		st = measure_as_held(p, pool, err);
+		st = judge_as_held(p, pool, err);
 	if (st != ST_OK)
 		st_pair_close(p);
 	return st;

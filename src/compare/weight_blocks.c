@@ -1,4 +1,5 @@
 /* weight_blocks.c - stored blocks read or written wrongly: another type, another order of codes, wrong scales. */
+#include "compare/weight_gain.h"
 #include "compare/weight_trial.h"
 #include "compare/sums.h"
 #include "dtype/geometry.h"
@@ -72,8 +73,8 @@ enum st_status st_blocks_apart(struct st_trial *t, double *share)
 	float *x = st_arena_alloc(&t->arena, cols, sizeof *x), *y = st_arena_alloc(&t->arena, cols, sizeof *y);
 	if (!x || !y)
 		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
-	t->a->get(t->a, t->d->first_bad_row, x);
-	t->b->get(t->b, t->d->first_bad_row, y);
+	t->a->get(t->a, t->d->first_bad_row, &(struct st_cells){ .value = x });
+	t->b->get(t->b, t->d->first_bad_row, &(struct st_cells){ .value = y });
 	const struct st_row_stat *row = &t->stats[t->d->first_bad_row];
 	double whole = row->bb > 0 ? row->ab / row->bb : 1;
 	for (uint64_t i = 0; i < cols; i += 32) {
@@ -85,18 +86,37 @@ enum st_status st_blocks_apart(struct st_trial *t, double *share)
 	return ST_OK;
 }
 
-/* Row r with the codes of its blocks read in the order `shift`, an enum st_code_order. */
-static void get_reordered(const struct st_rows *s, uint64_t r, float *dst)
+/* A side with the codes of its blocks read in another order. */
+struct reordered {
+	const struct st_rows *from;
+	enum st_code_order order;
+};
+
+/* The cells of a row are those of a tensor that holds the row with its codes put right. */
+static void get_reordered(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
 {
-	const struct st_tensor *x = s->w->tensor;
-	const struct st_dtype_info *info = st_dtype_info(x->dtype);
+	const struct reordered *x = s->ctx;
+	const struct st_weight *w = x->from->w;
+	const struct st_tensor *t = w->tensor;
+	const struct st_dtype_info *info = st_dtype_info(t->dtype);
 	uint8_t block[ST_BLOCK_BYTES_MOST];
-	if (s->w->interleaved)
-		r = st_row_in_pairs(r, s->rows / s->w->heads);
-	for (uint64_t b = 0; b < s->cols / info->block_elems; b++) {
-		memcpy(block, x->data + r * x->row_bytes + b * info->block_bytes, info->block_bytes);
-		st_block_reorder(x->dtype, block, (enum st_code_order)s->shift);
-		info->decode(block, dst + b * info->block_elems, info->block_elems);
+	if (w->interleaved)
+		r = st_row_in_pairs(r, s->rows / w->heads);
+	for (uint64_t at = 0, b = 0; at < s->cols; at += info->block_elems, b++) {
+		memcpy(block, t->data + r * t->row_bytes + b * info->block_bytes, info->block_bytes);
+		st_block_reorder(t->dtype, block, x->order);
+		struct st_tensor one = { .dtype = t->dtype,
+			                 .layout = ST_LAYOUT_ROWS,
+			                 .ndim = 1,
+			                 .shape = { info->block_elems },
+			                 .n_elems = info->block_elems,
+			                 .n_bytes = info->block_bytes,
+			                 .row_bytes = info->block_bytes,
+			                 .scale = t->scale,
+			                 .data = block };
+		struct st_weight part = { .tensor = &one, .heads = 1, .layer = -1 };
+		struct st_cells here = st_cells_from(dst, at);
+		st_weight_cells(&part, (struct st_held){ t->dtype, t->scale }, 0, &here);
 	}
 }
 
@@ -112,13 +132,14 @@ enum st_status st_test_block_layout(struct st_trial *t)
 	};
 	for (int k = 0; k < 2 && !t->done; k++) {
 		const struct st_rows *s = k ? t->b : t->a;
-		const struct st_tensor *x = s->w->tensor;
-		if (!st_dtype_has_nibbles(x->dtype) || x->layout != ST_LAYOUT_ROWS)
+		const struct st_tensor *stored = s->w->tensor;
+		if (!st_dtype_has_nibbles(stored->dtype) || stored->layout != ST_LAYOUT_ROWS)
 			continue;
 		for (size_t i = 0; i < 3 && !t->done; i++) {
 			struct st_rows side = *s;
+			struct reordered x = { s, orders[i].order };
 			side.get = get_reordered;
-			side.shift = orders[i].order;
+			side.ctx = &x;
 			struct st_cause c = { .code = ST_CAUSE_WEIGHT_BLOCK_LAYOUT };
 			st_cause_put_text(&c, ST_PARAM_ORDER, orders[i].name);
 			/* Between two files of such types either may be the one that was written wrongly. */
@@ -133,47 +154,76 @@ enum st_status st_test_block_layout(struct st_trial *t)
 	return ST_OK;
 }
 
-/* Row r with each block (of `shift` elements) that is a multiple of the other side's brought to its gain. A gain near 0
- * would explain anything by taking it away. */
-static void get_block_gains(const struct st_rows *s, uint64_t r, float *dst)
+/* A side with each block of each row times a factor of its own. */
+struct block_gains {
+	const struct st_rows *from;
+	uint64_t block, per_row;
+	const double *factor; /* [rows, per_row] */
+};
+
+static void get_block_gains(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
 {
-	const struct st_rows *a = s->other;
-	float *x = malloc(a->cols * sizeof *x);
-	if (!x) { /* fits nothing, so nothing is claimed */
-		memset(dst, 0, s->cols * sizeof *dst);
-		return;
+	const struct block_gains *x = s->ctx;
+	x->from->get(x->from, r, dst);
+	for (uint64_t i = 0, k = r * x->per_row; i < s->cols; i += x->block, k++) {
+		struct st_cells part = st_cells_from(dst, i);
+		if (x->factor[k] != 1)
+			st_cells_affine(&part, s->cols - i < x->block ? s->cols - i : x->block, x->factor[k], 0);
 	}
-	a->get(a, r, x);
-	st_weight_decode(s->w, r, 1, dst);
-	for (uint64_t i = 0; i < s->cols; i += s->shift) {
-		uint64_t n = s->cols - i < s->shift ? s->cols - i : s->shift;
-		struct st_sums sum;
-		st_sums_of(x + i, dst + i, n, 0, &sum);
-		double g = sum.ab != 0 && sum.ab * sum.ab >= 0.25 * sum.aa * sum.bb ? sum.ab / sum.bb : 1;
-		for (uint64_t j = 0; j < n; j++)
-			dst[i + j] = (float)(g * dst[i + j]);
+}
+
+/*
+ * The factor that brings each block of the bad rows to the other side's size, where it is a multiple of it. A factor
+ * near 0 would explain anything by taking it away.
+ */
+static enum st_status fit_block_gains(struct st_trial *t, uint64_t block, double *factor)
+{
+	uint64_t cols = t->b->cols, per_row = st_ceil_div(cols, block);
+	struct st_dense x, y;
+	ST_TRY(st_dense_make(&t->arena, 1, cols, &x, t->err));
+	ST_TRY(st_dense_make(&t->arena, 1, cols, &y, t->err));
+	struct st_cells a = st_dense_row(&x, 0), b = st_dense_row(&y, 0);
+	for (uint64_t r = 0; r < t->b->rows; r++) {
+		for (uint64_t k = 0; k < per_row; k++)
+			factor[r * per_row + k] = 1;
+		if (!t->stats[r].bad)
+			continue;
+		t->a->get(t->a, r, &a);
+		t->b->get(t->b, r, &b);
+		for (uint64_t k = 0; k < per_row; k++) {
+			struct st_gain g = ST_GAIN_NONE;
+			for (uint64_t i = k * block; i < cols && i < (k + 1) * block; i++)
+				st_gain_add(&g, &a, &b, i, 0);
+			if (g.ab != 0 && g.ab * g.ab >= 0.25 * g.aa * g.bb)
+				factor[r * per_row + k] = st_gain_of(&g);
+		}
 	}
-	free(x);
+	return st_check_cancel(t->err);
 }
 
 /* Scales of their own for whole rows, or for the blocks of a row. */
 enum st_status st_test_block_scale(struct st_trial *t)
 {
-	const uint64_t sizes[] = { t->b->cols, 256, 128, 32 };
+	uint64_t rows = t->b->rows, cols = t->b->cols;
+	const uint64_t sizes[] = { cols, 256, 128, 32 };
 	double share;
-	if (t->b->rows < 2)
+	if (rows < 2)
 		return ST_OK;
 	ST_TRY(st_blocks_apart(t, &share));
 	for (size_t i = 0; i < sizeof sizes / sizeof *sizes && !t->done; i++) {
 		bool per_row = i == 0;
 		/* A few rows off by a factor are corrupt rows; all of them are scaled by row. */
-		if (per_row ? t->d->bad_rows * 4 <= t->b->rows || share >= ST_ONE_FACTOR
-		            : share == 0 || t->b->cols < 2 * sizes[i])
+		if (per_row ? t->d->bad_rows * 4 <= rows || share >= ST_ONE_FACTOR : share == 0 || cols < 2 * sizes[i])
 			continue;
+		uint64_t n = st_ceil_div(cols, sizes[i]);
+		double *factor = st_arena_alloc2(&t->arena, rows, n, sizeof *factor);
+		if (!factor)
+			return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+		ST_TRY(fit_block_gains(t, sizes[i], factor));
+		struct block_gains x = { t->b, sizes[i], n, factor };
 		struct st_rows b = *t->b;
 		b.get = get_block_gains;
-		b.other = t->a;
-		b.shift = sizes[i];
+		b.ctx = &x;
 		struct st_cause c = { .code = per_row ? st_scaled_code(t->d->slot->role)
 			                              : ST_CAUSE_WEIGHT_BLOCK_SCALE };
 		if (per_row)

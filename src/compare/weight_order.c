@@ -1,26 +1,13 @@
 /* weight_order.c - the right numbers in another order: transposed, rows permuted for RoPE, shifted or shuffled. */
+#include "base/pool.h"
 #include "compare/weight_trial.h"
 #include "graph/basis.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define DENSE_LIMIT \
-	((uint64_t)320 << 20) /* bytes of a matrix held decoded: above it, transposition is judged on the sample */
-
-static void get_dense(const struct st_rows *s, uint64_t r, float *dst)
-{
-	memcpy(dst, s->dense + r * s->cols, s->cols * sizeof *dst);
-}
-
-static void get_mapped(const struct st_rows *s, uint64_t r, float *dst)
-{
-	if (s->dense)
-		memcpy(dst, s->dense + s->map[r] * s->cols, s->cols * sizeof *dst);
-	else
-		st_weight_decode(s->w, s->map[r], 1, dst);
-}
+/* Bytes of a matrix held decoded, with its cells: above it, transposition is judged on the sample. */
+#define DENSE_LIMIT ((uint64_t)640 << 20)
 
 /*
  * W^T written over the place of W: the bytes are [cols, rows] under the label [rows, cols].
@@ -29,16 +16,18 @@ static void get_mapped(const struct st_rows *s, uint64_t r, float *dst)
  *   way 1  b holds a's transpose:  a[n][k] is flat element k*rows + n of b
  * b is walked once and each element dropped where the hypothesis puts it.
  */
-static void drop_transposed(const struct st_rows *b, int way, const uint64_t *slot, float *row, float *dense)
+static void drop_transposed(const struct st_rows *b, int way, const uint64_t *slot, const struct st_cells *row,
+                            const struct st_dense *dense)
 {
 	uint64_t rows = b->rows, cols = b->cols;
+	struct st_cells all = st_dense_row(dense, 0);
 	for (uint64_t n = 0; n < rows && !st_cancelled(); n++) {
 		b->get(b, n, row);
 		for (uint64_t k = 0; k < cols; k++) {
 			uint64_t from = n * cols + k, to = way ? from % rows * cols + from / rows : k * rows + n,
 				 r = to / cols;
 			if (slot[r] != UINT64_MAX)
-				dense[slot[r] * cols + to % cols] = row[k];
+				st_cells_copy(row, k, &all, slot[r] * cols + to % cols, 1);
 		}
 	}
 }
@@ -48,73 +37,50 @@ enum st_status st_test_transposed(struct st_trial *t)
 	uint64_t rows = t->b->rows, cols = t->b->cols;
 	if (rows < 2 || cols < 2)
 		return ST_OK;
-	bool whole = rows * cols <= DENSE_LIMIT / sizeof(float);
-	float *dense = st_alloc_array((whole ? rows : t->n_sample) * cols, sizeof *dense);
-	float *row = st_alloc_array(cols, sizeof *row);
-	uint64_t *slot = st_alloc_array(rows, sizeof *slot); /* where in `dense` a row is kept, or nowhere */
-	enum st_status st = ST_OK;
-	if (!dense || !row || !slot) {
-		st = st_fail(t->err, ST_ERR_NOMEM, "out of memory");
-		goto out;
-	}
-	for (int way = 0; way < (rows == cols ? 1 : 2) && !t->done && st == ST_OK; way++) {
+	bool whole = rows * cols <= DENSE_LIMIT / (4 * sizeof(float));
+	struct st_dense dense, one;
+	uint64_t *slot = st_arena_alloc(&t->arena, rows, sizeof *slot); /* where in `dense` a row is kept, or nowhere */
+	if (!slot)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(st_dense_make(&t->arena, whole ? rows : t->n_sample, cols, &dense, t->err));
+	ST_TRY(st_dense_make(&t->arena, 1, cols, &one, t->err));
+	struct st_cells row = st_dense_row(&one, 0);
+	struct st_rows kept = st_rows_dense(&dense, t->b);
+	struct st_mapped m = { .from = &kept, .map = slot }; /* rows that are not kept are not asked for */
+	struct st_rows b = st_rows_mapped(&m);
+	b.rows = rows;
+	for (int way = 0; way < (rows == cols ? 1 : 2) && !t->done; way++) {
 		for (uint64_t i = 0; i < rows; i++)
 			slot[i] = whole ? i : UINT64_MAX;
 		for (uint64_t i = 0; !whole && i < t->n_sample; i++)
 			slot[t->sample[i]] = i;
-		drop_transposed(t->b, way, slot, row, dense);
-		struct st_rows b = *t->b;
-		b.get = get_mapped;
-		b.dense = dense;
-		b.map = slot; /* rows that are not kept are not asked for */
-		st = st_trial_consider(t, t->a, &b, (struct st_cause){ .code = ST_CAUSE_WEIGHT_TRANSPOSED },
-		                       way            ? 'b'
-		                       : rows == cols ? 0
-		                                      : 'a',
-		                       !whole);
+		drop_transposed(t->b, way, slot, &row, &dense);
+		ST_TRY(st_check_cancel(t->err));
+		ST_TRY(st_trial_consider(t, t->a, &b, (struct st_cause){ .code = ST_CAUSE_WEIGHT_TRANSPOSED },
+		                         way            ? 'b'
+		                         : rows == cols ? 0
+		                                        : 'a',
+		                         !whole));
 	}
-out:
-	free(dense);
-	free(row);
-	free(slot);
-	return st;
-}
-
-/* A vector is seen as a column, so that its elements are rows. The copy lives in the arena. */
-static enum st_status as_columns(struct st_trial *t, const struct st_rows *s, struct st_rows *out)
-{
-	*out = *s;
-	if (s->rows > 1)
-		return ST_OK;
-	float *v = st_arena_alloc(&t->arena, s->cols, sizeof *v);
-	if (!v)
-		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
-	s->get(s, 0, v);
-	*out = (struct st_rows){
-		.type = s->type, .get = get_dense, .w = s->w, .dense = v, .gain = 1, .rows = s->cols, .cols = 1
-	};
 	return ST_OK;
 }
 
-/* st_trial_consider() for a permutation of rows, or of the elements of a vector: the latter is judged as one row, since
- * a single element has no noise statistics of its own. */
+/* st_trial_consider() for a permutation of rows, or of the elements of a vector, which is one row still. */
 static enum st_status consider_map(struct st_trial *t, const uint64_t *map, struct st_cause c)
 {
-	struct st_rows b;
-	ST_TRY(as_columns(t, t->b, &b));
 	if (t->b->rows > 1) {
-		b.get = get_mapped;
-		b.map = map;
+		struct st_mapped m = { .from = t->b, .map = map };
+		struct st_rows b = st_rows_mapped(&m);
 		return st_trial_consider(t, t->a, &b, c, 0, false);
 	}
-	float *v = st_arena_alloc(&t->arena, b.rows, sizeof *v);
-	if (!v)
-		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
-	for (uint64_t i = 0; i < b.rows; i++)
-		v[i] = b.dense[map[i]];
-	struct st_rows one = *t->b;
-	one.get = get_dense;
-	one.dense = v;
+	struct st_dense own, moved;
+	ST_TRY(st_dense_make(&t->arena, 1, t->b->cols, &own, t->err));
+	ST_TRY(st_dense_make(&t->arena, 1, t->b->cols, &moved, t->err));
+	struct st_cells from = st_dense_row(&own, 0), to = st_dense_row(&moved, 0);
+	t->b->get(t->b, 0, &from);
+	for (uint64_t i = 0; i < t->b->cols; i++)
+		st_cells_copy(&from, map[i], &to, i, 1);
+	struct st_rows one = st_rows_dense(&moved, t->b);
 	return st_trial_consider(t, t->a, &one, c, 0, false);
 }
 
@@ -202,7 +168,7 @@ static void find_cosines(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 	uint64_t cols = b->cols;
 	float *y = k->row + lane * cols;
 	for (uint64_t r = begin; r < end && !st_cancelled(); r++) {
-		b->get(b, r, y);
+		b->get(b, r, &(struct st_cells){ .value = y });
 		double len = sqrt(dot(y, y, cols));
 		for (uint64_t i = 0; i < k->n_sample; i++)
 			k->cosine[i * b->rows + r] = len > 0 && k->norm[i] > 0
@@ -227,7 +193,7 @@ static enum st_status match_rows(struct st_trial *t, uint64_t *best, bool *only)
 	}
 	double norm[ST_SAMPLE];
 	for (uint64_t i = 0; i < S; i++) {
-		a->get(a, t->sample[i], x + i * cols);
+		a->get(a, t->sample[i], &(struct st_cells){ .value = x + i * cols });
 		norm[i] = sqrt(dot(x + i * cols, x + i * cols, cols));
 	}
 	struct cosines k = { b, S, x, norm, row, cosine };
@@ -249,15 +215,6 @@ out:
 	free(row);
 	free(cosine);
 	return st;
-}
-
-/* Row r of a shifted side. Rows that came from beyond the edge are the other side's: nothing is known of them. */
-static void get_shifted(const struct st_rows *s, uint64_t r, float *dst)
-{
-	if (s->map[r] == UINT64_MAX)
-		s->other->get(s->other, r, dst);
-	else
-		get_mapped(s, r, dst);
 }
 
 /* Rows in another order: a constant shift, or any permutation (known for the sample only). */
@@ -288,18 +245,16 @@ enum st_status st_test_row_order(struct st_trial *t)
 	uint64_t *map = st_arena_alloc(&t->arena, n, sizeof *map);
 	if (!map)
 		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
-	struct st_rows b = *t->b;
-	b.get = get_mapped;
-	b.map = map;
-	/* Rotated; or moved by a little while other rows came in at the edge, where nothing can be asked of them. */
+	/* Rotated; or moved by a little while other rows came in at the edge, where nothing can be asked of them: those are
+	 * the other side's. */
+	struct st_mapped m = { .from = t->b, .else_from = t->a, .map = map };
+	struct st_rows b = st_rows_mapped(&m);
 	uint64_t back = n - shift, lost = shift <= back ? shift : back;
 	for (int edge = 0; edge < 2 && shift != 0 && !t->done && (!edge || lost <= n / 4); edge++) {
 		for (uint64_t r = 0; r < n; r++) {
 			bool beyond = shift <= back ? r + shift >= n : r < back;
 			map[r] = edge && beyond ? UINT64_MAX : (r + shift) % n;
 		}
-		b.get = get_shifted;
-		b.other = t->a;
 		struct st_cause c = { .code = t->d->slot->role == ST_ROLE_EMBED ? ST_CAUSE_EMBEDDING_ROW_SHIFT
 			                                                        : ST_CAUSE_WEIGHT_ROW_SHIFT };
 		st_cause_put(&c, ST_PARAM_SHIFT, shift <= n / 2 ? (double)shift : (double)shift - (double)n);
@@ -309,10 +264,9 @@ enum st_status st_test_row_order(struct st_trial *t)
 	}
 	if (t->done)
 		return ST_OK;
-	b.get = get_mapped;
 	bool moved = false;
 	for (uint64_t i = 0; i < t->n_sample; i++) {
-		bool bad = st_row_is_bad(&t->stats[t->sample[i]], t->a->cols);
+		bool bad = t->stats[t->sample[i]].bad;
 		map[t->sample[i]] = !bad || best[i] == UINT64_MAX ? t->sample[i] : best[i];
 		moved |= map[t->sample[i]] != t->sample[i];
 	}

@@ -29,8 +29,7 @@ static enum st_status agree(struct st_trial *t, const struct st_rows *x, const s
 	*yes = false;
 	if (x->rows != y->rows || x->cols != y->cols)
 		return ST_OK;
-	ST_TRY(st_pair_measure(x, y, t->sample, few, t->pool, part, t->err));
-	st_pair_summarise(part, t->sample, few, x->cols, &s);
+	ST_TRY(st_pair_judge(x, y, t->sample, few, t->pool, part, &s, t->err));
 	*yes = s.noise;
 	return ST_OK;
 }
@@ -81,14 +80,9 @@ static enum st_status one_is_tied(struct st_trial *t)
 		    tied = st_model_config(tied_a ? t->ma : t->mb)->tie_said;
 	char own_side = tied_a ? 'b' : 'a', tied_side = tied_a ? 'a' : 'b';
 	bool untied = own == ST_TIE_YES || (own == ST_TIE_UNSAID && tied == ST_TIE_YES);
-	d->cause = (struct st_cause){ .code = untied ? ST_CAUSE_HEAD_UNTIED : ST_CAUSE_HEAD_TIED,
-		                      .confidence = ST_CONFIRMED,
-		                      .residual_before = d->rel_l2,
-		                      .residual_after = d->rel_l2,
-		                      .floor = d->predicted };
-	d->side = untied ? own_side : own == ST_TIE_NO && tied == ST_TIE_UNSAID ? tied_side : 0;
-	st_cause_put_text(&d->cause, untied ? ST_PARAM_TIED : ST_PARAM_HOLDS, (tied_a ? d->a : d->b)->canonical);
-	t->done = true;
+	struct st_cause c = { .code = untied ? ST_CAUSE_HEAD_UNTIED : ST_CAUSE_HEAD_TIED, .residual_after = d->rel_l2 };
+	st_cause_put_text(&c, untied ? ST_PARAM_TIED : ST_PARAM_HOLDS, (tied_a ? d->a : d->b)->canonical);
+	st_trial_decide(t, c, untied ? own_side : own == ST_TIE_NO && tied == ST_TIE_UNSAID ? tied_side : 0);
 	return ST_OK;
 }
 
@@ -113,11 +107,18 @@ enum st_status st_test_misplaced(struct st_trial *t)
 	            : st_trial_consider(t, &other, t->b, c, side, false);
 }
 
-static void get_alternating(const struct st_rows *s, uint64_t r, float *dst)
+/* Rows of two sides in turn: those from `first` on of the pair of them, interleaved. */
+struct alternating {
+	struct st_rows of[2];
+	uint64_t first;
+};
+
+static void get_alternating(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
 {
-	uint64_t i = s->shift + r; /* row of the pair of tensors, interleaved */
-	const struct st_rows *from = i % 2 ? s->other : s;
-	st_weight_decode(from->w, i / 2, 1, dst);
+	const struct alternating *x = s->ctx;
+	uint64_t i = x->first + r;
+	const struct st_rows *from = &x->of[i % 2];
+	from->get(from, i / 2, dst);
 }
 
 /* Gate and up written as g0 u0 g1 u1 ... and then cut in half. */
@@ -133,10 +134,11 @@ enum st_status st_test_gate_up_interleaved(struct st_trial *t)
 				       *up = st_model_weight(m, ST_ROLE_UP, layer);
 		if (!gate || !gate->tensor || !up || !up->tensor)
 			continue;
-		struct st_rows side = st_rows_of(gate), other = st_rows_of(up);
+		struct alternating x = { { st_rows_of(gate), st_rows_of(up) }, 0 };
+		x.first = r == ST_ROLE_UP ? x.of[0].rows : 0;
+		struct st_rows side = x.of[0];
 		side.get = get_alternating;
-		side.other = &other;
-		side.shift = r == ST_ROLE_UP ? side.rows : 0;
+		side.ctx = &x;
 		ST_TRY(st_trial_consider(t, k ? &side : t->a, k ? t->b : &side,
 		                         (struct st_cause){ .code = ST_CAUSE_WEIGHT_GATE_UP_INTERLEAVED },
 		                         k ? 'b' : 'a', false));
@@ -145,7 +147,7 @@ enum st_status st_test_gate_up_interleaved(struct st_trial *t)
 }
 
 /* One of Q, K, V taken row by row from all three of the same layer. */
-struct st_fused {
+struct fused {
 	struct st_rows part[3]; /* Q, K, V of side b */
 	uint64_t start;         /* of this weight in [Q | K | V] */
 	uint64_t chunks;
@@ -157,9 +159,9 @@ struct st_fused {
  * heads or for each device that had a part. Reading the one as the other puts row r of this weight where row r + start
  * of the one stands in the other.
  */
-static void get_fused(const struct st_rows *s, uint64_t r, float *dst)
+static void get_fused(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
 {
-	const struct st_fused *f = s->fused;
+	const struct fused *f = s->ctx;
 	uint64_t n[3], chunk = 0, at = f->start + r;
 	for (int i = 0; i < 3; i++) {
 		n[i] = f->part[i].rows / f->chunks; /* rows of each within a chunk */
@@ -191,7 +193,7 @@ enum st_status st_test_qkv_interleaved(struct st_trial *t)
 	enum st_role r = t->d->slot->role;
 	if (r < ST_ROLE_Q || r > ST_ROLE_V)
 		return ST_OK;
-	struct st_fused f = { .start = 0 };
+	struct fused f = { .start = 0 };
 	for (int i = 0; i < 3; i++) {
 		const struct st_weight *w = st_model_weight(t->mb, (enum st_role)(ST_ROLE_Q + i),
 		                                            (uint32_t)t->d->slot->layer);
@@ -205,7 +207,7 @@ enum st_status st_test_qkv_interleaved(struct st_trial *t)
 		return ST_OK;
 	struct st_rows b = f.part[r - ST_ROLE_Q];
 	b.get = get_fused;
-	b.fused = &f;
+	b.ctx = &f;
 	for (f.chunks = 2; f.chunks <= rows && !t->done; f.chunks++) {
 		for (int gathered = 0; gathered < 2 && rows % f.chunks == 0 && !t->done; gathered++) {
 			f.gathered = gathered;

@@ -34,6 +34,9 @@ struct st_trial {
 ST_MUST_CHECK enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, const struct st_rows *b,
                                                struct st_cause c, char side, bool sampled);
 
+/* A cause that is a fact of the files, which no residual is needed for. */
+void st_trial_decide(struct st_trial *t, struct st_cause c, char side);
+
 /*
  * Which share of a bad row's blocks has a gain that is not the row's. A row off by one factor has none: its
  * blocks are no fault of their own. Where many are apart, no factor explains the row.
@@ -46,5 +49,24 @@ enum st_cause_code st_scaled_code(enum st_role r);
 /* The tests that <stele/causes.def> lists. Each sets t->done when it has confirmed its cause. */
 #define WEIGHT_TEST(name, function) ST_MUST_CHECK enum st_status st_test_##function(struct st_trial *t);
 #include <stele/causes.def>
+
+/* What a factor may be in a transformer, and how reports call it: the i-th, or false behind the last. */
+struct st_constant {
+	const char *name;
+	double value;
+};
+bool st_known_constant(const struct st_config *cfg, size_t i, struct st_constant *out);
+
+bool st_role_is_norm(enum st_role r);
+bool st_role_is_bias(enum st_role r);
+
+/*
+ * Find the mistake that explains a pair whose rows are not noise; fills d->cause, d->side and
+ * d->candidates. `stats` are those of all rows.
+ */
+ST_MUST_CHECK enum st_status st_weight_explain(const struct st_model *ma, const struct st_model *mb,
+                                               const struct st_rows *a, const struct st_rows *b,
+                                               const struct st_row_stat *stats, struct st_pool *pool,
+                                               struct st_weight_diff *d, struct st_error *err);
 
 #endif

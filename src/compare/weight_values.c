@@ -1,30 +1,39 @@
 /* weight_values.c - numbers that are wrong where they stand: not finite, constant, scaled, offset, or a few rows of
  * them. */
+#include "compare/weight_gain.h"
 #include "compare/weight_trial.h"
-#include "compare/sums.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-static void get_affine(const struct st_rows *s, uint64_t r, float *dst)
+/* A side times a factor, plus a number. */
+struct affine {
+	const struct st_rows *from;
+	double gain, offset;
+};
+
+static void get_affine(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
 {
-	st_weight_decode(s->w, r, 1, dst);
-	for (uint64_t i = 0; i < s->cols; i++)
-		dst[i] = (float)(s->gain * dst[i] + s->offset);
+	const struct affine *f = s->ctx;
+	f->from->get(f->from, r, dst);
+	st_cells_affine(dst, s->cols, f->gain, f->offset);
+}
+
+static struct st_rows affine_rows(const struct affine *f)
+{
+	struct st_rows s = *f->from;
+	s.get = get_affine;
+	s.ctx = f;
+	return s;
 }
 
 static void blame_nan(struct st_trial *t, char side)
 {
-	struct st_weight_diff *d = t->d;
-	d->side = side;
-	d->cause = (struct st_cause){ .code = ST_CAUSE_WEIGHT_NAN,
-		                      .confidence = ST_CONFIRMED,
-		                      .residual_before = INFINITY,
-		                      .residual_after = INFINITY,
-		                      .floor = d->predicted };
-	st_cause_put(&d->cause, ST_PARAM_NONFINITE, (double)(d->side == 'a' ? d->nonfinite_a : d->nonfinite_b));
-	st_cause_put(&d->cause, ST_PARAM_FIRST_ROW, (double)d->first_bad_row);
-	t->done = true;
+	const struct st_weight_diff *d = t->d;
+	struct st_cause c = { .code = ST_CAUSE_WEIGHT_NAN, .residual_after = INFINITY };
+	st_cause_put(&c, ST_PARAM_NONFINITE, (double)(side == 'a' ? d->nonfinite_a : d->nonfinite_b));
+	st_cause_put(&c, ST_PARAM_FIRST_ROW, (double)d->first_bad_row);
+	st_trial_decide(t, c, side);
 }
 
 /* The side with more of them. */
@@ -55,7 +64,7 @@ static enum st_status all_equal(struct st_trial *t, const struct st_rows *s, flo
 		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
 	*equal = true;
 	for (uint64_t r = 0; r < s->rows && *equal; r++) {
-		s->get(s, r, row);
+		s->get(s, r, &(struct st_cells){ .value = row });
 		for (uint64_t i = 0; i < s->cols && *equal; i++)
 			*equal = row[i] == want;
 	}
@@ -74,15 +83,12 @@ enum st_status st_test_constant(struct st_trial *t)
 		ST_TRY(all_equal(t, k % 2 ? t->b : t->a, ones, &equal));
 		if (!equal)
 			continue;
-		t->d->side = k % 2 ? 'b' : 'a';
-		t->d->cause = (struct st_cause){ .code = ones               ? ST_CAUSE_NORM_WEIGHT_MISSING
-			                               : st_role_is_bias(r) ? ST_CAUSE_BIAS_MISSING
-			                                                    : ST_CAUSE_WEIGHT_MISSING,
-			                         .confidence = ST_CONFIRMED,
-			                         .residual_before = t->d->rel_l2,
-			                         .residual_after = t->d->rel_l2 };
-		st_cause_put(&t->d->cause, ST_PARAM_ALL, ones);
-		t->done = true;
+		struct st_cause c = { .code = ones               ? ST_CAUSE_NORM_WEIGHT_MISSING
+			                    : st_role_is_bias(r) ? ST_CAUSE_BIAS_MISSING
+			                                         : ST_CAUSE_WEIGHT_MISSING,
+			              .residual_after = t->d->rel_l2 };
+		st_cause_put(&c, ST_PARAM_ALL, ones);
+		st_trial_decide(t, c, k % 2 ? 'b' : 'a');
 		return ST_OK;
 	}
 	return ST_OK;
@@ -126,41 +132,64 @@ static void name_constant(const struct st_trial *t, struct st_cause *c, double g
 	}
 }
 
+static int by_value(const void *x, const void *y)
+{
+	double a = *(const double *)x, b = *(const double *)y;
+	return (a > b) - (a < b);
+}
+
+/*
+ * One factor for all rows: what the cells of every row allow, or, where a few corrupt rows allow none, the median of the
+ * rows' own factors.
+ */
+static enum st_status common_gain(struct st_trial *t, double *out)
+{
+	uint64_t cols = t->a->cols, rows = t->a->rows, n = 0;
+	struct st_dense x, y;
+	double *of_row = st_arena_alloc(&t->arena, rows, sizeof *of_row);
+	struct st_gain all = ST_GAIN_NONE;
+	if (!of_row)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(st_dense_make(&t->arena, 1, cols, &x, t->err));
+	ST_TRY(st_dense_make(&t->arena, 1, cols, &y, t->err));
+	struct st_cells a = st_dense_row(&x, 0), b = st_dense_row(&y, 0);
+	for (uint64_t r = 0; r < rows; r++) {
+		if (t->stats[r].bb > 0)
+			of_row[n++] = t->stats[r].ab / t->stats[r].bb;
+		t->a->get(t->a, r, &a);
+		t->b->get(t->b, r, &b);
+		float rms = (float)sqrt(t->stats[r].bb / (double)cols);
+		for (uint64_t i = 0; i < cols; i++)
+			st_gain_add(&all, &a, &b, i, rms);
+		if (r % 256 == 0)
+			ST_TRY(st_check_cancel(t->err));
+	}
+	*out = NAN;
+	if (n == 0)
+		return ST_OK;
+	qsort(of_row, n, sizeof *of_row, by_value);
+	double median = of_row[n / 2], fitted = st_gain_of(&all);
+	int sign = fitted < 0;
+	*out = all.least[sign] <= all.most[sign] ? fitted : median;
+	return ST_OK;
+}
+
 enum st_status st_test_scaled(struct st_trial *t)
 {
 	double share;
 	ST_TRY(st_blocks_apart(t, &share));
 	if (share >= ST_ONE_FACTOR)
 		return ST_OK;
-	/* The gain of the whole tensor; the median over sampled rows guards it against a few corrupt ones. */
-	double g[ST_SAMPLE];
-	uint64_t n = 0;
-	for (uint64_t i = 0; i < t->n_sample; i++) {
-		const struct st_row_stat *r = &t->stats[t->sample[i]];
-		if (r->bb > 0)
-			g[n++] = r->ab / r->bb;
-	}
-	if (n == 0)
+	double g;
+	ST_TRY(common_gain(t, &g));
+	if (!isfinite(g) || g == 0 || g == 1)
 		return ST_OK;
-	for (uint64_t i = 1; i < n; i++)
-		for (uint64_t j = i; j > 0 && g[j] < g[j - 1]; j--) {
-			double swap = g[j];
-			g[j] = g[j - 1];
-			g[j - 1] = swap;
-		}
-	double gains[2] = { t->d->gain, g[n / 2] };
-	for (int k = 0; k < 2 && !t->done; k++) {
-		if (!isfinite(gains[k]) || gains[k] == 0 || (k == 1 && gains[1] == gains[0]))
-			continue;
-		struct st_rows b = *t->b;
-		b.get = get_affine;
-		b.gain = gains[k];
-		struct st_cause c = { .code = st_scaled_code(t->d->slot->role) };
-		st_cause_put(&c, ST_PARAM_FACTOR, gains[k]);
-		name_constant(t, &c, gains[k]);
-		ST_TRY(st_trial_consider(t, t->a, &b, c, 0, false));
-	}
-	return ST_OK;
+	struct affine f = { t->b, g, 0 };
+	struct st_rows b = affine_rows(&f);
+	struct st_cause c = { .code = st_scaled_code(t->d->slot->role) };
+	st_cause_put(&c, ST_PARAM_FACTOR, g);
+	name_constant(t, &c, g);
+	return st_trial_consider(t, t->a, &b, c, 0, false);
 }
 
 enum st_status st_test_plus_one(struct st_trial *t)
@@ -168,48 +197,44 @@ enum st_status st_test_plus_one(struct st_trial *t)
 	if (!st_role_is_norm(t->d->slot->role))
 		return ST_OK;
 	for (int k = 0; k < 2 && !t->done; k++) {
-		struct st_rows b = *t->b;
-		b.get = get_affine;
-		b.offset = k ? -1 : 1;
+		struct affine f = { t->b, 1, k ? -1 : 1 };
+		struct st_rows b = affine_rows(&f);
 		struct st_cause c = { .code = ST_CAUSE_NORM_PLUS_ONE };
-		st_cause_put(&c, ST_PARAM_OFFSET, b.offset);
+		st_cause_put(&c, ST_PARAM_OFFSET, f.offset);
 		ST_TRY(st_trial_consider(t, t->a, &b, c, 0, false));
 	}
 	return ST_OK;
 }
 
-/* A few rows are wrong and all the others agree. */
+/* A few rows are wrong and all the others agree: those that are wrong are taken from the other side. */
 enum st_status st_test_row_corrupt(struct st_trial *t)
 {
 	struct st_weight_diff *d = t->d;
+	uint64_t rows = t->a->rows;
 	/* More than a few must at least lie together: the end of a file that was cut off, say. */
 	bool together = d->last_bad_row - d->first_bad_row + 1 == d->bad_rows;
-	if (t->a->rows < 8 || d->bad_rows == 0 || d->bad_rows * 4 > t->a->rows * (together ? 3 : 1))
+	if (rows < 8 || d->bad_rows == 0 || d->bad_rows * 4 > rows * (together ? 3 : 1))
 		return ST_OK;
-	double dd = 0, pred = 0, bb = 0, bad_aa = 0, bad_bb = 0;
-	for (uint64_t r = 0; r < t->a->rows; r++) {
-		if (st_row_is_bad(&t->stats[r], t->a->cols)) {
-			bad_aa += t->stats[r].aa;
-			bad_bb += t->stats[r].bb;
-			continue;
-		}
-		dd += t->stats[r].dd;
-		pred += t->stats[r].pred;
-		bb += t->stats[r].bb;
+	uint64_t *map = st_arena_alloc(&t->arena, rows, sizeof *map);
+	if (!map)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	double bb = 0, bad_aa = 0, bad_bb = 0;
+	for (uint64_t r = 0; r < rows; r++) {
+		bool bad = t->stats[r].bad;
+		map[r] = bad ? UINT64_MAX : r;
+		bad_aa += bad ? t->stats[r].aa : 0;
+		bad_bb += bad ? t->stats[r].bb : 0;
+		bb += bad ? 0 : t->stats[r].bb;
 	}
-	uint64_t good = t->a->rows - d->bad_rows;
-	d->cause = (struct st_cause){ .code = ST_CAUSE_WEIGHT_ROW_CORRUPT,
-		                      .confidence = ST_CONFIRMED,
-		                      .residual_before = d->rel_l2,
-		                      .residual_after = bb > 0 ? sqrt(dd / bb) : 0,
-		                      .floor = bb > 0 ? sqrt(pred / bb) : 0 };
-	st_cause_put(&d->cause, ST_PARAM_ROWS, (double)d->bad_rows);
-	st_cause_put(&d->cause, ST_PARAM_FIRST_ROW, (double)d->first_bad_row);
-	st_cause_put(&d->cause, ST_PARAM_LAST_ROW, (double)d->last_bad_row);
 	/* Rows of one matrix are of one size; bad rows far from it show which side was hit. */
-	double typical = bb / (double)good, a = bad_aa / (double)d->bad_rows, b = bad_bb / (double)d->bad_rows;
+	double typical = bb / (double)(rows - d->bad_rows), a = bad_aa / (double)d->bad_rows,
+	       b = bad_bb / (double)d->bad_rows;
 	bool a_odd = a > 9 * typical || 9 * a<typical, b_odd = b> 9 * typical || 9 * b < typical;
-	d->side = a_odd && !b_odd ? 'a' : b_odd && !a_odd ? 'b' : 0;
-	t->done = true;
-	return ST_OK;
+	struct st_mapped m = { .from = t->b, .else_from = t->a, .map = map };
+	struct st_rows rest = st_rows_mapped(&m);
+	struct st_cause c = { .code = ST_CAUSE_WEIGHT_ROW_CORRUPT };
+	st_cause_put(&c, ST_PARAM_ROWS, (double)d->bad_rows);
+	st_cause_put(&c, ST_PARAM_FIRST_ROW, (double)d->first_bad_row);
+	st_cause_put(&c, ST_PARAM_LAST_ROW, (double)d->last_bad_row);
+	return st_trial_consider(t, t->a, &rest, c, a_odd && !b_odd ? 'a' : b_odd && !a_odd ? 'b' : 0, false);
 }

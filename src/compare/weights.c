@@ -9,8 +9,9 @@
 #include "arch/arch.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "base/pool.h"
 #include "compare/noise.h"
-#include "compare/pair.h"
+#include "compare/weight_trial.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -71,7 +72,7 @@ static enum st_status find_truncation(const struct st_rows *a, const struct st_r
                                       struct st_error *err)
 {
 	*out = (struct truncation){ 0 };
-	enum st_dtype ta = a->type->dtype, tb = b->type->dtype;
+	enum st_dtype ta = a->held.type, tb = b->held.type;
 	bool both = ta == ST_DTYPE_BF16 && tb == ST_DTYPE_BF16;
 	bool cut_a = ta == ST_DTYPE_BF16 && (tb == ST_DTYPE_F32 || tb == ST_DTYPE_F64);
 	bool cut_b = tb == ST_DTYPE_BF16 && (ta == ST_DTYPE_F32 || ta == ST_DTYPE_F64);
@@ -82,8 +83,8 @@ static enum st_status find_truncation(const struct st_rows *a, const struct st_r
 	if (!x)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t i = 0; i < n && other == 0; i++) {
-		a->get(a, i * a->rows / n, x);
-		b->get(b, i * a->rows / n, y);
+		a->get(a, i * a->rows / n, &(struct st_cells){ .value = x });
+		b->get(b, i * a->rows / n, &(struct st_cells){ .value = y });
 		for (uint64_t j = 0; j < a->cols; j++, seen++) {
 			uint32_t u = bits_of(x[j]), v = bits_of(y[j]);
 			if (both) {
@@ -116,13 +117,6 @@ static void shape_param(struct st_cause *c, enum st_param_name p, const struct s
 	st_cause_put_text(c, p, shape);
 }
 
-/* A row of the transpose of a matrix: a column of it. Slow, and only for matrices whose label is wrong. */
-static void get_column(const struct st_rows *s, uint64_t r, float *dst)
-{
-	for (uint64_t i = 0; i < s->cols; i++)
-		dst[i] = s->dense[i * s->rows + r];
-}
-
 /*
  * Shapes differ. Either the models have other sizes (the configuration tells), or one label
  * lists the dimensions the other way round in a format whose labels are to be believed; then the
@@ -143,24 +137,34 @@ static enum st_status compare_shapes(struct st_pool *pool, struct st_weight_diff
 	uint64_t rows = st_tensor_rows(x), cols = st_tensor_cols(x);
 	if (rows != st_tensor_cols(y) || cols != st_tensor_rows(y))
 		return ST_OK;
-	float *dense = st_alloc_array(x->n_elems, sizeof *dense);
+	/* Rows of the transpose of a's matrix are columns of it. */
+	struct st_arena arena;
+	struct st_dense own, turned;
+	struct st_rows from = st_rows_of(d->a), b = st_rows_of(d->b), a;
 	struct st_row_stat *stats = st_alloc_array(cols, sizeof *stats);
-	enum st_status st = dense && stats ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	st_arena_init(&arena);
+	enum st_status st = stats ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (st == ST_OK)
+		st = st_dense_make(&arena, 1, cols, &own, err);
+	if (st == ST_OK)
+		st = st_dense_make(&arena, cols, rows, &turned, err);
 	if (st == ST_OK) {
-		st_tensor_decode(x, 0, rows, dense);
-		struct st_rows a = { .type = x, .get = get_column, .dense = dense, .rows = cols, .cols = rows },
-			       b = st_rows_of(d->b);
+		struct st_cells row = st_dense_row(&own, 0), all = st_dense_row(&turned, 0);
+		for (uint64_t r = 0; r < rows; r++) {
+			from.get(&from, r, &row);
+			for (uint64_t k = 0; k < cols; k++)
+				st_cells_copy(&row, k, &all, k * rows + r, 1);
+		}
+		a = st_rows_dense(&turned, &from);
 		struct st_pair_summary s;
-		st = st_pair_measure(&a, &b, NULL, cols, pool, stats, err);
-		if (st == ST_OK)
-			st_pair_summarise(stats, NULL, cols, rows, &s);
+		st = st_pair_judge(&a, &b, NULL, cols, pool, stats, &s, err);
 		if (st == ST_OK && s.noise) {
 			d->cause.code = ST_CAUSE_WEIGHT_TRANSPOSED;
 			d->cause.residual_after = s.rel;
 			d->cause.floor = s.predicted;
 		}
 	}
-	free(dense);
+	st_arena_release(&arena);
 	free(stats);
 	return st;
 }
@@ -217,8 +221,8 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 	struct st_pair p;
 	ST_TRY(st_pair_open(&p, d->a, d->b, pool, err));
 	const struct st_pair_summary *s = &p.sum;
-	d->held_a = p.held_a;
-	d->held_b = p.held_b;
+	d->held_a = p.a.held;
+	d->held_b = p.b.held;
 	d->rel_l2 = s->rel;
 	d->predicted = s->predicted;
 	d->gain = s->gain;

@@ -9,6 +9,7 @@
 #include "convert/convert.h"
 
 #include "compare/pair.h"
+#include "dtype/geometry.h"
 #include "convert/fields.h"
 #include "graph/basis.h"
 
@@ -68,58 +69,72 @@ static enum st_status check_copy(const struct st_job *j, const struct st_tensor 
 	return st;
 }
 
-static void get_dense(const struct st_rows *s, uint64_t r, float *dst)
+static void get_meant(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
 {
-	memcpy(dst, s->dense + r * s->cols, s->cols * sizeof *dst);
-}
-static void get_stored(const struct st_rows *s, uint64_t r, float *dst)
-{
-	st_tensor_decode(s->type, s->shift + r, 1, dst);
+	st_job_row(s->ctx, r, dst->value);
+	st_cells_exact(dst, s->cols);
 }
 
-/* The rows that a job is to give. */
-struct meant_rows {
-	struct st_rows rows; /* first */
-	const struct st_job *j;
+/* Rows of a tensor from one on. */
+struct rows_from {
+	struct st_rows all;
+	uint64_t first;
 };
-static void get_meant(const struct st_rows *s, uint64_t r, float *dst)
+
+static void get_from(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
 {
-	st_job_row(((const struct meant_rows *)s)->j, r, dst);
+	const struct rows_from *x = s->ctx;
+	x->all.get(&x->all, x->first + r, dst);
 }
 
+/* What a job gave against what it was to give, numbers that are known exactly. */
 static enum st_status check_numbers(const struct st_job *j, const struct st_tensor *t, struct st_pool *pool,
                                     struct st_error *err)
 {
-	const struct st_tensor exact = { .dtype = ST_DTYPE_F32, .scale = 1 };
 	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec), step = st_job_step(j);
 	bool by_rows = st_job_by_rows(j);
-	float *x = by_rows ? NULL : st_alloc_array2(step, cols, sizeof *x);
+	struct st_arena arena;
+	struct st_dense x = { 0 };
 	struct st_row_stat *stats = st_alloc_array(rows, sizeof *stats);
-	enum st_status st = (x || by_rows) && stats ? ST_OK : st_no_memory(err);
+	struct st_weight w = { .tensor = t, .heads = 1, .layer = -1 };
+	struct st_rows got = st_rows_of(&w), want = got;
+	st_arena_init(&arena);
+	want.held = (struct st_held){ ST_DTYPE_F32, 1 };
+	enum st_status st = stats ? ST_OK : st_no_memory(err);
 	if (by_rows && st == ST_OK) {
-		struct meant_rows want = { .rows = { .type = &exact, .get = get_meant, .rows = rows, .cols = cols },
-			                   .j = j };
-		struct st_rows got = { .type = t, .get = get_stored, .rows = rows, .cols = cols };
-		st = st_pair_measure(&got, &want.rows, NULL, rows, pool, stats, err);
+		want.get = get_meant;
+		want.ctx = j;
+		st = st_pair_measure(&got, &want, NULL, rows, ST_NO_PAST, pool, stats, err);
+	} else if (st == ST_OK) {
+		st = st_dense_make(&arena, step, cols, &x, err);
 	}
 	for (uint64_t r = 0; r < rows && st == ST_OK && !by_rows; r += step) {
 		uint64_t n = rows - r < step ? rows - r : step;
-		struct st_rows want = { .type = &exact, .get = get_dense, .dense = x, .rows = n, .cols = cols };
-		struct st_rows got = { .type = t, .get = get_stored, .shift = r, .rows = n, .cols = cols };
-		st = st_job_floats(j, r, n, x, pool, err);
-		if (st == ST_OK)
-			st = st_pair_measure(&got, &want, NULL, n, pool, stats + r, err);
+		struct rows_from from = { got, r };
+		struct st_rows here = got;
+		here.get = get_from;
+		here.ctx = &from;
+		st = st_job_floats(j, r, n, x.value, pool, err);
+		if (st != ST_OK)
+			break;
+		struct st_cells all = st_dense_row(&x, 0);
+		st_cells_exact(&all, n * cols);
+		struct st_dense now = x;
+		now.rows = n;
+		struct st_rows dense = st_rows_dense(&now, &want);
+		dense.whole = here.whole;
+		st = st_pair_measure(&here, &dense, NULL, n, ST_NO_PAST, pool, stats + r, err);
 	}
 	struct st_pair_summary s;
 	if (st == ST_OK) {
-		st_pair_summarise(stats, NULL, rows, cols, &s);
+		st_pair_summarise(stats, NULL, rows, &s);
 		if (s.dd > 0 && !s.noise)
 			st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, t->name,
 			                "reading back gives numbers that differ by %.3g where %s accounts for %.3g; "
 			                "nothing was written",
 			                s.rel, st_dtype_info(t->dtype)->name, s.predicted);
 	}
-	free(x);
+	st_arena_release(&arena);
 	free(stats);
 	return st;
 }
@@ -149,6 +164,28 @@ static const struct st_weight *filled(const struct st_model *m, enum st_role rol
 
 enum { SAMPLE = 16 };
 
+/* A repaired weight that was encoded anew: its numbers were stored before, at another size or along another axis. */
+struct repaired {
+	struct st_rows of;
+	struct st_held before;
+};
+
+static void get_repaired(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
+{
+	const struct repaired *x = s->ctx;
+	x->of.get(&x->of, r, dst);
+	if (!dst->below)
+		return;
+	/* Twice, since a factor may bring the numbers below a power of two, where units are half as large; and since blocks
+	 * that lay along the other axis may have had larger numbers in them than this row has. */
+	const struct st_geometry *g = st_dtype_geometry(x->before.type);
+	float half = g->sub ? st_cells_largest(dst, s->cols) / (float)st_geometry_largest_level(g) : 0;
+	for (uint64_t i = 0; i < s->cols; i++)
+		dst->slack[i] += 2 * half;
+	for (int i = 0; i < 2 && !g->sub; i++)
+		st_cells_through(x->before, dst, s->cols);
+}
+
 static enum st_status check_weight(struct st_conversion *v, const struct st_job *j, const struct st_model *out,
                                    struct st_error *err)
 {
@@ -167,10 +204,15 @@ static enum st_status check_weight(struct st_conversion *v, const struct st_job 
 	struct st_row_stat *stats = st_alloc_array(n, sizeof *stats);
 	if (!stats)
 		return st_no_memory(err);
+	struct repaired repaired = { a, a.held };
+	if (j->repaired && j->kind != ST_JOB_COPY) {
+		repaired.before = (struct st_held){ j->src[0]->dtype, j->src[0]->scale };
+		a.get = get_repaired;
+		a.ctx = &repaired;
+	}
 	struct st_pair_summary s;
-	enum st_status st = st_pair_measure(&a, &b, j->repaired ? NULL : idx, n, v->pool, stats, err);
+	enum st_status st = st_pair_judge(&a, &b, j->repaired ? NULL : idx, n, v->pool, stats, &s, err);
 	if (st == ST_OK) {
-		st_pair_summarise(stats, j->repaired ? NULL : idx, n, a.cols, &s);
 		bool copied = !j->repaired && j->kind == ST_JOB_COPY;
 		if ((s.dd > 0 && (copied || !s.noise)) || s.apart)
 			st = j->repaired

@@ -7,7 +7,7 @@
  */
 #include "convert/repair.h"
 
-#include "compare/pair.h"
+#include "compare/weight_trial.h"
 #include "convert/report.h"
 #include "graph/basis.h"
 

@@ -183,7 +183,8 @@ static void float_elements(enum st_dtype t, uint64_t n, const struct st_elements
 		int exponent = (int)(st_f32_bits(size) >> 23) - 127; /* -127 for zero and subnormals of f32 */
 		bool power = exponent > least && (st_f32_bits(size) & 0x7FFFFFu) == 0;
 		exponent = exponent > least ? exponent : least;
-		float unit = (float)ldexp(1, exponent - fraction);
+		int place = exponent - fraction; /* 2^place, which may be subnormal */
+		float unit = st_bits_f32(place < -126 ? 1u << (place + 149) : (uint32_t)(place + 127) << 23);
 		float inwards = power ? unit / 2 : unit, outwards = size >= (float)largest ? INFINITY : unit;
 		e->below[i] = x > 0 ? inwards : outwards;
 		e->above[i] = x < 0 ? inwards : outwards;

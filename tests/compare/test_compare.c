@@ -247,94 +247,6 @@ static void noise_of_a_product(void **state)
 	}
 }
 
-/*
- * Blocks that run over the ends of rows say nothing of columns: here one channel is a hundred times the others and sits
- * in another place of a block in every row.
- */
-static void flat_blocks_have_no_columns(void **state)
-{
-	(void)state;
-	enum { ROWS = 64, COLS = 172 };
-	static float x[ROWS * COLS];
-	static uint8_t bytes[ROWS * COLS];
-	seed = 5;
-	for (int i = 0; i < ROWS * COLS; i++)
-		x[i] = (float)(0.1 * normal() * (i % COLS == 33 ? 100 : 1));
-	st_dtype_info(ST_DTYPE_APR_Q4)->encode(x, bytes, ROWS * COLS);
-	struct st_tensor a = { .dtype = ST_DTYPE_APR_Q4,
-		               .layout = ST_LAYOUT_FLAT,
-		               .ndim = 2,
-		               .shape = { ROWS, COLS },
-		               .n_elems = ROWS * COLS,
-		               .n_bytes = ROWS * COLS / 32 * 18,
-		               .scale = 1,
-		               .data = bytes };
-	struct st_tensor b = { .dtype = ST_DTYPE_F32,
-		               .layout = ST_LAYOUT_ROWS,
-		               .ndim = 2,
-		               .shape = { ROWS, COLS },
-		               .n_elems = ROWS * COLS,
-		               .n_bytes = sizeof x,
-		               .row_bytes = COLS * 4,
-		               .scale = 1,
-		               .data = (const uint8_t *)x };
-	struct st_weight wa = { .tensor = &a, .heads = 1, .layer = -1 }, wb = { .tensor = &b, .heads = 1, .layer = -1 };
-	struct st_rows ra = st_rows_of(&wa), rb = st_rows_of(&wb);
-	struct st_error err = ST_ERROR_INIT;
-	bool noise = false;
-	assert_ok(st_columns_are_noise(&ra, &rb, &noise, &err), &err);
-	assert_true(noise);
-}
-
-/* Weights of three values, rounded all alike: to whole steps of a tensor (AprQ8), or to 6 from 7.9 (MXFP4). */
-static void one_error_for_all_is_noise(void **state)
-{
-	(void)state;
-	enum { ROWS = 64, COLS = 128 };
-	static float x[ROWS * COLS], y[ROWS * COLS];
-	static const struct {
-		enum st_dtype type, other;
-		double value, stored;
-	} cases[] = {
-		{ ST_DTYPE_APR_Q8, ST_DTYPE_Q8_0, 1.49, 1 },
-		{ ST_DTYPE_MXFP4, ST_DTYPE_F32, 7.68, 6 },
-	};
-	for (size_t k = 0; k < 2; k++) {
-		seed = 9;
-		for (int i = 0; i < ROWS * COLS; i++) {
-			double v = normal(), sign = fabs(v) < 0.6 ? 0 : v < 0 ? -1 : 1;
-			x[i] = (float)(sign * cases[k].value);
-			y[i] = (float)(sign * cases[k].stored);
-		}
-		struct st_tensor b = { .dtype = ST_DTYPE_F32,
-			               .layout = ST_LAYOUT_ROWS,
-			               .ndim = 2,
-			               .shape = { ROWS, COLS },
-			               .n_elems = ROWS * COLS,
-			               .n_bytes = sizeof x,
-			               .row_bytes = COLS * 4,
-			               .scale = 1,
-			               .data = (const uint8_t *)x };
-		struct st_tensor a = b, as = { .dtype = cases[k].type, .scale = 1 },
-				 bs = { .dtype = cases[k].other, .scale = 1 };
-		a.data = (const uint8_t *)y;
-		struct st_weight wa = { .tensor = &a, .heads = 1, .layer = -1 },
-				 wb = { .tensor = &b, .heads = 1, .layer = -1 };
-		struct st_rows ra = st_rows_of(&wa), rb = st_rows_of(&wb);
-		ra.type = &as;
-		rb.type = &bs;
-		struct st_row_stat stats[ROWS];
-		struct st_pair_summary s;
-		struct st_error err = ST_ERROR_INIT;
-		for (int order = 0; order < 2; order++) {
-			assert_ok(st_pair_measure(order ? &rb : &ra, order ? &ra : &rb, NULL, ROWS, NULL, stats, &err),
-			          &err);
-			st_pair_summarise(stats, NULL, ROWS, COLS, &s);
-			assert_true(s.noise);
-		}
-	}
-}
-
 /* ---- configurations ---- */
 
 static void configurations(void **state)
@@ -392,8 +304,6 @@ int main(void)
 		cmocka_unit_test(tensors_of_any_type_and_cut),
 		cmocka_unit_test(predicted_noise_is_the_measured_one),
 		cmocka_unit_test(noise_of_a_product),
-		cmocka_unit_test(flat_blocks_have_no_columns),
-		cmocka_unit_test(one_error_for_all_is_noise),
 		cmocka_unit_test(configurations),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -712,11 +712,12 @@ static void candidates_are_sorted(void **state)
 		toy_make(&bad, "llama", 64, false);
 		struct toy_tensor *t = toy_find(&bad, "model.layers.0.self_attn.q_proj.weight");
 		for (uint64_t i = 0; i < t->rows * t->cols; i++)
-			t->data[i] = (float)(0.6 * t->data[i] + 0.1 * toy_normal(&s));
+			t->data[i] = (float)(0.6 * t->data[i] + 0.02 * toy_normal(&s));
 		toy_write(&bad, in_folder("bad"), ST_DTYPE_F32, false);
 		struct st_rosetta *r = compare(in_folder("bad"), in_folder("good"));
 		assert_string_equal(st_cause_name(r->cause.code), "unexplained");
-		assert_true(r->n_candidates > 1);
+		assert_true(r->n_candidates > 0);
+		assert_true(r->candidates[r->n_candidates - 1].residual_after < r->cause.residual_before);
 		for (size_t i = 1; i < r->n_candidates; i++) {
 			assert_true(r->candidates[i - 1].residual_after <= r->candidates[i].residual_after);
 			for (size_t k = 0; k < i; k++)

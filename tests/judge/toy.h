@@ -13,6 +13,7 @@
 
 #include <stele/dtype.h>
 
+#include "dtype/geometry.h"
 #include "format/writer.h"
 
 #include <math.h>
@@ -37,6 +38,7 @@ struct toy {
 	uint32_t layers, vocab; /* as the configuration states them */
 	double eps, theta;
 	bool tied;
+	const float *importance; /* of every element, as many as any tensor has; NULL: encoders round */
 	struct toy_tensor t[64];
 	size_t n;
 };
@@ -319,7 +321,7 @@ static inline void toy_write(struct toy *m, const char *path, enum st_dtype type
 		float *moved = pairs ? toy_interleaved(t, toy_is(t->name, "q_proj") ? m->heads : m->kv_heads) : NULL;
 		size_t elems = (size_t)(t->rows * t->cols), bytes = elems / info->block_elems * info->block_bytes;
 		uint8_t *buf = malloc(bytes);
-		info->encode(moved ? moved : t->data, buf, elems);
+		st_dtype_encode(d, moved ? moved : t->data, m->importance, buf, elems);
 		if (t->mangle)
 			t->mangle(buf, bytes);
 		assert_ok(st_writer_append(w, buf, bytes, &err), &err);

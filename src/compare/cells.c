@@ -1,0 +1,224 @@
+/* cells.c - the cells of stored numbers, and what their past adds to them. */
+#include "compare/cells.h"
+
+#include "compare/noise.h"
+#include "dtype/geometry.h"
+#include "dtype/half.h"
+#include "graph/basis.h"
+#include "graph/graph.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct st_cells st_cells_from(const struct st_cells *c, uint64_t at)
+{
+	return c->below ? (struct st_cells){ c->value + at, c->below + at, c->above + at, c->slack + at, NULL }
+	                : (struct st_cells){ .value = c->value + at };
+}
+
+/* Half a unit of a float type at x. */
+static float half_unit(const struct st_geometry *g, float x)
+{
+	int e = (int)(st_f32_bits(x) >> 23 & 255) - 127;
+	e = (e > g->least_exponent ? e : g->least_exponent) - g->fraction - 1;
+	return e < -126 ? 0 : st_bits_f32((uint32_t)(e + 127) << 23);
+}
+
+static int ascending(const void *x, const void *y)
+{
+	float a = *(const float *)x, b = *(const float *)y;
+	return (a > b) - (a < b);
+}
+
+/*
+ * One block of numbers on a grid whose step is not stored any more. Its codes lie so close that two of them are
+ * neighbours: the smallest distance between numbers that differ by more than the present type's own error is the step.
+ * Its smallest and largest number may have been clipped.
+ */
+static void widen_by_grid(const struct st_cells *c, size_t n)
+{
+	float x[ST_BLOCK_MOST], own = 0;
+	for (size_t i = 0; i < n; i++) {
+		float near = fminf(c->below[i], c->above[i]);
+		own = fmaxf(own, (isfinite(near) ? near : 0) + c->slack[i]);
+		x[i] = c->value[i];
+	}
+	qsort(x, n, sizeof *x, ascending);
+	float step = INFINITY, same = 2 * own + ST_CELLS_F32 * fmaxf(fabsf(x[0]), fabsf(x[n - 1]));
+	for (size_t i = 1; i < n; i++)
+		if (x[i] - x[i - 1] > same)
+			step = fminf(step, x[i] - x[i - 1]);
+	/* Each of the two may have been moved towards the other. */
+	float half = (step + same) / 2;
+	for (size_t i = 0; i < n; i++) {
+		c->below[i] = c->value[i] <= x[0] + same ? INFINITY : c->below[i] + half;
+		c->above[i] = c->value[i] >= x[n - 1] - same ? INFINITY : c->above[i] + half;
+	}
+}
+
+static void widen_by_held(struct st_held held, const struct st_cells *c, uint64_t n)
+{
+	const struct st_geometry *g = st_dtype_geometry(held.type);
+	if (held.type == ST_DTYPE_APR_Q8) {
+		for (uint64_t i = 0; i < n; i++) {
+			c->below[i] += held.scale / 2;
+			c->above[i] += held.scale / 2;
+		}
+	} else if (g->sub) {
+		for (uint64_t i = 0; i < n; i += g->sub) {
+			struct st_cells part = st_cells_from(c, i);
+			widen_by_grid(&part, (size_t)(n - i < g->sub ? n - i : g->sub));
+		}
+	} else { /* a float type that the wider one holds exactly */
+		for (uint64_t i = 0; i < n; i++) {
+			float h = half_unit(g, c->value[i]);
+			bool power = (st_f32_bits(c->value[i]) & 0x7FFFFFu) == 0 && h > half_unit(g, 0);
+			c->below[i] = power && c->value[i] > 0 ? h / 2 : h;
+			c->above[i] = power && c->value[i] < 0 ? h / 2 : h;
+		}
+	}
+}
+
+/*
+ * What a type with blocks of 32 that share a step may have lost of each number: half a step, which follows from the
+ * largest number of the block. Q6_K has sub-blocks of 16 under steps that are themselves stored in 8 bits.
+ */
+static void slack_by_blocks(enum st_dtype via, const struct st_cells *c, uint64_t n)
+{
+	const struct st_geometry *g = st_dtype_geometry(via);
+	uint64_t all = (uint64_t)g->sub * g->n_sub;
+	int level = st_geometry_largest_level(g);
+	for (uint64_t from = 0; from < n; from += all) {
+		uint64_t end = n - from < all ? n : from + all;
+		float largest = 0;
+		for (uint64_t i = from; i < end; i++)
+			largest = fmaxf(largest, fabsf(c->value[i]));
+		float rounded = g->n_sub > 1 ? largest * 0.5f / (float)g->scale_top : 0;
+		for (uint64_t i = from; i < end; i += g->sub) {
+			uint64_t stop = end - i < g->sub ? end : i + g->sub;
+			float most = 0;
+			for (uint64_t k = i; k < stop; k++)
+				most = fmaxf(most, fabsf(c->value[k]) + fminf(c->below[k], c->above[k]));
+			for (uint64_t k = i; k < stop; k++)
+				c->slack[k] += 0.5f * most / (float)(level - 1) + rounded;
+		}
+	}
+}
+
+void st_cells_through(struct st_held via, const struct st_cells *c, uint64_t n)
+{
+	const struct st_geometry *g = st_dtype_geometry(via.type);
+	if (g->sub) {
+		slack_by_blocks(via.type, c, n);
+		return;
+	}
+	/* The unit at the far end of the cell. */
+	for (uint64_t i = 0; i < n; i++)
+		c->slack[i] += via.type == ST_DTYPE_APR_Q8
+		                     ? via.scale / 2
+		                     : half_unit(g, fabsf(c->value[i]) + fminf(c->below[i], c->above[i]) + c->slack[i]);
+}
+
+/*
+ * A sub-block whose step was rounded to zero: its slack holds all that the step could have been, times the largest code.
+ * Encoders clip, here as elsewhere: by no more than they keep.
+ */
+static void widen_scaleless(const struct st_cells *c, uint64_t n)
+{
+	for (uint64_t i = 0; i < n; i++)
+		c->slack[i] *= (c->below[i] == 0) & (c->above[i] == 0) ? 2 : 1;
+}
+
+/* Row r of the tensor as it is stored. */
+static void tensor_cells(const struct st_tensor *t, struct st_held held, uint64_t r, const struct st_cells *c)
+{
+	struct st_elements e = { c->value, c->below, c->above, c->slack };
+	const struct st_geometry *g = st_dtype_geometry(t->dtype);
+	uint64_t n = st_tensor_cols(t);
+	bool floats = st_dtype_info(t->dtype)->kind == ST_KIND_FLOAT;
+	st_tensor_elements(t, r, &e);
+	for (uint64_t i = 0; i < n; i++) {
+		float down = c->below[i], up = c->above[i];
+		/* The largest float has a cell like its neighbours: what lies beyond becomes infinite. */
+		c->below[i] = 0.5f * ((down > FLT_MAX) & floats ? up : down);
+		c->above[i] = 0.5f * ((up > FLT_MAX) & floats ? down : up);
+	}
+	/* The rounding of the factors moves the ends of a cell, which lie half a step further. */
+	for (uint64_t i = 0; i < n && g->factor == ST_FACTOR_F16; i++)
+		c->slack[i] += 0x1p-11f * (c->below[i] < c->above[i] ? c->below[i] : c->above[i]);
+	if (g->n_sub > 1)
+		widen_scaleless(c, n);
+	if (held.type != t->dtype)
+		widen_by_held(held, c, n);
+}
+
+void st_weight_cells(const struct st_weight *w, struct st_held held, uint64_t r, const struct st_cells *c)
+{
+	const struct st_tensor *t = w->tensor;
+	if (!c->below) {
+		st_weight_decode(w, r, 1, c->value);
+		return;
+	}
+	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t);
+	if (!w->interleaved) {
+		tensor_cells(t, held, r, c);
+	} else if (rows == 1) { /* a bias: its elements are the rows of its matrix */
+		float *of[] = { c->value, c->below, c->above, c->slack };
+		tensor_cells(t, held, 0, c);
+		for (size_t i = 0; i < 4; i++)
+			st_basis_to_half(of[i], w->heads, (size_t)(cols / w->heads));
+	} else {
+		tensor_cells(t, held, st_row_in_pairs(r, rows / w->heads), c);
+	}
+}
+
+#define LANES 8
+
+float st_cells_largest(const struct st_cells *c, uint64_t n)
+{
+	float most[LANES] = { 0 };
+	uint64_t i = 0;
+	for (; i + LANES <= n; i += LANES)
+		for (size_t l = 0; l < LANES; l++) {
+			float size = fabsf(c->value[i + l]);
+			most[l] = size > most[l] ? size : most[l];
+		}
+	for (; i < n; i++)
+		most[0] = fabsf(c->value[i]) > most[0] ? fabsf(c->value[i]) : most[0];
+	for (size_t l = 1; l < LANES; l++)
+		most[0] = most[l] > most[0] ? most[l] : most[0];
+	return most[0];
+}
+
+/* Twelve times the variance of one. An end code has half a cell that is known; a number without a scale has none. */
+static inline float square_width(const struct st_cells *c, uint64_t i)
+{
+	float down = c->below[i], up = c->above[i], other = down <= FLT_MAX ? down : 0;
+	down = down <= FLT_MAX ? down : up;
+	up = up <= FLT_MAX ? up : other;
+	float width = down <= FLT_MAX ? down + up : 0, arithmetic = ST_CELLS_F32_MEAN * c->value[i];
+	float v = width * width + 12 * arithmetic * arithmetic;
+	return v <= FLT_MAX ? v : 0;
+}
+
+double st_cells_variance(const struct st_cells *c, uint64_t n)
+{
+	double sum[LANES] = { 0 };
+	uint64_t i = 0;
+	for (; i + LANES <= n; i += LANES)
+		for (size_t l = 0; l < LANES; l++)
+			sum[l] += (double)square_width(c, i + l);
+	for (; i < n; i++)
+		sum[0] += (double)square_width(c, i);
+	for (size_t l = 1; l < LANES; l++)
+		sum[0] += sum[l];
+	return sum[0] / 12;
+}
+
+void st_cells_exact(const struct st_cells *c, uint64_t n)
+{
+	for (uint64_t i = 0; i < n && c->below; i++)
+		c->below[i] = c->above[i] = c->slack[i] = 0;
+}

@@ -1,0 +1,387 @@
+/*
+ * Could two rows have been stored from one original? Pairs that could, and pairs that are a little off, in every kind of
+ * type. Originals, noise and the plain encoders are the test's own.
+ */
+#include "test.h"
+
+#include <stele/compare.h>
+
+#include "compare/pair.h"
+#include "dtype/blocks.h"
+#include "dtype/half.h"
+
+#include <math.h>
+
+enum { ROWS = 64, COLS = 256, N = ROWS * COLS };
+
+static uint64_t seed;
+
+static double uniform(void)
+{
+	seed = seed * 6364136223846793005u + 1442695040888963407u;
+	return (double)(seed >> 11) * 0x1p-53;
+}
+
+static double normal(void) { return sqrt(-2 * log(uniform() + 1e-300)) * cos(6.283185307179586 * uniform()); }
+
+/* ---- encoders, as their formats' texts describe them ---- */
+
+static void to_bf16(const float *x, uint8_t *out)
+{
+	for (int i = 0; i < N; i++) {
+		uint32_t u = st_f32_bits(x[i]);
+		uint16_t h = (uint16_t)((u + 0x7FFF + (u >> 16 & 1)) >> 16);
+		memcpy(out + 2 * i, &h, 2);
+	}
+}
+
+static void to_f16(const float *x, uint8_t *out)
+{
+	for (int i = 0; i < N; i++) {
+		uint16_t h = st_f32_to_f16(x[i]);
+		memcpy(out + 2 * i, &h, 2);
+	}
+}
+
+static void to_q8_0(const float *x, uint8_t *out)
+{
+	struct st_block_q8_0 *b = (struct st_block_q8_0 *)(void *)out;
+	for (int k = 0; k < N / 32; k++, x += 32) {
+		float most = 0;
+		for (int i = 0; i < 32; i++)
+			most = fmaxf(most, fabsf(x[i]));
+		b[k].d = st_f32_to_f16(most / 127);
+		for (int i = 0; i < 32; i++)
+			b[k].qs[i] = (int8_t)(most > 0 ? roundf(x[i] / (most / 127)) : 0);
+	}
+}
+
+/* Codes -8..7 under `step`, and the scale that is stored beside them. */
+static void put_q4_0(struct st_block_q4_0 *b, const float *x, float step, const float *weight)
+{
+	int code[32];
+	double xl = 0, ll = 0;
+	for (int i = 0; i < 32; i++) {
+		double v = step != 0 ? rint(x[i] / step) : 0;
+		code[i] = (int)fmin(fmax(v, -8), 7);
+		xl += weight ? (double)weight[i] * x[i] * code[i] : 0;
+		ll += weight ? (double)weight[i] * code[i] * code[i] : 0;
+	}
+	b->d = st_f32_to_f16(weight && ll > 0 ? (float)(xl / ll) : step);
+	for (int i = 0; i < 16; i++)
+		b->qs[i] = (uint8_t)((code[i] + 8) | (code[i + 16] + 8) << 4);
+}
+
+static float signed_most(const float *x)
+{
+	float most = 0;
+	for (int i = 0; i < 32; i++)
+		most = fabsf(x[i]) > fabsf(most) ? x[i] : most;
+	return most;
+}
+
+static void to_q4_0(const float *x, uint8_t *out)
+{
+	for (int k = 0; k < N / 32; k++)
+		put_q4_0((struct st_block_q4_0 *)(void *)(out + 18 * k), x + 32 * k, signed_most(x + 32 * k) / -8,
+		         NULL);
+}
+
+/* Weights of the elements that vary a thousandfold: the codes are chosen first and the scale is fitted to them. */
+static void to_q4_0_by_importance(const float *x, uint8_t *out)
+{
+	float weight[COLS];
+	for (int i = 0; i < COLS; i++)
+		weight[i] = (float)exp(2 * normal());
+	for (int k = 0; k < N / 32; k++) {
+		float step = signed_most(x + 32 * k) / (float)-(7.1 + 1.8 * uniform());
+		put_q4_0((struct st_block_q4_0 *)(void *)(out + 18 * k), x + 32 * k, step, weight + 32 * k % COLS);
+	}
+}
+
+static void to_f32(const float *x, uint8_t *out) { memcpy(out, x, N * sizeof *x); }
+
+static const struct type {
+	enum st_dtype dtype;
+	void (*encode)(const float *x, uint8_t *out);
+} F32 = { ST_DTYPE_F32, to_f32 }, F16 = { ST_DTYPE_F16, to_f16 }, BF16 = { ST_DTYPE_BF16, to_bf16 },
+  Q8_0 = { ST_DTYPE_Q8_0, to_q8_0 }, Q4_0 = { ST_DTYPE_Q4_0, to_q4_0 },
+  Q4_0_IMPORTANCE = { ST_DTYPE_Q4_0, to_q4_0_by_importance };
+
+/* ---- pairs ---- */
+
+struct side {
+	uint8_t bytes[N * 4];
+	struct st_tensor t;
+	struct st_weight w;
+};
+
+static void store_as(struct side *s, enum st_dtype type, float scale)
+{
+	const struct st_dtype_info *info = st_dtype_info(type);
+	s->t = (struct st_tensor){ .name = "w",
+		                   .dtype = type,
+		                   .layout = ST_LAYOUT_ROWS,
+		                   .ndim = 2,
+		                   .shape = { ROWS, COLS },
+		                   .n_elems = N,
+		                   .n_bytes = (uint64_t)N / info->block_elems * info->block_bytes,
+		                   .row_bytes = (uint64_t)COLS / info->block_elems * info->block_bytes,
+		                   .scale = scale,
+		                   .data = s->bytes };
+	s->w = (struct st_weight){ .tensor = &s->t, .heads = 1, .layer = -1 };
+}
+
+static void store(struct side *s, struct type type, const float *x)
+{
+	type.encode(x, s->bytes);
+	store_as(s, type.dtype, 1);
+}
+
+static struct st_pair_summary judge(struct side *a, struct side *b)
+{
+	struct st_error err = ST_ERROR_INIT;
+	struct st_pair p;
+	assert_ok(st_pair_open(&p, &a->w, &b->w, NULL, &err), &err);
+	struct st_pair_summary s = p.sum;
+	st_pair_close(&p);
+	return s;
+}
+
+static void expect(struct side *a, struct side *b, bool noise, const char *what)
+{
+	for (int order = 0; order < 2; order++) {
+		struct st_pair_summary s = judge(order ? b : a, order ? a : b);
+		if (s.noise != noise)
+			fail_msg(
+				"%s, order %d: %llu elements outside, %llu touch where %.1f are expected, %llu bad rows",
+				what, order, (unsigned long long)s.fit.outside, (unsigned long long)s.fit.touching,
+				s.fit.expected, (unsigned long long)s.bad_rows);
+	}
+}
+
+static float x[N], y[N];
+static struct side a, b;
+
+static void draw(int kind)
+{
+	seed = 11 + (uint64_t)kind;
+	for (int i = 0; i < N; i++) {
+		double z = normal();
+		/* Normal; with a heavy tail; channels of very different sizes. */
+		x[i] = (float)(0.03 * z * (kind == 1 && uniform() < 0.02 ? 8 : kind == 2 ? exp(2 * sin(i % COLS)) : 1));
+	}
+}
+
+static void one_original_is_noise(void **state)
+{
+	(void)state;
+	const struct type types[] = { F32, F16, BF16, Q8_0, Q4_0, Q4_0_IMPORTANCE };
+	for (int kind = 0; kind < 3; kind++) {
+		draw(kind);
+		for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+			for (size_t k = 0; k < i; k++) {
+				char what[64];
+				snprintf(what, sizeof what, "kind %d, %zu against %zu", kind, i, k);
+				store(&a, types[i], x);
+				store(&b, types[k], x);
+				expect(&a, &b, true, what);
+			}
+	}
+}
+
+/* Rounded to one type on the way to another: to F16 before BF16, to BF16 before Q8_0, to Q8_0 before Q4_0. */
+static void two_steps_are_noise(void **state)
+{
+	(void)state;
+	draw(0);
+	store(&b, F32, x);
+	for (int i = 0; i < N; i++)
+		y[i] = st_f16_to_f32(st_f32_to_f16(x[i]));
+	store(&a, BF16, y);
+	expect(&a, &b, true, "F16, BF16 against F32");
+	store(&b, BF16, x);
+	assert_memory_not_equal(a.bytes, b.bytes, 2 * N);
+	expect(&a, &b, true, "F16, BF16 against BF16");
+	store(&b, F32, x);
+	for (int i = 0; i < N; i++)
+		y[i] = st_bf16_to_f32(st_f32_to_bf16(x[i]));
+	store(&a, Q8_0, y);
+	expect(&a, &b, true, "BF16, Q8_0 against F32");
+	store(&a, Q8_0, x);
+	st_dtype_info(ST_DTYPE_Q8_0)->decode(a.bytes, y, N);
+	store(&a, Q4_0, y);
+	expect(&a, &b, true, "Q8_0, Q4_0 against F32");
+}
+
+/* Rounded to whole steps of the tensor, as AprQ8 does, on the way to finer types. */
+static void one_step_for_all_shows_in_finer_types(void **state)
+{
+	(void)state;
+	const struct type types[] = { F32, BF16, Q8_0 };
+	draw(0);
+	float most = 0;
+	for (int i = 0; i < N; i++)
+		most = fmaxf(most, fabsf(x[i]));
+	for (int i = 0; i < N; i++)
+		y[i] = roundf(x[i] / (most / 127)) * (most / 127);
+	store(&b, F32, x);
+	for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+		store(&a, types[i], y);
+		expect(&a, &b, true, st_dtype_info(types[i].dtype)->name);
+	}
+}
+
+static void disturb(double relative)
+{
+	for (int i = 0; i < N; i++)
+		y[i] = (float)(x[i] * (1 + relative * normal()));
+}
+
+static void a_little_noise_is_seen(void **state)
+{
+	(void)state;
+	for (int kind = 0; kind < 3; kind++) {
+		draw(kind);
+		disturb(0.05);
+		store(&a, Q4_0, y);
+		store(&b, F32, x);
+		expect(&a, &b, false, "5 % under Q4_0");
+		store(&b, Q4_0, x);
+		expect(&a, &b, false, "5 % between two of Q4_0");
+		disturb(0.01);
+		store(&a, Q8_0, y);
+		store(&b, F32, x);
+		expect(&a, &b, false, "1 % under Q8_0");
+		store(&b, Q8_0, x);
+		expect(&a, &b, false, "1 % between two of Q8_0");
+		disturb(0.001);
+		store(&a, BF16, y);
+		store(&b, BF16, x);
+		expect(&a, &b, false, "a finetune in BF16");
+	}
+}
+
+static void one_unit_in_a_hundred_is_seen(void **state)
+{
+	(void)state;
+	draw(0);
+	store(&a, BF16, x);
+	store(&b, BF16, x);
+	for (int i = 0; i < N; i += 100)
+		a.bytes[2 * i] ^= 1;
+	expect(&a, &b, false, "a unit of BF16 in 1 %");
+	store(&b, F32, x);
+	expect(&a, &b, false, "a unit of BF16 in 1 %, against F32");
+}
+
+static void a_small_gain_is_seen(void **state)
+{
+	(void)state;
+	draw(0);
+	for (int i = 0; i < N; i++)
+		y[i] = x[i] * 1.003f;
+	store(&a, BF16, y);
+	store(&b, BF16, x);
+	expect(&a, &b, false, "1.003 in BF16");
+	store(&b, F32, x);
+	expect(&a, &b, false, "1.003 in BF16 against F32");
+	store(&a, Q8_0, y);
+	expect(&a, &b, false, "1.003 in Q8_0 against F32");
+	/* Refitted scales may hide 1 %, but not a tenth. */
+	for (int i = 0; i < N; i++)
+		y[i] = x[i] * 1.1f;
+	store(&a, Q4_0_IMPORTANCE, y);
+	expect(&a, &b, false, "1.1 in Q4_0 by importance against F32");
+}
+
+/* A row, and a column, among many that agree. */
+static void one_row_is_seen(void **state)
+{
+	(void)state;
+	const struct type types[] = { BF16, Q8_0, Q4_0, Q4_0_IMPORTANCE };
+	for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
+		draw(0);
+		store(&b, F32, x);
+		memcpy(y, x, sizeof y);
+		for (int i = 0; i < COLS; i++)
+			y[5 * COLS + i] *= 1.3f;
+		store(&a, types[k], y);
+		struct st_pair_summary s = judge(&a, &b);
+		assert_false(s.noise);
+		assert_int_equal(s.bad_rows, 1);
+		assert_int_equal(s.first_bad, 5);
+		memcpy(y, x, sizeof y);
+		for (int r = 0; r < ROWS; r++)
+			y[r * COLS + 9] = 0;
+		store(&a, types[k], y);
+		expect(&a, &b, false, "a column of zeros");
+	}
+}
+
+/* Every number rounded by the same amount: to whole steps of a tensor (AprQ8), or to 6 from 7.68 (MXFP4). */
+static void one_error_for_all_is_noise(void **state)
+{
+	(void)state;
+	draw(0);
+	for (int i = 0; i < N; i++) {
+		double sign = fabs(x[i]) < 0.02 ? 0 : x[i] < 0 ? -1 : 1;
+		y[i] = (float)(sign * 1.49);
+		a.bytes[i] = (uint8_t)(int8_t)sign;
+	}
+	a.bytes[0] = 127; /* what makes the step 1 */
+	y[0] = 127;
+	store_as(&a, ST_DTYPE_APR_Q8, 1);
+	store(&b, F32, y);
+	expect(&a, &b, true, "AprQ8");
+	for (int i = 0; i < N; i++) {
+		int sign = fabs(x[i]) < 0.02 ? 0 : x[i] < 0 ? -1 : 1;
+		struct st_block_mxfp4 *m = (struct st_block_mxfp4 *)(void *)a.bytes + i / 32;
+		int at = i % 32, code = sign > 0 ? 7 : sign < 0 ? 15 : 0; /* 6, -6, 0 */
+		m->e = 127;
+		if (at < 16)
+			m->qs[at] = (uint8_t)code;
+		else
+			m->qs[at - 16] |= (uint8_t)(code << 4);
+		y[i] = (float)(sign * 7.68);
+	}
+	store_as(&a, ST_DTYPE_MXFP4, 1);
+	store(&b, F32, y);
+	expect(&a, &b, true, "MXFP4");
+}
+
+/* How large the cells let one expect the difference: what it is, where an encoder does nothing but round. */
+static void the_expected_size_is_the_measured_one(void **state)
+{
+	(void)state;
+	const struct type types[] = { F16, BF16, Q8_0, Q4_0 };
+	for (int kind = 0; kind < 3; kind++) {
+		draw(kind);
+		store(&b, F32, x);
+		for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
+			store(&a, types[k], x);
+			struct st_pair_summary s = judge(&a, &b);
+			double ratio = s.rel / s.predicted;
+			/* A channel far below the step of its block has a smaller error than half of it. */
+			if (!(ratio > (kind == 2 ? 0.7 : 0.93) && ratio < 1.07))
+				fail_msg("kind %d, %s: %.3f", kind, st_dtype_info(types[k].dtype)->name, ratio);
+		}
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(one_original_is_noise),
+		cmocka_unit_test(two_steps_are_noise),
+		cmocka_unit_test(one_step_for_all_shows_in_finer_types),
+		cmocka_unit_test(a_little_noise_is_seen),
+		cmocka_unit_test(one_unit_in_a_hundred_is_seen),
+		cmocka_unit_test(a_small_gain_is_seen),
+		cmocka_unit_test(one_row_is_seen),
+		cmocka_unit_test(one_error_for_all_is_noise),
+		cmocka_unit_test(the_expected_size_is_the_measured_one),
+	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
