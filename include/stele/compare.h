@@ -73,6 +73,7 @@ struct st_weight_diff {
 	double max_abs;
 	uint64_t nonfinite_a, nonfinite_b;
 	uint64_t rows, cols;
+	uint64_t judged, outside; /* elements, and those that no original could have given both of */
 	uint64_t bad_rows, first_bad_row, last_bad_row; /* rows apart by more than predicted */
 	struct st_cause cause;                          /* ST_WEIGHT_FAULT and ONLY_* */
 	char side; /* 'a', 'b': the one that is wrong where that can be told; else 0 */

@@ -160,7 +160,7 @@ static void find_near(const struct st_cells *a, const struct st_cells *b, uint64
 	}
 }
 
-/* What a row says in general, eight elements at a time and without branches. */
+/* What a row says in general. */
 struct overview {
 	uint64_t outside, near; /* near: at the edge of the cells or beyond */
 	uint64_t judged;
@@ -168,44 +168,44 @@ struct overview {
 };
 
 #define LANES 8
-#define PIECE 1024 /* elements whose sums f32 and i32 lanes hold */
+#define PIECE 256 /* elements at once */
 
+/* Loops over plain arrays of at most PIECE elements, which compilers turn into vectors. */
 static void look(const struct st_cells *a, const struct st_cells *b, uint64_t from, uint64_t end, float rms,
                  struct overview *o)
 {
-	int32_t outside[LANES] = { 0 }, near[LANES] = { 0 }, judged[LANES] = { 0 };
-	float expected[LANES] = { 0 };
-	uint64_t i = from;
-	for (; i + LANES <= end; i += LANES)
-		for (uint64_t l = 0; l < LANES; l++) {
-			struct element e = element_of(a, b, i + l, rms);
-			int known = e.d <= FLT_MAX && e.room <= FLT_MAX;
-			float share = e.mean < e.room ? e.mean / e.room : 1;
-			judged[l] += known;
-			outside[l] += known & (e.d > e.room + e.slack);
-			near[l] += known & (e.d > 0) & (e.d >= e.room * (1 - 0x1p-20f));
-			expected[l] += known ? share : 0;
-		}
-	for (uint64_t l = 0; i < end; i++, l++) {
-		struct element e = element_of(a, b, i, rms);
-		int known = e.d <= FLT_MAX && e.room <= FLT_MAX;
-		judged[l] += known;
-		outside[l] += known & (e.d > e.room + e.slack);
-		near[l] += known & (e.d > 0) & (e.d >= e.room * (1 - 0x1p-20f));
-		expected[l] += known ? e.mean < e.room ? e.mean / e.room : 1 : 0;
+	const float *x = a->value + from, *y = b->value + from, *xd = a->below + from, *yd = b->below + from;
+	const float *xu = a->above + from, *yu = b->above + from, *xs = a->slack + from, *ys = b->slack + from;
+	uint64_t n = end - from;
+	float share[PIECE + LANES] = { 0 }, sum[LANES] = { 0 };
+	int32_t outside = 0, near = 0, judged = 0;
+	for (uint64_t i = 0; i < n; i++) {
+		float d = x[i] - y[i], size = fabsf(y[i]) + rms, own = xs[i] + ys[i];
+		float over = xd[i] + yu[i], under = xu[i] + yd[i], room = d > 0 ? over : under, apart = fabsf(d);
+		float mean = own + ST_CELLS_F32_MEAN * size;
+		int32_t known = (apart <= FLT_MAX) & (room <= FLT_MAX);
+		judged += known;
+		outside += known & (apart > room + (own + ST_CELLS_F32 * size));
+		near += known & (apart > 0) & (apart >= room * (1 - 0x1p-20f));
+		float part = mean < room ? mean : room;
+		part = room > 0 ? part / room : 1;
+		share[i] = known ? part : 0;
 	}
-	for (size_t l = 0; l < LANES; l++) {
-		o->outside += (uint64_t)outside[l];
-		o->near += (uint64_t)near[l];
-		o->judged += (uint64_t)judged[l];
-		o->expected += (double)expected[l];
-	}
+	for (uint64_t i = 0; i < n; i += LANES)
+		for (uint64_t l = 0; l < LANES; l++)
+			sum[l] += share[i + l];
+	for (size_t l = 0; l < LANES; l++)
+		o->expected += (double)sum[l];
+	o->outside += (uint64_t)outside;
+	o->near += (uint64_t)near;
+	o->judged += (uint64_t)judged;
 }
 
 void st_fit_elements(const struct st_cells *a, const struct st_cells *b, uint64_t n, float rms, struct st_fit *f)
 {
 	struct overview o = { 0 };
-	look(a, b, 0, n, rms, &o);
+	for (uint64_t i = 0; i < n; i += PIECE)
+		look(a, b, i, n - i < PIECE ? n : i + PIECE, rms, &o);
 	*f = (struct st_fit){ .judged = o.judged, .expected = o.expected };
 	if (o.near)
 		find_near(a, b, 0, n, rms, f);

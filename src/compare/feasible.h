@@ -33,7 +33,7 @@ struct st_fit {
 /* n elements of a and b, whose RMS on b's side is `rms`. A side with a refit begins at a block. */
 void st_fit_row(const struct st_cells *a, const struct st_cells *b, uint64_t n, enum st_refit refit_a,
                 enum st_refit refit_b, float rms, struct st_fit *f);
-/* The same without blocks; n is at most 1,024. */
+/* The same without blocks. */
 void st_fit_elements(const struct st_cells *a, const struct st_cells *b, uint64_t n, float rms, struct st_fit *f);
 void st_fit_add(struct st_fit *total, const struct st_fit *f);
 

@@ -229,6 +229,8 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 	d->max_abs = s->max;
 	d->nonfinite_a = s->nonfinite_a;
 	d->nonfinite_b = s->nonfinite_b;
+	d->judged = s->fit.judged;
+	d->outside = s->fit.outside;
 	d->bad_rows = s->bad_rows;
 	d->first_bad_row = s->first_bad;
 	d->last_bad_row = s->last_bad;

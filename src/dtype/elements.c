@@ -178,14 +178,18 @@ static void float_elements(enum st_dtype t, uint64_t n, const struct st_elements
 	double largest = st_dtype_largest(t);
 	if (isinf(largest))
 		largest = FLT_MAX;
+	/* Units of normal f32 size are bit patterns; those below are whole multiples of 2^-149. */
+	float most = (float)largest, tiny = least - fraction < -126 ? st_bits_f32(1u << (least - fraction + 149)) : 0;
 	for (uint64_t i = 0; i < n; i++) {
 		float x = e->value[i], size = fabsf(x);
-		int exponent = (int)(st_f32_bits(size) >> 23) - 127; /* -127 for zero and subnormals of f32 */
-		bool power = exponent > least && (st_f32_bits(size) & 0x7FFFFFu) == 0;
+		uint32_t bits = st_f32_bits(size);
+		int exponent = (int)(bits >> 23) - 127; /* -127 for zero and subnormals of f32 */
+		bool power = (exponent > least) & ((bits & 0x7FFFFFu) == 0);
 		exponent = exponent > least ? exponent : least;
-		int place = exponent - fraction; /* 2^place, which may be subnormal */
-		float unit = st_bits_f32(place < -126 ? 1u << (place + 149) : (uint32_t)(place + 127) << 23);
-		float inwards = power ? unit / 2 : unit, outwards = size >= (float)largest ? INFINITY : unit;
+		int place = exponent - fraction; /* the unit is 2^place */
+		float unit = st_bits_f32((uint32_t)(place + 127) << 23);
+		unit = place < -126 ? tiny * st_bits_f32((uint32_t)(exponent - least + 127) << 23) : unit;
+		float inwards = power ? 0.5f * unit : unit, outwards = size >= most ? INFINITY : unit;
 		e->below[i] = x > 0 ? inwards : outwards;
 		e->above[i] = x < 0 ? inwards : outwards;
 		e->rounding[i] = 0;

@@ -1,8 +1,10 @@
 #include "report/rosetta.h"
 
 #include "arch/arch.h"
+#include "base/mem.h"
 #include "report/table.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define TAG "[ROSETTA] "
@@ -100,6 +102,34 @@ static bool weight_line_wanted(const struct st_weight_diff *d, bool verbose)
 	return d->status >= ST_WEIGHT_FAULT || (verbose && d->status >= ST_WEIGHT_EQUAL_DECODED);
 }
 
+static int by_value(const void *x, const void *y)
+{
+	double a = *(const double *)x, b = *(const double *)y;
+	return (a > b) - (a < b);
+}
+
+/* How well the stored types explain what is apart by them: elements outside of their cells, and the size. */
+static void sizes_of_noise(const struct st_rosetta *r, struct st_text *t)
+{
+	double *ratio = st_alloc_array(r->n_weights, sizeof *ratio);
+	uint64_t judged = 0, outside = 0;
+	size_t n = 0;
+	for (size_t i = 0; ratio && i < r->n_weights; i++) {
+		const struct st_weight_diff *d = &r->weights[i];
+		if (d->status != ST_WEIGHT_NOISE || !(d->predicted > 0))
+			continue;
+		judged += d->judged;
+		outside += d->outside;
+		ratio[n++] = d->rel_l2 / d->predicted;
+	}
+	if (n > 0 && judged > 0) {
+		qsort(ratio, n, sizeof *ratio, by_value);
+		st_text_printf(t, TAG "stored types: outside %.2f %%, rel/floor %.2f (median of %zu, %.2f to %.2f)\n",
+		               100.0 * (double)outside / (double)judged, ratio[n / 2], n, ratio[0], ratio[n - 1]);
+	}
+	free(ratio);
+}
+
 static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_text *t)
 {
 	static const char *const words[] = { "equal", "equal after decoding", "apart by their stored types" };
@@ -132,6 +162,7 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 	if (r->unused_a || r->unused_b)
 		st_text_printf(t, "; tensors no stage uses: %zu in A, %zu in B", r->unused_a, r->unused_b);
 	st_text_puts(t, "\n");
+	sizes_of_noise(r, t);
 	size_t shown = 0;
 	for (size_t i = 0; i < r->n_weights; i++) {
 		const struct st_weight_diff *d = &r->weights[i];
@@ -155,6 +186,8 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 		if (d->bad_rows)
 			st_text_printf(t, ", %llu of %llu rows beyond it", (unsigned long long)d->bad_rows,
 			               (unsigned long long)d->rows);
+		if (d->judged)
+			st_text_printf(t, ", outside %.2f %%", 100.0 * (double)d->outside / (double)d->judged);
 		st_text_puts(t, "\n");
 	}
 	if (shown > 12)
