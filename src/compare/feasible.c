@@ -128,7 +128,9 @@ static bool is_refitted(const struct st_cells *a, const struct st_cells *b, uint
 		xl[k] = v - b->below[i] - extra;
 		xh[k] = v + b->above[i] + extra;
 	}
-	return some_scale_fits(lo, hi, xl, xh, n, affine, both ? FURTHEST * FURTHEST : FURTHEST)
+	/* With a minimum beside it, two elements of importance may put the scale anywhere. */
+	double furthest = affine ? INFINITY : both ? FURTHEST * FURTHEST : FURTHEST;
+	return some_scale_fits(lo, hi, xl, xh, n, affine, furthest)
 	    && (both || is_a_best_fit(y, slack, xl, xh, n, affine));
 }
 
