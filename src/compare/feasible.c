@@ -143,13 +143,23 @@ static bool last_bit_is_even(float x, const struct st_cells *c, uint64_t i)
 	return unit > 0 && isfinite(unit) && fmod(fabs(x) / unit, 2) == 0;
 }
 
+/*
+ * Where cells touch, in the sum of their halves. Two cells with nothing but an end in common have no original between
+ * them. A number that is known exactly may lie on the very edge of the other's cell: a tie was rounded there.
+ */
+static inline float edge_of(float width_a, float width_b)
+{
+	return (width_a > 0) & (width_b > 0) ? 1 - 0x1p-20f : 1 + 0x1p-20f;
+}
+
 /* The elements at the edge of their cells or beyond. */
 static void find_near(const struct st_cells *a, const struct st_cells *b, uint64_t from, uint64_t end, float rms,
                       struct st_fit *f)
 {
 	for (uint64_t i = from; i < end; i++) {
 		struct element e = element_of(a, b, i, rms);
-		if (!(e.d > 0 && e.d >= e.room * (1 - 0x1p-20f) && e.d <= FLT_MAX && e.room <= FLT_MAX))
+		float edge = edge_of(a->below[i] + a->above[i], b->below[i] + b->above[i]);
+		if (!(e.d > 0 && e.d >= e.room * edge && e.d <= FLT_MAX && e.room <= FLT_MAX))
 			continue;
 		if (e.d > e.room + e.slack) {
 			f->outside++;
@@ -188,7 +198,7 @@ static void look(const struct st_cells *a, const struct st_cells *b, uint64_t fr
 		int32_t known = (apart <= FLT_MAX) & (room <= FLT_MAX);
 		judged += known;
 		outside += known & (apart > room + (own + ST_CELLS_F32 * size));
-		near += known & (apart > 0) & (apart >= room * (1 - 0x1p-20f));
+		near += known & (apart > 0) & (apart >= room * edge_of(xd[i] + xu[i], yd[i] + yu[i]));
 		float part = mean < room ? mean : room;
 		part = room > 0 ? part / room : 1;
 		share[i] = known ? part : 0;

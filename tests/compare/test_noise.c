@@ -232,6 +232,32 @@ static void one_step_for_all_shows_in_finer_types(void **state)
 	}
 }
 
+/* Numbers that are known exactly and lie half way between two of the other type: ties, in a tenth of the elements. */
+static void ties_are_noise(void **state)
+{
+	(void)state;
+	draw(0);
+	for (int i = 0; i < N; i++) {
+		x[i] = st_f16_to_f32(st_f32_to_f16(x[i]));
+		int e;
+		(void)frexpf(x[i], &e);
+		if (i % 10 == 0 && e > -13)
+			x[i] += ldexpf(1, e - 12); /* half a unit of F16 */
+	}
+	store(&a, F16, x);
+	float zero[COLS] = { 0 }, decoded[COLS];
+	for (int r = 0; r < ROWS; r++) {
+		struct st_fit f;
+		float below[COLS], above[COLS], slack[COLS];
+		struct st_cells stored = { decoded, below, above, slack, NULL },
+				exact = { x + r * COLS, zero, zero, zero, NULL };
+		st_weight_cells(&a.w, (struct st_held){ ST_DTYPE_F16, 1 }, (uint64_t)r, &stored);
+		st_fit_row(&stored, &exact, COLS, ST_REFIT_NONE, ST_REFIT_NONE, 0.03f, &f);
+		assert_true(st_fit_is_noise(&f));
+		assert_int_equal(f.touching, 0);
+	}
+}
+
 static void disturb(double relative)
 {
 	for (int i = 0; i < N; i++)
@@ -375,6 +401,7 @@ int main(void)
 		cmocka_unit_test(one_original_is_noise),
 		cmocka_unit_test(two_steps_are_noise),
 		cmocka_unit_test(one_step_for_all_shows_in_finer_types),
+		cmocka_unit_test(ties_are_noise),
 		cmocka_unit_test(a_little_noise_is_seen),
 		cmocka_unit_test(one_unit_in_a_hundred_is_seen),
 		cmocka_unit_test(a_small_gain_is_seen),
