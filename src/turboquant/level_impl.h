@@ -6,7 +6,6 @@
  * outputs are kept in that order, block by block, and no code is ever shuffled between lanes. Dense
  * rows use W = 1. A score is the sum over blocks and n of one fma per lane, then lanes by halving.
  */
-#include "kernel/elementary.h"
 #include "turboquant/level.h"
 
 /* ---- elementary functions; constants are the usual splits of ln 2 and minimax fits ---- */
@@ -338,8 +337,27 @@ static ST_TARGET void normals(const double *u, size_t n, float *x)
 		p = p * z + 1.0 / 3;
 		double log_u = e * 0.69314718055994530942 + (2 * f + 2 * f * z * p);
 		float mag = (float)sqrt(-2 * log_u), angle = (float)(6.28318530717958647693 * u2);
-		double s1, c1;
-		st_sincos_inline(angle, &s1, &c1);
+		/* Quarter turns by rounding with 1.5 * 2^52; Taylor on [-pi/4, pi/4], error below 1e-13. */
+		double a = angle, t = a * 0.63661977236758134308 + 6755399441055744.0, q = t - 6755399441055744.0;
+		uint64_t k;
+		memcpy(&k, &t, 8);
+		double r = a - q * 1.57079632679489661923, w = r * r, sn = 1.0 / 6227020800.0, cs = 1.0 / 479001600.0;
+		sn = -1.0 / 39916800 + w * sn;
+		sn = 1.0 / 362880 + w * sn;
+		sn = -1.0 / 5040 + w * sn;
+		sn = 1.0 / 120 + w * sn;
+		sn = -1.0 / 6 + w * sn;
+		sn = r + r * w * sn;
+		cs = -1.0 / 3628800 + w * cs;
+		cs = 1.0 / 40320 + w * cs;
+		cs = -1.0 / 720 + w * cs;
+		cs = 1.0 / 24 + w * cs;
+		cs = -0.5 + w * cs;
+		cs = 1 + w * cs;
+		/* Odd quadrants swap sine and cosine; signs follow bit 1 of k and of k + 1. */
+		double c1 = k & 1 ? sn : cs, s1 = k & 1 ? cs : sn;
+		c1 = (k + 1) & 2 ? -c1 : c1;
+		s1 = k & 2 ? -s1 : s1;
 		x[2 * i] = mag * (float)c1;
 		x[2 * i + 1] = mag * (float)s1;
 	}

@@ -74,14 +74,23 @@ double st_oracle_score(const double *q, const double *k, uint32_t d, double scal
 	return softcap > 0 ? softcap * tanh(x / softcap) : x;
 }
 
-static bool reads(const struct st_oracle_step *s, uint32_t h, uint32_t g)
+enum { MAX_HEADS = 4096 }; /* st_tq_params_check */
+
+/* The query heads that read key/value head g: [H]. Returns how many they are. */
+static uint32_t heads_of(const struct st_oracle_step *s, uint32_t g, uint32_t *heads)
 {
-	return (s->map ? s->map[h] : h / (s->p->num_heads / s->p->num_kv_heads)) == g;
+	const uint32_t group = s->p->num_heads / s->p->num_kv_heads;
+	uint32_t n = 0;
+	for (uint32_t h = 0; h < s->p->num_heads; h++)
+		if ((s->map ? s->map[h] : h / group) == g)
+			heads[n++] = h;
+	return n;
 }
 
 void st_oracle_attend(const struct st_oracle_step *s)
 {
 	const uint32_t d = s->p->head_dim, H = s->p->num_heads, n = s->n;
+	uint32_t heads[MAX_HEADS];
 	double y[512];
 	memset(s->out, 0, (size_t)H * d * sizeof *s->out);
 	for (uint32_t h = 0; h < H; h++) {
@@ -89,12 +98,12 @@ void st_oracle_attend(const struct st_oracle_step *s)
 		s->total[h] = 0;
 	}
 	for (uint32_t g = 0; g < s->p->num_kv_heads; g++) {
+		const uint32_t m = heads_of(s, g, heads);
 		for (uint32_t i = 0; i < n; i++) {
 			s->row(s->ctx, false, g, i, y);
-			for (uint32_t h = 0; h < H; h++) {
+			for (uint32_t k = 0; k < m; k++) {
+				const uint32_t h = heads[k];
 				double *x = &s->scores[(size_t)h * n + i];
-				if (!reads(s, h, g))
-					continue;
 				if (!s->score || !s->score(s->ctx, h, g, i, x))
 					*x = st_oracle_score(s->q + (size_t)h * d, y, d, s->scale, s->softcap);
 				s->top[h] = fmax(s->top[h], *x);
@@ -102,9 +111,8 @@ void st_oracle_attend(const struct st_oracle_step *s)
 		}
 		for (uint32_t i = 0; i < n; i++) {
 			s->row(s->ctx, true, g, i, y);
-			for (uint32_t h = 0; h < H; h++) {
-				if (!reads(s, h, g))
-					continue;
+			for (uint32_t k = 0; k < m; k++) {
+				const uint32_t h = heads[k];
 				const double x = s->scores[(size_t)h * n + i],
 					     w = x == -INFINITY ? 0 : exp(x - s->top[h]);
 				/* Below 1e-30 of the largest weight a row cannot reach f64's last bit of the sum. */
