@@ -123,7 +123,8 @@ struct st_saying {
 };
 /* The cause in words, without its code. Returns what snprintf does. */
 int st_cause_say(const struct st_cause *c, const struct st_saying *s, char *buf, size_t n);
-/* The repair in words with `name` for its tensor, or "": "rewrite blk.0.attn_q.weight of A as its transpose". */
+/* The repair in words with `name` for its tensor, or "": "rewrite blk.0.attn_q.weight of A as its transpose". NULL: of
+ * no tensor. */
 int st_cause_advise(enum st_cause_code c, const char *name, char *buf, size_t n);
 
 #endif

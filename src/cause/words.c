@@ -135,6 +135,6 @@ int st_cause_advise(enum st_cause_code c, const char *name, char *buf, size_t n)
 	if (mark)
 		add(&out, "%.*s%s%s", (int)(mark - repair), repair, name, mark + 2);
 	else if (repair)
-		add(&out, "%s: %s", repair, name);
+		add(&out, "%s%s%s", repair, name ? ": " : "", name ? name : "");
 	return out.used;
 }

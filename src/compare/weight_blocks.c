@@ -32,7 +32,9 @@ static enum st_status unless_scaled(struct st_trial *t)
 enum st_status st_test_mislabelled(struct st_trial *t)
 {
 	/* A wrong label makes NaN and infinities, so the side with more of them comes first. */
-	bool b_first = t->d->nonfinite_b > t->d->nonfinite_a, even = t->d->nonfinite_a == t->d->nonfinite_b;
+	bool b_first = t->d->nonfinite_b > t->d->nonfinite_a, even = t->d->nonfinite_a == t->d->nonfinite_b,
+	     told = false;
+	char wrong = 0;
 	for (int turn = 0; turn < 2 && !t->done; turn++) {
 		bool k = (turn == 1) != b_first; /* relabel b */
 		const struct st_rows *s = k ? t->b : t->a, *other = k ? t->a : t->b;
@@ -55,10 +57,16 @@ enum st_status st_test_mislabelled(struct st_trial *t)
 			struct st_cause c = { .code = ST_CAUSE_WEIGHT_DTYPE_MISLABELLED };
 			st_cause_put_text(&c, ST_PARAM_LABEL, st_dtype_info(x->dtype)->name);
 			st_cause_put_text(&c, ST_PARAM_TYPE, info->name);
-			/* The same bytes under two labels: one of them is wrong, and nothing says which. */
+			/* The same bytes under two labels: one of them is wrong. */
 			bool either = even && dt == (int)other->w->tensor->dtype;
+			if (either && !told) {
+				ST_TRY(st_wrong_label(t, &wrong));
+				told = true;
+			}
+			if (either && wrong && wrong != (k ? 'b' : 'a'))
+				continue; /* it is the other one, whose turn comes */
 			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c,
-			                         either ? 0
+			                         either ? wrong
 			                         : k    ? 'b'
 			                                : 'a',
 			                         false));

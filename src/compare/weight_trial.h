@@ -43,6 +43,8 @@ void st_trial_decide(struct st_trial *t, struct st_cause c, char side);
  */
 ST_MUST_CHECK enum st_status st_blocks_apart(struct st_trial *t, double *share);
 #define ST_ONE_FACTOR 0.25 /* where this share of blocks is apart there is no common factor */
+/* Of two labels over the same bytes the side whose label is wrong, where the files tell; else 0 (weight_label.c). */
+ST_MUST_CHECK enum st_status st_wrong_label(struct st_trial *t, char *side);
 /* The code of a factor on all of a weight. */
 enum st_cause_code st_scaled_code(enum st_role r);
 

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/pool.h"
+#include "compare/models.h"
 #include "compare/noise.h"
 #include "compare/weight_trial.h"
 
@@ -287,7 +288,7 @@ enum st_status st_compare_weights(const struct st_model *a, const struct st_mode
 	*out = NULL;
 	*n = 0;
 	size_t na = st_model_n_weights(a), nb = st_model_n_weights(b), cap = na + nb, used = 0;
-	struct st_weight_diff *d = calloc(cap ? cap : 1, sizeof *d);
+	struct st_weight_diff *d = st_alloc_zeroed(cap ? cap : 1, sizeof *d);
 	if (!d)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	uint64_t total = 0, done = 0;
@@ -317,6 +318,8 @@ enum st_status st_compare_weights(const struct st_model *a, const struct st_mode
 		if (hooks && hooks->progress)
 			hooks->progress(hooks->user, "comparing weights", done, total);
 	}
+	if (st == ST_OK)
+		st = st_find_two_models(d, used, err);
 	if (st != ST_OK) {
 		free(d);
 		return st;

@@ -59,8 +59,8 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 	say.y = x == 'A' ? 'B' : 'A';
 	size_t used = (size_t)snprintf(buf, n, "%s - ", st_cause_name(c->code));
 	used += (size_t)st_cause_say(c, &say, buf + used, n - used);
-	if (used >= n || one_tied || one_sided || c->confidence == ST_UNEXPLAINED || !isfinite(c->residual_after)
-	    || st_cause_has(c, ST_PARAM_ALL))
+	if (used >= n || one_tied || one_sided || c->code == ST_CAUSE_WEIGHT_TWO_MODELS
+	    || c->confidence == ST_UNEXPLAINED || !isfinite(c->residual_after) || st_cause_has(c, ST_PARAM_ALL))
 		return;
 	snprintf(buf + used, n - used, " (residual %.2g%s)", c->residual_after,
 	         c->confidence == ST_LIKELY               ? ", likely"
@@ -74,14 +74,18 @@ static void recommend_weight(const struct st_weight_diff *d, char *buf, size_t n
 	char x = d->side ? upper(d->side) : 'A', y = x == 'A' ? 'B' : 'A', name[160], unsure[64] = "";
 	snprintf(name, sizeof name, "%s of %c",
 	         d->status >= ST_WEIGHT_ONLY_A ? d->slot->canonical : file_name(x == 'A' ? d->a : d->b), x);
-	/* Between two files that differ neither is wrong by itself; say what the advice rests on. */
+	if (c->code == ST_CAUSE_WEIGHT_TWO_MODELS) { /* neither is wrong */
+		st_cause_advise(c->code, NULL, buf, n);
+		return;
+	}
+	/* Between two files that differ neither is wrong by itself; the advice begins with what it rests on. */
 	if (!d->side)
-		snprintf(unsure, sizeof unsure, ", if %c is the one to trust", y);
-	size_t used = (size_t)st_cause_advise(c->code, name, buf, n);
+		snprintf(unsure, sizeof unsure, "if %c is the one to trust: ", y);
+	size_t at = strlen(unsure);
+	snprintf(buf, n, "%s", unsure);
+	size_t used = (size_t)st_cause_advise(c->code, name, buf + at, n - at);
 	if (c->confidence == ST_UNEXPLAINED || !used)
-		used = (size_t)snprintf(buf, n, "convert %s again from a sound source", name);
-	if (used < n)
-		snprintf(buf + used, n - used, "%s", unsure);
+		snprintf(buf + at, n - at, "convert %s again from a sound source", name);
 }
 
 /* The earliest difference wins; at one stage a weight explains it before a configuration key does. */
@@ -221,7 +225,6 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	const struct st_config_diff *structural = NULL;
 	struct first f = { .at = INT64_MAX };
 	bool fault = false, undecided = false, noise = false;
-	size_t unexplained = 0;
 	bool form_differs = s->form.differs > ST_FORM_NO_GRAPH;
 
 	for (size_t i = 0; i < r->n_config; i++) {
@@ -244,7 +247,6 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		fault = true;
 		if (d->status >= ST_WEIGHT_ONLY_A && d->slot->layer >= (int32_t)layers && r->a.layers != r->b.layers)
 			continue; /* of a layer that one side does not claim to have: the number of layers says so */
-		unexplained += d->cause.code != ST_CAUSE_NONE && d->cause.confidence == ST_UNEXPLAINED;
 		earlier(&f, place(d->slot->stage, d->slot->layer), d, NULL, NULL);
 	}
 	for (size_t i = 0; i < r->n_stages; i++) {
@@ -290,9 +292,6 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 				         f.weight->slot->role == ST_ROLE_EMBED && !has_head(r)
 				                 ? ", but the head is tied to it"
 				                 : "");
-			else if (unexplained > 1 && unexplained == r->n_weights)
-				snprintf(r->text + n, sizeof r->text - n,
-				         "; so do all %zu weights: these are two models", unexplained);
 		} else if (f.config) {
 			if (form_differs)
 				*d = (struct st_divergence){

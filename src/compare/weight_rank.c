@@ -1,0 +1,249 @@
+/*
+ * weight_rank.c - the difference is a matrix of low rank: an adapter was merged on one side, or lost, or merged twice.
+ *
+ * The rows of such a difference lie in a space of few dimensions. Some rows, spread evenly, span it; it is made better
+ * known by all rows, and then every row of the one side must be the other's plus a combination of it. A
+ * difference of full rank has no such space, and few dimensions cannot imitate one: each row has many more elements.
+ */
+#include "compare/weight_trial.h"
+
+#include "base/pool.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#define ROWS 160    /* that span the space */
+#define SMALLEST 16 /* rows and columns of a matrix that can be said to have a rank */
+#define SHARE 8     /* a rank is low up to this part of rows and columns */
+#define EDGE 1.5    /* above the largest square of a singular value that noise of the expected size has */
+
+struct space {
+	uint64_t cols;
+	size_t rank;
+	const float *v; /* [rank, cols], orthonormal */
+	double error;   /* RMS of what the fit leaves of noise in an element of a combination */
+};
+
+/* ---- eigenvalues of a small symmetric matrix ---- */
+
+/* Jacobi's rotations: g [n, n] becomes diagonal, e [n, n] holds the vectors as rows. */
+static void diagonalise(double *g, double *e, size_t n)
+{
+	for (size_t i = 0; i < n * n; i++)
+		e[i] = i % (n + 1) == 0;
+	for (int sweep = 0; sweep < 12; sweep++) {
+		double off = 0, all = 0;
+		for (size_t i = 0; i < n; i++)
+			for (size_t k = 0; k < n; k++) {
+				all += g[i * n + k] * g[i * n + k];
+				off += i != k ? g[i * n + k] * g[i * n + k] : 0;
+			}
+		if (off <= 1e-20 * all)
+			return;
+		for (size_t p = 0; p < n; p++)
+			for (size_t q = p + 1; q < n; q++) {
+				double apq = g[p * n + q];
+				if (apq * apq <= 1e-30 * all)
+					continue;
+				double theta = (g[q * n + q] - g[p * n + p]) / (2 * apq);
+				double tan = (theta >= 0 ? 1 : -1) / (fabs(theta) + sqrt(theta * theta + 1)),
+				       c = 1 / sqrt(tan * tan + 1), s = tan * c;
+				for (size_t k = 0; k < n; k++) {
+					double x = g[k * n + p], y = g[k * n + q];
+					g[k * n + p] = c * x - s * y;
+					g[k * n + q] = s * x + c * y;
+				}
+				for (size_t k = 0; k < n; k++) {
+					double x = g[p * n + k], y = g[q * n + k];
+					g[p * n + k] = c * x - s * y;
+					g[q * n + k] = s * x + c * y;
+					x = e[p * n + k];
+					y = e[q * n + k];
+					e[p * n + k] = c * x - s * y;
+					e[q * n + k] = s * x + c * y;
+				}
+			}
+	}
+}
+
+static double dot(const float *x, const float *y, uint64_t n)
+{
+	double s[8] = { 0 };
+	uint64_t i = 0;
+	for (; i + 8 <= n; i += 8)
+		for (size_t l = 0; l < 8; l++)
+			s[l] += (double)x[i + l] * y[i + l];
+	for (; i < n; i++)
+		s[0] += (double)x[i] * y[i];
+	return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
+/* Gram-Schmidt, twice; rows that say nothing new become zero. */
+static void orthonormalise(float *v, size_t n, uint64_t cols)
+{
+	for (size_t i = 0; i < n; i++) {
+		float *x = v + i * cols;
+		double first = sqrt(dot(x, x, cols));
+		for (int twice = 0; twice < 2; twice++)
+			for (size_t k = 0; k < i; k++) {
+				double c = dot(x, v + k * cols, cols);
+				for (uint64_t j = 0; j < cols; j++)
+					x[j] -= (float)(c * v[k * cols + j]);
+			}
+		double len = sqrt(dot(x, x, cols));
+		for (uint64_t j = 0; j < cols; j++)
+			x[j] = len > 1e-6 * first ? (float)(x[j] / len) : 0;
+	}
+}
+
+/* ---- the space ---- */
+
+/* Row r of a - b. */
+static void difference(const struct st_trial *t, uint64_t r, float *x, float *y)
+{
+	t->a->get(t->a, r, &(struct st_cells){ .value = x });
+	t->b->get(t->b, r, &(struct st_cells){ .value = y });
+	for (uint64_t k = 0; k < t->a->cols; k++)
+		x[k] -= y[k];
+}
+
+/*
+ * How many singular values of the n rows at d stand above what noise of variance `noise` gives, and the rows' own
+ * combinations that belong to them: g [n, n] becomes their products, e the combinations, order[] the largest first.
+ */
+static size_t find_rank(const float *d, size_t n, uint64_t cols, double noise, double *g, double *e, size_t *order)
+{
+	double trace = 0, square = 0;
+	for (size_t i = 0; i < n; i++)
+		for (size_t k = 0; k <= i; k++) {
+			double x = dot(d + i * cols, d + k * cols, cols);
+			g[i * n + k] = g[k * n + i] = x;
+			x -= i == k ? noise * (double)cols : 0;
+			trace += i == k ? x : 0;
+			square += (i == k ? 1 : 2) * x * x;
+		}
+	/* The number of dimensions that share the size evenly: of a full rank it is near n, and nothing more is asked. */
+	if (!(trace > 0) || trace * trace > 0.5 * (double)n * square)
+		return 0;
+	diagonalise(g, e, n);
+	double all = 0, edge = sqrt((double)n) + sqrt((double)cols);
+	for (size_t i = 0; i < n; i++) {
+		size_t at = i;
+		while (at > 0 && g[order[at - 1] * n + order[at - 1]] < g[i * n + i]) {
+			order[at] = order[at - 1];
+			at--;
+		}
+		order[at] = i;
+		all += g[i * n + i];
+	}
+	/* Each must stand out of the noise that is expected, and of what is left without it and the larger ones. */
+	size_t rank = 0;
+	double rest = all;
+	for (size_t i = 0; i + 1 < n; i++) {
+		double x = g[order[i] * n + order[i]];
+		rest -= x;
+		double level = fmax(noise, rest / ((double)(n - i - 1) * (double)cols));
+		if (x > fmax(EDGE * level * edge * edge, 1e-9 * all))
+			rank = i + 1;
+	}
+	return rank;
+}
+
+/* One step of subspace iteration over all rows: v becomes D^T D v, made orthonormal. */
+static enum st_status refine(struct st_trial *t, float *v, size_t rank, float *next)
+{
+	uint64_t cols = t->a->cols;
+	float *x = st_arena_alloc(&t->arena, cols, sizeof *x), *y = st_arena_alloc(&t->arena, cols, sizeof *y);
+	if (!x || !y)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	memset(next, 0, rank * cols * sizeof *next);
+	for (uint64_t r = 0; r < t->a->rows; r++) {
+		ST_TRY(st_check_cancel(t->err));
+		difference(t, r, x, y);
+		for (size_t i = 0; i < rank; i++) {
+			double c = dot(x, v + i * cols, cols);
+			for (uint64_t k = 0; k < cols; k++)
+				next[i * cols + k] += (float)(c * x[k]);
+		}
+	}
+	memcpy(v, next, rank * cols * sizeof *v);
+	orthonormalise(v, rank, cols);
+	return ST_OK;
+}
+
+/* ---- the hypothesis ---- */
+
+/* b plus what of the difference lies in the space. */
+struct completed {
+	const struct st_rows *a, *b;
+	const struct space *s;
+};
+
+static void get_completed(const struct st_rows *rows, uint64_t r, const struct st_cells *dst)
+{
+	const struct completed *c = rows->ctx;
+	const struct space *s = c->s;
+	float *x = dst->spare;
+	c->b->get(c->b, r, dst);
+	c->a->get(c->a, r, &(struct st_cells){ .value = x });
+	for (uint64_t k = 0; k < s->cols; k++)
+		x[k] -= dst->value[k];
+	for (size_t i = 0; i < s->rank; i++) {
+		const float *v = s->v + i * s->cols;
+		double f = dot(x, v, s->cols);
+		for (uint64_t k = 0; k < s->cols; k++)
+			dst->value[k] += (float)(f * v[k]);
+	}
+	/* The noise of the difference is fitted along with it: so much of it, in four standard deviations. */
+	for (uint64_t k = 0; k < s->cols && dst->slack; k++)
+		dst->slack[k] += (float)(4 * s->error);
+}
+
+enum st_status st_test_low_rank(struct st_trial *t)
+{
+	uint64_t rows = t->a->rows, cols = t->a->cols, least = rows < cols ? rows : cols;
+	size_t n = rows < ROWS ? (size_t)rows : ROWS;
+	if (least < SMALLEST || t->d->nonfinite_a || t->d->nonfinite_b)
+		return ST_OK;
+	double pred = 0;
+	for (uint64_t r = 0; r < rows; r++)
+		pred += t->stats[r].pred;
+	float *d = st_arena_alloc2(&t->arena, n, cols, sizeof *d), *y = st_arena_alloc(&t->arena, cols, sizeof *y);
+	double *g = st_arena_alloc2(&t->arena, n, n, sizeof *g), *e = st_arena_alloc2(&t->arena, n, n, sizeof *e);
+	if (!d || !y || !g || !e)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	for (size_t i = 0; i < n; i++)
+		difference(t, i * rows / n, d + i * cols, y);
+	size_t order[ROWS];
+	double noise = pred / ((double)rows * (double)cols);
+	size_t rank = find_rank(d, n, cols, noise, g, e, order);
+	if (rank == 0 || rank * SHARE > least || rank * 2 > n)
+		return ST_OK;
+	float *v = st_arena_alloc2(&t->arena, rank, cols, sizeof *v),
+	      *next = st_arena_alloc2(&t->arena, rank, cols, sizeof *next);
+	if (!v || !next)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	memset(v, 0, rank * cols * sizeof *v);
+	for (size_t i = 0; i < rank; i++)
+		for (size_t k = 0; k < n; k++) {
+			float c = (float)e[order[i] * n + k];
+			for (uint64_t j = 0; j < cols; j++)
+				v[i * cols + j] += c * d[k * cols + j];
+		}
+	orthonormalise(v, rank, cols);
+	ST_TRY(refine(t, v, rank, next));
+	struct space s = { .cols = cols,
+		           .rank = rank,
+		           .v = v,
+		           .error = sqrt(noise * (double)rank * (1 / (double)rows + 1 / (double)cols)) };
+	struct completed c = { t->a, t->b, &s };
+	struct st_rows b = *t->b;
+	b.get = get_completed;
+	b.ctx = &c;
+	b.whole = false;
+	struct st_cause cause = { .code = ST_CAUSE_WEIGHT_LOW_RANK };
+	st_cause_put(&cause, ST_PARAM_RANK, (double)rank);
+	st_cause_put(&cause, ST_PARAM_SHARE, t->d->rel_l2);
+	return st_trial_consider(t, t->a, &b, cause, 0, false);
+}

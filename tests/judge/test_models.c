@@ -1,0 +1,204 @@
+/*
+ * Two models that are not one: an adapter, a finetune, two labels over the same bytes. What differs has a shape, and a sound
+ * side is never accused.
+ */
+#include "toy.h"
+
+#include "folder.h"
+
+#include <stele/judge.h>
+
+#include <math.h>
+
+#define Q1 "model.layers.1.self_attn.q_proj.weight"
+#define DOWN0 "model.layers.0.mlp.down_proj.weight"
+
+static struct st_rosetta *compare(const char *a, const char *b)
+{
+	static const uint32_t ids[] = { 5, 17, 60, 33, 2 };
+	struct st_rosetta_options o = { .tokens = ids, .n_tokens = 5, .threshold = NAN };
+	struct st_error err = ST_ERROR_INIT;
+	struct st_rosetta *r;
+	assert_ok(st_rosetta_run(in_folder(a), in_folder(b), &o, &r, &err), &err);
+	return r;
+}
+
+static const struct st_weight_diff *of(const struct st_rosetta *r, const char *canonical)
+{
+	for (size_t i = 0; i < r->n_weights; i++)
+		if (strcmp(r->weights[i].slot->canonical, canonical) == 0)
+			return &r->weights[i];
+	fail_msg("no weight %s", canonical);
+	return NULL;
+}
+
+/* t += size * |t| * (n x rank) (rank x cols) / sqrt(rank) */
+static void merge_adapter(struct toy_tensor *t, size_t rank, double size, uint64_t seed)
+{
+	double square = 0, scale;
+	double *x = malloc(t->rows * rank * sizeof *x), *y = malloc(t->cols * rank * sizeof *y);
+	for (uint64_t i = 0; i < t->rows * rank; i++)
+		x[i] = toy_normal(&seed);
+	for (uint64_t i = 0; i < t->cols * rank; i++)
+		y[i] = toy_normal(&seed);
+	for (uint64_t i = 0; i < t->rows * t->cols; i++)
+		square += (double)t->data[i] * t->data[i];
+	scale = size * sqrt(square / (double)(t->rows * t->cols * rank));
+	for (uint64_t r = 0; r < t->rows; r++)
+		for (uint64_t c = 0; c < t->cols; c++) {
+			double sum = 0;
+			for (size_t k = 0; k < rank; k++)
+				sum += x[r * rank + k] * y[c * rank + k];
+			t->data[r * t->cols + c] += (float)(scale * sum);
+		}
+	free(x);
+	free(y);
+}
+
+static void adapters_are_named(void **state)
+{
+	(void)state;
+	static const struct {
+		enum st_dtype a, b;
+		size_t rank;
+		double size;
+	} cases[] = {
+		{ ST_DTYPE_F32, ST_DTYPE_F32, 8, 0.01 },  { ST_DTYPE_BF16, ST_DTYPE_F16, 8, 0.1 },
+		{ ST_DTYPE_F16, ST_DTYPE_Q8_0, 4, 0.05 }, { ST_DTYPE_Q8_0, ST_DTYPE_Q8_0, 16, 0.1 },
+		{ ST_DTYPE_BF16, ST_DTYPE_Q4_0, 4, 0.5 }, { ST_DTYPE_Q4_K, ST_DTYPE_F16, 2, 0.5 },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct toy base, merged;
+		toy_make(&base, "qwen2", 256, false);
+		toy_make(&merged, "qwen2", 256, false);
+		merge_adapter(toy_find(&merged, Q1), cases[i].rank, cases[i].size, 7 + i);
+		toy_write(&base, in_folder("base.gguf"), cases[i].b, true);
+		toy_write(&merged, in_folder("merged.gguf"), cases[i].a, true);
+		for (int order = 0; order < 2; order++) {
+			struct st_rosetta *r = compare(order ? "base.gguf" : "merged.gguf",
+			                               order ? "merged.gguf" : "base.gguf");
+			const struct st_weight_diff *d = of(r, Q1);
+			if (d->cause.code != ST_CAUSE_WEIGHT_LOW_RANK || d->cause.confidence != ST_CONFIRMED || d->side
+			    || st_cause_number(&d->cause, ST_PARAM_RANK, 0) != (double)cases[i].rank)
+				fail_msg("case %zu, order %d: %s, rank %g (%s)", i, order, st_cause_name(d->cause.code),
+				         st_cause_number(&d->cause, ST_PARAM_RANK, 0), r->text);
+			for (size_t k = 0; k < r->n_weights; k++)
+				assert_true(&r->weights[k] == d || r->weights[k].status < ST_WEIGHT_FAULT);
+			st_rosetta_free(r);
+		}
+		toy_free(&base);
+		toy_free(&merged);
+	}
+}
+
+/* Noise of full rank is no adapter, whatever it is stored in; in one matrix it is no other model either. */
+static void noise_is_no_adapter(void **state)
+{
+	(void)state;
+	static const enum st_dtype types[] = { ST_DTYPE_F32, ST_DTYPE_BF16, ST_DTYPE_Q8_0, ST_DTYPE_Q4_0 };
+	for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+		struct toy base, other;
+		uint64_t seed = 11 + i;
+		toy_make(&base, "qwen2", 256, false);
+		toy_make(&other, "qwen2", 256, false);
+		struct toy_tensor *t = toy_find(&other, Q1);
+		for (uint64_t k = 0; k < t->rows * t->cols; k++)
+			t->data[k] *= (float)(1 + 0.4 * toy_normal(&seed));
+		toy_write(&base, in_folder("base.gguf"), types[i], true);
+		toy_write(&other, in_folder("other.gguf"), types[i], true);
+		struct st_rosetta *r = compare("other.gguf", "base.gguf");
+		assert_int_equal(of(r, Q1)->status, ST_WEIGHT_FAULT);
+		assert_string_equal(st_cause_name(of(r, Q1)->cause.code), "unexplained");
+		st_rosetta_free(r);
+		toy_free(&base);
+		toy_free(&other);
+	}
+}
+
+static void a_finetune_is_another_model(void **state)
+{
+	(void)state;
+	static const struct {
+		enum st_dtype type;
+		double size;
+	} cases[] = {
+		{ ST_DTYPE_BF16, 0.002 }, { ST_DTYPE_F32, 1e-4 }, { ST_DTYPE_Q8_0, 0.05 }, { ST_DTYPE_Q4_0, 0.3 }
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct toy base, other;
+		uint64_t seed = 3 + i;
+		toy_make(&base, "llama", 256, false);
+		toy_make(&other, "llama", 256, false);
+		size_t matrices = 0;
+		for (size_t k = 0; k < other.n; k++) {
+			struct toy_tensor *t = &other.t[k];
+			double square = 0;
+			for (uint64_t j = 0; j < t->rows * t->cols; j++)
+				square += (double)t->data[j] * t->data[j];
+			double rms = sqrt(square / (double)(t->rows * t->cols));
+			for (uint64_t j = 0; j < t->rows * t->cols && !t->vector; j++)
+				t->data[j] += (float)(cases[i].size * rms * toy_normal(&seed));
+			matrices += !t->vector;
+		}
+		toy_write(&base, in_folder("base.gguf"), cases[i].type, true);
+		toy_write(&other, in_folder("other.gguf"), cases[i].type, true);
+		struct st_rosetta *r = compare("other.gguf", "base.gguf");
+		assert_int_equal(r->verdict, ST_VERDICT_FAULT);
+		if (r->cause.code != ST_CAUSE_WEIGHT_TWO_MODELS)
+			fail_msg("%s: %s", st_dtype_info(cases[i].type)->name, r->text);
+		assert_true(r->cause.confidence < ST_CONFIRMED);
+		assert_int_equal(r->first.side, 0);
+		assert_int_equal((size_t)st_cause_number(&r->cause, ST_PARAM_OF, 0), matrices);
+		double median = st_cause_number(&r->cause, ST_PARAM_MEDIAN, 0);
+		assert_true(median > 0.8 * cases[i].size && median < 2 * cases[i].size);
+		assert_string_equal(r->recommendation, "compare two files of one model");
+		st_rosetta_free(r);
+		toy_free(&base);
+		toy_free(&other);
+	}
+}
+
+/* The same bytes under two labels, of all matrices or of one: the side whose numbers are no weights is named. */
+static void a_label_is_judged_by_its_numbers(void **state)
+{
+	(void)state;
+	static const enum st_dtype pairs[][2] = { { ST_DTYPE_BF16, ST_DTYPE_F16 }, { ST_DTYPE_F16, ST_DTYPE_BF16 } };
+	for (size_t i = 0; i < 4; i++) {
+		enum st_dtype truth = pairs[i % 2][0], label = pairs[i % 2][1];
+		bool all = i < 2;
+		struct toy good, bad;
+		toy_make(&good, "qwen2", 64, false);
+		toy_make(&bad, "qwen2", 64, false);
+		for (size_t k = 0; k < bad.n; k++)
+			if (!bad.t[k].vector && (all || strcmp(bad.t[k].name, DOWN0) == 0))
+				bad.t[k].label = label;
+		toy_write(&good, in_folder("good.gguf"), truth, true);
+		toy_write(&bad, in_folder("bad.gguf"), truth, true);
+		for (int order = 0; order < 2; order++) {
+			struct st_rosetta *r = compare(order ? "good.gguf" : "bad.gguf",
+			                               order ? "bad.gguf" : "good.gguf");
+			const struct st_weight_diff *d = of(r, DOWN0);
+			assert_string_equal(st_cause_name(d->cause.code), "weight.dtype_mislabelled");
+			if (d->side != (order ? 'b' : 'a'))
+				fail_msg("case %zu, order %d: side %c", i, order, d->side ? d->side : '-');
+			assert_string_equal(st_cause_text(&d->cause, ST_PARAM_LABEL), st_dtype_info(label)->name);
+			assert_string_equal(st_cause_text(&d->cause, ST_PARAM_TYPE), st_dtype_info(truth)->name);
+			st_rosetta_free(r);
+		}
+		toy_free(&good);
+		toy_free(&bad);
+	}
+}
+
+int main(void)
+{
+#define CASE(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
+	const struct CMUnitTest tests[] = {
+		CASE(adapters_are_named),
+		CASE(noise_is_no_adapter),
+		CASE(a_finetune_is_another_model),
+		CASE(a_label_is_judged_by_its_numbers),
+	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
