@@ -204,8 +204,9 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 		rep->status = rep->total.nonfinite_apart == 0 ? ST_STATUS_UNDECIDED
 		            : l->fault_seen                   ? ST_STATUS_INHERITED
 		                                              : ST_STATUS_FAULT;
-	else if (rep->worst_token_ratio > allow * FAULT_RATIO)
-		rep->status = ST_STATUS_FAULT;
+	else if (rep->worst_token_ratio > allow * FAULT_RATIO
+	         || (weights >= ST_WEIGHT_FAULT && rep->worst_token_ratio > 1))
+		rep->status = ST_STATUS_FAULT; /* also where a weight that is known to be wrong shows */
 	else if (rep->worst_token_ratio > allow * UNDECIDED_RATIO)
 		rep->status = ST_STATUS_UNDECIDED;
 	else if (rep->total.max_abs == 0)

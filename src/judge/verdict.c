@@ -210,6 +210,21 @@ static void recommend_one_model(struct st_rosetta *r)
 		         "compare two files of one model: these two differ in %s", list);
 }
 
+/* Neither file is wrong against the other: both break at one place. */
+static void diagnose_blank(struct st_rosetta *r, const struct st_stage_report *p)
+{
+	char where[64];
+	if (p->layer >= 0)
+		snprintf(where, sizeof where, "layer %d %s", (int)p->layer, st_stage_name(p->stage));
+	else
+		snprintf(where, sizeof where, "%s", st_stage_name(p->stage));
+	r->cause = (struct st_cause){ .code = ST_CAUSE_NUMERIC_NAN, .confidence = ST_CONFIRMED };
+	size_t n = (size_t)snprintf(r->text, sizeof r->text, "%s - ", st_cause_name(r->cause.code));
+	st_cause_say(&r->cause, &(struct st_saying){ .name = where, .x = 'A', .y = 'B', .either = true }, r->text + n,
+	             sizeof r->text - n);
+	snprintf(r->recommendation, sizeof r->recommendation, "convert both again from a sound source");
+}
+
 /* Whether either side has a head of its own; else the embedding serves both. */
 static bool has_head(const struct st_rosetta *r)
 {
@@ -225,6 +240,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	const struct st_config_diff *structural = NULL;
 	struct first f = { .at = INT64_MAX };
 	bool fault = false, undecided = false, noise = false;
+	const struct st_stage_report *blank = NULL; /* the first with NaN or infinity, the same on both sides */
 	bool form_differs = s->form.differs > ST_FORM_NO_GRAPH;
 
 	for (size_t i = 0; i < r->n_config; i++) {
@@ -252,6 +268,8 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	for (size_t i = 0; i < r->n_stages; i++) {
 		const struct st_stage_report *p = &r->stages[i];
 		undecided |= p->status == ST_STATUS_UNDECIDED;
+		if (!blank && p->total.nonfinite_a && !p->total.nonfinite_apart)
+			blank = p;
 		noise |= p->status == ST_STATUS_NOISE;
 		if (p->status == ST_STATUS_FAULT)
 			fault = true;
@@ -319,6 +337,8 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	if (r->cause.code == ST_CAUSE_TOKENS_MISMATCH || r->cause.code == ST_CAUSE_TOKENS_BOS
 	    || r->cause.code == ST_CAUSE_CONFIG_MISMATCH)
 		recommend_one_model(r);
+	if (!fault && blank)
+		diagnose_blank(r, blank);
 	/* Nothing compared is never a match. */
 	undecided |= !fault && r->compared == 0;
 	r->verdict = fault     ? ST_VERDICT_FAULT

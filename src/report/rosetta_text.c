@@ -177,8 +177,17 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 			st_text_printf(t, "only in %c\n", d->status == ST_WEIGHT_ONLY_A ? 'A' : 'B');
 			continue;
 		}
-		st_text_printf(t, "%s against %s, rel=", st_dtype_info(d->a->tensor->dtype)->name,
+		st_text_printf(t, "%s against %s, ", st_dtype_info(d->a->tensor->dtype)->name,
 		               st_dtype_info(d->b->tensor->dtype)->name);
+		if (st_cause_has(&d->cause, ST_PARAM_SHAPE_A)) { /* no element has a partner */
+			st_text_printf(t, "%s against %s", st_cause_text(&d->cause, ST_PARAM_SHAPE_A),
+			               st_cause_text(&d->cause, ST_PARAM_SHAPE_B));
+			if (isfinite(d->cause.residual_after))
+				st_text_printf(t, ", rel=%.3g after transposing", d->cause.residual_after);
+			st_text_puts(t, "\n");
+			continue;
+		}
+		st_text_puts(t, "rel=");
 		number(t, d->rel_l2);
 		st_text_puts(t, " expected=");
 		number(t, d->predicted);
