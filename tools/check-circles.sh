@@ -9,7 +9,7 @@ for archive in "$@"; do
 	echo "archive $archive"
 	nm -A "$archive" 2>/dev/null
 done | awk '
-BEGIN { pending = " compare " }
+BEGIN { pending = " none " }
 function finish(   e, pair, via, from, to, shown, late) {
 	if (room == "")
 		return

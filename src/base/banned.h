@@ -3,7 +3,7 @@
  * command by the build.
  *
  * Some write without knowing how much room there is, some cannot report a bad number, some keep
- * hidden state or depend on the machine's clock and locale, two run a shell. Tests may (ST_TESTS).
+ * hidden state or depend on the machine's clock and locale, two run a shell. Tests, fuzz targets and benchmarks may (ST_TESTS).
  */
 #if !defined ST_BASE_BANNED_H && !defined ST_TESTS
 #define ST_BASE_BANNED_H
@@ -13,6 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#ifdef __x86_64__
+#include <mm_malloc.h> /* comes with the intrinsics, and defines functions that call malloc */
+#endif
 
 #define ST_BANNED(name, instead) _Static_assert(0, #name " is banned: use " #instead)
 
@@ -44,6 +47,21 @@
 #define mktemp(...) ST_BANNED(mktemp, base / outfile.h)
 #define tmpnam(...) ST_BANNED(tmpnam, base / outfile.h)
 #define alloca(...) ST_BANNED(alloca, an arena)
+/* Memory comes from base/mem.h, whose calls take factors; the room itself is built with ST_BASE. */
+#ifndef ST_BASE
+#define malloc(...) ST_BANNED(malloc, base / mem.h)
+#define calloc(...) ST_BANNED(calloc, base / mem.h)
+#define realloc(...) ST_BANNED(realloc, base / mem.h)
+#define reallocarray(...) ST_BANNED(reallocarray, base / mem.h)
+#define aligned_alloc(...) ST_BANNED(aligned_alloc, base / mem.h)
+#define posix_memalign(...) ST_BANNED(posix_memalign, base / mem.h)
+#undef strdup
+#undef strndup
+#define strdup(...) ST_BANNED(strdup, base / mem.h)
+#define strndup(...) ST_BANNED(strndup, base / mem.h)
+#define asprintf(...) ST_BANNED(asprintf, base / mem.h)
+#define vasprintf(...) ST_BANNED(vasprintf, base / mem.h)
+#endif
 #define system(...) ST_BANNED(system, nothing)
 #define popen(...) ST_BANNED(popen, nothing)
 

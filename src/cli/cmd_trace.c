@@ -32,19 +32,6 @@ struct collect {
 	uint32_t layer_first, layer_end; /* 0, 0: every layer, and what is in none */
 };
 
-static bool room_for_one(void **p, size_t *cap, size_t n, size_t size)
-{
-	if (n < *cap)
-		return true;
-	size_t grown = *cap ? 2 * *cap : 64;
-	void *q = reallocarray(*p, grown, size);
-	if (!q)
-		return false;
-	*p = q;
-	*cap = grown;
-	return true;
-}
-
 static void on_stage(void *user, const struct st_trace_stats *s)
 {
 	struct collect *k = user;
@@ -52,7 +39,7 @@ static void on_stage(void *user, const struct st_trace_stats *s)
 	if (!(k->stage_mask >> s->stage & 1)
 	    || (k->layer_end && (s->layer < (int32_t)k->layer_first || s->layer >= (int32_t)k->layer_end)))
 		return;
-	if (!room_for_one(&p, &k->cap_stats, k->n_stats, sizeof *s)) {
+	if (!st_grow(&p, &k->cap_stats, k->n_stats + 1, sizeof *s)) {
 		k->failed = true;
 		return;
 	}
@@ -65,7 +52,7 @@ static void on_token(void *user, uint32_t step, uint32_t token)
 	struct collect *k = user;
 	void *p = k->greedy;
 	(void)step; /* they come in order */
-	if (!room_for_one(&p, &k->cap_greedy, k->n_greedy, sizeof token)) {
+	if (!st_grow(&p, &k->cap_greedy, k->n_greedy + 1, sizeof token)) {
 		k->failed = true;
 		return;
 	}

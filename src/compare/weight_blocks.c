@@ -75,25 +75,6 @@ enum st_status st_test_mislabelled(struct st_trial *t)
 	return t->done ? unless_scaled(t) : ST_OK;
 }
 
-enum st_status st_blocks_apart(struct st_trial *t, double *share)
-{
-	uint64_t cols = t->a->cols, apart = 0;
-	float *x = st_arena_alloc(&t->arena, cols, sizeof *x), *y = st_arena_alloc(&t->arena, cols, sizeof *y);
-	if (!x || !y)
-		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
-	t->a->get(t->a, t->d->first_bad_row, &(struct st_cells){ .value = x });
-	t->b->get(t->b, t->d->first_bad_row, &(struct st_cells){ .value = y });
-	const struct st_row_stat *row = &t->stats[t->d->first_bad_row];
-	double whole = row->bb > 0 ? row->ab / row->bb : 1;
-	for (uint64_t i = 0; i < cols; i += 32) {
-		struct st_sums s;
-		st_sums_of(x + i, y + i, cols - i < 32 ? cols - i : 32, 0, &s);
-		apart += s.bb > 0 && fabs(s.ab / s.bb - whole) > 0.1 * fabs(whole) + 0.05;
-	}
-	*share = (double)apart / (double)st_ceil_div(cols, 32);
-	return ST_OK;
-}
-
 /* A side with the codes of its blocks read in another order. */
 struct reordered {
 	const struct st_rows *from;

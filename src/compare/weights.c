@@ -80,7 +80,7 @@ static enum st_status find_truncation(const struct st_rows *a, const struct st_r
 	if (!both && !cut_a && !cut_b)
 		return ST_OK;
 	uint64_t n = a->rows < 64 ? a->rows : 64, seen = 0, below = 0, above = 0, lost = 0, other = 0;
-	float *x = st_alloc_array(2 * a->cols, sizeof *x), *y = x ? x + a->cols : NULL;
+	float *x = st_alloc_array2(2, a->cols, sizeof *x), *y = x ? x + a->cols : NULL;
 	if (!x)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (uint64_t i = 0; i < n && other == 0; i++) {
