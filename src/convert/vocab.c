@@ -22,68 +22,19 @@ struct reading {
 
 /* ---- the name of the word splitting ---- */
 
-/* Text that the known ways of splitting cut differently: contractions, runs of blanks and breaks, digits of several
- * lengths and scripts, punctuation in rows, capitals inside words, letters with marks, composed and not. */
-static const char probe[] = "I'm you're WE'LL he'd  x\n\n \n\t y\r\n  z   1 12 123 1234 123456789 3.14 2+2=4 "
-			    "\xd9\xa1\xd9\xa2\xd9\xa3 $5 <=> a_b__c ~^` "
-			    "(\"it's\") [x]: {y}; ... !!!??? foo.bar,baz/qux\\n #tag @me 50% a&b camelCaseWord "
-			    "HTTPServer iPhone15Pro Don'T "
-			    "\xc3\xa9t\xc3\xa9 e\xcc\x81te\xcc\x81 na\xc3\xafve "
-			    "\xe4\xbd\xa0\xe5\xa5\xbd\xe4\xb8\x96\xe7\x95\x8c\xe3\x80\x82"
-			    "\xe3\x81\x93\xe3\x82\x93\xe3\x81\xab\xe3\x81\xa1\xe3\x81\xaf "
-			    "\xd0\x9f\xd1\x80\xd0\xb8\xd0\xb2\xd0\xb5\xd1\x82, \xea\xb0\x80\xeb\x82\x98 "
-			    "\xf0\x9f\x99\x82\xf0\x9f\x91\x8d \xe2\x80\xa6 \xe2\x80\x94 \xef\xbc\x81 "
-			    "\xe0\xa4\xa8\xe0\xa4\xae\xe0\xa4\xb8\xe0\xa5\x8d\xe0\xa4\xa4\xe0\xa5\x87    ";
-
-/* The probe as normalised, and the words it is cut into. */
-struct cut {
-	struct st_scratch s;
-	const char *text;
-	size_t n;
-	const struct st_spans *words;
-};
-
-static enum st_status cut_probe(const struct st_tokenizer *t, struct cut *c, struct st_error *err)
-{
-	*c = (struct cut){ .s = { .t = t } };
-	ST_TRY(st_normalize(&c->s, probe, sizeof probe - 1, true, &c->text, &c->n, err));
-	return st_split_words(&c->s, c->text, c->n, &c->words, err);
-}
-
-static void cut_release(struct cut *c)
-{
-	for (int i = 0; i < 2; i++) {
-		free(c->s.text[i].s);
-		free(c->s.words[i].v);
-	}
-	pcre2_match_data_free(c->s.match);
-	pcre2_match_context_free(c->s.limits);
-	pcre2_jit_stack_free(c->s.jit_stack);
-}
-
-static bool same_words(const struct cut *a, const struct cut *b)
-{
-	if (a->n != b->n || a->words->n != b->words->n || memcmp(a->text, b->text, a->n) != 0)
-		return false;
-	for (size_t i = 0; i < a->words->n; i++)
-		if (a->words->v[i].start != b->words->v[i].start || a->words->v[i].len != b->words->v[i].len)
-			return false;
-	return true;
-}
-
 /* Does the splitting of that name cut the probe as the source's own does? */
-static enum st_status splits_alike(const struct st_tokenizer *t, const char *name, const struct cut *want, bool *alike,
-                                   struct st_error *err)
+static enum st_status splits_alike(const struct st_tokenizer *t, const char *name, const struct st_probe_cut *want,
+                                   bool *alike, struct st_error *err)
 {
 	struct st_tokenizer other = *t;
-	struct cut c = { 0 };
+	struct st_probe_cut c = { 0 };
 	bool bos;
 	other.n_norms = other.n_stages = 0;
 	enum st_status st = st_pretok_set(&other, name, strlen(name), "tokenizer", &bos, err);
 	if (st == ST_OK)
-		st = cut_probe(&other, &c, err);
-	*alike = st == ST_OK && same_words(want, &c);
-	cut_release(&c);
+		st = st_probe_cut(&other, &c, err);
+	*alike = st == ST_OK && st_probe_same(want, &c);
+	st_probe_release(&c);
 	for (size_t i = 0; i < other.n_stages; i++)
 		pcre2_code_free(other.stages[i].code);
 	return st;
@@ -96,9 +47,9 @@ static enum st_status recognise_pre(struct reading *v, struct st_error *err)
 	const struct st_tokenizer *t = v->vocab->t;
 	const char *usual = st_pretok_guess(t, v->to->arch->name, strlen(v->to->arch->name));
 	struct st_pretok_facts f;
-	struct cut want;
+	struct st_probe_cut want;
 	bool alike = false;
-	enum st_status st = cut_probe(t, &want, err);
+	enum st_status st = st_probe_cut(t, &want, err);
 	if (st == ST_OK && usual)
 		st = splits_alike(t, usual, &want, &alike, err);
 	if (alike)
@@ -110,7 +61,7 @@ static enum st_status recognise_pre(struct reading *v, struct st_error *err)
 		if (alike)
 			v->vocab->pre = f.name;
 	}
-	cut_release(&want);
+	st_probe_release(&want);
 	if (st == ST_OK && !alike)
 		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer.json",
 		                "splits text into words in a way that has no name in %s",

@@ -18,22 +18,14 @@ const char st_probe[] = "I'm you're WE'LL he'd  x\n\n \n\t y\r\n  z   1 12 123 1
 			"\xe0\xa4\xa8\xe0\xa4\xae\xe0\xa4\xb8\xe0\xa5\x8d\xe0\xa4\xa4\xe0\xa5\x87    ";
 const size_t st_probe_len = sizeof st_probe - 1;
 
-/* The probe as normalised, and the words it is cut into. */
-struct cut {
-	struct st_scratch s;
-	const char *text;
-	size_t n;
-	const struct st_spans *words;
-};
-
-static enum st_status cut_probe(const struct st_tokenizer *t, struct cut *c, struct st_error *err)
+enum st_status st_probe_cut(const struct st_tokenizer *t, struct st_probe_cut *c, struct st_error *err)
 {
-	*c = (struct cut){ .s = { .t = t } };
+	*c = (struct st_probe_cut){ .s = { .t = t } };
 	ST_TRY(st_normalize(&c->s, st_probe, st_probe_len, true, &c->text, &c->n, err));
 	return st_split_words(&c->s, c->text, c->n, &c->words, err);
 }
 
-static void cut_release(struct cut *c)
+void st_probe_release(struct st_probe_cut *c)
 {
 	for (int i = 0; i < 2; i++) {
 		free(c->s.text[i].s);
@@ -44,7 +36,7 @@ static void cut_release(struct cut *c)
 	pcre2_jit_stack_free(c->s.jit_stack);
 }
 
-static bool same_words(const struct cut *a, const struct cut *b)
+bool st_probe_same(const struct st_probe_cut *a, const struct st_probe_cut *b)
 {
 	if (a->n != b->n || a->words->n != b->words->n || memcmp(a->text, b->text, a->n) != 0)
 		return false;
@@ -57,12 +49,12 @@ static bool same_words(const struct cut *a, const struct cut *b)
 enum st_status st_probe_alike(const struct st_tokenizer *a, const struct st_tokenizer *b, bool *alike,
                               struct st_error *err)
 {
-	struct cut x, y = { 0 };
-	enum st_status st = cut_probe(a, &x, err);
+	struct st_probe_cut x, y = { 0 };
+	enum st_status st = st_probe_cut(a, &x, err);
 	if (st == ST_OK)
-		st = cut_probe(b, &y, err);
-	*alike = st == ST_OK && same_words(&x, &y);
-	cut_release(&x);
-	cut_release(&y);
+		st = st_probe_cut(b, &y, err);
+	*alike = st == ST_OK && st_probe_same(&x, &y);
+	st_probe_release(&x);
+	st_probe_release(&y);
 	return st;
 }

@@ -212,9 +212,21 @@ ST_MUST_CHECK enum st_status st_unigram_word(struct st_scratch *s, const char *w
 /* The merge of two pieces, or NULL. */
 const struct st_merge *st_merges_find(const struct st_merges *m, uint32_t left, uint32_t right);
 
-/* probe.c: a text full of corner cases, and whether two tokenizers normalise it and cut it into words alike. */
+/* probe.c: a text full of corner cases. */
 extern const char st_probe[];
 extern const size_t st_probe_len;
+/* That text as a tokenizer normalises it, and the words it is cut into. Release it also after a failure, and where it
+ * is all zero. */
+struct st_probe_cut {
+	struct st_scratch s;
+	const char *text;
+	size_t n;
+	const struct st_spans *words;
+};
+ST_MUST_CHECK enum st_status st_probe_cut(const struct st_tokenizer *t, struct st_probe_cut *c, struct st_error *err);
+bool st_probe_same(const struct st_probe_cut *a, const struct st_probe_cut *b);
+void st_probe_release(struct st_probe_cut *c);
+/* Whether two tokenizers cut it alike. */
 ST_MUST_CHECK enum st_status st_probe_alike(const struct st_tokenizer *a, const struct st_tokenizer *b, bool *alike,
                                             struct st_error *err);
 
