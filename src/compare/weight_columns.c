@@ -115,20 +115,13 @@ static bool are_blocks(const struct columns *s, uint64_t cols)
 	return true;
 }
 
-/* The side whose wrong columns are far from the size of the others. Single elements of a vector are of any size. */
+/* The side whose wrong columns are of no size that a column has. */
 static char odd_side(const struct columns *s, uint64_t cols)
 {
-	double good = 0, a = 0, b = 0;
-	for (uint64_t i = 0; i < cols; i++) {
-		if (s->c[i].bad) {
-			a += s->c[i].gain.aa / (double)s->n_bad;
-			b += s->c[i].gain.bb / (double)s->n_bad;
-		} else {
-			good += s->c[i].gain.bb / (double)(cols - s->n_bad);
-		}
-	}
-	bool a_odd = a > 9 * good || 9 * a<good, b_odd = b> 9 * good || 9 * b < good;
-	return a_odd && !b_odd ? 'a' : b_odd && !a_odd ? 'b' : 0;
+	struct st_odd odd = { 0 };
+	for (uint64_t i = 0; i < cols; i++)
+		st_odd_add(&odd, s->c[i].gain.aa, s->c[i].gain.bb, s->c[i].bad);
+	return st_odd_side(&odd);
 }
 
 enum st_status st_test_columns(struct st_trial *t)

@@ -11,7 +11,9 @@
 
 /*
  * W^T written over the place of W: the bytes are [cols, rows] under the label [rows, cols].
- * Either side may be the one it happened to; for a square matrix the two are the same.
+ * Either side may be the one it happened to; for a square matrix the two are the same. Nor does the way tell for another
+ * one which file is wrong: bytes that were right may have been transposed because their dimensions were listed the other
+ * way round.
  *   way 0  a holds b's transpose:  flat element k*rows + n of a is b[n][k]
  *   way 1  b holds a's transpose:  a[n][k] is flat element k*rows + n of b
  * b is walked once and each element dropped where the hypothesis puts it.
@@ -56,10 +58,7 @@ enum st_status st_test_transposed(struct st_trial *t)
 			slot[t->sample[i]] = i;
 		drop_transposed(t->b, way, slot, &row, &dense);
 		ST_TRY(st_check_cancel(t->err));
-		ST_TRY(st_trial_consider(t, t->a, &b, (struct st_cause){ .code = ST_CAUSE_WEIGHT_TRANSPOSED },
-		                         way            ? 'b'
-		                         : rows == cols ? 0
-		                                        : 'a',
+		ST_TRY(st_trial_consider(t, t->a, &b, (struct st_cause){ .code = ST_CAUSE_WEIGHT_TRANSPOSED }, 0,
 		                         !whole));
 	}
 	return ST_OK;

@@ -121,7 +121,10 @@ static void get_alternating(const struct st_rows *s, uint64_t r, const struct st
 	from->get(from, i / 2, dst);
 }
 
-/* Gate and up written as g0 u0 g1 u1 ... and then cut in half. */
+/*
+ * Gate and up written as g0 u0 g1 u1 ... and then cut in half; or one behind the other, and read as if they alternated.
+ * The one undoes the other, so nothing says which of the two files is wrong.
+ */
 enum st_status st_test_gate_up_interleaved(struct st_trial *t)
 {
 	enum st_role r = t->d->slot->role;
@@ -129,7 +132,7 @@ enum st_status st_test_gate_up_interleaved(struct st_trial *t)
 		return ST_OK;
 	uint32_t layer = (uint32_t)t->d->slot->layer;
 	for (int k = 0; k < 2 && !t->done; k++) {
-		const struct st_model *m = k ? t->ma : t->mb; /* the sound side */
+		const struct st_model *m = k ? t->ma : t->mb; /* the side whose rows alternate in the other */
 		const struct st_weight *gate = st_model_weight(m, ST_ROLE_GATE, layer),
 				       *up = st_model_weight(m, ST_ROLE_UP, layer);
 		if (!gate || !gate->tensor || !up || !up->tensor)
@@ -140,8 +143,7 @@ enum st_status st_test_gate_up_interleaved(struct st_trial *t)
 		side.get = get_alternating;
 		side.ctx = &x;
 		ST_TRY(st_trial_consider(t, k ? &side : t->a, k ? t->b : &side,
-		                         (struct st_cause){ .code = ST_CAUSE_WEIGHT_GATE_UP_INTERLEAVED },
-		                         k ? 'b' : 'a', false));
+		                         (struct st_cause){ .code = ST_CAUSE_WEIGHT_GATE_UP_INTERLEAVED }, 0, false));
 	}
 	return ST_OK;
 }

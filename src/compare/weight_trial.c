@@ -137,6 +137,24 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 	return ST_OK;
 }
 
+#define ODD 1e4 /* a hundred times the largest row that both sides have */
+
+void st_odd_add(struct st_odd *o, double aa, double bb, bool bad)
+{
+	if (bad) {
+		o->bad_a = fmax(o->bad_a, aa);
+		o->bad_b = fmax(o->bad_b, bb);
+	} else {
+		o->good = fmax(o->good, fmax(aa, bb));
+	}
+}
+
+char st_odd_side(const struct st_odd *o)
+{
+	bool a = o->bad_a > ODD * o->good, b = o->bad_b > ODD * o->good;
+	return o->good > 0 && a != b ? a ? 'a' : 'b' : 0;
+}
+
 enum st_status st_blocks_apart(struct st_trial *t, double *share)
 {
 	uint64_t cols = t->a->cols, apart = 0;

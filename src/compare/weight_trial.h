@@ -43,6 +43,18 @@ void st_trial_decide(struct st_trial *t, struct st_cause c, char side);
  */
 ST_MUST_CHECK enum st_status st_blocks_apart(struct st_trial *t, double *share);
 #define ST_ONE_FACTOR 0.25 /* where this share of blocks is apart there is no common factor */
+
+/*
+ * Rows or columns that differ, beside those that agree: which side's are of no size that numbers of this matrix have. A
+ * small one says nothing, since tokens that were never trained and channels that are pruned are small in sound files, and
+ * a few sound rows are ten times the others.
+ */
+struct st_odd {
+	double good, bad_a, bad_b; /* largest squares */
+};
+void st_odd_add(struct st_odd *o, double aa, double bb, bool bad);
+/* 'a', 'b', or 0 where nothing tells. */
+char st_odd_side(const struct st_odd *o);
 /* Of two labels over the same bytes the side whose label is wrong, where the files tell; else 0 (weight_label.c). */
 ST_MUST_CHECK enum st_status st_wrong_label(struct st_trial *t, char *side);
 /* The code of a factor on all of a weight. */

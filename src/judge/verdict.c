@@ -189,7 +189,8 @@ static void diagnose_config(struct st_rosetta *r, const struct st_config_diff *c
 		         open_a ? 'B' : 'A', open_a ? c->from_a.key : c->from_b.key, open_a ? c->b : c->a,
 		         open_a ? 'A' : 'B');
 	} else {
-		snprintf(r->recommendation, sizeof r->recommendation, "correct %s in the file that is wrong", c->key);
+		snprintf(r->recommendation, sizeof r->recommendation,
+		         "if %s is right in B: set it so in A; if in A: set it so in B", c->key);
 	}
 }
 

@@ -190,14 +190,108 @@ static void a_label_is_judged_by_its_numbers(void **state)
 	}
 }
 
+/* ---- which side ---- */
+
+#define EMBED "model.embed_tokens.weight"
+#define GATE0 "model.layers.0.mlp.gate_proj.weight"
+
+static void rows_times(struct toy_tensor *t, uint64_t first, uint64_t n, double by)
+{
+	for (uint64_t i = first * t->cols; i < (first + n) * t->cols; i++)
+		t->data[i] *= (float)by;
+}
+
+static void small_rows(struct toy *m) { rows_times(toy_find(m, EMBED), 40, 3, 0.01); }
+
+/* Rows as small as those of tokens that were never trained, which the other file has noise in. */
+static void noise_in_small_rows(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, EMBED);
+	uint64_t seed = 5;
+	small_rows(m);
+	for (uint64_t i = 40 * t->cols; i < 43 * t->cols; i++)
+		t->data[i] += (float)(0.2 * toy_normal(&seed));
+}
+
+static void rows_of_garbage(struct toy *m) { rows_times(toy_find(m, GATE0), 11, 1, 1e6); }
+static void column_pruned(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, GATE0);
+	for (uint64_t r = 0; r < t->rows; r++)
+		t->data[r * t->cols + 9] = 0;
+}
+static void rows_pruned(struct toy *m) { rows_times(toy_find(m, GATE0), 30, 4, 0); }
+static void end_lost(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, GATE0);
+	rows_times(t, t->rows / 2, t->rows / 2, 0);
+}
+static void large_rows(struct toy *m)
+{
+	rows_times(toy_find(m, GATE0), 11, 2, 12);
+} /* as some rows of sound files are */
+static void gate_transposed(struct toy *m) { toy_transpose(m, GATE0); }
+static void noise_everywhere(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, GATE0);
+	uint64_t seed = 6;
+	for (uint64_t i = 0; i < t->rows * t->cols; i++)
+		t->data[i] *= (float)(1 + 0.4 * toy_normal(&seed));
+}
+
+/*
+ * Of two files that differ neither is wrong by itself. Where only the other file says that a number is wrong, no side is
+ * named, in neither order, and what to do begins with a condition.
+ */
+static void only_evidence_accuses(void **state)
+{
+	(void)state;
+	static const struct {
+		void (*sound)(struct toy *m), (*other)(struct toy *m);
+		const char *tensor;
+		bool accused; /* `other` */
+	} cases[] = {
+		{ small_rows, noise_in_small_rows, EMBED, false },
+		{ NULL, rows_of_garbage, GATE0, true },
+		{ NULL, column_pruned, GATE0, false },
+		{ NULL, rows_pruned, GATE0, false },
+		{ NULL, end_lost, GATE0, true },
+		{ NULL, large_rows, GATE0, false },
+		{ NULL, gate_transposed, GATE0, false },
+		{ NULL, noise_everywhere, GATE0, false },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct toy sound, other;
+		toy_make(&sound, "qwen2", 64, false);
+		toy_make(&other, "qwen2", 64, false);
+		if (cases[i].sound)
+			cases[i].sound(&sound);
+		cases[i].other(&other);
+		toy_write(&sound, in_folder("sound.gguf"), ST_DTYPE_F16, true);
+		toy_write(&other, in_folder("other.gguf"), i % 2 ? ST_DTYPE_F32 : ST_DTYPE_F16, true);
+		for (int order = 0; order < 2; order++) {
+			struct st_rosetta *r = compare(order ? "sound.gguf" : "other.gguf",
+			                               order ? "other.gguf" : "sound.gguf");
+			const struct st_weight_diff *d = of(r, cases[i].tensor);
+			char want = !cases[i].accused ? 0 : order ? 'b' : 'a';
+			assert_int_equal(d->status, ST_WEIGHT_FAULT);
+			if (d->side != want || (!want && strncmp(r->recommendation, "if ", 3) != 0))
+				fail_msg("case %zu, order %d: side %c, %s; %s", i, order, d->side ? d->side : '-',
+				         r->text, r->recommendation);
+			st_rosetta_free(r);
+		}
+		toy_free(&sound);
+		toy_free(&other);
+	}
+}
+
 int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
 	const struct CMUnitTest tests[] = {
-		CASE(adapters_are_named),
-		CASE(noise_is_no_adapter),
-		CASE(a_finetune_is_another_model),
-		CASE(a_label_is_judged_by_its_numbers),
+		CASE(adapters_are_named),          CASE(noise_is_no_adapter),
+		CASE(a_finetune_is_another_model), CASE(a_label_is_judged_by_its_numbers),
+		CASE(only_evidence_accuses),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -112,6 +112,39 @@ static void first_tensor(const char *planted, char *buf, size_t size)
 		buf[0] = '\0';
 }
 
+static char other_side(char side) { return side == 'a' ? 'b' : side == 'b' ? 'a' : 0; }
+
+/* The same two files in the other order: the same fault, of the same file or of neither, and never of the sound one. */
+static void assert_order_is_nothing(const struct st_rosetta *r, const char *bad, const char *good, const char *what)
+{
+	struct st_rosetta *q = compare(good, bad, false);
+	if (q->verdict != r->verdict || q->cause.code != r->cause.code || q->first.side != other_side(r->first.side)
+	    || strcmp(q->first.tensor, r->first.tensor) != 0)
+		fail_msg("%s: %s in %s, side %c; in the other order %s in %s, side %c", what,
+		         st_cause_name(r->cause.code), r->first.tensor, r->first.side ? r->first.side : '-',
+		         st_cause_name(q->cause.code), q->first.tensor, q->first.side ? q->first.side : '-');
+	if (r->first.side == 'b')
+		fail_msg("%s: the sound file is accused (%s)", what, r->text);
+	/* Where the tokens differ it stops before the weights. */
+	for (size_t i = 0; i < r->n_weights && q->n_weights; i++) {
+		const struct st_weight_diff *x = &r->weights[i], *y = NULL;
+		for (size_t k = 0; k < q->n_weights && !y; k++)
+			if (strcmp(q->weights[k].slot->canonical, x->slot->canonical) == 0)
+				y = &q->weights[k];
+		if (!y || y->cause.code != x->cause.code || y->side != other_side(x->side) || x->side == 'b')
+			fail_msg("%s: %s of %s, side %c; in the other order %s, side %c", what,
+			         st_cause_name(x->cause.code), x->slot->canonical, x->side ? x->side : '-',
+			         y ? st_cause_name(y->cause.code) : "nothing", y && y->side ? y->side : '-');
+	}
+	/* What rests on which file is trusted says so first. */
+	for (int k = 0; k < 2; k++) {
+		const struct st_rosetta *p = k ? q : r;
+		if (p->first.tensor[0] && !p->first.side && strncmp(p->recommendation, "if ", 3) != 0)
+			fail_msg("%s: \"%s\"", what, p->recommendation);
+	}
+	st_rosetta_free(q);
+}
+
 /* Plant every fault that fits and see it named, with its tensor, and no other. Returns how many fitted. */
 static size_t plant_all(const char *config, const char *type, const char *bad, const char *good)
 {
@@ -149,6 +182,7 @@ static size_t plant_all(const char *config, const char *type, const char *bad, c
 				         st_cause_name(d->cause.code), d->slot->canonical);
 		}
 		assert_int_equal(st_rosetta_exit(r, false), 1);
+		assert_order_is_nothing(r, in_folder(bad), in_folder(exact ? "exact.gguf" : good), o.plant);
 		st_rosetta_free(r);
 		remove(in_folder(bad));
 	}
