@@ -50,7 +50,8 @@ struct st_stage_report {
 	double local_floor;       /* its expected size, from the weights' stored types and the inputs at hand */
 	double worst_token_ratio; /* largest |local| / expected over tokens */
 	uint64_t worst_token;
-	double floor; /* of the total: inherited part plus local_floor */
+	double inherited_rel; /* |inherited| / |y_b| */
+	double floor;         /* of the total: inherited part plus local_floor */
 	enum st_floor_kind kind;
 	enum st_stage_status status;
 	bool over_threshold;
@@ -75,17 +76,29 @@ struct st_divergence {
 
 /* ---- next tokens ---- */
 
+/* The text of a token: terminated, cut to fit, empty without a tokenizer. */
+#define ST_PIECE_BYTES 24
+
 /* What both sides would say behind one token of a prompt. */
 struct st_position {
 	uint32_t prompt, position; /* which prompt, from 0, and where in it */
 	uint32_t token;            /* stands there */
 	uint32_t best_a, best_b;
-	double gap;                                  /* B's best logit minus its second best */
-	double kl;                                   /* sum p_b ln(p_b / p_a), in nats */
-	char text_token[24], text_a[24], text_b[24]; /* bytes of the three, cut to fit; empty without a tokenizer */
+	uint32_t rank; /* of best_b in A, from 1 */
+	double gap;    /* B's best logit minus its second best */
+	double kl;     /* sum p_b ln(p_b / p_a), in nats */
+	char text_token[ST_PIECE_BYTES], text_a[ST_PIECE_BYTES], text_b[ST_PIECE_BYTES]; /* of the three */
+};
+
+struct st_choice {
+	uint32_t token;
+	double probability; /* softmax without temperature */
+	char text[ST_PIECE_BYTES];
 };
 
 #define ST_MAX_CHANGED 8
+#define ST_MAX_EACH 16
+#define ST_MAX_LAST 5
 /* Over every position of every prompt. B is the reference. */
 struct st_agreement {
 	uint64_t prompts, positions; /* 0: the logits were not reached */
@@ -98,6 +111,10 @@ struct st_agreement {
 	double over_usual;
 	struct st_position changed[ST_MAX_CHANGED]; /* other best tokens, B's surest first */
 	size_t n_changed;
+	struct st_position each[ST_MAX_EACH]; /* the first positions of the first prompt */
+	size_t n_each;
+	struct st_choice last_a[ST_MAX_LAST], last_b[ST_MAX_LAST]; /* behind its last token, the likeliest first */
+	size_t n_last;
 };
 
 /* One layer of A in B: what it costs B's logits, over the positions of the first prompt. */
@@ -131,6 +148,8 @@ struct st_rosetta {
 	char *prompt; /* NULL when ids were given */
 	uint32_t *tokens_a, *tokens_b;
 	size_t n_tokens_a, n_tokens_b;
+	char (*pieces_a)[ST_PIECE_BYTES]; /* text of tokens_a; NULL where no tokenizer is at hand */
+	char (*pieces_b)[ST_PIECE_BYTES];
 	char token_note[256]; /* "B has no tokenizer: A's ids were used for both", what a file leaves open, or empty */
 	char vocab_note[160]; /* which rows of a padded vocabulary were not compared, or empty */
 	const char *mode;

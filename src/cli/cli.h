@@ -24,7 +24,7 @@
 
 #include <stele/stele.h>
 
-#include "report/text.h"
+#include "report/table.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -161,8 +161,11 @@ void cli_flush(void);           /* what was printed so far */
 /* Log lines to stderr, a progress bar when stderr is a terminal; silent under --quiet. */
 struct st_hooks cli_hooks(struct cli *c);
 
-/* The terminal behind a stream: columns (80 when it is none), and whether colour is wanted
- * (a terminal, and neither NO_COLOR nor TERM=dumb). */
+/* What a stream prints on. Reports are laid out for as many columns as COLUMNS or the terminal has, 60 at the least;
+ * where neither says, rows and sentences keep a line each, for grep. */
+struct st_page cli_page(FILE *f);
+/* Columns of the terminal (80 when it is none), and whether colour is wanted (a terminal, and neither NO_COLOR nor
+ * TERM=dumb). */
 size_t cli_columns(FILE *f);
 bool cli_colour(FILE *f);
 

@@ -65,7 +65,7 @@ static int run(struct cli *c, void *p)
 		struct st_text t = { 0 };
 		struct st_report_diff_options ro = { .limit = given ? (size_t)o->limit : SIZE_MAX,
 			                             .values = o->values,
-			                             .colour = cli_colour(stdout) };
+			                             .page = cli_page(stdout) };
 		st = st_report_diff_text(d, &ro, &t, &err);
 		if (st == ST_OK)
 			cli_print_text(&t);

@@ -96,6 +96,7 @@ static int metadata(struct cli *c, const struct opts *o)
 		struct st_error err = ST_ERROR_INIT;
 		struct st_container *con;
 		struct st_text t = { 0 };
+		struct st_page page = cli_page(stdout);
 		if (st_container_open(o->files.items[i], &con, &err) != ST_OK) {
 			rc = cli_fail(c, &err);
 			break;
@@ -103,7 +104,7 @@ static int metadata(struct cli *c, const struct opts *o)
 		if (c->json)
 			st_json_add(files, st_report_metadata_json(con));
 		else
-			st_report_metadata(con, &t, cli_colour(stdout));
+			st_report_metadata(con, &t, &page);
 		cli_print_text(&t);
 		st_text_release(&t);
 		st_container_close(con);
@@ -153,9 +154,10 @@ static int run(struct cli *c, void *p)
 				json_array_append_new(files, st_report_inspection_json(in));
 			} else {
 				struct st_text t = { 0 };
+				struct st_page page = cli_page(stdout);
 				if (i)
 					st_text_puts(&t, "\n");
-				st_report_inspection(in, &t, cli_colour(stdout));
+				st_report_inspection(in, &t, &page);
 				cli_print_text(&t);
 				st_text_release(&t);
 				cli_flush();

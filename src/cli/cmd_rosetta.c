@@ -75,7 +75,7 @@ static enum st_status write_reports(const struct opts *o, const struct st_rosett
 	struct st_outdir *d;
 	struct st_text t = { 0 };
 	char *s = st_json_print(j, JSON_INDENT(2));
-	st_report_rosetta_text(r, true, false, &t);
+	st_report_rosetta_text(r, true, &(struct st_page){ 0 }, &t);
 	static const char *const names[] = { "report.json", "report.txt", NULL };
 	enum st_status st = !s || t.failed ? st_fail(err, ST_ERR_NOMEM, "out of memory")
 	                                   : st_outdir_open(o->out, o->force ? names : NULL, &d, err);
@@ -147,7 +147,8 @@ static int run(struct cli *c, void *p)
 		cli_print_json(j);
 	} else if (st == ST_OK) {
 		struct st_text t = { 0 };
-		st_report_rosetta_text(r, o->verbose, cli_colour(stdout), &t);
+		struct st_page page = cli_page(stdout);
+		st_report_rosetta_text(r, o->verbose, &page, &t);
 		cli_print_text(&t);
 		st_text_release(&t);
 	}

@@ -69,7 +69,9 @@ static void print_text(const struct st_tokenizer *tok, const uint32_t *ids, size
 		st_table_cell(&table, ST_STYLE_PLAIN, piece.s);
 	}
 	st_text_puts(&out, "]\n");
-	st_table_render(&table, &out, "  ", false);
+	struct st_page page = cli_page(stdout);
+	page.colour = false;
+	st_table_render(&table, &out, "  ", &page);
 	cli_print_text(&out);
 	st_table_release(&table);
 	st_text_release(&piece);

@@ -146,8 +146,9 @@ static void print_text(const struct collect *k, const struct st_tokenizer *tok)
 		st_table_cellf(&table, s->n_nan ? ST_STYLE_BAD : ST_STYLE_PLAIN, "%" PRIu64, s->n_nan);
 		st_table_cellf(&table, s->n_inf ? ST_STYLE_BAD : ST_STYLE_PLAIN, "%" PRIu64, s->n_inf);
 	}
+	struct st_page page = cli_page(stdout);
 	if (k->n_stats)
-		st_table_render(&table, &out, "", cli_colour(stdout));
+		st_table_render(&table, &out, "", &page);
 	st_table_release(&table);
 	if (k->n_greedy) {
 		st_text_puts(&out, "greedy: [");

@@ -148,8 +148,8 @@ static void help_param(struct st_text *t, const struct cli_param *p, bool option
 
 void cli_help(struct st_text *t, const struct cli_command *cmd)
 {
-	size_t width = cli_columns(stdout);
-	width = width > 100 ? 100 : width < 60 ? 60 : width;
+	size_t width = cli_page(stdout).columns;
+	width = width > 100 ? 100 : !width ? 80 : width;
 	st_text_printf(t, "usage: stele %s ", cmd->name);
 	struct flow f = { t, strlen("usage: stele ") + strlen(cmd->name) + 1, width,
 		          strlen("usage: stele ") + strlen(cmd->name) + 1 };

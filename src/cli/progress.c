@@ -29,6 +29,25 @@ size_t cli_columns(FILE *f)
 	return ioctl(fileno(f), TIOCGWINSZ, &w) == 0 && w.ws_col >= 20 ? w.ws_col : 80;
 }
 
+static size_t wanted_columns(FILE *f)
+{
+	struct winsize w;
+	const char *s = getenv("COLUMNS");
+	char *rest = NULL;
+	unsigned long n = s && s[0] >= '0' && s[0] <= '9' ? strtoul(s, &rest, 10) : 0;
+	if (n && !*rest && n < 100000)
+		return n;
+	return ioctl(fileno(f), TIOCGWINSZ, &w) == 0 ? w.ws_col : 0;
+}
+
+struct st_page cli_page(FILE *f)
+{
+	enum { LEAST = 60 };
+	size_t n = wanted_columns(f);
+	n = n && n < LEAST ? LEAST : n;
+	return (struct st_page){ .columns = n, .wrap = n, .colour = cli_colour(f) };
+}
+
 bool cli_colour(FILE *f)
 {
 	const char *no = getenv("NO_COLOR"), *term = getenv("TERM");

@@ -14,7 +14,7 @@
 
 struct prediction {
 	struct st_position p;
-	bool finite, top5;
+	bool finite;
 };
 
 struct predictions {
@@ -52,7 +52,7 @@ static void predict(const float *a, const float *b, size_t V, struct prediction 
 		double ln_b = (double)b[i] - lb;
 		kl += st_exp(ln_b) * (ln_b - ((double)a[i] - la));
 	}
-	q->top5 = above < 5;
+	q->p.rank = (uint32_t)above + 1;
 	q->p.best_a = (uint32_t)best_a;
 	q->p.best_b = (uint32_t)best_b;
 	q->p.gap = second == SIZE_MAX ? 0 : (double)b[best_b] - (double)b[second];
@@ -80,6 +80,25 @@ static void list_change(struct st_agreement *g, const struct st_position *p)
 	g->n_changed += g->n_changed < ST_MAX_CHANGED;
 	memmove(&g->changed[at + 1], &g->changed[at], (g->n_changed - 1 - at) * sizeof *p);
 	g->changed[at] = *p;
+}
+
+/* The n largest logits, the first of equals first. */
+static void likeliest(const float *x, size_t V, struct st_choice *out, size_t n)
+{
+	for (size_t k = 0; k < n; k++) {
+		size_t best = SIZE_MAX;
+		for (size_t i = 0; i < V; i++) {
+			bool taken = k
+			          && (x[i] > x[out[k - 1].token]
+			              || (x[i] == x[out[k - 1].token] && i <= out[k - 1].token));
+			if (!taken && (best == SIZE_MAX || x[i] > x[best]))
+				best = i;
+		}
+		out[k].token = (uint32_t)best;
+	}
+	double sum = log_sum_exp(x, V, (double)x[out[0].token]);
+	for (size_t k = 0; k < n; k++)
+		out[k].probability = st_exp((double)x[out[k].token] - sum);
 }
 
 /* Of every token of one prompt; false when out of memory. */
@@ -110,11 +129,18 @@ enum st_status st_agreement_add(struct st_agreement *g, uint32_t prompt, const u
 		p->token = tokens[t];
 		g->positions++;
 		g->top1 += p->best_a == p->best_b;
-		g->top5 += q[t].top5;
+		g->top5 += p->rank <= 5;
+		if (prompt == 0 && g->n_each < ST_MAX_EACH)
+			g->each[g->n_each++] = *p;
 		g->kl_sum += p->kl;
 		g->kl_max = p->kl > g->kl_max ? p->kl : g->kl_max;
 		if (p->best_a != p->best_b)
 			list_change(g, p);
+	}
+	if (prompt == 0 && b.rows && q[b.rows - 1].finite) {
+		g->n_last = b.cols < ST_MAX_LAST ? b.cols : ST_MAX_LAST;
+		likeliest(a.data + (b.rows - 1) * b.cols, b.cols, g->last_a, g->n_last);
+		likeliest(b.data + (b.rows - 1) * b.cols, b.cols, g->last_b, g->n_last);
 	}
 	g->prompts++;
 	free(q);

@@ -196,6 +196,7 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 	rep->kind = weights >= ST_WEIGHT_NOISE ? ST_FLOOR_STORED_TYPES : ST_FLOOR_ROUNDING;
 	rep->local_rel = norm_b > 0 ? sqrt(local2) / norm_b : local2 > 0 ? INFINITY : 0;
 	rep->local_floor = norm_b > 0 ? sqrt(floor2) / norm_b : 0;
+	rep->inherited_rel = norm_b > 0 ? inherited / norm_b : inherited > 0 ? INFINITY : 0;
 	rep->floor = norm_b > 0 ? (inherited + sqrt(floor2)) / norm_b : 0;
 	rep->over_threshold = !isnan(l->threshold) && rep->total.max_abs > l->threshold;
 

@@ -161,17 +161,64 @@ static enum st_status all_tokens(struct st_rosetta_state *s, const struct st_ros
 	return ST_OK;
 }
 
-/* Tokens of the changed positions, as text where a side has a tokenizer. */
+/* The text of a token; what does not fit is cut between characters. */
+static void decode_piece(const struct st_tokenizer *t, uint32_t id, char piece[ST_PIECE_BYTES])
+{
+	char whole[256];
+	size_t n = st_tokenizer_decode(t, id, whole, sizeof whole);
+	n = n < sizeof whole ? n : sizeof whole;
+	if (n >= ST_PIECE_BYTES) {
+		static const char more[] = "...";
+		n = ST_PIECE_BYTES - sizeof more;
+		while (n > 0 && ((unsigned char)whole[n] & 0xC0) == 0x80)
+			n--;
+		memcpy(whole + n, more, sizeof more - 1);
+		n += sizeof more - 1;
+	}
+	memcpy(piece, whole, n);
+	piece[n] = '\0';
+}
+
+static void add_position_text(const struct st_tokenizer *t, struct st_position *p, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		decode_piece(t, p[i].token, p[i].text_token);
+		decode_piece(t, p[i].best_a, p[i].text_a);
+		decode_piece(t, p[i].best_b, p[i].text_b);
+	}
+}
+
+/* Tokens of the positions that are reported, as text where a side has a tokenizer. */
 static void add_text(struct st_rosetta_state *s)
 {
 	struct st_agreement *g = &s->r.agreement;
 	const struct st_tokenizer *t = s->tb ? s->tb : s->ta;
-	for (size_t i = 0; t && i < g->n_changed; i++) {
-		struct st_position *p = &g->changed[i];
-		st_tokenizer_decode(t, p->token, p->text_token, sizeof p->text_token - 1);
-		st_tokenizer_decode(t, p->best_a, p->text_a, sizeof p->text_a - 1);
-		st_tokenizer_decode(t, p->best_b, p->text_b, sizeof p->text_b - 1);
+	if (!t)
+		return;
+	add_position_text(t, g->changed, g->n_changed);
+	add_position_text(t, g->each, g->n_each);
+	for (size_t i = 0; i < g->n_last; i++) {
+		decode_piece(t, g->last_a[i].token, g->last_a[i].text);
+		decode_piece(t, g->last_b[i].token, g->last_b[i].text);
 	}
+}
+
+/* The tokens of the prompt as text, by each side's own vocabulary where it has one. */
+static enum st_status add_pieces(struct st_rosetta_state *s, struct st_error *err)
+{
+	struct st_rosetta *r = &s->r;
+	const struct st_tokenizer *own[2] = { s->ta ? s->ta : s->tb, s->tb ? s->tb : s->ta };
+	for (int side = 0; own[0] && side < 2; side++) {
+		const uint32_t *ids = side ? r->tokens_b : r->tokens_a;
+		size_t n = side ? r->n_tokens_b : r->n_tokens_a;
+		char(*pieces)[ST_PIECE_BYTES] = st_arena_alloc(&s->arena, n, sizeof *pieces);
+		if (!pieces)
+			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+		for (size_t i = 0; i < n; i++)
+			decode_piece(own[side], ids[i], pieces[i]);
+		*(side ? &r->pieces_b : &r->pieces_a) = pieces;
+	}
+	return ST_OK;
 }
 
 /* Behind the lock-step, where that reached the logits: the other prompts, and what layers cost. */
@@ -233,6 +280,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	ST_TRY_OUT(describe_side(s->ma, path_a, o->hash, &r->a, err));
 	ST_TRY_OUT(describe_side(s->mb, path_b, o->hash, &r->b, err));
 	ST_TRY_OUT(all_tokens(s, o, err));
+	ST_TRY_OUT(add_pieces(s, err));
 	r->ms_load = now_ms() - start;
 
 	double judge = now_ms();

@@ -4,14 +4,14 @@
 
 #include <stele/diff.h>
 
-#include "report/text.h"
+#include "report/table.h"
 
 #include <jansson.h>
 
 struct st_report_diff_options {
 	size_t limit; /* rows printed; never limits what was compared */
 	bool values;  /* the largest differences of each row that is not equal */
-	bool colour;
+	struct st_page page;
 };
 
 ST_MUST_CHECK enum st_status st_report_diff_text(const struct st_diff *d, const struct st_report_diff_options *o,

@@ -8,7 +8,7 @@
 
 static void number(struct st_text *t, const char *name, double v) { st_text_printf(t, "%s %.6g\n", name, v); }
 
-static void stage_text(const struct st_diff *d, bool colour, struct st_text *t)
+static void stage_text(const struct st_diff *d, const struct st_page *page, struct st_text *t)
 {
 	const struct st_stage_diff *s = &d->stage;
 	const struct st_metrics *m = &s->m;
@@ -48,7 +48,7 @@ static void stage_text(const struct st_diff *d, bool colour, struct st_text *t)
 			st_table_number(&table, s->top[i].abs, 6);
 		}
 		st_text_puts(t, "largest differences\n");
-		st_table_render(&table, t, "  ", colour);
+		st_table_render(&table, t, "  ", page);
 		st_table_release(&table);
 	}
 }
@@ -133,7 +133,7 @@ static enum st_status traces_text(const struct st_diff *d, const struct st_repor
 			              : r->rounding ? "as stored in 16 bits"
 			                            : "");
 	}
-	st_table_render(&table, t, "", o->colour);
+	st_table_render(&table, t, "", &o->page);
 	st_table_release(&table);
 	if (hidden)
 		st_text_printf(t, "... %zu more rows (--limit)\n", hidden);
@@ -196,7 +196,7 @@ static enum st_status models_text(const struct st_diff *d, const struct st_repor
 		              fault ? st_cause_name(w->cause.code) : words[w->status]);
 	}
 	if (shown)
-		st_table_render(&table, t, "", o->colour);
+		st_table_render(&table, t, "", &o->page);
 	st_table_release(&table);
 	if (hidden)
 		st_text_printf(t, "... %zu more tensors (--limit)\n", hidden);
@@ -259,7 +259,7 @@ static enum st_status tensors_text(const struct st_diff *d, const struct st_repo
 		}
 	}
 	if (shown)
-		st_table_render(&table, t, "", o->colour);
+		st_table_render(&table, t, "", &o->page);
 	st_table_release(&table);
 	if (hidden)
 		st_text_printf(t, "... %zu more tensors (--limit)\n", hidden);
@@ -300,7 +300,7 @@ enum st_status st_report_diff_text(const struct st_diff *d, const struct st_repo
 		st_text_printf(t, "note: %s\n", d->note);
 	switch (d->kind) {
 	case ST_DIFF_STAGES:
-		stage_text(d, o->colour, t);
+		stage_text(d, &o->page, t);
 		break;
 	case ST_DIFF_TRACES:
 		ST_TRY(traces_text(d, o, t, err));
@@ -312,6 +312,6 @@ enum st_status st_report_diff_text(const struct st_diff *d, const struct st_repo
 		ST_TRY(tensors_text(d, o, t, err));
 		break;
 	}
-	verdict_line(d, o->colour, t);
+	verdict_line(d, o->page.colour, t);
 	return t->failed ? st_fail(err, ST_ERR_NOMEM, "out of memory") : ST_OK;
 }

@@ -144,7 +144,7 @@ static void tokenizer_text(const struct st_inspection *in, struct st_text *out)
 		field(out, "EOS", "%" PRId64, st_tokenizer_eos(t));
 }
 
-static void tensors_text(const struct st_inspection *in, struct st_text *out, bool colour)
+static void tensors_text(const struct st_inspection *in, struct st_text *out, const struct st_page *page)
 {
 	const struct st_container *c = st_inspection_container(in);
 	const struct st_tensor_stats *stats = st_inspection_stats(in);
@@ -178,7 +178,7 @@ static void tensors_text(const struct st_inspection *in, struct st_text *out, bo
 		st_table_cellf(&t, s->n_nan ? ST_STYLE_BAD : ST_STYLE_PLAIN, "%" PRIu64, s->n_nan);
 		st_table_cellf(&t, s->n_inf ? ST_STYLE_BAD : ST_STYLE_PLAIN, "%" PRIu64, s->n_inf);
 	}
-	st_table_render(&t, out, "  ", colour);
+	st_table_render(&t, out, "  ", page);
 	st_table_release(&t);
 }
 
@@ -201,7 +201,7 @@ static void types_text(const struct st_container *c, struct st_text *out)
 	}
 }
 
-void st_report_inspection(const struct st_inspection *in, struct st_text *out, bool colour)
+void st_report_inspection(const struct st_inspection *in, struct st_text *out, const struct st_page *page)
 {
 	const struct st_container *c = st_inspection_container(in);
 	uint64_t size = 0;
@@ -218,14 +218,14 @@ void st_report_inspection(const struct st_inspection *in, struct st_text *out, b
 	model_text(in, out);
 	trace_text(in, out);
 	tokenizer_text(in, out);
-	tensors_text(in, out, colour);
+	tensors_text(in, out, page);
 	size_t n = st_inspection_n_anomalies(in);
 	st_text_printf(out, "\nAnomalies (%zu)\n", n);
 	for (size_t i = 0; i < n; i++) {
 		const struct st_anomaly *a = st_inspection_anomaly(in, i);
 		enum st_style style = a->severity == ST_FAULT ? ST_STYLE_BAD : ST_STYLE_WARN;
-		st_text_printf(out, "  %s%s%s %s: ", st_style_on(style, colour),
-		               a->severity == ST_FAULT ? "fault" : "note ", st_style_off(style, colour), a->kind);
+		st_text_printf(out, "  %s%s%s %s: ", st_style_on(style, page->colour),
+		               a->severity == ST_FAULT ? "fault" : "note ", st_style_off(style, page->colour), a->kind);
 		if (a->tensor) {
 			st_text_add_safe(out, a->tensor, strlen(a->tensor));
 			st_text_puts(out, ": ");

@@ -4,11 +4,11 @@
 
 #include <stele/inspect.h>
 
-#include "report/text.h"
+#include "report/table.h"
 
 #include <jansson.h>
 
-void st_report_inspection(const struct st_inspection *in, struct st_text *out, bool colour);
+void st_report_inspection(const struct st_inspection *in, struct st_text *out, const struct st_page *page);
 json_t *st_report_inspection_json(const struct st_inspection *in);
 
 #endif

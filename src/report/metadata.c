@@ -131,7 +131,7 @@ static void cell(struct st_table *t, json_t *v, uint64_t n)
 	json_decref(few);
 }
 
-static void gguf_keys(const struct st_container *c, struct st_text *out, bool colour)
+static void gguf_keys(const struct st_container *c, struct st_text *out, const struct st_page *page)
 {
 	struct st_table t;
 	st_table_init(&t, "lll");
@@ -146,11 +146,11 @@ static void gguf_keys(const struct st_container *c, struct st_text *out, bool co
 		cell(&t, v, kv->count);
 		json_decref(v);
 	}
-	st_table_render(&t, out, "  ", colour);
+	st_table_render(&t, out, "  ", page);
 	st_table_release(&t);
 }
 
-static void members(json_t *o, struct st_text *out, bool colour)
+static void members(json_t *o, struct st_text *out, const struct st_page *page)
 {
 	struct st_table t;
 	const char *key;
@@ -161,23 +161,23 @@ static void members(json_t *o, struct st_text *out, bool colour)
 		st_table_cell(&t, ST_STYLE_PLAIN, key);
 		cell(&t, v, json_array_size(v));
 	}
-	st_table_render(&t, out, "  ", colour);
+	st_table_render(&t, out, "  ", page);
 	st_table_release(&t);
 }
 
-void st_report_metadata(const struct st_container *c, struct st_text *out, bool colour)
+void st_report_metadata(const struct st_container *c, struct st_text *out, const struct st_page *page)
 {
 	st_text_add_safe(out, st_container_path(c), strlen(st_container_path(c)));
 	st_text_printf(out, "   %s\n", st_container_describe(c));
 	bool any = c->keys.n > 0;
-	gguf_keys(c, out, colour);
+	gguf_keys(c, out, page);
 	for (size_t i = 0; i < sizeof documents / sizeof *documents; i++) {
 		json_t *o = document_of(c, documents + i);
 		if (!o)
 			continue;
 		any = true;
 		st_text_printf(out, "%s\n", documents[i].name);
-		members(o, out, colour);
+		members(o, out, page);
 	}
 	if (!any)
 		st_text_puts(out, "  no metadata\n");

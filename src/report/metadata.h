@@ -4,12 +4,12 @@
 
 #include <stele/container.h>
 
-#include "report/text.h"
+#include "report/table.h"
 
 #include <jansson.h>
 
 /* One line per key; lists and long texts are cut, and how long they are is said. */
-void st_report_metadata(const struct st_container *c, struct st_text *out, bool colour);
+void st_report_metadata(const struct st_container *c, struct st_text *out, const struct st_page *page);
 /* { path, format, documents: { "gguf": { key: value }, "config.json": { .. } } }; nothing is cut. NULL when out of
  * memory. */
 json_t *st_report_metadata_json(const struct st_container *c);

@@ -1,13 +1,12 @@
-#include "report/rosetta.h"
+#include "report/rosetta_parts.h"
 
 #include "arch/arch.h"
 #include "base/mem.h"
-#include "report/table.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define TAG "[ROSETTA] "
+#define TAG ST_ROSETTA_TAG
 
 /* Three significant figures where they are needed, "0" where there is nothing. */
 static void number(struct st_text *t, double v)
@@ -25,15 +24,31 @@ static void side_line(struct st_text *t, char name, const struct st_side_info *s
 	st_text_printf(t, "   %s, %s, %u layers, %s\n", s->format, s->arch, (unsigned)s->layers, s->dtypes);
 }
 
-static void ids(struct st_text *t, const uint32_t *p, size_t n)
+/* "[504, 3575]", and below the same as text; of a long list the beginning. */
+static void token_lines(const char *of, const uint32_t *p, char (*pieces)[ST_PIECE_BYTES], size_t n, bool verbose,
+                        struct st_text *t)
 {
-	st_text_puts(t, "[");
-	for (size_t i = 0; i < n; i++)
+	enum { SHOWN = 32 };
+	size_t shown = n > SHOWN && !verbose ? SHOWN : n;
+	st_text_printf(t, TAG "Token IDs%s: [", of);
+	for (size_t i = 0; i < shown; i++)
 		st_text_printf(t, "%s%u", i ? ", " : "", (unsigned)p[i]);
-	st_text_puts(t, "]");
+	st_text_puts(t, shown < n ? ", ...]" : "]");
+	if (shown < n)
+		st_text_printf(t, " %zu of them (-v lists all)", n);
+	st_text_puts(t, "\n");
+	if (!pieces)
+		return;
+	st_text_printf(t, TAG "As text%s:", of);
+	for (size_t i = 0; i < shown; i++) {
+		st_text_puts(t, " \"");
+		st_text_add_safe(t, pieces[i], strlen(pieces[i]));
+		st_text_puts(t, "\"");
+	}
+	st_text_puts(t, shown < n ? " ...\n" : "\n");
 }
 
-static void input_lines(const struct st_rosetta *r, struct st_text *t)
+static void input_lines(const struct st_rosetta *r, bool verbose, struct st_text *t)
 {
 	side_line(t, 'A', &r->a);
 	side_line(t, 'B', &r->b);
@@ -44,13 +59,9 @@ static void input_lines(const struct st_rosetta *r, struct st_text *t)
 	}
 	bool same = r->n_tokens_a == r->n_tokens_b
 	         && memcmp(r->tokens_a, r->tokens_b, r->n_tokens_a * sizeof(uint32_t)) == 0;
-	st_text_printf(t, TAG "Token IDs%s: ", same ? "" : " of A");
-	ids(t, r->tokens_a, r->n_tokens_a);
-	if (!same) {
-		st_text_puts(t, "\n" TAG "Token IDs of B: ");
-		ids(t, r->tokens_b, r->n_tokens_b);
-	}
-	st_text_puts(t, "\n");
+	token_lines(same ? "" : " of A", r->tokens_a, r->pieces_a, r->n_tokens_a, verbose, t);
+	if (!same)
+		token_lines(" of B", r->tokens_b, r->pieces_b, r->n_tokens_b, verbose, t);
 	if (r->token_note[0])
 		st_text_printf(t, TAG "Note: %s\n", r->token_note);
 	if (r->vocab_note[0])
@@ -203,206 +214,10 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 		st_text_printf(t, TAG "... and %zu more (-v lists all)\n", shown - 12);
 }
 
-static void status_word(const struct st_stage_report *p, bool colour, struct st_text *t)
-{
-	static const struct {
-		const char *word;
-		enum st_style style;
-	} words[] = {
-		[ST_STATUS_EXACT] = { "OK (exact)", ST_STYLE_GOOD },
-		[ST_STATUS_ROUNDING] = { "OK (rounding)", ST_STYLE_GOOD },
-		[ST_STATUS_NOISE] = { "OK (noise)", ST_STYLE_GOOD },
-		[ST_STATUS_INHERITED] = { "inherited", ST_STYLE_DIM },
-		[ST_STATUS_FAULT] = { "DIVERGENCE", ST_STYLE_BAD },
-		[ST_STATUS_MISSING] = { "missing", ST_STYLE_WARN },
-		[ST_STATUS_UNDECIDED] = { "UNDECIDED", ST_STYLE_WARN },
-	};
-	st_text_printf(t, "%s%s%s", st_style_on(words[p->status].style, colour), words[p->status].word,
-	               st_style_off(words[p->status].style, colour));
-	if (p->over_threshold && p->status != ST_STATUS_FAULT)
-		st_text_printf(t, " %sDIVERGENCE (threshold)%s", st_style_on(ST_STYLE_BAD, colour),
-		               st_style_off(ST_STYLE_BAD, colour));
-}
+/* ---- the summary ---- */
 
-static void stage_line(const struct st_stage_report *p, bool verbose, bool colour, struct st_text *t)
+static void verdict_line(const struct st_rosetta *r, bool colour, struct st_text *t)
 {
-	st_text_puts(t, TAG);
-	if (p->stage == ST_STAGE_EMBEDDING) {
-		st_text_puts(t, "A ");
-		st_text_shape(t, p->shape, p->ndim);
-		st_text_puts(t, "  B ");
-		st_text_shape(t, p->shape, p->ndim);
-	} else {
-		st_text_printf(t, "%-18s", st_stage_name(p->stage));
-	}
-	st_text_puts(t, "  max_diff=");
-	number(t, p->total.max_abs);
-	st_text_puts(t, "  rel=");
-	number(t, p->total.rel_l2);
-	if (p->stage != ST_STAGE_EMBEDDING || p->total.max_abs > 0) {
-		st_text_puts(t, "  floor=");
-		number(t, p->floor);
-	}
-	if (verbose) {
-		st_text_puts(t, "  local=");
-		number(t, p->local_rel);
-		st_text_puts(t, "/");
-		number(t, p->local_floor);
-		st_text_printf(t, "  gain=%.6g  cosine=%.9g", p->total.gain, p->total.cosine);
-		if (p->shared)
-			st_text_puts(t, "  shared");
-	}
-	if (p->total.nonfinite_a || p->total.nonfinite_b)
-		st_text_printf(t, "  nonfinite=%llu/%llu", (unsigned long long)p->total.nonfinite_a,
-		               (unsigned long long)p->total.nonfinite_b);
-	st_text_puts(t, "  ");
-	status_word(p, colour, t);
-	st_text_puts(t, "\n");
-}
-
-static void heading(const struct st_stage_report *p, struct st_text *t)
-{
-	if (p->stage == ST_STAGE_EMBEDDING)
-		st_text_puts(t, TAG "=== Embedding ===\n");
-	else if (p->layer >= 0)
-		st_text_printf(t, TAG "=== Layer %d ===\n", (int)p->layer);
-	else
-		st_text_puts(t, TAG "=== Head ===\n");
-}
-
-static bool ordinary(const struct st_stage_report *p) { return p->status <= ST_STATUS_INHERITED && !p->over_threshold; }
-
-static bool layer_is_ordinary(const struct st_rosetta *r, int32_t layer)
-{
-	for (size_t i = 0; i < r->n_stages; i++)
-		if (r->stages[i].layer == layer && !ordinary(&r->stages[i]))
-			return false;
-	return true;
-}
-
-/* A layer without anything to say is one line: its last stage. */
-static void stage_lines(const struct st_rosetta *r, bool verbose, bool colour, struct st_text *t)
-{
-	for (size_t i = 0; i < r->n_stages; i++) {
-		const struct st_stage_report *p = &r->stages[i];
-		bool new_group = i == 0 || (r->stages[i - 1].layer != p->layer)
-		              || r->stages[i - 1].stage == ST_STAGE_EMBEDDING;
-		bool brief = !verbose && p->layer >= 0 && r->n_stages > 40 && layer_is_ordinary(r, p->layer);
-		if (new_group)
-			heading(p, t);
-		bool last = i + 1 == r->n_stages || r->stages[i + 1].layer != p->layer;
-		if (!brief || last)
-			stage_line(p, verbose, colour, t);
-	}
-}
-
-/* A token as text where there is one, else its id. */
-static void token(const char *text, uint32_t id, struct st_text *t)
-{
-	if (!text[0]) {
-		st_text_printf(t, "token %u", (unsigned)id);
-		return;
-	}
-	st_text_puts(t, "\"");
-	st_text_add_safe(t, text, strlen(text));
-	st_text_puts(t, "\"");
-}
-
-static void percent(struct st_text *t, uint64_t part, uint64_t of)
-{
-	st_text_printf(t, "%llu (%.1f %%)", (unsigned long long)part, 100 * (double)part / (double)of);
-}
-
-/* Nothing where both give the same logits: there is nothing to agree about. */
-static void agreement_lines(const struct st_rosetta *r, struct st_text *t)
-{
-	const struct st_agreement *g = &r->agreement;
-	if (!g->positions || (g->kl_max == 0 && g->top1 == g->positions && g->prompts < 2 && !g->nonfinite))
-		return;
-	st_text_printf(t, TAG "=== Next tokens ===   %llu position%s of %llu prompt%s: best the same at ",
-	               (unsigned long long)g->positions, g->positions == 1 ? "" : "s", (unsigned long long)g->prompts,
-	               g->prompts == 1 ? "" : "s");
-	percent(t, g->top1, g->positions);
-	st_text_puts(t, ", B's best among A's five at ");
-	percent(t, g->top5, g->positions);
-	st_text_printf(t, "; KL(B, A) %.3g, at most %.3g", g->kl_sum / (double)g->positions, g->kl_max);
-	if (!isnan(g->over_usual))
-		st_text_printf(t, "; errors %.2f times what these types usually cost", g->over_usual);
-	if (g->nonfinite)
-		st_text_printf(t, "; %llu positions left out: logits that are not finite",
-		               (unsigned long long)g->nonfinite);
-	st_text_puts(t, "\n");
-	for (size_t i = 0; i < g->n_changed; i++) {
-		const struct st_position *p = &g->changed[i];
-		st_text_puts(t, TAG "behind ");
-		token(p->text_token, p->token, t);
-		st_text_printf(t, " (position %u", (unsigned)p->position);
-		if (g->prompts > 1)
-			st_text_printf(t, " of prompt %u", (unsigned)p->prompt + 1);
-		st_text_puts(t, "): ");
-		token(p->text_a, p->best_a, t);
-		st_text_puts(t, " in A, ");
-		token(p->text_b, p->best_b, t);
-		st_text_printf(t, " in B, %.3g above its second; KL %.3g\n", p->gap, p->kl);
-	}
-	if (g->positions - g->top1 > g->n_changed)
-		st_text_printf(t, TAG "... and %llu more\n",
-		               (unsigned long long)(g->positions - g->top1 - g->n_changed));
-}
-
-static const struct st_layer_cost *dearest(const struct st_rosetta *r, double below)
-{
-	const struct st_layer_cost *best = NULL;
-	for (size_t i = 0; i < r->n_layers; i++)
-		if (r->layers[i].kl < below && (!best || r->layers[i].kl > best->kl))
-			best = &r->layers[i];
-	return best;
-}
-
-/* The dearest first; those alike in cost down to the last bit are one line, which exact zeros are. */
-static void layer_cost_lines(const struct st_rosetta *r, bool verbose, struct st_text *t)
-{
-	double sum = 0;
-	for (size_t i = 0; i < r->n_layers; i++)
-		sum += r->layers[i].kl > 0 ? r->layers[i].kl : 0;
-	if (!r->layers)
-		return;
-	st_text_printf(t,
-	               TAG "=== Layers by cost ===   %zu apart by their stored types; KL of B's logits with one "
-	                   "layer of A\n",
-	               r->n_layers);
-	size_t shown = 0;
-	for (const struct st_layer_cost *p = dearest(r, INFINITY); p && (verbose || shown < 5);
-	     p = dearest(r, p->kl), shown++) {
-		if (p->layer >= 0)
-			st_text_printf(t, TAG "layer %-12d", (int)p->layer);
-		else
-			st_text_printf(t, TAG "%-18s", st_stage_name(p->stage));
-		st_text_printf(t, "  KL %.3g", p->kl);
-		if (sum > 0)
-			st_text_printf(t, " (%.0f %%)", 100 * p->kl / sum);
-		st_text_printf(t, "  adds %.3g  %.2f times what its types usually cost\n", p->added, p->over_usual);
-	}
-}
-
-void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, bool colour, struct st_text *t)
-{
-	input_lines(r, t);
-	config_lines(r, verbose, t);
-	aside_lines(r, t);
-	if (r->n_weights)
-		weight_lines(r, verbose, t);
-	stage_lines(r, verbose, colour, t);
-	agreement_lines(r, t);
-	layer_cost_lines(r, verbose, t);
-	if (r->text[0])
-		st_text_printf(t, TAG "DIAGNOSIS: %s\n", r->text);
-	if (r->cause.code != ST_CAUSE_NONE && r->cause.confidence == ST_UNEXPLAINED)
-		for (size_t i = 0; i < r->n_candidates; i++)
-			st_text_printf(t, TAG "  candidate %s leaves %.3g of %.3g\n",
-			               st_cause_name(r->candidates[i].code), r->candidates[i].residual_after,
-			               r->cause.residual_before);
-	st_text_puts(t, TAG "=== Summary ===\n");
 	const char *bad = st_style_on(ST_STYLE_BAD, colour), *good = st_style_on(ST_STYLE_GOOD, colour);
 	const char *warn = st_style_on(ST_STYLE_WARN, colour), *off = st_style_off(ST_STYLE_BAD, colour);
 	if (r->verdict == ST_VERDICT_FAULT) {
@@ -410,35 +225,97 @@ void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, bool colou
 		if (r->first.layer >= 0)
 			st_text_printf(t, "layer %d ", (int)r->first.layer);
 		st_text_printf(t, "%s\n", r->first.stage);
-	} else if (r->over_threshold) {
+		return;
+	}
+	if (r->over_threshold) {
 		st_text_printf(t, TAG "%sFAILED%s: a stage exceeds the threshold %g; verdict without it: %s\n", bad,
 		               off, r->threshold, st_verdict_name(r->verdict));
-	} else if (r->verdict == ST_VERDICT_UNDECIDED) {
+		return;
+	}
+	if (r->verdict == ST_VERDICT_UNDECIDED) {
 		st_text_printf(t, TAG "%sUNDECIDED%s: %s\n", warn, off,
 		               r->compared ? "stages marked UNDECIDED could not be told apart from noise"
 		                           : "nothing was compared");
-	} else {
-		size_t others = st_rosetta_contradictions(r);
-		st_text_printf(t, TAG "%sPASSED%s%s: %s", good, off,
-		               !others     ? ""
-		               : r->prompt ? " for this prompt"
-		                           : " for these tokens",
-		               r->verdict == ST_VERDICT_MATCH
-		                       ? "the two models compute the same"
-		                       : "the two models differ by what their stored types account for");
-		if (others)
-			st_text_printf(
-				t,
-				"; %zu difference%s that other prompts may show %s listed above (--assert-match counts %s)",
-				others, others == 1 ? "" : "s", others == 1 ? "is" : "are",
-				others == 1 ? "it" : "them");
-		st_text_puts(t, "\n");
+		return;
 	}
+	size_t others = st_rosetta_contradictions(r);
+	st_text_printf(t, TAG "%sPASSED%s%s: %s", good, off,
+	               !others     ? ""
+	               : r->prompt ? " for this prompt"
+	                           : " for these tokens",
+	               r->verdict == ST_VERDICT_MATCH ? "the two models compute the same"
+	                                              : "the two models differ by what their stored types account for");
+	if (others)
+		st_text_printf(
+			t, "; %zu difference%s that other prompts may show %s listed below (--assert-match counts %s)",
+			others, others == 1 ? "" : "s", others == 1 ? "is" : "are", others == 1 ? "it" : "them");
+	st_text_puts(t, "\n");
+}
+
+/* What to do where there is nothing to repair. */
+static void go_on(const struct st_rosetta *r, struct st_text *t)
+{
+	if (r->recommendation[0])
+		return;
+	if (r->verdict == ST_VERDICT_UNDECIDED && r->compared) {
+		st_text_puts(t,
+		             TAG "To go on: try other prompts, and a source in a finer type; -v shows every stage\n");
+	} else if (r->over_threshold) {
+		st_text_puts(t, TAG "To go on: see the stages marked DIVERGENCE below\n");
+	} else if (r->verdict == ST_VERDICT_NOISE) {
+		st_text_puts(t, TAG
+		             "To go on: there is nothing to repair. Whether A is good enough is for its next tokens to "
+		             "say, better over texts of yours (--prompts FILE)");
+		st_text_puts(t, r->layers ? "\n" : "; --layer-costs says which layers cost most\n");
+	}
+}
+
+static void summary(const struct st_rosetta *r, bool colour, struct st_text *t)
+{
+	st_text_puts(t, TAG "=== Summary ===\n");
+	verdict_line(r, colour, t);
+	if (r->text[0])
+		st_text_printf(t, TAG "DIAGNOSIS: %s\n", r->text);
+	if (r->cause.code != ST_CAUSE_NONE && r->cause.confidence == ST_UNEXPLAINED)
+		for (size_t i = 0; i < r->n_candidates; i++)
+			st_text_printf(t, TAG "  candidate %s leaves %.3g of %.3g\n",
+			               st_cause_name(r->candidates[i].code), r->candidates[i].residual_after,
+			               r->cause.residual_before);
 	if (r->recommendation[0])
 		st_text_printf(t, TAG "Recommendation: %s\n", r->recommendation);
+	st_rosetta_next_summary(r, t);
+	go_on(r, t);
 	st_text_printf(t, TAG "Compared: %zu weights, %zu stages (%zu not reached, %zu missing)", r->n_weights,
 	               r->compared, r->skipped, r->missing);
-	if (r->has_top1)
-		st_text_printf(t, "; next token %u in A, %u in B", (unsigned)r->top1_a, (unsigned)r->top1_b);
+	if (r->has_top1) {
+		const struct st_agreement *g = &r->agreement;
+		st_text_puts(t, "; next token ");
+		st_rosetta_token(r->top1_a, g->n_last ? g->last_a[0].text : "", t);
+		st_text_puts(t, " in A, ");
+		st_rosetta_token(r->top1_b, g->n_last ? g->last_b[0].text : "", t);
+		st_text_puts(t, " in B");
+	}
 	st_text_printf(t, "; %.2f s\n", r->ms_total / 1e3);
+}
+
+void st_rosetta_flush(struct st_text *part, const struct st_page *page, struct st_text *out)
+{
+	st_text_wrap(out, part->s ? part->s : "", part->len, TAG "  ", page->wrap);
+	out->failed |= part->failed;
+	st_text_release(part);
+}
+
+void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, const struct st_page *page, struct st_text *out)
+{
+	struct st_text t = { 0 };
+	input_lines(r, verbose, &t);
+	summary(r, page->colour, &t);
+	config_lines(r, verbose, &t);
+	aside_lines(r, &t);
+	if (r->n_weights)
+		weight_lines(r, verbose, &t);
+	st_rosetta_flush(&t, page, out);
+	st_rosetta_stages(r, verbose, page, out);
+	st_rosetta_next(r, verbose, page, out);
+	st_rosetta_layer_costs(r, verbose, page, out);
 }

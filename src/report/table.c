@@ -46,6 +46,15 @@ void st_table_cellf(struct st_table *t, enum st_style style, const char *fmt, ..
 	st_table_cell(t, style, buf);
 }
 
+void st_table_short(struct st_table *t, double v)
+{
+	struct st_text s = { 0 };
+	st_text_short(&s, v);
+	st_table_cell(t, ST_STYLE_PLAIN, s.s);
+	t->text.failed |= s.failed;
+	st_text_release(&s);
+}
+
 void st_table_number(struct st_table *t, double v, int digits)
 {
 	if (isnan(v))
@@ -67,8 +76,37 @@ const char *st_style_off(enum st_style style, bool colour)
 	return colour && style != ST_STYLE_PLAIN ? "\033[0m" : "";
 }
 
-void st_table_render(const struct st_table *t, struct st_text *out, const char *indent, bool colour)
+/* Columns [first, end) of one row. */
+static void render_piece(const struct st_table *t, size_t row, size_t first, size_t end, const size_t *width,
+                         bool colour, struct st_text *out)
 {
+	size_t owed = 0;
+	for (size_t col = first; col < end; col++) {
+		const struct st_table_cell *c = &t->cells[row + col];
+		size_t fill = width[col] - (c->len ? st_text_width(t->text.s + c->off, c->len) : 0);
+		bool right = t->align[col] == 'r';
+		st_text_pad(out, owed + (right ? fill : 0));
+		st_text_puts(out, st_style_on(c->style, colour));
+		if (c->len)
+			st_text_add(out, t->text.s + c->off, c->len);
+		st_text_puts(out, st_style_off(c->style, colour));
+		owed = 2 + (right ? 0 : fill);
+	}
+	st_text_puts(out, "\n");
+}
+
+/* The column behind the last one that fits on a line with `first`; a column of its own always does. */
+static size_t columns_that_fit(const size_t *width, size_t first, size_t n, size_t room)
+{
+	size_t used = width[first], end = first + 1;
+	while (end < n && used + 2 + width[end] <= room)
+		used += 2 + width[end++];
+	return end;
+}
+
+void st_table_render(const struct st_table *t, struct st_text *out, const char *indent, const struct st_page *page)
+{
+	enum { FURTHER = 4 }; /* blanks in front of what goes on from the line above */
 	size_t *width = st_alloc_zeroed(t->n_cols, sizeof *width);
 	if (!width || t->text.failed) {
 		free(width);
@@ -81,24 +119,23 @@ void st_table_render(const struct st_table *t, struct st_text *out, const char *
 		if (w > width[i % t->n_cols])
 			width[i % t->n_cols] = w;
 	}
+	size_t margin = strlen(indent), room = !page->columns         ? SIZE_MAX / 2
+	                                     : page->columns > margin ? page->columns - margin
+	                                                              : 0;
 	for (size_t row = 0; row < t->n_cells; row += t->n_cols) {
-		size_t end = row + t->n_cols < t->n_cells ? row + t->n_cols : t->n_cells, owed = 0;
-		while (end > row && t->cells[end - 1].len == 0)
-			end--; /* empty cells at the end leave no blanks */
-		st_text_puts(out, indent);
-		for (size_t i = row; i < end; i++) {
-			const struct st_table_cell *c = &t->cells[i];
-			size_t col = i - row, w = c->len ? st_text_width(t->text.s + c->off, c->len) : 0,
-			       fill = width[col] - w;
-			bool right = t->align[col] == 'r';
-			st_text_pad(out, owed + (right ? fill : 0));
-			st_text_puts(out, st_style_on(c->style, colour));
-			if (c->len)
-				st_text_add(out, t->text.s + c->off, c->len);
-			st_text_puts(out, st_style_off(c->style, colour));
-			owed = 2 + (right ? 0 : fill);
+		size_t n = row + t->n_cols < t->n_cells ? t->n_cols : t->n_cells - row;
+		for (size_t first = 0, end; first < t->n_cols; first = end) {
+			size_t here = first ? room - (room > FURTHER ? FURTHER : 0) : room;
+			end = columns_that_fit(width, first, t->n_cols, here);
+			size_t last = end < n ? end : n;
+			while (last > first && t->cells[row + last - 1].len == 0)
+				last--; /* empty cells at the end leave no blanks */
+			if (last <= first && first)
+				continue;
+			st_text_puts(out, indent);
+			st_text_pad(out, first ? FURTHER : 0);
+			render_piece(t, row, first, last, width, page->colour, out);
 		}
-		st_text_puts(out, "\n");
 	}
 	free(width);
 }

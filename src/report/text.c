@@ -4,6 +4,7 @@
 #include "base/mem.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,6 +112,102 @@ size_t st_text_width(const char *s, size_t n)
 		i += (size_t)len;
 	}
 	return w;
+}
+
+/* Bytes of the escape sequence at s, which take no columns. */
+static size_t escape_length(const char *s, size_t n)
+{
+	size_t i = 0;
+	if (n < 2 || s[0] != '\033')
+		return 0;
+	while (i < n && s[i] != 'm')
+		i++;
+	return i < n ? i + 1 : n;
+}
+
+static size_t printed_width(const char *s, size_t n)
+{
+	size_t w = 0;
+	for (size_t i = 0, end; i < n; i = end) {
+		size_t escape = escape_length(s + i, n - i);
+		end = i + (escape ? escape : 1);
+		while (!escape && end < n && s[end] != '\033')
+			end++;
+		w += escape ? 0 : st_text_width(s + i, end - i);
+	}
+	return w;
+}
+
+/* The end of the word at s: a blank, but none inside of a short quotation. */
+static size_t word_length(const char *s, size_t n)
+{
+	enum { SHORT = 32 };
+	size_t i = 0;
+	while (i < n && s[i] != ' ') {
+		const char *close = s[i] == '"' ? memchr(s + i + 1, '"', n - i - 1) : NULL;
+		i = close && close - (s + i) <= SHORT ? (size_t)(close - s) + 1 : i + 1;
+	}
+	return i;
+}
+
+static void wrap_line(struct st_text *t, const char *s, size_t n, const char *next, size_t width)
+{
+	size_t used = 0, margin = st_text_width(next, strlen(next));
+	bool fresh = true; /* nothing but the margin stands on the line */
+	for (size_t i = 0; i < n;) {
+		size_t blanks = 0;
+		while (i + blanks < n && s[i + blanks] == ' ')
+			blanks++;
+		size_t word = word_length(s + i + blanks, n - i - blanks), w = printed_width(s + i + blanks, word);
+		/* A word that would not fit there either stays where it is. */
+		if (!fresh && word && used + blanks + w > width && margin + w <= width) {
+			st_text_puts(t, "\n");
+			st_text_puts(t, next);
+			used = margin;
+			i += blanks;
+			blanks = 0;
+		}
+		st_text_add(t, s + i, blanks + word);
+		used += blanks + w;
+		i += blanks + word;
+		fresh = false;
+	}
+}
+
+void st_text_wrap(struct st_text *t, const char *s, size_t n, const char *next, size_t width)
+{
+	for (size_t i = 0, end; i < n; i = end + 1) {
+		const char *stop = memchr(s + i, '\n', n - i);
+		end = stop ? (size_t)(stop - s) : n;
+		if (width)
+			wrap_line(t, s + i, end - i, next, width);
+		else
+			st_text_add(t, s + i, end - i);
+		st_text_puts(t, "\n");
+	}
+}
+
+void st_text_short(struct st_text *t, double v)
+{
+	char buf[40];
+	double size = fabs(v);
+	snprintf(buf, sizeof buf,
+	         size > 0 && size < 1e-3 ? "%.2e"
+	         : size >= 99999.5       ? "%.2e"
+	         : size >= 999.5         ? "%.0f"
+	                                 : "%.3g",
+	         v);
+	/* "2.15e-04" -> "2.15e-4", "1.20e+06" -> "1.20e6" */
+	char *e = isfinite(v) ? strchr(buf, 'e') : NULL;
+	if (e) {
+		char *from = e + 1, *to = e + 1;
+		if (*from == '-')
+			*to++ = '-';
+		from++;
+		from += strspn(from, "0");
+		memmove(to, from, strlen(from) + 1);
+	}
+	st_text_puts(t, buf);
 }
 
 void st_text_bytes(struct st_text *t, uint64_t n)

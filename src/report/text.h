@@ -28,6 +28,14 @@ void st_text_add_json(struct st_text *t, const char *s);
 /* Columns a terminal needs for it (wide characters take two). */
 size_t st_text_width(const char *s, size_t n);
 
+/*
+ * Append the lines of s. One that is wider than `width` goes on, at a blank, in lines begun by `next`; blanks inside of
+ * short quotations hold. A word that is wider itself stays whole. width 0: the lines as they are.
+ */
+void st_text_wrap(struct st_text *t, const char *s, size_t n, const char *next, size_t width);
+
+/* Three significant figures in at most seven columns: "0.0343", "2.15e-4". */
+void st_text_short(struct st_text *t, double v);
 /* "1.5 GB": powers of 1000, three figures. */
 void st_text_bytes(struct st_text *t, uint64_t n);
 /* "[4, 1536]" */

@@ -44,6 +44,8 @@ static void names_cannot_drive_the_terminal(void **state)
 	st_text_release(&t);
 }
 
+static const struct st_page plain = { 0 }, coloured = { .colour = true };
+
 static void columns_line_up(void **state)
 {
 	(void)state;
@@ -53,17 +55,17 @@ static void columns_line_up(void **state)
 	const char *cells[] = { "name", "n", "note", "\xC3\xA9\xC3\xA9", "12345", "", "\xE6\xBC\xA2", "7", "x" };
 	for (size_t i = 0; i < 9; i++)
 		st_table_cell(&t, ST_STYLE_PLAIN, cells[i]);
-	st_table_render(&t, &out, "> ", false);
+	st_table_render(&t, &out, "> ", &plain);
 	/* An accented letter takes one column, an ideograph two; nothing trails the last cell. */
 	assert_string_equal(out.s, "> name      n  note\n"
 	                           "> \xC3\xA9\xC3\xA9    12345\n"
 	                           "> \xE6\xBC\xA2        7  x\n");
 	st_text_release(&out);
-	st_table_render(&t, &out, "", true);
+	st_table_render(&t, &out, "", &coloured);
 	assert_null(strchr(out.s, '\033'));
 	st_table_cell(&t, ST_STYLE_BAD, "fault"); /* a row that is not full */
 	out.len = 0;
-	st_table_render(&t, &out, "", true);
+	st_table_render(&t, &out, "", &coloured);
 	assert_non_null(strstr(out.s, "\n\033[1;31mfault\033[0m\n"));
 	st_text_release(&out);
 	st_table_release(&t);
@@ -79,10 +81,81 @@ static void numbers_in_tables(void **state)
 	st_table_number(&t, -INFINITY, 3);
 	st_table_number(&t, INFINITY, 3);
 	st_table_number(&t, 0.1, 4);
-	st_table_render(&t, &out, "", false);
+	st_table_render(&t, &out, "", &plain);
 	assert_string_equal(out.s, "nan  -inf  inf  0.1\n");
 	st_text_release(&out);
 	st_table_release(&t);
+}
+
+/* At 20 columns a row of 24 takes two lines, its headings too; no figure is torn, and what is wider stays whole. */
+static void narrow_tables_go_on_below(void **state)
+{
+	(void)state;
+	struct st_table t;
+	struct st_text out = { 0 };
+	static const char *const cells[] = { "stage",     "apart", "local",   "note",
+		                             "attn_norm", "0.5",   "2.15e-4", "",
+		                             "q",         "1",     "2",       "a note longer than all of it" };
+	st_table_init(&t, "lrrl");
+	for (size_t i = 0; i < 12; i++)
+		st_table_cell(&t, ST_STYLE_PLAIN, cells[i]);
+	st_table_render(&t, &out, "> ", &(struct st_page){ .columns = 20 });
+	assert_string_equal(out.s, "> stage      apart\n"
+	                           ">       local\n"
+	                           ">     note\n"
+	                           "> attn_norm    0.5\n"
+	                           ">     2.15e-4\n"
+	                           "> q              1\n"
+	                           ">           2\n"
+	                           ">     a note longer than all of it\n");
+	st_text_release(&out);
+	st_table_release(&t);
+}
+
+static void sentences_break_at_blanks(void **state)
+{
+	(void)state;
+	const struct {
+		const char *text;
+		size_t width;
+		const char *wrapped;
+	} cases[] = {
+		{ "[R] one two three four\n", 0, "[R] one two three four\n" },
+		{ "[R] one two three four\n", 14, "[R] one two\n[R]   three\n[R]   four\n" },
+		{ "[R] one two three four\n", 22, "[R] one two three four\n" },
+		/* a token's leading blank is part of it; escape sequences take no columns */
+		{ "[R] says \" Paris and\" twice\n", 18, "[R] says\n[R]   \" Paris and\"\n[R]   twice\n" },
+		{ "[R] \033[1;31mFAILED\033[0m: at x\n", 15, "[R] \033[1;31mFAILED\033[0m: at\n[R]   x\n" },
+		{ "[R] a-very-long-name-of-a-tensor 1\n", 16, "[R] a-very-long-name-of-a-tensor\n[R]   1\n" },
+		{ "[R] path   format\nnext\n", 12, "[R] path\n[R]   format\nnext\n" },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct st_text t = { 0 };
+		st_text_wrap(&t, cases[i].text, strlen(cases[i].text), "[R]   ", cases[i].width);
+		assert_string_equal(t.s, cases[i].wrapped);
+		st_text_release(&t);
+	}
+}
+
+static void short_numbers(void **state)
+{
+	(void)state;
+	const struct {
+		double v;
+		const char *text;
+	} cases[] = {
+		{ 0, "0" },           { 0.0343, "0.0343" },    { 2.15e-4, "2.15e-4" },
+		{ 0.001, "0.001" },   { 1e-20, "1.00e-20" },   { 19.34, "19.3" },
+		{ 999.4, "999" },     { 4425.4, "4425" },      { 99999.4, "99999" },
+		{ 123456, "1.23e5" }, { -0.0002, "-2.00e-4" }, { INFINITY, "inf" },
+		{ NAN, "nan" },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct st_text t = { 0 };
+		st_text_short(&t, cases[i].v);
+		assert_string_equal(t.s, cases[i].text);
+		st_text_release(&t);
+	}
 }
 
 static void json_is(json_t *j, const char *text)
@@ -128,6 +201,9 @@ int main(void)
 		cmocka_unit_test(bytes_have_three_figures),
 		cmocka_unit_test(names_cannot_drive_the_terminal),
 		cmocka_unit_test(columns_line_up),
+		cmocka_unit_test(narrow_tables_go_on_below),
+		cmocka_unit_test(sentences_break_at_blanks),
+		cmocka_unit_test(short_numbers),
 		cmocka_unit_test(numbers_in_tables),
 		cmocka_unit_test(json_values),
 		cmocka_unit_test(json_errors),
