@@ -96,7 +96,7 @@ struct st_param {
 	char text[96];
 };
 
-#define ST_MAX_PARAMS 6
+#define ST_MAX_PARAMS 8
 struct st_cause {
 	enum st_cause_code code; /* ST_CAUSE_UNEXPLAINED when none fits */
 	enum st_confidence confidence;

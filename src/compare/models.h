@@ -5,9 +5,10 @@
 #include <stele/compare.h>
 
 /*
- * Where most matrices differ all over and nothing explains them, the two files are two models: each such weight
- * becomes weight.two_models, with how many there are and their median size.
+ * The shape of the difference of two models, added to the causes of their weights: how many matrices of how many differ
+ * the same way and which kinds, whether differences of rank one lie in one direction of the stream, and where nothing
+ * explains most matrices and they differ all over, that these are two models (weight.two_models).
  */
-ST_MUST_CHECK enum st_status st_find_two_models(struct st_weight_diff *d, size_t n, struct st_error *err);
+ST_MUST_CHECK enum st_status st_find_shape(struct st_weight_diff *d, size_t n, struct st_error *err);
 
 #endif

@@ -319,7 +319,7 @@ enum st_status st_compare_weights(const struct st_model *a, const struct st_mode
 			hooks->progress(hooks->user, "comparing weights", done, total);
 	}
 	if (st == ST_OK)
-		st = st_find_two_models(d, used, err);
+		st = st_find_shape(d, used, err);
 	if (st != ST_OK) {
 		free(d);
 		return st;

@@ -190,6 +190,152 @@ static void a_label_is_judged_by_its_numbers(void **state)
 	}
 }
 
+/* ---- shapes ---- */
+
+/* W <- (I - r r^T) W for all that writes to the stream, E <- E (I - r r^T) for the embedding. own: each its own direction. */
+static void ablate(struct toy *m, bool own)
+{
+	uint64_t seed = 17;
+	double r[64], len = 0;
+	for (size_t k = 0; k < m->n; k++) {
+		struct toy_tensor *t = &m->t[k];
+		bool left = toy_is(t->name, "o_proj") || toy_is(t->name, "down_proj"), right = toy_is(t->name, "embed");
+		if (!left && !right)
+			continue;
+		if (own || len == 0) {
+			len = 0;
+			for (int i = 0; i < 64; i++) {
+				r[i] = toy_normal(&seed);
+				len += r[i] * r[i];
+			}
+			for (int i = 0; i < 64; i++)
+				r[i] /= sqrt(len);
+		}
+		for (uint64_t i = 0; i < (left ? t->cols : t->rows); i++) {
+			float *x = left ? t->data + i : t->data + i * t->cols;
+			uint64_t step = left ? t->cols : 1;
+			double dot = 0;
+			for (uint64_t j = 0; j < 64; j++)
+				dot += r[j] * x[j * step];
+			for (uint64_t j = 0; j < 64; j++)
+				x[j * step] -= (float)(dot * r[j]);
+		}
+	}
+}
+static void abliterated(struct toy *m) { ablate(m, false); }
+static void directions_of_their_own(struct toy *m) { ablate(m, true); }
+
+/* The smaller half of every matrix's numbers is zero. */
+static void half_zero(struct toy *m)
+{
+	for (size_t k = 0; k < m->n; k++) {
+		struct toy_tensor *t = &m->t[k];
+		double sum = 0, n = (double)(t->rows * t->cols);
+		for (uint64_t i = 0; i < t->rows * t->cols; i++)
+			sum += (double)t->data[i] * t->data[i];
+		for (uint64_t i = 0; !t->vector && i < t->rows * t->cols; i++)
+			t->data[i] = fabs(t->data[i]) < 0.6745 * sqrt(sum / n) ? 0 : t->data[i];
+	}
+}
+
+/* Every third neuron of the feed-forward layers. */
+static void neurons_zero(struct toy *m)
+{
+	for (size_t k = 0; k < m->n; k++) {
+		struct toy_tensor *t = &m->t[k];
+		bool rows = toy_is(t->name, "gate_proj") || toy_is(t->name, "up_proj"),
+		     cols = toy_is(t->name, "down_proj");
+		for (uint64_t i = 0; i < t->rows * t->cols; i++)
+			if ((rows && i / t->cols % 3 == 1) || (cols && i % t->cols % 3 == 1))
+				t->data[i] = 0;
+	}
+}
+
+static void adapters(struct toy *m, int but_layer)
+{
+	for (size_t k = 0; k < m->n; k++) {
+		char but[32];
+		snprintf(but, sizeof but, "layers.%d.", but_layer);
+		if ((toy_is(m->t[k].name, "q_proj.weight") || toy_is(m->t[k].name, "v_proj.weight"))
+		    && !toy_is(m->t[k].name, but))
+			merge_adapter(&m->t[k], 2, 0.2, 40 + k);
+	}
+}
+static void adapters_merged(struct toy *m) { adapters(m, 99); }
+static void adapters_lost_once(struct toy *m) { adapters(m, 1); }
+
+static void values_trained(struct toy *m)
+{
+	uint64_t seed = 8;
+	for (size_t k = 0; k < m->n; k++)
+		for (uint64_t i = 0; toy_is(m->t[k].name, "v_proj.weight") && i < m->t[k].rows * m->t[k].cols; i++)
+			m->t[k].data[i] += (float)(0.01 * toy_normal(&seed));
+}
+
+static void shapes_are_told(void **state)
+{
+	(void)state;
+	static const struct {
+		void (*base)(struct toy *m), (*other)(struct toy *m);
+		enum st_dtype type; /* of the other */
+		const char *code, *says, *never;
+	} cases[] = {
+		{ NULL, abliterated, ST_DTYPE_F16, "weight.low_rank", "one direction of the stream", "adapter" },
+		{ NULL, abliterated, ST_DTYPE_BF16, "weight.low_rank", "5 of 16 matrices", NULL },
+		{ NULL, directions_of_their_own, ST_DTYPE_F16, "weight.low_rank", "rank 1", "direction" },
+		{ NULL, half_zero, ST_DTYPE_F16, "weight.two_models", "pruned", NULL },
+		{ NULL, half_zero, ST_DTYPE_Q8_0, "weight.two_models", "16 of 16 matrices", NULL },
+		{ NULL, neurons_zero, ST_DTYPE_F16, "weight.two_models", "43 rows", "share" },
+		{ NULL, adapters_merged, ST_DTYPE_F16, "weight.low_rank", "(q_proj, v_proj)", NULL },
+		{ adapters_merged, adapters_lost_once, ST_DTYPE_F16, "weight.low_rank", "q_proj of layer 1 alone",
+		  NULL },
+		{ NULL, adapters_lost_once, ST_DTYPE_F16, "weight.low_rank", "v_proj of layer 0 alone", NULL },
+		{ NULL, values_trained, ST_DTYPE_F16, "unexplained", "2 of 16 matrices (v_proj)", "two models" },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct toy base, other;
+		toy_make(&base, "qwen2", 64, false);
+		toy_make(&other, "qwen2", 64, false);
+		if (cases[i].base)
+			cases[i].base(&base);
+		cases[i].other(&other);
+		toy_write(&base, in_folder("base.gguf"), ST_DTYPE_F16, true);
+		toy_write(&other, in_folder("other.gguf"), cases[i].type, true);
+		for (int order = 0; order < 2; order++) {
+			struct st_rosetta *r = compare(order ? "base.gguf" : "other.gguf",
+			                               order ? "other.gguf" : "base.gguf");
+			if (r->verdict != ST_VERDICT_FAULT || strcmp(st_cause_name(r->cause.code), cases[i].code) != 0
+			    || !strstr(r->text, cases[i].says) || (cases[i].never && strstr(r->text, cases[i].never))
+			    || r->first.side)
+				fail_msg("case %zu, order %d, side %c: %s", i, order,
+				         r->first.side ? r->first.side : '-', r->text);
+			st_rosetta_free(r);
+		}
+		toy_free(&base);
+		toy_free(&other);
+	}
+}
+
+/* Pruned before both files were made, or of rows that nobody uses: zeros are no difference by themselves. */
+static void zeros_of_both_are_clean(void **state)
+{
+	(void)state;
+	struct toy m;
+	toy_make(&m, "qwen2", 64, false);
+	half_zero(&m);
+	neurons_zero(&m);
+	toy_write(&m, in_folder("a.gguf"), ST_DTYPE_F16, true);
+	static const enum st_dtype types[] = { ST_DTYPE_BF16, ST_DTYPE_Q8_0, ST_DTYPE_Q4_0 };
+	for (size_t i = 0; i < 3; i++) {
+		toy_write(&m, in_folder("b.gguf"), types[i], true);
+		struct st_rosetta *r = compare(i % 2 ? "a.gguf" : "b.gguf", i % 2 ? "b.gguf" : "a.gguf");
+		if (r->verdict != ST_VERDICT_NOISE)
+			fail_msg("%s: %s", st_dtype_info(types[i])->name, r->text);
+		st_rosetta_free(r);
+	}
+	toy_free(&m);
+}
+
 /* ---- which side ---- */
 
 #define EMBED "model.embed_tokens.weight"
@@ -289,8 +435,12 @@ int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
 	const struct CMUnitTest tests[] = {
-		CASE(adapters_are_named),          CASE(noise_is_no_adapter),
-		CASE(a_finetune_is_another_model), CASE(a_label_is_judged_by_its_numbers),
+		CASE(adapters_are_named),
+		CASE(noise_is_no_adapter),
+		CASE(a_finetune_is_another_model),
+		CASE(a_label_is_judged_by_its_numbers),
+		CASE(shapes_are_told),
+		CASE(zeros_of_both_are_clean),
 		CASE(only_evidence_accuses),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
