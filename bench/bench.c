@@ -18,8 +18,8 @@ static const struct {
 	const char *name;
 	void (*run)(const struct bench *);
 } groups[] = {
-	{ "kernel", bench_kernel }, { "model", bench_model }, { "replay", bench_replay },
-	{ "svf", bench_svf },       { "load", bench_load },
+	{ "kernel", bench_kernel }, { "compare", bench_compare }, { "model", bench_model },
+	{ "replay", bench_replay }, { "svf", bench_svf },         { "load", bench_load },
 };
 
 static double now(void)

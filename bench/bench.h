@@ -43,5 +43,6 @@ void bench_replay(const struct bench *b);
 void bench_model(const struct bench *b);
 void bench_svf(const struct bench *b);
 void bench_load(const struct bench *b);
+void bench_compare(const struct bench *b);
 
 #endif

@@ -1,6 +1,7 @@
 /* cells.c - the cells of stored numbers, and what their past adds to them. */
 #include "compare/cells.h"
 
+#include "base/levels.h"
 #include "compare/noise.h"
 #include "dtype/geometry.h"
 #include "dtype/half.h"
@@ -19,11 +20,12 @@ struct st_cells st_cells_from(const struct st_cells *c, uint64_t at)
 }
 
 /* Half a unit of a float type at x. */
-static float half_unit(const struct st_geometry *g, float x)
+static inline float half_unit(const struct st_geometry *g, float x)
 {
-	int e = (int)(st_f32_bits(x) >> 23 & 255) - 127;
-	e = (e > g->least_exponent ? e : g->least_exponent) - g->fraction - 1;
-	return e < -126 ? 0 : st_bits_f32((uint32_t)(e + 127) << 23);
+	int e = (int)(st_f32_bits(x) >> 23 & 255) - 127, least = g->least_exponent;
+	e = (e > least ? e : least) - g->fraction - 1;
+	float half = st_bits_f32((uint32_t)(e + 127) << 23);
+	return e < -126 ? 0 : half;
 }
 
 static int ascending(const void *x, const void *y)
@@ -107,18 +109,25 @@ static void slack_by_blocks(enum st_dtype via, const struct st_cells *c, uint64_
 	}
 }
 
+/* The unit at the far end of the cell. */
+ST_LEVELS static void slack_by_floats(const struct st_geometry *g, const struct st_cells *c, uint64_t n)
+{
+	const float *restrict value = c->value, *restrict below = c->below, *restrict above = c->above;
+	float *restrict slack = c->slack;
+	for (uint64_t i = 0; i < n; i++)
+		slack[i] += half_unit(g, fabsf(value[i]) + (below[i] < above[i] ? below[i] : above[i]) + slack[i]);
+}
+
 void st_cells_through(struct st_held via, const struct st_cells *c, uint64_t n)
 {
 	const struct st_geometry *g = st_dtype_geometry(via.type);
-	if (g->sub) {
+	if (g->sub)
 		slack_by_blocks(via.type, c, n);
-		return;
-	}
-	/* The unit at the far end of the cell. */
-	for (uint64_t i = 0; i < n; i++)
-		c->slack[i] += via.type == ST_DTYPE_APR_Q8
-		                     ? via.scale / 2
-		                     : half_unit(g, fabsf(c->value[i]) + fminf(c->below[i], c->above[i]) + c->slack[i]);
+	else if (via.type != ST_DTYPE_APR_Q8)
+		slack_by_floats(g, c, n);
+	else
+		for (uint64_t i = 0; i < n; i++)
+			c->slack[i] += via.scale / 2;
 }
 
 /*
@@ -127,10 +136,30 @@ void st_cells_through(struct st_held via, const struct st_cells *c, uint64_t n)
  */
 #define SCALELESS 8
 
-static void widen_scaleless(const struct st_cells *c, uint64_t n)
+/* Distances to the neighbours of floats become cells. */
+ST_LEVELS static void halve_floats(const struct st_cells *c, uint64_t n)
 {
-	for (uint64_t i = 0; i < n; i++)
-		c->slack[i] *= (c->below[i] == 0) & (c->above[i] == 0) ? SCALELESS : 1;
+	float *restrict below = c->below, *restrict above = c->above;
+	for (uint64_t i = 0; i < n; i++) {
+		float down = below[i], up = above[i];
+		/* The largest float has a cell like its neighbours: what lies beyond becomes infinite. */
+		below[i] = 0.5f * (down > FLT_MAX ? up : down);
+		above[i] = 0.5f * (up > FLT_MAX ? down : up);
+	}
+}
+
+/* The same for codes. factor: the rounding of the block's factors moves the ends of a cell, which lie half a step
+ * further. scaleless: what widens the slack of a number without a cell. */
+ST_LEVELS static void halve_codes(const struct st_cells *c, uint64_t n, float factor, float scaleless)
+{
+	float *restrict below = c->below, *restrict above = c->above, *restrict slack = c->slack;
+	for (uint64_t i = 0; i < n; i++) {
+		float down = 0.5f * below[i], up = 0.5f * above[i];
+		float ends = (down <= FLT_MAX ? down : 0) + (up <= FLT_MAX ? up : 0), wider = slack[i] + factor * ends;
+		below[i] = down;
+		above[i] = up;
+		slack[i] = wider * ((down == 0) & (up == 0) ? scaleless : 1);
+	}
 }
 
 /* Row r of the tensor as it is stored. */
@@ -139,21 +168,11 @@ static void tensor_cells(const struct st_tensor *t, struct st_held held, uint64_
 	struct st_elements e = { c->value, c->below, c->above, c->slack };
 	const struct st_geometry *g = st_dtype_geometry(t->dtype);
 	uint64_t n = st_tensor_cols(t);
-	bool floats = st_dtype_info(t->dtype)->kind == ST_KIND_FLOAT;
 	st_tensor_elements(t, r, &e);
-	for (uint64_t i = 0; i < n; i++) {
-		float down = c->below[i], up = c->above[i];
-		/* The largest float has a cell like its neighbours: what lies beyond becomes infinite. */
-		c->below[i] = 0.5f * ((down > FLT_MAX) & floats ? up : down);
-		c->above[i] = 0.5f * ((up > FLT_MAX) & floats ? down : up);
-	}
-	/* The rounding of the factors moves the ends of a cell, which lie half a step further. */
-	for (uint64_t i = 0; i < n && g->factor == ST_FACTOR_F16; i++)
-		c->slack[i] += 0x1p-11f
-		             * ((c->below[i] <= FLT_MAX ? c->below[i] : 0)
-		                + (c->above[i] <= FLT_MAX ? c->above[i] : 0));
-	if (g->n_sub > 1)
-		widen_scaleless(c, n);
+	if (st_dtype_info(t->dtype)->kind == ST_KIND_FLOAT)
+		halve_floats(c, n);
+	else
+		halve_codes(c, n, g->factor == ST_FACTOR_F16 ? 0x1p-11f : 0, g->n_sub > 1 ? SCALELESS : 1);
 	if (held.type != t->dtype)
 		widen_by_held(held, c, n);
 }
@@ -178,44 +197,75 @@ void st_weight_cells(const struct st_weight *w, struct st_held held, uint64_t r,
 	}
 }
 
-#define LANES 8
+#define LANES ST_LANES
+#define PIECE 256 /* elements at once */
+
+ST_LEVELS static void fold_largest(const float *restrict x, uint64_t n, float most[LANES])
+{
+	st_f32x8 top = { 0 };
+	for (uint64_t i = 0; i + LANES <= n; i += LANES) {
+		st_f32x8 v;
+		memcpy(&v, x + i, sizeof v);
+		v = (st_f32x8)((st_i32x8)v & INT32_MAX);
+		st_i32x8 more = v > top; /* never for NaN */
+		top = (st_f32x8)((more & (st_i32x8)v) | (~more & (st_i32x8)top));
+	}
+	memcpy(most, &top, sizeof top);
+}
 
 float st_cells_largest(const struct st_cells *c, uint64_t n)
 {
-	float most[LANES] = { 0 };
-	uint64_t i = 0;
-	for (; i + LANES <= n; i += LANES)
-		for (size_t l = 0; l < LANES; l++) {
-			float size = fabsf(c->value[i + l]);
-			most[l] = size > most[l] ? size : most[l];
-		}
-	for (; i < n; i++)
+	float most[LANES];
+	fold_largest(c->value, n, most);
+	for (uint64_t i = n / LANES * LANES; i < n; i++)
 		most[0] = fabsf(c->value[i]) > most[0] ? fabsf(c->value[i]) : most[0];
 	for (size_t l = 1; l < LANES; l++)
 		most[0] = most[l] > most[0] ? most[l] : most[0];
 	return most[0];
 }
 
-/* Twelve times the variance of one. An end code has half a cell that is known; a number without a scale has none. */
-static inline float square_width(const struct st_cells *c, uint64_t i)
+/* Twelve times the variance of each. An end code has half a cell that is known; a number without a scale has none. */
+ST_LEVELS static void square_widths(const struct st_cells *c, uint64_t n, float *restrict square)
 {
-	float down = c->below[i], up = c->above[i], other = down <= FLT_MAX ? down : 0;
-	down = down <= FLT_MAX ? down : up;
-	up = up <= FLT_MAX ? up : other;
-	float width = down <= FLT_MAX ? down + up : 0, arithmetic = ST_CELLS_F32_MEAN * c->value[i];
-	float v = width * width + 12 * arithmetic * arithmetic;
-	return v <= FLT_MAX ? v : 0;
+	const float *restrict value = c->value, *restrict below = c->below, *restrict above = c->above;
+	for (uint64_t i = 0; i < n; i++) {
+		float down = below[i], up = above[i], other = down <= FLT_MAX ? down : 0;
+		down = down <= FLT_MAX ? down : up;
+		up = up <= FLT_MAX ? up : other;
+		float width = down <= FLT_MAX ? down + up : 0, arithmetic = ST_CELLS_F32_MEAN * value[i];
+		float v = width * width + 12 * arithmetic * arithmetic;
+		square[i] = v <= FLT_MAX ? v : 0;
+	}
+}
+
+/* Add n numbers, a whole number of lanes. */
+ST_LEVELS static void fold_sum(const float *x, uint64_t n, double sum[LANES])
+{
+	st_f64x4 low, high, v;
+	memcpy(&low, sum, sizeof low);
+	memcpy(&high, sum + 4, sizeof high);
+	for (uint64_t i = 0; i < n; i += LANES) {
+		st_widen4(x + i, &v);
+		low += v;
+		st_widen4(x + i + 4, &v);
+		high += v;
+	}
+	memcpy(sum, &low, sizeof low);
+	memcpy(sum + 4, &high, sizeof high);
 }
 
 double st_cells_variance(const struct st_cells *c, uint64_t n)
 {
+	float square[PIECE];
 	double sum[LANES] = { 0 };
-	uint64_t i = 0;
-	for (; i + LANES <= n; i += LANES)
-		for (size_t l = 0; l < LANES; l++)
-			sum[l] += (double)square_width(c, i + l);
-	for (; i < n; i++)
-		sum[0] += (double)square_width(c, i);
+	for (uint64_t i = 0; i < n; i += PIECE) {
+		struct st_cells part = st_cells_from(c, i);
+		uint64_t here = n - i < PIECE ? n - i : PIECE, whole = here / LANES * LANES;
+		square_widths(&part, here, square);
+		fold_sum(square, whole, sum);
+		for (uint64_t k = whole; k < here; k++)
+			sum[0] += (double)square[k];
+	}
 	for (size_t l = 1; l < LANES; l++)
 		sum[0] += sum[l];
 	return sum[0] / 12;

@@ -1,6 +1,8 @@
 /* feasible.c - do the cells of two rows meet? */
 #include "compare/feasible.h"
 
+#include "base/levels.h"
+
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -179,17 +181,20 @@ struct overview {
 	double expected;
 };
 
-#define LANES 8
+#define LANES ST_LANES
 #define PIECE 256 /* elements at once */
 
-/* Loops over plain arrays of at most PIECE elements, which compilers turn into vectors. */
-static void look(const struct st_cells *a, const struct st_cells *b, uint64_t from, uint64_t end, float rms,
-                 struct overview *o)
+/* The elements from `from` on, at most PIECE of them: loops over plain arrays. */
+ST_LEVELS static void look(const struct st_cells *a, const struct st_cells *b, uint64_t from, uint64_t end, float rms,
+                           struct overview *o)
 {
-	const float *x = a->value + from, *y = b->value + from, *xd = a->below + from, *yd = b->below + from;
-	const float *xu = a->above + from, *yu = b->above + from, *xs = a->slack + from, *ys = b->slack + from;
+	const float *restrict x = a->value + from, *restrict y = b->value + from;
+	const float *restrict xd = a->below + from, *restrict yd = b->below + from;
+	const float *restrict xu = a->above + from, *restrict yu = b->above + from;
+	const float *restrict xs = a->slack + from, *restrict ys = b->slack + from;
 	uint64_t n = end - from;
-	float share[PIECE + LANES] = { 0 }, sum[LANES] = { 0 };
+	float share[PIECE + LANES];
+	st_f32x8 sum = { 0 }, v;
 	int32_t outside = 0, near = 0, judged = 0;
 	for (uint64_t i = 0; i < n; i++) {
 		float d = x[i] - y[i], size = fabsf(y[i]) + rms, own = xs[i] + ys[i];
@@ -199,13 +204,16 @@ static void look(const struct st_cells *a, const struct st_cells *b, uint64_t fr
 		judged += known;
 		outside += known & (apart > room + (own + ST_CELLS_F32 * size));
 		near += known & (apart > 0) & (apart >= room * edge_of(xd[i] + xu[i], yd[i] + yu[i]));
-		float part = mean < room ? mean : room;
-		part = room > 0 ? part / room : 1;
+		float part = mean < room ? mean : room, most = room > 0 ? room : 1;
+		part = room > 0 ? part : 1;
+		part /= most;
 		share[i] = known ? part : 0;
 	}
-	for (uint64_t i = 0; i < n; i += LANES)
-		for (uint64_t l = 0; l < LANES; l++)
-			sum[l] += share[i + l];
+	memset(share + n, 0, LANES * sizeof *share);
+	for (uint64_t i = 0; i < n; i += LANES) {
+		memcpy(&v, share + i, sizeof v);
+		sum += v;
+	}
 	for (size_t l = 0; l < LANES; l++)
 		o->expected += (double)sum[l];
 	o->outside += (uint64_t)outside;
@@ -213,38 +221,37 @@ static void look(const struct st_cells *a, const struct st_cells *b, uint64_t fr
 	o->judged += (uint64_t)judged;
 }
 
-void st_fit_elements(const struct st_cells *a, const struct st_cells *b, uint64_t n, float rms, struct st_fit *f)
+/* All of them, piece by piece; in pieces where some are near these are looked at. */
+static void look_at_all(const struct st_cells *a, const struct st_cells *b, uint64_t n, float rms, struct st_fit *f)
 {
 	struct overview o = { 0 };
-	for (uint64_t i = 0; i < n; i += PIECE)
-		look(a, b, i, n - i < PIECE ? n : i + PIECE, rms, &o);
-	*f = (struct st_fit){ .judged = o.judged, .expected = o.expected };
-	if (o.near)
-		find_near(a, b, 0, n, rms, f);
+	for (uint64_t i = 0; i < n; i += PIECE) {
+		uint64_t end = n - i < PIECE ? n : i + PIECE, before = o.near;
+		look(a, b, i, end, rms, &o);
+		if (o.near > before)
+			find_near(a, b, i, end, rms, f);
+	}
+	f->judged = o.judged;
+	f->expected = o.expected;
 }
 
-void st_fit_row(const struct st_cells *a, const struct st_cells *b, uint64_t n, enum st_refit refit_a,
-                enum st_refit refit_b, float rms, struct st_fit *f)
+void st_fit_elements(const struct st_cells *a, const struct st_cells *b, uint64_t n, float rms, struct st_fit *f)
 {
-	enum st_refit refit = refit_a > refit_b ? refit_a : refit_b;
+	*f = (struct st_fit){ 0 };
+	look_at_all(a, b, n, rms, f);
+}
+
+/* The same block by block; what a refitted scale explains is no fault. */
+static void look_at_blocks(const struct st_cells *a, const struct st_cells *b, uint64_t n, enum st_refit refit_a,
+                           enum st_refit refit_b, float rms, struct st_fit *f)
+{
 	const struct st_cells *moved = refit_a ? a : b, *fixed = refit_a ? b : a;
-	struct overview all = { 0 };
-	for (uint64_t i = 0; i < n; i += PIECE)
-		look(a, b, i, n - i < PIECE ? n : i + PIECE, rms, &all);
-	*f = (struct st_fit){ .blocks = refit ? n / ST_REFIT_BLOCK : 0 };
-	if (refit == ST_REFIT_NONE || n % ST_REFIT_BLOCK || all.outside == 0) {
-		f->judged = all.judged;
-		f->expected = all.expected;
-		if (all.near)
-			find_near(a, b, 0, n, rms, f);
-		return;
-	}
+	bool affine = refit_a == ST_REFIT_AFFINE || refit_b == ST_REFIT_AFFINE;
 	for (uint64_t from = 0; from < n; from += ST_REFIT_BLOCK) {
 		struct overview block = { 0 };
 		look(a, b, from, from + ST_REFIT_BLOCK, rms, &block);
 		f->judged += block.judged;
-		if (block.outside
-		    && is_refitted(moved, fixed, from, rms, refit == ST_REFIT_AFFINE, refit_a && refit_b)) {
+		if (block.outside && is_refitted(moved, fixed, from, rms, affine, refit_a && refit_b)) {
 			f->refitted++;
 			f->excused += block.outside;
 		} else {
@@ -253,6 +260,18 @@ void st_fit_row(const struct st_cells *a, const struct st_cells *b, uint64_t n, 
 				find_near(a, b, from, from + ST_REFIT_BLOCK, rms, f);
 		}
 	}
+}
+
+void st_fit_row(const struct st_cells *a, const struct st_cells *b, uint64_t n, enum st_refit refit_a,
+                enum st_refit refit_b, float rms, struct st_fit *f)
+{
+	uint64_t blocks = refit_a || refit_b ? n / ST_REFIT_BLOCK : 0;
+	st_fit_elements(a, b, n, rms, f);
+	if (f->outside && blocks && n % ST_REFIT_BLOCK == 0) {
+		*f = (struct st_fit){ 0 };
+		look_at_blocks(a, b, n, refit_a, refit_b, rms, f);
+	}
+	f->blocks = blocks;
 }
 
 void st_fit_add(struct st_fit *t, const struct st_fit *f)

@@ -2,6 +2,7 @@
 #include "compare/sums.h"
 
 #include "base/error.h"
+#include "base/levels.h"
 #include "base/mem.h"
 #include "base/pool.h"
 
@@ -12,72 +13,63 @@
 /* Elements per chunk: two f32 chunks stay in L1 for a second look, which finds the place of the largest
  * difference so far. The chunking is part of the summation order, so it never depends on threads. */
 #define CHUNK 2048
-#define LANES 8
+#define LANES ST_LANES
 
-/* Runtime dispatch changes speed only: lanes are explicit and nothing contracts. */
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CLONES
-#endif
+/* Each sum in its eight lanes. */
+struct lanes {
+	st_f64x4 aa[2], bb[2], ab[2], dd[2], abs[2], top[2];
+};
 
-/* LANES numbers, in as many registers as the processor needs for them. */
-typedef float narrow __attribute__((vector_size(LANES * sizeof(float))));
-typedef double wide __attribute__((vector_size(LANES * sizeof(double))));
-typedef int64_t mask __attribute__((vector_size(LANES * sizeof(int64_t))));
-#define WIDE(x) __builtin_convertvector(x, wide)
-
-static double fold_sum(const wide *v)
+static double fold_sum(const st_f64x4 v[2])
 {
 	double l[LANES];
 	memcpy(l, v, sizeof l);
 	return ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]));
 }
 
-static double fold_max(const wide *v)
+static double fold_max(const st_f64x4 v[2])
 {
-	double top = 0;
+	double l[LANES], top = 0;
+	memcpy(l, v, sizeof l);
 	for (int i = 0; i < LANES; i++)
-		top = (*v)[i] > top ? (*v)[i] : top;
+		top = l[i] > top ? l[i] : top;
 	return top;
 }
 
-struct lanes {
-	wide aa, bb, ab, dd, abs, top;
-};
-
-static inline __attribute__((always_inline)) void add_lanes(struct lanes *s, const narrow *a, const narrow *b)
+static inline __attribute__((always_inline)) void add_lanes(struct lanes *s, const float *a, const float *b)
 {
-	wide x = WIDE(*a), y = WIDE(*b), d = x - y, m = (wide)((mask)d & INT64_MAX);
-	mask more = m > s->top;
-	s->aa += x * x;
-	s->bb += y * y;
-	s->ab += x * y;
-	s->dd += d * d;
-	s->abs += m;
-	s->top = (wide)((more & (mask)m) | (~more & (mask)s->top));
+	for (int h = 0; h < 2; h++) {
+		st_f64x4 x, y, d, m;
+		st_widen4(a + 4 * h, &x);
+		st_widen4(b + 4 * h, &y);
+		d = x - y;
+		m = (st_f64x4)((st_i64x4)d & INT64_MAX);
+		st_i64x4 more = m > s->top[h];
+		s->aa[h] += x * x;
+		s->bb[h] += y * y;
+		s->ab[h] += x * y;
+		s->dd[h] += d * d;
+		s->abs[h] += m;
+		s->top[h] = (st_f64x4)((more & (st_i64x4)m) | (~more & (st_i64x4)s->top[h]));
+	}
 }
 
-CLONES static void chunk_fast(const float *restrict a, const float *restrict b, size_t n, struct st_sums *s)
+ST_LEVELS static void chunk_fast(const float *restrict a, const float *restrict b, size_t n, struct st_sums *s)
 {
-	struct lanes t = { .aa = { 0 } };
-	narrow x = { 0 }, y = { 0 };
+	struct lanes t = { .aa = { { 0 } } };
+	float x[LANES] = { 0 }, y[LANES] = { 0 };
 	size_t i = 0;
-	for (; i + LANES <= n; i += LANES) {
-		memcpy(&x, a + i, sizeof x);
-		memcpy(&y, b + i, sizeof y);
-		add_lanes(&t, &x, &y);
-	}
-	x = y = (narrow){ 0 };
-	memcpy(&x, a + i, (n - i) * sizeof(float));
-	memcpy(&y, b + i, (n - i) * sizeof(float));
-	add_lanes(&t, &x, &y);
-	*s = (struct st_sums){ .aa = fold_sum(&t.aa),
-		               .bb = fold_sum(&t.bb),
-		               .ab = fold_sum(&t.ab),
-		               .dd = fold_sum(&t.dd),
-		               .abs = fold_sum(&t.abs),
-		               .max = fold_max(&t.top) };
+	for (; i + LANES <= n; i += LANES)
+		add_lanes(&t, a + i, b + i);
+	memcpy(x, a + i, (n - i) * sizeof(float));
+	memcpy(y, b + i, (n - i) * sizeof(float));
+	add_lanes(&t, x, y);
+	*s = (struct st_sums){ .aa = fold_sum(t.aa),
+		               .bb = fold_sum(t.bb),
+		               .ab = fold_sum(t.ab),
+		               .dd = fold_sum(t.dd),
+		               .abs = fold_sum(t.abs),
+		               .max = fold_max(t.top) };
 }
 
 static bool alike(float x, float y) { return isnan(x) ? isnan(y) : x == y; }
@@ -112,9 +104,22 @@ static void chunk_careful(const float *a, const float *b, size_t n, struct st_su
 	}
 }
 
+/* Whether one of these is as far apart as that; of finite numbers. */
+ST_LEVELS static bool has_distance(const float *restrict a, const float *restrict b, size_t n, double max)
+{
+	int found = 0;
+	for (size_t i = 0; i < n; i++)
+		found |= fabs((double)a[i] - (double)b[i]) == max;
+	return found;
+}
+
 static size_t find_max(const float *a, const float *b, size_t n, double max)
 {
-	for (size_t i = 0; i < n; i++)
+	enum { STEP = 64 };
+	size_t i = 0;
+	while (isfinite(max) && i + STEP <= n && !has_distance(a + i, b + i, STEP, max))
+		i += STEP;
+	for (; i < n; i++)
 		if (st_apart(a[i], b[i]) == max)
 			return i;
 	return 0;

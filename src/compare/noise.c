@@ -1,8 +1,10 @@
 #include "compare/noise.h"
 
+#include "base/levels.h"
 #include "dtype/geometry.h"
 
 #include <math.h>
+#include <string.h>
 
 /* How often the block's f16 scale is multiplied to reach its largest element; 0 for types without one. Where that scale is
  * subnormal its own rounding shows. */
@@ -42,23 +44,39 @@ uint32_t st_noise_block(enum st_dtype t)
 	return sub ? sub : 1;
 }
 
+#define LANES ST_LANES
+
+ST_LEVELS static void measure_lanes(const float *x, size_t n, float max[LANES], double sq[LANES])
+{
+	st_f32x8 top = { 0 }, m;
+	st_f64x4 low = { 0 }, high = { 0 }, v;
+	for (size_t i = 0; i + LANES <= n; i += LANES) {
+		memcpy(&m, x + i, sizeof m);
+		m = (st_f32x8)((st_i32x8)m & INT32_MAX);
+		st_i32x8 more = m > top;
+		top = (st_f32x8)((more & (st_i32x8)m) | (~more & (st_i32x8)top));
+		st_widen4(x + i, &v);
+		low += v * v;
+		st_widen4(x + i + 4, &v);
+		high += v * v;
+	}
+	memcpy(max, &top, sizeof top);
+	memcpy(sq, &low, sizeof low);
+	memcpy(sq + 4, &high, sizeof high);
+}
+
 /* Largest magnitude, NaN aside, and sum of squares, in lanes that do not depend on the compiler. */
 static void measure(const float *x, size_t n, double *largest, double *squares)
 {
-	float max[8] = { 0 };
-	double sq[8] = { 0 };
-	for (size_t i = 0; i + 8 <= n; i += 8)
-		for (size_t l = 0; l < 8; l++) {
-			float m = fabsf(x[i + l]);
-			max[l] = m > max[l] ? m : max[l];
-			sq[l] += (double)m * m;
-		}
-	for (size_t i = n / 8 * 8, l = 0; i < n; i++, l++) {
+	float max[LANES];
+	double sq[LANES];
+	measure_lanes(x, n, max, sq);
+	for (size_t i = n / LANES * LANES, l = 0; i < n; i++, l++) {
 		max[l] = fabsf(x[i]) > max[l] ? fabsf(x[i]) : max[l];
 		sq[l] += (double)x[i] * x[i];
 	}
 	*largest = *squares = 0;
-	for (size_t l = 0; l < 8; l++) {
+	for (size_t l = 0; l < LANES; l++) {
 		*largest = max[l] > *largest ? max[l] : *largest;
 		*squares += sq[l];
 	}
@@ -112,23 +130,31 @@ double st_noise_row(const struct st_tensor *t, const float *row, size_t n)
 	return sum;
 }
 
+ST_LEVELS static void weighted_lanes(const float *w, const double *x2, size_t n, double a[LANES], double b[LANES])
+{
+	st_f64x4 weighted[2] = { { 0 } }, plain[2] = { { 0 } }, v, x;
+	for (size_t k = 0; k + LANES <= n; k += LANES)
+		for (size_t h = 0; h < 2; h++) {
+			st_widen4(w + k + 4 * h, &v);
+			memcpy(&x, x2 + k + 4 * h, sizeof x);
+			weighted[h] += v * v * x;
+			plain[h] += x;
+		}
+	memcpy(a, weighted, sizeof weighted);
+	memcpy(b, plain, sizeof plain);
+}
+
 /* sum_k w[k]^2 x2[k] and sum_k x2[k], in lanes that do not depend on the compiler. */
 static void weighted_squares(const float *w, const double *x2, size_t n, double *weighted, double *plain)
 {
-	double a[8] = { 0 }, b[8] = { 0 };
-	for (size_t k = 0; k + 8 <= n; k += 8) {
-		for (size_t l = 0; l < 8; l++) {
-			double v = w[k + l];
-			a[l] += v * v * x2[k + l];
-			b[l] += x2[k + l];
-		}
-	}
-	for (size_t k = n / 8 * 8, l = 0; k < n; k++, l++) {
+	double a[LANES], b[LANES];
+	weighted_lanes(w, x2, n, a, b);
+	for (size_t k = n / LANES * LANES, l = 0; k < n; k++, l++) {
 		a[l] += (double)w[k] * w[k] * x2[k];
 		b[l] += x2[k];
 	}
 	*weighted = *plain = 0;
-	for (size_t l = 0; l < 8; l++) {
+	for (size_t l = 0; l < LANES; l++) {
 		*weighted += a[l];
 		*plain += b[l];
 	}

@@ -1,6 +1,7 @@
 /* elements.c - what each stored number stands for: its neighbours, and the rounding of its block's factors. */
 #include "dtype/layouts.h"
 
+#include "base/levels.h"
 #include "base/mem.h"
 #include "dtype/blocks.h"
 #include "dtype/codec.h"
@@ -15,11 +16,46 @@
 static float half_unit(enum st_factor f, float v)
 {
 	if (f == ST_FACTOR_F16) {
-		int e;
-		(void)frexpf(v, &e); /* |v| in [2^(e-1), 2^e) has the unit 2^(e - 11) */
-		return v == 0 || e < -13 ? 0x1p-25f : ldexpf(1, e - 12);
+		/* |v| in [2^e, 2^(e + 1)) has the unit 2^(e - 10), at least 2^-24. */
+		int e = (int)(st_f32_bits(v) >> 23 & 255) - 127;
+		return st_bits_f32((uint32_t)((e > -14 ? e : -14) - 11 + 127) << 23);
 	}
 	return f == ST_FACTOR_F32 ? fabsf(v) * 0x1p-24f : 0; /* a power of two is chosen, not rounded */
+}
+
+/* Elements of one step, which is not zero; their codes are evenly spaced. With a negative step they run downwards. */
+ST_LEVELS static void even_codes(const struct st_geometry *g, const int16_t *restrict code, bool down, float size,
+                                 float fixed, float unit, const struct st_elements *e)
+{
+	float *restrict lower = down ? e->above : e->below, *restrict upper = down ? e->below : e->above;
+	float *restrict rounding = e->rounding;
+	int lowest = g->lowest, highest = g->highest, bias = g->bias;
+	for (unsigned i = 0, n = g->sub; i < n; i++) {
+		int c = code[i];
+		lower[i] = c <= lowest ? INFINITY : size;
+		upper[i] = c >= highest ? INFINITY : size;
+		rounding[i] = fixed + unit * fabsf((float)(c - bias));
+	}
+}
+
+static void table_codes(const struct st_geometry *g, const int16_t *code, bool down, float size, float fixed,
+                        float unit, const struct st_elements *e)
+{
+	float below[16], above[16], rounding[16];
+	const struct st_levels *l = g->levels;
+	for (unsigned c = 0; c < 16; c++) {
+		float lower = l->below[c] ? size * l->below[c] : INFINITY;
+		float upper = l->above[c] ? size * l->above[c] : INFINITY;
+		below[c] = down ? upper : lower;
+		above[c] = down ? lower : upper;
+		rounding[c] = fixed + unit * fabsf((float)l->level[c]);
+	}
+	for (unsigned i = 0; i < g->sub; i++) {
+		unsigned c = (unsigned)code[i] & 15;
+		e->below[i] = below[c];
+		e->above[i] = above[c];
+		e->rounding[i] = rounding[c];
+	}
 }
 
 static void sub_block(const struct st_geometry *g, const struct st_block_parts *p, unsigned j,
@@ -41,25 +77,7 @@ static void sub_block(const struct st_geometry *g, const struct st_block_parts *
 		}
 		return;
 	}
-	if (g->levels) {
-		for (unsigned i = 0; i < g->sub; i++) {
-			unsigned c = (unsigned)code[i] & 15;
-			float down = g->levels->below[c] ? size * g->levels->below[c] : INFINITY;
-			float up = g->levels->above[c] ? size * g->levels->above[c] : INFINITY;
-			e->below[i] = step < 0 ? up : down;
-			e->above[i] = step < 0 ? down : up;
-			e->rounding[i] = fixed + unit_d * fabsf((float)g->levels->level[c]);
-		}
-		return;
-	}
-	/* With a negative step the codes run downwards. */
-	int bottom = step < 0 ? g->highest : g->lowest, top = step < 0 ? g->lowest : g->highest;
-	for (unsigned i = 0; i < g->sub; i++) {
-		int c = code[i];
-		e->below[i] = (step < 0 ? c >= bottom : c <= bottom) ? INFINITY : size;
-		e->above[i] = (step < 0 ? c <= top : c >= top) ? INFINITY : size;
-		e->rounding[i] = fixed + unit_d * fabsf((float)(c - g->bias));
-	}
+	(g->levels ? table_codes : even_codes)(g, code, step < 0, size, fixed, unit_d, e);
 }
 
 static struct st_elements moved(const struct st_elements *e, uint64_t by)
@@ -169,8 +187,10 @@ static void block_elements(const struct st_tensor *t, const uint8_t *src, unsign
 }
 
 /* Neighbours of floats follow from the values alone. */
-static void float_elements(enum st_dtype t, uint64_t n, const struct st_elements *e)
+ST_LEVELS static void float_elements(enum st_dtype t, uint64_t n, const struct st_elements *e)
 {
+	const float *restrict value = e->value;
+	float *restrict below = e->below, *restrict above = e->above, *restrict rounding = e->rounding;
 	const struct st_geometry *g = st_dtype_geometry(t);
 	/* F64 is decoded to f32: what is known of it has f32's unit. */
 	int fraction = g->fraction < 23 ? g->fraction : 23;
@@ -181,7 +201,7 @@ static void float_elements(enum st_dtype t, uint64_t n, const struct st_elements
 	/* Units of normal f32 size are bit patterns; those below are whole multiples of 2^-149. */
 	float most = (float)largest, tiny = least - fraction < -126 ? st_bits_f32(1u << (least - fraction + 149)) : 0;
 	for (uint64_t i = 0; i < n; i++) {
-		float x = e->value[i], size = fabsf(x);
+		float x = value[i], size = fabsf(x);
 		uint32_t bits = st_f32_bits(size);
 		int exponent = (int)(bits >> 23) - 127; /* -127 for zero and subnormals of f32 */
 		bool power = (exponent > least) & ((bits & 0x7FFFFFu) == 0);
@@ -190,9 +210,9 @@ static void float_elements(enum st_dtype t, uint64_t n, const struct st_elements
 		float unit = st_bits_f32((uint32_t)(place + 127) << 23);
 		unit = place < -126 ? tiny * st_bits_f32((uint32_t)(exponent - least + 127) << 23) : unit;
 		float inwards = power ? 0.5f * unit : unit, outwards = size >= most ? INFINITY : unit;
-		e->below[i] = x > 0 ? inwards : outwards;
-		e->above[i] = x < 0 ? inwards : outwards;
-		e->rounding[i] = 0;
+		below[i] = x > 0 ? inwards : outwards;
+		above[i] = x < 0 ? inwards : outwards;
+		rounding[i] = 0;
 	}
 }
 

@@ -2,6 +2,7 @@
 #include "dtype/layouts.h"
 
 #include "base/cursor.h"
+#include "base/levels.h"
 #include "dtype/half.h"
 
 #include <assert.h>
@@ -9,19 +10,44 @@
 #include <math.h>
 #include <string.h>
 
-/* Scale a list out of its bits: dst[i] |= bits << up. */
+/* The numbers at one place of n bytes: dst[i] |= bits << up. */
+static inline void numbers_of(const uint8_t *restrict p, unsigned n, unsigned shift, unsigned mask, unsigned up,
+                              int16_t *restrict dst)
+{
+	for (unsigned i = 0; i < n; i++)
+		dst[i] = (int16_t)((unsigned)dst[i] | ((unsigned)p[i] >> shift & mask) << up);
+}
+
+ST_LEVELS static void many_numbers_of(const uint8_t *p, unsigned n, unsigned shift, unsigned mask, unsigned up,
+                                      int16_t *dst)
+{
+	numbers_of(p, n, shift, mask, up, dst);
+}
+
+/* The numbers in one byte. */
+static inline void numbers_in(unsigned byte, unsigned n, unsigned bits, unsigned mask, unsigned up, int16_t *dst)
+{
+	for (unsigned i = 0; i < n; i++)
+		dst[i] = (int16_t)((unsigned)dst[i] | (byte >> (i * bits) & mask) << up);
+}
+
+/* Take a list out of its bits: dst[i] |= bits << up. */
 static void read_bits(const struct st_bits *b, const uint8_t *block, unsigned n, unsigned up, int16_t *dst)
 {
 	if (b->bits == 0)
 		return;
-	unsigned mask = (1u << b->bits) - 1, shift = b->shift;
+	unsigned mask = (1u << b->bits) - 1, shift = b->shift, bytes = b->bytes;
 	const uint8_t *p = block + b->at;
 	for (unsigned first = 0; first < n; first += b->group, p += b->advance, shift += b->shift_advance) {
 		unsigned end = n - first < b->group ? n - first : b->group;
-		for (unsigned e = 0, s = shift; e < end; s += b->bits)
-			for (unsigned k = 0; k < b->bytes && e < end; k++, e++)
-				dst[first + e] = (int16_t)((unsigned)dst[first + e]
-				                           | ((unsigned)p[k] >> s & mask) << up);
+		if (bytes == 1) {
+			numbers_in((unsigned)*p >> shift, end, b->bits, mask, up, dst + first);
+			continue;
+		}
+		for (unsigned e = 0, s = shift; e < end; e += bytes, s += b->bits) {
+			unsigned here = end - e < bytes ? end - e : bytes;
+			(here < 16 ? numbers_of : many_numbers_of)(p, here, s, mask, up, dst + first + e);
+		}
 	}
 }
 

@@ -10,7 +10,7 @@
 /* Numbers of `bits` in groups: the first of a group take the lowest bits of its bytes, the next ones the bits above. */
 #define BITS(AT_, BITS_, GROUP) \
 	{ .at = AT_, .bits = BITS_, .group = GROUP, .bytes = (GROUP) * (BITS_) / 8, .advance = (GROUP) * (BITS_) / 8 }
-#define BYTES(AT_) BITS(AT_, 8, 1)
+#define BYTES(AT_) BITS(AT_, 8, 32)
 #define CODES(BIAS, TOP) .bias = BIAS, .lowest = 0, .highest = TOP
 #define INT8_CODES .code_signed = true, .bias = 0, .lowest = -127, .highest = 127
 #define F16_SCALE(block) .factor = ST_FACTOR_F16, .d_at = AT(block, d), .m_at = -1
