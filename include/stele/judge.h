@@ -151,7 +151,13 @@ struct st_rosetta {
 	char (*pieces_a)[ST_PIECE_BYTES]; /* text of tokens_a; NULL where no tokenizer is at hand */
 	char (*pieces_b)[ST_PIECE_BYTES];
 	char token_note[256]; /* "B has no tokenizer: A's ids were used for both", what a file leaves open, or empty */
-	char vocab_note[160]; /* which rows of a padded vocabulary were not compared, or empty */
+	/* Why stages were not evaluated ("unknown family gemma"), or empty. Then the verdict speaks of tokens, keys and
+	 * weights alone. */
+	char not_evaluated[256];
+	char form_note[320];     /* in which form one of two conventions keeps weights, or empty */
+	size_t keys, no_partner; /* then: configuration keys that both have; weights without a counterpart in the other
+	                            convention */
+	char vocab_note[160];    /* which rows of a padded vocabulary were not compared, or empty */
 	const char *mode;
 	double threshold;
 	enum st_verdict verdict;

@@ -16,6 +16,29 @@ struct st_model; /* arch/model.c */
 const struct st_graph *st_model_graph(const struct st_model *m);
 /* The first rows of a tensor whose rows lie one behind the other: a view of a view. */
 struct st_tensor st_tensor_first_rows(const struct st_tensor *t, uint64_t rows);
+/*
+ * As st_model_open_partial(), but a family that Stele cannot run is no failure either (unknown.c): then, and where
+ * `by_name` asks for it, the weights are the file's tensors, one by one under their own names, those of stacked experts
+ * as one each. There is no graph, and st_model_check() says why. The configuration holds what reports and the tests of
+ * weights ask for: family, name, layers, heads, ids.
+ */
+ST_MUST_CHECK enum st_status st_model_open_any(const char *path, bool by_name, struct st_model **out,
+                                               struct st_error *err);
+bool st_model_is_by_name(const struct st_model *m);
+/* Whether the tensors are named as GGUF names them. */
+bool st_model_has_gguf_names(const struct st_model *m);
+
+/* What a tensor's name says, in any convention (tails.c). */
+struct st_name_parts {
+	int32_t layer, expert; /* -1: none */
+	bool text;             /* a part of the text model; else `stem` is the name up to `last` */
+	char stem[128];        /* between the layer and `last`, "#" for the expert: "mlp.experts.#.gate_proj" */
+	const char *last;      /* "weight", "bias", or "" */
+};
+void st_name_take_apart(const char *name, struct st_name_parts *p);
+/* Which of the Hugging Face spellings of a GGUF stem it is, from 0; -1: none. */
+int st_tail_rank(const char *gguf_stem, const char *hf_stem);
+
 /* Let the model have the first `vocab` ids only. False, and nothing done, where it has no graph or stores its rows in
  * another way. */
 ST_MUST_CHECK bool st_model_limit_vocab(struct st_model *m, uint32_t vocab);

@@ -6,7 +6,21 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-enum st_status st_model_open_partial(const char *path, struct st_model **out, struct st_error *err)
+static enum st_status bind_family(struct st_model *m, struct st_error *err)
+{
+	ST_TRY(st_config_read(m->c, &m->cfg, &m->arch, err));
+	ST_TRY(st_model_bind(m, err));
+	return m->problem.code == ST_OK ? st_decoder_graph(m, err) : ST_OK;
+}
+
+/* Whether the file says of which family it is. */
+static bool names_family(const struct st_container *c)
+{
+	return c->n_tensors > 0
+	    && (c->format == ST_FORMAT_GGUF || c->format == ST_FORMAT_APR || json_is_object(c->docs.config));
+}
+
+static enum st_status open_model(const char *path, bool any, bool by_name, struct st_model **out, struct st_error *err)
 {
 	struct st_model *m = st_alloc_zeroed(1, sizeof *m);
 	if (!m)
@@ -24,10 +38,17 @@ enum st_status st_model_open_partial(const char *path, struct st_model **out, st
 		                      "weights are packed by %s, which Stele does not decode: unpack the model first "
 		                      "(dequantise and save it)",
 		                      method));
-	ST_TRY_OUT(st_config_read(m->c, &m->cfg, &m->arch, err));
-	ST_TRY_OUT(st_model_bind(m, err));
-	if (m->problem.code == ST_OK)
-		ST_TRY_OUT(st_decoder_graph(m, err));
+	struct st_error why = ST_ERROR_INIT;
+	st = bind_family(m, any ? &why : err);
+	if (st == ST_OK && by_name)
+		(void)st_fail(&why, ST_ERR_UNSUPPORTED, "is compared with a file of a family that Stele cannot run");
+	if (any && why.code == ST_ERR_UNSUPPORTED && names_family(m->c)) {
+		m->problem = why;
+		st = st_model_bind_by_name(m, err);
+	} else if (st != ST_OK && any) {
+		*err = why;
+	}
+	ST_TRY_OUT(st);
 	st_error_in(&m->problem, path);
 out:
 	if (st != ST_OK) {
@@ -37,6 +58,16 @@ out:
 	}
 	*out = m;
 	return ST_OK;
+}
+
+enum st_status st_model_open_partial(const char *path, struct st_model **out, struct st_error *err)
+{
+	return open_model(path, false, false, out, err);
+}
+
+enum st_status st_model_open_any(const char *path, bool by_name, struct st_model **out, struct st_error *err)
+{
+	return open_model(path, true, by_name, out, err);
 }
 
 enum st_status st_model_check(const struct st_model *m, struct st_error *err)
@@ -112,6 +143,11 @@ const struct st_graph *st_model_graph(const struct st_model *m) { return m->grap
 
 const struct st_weight *st_model_weight(const struct st_model *m, enum st_role role, uint32_t layer)
 {
+	for (size_t i = 0; m->by_name && i < m->n_weights; i++)
+		if (m->weights[i].role == role && (!st_role_per_layer(role) || m->weights[i].layer == (int32_t)layer))
+			return &m->weights[i];
+	if (m->by_name)
+		return NULL;
 	bool bias = role == ST_ROLE_Q_BIAS || role == ST_ROLE_K_BIAS || role == ST_ROLE_V_BIAS;
 	bool norm = role == ST_ROLE_Q_NORM || role == ST_ROLE_K_NORM;
 	if ((bias && !m->cfg.qkv_bias) || (norm && !m->cfg.qk_norm)
@@ -120,6 +156,8 @@ const struct st_weight *st_model_weight(const struct st_model *m, enum st_role r
 	return &m->weights[st_model_slot(m, role, layer)];
 }
 
+bool st_model_is_by_name(const struct st_model *m) { return m->by_name; }
+bool st_model_has_gguf_names(const struct st_model *m) { return m->naming.gguf; }
 size_t st_model_n_weights(const struct st_model *m) { return m->n_bound; }
 const struct st_weight *st_model_weight_at(const struct st_model *m, size_t i) { return m->bound[i]; }
 size_t st_model_n_unused(const struct st_model *m) { return m->n_unused; }

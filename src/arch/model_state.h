@@ -36,6 +36,7 @@ struct st_model {
 	const struct st_arch *arch;
 
 	struct st_naming naming;
+	bool by_name; /* no places of a family: weights are the tensors in file order (unknown.c) */
 
 	/* Every place of the family in graph order: the embedding, the layers, the end. */
 	struct st_weight *weights;
@@ -63,6 +64,9 @@ bool st_naming_spell(const struct st_model *m, enum st_role role, uint32_t layer
 /* The tensor of that name, or NULL. */
 const struct st_tensor *st_naming_tensor(const struct st_model *m, enum st_role role, uint32_t layer);
 const char *st_naming_own(const struct st_model *m, const struct st_tensor *t);
+
+/* What a family's places would be for, made of the names alone; m->problem says why. */
+ST_MUST_CHECK enum st_status st_model_bind_by_name(struct st_model *m, struct st_error *err);
 
 /* Find the tensor of every place; fills weights, fit, bound, place, unused and problem. */
 ST_MUST_CHECK enum st_status st_model_bind(struct st_model *m, struct st_error *err);

@@ -179,6 +179,8 @@ const struct cli_command cmd_rosetta = {
 		"at which the best tokens differ, B's surest first; and how the errors compare with what the stored "
 		"types usually cost. --layer-costs puts one layer of A at a time into B and measures what becomes of "
 		"B's logits.\n\n"
+		"Of a family that Stele cannot run, tokens, configuration keys and weights are compared and the stages are "
+		"not; the report says so.\n\n"
 		"Without --keep-going the evaluation stops behind the first faulty stage; the weights are "
 		"always compared all.",
 	.examples = "stele rosetta model.apr model.gguf --prompt \"2+2=\" --assert-match\n"

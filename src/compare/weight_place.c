@@ -1,11 +1,25 @@
 /* weight_place.c - another tensor of the model in the place of this one, or mixed with it row by row. */
+#include "arch/arch.h"
 #include "compare/weight_trial.h"
+
+#include <string.h>
+
+/* Tensors without a role are alike when their names are, but for the layer. */
+static bool same_kind(const struct st_weight *a, const struct st_weight *b)
+{
+	struct st_name_parts p, q;
+	if (a->role != ST_ROLE_COUNT || b->role != ST_ROLE_COUNT)
+		return a->role == b->role;
+	st_name_take_apart(a->canonical, &p);
+	st_name_take_apart(b->canonical, &q);
+	return a->layer != b->layer && strcmp(p.stem, q.stem) == 0 && strcmp(p.last, q.last) == 0;
+}
 
 /* Which code a tensor found in another tensor's place gets. */
 static enum st_cause_code misplaced_code(const struct st_weight *slot, const struct st_weight *found)
 {
 	enum st_role r = slot->role, f = found->role;
-	if (r == f)
+	if (same_kind(slot, found))
 		return ST_CAUSE_WEIGHT_LAYER_SWAPPED;
 	if (r == ST_ROLE_HEAD)
 		return f == ST_ROLE_EMBED ? ST_CAUSE_HEAD_TIED : ST_CAUSE_HEAD_WRONG_TENSOR;
@@ -55,8 +69,9 @@ static enum st_status find_misplaced(struct st_trial *t, const struct st_rows *s
 	ST_TRY(stored_twice(t, side, &twin));
 	for (size_t i = 0; i < st_model_n_weights(m) && !*found; i++) {
 		const struct st_weight *w = st_model_weight_at(m, i);
-		if (!w->tensor || (w->role == t->d->slot->role && w->layer == t->d->slot->layer)
-		    || w->role == ST_ROLE_ROPE_FREQS || (twin && w->role == ST_ROLE_HEAD))
+		bool itself = w->role == ST_ROLE_COUNT ? w == (m == t->mb ? t->d->b : t->d->a)
+		                                       : w->role == t->d->slot->role && w->layer == t->d->slot->layer;
+		if (!w->tensor || itself || w->role == ST_ROLE_ROPE_FREQS || (twin && w->role == ST_ROLE_HEAD))
 			continue;
 		struct st_rows other = st_rows_of(w);
 		bool yes;

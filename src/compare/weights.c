@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/pool.h"
+#include "compare/match.h"
 #include "compare/models.h"
 #include "compare/noise.h"
 #include "compare/weight_trial.h"
@@ -292,7 +293,11 @@ enum st_status st_compare_weights(const struct st_model *a, const struct st_mode
 	if (!d)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	uint64_t total = 0, done = 0;
-	for (size_t i = 0; i < cap; i++) {
+	bool by_name = st_model_is_by_name(a) && st_model_is_by_name(b);
+	enum st_status st = by_name ? st_match_by_name(a, b, pool, d, &used, err) : ST_OK;
+	for (size_t i = 0; i < used; i++)
+		total += (d[i].a ? d[i].a->tensor->n_bytes : 0) + (d[i].b ? d[i].b->tensor->n_bytes : 0);
+	for (size_t i = 0; i < cap && !by_name; i++) {
 		/* The slots of a, then those that only b has. */
 		const struct st_weight *slot = i < na ? st_model_weight_at(a, i) : st_model_weight_at(b, i - na);
 		if (slot->role == ST_ROLE_ROPE_FREQS)
@@ -307,7 +312,6 @@ enum st_status st_compare_weights(const struct st_model *a, const struct st_mode
 		used++;
 		total += (w->a ? w->a->tensor->n_bytes : 0) + (w->b ? w->b->tensor->n_bytes : 0);
 	}
-	enum st_status st = ST_OK;
 	for (size_t i = 0; i < used && st == ST_OK; i++) {
 		struct st_weight_diff *w = &d[i];
 		if (w->a && w->b)

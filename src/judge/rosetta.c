@@ -245,6 +245,19 @@ static enum st_status measure_agreement(struct st_rosetta_state *s, const struct
 	                      err);
 }
 
+/* Of a family that Stele cannot run tensors are known by name alone; then those of the other file are, too. */
+static enum st_status open_both(struct st_rosetta_state *s, const char *path_a, const char *path_b,
+                                struct st_error *err)
+{
+	ST_TRY(st_model_open_any(path_a, false, &s->ma, err));
+	ST_TRY(st_model_open_any(path_b, st_model_is_by_name(s->ma), &s->mb, err));
+	if (st_model_is_by_name(s->ma) == st_model_is_by_name(s->mb))
+		return ST_OK;
+	st_model_close(s->ma);
+	s->ma = NULL;
+	return st_model_open_any(path_a, true, &s->ma, err);
+}
+
 enum st_status st_rosetta_run(const char *path_a, const char *path_b, const struct st_rosetta_options *o,
                               struct st_rosetta **out, struct st_error *err)
 {
@@ -270,8 +283,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	enum st_status st;
 	ST_TRY_OUT(st_pool_open(o->threads, &e.pool, err));
 	/* A weight that is missing or does not fit is a finding, not a failure; such a model is not evaluated. */
-	ST_TRY_OUT(st_model_open_partial(path_a, &s->ma, err));
-	ST_TRY_OUT(st_model_open_partial(path_b, &s->mb, err));
+	ST_TRY_OUT(open_both(s, path_a, path_b, err));
 	for (int i = 0; i < 2; i++) {
 		const struct st_model *m = i ? s->mb : s->ma;
 		if (o->log_all || st_container_format(st_model_container(m)) == ST_FORMAT_APR)
@@ -279,6 +291,14 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	}
 	ST_TRY_OUT(describe_side(s->ma, path_a, o->hash, &r->a, err));
 	ST_TRY_OUT(describe_side(s->mb, path_b, o->hash, &r->b, err));
+	if (st_model_is_by_name(s->ma)) {
+		ST_TRY_OUT(st_rosetta_by_name(s, o, e.pool, err));
+		st_rosetta_decide(s);
+		r->ms_total = now_ms() - start;
+		st_pool_close(e.pool);
+		*out = r;
+		return ST_OK;
+	}
 	ST_TRY_OUT(all_tokens(s, o, err));
 	ST_TRY_OUT(add_pieces(s, err));
 	r->ms_load = now_ms() - start;

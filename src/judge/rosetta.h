@@ -5,6 +5,7 @@
 #include <stele/judge.h>
 
 #include "base/mem.h"
+#include "compare/conventions.h"
 #include "graph/graph.h"
 
 /* Two graphs run in lock-step where they are one list of stages with the same widths. Where not, what differs first. */
@@ -29,8 +30,9 @@ struct st_rosetta_state {
 	bool tokens_differ;
 	const uint32_t **ids; /* of several prompts, which both sides take apart alike; n_ids: how many each has */
 	size_t *n_ids, n_prompts;
-	struct st_form form;          /* ST_FORM_EQUAL also where the graphs were not looked at */
-	struct st_tokenizer *ta, *tb; /* NULL: the file has none that can be used; why_a and why_b say why */
+	struct st_conventions conventions; /* of models by name */
+	struct st_form form;               /* ST_FORM_EQUAL also where the graphs were not looked at */
+	struct st_tokenizer *ta, *tb;      /* NULL: the file has none that can be used; why_a and why_b say why */
 	struct st_error why_a, why_b;
 };
 
@@ -45,6 +47,10 @@ ST_MUST_CHECK enum st_status st_rosetta_lockstep(struct st_rosetta_state *s, con
                                                  const struct st_exec *e, struct st_error *err);
 /* asides.c: the differences that these tokens do not show; after the configurations were compared. */
 ST_MUST_CHECK enum st_status st_rosetta_asides(struct st_rosetta_state *s, struct st_error *err);
+
+/* by_name.c: two files of a family that Stele cannot run: tokens, keys and weights; fills what st_rosetta_decide reads. */
+ST_MUST_CHECK enum st_status st_rosetta_by_name(struct st_rosetta_state *s, const struct st_rosetta_options *o,
+                                                struct st_pool *pool, struct st_error *err);
 
 /* verdict.c: first divergence, cause, diagnosis, recommendation and verdict from what was measured. */
 void st_rosetta_decide(struct st_rosetta_state *s);

@@ -235,12 +235,20 @@ static bool has_head(const struct st_rosetta *r)
 	return false;
 }
 
+/* Between two conventions nobody can say of a family that is not known whether each weight has a counterpart. */
+static bool is_open(const struct st_rosetta_state *s, const struct st_weight_diff *d)
+{
+	return s->r.not_evaluated[0]
+	    && ((d->status >= ST_WEIGHT_ONLY_A && d->cause.code == ST_CAUSE_NONE)
+	        || st_convention_is_open(&s->conventions, d->cause.code));
+}
+
 void st_rosetta_decide(struct st_rosetta_state *s)
 {
 	struct st_rosetta *r = &s->r;
 	const struct st_config_diff *structural = NULL;
 	struct first f = { .at = INT64_MAX };
-	bool fault = false, undecided = false, noise = false;
+	bool fault = false, undecided = false, noise = false, open = false;
 	const struct st_stage_report *blank = NULL; /* the first with NaN or infinity, the same on both sides */
 	bool form_differs = s->form.differs > ST_FORM_NO_GRAPH;
 
@@ -261,6 +269,10 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		r->missing += d->status >= ST_WEIGHT_ONLY_A;
 		if (d->status < ST_WEIGHT_FAULT)
 			continue;
+		if (is_open(s, d)) {
+			open = true;
+			continue;
+		}
 		fault = true;
 		if (d->status >= ST_WEIGHT_ONLY_A && d->slot->layer >= (int32_t)layers && r->a.layers != r->b.layers)
 			continue; /* of a layer that one side does not claim to have: the number of layers says so */
@@ -291,7 +303,10 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		*d = (struct st_divergence){ .found = true, .layer = -1, .position = -1 };
 		const struct st_stage_report *p = f.stage;
 		enum st_stage stage = f.weight ? f.weight->slot->stage : f.config ? f.config->stage : p->stage;
-		snprintf(d->stage, sizeof d->stage, "%s", st_stage_name(stage));
+		snprintf(d->stage, sizeof d->stage, "%s",
+		         !r->not_evaluated[0] ? st_stage_name(stage)
+		         : f.weight           ? "weights"
+		                              : "config");
 		d->layer = f.weight ? f.weight->slot->layer
 		         : f.config ? (st_stage_per_layer(stage) ? 0 : -1)
 		                    : p->layer;
@@ -341,7 +356,10 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	if (!fault && blank)
 		diagnose_blank(r, blank);
 	/* Nothing compared is never a match. */
-	undecided |= !fault && r->compared == 0;
+	size_t matched = 0;
+	for (size_t i = 0; i < r->n_weights && r->not_evaluated[0]; i++)
+		matched += r->weights[i].status < ST_WEIGHT_ONLY_A;
+	undecided |= !fault && (r->compared + matched == 0 || open);
 	r->verdict = fault     ? ST_VERDICT_FAULT
 	           : undecided ? ST_VERDICT_UNDECIDED
 	           : noise     ? ST_VERDICT_NOISE
@@ -354,7 +372,8 @@ int st_rosetta_exit(const struct st_rosetta *r, enum st_assertion a)
 		return 1;
 	if (a == ST_ASSERT_MATCH && st_rosetta_contradictions(r))
 		return 1;
-	if (a != ST_ASSERT_NOTHING && (r->verdict == ST_VERDICT_UNDECIDED || r->skipped || r->missing))
+	if (a != ST_ASSERT_NOTHING
+	    && (r->verdict == ST_VERDICT_UNDECIDED || r->skipped || r->missing || r->not_evaluated[0]))
 		return 1;
 	return r->verdict == ST_VERDICT_UNDECIDED ? 3 : 0;
 }

@@ -220,6 +220,8 @@ json_t *st_report_rosetta_json(const struct st_rosetta *r, int status)
 		                                st_json_text(x->note[0] ? x->note : NULL), "one_sided", x->one_sided));
 	}
 	put(&b, "not_exercised", list);
+	put(&b, "stages_not_evaluated", st_json_text(r->not_evaluated[0] ? r->not_evaluated : NULL));
+	put(&b, "form", st_json_text(r->form_note[0] ? r->form_note : NULL));
 	put(&b, "coverage",
 	    json_pack("{s:o, s:o, s:o}", "compared", st_json_u64(r->compared), "skipped", st_json_u64(r->skipped),
 	              "missing", st_json_u64(r->missing)));

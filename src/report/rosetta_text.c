@@ -159,6 +159,8 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 		const struct st_weight_diff *d = &r->weights[i];
 		size_t n = 0;
 		bool first = true;
+		if (d->cause.code == ST_CAUSE_NONE)
+			continue; /* equal, noise, or without a counterpart: counted below */
 		for (size_t k = 0; d->status >= ST_WEIGHT_FAULT && k < r->n_weights; k++) {
 			if (r->weights[k].status < ST_WEIGHT_FAULT || r->weights[k].cause.code != d->cause.code)
 				continue;
@@ -170,6 +172,8 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 			st_text_printf(t, ", %zu %s", n, strncmp(code, "weight.", 7) == 0 ? code + 7 : code);
 		}
 	}
+	if (r->no_partner)
+		st_text_printf(t, ", %zu without a counterpart", r->no_partner);
 	if (r->unused_a || r->unused_b)
 		st_text_printf(t, "; tensors no stage uses: %zu in A, %zu in B", r->unused_a, r->unused_b);
 	st_text_puts(t, "\n");
@@ -182,7 +186,7 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 		if (!verbose && ++shown > 12)
 			continue;
 		st_text_printf(t, TAG "%s: ", d->slot->canonical);
-		if (d->status >= ST_WEIGHT_FAULT)
+		if (d->status >= ST_WEIGHT_FAULT && d->cause.code != ST_CAUSE_NONE)
 			st_text_printf(t, "%s, ", st_cause_name(d->cause.code));
 		if (d->status >= ST_WEIGHT_ONLY_A) {
 			st_text_printf(t, "only in %c\n", d->status == ST_WEIGHT_ONLY_A ? 'A' : 'B');
@@ -212,9 +216,27 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 	}
 	if (shown > 12)
 		st_text_printf(t, TAG "... and %zu more (-v lists all)\n", shown - 12);
+	if (r->form_note[0])
+		st_text_printf(t, TAG "Note: %s\n", r->form_note);
 }
 
 /* ---- the summary ---- */
+
+/* Nothing is claimed of what was not looked at. */
+static void weights_alone(const struct st_rosetta *r, const char *good, const char *off, struct st_text *t)
+{
+	size_t matched = 0, others = st_rosetta_contradictions(r);
+	for (size_t i = 0; i < r->n_weights; i++)
+		matched += r->weights[i].status < ST_WEIGHT_ONLY_A;
+	st_text_printf(t, TAG "%sSAME WEIGHTS%s: %zu weights and %zu configuration keys ", good, off, matched, r->keys);
+	st_text_puts(t, r->verdict == ST_VERDICT_MATCH ? "are equal"
+	                                               : "are equal or differ by what their stored types account for");
+	st_text_puts(t, r->n_tokens_a ? ", the tokens are the same" : ", tokens were not compared");
+	if (others)
+		st_text_printf(t, "; %zu difference%s listed below (--assert-match counts %s)", others,
+		               others == 1 ? " is" : "s are", others == 1 ? "it" : "them");
+	st_text_puts(t, "\n");
+}
 
 static void verdict_line(const struct st_rosetta *r, bool colour, struct st_text *t)
 {
@@ -234,8 +256,14 @@ static void verdict_line(const struct st_rosetta *r, bool colour, struct st_text
 	}
 	if (r->verdict == ST_VERDICT_UNDECIDED) {
 		st_text_printf(t, TAG "%sUNDECIDED%s: %s\n", warn, off,
-		               r->compared ? "stages marked UNDECIDED could not be told apart from noise"
-		                           : "nothing was compared");
+		               r->not_evaluated[0]
+		                       ? "what the weights below differ by may be meant; nobody here knows the family"
+		               : r->compared ? "stages marked UNDECIDED could not be told apart from noise"
+		                             : "nothing was compared");
+		return;
+	}
+	if (r->not_evaluated[0]) {
+		weights_alone(r, good, off, t);
 		return;
 	}
 	size_t others = st_rosetta_contradictions(r);
@@ -255,7 +283,7 @@ static void verdict_line(const struct st_rosetta *r, bool colour, struct st_text
 /* What to do where there is nothing to repair. */
 static void go_on(const struct st_rosetta *r, struct st_text *t)
 {
-	if (r->recommendation[0])
+	if (r->recommendation[0] || r->not_evaluated[0])
 		return;
 	if (r->verdict == ST_VERDICT_UNDECIDED && r->compared) {
 		st_text_puts(t,
@@ -274,6 +302,11 @@ static void summary(const struct st_rosetta *r, bool colour, struct st_text *t)
 {
 	st_text_puts(t, TAG "=== Summary ===\n");
 	verdict_line(r, colour, t);
+	if (r->not_evaluated[0]) {
+		st_text_puts(t, TAG "Stages not evaluated: ");
+		st_text_add_safe(t, r->not_evaluated, strlen(r->not_evaluated));
+		st_text_puts(t, "\n");
+	}
 	if (r->text[0])
 		st_text_printf(t, TAG "DIAGNOSIS: %s\n", r->text);
 	if (r->cause.code != ST_CAUSE_NONE && r->cause.confidence == ST_UNEXPLAINED)
