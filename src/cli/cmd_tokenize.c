@@ -36,23 +36,6 @@ static bool read_all(const char *path, struct st_text *t)
 	return ok && !t->failed;
 }
 
-/* A piece in quotes, so that its blanks and control characters can be seen. */
-static void quoted(struct st_text *t, const char *s, size_t n)
-{
-	static const char from[] = "\n\r\t\"\\", to[] = "nrt\"\\";
-	st_text_puts(t, "\"");
-	for (size_t i = 0; i < n; i++) {
-		const char *hit = s[i] ? strchr(from, s[i]) : NULL;
-		if (hit)
-			st_text_printf(t, "\\%c", to[hit - from]);
-		else if ((unsigned char)s[i] < 0x20 || s[i] == 0x7f)
-			st_text_printf(t, "\\x%02x", (unsigned char)s[i]);
-		else
-			st_text_add(t, &s[i], 1);
-	}
-	st_text_puts(t, "\"");
-}
-
 static void print_text(const struct st_tokenizer *tok, const uint32_t *ids, size_t n)
 {
 	struct st_text out = { 0 }, piece = { 0 };
@@ -65,7 +48,7 @@ static void print_text(const struct st_tokenizer *tok, const uint32_t *ids, size
 		st_text_printf(&out, "%s%" PRIu32, i ? ", " : "", ids[i]);
 		st_table_cellf(&table, ST_STYLE_PLAIN, "%" PRIu32, ids[i]);
 		piece.len = 0;
-		quoted(&piece, s ? s : "", s ? len : 0);
+		st_text_add_quoted(&piece, s ? s : "", s ? len : 0);
 		st_table_cell(&table, ST_STYLE_PLAIN, piece.s);
 	}
 	st_text_puts(&out, "]\n");

@@ -11,9 +11,8 @@ void st_rosetta_token(uint32_t id, const char *text, struct st_text *t)
 	st_text_printf(t, "%u", (unsigned)id);
 	if (!text[0])
 		return;
-	st_text_puts(t, " \"");
-	st_text_add_safe(t, text, strlen(text));
-	st_text_puts(t, "\"");
+	st_text_puts(t, " ");
+	st_text_add_quoted(t, text, strlen(text));
 }
 
 static void token_cell(struct st_table *table, enum st_style style, uint32_t id, const char *text)
@@ -121,12 +120,18 @@ void st_rosetta_next(const struct st_rosetta *r, bool verbose, const struct st_p
 		st_text_printf(&part, "; %llu positions left out: logits that are not finite",
 		               (unsigned long long)g->nonfinite);
 	st_text_puts(&part, "\n");
+	st_rosetta_flush(&part, page, out);
 	bool each = g->prompts == 1 && g->n_each == g->positions && (verbose || g->n_each <= FEW);
 	if (each || g->n_changed)
 		st_text_puts(&part,
 		             TAG "gap: how far B's best logit stands above its second; a small gap is a choice that "
 		                 "any noise may turn. rank: of B's best in A.\n");
-	st_rosetta_flush(&part, page, out);
+	if (!isnan(g->over_usual))
+		st_text_puts(&part, TAG
+		             "For scale, the mean KL of a model of 8 billion weights (Llama 3): 0.0014 in Q8_0, 0.0055 "
+		             "in Q6_K, 0.011 in Q5_K_M, 0.031 in Q4_K_M, 0.072 in Q4_0, 0.10 in Q3_K_M, 0.45 in Q2_K; "
+		             "small models lose more.\n");
+	st_rosetta_explain(&part, page, out);
 	if (each)
 		positions_table(g, g->each, g->n_each, page, out);
 	else if (g->n_changed)
@@ -166,13 +171,13 @@ void st_rosetta_layer_costs(const struct st_rosetta *r, bool verbose, const stru
 		sum += r->layers[i].kl > 0 ? r->layers[i].kl : 0;
 	if (!r->layers)
 		return;
-	st_text_printf(&part,
-	               TAG
-	               "=== Layers by cost ===   %zu apart by their stored types, the dearest first%s\n" TAG
-	               "KL: of B's logits when this layer alone is taken from A. adds: how far that moves the stream. "
-	               "times usual: the errors of its stages over what a plain encoder of these types costs.\n",
+	st_text_printf(&part, TAG "=== Layers by cost ===   %zu apart by their stored types, the dearest first%s\n",
 	               r->n_layers, verbose || r->n_layers <= 5 ? "" : " (-v lists all)");
 	st_rosetta_flush(&part, page, out);
+	st_text_puts(&part, TAG
+	             "KL: of B's logits when this layer alone is taken from A. adds: how far that moves the stream. "
+	             "times usual: the errors of its stages over what a plain encoder of these types costs.\n");
+	st_rosetta_explain(&part, page, out);
 	st_table_init(&table, "lrrrr");
 	for (size_t i = 0; i < table.n_cols; i++)
 		st_table_cell(&table, ST_STYLE_DIM, heads[i]);

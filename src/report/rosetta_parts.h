@@ -8,6 +8,8 @@
 
 /* Puts the sentences of `part`, one a line, on the page, and empties it. */
 void st_rosetta_flush(struct st_text *part, const struct st_page *page, struct st_text *out);
+/* The same for words that explain what follows: nobody greps for them, so that they never take more than 80 columns. */
+void st_rosetta_explain(struct st_text *part, const struct st_page *page, struct st_text *out);
 /* `7042 " Paris"`, or the id alone where there is no text. */
 void st_rosetta_token(uint32_t id, const char *text, struct st_text *t);
 

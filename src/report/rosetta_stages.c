@@ -26,13 +26,8 @@ static bool adds_nothing(const struct st_stage_report *p)
 	return p->kind == ST_FLOOR_ROUNDING && p->local_rel == 0 && p->worst_token_ratio == 0;
 }
 
-/* The local error over its floor; 0 where the sides do the same. */
-static double over_floor(const struct st_stage_report *p)
-{
-	if (adds_nothing(p) || p->local_rel == 0)
-		return 0;
-	return p->local_floor > 0 ? p->local_rel / p->local_floor : INFINITY;
-}
+/* The local error over its floor, at the worst token, which is what a verdict rests on; 0 where the sides do the same. */
+static double over_floor(const struct st_stage_report *p) { return adds_nothing(p) ? 0 : p->worst_token_ratio; }
 
 static void times(struct st_text *t, double ratio)
 {
@@ -104,16 +99,13 @@ static void folded_line(const struct st_rosetta *r, size_t first, size_t end, st
 	st_text_release(&t);
 }
 
-static void status_cell(const struct st_rosetta *r, const struct st_stage_report *p, struct st_table *table)
+static void status_cell(const struct st_stage_report *p, struct st_table *table)
 {
 	struct st_text t = { 0 };
-	bool bad = p->status == ST_STATUS_FAULT || p->status == ST_STATUS_UNDECIDED;
 	st_text_puts(&t, words[p->status].word);
 	if (p->total.nonfinite_a || p->total.nonfinite_b)
 		st_text_printf(&t, ", not finite: %llu in A, %llu in B", (unsigned long long)p->total.nonfinite_a,
 		               (unsigned long long)p->total.nonfinite_b);
-	else if (bad && r->n_tokens_b > 1 && p->worst_token_ratio > 0)
-		st_text_printf(&t, ", most at token %llu", (unsigned long long)p->worst_token);
 	if (p->over_threshold && p->status != ST_STATUS_FAULT)
 		st_text_puts(&t, ", DIVERGENCE (threshold)");
 	st_table_cell(table, p->over_threshold ? ST_STYLE_BAD : words[p->status].style, t.s);
@@ -121,8 +113,7 @@ static void status_cell(const struct st_rosetta *r, const struct st_stage_report
 	st_text_release(&t);
 }
 
-static void stage_line(const struct st_rosetta *r, const struct st_stage_report *p, bool verbose,
-                       struct st_table *table)
+static void stage_line(const struct st_stage_report *p, bool verbose, struct st_table *table)
 {
 	st_table_cell(table, ST_STYLE_PLAIN, st_stage_name(p->stage));
 	st_table_short(table, p->total.rel_l2);
@@ -140,13 +131,13 @@ static void stage_line(const struct st_rosetta *r, const struct st_stage_report 
 		table->text.failed |= t.failed;
 		st_text_release(&t);
 	}
-	status_cell(r, p, table);
+	status_cell(p, table);
 	if (!verbose)
 		return;
 	st_table_short(table, p->total.max_abs);
 	st_table_number(table, p->total.gain, 6);
 	st_table_number(table, p->total.cosine, 9);
-	st_table_short(table, p->worst_token_ratio);
+	st_table_cellf(table, ST_STYLE_PLAIN, "%llu", (unsigned long long)p->worst_token);
 	st_table_cell(table, ST_STYLE_DIM, p->shared ? "shared" : "");
 }
 
@@ -167,7 +158,7 @@ static void unfold(const struct st_rosetta *r, size_t first, size_t end, bool ve
 	for (size_t i = 0; i < table.n_cols; i++)
 		st_table_cell(&table, ST_STYLE_DIM, (verbose ? whole : brief)[i]);
 	for (size_t i = first; i < end; i++)
-		stage_line(r, &r->stages[i], verbose, &table);
+		stage_line(&r->stages[i], verbose, &table);
 	st_table_render(&table, out, ST_ROSETTA_TAG, page);
 	st_table_release(&table);
 }
@@ -176,10 +167,11 @@ static void unfold(const struct st_rosetta *r, size_t first, size_t end, bool ve
 
 static void legend(bool folded, struct st_text *t)
 {
-	st_text_puts(t, ST_ROSETTA_TAG
-	             "apart: |A - B| / |B|, the distance of the two values. local: what of it the stage itself "
-	             "adds, given the same inputs; inherited: what came with its inputs. /floor: local over what "
-	             "the stored types and the arithmetic account for; about 1 or less is noise.\n");
+	st_text_puts(
+		t, ST_ROSETTA_TAG
+		"apart: |A - B| / |B|, the distance of the two values; local: what of it the stage itself adds, given "
+		"the same inputs; inherited: what came with its inputs. /floor: local over what the stored types and "
+		"the arithmetic account for, at the worst token; about 1 or less is noise.\n");
 	if (folded)
 		st_text_puts(t, ST_ROSETTA_TAG
 		             "A layer without a finding is one line: apart behind it, and the largest /floor "
@@ -190,9 +182,11 @@ void st_rosetta_stages(const struct st_rosetta *r, bool verbose, const struct st
 {
 	static const char *const heads[] = { "", "stages", "", "apart", "/floor, largest" };
 	struct st_text part = { 0 };
-	bool any_folded = false;
+	bool any_folded = false, any_apart = false;
 	if (!r->n_stages)
 		return;
+	for (size_t i = 0; i < r->n_stages; i++)
+		any_apart |= r->stages[i].status != ST_STATUS_EXACT;
 	for (size_t i = 0, end; i < r->n_stages; i = end) {
 		end = group_end(r, i);
 		any_folded |= !verbose && !has_finding(r, i, end);
@@ -201,8 +195,11 @@ void st_rosetta_stages(const struct st_rosetta *r, bool verbose, const struct st
 	if (r->skipped)
 		st_text_printf(&part, ", %zu behind the first fault not evaluated (--keep-going goes on)", r->skipped);
 	st_text_puts(&part, "\n");
-	legend(any_folded, &part);
 	st_rosetta_flush(&part, page, out);
+	if (any_apart) {
+		legend(any_folded, &part);
+		st_rosetta_explain(&part, page, out);
+	}
 	for (size_t i = 0, end; i < r->n_stages; i = end) {
 		end = group_end(r, i);
 		if (verbose || has_finding(r, i, end)) {

@@ -41,9 +41,8 @@ static void token_lines(const char *of, const uint32_t *p, char (*pieces)[ST_PIE
 		return;
 	st_text_printf(t, TAG "As text%s:", of);
 	for (size_t i = 0; i < shown; i++) {
-		st_text_puts(t, " \"");
-		st_text_add_safe(t, pieces[i], strlen(pieces[i]));
-		st_text_puts(t, "\"");
+		st_text_puts(t, " ");
+		st_text_add_quoted(t, pieces[i], strlen(pieces[i]));
 	}
 	st_text_puts(t, shown < n ? " ...\n" : "\n");
 }
@@ -246,7 +245,14 @@ static void verdict_line(const struct st_rosetta *r, bool colour, struct st_text
 		st_text_printf(t, TAG "%sFAILED%s: first divergence at ", bad, off);
 		if (r->first.layer >= 0)
 			st_text_printf(t, "layer %d ", (int)r->first.layer);
-		st_text_printf(t, "%s\n", r->first.stage);
+		st_text_puts(t, r->first.stage);
+		if (r->first.position >= 0 && (uint64_t)r->first.position < r->n_tokens_b && r->n_tokens_b > 1
+		    && strcmp(r->first.stage, "tokens") != 0) {
+			st_text_printf(t, ", most at position %lld, ", (long long)r->first.position);
+			st_rosetta_token(r->tokens_b[r->first.position],
+			                 r->pieces_b ? r->pieces_b[r->first.position] : "", t);
+		}
+		st_text_puts(t, "\n");
 		return;
 	}
 	if (r->over_threshold) {
@@ -336,6 +342,13 @@ void st_rosetta_flush(struct st_text *part, const struct st_page *page, struct s
 	st_text_wrap(out, part->s ? part->s : "", part->len, TAG "  ", page->wrap);
 	out->failed |= part->failed;
 	st_text_release(part);
+}
+
+void st_rosetta_explain(struct st_text *part, const struct st_page *page, struct st_text *out)
+{
+	struct st_page wrapped = *page;
+	wrapped.wrap = page->wrap ? page->wrap : 80;
+	st_rosetta_flush(part, &wrapped, out);
 }
 
 void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, const struct st_page *page, struct st_text *out)

@@ -81,6 +81,26 @@ void st_text_add_safe(struct st_text *t, const char *s, size_t n)
 	}
 }
 
+void st_text_add_quoted(struct st_text *t, const char *s, size_t n)
+{
+	static const char from[] = "\n\r\t\"\\", to[] = "nrt\"\\";
+	st_text_puts(t, "\"");
+	for (size_t i = 0; i < n;) {
+		utf8proc_int32_t cp;
+		utf8proc_ssize_t len = utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i),
+		                                        &cp);
+		const char *hit = s[i] ? strchr(from, s[i]) : NULL;
+		if (hit)
+			st_text_printf(t, "\\%c", to[hit - from]);
+		else if (len <= 0 || cp < 0x20 || cp == 0x7f)
+			st_text_printf(t, "\\x%02x", (unsigned char)s[i]);
+		else
+			st_text_add_safe(t, s + i, (size_t)len);
+		i += len > 0 ? (size_t)len : 1;
+	}
+	st_text_puts(t, "\"");
+}
+
 void st_text_add_json(struct st_text *t, const char *s)
 {
 	for (const char *p = s; *p;) {

@@ -22,6 +22,8 @@ void st_text_printf(struct st_text *t, const char *fmt, ...) ST_PRINTF(2, 3);
 void st_text_pad(struct st_text *t, size_t n); /* n blanks */
 /* A name from a file: control characters become '?', broken UTF-8 U+FFFD. */
 void st_text_add_safe(struct st_text *t, const char *s, size_t n);
+/* A token's text in quotes: blanks and control characters can be seen, and a byte that is no whole character. */
+void st_text_add_quoted(struct st_text *t, const char *s, size_t n);
 /* The text of a JSON document; characters beyond ASCII that could drive a terminal, which stand inside of strings, are
  * spelled \uXXXX. */
 void st_text_add_json(struct st_text *t, const char *s);
