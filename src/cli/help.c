@@ -87,8 +87,9 @@ static void flow_piece(void *user, const char *piece)
 /* A piece of the synopsis; a long group of alternatives may break between them. */
 static void flow_synopsis(void *user, const char *piece)
 {
+	const struct flow *f = user;
 	char part[256];
-	for (const char *bar; strlen(piece) > 60 && (bar = strstr(piece, " | ")); piece = bar + 3) {
+	for (const char *bar; strlen(piece) > f->width - f->indent && (bar = strstr(piece, " | ")); piece = bar + 3) {
 		snprintf(part, sizeof part, "%.*s |", (int)(bar - piece), piece);
 		flow_piece(user, part);
 	}
@@ -135,12 +136,13 @@ static void help_param(struct st_text *t, const struct cli_param *p, bool option
 	if (p->type == CLI_TYPE_CHOICE) {
 		st_text_puts(t, "\n");
 		st_text_pad(t, TERM_COLUMN);
-		st_text_puts(t, "one of:");
-		for (const char *c = p->choices; *c;) {
-			size_t n = strcspn(c, "|");
-			st_text_printf(t, " %.*s", (int)n, c);
-			c += n + (c[n] == '|');
-		}
+		struct st_text list = { 0 };
+		st_text_printf(&list, "one of: %s", p->choices);
+		for (char *c = list.s; c && *c; c++)
+			*c = *c == '|' ? ' ' : *c;
+		flow_words(t, list.s ? list.s : "", TERM_COLUMN, width);
+		t->failed |= list.failed;
+		st_text_release(&list);
 	}
 	st_text_puts(t, "\n");
 	st_text_release(&term);

@@ -126,7 +126,9 @@ static void overview(struct st_text *t)
 	          "interrupted, by Ctrl-C, a closed terminal or SIGTERM; the message says what was not done");
 	roff_line(t, ".PP\n",
 	          "The page of a command lists what it returns; those of stele replay mean something else.");
-	st_text_puts(t, ".SH ENVIRONMENT\n.TP\n.B NO_COLOR\nSet and not empty: no colour.\n.TP\n.B COLUMNS\nHow wide reports are, 60 at the least; else the terminal\(aqs width. In a pipe, with neither, every row and sentence keeps its line.\n.SH SEE ALSO\n");
+	st_text_puts(
+		t,
+		".SH ENVIRONMENT\n.TP\n.B NO_COLOR\nSet and not empty: no colour.\n.TP\n.B COLUMNS\nHow wide reports are, 60 at the least; else the terminal\(aqs width. In a pipe, with neither, every row and sentence keeps its line.\n.SH SEE ALSO\n");
 	for (size_t i = 0; i < cli_n_commands; i++) {
 		st_text_puts(t, ".BR stele\\-");
 		for (const char *s = cli_commands[i]->name; *s; s++)

@@ -201,38 +201,50 @@ static void types_text(const struct st_container *c, struct st_text *out)
 	}
 }
 
+/* Sentences are wrapped, tables lay themselves out. */
+static void put_part(struct st_text *part, const char *margin, const struct st_page *page, struct st_text *out)
+{
+	st_text_wrap(out, part->s ? part->s : "", part->len, margin, page->wrap);
+	out->failed |= part->failed;
+	st_text_release(part);
+}
+
 void st_report_inspection(const struct st_inspection *in, struct st_text *out, const struct st_page *page)
 {
+	static const char margin[] = "               "; /* behind the names of facts */
 	const struct st_container *c = st_inspection_container(in);
+	struct st_text part = { 0 };
 	uint64_t size = 0;
 	for (size_t i = 0; i < st_container_n_files(c); i++)
 		size += st_container_file_size(c, i);
-	st_text_add_safe(out, st_container_path(c), strlen(st_container_path(c)));
-	st_text_printf(out, "\n  %-13s%s\n  %-13s", "container", st_container_describe(c), "size");
-	st_text_bytes(out, size);
+	st_text_add_safe(&part, st_container_path(c), strlen(st_container_path(c)));
+	st_text_printf(&part, "\n  %-13s%s\n  %-13s", "container", st_container_describe(c), "size");
+	st_text_bytes(&part, size);
 	if (st_container_n_files(c) > 1)
-		st_text_printf(out, " in %zu files", st_container_n_files(c));
-	st_text_printf(out, "\n  %-13s", "stored as");
-	types_text(c, out);
-	st_text_puts(out, "\n");
-	model_text(in, out);
-	trace_text(in, out);
-	tokenizer_text(in, out);
+		st_text_printf(&part, " in %zu files", st_container_n_files(c));
+	st_text_printf(&part, "\n  %-13s", "stored as");
+	types_text(c, &part);
+	st_text_puts(&part, "\n");
+	model_text(in, &part);
+	trace_text(in, &part);
+	tokenizer_text(in, &part);
+	put_part(&part, margin, page, out);
 	tensors_text(in, out, page);
 	size_t n = st_inspection_n_anomalies(in);
-	st_text_printf(out, "\nAnomalies (%zu)\n", n);
+	st_text_printf(&part, "\nAnomalies (%zu)\n", n);
 	for (size_t i = 0; i < n; i++) {
 		const struct st_anomaly *a = st_inspection_anomaly(in, i);
 		enum st_style style = a->severity == ST_FAULT ? ST_STYLE_BAD : ST_STYLE_WARN;
-		st_text_printf(out, "  %s%s%s %s: ", st_style_on(style, page->colour),
+		st_text_printf(&part, "  %s%s%s %s: ", st_style_on(style, page->colour),
 		               a->severity == ST_FAULT ? "fault" : "note ", st_style_off(style, page->colour), a->kind);
 		if (a->tensor) {
-			st_text_add_safe(out, a->tensor, strlen(a->tensor));
-			st_text_puts(out, ": ");
+			st_text_add_safe(&part, a->tensor, strlen(a->tensor));
+			st_text_puts(&part, ": ");
 		}
-		st_text_add_safe(out, a->text, strlen(a->text));
-		st_text_puts(out, "\n");
+		st_text_add_safe(&part, a->text, strlen(a->text));
+		st_text_puts(&part, "\n");
 	}
+	put_part(&part, margin, page, out);
 }
 
 /* ---- JSON ---- */
