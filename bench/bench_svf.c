@@ -166,9 +166,9 @@ static void all_stages(void *arg)
 		const struct st_svf_factors f = { .u = &u, .s = x->s, .v = x->v };
 		struct st_svf_engine g;
 		struct st_svf_stages t = { .e = &e, .turned = i > 0 && i < 8, .summaries = true };
-		const struct st_svf_source source = e.cols == K
-		                                          ? (struct st_svf_source){ .rows = rows_of, .ctx = x->w }
-		                                          : (struct st_svf_source){ .rows = wide_rows, .ctx = &e };
+		const struct st_row_source source = e.cols == K
+		                                          ? (struct st_row_source){ .rows = rows_of, .ctx = x->w }
+		                                          : (struct st_row_source){ .rows = wide_rows, .ctx = &e };
 		ok(st_svf_engine_open(&g, &e, &f, x->o, source, BLOCK, x->b->pool, &err), &err);
 		g.times = &x->t;
 		ok(st_svf_stages_run(&t, &g, &err), &err);
@@ -208,7 +208,7 @@ static void replay(const struct bench *b)
 static void decompose(const struct bench *b)
 {
 	struct st_error err = ST_ERROR_INIT;
-	struct st_svf_svd_report r;
+	struct st_svd_report r;
 	char path[] = "/tmp/stele-bench-svd-XXXXXX";
 	int fd = mkstemp(path);
 	if (fd < 0)
@@ -218,7 +218,7 @@ static void decompose(const struct bench *b)
 	const struct st_svf_entry e = {
 		.source_name = "embedding", .safe = "embedding", .rows = 151936, .cols = K, .k = K
 	};
-	ok(st_svf_decompose(&e, (struct st_svf_source){ .rows = rows_of, .ctx = w }, ST_SVF_GESDD, b->pool, path, &r,
+	ok(st_svf_decompose(&e, (struct st_row_source){ .rows = rows_of, .ctx = w }, ST_SVF_GESDD, b->pool, path, &r,
 	                    NULL, &err),
 	   &err);
 	printf("%-44s %9.3f %9.3f %-7s %6.1f %%\n", "thin svd of [151936, 1024]", r.seconds, 90.0, "s",

@@ -31,7 +31,7 @@ static enum st_status scale(struct st_svf_engine *g, const float *offsets, struc
 	double s = 0, scaled = 0;
 	g->offsets = st_alloc_array(e->k, sizeof *g->offsets);
 	g->scaled = st_alloc_array(e->k, sizeof *g->scaled);
-	g->gram = st_alloc_zeroed(e->k, sizeof(float[ST_SVF_GRAM]));
+	g->gram = st_alloc_zeroed(e->k, sizeof(float[ST_GRAM]));
 	ST_NEED(g->offsets && g->scaled && g->gram);
 	for (uint64_t i = 0; i < e->k; i++) {
 		if (!isfinite(offsets[i]))
@@ -82,7 +82,7 @@ static enum st_status allocate(struct st_svf_engine *g, uint64_t chunk, struct s
 }
 
 enum st_status st_svf_engine_open(struct st_svf_engine *g, const struct st_svf_entry *e, const struct st_svf_factors *f,
-                                  const float *offsets, struct st_svf_source source, uint64_t chunk,
+                                  const float *offsets, struct st_row_source source, uint64_t chunk,
                                   struct st_pool *pool, struct st_error *err)
 {
 	*g = (struct st_svf_engine){ .e = e, .f = f, .source = source, .pool = pool };
@@ -215,7 +215,7 @@ enum st_status st_svf_engine_rows(struct st_svf_engine *g, uint64_t row0, uint64
 	ST_TRY(st_check_cancel(err));
 	ST_TRY(g->source.rows(g->source.ctx, row0, n, g->src, err));
 	ST_TRY(load(g, row0, n, true, err));
-	st_svf_gram_add(g->u, n, k, g->gram);
+	st_gram_add(g->u, n, k, g->gram);
 	double t1 = st_clock();
 	if (!st_gemm(&g->b, g->u, g->scaled, n, g->matmul, g->pool)
 	    || !st_gemm(&g->b, g->u, g->f->s, n, g->zero, g->pool))
@@ -224,7 +224,7 @@ enum st_status st_svf_engine_rows(struct st_svf_engine *g, uint64_t row0, uint64
 	st_pool_run(g->pool, n, st_pool_piece(g->pool, n, 8 * g->e->cols), finish_rows, g);
 	add_rows(g, n);
 	if (row0 + n == g->e->rows)
-		g->u_error = st_svf_gram_error(g->gram, k);
+		g->u_error = st_gram_error(g->gram, k);
 	if (g->times) {
 		g->times->products += t2 - t1;
 		g->times->rest += t1 - t0 + st_clock() - t2;

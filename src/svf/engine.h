@@ -7,7 +7,7 @@
 #ifndef ST_SVF_ENGINE_H
 #define ST_SVF_ENGINE_H
 
-#include "svf/gemm.h"
+#include "kernel/gemm.h"
 #include "svf/inputs.h"
 
 #include "format/writer.h"
@@ -22,7 +22,7 @@ struct st_svf_times {
 struct st_svf_engine {
 	const struct st_svf_entry *e;
 	const struct st_svf_factors *f;
-	struct st_svf_source source;
+	struct st_row_source source;
 	struct st_pool *pool;
 	float *offsets, *scaled; /* [k] */
 	float norm, sum_s, sum_scaled;
@@ -37,13 +37,13 @@ struct st_svf_engine {
 	double zero_error, zero_error_bf16; /* max |zero - source|, and against the source rounded to bf16 */
 	double zero_dd, source_dd;          /* their squares */
 	double u_error;                     /* after the last block: |U^T U - 1|, columns against some of them */
-	float *gram;                        /* [ST_SVF_GRAM, k] */
+	float *gram;                        /* [ST_GRAM, k] */
 	struct st_svf_times *times;         /* or NULL */
 };
 
 ST_MUST_CHECK enum st_status st_svf_engine_open(struct st_svf_engine *g, const struct st_svf_entry *e,
                                                 const struct st_svf_factors *f, const float *offsets,
-                                                struct st_svf_source source, uint64_t chunk, struct st_pool *pool,
+                                                struct st_row_source source, uint64_t chunk, struct st_pool *pool,
                                                 struct st_error *err);
 /* All stages for rows [row0, row0 + n), n <= chunk, into the buffers above. */
 ST_MUST_CHECK enum st_status st_svf_engine_rows(struct st_svf_engine *g, uint64_t row0, uint64_t n,
@@ -55,6 +55,12 @@ void st_svf_engine_close(struct st_svf_engine *g);
 
 /* ---- files of factors (factors.c) ---- */
 
+/* Factors of a source, written as svd.{U,S,V}.<safe> (torch_v) to a component file at `path`. */
+ST_MUST_CHECK enum st_status st_svf_decompose(const struct st_svf_entry *e, struct st_row_source source,
+                                              enum st_svf_svd method, struct st_pool *pool, const char *path,
+                                              struct st_svd_report *r, const struct st_hooks *hooks,
+                                              struct st_error *err);
+
 /* svd.U, svd.S and svd.V of e, in the arena. */
 ST_MUST_CHECK enum st_status st_svf_component_specs(const struct st_svf_entry *e, enum st_svf_layout layout,
                                                     struct st_arena *a, struct st_tensor_spec specs[3],
@@ -62,36 +68,5 @@ ST_MUST_CHECK enum st_status st_svf_component_specs(const struct st_svf_entry *e
 /* A safetensors file whose header is padded to 8 bytes. */
 ST_MUST_CHECK enum st_status st_svf_file_open(const char *path, const struct st_tensor_spec *specs, size_t n,
                                               struct st_writer **out, struct st_error *err);
-
-/* ---- matrices (matrix.c) ---- */
-
-/* src [rows, cols] transposed into columns [at, at + rows) of dst [cols, width]. */
-void st_svf_turn(const float *src, uint64_t rows, uint64_t cols, float *dst, uint64_t at, uint64_t width,
-                 struct st_pool *pool);
-/* Columns that stand for all when U^T U is looked at. */
-#define ST_SVF_GRAM 16
-/* gram [ST_SVF_GRAM, k] += picked columns^T u */
-void st_svf_gram_add(const float *u, uint64_t rows, uint64_t k, float *gram);
-double st_svf_gram_error(const float *gram, uint64_t k);
-/* Of the n x k matrix whose columns should be orthonormal; x holds it [n, k] or, turned, [k, n]. False: no memory. */
-bool st_svf_orthogonality(const float *x, uint64_t n, uint64_t k, bool turned, double *error);
-
-/* ---- singular value decomposition (svd.c) ---- */
-
-struct st_svf_svd_report {
-	double residual_rel, residual_max, u_error, v_error;
-	double gap_min, gap_median; /* relative gaps (s[i] - s[i+1]) / s[i] */
-	uint64_t gap_at, close;     /* index of the smallest; pairs closer than 1e-4 */
-	double seconds;
-	const char *method;
-};
-/* Factors of a source, written as svd.{U,S,V}.<safe> (torch_v) to a component file at `path`. */
-ST_MUST_CHECK enum st_status st_svf_decompose(const struct st_svf_entry *e, struct st_svf_source source,
-                                              enum st_svf_svd method, struct st_pool *pool, const char *path,
-                                              struct st_svf_svd_report *r, const struct st_hooks *hooks,
-                                              struct st_error *err);
-/* Operations that it takes, for a warning beforehand. */
-double st_svf_decompose_cost(const struct st_svf_entry *e);
-const char *st_svf_lapack_name(char *buf, size_t n);
 
 #endif

@@ -33,7 +33,7 @@ static enum st_status refuse_cost(const struct st_svf_export_run *x, struct st_e
 		return ST_OK;
 	for (size_t i = 0; i < x->job.ref.n; i++) {
 		const struct st_svf_entry *e = &x->job.ref.entries[i];
-		flops += st_svf_decompose_cost(e);
+		flops += st_svd_cost(e->rows, e->cols);
 		bytes += 4 * (e->rows * e->k + e->k + e->cols * e->k);
 	}
 	return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--all-selected-tensors",

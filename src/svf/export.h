@@ -9,8 +9,8 @@
 struct st_svf_export_run {
 	const struct st_svf_export_options *o;
 	struct st_svf_job job;
-	size_t *list, n_list;          /* entries of the reference that components are written for */
-	struct st_svf_svd_report *svd; /* [n of the reference]; method NULL where factors were given */
+	size_t *list, n_list;      /* entries of the reference that components are written for */
+	struct st_svd_report *svd; /* [n of the reference]; method NULL where factors were given */
 	const char *component_source;
 	const char *work_path, *work_dir; /* work_dir: NULL until it was made */
 	/* what is written, NULL where nothing is; the stages lie beside what is read back */
@@ -33,7 +33,7 @@ ST_MUST_CHECK enum st_status st_svf_export_prepare(struct st_svf_export_run *x, 
 void st_svf_export_remove_work(struct st_svf_export_run *x);
 /* The component file and the offsets beside it. */
 ST_MUST_CHECK enum st_status st_svf_export_components(struct st_svf_export_run *x, struct st_error *err);
-json_t *st_svf_export_svd_json(const struct st_svf_svd_report *r);
+json_t *st_svf_export_svd_json(const struct st_svd_report *r);
 
 /* What the report and the debug manifest say (export_report.c). */
 /* One element of selected_tensors in the debug manifest and of selected_tensor_components in the report. */

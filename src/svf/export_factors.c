@@ -3,7 +3,7 @@
  * that others read them from.
  */
 #include "svf/export.h"
-#include "svf/lapack.h"
+#include "linalg/lapack.h"
 
 #include "base/error.h"
 
@@ -12,7 +12,7 @@
 
 /* ---- what is said of a decomposition, and read again by the next run ---- */
 
-#define AT(m) ST_JSON_AT(struct st_svf_svd_report, m), .required = true
+#define AT(m) ST_JSON_AT(struct st_svd_report, m), .required = true
 static const struct st_json_field svd_fields[] = {
 	{ AT(method), .key = { "method" } },
 	{ AT(residual_rel), .key = { "relative_residual" } },
@@ -27,7 +27,7 @@ static const struct st_json_field svd_fields[] = {
 };
 #define N_SVD (sizeof svd_fields / sizeof *svd_fields)
 
-json_t *st_svf_export_svd_json(const struct st_svf_svd_report *r)
+json_t *st_svf_export_svd_json(const struct st_svd_report *r)
 {
 	return st_json_put_fields(json_object(), svd_fields, N_SVD, r);
 }
@@ -52,7 +52,7 @@ static bool resume(struct st_svf_export_run *x, const struct st_svf_entry *e, co
                    const char *key)
 {
 	struct st_error unusable = ST_ERROR_INIT; /* then they are computed again */
-	struct st_svf_svd_report r;
+	struct st_svd_report r;
 	json_t *j = st_svf_note_read(note, key, path);
 	bool same = j && st_json_read(json_object_get(j, "svd"), NULL, svd_fields, N_SVD, &r, NULL, &unusable) == ST_OK
 	         && (r.method = st_arena_printf(&x->job.arena, "%s", r.method)) != NULL;

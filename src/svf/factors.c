@@ -80,7 +80,7 @@ static enum st_status load(struct st_svf_factors *f, const struct st_svf_entry *
 	st_tensor_decode(f->v_view, 0, st_tensor_rows(f->v_view), f->v);
 	ST_TRY(all_finite(f->s_view, f->s, e->k, err));
 	ST_TRY(all_finite(f->v_view, f->v, f->v_view->n_elems, err));
-	if (!st_svf_orthogonality(f->v, e->cols, e->k, f->layout != ST_SVF_TORCH_V, &f->v_error))
+	if (!st_orthogonality(f->v, e->cols, e->k, f->layout != ST_SVF_TORCH_V, &f->v_error))
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	f->descending = true;
 	for (uint64_t i = 0; i < e->k; i++) {
@@ -143,4 +143,37 @@ enum st_status st_svf_file_open(const char *path, const struct st_tensor_spec *s
 	};
 	*out = NULL;
 	return path ? st_writer_open(path, &plan, out, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
+}
+
+static enum st_status put_factor(void *ctx, size_t factor, uint64_t at, const float *x, uint64_t n,
+                                 struct st_error *err)
+{
+	return st_writer_put(ctx, factor, at * sizeof *x, x, n * sizeof *x, err);
+}
+
+enum st_status st_svf_decompose(const struct st_svf_entry *e, struct st_row_source source, enum st_svf_svd method,
+                                struct st_pool *pool, const char *path, struct st_svd_report *r,
+                                const struct st_hooks *hooks, struct st_error *err)
+{
+	struct st_tensor_spec specs[3];
+	struct st_writer *f;
+	struct st_arena names;
+	st_arena_init(&names);
+	enum st_status st = st_svf_component_specs(e, ST_SVF_TORCH_V, &names, specs, err);
+	if (st == ST_OK)
+		st = st_svf_file_open(path, specs, 3, &f, err);
+	if (st == ST_OK) {
+		const struct st_svd d = { .name = e->source_name,
+			                  .rows = e->rows,
+			                  .cols = e->cols,
+			                  .source = source,
+			                  .jacobi = method == ST_SVF_GESVJ,
+			                  .pool = pool,
+			                  .hooks = hooks,
+			                  .put = put_factor,
+			                  .ctx = f };
+		st = st_writer_close(f, st_svd_run(&d, r, err), err);
+	}
+	st_arena_release(&names);
+	return st;
 }

@@ -11,6 +11,7 @@
 #include "arch/arch.h"
 #include "base/files.h"
 #include "json/json.h"
+#include "linalg/linalg.h"
 
 /* ---- names (names.c) ---- */
 
@@ -93,15 +94,6 @@ struct st_svf_reference {
 ST_MUST_CHECK enum st_status st_svf_reference_read(const char *path, const struct st_svf_vector *v, struct st_arena *a,
                                                    struct st_svf_reference *r, struct st_error *err);
 void st_svf_reference_release(struct st_svf_reference *r);
-
-/* ---- rows of a matrix, wherever they come from ---- */
-
-struct st_svf_source {
-	/* Rows [row0, row0 + n) in f32. */
-	enum st_status (*rows)(void *ctx, uint64_t row0, uint64_t n, float *dst, struct st_error *err);
-	void *ctx;
-	const char *path; /* of the base model where the rows are from there, or NULL */
-};
 
 /* ---- the base model (base_model.c) ---- */
 

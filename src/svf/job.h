@@ -66,7 +66,7 @@ struct st_svf_work {
 		bool round_bf16;
 	} composed;
 	const struct st_tensor *stored;
-	struct st_svf_source source;
+	struct st_row_source source;
 };
 /* Its source by the tie policy; composing needs the factors of the tensor before. `stored`: take the source from there
  * instead. */

@@ -19,7 +19,7 @@ json_t *st_svf_environment(struct st_pool *pool, const char *svd)
 		{ "products", json_string("f32 fused multiply-add, sums of 256 added in order; the bits do not depend "
 	                                  "on threads or CPU level") },
 		{ "bf16_cast", json_string("round to nearest even") }, { "svd", st_json_text(svd) },
-		{ "lapack", st_json_text(st_svf_lapack_name(lapack, sizeof lapack)) },
+		{ "lapack", st_json_text(st_lapack_name(lapack, sizeof lapack)) },
 		{ "platform", uname(&u) == 0 ? json_sprintf("%s %s", u.sysname, u.machine) : json_null() });
 }
 

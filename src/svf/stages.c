@@ -194,7 +194,7 @@ static enum st_status blocks(struct st_svf_stages *t, struct st_svf_engine *g, f
 			                   { ST_SVF_SOURCE, g->src, r, n, cols } };
 		ST_TRY(emit(t, p, 5, 5, g, err));
 		if (turned)
-			st_svf_turn(g->adapted, n, cols, turned, r, rows, g->pool);
+			st_matrix_turn(g->adapted, n, cols, turned, r, rows, g->pool);
 		else
 			ST_TRY(straight(t, g, r, n, err));
 		if (t->done)

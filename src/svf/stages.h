@@ -33,7 +33,7 @@ json_t *st_svf_summary_floats(const float *x, uint64_t n, size_t prefix);
 /* Of a whole tensor; of rows that come from elsewhere, [rows, cols]. */
 ST_MUST_CHECK enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s,
                                                struct st_error *err);
-ST_MUST_CHECK enum st_status st_svf_summary_rows(const struct st_svf_source *from, uint64_t rows, uint64_t cols,
+ST_MUST_CHECK enum st_status st_svf_summary_rows(const struct st_row_source *from, uint64_t rows, uint64_t cols,
                                                  size_t prefix, struct st_svf_summary *s, struct st_error *err);
 /* Rows to decode at a time: about a million elements, and no more than there are. At least 1. */
 uint64_t st_svf_step(uint64_t rows, uint64_t cols);

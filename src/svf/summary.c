@@ -138,7 +138,7 @@ uint64_t st_svf_step(uint64_t rows, uint64_t cols)
 	return step < rows ? step : rows ? rows : 1;
 }
 
-enum st_status st_svf_summary_rows(const struct st_svf_source *from, uint64_t rows, uint64_t cols, size_t prefix,
+enum st_status st_svf_summary_rows(const struct st_row_source *from, uint64_t rows, uint64_t cols, size_t prefix,
                                    struct st_svf_summary *s, struct st_error *err)
 {
 	uint64_t step = st_svf_step(rows, cols);
@@ -161,6 +161,6 @@ enum st_status st_svf_summary_rows(const struct st_svf_source *from, uint64_t ro
 enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s,
                                  struct st_error *err)
 {
-	const struct st_svf_source from = { .rows = st_svf_tensor_rows, .ctx = &t };
+	const struct st_row_source from = { .rows = st_svf_tensor_rows, .ctx = &t };
 	return st_svf_summary_rows(&from, st_tensor_rows(t), st_tensor_cols(t), prefix, s, err);
 }

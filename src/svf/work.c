@@ -26,7 +26,7 @@ static enum st_status open_other(struct st_svf_job *j, struct st_svf_work *w, co
 	ST_TRY(st_svf_factors_open(factors, o, j->layout, &w->other_factors, err));
 	/* Its own source is not asked for: only adapted rows are. */
 	return st_svf_engine_open(&w->other, o, &w->other_factors, j->vector.f32 + o->start,
-	                          (struct st_svf_source){ 0 }, 1024, j->pool, err);
+	                          (struct st_row_source){ 0 }, 1024, j->pool, err);
 }
 
 enum st_status st_svf_work_source(struct st_svf_job *j, struct st_svf_work *w, const struct st_svf_entry *e,
@@ -35,18 +35,18 @@ enum st_status st_svf_work_source(struct st_svf_job *j, struct st_svf_work *w, c
 	const struct st_svf_entry *before = st_svf_job_before(j, e);
 	if (stored) {
 		w->stored = stored;
-		w->source = (struct st_svf_source){ .rows = st_svf_tensor_rows, .ctx = &w->stored };
+		w->source = (struct st_row_source){ .rows = st_svf_tensor_rows, .ctx = &w->stored };
 		return ST_OK;
 	}
 	if (before) {
 		ST_TRY(open_other(j, w, before, err));
 		w->composed = (struct st_svf_composed){ &w->other, j->base.round_bf16 };
-		w->source = (struct st_svf_source){ .rows = composed_rows, .ctx = &w->composed };
+		w->source = (struct st_row_source){ .rows = composed_rows, .ctx = &w->composed };
 		return ST_OK;
 	}
 	w->rows.round_bf16 = j->base.round_bf16;
 	w->rows.pool = j->pool;
-	w->source = (struct st_svf_source){ st_svf_weight_rows, &w->rows, j->base.path };
+	w->source = (struct st_row_source){ st_svf_weight_rows, &w->rows, j->base.path };
 	return st_svf_base_find(&j->base, e, &w->rows.w, err);
 }
 

@@ -172,7 +172,7 @@ static void decompose(uint64_t rows, uint64_t cols, enum st_svf_svd method)
 	uint64_t k = rows < cols ? rows : cols;
 	char path[] = "/tmp/stele-svd-XXXXXX";
 	float *w = malloc(4 * rows * cols);
-	struct st_svf_svd_report r;
+	struct st_svd_report r;
 	int fd = mkstemp(path);
 	assert_true(fd >= 0);
 	close(fd);
@@ -181,7 +181,7 @@ static void decompose(uint64_t rows, uint64_t cols, enum st_svf_svd method)
 		w[i] = (float)fx_uniform(&g);
 	const struct st_svf_entry e = { .source_name = "w", .safe = "w", .rows = rows, .cols = cols, .k = k };
 	struct matrix m = { w, cols };
-	assert_ok(st_svf_decompose(&e, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, method, pool, path, &r,
+	assert_ok(st_svf_decompose(&e, (struct st_row_source){ .rows = matrix_rows, .ctx = &m }, method, pool, path, &r,
 	                           NULL, &err),
 	          &err);
 	struct st_container *c;
@@ -277,7 +277,7 @@ static void stages_match(uint64_t rows, uint64_t cols, enum st_svf_layout layout
 	const struct st_svf_factors f = { .u = &ut, .s = s, .v = layout == ST_SVF_TORCH_V ? v : vh, .layout = layout };
 	struct matrix m = { w, cols };
 	struct st_svf_engine eng;
-	assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, chunk,
+	assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_row_source){ .rows = matrix_rows, .ctx = &m }, chunk,
 	                             threads ? pool : NULL, &err),
 	          &err);
 	assert_memory_equal(eng.offsets, want.offsets, 4 * k);
@@ -354,7 +354,7 @@ static void test_bad_numbers(void **state)
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
 		struct st_error err = ST_ERROR_INIT;
 		assert_int_not_equal(st_svf_engine_open(&eng, &e, &f, bad[i].o,
-		                                        (struct st_svf_source){ .rows = matrix_rows, .ctx = &m }, 0,
+		                                        (struct st_row_source){ .rows = matrix_rows, .ctx = &m }, 0,
 		                                        NULL, &err),
 		                     ST_OK);
 		assert_non_null(strstr(err.message, bad[i].says));
@@ -363,7 +363,7 @@ static void test_bad_numbers(void **state)
 	for (int i = 0; i < 2; i++) {
 		struct st_error err = ST_ERROR_INIT;
 		(i ? w : u)[13] = NAN;
-		assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_svf_source){ .rows = matrix_rows, .ctx = &m },
+		assert_ok(st_svf_engine_open(&eng, &e, &f, o, (struct st_row_source){ .rows = matrix_rows, .ctx = &m },
 		                             0, NULL, &err),
 		          &err);
 		assert_int_not_equal(st_svf_engine_rows(&eng, 0, 4, &err), ST_OK);

@@ -10,11 +10,13 @@
  * LAPACK counts columns first, so blocks are turned over on the way in and out: its factorisation of rows that follow
  * each other (sgelqf) is three times slower than that of columns.
  */
-#include "svf/engine.h"
-#include "svf/lapack.h"
+#include "linalg/lapack.h"
+#include "linalg/linalg.h"
 
 #include "base/error.h"
+#include "base/mem.h"
 #include "base/pool.h"
+#include "kernel/gemm.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -24,7 +26,7 @@
 #define HOLD_ROWS ((uint64_t)64)
 #define MAX_HELD ((uint64_t)512 << 20) /* a wide matrix is held whole */
 
-const char *st_svf_lapack_name(char *buf, size_t n)
+const char *st_lapack_name(char *buf, size_t n)
 {
 	const struct st_lapack *la = st_lapack_loaded();
 	if (la)
@@ -32,9 +34,9 @@ const char *st_svf_lapack_name(char *buf, size_t n)
 	return la ? buf : NULL;
 }
 
-double st_svf_decompose_cost(const struct st_svf_entry *e)
+double st_svd_cost(uint64_t rows, uint64_t cols)
 {
-	double m = (double)(e->rows > e->cols ? e->rows : e->cols), n = (double)e->k;
+	double m = (double)(rows > cols ? rows : cols), n = (double)(rows < cols ? rows : cols);
 	/* Two factorisations of the blocks, their reflections applied, the check of the residual; the small
 	 * decomposition. */
 	return 2 * 2 * m * n * n + 4 * m * n * n + 2 * m * n * n + 22 * n * n * n;
@@ -43,9 +45,8 @@ double st_svf_decompose_cost(const struct st_svf_entry *e)
 /* ---- the factorisation ---- */
 
 struct job {
+	const struct st_svd *d;
 	const struct st_lapack *la;
-	const struct st_svf_entry *e;
-	struct st_svf_source source;
 	bool wide;
 	uint64_t m, n, blocks, most; /* A: [m, n]; most: rows of the largest block */
 	float *held;                 /* wide: A, [m, n] */
@@ -53,9 +54,7 @@ struct job {
 	float *rows;                 /* [most, n]: a block in its own order */
 	float *stack, *stack_tau;    /* columns of [blocks n, n]: the triangles under each other */
 	double *r, *left, *right,
-		*s; /* n x n, n x n, n x n, n: R = left diag(s) right^T; left in columns, right in rows */
-	struct st_pool *pool;
-	const struct st_hooks *hooks;
+		*s;            /* n x n, n x n, n x n, n: R = left diag(s) right^T; left in columns, right in rows */
 	struct st_arena arena; /* of all these */
 };
 
@@ -67,17 +66,17 @@ static enum st_status lapack(const struct job *j, const char *name, lapack_int i
 		return ST_OK;
 	if (info == LAPACK_WORK_MEMORY_ERROR)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name,
+	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->d->name,
 	                  "%s ended with %d: the matrix cannot be decomposed", name, (int)info);
 }
 
 static enum st_status source_rows(const struct job *j, uint64_t row0, uint64_t n, float *dst, struct st_error *err)
 {
-	uint64_t cols = j->e->cols;
-	ST_TRY(j->source.rows(j->source.ctx, row0, n, dst, err));
+	uint64_t cols = j->d->cols;
+	ST_TRY(j->d->source.rows(j->d->source.ctx, row0, n, dst, err));
 	for (uint64_t i = 0; i < n * cols; i++)
 		if (!isfinite(dst[i]))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->e->source_name,
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, j->d->name,
 			                  "number %llu of row %llu is not finite", (unsigned long long)(i % cols),
 			                  (unsigned long long)(row0 + i / cols));
 	return ST_OK;
@@ -94,9 +93,9 @@ static enum st_status rows_of(const struct job *j, uint64_t row0, uint64_t n, fl
 
 static enum st_status hold(struct job *j, struct st_error *err)
 {
-	uint64_t n = j->e->rows, m = j->e->cols;
+	uint64_t n = j->d->rows, m = j->d->cols;
 	if (m * n > MAX_HELD / sizeof *j->held)
-		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, j->e->source_name,
+		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, j->d->name,
 		                  "a wide matrix [%llu, %llu] takes more memory than the %llu MB allowed",
 		                  (unsigned long long)n, (unsigned long long)m, (unsigned long long)(MAX_HELD >> 20));
 	j->held = st_arena_alloc2(&j->arena, m, n, sizeof *j->held);
@@ -115,10 +114,10 @@ static enum st_status hold(struct job *j, struct st_error *err)
 
 static enum st_status start(struct job *j, struct st_error *err)
 {
-	const struct st_svf_entry *e = j->e;
-	j->wide = e->rows < e->cols;
-	j->m = j->wide ? e->cols : e->rows;
-	j->n = e->k;
+	const struct st_svd *d = j->d;
+	j->wide = d->rows < d->cols;
+	j->m = j->wide ? d->cols : d->rows;
+	j->n = j->wide ? d->rows : d->cols;
 	/* Every block at least as tall as wide. */
 	uint64_t want = BLOCK_ROWS > j->n ? BLOCK_ROWS : j->n;
 	j->blocks = j->m / want ? j->m / want : 1;
@@ -145,9 +144,9 @@ static enum st_status factorise_block(struct job *j, uint64_t b, struct st_error
 {
 	uint64_t r0 = block_start(j, b), r = block_start(j, b + 1) - r0;
 	ST_TRY(st_check_cancel(err));
-	st_hooks_progress(j->hooks, j->e->source_name, r0, j->m);
+	st_hooks_progress(j->d->hooks, j->d->name, r0, j->m);
 	ST_TRY(rows_of(j, r0, r, j->rows, err));
-	st_svf_turn(j->rows, r, j->n, j->block, 0, r, j->pool);
+	st_matrix_turn(j->rows, r, j->n, j->block, 0, r, j->d->pool);
 	return lapack(j, "sgeqrf",
 	              j->la->sgeqrf(LAPACK_COL_MAJOR, (lapack_int)r, (lapack_int)j->n, j->block, (lapack_int)r, j->tau),
 	              err);
@@ -162,10 +161,10 @@ static void triangle(const float *a, uint64_t lda, uint64_t n, float *dst, uint6
 			dst[c * ldd + at + r] = r <= c ? a[c * lda + r] : 0;
 }
 
-static enum st_status small_svd(struct job *j, enum st_svf_svd method, struct st_error *err)
+static enum st_status small_svd(struct job *j, struct st_error *err)
 {
 	lapack_int n = (lapack_int)j->n;
-	if (method == ST_SVF_GESDD) /* right^T in columns is right in rows */
+	if (!j->d->jacobi) /* right^T in columns is right in rows */
 		return lapack(j, "dgesdd",
 		              j->la->dgesdd(LAPACK_COL_MAJOR, 'S', n, n, j->r, n, j->s, j->left, n, j->right, n), err);
 	double stat[6];
@@ -184,7 +183,7 @@ static enum st_status small_svd(struct job *j, enum st_svf_svd method, struct st
 
 /* First pass: the triangles, the small decomposition, and what turns each block's reflections into rows of U: the
  * block's rows of the small orthogonal factor times `left`, in place of its triangle. */
-static enum st_status first_pass(struct job *j, enum st_svf_svd method, struct st_error *err)
+static enum st_status first_pass(struct job *j, struct st_error *err)
 {
 	uint64_t n = j->n, nn = n * n, tall = j->blocks * n;
 	for (uint64_t b = 0; b < j->blocks; b++) {
@@ -193,27 +192,23 @@ static enum st_status first_pass(struct job *j, enum st_svf_svd method, struct s
 	}
 	lapack_int ln = (lapack_int)n, lt = (lapack_int)tall;
 	ST_TRY(lapack(j, "sgeqrf", j->la->sgeqrf(LAPACK_COL_MAJOR, lt, ln, j->stack, lt, j->stack_tau), err));
-	float *small = st_alloc_array2(n, n, sizeof *small), *out = st_alloc_array2(n, n, sizeof *out);
-	enum st_status st = small && out ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
-	if (st == ST_OK) {
-		triangle(j->stack, tall, n, small, 0, n);
-		for (uint64_t i = 0; i < nn; i++)
-			j->r[i] = (double)small[i];
-		st = small_svd(j, method, err);
-	}
-	if (st == ST_OK)
-		st = lapack(j, "sorgqr", j->la->sorgqr(LAPACK_COL_MAJOR, lt, ln, ln, j->stack, lt, j->stack_tau), err);
-	for (uint64_t i = 0; st == ST_OK && i < nn; i++)
+	float *small = st_arena_alloc2(&j->arena, n, n, sizeof *small),
+	      *out = st_arena_alloc2(&j->arena, n, n, sizeof *out);
+	ST_NEED(small && out);
+	triangle(j->stack, tall, n, small, 0, n);
+	for (uint64_t i = 0; i < nn; i++)
+		j->r[i] = (double)small[i];
+	ST_TRY(small_svd(j, err));
+	ST_TRY(lapack(j, "sorgqr", j->la->sorgqr(LAPACK_COL_MAJOR, lt, ln, ln, j->stack, lt, j->stack_tau), err));
+	for (uint64_t i = 0; i < nn; i++)
 		small[i] = (float)j->left[i];
-	for (uint64_t b = 0; st == ST_OK && b < j->blocks; b++) {
+	for (uint64_t b = 0; b < j->blocks; b++) {
 		float *q = j->stack + b * n;
 		j->la->sgemm(CblasColMajor, CblasNoTrans, CblasNoTrans, ln, ln, ln, 1, q, lt, small, ln, 0, out, ln);
 		for (uint64_t c = 0; c < n; c++)
 			memcpy(q + c * tall, out + c * n, n * sizeof *out);
 	}
-	free(small);
-	free(out);
-	return st;
+	return ST_OK;
 }
 
 /* Rows of U of block b, into j->rows. */
@@ -228,15 +223,18 @@ static enum st_status block_of_u(struct job *j, uint64_t b, struct st_error *err
 	}
 	ST_TRY(lapack(j, "sormqr",
 	              j->la->sormqr(LAPACK_COL_MAJOR, 'L', 'N', lr, ln, ln, j->block, lr, j->tau, j->c, lr), err));
-	st_svf_turn(j->c, n, r, j->rows, 0, n, j->pool);
+	st_matrix_turn(j->c, n, r, j->rows, 0, n, j->d->pool);
 	return ST_OK;
 }
 
 /* ---- writing and checking ---- */
 
+/* Rows of A that are looked at together. */
+enum { SOME = 256 };
+
 struct check {
 	double dd, aa, max;
-	float *gram, *s;
+	float *gram, *s, *a; /* a: [SOME, n] */
 	struct st_gemm_b v;
 };
 
@@ -245,23 +243,19 @@ static enum st_status residual(struct job *j, uint64_t b, struct check *k, struc
 {
 	uint64_t r0 = block_start(j, b), r = block_start(j, b + 1) - r0, n = j->n;
 	float *product = j->block;
-	if (!st_gemm(&k->v, j->rows, k->s, r, product, j->pool))
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	st_svf_gram_add(j->rows, r, n, k->gram);
-	float *a = st_alloc_array2(256, n, sizeof *a);
-	enum st_status st = a ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
-	for (uint64_t i = 0; st == ST_OK && i < r; i += 256) {
-		uint64_t m = r - i < 256 ? r - i : 256;
-		st = rows_of(j, r0 + i, m, a, err);
-		for (uint64_t x = 0; st == ST_OK && x < m * n; x++) {
-			double d = fabs((double)a[x] - (double)product[i * n + x]);
+	ST_NEED(st_gemm(&k->v, j->rows, k->s, r, product, j->d->pool));
+	st_gram_add(j->rows, r, n, k->gram);
+	for (uint64_t i = 0; i < r; i += SOME) {
+		uint64_t m = r - i < SOME ? r - i : SOME;
+		ST_TRY(rows_of(j, r0 + i, m, k->a, err));
+		for (uint64_t x = 0; x < m * n; x++) {
+			double d = fabs((double)k->a[x] - (double)product[i * n + x]);
 			k->dd += d * d;
-			k->aa += (double)a[x] * (double)a[x];
+			k->aa += (double)k->a[x] * (double)k->a[x];
 			k->max = d > k->max ? d : k->max;
 		}
 	}
-	free(a);
-	return st;
+	return ST_OK;
 }
 
 static int ascending(const void *a, const void *b)
@@ -270,7 +264,7 @@ static int ascending(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static enum st_status gaps(struct job *j, struct st_svf_svd_report *r, struct st_error *err)
+static enum st_status gaps(struct job *j, struct st_svd_report *r, struct st_error *err)
 {
 	double *g = st_arena_alloc(&j->arena, j->n, sizeof *g);
 	r->gap_min = r->gap_median = NAN;
@@ -290,75 +284,64 @@ static enum st_status gaps(struct job *j, struct st_svf_svd_report *r, struct st
 	return ST_OK;
 }
 
-/* tall: [m, n] factor in blocks; square: the n x n one. */
-static enum st_status second_pass(struct job *j, struct st_writer *f, struct st_svf_svd_report *r, struct st_error *err)
+/* The factors go out: the n x n one, S, and the tall one [m, n] in blocks. */
+static enum st_status put_factors(struct job *j, const float *v, struct check *k, struct st_error *err)
 {
-	uint64_t n = j->n, nn = n * n;
+	const struct st_svd *d = j->d;
+	uint64_t n = j->n;
 	size_t tall = j->wide ? 2 : 0, square = j->wide ? 0 : 2; /* of U, S, V */
-	float *v = st_arena_alloc2(&j->arena, n, n, sizeof *v);
-	struct check k = { .gram = st_arena_alloc2(&j->arena, ST_SVF_GRAM, n, sizeof *k.gram),
-		           .s = st_arena_alloc(&j->arena, n, sizeof *k.s) };
-	enum st_status st = v && k.gram && k.s ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
-	if (st == ST_OK) {
-		for (uint64_t i = 0; i < nn; i++)
-			v[i] = (float)j->right[i];
-		for (uint64_t i = 0; i < n; i++)
-			k.s[i] = (float)j->s[i];
-		if (!st_gemm_pack(&k.v, st_cpu_best(), v, true, n, n, j->pool))
-			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-	}
-	if (st == ST_OK)
-		st = st_writer_put(f, square, 0, v, nn * sizeof *v, err);
-	if (st == ST_OK)
-		st = st_writer_put(f, 1, 0, k.s, n * sizeof *k.s, err);
-	for (uint64_t b = 0; st == ST_OK && b < j->blocks; b++) {
+	ST_TRY(d->put(d->ctx, square, 0, v, n * n, err));
+	ST_TRY(d->put(d->ctx, 1, 0, k->s, n, err));
+	for (uint64_t b = 0; b < j->blocks; b++) {
 		uint64_t r0 = block_start(j, b), rows = block_start(j, b + 1) - r0;
-		st = block_of_u(j, b, err);
-		if (st == ST_OK)
-			st = st_writer_put(f, tall, r0 * n * sizeof *v, j->rows, rows * n * sizeof *v, err);
-		if (st == ST_OK)
-			st = residual(j, b, &k, err);
+		ST_TRY(block_of_u(j, b, err));
+		ST_TRY(d->put(d->ctx, tall, r0 * n, j->rows, rows * n, err));
+		ST_TRY(residual(j, b, k, err));
 	}
-	if (st == ST_OK) {
-		double one = st_svf_gram_error(k.gram, n), other = 0;
-		if (!st_svf_orthogonality(v, n, n, false, &other))
-			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-		r->residual_rel = k.aa > 0 ? sqrt(k.dd / k.aa) : 0;
-		r->residual_max = k.max;
-		r->u_error = j->wide ? other : one;
-		r->v_error = j->wide ? one : other;
-	}
-	if (st == ST_OK)
-		st = gaps(j, r, err);
-	st_gemm_release(&k.v);
-	return st;
+	return ST_OK;
 }
 
-enum st_status st_svf_decompose(const struct st_svf_entry *e, struct st_svf_source source, enum st_svf_svd method,
-                                struct st_pool *pool, const char *path, struct st_svf_svd_report *r,
-                                const struct st_hooks *hooks, struct st_error *err)
+static enum st_status second_pass(struct job *j, struct st_svd_report *r, struct st_error *err)
 {
-	struct job j = { .e = e, .source = source, .pool = pool, .hooks = hooks };
-	struct st_tensor_spec specs[3];
-	struct st_writer *f = NULL;
+	uint64_t n = j->n;
+	float *v = st_arena_alloc2(&j->arena, n, n, sizeof *v);
+	struct check k = { .gram = st_arena_alloc2(&j->arena, ST_GRAM, n, sizeof *k.gram),
+		           .s = st_arena_alloc(&j->arena, n, sizeof *k.s),
+		           .a = st_arena_alloc2(&j->arena, SOME, n, sizeof *k.a) };
+	double other = 0;
+	ST_NEED(v && k.gram && k.s && k.a);
+	for (uint64_t i = 0; i < n * n; i++)
+		v[i] = (float)j->right[i];
+	for (uint64_t i = 0; i < n; i++)
+		k.s[i] = (float)j->s[i];
+	ST_NEED(st_gemm_pack(&k.v, st_cpu_best(), v, true, n, n, j->d->pool));
+	enum st_status st = put_factors(j, v, &k, err);
+	st_gemm_release(&k.v);
+	ST_TRY(st);
+	ST_NEED(st_orthogonality(v, n, n, false, &other));
+	double one = st_gram_error(k.gram, n);
+	r->residual_rel = k.aa > 0 ? sqrt(k.dd / k.aa) : 0;
+	r->residual_max = k.max;
+	r->u_error = j->wide ? other : one;
+	r->v_error = j->wide ? one : other;
+	return gaps(j, r, err);
+}
+
+enum st_status st_svd_run(const struct st_svd *d, struct st_svd_report *r, struct st_error *err)
+{
+	struct job j = { .d = d };
 	double t0 = st_clock();
-	*r = (struct st_svf_svd_report){ .method = method == ST_SVF_GESDD ? "blocked sgeqrf, dgesdd"
-		                                                          : "blocked sgeqrf, dgesvj" };
+	*r = (struct st_svd_report){ .method = d->jacobi ? "blocked sgeqrf, dgesvj" : "blocked sgeqrf, dgesdd" };
 	ST_TRY(st_lapack_open(&j.la, err));
-	j.la->set_num_threads((int)st_pool_threads(pool));
+	j.la->set_num_threads((int)st_pool_threads(d->pool));
 	st_arena_init(&j.arena);
-	enum st_status st = st_svf_component_specs(e, ST_SVF_TORCH_V, &j.arena, specs, err);
+	enum st_status st = start(&j, err);
 	if (st == ST_OK)
-		st = st_svf_file_open(path, specs, 3, &f, err);
+		st = first_pass(&j, err);
 	if (st == ST_OK)
-		st = start(&j, err);
-	if (st == ST_OK)
-		st = first_pass(&j, method, err);
-	if (st == ST_OK)
-		st = second_pass(&j, f, r, err);
+		st = second_pass(&j, r, err);
 	if (st == ST_ERR_FORMAT) /* the matrix itself */
-		st_error_in(err, source.path);
-	st = st_writer_close(f, st, err);
+		st_error_in(err, d->source.path);
 	st_arena_release(&j.arena);
 	r->seconds = st_clock() - t0;
 	return st;

@@ -1,6 +1,7 @@
 /* matrix.c - matrices turned over, and how orthonormal their columns are. */
-#include "svf/engine.h"
+#include "linalg/linalg.h"
 
+#include "base/mem.h"
 #include "base/pool.h"
 
 #include <math.h>
@@ -26,8 +27,8 @@ static void turn_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 					t->dst[c * t->width + t->at + r] = t->src[r * t->cols + c];
 }
 
-void st_svf_turn(const float *src, uint64_t rows, uint64_t cols, float *dst, uint64_t at, uint64_t width,
-                 struct st_pool *pool)
+void st_matrix_turn(const float *src, uint64_t rows, uint64_t cols, float *dst, uint64_t at, uint64_t width,
+                    struct st_pool *pool)
 {
 	struct turning t = { src, rows, cols, dst, at, width };
 	uint64_t n = st_ceil_div(rows, SQUARE);
@@ -35,7 +36,7 @@ void st_svf_turn(const float *src, uint64_t rows, uint64_t cols, float *dst, uin
 }
 
 /* Which columns stand for all: evenly spread. */
-static uint64_t picked(uint64_t i, uint64_t k) { return k <= ST_SVF_GRAM ? i % k : i * (k - 1) / (ST_SVF_GRAM - 1); }
+static uint64_t picked(uint64_t i, uint64_t k) { return k <= ST_GRAM ? i % k : i * (k - 1) / (ST_GRAM - 1); }
 
 /* y += s x, [k] */
 static void add_scaled(float *y, const float *x, float s, uint64_t k)
@@ -57,24 +58,24 @@ static float dot(const float *x, const float *y, uint64_t n)
 	return sum;
 }
 
-void st_svf_gram_add(const float *u, uint64_t rows, uint64_t k, float *gram)
+void st_gram_add(const float *u, uint64_t rows, uint64_t k, float *gram)
 {
-	float some[64 * ST_SVF_GRAM];
+	float some[64 * ST_GRAM];
 	for (uint64_t r = 0; r < rows; r += 64) {
 		uint64_t n = rows - r < 64 ? rows - r : 64;
 		for (uint64_t i = 0; i < n; i++)
-			for (uint64_t j = 0; j < ST_SVF_GRAM; j++)
-				some[i * ST_SVF_GRAM + j] = u[(r + i) * k + picked(j, k)];
-		for (uint64_t j = 0; j < ST_SVF_GRAM; j++)
+			for (uint64_t j = 0; j < ST_GRAM; j++)
+				some[i * ST_GRAM + j] = u[(r + i) * k + picked(j, k)];
+		for (uint64_t j = 0; j < ST_GRAM; j++)
 			for (uint64_t i = 0; i < n; i++)
-				add_scaled(gram + j * k, u + (r + i) * k, some[i * ST_SVF_GRAM + j], k);
+				add_scaled(gram + j * k, u + (r + i) * k, some[i * ST_GRAM + j], k);
 	}
 }
 
-double st_svf_gram_error(const float *gram, uint64_t k)
+double st_gram_error(const float *gram, uint64_t k)
 {
 	double worst = 0;
-	for (uint64_t i = 0; i < ST_SVF_GRAM; i++)
+	for (uint64_t i = 0; i < ST_GRAM; i++)
 		for (uint64_t j = 0; j < k; j++) {
 			double d = fabs((double)gram[i * k + j] - (picked(i, k) == j));
 			worst = d > worst ? d : worst;
@@ -82,17 +83,17 @@ double st_svf_gram_error(const float *gram, uint64_t k)
 	return worst;
 }
 
-bool st_svf_orthogonality(const float *x, uint64_t n, uint64_t k, bool turned, double *error)
+bool st_orthogonality(const float *x, uint64_t n, uint64_t k, bool turned, double *error)
 {
-	float *gram = st_alloc_zeroed(k, sizeof(float[ST_SVF_GRAM]));
+	float *gram = st_alloc_zeroed(k, sizeof(float[ST_GRAM]));
 	if (!gram)
 		return false;
 	if (!turned)
-		st_svf_gram_add(x, n, k, gram);
-	for (uint64_t i = 0; turned && i < ST_SVF_GRAM; i++)
+		st_gram_add(x, n, k, gram);
+	for (uint64_t i = 0; turned && i < ST_GRAM; i++)
 		for (uint64_t j = 0; j < k; j++)
 			gram[i * k + j] = dot(x + j * n, x + picked(i, k) * n, n);
-	*error = st_svf_gram_error(gram, k);
+	*error = st_gram_error(gram, k);
 	free(gram);
 	return true;
 }

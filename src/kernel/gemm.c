@@ -1,5 +1,5 @@
 /* gemm.c - packing, blocking and threads around the kernel's register tiles. */
-#include "svf/gemm.h"
+#include "kernel/gemm.h"
 
 #include "base/mem.h"
 #include "base/pool.h"

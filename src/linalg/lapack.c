@@ -4,7 +4,7 @@
  * Nothing but singular values needs them, and every program that is linked with OpenBLAS pays for it: its constructor
  * maps 300 MB, and where a limit forbids that it tries again for ever, before main.
  */
-#include "svf/lapack.h"
+#include "linalg/lapack.h"
 
 #include "base/error.h"
 

@@ -7,8 +7,8 @@
  * multiply-adds from zero in order of k, and block sums are added in order. So the bits depend neither on
  * the CPU level nor on threads nor on how rows are grouped into calls.
  */
-#ifndef ST_SVF_GEMM_H
-#define ST_SVF_GEMM_H
+#ifndef ST_KERNEL_GEMM_H
+#define ST_KERNEL_GEMM_H
 
 #include "kernel/kernel.h"
 

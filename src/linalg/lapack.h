@@ -1,6 +1,6 @@
 /* lapack.h - OpenBLAS and LAPACKE, loaded when singular values are first computed. */
-#ifndef ST_SVF_LAPACK_H
-#define ST_SVF_LAPACK_H
+#ifndef ST_LINALG_LAPACK_H
+#define ST_LINALG_LAPACK_H
 
 #include <stele/status.h>
 
