@@ -103,7 +103,7 @@ void st_step_row(const struct step *s, const struct edit *e, bool v, uint32_t g,
 	const double gain = v ? e->v_gain : e->k_gain;
 	for (uint32_t j = 0; gain > 0 && here && j < d; j++)
 		y[j] *= gain;
-	for (uint32_t j = 0; j < d; j++)
+	for (uint32_t j = 0; e->kv_round && j < d; j++)
 		y[j] = rounded(e->kv_round, y[j]);
 }
 

@@ -97,13 +97,19 @@ out:
 	return st;
 }
 
-static enum st_status run_row(const struct st_replay_run *r, struct row *row, uint32_t pos, struct st_error *err)
+/* before: the row of the position before, or NULL. */
+static enum st_status run_row(const struct st_replay_run *r, const struct row *before, struct row *row, uint32_t pos,
+                              struct st_error *err)
 {
 	*row = (struct row){ .pos = pos, .p = regime };
 	row->p.kv_seq_len = pos + 1 < regime.kv_capacity ? pos + 1 : regime.kv_capacity;
 	row->p.ring_start = st_tq_ring_start((uint64_t)pos + 1, regime.kv_capacity);
 	ST_TRY(measure(r, row, err));
-	ST_TRY(st_expect_floor(&row->p, r->bits, r->signs, &r->exec, FLOOR_SEEDS, &row->expect, err));
+	/* Where the ring is cut changes no bit of it. */
+	if (before && before->p.kv_seq_len == row->p.kv_seq_len)
+		row->expect = before->expect;
+	else
+		ST_TRY(st_expect_floor(&row->p, r->bits, r->signs, &r->exec, FLOOR_SEEDS, &row->expect, err));
 	row->verdict = verdict_of(row->dequant, row->floor, pos);
 	row->is_floor = row->dequant < verdict_threshold
 	             && fabs(row->floor - row->expect.mean) <= floor_sigmas * row->expect.sd;
@@ -174,7 +180,7 @@ enum st_status st_replay_multistep(struct st_replay_run *r, struct st_error *err
 	st_json_put(r->json, "rows", list);
 	for (uint32_t i = 0; i < N_POSITIONS; i++) {
 		struct row *row = rows + i;
-		ST_TRY(run_row(r, row, positions[i], err));
+		ST_TRY(run_row(r, i ? row - 1 : NULL, row, positions[i], err));
 		/* The overall rule sees the worst of each column and where the kernel was worst. */
 		if (!isnan(worst_dequant) && !(row->dequant <= worst_dequant)) {
 			worst_dequant = row->dequant;

@@ -49,9 +49,19 @@ void st_oracle_decode_row(const struct st_oracle_decode *o, uint32_t d, const ui
 		                                                  : own;
 		norm[own] = d == 512 || own == 0 ? norms[block] : 0;
 	}
-	for (uint32_t j = 0; j < d; j++) {
-		unsigned code = o->bits != 4 ? codes[j] : codes[j / 2] >> ((j % 2 != o->nibbles_swapped) * 4);
-		y[j] = o->levels[code % (1u << o->bits)] * norm[j / 256] * o->factor;
+	/* What each code is worth under each norm. */
+	const unsigned n = 1u << o->bits, blocks = d == 512 ? 2 : 1;
+	const bool swapped = o->bits == 4 && o->nibbles_swapped;
+	double worth[2][ST_TQ_MAX_LEVELS];
+	for (unsigned b = 0; b < blocks; b++)
+		for (unsigned i = 0; i < n; i++)
+			worth[b][i] = o->levels[i] * norm[b] * o->factor;
+	for (uint32_t j = 0; j < d; j += 2) {
+		const double *w = worth[j / 256 % blocks];
+		const uint8_t low = o->bits == 4 ? codes[j / 2] & 15 : codes[j] & (n - 1),
+			      high = o->bits == 4 ? codes[j / 2] >> 4 : codes[j + 1] & (n - 1);
+		y[j] = w[swapped ? high : low];
+		y[j + 1] = w[swapped ? low : high];
 	}
 	if (o->fwht)
 		st_oracle_fwht(y, d);

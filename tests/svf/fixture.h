@@ -239,7 +239,8 @@ static inline void fx_open(struct fx *x)
 	char sha[65];
 	double wide[FX_VECTOR];
 	memset(x, 0, sizeof *x);
-	snprintf(x->dir, sizeof x->dir, "/tmp/stele-svf-XXXXXX");
+	/* In memory where that can be: every file that is written here is flushed to its disk. */
+	snprintf(x->dir, sizeof x->dir, "%s/stele-svf-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
 	assert_non_null(mkdtemp(x->dir));
 	fx_model(x);
 	const struct naive_layer *w = &x->m.layer[1];

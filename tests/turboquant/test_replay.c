@@ -1,10 +1,8 @@
 /* the modes of replay through the public call: values on record, files, canaries, gates, refusals. */
-#include "tq_test.h"
-#include "folder.h"
+#include "captures.h"
 #include "pools.h"
 
 #include <dirent.h>
-#include <sys/stat.h>
 
 static size_t entries(const char *path)
 {
@@ -66,23 +64,8 @@ static const char *str(const json_t *j, const char *a, const char *b)
 	return json_is_string(x) ? json_string_value(x) : "";
 }
 
-static const char *capture(const char *kind, int signs)
-{
-	static char path[8][256];
-	static unsigned turn;
-	char *p = path[turn++ % 8], name[64];
-	snprintf(name, sizeof name, "%s-%d", kind, signs);
-	if (access(in_folder(name), F_OK) != 0) {
-		int status;
-		const struct st_replay_options o = {
-			.mode = ST_REPLAY_MAKE, .make = kind, .signs = signs, .out = in_folder(name)
-		};
-		json_decref(replay(&o, &status));
-		assert_int_equal(status, 0);
-	}
-	snprintf(p, sizeof path[0], "%s/%s/manifest.json", folder, name);
-	return p;
-}
+/* The longest of half its heads. */
+static const char *capture(const char *kind, int signs) { return capture_of(kind, signs, !strcmp(kind, "ring")); }
 
 static void multistep_values_on_record(void **state)
 {
