@@ -18,8 +18,14 @@ struct held_result {
 
 static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 {
+	/* Within GGUF a family need not be known: its keys are carried as they stand, and its tensors go by their names. */
+	bool any = !v->o->repair && v->dst.format == ST_FORMAT_GGUF;
 	ST_TRY(v->o->repair ? st_model_open_partial(v->src.path, &v->src.model, err)
+	       : any        ? st_model_open_any(v->src.path, false, &v->src.model, err)
 	                    : st_model_open(v->src.path, &v->src.model, err));
+	v->by_name = st_model_is_by_name(v->src.model);
+	if (any && !(v->by_name && st_container_format(st_model_container(v->src.model)) == ST_FORMAT_GGUF))
+		ST_TRY(st_model_check(v->src.model, err));
 	const struct st_container *c = st_model_container(v->src.model);
 	v->src.format = st_container_format(c);
 	v->dst.cfg = *st_model_config(v->src.model);
@@ -72,8 +78,7 @@ static void note_recipe(struct st_conversion *v)
 	char line[256];
 	size_t at = 0;
 	for (size_t i = 0; i < v->plan.n; i++)
-		count[v->plan.jobs[i].spec.dtype] += v->plan.jobs[i].spec.ndim == 2
-		                                  && v->plan.jobs[i].role != ST_ROLE_COUNT;
+		count[v->plan.jobs[i].spec.dtype] += st_job_is_matrix(&v->plan.jobs[i]);
 	for (int t = 0; t < ST_DTYPE_COUNT && at < sizeof line; t++)
 		if (count[t])
 			at += (size_t)snprintf(line + at, sizeof line - at, "%s%llu as %s", at ? ", " : "",
@@ -134,6 +139,9 @@ static enum st_status run(struct st_conversion *v, struct st_convert_result *r, 
 		ST_TRY_OUT(st_repair_apply(repair, v, err));
 	ST_TRY_OUT(read_importance(v, err));
 	ST_TRY_OUT(st_check_ranges(&v->plan, v->pool, err));
+	if (v->by_name)
+		st_note(&v->log, "family %s, which Stele cannot run: tensors go by their names, keys as they stand",
+		        v->dst.cfg.arch);
 	note_types(v);
 	note_recipe(v);
 	if (!v->dst.bare)
@@ -149,7 +157,10 @@ static enum st_status run(struct st_conversion *v, struct st_convert_result *r, 
 	         : v->dst.format == ST_FORMAT_APR ? "APR v2 (writer A)"
 	         : v->dst.folder                  ? "Hugging Face folder"
 	                                          : "safetensors");
-	snprintf(r->checked, sizeof r->checked, "tensors%s%s", v->dst.bare ? "" : ", configuration",
+	snprintf(r->checked, sizeof r->checked, "tensors%s%s",
+	         v->dst.bare  ? ""
+	         : v->by_name ? ", keys"
+	                      : ", configuration",
 	         !v->dst.bare && v->vocab.t ? ", token ids" : "");
 	snprintf(r->arch, sizeof r->arch, "%s", v->dst.cfg.arch);
 out:

@@ -26,6 +26,7 @@ struct st_conversion {
 	struct st_arena arena; /* what the parts point at, the lines of the result too */
 	struct st_pool *pool;  /* while st_convert works */
 	struct st_source src;
+	bool by_name; /* GGUF to GGUF, of a family that Stele cannot run */
 	struct st_target dst;
 	struct st_vocabulary vocab;
 	struct st_plan plan;

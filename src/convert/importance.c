@@ -77,8 +77,12 @@ enum st_status st_importance_read(const char *path, struct st_plan *plan, struct
 	for (size_t i = 0; st == ST_OK && i < plan->n; i++) {
 		struct st_job *j = &plan->jobs[i];
 		char name[128];
-		if (j->kind != ST_JOB_ENCODE || j->spec.ndim != 2 || j->role == ST_ROLE_COUNT
-		    || !st_dtype_weighted(j->spec.dtype) || !st_role_gguf_name(j->role, j->layer, name, sizeof name))
+		if (j->kind != ST_JOB_ENCODE || !st_job_is_matrix(j) || j->spec.ndim != 2
+		    || !st_dtype_weighted(j->spec.dtype))
+			continue;
+		if (j->is_matrix)
+			snprintf(name, sizeof name, "%.127s", j->spec.name);
+		else if (!st_role_gguf_name(j->role, j->layer, name, sizeof name))
 			continue;
 		st = find(c, arena, name, st_spec_cols(&j->spec), &j->importance, err);
 		if (st != ST_OK)

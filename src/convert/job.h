@@ -54,6 +54,7 @@ struct st_job {
 	const uint64_t *map;            /* output row -> stored row of src; NULL: the same. TRANSPOSE: row of the
 	                                 * graph's basis -> output row */
 	enum st_role role;              /* ST_ROLE_COUNT: a tensor that no weight is */
+	bool is_matrix;                 /* of a family that is not known: a matrix by its name */
 	uint32_t layer;
 	/* Repairs: */
 	double gain, offset;      /* stored number = gain * source + offset; for blocks the gain is on their scales */
@@ -72,6 +73,12 @@ static inline uint64_t st_spec_rows(const struct st_tensor_spec *s)
 	for (uint32_t i = 0; i + 1 < s->ndim; i++)
 		n *= s->shape[i];
 	return n;
+}
+
+/* Does --type speak of it? */
+static inline bool st_job_is_matrix(const struct st_job *j)
+{
+	return j->is_matrix || (j->spec.ndim == 2 && j->role != ST_ROLE_COUNT);
 }
 
 struct st_plan {

@@ -131,6 +131,68 @@ static enum st_status unused_job(struct st_conversion *v, const struct st_tensor
 	return st_job_settle(&v->dst, j, t->dtype, err);
 }
 
+/*
+ * Of a family that is not known: what is a matrix that may be stored in fewer bits. As llama.cpp's quantiser has it, that
+ * is a weight of two or more dimensions but for norms, routers, positions, token types and the small matrices of state
+ * space models and of RWKV's mixing.
+ */
+static bool is_matrix(const struct st_tensor *t)
+{
+	static const char *const kept[] = { "_norm.weight",
+		                            "ffn_gate_inp",
+		                            "position_embd.weight",
+		                            "token_types.weight",
+		                            "ssm_conv1d.weight",
+		                            "shortconv.conv.weight",
+		                            "time_mix_first.weight",
+		                            "time_mix_w0.weight",
+		                            "time_mix_w1.weight",
+		                            "time_mix_w2.weight",
+		                            "time_mix_v0.weight",
+		                            "time_mix_v1.weight",
+		                            "time_mix_v2.weight",
+		                            "time_mix_a0.weight",
+		                            "time_mix_a1.weight",
+		                            "time_mix_a2.weight",
+		                            "time_mix_g1.weight",
+		                            "time_mix_g2.weight",
+		                            "time_mix_decay_w1.weight",
+		                            "time_mix_decay_w2.weight",
+		                            "time_mix_lerp_fused.weight",
+		                            "attn_rel_b.weight",
+		                            "altup",
+		                            "laurel",
+		                            "per_layer_model_proj" };
+	size_t n = strlen(t->name);
+	if (t->ndim < 2 || n < 6 || strcmp(t->name + n - 6, "weight") != 0
+	    || st_dtype_info(t->dtype)->kind == ST_KIND_INT)
+		return false;
+	for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+		if (strstr(t->name, kept[i]))
+			return false;
+	return true;
+}
+
+static enum st_status jobs_by_name(struct st_conversion *v, struct st_error *err)
+{
+	const struct st_container *c = st_model_container(v->src.model);
+	v->dst.cfg.tied = !st_container_find(c, "output.weight");
+	for (size_t i = 0; i < c->n_tensors; i++) {
+		const struct st_tensor *t = &c->tensors[i];
+		struct st_job *j;
+		enum st_role role;
+		ST_TRY(st_add_job(&v->plan, &j, err));
+		j->src[0] = t;
+		j->spec = (struct st_tensor_spec){ .name = t->name, .ndim = t->ndim };
+		memcpy(j->spec.shape, t->shape, sizeof j->spec.shape);
+		j->is_matrix = is_matrix(t);
+		if (j->is_matrix && st_role_of_name(t->name, &role, &j->layer))
+			j->role = role;
+		ST_TRY(st_job_settle(&v->dst, j, st_wanted_type(&v->dst, j, t->dtype), err));
+	}
+	return ST_OK;
+}
+
 static int by_name(const void *a, const void *b)
 {
 	return strcmp(((const struct st_job *)a)->spec.name, ((const struct st_job *)b)->spec.name);
@@ -158,6 +220,8 @@ static bool divisors_change(const struct st_conversion *v)
 
 enum st_status st_plan_jobs(struct st_conversion *v, struct st_error *err)
 {
+	if (v->by_name)
+		return jobs_by_name(v, err);
 	const struct st_model *m = v->src.model;
 	const struct st_weight *own_head = st_model_weight(m, ST_ROLE_HEAD, 0);
 	bool freqs = false, head = false;

@@ -88,7 +88,7 @@ static bool applies(const struct rule *r, const struct st_config *cfg, uint32_t 
 	case FIRST_PART:
 		return layer < n / r->n;
 	case FEW_KV_HEADS:
-		return cfg->n_heads / cfg->n_kv_heads >= r->n;
+		return cfg->n_kv_heads && cfg->n_heads / cfg->n_kv_heads >= r->n;
 	}
 	return false;
 }

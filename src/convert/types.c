@@ -59,7 +59,7 @@ static enum st_dtype exact_type(enum st_dtype t)
 
 enum st_dtype st_wanted_type(const struct st_target *to, const struct st_job *j, enum st_dtype stored)
 {
-	if (!to->has_type || j->spec.ndim != 2 || j->role == ST_ROLE_COUNT)
+	if (!to->has_type || !st_job_is_matrix(j))
 		return stored;
 	return to->recipe ? st_recipe_type(to->recipe, &to->cfg, j) : to->type;
 }
@@ -148,7 +148,7 @@ bool st_file_type(const struct st_target *to, const struct st_plan *plan, uint32
 	enum st_dtype best = ST_DTYPE_F32;
 	for (size_t i = 0; i < plan->n; i++) {
 		const struct st_tensor_spec *s = &plan->jobs[i].spec;
-		if (s->ndim == 2)
+		if (s->ndim >= 2)
 			bytes[s->dtype] += st_spec_rows(s) * st_spec_cols(s);
 	}
 	for (int t = 0; t < ST_DTYPE_COUNT; t++)
