@@ -106,6 +106,7 @@ size_t st_compare_configs(const struct st_config *a, const struct st_config *b, 
 struct st_aside {
 	char key[48]; /* "eos", "sliding_window", "merges", "chat template" */
 	char a[96], b[96];
+	struct st_config_origin from_a, from_b; /* of a configuration key; else their key is empty */
 	char note[192]; /* which of several, where they part; may be empty */
 	bool one_sided; /* one file leaves it open: told, but it contradicts nothing */
 };

@@ -123,15 +123,6 @@ size_t st_compare_configs(const struct st_config *a, const struct st_config *b, 
 	return n;
 }
 
-static void tell(bool none, const char *value, const char *key, const struct st_config_origin *from, char *buf,
-                 size_t n)
-{
-	if (none)
-		snprintf(buf, n, "none");
-	else
-		st_config_tell(value, key, from, buf, n);
-}
-
 void st_compare_asides(const struct st_config_diff *diffs, size_t n_diffs, struct st_aside out[ST_MAX_ASIDES],
                        size_t *n)
 {
@@ -156,7 +147,9 @@ void st_compare_asides(const struct st_config_diff *diffs, size_t n_diffs, struc
 			snprintf(x->note, sizeof x->note,
 			         "one of them is among the ids that the other file ends at, too");
 		}
-		tell(no_a, d->a, d->key, &d->from_a, x->a, sizeof x->a);
-		tell(no_b, d->b, d->key, &d->from_b, x->b, sizeof x->b);
+		x->from_a = d->from_a;
+		x->from_b = d->from_b;
+		snprintf(x->a, sizeof x->a, "%s", no_a ? "none" : d->a);
+		snprintf(x->b, sizeof x->b, "%s", no_b ? "none" : d->b);
 	}
 }

@@ -79,8 +79,10 @@ static json_t *stage(const struct st_stage_report *p)
 	put(&b, "nonfinite_b", st_json_u64(m->nonfinite_b));
 	put(&b, "floor", st_json_number(p->floor));
 	put(&b, "local",
-	    json_pack("{s:o, s:o, s:s}", "rel_l2", st_json_number(p->local_rel), "floor",
-	              st_json_number(p->local_floor), "kind", st_floor_kind_name(p->kind)));
+	    json_pack("{s:o, s:o, s:s, s:o, s:o}", "rel_l2", st_json_number(p->local_rel), "floor",
+	              st_json_number(p->local_floor), "kind", st_floor_kind_name(p->kind), "worst_token_ratio",
+	              st_json_number(p->worst_token_ratio), "worst_token", st_json_u64(p->worst_token)));
+	put(&b, "inherited_rel_l2", st_json_number(p->inherited_rel));
 	put(&b, "shared", json_boolean(p->shared));
 	put(&b, "over_threshold", json_boolean(p->over_threshold));
 	put(&b, "status", json_string(st_stage_status_name(p->status)));
@@ -124,9 +126,49 @@ static json_t *ids(const uint32_t *p, size_t n)
 	return a;
 }
 
+static json_t *pieces(char (*p)[ST_PIECE_BYTES], size_t n)
+{
+	if (!p)
+		return json_null();
+	json_t *a = json_array();
+	for (size_t i = 0; a && i < n; i++)
+		json_array_append_new(a, st_json_text(p[i]));
+	return a;
+}
+
+static void note(json_t *list, const char *text)
+{
+	if (text[0])
+		json_array_append_new(list, st_json_text(text));
+}
+
 static json_t *token_json(uint32_t id, const char *text)
 {
 	return json_pack("{s:o, s:o}", "id", st_json_u64(id), "text", text[0] ? st_json_text(text) : json_null());
+}
+
+static json_t *position(const struct st_position *p)
+{
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "prompt", st_json_u64(p->prompt), "position",
+	                 st_json_u64(p->position), "token", token_json(p->token, p->text_token), "a",
+	                 token_json(p->best_a, p->text_a), "b", token_json(p->best_b, p->text_b), "rank_in_a",
+	                 st_json_u64(p->rank), "gap", st_json_number(p->gap), "kl", st_json_number(p->kl));
+}
+
+static json_t *choices(const struct st_choice *c, size_t n)
+{
+	json_t *list = json_array();
+	for (size_t i = 0; i < n; i++)
+		json_array_append_new(list, json_pack("{s:o, s:o, s:o}", "id", st_json_u64(c[i].token), "text",
+		                                      c[i].text[0] ? st_json_text(c[i].text) : json_null(),
+		                                      "probability", st_json_number(c[i].probability)));
+	return list;
+}
+
+/* Where a configuration value comes from; null where it follows from tensors or other keys. */
+static json_t *origin(const struct st_config_origin *o)
+{
+	return o->key[0] ? json_pack("{s:o, s:b}", "key", st_json_text(o->key), "default", !o->said) : json_null();
 }
 
 static json_t *agreement(const struct st_rosetta *r)
@@ -139,15 +181,8 @@ static json_t *agreement(const struct st_rosetta *r)
 		json_decref(list);
 		return json_null();
 	}
-	for (size_t i = 0; i < g->n_changed; i++) {
-		const struct st_position *p = &g->changed[i];
-		json_array_append_new(list,
-		                      json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "prompt", st_json_u64(p->prompt),
-		                                "position", st_json_u64(p->position), "token",
-		                                token_json(p->token, p->text_token), "a",
-		                                token_json(p->best_a, p->text_a), "b", token_json(p->best_b, p->text_b),
-		                                "gap", st_json_number(p->gap), "kl", st_json_number(p->kl)));
-	}
+	for (size_t i = 0; i < g->n_changed; i++)
+		json_array_append_new(list, position(&g->changed[i]));
 	put(&b, "prompts", st_json_u64(g->prompts));
 	put(&b, "positions", st_json_u64(g->positions));
 	put(&b, "nonfinite", st_json_u64(g->nonfinite));
@@ -157,6 +192,13 @@ static json_t *agreement(const struct st_rosetta *r)
 	put(&b, "kl_max", st_json_number(g->kl_max));
 	put(&b, "over_usual", isnan(g->over_usual) ? json_null() : st_json_number(g->over_usual));
 	put(&b, "changed", list);
+	list = json_array();
+	for (size_t i = 0; i < g->n_each; i++)
+		json_array_append_new(list, position(&g->each[i]));
+	put(&b, "positions_of_first", list);
+	put(&b, "last",
+	    g->n_last ? json_pack("{s:o, s:o}", "a", choices(g->last_a, g->n_last), "b", choices(g->last_b, g->n_last))
+	              : json_null());
 	return b.o;
 }
 
@@ -188,6 +230,16 @@ json_t *st_report_rosetta_json(const struct st_rosetta *r, int status)
 	if (r->n_tokens_a != r->n_tokens_b
 	    || memcmp(r->tokens_a, r->tokens_b, r->n_tokens_a * sizeof *r->tokens_a) != 0)
 		put(&b, "tokens_b", ids(r->tokens_b, r->n_tokens_b));
+	put(&b, "token_text", pieces(r->pieces_a, r->n_tokens_a));
+	if (r->pieces_b != r->pieces_a && r->n_tokens_b
+	    && (r->n_tokens_a != r->n_tokens_b
+	        || memcmp(r->tokens_a, r->tokens_b, r->n_tokens_a * sizeof *r->tokens_a) != 0))
+		put(&b, "token_text_b", pieces(r->pieces_b, r->n_tokens_b));
+	json_t *notes = json_array();
+	note(notes, r->token_note);
+	note(notes, r->vocab_note);
+	note(notes, r->aside_note);
+	put(&b, "notes", notes);
 	put(&b, "mode", json_string(r->mode));
 	put(&b, "threshold", isnan(r->threshold) ? json_null() : st_json_number(r->threshold));
 	put(&b, "verdict", json_string(st_verdict_name(r->verdict)));
@@ -207,16 +259,18 @@ json_t *st_report_rosetta_json(const struct st_rosetta *r, int status)
 	put(&b, "weights", weights(r));
 	list = json_array();
 	for (size_t i = 0; i < r->n_config; i++)
-		json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:b}", "key", r->config[i].key, "a",
+		json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:o, s:o, s:b}", "key", r->config[i].key, "a",
 		                                      st_json_text(r->config[i].a), "b", st_json_text(r->config[i].b),
-		                                      "matters", r->config[i].matters));
+		                                      "origin_a", origin(&r->config[i].from_a), "origin_b",
+		                                      origin(&r->config[i].from_b), "matters", r->config[i].matters));
 	put(&b, "config", list);
 	list = json_array();
 	for (size_t i = 0; i < r->n_asides; i++) {
 		const struct st_aside *x = &r->asides[i];
 		json_array_append_new(list,
-		                      json_pack("{s:s, s:o, s:o, s:o, s:b}", "key", x->key, "a", st_json_text(x->a),
-		                                "b", st_json_text(x->b), "note",
+		                      json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:b}", "key", x->key, "a",
+		                                st_json_text(x->a), "b", st_json_text(x->b), "origin_a",
+		                                origin(&x->from_a), "origin_b", origin(&x->from_b), "note",
 		                                st_json_text(x->note[0] ? x->note : NULL), "one_sided", x->one_sided));
 	}
 	put(&b, "not_exercised", list);

@@ -84,6 +84,17 @@ static void config_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 	}
 }
 
+static void aside_value(const struct st_aside *x, const char *value, const struct st_config_origin *from,
+                        struct st_text *t)
+{
+	char told[256];
+	if (strcmp(value, "none") == 0)
+		snprintf(told, sizeof told, "none");
+	else
+		st_config_tell(value, x->key, from, told, sizeof told);
+	st_text_add_safe(t, told, strlen(told));
+}
+
 /* "not exercised by this prompt: eos 9 / 2, sliding_window none / 4096" */
 static void aside_lines(const struct st_rosetta *r, struct st_text *t)
 {
@@ -94,9 +105,9 @@ static void aside_lines(const struct st_rosetta *r, struct st_text *t)
 	for (size_t i = 0; i < r->n_asides; i++) {
 		const struct st_aside *x = &r->asides[i];
 		st_text_printf(t, TAG "  %s: ", x->key);
-		st_text_add_safe(t, x->a, strlen(x->a));
+		aside_value(x, x->a, &x->from_a, t);
 		st_text_puts(t, " in A, ");
-		st_text_add_safe(t, x->b, strlen(x->b));
+		aside_value(x, x->b, &x->from_b, t);
 		st_text_puts(t, " in B");
 		if (x->note[0]) {
 			st_text_puts(t, " (");
