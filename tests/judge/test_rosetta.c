@@ -6,6 +6,7 @@
  */
 #include "toy.h"
 #include "folder.h"
+#include "whole.h"
 
 #include <stele/judge.h>
 
@@ -49,6 +50,8 @@ static void check_clean(const char *arch, uint32_t hidden, bool tied)
 			continue;
 		for (int j = -1; j < N_TYPES; j++) {
 			if (j >= 0 && hidden % st_dtype_info(types[j])->block_elems)
+				continue;
+			if (i != j && !taken(i, j < 0 ? 0 : j, i > j, 2)) /* one of the two orders */
 				continue;
 			struct st_rosetta *r = compare(gguf[i], j < 0 ? in_folder("hf") : gguf[j]);
 			bool same = j < 0 ? types[i] == ST_DTYPE_F32 : i == j;
@@ -155,6 +158,8 @@ static void coherent_errors_are_clean(void **state)
 		for (size_t i = 0; i < sizeof stored / sizeof *stored; i++) {
 			toy_write(&m, in_folder("stored.gguf"), stored[i], true);
 			for (int order = 0; order < 2; order++) {
+				if (!taken(kind, i, order, 2))
+					continue;
 				struct st_rosetta *r = compare(in_folder(order ? "good.gguf" : "stored.gguf"),
 				                               in_folder(order ? "stored.gguf" : "good.gguf"));
 				if (r->verdict != ST_VERDICT_NOISE)
@@ -166,6 +171,9 @@ static void coherent_errors_are_clean(void **state)
 		toy_free(&m);
 	}
 }
+
+/* Rows that a type's blocks divide; more numbers than that find no more in the quick suite. */
+static uint32_t hidden_for(enum st_dtype t) { return whole || st_dtype_info(t)->block_elems == 256 ? 256 : 128; }
 
 /* What a mode rounds itself is no difference of the files, whichever types they hold. */
 static void every_mode_is_clean(void **state)
@@ -180,8 +188,8 @@ static void every_mode_is_clean(void **state)
 		{ ST_DTYPE_Q4_K, ST_DTYPE_F32 },
 	};
 	struct toy m;
-	toy_make(&m, "llama", 256, false);
 	for (size_t k = 0; k < sizeof pairs / sizeof *pairs; k++) {
+		toy_make(&m, "llama", hidden_for(pairs[k][0]), false);
 		toy_write(&m, in_folder("a.gguf"), pairs[k][0], true);
 		toy_write(&m, in_folder("b.gguf"), pairs[k][1], true);
 		for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
@@ -197,8 +205,8 @@ static void every_mode_is_clean(void **state)
 			assert_int_equal(st_rosetta_exit(r, true), 0);
 			st_rosetta_free(r);
 		}
+		toy_free(&m);
 	}
-	toy_free(&m);
 }
 
 /* ---- planted faults ---- */
@@ -389,9 +397,13 @@ static const struct plant {
 	{ "tensor missing", plant_missing, "weight.missing", NULL, DOWN1, "ffn_out", 1, WITH_EXACT },
 };
 
-static void check_fault(const struct plant *p, const char *bad, const char *good, const char *pair)
+enum { BAD_FIRST = 1, GOOD_FIRST = 2, BOTH_ORDERS = 3 };
+
+static void check_fault(const struct plant *p, const char *bad, const char *good, const char *pair, int orders)
 {
 	for (int order = 0; order < 2; order++) {
+		if (!(orders & 1 << order))
+			continue;
 		struct st_rosetta *r = order ? compare(good, bad) : compare(bad, good);
 		bool right = r->verdict == ST_VERDICT_FAULT
 		          && (strcmp(st_cause_name(r->cause.code), p->code) == 0
@@ -429,17 +441,18 @@ static void planted_faults_are_named(void **state)
 	};
 	for (size_t k = 0; k < sizeof pairs / sizeof *pairs; k++) {
 		struct toy good;
-		toy_make(&good, "qwen2", 256, false);
+		toy_make(&good, "qwen2", hidden_for(pairs[k].bad), false);
 		toy_write(&good, in_folder("good"), pairs[k].good, pairs[k].good >= ST_DTYPE_Q4_0);
 		toy_free(&good);
 		for (size_t i = 0; i < sizeof plants / sizeof *plants; i++) {
 			if (!(plants[i].types & pairs[k].kind))
 				continue;
 			struct toy bad;
-			toy_make(&bad, "qwen2", 256, false);
+			toy_make(&bad, "qwen2", hidden_for(pairs[k].bad), false);
 			plants[i].plant(&bad);
 			toy_write(&bad, in_folder("bad.gguf"), pairs[k].bad, true);
-			check_fault(&plants[i], in_folder("bad.gguf"), in_folder("good"), pairs[k].name);
+			check_fault(&plants[i], in_folder("bad.gguf"), in_folder("good"), pairs[k].name,
+			            (taken(i, k, 0, 2) ? BAD_FIRST : 0) | (taken(i, k, 1, 2) ? GOOD_FIRST : 0));
 			toy_free(&bad);
 		}
 		char cmd[128];
@@ -479,7 +492,7 @@ static void storage_fault_in(const char *arch, const char *tensor, const char *s
 	toy_write(&good, in_folder("good.gguf"), against, true);
 	toy_write(&bad, in_folder("bad.gguf"), type, true);
 	struct plant p = { .name = code, .code = code, .also = also, .tensor = tensor, .stage = stage, .layer = 1 };
-	check_fault(&p, in_folder("bad.gguf"), in_folder("good.gguf"), st_dtype_info(type)->name);
+	check_fault(&p, in_folder("bad.gguf"), in_folder("good.gguf"), st_dtype_info(type)->name, BOTH_ORDERS);
 	toy_free(&good);
 	toy_free(&bad);
 }
@@ -645,8 +658,9 @@ static void shared_cases(void **state)
 	json_decref(cases);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	whole_if_asked(argc, argv);
 #define CASE(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
 	const struct CMUnitTest tests[] = {
 		CASE(sound_llama_pairs_are_clean),    CASE(sound_qwen2_pairs_are_clean),
