@@ -25,6 +25,7 @@ enum st_stage_status {
 	ST_STATUS_MISSING, /* one side has no such stage; st_rosetta_run evaluates graphs of one form only and gives
 	                      none */
 	ST_STATUS_UNDECIDED,
+	ST_STATUS_REARRANGED, /* other numbers by other weights, which the stages behind it make up for */
 };
 const char *st_stage_status_name(enum st_stage_status s);
 

@@ -304,9 +304,11 @@ enum st_status st_rosetta_lockstep(struct st_rosetta_state *s, const struct st_r
 			ST_TRY_OUT(st_agreement_add(&r->agreement, 0, r->tokens_b, st_run_value(l.ra, i),
 			                            st_run_value(l.rb, i), e->pool, err));
 		}
-		if ((l.fault_seen || rep->over_threshold) && !o->keep_going)
+		/* Whether other weights compute the same is seen at the end. */
+		if (((l.fault_seen && !s->same_function) || rep->over_threshold) && !o->keep_going)
 			break;
 	}
+	st_rosetta_settle_function(s, o->keep_going);
 	r->skipped = l.gb->n_nodes - r->n_stages;
 	r->compared = r->n_stages;
 out:

@@ -28,6 +28,10 @@ struct st_rosetta_state {
 	struct st_model *ma, *mb;
 	struct st_arena arena;
 	bool tokens_differ;
+	/* Of r.weights: how those at fault, with their neighbours, may compute the same (compare/function.h). same_function:
+	 * all of them may, and nothing else differs; once the stages were evaluated, they do. */
+	const char **how;
+	bool same_function;
 	const uint32_t **ids; /* of several prompts, which both sides take apart alike; n_ids: how many each has */
 	size_t *n_ids, n_prompts;
 	struct st_conventions conventions; /* of models by name */
@@ -45,6 +49,10 @@ struct st_form st_form_of(const struct st_graph *a, const struct st_graph *b);
 /* Evaluates both graphs, which are of one form, and fills r.stages; stops at the first fault unless told to go on. */
 ST_MUST_CHECK enum st_status st_rosetta_lockstep(struct st_rosetta_state *s, const struct st_rosetta_options *o,
                                                  const struct st_exec *e, struct st_error *err);
+/* function.c: what weights may compute the same, before the stages; and what the stages say of that. */
+ST_MUST_CHECK enum st_status st_rosetta_find_function(struct st_rosetta_state *s, struct st_pool *pool,
+                                                      struct st_error *err);
+void st_rosetta_settle_function(struct st_rosetta_state *s, bool keep_going);
 /* asides.c: the differences that these tokens do not show; after the configurations were compared. */
 ST_MUST_CHECK enum st_status st_rosetta_asides(struct st_rosetta_state *s, struct st_error *err);
 

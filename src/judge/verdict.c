@@ -17,7 +17,7 @@ const char *st_verdict_name(enum st_verdict v)
 const char *st_stage_status_name(enum st_stage_status s)
 {
 	static const char *const names[] = {
-		"exact", "rounding", "noise", "inherited", "fault", "missing", "undecided"
+		"exact", "rounding", "noise", "inherited", "fault", "missing", "undecided", "rearranged",
 	};
 	return names[s];
 }
@@ -60,7 +60,8 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 	size_t used = (size_t)snprintf(buf, n, "%s - ", st_cause_name(c->code));
 	used += (size_t)st_cause_say(c, &say, buf + used, n - used);
 	if (used >= n || one_tied || one_sided || c->code == ST_CAUSE_WEIGHT_TWO_MODELS
-	    || c->confidence == ST_UNEXPLAINED || !isfinite(c->residual_after) || st_cause_has(c, ST_PARAM_ALL))
+	    || c->code == ST_CAUSE_WEIGHT_SAME_FUNCTION || c->confidence == ST_UNEXPLAINED
+	    || !isfinite(c->residual_after) || st_cause_has(c, ST_PARAM_ALL))
 		return;
 	snprintf(buf + used, n - used, " (residual %.2g%s)", c->residual_after,
 	         c->confidence == ST_LIKELY               ? ", likely"
@@ -243,12 +244,23 @@ static bool is_open(const struct st_rosetta_state *s, const struct st_weight_dif
 	        || st_convention_is_open(&s->conventions, d->cause.code));
 }
 
+/* A stage of weights that are the same function with their neighbours, beside others that are not. */
+static bool is_rearranged(const struct st_rosetta *r, const struct st_stage_report *p)
+{
+	for (size_t i = 0; i < r->n_weights; i++)
+		if (r->weights[i].cause.code == ST_CAUSE_WEIGHT_SAME_FUNCTION && r->weights[i].slot->stage == p->stage
+		    && r->weights[i].slot->layer == p->layer)
+			return true;
+	return false;
+}
+
 void st_rosetta_decide(struct st_rosetta_state *s)
 {
 	struct st_rosetta *r = &s->r;
 	const struct st_config_diff *structural = NULL;
 	struct first f = { .at = INT64_MAX };
 	bool fault = false, undecided = false, noise = false, open = false;
+	const struct st_weight_diff *rearranged = NULL;
 	const struct st_stage_report *blank = NULL; /* the first with NaN or infinity, the same on both sides */
 	bool form_differs = s->form.differs > ST_FORM_NO_GRAPH;
 
@@ -267,6 +279,11 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		const struct st_weight_diff *d = &r->weights[i];
 		noise |= d->status == ST_WEIGHT_NOISE;
 		r->missing += d->status >= ST_WEIGHT_ONLY_A;
+		if (d->cause.code == ST_CAUSE_WEIGHT_SAME_FUNCTION) {
+			rearranged = rearranged ? rearranged : d;
+			noise = true;
+			continue;
+		}
 		if (d->status < ST_WEIGHT_FAULT)
 			continue;
 		if (is_open(s, d)) {
@@ -284,6 +301,8 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		if (!blank && p->total.nonfinite_a && !p->total.nonfinite_apart)
 			blank = p;
 		noise |= p->status == ST_STATUS_NOISE;
+		if (is_rearranged(r, p))
+			continue;
 		if (p->status == ST_STATUS_FAULT)
 			fault = true;
 		if (p->status == ST_STATUS_FAULT || place(p->stage, p->layer) == f.at)
@@ -353,6 +372,10 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	if (r->cause.code == ST_CAUSE_TOKENS_MISMATCH || r->cause.code == ST_CAUSE_TOKENS_BOS
 	    || r->cause.code == ST_CAUSE_CONFIG_MISMATCH)
 		recommend_one_model(r);
+	if (!fault && rearranged) {
+		r->cause = rearranged->cause;
+		describe_weight(rearranged, r->text, sizeof r->text);
+	}
 	if (!fault && blank)
 		diagnose_blank(r, blank);
 	/* Nothing compared is never a match. */

@@ -18,6 +18,7 @@ static const struct {
 	[ST_STATUS_FAULT] = { "DIVERGENCE", "DIVERGENCE", ST_STYLE_BAD },
 	[ST_STATUS_MISSING] = { "missing", "missing", ST_STYLE_WARN },
 	[ST_STATUS_UNDECIDED] = { "UNDECIDED", "UNDECIDED", ST_STYLE_WARN },
+	[ST_STATUS_REARRANGED] = { "rearranged", "rearranged", ST_STYLE_DIM },
 };
 
 /* Whether the two sides do the same there, so that all of the difference came with the inputs. */
