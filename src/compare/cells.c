@@ -130,12 +130,6 @@ void st_cells_through(struct st_held via, const struct st_cells *c, uint64_t n)
 			c->slack[i] += via.scale / 2;
 }
 
-/*
- * A sub-block whose step was rounded to zero: its slack holds all that the step could have been, times the largest code.
- * An encoder that holds the sub-block for unimportant may round away more (seen: 3.3 times as much).
- */
-#define SCALELESS 8
-
 /* Distances to the neighbours of floats become cells. */
 ST_LEVELS static void halve_floats(const struct st_cells *c, uint64_t n)
 {
@@ -148,17 +142,12 @@ ST_LEVELS static void halve_floats(const struct st_cells *c, uint64_t n)
 	}
 }
 
-/* The same for codes. factor: the rounding of the block's factors moves the ends of a cell, which lie half a step
- * further. scaleless: what widens the slack of a number without a cell. */
-ST_LEVELS static void halve_codes(const struct st_cells *c, uint64_t n, float factor, float scaleless)
+ST_LEVELS static void halve_codes(const struct st_cells *c, uint64_t n)
 {
-	float *restrict below = c->below, *restrict above = c->above, *restrict slack = c->slack;
+	float *restrict below = c->below, *restrict above = c->above;
 	for (uint64_t i = 0; i < n; i++) {
-		float down = 0.5f * below[i], up = 0.5f * above[i];
-		float ends = (down <= FLT_MAX ? down : 0) + (up <= FLT_MAX ? up : 0), wider = slack[i] + factor * ends;
-		below[i] = down;
-		above[i] = up;
-		slack[i] = wider * ((down == 0) & (up == 0) ? scaleless : 1);
+		below[i] *= 0.5f;
+		above[i] *= 0.5f;
 	}
 }
 
@@ -166,13 +155,12 @@ ST_LEVELS static void halve_codes(const struct st_cells *c, uint64_t n, float fa
 static void tensor_cells(const struct st_tensor *t, struct st_held held, uint64_t r, const struct st_cells *c)
 {
 	struct st_elements e = { c->value, c->below, c->above, c->slack };
-	const struct st_geometry *g = st_dtype_geometry(t->dtype);
 	uint64_t n = st_tensor_cols(t);
 	st_tensor_elements(t, r, &e);
 	if (st_dtype_info(t->dtype)->kind == ST_KIND_FLOAT)
 		halve_floats(c, n);
 	else
-		halve_codes(c, n, g->factor == ST_FACTOR_F16 ? 0x1p-11f : 0, g->n_sub > 1 ? SCALELESS : 1);
+		halve_codes(c, n);
 	if (held.type != t->dtype)
 		widen_by_held(held, c, n);
 }

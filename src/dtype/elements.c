@@ -10,6 +10,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Half of the distance between neighbours of a factor. */
@@ -34,7 +35,7 @@ ST_LEVELS static void even_codes(const struct st_geometry *g, const int16_t *res
 		int c = code[i];
 		lower[i] = c <= lowest ? INFINITY : size;
 		upper[i] = c >= highest ? INFINITY : size;
-		rounding[i] = fixed + unit * fabsf((float)(c - bias));
+		rounding[i] = fixed + unit * (fabsf((float)(c - bias)) + 0.5f);
 	}
 }
 
@@ -48,7 +49,8 @@ static void table_codes(const struct st_geometry *g, const int16_t *code, bool d
 		float upper = l->above[c] ? size * l->above[c] : INFINITY;
 		below[c] = down ? upper : lower;
 		above[c] = down ? lower : upper;
-		rounding[c] = fixed + unit * fabsf((float)l->level[c]);
+		unsigned gap = l->below[c] > l->above[c] ? l->below[c] : l->above[c];
+		rounding[c] = fixed + unit * (fabsf((float)l->level[c]) + 0.5f * (float)gap);
 	}
 	for (unsigned i = 0; i < g->sub; i++) {
 		unsigned c = (unsigned)code[i] & 15;
@@ -56,6 +58,46 @@ static void table_codes(const struct st_geometry *g, const int16_t *code, bool d
 		e->above[i] = above[c];
 		e->rounding[i] = rounding[c];
 	}
+}
+
+/*
+ * How large a number may have been whose step was rounded away: by f16, or because the sub-block's integer is 0.
+ *
+ * Encoders of super-blocks fit the block's factor d to the scales that they found for the sub-blocks, under importances.
+ * Integers are the nearest under a factor that the fit may then have doubled, so a scale up to d became 0. That scale is
+ * itself a fit: for codes around zero a mean of number / code, in which a code of 1 stands for half of one, and the
+ * largest number for the largest level and 0.9. With a minimum beside it the scale is a slope, which two elements of
+ * importance may make as small as they like: nothing bounds what was lost. Seen is four times the largest level.
+ */
+#define LOST_WITH_SLOPE 8
+
+static float lost_with_step(const struct st_geometry *g, const struct st_block_parts *p)
+{
+	float levels = (float)st_geometry_largest_level(g);
+	float least = half_unit(g->factor, 0) * (float)g->scale_top;
+	if (g->n_sub == 1)
+		return least * levels;
+	float scale = p->d == 0 ? least : fabsf(p->d);
+	return g->min.bits ? LOST_WITH_SLOPE * (0.5f * scale * levels + 0.5f * fabsf(p->m))
+	                   : scale * (levels + 0.9f) / 0.5f;
+}
+
+/*
+ * With a table of uneven levels the mean of number / level is as good as nothing: the smallest level is 1 and stands for
+ * numbers up to 7. An encoder that makes such a sub-block's scale 0 chooses its codes after that: all are the one nearest
+ * to zero.
+ */
+static bool is_unknown(const struct st_geometry *g, const struct st_block_parts *p, const int16_t *code)
+{
+	bool others = false;
+	for (unsigned j = 0; j < g->n_sub; j++)
+		others |= p->scale[j] != 0;
+	if (!g->levels || p->d == 0 || !others)
+		return false;
+	for (unsigned i = 0; i < g->sub; i++)
+		if (abs(g->levels->level[code[i] & 15]) != 1)
+			return false;
+	return true;
 }
 
 static void sub_block(const struct st_geometry *g, const struct st_block_parts *p, unsigned j,
@@ -66,13 +108,9 @@ static void sub_block(const struct st_geometry *g, const struct st_block_parts *
 	float unit_d = half_unit(g->factor, p->d) * fabsf((float)p->scale[j]);
 	float fixed = g->m_at < 0 ? 0 : half_unit(g->factor, p->m) * (g->min.bits ? (float)p->min[j] : 1);
 	if (size == 0) {
-		/* The step was rounded away: by f16, or because the sub-block's integer is 0. */
-		float most = p->d == 0 ? half_unit(g->factor, 0) * (float)(g->scale.bits ? g->scale_top : 1)
-		                       : 0.5f * fabsf(p->d);
-		float left = fixed + most * (float)st_geometry_largest_level(g)
-		           + (g->min.bits ? 0.5f * fabsf(p->m) : 0);
+		float ends = is_unknown(g, p, code) ? INFINITY : 0, left = fixed + lost_with_step(g, p);
 		for (unsigned i = 0; i < g->sub; i++) {
-			e->below[i] = e->above[i] = 0;
+			e->below[i] = e->above[i] = ends;
 			e->rounding[i] = left;
 		}
 		return;

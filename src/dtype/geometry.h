@@ -122,10 +122,10 @@ void st_block_reorder(enum st_dtype t, uint8_t *block, enum st_code_order order)
  * above:    the distance to the value of the next lower and the next higher code of the same block. A number that was
  *           rounded to the nearest code lies within half of it. INFINITY where there is no such code: encoders clip
  *           there. 0 for integers, whose numbers are exact. Both are 0 in a (sub-)block whose step is zero, where all
- *           codes give one value.
- * rounding: how far the rounding of the block's own factors may have moved the value, on top of half a step: half a
- *           unit of each stored factor times what it multiplies. It counts for encoders that choose codes before they
- *           round the factors. Where a step was rounded to zero it holds all that the step could have been.
+ *           codes give one value, and INFINITY where nothing bounds what that step was.
+ * rounding: how far the rounding of the block's own factors may have moved the ends of that half step: half a unit of
+ *           each stored factor times what it multiplies there. It counts for encoders that choose codes before they
+ *           round the factors. Where a step was rounded to zero it holds all that the number could have been.
  */
 struct st_elements {
 	float *value, *below, *above, *rounding;

@@ -8,6 +8,7 @@
 
 #include "compare/pair.h"
 #include "dtype/blocks.h"
+#include "dtype/geometry.h"
 #include "dtype/half.h"
 
 #include <math.h>
@@ -188,6 +189,81 @@ static void one_original_is_noise(void **state)
 				expect(&a, &b, true, what);
 			}
 	}
+}
+
+/* ---- uneven levels ---- */
+
+static const int iq4[16] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
+
+static unsigned nearest_iq4(double v)
+{
+	unsigned best = 0;
+	for (unsigned c = 1; c < 16; c++)
+		if (fabs(v - iq4[c]) < fabs(v - iq4[best]))
+			best = c;
+	return best;
+}
+
+/* Codes under the step before it is rounded to F16: where it is subnormal there it moves by more than 2^-11. */
+static void to_iq4_nl(const float *from, uint8_t *out)
+{
+	struct st_block_iq4_nl *block = (struct st_block_iq4_nl *)(void *)out;
+	for (int k = 0; k < N / 32; k++, from += 32) {
+		double step = (double)signed_most(from) / iq4[0];
+		block[k].d = st_f32_to_f16((float)step);
+		for (int i = 0; i < 16; i++)
+			block[k].qs[i] = (uint8_t)(nearest_iq4(from[i] / step) | nearest_iq4(from[i + 16] / step) << 4);
+	}
+}
+
+/*
+ * Eight sub-blocks under one scale. lost: the sub-block whose scale the importances made 0; its codes are then all the
+ * one nearest to zero (own = false) or, where somebody lost the scale later, its own.
+ */
+static void to_iq4_xs(const float *from, uint8_t *out, unsigned lost, bool own)
+{
+	const struct st_geometry *g = st_dtype_geometry(ST_DTYPE_IQ4_XS);
+	for (int k = 0; k < N / 256; k++, from += 256) {
+		struct st_block_parts p = { 0 };
+		float most[8], d = 0;
+		for (unsigned j = 0; j < 8; j++) {
+			most[j] = signed_most(from + 32 * j) / (float)iq4[0];
+			d = fabsf(most[j]) > fabsf(d) ? most[j] : d;
+		}
+		p.d = st_f16_to_f32(st_f32_to_f16(d / -32));
+		for (unsigned j = 0; j < 8; j++) {
+			int scale = (int)fmin(fmax(rint((double)(most[j] / p.d)), -32), 31);
+			scale = scale ? scale : 1;
+			for (unsigned i = 32 * j; i < 32 * j + 32; i++)
+				p.code[i] = (int16_t)(j == lost && !own ? 8
+				                                        : nearest_iq4((double)from[i] / (p.d * scale)));
+			p.scale[j] = (int16_t)(j == lost ? 0 : scale);
+		}
+		st_block_pack(g, &p, out + (size_t)k * sizeof(struct st_block_iq4_xs));
+	}
+}
+
+static void uneven_levels_are_noise(void **state)
+{
+	(void)state;
+	const struct type IQ4_NL = { ST_DTYPE_IQ4_NL, to_iq4_nl };
+	draw(0);
+	for (int i = 0; i < N; i++)
+		x[i] *= 0.01f;
+	store(&a, IQ4_NL, x);
+	store(&b, F32, x);
+	expect(&a, &b, true, "IQ4_NL under subnormal steps");
+	a.bytes[2 + 18 * 7] ^= 0x20;
+	expect(&a, &b, false, "the same and a code that is off by two");
+	draw(0);
+	store(&b, F32, x);
+	store_as(&a, ST_DTYPE_IQ4_XS, 1);
+	to_iq4_xs(x, a.bytes, 8, false);
+	expect(&a, &b, true, "IQ4_XS");
+	to_iq4_xs(x, a.bytes, 5, false);
+	expect(&a, &b, true, "IQ4_XS, a sub-block that importances rounded away");
+	to_iq4_xs(x, a.bytes, 5, true);
+	expect(&a, &b, false, "IQ4_XS, a sub-block that lost its scale");
 }
 
 /* Rounded to one type on the way to another: to F16 before BF16, to BF16 before Q8_0, to Q8_0 before Q4_0. */
@@ -399,6 +475,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(one_original_is_noise),
+		cmocka_unit_test(uneven_levels_are_noise),
 		cmocka_unit_test(two_steps_are_noise),
 		cmocka_unit_test(one_step_for_all_shows_in_finer_types),
 		cmocka_unit_test(ties_are_noise),

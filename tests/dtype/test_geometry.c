@@ -212,6 +212,21 @@ static void rows_inside_flat_blocks(void **state)
 }
 
 /* Factors moved by half a unit: the number moves by what `rounding` says, and no further. */
+/* From a level to the further one of its neighbours, by looking at all. */
+static double widest_gap(const struct st_geometry *g, int level)
+{
+	double down = INFINITY, up = INFINITY;
+	for (int c = g->lowest; c <= g->highest; c++) {
+		int other = st_block_level(g, c);
+		if (other < level)
+			down = fmin(down, level - other);
+		if (other > level)
+			up = fmin(up, other - level);
+	}
+	return isinf(down) ? up : isinf(up) ? down : fmax(down, up);
+}
+
+/* How far the end of half a step moves when the factors do. */
 static void rounding_is_what_the_factors_hide(void **state)
 {
 	(void)state;
@@ -245,7 +260,7 @@ static void rounding_is_what_the_factors_hide(void **state)
 			/* the f16 pattern next to d lies one unit away; half of it is the most that rounding hides */
 			double d = (double)p.d,
 			       unit = fabs((double)st_f16_to_f32((uint16_t)(st_load_u16(block + g->d_at) + 1)) - d);
-			double want = unit / 2 * fabs(scale * level);
+			double want = unit / 2 * fabs(scale) * (fabs(level) + widest_gap(g, (int)level) / 2);
 			if (g->m_at >= 0) {
 				double m = (double)p.m;
 				unit = fabs((double)st_f16_to_f32((uint16_t)(st_load_u16(block + g->m_at) + 1)) - m);
