@@ -58,9 +58,10 @@ ST_MUST_CHECK enum st_status st_svf_export(const struct st_svf_export_options *o
                                            struct st_error *err);
 
 struct st_svf_replay_options {
-	const char *components_dir, *python_report, *reference, *vector, *stage_dir, *out; /* required */
-	const char *model;  /* required unless source_from_python */
-	const char *filter; /* only tensors whose name contains this */
+	const char *components_dir, *python_report, *stage_dir, *out; /* required */
+	const char *reference, *vector;                               /* NULL: those that python_report names */
+	const char *model;                                            /* required unless source_from_python */
+	const char *filter;                                           /* only tensors whose name contains this */
 	bool preferred_only, source_from_python, all_selected, digest, check_f64, model_bf16;
 	int tie; /* an st_svf_tie, or -1: as the exporting side recorded */
 	uint64_t chunk_rows;

@@ -51,16 +51,16 @@ static const char *const layouts[] = { "torch_v", "vh", "nx", NULL }, *const tie
 	}
 
 /* The second name is what the exporting scripts of others call it. */
-#define OPTIONS_MODEL_DTYPE(T)                                                             \
-	{ "model-dtype",                                                                   \
-	  0,                                                                               \
-	  "TYPE",                                                                          \
-	  "round the base model to this type first (default: float32)",                    \
-	  CLI_CHOICE(T, model_dtype, "float32|bfloat16"),                                  \
-	  .group = 2 },                                                                    \
-	{                                                                                  \
-		"model-torch-dtype", 0, "TYPE", "the same, by the name older scripts use", \
-			CLI_CHOICE(T, model_torch_dtype, "float32|bfloat16"), .group = 2   \
+#define OPTIONS_MODEL_DTYPE(T)                                                                \
+	{ "model-dtype",                                                                      \
+	  0,                                                                                  \
+	  "TYPE",                                                                             \
+	  "round the base model to this type first (default: float32)",                       \
+	  CLI_CHOICE(T, model_dtype, "float32|bfloat16"),                                     \
+	  .group = 2 },                                                                       \
+	{                                                                                     \
+		"model-torch-dtype", 0, "TYPE", "the same, by the name older scripts use",    \
+			CLI_CHOICE(T, model_torch_dtype, "auto|float32|bfloat16"), .group = 2 \
 	}
 
 /* ---- export ---- */
@@ -113,6 +113,16 @@ static const struct cli_param export_options[] = {
 
 static bool is(const char *s, const char *what) { return s && strcasecmp(s, what) == 0; }
 
+/* Whether the base model is rounded, said under either name. */
+static bool rounds(struct cli *c, const char *dtype, const char *torch_dtype)
+{
+	if (torch_dtype)
+		cli_note(
+			c,
+			"--model-torch-dtype is --model-dtype here; auto and float32 take the numbers as they are stored");
+	return is(dtype, "bfloat16") || is(torch_dtype, "bfloat16");
+}
+
 static int run_export(struct cli *c, void *p)
 {
 	const struct export_opts *o = p;
@@ -132,7 +142,7 @@ static int run_export(struct cli *c, void *p)
 		.no_components = o->no_components,
 		.no_stages = o->no_stages,
 		.digest = is(o->storage, "digest"),
-		.model_bf16 = (is(o->model_dtype, "bfloat16") || is(o->model_torch_dtype, "bfloat16")),
+		.model_bf16 = rounds(c, o->model_dtype, o->model_torch_dtype),
 		.vector_f64 = is(o->vector_dtype, "float64"),
 		.layout = (enum st_svf_layout)choice(o->layout, layouts),
 		.tie = (enum st_svf_tie)choice(o->tie, ties),
@@ -176,7 +186,7 @@ const struct cli_command cmd_svf_export = {
 struct replay_opts {
 	const char *components, *python, *reference, *vector, *model, *stage_dir, *out, *filter, *tie, *storage,
 		*model_dtype, *model_torch_dtype, *check;
-	bool preferred, from_python, all, semantic, device_semantic, json, quiet;
+	bool preferred, from_python, all, semantic, host_semantic, device_semantic, skip_svd, no_cuda, json, quiet;
 	uint64_t chunk_rows;
 	uint32_t threads;
 };
@@ -186,8 +196,10 @@ static const struct cli_param replay_options[] = {
 	  .flags = CLI_REQUIRED },
 	{ "python-report", 0, "FILE", "the report of the exporting side", CLI_PATH(struct replay_opts, python),
 	  .flags = CLI_REQUIRED },
-	OPTION_REFERENCE(struct replay_opts),
-	OPTION_VECTOR(struct replay_opts),
+	{ "reference", 0, "FILE", "the manifest of tensors and spans (default: as that report names it)",
+	  CLI_PATH(struct replay_opts, reference) },
+	{ "router-vector", 0, "FILE", "the trained vector (default: as that report names it)",
+	  CLI_PATH(struct replay_opts, vector) },
 	{ "model", 0, "MODEL", "the base model", CLI_PATH(struct replay_opts, model) },
 	{ "stage-dir", 0, "DIR", "write this side's stages into this folder", CLI_PATH(struct replay_opts, stage_dir),
 	  .flags = CLI_REQUIRED },
@@ -202,6 +214,12 @@ static const struct cli_param replay_options[] = {
 	  CLI_BOOL(struct replay_opts, semantic) },
 	{ "device-semantic-only", 0, NULL, "of older scripts: what this command does anyway, on the processor",
 	  CLI_BOOL(struct replay_opts, device_semantic) },
+	{ "host-semantic-only", 0, NULL, "of older scripts: what this command does anyway, on the processor",
+	  CLI_BOOL(struct replay_opts, host_semantic) },
+	{ "skip-native-svd", 0, NULL, "of older scripts: what this command does anyway",
+	  CLI_BOOL(struct replay_opts, skip_svd) },
+	{ "no-cuda", 0, NULL, "of older scripts: what this command does anyway",
+	  CLI_BOOL(struct replay_opts, no_cuda) },
 	{ "preferred-layout-only", 0, NULL, "do not try the sample in the other layout of the third factor",
 	  CLI_BOOL(struct replay_opts, preferred) },
 	{ "tie", 0, "POLICY", "what to do with tensors that share storage (default: as the export recorded)",
@@ -237,15 +255,21 @@ static int run_replay(struct cli *c, void *p)
 		.all_selected = o->all,
 		.digest = is(o->storage, "digest"),
 		.check_f64 = o->check != NULL,
-		.model_bf16 = (is(o->model_dtype, "bfloat16") || is(o->model_torch_dtype, "bfloat16")),
+		.model_bf16 = rounds(c, o->model_dtype, o->model_torch_dtype),
 		.tie = o->tie ? choice(o->tie, ties) : -1,
 		.chunk_rows = o->chunk_rows,
 		.threads = cli_threads(o->threads),
 		.hooks = cli_hooks(c),
 	};
-	if (o->semantic || o->device_semantic)
-		cli_note(c, "--%ssemantic-only changes nothing: the exported factors are replayed in any case%s",
-		         o->device_semantic ? "device-" : "", o->device_semantic ? ", here on the processor" : "");
+	const char *idle = o->device_semantic ? "device-semantic-only"
+	                 : o->host_semantic   ? "host-semantic-only"
+	                 : o->semantic        ? "semantic-only"
+	                 : o->skip_svd        ? "skip-native-svd"
+	                 : o->no_cuda         ? "no-cuda"
+	                                      : NULL;
+	if (idle)
+		cli_note(c, "--%s changes nothing: the exported factors are replayed in any case%s", idle,
+		         o->device_semantic ? ", here on the processor" : "");
 	c->undone = "the report was not written; tensors that are done are taken over by the next run";
 	return finish(c, o->json, st_svf_replay(&x, &r, &err), &r, &err);
 }
@@ -402,7 +426,7 @@ static int run_apply(struct cli *c, void *p)
 		.layout = (enum st_svf_layout)choice(o->layout, layouts),
 		.tie = (enum st_svf_tie)choice(o->tie, ties),
 		.force = o->force,
-		.model_bf16 = (is(o->model_dtype, "bfloat16") || is(o->model_torch_dtype, "bfloat16")),
+		.model_bf16 = rounds(c, o->model_dtype, o->model_torch_dtype),
 		.chunk_rows = o->chunk_rows,
 		.threads = cli_threads(o->threads),
 		.hooks = cli_hooks(c),

@@ -100,7 +100,8 @@ static const struct st_svf_set *partner(const struct st_svf_side *s, const struc
 
 static bool asked(const struct st_svf_side *s, const struct st_svf_claim *t)
 {
-	return !s->filter || strstr(t->source, s->filter) || (t->target && strstr(t->target, s->filter));
+	return (!s->only || strcmp(t->source, s->only) == 0)
+	    && (!s->filter || strstr(t->source, s->filter) || (t->target && strstr(t->target, s->filter)));
 }
 
 /* Of all that either side names, once each: what both were asked for. */

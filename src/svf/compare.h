@@ -34,7 +34,8 @@ struct st_svf_side {
 		const char *source, *target; /* target: NULL where it is not said */
 	} * claimed;                         /* tensors that were selected, as it says */
 	size_t n_claimed;
-	const char *filter; /* it was asked for those alone that have this in their names; NULL: for all */
+	/* It was asked for those alone that have `filter` in their names, or for the tensor `only`; NULL: for all. */
+	const char *filter, *only;
 	struct st_container **containers;
 	size_t n_containers;
 	uint32_t tie;           /* enum st_svf_tie */

@@ -79,7 +79,7 @@ char *st_svf_compare_text(const struct st_svf_comparison *c)
 			print_stage(f, c, &c->matches[i], k);
 	}
 	fprintf(f, "coverage: %zu of %zu ", c->n_covered, c->n_expected);
-	if (c->side[0].filter || c->side[1].filter)
+	if (c->side[0].filter || c->side[1].filter || c->n_expected < c->n_selected)
 		fprintf(f, "asked, %zu selected", c->n_selected);
 	else
 		fprintf(f, "tensors");

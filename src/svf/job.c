@@ -8,7 +8,6 @@
 enum st_status st_svf_job_open(struct st_svf_job *j, const char *vector, const char *reference, int threads,
                                struct st_svf_result *r, struct st_error *err)
 {
-	st_arena_init(&j->arena);
 	j->text = open_memstream(&r->text, &j->length);
 	j->report = json_object();
 	j->files = json_array();

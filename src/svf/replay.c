@@ -251,11 +251,12 @@ static enum st_status list_inputs(struct st_svf_replay_run *x, struct st_error *
 {
 	const struct {
 		const char *role, *path;
-	} files[] = {
-		{ "python_report", x->o->python_report },   { "reference", x->o->reference },
-		{ "router_vector", x->o->vector },          { "components", x->components },
-		{ "python_stages", x->python.sample.path }, { "python_all_selected_stages", x->python.all.path }
-	};
+	} files[] = { { "python_report", x->o->python_report },
+		      { "reference", x->reference },
+		      { "router_vector", x->vector },
+		      { "components", x->components },
+		      { "python_stages", x->python.sample.path },
+		      { "python_all_selected_stages", x->python.all.path } };
 	for (size_t i = 0; i < sizeof files / sizeof *files; i++)
 		ST_TRY(st_svf_add_file(&x->job, files[i].role, files[i].path, err));
 	return ST_OK;
@@ -322,7 +323,8 @@ static enum st_status prepare(struct st_svf_replay_run *x, struct st_svf_result 
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--model",
 		                  "is needed, or --source-from-python-stage");
 	ST_TRY(st_svf_profile_read("strict", &x->profile, err));
-	ST_TRY(st_svf_job_open(j, o->vector, o->reference, o->threads, r, err));
+	ST_TRY(st_svf_python_load(x, err));
+	ST_TRY(st_svf_job_open(j, x->vector, x->reference, o->threads, r, err));
 	if (o->model)
 		ST_TRY(st_svf_job_base(j, o->model, o->model_bf16, err));
 	ST_TRY(st_svf_python_open(x, err));

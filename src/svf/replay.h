@@ -19,11 +19,13 @@ struct st_svf_python {
 	} sample, all;         /* stage files; NULL where it stored digests */
 	const json_t *digests; /* NULL where it stored stages */
 	const char *label, *hash;
-	const json_t *reproducible; /* what it says of its baseline */
+	const char *reference, *vector; /* its inputs, as it names them */
+	const json_t *reproducible;     /* what it says of its baseline */
 };
 
 struct st_svf_replay_run {
 	const struct st_svf_replay_options *o;
+	const char *reference, *vector; /* as asked for, or as the other side's report names them */
 	struct st_svf_job job;
 	struct st_svf_profile profile;
 	struct st_svf_python python;
@@ -43,7 +45,8 @@ struct st_svf_replay_item {
 	const char *name, *path, *note; /* label, stage file, resume note */
 };
 
-/* replay_python.c */
+/* replay_python.c: what the report says, and where reference and vector are; then its stages. */
+ST_MUST_CHECK enum st_status st_svf_python_load(struct st_svf_replay_run *x, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_python_open(struct st_svf_replay_run *x, struct st_error *err);
 void st_svf_python_close(struct st_svf_python *p);
 /* Its ten stages of an item; a missing one is a fault of the setup. */

@@ -165,10 +165,11 @@ json_t *st_svf_replay_variant(struct st_svf_replay_run *x, const struct st_svf_r
 		it->e);
 }
 
-static json_t *paths(const struct st_svf_replay_options *o)
+static json_t *paths(const struct st_svf_replay_run *x)
 {
-	return st_json_object({ "router_vector", st_json_text(o->vector) },
-	                      { "reference_manifest", st_json_text(o->reference) },
+	const struct st_svf_replay_options *o = x->o;
+	return st_json_object({ "router_vector", st_json_text(x->vector) },
+	                      { "reference_manifest", st_json_text(x->reference) },
 	                      { "components_dir", st_json_text(o->components_dir) },
 	                      { "python_report", st_json_text(o->python_report) },
 	                      { "stage_dir", st_json_text(o->stage_dir) }, { "model", st_json_text(o->model) });
@@ -212,7 +213,7 @@ enum st_status st_svf_replay_report(struct st_svf_replay_run *x, struct st_error
 		{ "expected_hash_reproducible", p->reproducible ? json_deep_copy(p->reproducible) : json_null() },
 		{ "source", json_string("python_report_reference") });
 	st_json_put_all(j->report, { "schema", json_string("trinity_sakana_svd_parity_trace.v2") },
-	                { "generated_at_utc", st_json_now() }, { "paths", paths(x->o) }, { "reference", reference(j) },
+	                { "generated_at_utc", st_json_now() }, { "paths", paths(x) }, { "reference", reference(j) },
 	                { "selection", selection(x) },
 	                { "router_vector", st_svf_summary_floats(j->vector.f32, j->vector.n, 8) },
 	                { "scale_offsets", st_svf_summary_floats(j->vector.f32 + e->start, e->k, 16) },

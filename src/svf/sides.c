@@ -155,6 +155,8 @@ static enum st_status replay_side(struct st_svf_comparison *c, struct st_svf_sid
 	size_t i;
 	s->components = text_in(json_object_get(s->json, "paths"), "components_dir");
 	s->filter = text_in(json_object_get(s->json, "selection"), "selected_source_filter");
+	if (json_is_false(json_object_get(json_object_get(s->json, "selection"), "all_selected_tensors")))
+		s->only = text_in(json_object_get(s->json, "reference"), "source_name");
 	s->copies = true_in(s->json, "selection", "source_from_python_stage");
 	json_array_foreach(json_object_get(s->json, list), i, v)
 	{

@@ -29,6 +29,10 @@ stele svf replay $args --components-dir components --python-report python.json -
 stele svf compare python.json replay.json --tolerances f32 > out
 tail -n 1 out
 stele svf compare python.json replay.json --strict-stage-tolerances --strict-current-python --json | jq -r .verdict
+# The command line of older scripts: reference and vector as the report names them, the sample alone, sources of the other side.
+stele svf replay --semantic-only --device-semantic-only --preferred-layout-only --source-from-python-stage --components-dir components \
+	--python-report python.json --stage-dir stages-sample --out sample.json 2>&1 > out | grep -c 'semantic-only changes nothing'
+stele svf compare --strict-stage-tolerances python.json sample.json | grep -e ^coverage -e ^verdict
 # More threads than any machine has are cut down; a report beside itself is no comparison.
 stele svf compare python.json replay.json --threads 100000 -q | tail -n 1
 status=0
