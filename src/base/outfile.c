@@ -56,6 +56,11 @@ static char *target_of(const char *path, struct st_error *err)
 	struct stat sb;
 	char *target = NULL;
 	size_t n = strlen(path);
+	if (strcmp(path, "-") == 0) {
+		(void)st_fail(err, ST_ERR_USAGE, "standard output cannot take it: name a file (./- is one called so)");
+		st_error_in(err, path);
+		return NULL;
+	}
 	while (n > 1 && path[n - 1] == '/')
 		n--; /* "out/" and "out" are one folder */
 	char *plain = strndup(path, n);

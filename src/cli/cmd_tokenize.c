@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct opts {
 	const char *model, *text, *file, *decode;
@@ -149,6 +150,10 @@ static int run(struct cli *c, void *p)
 			(void)st_fail_errno(&err, o->file, "cannot read");
 		}
 		rc = cli_fail(c, &err);
+		goto out;
+	}
+	if (o->text && access(o->model, F_OK) != 0 && access(o->text, F_OK) == 0) {
+		rc = cli_usage(c, "%.300s is no file, and %.300s is one: MODEL stands before TEXT", o->model, o->text);
 		goto out;
 	}
 	if (st_container_open(o->model, &con, &err) != ST_OK || st_tokenizer_open(con, &tok, &err) != ST_OK

@@ -211,7 +211,11 @@ static enum st_status positional(struct parser *ps, char *word)
 	for (const struct cli_param *p = positionals_of(ps->cmd); p->name; p++)
 		if (p->type == CLI_TYPE_LIST || !ps->seen[index_of(ps, p)])
 			return store(ps, p, word);
-	return st_fail(ps->err, ST_ERR_USAGE, "unexpected argument '%.200s'; see 'stele help %s'", word, ps->cmd->name);
+	bool runs = false; /* a text, which is an option's */
+	for (const struct cli_param *p = options_of(ps->cmd); p->name; p++)
+		runs |= strcmp(p->name, "prompt") == 0;
+	return st_fail(ps->err, ST_ERR_USAGE, "unexpected argument '%.200s'; %ssee 'stele help %s'", word,
+	               runs ? "a text to run is given with --prompt; " : "", ps->cmd->name);
 }
 
 /* The members of a group, "--prompt, --tokens or FILE", for messages. */

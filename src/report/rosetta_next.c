@@ -30,10 +30,9 @@ bool st_rosetta_has_next(const struct st_rosetta *r)
 	return g->positions && (g->kl_max > 0 || g->top1 != g->positions || g->prompts > 1 || g->nonfinite);
 }
 
-static void share(struct st_text *t, uint64_t part, uint64_t of)
+static void percent(struct st_text *t, uint64_t part, uint64_t of)
 {
-	st_text_printf(t, "%llu of %llu (%.1f %%)", (unsigned long long)part, (unsigned long long)of,
-	               100 * (double)part / (double)of);
+	st_text_printf(t, " (%.1f %%)", 100 * (double)part / (double)of);
 }
 
 void st_rosetta_next_summary(const struct st_rosetta *r, struct st_text *t)
@@ -41,13 +40,14 @@ void st_rosetta_next_summary(const struct st_rosetta *r, struct st_text *t)
 	const struct st_agreement *g = &r->agreement;
 	if (!st_rosetta_has_next(r))
 		return;
-	st_text_puts(t, TAG "Next tokens: best the same at ");
-	share(t, g->top1, g->positions);
-	st_text_puts(t, " positions, B's best among A's five at ");
-	share(t, g->top5, g->positions);
-	st_text_puts(t, "; KL(B, A) ");
+	st_text_printf(t, TAG "Next tokens: the best is the same at %llu of %llu position%s",
+	               (unsigned long long)g->top1, (unsigned long long)g->positions, g->positions == 1 ? "" : "s");
+	percent(t, g->top1, g->positions);
+	st_text_printf(t, ", B's best is among the five best of A at %llu", (unsigned long long)g->top5);
+	percent(t, g->top5, g->positions);
+	st_text_puts(t, "; KL divergence of A from B ");
 	st_text_short(t, g->kl_sum / (double)g->positions);
-	st_text_puts(t, " nats on average, ");
+	st_text_puts(t, " on average, ");
 	st_text_short(t, g->kl_max);
 	st_text_puts(t, " at most\n");
 	if (!isnan(g->over_usual))

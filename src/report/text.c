@@ -158,12 +158,18 @@ static size_t printed_width(const char *s, size_t n)
 	return w;
 }
 
-/* The end of the word at s: a blank, but none inside of a short quotation. */
+/* Whether "%" or "s" follows, the units of a figure before it. */
+static bool unit_follows(const char *s, size_t n)
+{
+	return n > 1 && s[0] == ' ' && (s[1] == '%' || (s[1] == 's' && n == 2));
+}
+
+/* The end of the word at s: a blank, but none inside of a short quotation, and none before a unit. */
 static size_t word_length(const char *s, size_t n)
 {
 	enum { SHORT = 32 };
 	size_t i = 0;
-	while (i < n && s[i] != ' ') {
+	while (i < n && (s[i] != ' ' || (i > 0 && unit_follows(s + i, n - i)))) {
 		const char *close = s[i] == '"' ? memchr(s + i + 1, '"', n - i - 1) : NULL;
 		i = close && close - (s + i) <= SHORT ? (size_t)(close - s) + 1 : i + 1;
 	}

@@ -127,6 +127,7 @@ static void sentences_break_at_blanks(void **state)
 		{ "[R] says \" Paris and\" twice\n", 18, "[R] says\n[R]   \" Paris and\"\n[R]   twice\n" },
 		{ "[R] \033[1;31mFAILED\033[0m: at x\n", 15, "[R] \033[1;31mFAILED\033[0m: at\n[R]   x\n" },
 		{ "[R] a-very-long-name-of-a-tensor 1\n", 16, "[R] a-very-long-name-of-a-tensor\n[R]   1\n" },
+		{ "[R] of (100.0 %) 0.1 s\n", 17, "[R] of (100.0 %)\n[R]   0.1 s\n" },
 		{ "[R] path   format\nnext\n", 12, "[R] path\n[R]   format\nnext\n" },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
