@@ -87,7 +87,7 @@ out:
  * weights rounded to the mode's type, and f32 sums whose lanes hold K/16 terms (docs/numerics.md).
  */
 static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, const float *x, size_t T,
-                               struct st_pool *pool, double *out, struct st_error *err)
+                               struct st_pool *pool, double *out, double *base, struct st_error *err)
 {
 	if (mode == ST_MODE_EXACT)
 		return ST_OK;
@@ -100,8 +100,10 @@ static enum st_status add_mode(const struct st_weight *w, enum st_mode mode, con
 	double rel = st_dtype_info(type)->storage_rel_rms, lanes = (double)st_tensor_cols(w->tensor) / 16 + 4;
 	/* Both are in proportion to sum (w x)^2, so the one follows from the other. */
 	double factor = (rounds ? 1 : 0) + 0x1p-48 * lanes / (rel * rel);
-	for (size_t t = 0; t < T; t++)
+	for (size_t t = 0; t < T; t++) {
 		out[t] += factor * sum[t];
+		base[t] += factor * sum[t];
+	}
 	free(sum);
 	return st;
 }
@@ -150,7 +152,7 @@ static double worst_rel_variance(const struct st_node *n, const struct st_held *
 
 enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph *gb, uint32_t node,
                                 const struct st_run *r, const uint32_t *tokens, const struct st_held *const held[2],
-                                const struct st_exec *e, double *out, struct st_error *err)
+                                const struct st_exec *e, double *out, double *base, struct st_error *err)
 {
 	const struct st_node *na = &ga->nodes[node], *nb = &gb->nodes[node];
 	struct st_value y = st_run_value(r, node);
@@ -168,7 +170,7 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 			for (size_t i = 0; i < width; i++)
 				sum += (double)y.data[t * width + i] * y.data[t * width + i];
 		}
-		out[t] = ROUNDING * ROUNDING * sum;
+		out[t] = base[t] = ROUNDING * ROUNDING * sum;
 		/* Where many weights are one number they err alike, and the product errs as they do instead of
 		 * averaging. */
 		if (nb->op == ST_OP_LINEAR)
@@ -184,7 +186,7 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 			} else if (n->op == ST_OP_LINEAR) {
 				struct st_value x = st_run_value(r, n->in[0]);
 				ST_TRY(add_linear(w, held[side][i], x.data, T, e->pool, out, err));
-				ST_TRY(add_mode(w, e->mode, x.data, T, e->pool, out, err));
+				ST_TRY(add_mode(w, e->mode, x.data, T, e->pool, out, base, err));
 			} else if (n->op == ST_OP_BIAS || n->op == ST_OP_EMBED) {
 				uint64_t cols = st_tensor_cols(w->tensor);
 				struct st_tensor as = *w->tensor;

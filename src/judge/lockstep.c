@@ -107,9 +107,11 @@ struct lockstep {
 	const struct st_graph *ga, *gb;
 	struct st_run *ra, *rb;
 	struct st_exec exec;
-	bool *same;     /* [n_nodes]: both sides hold the same bits */
-	float *alone;   /* a's node on b's inputs; as large as the largest value */
-	double *floor2; /* [T] */
+	bool *same;             /* [n_nodes]: both sides hold the same bits */
+	float *alone;           /* a's node on b's inputs; as large as the largest value */
+	double *floor2;         /* [T] */
+	double *base2, *local2; /* [T] */
+	struct st_token_bound *bound;
 	double threshold;
 	bool fault_seen;
 };
@@ -137,21 +139,31 @@ static double token_square(const struct st_value *v, const float *x, const float
 	return sum;
 }
 
-/*
- * A token this many times above its expected error is a fault; between the two it stays undecided. A massive activation
- * makes a token's error that of a few weights, and an encoder with importances may leave those more error than the
- * block's average: hence BLOCKS_RATIO. docs/floors.md, "What a stage may do".
- */
-#define UNDECIDED_RATIO 4.0
-#define FAULT_RATIO 8.0
-#define BLOCKS_RATIO 1.5
+/* What the f32 sums of other modes leave is no more than estimated: so much of its variance is allowed them. */
+#define MODE_ALLOWS 16
 
-static bool in_blocks(const struct st_node *n)
+/*
+ * What each token's local difference is expected to be and may be. Where the weights are noise to each other, a matrix
+ * product may do what their differences do by chance; a norm, a bias and an embedding do it element by element, which was judged
+ * with the weights. Where a weight is known to be wrong, or a parameter differs, it is what the stored types predict.
+ */
+static enum st_status token_bounds(struct lockstep *l, uint32_t i, enum st_weight_status weights, struct st_error *err)
 {
-	bool blocks = false;
-	for (uint32_t i = 0; i < n->n_w; i++)
-		blocks |= st_dtype_info(n->w[i]->tensor->dtype)->block_elems > 1;
-	return blocks;
+	const struct st_node *a = &l->ga->nodes[i], *b = &l->gb->nodes[i];
+	size_t T = st_run_tokens(l->rb);
+	bool exact = l->exec.mode == ST_MODE_EXACT, noise = weights == ST_WEIGHT_NOISE && st_node_same_parameters(a, b);
+	for (size_t t = 0; t < T; t++) {
+		double expected = noise ? fmax(l->local2[t], l->base2[t]) : l->floor2[t];
+		l->bound[t] = (struct st_token_bound){ expected, expected };
+	}
+	if (noise && b->op == ST_OP_LINEAR)
+		ST_TRY(st_bound_of_linear(a, b, st_run_value(l->rb, b->in[0]).data, T, l->local2,
+		                          (double)T * l->gb->n_nodes, l->exec.pool, l->bound, err));
+	for (size_t t = 0; t < T && noise && b->op == ST_OP_LINEAR; t++) {
+		l->bound[t].expected += l->base2[t];
+		l->bound[t].allowed += l->base2[t] * (exact ? 1 : MODE_ALLOWS);
+	}
+	return ST_OK;
 }
 
 static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight_status weights,
@@ -165,6 +177,7 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 
 	st_metrics_of(a.data, b.data, count, l->exec.pool, &rep->total);
 	double norm_b = rep->total.norm_b, inherited = 0, local2 = 0, floor2 = 0;
+	bool beyond = false;
 	if (same_function) {
 		/* The local part is zero by construction; all of the difference came with the inputs. */
 		inherited = rep->total.norm_diff;
@@ -175,15 +188,20 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 		const struct st_held *const held[2] = { held_a, held_b };
 		node_types(&l->s->r, &l->ga->nodes[i], false, held_a);
 		node_types(&l->s->r, n, true, held_b);
-		ST_TRY(st_floor_of_node(l->ga, l->gb, i, l->rb, l->s->r.tokens_b, held, &l->exec, l->floor2, err));
+		ST_TRY(st_floor_of_node(l->ga, l->gb, i, l->rb, l->s->r.tokens_b, held, &l->exec, l->floor2, l->base2,
+		                        err));
 		struct st_metrics m;
 		st_metrics_of(a.data, l->alone, count, l->exec.pool, &m);
 		inherited = m.norm_diff;
+		for (size_t t = 0; t < T; t++)
+			l->local2[t] = token_square(&b, l->alone, b.data, T, t, scores);
+		ST_TRY(token_bounds(l, i, weights, err));
 		for (size_t t = 0; t < T; t++) {
-			double d2 = token_square(&b, l->alone, b.data, T, t, scores);
+			double d2 = l->local2[t];
 			local2 += d2;
 			floor2 += l->floor2[t];
-			double ratio = d2 == 0 ? 0 : sqrt(d2 / l->floor2[t]);
+			beyond |= !(d2 <= l->bound[t].allowed);
+			double ratio = d2 == 0 ? 0 : sqrt(d2 / l->bound[t].expected);
 			ratio = isnan(ratio) ? INFINITY
 			                     : ratio; /* a weight or an input was not finite: worse than any number */
 			if (ratio > rep->worst_token_ratio) {
@@ -192,7 +210,6 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 			}
 		}
 	}
-	double allow = in_blocks(&l->ga->nodes[i]) || in_blocks(n) ? BLOCKS_RATIO : 1;
 	rep->kind = weights >= ST_WEIGHT_NOISE ? ST_FLOOR_STORED_TYPES : ST_FLOOR_ROUNDING;
 	rep->local_rel = norm_b > 0 ? sqrt(local2) / norm_b : local2 > 0 ? INFINITY : 0;
 	rep->local_floor = norm_b > 0 ? sqrt(floor2) / norm_b : 0;
@@ -205,11 +222,9 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 		rep->status = rep->total.nonfinite_apart == 0 ? ST_STATUS_UNDECIDED
 		            : l->fault_seen                   ? ST_STATUS_INHERITED
 		                                              : ST_STATUS_FAULT;
-	else if (rep->worst_token_ratio > allow * FAULT_RATIO
-	         || (weights >= ST_WEIGHT_FAULT && rep->worst_token_ratio > 1))
-		rep->status = ST_STATUS_FAULT; /* also where a weight that is known to be wrong shows */
-	else if (rep->worst_token_ratio > allow * UNDECIDED_RATIO)
-		rep->status = ST_STATUS_UNDECIDED;
+	else if (beyond) /* weights that are noise to each other, and pull one way: neither is known to be wrong */
+		rep->status = weights == ST_WEIGHT_NOISE && isfinite(rep->worst_token_ratio) ? ST_STATUS_UNDECIDED
+		                                                                             : ST_STATUS_FAULT;
 	else if (rep->total.max_abs == 0)
 		rep->status = ST_STATUS_EXACT;
 	else if (l->fault_seen)
@@ -284,9 +299,12 @@ enum st_status st_rosetta_lockstep(struct st_rosetta_state *s, const struct st_r
 	}
 	l.same = st_arena_alloc(&s->arena, l.gb->n_nodes, sizeof *l.same);
 	l.floor2 = st_arena_alloc(&s->arena, T, sizeof *l.floor2);
+	l.base2 = st_arena_alloc(&s->arena, T, sizeof *l.base2);
+	l.local2 = st_arena_alloc(&s->arena, T, sizeof *l.local2);
+	l.bound = st_arena_alloc(&s->arena, T, sizeof *l.bound);
 	r->stages = st_arena_alloc(&s->arena, l.gb->n_nodes, sizeof *r->stages);
 	l.alone = st_alloc_array(widest, sizeof *l.alone);
-	if (!l.same || !l.floor2 || !r->stages || !l.alone) {
+	if (!l.same || !l.floor2 || !l.base2 || !l.local2 || !l.bound || !r->stages || !l.alone) {
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		goto out;
 	}
