@@ -8,6 +8,22 @@
 
 static void number(struct st_text *t, const char *name, double v) { st_text_printf(t, "%s %.6g\n", name, v); }
 
+static void verdict_line(const struct st_diff *d, bool colour, struct st_text *t)
+{
+	const char *off = st_style_off(ST_STYLE_BAD, colour);
+	if (d->only_a || d->only_b)
+		st_text_printf(t, "on one side only: %zu in A, %zu in B\n", d->only_a, d->only_b);
+	if (d->fault)
+		st_text_printf(t, "%sdifferent%s beyond what is expected\n", st_style_on(ST_STYLE_BAD, colour), off);
+	else if (d->over_threshold)
+		st_text_printf(t, "%sdifferent%s beyond the threshold\n", st_style_on(ST_STYLE_BAD, colour), off);
+	else if (d->undecided)
+		st_text_printf(t, "%sundecided%s: %s\n", st_style_on(ST_STYLE_WARN, colour), off, d->why);
+	else
+		st_text_printf(t, "%sthe same%s, or different only as expected%s\n", st_style_on(ST_STYLE_GOOD, colour),
+		               off, d->only_a + d->only_b ? ", in what both hold" : "");
+}
+
 static void stage_text(const struct st_diff *d, const struct st_page *page, struct st_text *t)
 {
 	const struct st_stage_diff *s = &d->stage;
@@ -78,11 +94,31 @@ static void head(struct st_table *table, const char *const *names, size_t n)
 		st_table_cell(table, ST_STYLE_DIM, names[i]);
 }
 
+static void traces_summary(const struct st_diff *d, struct st_text *t)
+{
+	if (d->first != SIZE_MAX) {
+		const struct st_trace_row *r = &d->rows[d->first];
+		st_text_printf(t, "first apart: %s", st_stage_name(r->stage));
+		if (r->layer >= 0)
+			st_text_printf(t, " of layer %d", (int)r->layer);
+		st_text_puts(t, "\n");
+	}
+	for (size_t i = 0; i < d->n_rows; i++)
+		if (d->rows[i].stage == ST_STAGE_LM_HEAD && d->rows[i].positions) {
+			st_text_printf(t, "largest logit the same at %llu of %llu positions",
+			               (unsigned long long)d->rows[i].top1, (unsigned long long)d->rows[i].positions);
+			if (!isnan(d->rows[i].top5))
+				st_text_printf(t, ", %.3g %% of the five largest", 100 * d->rows[i].top5);
+			st_text_puts(t, "\n");
+		}
+}
+
 static enum st_status traces_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t,
                                   struct st_error *err)
 {
-	static const char *const names[] = { "stage",     "layer", "positions", "min cosine", "max rel L2", "at",
+	static const char *const names[] = { "stage",     "layer", "tokens", "min cosine", "rel L2", "at",
 		                             "max |a-b|", "floor", "" };
+	traces_summary(d, t);
 	struct st_table table;
 	st_table_init(&table, "lrrrrrrrl");
 	head(&table, names, 9);
@@ -137,25 +173,15 @@ static enum st_status traces_text(const struct st_diff *d, const struct st_repor
 	st_table_release(&table);
 	if (hidden)
 		st_text_printf(t, "... %zu more rows (--limit)\n", hidden);
-	if (d->first != SIZE_MAX) {
-		const struct st_trace_row *r = &d->rows[d->first];
-		st_text_printf(t, "first apart: %s", st_stage_name(r->stage));
-		if (r->layer >= 0)
-			st_text_printf(t, " of layer %d", (int)r->layer);
-		st_text_puts(t, "\n");
-	}
-	for (size_t i = 0; i < d->n_rows; i++)
-		if (d->rows[i].stage == ST_STAGE_LM_HEAD && d->rows[i].positions) {
-			st_text_printf(t, "largest logit the same at %llu of %llu positions",
-			               (unsigned long long)d->rows[i].top1, (unsigned long long)d->rows[i].positions);
-			if (!isnan(d->rows[i].top5))
-				st_text_printf(t, ", %.3g %% of the five largest", 100 * d->rows[i].top5);
-			st_text_puts(t, "\n");
-		}
 	for (size_t i = 0; o->values && i < d->n_rows && i < o->limit; i++)
 		if (d->rows[i].positions && d->rows[i].max_abs > 0)
 			ST_TRY(values(d->rows[i].tensor_a, d->rows[i].tensor_b, t, err));
 	return ST_OK;
+}
+
+static void matched_line(const struct st_diff *d, size_t equal, struct st_text *t)
+{
+	st_text_printf(t, "%zu tensors matched, %zu equal\n", d->compared, equal);
 }
 
 static enum st_status models_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t,
@@ -170,16 +196,17 @@ static enum st_status models_text(const struct st_diff *d, const struct st_repor
 		st_text_add_safe(t, d->config[i].b, strlen(d->config[i].b));
 		st_text_printf(t, " in B%s\n", d->config[i].matters ? " (changes the result)" : "");
 	}
+	size_t shown = 0, hidden = 0, equal = 0;
+	for (size_t i = 0; i < d->n_weights; i++)
+		equal += d->weights[i].status <= ST_WEIGHT_EQUAL_DECODED;
+	matched_line(d, equal, t);
 	struct st_table table;
 	st_table_init(&table, "lllrrrl");
-	size_t shown = 0, hidden = 0, equal = 0;
 	head(&table, names, 7);
 	for (size_t i = 0; i < d->n_weights; i++) {
 		const struct st_weight_diff *w = &d->weights[i];
-		if (w->status <= ST_WEIGHT_EQUAL_DECODED) {
-			equal++;
+		if (w->status <= ST_WEIGHT_EQUAL_DECODED)
 			continue;
-		}
 		if (shown == o->limit && i != d->first) {
 			hidden++;
 			continue;
@@ -214,24 +241,29 @@ static enum st_status models_text(const struct st_diff *d, const struct st_repor
 			st_text_puts(t, "\n");
 		}
 	}
-	st_text_printf(t, "%zu tensors matched, %zu equal\n", d->compared, equal);
 	return ST_OK;
+}
+
+static bool tensors_equal(const struct st_tensor_diff *x)
+{
+	return x->a && x->b && x->status == ST_DIFF_EXPECTED && x->m.max_abs == 0;
 }
 
 static enum st_status tensors_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t,
                                    struct st_error *err)
 {
 	static const char *const names[] = { "tensor", "A", "B", "rel L2", "expected", "max |a-b|", "" };
+	size_t shown = 0, hidden = 0, equal = 0;
+	for (size_t i = 0; i < d->n_tensors; i++)
+		equal += tensors_equal(&d->tensors[i]);
+	matched_line(d, equal, t);
 	struct st_table table;
 	st_table_init(&table, "lllrrrl");
-	size_t shown = 0, hidden = 0, equal = 0;
 	head(&table, names, 7);
 	for (size_t i = 0; i < d->n_tensors; i++) {
 		const struct st_tensor_diff *x = &d->tensors[i];
-		if (x->a && x->b && x->status == ST_DIFF_EXPECTED && x->m.max_abs == 0) {
-			equal++;
+		if (tensors_equal(x))
 			continue;
-		}
 		if (shown == o->limit && i != d->first) {
 			hidden++;
 			continue;
@@ -268,24 +300,7 @@ static enum st_status tensors_text(const struct st_diff *d, const struct st_repo
 			ST_TRY(values(d->tensors[i].a, d->tensors[i].b, t, err));
 			n++;
 		}
-	st_text_printf(t, "%zu tensors matched, %zu equal\n", d->compared, equal);
 	return ST_OK;
-}
-
-static void verdict_line(const struct st_diff *d, bool colour, struct st_text *t)
-{
-	const char *off = st_style_off(ST_STYLE_BAD, colour);
-	if (d->only_a || d->only_b)
-		st_text_printf(t, "on one side only: %zu in A, %zu in B\n", d->only_a, d->only_b);
-	if (d->fault)
-		st_text_printf(t, "%sdifferent%s beyond what is expected\n", st_style_on(ST_STYLE_BAD, colour), off);
-	else if (d->over_threshold)
-		st_text_printf(t, "%sdifferent%s beyond the threshold\n", st_style_on(ST_STYLE_BAD, colour), off);
-	else if (d->undecided)
-		st_text_printf(t, "%sundecided%s: %s\n", st_style_on(ST_STYLE_WARN, colour), off, d->why);
-	else
-		st_text_printf(t, "%sthe same%s, or different only as expected%s\n", st_style_on(ST_STYLE_GOOD, colour),
-		               off, d->only_a + d->only_b ? ", in what both hold" : "");
 }
 
 enum st_status st_report_diff_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t,
@@ -298,6 +313,7 @@ enum st_status st_report_diff_text(const struct st_diff *d, const struct st_repo
 	st_text_puts(t, "\n");
 	if (d->note[0])
 		st_text_printf(t, "note: %s\n", d->note);
+	verdict_line(d, o->page.colour, t);
 	switch (d->kind) {
 	case ST_DIFF_STAGES:
 		stage_text(d, &o->page, t);
@@ -312,6 +328,5 @@ enum st_status st_report_diff_text(const struct st_diff *d, const struct st_repo
 		ST_TRY(tensors_text(d, o, t, err));
 		break;
 	}
-	verdict_line(d, o->page.colour, t);
 	return t->failed ? st_fail(err, ST_ERR_NOMEM, "out of memory") : ST_OK;
 }

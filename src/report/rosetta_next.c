@@ -35,6 +35,30 @@ static void percent(struct st_text *t, uint64_t part, uint64_t of)
 	st_text_printf(t, " (%.1f %%)", 100 * (double)part / (double)of);
 }
 
+/* What others lose: mean KL of Llama 3 8B against its F16, measured by llama.cpp's authors; docs/agreement.md. */
+static const struct {
+	const char *type;
+	double kl;
+} scale[] = { { "Q8_0", 0.0014 }, { "Q6_K", 0.0055 }, { "Q5_K_M", 0.011 }, { "Q4_K_M", 0.031 },
+	      { "Q4_0", 0.072 },  { "Q3_K_M", 0.10 }, { "Q3_K_S", 0.23 },  { "Q2_K", 0.45 } };
+
+static void place_on_scale(double kl, struct st_text *t)
+{
+	const size_t n = sizeof scale / sizeof *scale;
+	size_t i = 0;
+	while (i < n && kl > scale[i].kl)
+		i++;
+	st_text_puts(t, TAG "For scale: a model of 8 billion weights loses ");
+	if (i == 0)
+		st_text_printf(t, "more (KL %.2g) in %s", scale[0].kl, scale[0].type);
+	else if (i == n)
+		st_text_printf(t, "less (KL %.2g) in %s", scale[n - 1].kl, scale[n - 1].type);
+	else
+		st_text_printf(t, "as much between %s (KL %.2g) and %s (%.2g)", scale[i - 1].type, scale[i - 1].kl,
+		               scale[i].type, scale[i].kl);
+	st_text_puts(t, "; small models lose more\n");
+}
+
 void st_rosetta_next_summary(const struct st_rosetta *r, struct st_text *t)
 {
 	const struct st_agreement *g = &r->agreement;
@@ -50,6 +74,8 @@ void st_rosetta_next_summary(const struct st_rosetta *r, struct st_text *t)
 	st_text_puts(t, " on average, ");
 	st_text_short(t, g->kl_max);
 	st_text_puts(t, " at most\n");
+	if (!isnan(g->over_usual))
+		place_on_scale(g->kl_sum / (double)g->positions, t);
 	if (!isnan(g->over_usual))
 		st_text_printf(t,
 		               TAG "Errors: the stages add %.2f times what a plain encoder of these types costs (1: as "
@@ -73,7 +99,15 @@ static void positions_table(const struct st_agreement *g, const struct st_positi
 		if (several)
 			st_table_cellf(&table, ST_STYLE_PLAIN, "%u", (unsigned)p->prompt + 1);
 		st_table_cellf(&table, ST_STYLE_PLAIN, "%u", (unsigned)p->position);
-		token_cell(&table, ST_STYLE_PLAIN, p->token, p->text_token);
+		if (p->text_token[0]) {
+			struct st_text t = { 0 };
+			st_text_add_quoted(&t, p->text_token, strlen(p->text_token));
+			st_table_cell(&table, ST_STYLE_PLAIN, t.s);
+			table.text.failed |= t.failed;
+			st_text_release(&t);
+		} else {
+			st_table_cellf(&table, ST_STYLE_PLAIN, "%u", (unsigned)p->token);
+		}
 		token_cell(&table, ST_STYLE_PLAIN, p->best_a, p->text_a);
 		token_cell(&table, ST_STYLE_PLAIN, p->best_b, p->text_b);
 		st_table_short(&table, p->gap);
@@ -126,11 +160,6 @@ void st_rosetta_next(const struct st_rosetta *r, bool verbose, const struct st_p
 		st_text_puts(&part,
 		             TAG "gap: how far B's best logit stands above its second; a small gap is a choice that "
 		                 "any noise may turn. rank: of B's best in A.\n");
-	if (!isnan(g->over_usual))
-		st_text_puts(&part, TAG
-		             "For scale, the mean KL of a model of 8 billion weights (Llama 3): 0.0014 in Q8_0, 0.0055 "
-		             "in Q6_K, 0.011 in Q5_K_M, 0.031 in Q4_K_M, 0.072 in Q4_0, 0.10 in Q3_K_M, 0.45 in Q2_K; "
-		             "small models lose more.\n");
 	st_rosetta_explain(&part, page, out);
 	if (each)
 		positions_table(g, g->each, g->n_each, page, out);

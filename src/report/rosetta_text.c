@@ -17,11 +17,26 @@ static void number(struct st_text *t, double v)
 		st_text_printf(t, "%.3g", v);
 }
 
+/* Words may hold names from the files, which must not drive the terminal. */
+static void safely(struct st_text *t, const char *s) { st_text_add_safe(t, s, strlen(s)); }
+
+static void sentence(struct st_text *t, const char *begins, const char *goes_on)
+{
+	st_text_puts(t, TAG);
+	st_text_puts(t, begins);
+	safely(t, goes_on);
+	st_text_puts(t, "\n");
+}
+
 static void side_line(struct st_text *t, char name, const struct st_side_info *s)
 {
 	st_text_printf(t, TAG "%c: ", name);
 	st_text_add_safe(t, s->path, strlen(s->path));
-	st_text_printf(t, "   %s, %s, %u layers, %s\n", s->format, s->arch, (unsigned)s->layers, s->dtypes);
+	st_text_puts(t, "   ");
+	safely(t, s->format);
+	st_text_puts(t, ", ");
+	safely(t, s->arch);
+	st_text_printf(t, ", %u layers, %s\n", (unsigned)s->layers, s->dtypes);
 }
 
 /* "[504, 3575]", and below the same as text; of a long list the beginning. */
@@ -62,9 +77,9 @@ static void input_lines(const struct st_rosetta *r, bool verbose, struct st_text
 	if (!same)
 		token_lines(" of B", r->tokens_b, r->pieces_b, r->n_tokens_b, verbose, t);
 	if (r->token_note[0])
-		st_text_printf(t, TAG "Note: %s\n", r->token_note);
+		sentence(t, "Note: ", r->token_note);
 	if (r->vocab_note[0])
-		st_text_printf(t, TAG "Note: %s\n", r->vocab_note);
+		sentence(t, "Note: ", r->vocab_note);
 }
 
 static void config_lines(const struct st_rosetta *r, bool verbose, struct st_text *t)
@@ -73,7 +88,9 @@ static void config_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 		const struct st_config_diff *c = &r->config[i];
 		if (!c->matters && !verbose)
 			continue;
-		st_text_printf(t, TAG "config %s: ", c->key);
+		st_text_puts(t, TAG "config ");
+		safely(t, c->key);
+		st_text_puts(t, ": ");
 		char a[160], b[160];
 		st_config_tell(c->a, c->key, &c->from_a, a, sizeof a);
 		st_config_tell(c->b, c->key, &c->from_b, b, sizeof b);
@@ -99,12 +116,14 @@ static void aside_value(const struct st_aside *x, const char *value, const struc
 static void aside_lines(const struct st_rosetta *r, struct st_text *t)
 {
 	if (r->aside_note[0])
-		st_text_printf(t, TAG "Note: %s\n", r->aside_note);
+		sentence(t, "Note: ", r->aside_note);
 	if (r->n_asides)
 		st_text_printf(t, TAG "Not exercised by %s:\n", r->prompt ? "this prompt" : "these tokens");
 	for (size_t i = 0; i < r->n_asides; i++) {
 		const struct st_aside *x = &r->asides[i];
-		st_text_printf(t, TAG "  %s: ", x->key);
+		st_text_puts(t, TAG "  ");
+		safely(t, x->key);
+		st_text_puts(t, ": ");
 		aside_value(x, x->a, &x->from_a, t);
 		st_text_puts(t, " in A, ");
 		aside_value(x, x->b, &x->from_b, t);
@@ -195,7 +214,9 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 			continue;
 		if (!verbose && ++shown > 12)
 			continue;
-		st_text_printf(t, TAG "%s: ", d->slot->canonical);
+		st_text_puts(t, TAG);
+		safely(t, d->slot->canonical);
+		st_text_puts(t, ": ");
 		if (d->status >= ST_WEIGHT_FAULT && d->cause.code != ST_CAUSE_NONE)
 			st_text_printf(t, "%s, ", st_cause_name(d->cause.code));
 		if (d->status >= ST_WEIGHT_ONLY_A) {
@@ -227,7 +248,7 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 	if (shown > 12)
 		st_text_printf(t, TAG "... and %zu more (-v lists all)\n", shown - 12);
 	if (r->form_note[0])
-		st_text_printf(t, TAG "Note: %s\n", r->form_note);
+		sentence(t, "Note: ", r->form_note);
 }
 
 /* ---- the summary ---- */
@@ -309,10 +330,25 @@ static void go_on(const struct st_rosetta *r, struct st_text *t)
 		st_text_puts(t, TAG "To go on: see the stages marked DIVERGENCE below\n");
 	} else if (r->verdict == ST_VERDICT_NOISE) {
 		st_text_puts(t, TAG
-		             "To go on: there is nothing to repair. Whether A is good enough is for its next tokens to "
-		             "say, better over texts of yours (--prompts FILE)");
+		             "To go on: there is nothing to repair; whether A is good enough is for its next tokens to "
+		             "say");
+		st_text_puts(t, r->agreement.prompts > 1 ? "" : ", over texts of yours with --prompts FILE");
 		st_text_puts(t, r->layers ? "\n" : "; --layer-costs says which layers cost most\n");
 	}
+}
+
+/* Where two tokenizers part: the tokens there, as text. */
+static void token_parting(const struct st_rosetta *r, struct st_text *t)
+{
+	size_t at = (size_t)r->first.position;
+	if (!r->first.found || strcmp(r->first.stage, "tokens") != 0 || r->first.position < 0 || at >= r->n_tokens_a
+	    || at >= r->n_tokens_b || !r->pieces_a)
+		return;
+	st_text_printf(t, TAG "At position %zu: ", at);
+	st_rosetta_token(r->tokens_a[at], r->pieces_a[at], t);
+	st_text_puts(t, " in A, ");
+	st_rosetta_token(r->tokens_b[at], r->pieces_b[at], t);
+	st_text_puts(t, " in B\n");
 }
 
 static void summary(const struct st_rosetta *r, bool colour, struct st_text *t)
@@ -325,14 +361,15 @@ static void summary(const struct st_rosetta *r, bool colour, struct st_text *t)
 		st_text_puts(t, "\n");
 	}
 	if (r->text[0])
-		st_text_printf(t, TAG "DIAGNOSIS: %s\n", r->text);
+		sentence(t, "DIAGNOSIS: ", r->text);
+	token_parting(r, t);
 	if (r->cause.code != ST_CAUSE_NONE && r->cause.confidence == ST_UNEXPLAINED)
 		for (size_t i = 0; i < r->n_candidates; i++)
 			st_text_printf(t, TAG "  candidate %s leaves %.3g of %.3g\n",
 			               st_cause_name(r->candidates[i].code), r->candidates[i].residual_after,
 			               r->cause.residual_before);
 	if (r->recommendation[0])
-		st_text_printf(t, TAG "Recommendation: %s\n", r->recommendation);
+		sentence(t, "Recommendation: ", r->recommendation);
 	st_rosetta_next_summary(r, t);
 	go_on(r, t);
 	st_text_printf(t, TAG "Compared: %zu weights, %zu stages (%zu not reached, %zu missing)", r->n_weights,
