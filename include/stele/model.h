@@ -143,6 +143,12 @@ struct st_weight {
 	const struct st_tensor *tensor; /* NULL: the model has none (bias, untied head, ...) */
 	bool interleaved;
 	uint32_t heads;
+	/* What a file stores of it and what it means, where these differ: 1 + the stored number; of every `group_of` stored
+	 * rows those from `group_from` on, `group_rows` of them (0: all rows are its own); one tensor for each expert. */
+	bool plus_one;
+	uint32_t group_from, group_rows, group_of;
+	const struct st_tensor *experts;
+	uint32_t n_experts;
 	enum st_role role;
 	int32_t layer;       /* -1 for whole-model weights */
 	char canonical[96];  /* Hugging Face name */
@@ -183,6 +189,8 @@ const char *st_model_families(void);
  */
 void st_model_load_log(const struct st_model *m, bool each, const struct st_hooks *hooks);
 
+/* Rows of a weight: those of its tensor, unless it has only some of them. */
+uint64_t st_weight_rows(const struct st_weight *w);
 /* Decode rows [row0, row0 + n) of a weight in the half-split basis: n * cols floats. */
 void st_weight_decode(const struct st_weight *w, uint64_t row0, uint64_t n, float *dst);
 

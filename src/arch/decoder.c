@@ -19,8 +19,7 @@ struct builder {
 
 static uint32_t add(struct builder *b, enum st_stage stage, struct st_node n)
 {
-	n.stage = stage;
-	n.layer = b->layer;
+	st_node_place(&n, stage, b->layer);
 	b->g->nodes[b->g->n_nodes] = n;
 	return b->g->n_nodes++;
 }
@@ -64,7 +63,7 @@ static uint32_t head_norm(struct builder *b, enum st_stage stage, enum st_role r
 	uint32_t i = add(b, stage,
 	                 (struct st_node){ .op = ST_OP_HEADNORM,
 	                                   .in = { in, ST_NO_NODE },
-	                                   .slice = *slice,
+	                                   .from = { *slice },
 	                                   .width = heads * d,
 	                                   .heads = heads,
 	                                   .head_dim = d,
@@ -81,7 +80,7 @@ static uint32_t rope(struct builder *b, enum st_stage stage, uint32_t in, uint32
 	return add(b, stage,
 	           (struct st_node){ .op = ST_OP_ROPE,
 	                             .in = { in, ST_NO_NODE },
-	                             .slice = slice,
+	                             .from = { slice },
 	                             .width = heads * d,
 	                             .heads = heads,
 	                             .head_dim = d,
@@ -136,7 +135,7 @@ static uint32_t attention(struct builder *b, uint32_t in)
 	n.op = ST_OP_MIX;
 	n.in[0] = probs;
 	n.in[1] = qkv;
-	n.slice = v_slice;
+	n.from[1] = v_slice;
 	n.width = H * d;
 	return add(b, ST_STAGE_ATTENTION, n);
 }
@@ -164,6 +163,7 @@ enum st_status st_decoder_graph(struct st_model *m, struct st_error *err)
 	ST_TRY(st_rope_frequencies(m, inv, err));
 	g->n_layers = m->cfg.n_layers;
 	g->vocab = m->cfg.vocab;
+	g->n_slots = ST_GRAPH_VOCABULARY_SLOTS;
 
 	struct builder b = { .m = m, .g = g, .inv_freq = inv, .layer = -1 };
 	uint32_t x = add(&b, ST_STAGE_EMBEDDING,

@@ -6,6 +6,7 @@
 
 #include <assert.h>
 #include <stdio.h>
+#include <string.h>
 
 /* What a node works on: filled in once, so that each operation below is its formula only. */
 struct job {
@@ -20,25 +21,59 @@ struct job {
 
 static void embed(const struct job *j)
 {
+	const struct st_node *n = j->n;
 	for (size_t t = 0; t < j->T; t++)
-		st_weight_decode(j->n->w[0], j->r->tokens[t], 1, j->out + t * j->n->width);
+		st_weight_decode(n->w[0], n->op == ST_OP_EMBED ? j->r->tokens[t] : j->r->pos[t], 1,
+		                 j->out + t * n->width);
+	if (n->op == ST_OP_EMBED && n->scale != 1)
+		st_scale(j->e, j->out, n->scale, j->T * n->width, j->out);
+}
+
+/* Weight i of the node, decoded behind those before it; NULL where the node has none. */
+static const float *vector(const struct job *j, uint32_t i, size_t at)
+{
+	const struct st_weight *w = i < j->n->n_w ? j->n->w[i] : NULL;
+	if (!w)
+		return NULL;
+	st_weight_decode(w, 0, 1, j->r->vec + at);
+	return j->r->vec + at;
 }
 
 static void rmsnorm(const struct job *j)
 {
 	const struct st_node *n = j->n;
-	st_weight_decode(n->w[0], 0, 1, j->r->vec);
-	st_rmsnorm(j->e, j->in[0], j->ld[0], j->r->vec, n->eps, j->T, n->width, j->out, n->width);
+	st_rmsnorm(j->e, j->in[0], j->ld[0], vector(j, 0, 0), n->eps, j->T, n->width, j->out, n->width);
 }
 
-/* in[0] rows hold more than the slice, so tokens go one by one: heads of a token are contiguous. */
+static void layernorm(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	st_layernorm(j->e, j->in[0], j->ld[0], vector(j, 0, 0), vector(j, 1, n->width), n->eps, j->T, n->width, j->out,
+	             n->width);
+}
+
+/* The rows of in[0] may hold more than these heads, so tokens go one by one: heads of a token are contiguous. */
 static void headnorm(const struct job *j)
 {
 	const struct st_node *n = j->n;
-	st_weight_decode(n->w[0], 0, 1, j->r->vec);
+	const float *w = vector(j, 0, 0);
 	for (size_t t = 0; t < j->T; t++)
-		st_rmsnorm(j->e, j->in[0] + t * j->ld[0] + n->slice, n->head_dim, j->r->vec, n->eps, n->heads,
-		           n->head_dim, j->out + t * n->width, n->head_dim);
+		st_rmsnorm(j->e, j->in[0] + t * j->ld[0], n->head_dim, w, n->eps, n->heads, n->head_dim,
+		           j->out + t * n->width, n->head_dim);
+}
+
+/* The rows of a weight that are its own, group by group: views of its tensor. */
+static struct st_tensor group(const struct st_weight *w, uint64_t g)
+{
+	struct st_tensor t = *w->tensor;
+	uint64_t row0 = g * w->group_of + w->group_from;
+	t.data += row0 * t.row_bytes;
+	t.ndim = 2;
+	t.shape[1] = st_tensor_cols(w->tensor);
+	t.shape[0] = w->group_rows;
+	t.n_elems = w->group_rows * t.shape[1];
+	t.n_bytes = w->group_rows * t.row_bytes;
+	return t;
 }
 
 /* y[t] = (W0 x[t] | W1 x[t] | ...). Rows stored in adjacent-pair order come out in that order
@@ -54,13 +89,20 @@ static void linear(const struct job *j)
 	}
 	for (uint32_t i = 0; i < n->n_w; i++) {
 		const struct st_weight *w = n->w[i];
-		size_t rows = (size_t)st_tensor_rows(w->tensor);
-		st_matmul(j->e, w->tensor, x, T, K, j->out + col, n->width, j->r->scratch);
+		size_t rows = (size_t)st_weight_rows(w), groups = w->group_rows ? rows / w->group_rows : 0;
+		for (size_t g = 0; g < groups; g++) {
+			struct st_tensor part = group(w, g);
+			st_matmul(j->e, &part, x, T, K, j->out + col + g * w->group_rows, n->width, j->r->scratch);
+		}
+		if (!groups)
+			st_matmul(j->e, w->tensor, x, T, K, j->out + col, n->width, j->r->scratch);
 		if (w->interleaved)
 			for (size_t t = 0; t < T; t++)
 				st_basis_to_half(j->out + t * n->width + col, w->heads, rows / w->heads);
 		col += rows;
 	}
+	if (n->softcap != 0)
+		st_cap(j->e, j->out, n->softcap, T * n->width, j->out);
 }
 
 static void bias(const struct job *j)
@@ -77,8 +119,72 @@ static void bias(const struct job *j)
 static void rope(const struct job *j)
 {
 	const struct st_node *n = j->n;
-	st_rope(j->e, j->in[0] + n->slice, j->ld[0], j->T, n->heads, n->head_dim, n->head_dim, n->inv_freq, n->mscale,
-	        j->r->pos, j->out, n->width);
+	st_rope(j->e, j->in[0], j->ld[0], j->T, n->heads, n->head_dim, n->n_rot, n->inv_freq, n->mscale, j->r->pos,
+	        j->out, n->width);
+}
+
+static void scale(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	double by = n->scale;
+	if (n->n_w) {
+		st_weight_decode(n->w[0], 0, 1, j->r->vec);
+		by = j->r->vec[0];
+	}
+	st_scale(j->e, j->in[0], by, j->T * n->width, j->out);
+}
+
+/* ---- experts ---- */
+
+static void top(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	for (size_t t = 0; t < j->T; t++)
+		st_top(j->in[0] + t * j->ld[0], j->ld[0], n->width, j->out + t * n->width);
+}
+
+static void softmax_of(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	for (size_t t = 0; t < j->T; t++) {
+		float *y = j->out + t * n->width;
+		for (size_t i = 0; i < n->width; i++)
+			y[i] = j->in[0][t * j->ld[0] + (size_t)j->in[1][t * j->ld[1] + i]];
+		st_softmax(j->e, y, n->width, y);
+	}
+}
+
+/* Tokens that chose the same expert go through its matrix together, so that it is read once; experts that nobody chose
+ * are not read. */
+static void linear_at(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	const struct st_weight *w = n->w[0];
+	size_t C = n->choices, N = n->width / C, K = (size_t)st_tensor_cols(&w->experts[0]);
+	size_t each = j->ld[0] == K ? 0 : K; /* one row for all choices, or one for each */
+	float *x = j->r->experts, *y = x + j->T * C * K;
+	for (uint32_t e = 0; e < w->n_experts; e++) {
+		size_t rows = 0;
+		for (size_t i = 0; i < j->T * C; i++)
+			if (j->in[1][i / C * j->ld[1] + i % C] == (float)e)
+				memcpy(x + rows++ * K, j->in[0] + i / C * j->ld[0] + i % C * each, K * sizeof *x);
+		for (size_t at = 0; at < rows; at += j->T) { /* scratch is planned for T rows */
+			size_t some = rows - at < j->T ? rows - at : j->T;
+			st_matmul(j->e, &w->experts[e], x + at * K, some, K, y + at * N, N, j->r->scratch);
+		}
+		rows = 0;
+		for (size_t i = 0; i < j->T * C; i++)
+			if (j->in[1][i / C * j->ld[1] + i % C] == (float)e)
+				memcpy(j->out + i * N, y + rows++ * N, N * sizeof *y);
+	}
+}
+
+static void weighted_sum(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	for (size_t t = 0; t < j->T; t++)
+		st_weighted_sum(j->e, j->in[0] + t * j->ld[0], j->in[1] + t * j->ld[1], n->choices, n->width,
+		                j->out + t * n->width);
 }
 
 static void attend(const struct job *j)
@@ -109,10 +215,10 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 {
 	struct job j = { .r = r, .n = &g->nodes[i], .e = e, .T = r->T, .out = out };
 	const struct st_node *n = j.n;
-	for (int k = 0; k < 2; k++)
+	for (int k = 0; k < ST_NODE_INPUTS; k++)
 		if (n->in[k] != ST_NO_NODE) {
 			struct st_value v = st_run_value(r, n->in[k]);
-			j.in[k] = v.data;
+			j.in[k] = v.data + n->from[k];
 			j.ld[k] = v.cols;
 		}
 	size_t elems = r->T * n->width;
@@ -124,8 +230,32 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 				               r->tokens[t], g->vocab);
 		embed(&j);
 		break;
+	case ST_OP_EMBED_POSITION:
+		if (r->P > st_tensor_rows(n->w[0]->tensor))
+			return st_fail(err, ST_ERR_LIMIT, "%zu positions, the model has learned %llu", r->P,
+			               (unsigned long long)st_tensor_rows(n->w[0]->tensor));
+		embed(&j);
+		break;
 	case ST_OP_RMSNORM:
 		rmsnorm(&j);
+		break;
+	case ST_OP_LAYERNORM:
+		layernorm(&j);
+		break;
+	case ST_OP_SCALE:
+		scale(&j);
+		break;
+	case ST_OP_TOP:
+		top(&j);
+		break;
+	case ST_OP_SOFTMAX_OF:
+		softmax_of(&j);
+		break;
+	case ST_OP_LINEAR_AT:
+		linear_at(&j);
+		break;
+	case ST_OP_WEIGHTED_SUM:
+		weighted_sum(&j);
 		break;
 	case ST_OP_HEADNORM:
 		headnorm(&j);
@@ -170,9 +300,9 @@ static struct label label(const struct st_node *n)
 {
 	struct label l;
 	if (n->layer < 0)
-		snprintf(l.text, sizeof l.text, "%s", st_stage_name(n->stage));
+		snprintf(l.text, sizeof l.text, "%s", n->name);
 	else
-		snprintf(l.text, sizeof l.text, "%s of layer %d", st_stage_name(n->stage), n->layer);
+		snprintf(l.text, sizeof l.text, "%s of layer %d", n->name, n->layer);
 	return l;
 }
 
@@ -181,11 +311,11 @@ static enum st_status check_inputs(const struct st_run *r, uint32_t i, struct st
 	const struct st_node *n = &r->g->nodes[i];
 	if (r->T == 0)
 		return st_fail(err, ST_ERR_USAGE, "the run has not begun: no tokens");
-	for (int j = 0; j < 2; j++) {
+	for (int j = 0; j < ST_NODE_INPUTS; j++) {
 		if (n->in[j] == ST_NO_NODE)
 			continue;
 		const struct st_node *in = &r->g->nodes[n->in[j]];
-		if (r->held[st_run_slot(in)] != n->in[j])
+		if (r->held[in->slot] != n->in[j])
 			return st_fail(err, ST_ERR_USAGE, "%s needs %s, which the run does not hold", label(n).text,
 			               label(in).text);
 	}
@@ -207,13 +337,14 @@ static bool equal_form(const struct st_graph *ga, const struct st_graph *gb, uin
 	if (i >= gb->n_nodes)
 		return false;
 	const struct st_node *a = &ga->nodes[i], *b = &gb->nodes[i];
-	for (int j = 0; j < 2; j++)
+	for (int j = 0; j < ST_NODE_INPUTS; j++)
 		if (a->in[j] != ST_NO_NODE
 		    && (b->in[j] != a->in[j] || ga->nodes[a->in[j]].width != gb->nodes[b->in[j]].width))
 			return false;
-	return a->stage == b->stage && a->layer == b->layer && a->op == b->op && a->in[0] == b->in[0]
-	    && a->in[1] == b->in[1] && a->slice == b->slice && a->width == b->width && a->n_w == b->n_w
-	    && a->heads == b->heads && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads;
+	return strcmp(a->name, b->name) == 0 && a->layer == b->layer && a->op == b->op && a->in[0] == b->in[0]
+	    && a->in[1] == b->in[1] && a->from[0] == b->from[0] && a->from[1] == b->from[1] && a->width == b->width
+	    && a->n_w == b->n_w && a->heads == b->heads && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads
+	    && a->choices == b->choices;
 }
 
 enum st_status st_run_eval_alone(struct st_run *r, const struct st_graph *g, uint32_t i, const struct st_exec *e,

@@ -18,40 +18,52 @@
 #include "kernel/kernel.h"
 
 enum st_op {
-	ST_OP_EMBED,    /* rows of w[0] */
-	ST_OP_RMSNORM,  /* in[0], weight w[0], over the full width */
-	ST_OP_HEADNORM, /* slice of in[0] seen as heads of head_dim, weight w[0] per head */
-	ST_OP_LINEAR,   /* in[0] times each of w[0..n_w), outputs side by side */
-	ST_OP_BIAS,     /* in[0] plus w[0..n_w) side by side */
-	ST_OP_ROPE,     /* slice of in[0] */
-	ST_OP_SCORES,   /* in[0] = q, in[1] = k (all cached positions) */
-	ST_OP_SOFTMAX,  /* in[0] */
-	ST_OP_MIX,      /* in[0] = probabilities, in[1] = slice: v (all cached positions) */
-	ST_OP_ADD,      /* in[0] + in[1] */
-	ST_OP_ACT,      /* activation(in[0]) */
-	ST_OP_MUL,      /* in[0] * in[1] */
+	ST_OP_EMBED,          /* rows of w[0], times scale */
+	ST_OP_EMBED_POSITION, /* rows of w[0] by position */
+	ST_OP_RMSNORM,        /* in[0], weight w[0] or none, over the full width */
+	ST_OP_HEADNORM,       /* in[0] seen as heads of head_dim, weight w[0] or none per head */
+	ST_OP_LAYERNORM,      /* in[0], weight w[0] or none, bias w[1] or none */
+	ST_OP_LINEAR,         /* in[0] times each of w[0..n_w), outputs side by side; softcap */
+	ST_OP_BIAS,           /* in[0] plus w[0..n_w) side by side */
+	ST_OP_SCALE,          /* in[0] times scale, or times the one number of w[0] */
+	ST_OP_ROPE,           /* in[0] */
+	ST_OP_SCORES,         /* in[0] = q, in[1] = k (all cached positions) */
+	ST_OP_SOFTMAX,        /* in[0] */
+	ST_OP_MIX,            /* in[0] = probabilities, in[1] = v (all cached positions) */
+	ST_OP_ADD,            /* in[0] + in[1] */
+	ST_OP_ACT,            /* activation(in[0]) */
+	ST_OP_MUL,            /* in[0] * in[1] */
+	ST_OP_TOP,            /* indices of the `width` largest of in[0], the largest first; of equals the lowest */
+	ST_OP_SOFTMAX_OF,     /* soft-max over those elements of in[0] that in[1] names */
+	ST_OP_LINEAR_AT,      /* in[0], one row or one for each choice, times the experts of w[0] that in[1] names */
+	ST_OP_WEIGHTED_SUM,   /* of in[0]'s parts, one for each choice, times in[1] */
 };
 
 #define ST_NO_NODE UINT32_MAX
 
+#define ST_NODE_INPUTS 2
 #define ST_NODE_WEIGHTS 3 /* Q, K and V */
 
 struct st_node {
 	enum st_stage stage;
-	int32_t layer; /* -1 for whole-model stages */
+	const char *name; /* of the stage; the only one where `stage` is ST_STAGE_COUNT */
+	int32_t layer;    /* -1 for whole-model stages */
 	enum st_op op;
-	uint32_t in[2]; /* node indices, ST_NO_NODE where unused */
-	uint32_t slice; /* first feature of the input slice (HEADNORM, ROPE, MIX's v) */
-	uint32_t width; /* features per token of the value; scores: n_heads */
+	uint32_t slot;                 /* storage that it shares with its like in other layers, below n_slots */
+	uint32_t in[ST_NODE_INPUTS];   /* node indices, ST_NO_NODE where unused */
+	uint32_t from[ST_NODE_INPUTS]; /* first feature that is used of an input that holds more */
+	uint32_t width;                /* features per token of the value; scores: n_heads */
 	const struct st_weight *w[ST_NODE_WEIGHTS];
 	uint32_t n_w;
-	double eps;               /* RMSNORM, HEADNORM */
-	uint32_t heads, head_dim; /* HEADNORM, ROPE: heads of the slice; SCORES, MIX: query heads */
+	double eps;               /* norms */
+	uint32_t heads, head_dim; /* HEADNORM, ROPE: heads of in[0]; SCORES, MIX: query heads */
 	uint32_t kv_heads;        /* SCORES, MIX */
 	uint32_t window;          /* SCORES, SOFTMAX: 0 = all */
-	double scale, softcap;    /* SCORES */
+	double scale, softcap;    /* SCORES, LINEAR (0 = none); scale: EMBED, SCALE */
+	uint32_t choices;         /* LINEAR_AT, WEIGHTED_SUM: experts for each token */
 	enum st_activation act;   /* ACT */
-	const double *inv_freq;   /* ROPE: head_dim / 2 entries (scaling already applied) */
+	uint32_t n_rot;           /* ROPE: features of a head that are turned */
+	const double *inv_freq;   /* ROPE: n_rot / 2 entries (scaling already applied) */
 	double mscale;            /* ROPE */
 };
 
@@ -59,7 +71,13 @@ struct st_graph {
 	struct st_node *nodes;
 	uint32_t n_nodes;
 	uint32_t n_layers, vocab;
+	uint32_t n_slots; /* of storage for values; the stream alternates between two */
 };
+
+/* Stage, name, layer and slot of a node in a graph whose stages are those of the vocabulary (n_slots:
+ * ST_GRAPH_VOCABULARY_SLOTS). What is not set yet: heads turn whole, a table of embeddings is taken as it is. */
+void st_node_place(struct st_node *n, enum st_stage stage, int32_t layer);
+#define ST_GRAPH_VOCABULARY_SLOTS (ST_STAGE_COUNT + 1)
 
 /* First node with that stage and layer (-1: whole model), or ST_NO_NODE. */
 uint32_t st_graph_find(const struct st_graph *g, enum st_stage stage, int32_t layer);

@@ -28,13 +28,6 @@ static void *take(struct layout *l, uint64_t n, uint64_t size)
 	return p;
 }
 
-unsigned st_run_slot(const struct st_node *n)
-{
-	if (n->stage == ST_STAGE_POST_FFN_RESIDUAL && n->layer % 2 == 1)
-		return ST_SLOT_RESIDUAL_ODD;
-	return n->stage;
-}
-
 /* Rows of a node's value for T tokens. Scores and probabilities: one row per head and token. */
 static size_t value_rows(const struct st_run *r, const struct st_node *n, size_t T)
 {
@@ -50,10 +43,14 @@ static size_t value_cols(const struct st_node *n, size_t P)
 	return n->op == ST_OP_SCORES || n->op == ST_OP_SOFTMAX ? P : n->width;
 }
 
+/* Where K is all of a node's value, and V none of it, it lives in the cache only: nothing to copy, nothing to disagree. */
 static bool is_cached_k(const struct st_run *r, uint32_t i)
 {
-	int32_t layer = r->g->nodes[i].layer;
-	return layer >= 0 && r->cache[layer].k_node == i;
+	const struct st_node *n = &r->g->nodes[i];
+	if (n->layer < 0 || r->cache[n->layer].k_node != i)
+		return false;
+	const struct st_layer_cache *c = &r->cache[n->layer];
+	return c->k_width == n->width && c->v_node != i;
 }
 
 /* Which nodes fill the cache of each layer, as the attention nodes read it. */
@@ -70,10 +67,11 @@ static void find_cached(struct st_run *r)
 		size_t width = (size_t)n->kv_heads * n->head_dim;
 		if (n->op == ST_OP_SCORES) {
 			c->k_node = n->in[1];
+			c->k_from = n->from[1];
 			c->k_width = width;
 		} else {
 			c->v_node = n->in[1];
-			c->v_slice = n->slice;
+			c->v_from = n->from[1];
 			c->v_width = width;
 		}
 	}
@@ -96,28 +94,36 @@ static size_t scratch_for(const struct st_exec *e, size_t T, size_t K)
 static void lay_out(struct st_run *r, struct layout *l)
 {
 	const struct st_graph *g = r->g;
-	uint64_t elems[ST_SLOT_COUNT] = { 0 }, vec = 0;
+	uint64_t vec = 0, experts = 0;
 	r->scratch_size = 0;
 
 	r->tokens = take(l, r->max_tokens, sizeof *r->tokens);
 	r->pos = take(l, r->max_tokens, sizeof *r->pos);
+	memset(r->elems, 0, g->n_slots * sizeof *r->elems);
 	for (uint32_t i = 0; i < g->n_nodes; i++) {
 		const struct st_node *n = &g->nodes[i];
 		uint64_t size = 0;
 		if (!st_mul_u64(value_rows(r, n, r->max_tokens), value_cols(n, r->max_positions), &size))
 			l->overflow = true;
-		uint64_t *slot = &elems[st_run_slot(n)];
+		uint64_t *slot = &r->elems[n->slot];
 		if (size > *slot && !is_cached_k(r, i))
 			*slot = size;
-		if (n->op == ST_OP_RMSNORM || n->op == ST_OP_HEADNORM || n->op == ST_OP_BIAS)
-			vec = n->width > vec ? n->width : vec;
-		if (n->op == ST_OP_LINEAR) {
+		if (n->n_w && n->op != ST_OP_LINEAR && n->op != ST_OP_LINEAR_AT) {
+			uint64_t need = (uint64_t)n->width * (n->op == ST_OP_LAYERNORM ? 2 : 1);
+			vec = need > vec ? need : vec;
+		}
+		if (n->op == ST_OP_LINEAR || n->op == ST_OP_LINEAR_AT) {
 			size_t s = scratch_for(&r->e, r->max_tokens, g->nodes[n->in[0]].width);
 			r->scratch_size = s > r->scratch_size ? s : r->scratch_size;
 		}
+		if (n->op == ST_OP_LINEAR_AT) {
+			uint64_t both = (uint64_t)g->nodes[n->in[0]].width + n->width, need = 0;
+			l->overflow |= !st_mul_u64(both, r->max_tokens, &need);
+			experts = need > experts ? need : experts;
+		}
 	}
-	for (unsigned s = 0; s < ST_SLOT_COUNT; s++)
-		r->slot[s] = elems[s] ? take(l, elems[s], sizeof(float)) : NULL;
+	for (uint32_t s = 0; s < g->n_slots; s++)
+		r->slot[s] = r->elems[s] ? take(l, r->elems[s], sizeof(float)) : NULL;
 	for (uint32_t i = 0; i < g->n_layers; i++) {
 		struct st_layer_cache *c = &r->cache[i];
 		/* Positions fit 32 bits and widths fit 24 (a family's limits), so that this cannot overflow. */
@@ -125,6 +131,7 @@ static void lay_out(struct st_run *r, struct layout *l)
 		c->v = take(l, (uint64_t)r->max_positions * c->v_width, sizeof(float));
 	}
 	r->vec = take(l, vec, sizeof(float));
+	r->experts = take(l, experts, sizeof(float));
 	r->scratch = take(l, r->scratch_size, 1);
 }
 
@@ -138,13 +145,24 @@ static bool prepare(struct st_run *r, const struct st_graph *g, const struct st_
 	r->max_tokens = max_tokens;
 	r->max_positions = max_positions;
 	r->flags = flags;
-	for (unsigned s = 0; s < ST_SLOT_COUNT; s++)
-		r->held[s] = ST_NO_NODE;
 	r->cache = st_alloc_zeroed(g->n_layers, sizeof *r->cache);
-	if (!r->cache)
+	r->slot = st_alloc_zeroed(g->n_slots, sizeof *r->slot);
+	r->held = st_alloc_zeroed(g->n_slots, sizeof *r->held);
+	r->elems = st_alloc_zeroed(g->n_slots, sizeof *r->elems);
+	if (!r->cache || !r->slot || !r->held || !r->elems)
 		return false;
+	for (uint32_t s = 0; s < g->n_slots; s++)
+		r->held[s] = ST_NO_NODE;
 	find_cached(r);
 	return true;
+}
+
+static void release_parts(struct st_run *r)
+{
+	free(r->cache);
+	free(r->slot);
+	free(r->held);
+	free(r->elems);
 }
 
 uint64_t st_run_memory_flags(const struct st_graph *g, const struct st_exec *e, size_t max_tokens, size_t max_positions,
@@ -152,11 +170,16 @@ uint64_t st_run_memory_flags(const struct st_graph *g, const struct st_exec *e, 
 {
 	struct st_run r;
 	struct layout l = { 0 };
-	if (max_positions > UINT32_MAX || !prepare(&r, g, e, max_tokens, max_positions, flags))
+	if (max_positions > UINT32_MAX)
 		return UINT64_MAX;
-	lay_out(&r, &l);
-	free(r.cache);
-	uint64_t fixed = sizeof r + (uint64_t)g->n_layers * sizeof *r.cache, all;
+	bool ready = prepare(&r, g, e, max_tokens, max_positions, flags);
+	if (ready)
+		lay_out(&r, &l);
+	release_parts(&r);
+	if (!ready)
+		return UINT64_MAX;
+	uint64_t slots = (uint64_t)g->n_slots * (sizeof *r.slot + sizeof *r.held + sizeof *r.elems);
+	uint64_t fixed = sizeof r + (uint64_t)g->n_layers * sizeof *r.cache + slots, all;
 	return l.overflow || !st_add_u64(l.used, fixed, &all) ? UINT64_MAX : all;
 }
 
@@ -176,7 +199,7 @@ enum st_status st_run_open_flags(const struct st_graph *g, const struct st_exec 
 	if (!r)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for a run");
 	if (!prepare(r, g, e, max_tokens, max_positions, flags)) {
-		free(r);
+		st_run_close(r);
 		return st_fail(err, ST_ERR_NOMEM, "no memory for a run");
 	}
 	struct layout count = { 0 };
@@ -206,7 +229,7 @@ void st_run_close(struct st_run *r)
 	if (!r)
 		return;
 	free(r->block);
-	free(r->cache);
+	release_parts(r);
 	free(r);
 }
 
@@ -229,7 +252,7 @@ enum st_status st_run_begin(struct st_run *r, const uint32_t *tokens, size_t T, 
 	}
 	r->T = T;
 	r->P += T;
-	for (unsigned s = 0; s < ST_SLOT_COUNT; s++)
+	for (uint32_t s = 0; s < r->g->n_slots; s++)
 		r->held[s] = ST_NO_NODE;
 	return ST_OK;
 }
@@ -238,24 +261,33 @@ struct st_value st_run_value(const struct st_run *r, uint32_t i)
 {
 	const struct st_node *n = &r->g->nodes[i];
 	struct st_value v = { .rows = value_rows(r, n, r->T), .cols = value_cols(n, r->P) };
-	if (is_cached_k(r, i)) /* K lives in the cache only: nothing to copy, nothing to disagree */
+	if (is_cached_k(r, i))
 		v.data = r->cache[n->layer].k + (r->P - r->T) * r->cache[n->layer].k_width;
 	else
-		v.data = r->slot[st_run_slot(n)];
+		v.data = r->slot[n->slot];
 	return v;
+}
+
+static void keep(const struct st_run *r, const struct st_value *v, uint32_t from, size_t width, float *cache)
+{
+	const float *src = v->data + from;
+	float *dst = cache + (r->P - r->T) * width;
+	for (size_t t = 0; t < r->T; t++, src += v->cols, dst += width)
+		memcpy(dst, src, width * sizeof *dst);
 }
 
 void st_run_settle(struct st_run *r, uint32_t i)
 {
 	const struct st_node *n = &r->g->nodes[i];
-	r->held[st_run_slot(n)] = i;
-	if (n->layer < 0 || r->cache[n->layer].v_node != i)
+	r->held[n->slot] = i;
+	if (n->layer < 0)
 		return;
 	const struct st_layer_cache *c = &r->cache[n->layer];
-	const float *src = st_run_value(r, i).data + c->v_slice;
-	float *dst = c->v + (r->P - r->T) * c->v_width;
-	for (size_t t = 0; t < r->T; t++, src += n->width, dst += c->v_width)
-		memcpy(dst, src, c->v_width * sizeof *dst);
+	struct st_value v = st_run_value(r, i);
+	if (c->k_node == i && !is_cached_k(r, i))
+		keep(r, &v, c->k_from, c->k_width, c->k);
+	if (c->v_node == i)
+		keep(r, &v, c->v_from, c->v_width, c->v);
 }
 
 void st_run_put(struct st_run *r, uint32_t i, const float *data)

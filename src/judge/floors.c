@@ -126,7 +126,7 @@ static enum st_status add_norm(const struct st_node *n, struct st_held held, con
 	if (st == ST_OK)
 		st_weight_decode(n->w[0], 0, 1, row);
 	for (size_t i = 0; i < T * heads && st == ST_OK; i++) {
-		const float *in = x->data + i / heads * width + n->slice + i % heads * D;
+		const float *in = x->data + i / heads * width + n->from[0] + i % heads * D;
 		double sum = 0;
 		for (size_t k = 0; k < D; k++)
 			sum += (double)in[k] * in[k];

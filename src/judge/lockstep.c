@@ -30,7 +30,7 @@ bool st_node_same_parameters(const struct st_node *a, const struct st_node *b)
 {
 	return a->op == b->op && (float)a->eps == (float)b->eps && a->heads == b->heads && a->head_dim == b->head_dim
 	    && a->kv_heads == b->kv_heads && a->window == b->window && a->scale == b->scale && a->softcap == b->softcap
-	    && a->act == b->act && a->mscale == b->mscale && a->slice == b->slice && (!a->inv_freq == !b->inv_freq)
+	    && a->act == b->act && a->mscale == b->mscale && a->from[0] == b->from[0] && a->from[1] == b->from[1] && a->n_rot == b->n_rot && (!a->inv_freq == !b->inv_freq)
 	    && (!a->inv_freq || same_numbers(a->inv_freq, b->inv_freq, a->head_dim / 2));
 }
 

@@ -66,6 +66,10 @@ void st_matmul(const struct st_exec *e, const struct st_tensor *w, const float *
 void st_rmsnorm(const struct st_exec *e, const float *x, size_t ldx, const float *w, double eps, size_t T, size_t D,
                 float *y, size_t ldy);
 
+/* y[t, i] = w[i] (x[t, i] - mean_i x) / sqrt(mean_i (x - mean)^2 + eps) + b[i]   w: [D] or NULL for ones; b: [D] or NULL */
+void st_layernorm(const struct st_exec *e, const float *x, size_t ldx, const float *w, const float *b, double eps,
+                  size_t T, size_t D, float *y, size_t ldy);
+
 /* Rotary embedding in the half-split basis: pairs (i, i + n_rot/2) of each head; dims >= n_rot pass through.
  * angle of pair i at position p = p * inv_freq[i], evaluated in f64; mscale multiplies cos and sin.
  * x: [T, n_heads*d] rows ldx apart -> y likewise. */
@@ -92,6 +96,16 @@ enum st_activation { ST_ACT_SILU, ST_ACT_GELU_TANH, ST_ACT_GELU };
 void st_activate(const struct st_exec *e, enum st_activation act, const float *x, size_t n, float *y);
 void st_add(const struct st_exec *e, const float *a, const float *b, size_t n, float *y);
 void st_mul(const struct st_exec *e, const float *a, const float *b, size_t n, float *y);
+/* y[i] = by x[i]; y may be x */
+void st_scale(const struct st_exec *e, const float *x, double by, size_t n, float *y);
+/* y[i] = cap tanh(x[i] / cap); y may be x */
+void st_cap(const struct st_exec *e, const float *x, double cap, size_t n, float *y);
+/* Soft-max of one row; y may be x. */
+void st_softmax(const struct st_exec *e, const float *x, size_t n, float *y);
+/* Indices of the k largest of x[n], the largest first; of equals the lowest first, NaN last. */
+void st_top(const float *x, size_t n, size_t k, float *index);
+/* y[i] = sum_c w[c] x[c D + i] in f64, in order of c, rounded once */
+void st_weighted_sum(const struct st_exec *e, const float *x, const float *w, size_t C, size_t D, float *y);
 /* y[t, i] = x[t, i] + b[i]   x, y: [T, D] */
 void st_add_bias(const struct st_exec *e, const float *x, const float *b, size_t T, size_t D, float *y);
 

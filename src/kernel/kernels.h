@@ -55,6 +55,8 @@ struct st_kernels {
 
 	/* y[i] = (x[i] r) w[i] in f64; w NULL: x[i] r */
 	void (*scale_row)(const float *x, double r, const float *w, size_t n, float *y);
+	/* y[i] = (x[i] - mean) r w[i] + b[i] in f64; w NULL: 1, b NULL: nothing added */
+	void (*centre_row)(const float *x, double mean, double r, const float *w, const float *b, size_t n, float *y);
 	/* x[i] -> softcap(scale x[i]); softcap 0 = none */
 	void (*finish_scores_f32)(const float *x, double scale, double softcap, size_t n, float *y);
 	void (*finish_scores_f64)(const double *x, double scale, double softcap, size_t n, float *y);

@@ -10,7 +10,7 @@
 
 struct norm {
 	const struct st_exec *e;
-	const float *x, *w;
+	const float *x, *w, *b;
 	size_t ldx, ldy, D;
 	double eps;
 	float *y;
@@ -40,8 +40,42 @@ static void norm_tokens(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 void st_rmsnorm(const struct st_exec *e, const float *x, size_t ldx, const float *w, double eps, size_t T, size_t D,
                 float *y, size_t ldy)
 {
-	struct norm j = { e, x, w, ldx, ldy, D, eps, y };
+	struct norm j = { e, x, w, NULL, ldx, ldy, D, eps, y };
 	st_pool_each(e->pool, T, D * 2, norm_tokens, &j);
+}
+
+static void norm_about_mean(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct norm *j = ctx;
+	const struct st_kernels *k = j->e->k;
+	static const float ones[PIECE] = { [0 ... PIECE - 1] = 1 };
+	size_t D = j->D;
+	(void)lane;
+	for (size_t t = (size_t)begin; t < end; t++) {
+		const float *row = j->x + t * j->ldx;
+		_Alignas(64) double sums[ST_LANES_F64] = { 0 }, squares[ST_LANES_F64] = { 0 };
+		double wide[PIECE], mean, variance;
+		for (size_t i = 0; i < D; i += PIECE) {
+			size_t n = D - i < PIECE ? D - i : PIECE;
+			k->widen(row + i, n, wide);
+			k->dot_f64(ones, PIECE, 1, wide, PIECE, 1, n, sums);
+		}
+		k->sum_f64(sums, 1, &mean);
+		mean /= (double)D;
+		for (size_t i = 0; i < D; i++) {
+			double d = (double)row[i] - mean;
+			squares[i % ST_LANES_F64] += d * d;
+		}
+		k->sum_f64(squares, 1, &variance);
+		k->centre_row(row, mean, 1.0 / sqrt(variance / (double)D + j->eps), j->w, j->b, D, j->y + t * j->ldy);
+	}
+}
+
+void st_layernorm(const struct st_exec *e, const float *x, size_t ldx, const float *w, const float *b, double eps,
+                  size_t T, size_t D, float *y, size_t ldy)
+{
+	struct norm j = { e, x, w, b, ldx, ldy, D, eps, y };
+	st_pool_each(e->pool, T, D * 4, norm_about_mean, &j);
 }
 
 struct rope {
@@ -145,6 +179,70 @@ void st_add_bias(const struct st_exec *e, const float *x, const float *b, size_t
 {
 	struct biased j = { e, x, b, D, y };
 	st_pool_each(e->pool, T, D, bias_tokens, &j);
+}
+
+struct scaled {
+	const struct st_exec *e;
+	const float *x;
+	double by, cap;
+	float *y;
+};
+
+static void scale_elements(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct scaled *j = ctx;
+	(void)lane;
+	j->e->k->scale_row(j->x + begin, j->by, NULL, (size_t)(end - begin), j->y + begin);
+}
+
+void st_scale(const struct st_exec *e, const float *x, double by, size_t n, float *y)
+{
+	struct scaled j = { e, x, by, 0, y };
+	st_pool_each(e->pool, n, 1, scale_elements, &j);
+}
+
+static void cap_elements(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct scaled *j = ctx;
+	(void)lane;
+	j->e->k->finish_scores_f32(j->x + begin, 1, j->cap, (size_t)(end - begin), j->y + begin);
+}
+
+void st_cap(const struct st_exec *e, const float *x, double cap, size_t n, float *y)
+{
+	struct scaled j = { e, x, 1, cap, y };
+	st_pool_each(e->pool, n, 8, cap_elements, &j);
+}
+
+void st_softmax(const struct st_exec *e, const float *x, size_t n, float *y) { e->k->softmax(x, n, y); }
+
+/* Does a come before b? NaN comes last. */
+static bool larger(float a, float b) { return a > b || (b != b && a == a); }
+
+void st_top(const float *x, size_t n, size_t k, float *index)
+{
+	for (size_t found = 0; found < k; found++) {
+		size_t best = n;
+		for (size_t i = 0; i < n; i++) {
+			bool taken = false;
+			for (size_t c = 0; c < found; c++)
+				taken |= index[c] == (float)i;
+			if (!taken && (best == n || larger(x[i], x[best])))
+				best = i;
+		}
+		index[found] = (float)best;
+	}
+}
+
+void st_weighted_sum(const struct st_exec *e, const float *x, const float *w, size_t C, size_t D, float *y)
+{
+	(void)e;
+	for (size_t i = 0; i < D; i++) {
+		double sum = 0;
+		for (size_t c = 0; c < C; c++)
+			sum += (double)w[c] * (double)x[c * D + i];
+		y[i] = st_canonical((float)sum);
+	}
 }
 
 void st_fwht(const struct st_kernels *k, float *x, size_t n)

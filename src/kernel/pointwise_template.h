@@ -27,6 +27,16 @@ ST_TARGET static void scale_row(const float *x, double r, const float *w, size_t
 	}
 }
 
+ST_TARGET static void centre_row(const float *x, double mean, double r, const float *w, const float *b, size_t n,
+                                 float *y)
+{
+	EACH(size_t i = 0; i < n; i++)
+	{
+		double d = ((double)x[i] - mean) * r * (w ? (double)w[i] : 1.0);
+		y[i] = st_canonical((float)(b ? d + (double)b[i] : d));
+	}
+}
+
 ST_TARGET static void finish_scores_f64(const double *x, double scale, double softcap, size_t n, float *y)
 {
 	if (softcap == 0) {
@@ -169,8 +179,8 @@ ST_TARGET static void fwht(float *x, size_t n)
 }
 
 #define ST_POINTWISE_TABLE                                                                                      \
-	.scale_row = scale_row, .finish_scores_f32 = finish_scores_f32, .finish_scores_f64 = finish_scores_f64, \
-	.softmax = softmax,                                                                                     \
+	.scale_row = scale_row, .centre_row = centre_row, .finish_scores_f32 = finish_scores_f32,               \
+	.finish_scores_f64 = finish_scores_f64, .softmax = softmax,                                             \
 	.activate = { [ST_ACT_SILU] = silu, [ST_ACT_GELU_TANH] = gelu_tanh, [ST_ACT_GELU] = gelu }, .add = add, \
 	.mul = mul, .widen = widen, .round_f16 = round_f16, .round_bf16 = round_bf16, .sincos = sincos_row,     \
 	.rotate = rotate, .fwht = fwht

@@ -269,7 +269,7 @@ static void put_reaches_the_cache(void **state)
 	uint32_t qkv = st_graph_find(&t->g, ST_STAGE_QKV_MATMUL, 0), mix = st_graph_find(&t->g, ST_STAGE_ATTENTION, 0);
 	eval(r, 0, mix + 1);
 	float *x = copy_of(r, qkv), *y = copy_of(r, mix);
-	size_t v = t->nodes[mix].slice, width = t->nodes[qkv].width;
+	size_t v = t->nodes[mix].from[1], width = t->nodes[qkv].width;
 	for (size_t row = 0; row < 4; row++)
 		for (size_t k = v; k < width; k++)
 			x[row * width + k] *= 2;

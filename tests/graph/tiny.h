@@ -66,8 +66,7 @@ static inline const struct st_weight *tiny_rotary(struct tiny *t, const float *d
 static inline uint32_t tiny_add(struct tiny *t, enum st_stage stage, struct st_node n)
 {
 	assert_true(t->g.n_nodes < TINY_NODES);
-	n.stage = stage;
-	n.layer = t->layer;
+	st_node_place(&n, stage, t->layer);
 	t->nodes[t->g.n_nodes] = n;
 	return t->g.n_nodes++;
 }
@@ -79,7 +78,10 @@ static inline void tiny_build(struct tiny *t)
 	uint32_t D = (uint32_t)m->D, H = (uint32_t)m->H, G = (uint32_t)m->G, d = (uint32_t)m->d, F = (uint32_t)m->F;
 	uint32_t Q = H * d, K = G * d;
 	const uint32_t none = ST_NO_NODE;
-	t->g = (struct st_graph){ .nodes = t->nodes, .n_layers = NAIVE_LAYERS, .vocab = (uint32_t)m->V };
+	t->g = (struct st_graph){ .nodes = t->nodes,
+		                  .n_layers = NAIVE_LAYERS,
+		                  .vocab = (uint32_t)m->V,
+		                  .n_slots = ST_GRAPH_VOCABULARY_SLOTS };
 	t->n_weights = t->n_copies = 0;
 	for (uint32_t i = 0; i < d / 2; i++)
 		t->inv_freq[i] = pow(m->theta, -2.0 * i / d) / m->factor;
@@ -130,7 +132,7 @@ static inline void tiny_build(struct tiny *t)
 			k = tiny_add(t, ST_STAGE_K_POST_NORM,
 			             (struct st_node){ .op = ST_OP_HEADNORM,
 			                               .in = { qkv, none },
-			                               .slice = Q,
+			                               .from = { Q },
 			                               .width = K,
 			                               .heads = G,
 			                               .head_dim = d,
@@ -150,7 +152,7 @@ static inline void tiny_build(struct tiny *t)
 		k = tiny_add(t, ST_STAGE_K_POST_ROPE,
 		             (struct st_node){ .op = ST_OP_ROPE,
 		                               .in = { k, none },
-		                               .slice = k_slice,
+		                               .from = { k_slice },
 		                               .width = K,
 		                               .heads = G,
 		                               .head_dim = d,
@@ -171,7 +173,7 @@ static inline void tiny_build(struct tiny *t)
 		a.in[0] = tiny_add(t, ST_STAGE_ATTN_SOFTMAX, a);
 		a.op = ST_OP_MIX;
 		a.in[1] = qkv;
-		a.slice = Q + K;
+		a.from[1] = Q + K;
 		a.width = Q;
 		y = tiny_add(t, ST_STAGE_ATTENTION, a);
 		y = tiny_add(t, ST_STAGE_ATTN_OUT,

@@ -1,0 +1,66 @@
+/*
+ * described.h - a family's description bound to a container: settings (described_keys.c), weights
+ * (described_weights.c), graph (described_graph.c).
+ */
+#ifndef ST_ARCH_DESCRIBED_H
+#define ST_ARCH_DESCRIBED_H
+
+#include "family/family.h"
+#include "format/container.h"
+#include "graph/graph.h"
+
+/* Where the value of a key comes from. */
+struct st_setting_origin {
+	bool said;       /* in the file */
+	const char *key; /* as the file spells it; where it does not say it, the first name that would; NULL: none */
+};
+
+struct st_described {
+	const struct st_family *family;
+	struct st_family *owned; /* the same, where this closes it */
+	const struct st_container *c;
+	struct st_arena arena;
+
+	struct st_settings settings; /* its keys in the arena */
+	struct st_setting_origin *origin;
+	uint32_t n_layers, vocab;
+
+	/* One list for each weight of the family: an entry for each layer, or one. A tensor that is NULL: the file has none,
+	 * and needs none there. */
+	struct st_weight **weights;
+	bool *used; /* by tensor of the container */
+
+	struct st_graph graph;
+};
+
+/*
+ * Bind a container to a description: `family`, which must outlive the result, or where it is NULL the built-in one that
+ * knows the container's architecture. The container must outlive the result.
+ */
+ST_MUST_CHECK enum st_status st_described_open(const struct st_container *c, const struct st_family *family,
+                                               struct st_described **out, struct st_error *err);
+void st_described_close(struct st_described *d);
+
+/* The built-in family that a container belongs to, parsed; NULL in *out where none is known. */
+ST_MUST_CHECK enum st_status st_described_family(const struct st_container *c, struct st_family **out,
+                                                 struct st_error *err);
+
+/* ---- steps, in this order ---- */
+
+ST_MUST_CHECK enum st_status st_described_settings(struct st_described *d, struct st_error *err);
+ST_MUST_CHECK enum st_status st_described_weights(struct st_described *d, struct st_error *err);
+ST_MUST_CHECK enum st_status st_described_graph(struct st_described *d, struct st_error *err);
+
+/* The settings as they are in a layer; -1: outside the layers. */
+static inline struct st_settings st_described_at(const struct st_described *d, int32_t layer)
+{
+	struct st_settings s = d->settings;
+	s.layer = layer;
+	return s;
+}
+/* A failure at a line of the description. */
+enum st_status st_described_fail(const struct st_described *d, uint32_t line, struct st_error *err, const char *fmt,
+                                 ...) ST_PRINTF(4, 5);
+#define st_described_fail(...) st_failure((st_described_fail)(__VA_ARGS__))
+
+#endif

@@ -1,0 +1,527 @@
+/* described_graph.c - the stages of a description as nodes: which weights, which parameters, which widths. */
+#include "arch/described.h"
+
+#include "base/error.h"
+#include "graph/basis.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_WIDTH (1u << 24)
+
+/* What a value consists of, for those that later stages take apart. */
+struct parts {
+	uint32_t n;
+	uint32_t weight[ST_NODE_WEIGHTS], from[ST_NODE_WEIGHTS], width[ST_NODE_WEIGHTS];
+};
+
+struct builder {
+	struct st_described *d;
+	struct st_graph *g;
+	const struct st_family_stage *s; /* under construction */
+	struct st_settings at;
+	int32_t layer;
+	uint32_t *node;      /* [n_stage_names]: the node that a name stands for now */
+	struct parts *parts; /* by node */
+	uint32_t room;       /* nodes that there is room for */
+	struct st_error *err;
+};
+
+#define FAIL(b, ...) st_described_fail((b)->d, (b)->s->line, (b)->err, __VA_ARGS__)
+
+/* ---- parameters ---- */
+
+/* As the stage says; else the family's key of that name; else `otherwise`. */
+static enum st_status setting(struct builder *b, const char *name, struct st_setting *out)
+{
+	const struct st_expression *e = st_family_param(b->s, name);
+	uint32_t key = st_family_key(b->d->family, name);
+	if (e)
+		return st_expression_value(e, &b->at, out, b->err);
+	if (key == ST_FAMILY_NONE)
+		return ST_OK;
+	const struct st_family_key *k = &b->d->family->keys[key];
+	if (k->type == ST_KEY_LET)
+		return st_expression_value(&k->let, &b->at, out, b->err);
+	*out = b->at.keys[key];
+	return ST_OK;
+}
+
+static enum st_status real(struct builder *b, const char *name, double otherwise, double *out)
+{
+	struct st_setting v = { .kind = ST_SETTING_NUMBER, .number = otherwise };
+	ST_TRY(setting(b, name, &v));
+	if (v.kind != ST_SETTING_NUMBER)
+		return FAIL(b, "%s: %s is no number", st_operation_info(b->s->op)->name, name);
+	*out = v.number;
+	return ST_OK;
+}
+
+static enum st_status count(struct builder *b, const char *name, double otherwise, uint32_t *out)
+{
+	double v;
+	ST_TRY(real(b, name, otherwise, &v));
+	if (!(v >= 0) || !(v <= INT32_MAX) || v != floor(v))
+		return FAIL(b, "%s: %s is %.17g, no count", st_operation_info(b->s->op)->name, name, v);
+	*out = (uint32_t)v;
+	return ST_OK;
+}
+
+static enum st_status text(struct builder *b, const char *name, const char *otherwise, const char **out)
+{
+	struct st_setting v = { .kind = ST_SETTING_TEXT, .text = otherwise };
+	ST_TRY(setting(b, name, &v));
+	if (v.kind != ST_SETTING_TEXT)
+		return FAIL(b, "%s: %s is no text", st_operation_info(b->s->op)->name, name);
+	*out = v.text;
+	return ST_OK;
+}
+
+/* ---- arguments ---- */
+
+/* Argument i: its node, the first feature that is meant, and how many. */
+static enum st_status input(struct builder *b, uint32_t i, struct st_node *n, uint32_t *width)
+{
+	const struct st_family_arg *a = &b->s->in[i];
+	const char *name = b->d->family->stage_names[a->stage];
+	n->in[i] = b->node[a->stage];
+	if (n->in[i] == ST_NO_NODE)
+		return FAIL(b, "\"%s\" has no value in layer %d", name, b->layer);
+	*width = b->g->nodes[n->in[i]].width;
+	if (a->part == ST_FAMILY_NONE)
+		return ST_OK;
+	const struct parts *p = &b->parts[n->in[i]];
+	for (uint32_t k = 0; k < p->n; k++)
+		if (p->weight[k] == a->part) {
+			n->from[i] = p->from[k];
+			*width = p->width[k];
+			return ST_OK;
+		}
+	return FAIL(b, "\"%s\" has no part \"%s\"", name, b->d->family->weights[a->part].name);
+}
+
+static const struct st_weight *weight_of(const struct builder *b, uint32_t index)
+{
+	bool per_layer = b->d->family->weights[index].per_layer;
+	if (index == ST_FAMILY_NONE || (per_layer && b->layer < 0))
+		return NULL;
+	const struct st_weight *w = &b->d->weights[index][per_layer ? b->layer : 0];
+	return w->tensor ? w : NULL;
+}
+
+static const struct st_weight *weight(const struct builder *b, uint32_t i)
+{
+	const struct st_family_arg *a = &b->s->w[i];
+	const struct st_weight *w = weight_of(b, a->weight);
+	return w || a->other == ST_FAMILY_NONE ? w : weight_of(b, a->other);
+}
+
+static enum st_status need_weight(struct builder *b, uint32_t i, struct st_node *n)
+{
+	n->w[i] = weight(b, i);
+	n->n_w = i + 1;
+	return n->w[i] ? ST_OK : FAIL(b, "\"%s\" is not in the file", b->d->family->weights[b->s->w[i].weight].name);
+}
+
+/* A vector of `width` numbers. */
+static enum st_status need_vector(struct builder *b, uint32_t i, struct st_node *n, uint32_t width)
+{
+	ST_TRY(need_weight(b, i, n));
+	const struct st_tensor *t = n->w[i]->tensor;
+	if (st_tensor_cols(t) != width || t->n_elems != width)
+		return FAIL(b, "\"%s\" has %llu numbers for %u features", b->d->family->weights[b->s->w[i].weight].name,
+		            (unsigned long long)t->n_elems, width);
+	return ST_OK;
+}
+
+/* ---- operations ---- */
+
+static enum st_status add(struct builder *b, struct st_node n, const struct parts *parts)
+{
+	const char *name = b->d->family->stage_names[b->s->name];
+	if (n.width == 0 || n.width > MAX_WIDTH)
+		return FAIL(b, "%s: %u features", name, n.width);
+	if (b->g->n_nodes == b->room)
+		return FAIL(b, "more stages than were counted");
+	n.name = name;
+	if (!st_stage_parse(name, strlen(name), &n.stage))
+		n.stage = ST_STAGE_COUNT;
+	n.layer = b->layer;
+	n.slot = b->s->name;
+	uint32_t i = b->g->n_nodes++;
+	b->g->nodes[i] = n;
+	b->parts[i] = *parts;
+	b->node[b->s->name] = i;
+	return ST_OK;
+}
+
+static enum st_status linear(struct builder *b, struct st_node *n, uint32_t in, struct parts *parts)
+{
+	uint64_t width = 0;
+	n->op = ST_OP_LINEAR;
+	for (uint32_t i = 0; i < b->s->n_w; i++) {
+		ST_TRY(need_weight(b, i, n));
+		uint64_t rows = st_weight_rows(n->w[i]);
+		const char *name = b->d->family->weights[b->s->w[i].weight].name;
+		if (st_tensor_cols(n->w[i]->tensor) != in || n->w[i]->n_experts || n->w[i]->plus_one)
+			return FAIL(b, "\"%s\" takes %llu features, \"%s\" has %u", name,
+			            (unsigned long long)st_tensor_cols(n->w[i]->tensor),
+			            b->d->family->stage_names[b->s->in[0].stage], in);
+		if (n->from[0] || in != b->g->nodes[n->in[0]].width)
+			return FAIL(b, "a part of a stage has no products");
+		parts->weight[i] = b->s->w[i].weight;
+		parts->from[i] = (uint32_t)width;
+		parts->width[i] = (uint32_t)rows;
+		parts->n = i + 1;
+		width += rows;
+		if (width > MAX_WIDTH && b->layer >= 0)
+			return FAIL(b, "more than %u features", MAX_WIDTH);
+	}
+	n->width = (uint32_t)width;
+	return real(b, "cap", 0, &n->softcap);
+}
+
+/* Without its weights a bias does nothing: its name stands for what it would have been added to. */
+static enum st_status bias(struct builder *b, struct st_node *n, uint32_t in, struct parts *parts, bool *none)
+{
+	uint64_t width = 0;
+	uint32_t absent = 0;
+	n->op = ST_OP_BIAS;
+	n->width = in;
+	*parts = b->parts[n->in[0]];
+	for (uint32_t i = 0; i < b->s->n_w; i++)
+		absent += !weight(b, i);
+	*none = absent == b->s->n_w;
+	if (*none) {
+		b->node[b->s->name] = n->in[0];
+		return ST_OK;
+	}
+	for (uint32_t i = 0; i < b->s->n_w; i++) {
+		ST_TRY(need_weight(b, i, n));
+		width += n->w[i]->tensor->n_elems;
+	}
+	return width == in && !n->from[0] ? ST_OK
+	                                  : FAIL(b, "%llu numbers for %u features", (unsigned long long)width, in);
+}
+
+static enum st_status norm(struct builder *b, struct st_node *n, uint32_t in)
+{
+	bool about_mean = b->s->op == ST_OPERATION_layernorm;
+	n->op = about_mean ? ST_OP_LAYERNORM : ST_OP_RMSNORM;
+	n->width = in;
+	ST_TRY(real(b, "eps", 0, &n->eps));
+	if (!(n->eps >= 0 && n->eps < 1))
+		return FAIL(b, "eps %g is not between 0 and 1", n->eps);
+	uint32_t each = in;
+	if (!about_mean && st_family_param(b->s, "heads")) {
+		n->op = ST_OP_HEADNORM;
+		ST_TRY(count(b, "heads", 1, &n->heads));
+		if (n->heads == 0 || in % n->heads)
+			return FAIL(b, "%u features are not %u heads", in, n->heads);
+		each = n->head_dim = in / n->heads;
+	}
+	for (uint32_t i = 0; i < b->s->n_w; i++)
+		ST_TRY(need_vector(b, i, n, each));
+	return ST_OK;
+}
+
+/* How much of frequency f stays unscaled under llama3's scaling (transformers, modeling_rope_utils). */
+static double llama3(double f, double factor, double low, double high, double original)
+{
+	double turns = original * f / (2 * M_PI), keep = (turns - low) / (high - low);
+	keep = keep < 0 ? 0 : keep > 1 ? 1 : keep;
+	return (1 - keep) / factor + keep;
+}
+
+static enum st_status rope(struct builder *b, struct st_node *n, uint32_t in)
+{
+	double theta, factor, low, high, original, by[ST_MAX_HEAD_DIM / 2];
+	const char *scaling;
+	struct st_error *err = b->err;
+	n->op = ST_OP_ROPE;
+	n->width = in;
+	n->mscale = 1;
+	ST_TRY(count(b, "head_dim", in, &n->head_dim));
+	if (n->head_dim == 0 || n->head_dim > ST_MAX_HEAD_DIM || in % n->head_dim)
+		return FAIL(b, "%u features are not heads of %u", in, n->head_dim);
+	n->heads = in / n->head_dim;
+	const struct st_expression *dims = st_family_param(b->s, "dims");
+	n->n_rot = n->head_dim;
+	if (dims)
+		ST_TRY(st_expression_count(dims, &b->at, &n->n_rot, err));
+	if (n->n_rot % 2 || n->n_rot == 0 || n->n_rot > n->head_dim)
+		return FAIL(b, "%u of %u features of a head cannot be turned in pairs", n->n_rot, n->head_dim);
+	ST_TRY(real(b, "theta", 10000, &theta));
+	ST_TRY(text(b, "scaling", "none", &scaling));
+	ST_TRY(real(b, "factor", 1, &factor));
+	ST_TRY(real(b, "low_freq", 1, &low));
+	ST_TRY(real(b, "high_freq", 4, &high));
+	ST_TRY(real(b, "original", 0, &original));
+	bool linear = strcmp(scaling, "linear") == 0, in_bands = strcmp(scaling, "llama3") == 0;
+	if (!linear && !in_bands && strcmp(scaling, "none") != 0)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "rope scaling",
+		                  "\"%.64s\" is not known; none, linear and llama3 are", scaling);
+	if (!(theta > 0) || !(factor > 0) || (in_bands && (!(low > 0) || !(high > low) || !(original > 0))))
+		return FAIL(b, "theta %g, factor %g, low %g, high %g, original %g are no rotation", theta, factor, low,
+		            high, original);
+	uint32_t pairs = n->n_rot / 2;
+	double *inv = st_arena_alloc(&b->d->arena, pairs, sizeof *inv), ln_theta = st_log(theta);
+	ST_NEED(inv);
+	const struct st_weight *divisors = b->s->n_w ? weight(b, 0) : NULL;
+	if (divisors && st_tensor_cols(divisors->tensor) != pairs)
+		return FAIL(b, "%llu divisors for %u pairs", (unsigned long long)st_tensor_cols(divisors->tensor),
+		            pairs);
+	if (divisors)
+		st_tensor_decode_f64(divisors->tensor, 0, 1, by);
+	for (uint32_t i = 0; i < pairs; i++) {
+		inv[i] = st_exp(-ln_theta * (2.0 * i) / n->n_rot);
+		inv[i] *= in_bands ? llama3(inv[i], factor, low, high, original) : linear ? 1 / factor : 1;
+		if (divisors && (!(by[i] > 0) || !isfinite(by[i])))
+			return FAIL(b, "%g is no divisor of a frequency", by[i]);
+		if (divisors)
+			inv[i] /= by[i];
+	}
+	n->inv_freq = inv;
+	return ST_OK;
+}
+
+/* in[0] = queries, in[1] = keys; or probabilities and values. */
+static enum st_status attention(struct builder *b, struct st_node *n, const uint32_t *in)
+{
+	bool scores = b->s->op == ST_OPERATION_scores;
+	n->op = scores ? ST_OP_SCORES : ST_OP_MIX;
+	ST_TRY(count(b, "heads", 1, &n->heads));
+	ST_TRY(count(b, "kv_heads", n->heads, &n->kv_heads));
+	if (n->heads == 0 || n->kv_heads == 0 || n->heads % n->kv_heads || in[1] % n->kv_heads)
+		return FAIL(b, "%u features for %u key-value heads and %u heads", in[1], n->kv_heads, n->heads);
+	n->head_dim = in[1] / n->kv_heads;
+	if (scores ? (uint64_t)n->heads * n->head_dim != in[0]
+	           : b->g->nodes[n->in[0]].op != ST_OP_SOFTMAX || b->g->nodes[n->in[0]].heads != n->heads)
+		return FAIL(b, scores ? "%u features are not %u heads of %u" : "%u: no probabilities of %u heads of %u",
+		            in[0], n->heads, n->head_dim);
+	if ((uint64_t)n->heads * n->head_dim > MAX_WIDTH)
+		return FAIL(b, "more than %u features", MAX_WIDTH);
+	n->width = scores ? n->heads : n->heads * n->head_dim;
+	n->window = scores ? 0 : b->g->nodes[n->in[0]].window;
+	if (!scores)
+		return ST_OK;
+	ST_TRY(count(b, "window", 0, &n->window));
+	ST_TRY(real(b, "scale", 1, &n->scale));
+	return real(b, "cap", 0, &n->softcap);
+}
+
+static enum st_status experts(struct builder *b, struct st_node *n, const uint32_t *in)
+{
+	n->op = ST_OP_LINEAR_AT;
+	ST_TRY(need_weight(b, 0, n));
+	const struct st_weight *w = n->w[0];
+	uint64_t K = w->n_experts ? st_tensor_cols(&w->experts[0]) : 0,
+		 N = w->n_experts ? st_tensor_rows(&w->experts[0]) : 0;
+	n->choices = in[1];
+	bool chosen = b->g->nodes[n->in[1]].op == ST_OP_TOP;
+	if (!chosen || !K || (in[0] != K && in[0] != K * n->choices) || n->from[0] || N * n->choices > MAX_WIDTH)
+		return FAIL(b, "\"%s\" does not fit: %u features, %u chosen",
+		            b->d->family->weights[b->s->w[0].weight].name, in[0], in[1]);
+	/* Indices stay below what the router has. */
+	if (b->g->nodes[b->g->nodes[n->in[1]].in[0]].width > w->n_experts)
+		return FAIL(b, "the router knows more experts than there are");
+	n->width = (uint32_t)(N * n->choices);
+	return ST_OK;
+}
+
+static enum st_status pointwise(struct builder *b, struct st_node *n, const uint32_t *in)
+{
+	static const struct {
+		enum st_operation operation;
+		enum st_op op;
+		enum st_activation act;
+	} known[] = {
+		{ ST_OPERATION_add, ST_OP_ADD, 0 },
+		{ ST_OPERATION_mul, ST_OP_MUL, 0 },
+		{ ST_OPERATION_silu, ST_OP_ACT, ST_ACT_SILU },
+		{ ST_OPERATION_gelu, ST_OP_ACT, ST_ACT_GELU },
+		{ ST_OPERATION_gelu_tanh, ST_OP_ACT, ST_ACT_GELU_TANH },
+	};
+	for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+		if (known[i].operation == b->s->op) {
+			n->op = known[i].op;
+			n->act = known[i].act;
+		}
+	n->width = in[0];
+	for (uint32_t i = 0; i < b->s->n_in; i++)
+		if (in[i] != in[0] || n->from[i] || b->g->nodes[n->in[i]].width != in[0])
+			return FAIL(b, "%u and %u features", in[0], in[i]);
+	return ST_OK;
+}
+
+static enum st_status build(struct builder *b)
+{
+	struct st_node n = { .in = { ST_NO_NODE, ST_NO_NODE }, .scale = 1 };
+	struct parts parts = { 0 };
+	uint32_t in[ST_NODE_INPUTS] = { 0 };
+	bool none = false;
+	for (uint32_t i = 0; i < b->s->n_in; i++)
+		ST_TRY(input(b, i, &n, &in[i]));
+	switch (b->s->op) {
+	case ST_OPERATION_embed:
+	case ST_OPERATION_embed_position:
+		n.op = b->s->op == ST_OPERATION_embed ? ST_OP_EMBED : ST_OP_EMBED_POSITION;
+		ST_TRY(need_weight(b, 0, &n));
+		n.width = (uint32_t)st_tensor_cols(n.w[0]->tensor);
+		if (n.op == ST_OP_EMBED && st_weight_rows(n.w[0]) < b->d->vocab)
+			return FAIL(b, "fewer rows than the vocabulary");
+		if (n.op == ST_OP_EMBED)
+			ST_TRY(real(b, "scale", 1, &n.scale));
+		break;
+	case ST_OPERATION_linear:
+		ST_TRY(linear(b, &n, in[0], &parts));
+		break;
+	case ST_OPERATION_bias:
+		ST_TRY(bias(b, &n, in[0], &parts, &none));
+		break;
+	case ST_OPERATION_scale:
+		n.op = ST_OP_SCALE;
+		n.width = in[0];
+		if (b->s->n_w)
+			ST_TRY(need_vector(b, 0, &n, 1));
+		ST_TRY(real(b, "by", 1, &n.scale));
+		break;
+	case ST_OPERATION_rmsnorm:
+	case ST_OPERATION_layernorm:
+		ST_TRY(norm(b, &n, in[0]));
+		break;
+	case ST_OPERATION_rope:
+		ST_TRY(rope(b, &n, in[0]));
+		break;
+	case ST_OPERATION_scores:
+	case ST_OPERATION_mix:
+		ST_TRY(attention(b, &n, in));
+		break;
+	case ST_OPERATION_softmax: {
+		const struct st_node *scores = &b->g->nodes[n.in[0]];
+		if (scores->op != ST_OP_SCORES)
+			return FAIL(b, "soft-max of something that is no scores");
+		n.op = ST_OP_SOFTMAX;
+		n.width = n.heads = scores->heads;
+		n.kv_heads = scores->kv_heads;
+		n.head_dim = scores->head_dim;
+		n.window = scores->window;
+		break;
+	}
+	case ST_OPERATION_top:
+		n.op = ST_OP_TOP;
+		ST_TRY(count(b, "count", 1, &n.width));
+		if (n.width == 0 || n.width > in[0] || n.from[0])
+			return FAIL(b, "%u of %u", n.width, in[0]);
+		break;
+	case ST_OPERATION_softmax_of:
+		n.op = ST_OP_SOFTMAX_OF;
+		n.width = in[1];
+		if (b->g->nodes[n.in[1]].op != ST_OP_TOP || b->g->nodes[n.in[1]].in[0] != n.in[0])
+			return FAIL(b, "the indices are not those of the largest of the same stage");
+		break;
+	case ST_OPERATION_linear_at:
+		ST_TRY(experts(b, &n, in));
+		break;
+	case ST_OPERATION_weighted_sum:
+		n.op = ST_OP_WEIGHTED_SUM;
+		n.choices = in[1];
+		n.width = in[0] / in[1];
+		if (in[0] % in[1] || n.from[0])
+			return FAIL(b, "%u features are not %u parts", in[0], in[1]);
+		break;
+	default:
+		ST_TRY(pointwise(b, &n, in));
+	}
+	return none ? ST_OK : add(b, n, &parts);
+}
+
+/* ---- the whole ---- */
+
+static enum st_status stands(struct builder *b, bool *out)
+{
+	*out = true;
+	for (uint32_t i = 0; i < b->s->n_when && *out; i++) {
+		ST_TRY(st_expression_holds(b->s->when[i], &b->at, out, b->err));
+		*out = *out != b->s->not_when[i];
+	}
+	return ST_OK;
+}
+
+static enum st_status scope(struct builder *b, enum st_scope which, int32_t layer)
+{
+	const struct st_family *f = b->d->family;
+	b->layer = layer;
+	b->at = st_described_at(b->d, layer);
+	/* A layer's names mean nothing in the next. */
+	for (uint32_t i = 0; i < f->n_stages; i++)
+		if (f->stages[i].scope == ST_SCOPE_LAYER)
+			b->node[f->stages[i].name] = ST_NO_NODE;
+	for (uint32_t i = 0; i < f->n_stages; i++) {
+		bool here;
+		b->s = &f->stages[i];
+		if (b->s->scope != which)
+			continue;
+		ST_TRY(stands(b, &here));
+		if (here)
+			ST_TRY(build(b));
+	}
+	return st_check_cancel(b->err);
+}
+
+static enum st_status layers(struct builder *b)
+{
+	struct st_graph *g = b->g;
+	uint32_t *x = &b->node[0];
+	*x = b->node[b->d->family->stream_from];
+	for (uint32_t l = 0; l < b->d->n_layers; l++) {
+		uint32_t width = g->nodes[*x].width, before = g->n_nodes;
+		ST_TRY(scope(b, ST_SCOPE_LAYER, (int32_t)l));
+		if (g->n_nodes == before)
+			return st_described_fail(b->d, 1, b->err, "no stage stands in layer %u", l);
+		struct st_node *last = &g->nodes[g->n_nodes - 1];
+		if (last->width != width)
+			return st_described_fail(b->d, 1, b->err, "layer %u leaves %u features in a stream of %u", l,
+			                         last->width, width);
+		/* The stream alternates between two places, so that every node of a layer can be evaluated again while that
+		 * layer is the current one. */
+		if (l % 2 == 1)
+			last->slot += b->d->family->n_stage_names;
+		*x = g->n_nodes - 1;
+	}
+	return ST_OK;
+}
+
+enum st_status st_described_graph(struct st_described *d, struct st_error *err)
+{
+	const struct st_family *f = d->family;
+	struct builder b = { .d = d, .g = &d->graph, .err = err };
+	uint64_t room = (uint64_t)f->n_stages * ((uint64_t)d->n_layers + 1);
+	if (room > 1u << 22)
+		return st_fail(err, ST_ERR_LIMIT, "%u layers of %u stages", d->n_layers, f->n_stages);
+	b.room = (uint32_t)room;
+	d->graph.nodes = st_arena_alloc(&d->arena, room, sizeof *d->graph.nodes);
+	b.parts = st_alloc_array(room, sizeof *b.parts);
+	b.node = st_alloc_array(f->n_stage_names, sizeof *b.node);
+	enum st_status st = ST_OK;
+	if (!d->graph.nodes || !b.parts || !b.node) {
+		st = st_fail(err, ST_ERR_NOMEM, "no memory for the graph");
+		goto out;
+	}
+	for (uint32_t i = 0; i < f->n_stage_names; i++)
+		b.node[i] = ST_NO_NODE;
+	d->graph.n_layers = d->n_layers;
+	d->graph.vocab = d->vocab;
+	d->graph.n_slots = 2 * f->n_stage_names;
+	ST_TRY_OUT(scope(&b, ST_SCOPE_BEFORE, -1));
+	ST_TRY_OUT(layers(&b));
+	ST_TRY_OUT(scope(&b, ST_SCOPE_AFTER, -1));
+	if (d->graph.nodes[d->graph.n_nodes - 1].width != d->vocab)
+		st = st_described_fail(d, f->stages[f->n_stages - 1].line, err, "%u logits for a vocabulary of %u",
+		                       d->graph.nodes[d->graph.n_nodes - 1].width, d->vocab);
+out:
+	free(b.parts);
+	free(b.node);
+	return st;
+}

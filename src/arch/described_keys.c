@@ -1,0 +1,361 @@
+/* described_keys.c - the keys of a description, read from what a container carries. */
+#include "arch/described.h"
+
+#include "base/error.h"
+#include "json/json.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#define MAX_LIST 4096u /* layers */
+
+/* ---- what kind of file ---- */
+
+static enum st_spelling spelling_of(const struct st_container *c)
+{
+	return c->format == ST_FORMAT_GGUF ? ST_SPELLING_GGUF : ST_SPELLING_CONFIG;
+}
+
+/* The object that configures the text model: config.json, or the part of it for text beside those for pictures. */
+static const json_t *config_object(const struct st_container *c)
+{
+	const json_t *o = c->format == ST_FORMAT_APR ? c->docs.metadata : c->docs.config;
+	const json_t *text = json_object_get(o, "text_config");
+	return json_is_object(text) ? text : o;
+}
+
+static bool text_of(const struct st_container *c, const char *key, const char **s, size_t *n)
+{
+	const json_t *o = config_object(c), *v = json_object_get(o, key);
+	if (json_is_array(v))
+		v = json_array_get(v, 0);
+	*s = json_is_string(v) ? json_string_value(v) : NULL;
+	*n = *s ? json_string_length(v) : 0;
+	return *s != NULL;
+}
+
+/* What the file calls its family; GGUF's text lies in the map. */
+static enum st_status architecture(const struct st_container *c, const char **s, size_t *n, struct st_error *err)
+{
+	bool found;
+	*s = NULL;
+	*n = 0;
+	if (c->format == ST_FORMAT_GGUF)
+		return st_kv_str(&c->keys, "general.architecture", s, n, &found, err);
+	if (!text_of(c, "model_type", s, n) && !text_of(c, "architecture", s, n))
+		(void)text_of(c, "architectures", s, n);
+	return ST_OK;
+}
+
+/* "llama if expert_count": whether the key is there and not 0. */
+static enum st_status condition(const struct st_container *c, const struct st_family_name *name, bool *holds,
+                                struct st_error *err)
+{
+	char key[192];
+	double v = 0;
+	bool found;
+	*holds = true;
+	if (!name->key)
+		return ST_OK;
+	snprintf(key, sizeof key, "%.90s.%.90s", name->name, name->key);
+	ST_TRY(st_kv_f64(&c->keys, key, &v, &found, err));
+	*holds = (found && v != 0) != name->unless;
+	return ST_OK;
+}
+
+/* The name of the family that fits; NULL: the file is of another one. */
+static enum st_status called(const struct st_container *c, const struct st_family *f, const char **out,
+                             struct st_error *err)
+{
+	enum st_spelling where = spelling_of(c);
+	const char *s;
+	size_t n;
+	*out = NULL;
+	ST_TRY(architecture(c, &s, &n, err));
+	for (uint32_t i = 0; s && i < f->n_names[where] && !*out; i++) {
+		const struct st_family_name *name = &f->names[where][i];
+		bool holds = strlen(name->name) == n && memcmp(name->name, s, n) == 0;
+		if (holds)
+			ST_TRY(condition(c, name, &holds, err));
+		if (holds)
+			*out = name->name;
+	}
+	return ST_OK;
+}
+
+enum st_status st_described_family(const struct st_container *c, struct st_family **out, struct st_error *err)
+{
+	*out = NULL;
+	for (size_t i = 0; i < st_family_text_count && !*out; i++) {
+		const struct st_family_text *t = &st_family_texts[i];
+		const char *name;
+		struct st_family *f;
+		if (strstr(t->name, ".keys"))
+			continue;
+		ST_TRY(st_family_parse(t->name, t->text, t->size, &f, err));
+		enum st_status st = called(c, f, &name, err);
+		if (st != ST_OK || !name)
+			st_family_close(f);
+		else
+			*out = f;
+		ST_TRY(st);
+	}
+	return ST_OK;
+}
+
+/* ---- one value ---- */
+
+static enum st_status bad(const char *key, const char *what, struct st_error *err)
+{
+	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is no %s", what);
+}
+
+static bool is_list(enum st_key_type t) { return t >= ST_KEY_COUNTS && t <= ST_KEY_TEXTS; }
+static enum st_key_type element_type(enum st_key_type t)
+{
+	return is_list(t) ? (enum st_key_type)(t - ST_KEY_COUNTS + ST_KEY_COUNT) : t;
+}
+
+static enum st_status check_number(const char *key, enum st_key_type t, double v, struct st_error *err)
+{
+	if (t == ST_KEY_COUNT && (!(v >= 0) || !(v <= INT32_MAX) || v != floor(v)))
+		return bad(key, "whole number from 0 to 2147483647", err);
+	return isfinite(v) ? ST_OK : bad(key, "finite number", err);
+}
+
+/* ---- config.json ---- */
+
+static enum st_status json_scalar(struct st_described *d, const char *key, const json_t *v, enum st_key_type t,
+                                  struct st_setting *out, struct st_error *err)
+{
+	if (t == ST_KEY_TEXT) {
+		if (!json_is_string(v))
+			return bad(key, "text", err);
+		*out = (struct st_setting){ .kind = ST_SETTING_TEXT,
+			                    .text = st_arena_strndup(&d->arena, json_string_value(v),
+			                                             json_string_length(v)) };
+		ST_NEED(out->text);
+		return ST_OK;
+	}
+	*out = (struct st_setting){ .kind = ST_SETTING_NUMBER };
+	if (t == ST_KEY_FLAG ? !json_is_boolean(v) : !json_is_number(v))
+		return bad(key, t == ST_KEY_FLAG ? "true or false" : "number", err);
+	out->number = t == ST_KEY_FLAG ? json_is_true(v) : json_number_value(v);
+	return check_number(key, t, out->number, err);
+}
+
+static enum st_status json_value(struct st_described *d, const char *key, const json_t *v, enum st_key_type t,
+                                 struct st_setting *out, struct st_error *err)
+{
+	if (!is_list(t) || !json_is_array(v))
+		return json_scalar(d, key, v, element_type(t), out, err);
+	size_t n = json_array_size(v);
+	if (n > MAX_LIST)
+		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, key, "is a list of %zu; at most %u are read", n,
+		                  MAX_LIST);
+	struct st_setting *items = st_arena_alloc(&d->arena, n, sizeof *items);
+	ST_NEED(items);
+	for (size_t i = 0; i < n; i++)
+		ST_TRY(json_scalar(d, key, json_array_get(v, i), element_type(t), &items[i], err));
+	*out = (struct st_setting){ .kind = ST_SETTING_LIST, .items = items, .n = n };
+	return ST_OK;
+}
+
+/* "rope_parameters.rope_theta" leads into an object. */
+static const json_t *json_path(const json_t *o, const char *path)
+{
+	char part[96];
+	for (const char *dot; (dot = strchr(path, '.')); path = dot + 1) {
+		if ((size_t)(dot - path) >= sizeof part)
+			return NULL;
+		memcpy(part, path, (size_t)(dot - path));
+		part[dot - path] = '\0';
+		o = json_object_get(o, part);
+	}
+	return json_object_get(o, path);
+}
+
+/* ---- GGUF ---- */
+
+static double kv_number(enum st_kv_type type, const uint8_t *p)
+{
+	union {
+		uint8_t u8;
+		int8_t i8;
+		uint16_t u16;
+		int16_t i16;
+		uint32_t u32;
+		int32_t i32;
+		float f32;
+		uint64_t u64;
+		int64_t i64;
+		double f64;
+	} v = { 0 };
+	memcpy(&v, p, st_kv_size(type));
+	switch (type) {
+	case ST_KV_U8:
+	case ST_KV_BOOL:
+		return v.u8;
+	case ST_KV_I8:
+		return v.i8;
+	case ST_KV_U16:
+		return v.u16;
+	case ST_KV_I16:
+		return v.i16;
+	case ST_KV_U32:
+		return v.u32;
+	case ST_KV_I32:
+		return v.i32;
+	case ST_KV_F32:
+		return (double)v.f32;
+	case ST_KV_U64:
+		return (double)v.u64;
+	case ST_KV_I64:
+		return (double)v.i64;
+	case ST_KV_F64:
+		return v.f64;
+	default:
+		return NAN;
+	}
+}
+
+static enum st_status kv_scalar(struct st_described *d, const char *key, enum st_kv_type type, const uint8_t **at,
+                                enum st_key_type t, struct st_setting *out, struct st_error *err)
+{
+	if (t == ST_KEY_TEXT || type == ST_KV_STR) {
+		size_t n;
+		if (t != ST_KEY_TEXT || type != ST_KV_STR)
+			return bad(key, t == ST_KEY_TEXT ? "text" : "number", err);
+		const char *s = st_kv_next_str(at, &n);
+		*out = (struct st_setting){ .kind = ST_SETTING_TEXT, .text = st_arena_strndup(&d->arena, s, n) };
+		ST_NEED(out->text);
+		return ST_OK;
+	}
+	if ((t == ST_KEY_FLAG) != (type == ST_KV_BOOL))
+		return bad(key, t == ST_KEY_FLAG ? "true or false" : "number", err);
+	*out = (struct st_setting){ .kind = ST_SETTING_NUMBER, .number = kv_number(type, *at) };
+	*at += st_kv_size(type);
+	return check_number(key, t, out->number, err);
+}
+
+static enum st_status kv_value(struct st_described *d, const struct st_kv *kv, enum st_key_type t,
+                               struct st_setting *out, struct st_error *err)
+{
+	const uint8_t *at = kv->data;
+	if (kv->type != ST_KV_ARR)
+		return kv_scalar(d, kv->key, kv->type, &at, element_type(t), out, err);
+	if (!is_list(t))
+		return bad(kv->key, "single value", err);
+	if (kv->count > MAX_LIST)
+		return st_fail_at(err, ST_ERR_LIMIT, kv->offset, kv->key,
+		                  "is a list of %" PRIu64 "; at most %u are read", kv->count, MAX_LIST);
+	struct st_setting *items = st_arena_alloc(&d->arena, kv->count, sizeof *items);
+	ST_NEED(items);
+	for (uint64_t i = 0; i < kv->count; i++)
+		ST_TRY(kv_scalar(d, kv->key, kv->elem, &at, element_type(t), &items[i], err));
+	*out = (struct st_setting){ .kind = ST_SETTING_LIST, .items = items, .n = (size_t)kv->count };
+	return ST_OK;
+}
+
+/* ---- all keys ---- */
+
+static const char *gguf_key(struct st_described *d, const char *key)
+{
+	return st_arena_printf(&d->arena, "%s.%s", d->settings.model, key);
+}
+
+static enum st_status look_up(struct st_described *d, const struct st_family_key *k, struct st_setting *out,
+                              struct st_setting_origin *from, bool *null, struct st_error *err)
+{
+	enum st_spelling where = d->settings.spelling;
+	*null = false;
+	for (uint32_t i = 0; i < k->n_spelled[where]; i++) {
+		const char *key = where == ST_SPELLING_GGUF ? gguf_key(d, k->spelled[where][i]) : k->spelled[where][i];
+		ST_NEED(key);
+		const struct st_kv *kv = where == ST_SPELLING_GGUF ? st_kv_find(&d->c->keys, key) : NULL;
+		const json_t *v = where == ST_SPELLING_GGUF ? NULL : json_path(config_object(d->c), key);
+		if (i == 0)
+			from->key = key;
+		if (!kv && (!v || json_is_null(v))) {
+			*null |= v != NULL;
+			continue;
+		}
+		*from = (struct st_setting_origin){ .said = true, .key = key };
+		return kv ? kv_value(d, kv, k->type, out, err) : json_value(d, key, v, k->type, out, err);
+	}
+	return ST_OK;
+}
+
+/* A list that says one value for each layer must say as many. */
+static enum st_status check_lists(const struct st_described *d, struct st_error *err)
+{
+	for (uint32_t i = 0; i < d->family->n_keys; i++) {
+		const struct st_setting *v = &d->settings.keys[i];
+		if (v->kind == ST_SETTING_LIST && v->n < d->n_layers)
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, d->origin[i].key,
+			                  "is a list of %zu, the model has %u layers", v->n, d->n_layers);
+	}
+	return ST_OK;
+}
+
+static int64_t tensor_rows(const void *file, const char *name)
+{
+	const struct st_tensor *t = st_container_find(file, name);
+	return t ? (int64_t)st_tensor_rows(t) : -1;
+}
+
+static enum st_status count_of(struct st_described *d, const char *name, uint32_t most, uint32_t *out,
+                               struct st_error *err)
+{
+	uint32_t i = st_family_key(d->family, name);
+	const struct st_setting *v = &d->settings.keys[i];
+	if (v->kind != ST_SETTING_NUMBER || !(v->number >= 1) || !(v->number <= most))
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, d->origin[i].key ? d->origin[i].key : name,
+		                  "is no number from 1 to %u", most);
+	*out = (uint32_t)v->number;
+	return ST_OK;
+}
+
+enum st_status st_described_settings(struct st_described *d, struct st_error *err)
+{
+	const struct st_family *f = d->family;
+	struct st_setting *values = st_arena_alloc(&d->arena, f->n_keys, sizeof *values);
+	d->origin = st_arena_alloc(&d->arena, f->n_keys, sizeof *d->origin);
+	ST_NEED(values && d->origin);
+	d->settings = (struct st_settings){ .family = f,
+		                            .keys = values,
+		                            .spelling = spelling_of(d->c),
+		                            .layer = -1,
+		                            .tensor_rows = tensor_rows,
+		                            .file = d->c };
+	ST_TRY(called(d->c, f, &d->settings.model, err));
+	if (!d->settings.model)
+		return st_fail(err, ST_ERR_MISMATCH, "is not of the family %s", f->name);
+	for (uint32_t i = 0; i < f->n_keys; i++) {
+		const struct st_family_key *k = &f->keys[i];
+		const struct st_expression *absent = &k->absent[d->settings.spelling];
+		bool null;
+		if (k->type == ST_KEY_LET)
+			continue;
+		ST_TRY(look_up(d, k, &values[i], &d->origin[i], &null, err));
+		if (d->origin[i].said)
+			continue;
+		if (null && k->null.n)
+			absent = &k->null;
+		if (!absent->n)
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET,
+			                  d->origin[i].key ? d->origin[i].key : k->name, "is missing");
+		ST_TRY(st_expression_value(absent, &d->settings, &values[i], err));
+	}
+	for (uint32_t i = 0; i < f->n_requirements; i++) {
+		bool holds;
+		const struct st_expression *e = &f->requirements[i].holds;
+		ST_TRY(st_expression_holds(e, &d->settings, &holds, err));
+		if (!holds)
+			return st_described_fail(d, e->line, err, "this model does not fulfil \"%s\"", e->text);
+	}
+	ST_TRY(count_of(d, "layers", MAX_LIST, &d->n_layers, err));
+	ST_TRY(count_of(d, "vocab", 1u << 28, &d->vocab, err));
+	return check_lists(d, err);
+}

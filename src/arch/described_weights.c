@@ -1,0 +1,340 @@
+/* described_weights.c - the tensors of a description's weights, as views of what the container stores. */
+#include "arch/described.h"
+
+#include "arch/roles.h"
+#include "base/error.h"
+#include "format/tensors.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+struct place {
+	struct st_described *d;
+	const struct st_family_weight *w;
+	struct st_settings s; /* at the layer */
+	int32_t layer;
+	uint64_t shape[ST_WEIGHT_RANK];
+	char name[256]; /* of the tensor at hand */
+	struct st_error *err;
+};
+
+#define FAIL(p, ...) st_described_fail((p)->d, (p)->w->line, (p)->err, __VA_ARGS__)
+
+/* ---- names ---- */
+
+/* "#" and "@" filled in. */
+static void spell(const char *pattern, int32_t layer, uint32_t expert, char *buf, size_t size)
+{
+	size_t n = 0;
+	for (; *pattern && n + 1 < size; pattern++)
+		if (*pattern == '#' || *pattern == '@')
+			n += (size_t)snprintf(buf + n, size - n, "%u", *pattern == '#' ? (uint32_t)layer : expert);
+		else
+			buf[n++] = *pattern;
+	buf[n < size ? n : size - 1] = '\0';
+}
+
+/* The tensor of a name; where checkpoints of one model differ in what stands before "layers", any of that will do. */
+static const struct st_tensor *find(struct place *p, const char *pattern, uint32_t expert)
+{
+	spell(pattern, p->layer, expert, p->name, sizeof p->name);
+	const struct st_tensor *t = st_container_find(p->d->c, p->name);
+	size_t n = strlen(st_hf_prefixes[0].text);
+	if (t || strncmp(p->name, st_hf_prefixes[0].text, n) != 0)
+		return t;
+	for (size_t i = 1; i < st_hf_prefix_count && !t; i++) {
+		char other[300];
+		snprintf(other, sizeof other, "%s%s", st_hf_prefixes[i].text, p->name + n);
+		t = st_container_find(p->d->c, other);
+	}
+	return t;
+}
+
+/* ---- views ---- */
+
+static uint64_t element_bytes(const struct st_tensor *t)
+{
+	const struct st_dtype_info *i = st_dtype_info(t->dtype);
+	return i->block_elems == 1 ? i->block_bytes : 0;
+}
+
+/* The sizes that follow from a view's shape. It lies inside a tensor that passed the gate. */
+static bool settle(struct st_tensor *t) { return st_tensor_measure(t) && t->n_elems > 0; }
+
+static enum st_status transpose(struct place *p, struct st_tensor *t)
+{
+	if (t->ndim != 2 || !element_bytes(t) || t->layout != ST_LAYOUT_ROWS)
+		return FAIL(p, "%s: only a matrix of plain numbers can be transposed", p->name);
+	uint64_t rows = t->shape[0], cols = t->shape[1];
+	t->layout = ST_LAYOUT_STRIDED;
+	t->strides[0] = 1;
+	t->strides[1] = (int64_t)cols;
+	t->shape[0] = cols;
+	t->shape[1] = rows;
+	return settle(t) ? ST_OK : FAIL(p, "%s: too large to be transposed", p->name);
+}
+
+/* Rows [a, b) of a matrix, elements [a, b) of a vector. */
+static enum st_status cut(struct place *p, struct st_tensor *t, uint64_t a, uint64_t b)
+{
+	uint64_t all = t->ndim == 1 ? t->n_elems : t->shape[0];
+	if (t->ndim == 0 || t->ndim > 2 || a >= b || b > all)
+		return FAIL(p, "%s: rows %" PRIu64 " to %" PRIu64 " of %" PRIu64, p->name, a, b, all);
+	if (t->ndim == 1) {
+		const struct st_dtype_info *i = st_dtype_info(t->dtype);
+		if (a % i->block_elems || b % i->block_elems)
+			return FAIL(p, "%s: blocks of %u elements do not end there", p->name, i->block_elems);
+		t->data += a / i->block_elems * i->block_bytes;
+	} else if (t->layout == ST_LAYOUT_ROWS) {
+		t->data += a * t->row_bytes;
+	} else if (t->layout == ST_LAYOUT_STRIDED) {
+		t->data += a * (uint64_t)t->strides[0] * element_bytes(t);
+	} else {
+		return FAIL(p, "%s: its rows do not begin at blocks", p->name);
+	}
+	uint64_t row_bytes = t->row_bytes;
+	t->shape[0] = b - a;
+	if (!settle(t))
+		return FAIL(p, "%s: cannot be cut", p->name);
+	if (t->ndim == 2 && t->layout == ST_LAYOUT_ROWS)
+		t->row_bytes = row_bytes;
+	return ST_OK;
+}
+
+static enum st_status count(struct place *p, const struct st_expression *e, uint64_t otherwise, uint64_t *out)
+{
+	uint32_t v = 0;
+	*out = otherwise;
+	if (!e->n)
+		return ST_OK;
+	ST_TRY(st_expression_count(e, &p->s, &v, p->err));
+	*out = v;
+	return ST_OK;
+}
+
+/* Every nth row from a: rows of a view may be farther apart than they are long. */
+static enum st_status stride(struct place *p, struct st_tensor *t, const struct st_source_step *step)
+{
+	uint64_t a, n;
+	ST_TRY(count(p, &step->a, 0, &a));
+	ST_TRY(count(p, &step->n, 1, &n));
+	if (t->ndim != 2 || t->layout != ST_LAYOUT_ROWS || n == 0 || a >= n || t->shape[0] % n)
+		return FAIL(p, "%s: has no every %" PRIu64 "th row from %" PRIu64, p->name, n, a);
+	ST_TRY(cut(p, t, a, t->shape[0] - (n - 1 - a)));
+	uint64_t row_bytes = t->row_bytes * n;
+	t->shape[0] = (t->shape[0] + n - 1) / n;
+	if (!settle(t))
+		return FAIL(p, "%s: cannot be cut", p->name);
+	t->row_bytes = row_bytes;
+	return ST_OK;
+}
+
+static enum st_status each(struct place *p, const struct st_tensor *t, const struct st_source_step *step,
+                           struct st_weight *w)
+{
+	uint64_t n, a, b, m;
+	ST_TRY(count(p, &step->n, 0, &n));
+	ST_TRY(count(p, &step->a, 0, &a));
+	ST_TRY(count(p, &step->b, 0, &b));
+	ST_TRY(count(p, &step->m, 0, &m));
+	if (t->ndim != 2 || t->layout != ST_LAYOUT_ROWS || a >= b || b > m || n == 0 || t->shape[0] / n != m
+	    || t->shape[0] % n)
+		return FAIL(p, "%s: has no %" PRIu64 " groups of %" PRIu64 " rows with rows %" PRIu64 " to %" PRIu64,
+		            p->name, n, m, a, b);
+	w->group_from = (uint32_t)a;
+	w->group_rows = (uint32_t)(b - a);
+	w->group_of = (uint32_t)m;
+	return ST_OK;
+}
+
+static enum st_status step(struct place *p, struct st_tensor *t, const struct st_source_step *s, struct st_weight *w)
+{
+	uint64_t a, b;
+	switch (s->op) {
+	case ST_SOURCE_TRANSPOSE:
+		return transpose(p, t);
+	case ST_SOURCE_ROWS:
+		ST_TRY(count(p, &s->a, 0, &a));
+		ST_TRY(count(p, &s->b, t->ndim == 1 ? t->n_elems : t->shape[0], &b));
+		return cut(p, t, a, b);
+	case ST_SOURCE_STRIDE:
+		return stride(p, t, s);
+	case ST_SOURCE_EACH:
+		return each(p, t, s, w);
+	case ST_SOURCE_PAIRS:
+		w->interleaved = true;
+		return st_expression_count(&s->n, &p->s, &w->heads, p->err);
+	case ST_SOURCE_PLUS_ONE:
+		w->plus_one = true;
+		if (t->ndim != 1)
+			return FAIL(p, "%s: 1+ is for vectors", p->name);
+		return ST_OK;
+	case ST_SOURCE_NEG_EXP:
+		return FAIL(p, "%s: -exp() is not known to the evaluator yet", p->name);
+	}
+	return ST_OK;
+}
+
+/* ---- shapes ---- */
+
+static void print_shape(char *buf, size_t size, const uint64_t *shape, uint32_t rank)
+{
+	size_t n = 0;
+	buf[0] = '\0';
+	for (uint32_t i = 0; i < rank && n < size; i++)
+		n += (size_t)snprintf(buf + n, size - n, "%s%" PRIu64, i ? ", " : "", shape[i]);
+}
+
+/* The last `rank` sizes wanted against what is there; sizes of 1 in front are labels only. */
+static enum st_status check_shape(struct place *p, const struct st_weight *w, const struct st_tensor *t, uint32_t rank)
+{
+	const uint64_t *want = p->shape + p->w->rank - rank;
+	struct st_weight as = *w;
+	as.tensor = t;
+	uint64_t rows = st_weight_rows(&as), cols = st_tensor_cols(t);
+	bool fits = rank == 1 ? t->n_elems == want[0] && cols == want[0] : cols == want[rank - 1];
+	if (rank == 2)
+		fits &= rows == want[0];
+	if (rank == 3)
+		fits &= want[0] != 0 && rows / want[0] == want[1] && rows % want[0] == 0;
+	if (fits && w->interleaved)
+		fits = w->heads && (rank == 1 ? cols : rows) % w->heads == 0
+		    && (rank == 1 ? cols : rows) / w->heads % 2 == 0;
+	if (fits && st_dtype_info(t->dtype)->kind != ST_KIND_INT)
+		return ST_OK;
+	char found[128], wanted[128];
+	print_shape(found, sizeof found, t->shape, t->ndim);
+	print_shape(wanted, sizeof wanted, want, rank);
+	return st_fail_at(p->err, ST_ERR_FORMAT, t->offset, p->name, "%s [%s] gives %s no [%s]",
+	                  st_dtype_info(t->dtype)->name, found, p->w->name, wanted);
+}
+
+/* A stack of matrices as one view for each. */
+static enum st_status split(struct place *p, struct st_weight *w, const struct st_tensor *t)
+{
+	uint64_t rows = p->shape[1];
+	struct st_tensor flat = *t, *views = st_arena_alloc(&p->d->arena, p->shape[0], sizeof *views);
+	struct st_error *err = p->err;
+	ST_NEED(views);
+	if (t->layout != ST_LAYOUT_ROWS || w->group_rows || w->interleaved)
+		return FAIL(p, "%s: experts are whole rows", p->name);
+	flat.ndim = 2;
+	flat.shape[0] = st_tensor_rows(t);
+	flat.shape[1] = st_tensor_cols(t);
+	for (uint64_t e = 0; e < p->shape[0]; e++) {
+		views[e] = flat;
+		ST_TRY(cut(p, &views[e], e * rows, (e + 1) * rows));
+	}
+	w->experts = views;
+	w->n_experts = (uint32_t)p->shape[0];
+	return ST_OK;
+}
+
+/* ---- one weight ---- */
+
+static enum st_status view(struct place *p, const struct st_source *src, const struct st_tensor *t, struct st_weight *w,
+                           struct st_tensor *out)
+{
+	p->d->used[t - p->d->c->tensors] = true;
+	*out = *t;
+	while (out->ndim > 1 && out->shape[0] == 1 && (out->ndim > p->w->rank || p->w->rank == 1)) {
+		memmove(out->shape, out->shape + 1, (out->ndim - 1) * sizeof *out->shape);
+		memmove(out->strides, out->strides + 1, (out->ndim - 1) * sizeof *out->strides);
+		out->ndim--;
+	}
+	for (uint32_t i = 0; i < src->n_steps; i++)
+		ST_TRY(step(p, out, &src->steps[i], w));
+	return ST_OK;
+}
+
+/* One tensor for each expert. */
+static enum st_status gather(struct place *p, const struct st_source *src, struct st_weight *w)
+{
+	struct st_tensor *views = st_arena_alloc(&p->d->arena, p->shape[0], sizeof *views);
+	struct st_error *err = p->err;
+	ST_NEED(views);
+	for (uint64_t e = 0; e < p->shape[0]; e++) {
+		const struct st_tensor *t = find(p, src->name, (uint32_t)e);
+		if (!t)
+			return st_fail_at(p->err, ST_ERR_FORMAT, ST_NO_OFFSET, p->name, "is missing");
+		ST_TRY(view(p, src, t, w, &views[e]));
+		ST_TRY(check_shape(p, w, &views[e], 2));
+	}
+	w->tensor = w->experts = views;
+	w->n_experts = (uint32_t)p->shape[0];
+	return ST_OK;
+}
+
+static enum st_status whole(struct place *p, const struct st_source *src, const struct st_tensor *t,
+                            struct st_weight *w)
+{
+	struct st_tensor *v = st_arena_alloc(&p->d->arena, 1, sizeof *v);
+	struct st_error *err = p->err;
+	ST_NEED(v);
+	ST_TRY(view(p, src, t, w, v));
+	ST_TRY(check_shape(p, w, v, p->w->rank));
+	w->tensor = v;
+	return p->w->rank == 3 ? split(p, w, v) : ST_OK;
+}
+
+static enum st_status bind(struct place *p, struct st_weight *w)
+{
+	const struct st_family_weight *fw = p->w;
+	enum st_spelling where = p->s.spelling;
+	bool holds = true, may_miss = fw->optional;
+	if (fw->condition.n)
+		ST_TRY(st_expression_holds(&fw->condition, &p->s, &holds, p->err));
+	if (fw->optional && fw->optional_if.n)
+		ST_TRY(st_expression_holds(&fw->optional_if, &p->s, &may_miss, p->err));
+	w->layer = p->layer;
+	snprintf(w->canonical, sizeof w->canonical, "%s", fw->name);
+	if (!holds || fw->n_sources[where] == 0)
+		return ST_OK;
+	for (uint32_t i = 0; i < fw->rank; i++) {
+		uint32_t v;
+		ST_TRY(st_expression_count(&fw->shape[i], &p->s, &v, p->err));
+		if (v == 0 || v > (1u << 28))
+			return FAIL(p, "\"%s\" is %u, no size of %s", fw->shape[i].text, v, fw->name);
+		p->shape[i] = v;
+	}
+	for (uint32_t i = 0; i < fw->n_sources[where]; i++) {
+		const struct st_source *src = &fw->sources[where][i];
+		const struct st_tensor *t = find(p, src->name, 0);
+		if (t && strchr(src->name, '@') && fw->rank == 3)
+			return p->shape[0] > p->d->c->n_tensors ? FAIL(p, "%s: more experts than tensors", p->name)
+			                                        : gather(p, src, w);
+		if (t && t->n_elems)
+			return whole(p, src, t, w);
+	}
+	if (may_miss)
+		return ST_OK;
+	(void)find(p, fw->sources[where][0].name, 0);
+	return st_fail_at(p->err, ST_ERR_FORMAT, ST_NO_OFFSET, p->name, "is missing");
+}
+
+enum st_status st_described_weights(struct st_described *d, struct st_error *err)
+{
+	const struct st_family *f = d->family;
+	/* Every layer has tensors: a count beyond theirs is false, and must not size anything. */
+	if (d->n_layers > d->c->n_tensors)
+		return st_fail(err, ST_ERR_FORMAT, "%u layers, but the file holds %zu tensors in all", d->n_layers,
+		               d->c->n_tensors);
+	d->weights = st_arena_alloc(&d->arena, f->n_weights, sizeof *d->weights);
+	d->used = st_arena_alloc(&d->arena, d->c->n_tensors, sizeof *d->used);
+	ST_NEED(d->weights && d->used);
+	for (uint32_t i = 0; i < f->n_weights; i++) {
+		uint32_t n = f->weights[i].per_layer ? d->n_layers : 1;
+		d->weights[i] = st_arena_alloc(&d->arena, n, sizeof **d->weights);
+		ST_NEED(d->weights[i]);
+		for (uint32_t l = 0; l < n; l++) {
+			struct place p = { .d = d,
+				           .w = &f->weights[i],
+				           .layer = f->weights[i].per_layer ? (int32_t)l : -1,
+				           .err = err };
+			p.s = st_described_at(d, p.layer);
+			ST_TRY(bind(&p, &d->weights[i][l]));
+		}
+	}
+	return ST_OK;
+}

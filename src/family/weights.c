@@ -1,0 +1,39 @@
+/* weights.c - a line of the section [weights]. */
+#include "family/parser.h"
+
+#include "base/error.h"
+
+#include <string.h>
+
+/* NAME  GGUF-SOURCE  CONFIG-SOURCE  SHAPE  [if COND] [optional [if COND]] */
+enum st_status st_parse_weight(struct st_line *l, struct st_family *f, struct st_error *err)
+{
+	struct st_family_weight w = { .line = l->number };
+	size_t n;
+	const char *s = st_line_name(l, &n);
+	if (!s)
+		return st_line_fail(l, err, "\"%s\": expected the name of a weight", st_line_rest(l).text);
+	ST_TRY(st_family_room(l, f->n_weights, err));
+	ST_TRY(st_line_copy(l, s, n, &w.name, err));
+	uint32_t first = st_family_weight(f, w.name);
+	if (first != ST_FAMILY_NONE)
+		return st_line_fail(l, err, "a second weight \"%s\"; the first is in line %u", w.name,
+		                    f->weights[first].line);
+	for (int where = 0; where < ST_SPELLINGS; where++) {
+		ST_TRY(st_source_parse(l, f, &w.sources[where], &w.n_sources[where], err));
+		for (uint32_t i = 0; i < w.n_sources[where]; i++)
+			w.per_layer |= strchr(w.sources[where][i].name, '#') != NULL;
+	}
+	do {
+		if (w.rank == ST_WEIGHT_RANK)
+			return st_line_fail(l, err, "%s: a shape of more than %d sizes", w.name, ST_WEIGHT_RANK);
+		ST_TRY(st_expression_parse(l, f, true, &w.shape[w.rank++], err));
+	} while (st_line_take(l, ","));
+	if (st_line_word(l, "if"))
+		ST_TRY(st_expression_parse(l, f, true, &w.condition, err));
+	w.optional = st_line_word(l, "optional");
+	if (w.optional && st_line_word(l, "if"))
+		ST_TRY(st_expression_parse(l, f, true, &w.optional_if, err));
+	f->weights[f->n_weights++] = w;
+	return ST_OK;
+}

@@ -1,0 +1,115 @@
+/*
+ * Every built-in description against logits that its reference implementation computed: models of
+ * tests/data/families (README.md there) and of the shared data set.
+ */
+#include "arch/helpers.h"
+
+#include "arch/described.h"
+
+#include <dirent.h>
+#include <jansson.h>
+
+static float *logits(const struct st_graph *g, const struct st_exec *e, const uint32_t *tokens, size_t T, size_t chunk)
+{
+	struct st_error err = ST_ERROR_INIT;
+	struct st_run *r;
+	float *all = malloc(T * g->vocab * sizeof *all);
+	assert_ok(st_run_open(g, e, chunk, T, &r, &err), &err);
+	for (size_t t = 0; t < T; t += chunk) {
+		size_t n = T - t < chunk ? T - t : chunk;
+		assert_ok(st_run_begin(r, tokens + t, n, &err), &err);
+		for (uint32_t i = 0; i < g->n_nodes; i++)
+			assert_ok(st_run_eval(r, i, &err), &err);
+		struct st_value v = st_run_value(r, g->n_nodes - 1);
+		assert_int_equal(v.cols, g->vocab);
+		memcpy(all + t * g->vocab, v.data, n * g->vocab * sizeof *all);
+	}
+	st_run_close(r);
+	return all;
+}
+
+static void check_sequence(const char *what, const struct st_graph *g, const json_t *ids, const json_t *rows)
+{
+	uint32_t tokens[64];
+	size_t T = json_array_size(ids), V = g->vocab;
+	assert_in_range(T, 1, 64);
+	double *want = malloc(T * V * sizeof *want);
+	for (size_t t = 0; t < T; t++) {
+		tokens[t] = (uint32_t)json_integer_value(json_array_get(ids, t));
+		assert_int_equal(json_array_size(json_array_get(rows, t)), V);
+		for (size_t i = 0; i < V; i++)
+			want[t * V + i] = json_number_value(json_array_get(json_array_get(rows, t), i));
+	}
+	/* At once, in chunks, token by token, and in f32 sums. */
+	static const struct {
+		enum st_mode mode;
+		size_t chunk;
+		double bound;
+	} runs[] = { { ST_MODE_EXACT, 64, 1e-5 },
+		     { ST_MODE_EXACT, 3, 1e-5 },
+		     { ST_MODE_EXACT, 1, 1e-5 },
+		     { ST_MODE_FAST, 64, 1e-4 } };
+	for (size_t r = 0; r < sizeof runs / sizeof *runs; r++) {
+		struct st_exec e = exec_in(runs[r].mode);
+		float *got = logits(g, &e, tokens, T, runs[r].chunk < T ? runs[r].chunk : T);
+		double rel = rel_l2(got, want, T * V);
+		if (!(rel <= runs[r].bound))
+			fail_msg("%s in %s, %zu tokens at a time: relative L2 %g", what, st_mode_name(runs[r].mode),
+			         runs[r].chunk, rel);
+		free(got);
+	}
+	free(want);
+}
+
+static void check_model(const char *folder)
+{
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *c;
+	struct st_described *d;
+	char path[600];
+	snprintf(path, sizeof path, "%s/expected.json", folder);
+	json_error_t e;
+	json_t *j = json_load_file(path, 0, &e);
+	assert_non_null(j);
+	assert_ok(st_container_open(folder, &c, &err), &err);
+	assert_ok(st_described_open(c, NULL, &d, &err), &err);
+	const json_t *tokens = json_object_get(j, "tokens"), *rows = json_object_get(j, "logits");
+	assert_true(json_array_size(tokens) >= 1);
+	for (size_t s = 0; s < json_array_size(tokens); s++)
+		check_sequence(folder, &d->graph, json_array_get(tokens, s), json_array_get(rows, s));
+	st_described_close(d);
+	st_container_close(c);
+	json_decref(j);
+}
+
+/* How many models were checked. */
+static size_t check_folder(const char *root)
+{
+	size_t n = 0;
+	DIR *dir = opendir(root);
+	if (!dir)
+		return 0;
+	for (struct dirent *e; (e = readdir(dir));) {
+		char path[500], expected[600];
+		snprintf(path, sizeof path, "%s/%s", root, e->d_name);
+		snprintf(expected, sizeof expected, "%s/expected.json", path);
+		if (e->d_name[0] == '.' || access(expected, R_OK) != 0)
+			continue;
+		check_model(path);
+		n++;
+	}
+	closedir(dir);
+	return n;
+}
+
+static void shared_oracles(void **state)
+{
+	(void)state;
+	assert_true(check_folder(shared_path("oracles")) >= 8);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { cmocka_unit_test(shared_oracles) };
+	return cmocka_run_group_tests_name("family-oracles", tests, NULL, NULL);
+}
