@@ -265,7 +265,11 @@ static enum st_status rope(struct builder *b, struct st_node *n, uint32_t in)
 	if (!(theta > 0) || !(factor > 0) || (in_bands && (!(low > 0) || !(high > low) || !(original > 0))))
 		return FAIL(b, "theta %g, factor %g, low %g, high %g, original %g are no rotation", theta, factor, low,
 		            high, original);
-	uint32_t pairs = n->n_rot / 2;
+	/* Pairs behind these stay as they are: their frequency is 0. */
+	const struct st_expression *turned = st_family_param(b->s, "pairs");
+	uint32_t pairs = n->n_rot / 2, n_turned = pairs;
+	if (turned)
+		ST_TRY(st_expression_count(turned, &b->at, &n_turned, err));
 	double *inv = st_arena_alloc(&b->d->arena, pairs, sizeof *inv), ln_theta = st_log(theta);
 	ST_NEED(inv);
 	const struct st_weight *divisors = b->s->n_w ? weight(b, 0) : NULL;
@@ -275,7 +279,7 @@ static enum st_status rope(struct builder *b, struct st_node *n, uint32_t in)
 	if (divisors)
 		st_tensor_decode_f64(divisors->tensor, 0, 1, by);
 	for (uint32_t i = 0; i < pairs; i++) {
-		inv[i] = st_exp(-ln_theta * (2.0 * i) / n->n_rot);
+		inv[i] = i < n_turned ? st_exp(-ln_theta * (2.0 * i) / n->n_rot) : 0;
 		inv[i] *= in_bands ? llama3(inv[i], factor, low, high, original) : linear ? 1 / factor : 1;
 		if (divisors && (!(by[i] > 0) || !isfinite(by[i])))
 			return FAIL(b, "%g is no divisor of a frequency", by[i]);
@@ -383,7 +387,7 @@ static enum st_status build(struct builder *b)
 	case ST_OPERATION_scale:
 		n.op = ST_OP_SCALE;
 		n.width = in[0];
-		if (b->s->n_w)
+		if (b->s->n_w && weight(b, 0)) /* without it, as `by` says */
 			ST_TRY(need_vector(b, 0, &n, 1));
 		ST_TRY(real(b, "by", 1, &n.scale));
 		break;

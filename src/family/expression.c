@@ -415,7 +415,7 @@ static enum st_status equal(const struct evaluation *v, const struct st_term *t,
 	struct st_setting a, b;
 	ST_TRY(eval(v, t->a, &a));
 	ST_TRY(eval(v, t->b, &b));
-	if (a.kind == ST_SETTING_LIST || b.kind == ST_SETTING_LIST)
+	if (a.kind == ST_SETTING_LIST && b.kind == ST_SETTING_LIST)
 		return FAIL(v, "lists are not compared: name the layer");
 	*out = a.kind == b.kind && (a.kind == ST_SETTING_TEXT ? strcmp(a.text, b.text) == 0 : a.number == b.number);
 	return ST_OK;

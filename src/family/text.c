@@ -35,11 +35,13 @@ bool st_line_done(struct st_line *l)
 struct st_line_rest st_line_rest(const struct st_line *l)
 {
 	struct st_line_rest r;
-	size_t n = (size_t)(l->end - l->at);
+	struct st_line ahead = *l;
+	st_line_blanks(&ahead);
+	size_t n = (size_t)(ahead.end - ahead.at);
 	if (n == 0)
 		snprintf(r.text, sizeof r.text, "end of line");
 	else
-		snprintf(r.text, sizeof r.text, "%.*s%s", (int)(n < 40 ? n : 40), l->at, n > 40 ? "..." : "");
+		snprintf(r.text, sizeof r.text, "%.*s%s", (int)(n < 40 ? n : 40), ahead.at, n > 40 ? "..." : "");
 	return r;
 }
 
