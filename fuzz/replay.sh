@@ -10,4 +10,5 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "$2" "$folder"
 [ ! -d "$shared/data" ] || find "$shared/data" -type f -size -256k -print0 | sort -z | xargs -0 "$1"
+find "$(dirname "$0")/family" "$(dirname "$0")/../families" -type f -print0 | sort -z | xargs -0 "$1"
 find "$folder" -type f -print0 | sort -z | xargs -0 "$1"

@@ -16,7 +16,7 @@ BEGIN {
 		order[i] = kv[1]
 	}
 	rooms = n
-	n = split("status=base pool=base cause=cause causes=cause dtype=dtype container=format token=token model=graph trace=trace inspect=inspect " \
+	n = split("status=base pool=base cause=cause causes=cause dtype=dtype container=format token=token family=arch model=graph trace=trace inspect=inspect " \
 	          "compare=compare diff=compare judge=judge convert=convert synth=convert svf=svf synth=synth replay=turboquant stele=cli", pair, " ")
 	for (i = 1; i <= n; i++) {
 		split(pair[i], kv, "=")

@@ -6,7 +6,8 @@ set -eu
 echo '#include "family/family.h"'
 echo 'const struct st_family_text st_family_texts[] = {'
 for file; do
-	printf '\t{ "%s",\n' "$(basename "$file")"
+	name=$(basename "$file")
+	printf '\t{ "%s", "%s",\n' "$name" "${name%.*}"
 	sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/\t/\\t/g' -e 's/.*/\t  "&\\n"/' "$file"
 	printf '\t  , %s },\n' "$(wc -c <"$file")"
 done

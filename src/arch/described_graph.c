@@ -36,7 +36,7 @@ struct builder {
 static enum st_status setting(struct builder *b, const char *name, struct st_setting *out)
 {
 	const struct st_expression *e = st_family_param(b->s, name);
-	uint32_t key = st_family_key(b->d->family, name);
+	uint32_t key = st_family_find_key(b->d->family, name);
 	if (e)
 		return st_expression_value(e, &b->at, out, b->err);
 	if (key == ST_FAMILY_NONE)

@@ -308,7 +308,7 @@ static int64_t tensor_rows(const void *file, const char *name)
 static enum st_status count_of(struct st_described *d, const char *name, uint32_t most, uint32_t *out,
                                struct st_error *err)
 {
-	uint32_t i = st_family_key(d->family, name);
+	uint32_t i = st_family_find_key(d->family, name);
 	const struct st_setting *v = &d->settings.keys[i];
 	if (v->kind != ST_SETTING_NUMBER || !(v->number >= 1) || !(v->number <= most))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, d->origin[i].key ? d->origin[i].key : name,

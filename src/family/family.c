@@ -109,7 +109,7 @@ static enum st_status all_lines(struct st_family *f, const char *text, size_t si
 	if (g->scope != ST_SCOPE_AFTER || f->stages[f->n_stages - 1].scope != ST_SCOPE_AFTER)
 		return st_line_fail(&l, err,
 		                    "the graph has no layers, or nothing behind them: its last stage is the logits");
-	if (st_family_key(f, "layers") == ST_FAMILY_NONE || st_family_key(f, "vocab") == ST_FAMILY_NONE)
+	if (st_family_find_key(f, "layers") == ST_FAMILY_NONE || st_family_find_key(f, "vocab") == ST_FAMILY_NONE)
 		return st_line_fail(&l, err, "the keys \"layers\" and \"vocab\" are missing");
 	return ST_OK;
 }

@@ -2,7 +2,7 @@
  * family.h - a model family as data: the page of text that describes it, parsed.
  *
  * A description has four parts: which files are of the family, the keys of its configuration, its weights as sources in
- * each container, and its graph as stages made by operations. docs/families.md is the manual of the language.
+ * each container, and its graph as stages made by operations. docs/descriptions.md is the manual of the language.
  *
  * Nothing here knows a container or a tensor. What a description says is looked up in a file by the room arch.
  */
@@ -205,8 +205,8 @@ ST_MUST_CHECK enum st_status st_family_open(const char *path, struct st_family *
 void st_family_close(struct st_family *f);
 
 /* Index of a key or a weight, or ST_FAMILY_NONE. */
-uint32_t st_family_key(const struct st_family *f, const char *name);
-uint32_t st_family_weight(const struct st_family *f, const char *name);
+uint32_t st_family_find_key(const struct st_family *f, const char *name);
+uint32_t st_family_find_weight(const struct st_family *f, const char *name);
 /* The parameter of a stage, or NULL where it is not given. */
 const struct st_expression *st_family_param(const struct st_family_stage *s, const char *name);
 
@@ -239,7 +239,8 @@ bool st_expression_names(const struct st_family *f, const struct st_expression *
 
 /* The descriptions that are built in. */
 struct st_family_text {
-	const char *name; /* "gemma2.family" */
+	const char *name;   /* "gemma2.family", "rope.keys" */
+	const char *family; /* "gemma2" */
 	const char *text;
 	size_t size;
 };

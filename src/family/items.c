@@ -13,7 +13,7 @@ enum st_status st_family_room(const struct st_line *l, uint32_t n, struct st_err
 	return st_line_fail(l, err, "more than %u of a kind", ST_FAMILY_MAX_ITEMS);
 }
 
-uint32_t st_family_key(const struct st_family *f, const char *name)
+uint32_t st_family_find_key(const struct st_family *f, const char *name)
 {
 	for (uint32_t i = 0; i < f->n_keys; i++)
 		if (strcmp(f->keys[i].name, name) == 0)
@@ -21,7 +21,7 @@ uint32_t st_family_key(const struct st_family *f, const char *name)
 	return ST_FAMILY_NONE;
 }
 
-uint32_t st_family_weight(const struct st_family *f, const char *name)
+uint32_t st_family_find_weight(const struct st_family *f, const char *name)
 {
 	for (uint32_t i = 0; i < f->n_weights; i++)
 		if (strcmp(f->weights[i].name, name) == 0)

@@ -131,9 +131,9 @@ static enum st_status key_name(struct st_line *l, const struct st_family *f, con
 	for (size_t i = 0; i < sizeof taken / sizeof *taken; i++)
 		if (strcmp(*out, taken[i]) == 0)
 			return st_line_fail(l, err, "\"%s\" has a meaning of its own", *out);
-	if (st_family_key(f, *out) != ST_FAMILY_NONE)
+	if (st_family_find_key(f, *out) != ST_FAMILY_NONE)
 		return st_line_fail(l, err, "a second key \"%s\"; the first is in line %u", *out,
-		                    f->keys[st_family_key(f, *out)].line);
+		                    f->keys[st_family_find_key(f, *out)].line);
 	return ST_OK;
 }
 

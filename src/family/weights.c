@@ -15,7 +15,7 @@ enum st_status st_parse_weight(struct st_line *l, struct st_family *f, struct st
 		return st_line_fail(l, err, "\"%s\": expected the name of a weight", st_line_rest(l).text);
 	ST_TRY(st_family_room(l, f->n_weights, err));
 	ST_TRY(st_line_copy(l, s, n, &w.name, err));
-	uint32_t first = st_family_weight(f, w.name);
+	uint32_t first = st_family_find_weight(f, w.name);
 	if (first != ST_FAMILY_NONE)
 		return st_line_fail(l, err, "a second weight \"%s\"; the first is in line %u", w.name,
 		                    f->weights[first].line);

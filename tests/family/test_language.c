@@ -147,7 +147,7 @@ static void strangers_are_bounded(void **state)
 	struct st_settings s = { .family = f, .keys = keys, .layer = -1 };
 	double v;
 	st_error_clear(&err);
-	assert_int_equal(st_expression_number(&f->keys[st_family_key(f, "a15")].let, &s, &v, &err), ST_ERR_FORMAT);
+	assert_int_equal(st_expression_number(&f->keys[st_family_find_key(f, "a15")].let, &s, &v, &err), ST_ERR_FORMAT);
 	assert_non_null(strstr(err.message, "takes more than 100000 steps"));
 	st_family_close(f);
 	free(text);
@@ -238,7 +238,7 @@ static void sums_are_right(void **state)
 		struct st_error err = ST_ERROR_INIT;
 		struct st_family *f = with(sums[i].text, &s, keys);
 		double v = NAN;
-		assert_ok(st_expression_number(&f->keys[st_family_key(f, "sum")].let, &s, &v, &err), &err);
+		assert_ok(st_expression_number(&f->keys[st_family_find_key(f, "sum")].let, &s, &v, &err), &err);
 		if (fabs(v - sums[i].value) > 1e-12)
 			fail_msg("%s is %g, not %g", sums[i].text, v, sums[i].value);
 		st_family_close(f);
@@ -247,7 +247,7 @@ static void sums_are_right(void **state)
 		struct st_error err = ST_ERROR_INIT;
 		struct st_family *f = with(no_sums[i].text, &s, keys);
 		double v;
-		assert_int_equal(st_expression_number(&f->keys[st_family_key(f, "sum")].let, &s, &v, &err),
+		assert_int_equal(st_expression_number(&f->keys[st_family_find_key(f, "sum")].let, &s, &v, &err),
 		                 ST_ERR_FORMAT);
 		assert_string_equal(err.message, no_sums[i].says);
 		assert_string_equal(err.path, "t.family:10");
@@ -259,11 +259,11 @@ static void dependence_is_found(void **state)
 {
 	(void)state;
 	struct st_family *f = parse(HEAD "let a = layers + 1\nlet b = a * 2\nlet c = vocab\n" TAIL);
-	const struct st_expression *b = &f->keys[st_family_key(f, "b")].let, *c = &f->keys[st_family_key(f, "c")].let;
-	assert_true(st_expression_names(f, b, st_family_key(f, "a")));
-	assert_true(st_expression_names(f, b, st_family_key(f, "layers")));
-	assert_false(st_expression_names(f, b, st_family_key(f, "vocab")));
-	assert_false(st_expression_names(f, c, st_family_key(f, "layers")));
+	const struct st_expression *b = &f->keys[st_family_find_key(f, "b")].let, *c = &f->keys[st_family_find_key(f, "c")].let;
+	assert_true(st_expression_names(f, b, st_family_find_key(f, "a")));
+	assert_true(st_expression_names(f, b, st_family_find_key(f, "layers")));
+	assert_false(st_expression_names(f, b, st_family_find_key(f, "vocab")));
+	assert_false(st_expression_names(f, c, st_family_find_key(f, "layers")));
 	st_family_close(f);
 }
 

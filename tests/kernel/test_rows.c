@@ -386,6 +386,104 @@ static void add_mul_bias(void **state)
 	}
 }
 
+static void layernorm(void **state)
+{
+	(void)state;
+	enum st_mode mode = ST_MODE_EXACT;
+	static const size_t Ds[] = { 1, 7, 8, 64, 129, 1600 };
+	struct st_xoshiro r;
+	st_xoshiro_seed(&r, 11);
+	for (size_t c = 0; c < sizeof Ds / sizeof Ds[0]; c++)
+		for (int with = 0; with < 3; with++) { /* nothing, a weight, a weight and a bias */
+			size_t D = Ds[c], T = 5, ld = D + 3, n = (T - 1) * ld + D;
+			struct guarded gx, gw, gb, gy;
+			float *x = guard_alloc(&gx, n * 4, with % 2), *w = guard_alloc(&gw, D * 4, with % 2),
+			      *b = guard_alloc(&gb, D * 4, with % 2), *y = guard_alloc(&gy, T * D * 4, with % 2);
+			float *first = malloc(T * D * 4);
+			fill_values(&r, x, n);
+			fill_values(&r, w, D);
+			fill_values(&r, b, D);
+			EACH_EXEC(e)
+			{
+				st_layernorm(&e, x, ld, with > 0 ? w : NULL, with > 1 ? b : NULL, 1e-5, T, D, y, D);
+				if (turn_ == 0)
+					memcpy(first, y, T * D * 4);
+				same_bits("layernorm", &e, y, first, T * D);
+			}
+			for (size_t t = 0; t < T; t++) {
+				const float *row = x + t * ld;
+				long double mean = 0, var = 0;
+				for (size_t i = 0; i < D; i++)
+					mean += row[i];
+				mean /= (long double)D;
+				for (size_t i = 0; i < D; i++)
+					var += (row[i] - mean) * (row[i] - mean);
+				long double d = sqrtl(var / (long double)D + 1e-5L);
+				for (size_t i = 0; i < D; i++) {
+					long double want = (row[i] - mean) / d * (with > 0 ? (long double)w[i] : 1),
+						    add = with > 1 ? b[i] : 0;
+					/* Where the bias cancels the rest, what counts is the error of the parts. */
+					long double bound = (fabsl(want) + fabsl(add)) * 0x1p-24L * 1.001L + 0x1p-149L;
+					assert_true(fabsl((long double)first[t * D + i] - (want + add)) <= bound);
+				}
+			}
+			free(first);
+			guard_free(&gx);
+			guard_free(&gw);
+			guard_free(&gb);
+			guard_free(&gy);
+		}
+}
+
+static void scale_and_cap(void **state)
+{
+	(void)state;
+	enum st_mode mode = ST_MODE_FAST;
+	struct st_xoshiro r;
+	st_xoshiro_seed(&r, 12);
+	size_t n = 777;
+	struct guarded gx, gy;
+	float *x = guard_alloc(&gx, n * 4, 1), *y = guard_alloc(&gy, n * 4, 1);
+	fill_values(&r, x, n);
+	EACH_EXEC(e)
+	{
+		st_scale(&e, x, 0.1, n, y);
+		for (size_t i = 0; i < n; i++)
+			assert_true(y[i] == (float)((double)x[i] * 0.1));
+		st_cap(&e, x, 3, n, y);
+		for (size_t i = 0; i < n; i++)
+			assert_true(ulps_f32(y[i], (double)(3 * tanhl((long double)x[i] / 3))) <= 0.51);
+	}
+	guard_free(&gx);
+	guard_free(&gy);
+}
+
+/* The choice of experts, by hand: ties go to the lower index, what is no number comes last. */
+static void top(void **state)
+{
+	(void)state;
+	const float x[] = { 1, 5, -INFINITY, 5, NAN, 2 };
+	const float want[] = { 1, 3, 5, 0, 2, 4 };
+	float got[6];
+	for (size_t k = 1; k <= 6; k++) {
+		st_top(x, 6, k, got);
+		assert_memory_equal(got, want, k * sizeof *got);
+	}
+}
+
+static void weighted_sum(void **state)
+{
+	(void)state;
+	enum st_mode mode = ST_MODE_EXACT;
+	const float x[] = { 1, 2, 3, 10, 20, 30 }, w[] = { 0.5f, 0.25f };
+	EACH_EXEC(e)
+	{
+		float y[3];
+		st_weighted_sum(&e, x, w, 2, 3, y);
+		assert_true(y[0] == 3 && y[1] == 6 && y[2] == 9);
+	}
+}
+
 static void fwht(void **state)
 {
 	(void)state;
@@ -474,6 +572,10 @@ int main(void)
 		cmocka_unit_test(attention_passes_on_what_is_not_finite),
 		cmocka_unit_test(softmax_extremes),
 		cmocka_unit_test(add_mul_bias),
+		cmocka_unit_test(layernorm),
+		cmocka_unit_test(scale_and_cap),
+		cmocka_unit_test(top),
+		cmocka_unit_test(weighted_sum),
 		cmocka_unit_test(fwht),
 		cmocka_unit_test(names),
 		cmocka_unit_test(tiny_blocks_are_zeros_in_q8_k),

@@ -1,0 +1,51 @@
+/*
+ * stele/family.h - model families as data: the descriptions that are built in, and whether a description fits a model.
+ *
+ * docs/descriptions.md is the manual of the language.
+ */
+#ifndef STELE_FAMILY_H
+#define STELE_FAMILY_H
+
+#include <stele/status.h>
+
+/* The built-in descriptions, by name. */
+size_t st_family_count(void);
+const char *st_family_name(size_t i); /* "gemma2" */
+/* The page of text, and its size; NULL where no description is called so. */
+const char *st_family_text(const char *name, size_t *size);
+
+struct st_family_value {
+	const char *name;  /* of the key, in the description */
+	const char *value; /* "4096", "[a, b]"; "" where it is another one in each layer */
+	const char *key;   /* as the file spells it; what would say it where it does not; NULL: derived */
+	bool said;         /* in the file */
+};
+
+#define ST_FAMILY_TOP 5
+
+/* A description bound to a model. Everything lives until st_family_check_close(). */
+struct st_family_check {
+	const char *family, *file, *sha256; /* of the description */
+	uint32_t n_layers, vocab;
+	const struct st_family_value *values;
+	size_t n_values;
+	size_t n_weights; /* bound, those of each layer and expert counted */
+	size_t n_stages;
+	const char *const *unused; /* tensors that no weight uses */
+	size_t n_unused;
+	/* After the tokens: the ids with the largest logits, the largest first. */
+	uint32_t top[ST_FAMILY_TOP];
+	float logit[ST_FAMILY_TOP];
+	size_t n_top; /* 0: nothing was run */
+};
+
+/*
+ * Bind and run. `family`: the path of a description, the name of a built-in one, or NULL for the built-in one that knows
+ * the model. tokens: what to run; none: bind only. threads: 0 = all. Failures name the line of the description, or the
+ * key or tensor of the model.
+ */
+ST_MUST_CHECK enum st_status st_family_check(const char *family, const char *model, const uint32_t *tokens, size_t n,
+                                             int threads, struct st_family_check **out, struct st_error *err);
+void st_family_check_close(struct st_family_check *c);
+
+#endif
