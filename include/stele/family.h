@@ -31,8 +31,10 @@ struct st_family_check {
 	size_t n_values;
 	size_t n_weights; /* bound, those of each layer and expert counted */
 	size_t n_stages;
-	const char *const *unused; /* tensors that no weight uses */
-	size_t n_unused;
+	/* Tensors that no weight uses, and keys that nothing reads and that may change numbers: with any of them the
+	 * description is not all of the model. */
+	const char *const *unused, *const *unread;
+	size_t n_unused, n_unread;
 	/* After the tokens: the ids with the largest logits, the largest first. */
 	uint32_t top[ST_FAMILY_TOP];
 	float logit[ST_FAMILY_TOP];

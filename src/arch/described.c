@@ -3,23 +3,7 @@
 
 #include "base/error.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
-
-enum st_status(st_described_fail)(const struct st_described *d, uint32_t line, struct st_error *err, const char *fmt,
-                                  ...)
-{
-	char message[400], path[300];
-	va_list ap;
-	va_start(ap, fmt);
-	vsnprintf(message, sizeof message, fmt, ap);
-	va_end(ap);
-	snprintf(path, sizeof path, "%.256s:%u", d->family->file, line);
-	enum st_status st = st_fail(err, ST_ERR_FORMAT, "%s", message);
-	st_error_in(err, path);
-	return st;
-}
 
 static enum st_status bind(struct st_described *d, const struct st_family *family, struct st_error *err)
 {

@@ -28,6 +28,10 @@ struct st_described {
 	/* One list for each weight of the family: an entry for each layer, or one. A tensor that is NULL: the file has none,
 	 * and needs none there. */
 	struct st_weight **weights;
+	/* Tensors that no weight uses and that mean something, and keys that nothing reads and that may: with any of them the
+	 * description is not all of the model. */
+	const char **unused, **unread;
+	size_t n_unused, n_unread;
 	bool *used; /* by tensor of the container */
 
 	struct st_graph graph;

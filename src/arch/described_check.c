@@ -110,21 +110,18 @@ static enum st_status tell_values(struct check *k, struct st_error *err)
 	return ST_OK;
 }
 
-static enum st_status tell_tensors(struct check *k, struct st_error *err)
+static void count_weights(struct check *k)
 {
 	const struct st_family *f = k->d->family;
-	const char **unused = st_arena_alloc(&k->arena, k->container->n_tensors, sizeof *unused);
-	ST_NEED(unused);
-	for (size_t i = 0; i < k->container->n_tensors; i++)
-		if (!k->d->used[i])
-			unused[k->c.n_unused++] = k->container->tensors[i].name;
-	k->c.unused = unused;
 	for (uint32_t i = 0; i < f->n_weights; i++)
 		for (uint32_t l = 0; l < (f->weights[i].per_layer ? k->d->n_layers : 1); l++) {
 			const struct st_weight *w = &k->d->weights[i][l];
 			k->c.n_weights += w->n_experts ? w->n_experts : w->tensor != NULL;
 		}
-	return ST_OK;
+	k->c.unused = k->d->unused;
+	k->c.n_unused = k->d->n_unused;
+	k->c.unread = k->d->unread;
+	k->c.n_unread = k->d->n_unread;
 }
 
 static void find_top(struct st_family_check *c, const float *logits)
@@ -193,7 +190,7 @@ enum st_status st_family_check(const char *family, const char *model, const uint
 	k->c.vocab = k->d->vocab;
 	k->c.n_stages = k->d->graph.n_nodes;
 	ST_TRY_OUT(tell_values(k, err));
-	ST_TRY_OUT(tell_tensors(k, err));
+	count_weights(k);
 	if (n)
 		st = run(k, tokens, n, threads, err);
 out:

@@ -234,14 +234,63 @@ static double llama3(double f, double factor, double low, double high, double or
 	return (1 - keep) / factor + keep;
 }
 
+/* What the rotation of a stage is made of. */
+struct rotation {
+	double theta, factor, low, high, original, fast, slow, attention_factor;
+	const char *scaling;
+	bool linear, llama3, yarn;
+};
+
+static enum st_status rotation(struct builder *b, struct rotation *r)
+{
+	ST_TRY(real(b, "theta", 10000, &r->theta));
+	ST_TRY(text(b, "scaling", "none", &r->scaling));
+	ST_TRY(real(b, "factor", 1, &r->factor));
+	ST_TRY(real(b, "low_freq", 1, &r->low));
+	ST_TRY(real(b, "high_freq", 4, &r->high));
+	ST_TRY(real(b, "original", 0, &r->original));
+	ST_TRY(real(b, "beta_fast", 32, &r->fast));
+	ST_TRY(real(b, "beta_slow", 1, &r->slow));
+	ST_TRY(real(b, "attention_factor", 0, &r->attention_factor));
+	r->linear = strcmp(r->scaling, "linear") == 0;
+	r->llama3 = strcmp(r->scaling, "llama3") == 0;
+	r->yarn = strcmp(r->scaling, "yarn") == 0;
+	if (!r->linear && !r->llama3 && !r->yarn && strcmp(r->scaling, "none") != 0)
+		return st_fail_at(b->err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "rope scaling",
+		                  "\"%.64s\" is not known; none, linear, llama3 and yarn are", r->scaling);
+	bool sound = r->theta > 0 && r->factor > 0 && r->attention_factor >= 0;
+	if (r->llama3)
+		sound &= r->low > 0 && r->high > r->low && r->original > 0;
+	if (r->yarn)
+		sound &= r->theta > 1 && r->original > 0 && r->fast > 0 && r->slow > 0;
+	return sound ? ST_OK
+	             : FAIL(b, "theta %g, factor %g, low_freq %g, high_freq %g, original %g are no rotation", r->theta,
+	                    r->factor, r->low, r->high, r->original);
+}
+
+/* Below which pair a frequency turns more than `turns` times over the original length, of n_rot features. */
+static double yarn_pair(const struct rotation *r, double turns, uint32_t n_rot)
+{
+	return n_rot * st_log(r->original / (turns * 2 * M_PI)) / (2 * st_log(r->theta));
+}
+
+/* Yarn keeps fast pairs, divides slow ones, and goes over linearly between (transformers, modeling_rope_utils). */
+static double yarn(const struct rotation *r, uint32_t i, uint32_t n_rot)
+{
+	double low = fmax(floor(yarn_pair(r, r->fast, n_rot)), 0),
+	       high = fmin(ceil(yarn_pair(r, r->slow, n_rot)), n_rot - 1.0);
+	double slow = (i - low) / (low == high ? 0.001 : high - low);
+	slow = slow < 0 ? 0 : slow > 1 ? 1 : slow;
+	return slow / r->factor + (1 - slow);
+}
+
 static enum st_status rope(struct builder *b, struct st_node *n, uint32_t in)
 {
-	double theta, factor, low, high, original, by[ST_MAX_HEAD_DIM / 2];
-	const char *scaling;
+	double by[ST_MAX_HEAD_DIM / 2];
+	struct rotation r;
 	struct st_error *err = b->err;
 	n->op = ST_OP_ROPE;
 	n->width = in;
-	n->mscale = 1;
 	ST_TRY(count(b, "head_dim", in, &n->head_dim));
 	if (n->head_dim == 0 || n->head_dim > ST_MAX_HEAD_DIM || in % n->head_dim)
 		return FAIL(b, "%u features are not heads of %u", in, n->head_dim);
@@ -252,25 +301,13 @@ static enum st_status rope(struct builder *b, struct st_node *n, uint32_t in)
 		ST_TRY(st_expression_count(dims, &b->at, &n->n_rot, err));
 	if (n->n_rot % 2 || n->n_rot == 0 || n->n_rot > n->head_dim)
 		return FAIL(b, "%u of %u features of a head cannot be turned in pairs", n->n_rot, n->head_dim);
-	ST_TRY(real(b, "theta", 10000, &theta));
-	ST_TRY(text(b, "scaling", "none", &scaling));
-	ST_TRY(real(b, "factor", 1, &factor));
-	ST_TRY(real(b, "low_freq", 1, &low));
-	ST_TRY(real(b, "high_freq", 4, &high));
-	ST_TRY(real(b, "original", 0, &original));
-	bool linear = strcmp(scaling, "linear") == 0, in_bands = strcmp(scaling, "llama3") == 0;
-	if (!linear && !in_bands && strcmp(scaling, "none") != 0)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "rope scaling",
-		                  "\"%.64s\" is not known; none, linear and llama3 are", scaling);
-	if (!(theta > 0) || !(factor > 0) || (in_bands && (!(low > 0) || !(high > low) || !(original > 0))))
-		return FAIL(b, "theta %g, factor %g, low %g, high %g, original %g are no rotation", theta, factor, low,
-		            high, original);
+	ST_TRY(rotation(b, &r));
 	/* Pairs behind these stay as they are: their frequency is 0. */
 	const struct st_expression *turned = st_family_param(b->s, "pairs");
 	uint32_t pairs = n->n_rot / 2, n_turned = pairs;
 	if (turned)
 		ST_TRY(st_expression_count(turned, &b->at, &n_turned, err));
-	double *inv = st_arena_alloc(&b->d->arena, pairs, sizeof *inv), ln_theta = st_log(theta);
+	double *inv = st_arena_alloc(&b->d->arena, pairs, sizeof *inv), ln_theta = st_log(r.theta);
 	ST_NEED(inv);
 	const struct st_weight *divisors = b->s->n_w ? weight(b, 0) : NULL;
 	if (divisors && st_tensor_cols(divisors->tensor) != pairs)
@@ -280,13 +317,20 @@ static enum st_status rope(struct builder *b, struct st_node *n, uint32_t in)
 		st_tensor_decode_f64(divisors->tensor, 0, 1, by);
 	for (uint32_t i = 0; i < pairs; i++) {
 		inv[i] = i < n_turned ? st_exp(-ln_theta * (2.0 * i) / n->n_rot) : 0;
-		inv[i] *= in_bands ? llama3(inv[i], factor, low, high, original) : linear ? 1 / factor : 1;
+		inv[i] *= r.llama3 ? llama3(inv[i], r.factor, r.low, r.high, r.original)
+		        : r.yarn   ? yarn(&r, i, n->n_rot)
+		        : r.linear ? 1 / r.factor
+		                   : 1;
 		if (divisors && (!(by[i] > 0) || !isfinite(by[i])))
 			return FAIL(b, "%g is no divisor of a frequency", by[i]);
 		if (divisors)
 			inv[i] /= by[i];
 	}
 	n->inv_freq = inv;
+	n->mscale = !r.yarn                ? 1
+	          : r.attention_factor > 0 ? r.attention_factor
+	          : r.factor > 1           ? 0.1 * st_log(r.factor) + 1
+	                                   : 1;
 	return ST_OK;
 }
 
@@ -346,6 +390,10 @@ static enum st_status pointwise(struct builder *b, struct st_node *n, const uint
 		{ ST_OPERATION_silu, ST_OP_ACT, ST_ACT_SILU },
 		{ ST_OPERATION_gelu, ST_OP_ACT, ST_ACT_GELU },
 		{ ST_OPERATION_gelu_tanh, ST_OP_ACT, ST_ACT_GELU_TANH },
+		{ ST_OPERATION_relu, ST_OP_ACT, ST_ACT_RELU },
+		{ ST_OPERATION_relu_squared, ST_OP_ACT, ST_ACT_RELU_SQUARED },
+		{ ST_OPERATION_sigmoid, ST_OP_ACT, ST_ACT_SIGMOID },
+		{ ST_OPERATION_gelu_quick, ST_OP_ACT, ST_ACT_GELU_QUICK },
 	};
 	for (size_t i = 0; i < sizeof known / sizeof *known; i++)
 		if (known[i].operation == b->s->op) {

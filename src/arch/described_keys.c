@@ -6,9 +6,25 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #define MAX_LIST 4096u /* layers */
+
+enum st_status(st_described_fail)(const struct st_described *d, uint32_t line, struct st_error *err, const char *fmt,
+                                  ...)
+{
+	char message[400], path[300];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(message, sizeof message, fmt, ap);
+	va_end(ap);
+	snprintf(path, sizeof path, "%.256s:%u", d->family->file, line);
+	enum st_status st = st_fail(err, ST_ERR_FORMAT, "%s", message);
+	st_error_in(err, path);
+	return st;
+}
 
 /* ---- what kind of file ---- */
 
@@ -287,6 +303,51 @@ static enum st_status look_up(struct st_described *d, const struct st_family_key
 	return ST_OK;
 }
 
+/* ---- what is left over ---- */
+
+/* Whether a key of the file is one that the description names: itself, or an object that one leads into. */
+static bool is_named(const struct st_family *f, enum st_spelling where, const char *key)
+{
+	size_t n = strlen(key);
+	for (uint32_t i = 0; i < f->n_keys; i++)
+		for (uint32_t k = 0; k < f->keys[i].n_spelled[where]; k++) {
+			const char *s = f->keys[i].spelled[where][k];
+			if (strncmp(s, key, n) == 0 && (s[n] == '\0' || (s[n] == '.' && where == ST_SPELLING_CONFIG)))
+				return true;
+		}
+	for (uint32_t i = 0; i < f->n_harmless[where]; i++)
+		if (strcmp(f->harmless[where][i], key) == 0)
+			return true;
+	return false;
+}
+
+static enum st_status left_over(struct st_described *d, struct st_error *err)
+{
+	enum st_spelling where = d->settings.spelling;
+	const json_t *o = where == ST_SPELLING_GGUF ? NULL : config_object(d->c);
+	size_t most = where == ST_SPELLING_GGUF ? d->c->keys.n : json_object_size(o),
+	       prefix = strlen(d->settings.model);
+	d->unread = st_arena_alloc(&d->arena, most, sizeof *d->unread);
+	ST_NEED(d->unread);
+	for (size_t i = 0; where == ST_SPELLING_GGUF && i < d->c->keys.n; i++) {
+		const char *key = d->c->keys.kv[i].key;
+		if (strncmp(key, d->settings.model, prefix) == 0 && key[prefix] == '.'
+		    && !is_named(d->family, where, key + prefix + 1))
+			d->unread[d->n_unread++] = key;
+	}
+	const char *key;
+	json_t *v;
+	json_object_foreach((json_t *)(uintptr_t)o, key, v) /* what is null or false is not asked for */
+	{
+		if (!json_is_null(v) && !json_is_false(v) && !is_named(d->family, where, key)) {
+			d->unread[d->n_unread] = st_arena_strndup(&d->arena, key, strlen(key));
+			ST_NEED(d->unread[d->n_unread]);
+			d->n_unread++;
+		}
+	}
+	return ST_OK;
+}
+
 /* A list that says one value for each layer must say as many. */
 static enum st_status check_lists(const struct st_described *d, struct st_error *err)
 {
@@ -357,5 +418,6 @@ enum st_status st_described_settings(struct st_described *d, struct st_error *er
 	}
 	ST_TRY(count_of(d, "layers", MAX_LIST, &d->n_layers, err));
 	ST_TRY(count_of(d, "vocab", 1u << 28, &d->vocab, err));
-	return check_lists(d, err);
+	ST_TRY(check_lists(d, err));
+	return left_over(d, err);
 }

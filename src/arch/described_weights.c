@@ -313,6 +313,48 @@ static enum st_status bind(struct place *p, struct st_weight *w)
 	return st_fail_at(p->err, ST_ERR_FORMAT, ST_NO_OFFSET, p->name, "is missing");
 }
 
+/* ---- what is left over ---- */
+
+static bool matches(const char *pattern, const char *name)
+{
+	for (; *pattern; pattern++) {
+		if (*pattern == '*' && !pattern[1])
+			return true;
+		if (*pattern == '#') {
+			size_t digits = strspn(name, "0123456789");
+			if (digits == 0)
+				return false;
+			name += digits;
+		} else if (*pattern != *name++) {
+			return false;
+		}
+	}
+	return *name == '\0';
+}
+
+/* Frequencies that early checkpoints stored beside what they follow from. */
+static bool is_ignored(const struct st_family *f, const char *name)
+{
+	static const char frequencies[] = ".rotary_emb.inv_freq";
+	size_t n = strlen(name), k = sizeof frequencies - 1;
+	if (n > k && strcmp(name + n - k, frequencies) == 0)
+		return true;
+	for (uint32_t i = 0; i < f->n_ignored; i++)
+		if (matches(f->ignored[i], name))
+			return true;
+	return false;
+}
+
+static enum st_status left_over(struct st_described *d, struct st_error *err)
+{
+	d->unused = st_arena_alloc(&d->arena, d->c->n_tensors, sizeof *d->unused);
+	ST_NEED(d->unused);
+	for (size_t i = 0; i < d->c->n_tensors; i++)
+		if (!d->used[i] && !is_ignored(d->family, d->c->tensors[i].name))
+			d->unused[d->n_unused++] = d->c->tensors[i].name;
+	return ST_OK;
+}
+
 enum st_status st_described_weights(struct st_described *d, struct st_error *err)
 {
 	const struct st_family *f = d->family;
@@ -336,5 +378,5 @@ enum st_status st_described_weights(struct st_described *d, struct st_error *err
 			ST_TRY(bind(&p, &d->weights[i][l]));
 		}
 	}
-	return ST_OK;
+	return left_over(d, err);
 }

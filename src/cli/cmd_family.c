@@ -56,6 +56,17 @@ struct check_opts {
 	bool json, quiet;
 };
 
+static void print_names(struct st_text *t, const char *what, const char *const *names, size_t n)
+{
+	if (n)
+		st_text_printf(t, "\n%s:\n", what);
+	for (size_t i = 0; i < n; i++) {
+		st_text_puts(t, "  ");
+		st_text_add_safe(t, names[i], strlen(names[i]));
+		st_text_puts(t, "\n");
+	}
+}
+
 static void print_check(const struct st_family_check *k)
 {
 	struct st_text t = { 0 };
@@ -67,7 +78,7 @@ static void print_check(const struct st_family_check *k)
 	for (size_t i = 0; i < k->n_values; i++) {
 		const struct st_family_value *v = &k->values[i];
 		st_table_cell(&table, ST_STYLE_PLAIN, v->name);
-		st_table_cell(&table, ST_STYLE_PLAIN, *v->value ? v->value : "by layer");
+		st_table_cell(&table, ST_STYLE_PLAIN, *v->value ? v->value : v->key ? "\"\"" : "by layer");
 		st_table_cellf(&table, ST_STYLE_DIM, "%s%s",
 		               !v->key   ? "derived"
 		               : v->said ? ""
@@ -76,11 +87,8 @@ static void print_check(const struct st_family_check *k)
 	}
 	st_table_render(&table, &t, "  ", &page);
 	st_table_release(&table);
-	for (size_t i = 0; i < k->n_unused; i++) {
-		st_text_puts(&t, i ? "  " : "\ntensors that nothing uses:\n  ");
-		st_text_add_safe(&t, k->unused[i], strlen(k->unused[i]));
-		st_text_puts(&t, "\n");
-	}
+	print_names(&t, "tensors that nothing uses", k->unused, k->n_unused);
+	print_names(&t, "keys that nothing reads", k->unread, k->n_unread);
 	if (k->n_top)
 		st_text_puts(&t, "\nnext token, by its logit:\n");
 	for (size_t i = 0; i < k->n_top; i++)
@@ -91,7 +99,7 @@ static void print_check(const struct st_family_check *k)
 
 static void print_check_json(const struct st_family_check *k)
 {
-	json_t *values = json_array(), *unused = json_array(), *top = json_array();
+	json_t *values = json_array(), *unused = json_array(), *unread = json_array(), *top = json_array();
 	for (size_t i = 0; i < k->n_values; i++) {
 		const struct st_family_value *v = &k->values[i];
 		st_json_add(values,
@@ -100,6 +108,8 @@ static void print_check_json(const struct st_family_check *k)
 	}
 	for (size_t i = 0; i < k->n_unused; i++)
 		st_json_add(unused, st_json_text(k->unused[i]));
+	for (size_t i = 0; i < k->n_unread; i++)
+		st_json_add(unread, st_json_text(k->unread[i]));
 	for (size_t i = 0; i < k->n_top; i++)
 		st_json_add(top, st_json_object({ "token", json_integer(k->top[i]) },
 		                                { "logit", st_json_number((double)k->logit[i]) }));
@@ -109,7 +119,7 @@ static void print_check_json(const struct st_family_check *k)
 	                             { "vocab", json_integer(k->vocab) },
 	                             { "weights", json_integer((json_int_t)k->n_weights) },
 	                             { "stages", json_integer((json_int_t)k->n_stages) }, { "keys", values },
-	                             { "unused", unused }, { "next", top });
+	                             { "unused", unused }, { "unread", unread }, { "next", top });
 	cli_print_json(doc);
 	json_decref(doc);
 }
@@ -133,6 +143,8 @@ static int run_check(struct cli *c, void *p)
 		print_check_json(k);
 	else
 		print_check(k);
+	if (rc == CLI_SAME && (k->n_unused || k->n_unread))
+		rc = CLI_FAULT;
 	st_family_check_close(k);
 	st_container_close(con);
 	free(ids);
@@ -195,12 +207,13 @@ const struct cli_command cmd_family_check = {
 	.description =
 		"Looks up everything that a description names in MODEL: each key with its value and where that comes from, each "
 		"weight with its shape. What is missing, or of another shape, ends the check with the name of the tensor or the "
-		"line of the description. Then lists the tensors that nothing uses, and with a prompt runs the graph and shows "
+		"line of the description. Then lists the tensors that nothing uses and the keys that nothing reads, and with a prompt runs the graph and shows "
 		"the tokens that would come next.\n\n"
 		"Here a family need not be one that the other commands run: they know llama, qwen2 and qwen3.",
 	.examples =
 		"$ stele family check gemma-3-270m/ --prompt \"2+2=\"\n$ stele family check --family mine.family model.gguf\n",
-	.exit_status = "0  the description fits\n2  trouble: it does not, or usage, or a file that cannot be read",
+	.exit_status =
+		"0  the description fits\n1  it fits, but tensors or keys of the model are left over\n2  trouble: it does not, or usage, or a file that cannot be read",
 	.options = check_options,
 	.positionals = check_positionals,
 	.opts_size = sizeof(struct check_opts),

@@ -42,6 +42,7 @@ enum term_op {
 	TERM_INDEX,
 	TERM_SQRT,
 	TERM_LOG,
+	TERM_EXP,
 	TERM_FLOOR,
 	TERM_CEIL,
 	TERM_MIN,
@@ -90,8 +91,9 @@ static const struct function {
 	enum term_op op;
 	bool two;
 } functions[] = {
-	{ "sqrt", TERM_SQRT, false }, { "log", TERM_LOG, false }, { "floor", TERM_FLOOR, false },
-	{ "ceil", TERM_CEIL, false }, { "min", TERM_MIN, true },  { "max", TERM_MAX, true },
+	{ "sqrt", TERM_SQRT, false },   { "log", TERM_LOG, false },   { "exp", TERM_EXP, false },
+	{ "floor", TERM_FLOOR, false }, { "ceil", TERM_CEIL, false }, { "min", TERM_MIN, true },
+	{ "max", TERM_MAX, true },
 };
 
 static enum st_status call(struct parser *p, const struct function *fn, uint32_t *out)
@@ -487,6 +489,9 @@ static enum st_status calculate(const struct evaluation *v, const struct st_term
 		break;
 	case TERM_LOG:
 		*out = log(a);
+		break;
+	case TERM_EXP:
+		*out = exp(a);
 		break;
 	case TERM_FLOOR:
 		*out = floor(a);

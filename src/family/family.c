@@ -120,6 +120,7 @@ static bool reserve(struct st_family *f)
 	f->keys = st_arena_alloc(a, ST_FAMILY_MAX_ITEMS, sizeof *f->keys);
 	f->requirements = st_arena_alloc(a, ST_FAMILY_MAX_ITEMS, sizeof *f->requirements);
 	f->weights = st_arena_alloc(a, ST_FAMILY_MAX_ITEMS, sizeof *f->weights);
+	f->ignored = st_arena_alloc(a, ST_FAMILY_MAX_ITEMS, sizeof *f->ignored);
 	f->stage_names = st_arena_alloc(a, ST_FAMILY_MAX_ITEMS, sizeof *f->stage_names);
 	f->stages = st_arena_alloc(a, ST_FAMILY_MAX_ITEMS, sizeof *f->stages);
 	for (int i = 0; i < ST_SPELLINGS; i++) {
@@ -128,7 +129,7 @@ static bool reserve(struct st_family *f)
 		if (!f->names[i] || !f->harmless[i])
 			return false;
 	}
-	return f->keys && f->requirements && f->weights && f->stage_names && f->stages;
+	return f->keys && f->requirements && f->weights && f->ignored && f->stage_names && f->stages;
 }
 
 static enum st_status parse(struct st_family *f, const char *file, const char *text, size_t size, struct st_error *err)

@@ -185,6 +185,8 @@ struct st_family {
 	uint32_t n_harmless[ST_SPELLINGS];
 	struct st_family_weight *weights;
 	uint32_t n_weights;
+	const char **ignored; /* names of tensors that mean nothing; "#" is a layer, "*" at the end anything */
+	uint32_t n_ignored;
 	const char **stage_names; /* the first is the stream */
 	uint32_t n_stage_names;
 	struct st_family_stage *stages;

@@ -5,11 +5,27 @@
 
 #include <string.h>
 
+/* ignore NAME...: tensors that mean nothing to a forward pass; "#" is a layer, "*" at the end anything. */
+static enum st_status ignore(struct st_line *l, struct st_family *f, struct st_error *err)
+{
+	do {
+		size_t n;
+		const char *s = st_line_field(l, &n);
+		if (!s)
+			return st_line_fail(l, err, "expected the name of a tensor");
+		ST_TRY(st_family_room(l, f->n_ignored, err));
+		ST_TRY(st_line_copy(l, s, n, &f->ignored[f->n_ignored++], err));
+	} while (!st_line_done(l));
+	return ST_OK;
+}
+
 /* NAME  GGUF-SOURCE  CONFIG-SOURCE  SHAPE  [if COND] [optional [if COND]] */
 enum st_status st_parse_weight(struct st_line *l, struct st_family *f, struct st_error *err)
 {
 	struct st_family_weight w = { .line = l->number };
 	size_t n;
+	if (st_line_word(l, "ignore"))
+		return ignore(l, f, err);
 	const char *s = st_line_name(l, &n);
 	if (!s)
 		return st_line_fail(l, err, "\"%s\": expected the name of a weight", st_line_rest(l).text);

@@ -156,6 +156,11 @@ ST_INLINE double st_gelu_tanh_inline(double x)
 
 ST_INLINE double st_gelu_inline(double x) { return x * st_normal_cdf_inline(x); }
 
+ST_INLINE double st_relu_inline(double x) { return x < 0 ? 0 : x; } /* NaN stays NaN */
+ST_INLINE double st_relu_squared_inline(double x) { return x < 0 ? 0 : x * x; }
+ST_INLINE double st_sigmoid_inline(double x) { return 1.0 / (1.0 + st_exp_inline(-x)); }
+ST_INLINE double st_gelu_quick_inline(double x) { return x / (1.0 + st_exp_inline(-1.702 * x)); }
+
 /* Near 0 the quotient loses digits; there the series to z^9, whose next term is below 1e-17 of the sum. */
 ST_INLINE double st_tanh_inline(double z)
 {

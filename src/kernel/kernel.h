@@ -92,7 +92,16 @@ void st_attn_softmax(const struct st_exec *e, const struct st_attn_shape *s, con
 void st_attn_mix(const struct st_exec *e, const struct st_attn_shape *s, const float *probs, const float *v, size_t ldv,
                  float *y);
 
-enum st_activation { ST_ACT_SILU, ST_ACT_GELU_TANH, ST_ACT_GELU };
+enum st_activation {
+	ST_ACT_SILU,
+	ST_ACT_GELU_TANH,
+	ST_ACT_GELU,
+	ST_ACT_RELU,
+	ST_ACT_RELU_SQUARED,
+	ST_ACT_SIGMOID,
+	ST_ACT_GELU_QUICK,
+	ST_ACT_COUNT
+};
 void st_activate(const struct st_exec *e, enum st_activation act, const float *x, size_t n, float *y);
 void st_add(const struct st_exec *e, const float *a, const float *b, size_t n, float *y);
 void st_mul(const struct st_exec *e, const float *a, const float *b, size_t n, float *y);

@@ -62,7 +62,7 @@ struct st_kernels {
 	void (*finish_scores_f64)(const double *x, double scale, double softcap, size_t n, float *y);
 	/* softmax of one row in f64; may run in place */
 	void (*softmax)(const float *x, size_t n, float *y);
-	void (*activate[3])(const float *x, size_t n, float *y);
+	void (*activate[ST_ACT_COUNT])(const float *x, size_t n, float *y);
 	void (*add)(const float *a, const float *b, size_t n, float *y);
 	void (*mul)(const float *a, const float *b, size_t n, float *y);
 	void (*widen)(const float *x, size_t n, double *y);

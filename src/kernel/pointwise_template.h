@@ -113,6 +113,10 @@ ST_TARGET static void softmax(const float *x, size_t n, float *y)
 ACTIVATION(silu)
 ACTIVATION(gelu_tanh)
 ACTIVATION(gelu)
+ACTIVATION(relu)
+ACTIVATION(relu_squared)
+ACTIVATION(sigmoid)
+ACTIVATION(gelu_quick)
 #undef ACTIVATION
 
 ST_TARGET static void add(const float *a, const float *b, size_t n, float *y)
@@ -178,9 +182,15 @@ ST_TARGET static void fwht(float *x, size_t n)
 		x[i] = st_canonical((float)((double)x[i] * r));
 }
 
-#define ST_POINTWISE_TABLE                                                                                      \
-	.scale_row = scale_row, .centre_row = centre_row, .finish_scores_f32 = finish_scores_f32,               \
-	.finish_scores_f64 = finish_scores_f64, .softmax = softmax,                                             \
-	.activate = { [ST_ACT_SILU] = silu, [ST_ACT_GELU_TANH] = gelu_tanh, [ST_ACT_GELU] = gelu }, .add = add, \
-	.mul = mul, .widen = widen, .round_f16 = round_f16, .round_bf16 = round_bf16, .sincos = sincos_row,     \
-	.rotate = rotate, .fwht = fwht
+#define ST_POINTWISE_TABLE                                                                        \
+	.scale_row = scale_row, .centre_row = centre_row, .finish_scores_f32 = finish_scores_f32, \
+	.finish_scores_f64 = finish_scores_f64, .softmax = softmax,                               \
+	.activate = { [ST_ACT_SILU] = silu,                                                       \
+		      [ST_ACT_GELU_TANH] = gelu_tanh,                                             \
+		      [ST_ACT_GELU] = gelu,                                                       \
+		      [ST_ACT_RELU] = relu,                                                       \
+		      [ST_ACT_RELU_SQUARED] = relu_squared,                                       \
+		      [ST_ACT_SIGMOID] = sigmoid,                                                 \
+		      [ST_ACT_GELU_QUICK] = gelu_quick },                                         \
+	.add = add, .mul = mul, .widen = widen, .round_f16 = round_f16, .round_bf16 = round_bf16, \
+	.sincos = sincos_row, .rotate = rotate, .fwht = fwht

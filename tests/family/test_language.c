@@ -259,7 +259,8 @@ static void dependence_is_found(void **state)
 {
 	(void)state;
 	struct st_family *f = parse(HEAD "let a = layers + 1\nlet b = a * 2\nlet c = vocab\n" TAIL);
-	const struct st_expression *b = &f->keys[st_family_find_key(f, "b")].let, *c = &f->keys[st_family_find_key(f, "c")].let;
+	const struct st_expression *b = &f->keys[st_family_find_key(f, "b")].let,
+				   *c = &f->keys[st_family_find_key(f, "c")].let;
 	assert_true(st_expression_names(f, b, st_family_find_key(f, "a")));
 	assert_true(st_expression_names(f, b, st_family_find_key(f, "layers")));
 	assert_false(st_expression_names(f, b, st_family_find_key(f, "vocab")));
@@ -274,5 +275,6 @@ int main(void)
 		cmocka_unit_test(strangers_are_bounded),      cmocka_unit_test(sums_are_right),
 		cmocka_unit_test(dependence_is_found),
 	};
+	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("family-language", tests, NULL, NULL);
 }

@@ -73,6 +73,8 @@ static void check_model(const char *folder)
 	assert_non_null(j);
 	assert_ok(st_container_open(folder, &c, &err), &err);
 	assert_ok(st_described_open(c, NULL, &d, &err), &err);
+	if (d->n_unused || d->n_unread)
+		fail_msg("%s: %s is left over", folder, d->n_unused ? d->unused[0] : d->unread[0]);
 	const json_t *tokens = json_object_get(j, "tokens"), *rows = json_object_get(j, "logits");
 	assert_true(json_array_size(tokens) >= 1);
 	for (size_t s = 0; s < json_array_size(tokens); s++)
@@ -82,19 +84,40 @@ static void check_model(const char *folder)
 	json_decref(j);
 }
 
-/* How many models were checked. */
-static size_t check_folder(const char *root)
+/* Is there a description that takes this model? A rotation or a kind of layer that nobody describes yet is refused by
+ * name, which is no failure here; but a page that fits must give the numbers. */
+static bool is_described(const char *folder)
+{
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *c;
+	struct st_family *f = NULL;
+	struct st_described *d = NULL;
+	assert_ok(st_container_open(folder, &c, &err), &err);
+	assert_ok(st_described_family(c, &f, &err), &err);
+	bool known = f && st_described_open(c, NULL, &d, &err) != ST_ERR_UNSUPPORTED;
+	st_described_close(d);
+	st_family_close(f);
+	st_container_close(c);
+	return known;
+}
+
+/* How many models were checked; `waiting`: how many have no description. */
+static size_t check_folder(const char *root, size_t *waiting)
 {
 	size_t n = 0;
 	DIR *dir = opendir(root);
-	if (!dir)
-		return 0;
+	*waiting = 0;
+	assert_non_null(dir);
 	for (struct dirent *e; (e = readdir(dir));) {
 		char path[500], expected[600];
 		snprintf(path, sizeof path, "%s/%s", root, e->d_name);
 		snprintf(expected, sizeof expected, "%s/expected.json", path);
 		if (e->d_name[0] == '.' || access(expected, R_OK) != 0)
 			continue;
+		if (!is_described(path)) {
+			(*waiting)++;
+			continue;
+		}
 		check_model(path);
 		n++;
 	}
@@ -105,11 +128,23 @@ static size_t check_folder(const char *root)
 static void shared_oracles(void **state)
 {
 	(void)state;
-	assert_true(check_folder(shared_path("oracles")) >= 8);
+	size_t waiting;
+	assert_true(check_folder(shared_path("oracles"), &waiting) >= 9);
+	assert_int_equal(waiting, 0);
+}
+
+/* Those that can be run have their number; the rest waits for its page. */
+static void own_oracles(void **state)
+{
+	(void)state;
+	size_t waiting, n = check_folder(STELE_SOURCE_ROOT "/tests/data/families", &waiting);
+	print_message("# %zu models checked, %zu of families that are not described\n", n, waiting);
+	assert_true(n >= 22);
 }
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(shared_oracles) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(own_oracles), cmocka_unit_test(shared_oracles) };
+	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("family-oracles", tests, NULL, NULL);
 }

@@ -458,6 +458,40 @@ static void scale_and_cap(void **state)
 	guard_free(&gy);
 }
 
+static void plain_activations(void **state)
+{
+	(void)state;
+	enum st_mode mode = ST_MODE_FAST;
+	struct st_xoshiro r;
+	st_xoshiro_seed(&r, 13);
+	size_t n = 777;
+	struct guarded gx, gy;
+	float *x = guard_alloc(&gx, n * 4, 1), *y = guard_alloc(&gy, n * 4, 1);
+	fill_values(&r, x, n);
+	x[0] = NAN;
+	x[1] = INFINITY;
+	x[2] = -INFINITY;
+	EACH_EXEC(e)
+	{
+		st_activate(&e, ST_ACT_RELU, x, n, y);
+		assert_true(isnan(y[0]) && y[1] == INFINITY && y[2] == 0);
+		for (size_t i = 3; i < n; i++)
+			assert_true(y[i] == (x[i] > 0 ? x[i] : 0));
+		st_activate(&e, ST_ACT_RELU_SQUARED, x, n, y);
+		for (size_t i = 3; i < n; i++)
+			assert_true(y[i] == (x[i] > 0 ? (float)((double)x[i] * x[i]) : 0));
+		st_activate(&e, ST_ACT_SIGMOID, x, n, y);
+		assert_true(isnan(y[0]) && y[1] == 1 && y[2] == 0);
+		for (size_t i = 3; i < n; i++)
+			assert_true(ulps_f32(y[i], (double)(1 / (1 + expl(-(long double)x[i])))) <= 0.5001);
+		st_activate(&e, ST_ACT_GELU_QUICK, x, n, y);
+		for (size_t i = 3; i < n; i++)
+			assert_true(ulps_f32(y[i], (double)(x[i] / (1 + expl(-1.702L * (long double)x[i])))) <= 0.5001);
+	}
+	guard_free(&gx);
+	guard_free(&gy);
+}
+
 /* The choice of experts, by hand: ties go to the lower index, what is no number comes last. */
 static void top(void **state)
 {
@@ -574,6 +608,7 @@ int main(void)
 		cmocka_unit_test(add_mul_bias),
 		cmocka_unit_test(layernorm),
 		cmocka_unit_test(scale_and_cap),
+		cmocka_unit_test(plain_activations),
 		cmocka_unit_test(top),
 		cmocka_unit_test(weighted_sum),
 		cmocka_unit_test(fwht),
