@@ -4,7 +4,8 @@
 #   tools/sessions.sh STELE SOURCE_ROOT [--write]      --write: bring the documents up to date instead
 #
 # A session is a block that begins with "```session". Its lines "$ COMMAND" are run one after the other in a folder that
-# all sessions of the document share, 80 columns wide; what they print stands below them. Seconds alone may differ.
+# all sessions of the document share, 80 columns wide; what they print stands below them. Seconds may differ, and
+# are written as 0.20 s, so that no two runs differ.
 set -u
 stele=$(realpath "$1") root=$(realpath "$2") write=${3-}
 documents="README.md docs/agreement.md"
@@ -44,7 +45,7 @@ for name; do
 	mkdir "$work/run"
 	(cd "$work/run" && rerun < "$root/$name" > "$work/new")
 	if [ "$write" ]; then
-		cp "$work/new" "$root/$name"
+		sed -E 's/; [0-9.]+ s$/; 0.20 s/' "$work/new" > "$root/$name"
 	elif [ "$(seconds "$work/new")" = "$(seconds "$root/$name")" ]; then
 		echo "ok $n - $name shows what its commands print"
 	else

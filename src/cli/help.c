@@ -148,6 +148,36 @@ static void help_param(struct st_text *t, const struct cli_param *p, bool option
 	st_text_release(&term);
 }
 
+/* The last blank of s outside of quotes that leaves at most `room` bytes before it; n where all of it fits or none does. */
+static size_t break_of(const char *s, size_t n, size_t room)
+{
+	size_t at = n;
+	bool inside = false;
+	for (size_t i = 0; n > room && i < n && (i <= room || at == n); i++) {
+		inside ^= s[i] == '"' || s[i] == '\'';
+		if (s[i] == ' ' && !inside && i > 0)
+			at = i;
+	}
+	return at;
+}
+
+/* Commands to copy: a long one goes on as the shell has it. */
+static void help_examples(struct st_text *t, const char *s, size_t width)
+{
+	st_text_puts(t, "\nExamples:\n");
+	while (*s) {
+		size_t n = strcspn(s, "\n"), room = width - 4;
+		for (const char *indent = "  "; n; indent = "      ") {
+			size_t at = break_of(s, n, room);
+			st_text_printf(t, "%s%.*s%s\n", indent, (int)at, s, at < n ? " \\" : "");
+			s += at < n ? at + 1 : n;
+			n = at < n ? n - at - 1 : 0;
+			room = width - 8;
+		}
+		s += *s == '\n';
+	}
+}
+
 void cli_help(struct st_text *t, const struct cli_command *cmd)
 {
 	size_t width = cli_page(stdout).columns;
@@ -176,6 +206,8 @@ void cli_help(struct st_text *t, const struct cli_command *cmd)
 		st_text_puts(t, "\n");
 		s += n + (s[n] == '\n');
 	}
+	if (cmd->examples)
+		help_examples(t, cmd->examples, width);
 }
 
 void cli_overview(struct st_text *t, const char *group)
