@@ -1,9 +1,7 @@
-/* weight_blocks.c - stored blocks read or written wrongly: another type, another order of codes, wrong scales. */
+/* weight_blocks.c - stored blocks read or written wrongly: another type, wrong scales. */
 #include "compare/weight_gain.h"
 #include "compare/weight_trial.h"
 #include "compare/sums.h"
-#include "dtype/geometry.h"
-#include "graph/basis.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -73,74 +71,6 @@ enum st_status st_test_mislabelled(struct st_trial *t)
 		}
 	}
 	return t->done ? unless_scaled(t) : ST_OK;
-}
-
-/* A side with the codes of its blocks read in another order. */
-struct reordered {
-	const struct st_rows *from;
-	enum st_code_order order;
-};
-
-/* The cells of a row are those of a tensor that holds the row with its codes put right. */
-static void get_reordered(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
-{
-	const struct reordered *x = s->ctx;
-	const struct st_weight *w = x->from->w;
-	const struct st_tensor *t = w->tensor;
-	const struct st_dtype_info *info = st_dtype_info(t->dtype);
-	uint8_t block[ST_BLOCK_BYTES_MOST];
-	if (w->interleaved)
-		r = st_row_in_pairs(r, s->rows / w->heads);
-	for (uint64_t at = 0, b = 0; at < s->cols; at += info->block_elems, b++) {
-		memcpy(block, t->data + r * t->row_bytes + b * info->block_bytes, info->block_bytes);
-		st_block_reorder(t->dtype, block, x->order);
-		struct st_tensor one = { .dtype = t->dtype,
-			                 .layout = ST_LAYOUT_ROWS,
-			                 .ndim = 1,
-			                 .shape = { info->block_elems },
-			                 .n_elems = info->block_elems,
-			                 .n_bytes = info->block_bytes,
-			                 .row_bytes = info->block_bytes,
-			                 .scale = t->scale,
-			                 .data = block };
-		struct st_weight part = { .tensor = &one, .heads = 1, .layer = -1 };
-		struct st_cells here = st_cells_from(dst, at);
-		st_weight_cells(&part, (struct st_held){ t->dtype, t->scale }, 0, &here);
-	}
-}
-
-enum st_status st_test_block_layout(struct st_trial *t)
-{
-	static const struct {
-		const char *name;
-		enum st_code_order order;
-	} orders[] = {
-		{ "nibbles exchanged", ST_CODES_EXCHANGED },
-		{ "pairs", ST_CODES_FROM_PAIRS },
-		{ "halves", ST_CODES_TO_PAIRS },
-	};
-	for (int k = 0; k < 2 && !t->done; k++) {
-		const struct st_rows *s = k ? t->b : t->a;
-		const struct st_tensor *stored = s->w->tensor;
-		if (!st_dtype_has_nibbles(stored->dtype) || stored->layout != ST_LAYOUT_ROWS)
-			continue;
-		for (size_t i = 0; i < 3 && !t->done; i++) {
-			struct st_rows side = *s;
-			struct reordered x = { s, orders[i].order };
-			side.get = get_reordered;
-			side.ctx = &x;
-			struct st_cause c = { .code = ST_CAUSE_WEIGHT_BLOCK_LAYOUT };
-			st_cause_put_text(&c, ST_PARAM_ORDER, orders[i].name);
-			/* Between two files of such types either may be the one that was written wrongly. */
-			bool either = st_dtype_has_nibbles((k ? t->a : t->b)->w->tensor->dtype);
-			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c,
-			                         either ? 0
-			                         : k    ? 'b'
-			                                : 'a',
-			                         false));
-		}
-	}
-	return ST_OK;
 }
 
 /* A side with each block of each row times a factor of its own. */

@@ -111,6 +111,7 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 	struct st_pair_summary s;
 	uint64_t others;
 	ST_TRY(judge_all(t, a, b, sampled, &s, &others));
+	s.noise &= s.rel < 1; /* cells as wide as the numbers meet whatever stands in them */
 	/* What leaves as many elements outside or as large a difference as it found explains nothing. */
 	double before = fmin(t->d->rel_l2, t->before.rel);
 	if (!s.noise && !(s.rel < before))

@@ -222,6 +222,8 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 		rep->status = rep->total.nonfinite_apart == 0 ? ST_STATUS_UNDECIDED
 		            : l->fault_seen                   ? ST_STATUS_INHERITED
 		                                              : ST_STATUS_FAULT;
+	else if (weights >= ST_WEIGHT_FAULT && local2 > 0)
+		rep->status = ST_STATUS_FAULT; /* what a weight that is known to be wrong does, however little */
 	else if (beyond) /* weights that are noise to each other, and pull one way: neither is known to be wrong */
 		rep->status = weights == ST_WEIGHT_NOISE && isfinite(rep->worst_token_ratio) ? ST_STATUS_UNDECIDED
 		                                                                             : ST_STATUS_FAULT;

@@ -11,6 +11,7 @@
 #include <math.h>
 
 #define Q1 "model.layers.1.self_attn.q_proj.weight"
+#define GATE0 "model.layers.0.mlp.gate_proj.weight"
 #define DOWN0 "model.layers.0.mlp.down_proj.weight"
 
 static struct st_rosetta *compare(const char *a, const char *b)
@@ -568,10 +569,204 @@ static void the_same_function_is_seen(void **state)
 	}
 }
 
+/* ---- blocks: the bytes as ggml's blocks have them, edited by hand ---- */
+
+static void exchange_bytes(uint8_t *p, size_t a, size_t b, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		uint8_t x = p[a + i];
+		p[a + i] = p[b + i];
+		p[b + i] = x;
+	}
+}
+
+static void q4_1_factors(uint8_t *p, size_t n) /* d, m, 16 bytes */
+{
+	for (size_t b = 0; b < n; b += 20)
+		exchange_bytes(p + b, 0, 2, 2);
+}
+static void q4_k_factors(uint8_t *p, size_t n) /* d, dmin, 12 of scales, 128 of codes */
+{
+	for (size_t b = 0; b < n; b += 144)
+		exchange_bytes(p + b, 0, 2, 2);
+}
+static void q4_k_lists(uint8_t *p, size_t n)
+{
+	for (size_t b = 0; b < n; b += 144) {
+		exchange_bytes(p + b, 4, 8, 4); /* the first four of each, with the others' high bits */
+		for (int i = 12; i < 16; i++)
+			p[b + i] = (uint8_t)(p[b + i] << 4 | p[b + i] >> 4);
+	}
+}
+static void q4_k_high_bits(uint8_t *p, size_t n)
+{
+	for (size_t b = 0; b < n; b += 144)
+		for (int i = 4; i < 12; i++)
+			p[b + i] &= 0x0F;
+}
+static void q4_k_last_high_bits(uint8_t *p, size_t n) /* bits 6 and 7 of the first eight bytes */
+{
+	for (size_t b = 0; b < n; b += 144)
+		for (int i = 4; i < 12; i++)
+			p[b + i] &= 0x3F;
+}
+static void q4_k_groups(uint8_t *p, size_t n) /* 32 codes in 16 bytes, as Q4_0 has them, instead of 64 in 32 */
+{
+	for (size_t b = 0; b < n; b += 144) {
+		uint8_t out[128] = { 0 };
+		for (int i = 0; i < 256; i++) {
+			int own = i / 64 * 32 + i % 32, shift = i % 64 / 32 * 4, code = p[b + 16 + own] >> shift & 15;
+			out[i / 32 * 16 + i % 16] |= (uint8_t)(code << (i % 32 / 16 * 4));
+		}
+		memcpy(p + b + 16, out, 128);
+	}
+}
+static void q5_0_high_bits(uint8_t *p, size_t n) /* d, 4 of high bits, 16 */
+{
+	for (size_t b = 0; b < n; b += 22)
+		memset(p + b + 2, 0, 4);
+}
+static void q6_k_scales(uint8_t *p, size_t n) /* 128 + 64 of codes, 16 scales, d */
+{
+	for (size_t b = 0; b < n; b += 210)
+		for (int i = 0; i < 8; i++)
+			exchange_bytes(p + b + 192, (size_t)i, (size_t)(15 - i), 1);
+}
+static void q6_k_high_bits(uint8_t *p, size_t n) /* two bits of element i from bit 2 (i % 4) of byte i / 4 on */
+{
+	for (size_t b = 0; b < n; b += 210) {
+		uint8_t out[64] = { 0 };
+		for (int i = 0; i < 256; i++) {
+			int own = i / 128 * 32 + i % 32, shift = i % 128 / 32 * 2;
+			out[i / 4] |= (uint8_t)((p[b + 128 + own] >> shift & 3) << (i % 4 * 2));
+		}
+		memcpy(p + b + 128, out, 64);
+	}
+}
+static void q4_0_sign(uint8_t *p, size_t n)
+{
+	for (size_t b = 0; b < n; b += 18)
+		for (int i = 2; i < 18; i++)
+			p[b + i] ^= 0x88;
+}
+
+static void layouts_of_blocks_are_named(void **state)
+{
+	(void)state;
+	static const struct {
+		enum st_dtype type, against;
+		void (*mangle)(uint8_t *p, size_t n);
+		const char *order;
+		bool accused;
+	} cases[] = {
+		{ ST_DTYPE_Q4_1, ST_DTYPE_Q4_1, q4_1_factors, "scale and minimum exchanged", false },
+		{ ST_DTYPE_Q4_1, ST_DTYPE_F16, q4_1_factors, "scale and minimum exchanged", true },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_F16, q4_k_factors, "scale and minimum exchanged", true },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_Q4_K, q4_k_lists, "scales and minima of sub-blocks exchanged", false },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_Q4_K, q4_k_high_bits, "high bits of the scales lost", true },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_Q4_K, q4_k_last_high_bits, "high bits of the last half of the scales lost",
+		  true },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_Q4_K, q4_k_groups, "codes in groups of 32", false },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_BF16, q4_k_groups, "codes in groups of 32", true },
+		{ ST_DTYPE_Q5_0, ST_DTYPE_Q5_0, q5_0_high_bits, "high bits of the codes lost", true },
+		{ ST_DTYPE_Q6_K, ST_DTYPE_F16, q6_k_scales, "scales backwards", true },
+		{ ST_DTYPE_Q6_K, ST_DTYPE_Q6_K, q6_k_high_bits, "consecutive high bits", false },
+		{ ST_DTYPE_Q4_0, ST_DTYPE_F32, q4_0_sign, "the codes' highest bit inverted", true },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct toy base, other;
+		toy_make(&base, "qwen2", 256, false);
+		toy_make(&other, "qwen2", 256, false);
+		toy_find(&other, Q1)->mangle = cases[i].mangle;
+		toy_find(&base, Q1)->dtype = cases[i].against;
+		toy_find(&other, Q1)->dtype = cases[i].type;
+		toy_write(&base, in_folder("base.gguf"), ST_DTYPE_F16, true);
+		toy_write(&other, in_folder("other.gguf"), ST_DTYPE_F16, true);
+		for (int order = 0; order < 2; order++) {
+			struct st_rosetta *r = compare(order ? "base.gguf" : "other.gguf",
+			                               order ? "other.gguf" : "base.gguf");
+			const struct st_weight_diff *d = of(r, Q1);
+			char want = !cases[i].accused ? 0 : order ? 'b' : 'a';
+			if (d->cause.code != ST_CAUSE_WEIGHT_BLOCK_LAYOUT || d->cause.confidence != ST_CONFIRMED
+			    || d->side != want || strcmp(st_cause_text(&d->cause, ST_PARAM_ORDER), cases[i].order) != 0)
+				fail_msg("case %zu, order %d: side %c, %s", i, order, d->side ? d->side : '-', r->text);
+			/* The stage that the verdict names is the faulty one on its line. */
+			const struct st_stage_report *last = &r->stages[r->n_stages - 1];
+			assert_int_equal(last->status, ST_STATUS_FAULT);
+			assert_string_equal(st_stage_name(last->stage), r->first.stage);
+			st_rosetta_free(r);
+		}
+		toy_free(&base);
+		toy_free(&other);
+	}
+}
+
+/* Every row of the gate displaced further than the one before it, by 8 elements. */
+static void padded(struct toy *m, float fill)
+{
+	struct toy_tensor *t = toy_find(m, GATE0);
+	uint64_t n = t->rows * t->cols;
+	float *out = malloc(n * sizeof *out);
+	for (uint64_t i = 0; i < n; i++)
+		out[i] = i % (t->cols + 8) < t->cols ? t->data[i / (t->cols + 8) * t->cols + i % (t->cols + 8)] : fill;
+	free(t->data);
+	t->data = out;
+}
+static void padded_with_zeros(struct toy *m) { padded(m, 0); }
+static void padded_with_numbers(struct toy *m) { padded(m, 0.01f); }
+
+static void read_as_padded(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, GATE0);
+	uint64_t n = t->rows * t->cols;
+	float *out = malloc(n * sizeof *out);
+	for (uint64_t r = 0; r < t->rows; r++)
+		for (uint64_t c = 0; c < t->cols; c++) {
+			uint64_t i = r * (t->cols + 8) + c;
+			out[r * t->cols + c] = i < n ? t->data[i] : 0.02f;
+		}
+	free(t->data);
+	t->data = out;
+}
+
+static void padding_is_seen(void **state)
+{
+	(void)state;
+	static const struct {
+		void (*plant)(struct toy *m);
+		enum st_dtype type;
+		bool accused;
+	} cases[] = {
+		{ padded_with_zeros, ST_DTYPE_F32, true },    { padded_with_zeros, ST_DTYPE_BF16, true },
+		{ padded_with_numbers, ST_DTYPE_F16, false }, { read_as_padded, ST_DTYPE_F16, false },
+		{ read_as_padded, ST_DTYPE_Q8_0, false },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct toy base, other;
+		toy_make(&base, "qwen2", 256, false);
+		toy_make(&other, "qwen2", 256, false);
+		cases[i].plant(&other);
+		toy_write(&base, in_folder("base.gguf"), ST_DTYPE_F32, true);
+		toy_write(&other, in_folder("other.gguf"), cases[i].type, true);
+		for (int order = 0; order < 2; order++) {
+			struct st_rosetta *r = compare(order ? "base.gguf" : "other.gguf",
+			                               order ? "other.gguf" : "base.gguf");
+			const struct st_weight_diff *d = of(r, GATE0);
+			char want = !cases[i].accused ? 0 : order ? 'b' : 'a';
+			if (strcmp(st_cause_name(d->cause.code), "weight.row_shift") != 0
+			    || d->cause.confidence != ST_CONFIRMED
+			    || st_cause_number(&d->cause, ST_PARAM_PADDING, 0) != 8 || d->side != want)
+				fail_msg("case %zu, order %d: side %c, %s", i, order, d->side ? d->side : '-', r->text);
+			st_rosetta_free(r);
+		}
+		toy_free(&base);
+		toy_free(&other);
+	}
+}
+
 /* ---- which side ---- */
 
 #define EMBED "model.embed_tokens.weight"
-#define GATE0 "model.layers.0.mlp.gate_proj.weight"
 
 static void rows_times(struct toy_tensor *t, uint64_t first, uint64_t n, double by)
 {
@@ -674,6 +869,8 @@ int main(void)
 		CASE(shapes_are_told),
 		CASE(zeros_of_both_are_clean),
 		CASE(the_same_function_is_seen),
+		CASE(layouts_of_blocks_are_named),
+		CASE(padding_is_seen),
 		CASE(only_evidence_accuses),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

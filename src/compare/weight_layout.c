@@ -1,0 +1,286 @@
+/*
+ * weight_layout.c - the parts of blocks in another order, or some of their bits lost.
+ *
+ * A layout is a copy of the type's descriptor with one field changed (dtype/geometry.h), or something done to the parts of a
+ * block. A file may hold blocks that were written in it, or blocks that were read in it and written again; what loses bits is
+ * done to the side that still has them.
+ */
+#include "compare/weight_trial.h"
+#include "dtype/geometry.h"
+#include "graph/basis.h"
+
+#include <string.h>
+
+enum way { PUT_RIGHT, PUT_WRONG, LOSE };
+
+struct layout {
+	const char *name;
+	enum way way;
+	/* The descriptor of the layout; or what is done to the parts (to no effect: false). */
+	bool (*describe)(struct st_geometry *g);
+	void (*change)(const struct st_geometry *g, struct st_block_parts *p);
+	enum st_code_order order; /* else one of those that have a name of their own */
+};
+
+/* ---- codes ---- */
+
+static bool consecutive(struct st_bits *b)
+{
+	if (!b->bits || 8 % b->bits || b->bits == 8 || b->group == 8 / b->bits)
+		return false;
+	*b = (struct st_bits){
+		.at = b->at, .bits = b->bits, .group = (uint16_t)(8 / b->bits), .bytes = 1, .advance = 1
+	};
+	return true;
+}
+
+static bool codes_consecutive(struct st_geometry *g) { return g->code.bits != 4 && consecutive(&g->code); }
+static bool high_bits_consecutive(struct st_geometry *g) { return consecutive(&g->code_high); }
+static bool all_consecutive(struct st_geometry *g)
+{
+	return g->code_high.bits && consecutive(&g->code) && consecutive(&g->code_high);
+}
+
+static bool groups_of(struct st_geometry *g, uint16_t n)
+{
+	unsigned elements = (unsigned)g->sub * g->n_sub;
+	if (!g->code.bits || g->code.bits == 8 || g->code.group == n || n > elements)
+		return false;
+	g->code.group = n;
+	g->code.bytes = g->code.advance = (uint16_t)(n * g->code.bits / 8);
+	return true;
+}
+static bool groups_of_32(struct st_geometry *g) { return groups_of(g, 32); }
+static bool groups_of_64(struct st_geometry *g) { return groups_of(g, 64); }
+static bool groups_of_128(struct st_geometry *g) { return groups_of(g, 128); }
+static bool groups_of_256(struct st_geometry *g) { return groups_of(g, 256); }
+
+static void other_sign(const struct st_geometry *g, struct st_block_parts *p)
+{
+	unsigned bits = (unsigned)g->code.bits + g->code_high.bits;
+	for (unsigned i = 0; i < (unsigned)g->sub * g->n_sub && !g->code_signed; i++)
+		p->code[i] = (int16_t)(p->code[i] ^ (1 << (bits - 1)));
+}
+
+static void code_high_lost(const struct st_geometry *g, struct st_block_parts *p)
+{
+	for (unsigned i = 0; i < (unsigned)g->sub * g->n_sub && g->code_high.bits; i++)
+		p->code[i] = (int16_t)(p->code[i] & ((1 << g->code.bits) - 1));
+}
+
+/* ---- factors ---- */
+
+static void factors_exchanged(const struct st_geometry *g, struct st_block_parts *p)
+{
+	float d = p->d;
+	if (g->m_at < 0)
+		return;
+	p->d = p->m;
+	p->m = d;
+}
+
+static void lists_exchanged(const struct st_geometry *g, struct st_block_parts *p)
+{
+	for (unsigned j = 0; j < g->n_sub && g->min.bits; j++) {
+		int16_t x = p->scale[j];
+		p->scale[j] = p->min[j];
+		p->min[j] = x;
+	}
+}
+
+static void both_exchanged(const struct st_geometry *g, struct st_block_parts *p)
+{
+	if (!g->min.bits)
+		return;
+	factors_exchanged(g, p);
+	lists_exchanged(g, p);
+}
+
+static void lose_scale_bits(const struct st_geometry *g, struct st_block_parts *p, unsigned from)
+{
+	for (unsigned j = from; j < g->n_sub && g->scale_high.bits; j++) {
+		p->scale[j] = (int16_t)(((p->scale[j] + g->scale_bias) & ((1 << g->scale.bits) - 1)) - g->scale_bias);
+		if (g->min_high.bits)
+			p->min[j] = (int16_t)(p->min[j] & ((1 << g->min.bits) - 1));
+	}
+}
+static void scale_high_lost(const struct st_geometry *g, struct st_block_parts *p) { lose_scale_bits(g, p, 0); }
+static void last_scale_high_lost(const struct st_geometry *g, struct st_block_parts *p)
+{
+	lose_scale_bits(g, p, g->n_sub / 2u);
+}
+
+/* ---- sub-blocks ---- */
+
+static void order_scales(const struct st_geometry *g, struct st_block_parts *p,
+                         unsigned (*from)(unsigned j, unsigned n))
+{
+	struct st_block_parts old = *p;
+	for (unsigned j = 0; j < g->n_sub && g->scale.bits; j++) {
+		p->scale[j] = old.scale[from(j, g->n_sub)];
+		p->min[j] = old.min[from(j, g->n_sub)];
+	}
+}
+
+static unsigned backwards(unsigned j, unsigned n) { return n - 1 - j; }
+static unsigned evens_first(unsigned j, unsigned n) { return j < n / 2 ? 2 * j : 2 * (j - n / 2) + 1; }
+static unsigned alternating(unsigned j, unsigned n) { return j % 2 ? n / 2 + j / 2 : j / 2; }
+static unsigned neighbour(unsigned j, unsigned n)
+{
+	(void)n;
+	return j ^ 1;
+}
+
+static void scales_backwards(const struct st_geometry *g, struct st_block_parts *p) { order_scales(g, p, backwards); }
+static void scales_evens_first(const struct st_geometry *g, struct st_block_parts *p)
+{
+	order_scales(g, p, evens_first);
+}
+static void scales_alternating(const struct st_geometry *g, struct st_block_parts *p)
+{
+	order_scales(g, p, alternating);
+}
+static void scales_in_pairs(const struct st_geometry *g, struct st_block_parts *p) { order_scales(g, p, neighbour); }
+
+static void subs_backwards(const struct st_geometry *g, struct st_block_parts *p)
+{
+	struct st_block_parts old = *p;
+	order_scales(g, p, backwards);
+	for (unsigned i = 0; i < (unsigned)g->sub * g->n_sub && g->n_sub > 1; i++)
+		p->code[i] = old.code[(g->n_sub - 1u - i / g->sub) * g->sub + i % g->sub];
+}
+
+/* Those with an order first: what a repair can undo. */
+static const struct layout layouts[] = {
+	{ "nibbles exchanged", PUT_RIGHT, NULL, NULL, ST_CODES_EXCHANGED },
+	{ "pairs", PUT_RIGHT, NULL, NULL, ST_CODES_FROM_PAIRS },
+	{ "halves", PUT_RIGHT, NULL, NULL, ST_CODES_TO_PAIRS },
+	{ "consecutive codes", PUT_RIGHT, codes_consecutive, NULL, ST_CODES_OWN },
+	{ "consecutive codes", PUT_WRONG, codes_consecutive, NULL, ST_CODES_OWN },
+	{ "consecutive high bits", PUT_RIGHT, high_bits_consecutive, NULL, ST_CODES_OWN },
+	{ "consecutive high bits", PUT_WRONG, high_bits_consecutive, NULL, ST_CODES_OWN },
+	{ "consecutive codes and high bits", PUT_RIGHT, all_consecutive, NULL, ST_CODES_OWN },
+	{ "consecutive codes and high bits", PUT_WRONG, all_consecutive, NULL, ST_CODES_OWN },
+	{ "codes in groups of 32", PUT_RIGHT, groups_of_32, NULL, ST_CODES_OWN },
+	{ "codes in groups of 32", PUT_WRONG, groups_of_32, NULL, ST_CODES_OWN },
+	{ "codes in groups of 64", PUT_RIGHT, groups_of_64, NULL, ST_CODES_OWN },
+	{ "codes in groups of 64", PUT_WRONG, groups_of_64, NULL, ST_CODES_OWN },
+	{ "codes in groups of 128", PUT_RIGHT, groups_of_128, NULL, ST_CODES_OWN },
+	{ "codes in groups of 128", PUT_WRONG, groups_of_128, NULL, ST_CODES_OWN },
+	{ "codes in groups of 256", PUT_RIGHT, groups_of_256, NULL, ST_CODES_OWN },
+	{ "codes in groups of 256", PUT_WRONG, groups_of_256, NULL, ST_CODES_OWN },
+	{ "the codes' highest bit inverted", PUT_RIGHT, NULL, other_sign, ST_CODES_OWN },
+	{ "scale and minimum exchanged", PUT_RIGHT, NULL, factors_exchanged, ST_CODES_OWN },
+	{ "scales and minima of sub-blocks exchanged", PUT_RIGHT, NULL, lists_exchanged, ST_CODES_OWN },
+	{ "scales and minima exchanged", PUT_RIGHT, NULL, both_exchanged, ST_CODES_OWN },
+	{ "sub-blocks backwards", PUT_RIGHT, NULL, subs_backwards, ST_CODES_OWN },
+	{ "scales backwards", PUT_RIGHT, NULL, scales_backwards, ST_CODES_OWN },
+	{ "scales of even sub-blocks first", PUT_RIGHT, NULL, scales_evens_first, ST_CODES_OWN },
+	{ "scales of both halves in turn", PUT_RIGHT, NULL, scales_alternating, ST_CODES_OWN },
+	{ "scales exchanged in pairs", PUT_RIGHT, NULL, scales_in_pairs, ST_CODES_OWN },
+	{ "high bits of the codes lost", LOSE, NULL, code_high_lost, ST_CODES_OWN },
+	{ "high bits of the scales lost", LOSE, NULL, scale_high_lost, ST_CODES_OWN },
+	{ "high bits of the last half of the scales lost", LOSE, NULL, last_scale_high_lost, ST_CODES_OWN },
+};
+
+/* Whether the layout is another one than the type's own. */
+static bool applies(const struct layout *l, enum st_dtype t)
+{
+	struct st_geometry as = *st_dtype_geometry(t);
+	struct st_block_parts p = { .d = 1, .m = 2 }, q;
+	if (as.sub == 0)
+		return false;
+	if (l->order != ST_CODES_OWN)
+		return st_dtype_has_nibbles(t);
+	if (l->describe)
+		return l->describe(&as);
+	for (unsigned j = 0; j < as.n_sub; j++) {
+		p.scale[j] = (int16_t)(as.scale_top - (int)j);
+		p.min[j] = (int16_t)(as.scale_top - 16 - (int)j);
+	}
+	for (unsigned i = 0; i < (unsigned)as.sub * as.n_sub; i++)
+		p.code[i] = (int16_t)(as.highest - (int)(i / as.sub % 2));
+	q = p;
+	l->change(&as, &q);
+	return memcmp(&p, &q, sizeof p) != 0;
+}
+
+static void rearrange(const struct layout *l, enum st_dtype t, uint8_t *block)
+{
+	const struct st_geometry *own = st_dtype_geometry(t);
+	struct st_geometry as = *own;
+	struct st_block_parts p;
+	if (l->order != ST_CODES_OWN) {
+		st_block_reorder(t, block, l->order);
+		return;
+	}
+	if (l->describe)
+		l->describe(&as);
+	st_block_unpack(l->way == PUT_RIGHT ? &as : own, block, &p);
+	if (l->change)
+		l->change(own, &p);
+	st_block_pack(l->way == PUT_WRONG ? &as : own, &p, block);
+}
+
+/* ---- the hypothesis ---- */
+
+/* A side with its blocks rearranged. */
+struct rearranged {
+	const struct st_rows *from;
+	const struct layout *layout;
+};
+
+/* The cells of a row are those of a tensor that holds the row with its blocks put right. */
+static void get_rearranged(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
+{
+	const struct rearranged *x = s->ctx;
+	const struct st_weight *w = x->from->w;
+	const struct st_tensor *t = w->tensor;
+	const struct st_dtype_info *info = st_dtype_info(t->dtype);
+	uint8_t block[ST_BLOCK_BYTES_MOST];
+	if (w->interleaved)
+		r = st_row_in_pairs(r, s->rows / w->heads);
+	for (uint64_t at = 0, b = 0; at < s->cols; at += info->block_elems, b++) {
+		memcpy(block, t->data + r * t->row_bytes + b * info->block_bytes, info->block_bytes);
+		rearrange(x->layout, t->dtype, block);
+		struct st_tensor one = { .dtype = t->dtype,
+			                 .layout = ST_LAYOUT_ROWS,
+			                 .ndim = 1,
+			                 .shape = { info->block_elems },
+			                 .n_elems = info->block_elems,
+			                 .n_bytes = info->block_bytes,
+			                 .row_bytes = info->block_bytes,
+			                 .scale = t->scale,
+			                 .data = block };
+		struct st_weight part = { .tensor = &one, .heads = 1, .layer = -1 };
+		struct st_cells here = st_cells_from(dst, at);
+		st_weight_cells(&part, (struct st_held){ t->dtype, t->scale }, 0, &here);
+	}
+}
+
+enum st_status st_test_block_layout(struct st_trial *t)
+{
+	for (size_t i = 0; i < sizeof layouts / sizeof *layouts && !t->done; i++) {
+		const struct layout *l = &layouts[i];
+		for (int k = 0; k < 2 && !t->done; k++) {
+			const struct st_rows *s = k ? t->b : t->a, *other = k ? t->a : t->b;
+			const struct st_tensor *stored = s->w->tensor;
+			if (stored->layout != ST_LAYOUT_ROWS || !applies(l, stored->dtype)
+			    || (l->way == LOSE && other->w->tensor->dtype != stored->dtype))
+				continue;
+			struct st_rows side = *s;
+			struct rearranged x = { s, l };
+			side.get = get_rearranged;
+			side.ctx = &x;
+			struct st_cause c = { .code = ST_CAUSE_WEIGHT_BLOCK_LAYOUT };
+			st_cause_put_text(&c, ST_PARAM_ORDER, l->name);
+			/* Between two files of such types either may be the one that was written wrongly; bits that are there were not
+			 * made up. */
+			bool either = applies(l, other->w->tensor->dtype);
+			char wrong = (l->way == LOSE) == (k == 1) ? 'a' : 'b';
+			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c,
+			                         either && l->way != LOSE ? 0 : wrong, false));
+		}
+	}
+	return ST_OK;
+}

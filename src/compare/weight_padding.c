@@ -1,0 +1,118 @@
+/*
+ * weight_padding.c - rows that were written with padding behind each and are read without, or the other way round: each
+ * lies a little further from its place than the one before it.
+ */
+#include "compare/weight_trial.h"
+
+#include <math.h>
+
+#define KNOWN_BY 32 /* elements that the displacement of row 1 is found by */
+
+/*
+ * padded: the numbers are the rows of `from` one after another, each followed by `padding` others. Else they are taken from
+ * `from` as if these were there. What is not from there is taken from `fill`.
+ */
+struct displaced {
+	const struct st_rows *from, *fill;
+	uint64_t padding;
+	bool padded;
+};
+
+static void get_displaced(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
+{
+	const struct displaced *x = s->ctx;
+	uint64_t cols = s->cols, apart = cols + x->padding;
+	struct st_cells row = { dst->spare, dst->spare + cols, dst->spare + 2 * cols, dst->spare + 3 * cols, NULL };
+	if (!dst->below)
+		row = (struct st_cells){ .value = dst->spare };
+	x->fill->get(x->fill, r, dst);
+	uint64_t at = r * (x->padded ? cols : apart); /* of the row's first number in the other's stream */
+	for (uint64_t c = 0; c < cols;) {
+		uint64_t i = at + c, in = x->padded ? i % apart : i % cols, source = x->padded ? i / apart : i / cols,
+			 n = (x->padded ? apart : cols) - in;
+		n = cols - c < n ? cols - c : n;
+		if (source < s->rows && in < cols) {
+			uint64_t part = cols - in < n ? cols - in : n;
+			x->from->get(x->from, source, &row);
+			st_cells_copy(&row, in, dst, c, part);
+		}
+		c += n;
+	}
+}
+
+/* Where in `in` the first numbers of `what` stand best, from element 1 on; 0: nowhere. */
+static uint64_t find(const float *what, const float *in, uint64_t cols)
+{
+	uint64_t best = 0;
+	double least = 0.25; /* of the squares: unrelated numbers leave twice as much */
+	for (uint64_t p = 1; p + KNOWN_BY <= cols; p++) {
+		double apart = 0, size = 0;
+		for (uint64_t j = 0; j < KNOWN_BY; j++) {
+			apart += ((double)in[p + j] - what[j]) * ((double)in[p + j] - what[j]);
+			size += (double)what[j] * what[j];
+		}
+		if (apart < least * size) {
+			least = apart / size;
+			best = p;
+		}
+	}
+	return best;
+}
+
+static enum st_status gaps_are_zero(struct st_trial *t, const struct st_rows *s, uint64_t padding, bool *yes)
+{
+	uint64_t cols = s->cols, apart = cols + padding;
+	float *row = st_arena_alloc(&t->arena, cols, sizeof *row);
+	if (!row)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	*yes = true;
+	for (uint64_t r = 0; r < s->rows && *yes; r++) {
+		s->get(s, r, &(struct st_cells){ .value = row });
+		for (uint64_t c = 0; c < cols; c++)
+			*yes &= (r * cols + c) % apart < cols || row[c] == 0;
+	}
+	return ST_OK;
+}
+
+enum st_status st_test_padding(struct st_trial *t)
+{
+	uint64_t rows = t->a->rows, cols = t->a->cols;
+	if (rows < 4 || cols < 2 * KNOWN_BY || t->a->w->interleaved || t->b->w->interleaved)
+		return ST_OK;
+	float *a = st_arena_alloc(&t->arena, cols, sizeof *a), *b = st_arena_alloc(&t->arena, cols, sizeof *b);
+	if (!a || !b)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	t->a->get(t->a, 1, &(struct st_cells){ .value = a });
+	t->b->get(t->b, 1, &(struct st_cells){ .value = b });
+	/* Row 1 of what was padded begins later; of what was read as padded it begins with what stands later in the other. */
+	const struct {
+		uint64_t padding;
+		bool of_b, padded;
+	} tries[] = {
+		{ find(b, a, cols), false, true },
+		{ find(a, b, cols), true, true },
+		{ find(a, b, cols), false, false },
+		{ find(b, a, cols), true, false },
+	};
+	for (size_t i = 0; i < 4 && !t->done; i++) {
+		const struct st_rows *own = tries[i].of_b ? t->b : t->a, *other = tries[i].of_b ? t->a : t->b;
+		struct displaced x = { other, own, tries[i].padding, tries[i].padded };
+		struct st_rows side = *other;
+		bool zero = false;
+		if (tries[i].padding == 0 || tries[i].padding > cols / 2)
+			continue;
+		side.get = get_displaced;
+		side.ctx = &x;
+		side.whole = false;
+		if (tries[i].padded)
+			ST_TRY(gaps_are_zero(t, own, tries[i].padding, &zero));
+		struct st_cause c = { .code = ST_CAUSE_WEIGHT_ROW_SHIFT };
+		st_cause_put(&c, ST_PARAM_PADDING, (double)tries[i].padding);
+		ST_TRY(st_trial_consider(t, tries[i].of_b ? &side : t->a, tries[i].of_b ? t->b : &side, c,
+		                         !zero           ? 0
+		                         : tries[i].of_b ? 'b'
+		                                         : 'a',
+		                         false));
+	}
+	return ST_OK;
+}
