@@ -49,6 +49,14 @@ enum st_dtype {
 	ST_DTYPE_IQ3_S,
 	ST_DTYPE_TQ1_0,
 	ST_DTYPE_TQ2_0,
+	/* Of other programs: codes and factors in several tensors (ST_LAYOUT_APART). */
+	ST_DTYPE_GPTQ,
+	ST_DTYPE_AWQ,
+	ST_DTYPE_MLX,
+	ST_DTYPE_CT_PACK,   /* compressed-tensors, pack-quantized */
+	ST_DTYPE_BNB4,      /* bitsandbytes: NF4, FP4 */
+	ST_DTYPE_F8_SCALED, /* FP8 under factors */
+	ST_DTYPE_I8_SCALED, /* int8 under factors */
 	ST_DTYPE_COUNT
 };
 
@@ -80,7 +88,10 @@ enum st_layout {
 	ST_LAYOUT_ROWS,    /* each row (last dimension) begins at a block; rows are row_bytes apart */
 	ST_LAYOUT_FLAT,    /* blocks run over the whole tensor; a row may begin inside one */
 	ST_LAYOUT_STRIDED, /* plain types only; `strides` in elements */
+	ST_LAYOUT_APART,   /* matrices whose codes (at `data`) and factors lie in several tensors: see `apart` */
 };
+
+struct st_apart;
 
 /*
  * A view of one stored tensor. The bytes belong to the container's map and live until
@@ -100,6 +111,7 @@ struct st_tensor {
 	uint64_t row_bytes;              /* ST_LAYOUT_ROWS only */
 	float scale;                     /* one factor on every element; 1 except for ST_DTYPE_APR_Q8 */
 	const uint8_t *data;             /* any alignment */
+	const struct st_apart *apart;    /* ST_LAYOUT_APART only: the parts, which live as long as data */
 	uint64_t offset;                 /* of data in its file */
 	uint32_t file;                   /* index of that file in the container (shards) */
 };

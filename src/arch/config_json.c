@@ -215,7 +215,6 @@ static const struct {
 	{ "alibi", 0 },
 	{ "parallel_attn", 0 },
 	{ "use_parallel_residual", 0 },
-	{ "quantization_config", 0 },
 };
 
 static enum st_status refuse_unknown_arithmetic(const json_t *o, struct st_error *err)

@@ -84,6 +84,11 @@ static void measure_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 			st_cells_through(m->via, &y, cols);
 		st_fit_row(&x, &y, cols, refit_a, refit_b, (float)sqrt(s.bb / (double)cols), &row->fit);
 		row->pred = st_cells_variance(&x, cols) + st_cells_variance(&y, cols);
+		if (a->held.type == ST_DTYPE_GPTQ || b->held.type == ST_DTYPE_GPTQ) {
+			/* Its cells are wide enough to hide a factor: the gain is asked as where scales were refitted. */
+			row->fit.blocks++;
+			row->fit.refitted++;
+		}
 	}
 }
 

@@ -42,8 +42,9 @@ static void compare_pieces(void *ctx, unsigned lane, uint64_t begin, uint64_t en
 static bool bytes_equal(const struct st_weight *a, const struct st_weight *b, struct st_pool *pool)
 {
 	const struct st_tensor *x = a->tensor, *y = b->tensor;
-	if (x->dtype != y->dtype || x->layout != y->layout || x->layout == ST_LAYOUT_STRIDED || x->n_bytes != y->n_bytes
-	    || x->scale != y->scale || a->interleaved != b->interleaved || (a->interleaved && a->heads != b->heads)
+	if (x->dtype != y->dtype || x->layout != y->layout || x->layout == ST_LAYOUT_STRIDED
+	    || x->layout == ST_LAYOUT_APART || x->n_bytes != y->n_bytes || x->scale != y->scale
+	    || a->interleaved != b->interleaved || (a->interleaved && a->heads != b->heads)
 	    || (x->layout == ST_LAYOUT_ROWS && x->row_bytes != y->row_bytes))
 		return false;
 	struct two_copies c = { .a = x->data, .b = y->data, .n_bytes = x->n_bytes };

@@ -20,7 +20,8 @@ enum st_status st_add_job(struct st_plan *plan, struct st_job **out, struct st_e
 static bool same_bytes(const struct st_tensor *a, const struct st_tensor *b)
 {
 	return a->dtype == b->dtype && a->layout == b->layout && a->layout != ST_LAYOUT_STRIDED
-	    && a->n_bytes == b->n_bytes && a->scale == b->scale && memcmp(a->data, b->data, (size_t)a->n_bytes) == 0;
+	    && a->layout != ST_LAYOUT_APART && a->n_bytes == b->n_bytes && a->scale == b->scale
+	    && memcmp(a->data, b->data, (size_t)a->n_bytes) == 0;
 }
 
 static const char *output_name(struct st_conversion *v, enum st_role role, uint32_t layer, const struct st_tensor *src)

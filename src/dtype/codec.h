@@ -94,6 +94,7 @@ ST_DECODER(iq3_s);
 ST_DECODER(tq1_0);
 ST_DECODER(tq2_0);
 ST_DECODER(apr_q4);
+ST_DECODER(apart); /* apart.c: NaN */
 ST_DECODER(apr_q8);
 ST_ENCODER(apr_q4);
 ST_ENCODER(apr_q8);

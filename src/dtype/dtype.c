@@ -19,6 +19,10 @@
 	{ { .name = NAME, .kind = ST_KIND_QUANT, .block_elems = ELEMS, .block_bytes = sizeof(struct st_block_##type), \
 	    .decode = st_decode_##type, .encode = enc, .storage_rel_rms = rms }, &st_layout_##type, weighted }
 
+#define APART(NAME, rms) \
+	{ { .name = NAME, .kind = ST_KIND_QUANT, .block_elems = 1, .block_bytes = 1, .decode = st_decode_apart, \
+	    .storage_rel_rms = rms }, &st_layout_none, NULL }
+
 static const struct {
 	struct st_dtype_info info;
 	const struct st_geometry *geometry;
@@ -71,6 +75,14 @@ static const struct {
 	[ST_DTYPE_IQ3_S]   = VECTORS("IQ3_S", ST_QKK, iq3_s, 0.137),
 	[ST_DTYPE_TQ1_0]   = VECTORS("TQ1_0", ST_QKK, tq1_0, 0.81),
 	[ST_DTYPE_TQ2_0]   = BLOCK("TQ2_0", ST_QKK, tq2_0, NULL, NULL, 0.81),
+	/* With 4 bits and groups of 128 (MLX, NF4: 64), each number rounded to the nearest code. */
+	[ST_DTYPE_GPTQ]    = APART("GPTQ", 0.112),
+	[ST_DTYPE_AWQ]     = APART("AWQ", 0.102),
+	[ST_DTYPE_MLX]     = APART("MLX", 0.091),
+	[ST_DTYPE_CT_PACK] = APART("CT-pack", 0.112),
+	[ST_DTYPE_BNB4]    = APART("BNB4", 0.092),
+	[ST_DTYPE_F8_SCALED] = APART("FP8-scaled", 0.0265),
+	[ST_DTYPE_I8_SCALED] = APART("int8-scaled", 0.0075),
 };
 /* clang-format on */
 

@@ -3,6 +3,7 @@
 
 #include "base/levels.h"
 #include "base/mem.h"
+#include "dtype/apart.h"
 #include "dtype/blocks.h"
 #include "dtype/codec.h"
 #include "dtype/half.h"
@@ -271,6 +272,10 @@ void st_tensor_elements(const struct st_tensor *t, uint64_t row, const struct st
 {
 	const struct st_dtype_info *info = st_dtype_info(t->dtype);
 	uint64_t cols = st_tensor_cols(t), be = info->block_elems;
+	if (t->layout == ST_LAYOUT_APART) {
+		st_apart_row(t->apart, row, e);
+		return;
+	}
 	if (be == 1) {
 		st_tensor_decode(t, row, 1, e->value);
 		if (t->dtype == ST_DTYPE_APR_Q8) {

@@ -2,6 +2,7 @@
 #include <stele/dtype.h>
 
 #include "base/mem.h"
+#include "dtype/apart.h"
 #include "dtype/blocks.h"
 #include "dtype/codec.h"
 
@@ -114,6 +115,21 @@ static void put_strided_row(struct sink *s, uint64_t row)
 	}
 }
 
+/* f64: the numbers as an f32 reader sees them, from the end backwards, in the room of the doubles. */
+static void put_apart(struct sink *s, uint64_t row0, uint64_t n_rows)
+{
+	uint64_t cols = st_tensor_cols(s->t);
+	for (uint64_t r = row0; r < row0 + n_rows; r++) {
+		float *row = s->f ? s->f + (r - row0) * cols : (float *)(void *)(s->d + (r - row0) * cols);
+		st_apart_row(s->t->apart, r, &(struct st_elements){ .value = row });
+		for (uint64_t k = cols; !s->f && k-- > 0;) {
+			float x;
+			memcpy(&x, (const char *)(s->d + (r - row0) * cols) + k * sizeof x, sizeof x);
+			s->d[(r - row0) * cols + k] = (double)x;
+		}
+	}
+}
+
 static void decode_rows(struct sink s, uint64_t row0, uint64_t n_rows)
 {
 	const struct st_tensor *t = s.t;
@@ -122,6 +138,9 @@ static void decode_rows(struct sink s, uint64_t row0, uint64_t n_rows)
 	if (cols == 0 || n_rows == 0)
 		return;
 	switch (t->layout) {
+	case ST_LAYOUT_APART:
+		put_apart(&s, row0, n_rows);
+		return;
 	case ST_LAYOUT_FLAT:
 		put_run(&s, t->data, row0 * cols, n_rows * cols);
 		return;

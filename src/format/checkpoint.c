@@ -4,6 +4,7 @@
  */
 #include "format/container.h"
 #include "format/hf.h"
+#include "format/packed.h"
 #include "format/recognise.h"
 #include "format/safetensors.h"
 
@@ -205,5 +206,6 @@ enum st_status st_checkpoint_open(struct st_container *c, const char *path, stru
 	const char *kind = json_string_value(json_object_get(c->docs.metadata, "format"));
 	if (!kind || strcmp(kind, "stele-trace") != 0)
 		ST_TRY(st_hf_documents(c, dir, err));
-	return describe(c, folder, err);
+	ST_TRY(describe(c, folder, err));
+	return st_packed_fold(c, err);
 }

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "dtype/apart.h"
 
 #include <string.h>
 
@@ -60,6 +61,9 @@ bool st_tensor_measure(struct st_tensor *t)
 	case ST_LAYOUT_FLAT:
 		if (!st_mul_u64(st_ceil_div(t->n_elems, be), bb, &bytes))
 			return false;
+		break;
+	case ST_LAYOUT_APART: /* the codes, which have passed the gate themselves */
+		bytes = t->apart->codes->n_bytes;
 		break;
 	case ST_LAYOUT_STRIDED:
 		if (be != 1 || !measure_strides(t, &last)

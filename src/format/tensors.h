@@ -40,6 +40,11 @@ ST_MUST_CHECK bool st_tensor_measure(struct st_tensor *t);
 ST_MUST_CHECK enum st_status st_tensor_place(struct st_tensor *t, const struct st_span *in, uint64_t at,
                                              struct st_error *err);
 
+/*
+ * A tensor whose parts lie in several others (ST_LAYOUT_APART) is no view of its own: all parts have passed the gate, and
+ * who puts them together (packed.c) has compared their shapes.
+ */
+
 /* Has t passed the gate, and do its sizes still follow from its dimensions? */
 bool st_tensor_is_proved(const struct st_tensor *t);
 
