@@ -24,6 +24,7 @@ ST_DECODER(i32);
 ST_DECODER(u32);
 ST_DECODER(i64);
 ST_DECODER(u64);
+ST_DECODER(apart); /* NaN: see apart.h */
 ST_ENCODER(f32);
 ST_ENCODER(f16);
 ST_ENCODER(bf16);
@@ -94,7 +95,6 @@ ST_DECODER(iq3_s);
 ST_DECODER(tq1_0);
 ST_DECODER(tq2_0);
 ST_DECODER(apr_q4);
-ST_DECODER(apart); /* apart.c: NaN */
 ST_DECODER(apr_q8);
 ST_ENCODER(apr_q4);
 ST_ENCODER(apr_q8);

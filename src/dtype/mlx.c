@@ -39,7 +39,8 @@ static int word_code(const uint8_t *words, uint64_t stride, uint64_t i, unsigned
 void st_ct_pack_row(const struct st_apart *a, uint64_t r, const struct st_elements *e)
 {
 	const uint8_t *codes = a->codes->data + r * a->codes->row_bytes;
-	uint64_t per_row = st_tensor_cols(a->scales), n_scales = a->scales->n_elems, last = UINT64_MAX;
+	uint64_t per_row = a->scales->ndim ? a->scales->shape[a->scales->ndim - 1] : 1, n_scales = a->scales->n_elems,
+		 last = UINT64_MAX;
 	int middle = 1 << (a->bits - 1), zero = middle;
 	float scale = 0, unit = 0;
 	for (uint64_t k = 0; k < a->cols; k++) {
