@@ -2,12 +2,20 @@
 #ifndef ST_BASE_FILES_H
 #define ST_BASE_FILES_H
 
+#include "base/error.h"
 #include "base/mem.h"
 
 /* DIR/NAME in the arena; NULL when out of memory. */
 char *st_path(struct st_arena *a, const char *dir, const char *name);
 /* mkdir, unless the folder is there. */
 ST_MUST_CHECK enum st_status st_folder_make(const char *path, struct st_error *err);
+/* Whatever came of reading a file: a failure gets the file's name, unless it has one. Returns st. */
+static inline enum st_status st_in_file(const char *path, enum st_status st, struct st_error *err)
+{
+	if (st != ST_OK)
+		st_error_in(err, path);
+	return st;
+}
 /* SHA-256 of a file's bytes; *bytes (NULL: not asked for) is how many they are. */
 ST_MUST_CHECK enum st_status st_file_sha256(const char *path, char hex[65], uint64_t *bytes, struct st_error *err);
 

@@ -26,17 +26,12 @@ struct apply {
 
 /* ---- one tensor ---- */
 
-static bool plain(char c)
-{
-	return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (c && strchr("_.-", c));
-}
-
 static char *checkpoint_name(struct apply *x, const struct st_svf_entry *e)
 {
 	char *p = st_arena_printf(&x->job.arena, "%s/%04zu_%s.safetensors", ST_SVF_CHECKPOINTS, e->index + 1,
 	                          e->target_name);
 	for (char *s = p ? p + sizeof ST_SVF_CHECKPOINTS : NULL; s && *s; s++)
-		*s = plain(*s) ? *s : '_';
+		*s = st_svf_plain(*s) ? *s : '_';
 	return p;
 }
 
@@ -59,10 +54,9 @@ static enum st_status make_checkpoint(struct apply *x, const struct st_svf_entry
 	if (st == ST_OK)
 		st = st_svf_work_run(&x->job, &w, &t, err);
 	/* Factors of something else would make a model of something else. */
-	if (st == ST_OK && !st_svf_zero_test(&w.engine, why, sizeof why)) {
-		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, from->source_name, "%s", why);
-		st_error_in(err, w.factors.path);
-	}
+	if (st == ST_OK && !st_svf_zero_test(&w.engine, why, sizeof why))
+		st = st_in_file(w.factors.path,
+		                st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, from->source_name, "%s", why), err);
 	if (st == ST_OK)
 		st_svf_work_warnings(&x->job, &w);
 	*zero_error = w.engine.zero_error;
@@ -81,8 +75,7 @@ static enum st_status save_manifest(struct apply *x, struct st_error *err)
 /* Already there from an earlier run, and what the manifest says it is. */
 static bool is_done(const struct place *p)
 {
-	const char *status = json_string_value(json_object_get(p->entry, "status")),
-		   *sha = json_string_value(json_object_get(p->entry, "checkpoint_sha256"));
+	const char *status = st_svf_text_in(p->entry, "status"), *sha = st_svf_text_in(p->entry, "checkpoint_sha256");
 	struct st_error unusable = ST_ERROR_INIT; /* then it is made again */
 	char hex[65];
 	return status && sha && strcmp(status, "complete") == 0 && access(p->path, R_OK) == 0
@@ -233,12 +226,10 @@ static enum st_status resume(struct apply *x, struct st_error *err)
 	if (!old)
 		return ST_OK;
 	const char *key = differs(old, x->job.report);
-	enum st_status st = ST_OK;
-	if (key && !x->o->force) {
-		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, key,
-		                "the folder holds an artifact of other inputs; --force starts over");
-		st_error_in(err, x->manifest_path);
-	}
+	enum st_status st = !key || x->o->force
+	                          ? ST_OK
+	                          : st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, key,
+	                                       "the folder holds an artifact of other inputs; --force starts over");
 	/* Of the same inputs, but another version's or computed otherwise: made again, so that the manifest's
 	 * environment is true of all. */
 	bool same = json_equal(json_object_get(old, "environment"), json_object_get(x->job.report, "environment"));
@@ -252,7 +243,7 @@ static enum st_status resume(struct apply *x, struct st_error *err)
 				st_json_put(x->places[i].entry, kept[k], json_incref(json_object_get(o, kept[k])));
 	}
 	json_decref(old);
-	return st;
+	return st_in_file(x->manifest_path, st, err);
 }
 
 /* ---- the run ---- */
@@ -285,13 +276,14 @@ static enum st_status place_outputs(struct apply *x, struct st_error *err)
 	x->head_path = st_path(a, x->o->out, ST_SVF_HEAD_FILE);
 	ST_TRY(st_inputs_keep(in, x->head_path, err));
 	x->places = st_arena_alloc(a, x->job.ref.n, sizeof *x->places);
-	for (size_t i = 0; x->places && i < x->job.ref.n; i++) {
+	ST_NEED(x->places);
+	for (size_t i = 0; i < x->job.ref.n; i++) {
 		struct place *p = &x->places[i];
 		p->name = checkpoint_name(x, &x->job.ref.entries[i]);
 		p->path = p->name ? st_path(a, x->o->out, p->name) : NULL;
 		ST_TRY(st_inputs_keep(in, p->path, err));
 	}
-	return x->places ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	return ST_OK;
 }
 
 /* What would make the run fail half way, asked before the folder is made: sums that cannot be divided by. */
@@ -321,8 +313,7 @@ static enum st_status run(struct apply *x, struct st_svf_result *r, struct st_er
 	st_hooks_log(&j->hooks, "hashing %s", st_container_path(j->factors));
 	ST_TRY(st_container_sha256(j->factors, components, err));
 	seed_manifest(x, components);
-	if (!st_json_ok(j->report))
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(st_json_ok(j->report));
 	if (access(o->out, F_OK) == 0)
 		ST_TRY(resume(x, err));
 	ST_TRY(st_folder_make(o->out, err));

@@ -64,17 +64,13 @@ static enum st_status verify_file(struct st_svf_artifact *a, const char *rel, co
 	const char *path = st_path(&a->arena, a->dir, rel);
 	ST_NEED(path);
 	ST_TRY(st_file_sha256(path, hex, NULL, err));
-	enum st_status st = ST_OK;
-	if (!sha)
-		st = st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what, "the manifest has no digest of it");
-	else if (strcmp(sha, hex) != 0)
-		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, what, "SHA-256 is %.64s, the manifest says %.64s",
-		                hex, sha);
-	if (st != ST_OK) {
-		st_error_in(err, path);
-		return st;
-	}
-	return st_container_open(path, c, err);
+	if (sha && strcmp(sha, hex) == 0)
+		return st_container_open(path, c, err);
+	enum st_status st = sha ? st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, what,
+	                                     "SHA-256 is %.64s, the manifest says %.64s", hex, sha)
+	                        : st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, what,
+	                                     "the manifest has no digest of it");
+	return st_in_file(path, st, err);
 }
 
 static bool is_matrix(const struct st_tensor *t, const uint64_t shape[2])
@@ -118,12 +114,10 @@ static enum st_status load_tensor(struct st_svf_artifact *a, size_t i, const jso
 	else if (t->t->dtype != ST_DTYPE_BF16) /* and a type of blocks could not be read through its strides */
 		st = st_fail_at(err, ST_ERR_FORMAT, t->t->offset, c.key, "is %s; a checkpoint is BF16",
 		                st_dtype_info(t->t->dtype)->name);
-	if (st != ST_OK)
-		st_error_in(err, st_container_path(t->c));
 	t->turned = st_svf_turns(c.source, c.target);
 	t->rows = c.shape[t->turned ? 1 : 0];
 	t->cols = c.shape[t->turned ? 0 : 1];
-	return st;
+	return st_in_file(st_container_path(t->c), st, err);
 }
 
 static enum st_status load(struct st_svf_artifact *a, struct st_error *err)
@@ -162,11 +156,8 @@ enum st_status st_svf_artifact_open(const char *dir, struct st_svf_artifact *a, 
 	                         : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK)
 		st = st_file_sha256(path, a->manifest_sha256, NULL, err);
-	if (st == ST_OK) {
-		st = load(a, err);
-		if (st != ST_OK)
-			st_error_in(err, path);
-	}
+	if (st == ST_OK)
+		st = st_in_file(path, load(a, err), err);
 	if (st != ST_OK)
 		st_svf_artifact_close(a);
 	return st;

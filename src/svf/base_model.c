@@ -29,11 +29,9 @@ enum st_status st_svf_base_open(const char *path, bool round_bf16, const struct 
 		st_hooks_log(hooks, "hashing %s", path);
 		st = st_container_sha256(st_svf_base_container(b), b->sha256, err);
 	}
-	if (st != ST_OK) {
-		st_error_in(err, path);
+	if (st != ST_OK)
 		st_svf_base_close(b);
-	}
-	return st;
+	return st_in_file(path, st, err);
 }
 
 void st_svf_base_close(struct st_svf_base *b)
@@ -80,9 +78,7 @@ enum st_status st_svf_base_find(const struct st_svf_base *b, const struct st_svf
 	else if (st == ST_OK && st_dtype_info(t->dtype)->kind == ST_KIND_INT)
 		st = st_fail_at(err, ST_ERR_MISMATCH, t->offset, e->source_name, "the base model stores integers (%s)",
 		                st_dtype_info(t->dtype)->name);
-	if (st != ST_OK)
-		st_error_in(err, b->path);
-	return st;
+	return st_in_file(b->path, st, err);
 }
 
 bool st_svf_base_tied(const struct st_svf_base *b, const struct st_svf_entry *x, const struct st_svf_entry *y)

@@ -65,9 +65,8 @@ static enum st_status stale(struct st_svf_comparison *c, const struct st_svf_sid
 		json_t *f;
 		json_array_foreach(json_object_get(side->json, "files"), k, f)
 		{
-			const char *named = json_string_value(json_object_get(f, "path")),
-				   *sha = json_string_value(json_object_get(f, "sha256"));
-			const char *role = json_string_value(json_object_get(f, "role"));
+			const char *named = st_svf_text_in(f, "path"), *sha = st_svf_text_in(f, "sha256"),
+				   *role = st_svf_text_in(f, "role");
 			char hex[65];
 			/* Stage files of the side itself; it may also list the other side's. */
 			if (!named || !sha || !role || strncmp(role, "python_", 7) == 0
@@ -103,12 +102,8 @@ static void contradictions(struct st_svf_comparison *c, const struct st_svf_matc
 	bool all = true, missing = false;
 	for (size_t s = 0; s < ST_SVF_STAGES; s++) {
 		char name[64];
-		size_t i;
-		json_t *k, *found = NULL;
 		snprintf(name, sizeof name, "stage.%s", st_svf_stage_names[s]);
-		json_array_foreach(b->checks, i, k) if (json_is_string(json_object_get(k, "stage"))
-		                                        && strcmp(json_string_value(json_object_get(k, "stage")), name)
-		                                                   == 0) found = k;
+		const json_t *found = st_svf_with_text(b->checks, "stage", name);
 		missing |= !found;
 		if (!found || !m->check[s].measured)
 			continue;
@@ -116,7 +111,7 @@ static void contradictions(struct st_svf_comparison *c, const struct st_svf_matc
 		double max = json_number_value(json_object_get(tol, "max_abs_error")),
 		       mean = json_number_value(json_object_get(tol, "mean_abs_error"));
 		/* A mean near its tolerance may fall on either side of it with another order of summation. */
-		double mine = st_svf_metrics_mean(&m->check[s].m);
+		double mine = st_distance_mean(&m->check[s].m);
 		bool pass = m->check[s].shape_match
 		         && st_svf_passed(&m->check[s].m, &(struct st_svf_tolerance){ max, mean, true });
 		bool says = json_is_true(json_object_get(found, "functional_passed"));
@@ -124,7 +119,7 @@ static void contradictions(struct st_svf_comparison *c, const struct st_svf_matc
 		if (json_is_true(json_object_get(found, "required_for_functional_parity")))
 			all &= pass;
 		if (says != pass && !edge) {
-			const struct st_svf_metrics *got = &m->check[s].m;
+			const struct st_distance *got = &m->check[s].m;
 			char far[64] = "empty or not finite";
 			if (got->count && !got->s.bad_a && !got->s.bad_b)
 				snprintf(far, sizeof far, "max %.3g, mean %.3g", got->s.max, mine);
@@ -149,16 +144,9 @@ static bool has_hash(const struct st_svf_side *s, const char *want)
 {
 	static const char *const lists[] = { "variants", "native_elixir_svd_variants",
 		                             "semantic_python_component_variants" };
-	for (size_t l = 0; want && l < 3; l++) {
-		size_t i;
-		json_t *v;
-		json_array_foreach(json_object_get(s->json, lists[l]), i, v)
-		{
-			const char *h = json_string_value(json_object_get(v, "observed_bf16_sha256"));
-			if (h && strcmp(h, want) == 0)
-				return true;
-		}
-	}
+	for (size_t l = 0; l < 3; l++)
+		if (st_svf_with_text(json_object_get(s->json, lists[l]), "observed_bf16_sha256", want))
+			return true;
 	return false;
 }
 
@@ -167,8 +155,8 @@ void st_svf_check_hashes(struct st_svf_comparison *c)
 	const struct st_svf_side *py = c->side[1].python && !c->side[0].python ? &c->side[1] : &c->side[0],
 				 *other = py == &c->side[0] ? &c->side[1] : &c->side[0];
 	const json_t *ref = json_object_get(py->json, "reference");
-	const char *base = json_string_value(json_object_get(ref, "current_python_baseline_bf16_sha256"));
-	const char *want = json_string_value(json_object_get(ref, "expected_bf16_sha256"));
+	const char *base = st_svf_text_in(ref, "current_python_baseline_bf16_sha256"),
+		   *want = st_svf_text_in(ref, "expected_bf16_sha256");
 	if (c->o->strict_python && !has_hash(other, base))
 		st_svf_find(c, ST_CAUSE_SVF_BASELINE_HASH, NULL, ST_SVF_FINAL_BF16, true,
 		            "no variant of %c has %c's baseline hash %.64s", other->name, py->name,

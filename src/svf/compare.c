@@ -5,6 +5,7 @@
 #include "svf/compare.h"
 
 #include "base/error.h"
+#include "base/hash.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +41,7 @@ static enum st_status measure_digests(struct st_svf_comparison *c, const struct 
 	const struct st_tensor *t = m->set[0]->t[i] ? m->set[0]->t[i] : m->set[1]->t[i];
 	if (!k->passed || !t)
 		return ST_OK;
-	ST_TRY(st_svf_metrics_of(&k->m, t, t, c->pool, err));
+	ST_TRY(st_distance_of(&k->m, t, t, c->pool, err));
 	k->passed = st_svf_passed(&k->m, tol);
 	return ST_OK;
 }
@@ -52,11 +53,11 @@ static enum st_status measure(struct st_svf_comparison *c, struct st_svf_match *
 		const struct st_tensor *a = m->set[0]->t[i], *b = m->set[1]->t[i];
 		const struct st_svf_tolerance *tol = &c->profile.stage[i];
 		struct st_svf_check *k = &m->check[i];
-		k->m.want = c->o->top < ST_SVF_TOP ? c->o->top : ST_SVF_TOP;
+		k->m.want = c->o->top < ST_DISTANCE_TOP ? c->o->top : ST_DISTANCE_TOP;
 		k->m.by_ulps = i == ST_SVF_FINAL_BF16;
 		k->measured = a && b && st_svf_same_shape(a->ndim, a->shape, b->ndim, b->shape);
 		if (k->measured) {
-			ST_TRY(st_svf_metrics_of(&k->m, a, b, c->pool, err));
+			ST_TRY(st_distance_of(&k->m, a, b, c->pool, err));
 			k->shape_match = true;
 			k->byte_match = k->m.bits == 0 && a->dtype == b->dtype;
 			k->passed = st_svf_passed(&k->m, tol);
@@ -137,14 +138,16 @@ static enum st_status match(struct st_svf_comparison *c, struct st_error *err)
 	for (size_t i = 0; i < a->n_sets; i++) {
 		const struct st_svf_set *p = partner(b, &a->sets[i]);
 		if (p)
-			c->matches[c->n_matches++] = (struct st_svf_match){ .set = { &a->sets[i], p },
+			c->matches[c->n_matches++] = (struct st_svf_match){ .name = a->sets[i].source_name,
+				                                            .target = a->sets[i].target,
+				                                            .set = { &a->sets[i], p },
 				                                            .copied = copies };
 	}
 	for (size_t i = 0; i < c->n_expected; i++) {
 		/* In either orientation, and in both where both sides have both. */
 		bool found = false, whole = true;
 		for (size_t k = 0; k < c->n_matches; k++)
-			if (strcmp(c->matches[k].set[0]->source_name, expected[i]) == 0) {
+			if (strcmp(c->matches[k].name, expected[i]) == 0) {
 				found = true;
 				whole &= complete(c->matches[k].set[0]) && complete(c->matches[k].set[1]);
 			}
@@ -167,19 +170,16 @@ static bool same_file(const char *a, const char *b)
 static enum st_status refuse_same(const struct st_svf_comparison *c, struct st_error *err)
 {
 	const struct st_svf_side *a = &c->side[0], *b = &c->side[1];
-	enum st_status st = ST_OK;
-	if (same_file(a->path, b->path) || json_equal(a->json, b->json)) {
-		st = st_fail(err, ST_ERR_USAGE, "is the report of both sides; compared with itself it proves nothing");
-		st_error_in(err, b->path);
-	}
-	for (size_t i = 0; st == ST_OK && i < a->n_containers; i++)
-		for (size_t k = 0; st == ST_OK && k < b->n_containers; k++)
-			if (same_file(st_container_path(a->containers[i]), st_container_path(b->containers[k]))) {
-				st = st_fail(err, ST_ERR_MISMATCH,
-				             "is the stage file of both sides; compared with itself it proves nothing");
-				st_error_in(err, st_container_path(b->containers[k]));
-			}
-	return st;
+	static const char words[] = "is the %s of both sides; compared with itself it proves nothing";
+	if (same_file(a->path, b->path) || json_equal(a->json, b->json))
+		return st_in_file(b->path, st_fail(err, ST_ERR_USAGE, words, "report"), err);
+	for (size_t i = 0; i < a->n_containers; i++)
+		for (size_t k = 0; k < b->n_containers; k++) {
+			const char *path = st_container_path(b->containers[k]);
+			if (same_file(st_container_path(a->containers[i]), path))
+				return st_in_file(path, st_fail(err, ST_ERR_MISMATCH, words, "stage file"), err);
+		}
+	return ST_OK;
 }
 
 static enum st_status run(struct st_svf_comparison *c, struct st_error *err)
@@ -191,7 +191,7 @@ static enum st_status run(struct st_svf_comparison *c, struct st_error *err)
 	ST_TRY(refuse_same(c, err));
 	ST_TRY(match(c, err));
 	for (size_t i = 0; i < c->n_matches; i++) {
-		st_hooks_progress(&c->o->hooks, c->matches[i].set[0]->source_name, i, c->n_matches);
+		st_hooks_progress(&c->o->hooks, c->matches[i].name, i, c->n_matches);
 		ST_TRY(measure(c, &c->matches[i], err));
 	}
 	if (c->side[0].tie != c->side[1].tie)

@@ -45,6 +45,8 @@ struct st_svf_side {
 
 /* One tensor that both sides have. */
 struct st_svf_match {
+	const char *name; /* of the source */
+	bool target;      /* orientation of final_* */
 	const struct st_svf_set *set[2];
 	struct st_svf_check check[ST_SVF_STAGES];
 	bool copied; /* one side's source_f32 is the other's, or both theirs are a third's */

@@ -13,7 +13,7 @@ const char *st_svf_verdict(const struct st_svf_comparison *c)
 	return differ ? "differ" : c->n_expected == 0 || c->n_covered < c->n_expected ? "incomplete" : "match";
 }
 
-static const char *const ulp_classes[ST_SVF_ULPS] = { "0", "1", "2", "3-4", "5-16", "17-256", "more", "not finite" };
+static const char *const ulp_classes[ST_ULP_CLASSES] = { "0", "1", "2", "3-4", "5-16", "17-256", "more", "not finite" };
 
 /* "[row, column]" of an element. */
 static void position(const struct st_tensor *t, uint64_t at, char *buf, size_t n)
@@ -47,21 +47,22 @@ static void print_stage(FILE *f, const struct st_svf_comparison *c, const struct
 		                             : "digests differ");
 		return;
 	}
-	fprintf(f, " max %-9.3g mean %-9.3g differ %llu of %llu\n", k->m.s.max, st_svf_metrics_mean(&k->m),
+	fprintf(f, " max %-9.3g mean %-9.3g differ %llu of %llu\n", k->m.s.max, st_distance_mean(&k->m),
 	        (unsigned long long)k->m.mismatched, (unsigned long long)k->m.count);
 	if (k->m.s.bad_a || k->m.s.bad_b)
 		fprintf(f, "      not finite: %llu in A, %llu in B\n", (unsigned long long)k->m.s.bad_a,
 		        (unsigned long long)k->m.s.bad_b);
-	for (size_t i = 0; k->m.by_ulps && k->m.mismatched && i < ST_SVF_ULPS; i++)
+	for (size_t i = 0; k->m.by_ulps && k->m.mismatched && i < ST_ULP_CLASSES; i++)
 		fprintf(f, "%s %s: %llu%s", i ? "," : "      bf16 ulps", ulp_classes[i],
-		        (unsigned long long)k->m.ulps[i], i == ST_SVF_ULPS - 1 ? "\n" : "");
+		        (unsigned long long)k->m.ulps[i], i == ST_ULP_CLASSES - 1 ? "\n" : "");
 	for (size_t i = 0; i < k->m.n_worst && (i == 0 || !k->passed); i++) {
-		position(a->t[s], k->m.worst[i].at, at, sizeof at);
-		fprintf(f, "      %s %s: %.9g, %.9g\n", i ? "then " : "worst", at, k->m.worst[i].a, k->m.worst[i].b);
+		position(a->t[s], k->m.worst[i].index, at, sizeof at);
+		fprintf(f, "      %s %s: %.9g, %.9g\n", i ? "then " : "worst", at, (double)k->m.worst[i].a,
+		        (double)k->m.worst[i].b);
 	}
 }
 
-static const char *orientation(const struct st_svf_match *m) { return m->set[0]->target ? "target" : "source"; }
+static const char *orientation(const struct st_svf_match *m) { return m->target ? "target" : "source"; }
 
 char *st_svf_compare_text(const struct st_svf_comparison *c)
 {
@@ -74,7 +75,7 @@ char *st_svf_compare_text(const struct st_svf_comparison *c)
 		fprintf(f, "%c  %s (%s)\n", c->side[i].name, c->side[i].path, c->side[i].python ? "export" : "replay");
 	fprintf(f, "tolerances: %s\n", c->profile.name);
 	for (size_t i = 0; i < c->n_matches; i++) {
-		fprintf(f, "%s [%s]\n", c->matches[i].set[0]->source_name, orientation(&c->matches[i]));
+		fprintf(f, "%s [%s]\n", c->matches[i].name, orientation(&c->matches[i]));
 		for (size_t k = 0; k < ST_SVF_STAGES; k++)
 			print_stage(f, c, &c->matches[i], k);
 	}
@@ -86,7 +87,7 @@ char *st_svf_compare_text(const struct st_svf_comparison *c)
 	fprintf(f, ", %zu stages compared\n", c->n_matches * ST_SVF_STAGES);
 	for (size_t i = 0; i < c->n_matches; i++)
 		if (c->matches[i].copied)
-			fprintf(f, "copied: source_f32 of %s [%s] is %s\n", c->matches[i].set[0]->source_name,
+			fprintf(f, "copied: source_f32 of %s [%s] is %s\n", c->matches[i].name,
 			        orientation(&c->matches[i]),
 			        c->unproved ? "a third's on both sides, its check proves nothing"
 			                    : "the other side's own: where it comes from, not a check of it");
@@ -94,7 +95,7 @@ char *st_svf_compare_text(const struct st_svf_comparison *c)
 		fprintf(f, "missing: %s is not on both sides with all ten stages\n", c->missing[i]);
 	for (size_t i = 0; i < c->n_matches; i++)
 		if (c->matches[i].first >= 0)
-			fprintf(f, "fault: %s first differs at %s\n", c->matches[i].set[0]->source_name,
+			fprintf(f, "fault: %s first differs at %s\n", c->matches[i].name,
 			        st_svf_stage_names[c->matches[i].first]);
 	for (size_t i = 0; i < c->n_findings; i++) {
 		const struct st_svf_finding *d = &c->findings[i];
@@ -116,9 +117,10 @@ static json_t *stage_json(const struct st_svf_comparison *c, const struct st_svf
 	bool copy = m->copied && s == ST_SVF_SOURCE;
 	for (size_t i = 0; i < k->m.n_worst; i++) {
 		char at[64];
-		position(m->set[0]->t[s], k->m.worst[i].at, at, sizeof at);
-		st_json_add(worst, st_json_object({ "at", json_string(at) }, { "a", st_json_number(k->m.worst[i].a) },
-		                                  { "b", st_json_number(k->m.worst[i].b) }));
+		position(m->set[0]->t[s], k->m.worst[i].index, at, sizeof at);
+		st_json_add(worst,
+		            st_json_object({ "at", json_string(at) }, { "a", st_json_number((double)k->m.worst[i].a) },
+		                           { "b", st_json_number((double)k->m.worst[i].b) }));
 	}
 	st_json_put_all(o, { "stage", json_string(st_svf_stage_names[s]) },
 	                { "required", json_boolean(c->profile.stage[s].required) },
@@ -128,8 +130,9 @@ static json_t *stage_json(const struct st_svf_comparison *c, const struct st_svf
 	                { "worst", worst });
 	if (k->m.by_ulps && k->measured) {
 		json_t *u = json_object();
-		for (size_t i = 0; i < ST_SVF_ULPS; i++)
-			st_json_put(u, i == ST_SVF_ULPS - 1 ? "not_finite" : ulp_classes[i], st_json_u64(k->m.ulps[i]));
+		for (size_t i = 0; i < ST_ULP_CLASSES; i++)
+			st_json_put(u, i == ST_ULP_CLASSES - 1 ? "not_finite" : ulp_classes[i],
+			            st_json_u64(k->m.ulps[i]));
 		st_json_put(o, "bf16_ulps", u);
 	}
 	return o;
@@ -151,12 +154,12 @@ char *st_svf_compare_json(const struct st_svf_comparison *c)
 			st_json_add(stages, stage_json(c, m, s));
 		st_json_add(tensors,
 		            st_json_object(
-				    { "source_name", st_json_text(m->set[0]->source_name) },
+				    { "source_name", st_json_text(m->name) },
 				    { "orientation", json_string(orientation(m)) },
 				    { "first_fault", st_json_text(m->first < 0 ? NULL : st_svf_stage_names[m->first]) },
 				    { "stages", stages }));
 		if (m->copied)
-			st_json_add(copies, st_json_text(m->set[0]->source_name));
+			st_json_add(copies, st_json_text(m->name));
 	}
 	for (size_t i = 0; i < c->n_findings; i++)
 		st_json_add(findings,

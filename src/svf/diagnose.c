@@ -78,7 +78,7 @@ static bool alike(struct st_svf_comparison *c, const struct st_tensor *a, const 
 static const struct st_svf_match *match_of(const struct st_svf_comparison *c, const char *name)
 {
 	for (size_t i = 0; i < c->n_matches; i++)
-		if (!c->matches[i].set[0]->target && strcmp(c->matches[i].set[0]->source_name, name) == 0)
+		if (!c->matches[i].target && strcmp(c->matches[i].name, name) == 0)
 			return &c->matches[i];
 	return NULL;
 }
@@ -104,7 +104,7 @@ static size_t rank_of(const struct st_svf_comparison *c, const char *name)
 {
 	size_t r = 0;
 	for (size_t i = 0; i < c->n_matches; i++)
-		r += !c->matches[i].set[0]->target && strcmp(c->matches[i].set[0]->source_name, name) < 0;
+		r += !c->matches[i].target && strcmp(c->matches[i].name, name) < 0;
 	return r;
 }
 
@@ -112,9 +112,9 @@ static size_t place_of(const struct st_svf_comparison *c, const char *name)
 {
 	size_t at = 0;
 	for (size_t i = 0; i < c->n_matches; i++) {
-		if (c->matches[i].set[0]->target)
+		if (c->matches[i].target)
 			continue;
-		if (strcmp(c->matches[i].set[0]->source_name, name) == 0)
+		if (strcmp(c->matches[i].name, name) == 0)
 			return at;
 		at++;
 	}
@@ -130,19 +130,19 @@ static void search_vector(struct st_svf_comparison *c, const struct st_svf_match
 	struct st_error unusable = ST_ERROR_INIT; /* then it tells nothing */
 	for (size_t s = 0; s < 2 && !path; s++) {
 		const json_t *o = json_object_get(c->side[s].json, c->side[s].python ? "inputs" : "paths");
-		const char *named = json_string_value(json_object_get(o, "router_vector"));
+		const char *named = st_svf_text_in(o, "router_vector");
 		path = named ? st_svf_locate(&c->arena, named, c->side[s].path, NULL) : NULL;
 	}
 	if (path && st_svf_vector_read(path, &c->arena, &v, &unusable) == ST_OK)
 		for (uint64_t at = 0; at + n <= v.n; at++)
 			if (memcmp(v.f32 + at, m->set[1]->offsets, n * sizeof *v.f32) == 0) {
-				st_svf_find(c, ST_CAUSE_SVF_WRONG_SPAN, m->set[0]->source_name, ST_SVF_OFFSETS, true,
+				st_svf_find(c, ST_CAUSE_SVF_WRONG_SPAN, m->name, ST_SVF_OFFSETS, true,
 				            "%c takes its offsets from [%llu, %llu) of the vector", c->side[1].name,
 				            (unsigned long long)at, (unsigned long long)(at + n));
 				return;
 			}
 	c->lost |= unusable.code == ST_ERR_NOMEM;
-	st_svf_find(c, ST_CAUSE_SVF_OFFSETS, m->set[0]->source_name, ST_SVF_OFFSETS, false,
+	st_svf_find(c, ST_CAUSE_SVF_OFFSETS, m->name, ST_SVF_OFFSETS, false,
 	            "the offsets are other numbers; no known mistake gives them");
 }
 
@@ -156,7 +156,7 @@ static bool rounded(struct st_svf_comparison *c, const struct st_svf_match *m)
 			cut &= st_f32_bits(less[i]) == (st_f32_bits(full[i]) & 0xFFFF0000u);
 		}
 		if (nearest || cut) {
-			st_svf_find(c, ST_CAUSE_SVF_OFFSETS_BF16, m->set[0]->source_name, ST_SVF_OFFSETS, true,
+			st_svf_find(c, ST_CAUSE_SVF_OFFSETS_BF16, m->name, ST_SVF_OFFSETS, true,
 			            "%c rounds the offsets to bf16%s", c->side[side].name,
 			            nearest ? "" : " (by cutting)");
 			return true;
@@ -173,11 +173,11 @@ static bool alphabetical(const struct st_svf_comparison *c, int side, size_t *mo
 	*moved = 0;
 	for (size_t i = 0; i < c->n_matches; i++) {
 		const struct st_svf_match *x = &c->matches[i];
-		if (x->set[0]->target || !x->set[side]->t[ST_SVF_OFFSETS])
+		if (x->target || !x->set[side]->t[ST_SVF_OFFSETS])
 			continue;
 		const struct st_svf_match *from = owner(c, !side, x->set[side]);
-		*moved += from != NULL && strcmp(from->set[0]->source_name, x->set[0]->source_name) != 0;
-		all &= from && place_of(c, from->set[0]->source_name) == rank_of(c, x->set[0]->source_name);
+		*moved += from != NULL && strcmp(from->name, x->name) != 0;
+		all &= from && place_of(c, from->name) == rank_of(c, x->name);
 	}
 	return all && *moved > 0;
 }
@@ -197,7 +197,7 @@ static void offsets(struct st_svf_comparison *c, const struct st_svf_match *m, b
 	/* The whole pattern decides the name. */
 	size_t moved, moved_a;
 	int side = alphabetical(c, 1, &moved) ? 1 : alphabetical(c, 0, &moved_a) ? 0 : -1;
-	const struct st_svf_match *back = match_of(c, o->set[0]->source_name);
+	const struct st_svf_match *back = match_of(c, o->name);
 	bool swapped = moved == 2 && back && same_offsets(back->set[1], a);
 	if (side >= 0)
 		st_svf_find(c, ST_CAUSE_SVF_ALPHABETICAL_SPANS, a->source_name, ST_SVF_OFFSETS, true,
@@ -206,11 +206,10 @@ static void offsets(struct st_svf_comparison *c, const struct st_svf_match *m, b
 		            c->side[side].name, side ? moved : moved_a);
 	else if (swapped)
 		st_svf_find(c, ST_CAUSE_SVF_SWAPPED_SPANS, a->source_name, ST_SVF_OFFSETS, true,
-		            "%c has the spans of %s and %s swapped", c->side[1].name, a->source_name,
-		            o->set[0]->source_name);
+		            "%c has the spans of %s and %s swapped", c->side[1].name, a->source_name, o->name);
 	else
 		st_svf_find(c, ST_CAUSE_SVF_WRONG_SPAN, a->source_name, ST_SVF_OFFSETS, true, "%c takes the span of %s",
-		            c->side[1].name, o->set[0]->source_name);
+		            c->side[1].name, o->name);
 	*told = side >= 0 || swapped;
 }
 
@@ -231,7 +230,7 @@ static bool scalar_early(struct st_svf_comparison *c, const struct st_svf_match 
 	for (int side = 0; side < 2; side++)
 		if (scaled && fabs(norm - 1) > 1e-7
 		    && fabs(gain * (side ? norm : 1 / norm) - 1) < 0.1 * fabs(norm - 1)) {
-			st_svf_find(c, ST_CAUSE_SVF_SCALAR_FIRST, m->set[0]->source_name, (int)stage, true,
+			st_svf_find(c, ST_CAUSE_SVF_SCALAR_FIRST, m->name, (int)stage, true,
 			            "%c multiplies by the normalization %.9g before the product",
 			            c->side[side ? 0 : 1].name, norm);
 			return true;
@@ -336,8 +335,8 @@ static bool side_product(struct st_svf_comparison *c, const struct st_svf_match 
 	/* The right product is within f32 noise; a cause must explain what is beyond it. */
 	if (plain < 2e-6 || which == 0 || best > 0.1 * plain || best > 5e-6)
 		return false;
-	st_svf_find(c, hypotheses[which].code, m->set[0]->source_name, m->first, true,
-	            "%c %s (residual %.2g, otherwise %.2g)", c->side[side].name, hypotheses[which].text, best, plain);
+	st_svf_find(c, hypotheses[which].code, m->name, m->first, true, "%c %s (residual %.2g, otherwise %.2g)",
+	            c->side[side].name, hypotheses[which].text, best, plain);
 	return true;
 }
 
@@ -364,16 +363,16 @@ static void products(struct st_svf_comparison *c, const struct st_svf_match *m)
 	const struct st_sums *k = &m->check[m->first].m.s;
 	double rel = k->bb > 0 ? sqrt(k->dd / k->bb) : 0;
 	if ((zb > 0.3 && za < 1e-3) || (za > 0.3 && zb < 1e-3))
-		st_svf_find(c, ST_CAUSE_SVF_V_LAYOUT, m->set[0]->source_name, m->first, false,
+		st_svf_find(c, ST_CAUSE_SVF_V_LAYOUT, m->name, m->first, false,
 		            "%c's zero-offset product is %.2g of the source away from it: the third factor has another "
 		            "layout",
 		            c->side[zb > za].name, zb > za ? zb : za);
 	else if (rel > 5e-6 && rel < 2e-2)
-		st_svf_find(c, ST_CAUSE_SVF_REDUCED_PRODUCTS, m->set[0]->source_name, m->first, false,
+		st_svf_find(c, ST_CAUSE_SVF_REDUCED_PRODUCTS, m->name, m->first, false,
 		            "relative difference %.2g: one side's products have the precision of %s", rel,
 		            rel > 2e-3 ? "bf16" : "tf32 or f16");
 	else
-		st_svf_find(c, ST_CAUSE_UNEXPLAINED, m->set[0]->source_name, m->first, false,
+		st_svf_find(c, ST_CAUSE_UNEXPLAINED, m->name, m->first, false,
 		            "relative difference %.2g; no known mistake gives it", rel);
 }
 
@@ -392,9 +391,9 @@ static void source(struct st_svf_comparison *c, const struct st_svf_match *m)
 {
 	const struct st_tensor *a = m->set[0]->t[ST_SVF_SOURCE], *b = m->set[1]->t[ST_SVF_SOURCE];
 	for (int side = 0; side < 2; side++) {
-		const struct st_svf_set *from = adapted_like(c, &c->side[side], m->set[0]->source_name, side ? b : a);
+		const struct st_svf_set *from = adapted_like(c, &c->side[side], m->name, side ? b : a);
 		if (from) {
-			st_svf_find(c, ST_CAUSE_SVF_TIE_POLICY, m->set[0]->source_name, ST_SVF_SOURCE, true,
+			st_svf_find(c, ST_CAUSE_SVF_TIE_POLICY, m->name, ST_SVF_SOURCE, true,
 			            "%c starts from the adapted %s (compose), the other side does not",
 			            c->side[side].name, from->source_name);
 			return;
@@ -402,13 +401,13 @@ static void source(struct st_svf_comparison *c, const struct st_svf_match *m)
 	}
 	const struct st_sums *k = &m->check[ST_SVF_SOURCE].m.s;
 	if (alike(c, a, b, true))
-		st_svf_find(c, ST_CAUSE_SVF_SOURCE_TRANSPOSED, m->set[0]->source_name, ST_SVF_SOURCE, true,
+		st_svf_find(c, ST_CAUSE_SVF_SOURCE_TRANSPOSED, m->name, ST_SVF_SOURCE, true,
 		            "one side's source is the transpose of the other's");
 	else if (m->check[ST_SVF_SOURCE].shape_match && k->dd < 1e-4 * k->bb)
-		st_svf_find(c, ST_CAUSE_SVF_SOURCE_ROUNDED, m->set[0]->source_name, ST_SVF_SOURCE, false,
+		st_svf_find(c, ST_CAUSE_SVF_SOURCE_ROUNDED, m->name, ST_SVF_SOURCE, false,
 		            "the sources are near and not equal: one side's base model is rounded (bf16) or quantised");
 	else
-		st_svf_find(c, ST_CAUSE_SVF_SOURCE, m->set[0]->source_name, ST_SVF_SOURCE, false,
+		st_svf_find(c, ST_CAUSE_SVF_SOURCE, m->name, ST_SVF_SOURCE, false,
 		            "the sources are different matrices: another base model or tensor");
 }
 
@@ -418,31 +417,42 @@ static void result(struct st_svf_comparison *c, const struct st_svf_match *m)
 		const struct st_svf_set *s = m->set[side], *o = m->set[!side];
 		bool turned = alike(c, o->t[ST_SVF_ADAPTED], o->t[ST_SVF_FINAL_F32], true);
 		if (turned && alike(c, s->t[ST_SVF_ADAPTED], s->t[ST_SVF_FINAL_F32], false)) {
-			st_svf_find(c, ST_CAUSE_SVF_NOT_TRANSPOSED, m->set[0]->source_name, m->first, true,
+			st_svf_find(c, ST_CAUSE_SVF_NOT_TRANSPOSED, m->name, m->first, true,
 			            "%c leaves the matrix as it is; the target's name (.kernel) asks for the "
 			            "transpose, for a square one too",
 			            c->side[side].name);
 			return;
 		}
-		const struct st_svf_set *from = adapted_like(c, &c->side[side], m->set[0]->source_name,
-		                                             s->t[ST_SVF_FINAL_F32]);
+		const struct st_svf_set *from = adapted_like(c, &c->side[side], m->name, s->t[ST_SVF_FINAL_F32]);
 		if (from) {
-			st_svf_find(c, ST_CAUSE_SVF_TIE_POLICY, m->set[0]->source_name, m->first, true,
+			st_svf_find(c, ST_CAUSE_SVF_TIE_POLICY, m->name, m->first, true,
 			            "%c ends with the adapted %s in this place (last-wins), the other side does not",
 			            c->side[side].name, from->source_name);
 			return;
 		}
 	}
-	st_svf_find(c, ST_CAUSE_UNEXPLAINED, m->set[0]->source_name, m->first, false,
+	st_svf_find(c, ST_CAUSE_UNEXPLAINED, m->name, m->first, false,
 	            "the result is not what the stage before it gives");
 }
+
+static const char other_factors[] = "the sides multiply by other factors, or round in between";
+static const struct one_cause {
+	enum st_cause_code code;
+	const char *text;
+} one_causes[ST_SVF_STAGES] = {
+	[ST_SVF_SCALED_S] = { ST_CAUSE_SVF_FACTORS, other_factors },
+	[ST_SVF_U_SCALED] = { ST_CAUSE_SVF_FACTORS, other_factors },
+	[ST_SVF_NORMALIZATION] = { ST_CAUSE_SVF_NORMALIZATION,
+	                           "sum S / sum scaled comes out differently from the same scaled_s" },
+	[ST_SVF_ADAPTED] = { ST_CAUSE_SVF_NORMALIZATION, "the scalar after the product is not the normalization" },
+};
 
 static void explain(struct st_svf_comparison *c, const struct st_svf_match *m, bool *spans_told)
 {
 	if (m->first < 0)
 		return;
 	if (!m->check[m->first].measured && m->first != ST_SVF_FINAL_F32 && m->first != ST_SVF_FINAL_BF16) {
-		st_svf_find(c, ST_CAUSE_SVF_DIFFERS, m->set[0]->source_name, m->first, true, "%s",
+		st_svf_find(c, ST_CAUSE_SVF_DIFFERS, m->name, m->first, true, "%s",
 		            m->set[0]->t[m->first] && m->set[1]->t[m->first]
 		                    ? "the shapes differ"
 		                    : "the digests differ; export both sides in full to learn by how much");
@@ -451,32 +461,27 @@ static void explain(struct st_svf_comparison *c, const struct st_svf_match *m, b
 	switch (m->first) {
 	case ST_SVF_SOURCE:
 		source(c, m);
-		break;
+		return;
 	case ST_SVF_OFFSETS:
 		offsets(c, m, spans_told);
-		break;
+		return;
 	case ST_SVF_SCALED_S:
 	case ST_SVF_U_SCALED:
-		if (!scalar_early(c, m, (enum st_svf_stage)m->first))
-			st_svf_find(c, ST_CAUSE_SVF_FACTORS, m->set[0]->source_name, m->first, false,
-			            "the sides multiply by other factors, or round in between");
-		break;
-	case ST_SVF_NORMALIZATION:
-		st_svf_find(c, ST_CAUSE_SVF_NORMALIZATION, m->set[0]->source_name, m->first, false,
-		            "sum S / sum scaled comes out differently from the same scaled_s");
+		if (scalar_early(c, m, (enum st_svf_stage)m->first))
+			return;
 		break;
 	case ST_SVF_MATMUL:
 	case ST_SVF_ZERO:
 		products(c, m);
-		break;
-	case ST_SVF_ADAPTED:
-		st_svf_find(c, ST_CAUSE_SVF_NORMALIZATION, m->set[0]->source_name, m->first, false,
-		            "the scalar after the product is not the normalization");
-		break;
-	default:
+		return;
+	case ST_SVF_FINAL_F32:
+	case ST_SVF_FINAL_BF16:
 		result(c, m);
-		break;
+		return;
 	}
+	/* Of the others the stage alone says what it can be. */
+	const struct one_cause *k = &one_causes[m->first];
+	st_svf_find(c, k->code, m->name, m->first, false, "%s", k->text);
 }
 
 void st_svf_diagnose(struct st_svf_comparison *c)
@@ -485,6 +490,6 @@ void st_svf_diagnose(struct st_svf_comparison *c)
 	/* All selected tensors first: they tell patterns from single cases. */
 	for (int target = 0; target < 2; target++)
 		for (size_t i = 0; i < c->n_matches; i++)
-			if (c->matches[i].set[0]->target == (target == 1) && st_svf_sound(c, &c->matches[i]))
+			if (c->matches[i].target == (target == 1) && st_svf_sound(c, &c->matches[i]))
 				explain(c, &c->matches[i], &spans_told);
 }

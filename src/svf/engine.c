@@ -47,12 +47,13 @@ static enum st_status scale(struct st_svf_engine *g, const float *offsets, struc
 	g->norm = g->sum_s / g->sum_scaled;
 	if (g->sum_scaled != 0 && isfinite(g->sum_scaled) && isfinite(g->norm))
 		return ST_OK;
-	enum st_status st = st_fail_at(
-		err, ST_ERR_FORMAT, ST_NO_OFFSET, e->source_name,
-		"the scaled singular values sum to %g; the normalization %g / %g is not a number to multiply by",
-		(double)g->sum_scaled, (double)g->sum_s, (double)g->sum_scaled);
-	st_error_in(err, g->f->path);
-	return st;
+	return st_in_file(
+		g->f->path,
+		st_fail_at(
+			err, ST_ERR_FORMAT, ST_NO_OFFSET, e->source_name,
+			"the scaled singular values sum to %g; the normalization %g / %g is not a number to multiply by",
+			(double)g->sum_scaled, (double)g->sum_s, (double)g->sum_scaled),
+		err);
 }
 
 /* One allocation; rows are padded to nothing, the parts to 64 bytes. */
@@ -152,17 +153,16 @@ static enum st_status load(struct st_svf_engine *g, uint64_t row0, uint64_t n, b
 	const float *u = g->u + i * k;
 	while (at + 1 < k && isfinite(u[at]))
 		at++;
-	if (!g->row_sums[i].source_finite) {
-		(void)st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, g->e->source_name,
-		                 "row %llu of the source holds numbers that are not finite",
-		                 (unsigned long long)(row0 + i));
-		st_error_in(err, g->source.path);
-	} else {
-		(void)st_fail_at(err, ST_ERR_FORMAT, g->f->u->offset, g->f->u->name, "number %llu of row %llu is %g",
-		                 (unsigned long long)at, (unsigned long long)(row0 + i), (double)u[at]);
-		st_error_in(err, g->f->path);
-	}
-	return ST_ERR_FORMAT;
+	unsigned long long row = row0 + i;
+	if (!g->row_sums[i].source_finite)
+		return st_in_file(g->source.path,
+		                  st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, g->e->source_name,
+		                             "row %llu of the source holds numbers that are not finite", row),
+		                  err);
+	return st_in_file(g->f->path,
+	                  st_fail_at(err, ST_ERR_FORMAT, g->f->u->offset, g->f->u->name,
+	                             "number %llu of row %llu is %g", (unsigned long long)at, row, (double)u[at]),
+	                  err);
 }
 
 /* ---- rows out ---- */
@@ -217,9 +217,8 @@ enum st_status st_svf_engine_rows(struct st_svf_engine *g, uint64_t row0, uint64
 	ST_TRY(load(g, row0, n, true, err));
 	st_gram_add(g->u, n, k, g->gram);
 	double t1 = st_clock();
-	if (!st_gemm(&g->b, g->u, g->scaled, n, g->matmul, g->pool)
-	    || !st_gemm(&g->b, g->u, g->f->s, n, g->zero, g->pool))
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(st_gemm(&g->b, g->u, g->scaled, n, g->matmul, g->pool)
+	        && st_gemm(&g->b, g->u, g->f->s, n, g->zero, g->pool));
 	double t2 = st_clock();
 	st_pool_run(g->pool, n, st_pool_piece(g->pool, n, 8 * g->e->cols), finish_rows, g);
 	add_rows(g, n);
@@ -239,8 +238,7 @@ enum st_status st_svf_engine_adapted(struct st_svf_engine *g, uint64_t row0, uin
 	for (uint64_t done = 0; done < n;) {
 		uint64_t m = n - done < g->chunk ? n - done : g->chunk;
 		ST_TRY(load(g, row0 + done, m, false, err));
-		if (!st_gemm(&g->b, g->u, g->scaled, m, dst + done * cols, g->pool))
-			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+		ST_NEED(st_gemm(&g->b, g->u, g->scaled, m, dst + done * cols, g->pool));
 		for (uint64_t i = done * cols; i < (done + m) * cols; i++)
 			dst[i] *= g->norm;
 		done += m;

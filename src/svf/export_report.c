@@ -97,7 +97,7 @@ enum st_status st_svf_export_bundle(struct st_svf_export_run *x, struct st_conta
 {
 	const struct st_svf_entry *e = st_svf_job_sample(&x->job);
 	struct st_svf_factors f;
-	struct st_svf_summary s;
+	struct st_summary s;
 	ST_TRY(st_svf_factors_open(c, e, x->job.layout, &f, err));
 	st_svf_factors_close(&f);
 	const struct {
@@ -121,7 +121,7 @@ enum st_status st_svf_export_sources(struct st_svf_export_run *x, struct st_erro
 	const struct st_svf_entry *e = st_svf_job_sample(&x->job);
 	struct st_weight w;
 	struct st_svf_work work = { 0 };
-	struct st_svf_summary s;
+	struct st_summary s;
 	char hex[65];
 	ST_TRY(st_svf_base_find(&x->job.base, e, &w, err));
 	const struct st_tensor *t = w.tensor;

@@ -80,8 +80,7 @@ static enum st_status load(struct st_svf_factors *f, const struct st_svf_entry *
 	st_tensor_decode(f->v_view, 0, st_tensor_rows(f->v_view), f->v);
 	ST_TRY(all_finite(f->s_view, f->s, e->k, err));
 	ST_TRY(all_finite(f->v_view, f->v, f->v_view->n_elems, err));
-	if (!st_orthogonality(f->v, e->cols, e->k, f->layout != ST_SVF_TORCH_V, &f->v_error))
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(st_orthogonality(f->v, e->cols, e->k, f->layout != ST_SVF_TORCH_V, &f->v_error));
 	f->descending = true;
 	for (uint64_t i = 0; i < e->k; i++) {
 		if (f->s[i] < 0)
@@ -104,11 +103,9 @@ enum st_status st_svf_factors_open(const struct st_container *c, const struct st
 	ST_TRY_OUT(check_shapes(e, f, err));
 	ST_TRY_OUT(load(f, e, err));
 out:
-	if (st != ST_OK) {
-		st_error_in(err, c->path);
+	if (st != ST_OK)
 		st_svf_factors_close(f);
-	}
-	return st;
+	return st_in_file(c->path, st, err);
 }
 
 void st_svf_factors_close(struct st_svf_factors *f)

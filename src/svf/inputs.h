@@ -45,10 +45,20 @@ extern const char *const st_svf_stage_names[ST_SVF_STAGES];
 const char *st_svf_layout_name(enum st_svf_layout l); /* "torch_v", "vh", "nx" */
 bool st_svf_layout_parse(const char *s, enum st_svf_layout *out);
 extern const char *const st_svf_ties[ST_SVF_TIE_COUNT + 1]; /* "independent", "compose", "last-wins", NULL */
+bool st_svf_plain(char c);                                  /* [A-Za-z0-9_.-] */
 /* '/' becomes "__", then anything but [A-Za-z0-9_.-]. NULL when out of memory. */
 char *st_svf_safe_name(struct st_arena *a, const char *name);
 /* Whether a target holds the transpose of its source. A shape cannot tell for a square matrix; the names can. */
 bool st_svf_turns(const char *source_name, const char *target_name);
+
+/* The text o[key] of somebody's report; NULL where it is none, or empty. */
+static inline const char *st_svf_text_in(const json_t *o, const char *key)
+{
+	const json_t *v = json_object_get(o, key);
+	return json_string_length(v) ? json_string_value(v) : NULL;
+}
+/* The element of a list of objects whose member `key` is that text; NULL: none. */
+const json_t *st_svf_with_text(const json_t *list, const char *key, const char *text);
 
 /* ---- the trained vector (vector.c) ---- */
 

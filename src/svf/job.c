@@ -100,13 +100,11 @@ enum st_status st_svf_components_layout(const char *dir, enum st_svf_layout *lay
 	if (st == ST_OK && c.layout && !st_svf_layout_parse(c.layout, layout))
 		st = st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "component_v_layout",
 		                "is \"%.40s\"; torch_v, vh and nx are known", c.layout);
-	if (st != ST_OK)
-		st_error_in(err, path);
 	if (st == ST_OK && manifest)
 		*manifest = m;
 	else
 		json_decref(m);
-	return st;
+	return st_in_file(path, st, err);
 }
 
 struct st_container *st_svf_job_factors(const struct st_svf_job *j, const struct st_svf_entry *e)

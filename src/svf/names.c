@@ -32,6 +32,16 @@ bool st_svf_layout_parse(const char *s, enum st_svf_layout *out)
 	return false;
 }
 
+const json_t *st_svf_with_text(const json_t *list, const char *key, const char *text)
+{
+	for (size_t i = 0; text && i < json_array_size(list); i++) {
+		const char *s = st_svf_text_in(json_array_get(list, i), key);
+		if (s && strcmp(s, text) == 0)
+			return json_array_get(list, i);
+	}
+	return NULL;
+}
+
 bool st_svf_turns(const char *source_name, const char *target_name)
 {
 	static const char layer[] = "model.layers.", weight[] = ".weight", kernel[] = ".kernel";
@@ -40,7 +50,7 @@ bool st_svf_turns(const char *source_name, const char *target_name)
 	    && strcmp(source_name + s - w, weight) == 0 && strcmp(target_name + t - k, kernel) == 0;
 }
 
-static bool plain(char c)
+bool st_svf_plain(char c)
 {
 	return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.'
 	    || c == '-';
@@ -53,7 +63,7 @@ char *st_svf_safe_name(struct st_arena *a, const char *name)
 	if (!out)
 		return NULL;
 	for (const char *s = name; *s;) {
-		if (plain(*s)) {
+		if (st_svf_plain(*s)) {
 			*p++ = *s++;
 			continue;
 		}

@@ -205,11 +205,9 @@ enum st_status st_svf_reference_read(const char *path, const struct st_svf_vecto
 	enum st_status st = read_json(r, v, a, err);
 	if (st == ST_OK)
 		st = st_file_sha256(path, r->file_sha256, NULL, err);
-	if (st != ST_OK) {
-		st_error_in(err, path);
+	if (st != ST_OK)
 		st_svf_reference_release(r);
-	}
-	return st;
+	return st_in_file(path, st, err);
 }
 
 void st_svf_reference_release(struct st_svf_reference *r)

@@ -24,22 +24,20 @@ static void check_digests(const struct st_svf_replay_run *x, const struct st_svf
 	const json_t *d = json_object_get(x->python.digests, it->sample ? "sample" : it->e->safe);
 	for (size_t s = 0; s < ST_SVF_STAGES; s++) {
 		struct st_svf_check *c = &t->check[s];
-		const struct st_svf_summary *ours = &t->summary[s];
-		const char *sha = json_string_value(
-			json_object_get(json_object_get(d, st_svf_stage_names[s]), "sha256"));
+		const struct st_summary *ours = &t->summary[s];
+		const char *sha = st_svf_text_in(json_object_get(d, st_svf_stage_names[s]), "sha256");
 		bool same = sha && strcmp(sha, ours->sha256) == 0;
 		/* The same bytes: what is true of ours is true of theirs. Different digests say that something is apart
 		 * and not how far. */
 		*c = (struct st_svf_check){ .shape_match = same, .byte_match = same };
 		if (same)
-			c->m = (struct st_svf_metrics){ .count = ours->n,
-				                        .s = { .bad_a = ours->nonfinite, .bad_b = ours->nonfinite } };
+			c->m = (struct st_distance){ .count = ours->n,
+				                     .s = { .bad_a = ours->nonfinite, .bad_b = ours->nonfinite } };
 		c->passed = same && st_svf_passed(&c->m, &x->profile.stage[s]);
 	}
 }
 
 static bool is(const json_t *o, const char *key) { return json_is_true(json_object_get(o, key)); }
-static const char *text(const json_t *o, const char *key) { return json_string_value(json_object_get(o, key)); }
 
 static void tell(struct st_svf_replay_run *x, const json_t *variant, bool resumed)
 {
@@ -50,8 +48,8 @@ static void tell(struct st_svf_replay_run *x, const json_t *variant, bool resume
 	json_t *c;
 	x->failed |= !passed;
 	json_array_foreach(checks, i, c) equal += is(c, "byte_match");
-	fprintf(f, "%s [%s]: %s, %zu of %d stages byte-equal%s\n", text(variant, "source_name"),
-	        text(debug, "stage_final_orientation"), passed ? "passed" : "FAILED", equal, ST_SVF_STAGES,
+	fprintf(f, "%s [%s]: %s, %zu of %d stages byte-equal%s\n", st_svf_text_in(variant, "source_name"),
+	        st_svf_text_in(debug, "stage_final_orientation"), passed ? "passed" : "FAILED", equal, ST_SVF_STAGES,
 	        resumed ? " (from an earlier run)" : "");
 	json_array_foreach(checks, i, c)
 	{
@@ -59,11 +57,11 @@ static void tell(struct st_svf_replay_run *x, const json_t *variant, bool resume
 		if (!is(c, "required_for_functional_parity") || is(c, "functional_passed"))
 			continue;
 		if (json_is_real(max))
-			fprintf(f, "  %s: max %.3g mean %.3g, %lld elements differ\n", text(c, "stage"),
+			fprintf(f, "  %s: max %.3g mean %.3g, %lld elements differ\n", st_svf_text_in(c, "stage"),
 			        json_real_value(max), json_number_value(json_object_get(c, "mean_abs_error")),
 			        (long long)json_integer_value(json_object_get(c, "mismatched_element_count")));
 		else
-			fprintf(f, "  %s: %s\n", text(c, "stage"),
+			fprintf(f, "  %s: %s\n", st_svf_text_in(c, "stage"),
 			        is(c, "shape_match") ? "differs" : "differs in shape or digest");
 	}
 }
@@ -272,11 +270,11 @@ static enum st_status look_at_item(struct st_svf_replay_run *x, struct st_svf_re
 	const struct st_tensor *s = x->o->source_from_python ? theirs[ST_SVF_SOURCE] : NULL;
 	if (!s || (s->ndim == 2 && s->shape[0] == it->e->rows && s->shape[1] == it->e->cols))
 		return ST_OK;
-	enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, s->offset, s->name, "is not [%llu, %llu], the shape of %s",
-	                               (unsigned long long)it->e->rows, (unsigned long long)it->e->cols,
-	                               it->e->source_name);
-	st_error_in(err, it->sample ? x->python.sample.path : x->python.all.path);
-	return st;
+	return st_in_file(it->sample ? x->python.sample.path : x->python.all.path,
+	                  st_fail_at(err, ST_ERR_MISMATCH, s->offset, s->name, "is not [%llu, %llu], the shape of %s",
+	                             (unsigned long long)it->e->rows, (unsigned long long)it->e->cols,
+	                             it->e->source_name),
+	                  err);
 }
 
 static enum st_status open_components(struct st_svf_replay_run *x, struct st_error *err)

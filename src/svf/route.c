@@ -272,11 +272,11 @@ static enum st_status check_base(struct route *x, struct st_error *err)
 	/* Artifacts of other tools do not say. */
 	if (!json_is_string(made_from) || strcmp(json_string_value(made_from), x->base_sha256) == 0)
 		return ST_OK;
-	enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "base_model_sha256",
-	                               "is %.64s, the artifact was made from %.64s", x->base_sha256,
-	                               json_string_value(made_from));
-	st_error_in(err, x->o->model);
-	return st;
+	return st_in_file(x->o->model,
+	                  st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "base_model_sha256",
+	                             "is %.64s, the artifact was made from %.64s", x->base_sha256,
+	                             json_string_value(made_from)),
+	                  err);
 }
 
 /* The trace must not replace what it is of. */

@@ -11,12 +11,6 @@
 #define MAX_SETS 8192
 #define MAX_CLAIMS (2 * MAX_SETS + 1)
 
-static const char *text_in(const json_t *o, const char *key)
-{
-	const json_t *v = json_object_get(o, key);
-	return json_is_string(v) && json_string_length(v) ? json_string_value(v) : NULL;
-}
-
 static bool true_in(const json_t *o, const char *a, const char *b)
 {
 	return json_is_true(json_object_get(json_object_get(o, a), b));
@@ -24,9 +18,7 @@ static bool true_in(const json_t *o, const char *a, const char *b)
 
 static enum st_status broken(const struct st_svf_side *s, const char *where, const char *what, struct st_error *err)
 {
-	enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, where, "%.400s", what);
-	st_error_in(err, s->path);
-	return st;
+	return st_in_file(s->path, st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, where, "%.400s", what), err);
 }
 
 /* A stage file, opened once. */
@@ -65,13 +57,13 @@ static enum st_status add_set(struct st_svf_comparison *c, struct st_svf_side *s
 	                           ? "stage."
 	                           : st_arena_printf(&c->arena, "tensor.%s.", set->safe);
 	for (size_t i = 0; i < ST_SVF_STAGES; i++) {
-		const char *named = text_in(names, st_svf_stage_names[i]), *key = named;
+		const char *named = st_svf_text_in(names, st_svf_stage_names[i]), *key = named;
 		if (!key && prefix)
 			key = st_arena_printf(&c->arena, "%s%s", prefix, st_svf_stage_names[i]);
 		ST_NEED(key && set->safe);
 		set->t[i] = st_container_find(file, key);
 		set->record[i] = set->t[i] ? NULL : json_object_get(digests, st_svf_stage_names[i]);
-		set->digest[i] = text_in(set->record[i], "sha256");
+		set->digest[i] = st_svf_text_in(set->record[i], "sha256");
 	}
 	const struct st_tensor *o = set->t[ST_SVF_OFFSETS];
 	float *x = o && o->n_elems ? st_arena_alloc(&c->arena, o->n_elems, sizeof *x) : NULL;
@@ -85,20 +77,7 @@ static enum st_status add_set(struct st_svf_comparison *c, struct st_svf_side *s
 
 static void claim(struct st_svf_side *s, const char *source, const json_t *named)
 {
-	s->claimed[s->n_claimed++] = (struct st_svf_claim){ source, text_in(named, "elixir_name") };
-}
-
-static const json_t *variant_named(const json_t *report, const char *label)
-{
-	size_t i;
-	json_t *v;
-	json_array_foreach(json_object_get(report, "variants"), i, v)
-	{
-		const char *l = text_in(v, "label");
-		if (l && label && strcmp(l, label) == 0)
-			return v;
-	}
-	return NULL;
+	s->claimed[s->n_claimed++] = (struct st_svf_claim){ source, st_svf_text_in(named, "elixir_name") };
 }
 
 static enum st_status python_side(struct st_svf_comparison *c, struct st_svf_side *s, struct st_error *err)
@@ -106,26 +85,28 @@ static enum st_status python_side(struct st_svf_comparison *c, struct st_svf_sid
 	const json_t *debug = json_object_get(s->json, "stage_debug"), *inputs = json_object_get(s->json, "inputs");
 	const json_t *digests = json_object_get(debug, "digests"), *e;
 	const json_t *reference = json_object_get(s->json, "reference");
-	const char *source = text_in(reference, "source_name");
-	const char *one = text_in(debug, "stage_tensor_file"), *all = text_in(debug, "all_selected_stage_tensor_file");
+	const char *source = st_svf_text_in(reference, "source_name");
+	const char *one = st_svf_text_in(debug, "stage_tensor_file"),
+		   *all = st_svf_text_in(debug, "all_selected_stage_tensor_file");
 	struct st_container *file = NULL;
 	size_t i;
-	s->components = text_in(inputs, "readback_components_dir");
+	s->components = st_svf_text_in(inputs, "readback_components_dir");
 	if (!source)
 		return broken(s, "reference.source_name", "is missing", err);
-	one = one ? one : text_in(inputs, "stage_tensor_file");
-	all = all ? all : text_in(inputs, "all_selected_stage_tensor_file");
+	one = one ? one : st_svf_text_in(inputs, "stage_tensor_file");
+	all = all ? all : st_svf_text_in(inputs, "all_selected_stage_tensor_file");
 	if (!one && !all)
 		return broken(s, "stage_debug.stage_tensor_file",
 		              "the report names no stage file: there is nothing to compare", err);
 	if (one) {
-		const json_t *v = variant_named(s->json, text_in(debug, "baseline_label"));
+		const json_t *v = st_svf_with_text(json_object_get(s->json, "variants"), "label",
+		                                   st_svf_text_in(debug, "baseline_label"));
 		ST_TRY(open_file(c, s, one, &file, err));
 		ST_TRY(add_set(c, s,
 		               (struct st_svf_set){ .source_name = source,
 		                                    .label = "sample",
 		                                    .target = true,
-		                                    .observed_hash = text_in(v, "observed_bf16_sha256") },
+		                                    .observed_hash = st_svf_text_in(v, "observed_bf16_sha256") },
 		               file, NULL, json_object_get(digests, "sample"), err));
 		claim(s, source, reference);
 	}
@@ -133,7 +114,7 @@ static enum st_status python_side(struct st_svf_comparison *c, struct st_svf_sid
 		ST_TRY(open_file(c, s, all, &file, err));
 	json_array_foreach(json_object_get(s->json, "selected_tensor_stage_debug"), i, e)
 	{
-		const char *name = text_in(e, "source_name"), *safe = text_in(e, "safe_key");
+		const char *name = st_svf_text_in(e, "source_name"), *safe = st_svf_text_in(e, "safe_key");
 		if (!name || s->n_claimed > MAX_SETS)
 			return broken(s, "selected_tensor_stage_debug",
 			              "holds an entry without source_name, or too many", err);
@@ -153,17 +134,18 @@ static enum st_status replay_side(struct st_svf_comparison *c, struct st_svf_sid
 	static const char list[] = "semantic_python_component_variants";
 	const json_t *v, *e;
 	size_t i;
-	s->components = text_in(json_object_get(s->json, "paths"), "components_dir");
-	s->filter = text_in(json_object_get(s->json, "selection"), "selected_source_filter");
+	s->components = st_svf_text_in(json_object_get(s->json, "paths"), "components_dir");
+	s->filter = st_svf_text_in(json_object_get(s->json, "selection"), "selected_source_filter");
 	if (json_is_false(json_object_get(json_object_get(s->json, "selection"), "all_selected_tensors")))
-		s->only = text_in(json_object_get(s->json, "reference"), "source_name");
+		s->only = st_svf_text_in(json_object_get(s->json, "reference"), "source_name");
 	s->copies = true_in(s->json, "selection", "source_from_python_stage");
 	json_array_foreach(json_object_get(s->json, list), i, v)
 	{
 		const json_t *debug = json_object_get(v, "stage_debug"),
 			     *pass = json_object_get(debug, "functional_parity_passed");
-		const char *named = text_in(debug, "stage_tensor_file"), *name = text_in(v, "source_name"),
-			   *label = text_in(v, "label"), *orientation = text_in(debug, "stage_final_orientation");
+		const char *named = st_svf_text_in(debug, "stage_tensor_file"),
+			   *name = st_svf_text_in(v, "source_name"), *label = st_svf_text_in(v, "label"),
+			   *orientation = st_svf_text_in(debug, "stage_final_orientation");
 		struct st_container *file;
 		if (!named)
 			continue; /* a diagnostic of another layout */
@@ -173,11 +155,11 @@ static enum st_status replay_side(struct st_svf_comparison *c, struct st_svf_sid
 		ST_TRY(add_set(c, s,
 		               (struct st_svf_set){
 				       .source_name = name,
-				       .safe = text_in(v, "safe_key"),
+				       .safe = st_svf_text_in(v, "safe_key"),
 				       .label = "replayed",
 				       .target = orientation ? strcmp(orientation, "target") == 0
 		                                             : !label || !strstr(label, "_tensor_"),
-				       .observed_hash = text_in(v, "observed_bf16_sha256"),
+				       .observed_hash = st_svf_text_in(v, "observed_bf16_sha256"),
 				       .checks = json_object_get(debug, "checks"),
 				       .claims = json_is_boolean(pass),
 				       .claims_pass = json_is_true(pass),
@@ -192,8 +174,8 @@ static enum st_status replay_side(struct st_svf_comparison *c, struct st_svf_sid
 	json_array_foreach(json_object_get(json_object_get(s->json, "python_component_metadata"), "selected_tensors"),
 	                   i, e)
 	{
-		if (text_in(e, "source_name") && s->n_claimed < MAX_CLAIMS)
-			claim(s, text_in(e, "source_name"), e);
+		if (st_svf_text_in(e, "source_name") && s->n_claimed < MAX_CLAIMS)
+			claim(s, st_svf_text_in(e, "source_name"), e);
 	}
 	return ST_OK;
 }
@@ -208,14 +190,11 @@ enum st_status st_svf_side_open(struct st_svf_comparison *c, struct st_svf_side 
 	};
 	s->path = path;
 	ST_TRY(st_json_load_object(path, 0, &s->json, err));
-	const char *schema = text_in(s->json, "schema");
+	const char *schema = st_svf_text_in(s->json, "schema");
 	s->python = schema && strcmp(schema, python) == 0;
 	if (!s->python && (!schema || strcmp(schema, replay) != 0))
 		return broken(s, "schema", "is no parity report of version 2", err);
-	enum st_status st = st_json_read(s->json, NULL, tie, 1, s, NULL, err);
-	if (st != ST_OK)
-		st_error_in(err, path);
-	ST_TRY(st);
+	ST_TRY(st_in_file(path, st_json_read(s->json, NULL, tie, 1, s, NULL, err), err));
 	s->sets = st_arena_alloc(&c->arena, MAX_SETS, sizeof *s->sets);
 	s->claimed = st_arena_alloc(&c->arena, MAX_CLAIMS, sizeof *s->claimed);
 	s->containers = st_arena_alloc(&c->arena, MAX_SETS + 2, sizeof(struct st_container *));
@@ -233,15 +212,7 @@ void st_svf_side_close(struct st_svf_side *s)
 /* The digest of a file that a report lists under that role, or NULL. */
 static const char *listed_digest(const json_t *report, const char *role)
 {
-	size_t i;
-	json_t *f;
-	json_array_foreach(json_object_get(report, "files"), i, f)
-	{
-		const char *r = text_in(f, "role");
-		if (r && strcmp(r, role) == 0)
-			return text_in(f, "sha256");
-	}
-	return NULL;
+	return st_svf_text_in(st_svf_with_text(json_object_get(report, "files"), "role", role), "sha256");
 }
 
 bool st_svf_made_for(const struct st_svf_side *replay, const struct st_svf_side *export)

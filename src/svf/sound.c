@@ -41,27 +41,20 @@ static bool shape_of(const struct st_svf_set *set, size_t stage, struct shape *s
 	return true;
 }
 
-static bool named(const json_t *o, const char *source)
-{
-	const char *n = json_string_value(json_object_get(o, "source_name"));
-	return n && strcmp(n, source) == 0;
-}
-
 /* The source's shape as the report states it. */
 static bool stated(const json_t *report, const char *source, struct shape *s)
 {
-	const json_t *lists[] = { json_object_get(report, "selected_tensor_components"),
-		                  json_object_get(json_object_get(report, "python_component_metadata"),
-		                                  "selected_tensors") };
-	const json_t *ref = json_object_get(report, "reference");
-	if (named(ref, source) && from_json(json_object_get(ref, "source_shape"), s))
-		return true;
-	for (size_t l = 0; l < 2; l++) {
-		size_t i;
-		json_t *e;
-		json_array_foreach(lists[l], i, e) if (named(e, source)
-		                                       && from_json(json_object_get(e, "source_shape"), s)) return true;
-	}
+	const json_t *ref = json_object_get(report, "reference"),
+		     *ours = json_object_get(report, "selected_tensor_components"),
+		     *theirs = json_object_get(json_object_get(report, "python_component_metadata"),
+	                                       "selected_tensors");
+	const char *sample = st_svf_text_in(ref, "source_name");
+	const json_t *places[] = { sample && strcmp(sample, source) == 0 ? ref : NULL,
+		                   st_svf_with_text(ours, "source_name", source),
+		                   st_svf_with_text(theirs, "source_name", source) };
+	for (size_t i = 0; i < 3; i++)
+		if (from_json(json_object_get(places[i], "source_shape"), s))
+			return true;
 	return false;
 }
 
@@ -101,7 +94,7 @@ static bool shapes(struct st_svf_comparison *c, const struct st_svf_side *side, 
 
 bool st_svf_record_sound(const json_t *record)
 {
-	const char *sha = json_string_value(json_object_get(record, "sha256"));
+	const char *sha = st_svf_text_in(record, "sha256");
 	return sha && strcmp(sha, digest_of_nothing) != 0
 	    && json_integer_value(json_object_get(record, "nonfinite")) == 0;
 }

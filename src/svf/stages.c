@@ -61,10 +61,8 @@ static void summarise(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 	const struct summarising *k = ctx;
 	(void)lane;
 	for (const struct piece *p = k->p + begin; p < k->p + end; p++)
-		if (p->s == ST_SVF_FINAL_BF16)
-			st_svf_summary_bf16(&k->t->summary[p->s], p->x, p->n * p->width);
-		else
-			st_svf_summary_f32(&k->t->summary[p->s], p->x, p->n * p->width);
+		(p->s == ST_SVF_FINAL_BF16 ? st_summary_bf16 : st_summary_f32)(&k->t->summary[p->s], p->x,
+		                                                               p->n * p->width);
 }
 
 static enum st_status write_piece(struct st_svf_stages *t, const struct piece *p, struct st_error *err)
@@ -93,7 +91,7 @@ static enum st_status compare_piece(struct st_svf_stages *t, const struct piece 
 		st_tensor_decode(t->other[p->s], p->row0 + r, n, theirs);
 		for (uint64_t i = 0; bf16 && i < n * p->width; i++)
 			wide[i] = st_bf16_to_f32(((const uint16_t *)p->x)[at + i]);
-		st_svf_metrics_add(&c->m, bf16 ? wide : (const float *)p->x + at, theirs, n * p->width, pool);
+		st_distance_add(&c->m, bf16 ? wide : (const float *)p->x + at, theirs, n * p->width, pool);
 		st = st_check_cancel(err);
 	}
 	free(theirs);
@@ -220,7 +218,7 @@ enum st_status st_svf_stages_run(struct st_svf_stages *t, struct st_svf_engine *
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	size_t s = 0;
 	for (; t->summaries && s < ST_SVF_STAGES && st == ST_OK; s++)
-		st = st_svf_summary_begin(&t->summary[s], 8, false, err);
+		st = st_summary_begin(&t->summary[s], 8, false, err);
 	if (st == ST_OK)
 		st = small_stages(t, g, err);
 	if (st == ST_OK)
@@ -228,7 +226,7 @@ enum st_status st_svf_stages_run(struct st_svf_stages *t, struct st_svf_engine *
 	if (st == ST_OK && turned)
 		st = finals(t, g, turned, err);
 	for (size_t i = 0; i < s; i++)
-		st_svf_summary_end(&t->summary[i]);
+		st_summary_end(&t->summary[i]);
 	if (st == ST_OK && t->summaries && !t->turned && !t->winner)
 		t->summary[ST_SVF_FINAL_F32] = t->summary[ST_SVF_ADAPTED];
 	for (size_t i = 0; i < ST_SVF_STAGES; i++) {

@@ -6,62 +6,25 @@
 
 #include "svf/engine.h"
 
-#include "base/hash.h"
-#include "compare/sums.h"
+#include "compare/distance.h"
 #include "format/writer.h"
+#include "inspect/summary.h"
 
-/* ---- numbers about a tensor that comes in pieces (summary.c) ---- */
+/* ---- what a report says of numbers (summary.c) ---- */
 
-struct st_svf_summary {
-	struct st_sha256 *hash, *hash_bf16;
-	bool bf16; /* the elements are bf16 */
-	double min, max, sum;
-	uint64_t n, nonfinite;
-	float prefix[16];
-	size_t n_prefix, want_prefix;
-	char sha256[65], sha256_bf16[65];
-};
-/* alt: also the digest of the values as bf16. */
-ST_MUST_CHECK enum st_status st_svf_summary_begin(struct st_svf_summary *s, size_t prefix, bool alt,
-                                                  struct st_error *err);
-void st_svf_summary_f32(struct st_svf_summary *s, const float *x, uint64_t n);
-void st_svf_summary_bf16(struct st_svf_summary *s, const uint16_t *x, uint64_t n);
-void st_svf_summary_end(struct st_svf_summary *s); /* also releases */
-json_t *st_svf_summary_json(const struct st_svf_summary *s, const uint64_t *shape, size_t ndim);
+json_t *st_svf_summary_json(const struct st_summary *s, const uint64_t *shape, size_t ndim);
 /* Of n numbers at hand; NULL when out of memory. */
 json_t *st_svf_summary_floats(const float *x, uint64_t n, size_t prefix);
 /* Of a whole tensor; of rows that come from elsewhere, [rows, cols]. */
-ST_MUST_CHECK enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_svf_summary *s,
+ST_MUST_CHECK enum st_status st_svf_summary_of(const struct st_tensor *t, size_t prefix, struct st_summary *s,
                                                struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_summary_rows(const struct st_row_source *from, uint64_t rows, uint64_t cols,
-                                                 size_t prefix, struct st_svf_summary *s, struct st_error *err);
+                                                 size_t prefix, struct st_summary *s, struct st_error *err);
 /* Rows to decode at a time: about a million elements, and no more than there are. At least 1. */
 uint64_t st_svf_step(uint64_t rows, uint64_t cols);
 
-/* ---- two values of one stage (metrics.c) ---- */
+/* ---- two values of one stage (tolerances.c) ---- */
 
-/* Classes of distance in units of the last place of bf16: 0, 1, 2, 3-4, 5-16, 17-256, more, not finite. */
-#define ST_SVF_ULPS 8
-#define ST_SVF_TOP 32
-struct st_svf_metrics {
-	/* asked for: how many of the largest differences (0: one), and the classes */
-	size_t want;
-	bool by_ulps;
-	uint64_t count, mismatched, bits; /* mismatched: unequal numbers; bits: unequal bits */
-	struct st_sums s;
-	uint64_t ulps[ST_SVF_ULPS];
-	struct st_svf_worst {
-		uint64_t at;
-		double a, b, diff;
-	} worst[ST_SVF_TOP]; /* largest first */
-	size_t n_worst;
-};
-/* The n elements that follow those added so far. */
-void st_svf_metrics_add(struct st_svf_metrics *m, const float *a, const float *b, uint64_t n, struct st_pool *pool);
-/* Two tensors of one shape, piece by piece. */
-ST_MUST_CHECK enum st_status st_svf_metrics_of(struct st_svf_metrics *m, const struct st_tensor *a,
-                                               const struct st_tensor *b, struct st_pool *pool, struct st_error *err);
-double st_svf_metrics_mean(const struct st_svf_metrics *m);
 /* All in one order, or a scalar and a list of one. */
 bool st_svf_same_shape(uint64_t ndim_a, const uint64_t *a, uint64_t ndim_b, const uint64_t *b);
 
@@ -78,12 +41,12 @@ ST_MUST_CHECK enum st_status st_svf_profile_read(const char *name, struct st_svf
 
 /* One stage on two sides. */
 struct st_svf_check {
-	struct st_svf_metrics m;
+	struct st_distance m;
 	bool measured; /* numbers on both sides, of one shape */
 	bool shape_match, byte_match, passed;
 };
 /* Within tolerance, of at least one number, all of them finite: two sides that are NaN alike show nothing. */
-bool st_svf_passed(const struct st_svf_metrics *m, const struct st_svf_tolerance *t);
+bool st_svf_passed(const struct st_distance *m, const struct st_svf_tolerance *t);
 /* What a report says of it, whatever it calls stage and verdict. */
 json_t *st_svf_check_json(const struct st_svf_check *c, const struct st_svf_tolerance *t, bool numbers);
 
@@ -107,7 +70,7 @@ struct st_svf_stages {
 	uint64_t *done, total; /* progress in rows, or NULL */
 	const struct st_svf_profile *profile;
 	/* results */
-	struct st_svf_summary summary[ST_SVF_STAGES];
+	struct st_summary summary[ST_SVF_STAGES];
 	struct st_svf_check check[ST_SVF_STAGES];
 };
 /* Returns ndim. */

@@ -80,9 +80,7 @@ enum st_status st_svf_vector_read(const char *path, struct st_arena *a, struct s
 	struct st_container *c;
 	*v = (struct st_svf_vector){ .path = path };
 	ST_TRY(st_container_open(path, &c, err));
-	enum st_status st = read_open(c, a, v, err);
-	if (st != ST_OK)
-		st_error_in(err, path);
+	enum st_status st = st_in_file(path, read_open(c, a, v, err), err);
 	st_container_close(c);
 	return st;
 }

@@ -1,6 +1,8 @@
 /* Inputs, factors, products and stages against published digests, plain loops and exact arithmetic. */
 #include "fixture.h"
 
+#include "base/hash.h"
+
 #include "svf/stages.h"
 
 #include <math.h>
@@ -380,32 +382,32 @@ static void test_metrics(void **state)
 	(void)state;
 	uint64_t n = 200000;
 	float *a = malloc(4 * n), *b = malloc(4 * n);
-	struct st_svf_metrics m = { .want = 3 };
+	struct st_distance m = { .want = 3 };
 	for (uint64_t i = 0; i < n; i++)
 		a[i] = b[i] = (float)(i % 1000) / 7;
 	b[150001] += 4;
 	b[77] += 2;
 	b[199999] -= 1;
 	b[5] += 0.5f;
-	st_svf_metrics_add(&m, a, b, 1000, pool);
-	st_svf_metrics_add(&m, a + 1000, b + 1000, n - 1000, pool);
+	st_distance_add(&m, a, b, 1000, pool);
+	st_distance_add(&m, a + 1000, b + 1000, n - 1000, pool);
 	assert_int_equal(m.count, n);
 	assert_int_equal(m.mismatched, 4);
 	assert_int_equal(m.n_worst, 3);
-	assert_int_equal(m.worst[0].at, 150001);
-	assert_int_equal(m.worst[1].at, 77);
-	assert_int_equal(m.worst[2].at, 199999);
-	assert_true(fabs(m.s.max - 4) < 1e-4 && fabs(st_svf_metrics_mean(&m) * (double)n - 7.5) < 1e-3);
+	assert_int_equal(m.worst[0].index, 150001);
+	assert_int_equal(m.worst[1].index, 77);
+	assert_int_equal(m.worst[2].index, 199999);
+	assert_true(fabs(m.s.max - 4) < 1e-4 && fabs(st_distance_mean(&m) * (double)n - 7.5) < 1e-3);
 	b[9] = NAN;
 	memset(&m, 0, sizeof m);
-	st_svf_metrics_add(&m, a, b, n, pool);
-	assert_true(isinf(m.s.max) && m.s.apart == 1 && m.s.bad_b == 1 && m.worst[0].at == 9);
+	st_distance_add(&m, a, b, n, pool);
+	assert_true(isinf(m.s.max) && m.s.apart == 1 && m.s.bad_b == 1 && m.worst[0].index == 9);
 	/* Distances in units of the last place of bf16, across zero too. */
 	float x[] = { 1, 1, 1, 1, 0, 1, 1, INFINITY },
 	      y[] = { 1, 1.0078125f, 1.015625f, 1.03125f, -0.0f, 1.0625f, 2, 1 };
-	m = (struct st_svf_metrics){ .by_ulps = true };
-	st_svf_metrics_add(&m, x, y, 8, pool);
-	static const uint64_t want[ST_SVF_ULPS] = { 2, 1, 1, 1, 1, 1, 0, 1 };
+	m = (struct st_distance){ .by_ulps = true };
+	st_distance_add(&m, x, y, 8, pool);
+	static const uint64_t want[ST_ULP_CLASSES] = { 2, 1, 1, 1, 1, 1, 0, 1 };
 	assert_memory_equal(m.ulps, want, sizeof want);
 	free(a);
 	free(b);
@@ -431,8 +433,8 @@ static void test_passed(void **state)
 		{ { 1, 2 }, { -INFINITY, 2 }, 2, false },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-		struct st_svf_metrics m = { .want = 1 };
-		st_svf_metrics_add(&m, cases[i].a, cases[i].b, cases[i].n, NULL);
+		struct st_distance m = { .want = 1 };
+		st_distance_add(&m, cases[i].a, cases[i].b, cases[i].n, NULL);
 		if (st_svf_passed(&m, &t) != cases[i].passed)
 			fail_msg("case %zu", i);
 	}
