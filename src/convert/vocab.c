@@ -371,6 +371,9 @@ static enum st_status read_vocabulary(struct reading *v, struct st_error *err)
 	if (as_it_stands)
 		return ST_OK;
 	struct st_vocabulary *voc = v->vocab;
+	if (voc->t->model == ST_MODEL_WORDPIECE)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "tokenizer",
+		                  "WordPiece stays in its kind of container");
 	/* tokenizer.json calls the unknown piece special, as it does BOS. */
 	voc->mark_unknown = v->from->format == ST_FORMAT_SAFETENSORS && !voc->t->byte_level;
 	/* An engine that was given a token without a row would read behind the embedding. */

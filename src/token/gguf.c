@@ -16,12 +16,12 @@ static const struct kind {
 	const char *name;
 	enum st_model_kind model;
 	bool byte_level;
-} kinds[] = {
-	{ "gpt2", ST_MODEL_RANKED, true },
-	{ "llama", ST_MODEL_SCORED, false },
-	{ "t5", ST_MODEL_UNIGRAM, false },
-	{ "gemma4", ST_MODEL_RANKED, false }, /* merges over SentencePiece's spelling of blanks */
-};
+} kinds
+	[] = {
+		{ "gpt2", ST_MODEL_RANKED, true },    { "llama", ST_MODEL_SCORED, false },
+		{ "t5", ST_MODEL_UNIGRAM, false },    { "bert", ST_MODEL_WORDPIECE, false },
+		{ "gemma4", ST_MODEL_RANKED, false }, /* merges over SentencePiece's spelling of blanks */
+	};
 
 /* An array of this element type, or *kv = NULL when the key is absent. */
 static enum st_status find_array(const struct st_container *c, const char *key, enum st_kv_type elem,
@@ -45,7 +45,7 @@ static enum st_status read_vocab(struct st_tokenizer *t, const struct st_contain
 	ST_TRY(find_array(c, KEY("token_type"), ST_KV_I32, &types, err));
 	if (!tokens)
 		return st_fail(err, ST_ERR_FORMAT, KEY("model") " without " KEY("tokens"));
-	bool scored = t->model != ST_MODEL_RANKED;
+	bool scored = t->model == ST_MODEL_SCORED || t->model == ST_MODEL_UNIGRAM;
 	if (scored && !scores)
 		return st_fail(err, ST_ERR_FORMAT, KEY("scores") " is missing: a SentencePiece vocabulary needs them");
 	if (scores && scores->count != tokens->count)
@@ -74,6 +74,8 @@ static enum st_status read_vocab(struct st_tokenizer *t, const struct st_contain
 		if (scored)
 			t->vocab.scores[id] = st_load_f32(scores->data + 4 * (size_t)id);
 	}
+	if (t->model == ST_MODEL_WORDPIECE)
+		ST_TRY(st_wordpiece_respell(t, err));
 	ST_TRY(st_vocab_index(&t->vocab, &t->arena, tokens->key, err));
 	return scored ? st_scores_check(t, scores->key, err) : ST_OK;
 }
@@ -164,6 +166,39 @@ static enum st_status read_spelled_bpe(struct st_tokenizer *t, const struct st_c
 	return st_tokenizer_describe_as(t, err, "bpe (gemma4)");
 }
 
+/* The id of a piece of this text; BERT's specials have their names. */
+static int64_t id_of(const struct st_tokenizer *t, const char *piece)
+{
+	uint32_t id = st_vocab_find(&t->vocab, piece, strlen(piece));
+	return id == ST_NO_ID ? -1 : (int64_t)id;
+}
+
+/*
+ * CLS before the text and SEP behind it. The format has no key for how text is made ready: as its readers do, accents and
+ * capitals are taken away.
+ */
+static enum st_status read_wordpiece(struct st_tokenizer *t, const struct st_container *c, struct st_error *err)
+{
+	int64_t cls = t->bos >= 0 ? t->bos : id_of(t, "[CLS]"), sep = id_of(t, "[SEP]");
+	bool adds_cls = true, adds_sep = true, said;
+	ST_TRY(read_id(t, c, KEY("cls_token_id"), &cls, err));
+	ST_TRY(read_id(t, c, KEY("seperator_token_id"), &sep, err)); /* as the format spells it */
+	ST_TRY(st_kv_bool(&c->keys, KEY("add_bos_token"), &adds_cls, &said, err));
+	ST_TRY(st_kv_bool(&c->keys, KEY("add_eos_token"), &adds_sep, &said, err));
+	if (t->unk < 0)
+		t->unk = id_of(t, "[UNK]");
+	if (t->unk < 0)
+		return st_fail(err, ST_ERR_FORMAT, KEY("unknown_token_id") " is missing, and no piece is [UNK]");
+	if (adds_cls && cls >= 0)
+		t->before[t->n_before++] = (uint32_t)cls;
+	if (adds_sep && sep >= 0)
+		t->after[t->n_after++] = (uint32_t)sep;
+	ST_TRY(st_bert_norms(t, (struct st_bert_flags){ true, true, true, true }, KEY("model"), err));
+	ST_TRY(st_bert_words(t, KEY("model"), err));
+	ST_TRY(st_wordpiece_init(t, "##", 2, 100, err));
+	return st_tokenizer_describe_as(t, err, "wordpiece");
+}
+
 /* The ids SentencePiece gives out when nothing else was asked for, where the pieces bear them out. */
 static int64_t usual_id(const struct st_tokenizer *t, const char *piece, uint32_t id)
 {
@@ -187,8 +222,8 @@ enum st_status st_tokenizer_from_gguf(struct st_tokenizer *t, const struct st_co
 			kind = &kinds[i];
 	if (!kind)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, KEY("model"),
-		                  "unknown tokenizer \"%.*s\"; known: gpt2, llama, t5, gemma4", (int)(n < 64 ? n : 64),
-		                  model);
+		                  "unknown tokenizer \"%.*s\"; known: gpt2, llama, t5, bert, gemma4",
+		                  (int)(n < 64 ? n : 64), model);
 	t->model = kind->model;
 	t->byte_level = kind->byte_level;
 	ST_TRY(read_vocab(t, c, err));
@@ -212,6 +247,8 @@ enum st_status st_tokenizer_from_gguf(struct st_tokenizer *t, const struct st_co
 	ST_TRY(read_id(t, c, KEY("eos_token_id"), &t->eos, err));
 	ST_TRY(read_id(t, c, KEY("unknown_token_id"), &t->unk, err));
 
+	if (kind->model == ST_MODEL_WORDPIECE)
+		return read_wordpiece(t, c, err);
 	ST_TRY(kind->byte_level                 ? read_bpe(t, c, &adds_bos, err)
 	       : kind->model == ST_MODEL_RANKED ? read_spelled_bpe(t, c, err)
 	                                        : read_sentencepiece(t, c, err));

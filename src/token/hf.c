@@ -163,6 +163,17 @@ static enum st_status read_unknown(struct st_tokenizer *t, const json_t *model, 
 	return ST_OK;
 }
 
+static enum st_status read_wordpiece(struct st_tokenizer *t, const json_t *model, struct st_error *err)
+{
+	const json_t *prefix = json_object_get(model, "continuing_subword_prefix"),
+		     *most = json_object_get(model, "max_input_chars_per_word");
+	bool given = json_is_string(prefix);
+	if (t->unk < 0)
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "model.unk_token is missing");
+	return st_wordpiece_init(t, given ? json_string_value(prefix) : "##", given ? json_string_length(prefix) : 2,
+	                         json_integer_value(most) > 0 ? (uint64_t)json_integer_value(most) : 100, err);
+}
+
 static enum st_status add_around(struct st_tokenizer *t, bool after, uint64_t id, struct st_error *err)
 {
 	int64_t checked;
@@ -308,12 +319,14 @@ enum st_status st_tokenizer_from_hf(struct st_tokenizer *t, const struct st_cont
 	/* Files written before types were: BPE is the kind with merges. */
 	if (!type && json_object_get(model, "merges"))
 		type = "BPE";
-	if (!type || (strcmp(type, "BPE") != 0 && strcmp(type, "Unigram") != 0))
+	bool wordpiece = type && strcmp(type, "WordPiece") == 0;
+	if (!type || (strcmp(type, "BPE") != 0 && strcmp(type, "Unigram") != 0 && !wordpiece))
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME,
-		                  "unknown model \"%.64s\"; known: BPE, Unigram", type ? type : "");
-	t->model = strcmp(type, "BPE") == 0 ? ST_MODEL_RANKED : ST_MODEL_UNIGRAM;
+		                  "unknown model \"%.64s\"; known: BPE, Unigram, WordPiece", type ? type : "");
+	t->model = strcmp(type, "BPE") == 0 ? ST_MODEL_RANKED : wordpiece ? ST_MODEL_WORDPIECE : ST_MODEL_UNIGRAM;
 	ST_TRY(only_empty(model, "dropout", err));
-	ST_TRY(only_empty(model, "continuing_subword_prefix", err));
+	if (!wordpiece)
+		ST_TRY(only_empty(model, "continuing_subword_prefix", err));
 	ST_TRY(only_empty(model, "end_of_word_suffix", err));
 	t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
 	t->fuse_unk = t->model == ST_MODEL_UNIGRAM || json_is_true(json_object_get(model, "fuse_unk"));
@@ -323,6 +336,7 @@ enum st_status st_tokenizer_from_hf(struct st_tokenizer *t, const struct st_cont
 	st_byte_ids(t);
 	ST_TRY(read_unknown(t, model, err));
 	ST_TRY(t->model == ST_MODEL_RANKED ? read_merges(t, json_object_get(model, "merges"), err)
+	       : wordpiece                 ? read_wordpiece(t, model, err)
 	                                   : st_unigram_init(t, true, err));
 	ST_TRY(st_hf_each(t, json_object_get(doc, "post_processor"), "post_processor", "processors", post_step, err));
 
@@ -331,5 +345,7 @@ enum st_status st_tokenizer_from_hf(struct st_tokenizer *t, const struct st_cont
 	const json_t *config = c->docs.tokenizer_config;
 	ST_TRY(is_of_transformers_5(config) ? apply_5(t, config, err) : apply_class(t, config, err));
 	return st_tokenizer_describe_as(t, err, "%s%s (tokenizer.json)", t->byte_level ? "byte-level " : "",
-	                                t->model == ST_MODEL_RANKED ? "bpe" : "unigram");
+	                                t->model == ST_MODEL_RANKED ? "bpe"
+	                                : wordpiece                 ? "wordpiece"
+	                                                            : "unigram");
 }

@@ -135,6 +135,15 @@ static enum st_status norm_precompiled(struct st_tokenizer *t, const json_t *ste
 	return st_norm_add(t, (struct st_norm){ .kind = ST_NORM_CHARSMAP, .a = map, .a_len = len }, FILE_NAME, err);
 }
 
+static enum st_status norm_bert(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+{
+	struct st_bert_flags f = { .clean = flag(step, "clean_text", true),
+		                   .cjk = flag(step, "handle_chinese_chars", true),
+		                   .lowercase = flag(step, "lowercase", true) };
+	f.strip_accents = flag(step, "strip_accents", f.lowercase); /* null: as lowercase */
+	return st_bert_norms(t, f, FILE_NAME, err);
+}
+
 static enum st_status norm_step(struct st_tokenizer *t, const json_t *step, const char *type, struct st_error *err)
 {
 	static const struct {
@@ -148,10 +157,8 @@ static enum st_status norm_step(struct st_tokenizer *t, const json_t *step, cons
 		{ "Lowercase", ST_NORM_LOWERCASE },
 	};
 	static const struct row rows[] = {
-		{ "Replace", norm_replace },
-		{ "Prepend", norm_prepend },
-		{ "Strip", norm_strip },
-		{ "Precompiled", norm_precompiled },
+		{ "Replace", norm_replace },         { "Prepend", norm_prepend },     { "Strip", norm_strip },
+		{ "Precompiled", norm_precompiled }, { "BertNormalizer", norm_bert },
 	};
 	for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
 		if (strcmp(plain[i].type, type) == 0)
@@ -159,7 +166,8 @@ static enum st_status norm_step(struct st_tokenizer *t, const json_t *step, cons
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
 		if (strcmp(rows[i].type, type) == 0)
 			return rows[i].fn(t, step, err);
-	return unknown_step("normalizer", type, "NFC, NFD, NFKC, NFKD, Lowercase, Replace, Prepend, Strip, Precompiled",
+	return unknown_step("normalizer", type,
+	                    "NFC, NFD, NFKC, NFKD, Lowercase, Replace, Prepend, Strip, Precompiled, BertNormalizer",
 	                    err);
 }
 
@@ -283,6 +291,12 @@ static enum st_status pre_whitespace_split(struct st_tokenizer *t, const json_t 
 	return add_regex(t, "\\s", ST_SPLIT_REMOVED, false, err);
 }
 
+static enum st_status pre_bert(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+{
+	(void)step;
+	return st_bert_words(t, FILE_NAME, err);
+}
+
 static enum st_status pre_step(struct st_tokenizer *t, const json_t *step, const char *type, struct st_error *err)
 {
 	static const struct row rows[] = {
@@ -293,18 +307,20 @@ static enum st_status pre_step(struct st_tokenizer *t, const json_t *step, const
 		{ "Punctuation", pre_punctuation },
 		{ "Whitespace", pre_whitespace },
 		{ "WhitespaceSplit", pre_whitespace_split },
+		{ "BertPreTokenizer", pre_bert },
 	};
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
 		if (strcmp(rows[i].type, type) == 0)
 			return rows[i].fn(t, step, err);
-	return unknown_step("pre_tokenizer", type,
-	                    "Split, ByteLevel, Metaspace, Digits, Punctuation, Whitespace, WhitespaceSplit", err);
+	return unknown_step(
+		"pre_tokenizer", type,
+		"Split, ByteLevel, Metaspace, Digits, Punctuation, Whitespace, WhitespaceSplit, BertPreTokenizer", err);
 }
 
 /* Of the decoder only one thing is not known from elsewhere: whether the marker stands for a space. */
 static enum st_status decoder_step(struct st_tokenizer *t, const json_t *step, const char *type, struct st_error *err)
 {
-	static const char *const rest[] = { "ByteLevel", "ByteFallback", "Fuse", "Strip" };
+	static const char *const rest[] = { "ByteLevel", "ByteFallback", "Fuse", "Strip", "WordPiece" };
 	if (strcmp(type, "Metaspace") == 0) {
 		t->space_marker = true;
 		return ST_OK;
@@ -321,7 +337,8 @@ static enum st_status decoder_step(struct st_tokenizer *t, const json_t *step, c
 	for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
 		if (strcmp(rest[i], type) == 0)
 			return ST_OK;
-	return unknown_step("decoder", type, "ByteLevel, Metaspace, Replace, ByteFallback, Fuse, Strip", err);
+	return unknown_step("decoder", type, "ByteLevel, Metaspace, Replace, ByteFallback, Fuse, Strip, WordPiece",
+	                    err);
 }
 
 enum st_status st_hf_steps(struct st_tokenizer *t, const json_t *doc, struct st_error *err)

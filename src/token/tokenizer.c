@@ -98,8 +98,10 @@ static enum st_status tokenize_plain(struct st_scratch *s, const char *text, siz
 	for (size_t i = 0; i < words->n; i++) {
 		const struct st_span *w = &words->v[i];
 		s->last_unk = false;
-		ST_TRY(s->t->model == ST_MODEL_UNIGRAM ? st_unigram_word(s, text + w->start, w->len, err)
-		                                       : st_merge_word(s, text + w->start, w->len, err));
+		enum st_model_kind kind = s->t->model;
+		ST_TRY((kind == ST_MODEL_UNIGRAM     ? st_unigram_word
+		        : kind == ST_MODEL_WORDPIECE ? st_wordpiece_word
+		                                     : st_merge_word)(s, text + w->start, w->len, err));
 	}
 	return ST_OK;
 }
@@ -215,7 +217,16 @@ size_t st_tokenizer_decode(const struct st_tokenizer *t, uint32_t id, char *buf,
 		put(&b, &(char){ (char)byte }, 1);
 		return b.len;
 	}
-	for (size_t at = 0, len; at < p->len; at += len) {
+	/* A piece within a word goes on with it, the others begin one. */
+	size_t begin = 0;
+	if (t->model == ST_MODEL_WORDPIECE && !literal) {
+		bool goes_on = t->continuing_len && p->len > t->continuing_len
+		            && memcmp(p->s, t->continuing, t->continuing_len) == 0;
+		begin = goes_on ? t->continuing_len : 0;
+		if (!goes_on)
+			put(&b, " ", 1);
+	}
+	for (size_t at = begin, len; at < p->len; at += len) {
 		const char *s = p->s + at;
 		len = st_utf8_step(s, p->len - at);
 		len = len ? len : 1;

@@ -27,9 +27,10 @@
 #define ST_MAX_TEXT ST_TOKENIZE_MAX
 
 enum st_model_kind {
-	ST_MODEL_RANKED,  /* BPE: a list of merges, the earlier the stronger */
-	ST_MODEL_SCORED,  /* SentencePiece BPE: two neighbours join when their text is a piece, best score first */
-	ST_MODEL_UNIGRAM, /* SentencePiece unigram: the cut with the highest sum of scores */
+	ST_MODEL_RANKED,    /* BPE: a list of merges, the earlier the stronger */
+	ST_MODEL_SCORED,    /* SentencePiece BPE: two neighbours join when their text is a piece, best score first */
+	ST_MODEL_WORDPIECE, /* BERT's: the longest piece, then the longest ones that go on ("##ing") */
+	ST_MODEL_UNIGRAM,   /* SentencePiece unigram: the cut with the highest sum of scores */
 };
 
 /* One way of rewriting text before it is cut into words. */
@@ -100,7 +101,10 @@ struct st_tokenizer {
 	bool space_marker;  /* U+2581 in a piece stands for a space */
 	bool fuse_unk;
 	uint32_t byte_id[256];      /* piece of one byte ("Ġ" or "<0x20>"), ST_NO_ID where absent */
-	struct st_prefixes unigram; /* pieces a unigram may choose */
+	struct st_prefixes unigram; /* pieces a unigram may choose; of WordPiece all */
+	const char *continuing;     /* WordPiece: what pieces within a word begin with */
+	size_t continuing_len;
+	uint64_t longest_word; /* in characters; longer ones are unknown */
 	double unk_score;
 	struct st_prefixes added; /* pieces recognised in raw text */
 
@@ -208,6 +212,20 @@ ST_MUST_CHECK enum st_status st_merge_word(struct st_scratch *s, const char *wor
 /* bytes_are_text: text spelt "<0x41>" is that piece, as the tokenizers library has it and SentencePiece has not. */
 ST_MUST_CHECK enum st_status st_unigram_init(struct st_tokenizer *t, bool bytes_are_text, struct st_error *err);
 ST_MUST_CHECK enum st_status st_unigram_word(struct st_scratch *s, const char *word, size_t n, struct st_error *err);
+
+/* wordpiece.c */
+ST_MUST_CHECK enum st_status st_wordpiece_init(struct st_tokenizer *t, const char *continuing, size_t n,
+                                               uint64_t longest_word, struct st_error *err);
+/* GGUF's spelling of the pieces into that of tokenizer.json; before they are indexed. */
+ST_MUST_CHECK enum st_status st_wordpiece_respell(struct st_tokenizer *t, struct st_error *err);
+ST_MUST_CHECK enum st_status st_wordpiece_word(struct st_scratch *s, const char *word, size_t n, struct st_error *err);
+/* BertNormalizer and BertPreTokenizer as steps. */
+struct st_bert_flags {
+	bool clean, cjk, strip_accents, lowercase;
+};
+ST_MUST_CHECK enum st_status st_bert_norms(struct st_tokenizer *t, struct st_bert_flags f, const char *where,
+                                           struct st_error *err);
+ST_MUST_CHECK enum st_status st_bert_words(struct st_tokenizer *t, const char *where, struct st_error *err);
 
 /* The merge of two pieces, or NULL. */
 const struct st_merge *st_merges_find(const struct st_merges *m, uint32_t left, uint32_t right);

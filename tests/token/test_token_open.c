@@ -285,7 +285,8 @@ static void hf_refusals(void **state)
 	const enum st_format hf = ST_FORMAT_SAFETENSORS;
 	assert_refused(hf, "{}", ST_ERR_UNSUPPORTED, "BPE, Unigram");
 	assert_refused(hf, "[1]", ST_ERR_UNSUPPORTED, "BPE, Unigram");
-	assert_refused(hf, "{\"model\":{\"type\":\"WordPiece\"}}", ST_ERR_UNSUPPORTED, "WordPiece");
+	assert_refused(hf, "{\"model\":{\"type\":\"WordLevel\"}}", ST_ERR_UNSUPPORTED, "WordLevel");
+	assert_refused(hf, "{\"model\":{\"type\":\"WordPiece\",\"vocab\":{\"a\":0}}}", ST_ERR_FORMAT, "unk_token");
 	assert_refused(hf, "{\"model\":{\"type\":\"BPE\"}}", ST_ERR_FORMAT, "model.vocab");
 	assert_refused(hf, "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0}}}", ST_ERR_FORMAT, "model.merges");
 	assert_refused(hf, "{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", ST_ERR_FORMAT, "empty");
@@ -411,7 +412,7 @@ static void gguf_refusals(void **state)
 		[NONE] = { ST_OK, "" },
 		[BOS_NONE] = { ST_OK, "" },
 		[NO_MODEL] = { ST_ERR_UNSUPPORTED, "there is no tokenizer" },
-		[ODD_MODEL] = { ST_ERR_UNSUPPORTED, "known: gpt2, llama, t5, gemma4" },
+		[ODD_MODEL] = { ST_ERR_UNSUPPORTED, "known: gpt2, llama, t5, bert, gemma4" },
 		[MODEL_U32] = { ST_ERR_FORMAT, "expected string" },
 		[NO_TOKENS] = { ST_ERR_FORMAT, "tokenizer.ggml.tokens" },
 		[TOKENS_U8] = { ST_ERR_FORMAT, "not an array of strings" },
@@ -543,9 +544,109 @@ static void gguf_gemma4(void **state)
 	gguf_release(&g);
 }
 
+/* Ids from the tokenizers package, of the same pieces. GGUF spells pieces otherwise and has no word on capitals. */
+static void wordpiece(void **state)
+{
+	(void)state;
+	static const char *const pieces[] = { "[PAD]", "[UNK]",  "[CLS]",        "[SEP]",     "[MASK]", "un",
+		                              "##aff", "##able", "caf",          "##e",       "the",    "##s",
+		                              "!",     ",",      "\xE4\xBA\xAC", "a",         "##b",    "b",
+		                              "x",     "Caf",    "\xC3\xA9",     "##\xC3\xA9" };
+	enum { N = sizeof pieces / sizeof *pieces };
+	static const struct {
+		const char *text;
+		uint32_t lower[12], cased[12]; /* without CLS and SEP; ended by 0 */
+	} cases[] = {
+		{ "Unaffable, caf\xC3\xA9s!", { 5, 6, 7, 13, 8, 9, 11, 12 }, { 1, 13, 8, 21, 11, 12 } },
+		{ "un\xE4\xBA\xAC"
+		  "the \xE4\xBA\xAC\xE4\xBA\xAC",
+		  { 5, 14, 10, 14, 14 },
+		  { 5, 14, 10, 14, 14 } },
+		{ "a\xE2\x80\x8B"
+		  "b\tx  [MASK]thes",
+		  { 15, 16, 18, 4, 10, 11 },
+		  { 15, 16, 18, 4, 10, 11 } },
+		{ "zzz unzz the", { 1, 1, 10 }, { 1, 1, 10 } },
+		{ "Caf\xC3\xA9 THE", { 8, 9, 10 }, { 19, 21, 1 } },
+		{ "cafe\xCC\x81", { 8, 9 }, { 1 } },
+		{ " ", { 0 }, { 0 } },
+	};
+	char doc[2048], long_word[128];
+	struct st_error err = ST_ERROR_INIT;
+	struct st_tokenizer *t[3];
+	struct st_container c[2];
+	for (int cased = 0; cased < 2; cased++) {
+		size_t n = (size_t)snprintf(
+			doc, sizeof doc,
+			"{\"normalizer\":{\"type\":\"BertNormalizer\",\"lowercase\":%s},"
+			"\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},\"decoder\":{\"type\":\"WordPiece\"},"
+			"\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"[CLS]\",2],\"sep\":[\"[SEP]\",3]},"
+			"\"added_tokens\":[{\"id\":4,\"content\":\"[MASK]\",\"special\":true}],"
+			"\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"[UNK]\",\"vocab\":{",
+			cased ? "false" : "true");
+		for (size_t i = 0; i < N; i++)
+			n += (size_t)snprintf(doc + n, sizeof doc - n, "%s\"%s\":%zu", i ? "," : "", pieces[i], i);
+		snprintf(doc + n, sizeof doc - n, "}}}");
+		c[cased] = json_container(ST_FORMAT_SAFETENSORS, doc, NULL);
+		t[cased] = open_json(&c[cased]);
+	}
+	struct gguf g;
+	char spelled[N][16];
+	const char *tokens[N];
+	int32_t types[N];
+	for (size_t i = 0; i < N; i++) {
+		bool goes_on = strncmp(pieces[i], "##", 2) == 0;
+		snprintf(spelled[i], sizeof spelled[i], "%s%s", i < 5 || goes_on ? "" : "\xE2\x96\x81",
+		         pieces[i] + (goes_on ? 2 : 0));
+		tokens[i] = spelled[i];
+		types[i] = i < 5 ? 3 : 1;
+	}
+	gguf_init(&g);
+	gguf_str(&g, "tokenizer.ggml.model", "bert");
+	gguf_strs(&g, "tokenizer.ggml.tokens", tokens, N);
+	gguf_i32s(&g, "tokenizer.ggml.token_type", types, N);
+	gguf_u32(&g, "tokenizer.ggml.unknown_token_id", 1);
+	gguf_u32(&g, "tokenizer.ggml.cls_token_id", 2);
+	gguf_u32(&g, "tokenizer.ggml.seperator_token_id", 3);
+	assert_ok(gguf_open(&g, &t[2], &err), &err);
+	memset(long_word, 'b', sizeof long_word);
+	long_word[0] = 'a';
+	for (int k = 0; k < 3; k++) {
+		uint32_t want[102] = { 2, 15 };
+		for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+			const uint32_t *ids = k == 1 ? cases[i].cased : cases[i].lower;
+			size_t n = 1;
+			while (n < 13 && ids[n - 1])
+				n++;
+			uint32_t all[14] = { 2 };
+			memcpy(all + 1, ids, (n - 1) * sizeof *ids);
+			all[n] = 3;
+			assert_ids(t[k], cases[i].text, strlen(cases[i].text), ST_TOKENIZE_BOS | ST_TOKENIZE_SPECIAL,
+			           all, n + 1);
+		}
+		for (int i = 2; i < 101; i++)
+			want[i] = 16;
+		want[101] = 3;
+		assert_ids(t[k], long_word, 100, ST_TOKENIZE_BOS, want, 102);
+		assert_ids(t[k], long_word, 101, ST_TOKENIZE_BOS, (const uint32_t[]){ 2, 1, 3 }, 3);
+		/* The pieces are the same whatever the file calls them. */
+		size_t len;
+		assert_memory_equal(st_tokenizer_piece(t[k], 6, &len), "##aff", 5);
+		char *s = decode(t[k], (const uint32_t[]){ 5, 6, 7 }, 3, &len);
+		assert_string_equal(s, " unaffable");
+		free(s);
+	}
+	for (int k = 0; k < 3; k++)
+		st_tokenizer_close(t[k]);
+	gguf_release(&g);
+	json_release(&c[0]);
+	json_release(&c[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(wordpiece),
 		cmocka_unit_test(hf_steps),
 		cmocka_unit_test(steps_behind_byte_level),
 		cmocka_unit_test(special_tokens),
