@@ -138,7 +138,10 @@ static void stage_line(const struct st_stage_report *p, bool verbose, struct st_
 	st_table_short(table, p->total.max_abs);
 	st_table_number(table, p->total.gain, 6);
 	st_table_number(table, p->total.cosine, 9);
-	st_table_cellf(table, ST_STYLE_PLAIN, "%llu", (unsigned long long)p->worst_token);
+	if (adds_nothing(p))
+		st_table_cell(table, ST_STYLE_PLAIN, "-");
+	else
+		st_table_cellf(table, ST_STYLE_PLAIN, "%llu", (unsigned long long)p->worst_token);
 	st_table_cell(table, ST_STYLE_DIM, p->shared ? "shared" : "");
 }
 

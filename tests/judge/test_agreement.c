@@ -36,6 +36,34 @@ static void add(struct st_agreement *g, float *a, float *b, size_t rows, size_t 
 	          &err);
 }
 
+/* The five likeliest behind the last token, the first of equals first, with the shares that the softmax gives; the rank of
+ * B's best in A; and each of the first positions, in order. */
+static void likeliest_and_ranks(void **state)
+{
+	(void)state;
+	enum { V = 8 };
+	float a[2][V] = { { 1, 9, 2, 3, 4, 5, 6, 7 } }, b[2][V] = { { 9 } };
+	const double shares[V] = { 0.1, 0.05, 0.3, 0.02, 0.1, 0.4, 0.02, 0.01 };
+	for (int i = 0; i < V; i++) {
+		b[1][i] = (float)log(shares[i]);
+		a[1][i] = (float)-i;
+	}
+	struct st_agreement g = { 0 };
+	add(&g, a[0], b[0], 2, V, 1);
+	static const uint32_t want[] = { 5, 2, 0, 4, 1 };
+	assert_int_equal(g.n_last, 5);
+	for (size_t i = 0; i < 5; i++) {
+		assert_int_equal(g.last_b[i].token, want[i]);
+		assert_true(fabs(g.last_b[i].probability - shares[want[i]]) < 1e-6);
+		assert_int_equal(g.last_a[i].token, i);
+	}
+	assert_int_equal(g.n_each, 2);
+	assert_int_equal(g.each[0].position, 0);
+	assert_int_equal(g.each[0].rank, 8); /* token 0 is the least of A's there */
+	assert_int_equal(g.each[1].rank, 6); /* token 5 the sixth */
+	assert_int_equal(g.top5, 0);
+}
+
 static void hand_made_logits(void **state)
 {
 	(void)state;
@@ -243,9 +271,8 @@ static void sound_pairs(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(hand_made_logits),
-		cmocka_unit_test(plain_loops),
-		cmocka_unit_test(layers_cost_what_their_exchange_costs),
+		cmocka_unit_test(hand_made_logits), cmocka_unit_test(likeliest_and_ranks),
+		cmocka_unit_test(plain_loops),      cmocka_unit_test(layers_cost_what_their_exchange_costs),
 		cmocka_unit_test(sound_pairs),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
