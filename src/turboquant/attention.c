@@ -1,5 +1,6 @@
 /* attention.c - which rows a query sees, and the kernel's tasks: split, run, merged in fixed order. */
 #include "turboquant/level.h"
+#include "turboquant/oracle.h"
 
 #include "base/error.h"
 #include "base/mem.h"
@@ -206,8 +207,7 @@ enum st_status st_tq_step(const struct st_tq_exec *e, const struct st_tq_codec *
                           const struct st_tq_kv *kv, const float *q, float *out, struct st_error *err)
 {
 	float *rotated = st_alloc_array2(p->num_heads, p->head_dim, sizeof *rotated);
-	if (!rotated)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(rotated);
 	memcpy(rotated, q, (size_t)p->num_heads * p->head_dim * sizeof *rotated);
 	st_tq_rotate(codec, rotated, p->num_heads);
 	enum st_status st = st_tq_attention(e, codec, p, kv, rotated, out, err);
@@ -218,11 +218,8 @@ enum st_status st_tq_step(const struct st_tq_exec *e, const struct st_tq_codec *
 
 double st_tq_nrmse(const float *a, const double *ref, size_t n)
 {
-	double diff = 0, norm = 0;
-	for (size_t i = 0; i < n; i++) {
-		double e = (double)a[i] - ref[i];
-		diff += e * e;
-		norm += ref[i] * ref[i];
-	}
-	return norm == 0 ? 0 : sqrt(diff / norm);
+	struct st_apart s = { 0 };
+	for (size_t i = 0; i < n; i++)
+		st_apart_add(&s, a[i], ref[i]);
+	return s.total == 0 ? 0 : st_apart_nrmse(&s);
 }

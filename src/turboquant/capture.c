@@ -78,8 +78,7 @@ static enum st_status read_params(struct st_capture *c, const json_t *o, unsigne
 		                  in.bits);
 	c->p = in.p;
 	c->unread = st_json_unread(o, st_capture_params, ST_N_CAPTURE_PARAMS);
-	if (!c->unread)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(c->unread);
 	ST_TRY(st_tq_params_check(&c->p, err));
 	return st_tq_codec_init(&c->codec, c->p.head_dim,
 	                        bits      ? bits

@@ -32,8 +32,7 @@ static enum st_status write_file(struct st_outdir *dir, struct st_arena *mem, co
 {
 	const char *path = st_path(mem, st_outdir_path(dir), name);
 	struct st_outfile *f = NULL;
-	if (!path)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(path);
 	ST_TRY(st_outfile_open(path, &f, err));
 	enum st_status st = st_outfile_write(f, p, n, err);
 	if (st == ST_OK)

@@ -38,18 +38,14 @@ static enum st_status run_variation(const struct st_replay_run *r, char variatio
 	if (variation == 'B')
 		return st_tq_attention(&r->exec, &c->codec, p, kv, c->q, out, err);
 	const size_t rows = (size_t)p->num_kv_heads * p->kv_capacity;
-	float *k = st_alloc_array2(rows, p->head_dim, sizeof *k), *v = st_alloc_array2(rows, p->head_dim, sizeof *v);
-	enum st_status st = ST_ERR_NOMEM;
-	if (k && v) {
-		st_tq_decode(&c->codec, kv->k_codes, kv->k_norms, rows, k);
-		st_tq_decode(&c->codec, kv->v_codes, kv->v_norms, rows, v);
-		const struct st_tq_kv dense = { .k_dense = k, .v_dense = v };
-		st = st_tq_attention(&r->exec, NULL, p, &dense, c->q, out, err);
-	} else {
-		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-	}
+	float *k = st_alloc_array3(2, rows, p->head_dim, sizeof *k);
+	ST_NEED(k);
+	float *v = k + rows * p->head_dim;
+	st_tq_decode(&c->codec, kv->k_codes, kv->k_norms, rows, k);
+	st_tq_decode(&c->codec, kv->v_codes, kv->v_norms, rows, v);
+	enum st_status st = st_tq_attention(&r->exec, NULL, p, &(struct st_tq_kv){ .k_dense = k, .v_dense = v }, c->q,
+	                                    out, err);
 	free(k);
-	free(v);
 	return st;
 }
 
@@ -115,8 +111,7 @@ static enum st_status canary(struct st_replay_run *r, const struct arm *clean, s
 	struct st_tq_params ref_p;
 	const struct st_tq_kv *ref_kv = st_capture_reference(c, &ref_p);
 	a->ref_p = ref_p;
-	if (!poisoned(r, p, &c->kv, &a->kv, mem) || !poisoned(r, &ref_p, ref_kv, &a->ref_kv, mem))
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(poisoned(r, p, &c->kv, &a->kv, mem) && poisoned(r, &ref_p, ref_kv, &a->ref_kv, mem));
 	ST_TRY(run_arm(r, a, err));
 	double max_change = 0;
 	struct st_apart moved = { 0 };
@@ -231,8 +226,7 @@ static enum st_status floor_of(struct st_replay_run *r, const struct arm *a, str
 	float *k = st_arena_alloc2(mem, rows, p->head_dim, sizeof *k),
 	      *v = st_arena_alloc2(mem, rows, p->head_dim, sizeof *v);
 	double *ref = st_arena_alloc2(mem, p->num_heads, p->head_dim, sizeof *ref);
-	if (!k || !v || !ref)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(k && v && ref);
 	unquantised(r, a, false, k);
 	unquantised(r, a, true, v);
 	ST_TRY(st_oracle_floor(p, k, v, c->q, ref, err));
