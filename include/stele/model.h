@@ -146,6 +146,7 @@ struct st_weight {
 	/* What a file stores of it and what it means, where these differ: 1 + the stored number; of every `group_of` stored
 	 * rows those from `group_from` on, `group_rows` of them (0: all rows are its own); one tensor for each expert. */
 	bool plus_one;
+	uint32_t pair_dims; /* of an interleaved one: features of each head that lie in pairs; 0: all */
 	uint32_t group_from, group_rows, group_of;
 	const struct st_tensor *experts;
 	uint32_t n_experts;

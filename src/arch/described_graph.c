@@ -199,7 +199,7 @@ static enum st_status bias(struct builder *b, struct st_node *n, uint32_t in, st
 	}
 	for (uint32_t i = 0; i < b->s->n_w; i++) {
 		ST_TRY(need_weight(b, i, n));
-		width += n->w[i]->tensor->n_elems;
+		width += n->w[i]->group_rows ? st_weight_rows(n->w[i]) : n->w[i]->tensor->n_elems;
 	}
 	return width == in && !n->from[0] ? ST_OK
 	                                  : FAIL(b, "%llu numbers for %u features", (unsigned long long)width, in);
@@ -425,6 +425,8 @@ static enum st_status build(struct builder *b)
 			return FAIL(b, "fewer rows than the vocabulary");
 		if (n.op == ST_OP_EMBED)
 			ST_TRY(real(b, "scale", 1, &n.scale));
+		else
+			ST_TRY(count(b, "offset", 0, &n.offset));
 		break;
 	case ST_OPERATION_linear:
 		ST_TRY(linear(b, &n, in[0], &parts));

@@ -378,6 +378,15 @@ static enum st_status count_of(struct st_described *d, const char *name, uint32_
 	return ST_OK;
 }
 
+static enum st_status unsupported(const struct st_described *d, const struct st_expression *e, struct st_error *err)
+{
+	char path[300];
+	snprintf(path, sizeof path, "%.256s:%u", d->family->file, e->line);
+	enum st_status st = st_fail(err, ST_ERR_UNSUPPORTED, "this model does not fulfil \"%.300s\"", e->text);
+	st_error_in(err, path);
+	return st;
+}
+
 enum st_status st_described_settings(struct st_described *d, struct st_error *err)
 {
 	const struct st_family *f = d->family;
@@ -414,7 +423,7 @@ enum st_status st_described_settings(struct st_described *d, struct st_error *er
 		const struct st_expression *e = &f->requirements[i].holds;
 		ST_TRY(st_expression_holds(e, &d->settings, &holds, err));
 		if (!holds)
-			return st_described_fail(d, e->line, err, "this model does not fulfil \"%s\"", e->text);
+			return unsupported(d, e, err);
 	}
 	ST_TRY(count_of(d, "layers", MAX_LIST, &d->n_layers, err));
 	ST_TRY(count_of(d, "vocab", 1u << 28, &d->vocab, err));

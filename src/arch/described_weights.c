@@ -4,6 +4,7 @@
 #include "arch/roles.h"
 #include "base/error.h"
 #include "format/tensors.h"
+#include "graph/basis.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -138,8 +139,8 @@ static enum st_status each(struct place *p, const struct st_tensor *t, const str
 	ST_TRY(count(p, &step->a, 0, &a));
 	ST_TRY(count(p, &step->b, 0, &b));
 	ST_TRY(count(p, &step->m, 0, &m));
-	if (t->ndim != 2 || t->layout != ST_LAYOUT_ROWS || a >= b || b > m || n == 0 || t->shape[0] / n != m
-	    || t->shape[0] % n)
+	if (t->ndim > 2 || (t->ndim == 2 && t->layout != ST_LAYOUT_ROWS) || a >= b || b > m || n == 0
+	    || t->shape[0] / n != m || t->shape[0] % n)
 		return FAIL(p, "%s: has no %" PRIu64 " groups of %" PRIu64 " rows with rows %" PRIu64 " to %" PRIu64,
 		            p->name, n, m, a, b);
 	w->group_from = (uint32_t)a;
@@ -164,6 +165,8 @@ static enum st_status step(struct place *p, struct st_tensor *t, const struct st
 		return each(p, t, s, w);
 	case ST_SOURCE_PAIRS:
 		w->interleaved = true;
+		if (s->m.n)
+			ST_TRY(st_expression_count(&s->m, &p->s, &w->pair_dims, p->err));
 		return st_expression_count(&s->n, &p->s, &w->heads, p->err);
 	case ST_SOURCE_PLUS_ONE:
 		w->plus_one = true;
@@ -193,7 +196,9 @@ static enum st_status check_shape(struct place *p, const struct st_weight *w, co
 	struct st_weight as = *w;
 	as.tensor = t;
 	uint64_t rows = st_weight_rows(&as), cols = st_tensor_cols(t);
-	bool fits = rank == 1 ? t->n_elems == want[0] && cols == want[0] : cols == want[rank - 1];
+	bool fits = rank > 1      ? cols == want[rank - 1]
+	          : w->group_rows ? t->ndim == 1 && rows == want[0]
+	                          : t->n_elems == want[0] && cols == want[0];
 	if (rank == 2)
 		fits &= rows == want[0];
 	if (rank == 3)

@@ -179,7 +179,7 @@ void st_weight_cells(const struct st_weight *w, struct st_held held, uint64_t r,
 		float *of[] = { c->value, c->below, c->above, c->slack };
 		tensor_cells(t, held, 0, c);
 		for (size_t i = 0; i < 4; i++)
-			st_basis_to_half(of[i], w->heads, (size_t)(cols / w->heads));
+			st_basis_to_half(of[i], w->heads, (size_t)(cols / w->heads), (size_t)(cols / w->heads));
 	} else {
 		tensor_cells(t, held, st_row_in_pairs(r, rows / w->heads), c);
 	}

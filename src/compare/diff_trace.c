@@ -204,7 +204,7 @@ static const float *turned(const struct turn *t, const float *x, uint64_t n, flo
 	if (x != buf)
 		memcpy(buf, x, n * sizeof *x);
 	for (uint64_t at = 0; at < n; at += t->width)
-		st_basis_to_half(buf + at, t->heads, t->d);
+		st_basis_to_half(buf + at, t->heads, t->d, t->d);
 	return buf;
 }
 

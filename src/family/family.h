@@ -79,7 +79,7 @@ enum st_source_op {
 	ST_SOURCE_ROWS,      /* NAME[a:b]: rows a to b; a: from there to the end */
 	ST_SOURCE_STRIDE,    /* NAME[a::n]: every nth row from a */
 	ST_SOURCE_EACH,      /* NAME[each n: a:b of m]: of n groups of m rows, rows a to b of each */
-	ST_SOURCE_PAIRS,     /* pairs(n, NAME): n heads whose rotary pairs lie side by side */
+	ST_SOURCE_PAIRS,     /* pairs(n, NAME[, m]): n heads, of whose features the first m (all) lie in rotary pairs */
 	ST_SOURCE_PLUS_ONE,  /* 1+NAME */
 	ST_SOURCE_NEG_EXP,   /* -exp(NAME) */
 };

@@ -116,6 +116,8 @@ static enum st_status one(struct st_line *l, const struct st_family *f, struct s
 		ST_TRY(st_expression_parse(l, f, false, &step.n, err));
 		ST_TRY(closing(l, ",", err));
 		ST_TRY(stored(l, f, s, err));
+		if (st_line_take(l, ","))
+			ST_TRY(st_expression_parse(l, f, false, &step.m, err));
 		ST_TRY(closing(l, ")", err));
 		return add_step(l, s, step, err);
 	}

@@ -24,7 +24,8 @@ static inline uint64_t st_row_in_halves(uint64_t r, uint64_t d)
 	return r - i + (i % 2 ? d / 2 + i / 2 : i / 2);
 }
 
-/* x: heads * d features in adjacent-pair order -> half-split order, in place. d even, <= ST_MAX_HEAD_DIM. */
-void st_basis_to_half(float *x, size_t heads, size_t d);
+/* x: heads * d features, of which the first n of each head are in adjacent-pair order -> half-split order, in place. n
+ * even, <= d <= ST_MAX_HEAD_DIM. */
+void st_basis_to_half(float *x, size_t heads, size_t d, size_t n);
 
 #endif

@@ -23,7 +23,7 @@ static void embed(const struct job *j)
 {
 	const struct st_node *n = j->n;
 	for (size_t t = 0; t < j->T; t++)
-		st_weight_decode(n->w[0], n->op == ST_OP_EMBED ? j->r->tokens[t] : j->r->pos[t], 1,
+		st_weight_decode(n->w[0], n->op == ST_OP_EMBED ? j->r->tokens[t] : j->r->pos[t] + n->offset, 1,
 		                 j->out + t * n->width);
 	if (n->op == ST_OP_EMBED && n->scale != 1)
 		st_scale(j->e, j->out, n->scale, j->T * n->width, j->out);
@@ -98,7 +98,8 @@ static void linear(const struct job *j)
 			st_matmul(j->e, w->tensor, x, T, K, j->out + col, n->width, j->r->scratch);
 		if (w->interleaved)
 			for (size_t t = 0; t < T; t++)
-				st_basis_to_half(j->out + t * n->width + col, w->heads, rows / w->heads);
+				st_basis_to_half(j->out + t * n->width + col, w->heads, rows / w->heads,
+				                 w->pair_dims ? w->pair_dims : rows / w->heads);
 		col += rows;
 	}
 	if (n->softcap != 0)
@@ -109,9 +110,10 @@ static void bias(const struct job *j)
 {
 	const struct st_node *n = j->n;
 	float *b = j->r->vec;
-	for (uint32_t i = 0; i < n->n_w; i++) {
+	for (uint32_t i = 0; i < n->n_w;
+	     i++) { /* a part of a vector is decoded with the rest of it, which then gives way */
 		st_weight_decode(n->w[i], 0, 1, b);
-		b += st_tensor_cols(n->w[i]->tensor);
+		b += n->w[i]->group_rows ? st_weight_rows(n->w[i]) : st_tensor_cols(n->w[i]->tensor);
 	}
 	st_add_bias(j->e, j->in[0], j->r->vec, j->T, n->width, j->out);
 }
@@ -231,9 +233,9 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 		embed(&j);
 		break;
 	case ST_OP_EMBED_POSITION:
-		if (r->P > st_tensor_rows(n->w[0]->tensor))
+		if (r->P + n->offset > st_tensor_rows(n->w[0]->tensor))
 			return st_fail(err, ST_ERR_LIMIT, "%zu positions, the model has learned %llu", r->P,
-			               (unsigned long long)st_tensor_rows(n->w[0]->tensor));
+			               (unsigned long long)st_tensor_rows(n->w[0]->tensor) - n->offset);
 		embed(&j);
 		break;
 	case ST_OP_RMSNORM:

@@ -60,6 +60,7 @@ struct st_node {
 	uint32_t kv_heads;        /* SCORES, MIX */
 	uint32_t window;          /* SCORES, SOFTMAX: 0 = all */
 	double scale, softcap;    /* SCORES, LINEAR (0 = none); scale: EMBED, SCALE */
+	uint32_t offset;          /* EMBED_POSITION: the row of position 0 */
 	uint32_t choices;         /* LINEAR_AT, WEIGHTED_SUM: experts for each token */
 	enum st_activation act;   /* ACT */
 	uint32_t n_rot;           /* ROPE: features of a head that are turned */

@@ -5,41 +5,57 @@
 #include <assert.h>
 #include <string.h>
 
-void st_basis_to_half(float *x, size_t heads, size_t d)
+void st_basis_to_half(float *x, size_t heads, size_t d, size_t n)
 {
 	float tmp[ST_MAX_HEAD_DIM];
-	assert(d <= ST_MAX_HEAD_DIM && d % 2 == 0);
+	assert(d <= ST_MAX_HEAD_DIM && n % 2 == 0 && n <= d);
 	for (size_t h = 0; h < heads; h++, x += d) {
-		memcpy(tmp, x, d * sizeof *x);
-		for (size_t i = 0; i < d / 2; i++) {
+		memcpy(tmp, x, n * sizeof *x);
+		for (size_t i = 0; i < n / 2; i++) {
 			x[i] = tmp[2 * i];
-			x[d / 2 + i] = tmp[2 * i + 1];
+			x[n / 2 + i] = tmp[2 * i + 1];
 		}
 	}
 }
 
 uint64_t st_weight_rows(const struct st_weight *w)
 {
-	uint64_t rows = st_tensor_rows(w->tensor);
+	uint64_t rows = w->tensor->ndim == 1 && w->group_rows ? w->tensor->n_elems : st_tensor_rows(w->tensor);
 	return w->group_rows ? rows / w->group_of * w->group_rows : rows;
 }
+
+/* Features of a head of d that lie in pairs. */
+static uint64_t paired(const struct st_weight *w, uint64_t d) { return w->pair_dims ? w->pair_dims : d; }
 
 /* Where row r of the weight is stored. d: rows of a head; 0: no pairs */
 static uint64_t stored_row(const struct st_weight *w, uint64_t r, uint64_t d)
 {
+	uint64_t n = d ? paired(w, d) : 0;
 	if (d)
-		return st_row_in_pairs(r, d);
+		return r % d < n ? r - r % d + st_row_in_pairs(r % d, n) : r;
 	return w->group_rows ? r / w->group_rows * w->group_of + w->group_from + r % w->group_rows : r;
+}
+
+/* dst has room for all that is stored: what is left out is overwritten. */
+static void decode_vector(const struct st_weight *w, float *dst)
+{
+	st_tensor_decode(w->tensor, 0, 1, dst);
+	for (uint64_t r = 0; w->group_rows && r < st_weight_rows(w); r++)
+		dst[r] = dst[stored_row(w, r, 0)];
+	size_t n = (size_t)st_weight_rows(w);
+	n = w->group_rows ? n : (size_t)st_tensor_cols(w->tensor);
+	if (w->interleaved)
+		st_basis_to_half(dst, w->heads, n / w->heads, (size_t)paired(w, n / w->heads));
 }
 
 void st_weight_decode(const struct st_weight *w, uint64_t row0, uint64_t n, float *dst)
 {
 	const struct st_tensor *t = w->tensor;
 	uint64_t cols = st_tensor_cols(t), rows = st_tensor_rows(t);
-	if (w->interleaved && rows == 1) { /* a bias: its elements are the rows of its matrix */
+	if (rows == 1 && (w->interleaved || w->group_rows)) { /* a bias: its elements are the rows of its matrix */
 		assert(row0 == 0 && n == 1);
-		st_tensor_decode(t, 0, 1, dst);
-		st_basis_to_half(dst, w->heads, (size_t)(cols / w->heads));
+		decode_vector(w, dst);
+		cols = w->group_rows ? st_weight_rows(w) : cols;
 	} else if (w->interleaved || w->group_rows) {
 		uint64_t d = w->interleaved ? rows / w->heads : 0;
 		for (uint64_t r = 0; r < n; r++)
