@@ -11,9 +11,9 @@ static void to_half(const struct st_config *cfg, enum st_stage stage, float *x, 
 {
 	for (size_t t = 0; t < rows; t++, x += cols) {
 		if (stage == ST_STAGE_Q_POST_ROPE || stage == ST_STAGE_K_POST_ROPE)
-			st_basis_to_half(x, cols / cfg->head_dim, cfg->head_dim);
+			st_basis_to_half(x, cols / cfg->head_dim, cfg->head_dim, cfg->head_dim);
 		else if (stage == ST_STAGE_QKV_MATMUL || stage == ST_STAGE_QKV_BIAS)
-			st_basis_to_half(x, cfg->n_heads + cfg->n_kv_heads, cfg->head_dim);
+			st_basis_to_half(x, cfg->n_heads + cfg->n_kv_heads, cfg->head_dim, cfg->head_dim);
 	}
 }
 
