@@ -3,7 +3,7 @@
 #   make              build/stele
 #   make demo         install what is missing, build, and find a planted fault
 #   make check        install what is missing, build with warnings as errors, run every test
-#   make check-long   sanitizers, valgrind, clang, fuzz corpora, the slow tests
+#   make check-long   sanitizers over every test (of threads too), valgrind, fuzz corpora, the slow tests
 #   make bench        figures beside their limits
 #   make install      DESTDIR and PREFIX are honoured
 BUILD ?= build
@@ -27,7 +27,7 @@ demo: deps
 	@tools/demo.sh $(BUILD)/stele
 
 check: deps
-	@CLOSING=$(CLOSING) tools/check.sh $(CHECK) --werror --no-suite long
+	@CLOSING=$(CLOSING) tools/check.sh $(CHECK)
 
 check-long: deps
 	@tools/install-deps.sh packages-long.txt
@@ -46,4 +46,4 @@ uninstall:
 	ninja -C $(BUILD) uninstall
 
 clean:
-	rm -rf $(BUILD) $(CHECK) build-asan build-clang build-valgrind
+	rm -rf $(BUILD) $(CHECK) build-asan build-clang build-threads build-valgrind

@@ -158,7 +158,7 @@ static bool last_bit_is_even(float x, const struct st_cells *c, uint64_t i)
  */
 static inline float edge_of(float width_a, float width_b)
 {
-	return (width_a > 0) & (width_b > 0) ? 1 - 0x1p-20f : 1 + 0x1p-20f;
+	return ((width_a > 0) & (width_b > 0)) ? 1 - 0x1p-20f : 1 + 0x1p-20f;
 }
 
 /* The elements at the edge of their cells or beyond. */

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "compare/rows.h"
+#include "compare/weight_trial.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -55,22 +56,20 @@ static void kind_name(const struct st_weight *slot, char *buf, size_t n)
 
 /* What a group of weights has of one kind: how many of its layers are in the group, and which alone are not, or are. */
 static void describe_kind(const struct st_weight_diff *d, size_t n, bool (*in)(const struct st_weight_diff *),
-                          enum st_role role, char *buf, size_t size)
+                          const struct st_weight *kind, char *buf, size_t size)
 {
 	size_t with = 0, without = 0, used;
 	int32_t with_layer = -1, without_layer = -1;
-	const struct st_weight *slot = NULL;
 	for (size_t i = 0; i < n; i++) {
-		if (d[i].slot->role != role || !is_matrix(&d[i]))
+		if (!is_matrix(&d[i]) || !st_weight_same_kind(d[i].slot, kind))
 			continue;
-		slot = d[i].slot;
-		*(in(&d[i]) ? &with_layer : &without_layer) = slot->layer;
+		*(in(&d[i]) ? &with_layer : &without_layer) = d[i].slot->layer;
 		*(in(&d[i]) ? &with : &without) += 1;
 	}
 	buf[0] = '\0';
 	if (!with)
 		return;
-	kind_name(slot, buf, size);
+	kind_name(kind, buf, size);
 	used = strlen(buf);
 	if (with == 1 && with_layer >= 0 && without)
 		snprintf(buf + used, size - used, " of layer %d alone", (int)with_layer);
@@ -84,16 +83,18 @@ static void describe_kind(const struct st_weight_diff *d, size_t n, bool (*in)(c
 static void describe_kinds(const struct st_weight_diff *d, size_t n, bool (*in)(const struct st_weight_diff *),
                            char *buf, size_t size)
 {
-	bool seen[ST_ROLE_COUNT] = { false };
 	size_t used = 0;
 	buf[0] = '\0';
 	for (size_t i = 0; i < n; i++) {
 		char one[64];
-		enum st_role role = d[i].slot->role;
-		if (seen[role] || !is_matrix(&d[i]) || !in(&d[i]))
+		bool seen = false;
+		if (!is_matrix(&d[i]) || !in(&d[i]))
 			continue;
-		seen[role] = true;
-		describe_kind(d, n, in, role, one, sizeof one);
+		for (size_t k = 0; k < i && !seen; k++)
+			seen = is_matrix(&d[k]) && in(&d[k]) && st_weight_same_kind(d[k].slot, d[i].slot);
+		if (seen)
+			continue;
+		describe_kind(d, n, in, d[i].slot, one, sizeof one);
 		if (used + strlen(one) + 8 > size) {
 			snprintf(buf + used, size - used, ", ...");
 			return;

@@ -4,15 +4,19 @@
 
 #include <string.h>
 
-/* Tensors without a role are alike when their names are, but for the layer. */
-static bool same_kind(const struct st_weight *a, const struct st_weight *b)
+bool st_weight_same_kind(const struct st_weight *a, const struct st_weight *b)
 {
 	struct st_name_parts p, q;
 	if (a->role != ST_ROLE_COUNT || b->role != ST_ROLE_COUNT)
 		return a->role == b->role;
 	st_name_take_apart(a->canonical, &p);
 	st_name_take_apart(b->canonical, &q);
-	return a->layer != b->layer && strcmp(p.stem, q.stem) == 0 && strcmp(p.last, q.last) == 0;
+	return strcmp(p.stem, q.stem) == 0 && strcmp(p.last, q.last) == 0;
+}
+
+static bool same_kind(const struct st_weight *a, const struct st_weight *b)
+{
+	return st_weight_same_kind(a, b) && (a->role != ST_ROLE_COUNT || a->layer != b->layer);
 }
 
 /* Which code a tensor found in another tensor's place gets. */

@@ -73,6 +73,8 @@ bool st_known_constant(const struct st_config *cfg, size_t i, struct st_constant
 
 bool st_role_is_norm(enum st_role r);
 bool st_role_is_bias(enum st_role r);
+/* The same matrix of any layer: of one role, or, without roles, of names that differ in their layer at most. */
+bool st_weight_same_kind(const struct st_weight *a, const struct st_weight *b);
 
 /*
  * Find the mistake that explains a pair whose rows are not noise; fills d->cause, d->side and

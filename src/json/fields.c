@@ -150,7 +150,7 @@ static double most_of(const struct st_json_field *f)
 	return f->max != 0            ? f->max
 	     : f->type == ST_JSON_U32 ? UINT32_MAX
 	     : f->type == ST_JSON_F64 ? INFINITY
-	                              : INT64_MAX;
+	                              : (double)INT64_MAX;
 }
 
 static double least_of(const struct st_json_field *f)

@@ -1,6 +1,7 @@
 /* encode.c - Q4_K and Q6_K, fast. The layout of the blocks: dtype/blocks.h. */
 #include "synth/numbers.h"
 
+#include "base/levels.h"
 #include "dtype/blocks.h"
 #include "dtype/half.h"
 
@@ -120,7 +121,7 @@ INLINE void pack_scales(const uint8_t sc[8], const uint8_t m[8], uint8_t out[12]
 	}
 }
 
-ST_SYNTH_LEVELS
+ST_LEVELS
 void st_synth_encode_q4_k(const float *src, void *dst, size_t n)
 {
 	struct st_block_q4_k *block = dst;
@@ -166,7 +167,7 @@ void st_synth_encode_q4_k(const float *src, void *dst, size_t n)
 /* Below this a block counts as zeros: its reciprocal would overflow. */
 #define TINY 1e-15f
 
-ST_SYNTH_LEVELS
+ST_LEVELS
 void st_synth_encode_q6_k(const float *src, void *dst, size_t n)
 {
 	struct st_block_q6_k *block = dst;

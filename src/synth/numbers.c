@@ -1,6 +1,7 @@
 /* numbers.c - draws from a counter. */
 #include "synth/numbers.h"
 
+#include "base/levels.h"
 #include "base/rng.h"
 
 #include <string.h>
@@ -36,7 +37,7 @@ static inline float shape(uint64_t h)
 	return z * (A + B * (z * z));
 }
 
-ST_SYNTH_LEVELS
+ST_LEVELS
 void st_synth_draws(uint64_t key, uint64_t first, size_t n, float scale, float *dst)
 {
 	for (size_t i = 0; i < n; i++)

@@ -10,14 +10,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Compiled for several instruction sets, one of which is chosen when the program starts. Contraction is off and
- * nothing is summed across lanes, so all give the same bits. */
-#if defined __x86_64__ && !defined __clang__ /* clang 14 gives such functions names that no other file can call */
-#define ST_SYNTH_LEVELS __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
-#else
-#define ST_SYNTH_LEVELS
-#endif
-
 /* A key for each tensor and then for each row. */
 uint64_t st_synth_tensor_key(uint64_t seed, const char *name);
 uint64_t st_synth_row_key(uint64_t tensor_key, uint64_t row);

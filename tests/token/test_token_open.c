@@ -518,8 +518,8 @@ static void gguf_gemma4(void **state)
 		                              "b",
 		                              "ab",
 		                              "\xE2\x96\x81",
-		                              "\xE2\x96\x81"
-		                              "ab",
+		                              ("\xE2\x96\x81"
+		                               "ab"),
 		                              "<0x0A>",
 		                              "<0xC3>",
 		                              "<0xA9>",
