@@ -177,6 +177,7 @@ struct st_rosetta {
 	char aside_note[208]; /* why vocabularies were not compared, or empty */
 	struct st_weight_diff *weights;
 	size_t n_weights;
+	struct st_noise_sizes sizes; /* of those that are noise */
 	size_t unused_a, unused_b;
 	struct st_stage_report *stages;
 	size_t n_stages;

@@ -333,6 +333,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	/* Both sides lack the same weight: nothing to compare it with, so the files themselves are the trouble. */
 	if (!ga && !gb && !stop)
 		ST_TRY_OUT(st_model_check(s->ma, err));
+	ST_TRY_OUT(st_noise_sizes_of(r->weights, r->n_weights, &r->sizes, err));
 	st_rosetta_decide(s);
 	/* One file cannot be evaluated, and what is wrong with it is no difference of the two. */
 	if (r->verdict == ST_VERDICT_UNDECIDED && !whole && !stop) {

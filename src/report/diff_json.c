@@ -78,6 +78,8 @@ static json_t *weight_row(const struct st_weight_diff *w, bool *f)
 	put(o, "status", json_string(words[w->status]), f);
 	put(o, "rel_l2", st_json_number(w->rel_l2), f);
 	put(o, "expected", st_json_number(w->predicted), f);
+	put(o, "judged", st_json_u64(w->judged), f);
+	put(o, "outside", st_json_u64(w->outside), f);
 	put(o, "gain", defined(w->gain), f);
 	put(o, "max_abs_diff", st_json_number(w->max_abs), f);
 	put(o, "code", w->cause.code != ST_CAUSE_NONE ? json_string(st_cause_name(w->cause.code)) : json_null(), f);

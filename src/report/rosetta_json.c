@@ -94,9 +94,28 @@ static json_t *name_of(const struct st_weight *w)
 	return w && w->tensor ? st_json_text(w->tensor->name) : json_null();
 }
 
+/* What the stored types explain; null where nothing is apart by them. */
+static json_t *stored_types(const struct st_noise_sizes *z)
+{
+	if (!z->tensors)
+		return json_null();
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "tensors", st_json_u64(z->tensors), "judged",
+	                 st_json_u64(z->judged), "outside", st_json_u64(z->outside), "median",
+	                 st_json_number(z->median), "least", st_json_number(z->least), "most", st_json_number(z->most),
+	                 "over_twice", st_json_u64(z->over_twice));
+}
+
+static json_t *apart(const struct st_weight_diff *d)
+{
+	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "tensor", d->slot->canonical, "status",
+	                 d->status == ST_WEIGHT_NOISE ? "noise" : "fault", "rel_l2", st_json_number(d->rel_l2), "floor",
+	                 st_json_number(d->predicted), "judged", st_json_u64(d->judged), "outside",
+	                 st_json_u64(d->outside));
+}
+
 static json_t *weights(const struct st_rosetta *r)
 {
-	json_t *faults = json_array(), *only_a = json_array(), *only_b = json_array();
+	json_t *differ = json_array(), *faults = json_array(), *only_a = json_array(), *only_b = json_array();
 	int matched = 0, equal = 0, noise = 0;
 	for (size_t i = 0; i < r->n_weights; i++) {
 		const struct st_weight_diff *d = &r->weights[i];
@@ -106,6 +125,8 @@ static json_t *weights(const struct st_rosetta *r)
 		if (d->status == ST_WEIGHT_ONLY_A || d->status == ST_WEIGHT_ONLY_B)
 			json_array_append_new(d->status == ST_WEIGHT_ONLY_A ? only_a : only_b,
 			                      json_string(d->slot->canonical));
+		if (d->status == ST_WEIGHT_NOISE || d->status == ST_WEIGHT_FAULT)
+			json_array_append_new(differ, apart(d));
 		if (d->status == ST_WEIGHT_FAULT)
 			json_array_append_new(
 				faults, json_pack("{s:o, s:o, s:s, s:s, s:o, s:o, s:o, s:o}", "tensor_a", name_of(d->a),
@@ -114,8 +135,9 @@ static json_t *weights(const struct st_rosetta *r)
 			                          "residual", st_json_number(d->cause.residual_after), "rel_l2",
 			                          st_json_number(d->rel_l2), "side", side_letter(d->side)));
 	}
-	return json_pack("{s:i, s:i, s:i, s:o, s:o, s:o}", "matched", matched, "equal", equal, "noise", noise, "faults",
-	                 faults, "only_a", only_a, "only_b", only_b);
+	return json_pack("{s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o}", "matched", matched, "equal", equal, "noise", noise,
+	                 "stored_types", stored_types(&r->sizes), "apart", differ, "faults", faults, "only_a", only_a,
+	                 "only_b", only_b);
 }
 
 static json_t *ids(const uint32_t *p, size_t n)

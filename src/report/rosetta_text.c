@@ -142,32 +142,16 @@ static bool weight_line_wanted(const struct st_weight_diff *d, bool verbose)
 	return d->status >= ST_WEIGHT_FAULT || (verbose && d->status >= ST_WEIGHT_EQUAL_DECODED);
 }
 
-static int by_value(const void *x, const void *y)
-{
-	double a = *(const double *)x, b = *(const double *)y;
-	return (a > b) - (a < b);
-}
-
 /* How well the stored types explain what is apart by them: elements outside of their cells, and the size. */
-static void sizes_of_noise(const struct st_rosetta *r, struct st_text *t)
+static void sizes_of_noise(const struct st_noise_sizes *z, struct st_text *t)
 {
-	double *ratio = st_alloc_array(r->n_weights, sizeof *ratio);
-	uint64_t judged = 0, outside = 0;
-	size_t n = 0;
-	for (size_t i = 0; ratio && i < r->n_weights; i++) {
-		const struct st_weight_diff *d = &r->weights[i];
-		if (d->status != ST_WEIGHT_NOISE || !(d->predicted > 0))
-			continue;
-		judged += d->judged;
-		outside += d->outside;
-		ratio[n++] = d->rel_l2 / d->predicted;
-	}
-	if (n > 0 && judged > 0) {
-		qsort(ratio, n, sizeof *ratio, by_value);
-		st_text_printf(t, TAG "stored types: outside %.2f %%, rel/floor %.2f (median of %zu, %.2f to %.2f)\n",
-		               100.0 * (double)outside / (double)judged, ratio[n / 2], n, ratio[0], ratio[n - 1]);
-	}
-	free(ratio);
+	if (!z->tensors || !z->judged)
+		return;
+	st_text_printf(t, TAG "stored types: outside %.2f %%, rel/floor %.2f (median of %zu, %.2f to %.2f)",
+	               100.0 * (double)z->outside / (double)z->judged, z->median, z->tensors, z->least, z->most);
+	if (z->over_twice)
+		st_text_printf(t, "; %zu beyond twice the floor: numbers were clipped there", z->over_twice);
+	st_text_puts(t, "\n");
 }
 
 static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_text *t)
@@ -206,7 +190,7 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 	if (r->unused_a || r->unused_b)
 		st_text_printf(t, "; tensors no stage uses: %zu in A, %zu in B", r->unused_a, r->unused_b);
 	st_text_puts(t, "\n");
-	sizes_of_noise(r, t);
+	sizes_of_noise(&r->sizes, t);
 	size_t shown = 0;
 	for (size_t i = 0; i < r->n_weights; i++) {
 		const struct st_weight_diff *d = &r->weights[i];
@@ -293,6 +277,15 @@ static void verdict_line(const struct st_rosetta *r, bool colour, struct st_text
 		return;
 	}
 	if (r->verdict == ST_VERDICT_UNDECIDED) {
+		if (r->sizes.too_large) {
+			st_text_printf(t,
+			               TAG
+			               "%sUNDECIDED%s: each element may come from one original, but the weights are "
+			               "%.2f times as far apart as their types cost (median of %zu); no encoder errs "
+			               "so in every tensor alike\n",
+			               warn, off, r->sizes.median, r->sizes.tensors);
+			return;
+		}
 		st_text_printf(t, TAG "%sUNDECIDED%s: %s\n", warn, off,
 		               r->not_evaluated[0]
 		                       ? "what the weights below differ by may be meant; nobody here knows the family"

@@ -471,6 +471,35 @@ static void the_expected_size_is_the_measured_one(void **state)
 	}
 }
 
+/* The second look: faults and equal weights say nothing, the median decides, not the largest. */
+static void sizes_are_of_what_is_noise(void **state)
+{
+	(void)state;
+	struct st_weight_diff d[] = {
+		{ .status = ST_WEIGHT_EQUAL },
+		{ .status = ST_WEIGHT_FAULT, .rel_l2 = 9, .predicted = 1, .judged = 7, .outside = 7 },
+		{ .status = ST_WEIGHT_NOISE, .rel_l2 = 0.25, .predicted = 0.25, .judged = 100 },
+		{ .status = ST_WEIGHT_NOISE, .rel_l2 = 0.75, .predicted = 0.25, .judged = 50, .outside = 1 },
+		{ .status = ST_WEIGHT_NOISE, .rel_l2 = 0.3, .predicted = 0.25, .judged = 10 },
+		{ .status = ST_WEIGHT_ONLY_A, .rel_l2 = INFINITY },
+	};
+	struct st_noise_sizes z;
+	struct st_error err = ST_ERROR_INIT;
+	assert_ok(st_noise_sizes_of(d, sizeof d / sizeof *d, &z, &err), &err);
+	assert_int_equal(z.tensors, 3);
+	assert_int_equal(z.judged, 160);
+	assert_int_equal(z.outside, 1);
+	assert_true(z.least == 1 && z.median == 0.3 / 0.25 && z.most == 3);
+	assert_int_equal(z.over_twice, 1);
+	assert_false(z.too_large);
+	d[4].rel_l2 = 0.6;
+	assert_ok(st_noise_sizes_of(d, sizeof d / sizeof *d, &z, &err), &err);
+	assert_true(z.too_large && z.over_twice == 2);
+	assert_ok(st_noise_sizes_of(d, 2, &z, &err), &err);
+	assert_true(z.tensors == 0 && !z.too_large);
+	assert_ok(st_noise_sizes_of(NULL, 0, &z, &err), &err);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -485,6 +514,7 @@ int main(void)
 		cmocka_unit_test(one_row_is_seen),
 		cmocka_unit_test(one_error_for_all_is_noise),
 		cmocka_unit_test(the_expected_size_is_the_measured_one),
+		cmocka_unit_test(sizes_are_of_what_is_noise),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
