@@ -28,6 +28,13 @@ enum st_status(st_described_fail)(const struct st_described *d, uint32_t line, s
 
 /* ---- what kind of file ---- */
 
+static enum st_status refuse_apr(const struct st_container *c, struct st_error *err)
+{
+	if (c->format != ST_FORMAT_APR)
+		return ST_OK;
+	return st_fail(err, ST_ERR_UNSUPPORTED, "is an APR file, whose keys descriptions do not spell yet");
+}
+
 static enum st_spelling spelling_of(const struct st_container *c)
 {
 	return c->format == ST_FORMAT_GGUF ? ST_SPELLING_GGUF : ST_SPELLING_CONFIG;
@@ -36,7 +43,7 @@ static enum st_spelling spelling_of(const struct st_container *c)
 /* The object that configures the text model: config.json, or the part of it for text beside those for pictures. */
 static const json_t *config_object(const struct st_container *c)
 {
-	const json_t *o = c->format == ST_FORMAT_APR ? c->docs.metadata : c->docs.config;
+	const json_t *o = c->docs.config;
 	const json_t *text = json_object_get(o, "text_config");
 	return json_is_object(text) ? text : o;
 }
@@ -103,6 +110,7 @@ static enum st_status called(const struct st_container *c, const struct st_famil
 enum st_status st_described_family(const struct st_container *c, struct st_family **out, struct st_error *err)
 {
 	*out = NULL;
+	ST_TRY(refuse_apr(c, err));
 	for (size_t i = 0; i < st_family_text_count && !*out; i++) {
 		const struct st_family_text *t = &st_family_texts[i];
 		const char *name;
@@ -399,6 +407,7 @@ enum st_status st_described_settings(struct st_described *d, struct st_error *er
 		                            .layer = -1,
 		                            .tensor_rows = tensor_rows,
 		                            .file = d->c };
+	ST_TRY(refuse_apr(d->c, err));
 	ST_TRY(called(d->c, f, &d->settings.model, err));
 	if (!d->settings.model)
 		return st_fail(err, ST_ERR_MISMATCH, "is not of the family %s", f->name);
