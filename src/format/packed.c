@@ -127,6 +127,15 @@ static bool awq(struct fold *f, struct st_apart *a)
 	return true;
 }
 
+/* One value in all groups: every encoder takes a group's factors from its own numbers, so this is a placeholder. */
+static bool is_constant(const struct st_tensor *t)
+{
+	for (uint64_t i = 1; i < t->n_elems; i++)
+		if (st_apart_number(t, i) != st_apart_number(t, 0))
+			return false;
+	return t->n_elems >= 8;
+}
+
 /* config.json's "quantization" may name single modules that have bits of their own. */
 static bool mlx(struct fold *f, struct st_apart *a)
 {
@@ -144,6 +153,8 @@ static bool mlx(struct fold *f, struct st_apart *a)
 	uint64_t cols = groups * group;
 	if (groups > MOST_COLS || group > 1024 || bits < 2 || bits > 8 || bits == 7 || cols * bits % 32
 	    || !is_matrix(w, rows, cols * bits / 32) || !is_matrix(s, rows, groups) || !is_matrix(b, rows, groups))
+		return false;
+	if (is_constant(s) && is_constant(b))
 		return false;
 	*a = (struct st_apart){ .method = ST_DTYPE_MLX,
 		                .rows = rows,
