@@ -378,6 +378,47 @@ static enum st_status experts(struct builder *b, struct st_node *n, const uint32
 	return ST_OK;
 }
 
+/* Indices of the largest, among all or in the best groups. */
+static enum st_status top(struct builder *b, struct st_node *n, uint32_t in)
+{
+	n->op = ST_OP_TOP;
+	if (b->s->n_w && weight(b, 0)) /* without it the choice is by the values alone */
+		ST_TRY(need_vector(b, 0, n, in));
+	ST_TRY(count(b, "count", 1, &n->width));
+	ST_TRY(count(b, "groups", 1, &n->groups.all));
+	ST_TRY(count(b, "used_groups", n->groups.all, &n->groups.used));
+	ST_TRY(count(b, "best", 1, &n->groups.best));
+	if (n->width == 0 || n->width > in || n->from[0])
+		return FAIL(b, "%u of %u", n->width, in);
+	uint32_t all = n->groups.all, each = all ? in / all : 0;
+	if (all == 0 || all > ST_MAX_GROUPS || in % all || n->groups.used == 0 || n->groups.used > all
+	    || n->groups.best == 0 || n->groups.best > 2)
+		return FAIL(b, "%u in %u groups, of which %u, by the best %u", in, all, n->groups.used, n->groups.best);
+	if (n->groups.used < all && (n->width > n->groups.used * each || n->groups.best > each))
+		return FAIL(b, "%u of %u groups of %u", n->width, n->groups.used, each);
+	return ST_OK;
+}
+
+/* The second input is the indices of the largest of as many features as the first has. */
+static bool names_features(const struct builder *b, const struct st_node *n, uint32_t in)
+{
+	const struct st_node *top = &b->g->nodes[n->in[1]];
+	return top->op == ST_OP_TOP && b->g->nodes[top->in[0]].width == in && !n->from[0];
+}
+
+static enum st_status chosen(struct builder *b, struct st_node *n, const uint32_t *in)
+{
+	uint32_t shares;
+	n->op = ST_OP_CHOSEN;
+	n->width = in[1];
+	ST_TRY(count(b, "shares", 0, &shares));
+	ST_TRY(real(b, "plus", 0, &n->shares.plus));
+	ST_TRY(real(b, "least", 0, &n->shares.least));
+	ST_TRY(real(b, "by", 1, &n->shares.by));
+	n->shares.shares = shares != 0;
+	return names_features(b, n, in[0]) ? ST_OK : FAIL(b, "the indices are not those of %u features", in[0]);
+}
+
 static enum st_status pointwise(struct builder *b, struct st_node *n, const uint32_t *in)
 {
 	static const struct {
@@ -464,10 +505,25 @@ static enum st_status build(struct builder *b)
 		break;
 	}
 	case ST_OPERATION_top:
-		n.op = ST_OP_TOP;
-		ST_TRY(count(b, "count", 1, &n.width));
-		if (n.width == 0 || n.width > in[0] || n.from[0])
-			return FAIL(b, "%u of %u", n.width, in[0]);
+		ST_TRY(top(b, &n, in[0]));
+		break;
+	case ST_OPERATION_chosen:
+		ST_TRY(chosen(b, &n, in));
+		break;
+	case ST_OPERATION_softmax_all:
+		n.op = ST_OP_SOFTMAX_ALL;
+		n.width = in[0];
+		break;
+	case ST_OPERATION_clamp:
+		n.op = ST_OP_CLAMP;
+		n.width = in[0];
+		ST_TRY(real(b, "limit", 0, &n.scale));
+		if (!(n.scale >= 0))
+			return FAIL(b, "a limit of %g", n.scale);
+		none = n.scale == 0 && !n.from[0];
+		parts = b->parts[n.in[0]];
+		if (none)
+			b->node[b->s->name] = n.in[0];
 		break;
 	case ST_OPERATION_softmax_of:
 		n.op = ST_OP_SOFTMAX_OF;

@@ -139,8 +139,9 @@ static enum st_status each(struct place *p, const struct st_tensor *t, const str
 	ST_TRY(count(p, &step->a, 0, &a));
 	ST_TRY(count(p, &step->b, 0, &b));
 	ST_TRY(count(p, &step->m, 0, &m));
-	if (t->ndim > 2 || (t->ndim == 2 && t->layout != ST_LAYOUT_ROWS) || a >= b || b > m || n == 0
-	    || t->shape[0] / n != m || t->shape[0] % n)
+	uint64_t rows = t->ndim == 1 ? t->n_elems : st_tensor_rows(t);
+	if (t->ndim == 0 || (t->ndim > 1 && t->layout != ST_LAYOUT_ROWS) || a >= b || b > m || n == 0 || rows / n != m
+	    || rows % n)
 		return FAIL(p, "%s: has no %" PRIu64 " groups of %" PRIu64 " rows with rows %" PRIu64 " to %" PRIu64,
 		            p->name, n, m, a, b);
 	w->group_from = (uint32_t)a;
@@ -222,15 +223,19 @@ static enum st_status split(struct place *p, struct st_weight *w, const struct s
 	struct st_tensor flat = *t, *views = st_arena_alloc(&p->d->arena, p->shape[0], sizeof *views);
 	struct st_error *err = p->err;
 	ST_NEED(views);
-	if (t->layout != ST_LAYOUT_ROWS || w->group_rows || w->interleaved)
+	/* Rows that an expert shares with others of its kind (gate and up in one tensor) are a group for each expert. */
+	uint64_t of = w->group_rows ? w->group_of : rows, from = w->group_from;
+	bool a_group_each = !w->group_rows || (w->group_rows == rows && st_tensor_rows(t) / of == p->shape[0]);
+	if (t->layout != ST_LAYOUT_ROWS || !a_group_each || w->interleaved)
 		return FAIL(p, "%s: experts are whole rows", p->name);
 	flat.ndim = 2;
 	flat.shape[0] = st_tensor_rows(t);
 	flat.shape[1] = st_tensor_cols(t);
 	for (uint64_t e = 0; e < p->shape[0]; e++) {
 		views[e] = flat;
-		ST_TRY(cut(p, &views[e], e * rows, (e + 1) * rows));
+		ST_TRY(cut(p, &views[e], e * of + from, e * of + from + rows));
 	}
+	w->group_rows = w->group_of = w->group_from = 0;
 	w->experts = views;
 	w->n_experts = (uint32_t)p->shape[0];
 	return ST_OK;

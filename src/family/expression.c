@@ -47,6 +47,7 @@ enum term_op {
 	TERM_CEIL,
 	TERM_MIN,
 	TERM_MAX,
+	TERM_HOLDS, /* whether b is one of a */
 };
 
 struct st_term {
@@ -91,9 +92,9 @@ static const struct function {
 	enum term_op op;
 	bool two;
 } functions[] = {
-	{ "sqrt", TERM_SQRT, false },   { "log", TERM_LOG, false },   { "exp", TERM_EXP, false },
-	{ "floor", TERM_FLOOR, false }, { "ceil", TERM_CEIL, false }, { "min", TERM_MIN, true },
-	{ "max", TERM_MAX, true },
+	{ "sqrt", TERM_SQRT, false },   { "log", TERM_LOG, false },    { "exp", TERM_EXP, false },
+	{ "floor", TERM_FLOOR, false }, { "ceil", TERM_CEIL, false },  { "min", TERM_MIN, true },
+	{ "max", TERM_MAX, true },      { "holds", TERM_HOLDS, true },
 };
 
 static enum st_status call(struct parser *p, const struct function *fn, uint32_t *out)
@@ -423,6 +424,18 @@ static enum st_status equal(const struct evaluation *v, const struct st_term *t,
 	return ST_OK;
 }
 
+static enum st_status holds(const struct evaluation *v, const struct st_term *t, bool *out)
+{
+	struct st_setting a;
+	double b;
+	ST_TRY(eval(v, t->a, &a));
+	ST_TRY(number(v, t->b, &b));
+	*out = a.kind == ST_SETTING_NUMBER && a.number == b;
+	for (size_t i = 0; a.kind == ST_SETTING_LIST && i < a.n && !*out; i++)
+		*out = a.items[i].kind == ST_SETTING_NUMBER && a.items[i].number == b;
+	return ST_OK;
+}
+
 static enum st_status calculate(const struct evaluation *v, const struct st_term *t, double *out)
 {
 	bool same;
@@ -442,6 +455,10 @@ static enum st_status calculate(const struct evaluation *v, const struct st_term
 		}
 		ST_TRY(number(v, t->b, &b));
 		*out = b != 0;
+		return ST_OK;
+	case TERM_HOLDS:
+		ST_TRY(holds(v, t, &same));
+		*out = same;
 		return ST_OK;
 	default:
 		break;

@@ -48,6 +48,7 @@ enum st_key_type {
 	ST_KEY_REALS,
 	ST_KEY_FLAGS,
 	ST_KEY_TEXTS,
+	ST_KEY_SET, /* counts in any number, to be asked with holds(); a file may say one */
 	ST_KEY_LET, /* not in files: an expression over the keys above, and over the layer */
 };
 

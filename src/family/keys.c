@@ -59,8 +59,9 @@ static const struct {
 	const char *name;
 	enum st_key_type type;
 } types[] = {
-	{ "count", ST_KEY_COUNT },   { "real", ST_KEY_REAL },   { "flag", ST_KEY_FLAG },   { "text", ST_KEY_TEXT },
-	{ "counts", ST_KEY_COUNTS }, { "reals", ST_KEY_REALS }, { "flags", ST_KEY_FLAGS }, { "texts", ST_KEY_TEXTS },
+	{ "count", ST_KEY_COUNT }, { "real", ST_KEY_REAL },     { "flag", ST_KEY_FLAG },
+	{ "text", ST_KEY_TEXT },   { "counts", ST_KEY_COUNTS }, { "reals", ST_KEY_REALS },
+	{ "flags", ST_KEY_FLAGS }, { "texts", ST_KEY_TEXTS },   { "set", ST_KEY_SET },
 };
 
 /* a.b|c */

@@ -141,8 +141,35 @@ static void scale(const struct job *j)
 static void top(const struct job *j)
 {
 	const struct st_node *n = j->n;
+	size_t N = j->ld[0];
+	const float *b = vector(j, 0, 0);
+	float *sum = j->r->vec + N, *among = sum + N;
+	for (size_t t = 0; t < j->T; t++) {
+		const float *x = j->in[0] + t * N;
+		if (b) {
+			st_add(j->e, x, b, N, sum);
+			x = sum;
+		}
+		if (n->groups.used < n->groups.all) {
+			st_mask_groups(x, N, n->groups.all, n->groups.used, n->groups.best, among);
+			x = among;
+		}
+		st_top(x, N, n->width, j->out + t * n->width);
+	}
+}
+
+static void chosen(const struct job *j)
+{
+	const struct st_node *n = j->n;
 	for (size_t t = 0; t < j->T; t++)
-		st_top(j->in[0] + t * j->ld[0], j->ld[0], n->width, j->out + t * n->width);
+		st_chosen(j->in[0] + t * j->ld[0], j->in[1] + t * j->ld[1], n->width, &n->shares,
+		          j->out + t * n->width);
+}
+
+static void softmax_all(const struct job *j)
+{
+	for (size_t t = 0; t < j->T; t++)
+		st_softmax(j->e, j->in[0] + t * j->ld[0], j->n->width, j->out + t * j->n->width);
 }
 
 static void softmax_of(const struct job *j)
@@ -250,6 +277,16 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 	case ST_OP_TOP:
 		top(&j);
 		break;
+	case ST_OP_CHOSEN:
+		chosen(&j);
+		break;
+	case ST_OP_SOFTMAX_ALL:
+		softmax_all(&j);
+		break;
+	case ST_OP_CLAMP:
+		for (size_t t = 0; t < r->T; t++)
+			st_clamp(j.in[0] + t * j.ld[0], (float)n->scale, n->width, out + t * n->width);
+		break;
 	case ST_OP_SOFTMAX_OF:
 		softmax_of(&j);
 		break;
@@ -346,7 +383,7 @@ static bool equal_form(const struct st_graph *ga, const struct st_graph *gb, uin
 	return strcmp(a->name, b->name) == 0 && a->layer == b->layer && a->op == b->op && a->in[0] == b->in[0]
 	    && a->in[1] == b->in[1] && a->from[0] == b->from[0] && a->from[1] == b->from[1] && a->width == b->width
 	    && a->n_w == b->n_w && a->heads == b->heads && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads
-	    && a->choices == b->choices;
+	    && a->choices == b->choices && a->groups.all == b->groups.all && a->groups.used == b->groups.used;
 }
 
 enum st_status st_run_eval_alone(struct st_run *r, const struct st_graph *g, uint32_t i, const struct st_exec *e,

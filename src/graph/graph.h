@@ -15,6 +15,7 @@
 #include <stele/model.h>
 
 #include "base/mem.h"
+#include "kernel/choice.h"
 #include "kernel/kernel.h"
 
 enum st_op {
@@ -33,10 +34,13 @@ enum st_op {
 	ST_OP_ADD,            /* in[0] + in[1] */
 	ST_OP_ACT,            /* activation(in[0]) */
 	ST_OP_MUL,            /* in[0] * in[1] */
-	ST_OP_TOP,            /* indices of the `width` largest of in[0], the largest first; of equals the lowest */
-	ST_OP_SOFTMAX_OF,     /* soft-max over those elements of in[0] that in[1] names */
-	ST_OP_LINEAR_AT,      /* in[0], one row or one for each choice, times the experts of w[0] that in[1] names */
-	ST_OP_WEIGHTED_SUM,   /* of in[0]'s parts, one for each choice, times in[1] */
+	ST_OP_SOFTMAX_ALL,    /* soft-max over the features of in[0] */
+	ST_OP_CLAMP,          /* in[0], between -scale and scale */
+	ST_OP_TOP,        /* indices of the `width` largest of in[0] + w[0], the largest first; of equals the lowest */
+	ST_OP_SOFTMAX_OF, /* soft-max over those elements of in[0] that in[1] names */
+	ST_OP_CHOSEN,     /* those elements of in[0] that in[1] names, as `shares` says */
+	ST_OP_LINEAR_AT,  /* in[0], one row or one for each choice, times the experts of w[0] that in[1] names */
+	ST_OP_WEIGHTED_SUM, /* of in[0]'s parts, one for each choice, times in[1] */
 };
 
 #define ST_NO_NODE UINT32_MAX
@@ -62,10 +66,14 @@ struct st_node {
 	double scale, softcap;    /* SCORES, LINEAR (0 = none); scale: EMBED, SCALE */
 	uint32_t offset;          /* EMBED_POSITION: the row of position 0 */
 	uint32_t choices;         /* LINEAR_AT, WEIGHTED_SUM: experts for each token */
-	enum st_activation act;   /* ACT */
-	uint32_t n_rot;           /* ROPE: features of a head that are turned */
-	const double *inv_freq;   /* ROPE: n_rot / 2 entries (scaling already applied) */
-	double mscale;            /* ROPE */
+	struct {                  /* TOP: the choice is among the `used` of `all` equal runs with the largest ... */
+		uint32_t all, used, best; /* ... sum of their `best` largest */
+	} groups;
+	struct st_shares shares; /* CHOSEN */
+	enum st_activation act;  /* ACT */
+	uint32_t n_rot;          /* ROPE: features of a head that are turned */
+	const double *inv_freq;  /* ROPE: n_rot / 2 entries (scaling already applied) */
+	double mscale;           /* ROPE */
 };
 
 struct st_graph {

@@ -6,6 +6,7 @@
 #include "pools.h"
 
 #include "dtype/half.h"
+#include "kernel/choice.h"
 #include "kernel/kernels.h"
 
 /* Calls body once per level and thread count with `e` set; `mode` in scope. */
@@ -505,6 +506,44 @@ static void top(void **state)
 	}
 }
 
+/* Groups by their best one or their two best; of equal groups the lower; NaN last. */
+static void groups(void **state)
+{
+	(void)state;
+	const float x[] = { 4, 0, 3, 3, -1, 5, 1, 2 }, inf = -INFINITY;
+	float y[8];
+	st_mask_groups(x, 8, 4, 2, 1, y); /* best: 4, 3, 5, 2 */
+	assert_memory_equal(y, ((float[]){ 4, 0, inf, inf, -1, 5, inf, inf }), sizeof y);
+	st_mask_groups(x, 8, 4, 2, 2, y); /* sums: 4, 6, 4, 3 */
+	assert_memory_equal(y, ((float[]){ 4, 0, 3, 3, inf, inf, inf, inf }), sizeof y);
+	const float with_nan[] = { NAN, NAN, -7, -8, NAN, 1, -9, -9 };
+	st_mask_groups(with_nan, 8, 4, 2, 2, y); /* sums: NaN, -15, NaN, -18 */
+	assert_memory_equal(y, ((float[]){ inf, inf, -7, -8, inf, inf, -9, -9 }), sizeof y);
+}
+
+static void chosen(void **state)
+{
+	(void)state;
+	const float x[] = { 0.5f, 0.25f, 0.125f }, at[] = { 2, 0 };
+	float y[2];
+	st_chosen(x, at, 2, &(struct st_shares){ .by = 3, .plus = 1, .least = 1 }, y); /* no shares: these do nothing */
+	assert_true(y[0] == 0.375f && y[1] == 1.5f);
+	st_chosen(x, at, 2, &(struct st_shares){ .shares = true, .plus = 0.375, .by = 1 }, y); /* over 1 */
+	assert_true(y[0] == 0.125f && y[1] == 0.5f);
+	st_chosen(x, at, 2, &(struct st_shares){ .shares = true, .least = 2, .by = 4 }, y); /* over 2, not 0.625 */
+	assert_true(y[0] == 0.25f && y[1] == 1);
+	st_chosen(x, at, 2, &(struct st_shares){ .shares = true, .by = 1 }, y);
+	assert_true(y[0] == (float)(0.125 / 0.625) && y[1] == (float)(0.5 / 0.625));
+}
+
+static void clamp(void **state)
+{
+	(void)state;
+	float x[] = { -3, -2, 0.5f, 2, INFINITY, NAN };
+	st_clamp(x, 2, 6, x);
+	assert_true(x[0] == -2 && x[1] == -2 && x[2] == 0.5f && x[3] == 2 && x[4] == 2 && isnan(x[5]));
+}
+
 static void weighted_sum(void **state)
 {
 	(void)state;
@@ -610,6 +649,9 @@ int main(void)
 		cmocka_unit_test(scale_and_cap),
 		cmocka_unit_test(plain_activations),
 		cmocka_unit_test(top),
+		cmocka_unit_test(groups),
+		cmocka_unit_test(chosen),
+		cmocka_unit_test(clamp),
 		cmocka_unit_test(weighted_sum),
 		cmocka_unit_test(fwht),
 		cmocka_unit_test(names),

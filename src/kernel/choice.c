@@ -1,0 +1,43 @@
+/* choice.c - groups, shares and limits: a few numbers for each token, in plain order. */
+#include "kernel/choice.h"
+
+#include "kernel/kernels.h"
+
+#include <assert.h>
+
+void st_mask_groups(const float *x, size_t n, size_t groups, size_t used, size_t best, float *y)
+{
+	size_t each = n / groups;
+	double sum[ST_MAX_GROUPS] = { 0 };
+	assert(groups > 0 && groups <= ST_MAX_GROUPS && n % groups == 0 && best <= each && best <= 2);
+	for (size_t g = 0; g < groups; g++) {
+		float at[2];
+		st_top(x + g * each, each, best, at);
+		for (size_t b = 0; b < best; b++)
+			sum[g] += (double)x[g * each + (size_t)at[b]];
+	}
+	for (size_t g = 0; g < groups; g++) {
+		size_t before = 0; /* runs that come first */
+		for (size_t o = 0; o < groups; o++)
+			before += sum[o] > sum[g] || (sum[g] != sum[g] && sum[o] == sum[o])
+			       || (o < g && (sum[o] == sum[g] || (sum[o] != sum[o] && sum[g] != sum[g])));
+		for (size_t i = g * each; i < (g + 1) * each; i++)
+			y[i] = before < used ? x[i] : -INFINITY;
+	}
+}
+
+void st_chosen(const float *x, const float *index, size_t C, const struct st_shares *s, float *y)
+{
+	double sum = s->plus;
+	for (size_t c = 0; c < C && s->shares; c++)
+		sum += (double)x[(size_t)index[c]];
+	sum = !s->shares ? 1 : sum < s->least ? s->least : sum;
+	for (size_t c = 0; c < C; c++)
+		y[c] = st_canonical((float)((double)x[(size_t)index[c]] / sum * s->by));
+}
+
+void st_clamp(const float *x, float limit, size_t n, float *y)
+{
+	for (size_t i = 0; i < n; i++)
+		y[i] = st_canonical(x[i] > limit ? limit : x[i] < -limit ? -limit : x[i]);
+}
