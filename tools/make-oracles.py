@@ -50,7 +50,8 @@ def rope(theta=10000.0, kind="default", **more):
     return dict(rope_type=kind, rope_theta=theta, **more)
 
 
-YARN = dict(factor=4.0, original_max_position_embeddings=16, beta_fast=8.0, beta_slow=1.0)
+# Of four pairs the first keeps its frequency, the second lies between, the others are slowed down: both betas act.
+YARN = dict(factor=4.0, original_max_position_embeddings=64, beta_fast=2.0, beta_slow=0.5)
 
 # Gemma
 case("gemma", BASE | HEAD, tied=True, num_key_value_heads=1)
@@ -95,7 +96,7 @@ case("codegen", GPT2, tied=False, n_embd=32, rotary_dim=4)
 case("gpt_bigcode", GPT2, tied=True, multi_query=True)
 case("starcoder2", BASE, tied=True, sliding_window=4, use_bias=True)
 case("stablelm", BASE | WIDE, tied=False, use_qkv_bias=True, qk_layernorm=True,
-     rope_parameters=rope(partial_rotary_factor=0.25))
+     rope_parameters=rope(partial_rotary_factor=0.5))
 case("stablelm-parallel", BASE | WIDE, model_type="stablelm", tied=True, use_parallel_residual=True,
      rope_parameters=rope(partial_rotary_factor=0.5))
 FALCON = dict(vocab_size=32, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, ffn_hidden_size=20,
@@ -112,13 +113,13 @@ OPT = dict(vocab_size=32, hidden_size=24, num_hidden_layers=2, ffn_dim=20, max_p
 case("opt", OPT, tied=True)
 case("opt-350m", OPT, model_type="opt", tied=True, word_embed_proj_dim=16, do_layer_norm_before=False)
 case("mpt", dict(vocab_size=32, d_model=18, n_heads=3, n_layers=2, max_seq_len=32), tied=True,
-     attn_config=dict(clip_qkv=1.5, softmax_scale=0.3, alibi=True, alibi_bias_max=6))
+     attn_config=dict(clip_qkv=1.5, softmax_scale=0.3, alibi=True, alibi_bias_max=8))
 case("cohere", BASE, tied=True, use_qk_norm=True, logit_scale=0.25)
 case("cohere2", BASE, tied=True, sliding_window=4, layer_types=[SLIDING, FULL], logit_scale=0.25)
 case("olmo", BASE, tied=False, clip_qkv=1.0)
 case("olmo2", BASE, tied=True)
 case("olmo3", BASE, tied=False, sliding_window=4, layer_types=[SLIDING, FULL],
-     rope_parameters={SLIDING: rope(5000.0), FULL: rope(5000.0, "yarn", attention_factor=1.2, **YARN)})
+     rope_parameters={SLIDING: rope(5000.0), FULL: rope(100.0, "yarn", attention_factor=1.2, **YARN)})
 
 # Llama's kin
 case("llama", BASE | HEAD, tied=True, attention_bias=True, mlp_bias=True,
@@ -127,7 +128,7 @@ case("llama", BASE | HEAD, tied=True, attention_bias=True, mlp_bias=True,
 case("llama-linear", BASE | HEAD, model_type="llama", tied=False, rope_parameters=rope(5000.0, "linear", factor=4.0))
 case("llama-dynamic", BASE | HEAD, model_type="llama", tied=False, one_pass=True, max_position_embeddings=4,
      rope_parameters=rope(5000.0, "dynamic", factor=4.0))
-case("llama-yarn", BASE | HEAD, model_type="llama", tied=False, rope_parameters=rope(5000.0, "yarn", **YARN))
+case("llama-yarn", BASE | HEAD, model_type="llama", tied=False, rope_parameters=rope(100.0, "yarn", **YARN))
 case("mistral", BASE | HEAD, tied=False, sliding_window=4)
 case("mixtral", BASE | HEAD, tied=False, num_local_experts=4, num_experts_per_tok=2, intermediate_size=10)
 case("qwen2", BASE, tied=True, use_sliding_window=True, sliding_window=4, max_window_layers=1)
@@ -153,15 +154,15 @@ case("llama4_text", BASE | HEAD, tied=False, num_hidden_layers=4, intermediate_s
      attention_chunk_size=4, floor_scale=4, attn_scale=0.1)
 case("gpt_oss", BASE | HEAD, tied=False, intermediate_size=10, num_local_experts=4, num_experts_per_tok=2,
      sliding_window=4, layer_types=[SLIDING, FULL], swiglu_limit=1.5,
-     rope_parameters=rope(5000.0, "yarn", truncate=False, **YARN))
+     rope_parameters=rope(100.0, "yarn", truncate=False, **YARN))
 MLA = dict(kv_lora_rank=10, qk_rope_head_dim=4, qk_nope_head_dim=6, v_head_dim=5, num_key_value_heads=4)
-case("deepseek_v2", BASE | GROUPS | MLA, tied=False, q_lora_rank=12, n_shared_experts=2,
+case("deepseek_v2", BASE | GROUPS | MLA, tied=False, q_lora_rank=12, n_shared_experts=2, num_experts_per_tok=3,
      topk_method="group_limited_greedy",
-     rope_parameters=rope(5000.0, "yarn", mscale=0.7, mscale_all_dim=0.5, **YARN))
+     rope_parameters=rope(100.0, "yarn", mscale=0.7, mscale_all_dim=0.5, **YARN))
 case("deepseek_v2-lite", BASE | GROUPS | MLA, model_type="deepseek_v2", tied=True, q_lora_rank=None, n_shared_experts=1,
      topk_method="greedy", n_group=None, topk_group=None)
 case("deepseek_v3", BASE | GROUPS | MLA, tied=False, q_lora_rank=12, n_shared_experts=1, norm_topk_prob=True,
-     rope_interleave=True, rope_parameters=rope(5000.0, "yarn", mscale=1.0, mscale_all_dim=1.0, **YARN))
+     rope_interleave=True, rope_parameters=rope(100.0, "yarn", mscale=1.0, mscale_all_dim=1.0, **YARN))
 case("minicpm3", BASE | MLA, tied=True, q_lora_rank=12, scale_emb=3, scale_depth=1.4, dim_model_base=8)
 case("minimax", BASE | HEAD, tied=False, intermediate_size=10, num_local_experts=4, num_experts_per_tok=2,
      layer_types=[LINEAR, FULL], block_size=4, full_attn_alpha_factor=1.5, linear_attn_beta_factor=0.7,
@@ -181,8 +182,8 @@ NAIVE = dict(use_mambapy=False, use_associative_scan=False)
 case("mamba", MAMBA | NAIVE, tied=True, time_step_rank=3)
 case("falcon_mamba", MAMBA | NAIVE, tied=False, time_step_rank=3)
 case("mamba2", MAMBA, tied=True, num_heads=4, head_dim=8, n_groups=2, chunk_size=8)
-case("jamba", BASE | NAIVE, tied=False, num_hidden_layers=4, hidden_size=16, intermediate_size=10, num_experts=4, num_experts_per_tok=2,
-     attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1, mamba_d_state=6,
+case("jamba", BASE | NAIVE, tied=False, num_hidden_layers=4, hidden_size=16, intermediate_size=10, num_experts=4,
+     num_experts_per_tok=2, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1, mamba_d_state=6,
      mamba_dt_rank=3, use_mamba_kernels=False)
 SSM2 = dict(mamba_n_heads=4, mamba_d_head=8, mamba_n_groups=2, mamba_d_state=6, mamba_chunk_size=8)
 case("bamba", BASE | SSM2, tied=False, hidden_size=16, num_hidden_layers=3, attn_layer_indices=[1],
@@ -221,8 +222,8 @@ case("bitnet", BASE, tied=True)
 case("rwkv", dict(vocab_size=32, hidden_size=16, num_hidden_layers=3, context_length=64, intermediate_size=20,
                   rescale_every=2), tied=False)
 case("gemma4_text", BASE | HEAD, tied=True, num_hidden_layers=3, sliding_window=4, layer_types=[SLIDING, SLIDING, FULL],
-     vocab_size_per_layer_input=32, hidden_size_per_layer_input=0, global_head_dim=12, num_global_key_value_heads=1, attention_k_eq_v=True,
-     final_logit_softcapping=3.0)
+     vocab_size_per_layer_input=32, hidden_size_per_layer_input=0, global_head_dim=12, num_global_key_value_heads=1,
+     attention_k_eq_v=True, final_logit_softcapping=3.0)
 
 # ---- parameters ----
 
@@ -279,6 +280,14 @@ def build(config, torch):
     config._experts_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.get_default_dtype())
     return model.eval()
+
+
+def build_like(config, torch, **changes):
+    import copy
+    other = copy.deepcopy(config)
+    for key, value in changes.items():
+        setattr(other, key, value)
+    return build(other, torch)
 
 
 def logits(model, tokens, torch):
@@ -373,6 +382,12 @@ def attempt(folder, what, seed, out, torch, transformers):
             bad = [n for n in inert if not any(re.search(r, n) for r in what["inert"])]
             if bad and seed % SEEDS < SEEDS - 1:
                 return f"no effect of {bad[:6]}"
+        if (config.to_dict().get("topk_group") or 1) < (config.to_dict().get("n_group") or 1):
+            free = build_like(config, torch, topk_group=config.n_group)
+            free.load_state_dict(state)
+            with torch.no_grad():
+                if not relative(logits(free, tokens, torch), there) > 1e-3:
+                    return "the groups of experts change nothing"
         spread = max(float(x.abs().max()) for x in values)
         if not math.isfinite(spread) or spread > 200:
             return f"largest logit {spread}"
