@@ -2,7 +2,7 @@
 #
 #   make              build/stele
 #   make demo         install what is missing, build, and find a planted fault
-#   make check        install what is missing, build with warnings as errors, run every test
+#   make check        install what is missing, build with warnings as errors, run the tests; unit tests by clang with sanitizers
 #   make check-long   sanitizers over every test (of threads too), valgrind, fuzz corpora, the slow tests
 #   make bench        figures beside their limits
 #   make install      DESTDIR and PREFIX are honoured
@@ -27,10 +27,11 @@ demo: deps
 	@tools/demo.sh $(BUILD)/stele
 
 check: deps
+	@tools/install-deps.sh packages-check.txt
 	@CLOSING=$(CLOSING) tools/check.sh $(CHECK)
 
 check-long: deps
-	@tools/install-deps.sh packages-long.txt
+	@tools/install-deps.sh packages-check.txt packages-long.txt
 	@tools/check-long.sh
 
 bench: all
@@ -46,4 +47,4 @@ uninstall:
 	ninja -C $(BUILD) uninstall
 
 clean:
-	rm -rf $(BUILD) $(CHECK) build-asan build-clang build-threads build-valgrind
+	rm -rf $(BUILD) $(CHECK) $(CHECK)-clang build-asan build-clang build-threads build-valgrind
