@@ -97,7 +97,6 @@ struct st_noise_sizes {
 	uint64_t judged, outside;
 	double median, least, most; /* rel over floor */
 	size_t over_twice;          /* tensors beyond twice their floor */
-	bool too_large;             /* the median is: no encoder errs so in every tensor alike */
 };
 ST_MUST_CHECK enum st_status st_noise_sizes_of(const struct st_weight_diff *d, size_t n, struct st_noise_sizes *out,
                                                struct st_error *err);

@@ -7,6 +7,9 @@
 #include <stdlib.h>
 
 #define TOO_LARGE 2 /* times the floor */
+/* What the rounding of a block's two factors to F16 may do to its numbers. The floor knows steps alone, and they vanish
+ * where a block holds one number. */
+#define OF_FACTORS 0x1p-10
 
 static int by_value(const void *x, const void *y)
 {
@@ -27,14 +30,13 @@ enum st_status st_noise_sizes_of(const struct st_weight_diff *d, size_t n, struc
 		out->judged += d[i].judged;
 		out->outside += d[i].outside;
 		ratio[out->tensors] = d[i].rel_l2 / d[i].predicted;
-		out->over_twice += ratio[out->tensors++] > TOO_LARGE;
+		out->over_twice += ratio[out->tensors++] > TOO_LARGE && d[i].rel_l2 > OF_FACTORS;
 	}
 	if (out->tensors) {
 		qsort(ratio, out->tensors, sizeof *ratio, by_value);
 		out->median = ratio[out->tensors / 2];
 		out->least = ratio[0];
 		out->most = ratio[out->tensors - 1];
-		out->too_large = out->median > TOO_LARGE;
 	}
 	free(ratio);
 	return ST_OK;

@@ -277,15 +277,6 @@ static void verdict_line(const struct st_rosetta *r, bool colour, struct st_text
 		return;
 	}
 	if (r->verdict == ST_VERDICT_UNDECIDED) {
-		if (r->sizes.too_large) {
-			st_text_printf(t,
-			               TAG
-			               "%sUNDECIDED%s: each element may come from one original, but the weights are "
-			               "%.2f times as far apart as their types cost (median of %zu); no encoder errs "
-			               "so in every tensor alike\n",
-			               warn, off, r->sizes.median, r->sizes.tensors);
-			return;
-		}
 		st_text_printf(t, TAG "%sUNDECIDED%s: %s\n", warn, off,
 		               r->not_evaluated[0]
 		                       ? "what the weights below differ by may be meant; nobody here knows the family"
