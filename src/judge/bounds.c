@@ -85,6 +85,21 @@ static double grouped(const struct entry *e, size_t K, const float *x)
 	return sum;
 }
 
+/* Largest magnitude; NaN counts as nothing. In lanes, since fmaxf() is a call for each number. */
+static float largest(const float *x, uint64_t n)
+{
+	float most[8] = { 0 };
+	uint64_t i = 0;
+	for (; i + 8 <= n; i += 8)
+		for (size_t l = 0; l < 8; l++)
+			most[l] = fabsf(x[i + l]) > most[l] ? fabsf(x[i + l]) : most[l];
+	for (; i < n; i++)
+		most[0] = fabsf(x[i]) > most[0] ? fabsf(x[i]) : most[0];
+	for (size_t l = 1; l < 8; l++)
+		most[0] = most[l] > most[0] ? most[l] : most[0];
+	return most[0];
+}
+
 static void sum_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
 	const struct product *p = ctx;
@@ -93,22 +108,19 @@ static void sum_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 	struct entry *e = p->sorted ? p->sorted + lane * K : NULL;
 	for (uint64_t g = begin; g < end; g++)
 		for (uint64_t n = g * N / GROUPS; n < (g + 1) * N / GROUPS && !st_cancelled(); n++) {
-			float most = 0;
 			st_weight_decode(p->a, n, 1, a);
 			st_weight_decode(p->b, n, 1, b);
-			for (uint64_t k = 0; k < K; k++) {
+			for (uint64_t k = 0; k < K; k++)
 				d[k] = a[k] - b[k];
-				most = fmaxf(most, fabsf(d[k]));
-			}
+			float most = largest(d, K);
 			if (!(most > 0))
 				continue;
-			for (uint64_t k = 0; k < K;
-			     k++) { /* relative to the largest: squares of small numbers vanish */
+			for (uint64_t k = 0; k < K; k++) /* relative to the largest: squares of small numbers vanish */
 				d[k] /= most;
-				if (e)
-					e[k] = (struct entry){ d[k], (uint32_t)k };
+			for (uint64_t k = 0; e && k < K; k++)
+				e[k] = (struct entry){ d[k], (uint32_t)k };
+			for (uint64_t k = 0; k < K; k++)
 				d[k] *= d[k];
-			}
 			if (e)
 				qsort(e, (size_t)K, sizeof *e, by_difference);
 			for (size_t t = 0; t < p->T; t++) {
