@@ -118,7 +118,9 @@ static void test_piece(void **state)
 	struct st_error err = ST_ERROR_INIT;
 	struct st_pool *p;
 	assert_ok(st_pool_open(4, &p, &err), &err);
+#ifndef ST_PIECE_OPERATIONS /* the build under the thread sanitizer cuts smaller */
 	assert_true(st_pool_piece(p, 100, 1) >= 100); /* not worth a second thread */
+#endif
 	assert_true(st_pool_piece(p, 1 << 20, 1 << 20) < 1 << 18);
 	assert_int_equal(st_pool_piece(NULL, 0, 0) > 0, 1);
 	st_pool_close(p);
