@@ -37,7 +37,10 @@ enum st_status st_tokenizer_open(const struct st_container *c, struct st_tokeniz
 	st_arena_init(&t->arena);
 	t->bos = t->eos = t->unk = t->pad = -1;
 	enum st_status st;
-	if (c->format == ST_FORMAT_GGUF)
+	t->path = st_arena_strndup(&t->arena, c->path, strlen(c->path));
+	if (!t->path)
+		st = st_fail(err, ST_ERR_NOMEM, "no memory for a tokenizer");
+	else if (c->format == ST_FORMAT_GGUF)
 		st = st_tokenizer_from_gguf(t, c, err);
 	else if (c->format == ST_FORMAT_APR)
 		st = st_tokenizer_from_apr(t, c, err);
@@ -173,6 +176,8 @@ enum st_status st_tokenize(const struct st_tokenizer *t, const char *text, size_
 	*n_ids = s.n_ids;
 	s.ids = NULL;
 out:
+	if (st == ST_ERR_FORMAT || st == ST_ERR_UNSUPPORTED) /* the vocabulary cannot do it */
+		st_error_in(err, t->path);
 	scratch_release(&s);
 	return st;
 }

@@ -87,6 +87,7 @@ struct st_merges {
 struct st_tokenizer {
 	struct st_arena arena;
 	const char *describe;
+	const char *path; /* of the file, for messages */
 	struct st_vocab vocab;
 	enum st_model_kind model;
 
