@@ -17,3 +17,8 @@ stele family check tiny.gguf --family wrong.family || echo "exit $?"
 stele family check tiny.gguf --family missing.family || echo "exit $?"
 stele family check missing.gguf || echo "exit $?"
 stele family check tiny.gguf --tokens 99999 || echo "exit $?"
+# Nothing is left over of a sound model of any family that can be made up.
+for arch in llama qwen2 qwen3; do
+	stele synth --arch $arch --preset tiny -o $arch.gguf --quiet > /dev/null
+	stele family check $arch.gguf > /dev/null
+done
