@@ -202,48 +202,6 @@ static const json_t *json_path(const json_t *o, const char *path)
 
 /* ---- GGUF ---- */
 
-static double kv_number(enum st_kv_type type, const uint8_t *p)
-{
-	union {
-		uint8_t u8;
-		int8_t i8;
-		uint16_t u16;
-		int16_t i16;
-		uint32_t u32;
-		int32_t i32;
-		float f32;
-		uint64_t u64;
-		int64_t i64;
-		double f64;
-	} v = { 0 };
-	memcpy(&v, p, st_kv_size(type));
-	switch (type) {
-	case ST_KV_U8:
-	case ST_KV_BOOL:
-		return v.u8;
-	case ST_KV_I8:
-		return v.i8;
-	case ST_KV_U16:
-		return v.u16;
-	case ST_KV_I16:
-		return v.i16;
-	case ST_KV_U32:
-		return v.u32;
-	case ST_KV_I32:
-		return v.i32;
-	case ST_KV_F32:
-		return (double)v.f32;
-	case ST_KV_U64:
-		return (double)v.u64;
-	case ST_KV_I64:
-		return (double)v.i64;
-	case ST_KV_F64:
-		return v.f64;
-	default:
-		return NAN;
-	}
-}
-
 static enum st_status kv_scalar(struct st_described *d, const char *key, enum st_kv_type type, const uint8_t **at,
                                 enum st_key_type t, struct st_setting *out, struct st_error *err)
 {
@@ -258,7 +216,7 @@ static enum st_status kv_scalar(struct st_described *d, const char *key, enum st
 	}
 	if ((t == ST_KEY_FLAG) != (type == ST_KV_BOOL))
 		return bad(key, t == ST_KEY_FLAG ? "true or false" : "number", err);
-	*out = (struct st_setting){ .kind = ST_SETTING_NUMBER, .number = kv_number(type, *at) };
+	*out = (struct st_setting){ .kind = ST_SETTING_NUMBER, .number = st_kv_number(type, *at) };
 	*at += st_kv_size(type);
 	return check_number(key, t, out->number, err);
 }

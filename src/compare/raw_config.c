@@ -64,36 +64,6 @@ static struct entry of_number(double v)
 	return e;
 }
 
-static double plain(enum st_kv_type type, const uint8_t *p)
-{
-	union {
-		uint64_t u;
-		int64_t i;
-		double f64;
-		float f32;
-		int32_t i32;
-		int16_t i16;
-		int8_t i8;
-	} v = { 0 };
-	memcpy(&v, p, st_kv_size(type));
-	switch (type) {
-	case ST_KV_I8:
-		return v.i8;
-	case ST_KV_I16:
-		return v.i16;
-	case ST_KV_I32:
-		return v.i32;
-	case ST_KV_I64:
-		return (double)v.i;
-	case ST_KV_F32:
-		return (double)v.f32;
-	case ST_KV_F64:
-		return v.f64;
-	default:
-		return (double)v.u;
-	}
-}
-
 static struct entry of_kv(const struct st_kv *kv)
 {
 	const uint8_t *p = kv->data;
@@ -103,12 +73,12 @@ static struct entry of_kv(const struct st_kv *kv)
 		return of_text(s, n);
 	}
 	if (kv->type != ST_KV_ARR)
-		return of_number(plain(kv->type, p));
+		return of_number(st_kv_number(kv->type, p));
 	struct entry e = { .kind = LIST, .digest = digest_of(kv->data, (size_t)st_kv_bytes(kv)) + kv->elem };
 	size_t at = 0;
 	for (uint64_t i = 0; i < kv->count && i < 4 && kv->elem != ST_KV_STR; i++)
 		at += (size_t)snprintf(e.text + at, sizeof e.text - at, "%s%.6g", i ? ", " : "[",
-		                       plain(kv->elem, p + i * st_kv_size(kv->elem)));
+		                       st_kv_number(kv->elem, p + i * st_kv_size(kv->elem)));
 	snprintf(e.text + at, sizeof e.text - at, "%s (%llu)", at ? ", ...]" : "list", (unsigned long long)kv->count);
 	return e;
 }

@@ -4,6 +4,7 @@
 #include "base/cursor.h"
 #include "base/error.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,39 +81,50 @@ static enum st_status wrong_type(const struct st_kv *kv, const char *want, struc
 	                  kv->type == ST_KV_ARR ? st_kv_type_name(kv->elem) : "", want);
 }
 
-/* The value of any integer type. An unsigned one above INT64_MAX comes back as negative with *big set. */
-static bool load_int(const struct st_kv *kv, int64_t *v, bool *big)
+bool st_kv_integer(enum st_kv_type type, const uint8_t *p, int64_t *v, bool *big)
 {
 	*big = false;
-	switch (kv->type) {
+	switch (type) {
 	case ST_KV_U8:
-		*v = *kv->data;
+		*v = *p;
 		return true;
 	case ST_KV_I8:
-		*v = (int8_t)*kv->data;
+		*v = (int8_t)*p;
 		return true;
 	case ST_KV_U16:
-		*v = st_load_u16(kv->data);
+		*v = st_load_u16(p);
 		return true;
 	case ST_KV_I16:
-		*v = (int16_t)st_load_u16(kv->data);
+		*v = (int16_t)st_load_u16(p);
 		return true;
 	case ST_KV_U32:
-		*v = st_load_u32(kv->data);
+		*v = st_load_u32(p);
 		return true;
 	case ST_KV_I32:
-		*v = (int32_t)st_load_u32(kv->data);
+		*v = (int32_t)st_load_u32(p);
 		return true;
 	case ST_KV_I64:
-		*v = (int64_t)st_load_u64(kv->data);
+		*v = (int64_t)st_load_u64(p);
 		return true;
 	case ST_KV_U64:
-		*v = (int64_t)st_load_u64(kv->data);
+		*v = (int64_t)st_load_u64(p);
 		*big = *v < 0;
 		return true;
 	default:
 		return false;
 	}
+}
+
+double st_kv_number(enum st_kv_type type, const uint8_t *p)
+{
+	int64_t v;
+	bool big;
+	if (st_kv_integer(type, p, &v, &big))
+		return big ? (double)(uint64_t)v : (double)v;
+	return type == ST_KV_F32  ? (double)st_load_f32(p)
+	     : type == ST_KV_F64  ? st_load_f64(p)
+	     : type == ST_KV_BOOL ? *p != 0
+	                          : NAN;
 }
 
 /* Writers disagree on the width of counts, so any integer type will do; a float will not. */
@@ -124,7 +136,7 @@ enum st_status st_kv_u64(const struct st_kv_table *k, const char *key, uint64_t 
 		return ST_OK;
 	int64_t v;
 	bool big;
-	if (!load_int(kv, &v, &big))
+	if (!st_kv_integer(kv->type, kv->data, &v, &big))
 		return wrong_type(kv, "an unsigned integer", err);
 	if (v < 0 && !big)
 		return st_fail_at(err, ST_ERR_FORMAT, kv->offset, key, "is %lld, must not be negative", (long long)v);
@@ -138,16 +150,9 @@ enum st_status st_kv_f64(const struct st_kv_table *k, const char *key, double *o
 	*found = kv != NULL;
 	if (!kv)
 		return ST_OK;
-	int64_t v;
-	bool big;
-	if (kv->type == ST_KV_F32)
-		*out = st_load_f32(kv->data);
-	else if (kv->type == ST_KV_F64)
-		*out = st_load_f64(kv->data);
-	else if (load_int(kv, &v, &big))
-		*out = big ? (double)(uint64_t)v : (double)v;
-	else
+	if (kv->type == ST_KV_BOOL || st_kv_size(kv->type) == 0)
 		return wrong_type(kv, "a number", err);
+	*out = st_kv_number(kv->type, kv->data);
 	return ST_OK;
 }
 

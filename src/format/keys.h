@@ -51,6 +51,11 @@ uint64_t st_kv_bytes(const struct st_kv *kv);
 const char *st_kv_type_name(enum st_kv_type t); /* "u32", "string", ... */
 /* Bytes of one value of a plain type; 0 for strings and arrays. */
 uint32_t st_kv_size(enum st_kv_type t);
+/* One value of a plain type at p, at any alignment. False where the type is no integer. An unsigned one above INT64_MAX
+ * comes back as negative with *big set. */
+bool st_kv_integer(enum st_kv_type type, const uint8_t *p, int64_t *v, bool *big);
+/* The nearest f64 of a value of any plain type; a bool is 0 or 1. NaN for the others. */
+double st_kv_number(enum st_kv_type type, const uint8_t *p);
 const struct st_kv *st_kv_find(const struct st_kv_table *k, const char *key);
 ST_MUST_CHECK enum st_status st_kv_u64(const struct st_kv_table *k, const char *key, uint64_t *out, bool *found,
                                        struct st_error *err);

@@ -15,34 +15,11 @@ enum { SHOWN = 6, SHOWN_BYTES = 96 };
 
 static json_t *scalar(enum st_kv_type type, const uint8_t *p)
 {
-	union {
-		uint64_t u;
-		int64_t i;
-		double f64;
-		float f32;
-		int32_t i32;
-		int16_t i16;
-		int8_t i8;
-	} v = { 0 };
-	memcpy(&v, p, st_kv_size(type));
-	switch (type) {
-	case ST_KV_I8:
-		return json_integer(v.i8);
-	case ST_KV_I16:
-		return json_integer(v.i16);
-	case ST_KV_I32:
-		return json_integer(v.i32);
-	case ST_KV_I64:
-		return json_integer(v.i);
-	case ST_KV_F32:
-		return st_json_number(v.f32);
-	case ST_KV_F64:
-		return st_json_number(v.f64);
-	case ST_KV_BOOL:
-		return json_boolean(v.u != 0);
-	default:
-		return st_json_u64(v.u);
-	}
+	int64_t v;
+	bool big;
+	if (st_kv_integer(type, p, &v, &big))
+		return big ? st_json_u64((uint64_t)v) : json_integer(v);
+	return type == ST_KV_BOOL ? json_boolean(*p != 0) : st_json_number(st_kv_number(type, p));
 }
 
 /* The value of a key; of a list at most `most` elements. */
