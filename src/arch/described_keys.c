@@ -15,14 +15,10 @@
 enum st_status(st_described_fail)(const struct st_described *d, uint32_t line, struct st_error *err, const char *fmt,
                                   ...)
 {
-	char message[400], path[300];
 	va_list ap;
 	va_start(ap, fmt);
-	vsnprintf(message, sizeof message, fmt, ap);
+	enum st_status st = st_family_vfail(d->family->file, line, ST_ERR_FORMAT, err, fmt, ap);
 	va_end(ap);
-	snprintf(path, sizeof path, "%.256s:%u", d->family->file, line);
-	enum st_status st = st_fail(err, ST_ERR_FORMAT, "%s", message);
-	st_error_in(err, path);
 	return st;
 }
 
@@ -344,15 +340,6 @@ static enum st_status count_of(struct st_described *d, const char *name, uint32_
 	return ST_OK;
 }
 
-static enum st_status unsupported(const struct st_described *d, const struct st_expression *e, struct st_error *err)
-{
-	char path[300];
-	snprintf(path, sizeof path, "%.256s:%u", d->family->file, e->line);
-	enum st_status st = st_fail(err, ST_ERR_UNSUPPORTED, "this model does not fulfil \"%.300s\"", e->text);
-	st_error_in(err, path);
-	return st;
-}
-
 enum st_status st_described_settings(struct st_described *d, struct st_error *err)
 {
 	const struct st_family *f = d->family;
@@ -390,7 +377,8 @@ enum st_status st_described_settings(struct st_described *d, struct st_error *er
 		const struct st_expression *e = &f->requirements[i].holds;
 		ST_TRY(st_expression_holds(e, &d->settings, &holds, err));
 		if (!holds)
-			return unsupported(d, e, err);
+			return st_family_fail(f->file, e->line, ST_ERR_UNSUPPORTED, err,
+			                      "this model does not fulfil \"%.300s\"", e->text);
 	}
 	ST_TRY(count_of(d, "layers", MAX_LIST, &d->n_layers, err));
 	ST_TRY(count_of(d, "vocab", 1u << 28, &d->vocab, err));

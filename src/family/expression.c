@@ -349,15 +349,12 @@ static enum st_status fail_expression(const struct st_family *f, const struct st
 static enum st_status fail_expression(const struct st_family *f, const struct st_expression *e, struct st_error *err,
                                       const char *fmt, ...)
 {
-	char message[256], path[300];
+	char message[256];
 	va_list ap;
 	va_start(ap, fmt);
 	vsnprintf(message, sizeof message, fmt, ap);
 	va_end(ap);
-	snprintf(path, sizeof path, "%.256s:%u", f->file, e->line);
-	enum st_status st = st_fail(err, ST_ERR_FORMAT, "\"%.160s\": %s", e->text, message);
-	st_error_in(err, path);
-	return st;
+	return st_family_fail(f->file, e->line, ST_ERR_FORMAT, err, "\"%.160s\": %s", e->text, message);
 }
 
 static enum st_status eval(const struct evaluation *v, uint32_t i, struct st_setting *out);

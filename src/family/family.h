@@ -11,7 +11,10 @@
 
 #include <stele/status.h>
 
+#include "base/error.h"
 #include "base/mem.h"
+
+#include <stdarg.h>
 
 #define ST_FAMILY_NONE UINT32_MAX
 
@@ -206,6 +209,13 @@ ST_MUST_CHECK enum st_status st_family_parse(const char *file, const char *text,
                                              struct st_error *err);
 ST_MUST_CHECK enum st_status st_family_open(const char *path, struct st_family **out, struct st_error *err);
 void st_family_close(struct st_family *f);
+
+/* A failure at a line of a description, which the error names as its path ("gemma2.family:53"). */
+enum st_status st_family_vfail(const char *file, uint32_t line, enum st_status code, struct st_error *err,
+                               const char *fmt, va_list ap);
+enum st_status st_family_fail(const char *file, uint32_t line, enum st_status code, struct st_error *err,
+                              const char *fmt, ...) ST_PRINTF(5, 6);
+#define st_family_fail(...) st_failure((st_family_fail)(__VA_ARGS__))
 
 /* Index of a key or a weight, or ST_FAMILY_NONE. */
 uint32_t st_family_find_key(const struct st_family *f, const char *name);

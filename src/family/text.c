@@ -7,16 +7,33 @@
 #include <stdio.h>
 #include <string.h>
 
-enum st_status(st_line_fail)(const struct st_line *l, struct st_error *err, const char *fmt, ...)
+enum st_status st_family_vfail(const char *file, uint32_t line, enum st_status code, struct st_error *err,
+                               const char *fmt, va_list ap)
 {
-	char message[400], path[300];
+	char message[500], path[300];
+	vsnprintf(message, sizeof message, fmt, ap);
+	snprintf(path, sizeof path, "%.256s:%u", file, line);
+	enum st_status st = st_fail(err, code, "%s", message);
+	st_error_in(err, path);
+	return st;
+}
+
+enum st_status(st_family_fail)(const char *file, uint32_t line, enum st_status code, struct st_error *err,
+                               const char *fmt, ...)
+{
 	va_list ap;
 	va_start(ap, fmt);
-	vsnprintf(message, sizeof message, fmt, ap);
+	enum st_status st = st_family_vfail(file, line, code, err, fmt, ap);
 	va_end(ap);
-	snprintf(path, sizeof path, "%.256s:%u", l->file, l->number);
-	enum st_status st = st_fail(err, ST_ERR_FORMAT, "%s", message);
-	st_error_in(err, path);
+	return st;
+}
+
+enum st_status(st_line_fail)(const struct st_line *l, struct st_error *err, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	enum st_status st = st_family_vfail(l->file, l->number, ST_ERR_FORMAT, err, fmt, ap);
+	va_end(ap);
 	return st;
 }
 
