@@ -83,6 +83,7 @@ uint32_t st_role_shape(const struct st_config *cfg, enum st_role role, uint64_t 
 
 /* What llama3's scaling of the rotary frequencies multiplies frequency f by. */
 double st_rope_llama3(const struct st_config *cfg, double f);
+double st_rope_bands(double f, double factor, double low, double high, double original);
 
 /* Configuration from whatever the container carries: GGUF keys, config.json or APR metadata. */
 ST_MUST_CHECK enum st_status st_config_read(const struct st_container *c, struct st_config *cfg,

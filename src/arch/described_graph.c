@@ -1,4 +1,5 @@
 /* described_graph.c - the stages of a description as nodes: which weights, which parameters, which widths. */
+#include "arch/arch.h"
 #include "arch/described.h"
 
 #include "base/error.h"
@@ -226,14 +227,6 @@ static enum st_status norm(struct builder *b, struct st_node *n, uint32_t in)
 	return ST_OK;
 }
 
-/* How much of frequency f stays unscaled under llama3's scaling (transformers, modeling_rope_utils). */
-static double llama3(double f, double factor, double low, double high, double original)
-{
-	double turns = original * f / (2 * M_PI), keep = (turns - low) / (high - low);
-	keep = keep < 0 ? 0 : keep > 1 ? 1 : keep;
-	return (1 - keep) / factor + keep;
-}
-
 /* What the rotation of a stage is made of. */
 struct rotation {
 	double theta, factor, low, high, original, fast, slow, attention_factor;
@@ -317,7 +310,7 @@ static enum st_status rope(struct builder *b, struct st_node *n, uint32_t in)
 		st_tensor_decode_f64(divisors->tensor, 0, 1, by);
 	for (uint32_t i = 0; i < pairs; i++) {
 		inv[i] = i < n_turned ? st_exp(-ln_theta * (2.0 * i) / n->n_rot) : 0;
-		inv[i] *= r.llama3 ? llama3(inv[i], r.factor, r.low, r.high, r.original)
+		inv[i] *= r.llama3 ? st_rope_bands(inv[i], r.factor, r.low, r.high, r.original)
 		        : r.yarn   ? yarn(&r, i, n->n_rot)
 		        : r.linear ? 1 / r.factor
 		                   : 1;

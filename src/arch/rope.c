@@ -6,20 +6,20 @@
 
 #include <math.h>
 
-/* How much of frequency f stays unscaled under llama3's scaling: all of it for wavelengths below
- * original/high positions, nothing beyond original/low, linear in original/wavelength between
- * (transformers, modeling_rope_utils). */
-static double kept(const struct st_config *cfg, double f)
+/* All of frequency f stays for wavelengths below original/high positions, nothing beyond original/low, linear in
+ * original/wavelength between (transformers, modeling_rope_utils). */
+double st_rope_bands(double f, double factor, double low, double high, double original)
 {
-	double turns = cfg->rope_original_positions * f / (2 * M_PI); /* original / wavelength */
-	double keep = (turns - cfg->rope_low_freq) / (cfg->rope_high_freq - cfg->rope_low_freq);
-	return keep < 0 ? 0 : keep > 1 ? 1 : keep;
+	double turns = original * f / (2 * M_PI); /* original / wavelength */
+	double keep = (turns - low) / (high - low);
+	keep = keep < 0 ? 0 : keep > 1 ? 1 : keep;
+	return (1 - keep) / factor + keep;
 }
 
 double st_rope_llama3(const struct st_config *cfg, double f)
 {
-	double keep = kept(cfg, f);
-	return (1 - keep) / cfg->rope_factor + keep;
+	return st_rope_bands(f, cfg->rope_factor, cfg->rope_low_freq, cfg->rope_high_freq,
+	                     cfg->rope_original_positions);
 }
 
 /* Published models use low 1 and high 4; they count only in proportion to the original length,
@@ -33,7 +33,7 @@ double st_rope_llama3(const struct st_config *cfg, double f)
 /*
  * GGUF has no key for llama3's scaling: converters write its effect, one divisor per pair. Find
  * the parameters again, so that both spellings of one model have one configuration. In the blended
- * range, kept() is a line in f: two points give its slope and offset, one gives the slope under the usual
+ * range, what is kept is a line in f: two points give its slope and offset, one gives the slope under the usual
  * high. What does not reproduce every divisor is left alone; the divisors are used in any case.
  */
 static void recognise_llama3(struct st_config *cfg, const double *f, const double *by, uint32_t pairs)
