@@ -18,11 +18,10 @@ static inline struct st_model *open_model(const char *path)
 }
 
 /* Logits of all T positions, [T, vocab], evaluated `chunk` tokens at a time. The caller frees. */
-static inline float *model_logits(const struct st_model *m, const struct st_exec *e, const uint32_t *tokens, size_t T,
+static inline float *graph_logits(const struct st_graph *g, const struct st_exec *e, const uint32_t *tokens, size_t T,
                                   size_t chunk)
 {
 	struct st_error err = ST_ERROR_INIT;
-	const struct st_graph *g = st_model_graph(m);
 	struct st_run *r;
 	float *logits = malloc(T * g->vocab * sizeof *logits);
 	assert_non_null(logits);
@@ -39,6 +38,12 @@ static inline float *model_logits(const struct st_model *m, const struct st_exec
 	}
 	st_run_close(r);
 	return logits;
+}
+
+static inline float *model_logits(const struct st_model *m, const struct st_exec *e, const uint32_t *tokens, size_t T,
+                                  size_t chunk)
+{
+	return graph_logits(st_model_graph(m), e, tokens, T, chunk);
 }
 
 /* ||a - b|| / ||b|| */

@@ -9,25 +9,6 @@
 #include <dirent.h>
 #include <jansson.h>
 
-static float *logits(const struct st_graph *g, const struct st_exec *e, const uint32_t *tokens, size_t T, size_t chunk)
-{
-	struct st_error err = ST_ERROR_INIT;
-	struct st_run *r;
-	float *all = malloc(T * g->vocab * sizeof *all);
-	assert_ok(st_run_open(g, e, chunk, T, &r, &err), &err);
-	for (size_t t = 0; t < T; t += chunk) {
-		size_t n = T - t < chunk ? T - t : chunk;
-		assert_ok(st_run_begin(r, tokens + t, n, &err), &err);
-		for (uint32_t i = 0; i < g->n_nodes; i++)
-			assert_ok(st_run_eval(r, i, &err), &err);
-		struct st_value v = st_run_value(r, g->n_nodes - 1);
-		assert_int_equal(v.cols, g->vocab);
-		memcpy(all + t * g->vocab, v.data, n * g->vocab * sizeof *all);
-	}
-	st_run_close(r);
-	return all;
-}
-
 static void check_sequence(const char *what, const struct st_graph *g, const json_t *ids, const json_t *rows)
 {
 	uint32_t tokens[64];
@@ -51,7 +32,7 @@ static void check_sequence(const char *what, const struct st_graph *g, const jso
 		     { ST_MODE_FAST, 64, 1e-4 } };
 	for (size_t r = 0; r < sizeof runs / sizeof *runs; r++) {
 		struct st_exec e = exec_in(runs[r].mode);
-		float *got = logits(g, &e, tokens, T, runs[r].chunk < T ? runs[r].chunk : T);
+		float *got = graph_logits(g, &e, tokens, T, runs[r].chunk < T ? runs[r].chunk : T);
 		double rel = rel_l2(got, want, T * V);
 		if (!(rel <= runs[r].bound))
 			fail_msg("%s in %s, %zu tokens at a time: relative L2 %g", what, st_mode_name(runs[r].mode),
