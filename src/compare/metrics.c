@@ -74,6 +74,21 @@ ST_LEVELS static void chunk_fast(const float *restrict a, const float *restrict 
 
 static bool alike(float x, float y) { return isnan(x) ? isnan(y) : x == y; }
 
+double st_sum_of_products(const float *a, const float *b, uint64_t n)
+{
+	float lanes[16] = { 0 };
+	uint64_t i = 0;
+	for (; i + 16 <= n; i += 16)
+		for (size_t l = 0; l < 16; l++)
+			lanes[l] += a[i + l] * b[i + l];
+	double sum = 0;
+	for (size_t l = 0; l < 16; l++)
+		sum += lanes[l];
+	for (; i < n; i++)
+		sum += (double)a[i] * b[i];
+	return sum;
+}
+
 double st_apart(float a, float b)
 {
 	if (isfinite(a) && isfinite(b))

@@ -17,6 +17,9 @@ void st_sums_of(const float *a, const float *b, uint64_t n, uint64_t index, stru
 /* Add the sums of the elements that follow. */
 void st_sums_fold(struct st_sums *total, const struct st_sums *next);
 
+/* sum of a b, in f32 lanes that do not depend on the compiler and it may keep in registers. */
+double st_sum_of_products(const float *a, const float *b, uint64_t n);
+
 /* |a - b|; 0 where both are not finite alike, infinite where they are not. */
 double st_apart(float a, float b);
 /* Keep d among the `limit` largest, in order; of equal ones the first. *n: how many are kept so far. */

@@ -1,5 +1,6 @@
 /* weight_order.c - the right numbers in another order: transposed, rows permuted for RoPE, shifted or shuffled. */
 #include "base/pool.h"
+#include "compare/sums.h"
 #include "compare/weight_trial.h"
 #include "graph/basis.h"
 
@@ -134,22 +135,6 @@ enum st_status st_test_rope_order(struct st_trial *t)
 	return ST_OK;
 }
 
-/* A dot product whose lanes the compiler may keep in one register. */
-static double dot(const float *a, const float *b, uint64_t n)
-{
-	float acc[16] = { 0 };
-	uint64_t i = 0;
-	for (; i + 16 <= n; i += 16)
-		for (uint64_t l = 0; l < 16; l++)
-			acc[l] += a[i + l] * b[i + l];
-	double sum = 0;
-	for (uint64_t l = 0; l < 16; l++)
-		sum += acc[l];
-	for (; i < n; i++)
-		sum += (double)a[i] * b[i];
-	return sum;
-}
-
 /* Rows of b beside the sampled rows of a. */
 struct cosines {
 	const struct st_rows *b;
@@ -168,10 +153,11 @@ static void find_cosines(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 	float *y = k->row + lane * cols;
 	for (uint64_t r = begin; r < end && !st_cancelled(); r++) {
 		b->get(b, r, &(struct st_cells){ .value = y });
-		double len = sqrt(dot(y, y, cols));
+		double len = sqrt(st_sum_of_products(y, y, cols));
 		for (uint64_t i = 0; i < k->n_sample; i++)
 			k->cosine[i * b->rows + r] = len > 0 && k->norm[i] > 0
-			                                   ? (float)(dot(k->x + i * cols, y, cols) / (len * k->norm[i]))
+			                                   ? (float)(st_sum_of_products(k->x + i * cols, y, cols)
+			                                             / (len * k->norm[i]))
 			                                   : 0;
 	}
 }
@@ -193,7 +179,7 @@ static enum st_status match_rows(struct st_trial *t, uint64_t *best, bool *only)
 	double norm[ST_SAMPLE];
 	for (uint64_t i = 0; i < S; i++) {
 		a->get(a, t->sample[i], &(struct st_cells){ .value = x + i * cols });
-		norm[i] = sqrt(dot(x + i * cols, x + i * cols, cols));
+		norm[i] = sqrt(st_sum_of_products(x + i * cols, x + i * cols, cols));
 	}
 	struct cosines k = { b, S, x, norm, row, cosine };
 	st_pool_each(t->pool, b->rows, (S + 4) * cols, find_cosines, &k);

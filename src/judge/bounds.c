@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/pool.h"
+#include "compare/sums.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -53,22 +54,6 @@ static int by_difference(const void *x, const void *y)
 {
 	const struct entry *a = x, *b = y;
 	return a->d != b->d ? (a->d > b->d) - (a->d < b->d) : (a->k > b->k) - (a->k < b->k);
-}
-
-/* In lanes that do not depend on the compiler. */
-static double dot(const float *x, const float *y, size_t n)
-{
-	float s[16] = { 0 };
-	size_t i = 0;
-	for (; i + 16 <= n; i += 16)
-		for (size_t l = 0; l < 16; l++)
-			s[l] += x[i + l] * y[i + l];
-	double sum = 0;
-	for (size_t l = 0; l < 16; l++)
-		sum += s[l];
-	for (; i < n; i++)
-		sum += (double)x[i] * y[i];
-	return sum;
 }
 
 /* sum over the values that differences have of (d * sum of x)^2 */
@@ -128,7 +113,8 @@ static void sum_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 				if (e && !p->beyond[t])
 					continue;
 				double v = (double)most * most
-				         * (e ? grouped(e, (size_t)K, p->x + t * K) : dot(d, p->x2 + t * K, (size_t)K));
+				         * (e ? grouped(e, (size_t)K, p->x + t * K)
+				              : st_sum_of_products(d, p->x2 + t * K, (size_t)K));
 				s->v += v;
 				s->v2 += v * v;
 				s->most = fmax(s->most, v);
