@@ -291,6 +291,8 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 		softmax_of(&j);
 		break;
 	case ST_OP_LINEAR_AT:
+		if (st_matmul_scratch(e, r->T, j.ld[0]) > r->scratch_size)
+			return st_fail(err, ST_ERR_USAGE, "more threads than the run was opened for");
 		linear_at(&j);
 		break;
 	case ST_OP_WEIGHTED_SUM:

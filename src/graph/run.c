@@ -122,9 +122,11 @@ static void lay_out(struct st_run *r, struct layout *l)
 			size_t s = scratch_for(&r->e, r->max_tokens, g->nodes[n->in[0]].width);
 			r->scratch_size = s > r->scratch_size ? s : r->scratch_size;
 		}
-		if (n->op == ST_OP_LINEAR_AT) {
-			uint64_t both = (uint64_t)g->nodes[n->in[0]].width + n->width, need = 0;
-			l->overflow |= !st_mul_u64(both, r->max_tokens, &need);
+		if (n->op == ST_OP_LINEAR_AT) { /* a row for each choice goes in and comes out */
+			uint64_t in = 0, both = 0, need = 0;
+			if (!st_mul_u64(n->choices, st_tensor_cols(&n->w[0]->experts[0]), &in)
+			    || !st_add_u64(in, n->width, &both) || !st_mul_u64(both, r->max_tokens, &need))
+				l->overflow = true;
 			experts = need > experts ? need : experts;
 		}
 	}

@@ -382,6 +382,67 @@ static void memory_is_known_before(void **state)
 	tiny_free(t);
 }
 
+/* Matrices of experts that are much wider than high: what the tokens bring is larger than what comes out. */
+static void experts_equal_plain_loops(void **state)
+{
+	(void)state;
+	enum { V = 37, K = 4096, E = 5, N = 2, C = 4 };
+	static float embedding[V * K], router[E * K], matrix[E][N * K];
+	static struct st_tensor experts[E];
+	struct tiny *t = calloc(1, sizeof *t);
+	for (size_t i = 0; i < V * K; i++)
+		embedding[i] = (float)((i * 131 + 7) % 97) / 48 - 1;
+	for (size_t i = 0; i < E * K; i++)
+		router[i] = (float)((i * 89 + 3) % 101) / 50 - 1;
+	for (size_t e = 0; e < E; e++)
+		for (size_t i = 0; i < N * K; i++)
+			matrix[e][i] = (float)((i * 53 + e * 17) % 89) / 44 - 1;
+	for (size_t e = 0; e < E; e++)
+		experts[e] = *tiny_weight(t, matrix[e], N, K)->tensor;
+	struct st_weight stack = { .tensor = experts, .heads = 1, .experts = experts, .n_experts = E };
+	const struct st_weight *table = tiny_weight(t, embedding, V, K), *by = tiny_weight(t, router, E, K);
+	struct st_node nodes[] = {
+		{ .name = "x",
+		  .op = ST_OP_EMBED,
+		  .in = { ST_NO_NODE, ST_NO_NODE },
+		  .width = K,
+		  .w = { table },
+		  .n_w = 1,
+		  .scale = 1 },
+		{ .name = "r", .op = ST_OP_LINEAR, .in = { 0, ST_NO_NODE }, .width = E, .w = { by }, .n_w = 1 },
+		{ .name = "i", .op = ST_OP_TOP, .in = { 1, ST_NO_NODE }, .width = C },
+		{ .name = "y",
+		  .op = ST_OP_LINEAR_AT,
+		  .in = { 0, 2 },
+		  .width = C * N,
+		  .w = { &stack },
+		  .n_w = 1,
+		  .choices = C },
+	};
+	for (uint32_t i = 0; i < 4; i++) {
+		nodes[i].stage = ST_STAGE_COUNT;
+		nodes[i].layer = -1;
+		nodes[i].slot = i;
+	}
+	t->g = (struct st_graph){ .nodes = nodes, .n_nodes = 4, .vocab = V, .n_slots = 4 };
+	struct st_exec e = st_exec_default();
+	struct st_run *r = open_run(t, &e, T_MAX, T_MAX);
+	begin(r, 0, T_MAX);
+	eval(r, 0, 4);
+	const float *chosen = st_run_value(r, 2).data, *got = st_run_value(r, 3).data;
+	for (size_t k = 0; k < T_MAX; k++)
+		for (size_t c = 0; c < C; c++)
+			for (size_t n = 0; n < N; n++) {
+				double sum = 0;
+				for (size_t i = 0; i < K; i++)
+					sum += (double)matrix[(size_t)chosen[k * C + c]][n * K + i]
+					     * embedding[ids[k] * K + i];
+				assert_true(fabs(got[(k * C + c) * N + n] - sum) <= 1e-6 * (1 + fabs(sum)));
+			}
+	st_run_close(r);
+	free(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -395,6 +456,7 @@ int main(void)
 		cmocka_unit_test(last_position_only),
 		cmocka_unit_test(misuse_is_refused),
 		cmocka_unit_test(memory_is_known_before),
+		cmocka_unit_test(experts_equal_plain_loops),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
