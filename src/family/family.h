@@ -97,7 +97,6 @@ struct st_source_step {
 
 struct st_source {
 	const char *name;   /* of the tensor; "#" is the layer, "@" the expert */
-	const char *scales; /* mxfp4(NAME, SCALES): the tensor beside it; NULL: none */
 	uint32_t n_steps;
 	struct st_source_step steps[ST_SOURCE_STEPS];
 };
