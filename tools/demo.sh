@@ -33,4 +33,8 @@ printf '\nThe sound pair:\n'
 step 0 rosetta model.apr model.gguf --prompt "2+2=" --assert-match --quiet
 printf '\nThe same model, written with one matrix transposed:\n'
 step 0 synth --arch qwen2 --preset tiny --type f32 --seed 1 --plant weight.transposed:1 -o broken.apr
-step 1 rosetta broken.apr model.gguf --prompt "2+2=" --assert-match --quiet
+step 1 rosetta broken.apr model.gguf --prompt "2+2=" --assert-match --quiet > report
+cat report
+# The report begins with its summary; a screen shows the end.
+printf '\nIn short:\n'
+sed -n 's/^\[ROSETTA\] \(FAILED\|DIAGNOSIS\|Recommendation\)/\1/p' report
