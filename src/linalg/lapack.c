@@ -20,7 +20,7 @@ enum { OPENBLAS, LAPACKE, N_LIBRARIES };
 static const char *const sonames[N_LIBRARIES] = { "libopenblas.so.0", "liblapacke.so.3" };
 
 static const struct {
-	int library;
+	int in; /* which of the libraries */
 	const char *name;
 	size_t offset;
 } functions[] = {
@@ -68,10 +68,10 @@ static enum st_status load(struct st_error *err)
 				dlerror());
 	}
 	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
-		void *f = dlsym(library[functions[i].library], functions[i].name);
+		void *f = dlsym(library[functions[i].in], functions[i].name);
 		if (!f)
 			return st_fail(err, ST_ERR_UNSUPPORTED, "%s has no %s, which singular values are computed with",
-			               sonames[functions[i].library], functions[i].name);
+			               sonames[functions[i].in], functions[i].name);
 		memcpy((char *)&table + functions[i].offset, &f, sizeof f);
 	}
 	return ST_OK;
