@@ -10,32 +10,29 @@
 #include <math.h>
 #include <string.h>
 
-/* The numbers at one place of n bytes: dst[i] |= bits << up. */
+/* The numbers at one place of n bytes, put above the `up` bits that dst has. */
 static inline void numbers_of(const uint8_t *restrict p, unsigned n, unsigned shift, unsigned mask, unsigned up,
                               int16_t *restrict dst)
 {
-	for (unsigned i = 0; i < n; i++)
-		dst[i] = (int16_t)((unsigned)dst[i] | ((unsigned)p[i] >> shift & mask) << up);
-}
-
-ST_LEVELS static void many_numbers_of(const uint8_t *p, unsigned n, unsigned shift, unsigned mask, unsigned up,
-                                      int16_t *dst)
-{
-	numbers_of(p, n, shift, mask, up, dst);
+	if (up == 0)
+		for (unsigned i = 0; i < n; i++)
+			dst[i] = (int16_t)((unsigned)p[i] >> shift & mask);
+	else
+		for (unsigned i = 0; i < n; i++)
+			dst[i] = (int16_t)((unsigned)dst[i] | ((unsigned)p[i] >> shift & mask) << up);
 }
 
 /* The numbers in one byte. */
 static inline void numbers_in(unsigned byte, unsigned n, unsigned bits, unsigned mask, unsigned up, int16_t *dst)
 {
 	for (unsigned i = 0; i < n; i++)
-		dst[i] = (int16_t)((unsigned)dst[i] | (byte >> (i * bits) & mask) << up);
+		dst[i] = (int16_t)((up ? (unsigned)dst[i] : 0) | (byte >> (i * bits) & mask) << up);
 }
 
-/* Take a list out of its bits: dst[i] |= bits << up. */
-static void read_bits(const struct st_bits *b, const uint8_t *block, unsigned n, unsigned up, int16_t *dst)
+/* Take a list out of its bits, above the `up` bits that dst has. */
+static inline __attribute__((always_inline)) void read_bits(const struct st_bits *b, const uint8_t *block, unsigned n,
+                                                            unsigned up, int16_t *dst)
 {
-	if (b->bits == 0)
-		return;
 	unsigned mask = (1u << b->bits) - 1, shift = b->shift, bytes = b->bytes;
 	const uint8_t *p = block + b->at;
 	for (unsigned first = 0; first < n; first += b->group, p += b->advance, shift += b->shift_advance) {
@@ -44,10 +41,8 @@ static void read_bits(const struct st_bits *b, const uint8_t *block, unsigned n,
 			numbers_in((unsigned)*p >> shift, end, b->bits, mask, up, dst + first);
 			continue;
 		}
-		for (unsigned e = 0, s = shift; e < end; e += bytes, s += b->bits) {
-			unsigned here = end - e < bytes ? end - e : bytes;
-			(here < 16 ? numbers_of : many_numbers_of)(p, here, s, mask, up, dst + first + e);
-		}
+		for (unsigned e = 0, s = shift; e < end; e += bytes, s += b->bits)
+			numbers_of(p, end - e < bytes ? end - e : bytes, s, mask, up, dst + first + e);
 	}
 }
 
@@ -67,10 +62,11 @@ static void write_bits(const struct st_bits *b, uint8_t *block, unsigned n, unsi
 	}
 }
 
-static void sign_extend(unsigned bits, unsigned n, int16_t *v)
+static inline void sign_extend(unsigned bits, unsigned n, int16_t *v)
 {
+	int sign = 1 << (bits - 1);
 	for (unsigned i = 0; i < n; i++)
-		v[i] = (int16_t)(v[i] >= 1 << (bits - 1) ? v[i] - (1 << bits) : v[i]);
+		v[i] = (int16_t)((v[i] ^ sign) - sign);
 }
 
 static unsigned elements_of(const struct st_geometry *g) { return (unsigned)g->sub * g->n_sub; }
@@ -115,23 +111,37 @@ static void write_factor(enum st_factor f, float v, uint8_t *block, int at)
 	}
 }
 
+ST_LEVELS static void read_codes(const struct st_geometry *g, const uint8_t *block, unsigned n, int16_t *code)
+{
+	read_bits(&g->code, block, n, 0, code);
+	if (g->code_high.bits)
+		read_bits(&g->code_high, block, n, g->code.bits, code);
+	if (g->code_signed)
+		sign_extend(g->code.bits, n, code);
+}
+
+/* The integers of the sub-blocks. */
+static void read_small(const struct st_bits *low, const struct st_bits *high, const uint8_t *block, unsigned n,
+                       int16_t *v)
+{
+	read_bits(low, block, n, 0, v);
+	if (high->bits)
+		read_bits(high, block, n, low->bits, v);
+}
+
 void st_block_unpack(const struct st_geometry *g, const uint8_t *block, struct st_block_parts *p)
 {
 	unsigned n = elements_of(g);
 	assert(n > 0 && n <= ST_BLOCK_MOST);
 	p->d = g->factor == ST_FACTOR_NONE ? 1 : read_factor(g->factor, block, g->d_at);
 	p->m = read_factor(g->factor, block, g->m_at);
-	memset(p->code, 0, n * sizeof *p->code);
-	read_bits(&g->code, block, n, 0, p->code);
-	read_bits(&g->code_high, block, n, g->code.bits, p->code);
-	if (g->code_signed)
-		sign_extend(g->code.bits, n, p->code);
+	read_codes(g, block, n, p->code);
 	memset(p->scale, 0, sizeof p->scale);
 	memset(p->min, 0, sizeof p->min);
-	read_bits(&g->scale, block, g->n_sub, 0, p->scale);
-	read_bits(&g->scale_high, block, g->n_sub, g->scale.bits, p->scale);
-	read_bits(&g->min, block, g->n_sub, 0, p->min);
-	read_bits(&g->min_high, block, g->n_sub, g->min.bits, p->min);
+	if (g->min.bits)
+		read_small(&g->min, &g->min_high, block, g->n_sub, p->min);
+	if (g->scale.bits)
+		read_small(&g->scale, &g->scale_high, block, g->n_sub, p->scale);
 	if (g->scale_signed)
 		sign_extend(g->scale.bits, g->n_sub, p->scale);
 	for (unsigned j = 0; j < g->n_sub; j++)

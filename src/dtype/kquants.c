@@ -8,12 +8,13 @@
 #include "dtype/codec.h"
 
 #include "base/cursor.h"
+#include "base/levels.h"
 #include "dtype/blocks.h"
 #include "dtype/half.h"
 
 /* 16 sub-blocks of 16: byte 32h + i of qs holds, from its lowest bits up, elements 128h + i,
  * + 32, + 64 and + 96. scales: low half scale, high half minimum. */
-void st_decode_q2_k(const void *src, float *dst, size_t n)
+ST_LEVELS void st_decode_q2_k(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q2_k *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QKK) {
@@ -29,7 +30,7 @@ void st_decode_q2_k(const void *src, float *dst, size_t n)
 }
 
 /* As Q2_K, with a third bit in hmask (bit j/2 of byte i % 32, set = no 4 taken off) and no minimum. */
-void st_decode_q3_k(const void *src, float *dst, size_t n)
+ST_LEVELS void st_decode_q3_k(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q3_k *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QKK) {
@@ -47,7 +48,7 @@ void st_decode_q3_k(const void *src, float *dst, size_t n)
 }
 
 /* 8 sub-blocks of 32: bytes 32g .. 32g+31 hold sub-block 2g in their low halves, 2g + 1 in their high ones. */
-void st_decode_q4_k(const void *src, float *dst, size_t n)
+ST_LEVELS void st_decode_q4_k(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q4_k *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QKK) {
@@ -64,7 +65,7 @@ void st_decode_q4_k(const void *src, float *dst, size_t n)
 }
 
 /* As Q4_K, with a fifth bit in bit j of qh[i]. */
-void st_decode_q5_k(const void *src, float *dst, size_t n)
+ST_LEVELS void st_decode_q5_k(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q5_k *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QKK) {
@@ -83,7 +84,7 @@ void st_decode_q5_k(const void *src, float *dst, size_t n)
 
 /* 16 sub-blocks of 16 with signed 8-bit scales. Of each half of 128 elements, run r of 32 has its low 4 bits
  * in ql[32 (r % 2) + i], low half for r < 2, and its high 2 bits in bits 2r of qh[i]. */
-void st_decode_q6_k(const void *src, float *dst, size_t n)
+ST_LEVELS void st_decode_q6_k(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q6_k *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QKK) {
@@ -100,7 +101,7 @@ void st_decode_q6_k(const void *src, float *dst, size_t n)
 	}
 }
 
-void st_decode_q8_k(const void *src, float *dst, size_t n)
+ST_LEVELS void st_decode_q8_k(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q8_k *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QKK) {

@@ -8,12 +8,13 @@
  */
 #include "dtype/codec.h"
 
+#include "base/levels.h"
 #include "dtype/blocks.h"
 #include "dtype/half.h"
 
 #include <math.h>
 
-void st_decode_q4_0(const void *src, float *dst, size_t n)
+ST_LEVELS void st_decode_q4_0(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q4_0 *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QK) {
@@ -25,7 +26,7 @@ void st_decode_q4_0(const void *src, float *dst, size_t n)
 	}
 }
 
-void st_decode_q4_1(const void *src, float *dst, size_t n)
+ST_LEVELS void st_decode_q4_1(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q4_1 *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QK) {
@@ -44,7 +45,7 @@ static inline int code5(const uint8_t qh[4], const uint8_t qs[16], unsigned i)
 	return low | (qh[i / 8] >> (i % 8) & 1) << 4;
 }
 
-void st_decode_q5_0(const void *src, float *dst, size_t n)
+ST_LEVELS void st_decode_q5_0(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q5_0 *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QK) {
@@ -54,7 +55,7 @@ void st_decode_q5_0(const void *src, float *dst, size_t n)
 	}
 }
 
-void st_decode_q5_1(const void *src, float *dst, size_t n)
+ST_LEVELS void st_decode_q5_1(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q5_1 *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QK) {
@@ -64,7 +65,7 @@ void st_decode_q5_1(const void *src, float *dst, size_t n)
 	}
 }
 
-void st_decode_q8_0(const void *src, float *dst, size_t n)
+ST_LEVELS void st_decode_q8_0(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q8_0 *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QK) {
@@ -74,7 +75,7 @@ void st_decode_q8_0(const void *src, float *dst, size_t n)
 	}
 }
 
-void st_decode_q8_1(const void *src, float *dst, size_t n)
+ST_LEVELS void st_decode_q8_1(const void *src, float *dst, size_t n)
 {
 	const struct st_block_q8_1 *b = src;
 	for (const float *end = dst + n; dst < end; b++, dst += ST_QK) {

@@ -13,6 +13,7 @@
 #include "judge/floors.h"
 
 #include "base/error.h"
+#include "base/levels.h"
 #include "base/mem.h"
 #include "base/pool.h"
 #include "compare/sums.h"
@@ -33,7 +34,7 @@ struct product {
 	const float *x, *x2; /* [T, K] */
 	size_t T;
 	const bool *beyond;   /* [T]: equal differences are added up first; NULL: of no token */
-	float *rows;          /* per lane: a's row, b's row, differences */
+	float *rows;          /* per lane: a's row or differences, b's row or their squares */
 	struct entry *sorted; /* per lane: [K], with beyond */
 	struct sums *part;    /* [GROUPS, T] */
 };
@@ -70,42 +71,59 @@ static double grouped(const struct entry *e, size_t K, const float *x)
 	return sum;
 }
 
-/* Largest magnitude; NaN counts as nothing. In lanes, since fmaxf() is a call for each number. */
-static float largest(const float *x, uint64_t n)
+/* a becomes a - b. most: the largest magnitudes, in lanes; NaN counts as nothing. */
+ST_LEVELS static void subtract_lanes(float *restrict a, const float *restrict b, uint64_t n, float most[ST_LANES])
 {
-	float most[8] = { 0 };
+	float top[ST_LANES] = { 0 };
 	uint64_t i = 0;
-	for (; i + 8 <= n; i += 8)
-		for (size_t l = 0; l < 8; l++)
-			most[l] = fabsf(x[i + l]) > most[l] ? fabsf(x[i + l]) : most[l];
-	for (; i < n; i++)
-		most[0] = fabsf(x[i]) > most[0] ? fabsf(x[i]) : most[0];
-	for (size_t l = 1; l < 8; l++)
+	for (; i + ST_LANES <= n; i += ST_LANES)
+		for (size_t l = 0; l < ST_LANES; l++) {
+			float d = a[i + l] - b[i + l], size = fabsf(d);
+			a[i + l] = d;
+			top[l] = size > top[l] ? size : top[l];
+		}
+	for (; i < n; i++) {
+		a[i] -= b[i];
+		top[0] = fabsf(a[i]) > top[0] ? fabsf(a[i]) : top[0];
+	}
+	memcpy(most, top, sizeof top);
+}
+
+/* a becomes a - b; the largest magnitude. */
+static float subtract(float *a, const float *b, uint64_t n)
+{
+	float most[ST_LANES];
+	subtract_lanes(a, b, n, most);
+	for (size_t l = 1; l < ST_LANES; l++)
 		most[0] = most[l] > most[0] ? most[l] : most[0];
 	return most[0];
+}
+
+/* Relative to the largest: squares of small numbers vanish. */
+ST_LEVELS static void square_of(const float *restrict d, float most, uint64_t n, float *restrict square)
+{
+	for (uint64_t i = 0; i < n; i++) {
+		float x = d[i] / most;
+		square[i] = x * x;
+	}
 }
 
 static void sum_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
 	const struct product *p = ctx;
 	uint64_t K = st_tensor_cols(p->b->tensor), N = rows_of(p);
-	float *a = p->rows + lane * 3 * K, *b = a + K, *d = b + K;
+	float *d = p->rows + lane * 2 * K, *square = d + K;
 	struct entry *e = p->sorted ? p->sorted + lane * K : NULL;
 	for (uint64_t g = begin; g < end; g++)
 		for (uint64_t n = g * N / GROUPS; n < (g + 1) * N / GROUPS && !st_cancelled(); n++) {
-			st_weight_decode(p->a, n, 1, a);
-			st_weight_decode(p->b, n, 1, b);
-			for (uint64_t k = 0; k < K; k++)
-				d[k] = a[k] - b[k];
-			float most = largest(d, K);
+			st_weight_decode(p->a, n, 1, d);
+			st_weight_decode(p->b, n, 1, square);
+			float most = subtract(d, square, K);
 			if (!(most > 0))
 				continue;
-			for (uint64_t k = 0; k < K; k++) /* relative to the largest: squares of small numbers vanish */
-				d[k] /= most;
 			for (uint64_t k = 0; e && k < K; k++)
-				e[k] = (struct entry){ d[k], (uint32_t)k };
-			for (uint64_t k = 0; k < K; k++)
-				d[k] *= d[k];
+				e[k] = (struct entry){ d[k] / most, (uint32_t)k };
+			square_of(d, most, K, square);
 			if (e)
 				qsort(e, (size_t)K, sizeof *e, by_difference);
 			for (size_t t = 0; t < p->T; t++) {
@@ -114,7 +132,7 @@ static void sum_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 					continue;
 				double v = (double)most * most
 				         * (e ? grouped(e, (size_t)K, p->x + t * K)
-				              : st_sum_of_products(d, p->x2 + t * K, (size_t)K));
+				              : st_sum_of_products(square, p->x2 + t * K, (size_t)K));
 				s->v += v;
 				s->v2 += v * v;
 				s->most = fmax(s->most, v);
@@ -127,7 +145,7 @@ static enum st_status add_weight(struct product *p, struct st_pool *pool, struct
 {
 	uint64_t K = st_tensor_cols(p->b->tensor), N = rows_of(p);
 	size_t lanes = st_pool_threads(pool);
-	p->rows = st_alloc_array3(lanes, 3, K, sizeof *p->rows);
+	p->rows = st_alloc_array3(lanes, 2, K, sizeof *p->rows);
 	p->part = st_alloc_array2(GROUPS, p->T, sizeof *p->part);
 	p->sorted = p->beyond ? st_alloc_array2(lanes, K, sizeof *p->sorted) : NULL;
 	enum st_status st = p->rows && p->part && (p->sorted || !p->beyond)
