@@ -43,7 +43,8 @@ struct st_trace_row {
 	uint32_t step;
 	bool on_a, on_b;
 	uint64_t positions; /* compared: those both sides hold */
-	double min_cosine;  /* NaN where a row is zero */
+	uint64_t positions_a, positions_b;
+	double min_cosine; /* NaN where a row is zero */
 	double max_rel_l2;
 	uint64_t worst_position;
 	double max_abs;
@@ -85,11 +86,11 @@ struct st_diff {
 	size_t n_weights;
 	struct st_config_diff config[ST_MAX_CONFIG_DIFFS + 1]; /* the last for frequencies that no key shows */
 	size_t n_config;
-	struct st_tensor_diff *tensors;
+	struct st_tensor_diff *tensors; /* of two traces: under names that are no stage */
 	size_t n_tensors;
 	const struct st_tensor **unused_a, **unused_b; /* models: tensors no stage uses */
 	size_t n_unused_a, n_unused_b;
-	char note[256]; /* how the inputs were taken, where that needs saying */
+	char note[512]; /* how the inputs were taken, where that needs saying */
 	size_t compared, only_a, only_b;
 	size_t first; /* row, weight or tensor that is the first fault, else the first undecided; SIZE_MAX: none */
 	bool fault;

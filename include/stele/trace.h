@@ -42,6 +42,9 @@ void st_trace_close(struct st_trace *t);
 const struct st_provenance *st_trace_provenance(const struct st_trace *t);
 size_t st_trace_n_entries(const struct st_trace *t); /* in graph order: step, layer, stage */
 const struct st_trace_entry *st_trace_entry_at(const struct st_trace *t, size_t i);
+/* Values under names that no stage has: nobody knows what they are. In the container's order. */
+size_t st_trace_n_others(const struct st_trace *t);
+const struct st_tensor *st_trace_other_at(const struct st_trace *t, size_t i);
 const struct st_trace_entry *st_trace_find(const struct st_trace *t, enum st_stage stage, int32_t layer, uint32_t step);
 
 struct st_trace_stats {

@@ -59,18 +59,14 @@ static bool is_trace(const struct st_container *c)
 	const char *format = c->docs.metadata ? json_string_value(json_object_get(c->docs.metadata, "format")) : NULL;
 	if (format && strcmp(format, "stele-trace") == 0)
 		return true;
-	/* Without the mark: a container whose names are all those of captured values. */
-	size_t stages = 0, lists = 0;
-	bool npz = c->format == ST_FORMAT_NPZ || c->format == ST_FORMAT_NPY;
-	for (size_t i = 0; i < c->n_tensors; i++) {
-		const char *name = c->tensors[i].name;
-		struct st_trace_key known;
-		if (npz && (strcmp(name, "tokens") == 0 || strncmp(name, "positions.", 10) == 0))
-			lists++;
-		else
-			stages += st_trace_key_parse(name, false, &known);
-	}
-	return stages > 0 && stages + lists == c->n_tensors;
+	/* Without the mark: a container with names of captured values. The others are compared as well, by name. */
+	if (c->format != ST_FORMAT_SAFETENSORS && c->format != ST_FORMAT_NPZ && c->format != ST_FORMAT_NPY)
+		return false;
+	struct st_trace_key known;
+	for (size_t i = 0; i < c->n_tensors; i++)
+		if (st_trace_key_parse(c->tensors[i].name, false, &known))
+			return true;
+	return false;
 }
 
 static enum st_status open_side(struct st_diff_state *s, struct st_diff_side *side, const char *path,
@@ -291,10 +287,14 @@ enum st_status st_diff_run(const char *a, const char *b, const struct st_diff_op
 	if (ka != kb && ka >= ST_DIFF_MODELS && kb >= ST_DIFF_MODELS)
 		ka = kb = ST_DIFF_TENSORS;
 	if (ka != kb) {
+		bool names = (ka == ST_DIFF_TRACES && kb == ST_DIFF_TENSORS)
+		          || (ka == ST_DIFF_TENSORS && kb == ST_DIFF_TRACES);
 		st = st_fail(
-			err, ST_ERR_MISMATCH,
-			"A is %s and B is %s: inputs of one kind are needed (BUNDLE:KEY names one stage of a trace)",
-			kind_names[ka], kind_names[kb]);
+			err, ST_ERR_MISMATCH, "A is %s and B is %s: inputs of one kind are needed (%s)", kind_names[ka],
+			kind_names[kb],
+			names ? "no name there is STAGE, layers.N.STAGE or steps.S. before either; 'stele help trace' "
+				"lists the stages"
+			      : "BUNDLE:KEY names one stage of a trace");
 		goto out;
 	}
 	s->d.kind = ka;

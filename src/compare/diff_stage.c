@@ -50,25 +50,6 @@ static bool other_basis(const struct st_diff_state *s, const char *name)
 	    && st_diff_basis_matters(stage);
 }
 
-/* Whether every two elements can be one number, stored in their types. */
-static enum st_status all_meet(const struct st_tensor *a, const struct st_tensor *b, bool *meet, struct st_error *err)
-{
-	uint64_t ca = st_tensor_cols(a), cb = st_tensor_cols(b), ra = UINT64_MAX, rb = UINT64_MAX;
-	float *x = st_alloc_array(ca, sizeof *x), *y = st_alloc_array(cb, sizeof *y);
-	*meet = x && y;
-	for (uint64_t i = 0; *meet && i < a->n_elems; i++) {
-		if (i / ca != ra)
-			st_tensor_decode(a, ra = i / ca, 1, x);
-		if (i / cb != rb)
-			st_tensor_decode(b, rb = i / cb, 1, y);
-		*meet = st_diff_meets((double)x[i % ca], a->dtype, (double)y[i % cb], b->dtype);
-	}
-	enum st_status st = x && y ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
-	free(x);
-	free(y);
-	return st;
-}
-
 enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
 {
 	const struct st_tensor *a = s->a.stage, *b = s->b.stage;
@@ -103,9 +84,12 @@ enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_opti
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	ST_TRY(st_top_diffs(a, b, o->limit, d->top, &d->n_top, err));
 	s->d.compared = st_diff_any(&d->m);
-	bool short_type = st_diff_short(a->dtype, b->dtype), meet = false;
+	enum st_dtype ta, tb;
+	ST_TRY(st_diff_held(a, &ta, err));
+	ST_TRY(st_diff_held(b, &tb, err));
+	bool short_type = st_diff_short(ta, tb), meet = false;
 	if (short_type)
-		ST_TRY(all_meet(a, b, &meet, err));
+		ST_TRY(st_diff_all_meet(a, ta, b, tb, &meet, err));
 	d->same = d->m.nonfinite_apart == 0 && (d->m.rel_l2 <= ST_DIFF_ROUNDING || (short_type && meet));
 	s->d.over_threshold = st_diff_beyond(o, d->m.max_abs, d->m.rel_l2);
 	/* Two numbers without provenance: a difference beyond rounding has no floor to be held against, unless one

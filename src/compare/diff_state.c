@@ -49,7 +49,17 @@ static double half_unit(double x, enum st_dtype t)
 	return ldexp(1, e - bits);
 }
 
-bool st_diff_meets(double a, enum st_dtype ta, double b, enum st_dtype tb)
+enum st_diff_meeting st_diff_meets(double a, enum st_dtype ta, double b, enum st_dtype tb)
 {
-	return fabs(a - b) <= half_unit(a, ta) + half_unit(b, tb);
+	double half_a = half_unit(a, ta), half_b = half_unit(b, tb), apart = fabs(a - b);
+	if (apart == 0 || (ta != tb && apart <= half_a + half_b + ST_DIFF_ROUNDING * fabs(a)))
+		return ST_DIFF_MEET;
+	return ta == tb && apart <= half_a + half_b ? ST_DIFF_NEIGHBOURS : ST_DIFF_APART;
+}
+
+bool st_diff_few_neighbours(uint64_t neighbours, uint64_t n, enum st_dtype t)
+{
+	double unit = t == ST_DTYPE_BF16 ? 0x1p-8 : 0x1p-11; /* the least it is, relative to the number */
+	double expected = (double)n * 2 * ST_DIFF_ROUNDING / unit;
+	return (double)neighbours <= expected + 4 * sqrt(expected) + 1;
 }

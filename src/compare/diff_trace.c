@@ -141,9 +141,9 @@ static uint64_t n_positions(const struct st_trace_entry *e) { return e->tensor->
 struct match {
 	uint64_t i, j; /* rows */
 	struct st_sums s;
-	uint64_t apart; /* elements that cannot be one number stored in two types; counted where a type is short */
-	size_t top[2];  /* of logits: the largest of each side */
-	size_t common;  /* of the five largest */
+	uint64_t apart, neighbours; /* elements, counted where a type is short: see st_diff_meets */
+	size_t top[2];              /* of logits: the largest of each side */
+	size_t common;              /* of the five largest */
 };
 
 /* Engines drop rows in the last layer: only positions that both hold are compared. */
@@ -214,7 +214,8 @@ struct positions {
 	struct match *m;
 	uint64_t each;
 	const struct turn *t;
-	float *buf; /* two positions for every lane */
+	float *buf;           /* two positions for every lane */
+	enum st_dtype ta, tb; /* that the values are numbers of */
 	bool short_type, logits;
 };
 
@@ -258,16 +259,21 @@ static void measure_positions(void *ctx, unsigned lane, uint64_t begin, uint64_t
 		if (p->t->b)
 			y = turned(p->t, y, each, mine + each);
 		st_sums_of(x, y, each, 0, &p->m[k].s);
-		for (uint64_t i = 0; p->short_type && i < each; i++)
-			p->m[k].apart += !st_diff_meets((double)x[i], p->a->dtype, (double)y[i], p->b->dtype);
+		for (uint64_t i = 0; p->short_type && i < each; i++) {
+			if (st_apart(x[i], y[i]) == 0)
+				continue;
+			enum st_diff_meeting how = st_diff_meets((double)x[i], p->ta, (double)y[i], p->tb);
+			p->m[k].apart += how == ST_DIFF_APART;
+			p->m[k].neighbours += how == ST_DIFF_NEIGHBOURS;
+		}
 		if (p->logits)
 			compare_largest(x, y, (size_t)each, &p->m[k]);
 	}
 }
 
-static enum st_status measure(const struct st_trace_entry *a, const struct st_trace_entry *b, struct match *m,
-                              uint64_t n, uint64_t each, const struct turn *t, struct st_pool *pool,
-                              struct st_error *err)
+static enum st_status measure(const struct st_trace_entry *a, const struct st_trace_entry *b,
+                              const enum st_dtype held[2], struct match *m, uint64_t n, uint64_t each,
+                              const struct turn *t, struct st_pool *pool, struct st_error *err)
 {
 	float *buf = st_alloc_array3(st_pool_threads(pool), 2, each, sizeof *buf);
 	if (!buf)
@@ -278,7 +284,9 @@ static enum st_status measure(const struct st_trace_entry *a, const struct st_tr
 		               each,
 		               t,
 		               buf,
-		               st_diff_short(a->tensor->dtype, b->tensor->dtype),
+		               held[0],
+		               held[1],
+		               st_diff_short(held[0], held[1]),
 		               a->stage == ST_STAGE_LM_HEAD };
 	st_pool_each(pool, n, each * 4, measure_positions, &p);
 	free(buf);
@@ -291,30 +299,10 @@ static uint64_t width_of(const struct st_trace_entry *e)
 	return n_positions(e) ? e->tensor->n_elems / n_positions(e) : 0;
 }
 
-/* Values whose rows nobody knows (a stage file without shape), cut as those of the other side are. */
-static bool cut_like(struct st_trace_entry *flat, const struct st_trace_entry *like, struct st_tensor *view)
+static enum st_status compare_entries(const struct st_trace_entry *a, const struct st_trace_entry *b,
+                                      const enum st_dtype held[2], const struct turn *t, struct st_pool *pool,
+                                      struct st_trace_row *r, struct st_error *err)
 {
-	uint64_t each = like->tensor->ndim == 2 ? like->tensor->shape[1] : 0, n = flat->tensor->n_elems;
-	if (flat->tensor->ndim != 1 || each == 0 || n % each != 0 || flat->tensor->layout != ST_LAYOUT_ROWS)
-		return false;
-	*view = *flat->tensor;
-	view->ndim = 2;
-	view->shape[0] = n / each;
-	view->shape[1] = each;
-	view->row_bytes = view->n_bytes / (view->shape[0] ? view->shape[0] : 1);
-	flat->tensor = view;
-	return true;
-}
-
-static enum st_status compare_entries(const struct st_trace_entry *on_a, const struct st_trace_entry *on_b,
-                                      const struct turn *t, struct st_pool *pool, struct st_trace_row *r,
-                                      struct st_error *err)
-{
-	struct st_trace_entry cut_a = *on_a, cut_b = *on_b;
-	const struct st_trace_entry *a = &cut_a, *b = &cut_b;
-	struct st_tensor view;
-	if (!cut_like(&cut_a, b, &view))
-		(void)cut_like(&cut_b, a, &view);
 	uint64_t na = n_positions(a), nb = n_positions(b), each = width_of(a);
 	if (nb == 0 || na == 0 || width_of(b) != each)
 		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, a->tensor->name,
@@ -322,10 +310,12 @@ static enum st_status compare_entries(const struct st_trace_entry *on_a, const s
 		                  (unsigned long long)width_of(b));
 	struct match *m = st_alloc_zeroed(na, sizeof *m);
 	ST_NEED(m);
+	r->positions_a = na;
+	r->positions_b = nb;
 	r->positions = match_positions(a, b, m);
-	enum st_status st = measure(a, b, m, r->positions, each, t, pool, err);
+	enum st_status st = measure(a, b, held, m, r->positions, each, t, pool, err);
 	bool logits = a->stage == ST_STAGE_LM_HEAD;
-	uint64_t apart = 0, common = 0;
+	uint64_t apart = 0, neighbours = 0, common = 0;
 	r->min_cosine = r->positions ? INFINITY : NAN;
 	for (uint64_t k = 0; k < r->positions && st == ST_OK; k++) {
 		const struct st_sums *s = &m[k].s;
@@ -343,10 +333,12 @@ static enum st_status compare_entries(const struct st_trace_entry *on_a, const s
 		r->nonfinite_apart += s->apart;
 		r->blank += s->bad_a == each && !s->apart;
 		apart += m[k].apart;
+		neighbours += m[k].neighbours;
 		common += m[k].common;
 		r->top1 += logits && m[k].top[0] == m[k].top[1];
 	}
-	r->rounding = st_diff_short(a->tensor->dtype, b->tensor->dtype) && apart == 0;
+	r->rounding = st_diff_short(held[0], held[1]) && apart == 0
+	           && st_diff_few_neighbours(neighbours, r->positions * each, held[0]);
 	r->top5 = logits && r->positions && each >= LARGEST ? (double)common / (double)(LARGEST * r->positions) : NAN;
 	free(m);
 	return st;
@@ -398,16 +390,17 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 	ST_TRY(check_tokens(pa, pb, err));
 	bool bases = pa->rope_layout[0] && pb->rope_layout[0] && strcmp(pa->rope_layout, pb->rope_layout) != 0;
 	const uint32_t *heads = pa->heads[0] ? pa->heads : pb->heads;
-	if (bases && !heads[0])
-		snprintf(d->note, sizeof d->note,
-		         "Q and K stages are not compared: their basis is %s in A, %s in B, and neither says what its "
-		         "heads are",
-		         pa->rope_layout, pb->rope_layout);
+	int noted = 0;
 	if (!pa->known || !pb->known)
-		snprintf(d->note, sizeof d->note, "provenance of %s is unknown: tokens could not be checked",
-		         pa->known   ? "B"
-		         : pb->known ? "A"
-		                     : "both");
+		noted = snprintf(d->note, sizeof d->note, "provenance of %s is unknown: tokens could not be checked",
+		                 pa->known   ? "B"
+		                 : pb->known ? "A"
+		                             : "both");
+	if (bases && !heads[0])
+		snprintf(d->note + noted, sizeof d->note - (size_t)noted,
+		         "%sQ and K stages are not compared: their basis is %s in A, %s in B, and neither says what "
+		         "its heads are",
+		         noted ? "; " : "", pa->rope_layout, pb->rope_layout);
 	double layer = layer_error(pa, pb);
 	size_t na = st_trace_n_entries(s->a.trace), nb = st_trace_n_entries(s->b.trace);
 	d->rows = st_arena_alloc(&s->arena, na + nb ? na + nb : 1, sizeof *d->rows);
@@ -447,10 +440,21 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 		struct turn turn = { 0 };
 		if (!a || !b)
 			continue;
+		struct st_trace_entry ea = *a, eb = *b;
+		a = &ea;
+		b = &eb;
+		ST_TRY(st_diff_axes(&ea.tensor, &eb.tensor, &s->arena, err));
+		r->tensor_a = ea.tensor;
+		r->tensor_b = eb.tensor;
 		if (bases && st_diff_basis_matters(e->stage)
-		    && !find_turn(e->stage, heads, width_of(a), pa->rope_layout[0] == 'i', &turn))
+		    && !find_turn(e->stage, heads, width_of(a), pa->rope_layout[0] == 'i', &turn)) {
+			st_diff_undecided(d, "Q and K lie in another order on the two sides and could not be compared");
 			continue;
-		ST_TRY(compare_entries(a, b, &turn, s->pool, r, err));
+		}
+		enum st_dtype held[2];
+		ST_TRY(st_diff_held(ea.tensor, &held[0], err));
+		ST_TRY(st_diff_held(eb.tensor, &held[1], err));
+		ST_TRY(compare_entries(a, b, held, &turn, s->pool, r, err));
 		if (!r->positions && a->tensor->n_elems && b->tensor->n_elems)
 			st_diff_undecided(d, "a stage has no position that both sides hold");
 		if (!r->positions || !a->tensor->n_elems)
@@ -461,7 +465,7 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 		if (r->stage == ST_STAGE_EMBEDDING && !isnan(layer))
 			r->floor = FACTOR * (hypot(type_error(pa->weights), type_error(pb->weights)) + F32_STEP);
 		if (!isnan(r->floor)) /* and what the types round that the values themselves were written in */
-			r->floor += type_step(a->tensor->dtype) + type_step(b->tensor->dtype);
+			r->floor += type_step(held[0]) + type_step(held[1]);
 		if (!isnan(r->floor))
 			r->floor = fmin(LARGEST_FLOOR, fmax(r->floor, INHERITED * past.largest));
 		r->status = judge(r, layer, last_layer, &past);
@@ -487,5 +491,5 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 	}
 	if (layer_missing(d))
 		st_diff_undecided(d, "a layer is on one side only");
-	return ST_OK;
+	return st_diff_others(s, o, err);
 }

@@ -52,6 +52,8 @@ static json_t *trace_row(const struct st_trace_row *r, bool *f)
 	put(o, "step", json_integer(r->step), f);
 	put(o, "side", !r->on_a ? json_string("b") : !r->on_b ? json_string("a") : json_null(), f);
 	put(o, "positions", st_json_u64(r->positions), f);
+	put(o, "positions_a", st_json_u64(r->positions_a), f);
+	put(o, "positions_b", st_json_u64(r->positions_b), f);
 	put(o, "min_cosine", defined(r->min_cosine), f);
 	put(o, "max_rel_l2", st_json_number(r->max_rel_l2), f);
 	put(o, "worst_position", st_json_u64(r->worst_position), f);
@@ -141,6 +143,12 @@ json_t *st_report_diff_json(const struct st_diff *d, int status)
 			                                                        : tensor_row(&d->tensors[i], &failed));
 		put(o, lists[d->kind], list, &failed);
 		put(o, "first", d->first == SIZE_MAX ? json_null() : st_json_u64(d->first), &failed);
+	}
+	if (d->kind == ST_DIFF_TRACES) {
+		json_t *others = json_array();
+		for (size_t i = 0; i < d->n_tensors; i++)
+			json_array_append_new(others, tensor_row(&d->tensors[i], &failed));
+		put(o, "no_stage", others, &failed);
 	}
 	put(o, "coverage",
 	    json_pack("{s:o, s:o, s:o}", "compared", st_json_u64(d->compared), "only_a", st_json_u64(d->only_a),

@@ -94,8 +94,39 @@ static void head(struct st_table *table, const char *const *names, size_t n)
 		st_table_cell(table, ST_STYLE_DIM, names[i]);
 }
 
+/* Names that are no stage: never passed over in silence. */
+static void others_text(const struct st_diff *d, size_t limit, struct st_text *t)
+{
+	for (size_t i = 0; i < d->n_tensors && i < limit; i++) {
+		const struct st_tensor_diff *x = &d->tensors[i];
+		const struct st_tensor *named = x->a ? x->a : x->b;
+		st_text_puts(t, "no stage's name: ");
+		st_text_add_safe(t, named->name, strlen(named->name));
+		if (!x->a || !x->b)
+			st_text_printf(t, ", only in %c: not compared\n", x->a ? 'A' : 'B');
+		else if (x->shapes_differ)
+			st_text_puts(t, ", shapes differ: not compared\n");
+		else
+			st_text_printf(t, ", rel L2 %.3g, max |a-b| %.3g%s\n", x->m.rel_l2, x->m.max_abs,
+			               x->status == ST_DIFF_EXPECTED ? "" : "  <- apart");
+	}
+	if (d->n_tensors > limit)
+		st_text_printf(t, "... %zu more names that are no stage's (--limit)\n", d->n_tensors - limit);
+}
+
 static void traces_summary(const struct st_diff *d, struct st_text *t)
 {
+	for (size_t i = 0; i < d->n_rows; i++) {
+		const struct st_trace_row *r = &d->rows[i];
+		if (r->positions && (r->positions_a != r->positions || r->positions_b != r->positions)) {
+			st_text_printf(t,
+			               "positions compared where both have them: %llu of %llu in A and %llu in B "
+			               "(%s and what follows)\n",
+			               (unsigned long long)r->positions, (unsigned long long)r->positions_a,
+			               (unsigned long long)r->positions_b, st_stage_name(r->stage));
+			break;
+		}
+	}
 	if (d->first != SIZE_MAX) {
 		const struct st_trace_row *r = &d->rows[d->first];
 		st_text_printf(t, "first apart: %s", st_stage_name(r->stage));
@@ -173,6 +204,7 @@ static enum st_status traces_text(const struct st_diff *d, const struct st_repor
 	st_table_release(&table);
 	if (hidden)
 		st_text_printf(t, "... %zu more rows (--limit)\n", hidden);
+	others_text(d, o->limit, t);
 	for (size_t i = 0; o->values && i < d->n_rows && i < o->limit; i++)
 		if (d->rows[i].positions && d->rows[i].max_abs > 0)
 			ST_TRY(values(d->rows[i].tensor_a, d->rows[i].tensor_b, t, err));

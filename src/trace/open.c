@@ -121,22 +121,29 @@ static enum st_status read_names(struct reader *r, struct st_error *err)
 {
 	const struct st_container *c = r->t->c;
 	bool npz = has_lists(c);
-	r->items = st_arena_alloc(&r->t->arena, c->n_tensors, sizeof *r->items);
-	if (!r->items)
+	struct st_trace *trace = r->t;
+	r->items = st_arena_alloc(&trace->arena, c->n_tensors, sizeof *r->items);
+	trace->others = st_arena_alloc(&trace->arena, c->n_tensors, sizeof(const struct st_tensor *));
+	if (!r->items || !trace->others)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < c->n_tensors; i++) {
 		const struct st_tensor *t = &c->tensors[i];
 		struct st_trace_item *it = &r->items[r->n_items];
 		if (npz && (strcmp(t->name, "tokens") == 0 || is_positions(t->name)))
 			continue;
-		if (!st_trace_key_parse(t->name, c->format == ST_FORMAT_APRT, &it->key))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
-			                  "names no stage; expected STAGE, layers.N.STAGE or steps.S. before either");
+		if (!st_trace_key_parse(t->name, c->format == ST_FORMAT_APRT, &it->key)) {
+			trace->others[trace->n_others++] = t;
+			continue;
+		}
 		if (t->n_elems == 0 && t->ndim > 1 && t->shape[0] > 0)
 			return st_fail_at(err, ST_ERR_FORMAT, t->offset, t->name, "has rows of no values");
 		it->tensor = t;
 		r->n_items++;
 	}
+	if (r->n_items == 0 && trace->n_others > 0)
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, trace->others[0]->name,
+		                  "names no stage, and no other name does; expected STAGE, layers.N.STAGE or steps.S. "
+		                  "before either");
 	return read_step_tokens(r, err);
 }
 
@@ -170,6 +177,9 @@ static enum st_status give_positions(struct reader *r, const char *key, const ui
 	struct st_trace_item *it = NULL;
 	if (st_trace_key_parse(key + strlen(POSITIONS), r->t->c->format == ST_FORMAT_APRT, &k) && !k.token)
 		it = find_item(r, &k);
+	for (size_t i = 0; !it && i < r->t->n_others; i++)
+		if (strcmp(r->t->others[i]->name, key + strlen(POSITIONS)) == 0)
+			return ST_OK; /* nobody knows which of its axes that is */
 	if (!it)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "belongs to no value in the trace");
 	for (size_t i = 1; i < n; i++)
@@ -223,7 +233,7 @@ static enum st_status check_item(const struct reader *r, const struct st_trace_i
 	if (t->ndim == 0)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
 		                  "is a single number without an axis of positions");
-	if (r->t->c->format == ST_FORMAT_APRT && t->ndim == 1)
+	if (t->ndim == 1 && (r->t->c->format == ST_FORMAT_APRT || !is_marked(r->t->c)))
 		return ST_OK; /* flat, of unknown width */
 	if (t->ndim < (scores ? 3 : 2))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "has %u dimensions, expected %s", t->ndim,
@@ -351,6 +361,8 @@ void st_trace_close(struct st_trace *t)
 }
 
 const struct st_provenance *st_trace_provenance(const struct st_trace *t) { return &t->prov; }
+size_t st_trace_n_others(const struct st_trace *t) { return t->n_others; }
+const struct st_tensor *st_trace_other_at(const struct st_trace *t, size_t i) { return t->others[i]; }
 size_t st_trace_n_entries(const struct st_trace *t) { return t->n_entries; }
 const struct st_trace_entry *st_trace_entry_at(const struct st_trace *t, size_t i) { return &t->entries[i]; }
 

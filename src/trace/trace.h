@@ -19,6 +19,8 @@ struct st_trace {
 	struct st_provenance prov;
 	struct st_trace_entry *entries; /* sorted, st_trace_order() */
 	size_t n_entries;
+	const struct st_tensor **others; /* under names that are no stage */
+	size_t n_others;
 };
 
 /* ---- names (key.c) ---- */
@@ -67,6 +69,10 @@ struct st_trace_item {
  * (settle.c). n_tokens: 0 where unknown. */
 ST_MUST_CHECK enum st_status st_trace_settle(struct st_trace_item *items, size_t n, size_t n_tokens,
                                              struct st_arena *arena, struct st_error *err);
+/* The values of [positions, heads, size], or of [heads, positions, size], as [positions, heads * size]: a copy in the
+ * arena. Plain types; the shape has been seen to have three dimensions and elements. */
+ST_MUST_CHECK enum st_status st_trace_join_heads(const struct st_tensor *from, bool heads_first, struct st_arena *arena,
+                                                 const struct st_tensor **out, struct st_error *err);
 
 /* Replace the three parts at items[0..3), checked to be Q, K and V of one stage, by one item: values of one token side
  * by side in memory of the arena. */

@@ -533,6 +533,160 @@ static void dumps_of_porters(void **state)
 	expect(b, b, 0, SIZE_MAX);
 }
 
+/* [positions, heads, size] as [heads, positions, size]. */
+static void heads_first(const float *x, size_t t, size_t h, size_t d, float *out)
+{
+	for (size_t i = 0; i < t * h; i++)
+		memcpy(out + (i % h * t + i / h) * d, x + i * d, d * sizeof *x);
+}
+
+/* Heads in front of positions, as attention has them; where there are as many, the other stages or the other side tell. */
+static void axes_of_dumps(void **state)
+{
+	(void)state;
+	float h[12], q[24], turned[24], k[12], k_turned[12], wrong[24];
+	for (int i = 0; i < 24; i++)
+		q[i] = sinf(1.0f + (float)i);
+	for (int i = 0; i < 12; i++)
+		h[i] = k[i] = cosf((float)i);
+	char a[512], b[512];
+	snprintf(a, sizeof a, "%s", in_folder("a.safetensors"));
+	snprintf(b, sizeof b, "%s", in_folder("b.safetensors"));
+	const struct dump plain[] = { { "embedding", "F32", "[3,4]", h, 48 },
+		                      { "layers.0.q_post_rope", "F32", "[3,8]", q, 96 },
+		                      { "layers.0.k_post_rope", "F32", "[3,4]", k, 48 } };
+	struct dump other[3];
+	memcpy(other, plain, sizeof other);
+	write_dump(a, plain, 3);
+	static const struct {
+		size_t heads, heads_k;
+		const char *q, *k;
+	} shapes[] = {
+		{ 4, 2, "[1,4,3,2]", "[1,2,3,2]" },
+		{ 4, 2, "[4,3,2]", "[2,3,2]" },
+		{ 2, 1, "[1,2,3,4]", "[1,1,3,4]" },
+		{ 8, 4, "[1,8,3,1]", "[1,4,3,1]" },
+	};
+	for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+		heads_first(q, 3, shapes[i].heads, 8 / shapes[i].heads, turned);
+		heads_first(k, 3, shapes[i].heads_k, 4 / shapes[i].heads_k, k_turned);
+		other[1] = (struct dump){ "layers.0.q_post_rope", "F32", shapes[i].q, turned, 96 };
+		other[2] = (struct dump){ "layers.0.k_post_rope", "F32", shapes[i].k, k_turned, 48 };
+		write_dump(b, other, 3);
+		expect(a, b, 0, SIZE_MAX);
+		expect(b, a, 0, SIZE_MAX);
+		/* Nothing else in the dump: the other side knows how many positions there are, or the pair of heads. */
+		write_dump(b, other + 1, 2);
+		struct st_diff *d = diff(a, b, NAN);
+		assert_int_equal(st_diff_exit(d), 0);
+		assert_int_equal(d->compared, 2);
+		assert_int_equal(d->rows[1].positions, 3);
+		st_diff_free(d);
+		memcpy(wrong, turned, sizeof wrong);
+		wrong[9] += 0.25f;
+		other[1].data = wrong;
+		write_dump(b, other, 3);
+		expect(a, b, 3, 1);
+	}
+	/* As many heads as positions: one with fewer heads tells; alone, it is read as what it is nearer to. */
+	const struct dump square[] = { { "embedding", "F32", "[2,4]", h, 32 },
+		                       { "layers.0.q_post_rope", "F32", "[2,8]", q, 64 },
+		                       { "layers.0.k_post_rope", "F32", "[2,4]", k, 32 } };
+	write_dump(a, square, 3);
+	memcpy(other, square, sizeof other);
+	heads_first(q, 2, 2, 4, turned);
+	other[1] = (struct dump){ "layers.0.q_post_rope", "F32", "[1,2,2,4]", turned, 64 };
+	other[2] = (struct dump){ "layers.0.k_post_rope", "F32", "[1,1,2,4]", k, 32 };
+	for (size_t n = 3; n > 1; n--) {
+		write_dump(b, other, n);
+		expect(a, b, 0, SIZE_MAX);
+		expect(b, a, 0, SIZE_MAX);
+	}
+	other[1].data = q; /* [1, positions, heads, size] */
+	write_dump(b, other, 2);
+	expect(a, b, 0, SIZE_MAX);
+}
+
+/* Values that went through 16 bits and stand as floats; two dumps of one 16-bit type. */
+static void sixteen_bits(void **state)
+{
+	(void)state;
+	enum { N = 512 };
+	static float x[N], rounded[N], off[N];
+	static uint16_t half[N];
+	for (size_t i = 0; i < N; i++) {
+		x[i] = sinf(0.37f + (float)i);
+		uint32_t u;
+		memcpy(&u, &x[i], 4);
+		u = (u + 0x7FFF + (u >> 16 & 1)) & 0xFFFF0000u;
+		memcpy(&rounded[i], &u, 4);
+		half[i] = (uint16_t)(u >> 16);
+		off[i] = x[i] * (i % 9 ? 1 : 1.01f);
+	}
+	char a[512], b[512];
+	snprintf(a, sizeof a, "%s", in_folder("a.safetensors"));
+	snprintf(b, sizeof b, "%s", in_folder("b.safetensors"));
+	write_dump(a, &(struct dump){ "embedding", "F32", "[4,128]", x, sizeof x }, 1);
+	write_dump(b, &(struct dump){ "embedding", "F32", "[4,128]", rounded, sizeof rounded }, 1);
+	expect(a, b, 0, SIZE_MAX);
+	expect(b, a, 0, SIZE_MAX);
+	write_dump(b, &(struct dump){ "embedding", "F32", "[4,128]", off, sizeof off }, 1);
+	expect(a, b, 3, 0);
+	/* Whole numbers are numbers of every type, and are rounded to none. */
+	for (size_t i = 0; i < N; i++) {
+		x[i] = (float)(i % 100);
+		off[i] = x[i] * 1.001f;
+	}
+	write_dump(a, &(struct dump){ "embedding", "F32", "[4,128]", x, sizeof x }, 1);
+	write_dump(b, &(struct dump){ "embedding", "F32", "[4,128]", off, sizeof off }, 1);
+	expect(a, b, 3, 0);
+	/* In one type the same number is stored as the same bits, but for one that lies in the middle. */
+	write_dump(a, &(struct dump){ "embedding", "BF16", "[4,128]", half, sizeof half }, 1);
+	half[100]++;
+	write_dump(b, &(struct dump){ "embedding", "BF16", "[4,128]", half, sizeof half }, 1);
+	expect(a, b, 0, SIZE_MAX);
+	for (size_t i = 0; i < N; i += 20)
+		half[i]++;
+	write_dump(b, &(struct dump){ "embedding", "BF16", "[4,128]", half, sizeof half }, 1);
+	expect(a, b, 3, 0);
+}
+
+/* Names that are no stage are compared by name or listed, never passed over. */
+static void names_that_are_no_stage(void **state)
+{
+	(void)state;
+	float h[12], far[12];
+	for (int i = 0; i < 12; i++)
+		h[i] = far[i] = (float)(i + 1);
+	far[7] += 0.5f;
+	char a[512], b[512];
+	snprintf(a, sizeof a, "%s", in_folder("a.safetensors"));
+	snprintf(b, sizeof b, "%s", in_folder("b.safetensors"));
+	struct dump plain[] = { { "embedding", "F32", "[3,4]", h, 48 },
+		                { "layers.0.my_tap", "F32", "[3,4]", h, 48 },
+		                { "layers.0.theirs", "F32", "[3,4]", h, 48 } };
+	write_dump(a, plain, 3);
+	write_dump(b, plain, 2);
+	struct st_diff *d = diff(a, b, NAN);
+	assert_int_equal(d->kind, ST_DIFF_TRACES);
+	assert_int_equal(st_diff_exit(d), 0);
+	assert_int_equal(d->compared, 2);
+	assert_int_equal(d->n_tensors, 2);
+	assert_string_equal(d->tensors[0].a->name, "layers.0.my_tap");
+	assert_int_equal(d->tensors[0].status, ST_DIFF_EXPECTED);
+	assert_null(d->tensors[1].b);
+	st_diff_free(d);
+	plain[1].data = far;
+	write_dump(b, plain, 2);
+	expect(a, b, 3, SIZE_MAX);
+	plain[1].shape = "[4,3]";
+	write_dump(b, plain, 2);
+	expect(a, b, 3, SIZE_MAX);
+	/* One position alone, without an axis for it. */
+	write_dump(b, &(struct dump){ "embedding", "F32", "[4]", h + 8, 16 }, 1);
+	expect(a, b, 0, SIZE_MAX);
+}
+
 /* A folder of npy files is a trace; a relative threshold is one. */
 static void npy_folder(void **state)
 {
@@ -661,6 +815,9 @@ int main(void)
 #define CASE(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
 	const struct CMUnitTest tests[] = {
 		CASE(dumps_of_porters),
+		CASE(axes_of_dumps),
+		CASE(sixteen_bits),
+		CASE(names_that_are_no_stage),
 		CASE(npy_folder),
 		CASE(trees_without_shapes),
 		CASE(stage_files),
