@@ -22,8 +22,8 @@ struct st_tensor st_tensor_first_rows(const struct st_tensor *t, uint64_t rows);
  * as one each. There is no graph, and st_model_check() says why. The configuration holds what reports and the tests of
  * weights ask for: family, name, layers, heads, ids.
  */
-ST_MUST_CHECK enum st_status st_model_open_any(const char *path, bool by_name, struct st_model **out,
-                                               struct st_error *err);
+ST_MUST_CHECK enum st_status st_model_open_any(const char *path, bool by_name, struct st_pool *pool,
+                                               struct st_model **out, struct st_error *err);
 bool st_model_is_by_name(const struct st_model *m);
 /* Whether the tensors are named as GGUF names them. */
 bool st_model_has_gguf_names(const struct st_model *m);

@@ -20,7 +20,8 @@ static bool names_family(const struct st_container *c)
 	    && (c->format == ST_FORMAT_GGUF || c->format == ST_FORMAT_APR || json_is_object(c->docs.config));
 }
 
-static enum st_status open_model(const char *path, bool any, bool by_name, struct st_model **out, struct st_error *err)
+static enum st_status open_model(const char *path, bool any, bool by_name, struct st_pool *pool, struct st_model **out,
+                                 struct st_error *err)
 {
 	struct st_model *m = st_alloc_zeroed(1, sizeof *m);
 	if (!m)
@@ -28,7 +29,7 @@ static enum st_status open_model(const char *path, bool any, bool by_name, struc
 	st_arena_init(&m->arena);
 	st_error_clear(&m->problem);
 	enum st_status st;
-	ST_TRY_OUT(st_container_open(path, &m->c, err));
+	ST_TRY_OUT(st_container_open_by(path, pool, &m->c, err));
 	const char *stranger = st_stranger(m->c);
 	if (stranger)
 		ST_TRY_OUT(st_fail(err, ST_ERR_UNSUPPORTED, "is %s", stranger));
@@ -62,12 +63,13 @@ out:
 
 enum st_status st_model_open_partial(const char *path, struct st_model **out, struct st_error *err)
 {
-	return open_model(path, false, false, out, err);
+	return open_model(path, false, false, NULL, out, err);
 }
 
-enum st_status st_model_open_any(const char *path, bool by_name, struct st_model **out, struct st_error *err)
+enum st_status st_model_open_any(const char *path, bool by_name, struct st_pool *pool, struct st_model **out,
+                                 struct st_error *err)
 {
-	return open_model(path, true, by_name, out, err);
+	return open_model(path, true, by_name, pool, out, err);
 }
 
 enum st_status st_model_check(const struct st_model *m, struct st_error *err)

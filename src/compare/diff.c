@@ -79,7 +79,7 @@ static enum st_status open_side(struct st_diff_state *s, struct st_diff_side *si
 		*kind = ST_DIFF_STAGES;
 		return file ? open_key(side, file, colon + 1, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}
-	ST_TRY(st_container_open(path, &side->c, err));
+	ST_TRY(st_container_open_by(path, s->pool, &side->c, err));
 	const struct st_container *c = side->c;
 	struct stat sb;
 	bool folder = stat(path, &sb) == 0 && S_ISDIR(sb.st_mode),

@@ -331,8 +331,7 @@ static enum st_status check_overlaps(const struct apr *a, uint64_t *end)
 	return ST_OK;
 }
 
-/* CRC-32 of a whole model: in pieces by all threads, joined in order, so that checking a file costs
- * little more than reading it. */
+/* CRC-32 of a whole model: in pieces, joined in order, so that threads share them out. */
 struct crc_pieces {
 	const uint8_t *p;
 	uint64_t n, piece;
@@ -349,17 +348,13 @@ static void sum_pieces(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 	}
 }
 
-static enum st_status file_crc(const uint8_t *p, uint64_t n, uint32_t *crc, struct st_error *err)
+static enum st_status file_crc(const uint8_t *p, uint64_t n, struct st_pool *pool, uint32_t *crc, struct st_error *err)
 {
 	struct crc_pieces c = { .p = p, .n = n, .piece = UINT64_C(16) << 20 };
-	struct st_pool *pool = NULL;
 	uint64_t least = st_ceil_div(n, sizeof c.sums / sizeof *c.sums);
 	c.piece = c.piece < least ? least : c.piece;
 	uint64_t n_pieces = st_ceil_div(n, c.piece);
-	if (n_pieces > 1)
-		ST_TRY(st_pool_open(0, &pool, err));
 	st_pool_run(pool, n_pieces, 1, sum_pieces, &c);
-	st_pool_close(pool);
 	*crc = 0;
 	for (uint64_t i = 0; i < n_pieces; i++)
 		*crc = (uint32_t)crc32_combine(*crc, c.sums[i],
@@ -383,7 +378,7 @@ static enum st_status check_end(const struct apr *a)
 		                  "the index, or the file is cut",
 		                  (unsigned long long)(a->n - padded));
 	uint32_t stated = st_load_u32(a->p + padded), crc;
-	ST_TRY(file_crc(a->p, padded, &crc, a->err));
+	ST_TRY(file_crc(a->p, padded, a->c->pool, &crc, a->err));
 	if (crc != stated)
 		return st_fail_at(a->err, ST_ERR_FORMAT, padded, "footer",
 		                  "CRC-32 of the file is %08x, the footer says %08x", (unsigned)crc, (unsigned)stated);

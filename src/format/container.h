@@ -9,6 +9,7 @@
 #define ST_FORMAT_CONTAINER_H
 
 #include <stele/container.h>
+#include <stele/pool.h>
 
 #include "base/files.h"
 #include "base/map.h"
@@ -51,6 +52,8 @@ struct st_container {
 		enum st_apr_writer writer;
 		bool dims_reversed; /* labels are [in, out]; shape[] already has them turned round */
 	} apr;
+
+	struct st_pool *pool; /* threads of the run, while the container is opened */
 };
 
 typedef enum st_status (*st_open_fn)(struct st_container *c, const char *path, struct st_error *err);
@@ -64,6 +67,10 @@ static inline enum st_status st_container_inputs(const struct st_container *c, s
 		st = st_inputs_add(in, st_container_file_path(c, i), err);
 	return st;
 }
+
+/* As st_container_open(), with the threads of a run. st_container_open() works in the calling thread alone. */
+ST_MUST_CHECK enum st_status st_container_open_by(const char *path, struct st_pool *pool, struct st_container **out,
+                                                  struct st_error *err);
 
 /* Sort tensors by name and refuse duplicates. st_container_open does, for readers that need no look-up before. */
 ST_MUST_CHECK enum st_status st_container_index(struct st_container *c, struct st_error *err);

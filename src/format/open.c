@@ -140,11 +140,18 @@ static enum st_status open_folder(struct st_container *c, const char *path, stru
 
 enum st_status st_container_open(const char *path, struct st_container **out, struct st_error *err)
 {
+	return st_container_open_by(path, NULL, out, err);
+}
+
+enum st_status st_container_open_by(const char *path, struct st_pool *pool, struct st_container **out,
+                                    struct st_error *err)
+{
 	*out = NULL;
 	struct st_container *c = st_alloc_zeroed(1, sizeof *c);
 	if (!c)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	st_arena_init(&c->arena);
+	c->pool = pool;
 	c->path = st_arena_strndup(&c->arena, path, strlen(path));
 	enum st_status st = ST_OK;
 	struct stat sb;
@@ -159,6 +166,7 @@ enum st_status st_container_open(const char *path, struct st_container **out, st
 	if (st == ST_OK) {
 		for (size_t i = 0; i < c->n_tensors; i++)
 			assert(st_tensor_is_proved(&c->tensors[i])); /* a reader that goes round the gate */
+		c->pool = NULL;
 		*out = c;
 	} else {
 		st_error_in(err, path);

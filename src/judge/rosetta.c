@@ -247,15 +247,15 @@ static enum st_status measure_agreement(struct st_rosetta_state *s, const struct
 
 /* Of a family that Stele cannot run tensors are known by name alone; then those of the other file are, too. */
 static enum st_status open_both(struct st_rosetta_state *s, const char *path_a, const char *path_b,
-                                struct st_error *err)
+                                struct st_pool *pool, struct st_error *err)
 {
-	ST_TRY(st_model_open_any(path_a, false, &s->ma, err));
-	ST_TRY(st_model_open_any(path_b, st_model_is_by_name(s->ma), &s->mb, err));
+	ST_TRY(st_model_open_any(path_a, false, pool, &s->ma, err));
+	ST_TRY(st_model_open_any(path_b, st_model_is_by_name(s->ma), pool, &s->mb, err));
 	if (st_model_is_by_name(s->ma) == st_model_is_by_name(s->mb))
 		return ST_OK;
 	st_model_close(s->ma);
 	s->ma = NULL;
-	return st_model_open_any(path_a, true, &s->ma, err);
+	return st_model_open_any(path_a, true, pool, &s->ma, err);
 }
 
 enum st_status st_rosetta_run(const char *path_a, const char *path_b, const struct st_rosetta_options *o,
@@ -283,7 +283,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	enum st_status st;
 	ST_TRY_OUT(st_pool_open(o->threads, &e.pool, err));
 	/* A weight that is missing or does not fit is a finding, not a failure; such a model is not evaluated. */
-	ST_TRY_OUT(open_both(s, path_a, path_b, err));
+	ST_TRY_OUT(open_both(s, path_a, path_b, e.pool, err));
 	for (int i = 0; i < 2; i++) {
 		const struct st_model *m = i ? s->mb : s->ma;
 		if (o->log_all || st_container_format(st_model_container(m)) == ST_FORMAT_APR)
