@@ -337,7 +337,7 @@ static enum st_status compare_entries(const struct st_trace_entry *a, const stru
 		common += m[k].common;
 		r->top1 += logits && m[k].top[0] == m[k].top[1];
 	}
-	r->rounding = st_diff_short(held[0], held[1]) && apart == 0
+	r->rounding = r->max_rel_l2 > 0 && st_diff_short(held[0], held[1]) && apart == 0
 	           && st_diff_few_neighbours(neighbours, r->positions * each, held[0]);
 	r->top5 = logits && r->positions && each >= LARGEST ? (double)common / (double)(LARGEST * r->positions) : NAN;
 	free(m);

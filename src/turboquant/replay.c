@@ -212,7 +212,7 @@ enum st_status st_replay_run(const struct st_replay_options *o, struct st_replay
 	ST_TRY_OUT(m->run(&r, err));
 	if (r.path[ST_FILE_BIN])
 		fprintf(r.text, "wrote %s\n", r.path[ST_FILE_BIN]);
-	st_json_put(r.json, "exit_status", json_integer(r.exit_status));
+	st_json_put(r.json, "exit", json_integer(r.exit_status));
 	out->json = st_json_ok(r.json) ? st_json_print(r.json, JSON_INDENT(2)) : NULL;
 	st = out->json ? commit(&r, out->json, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	out->exit_status = r.exit_status;

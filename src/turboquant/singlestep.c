@@ -308,6 +308,7 @@ static enum st_status measure(struct st_replay_run *r, struct arm *a, struct arm
 	                { "canary", json_string(canary_names[r->o->canary]) },
 	                { "dequant_oracle_nrmse", st_json_number(shown->nrmse) },
 	                { "any_nan_inf_in_gpu_output", json_boolean(!finite) },
+	                { "exit_status", json_string(finite ? "ok" : "NaN/Inf") },
 	                { "independent_floor_nrmse", json_null() }, { "bin_path", st_json_text(r->path[ST_FILE_BIN]) });
 	head_maxima(r, shown);
 	if (oracles & ST_ORACLE_FLOOR)

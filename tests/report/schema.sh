@@ -4,6 +4,7 @@
 #   tests/report/schema.sh STELE CHECK_SCHEMA SCHEMAS
 set -u
 stele=$(realpath "$1") check=$(realpath "$2") schemas=$(realpath "$3")
+here=$(realpath "$(dirname "$0")")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
@@ -17,7 +18,8 @@ result() { # result STATUS NAME
 json() {
 	local schema=$1 name=$2
 	shift 2
-	"$stele" "$@" --json --quiet > out.json 2> /dev/null
+	last=$schema
+	"$stele" "$@" --json > out.json 2> /dev/null
 	"$check" "$schemas/$schema.json" < out.json > problems
 	local status=$?
 	sed 's/^/# /' problems
@@ -28,7 +30,7 @@ says() { jq -e "$2" out.json > /dev/null; result $? "$1"; }
 # broken NAME FILTER: with that change it is no such document any more.
 broken() {
 	jq "$2" out.json > broken.json
-	! "$check" "$schemas/report.json" < broken.json > /dev/null
+	! "$check" "$schemas/$last.json" < broken.json > /dev/null
 	result $? "$1"
 }
 
@@ -43,7 +45,13 @@ rm -f b/generation_config.json
 printf 'one\ntwo words\n' > texts
 echo 'no model' > text.gguf
 
-echo 1..17
+echo 1..50
+missing=$(grep -rhoE '"stele\.[a-z-]+/1"' "$here/../../src" | tr -d '"' | sort -u | while read -r name; do
+	jq -e --arg name "$name" '.title == $name' "$schemas"/*.json 2> /dev/null | grep -q true || echo "# not described: $name"
+done)
+[ -z "$missing" ] || echo "$missing"
+[ -z "$missing" ]
+result $? "every document has a schema"
 json report "the same model" rosetta a.gguf a.gguf --prompt hello
 says "no cause, no finding" '.verdict == "match" and .cause == null and .config == [] and .not_exercised == []'
 broken "a member too many is seen" '.surprise = 1'
@@ -61,5 +69,43 @@ says "what is not exercised has values and origins" '.not_exercised[] | select(.
 json report "two families" rosetta llama.gguf a.gguf --prompt hello
 json error "no model" rosetta text.gguf a.gguf --prompt hello
 json error "no such option" rosetta a.gguf a.gguf --prompt hello --nonsense
-[ $n = 17 ] || failed=1
+
+json trace "stages, files, a step" trace a.gguf --tokens 1,2,3 --steps 1 --save-tensor all --bundle a.safetensors --save-tensor-dir tree
+says "one file of each" '.tree == "tree" and .bundle == "a.safetensors" and (.greedy | length) == 1'
+broken "a stage without its layer is seen" 'del(.stages[1].layer)'
+json trace "a prompt" trace a.gguf --prompt hello --stages lm_head
+json plan "what a run takes" trace a.gguf --tokens 1,2,3 --plan
+json tokens "a text" tokenize a.gguf hello
+json tokens "ids" tokenize a.gguf --decode 1,2,3
+json families "families" family list
+json family-check "a family bound and run" family check a.gguf --tokens 1,2,3
+"$stele" trace small.gguf --tokens 1,2,3 --save-tensor all --bundle small.safetensors > /dev/null 2> /dev/null
+json trace-diff "the same trace" diff a.safetensors tree
+says "every stage is as expected" '.verdict == "match" and .coverage.compared > 50 and (.stages | all(.status == "expected"))'
+json trace-diff "two traces" diff small.safetensors a.safetensors
+broken "another word is seen" '.stages[0].status = "fine"'
+json stage-diff "one stage" diff small.safetensors:lm_head a.safetensors:lm_head
+says "largest differences" '.top_diffs | length == 10'
+json model-diff "two models of other types" diff small.gguf a.gguf
+json model-diff "two models, keys and weights apart" diff fault.gguf b
+says "a cause" '[.weights[].code] | index("weight.transposed") != null'
+mkdir alone
+"$stele" convert a.gguf alone/a.safetensors > /dev/null 2> /dev/null && "$stele" convert small.gguf alone/b.safetensors > /dev/null 2> /dev/null
+json tensor-diff "two sets of tensors" diff alone/a.safetensors alone/b.safetensors
+json convert "a conversion" convert a.gguf a.apr --type AprQ4
+json convert "one with notes" convert small.gguf notes.safetensors
+says "notes" '(.notes | length) > 0 and .tensors.encoded > 0'
+json inspect "a model, a trace, a tree, no file at all" inspect a.gguf a.safetensors tree text.gguf alone/a.safetensors
+says "each has its place" '[.files[] | .format // .code] | length == 5'
+json inspect "without statistics" inspect a.gguf --no-stats
+json metadata "keys" inspect a.gguf b --metadata
+# The session of the svf tests leaves an export and its replay.
+(mkdir svf bin && ln -s "$stele" bin/stele && cd svf && PATH=$work/bin:$PATH bash -eu "$here/../svf/cli/session.sh" > /dev/null 2> /dev/null)
+json svf-compare "an adaptation and its replay" svf compare svf/python.json svf/replay.json
+json replay "a capture made" replay --make-manifest --kind d128 --out capture
+json replay "one step" replay --manifest capture/manifest.json --canary in-range --out step
+says "a status for people and one for programs" '.exit_status == "ok" and .exit == 0'
+json replay "an output explained" replay --manifest capture/manifest.json --against step_sdpa_out.bin
+json replay "codebooks" replay --codebook-lint
+[ $n = 50 ] || failed=1
 exit $failed

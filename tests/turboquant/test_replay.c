@@ -23,7 +23,7 @@ static json_t *replay(const struct st_replay_options *o, int *exit_status)
 	json_t *j = json_loads(rep.json, JSON_REJECT_DUPLICATES, NULL);
 	assert_non_null(j);
 	assert_string_equal(json_string_value(json_object_get(j, "schema")), "stele.replay/1");
-	assert_int_equal(json_integer_value(json_object_get(j, "exit_status")), rep.exit_status);
+	assert_int_equal(json_integer_value(json_object_get(j, "exit")), rep.exit_status);
 	assert_true(strlen(rep.text) > 0);
 	/* One screen. */
 	size_t lines = 0;
@@ -184,6 +184,7 @@ static void variations(void **state)
 			assert_int_equal(status, 0);
 			assert_true(str(j, "variation", NULL)[0] == v);
 			assert_true(json_is_false(json_object_get(j, "any_nan_inf_in_gpu_output")));
+			assert_string_equal(str(j, "exit_status", NULL), "ok");
 			if (v != 'C')
 				assert_true(json_is_false(json_object_get(json_object_get(j, "toggle"), "no_op")));
 			if (v == 'A') {
