@@ -36,10 +36,11 @@ static inline struct element element_of(const struct st_cells *a, const struct s
 
 /*
  * Is there a q > 0 (and for affine types a p) that moves every cell of a, [lo, hi] to q [lo, hi] + p, to meet b's? All
- * are linear conditions; with two unknowns p is taken out by comparing every pair of them.
+ * are linear conditions; with two unknowns p is taken out by comparing every pair of them. q[0], q[1]: the least and the
+ * most.
  */
 static bool some_scale_fits(const double *lo, const double *hi, const double *xl, const double *xh, unsigned n,
-                            bool affine, double furthest)
+                            bool affine, double furthest, double q[2])
 {
 	double least = 1 / furthest, most = furthest;
 	for (unsigned i = 0; i < n; i++) {
@@ -74,6 +75,8 @@ static bool some_scale_fits(const double *lo, const double *hi, const double *xl
 				return false;
 		}
 	}
+	q[0] = least;
+	q[1] = most;
 	return least <= most;
 }
 
@@ -111,18 +114,11 @@ static bool is_a_best_fit(const double *y, const double *slack, const double *xl
 }
 
 /*
- * The sums of a fit are f32. One element whose importance is N times that of the others is met by the line to within
- * N 2^-24 steps only, and all others wherever the rounding of these sums puts the rest of the line. Some columns of real
- * models are 2^20 times as important as others.
- */
-#define NEARLY_MET 0x1p-4
-
-/*
  * Whether a block of a is what an encoder that refits its scale could have made of b. Where b was refitted as well, its
  * numbers are not those that a's scale was fitted to.
  */
 static bool is_refitted(const struct st_cells *a, const struct st_cells *b, uint64_t from, float rms, bool affine,
-                        bool both)
+                        bool both, double q[2])
 {
 	const unsigned n = ST_REFIT_BLOCK;
 	double lo[ST_REFIT_BLOCK], hi[ST_REFIT_BLOCK], xl[ST_REFIT_BLOCK], xh[ST_REFIT_BLOCK], y[ST_REFIT_BLOCK],
@@ -131,7 +127,7 @@ static bool is_refitted(const struct st_cells *a, const struct st_cells *b, uint
 		uint64_t i = from + k;
 		double v = b->value[i], extra = (double)b->slack[i] + ST_CELLS_F32 * (fabsf(b->value[i]) + rms);
 		y[k] = a->value[i];
-		slack[k] = a->slack[i] + (affine ? NEARLY_MET * 2.0 * fminf(a->below[i], a->above[i]) : 0);
+		slack[k] = a->slack[i] + (affine ? ST_NEARLY_MET * 2.0 * fminf(a->below[i], a->above[i]) : 0);
 		lo[k] = y[k] - a->below[i] - a->slack[i];
 		hi[k] = y[k] + a->above[i] + a->slack[i];
 		xl[k] = v - b->below[i] - extra;
@@ -139,7 +135,7 @@ static bool is_refitted(const struct st_cells *a, const struct st_cells *b, uint
 	}
 	/* With a minimum beside it, two elements of importance may put the scale anywhere. */
 	double furthest = affine ? INFINITY : both ? FURTHEST * FURTHEST : FURTHEST;
-	return some_scale_fits(lo, hi, xl, xh, n, affine, furthest)
+	return some_scale_fits(lo, hi, xl, xh, n, affine, furthest, q)
 	    && (both || is_a_best_fit(y, slack, xl, xh, n, affine));
 }
 
@@ -256,10 +252,13 @@ static void look_at_blocks(const struct st_cells *a, const struct st_cells *b, u
 	bool affine = refit_a == ST_REFIT_AFFINE || refit_b == ST_REFIT_AFFINE;
 	for (uint64_t from = 0; from < n; from += ST_REFIT_BLOCK) {
 		struct overview block = { 0 };
+		double q[2]; /* times the scale that is stored: the one that the codes were chosen under */
 		look(a, b, from, from + ST_REFIT_BLOCK, rms, &block);
 		f->judged += block.judged;
-		if (block.outside && is_refitted(moved, fixed, from, rms, affine, refit_a && refit_b)) {
+		if (block.outside && is_refitted(moved, fixed, from, rms, affine, refit_a && refit_b, q)) {
 			f->refitted++;
+			f->stretched += q[1] < 1;
+			f->shrunk += q[0] > 1;
 			f->excused += block.outside;
 		} else {
 			f->expected += block.expected;
@@ -292,6 +291,8 @@ void st_fit_add(struct st_fit *t, const struct st_fit *f)
 	t->even_b += f->even_b;
 	t->blocks += f->blocks;
 	t->refitted += f->refitted;
+	t->stretched += f->stretched;
+	t->shrunk += f->shrunk;
 	t->excused += f->excused;
 }
 

@@ -18,16 +18,24 @@ enum st_refit { ST_REFIT_NONE, ST_REFIT_SCALE, ST_REFIT_AFFINE };
 enum st_refit st_refit_of(enum st_dtype t);
 #define ST_REFIT_BLOCK 32 /* elements of a block of these types */
 
+/*
+ * The sums of a fit with a minimum are f32. One element whose importance is N times that of the others is met by the line
+ * to within N 2^-24 steps only, and all others wherever the rounding of these sums puts the rest of the line. Some columns
+ * of real models are 2^20 times as important as others. In steps.
+ */
+#define ST_NEARLY_MET 0x1p-4
+
 /* One row, or several summed up. */
 struct st_fit {
-	uint64_t judged;           /* finite elements whose cells are closed on the side where they differ */
-	uint64_t outside;          /* no original lies in both cells */
-	double worst;              /* largest distance of these, in the sum of their half cells */
-	uint64_t touching;         /* they meet only within the slack */
-	double expected;           /* how many of these the slack explains */
-	uint64_t even_a, even_b;   /* of the touching ones, those whose last bit is 0 in a float type */
-	uint64_t blocks, refitted; /* blocks of types that are refitted, and those that need it */
-	uint64_t excused;          /* elements that are outside but for it */
+	uint64_t judged;            /* finite elements whose cells are closed on the side where they differ */
+	uint64_t outside;           /* no original lies in both cells */
+	double worst;               /* largest distance of these, in the sum of their half cells */
+	uint64_t touching;          /* they meet only within the slack */
+	double expected;            /* how many of these the slack explains */
+	uint64_t even_a, even_b;    /* of the touching ones, those whose last bit is 0 in a float type */
+	uint64_t blocks, refitted;  /* blocks of types that are refitted, and those that need it */
+	uint64_t stretched, shrunk; /* of the refitted, those whose scale became larger or smaller by it */
+	uint64_t excused;           /* elements that are outside but for it */
 };
 
 /* n elements of a and b, whose RMS on b's side is `rms`. A side with a refit begins at a block. */

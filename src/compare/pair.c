@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/pool.h"
+#include "compare/importance.h"
 #include "compare/sums.h"
 
 #include <math.h>
@@ -44,6 +45,25 @@ static struct st_cells cells_at(float *buf, uint64_t cols)
 	return (struct st_cells){ buf, buf + cols, buf + 2 * cols, buf + 3 * cols, buf + 4 * cols };
 }
 
+void st_pair_cells(float *buf, unsigned lane, uint64_t cols, struct st_cells *a, struct st_cells *b)
+{
+	buf += (uint64_t)lane * ST_PAIR_BUFFER * cols;
+	*a = cells_at(buf, cols);
+	*b = cells_at(buf + ST_PAIR_BUFFER / 2 * cols, cols);
+}
+
+static void go_through(const struct st_rows *s, struct st_held via, const struct st_cells *dst)
+{
+	if (is_past(via) && may_come_through(s->held.type, via.type))
+		st_cells_through(via, dst, s->cols);
+}
+
+void st_pair_row(const struct st_rows *s, uint64_t r, struct st_held via, const struct st_cells *dst)
+{
+	s->get(s, r, dst);
+	go_through(s, via, dst);
+}
+
 static enum st_refit refit_of(const struct st_rows *s, const struct st_rows *other)
 {
 	bool aligned = s->whole && other->whole && s->cols % ST_REFIT_BLOCK == 0;
@@ -55,8 +75,8 @@ static void measure_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 	const struct measure *m = ctx;
 	const struct st_rows *a = m->a, *b = m->b;
 	uint64_t cols = a->cols;
-	float *buf = m->buf + (uint64_t)lane * 16 * cols;
-	struct st_cells x = cells_at(buf, cols), y = cells_at(buf + 8 * cols, cols);
+	struct st_cells x, y;
+	st_pair_cells(m->buf, lane, cols, &x, &y);
 	enum st_refit refit_a = refit_of(a, b), refit_b = refit_of(b, a);
 	for (uint64_t i = begin; i < end && !st_cancelled(); i++) {
 		struct st_row_stat *row = &m->stats[i];
@@ -78,60 +98,66 @@ static void measure_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 			row->fit.judged = cols;
 			continue;
 		}
-		if (is_past(m->via) && may_come_through(a->held.type, m->via.type))
-			st_cells_through(m->via, &x, cols);
-		if (is_past(m->via) && may_come_through(b->held.type, m->via.type))
-			st_cells_through(m->via, &y, cols);
+		go_through(a, m->via, &x);
+		go_through(b, m->via, &y);
 		st_fit_row(&x, &y, cols, refit_a, refit_b, (float)sqrt(s.bb / (double)cols), &row->fit);
 		row->pred = st_cells_variance(&x, cols) + st_cells_variance(&y, cols);
-		if (a->held.type == ST_DTYPE_GPTQ || b->held.type == ST_DTYPE_GPTQ) {
-			/* Its cells are wide enough to hide a factor: the gain is asked as where scales were refitted. */
-			row->fit.blocks++;
-			row->fit.refitted++;
-		}
+		row->wide = a->held.type == ST_DTYPE_GPTQ || b->held.type == ST_DTYPE_GPTQ;
 	}
 }
 
 /*
- * Where scales were refitted, a factor on a row can hide in them. It makes nearly every block of the row ask for another
- * scale, while the encoder made a share of them everywhere do so; and it gives the row a gain, while refits go either
- * way. docs/floors.md, "Refitted scales".
+ * A row may not ask for more refits than the others do: importances are those of columns, which all rows share. A factor
+ * on one row makes nearly every block of it ask for another scale. docs/floors.md, "Refitted scales".
  */
-struct refits {
-	double gain;   /* mean over the rows */
-	double spread; /* standard deviation of the gains of the rows */
-	double shrink; /* what least squares may leave of a gain: the relative variance of the error */
-};
-
-static struct refits refits_of(const struct st_row_stat *stats, uint64_t n, const struct st_pair_summary *s)
+static bool asks_for_more(const struct st_fit *r, const struct st_fit *all)
 {
-	struct refits f = { .shrink = s->ab != 0 ? 1 - s->ab * s->ab / (s->aa * s->bb) : 1 };
-	double rows = 0, apart = 0;
-	for (uint64_t i = 0; i < n; i++)
-		if (stats[i].bb > 0) {
-			f.gain += stats[i].ab / stats[i].bb;
-			rows++;
-		}
-	f.gain = rows > 0 ? f.gain / rows : 1;
-	for (uint64_t i = 0; i < n; i++)
-		apart += stats[i].bb > 0 ? fabs(stats[i].ab / stats[i].bb - f.gain) : 0;
-	f.spread = rows > 0 ? 1.25 * apart / rows : 0; /* the mean of |x| is 0.8 standard deviations */
-	return f;
+	if (r->refitted == 0)
+		return false;
+	double share = ((double)(all->refitted - r->refitted) + 1) / ((double)(all->blocks - r->blocks) + 2),
+	       wanted = share * (double)r->blocks;
+	return (double)r->refitted > wanted + 8 * sqrt(wanted * (1 - share)) + 5;
 }
 
-static bool refits_are_bad(const struct refits *all, const struct st_row_stat *r, uint64_t refitted_elsewhere,
-                           uint64_t blocks_elsewhere)
+/*
+ * Cells that are many steps wide hide a factor. So no row and no whole may have a gain beyond what least squares leaves,
+ * the relative variance of the error, twice, and eight standard deviations of the rows' gains.
+ */
+struct gains {
+	double spread; /* standard deviation of the gains of the rows */
+	double shrink; /* what least squares may leave of a gain */
+};
+
+static double shrink_of(double aa, double ab, double bb) { return ab != 0 ? 1 - ab * ab / (aa * bb) : 1; }
+
+static struct gains gains_of(const struct st_row_stat *stats, uint64_t n, const struct st_pair_summary *s)
 {
-	if (r->fit.refitted == 0 || r->bb <= 0)
+	struct gains g = { .shrink = shrink_of(s->aa, s->ab, s->bb) };
+	double rows = 0, apart = 0, mean = 0;
+	for (uint64_t i = 0; i < n; i++)
+		if (stats[i].bb > 0) {
+			mean += stats[i].ab / stats[i].bb;
+			rows++;
+		}
+	mean = rows > 0 ? mean / rows : 1;
+	for (uint64_t i = 0; i < n; i++)
+		apart += stats[i].bb > 0 ? fabs(stats[i].ab / stats[i].bb - mean) : 0;
+	g.spread = rows > 0 ? 1.25 * apart / rows : 0; /* the mean of |x| is 0.8 standard deviations */
+	return g;
+}
+
+static bool row_has_gain(const struct gains *all, const struct st_row_stat *r)
+{
+	if (!r->wide || r->bb <= 0)
 		return false;
-	double share = ((double)refitted_elsewhere + 1) / ((double)blocks_elsewhere + 2),
-	       wanted = share * (double)r->fit.blocks, gain = r->ab / r->bb;
-	bool many = (double)r->fit.refitted > wanted + 8 * sqrt(wanted * (1 - share)) + 5;
-	return many || fabs(gain - 1) > 8 * all->spread + 2 * all->shrink;
+	/* A row with a few large numbers errs more than the others. */
+	double shrink = fmax(all->shrink, shrink_of(r->aa, r->ab, r->bb));
+	return fabs(r->ab / r->bb - 1) > 8 * all->spread + 2 * shrink;
 }
 
 void st_pair_summarise(struct st_row_stat *stats, const uint64_t *idx, uint64_t n, struct st_pair_summary *s)
 {
+	bool wide = false;
 	*s = (struct st_pair_summary){ .via = ST_NO_PAST };
 	for (uint64_t i = 0; i < n; i++) {
 		const struct st_row_stat *r = &stats[i];
@@ -145,12 +171,13 @@ void st_pair_summarise(struct st_row_stat *stats, const uint64_t *idx, uint64_t 
 		s->nonfinite_b += r->bad_b;
 		s->apart += r->apart;
 		st_fit_add(&s->fit, &r->fit);
+		wide |= r->wide;
 	}
-	struct refits refits = refits_of(stats, n, s);
+	struct gains gains = gains_of(stats, n, s);
 	for (uint64_t i = 0; i < n; i++) {
 		struct st_row_stat *r = &stats[i];
-		r->bad = r->apart || !st_fit_is_noise(&r->fit)
-		      || refits_are_bad(&refits, r, s->fit.refitted - r->fit.refitted, s->fit.blocks - r->fit.blocks);
+		r->bad = r->apart || !st_fit_is_noise(&r->fit) || asks_for_more(&r->fit, &s->fit)
+		      || row_has_gain(&gains, r);
 		if (!r->bad)
 			continue;
 		uint64_t at = idx ? idx[i] : i;
@@ -161,8 +188,55 @@ void st_pair_summarise(struct st_row_stat *stats, const uint64_t *idx, uint64_t 
 	s->rel = s->apart ? INFINITY : s->dd == 0 ? 0 : s->bb > 0 ? sqrt(s->dd / s->bb) : INFINITY;
 	s->predicted = s->bb > 0 ? sqrt(s->pred / s->bb) : 0;
 	s->gain = s->bb > 0 ? s->ab / s->bb : NAN;
-	bool gain = s->fit.refitted && fabs(s->gain - 1) > 8 * refits.spread / sqrt((double)n) + 2 * refits.shrink;
+	bool gain = wide && fabs(s->gain - 1) > 8 * gains.spread / sqrt((double)n) + 2 * gains.shrink;
 	s->noise = s->bad_rows == 0 && st_fit_is_noise(&s->fit) && !gain;
+}
+
+#define ONE_WAY 64 /* refits: none in the other direction by a chance of 2^-63 */
+
+/*
+ * Whether the refits of some rows can be the work of an encoder. Least squares errs both ways, so of many refits some
+ * stretched their scale and some shrank it; and importances must fit all rows.
+ */
+static enum st_status are_refits(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
+                                 struct st_held via, const struct st_fit *all, struct st_pool *pool, bool *are,
+                                 struct st_error *err)
+{
+	enum st_refit refit_a = refit_of(a, b), refit_b = refit_of(b, a);
+	*are = (all->stretched && all->shrunk) || all->stretched + all->shrunk <= ONE_WAY;
+	if (*are && refit_a && refit_b && a->held.type == b->held.type)
+		return st_same_importances_fit(a, b, idx, n, via, pool, are, err);
+	if (!*are || (refit_a && refit_b))
+		return ST_OK; /* no original is at hand */
+	/* Experts that lie in one tensor have importances of their own. */
+	const struct st_rows *fitted = refit_a ? a : b;
+	const struct st_tensor *t = fitted->w->tensor;
+	uint64_t one = t->ndim > 2 ? t->shape[t->ndim - 2] : n;
+	if (t->ndim > 2 && (idx || n != st_tensor_rows(t)))
+		return ST_OK;
+	for (uint64_t r = 0; r < n && *are; r += one)
+		ST_TRY(st_some_importances(fitted, refit_a ? b : a, idx, r, r + one, via, pool, are, err));
+	return ST_OK;
+}
+
+/* What refits excuse is outside where they can be none. */
+static enum st_status ask_refits(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
+                                 struct st_held via, struct st_pool *pool, struct st_row_stat *stats,
+                                 struct st_error *err)
+{
+	struct st_fit all = { 0 };
+	bool are;
+	for (uint64_t i = 0; i < n; i++)
+		st_fit_add(&all, &stats[i].fit);
+	if (all.refitted == 0)
+		return ST_OK;
+	ST_TRY(are_refits(a, b, idx, n, via, &all, pool, &are, err));
+	for (uint64_t i = 0; i < n && !are; i++) {
+		struct st_fit *f = &stats[i].fit;
+		f->outside += f->excused;
+		f->excused = f->refitted = f->stretched = f->shrunk = 0;
+	}
+	return ST_OK;
 }
 
 enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
@@ -170,13 +244,14 @@ enum st_status st_pair_measure(const struct st_rows *a, const struct st_rows *b,
                                struct st_error *err)
 {
 	struct measure m = {
-		a, b, idx, via, st_alloc_array3(st_pool_threads(pool), 16, a->cols, sizeof(float)), stats
+		a, b, idx, via, st_alloc_array3(st_pool_threads(pool), ST_PAIR_BUFFER, a->cols, sizeof(float)), stats
 	};
 	if (!m.buf)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	st_pool_each(pool, n, a->cols * 8, measure_rows, &m);
 	free(m.buf);
-	return st_check_cancel(err);
+	ST_TRY(st_check_cancel(err));
+	return ask_refits(a, b, idx, n, via, pool, stats, err);
 }
 
 static enum st_status measure(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,

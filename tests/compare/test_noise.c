@@ -100,6 +100,20 @@ static void to_q4_0_by_importance(const float *x, uint8_t *out)
 	}
 }
 
+/*
+ * The same for rows with one large number in each block, in a column of no importance: it is cut to the largest code of a
+ * scale that the others are fitted to.
+ */
+static void to_q4_0_clipping(const float *x, uint8_t *out)
+{
+	float weight[COLS];
+	for (int i = 0; i < COLS; i++)
+		weight[i] = i % 32 == 3 ? 1e-6f : 1;
+	for (int k = 0; k < N / 32; k++)
+		put_q4_0((struct st_block_q4_0 *)(void *)(out + 18 * k), x + 32 * k, signed_most(x + 32 * k) / -8.9f,
+		         weight + 32 * k % COLS);
+}
+
 static void to_f32(const float *x, uint8_t *out) { memcpy(out, x, N * sizeof *x); }
 
 static const struct type {
@@ -397,6 +411,48 @@ static void a_small_gain_is_seen(void **state)
 	expect(&a, &b, false, "1.1 in Q4_0 by importance against F32");
 }
 
+/* A gain is asked of the sums that importances make zero, to which clipped numbers add what their weight lets them. */
+static void refits_are_those_of_importances(void **state)
+{
+	(void)state;
+	const struct type CLIPPING = { ST_DTYPE_Q4_0, to_q4_0_clipping };
+	draw(0);
+	for (int i = 3; i < COLS; i += 32)
+		x[5 * COLS + i] = 0.2f;
+	store(&a, CLIPPING, x);
+	store(&b, F32, x);
+	expect(&a, &b, true, "large numbers of no importance");
+	draw(0);
+	store(&b, F32, x);
+	const double gains[] = { 0.9, 1.1, 1.3 };
+	for (size_t k = 0; k < sizeof gains / sizeof *gains; k++) {
+		for (int i = 0; i < N; i++)
+			y[i] = (float)(x[i] * gains[k]);
+		store(&a, Q4_0_IMPORTANCE, y);
+		{
+			char what[64];
+			snprintf(what, sizeof what, "gain %g", gains[k]);
+			expect(&a, &b, false, what);
+		}
+	}
+	/* Two encoders, and one scale too many by two: every other block is equal. */
+	store(&a, Q4_0, x);
+	store(&b, Q4_0_IMPORTANCE, x);
+	expect(&a, &b, true, "with and without importance");
+	store(&a, Q4_0_IMPORTANCE, x);
+	seed = 77;
+	expect(&a, &b, true, "two sets of importances");
+	store(&a, Q4_0_IMPORTANCE, x);
+	memcpy(&b, &a, sizeof b);
+	b.t.data = b.bytes;
+	b.w.tensor = &b.t;
+	b.bytes[18 * 33 + 1] = (uint8_t)(b.bytes[18 * 33 + 1] + 4);
+	expect(&a, &b, false, "one scale doubled");
+	for (int k = 0; k < N / 32; k++)
+		b.bytes[18 * k + 1] = (uint8_t)(a.bytes[18 * k + 1] + 4);
+	expect(&a, &b, false, "all scales doubled");
+}
+
 /* A row, and a column, among many that agree. */
 static void one_row_is_seen(void **state)
 {
@@ -510,6 +566,7 @@ int main(void)
 		cmocka_unit_test(a_little_noise_is_seen),
 		cmocka_unit_test(one_unit_in_a_hundred_is_seen),
 		cmocka_unit_test(a_small_gain_is_seen),
+		cmocka_unit_test(refits_are_those_of_importances),
 		cmocka_unit_test(one_row_is_seen),
 		cmocka_unit_test(one_error_for_all_is_noise),
 		cmocka_unit_test(the_expected_size_is_the_measured_one),
