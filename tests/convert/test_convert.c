@@ -343,6 +343,150 @@ static void layers_of_a_recipe(void **state)
 	assert_int_equal(st_recipe_type(r, &cfg, &head), ST_DTYPE_Q8_0);
 }
 
+/* What llama.cpp's own quantiser (of 2026) chose for models of the gguf package, a digit of the K type for each layer: queries, keys,
+ * gate and up have the recipe's own, and the head, or the embedding where it is the head, Q6_K. */
+static const struct recipe_case {
+	const char *name;
+	uint32_t file_type, layers, heads, kv_heads;
+	bool tied;
+	char output;
+	const char *v, *down;
+} recipe_cases[] = {
+	/* clang-format off */
+	{ "Q3_K_S", 11, 32, 8, 2, false, '3',
+	  "33333333333333333333333333333333",
+	  "33333333333333333333333333333333" },
+	{ "Q3_K_M", 12, 32, 8, 2, false, '4',
+	  "55444444444444444444444444444444",
+	  "55444444444444444444444444444444" },
+	{ "Q3_K_L", 13, 32, 8, 2, false, '5',
+	  "55555555555555555555555555555555",
+	  "55555555555555555555555555555555" },
+	{ "Q4_K_S", 14, 32, 8, 2, false, '4',
+	  "55554444444444444444444444444444",
+	  "55554444444444444444444444444444" },
+	{ "Q4_K_M", 15, 32, 8, 2, false, '4',
+	  "66664464464464464464464464466666",
+	  "66664464464464464464464464466666" },
+	{ "Q5_K_S", 16, 32, 8, 2, false, '5',
+	  "55555555555555555555555555555555",
+	  "55555555555555555555555555555555" },
+	{ "Q5_K_M", 17, 32, 8, 2, false, '5',
+	  "66665565565565565565565565566666",
+	  "66665565565565565565565565566666" },
+	{ "Q3_K_S", 11, 22, 8, 8, true, '3',
+	  "3333333333333333333333",
+	  "3333333333333333333333" },
+	{ "Q3_K_M", 12, 22, 8, 8, true, '4',
+	  "5544444444444444444444",
+	  "5444444444444444444444" },
+	{ "Q3_K_L", 13, 22, 8, 8, true, '5',
+	  "5555555555555555555555",
+	  "5555555555555555555555" },
+	{ "Q4_K_S", 14, 22, 8, 8, true, '4',
+	  "5555444444444444444444",
+	  "5544444444444444444444" },
+	{ "Q4_K_M", 15, 22, 8, 8, true, '4',
+	  "6644644644644644644666",
+	  "6644644644644644644666" },
+	{ "Q5_K_S", 16, 22, 8, 8, true, '5',
+	  "5555555555555555555555",
+	  "5555555555555555555555" },
+	{ "Q5_K_M", 17, 22, 8, 8, true, '5',
+	  "6655655655655655655666",
+	  "6655655655655655655666" },
+	{ "Q3_K_S", 11, 12, 8, 4, false, '3',
+	  "333333333333",
+	  "333333333333" },
+	{ "Q3_K_M", 12, 12, 8, 4, false, '4',
+	  "554444444444",
+	  "444444444444" },
+	{ "Q3_K_L", 13, 12, 8, 4, false, '5',
+	  "555555555555",
+	  "555555555555" },
+	{ "Q4_K_S", 14, 12, 8, 4, false, '4',
+	  "555544444444",
+	  "544444444444" },
+	{ "Q4_K_M", 15, 12, 8, 4, false, '4',
+	  "644644644666",
+	  "644644644666" },
+	{ "Q5_K_S", 16, 12, 8, 4, false, '5',
+	  "555555555555",
+	  "555555555555" },
+	{ "Q5_K_M", 17, 12, 8, 4, false, '5',
+	  "655655655666",
+	  "655655655666" },
+	{ "Q3_K_S", 11, 80, 8, 1, false, '3',
+	  "55555555555555555555555555555555555555555555555555555555555555555555555555555555",
+	  "33333333333333333333333333333333333333333333333333333333333333333333333333333333" },
+	{ "Q3_K_M", 12, 80, 8, 1, false, '4',
+	  "55555555555555555555555555555555555555555555555555555555555555555555555555555555",
+	  "55555444444444444444444444444444444444444444444444444444444444444444444444444444" },
+	{ "Q4_K_S", 14, 80, 8, 1, false, '4',
+	  "55555555555555555555555555555555555555555555555555555555555555555555555555555555",
+	  "55555555554444444444444444444444444444444444444444444444444444444444444444444444" },
+	{ "Q4_K_M", 15, 80, 8, 1, false, '4',
+	  "66666666665565565565565565565565565565565565565565565565565565565565566666666666",
+	  "66666666664464464464464464464464464464464464464464464464464464464464466666666666" },
+	{ "Q3_K_S", 11, 5, 4, 4, true, '3',
+	  "33333",
+	  "33333" },
+	{ "Q3_K_M", 12, 5, 4, 4, true, '4',
+	  "55444",
+	  "44444" },
+	{ "Q3_K_L", 13, 5, 4, 4, true, '5',
+	  "55555",
+	  "55555" },
+	{ "Q4_K_S", 14, 5, 4, 4, true, '4',
+	  "55554",
+	  "44444" },
+	{ "Q4_K_M", 15, 5, 4, 4, true, '4',
+	  "44646",
+	  "44646" },
+	{ "Q5_K_S", 16, 5, 4, 4, true, '5',
+	  "55555",
+	  "55555" },
+	{ "Q5_K_M", 17, 5, 4, 4, true, '5',
+	  "55656",
+	  "55656" },
+	/* clang-format on */
+};
+
+static char recipe_digit(const struct st_recipe *r, const struct st_config *cfg, enum st_role role, uint32_t layer)
+{
+	struct st_job j = { .role = role, .layer = layer, .spec = { .ndim = 2, .shape = { 256, 256 } } };
+	return st_dtype_info(st_recipe_type(r, cfg, &j))->name[1];
+}
+
+static void recipes_of_llama_cpp(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof recipe_cases / sizeof *recipe_cases; i++) {
+		const struct recipe_case *k = &recipe_cases[i];
+		const struct st_recipe *r = st_recipe_find(k->name);
+		const struct st_config cfg = { .n_layers = k->layers,
+			                       .n_heads = k->heads,
+			                       .n_kv_heads = k->kv_heads,
+			                       .hidden = 256,
+			                       .tied = k->tied };
+		assert_non_null(r);
+		assert_int_equal(st_recipe_file_type(r), k->file_type);
+		assert_int_equal(strlen(k->v), k->layers);
+		static const enum st_role plain[] = { ST_ROLE_Q, ST_ROLE_K, ST_ROLE_GATE, ST_ROLE_UP };
+		for (uint32_t l = 0; l < k->layers; l++) {
+			if (recipe_digit(r, &cfg, ST_ROLE_V, l) != k->v[l]
+			    || recipe_digit(r, &cfg, ST_ROLE_DOWN, l) != k->down[l]
+			    || recipe_digit(r, &cfg, ST_ROLE_O, l) != k->output)
+				fail_msg("%s of %u layers, layer %u", k->name, (unsigned)k->layers, (unsigned)l);
+			for (size_t p = 0; p < 4; p++)
+				assert_int_equal(recipe_digit(r, &cfg, plain[p], l), k->name[1]);
+		}
+		assert_int_equal(recipe_digit(r, &cfg, k->tied ? ST_ROLE_EMBED : ST_ROLE_HEAD, 0), '6');
+		if (!k->tied)
+			assert_int_equal(recipe_digit(r, &cfg, ST_ROLE_EMBED, 0), k->name[1]);
+	}
+}
+
 /* A file of one importance for each column of every matrix, `columns` of them where that is not 0. */
 static void write_importances(const char *path, const char *type, uint64_t columns)
 {
@@ -775,6 +919,7 @@ int main(int argc, char **argv)
 		CASE(names_of_outputs),
 		CASE(what_a_type_cannot_hold_is_refused),
 		CASE(layers_of_a_recipe),
+		CASE(recipes_of_llama_cpp),
 		CASE(importances_move_the_error),
 		CASE(unused_tensors_are_carried_or_listed),
 		CASE(published_models_go_around),
