@@ -150,8 +150,10 @@ struct match {
 static uint64_t match_positions(const struct st_trace_entry *a, const struct st_trace_entry *b, struct match *m)
 {
 	uint64_t n = 0, na = n_positions(a), nb = n_positions(b);
-	/* One position that nobody names is the newest: it meets the last of the other side. */
-	if (na > 0 && nb > 0 && na != nb && (na == 1 || nb == 1) && !(na == 1 ? a : b)->positions) {
+	/* One position that nobody names is the newest: it meets the last of the other side, also where that has one
+	 * alone and names it. */
+	bool lone_a = na == 1 && !a->positions, lone_b = nb == 1 && !b->positions;
+	if (na > 0 && nb > 0 && lone_a != lone_b) {
 		m[0] = (struct match){ .i = na - 1, .j = nb - 1 };
 		return 1;
 	}

@@ -136,6 +136,8 @@ static void traces_summary(const struct st_diff *d, struct st_text *t)
 	}
 	for (size_t i = 0; i < d->n_rows; i++)
 		if (d->rows[i].stage == ST_STAGE_LM_HEAD && d->rows[i].positions) {
+			if (d->rows[i].step)
+				st_text_printf(t, "step %u: ", (unsigned)d->rows[i].step);
 			st_text_printf(t, "largest logit the same at %llu of %llu positions",
 			               (unsigned long long)d->rows[i].top1, (unsigned long long)d->rows[i].positions);
 			if (!isnan(d->rows[i].top5))

@@ -23,7 +23,8 @@ struct reader {
 static enum st_status read_array(const struct st_tensor *t, struct st_arena *arena, uint32_t **out, size_t *n,
                                  struct st_error *err)
 {
-	if (st_dtype_info(t->dtype)->kind != ST_KIND_INT || t->ndim != 1)
+	bool batch = t->ndim == 2 && t->shape[0] == 1; /* of one, as models take them */
+	if (st_dtype_info(t->dtype)->kind != ST_KIND_INT || (t->ndim != 1 && !batch))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "is no list of integers");
 	double *v = st_alloc_array(t->n_elems, sizeof *v);
 	uint32_t *list = st_arena_alloc(arena, t->n_elems, sizeof *list);
@@ -45,13 +46,17 @@ static enum st_status read_array(const struct st_tensor *t, struct st_arena *are
 	return st;
 }
 
-/* Arrays of integers beside the values: tokens, positions. */
-static bool has_lists(const struct st_container *c) { return c->format == ST_FORMAT_NPZ || c->format == ST_FORMAT_NPY; }
-
 static bool is_marked(const struct st_container *c)
 {
 	const char *format = json_string_value(json_object_get(c->docs.metadata, "format"));
 	return format && strcmp(format, "stele-trace") == 0;
+}
+
+/* Arrays of integers beside the values: tokens, positions. A marked bundle has them in its metadata. */
+static bool has_lists(const struct st_container *c)
+{
+	return c->format == ST_FORMAT_NPZ || c->format == ST_FORMAT_NPY
+	    || (c->format == ST_FORMAT_SAFETENSORS && !is_marked(c));
 }
 
 static enum st_status read_provenance(struct reader *r, struct st_error *err)

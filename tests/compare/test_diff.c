@@ -685,6 +685,19 @@ static void names_that_are_no_stage(void **state)
 	/* One position alone, without an axis for it. */
 	write_dump(b, &(struct dump){ "embedding", "F32", "[4]", h + 8, 16 }, 1);
 	expect(a, b, 0, SIZE_MAX);
+	/* Tokens, as a list or as models take them. */
+	int64_t ids[2][3] = { { 5, 6, 7 }, { 5, 6, 8 } };
+	plain[1] = (struct dump){ "tokens", "I64", "[3]", ids[0], 24 };
+	write_dump(a, plain, 2);
+	plain[1].shape = "[1,3]";
+	write_dump(b, plain, 2);
+	d = diff(a, b, NAN);
+	assert_int_equal(st_diff_exit(d), 0);
+	assert_int_equal(d->n_tensors, 0);
+	st_diff_free(d);
+	plain[1].data = ids[1];
+	write_dump(b, plain, 2);
+	refused(a, b, ST_ERR_MISMATCH, "token 2 is 7 in A, 8 in B");
 }
 
 /* A folder of npy files is a trace; a relative threshold is one. */
@@ -721,7 +734,7 @@ static void trees_without_shapes(void **state)
 	(void)state;
 	float x[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
 	static const char json[] = "{\"format\":\"stele-trace\",\"version\":\"1\",\"tokens\":[1,2],\"shapes\":"
-				   "{\"layers.0.attn_norm\":[2,4]}}";
+				   "{\"layers.0.attn_norm\":[2,4],\"lm_head\":[1,8]},\"positions.lm_head\":[1]}";
 	char a[512], b[512];
 	snprintf(a, sizeof a, "%s", in_folder("a"));
 	snprintf(b, sizeof b, "%s", in_folder("b"));
@@ -731,11 +744,14 @@ static void trees_without_shapes(void **state)
 	mkdir(in_folder("b/layer-0"), 0755);
 	write_aprt(in_folder("a/layer-0/attn_norm.bin"), 0, x, 8);
 	write_aprt(in_folder("b/layer-0/attn_norm.bin"), 0, x, 8);
+	write_aprt(in_folder("a/lm_head.bin"), UINT32_MAX, x, 8);
+	write_aprt(in_folder("b/lm_head.bin"), UINT32_MAX, x, 8);
 	write_parts(in_folder("a/trace.json"), json, sizeof json - 1, "", 0);
 	expect(a, b, 0, SIZE_MAX);
 	expect(b, a, 0, SIZE_MAX);
 	struct st_diff *d = diff(b, a, NAN);
 	assert_int_equal(d->rows[0].positions, 2);
+	assert_int_equal(d->rows[1].positions, 1);
 	st_diff_free(d);
 	write_aprt(in_folder("mine.bin"), 3, x, 8);
 	write_aprt(in_folder("yours.bin"), 4, x, 8);
