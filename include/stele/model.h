@@ -8,7 +8,10 @@
 
 /* ---- stages: the vocabulary of traces ---- */
 
-/* In graph order. */
+/*
+ * A stage's name as a number: equal names have equal numbers. Those that most families have stand here, in graph order;
+ * the others get theirs when a description that names them is bound, and keep it until the process ends.
+ */
 enum st_stage {
 	ST_STAGE_EMBEDDING,
 	ST_STAGE_ATTN_NORM,
@@ -39,11 +42,31 @@ enum st_stage {
 	ST_STAGE_LM_HEAD,
 	ST_STAGE_COUNT
 };
+#define ST_MAX_STAGES 1024
 
 const char *st_stage_name(enum st_stage s);
 /* Case-insensitive; aliases (layer_output) included. */
 bool st_stage_parse(const char *name, size_t len, enum st_stage *out);
 bool st_stage_per_layer(enum st_stage s);
+/* Where a stage stands among those of a layer, or of what surrounds layers: the lower one comes first. */
+uint64_t st_stage_order(enum st_stage s);
+/* How many have a number now. */
+unsigned st_stage_count(void);
+/*
+ * The number of a name, which a new one gets here. after: the stage that the family evaluates before it, ST_STAGE_COUNT:
+ * none. A stage is one of layers or of none: ST_ERR_FORMAT where the name has the other meaning already; ST_ERR_LIMIT.
+ */
+ST_MUST_CHECK enum st_status st_stage_of(const char *name, bool per_layer, enum st_stage after, enum st_stage *out,
+                                         struct st_error *err);
+
+struct st_stage_set {
+	uint64_t bits[ST_MAX_STAGES / 64];
+};
+bool st_stage_set_has(const struct st_stage_set *set, enum st_stage s);
+void st_stage_set_add(struct st_stage_set *set, enum st_stage s);
+/* Those too that have no number yet. */
+void st_stage_set_add_all(struct st_stage_set *set);
+bool st_stage_set_empty(const struct st_stage_set *set);
 
 /* ---- hyper-parameters ---- */
 

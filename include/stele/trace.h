@@ -64,7 +64,7 @@ struct st_trace_options {
 	const char *cpu;                 /* NULL = best */
 	int threads;                     /* 0 = all */
 	uint32_t steps;                  /* greedy steps after the prompt */
-	uint64_t stage_mask;             /* bit s = capture stage s; 0 = none */
+	struct st_stage_set capture;     /* stages */
 	uint32_t layer_first, layer_end; /* half open; 0, 0 = all */
 	const char *tree;                /* write an APRT tree here, or NULL */
 	const char *bundle;              /* write a bundle here, or NULL */
@@ -84,7 +84,7 @@ struct st_trace_options {
 ST_MUST_CHECK enum st_status st_trace_run(const struct st_model *m, const struct st_trace_options *o,
                                           struct st_error *err);
 
-/* Parse "attn_norm, qkv_matmul" or "all" into a mask; errors list the valid names. */
-ST_MUST_CHECK enum st_status st_trace_parse_stages(const char *list, uint64_t *mask, struct st_error *err);
+/* Parse "attn_norm, qkv_matmul" or "all"; errors list the valid names: those of models opened so far. */
+ST_MUST_CHECK enum st_status st_trace_parse_stages(const char *list, struct st_stage_set *out, struct st_error *err);
 
 #endif

@@ -24,6 +24,7 @@ struct builder {
 	struct st_settings at;
 	int32_t layer;
 	uint32_t *node;      /* [n_stage_names]: the node that a name stands for now */
+	enum st_stage *stage; /* [n_stage_names] */
 	struct parts *parts; /* by node */
 	uint32_t room;       /* nodes that there is room for */
 	struct st_error *err;
@@ -145,9 +146,7 @@ static enum st_status add(struct builder *b, struct st_node n, const struct part
 		return FAIL(b, "%s: %u features", name, n.width);
 	if (b->g->n_nodes == b->room)
 		return FAIL(b, "more stages than were counted");
-	n.name = name;
-	if (!st_stage_parse(name, strlen(name), &n.stage))
-		n.stage = ST_STAGE_COUNT;
+	n.stage = b->stage[b->s->name];
 	n.layer = b->layer;
 	n.slot = b->s->name;
 	uint32_t i = b->g->n_nodes++;
@@ -596,6 +595,22 @@ static enum st_status layers(struct builder *b)
 	return ST_OK;
 }
 
+/* The numbers of all names, in the order of the page. */
+static enum st_status number_stages(struct builder *b)
+{
+	const struct st_family *f = b->d->family;
+	enum st_stage before = ST_STAGE_COUNT;
+	for (uint32_t i = 0; i < f->n_stages; i++) {
+		const struct st_family_stage *s = &f->stages[i];
+		struct st_error why = ST_ERROR_INIT;
+		if (st_stage_of(f->stage_names[s->name], s->scope == ST_SCOPE_LAYER, before, &b->stage[s->name], &why)
+		    != ST_OK)
+			return st_described_fail(b->d, s->line, b->err, "%s", why.message);
+		before = b->stage[s->name];
+	}
+	return ST_OK;
+}
+
 enum st_status st_described_graph(struct st_described *d, struct st_error *err)
 {
 	const struct st_family *f = d->family;
@@ -607,24 +622,31 @@ enum st_status st_described_graph(struct st_described *d, struct st_error *err)
 	d->graph.nodes = st_arena_alloc(&d->arena, room, sizeof *d->graph.nodes);
 	b.parts = st_alloc_array(room, sizeof *b.parts);
 	b.node = st_alloc_array(f->n_stage_names, sizeof *b.node);
+	b.stage = st_alloc_array(f->n_stage_names, sizeof *b.stage);
 	enum st_status st = ST_OK;
-	if (!d->graph.nodes || !b.parts || !b.node) {
+	if (!d->graph.nodes || !b.parts || !b.node || !b.stage) {
 		st = st_fail(err, ST_ERR_NOMEM, "no memory for the graph");
 		goto out;
 	}
 	for (uint32_t i = 0; i < f->n_stage_names; i++)
 		b.node[i] = ST_NO_NODE;
+	ST_TRY_OUT(number_stages(&b));
 	d->graph.n_layers = d->n_layers;
 	d->graph.vocab = d->vocab;
 	d->graph.n_slots = 2 * f->n_stage_names;
 	ST_TRY_OUT(scope(&b, ST_SCOPE_BEFORE, -1));
 	ST_TRY_OUT(layers(&b));
 	ST_TRY_OUT(scope(&b, ST_SCOPE_AFTER, -1));
-	if (d->graph.nodes[d->graph.n_nodes - 1].width != d->vocab)
+	if (d->graph.nodes[d->graph.n_nodes - 1].stage != ST_STAGE_LM_HEAD)
+		st = st_described_fail(d, f->stages[f->n_stages - 1].line, err,
+		                       "\"%s\" is the last stage: that of the logits is called lm_head",
+		                       st_stage_name(d->graph.nodes[d->graph.n_nodes - 1].stage));
+	else if (d->graph.nodes[d->graph.n_nodes - 1].width != d->vocab)
 		st = st_described_fail(d, f->stages[f->n_stages - 1].line, err, "%u logits for a vocabulary of %u",
 		                       d->graph.nodes[d->graph.n_nodes - 1].width, d->vocab);
 out:
 	free(b.parts);
 	free(b.node);
+	free(b.stage);
 	return st;
 }

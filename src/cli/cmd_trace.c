@@ -28,7 +28,7 @@ struct collect {
 	bool has_next, failed;
 	bool table; /* it is shown; else the values are in files */
 	/* of the table: --stages, --layers */
-	uint64_t stage_mask;
+	struct st_stage_set shown;
 	uint32_t layer_first, layer_end; /* 0, 0: every layer, and what is in none */
 };
 
@@ -36,7 +36,7 @@ static void on_stage(void *user, const struct st_trace_stats *s)
 {
 	struct collect *k = user;
 	void *p = k->stats;
-	if (!(k->stage_mask >> s->stage & 1)
+	if (!st_stage_set_has(&k->shown, s->stage)
 	    || (k->layer_end && (s->layer < (int32_t)k->layer_first || s->layer >= (int32_t)k->layer_end)))
 		return;
 	if (!st_grow(&p, &k->cap_stats, k->n_stats + 1, sizeof *s)) {
@@ -251,7 +251,7 @@ static bool selection(struct cli *c, const struct opts *o, const struct st_model
 	struct st_error err = ST_ERROR_INIT;
 	if (o->layers && !read_layers(c, "--layers", o->layers, m, &k->layer_first, &k->layer_end, rc))
 		return false;
-	if (st_trace_parse_stages(o->stages ? o->stages : "all", &k->stage_mask, &err) == ST_OK)
+	if (st_trace_parse_stages(o->stages ? o->stages : "all", &k->shown, &err) == ST_OK)
 		return true;
 	*rc = cli_fail(c, &err);
 	return false;
@@ -273,7 +273,7 @@ static bool destinations(struct cli *c, const struct opts *o, const struct st_mo
 	if (o->save_layers
 	    && !read_layers(c, "--save-tensor-layers", o->save_layers, m, &t->layer_first, &t->layer_end, rc))
 		return false;
-	if (save && st_trace_parse_stages(o->save_stages ? o->save_stages : "all", &t->stage_mask, &err) != ST_OK) {
+	if (save && st_trace_parse_stages(o->save_stages ? o->save_stages : "all", &t->capture, &err) != ST_OK) {
 		*rc = cli_fail(c, &err);
 		return false;
 	}
@@ -339,7 +339,7 @@ static int run(struct cli *c, void *p)
 		cli_note(c, "wrote %s/", t.tree);
 	if (t.bundle)
 		cli_note(c, "wrote %s", t.bundle);
-	k.table = !t.stage_mask;
+	k.table = st_stage_set_empty(&t.capture);
 	if (!k.table && !o->json)
 		k.n_stats = 0; /* the greedy tokens are still worth a line */
 	if (o->json) {

@@ -341,9 +341,9 @@ static struct label label(const struct st_node *n)
 {
 	struct label l;
 	if (n->layer < 0)
-		snprintf(l.text, sizeof l.text, "%s", n->name);
+		snprintf(l.text, sizeof l.text, "%s", st_stage_name(n->stage));
 	else
-		snprintf(l.text, sizeof l.text, "%s of layer %d", n->name, n->layer);
+		snprintf(l.text, sizeof l.text, "%s of layer %d", st_stage_name(n->stage), n->layer);
 	return l;
 }
 
@@ -382,7 +382,7 @@ static bool equal_form(const struct st_graph *ga, const struct st_graph *gb, uin
 		if (a->in[j] != ST_NO_NODE
 		    && (b->in[j] != a->in[j] || ga->nodes[a->in[j]].width != gb->nodes[b->in[j]].width))
 			return false;
-	return strcmp(a->name, b->name) == 0 && a->layer == b->layer && a->op == b->op && a->in[0] == b->in[0]
+	return a->stage == b->stage && a->layer == b->layer && a->op == b->op && a->in[0] == b->in[0]
 	    && a->in[1] == b->in[1] && a->from[0] == b->from[0] && a->from[1] == b->from[1] && a->width == b->width
 	    && a->n_w == b->n_w && a->heads == b->heads && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads
 	    && a->choices == b->choices && a->groups.all == b->groups.all && a->groups.used == b->groups.used;

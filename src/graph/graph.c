@@ -6,7 +6,6 @@
 void st_node_place(struct st_node *n, enum st_stage stage, int32_t layer)
 {
 	n->stage = stage;
-	n->name = st_stage_name(stage);
 	n->layer = layer;
 	n->slot = stage == ST_STAGE_POST_FFN_RESIDUAL && layer % 2 == 1 ? ST_STAGE_COUNT : stage;
 	n->n_rot = n->n_rot ? n->n_rot : n->head_dim;

@@ -50,8 +50,7 @@ enum st_op {
 
 struct st_node {
 	enum st_stage stage;
-	const char *name; /* of the stage; the only one where `stage` is ST_STAGE_COUNT */
-	int32_t layer;    /* -1 for whole-model stages */
+	int32_t layer; /* -1 for whole-model stages */
 	enum st_op op;
 	uint32_t slot;                 /* storage that it shares with its like in other layers, below n_slots */
 	uint32_t in[ST_NODE_INPUTS];   /* node indices, ST_NO_NODE where unused */
@@ -83,7 +82,7 @@ struct st_graph {
 	uint32_t n_slots; /* of storage for values; the stream alternates between two */
 };
 
-/* Stage, name, layer and slot of a node in a graph whose stages are those of the vocabulary (n_slots:
+/* Stage, layer and slot of a node in a graph whose stages are those of the vocabulary (n_slots:
  * ST_GRAPH_VOCABULARY_SLOTS). What is not set yet: heads turn whole, a table of embeddings is taken as it is. */
 void st_node_place(struct st_node *n, enum st_stage stage, int32_t layer);
 #define ST_GRAPH_VOCABULARY_SLOTS (ST_STAGE_COUNT + 1)

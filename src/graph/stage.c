@@ -1,8 +1,13 @@
-/* stage.c - the vocabulary of traces: one row per stage, in graph order. */
+/* stage.c - the vocabulary of traces: one row per stage, in graph order, and behind them the names of descriptions. */
 #include <stele/model.h>
 
-#include <strings.h>
+#include "base/error.h"
+#include "base/mem.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <strings.h>
 
 struct stage_row {
 	const char *name;
@@ -40,7 +45,27 @@ static const struct stage_row stages[ST_STAGE_COUNT] = {
 	[ST_STAGE_LM_HEAD] = { "lm_head", NULL, false },
 };
 
-const char *st_stage_name(enum st_stage s) { return (unsigned)s < ST_STAGE_COUNT ? stages[s].name : "unknown"; }
+/* Names are added one at a time and never change: whoever reads their count first may read them without the lock. */
+static struct further {
+	const char *name;
+	bool per_layer;
+	uint64_t order;
+} further[ST_MAX_STAGES - ST_STAGE_COUNT];
+static atomic_uint n_further;
+static pthread_mutex_t adding = PTHREAD_MUTEX_INITIALIZER;
+
+unsigned st_stage_count(void) { return ST_STAGE_COUNT + atomic_load_explicit(&n_further, memory_order_acquire); }
+
+static const struct further *further_at(enum st_stage s)
+{
+	return (unsigned)s >= ST_STAGE_COUNT && (unsigned)s < st_stage_count() ? &further[s - ST_STAGE_COUNT] : NULL;
+}
+
+const char *st_stage_name(enum st_stage s)
+{
+	const struct further *f = further_at(s);
+	return (unsigned)s < ST_STAGE_COUNT ? stages[s].name : f ? f->name : "unknown";
+}
 
 static bool same(const char *known, const char *name, size_t len)
 {
@@ -49,12 +74,74 @@ static bool same(const char *known, const char *name, size_t len)
 
 bool st_stage_parse(const char *name, size_t len, enum st_stage *out)
 {
-	for (unsigned s = 0; s < ST_STAGE_COUNT; s++)
-		if (same(stages[s].name, name, len) || same(stages[s].alias, name, len)) {
+	unsigned n = st_stage_count();
+	for (unsigned s = 0; s < n; s++)
+		if (same(st_stage_name((enum st_stage)s), name, len)
+		    || (s < ST_STAGE_COUNT && same(stages[s].alias, name, len))) {
 			*out = (enum st_stage)s;
 			return true;
 		}
 	return false;
 }
 
-bool st_stage_per_layer(enum st_stage s) { return (unsigned)s < ST_STAGE_COUNT && stages[s].per_layer; }
+bool st_stage_per_layer(enum st_stage s)
+{
+	const struct further *f = further_at(s);
+	return (unsigned)s < ST_STAGE_COUNT ? stages[s].per_layer : f && f->per_layer;
+}
+
+/* Between two that stand above there is room for 2^32 others. */
+uint64_t st_stage_order(enum st_stage s)
+{
+	const struct further *f = further_at(s);
+	return (unsigned)s < ST_STAGE_COUNT ? ((uint64_t)s + 1) << 32 : f ? f->order : UINT64_MAX;
+}
+
+enum st_status st_stage_of(const char *name, bool per_layer, enum st_stage after, enum st_stage *out,
+                           struct st_error *err)
+{
+	pthread_mutex_lock(&adding);
+	enum st_status st = ST_OK;
+	unsigned n = st_stage_count();
+	if (st_stage_parse(name, strlen(name), out)) {
+		if (st_stage_per_layer(*out) != per_layer)
+			st = st_fail(err, ST_ERR_FORMAT, "\"%s\" is the name of a stage %s", name,
+			             per_layer ? "that is in no layer" : "of layers");
+	} else if (n == ST_MAX_STAGES) {
+		st = st_fail(err, ST_ERR_LIMIT, "\"%s\": more than %u names of stages", name, ST_MAX_STAGES);
+	} else {
+		char *own = st_strdup(name); /* for as long as the process */
+		if (own) {
+			further[n - ST_STAGE_COUNT] = (struct further){
+				own, per_layer, after == ST_STAGE_COUNT ? 0 : st_stage_order(after) + 1
+			};
+			*out = (enum st_stage)n;
+			atomic_store_explicit(&n_further, n + 1 - ST_STAGE_COUNT, memory_order_release);
+		} else {
+			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+		}
+	}
+	pthread_mutex_unlock(&adding);
+	return st;
+}
+
+bool st_stage_set_has(const struct st_stage_set *set, enum st_stage s)
+{
+	return (unsigned)s < ST_MAX_STAGES && set->bits[s / 64] >> (s % 64) & 1;
+}
+
+void st_stage_set_add(struct st_stage_set *set, enum st_stage s)
+{
+	if ((unsigned)s < ST_MAX_STAGES)
+		set->bits[s / 64] |= (uint64_t)1 << (s % 64);
+}
+
+void st_stage_set_add_all(struct st_stage_set *set) { memset(set, 0xff, sizeof *set); }
+
+bool st_stage_set_empty(const struct st_stage_set *set)
+{
+	uint64_t any = 0;
+	for (size_t i = 0; i < ST_MAX_STAGES / 64; i++)
+		any |= set->bits[i];
+	return any == 0;
+}

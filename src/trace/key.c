@@ -3,7 +3,6 @@
 
 #include "base/error.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -111,7 +110,7 @@ static int64_t place(const struct st_trace_key *k)
 {
 	if (k->layer >= 0)
 		return k->layer;
-	return k->stage == ST_STAGE_EMBEDDING ? -1 : INT64_MAX;
+	return st_stage_order(k->stage) < st_stage_order(ST_STAGE_ATTN_NORM) ? -1 : INT64_MAX;
 }
 
 #define ORDER(a, b) (((a) > (b)) - ((a) < (b)))
@@ -122,6 +121,8 @@ int st_trace_key_order(const struct st_trace_key *a, const struct st_trace_key *
 	if (c == 0)
 		c = ORDER(place(a), place(b));
 	if (c == 0)
+		c = ORDER(st_stage_order(a->stage), st_stage_order(b->stage));
+	if (c == 0)
 		c = ORDER(a->stage, b->stage);
 	return c ? c : ORDER(a->part, b->part);
 }
@@ -130,7 +131,7 @@ static enum st_status unknown_stage(const char *s, size_t n, struct st_error *er
 {
 	char names[512];
 	size_t used = 0;
-	for (unsigned i = 0; i < ST_STAGE_COUNT; i++)
+	for (unsigned i = 0; i < st_stage_count() && used < sizeof names; i++)
 		used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? " " : "",
 		                         st_stage_name((enum st_stage)i));
 	if (n == 0)
@@ -138,10 +139,9 @@ static enum st_status unknown_stage(const char *s, size_t n, struct st_error *er
 	return st_fail(err, ST_ERR_USAGE, "unknown stage \"%.*s\"; valid: all %s", n > 40 ? 40 : (int)n, s, names);
 }
 
-enum st_status st_trace_parse_stages(const char *list, uint64_t *mask, struct st_error *err)
+enum st_status st_trace_parse_stages(const char *list, struct st_stage_set *out, struct st_error *err)
 {
-	static_assert(ST_STAGE_COUNT < 64, "a mask has 64 bits");
-	uint64_t all = ((uint64_t)1 << ST_STAGE_COUNT) - 1, got = 0;
+	struct st_stage_set got = { 0 };
 	for (const char *s = list;; s++) {
 		size_t len = strcspn(s, ",");
 		const char *item = s, *next = s + len;
@@ -151,15 +151,15 @@ enum st_status st_trace_parse_stages(const char *list, uint64_t *mask, struct st
 			len--;
 		enum st_stage stage;
 		if (len == 3 && strncasecmp(item, "all", 3) == 0)
-			got |= all;
+			st_stage_set_add_all(&got);
 		else if (len > 0 && st_stage_parse(item, len, &stage))
-			got |= (uint64_t)1 << stage;
+			st_stage_set_add(&got, stage);
 		else
 			return unknown_stage(item, len, err);
 		s = next;
 		if (*s == '\0')
 			break;
 	}
-	*mask = got;
+	*out = got;
 	return ST_OK;
 }

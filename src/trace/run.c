@@ -38,7 +38,7 @@ struct tracer {
 
 static bool wanted(const struct st_trace_options *o, const struct st_node *n)
 {
-	if (!(o->stage_mask >> n->stage & 1))
+	if (!st_stage_set_has(&o->capture, n->stage))
 		return false;
 	/* A range of layers leaves out layers, not the stages around them. */
 	return n->layer < 0 || o->layer_end == 0
@@ -74,12 +74,12 @@ static enum st_status plan_node(const struct tracer *t, uint32_t node, uint32_t 
 
 static void log_absent(const struct tracer *t)
 {
-	uint64_t found = 0;
+	struct st_stage_set found = { 0 };
 	for (uint32_t i = 0; i < t->g->n_nodes; i++)
-		found |= (uint64_t)1 << t->g->nodes[i].stage;
-	for (unsigned s = 0; s < ST_STAGE_COUNT && t->o->hooks.log; s++) {
+		st_stage_set_add(&found, t->g->nodes[i].stage);
+	for (unsigned s = 0; s < st_stage_count() && t->o->hooks.log; s++) {
 		char line[96];
-		if (!(t->o->stage_mask >> s & 1) || found >> s & 1)
+		if (!st_stage_set_has(&t->o->capture, (enum st_stage)s) || st_stage_set_has(&found, (enum st_stage)s))
 			continue;
 		snprintf(line, sizeof line, "the model has no stage %s; it is not in the trace",
 		         st_stage_name((enum st_stage)s));
@@ -94,8 +94,8 @@ static enum st_status make_plan(struct tracer *t, struct st_error *err)
 		per_step += wanted(t->o, &t->g->nodes[i]);
 	if (per_step == 0)
 		return st_fail(err, ST_ERR_USAGE,
-		               t->o->stage_mask ? "the model has none of the chosen stages"
-		                                : "nothing to write: no stage was chosen");
+		               st_stage_set_empty(&t->o->capture) ? "nothing to write: no stage was chosen"
+		                                                  : "the model has none of the chosen stages");
 	if (!st_mul_u64(per_step, (uint64_t)t->o->steps + 1, &total)
 	    || !(t->plan.items = st_arena_alloc(&t->arena, total, sizeof *t->plan.items)))
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");

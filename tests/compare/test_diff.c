@@ -804,7 +804,7 @@ static void shared_captures(void **state)
 		assert_in_range(o.n_tokens, 1, 64);
 		for (size_t t = 0; t < o.n_tokens; t++)
 			tokens[t] = (uint32_t)json_integer_value(json_array_get(json_object_get(c, "tokens"), t));
-		assert_ok(st_trace_parse_stages("all", &o.stage_mask, &err), &err);
+		assert_ok(st_trace_parse_stages("all", &o.capture, &err), &err);
 		assert_ok(st_trace_run(m, &o, &err), &err);
 		st_model_close(m);
 		snprintf(rel, sizeof rel, "captures/%s/trace.safetensors", names[i]);

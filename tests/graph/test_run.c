@@ -402,16 +402,16 @@ static void experts_equal_plain_loops(void **state)
 	struct st_weight stack = { .tensor = experts, .heads = 1, .experts = experts, .n_experts = E };
 	const struct st_weight *table = tiny_weight(t, embedding, V, K), *by = tiny_weight(t, router, E, K);
 	struct st_node nodes[] = {
-		{ .name = "x",
+		{ .stage = ST_STAGE_EMBEDDING,
 		  .op = ST_OP_EMBED,
 		  .in = { ST_NO_NODE, ST_NO_NODE },
 		  .width = K,
 		  .w = { table },
 		  .n_w = 1,
 		  .scale = 1 },
-		{ .name = "r", .op = ST_OP_LINEAR, .in = { 0, ST_NO_NODE }, .width = E, .w = { by }, .n_w = 1 },
-		{ .name = "i", .op = ST_OP_TOP, .in = { 1, ST_NO_NODE }, .width = C },
-		{ .name = "y",
+		{ .stage = ST_STAGE_MOE_ROUTER, .op = ST_OP_LINEAR, .in = { 0, ST_NO_NODE }, .width = E, .w = { by }, .n_w = 1 },
+		{ .stage = ST_STAGE_MOE_ROUTER_INDICES, .op = ST_OP_TOP, .in = { 1, ST_NO_NODE }, .width = C },
+		{ .stage = ST_STAGE_FFN_UP,
 		  .op = ST_OP_LINEAR_AT,
 		  .in = { 0, 2 },
 		  .width = C * N,
@@ -420,7 +420,6 @@ static void experts_equal_plain_loops(void **state)
 		  .choices = C },
 	};
 	for (uint32_t i = 0; i < 4; i++) {
-		nodes[i].stage = ST_STAGE_COUNT;
 		nodes[i].layer = -1;
 		nodes[i].slot = i;
 	}

@@ -34,7 +34,7 @@ static inline void good_trace(void)
 	struct st_error err = ST_ERROR_INIT;
 	struct st_model *m;
 	const uint32_t tokens[] = { 3, 1, 4 };
-	uint64_t mask;
+	struct st_stage_set mask;
 	assert_ok(st_model_open(in_folder("model.gguf"), &m, &err), &err);
 	assert_ok(st_trace_parse_stages("attn_norm, attention, lm_head", &mask, &err), &err);
 	struct st_trace_options o = { .tokens = tokens,
@@ -42,7 +42,7 @@ static inline void good_trace(void)
 		                      .prompt = "three",
 		                      .threads = 1,
 		                      .steps = 1,
-		                      .stage_mask = mask,
+		                      .capture = mask,
 		                      .tree = in_folder("tree"),
 		                      .bundle = in_folder("trace.safetensors") };
 	assert_ok(st_trace_run(m, &o, &err), &err);

@@ -85,7 +85,7 @@ static enum st_status use_trace(const char *path, struct st_error *err)
 		                            .prompt = "p",
 		                            .threads = threads,
 		                            .steps = 1,
-		                            .stage_mask = UINT64_MAX,
+		                            .capture = { { UINT64_MAX } },
 		                            .tree = in_folder("made"),
 		                            .bundle = in_folder("made.safetensors"),
 		                            .force = true };

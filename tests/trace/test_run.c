@@ -19,13 +19,13 @@ static void run(const struct st_model *m, const struct st_trace_options *o)
 }
 
 static const uint32_t some_tokens[] = { 5, 77, 12, 200, 33, 91, 150 };
-#define ALL_STAGES (((uint64_t)1 << ST_STAGE_COUNT) - 1)
+#define ALL_STAGES { { ((uint64_t)1 << ST_STAGE_COUNT) - 1 } }
 
 static struct st_trace_options options(void)
 {
 	return (struct st_trace_options){ .tokens = some_tokens,
 		                          .n_tokens = sizeof some_tokens / sizeof *some_tokens,
-		                          .stage_mask = ALL_STAGES,
+		                          .capture = ALL_STAGES,
 		                          .threads = 2 };
 }
 
@@ -351,8 +351,8 @@ static void chosen_stages_and_layers(void **state)
 	(void)state;
 	struct st_model *m = open_model("captures/models/stories260K-f32.gguf");
 	struct st_trace_options o = options();
-	o.stage_mask = (uint64_t)1 << ST_STAGE_FFN_UP | (uint64_t)1 << ST_STAGE_FINAL_NORM
-	             | (uint64_t)1 << ST_STAGE_QKV_BIAS;
+	o.capture = (struct st_stage_set){ { (uint64_t)1 << ST_STAGE_FFN_UP | (uint64_t)1 << ST_STAGE_FINAL_NORM
+		                             | (uint64_t)1 << ST_STAGE_QKV_BIAS } };
 	o.layer_first = 1;
 	o.layer_end = 3;
 	o.bundle = in_folder("some.safetensors");
@@ -405,9 +405,9 @@ static void refusals(void **state)
 	assert_refused(m, &o, ST_ERR_USAGE, "mmx");
 	o = options();
 	o.bundle = in_folder("never.safetensors");
-	o.stage_mask = (uint64_t)1 << ST_STAGE_QKV_BIAS;
+	o.capture = (struct st_stage_set){ { (uint64_t)1 << ST_STAGE_QKV_BIAS } };
 	assert_refused(m, &o, ST_ERR_USAGE, "none of the chosen");
-	o.stage_mask = 0;
+	o.capture = (struct st_stage_set){ 0 };
 	assert_refused(m, &o, ST_ERR_USAGE, "no stage was chosen");
 	assert_int_equal(access(o.bundle, F_OK), -1);
 	o = options();
