@@ -72,7 +72,7 @@ struct st_divergence {
 	bool found;
 	char stage[24];   /* stage name, "tokens" or "config" */
 	int32_t layer;    /* -1: whole model */
-	char tensor[96];  /* canonical Hugging Face name, or empty */
+	char tensor[128]; /* canonical Hugging Face name, or empty */
 	int64_t position; /* token with the largest local error, or -1 */
 	char side;        /* 'a', 'b' or 0 */
 };

@@ -157,6 +157,15 @@ enum st_role {
 	ST_ROLE_COUNT
 };
 
+/* What the graph does with a weight. */
+enum st_weight_kind {
+	ST_WEIGHT_MATRIX,
+	ST_WEIGHT_EMBEDDING, /* rows are looked up */
+	ST_WEIGHT_NORM,      /* features are multiplied by it */
+	ST_WEIGHT_BIAS,      /* it is added to features */
+	ST_WEIGHT_OTHER,     /* divisors of frequencies, single numbers */
+};
+
 /*
  * A weight bound to its place. `tensor` shows it as stored; `interleaved` says that its
  * rows are in the adjacent-pair RoPE order (llama-family GGUF) with `heads` heads, so row
@@ -174,8 +183,11 @@ struct st_weight {
 	const struct st_tensor *experts;
 	uint32_t n_experts;
 	enum st_role role;
+	const char *name;    /* as the family's description calls it: "q", "post_attn_norm"; NULL: known by the file's name */
 	int32_t layer;       /* -1 for whole-model weights */
-	char canonical[96];  /* Hugging Face name */
+	int32_t expert;      /* of a stack, one weight each; -1: not of a stack */
+	enum st_weight_kind kind;
+	char canonical[128]; /* Hugging Face name */
 	enum st_stage stage; /* the first stage that uses it */
 };
 
@@ -202,8 +214,6 @@ const struct st_weight *st_model_weight_at(const struct st_model *m, size_t i);
 /* Tensors of the container that no weight uses. */
 size_t st_model_n_unused(const struct st_model *m);
 const struct st_tensor *st_model_unused_at(const struct st_model *m, size_t i);
-/* Comma-separated names of the known families. */
-const char *st_model_families(void);
 
 /*
  * Accounts for every tensor of the container, in its order:
@@ -213,8 +223,12 @@ const char *st_model_families(void);
  */
 void st_model_load_log(const struct st_model *m, bool each, const struct st_hooks *hooks);
 
-/* Rows of a weight: those of its tensor, unless it has only some of them. */
+/* Rows of a weight: those of its tensor, unless it has only some of them; of a vector that has some elements of its tensor,
+ * how many. And the length of one row. */
 uint64_t st_weight_rows(const struct st_weight *w);
+uint64_t st_weight_cols(const struct st_weight *w);
+/* Which row of the tensor is row r of the weight. */
+uint64_t st_weight_stored_row(const struct st_weight *w, uint64_t r);
 /* Decode rows [row0, row0 + n) of a weight in the half-split basis: n * cols floats. */
 void st_weight_decode(const struct st_weight *w, uint64_t row0, uint64_t n, float *dst);
 

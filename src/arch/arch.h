@@ -25,6 +25,12 @@ struct st_tensor st_tensor_first_rows(const struct st_tensor *t, uint64_t rows);
 ST_MUST_CHECK enum st_status st_model_open_any(const char *path, bool by_name, struct st_pool *pool,
                                                struct st_model **out, struct st_error *err);
 bool st_model_is_by_name(const struct st_model *m);
+/* The weight of a model at the place that `slot` has in another one of its family; NULL where it has no such place. */
+const struct st_weight *st_model_place(const struct st_model *m, const struct st_weight *slot);
+/* The weight of that role in a slot's layer. */
+const struct st_weight *st_model_weight_beside(const struct st_model *m, const struct st_weight *slot, enum st_role role);
+/* Whether Stele can run a model of the family that the file names. */
+bool st_model_knows_family(const struct st_model *m);
 /* Whether the tensors are named as GGUF names them. */
 bool st_model_has_gguf_names(const struct st_model *m);
 
@@ -76,6 +82,10 @@ const char *st_packing(const struct st_container *c, const char **tensor);
 bool st_role_hf_name(enum st_role role, uint32_t layer, char *buf, size_t n);
 bool st_role_gguf_name(enum st_role role, uint32_t layer, char *buf, size_t n);
 bool st_role_per_layer(enum st_role role);
+/* What descriptions call it, and the role of such a name; ST_ROLE_COUNT: none of these. */
+const char *st_role_name(enum st_role role);
+enum st_role st_role_called(const char *name);
+enum st_weight_kind st_role_kind(enum st_role role);
 /* The role and layer of a tensor name in either convention; false when it is none. */
 bool st_role_of_name(const char *name, enum st_role *role, uint32_t *layer);
 /* Expected shape [out, in] (ndim 1 or 2) under a configuration. */

@@ -176,6 +176,9 @@ static void bind_place(struct st_model *m, enum st_role role, uint32_t layer, bo
 	struct st_weight *w = &m->weights[i];
 	char name[256];
 	w->role = role;
+	w->name = st_role_name(role);
+	w->kind = st_role_kind(role);
+	w->expert = -1;
 	w->layer = st_role_per_layer(role) ? (int32_t)layer : -1;
 	w->stage = first_stage[role];
 	bool query = role == ST_ROLE_Q || role == ST_ROLE_Q_BIAS, key = role == ST_ROLE_K || role == ST_ROLE_K_BIAS;

@@ -65,6 +65,11 @@ ST_MUST_CHECK enum st_status st_config_json_member(const json_t *o, bool apr, en
 /* BOS or EOS: an id, or a list of ids. The first one counts where none was found before; further ones end a text too. */
 ST_MUST_CHECK enum st_status st_config_json_id(const json_t *o, bool apr, enum st_config_member m,
                                                struct st_config *cfg, struct st_error *err);
+/* What is no arithmetic: the model's name, the ids of BOS and EOS. */
+ST_MUST_CHECK enum st_status st_config_json_names(const json_t *o, bool apr, struct st_config *cfg,
+                                                  struct st_error *err);
+ST_MUST_CHECK enum st_status st_config_gguf_names(const struct st_container *c, struct st_config *cfg,
+                                                  struct st_error *err);
 void st_config_ends_at(struct st_config *cfg, int64_t id);
 /* layer_types, where present: full_attention up to some layer, sliding_attention from it on. */
 ST_MUST_CHECK enum st_status st_config_layer_types(const json_t *o, struct st_config *cfg, struct st_error *err);

@@ -187,12 +187,27 @@ static enum st_status further_ends(const struct st_container *c, struct st_confi
 	return ST_OK;
 }
 
+enum st_status st_config_gguf_names(const struct st_container *c, struct st_config *cfg, struct st_error *err)
+{
+	const char *title = NULL, *title_key = st_config_rows[ST_CONFIG_NAME].gguf;
+	size_t len = 0;
+	bool found;
+	ST_TRY(token_id(c, ST_CONFIG_BOS, cfg, err));
+	ST_TRY(token_id(c, ST_CONFIG_EOS, cfg, err));
+	ST_TRY(further_ends(c, cfg, err));
+	ST_TRY(st_kv_str(&c->keys, title_key, &title, &len, &found, err));
+	if (found)
+		snprintf(cfg->name, sizeof cfg->name, "%.*s", (int)(len < 127 ? len : 127), title);
+	st_config_said(cfg, ST_CONFIG_NAME, title_key, found);
+	return ST_OK;
+}
+
 enum st_status st_config_gguf(const struct st_container *c, struct st_config *cfg, const struct st_arch **arch,
                               struct st_error *err)
 {
-	const char *name = NULL, *title = NULL;
-	const char *family_key = st_config_rows[ST_CONFIG_ARCH].gguf, *title_key = st_config_rows[ST_CONFIG_NAME].gguf;
-	size_t len = 0, title_len = 0;
+	const char *name = NULL;
+	const char *family_key = st_config_rows[ST_CONFIG_ARCH].gguf;
+	size_t len = 0;
 	bool found;
 	ST_TRY(st_kv_str(&c->keys, family_key, &name, &len, &found, err));
 	if (!found)
@@ -218,12 +233,5 @@ enum st_status st_config_gguf(const struct st_container *c, struct st_config *cf
 		cfg->vocab = (uint32_t)t->shape[0];
 	}
 	cfg->tied = true; /* unless there is an output.weight */
-	ST_TRY(token_id(c, ST_CONFIG_BOS, cfg, err));
-	ST_TRY(token_id(c, ST_CONFIG_EOS, cfg, err));
-	ST_TRY(further_ends(c, cfg, err));
-	ST_TRY(st_kv_str(&c->keys, title_key, &title, &title_len, &found, err));
-	if (found)
-		snprintf(cfg->name, sizeof cfg->name, "%.*s", (int)(title_len < 127 ? title_len : 127), title);
-	st_config_said(cfg, ST_CONFIG_NAME, title_key, found);
-	return ST_OK;
+	return st_config_gguf_names(c, cfg, err);
 }

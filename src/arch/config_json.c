@@ -238,6 +238,14 @@ static enum st_status refuse_unknown_arithmetic(const json_t *o, struct st_error
 	return ST_OK;
 }
 
+enum st_status st_config_json_names(const json_t *o, bool apr, struct st_config *cfg, struct st_error *err)
+{
+	bool found;
+	ST_TRY(st_config_json_id(o, apr, ST_CONFIG_BOS, cfg, err));
+	ST_TRY(st_config_json_id(o, apr, ST_CONFIG_EOS, cfg, err));
+	return st_config_json_member(o, apr, ST_CONFIG_NAME, cfg, &found, err);
+}
+
 enum st_status st_config_json(const json_t *o, bool apr, struct st_config *cfg, struct st_error *err)
 {
 	bool found;
@@ -247,9 +255,7 @@ enum st_status st_config_json(const json_t *o, bool apr, struct st_config *cfg, 
 			ST_TRY(st_config_json_member(o, apr, (enum st_config_member)m, cfg, &found, err));
 	cfg->tie_said = !cfg->origin[ST_CONFIG_TIED].said ? ST_TIE_UNSAID : cfg->tied ? ST_TIE_YES : ST_TIE_NO;
 	ST_TRY(read_rope(o, cfg, err));
-	ST_TRY(st_config_json_id(o, apr, ST_CONFIG_BOS, cfg, err));
-	ST_TRY(st_config_json_id(o, apr, ST_CONFIG_EOS, cfg, err));
-	return st_config_json_member(o, apr, ST_CONFIG_NAME, cfg, &found, err);
+	return st_config_json_names(o, apr, cfg, err);
 }
 
 /* ---- sliding windows ---- */

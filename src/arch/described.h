@@ -24,6 +24,7 @@ struct st_described {
 	struct st_settings settings; /* its keys in the arena */
 	struct st_setting_origin *origin;
 	uint32_t n_layers, vocab;
+	enum st_stage *stage; /* of each of the family's stage names */
 
 	/* One list for each weight of the family: an entry for each layer, or one. A tensor that is NULL: the file has none,
 	 * and needs none there. */
@@ -35,6 +36,7 @@ struct st_described {
 	bool *used; /* by tensor of the container */
 
 	struct st_graph graph;
+	struct st_error problem; /* the first weight that is missing or does not fit, or why there is no graph */
 };
 
 /*
@@ -43,11 +45,22 @@ struct st_described {
  */
 ST_MUST_CHECK enum st_status st_described_open(const struct st_container *c, const struct st_family *family,
                                                struct st_described **out, struct st_error *err);
+/* The same, but a weight that is missing or does not fit is no failure: its tensor is NULL or the file's as it stands,
+ * `problem` says why, and there is no graph. */
+ST_MUST_CHECK enum st_status st_described_open_partial(const struct st_container *c, const struct st_family *family,
+                                                       struct st_described **out, struct st_error *err);
 void st_described_close(struct st_described *d);
+
+/* The object that configures the text model: config.json, or the part of it for text beside those for pictures. */
+const json_t *st_described_config(const struct st_container *c);
 
 /* The built-in family that a container belongs to, parsed; NULL in *out where none is known. */
 ST_MUST_CHECK enum st_status st_described_family(const struct st_container *c, struct st_family **out,
                                                  struct st_error *err);
+
+/* The description by which a model was opened, bound; NULL: it was opened without one. */
+struct st_model;
+const struct st_described *st_model_described(const struct st_model *m);
 
 /* ---- steps, in this order ---- */
 

@@ -24,7 +24,6 @@ struct builder {
 	struct st_settings at;
 	int32_t layer;
 	uint32_t *node;      /* [n_stage_names]: the node that a name stands for now */
-	enum st_stage *stage; /* [n_stage_names] */
 	struct parts *parts; /* by node */
 	uint32_t room;       /* nodes that there is room for */
 	struct st_error *err;
@@ -146,7 +145,7 @@ static enum st_status add(struct builder *b, struct st_node n, const struct part
 		return FAIL(b, "%s: %u features", name, n.width);
 	if (b->g->n_nodes == b->room)
 		return FAIL(b, "more stages than were counted");
-	n.stage = b->stage[b->s->name];
+	n.stage = b->d->stage[b->s->name];
 	n.layer = b->layer;
 	n.slot = b->s->name;
 	uint32_t i = b->g->n_nodes++;
@@ -595,22 +594,6 @@ static enum st_status layers(struct builder *b)
 	return ST_OK;
 }
 
-/* The numbers of all names, in the order of the page. */
-static enum st_status number_stages(struct builder *b)
-{
-	const struct st_family *f = b->d->family;
-	enum st_stage before = ST_STAGE_COUNT;
-	for (uint32_t i = 0; i < f->n_stages; i++) {
-		const struct st_family_stage *s = &f->stages[i];
-		struct st_error why = ST_ERROR_INIT;
-		if (st_stage_of(f->stage_names[s->name], s->scope == ST_SCOPE_LAYER, before, &b->stage[s->name], &why)
-		    != ST_OK)
-			return st_described_fail(b->d, s->line, b->err, "%s", why.message);
-		before = b->stage[s->name];
-	}
-	return ST_OK;
-}
-
 enum st_status st_described_graph(struct st_described *d, struct st_error *err)
 {
 	const struct st_family *f = d->family;
@@ -622,15 +605,13 @@ enum st_status st_described_graph(struct st_described *d, struct st_error *err)
 	d->graph.nodes = st_arena_alloc(&d->arena, room, sizeof *d->graph.nodes);
 	b.parts = st_alloc_array(room, sizeof *b.parts);
 	b.node = st_alloc_array(f->n_stage_names, sizeof *b.node);
-	b.stage = st_alloc_array(f->n_stage_names, sizeof *b.stage);
 	enum st_status st = ST_OK;
-	if (!d->graph.nodes || !b.parts || !b.node || !b.stage) {
+	if (!d->graph.nodes || !b.parts || !b.node) {
 		st = st_fail(err, ST_ERR_NOMEM, "no memory for the graph");
 		goto out;
 	}
 	for (uint32_t i = 0; i < f->n_stage_names; i++)
 		b.node[i] = ST_NO_NODE;
-	ST_TRY_OUT(number_stages(&b));
 	d->graph.n_layers = d->n_layers;
 	d->graph.vocab = d->vocab;
 	d->graph.n_slots = 2 * f->n_stage_names;
@@ -647,6 +628,5 @@ enum st_status st_described_graph(struct st_described *d, struct st_error *err)
 out:
 	free(b.parts);
 	free(b.node);
-	free(b.stage);
 	return st;
 }

@@ -36,8 +36,7 @@ static enum st_spelling spelling_of(const struct st_container *c)
 	return c->format == ST_FORMAT_GGUF ? ST_SPELLING_GGUF : ST_SPELLING_CONFIG;
 }
 
-/* The object that configures the text model: config.json, or the part of it for text beside those for pictures. */
-static const json_t *config_object(const struct st_container *c)
+const json_t *st_described_config(const struct st_container *c)
 {
 	const json_t *o = c->docs.config;
 	const json_t *text = json_object_get(o, "text_config");
@@ -46,7 +45,7 @@ static const json_t *config_object(const struct st_container *c)
 
 static bool text_of(const struct st_container *c, const char *key, const char **s, size_t *n)
 {
-	const json_t *o = config_object(c), *v = json_object_get(o, key);
+	const json_t *o = st_described_config(c), *v = json_object_get(o, key);
 	if (json_is_array(v))
 		v = json_array_get(v, 0);
 	*s = json_is_string(v) ? json_string_value(v) : NULL;
@@ -252,7 +251,7 @@ static enum st_status look_up(struct st_described *d, const struct st_family_key
 		const char *key = where == ST_SPELLING_GGUF ? gguf_key(d, k->spelled[where][i]) : k->spelled[where][i];
 		ST_NEED(key);
 		const struct st_kv *kv = where == ST_SPELLING_GGUF ? st_kv_find(&d->c->keys, key) : NULL;
-		const json_t *v = where == ST_SPELLING_GGUF ? NULL : json_path(config_object(d->c), key);
+		const json_t *v = where == ST_SPELLING_GGUF ? NULL : json_path(st_described_config(d->c), key);
 		if (i == 0)
 			from->key = key;
 		if (!kv && (!v || json_is_null(v))) {
@@ -286,7 +285,7 @@ static bool is_named(const struct st_family *f, enum st_spelling where, const ch
 static enum st_status left_over(struct st_described *d, struct st_error *err)
 {
 	enum st_spelling where = d->settings.spelling;
-	const json_t *o = where == ST_SPELLING_GGUF ? NULL : config_object(d->c);
+	const json_t *o = where == ST_SPELLING_GGUF ? NULL : st_described_config(d->c);
 	size_t most = where == ST_SPELLING_GGUF ? d->c->keys.n : json_object_size(o),
 	       prefix = strlen(d->settings.model);
 	d->unread = st_arena_alloc(&d->arena, most, sizeof *d->unread);

@@ -141,7 +141,7 @@ static enum st_status each(struct place *p, const struct st_tensor *t, const str
 	ST_TRY(count(p, &step->m, 0, &m));
 	uint64_t rows = t->ndim == 1 ? t->n_elems : st_tensor_rows(t);
 	if (t->ndim == 0 || (t->ndim > 1 && t->layout != ST_LAYOUT_ROWS) || a >= b || b > m || n == 0 || rows / n != m
-	    || rows % n)
+	    || rows % n || (t->ndim == 1 && st_dtype_info(t->dtype)->block_elems != 1))
 		return FAIL(p, "%s: has no %" PRIu64 " groups of %" PRIu64 " rows with rows %" PRIu64 " to %" PRIu64,
 		            p->name, n, m, a, b);
 	w->group_from = (uint32_t)a;
@@ -323,6 +323,22 @@ static enum st_status bind(struct place *p, struct st_weight *w)
 	return st_fail_at(p->err, ST_ERR_FORMAT, ST_NO_OFFSET, p->name, "is missing");
 }
 
+/* What does not fit is shown as the file has it; a part of a tensor is none. */
+static void leave_as_stored(struct place *p, struct st_weight *w)
+{
+	const struct st_family_weight *fw = p->w;
+	enum st_spelling where = p->s.spelling;
+	*w = (struct st_weight){ .layer = p->layer };
+	for (uint32_t i = 0; i < fw->n_sources[where] && !w->tensor; i++) {
+		const struct st_source *src = &fw->sources[where][i];
+		const struct st_tensor *t = fw->rank < 3 ? find(p, src->name, 0) : NULL;
+		bool whole = true;
+		for (uint32_t k = 0; k < src->n_steps; k++)
+			whole &= src->steps[k].op == ST_SOURCE_PAIRS || src->steps[k].op == ST_SOURCE_PLUS_ONE;
+		w->tensor = t && t->n_elems && whole ? t : NULL;
+	}
+}
+
 /* ---- what is left over ---- */
 
 static bool matches(const char *pattern, const char *name)
@@ -382,10 +398,19 @@ enum st_status st_described_weights(struct st_described *d, struct st_error *err
 		for (uint32_t l = 0; l < n; l++) {
 			struct place p = { .d = d,
 				           .w = &f->weights[i],
-				           .layer = f->weights[i].per_layer ? (int32_t)l : -1,
-				           .err = err };
+				           .layer = f->weights[i].per_layer ? (int32_t)l : -1 };
+			struct st_error why = ST_ERROR_INIT;
+			p.err = &why;
 			p.s = st_described_at(d, p.layer);
-			ST_TRY(bind(&p, &d->weights[i][l]));
+			if (bind(&p, &d->weights[i][l]) == ST_OK)
+				continue;
+			if (why.code != ST_ERR_FORMAT) {
+				*err = why;
+				return why.code;
+			}
+			if (d->problem.code == ST_OK)
+				d->problem = why;
+			leave_as_stored(&p, &d->weights[i][l]);
 		}
 	}
 	return left_over(d, err);

@@ -3,12 +3,12 @@
 
 #include "base/error.h"
 
+#include <stele/family.h>
+
 #include <string.h>
 
 const struct st_arch *const st_arch_table[] = { &st_arch_llama, &st_arch_qwen2, &st_arch_qwen3 };
 const size_t st_arch_count = sizeof st_arch_table / sizeof *st_arch_table;
-
-const char *st_model_families(void) { return "llama, mistral, qwen2, qwen3"; }
 
 static bool same(const char *known, const char *name, size_t len)
 {
@@ -31,6 +31,6 @@ const struct st_arch *st_arch_find(const char *name, size_t len)
 enum st_status st_config_unknown_family(const char *key, const char *name, size_t len, struct st_error *err)
 {
 	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key,
-	                  "unknown model family \"%.*s\"; known ones are %s", (int)(len < 64 ? len : 64), name,
-	                  st_model_families());
+	                  "unknown model family \"%.*s\": none of the %zu that stele family list shows",
+	                  (int)(len < 64 ? len : 64), name, st_family_count());
 }

@@ -5,9 +5,30 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
+
+/* Families that are in families.c are opened by it, the others by their page. */
+static enum st_status is_described(const struct st_container *c, bool *yes, struct st_error *err)
+{
+	struct st_family *f = NULL;
+	*yes = false;
+	if (c->n_tensors == 0 || c->format == ST_FORMAT_APR || (c->format != ST_FORMAT_GGUF && !json_is_object(c->docs.config)))
+		return ST_OK;
+	ST_TRY(st_described_family(c, &f, err));
+	if (!f)
+		return ST_OK;
+	const struct st_arch *own = st_arch_find(f->name, strlen(f->name));
+	*yes = !own || strcmp(own->name, f->name) != 0;
+	st_family_close(f);
+	return ST_OK;
+}
 
 static enum st_status bind_family(struct st_model *m, struct st_error *err)
 {
+	bool described;
+	ST_TRY(is_described(m->c, &described, err));
+	if (described)
+		return st_model_bind_described(m, err);
 	ST_TRY(st_config_read(m->c, &m->cfg, &m->arch, err));
 	ST_TRY(st_model_bind(m, err));
 	return m->problem.code == ST_OK ? st_decoder_graph(m, err) : ST_OK;
@@ -96,6 +117,7 @@ void st_model_close(struct st_model *m)
 {
 	if (!m)
 		return;
+	st_described_close(m->described);
 	st_container_close(m->c);
 	st_arena_release(&m->arena);
 	free(m);
@@ -119,15 +141,15 @@ bool st_model_limit_vocab(struct st_model *m, uint32_t vocab)
 	if (vocab == m->cfg.vocab)
 		return true; /* nothing to cut off, however rows are stored */
 	for (int i = 0; i < 2; i++) {
-		w[i] = &m->weights[st_model_slot(m, roles[i], 0)];
-		if (w[i]->tensor && w[i]->tensor->layout != ST_LAYOUT_ROWS)
+		w[i] = (struct st_weight *)(uintptr_t)st_model_weight(m, roles[i], 0);
+		if (w[i] && w[i]->tensor && (w[i]->tensor->layout != ST_LAYOUT_ROWS || w[i]->group_rows))
 			return false;
 	}
 	struct st_tensor *view = st_arena_alloc(&m->arena, 2, sizeof *view);
 	if (!view)
 		return false;
 	for (int i = 0; i < 2; i++) {
-		if (!w[i]->tensor)
+		if (!w[i] || !w[i]->tensor)
 			continue;
 		view[i] = st_tensor_first_rows(w[i]->tensor, vocab);
 		w[i]->tensor = &view[i];
@@ -145,6 +167,8 @@ const struct st_graph *st_model_graph(const struct st_model *m) { return m->grap
 
 const struct st_weight *st_model_weight(const struct st_model *m, enum st_role role, uint32_t layer)
 {
+	if (m->described)
+		return st_described_place(m, st_role_name(role), (int32_t)layer, -1);
 	for (size_t i = 0; m->by_name && i < m->n_weights; i++)
 		if (m->weights[i].role == role && (!st_role_per_layer(role) || m->weights[i].layer == (int32_t)layer))
 			return &m->weights[i];
@@ -157,6 +181,33 @@ const struct st_weight *st_model_weight(const struct st_model *m, enum st_role r
 		return NULL;
 	return &m->weights[st_model_slot(m, role, layer)];
 }
+
+const struct st_weight *st_model_place(const struct st_model *m, const struct st_weight *slot)
+{
+	return m->described ? st_described_place(m, slot->name, slot->layer, slot->expert)
+	                    : st_model_weight(m, slot->role, slot->layer < 0 ? 0 : (uint32_t)slot->layer);
+}
+
+const struct st_weight *st_model_weight_beside(const struct st_model *m, const struct st_weight *slot, enum st_role role)
+{
+	if (!m->described || slot->expert < 0)
+		return st_model_weight(m, role, slot->layer < 0 ? 0 : (uint32_t)slot->layer);
+	char stack[24];
+	snprintf(stack, sizeof stack, "%ss", st_role_name(role));
+	const struct st_weight *w = st_described_place(m, stack, slot->layer, slot->expert);
+	return w ? w : st_described_place(m, st_role_name(role), slot->layer, slot->expert);
+}
+
+bool st_model_knows_family(const struct st_model *m)
+{
+	struct st_error none = ST_ERROR_INIT;
+	bool yes = false;
+	if (st_arch_find(m->cfg.arch, strlen(m->cfg.arch)))
+		return true;
+	return is_described(m->c, &yes, &none) == ST_OK && yes;
+}
+
+const struct st_described *st_model_described(const struct st_model *m) { return m->described; }
 
 bool st_model_is_by_name(const struct st_model *m) { return m->by_name; }
 bool st_model_has_gguf_names(const struct st_model *m) { return m->naming.gguf; }

@@ -3,6 +3,7 @@
 #define ST_ARCH_MODEL_STATE_H
 
 #include "arch/arch.h"
+#include "arch/described.h"
 #include "arch/roles.h"
 
 /* How a place and the tensor found for it fit. */
@@ -36,6 +37,8 @@ struct st_model {
 	const struct st_arch *arch;
 
 	struct st_naming naming;
+	struct st_described *described; /* the family's page, bound; NULL: one of families.c, or none */
+	struct st_weight ***stacks;     /* then: the experts of each of its weights, by layer */
 	bool by_name; /* no places of a family: weights are the tensors in file order (unknown.c) */
 
 	/* Every place of the family in graph order: the embedding, the layers, the end. */
@@ -64,6 +67,12 @@ bool st_naming_spell(const struct st_model *m, enum st_role role, uint32_t layer
 /* The tensor of that name, or NULL. */
 const struct st_tensor *st_naming_tensor(const struct st_model *m, enum st_role role, uint32_t layer);
 const char *st_naming_own(const struct st_model *m, const struct st_tensor *t);
+
+/* By the built-in description that knows the file. Keys and tensors that may change numbers and are read by nothing are
+ * ST_ERR_UNSUPPORTED. */
+ST_MUST_CHECK enum st_status st_model_bind_described(struct st_model *m, struct st_error *err);
+/* The weight that the description calls so; its tensor may be NULL. */
+const struct st_weight *st_described_place(const struct st_model *m, const char *name, int32_t layer, int32_t expert);
 
 /* What a family's places would be for, made of the names alone; m->problem says why. */
 ST_MUST_CHECK enum st_status st_model_bind_by_name(struct st_model *m, struct st_error *err);

@@ -23,28 +23,30 @@ static const struct {
 
 /* Per-layer names stand behind "model.layers.N." and "blk.N."; the others behind "model." or nothing. */
 static const struct role_row {
+	const char *name; /* in descriptions */
+	enum st_weight_kind kind;
 	const char *hf, *gguf;
 	bool per_layer;
 	enum dim out, in; /* in == DIM_NONE: a vector */
 } roles[ST_ROLE_COUNT] = {
-	[ST_ROLE_EMBED] = { "embed_tokens.weight", "token_embd.weight", false, DIM_VOCAB, DIM_HIDDEN },
-	[ST_ROLE_ATTN_NORM] = { "input_layernorm.weight", "attn_norm.weight", true, DIM_HIDDEN, DIM_NONE },
-	[ST_ROLE_Q] = { "self_attn.q_proj.weight", "attn_q.weight", true, DIM_Q, DIM_HIDDEN },
-	[ST_ROLE_K] = { "self_attn.k_proj.weight", "attn_k.weight", true, DIM_KV, DIM_HIDDEN },
-	[ST_ROLE_V] = { "self_attn.v_proj.weight", "attn_v.weight", true, DIM_KV, DIM_HIDDEN },
-	[ST_ROLE_Q_BIAS] = { "self_attn.q_proj.bias", "attn_q.bias", true, DIM_Q, DIM_NONE },
-	[ST_ROLE_K_BIAS] = { "self_attn.k_proj.bias", "attn_k.bias", true, DIM_KV, DIM_NONE },
-	[ST_ROLE_V_BIAS] = { "self_attn.v_proj.bias", "attn_v.bias", true, DIM_KV, DIM_NONE },
-	[ST_ROLE_Q_NORM] = { "self_attn.q_norm.weight", "attn_q_norm.weight", true, DIM_HEAD, DIM_NONE },
-	[ST_ROLE_K_NORM] = { "self_attn.k_norm.weight", "attn_k_norm.weight", true, DIM_HEAD, DIM_NONE },
-	[ST_ROLE_O] = { "self_attn.o_proj.weight", "attn_output.weight", true, DIM_HIDDEN, DIM_Q },
-	[ST_ROLE_FFN_NORM] = { "post_attention_layernorm.weight", "ffn_norm.weight", true, DIM_HIDDEN, DIM_NONE },
-	[ST_ROLE_GATE] = { "mlp.gate_proj.weight", "ffn_gate.weight", true, DIM_FFN, DIM_HIDDEN },
-	[ST_ROLE_UP] = { "mlp.up_proj.weight", "ffn_up.weight", true, DIM_FFN, DIM_HIDDEN },
-	[ST_ROLE_DOWN] = { "mlp.down_proj.weight", "ffn_down.weight", true, DIM_HIDDEN, DIM_FFN },
-	[ST_ROLE_FINAL_NORM] = { "norm.weight", "output_norm.weight", false, DIM_HIDDEN, DIM_NONE },
-	[ST_ROLE_HEAD] = { "lm_head.weight", "output.weight", false, DIM_VOCAB, DIM_HIDDEN },
-	[ST_ROLE_ROPE_FREQS] = { NULL, "rope_freqs.weight", false, DIM_PAIRS, DIM_NONE },
+	[ST_ROLE_EMBED] = { "embed", ST_WEIGHT_EMBEDDING, "embed_tokens.weight", "token_embd.weight", false, DIM_VOCAB, DIM_HIDDEN },
+	[ST_ROLE_ATTN_NORM] = { "attn_norm", ST_WEIGHT_NORM, "input_layernorm.weight", "attn_norm.weight", true, DIM_HIDDEN, DIM_NONE },
+	[ST_ROLE_Q] = { "q", ST_WEIGHT_MATRIX, "self_attn.q_proj.weight", "attn_q.weight", true, DIM_Q, DIM_HIDDEN },
+	[ST_ROLE_K] = { "k", ST_WEIGHT_MATRIX, "self_attn.k_proj.weight", "attn_k.weight", true, DIM_KV, DIM_HIDDEN },
+	[ST_ROLE_V] = { "v", ST_WEIGHT_MATRIX, "self_attn.v_proj.weight", "attn_v.weight", true, DIM_KV, DIM_HIDDEN },
+	[ST_ROLE_Q_BIAS] = { "q_bias", ST_WEIGHT_BIAS, "self_attn.q_proj.bias", "attn_q.bias", true, DIM_Q, DIM_NONE },
+	[ST_ROLE_K_BIAS] = { "k_bias", ST_WEIGHT_BIAS, "self_attn.k_proj.bias", "attn_k.bias", true, DIM_KV, DIM_NONE },
+	[ST_ROLE_V_BIAS] = { "v_bias", ST_WEIGHT_BIAS, "self_attn.v_proj.bias", "attn_v.bias", true, DIM_KV, DIM_NONE },
+	[ST_ROLE_Q_NORM] = { "q_norm", ST_WEIGHT_NORM, "self_attn.q_norm.weight", "attn_q_norm.weight", true, DIM_HEAD, DIM_NONE },
+	[ST_ROLE_K_NORM] = { "k_norm", ST_WEIGHT_NORM, "self_attn.k_norm.weight", "attn_k_norm.weight", true, DIM_HEAD, DIM_NONE },
+	[ST_ROLE_O] = { "o", ST_WEIGHT_MATRIX, "self_attn.o_proj.weight", "attn_output.weight", true, DIM_HIDDEN, DIM_Q },
+	[ST_ROLE_FFN_NORM] = { "ffn_norm", ST_WEIGHT_NORM, "post_attention_layernorm.weight", "ffn_norm.weight", true, DIM_HIDDEN, DIM_NONE },
+	[ST_ROLE_GATE] = { "gate", ST_WEIGHT_MATRIX, "mlp.gate_proj.weight", "ffn_gate.weight", true, DIM_FFN, DIM_HIDDEN },
+	[ST_ROLE_UP] = { "up", ST_WEIGHT_MATRIX, "mlp.up_proj.weight", "ffn_up.weight", true, DIM_FFN, DIM_HIDDEN },
+	[ST_ROLE_DOWN] = { "down", ST_WEIGHT_MATRIX, "mlp.down_proj.weight", "ffn_down.weight", true, DIM_HIDDEN, DIM_FFN },
+	[ST_ROLE_FINAL_NORM] = { "final_norm", ST_WEIGHT_NORM, "norm.weight", "output_norm.weight", false, DIM_HIDDEN, DIM_NONE },
+	[ST_ROLE_HEAD] = { "head", ST_WEIGHT_MATRIX, "lm_head.weight", "output.weight", false, DIM_VOCAB, DIM_HIDDEN },
+	[ST_ROLE_ROPE_FREQS] = { "rope_freqs", ST_WEIGHT_OTHER, NULL, "rope_freqs.weight", false, DIM_PAIRS, DIM_NONE },
 };
 
 /* Published checkpoints of one text model differ in what stands before "layers.N": the usual
@@ -56,6 +58,21 @@ const struct st_hf_prefix st_hf_prefixes[] = {
 	{ "model.language_model.", "lm_head.weight" },
 };
 const size_t st_hf_prefix_count = sizeof st_hf_prefixes / sizeof *st_hf_prefixes;
+
+const char *st_role_name(enum st_role role) { return roles[role].name; }
+enum st_weight_kind st_role_kind(enum st_role role) { return roles[role].kind; }
+
+/* A stack of experts beside other matrices of a layer has the plural: gates, ups, downs. */
+enum st_role st_role_called(const char *name)
+{
+	for (int r = 0; r < ST_ROLE_COUNT; r++) {
+		size_t n = strlen(roles[r].name);
+		bool stack = r >= ST_ROLE_GATE && r <= ST_ROLE_DOWN;
+		if (strncmp(name, roles[r].name, n) == 0 && (!name[n] || (stack && strcmp(name + n, "s") == 0)))
+			return (enum st_role)r;
+	}
+	return ST_ROLE_COUNT;
+}
 
 bool st_role_per_layer(enum st_role role) { return roles[role].per_layer; }
 

@@ -54,14 +54,18 @@ static void add(struct st_model *m, const struct st_tensor *t)
 	struct st_name_parts p;
 	uint32_t layer = 0;
 	st_name_take_apart(t->name, &p);
-	*w = (struct st_weight){ .tensor = t, .heads = 1, .role = ST_ROLE_COUNT, .layer = p.layer };
+	*w = (struct st_weight){ .tensor = t, .heads = 1, .role = ST_ROLE_COUNT, .layer = p.layer, .expert = -1 };
 	enum st_role role;
 	if (p.text && st_role_of_name(t->name, &role, &layer) && role != ST_ROLE_ROPE_FREQS)
 		w->role = role;
 	/* Of other vectors it is known what kind they are of: what can happen to a norm can happen to them. */
-	if (w->role == ST_ROLE_COUNT && st_tensor_rows(t) == 1 && strcmp(p.last, "weight") == 0
-	    && (strstr(p.stem, "norm") || strncmp(p.stem, "ln_", 3) == 0))
-		w->role = ST_ROLE_ATTN_NORM;
+	if (w->role != ST_ROLE_COUNT)
+		w->kind = st_role_kind(w->role);
+	else if (st_tensor_rows(t) == 1 && strcmp(p.last, "bias") == 0)
+		w->kind = ST_WEIGHT_BIAS;
+	else if (st_tensor_rows(t) == 1 && strcmp(p.last, "weight") == 0
+	         && (strstr(p.stem, "norm") || strncmp(p.stem, "ln_", 3) == 0))
+		w->kind = ST_WEIGHT_NORM;
 	/* Only the order counts: before the layers, in them, behind them. */
 	w->stage = p.layer >= 0 || w->role == ST_ROLE_EMBED || strstr(p.stem, "emb") ? ST_STAGE_EMBEDDING
 	                                                                             : ST_STAGE_FINAL_NORM;
@@ -122,6 +126,8 @@ static void read_config(struct st_model *m)
 enum st_status st_model_bind_by_name(struct st_model *m, struct st_error *err)
 {
 	const struct st_container *c = m->c;
+	st_described_close(m->described);
+	m->described = NULL;
 	m->by_name = true;
 	m->arch = NULL;
 	m->graph = (struct st_graph){ 0 };

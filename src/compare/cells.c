@@ -172,16 +172,23 @@ void st_weight_cells(const struct st_weight *w, struct st_held held, uint64_t r,
 		st_weight_decode(w, r, 1, c->value);
 		return;
 	}
-	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t);
-	if (!w->interleaved) {
-		tensor_cells(t, held, r, c);
-	} else if (rows == 1) { /* a bias: its elements are the rows of its matrix */
+	uint64_t cols = st_weight_cols(w);
+	if (st_tensor_rows(t) > 1) {
+		tensor_cells(t, held, st_weight_stored_row(w, r), c);
+	} else { /* of a bias the elements are the rows of its matrix */
 		float *of[] = { c->value, c->below, c->above, c->slack };
-		tensor_cells(t, held, 0, c);
-		for (size_t i = 0; i < 4; i++)
-			st_basis_to_half(of[i], w->heads, (size_t)(cols / w->heads), (size_t)(cols / w->heads));
-	} else {
-		tensor_cells(t, held, st_row_in_pairs(r, rows / w->heads), c);
+		for (uint64_t i = 0; i < st_weight_pieces(w); i++) {
+			struct st_tensor piece = st_weight_piece(w, i);
+			struct st_cells part = st_cells_from(c, i * w->group_rows);
+			tensor_cells(&piece, held, 0, &part);
+		}
+		for (size_t i = 0; i < 4 && w->interleaved; i++)
+			st_weight_vector_to_half(w, of[i], cols);
+	}
+	/* What is stored is the number less one: its cell is as wide as that. */
+	for (uint64_t i = 0; w->plus_one && i < cols; i++) {
+		c->value[i] = 1 + c->value[i];
+		c->slack[i] += ST_CELLS_SUM * fabsf(c->value[i]);
 	}
 }
 

@@ -17,6 +17,9 @@
 #define ST_CELLS_F32 0x1p-17f
 #define ST_CELLS_F32_MEAN 1e-6f
 
+/* What one sum in f32 rounds by, at most: half a unit in the last place. */
+#define ST_CELLS_SUM 0x1p-24f
+
 /*
  * The numbers of one row. The original of value[i] lies in [value - below, value + above]. Both are INFINITY where the
  * code is at an end of its range: encoders clip there. slack[i] is what may be added on top: the rounding of the

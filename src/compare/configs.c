@@ -130,7 +130,7 @@ void st_compare_asides(const struct st_config_diff *diffs, size_t n_diffs, struc
 		                                            ST_CONFIG_MAX_POSITIONS, ST_CONFIG_BOS, ST_CONFIG_EOS };
 	for (size_t i = 0; i < n_diffs; i++) {
 		const struct st_config_diff *d = &diffs[i];
-		bool listed = false;
+		bool listed = d->may_matter;
 		for (size_t k = 0; k < sizeof may_matter / sizeof *may_matter; k++)
 			listed |= strcmp(d->key, st_config_member_name(may_matter[k])) == 0;
 		if (!listed || d->matters || *n == ST_MAX_ASIDES)

@@ -81,8 +81,7 @@ static const struct st_weight_diff *find(const struct search *s, enum st_role ro
 static bool comparable(const struct st_weight_diff *d)
 {
 	return d && d->a && d->b && d->status <= ST_WEIGHT_FAULT && !d->nonfinite_a && !d->nonfinite_b
-	    && st_tensor_rows(d->a->tensor) == st_tensor_rows(d->b->tensor)
-	    && st_tensor_cols(d->a->tensor) == st_tensor_cols(d->b->tensor);
+	    && st_weight_rows(d->a) == st_weight_rows(d->b) && st_weight_cols(d->a) == st_weight_cols(d->b);
 }
 
 static bool at_fault(const struct st_weight_diff *d) { return d && d->status == ST_WEIGHT_FAULT; }

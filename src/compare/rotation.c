@@ -26,7 +26,7 @@
 static enum st_status gather(const struct st_weight *w, bool columns, const float *gain, float *vectors, size_t *n,
                              struct st_error *err)
 {
-	uint64_t rows = st_tensor_rows(w->tensor), cols = st_tensor_cols(w->tensor), from = columns ? cols : rows,
+	uint64_t rows = st_weight_rows(w), cols = st_weight_cols(w), from = columns ? cols : rows,
 		 len = columns ? rows : cols;
 	*n = from < VECTORS ? (size_t)from : VECTORS;
 	if (!columns) {
@@ -142,8 +142,8 @@ enum st_status st_find_rotation(const struct st_model *ma, const struct st_model
 			continue; /* its weights go into the matrices behind it */
 		if (d[i].rows == 1)
 			return ST_OK; /* what is no part of the stream is not turned */
-		if (!d[i].a || !d[i].b || st_tensor_rows(d[i].a->tensor) != st_tensor_rows(d[i].b->tensor)
-		    || st_tensor_cols(d[i].a->tensor) != st_tensor_cols(d[i].b->tensor) || d[i].nonfinite_a
+		if (!d[i].a || !d[i].b || st_weight_rows(d[i].a) != st_weight_rows(d[i].b)
+		    || st_weight_cols(d[i].a) != st_weight_cols(d[i].b) || d[i].nonfinite_a
 		    || d[i].nonfinite_b)
 			return ST_OK;
 		ST_TRY(has_products(ma, mb, &d[i], &yes, err));

@@ -17,8 +17,8 @@ struct st_rows st_rows_held(const struct st_weight *w, struct st_held held)
 	const struct st_tensor *t = w->tensor;
 	return (struct st_rows){ .w = w,
 		                 .held = held,
-		                 .rows = st_tensor_rows(t),
-		                 .cols = st_tensor_cols(t),
+		                 .rows = t->ndim < 2 ? 1 : st_weight_rows(w),
+		                 .cols = st_weight_cols(w),
 		                 .whole = t->layout != ST_LAYOUT_FLAT,
 		                 .get = get_weight };
 }

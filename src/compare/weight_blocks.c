@@ -143,7 +143,7 @@ enum st_status st_test_block_scale(struct st_trial *t)
 		struct st_rows b = *t->b;
 		b.get = get_block_gains;
 		b.ctx = &x;
-		struct st_cause c = { .code = per_row ? st_scaled_code(t->d->slot->role)
+		struct st_cause c = { .code = per_row ? st_scaled_code(t->d->slot)
 			                              : ST_CAUSE_WEIGHT_BLOCK_SCALE };
 		if (per_row)
 			st_cause_put_text(&c, ST_PARAM_AXIS, "row");

@@ -156,7 +156,7 @@ enum st_status st_test_columns(struct st_trial *t)
 		struct st_rows b = *t->b;
 		b.get = get_columns;
 		b.ctx = &x;
-		struct st_cause c = { .code = scaled ? st_scaled_code(t->d->slot->role) : ST_CAUSE_WEIGHT_ROW_CORRUPT };
+		struct st_cause c = { .code = scaled ? st_scaled_code(t->d->slot) : ST_CAUSE_WEIGHT_ROW_CORRUPT };
 		st_cause_put_text(&c, ST_PARAM_AXIS, "column");
 		if (!scaled) {
 			st_cause_put(&c, ST_PARAM_COLUMNS, (double)s.n_bad);

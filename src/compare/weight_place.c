@@ -7,6 +7,8 @@
 bool st_weight_same_kind(const struct st_weight *a, const struct st_weight *b)
 {
 	struct st_name_parts p, q;
+	if (a->name && b->name)
+		return strcmp(a->name, b->name) == 0;
 	if (a->role != ST_ROLE_COUNT || b->role != ST_ROLE_COUNT)
 		return a->role == b->role;
 	st_name_take_apart(a->canonical, &p);
@@ -16,7 +18,7 @@ bool st_weight_same_kind(const struct st_weight *a, const struct st_weight *b)
 
 static bool same_kind(const struct st_weight *a, const struct st_weight *b)
 {
-	return st_weight_same_kind(a, b) && (a->role != ST_ROLE_COUNT || a->layer != b->layer);
+	return st_weight_same_kind(a, b) && (a->layer != b->layer || a->name || a->role != ST_ROLE_COUNT);
 }
 
 /* Which code a tensor found in another tensor's place gets. */
@@ -27,10 +29,9 @@ static enum st_cause_code misplaced_code(const struct st_weight *slot, const str
 		return ST_CAUSE_WEIGHT_LAYER_SWAPPED;
 	if (r == ST_ROLE_HEAD)
 		return f == ST_ROLE_EMBED ? ST_CAUSE_HEAD_TIED : ST_CAUSE_HEAD_WRONG_TENSOR;
-	if (st_role_is_norm(r) && st_role_is_norm(f))
+	if (slot->kind == ST_WEIGHT_NORM && found->kind == ST_WEIGHT_NORM)
 		return ST_CAUSE_NORM_WRONG_WEIGHT;
-	bool qkv_r = (r >= ST_ROLE_Q && r <= ST_ROLE_V) || st_role_is_bias(r),
-	     qkv_f = (f >= ST_ROLE_Q && f <= ST_ROLE_V) || st_role_is_bias(f);
+	bool qkv_r = r >= ST_ROLE_Q && r <= ST_ROLE_V_BIAS, qkv_f = f >= ST_ROLE_Q && f <= ST_ROLE_V_BIAS;
 	if (qkv_r && qkv_f && slot->layer == found->layer)
 		return ST_CAUSE_WEIGHT_QKV_SWAPPED;
 	if ((r == ST_ROLE_GATE && f == ST_ROLE_UP) || (r == ST_ROLE_UP && f == ST_ROLE_GATE))
@@ -73,8 +74,9 @@ static enum st_status find_misplaced(struct st_trial *t, const struct st_rows *s
 	ST_TRY(stored_twice(t, side, &twin));
 	for (size_t i = 0; i < st_model_n_weights(m) && !*found; i++) {
 		const struct st_weight *w = st_model_weight_at(m, i);
-		bool itself = w->role == ST_ROLE_COUNT ? w == (m == t->mb ? t->d->b : t->d->a)
-		                                       : w->role == t->d->slot->role && w->layer == t->d->slot->layer;
+		bool itself = w == (m == t->mb ? t->d->b : t->d->a)
+		           || (w->role != ST_ROLE_COUNT && w->role == t->d->slot->role && w->layer == t->d->slot->layer
+		               && w->expert == t->d->slot->expert);
 		if (!w->tensor || itself || w->role == ST_ROLE_ROPE_FREQS || (twin && w->role == ST_ROLE_HEAD))
 			continue;
 		struct st_rows other = st_rows_of(w);
@@ -149,11 +151,10 @@ enum st_status st_test_gate_up_interleaved(struct st_trial *t)
 	enum st_role r = t->d->slot->role;
 	if (r != ST_ROLE_GATE && r != ST_ROLE_UP)
 		return ST_OK;
-	uint32_t layer = (uint32_t)t->d->slot->layer;
 	for (int k = 0; k < 2 && !t->done; k++) {
 		const struct st_model *m = k ? t->ma : t->mb; /* the side whose rows alternate in the other */
-		const struct st_weight *gate = st_model_weight(m, ST_ROLE_GATE, layer),
-				       *up = st_model_weight(m, ST_ROLE_UP, layer);
+		const struct st_weight *gate = st_model_weight_beside(m, t->d->slot, ST_ROLE_GATE),
+				       *up = st_model_weight_beside(m, t->d->slot, ST_ROLE_UP);
 		if (!gate || !gate->tensor || !up || !up->tensor)
 			continue;
 		struct alternating x = { { st_rows_of(gate), st_rows_of(up) }, 0 };
@@ -216,8 +217,7 @@ enum st_status st_test_qkv_interleaved(struct st_trial *t)
 		return ST_OK;
 	struct fused f = { .start = 0 };
 	for (int i = 0; i < 3; i++) {
-		const struct st_weight *w = st_model_weight(t->mb, (enum st_role)(ST_ROLE_Q + i),
-		                                            (uint32_t)t->d->slot->layer);
+		const struct st_weight *w = st_model_weight_beside(t->mb, t->d->slot, (enum st_role)(ST_ROLE_Q + i));
 		if (!w || !w->tensor || st_tensor_cols(w->tensor) != t->a->cols)
 			return ST_OK;
 		f.part[i] = st_rows_of(w);

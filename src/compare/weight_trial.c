@@ -12,14 +12,6 @@
 
 #define LIKELY 0.1 /* residual left by a cause that is at least likely */
 
-bool st_role_is_norm(enum st_role r)
-{
-	return r == ST_ROLE_ATTN_NORM || r == ST_ROLE_FFN_NORM || r == ST_ROLE_FINAL_NORM || r == ST_ROLE_Q_NORM
-	    || r == ST_ROLE_K_NORM;
-}
-
-bool st_role_is_bias(enum st_role r) { return r == ST_ROLE_Q_BIAS || r == ST_ROLE_K_BIAS || r == ST_ROLE_V_BIAS; }
-
 /* ---- proposing a cause ---- */
 
 /* Best first; of one code the best that it has come to. */

@@ -58,7 +58,7 @@ char st_odd_side(const struct st_odd *o);
 /* Of two labels over the same bytes the side whose label is wrong, where the files tell; else 0 (weight_label.c). */
 ST_MUST_CHECK enum st_status st_wrong_label(struct st_trial *t, char *side);
 /* The code of a factor on all of a weight. */
-enum st_cause_code st_scaled_code(enum st_role r);
+enum st_cause_code st_scaled_code(const struct st_weight *w);
 
 /* The tests that <stele/causes.def> lists. Each sets t->done when it has confirmed its cause. */
 #define WEIGHT_TEST(name, function) ST_MUST_CHECK enum st_status st_test_##function(struct st_trial *t);
@@ -71,8 +71,6 @@ struct st_constant {
 };
 bool st_known_constant(const struct st_config *cfg, size_t i, struct st_constant *out);
 
-bool st_role_is_norm(enum st_role r);
-bool st_role_is_bias(enum st_role r);
 /* The same matrix of any layer: of one role, or, without roles, of names that differ in their layer at most. */
 bool st_weight_same_kind(const struct st_weight *a, const struct st_weight *b);
 

@@ -75,17 +75,17 @@ static enum st_status all_equal(struct st_trial *t, const struct st_rows *s, flo
 /* All zeros, or for a norm all ones, on one side only: the loader's stand-in for a tensor that was not there. */
 enum st_status st_test_constant(struct st_trial *t)
 {
-	enum st_role r = t->d->slot->role;
+	enum st_weight_kind kind = t->d->slot->kind;
 	for (int k = 0; k < 4; k++) {
 		bool ones = k >= 2, equal;
-		if (ones && !st_role_is_norm(r))
+		if (ones && kind != ST_WEIGHT_NORM)
 			break;
 		ST_TRY(all_equal(t, k % 2 ? t->b : t->a, ones, &equal));
 		if (!equal)
 			continue;
-		struct st_cause c = { .code = ones               ? ST_CAUSE_NORM_WEIGHT_MISSING
-			                    : st_role_is_bias(r) ? ST_CAUSE_BIAS_MISSING
-			                                         : ST_CAUSE_WEIGHT_MISSING,
+		struct st_cause c = { .code = ones                     ? ST_CAUSE_NORM_WEIGHT_MISSING
+			                    : kind == ST_WEIGHT_BIAS ? ST_CAUSE_BIAS_MISSING
+			                                             : ST_CAUSE_WEIGHT_MISSING,
 			              .residual_after = t->d->rel_l2 };
 		st_cause_put(&c, ST_PARAM_ALL, ones);
 		st_trial_decide(t, c, k % 2 ? 'b' : 'a');
@@ -94,12 +94,12 @@ enum st_status st_test_constant(struct st_trial *t)
 	return ST_OK;
 }
 
-enum st_cause_code st_scaled_code(enum st_role r)
+enum st_cause_code st_scaled_code(const struct st_weight *w)
 {
-	return r == ST_ROLE_EMBED ? ST_CAUSE_EMBEDDING_SCALE
-	     : r == ST_ROLE_HEAD  ? ST_CAUSE_HEAD_SCALE
-	     : st_role_is_bias(r) ? ST_CAUSE_BIAS_SCALED
-	                          : ST_CAUSE_WEIGHT_SCALED;
+	return w->role == ST_ROLE_EMBED  ? ST_CAUSE_EMBEDDING_SCALE
+	     : w->role == ST_ROLE_HEAD   ? ST_CAUSE_HEAD_SCALE
+	     : w->kind == ST_WEIGHT_BIAS ? ST_CAUSE_BIAS_SCALED
+	                                 : ST_CAUSE_WEIGHT_SCALED;
 }
 
 bool st_known_constant(const struct st_config *cfg, size_t i, struct st_constant *out)
@@ -186,7 +186,7 @@ enum st_status st_test_scaled(struct st_trial *t)
 		return ST_OK;
 	struct affine f = { t->b, g, 0 };
 	struct st_rows b = affine_rows(&f);
-	struct st_cause c = { .code = st_scaled_code(t->d->slot->role) };
+	struct st_cause c = { .code = st_scaled_code(t->d->slot) };
 	st_cause_put(&c, ST_PARAM_FACTOR, g);
 	name_constant(t, &c, g);
 	return st_trial_consider(t, t->a, &b, c, 0, false);
@@ -194,7 +194,7 @@ enum st_status st_test_scaled(struct st_trial *t)
 
 enum st_status st_test_plus_one(struct st_trial *t)
 {
-	if (!st_role_is_norm(t->d->slot->role))
+	if (t->d->slot->kind != ST_WEIGHT_NORM)
 		return ST_OK;
 	for (int k = 0; k < 2 && !t->done; k++) {
 		struct affine f = { t->b, 1, k ? -1 : 1 };

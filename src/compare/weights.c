@@ -45,6 +45,8 @@ static bool bytes_equal(const struct st_weight *a, const struct st_weight *b, st
 	if (x->dtype != y->dtype || x->layout != y->layout || x->layout == ST_LAYOUT_STRIDED
 	    || x->layout == ST_LAYOUT_APART || x->n_bytes != y->n_bytes || x->scale != y->scale
 	    || a->interleaved != b->interleaved || (a->interleaved && a->heads != b->heads)
+	    || a->pair_dims != b->pair_dims || a->plus_one != b->plus_one || a->group_rows != b->group_rows
+	    || a->group_from != b->group_from || a->group_of != b->group_of
 	    || (x->layout == ST_LAYOUT_ROWS && x->row_bytes != y->row_bytes))
 		return false;
 	struct two_copies c = { .a = x->data, .b = y->data, .n_bytes = x->n_bytes };
@@ -208,13 +210,14 @@ static enum st_status compare_common_rows(const struct st_model *ma, const struc
 static enum st_status compare_pair(const struct st_model *ma, const struct st_model *mb, struct st_pool *pool,
                                    struct st_weight_diff *d, struct st_error *err)
 {
-	d->rows = st_tensor_rows(d->a->tensor);
-	d->cols = st_tensor_cols(d->a->tensor);
+	struct st_rows a = st_rows_of(d->a), b = st_rows_of(d->b);
+	d->rows = a.rows;
+	d->cols = a.cols;
 	d->held_a = st_held_own(d->a->tensor);
 	d->held_b = st_held_own(d->b->tensor);
-	if (d->rows != st_tensor_rows(d->b->tensor) && is_padded(d))
+	if (a.rows != b.rows && is_padded(d))
 		return compare_common_rows(ma, mb, pool, d, err);
-	if (d->rows != st_tensor_rows(d->b->tensor) || d->cols != st_tensor_cols(d->b->tensor))
+	if (a.rows != b.rows || a.cols != b.cols)
 		return compare_shapes(pool, d, err);
 	if (bytes_equal(d->a, d->b, pool)) {
 		d->status = ST_WEIGHT_EQUAL;
@@ -258,7 +261,7 @@ static enum st_status compare_pair(const struct st_model *ma, const struct st_mo
 /* The weight a model has for a slot, or NULL. */
 static const struct st_weight *bound(const struct st_model *m, const struct st_weight *slot)
 {
-	const struct st_weight *w = st_model_weight(m, slot->role, slot->layer < 0 ? 0 : (uint32_t)slot->layer);
+	const struct st_weight *w = st_model_place(m, slot);
 	return w && w->tensor ? w : NULL;
 }
 
@@ -276,7 +279,7 @@ static void one_sided(struct st_weight_diff *d)
 	d->status = d->a ? ST_WEIGHT_ONLY_A : ST_WEIGHT_ONLY_B;
 	d->side = d->a ? 'b' : 'a';
 	d->rel_l2 = INFINITY;
-	d->cause = (struct st_cause){ .code = st_role_is_bias(d->slot->role) ? ST_CAUSE_BIAS_MISSING
+	d->cause = (struct st_cause){ .code = d->slot->kind == ST_WEIGHT_BIAS ? ST_CAUSE_BIAS_MISSING
 		                                                             : ST_CAUSE_WEIGHT_MISSING,
 		                      .confidence = ST_CONFIRMED,
 		                      .residual_before = INFINITY,

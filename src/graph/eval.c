@@ -83,10 +83,6 @@ static void linear(const struct job *j)
 	const struct st_node *n = j->n;
 	const float *x = j->in[0];
 	size_t T = j->T, K = j->ld[0], col = 0;
-	if (n->stage == ST_STAGE_LM_HEAD && (j->r->flags & ST_RUN_HEAD_LAST)) {
-		x += (T - 1) * K;
-		T = 1;
-	}
 	for (uint32_t i = 0; i < n->n_w; i++) {
 		const struct st_weight *w = n->w[i];
 		size_t rows = (size_t)st_weight_rows(w), groups = w->group_rows ? rows / w->group_rows : 0;
@@ -250,7 +246,12 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 			j.in[k] = v.data + n->from[k];
 			j.ld[k] = v.cols;
 		}
-	size_t elems = r->T * n->width;
+	if (n->stage == ST_STAGE_LM_HEAD && (r->flags & ST_RUN_HEAD_LAST)) {
+		for (int k = 0; k < ST_NODE_INPUTS; k++)
+			j.in[k] += j.in[k] ? (r->T - 1) * j.ld[k] : 0;
+		j.T = 1;
+	}
+	size_t elems = j.T * n->width;
 	switch (n->op) {
 	case ST_OP_EMBED:
 		for (size_t t = 0; t < r->T; t++) /* another graph's vocabulary may be smaller than this run's */

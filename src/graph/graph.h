@@ -90,6 +90,10 @@ void st_node_place(struct st_node *n, enum st_stage stage, int32_t layer);
 /* First node with that stage and layer (-1: whole model), or ST_NO_NODE. */
 uint32_t st_graph_find(const struct st_graph *g, enum st_stage stage, int32_t layer);
 
+/* Whether two nodes of equal form compute the same function of their inputs, weights aside, for prompts of that many
+ * positions, which a longer window hides nothing of; 0: of any. */
+bool st_node_same_parameters(const struct st_node *a, const struct st_node *b, size_t positions);
+
 struct st_run;
 
 /* A run evaluates one graph for at most max_positions tokens in all, at most max_tokens at

@@ -18,6 +18,11 @@ void st_basis_to_half(float *x, size_t heads, size_t d, size_t n)
 	}
 }
 
+uint64_t st_weight_cols(const struct st_weight *w)
+{
+	return w->tensor->ndim == 1 && w->group_rows ? st_weight_rows(w) : st_tensor_cols(w->tensor);
+}
+
 uint64_t st_weight_rows(const struct st_weight *w)
 {
 	uint64_t rows = w->tensor->ndim == 1 && w->group_rows ? w->tensor->n_elems : st_tensor_rows(w->tensor);
@@ -27,25 +32,46 @@ uint64_t st_weight_rows(const struct st_weight *w)
 /* Features of a head of d that lie in pairs. */
 static uint64_t paired(const struct st_weight *w, uint64_t d) { return w->pair_dims ? w->pair_dims : d; }
 
-/* Where row r of the weight is stored. d: rows of a head; 0: no pairs */
-static uint64_t stored_row(const struct st_weight *w, uint64_t r, uint64_t d)
+uint64_t st_weight_stored_row(const struct st_weight *w, uint64_t r)
 {
-	uint64_t n = d ? paired(w, d) : 0;
+	uint64_t d = w->interleaved ? st_tensor_rows(w->tensor) / w->heads : 0, n = d ? paired(w, d) : 0;
 	if (d)
 		return r % d < n ? r - r % d + st_row_in_pairs(r % d, n) : r;
 	return w->group_rows ? r / w->group_rows * w->group_of + w->group_from + r % w->group_rows : r;
 }
 
-/* dst has room for all that is stored: what is left out is overwritten. */
+/* One piece of a vector: all of it, or the elements of one group. */
+struct st_tensor st_weight_piece(const struct st_weight *w, uint64_t i)
+{
+	struct st_tensor t = *w->tensor;
+	if (!w->group_rows)
+		return t;
+	uint64_t bytes = st_dtype_info(t.dtype)->block_bytes;
+	t.data += (i * w->group_of + w->group_from) * bytes;
+	t.shape[t.ndim - 1] = t.n_elems = w->group_rows;
+	t.n_bytes = t.row_bytes = w->group_rows * bytes;
+	return t;
+}
+
+uint64_t st_weight_pieces(const struct st_weight *w)
+{
+	return w->group_rows ? st_weight_rows(w) / w->group_rows : 1;
+}
+
 static void decode_vector(const struct st_weight *w, float *dst)
 {
-	st_tensor_decode(w->tensor, 0, 1, dst);
-	for (uint64_t r = 0; w->group_rows && r < st_weight_rows(w); r++)
-		dst[r] = dst[stored_row(w, r, 0)];
-	size_t n = (size_t)st_weight_rows(w);
-	n = w->group_rows ? n : (size_t)st_tensor_cols(w->tensor);
+	uint64_t pieces = st_weight_pieces(w), n = st_weight_cols(w);
+	for (uint64_t i = 0; i < pieces; i++) {
+		struct st_tensor t = st_weight_piece(w, i);
+		st_tensor_decode(&t, 0, 1, dst + i * w->group_rows);
+	}
 	if (w->interleaved)
-		st_basis_to_half(dst, w->heads, n / w->heads, (size_t)paired(w, n / w->heads));
+		st_weight_vector_to_half(w, dst, n);
+}
+
+void st_weight_vector_to_half(const struct st_weight *w, float *x, uint64_t n)
+{
+	st_basis_to_half(x, w->heads, (size_t)(n / w->heads), (size_t)paired(w, n / w->heads));
 }
 
 void st_weight_decode(const struct st_weight *w, uint64_t row0, uint64_t n, float *dst)
@@ -55,11 +81,10 @@ void st_weight_decode(const struct st_weight *w, uint64_t row0, uint64_t n, floa
 	if (rows == 1 && (w->interleaved || w->group_rows)) { /* a bias: its elements are the rows of its matrix */
 		assert(row0 == 0 && n == 1);
 		decode_vector(w, dst);
-		cols = w->group_rows ? st_weight_rows(w) : cols;
+		cols = st_weight_cols(w);
 	} else if (w->interleaved || w->group_rows) {
-		uint64_t d = w->interleaved ? rows / w->heads : 0;
 		for (uint64_t r = 0; r < n; r++)
-			st_tensor_decode(t, stored_row(w, row0 + r, d), 1, dst + r * cols);
+			st_tensor_decode(t, st_weight_stored_row(w, row0 + r), 1, dst + r * cols);
 	} else {
 		st_tensor_decode(t, row0, n, dst);
 	}

@@ -47,7 +47,7 @@ struct entry {
 /* A padded vocabulary has more rows on one side. */
 static uint64_t rows_of(const struct product *p)
 {
-	uint64_t a = st_tensor_rows(p->a->tensor), b = st_tensor_rows(p->b->tensor);
+	uint64_t a = st_weight_rows(p->a), b = st_weight_rows(p->b);
 	return a < b ? a : b;
 }
 

@@ -18,7 +18,7 @@ static void tell_reason(const struct st_model *m, char *buf, size_t n)
 	struct st_error why = ST_ERROR_INIT;
 	const char *family = st_model_config(m)->arch;
 	enum st_status st = st_model_check(m, &why);
-	if (!st_arch_find(family, strlen(family)))
+	if (!st_model_knows_family(m))
 		snprintf(buf, n, "unknown family %s", family);
 	else if (st != ST_OK)
 		snprintf(buf, n, "%.60s%s%.120s", why.where, why.where[0] ? ": " : "", why.message);

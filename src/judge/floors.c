@@ -29,7 +29,8 @@ static void block_squares(const float *x, size_t T, size_t K, size_t block, doub
 
 /* A fixed number of groups of rows, added up in order: the same floor for any number of threads. */
 struct groups {
-	const struct st_tensor *stored, *as; /* the rows, and what they err like */
+	const struct st_weight *w;
+	const struct st_tensor *as; /* what its rows err like */
 	const double *x2;
 	size_t T;
 	float *rows;  /* a row for every lane */
@@ -39,11 +40,11 @@ struct groups {
 static void sum_groups(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
 	const struct groups *k = ctx;
-	uint64_t K = st_tensor_cols(k->stored), N = st_tensor_rows(k->stored);
+	uint64_t K = st_weight_cols(k->w), N = st_weight_rows(k->w);
 	float *row = k->rows + lane * K;
 	for (uint64_t g = begin; g < end; g++)
 		for (uint64_t n = g * N / GROUPS; n < (g + 1) * N / GROUPS && !st_cancelled(); n++) {
-			st_tensor_decode(k->stored, n, 1, row); /* stored order: a permutation of rows changes no sum */
+			st_tensor_decode(k->w->tensor, st_weight_stored_row(k->w, n), 1, row);
 			st_noise_dot(k->as, row, (size_t)K, k->x2, k->T, k->part + g * k->T);
 		}
 }
@@ -57,7 +58,7 @@ static enum st_status add_linear(const struct st_weight *w, struct st_held held,
 	struct st_tensor as = *stored, *t = &as;
 	t->dtype = held.type;
 	t->scale = held.scale;
-	uint64_t K = st_tensor_cols(t), N = st_tensor_rows(t);
+	uint64_t K = st_weight_cols(w), N = st_weight_rows(w);
 	size_t block = st_noise_block(t->dtype), blocks = (size_t)st_ceil_div(K, block);
 	double *x2 = st_alloc_array2(T, blocks, sizeof *x2);
 	double *part = st_alloc_array2(GROUPS, T, sizeof *part);
@@ -69,7 +70,7 @@ static enum st_status add_linear(const struct st_weight *w, struct st_held held,
 	}
 	memset(part, 0, GROUPS * T * sizeof *part);
 	block_squares(x, T, K, block, x2);
-	struct groups k = { stored, t, x2, T, rows, part };
+	struct groups k = { w, t, x2, T, rows, part };
 	st_pool_each(pool, GROUPS, N * K / GROUPS * 4, sum_groups, &k);
 	for (size_t g = 0; g < GROUPS; g++)
 		for (size_t s = 0; s < T; s++)
@@ -123,8 +124,10 @@ static enum st_status add_norm(const struct st_node *n, struct st_held held, con
 	float *row = st_alloc_array2(2, D, sizeof *row), *normed = row ? row + D : NULL;
 	double *x2 = st_alloc_array(blocks, sizeof *x2);
 	enum st_status st = row && x2 ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	struct st_weight stored = *n->w[0];
+	stored.plus_one = false; /* what is stored errs, not what it means */
 	if (st == ST_OK)
-		st_weight_decode(n->w[0], 0, 1, row);
+		st_weight_decode(&stored, 0, 1, row);
 	for (size_t i = 0; i < T * heads && st == ST_OK; i++) {
 		const float *in = x->data + i / heads * width + n->from[0] + i % heads * D;
 		double sum = 0;
@@ -139,6 +142,24 @@ static enum st_status add_norm(const struct st_node *n, struct st_held held, con
 	free(row);
 	free(x2);
 	return st;
+}
+
+/* What the chosen experts' weights do: a matrix product for each token and choice. */
+static enum st_status add_experts(const struct st_node *n, struct st_held held, const struct st_run *r, size_t T,
+                                  struct st_pool *pool, double *out, struct st_error *err)
+{
+	struct st_value x = st_run_value(r, n->in[0]), index = st_run_value(r, n->in[1]);
+	const struct st_weight *w = n->w[0];
+	size_t K = (size_t)st_tensor_cols(&w->experts[0]), width = x.rows * x.cols / T;
+	for (size_t i = 0; i < T * n->choices; i++) {
+		float e = index.data[i];
+		if (!(e >= 0 && e < (float)w->n_experts))
+			continue;
+		const struct st_weight one = { .tensor = &w->experts[(uint32_t)e], .heads = 1 };
+		const float *in = x.data + i / n->choices * width + (width > K ? i % n->choices * K : 0);
+		ST_TRY(add_linear(&one, held, in, 1, pool, out + i / n->choices, err));
+	}
+	return ST_OK;
 }
 
 /* Relative variance of normal numbers in the worst of the stored types. */
@@ -180,6 +201,8 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 		const struct st_node *n = side ? nb : na;
 		for (uint32_t i = 0; i < n->n_w; i++) {
 			const struct st_weight *w = n->w[i];
+			if (!w)
+				continue;
 			if (n->op == ST_OP_RMSNORM || n->op == ST_OP_HEADNORM) {
 				struct st_value x = st_run_value(r, n->in[0]);
 				ST_TRY(add_norm(n, held[side][i], &x, T, out, err));
@@ -187,8 +210,10 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 				struct st_value x = st_run_value(r, n->in[0]);
 				ST_TRY(add_linear(w, held[side][i], x.data, T, e->pool, out, err));
 				ST_TRY(add_mode(w, e->mode, x.data, T, e->pool, out, base, err));
+			} else if (n->op == ST_OP_LINEAR_AT) {
+				ST_TRY(add_experts(n, held[side][i], r, T, e->pool, out, err));
 			} else if (n->op == ST_OP_BIAS || n->op == ST_OP_EMBED) {
-				uint64_t cols = st_tensor_cols(w->tensor);
+				uint64_t cols = st_weight_cols(w);
 				struct st_tensor as = *w->tensor;
 				as.dtype = held[side][i].type;
 				as.scale = held[side][i].scale;
@@ -198,7 +223,8 @@ enum st_status st_floor_of_node(const struct st_graph *ga, const struct st_graph
 				for (size_t t = 0; t < T; t++) {
 					if (n->op == ST_OP_EMBED || t == 0)
 						st_weight_decode(w, n->op == ST_OP_EMBED ? tokens[t] : 0, 1, row);
-					out[t] += st_noise_row(&as, row, (size_t)cols);
+					double scale = n->op == ST_OP_EMBED ? n->scale : 1;
+					out[t] += scale * scale * st_noise_row(&as, row, (size_t)cols);
 				}
 				free(row);
 			}

@@ -18,22 +18,6 @@
 
 /* ---- what is compared with what ---- */
 
-static bool same_numbers(const double *a, const double *b, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		if (!(fabs(a[i] - b[i]) <= 1e-7 * fabs(b[i]))) /* f32 factors in one file, decimals in the other */
-			return false;
-	return true;
-}
-
-bool st_node_same_parameters(const struct st_node *a, const struct st_node *b)
-{
-	return a->op == b->op && (float)a->eps == (float)b->eps && a->heads == b->heads && a->head_dim == b->head_dim
-	    && a->kv_heads == b->kv_heads && a->window == b->window && a->scale == b->scale && a->softcap == b->softcap
-	    && a->act == b->act && a->mscale == b->mscale && a->from[0] == b->from[0] && a->from[1] == b->from[1] && a->n_rot == b->n_rot && (!a->inv_freq == !b->inv_freq)
-	    && (!a->inv_freq || same_numbers(a->inv_freq, b->inv_freq, a->head_dim / 2));
-}
-
 struct st_form st_form_of(const struct st_graph *a, const struct st_graph *b)
 {
 	if (!a || !b)
@@ -60,23 +44,35 @@ struct st_form st_form_of(const struct st_graph *a, const struct st_graph *b)
 	return (struct st_form){ .differs = ST_FORM_EQUAL };
 }
 
-static const struct st_weight_diff *find_slot(const struct st_rosetta *r, enum st_role role, int32_t layer)
+/* The diffs of one weight: that of a stack of experts has one for each, one behind the other. */
+struct diffs {
+	const struct st_weight_diff *d;
+	size_t n;
+};
+
+static struct diffs find_slot(const struct st_rosetta *r, const char *name, int32_t layer)
 {
-	for (size_t i = 0; i < r->n_weights; i++)
-		if (r->weights[i].slot->role == role && r->weights[i].slot->layer == layer)
-			return &r->weights[i];
-	return NULL;
+	struct diffs found = { 0 };
+	for (size_t i = 0; i < r->n_weights; i++) {
+		const struct st_weight *slot = r->weights[i].slot;
+		if (slot->layer != layer || strcmp(slot->name, name) != 0)
+			continue;
+		found.d = found.n ? found.d : &r->weights[i];
+		found.n++;
+	}
+	return found;
 }
 
 /*
- * What is known of a weight of a node, or NULL. Where one side has a head of its own, the other's embedding was
- * compared with it in the head's slot; where both are tied, the head differs as the embedding does.
+ * What is known of a weight of a node. Where one side has a head of its own, the other's embedding was compared with it in
+ * the head's slot; where both are tied, the head differs as the embedding does.
  */
-static const struct st_weight_diff *diff_of(const struct st_rosetta *r, const struct st_node *n,
-                                            const struct st_weight *w)
+static struct diffs diffs_of(const struct st_rosetta *r, const struct st_node *n, const struct st_weight *w)
 {
-	const struct st_weight_diff *head = n->stage == ST_STAGE_LM_HEAD ? find_slot(r, ST_ROLE_HEAD, -1) : NULL;
-	return head ? head : find_slot(r, w->role, w->layer);
+	struct diffs head = { 0 };
+	if (n->stage == ST_STAGE_LM_HEAD && w->kind != ST_WEIGHT_BIAS)
+		head = find_slot(r, st_role_name(ST_ROLE_HEAD), -1);
+	return head.n ? head : find_slot(r, w->name, w->layer);
 }
 
 /* How far the weights of a node are apart, at worst. */
@@ -84,9 +80,9 @@ static enum st_weight_status node_weights(const struct st_rosetta *r, const stru
 {
 	enum st_weight_status worst = ST_WEIGHT_EQUAL;
 	for (uint32_t k = 0; k < n->n_w; k++) {
-		const struct st_weight_diff *d = diff_of(r, n, n->w[k]);
-		if (d && d->status > worst)
-			worst = d->status;
+		struct diffs d = n->w[k] ? diffs_of(r, n, n->w[k]) : (struct diffs){ 0 };
+		for (size_t i = 0; i < d.n; i++)
+			worst = d.d[i].status > worst ? d.d[i].status : worst;
 	}
 	return worst;
 }
@@ -95,8 +91,10 @@ static enum st_weight_status node_weights(const struct st_rosetta *r, const stru
 static void node_types(const struct st_rosetta *r, const struct st_node *n, bool b, struct st_held held[])
 {
 	for (uint32_t k = 0; k < n->n_w; k++) {
-		const struct st_weight_diff *d = diff_of(r, n, n->w[k]);
-		held[k] = d && d->a && d->b ? (b ? d->held_b : d->held_a) : st_held_own(n->w[k]->tensor);
+		if (!n->w[k])
+			continue;
+		struct diffs d = diffs_of(r, n, n->w[k]);
+		held[k] = d.n && d.d->a && d.d->b ? (b ? d.d->held_b : d.d->held_a) : st_held_own(n->w[k]->tensor);
 	}
 }
 
@@ -151,7 +149,7 @@ static enum st_status token_bounds(struct lockstep *l, uint32_t i, enum st_weigh
 {
 	const struct st_node *a = &l->ga->nodes[i], *b = &l->gb->nodes[i];
 	size_t T = st_run_tokens(l->rb);
-	bool exact = l->exec.mode == ST_MODE_EXACT, noise = weights == ST_WEIGHT_NOISE && st_node_same_parameters(a, b);
+	bool exact = l->exec.mode == ST_MODE_EXACT, noise = weights == ST_WEIGHT_NOISE && st_node_same_parameters(a, b, T);
 	for (size_t t = 0; t < T; t++) {
 		double expected = noise ? fmax(l->local2[t], l->base2[t]) : l->floor2[t];
 		l->bound[t] = (struct st_token_bound){ expected, expected };
@@ -173,7 +171,7 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 	struct st_value a = st_run_value(l->ra, i), b = st_run_value(l->rb, i);
 	size_t T = st_run_tokens(l->rb), count = b.rows * b.cols;
 	bool scores = n->op == ST_OP_SCORES || n->op == ST_OP_SOFTMAX;
-	bool same_function = weights <= ST_WEIGHT_EQUAL_DECODED && st_node_same_parameters(&l->ga->nodes[i], n);
+	bool same_function = weights <= ST_WEIGHT_EQUAL_DECODED && st_node_same_parameters(&l->ga->nodes[i], n, st_run_tokens(l->rb));
 
 	st_metrics_of(a.data, b.data, count, l->exec.pool, &rep->total);
 	double norm_b = rep->total.norm_b, inherited = 0, local2 = 0, floor2 = 0;
@@ -244,7 +242,7 @@ static enum st_status lockstep_stage(struct lockstep *l, uint32_t i, struct st_s
 	ST_TRY(st_run_eval(l->rb, i, err));
 	struct st_value b = st_run_value(l->rb, i);
 	rep->shared = inputs_same(l, n) && weights <= ST_WEIGHT_EQUAL_DECODED
-	           && st_node_same_parameters(&l->ga->nodes[i], n);
+	           && st_node_same_parameters(&l->ga->nodes[i], n, st_run_tokens(l->rb));
 	if (rep->shared)
 		/* Equal weights, equal parameters and bit-equal inputs give equal bits: docs/numerics.md. */
 		st_run_put(l->ra, i, b.data);

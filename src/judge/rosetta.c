@@ -2,8 +2,10 @@
 #include "judge/rosetta.h"
 
 #include "arch/arch.h"
+#include "arch/described.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "compare/settings.h"
 #include "judge/agreement.h"
 
 #include <stele/token.h>
@@ -67,7 +69,7 @@ static void settle_config(struct st_rosetta_state *s)
 	bool form = st_form_of(a, b).differs == ST_FORM_EQUAL, rope = form;
 	for (uint32_t i = 0; form && i < b->n_nodes; i++)
 		if (b->nodes[i].op == ST_OP_ROPE)
-			rope &= st_node_same_parameters(&a->nodes[i], &b->nodes[i]);
+			rope &= st_node_same_parameters(&a->nodes[i], &b->nodes[i], 0);
 	for (size_t i = 0; i < r->n_config; i++) {
 		if (strncmp(r->config[i].key, "rope_", 5) == 0 && rope)
 			r->config[i].matters = false;
@@ -245,17 +247,32 @@ static enum st_status measure_agreement(struct st_rosetta_state *s, const struct
 	                      err);
 }
 
-/* Of a family that Stele cannot run tensors are known by name alone; then those of the other file are, too. */
+static bool same_family(const struct st_model *a, const struct st_model *b)
+{
+	const struct st_described *x = st_model_described(a), *y = st_model_described(b);
+	return x && y ? strcmp(x->family->sha256, y->family->sha256) == 0
+	              : !x && !y && st_model_is_by_name(a) == st_model_is_by_name(b);
+}
+
+/* Of a family that Stele cannot run tensors are known by name alone; then those of the other file are, too. So are those of
+ * two families. */
 static enum st_status open_both(struct st_rosetta_state *s, const char *path_a, const char *path_b,
                                 struct st_pool *pool, struct st_error *err)
 {
 	ST_TRY(st_model_open_any(path_a, false, pool, &s->ma, err));
 	ST_TRY(st_model_open_any(path_b, st_model_is_by_name(s->ma), pool, &s->mb, err));
-	if (st_model_is_by_name(s->ma) == st_model_is_by_name(s->mb))
+	if (same_family(s->ma, s->mb))
 		return ST_OK;
-	st_model_close(s->ma);
-	s->ma = NULL;
-	return st_model_open_any(path_a, true, pool, &s->ma, err);
+	struct st_model **const side[] = { &s->ma, &s->mb };
+	const char *const path[] = { path_a, path_b };
+	for (int i = 0; i < 2; i++) {
+		if (st_model_is_by_name(*side[i]))
+			continue;
+		st_model_close(*side[i]);
+		*side[i] = NULL;
+		ST_TRY(st_model_open_any(path[i], true, pool, side[i], err));
+	}
+	return ST_OK;
 }
 
 enum st_status st_rosetta_run(const char *path_a, const char *path_b, const struct st_rosetta_options *o,
@@ -304,7 +321,16 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	r->ms_load = now_ms() - start;
 
 	double judge = now_ms();
-	r->n_config = st_compare_configs(st_model_config(s->ma), st_model_config(s->mb), r->n_tokens_b, r->config);
+	struct st_form form = st_form_of(st_model_graph(s->ma), st_model_graph(s->mb));
+	if (st_model_described(s->ma)) /* a padded vocabulary makes the logits alone wider */
+		r->n_config = st_compare_settings(s->ma, s->mb,
+		                                  form.differs == ST_FORM_EQUAL
+		                                          || (form.differs == ST_FORM_WIDTH
+		                                              && form.stage_a == ST_STAGE_LM_HEAD),
+		                                  r->n_tokens_b, r->config);
+	else
+		r->n_config = st_compare_configs(st_model_config(s->ma), st_model_config(s->mb), r->n_tokens_b,
+		                                 r->config);
 	ST_TRY_OUT(settle_vocab(s, err));
 	settle_config(s);
 	ST_TRY_OUT(st_rosetta_asides(s, err));

@@ -63,7 +63,4 @@ ST_MUST_CHECK enum st_status st_rosetta_by_name(struct st_rosetta_state *s, cons
 /* verdict.c: first divergence, cause, diagnosis, recommendation and verdict from what was measured. */
 void st_rosetta_decide(struct st_rosetta_state *s);
 
-/* Whether two nodes of equal form compute the same function of their inputs, weights aside. */
-bool st_node_same_parameters(const struct st_node *a, const struct st_node *b);
-
 #endif

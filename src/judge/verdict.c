@@ -24,12 +24,14 @@ const char *st_stage_status_name(enum st_stage_status s)
 
 const char *st_floor_kind_name(enum st_floor_kind k) { return k == ST_FLOOR_ROUNDING ? "rounding" : "stored types"; }
 
-/* Place of a stage in graph order; whole-model stages before and behind the layers. */
+/* Place of a stage in graph order, as far as stages have one order in all graphs; whole-model stages before and behind the
+ * layers. */
 static long place(enum st_stage stage, int32_t layer)
 {
+	long order = (long)(st_stage_order(stage) >> 32 << 10 | (st_stage_order(stage) & 1023));
 	if (layer < 0)
-		return stage == ST_STAGE_EMBEDDING ? 0 : (1L << 40) + (long)stage;
-	return 1 + (long)layer * ST_STAGE_COUNT + (long)stage;
+		return st_stage_order(stage) < st_stage_order(ST_STAGE_ATTN_NORM) ? order : (1L << 60) + order;
+	return ((long)layer + 1) << 24 | order;
 }
 
 /* "blk.3.attn_q.weight": the names in the two files, and one that a reader of either knows. */

@@ -39,6 +39,19 @@ static void check_sequence(const char *what, const struct st_graph *g, const jso
 			         runs[r].chunk, rel);
 		free(got);
 	}
+	/* The logits of the last token alone, as a prefill wants them. */
+	struct st_error err = ST_ERROR_INIT;
+	struct st_exec e = exec_in(ST_MODE_EXACT);
+	struct st_run *r;
+	assert_ok(st_run_open_flags(g, &e, T, T, ST_RUN_HEAD_LAST, &r, &err), &err);
+	assert_ok(st_run_begin(r, tokens, T, &err), &err);
+	for (uint32_t i = 0; i < g->n_nodes; i++)
+		assert_ok(st_run_eval(r, i, &err), &err);
+	struct st_value last = st_run_value(r, g->n_nodes - 1);
+	assert_int_equal(last.rows, 1);
+	if (!(rel_l2(last.data, want + (T - 1) * V, V) <= 1e-5))
+		fail_msg("%s: the last token's logits are others where they alone are asked for", what);
+	st_run_close(r);
 	free(want);
 }
 

@@ -1,0 +1,319 @@
+/* described_model.c - a model by a description: its weights one by one, and what reports ask of a configuration. */
+#include "arch/config.h"
+#include "arch/model_state.h"
+
+#include "base/error.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- weights ---- */
+
+/* The stage that uses a weight first, and what for. */
+struct use {
+	enum st_stage stage;
+	enum st_weight_kind kind;
+	uint32_t order; /* of the stage in the page; UINT32_MAX: no stage uses it */
+	enum st_scope scope;
+};
+
+static enum st_weight_kind kind_of(enum st_operation op, uint32_t i)
+{
+	switch (op) {
+	case ST_OPERATION_embed:
+	case ST_OPERATION_embed_position:
+		return ST_WEIGHT_EMBEDDING;
+	case ST_OPERATION_linear:
+	case ST_OPERATION_linear_at:
+		return ST_WEIGHT_MATRIX;
+	case ST_OPERATION_rmsnorm:
+		return ST_WEIGHT_NORM;
+	case ST_OPERATION_layernorm:
+		return i ? ST_WEIGHT_BIAS : ST_WEIGHT_NORM;
+	case ST_OPERATION_bias:
+	case ST_OPERATION_top:
+		return ST_WEIGHT_BIAS;
+	default:
+		return ST_WEIGHT_OTHER;
+	}
+}
+
+static void find_uses(const struct st_described *d, struct use *uses)
+{
+	const struct st_family *f = d->family;
+	for (uint32_t i = 0; i < f->n_weights; i++)
+		uses[i] = (struct use){ ST_STAGE_EMBEDDING, ST_WEIGHT_OTHER, UINT32_MAX, ST_SCOPE_AFTER };
+	for (uint32_t i = 0; i < f->n_stages; i++) {
+		const struct st_family_stage *s = &f->stages[i];
+		for (uint32_t k = 0; k < s->n_w; k++) {
+			struct use *u = &uses[s->w[k].weight];
+			if (u->order == UINT32_MAX)
+				*u = (struct use){ d->stage[s->name], kind_of(s->op, k), i, s->scope };
+		}
+	}
+}
+
+/* "model.layers.3.self_attn.qkv_proj.weight[q]": the name in Hugging Face's convention; of a part, which one. */
+static void canonical(const struct st_family_weight *fw, struct st_weight *w)
+{
+	enum st_spelling where = fw->n_sources[ST_SPELLING_CONFIG] ? ST_SPELLING_CONFIG : ST_SPELLING_GGUF;
+	const struct st_source *src = fw->n_sources[where] ? &fw->sources[where][0] : NULL;
+	bool part = false, each = false;
+	size_t n = 0;
+	for (uint32_t i = 0; src && i < src->n_steps; i++) {
+		enum st_source_op op = src->steps[i].op;
+		part |= op == ST_SOURCE_ROWS || op == ST_SOURCE_STRIDE || op == ST_SOURCE_EACH;
+	}
+	for (const char *s = src ? src->name : fw->name; *s && n + 1 < sizeof w->canonical; s++)
+		if (*s == '#' || *s == '@') {
+			each |= *s == '@';
+			n += (size_t)snprintf(w->canonical + n, sizeof w->canonical - n, "%" PRId32,
+			                      *s == '#' ? w->layer : w->expert);
+		} else {
+			w->canonical[n++] = *s;
+		}
+	n = n < sizeof w->canonical ? n : sizeof w->canonical - 1;
+	w->canonical[n] = '\0';
+	if (part)
+		n += (size_t)snprintf(w->canonical + n, sizeof w->canonical - n, "[%s]", fw->name);
+	if (w->expert >= 0 && !each && n < sizeof w->canonical)
+		snprintf(w->canonical + n, sizeof w->canonical - n, "[%" PRId32 "]", w->expert);
+}
+
+static enum st_status add_one(struct st_model *m, struct st_weight *w, struct st_error *err)
+{
+	ST_NEED(m->n_bound < m->n_weights);
+	m->bound[m->n_bound++] = w;
+	return ST_OK;
+}
+
+/* Every expert of a stack is a weight. */
+static enum st_status add_stack(struct st_model *m, const struct st_family_weight *fw, const struct st_weight *w,
+                                struct st_weight **stack, struct st_error *err)
+{
+	*stack = st_arena_alloc(&m->arena, w->n_experts, sizeof **stack);
+	struct st_tensor *named = st_arena_alloc(&m->arena, w->n_experts, sizeof *named);
+	ST_NEED(*stack && named);
+	for (uint32_t e = 0; e < w->n_experts; e++) {
+		struct st_weight *one = &(*stack)[e];
+		bool apart = e > 0 && strcmp(w->experts[e].name, w->experts[0].name) != 0;
+		*one = *w;
+		named[e] = w->experts[e];
+		if (!apart && w->n_experts > 1 && strcmp(w->experts[0].name, w->experts[1].name) == 0)
+			named[e].name = st_arena_printf(&m->arena, "%s[%" PRIu32 "]", w->experts[e].name, e);
+		ST_NEED(named[e].name);
+		one->tensor = &named[e];
+		one->experts = NULL;
+		one->n_experts = 0;
+		one->expert = (int32_t)e;
+		canonical(fw, one);
+		ST_TRY(add_one(m, one, err));
+	}
+	return ST_OK;
+}
+
+static enum st_status add_place(struct st_model *m, uint32_t index, uint32_t layer, const struct use *use,
+                                struct st_error *err)
+{
+	const struct st_family_weight *fw = &m->described->family->weights[index];
+	struct st_weight *w = &m->described->weights[index][layer];
+	w->name = fw->name;
+	w->role = st_role_called(fw->name);
+	w->expert = -1;
+	w->kind = use->kind;
+	w->stage = use->stage;
+	canonical(fw, w);
+	if (!w->tensor)
+		return ST_OK;
+	if (!w->n_experts)
+		return add_one(m, w, err);
+	return add_stack(m, fw, w, &m->stacks[index][layer], err);
+}
+
+/* The weights of a scope in the order in which its stages use them. */
+static enum st_status add_scope(struct st_model *m, const struct use *uses, enum st_scope scope, uint32_t layer,
+                                struct st_error *err)
+{
+	const struct st_family *f = m->described->family;
+	for (uint32_t k = 0; k < f->n_weights; k++) { /* pages are short: the next one is looked for each time */
+		uint32_t next = ST_FAMILY_NONE, rank = 0;
+		for (uint32_t i = 0; i < f->n_weights; i++) {
+			bool here = f->weights[i].per_layer ? scope == ST_SCOPE_LAYER
+			                                    : scope == (uses[i].scope == ST_SCOPE_BEFORE ? ST_SCOPE_BEFORE
+			                                                                                 : ST_SCOPE_AFTER);
+			rank = 0;
+			for (uint32_t j = 0; j < f->n_weights && here; j++) {
+				bool there = f->weights[j].per_layer == f->weights[i].per_layer
+				          && (f->weights[j].per_layer
+				              || (uses[j].scope == ST_SCOPE_BEFORE) == (uses[i].scope == ST_SCOPE_BEFORE));
+				rank += there
+				     && (uses[j].order < uses[i].order || (uses[j].order == uses[i].order && j < i));
+			}
+			if (here && rank == k)
+				next = i;
+		}
+		if (next == ST_FAMILY_NONE)
+			break;
+		ST_TRY(add_place(m, next, layer, &uses[next], err));
+	}
+	return ST_OK;
+}
+
+static enum st_status list_weights(struct st_model *m, struct st_error *err)
+{
+	const struct st_described *d = m->described;
+	const struct st_family *f = d->family;
+	uint64_t n = 0;
+	for (uint32_t i = 0; i < f->n_weights; i++)
+		for (uint32_t l = 0; l < (f->weights[i].per_layer ? d->n_layers : 1); l++)
+			n += d->weights[i][l].n_experts ? d->weights[i][l].n_experts : 1;
+	struct use *uses = st_arena_alloc(&m->arena, f->n_weights, sizeof *uses);
+	m->bound = st_arena_alloc(&m->arena, n, sizeof *m->bound);
+	m->stacks = st_arena_alloc(&m->arena, f->n_weights, sizeof *m->stacks);
+	ST_NEED(uses && m->bound && m->stacks);
+	for (uint32_t i = 0; i < f->n_weights; i++) {
+		m->stacks[i] = st_arena_alloc(&m->arena, f->weights[i].per_layer ? d->n_layers : 1, sizeof **m->stacks);
+		ST_NEED(m->stacks[i]);
+	}
+	m->n_weights = n;
+	find_uses(d, uses);
+	ST_TRY(add_scope(m, uses, ST_SCOPE_BEFORE, 0, err));
+	for (uint32_t l = 0; l < d->n_layers; l++)
+		ST_TRY(add_scope(m, uses, ST_SCOPE_LAYER, l, err));
+	return add_scope(m, uses, ST_SCOPE_AFTER, 0, err);
+}
+
+const struct st_weight *st_described_place(const struct st_model *m, const char *name, int32_t layer, int32_t expert)
+{
+	const struct st_described *d = m->described;
+	uint32_t i = name ? st_family_find_weight(d->family, name) : ST_FAMILY_NONE;
+	if (i == ST_FAMILY_NONE)
+		return NULL;
+	bool per_layer = d->family->weights[i].per_layer;
+	uint32_t l = per_layer ? (uint32_t)layer : 0;
+	if (per_layer && (layer < 0 || l >= d->n_layers))
+		return NULL;
+	const struct st_weight *w = &d->weights[i][l];
+	if (!w->n_experts)
+		return expert < 0 ? w : NULL;
+	return expert >= 0 && (uint32_t)expert < w->n_experts ? &m->stacks[i][l][expert] : NULL;
+}
+
+/* ---- tensors that no weight is ---- */
+
+/* A tensor of the text model that nothing reads is a part of the arithmetic that is missing; those of other parts of a
+ * larger model (vision, audio, heads of other tasks) are listed. */
+static enum st_status refuse_unused(struct st_model *m, struct st_error *err)
+{
+	const struct st_described *d = m->described;
+	m->unused = st_arena_alloc(&m->arena, d->n_unused, sizeof *m->unused);
+	ST_NEED(m->unused);
+	for (size_t i = 0; i < d->n_unused; i++) {
+		const struct st_tensor *t = st_container_find(m->c, d->unused[i]);
+		struct st_name_parts p;
+		st_name_take_apart(t->name, &p);
+		m->unused[m->n_unused++] = t;
+		if (p.text)
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, t->offset, t->name,
+			                  "has no place in the description of %s", d->family->name);
+	}
+	if (d->n_unread)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, d->unread[0],
+		                  "is read by nothing in the description of %s, and may change numbers", d->family->name);
+	return ST_OK;
+}
+
+/* ---- the configuration, as far as all families have it ---- */
+
+static const struct {
+	const char *key;
+	enum st_config_member member;
+} known[] = {
+	{ "layers", ST_CONFIG_N_LAYERS },   { "hidden", ST_CONFIG_HIDDEN },       { "vocab", ST_CONFIG_VOCAB },
+	{ "eps", ST_CONFIG_NORM_EPS },      { "heads", ST_CONFIG_N_HEADS },       { "kv_heads", ST_CONFIG_N_KV_HEADS },
+	{ "head_dim", ST_CONFIG_HEAD_DIM }, { "ffn", ST_CONFIG_FFN },             { "theta", ST_CONFIG_ROPE_THETA },
+	{ "tied", ST_CONFIG_TIED },         { "window", ST_CONFIG_SLIDING_WINDOW },
+};
+
+static void put_number(struct st_config *cfg, enum st_config_member m, double v)
+{
+	char *at = (char *)cfg + st_config_rows[m].field.offset;
+	bool flag = v != 0;
+	uint32_t count = v >= 0 && v <= UINT32_MAX ? (uint32_t)v : 0;
+	if (m == ST_CONFIG_NORM_EPS || m == ST_CONFIG_ROPE_THETA)
+		memcpy(at, &v, sizeof v);
+	else if (m == ST_CONFIG_TIED)
+		memcpy(at, &flag, sizeof flag);
+	else
+		memcpy(at, &count, sizeof count);
+}
+
+/* Keys that say another thing in each layer have no one value here. */
+static enum st_status fill_config(struct st_model *m, struct st_error *err)
+{
+	const struct st_described *d = m->described;
+	struct st_config *cfg = &m->cfg;
+	*cfg = (struct st_config){ .bos = -1, .eos = -1 };
+	snprintf(cfg->arch, sizeof cfg->arch, "%s", d->family->name);
+	st_config_said(cfg, ST_CONFIG_ARCH, m->c->format == ST_FORMAT_GGUF ? "general.architecture" : "model_type", true);
+	struct st_settings whole = st_described_at(d, -1);
+	for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+		uint32_t k = st_family_find_key(d->family, known[i].key);
+		if (k == ST_FAMILY_NONE)
+			continue;
+		struct st_setting v = d->settings.keys[k];
+		struct st_error none = ST_ERROR_INIT;
+		if (d->family->keys[k].type == ST_KEY_LET
+		    && st_expression_value(&d->family->keys[k].let, &whole, &v, &none) != ST_OK)
+			continue;
+		if (v.kind == ST_SETTING_NUMBER)
+			put_number(cfg, known[i].member, v.number);
+		if (d->origin[k].key)
+			st_config_said(cfg, known[i].member, d->origin[k].key, d->origin[k].said);
+		if (known[i].member == ST_CONFIG_TIED && d->origin[k].said)
+			cfg->tie_said = v.number != 0 ? ST_TIE_YES : ST_TIE_NO;
+	}
+	cfg->n_layers = d->n_layers;
+	cfg->vocab = d->vocab;
+	const struct st_weight *head = st_described_place(m, "head", -1, -1);
+	cfg->tied = !head || !head->tensor;
+	if (m->c->format == ST_FORMAT_GGUF) {
+		char key[96];
+		uint64_t v = 0;
+		bool found;
+		snprintf(key, sizeof key, "%.60s.context_length", d->settings.model);
+		ST_TRY(st_kv_u64(&m->c->keys, key, &v, &found, err));
+		cfg->max_positions = v <= UINT32_MAX ? (uint32_t)v : 0;
+		st_config_said(cfg, ST_CONFIG_MAX_POSITIONS, key, found);
+		return st_config_gguf_names(m->c, cfg, err);
+	}
+	const json_t *o = st_described_config(m->c);
+	bool found;
+	ST_TRY(st_config_json_member(o, false, ST_CONFIG_MAX_POSITIONS, cfg, &found, err));
+	ST_TRY(st_config_json_names(o, false, cfg, err));
+	if (o != m->c->docs.config && cfg->eos < 0 && cfg->bos < 0)
+		ST_TRY(st_config_json_names(m->c->docs.config, false, cfg, err));
+	return m->c->docs.generation_config
+	             ? st_config_json_id(m->c->docs.generation_config, false, ST_CONFIG_EOS, cfg, err)
+	             : ST_OK;
+}
+
+enum st_status st_model_bind_described(struct st_model *m, struct st_error *err)
+{
+	ST_TRY(st_described_open_partial(m->c, NULL, &m->described, err));
+	struct st_described *d = m->described;
+	m->naming.gguf = m->c->format == ST_FORMAT_GGUF;
+	ST_TRY(list_weights(m, err));
+	ST_TRY(fill_config(m, err));
+	ST_TRY(refuse_unused(m, err));
+	m->place = st_arena_alloc(&m->arena, m->c->n_tensors, sizeof *m->place);
+	ST_NEED(m->place);
+	for (size_t i = 0; i < m->c->n_tensors; i++)
+		m->place[i] = SIZE_MAX; /* the load log of APR files is for families that they have */
+	m->problem = d->problem;
+	if (m->problem.code == ST_OK)
+		m->graph = d->graph;
+	return ST_OK;
+}

@@ -1,0 +1,181 @@
+/*
+ * settings.c - the keys of two models of one family, by its description.
+ *
+ * What a key changes is not written down anywhere: it is the first stage whose parameters, conditions or shapes name it,
+ * and it matters where that stage differs between the two graphs.
+ */
+#include "compare/settings.h"
+
+#include "arch/arch.h"
+#include "arch/described.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static bool expression_names(const struct st_family *f, const struct st_expression *e, uint32_t key)
+{
+	return e->n && st_expression_names(f, e, key);
+}
+
+/* A parameter that a stage does not give is the key of the same name. */
+static bool takes_by_name(const struct st_family *f, const struct st_family_stage *s, uint32_t key)
+{
+	const char *const *p = st_operation_info(s->op)->params;
+	for (; *p; p++) {
+		uint32_t k = st_family_find_key(f, *p);
+		if (k == ST_FAMILY_NONE || st_family_param(s, *p))
+			continue;
+		if (k == key || expression_names(f, &f->keys[k].let, key))
+			return true;
+	}
+	return false;
+}
+
+static bool stage_names(const struct st_family *f, const struct st_family_stage *s, uint32_t key)
+{
+	for (uint32_t i = 0; i < s->n_params; i++)
+		if (expression_names(f, &s->params[i].value, key))
+			return true;
+	for (uint32_t i = 0; i < s->n_when; i++)
+		if (expression_names(f, s->when[i], key))
+			return true;
+	for (uint32_t i = 0; i < s->n_w; i++) {
+		const struct st_family_weight *w = &f->weights[s->w[i].weight];
+		bool named = expression_names(f, &w->condition, key);
+		for (uint32_t k = 0; k < w->rank; k++)
+			named |= expression_names(f, &w->shape[k], key);
+		if (named)
+			return true;
+	}
+	return takes_by_name(f, s, key);
+}
+
+/* ---- values ---- */
+
+/* A value of a key in a layer: a list says one for each. */
+static const struct st_setting *in_layer(const struct st_setting *v, uint32_t layer)
+{
+	return v->kind == ST_SETTING_LIST && layer < v->n ? &v->items[layer] : v;
+}
+
+/* f32 in one file, decimals in the other. */
+static bool same_value(const struct st_setting *a, const struct st_setting *b)
+{
+	if (a->kind != b->kind)
+		return false;
+	if (a->kind == ST_SETTING_TEXT)
+		return strcmp(a->text, b->text) == 0;
+	if (a->kind == ST_SETTING_NUMBER)
+		return (float)a->number == (float)b->number;
+	if (a->n != b->n)
+		return false;
+	for (size_t i = 0; i < a->n; i++)
+		if (!same_value(&a->items[i], &b->items[i]))
+			return false;
+	return true;
+}
+
+static bool same_setting(const struct st_described *a, const struct st_described *b, uint32_t key)
+{
+	const struct st_setting *x = &a->settings.keys[key], *y = &b->settings.keys[key];
+	if (a->family->keys[key].type == ST_KEY_SET || a->n_layers != b->n_layers)
+		return same_value(x, y);
+	for (uint32_t l = 0; l < a->n_layers; l++)
+		if (!same_value(in_layer(x, l), in_layer(y, l)))
+			return false;
+	return true;
+}
+
+static size_t show(const struct st_setting *v, bool flag, char *buf, size_t n)
+{
+	size_t used = 0;
+	if (v->kind == ST_SETTING_TEXT)
+		used = (size_t)snprintf(buf, n, "%s", v->text[0] ? v->text : "none");
+	else if (v->kind == ST_SETTING_NUMBER && flag)
+		used = (size_t)snprintf(buf, n, "%s", v->number != 0 ? "true" : "false");
+	else if (v->kind == ST_SETTING_NUMBER)
+		used = (size_t)snprintf(buf, n, "%.9g", v->number);
+	else
+		buf[used++] = '[';
+	for (size_t i = 0; v->kind == ST_SETTING_LIST && i < v->n && used + 8 < n; i++) {
+		used += (size_t)snprintf(buf + used, n - used, "%s", i ? ", " : "");
+		used += used < n ? show(&v->items[i], flag, buf + used, n - used) : 0;
+	}
+	if (v->kind == ST_SETTING_LIST)
+		used += used < n ? (size_t)snprintf(buf + used, n - used, "]") : 0;
+	return used;
+}
+
+/* ---- what a difference does ---- */
+
+enum effect { NOTHING, OTHER_PROMPTS, THESE_TOKENS };
+
+/* The worst that a stage's nodes show, in graphs of one form. */
+static enum effect effect_on(const struct st_graph *a, const struct st_graph *b, enum st_stage stage, size_t positions)
+{
+	enum effect worst = NOTHING;
+	for (uint32_t i = 0; i < b->n_nodes; i++) {
+		if (b->nodes[i].stage != stage || st_node_same_parameters(&a->nodes[i], &b->nodes[i], 0))
+			continue;
+		if (!st_node_same_parameters(&a->nodes[i], &b->nodes[i], positions))
+			return THESE_TOKENS;
+		worst = OTHER_PROMPTS;
+	}
+	return worst;
+}
+
+/* The first stage that a key changes, and how; without two graphs of one form, the first that names it. */
+static enum effect effect_of(const struct st_described *d, const struct st_graph *a, const struct st_graph *b,
+                             uint32_t key, size_t positions, enum st_stage *stage)
+{
+	const struct st_family *f = d->family;
+	enum effect worst = NOTHING;
+	for (uint32_t i = 0; i < f->n_stages && worst != THESE_TOKENS; i++) {
+		if (!stage_names(f, &f->stages[i], key))
+			continue;
+		enum st_stage s = d->stage[f->stages[i].name];
+		enum effect e = a && b ? effect_on(a, b, s, positions) : THESE_TOKENS;
+		if (e > worst)
+			*stage = s;
+		worst = e > worst ? e : worst;
+	}
+	return worst;
+}
+
+size_t st_compare_settings(const struct st_model *ma, const struct st_model *mb, bool one_form, size_t positions,
+                           struct st_config_diff out[ST_MAX_CONFIG_DIFFS])
+{
+	static const enum st_config_member beside[] = { ST_CONFIG_NAME, ST_CONFIG_VOCAB, ST_CONFIG_MAX_POSITIONS,
+		                                        ST_CONFIG_BOS, ST_CONFIG_EOS };
+	const struct st_described *a = st_model_described(ma), *b = st_model_described(mb);
+	const struct st_graph *ga = one_form ? st_model_graph(ma) : NULL, *gb = one_form ? st_model_graph(mb) : NULL;
+	struct st_config_diff all[ST_MAX_CONFIG_DIFFS];
+	size_t n = 0, n_all = st_compare_configs(st_model_config(ma), st_model_config(mb), positions, all);
+	for (size_t i = 0; i < n_all; i++)
+		for (size_t k = 0; k < sizeof beside / sizeof *beside; k++)
+			if (strcmp(all[i].key, st_config_member_name(beside[k])) == 0)
+				out[n++] = all[i];
+	for (uint32_t i = 0; i < a->family->n_keys && n < ST_MAX_CONFIG_DIFFS; i++) {
+		const struct st_family_key *k = &a->family->keys[i];
+		if (k->type == ST_KEY_LET || strcmp(k->name, "vocab") == 0 || same_setting(a, b, i))
+			continue;
+		struct st_config_diff *d = &out[n];
+		*d = (struct st_config_diff){ .key = k->name, .stage = ST_STAGE_FINAL_NORM };
+		enum effect e = strcmp(k->name, "layers") == 0 ? THESE_TOKENS
+		                                               : effect_of(a, ga, gb, i, positions, &d->stage);
+		if (e == NOTHING) /* one function in two spellings; what weights follow from it, these show */
+			continue;
+		d->matters = e == THESE_TOKENS;
+		d->may_matter = true;
+		const struct st_described *const side[2] = { a, b };
+		for (int s = 0; s < 2; s++) {
+			const struct st_setting_origin *o = &side[s]->origin[i];
+			struct st_config_origin *from = s ? &d->from_b : &d->from_a;
+			show(&side[s]->settings.keys[i], k->type == ST_KEY_FLAG, s ? d->b : d->a, sizeof d->a);
+			from->said = o->said;
+			snprintf(from->key, sizeof from->key, "%s", o->key ? o->key : "");
+		}
+		n++;
+	}
+	return n;
+}
