@@ -104,7 +104,8 @@ ST_MUST_CHECK enum st_status st_noise_sizes_of(const struct st_weight_diff *d, s
 /* ---- two configurations ---- */
 
 struct st_config_diff {
-	const char *key; /* st_config_member_name, or a key of the family's description: as long as the models are open */
+	const char
+		*key; /* st_config_member_name, or a key of the family's description: as long as the models are open */
 	char a[64], b[64];
 	struct st_config_origin from_a, from_b;
 	bool matters;        /* changes arithmetic for the tokens at hand */

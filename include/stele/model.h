@@ -183,9 +183,10 @@ struct st_weight {
 	const struct st_tensor *experts;
 	uint32_t n_experts;
 	enum st_role role;
-	const char *name;    /* as the family's description calls it: "q", "post_attn_norm"; NULL: known by the file's name */
-	int32_t layer;       /* -1 for whole-model weights */
-	int32_t expert;      /* of a stack, one weight each; -1: not of a stack */
+	const char
+		*name; /* as the family's description calls it: "q", "post_attn_norm"; NULL: known by the file's name */
+	int32_t layer; /* -1 for whole-model weights */
+	int32_t expert; /* of a stack, one weight each; -1: not of a stack */
 	enum st_weight_kind kind;
 	char canonical[128]; /* Hugging Face name */
 	enum st_stage stage; /* the first stage that uses it */

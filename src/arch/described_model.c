@@ -140,14 +140,17 @@ static enum st_status add_scope(struct st_model *m, const struct use *uses, enum
 	for (uint32_t k = 0; k < f->n_weights; k++) { /* pages are short: the next one is looked for each time */
 		uint32_t next = ST_FAMILY_NONE, rank = 0;
 		for (uint32_t i = 0; i < f->n_weights; i++) {
-			bool here = f->weights[i].per_layer ? scope == ST_SCOPE_LAYER
-			                                    : scope == (uses[i].scope == ST_SCOPE_BEFORE ? ST_SCOPE_BEFORE
-			                                                                                 : ST_SCOPE_AFTER);
+			bool here = f->weights[i].per_layer
+			                  ? scope == ST_SCOPE_LAYER
+			                  : scope
+			                            == (uses[i].scope == ST_SCOPE_BEFORE ? ST_SCOPE_BEFORE
+			                                                                 : ST_SCOPE_AFTER);
 			rank = 0;
 			for (uint32_t j = 0; j < f->n_weights && here; j++) {
 				bool there = f->weights[j].per_layer == f->weights[i].per_layer
 				          && (f->weights[j].per_layer
-				              || (uses[j].scope == ST_SCOPE_BEFORE) == (uses[i].scope == ST_SCOPE_BEFORE));
+				              || (uses[j].scope == ST_SCOPE_BEFORE)
+				                         == (uses[i].scope == ST_SCOPE_BEFORE));
 				rank += there
 				     && (uses[j].order < uses[i].order || (uses[j].order == uses[i].order && j < i));
 			}
@@ -221,7 +224,8 @@ static enum st_status refuse_unused(struct st_model *m, struct st_error *err)
 	}
 	if (d->n_unread)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, d->unread[0],
-		                  "is read by nothing in the description of %s, and may change numbers", d->family->name);
+		                  "is read by nothing in the description of %s, and may change numbers",
+		                  d->family->name);
 	return ST_OK;
 }
 
@@ -231,10 +235,12 @@ static const struct {
 	const char *key;
 	enum st_config_member member;
 } known[] = {
-	{ "layers", ST_CONFIG_N_LAYERS },   { "hidden", ST_CONFIG_HIDDEN },       { "vocab", ST_CONFIG_VOCAB },
-	{ "eps", ST_CONFIG_NORM_EPS },      { "heads", ST_CONFIG_N_HEADS },       { "kv_heads", ST_CONFIG_N_KV_HEADS },
-	{ "head_dim", ST_CONFIG_HEAD_DIM }, { "ffn", ST_CONFIG_FFN },             { "theta", ST_CONFIG_ROPE_THETA },
-	{ "tied", ST_CONFIG_TIED },         { "window", ST_CONFIG_SLIDING_WINDOW },
+	{ "layers", ST_CONFIG_N_LAYERS },       { "hidden", ST_CONFIG_HIDDEN },
+	{ "vocab", ST_CONFIG_VOCAB },           { "eps", ST_CONFIG_NORM_EPS },
+	{ "heads", ST_CONFIG_N_HEADS },         { "kv_heads", ST_CONFIG_N_KV_HEADS },
+	{ "head_dim", ST_CONFIG_HEAD_DIM },     { "ffn", ST_CONFIG_FFN },
+	{ "theta", ST_CONFIG_ROPE_THETA },      { "tied", ST_CONFIG_TIED },
+	{ "window", ST_CONFIG_SLIDING_WINDOW },
 };
 
 static void put_number(struct st_config *cfg, enum st_config_member m, double v)
@@ -257,7 +263,8 @@ static enum st_status fill_config(struct st_model *m, struct st_error *err)
 	struct st_config *cfg = &m->cfg;
 	*cfg = (struct st_config){ .bos = -1, .eos = -1 };
 	snprintf(cfg->arch, sizeof cfg->arch, "%s", d->family->name);
-	st_config_said(cfg, ST_CONFIG_ARCH, m->c->format == ST_FORMAT_GGUF ? "general.architecture" : "model_type", true);
+	st_config_said(cfg, ST_CONFIG_ARCH, m->c->format == ST_FORMAT_GGUF ? "general.architecture" : "model_type",
+	               true);
 	struct st_settings whole = st_described_at(d, -1);
 	for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
 		uint32_t k = st_family_find_key(d->family, known[i].key);

@@ -12,7 +12,8 @@ static enum st_status is_described(const struct st_container *c, bool *yes, stru
 {
 	struct st_family *f = NULL;
 	*yes = false;
-	if (c->n_tensors == 0 || c->format == ST_FORMAT_APR || (c->format != ST_FORMAT_GGUF && !json_is_object(c->docs.config)))
+	if (c->n_tensors == 0 || c->format == ST_FORMAT_APR
+	    || (c->format != ST_FORMAT_GGUF && !json_is_object(c->docs.config)))
 		return ST_OK;
 	ST_TRY(st_described_family(c, &f, err));
 	if (!f)
@@ -188,7 +189,8 @@ const struct st_weight *st_model_place(const struct st_model *m, const struct st
 	                    : st_model_weight(m, slot->role, slot->layer < 0 ? 0 : (uint32_t)slot->layer);
 }
 
-const struct st_weight *st_model_weight_beside(const struct st_model *m, const struct st_weight *slot, enum st_role role)
+const struct st_weight *st_model_weight_beside(const struct st_model *m, const struct st_weight *slot,
+                                               enum st_role role)
 {
 	if (!m->described || slot->expert < 0)
 		return st_model_weight(m, role, slot->layer < 0 ? 0 : (uint32_t)slot->layer);

@@ -280,7 +280,7 @@ static void one_sided(struct st_weight_diff *d)
 	d->side = d->a ? 'b' : 'a';
 	d->rel_l2 = INFINITY;
 	d->cause = (struct st_cause){ .code = d->slot->kind == ST_WEIGHT_BIAS ? ST_CAUSE_BIAS_MISSING
-		                                                             : ST_CAUSE_WEIGHT_MISSING,
+		                                                              : ST_CAUSE_WEIGHT_MISSING,
 		                      .confidence = ST_CONFIRMED,
 		                      .residual_before = INFINITY,
 		                      .residual_after = INFINITY };

@@ -8,7 +8,7 @@
 #include "convert/keys.h"
 
 /* From GGUF to GGUF: the keys of the source as they are, but for those that a repair has changed. */
-ST_MUST_CHECK enum st_status st_config_same_keys(const struct st_source *from, const struct st_target *to,
+ST_MUST_CHECK enum st_status st_config_same_keys(const struct st_input *from, const struct st_target *to,
                                                  struct st_keys *k, struct st_error *err);
 ST_MUST_CHECK enum st_status st_config_new_keys(const struct st_target *to, struct st_keys *k, struct st_error *err);
 /* config.json, and the metadata of an APR file without its vocabulary; new references. */

@@ -63,7 +63,7 @@ static void head_size_keys(const struct st_target *to, struct st_keys *k)
 }
 
 /* The keys of the source as they are, but for those that a repair or another type changes. */
-enum st_status st_config_same_keys(const struct st_source *from, const struct st_target *to, struct st_keys *k,
+enum st_status st_config_same_keys(const struct st_input *from, const struct st_target *to, struct st_keys *k,
                                    struct st_error *err)
 {
 	const struct st_container *c = st_model_container(from->model);

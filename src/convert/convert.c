@@ -1,6 +1,8 @@
 /* convert.c - the run: open, plan, write, read back, give it its name. */
 #include "convert/convert.h"
 
+#include "arch/described.h"
+
 #include "convert/output.h"
 #include "convert/ranges.h"
 #include "convert/repair.h"
@@ -23,6 +25,15 @@ static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 	ST_TRY(v->o->repair ? st_model_open_partial(v->src.path, &v->src.model, err)
 	       : any        ? st_model_open_any(v->src.path, false, v->pool, &v->src.model, err)
 	                    : st_model_open(v->src.path, &v->src.model, err));
+	if (st_model_described(v->src.model)
+	    && (!any || st_container_format(st_model_container(v->src.model)) != ST_FORMAT_GGUF))
+		return st_fail(err, ST_ERR_UNSUPPORTED, "is of the family %s, which is converted within GGUF only",
+		               st_model_config(v->src.model)->arch);
+	if (st_model_described(v->src.model)) { /* every tensor and key as it stands */
+		st_model_close(v->src.model);
+		v->src.model = NULL;
+		ST_TRY(st_model_open_any(v->src.path, true, &v->src.model, err));
+	}
 	v->by_name = st_model_is_by_name(v->src.model);
 	if (any && !(v->by_name && st_container_format(st_model_container(v->src.model)) == ST_FORMAT_GGUF))
 		ST_TRY(st_model_check(v->src.model, err));

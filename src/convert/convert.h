@@ -25,7 +25,7 @@ struct st_conversion {
 	const struct st_convert_options *o;
 	struct st_arena arena; /* what the parts point at, the lines of the result too */
 	struct st_pool *pool;  /* while st_convert works */
-	struct st_source src;
+	struct st_input src;
 	bool by_name; /* GGUF to GGUF, of a family that Stele cannot run */
 	struct st_target dst;
 	struct st_vocabulary vocab;

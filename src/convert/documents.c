@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 /* The folder of the input's weights, or "." */
-static const char *source_folder(const struct st_source *from, struct st_arena *arena)
+static const char *source_folder(const struct st_input *from, struct st_arena *arena)
 {
 	const char *path = st_container_file_path(st_model_container(from->model), 0), *slash = strrchr(path, '/');
 	return slash ? st_arena_strndup(arena, path, (size_t)(slash - path)) : ".";
@@ -27,7 +27,7 @@ static bool listed(const char *name, size_t first)
 bool st_document_is_kept(const char *name) { return listed(name, 0); }
 bool st_document_is_vocabulary(const char *name) { return listed(name, FIRST_OF_VOCABULARY); }
 
-enum st_status st_document_text(const struct st_source *from, struct st_arena *arena, const char *name,
+enum st_status st_document_text(const struct st_input *from, struct st_arena *arena, const char *name,
                                 const char **text, size_t *len, struct st_error *err)
 {
 	const char *folder = source_folder(from, arena),

@@ -10,7 +10,7 @@
 bool st_document_is_kept(const char *name);
 bool st_document_is_vocabulary(const char *name);
 /* A text beside the weights, in the arena; NULL where there is no such file. */
-ST_MUST_CHECK enum st_status st_document_text(const struct st_source *from, struct st_arena *arena, const char *name,
+ST_MUST_CHECK enum st_status st_document_text(const struct st_input *from, struct st_arena *arena, const char *name,
                                               const char **text, size_t *len, struct st_error *err);
 
 #endif

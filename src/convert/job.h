@@ -15,7 +15,7 @@
 
 /* ---- from, to ---- */
 
-struct st_source {
+struct st_input {
 	const char *path;
 	struct st_model *model;
 	struct st_model *other; /* the second input of a report, or NULL */

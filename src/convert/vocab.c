@@ -13,7 +13,7 @@
 
 /* What a vocabulary is read with. */
 struct reading {
-	const struct st_source *from;
+	const struct st_input *from;
 	const struct st_target *to;
 	struct st_arena *arena;
 	struct st_log *log;
@@ -395,7 +395,7 @@ static enum st_status read_vocabulary(struct reading *v, struct st_error *err)
 	return ST_OK;
 }
 
-enum st_status st_vocabulary_read(struct st_vocabulary *voc, const struct st_source *from, const struct st_target *to,
+enum st_status st_vocabulary_read(struct st_vocabulary *voc, const struct st_input *from, const struct st_target *to,
                                   struct st_arena *arena, struct st_log *log, struct st_error *err)
 {
 	struct reading v = { from, to, arena, log, voc };

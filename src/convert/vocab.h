@@ -34,7 +34,7 @@ struct st_piece_view {
 };
 
 /* Into *voc, whose pointers are the arena's; voc->t is the caller's to close, after a failure too. */
-ST_MUST_CHECK enum st_status st_vocabulary_read(struct st_vocabulary *voc, const struct st_source *from,
+ST_MUST_CHECK enum st_status st_vocabulary_read(struct st_vocabulary *voc, const struct st_input *from,
                                                 const struct st_target *to, struct st_arena *arena, struct st_log *log,
                                                 struct st_error *err);
 /* The piece of an id as it is written; ids without one get a placeholder. The view may point into *p. */

@@ -42,10 +42,10 @@ bool st_node_same_parameters(const struct st_node *a, const struct st_node *b, s
 	return a->op == b->op && (float)a->eps == (float)b->eps && a->heads == b->heads && a->head_dim == b->head_dim
 	    && a->kv_heads == b->kv_heads && effective_window(a, positions) == effective_window(b, positions)
 	    && a->scale == b->scale && a->softcap == b->softcap && a->act == b->act && a->mscale == b->mscale
-	    && a->from[0] == b->from[0] && a->from[1] == b->from[1] && a->offset == b->offset && a->choices == b->choices
-	    && a->groups.all == b->groups.all && a->groups.used == b->groups.used && a->groups.best == b->groups.best
-	    && a->shares.shares == b->shares.shares && a->shares.plus == b->shares.plus
-	    && a->shares.least == b->shares.least && a->shares.by == b->shares.by && a->n_rot == b->n_rot
-	    && !a->inv_freq == !b->inv_freq
+	    && a->from[0] == b->from[0] && a->from[1] == b->from[1] && a->offset == b->offset
+	    && a->choices == b->choices && a->groups.all == b->groups.all && a->groups.used == b->groups.used
+	    && a->groups.best == b->groups.best && a->shares.shares == b->shares.shares
+	    && a->shares.plus == b->shares.plus && a->shares.least == b->shares.least && a->shares.by == b->shares.by
+	    && a->n_rot == b->n_rot && !a->inv_freq == !b->inv_freq
 	    && (!a->inv_freq || same_numbers(a->inv_freq, b->inv_freq, a->n_rot / 2));
 }

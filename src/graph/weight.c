@@ -53,10 +53,7 @@ struct st_tensor st_weight_piece(const struct st_weight *w, uint64_t i)
 	return t;
 }
 
-uint64_t st_weight_pieces(const struct st_weight *w)
-{
-	return w->group_rows ? st_weight_rows(w) / w->group_rows : 1;
-}
+uint64_t st_weight_pieces(const struct st_weight *w) { return w->group_rows ? st_weight_rows(w) / w->group_rows : 1; }
 
 static void decode_vector(const struct st_weight *w, float *dst)
 {

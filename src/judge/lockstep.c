@@ -149,7 +149,8 @@ static enum st_status token_bounds(struct lockstep *l, uint32_t i, enum st_weigh
 {
 	const struct st_node *a = &l->ga->nodes[i], *b = &l->gb->nodes[i];
 	size_t T = st_run_tokens(l->rb);
-	bool exact = l->exec.mode == ST_MODE_EXACT, noise = weights == ST_WEIGHT_NOISE && st_node_same_parameters(a, b, T);
+	bool exact = l->exec.mode == ST_MODE_EXACT,
+	     noise = weights == ST_WEIGHT_NOISE && st_node_same_parameters(a, b, T);
 	for (size_t t = 0; t < T; t++) {
 		double expected = noise ? fmax(l->local2[t], l->base2[t]) : l->floor2[t];
 		l->bound[t] = (struct st_token_bound){ expected, expected };
@@ -171,7 +172,8 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 	struct st_value a = st_run_value(l->ra, i), b = st_run_value(l->rb, i);
 	size_t T = st_run_tokens(l->rb), count = b.rows * b.cols;
 	bool scores = n->op == ST_OP_SCORES || n->op == ST_OP_SOFTMAX;
-	bool same_function = weights <= ST_WEIGHT_EQUAL_DECODED && st_node_same_parameters(&l->ga->nodes[i], n, st_run_tokens(l->rb));
+	bool same_function = weights <= ST_WEIGHT_EQUAL_DECODED
+	                  && st_node_same_parameters(&l->ga->nodes[i], n, st_run_tokens(l->rb));
 
 	st_metrics_of(a.data, b.data, count, l->exec.pool, &rep->total);
 	double norm_b = rep->total.norm_b, inherited = 0, local2 = 0, floor2 = 0;

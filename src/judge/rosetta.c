@@ -323,11 +323,11 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	double judge = now_ms();
 	struct st_form form = st_form_of(st_model_graph(s->ma), st_model_graph(s->mb));
 	if (st_model_described(s->ma)) /* a padded vocabulary makes the logits alone wider */
-		r->n_config = st_compare_settings(s->ma, s->mb,
-		                                  form.differs == ST_FORM_EQUAL
-		                                          || (form.differs == ST_FORM_WIDTH
-		                                              && form.stage_a == ST_STAGE_LM_HEAD),
-		                                  r->n_tokens_b, r->config);
+		r->n_config = st_compare_settings(
+			s->ma, s->mb,
+			form.differs == ST_FORM_EQUAL
+				|| (form.differs == ST_FORM_WIDTH && form.stage_a == ST_STAGE_LM_HEAD),
+			r->n_tokens_b, r->config);
 	else
 		r->n_config = st_compare_configs(st_model_config(s->ma), st_model_config(s->mb), r->n_tokens_b,
 		                                 r->config);

@@ -226,7 +226,8 @@ static void quantised_same_bits_everywhere(void **state)
 			for (int c = 0; c < ST_CPU_COUNT; c++) {
 				if (!st_cpu_usable((enum st_cpu)c))
 					continue;
-				e = (struct st_exec){ st_kernels_get((enum st_cpu)c), (enum st_mode)mode, pool_of(1 + c) };
+				e = (struct st_exec){ st_kernels_get((enum st_cpu)c), (enum st_mode)mode,
+					              pool_of(1 + c) };
 				float *got = model_logits(m, &e, ids, 7, 1 + 2 * (size_t)c);
 				if (memcmp(want, got, bytes) != 0)
 					fail_msg("%s, %s: %s differs from scalar", models[i], st_mode_name(e.mode),
