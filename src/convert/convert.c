@@ -32,7 +32,7 @@ static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 	if (st_model_described(v->src.model)) { /* every tensor and key as it stands */
 		st_model_close(v->src.model);
 		v->src.model = NULL;
-		ST_TRY(st_model_open_any(v->src.path, true, &v->src.model, err));
+		ST_TRY(st_model_open_any(v->src.path, true, v->pool, &v->src.model, err));
 	}
 	v->by_name = st_model_is_by_name(v->src.model);
 	if (any && !(v->by_name && st_container_format(st_model_container(v->src.model)) == ST_FORMAT_GGUF))
