@@ -29,6 +29,7 @@ struct collect {
 	bool table; /* it is shown; else the values are in files */
 	/* of the table: --stages, --layers */
 	struct st_stage_set shown;
+	bool named;                      /* --stages: then what is in no layer is shown whatever --layers says */
 	uint32_t layer_first, layer_end; /* 0, 0: every layer, and what is in none */
 };
 
@@ -36,8 +37,10 @@ static void on_stage(void *user, const struct st_trace_stats *s)
 {
 	struct collect *k = user;
 	void *p = k->stats;
-	if (!st_stage_set_has(&k->shown, s->stage)
-	    || (k->layer_end && (s->layer < (int32_t)k->layer_first || s->layer >= (int32_t)k->layer_end)))
+	if (!st_stage_set_has(&k->shown, s->stage))
+		return;
+	if (k->layer_end
+	    && (s->layer < 0 ? !k->named : s->layer < (int32_t)k->layer_first || s->layer >= (int32_t)k->layer_end))
 		return;
 	if (!st_grow(&p, &k->cap_stats, k->n_stats + 1, sizeof *s)) {
 		k->failed = true;
@@ -249,6 +252,7 @@ static bool read_layers(struct cli *c, const char *option, const char *s, const 
 static bool selection(struct cli *c, const struct opts *o, const struct st_model *m, struct collect *k, int *rc)
 {
 	struct st_error err = ST_ERROR_INIT;
+	k->named = o->stages != NULL;
 	if (o->layers && !read_layers(c, "--layers", o->layers, m, &k->layer_first, &k->layer_end, rc))
 		return false;
 	if (st_trace_parse_stages(o->stages ? o->stages : "all", &k->shown, &err) == ST_OK)
