@@ -64,22 +64,45 @@ static void print_json(const struct opts *o, const struct st_convert_result *r)
 	json_decref(j);
 }
 
+/* One line with its word in front, made safe: paths and names of tensors come from outside. */
+static void say(struct st_text *out, const char *word, const struct st_text *what)
+{
+	struct st_text line = { 0 };
+	st_text_printf(&line, "%-9s", word);
+	st_text_add_safe(&line, what->s ? what->s : "", what->len);
+	st_text_wrap(out, line.s ? line.s : "", line.len, "         ", cli_page(stdout).wrap);
+	out->failed |= line.failed || what->failed;
+	st_text_release(&line);
+}
+
+static void say_all(struct st_text *out, const char *word, const char *const *v, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct st_text what = { 0 };
+		st_text_puts(&what, v[i]);
+		say(out, word, &what);
+		st_text_release(&what);
+	}
+}
+
 static void print_text(const struct opts *o, const struct st_convert_result *r)
 {
-	struct st_text t = { 0 };
-	st_text_printf(&t, "read     %s  %s, %s\n", o->in, r->from, r->arch);
-	for (size_t i = 0; i < r->n_repairs; i++)
-		st_text_printf(&t, "repaired %s\n", r->repairs[i]);
-	st_text_printf(&t, "wrote    %s  %s, %" PRIu64 " bytes\n", o->out, r->to, r->bytes);
-	st_text_printf(
-		&t, "tensors  %" PRIu64 ": %" PRIu64 " untouched, %" PRIu64 " with rows moved, %" PRIu64 " encoded\n",
-		r->tensors, r->untouched, r->moved, r->encoded);
-	for (size_t i = 0; i < r->n_notes; i++)
-		st_text_printf(&t, "note     %s\n", r->notes[i]);
-	for (size_t i = 0; i < r->n_left_out; i++)
-		st_text_printf(&t, "left out %s\n", r->left_out[i]);
-	st_text_printf(&t, "checked  read back and compared: %s\n", r->checked);
+	struct st_text t = { 0 }, what[4] = { 0 };
+	st_text_printf(&what[0], "%s  %s, %s", o->in, r->from, r->arch);
+	st_text_printf(&what[1], "%s  %s, %" PRIu64 " bytes", o->out, r->to, r->bytes);
+	st_text_printf(&what[2], "%" PRIu64 ": %" PRIu64 " untouched, %" PRIu64 " with rows moved, %" PRIu64 " encoded",
+	               r->tensors, r->untouched, r->moved, r->encoded);
+	st_text_printf(&what[3], "read back and compared: %s", r->checked);
+	say(&t, "read", &what[0]);
+	say_all(&t, "repaired", r->repairs, r->n_repairs);
+	say(&t, "wrote", &what[1]);
+	say(&t, "tensors", &what[2]);
+	say_all(&t, "note", r->notes, r->n_notes);
+	say_all(&t, "left out", r->left_out, r->n_left_out);
+	say(&t, "checked", &what[3]);
 	cli_print_text(&t);
+	for (size_t i = 0; i < 4; i++)
+		st_text_release(&what[i]);
 	st_text_release(&t);
 }
 

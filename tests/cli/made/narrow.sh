@@ -4,7 +4,7 @@ stele synth --arch llama --preset tiny --type q8_0 --plant weight.transposed:1 -
 stele synth --arch llama --preset tiny --type q8_0 -o c.gguf > /dev/null
 words() { sed -E 's/^\[ROSETTA\] *//; s/[0-9.]+ s$//' "$1" | tr -s ' \n' '\n\n' | grep -v '^$' | sort; }
 for command in "rosetta b.gguf a.gguf --tokens 1,2,3 --quiet" "rosetta c.gguf a.gguf --prompt hello --layer-costs --quiet -v" "inspect a.gguf" \
-	"trace a.gguf --tokens 1,2,3 --quiet" "diff b.gguf a.gguf --quiet" "help rosetta"; do
+	"trace a.gguf --tokens 1,2,3 --quiet" "diff b.gguf a.gguf --quiet" "convert c.gguf out.safetensors --force" "help rosetta"; do
 	stele $command > whole || true
 	COLUMNS=60 stele $command > narrow || true
 	COLUMNS=20 stele $command > least || true
