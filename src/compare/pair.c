@@ -93,7 +93,8 @@ static void measure_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 			                     .bad_a = s.bad_a,
 			                     .bad_b = s.bad_b,
 			                     .apart = s.apart };
-		row->largest = fmaxf(st_cells_largest(&x, cols), st_cells_largest(&y, cols));
+		row->largest_a = st_cells_largest(&x, cols);
+		row->largest_b = st_cells_largest(&y, cols);
 		if (s.dd == 0) {
 			row->fit.judged = cols;
 			continue;
@@ -288,7 +289,7 @@ static enum st_status try_pasts(const struct st_rows *a, const struct st_rows *b
 {
 	float largest = 0;
 	for (uint64_t i = 0; i < n; i++)
-		largest = fmaxf(largest, stats[i].largest);
+		largest = fmaxf(largest, fmaxf(stats[i].largest_a, stats[i].largest_b));
 	const struct st_held pasts[] = { { ST_DTYPE_F16, 1 },
 		                         { ST_DTYPE_BF16, 1 },
 		                         { ST_DTYPE_Q8_0, 1 },

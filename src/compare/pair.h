@@ -17,7 +17,7 @@ struct st_row_stat {
 	double pred;                  /* what dd is expected to be, of numbers that are anywhere in their cells */
 	uint64_t bad_a, bad_b, apart; /* non-finite elements */
 	double max;                   /* |a - b| */
-	float largest;                /* |a| or |b| */
+	float largest_a, largest_b;   /* magnitudes */
 	struct st_fit fit;
 	bool wide; /* cells so wide that they hide a factor */
 	bool bad;  /* no original gives both rows */

@@ -295,6 +295,22 @@ static void plant_scaled_row(struct toy *m)
 }
 
 static void plant_nan(struct toy *m) { toy_find(m, DOWN1)->data[100] = NAN; }
+/* A tensor with a few large numbers, and what F16 makes of them where a writer cuts instead of refusing. */
+static void make_large(struct toy *m)
+{
+	struct toy_tensor *t = toy_find(m, DOWN1);
+	t->data[100] = 70000;
+	t->data[40 * t->cols + 7] = -90112;
+}
+static void make_one_large(struct toy *m) { toy_find(m, DOWN1)->data[100] = 70000; }
+
+static void cut_to(struct toy *m, float limit)
+{
+	struct toy_tensor *t = toy_find(m, DOWN1);
+	for (uint64_t i = 0; i < t->rows * t->cols; i++)
+		t->data[i] = fminf(fmaxf(t->data[i], -limit), limit);
+}
+
 static void plant_head_is_embedding(struct toy *m)
 {
 	memcpy(toy_find(m, HEAD)->data, toy_find(m, EMBED)->data, TOY_VOCAB * m->hidden * sizeof(float));
@@ -536,6 +552,47 @@ static void storage_faults_are_named(void **state)
 	storage_fault(ST_DTYPE_BF16, truth, cut_off, ST_DTYPE_F32, "weight.truncated_rounding", NULL);
 }
 
+/* Numbers that were cut are that, and no gain: one of them, several, and at a limit that is no type's. */
+static void cut_numbers_are_named(void **state)
+{
+	(void)state;
+	static const struct {
+		void (*make)(struct toy *m);
+		float limit;
+		enum st_dtype bad, good;
+		const char *code;
+		char side;
+	} cases[] = {
+		{ make_large, 65504, ST_DTYPE_F16, ST_DTYPE_BF16, "weight.clipped", 'a' },
+		{ make_large, 65504, ST_DTYPE_BF16, ST_DTYPE_F32, NULL, 0 }, /* BF16 has no 65504 */
+		{ make_one_large, 65504, ST_DTYPE_F16, ST_DTYPE_F32, "weight.clipped", 'a' },
+		{ make_one_large, 65504, ST_DTYPE_F32, ST_DTYPE_F32, "weight.clipped", 'a' },
+		{ make_large, 1, ST_DTYPE_F32, ST_DTYPE_BF16, "weight.clipped", 0 },
+		{ make_one_large, 1, ST_DTYPE_F32, ST_DTYPE_BF16, "weight.row_corrupt", 'b' },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct toy good, bad;
+		toy_make(&good, "qwen2", 128, false);
+		toy_make(&bad, "qwen2", 128, false);
+		cases[i].make(&good);
+		cases[i].make(&bad);
+		cut_to(&bad, cases[i].limit);
+		toy_write(&good, in_folder("good.gguf"), cases[i].good, true);
+		toy_write(&bad, in_folder("bad.gguf"), cases[i].bad, true);
+		toy_free(&good);
+		toy_free(&bad);
+		struct st_rosetta *r = compare(in_folder("bad.gguf"), in_folder("good.gguf"));
+		if (cases[i].code
+		    && (strcmp(st_cause_name(r->cause.code), cases[i].code) != 0 || r->cause.confidence != ST_CONFIRMED
+		        || r->first.side != cases[i].side)) {
+			explain(r, "cut");
+			fail_msg("case %zu: %s", i, st_cause_name(r->cause.code));
+		}
+		assert_int_equal(r->verdict, ST_VERDICT_FAULT);
+		st_rosetta_free(r);
+	}
+}
+
 /* ---- configuration ---- */
 
 static void config_faults_are_placed(void **state)
@@ -663,12 +720,19 @@ int main(int argc, char **argv)
 	whole_if_asked(argc, argv);
 #define CASE(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
 	const struct CMUnitTest tests[] = {
-		CASE(sound_llama_pairs_are_clean),    CASE(sound_qwen2_pairs_are_clean),
-		CASE(harmless_differences_are_clean), CASE(importance_is_clean),
-		CASE(coherent_errors_are_clean),      CASE(every_mode_is_clean),
-		CASE(planted_faults_are_named),       CASE(storage_faults_are_named),
-		CASE(config_faults_are_placed),       CASE(first_of_two_faults),
-		CASE(threshold_is_a_plain_test),      CASE(shared_cases),
+		CASE(sound_llama_pairs_are_clean),
+		CASE(sound_qwen2_pairs_are_clean),
+		CASE(harmless_differences_are_clean),
+		CASE(importance_is_clean),
+		CASE(coherent_errors_are_clean),
+		CASE(every_mode_is_clean),
+		CASE(planted_faults_are_named),
+		CASE(storage_faults_are_named),
+		CASE(cut_numbers_are_named),
+		CASE(config_faults_are_placed),
+		CASE(first_of_two_faults),
+		CASE(threshold_is_a_plain_test),
+		CASE(shared_cases),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
