@@ -37,13 +37,16 @@ SLIDING, FULL, LINEAR = "sliding_attention", "full_attention", "linear_attention
 CASES = {}
 
 
-def case(folder, base=BASE, model_type=None, one_pass=False, tied=None, drop=(), inert=(), **keys):
+def case(folder, base=BASE, model_type=None, one_pass=False, tied=None, drop=(), inert=(), attention="eager",
+         **keys):
     """`one_pass`: the logits hold only when the whole sequence is seen at once (rotation by the length seen so far).
-    `inert`: names (regular expressions) of tensors that cannot change a logit."""
+    `inert`: names (regular expressions) of tensors that cannot change a logit.
+    `attention`: which of transformers' ways; its eager one adds Falcon's ALiBi twice."""
     config = {k: v for k, v in {**base, **keys}.items() if k not in drop}
     if tied is not None:
         config["tie_word_embeddings"] = tied
-    CASES[folder] = dict(model_type=model_type or folder, config=config, one_pass=one_pass, inert=inert)
+    CASES[folder] = dict(model_type=model_type or folder, config=config, one_pass=one_pass, inert=inert,
+                         attention=attention)
 
 
 def rope(theta=10000.0, kind="default", **more):
@@ -104,7 +107,7 @@ FALCON = dict(vocab_size=32, hidden_size=24, num_hidden_layers=2, num_attention_
 case("falcon", FALCON, tied=True, new_decoder_architecture=True, num_kv_heads=2)
 case("falcon-7b", FALCON, model_type="falcon", tied=True, multi_query=True, parallel_attn=True)
 case("falcon-rw", FALCON, model_type="falcon", tied=False, num_attention_heads=3, alibi=True, bias=True,
-     multi_query=False, parallel_attn=False)
+     multi_query=False, parallel_attn=False, attention="sdpa")
 case("bloom", dict(vocab_size=32, hidden_size=18, n_layer=2, n_head=3), tied=True)
 case("bloom-post", dict(vocab_size=32, hidden_size=18, n_layer=2, n_head=3), model_type="bloom", tied=True,
      apply_residual_connection_post_layernorm=True)
@@ -272,22 +275,22 @@ def doubles(torch):
         torch.set_default_dtype(single)
 
 
-def build(config, torch):
+def build(config, torch, attention):
     import copy
 
     from transformers import AutoModelForCausalLM
     config = copy.deepcopy(config)
     config._experts_implementation = "eager"
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.get_default_dtype())
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.get_default_dtype())
     return model.eval()
 
 
-def build_like(config, torch, **changes):
+def build_like(config, torch, attention, **changes):
     import copy
     other = copy.deepcopy(config)
     for key, value in changes.items():
         setattr(other, key, value)
-    return build(other, torch)
+    return build(other, torch, attention)
 
 
 def logits(model, tokens, torch):
@@ -343,7 +346,7 @@ def attempt(folder, what, seed, out, torch, transformers):
     config.pad_token_id, config.bos_token_id, config.eos_token_id = None, 1, 2
     torch.manual_seed(seed)
     g = torch.Generator().manual_seed(seed)
-    model = build(config, torch)
+    model = build(config, torch, what["attention"])
     fill(model, torch, g)
     model.tie_weights()
     tokens = [torch.randint(3, config.vocab_size, (n,), generator=g).tolist() for n in LENGTHS]
@@ -354,7 +357,8 @@ def attempt(folder, what, seed, out, torch, transformers):
         files = os.listdir(tmp)
         if "model.safetensors" not in files:
             return f"saved as {files}"
-        read = transformers.AutoModelForCausalLM.from_pretrained(tmp, attn_implementation="eager", dtype=torch.float32)
+        read = transformers.AutoModelForCausalLM.from_pretrained(tmp, attn_implementation=what["attention"],
+                                                                 dtype=torch.float32)
         read.config._experts_implementation = "eager"
         read.eval()
         state = {k: v.clone() for k, v in read.state_dict().items()}
@@ -365,7 +369,7 @@ def attempt(folder, what, seed, out, torch, transformers):
         dtype, difference, values, inert = "float32", None, there, None
         try:
             with doubles(torch):
-                double = build(config, torch)
+                double = build(config, torch, what["attention"])
                 double.load_state_dict(state)
                 double.tie_weights()
                 with torch.no_grad():
@@ -383,7 +387,7 @@ def attempt(folder, what, seed, out, torch, transformers):
             if bad and seed % SEEDS < SEEDS - 1:
                 return f"no effect of {bad[:6]}"
         if (config.to_dict().get("topk_group") or 1) < (config.to_dict().get("n_group") or 1):
-            free = build_like(config, torch, topk_group=config.n_group)
+            free = build_like(config, torch, what["attention"], topk_group=config.n_group)
             free.load_state_dict(state)
             with torch.no_grad():
                 if not relative(logits(free, tokens, torch), there) > 1e-3:

@@ -69,6 +69,14 @@ static enum st_status count(struct builder *b, const char *name, double otherwis
 	return ST_OK;
 }
 
+static enum st_status flag(struct builder *b, const char *name, bool *out)
+{
+	double v;
+	ST_TRY(real(b, name, 0, &v));
+	*out = v != 0;
+	return ST_OK;
+}
+
 static enum st_status text(struct builder *b, const char *name, const char *otherwise, const char **out)
 {
 	struct st_setting v = { .kind = ST_SETTING_TEXT, .text = otherwise };
@@ -125,14 +133,19 @@ static enum st_status need_weight(struct builder *b, uint32_t i, struct st_node 
 	return n->w[i] ? ST_OK : FAIL(b, "\"%s\" is not in the file", b->d->family->weights[b->s->w[i].weight].name);
 }
 
+/* How many it holds; one tensor for each head is one vector. */
+static uint64_t numbers(const struct st_weight *w)
+{
+	return !w ? 0 : w->n_experts ? w->n_experts * w->experts[0].n_elems : w->tensor->n_elems;
+}
+
 /* A vector of `width` numbers. */
 static enum st_status need_vector(struct builder *b, uint32_t i, struct st_node *n, uint32_t width)
 {
 	ST_TRY(need_weight(b, i, n));
-	const struct st_tensor *t = n->w[i]->tensor;
-	if (st_tensor_cols(t) != width || t->n_elems != width)
+	if (numbers(n->w[i]) != width)
 		return FAIL(b, "\"%s\" has %llu numbers for %u features", b->d->family->weights[b->s->w[i].weight].name,
-		            (unsigned long long)t->n_elems, width);
+		            (unsigned long long)numbers(n->w[i]), width);
 	return ST_OK;
 }
 
@@ -213,15 +226,20 @@ static enum st_status norm(struct builder *b, struct st_node *n, uint32_t in)
 	if (!(n->eps >= 0 && n->eps < 1))
 		return FAIL(b, "eps %g is not between 0 and 1", n->eps);
 	uint32_t each = in;
-	if (!about_mean && st_family_param(b->s, "heads")) {
-		n->op = ST_OP_HEADNORM;
+	if (st_family_param(b->s, "heads")) {
+		n->op = about_mean ? ST_OP_LAYERNORM : ST_OP_HEADNORM;
 		ST_TRY(count(b, "heads", 1, &n->heads));
 		if (n->heads == 0 || in % n->heads)
 			return FAIL(b, "%u features are not %u heads", in, n->heads);
 		each = n->head_dim = in / n->heads;
 	}
-	for (uint32_t i = 0; i < b->s->n_w; i++)
-		ST_TRY(need_vector(b, i, n, each));
+	for (uint32_t i = 0; i < b->s->n_w; i++) {
+		bool own = about_mean && n->heads && numbers(weight(b, i)) == in && in != each;
+		if (i && own != n->own_weights)
+			return FAIL(b, "weights of each head beside those of all");
+		n->own_weights = own;
+		ST_TRY(need_vector(b, i, n, own ? in : each));
+	}
 	return ST_OK;
 }
 
@@ -229,7 +247,8 @@ static enum st_status norm(struct builder *b, struct st_node *n, uint32_t in)
 struct rotation {
 	double theta, factor, low, high, original, fast, slow, attention_factor;
 	const char *scaling;
-	bool linear, llama3, yarn;
+	bool linear, llama3, yarn, dynamic, longrope;
+	bool truncate; /* yarn's bounds to whole pairs */
 };
 
 static enum st_status rotation(struct builder *b, struct rotation *r)
@@ -246,12 +265,22 @@ static enum st_status rotation(struct builder *b, struct rotation *r)
 	r->linear = strcmp(r->scaling, "linear") == 0;
 	r->llama3 = strcmp(r->scaling, "llama3") == 0;
 	r->yarn = strcmp(r->scaling, "yarn") == 0;
-	if (!r->linear && !r->llama3 && !r->yarn && strcmp(r->scaling, "none") != 0)
+	r->dynamic = strcmp(r->scaling, "dynamic") == 0;
+	r->longrope = strcmp(r->scaling, "longrope") == 0;
+	uint32_t truncate;
+	ST_TRY(count(b, "truncate", 1, &truncate));
+	r->truncate = truncate != 0;
+	if (!r->linear && !r->llama3 && !r->yarn && !r->dynamic && !r->longrope && strcmp(r->scaling, "none") != 0)
 		return st_fail_at(b->err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "rope scaling",
-		                  "\"%.64s\" is not known; none, linear, llama3 and yarn are", r->scaling);
+		                  "\"%.64s\" is not known; none, linear, dynamic, llama3, yarn and longrope are",
+		                  r->scaling);
 	bool sound = r->theta > 0 && r->factor > 0 && r->attention_factor >= 0;
 	if (r->llama3)
 		sound &= r->low > 0 && r->high > r->low && r->original > 0;
+	if (r->dynamic)
+		sound &= r->original >= 1 && r->factor >= 1;
+	if (r->longrope)
+		sound &= r->original > 1;
 	if (r->yarn)
 		sound &= r->theta > 1 && r->original > 0 && r->fast > 0 && r->slow > 0;
 	return sound ? ST_OK
@@ -268,18 +297,59 @@ static double yarn_pair(const struct rotation *r, double turns, uint32_t n_rot)
 /* Yarn keeps fast pairs, divides slow ones, and goes over linearly between (transformers, modeling_rope_utils). */
 static double yarn(const struct rotation *r, uint32_t i, uint32_t n_rot)
 {
-	double low = fmax(floor(yarn_pair(r, r->fast, n_rot)), 0),
-	       high = fmin(ceil(yarn_pair(r, r->slow, n_rot)), n_rot - 1.0);
+	double low = yarn_pair(r, r->fast, n_rot), high = yarn_pair(r, r->slow, n_rot);
+	low = fmax(r->truncate ? floor(low) : low, 0);
+	high = fmin(r->truncate ? ceil(high) : high, n_rot - 1.0);
 	double slow = (i - low) / (low == high ? 0.001 : high - low);
 	slow = slow < 0 ? 0 : slow > 1 ? 1 : slow;
 	return slow / r->factor + (1 - slow);
+}
+
+/* What frequencies are divided by: weight i, else the list of that name; neither: none. */
+static enum st_status divisors(struct builder *b, uint32_t i, const char *name, uint32_t pairs, double *by, bool *some)
+{
+	struct st_setting list = { .kind = ST_SETTING_NUMBER };
+	const struct st_weight *w = i < b->s->n_w ? weight(b, i) : NULL;
+	ST_TRY(setting(b, name, &list));
+	uint64_t n = w ? st_tensor_cols(w->tensor) : list.kind == ST_SETTING_LIST ? list.n : 0;
+	*some = n > 0;
+	if (n && n != pairs)
+		return FAIL(b, "%llu divisors for %u pairs", (unsigned long long)n, pairs);
+	if (w)
+		st_tensor_decode_f64(w->tensor, 0, 1, by);
+	for (uint32_t k = 0; k < n; k++) {
+		by[k] = w ? by[k] : list.items[k].number;
+		if (!(by[k] > 0) || !isfinite(by[k]))
+			return FAIL(b, "%g is no divisor of a frequency", by[k]);
+	}
+	return ST_OK;
+}
+
+/* Pairs behind the first n_turned stay as they are: their frequency is 0. */
+static enum st_status frequencies(struct builder *b, const struct st_node *n, const struct rotation *r,
+                                  uint32_t n_turned, const double *by, double **out)
+{
+	uint32_t pairs = n->n_rot / 2;
+	double *inv = st_arena_alloc(&b->d->arena, pairs, sizeof *inv), ln_theta = st_log(r->theta);
+	struct st_error *err = b->err;
+	ST_NEED(inv);
+	for (uint32_t i = 0; i < pairs; i++) {
+		inv[i] = i < n_turned ? st_exp(-ln_theta * (2.0 * i) / n->n_rot) : 0;
+		inv[i] *= r->llama3 ? st_rope_bands(inv[i], r->factor, r->low, r->high, r->original)
+		        : r->yarn   ? yarn(r, i, n->n_rot)
+		        : r->linear ? 1 / r->factor
+		                    : 1;
+		if (by)
+			inv[i] /= by[i];
+	}
+	*out = inv;
+	return ST_OK;
 }
 
 static enum st_status rope(struct builder *b, struct st_node *n, uint32_t in)
 {
 	double by[ST_MAX_HEAD_DIM / 2];
 	struct rotation r;
-	struct st_error *err = b->err;
 	n->op = ST_OP_ROPE;
 	n->width = in;
 	ST_TRY(count(b, "head_dim", in, &n->head_dim));
@@ -289,39 +359,45 @@ static enum st_status rope(struct builder *b, struct st_node *n, uint32_t in)
 	const struct st_expression *dims = st_family_param(b->s, "dims");
 	n->n_rot = n->head_dim;
 	if (dims)
-		ST_TRY(st_expression_count(dims, &b->at, &n->n_rot, err));
+		ST_TRY(st_expression_count(dims, &b->at, &n->n_rot, b->err));
 	if (n->n_rot % 2 || n->n_rot == 0 || n->n_rot > n->head_dim)
 		return FAIL(b, "%u of %u features of a head cannot be turned in pairs", n->n_rot, n->head_dim);
 	ST_TRY(rotation(b, &r));
-	/* Pairs behind these stay as they are: their frequency is 0. */
 	const struct st_expression *turned = st_family_param(b->s, "pairs");
 	uint32_t pairs = n->n_rot / 2, n_turned = pairs;
 	if (turned)
-		ST_TRY(st_expression_count(turned, &b->at, &n_turned, err));
-	double *inv = st_arena_alloc(&b->d->arena, pairs, sizeof *inv), ln_theta = st_log(r.theta);
-	ST_NEED(inv);
-	const struct st_weight *divisors = b->s->n_w ? weight(b, 0) : NULL;
-	if (divisors && st_tensor_cols(divisors->tensor) != pairs)
-		return FAIL(b, "%llu divisors for %u pairs", (unsigned long long)st_tensor_cols(divisors->tensor),
-		            pairs);
-	if (divisors)
-		st_tensor_decode_f64(divisors->tensor, 0, 1, by);
-	for (uint32_t i = 0; i < pairs; i++) {
-		inv[i] = i < n_turned ? st_exp(-ln_theta * (2.0 * i) / n->n_rot) : 0;
-		inv[i] *= r.llama3 ? st_rope_bands(inv[i], r.factor, r.low, r.high, r.original)
-		        : r.yarn   ? yarn(&r, i, n->n_rot)
-		        : r.linear ? 1 / r.factor
-		                   : 1;
-		if (divisors && (!(by[i] > 0) || !isfinite(by[i])))
-			return FAIL(b, "%g is no divisor of a frequency", by[i]);
-		if (divisors)
-			inv[i] /= by[i];
-	}
+		ST_TRY(st_expression_count(turned, &b->at, &n_turned, b->err));
+	double *inv, *beyond;
+	bool some, more, backward;
+	ST_TRY(divisors(b, 0, "short", pairs, by, &some));
+	ST_TRY(frequencies(b, n, &r, n_turned, some ? by : NULL, &inv));
+	ST_TRY(divisors(b, 1, "long", pairs, by, &more));
+	if (r.longrope && (!some || !more))
+		return FAIL(b, "longrope without its %s factors", some ? "long" : "short");
 	n->inv_freq = inv;
-	n->mscale = !r.yarn                ? 1
+	n->mscale = r.longrope && r.attention_factor == 0 && r.factor > 1
+	                  ? sqrt(1 + st_log(r.factor) / st_log(r.original))
+	          : !r.yarn && !r.longrope ? 1
 	          : r.attention_factor > 0 ? r.attention_factor
-	          : r.factor > 1           ? 0.1 * st_log(r.factor) + 1
+	          : r.factor > 1 && r.yarn ? 0.1 * st_log(r.factor) + 1
 	                                   : 1;
+	n->beyond.mscale = n->mscale;
+	if (r.longrope) {
+		ST_TRY(frequencies(b, n, &r, n_turned, by, &beyond));
+		ST_TRY(real(b, "long_mscale", n->mscale, &n->beyond.mscale));
+		ST_TRY(real(b, "short_mscale", n->mscale, &n->mscale));
+		n->beyond.inv_freq = beyond;
+	}
+	if (r.dynamic && n->n_rot <= 2)
+		return FAIL(b, "a dynamic base needs more than one pair");
+	n->beyond.from = r.longrope || r.dynamic ? (uint32_t)r.original : 0;
+	n->beyond.theta = r.theta;
+	n->beyond.factor = r.factor;
+	ST_TRY(flag(b, "backward", &backward));
+	if (backward && (r.dynamic || r.longrope))
+		return FAIL(b, "%s turns forward", r.scaling);
+	for (uint32_t i = 0; backward && i < pairs; i++)
+		inv[i] = -inv[i];
 	return ST_OK;
 }
 
@@ -343,9 +419,15 @@ static enum st_status attention(struct builder *b, struct st_node *n, const uint
 		return FAIL(b, "more than %u features", MAX_WIDTH);
 	n->width = scores ? n->heads : n->heads * n->head_dim;
 	n->window = scores ? 0 : b->g->nodes[n->in[0]].window;
+	n->chunk = scores ? 0 : b->g->nodes[n->in[0]].chunk;
 	if (!scores)
 		return ST_OK;
 	ST_TRY(count(b, "window", 0, &n->window));
+	ST_TRY(count(b, "chunk", 0, &n->chunk));
+	ST_TRY(real(b, "slopes", 0, &n->slopes));
+	ST_TRY(real(b, "slope_scale", 1, &n->slope_scale));
+	if (!(n->slopes >= 0 && n->slopes <= 1000))
+		return FAIL(b, "slopes of 2^-%g", n->slopes);
 	ST_TRY(real(b, "scale", 1, &n->scale));
 	return real(b, "cap", 0, &n->softcap);
 }
@@ -493,6 +575,9 @@ static enum st_status build(struct builder *b)
 		n.kv_heads = scores->kv_heads;
 		n.head_dim = scores->head_dim;
 		n.window = scores->window;
+		n.chunk = scores->chunk;
+		if (b->s->n_w && weight(b, 0)) /* without them nothing is added */
+			ST_TRY(need_vector(b, 0, &n, n.heads));
 		break;
 	}
 	case ST_OPERATION_top:
@@ -511,6 +596,7 @@ static enum st_status build(struct builder *b)
 		ST_TRY(real(b, "limit", 0, &n.scale));
 		if (!(n.scale >= 0))
 			return FAIL(b, "a limit of %g", n.scale);
+		ST_TRY(flag(b, "above", &n.above));
 		none = n.scale == 0 && !n.from[0];
 		parts = b->parts[n.in[0]];
 		if (none)

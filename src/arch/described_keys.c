@@ -130,10 +130,13 @@ static enum st_status bad(const char *key, const char *what, struct st_error *er
 	return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is no %s", what);
 }
 
-static bool is_list(enum st_key_type t) { return t >= ST_KEY_COUNTS && t <= ST_KEY_SET; }
+static bool is_list(enum st_key_type t) { return t >= ST_KEY_COUNTS && t <= ST_KEY_NUMBERS; }
 static enum st_key_type element_type(enum st_key_type t)
 {
-	return t == ST_KEY_SET ? ST_KEY_COUNT : is_list(t) ? (enum st_key_type)(t - ST_KEY_COUNTS + ST_KEY_COUNT) : t;
+	return t == ST_KEY_SET     ? ST_KEY_COUNT
+	     : t == ST_KEY_NUMBERS ? ST_KEY_REAL
+	     : is_list(t)          ? (enum st_key_type)(t - ST_KEY_COUNTS + ST_KEY_COUNT)
+	                           : t;
 }
 
 static enum st_status check_number(const char *key, enum st_key_type t, double v, struct st_error *err)
@@ -314,7 +317,7 @@ static enum st_status check_lists(const struct st_described *d, struct st_error 
 {
 	for (uint32_t i = 0; i < d->family->n_keys; i++) {
 		const struct st_setting *v = &d->settings.keys[i];
-		if (v->kind == ST_SETTING_LIST && d->family->keys[i].type != ST_KEY_SET && v->n < d->n_layers)
+		if (v->kind == ST_SETTING_LIST && d->family->keys[i].type < ST_KEY_SET && v->n < d->n_layers)
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, d->origin[i].key,
 			                  "is a list of %zu, the model has %u layers", v->n, d->n_layers);
 	}

@@ -253,6 +253,14 @@ static enum st_status view(struct place *p, const struct st_source *src, const s
 		memmove(out->strides, out->strides + 1, (out->ndim - 1) * sizeof *out->strides);
 		out->ndim--;
 	}
+	/* Numbers of each head, one after the other, are a vector. */
+	if (p->w->rank == 1 && out->ndim == 2 && out->layout == ST_LAYOUT_ROWS
+	    && out->row_bytes * out->shape[0] == out->n_bytes && element_bytes(out)) {
+		out->ndim = 1;
+		out->shape[0] = out->n_elems;
+		if (!settle(out))
+			return FAIL(p, "%s: is no vector", p->name);
+	}
 	for (uint32_t i = 0; i < src->n_steps; i++)
 		ST_TRY(step(p, out, &src->steps[i], w));
 	return ST_OK;
@@ -269,7 +277,7 @@ static enum st_status gather(struct place *p, const struct st_source *src, struc
 		if (!t)
 			return st_fail_at(p->err, ST_ERR_FORMAT, ST_NO_OFFSET, p->name, "is missing");
 		ST_TRY(view(p, src, t, w, &views[e]));
-		ST_TRY(check_shape(p, w, &views[e], 2));
+		ST_TRY(check_shape(p, w, &views[e], p->w->rank - 1));
 	}
 	w->tensor = w->experts = views;
 	w->n_experts = (uint32_t)p->shape[0];
@@ -311,7 +319,7 @@ static enum st_status bind(struct place *p, struct st_weight *w)
 	for (uint32_t i = 0; i < fw->n_sources[where]; i++) {
 		const struct st_source *src = &fw->sources[where][i];
 		const struct st_tensor *t = find(p, src->name, 0);
-		if (t && strchr(src->name, '@') && fw->rank == 3)
+		if (t && strchr(src->name, '@') && fw->rank > 1)
 			return p->shape[0] > p->d->c->n_tensors ? FAIL(p, "%s: more experts than tensors", p->name)
 			                                        : gather(p, src, w);
 		if (t && t->n_elems)

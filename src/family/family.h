@@ -51,8 +51,9 @@ enum st_key_type {
 	ST_KEY_REALS,
 	ST_KEY_FLAGS,
 	ST_KEY_TEXTS,
-	ST_KEY_SET, /* counts in any number, to be asked with holds(); a file may say one */
-	ST_KEY_LET, /* not in files: an expression over the keys above, and over the layer */
+	ST_KEY_SET,     /* counts in any number, to be asked with holds(); a file may say one */
+	ST_KEY_NUMBERS, /* reals in any number, which an operation takes whole */
+	ST_KEY_LET,     /* not in files: an expression over the keys above, and over the layer */
 };
 
 /* Where a value is looked for. */
@@ -96,7 +97,7 @@ struct st_source_step {
 };
 
 struct st_source {
-	const char *name;   /* of the tensor; "#" is the layer, "@" the expert */
+	const char *name; /* of the tensor; "#" is the layer, "@" the expert */
 	uint32_t n_steps;
 	struct st_source_step steps[ST_SOURCE_STEPS];
 };

@@ -61,7 +61,7 @@ static const struct {
 } types[] = {
 	{ "count", ST_KEY_COUNT }, { "real", ST_KEY_REAL },     { "flag", ST_KEY_FLAG },
 	{ "text", ST_KEY_TEXT },   { "counts", ST_KEY_COUNTS }, { "reals", ST_KEY_REALS },
-	{ "flags", ST_KEY_FLAGS }, { "texts", ST_KEY_TEXTS },   { "set", ST_KEY_SET },
+	{ "flags", ST_KEY_FLAGS }, { "texts", ST_KEY_TEXTS },   { "set", ST_KEY_SET }, { "numbers", ST_KEY_NUMBERS },
 };
 
 /* a.b|c */

@@ -5,6 +5,7 @@
 #include "base/error.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -35,7 +36,15 @@ static const float *vector(const struct job *j, uint32_t i, size_t at)
 	const struct st_weight *w = i < j->n->n_w ? j->n->w[i] : NULL;
 	if (!w)
 		return NULL;
-	st_weight_decode(w, 0, 1, j->r->vec + at);
+	if (w->n_experts) { /* a vector for each head */
+		struct st_weight one = *w;
+		for (uint32_t h = 0; h < w->n_experts; h++) {
+			one.tensor = &w->experts[h];
+			st_weight_decode(&one, 0, 1, j->r->vec + at + h * st_tensor_cols(one.tensor));
+		}
+	} else {
+		st_weight_decode(w, 0, st_tensor_rows(w->tensor), j->r->vec + at);
+	}
 	return j->r->vec + at;
 }
 
@@ -45,9 +54,19 @@ static void rmsnorm(const struct job *j)
 	st_rmsnorm(j->e, j->in[0], j->ld[0], vector(j, 0, 0), n->eps, j->T, n->width, j->out, n->width);
 }
 
+/* Over the whole width, or over each head, whose weights may be its own. */
 static void layernorm(const struct job *j)
 {
 	const struct st_node *n = j->n;
+	if (n->heads) {
+		size_t d = n->head_dim, own = n->own_weights ? d : 0;
+		const float *w = vector(j, 0, 0), *b = vector(j, 1, n->width);
+		for (size_t t = 0; t < j->T; t++)
+			for (size_t h = 0; h < n->heads; h++)
+				st_layernorm(j->e, j->in[0] + t * j->ld[0] + h * d, d, w ? w + h * own : NULL,
+				             b ? b + h * own : NULL, n->eps, 1, d, j->out + t * n->width + h * d, d);
+		return;
+	}
 	st_layernorm(j->e, j->in[0], j->ld[0], vector(j, 0, 0), vector(j, 1, n->width), n->eps, j->T, n->width, j->out,
 	             n->width);
 }
@@ -114,11 +133,28 @@ static void bias(const struct job *j)
 	st_add_bias(j->e, j->in[0], j->r->vec, j->T, n->width, j->out);
 }
 
+/* The base grows with the positions seen: theta (factor P / from - (factor - 1))^(n / (n - 2)) for n features. */
+static void dynamic(const struct st_node *n, size_t P, double *inv)
+{
+	double by = n->beyond.factor * (double)P / n->beyond.from - (n->beyond.factor - 1);
+	double ln = st_log(n->beyond.theta) + st_log(by) * n->n_rot / (n->n_rot - 2.0);
+	for (uint32_t i = 0; i < n->n_rot / 2; i++)
+		inv[i] = st_exp(-ln * (2.0 * i) / n->n_rot);
+}
+
 static void rope(const struct job *j)
 {
 	const struct st_node *n = j->n;
-	st_rope(j->e, j->in[0], j->ld[0], j->T, n->heads, n->head_dim, n->n_rot, n->inv_freq, n->mscale, j->r->pos,
-	        j->out, n->width);
+	const double *inv = n->inv_freq;
+	double mscale = n->mscale, grown[ST_MAX_HEAD_DIM / 2];
+	if (n->beyond.from && j->r->P > n->beyond.from) { /* what is cached keeps the rotation that it was given */
+		mscale = n->beyond.mscale;
+		inv = n->beyond.inv_freq ? n->beyond.inv_freq : grown;
+		if (inv == grown)
+			dynamic(n, j->r->P, grown);
+	}
+	st_rope(j->e, j->in[0], j->ld[0], j->T, n->heads, n->head_dim, n->n_rot, inv, mscale, j->r->pos, j->out,
+	        n->width);
 }
 
 static void scale(const struct job *j)
@@ -223,13 +259,16 @@ static void attend(const struct job *j)
 		.n_kv_heads = n->kv_heads,
 		.head_dim = n->head_dim,
 		.window = n->window,
+		.chunk = n->chunk,
 		.scale = n->scale,
 		.softcap = n->softcap,
+		.slopes = n->slopes,
+		.slope_scale = n->slope_scale,
 	};
 	if (n->op == ST_OP_SCORES)
 		st_attn_scores(j->e, &s, j->in[0], j->ld[0], c->k, c->k_width, j->out);
 	else if (n->op == ST_OP_SOFTMAX)
-		st_attn_softmax(j->e, &s, j->in[0], j->out);
+		st_attn_softmax_sinks(j->e, &s, j->in[0], vector(j, 0, 0), j->out);
 	else
 		st_attn_mix(j->e, &s, j->in[0], c->v, c->v_width, j->out);
 }
@@ -286,7 +325,8 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 		break;
 	case ST_OP_CLAMP:
 		for (size_t t = 0; t < r->T; t++)
-			st_clamp(j.in[0] + t * j.ld[0], (float)n->scale, n->width, out + t * n->width);
+			st_clamp(j.in[0] + t * j.ld[0], n->above ? -INFINITY : -(float)n->scale, (float)n->scale,
+			         n->width, out + t * n->width);
 		break;
 	case ST_OP_SOFTMAX_OF:
 		softmax_of(&j);

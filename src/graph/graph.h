@@ -22,24 +22,24 @@ enum st_op {
 	ST_OP_EMBED,          /* rows of w[0], times scale */
 	ST_OP_EMBED_POSITION, /* rows of w[0] by position */
 	ST_OP_RMSNORM,        /* in[0], weight w[0] or none, over the full width */
-	ST_OP_HEADNORM,       /* in[0] seen as heads of head_dim, weight w[0] or none per head */
-	ST_OP_LAYERNORM,      /* in[0], weight w[0] or none, bias w[1] or none */
-	ST_OP_LINEAR,         /* in[0] times each of w[0..n_w), outputs side by side; softcap */
-	ST_OP_BIAS,           /* in[0] plus w[0..n_w) side by side */
-	ST_OP_SCALE,          /* in[0] times scale, or times the one number of w[0] */
-	ST_OP_ROPE,           /* in[0] */
-	ST_OP_SCORES,         /* in[0] = q, in[1] = k (all cached positions) */
-	ST_OP_SOFTMAX,        /* in[0] */
-	ST_OP_MIX,            /* in[0] = probabilities, in[1] = v (all cached positions) */
-	ST_OP_ADD,            /* in[0] + in[1] */
-	ST_OP_ACT,            /* activation(in[0]) */
-	ST_OP_MUL,            /* in[0] * in[1] */
-	ST_OP_SOFTMAX_ALL,    /* soft-max over the features of in[0] */
-	ST_OP_CLAMP,          /* in[0], between -scale and scale */
-	ST_OP_TOP,        /* indices of the `width` largest of in[0] + w[0], the largest first; of equals the lowest */
-	ST_OP_SOFTMAX_OF, /* soft-max over those elements of in[0] that in[1] names */
-	ST_OP_CHOSEN,     /* those elements of in[0] that in[1] names, as `shares` says */
-	ST_OP_LINEAR_AT,  /* in[0], one row or one for each choice, times the experts of w[0] that in[1] names */
+	ST_OP_HEADNORM,    /* in[0] seen as heads of head_dim; weight w[0] or none, for each head the same or its own */
+	ST_OP_LAYERNORM,   /* in[0], weight w[0] or none, bias w[1] or none; heads: over each, or 0 */
+	ST_OP_LINEAR,      /* in[0] times each of w[0..n_w), outputs side by side; softcap */
+	ST_OP_BIAS,        /* in[0] plus w[0..n_w) side by side */
+	ST_OP_SCALE,       /* in[0] times scale, or times the one number of w[0] */
+	ST_OP_ROPE,        /* in[0] */
+	ST_OP_SCORES,      /* in[0] = q, in[1] = k (all cached positions) */
+	ST_OP_SOFTMAX,     /* in[0]; w[0]: one more score for each head, or none */
+	ST_OP_MIX,         /* in[0] = probabilities, in[1] = v (all cached positions) */
+	ST_OP_ADD,         /* in[0] + in[1] */
+	ST_OP_ACT,         /* activation(in[0]) */
+	ST_OP_MUL,         /* in[0] * in[1] */
+	ST_OP_SOFTMAX_ALL, /* soft-max over the features of in[0] */
+	ST_OP_CLAMP,       /* in[0], between -scale and scale; `above`: below scale only */
+	ST_OP_TOP,         /* indices of the `width` largest of in[0] + w[0], the largest first; of equals the lowest */
+	ST_OP_SOFTMAX_OF,  /* soft-max over those elements of in[0] that in[1] names */
+	ST_OP_CHOSEN,      /* those elements of in[0] that in[1] names, as `shares` says */
+	ST_OP_LINEAR_AT,   /* in[0], one row or one for each choice, times the experts of w[0] that in[1] names */
 	ST_OP_WEIGHTED_SUM, /* of in[0]'s parts, one for each choice, times in[1] */
 };
 
@@ -58,14 +58,17 @@ struct st_node {
 	uint32_t width;                /* features per token of the value; scores: n_heads */
 	const struct st_weight *w[ST_NODE_WEIGHTS];
 	uint32_t n_w;
-	double eps;               /* norms */
-	uint32_t heads, head_dim; /* HEADNORM, ROPE: heads of in[0]; SCORES, MIX: query heads */
-	uint32_t kv_heads;        /* SCORES, MIX */
-	uint32_t window;          /* SCORES, SOFTMAX: 0 = all */
-	double scale, softcap;    /* SCORES, LINEAR (0 = none); scale: EMBED, SCALE */
-	uint32_t offset;          /* EMBED_POSITION: the row of position 0 */
-	uint32_t choices;         /* LINEAR_AT, WEIGHTED_SUM: experts for each token */
-	struct {                  /* TOP: the choice is among the `used` of `all` equal runs with the largest ... */
+	double eps;                 /* norms */
+	uint32_t heads, head_dim;   /* HEADNORM, ROPE: heads of in[0]; SCORES, MIX: query heads */
+	uint32_t kv_heads;          /* SCORES, MIX */
+	bool above;                 /* CLAMP */
+	bool own_weights;           /* LAYERNORM over heads: w[0] and w[1] hold numbers for each of them */
+	uint32_t window, chunk;     /* SCORES, SOFTMAX, MIX: 0 = all */
+	double slopes, slope_scale; /* SCORES: ALiBi's; 0 = none */
+	double scale, softcap;      /* SCORES, LINEAR (0 = none); scale: EMBED, SCALE */
+	uint32_t offset;            /* EMBED_POSITION: the row of position 0 */
+	uint32_t choices;           /* LINEAR_AT, WEIGHTED_SUM: experts for each token */
+	struct {                    /* TOP: the choice is among the `used` of `all` equal runs with the largest ... */
 		uint32_t all, used, best; /* ... sum of their `best` largest */
 	} groups;
 	struct st_shares shares; /* CHOSEN */
@@ -73,6 +76,11 @@ struct st_node {
 	uint32_t n_rot;          /* ROPE: features of a head that are turned */
 	const double *inv_freq;  /* ROPE: n_rot / 2 entries (scaling already applied) */
 	double mscale;           /* ROPE */
+	struct {                 /* ROPE: what holds once more than `from` positions have been seen; 0: never */
+		uint32_t from;
+		const double *inv_freq; /* NULL: inv_freq follows from the number of positions, as eval.c has it */
+		double mscale, theta, factor;
+	} beyond;
 };
 
 struct st_graph {

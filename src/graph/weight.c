@@ -34,9 +34,9 @@ static uint64_t paired(const struct st_weight *w, uint64_t d) { return w->pair_d
 
 uint64_t st_weight_stored_row(const struct st_weight *w, uint64_t r)
 {
-	uint64_t d = w->interleaved ? st_tensor_rows(w->tensor) / w->heads : 0, n = d ? paired(w, d) : 0;
-	if (d)
-		return r % d < n ? r - r % d + st_row_in_pairs(r % d, n) : r;
+	uint64_t d = w->interleaved ? st_weight_rows(w) / w->heads : 0, n = d ? paired(w, d) : 0;
+	if (d && r % d < n)
+		r = r - r % d + st_row_in_pairs(r % d, n);
 	return w->group_rows ? r / w->group_rows * w->group_of + w->group_from + r % w->group_rows : r;
 }
 

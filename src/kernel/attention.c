@@ -18,6 +18,8 @@ static void visible(const struct st_attn_shape *s, size_t t, size_t *lo, size_t 
 	size_t pos = s->P - s->T + t;
 	*hi = pos + 1;
 	*lo = s->window && pos + 1 > s->window ? pos + 1 - s->window : 0;
+	if (s->chunk && pos - pos % s->chunk > *lo)
+		*lo = pos - pos % s->chunk;
 }
 
 /* sums[t][p] for T tokens of one head and R positions; q and k point at the head's features. */
@@ -48,9 +50,19 @@ static void score_sums(const struct st_exec *e, size_t d, const float *q, size_t
 	}
 }
 
+double st_attn_slope(const struct st_attn_shape *s, size_t h)
+{
+	size_t n = 1;
+	while (2 * n <= s->n_heads)
+		n *= 2;
+	double power = h < n ? s->slopes / (double)n * (double)(h + 1)
+	                     : s->slopes / (double)(2 * n) * (double)(2 * (h - n) + 1);
+	return st_exp(-power * 0.693147180559945309417) * s->slope_scale;
+}
+
 /* One head, tokens [t0, t0 + T). scores: the head's [s->T, P] */
 static void score_block(const struct st_exec *e, const struct st_attn_shape *s, const float *q, size_t ldq, size_t t0,
-                        size_t T, const float *k, size_t ldk, float *scores)
+                        size_t T, const float *k, size_t ldk, double slope, float *scores)
 {
 	_Alignas(64) char sums[TOKEN_BLOCK * POS_BLOCK * ST_SUM_BYTES];
 	size_t first, end, unused;
@@ -71,6 +83,10 @@ static void score_block(const struct st_exec *e, const struct st_attn_shape *s, 
 				e->k->sum_f32((const float *)(const void *)mine, R, narrow);
 				e->k->finish_scores_f32(narrow, s->scale, s->softcap, R, y);
 			}
+			for (size_t i = 0; i < R && slope != 0; i++)
+				y[i] = st_canonical(
+					(float)((double)y[i]
+				                - slope * ((double)(s->P - s->T + t0 + t) - (double)(p + i))));
 		}
 	}
 	for (size_t t = t0; t < t0 + T; t++) {
@@ -100,7 +116,7 @@ static void score_blocks(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 		size_t h = (size_t)(i / j->blocks), t0 = (size_t)(i % j->blocks) * TOKEN_BLOCK,
 		       T = s->T - t0 < TOKEN_BLOCK ? s->T - t0 : TOKEN_BLOCK;
 		score_block(j->e, s, j->q + h * d, j->ldq, t0, T, j->k + h / share * d, j->ldk,
-		            j->scores + h * s->T * s->P);
+		            s->slopes != 0 ? st_attn_slope(s, h) : 0, j->scores + h * s->T * s->P);
 	}
 }
 
@@ -122,9 +138,22 @@ void st_attn_scores(const struct st_exec *e, const struct st_attn_shape *s, cons
 struct softmax {
 	const struct st_exec *e;
 	const struct st_attn_shape *s;
-	const float *scores;
+	const float *scores, *sinks; /* sinks: NULL: none */
 	float *probs;
 };
+
+/* All in f64: e = exp(x - max), their sum in order, the sink's last. */
+static void softmax_sink(const float *x, size_t n, float sink, float *y)
+{
+	double most = (double)sink, sum = 0;
+	for (size_t i = 0; i < n; i++)
+		most = (double)x[i] > most || x[i] != x[i] ? (double)x[i] : most;
+	for (size_t i = 0; i < n; i++)
+		sum += st_exp((double)x[i] - most);
+	sum += st_exp((double)sink - most);
+	for (size_t i = 0; i < n; i++)
+		y[i] = st_canonical((float)(st_exp((double)x[i] - most) / sum));
+}
 
 /* Rows of heads times tokens. */
 static void softmax_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
@@ -136,14 +165,23 @@ static void softmax_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 		size_t lo, hi, row = (size_t)i * s->P;
 		visible(s, (size_t)(i % s->T), &lo, &hi);
 		memset(j->probs + row, 0, lo * sizeof *j->probs);
-		j->e->k->softmax(j->scores + row + lo, hi - lo, j->probs + row + lo);
+		if (j->sinks)
+			softmax_sink(j->scores + row + lo, hi - lo, j->sinks[i / s->T], j->probs + row + lo);
+		else
+			j->e->k->softmax(j->scores + row + lo, hi - lo, j->probs + row + lo);
 		memset(j->probs + row + hi, 0, (s->P - hi) * sizeof *j->probs);
 	}
 }
 
 void st_attn_softmax(const struct st_exec *e, const struct st_attn_shape *s, const float *scores, float *probs)
 {
-	struct softmax j = { e, s, scores, probs };
+	st_attn_softmax_sinks(e, s, scores, NULL, probs);
+}
+
+void st_attn_softmax_sinks(const struct st_exec *e, const struct st_attn_shape *s, const float *scores,
+                           const float *sinks, float *probs)
+{
+	struct softmax j = { e, s, scores, sinks, probs };
 	st_pool_each(e->pool, s->n_heads * s->T, s->P * 8, softmax_rows, &j);
 }
 

@@ -36,8 +36,8 @@ void st_chosen(const float *x, const float *index, size_t C, const struct st_sha
 		y[c] = st_canonical((float)((double)x[(size_t)index[c]] / sum * s->by));
 }
 
-void st_clamp(const float *x, float limit, size_t n, float *y)
+void st_clamp(const float *x, float low, float high, size_t n, float *y)
 {
 	for (size_t i = 0; i < n; i++)
-		y[i] = st_canonical(x[i] > limit ? limit : x[i] < -limit ? -limit : x[i]);
+		y[i] = st_canonical(x[i] > high ? high : x[i] < low ? low : x[i]);
 }

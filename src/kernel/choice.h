@@ -16,7 +16,7 @@ struct st_shares {
 	double plus, least, by;
 };
 void st_chosen(const float *x, const float *index, size_t C, const struct st_shares *s, float *y);
-/* y[i] = x[i], but no larger than `limit` and no smaller than -limit; NaN stays. y may be x */
-void st_clamp(const float *x, float limit, size_t n, float *y);
+/* y[i] = x[i], but no smaller than `low` and no larger than `high`; NaN stays. y may be x */
+void st_clamp(const float *x, float low, float high, size_t n, float *y);
 
 #endif

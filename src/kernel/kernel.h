@@ -80,14 +80,23 @@ struct st_attn_shape {
 	size_t T, P; /* new tokens; cached positions, the new ones last: token t is position P - T + t */
 	size_t n_heads, n_kv_heads, head_dim;
 	uint32_t window; /* 0 = all; else a query sees itself and window - 1 positions before it */
+	uint32_t chunk;  /* 0 = all; else it sees those of its own run of `chunk` positions only */
 	double scale;    /* multiplies q.k */
 	double softcap;  /* 0 = none */
+	/* ALiBi: slope(h) times the distance is taken from a score; 0 = none. The slopes are powers of 2^(-slopes / n), n
+	 * the largest power of two among the heads; heads beyond it have the odd powers of 2^(-slopes / 2n). */
+	double slopes, slope_scale; /* slope_scale multiplies them all */
 };
-/* scores[h, t, p] = softcap(scale * q.k), masked cells 0.   q: [T, H d] ldq   k: [P, G d] ldk   scores: [H, T, P] */
+/* scores[h, t, p] = softcap(scale * q.k) - slope(h) (distance of t and p), masked cells 0.   q: [T, H d] ldq   k: [P, G d] ldk   scores: [H, T, P] */
 void st_attn_scores(const struct st_exec *e, const struct st_attn_shape *s, const float *q, size_t ldq, const float *k,
                     size_t ldk, float *scores);
 /* probs[h, t, p]: softmax over the visible p of scores, masked cells 0. May run in place. */
 void st_attn_softmax(const struct st_exec *e, const struct st_attn_shape *s, const float *scores, float *probs);
+/* The same with one score more for each head, sinks[H], whose own probability is not kept. */
+void st_attn_softmax_sinks(const struct st_exec *e, const struct st_attn_shape *s, const float *scores,
+                           const float *sinks, float *probs);
+/* What head h takes off for each position of distance. */
+double st_attn_slope(const struct st_attn_shape *s, size_t h);
 /* y[t, h d + i] = sum_p probs[h, t, p] v[p, g(h) d + i]   v: [P, G d] ldv   y: [T, H d] */
 void st_attn_mix(const struct st_exec *e, const struct st_attn_shape *s, const float *probs, const float *v, size_t ldv,
                  float *y);

@@ -135,7 +135,17 @@ static void rope(void **state)
 static bool sees(const struct st_attn_shape *s, size_t t, size_t p)
 {
 	size_t pos = s->P - s->T + t;
-	return p <= pos && (s->window == 0 || pos - p < s->window);
+	return p <= pos && (s->window == 0 || pos - p < s->window) && (s->chunk == 0 || p / s->chunk == pos / s->chunk);
+}
+
+/* ALiBi's slopes as Press et al. and BLOOM have them, as powers of two: of three heads, and of six. */
+static double slope(const struct st_attn_shape *s, size_t h)
+{
+	static const int of_3[] = { -4, -8, -2 }, of_6[] = { -2, -4, -6, -8, -1, -3 };
+	if (s->slopes == 0)
+		return 0;
+	assert_true(s->slopes == 8 && (s->n_heads == 3 || s->n_heads == 6));
+	return ldexp(s->slope_scale, s->n_heads == 3 ? of_3[h] : of_6[h]);
 }
 
 static float stored(enum st_mode mode, float x)
@@ -172,8 +182,13 @@ static void check_attention(enum st_mode mode, const struct st_attn_shape *s, co
 				long double want = dot * s->scale;
 				if (s->softcap != 0)
 					want = s->softcap * tanhl(want / s->softcap);
-				assert_true(fabsl(sc[p] - want)
-				            <= size * fabsl((long double)s->scale) * eps + fabsl(want) * 0x1.01p-24L);
+				long double room = size * fabsl((long double)s->scale) * eps
+				                 + fabsl(want) * 0x1.01p-24L;
+				if (s->slopes != 0) { /* rounded once more */
+					want -= slope(s, h) * (double)(s->P - s->T + t - p);
+					room += fabsl(want) * 0x1.01p-24L;
+				}
+				assert_true(fabsl(sc[p] - want) <= room);
 				top = sc[p] > top ? sc[p] : top;
 			}
 			for (size_t p = 0; p < s->P; p++)
@@ -222,6 +237,31 @@ static void attention(void **state)
 		  .window = 1,
 		  .softcap = 0.5 },
 		{ .T = 2, .P = 9, .n_heads = 2, .n_kv_heads = 1, .head_dim = 5, .scale = 1, .window = 1000 },
+		{ .T = 13, .P = 20, .n_heads = 2, .n_kv_heads = 1, .head_dim = 5, .scale = 0.5, .chunk = 4 },
+		{ .T = 9,
+		  .P = 40,
+		  .n_heads = 2,
+		  .n_kv_heads = 2,
+		  .head_dim = 5,
+		  .scale = 0.5,
+		  .chunk = 7,
+		  .window = 5 },
+		{ .T = 7,
+		  .P = 37,
+		  .n_heads = 3,
+		  .n_kv_heads = 3,
+		  .head_dim = 8,
+		  .scale = 0.5,
+		  .slopes = 8,
+		  .slope_scale = 1 },
+		{ .T = 40,
+		  .P = 41,
+		  .n_heads = 6,
+		  .n_kv_heads = 2,
+		  .head_dim = 8,
+		  .scale = 0.25,
+		  .slopes = 8,
+		  .slope_scale = 0.3 },
 	};
 	struct st_xoshiro r;
 	st_xoshiro_seed(&r, 3);
@@ -323,6 +363,47 @@ static void attention_passes_on_what_is_not_finite(void **state)
 						assert_true(isfinite(y[t * d + i]));
 				}
 		}
+	}
+}
+
+/* A sink takes its share of a head's probabilities. */
+static void softmax_sinks(void **state)
+{
+	(void)state;
+	enum { T = 5, P = 9, H = 2 };
+	enum st_mode mode = ST_MODE_EXACT;
+	struct st_attn_shape s = {
+		.T = T, .P = P, .n_heads = H, .n_kv_heads = 1, .head_dim = 1, .scale = 1, .window = 4
+	};
+	static const float sinks[H] = { 0.7f, -2 }, far[H] = { 1e30f, -INFINITY };
+	float scores[H * T * P], got[H * T * P], first[H * T * P];
+	struct st_xoshiro r;
+	st_xoshiro_seed(&r, 12);
+	for (size_t i = 0; i < H * T * P; i++)
+		scores[i] = uniform(&r) * 4;
+	EACH_EXEC(e)
+	{
+		st_attn_softmax_sinks(&e, &s, scores, sinks, got);
+		if (turn_ == 0)
+			memcpy(first, got, sizeof got);
+		same_bits("sinks", &e, got, first, H * T * P);
+		for (size_t h = 0; h < H; h++)
+			for (size_t t = 0; t < T; t++) {
+				const float *x = scores + (h * T + t) * P, *y = got + (h * T + t) * P;
+				long double sum = expl(sinks[h]);
+				for (size_t p = 0; p < P; p++)
+					sum += sees(&s, t, p) ? expl(x[p]) : 0;
+				for (size_t p = 0; p < P; p++)
+					assert_true(sees(&s, t, p)
+					                    ? ulps_f32(y[p], (double)(expl(x[p]) / sum)) <= 0.5001
+					                    : st_f32_bits(y[p]) == 0);
+			}
+		/* One that takes all, one that takes nothing. */
+		st_attn_softmax_sinks(&e, &s, scores, far, got);
+		st_attn_softmax(&e, &s, scores, first);
+		for (size_t i = 0; i < T * P; i++)
+			assert_true(got[i] == 0 && fabsf(got[T * P + i] - first[T * P + i]) <= 1e-6f);
+		st_attn_softmax_sinks(&e, &s, scores, sinks, first);
 	}
 }
 
@@ -540,7 +621,7 @@ static void clamp(void **state)
 {
 	(void)state;
 	float x[] = { -3, -2, 0.5f, 2, INFINITY, NAN };
-	st_clamp(x, 2, 6, x);
+	st_clamp(x, -2, 2, 6, x);
 	assert_true(x[0] == -2 && x[1] == -2 && x[2] == 0.5f && x[3] == 2 && x[4] == 2 && isnan(x[5]));
 }
 
@@ -639,23 +720,15 @@ static void tiny_blocks_are_zeros_in_q8_k(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(rmsnorm),
-		cmocka_unit_test(rope),
-		cmocka_unit_test(attention),
-		cmocka_unit_test(attention_passes_on_what_is_not_finite),
-		cmocka_unit_test(softmax_extremes),
-		cmocka_unit_test(add_mul_bias),
-		cmocka_unit_test(layernorm),
-		cmocka_unit_test(scale_and_cap),
-		cmocka_unit_test(plain_activations),
-		cmocka_unit_test(top),
-		cmocka_unit_test(groups),
-		cmocka_unit_test(chosen),
-		cmocka_unit_test(clamp),
-		cmocka_unit_test(weighted_sum),
-		cmocka_unit_test(fwht),
-		cmocka_unit_test(names),
-		cmocka_unit_test(tiny_blocks_are_zeros_in_q8_k),
+		cmocka_unit_test(rmsnorm),       cmocka_unit_test(rope),
+		cmocka_unit_test(attention),     cmocka_unit_test(attention_passes_on_what_is_not_finite),
+		cmocka_unit_test(softmax_sinks), cmocka_unit_test(softmax_extremes),
+		cmocka_unit_test(add_mul_bias),  cmocka_unit_test(layernorm),
+		cmocka_unit_test(scale_and_cap), cmocka_unit_test(plain_activations),
+		cmocka_unit_test(top),           cmocka_unit_test(groups),
+		cmocka_unit_test(chosen),        cmocka_unit_test(clamp),
+		cmocka_unit_test(weighted_sum),  cmocka_unit_test(fwht),
+		cmocka_unit_test(names),         cmocka_unit_test(tiny_blocks_are_zeros_in_q8_k),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("kernel rows", tests, NULL, NULL);
