@@ -48,7 +48,7 @@ static void write_file_seeds(const char *file)
 {
 	FILE *f = fopen(in_folder(file), "rb");
 	assert_non_null(f);
-	fseek(f, 0, SEEK_END);
+	assert_int_equal(fseek(f, 0, SEEK_END), 0);
 	size_t n = (size_t)ftell(f);
 	uint8_t *p = malloc(n);
 	assert_non_null(p);

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Everything that `make check` leaves out: every test under AddressSanitizer and UndefinedBehaviorSanitizer, the
-# unit tests under valgrind, those of threads under ThreadSanitizer, everything built by clang, the
-# fuzz corpora, and the slow tests. The closing lines are those of stages.sh.
+# unit tests under valgrind, those of threads under ThreadSanitizer, everything built by clang and read by clang-tidy,
+# the fuzz corpora, and the slow tests. The closing lines are those of stages.sh.
 #
-#   tools/check-long.sh [STAGE...]     (default: all, in this order: sanitizers valgrind threads clang)
+#   tools/check-long.sh [STAGE...]     (default: all, in this order: tidy sanitizers valgrind threads clang)
 set -u
 cd "$(dirname "$0")/.."
 . tools/stages.sh
@@ -14,6 +14,20 @@ only=$*
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export ASAN_OPTIONS=detect_stack_use_after_return=1
 everything="all meson-test-prereq"
+
+# What .clang-tidy says, of every C file. The folder is that of the last stage; nothing in it needs to be built.
+tidy() {
+	echo "== tidy"
+	if ! command -v clang-tidy >/dev/null; then
+		echo "left out clang-tidy, which is not installed"
+	elif [ ! -f build-clang/build.ninja ] && ! CC=clang meson setup --werror build-clang; then
+		did_not "tidy: the configuration"
+	elif ! tools/tidy.sh build-clang; then
+		did_not "tidy: findings"
+	fi
+}
+
+! wanted tidy || tidy
 ! wanted sanitizers || stage "sanitizers" build-asan "-Db_sanitize=address,undefined -Dbuildtype=debugoptimized" \
 	"$everything" --timeout-multiplier 10
 ! wanted valgrind || stage "valgrind" build-valgrind "-Dbuildtype=debugoptimized -Dc_args=-DST_NO_JIT" "$everything" \

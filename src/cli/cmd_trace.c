@@ -215,7 +215,7 @@ static int print_plan(struct cli *cli, const struct opts *o, const struct st_mod
 	if (o->json) {
 		json_t *doc = json_pack("{s:s, s:o, s:o, s:o, s:I}", "schema", "stele.plan/1", "model",
 		                        st_json_text(o->model), "memory", st_json_u64(n), "mapped", st_json_u64(mapped),
-		                        "tokens", (json_int_t)(n_tokens + o->steps));
+		                        "tokens", (json_int_t)n_tokens + (json_int_t)o->steps);
 		cli_print_json(doc);
 		json_decref(doc);
 		return CLI_SAME;

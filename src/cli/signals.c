@@ -10,6 +10,7 @@
 #include "base/outfile.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -62,7 +63,8 @@ static void on_bus(int sig, siginfo_t *info, void *context)
 	(void)context;
 	const char *path = st_map_path_of(info->si_addr);
 	if (!path) { /* not ours: let the default action show the bug */
-		signal(sig, SIG_DFL);
+		if (signal(sig, SIG_DFL) == SIG_ERR)
+			abort();
 		return;
 	}
 	if (running->json) {
@@ -104,5 +106,7 @@ void cli_signals_init(struct cli *c)
 	act.sa_sigaction = on_bus;
 	sigaction(SIGBUS, &act, NULL);
 	/* A write beyond a limit on file sizes then fails like one to a full disk, and is cleaned up after. */
-	signal(SIGXFSZ, SIG_IGN);
+	act.sa_flags = 0;
+	act.sa_handler = SIG_IGN;
+	sigaction(SIGXFSZ, &act, NULL);
 }

@@ -202,7 +202,8 @@ static bool applies(const struct layout *l, enum st_dtype t)
 		p.code[i] = (int16_t)(as.highest - (int)(i / as.sub % 2));
 	q = p;
 	l->change(&as, &q);
-	return memcmp(&p, &q, sizeof p) != 0;
+	return p.d != q.d || p.m != q.m || memcmp(p.scale, q.scale, sizeof p.scale) != 0
+	    || memcmp(p.min, q.min, sizeof p.min) != 0 || memcmp(p.code, q.code, sizeof p.code) != 0;
 }
 
 static void rearrange(const struct layout *l, enum st_dtype t, uint8_t *block)

@@ -63,8 +63,7 @@ json_t *st_json_now(void)
 	struct tm tm;
 	char buf[32];
 	gmtime_r(&t, &tm);
-	strftime(buf, sizeof buf, "%Y-%m-%dT%H:%M:%SZ", &tm);
-	return json_string(buf);
+	return json_stringn(buf, strftime(buf, sizeof buf, "%Y-%m-%dT%H:%M:%SZ", &tm));
 }
 
 void st_json_put(json_t *o, const char *key, json_t *v)

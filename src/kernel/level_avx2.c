@@ -145,9 +145,10 @@ ST_TARGET static void decode_q6_k(const void *src, float *dst, size_t n)
 					_mm256_or_si256(highs(l0), _mm256_and_si256(t, high2)),
 					_mm256_or_si256(highs(l1), _mm256_and_si256(_mm256_srli_epi32(t, 2), high2)),
 				};
-				UNROLL for (unsigned r = 0; r < 4; r++) put_scaled(
-					dst + 128 * h + 32 * r + i,
-					_mm256_set1_ps(d * (float)b->scales[8 * h + 2 * r + i / 16]), code[r], 32);
+				const int8_t *scales = b->scales + 8 * h + i / 16;
+				UNROLL for (unsigned r = 0; r < 4; r++)
+					put_scaled(dst + 128 * h + 32 * r + i, _mm256_set1_ps(d * (float)scales[2 * r]),
+				                   code[r], 32);
 			}
 	}
 }

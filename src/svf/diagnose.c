@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "dtype/half.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -137,8 +138,8 @@ static void search_vector(struct st_svf_comparison *c, const struct st_svf_match
 		for (uint64_t at = 0; at + n <= v.n; at++)
 			if (memcmp(v.f32 + at, m->set[1]->offsets, n * sizeof *v.f32) == 0) {
 				st_svf_find(c, ST_CAUSE_SVF_WRONG_SPAN, m->name, ST_SVF_OFFSETS, true,
-				            "%c takes its offsets from [%llu, %llu) of the vector", c->side[1].name,
-				            (unsigned long long)at, (unsigned long long)(at + n));
+				            "%c takes its offsets from [%" PRIu64 ", %" PRIu64 ") of the vector",
+				            c->side[1].name, at, at + n);
 				return;
 			}
 	c->lost |= unusable.code == ST_ERR_NOMEM;

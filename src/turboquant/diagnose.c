@@ -208,7 +208,7 @@ static enum st_status conclude(struct st_replay_run *r, json_t *j, const struct 
 	st_json_put_all(j, { "verdict", json_string(verdict) },
 	                { "cause", cause_json(explained ? best : NULL, confidence, before, floor, same) },
 	                { "candidates", list });
-	if (strcmp(verdict, "noise"))
+	if (strcmp(verdict, "noise") != 0)
 		r->exit_status = 2;
 	free(order);
 	return ST_OK;

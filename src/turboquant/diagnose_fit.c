@@ -55,7 +55,7 @@ static void fit(struct step *s, const struct number *f, const struct place *plac
 	/* The square of the residual is a parabola near its least value: the vertex of the one through three points,
 	 * ever closer. */
 	double x = (double)at / PER_OCTAVE - OCTAVES, span = 1.0 / PER_OCTAVE;
-	for (int step = 0; step < STEPS; step++, span /= PER_OCTAVE) {
+	for (int step = 0; step < STEPS; step++) {
 		double y[3];
 		for (int i = 0; i < 3; i++)
 			near[i].e = with(f, place, own, x + (i - 1) * span);
@@ -66,6 +66,7 @@ static void fit(struct step *s, const struct number *f, const struct place *plac
 		if (!(bend > 0 && fabs(move) <= 2))
 			return;
 		x += span * move;
+		span /= PER_OCTAVE;
 	}
 	if (!(near[1].residual < promising * place->before))
 		return;

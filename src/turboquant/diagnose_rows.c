@@ -245,8 +245,8 @@ static double share_value(const struct view *x, const double *rest, struct share
 			                st_oracle_dot(b0, b0, d) };
 	}
 	double at = 0, best = INFINITY;
-	for (double t = -20; t <= 20; t += 0.5) {
-		double e = unexplained(f, x->m, ref, t, NULL);
+	for (int i = -40; i <= 40; i++) {
+		double t = 0.5 * i, e = unexplained(f, x->m, ref, t, NULL);
 		if (e < best) {
 			best = e;
 			at = t;

@@ -58,7 +58,7 @@ static enum st_status run_gates(struct st_replay_run *r, json_t *gates, const ch
 				    { "duration_ms", st_json_number(g.duration_ms) },
 				    { "build_id", st_json_text(g.build_id) }, { "last_lines", last_lines(g.output) }));
 		fprintf(r->text, "gate %-10s %s (%.0f ms)\n", name, status, g.duration_ms);
-		if (strcmp(status, "pass")) {
+		if (strcmp(status, "pass") != 0) {
 			*failed = name;
 			*why = g;
 		}
