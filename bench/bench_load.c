@@ -1,10 +1,10 @@
 /*
  * bench_load.c - a run beside other processes: how much longer it takes than its share of the processors explains.
  *
- * The fair share: with c processes on every processor besides one thread of the run, a processor gives the run 1/(1 + c)
- * of its time, so the run takes 1 + c times what it takes alone. For busy loops that is exact; a compiler counts as one
- * process on every processor, although it waits for files now and then. A thread that spins while it waits for others
- * takes part in that share and does nothing with it, which is what these rows would show.
+ * The fair share: with c processes on every processor besides one thread of the run, a processor gives the run
+ * 1/(1 + c) of its time, so the run takes 1 + c times what it takes alone. For busy loops that is exact; a compiler
+ * counts as one process on every processor, although it waits for files now and then. A thread that spins while it
+ * waits for others takes part in that share and does nothing with it, which is what these rows would show.
  *
  * Every figure is a ratio of two times that were taken one after the other, and the median over some pairs. What else
  * runs on the machine slows both down; read these rows beside the load that is printed with them.

@@ -1,7 +1,7 @@
 /*
  * Bytes as two files at once, with three threads, through rosetta, diff and convert: "PAIR", a u32 length of the first
- * file, and both. Any other bytes are the first file, and a copy with one byte changed the second, so that two files can
- * agree in what no check of one alone looks at.
+ * file, and both. Any other bytes are the first file, and a copy with one byte changed the second, so that two files
+ * can agree in what no check of one alone looks at.
  */
 #include "fuzz.h"
 

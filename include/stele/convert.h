@@ -16,7 +16,7 @@ struct st_convert_options {
 	/* "gguf", "safetensors" (that file alone), "apr" or "hf" (a Hugging Face folder); NULL: as OUT's suffix says, a
 	 * folder where it has none or ends in a slash. */
 	const char *format;
-	/* Path of an importance matrix in GGUF, as llama-imatrix writes it, for encoders that weigh columns; or NULL. */
+	/* Path of an importance matrix in GGUF (llama-imatrix), for encoders that weigh columns; or NULL. */
 	const char *imatrix;
 	const char *repair; /* path of a report (stele.report/1) whose repair is applied, or NULL */
 	char side;          /* 'a' or 'b': which input of the report IN is; 0: as the report says */

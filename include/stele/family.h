@@ -42,9 +42,9 @@ struct st_family_check {
 };
 
 /*
- * Bind and run. `family`: the path of a description, the name of a built-in one, or NULL for the built-in one that knows
- * the model. tokens: what to run; none: bind only. threads: 0 = all. Failures name the line of the description, or the
- * key or tensor of the model.
+ * Bind and run. `family`: the path of a description, the name of a built-in one, or NULL for the built-in one that
+ * knows the model. tokens: what to run; none: bind only. threads: 0 = all. Failures name the line of the description,
+ * or the key or tensor of the model.
  */
 ST_MUST_CHECK enum st_status st_family_check(const char *family, const char *model, const uint32_t *tokens, size_t n,
                                              int threads, struct st_family_check **out, struct st_error *err);

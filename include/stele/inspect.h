@@ -20,8 +20,8 @@ struct st_tensor_stats {
 	uint64_t first_constant_row;
 };
 
-/* Decodes piece by piece over the threads of pool (or NULL); the result does not depend on their number. hooks (or NULL)
- * hears of progress in bytes of this tensor. */
+/* Decodes piece by piece over the threads of pool (or NULL); the result does not depend on their number. hooks (or
+ * NULL) hears of progress in bytes of this tensor. */
 ST_MUST_CHECK enum st_status st_tensor_stats_of(const struct st_tensor *t, struct st_pool *pool,
                                                 const struct st_hooks *hooks, struct st_tensor_stats *out,
                                                 struct st_error *err);

@@ -49,8 +49,8 @@ struct st_stage_report {
 	struct st_metrics total;
 	double local_rel;   /* |local| / |y_b| */
 	double local_floor; /* its expected size, from the weights' stored types and the inputs at hand */
-	/* Largest |local| over tokens, against what it is expected to be: by the differences of the weights themselves where they
-	 * are noise to each other, else by their stored types. */
+	/* Largest |local| over tokens, against what it is expected to be: by the differences of the weights themselves
+	 * where they are noise to each other, else by their stored types. */
 	double worst_token_ratio;
 	uint64_t worst_token;
 	double inherited_rel; /* |inherited| / |y_b| */

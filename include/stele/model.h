@@ -175,8 +175,9 @@ struct st_weight {
 	const struct st_tensor *tensor; /* NULL: the model has none (bias, untied head, ...) */
 	bool interleaved;
 	uint32_t heads;
-	/* What a file stores of it and what it means, where these differ: 1 + the stored number; of every `group_of` stored
-	 * rows those from `group_from` on, `group_rows` of them (0: all rows are its own); one tensor for each expert. */
+	/* What a file stores of it and what it means, where these differ: 1 + the stored number; of every `group_of`
+	 * stored rows those from `group_from` on, `group_rows` of them (0: all rows are its own); one tensor for each
+	 * expert. */
 	bool plus_one;
 	uint32_t pair_dims; /* of an interleaved one: features of each head that lie in pairs; 0: all */
 	uint32_t group_from, group_rows, group_of;

@@ -3,7 +3,8 @@
  * command by the build.
  *
  * Some write without knowing how much room there is, some cannot report a bad number, some keep
- * hidden state or depend on the machine's clock and locale, two run a shell. Tests, fuzz targets and benchmarks may (ST_TESTS).
+ * hidden state or depend on the machine's clock and locale, two run a shell. Tests, fuzz targets and
+ * benchmarks may use them (ST_TESTS).
  */
 #if !defined ST_BASE_BANNED_H && !defined ST_TESTS
 #define ST_BASE_BANNED_H

@@ -12,7 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* The choice is made before a sanitizer is ready for it. clang 14 gives such functions names that no other file can call. */
+/* Not under sanitizers, which are not ready yet when the choice is made; not by clang 14, which gives such functions
+ * names that no other file can call. */
 #if defined(__x86_64__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define ST_LEVELS __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -20,8 +21,8 @@
 #endif
 
 /*
- * Sums are taken in eight lanes: element i belongs to lane i % 8. Lanes lie in vectors of 32 bytes, since compilers take
- * larger ones apart by way of memory.
+ * Sums are taken in eight lanes: element i belongs to lane i % 8. Lanes lie in vectors of 32 bytes, since compilers
+ * take larger ones apart by way of memory.
  */
 #define ST_LANES 8
 typedef float st_f32x4 __attribute__((vector_size(16)));

@@ -48,8 +48,9 @@ static char *temp_name(const char *path)
 static int placed;
 
 /*
- * Where an output goes, for the caller to free: through a symbolic link to what it points at, which is replaced while the
- * link stays. A link to nothing is refused by name, and so is a name that no file can have, before any work is done.
+ * Where an output goes, for the caller to free: through a symbolic link to what it points at, which is replaced while
+ * the link stays. A link to nothing is refused by name, and so is a name that no file can have, before any work is
+ * done.
  */
 static char *target_of(const char *path, struct st_error *err)
 {

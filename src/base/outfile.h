@@ -3,8 +3,8 @@
  *
  * Bytes go to a nameless file in the target's folder (O_TMPFILE; a temporary name where
  * the file system has none). Commit flushes it to disk and gives it its name in one step,
- * replacing an older file. A symbolic link is written through: what it points at is replaced. Until then nothing is visible, and a killed process leaves
- * nothing behind on file systems with O_TMPFILE.
+ * replacing an older file. A symbolic link is written through: what it points at is replaced. Until then nothing is
+ * visible, and a killed process leaves nothing behind on file systems with O_TMPFILE.
  */
 #ifndef ST_BASE_OUTFILE_H
 #define ST_BASE_OUTFILE_H
@@ -29,24 +29,28 @@ ST_MUST_CHECK enum st_status st_outfile_readable(struct st_outfile *f, const cha
 ST_MUST_CHECK enum st_status st_outfile_commit(struct st_outfile *f, struct st_error *err);
 void st_outfile_abort(struct st_outfile *f);
 
-/* The same promise for a folder: build under a temporary name, then rename.
- * `replaces` (NULL: nothing): an existing folder of that name changes places with the new one, in one step where the
- * file system can do that, and is then removed, if it is empty, or holds the first of these names and nothing that does not match one of them: patterns for the names
- * in a folder of the kind that is written, NULL last.
- * A process that is killed outright (SIGKILL, power) leaves its temporary folder, NAME.stele-PID-N, behind. */
+/*
+ * The same promise for a folder: build under a temporary name, then rename. A process that is killed outright (SIGKILL,
+ * power) leaves its temporary folder, NAME.stele-PID-N, behind.
+ *
+ * `replaces`: patterns for the names in a folder of the kind that is written, NULL last; or NULL, and then no folder
+ * may be there. An older folder is replaced if it is empty, or if it holds the first of these names and none that
+ * matches no pattern. It changes places with the new one, in one step where the file system can do that, and is then
+ * removed.
+ */
 struct st_outdir;
 ST_MUST_CHECK enum st_status st_outdir_open(const char *path, const char *const *replaces, struct st_outdir **out,
                                             struct st_error *err);
 const char *st_outdir_path(const struct st_outdir *d); /* of the temporary folder */
 ST_MUST_CHECK enum st_status st_outdir_commit(struct st_outdir *d, struct st_error *err);
-/* Removes what was written. A failure in a file of the temporary folder (err, which may be NULL) is told of the file's
- * place in the folder to be. */
+/* Removes what was written. err (may be NULL): a failure in a file of the temporary folder gets the path that the file
+ * would have had. */
 void st_outdir_abort(struct st_outdir *d, struct st_error *err);
 
 /* Remove the temporary folder of every st_outdir that is open. Async-signal-safe: for a handler that is about to
  * end the process. */
 void st_outdirs_remove(void);
-/* Whether the output that was begun last has got its name. Async-signal-safe: an interrupt after that undoes nothing. */
+/* Whether the output that was begun last has its name: an interrupt then undoes nothing. Async-signal-safe. */
 bool st_outputs_placed(void);
 
 /* The error of an output that is there already and may not be replaced. */

@@ -14,8 +14,8 @@ typedef void (*st_pool_fn)(void *ctx, unsigned lane, uint64_t begin, uint64_t en
 
 /*
  * Call fn for [0, n) in pieces of `piece` (at least 1), each once, in any order and on any thread, and return when all
- * are done. The caller works too. Loops of one piece, and calls from inside fn, run on the calling thread alone, as lane 0:
- * a loop inside a loop needs scratch of its own.
+ * are done. The caller works too. Loops of one piece, and calls from inside fn, run on the calling thread alone, as
+ * lane 0: a loop inside a loop needs scratch of its own.
  */
 void st_pool_run(struct st_pool *p, uint64_t n, uint64_t piece, st_pool_fn fn, void *ctx);
 

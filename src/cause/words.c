@@ -1,4 +1,4 @@
-/* words.c - a cause as a sentence: the wordings of its row, filled in. The marks are described in <stele/causes.def>. */
+/* words.c - a cause as a sentence: the wordings of its row, filled in. <stele/causes.def> describes the marks. */
 #include <stele/cause.h>
 
 #include <stdarg.h>

@@ -26,9 +26,12 @@ static inline float clamped(float v, float lo, float hi)
 	return v < hi ? v : hi;
 }
 
-/* The code -8 has no positive partner: the element of largest magnitude takes it, whatever its sign, which
- * gives a step of largest / 8 instead of largest / 7. Codes are taken with the step as stored. Ties go to even:
- * numbers that come out of Q5_0 have half of their elements there, and all of them away from zero make a gain of 1.05.
+/*
+ * The element of largest magnitude takes the code -8, which has no positive partner. The step is therefore largest / 8,
+ * not largest / 7, and has the sign that this takes. Codes are chosen with the step as it is stored.
+ *
+ * Ties go to even. Half of the numbers that come out of Q5_0 are ties; rounded away from zero they would make a gain of
+ * 1.05.
  */
 void st_encode_apr_q4(const float *src, void *dst, size_t n)
 {

@@ -62,13 +62,16 @@ static void table_codes(const struct st_geometry *g, const int16_t *code, bool d
 }
 
 /*
- * How large a number may have been whose step was rounded away: by f16, or because the sub-block's integer is 0.
+ * How large a number may have been whose step was rounded to zero, by f16 or as the integer of its sub-block
+ * (docs/floors.md, "Cells").
  *
- * Encoders of super-blocks fit the block's factor d to the scales that they found for the sub-blocks, under importances.
- * Integers are the nearest under a factor that the fit may then have doubled, so a scale up to d became 0. That scale is
- * itself a fit: for codes around zero a mean of number / code, in which a code of 1 stands for half of one, and the
- * largest number for the largest level and 0.9. With a minimum beside it the scale is a slope, which two elements of
- * importance may make as small as they like: nothing bounds what was lost. Seen is four times the largest level.
+ * An encoder of super-blocks finds a scale for every sub-block, then the factor d that suits these scales, then the
+ * nearest integers. With importances the fit may double d, so a scale of up to d can have become 0.
+ *
+ * A scale is a fit, too. Without a minimum it is a weighted mean of number / code. A code of 1 stands for half of a
+ * step or more, so the largest number of the sub-block is at most (levels + 0.9) / 0.5 scales. With a minimum it is a
+ * slope, which two important elements can make as small as they like. Nothing bounds that; 3.3 of LOST_WITH_SLOPE was
+ * seen.
  */
 #define LOST_WITH_SLOPE 8
 
@@ -84,9 +87,9 @@ static float lost_with_step(const struct st_geometry *g, const struct st_block_p
 }
 
 /*
- * With a table of uneven levels the mean of number / level is as good as nothing: the smallest level is 1 and stands for
- * numbers up to 7. An encoder that makes such a sub-block's scale 0 chooses its codes after that: all are the one nearest
- * to zero.
+ * Whether nothing is known of a sub-block whose scale is 0, in a type with a table of uneven levels. Its smallest level
+ * is 1 and stands for numbers up to 7, so a mean of number / level bounds nothing. An encoder chooses the codes after
+ * the scale: under a scale of 0 all of them are the one nearest to zero.
  */
 static bool is_unknown(const struct st_geometry *g, const struct st_block_parts *p, const int16_t *code)
 {
@@ -125,11 +128,13 @@ static struct st_elements moved(const struct st_elements *e, uint64_t by)
 }
 
 /*
- * Types whose elements have no code of their own. step: of each sub-block, what the table's magnitudes are multiplied by.
- * top: the largest magnitude; an element that has it was clipped, so that outwards there is no end. wide: how many steps
- * an element may have been moved when its vector was chosen for all its elements together, and by importances. Where 7
- * signs of 8 are stored, one element may have got the other sign: twice the largest magnitude. most: steps of the
- * largest number, in units of the block's factor.
+ * Types whose codes choose a vector for several elements at once.
+ *
+ * steps: of each sub-block, what the table's magnitudes are multiplied by.
+ * top:   the largest magnitude. An element that has it may have been clipped, so its cell has no outer end.
+ * wide:  how many steps from an element its number may have been: the vector was chosen for all its elements together,
+ *        and by importances. Where 7 signs of 8 are stored, the eighth may be wrong, which is twice the top.
+ * most:  steps of the largest number, in units of the block's factor.
  */
 static const struct vectors {
 	enum st_dtype type;
@@ -329,8 +334,8 @@ double st_dtype_largest(enum st_dtype t)
 bool st_dtype_has_nibbles(enum st_dtype t)
 {
 	const struct st_geometry *g = st_dtype_geometry(t);
-	/* Q6_K keeps the lower four bits of its codes in nibbles as well, but with two bits missing no order of them is a
-	 * layout that anybody writes. */
+	/* Q6_K keeps the lower four bits of its codes in nibbles as well, but with two bits missing no order of them is
+	 * a layout that anybody writes. */
 	return g->code.bits == 4 && g->code_high.bits <= 1;
 }
 

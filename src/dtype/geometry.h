@@ -73,8 +73,8 @@ struct st_geometry {
 const struct st_geometry *st_dtype_geometry(enum st_dtype t);
 
 /*
- * Encode n elements, whole blocks of a type that has an encoder. importance: one number, not negative, for each element,
- * by which its squared error counts, or NULL. F32, F16, BF16, Q8_0 and APR's types take no notice of it.
+ * Encode n elements, whole blocks of a type that has an encoder. importance: one number, not negative, for each
+ * element, by which its squared error counts, or NULL. F32, F16, BF16, Q8_0 and APR's types take no notice of it.
  */
 void st_dtype_encode(enum st_dtype t, const float *src, const float *importance, void *dst, size_t n);
 /* Does the type take notice? */
@@ -120,12 +120,12 @@ void st_block_reorder(enum st_dtype t, uint8_t *block, enum st_code_order order)
  * value:    as decoded.
  * below,
  * above:    the distance to the value of the next lower and the next higher code of the same block. A number that was
- *           rounded to the nearest code lies within half of it. INFINITY where there is no such code: encoders clip
- *           there. 0 for integers, whose numbers are exact. Both are 0 in a (sub-)block whose step is zero, where all
- *           codes give one value, and INFINITY where nothing bounds what that step was.
- * rounding: how far the rounding of the block's own factors may have moved the ends of that half step: half a unit of
- *           each stored factor times what it multiplies there. It counts for encoders that choose codes before they
- *           round the factors. Where a step was rounded to zero it holds all that the number could have been.
+ *           rounded to the nearest code lies within half of it. INFINITY where there is no such code, since encoders
+ *           clip there. 0 for integers, whose numbers are exact. In a (sub-)block whose step is zero all codes give
+ *           one value: both are 0, or INFINITY where nothing bounds what that step was.
+ * rounding: how far the rounding of the block's factors may have moved the ends of that half step: half a unit of each
+ *           stored factor times what it multiplies there. Encoders that choose codes before they round the factors do
+ *           that. Where a step was rounded to zero it holds all that the number could have been.
  */
 struct st_elements {
 	float *value, *below, *above, *rounding;

@@ -1,19 +1,24 @@
 /*
  * gptq.c - GPTQ and AWQ: codes in 32-bit words, one row of factors for each group of inputs.
  *
- * Both store the transpose, [in, out]. GPTQ packs codes of 2, 3, 4 or 8 bits down a column, qweight [in * bits / 32, out],
- * AWQ packs eight outputs into a word, qweight [in, out / 8], in the order 0 2 4 6 1 3 5 7. scales [groups, out] are
- * floats; qzeros [groups, out * bits / 32] are packed along the outputs, AWQ's in its order. number = scale * (code -
- * zero).
+ * Both store the transpose, [in, out]:
+ *
+ *	qweight  GPTQ: [in * bits / 32, out], codes of 2, 3, 4 or 8 bits packed down a column
+ *	         AWQ:  [in, out / 8], eight outputs in a word, in the order 0 2 4 6 1 3 5 7
+ *	scales   [groups, out], floats
+ *	qzeros   [groups, out * bits / 32], packed along the outputs, AWQ's in its order
+ *
+ * number = scale * (code - zero).
  */
 #include "dtype/apart.h"
 
 #include "base/cursor.h"
 
 /*
- * GPTQ rounds a column and adds what that has lost to the columns that are still to come, so a code is the nearest one to
- * another number than the weight. Seen in matrices of 512 inputs under white, correlated and uneven activations (three
- * channels 50 times the others): up to 4.6 steps.
+ * How many steps a weight may be from its number (docs/floors.md, "Packed by other programs"). GPTQ rounds one column
+ * after the other and adds each one's error to the columns that follow, so a code is not the nearest one to the weight.
+ * Up to 4.6 steps were seen, in matrices of 512 inputs under white, correlated and uneven activations (three channels
+ * 50 times the others).
  */
 #define GPTQ_STEPS 6
 

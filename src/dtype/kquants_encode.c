@@ -1,9 +1,9 @@
 /*
  * kquants_encode.c - encoders of the K-quants and IQ4: a search for the scales that lose least (dtype/search.h).
  *
- * The step (and minimum) of each sub-block is searched first. Then the sub-blocks' steps are rounded to the small integers
- * that the super-block stores, and the numbers are coded again under those: every code is the nearest one under the
- * scales as they are stored.
+ * The step (and minimum) of each sub-block is searched first. Then the sub-blocks' steps are rounded to the small
+ * integers that the super-block stores, and the numbers are coded again under those: every code is the nearest one
+ * under the scales as they are stored.
  *
  * With importances (one per number: how much its square matters, as an importance matrix has it) the weight of a number
  * also grows with its size, and the integers beside the rounded ones are tried as well.

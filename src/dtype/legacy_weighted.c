@@ -1,8 +1,8 @@
 /*
  * legacy_weighted.c - blocks of 32 elements by importances: a search for the step (and minimum) that loses least.
  *
- * The numbers are coded under the step as it is stored, so every code is the nearest one. Q8_0 has no such encoder: half of
- * its step is what importances could save.
+ * The numbers are coded under the step as it is stored, so every code is the nearest one. Q8_0 has no such encoder,
+ * since its steps are so small that importances have little to save.
  */
 #include "dtype/codec.h"
 

@@ -44,8 +44,8 @@ static double encode_block(const float *x, const float *importance, int exponent
 	return loss;
 }
 
-/* The OCP text's choice puts the largest magnitude into the top octave, 4 to 8, where what lies above 6 is clipped. With
- * importances the exponents beside it are tried as well. */
+/* The OCP text's choice puts the largest magnitude into the top octave, 4 to 8, where what lies above 6 is clipped.
+ * With importances the exponents beside it are tried as well. */
 void st_encode_weighted_mxfp4(const float *src, const float *importance, void *dst, size_t n)
 {
 	struct st_block_mxfp4 *b = dst, trial;

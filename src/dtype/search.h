@@ -1,11 +1,11 @@
 /*
  * search.h - the step, or step and minimum, that lose least of a run of numbers.
  *
- * Numbers are rounded to codes under a few trial steps. For each set of codes the best real step (and minimum) follows by
- * weighted least squares; the best of all trials is kept.
+ * Numbers are rounded to codes under a few trial steps. For each set of codes the best real step (and minimum) follows
+ * by weighted least squares; the best of all trials is kept.
  *
- * Trial loops carry codes as f32 in vectors of four lanes, one partial sum per lane, summed in a fixed order: the bits are
- * the same on every machine. (Plain loops over lanes are left scalar by gcc 12.) Everything is inlined where n is a
+ * Trial loops carry codes as f32 in vectors of four lanes, one partial sum per lane, summed in a fixed order: the bits
+ * are the same on every machine. (Plain loops over lanes are left scalar by gcc 12.) Everything is inlined where n is a
  * constant.
  */
 #ifndef ST_DTYPE_SEARCH_H
@@ -66,8 +66,8 @@ struct st_trials {
 };
 
 /*
- * x = step * code + minimum, codes 0 .. top; returns the step. With `no_positive` the minimum is at most 0, and 0 is within
- * the range: such types store a number that is not negative and taken away. *min_out is the minimum, negated.
+ * x = step * code + minimum, codes 0 .. top; returns the step. With `no_positive` the minimum is at most 0, and 0 is
+ * within the range: such types store a number that is not negative and taken away. *min_out is the minimum, negated.
  */
 ST_SEARCH float st_fit_affine(const float *x, const float *weight, unsigned n, int top, struct st_trials t,
                               bool no_positive, float *min_out)
@@ -137,8 +137,8 @@ ST_SEARCH float st_signed_max(const float *x, unsigned n)
 	return max;
 }
 
-/* x = step * code, codes -half .. half - 1, which has room for the largest magnitude on one side only; returns the step,
- * of either sign. */
+/* x = step * code, codes -half .. half - 1, which has room for the largest magnitude on one side only; returns the
+ * step, of either sign. */
 ST_SEARCH float st_fit_symmetric(const float *x, const float *weight, unsigned n, int half)
 {
 	float max = st_signed_max(x, n);
@@ -153,7 +153,8 @@ ST_SEARCH float st_fit_symmetric(const float *x, const float *weight, unsigned n
 	float best_step = 0;
 	double best = 0;
 	for (int trial = 0; trial < 19; trial++) {
-		/* The largest number gets the code -half in the first trial, then up to 0.9 more or less before clamping. */
+		/* The largest number gets the code -half in the first trial, then up to 0.9 more or less before
+		 * clamping. */
 		float inv = -((float)half + (trial == 0 ? 0 : 0.1f * (float)(trial <= 9 ? trial - 10 : trial - 9)))
 		          / max;
 		st_vec c2 = { 0 }, cx = { 0 };

@@ -5,8 +5,8 @@
 #include "dtype/half.h"
 
 /*
- * Five digits of base 3 in a byte, as the fraction byte / 256 of 243: a digit is what three times the fraction has in
- * front of the point once the digits before it are multiplied away.
+ * Digit i of five in base 3. The byte is a fraction, byte / 256 = 0.d0 d1 d2 d3 d4 in base 3. Times 3^i, cut to the
+ * part behind the point, the fraction begins with digit i; three times that has the digit in front of the point.
  */
 static int digit(uint8_t byte, unsigned i)
 {

@@ -43,7 +43,7 @@ static size_t value_cols(const struct st_node *n, size_t P)
 	return n->op == ST_OP_SCORES || n->op == ST_OP_SOFTMAX ? P : n->width;
 }
 
-/* Where K is all of a node's value, and V none of it, it lives in the cache only: nothing to copy, nothing to disagree. */
+/* Where K is all of a node's value, and V none of it, it lives in the cache only: there is no copy to disagree. */
 static bool is_cached_k(const struct st_run *r, uint32_t i)
 {
 	const struct st_node *n = &r->g->nodes[i];

@@ -1,6 +1,6 @@
 /*
- * dot_template.h - the product sums of one level, for one element type: included by dots.h once for f32 and once for f64
- * accumulators.
+ * dot_template.h - the product sums of one level, for one element type: included by dots.h once for f32 and once for
+ * f64 accumulators.
  *
  * A register tile of R weight rows by C tokens holds all lanes of its sums; tokens and rows
  * left over take narrower tiles. No tile changes the order in which one sum is formed.

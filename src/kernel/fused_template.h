@@ -1,9 +1,10 @@
 /*
- * fused_template.h - dot of one stored type for few tokens, AVX-512: a group of elements of four rows is
- * decoded into a few vectors and multiplied at once, so that the decoding of one group runs beside the
- * products of the one before; the factors of a block are made before the last products of the block before, for
- * nothing can begin without them. Large groups cost: the products wait for four rows to be decoded. With many
- * tokens the plain dot on a decoded tile is as fast. The order of each sum is dot's.
+ * fused_template.h - dot of one stored type for few tokens, AVX-512, decoding as it multiplies.
+ *
+ * A group of elements of four rows is decoded into a few vectors and multiplied at once. The decoding of a group then
+ * runs beside the products of the one before. The factors of a block are made before the last products of the block
+ * before, since nothing can begin without them. Groups are small, since the products wait until four rows are decoded.
+ * With many tokens the plain dot on a decoded tile is as fast. The order of each sum is dot's.
  *
  * The includer defines TYPE (prep_TYPE and group_TYPE above), ELEMS per block, GROUP elements per group.
  */

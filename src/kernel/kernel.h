@@ -66,7 +66,8 @@ void st_matmul(const struct st_exec *e, const struct st_tensor *w, const float *
 void st_rmsnorm(const struct st_exec *e, const float *x, size_t ldx, const float *w, double eps, size_t T, size_t D,
                 float *y, size_t ldy);
 
-/* y[t, i] = w[i] (x[t, i] - mean_i x) / sqrt(mean_i (x - mean)^2 + eps) + b[i]   w: [D] or NULL for ones; b: [D] or NULL */
+/* y[t, i] = w[i] (x[t, i] - mean_i x) / sqrt(mean_i (x - mean)^2 + eps) + b[i]
+ * w: [D] or NULL for ones; b: [D] or NULL */
 void st_layernorm(const struct st_exec *e, const float *x, size_t ldx, const float *w, const float *b, double eps,
                   size_t T, size_t D, float *y, size_t ldy);
 
@@ -132,7 +133,7 @@ double st_exp(double x);
 double st_log(double x);
 void st_sincos(double x, double *s, double *c);
 
-/* Register tiles of a product of two f32 matrices: rounds of fma in order of k from zero, the same bits at every level. */
+/* Register tiles of a product of two f32 matrices: fma in order of k from zero, the same bits at every level. */
 struct st_gemm_level {
 	size_t mr, nr; /* rows and columns of a tile */
 	/* c[mr, nr] (+)= sum over kc of a[k mr + i] b[k nr + j]; a, b packed, c rows ldc apart */
