@@ -472,6 +472,58 @@ static enum st_status top(struct builder *b, struct st_node *n, uint32_t in)
 	return ST_OK;
 }
 
+/* Of each head a's features, then b's; b has as many heads, or one for all. */
+static enum st_status concat(struct builder *b, struct st_node *n, const uint32_t *in)
+{
+	n->op = ST_OP_CONCAT;
+	ST_TRY(count(b, "heads", 1, &n->heads));
+	uint32_t H = n->heads, each = H ? in[0] / H : 0;
+	if (H == 0 || in[0] % H)
+		return FAIL(b, "%u features are not %u heads", in[0], H);
+	bool shared;
+	ST_TRY(flag(b, "shared_head", &shared));
+	n->kv_heads = shared ? 1 : H;
+	if (in[1] % n->kv_heads)
+		return FAIL(b, "%u features are not %u heads", in[1], n->kv_heads);
+	n->head_dim = in[1] / n->kv_heads;
+	uint64_t width = (uint64_t)H * (each + n->head_dim);
+	if (width > MAX_WIDTH)
+		return FAIL(b, "more than %u features", MAX_WIDTH);
+	n->width = (uint32_t)width;
+	return ST_OK;
+}
+
+static enum st_status xielu(struct builder *b, struct st_node *n, uint32_t in)
+{
+	static const char *const names[] = { "alpha_p", "alpha_n", "beta", "eps" };
+	n->op = ST_OP_XIELU;
+	n->width = in;
+	for (uint32_t i = 0; i < 4; i++) {
+		if (i < b->s->n_w && weight(b, i))
+			ST_TRY(need_vector(b, i, n, 1));
+		else
+			ST_TRY(real(b, names[i], 0, &n->xielu[i]));
+	}
+	n->n_w = b->s->n_w;
+	return ST_OK;
+}
+
+/* Rows of a matrix by the choice, added to the parts that the choice made. */
+static enum st_status bias_at(struct builder *b, struct st_node *n, const uint32_t *in)
+{
+	n->op = ST_OP_BIAS_AT;
+	n->width = in[0];
+	n->choices = in[1];
+	ST_TRY(need_weight(b, 0, n));
+	const struct st_weight *w = n->w[0];
+	if (b->g->nodes[n->in[1]].op != ST_OP_TOP || in[0] % in[1] || n->from[0] || w->n_experts || w->group_rows
+	    || st_tensor_cols(w->tensor) != in[0] / in[1]
+	    || st_tensor_rows(w->tensor) < b->g->nodes[b->g->nodes[n->in[1]].in[0]].width)
+		return FAIL(b, "\"%s\" does not fit: %u features, %u chosen",
+		            b->d->family->weights[b->s->w[0].weight].name, in[0], in[1]);
+	return ST_OK;
+}
+
 /* The second input is the indices of the largest of as many features as the first has. */
 static bool names_features(const struct builder *b, const struct st_node *n, uint32_t in)
 {
@@ -554,6 +606,43 @@ static enum st_status build(struct builder *b)
 		if (b->s->n_w && weight(b, 0)) /* without it, as `by` says */
 			ST_TRY(need_vector(b, 0, &n, 1));
 		ST_TRY(real(b, "by", 1, &n.scale));
+		ST_TRY(real(b, "plus", 0, &n.plus));
+		break;
+	case ST_OPERATION_scale_by_position:
+		n.op = ST_OP_SCALE_BY_POSITION;
+		n.width = in[0];
+		ST_TRY(real(b, "by", 0, &n.scale));
+		ST_TRY(count(b, "every", 0, &n.offset));
+		if (n.offset == 0)
+			return FAIL(b, "every 0 positions");
+		break;
+	case ST_OPERATION_concat:
+		ST_TRY(concat(b, &n, in));
+		break;
+	case ST_OPERATION_xielu:
+		ST_TRY(xielu(b, &n, in[0]));
+		break;
+	case ST_OPERATION_near_shares:
+		n.op = ST_OP_NEAR_SHARES;
+		n.width = in[1];
+		ST_TRY(real(b, "jitter", 0, &n.jitter));
+		if (!names_features(b, &n, in[0]))
+			return FAIL(b, "the indices are not those of %u features", in[0]);
+		break;
+	case ST_OPERATION_bias_at:
+		ST_TRY(bias_at(b, &n, in));
+		break;
+	case ST_OPERATION_sum_of:
+		n.op = ST_OP_WEIGHTED_SUM;
+		ST_TRY(count(b, "count", 0, &n.choices));
+		if (n.choices == 0 || in[0] % n.choices || n.from[0])
+			return FAIL(b, "%u features are not %u parts", in[0], n.choices);
+		n.width = in[0] / n.choices;
+		break;
+	case ST_OPERATION_spread:
+		n.op = ST_OP_SPREAD;
+		n.choices = in[1];
+		n.width = (uint64_t)in[0] * in[1] > MAX_WIDTH ? 0 : in[0] * in[1];
 		break;
 	case ST_OPERATION_rmsnorm:
 	case ST_OPERATION_layernorm:

@@ -120,6 +120,13 @@ static enum st_status stride(struct place *p, struct st_tensor *t, const struct 
 	uint64_t a, n;
 	ST_TRY(count(p, &step->a, 0, &a));
 	ST_TRY(count(p, &step->n, 1, &n));
+	if (t->ndim == 2 && t->layout == ST_LAYOUT_STRIDED && n && a < n && t->shape[0] % n == 0) {
+		int64_t between = t->strides[0];
+		ST_TRY(cut(p, t, a, t->shape[0] - (n - 1 - a)));
+		t->shape[0] = (t->shape[0] + n - 1) / n;
+		t->strides[0] = between * (int64_t)n;
+		return settle(t) ? ST_OK : FAIL(p, "%s: cannot be cut", p->name);
+	}
 	if (t->ndim != 2 || t->layout != ST_LAYOUT_ROWS || n == 0 || a >= n || t->shape[0] % n)
 		return FAIL(p, "%s: has no every %" PRIu64 "th row from %" PRIu64, p->name, n, a);
 	ST_TRY(cut(p, t, a, t->shape[0] - (n - 1 - a)));
@@ -129,6 +136,22 @@ static enum st_status stride(struct place *p, struct st_tensor *t, const struct 
 		return FAIL(p, "%s: cannot be cut", p->name);
 	t->row_bytes = row_bytes;
 	return ST_OK;
+}
+
+/* Every nth column from a. */
+static enum st_status columns(struct place *p, struct st_tensor *t, const struct st_source_step *step)
+{
+	uint64_t a, n, size = element_bytes(t);
+	ST_TRY(count(p, &step->a, 0, &a));
+	ST_TRY(count(p, &step->n, 1, &n));
+	if (t->ndim != 2 || t->layout != ST_LAYOUT_ROWS || !size || n == 0 || a >= n || t->shape[1] % n)
+		return FAIL(p, "%s: has no every %" PRIu64 "th column from %" PRIu64, p->name, n, a);
+	t->strides[0] = (int64_t)(t->row_bytes / size);
+	t->strides[1] = (int64_t)n;
+	t->layout = ST_LAYOUT_STRIDED;
+	t->data += a * size;
+	t->shape[1] /= n;
+	return settle(t) ? ST_OK : FAIL(p, "%s: cannot be cut", p->name);
 }
 
 static enum st_status each(struct place *p, const struct st_tensor *t, const struct st_source_step *step,
@@ -162,6 +185,8 @@ static enum st_status step(struct place *p, struct st_tensor *t, const struct st
 		return cut(p, t, a, b);
 	case ST_SOURCE_STRIDE:
 		return stride(p, t, s);
+	case ST_SOURCE_COLUMNS:
+		return columns(p, t, s);
 	case ST_SOURCE_EACH:
 		return each(p, t, s, w);
 	case ST_SOURCE_PAIRS:
@@ -266,6 +291,31 @@ static enum st_status view(struct place *p, const struct st_source *src, const s
 	return ST_OK;
 }
 
+/* A stack of which each matrix is stored transposed: the steps are taken with each of them. */
+static enum st_status stack_of_transposed(struct place *p, const struct st_source *src, const struct st_tensor *t,
+                                          struct st_weight *w)
+{
+	struct st_tensor *views = st_arena_alloc(&p->d->arena, p->shape[0], sizeof *views), flat = *t;
+	struct st_error *err = p->err;
+	ST_NEED(views);
+	if (t->layout != ST_LAYOUT_ROWS || t->shape[0] != p->shape[0])
+		return FAIL(p, "%s: is no stack of %" PRIu64, p->name, p->shape[0]);
+	p->d->used[t - p->d->c->tensors] = true;
+	flat.ndim = 2;
+	flat.shape[0] = t->shape[0] * t->shape[1];
+	flat.shape[1] = t->shape[2];
+	for (uint64_t e = 0; e < p->shape[0]; e++) {
+		views[e] = flat;
+		ST_TRY(cut(p, &views[e], e * t->shape[1], (e + 1) * t->shape[1]));
+		for (uint32_t i = 0; i < src->n_steps; i++)
+			ST_TRY(step(p, &views[e], &src->steps[i], w));
+		ST_TRY(check_shape(p, w, &views[e], 2));
+	}
+	w->tensor = w->experts = views;
+	w->n_experts = (uint32_t)p->shape[0];
+	return ST_OK;
+}
+
 /* One tensor for each expert. */
 static enum st_status gather(struct place *p, const struct st_source *src, struct st_weight *w)
 {
@@ -289,6 +339,8 @@ static enum st_status whole(struct place *p, const struct st_source *src, const 
 {
 	struct st_tensor *v = st_arena_alloc(&p->d->arena, 1, sizeof *v);
 	struct st_error *err = p->err;
+	if (p->w->rank == 3 && t->ndim == 3 && src->n_steps && src->steps[0].op == ST_SOURCE_TRANSPOSE)
+		return stack_of_transposed(p, src, t, w);
 	ST_NEED(v);
 	ST_TRY(view(p, src, t, w, v));
 	ST_TRY(check_shape(p, w, v, p->w->rank));

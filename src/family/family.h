@@ -87,6 +87,7 @@ enum st_source_op {
 	ST_SOURCE_PAIRS,     /* pairs(n, NAME[, m]): n heads, of whose features the first m (all) lie in rotary pairs */
 	ST_SOURCE_PLUS_ONE,  /* 1+NAME */
 	ST_SOURCE_NEG_EXP,   /* -exp(NAME) */
+	ST_SOURCE_COLUMNS,   /* NAME[,a::n]: every nth column from a */
 };
 
 #define ST_SOURCE_STEPS 4

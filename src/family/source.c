@@ -54,10 +54,11 @@ static enum st_status tensor_name(struct st_line *l, const char **out, struct st
 	return ST_OK;
 }
 
-/* [a:b] [a::n] [each n: a:b of m], the bracket read */
+/* [a:b] [a::n] [,a::n] [each n: a:b of m], the bracket read */
 static enum st_status rows(struct st_line *l, const struct st_family *f, struct st_source *s, struct st_error *err)
 {
 	struct st_source_step step = { .op = ST_SOURCE_ROWS };
+	bool columns = st_line_take(l, ",");
 	if (st_line_word(l, "each")) {
 		step.op = ST_SOURCE_EACH;
 		ST_TRY(st_expression_parse(l, f, false, &step.n, err));
@@ -74,14 +75,16 @@ static enum st_status rows(struct st_line *l, const struct st_family *f, struct 
 			                    st_line_rest(l).text);
 		ST_TRY(st_expression_parse(l, f, false, &step.m, err));
 	} else if (st_line_take(l, ":")) {
-		step.op = ST_SOURCE_STRIDE;
+		step.op = columns ? ST_SOURCE_COLUMNS : ST_SOURCE_STRIDE;
 		ST_TRY(st_expression_parse(l, f, false, &step.n, err));
-	} else if (!st_line_take(l, "]")) {
+	} else if (columns || !st_line_take(l, "]")) {
 		ST_TRY(st_expression_parse(l, f, false, &step.b, err));
 	} else {
 		return add_step(l, s, step, err);
 	}
 	ST_TRY(closing(l, "]", err));
+	if (columns && step.op != ST_SOURCE_COLUMNS)
+		return st_line_fail(l, err, "of columns only every nth is known: [,a::n]");
 	return add_step(l, s, step, err);
 }
 

@@ -165,7 +165,44 @@ static void scale(const struct job *j)
 		st_weight_decode(n->w[0], 0, 1, j->r->vec);
 		by = j->r->vec[0];
 	}
-	st_scale(j->e, j->in[0], by, j->T * n->width, j->out);
+	if (n->plus != 0)
+		st_scale_plus(j->e, j->in[0], by, n->plus, j->T * n->width, j->out);
+	else
+		st_scale(j->e, j->in[0], by, j->T * n->width, j->out);
+}
+
+static void scale_by_position(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	for (size_t t = 0; t < j->T; t++) {
+		double by = 1 + n->scale * st_log(1 + (double)((j->r->pos[t] + 1) / n->offset));
+		st_scale(j->e, j->in[0] + t * j->ld[0], by, n->width, j->out + t * n->width);
+	}
+}
+
+static void concat(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	size_t b = n->head_dim, a = n->width / n->heads - b;
+	size_t next = n->kv_heads == 1 ? 0 : b; /* one head of the second serves all */
+	for (size_t t = 0; t < j->T; t++)
+		for (size_t h = 0; h < n->heads; h++) {
+			float *y = j->out + t * n->width + h * (a + b);
+			memcpy(y, j->in[0] + t * j->ld[0] + h * a, a * sizeof *y);
+			memcpy(y + a, j->in[1] + t * j->ld[1] + h * next, b * sizeof *y);
+		}
+}
+
+static void xielu(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	double p[4];
+	for (uint32_t i = 0; i < 4; i++) {
+		const float *w = vector(j, i, 0);
+		p[i] = w ? (double)w[0] : n->xielu[i];
+	}
+	for (size_t t = 0; t < j->T; t++)
+		st_xielu(j->in[0] + t * j->ld[0], p, n->width, j->out + t * n->width);
 }
 
 /* ---- experts ---- */
@@ -240,12 +277,46 @@ static void linear_at(const struct job *j)
 	}
 }
 
+static void bias_at(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	size_t N = n->width / n->choices;
+	for (size_t i = 0; i < j->T * n->choices; i++) {
+		size_t t = i / n->choices, c = i % n->choices;
+		st_weight_decode(n->w[0], (uint64_t)j->in[1][t * j->ld[1] + c], 1, j->r->vec);
+		st_add(j->e, j->in[0] + t * j->ld[0] + c * N, j->r->vec, N, j->out + i * N);
+	}
+}
+
+static void spread(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	size_t N = n->width / n->choices;
+	for (size_t t = 0; t < j->T; t++)
+		for (size_t c = 0; c < n->choices; c++)
+			st_scale(j->e, j->in[0] + t * j->ld[0], (double)j->in[1][t * j->ld[1] + c], N,
+			         j->out + t * n->width + c * N);
+}
+
+/* Indices that were put into a run are not those of `top`: what they name must be there. */
+static enum st_status check_indices(const struct job *j, size_t C, size_t limit, struct st_error *err)
+{
+	for (size_t t = 0; t < j->T; t++)
+		for (size_t c = 0; c < C; c++) {
+			float i = j->in[1][t * j->ld[1] + c];
+			if (!(i >= 0 && i < (float)limit && i == floorf(i)))
+				return st_fail(err, ST_ERR_MISMATCH, "index %g of token %zu is none of %zu experts",
+				               (double)i, t, limit);
+		}
+	return ST_OK;
+}
+
 static void weighted_sum(const struct job *j)
 {
 	const struct st_node *n = j->n;
 	for (size_t t = 0; t < j->T; t++)
-		st_weighted_sum(j->e, j->in[0] + t * j->ld[0], j->in[1] + t * j->ld[1], n->choices, n->width,
-		                j->out + t * n->width);
+		st_weighted_sum(j->e, j->in[0] + t * j->ld[0], j->in[1] ? j->in[1] + t * j->ld[1] : NULL, n->choices,
+		                n->width, j->out + t * n->width);
 }
 
 static void attend(const struct job *j)
@@ -317,7 +388,30 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 	case ST_OP_TOP:
 		top(&j);
 		break;
+	case ST_OP_SCALE_BY_POSITION:
+		scale_by_position(&j);
+		break;
+	case ST_OP_CONCAT:
+		concat(&j);
+		break;
+	case ST_OP_XIELU:
+		xielu(&j);
+		break;
+	case ST_OP_NEAR_SHARES:
+		ST_TRY(check_indices(&j, n->width, j.ld[0], err));
+		for (size_t t = 0; t < r->T; t++)
+			st_near_shares(j.in[0] + t * j.ld[0], j.ld[0], j.in[1] + t * j.ld[1], n->width, n->jitter,
+			               out + t * n->width);
+		break;
+	case ST_OP_BIAS_AT:
+		ST_TRY(check_indices(&j, n->choices, (size_t)st_tensor_rows(n->w[0]->tensor), err));
+		bias_at(&j);
+		break;
+	case ST_OP_SPREAD:
+		spread(&j);
+		break;
 	case ST_OP_CHOSEN:
+		ST_TRY(check_indices(&j, n->width, j.ld[0] - n->from[0], err));
 		chosen(&j);
 		break;
 	case ST_OP_SOFTMAX_ALL:
@@ -329,9 +423,11 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 			         n->width, out + t * n->width);
 		break;
 	case ST_OP_SOFTMAX_OF:
+		ST_TRY(check_indices(&j, n->width, j.ld[0] - n->from[0], err));
 		softmax_of(&j);
 		break;
 	case ST_OP_LINEAR_AT:
+		ST_TRY(check_indices(&j, n->choices, n->w[0]->n_experts, err));
 		if (st_matmul_scratch(e, r->T, j.ld[0]) > r->scratch_size)
 			return st_fail(err, ST_ERR_USAGE, "more threads than the run was opened for");
 		linear_at(&j);

@@ -35,18 +35,24 @@ enum st_op {
 	ST_OP_ACT,         /* activation(in[0]) */
 	ST_OP_MUL,         /* in[0] * in[1] */
 	ST_OP_SOFTMAX_ALL, /* soft-max over the features of in[0] */
+	ST_OP_SCALE_BY_POSITION, /* in[0] times 1 + scale log(1 + floor((position + 1) / offset)) */
+	ST_OP_CONCAT, /* of each of `heads` heads the features of in[0], then those of in[1], which may be one head */
+	ST_OP_XIELU,  /* of in[0]; alpha_p, alpha_n, beta, eps in w[0..3], or where they are NULL in xielu[] */
+	ST_OP_NEAR_SHARES, /* of in[0] those that in[1] names, as st_near_shares has it */
+	ST_OP_BIAS_AT,     /* in[0], a part for each choice, plus the rows of w[0] that in[1] names */
+	ST_OP_SPREAD,      /* in[0] times each of in[1], side by side */
 	ST_OP_CLAMP,       /* in[0], between -scale and scale; `above`: below scale only */
 	ST_OP_TOP,         /* indices of the `width` largest of in[0] + w[0], the largest first; of equals the lowest */
 	ST_OP_SOFTMAX_OF,  /* soft-max over those elements of in[0] that in[1] names */
 	ST_OP_CHOSEN,      /* those elements of in[0] that in[1] names, as `shares` says */
 	ST_OP_LINEAR_AT,   /* in[0], one row or one for each choice, times the experts of w[0] that in[1] names */
-	ST_OP_WEIGHTED_SUM, /* of in[0]'s parts, one for each choice, times in[1] */
+	ST_OP_WEIGHTED_SUM, /* of in[0]'s parts, one for each choice, times in[1]; without one: the sum */
 };
 
 #define ST_NO_NODE UINT32_MAX
 
 #define ST_NODE_INPUTS 2
-#define ST_NODE_WEIGHTS 3 /* Q, K and V */
+#define ST_NODE_WEIGHTS 4 /* Q, K and V; xIELU has four numbers */
 
 struct st_node {
 	enum st_stage stage;
@@ -65,10 +71,13 @@ struct st_node {
 	bool own_weights;           /* LAYERNORM over heads: w[0] and w[1] hold numbers for each of them */
 	uint32_t window, chunk;     /* SCORES, SOFTMAX, MIX: 0 = all */
 	double slopes, slope_scale; /* SCORES: ALiBi's; 0 = none */
-	double scale, softcap;      /* SCORES, LINEAR (0 = none); scale: EMBED, SCALE */
-	uint32_t offset;            /* EMBED_POSITION: the row of position 0 */
-	uint32_t choices;           /* LINEAR_AT, WEIGHTED_SUM: experts for each token */
-	struct {                    /* TOP: the choice is among the `used` of `all` equal runs with the largest ... */
+	double plus;                /* SCALE */
+	double jitter;              /* NEAR_SHARES */
+	double xielu[4];
+	double scale, softcap; /* SCORES, LINEAR (0 = none); scale: EMBED, SCALE */
+	uint32_t offset;       /* EMBED_POSITION: the row of position 0 */
+	uint32_t choices;      /* LINEAR_AT, WEIGHTED_SUM: experts for each token */
+	struct {               /* TOP: the choice is among the `used` of `all` equal runs with the largest ... */
 		uint32_t all, used, best; /* ... sum of their `best` largest */
 	} groups;
 	struct st_shares shares; /* CHOSEN */

@@ -114,6 +114,8 @@ static void lay_out(struct st_run *r, struct layout *l)
 				need += n->w[k]->group_rows ? n->w[k]->tensor->n_elems : 0;
 			vec = need > vec ? need : vec;
 		}
+		if (n->op == ST_OP_XIELU && vec < 1)
+			vec = 1;
 		if (n->op == ST_OP_TOP) { /* a bias, its sum with the input, and that without the other groups */
 			uint64_t need = 3 * (uint64_t)g->nodes[n->in[0]].width;
 			vec = need > vec ? need : vec;

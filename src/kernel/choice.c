@@ -41,3 +41,45 @@ void st_clamp(const float *x, float low, float high, size_t n, float *y)
 	for (size_t i = 0; i < n; i++)
 		y[i] = st_canonical(x[i] > high ? high : x[i] < low ? low : x[i]);
 }
+
+void st_near_shares(const float *x, size_t n, const float *index, size_t C, double jitter, float *y)
+{
+	for (size_t c = 0; c < C; c++) {
+		double m = (double)x[(size_t)index[c]], sum = 0;
+		for (size_t i = 0; i < n; i++) {
+			double v = (double)x[i], size = fabs(v) < m ? m : fabs(v);
+			bool before = false;
+			for (size_t b = 0; b < c; b++)
+				before |= index[b] == (float)i;
+			if (!before && !((m - v) / size > 2 * jitter))
+				sum += st_exp(v - m);
+		}
+		y[c] = st_canonical((float)(1 / sum));
+	}
+}
+
+/* log(1 + exp(x)) */
+static double softplus(double x) { return x > 40 ? x : st_log(1 + st_exp(x)); }
+
+/* exp(x) - 1 - x, where for small x all of it would cancel. x <= 0 */
+static double beyond_line(double x)
+{
+	if (x > -1e-2)
+		return x * x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6))));
+	return st_exp(x) - 1 - x;
+}
+
+void st_xielu(const float *x, const double p[4], size_t n, float *y)
+{
+	double above = softplus(p[0]), below = p[2] + softplus(p[1]), beta = p[2], eps = p[3];
+	for (size_t i = 0; i < n; i++) {
+		double v = (double)x[i], part;
+		if (v > 0)
+			part = above * v * v;
+		else if (v > eps)
+			part = (beyond_line(eps) + eps - v) * below;
+		else
+			part = beyond_line(v) * below;
+		y[i] = st_canonical((float)(part + beta * v));
+	}
+}

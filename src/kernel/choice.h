@@ -16,7 +16,13 @@ struct st_shares {
 	double plus, least, by;
 };
 void st_chosen(const float *x, const float *index, size_t C, const struct st_shares *s, float *y);
+/* y[c] = 1 / sum of exp(x[i] - m), m = x[index[c]], over the i that no index before c names and that are near to it: (m -
+ * x[i]) / max(|x[i]|, m) <= 2 jitter. All in f64, in order of i; rounded once. */
+void st_near_shares(const float *x, size_t n, const float *index, size_t C, double jitter, float *y);
 /* y[i] = x[i], but no smaller than `low` and no larger than `high`; NaN stays. y may be x */
 void st_clamp(const float *x, float low, float high, size_t n, float *y);
+/* xIELU: beta x plus softplus(alpha_p) x^2 above 0, (beta + softplus(alpha_n)) (exp(min(x, eps)) - 1 - x) below; in f64,
+ * rounded once. p: alpha_p, alpha_n, beta, eps. */
+void st_xielu(const float *x, const double p[4], size_t n, float *y);
 
 #endif

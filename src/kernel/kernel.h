@@ -117,13 +117,15 @@ void st_add(const struct st_exec *e, const float *a, const float *b, size_t n, f
 void st_mul(const struct st_exec *e, const float *a, const float *b, size_t n, float *y);
 /* y[i] = by x[i]; y may be x */
 void st_scale(const struct st_exec *e, const float *x, double by, size_t n, float *y);
+/* y[i] = by x[i] + plus, in f64; y may be x */
+void st_scale_plus(const struct st_exec *e, const float *x, double by, double plus, size_t n, float *y);
 /* y[i] = cap tanh(x[i] / cap); y may be x */
 void st_cap(const struct st_exec *e, const float *x, double cap, size_t n, float *y);
 /* Soft-max of one row; y may be x. */
 void st_softmax(const struct st_exec *e, const float *x, size_t n, float *y);
 /* Indices of the k largest of x[n], the largest first; of equals the lowest first, NaN last. */
 void st_top(const float *x, size_t n, size_t k, float *index);
-/* y[i] = sum_c w[c] x[c D + i] in f64, in order of c, rounded once */
+/* y[i] = sum_c w[c] x[c D + i] in f64, in order of c, rounded once; w NULL: ones */
 void st_weighted_sum(const struct st_exec *e, const float *x, const float *w, size_t C, size_t D, float *y);
 /* y[t, i] = x[t, i] + b[i]   x, y: [T, D] */
 void st_add_bias(const struct st_exec *e, const float *x, const float *b, size_t T, size_t D, float *y);

@@ -184,7 +184,7 @@ void st_add_bias(const struct st_exec *e, const float *x, const float *b, size_t
 struct scaled {
 	const struct st_exec *e;
 	const float *x;
-	double by, cap;
+	double by, cap; /* cap: or what is added */
 	float *y;
 };
 
@@ -199,6 +199,20 @@ void st_scale(const struct st_exec *e, const float *x, double by, size_t n, floa
 {
 	struct scaled j = { e, x, by, 0, y };
 	st_pool_each(e->pool, n, 1, scale_elements, &j);
+}
+
+static void scale_plus_elements(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct scaled *j = ctx;
+	(void)lane;
+	for (uint64_t i = begin; i < end; i++)
+		j->y[i] = st_canonical((float)((double)j->x[i] * j->by + j->cap));
+}
+
+void st_scale_plus(const struct st_exec *e, const float *x, double by, double plus, size_t n, float *y)
+{
+	struct scaled j = { e, x, by, plus, y };
+	st_pool_each(e->pool, n, 1, scale_plus_elements, &j);
 }
 
 static void cap_elements(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
@@ -240,7 +254,7 @@ void st_weighted_sum(const struct st_exec *e, const float *x, const float *w, si
 	for (size_t i = 0; i < D; i++) {
 		double sum = 0;
 		for (size_t c = 0; c < C; c++)
-			sum += (double)w[c] * (double)x[c * D + i];
+			sum += (w ? (double)w[c] : 1) * (double)x[c * D + i];
 		y[i] = st_canonical((float)sum);
 	}
 }

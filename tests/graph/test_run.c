@@ -409,7 +409,12 @@ static void experts_equal_plain_loops(void **state)
 		  .w = { table },
 		  .n_w = 1,
 		  .scale = 1 },
-		{ .stage = ST_STAGE_MOE_ROUTER, .op = ST_OP_LINEAR, .in = { 0, ST_NO_NODE }, .width = E, .w = { by }, .n_w = 1 },
+		{ .stage = ST_STAGE_MOE_ROUTER,
+		  .op = ST_OP_LINEAR,
+		  .in = { 0, ST_NO_NODE },
+		  .width = E,
+		  .w = { by },
+		  .n_w = 1 },
 		{ .stage = ST_STAGE_MOE_ROUTER_INDICES, .op = ST_OP_TOP, .in = { 1, ST_NO_NODE }, .width = C },
 		{ .stage = ST_STAGE_FFN_UP,
 		  .op = ST_OP_LINEAR_AT,
@@ -438,6 +443,15 @@ static void experts_equal_plain_loops(void **state)
 					     * embedding[ids[k] * K + i];
 				assert_true(fabs(got[(k * C + c) * N + n] - sum) <= 1e-6 * (1 + fabs(sum)));
 			}
+	/* Indices that a trace brings name experts that are there, or are refused. */
+	static const float none[] = { E, -1, 0.5f, NAN, 1e30f };
+	for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
+		struct st_error err = ST_ERROR_INIT;
+		float index[T_MAX * C] = { 0 };
+		index[T_MAX * C - 1] = none[i];
+		st_run_put(r, 2, index);
+		assert_int_equal(st_run_eval(r, 3, &err), ST_ERR_MISMATCH);
+	}
 	st_run_close(r);
 	free(t);
 }

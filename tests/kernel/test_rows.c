@@ -625,6 +625,47 @@ static void clamp(void **state)
 	assert_true(x[0] == -2 && x[1] == -2 && x[2] == 0.5f && x[3] == 2 && x[4] == 2 && isnan(x[5]));
 }
 
+/* Shares by hand: the first of 3, 2.99 and 1 are near to each other, 1 is not; behind 3 only 2.99 is left. */
+static void near_shares(void **state)
+{
+	(void)state;
+	const float x[] = { 1, 3, 2.99f }, at[] = { 1, 2 }, below[] = { -3, -3.02f, -9 }, first[] = { 0 };
+	float y[2];
+	st_near_shares(x, 3, at, 2, 0.01, y);
+	assert_true(ulps_f32(y[0], (double)(1 / (1 + expl((long double)2.99f - 3)))) <= 0.5001 && y[1] == 1);
+	st_near_shares(below, 3, first, 1, 0.01, y); /* 0.02 / 3.02 is near, 6 / 9 is not */
+	assert_true(ulps_f32(y[0], (double)(1 / (1 + expl((long double)-3.02f + 3)))) <= 0.5001);
+	st_near_shares(below, 3, first, 1, 0.003, y);
+	assert_true(y[0] == 1);
+}
+
+static void xielu(void **state)
+{
+	(void)state;
+	static const double p[4] = { 0.3, -0.4, 0.5, -1e-6 };
+	float x[] = { -90, -3, -0.5f, -0.011f, -0.009f, -1e-4f, -1e-6f, -3e-7f, -0.0f, 1e-6f, 0.7f, 30, NAN }, y[13];
+	st_xielu(x, p, 13, y);
+	for (size_t i = 0; i < 12; i++) {
+		long double v = x[i], ap = logl(1 + expl(p[0])), an = p[2] + logl(1 + expl(p[1])),
+			    low = v < (long double)p[3] ? v : (long double)p[3];
+		long double want = v > 0 ? ap * v * v + p[2] * v : (expm1l(low) - v) * an + p[2] * v;
+		assert_true(ulps_f32(y[i], (double)want) <= 0.501);
+	}
+	assert_int_equal(st_f32_bits(y[12]), 0x7FC00000);
+}
+
+static void scale_plus(void **state)
+{
+	(void)state;
+	enum st_mode mode = ST_MODE_EXACT;
+	float x[] = { 0, 1.5f, -3, 1e30f, INFINITY }, y[5];
+	EACH_EXEC(e)
+	{
+		st_scale_plus(&e, x, 2, 1, 5, y);
+		assert_true(y[0] == 1 && y[1] == 4 && y[2] == -5 && y[3] == 2e30f && y[4] == INFINITY);
+	}
+}
+
 static void weighted_sum(void **state)
 {
 	(void)state;
@@ -720,15 +761,27 @@ static void tiny_blocks_are_zeros_in_q8_k(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(rmsnorm),       cmocka_unit_test(rope),
-		cmocka_unit_test(attention),     cmocka_unit_test(attention_passes_on_what_is_not_finite),
-		cmocka_unit_test(softmax_sinks), cmocka_unit_test(softmax_extremes),
-		cmocka_unit_test(add_mul_bias),  cmocka_unit_test(layernorm),
-		cmocka_unit_test(scale_and_cap), cmocka_unit_test(plain_activations),
-		cmocka_unit_test(top),           cmocka_unit_test(groups),
-		cmocka_unit_test(chosen),        cmocka_unit_test(clamp),
-		cmocka_unit_test(weighted_sum),  cmocka_unit_test(fwht),
-		cmocka_unit_test(names),         cmocka_unit_test(tiny_blocks_are_zeros_in_q8_k),
+		cmocka_unit_test(rmsnorm),
+		cmocka_unit_test(rope),
+		cmocka_unit_test(attention),
+		cmocka_unit_test(attention_passes_on_what_is_not_finite),
+		cmocka_unit_test(softmax_sinks),
+		cmocka_unit_test(softmax_extremes),
+		cmocka_unit_test(add_mul_bias),
+		cmocka_unit_test(layernorm),
+		cmocka_unit_test(scale_and_cap),
+		cmocka_unit_test(plain_activations),
+		cmocka_unit_test(top),
+		cmocka_unit_test(groups),
+		cmocka_unit_test(chosen),
+		cmocka_unit_test(clamp),
+		cmocka_unit_test(near_shares),
+		cmocka_unit_test(xielu),
+		cmocka_unit_test(scale_plus),
+		cmocka_unit_test(weighted_sum),
+		cmocka_unit_test(fwht),
+		cmocka_unit_test(names),
+		cmocka_unit_test(tiny_blocks_are_zeros_in_q8_k),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("kernel rows", tests, NULL, NULL);
