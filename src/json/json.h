@@ -122,7 +122,21 @@ json_t *st_json_shape(const uint64_t *shape, size_t ndim);
 json_t *st_json_now(void);
 /* Sets o[key] = v and takes v. Lack of memory, which a NULL is too, is seen once, by st_json_ok. */
 void st_json_put(json_t *o, const char *key, json_t *v);
-/* Several at once: st_json_put_all(o, { "key", value }, { "other", value }). Returns o. */
+/* A member by the type of its value: text, truth, float, count, or a json_t * that is taken. An int does not compile: it
+ * may be a truth, which json_boolean says, or a number, which json_integer does. */
+#define ST_IS(key, v)                                                                                                \
+	{                                                                                                            \
+		key, _Generic((v),                                                                                 \
+		        json_t *: st_json_same, const char *: st_json_text, char *: st_json_text, bool: st_json_bool, \
+		        double: st_json_number, float: st_json_float, unsigned: st_json_u64,                       \
+		        unsigned long: st_json_u64, unsigned long long: st_json_u64, long: st_json_i64,            \
+		        long long: st_json_i64)(v) \
+	}
+static inline json_t *st_json_same(json_t *v) { return v; }
+static inline json_t *st_json_bool(bool v) { return json_boolean(v); }
+static inline json_t *st_json_float(float v) { return st_json_number((double)v); }
+static inline json_t *st_json_i64(int64_t v) { return json_integer(v); }
+/* Several at once: st_json_put_all(o, ST_IS("key", x), ST_IS("other", y)). Returns o. */
 #define st_json_put_all(o, ...) st_json_put_members(o, (const struct st_json_member[]){ __VA_ARGS__, { 0 } })
 /* A new object of them. */
 #define st_json_object(...) st_json_put_all(json_object(), __VA_ARGS__)

@@ -95,8 +95,8 @@ static enum st_status apply_one(struct apply *x, size_t i, struct st_error *err)
 	}
 	ST_TRY(make_checkpoint(x, e, p->path, &zero_error, err));
 	ST_TRY(st_file_sha256(p->path, hex, NULL, err));
-	st_json_put_all(p->entry, { "status", json_string("complete") }, { "checkpoint_sha256", json_string(hex) },
-	                { "python_component_zero_error", st_json_number(zero_error) });
+	st_json_put_all(p->entry, ST_IS("status", "complete"), ST_IS("checkpoint_sha256", hex),
+	                ST_IS("python_component_zero_error", zero_error));
 	fprintf(x->job.text, "%s: %s\n", e->source_name, hex);
 	return save_manifest(x, err);
 }
@@ -142,20 +142,19 @@ static json_t *seed_entry(const struct apply *x, const struct st_svf_entry *e, c
 	uint64_t shape[2];
 	st_svf_stage_shape(e, ST_SVF_FINAL_BF16, e->turned, shape);
 	return st_json_object(
-		{ "index", st_json_u64(e->index + 1) }, { "path", st_json_text(e->target_name) },
-		{ "source_name", st_json_text(e->source_name) }, { "artifact_key", st_json_text(e->target_name) },
-		{ "segments", segments(e->target_name) }, { "shape", st_json_shape(shape, 2) },
-		{ "type", json_string("{:bf, 16}") }, { "source_type", json_string("{:bf, 16}") },
-		{ "status", json_string("pending") }, { "offset_start", st_json_u64(e->start) },
-		{ "offset_end", st_json_u64(e->end) }, { "singular_values", st_json_u64(e->k) },
-		{ "checkpoint_path", st_json_text(checkpoint) }, { "checkpoint_sha256", json_null() },
-		{ "component_keys",
-	          st_json_object({ "u", json_sprintf("svd.U.%s", e->safe) }, { "s", json_sprintf("svd.S.%s", e->safe) },
-	                         { "v", json_sprintf("svd.V.%s", e->safe) },
-	                         { "scale", json_sprintf("svf.scale_offsets.%s", e->safe) }) },
-		{ "python_v_layout", json_string(st_svf_layout_name(x->job.layout)) },
-		{ "python_component_zero_error", json_null() }, { "target_verified", json_true() },
-		{ "error", json_null() });
+		ST_IS("index", e->index + 1), ST_IS("path", e->target_name), ST_IS("source_name", e->source_name),
+		ST_IS("artifact_key", e->target_name), ST_IS("segments", segments(e->target_name)),
+		ST_IS("shape", st_json_shape(shape, 2)), ST_IS("type", "{:bf, 16}"), ST_IS("source_type", "{:bf, 16}"),
+		ST_IS("status", "pending"), ST_IS("offset_start", e->start), ST_IS("offset_end", e->end),
+		ST_IS("singular_values", e->k), ST_IS("checkpoint_path", checkpoint),
+		ST_IS("checkpoint_sha256", json_null()),
+		{ "component_keys", st_json_object(ST_IS("u", json_sprintf("svd.U.%s", e->safe)),
+	                                           ST_IS("s", json_sprintf("svd.S.%s", e->safe)),
+	                                           ST_IS("v", json_sprintf("svd.V.%s", e->safe)),
+	                                           ST_IS("scale", json_sprintf("svf.scale_offsets.%s", e->safe))) },
+		ST_IS("python_v_layout", st_svf_layout_name(x->job.layout)),
+		ST_IS("python_component_zero_error", json_null()), ST_IS("target_verified", json_true()),
+		ST_IS("error", json_null()));
 }
 
 static void seed_manifest(struct apply *x, const char *components_sha)
@@ -168,36 +167,33 @@ static void seed_manifest(struct apply *x, const char *components_sha)
 		x->places[i].entry = seed_entry(x, &r->entries[i], x->places[i].name);
 		st_json_add(list, x->places[i].entry);
 	}
-	st_json_put_all(
-		x->job.report, { "artifact_version", json_integer(1) }, { "status", json_string("running") },
-		{ "export_complete", json_false() }, { "partial_debug_only", json_false() },
-		{ "created_at", st_json_now() }, { "updated_at", st_json_now() },
-		{ "base_model_repo", st_json_text(o->model) }, { "base_model_sha256", json_string(x->job.base.sha256) },
-		/* Names that readers of these artifacts ask for. */
-		{ "bumblebee_module", json_string("Bumblebee.Text.Qwen3") },
-		{ "architecture", json_string("for_causal_language_modeling") }, { "xla_target", json_string("cpu") },
-		{ "export_backend", json_string("stele") }, { "importer", json_sprintf("stele %s", st_version()) },
-		{ "python_manifest_path", json_null() }, { "reference_manifest_path", st_json_text(o->reference) },
-		{ "reference_manifest_sha256", json_string(r->file_sha256) },
-		{ "source_vector_path", st_json_text(o->vector) },
-		{ "source_vector_tensor", json_string(ST_SVF_VECTOR_KEY) },
-		{ "source_vector_shape", st_json_shape(&x->job.vector.n, 1) },
-		{ "source_vector_sha256", json_string(x->job.vector.safetensors_sha256) },
-		{ "components_sha256", json_string(components_sha) },
-		{ "scale_offset_count", st_json_u64(r->n_scales) }, { "router_head_shape", st_json_shape(head, 2) },
-		{ "router_head_artifact", json_string(ST_SVF_HEAD_FILE) },
-		{ "router_head_tensor_key", json_string(ST_SVF_HEAD_KEY) }, { "router_head_sha256", json_null() },
-		{ "adapted_tensors_artifact", json_string("adapted_tensors.safetensors") },
-		{ "artifact_layout", json_string("checkpoint_directory") },
-		{ "selected_tensor_count", st_json_u64(r->n) },
-		{ "selected_singular_value_count", st_json_u64(r->n_scales) }, { "selected_tensors", list },
-		{ "source_split", st_json_object({ "scale_count", st_json_u64(r->n_scales) },
-	                                         { "hidden_size", st_json_u64(r->head_cols) },
-	                                         { "output_count", st_json_u64(r->head_rows) }) },
-		{ "split", st_json_object({ "scale_count", st_json_u64(r->n_scales) },
-	                                  { "head_count", st_json_u64(r->head_rows * r->head_cols) }) },
-		{ "tie_policy", json_string(st_svf_ties[x->job.tie]) },
-		{ "environment", st_svf_environment(x->job.pool, NULL) });
+	st_json_put_all(x->job.report, ST_IS("artifact_version", json_integer(1)), ST_IS("status", "running"),
+	                ST_IS("export_complete", json_false()), ST_IS("partial_debug_only", json_false()),
+	                ST_IS("created_at", st_json_now()), ST_IS("updated_at", st_json_now()),
+	                ST_IS("base_model_repo", o->model), ST_IS("base_model_sha256", x->job.base.sha256),
+	                /* Names that readers of these artifacts ask for. */
+	                ST_IS("bumblebee_module", "Bumblebee.Text.Qwen3"),
+	                ST_IS("architecture", "for_causal_language_modeling"), ST_IS("xla_target", "cpu"),
+	                ST_IS("export_backend", "stele"), ST_IS("importer", json_sprintf("stele %s", st_version())),
+	                ST_IS("python_manifest_path", json_null()), ST_IS("reference_manifest_path", o->reference),
+	                ST_IS("reference_manifest_sha256", r->file_sha256), ST_IS("source_vector_path", o->vector),
+	                ST_IS("source_vector_tensor", ST_SVF_VECTOR_KEY),
+	                ST_IS("source_vector_shape", st_json_shape(&x->job.vector.n, 1)),
+	                ST_IS("source_vector_sha256", x->job.vector.safetensors_sha256),
+	                ST_IS("components_sha256", components_sha), ST_IS("scale_offset_count", r->n_scales),
+	                ST_IS("router_head_shape", st_json_shape(head, 2)),
+	                ST_IS("router_head_artifact", ST_SVF_HEAD_FILE),
+	                ST_IS("router_head_tensor_key", ST_SVF_HEAD_KEY), ST_IS("router_head_sha256", json_null()),
+	                ST_IS("adapted_tensors_artifact", "adapted_tensors.safetensors"),
+	                ST_IS("artifact_layout", "checkpoint_directory"), ST_IS("selected_tensor_count", r->n),
+	                ST_IS("selected_singular_value_count", r->n_scales), ST_IS("selected_tensors", list),
+	                ST_IS("source_split",
+	                      st_json_object(ST_IS("scale_count", r->n_scales), ST_IS("hidden_size", r->head_cols),
+	                                     ST_IS("output_count", r->head_rows))),
+	                ST_IS("split", st_json_object(ST_IS("scale_count", r->n_scales),
+	                                              ST_IS("head_count", r->head_rows * r->head_cols))),
+	                ST_IS("tie_policy", st_svf_ties[x->job.tie]),
+	                ST_IS("environment", st_svf_environment(x->job.pool, NULL)));
 }
 
 /* What must be the same for checkpoints of an earlier run to be this run's. */
@@ -322,7 +318,7 @@ static enum st_status run(struct apply *x, struct st_svf_result *r, struct st_er
 	ST_TRY(write_head(x, err));
 	for (size_t i = 0; i < j->ref.n; i++)
 		ST_TRY(apply_one(x, i, err));
-	st_json_put_all(j->report, { "status", json_string("complete") }, { "export_complete", json_true() });
+	st_json_put_all(j->report, ST_IS("status", "complete"), ST_IS("export_complete", json_true()));
 	ST_TRY(save_manifest(x, err));
 	ST_TRY(st_svf_artifact_open(o->out, &check, err));
 	st_svf_artifact_close(&check);

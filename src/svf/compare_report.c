@@ -119,15 +119,13 @@ static json_t *stage_json(const struct st_svf_comparison *c, const struct st_svf
 		char at[64];
 		position(m->set[0]->t[s], k->m.worst[i].index, at, sizeof at);
 		st_json_add(worst,
-		            st_json_object({ "at", json_string(at) }, { "a", st_json_number((double)k->m.worst[i].a) },
-		                           { "b", st_json_number((double)k->m.worst[i].b) }));
+		            st_json_object(ST_IS("at", at), ST_IS("a", k->m.worst[i].a), ST_IS("b", k->m.worst[i].b)));
 	}
-	st_json_put_all(o, { "stage", json_string(st_svf_stage_names[s]) },
-	                { "required", json_boolean(c->profile.stage[s].required) },
-	                { "passed", json_boolean(k->passed && !copy) }, { "copied", json_boolean(copy) },
-	                { "element_count", st_json_u64(k->m.count) },
-	                { "nonfinite", json_pack("[I, I]", (json_int_t)k->m.s.bad_a, (json_int_t)k->m.s.bad_b) },
-	                { "worst", worst });
+	st_json_put_all(o, ST_IS("stage", st_svf_stage_names[s]), ST_IS("required", c->profile.stage[s].required),
+	                ST_IS("passed", json_boolean(k->passed && !copy)), ST_IS("copied", copy),
+	                ST_IS("element_count", k->m.count),
+	                ST_IS("nonfinite", json_pack("[I, I]", (json_int_t)k->m.s.bad_a, (json_int_t)k->m.s.bad_b)),
+	                ST_IS("worst", worst));
 	if (k->m.by_ulps && k->measured) {
 		json_t *u = json_object();
 		for (size_t i = 0; i < ST_ULP_CLASSES; i++)
@@ -153,11 +151,9 @@ char *st_svf_compare_json(const struct st_svf_comparison *c)
 		for (size_t s = 0; s < ST_SVF_STAGES; s++)
 			st_json_add(stages, stage_json(c, m, s));
 		st_json_add(tensors,
-		            st_json_object(
-				    { "source_name", st_json_text(m->name) },
-				    { "orientation", json_string(orientation(m)) },
-				    { "first_fault", st_json_text(m->first < 0 ? NULL : st_svf_stage_names[m->first]) },
-				    { "stages", stages }));
+		            st_json_object(ST_IS("source_name", m->name), ST_IS("orientation", orientation(m)),
+		                           ST_IS("first_fault", m->first < 0 ? NULL : st_svf_stage_names[m->first]),
+		                           ST_IS("stages", stages)));
 		if (m->copied)
 			st_json_add(copies, st_json_text(m->name));
 	}
@@ -168,15 +164,14 @@ char *st_svf_compare_json(const struct st_svf_comparison *c)
 	for (size_t i = 0; i < c->n_missing; i++)
 		st_json_add(missing, st_json_text(c->missing[i]));
 	json_t *o = st_json_object(
-		{ "schema", json_string("stele.svf-compare/1") }, { "a", st_json_text(c->side[0].path) },
-		{ "b", st_json_text(c->side[1].path) }, { "tolerances", st_json_text(c->profile.name) },
-		{ "tensors", tensors },
+		ST_IS("schema", "stele.svf-compare/1"), ST_IS("a", c->side[0].path), ST_IS("b", c->side[1].path),
+		ST_IS("tolerances", c->profile.name), ST_IS("tensors", tensors),
 		{ "coverage",
-	          st_json_object({ "selected", st_json_u64(c->n_selected) }, { "expected", st_json_u64(c->n_expected) },
-	                         { "covered", st_json_u64(c->n_covered) }, { "missing", missing }, { "copied", copies },
-	                         { "filters", json_pack("[o, o]", st_json_text(c->side[0].filter),
-	                                                st_json_text(c->side[1].filter)) }) },
-		{ "findings", findings }, { "verdict", json_string(st_svf_verdict(c)) });
+	          st_json_object(ST_IS("selected", c->n_selected), ST_IS("expected", c->n_expected),
+	                         ST_IS("covered", c->n_covered), ST_IS("missing", missing), ST_IS("copied", copies),
+	                         ST_IS("filters", json_pack("[o, o]", st_json_text(c->side[0].filter),
+	                                                    st_json_text(c->side[1].filter)))) },
+		ST_IS("findings", findings), ST_IS("verdict", st_svf_verdict(c)));
 	char *s = st_json_ok(o) ? st_json_print(o, JSON_INDENT(2)) : NULL;
 	json_decref(o);
 	return s;

@@ -182,10 +182,10 @@ static enum st_status stages_of(struct st_svf_export_run *x, size_t i, struct st
 		st_svf_work_warnings(&x->job, &w);
 		st_json_put(x->digests, t->e->safe, st_svf_stages_digests(t));
 		st_json_put_all(json_array_get(x->described, i),
-		                { "source_sha256_as_f32", st_json_text(t->summary[ST_SVF_SOURCE].sha256) },
-		                { "zero_offset_max_abs_error_vs_source", st_json_number(w.engine.zero_error) },
-		                { "u_orthogonality_error", st_json_number(w.engine.u_error) },
-		                { "final_bf16_sha256", st_json_text(t->summary[ST_SVF_FINAL_BF16].sha256) });
+		                ST_IS("source_sha256_as_f32", t->summary[ST_SVF_SOURCE].sha256),
+		                ST_IS("zero_offset_max_abs_error_vs_source", w.engine.zero_error),
+		                ST_IS("u_orthogonality_error", w.engine.u_error),
+		                ST_IS("final_bf16_sha256", t->summary[ST_SVF_FINAL_BF16].sha256));
 	}
 	st_svf_work_close(&w);
 	return st;

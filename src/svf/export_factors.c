@@ -155,7 +155,7 @@ static enum st_status compute_factors(struct st_svf_export_run *x, const struct 
 		const struct st_svf_entry *from = same_matrix(x, e);
 		ST_TRY(from ? take_factors(x, from, e, path, err) : decompose(x, e, path, err));
 		ST_TRY(st_svf_note_write(note, key, path,
-		                         st_json_object({ "svd", st_svf_export_svd_json(&x->svd[e->index]) }), err));
+		                         st_json_object(ST_IS("svd", st_svf_export_svd_json(&x->svd[e->index]))), err));
 	}
 	return st_container_open(path, &x->job.computed[e->index], err);
 }

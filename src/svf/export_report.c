@@ -21,20 +21,19 @@ enum st_status st_svf_export_describe(struct st_svf_export_run *x, size_t i, str
 	for (size_t s = 0; s < ST_SVF_STAGES; s++)
 		st_json_put(stages, st_svf_stage_names[s],
 		            json_sprintf("tensor.%s.%s", e->safe, st_svf_stage_names[s]));
-	json_t *o = st_json_object({ "index", st_json_u64(e->index) }, { "safe_key", st_json_text(e->safe) },
-	                           { "component_source", json_string(x->component_source) },
-	                           { "component_v_layout", json_string(st_svf_layout_name(x->job.layout)) },
-	                           { "component_tensors", st_json_object({ "u", json_sprintf("svd.U.%s", e->safe) },
-	                                                                 { "s", json_sprintf("svd.S.%s", e->safe) },
-	                                                                 { "v", json_sprintf("svd.V.%s", e->safe) }) },
-	                           { "scale_tensor", json_sprintf("svf.scale_offsets.%s", e->safe) },
-	                           { "source_shape", st_json_shape(e->shape, 2) },
-	                           { "source_dtype", json_string(st_dtype_info(w.tensor->dtype)->name) },
-	                           { "u_shape", st_json_shape(u, 2) }, { "s_shape", st_json_shape(&e->k, 1) },
-	                           { "v_shape", st_json_shape(v, 2) }, { "singular_values", st_json_u64(e->k) },
-	                           { "stage_final_orientation", json_string("source") },
-	                           { "stage_final_shape", st_json_shape(e->shape, 2) }, { "stage_tensors", stages },
-	                           { "offsets_sha256", json_string(offsets) });
+	json_t *o = st_json_object(
+		ST_IS("index", e->index), ST_IS("safe_key", e->safe), ST_IS("component_source", x->component_source),
+		ST_IS("component_v_layout", st_svf_layout_name(x->job.layout)),
+		ST_IS("component_tensors", st_json_object(ST_IS("u", json_sprintf("svd.U.%s", e->safe)),
+	                                                  ST_IS("s", json_sprintf("svd.S.%s", e->safe)),
+	                                                  ST_IS("v", json_sprintf("svd.V.%s", e->safe)))),
+		ST_IS("scale_tensor", json_sprintf("svf.scale_offsets.%s", e->safe)),
+		ST_IS("source_shape", st_json_shape(e->shape, 2)),
+		ST_IS("source_dtype", st_dtype_info(w.tensor->dtype)->name), ST_IS("u_shape", st_json_shape(u, 2)),
+		ST_IS("s_shape", st_json_shape(&e->k, 1)), ST_IS("v_shape", st_json_shape(v, 2)),
+		ST_IS("singular_values", e->k), ST_IS("stage_final_orientation", "source"),
+		ST_IS("stage_final_shape", st_json_shape(e->shape, 2)), ST_IS("stage_tensors", stages),
+		ST_IS("offsets_sha256", offsets));
 	st_svf_put_entry(o, e);
 	if (x->svd[e->index].method)
 		st_json_put(o, "svd", st_svf_export_svd_json(&x->svd[e->index]));
@@ -45,23 +44,21 @@ enum st_status st_svf_export_describe(struct st_svf_export_run *x, size_t i, str
 enum st_status st_svf_export_debug_manifest(struct st_svf_export_run *x, struct st_error *err)
 {
 	bool all = x->o->all_selected;
-	json_t *m = st_json_object({ "schema", flag_text("trinity_sakana_selected_component_debug.v1",
-	                                                 "trinity_sakana_sample_component_debug.v1", all) },
-	                           { "source_name", st_json_text(st_svf_job_sample(&x->job)->source_name) },
-	                           { "component_source", json_string(x->component_source) },
-	                           { "component_v_layout", json_string(st_svf_layout_name(x->job.layout)) },
-	                           { "baseline_label", st_json_text(x->baseline_label) },
-	                           { "baseline_observed_bf16_sha256", json_string(x->baseline_hash) },
-	                           { "stored_reference_bf16_sha256", st_json_text(x->job.ref.expected_hash) },
-	                           { "stored_reference_hash_reproducible", json_boolean(x->matched) },
-	                           { "svd_weights_path", st_json_text(x->o->svd_weights) },
-	                           { "tie_policy", json_string(st_svf_ties[x->job.tie]) },
-	                           { "base_model_sha256", json_string(x->job.base.sha256) });
+	json_t *m = st_json_object(
+		ST_IS("schema", flag_text("trinity_sakana_selected_component_debug.v1",
+	                                  "trinity_sakana_sample_component_debug.v1", all)),
+		ST_IS("source_name", st_svf_job_sample(&x->job)->source_name),
+		ST_IS("component_source", x->component_source),
+		ST_IS("component_v_layout", st_svf_layout_name(x->job.layout)),
+		ST_IS("baseline_label", x->baseline_label), ST_IS("baseline_observed_bf16_sha256", x->baseline_hash),
+		ST_IS("stored_reference_bf16_sha256", x->job.ref.expected_hash),
+		ST_IS("stored_reference_hash_reproducible", x->matched), ST_IS("svd_weights_path", x->o->svd_weights),
+		ST_IS("tie_policy", st_svf_ties[x->job.tie]), ST_IS("base_model_sha256", x->job.base.sha256));
 	if (all)
-		st_json_put_all(m, { "all_selected_tensors", json_true() },
-		                { "decomposed_all_selected_if_missing", json_boolean(x->o->decompose_all) },
-		                { "selected_tensor_count", st_json_u64(x->n_list) },
-		                { "selected_tensors", json_incref(x->described) });
+		st_json_put_all(m, ST_IS("all_selected_tensors", json_true()),
+		                ST_IS("decomposed_all_selected_if_missing", x->o->decompose_all),
+		                ST_IS("selected_tensor_count", x->n_list),
+		                ST_IS("selected_tensors", json_incref(x->described)));
 	enum st_status st = st_json_write(x->manifest, m, err);
 	json_decref(m);
 	return st;
@@ -75,19 +72,18 @@ void st_svf_export_variant(struct st_svf_export_run *x, const struct st_svf_stag
 	bool same = strcmp(hash, x->job.ref.expected_hash) == 0;
 	st_svf_stage_shape(t->e, ST_SVF_FINAL_F32, t->turned, shape);
 	x->matched |= same;
-	st_json_add(
-		x->job.variants,
-		st_json_object(
-			{ "label", json_string(label) }, { "component_source", json_string(source) },
-			{ "v_layout", json_string(st_svf_layout_name(layout)) },
-			{ "zero_offset_max_abs_error_vs_source", st_json_number(g->zero_error) },
-			{ "zero_offset_max_abs_error_vs_source_bf16_roundtrip", st_json_number(g->zero_error_bf16) },
-			{ "u_orthogonality_error", st_json_number(g->u_error) }, { "s", st_svf_scale_json(g) },
-			{ "final_f32_before_bf16", st_svf_summary_json(&t->summary[ST_SVF_FINAL_F32], shape, 2) },
-			{ "final", st_svf_summary_json(&t->summary[ST_SVF_FINAL_BF16], shape, 2) },
-			{ "observed_bf16_sha256", json_string(hash) },
-			{ "expected_bf16_sha256", st_json_text(x->job.ref.expected_hash) },
-			{ "matches_expected", json_boolean(same) }));
+	st_json_add(x->job.variants,
+	            st_json_object(ST_IS("label", label), ST_IS("component_source", source),
+	                           ST_IS("v_layout", st_svf_layout_name(layout)),
+	                           ST_IS("zero_offset_max_abs_error_vs_source", g->zero_error),
+	                           ST_IS("zero_offset_max_abs_error_vs_source_bf16_roundtrip", g->zero_error_bf16),
+	                           ST_IS("u_orthogonality_error", g->u_error), ST_IS("s", st_svf_scale_json(g)),
+	                           ST_IS("final_f32_before_bf16",
+	                                 st_svf_summary_json(&t->summary[ST_SVF_FINAL_F32], shape, 2)),
+	                           ST_IS("final", st_svf_summary_json(&t->summary[ST_SVF_FINAL_BF16], shape, 2)),
+	                           ST_IS("observed_bf16_sha256", hash),
+	                           ST_IS("expected_bf16_sha256", x->job.ref.expected_hash),
+	                           ST_IS("matches_expected", same)));
 }
 
 /* ---- the report ---- */
@@ -153,37 +149,35 @@ static json_t *reference_json(const struct st_svf_export_run *x)
 	uint64_t final[2];
 	st_svf_stage_shape(e, ST_SVF_FINAL_F32, e->turned, final);
 	return st_json_object(
-		{ "path", st_json_text(x->o->reference) }, { "source_name", st_json_text(e->source_name) },
-		{ "elixir_name", st_json_text(e->target_name) }, { "source_shape", st_json_shape(e->shape, 2) },
-		{ "sample_reconstructed_shape", st_json_shape(final, 2) },
-		{ "expected_bf16_sha256", st_json_text(x->job.ref.expected_hash) },
-		{ "expected_hash_reproducible", json_boolean(x->matched) },
-		{ "current_python_baseline_label", st_json_text(x->baseline_label) },
-		{ "current_python_baseline_bf16_sha256", json_string(x->baseline_hash) },
-		{ "diagnosis", flag_text("the stored reference hash was reproduced here",
-	                                 "the stored reference hash was not reproduced: it needs the factors it was "
-	                                 "made with; compare against the current baseline",
-	                                 x->matched) });
+		ST_IS("path", x->o->reference), ST_IS("source_name", e->source_name),
+		ST_IS("elixir_name", e->target_name), ST_IS("source_shape", st_json_shape(e->shape, 2)),
+		ST_IS("sample_reconstructed_shape", st_json_shape(final, 2)),
+		ST_IS("expected_bf16_sha256", x->job.ref.expected_hash),
+		ST_IS("expected_hash_reproducible", x->matched),
+		ST_IS("current_python_baseline_label", x->baseline_label),
+		ST_IS("current_python_baseline_bf16_sha256", x->baseline_hash),
+		ST_IS("diagnosis",
+	              flag_text("the stored reference hash was reproduced here",
+	                        "the stored reference hash was not reproduced: it needs the factors it was "
+	                        "made with; compare against the current baseline",
+	                        x->matched)));
 }
 
 static json_t *inputs_json(const struct st_svf_export_run *x, const struct st_tensor *source)
 {
 	const struct st_svf_export_options *o = x->o;
 	const struct st_svf_vector *v = &x->job.vector;
-	return st_json_object({ "model_name", st_json_text(o->model) },
-	                      { "model_torch_dtype_arg", flag_text("bfloat16", "float32", o->model_bf16) },
-	                      { "source_tensor_dtype", json_string(st_dtype_info(source->dtype)->name) },
-	                      { "router_vector", st_json_text(o->vector) },
-	                      { "router_vector_sha256", json_string(v->file_sha256) },
-	                      { "router_vector_sha256_as_f32", json_string(v->sha256_f32) },
-	                      { "router_vector_dtype_after_load", flag_text("float64", "float32", o->vector_f64) },
-	                      { "svd_weights", st_json_text(o->svd_weights) },
-	                      { "write_components_dir", st_json_text(x->components ? o->write_dir : NULL) },
-	                      { "component_source_written", st_json_text(x->components ? x->component_source : NULL) },
-	                      { "all_selected_tensors_written", json_boolean(o->all_selected) },
-	                      { "readback_components_dir", st_json_text(x->read_dir) },
-	                      { "stage_tensor_file", st_json_text(x->stage_path) },
-	                      { "all_selected_stage_tensor_file", st_json_text(x->all_stage_path) });
+	return st_json_object(
+		ST_IS("model_name", o->model),
+		ST_IS("model_torch_dtype_arg", flag_text("bfloat16", "float32", o->model_bf16)),
+		ST_IS("source_tensor_dtype", st_dtype_info(source->dtype)->name), ST_IS("router_vector", o->vector),
+		ST_IS("router_vector_sha256", v->file_sha256), ST_IS("router_vector_sha256_as_f32", v->sha256_f32),
+		ST_IS("router_vector_dtype_after_load", flag_text("float64", "float32", o->vector_f64)),
+		ST_IS("svd_weights", o->svd_weights),
+		ST_IS("write_components_dir", x->components ? o->write_dir : NULL),
+		ST_IS("component_source_written", x->components ? x->component_source : NULL),
+		ST_IS("all_selected_tensors_written", o->all_selected), ST_IS("readback_components_dir", x->read_dir),
+		ST_IS("stage_tensor_file", x->stage_path), ST_IS("all_selected_stage_tensor_file", x->all_stage_path));
 }
 
 static json_t *stage_debug_json(const struct st_svf_export_run *x)
@@ -195,13 +189,12 @@ static json_t *stage_debug_json(const struct st_svf_export_run *x)
 		for (size_t s = 0; s < ST_SVF_STAGES; s++)
 			st_json_add(all, json_sprintf("tensor.%s.%s", st_svf_export_entry(x, i)->safe,
 			                              st_svf_stage_names[s]));
-	return st_json_object({ "schema", json_string("trinity_sakana_stage_debug.v1") },
-	                      { "baseline_label", st_json_text(x->baseline_label) },
-	                      { "stage_tensor_file", st_json_text(x->stage_path) },
-	                      { "all_selected_stage_tensor_file", st_json_text(x->all_stage_path) },
-	                      { "stage_keys", keys }, { "all_selected_stage_keys", all },
-	                      { "stage_storage", flag_text("digest", "full", x->o->digest) },
-	                      { "digests", json_incref(x->digests) });
+	return st_json_object(ST_IS("schema", "trinity_sakana_stage_debug.v1"),
+	                      ST_IS("baseline_label", x->baseline_label), ST_IS("stage_tensor_file", x->stage_path),
+	                      ST_IS("all_selected_stage_tensor_file", x->all_stage_path), ST_IS("stage_keys", keys),
+	                      ST_IS("all_selected_stage_keys", all),
+	                      ST_IS("stage_storage", flag_text("digest", "full", x->o->digest)),
+	                      ST_IS("digests", json_incref(x->digests)));
 }
 
 /* Of what the components are described by, what concerns their stages. */
@@ -252,16 +245,16 @@ enum st_status st_svf_export_report(struct st_svf_export_run *x, struct st_error
 		covered[x->list[i]] = true;
 	ST_TRY(st_svf_base_find(&j->base, st_svf_job_sample(j), &w, err));
 	ST_TRY(list_files(x, err));
-	st_json_put_all(j->report, { "schema", json_string("trinity_sakana_python_svd_parity_trace.v2") },
-	                { "generated_at_utc", st_json_now() }, { "reference", reference_json(x) },
-	                { "inputs", inputs_json(x, w.tensor) },
-	                { "selected_tensor_components", all ? json_incref(x->described) : json_array() },
-	                { "selected_tensor_stage_debug", all ? selected_stage_debug(x) : json_array() },
-	                { "stage_debug", stage_debug_json(x) }, { "variants", json_incref(j->variants) },
-	                { "environment", st_svf_environment(j->pool, method) },
-	                { "base_model_sha256", json_string(j->base.sha256) }, { "files", json_incref(j->files) },
-	                { "tie_policy", json_string(st_svf_ties[j->tie]) },
-	                { "coverage", st_svf_coverage(&j->ref, covered) }, { "warnings", json_incref(j->warnings) });
+	st_json_put_all(j->report, ST_IS("schema", "trinity_sakana_python_svd_parity_trace.v2"),
+	                ST_IS("generated_at_utc", st_json_now()), ST_IS("reference", reference_json(x)),
+	                ST_IS("inputs", inputs_json(x, w.tensor)),
+	                ST_IS("selected_tensor_components", all ? json_incref(x->described) : json_array()),
+	                ST_IS("selected_tensor_stage_debug", all ? selected_stage_debug(x) : json_array()),
+	                ST_IS("stage_debug", stage_debug_json(x)), ST_IS("variants", json_incref(j->variants)),
+	                ST_IS("environment", st_svf_environment(j->pool, method)),
+	                ST_IS("base_model_sha256", j->base.sha256), ST_IS("files", json_incref(j->files)),
+	                ST_IS("tie_policy", st_svf_ties[j->tie]), ST_IS("coverage", st_svf_coverage(&j->ref, covered)),
+	                ST_IS("warnings", json_incref(j->warnings)));
 	if (method)
 		st_json_put(j->report, "svd", st_svf_export_svd_json(&x->svd[j->ref.sample]));
 	return st_json_write(x->o->out, j->report, err);

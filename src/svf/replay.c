@@ -86,7 +86,8 @@ static enum st_status note(struct st_svf_replay_run *x, const struct st_svf_repl
 	for (size_t i = first; i < json_array_size(x->job.warnings); i++)
 		st_json_add(warnings, json_incref(json_array_get(x->job.warnings, i)));
 	return st_svf_note_write(it->note, x->key, it->path,
-	                         st_json_object({ "warnings", warnings }, { "variant", json_incref(variant) }), err);
+	                         st_json_object(ST_IS("warnings", warnings), ST_IS("variant", json_incref(variant))),
+	                         err);
 }
 
 static enum st_status compute(struct st_svf_replay_run *x, const struct st_svf_replay_item *it, json_t **variant,

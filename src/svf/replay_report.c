@@ -26,8 +26,8 @@ static void far(struct distance *d, double exact, float x)
 
 static json_t *distance_json(const struct distance *d)
 {
-	return st_json_object({ "max_abs_error", st_json_number(d->max) },
-	                      { "mean_abs_error", st_json_number(d->n ? d->sum / (double)d->n : 0) });
+	return st_json_object(ST_IS("max_abs_error", d->max),
+	                      ST_IS("mean_abs_error", d->n ? d->sum / (double)d->n : 0));
 }
 
 enum st_status st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_svf_work *w,
@@ -83,8 +83,8 @@ enum st_status st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_sv
 	st_json_put(o, "rows", list);
 	for (size_t p = 0; p < 3; p++)
 		st_json_put(o, st_svf_stage_names[stages[p]],
-		            st_json_object({ "ours", distance_json(&ours_d[p]) },
-		                           { "theirs", theirs[p] ? distance_json(&theirs_d[p]) : json_null() }));
+		            st_json_object(ST_IS("ours", distance_json(&ours_d[p])),
+		                           ST_IS("theirs", theirs[p] ? distance_json(&theirs_d[p]) : json_null())));
 	if (st != ST_OK) {
 		json_decref(o);
 		return st;
@@ -109,14 +109,13 @@ static json_t *variant(const struct st_svf_replay_run *x, const struct st_svf_en
 	const char *hash = t->summary[ST_SVF_FINAL_BF16].sha256;
 	st_svf_stage_shape(e, ST_SVF_FINAL_F32, t->turned, shape);
 	return st_json_object(
-		{ "label", st_json_text(label) }, { "svd_provider", json_string("python_components_safetensors") },
-		{ "compute_backend", json_string(ST_SVF_REPLAY_LABEL) },
-		{ "v_layout", json_string(st_svf_layout_name(layout)) },
-		{ "source_name", st_json_text(e->source_name) },
-		{ "zero_offset_max_abs_error_vs_source", st_json_number(w->engine.zero_error) },
-		{ "final", st_svf_summary_json(&t->summary[ST_SVF_FINAL_BF16], shape, 2) },
-		{ "observed_bf16_sha256", json_string(hash) },
-		{ "matches_expected", json_boolean(compared && strcmp(hash, x->job.ref.expected_hash) == 0) });
+		ST_IS("label", label), ST_IS("svd_provider", "python_components_safetensors"),
+		ST_IS("compute_backend", ST_SVF_REPLAY_LABEL), ST_IS("v_layout", st_svf_layout_name(layout)),
+		ST_IS("source_name", e->source_name),
+		ST_IS("zero_offset_max_abs_error_vs_source", w->engine.zero_error),
+		ST_IS("final", st_svf_summary_json(&t->summary[ST_SVF_FINAL_BF16], shape, 2)),
+		ST_IS("observed_bf16_sha256", hash),
+		ST_IS("matches_expected", json_boolean(compared && strcmp(hash, x->job.ref.expected_hash) == 0)));
 }
 
 json_t *st_svf_replay_diagnostic(struct st_svf_replay_run *x, enum st_svf_layout layout, const struct st_svf_work *w,
@@ -125,7 +124,7 @@ json_t *st_svf_replay_diagnostic(struct st_svf_replay_run *x, enum st_svf_layout
 	char label[100];
 	snprintf(label, sizeof label, "semantic_python_components_%s_v_layout_%s", ST_SVF_REPLAY_LABEL,
 	         st_svf_layout_name(layout));
-	return st_json_put_all(variant(x, t->e, label, layout, w, t, true), { "diagnostic", json_true() });
+	return st_json_put_all(variant(x, t->e, label, layout, w, t, true), ST_IS("diagnostic", json_true()));
 }
 
 static json_t *stage_debug(struct st_svf_replay_run *x, const struct st_svf_replay_item *it,
@@ -135,14 +134,12 @@ static json_t *stage_debug(struct st_svf_replay_run *x, const struct st_svf_repl
 	for (size_t s = 0; s < ST_SVF_STAGES; s++)
 		passed &= !x->profile.stage[s].required || t->check[s].passed;
 	return st_json_object(
-		{ "schema", json_string("trinity_sakana_elixir_stage_debug.v1") },
-		{ "stage_tensor_file", st_json_text(it->path) },
-		{ "stage_storage", json_string(x->o->digest ? "digest" : "full") },
-		{ "stage_final_orientation", json_string(it->sample ? "target" : "source") },
-		{ "digests", st_svf_stages_digests(t) }, { "source_name", st_json_text(it->e->source_name) },
-		{ "elixir_name", st_json_text(it->e->target_name) },
-		{ "compared_to_python_stage_tensors", json_true() },
-		{ "functional_parity_passed", json_boolean(passed) }, { "checks", st_svf_stages_checks(t) });
+		ST_IS("schema", "trinity_sakana_elixir_stage_debug.v1"), ST_IS("stage_tensor_file", it->path),
+		ST_IS("stage_storage", x->o->digest ? "digest" : "full"),
+		ST_IS("stage_final_orientation", it->sample ? "target" : "source"),
+		ST_IS("digests", st_svf_stages_digests(t)), ST_IS("source_name", it->e->source_name),
+		ST_IS("elixir_name", it->e->target_name), ST_IS("compared_to_python_stage_tensors", json_true()),
+		ST_IS("functional_parity_passed", passed), ST_IS("checks", st_svf_stages_checks(t)));
 }
 
 json_t *st_svf_replay_variant(struct st_svf_replay_run *x, const struct st_svf_replay_item *it, struct st_svf_work *w,
@@ -155,24 +152,21 @@ json_t *st_svf_replay_variant(struct st_svf_replay_run *x, const struct st_svf_r
 	return st_svf_put_entry(
 		st_json_put_all(
 			variant(x, it->e, it->name, w->factors.layout, w, t, it->sample),
-			{ "safe_key", st_json_text(it->e->safe) }, { "s", st_svf_scale_json(&w->engine) },
-			{ "u_orthogonality_error", st_json_number(w->engine.u_error) },
-			{ "final_f32_before_bf16", st_svf_summary_json(&t->summary[ST_SVF_FINAL_F32], shape, 2) },
-			{ "expected_bf16_sha256", st_json_text(it->sample ? x->job.ref.expected_hash : NULL) },
-			{ "python_current_baseline_label", st_json_text(p->label) },
-			{ "python_current_bf16_sha256", st_json_text(p->hash) },
-			{ "matches_python_current", json_boolean(current) }, { "stage_debug", stage_debug(x, it, t) }),
+			ST_IS("safe_key", it->e->safe), ST_IS("s", st_svf_scale_json(&w->engine)),
+			ST_IS("u_orthogonality_error", w->engine.u_error),
+			ST_IS("final_f32_before_bf16", st_svf_summary_json(&t->summary[ST_SVF_FINAL_F32], shape, 2)),
+			ST_IS("expected_bf16_sha256", it->sample ? x->job.ref.expected_hash : NULL),
+			ST_IS("python_current_baseline_label", p->label), ST_IS("python_current_bf16_sha256", p->hash),
+			ST_IS("matches_python_current", current), ST_IS("stage_debug", stage_debug(x, it, t))),
 		it->e);
 }
 
 static json_t *paths(const struct st_svf_replay_run *x)
 {
 	const struct st_svf_replay_options *o = x->o;
-	return st_json_object({ "router_vector", st_json_text(x->vector) },
-	                      { "reference_manifest", st_json_text(x->reference) },
-	                      { "components_dir", st_json_text(o->components_dir) },
-	                      { "python_report", st_json_text(o->python_report) },
-	                      { "stage_dir", st_json_text(o->stage_dir) }, { "model", st_json_text(o->model) });
+	return st_json_object(ST_IS("router_vector", x->vector), ST_IS("reference_manifest", x->reference),
+	                      ST_IS("components_dir", o->components_dir), ST_IS("python_report", o->python_report),
+	                      ST_IS("stage_dir", o->stage_dir), ST_IS("model", o->model));
 }
 
 static json_t *reference(const struct st_svf_job *j)
@@ -180,9 +174,9 @@ static json_t *reference(const struct st_svf_job *j)
 	const struct st_svf_entry *e = st_svf_job_sample(j);
 	uint64_t final[2];
 	st_svf_stage_shape(e, ST_SVF_FINAL_F32, e->turned, final);
-	return st_svf_put_entry(st_json_object({ "source_shape", st_json_shape(e->shape, 2) },
-	                                       { "sample_reconstructed_shape", st_json_shape(final, 2) },
-	                                       { "expected_bf16_sha256", st_json_text(j->ref.expected_hash) }),
+	return st_svf_put_entry(st_json_object(ST_IS("source_shape", st_json_shape(e->shape, 2)),
+	                                       ST_IS("sample_reconstructed_shape", st_json_shape(final, 2)),
+	                                       ST_IS("expected_bf16_sha256", j->ref.expected_hash)),
 	                        e);
 }
 
@@ -190,17 +184,16 @@ static json_t *selection(const struct st_svf_replay_run *x)
 {
 	const struct st_svf_replay_options *o = x->o;
 	return st_json_object(
-		{ "selected_tensor_count", st_json_u64(x->job.ref.n) },
-		{ "selected_singular_value_count", st_json_u64(x->job.ref.n_scales) },
-		{ "all_selected_tensors", json_boolean(o->all_selected) },
-		{ "selected_source_filter", st_json_text(o->filter) },
-		{ "source_from_python_stage", json_boolean(o->source_from_python) },
-		{ "sources", json_string(o->source_from_python
-	                                         ? "the other side's source_f32: where it comes from, not a check of it"
-	                                         : "base model") },
-		{ "offsets", json_string("router vector") },
-		{ "python_all_selected_stage_loaded", json_boolean(x->python.all.c != NULL) },
-		{ "native_svd_enabled", json_false() });
+		ST_IS("selected_tensor_count", x->job.ref.n),
+		ST_IS("selected_singular_value_count", x->job.ref.n_scales),
+		ST_IS("all_selected_tensors", o->all_selected), ST_IS("selected_source_filter", o->filter),
+		ST_IS("source_from_python_stage", o->source_from_python),
+		ST_IS("sources", o->source_from_python
+	                                 ? "the other side's source_f32: where it comes from, not a check of it"
+	                                 : "base model"),
+		ST_IS("offsets", "router vector"),
+		ST_IS("python_all_selected_stage_loaded", json_boolean(x->python.all.c != NULL)),
+		ST_IS("native_svd_enabled", json_false()));
 }
 
 enum st_status st_svf_replay_report(struct st_svf_replay_run *x, struct st_error *err)
@@ -209,21 +202,22 @@ enum st_status st_svf_replay_report(struct st_svf_replay_run *x, struct st_error
 	const struct st_svf_entry *e = st_svf_job_sample(j);
 	const struct st_svf_python *p = &x->python;
 	json_t *baseline = st_json_object(
-		{ "label", st_json_text(p->label) }, { "observed_bf16_sha256", st_json_text(p->hash) },
-		{ "expected_hash_reproducible", p->reproducible ? json_deep_copy(p->reproducible) : json_null() },
-		{ "source", json_string("python_report_reference") });
-	st_json_put_all(j->report, { "schema", json_string("trinity_sakana_svd_parity_trace.v2") },
-	                { "generated_at_utc", st_json_now() }, { "paths", paths(x) }, { "reference", reference(j) },
-	                { "selection", selection(x) },
-	                { "router_vector", st_svf_summary_floats(j->vector.f32, j->vector.n, 8) },
-	                { "scale_offsets", st_svf_summary_floats(j->vector.f32 + e->start, e->k, 16) },
-	                { "python_current_baseline", baseline },
-	                { "python_component_metadata", x->manifest ? json_incref(x->manifest) : json_null() },
-	                { "native_elixir_svd_variants", json_array() },
-	                { "semantic_python_component_variants", json_incref(j->variants) },
-	                { "environment", st_svf_environment(j->pool, NULL) },
-	                { "base_model_sha256", st_json_text(j->have_base ? j->base.sha256 : NULL) },
-	                { "files", json_incref(j->files) }, { "tie_policy", json_string(st_svf_ties[j->tie]) },
-	                { "coverage", st_svf_coverage(&j->ref, x->covered) }, { "warnings", json_incref(j->warnings) });
+		ST_IS("label", p->label), ST_IS("observed_bf16_sha256", p->hash),
+		ST_IS("expected_hash_reproducible", p->reproducible ? json_deep_copy(p->reproducible) : json_null()),
+		ST_IS("source", "python_report_reference"));
+	st_json_put_all(j->report, ST_IS("schema", "trinity_sakana_svd_parity_trace.v2"),
+	                ST_IS("generated_at_utc", st_json_now()), ST_IS("paths", paths(x)),
+	                ST_IS("reference", reference(j)), ST_IS("selection", selection(x)),
+	                ST_IS("router_vector", st_svf_summary_floats(j->vector.f32, j->vector.n, 8)),
+	                ST_IS("scale_offsets", st_svf_summary_floats(j->vector.f32 + e->start, e->k, 16)),
+	                ST_IS("python_current_baseline", baseline),
+	                ST_IS("python_component_metadata", x->manifest ? json_incref(x->manifest) : json_null()),
+	                ST_IS("native_elixir_svd_variants", json_array()),
+	                ST_IS("semantic_python_component_variants", json_incref(j->variants)),
+	                ST_IS("environment", st_svf_environment(j->pool, NULL)),
+	                ST_IS("base_model_sha256", j->have_base ? j->base.sha256 : NULL),
+	                ST_IS("files", json_incref(j->files)), ST_IS("tie_policy", st_svf_ties[j->tie]),
+	                ST_IS("coverage", st_svf_coverage(&j->ref, x->covered)),
+	                ST_IS("warnings", json_incref(j->warnings)));
 	return st_json_write(x->o->out, j->report, err);
 }

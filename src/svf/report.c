@@ -13,14 +13,13 @@ json_t *st_svf_environment(struct st_pool *pool, const char *svd)
 	char lapack[200];
 	struct utsname u;
 	return st_json_object(
-		{ "tool", json_string("stele") }, { "version", st_json_text(st_version()) },
-		{ "threads", json_integer(st_pool_threads(pool)) },
-		{ "cpu_level", st_json_text(st_cpu_name(st_cpu_best())) },
-		{ "products", json_string("f32 fused multiply-add, sums of 256 added in order; the bits do not depend "
-	                                  "on threads or CPU level") },
-		{ "bf16_cast", json_string("round to nearest even") }, { "svd", st_json_text(svd) },
-		{ "lapack", st_json_text(st_lapack_name(lapack, sizeof lapack)) },
-		{ "platform", uname(&u) == 0 ? json_sprintf("%s %s", u.sysname, u.machine) : json_null() });
+		ST_IS("tool", "stele"), ST_IS("version", st_version()), ST_IS("threads", st_pool_threads(pool)),
+		ST_IS("cpu_level", st_cpu_name(st_cpu_best())),
+		ST_IS("products", "f32 fused multiply-add, sums of 256 added in order; the bits do not depend "
+	                          "on threads or CPU level"),
+		ST_IS("bf16_cast", "round to nearest even"), ST_IS("svd", svd),
+		ST_IS("lapack", st_lapack_name(lapack, sizeof lapack)),
+		ST_IS("platform", uname(&u) == 0 ? json_sprintf("%s %s", u.sysname, u.machine) : json_null()));
 }
 
 char *st_svf_environment_key(struct st_arena *a, struct st_pool *pool)
@@ -40,27 +39,24 @@ enum st_status st_svf_add_file(struct st_svf_job *j, const char *role, const cha
 	if (!path)
 		return ST_OK;
 	ST_TRY(st_file_sha256(path, hex, &bytes, err));
-	st_json_add(j->files, st_json_object({ "role", st_json_text(role) }, { "path", st_json_text(path) },
-	                                     { "bytes", st_json_u64(bytes) }, { "sha256", st_json_text(hex) }));
+	st_json_add(j->files, st_json_object(ST_IS("role", role), ST_IS("path", path), ST_IS("bytes", bytes),
+	                                     ST_IS("sha256", hex)));
 	return ST_OK;
 }
 
 json_t *st_svf_put_entry(json_t *o, const struct st_svf_entry *e)
 {
-	return st_json_put_all(o, { "source_name", st_json_text(e->source_name) },
-	                       { "elixir_name", st_json_text(e->target_name) },
-	                       { "offset_start", st_json_u64(e->start) }, { "offset_end", st_json_u64(e->end) });
+	return st_json_put_all(o, ST_IS("source_name", e->source_name), ST_IS("elixir_name", e->target_name),
+	                       ST_IS("offset_start", e->start), ST_IS("offset_end", e->end));
 }
 
 json_t *st_svf_scale_json(const struct st_svf_engine *g)
 {
 	uint64_t k = g->e->k;
-	return st_json_object({ "singular_values", st_svf_summary_floats(g->f->s, k, 16) },
-	                      { "typed_offsets", st_svf_summary_floats(g->offsets, k, 16) },
-	                      { "scaled_s", st_svf_summary_floats(g->scaled, k, 16) },
-	                      { "sum_s", st_json_number((double)g->sum_s) },
-	                      { "sum_scaled_s", st_json_number((double)g->sum_scaled) },
-	                      { "normalization", st_json_number((double)g->norm) });
+	return st_json_object(ST_IS("singular_values", st_svf_summary_floats(g->f->s, k, 16)),
+	                      ST_IS("typed_offsets", st_svf_summary_floats(g->offsets, k, 16)),
+	                      ST_IS("scaled_s", st_svf_summary_floats(g->scaled, k, 16)), ST_IS("sum_s", g->sum_s),
+	                      ST_IS("sum_scaled_s", g->sum_scaled), ST_IS("normalization", g->norm));
 }
 
 json_t *st_svf_coverage(const struct st_svf_reference *r, const bool *covered)
@@ -69,8 +65,8 @@ json_t *st_svf_coverage(const struct st_svf_reference *r, const bool *covered)
 	for (size_t i = 0; i < r->n; i++)
 		if (!covered[i])
 			st_json_add(missing, st_json_text(r->entries[i].source_name));
-	return st_json_object({ "selected", st_json_u64(r->n) },
-	                      { "covered", st_json_u64(r->n - json_array_size(missing)) }, { "missing", missing });
+	return st_json_object(ST_IS("selected", r->n), ST_IS("covered", r->n - json_array_size(missing)),
+	                      ST_IS("missing", missing));
 }
 
 const char *st_svf_locate(struct st_arena *a, const char *named, const char *report, const char *dir)
@@ -113,7 +109,7 @@ enum st_status st_svf_note_write(const char *note, const char *key, const char *
 {
 	char hex[65];
 	enum st_status st = st_file_sha256(path, hex, NULL, err);
-	st_json_put_all(more, { "key", st_json_text(key) }, { "sha256", st_json_text(hex) });
+	st_json_put_all(more, ST_IS("key", key), ST_IS("sha256", hex));
 	if (st == ST_OK)
 		st = st_json_write(note, more, err);
 	json_decref(more);

@@ -232,34 +232,33 @@ static json_t *trace(const struct route *x)
 	for (size_t i = 0; i < x->n; i++)
 		st_json_add(ids, json_integer(x->tokens[i]));
 	if (o->message)
-		st_json_add(messages, st_json_object({ "role", st_json_text(o->role ? o->role : "user") },
-		                                     { "content", st_json_text(o->message) }));
+		st_json_add(messages,
+		            st_json_object(ST_IS("role", o->role ? o->role : "user"), ST_IS("content", o->message)));
 	char *compact = st_json_print(ids, JSON_COMPACT);
 	json_t *ids_hash = compact ? hash(compact, strlen(compact)) : NULL;
 	free(compact);
 	return st_json_object(
-		{ "schema", json_string("trinity_sakana_router_trace.v1") }, { "runtime", json_string("stele") },
-		{ "artifact_dir", st_json_text(o->artifact) },
-		{ "artifact_manifest_sha256", json_string(x->a.manifest_sha256) },
-		{ "base_model_sha256", json_string(x->base_sha256) }, { "messages", messages },
-		{ "transcript", st_json_text(x->transcript) },
-		{ "transcript_sha256", x->transcript ? hash(x->transcript, strlen(x->transcript)) : json_null() },
-		{ "token_ids_sha256", ids_hash }, { "input_ids", ids },
-		{ "attention_mask_shape", st_json_shape(mask, 2) }, { "hidden_state_shape", st_json_shape(states, 3) },
-		{ "hidden_position", json_integer(-2) }, { "hidden_index", st_json_u64(x->index) },
-		{ "hidden_vector_shape", st_json_shape(vector, 2) },
-		{ "hidden_vector_sha256_as_f32", hash(x->hidden, width * sizeof *x->hidden) },
-		{ "hidden_vector_prefix_f32", floats(x->hidden, width < 8 ? width : 8) },
-		{ "hidden_vector_f32", floats(x->hidden, width) },
-		{ "head_weight_shape", st_json_shape(x->a.head->shape, 2) },
-		{ "head_weight_sha256_as_f32", hash(x->head, x->a.head->n_elems * sizeof *x->head) },
-		{ "logits_shape", st_json_shape(logits, 2) },
-		{ "logits_sha256_as_f32", hash(x->logits, x->outputs * sizeof *x->logits) },
-		{ "logits", floats(x->logits, x->outputs) }, { "agent_logits", floats(x->logits, agents) },
-		{ "role_logits", floats(x->logits + agents, ST_SVF_ROLES) },
-		{ "argmax_agent_id", st_json_u64(x->agent) }, { "argmax_role_id", st_json_u64(x->role) },
-		{ "role_name", json_string(roles[x->role]) }, { "mode", json_string(st_mode_name(x->exec.mode)) },
-		{ "environment", st_svf_environment(x->exec.pool, NULL) });
+		ST_IS("schema", "trinity_sakana_router_trace.v1"), ST_IS("runtime", "stele"),
+		ST_IS("artifact_dir", o->artifact), ST_IS("artifact_manifest_sha256", x->a.manifest_sha256),
+		ST_IS("base_model_sha256", x->base_sha256), ST_IS("messages", messages),
+		ST_IS("transcript", x->transcript),
+		ST_IS("transcript_sha256", x->transcript ? hash(x->transcript, strlen(x->transcript)) : json_null()),
+		ST_IS("token_ids_sha256", ids_hash), ST_IS("input_ids", ids),
+		ST_IS("attention_mask_shape", st_json_shape(mask, 2)),
+		ST_IS("hidden_state_shape", st_json_shape(states, 3)), ST_IS("hidden_position", json_integer(-2)),
+		ST_IS("hidden_index", x->index), ST_IS("hidden_vector_shape", st_json_shape(vector, 2)),
+		ST_IS("hidden_vector_sha256_as_f32", hash(x->hidden, width * sizeof *x->hidden)),
+		ST_IS("hidden_vector_prefix_f32", floats(x->hidden, width < 8 ? width : 8)),
+		ST_IS("hidden_vector_f32", floats(x->hidden, width)),
+		ST_IS("head_weight_shape", st_json_shape(x->a.head->shape, 2)),
+		ST_IS("head_weight_sha256_as_f32", hash(x->head, x->a.head->n_elems * sizeof *x->head)),
+		ST_IS("logits_shape", st_json_shape(logits, 2)),
+		ST_IS("logits_sha256_as_f32", hash(x->logits, x->outputs * sizeof *x->logits)),
+		ST_IS("logits", floats(x->logits, x->outputs)), ST_IS("agent_logits", floats(x->logits, agents)),
+		ST_IS("role_logits", floats(x->logits + agents, ST_SVF_ROLES)), ST_IS("argmax_agent_id", x->agent),
+		ST_IS("argmax_role_id", x->role), ST_IS("role_name", roles[x->role]),
+		ST_IS("mode", st_mode_name(x->exec.mode)),
+		ST_IS("environment", st_svf_environment(x->exec.pool, NULL)));
 }
 
 /* An artifact holds a few matrices of its base model. Those of another model around them would give an answer too, and

@@ -253,9 +253,9 @@ json_t *st_svf_stages_checks(const struct st_svf_stages *t)
 	for (enum st_svf_stage s = 0; s < ST_SVF_STAGES; s++) {
 		const struct st_svf_check *c = &t->check[s];
 		json_t *o = st_svf_check_json(c, &t->profile->stage[s], c->shape_match);
-		st_json_put_all(o, { "stage", json_sprintf("stage.%s", st_svf_stage_names[s]) },
-		                { "required_for_functional_parity", json_boolean(t->profile->stage[s].required) },
-		                { "functional_passed", json_boolean(c->passed) });
+		st_json_put_all(o, ST_IS("stage", json_sprintf("stage.%s", st_svf_stage_names[s])),
+		                ST_IS("required_for_functional_parity", t->profile->stage[s].required),
+		                ST_IS("functional_passed", c->passed));
 		if (t->summaries)
 			st_json_put(o, "elixir", summary(t, s));
 		st_json_add(list, o);

@@ -12,17 +12,15 @@ json_t *st_svf_summary_json(const struct st_summary *s, const uint64_t *shape, s
 	json_t *prefix = json_array();
 	for (size_t i = 0; i < s->n_prefix; i++)
 		st_json_add(prefix, st_json_number((double)s->prefix[i]));
-	json_t *o = st_json_object(
-		{ "shape", st_json_shape(shape, ndim) }, { "dtype", json_string(s->bf16 ? "bfloat16" : "float32") },
-		{ "device", json_string("cpu") }, { "size", st_json_u64(s->n) }, { "sha256", st_json_text(s->sha256) },
-		{ "min", st_json_number(s->nonfinite ? NAN : s->min) },
-		{ "max", st_json_number(s->nonfinite ? NAN : s->max) }, { "sum", st_json_number(s->sum) },
-		{ "prefix_f32", prefix });
+	json_t *o = st_json_object(ST_IS("shape", st_json_shape(shape, ndim)),
+	                           ST_IS("dtype", s->bf16 ? "bfloat16" : "float32"), ST_IS("device", "cpu"),
+	                           ST_IS("size", s->n), ST_IS("sha256", s->sha256),
+	                           ST_IS("min", s->nonfinite ? NAN : s->min), ST_IS("max", s->nonfinite ? NAN : s->max),
+	                           ST_IS("sum", s->sum), ST_IS("prefix_f32", prefix));
 	if (s->nonfinite)
 		st_json_put(o, "nonfinite", st_json_u64(s->nonfinite));
 	if (s->sha256_bf16[0])
-		st_json_put_all(o, { "sha256_as_f32", st_json_text(s->sha256) },
-		                { "sha256_as_bf16", st_json_text(s->sha256_bf16) });
+		st_json_put_all(o, ST_IS("sha256_as_f32", s->sha256), ST_IS("sha256_as_bf16", s->sha256_bf16));
 	return o;
 }
 

@@ -23,12 +23,11 @@ static const struct st_json_field fields[] = {
 
 json_t *st_svf_check_json(const struct st_svf_check *c, const struct st_svf_tolerance *t, bool numbers)
 {
-	return st_json_object({ "tolerance", st_json_put_fields(json_object(), fields, 2, t) },
-	                      { "byte_match", json_boolean(c->byte_match) },
-	                      { "shape_match", json_boolean(c->shape_match) },
-	                      { "max_abs_error", numbers ? st_json_number(c->m.s.max) : json_null() },
-	                      { "mean_abs_error", numbers ? st_json_number(st_distance_mean(&c->m)) : json_null() },
-	                      { "mismatched_element_count", numbers ? st_json_u64(c->m.mismatched) : json_null() });
+	return st_json_object(ST_IS("tolerance", st_json_put_fields(json_object(), fields, 2, t)),
+	                      ST_IS("byte_match", c->byte_match), ST_IS("shape_match", c->shape_match),
+	                      ST_IS("max_abs_error", numbers ? st_json_number(c->m.s.max) : json_null()),
+	                      ST_IS("mean_abs_error", numbers ? st_json_number(st_distance_mean(&c->m)) : json_null()),
+	                      ST_IS("mismatched_element_count", numbers ? st_json_u64(c->m.mismatched) : json_null()));
 }
 
 /* {max, mean} of the products; scales and the normalization are the same in every profile. The cast is reported, not

@@ -97,12 +97,11 @@ static json_t *cause_json(const struct hypothesis *h, const char *confidence, do
 		st_json_put(par, "q_dtype", json_string(round_names[h->e.round]));
 	if (h && h->e.kv_round)
 		st_json_put(par, "kv_dtype", json_string(round_names[h->e.kv_round]));
-	return st_json_object({ "code", json_string(st_cause_name(h ? h->code : ST_CAUSE_UNEXPLAINED)) },
-	                      { "confidence", json_string(confidence) }, { "parameters", par },
-	                      { "residual_before", st_json_number(before) },
-	                      { "residual_after", h ? st_json_number(h->residual) : json_null() },
-	                      { "floor", st_json_number(floor) }, { "text", st_json_text(h ? h->text : NULL) },
-	                      { "equivalent", same });
+	return st_json_object(ST_IS("code", st_cause_name(h ? h->code : ST_CAUSE_UNEXPLAINED)),
+	                      ST_IS("confidence", confidence), ST_IS("parameters", par),
+	                      ST_IS("residual_before", before),
+	                      ST_IS("residual_after", h ? st_json_number(h->residual) : json_null()),
+	                      ST_IS("floor", floor), ST_IS("text", h ? h->text : NULL), ST_IS("equivalent", same));
 }
 
 /* What f32 arithmetic alone costs here: our own kernel against its oracle, with room for other summation orders. */
@@ -146,9 +145,9 @@ static bool nonfinite(struct st_replay_run *r, json_t *j, const float *observed,
 	st_json_put(j, "nonfinite", json_integer((json_int_t)bad));
 	if (!bad && !bad_query)
 		return false;
-	json_t *cause = st_json_object({ "code", json_string(st_cause_name(ST_CAUSE_NUMERIC_NAN)) },
-	                               { "confidence", json_string("confirmed") });
-	st_json_put_all(j, { "verdict", json_string(bad_query ? "undecided" : "fault") }, { "cause", cause });
+	json_t *cause = st_json_object(ST_IS("code", st_cause_name(ST_CAUSE_NUMERIC_NAN)),
+	                               ST_IS("confidence", "confirmed"));
+	st_json_put_all(j, ST_IS("verdict", bad_query ? "undecided" : "fault"), ST_IS("cause", cause));
 	if (bad_query) {
 		st_json_put(cause, "text", json_string("the query of the capture is not finite"));
 		fprintf(r->text, "verdict: undecided - no output follows from a query that is not finite\n");
@@ -179,9 +178,9 @@ static enum st_status conclude(struct st_replay_run *r, json_t *j, const struct 
 		   *verdict = verdict_of(hit, explained ? best : NULL, before);
 	json_t *list = json_array(), *same = json_array();
 	for (size_t i = 0; i < t->n && i < 5; i++)
-		st_json_add(list, st_json_object({ "code", json_string(st_cause_name(order[i]->code)) },
-		                                 { "text", json_string(order[i]->text) },
-		                                 { "residual_after", st_json_number(order[i]->residual) }));
+		st_json_add(list,
+		            st_json_object(ST_IS("code", st_cause_name(order[i]->code)), ST_IS("text", order[i]->text),
+		                           ST_IS("residual_after", order[i]->residual)));
 	if (explained)
 		fprintf(r->text, "cause: %s (%s) - %s\n", st_cause_name(best->code), confidence, best->text);
 	if (explained && best->parameter != ST_PARAM_NONE)
@@ -194,8 +193,7 @@ static enum st_status conclude(struct st_replay_run *r, json_t *j, const struct 
 		const struct hypothesis *h = &t->h[i];
 		if (h == best || h->residual > floor)
 			continue;
-		st_json_add(same, st_json_object({ "code", json_string(st_cause_name(h->code)) },
-		                                 { "text", json_string(h->text) }));
+		st_json_add(same, st_json_object(ST_IS("code", st_cause_name(h->code)), ST_IS("text", h->text)));
 		fprintf(r->text, "       the same output follows from %s - %s\n", st_cause_name(h->code), h->text);
 	}
 	for (size_t i = 0; !explained && i < t->n && i < 3; i++)
@@ -205,9 +203,9 @@ static enum st_status conclude(struct st_replay_run *r, json_t *j, const struct 
 	        !explained                      ? " - unexplained: none of the known mistakes reproduces this output"
 	        : !strcmp(verdict, "undecided") ? " - what that leaves is above the floor"
 	                                        : "");
-	st_json_put_all(j, { "verdict", json_string(verdict) },
-	                { "cause", cause_json(explained ? best : NULL, confidence, before, floor, same) },
-	                { "candidates", list });
+	st_json_put_all(j, ST_IS("verdict", verdict),
+	                ST_IS("cause", cause_json(explained ? best : NULL, confidence, before, floor, same)),
+	                ST_IS("candidates", list));
 	if (strcmp(verdict, "noise") != 0)
 		r->exit_status = 2;
 	free(order);
@@ -228,10 +226,9 @@ static enum st_status explain(struct st_replay_run *r, json_t *j, struct step *s
 	        : !strcmp(type, "f16") ? "an f16 output"
 	                               : "a bf16 output",
 	        floor);
-	st_json_put_all(j, { "output_dtype", json_string(type) }, { "residual", st_json_number(before) },
-	                { "floor", st_json_number(floor) });
+	st_json_put_all(j, ST_IS("output_dtype", type), ST_IS("residual", before), ST_IS("floor", floor));
 	if (before <= floor) {
-		st_json_put_all(j, { "verdict", json_string("match") }, { "cause", json_null() });
+		st_json_put_all(j, ST_IS("verdict", "match"), ST_IS("cause", json_null()));
 		fprintf(r->text, "verdict: match\n");
 		return ST_OK;
 	}
@@ -252,7 +249,7 @@ enum st_status st_diagnose_output(struct st_replay_run *r, const float *observed
 		          .physical = r->exec.visibility == ST_TQ_PHYSICAL,
 		          .pool = r->exec.pool,
 		          .decode = st_oracle_decode_of(&r->capture.codec) };
-	json_t *j = st_json_object({ "candidates", json_array() });
+	json_t *j = st_json_object(ST_IS("candidates", json_array()));
 	st_json_put(r->json, "diagnosis", j);
 	if (nonfinite(r, j, observed, s.n))
 		return ST_OK;

@@ -127,11 +127,10 @@ static double sampled(struct check *k, const struct writer *w, bool v)
 static json_t *cause(const struct check *k, enum st_cause_code code, const char *text, double before, double after,
                      json_t *parameters)
 {
-	return st_json_object({ "code", json_string(st_cause_name(code)) },
-	                      { "confidence", json_string(code == ST_CAUSE_UNEXPLAINED ? "none" : "confirmed") },
-	                      { "parameters", parameters }, { "residual_before", st_json_number(before) },
-	                      { "residual_after", st_json_number(after) }, { "floor", st_json_number(k->expected) },
-	                      { "text", json_string(text) });
+	return st_json_object(ST_IS("code", st_cause_name(code)),
+	                      ST_IS("confidence", code == ST_CAUSE_UNEXPLAINED ? "none" : "confirmed"),
+	                      ST_IS("parameters", parameters), ST_IS("residual_before", before),
+	                      ST_IS("residual_after", after), ST_IS("floor", k->expected), ST_IS("text", text));
 }
 
 static const char *side_name(bool v) { return v ? "values" : "keys"; }
@@ -167,7 +166,7 @@ static void systematic(struct st_replay_run *r, struct check *k, bool v, double 
 	const char *text = !sure                                    ? "no known rule of a writer fits these rows"
 	                 : best->other_text && k->step.decode.signs ? best->other_text
 	                                                            : best->text;
-	json_t *par = st_json_object({ "side", json_string(side_name(v)) });
+	json_t *par = st_json_object(ST_IS("side", side_name(v)));
 	if (sure && best->fit_gain)
 		st_json_put(par, "gain", st_json_number(gain));
 	if (sure && best->shift)
@@ -201,9 +200,8 @@ static void single_rows(struct st_replay_run *r, struct check *k, bool v, const 
 			}
 		}
 		const bool copy = best <= row_limit(k, &own, v, g, holds);
-		json_t *par = st_json_object({ "side", json_string(side_name(v)) }, { "kv_head", json_integer(g) },
-		                             { "position", json_integer(i) },
-		                             { "row", st_json_u64(st_capture_row(p, 0, i)) });
+		json_t *par = st_json_object(ST_IS("side", side_name(v)), ST_IS("kv_head", g), ST_IS("position", i),
+		                             ST_IS("row", st_capture_row(p, 0, i)));
 		char text[128] = "stale row: it holds none of this sequence's positions";
 		if (copy) {
 			st_json_put(par, "holds_position", json_integer(holds));
@@ -265,12 +263,10 @@ enum st_status st_diagnose_cache(struct st_replay_run *r, struct st_error *err)
 	}
 	const bool fault = n_bad[0] + n_bad[1] > 0;
 	st_json_put(r->json, "cache",
-	            st_json_object({ "verdict", json_string(fault ? "fault" : "ok") }, { "rows", st_json_u64(rows) },
-	                           { "expected_nrmse", st_json_number(k.expected) },
-	                           { "keys_nrmse", st_json_number(nrmse[0]) },
-	                           { "keys_bad_rows", st_json_u64(n_bad[0]) },
-	                           { "values_nrmse", st_json_number(nrmse[1]) },
-	                           { "values_bad_rows", st_json_u64(n_bad[1]) }, { "causes", causes }));
+	            st_json_object(ST_IS("verdict", fault ? "fault" : "ok"), ST_IS("rows", rows),
+	                           ST_IS("expected_nrmse", k.expected), ST_IS("keys_nrmse", nrmse[0]),
+	                           ST_IS("keys_bad_rows", n_bad[0]), ST_IS("values_nrmse", nrmse[1]),
+	                           ST_IS("values_bad_rows", n_bad[1]), ST_IS("causes", causes)));
 	if (fault)
 		r->exit_status = 2;
 	else

@@ -153,7 +153,7 @@ enum st_status st_replay_gate(struct st_replay_run *r, struct st_error *err)
 		                  "unknown gate \"%s\"; round_trip, bitwidth and kernel are known", gate);
 	ST_TRY(gates[i].run(&r->exec, r->text, &passed, err));
 	fprintf(r->text, "gate %s: %s\n", gate, passed ? "pass" : "FAIL");
-	st_json_put_all(r->json, { "gate", json_string(gate) }, { "passed", json_boolean(passed) });
+	st_json_put_all(r->json, ST_IS("gate", gate), ST_IS("passed", passed));
 	r->exit_status = passed ? 0 : 3;
 	return ST_OK;
 }

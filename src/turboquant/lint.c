@@ -85,18 +85,14 @@ static void add(struct st_replay_run *r, json_t *list, const char *name, const s
 	fprintf(r->text, "%-16s %4u  %9.3g  %9.3g  %.6f  %+8.2f%%  %10.7f  %s%s%s\n", name, cb->bits, l.lloyd_move,
 	        l.distance, l.rmse, 100 * l.mse_excess, l.outermost, l.ok ? "optimal" : "NOT OPTIMAL",
 	        other ? ", this is " : "", other ? k->name : "");
-	st_json_add(list,
-	            st_json_object({ "name", json_string(name) }, { "bits", json_integer(cb->bits) },
-	                           { "largest_lloyd_move", st_json_number(l.lloyd_move) },
-	                           { "largest_lloyd_move_level", json_integer(l.lloyd_level) },
-	                           { "distance_from_optimum", st_json_number(l.distance) },
-	                           { "rmse", st_json_number(l.rmse) },
-	                           { "rmse_optimum", st_json_number(l.rmse_optimum) },
-	                           { "mse_excess", st_json_number(l.mse_excess) },
-	                           { "outermost", st_json_number(l.outermost) },
-	                           { "outermost_optimum", st_json_number(l.outermost_optimum) },
-	                           { "asymmetry", st_json_number(l.asymmetry) },
-	                           { "recognised", st_json_text(k ? k->name : NULL) }, { "ok", json_boolean(l.ok) }));
+	st_json_add(
+		list,
+		st_json_object(
+			ST_IS("name", name), ST_IS("bits", cb->bits), ST_IS("largest_lloyd_move", l.lloyd_move),
+			ST_IS("largest_lloyd_move_level", l.lloyd_level), ST_IS("distance_from_optimum", l.distance),
+			ST_IS("rmse", l.rmse), ST_IS("rmse_optimum", l.rmse_optimum), ST_IS("mse_excess", l.mse_excess),
+			ST_IS("outermost", l.outermost), ST_IS("outermost_optimum", l.outermost_optimum),
+			ST_IS("asymmetry", l.asymmetry), ST_IS("recognised", k ? k->name : NULL), ST_IS("ok", l.ok)));
 	if (!l.ok)
 		r->exit_status = 2;
 }
@@ -111,10 +107,9 @@ static void add_known(struct st_replay_run *r, json_t *list, const struct st_cod
 	fprintf(r->text,
 	        "%-16s %4u          -          -  %.6f  %+8.2f%%  %10.7f  as published, levels not on record\n",
 	        k->name, k->bits, k->rmse, 100 * excess, k->outermost);
-	st_json_add(list, st_json_object({ "name", json_string(k->name) }, { "bits", json_integer(k->bits) },
-	                                 { "rmse_published", st_json_number(k->rmse) },
-	                                 { "outermost_published", st_json_number(k->outermost) },
-	                                 { "mse_excess", st_json_number(excess) }));
+	st_json_add(list,
+	            st_json_object(ST_IS("name", k->name), ST_IS("bits", k->bits), ST_IS("rmse_published", k->rmse),
+	                           ST_IS("outermost_published", k->outermost), ST_IS("mse_excess", excess)));
 }
 
 static enum st_status generate(struct st_codebook *cb, unsigned bits, struct st_error *err)
@@ -128,8 +123,8 @@ enum st_status st_replay_lint(struct st_replay_run *r, struct st_error *err)
 {
 	struct st_codebook own = { 0 }, cb;
 	json_t *list = json_array(), *known = json_array();
-	st_json_put_all(r->json, { "tolerance", st_json_number(ST_CODEBOOK_TOLERANCE) }, { "codebooks", list },
-	                { "known", known });
+	st_json_put_all(r->json, ST_IS("tolerance", ST_CODEBOOK_TOLERANCE), ST_IS("codebooks", list),
+	                ST_IS("known", known));
 	fprintf(r->text, "codebook         bits Lloyd move   distance      RMSE  excess MSE  outermost  verdict\n");
 	if (r->o->table) {
 		ST_TRY(read_table(r->o->table, &own, err));

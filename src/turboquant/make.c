@@ -95,8 +95,8 @@ static enum st_status write_capture(struct st_outdir *dir, const struct st_scene
 		st_json_put(paths, st_capture_sources[f].key[0], json_string(st_capture_sources[f].file));
 	st_json_put_all(
 		manifest,
-		{ "params", st_json_put_fields(json_object(), st_capture_params, ST_N_CAPTURE_PARAMS, &params) },
-		{ "dump_paths", paths });
+		ST_IS("params", st_json_put_fields(json_object(), st_capture_params, ST_N_CAPTURE_PARAMS, &params)),
+		ST_IS("dump_paths", paths));
 	struct st_arena mem = { 0 };
 	char *text = st_json_ok(manifest) ? st_json_print(manifest, JSON_INDENT(2)) : NULL;
 	enum st_status st = text ? write_file(dir, &mem, "manifest.json", text, strlen(text), err)
@@ -134,7 +134,7 @@ enum st_status st_replay_make(struct st_replay_run *r, struct st_error *err)
 		st = st_outdir_commit(dir, err);
 		dir = NULL;
 	}
-	st_json_put_all(r->json, { "kind", json_string(k->name) }, { "folder", st_json_text(r->o->out) });
+	st_json_put_all(r->json, ST_IS("kind", k->name), ST_IS("folder", r->o->out));
 	json_object_update(r->json, manifest);
 	fprintf(r->text, "wrote %s/manifest.json: %s; %u query / %u key-value heads, d %u, %u bits, signs %s\n",
 	        r->o->out, k->what, k->p.num_heads, k->p.num_kv_heads, k->p.head_dim, r->bits, st_signs_name(r->signs));

@@ -120,16 +120,13 @@ static json_t *row_json(const struct st_replay_run *r, const struct row *row)
 {
 	const struct st_moments *x = &row->expect;
 	return st_json_put_all(
-		st_json_visible(&row->p, r->exec.visibility), { "abs_pos", json_integer(row->pos) },
-		{ "kvl_logical", json_integer(row->p.kv_seq_len) }, { "ring_start", json_integer(row->p.ring_start) },
-		{ "dequant_oracle_nrmse", st_json_number(row->dequant) },
-		{ "independent_floor_nrmse", st_json_number(row->floor) },
-		{ "max_abs_diff", st_json_number(row->max_abs_diff) },
-		{ "floor_expected",
-	          st_json_put_all(st_json_moments(x), { "low", st_json_number(x->mean - floor_sigmas * x->sd) },
-	                          { "high", st_json_number(x->mean + floor_sigmas * x->sd) }) },
-		{ "verdict", json_string(verdicts[row->verdict].label) },
-		{ "quantiser_floor", json_boolean(row->is_floor) });
+		st_json_visible(&row->p, r->exec.visibility), ST_IS("abs_pos", row->pos),
+		ST_IS("kvl_logical", row->p.kv_seq_len), ST_IS("ring_start", row->p.ring_start),
+		ST_IS("dequant_oracle_nrmse", row->dequant), ST_IS("independent_floor_nrmse", row->floor),
+		ST_IS("max_abs_diff", row->max_abs_diff),
+		{ "floor_expected", st_json_put_all(st_json_moments(x), ST_IS("low", x->mean - floor_sigmas * x->sd),
+	                                            ST_IS("high", x->mean + floor_sigmas * x->sd)) },
+		ST_IS("verdict", verdicts[row->verdict].label), ST_IS("quantiser_floor", row->is_floor));
 }
 
 /* The whole report, for the terminal and, with `md`, for <out>.md. */
@@ -196,12 +193,11 @@ enum st_status st_replay_multistep(struct st_replay_run *r, struct st_error *err
 	enum verdict verdict = verdict_of(worst_dequant, worst_floor, worst_pos);
 	if (verdict == FLOOR_ABOVE && all_floor)
 		verdict = QUANTISER_FLOOR;
-	st_json_put_all(r->json, { "seed", json_sprintf("0x%llX", (unsigned long long)r->seed) },
-	                { "seeding", json_string(r->o->seeding_xor ? "xor" : "splitmix") },
-	                { "bits", json_integer(r->bits) }, { "signs", json_string(st_signs_name(r->signs)) },
-	                { "threshold", st_json_number(verdict_threshold) },
-	                { "any_nan_inf_in_output", json_boolean(!finite) },
-	                { "quantiser_floor", json_boolean(verdict == QUANTISER_FLOOR) });
+	st_json_put_all(r->json, ST_IS("seed", json_sprintf("0x%llX", (unsigned long long)r->seed)),
+	                ST_IS("seeding", r->o->seeding_xor ? "xor" : "splitmix"), ST_IS("bits", r->bits),
+	                ST_IS("signs", st_signs_name(r->signs)), ST_IS("threshold", verdict_threshold),
+	                ST_IS("any_nan_inf_in_output", json_boolean(!finite)),
+	                ST_IS("quantiser_floor", json_boolean(verdict == QUANTISER_FLOOR)));
 	print(r, r->text, false, rows);
 	st_replay_verdict(r, verdicts + verdict);
 	if (!finite)

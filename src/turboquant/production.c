@@ -53,10 +53,9 @@ static enum st_status run_gates(struct st_replay_run *r, json_t *gates, const ch
 		                   : g.exit_code == 0 ? "pass"
 		                                      : "fail";
 		st_json_put(gates, name,
-		            st_json_object(
-				    { "exit_code", json_integer(g.exit_code) }, { "status", json_string(status) },
-				    { "duration_ms", st_json_number(g.duration_ms) },
-				    { "build_id", st_json_text(g.build_id) }, { "last_lines", last_lines(g.output) }));
+		            st_json_object(ST_IS("exit_code", json_integer(g.exit_code)), ST_IS("status", status),
+		                           ST_IS("duration_ms", g.duration_ms), ST_IS("build_id", g.build_id),
+		                           ST_IS("last_lines", last_lines(g.output))));
 		fprintf(r->text, "gate %-10s %s (%.0f ms)\n", name, status, g.duration_ms);
 		if (strcmp(status, "pass") != 0) {
 			*failed = name;
@@ -101,22 +100,19 @@ static double range(const double *x, size_t n)
 
 static json_t *null_json(double measured, const struct st_moments *null)
 {
-	return st_json_object({ "mean", st_json_number(null->mean) }, { "sd", st_json_number(null->sd) },
-	                      { "z", st_json_number((measured - null->mean) / null->sd) });
+	return st_json_object(ST_IS("mean", null->mean), ST_IS("sd", null->sd),
+	                      ST_IS("z", (measured - null->mean) / null->sd));
 }
 
 static json_t *regime_json(const struct st_replay_run *r)
 {
 	const struct st_tq_params p = st_sweep_params(st_sweep_points, 0);
 	return st_json_object(
-		{ "num_heads", json_integer(p.num_heads) }, { "num_kv_heads", json_integer(p.num_kv_heads) },
-		{ "head_dim", json_integer(p.head_dim) }, { "kv_capacity", json_integer(p.kv_capacity) },
-		{ "scale", st_json_number(p.scale) }, { "mask_type", json_integer(p.mask_type) },
-		{ "rms_eps", st_json_number(st_sweep_regime.rms_eps) },
-		{ "rope_theta", st_json_number(st_sweep_regime.rope_theta) },
-		{ "rope_style", json_string("half_split") }, { "bits", json_integer(r->bits) },
-		{ "signs", json_string(st_signs_name(r->signs)) }, { "q_dtype", json_string(st_q_name(&r->exec)) },
-		{ "visibility", json_string(st_visibility_name(&r->exec)) });
+		ST_IS("num_heads", p.num_heads), ST_IS("num_kv_heads", p.num_kv_heads), ST_IS("head_dim", p.head_dim),
+		ST_IS("kv_capacity", p.kv_capacity), ST_IS("scale", p.scale), ST_IS("mask_type", p.mask_type),
+		ST_IS("rms_eps", st_sweep_regime.rms_eps), ST_IS("rope_theta", st_sweep_regime.rope_theta),
+		ST_IS("rope_style", "half_split"), ST_IS("bits", r->bits), ST_IS("signs", st_signs_name(r->signs)),
+		ST_IS("q_dtype", st_q_name(&r->exec)), ST_IS("visibility", st_visibility_name(&r->exec)));
 }
 
 /* One measurement: point i. */
@@ -125,24 +121,21 @@ static json_t *point_json(const struct st_replay_run *r, int i, const struct st_
 {
 	const struct st_sweep_point *pt = st_sweep_points + i;
 	const double a = m->nrmse[i], b = m->nrmse_b[i];
-	json_t *j = st_json_object({ "abs_pos", json_integer(pt->pos) }, { "kvl_logical", json_integer(pt->kvl) },
-	                           { "sliding_window", json_integer(pt->window) },
-	                           { "band_ok", json_boolean(st_band_ok(a)) },
-	                           { "rng_u64s_consumed_before", st_json_u64(m->before[i]) });
+	json_t *j = st_json_object(ST_IS("abs_pos", pt->pos), ST_IS("kvl_logical", pt->kvl),
+	                           ST_IS("sliding_window", pt->window), ST_IS("band_ok", st_band_ok(a)),
+	                           ST_IS("rng_u64s_consumed_before", m->before[i]));
 	if (pt->ring_a == pt->ring_b)
-		return st_json_put_all(
-			j, { "nrmse", st_json_number(a) },
-			{ "null", st_json_put_all(null_json(a, &null->a[i]),
-		                                  { "outside_band", st_json_number(null->outside[i]) }) });
+		return st_json_put_all(j, ST_IS("nrmse", a),
+		                       ST_IS("null", st_json_put_all(null_json(a, &null->a[i]),
+		                                                     ST_IS("outside_band", null->outside[i]))));
 	const struct st_tq_params pa = st_sweep_params(pt, pt->ring_a), pb = st_sweep_params(pt, pt->ring_b);
 	/* Two readings of one cache from different rows that agree to the last bit compare nothing. */
-	return st_json_put_all(j, { "ring_start_a", json_integer(pt->ring_a) },
-	                       { "ring_start_b", json_integer(pt->ring_b) },
-	                       { "rows_a", st_json_visible(&pa, r->exec.visibility) },
-	                       { "rows_b", st_json_visible(&pb, r->exec.visibility) },
-	                       { "ring_start_A_nrmse", st_json_number(a) }, { "ring_start_B_nrmse", st_json_number(b) },
-	                       { "ab_delta", st_json_number(b - a) }, { "vacuous", json_boolean(a == b) },
-	                       { "null_a", null_json(a, &null->a[i]) }, { "null_b", null_json(b, &null->b[i]) });
+	return st_json_put_all(j, ST_IS("ring_start_a", pt->ring_a), ST_IS("ring_start_b", pt->ring_b),
+	                       ST_IS("rows_a", st_json_visible(&pa, r->exec.visibility)),
+	                       ST_IS("rows_b", st_json_visible(&pb, r->exec.visibility)),
+	                       ST_IS("ring_start_A_nrmse", a), ST_IS("ring_start_B_nrmse", b), ST_IS("ab_delta", b - a),
+	                       ST_IS("vacuous", json_boolean(a == b)), ST_IS("null_a", null_json(a, &null->a[i])),
+	                       ST_IS("null_b", null_json(b, &null->b[i])));
 }
 
 static json_t *sweep_json(const struct st_replay_run *r, const char *name, const struct st_sweep_result *m,
@@ -167,14 +160,13 @@ static json_t *intersection_json(const struct st_sweep_result *m, bool *copied)
 	}
 	const double diff = fabs(m->nrmse[a] - m->nrmse[b]);
 	*copied = m->before[a] == m->before[b] || diff < 5e-8;
-	return st_json_object({ "abs_pos", json_integer(500) }, { "kvl_logical", json_integer(500) },
-	                      { "sweep_A_intersection_nrmse", st_json_number(m->nrmse[a]) },
-	                      { "sweep_B_intersection_nrmse", st_json_number(m->nrmse[b]) },
-	                      { "sweep_A_rng_u64s_consumed_before", st_json_u64(m->before[a]) },
-	                      { "sweep_B_rng_u64s_consumed_before", st_json_u64(m->before[b]) },
-	                      { "match_to_7_decimal_places", json_boolean(diff < 5e-8) },
-	                      { "absdiff", st_json_number(diff) },
-	                      { "independent_draws", json_boolean(m->before[a] != m->before[b]) });
+	return st_json_object(ST_IS("abs_pos", json_integer(500)), ST_IS("kvl_logical", json_integer(500)),
+	                      ST_IS("sweep_A_intersection_nrmse", m->nrmse[a]),
+	                      ST_IS("sweep_B_intersection_nrmse", m->nrmse[b]),
+	                      ST_IS("sweep_A_rng_u64s_consumed_before", m->before[a]),
+	                      ST_IS("sweep_B_rng_u64s_consumed_before", m->before[b]),
+	                      ST_IS("match_to_7_decimal_places", json_boolean(diff < 5e-8)), ST_IS("absdiff", diff),
+	                      ST_IS("independent_draws", json_boolean(m->before[a] != m->before[b])));
 }
 
 /* Length and phase: rank correlation over sweep A, ranges of both. */
@@ -219,12 +211,10 @@ static json_t *second_json(const struct st_sweep_result *m, const struct st_null
 	const struct effects e = effects_of(mean);
 	*verdict = *worst <= z_limit ? "NULL_CONSISTENT" : "NULL_REJECTED";
 	return st_json_object(
-		{ "seeds", json_integer(null->n) }, { "z_limit", st_json_number(z_limit) },
-		{ "largest_abs_z", st_json_number(*worst) },
-		{ "largest_abs_z_at", json_sprintf("sweep %s pos %u kvl %u", at->sweep, at->pos, at->kvl) },
-		{ "band_rejection_rate", st_json_number(null->band_rejection) },
-		{ "spearman_rho_of_means_A", st_json_number(e.rho) }, { "range_of_means_A", st_json_number(e.range_a) },
-		{ "range_of_means_B", st_json_number(e.range_b) }, { "verdict", json_string(*verdict) });
+		ST_IS("seeds", null->n), ST_IS("z_limit", z_limit), ST_IS("largest_abs_z", *worst),
+		ST_IS("largest_abs_z_at", json_sprintf("sweep %s pos %u kvl %u", at->sweep, at->pos, at->kvl)),
+		ST_IS("band_rejection_rate", null->band_rejection), ST_IS("spearman_rho_of_means_A", e.rho),
+		ST_IS("range_of_means_A", e.range_a), ST_IS("range_of_means_B", e.range_b), ST_IS("verdict", *verdict));
 }
 
 static void print(struct st_replay_run *r, const struct st_sweep_result *m, const struct st_null_stats *null)
@@ -261,21 +251,20 @@ static enum st_status report(struct st_replay_run *r, const struct st_sweep_resu
 		finite &= isfinite(m->nrmse[i]) && isfinite(m->nrmse_b[i]);
 		single &= i == 0 || m->before[i] > m->before[i - 1];
 	}
-	st_json_put_all(r->json, { "verdict", json_string(verdict) },
-	                { "band", st_json_object({ "lower", st_json_number(st_band_lower) },
-	                                         { "upper", st_json_number(st_band_upper) },
-	                                         { "registration", json_string(band_registration) }) },
-	                { "regime", regime_json(r) }, { "sweep_A", sweep_json(r, "A", m, null) },
-	                { "sweep_B", sweep_json(r, "B", m, null) }, { "ring_wrap", sweep_json(r, "ring", m, null) },
-	                { "statistics", st_json_object({ "spearman_rho_A", st_json_number(e.rho) },
-	                                               { "range_A", st_json_number(e.range_a) },
-	                                               { "range_B", st_json_number(e.range_b) }) },
-	                { "rng", st_json_object({ "seed_literal", json_sprintf("0x%llX", (unsigned long long)r->seed) },
-	                                        { "algorithm", json_string("xoshiro256** seeded by splitmix64") },
-	                                        { "single_instance", json_boolean(single) },
-	                                        { "total_u64s_consumed", st_json_u64(m->consumed) }) },
-	                { "intersection_check", intersection_json(m, &copied) },
-	                { "null", second_json(m, null, &worst_z, &second) });
+	st_json_put_all(
+		r->json, ST_IS("verdict", verdict),
+		ST_IS("band", st_json_object(ST_IS("lower", st_band_lower), ST_IS("upper", st_band_upper),
+	                                     ST_IS("registration", band_registration))),
+		ST_IS("regime", regime_json(r)), ST_IS("sweep_A", sweep_json(r, "A", m, null)),
+		ST_IS("sweep_B", sweep_json(r, "B", m, null)), ST_IS("ring_wrap", sweep_json(r, "ring", m, null)),
+		ST_IS("statistics", st_json_object(ST_IS("spearman_rho_A", e.rho), ST_IS("range_A", e.range_a),
+	                                           ST_IS("range_B", e.range_b))),
+		ST_IS("rng",
+	              st_json_object(ST_IS("seed_literal", json_sprintf("0x%llX", (unsigned long long)r->seed)),
+	                             ST_IS("algorithm", "xoshiro256** seeded by splitmix64"),
+	                             ST_IS("single_instance", single), ST_IS("total_u64s_consumed", m->consumed))),
+		ST_IS("intersection_check", intersection_json(m, &copied)),
+		ST_IS("null", second_json(m, null, &worst_z, &second)));
 	st_json_put(r->json, "second_verdict", json_string(second));
 	if (copied)
 		return st_fail(
@@ -308,9 +297,9 @@ enum st_status st_replay_production(struct st_replay_run *r, struct st_error *er
 	const char *failed;
 	json_t *gates = json_object();
 	struct st_replay_gate_result why;
-	st_json_put_all(r->json, { "session", o->session ? st_json_text(o->session) : st_json_now() },
-	                { "ran_at", json_integer((json_int_t)time(NULL)) },
-	                { "iter", json_integer(o->iter ? o->iter : 1) }, { "regression_gates", gates });
+	st_json_put_all(r->json, ST_IS("session", o->session ? st_json_text(o->session) : st_json_now()),
+	                ST_IS("ran_at", time(NULL)), ST_IS("iter", json_integer(o->iter ? o->iter : 1)),
+	                ST_IS("regression_gates", gates));
 	const struct st_tq_params regime = st_sweep_params(st_sweep_points, 0);
 	fprintf(r->text,
 	        "replay production-faithful: %u query / %u key-value heads, d %u, %u bits, query %s, kernel %s, "

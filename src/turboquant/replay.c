@@ -138,13 +138,11 @@ static enum st_status commit(struct st_replay_run *r, const char *json, struct s
 
 static void describe_run(struct st_replay_run *r, const char *mode)
 {
-	st_json_put_all(
-		r->json, { "schema", json_string("stele.replay/1") },
-		{ "tool", st_json_object({ "name", json_string("stele") }, { "version", json_string(st_version()) }) },
-		{ "mode", json_string(mode) }, { "kernel", json_string(st_cpu_name(r->exec.cpu)) },
-		{ "q_dtype", json_string(st_q_name(&r->exec)) },
-		{ "visibility", json_string(st_visibility_name(&r->exec)) },
-		{ "ran_at", json_sprintf("%lld", (long long)time(NULL)) });
+	st_json_put_all(r->json, ST_IS("schema", "stele.replay/1"),
+	                ST_IS("tool", st_json_object(ST_IS("name", "stele"), ST_IS("version", st_version()))),
+	                ST_IS("mode", mode), ST_IS("kernel", st_cpu_name(r->exec.cpu)),
+	                ST_IS("q_dtype", st_q_name(&r->exec)), ST_IS("visibility", st_visibility_name(&r->exec)),
+	                ST_IS("ran_at", json_sprintf("%lld", (long long)time(NULL))));
 }
 
 static void describe_capture(struct st_replay_run *r)
@@ -176,10 +174,9 @@ static void describe_capture(struct st_replay_run *r)
 	st_tq_visible_rows(p, r->exec.visibility, &rows);
 	fprintf(r->text, "rows seen: %u of %u expected%s\n", rows.visible, rows.expected,
 	        rows.visible < rows.expected ? " - the rest is silently dropped" : "");
-	st_json_put_all(r->json, { "manifest", st_json_text(r->o->manifest) }, { "bits", json_integer(c->codec.bits) },
-	                { "signs", json_string(st_signs_name(c->codec.signs)) },
-	                { "params_not_read", json_incref(c->unread) },
-	                { "compact_sources", json_boolean(c->compact.k_codes != NULL) });
+	st_json_put_all(r->json, ST_IS("manifest", r->o->manifest), ST_IS("bits", c->codec.bits),
+	                ST_IS("signs", st_signs_name(c->codec.signs)), ST_IS("params_not_read", json_incref(c->unread)),
+	                ST_IS("compact_sources", json_boolean(c->compact.k_codes != NULL)));
 	json_object_update_new(r->json, st_json_visible(p, r->exec.visibility));
 }
 

@@ -23,12 +23,10 @@ json_t *st_json_visible(const struct st_tq_params *p, enum st_tq_visibility vis)
 {
 	struct st_tq_rows rows;
 	st_tq_visible_rows(p, vis, &rows);
-	return st_json_object({ "visible_rows", json_integer(rows.visible) },
-	                      { "expected_rows", json_integer(rows.expected) });
+	return st_json_object(ST_IS("visible_rows", rows.visible), ST_IS("expected_rows", rows.expected));
 }
 
 json_t *st_json_moments(const struct st_moments *m)
 {
-	return st_json_object({ "mean", st_json_number(m->mean) }, { "sd", st_json_number(m->sd) },
-	                      { "seeds", json_integer(m->n) });
+	return st_json_object(ST_IS("mean", m->mean), ST_IS("sd", m->sd), ST_IS("seeds", m->n));
 }

@@ -136,10 +136,9 @@ static enum st_status canary(struct st_replay_run *r, const struct arm *clean, s
 	                                                 : rise < 1e-3;
 	const char *verdict = off_on_purpose || same_arms ? "vacuous" : pass ? "pass" : "failed";
 	st_json_put(r->json, "canary_result",
-	            st_json_object({ "verdict", json_string(verdict) }, { "nrmse_clean", st_json_number(clean->nrmse) },
-	                           { "nrmse_canary", st_json_number(a->nrmse) },
-	                           { "reference_moved_by", st_json_number(leverage) },
-	                           { "max_output_change", st_json_number(max_change) }));
+	            st_json_object(ST_IS("verdict", verdict), ST_IS("nrmse_clean", clean->nrmse),
+	                           ST_IS("nrmse_canary", a->nrmse), ST_IS("reference_moved_by", leverage),
+	                           ST_IS("max_output_change", max_change)));
 	fprintf(r->text, "canary: %s; nrmse %.3e -> %.3e, reference moved by %.3e, output changed by at most %.3g%s\n",
 	        verdict, clean->nrmse, a->nrmse, leverage, max_change,
 	        off_on_purpose ? " - variation B is not meant to follow the reference"
@@ -164,8 +163,8 @@ static enum st_status toggle(struct st_replay_run *r, const struct arm *a, float
 		diff = st_larger(diff, fabs((double)a->out[i] - scratch[i]));
 	*no_op = diff == 0;
 	st_json_put(r->json, "toggle",
-	            st_json_object({ "against", json_stringn(&partner, 1) }, { "max_abs_diff", st_json_number(diff) },
-	                           { "no_op", json_boolean(*no_op) }));
+	            st_json_object(ST_IS("against", json_stringn(&partner, 1)), ST_IS("max_abs_diff", diff),
+	                           ST_IS("no_op", *no_op)));
 	if (*no_op)
 		fprintf(r->text,
 		        "no-op toggle: variations %c and %c give identical results, so neither proves anything\n",
@@ -183,10 +182,9 @@ static void head_maxima(struct st_replay_run *r, const struct arm *a)
 		for (size_t i = h * d; i < (h + 1) * d; i++)
 			m = st_larger(m, fabs((double)a->out[i] - a->ref[i]));
 		worst = st_larger(worst, m);
-		st_json_add(list, st_json_object({ "head", json_integer((json_int_t)h) },
-		                                 { "max_abs_diff", st_json_number(m) }));
+		st_json_add(list, st_json_object(ST_IS("head", h), ST_IS("max_abs_diff", m)));
 	}
-	st_json_put_all(r->json, { "max_abs_diff", st_json_number(worst) }, { "per_head_max_abs_diff", list });
+	st_json_put_all(r->json, ST_IS("max_abs_diff", worst), ST_IS("per_head_max_abs_diff", list));
 }
 
 /*
@@ -304,12 +302,11 @@ static enum st_status measure(struct st_replay_run *r, struct arm *a, struct arm
 	if (shown == other)
 		ST_TRY(canary(r, a, other, mem, err));
 	const bool finite = st_all_finite(a->out, n) && st_all_finite(shown->out, n);
-	st_json_put_all(r->json, { "variation", json_stringn(&v, 1) },
-	                { "canary", json_string(canary_names[r->o->canary]) },
-	                { "dequant_oracle_nrmse", st_json_number(shown->nrmse) },
-	                { "any_nan_inf_in_gpu_output", json_boolean(!finite) },
-	                { "exit_status", json_string(finite ? "ok" : "NaN/Inf") },
-	                { "independent_floor_nrmse", json_null() }, { "bin_path", st_json_text(r->path[ST_FILE_BIN]) });
+	st_json_put_all(r->json, ST_IS("variation", json_stringn(&v, 1)), ST_IS("canary", canary_names[r->o->canary]),
+	                ST_IS("dequant_oracle_nrmse", shown->nrmse),
+	                ST_IS("any_nan_inf_in_gpu_output", json_boolean(!finite)),
+	                ST_IS("exit_status", finite ? "ok" : "NaN/Inf"), ST_IS("independent_floor_nrmse", json_null()),
+	                ST_IS("bin_path", r->path[ST_FILE_BIN]));
 	head_maxima(r, shown);
 	if (oracles & ST_ORACLE_FLOOR)
 		ST_TRY(floor_of(r, shown, mem, err));
