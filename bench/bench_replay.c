@@ -68,13 +68,11 @@ static void attention(const struct bench *b, uint32_t rows)
 		norms[i] = 16;
 	for (size_t i = 0; i < 2 * n; i++)
 		st_tq_decode_rotated(&s.codec, codes + i * (DIM / 2), norms + i, 1, dense + i * DIM);
-	s.kv = (struct st_tq_kv){
-		.k_codes = codes, .v_codes = codes + n * (DIM / 2), .k_norms = norms, .v_norms = norms + n
-	};
+	s.kv = (struct st_tq_kv){ .codes = { codes, codes + n * (DIM / 2) }, .norms = { norms, norms + n } };
 	snprintf(what, sizeof what, "attention, 4-bit cache, %u rows", rows);
 	bench_row(b, what, attend, &s, (double)n * (DIM + 2 * sizeof(float)), bench_read_bandwidth, "GB/s", 1e9);
 	double packed = bench_time(b, attend, &s);
-	s.kv = (struct st_tq_kv){ .k_dense = dense, .v_dense = dense + n * DIM };
+	s.kv = (struct st_tq_kv){ .dense = { dense, dense + n * DIM } };
 	snprintf(what, sizeof what, "attention, dense f32, %u rows", rows);
 	bench_row(b, what, attend, &s, (double)n * 2 * DIM * sizeof(float), bench_read_bandwidth, "GB/s", 1e9);
 	double full = bench_time(b, attend, &s);

@@ -120,6 +120,13 @@ void st_error_in(struct st_error *err, const char *path)
 		copy_text(err->path, sizeof err->path, path);
 }
 
+enum st_status st_in_place(const char *where, enum st_status st, struct st_error *err)
+{
+	if (st != ST_OK && !err->where[0])
+		copy_text(err->where, sizeof err->where, where);
+	return st;
+}
+
 enum st_status st_check_cancel(struct st_error *err)
 {
 	return cancel_flag ? st_fail(err, ST_ERR_CANCELLED, "interrupted") : ST_OK;

@@ -13,6 +13,8 @@ enum st_status st_fail_at(struct st_error *err, enum st_status code, uint64_t of
 enum st_status st_fail_errno(struct st_error *err, const char *path, const char *what);
 /* Name the file of a recorded failure, unless it already has one. */
 void st_error_in(struct st_error *err, const char *path);
+/* Whatever came of a step: a failure gets this place (an option, a key) unless it has one. Returns st. */
+enum st_status st_in_place(const char *where, enum st_status st, struct st_error *err);
 
 /* Characters that could drive a terminal or show a line as what it is not: C0, DEL, C1, the controls of bidirectional
  * text, and the separators of lines and paragraphs. */
@@ -42,6 +44,12 @@ static inline enum st_status st_failure(enum st_status st) { return st != ST_OK 
 		if (!(pointers))                                            \
 			return st_fail(err, ST_ERR_NOMEM, "out of memory"); \
 	} while (0)
+
+/* The same where the status is wanted. */
+static inline enum st_status st_have(bool pointers, struct st_error *err)
+{
+	return pointers ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+}
 
 /* For functions with a cleanup label: needs `enum st_status st` and `out:` in scope. */
 #define ST_TRY_OUT(expr)          \

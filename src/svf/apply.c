@@ -50,16 +50,17 @@ static enum st_status make_checkpoint(struct apply *x, const struct st_svf_entry
 	char why[200];
 	spec.ndim = st_svf_stage_shape(e, ST_SVF_FINAL_BF16, e->turned, spec.shape);
 	ST_TRY(st_svf_work_open(&x->job, &w, from, x->job.layout, NULL, err));
-	enum st_status st = st_svf_file_open(path, &spec, 1, &t.file, err);
-	if (st == ST_OK)
-		st = st_svf_work_run(&x->job, &w, &t, err);
+	enum st_status st;
+	ST_TRY_OUT(st_svf_file_open(path, &spec, 1, &t.file, err));
+	ST_TRY_OUT(st_svf_work_run(&x->job, &w, &t, err));
 	/* Factors of something else would make a model of something else. */
-	if (st == ST_OK && !st_svf_zero_test(&w.engine, why, sizeof why))
-		st = st_in_file(w.factors.path,
-		                st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, from->source_name, "%s", why), err);
-	if (st == ST_OK)
-		st_svf_work_warnings(&x->job, &w);
+	if (!st_svf_zero_test(&w.engine, why, sizeof why))
+		ST_TRY_OUT(st_in_file(w.factors.path,
+		                      st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, from->source_name, "%s", why),
+		                      err));
+	st_svf_work_warnings(&x->job, &w);
 	*zero_error = w.engine.zero_error;
+out:
 	if (t.file)
 		st = st_writer_close(t.file, st, err);
 	st_svf_work_close(&w);

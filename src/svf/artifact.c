@@ -152,12 +152,12 @@ enum st_status st_svf_artifact_open(const char *dir, struct st_svf_artifact *a, 
 	*a = (struct st_svf_artifact){ .dir = dir };
 	st_arena_init(&a->arena);
 	const char *path = st_path(&a->arena, dir, ST_SVF_MANIFEST);
-	enum st_status st = path ? st_json_load_object(path, 0, &a->manifest, err)
-	                         : st_fail(err, ST_ERR_NOMEM, "out of memory");
-	if (st == ST_OK)
-		st = st_file_sha256(path, a->manifest_sha256, NULL, err);
-	if (st == ST_OK)
-		st = st_in_file(path, load(a, err), err);
+	enum st_status st;
+	ST_TRY_OUT(st_have(path, err));
+	ST_TRY_OUT(st_json_load_object(path, 0, &a->manifest, err));
+	ST_TRY_OUT(st_file_sha256(path, a->manifest_sha256, NULL, err));
+	st = st_in_file(path, load(a, err), err);
+out:
 	if (st != ST_OK)
 		st_svf_artifact_close(a);
 	return st;

@@ -60,25 +60,31 @@ static enum st_status find(const struct st_svf_base *b, const char *name, struct
 	return ST_OK;
 }
 
+static enum st_status find_matrix(const struct st_svf_base *b, const struct st_svf_entry *e, struct st_weight *w,
+                                  struct st_error *err)
+{
+	ST_TRY(find(b, e->source_name, w, err));
+	if (!w->tensor && strcmp(e->source_name, ST_SVF_LM_HEAD) == 0)
+		ST_TRY(find(b, ST_SVF_EMBEDDING, w, err)); /* a tied model stores the head as its embedding */
+	const struct st_tensor *t = w->tensor;
+	if (!t)
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, e->source_name,
+		                  "the base model has no such weight");
+	if (t->ndim != 2 || t->shape[0] != e->rows || t->shape[1] != e->cols)
+		return st_fail_at(err, ST_ERR_MISMATCH, t->offset, e->source_name,
+		                  "the base model has [%llu, %llu] where the reference selects [%llu, %llu]",
+		                  (unsigned long long)t->shape[0], (unsigned long long)(t->ndim > 1 ? t->shape[1] : 1),
+		                  (unsigned long long)e->rows, (unsigned long long)e->cols);
+	return st_dtype_info(t->dtype)->kind != ST_KIND_INT
+	             ? ST_OK
+	             : st_fail_at(err, ST_ERR_MISMATCH, t->offset, e->source_name,
+	                          "the base model stores integers (%s)", st_dtype_info(t->dtype)->name);
+}
+
 enum st_status st_svf_base_find(const struct st_svf_base *b, const struct st_svf_entry *e, struct st_weight *w,
                                 struct st_error *err)
 {
-	enum st_status st = find(b, e->source_name, w, err);
-	if (st == ST_OK && !w->tensor && strcmp(e->source_name, ST_SVF_LM_HEAD) == 0)
-		st = find(b, ST_SVF_EMBEDDING, w, err); /* a tied model stores the head as its embedding */
-	const struct st_tensor *t = st == ST_OK ? w->tensor : NULL;
-	if (st == ST_OK && !t)
-		st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, e->source_name,
-		                "the base model has no such weight");
-	else if (st == ST_OK && (t->ndim != 2 || t->shape[0] != e->rows || t->shape[1] != e->cols))
-		st = st_fail_at(err, ST_ERR_MISMATCH, t->offset, e->source_name,
-		                "the base model has [%llu, %llu] where the reference selects [%llu, %llu]",
-		                (unsigned long long)t->shape[0], (unsigned long long)(t->ndim > 1 ? t->shape[1] : 1),
-		                (unsigned long long)e->rows, (unsigned long long)e->cols);
-	else if (st == ST_OK && st_dtype_info(t->dtype)->kind == ST_KIND_INT)
-		st = st_fail_at(err, ST_ERR_MISMATCH, t->offset, e->source_name, "the base model stores integers (%s)",
-		                st_dtype_info(t->dtype)->name);
-	return st_in_file(b->path, st, err);
+	return st_in_file(b->path, find_matrix(b, e, w, err), err);
 }
 
 bool st_svf_base_tied(const struct st_svf_base *b, const struct st_svf_entry *x, const struct st_svf_entry *y)

@@ -87,11 +87,11 @@ enum st_status st_svf_engine_open(struct st_svf_engine *g, const struct st_svf_e
                                   struct st_pool *pool, struct st_error *err)
 {
 	*g = (struct st_svf_engine){ .e = e, .f = f, .source = source, .pool = pool };
-	enum st_status st = scale(g, offsets, err);
-	if (st == ST_OK)
-		st = allocate(g, chunk, err);
-	if (st == ST_OK && !st_gemm_pack(&g->b, st_cpu_best(), f->v, f->layout == ST_SVF_TORCH_V, e->k, e->cols, pool))
-		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
+	enum st_status st;
+	ST_TRY_OUT(scale(g, offsets, err));
+	ST_TRY_OUT(allocate(g, chunk, err));
+	st = st_have(st_gemm_pack(&g->b, st_cpu_best(), f->v, f->layout == ST_SVF_TORCH_V, e->k, e->cols, pool), err);
+out:
 	if (st != ST_OK)
 		st_svf_engine_close(g);
 	return st;

@@ -128,7 +128,7 @@ static enum st_status run_variant(struct st_svf_export_run *x, const char *label
 	if (st == ST_OK) {
 		const char *hash = t->summary[ST_SVF_FINAL_BF16].sha256;
 		fprintf(x->job.text, "%s: %s zero-offset error %.3g\n", label, hash, w.engine.zero_error);
-		st_svf_export_variant(x, t, &w.engine, label, source, layout);
+		st_svf_export_variant(x, t, &w.engine, label, source);
 		/* Readback counts for most, then given factors. */
 		if (layout == kept) {
 			st_svf_work_warnings(&x->job, &w);
@@ -279,7 +279,7 @@ enum st_status st_svf_export(const struct st_svf_export_options *o, struct st_sv
 		                       .component_source = o->svd_weights ? "svd_weights_pt" : "recomputed_torch_svd",
 		                       .described = json_array(),
 		                       .digests = json_object() };
-	*r = (struct st_svf_result){ 0 };
+	*r = (struct st_svf_result){ 0 }; /* options are looked at before the job begins */
 	enum st_status st = run(&x, r, err);
 	if (st != ST_OK && x.work_dir)
 		rmdir(x.work_dir); /* it stays where it holds factors for the next run */

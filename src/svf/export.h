@@ -44,7 +44,7 @@ ST_MUST_CHECK enum st_status st_svf_export_sources(struct st_svf_export_run *x, 
 ST_MUST_CHECK enum st_status st_svf_export_bundle(struct st_svf_export_run *x, struct st_container *c, const char *key,
                                                   struct st_error *err);
 void st_svf_export_variant(struct st_svf_export_run *x, const struct st_svf_stages *t, const struct st_svf_engine *g,
-                           const char *label, const char *source, enum st_svf_layout layout);
+                           const char *label, const char *source);
 ST_MUST_CHECK enum st_status st_svf_export_debug_manifest(struct st_svf_export_run *x, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_export_report(struct st_svf_export_run *x, struct st_error *err);
 

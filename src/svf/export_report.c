@@ -6,34 +6,31 @@
 
 #include <string.h>
 
-static json_t *flag_text(const char *yes, const char *no, bool is) { return json_string(is ? yes : no); }
-
 enum st_status st_svf_export_describe(struct st_svf_export_run *x, size_t i, struct st_error *err)
 {
 	const struct st_svf_entry *e = st_svf_export_entry(x, i);
 	struct st_weight w;
+	struct st_tensor_spec usv[3];
 	char offsets[65];
 	ST_TRY(st_svf_base_find(&x->job.base, e, &w, err));
+	ST_TRY(st_svf_component_specs(e, x->job.layout, &x->job.arena, usv, err));
 	ST_TRY(st_sha256_hex(x->job.vector.f32 + e->start, e->k * sizeof(float), offsets, err));
 	json_t *stages = json_object();
-	bool as_v = x->job.layout == ST_SVF_TORCH_V;
-	uint64_t u[2] = { e->rows, e->k }, v[2] = { as_v ? e->cols : e->k, as_v ? e->k : e->cols };
 	for (size_t s = 0; s < ST_SVF_STAGES; s++)
 		st_json_put(stages, st_svf_stage_names[s],
 		            json_sprintf("tensor.%s.%s", e->safe, st_svf_stage_names[s]));
 	json_t *o = st_json_object(
 		ST_IS("index", e->index), ST_IS("safe_key", e->safe), ST_IS("component_source", x->component_source),
 		ST_IS("component_v_layout", st_svf_layout_name(x->job.layout)),
-		ST_IS("component_tensors", st_json_object(ST_IS("u", json_sprintf("svd.U.%s", e->safe)),
-	                                                  ST_IS("s", json_sprintf("svd.S.%s", e->safe)),
-	                                                  ST_IS("v", json_sprintf("svd.V.%s", e->safe)))),
+		ST_IS("component_tensors",
+	              st_json_object(ST_IS("u", usv[0].name), ST_IS("s", usv[1].name), ST_IS("v", usv[2].name))),
 		ST_IS("scale_tensor", json_sprintf("svf.scale_offsets.%s", e->safe)),
 		ST_IS("source_shape", st_json_shape(e->shape, 2)),
-		ST_IS("source_dtype", st_dtype_info(w.tensor->dtype)->name), ST_IS("u_shape", st_json_shape(u, 2)),
-		ST_IS("s_shape", st_json_shape(&e->k, 1)), ST_IS("v_shape", st_json_shape(v, 2)),
-		ST_IS("singular_values", e->k), ST_IS("stage_final_orientation", "source"),
-		ST_IS("stage_final_shape", st_json_shape(e->shape, 2)), ST_IS("stage_tensors", stages),
-		ST_IS("offsets_sha256", offsets));
+		ST_IS("source_dtype", st_dtype_info(w.tensor->dtype)->name),
+		ST_IS("u_shape", st_json_shape(usv[0].shape, 2)), ST_IS("s_shape", st_json_shape(usv[1].shape, 1)),
+		ST_IS("v_shape", st_json_shape(usv[2].shape, 2)), ST_IS("singular_values", e->k),
+		ST_IS("stage_final_orientation", "source"), ST_IS("stage_final_shape", st_json_shape(e->shape, 2)),
+		ST_IS("stage_tensors", stages), ST_IS("offsets_sha256", offsets));
 	st_svf_put_entry(o, e);
 	if (x->svd[e->index].method)
 		st_json_put(o, "svd", st_svf_export_svd_json(&x->svd[e->index]));
@@ -45,8 +42,8 @@ enum st_status st_svf_export_debug_manifest(struct st_svf_export_run *x, struct 
 {
 	bool all = x->o->all_selected;
 	json_t *m = st_json_object(
-		ST_IS("schema", flag_text("trinity_sakana_selected_component_debug.v1",
-	                                  "trinity_sakana_sample_component_debug.v1", all)),
+		ST_IS("schema",
+	              all ? "trinity_sakana_selected_component_debug.v1" : "trinity_sakana_sample_component_debug.v1"),
 		ST_IS("source_name", st_svf_job_sample(&x->job)->source_name),
 		ST_IS("component_source", x->component_source),
 		ST_IS("component_v_layout", st_svf_layout_name(x->job.layout)),
@@ -65,25 +62,14 @@ enum st_status st_svf_export_debug_manifest(struct st_svf_export_run *x, struct 
 }
 
 void st_svf_export_variant(struct st_svf_export_run *x, const struct st_svf_stages *t, const struct st_svf_engine *g,
-                           const char *label, const char *source, enum st_svf_layout layout)
+                           const char *label, const char *source)
 {
-	uint64_t shape[2];
-	const char *hash = t->summary[ST_SVF_FINAL_BF16].sha256;
-	bool same = strcmp(hash, x->job.ref.expected_hash) == 0;
-	st_svf_stage_shape(t->e, ST_SVF_FINAL_F32, t->turned, shape);
-	x->matched |= same;
+	const char *expected = x->job.ref.expected_hash;
+	json_t *v = st_svf_put_details(st_svf_variant_json(g, t, label, expected), g, t);
+	x->matched |= strcmp(t->summary[ST_SVF_FINAL_BF16].sha256, expected) == 0;
 	st_json_add(x->job.variants,
-	            st_json_object(ST_IS("label", label), ST_IS("component_source", source),
-	                           ST_IS("v_layout", st_svf_layout_name(layout)),
-	                           ST_IS("zero_offset_max_abs_error_vs_source", g->zero_error),
-	                           ST_IS("zero_offset_max_abs_error_vs_source_bf16_roundtrip", g->zero_error_bf16),
-	                           ST_IS("u_orthogonality_error", g->u_error), ST_IS("s", st_svf_scale_json(g)),
-	                           ST_IS("final_f32_before_bf16",
-	                                 st_svf_summary_json(&t->summary[ST_SVF_FINAL_F32], shape, 2)),
-	                           ST_IS("final", st_svf_summary_json(&t->summary[ST_SVF_FINAL_BF16], shape, 2)),
-	                           ST_IS("observed_bf16_sha256", hash),
-	                           ST_IS("expected_bf16_sha256", x->job.ref.expected_hash),
-	                           ST_IS("matches_expected", same)));
+	            st_json_put_all(v, ST_IS("component_source", source), ST_IS("expected_bf16_sha256", expected),
+	                            ST_IS("zero_offset_max_abs_error_vs_source_bf16_roundtrip", g->zero_error_bf16)));
 }
 
 /* ---- the report ---- */
@@ -145,22 +131,15 @@ enum st_status st_svf_export_sources(struct st_svf_export_run *x, struct st_erro
 
 static json_t *reference_json(const struct st_svf_export_run *x)
 {
-	const struct st_svf_entry *e = st_svf_job_sample(&x->job);
-	uint64_t final[2];
-	st_svf_stage_shape(e, ST_SVF_FINAL_F32, e->turned, final);
-	return st_json_object(
-		ST_IS("path", x->o->reference), ST_IS("source_name", e->source_name),
-		ST_IS("elixir_name", e->target_name), ST_IS("source_shape", st_json_shape(e->shape, 2)),
-		ST_IS("sample_reconstructed_shape", st_json_shape(final, 2)),
-		ST_IS("expected_bf16_sha256", x->job.ref.expected_hash),
+	return st_json_put_all(
+		st_svf_sample_json(&x->job), ST_IS("path", x->o->reference),
 		ST_IS("expected_hash_reproducible", x->matched),
 		ST_IS("current_python_baseline_label", x->baseline_label),
 		ST_IS("current_python_baseline_bf16_sha256", x->baseline_hash),
 		ST_IS("diagnosis",
-	              flag_text("the stored reference hash was reproduced here",
-	                        "the stored reference hash was not reproduced: it needs the factors it was "
-	                        "made with; compare against the current baseline",
-	                        x->matched)));
+	              x->matched ? "the stored reference hash was reproduced here"
+	                         : "the stored reference hash was not reproduced: it needs the factors it was "
+	                           "made with; compare against the current baseline"));
 }
 
 static json_t *inputs_json(const struct st_svf_export_run *x, const struct st_tensor *source)
@@ -168,11 +147,10 @@ static json_t *inputs_json(const struct st_svf_export_run *x, const struct st_te
 	const struct st_svf_export_options *o = x->o;
 	const struct st_svf_vector *v = &x->job.vector;
 	return st_json_object(
-		ST_IS("model_name", o->model),
-		ST_IS("model_torch_dtype_arg", flag_text("bfloat16", "float32", o->model_bf16)),
+		ST_IS("model_name", o->model), ST_IS("model_torch_dtype_arg", o->model_bf16 ? "bfloat16" : "float32"),
 		ST_IS("source_tensor_dtype", st_dtype_info(source->dtype)->name), ST_IS("router_vector", o->vector),
 		ST_IS("router_vector_sha256", v->file_sha256), ST_IS("router_vector_sha256_as_f32", v->sha256_f32),
-		ST_IS("router_vector_dtype_after_load", flag_text("float64", "float32", o->vector_f64)),
+		ST_IS("router_vector_dtype_after_load", o->vector_f64 ? "float64" : "float32"),
 		ST_IS("svd_weights", o->svd_weights),
 		ST_IS("write_components_dir", x->components ? o->write_dir : NULL),
 		ST_IS("component_source_written", x->components ? x->component_source : NULL),
@@ -189,12 +167,11 @@ static json_t *stage_debug_json(const struct st_svf_export_run *x)
 		for (size_t s = 0; s < ST_SVF_STAGES; s++)
 			st_json_add(all, json_sprintf("tensor.%s.%s", st_svf_export_entry(x, i)->safe,
 			                              st_svf_stage_names[s]));
-	return st_json_object(ST_IS("schema", "trinity_sakana_stage_debug.v1"),
-	                      ST_IS("baseline_label", x->baseline_label), ST_IS("stage_tensor_file", x->stage_path),
-	                      ST_IS("all_selected_stage_tensor_file", x->all_stage_path), ST_IS("stage_keys", keys),
-	                      ST_IS("all_selected_stage_keys", all),
-	                      ST_IS("stage_storage", flag_text("digest", "full", x->o->digest)),
-	                      ST_IS("digests", json_incref(x->digests)));
+	return st_json_object(
+		ST_IS("schema", "trinity_sakana_stage_debug.v1"), ST_IS("baseline_label", x->baseline_label),
+		ST_IS("stage_tensor_file", x->stage_path), ST_IS("all_selected_stage_tensor_file", x->all_stage_path),
+		ST_IS("stage_keys", keys), ST_IS("all_selected_stage_keys", all),
+		ST_IS("stage_storage", x->o->digest ? "digest" : "full"), ST_IS("digests", json_incref(x->digests)));
 }
 
 /* Of what the components are described by, what concerns their stages. */
@@ -221,40 +198,29 @@ static json_t *selected_stage_debug(const struct st_svf_export_run *x)
 	return list;
 }
 
-static enum st_status list_files(struct st_svf_export_run *x, struct st_error *err)
-{
-	const struct {
-		const char *role, *path;
-	} files[] = { { "reference", x->o->reference },     { "router_vector", x->o->vector },
-		      { "svd_weights", x->o->svd_weights }, { "components", x->components },
-		      { "scale_offsets", x->scales },       { "debug_manifest", x->manifest },
-		      { "stages", x->stage_path },          { "all_selected_stages", x->all_stage_path } };
-	for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-		ST_TRY(st_svf_add_file(&x->job, files[i].role, files[i].path, err));
-	return ST_OK;
-}
-
 enum st_status st_svf_export_report(struct st_svf_export_run *x, struct st_error *err)
 {
 	struct st_svf_job *j = &x->job;
 	struct st_weight w;
+	const struct st_svf_listed files[] = {
+		{ "reference", x->o->reference },     { "router_vector", x->o->vector },
+		{ "svd_weights", x->o->svd_weights }, { "components", x->components },
+		{ "scale_offsets", x->scales },       { "debug_manifest", x->manifest },
+		{ "stages", x->stage_path },          { "all_selected_stages", x->all_stage_path }
+	};
 	bool all = x->o->all_selected, *covered = st_arena_alloc(&j->arena, j->ref.n, sizeof *covered);
 	const char *method = x->svd[j->ref.sample].method;
 	ST_NEED(covered);
 	for (size_t i = 0; (x->stage_path || x->all_stage_path) && i < x->n_list; i++)
 		covered[x->list[i]] = true;
 	ST_TRY(st_svf_base_find(&j->base, st_svf_job_sample(j), &w, err));
-	ST_TRY(list_files(x, err));
+	ST_TRY(st_svf_add_files(j, files, sizeof files / sizeof *files, err));
+	st_svf_put_evidence(j, method, covered);
 	st_json_put_all(j->report, ST_IS("schema", "trinity_sakana_python_svd_parity_trace.v2"),
-	                ST_IS("generated_at_utc", st_json_now()), ST_IS("reference", reference_json(x)),
-	                ST_IS("inputs", inputs_json(x, w.tensor)),
+	                ST_IS("reference", reference_json(x)), ST_IS("inputs", inputs_json(x, w.tensor)),
 	                ST_IS("selected_tensor_components", all ? json_incref(x->described) : json_array()),
 	                ST_IS("selected_tensor_stage_debug", all ? selected_stage_debug(x) : json_array()),
-	                ST_IS("stage_debug", stage_debug_json(x)), ST_IS("variants", json_incref(j->variants)),
-	                ST_IS("environment", st_svf_environment(j->pool, method)),
-	                ST_IS("base_model_sha256", j->base.sha256), ST_IS("files", json_incref(j->files)),
-	                ST_IS("tie_policy", st_svf_ties[j->tie]), ST_IS("coverage", st_svf_coverage(&j->ref, covered)),
-	                ST_IS("warnings", json_incref(j->warnings)));
+	                ST_IS("stage_debug", stage_debug_json(x)), ST_IS("variants", json_incref(j->variants)));
 	if (method)
 		st_json_put(j->report, "svd", st_svf_export_svd_json(&x->svd[j->ref.sample]));
 	return st_json_write(x->o->out, j->report, err);

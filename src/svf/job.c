@@ -5,16 +5,22 @@
 
 #include <string.h>
 
-enum st_status st_svf_job_open(struct st_svf_job *j, const char *vector, const char *reference, int threads,
-                               struct st_svf_result *r, struct st_error *err)
+enum st_status st_svf_job_begin(struct st_svf_job *j, int threads, struct st_svf_result *r, struct st_error *err)
 {
+	*r = (struct st_svf_result){ 0 };
 	j->text = open_memstream(&r->text, &j->length);
 	j->report = json_object();
 	j->files = json_array();
 	j->variants = json_array();
 	j->warnings = json_array();
 	ST_NEED(j->text && j->report && j->files && j->variants && j->warnings);
-	ST_TRY(st_pool_open(threads, &j->pool, err));
+	return st_pool_open(threads, &j->pool, err);
+}
+
+enum st_status st_svf_job_open(struct st_svf_job *j, const char *vector, const char *reference, int threads,
+                               struct st_svf_result *r, struct st_error *err)
+{
+	ST_TRY(st_svf_job_begin(j, threads, r, err));
 	ST_TRY(st_svf_vector_read(vector, &j->arena, &j->vector, err));
 	ST_TRY(st_inputs_add(&j->inputs, vector, err));
 	ST_TRY(st_svf_reference_read(reference, &j->vector, &j->arena, &j->ref, err));
@@ -38,11 +44,10 @@ enum st_status st_svf_job_close(struct st_svf_job *j, enum st_status so_far, int
 	if (so_far == ST_OK) {
 		r->exit_status = exit_status;
 		r->json = st_json_ok(j->report) ? st_json_print(j->report, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
-		if (!r->json)
-			so_far = st_fail(err, ST_ERR_NOMEM, "out of memory");
+		so_far = st_have(r->json, err);
 	}
 	if (j->text && fclose(j->text) != 0 && so_far == ST_OK)
-		so_far = st_fail(err, ST_ERR_NOMEM, "out of memory");
+		so_far = st_have(false, err);
 	if (so_far != ST_OK)
 		st_svf_result_release(r);
 	json_decref(j->report);

@@ -32,7 +32,10 @@ struct st_svf_job {
 	size_t length;
 	json_t *report, *files, *variants, *warnings;
 };
-/* Starts the threads and the text, and reads vector and reference. Close it whatever came of it. */
+/* Starts the threads and the text. Close it whatever came of it. */
+ST_MUST_CHECK enum st_status st_svf_job_begin(struct st_svf_job *j, int threads, struct st_svf_result *r,
+                                              struct st_error *err);
+/* The same, and reads vector and reference. */
 ST_MUST_CHECK enum st_status st_svf_job_open(struct st_svf_job *j, const char *vector, const char *reference,
                                              int threads, struct st_svf_result *r, struct st_error *err);
 /* The base model, which must have every selected tensor. */
@@ -98,13 +101,24 @@ json_t *st_svf_environment(struct st_pool *pool, const char *svd);
 /* The same as one line, in the arena: what an earlier run left is taken over where this has not changed, so that a
  * report's environment is that of everything in it. NULL when out of memory. */
 char *st_svf_environment_key(struct st_arena *a, struct st_pool *pool);
-/* {path, role, bytes, sha256}; appended to the report's files. A path that is NULL is no file. */
-ST_MUST_CHECK enum st_status st_svf_add_file(struct st_svf_job *j, const char *role, const char *path,
-                                             struct st_error *err);
+/* {path, role, bytes, sha256} of each; appended to the report's files. A path that is NULL is no file. */
+struct st_svf_listed {
+	const char *role, *path;
+};
+ST_MUST_CHECK enum st_status st_svf_add_files(struct st_svf_job *j, const struct st_svf_listed *files, size_t n,
+                                              struct st_error *err);
 /* Names and span of an entry. Returns o. */
 json_t *st_svf_put_entry(json_t *o, const struct st_svf_entry *e);
-json_t *st_svf_scale_json(const struct st_svf_engine *g); /* the member "s" of a variant */
-json_t *st_svf_coverage(const struct st_svf_reference *r, const bool *covered);
+/* The reference's sample: names, shapes, the digest that its result should have. */
+json_t *st_svf_sample_json(const struct st_svf_job *j);
+/* One run of a tensor: V's layout, how near the zero offset comes, the result. expected: its digest, or NULL. */
+json_t *st_svf_variant_json(const struct st_svf_engine *g, const struct st_svf_stages *t, const char *label,
+                            const char *expected);
+/* The same run's singular values and its result before the cast. Returns o. */
+json_t *st_svf_put_details(json_t *o, const struct st_svf_engine *g, const struct st_svf_stages *t);
+/* What every report has at its end: when and where it was made, from which files, which tensors it covers ([n of the
+ * reference]). svd: what decomposed, or NULL. */
+void st_svf_put_evidence(struct st_svf_job *j, const char *svd, const bool *covered);
 /* A file that a report names: as named, beside the report, or in `dir`. NULL where it is in none of them. */
 const char *st_svf_locate(struct st_arena *a, const char *named, const char *report, const char *dir);
 

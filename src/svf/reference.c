@@ -85,7 +85,7 @@ static enum st_status read_entry(const json_t *o, size_t i, struct st_arena *a, 
 		                  (unsigned long long)e->start, (unsigned long long)e->end, (unsigned long long)k);
 	e->turned = st_svf_turns(e->source_name, e->target_name);
 	e->safe = st_svf_safe_name(a, e->source_name);
-	return e->safe ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	return st_have(e->safe, err);
 }
 
 static enum st_status check_spans(const struct st_svf_reference *r, struct st_error *err)

@@ -103,24 +103,20 @@ static enum st_status compute(struct st_svf_replay_run *x, const struct st_svf_r
 		                   .done = &x->done,
 		                   .total = x->total,
 		                   .profile = &x->profile };
-	json_t *f64 = NULL;
 	ST_TRY(st_svf_python_stages(x, it, t.other, err));
 	ST_TRY(st_svf_stage_specs(it->e, t.turned, t.kept, "stage.", &x->job.arena, specs, &n, err));
 	ST_TRY(st_svf_work_open(&x->job, &w, it->e, x->job.layout,
 	                        x->o->source_from_python ? t.other[ST_SVF_SOURCE] : NULL, err));
-	enum st_status st = st_svf_file_open(it->path, specs, n, &t.file, err);
-	if (st == ST_OK)
-		st = st_svf_work_run(&x->job, &w, &t, err);
-	if (st == ST_OK && x->python.digests)
+	enum st_status st;
+	ST_TRY_OUT(st_svf_file_open(it->path, specs, n, &t.file, err));
+	ST_TRY_OUT(st_svf_work_run(&x->job, &w, &t, err));
+	if (x->python.digests)
 		check_digests(x, it, &t);
-	if (st == ST_OK) {
-		st_svf_work_warnings(&x->job, &w);
-		*variant = st_svf_replay_variant(x, it, &w, &t);
-	}
-	if (st == ST_OK && x->o->check_f64)
-		st = st_svf_replay_check_f64(x, &w, &t, &f64, err);
-	if (f64)
-		st_json_put(*variant, "f64_check", f64);
+	st_svf_work_warnings(&x->job, &w);
+	*variant = st_svf_replay_variant(x, it, &w, &t);
+	if (x->o->check_f64)
+		st = st_svf_replay_check_f64(x, &w, &t, *variant, err);
+out:
 	if (t.file)
 		st = st_writer_close(t.file, st, err);
 	st_svf_work_close(&w);
@@ -157,7 +153,7 @@ static enum st_status one(struct st_svf_replay_run *x, const struct st_svf_entry
 		x->notes[x->n_notes++] = it.note;
 		tell(x, variant, resumed);
 		st_json_add(x->job.variants, json_incref(variant));
-		st = st_svf_add_file(&x->job, "stages", it.path, err);
+		st = st_svf_add_files(&x->job, &(struct st_svf_listed){ "stages", it.path }, 1, err);
 	}
 	json_decref(variant);
 	return st;
@@ -175,7 +171,7 @@ static enum st_status other_layout(struct st_svf_replay_run *x, struct st_error 
 	ST_TRY(st_svf_work_open(&x->job, &w, e, layout, NULL, err));
 	enum st_status st = st_svf_work_run(&x->job, &w, &t, err);
 	if (st == ST_OK) {
-		st_json_add(x->job.variants, st_svf_replay_diagnostic(x, layout, &w, &t));
+		st_json_add(x->job.variants, st_svf_replay_diagnostic(x, &w, &t));
 		fprintf(x->job.text, "read as %s instead, the zero-offset error would be %.3g\n",
 		        st_svf_layout_name(layout), w.engine.zero_error);
 	}
@@ -209,7 +205,7 @@ static enum st_status make_key(struct st_svf_replay_run *x, struct st_error *err
 	                                        x->job.base.sha256, x->job.vector.sha256_f32, x->job.ref.file_sha256,
 	                                        x->o->source_from_python, x->o->digest, x->o->check_f64,
 	                                        x->o->model_bf16, st_svf_ties[x->job.tie], environment);
-	return x->key ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	return st_have(x->key, err);
 }
 
 static bool selected(const struct st_svf_replay_run *x, const struct st_svf_entry *e)
@@ -248,17 +244,13 @@ static enum st_status check_scales(struct st_svf_replay_run *x, struct st_error 
 
 static enum st_status list_inputs(struct st_svf_replay_run *x, struct st_error *err)
 {
-	const struct {
-		const char *role, *path;
-	} files[] = { { "python_report", x->o->python_report },
-		      { "reference", x->reference },
-		      { "router_vector", x->vector },
-		      { "components", x->components },
-		      { "python_stages", x->python.sample.path },
-		      { "python_all_selected_stages", x->python.all.path } };
-	for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-		ST_TRY(st_svf_add_file(&x->job, files[i].role, files[i].path, err));
-	return ST_OK;
+	const struct st_svf_listed files[] = { { "python_report", x->o->python_report },
+		                               { "reference", x->reference },
+		                               { "router_vector", x->vector },
+		                               { "components", x->components },
+		                               { "python_stages", x->python.sample.path },
+		                               { "python_all_selected_stages", x->python.all.path } };
+	return st_svf_add_files(&x->job, files, sizeof files / sizeof *files, err);
 }
 
 /* The item can be written, the other side's stages are there, and its source can be this side's where that is asked

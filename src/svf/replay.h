@@ -58,12 +58,13 @@ ST_MUST_CHECK enum st_status st_svf_python_stages(const struct st_svf_replay_run
 json_t *st_svf_replay_variant(struct st_svf_replay_run *x, const struct st_svf_replay_item *it, struct st_svf_work *w,
                               struct st_svf_stages *t);
 /* The sample as a wrong reading of V would give it. */
-json_t *st_svf_replay_diagnostic(struct st_svf_replay_run *x, enum st_svf_layout layout, const struct st_svf_work *w,
+json_t *st_svf_replay_diagnostic(struct st_svf_replay_run *x, const struct st_svf_work *w,
                                  const struct st_svf_stages *t);
 /* The product stages of evenly spread rows from the same f32 factors and offsets, all in f64: how far each side is from
- * exact. */
+ * exact, as a member of the variant. */
 ST_MUST_CHECK enum st_status st_svf_replay_check_f64(struct st_svf_replay_run *x, struct st_svf_work *w,
-                                                     const struct st_svf_stages *t, json_t **out, struct st_error *err);
+                                                     const struct st_svf_stages *t, json_t *variant,
+                                                     struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_replay_report(struct st_svf_replay_run *x, struct st_error *err);
 
 #endif

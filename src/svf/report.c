@@ -32,15 +32,17 @@ char *st_svf_environment_key(struct st_arena *a, struct st_pool *pool)
 	return key;
 }
 
-enum st_status st_svf_add_file(struct st_svf_job *j, const char *role, const char *path, struct st_error *err)
+enum st_status st_svf_add_files(struct st_svf_job *j, const struct st_svf_listed *files, size_t n, struct st_error *err)
 {
-	char hex[65];
-	uint64_t bytes;
-	if (!path)
-		return ST_OK;
-	ST_TRY(st_file_sha256(path, hex, &bytes, err));
-	st_json_add(j->files, st_json_object(ST_IS("role", role), ST_IS("path", path), ST_IS("bytes", bytes),
-	                                     ST_IS("sha256", hex)));
+	for (const struct st_svf_listed *f = files; f < files + n; f++) {
+		char hex[65];
+		uint64_t bytes;
+		if (!f->path)
+			continue;
+		ST_TRY(st_file_sha256(f->path, hex, &bytes, err));
+		st_json_add(j->files, st_json_object(ST_IS("role", f->role), ST_IS("path", f->path),
+		                                     ST_IS("bytes", bytes), ST_IS("sha256", hex)));
+	}
 	return ST_OK;
 }
 
@@ -50,23 +52,53 @@ json_t *st_svf_put_entry(json_t *o, const struct st_svf_entry *e)
 	                       ST_IS("offset_start", e->start), ST_IS("offset_end", e->end));
 }
 
-json_t *st_svf_scale_json(const struct st_svf_engine *g)
+json_t *st_svf_sample_json(const struct st_svf_job *j)
 {
-	uint64_t k = g->e->k;
-	return st_json_object(ST_IS("singular_values", st_svf_summary_floats(g->f->s, k, 16)),
-	                      ST_IS("typed_offsets", st_svf_summary_floats(g->offsets, k, 16)),
-	                      ST_IS("scaled_s", st_svf_summary_floats(g->scaled, k, 16)), ST_IS("sum_s", g->sum_s),
-	                      ST_IS("sum_scaled_s", g->sum_scaled), ST_IS("normalization", g->norm));
+	const struct st_svf_entry *e = st_svf_job_sample(j);
+	uint64_t final[2];
+	st_svf_stage_shape(e, ST_SVF_FINAL_F32, e->turned, final);
+	return st_json_object(ST_IS("source_name", e->source_name), ST_IS("elixir_name", e->target_name),
+	                      ST_IS("source_shape", st_json_shape(e->shape, 2)),
+	                      ST_IS("sample_reconstructed_shape", st_json_shape(final, 2)),
+	                      ST_IS("expected_bf16_sha256", j->ref.expected_hash));
 }
 
-json_t *st_svf_coverage(const struct st_svf_reference *r, const bool *covered)
+json_t *st_svf_variant_json(const struct st_svf_engine *g, const struct st_svf_stages *t, const char *label,
+                            const char *expected)
+{
+	const char *hash = t->summary[ST_SVF_FINAL_BF16].sha256;
+	return st_json_object(ST_IS("label", label), ST_IS("v_layout", st_svf_layout_name(g->f->layout)),
+	                      ST_IS("zero_offset_max_abs_error_vs_source", g->zero_error),
+	                      ST_IS("final", st_svf_stage_json(t, ST_SVF_FINAL_BF16)),
+	                      ST_IS("observed_bf16_sha256", hash),
+	                      ST_IS("matches_expected", json_boolean(expected && strcmp(hash, expected) == 0)));
+}
+
+json_t *st_svf_put_details(json_t *o, const struct st_svf_engine *g, const struct st_svf_stages *t)
+{
+	uint64_t k = g->e->k;
+	json_t *s = st_json_object(ST_IS("singular_values", st_svf_summary_floats(g->f->s, k, 16)),
+	                           ST_IS("typed_offsets", st_svf_summary_floats(g->offsets, k, 16)),
+	                           ST_IS("scaled_s", st_svf_summary_floats(g->scaled, k, 16)), ST_IS("sum_s", g->sum_s),
+	                           ST_IS("sum_scaled_s", g->sum_scaled), ST_IS("normalization", g->norm));
+	return st_json_put_all(o, ST_IS("s", s), ST_IS("u_orthogonality_error", g->u_error),
+	                       ST_IS("final_f32_before_bf16", st_svf_stage_json(t, ST_SVF_FINAL_F32)));
+}
+
+void st_svf_put_evidence(struct st_svf_job *j, const char *svd, const bool *covered)
 {
 	json_t *missing = json_array();
-	for (size_t i = 0; i < r->n; i++)
+	for (size_t i = 0; i < j->ref.n; i++)
 		if (!covered[i])
-			st_json_add(missing, st_json_text(r->entries[i].source_name));
-	return st_json_object(ST_IS("selected", r->n), ST_IS("covered", r->n - json_array_size(missing)),
-	                      ST_IS("missing", missing));
+			st_json_add(missing, st_json_text(j->ref.entries[i].source_name));
+	st_json_put_all(j->report, ST_IS("generated_at_utc", st_json_now()),
+	                ST_IS("environment", st_svf_environment(j->pool, svd)),
+	                ST_IS("base_model_sha256", j->have_base ? j->base.sha256 : NULL),
+	                ST_IS("files", json_incref(j->files)), ST_IS("tie_policy", st_svf_ties[j->tie]),
+	                ST_IS("coverage", st_json_object(ST_IS("selected", j->ref.n),
+	                                                 ST_IS("covered", j->ref.n - json_array_size(missing)),
+	                                                 ST_IS("missing", missing))),
+	                ST_IS("warnings", json_incref(j->warnings)));
 }
 
 const char *st_svf_locate(struct st_arena *a, const char *named, const char *report, const char *dir)

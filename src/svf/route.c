@@ -21,9 +21,8 @@ struct route {
 	struct st_svf_artifact a;
 	struct st_model *model;
 	char base_sha256[65];
-	struct st_inputs inputs;
+	struct st_svf_job job; /* its report is the trace */
 	struct st_exec exec;
-	struct st_arena arena;
 	struct st_graph graph;
 	char *transcript;
 	uint32_t *tokens, *owned; /* owned: by the tokenizer */
@@ -39,8 +38,8 @@ struct route {
 static enum st_status adapted_weight(struct route *x, const struct st_svf_checkpoint *p, const struct st_weight *base,
                                      struct st_weight **out, struct st_error *err)
 {
-	struct st_tensor *t = st_arena_alloc(&x->arena, 1, sizeof *t);
-	struct st_weight *w = st_arena_alloc(&x->arena, 1, sizeof *w);
+	struct st_tensor *t = st_arena_alloc(&x->job.arena, 1, sizeof *t);
+	struct st_weight *w = st_arena_alloc(&x->job.arena, 1, sizeof *w);
 	ST_NEED(t && w);
 	if (!base->tensor || base->tensor->ndim != 2 || base->tensor->shape[0] != p->rows
 	    || base->tensor->shape[1] != p->cols)
@@ -75,7 +74,7 @@ static enum st_status adapt(struct route *x, struct st_error *err)
 {
 	const struct st_graph *g = st_model_graph(x->model);
 	x->graph = *g;
-	x->graph.nodes = st_arena_alloc(&x->arena, g->n_nodes, sizeof *g->nodes);
+	x->graph.nodes = st_arena_alloc(&x->job.arena, g->n_nodes, sizeof *g->nodes);
 	ST_NEED(x->graph.nodes);
 	memcpy(x->graph.nodes, g->nodes, g->n_nodes * sizeof *g->nodes);
 	for (size_t i = 0; i < x->a.n; i++) {
@@ -106,14 +105,14 @@ static enum st_status read_tokens(struct route *x, struct st_error *err)
 {
 	const struct st_svf_route_options *o = x->o;
 	const char *role = o->role ? o->role : "user";
-	x->transcript = o->transcript ? st_arena_printf(&x->arena, "%s", o->transcript)
-	              : o->message    ? st_arena_printf(&x->arena, "%s: %s", role, o->message)
+	x->transcript = o->transcript ? st_arena_printf(&x->job.arena, "%s", o->transcript)
+	              : o->message    ? st_arena_printf(&x->job.arena, "%s: %s", role, o->message)
 	                              : NULL;
 	if (!x->transcript && !o->n_tokens)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--message", "is needed");
 	if (o->n_tokens) {
 		x->n = o->n_tokens;
-		x->tokens = st_arena_alloc(&x->arena, x->n, sizeof *x->tokens);
+		x->tokens = st_arena_alloc(&x->job.arena, x->n, sizeof *x->tokens);
 		ST_NEED(x->tokens);
 		memcpy(x->tokens, o->tokens, x->n * sizeof *x->tokens);
 		return ST_OK;
@@ -148,7 +147,7 @@ static enum st_status evaluate(struct route *x, struct st_error *err)
 		struct st_value v = st_run_value(run, last);
 		x->index = x->n <= 1 ? 0 : x->n - 2;
 		x->width = v.cols;
-		x->hidden = st_arena_alloc(&x->arena, v.cols, sizeof *x->hidden);
+		x->hidden = st_arena_alloc(&x->job.arena, v.cols, sizeof *x->hidden);
 		if (!x->hidden)
 			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		else
@@ -188,8 +187,8 @@ static enum st_status decide(struct route *x, struct st_error *err)
 		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "router_head_shape",
 		                  "the head reads %llu numbers, a hidden state of the model has %zu",
 		                  (unsigned long long)h->shape[1], x->width);
-	x->head = st_arena_alloc(&x->arena, h->n_elems, sizeof *x->head);
-	x->logits = st_arena_alloc(&x->arena, x->outputs, sizeof *x->logits);
+	x->head = st_arena_alloc(&x->job.arena, h->n_elems, sizeof *x->head);
+	x->logits = st_arena_alloc(&x->job.arena, x->outputs, sizeof *x->logits);
 	ST_NEED(x->head && x->logits);
 	st_tensor_decode(h, 0, h->shape[0], x->head);
 	for (size_t i = 0; i < x->outputs; i++) {
@@ -222,7 +221,7 @@ static json_t *hash(const void *p, uint64_t n)
 	return st_sha256_hex(p, n, hex, &no_memory) == ST_OK ? json_string(hex) : NULL;
 }
 
-static json_t *trace(const struct route *x)
+static void trace(struct route *x)
 {
 	const struct st_svf_route_options *o = x->o;
 	json_t *ids = json_array(), *messages = json_array();
@@ -237,8 +236,8 @@ static json_t *trace(const struct route *x)
 	char *compact = st_json_print(ids, JSON_COMPACT);
 	json_t *ids_hash = compact ? hash(compact, strlen(compact)) : NULL;
 	free(compact);
-	return st_json_object(
-		ST_IS("schema", "trinity_sakana_router_trace.v1"), ST_IS("runtime", "stele"),
+	st_json_put_all(
+		x->job.report, ST_IS("schema", "trinity_sakana_router_trace.v1"), ST_IS("runtime", "stele"),
 		ST_IS("artifact_dir", o->artifact), ST_IS("artifact_manifest_sha256", x->a.manifest_sha256),
 		ST_IS("base_model_sha256", x->base_sha256), ST_IS("messages", messages),
 		ST_IS("transcript", x->transcript),
@@ -281,8 +280,8 @@ static enum st_status check_base(struct route *x, struct st_error *err)
 /* The trace must not replace what it is of. */
 static enum st_status keep_inputs(struct route *x, struct st_error *err)
 {
-	struct st_inputs *in = &x->inputs;
-	const char *manifest = st_path(&x->arena, x->o->artifact, ST_SVF_MANIFEST);
+	struct st_inputs *in = &x->job.inputs;
+	const char *manifest = st_path(&x->job.arena, x->o->artifact, ST_SVF_MANIFEST);
 	if (!x->o->out)
 		return ST_OK;
 	ST_NEED(manifest);
@@ -294,13 +293,26 @@ static enum st_status keep_inputs(struct route *x, struct st_error *err)
 	return st_inputs_keep(in, x->o->out, err);
 }
 
-static enum st_status run(struct route *x, struct st_error *err)
+static void tell(const struct route *x)
+{
+	FILE *f = x->job.text;
+	size_t agents = x->outputs - ST_SVF_ROLES;
+	fprintf(f, "%zu tokens, hidden state at %zu\n", x->n, x->index);
+	for (size_t i = 0; i < x->outputs; i++)
+		fprintf(f, "%s %zu%s%s: %.6g%s\n", i < agents ? "agent" : "role", i < agents ? i : i - agents,
+		        i < agents ? "" : " ", i < agents ? "" : roles[i - agents], (double)x->logits[i],
+		        i == x->agent || i == agents + x->role ? " *" : "");
+	fprintf(f, "agent %zu, role %zu (%s)\n", x->agent, x->role, roles[x->role]);
+}
+
+static enum st_status run(struct route *x, struct st_svf_result *r, struct st_error *err)
 {
 	const struct st_svf_route_options *o = x->o;
+	ST_TRY(st_svf_job_begin(&x->job, o->threads, r, err));
 	x->exec = st_exec_default();
+	x->exec.pool = x->job.pool;
 	if (o->mode && !st_mode_parse(o->mode, &x->exec.mode))
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--mode", "unknown mode \"%.40s\"", o->mode);
-	ST_TRY(st_pool_open(o->threads, &x->exec.pool, err));
 	ST_TRY(st_svf_artifact_open(o->artifact, &x->a, err));
 	ST_TRY(st_model_open(o->model, &x->model, err));
 	ST_TRY(keep_inputs(x, err));
@@ -308,45 +320,18 @@ static enum st_status run(struct route *x, struct st_error *err)
 	ST_TRY(read_tokens(x, err));
 	ST_TRY(adapt(x, err));
 	ST_TRY(evaluate(x, err));
-	return decide(x, err);
+	ST_TRY(decide(x, err));
+	trace(x);
+	tell(x);
+	return o->out ? st_json_write(o->out, x->job.report, err) : ST_OK;
 }
 
 enum st_status st_svf_route(const struct st_svf_route_options *o, struct st_svf_result *r, struct st_error *err)
 {
 	struct route x = { .o = o };
-	size_t len = 0;
-	json_t *j = NULL;
-	memset(r, 0, sizeof *r);
-	st_arena_init(&x.arena);
-	FILE *f = open_memstream(&r->text, &len);
-	enum st_status st = f ? run(&x, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
-	if (st == ST_OK) {
-		j = trace(&x);
-		r->json = st_json_ok(j) ? st_json_print(j, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
-		if (!r->json)
-			st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-	}
-	if (st == ST_OK && o->out)
-		st = st_json_write(o->out, j, err);
-	if (st == ST_OK) {
-		size_t agents = x.outputs - ST_SVF_ROLES;
-		fprintf(f, "%zu tokens, hidden state at %zu\n", x.n, x.index);
-		for (size_t i = 0; i < x.outputs; i++)
-			fprintf(f, "%s %zu%s%s: %.6g%s\n", i < agents ? "agent" : "role", i < agents ? i : i - agents,
-			        i < agents ? "" : " ", i < agents ? "" : roles[i - agents], (double)x.logits[i],
-			        i == x.agent || i == agents + x.role ? " *" : "");
-		fprintf(f, "agent %zu, role %zu (%s)\n", x.agent, x.role, roles[x.role]);
-	}
-	json_decref(j);
+	enum st_status st = st_svf_job_close(&x.job, run(&x, r, err), 0, r, err);
 	free(x.owned);
 	st_model_close(x.model);
 	st_svf_artifact_close(&x.a);
-	st_pool_close(x.exec.pool);
-	st_arena_release(&x.arena);
-	st_inputs_release(&x.inputs);
-	if (f && fclose(f) != 0 && st == ST_OK)
-		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
-	if (st != ST_OK)
-		st_svf_result_release(r);
 	return st;
 }

@@ -240,7 +240,7 @@ enum st_status st_svf_stages_run(struct st_svf_stages *t, struct st_svf_engine *
 
 /* ---- what came of it ---- */
 
-static json_t *summary(const struct st_svf_stages *t, enum st_svf_stage s)
+json_t *st_svf_stage_json(const struct st_svf_stages *t, enum st_svf_stage s)
 {
 	uint64_t shape[2] = { 0 };
 	uint32_t ndim = st_svf_stage_shape(t->e, s, t->turned, shape);
@@ -257,7 +257,7 @@ json_t *st_svf_stages_checks(const struct st_svf_stages *t)
 		                ST_IS("required_for_functional_parity", t->profile->stage[s].required),
 		                ST_IS("functional_passed", c->passed));
 		if (t->summaries)
-			st_json_put(o, "elixir", summary(t, s));
+			st_json_put(o, "elixir", st_svf_stage_json(t, s));
 		st_json_add(list, o);
 	}
 	return list;
@@ -267,6 +267,6 @@ json_t *st_svf_stages_digests(const struct st_svf_stages *t)
 {
 	json_t *all = json_object();
 	for (enum st_svf_stage s = 0; s < ST_SVF_STAGES; s++)
-		st_json_put(all, st_svf_stage_names[s], summary(t, s));
+		st_json_put(all, st_svf_stage_names[s], st_svf_stage_json(t, s));
 	return all;
 }

@@ -22,6 +22,10 @@ ST_MUST_CHECK enum st_status st_svf_summary_rows(const struct st_row_source *fro
                                                  size_t prefix, struct st_summary *s, struct st_error *err);
 /* Rows to decode at a time: about a million elements, and no more than there are. At least 1. */
 uint64_t st_svf_step(uint64_t rows, uint64_t cols);
+/* Rows [0, rows) in such pieces, one after the other. x: [n, cols] */
+typedef enum st_status (*st_svf_rows_fn)(void *ctx, const float *x, uint64_t n, struct st_error *err);
+ST_MUST_CHECK enum st_status st_svf_each_piece(const struct st_row_source *from, uint64_t rows, uint64_t cols,
+                                               st_svf_rows_fn fn, void *ctx, struct st_error *err);
 
 /* ---- two values of one stage (tolerances.c) ---- */
 
@@ -80,6 +84,7 @@ ST_MUST_CHECK enum st_status st_svf_stage_specs(const struct st_svf_entry *e, bo
                                                 const char *prefix, struct st_arena *a, struct st_tensor_spec *specs,
                                                 size_t *n, struct st_error *err);
 ST_MUST_CHECK enum st_status st_svf_stages_run(struct st_svf_stages *t, struct st_svf_engine *g, struct st_error *err);
+json_t *st_svf_stage_json(const struct st_svf_stages *t, enum st_svf_stage s); /* its summary */
 json_t *st_svf_stages_checks(const struct st_svf_stages *t);
 json_t *st_svf_stages_digests(const struct st_svf_stages *t);
 

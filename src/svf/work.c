@@ -54,15 +54,15 @@ enum st_status st_svf_work_open(struct st_svf_job *j, struct st_svf_work *w, con
                                 enum st_svf_layout layout, const struct st_tensor *stored, struct st_error *err)
 {
 	*w = (struct st_svf_work){ 0 };
-	enum st_status st = st_svf_work_source(j, w, e, stored, err);
+	enum st_status st;
 	const struct st_svf_entry *after = st_svf_job_after(j, e);
-	if (st == ST_OK && after)
-		st = open_other(j, w, after, err);
-	if (st == ST_OK)
-		st = st_svf_factors_open(st_svf_job_factors(j, e), e, layout, &w->factors, err);
-	if (st == ST_OK)
-		st = st_svf_engine_open(&w->engine, e, &w->factors, j->vector.f32 + e->start, w->source, j->chunk,
-		                        j->pool, err);
+	ST_TRY_OUT(st_svf_work_source(j, w, e, stored, err));
+	if (after)
+		ST_TRY_OUT(open_other(j, w, after, err));
+	ST_TRY_OUT(st_svf_factors_open(st_svf_job_factors(j, e), e, layout, &w->factors, err));
+	st = st_svf_engine_open(&w->engine, e, &w->factors, j->vector.f32 + e->start, w->source, j->chunk, j->pool,
+	                        err);
+out:
 	if (st != ST_OK)
 		st_svf_work_close(w);
 	return st;

@@ -137,10 +137,10 @@ static void attend_some(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 			.rows = k->rows,
 			.d = d,
 			.bits = k->bits,
+			.table = k->bits ? k->codec->book.level_f32 : NULL,
 			.scale = (float)p->scale,
 			.softcap = (float)p->softcap,
-			.k_factor = factor,
-			.v_factor = factor,
+			.factor = factor,
 			.q = k->lanes + h0 * d,
 			.first = (uint32_t)(s * ST_TQ_SPLIT),
 			.acc = k->acc + at * d,
@@ -149,15 +149,10 @@ static void attend_some(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 		};
 		t.n_heads = group - (uint32_t)(i % pairs) * ST_TQ_PAIR < ST_TQ_PAIR ? 1 : 2;
 		t.end = k->rows->visible - t.first < ST_TQ_SPLIT ? k->rows->visible : t.first + ST_TQ_SPLIT;
-		if (k->bits) {
-			t.table = k->codec->book.level_f32;
-			t.k_codes = kv->k_codes + g * p->kv_capacity * rb;
-			t.v_codes = kv->v_codes + g * p->kv_capacity * rb;
-			t.k_norms = kv->k_norms + g * p->kv_capacity * nb;
-			t.v_norms = kv->v_norms + g * p->kv_capacity * nb;
-		} else {
-			t.k_dense = kv->k_dense + g * p->kv_capacity * d;
-			t.v_dense = kv->v_dense + g * p->kv_capacity * d;
+		for (int v = 0; v < 2; v++) {
+			t.kv.codes[v] = k->bits ? kv->codes[v] + g * p->kv_capacity * rb : NULL;
+			t.kv.norms[v] = k->bits ? kv->norms[v] + g * p->kv_capacity * nb : NULL;
+			t.kv.dense[v] = k->bits ? NULL : kv->dense[v] + g * p->kv_capacity * d;
 		}
 		st_tq_level_get(k->e->cpu)->attend(&t);
 	}
@@ -168,7 +163,7 @@ enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_co
                                struct st_error *err)
 {
 	const uint32_t H = p->num_heads, G = p->num_kv_heads, d = p->head_dim;
-	const unsigned bits = kv->k_codes ? codec->bits : 0;
+	const unsigned bits = kv->codes[0] ? codec->bits : 0;
 	struct st_tq_rows rows;
 	st_tq_visible_rows(p, e->visibility, &rows);
 	if (rows.visible == 0) {
@@ -176,14 +171,10 @@ enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_co
 		return ST_OK;
 	}
 	const size_t splits = st_ceil_div(rows.visible, ST_TQ_SPLIT);
-	/* Partial results of every split: [splits, H, d] sums, [splits, H] maxima and weights; and the queries. */
-	float *acc = st_alloc_array3(splits, H, d + 2, sizeof *acc), *lanes = st_alloc_array2(H, d, sizeof *lanes);
-	if (!acc || !lanes) {
-		free(acc);
-		free(lanes);
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	}
-	float *max = acc + splits * H * d, *sum = max + splits * H;
+	/* The queries; partial results of every split: [splits, H, d] sums, [splits, H] maxima and weights. */
+	float *lanes = st_alloc_array3(splits + 1, H, d + 2, sizeof *lanes);
+	ST_NEED(lanes);
+	float *acc = lanes + (size_t)H * d, *max = acc + splits * H * d, *sum = max + splits * H;
 	for (uint32_t h = 0; h < H; h++) {
 		float t[512];
 		for (uint32_t i = 0; i < d; i++)
@@ -198,7 +189,6 @@ enum st_status st_tq_attention(const struct st_tq_exec *e, const struct st_tq_co
 		merge(acc + (size_t)h * d, max + h, sum + h, splits, H, d, y);
 		reorder(y, d, bits, false, out + (size_t)h * d);
 	}
-	free(acc);
 	free(lanes);
 	return ST_OK;
 }

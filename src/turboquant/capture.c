@@ -1,8 +1,6 @@
 #include "turboquant/capture.h"
 
-#include "base/error.h"
-#include "base/map.h"
-#include "base/mem.h"
+#include "base/files.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -160,12 +158,10 @@ static enum st_status open_files(struct st_capture *c, const struct st_tq_params
 		if (st != ST_OK || !path || !path[0])
 			continue;
 		path = beside(&mem, manifest, path);
-		st = path ? open_file(c, p, (enum st_capture_file)f, key, path, err)
-		          : st_fail(err, ST_ERR_NOMEM, "out of memory");
-		if (st != ST_OK && !err->where[0])
-			snprintf(err->where, sizeof err->where, "%s", key);
-		if (st != ST_OK && path)
-			st_error_in(err, path);
+		st = st_have(path, err);
+		if (st == ST_OK)
+			st = open_file(c, p, (enum st_capture_file)f, key, path, err);
+		st = st_in_file(path, st_in_place(key, st, err), err);
 	}
 	st_arena_release(&mem);
 	return st;
@@ -196,10 +192,8 @@ static struct st_tq_params compact_layout(const struct st_tq_params *p)
 
 static struct st_tq_kv kv_of(const struct st_map *m)
 {
-	return (struct st_tq_kv){ .k_codes = m[0].data,
-		                  .v_codes = m[1].data,
-		                  .k_norms = (const float *)m[2].data,
-		                  .v_norms = (const float *)m[3].data };
+	return (struct st_tq_kv){ .codes = { m[0].data, m[1].data },
+		                  .norms = { (const float *)m[2].data, (const float *)m[3].data } };
 }
 
 static enum st_status read_files(struct st_capture *c, const char *manifest, const json_t *paths, const json_t *compact,
@@ -215,13 +209,13 @@ static enum st_status read_files(struct st_capture *c, const char *manifest, con
 		                  "k_pre_quant holds another number of rows");
 	c->kv = kv_of(m);
 	c->q = (const float *)m[ST_CAPTURE_Q].data;
-	c->k_pre = (const float *)m[ST_CAPTURE_K_PRE].data;
-	c->v_pre = (const float *)m[ST_CAPTURE_V_PRE].data;
+	for (int v = 0; v < 2; v++) {
+		c->pre[v] = (const float *)m[ST_CAPTURE_K_PRE + v].data;
+		c->norms_canary[v] = (const float *)m[ST_CAPTURE_K_CANARY + v].data;
+	}
 	c->n_pre = m[ST_CAPTURE_K_PRE].size == st_capture_bytes(&c->p, c->codec.bits, ST_CAPTURE_K_PRE)
 	                 ? c->p.kv_seq_len
 	                 : 1;
-	c->k_norms_canary = (const float *)m[ST_CAPTURE_K_CANARY].data;
-	c->v_norms_canary = (const float *)m[ST_CAPTURE_V_CANARY].data;
 	ST_TRY(open_files(c, &p, manifest, compact, ST_CAPTURE_COMPACT, ST_CAPTURE_FILES, err));
 	ST_TRY(together(c, ST_CAPTURE_COMPACT, 4, err));
 	c->compact = kv_of(m + ST_CAPTURE_COMPACT);
@@ -230,18 +224,15 @@ static enum st_status read_files(struct st_capture *c, const char *manifest, con
 
 const struct st_tq_kv *st_capture_reference(const struct st_capture *c, struct st_tq_params *p)
 {
-	*p = c->p;
-	if (c->compact.k_codes)
-		*p = compact_layout(&c->p);
-	return c->compact.k_codes ? &c->compact : &c->kv;
+	const bool compact = c->compact.codes[0] != NULL;
+	*p = compact ? compact_layout(&c->p) : c->p;
+	return compact ? &c->compact : &c->kv;
 }
 
 const float *st_capture_pre(const struct st_capture *c, bool v, uint32_t g, uint32_t i)
 {
 	const uint32_t first = c->p.kv_seq_len - c->n_pre;
-	if (!c->k_pre || i < first)
-		return NULL;
-	return (v ? c->v_pre : c->k_pre) + ((size_t)g * c->n_pre + i - first) * c->p.head_dim;
+	return c->pre[v] && i >= first ? c->pre[v] + ((size_t)g * c->n_pre + i - first) * c->p.head_dim : NULL;
 }
 
 enum st_status st_capture_open(struct st_capture *c, const char *manifest, unsigned bits, int signs, enum st_cpu cpu,
@@ -259,11 +250,9 @@ enum st_status st_capture_open(struct st_capture *c, const char *manifest, unsig
 	json_t *j = NULL;
 	memset(c, 0, sizeof *c);
 	enum st_status st = st_json_load_object(manifest, MAX_MANIFEST, &j, err);
-	if (st != ST_OK) {
-		if (st == ST_ERR_IO && !err->where[0])
-			snprintf(err->where, sizeof err->where, "--manifest");
-		goto out;
-	}
+	if (st == ST_ERR_IO)
+		st = st_in_place("--manifest", st, err);
+	ST_TRY_OUT(st);
 	ST_TRY_OUT(
 		st_json_read(j, &(struct st_json_read){ 0 }, fields, sizeof fields / sizeof *fields, &root, NULL, err));
 	ST_TRY_OUT(read_params(c, root.params, bits, signs, cpu, err));

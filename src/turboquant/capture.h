@@ -45,13 +45,13 @@ struct st_capture {
 	struct st_tq_params p;
 	struct st_tq_codec codec;
 	struct st_tq_kv kv;
-	const float *q;                               /* [H, d] */
-	const float *k_norms_canary, *v_norms_canary; /* or NULL */
-	const float *k_pre, *v_pre;                   /* [G, n_pre, d]: values before quantisation, or NULL */
-	uint32_t n_pre;                               /* the newest positions, chronological: L of them, or 1 */
-	struct st_tq_kv compact;                      /* the same sequence in rows 0..L-1 of [G, L, ..], or NULLs */
-	json_t *unread;                               /* names of params that nothing reads; in no order */
-	struct st_map maps[ST_CAPTURE_FILES];         /* keep all of it; size 0: not there */
+	const float *q;                       /* [H, d] */
+	const float *norms_canary[2];         /* or NULL */
+	const float *pre[2];                  /* [G, n_pre, d]: before quantisation, or NULL */
+	uint32_t n_pre;                       /* the newest positions, chronological: L of them, or 1 */
+	struct st_tq_kv compact;              /* the same sequence in rows 0..L-1 of [G, L, ..], or NULLs */
+	json_t *unread;                       /* names of params that nothing reads; in no order */
+	struct st_map maps[ST_CAPTURE_FILES]; /* keep all of it; size 0: not there */
 };
 /* bits 0 and signs -1: as the manifest says. */
 ST_MUST_CHECK enum st_status st_capture_open(struct st_capture *c, const char *manifest, unsigned bits, int signs,

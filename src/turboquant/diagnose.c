@@ -110,8 +110,8 @@ static enum st_status arithmetic_floor(const struct st_replay_run *r, const stru
 {
 	const struct st_capture *c = &r->capture;
 	float *out = st_alloc_array2(c->p.num_heads, c->p.head_dim, sizeof *out);
-	enum st_status st = out ? st_tq_step(&r->exec, &c->codec, &c->p, &c->kv, c->q, out, err)
-	                        : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_NEED(out);
+	enum st_status st = st_tq_step(&r->exec, &c->codec, &c->p, &c->kv, c->q, out, err);
 	if (st == ST_OK)
 		*floor = fmax(10 * st_tq_nrmse(out, s->out, s->n), 1e-5);
 	free(out);
@@ -137,11 +137,7 @@ static double storage_floor(const float *x, size_t n, const char **type)
 /* Numbers that are not finite: of the query, then nothing can be said of the output, or of the output alone. */
 static bool nonfinite(struct st_replay_run *r, json_t *j, const float *observed, size_t n)
 {
-	size_t bad = 0, bad_query = 0;
-	for (size_t i = 0; i < n; i++) {
-		bad += !isfinite(observed[i]);
-		bad_query += !isfinite(r->capture.q[i]);
-	}
+	const size_t bad = st_nonfinite(observed, n), bad_query = st_nonfinite(r->capture.q, n);
 	st_json_put(j, "nonfinite", json_integer((json_int_t)bad));
 	if (!bad && !bad_query)
 		return false;

@@ -225,7 +225,7 @@ enum st_status st_diagnose_cache(struct st_replay_run *r, struct st_error *err)
 	const struct st_capture *c = &r->capture;
 	const struct st_tq_params *p = &c->p;
 	struct st_codebook_lint lint;
-	if (!c->k_pre)
+	if (!c->pre[0])
 		return ST_OK;
 	st_codebook_lint(&c->codec.book, &lint);
 	struct check k = { .step = { .c = c, .decode = st_oracle_decode_of(&c->codec) }, .expected = lint.rmse };

@@ -96,10 +96,9 @@ void st_step_row(const struct step *s, const struct edit *e, bool v, uint32_t g,
 	const bool here = !e->one_head || g == e->kv_head;
 	if (e->factor > 0 && here)
 		o.factor = e->factor;
-	const bool values = v != e->kv_swapped, norms = v != e->norms_crossed;
+	const bool codes = v != e->kv_swapped, norms = e->kv_swapped ? codes : v != e->norms_crossed;
 	const size_t at = (size_t)g * p->kv_capacity + row;
-	st_oracle_decode_row(&o, d, (values ? kv->v_codes : kv->k_codes) + at * rb,
-	                     ((e->kv_swapped ? values : norms) ? kv->v_norms : kv->k_norms) + at * nb, y);
+	st_oracle_decode_row(&o, d, kv->codes[codes] + at * rb, kv->norms[norms] + at * nb, y);
 	const double gain = v ? e->v_gain : e->k_gain;
 	for (uint32_t j = 0; gain > 0 && here && j < d; j++)
 		y[j] *= gain;

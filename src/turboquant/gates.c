@@ -115,16 +115,11 @@ static enum st_status kernel(const struct st_tq_exec *any, FILE *f, bool *passed
 		for (size_t i = 0; i < sizeof cases / sizeof *cases && st_cpu_usable(cpu); i++) {
 			const struct st_tq_exec e = { .cpu = cpu };
 			struct st_scene s;
-			struct st_draw g;
 			double nrmse = 0;
 			char what[96];
-			ST_TRY(st_scene_init(&s, &cases[i].p, cases[i].bits, cases[i].signs, &e, err));
-			st_draw_init(&g, ST_TQ_SEED + i, cpu);
-			st_scene_draw(&s, &g);
-			st_scene_encode(&s);
-			enum st_status st = st_scene_kernel(&s, err);
-			if (st == ST_OK)
-				st = st_scene_dequant(&s, &nrmse, err);
+			ST_TRY(st_scene_of_seed(&s, &cases[i].p, cases[i].bits, cases[i].signs, &e, ST_TQ_SEED + i,
+			                        err));
+			enum st_status st = st_scene_dequant(&s, &nrmse, err);
 			st_scene_release(&s);
 			ST_TRY(st);
 			snprintf(what, sizeof what, "%s: %s", st_cpu_name(cpu), cases[i].what);

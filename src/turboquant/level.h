@@ -13,14 +13,12 @@ enum { ST_TQ_PAIR = 2 };
 
 /* One task: 1 or 2 query heads of one key/value head over visible rows [first, end). */
 struct st_tq_task {
-	const uint8_t *k_codes, *v_codes; /* of the head: [P, row bytes], or NULL */
-	const float *k_norms, *v_norms;   /* of the head: [P, B] */
-	const float *k_dense, *v_dense;   /* of the head: [P, d] */
-	const float *table;               /* codebook, 2^bits entries */
+	struct st_tq_kv kv; /* of the head: [P, row bytes], [P, B]; or [P, d] */
+	const float *table; /* codebook, 2^bits entries */
 	const struct st_tq_rows *rows;
 	uint32_t first, end, d, n_heads; /* n_heads: 1 or 2 */
 	unsigned bits;                   /* 0: dense */
-	float k_factor, v_factor;        /* times a norm: what a centroid is worth */
+	float factor;                    /* times a norm: what a centroid is worth */
 	float scale, softcap;
 	const float *q;   /* [n_heads, d] in lane order */
 	float *acc;       /* [n_heads, d] in lane order: sum of p v */

@@ -1,5 +1,5 @@
 /*
- * level_impl.h - attention and quantisation once, in the operations of vec.h.
+ * level_impl.h - attention and quantisation once, in the operations of vec.h: the level ST_TQ_LEVEL.
  *
  * Lane order: a 64-byte load holds 16 words of W codes (8 at 4 bits, 4 at one byte each), so
  * shifting it by one code at a time yields vectors of coordinates {W l + n : l = 0..15}. Queries and
@@ -33,7 +33,7 @@ VEC_WHOLE v16 score_group(const struct st_tq_task *t, unsigned bits, unsigned nh
 {
 	const uint32_t d = t->d, nb = bits && d == 512 ? 2 : 1, span = d / nb;
 	const size_t row_bytes = bits == 0 ? (size_t)d * 4 : bits == 4 ? d / 2 : d;
-	const uint8_t *base = bits ? t->k_codes : (const uint8_t *)t->k_dense;
+	const uint8_t *base = bits ? t->kv.codes[0] : (const uint8_t *)t->kv.dense[0];
 	v16 total = v_set1(0);
 	for (uint32_t b = 0; b < nb; b++) {
 		v16 acc[16];
@@ -61,7 +61,7 @@ VEC_WHOLE v16 score_group(const struct st_tq_task *t, unsigned bits, unsigned nh
 			return s;
 		float f[16];
 		for (unsigned i = 0; i < 16; i++)
-			f[i] = t->k_norms[(size_t)row[i / nh] * nb + b] * t->k_factor;
+			f[i] = t->kv.norms[0][(size_t)row[i / nh] * nb + b] * t->factor;
 		total = v_fma(s, v_load(f), total);
 	}
 	return total;
@@ -73,7 +73,7 @@ VEC_WHOLE void mix_chunk(const struct st_tq_task *t, unsigned bits, unsigned nh,
 {
 	const uint32_t d = t->d, nb = bits && d == 512 ? 2 : 1;
 	const size_t row_bytes = bits == 0 ? (size_t)d * 4 : bits == 4 ? d / 2 : d;
-	const uint8_t *base = bits ? t->v_codes : (const uint8_t *)t->v_dense;
+	const uint8_t *base = bits ? t->kv.codes[1] : (const uint8_t *)t->kv.dense[1];
 	/* Dense rows have one vector per block; eight blocks at a time keep as many accumulators busy. */
 	const unsigned per = bits ? PER_WORD(bits) : 8;
 	for (uint32_t c = 0; c < d; c += 16 * per) {
@@ -146,7 +146,7 @@ VEC_WHOLE void attend(const struct st_tq_task *t, unsigned bits, unsigned nh)
 			for (uint32_t b = 0; b < nb; b++) {
 				float *wb = w + (h * nb + b) * ST_TQ_CHUNK;
 				for (uint32_t r = 0; r < n; r++)
-					wb[r] = bits ? s[h][r] * (t->v_norms[(size_t)row[r] * nb + b] * t->v_factor)
+					wb[r] = bits ? s[h][r] * (t->kv.norms[1][(size_t)row[r] * nb + b] * t->factor)
 					             : s[h][r];
 			}
 		}
@@ -213,3 +213,7 @@ static ST_TARGET void quantise_any(const float *x, uint32_t d, unsigned bits, co
 	else
 		quantise(x, d, 8, bounds, per_block, index, norms);
 }
+
+const struct st_tq_level ST_TQ_LEVEL = {
+	.attend = attend_any, .normals = normals, .fwht = fwht_any, .quantise = quantise_any
+};

@@ -1,7 +1,7 @@
 /* lint.c - how far a codebook is from the optimum for N(0,1). */
 #include "turboquant/modes.h"
 
-#include "base/error.h"
+#include "base/files.h"
 #include "base/map.h"
 
 #include <math.h>
@@ -57,11 +57,8 @@ static enum st_status read_table(const char *path, struct st_codebook *cb, struc
 	}
 	if (st == ST_OK)
 		st = st_codebook_from_levels(cb, level, n, err);
-	if (st != ST_OK && !err->where[0])
-		snprintf(err->where, sizeof err->where, "--table");
-	st_error_in(err, path);
 	st_map_close(&m);
-	return st;
+	return st_in_file(path, st_in_place("--table", st, err), err);
 }
 
 /* A table recognised by the two figures on record: outermost level to 1e-6, RMSE to its printed digits. */

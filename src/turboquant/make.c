@@ -49,11 +49,11 @@ static void stale_rows(struct st_scene *s, struct st_draw *g)
 	for (size_t h = 0; h < p->num_kv_heads; h++) {
 		for (uint32_t i = p->kv_seq_len; i < p->kv_capacity; i++) {
 			const size_t row = st_capture_row(p, (uint32_t)h, i);
-			float x[512];
-			st_draw_normal(g, x, p->head_dim);
-			st_tq_encode(&s->codec, x, 1, s->k_codes + row * rb, s->k_norms + row * nb, NULL);
-			st_draw_normal(g, x, p->head_dim);
-			st_tq_encode(&s->codec, x, 1, s->v_codes + row * rb, s->v_norms + row * nb, NULL);
+			for (int v = 0; v < 2; v++) {
+				float x[512];
+				st_draw_normal(g, x, p->head_dim);
+				st_tq_encode(&s->codec, x, 1, s->codes[v] + row * rb, s->norms[v] + row * nb, NULL);
+			}
 		}
 	}
 }
@@ -75,13 +75,11 @@ enum st_status st_make_check(struct st_replay_run *r, struct st_error *err)
 		                  "unknown capture \"%s\"; linear, ring, partial, d512 and d128 are known", o->make);
 	if (!o->out)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--out", "--make-manifest needs a folder to write");
-	if (lstat(o->out, &sb) == 0) {
-		enum st_status exists = st_fail_at(err, ST_ERR_IO, ST_NO_OFFSET, "--out",
-		                                   "already exists; a capture goes into a new folder");
-		st_error_in(err, o->out);
-		return exists;
-	}
-	return ST_OK;
+	return lstat(o->out, &sb) != 0 ? ST_OK
+	                               : st_in_file(o->out,
+	                                            st_fail_at(err, ST_ERR_IO, ST_NO_OFFSET, "--out",
+	                                                       "already exists; a capture goes into a new folder"),
+	                                            err);
 }
 
 static enum st_status write_capture(struct st_outdir *dir, const struct st_scene *s, json_t *manifest,
@@ -89,7 +87,8 @@ static enum st_status write_capture(struct st_outdir *dir, const struct st_scene
 {
 	const struct st_tq_params *p = &s->p;
 	const struct st_capture_params params = { .p = *p, .bits = s->codec.bits, .signs = s->codec.signs };
-	const void *const data[ST_CAPTURE_MADE] = { s->k_codes, s->v_codes, s->k_norms, s->v_norms, s->q, s->k, s->v };
+	const void *const data[ST_CAPTURE_MADE] = { s->codes[0], s->codes[1], s->norms[0], s->norms[1],
+		                                    s->q,        s->pre[0],   s->pre[1] };
 	json_t *paths = json_object();
 	for (int f = 0; f < ST_CAPTURE_MADE; f++)
 		st_json_put(paths, st_capture_sources[f].key[0], json_string(st_capture_sources[f].file));
@@ -116,15 +115,9 @@ enum st_status st_replay_make(struct st_replay_run *r, struct st_error *err)
 	struct st_scene s;
 	struct st_draw g;
 	json_t *manifest = json_object();
-	enum st_status st = st_scene_init(&s, &k->p, r->bits, r->signs, &r->exec, err);
-	if (st != ST_OK)
-		goto out;
-	st = st_outdir_open(r->o->out, NULL, &dir, err);
-	if (st != ST_OK) {
-		if (!err->where[0])
-			snprintf(err->where, sizeof err->where, "--out");
-		goto out;
-	}
+	enum st_status st;
+	ST_TRY_OUT(st_scene_init(&s, &k->p, r->bits, r->signs, &r->exec, err));
+	ST_TRY_OUT(st_in_place("--out", st_outdir_open(r->o->out, NULL, &dir, err), err));
 	st_draw_init(&g, r->seed, r->exec.cpu);
 	st_scene_draw(&s, &g);
 	st_scene_encode(&s);

@@ -67,25 +67,23 @@ static enum st_status measure(const struct st_replay_run *r, struct row *row, st
 	const uint32_t G = row->p.num_kv_heads, L = row->p.kv_seq_len, d = row->p.head_dim, H = row->p.num_heads;
 	const enum st_seeding how = r->o->seeding_xor ? ST_SEEDING_XOR : ST_SEEDING_SPLITMIX;
 	enum st_status st = ST_OK;
-	st_draw_f32(st_draw_state(how, r->seed, row->pos, ST_DRAW_K), s.k, (size_t)G * L * d);
-	st_draw_f32(st_draw_state(how, r->seed, row->pos, ST_DRAW_V), s.v, (size_t)G * L * d);
 	st_draw_f32(st_draw_state(how, r->seed, row->pos, ST_DRAW_Q), s.q, (size_t)H * d);
 	for (int v = 0; v < 2; v++) {
+		st_draw_f32(st_draw_state(how, r->seed, row->pos, v ? ST_DRAW_V : ST_DRAW_K), s.pre[v],
+		            (size_t)G * L * d);
 		ST_TRY_OUT(st_tq_cache_init(&cache[v], &s.codec, G, row->p.kv_capacity, err));
 		cache[v].written = (uint64_t)row->pos + 1 - L;
 		for (uint32_t i = 0; i < L; i++) {
 			float x[4 * 256];
 			for (uint32_t g = 0; g < G; g++)
-				memcpy(x + g * d, (v ? s.v : s.k) + ((size_t)g * L + i) * d, d * sizeof *x);
+				memcpy(x + g * d, s.pre[v] + ((size_t)g * L + i) * d, d * sizeof *x);
 			ST_TRY_OUT(st_tq_cache_append(&cache[v], &s.codec, x, true, err));
 		}
+		s.kv.codes[v] = cache[v].codes;
+		s.kv.norms[v] = cache[v].norms;
 	}
-	s.kv = (struct st_tq_kv){ .k_codes = cache[0].codes,
-		                  .v_codes = cache[1].codes,
-		                  .k_norms = cache[0].norms,
-		                  .v_norms = cache[1].norms };
 	ST_TRY_OUT(st_scene_kernel(&s, err));
-	row->finite = st_all_finite(s.out, (size_t)H * d);
+	row->finite = !st_nonfinite(s.out, (size_t)H * d);
 	ST_TRY_OUT(st_scene_dequant(&s, &row->dequant, err));
 	for (size_t i = 0; i < (size_t)H * d; i++)
 		row->max_abs_diff = st_larger(row->max_abs_diff, fabs(s.out[i] - s.ref[i]));

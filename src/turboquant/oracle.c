@@ -145,7 +145,7 @@ struct visible {
 	uint32_t first;
 	const struct st_oracle_decode *decode; /* of kv; NULL: the values themselves, [G, L, d] */
 	const struct st_tq_kv *kv;
-	const float *k, *v;
+	const float *const *pre;
 };
 
 static void visible_row(const void *ctx, bool v, uint32_t g, uint32_t i, double *y)
@@ -155,12 +155,11 @@ static void visible_row(const void *ctx, bool v, uint32_t g, uint32_t i, double 
 	const uint32_t d = p->head_dim, at = c->first + i;
 	if (c->decode) {
 		const size_t row = (size_t)g * p->kv_capacity + ((uint64_t)p->ring_start + at) % p->kv_capacity;
-		st_oracle_decode_row(c->decode, d,
-		                     (v ? c->kv->v_codes : c->kv->k_codes) + row * (c->decode->bits == 4 ? d / 2 : d),
-		                     (v ? c->kv->v_norms : c->kv->k_norms) + row * (d == 512 ? 2 : 1), y);
+		st_oracle_decode_row(c->decode, d, c->kv->codes[v] + row * (c->decode->bits == 4 ? d / 2 : d),
+		                     c->kv->norms[v] + row * (d == 512 ? 2 : 1), y);
 		return;
 	}
-	const float *x = (v ? c->v : c->k) + ((size_t)g * p->kv_seq_len + at) * d;
+	const float *x = c->pre[v] + ((size_t)g * p->kv_seq_len + at) * d;
 	for (uint32_t j = 0; j < d; j++)
 		y[j] = x[j];
 }
@@ -198,8 +197,8 @@ enum st_status st_oracle_dequant(const struct st_tq_params *p, const struct st_o
 	return attend_visible((struct visible){ .p = p, .decode = o, .kv = kv }, q, out, err);
 }
 
-enum st_status st_oracle_floor(const struct st_tq_params *p, const float *k, const float *v, const float *q,
-                               double *out, struct st_error *err)
+enum st_status st_oracle_floor(const struct st_tq_params *p, const float *const pre[2], const float *q, double *out,
+                               struct st_error *err)
 {
-	return attend_visible((struct visible){ .p = p, .k = k, .v = v }, q, out, err);
+	return attend_visible((struct visible){ .p = p, .pre = pre }, q, out, err);
 }

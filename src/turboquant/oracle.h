@@ -53,9 +53,9 @@ void st_oracle_attend(const struct st_oracle_step *s);
 ST_MUST_CHECK enum st_status st_oracle_dequant(const struct st_tq_params *p, const struct st_oracle_decode *o,
                                                const struct st_tq_kv *kv, const float *q, double *out,
                                                struct st_error *err);
-/* Attention over values that were never quantised. k, v: [G, L, d] in chronological order. */
-ST_MUST_CHECK enum st_status st_oracle_floor(const struct st_tq_params *p, const float *k, const float *v,
-                                             const float *q, double *out, struct st_error *err);
+/* Attention over keys and values that were never quantised: [G, L, d] in chronological order. */
+ST_MUST_CHECK enum st_status st_oracle_floor(const struct st_tq_params *p, const float *const pre[2], const float *q,
+                                             double *out, struct st_error *err);
 
 /* The sums behind an nrmse, added up value by value. */
 struct st_apart {

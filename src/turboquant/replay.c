@@ -104,11 +104,7 @@ static enum st_status open_files(struct st_replay_run *r, const struct mode *m, 
 		if (st == ST_OK)
 			st = st_outfile_open(r->path[i], &r->file[i], err);
 	}
-	if (st != ST_OK) {
-		if (!err->where[0])
-			snprintf(err->where, sizeof err->where, "--out");
-		st_error_in(err, o->out);
-	}
+	st = st_in_file(o->out, st_in_place("--out", st, err), err);
 out:
 	st_inputs_release(&in);
 	return st;
@@ -169,14 +165,14 @@ static void describe_capture(struct st_replay_run *r)
 		fprintf(r->text, "params not read: %s\n", names ? names : "(no memory to list them)");
 		free(names);
 	}
-	if (c->compact.k_codes)
+	if (c->compact.codes[0])
 		fprintf(r->text, "the references read compact_sources\n");
 	st_tq_visible_rows(p, r->exec.visibility, &rows);
 	fprintf(r->text, "rows seen: %u of %u expected%s\n", rows.visible, rows.expected,
 	        rows.visible < rows.expected ? " - the rest is silently dropped" : "");
 	st_json_put_all(r->json, ST_IS("manifest", r->o->manifest), ST_IS("bits", c->codec.bits),
 	                ST_IS("signs", st_signs_name(c->codec.signs)), ST_IS("params_not_read", json_incref(c->unread)),
-	                ST_IS("compact_sources", json_boolean(c->compact.k_codes != NULL)));
+	                ST_IS("compact_sources", json_boolean(c->compact.codes[0] != NULL)));
 	json_object_update_new(r->json, st_json_visible(p, r->exec.visibility));
 }
 

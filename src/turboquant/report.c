@@ -11,12 +11,12 @@ void st_replay_verdict(struct st_replay_run *r, const struct st_verdict *v)
 		r->exit_status = v->exit_status;
 }
 
-bool st_all_finite(const float *x, size_t n)
+size_t st_nonfinite(const float *x, size_t n)
 {
-	bool finite = true;
+	size_t bad = 0;
 	for (size_t i = 0; i < n; i++)
-		finite &= isfinite(x[i]) != 0;
-	return finite;
+		bad += !isfinite(x[i]);
+	return bad;
 }
 
 json_t *st_json_visible(const struct st_tq_params *p, enum st_tq_visibility vis)

@@ -43,7 +43,8 @@ void st_replay_verdict(struct st_replay_run *r, const struct st_verdict *v);
 
 /* The larger one; NaN once met stays, so that a broken value is not lost in a maximum. */
 static inline double st_larger(double m, double x) { return isnan(m) || x <= m ? m : x; }
-bool st_all_finite(const float *x, size_t n);
+/* How many of n are not finite. */
+size_t st_nonfinite(const float *x, size_t n);
 static inline const char *st_signs_name(bool signs) { return signs ? "d1" : "none"; }
 static inline const char *st_q_name(const struct st_tq_exec *e) { return e->q_f16 ? "f16" : "f32"; }
 static inline const char *st_visibility_name(const struct st_tq_exec *e)

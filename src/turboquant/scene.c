@@ -15,19 +15,17 @@ enum st_status st_scene_init(struct st_scene *s, const struct st_tq_params *p, u
 	s->exec = *e;
 	const uint64_t G = p->num_kv_heads, d = p->head_dim, values = G * p->kv_seq_len, rows = G * p->kv_capacity;
 	const size_t rb = st_tq_row_bytes(p->head_dim, bits), nb = st_tq_norm_blocks(p->head_dim);
-	s->k = st_arena_alloc2(&s->mem, values, d, sizeof *s->k);
-	s->v = st_arena_alloc2(&s->mem, values, d, sizeof *s->v);
 	s->q = st_arena_alloc2(&s->mem, p->num_heads, d, sizeof *s->q);
-	s->k_codes = st_arena_alloc2(&s->mem, rows, rb, 1);
-	s->v_codes = st_arena_alloc2(&s->mem, rows, rb, 1);
-	s->k_norms = st_arena_alloc2(&s->mem, rows, nb, sizeof *s->k_norms);
-	s->v_norms = st_arena_alloc2(&s->mem, rows, nb, sizeof *s->v_norms);
 	s->out = st_arena_alloc2(&s->mem, p->num_heads, d, sizeof *s->out);
 	s->ref = st_arena_alloc2(&s->mem, p->num_heads, d, sizeof *s->ref);
-	s->kv = (struct st_tq_kv){
-		.k_codes = s->k_codes, .v_codes = s->v_codes, .k_norms = s->k_norms, .v_norms = s->v_norms
-	};
-	if (s->k && s->v && s->q && s->k_codes && s->v_codes && s->k_norms && s->v_norms && s->out && s->ref)
+	bool ok = s->q && s->out && s->ref;
+	for (int v = 0; v < 2; v++) {
+		s->pre[v] = st_arena_alloc2(&s->mem, values, d, sizeof *s->pre[v]);
+		s->kv.codes[v] = s->codes[v] = st_arena_alloc2(&s->mem, rows, rb, 1);
+		s->kv.norms[v] = s->norms[v] = st_arena_alloc2(&s->mem, rows, nb, sizeof *s->norms[v]);
+		ok &= s->pre[v] && s->codes[v] && s->norms[v];
+	}
+	if (ok)
 		return ST_OK;
 	st_scene_release(s);
 	return st_fail(err, ST_ERR_NOMEM, "out of memory");
@@ -42,32 +40,27 @@ void st_scene_release(struct st_scene *s)
 void st_scene_draw(struct st_scene *s, struct st_draw *g)
 {
 	const size_t d = s->p.head_dim, values = (size_t)s->p.num_kv_heads * s->p.kv_seq_len * d;
-	st_draw_normal(g, s->k, values);
-	st_draw_normal(g, s->v, values);
+	st_draw_normal(g, s->pre[0], values);
+	st_draw_normal(g, s->pre[1], values);
 	st_draw_normal(g, s->q, s->p.num_heads * d);
 }
 
 void st_scene_encode(struct st_scene *s)
 {
 	const struct st_tq_params *p = &s->p;
-	const size_t rb = st_tq_row_bytes(p->head_dim, s->codec.bits), nb = st_tq_norm_blocks(p->head_dim);
-	const size_t rows = (size_t)p->num_kv_heads * p->kv_capacity;
-	memset(s->k_codes, 0, rows * rb);
-	memset(s->v_codes, 0, rows * rb);
-	memset(s->k_norms, 0, rows * nb * sizeof *s->k_norms);
-	memset(s->v_norms, 0, rows * nb * sizeof *s->v_norms);
+	const size_t rb = st_tq_row_bytes(p->head_dim, s->codec.bits), nb = st_tq_norm_blocks(p->head_dim),
+		     rows = (size_t)p->num_kv_heads * p->kv_capacity;
 	/* Chronological rows are one physical run, or two where they cross the end of the ring. */
 	const uint32_t first = p->kv_capacity - p->ring_start;
 	uint32_t run[2] = { p->kv_seq_len < first ? p->kv_seq_len : first, 0 };
 	run[1] = p->kv_seq_len - run[0];
-	for (size_t g = 0; g < p->num_kv_heads; g++) {
-		for (int r = 0; r < 2; r++) {
-			size_t from = (g * p->kv_seq_len + (r ? run[0] : 0)) * p->head_dim,
-			       to = g * p->kv_capacity + (r ? 0 : p->ring_start);
-			st_tq_encode(&s->codec, s->k + from, run[r], s->k_codes + to * rb, s->k_norms + to * nb,
-			             s->exec.pool);
-			st_tq_encode(&s->codec, s->v + from, run[r], s->v_codes + to * rb, s->v_norms + to * nb,
-			             s->exec.pool);
+	for (int v = 0; v < 2; v++) {
+		memset(s->codes[v], 0, rows * rb);
+		memset(s->norms[v], 0, rows * nb * sizeof *s->norms[v]);
+		for (size_t i = 0; i < 2 * p->num_kv_heads; i++) {
+			const size_t g = i / 2, r = i % 2, to = g * p->kv_capacity + (r ? 0 : p->ring_start);
+			st_tq_encode(&s->codec, s->pre[v] + (g * p->kv_seq_len + (r ? run[0] : 0)) * p->head_dim,
+			             run[r], s->codes[v] + to * rb, s->norms[v] + to * nb, s->exec.pool);
 		}
 	}
 }
@@ -87,9 +80,23 @@ enum st_status st_scene_dequant(struct st_scene *s, double *nrmse, struct st_err
 
 enum st_status st_scene_floor(struct st_scene *s, double *nrmse, struct st_error *err)
 {
-	ST_TRY(st_oracle_floor(&s->p, s->k, s->v, s->q, s->ref, err));
+	ST_TRY(st_oracle_floor(&s->p, (const float *const *)s->pre, s->q, s->ref, err));
 	*nrmse = st_tq_nrmse(s->out, s->ref, (size_t)s->p.num_heads * s->p.head_dim);
 	return ST_OK;
+}
+
+enum st_status st_scene_of_seed(struct st_scene *s, const struct st_tq_params *p, unsigned bits, bool signs,
+                                const struct st_tq_exec *e, uint64_t seed, struct st_error *err)
+{
+	struct st_draw g;
+	ST_TRY(st_scene_init(s, p, bits, signs, e, err));
+	st_draw_init(&g, seed, e->cpu);
+	st_scene_draw(s, &g);
+	st_scene_encode(s);
+	enum st_status st = st_scene_kernel(s, err);
+	if (st != ST_OK)
+		st_scene_release(s);
+	return st;
 }
 
 /* ---- many seeds ---- */
@@ -140,15 +147,9 @@ static enum st_status floor_of_seed(void *ctx, uint32_t i, struct st_error *err)
 {
 	struct floors *k = ctx;
 	struct st_scene s;
-	struct st_draw g;
-	ST_TRY(st_scene_init(&s, k->p, k->bits, k->signs, &k->one, err));
 	/* Another generator than multistep's, and seeds that cannot be the measured one. */
-	st_draw_init(&g, st_splitmix64_mix(ST_TQ_SEED + i), k->one.cpu);
-	st_scene_draw(&s, &g);
-	st_scene_encode(&s);
-	enum st_status st = st_scene_kernel(&s, err);
-	if (st == ST_OK)
-		st = st_scene_floor(&s, &k->value[i], err);
+	ST_TRY(st_scene_of_seed(&s, k->p, k->bits, k->signs, &k->one, st_splitmix64_mix(ST_TQ_SEED + i), err));
+	enum st_status st = st_scene_floor(&s, &k->value[i], err);
 	st_scene_release(&s);
 	return st;
 }

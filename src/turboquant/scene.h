@@ -10,10 +10,10 @@ struct st_scene {
 	struct st_tq_params p; /* kv_seq_len and ring_start change from step to step */
 	struct st_tq_codec codec;
 	struct st_tq_exec exec;
-	float *k, *v, *q;   /* [G, L, d] chronological, [G, L, d], [H, d]: never quantised */
-	struct st_tq_kv kv; /* the packed cache: what the four below hold */
-	uint8_t *k_codes, *v_codes;
-	float *k_norms, *v_norms;
+	float *pre[2], *q;  /* [G, L, d] chronological, [H, d]: never quantised */
+	struct st_tq_kv kv; /* the packed cache: what codes and norms hold */
+	uint8_t *codes[2];
+	float *norms[2];
 	float *out;  /* [H, d] natural basis */
 	double *ref; /* [H, d] */
 	struct st_arena mem;
@@ -23,9 +23,13 @@ struct st_scene {
 ST_MUST_CHECK enum st_status st_scene_init(struct st_scene *s, const struct st_tq_params *p, unsigned bits, bool signs,
                                            const struct st_tq_exec *e, struct st_error *err);
 void st_scene_release(struct st_scene *s);
+/* One with values of a seed, encoded and attended with. Release it; zeroed on failure. */
+ST_MUST_CHECK enum st_status st_scene_of_seed(struct st_scene *s, const struct st_tq_params *p, unsigned bits,
+                                              bool signs, const struct st_tq_exec *e, uint64_t seed,
+                                              struct st_error *err);
 /* Keys, values and query from one stream, in this order. */
 void st_scene_draw(struct st_scene *s, struct st_draw *g);
-/* k, v -> the packed cache, position i in row (ring_start + i) mod P; every other row has norm 0. */
+/* pre -> the packed cache, position i in row (ring_start + i) mod P; every other row has norm 0. */
 void st_scene_encode(struct st_scene *s);
 /* The kernel's result in s->out. */
 ST_MUST_CHECK enum st_status st_scene_kernel(struct st_scene *s, struct st_error *err);

@@ -2,9 +2,7 @@
 #include "turboquant/diagnose.h"
 #include "turboquant/modes.h"
 
-#include "base/error.h"
-#include "base/map.h"
-#include "base/mem.h"
+#include "base/files.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -38,14 +36,13 @@ static enum st_status run_variation(const struct st_replay_run *r, char variatio
 	if (variation == 'B')
 		return st_tq_attention(&r->exec, &c->codec, p, kv, c->q, out, err);
 	const size_t rows = (size_t)p->num_kv_heads * p->kv_capacity;
-	float *k = st_alloc_array3(2, rows, p->head_dim, sizeof *k);
-	ST_NEED(k);
-	float *v = k + rows * p->head_dim;
-	st_tq_decode(&c->codec, kv->k_codes, kv->k_norms, rows, k);
-	st_tq_decode(&c->codec, kv->v_codes, kv->v_norms, rows, v);
-	enum st_status st = st_tq_attention(&r->exec, NULL, p, &(struct st_tq_kv){ .k_dense = k, .v_dense = v }, c->q,
-	                                    out, err);
-	free(k);
+	float *x = st_alloc_array3(2, rows, p->head_dim, sizeof *x), *values = x + rows * p->head_dim;
+	ST_NEED(x);
+	st_tq_decode(&c->codec, kv->codes[0], kv->norms[0], rows, x);
+	st_tq_decode(&c->codec, kv->codes[1], kv->norms[1], rows, values);
+	const struct st_tq_kv dense = { .dense = { x, values } };
+	enum st_status st = st_tq_attention(&r->exec, NULL, p, &dense, c->q, out, err);
+	free(x);
 	return st;
 }
 
@@ -63,40 +60,29 @@ static enum st_status run_arm(const struct st_replay_run *r, struct arm *a, stru
 
 static const char *const canary_names[] = { "none", "in-range", "out-of-range", "in-range-asymmetric" };
 
-/* Norms of a cache under the canary: [G, P, B] of p. Files of the capture stand for norms beyond the sequence. */
-static void poison(const struct st_replay_run *r, const struct st_tq_params *p, const struct st_tq_kv *kv, float *k,
-                   float *v)
+/* A cache with norms of its own, under the canary: [G, P, B] of p. Files of the capture stand for norms beyond the
+ * sequence. */
+static bool poison(const struct st_replay_run *r, const struct st_tq_params *p, const struct st_tq_kv *from,
+                   struct st_tq_kv *to, struct st_arena *mem)
 {
 	const struct st_capture *c = &r->capture;
 	const uint32_t B = st_tq_norm_blocks(p->head_dim);
-	const bool beyond = r->o->canary == ST_CANARY_OUT_OF_RANGE, own = kv == &c->kv,
-		   given = beyond && own && c->k_norms_canary;
-	const size_t bytes = (size_t)p->num_kv_heads * p->kv_capacity * B * sizeof *k;
-	memcpy(k, given ? c->k_norms_canary : kv->k_norms, bytes);
-	memcpy(v, given ? c->v_norms_canary : kv->v_norms, bytes);
-	for (uint32_t g = 0; beyond && !given && g < p->num_kv_heads; g++)
-		for (uint32_t i = p->kv_seq_len; i < p->kv_capacity; i++)
-			for (uint32_t b = 0; b < B; b++)
-				k[st_capture_row(p, g, i) * B + b] = v[st_capture_row(p, g, i) * B + b] =
-					out_of_range_norm;
-	for (uint32_t b = 0; !beyond && b < B; b++) {
-		k[st_capture_row(p, 0, CANARY_POSITION) * B + b] *= 2;
-		v[st_capture_row(p, 0, CANARY_POSITION) * B + b] *= 2;
-	}
-}
-
-static bool poisoned(const struct st_replay_run *r, const struct st_tq_params *p, const struct st_tq_kv *from,
-                     struct st_tq_kv *to, struct st_arena *mem)
-{
-	const uint64_t rows = (uint64_t)p->num_kv_heads * p->kv_capacity;
-	float *k = st_arena_alloc2(mem, rows, st_tq_norm_blocks(p->head_dim), sizeof *k),
-	      *v = st_arena_alloc2(mem, rows, st_tq_norm_blocks(p->head_dim), sizeof *v);
-	if (!k || !v)
-		return false;
-	poison(r, p, from, k, v);
+	const size_t rows = (size_t)p->num_kv_heads * p->kv_capacity;
+	const bool beyond = r->o->canary == ST_CANARY_OUT_OF_RANGE;
 	*to = *from;
-	to->k_norms = k;
-	to->v_norms = v;
+	for (int v = 0; v < 2; v++) {
+		const float *given = beyond && from == &c->kv ? c->norms_canary[v] : NULL;
+		float *x = st_arena_alloc2(mem, rows, B, sizeof *x);
+		if (!x)
+			return false;
+		to->norms[v] = memcpy(x, given ? given : from->norms[v], rows * B * sizeof *x);
+		for (uint32_t b = 0; !beyond && b < B; b++)
+			x[st_capture_row(p, 0, CANARY_POSITION) * B + b] *= 2;
+		for (uint32_t g = 0; beyond && !given && g < p->num_kv_heads; g++)
+			for (uint32_t i = p->kv_seq_len; i < p->kv_capacity; i++)
+				for (uint32_t b = 0; b < B; b++)
+					x[st_capture_row(p, g, i) * B + b] = out_of_range_norm;
+	}
 	return true;
 }
 
@@ -111,7 +97,7 @@ static enum st_status canary(struct st_replay_run *r, const struct arm *clean, s
 	struct st_tq_params ref_p;
 	const struct st_tq_kv *ref_kv = st_capture_reference(c, &ref_p);
 	a->ref_p = ref_p;
-	ST_NEED(poisoned(r, p, &c->kv, &a->kv, mem) && poisoned(r, &ref_p, ref_kv, &a->ref_kv, mem));
+	ST_NEED(poison(r, p, &c->kv, &a->kv, mem) && poison(r, &ref_p, ref_kv, &a->ref_kv, mem));
 	ST_TRY(run_arm(r, a, err));
 	double max_change = 0;
 	struct st_apart moved = { 0 };
@@ -205,11 +191,8 @@ static void unquantised(const struct st_replay_run *r, const struct arm *a, bool
 			const size_t row = st_capture_row(p, g, i);
 			double decoded[512];
 			if (!x)
-				st_oracle_decode_row(
-					&o, d,
-					(v ? a->ref_kv.v_codes : a->ref_kv.k_codes) + row * st_tq_row_bytes(d, o.bits),
-					(v ? a->ref_kv.v_norms : a->ref_kv.k_norms) + row * st_tq_norm_blocks(d),
-					decoded);
+				st_oracle_decode_row(&o, d, a->ref_kv.codes[v] + row * st_tq_row_bytes(d, o.bits),
+				                     a->ref_kv.norms[v] + row * st_tq_norm_blocks(d), decoded);
 			for (uint32_t j = 0; j < d; j++)
 				y[j] = !x ? (float)decoded[j] : twice ? 2 * x[j] : x[j];
 		}
@@ -221,13 +204,15 @@ static enum st_status floor_of(struct st_replay_run *r, const struct arm *a, str
 	const struct st_capture *c = &r->capture;
 	const struct st_tq_params *p = &c->p;
 	const uint64_t rows = (uint64_t)p->num_kv_heads * p->kv_seq_len;
-	float *k = st_arena_alloc2(mem, rows, p->head_dim, sizeof *k),
-	      *v = st_arena_alloc2(mem, rows, p->head_dim, sizeof *v);
 	double *ref = st_arena_alloc2(mem, p->num_heads, p->head_dim, sizeof *ref);
-	ST_NEED(k && v && ref);
-	unquantised(r, a, false, k);
-	unquantised(r, a, true, v);
-	ST_TRY(st_oracle_floor(p, k, v, c->q, ref, err));
+	float *pre[2];
+	ST_NEED(ref);
+	for (int v = 0; v < 2; v++) {
+		pre[v] = st_arena_alloc2(mem, rows, p->head_dim, sizeof *pre[v]);
+		ST_NEED(pre[v]);
+		unquantised(r, a, v, pre[v]);
+	}
+	ST_TRY(st_oracle_floor(p, (const float *const *)pre, c->q, ref, err));
 	const double floor = st_tq_nrmse(a->out, ref, (size_t)p->num_heads * p->head_dim);
 	st_json_put(r->json, "independent_floor_nrmse", st_json_number(floor));
 	if (c->n_pre < p->kv_seq_len) {
@@ -247,10 +232,7 @@ static enum st_status floor_of(struct st_replay_run *r, const struct arm *a, str
 static void look_at_query(struct st_replay_run *r)
 {
 	const struct st_capture *c = &r->capture;
-	const size_t n = (size_t)c->p.num_heads * c->p.head_dim;
-	size_t bad = 0;
-	for (size_t i = 0; i < n; i++)
-		bad += !isfinite(c->q[i]);
+	const size_t n = (size_t)c->p.num_heads * c->p.head_dim, bad = st_nonfinite(c->q, n);
 	st_json_put(r->json, "q_nonfinite", json_integer((json_int_t)bad));
 	if (!bad)
 		return;
@@ -273,7 +255,7 @@ static enum st_status measure(struct st_replay_run *r, struct arm *a, struct arm
 	const char v = r->o->variation;
 	const struct st_capture *c = &r->capture;
 	const size_t n = (size_t)c->p.num_heads * c->p.head_dim;
-	const unsigned all = c->k_pre ? ST_ORACLE_DEQUANT | ST_ORACLE_FLOOR : ST_ORACLE_DEQUANT,
+	const unsigned all = c->pre[0] ? ST_ORACLE_DEQUANT | ST_ORACLE_FLOOR : ST_ORACLE_DEQUANT,
 		       oracles = r->o->oracles ? r->o->oracles : all;
 	bool empty = true, zero = true, no_op = false;
 	if (oracles & ~all)
@@ -301,7 +283,7 @@ static enum st_status measure(struct st_replay_run *r, struct arm *a, struct arm
 	const struct arm *shown = r->o->canary == ST_CANARY_NONE ? a : other;
 	if (shown == other)
 		ST_TRY(canary(r, a, other, mem, err));
-	const bool finite = st_all_finite(a->out, n) && st_all_finite(shown->out, n);
+	const bool finite = !st_nonfinite(a->out, n) && !st_nonfinite(shown->out, n);
 	st_json_put_all(r->json, ST_IS("variation", json_stringn(&v, 1)), ST_IS("canary", canary_names[r->o->canary]),
 	                ST_IS("dequant_oracle_nrmse", shown->nrmse),
 	                ST_IS("any_nan_inf_in_gpu_output", json_boolean(!finite)),
@@ -366,13 +348,10 @@ enum st_status st_replay_against(struct st_replay_run *r, struct st_error *err)
 	const uint64_t want = (uint64_t)p->num_heads * p->head_dim * 4;
 	struct st_map m = { 0 };
 	enum st_status st = st_map_open(&m, r->o->against, err);
-	if (st == ST_OK && m.size != want) {
+	if (st == ST_OK && m.size != want)
 		st = st_fail(err, ST_ERR_FORMAT, "%llu bytes, an output of %u heads of %u is %llu",
 		             (unsigned long long)m.size, p->num_heads, p->head_dim, (unsigned long long)want);
-		st_error_in(err, r->o->against);
-	}
-	if (st != ST_OK && !err->where[0])
-		snprintf(err->where, sizeof err->where, "--against");
+	st = st_in_file(r->o->against, st_in_place("--against", st, err), err);
 	look_at_query(r);
 	if (st == ST_OK)
 		st = st_diagnose_cache(r, err);

@@ -93,11 +93,11 @@ enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, unsigned bi
 		out->before[i] = g.consumed;
 		c.p = st_sweep_params(pt, pt->ring_a);
 		st_scene_draw(&c, &g);
-		st_draw_rmsnorm(c.k, rows, DIM, st_sweep_regime.rms_eps);
-		st_draw_rmsnorm(c.v, rows, DIM, st_sweep_regime.rms_eps);
+		st_draw_rmsnorm(c.pre[0], rows, DIM, st_sweep_regime.rms_eps);
+		st_draw_rmsnorm(c.pre[1], rows, DIM, st_sweep_regime.rms_eps);
 		st_draw_rmsnorm(c.q, HEADS, DIM, st_sweep_regime.rms_eps);
 		for (size_t r = 0; r < rows; r++)
-			st_draw_rope(c.k + r * DIM, DIM, s->table[i] + r % pt->kvl * DIM);
+			st_draw_rope(c.pre[0] + r * DIM, DIM, s->table[i] + r % pt->kvl * DIM);
 		for (size_t h = 0; h < HEADS; h++)
 			st_draw_rope(c.q + h * DIM, DIM, s->table[i] + (size_t)pt->kvl * DIM);
 		st_scene_encode(&c);

@@ -99,11 +99,12 @@ struct st_tq_rows {
 };
 void st_tq_visible_rows(const struct st_tq_params *p, enum st_tq_visibility vis, struct st_tq_rows *rows);
 
-/* What the kernel reads: packed codes and norms, or dense f32 rows [G, P, d]. */
+/* What the kernel reads: packed codes and norms, or dense f32 rows [G, P, d]. In this room keys are [0] of every pair and
+ * values are [1]. */
 struct st_tq_kv {
-	const uint8_t *k_codes, *v_codes;
-	const float *k_norms, *v_norms;
-	const float *k_dense, *v_dense; /* when k_codes is NULL */
+	const uint8_t *codes[2];
+	const float *norms[2];
+	const float *dense[2]; /* where codes are NULL */
 };
 
 struct st_tq_exec {

@@ -105,7 +105,7 @@ static void run(const struct cache *c, enum st_cpu cpu, int threads, bool physic
 	struct st_error err = ST_ERROR_INIT;
 	struct st_tq_codec codec;
 	const struct st_tq_exec e = { cpu, pool_of(threads), false, physical ? ST_TQ_PHYSICAL : ST_TQ_CHRONOLOGICAL };
-	const struct st_tq_kv kv = { c->kc, c->vc, c->kn, c->vn, NULL, NULL };
+	const struct st_tq_kv kv = { { c->kc, c->vc }, { c->kn, c->vn }, { NULL } };
 	size_t n = (size_t)c->p.num_heads * c->p.head_dim;
 	float *q = malloc(n * 4);
 	assert_ok(st_tq_codec_init(&codec, c->p.head_dim, c->bits, c->signs, c->p.scale_factor_d512, cpu, &err), &err);
@@ -169,7 +169,7 @@ static void kernel_and_oracle_match_plain_loops(void **state)
 				                            .factor = c.p.head_dim == 512
 				                                            ? 1 / c.p.scale_factor_d512
 				                                            : 1 / sqrt((double)c.p.head_dim) };
-			const struct st_tq_kv kv = { c.kc, c.vc, c.kn, c.vn, NULL, NULL };
+			const struct st_tq_kv kv = { { c.kc, c.vc }, { c.kn, c.vn }, { NULL } };
 			assert_ok(st_oracle_dequant(&c.p, &o, &kv, c.q, oracle, &err), &err);
 			double diff = 0, total = 0;
 			for (size_t k = 0; k < n; k++) {
@@ -286,7 +286,7 @@ static void dense_kernel(void **state)
 				want[h * 256 + j] += w[i] / total * v[(h / 3 * 100 + (44 + i) % 100) * 256 + j];
 		}
 	}
-	const struct st_tq_kv kv = { .k_dense = k, .v_dense = v };
+	const struct st_tq_kv kv = { .dense = { k, v } };
 	int seen = 0;
 	FOR_LEVELS(cpu)
 	{

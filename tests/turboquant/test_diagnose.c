@@ -52,8 +52,8 @@ static float keep_bits(float x, int bits)
 static void engine_row(const struct st_capture *c, const struct engine *m, bool v, size_t row, float *y)
 {
 	const uint32_t d = c->p.head_dim, nb = d == 512 ? 2 : 1;
-	const uint8_t *codes = (v ? c->kv.v_codes : c->kv.k_codes) + row * (d / 2);
-	const float *norms = (v ? c->kv.v_norms : c->kv.k_norms) + row * nb;
+	const uint8_t *codes = c->kv.codes[v] + row * (d / 2);
+	const float *norms = c->kv.norms[v] + row * nb;
 	for (uint32_t j = 0; j < d; j++) {
 		int high = (j & 1) ^ m->swap_nibbles, code = high ? codes[j / 2] >> 4 : codes[j / 2] & 15;
 		uint32_t b = nb == 1            ? 0

@@ -83,8 +83,8 @@ static void attention(void **state)
 		struct st_scene s;
 		assert_ok(st_scene_init(&s, &cases[i], 4, true, &e, &err), &err);
 		const size_t n = (size_t)s.p.num_heads * s.p.head_dim;
-		fill_normal(s.k, (size_t)s.p.num_kv_heads * s.p.kv_seq_len * s.p.head_dim);
-		fill_normal(s.v, (size_t)s.p.num_kv_heads * s.p.kv_seq_len * s.p.head_dim);
+		fill_normal(s.pre[0], (size_t)s.p.num_kv_heads * s.p.kv_seq_len * s.p.head_dim);
+		fill_normal(s.pre[1], (size_t)s.p.num_kv_heads * s.p.kv_seq_len * s.p.head_dim);
 		fill_normal(s.q, n);
 		st_scene_encode(&s);
 		struct st_tq_cuda_step step = { s.p.num_heads,
@@ -99,10 +99,10 @@ static void attention(void **state)
 			                        s.p.head_dim == 512 ? (float)(1 / s.p.scale_factor_d512)
 			                                            : 1 / sqrtf((float)s.p.head_dim),
 			                        { 0 },
-			                        s.k_codes,
-			                        s.v_codes,
-			                        s.k_norms,
-			                        s.v_norms };
+			                        s.codes[0],
+			                        s.codes[1],
+			                        s.norms[0],
+			                        s.norms[1] };
 		memcpy(step.levels, s.codec.book.level_f32, sizeof step.levels);
 		float *q = malloc(n * 4);
 		memcpy(q, s.q, n * 4);
