@@ -70,6 +70,8 @@ bool st_config_is_mistral(const json_t *config);
 
 /* What a file is that is no language model, by its tensors' names ("an adapter (LoRA), ..."); NULL: nothing of the kind. */
 const char *st_stranger(const struct st_container *c);
+/* Whether a file says that its head is the embedding and holds another head: readers differ in which they take. */
+bool st_model_tie_contradicts(const struct st_model *m);
 /* A member as text: numbers with the digits that tell an f32 from the next, "true", "llama3". */
 void st_config_show(const struct st_config *cfg, enum st_config_member m, char *buf, size_t n);
 /* "10000 (default: no qwen2.rope.freq_base)", "1000000 (rope_theta)": the value, and where it comes from. */

@@ -3,6 +3,7 @@
 
 #include "arch/arch.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -63,6 +64,22 @@ static bool same_ends(const struct st_config *a, const struct st_config *b)
 	return ends_at(a, b->eos) || ends_at(b, a->eos);
 }
 
+/* Whether the one file ends at every id that the other ends at. */
+static bool ends_within(const struct st_config *a, const struct st_config *b)
+{
+	bool within = ends_at(b, a->eos);
+	for (uint32_t i = 0; i < a->n_eos_also; i++)
+		within &= ends_at(b, a->eos_also[i]);
+	return within;
+}
+
+static void show_ends(const struct st_config *c, char *buf, size_t n)
+{
+	size_t used = (size_t)snprintf(buf, n, "%" PRId64, c->eos);
+	for (uint32_t i = 0; i < c->n_eos_also && used < n; i++)
+		used += (size_t)snprintf(buf + used, n - used, ", %" PRId64, c->eos_also[i]);
+}
+
 /* llama3's parameters have several spellings: low and high factor count only in proportion to the original length, and
  * a file that holds their effect (rope_freqs.weight) leaves open what no pair shows. What they do to the frequencies
  * counts. */
@@ -112,6 +129,10 @@ size_t st_compare_configs(const struct st_config *a, const struct st_config *b, 
 		bool text = m == ST_CONFIG_ARCH || m == ST_CONFIG_NAME;
 		st_config_show(a, m, x, sizeof x);
 		st_config_show(b, m, y, sizeof y);
+		if (m == ST_CONFIG_EOS && !(ends_within(a, b) && ends_within(b, a))) {
+			show_ends(a, x, sizeof x);
+			show_ends(b, y, sizeof y);
+		}
 		if (strcmp(x, y) == 0 || (text && (!x[0] || !y[0]))) /* a name one side does not give */
 			continue;
 		d.among = m == ST_CONFIG_EOS && same_ends(a, b);
@@ -145,7 +166,7 @@ void st_compare_asides(const struct st_config_diff *diffs, size_t n_diffs, struc
 		if (d->among) {
 			x->one_sided = true;
 			snprintf(x->note, sizeof x->note,
-			         "one of them is among the ids that the other file ends at, too");
+			         "the one file's first is among the ids that the other ends at");
 		}
 		x->from_a = d->from_a;
 		x->from_b = d->from_b;

@@ -157,6 +157,29 @@ static void compare_types(struct list *l, const struct st_tokenizer *a, const st
 	snprintf(x->note, sizeof x->note, "piece %u, %s, %s", first, piece, which(differ, some, sizeof some));
 }
 
+/* Blanks beside a piece that go with it. Files that name no such piece may have no room to say it. */
+static void compare_strips(struct list *l, const struct st_tokenizer *a, const struct st_tokenizer *b)
+{
+	static const char *const words[] = { "none", "in front", "behind", "on both sides" };
+	uint32_t common = a->vocab.n < b->vocab.n ? a->vocab.n : b->vocab.n, first = 0;
+	size_t differ = 0, in_a = 0, in_b = 0;
+	char some[48], piece[64];
+	for (uint32_t id = 0; id < common; id++) {
+		const struct st_piece *p = &a->vocab.pieces[id], *q = &b->vocab.pieces[id];
+		in_a += p->strip != 0;
+		in_b += q->strip != 0;
+		if (p->strip != q->strip && same_piece(a, b, id) && differ++ == 0)
+			first = id;
+	}
+	if (!differ)
+		return;
+	struct st_aside *x = add(l, "blanks taken in", in_a == 0 || in_b == 0);
+	show(a->vocab.pieces[first].s, a->vocab.pieces[first].len, piece, sizeof piece);
+	snprintf(x->a, sizeof x->a, "%s", words[a->vocab.pieces[first].strip & 3]);
+	snprintf(x->b, sizeof x->b, "%s", words[b->vocab.pieces[first].strip & 3]);
+	snprintf(x->note, sizeof x->note, "piece %u, %s, %s", first, piece, which(differ, some, sizeof some));
+}
+
 /* Only pieces that a text is cut into are scored; writers give the others any number. Where pieces are merged, one of a
  * single character stands from the start, and nobody asks for its score. */
 static bool is_scored(const struct st_tokenizer *t, uint32_t id)
@@ -361,6 +384,7 @@ enum st_status st_compare_vocabularies(const struct st_tokenizer *a, const struc
 	compare_pieces(&l, a, b);
 	bool same_pieces = l.n == before;
 	compare_types(&l, a, b);
+	compare_strips(&l, a, b);
 	if (same_pieces) {
 		ST_TRY(compare_scores(&l, a, b, err));
 		compare_merges(&l, a, b);

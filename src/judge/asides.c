@@ -20,12 +20,30 @@ static void tell_guess(const struct st_tokenizer *t, char side, char *buf, size_
 		         st_tokenizer_describe(t));
 }
 
+/* The heads are compared by value; what a reader makes of one that its file says is none is another matter. */
+static void compare_ties(struct st_rosetta_state *s)
+{
+	struct st_rosetta *r = &s->r;
+	bool a = s->ma && st_model_tie_contradicts(s->ma), b = s->mb && st_model_tie_contradicts(s->mb);
+	if (a == b || r->n_asides == ST_MAX_ASIDES)
+		return;
+	struct st_aside *x = &r->asides[r->n_asides++];
+	*x = (struct st_aside){ .from_a = st_model_config(s->ma)->origin[ST_CONFIG_TIED],
+		                .from_b = st_model_config(s->mb)->origin[ST_CONFIG_TIED] };
+	snprintf(x->key, sizeof x->key, "head");
+	snprintf(x->a, sizeof x->a, "%s", a ? "said to be the embedding" : "its own");
+	snprintf(x->b, sizeof x->b, "%s", b ? "said to be the embedding" : "its own");
+	snprintf(x->note, sizeof x->note, "%c holds another head all the same: readers differ in which they take",
+	         a ? 'A' : 'B');
+}
+
 enum st_status st_rosetta_asides(struct st_rosetta_state *s, struct st_error *err)
 {
 	struct st_rosetta *r = &s->r;
 	tell_guess(s->ta, 'A', r->token_note, sizeof r->token_note);
 	tell_guess(s->tb, 'B', r->token_note, sizeof r->token_note);
 	st_compare_asides(r->config, r->n_config, r->asides, &r->n_asides);
+	compare_ties(s);
 	if (s->ta && s->tb)
 		return st_compare_vocabularies(s->ta, s->tb, r->asides, &r->n_asides, err);
 	const char *a = why_none(s->ta, &s->why_a), *b = why_none(s->tb, &s->why_b);

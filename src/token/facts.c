@@ -70,8 +70,12 @@ enum st_status st_tokenizer_facts(struct st_tokenizer *t, const struct st_contai
 	const json_t *pad = json_object_get(c->docs.tokenizer_config, "pad_token");
 	const char *s = json_string_value(json_is_object(pad) ? json_object_get(pad, "content") : pad);
 	uint32_t id = s ? st_vocab_find(&t->vocab, s, strlen(s)) : ST_NO_ID;
+	const json_t *config = json_object_get(c->docs.config, "pad_token_id");
 	if (id != ST_NO_ID)
 		t->pad = id;
+	else if (json_is_integer(config) && json_integer_value(config) >= 0
+	         && json_integer_value(config) < (json_int_t)t->vocab.n)
+		t->pad = json_integer_value(config);
 	json_template(t, json_object_get(c->docs.tokenizer_config, "chat_template"));
 	bool folder = c->docs.tokenizer_config && st_container_n_files(c) > 0;
 	return t->chat_template || !folder ? ST_OK : template_file(t, c, err);
