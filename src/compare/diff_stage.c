@@ -50,6 +50,23 @@ static bool other_basis(const struct st_diff_state *s, const char *name)
 	    && st_diff_basis_matters(stage);
 }
 
+/* One position alone meets the last of several. */
+static void take_last(const struct st_tensor **of, const struct st_tensor *alone, struct st_tensor *view)
+{
+	const struct st_tensor *t = *of;
+	uint64_t cols = t->ndim > 1 ? st_tensor_cols(t) : 0;
+	if (cols == 0 || t->n_elems <= cols || alone->n_elems != cols || t->layout != ST_LAYOUT_ROWS)
+		return;
+	*view = *t;
+	view->ndim = 2;
+	view->shape[0] = 1;
+	view->shape[1] = cols;
+	view->n_elems = cols;
+	view->data = t->data + (st_tensor_rows(t) - 1) * t->row_bytes;
+	view->n_bytes = t->row_bytes;
+	*of = view;
+}
+
 enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
 {
 	const struct st_tensor *a = s->a.stage, *b = s->b.stage;
@@ -61,6 +78,13 @@ enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_opti
 	if (layers && s->a.layer != s->b.layer)
 		return st_fail(err, ST_ERR_MISMATCH, "the layers differ: %d in A, %d in B (-1: whole model)",
 		               (int)s->a.layer, (int)s->b.layer);
+	struct st_tensor last;
+	uint64_t na = a->n_elems, nb = b->n_elems;
+	take_last(&a, b, &last);
+	take_last(&b, a, &last);
+	if (na != nb && a->n_elems == b->n_elems)
+		snprintf(s->d.note, sizeof s->d.note, "%s holds one position: compared with the last of %s",
+		         na < nb ? "A" : "B", na < nb ? "B" : "A");
 	if (a->n_elems != b->n_elems)
 		return st_fail(err, ST_ERR_MISMATCH, "the lengths differ: %llu elements in A, %llu in B",
 		               (unsigned long long)a->n_elems, (unsigned long long)b->n_elems);

@@ -753,6 +753,23 @@ static void trees_without_shapes(void **state)
 	assert_int_equal(d->rows[0].positions, 2);
 	assert_int_equal(d->rows[1].positions, 1);
 	st_diff_free(d);
+	/* One position beside several, as files. */
+	static const char head[] = "\x93NUMPY\x01\x00\x48\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 4), "
+				   "}            \n";
+	write_parts(in_folder("both.npy"), head, sizeof head - 1, x, sizeof x);
+	write_aprt(in_folder("last.bin"), 3, x + 4, 4);
+	write_aprt(in_folder("first.bin"), 3, x, 4);
+	snprintf(a, sizeof a, "%s", in_folder("both.npy"));
+	for (int i = 0; i < 2; i++) {
+		snprintf(b, sizeof b, "%s", in_folder(i ? "first.bin" : "last.bin"));
+		for (int turned = 0; turned < 2; turned++) {
+			d = turned ? diff(b, a, NAN) : diff(a, b, NAN);
+			assert_int_equal(d->kind, ST_DIFF_STAGES);
+			assert_int_equal(st_diff_exit(d), i ? 3 : 0);
+			assert_true(strstr(d->note, "the last of") != NULL);
+			st_diff_free(d);
+		}
+	}
 	write_aprt(in_folder("mine.bin"), 3, x, 8);
 	write_aprt(in_folder("yours.bin"), 4, x, 8);
 	refused(in_folder("mine.bin"), in_folder("yours.bin"), ST_ERR_MISMATCH, "layers differ");
