@@ -389,15 +389,16 @@ enum st_status st_apr_open(struct st_container *c, const char *path, struct st_e
 {
 	uint32_t file;
 	ST_TRY(st_container_add_file(c, path, &file, err));
+	struct st_apr_meta meta;
 	struct apr a = { .c = c, .err = err, .p = c->maps[file].data, .n = c->maps[file].size };
 	c->format = ST_FORMAT_APR;
 	c->version = 2;
 	c->alignment = ST_APR_ALIGN;
 	ST_TRY(read_header(&a));
 	ST_TRY(open_image(&a));
-	ST_TRY(st_apr_check_metadata(c->docs.metadata, a.meta, err));
+	ST_TRY(st_apr_read_metadata(c->docs.metadata, a.meta, &meta, err));
 	ST_TRY(read_index(&a));
-	st_apr_orient(c);
+	st_apr_orient(c, &meta);
 	for (uint32_t i = 0; i < a.count; i++)
 		ST_TRY(place(&a, &c->tensors[i], &a.entries[i]));
 	ST_TRY(check_end(&a));

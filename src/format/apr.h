@@ -37,9 +37,18 @@ extern const size_t st_apr_n_codes;
 /* CRC-32/IEEE of the header, which leaves its own field out. */
 uint32_t st_apr_header_crc(const uint8_t header[ST_APR_HEADER]);
 
-/* Keys with fixed types, and the spellings of each: a value of another type, and two spellings
- * that disagree, are errors that name the keys. */
-ST_MUST_CHECK enum st_status st_apr_check_metadata(const json_t *meta, uint64_t origin, struct st_error *err);
+/* Keys with fixed types; 0 and NULL where absent. Texts and lists are borrowed from the metadata. */
+struct st_apr_meta {
+	uint64_t hidden_size, layers, heads, kv_heads, vocab, intermediate, positions, rope_type, head_dim, experts,
+		experts_per_token, moe_intermediate;
+	double norm_eps, rope_theta;
+	const char *architecture, *model_type;
+	const json_t *vocabulary, *merges, *scores;
+};
+/* A value of another type, and two spellings of a key that disagree, are errors that name the keys. origin: of the text
+ * in its file. */
+ST_MUST_CHECK enum st_status st_apr_read_metadata(const json_t *meta, uint64_t origin, struct st_apr_meta *m,
+                                                  struct st_error *err);
 
 /*
  * Decide, from names and config, who wrote the file and in which order it lists dimensions;
@@ -47,6 +56,6 @@ ST_MUST_CHECK enum st_status st_apr_check_metadata(const json_t *meta, uint64_t 
  * (ROWS or, where the bytes themselves are the other way round, STRIDED) from ndim and file_dims.
  * Needs c->docs.metadata and names; dimensions have been checked not to overflow.
  */
-void st_apr_orient(struct st_container *c);
+void st_apr_orient(struct st_container *c, const struct st_apr_meta *m);
 
 #endif

@@ -7,107 +7,42 @@
 
 /* ---- keys ---- */
 
-enum key_type { COUNT, NUMBER, TEXT, TEXTS, NUMBERS };
-
-/* Spellings met in files of both writers, preferred ones first. A null means absent. */
-static const struct {
-	enum key_type type;
-	const char *names[4];
-} keys[] = {
-	{ COUNT, { "hidden_size", "hidden_dim", "d_model", "n_embd" } },
-	{ COUNT, { "num_layers", "n_layers", "num_hidden_layers", "n_layer" } },
-	{ COUNT, { "num_heads", "n_heads", "num_attention_heads", "n_head" } },
-	{ COUNT, { "num_kv_heads", "n_kv_heads", "num_key_value_heads" } },
-	{ COUNT, { "vocab_size", "n_vocab" } },
-	{ COUNT, { "intermediate_size", "ffn_dim", "intermediate_dim", "n_inner" } },
-	{ COUNT, { "max_position_embeddings", "max_seq_len", "context_length", "n_ctx" } },
-	{ COUNT, { "rope_type" } },
-	{ COUNT, { "head_dim" } },
-	{ COUNT, { "num_experts" } },
-	{ COUNT, { "num_experts_per_tok" } },
-	{ COUNT, { "moe_intermediate_size" } },
-	{ NUMBER, { "rms_norm_eps", "layer_norm_eps", "norm_eps" } },
-	{ NUMBER, { "rope_theta" } },
-	{ TEXT, { "architecture" } },
-	{ TEXT, { "model_type" } },
-	{ TEXTS, { "tokenizer.vocabulary" } },
-	{ TEXTS, { "tokenizer.merges" } },
-	{ NUMBERS, { "tokenizer.scores" } },
+/* Spellings met in files of both writers, preferred ones first. */
+#define AT(m) ST_JSON_AT(struct st_apr_meta, m)
+#define LIST(m, t) ST_JSON_AT_A(struct st_apr_meta, m, t)
+static const struct st_json_field keys[] = {
+	{ AT(hidden_size), .key = { "hidden_size", "hidden_dim", "d_model", "n_embd" } },
+	{ AT(layers), .key = { "num_layers", "n_layers", "num_hidden_layers", "n_layer" } },
+	{ AT(heads), .key = { "num_heads", "n_heads", "num_attention_heads", "n_head" } },
+	{ AT(kv_heads), .key = { "num_kv_heads", "n_kv_heads", "num_key_value_heads" } },
+	{ AT(vocab), .key = { "vocab_size", "n_vocab" } },
+	{ AT(intermediate), .key = { "intermediate_size", "ffn_dim", "intermediate_dim", "n_inner" } },
+	{ AT(positions), .key = { "max_position_embeddings", "max_seq_len", "context_length", "n_ctx" } },
+	{ AT(rope_type), .key = { "rope_type" } },
+	{ AT(head_dim), .key = { "head_dim" } },
+	{ AT(experts), .key = { "num_experts" } },
+	{ AT(experts_per_token), .key = { "num_experts_per_tok" } },
+	{ AT(moe_intermediate), .key = { "moe_intermediate_size" } },
+	{ AT(norm_eps), .key = { "rms_norm_eps", "layer_norm_eps", "norm_eps" } },
+	{ AT(rope_theta), .key = { "rope_theta" } },
+	{ AT(architecture), .key = { "architecture" } },
+	{ AT(model_type), .key = { "model_type" } },
+	{ LIST(vocabulary, ST_JSON_TEXTS), .key = { "tokenizer.vocabulary" } },
+	{ LIST(merges, ST_JSON_TEXTS), .key = { "tokenizer.merges" } },
+	{ LIST(scores, ST_JSON_NUMBERS), .key = { "tokenizer.scores" } },
 };
-#define MAX_SPELLINGS (sizeof keys[0].names / sizeof keys[0].names[0])
 
-static const json_t *get(const json_t *meta, const char *key)
+enum st_status st_apr_read_metadata(const json_t *meta, uint64_t origin, struct st_apr_meta *m, struct st_error *err)
+{
+	*m = (struct st_apr_meta){ 0 };
+	return st_json_read(meta, &(struct st_json_read){ .offset = origin }, keys, sizeof keys / sizeof *keys, m, NULL,
+	                    err);
+}
+
+static bool there(const json_t *meta, const char *key)
 {
 	const json_t *v = json_object_get(meta, key);
-	return json_is_null(v) ? NULL : v;
-}
-
-static enum st_status check_items(const json_t *v, enum key_type type, const char *key, uint64_t origin,
-                                  struct st_error *err)
-{
-	for (size_t i = 0; i < json_array_size(v); i++) {
-		const json_t *item = json_array_get(v, i);
-		if (type == TEXTS ? !json_is_string(item) : !json_is_number(item))
-			return st_fail_at(err, ST_ERR_FORMAT, origin, key, "item %zu is not a %s", i,
-			                  type == TEXTS ? "string" : "number");
-	}
-	return ST_OK;
-}
-
-static enum st_status check_type(const json_t *v, enum key_type type, const char *key, uint64_t origin,
-                                 struct st_error *err)
-{
-	static const char *const wanted[] = {
-		[COUNT] = "a whole number, zero or more",
-		[NUMBER] = "a number",
-		[TEXT] = "a string",
-		[TEXTS] = "a list of strings",
-		[NUMBERS] = "a list of numbers",
-	};
-	bool good = type == COUNT  ? json_is_integer(v) && json_integer_value(v) >= 0
-	          : type == NUMBER ? json_is_number(v)
-	          : type == TEXT   ? json_is_string(v)
-	                           : json_is_array(v);
-	if (!good)
-		return st_fail_at(err, ST_ERR_FORMAT, origin, key, "must be %s", wanted[type]);
-	return check_items(v, type, key, origin, err);
-}
-
-enum st_status st_apr_check_metadata(const json_t *meta, uint64_t origin, struct st_error *err)
-{
-	for (size_t k = 0; k < sizeof keys / sizeof *keys; k++) {
-		const json_t *first = NULL;
-		const char *first_name = NULL;
-		for (size_t i = 0; i < MAX_SPELLINGS && keys[k].names[i]; i++) {
-			const char *name = keys[k].names[i];
-			const json_t *v = get(meta, name);
-			if (!v)
-				continue;
-			ST_TRY(check_type(v, keys[k].type, name, origin, err));
-			if (first && json_number_value(first) != json_number_value(v))
-				return st_fail_at(err, ST_ERR_FORMAT, origin, first_name,
-				                  "is %.17g, but %s, another spelling of it, is %.17g",
-				                  json_number_value(first), name, json_number_value(v));
-			first = v;
-			first_name = name;
-		}
-	}
-	return ST_OK;
-}
-
-/* Any spelling of a count; 0 when absent. */
-static uint64_t count_of(const json_t *meta, const char *key)
-{
-	for (size_t k = 0; k < sizeof keys / sizeof *keys; k++) {
-		if (strcmp(keys[k].names[0], key) != 0)
-			continue;
-		for (size_t i = 0; i < MAX_SPELLINGS && keys[k].names[i]; i++) {
-			const json_t *v = get(meta, keys[k].names[i]);
-			if (v)
-				return (uint64_t)json_integer_value(v);
-		}
-	}
-	return 0;
+	return v && !json_is_null(v);
 }
 
 /* ---- order of dimensions ---- */
@@ -147,11 +82,10 @@ static enum side side_of(const char *name)
 }
 
 /* GPT-2 keeps its Conv1D weights as [in, out] in the checkpoint itself. */
-static bool is_conv1d(const struct st_container *c, const char *name)
+static bool is_conv1d(const struct st_apr_meta *m, const char *name)
 {
-	const char *type = json_string_value(get(c->docs.metadata, "model_type"));
-	const char *arch = json_string_value(get(c->docs.metadata, "architecture"));
-	bool gpt2 = (type && strncmp(type, "gpt2", 4) == 0) || (arch && strncmp(arch, "gpt2", 4) == 0);
+	bool gpt2 = (m->model_type && strncmp(m->model_type, "gpt2", 4) == 0)
+	         || (m->architecture && strncmp(m->architecture, "gpt2", 4) == 0);
 	return gpt2
 	    && (ends_in(name, "c_attn.weight") || ends_in(name, "c_fc.weight") || ends_in(name, "c_proj.weight"));
 }
@@ -169,9 +103,9 @@ static enum order order_of(const struct st_tensor *t, uint64_t hidden)
 }
 
 /* The config's, or else the length of the last norm. */
-static uint64_t hidden_size(const struct st_container *c)
+static uint64_t hidden_size(const struct st_container *c, const struct st_apr_meta *m)
 {
-	uint64_t n = count_of(c->docs.metadata, "hidden_size");
+	uint64_t n = m->hidden_size;
 	for (size_t i = 0; n == 0 && i < c->n_tensors; i++) {
 		const struct st_tensor *t = &c->tensors[i];
 		if (t->ndim == 1
@@ -191,8 +125,8 @@ static enum st_apr_writer writer_of(const struct st_container *c)
 		if (strncmp(name, "model.", 6) == 0 || strncmp(name, "transformer.", 12) == 0)
 			return ST_APR_WRITER_A;
 	}
-	return get(c->docs.metadata, "num_hidden_layers") && !get(c->docs.metadata, "num_layers") ? ST_APR_WRITER_B
-	                                                                                          : ST_APR_WRITER_A;
+	return there(c->docs.metadata, "num_hidden_layers") && !there(c->docs.metadata, "num_layers") ? ST_APR_WRITER_B
+	                                                                                              : ST_APR_WRITER_A;
 }
 
 /* shape from the label; `turned`: the bytes too are in the label's order, so that reading them
@@ -210,14 +144,14 @@ static void set_shape(struct st_tensor *t, bool reversed, bool turned)
 	}
 }
 
-void st_apr_orient(struct st_container *c)
+void st_apr_orient(struct st_container *c, const struct st_apr_meta *m)
 {
-	const char *format = json_string_value(get(c->docs.metadata, "format"));
+	const char *format = json_string_value(json_object_get(c->docs.metadata, "format"));
 	bool turned = format && strcmp(format, "entrenar-checkpoint") == 0;
-	uint64_t hidden = hidden_size(c);
+	uint64_t hidden = hidden_size(c, m);
 	size_t votes[3] = { 0, 0, 0 };
 	for (size_t i = 0; i < c->n_tensors; i++)
-		if (!is_conv1d(c, c->tensors[i].name))
+		if (!is_conv1d(m, c->tensors[i].name))
 			votes[order_of(&c->tensors[i], hidden)]++;
 	c->apr.writer = writer_of(c);
 	/* Square matrices and unknown names follow the others; where none says anything, the writer's habit. */
@@ -226,7 +160,7 @@ void st_apr_orient(struct st_container *c)
 	for (size_t i = 0; i < c->n_tensors; i++) {
 		struct st_tensor *t = &c->tensors[i];
 		enum order order = order_of(t, hidden);
-		bool conv1d = c->apr.writer == ST_APR_WRITER_A && is_conv1d(c, t->name);
+		bool conv1d = c->apr.writer == ST_APR_WRITER_A && is_conv1d(m, t->name);
 		bool this_reversed = t->ndim >= 2 && (order != UNKNOWN ? order == IN_OUT : conv1d || reversed);
 		set_shape(t, this_reversed, turned || conv1d);
 	}

@@ -129,7 +129,7 @@ enum st_status st_apr_layout(const struct st_write_plan *plan, struct st_arena *
 	uint64_t index = 0, data = 0;
 	if (plan->metadata && !json_is_object(plan->metadata))
 		return st_fail(err, ST_ERR_USAGE, "APR metadata must be an object");
-	ST_TRY(st_apr_check_metadata(plan->metadata, ST_NO_OFFSET, err));
+	ST_TRY(st_apr_read_metadata(plan->metadata, 0, &(struct st_apr_meta){ 0 }, err));
 	out->offsets = st_arena_alloc(arena, plan->n_specs, sizeof *out->offsets);
 	if (!out->offsets)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");

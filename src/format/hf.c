@@ -121,14 +121,9 @@ static const char *const counts[] = {
 static enum st_status check_config(const json_t *config, struct st_error *err)
 {
 	for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-		const json_t *v = json_object_get(config, counts[i]);
-		if (!v || json_is_null(v))
-			continue;
-		if (!json_is_integer(v))
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, counts[i], "is not an integer");
-		if (json_integer_value(v) < 0)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, counts[i], "is %lld, must not be negative",
-			                  (long long)json_integer_value(v));
+		uint64_t n;
+		const struct st_json_field count = { ST_JSON_IN(n), .key = { counts[i] } };
+		ST_TRY(st_json_read_one(config, NULL, &count, &n, NULL, err));
 	}
 	return ST_OK;
 }

@@ -92,16 +92,17 @@ static bool whole(const json_t *v, bool reals, double min, double max, int64_t *
 	return (double)*out >= min && (double)*out <= max;
 }
 
-static bool items_are(const json_t *v, enum st_json_type type)
+/* Index of the first item that a list of this type cannot have; the list's length where there is none. */
+static size_t odd_item(const json_t *v, enum st_json_type type)
 {
 	size_t i;
 	json_t *item;
 	json_array_foreach(v, i, item)
 	{
 		if (type == ST_JSON_TEXTS ? !json_is_string(item) : type == ST_JSON_NUMBERS && !json_is_number(item))
-			return false;
+			break;
 	}
-	return json_is_array(v);
+	return i;
 }
 
 static bool list_of(const json_t *v, enum st_json_type type, size_t n, void *out)
@@ -209,7 +210,8 @@ static bool store(const struct st_json_field *f, const json_t *v, void *out)
 	case ST_JSON_OBJECT:
 		*(const json_t **)out = v;
 		return f->type == ST_JSON_VALUE
-		    || (f->type == ST_JSON_OBJECT ? json_is_object(v) : items_are(v, f->type));
+		    || (f->type == ST_JSON_OBJECT ? json_is_object(v)
+		                                  : json_is_array(v) && odd_item(v, f->type) == json_array_size(v));
 	case ST_JSON_N_TYPES:
 		break;
 	}
@@ -263,6 +265,11 @@ enum st_status st_json_read_one(const json_t *o, const struct st_json_read *how,
 	if (store(f, v, (char *)out + f->offset))
 		return ST_OK;
 	char words[256];
+	if (json_is_array(v) && (f->type == ST_JSON_TEXTS || f->type == ST_JSON_NUMBERS)) {
+		snprintf(words, sizeof words, "item %zu is not a %s", odd_item(v, f->type),
+		         f->type == ST_JSON_TEXTS ? "string" : "number");
+		return fail(how, key, words, err);
+	}
 	wanted(f, words, sizeof words);
 	return refuse(v, how, key, words, err);
 }

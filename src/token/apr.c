@@ -18,34 +18,44 @@ static const struct kind {
 	{ "t5", ST_MODEL_UNIGRAM },
 };
 
-/* A list, or NULL when absent. */
-static enum st_status find_list(const json_t *meta, const char *key, json_t **out, struct st_error *err)
+/* The keys; a list or text that is absent is NULL, an id -1. */
+struct keys {
+	const json_t *vocab, *merges, *scores, *types;
+	const char *kind[2], *pre, *architecture, *model_type;
+	int64_t bos, eos, unk;
+};
+
+#define AT(m) ST_JSON_AT(struct keys, m)
+#define LIST(m) ST_JSON_AT_A(struct keys, m, ST_JSON_LIST)
+#define ID .min = 0, .max = UINT32_MAX
+static const struct st_json_field keys[] = {
+	{ LIST(vocab), .key = { "tokenizer.vocabulary" } },
+	{ LIST(merges), .key = { "tokenizer.merges" } },
+	{ LIST(scores), .key = { "tokenizer.scores" } },
+	{ LIST(types), .key = { "tokenizer.token_type" } },
+	{ AT(kind[0]), .key = { "tokenizer.model_type" } },
+	{ AT(kind[1]), .key = { "tokenizer.model" } },
+	{ AT(pre), .key = { "tokenizer.pre" } },
+	{ AT(architecture), .key = { "architecture" } },
+	{ AT(model_type), .key = { "model_type" } },
+	{ AT(bos), .key = { "tokenizer.bos_token_id" }, ID },
+	{ AT(eos), .key = { "tokenizer.eos_token_id" }, ID },
+	{ AT(unk), .key = { "tokenizer.unk_token_id" }, ID },
+};
+
+/* A truth, whose default the kind of tokenizer decides. */
+static enum st_status read_bool(const json_t *meta, const char *key, bool *out, struct st_error *err)
 {
-	*out = json_object_get(meta, key);
-	if (json_is_null(*out))
-		*out = NULL;
-	if (*out && !json_is_array(*out))
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is not a list");
-	return ST_OK;
+	return st_json_read_one(meta, NULL, &(struct st_json_field){ ST_JSON_IN(*out), .key = { key } }, out, NULL,
+	                        err);
 }
 
-static enum st_status find_text(const json_t *meta, const char *key, const char **out, struct st_error *err)
+static enum st_status read_kind(struct st_tokenizer *t, const struct keys *said, struct st_error *err)
 {
-	const json_t *v = json_object_get(meta, key);
-	*out = json_string_value(v);
-	if (v && !json_is_null(v) && !*out)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is not a string");
-	return ST_OK;
-}
-
-static enum st_status read_kind(struct st_tokenizer *t, const json_t *meta, const json_t *merges, const json_t *scores,
-                                struct st_error *err)
-{
-	static const char *const keys[] = { "tokenizer.model_type", "tokenizer.model" };
+	static const char *const named_by[] = { "tokenizer.model_type", "tokenizer.model" };
 	const struct kind *kind = NULL;
 	for (size_t k = 0; k < 2; k++) {
-		const char *name;
-		ST_TRY(find_text(meta, keys[k], &name, err));
+		const char *name = said->kind[k];
 		if (!name)
 			continue;
 		const struct kind *named = NULL;
@@ -54,27 +64,27 @@ static enum st_status read_kind(struct st_tokenizer *t, const json_t *meta, cons
 				named = &kinds[i];
 		if (!named)
 			return st_fail_at(
-				err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, keys[k],
+				err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, named_by[k],
 				"unknown tokenizer \"%.64s\"; known: bpe, gpt2, sentencepiece, spm, llama, unigram, t5",
 				name);
 		if (kind && kind->model != named->model)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, keys[k], "\"%s\" contradicts %s", name,
-			                  keys[0]);
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, named_by[k], "\"%s\" contradicts %s", name,
+			                  named_by[0]);
 		kind = named;
 	}
-	if (!kind && !merges && !scores)
+	if (!kind && !said->merges && !said->scores)
 		return st_fail(err, ST_ERR_UNSUPPORTED,
 		               "tokenizer.vocabulary with neither tokenizer.model_type, .merges nor .scores: its kind "
 		               "is unknown");
-	t->model = kind ? kind->model : merges ? ST_MODEL_RANKED : ST_MODEL_SCORED;
+	t->model = kind ? kind->model : said->merges ? ST_MODEL_RANKED : ST_MODEL_SCORED;
 	t->byte_level = t->model == ST_MODEL_RANKED;
 	return ST_OK;
 }
 
-static enum st_status read_vocab(struct st_tokenizer *t, const json_t *vocab, const json_t *scores, const json_t *types,
-                                 struct st_error *err)
+static enum st_status read_vocab(struct st_tokenizer *t, const struct keys *said, struct st_error *err)
 {
 	static const char key[] = "tokenizer.vocabulary";
+	const json_t *vocab = said->vocab, *scores = said->scores, *types = said->types;
 	size_t n = json_array_size(vocab);
 	bool scored = t->model != ST_MODEL_RANKED;
 	if (scored && !scores)
@@ -123,26 +133,10 @@ static enum st_status read_merges(struct st_tokenizer *t, const json_t *merges, 
 	return ST_OK;
 }
 
-static enum st_status read_id(const struct st_tokenizer *t, const json_t *meta, const char *key, int64_t *id,
-                              struct st_error *err)
+static enum st_status set_id(const struct st_tokenizer *t, const char *key, int64_t said, int64_t *id,
+                             struct st_error *err)
 {
-	const json_t *v = json_object_get(meta, key);
-	if (!v || json_is_null(v))
-		return ST_OK;
-	if (!json_is_integer(v) || json_integer_value(v) < 0)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is not an id");
-	return st_tokenizer_id(t, key, (uint64_t)json_integer_value(v), id, err);
-}
-
-static enum st_status read_bool(const json_t *meta, const char *key, bool *out, struct st_error *err)
-{
-	const json_t *v = json_object_get(meta, key);
-	if (!v || json_is_null(v))
-		return ST_OK;
-	if (!json_is_boolean(v))
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is not true or false");
-	*out = json_is_true(v);
-	return ST_OK;
+	return said < 0 ? ST_OK : st_tokenizer_id(t, key, (uint64_t)said, id, err);
 }
 
 /* A byte-level piece that is longer than a byte and that no merge makes cannot come from text: somebody
@@ -189,19 +183,14 @@ static void infer_spm_types(struct st_tokenizer *t)
 	}
 }
 
-static enum st_status read_bpe(struct st_tokenizer *t, const json_t *meta, const json_t *merges, bool typed,
-                               bool *adds_bos, struct st_error *err)
+static enum st_status read_bpe(struct st_tokenizer *t, const struct keys *said, bool *adds_bos, struct st_error *err)
 {
 	static const char key[] = "tokenizer.pre";
-	const char *pre, *arch;
+	const char *pre = said->pre, *arch = said->architecture ? said->architecture : said->model_type;
 	st_byte_ids(t);
-	ST_TRY(read_merges(t, merges, err));
-	if (!typed)
+	ST_TRY(read_merges(t, said->merges, err));
+	if (!said->types)
 		ST_TRY(infer_bpe_types(t, err));
-	ST_TRY(find_text(meta, key, &pre, err));
-	ST_TRY(find_text(meta, "architecture", &arch, err));
-	if (!arch)
-		ST_TRY(find_text(meta, "model_type", &arch, err));
 	if (pre) {
 		ST_TRY(st_pretok_set(t, pre, strlen(pre), key, adds_bos, err));
 		return st_tokenizer_describe_as(t, err, "bpe (%s)", pre);
@@ -235,26 +224,23 @@ static enum st_status read_sentencepiece(struct st_tokenizer *t, const json_t *m
 enum st_status st_tokenizer_from_apr(struct st_tokenizer *t, const struct st_container *c, struct st_error *err)
 {
 	const json_t *meta = c->docs.metadata;
-	json_t *vocab, *merges, *scores, *types;
-	ST_TRY(find_list(meta, "tokenizer.vocabulary", &vocab, err));
-	ST_TRY(find_list(meta, "tokenizer.merges", &merges, err));
-	ST_TRY(find_list(meta, "tokenizer.scores", &scores, err));
-	ST_TRY(find_list(meta, "tokenizer.token_type", &types, err));
-	if (!vocab)
+	struct keys said = { .bos = -1, .eos = -1, .unk = -1 };
+	ST_TRY(st_json_read(meta, NULL, keys, sizeof keys / sizeof *keys, &said, NULL, err));
+	if (!said.vocab)
 		return st_fail(err, ST_ERR_UNSUPPORTED, "no tokenizer.vocabulary: there is no tokenizer");
-	ST_TRY(read_kind(t, meta, merges, scores, err));
-	ST_TRY(read_vocab(t, vocab, scores, types, err));
-	ST_TRY(read_id(t, meta, "tokenizer.bos_token_id", &t->bos, err));
-	ST_TRY(read_id(t, meta, "tokenizer.eos_token_id", &t->eos, err));
-	ST_TRY(read_id(t, meta, "tokenizer.unk_token_id", &t->unk, err));
+	ST_TRY(read_kind(t, &said, err));
+	ST_TRY(read_vocab(t, &said, err));
+	ST_TRY(set_id(t, "tokenizer.bos_token_id", said.bos, &t->bos, err));
+	ST_TRY(set_id(t, "tokenizer.eos_token_id", said.eos, &t->eos, err));
+	ST_TRY(set_id(t, "tokenizer.unk_token_id", said.unk, &t->unk, err));
 
 	bool adds_bos = t->model == ST_MODEL_SCORED, adds_eos = t->model == ST_MODEL_UNIGRAM;
-	ST_TRY(t->byte_level ? read_bpe(t, meta, merges, types != NULL, &adds_bos, err)
-	                     : read_sentencepiece(t, meta, types != NULL, err));
+	ST_TRY(t->byte_level ? read_bpe(t, &said, &adds_bos, err)
+	                     : read_sentencepiece(t, meta, said.types != NULL, err));
 	/* Without types, the ids a file names are special whatever they look like. */
-	if (!types && t->bos >= 0)
+	if (!said.types && t->bos >= 0)
 		t->vocab.pieces[t->bos].type = ST_PIECE_CONTROL;
-	if (!types && t->eos >= 0)
+	if (!said.types && t->eos >= 0)
 		t->vocab.pieces[t->eos].type = ST_PIECE_CONTROL;
 	ST_TRY(read_bool(meta, "tokenizer.add_bos_token", &adds_bos, err));
 	ST_TRY(read_bool(meta, "tokenizer.add_eos_token", &adds_eos, err));

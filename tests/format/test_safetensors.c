@@ -412,7 +412,7 @@ static void broken_folders_are_refused(void **state)
 		{ "config.json", "[1]", FORMAT, "config.json: byte 0: must be a JSON object" },
 		{ "config.json", "{\"a\":1,\"a\":2}", FORMAT, "config.json: byte 10: not valid JSON: duplicate" },
 		{ "config.json", "{\"num_hidden_layers\":-1}", FORMAT, "config.json: num_hidden_layers: is -1" },
-		{ "config.json", "{\"vocab_size\":\"512\"}", FORMAT, "config.json: vocab_size: is not an integer" },
+		{ "config.json", "{\"vocab_size\":\"512\"}", FORMAT, "config.json: vocab_size: is \"512\", not an integer" },
 		{ "tokenizer.json", "{\"model\":", FORMAT, "tokenizer.json: byte" },
 		{ "tokenizer_config.json", "7", FORMAT, "tokenizer_config.json: byte" },
 	};

@@ -171,6 +171,29 @@ static void written_and_read_again(void **state)
 	json_decref(j);
 }
 
+/* A member is written by the type of its value; the document is compared with one that was written by hand. */
+static void members_by_type(void **state)
+{
+	(void)state;
+	const bool yes = true;
+	const char *none = NULL;
+	const char cut[8] = "ab";
+	const uint32_t small = 7;
+	json_t *o = st_json_object(ST_IS("text", "x"), ST_IS("chars", cut), ST_IS("none", none), ST_IS("truth", yes),
+	                           ST_IS("single", 0.5f), ST_IS("double", -0.25), ST_IS("nan", (double)NAN),
+	                           ST_IS("small", small), ST_IS("large", UINT64_C(1) << 62),
+	                           ST_IS("signed", INT64_C(-3)), ST_IS("value", json_integer(2)),
+	                           ST_IS("inner", st_json_object(ST_IS("a", small))));
+	json_t *want = json_loads("{\"text\":\"x\",\"chars\":\"ab\",\"none\":null,\"truth\":true,\"single\":0.5,"
+	                          "\"double\":-0.25,\"nan\":\"nan\",\"small\":7,\"large\":4611686018427387904,"
+	                          "\"signed\":-3,\"value\":2,\"inner\":{\"a\":7}}",
+	                          0, NULL);
+	assert_true(st_json_ok(o));
+	assert_true(json_equal(o, want));
+	json_decref(o);
+	json_decref(want);
+}
+
 static void one_variable(void **state)
 {
 	(void)state;
@@ -214,6 +237,7 @@ int main(void)
 		cmocka_unit_test(what_is_refused),
 		cmocka_unit_test(unread_keys_are_listed),
 		cmocka_unit_test(written_and_read_again),
+		cmocka_unit_test(members_by_type),
 		cmocka_unit_test(one_variable),
 		cmocka_unit_test(a_file_that_must_be_an_object),
 	};

@@ -336,7 +336,7 @@ static void apr_refusals(void **state)
 	(void)state;
 	const enum st_format apr = ST_FORMAT_APR;
 	assert_refused(apr, "{}", ST_ERR_UNSUPPORTED, "tokenizer.vocabulary");
-	assert_refused(apr, "{\"tokenizer.vocabulary\":3}", ST_ERR_FORMAT, "not a list");
+	assert_refused(apr, "{\"tokenizer.vocabulary\":3}", ST_ERR_FORMAT, "tokenizer.vocabulary: is 3, not a list");
 	assert_refused(apr, "{\"tokenizer.vocabulary\":[1,2],\"tokenizer.merges\":[]}", ST_ERR_FORMAT,
 	               "piece 0 is not a string");
 	assert_refused(apr, APR(""), ST_ERR_UNSUPPORTED, "its kind is unknown");
