@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum st_status st_svf_job_begin(struct st_svf_job *j, int threads, struct st_svf_result *r, struct st_error *err)
@@ -36,6 +37,13 @@ enum st_status st_svf_job_base(struct st_svf_job *j, const char *model, bool rou
 		ST_TRY(st_svf_base_find(&j->base, &j->ref.entries[i], &w, err));
 	}
 	return st_container_inputs(st_svf_base_container(&j->base), &j->inputs, err);
+}
+
+void st_svf_result_release(struct st_svf_result *r)
+{
+	free(r->text);
+	free(r->json);
+	memset(r, 0, sizeof *r);
 }
 
 enum st_status st_svf_job_close(struct st_svf_job *j, enum st_status so_far, int exit_status, struct st_svf_result *r,

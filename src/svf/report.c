@@ -147,10 +147,3 @@ enum st_status st_svf_note_write(const char *note, const char *key, const char *
 	json_decref(more);
 	return st;
 }
-
-void st_svf_result_release(struct st_svf_result *r)
-{
-	free(r->text);
-	free(r->json);
-	memset(r, 0, sizeof *r);
-}
