@@ -3,7 +3,7 @@
 #   make              build/stele
 #   make demo         install what is missing, build, and find a planted fault
 #   make check        install what is missing, build with warnings as errors, run the tests; unit tests by clang with sanitizers
-#   make check-long   sanitizers over every test (of threads too), clang-tidy, valgrind, fuzz corpora, the slow tests
+#   make check-long   sanitizers over every quick test (of threads too), clang-tidy, valgrind, fuzz corpora, the slow tests
 #   make bench        figures beside their limits
 #   make install      DESTDIR and PREFIX are honoured
 BUILD ?= build

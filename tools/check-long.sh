@@ -1,9 +1,9 @@
 #!/bin/sh
-# Everything that `make check` leaves out: every test under AddressSanitizer and UndefinedBehaviorSanitizer, the
-# unit tests under valgrind, those of threads under ThreadSanitizer, everything built by clang and read by clang-tidy,
-# the fuzz corpora, and the slow tests. The closing lines are those of stages.sh.
+# Everything that `make check` leaves out: every quick test, and every damaged file, under AddressSanitizer and
+# UndefinedBehaviorSanitizer; the unit tests under valgrind; those of threads under ThreadSanitizer; everything built by
+# clang, with the slow tests, and read by clang-tidy. The closing lines are those of stages.sh.
 #
-#   tools/check-long.sh [STAGE...]     (default: all, in this order: tidy sanitizers valgrind threads clang)
+#   tools/check-long.sh [STAGE...]     (default: all, in this order: tidy sanitizers damaged valgrind threads clang)
 set -u
 cd "$(dirname "$0")/.."
 . tools/stages.sh
@@ -28,8 +28,10 @@ tidy() {
 }
 
 ! wanted tidy || tidy
-! wanted sanitizers || stage "sanitizers" build-asan "-Db_sanitize=address,undefined -Dbuildtype=debugoptimized" \
-	"$everything" --timeout-multiplier 10
+# The products of cases ('long' without 'damaged') compute for an hour and open what the quick suite opens.
+asan="-Db_sanitize=address,undefined -Dbuildtype=debugoptimized"
+! wanted sanitizers || stage "sanitizers" build-asan "$asan" "$everything" --timeout-multiplier 10 --no-suite long
+! wanted damaged || stage "sanitizers, damaged files" build-asan "$asan" "$everything" --timeout-multiplier 10 --suite damaged
 ! wanted valgrind || stage "valgrind" build-valgrind "-Dbuildtype=debugoptimized -Dc_args=-DST_NO_JIT" "$everything" \
 	--setup valgrind --no-suite cli --no-suite source --no-suite long --no-suite whole --no-suite svf --no-suite cuda
 # Every loop is cut small, so that small models run on many threads too. OpenBLAS brings threads of its own (svf).
@@ -37,5 +39,5 @@ tidy() {
 	"-Db_sanitize=thread -Dbuildtype=debugoptimized -Dc_args=-DST_PIECE_OPERATIONS=64" "" \
 	--timeout-multiplier 10 pool kernel-matmul kernel-rows graph-run compare trace-run synth robust-pairs \
 	turboquant-attention turboquant-quant
-! wanted clang || CC=clang stage "clang" build-clang "--werror" "$everything" --no-suite long
+! wanted clang || CC=clang stage "clang" build-clang "--werror" "$everything"
 closing

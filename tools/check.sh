@@ -16,5 +16,5 @@ export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 stage "clang, with sanitizers" "$1-clang" \
 	"--werror -Db_sanitize=address,undefined -Db_lundef=false -Ddebug=false -Doptimization=1 -Dcuda=disabled" "" \
 	--timeout-multiplier 5 --no-suite long --no-suite whole --no-suite svf --no-suite cuda --no-suite cli --no-suite source
-echo "left out $(meson test -C "$1" --list --suite long 2>/dev/null | grep -c /) slow programs, valgrind, ThreadSanitizer, and sanitizers over every test: make check-long"
+echo "left out $(meson test -C "$1" --list --suite long 2>/dev/null | grep -c /) slow programs, valgrind, ThreadSanitizer, clang-tidy, and sanitizers over every quick test: make check-long"
 closing
