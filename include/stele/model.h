@@ -179,6 +179,7 @@ struct st_weight {
 	 * stored rows those from `group_from` on, `group_rows` of them (0: all rows are its own); one tensor for each
 	 * expert. */
 	bool plus_one;
+	bool neg_exp;       /* -exp of the stored number */
 	uint32_t pair_dims; /* of an interleaved one: features of each head that lie in pairs; 0: all */
 	uint32_t group_from, group_rows, group_of;
 	const struct st_tensor *experts;

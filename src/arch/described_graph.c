@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "graph/basis.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,20 +95,33 @@ static enum st_status input(struct builder *b, uint32_t i, struct st_node *n, ui
 {
 	const struct st_family_arg *a = &b->s->in[i];
 	const char *name = b->d->family->stage_names[a->stage];
-	n->in[i] = b->node[a->stage];
-	if (n->in[i] == ST_NO_NODE)
+	uint32_t at = b->node[a->stage], from = 0;
+	if (at == ST_NO_NODE)
 		return FAIL(b, "\"%s\" has no value in layer %d", name, b->layer);
-	*width = b->g->nodes[n->in[i]].width;
-	if (a->part == ST_FAMILY_NONE)
-		return ST_OK;
-	const struct parts *p = &b->parts[n->in[i]];
-	for (uint32_t k = 0; k < p->n; k++)
+	*width = b->g->nodes[at].width;
+	const struct parts *p = &b->parts[at];
+	bool found = a->part == ST_FAMILY_NONE;
+	for (uint32_t k = 0; k < p->n && !found; k++)
 		if (p->weight[k] == a->part) {
-			n->from[i] = p->from[k];
+			from = p->from[k];
 			*width = p->width[k];
-			return ST_OK;
+			found = true;
 		}
-	return FAIL(b, "\"%s\" has no part \"%s\"", name, b->d->family->weights[a->part].name);
+	if (i < ST_NODE_INPUTS) {
+		n->in[i] = at;
+		n->from[i] = from;
+	} else {
+		n->more[i - ST_NODE_INPUTS] = at;
+		n->more_from[i - ST_NODE_INPUTS] = from;
+		n->n_more = i - ST_NODE_INPUTS + 1;
+	}
+	return found ? ST_OK : FAIL(b, "\"%s\" has no part \"%s\"", name, b->d->family->weights[a->part].name);
+}
+
+/* Whether the first input is all of its stage, and not a part of it. */
+static bool is_whole(const struct builder *b, const struct st_node *n, uint32_t width)
+{
+	return n->from[0] == 0 && b->g->nodes[n->in[0]].width == width;
 }
 
 static const struct st_weight *weight_of(const struct builder *b, uint32_t index)
@@ -180,7 +194,7 @@ static enum st_status linear(struct builder *b, struct st_node *n, uint32_t in, 
 			return FAIL(b, "\"%s\" takes %llu features, \"%s\" has %u", name,
 			            (unsigned long long)st_tensor_cols(n->w[i]->tensor),
 			            b->d->family->stage_names[b->s->in[0].stage], in);
-		if (n->from[0] || in != b->g->nodes[n->in[0]].width)
+		if (!is_whole(b, n, in))
 			return FAIL(b, "a part of a stage has no products");
 		parts->weight[i] = b->s->w[i].weight;
 		parts->from[i] = (uint32_t)width;
@@ -213,8 +227,9 @@ static enum st_status bias(struct builder *b, struct st_node *n, uint32_t in, st
 		ST_TRY(need_weight(b, i, n));
 		width += n->w[i]->group_rows ? st_weight_rows(n->w[i]) : n->w[i]->tensor->n_elems;
 	}
-	return width == in && !n->from[0] ? ST_OK
-	                                  : FAIL(b, "%llu numbers for %u features", (unsigned long long)width, in);
+	return width == in && is_whole(b, n, in)
+	             ? ST_OK
+	             : FAIL(b, "%llu numbers for %u features", (unsigned long long)width, in);
 }
 
 static enum st_status norm(struct builder *b, struct st_node *n, uint32_t in)
@@ -441,7 +456,8 @@ static enum st_status experts(struct builder *b, struct st_node *n, const uint32
 		 N = w->n_experts ? st_tensor_rows(&w->experts[0]) : 0;
 	n->choices = in[1];
 	bool chosen = b->g->nodes[n->in[1]].op == ST_OP_TOP;
-	if (!chosen || !K || (in[0] != K && in[0] != K * n->choices) || n->from[0] || N * n->choices > MAX_WIDTH)
+	if (!chosen || !K || (in[0] != K && in[0] != K * n->choices) || !is_whole(b, n, in[0])
+	    || N * n->choices > MAX_WIDTH)
 		return FAIL(b, "\"%s\" does not fit: %u features, %u chosen",
 		            b->d->family->weights[b->s->w[0].weight].name, in[0], in[1]);
 	/* Indices stay below what the router has. */
@@ -461,7 +477,7 @@ static enum st_status top(struct builder *b, struct st_node *n, uint32_t in)
 	ST_TRY(count(b, "groups", 1, &n->groups.all));
 	ST_TRY(count(b, "used_groups", n->groups.all, &n->groups.used));
 	ST_TRY(count(b, "best", 1, &n->groups.best));
-	if (n->width == 0 || n->width > in || n->from[0])
+	if (n->width == 0 || n->width > in || !is_whole(b, n, in))
 		return FAIL(b, "%u of %u", n->width, in);
 	uint32_t all = n->groups.all, each = all ? in / all : 0;
 	if (all == 0 || all > ST_MAX_GROUPS || in % all || n->groups.used == 0 || n->groups.used > all
@@ -516,8 +532,8 @@ static enum st_status bias_at(struct builder *b, struct st_node *n, const uint32
 	n->choices = in[1];
 	ST_TRY(need_weight(b, 0, n));
 	const struct st_weight *w = n->w[0];
-	if (b->g->nodes[n->in[1]].op != ST_OP_TOP || in[0] % in[1] || n->from[0] || w->n_experts || w->group_rows
-	    || st_tensor_cols(w->tensor) != in[0] / in[1]
+	if (b->g->nodes[n->in[1]].op != ST_OP_TOP || in[0] % in[1] || !is_whole(b, n, in[0]) || w->n_experts
+	    || w->group_rows || st_tensor_cols(w->tensor) != in[0] / in[1]
 	    || st_tensor_rows(w->tensor) < b->g->nodes[b->g->nodes[n->in[1]].in[0]].width)
 		return FAIL(b, "\"%s\" does not fit: %u features, %u chosen",
 		            b->d->family->weights[b->s->w[0].weight].name, in[0], in[1]);
@@ -528,7 +544,7 @@ static enum st_status bias_at(struct builder *b, struct st_node *n, const uint32
 static bool names_features(const struct builder *b, const struct st_node *n, uint32_t in)
 {
 	const struct st_node *top = &b->g->nodes[n->in[1]];
-	return top->op == ST_OP_TOP && b->g->nodes[top->in[0]].width == in && !n->from[0];
+	return top->op == ST_OP_TOP && b->g->nodes[top->in[0]].width == in && is_whole(b, n, in);
 }
 
 static enum st_status chosen(struct builder *b, struct st_node *n, const uint32_t *in)
@@ -544,7 +560,7 @@ static enum st_status chosen(struct builder *b, struct st_node *n, const uint32_
 	return names_features(b, n, in[0]) ? ST_OK : FAIL(b, "the indices are not those of %u features", in[0]);
 }
 
-static enum st_status pointwise(struct builder *b, struct st_node *n, const uint32_t *in)
+static enum st_status pointwise(struct builder *b, struct st_node *n, const uint32_t *in, struct parts *parts)
 {
 	static const struct {
 		enum st_operation operation;
@@ -568,8 +584,96 @@ static enum st_status pointwise(struct builder *b, struct st_node *n, const uint
 		}
 	n->width = in[0];
 	for (uint32_t i = 0; i < b->s->n_in; i++)
-		if (in[i] != in[0] || n->from[i] || b->g->nodes[n->in[i]].width != in[0])
+		if (in[i] != in[0])
 			return FAIL(b, "%u and %u features", in[0], in[i]);
+	if (b->s->n_in == 1 && is_whole(b, n, in[0]))
+		*parts = b->parts[n->in[0]];
+	return ST_OK;
+}
+
+/* ---- what carries a state ---- */
+
+static bool is_plain(const struct st_weight *w) { return !w->n_experts && !w->group_rows && !w->interleaved; }
+
+static enum st_status conv(struct builder *b, struct st_node *n, uint32_t in, struct parts *parts)
+{
+	uint64_t rows = 0;
+	n->op = ST_OP_CONV;
+	n->width = in;
+	*parts = b->parts[n->in[0]];
+	for (uint32_t i = 0; i < b->s->n_w; i++) {
+		ST_TRY(need_weight(b, i, n));
+		const struct st_tensor *t = n->w[i]->tensor;
+		if (!is_plain(n->w[i]) || (i && st_tensor_cols(t) != n->state_size) || st_tensor_cols(t) > 64)
+			return FAIL(b, "\"%s\" is no convolution of these taps",
+			            b->d->family->weights[b->s->w[i].weight].name);
+		n->state_size = (uint32_t)st_tensor_cols(t);
+		rows += st_tensor_rows(t);
+	}
+	n->state = (uint64_t)in * (n->state_size > 1 ? n->state_size - 1 : 1);
+	return rows == in && n->state_size ? ST_OK : FAIL(b, "%llu rows for %u features", (unsigned long long)rows, in);
+}
+
+static enum st_status delta_rule(struct builder *b, struct st_node *n, const uint32_t *in)
+{
+	uint32_t kh;
+	n->op = ST_OP_DELTA_RULE;
+	ST_TRY(count(b, "heads", 1, &n->heads));
+	ST_TRY(count(b, "key_heads", n->heads, &kh));
+	ST_TRY(real(b, "scale", 1, &n->scale));
+	n->groups_of = kh;
+	uint32_t H = n->heads;
+	if (H == 0 || kh == 0 || H % kh || in[0] % kh || in[1] != in[0] || in[2] % H || in[4] != H)
+		return FAIL(b, "%u, %u, %u features are not %u heads with %u keys", in[0], in[1], in[2], H, kh);
+	n->state_size = in[0] / kh;
+	n->head_dim = in[2] / H;
+	n->width = in[2];
+	n->each = in[3] != H;
+	if (n->state_size > ST_MAX_STATE || n->head_dim > ST_MAX_STATE
+	    || (n->each && in[3] != (uint64_t)H * n->state_size))
+		return FAIL(b, "%u decays for %u heads of %u", in[3], H, n->state_size);
+	n->state = (uint64_t)H * n->state_size * n->head_dim;
+	return ST_OK;
+}
+
+static enum st_status scan(struct builder *b, struct st_node *n, const uint32_t *in)
+{
+	n->op = ST_OP_SCAN;
+	ST_TRY(count(b, "heads", in[1], &n->heads));
+	ST_TRY(count(b, "groups", 1, &n->groups_of));
+	uint32_t H = n->heads, G = n->groups_of;
+	if (H == 0 || G == 0 || H % G || in[0] % H || in[1] != H || in[2] % G || in[3] != in[2]
+	    || in[2] / G > ST_MAX_STATE)
+		return FAIL(b, "%u inputs, %u steps, %u and %u are not %u heads in %u groups", in[0], in[1], in[2],
+		            in[3], H, G);
+	n->head_dim = in[0] / H;
+	n->state_size = in[2] / G;
+	n->width = in[0];
+	for (uint32_t i = 0; i < b->s->n_w; i++)
+		ST_TRY(need_weight(b, i, n));
+	uint64_t A = n->w[0]->tensor->n_elems;
+	n->each = A != H;
+	if (!is_plain(n->w[0]) || (n->each && A != (uint64_t)H * n->state_size)
+	    || (n->n_w > 1 && (!is_plain(n->w[1]) || n->w[1]->tensor->n_elems != H)))
+		return FAIL(b, "%llu numbers of A for %u heads of %u states", (unsigned long long)A, H, n->state_size);
+	if (n->n_w < 2)
+		return FAIL(b, "without D");
+	n->state = (uint64_t)in[0] * n->state_size;
+	return ST_OK;
+}
+
+/* Of features one by one. */
+static enum st_status recurrence(struct builder *b, struct st_node *n, const uint32_t *in)
+{
+	bool wkv = b->s->op == ST_OPERATION_wkv;
+	n->op = wkv ? ST_OP_WKV : b->s->op == ST_OPERATION_lru ? ST_OP_LRU : ST_OP_TOKEN_SHIFT;
+	n->width = in[0];
+	for (uint32_t i = 1; i < b->s->n_in; i++)
+		if (in[i] != in[0])
+			return FAIL(b, "%u and %u features", in[0], in[i]);
+	for (uint32_t i = 0; i < b->s->n_w; i++)
+		ST_TRY(need_vector(b, i, n, in[0]));
+	n->state = (uint64_t)in[0] * (wkv ? 3 : 1);
 	return ST_OK;
 }
 
@@ -577,8 +681,8 @@ static enum st_status build(struct builder *b)
 {
 	struct st_node n = { .in = { ST_NO_NODE, ST_NO_NODE }, .scale = 1 };
 	struct parts parts = { 0 };
-	uint32_t in[ST_NODE_INPUTS] = { 0 };
-	bool none = false;
+	uint32_t in[ST_NODE_ALL_INPUTS] = { 0 };
+	bool none = false, above;
 	for (uint32_t i = 0; i < b->s->n_in; i++)
 		ST_TRY(input(b, i, &n, &in[i]));
 	switch (b->s->op) {
@@ -608,6 +712,57 @@ static enum st_status build(struct builder *b)
 		ST_TRY(real(b, "by", 1, &n.scale));
 		ST_TRY(real(b, "plus", 0, &n.plus));
 		break;
+	case ST_OPERATION_slice:
+		n.op = ST_OP_SLICE;
+		ST_TRY(count(b, "from", 0, &n.offset));
+		ST_TRY(count(b, "count", in[0], &n.width));
+		if ((uint64_t)n.offset + n.width > in[0])
+			return FAIL(b, "%u features from %u on of %u", n.width, n.offset, in[0]);
+		break;
+	case ST_OPERATION_times:
+		n.op = ST_OP_TIMES;
+		n.width = in[0];
+		if (st_family_param(b->s, "heads"))
+			ST_TRY(count(b, "heads", 1, &n.heads));
+		if (n.heads && in[0] % n.heads)
+			return FAIL(b, "%u features are not %u heads", in[0], n.heads);
+		ST_TRY(need_vector(b, 0, &n, n.heads ? n.heads : in[0]));
+		break;
+	case ST_OPERATION_linear_blocks:
+		n.op = ST_OP_LINEAR_BLOCKS;
+		n.width = in[0];
+		ST_TRY(need_weight(b, 0, &n));
+		n.head_dim = (uint32_t)st_tensor_cols(n.w[0]->tensor);
+		if (!is_plain(n.w[0]) || in[0] % n.head_dim || n.w[0]->tensor->n_elems != (uint64_t)in[0] * n.head_dim)
+			return FAIL(b, "blocks of %u do not fit %u features", n.head_dim, in[0]);
+		break;
+	case ST_OPERATION_softplus:
+		n.op = ST_OP_SOFTPLUS;
+		n.width = in[0];
+		break;
+	case ST_OPERATION_l2norm:
+		n.op = ST_OP_L2NORM;
+		n.width = in[0];
+		ST_TRY(real(b, "eps", 0, &n.eps));
+		ST_TRY(count(b, "heads", 1, &n.heads));
+		if (n.heads == 0 || in[0] % n.heads || !(n.eps >= 0))
+			return FAIL(b, "%u features are not %u heads", in[0], n.heads);
+		n.head_dim = in[0] / n.heads;
+		break;
+	case ST_OPERATION_conv:
+		ST_TRY(conv(b, &n, in[0], &parts));
+		break;
+	case ST_OPERATION_delta_rule:
+		ST_TRY(delta_rule(b, &n, in));
+		break;
+	case ST_OPERATION_scan:
+		ST_TRY(scan(b, &n, in));
+		break;
+	case ST_OPERATION_token_shift:
+	case ST_OPERATION_lru:
+	case ST_OPERATION_wkv:
+		ST_TRY(recurrence(b, &n, in));
+		break;
 	case ST_OPERATION_scale_by_position:
 		n.op = ST_OP_SCALE_BY_POSITION;
 		n.width = in[0];
@@ -635,7 +790,7 @@ static enum st_status build(struct builder *b)
 	case ST_OPERATION_sum_of:
 		n.op = ST_OP_WEIGHTED_SUM;
 		ST_TRY(count(b, "count", 0, &n.choices));
-		if (n.choices == 0 || in[0] % n.choices || n.from[0])
+		if (n.choices == 0 || in[0] % n.choices || !is_whole(b, &n, in[0]))
 			return FAIL(b, "%u features are not %u parts", in[0], n.choices);
 		n.width = in[0] / n.choices;
 		break;
@@ -682,11 +837,21 @@ static enum st_status build(struct builder *b)
 	case ST_OPERATION_clamp:
 		n.op = ST_OP_CLAMP;
 		n.width = in[0];
-		ST_TRY(real(b, "limit", 0, &n.scale));
-		if (!(n.scale >= 0))
-			return FAIL(b, "a limit of %g", n.scale);
-		ST_TRY(flag(b, "above", &n.above));
-		none = n.scale == 0 && !n.from[0];
+		ST_TRY(real(b, "limit", 0, &n.high));
+		if (!(n.high >= 0))
+			return FAIL(b, "a limit of %g", n.high);
+		ST_TRY(flag(b, "above", &above));
+		n.low = above ? -INFINITY : -n.high;
+		none = n.high == 0 && is_whole(b, &n, in[0]);
+		if (st_family_param(b->s, "low") || st_family_param(b->s, "high")) {
+			ST_TRY(real(b, "low", -DBL_MAX, &n.low));
+			ST_TRY(real(b, "high", DBL_MAX, &n.high));
+			n.low = n.low < -FLT_MAX ? -INFINITY : n.low;
+			n.high = n.high > FLT_MAX ? INFINITY : n.high;
+			if (!(n.low <= n.high))
+				return FAIL(b, "nothing lies between %g and %g", n.low, n.high);
+			none = false;
+		}
 		parts = b->parts[n.in[0]];
 		if (none)
 			b->node[b->s->name] = n.in[0];
@@ -704,11 +869,11 @@ static enum st_status build(struct builder *b)
 		n.op = ST_OP_WEIGHTED_SUM;
 		n.choices = in[1];
 		n.width = in[0] / in[1];
-		if (in[0] % in[1] || n.from[0])
+		if (in[0] % in[1] || !is_whole(b, &n, in[0]))
 			return FAIL(b, "%u features are not %u parts", in[0], in[1]);
 		break;
 	default:
-		ST_TRY(pointwise(b, &n, in));
+		ST_TRY(pointwise(b, &n, in, &parts));
 	}
 	return none ? ST_OK : add(b, n, &parts);
 }

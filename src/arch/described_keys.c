@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "json/json.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -161,6 +162,12 @@ static enum st_status json_scalar(struct st_described *d, const char *key, const
 		return ST_OK;
 	}
 	*out = (struct st_setting){ .kind = ST_SETTING_NUMBER };
+	const char *infinite = json_string_value(json_object_get(v, "__float__"));
+	if (t == ST_KEY_REAL && infinite
+	    && strcmp(infinite, "Infinity") == 0) { /* as transformers writes it: no bound */
+		out->number = DBL_MAX;
+		return ST_OK;
+	}
 	if (t == ST_KEY_FLAG ? !json_is_boolean(v) : !json_is_number(v))
 		return bad(key, t == ST_KEY_FLAG ? "true or false" : "number", err);
 	out->number = t == ST_KEY_FLAG ? json_is_true(v) : json_number_value(v);
@@ -242,6 +249,8 @@ static enum st_status kv_value(struct st_described *d, const struct st_kv *kv, e
 
 static const char *gguf_key(struct st_described *d, const char *key)
 {
+	if (key[0] == '/') /* stands by itself */
+		return key + 1;
 	return st_arena_printf(&d->arena, "%s.%s", d->settings.model, key);
 }
 

@@ -200,7 +200,8 @@ static enum st_status step(struct place *p, struct st_tensor *t, const struct st
 			return FAIL(p, "%s: 1+ is for vectors", p->name);
 		return ST_OK;
 	case ST_SOURCE_NEG_EXP:
-		return FAIL(p, "%s: -exp() is not known to the evaluator yet", p->name);
+		w->neg_exp = true;
+		return ST_OK;
 	}
 	return ST_OK;
 }
@@ -273,6 +274,11 @@ static enum st_status view(struct place *p, const struct st_source *src, const s
 {
 	p->d->used[t - p->d->c->tensors] = true;
 	*out = *t;
+	/* One channel in the middle is a label: a convolution's weights are [features, 1, taps]. */
+	if (out->ndim == 3 && out->shape[1] == 1 && p->w->rank == 2 && out->layout == ST_LAYOUT_ROWS) {
+		out->shape[1] = out->shape[2];
+		out->ndim = 2;
+	}
 	while (out->ndim > 1 && out->shape[0] == 1 && (out->ndim > p->w->rank || p->w->rank == 1)) {
 		memmove(out->shape, out->shape + 1, (out->ndim - 1) * sizeof *out->shape);
 		memmove(out->strides, out->strides + 1, (out->ndim - 1) * sizeof *out->strides);

@@ -185,6 +185,15 @@ void st_weight_cells(const struct st_weight *w, struct st_held held, uint64_t r,
 		for (size_t i = 0; i < 4 && w->interleaved; i++)
 			st_weight_vector_to_half(w, of[i], cols);
 	}
+	/* What is stored is the logarithm: the cell is the derivative wide, which is the number. */
+	for (uint64_t i = 0; w->neg_exp && i < cols; i++) {
+		float y = (float)-st_exp((double)c->value[i]), size = fabsf(y), below = c->below[i],
+		      above = c->above[i];
+		c->value[i] = y;
+		c->below[i] = size * above * 2; /* twice: the exponential bends */
+		c->above[i] = size * below * 2;
+		c->slack[i] = size * c->slack[i] + ST_CELLS_SUM * size;
+	}
 	/* What is stored is the number less one: its cell is as wide as that. */
 	for (uint64_t i = 0; w->plus_one && i < cols; i++) {
 		c->value[i] = 1 + c->value[i];

@@ -45,7 +45,7 @@ static bool bytes_equal(const struct st_weight *a, const struct st_weight *b, st
 	if (x->dtype != y->dtype || x->layout != y->layout || x->layout == ST_LAYOUT_STRIDED
 	    || x->layout == ST_LAYOUT_APART || x->n_bytes != y->n_bytes || x->scale != y->scale
 	    || a->interleaved != b->interleaved || (a->interleaved && a->heads != b->heads)
-	    || a->pair_dims != b->pair_dims || a->plus_one != b->plus_one || a->group_rows != b->group_rows
+	    || a->pair_dims != b->pair_dims || a->plus_one != b->plus_one || a->neg_exp != b->neg_exp || a->group_rows != b->group_rows
 	    || a->group_from != b->group_from || a->group_of != b->group_of
 	    || (x->layout == ST_LAYOUT_ROWS && x->row_bytes != y->row_bytes))
 		return false;

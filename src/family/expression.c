@@ -47,7 +47,8 @@ enum term_op {
 	TERM_CEIL,
 	TERM_MIN,
 	TERM_MAX,
-	TERM_HOLDS, /* whether b is one of a */
+	TERM_LENGTH, /* of a list; of one value 1 */
+	TERM_HOLDS,  /* whether b is one of a */
 };
 
 struct st_term {
@@ -94,7 +95,7 @@ static const struct function {
 } functions[] = {
 	{ "sqrt", TERM_SQRT, false },   { "log", TERM_LOG, false },    { "exp", TERM_EXP, false },
 	{ "floor", TERM_FLOOR, false }, { "ceil", TERM_CEIL, false },  { "min", TERM_MIN, true },
-	{ "max", TERM_MAX, true },      { "holds", TERM_HOLDS, true },
+	{ "max", TERM_MAX, true },      { "holds", TERM_HOLDS, true }, { "length", TERM_LENGTH, false },
 };
 
 static enum st_status call(struct parser *p, const struct function *fn, uint32_t *out)
@@ -438,6 +439,12 @@ static enum st_status calculate(const struct evaluation *v, const struct st_term
 	bool same;
 	double a, b = 0;
 	switch (t->op) {
+	case TERM_LENGTH: {
+		struct st_setting list;
+		ST_TRY(eval(v, t->a, &list));
+		*out = list.kind == ST_SETTING_LIST ? (double)list.n : 1;
+		return ST_OK;
+	}
 	case TERM_EQUAL:
 	case TERM_UNEQUAL:
 		ST_TRY(equal(v, t, &same));

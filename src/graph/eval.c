@@ -14,10 +14,11 @@ struct job {
 	struct st_run *r;
 	const struct st_node *n;
 	const struct st_exec *e;
-	const float *in[2]; /* value of in[j]; NULL where the node has none */
-	size_t ld[2];       /* floats from one token's row of in[j] to the next */
+	const float *in[ST_NODE_ALL_INPUTS]; /* value of input j; NULL where the node has none */
+	size_t ld[ST_NODE_ALL_INPUTS];       /* floats from one token's row of in[j] to the next */
 	size_t T;
-	float *out;
+	double *state; /* before the current tokens; left as they make it */
+	float *out;    /* NULL: only the state */
 };
 
 static void embed(const struct job *j)
@@ -165,10 +166,113 @@ static void scale(const struct job *j)
 		st_weight_decode(n->w[0], 0, 1, j->r->vec);
 		by = j->r->vec[0];
 	}
-	if (n->plus != 0)
-		st_scale_plus(j->e, j->in[0], by, n->plus, j->T * n->width, j->out);
+	size_t rows = j->ld[0] == n->width ? 1 : j->T,
+	       len = j->T / rows * n->width; /* token by token, where the input holds more */
+	for (size_t t = 0; t < rows; t++)
+		if (n->plus != 0)
+			st_scale_plus(j->e, j->in[0] + t * j->ld[0], by, n->plus, len, j->out + t * len);
+		else
+			st_scale(j->e, j->in[0] + t * j->ld[0], by, len, j->out + t * len);
+}
+
+/* All at once, or token by token where an input holds more. */
+static void in_pieces(const struct job *j,
+                      void (*two)(const struct st_exec *, const float *, const float *, size_t, float *))
+{
+	size_t w = j->n->width;
+	if (j->ld[0] == w && j->ld[1] == w)
+		two(j->e, j->in[0], j->in[1], j->T * w, j->out);
 	else
-		st_scale(j->e, j->in[0], by, j->T * n->width, j->out);
+		for (size_t t = 0; t < j->T; t++)
+			two(j->e, j->in[0] + t * j->ld[0], j->in[1] + t * j->ld[1], w, j->out + t * w);
+}
+
+static struct st_features rows(const struct job *j, uint32_t i) { return (struct st_features){ j->in[i], j->ld[i] }; }
+
+static void times(const struct job *j)
+{
+	const float *w = vector(j, 0, 0);
+	size_t width = j->n->width, d = j->n->heads ? width / j->n->heads : 0;
+	for (size_t t = 0; t < j->T; t++) {
+		if (!d)
+			st_mul(j->e, j->in[0] + t * j->ld[0], w, width, j->out + t * width);
+		for (size_t i = 0; d && i < width; i += d)
+			st_scale(j->e, j->in[0] + t * j->ld[0] + i, (double)w[i / d], d, j->out + t * width + i);
+	}
+}
+
+static void linear_blocks(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	size_t d = n->head_dim;
+	const float *w = vector(j, 0, 0);
+	for (size_t t = 0; t < j->T; t++)
+		for (size_t i = 0; i < n->width; i++) {
+			const float *x = j->in[0] + t * j->ld[0] + i / d * d, *m = w + i / d * d * d + i % d;
+			double sum = 0;
+			for (size_t k = 0; k < d; k++)
+				sum += (double)x[k] * (double)m[k * d];
+			j->out[t * n->width + i] = sum == sum ? (float)sum : (float)NAN;
+		}
+}
+
+static void l2norm(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	for (size_t t = 0; t < j->T; t++)
+		for (size_t h = 0; h < n->heads; h++)
+			st_l2norm(j->in[0] + t * j->ld[0] + h * n->head_dim, n->eps, n->head_dim,
+			          j->out + t * n->width + h * n->head_dim);
+}
+
+/* What goes on from token to token. */
+static void recur(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	bool first = j->r->P == j->T;
+	switch (n->op) {
+	case ST_OP_CONV: {
+		size_t at = 0;
+		for (uint32_t i = 0; i < n->n_w; i++) {
+			(void)vector(j, i, at);
+			at += n->w[i]->tensor->n_elems;
+		}
+		st_conv(j->e, j->in[0], j->ld[0], j->r->vec, j->T, n->width, n->state_size, j->state, j->out);
+		break;
+	}
+	case ST_OP_TOKEN_SHIFT:
+		st_token_shift(j->e, j->in[0], j->ld[0], vector(j, 0, 0), j->T, n->width, j->state, j->out);
+		break;
+	case ST_OP_DELTA_RULE: {
+		struct st_delta_shape s = { .T = j->T,
+			                    .heads = n->heads,
+			                    .key_heads = n->groups_of,
+			                    .dk = n->state_size,
+			                    .dv = n->head_dim,
+			                    .g_each = n->each,
+			                    .scale = n->scale };
+		st_delta_rule(j->e, &s, rows(j, 0), rows(j, 1), rows(j, 2), rows(j, 3), rows(j, 4), j->state, j->out);
+		break;
+	}
+	case ST_OP_SCAN: {
+		struct st_scan_shape s = { .T = j->T,
+			                   .heads = n->heads,
+			                   .head_dim = n->head_dim,
+			                   .groups = n->groups_of,
+			                   .N = n->state_size,
+			                   .a_each = n->each };
+		const float *A = vector(j, 0, 0), *D = vector(j, 1, n->w[0]->tensor->n_elems);
+		st_scan(j->e, &s, rows(j, 0), rows(j, 1), rows(j, 2), rows(j, 3), A, D, j->state, j->out);
+		break;
+	}
+	case ST_OP_LRU:
+		st_lru(j->e, rows(j, 0), rows(j, 1), rows(j, 2), vector(j, 0, 0), j->T, n->width, first, j->state,
+		       j->out);
+		break;
+	default:
+		st_wkv(j->e, rows(j, 0), rows(j, 1), vector(j, 0, 0), vector(j, 1, n->width), j->T, n->width, first,
+		       j->state, j->out);
+	}
 }
 
 static void scale_by_position(const struct job *j)
@@ -346,16 +450,18 @@ static void attend(const struct job *j)
 
 /* The arithmetic of one node of g on r's inputs; out has the size of st_run_value(r, i). */
 static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint32_t i, const struct st_exec *e,
-                                float *out, struct st_error *err)
+                                double *state, float *out, struct st_error *err)
 {
-	struct job j = { .r = r, .n = &g->nodes[i], .e = e, .T = r->T, .out = out };
+	struct job j = { .r = r, .n = &g->nodes[i], .e = e, .T = r->T, .state = state, .out = out };
 	const struct st_node *n = j.n;
-	for (int k = 0; k < ST_NODE_INPUTS; k++)
-		if (n->in[k] != ST_NO_NODE) {
-			struct st_value v = st_run_value(r, n->in[k]);
-			j.in[k] = v.data + n->from[k];
+	for (uint32_t k = 0; k < ST_NODE_ALL_INPUTS; k++)
+		if (st_node_input(n, k) != ST_NO_NODE) {
+			struct st_value v = st_run_value(r, st_node_input(n, k));
+			j.in[k] = v.data + st_node_from(n, k);
 			j.ld[k] = v.cols;
 		}
+	if (n->state) /* what is before the current tokens stays, so that the node can be evaluated again */
+		memcpy(state, r->state[i].before, n->state * sizeof *state);
 	if (n->stage == ST_STAGE_LM_HEAD && (r->flags & ST_RUN_HEAD_LAST)) {
 		for (int k = 0; k < ST_NODE_INPUTS; k++)
 			j.in[k] += j.in[k] ? (r->T - 1) * j.ld[k] : 0;
@@ -388,6 +494,31 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 	case ST_OP_TOP:
 		top(&j);
 		break;
+	case ST_OP_SLICE:
+		for (size_t t = 0; t < r->T; t++)
+			memcpy(out + t * n->width, j.in[0] + t * j.ld[0] + n->offset, n->width * sizeof *out);
+		break;
+	case ST_OP_TIMES:
+		times(&j);
+		break;
+	case ST_OP_LINEAR_BLOCKS:
+		linear_blocks(&j);
+		break;
+	case ST_OP_SOFTPLUS:
+		for (size_t t = 0; t < r->T; t++)
+			st_softplus(j.in[0] + t * j.ld[0], n->width, out + t * n->width);
+		break;
+	case ST_OP_L2NORM:
+		l2norm(&j);
+		break;
+	case ST_OP_CONV:
+	case ST_OP_TOKEN_SHIFT:
+	case ST_OP_DELTA_RULE:
+	case ST_OP_SCAN:
+	case ST_OP_LRU:
+	case ST_OP_WKV:
+		recur(&j);
+		break;
 	case ST_OP_SCALE_BY_POSITION:
 		scale_by_position(&j);
 		break;
@@ -419,8 +550,7 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 		break;
 	case ST_OP_CLAMP:
 		for (size_t t = 0; t < r->T; t++)
-			st_clamp(j.in[0] + t * j.ld[0], n->above ? -INFINITY : -(float)n->scale, (float)n->scale,
-			         n->width, out + t * n->width);
+			st_clamp(j.in[0] + t * j.ld[0], (float)n->low, (float)n->high, n->width, out + t * n->width);
 		break;
 	case ST_OP_SOFTMAX_OF:
 		ST_TRY(check_indices(&j, n->width, j.ld[0] - n->from[0], err));
@@ -455,13 +585,16 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 		attend(&j);
 		break;
 	case ST_OP_ADD:
-		st_add(e, j.in[0], j.in[1], elems, out);
+		in_pieces(&j, st_add);
 		break;
 	case ST_OP_ACT:
-		st_activate(e, n->act, j.in[0], elems, out);
+		if (j.ld[0] == n->width)
+			st_activate(e, n->act, j.in[0], elems, out);
+		for (size_t t = 0; t < r->T && j.ld[0] != n->width; t++)
+			st_activate(e, n->act, j.in[0] + t * j.ld[0], n->width, out + t * n->width);
 		break;
 	case ST_OP_MUL:
-		st_mul(e, j.in[0], j.in[1], elems, out);
+		in_pieces(&j, st_mul);
 		break;
 	}
 	return ST_OK;
@@ -489,22 +622,45 @@ static enum st_status check_inputs(const struct st_run *r, uint32_t i, struct st
 	const struct st_node *n = &r->g->nodes[i];
 	if (r->T == 0)
 		return st_fail(err, ST_ERR_USAGE, "the run has not begun: no tokens");
-	for (int j = 0; j < ST_NODE_INPUTS; j++) {
-		if (n->in[j] == ST_NO_NODE)
+	for (uint32_t j = 0; j < ST_NODE_ALL_INPUTS; j++) {
+		if (st_node_input(n, j) == ST_NO_NODE)
 			continue;
-		const struct st_node *in = &r->g->nodes[n->in[j]];
-		if (r->held[in->slot] != n->in[j])
+		const struct st_node *in = &r->g->nodes[st_node_input(n, j)];
+		if (r->held[in->slot] != st_node_input(n, j))
 			return st_fail(err, ST_ERR_USAGE, "%s needs %s, which the run does not hold", label(n).text,
 			               label(in).text);
 	}
+	if (n->state && r->state[i].before_at != r->P - r->T)
+		return st_fail(err, ST_ERR_USAGE, "%s: its state was not carried on to token %zu", label(n).text,
+		               r->P - r->T);
 	return st_check_cancel(err);
+}
+
+/* The state of node i goes on over the current tokens, whatever its value is. */
+static void advance(struct st_run *r, uint32_t i)
+{
+	struct st_error unused = ST_ERROR_INIT;
+	if (check_inputs(r, i, &unused) == ST_OK
+	    && node_eval(r, r->g, i, &r->e, r->state[i].after, NULL, &unused) == ST_OK)
+		r->state[i].after_at = r->P;
+}
+
+void st_run_put(struct st_run *r, uint32_t i, const float *data)
+{
+	struct st_value v = st_run_value(r, i);
+	if (r->g->nodes[i].state)
+		advance(r, i);
+	if (data != v.data)
+		memcpy(v.data, data, v.rows * v.cols * sizeof *data);
+	st_run_settle(r, i);
 }
 
 enum st_status st_run_eval(struct st_run *r, uint32_t i, struct st_error *err)
 {
 	assert(i < r->g->n_nodes);
 	ST_TRY(check_inputs(r, i, err));
-	ST_TRY(node_eval(r, r->g, i, &r->e, st_run_value(r, i).data, err));
+	ST_TRY(node_eval(r, r->g, i, &r->e, r->state[i].after, st_run_value(r, i).data, err));
+	r->state[i].after_at = r->P;
 	st_run_settle(r, i);
 	return ST_OK;
 }
@@ -519,10 +675,16 @@ static bool equal_form(const struct st_graph *ga, const struct st_graph *gb, uin
 		if (a->in[j] != ST_NO_NODE
 		    && (b->in[j] != a->in[j] || ga->nodes[a->in[j]].width != gb->nodes[b->in[j]].width))
 			return false;
-	return a->stage == b->stage && a->layer == b->layer && a->op == b->op && a->in[0] == b->in[0]
-	    && a->in[1] == b->in[1] && a->from[0] == b->from[0] && a->from[1] == b->from[1] && a->width == b->width
-	    && a->n_w == b->n_w && a->heads == b->heads && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads
-	    && a->choices == b->choices && a->groups.all == b->groups.all && a->groups.used == b->groups.used;
+	for (uint32_t j = 0; j < ST_NODE_MORE && j < a->n_more; j++)
+		if (b->n_more != a->n_more || a->more[j] != b->more[j] || a->more_from[j] != b->more_from[j]
+		    || ga->nodes[a->more[j]].width != gb->nodes[b->more[j]].width)
+			return false;
+	return a->state == b->state && a->state_size == b->state_size && a->groups_of == b->groups_of
+	    && a->each == b->each && a->n_more == b->n_more && a->stage == b->stage && a->layer == b->layer
+	    && a->op == b->op && a->in[0] == b->in[0] && a->in[1] == b->in[1] && a->from[0] == b->from[0]
+	    && a->from[1] == b->from[1] && a->width == b->width && a->n_w == b->n_w && a->heads == b->heads
+	    && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads && a->choices == b->choices
+	    && a->groups.all == b->groups.all && a->groups.used == b->groups.used;
 }
 
 enum st_status st_run_eval_alone(struct st_run *r, const struct st_graph *g, uint32_t i, const struct st_exec *e,
@@ -533,5 +695,5 @@ enum st_status st_run_eval_alone(struct st_run *r, const struct st_graph *g, uin
 		return st_fail(err, ST_ERR_MISMATCH, "the other model has no %s of this form",
 		               label(&r->g->nodes[i]).text);
 	ST_TRY(check_inputs(r, i, err));
-	return node_eval(r, g, i, e, out, err);
+	return node_eval(r, g, i, e, r->state_alone, out, err);
 }

@@ -17,6 +17,7 @@
 #include "base/mem.h"
 #include "kernel/choice.h"
 #include "kernel/kernel.h"
+#include "kernel/recurrent.h"
 
 enum st_op {
 	ST_OP_EMBED,          /* rows of w[0], times scale */
@@ -38,20 +39,32 @@ enum st_op {
 	ST_OP_SCALE_BY_POSITION, /* in[0] times 1 + scale log(1 + floor((position + 1) / offset)) */
 	ST_OP_CONCAT, /* of each of `heads` heads the features of in[0], then those of in[1], which may be one head */
 	ST_OP_XIELU,  /* of in[0]; alpha_p, alpha_n, beta, eps in w[0..3], or where they are NULL in xielu[] */
-	ST_OP_NEAR_SHARES, /* of in[0] those that in[1] names, as st_near_shares has it */
-	ST_OP_BIAS_AT,     /* in[0], a part for each choice, plus the rows of w[0] that in[1] names */
-	ST_OP_SPREAD,      /* in[0] times each of in[1], side by side */
-	ST_OP_CLAMP,       /* in[0], between -scale and scale; `above`: below scale only */
-	ST_OP_TOP,         /* indices of the `width` largest of in[0] + w[0], the largest first; of equals the lowest */
-	ST_OP_SOFTMAX_OF,  /* soft-max over those elements of in[0] that in[1] names */
-	ST_OP_CHOSEN,      /* those elements of in[0] that in[1] names, as `shares` says */
-	ST_OP_LINEAR_AT,   /* in[0], one row or one for each choice, times the experts of w[0] that in[1] names */
+	ST_OP_NEAR_SHARES,   /* of in[0] those that in[1] names, as st_near_shares has it */
+	ST_OP_BIAS_AT,       /* in[0], a part for each choice, plus the rows of w[0] that in[1] names */
+	ST_OP_SPREAD,        /* in[0] times each of in[1], side by side */
+	ST_OP_SLICE,         /* `width` features of in[0] from `offset` on */
+	ST_OP_TIMES,         /* in[0] times w[0], feature by feature, or a number for each of `heads` */
+	ST_OP_LINEAR_BLOCKS, /* of block h of in[0] the product with matrix h of w[0], stored [in, out] */
+	ST_OP_SOFTPLUS,      /* of in[0] */
+	ST_OP_L2NORM,        /* of heads of in[0] */
+	ST_OP_CONV,          /* recurrent.h: in[0], w[0..n_w) one below another */
+	ST_OP_TOKEN_SHIFT,   /* in[0], w[0] */
+	ST_OP_DELTA_RULE,    /* q, k, v, g, beta */
+	ST_OP_SCAN,          /* x, dt, B, C; A = w[0], D = w[1] or none */
+	ST_OP_LRU,           /* x, r, i; w[0] */
+	ST_OP_WKV,           /* k, v; decay = w[0], first = w[1] */
+	ST_OP_CLAMP,         /* in[0], between low and high */
+	ST_OP_TOP,        /* indices of the `width` largest of in[0] + w[0], the largest first; of equals the lowest */
+	ST_OP_SOFTMAX_OF, /* soft-max over those elements of in[0] that in[1] names */
+	ST_OP_CHOSEN,     /* those elements of in[0] that in[1] names, as `shares` says */
+	ST_OP_LINEAR_AT,  /* in[0], one row or one for each choice, times the experts of w[0] that in[1] names */
 	ST_OP_WEIGHTED_SUM, /* of in[0]'s parts, one for each choice, times in[1]; without one: the sum */
 };
 
 #define ST_NO_NODE UINT32_MAX
 
 #define ST_NODE_INPUTS 2
+#define ST_NODE_MORE 3    /* further inputs of a few operations */
 #define ST_NODE_WEIGHTS 4 /* Q, K and V; xIELU has four numbers */
 
 struct st_node {
@@ -61,13 +74,21 @@ struct st_node {
 	uint32_t slot;                 /* storage that it shares with its like in other layers, below n_slots */
 	uint32_t in[ST_NODE_INPUTS];   /* node indices, ST_NO_NODE where unused */
 	uint32_t from[ST_NODE_INPUTS]; /* first feature that is used of an input that holds more */
-	uint32_t width;                /* features per token of the value; scores: n_heads */
+	uint32_t more[ST_NODE_MORE], more_from[ST_NODE_MORE]; /* the same of the inputs behind those, n_more of them */
+	uint32_t n_more;
+	/* Numbers that go on from token to token, f64. A node may be evaluated alone on the state before the current tokens; its state follows
+	 * from its inputs, also where its value is put. */
+	uint64_t state;
+	uint32_t state_size; /* CONV: taps; DELTA_RULE: features of a key; SCAN: N */
+	uint32_t groups_of;  /* SCAN: groups of B and C; DELTA_RULE: heads of keys */
+	bool each;           /* SCAN: A holds a number for each state; DELTA_RULE: a decay for each feature of a key */
+	uint32_t width;      /* features per token of the value; scores: n_heads */
 	const struct st_weight *w[ST_NODE_WEIGHTS];
 	uint32_t n_w;
 	double eps;                 /* norms */
 	uint32_t heads, head_dim;   /* HEADNORM, ROPE: heads of in[0]; SCORES, MIX: query heads */
 	uint32_t kv_heads;          /* SCORES, MIX */
-	bool above;                 /* CLAMP */
+	double low, high;           /* CLAMP */
 	bool own_weights;           /* LAYERNORM over heads: w[0] and w[1] hold numbers for each of them */
 	uint32_t window, chunk;     /* SCORES, SOFTMAX, MIX: 0 = all */
 	double slopes, slope_scale; /* SCORES: ALiBi's; 0 = none */
@@ -103,6 +124,19 @@ struct st_graph {
  * ST_GRAPH_VOCABULARY_SLOTS). What is not set yet: heads turn whole, a table of embeddings is taken as it is. */
 void st_node_place(struct st_node *n, enum st_stage stage, int32_t layer);
 #define ST_GRAPH_VOCABULARY_SLOTS (ST_STAGE_COUNT + 1)
+
+/* Input i of a node, or ST_NO_NODE. */
+static inline uint32_t st_node_input(const struct st_node *n, uint32_t i)
+{
+	return i < ST_NODE_INPUTS             ? n->in[i]
+	     : i - ST_NODE_INPUTS < n->n_more ? n->more[i - ST_NODE_INPUTS]
+	                                      : ST_NO_NODE;
+}
+static inline uint32_t st_node_from(const struct st_node *n, uint32_t i)
+{
+	return i < ST_NODE_INPUTS ? n->from[i] : n->more_from[i - ST_NODE_INPUTS];
+}
+#define ST_NODE_ALL_INPUTS (ST_NODE_INPUTS + ST_NODE_MORE)
 
 /* First node with that stage and layer (-1: whole model), or ST_NO_NODE. */
 uint32_t st_graph_find(const struct st_graph *g, enum st_stage stage, int32_t layer);

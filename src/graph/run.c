@@ -94,7 +94,7 @@ static size_t scratch_for(const struct st_exec *e, size_t T, size_t K)
 static void lay_out(struct st_run *r, struct layout *l)
 {
 	const struct st_graph *g = r->g;
-	uint64_t vec = 0, experts = 0;
+	uint64_t vec = 0, experts = 0, state = 0;
 	r->scratch_size = 0;
 
 	r->tokens = take(l, r->max_tokens, sizeof *r->tokens);
@@ -114,6 +114,17 @@ static void lay_out(struct st_run *r, struct layout *l)
 				need += n->w[k]->group_rows ? n->w[k]->tensor->n_elems : 0;
 			vec = need > vec ? need : vec;
 		}
+		if (n->state) {
+			r->state[i].before = take(l, n->state, sizeof(double));
+			r->state[i].after = take(l, n->state, sizeof(double));
+			state = n->state > state ? n->state : state;
+			for (uint32_t k = 0, w = 0; k < n->n_w; k++) { /* all of them are decoded side by side */
+				w += n->w[k] ? (uint32_t)n->w[k]->tensor->n_elems : 0;
+				vec = w > vec ? w : vec;
+			}
+		}
+		if (n->op == ST_OP_LINEAR_BLOCKS && n->w[0]->tensor->n_elems > vec)
+			vec = n->w[0]->tensor->n_elems;
 		if (n->op == ST_OP_XIELU && vec < 1)
 			vec = 1;
 		if (n->op == ST_OP_TOP) { /* a bias, its sum with the input, and that without the other groups */
@@ -140,6 +151,7 @@ static void lay_out(struct st_run *r, struct layout *l)
 		c->k = take(l, (uint64_t)r->max_positions * c->k_width, sizeof(float));
 		c->v = take(l, (uint64_t)r->max_positions * c->v_width, sizeof(float));
 	}
+	r->state_alone = take(l, state, sizeof(double));
 	r->vec = take(l, vec, sizeof(float));
 	r->experts = take(l, experts, sizeof(float));
 	r->scratch = take(l, r->scratch_size, 1);
@@ -157,9 +169,10 @@ static bool prepare(struct st_run *r, const struct st_graph *g, const struct st_
 	r->flags = flags;
 	r->cache = st_alloc_zeroed(g->n_layers, sizeof *r->cache);
 	r->slot = st_alloc_zeroed(g->n_slots, sizeof *r->slot);
+	r->state = st_alloc_zeroed(g->n_nodes, sizeof *r->state);
 	r->held = st_alloc_zeroed(g->n_slots, sizeof *r->held);
 	r->elems = st_alloc_zeroed(g->n_slots, sizeof *r->elems);
-	if (!r->cache || !r->slot || !r->held || !r->elems)
+	if (!r->cache || !r->slot || !r->state || !r->held || !r->elems)
 		return false;
 	for (uint32_t s = 0; s < g->n_slots; s++)
 		r->held[s] = ST_NO_NODE;
@@ -171,6 +184,7 @@ static void release_parts(struct st_run *r)
 {
 	free(r->cache);
 	free(r->slot);
+	free(r->state);
 	free(r->held);
 	free(r->elems);
 }
@@ -224,6 +238,9 @@ enum st_status st_run_open_flags(const struct st_graph *g, const struct st_exec 
 	}
 	lay_out(r, &real);
 	assert(real.used == count.used);
+	for (uint32_t i = 0; i < g->n_nodes; i++)
+		if (g->nodes[i].state)
+			memset(r->state[i].before, 0, g->nodes[i].state * sizeof(double));
 	*out = r;
 	return ST_OK;
 }
@@ -259,6 +276,11 @@ enum st_status st_run_begin(struct st_run *r, const uint32_t *tokens, size_t T, 
 	for (size_t t = 0; t < T; t++) {
 		r->tokens[t] = tokens[t];
 		r->pos[t] = (uint32_t)(r->P + t);
+	}
+	for (uint32_t i = 0; i < r->g->n_nodes; i++) {
+		struct st_node_state *s = &r->state[i];
+		if (r->P > 0 && s->after_at == r->P && s->before_at != r->P)
+			*s = (struct st_node_state){ s->after, s->before, s->after_at, s->before_at };
 	}
 	r->T = T;
 	r->P += T;
@@ -298,14 +320,6 @@ void st_run_settle(struct st_run *r, uint32_t i)
 		keep(r, &v, c->k_from, c->k_width, c->k);
 	if (c->v_node == i)
 		keep(r, &v, c->v_from, c->v_width, c->v);
-}
-
-void st_run_put(struct st_run *r, uint32_t i, const float *data)
-{
-	struct st_value v = st_run_value(r, i);
-	if (data != v.data)
-		memcpy(v.data, data, v.rows * v.cols * sizeof *data);
-	st_run_settle(r, i);
 }
 
 size_t st_run_tokens(const struct st_run *r) { return r->T; }

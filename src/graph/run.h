@@ -11,6 +11,12 @@ struct st_layer_cache {
 	float *k, *v; /* [max_positions, width] */
 };
 
+/* The state of a node before the current tokens, and behind them once it is evaluated. */
+struct st_node_state {
+	double *before, *after;
+	size_t before_at, after_at; /* positions that they have seen */
+};
+
 struct st_run {
 	const struct st_graph *g;
 	struct st_exec e;
@@ -22,6 +28,8 @@ struct st_run {
 	void *block;                  /* the one allocation everything below lies in */
 	struct st_layer_cache *cache; /* n_layers */
 	uint32_t *tokens, *pos;       /* [max_tokens] */
+	struct st_node_state *state;  /* [n_nodes] */
+	double *state_alone;          /* of a node that is evaluated alone */
 	float **slot;                 /* [n_slots] */
 	uint32_t *held;               /* [n_slots]: node whose value for the current tokens the slot holds */
 	float *experts;               /* rows of tokens that chose one expert, and what it makes of them */

@@ -85,6 +85,8 @@ void st_weight_decode(const struct st_weight *w, uint64_t row0, uint64_t n, floa
 	} else {
 		st_tensor_decode(t, row0, n, dst);
 	}
+	for (uint64_t i = 0; w->neg_exp && i < n * cols; i++)
+		dst[i] = (float)-st_exp((double)dst[i]);
 	for (uint64_t i = 0; w->plus_one && i < n * cols; i++)
 		dst[i] = 1 + dst[i];
 }

@@ -116,8 +116,8 @@ struct lockstep {
 
 static bool inputs_same(const struct lockstep *l, const struct st_node *n)
 {
-	for (int i = 0; i < 2; i++)
-		if (n->in[i] != ST_NO_NODE && !l->same[n->in[i]])
+	for (uint32_t i = 0; i < ST_NODE_ALL_INPUTS; i++)
+		if (st_node_input(n, i) != ST_NO_NODE && !l->same[st_node_input(n, i)])
 			return false;
 	return true;
 }

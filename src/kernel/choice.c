@@ -83,3 +83,13 @@ void st_xielu(const float *x, const double p[4], size_t n, float *y)
 		y[i] = st_canonical((float)(part + beta * v));
 	}
 }
+
+void st_l2norm(const float *x, double eps, size_t n, float *y)
+{
+	double sum = 0;
+	for (size_t i = 0; i < n; i++)
+		sum += (double)x[i] * (double)x[i];
+	double r = 1 / sqrt(sum + eps);
+	for (size_t i = 0; i < n; i++)
+		y[i] = st_canonical((float)((double)x[i] * r));
+}

@@ -24,5 +24,7 @@ void st_clamp(const float *x, float low, float high, size_t n, float *y);
 /* xIELU: beta x plus softplus(alpha_p) x^2 above 0, (beta + softplus(alpha_n)) (exp(min(x, eps)) - 1 - x) below; in f64,
  * rounded once. p: alpha_p, alpha_n, beta, eps. */
 void st_xielu(const float *x, const double p[4], size_t n, float *y);
+/* y[i] = x[i] / sqrt(sum of x^2 + eps), the sum in order; rounded once. y may be x */
+void st_l2norm(const float *x, double eps, size_t n, float *y);
 
 #endif

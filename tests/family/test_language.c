@@ -30,12 +30,94 @@ static void builtin_descriptions_parse(void **state)
 			continue;
 		assert_ok(st_family_parse(t->name, t->text, t->size, &f, &err), &err);
 		snprintf(name, sizeof name, "%s.family", f->name);
-		assert_string_equal(name, t->name); /* the file is called as the family */
+		assert_string_equal(name, t->name);              /* the file is called as the family */
 		assert_true(f->n_names[ST_SPELLING_CONFIG] > 0); /* not all of them have a GGUF form */
 		st_family_close(f);
 		n++;
 	}
 	assert_true(n >= 8);
+}
+
+/* ---- what GGUF files call things ---- */
+
+/* Lines of tests/data/gguf-names.txt, which tools/gguf-names.py writes from the package gguf. */
+static char *names_of_gguf(void)
+{
+	size_t n;
+	char *text = (char *)read_bytes(STELE_SOURCE_ROOT "/tests/data/gguf-names.txt", &n);
+	return text;
+}
+
+/* Whether a line "WHAT OF... WORD..." has the word; of NULL: the line is "WHAT WORD". */
+static bool listed(const char *text, const char *what, const char *of, const char *word)
+{
+	char head[128], mid[128];
+	snprintf(head, sizeof head, of ? "\n%s %s " : "\n%s ", what, of);
+	snprintf(mid, sizeof mid, " %s", word);
+	size_t n = strlen(mid);
+	for (const char *l = text; (l = strstr(l, head)); l++) {
+		const char *end = strchr(l + 1, '\n');
+		for (const char *w = l + strlen(head) - 1; w && end && w < end; w = strstr(w + 1, mid))
+			if (strncmp(w, mid, n) == 0 && (w[n] == ' ' || w[n] == '\n'))
+				return true;
+	}
+	return false;
+}
+
+static bool knows_tensor(const char *text, const struct st_family *f, const struct st_source *s)
+{
+	char name[128] = "";
+	size_t n = 0;
+	for (const char *p = s->name; *p && n + 8 < sizeof name; p++)
+		n += (size_t)snprintf(name + n, sizeof name - n, *p == '#' ? "{bid}" : "%c", *p);
+	for (const char *const *t = (const char *const[]){ ".weight", ".bias", NULL }; *t; t++)
+		if (n > strlen(*t) && strcmp(name + n - strlen(*t), *t) == 0)
+			name[n - strlen(*t)] = '\0';
+	for (uint32_t i = 0; i < f->n_names[ST_SPELLING_GGUF]; i++)
+		if (listed(text, "arch", f->names[ST_SPELLING_GGUF][i].name, name))
+			return true;
+	return false;
+}
+
+/* What the package does not list, and why a page may name it all the same. */
+static bool is_excused(const struct st_family *f, const char *weight)
+{
+	/* An untied head, where the field has seen tied ones only; dense layers among those of experts. */
+	bool experts = strcmp(f->name, "qwen2_moe") == 0 || strcmp(f->name, "qwen3_moe") == 0;
+	return strcmp(weight, "head") == 0
+	    || (experts && (strcmp(weight, "gate") == 0 || strcmp(weight, "up") == 0 || strcmp(weight, "down") == 0));
+}
+
+static void gguf_names_are_those_of_the_field(void **state)
+{
+	(void)state;
+	char *text = names_of_gguf();
+	for (size_t i = 0; i < st_family_text_count; i++) {
+		const struct st_family_text *t = &st_family_texts[i];
+		struct st_error err = ST_ERROR_INIT;
+		struct st_family *f;
+		if (strstr(t->name, ".keys"))
+			continue;
+		assert_ok(st_family_parse(t->name, t->text, t->size, &f, &err), &err);
+		bool any = f->n_names[ST_SPELLING_GGUF] > 0;
+		for (uint32_t k = 0; any && k < f->n_keys; k++)
+			for (uint32_t s = 0; s < f->keys[k].n_spelled[ST_SPELLING_GGUF]; s++)
+				if (!listed(text, "key", NULL, f->keys[k].spelled[ST_SPELLING_GGUF][s]))
+					fail_msg("%s: no GGUF key \"%s\"", t->name,
+					         f->keys[k].spelled[ST_SPELLING_GGUF][s]);
+		for (uint32_t w = 0; any && w < f->n_weights; w++) {
+			const struct st_family_weight *fw = &f->weights[w];
+			bool known = fw->n_sources[ST_SPELLING_GGUF] == 0 || is_excused(f, fw->name);
+			for (uint32_t s = 0; s < fw->n_sources[ST_SPELLING_GGUF]; s++)
+				known |= knows_tensor(text, f, &fw->sources[ST_SPELLING_GGUF][s]);
+			if (!known)
+				fail_msg("%s: no GGUF tensor \"%s\"", t->name, fw->sources[ST_SPELLING_GGUF][0].name);
+		}
+		st_family_close(f);
+	}
+	assert_false(listed(text, "key", NULL, "attention.head"));
+	assert_false(listed(text, "arch", "llama", "blk.{bid}.attn"));
+	free(text);
 }
 
 /* A description that is right but for one line: what is said of it. */
@@ -271,8 +353,11 @@ static void dependence_is_found(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(builtin_descriptions_parse), cmocka_unit_test(wrong_lines_are_named),
-		cmocka_unit_test(strangers_are_bounded),      cmocka_unit_test(sums_are_right),
+		cmocka_unit_test(builtin_descriptions_parse),
+		cmocka_unit_test(gguf_names_are_those_of_the_field),
+		cmocka_unit_test(wrong_lines_are_named),
+		cmocka_unit_test(strangers_are_bounded),
+		cmocka_unit_test(sums_are_right),
 		cmocka_unit_test(dependence_is_found),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -456,9 +456,88 @@ static void experts_equal_plain_loops(void **state)
 	free(t);
 }
 
+/* A node with a state: its numbers do not depend on the pieces, it can be evaluated alone on what was before the current tokens, what is put
+ * leaves the state that follows from its inputs, and tokens that were passed over are told. */
+static void states_go_on(void **state)
+{
+	(void)state;
+	enum { V = 37, K = 4, TAPS = 3 };
+	static float embedding[V * K], taps[K * TAPS];
+	struct tiny *t = calloc(1, sizeof *t);
+	for (size_t i = 0; i < V * K; i++)
+		embedding[i] = (float)((i * 131 + 7) % 97) / 48 - 1;
+	for (size_t i = 0; i < K * TAPS; i++)
+		taps[i] = (float)((i * 29 + 3) % 23) / 11 - 1;
+	struct st_node nodes[] = {
+		{ .op = ST_OP_EMBED,
+		  .in = { ST_NO_NODE, ST_NO_NODE },
+		  .width = K,
+		  .w = { tiny_weight(t, embedding, V, K) },
+		  .n_w = 1,
+		  .scale = 1 },
+		{ .op = ST_OP_CONV,
+		  .in = { 0, ST_NO_NODE },
+		  .width = K,
+		  .w = { tiny_weight(t, taps, K, TAPS) },
+		  .n_w = 1,
+		  .state = K * (TAPS - 1),
+		  .state_size = TAPS },
+	};
+	for (uint32_t i = 0; i < 2; i++) {
+		nodes[i].layer = -1;
+		nodes[i].slot = i;
+		nodes[i].stage = (enum st_stage)i;
+	}
+	t->g = (struct st_graph){ .nodes = nodes, .n_nodes = 2, .vocab = V, .n_slots = 2 };
+	struct st_exec e = st_exec_default();
+	struct st_error err = ST_ERROR_INIT;
+	struct st_run *r = open_run(t, &e, T_MAX, T_MAX);
+	begin(r, 0, T_MAX);
+	eval(r, 0, 2);
+	float *whole = copy_of(r, 1), alone[T_MAX * K], zeros[T_MAX * K] = { 0 };
+	for (size_t k = 0; k < T_MAX; k++)
+		for (size_t c = 0; c < K; c++) {
+			double sum = 0;
+			for (size_t i = 0; i < TAPS; i++)
+				if (k + i + 1 >= TAPS)
+					sum += (double)taps[c * TAPS + i] * embedding[ids[k + i + 1 - TAPS] * K + c];
+			assert_true(fabs(whole[k * K + c] - sum) <= 1e-6);
+		}
+	st_run_close(r);
+	for (int put = 0; put < 2; put++) {
+		static const size_t pieces[] = { 4, 1, 6 };
+		size_t from = 0;
+		r = open_run(t, &e, T_MAX, T_MAX);
+		for (size_t i = 0; i < 3; from += pieces[i++]) {
+			begin(r, from, pieces[i]);
+			eval(r, 0, put && i == 0 ? 1 : 2);
+			if (put && i == 0) {
+				st_run_put(r, 1, zeros);
+				continue;
+			}
+			assert_ok(st_run_eval_alone(r, &t->g, 1, &e, alone, &err), &err);
+			assert_memory_equal(alone, whole + from * K, pieces[i] * K * sizeof *alone);
+			assert_memory_equal(st_run_value(r, 1).data, alone, pieces[i] * K * sizeof *alone);
+			eval(r, 1, 2); /* again: the same */
+			assert_memory_equal(st_run_value(r, 1).data, alone, pieces[i] * K * sizeof *alone);
+		}
+		st_run_close(r);
+	}
+	r = open_run(t, &e, T_MAX, T_MAX);
+	begin(r, 0, 2);
+	eval(r, 0, 1);
+	begin(r, 2, 2);
+	eval(r, 0, 1);
+	assert_int_equal(st_run_eval(r, 1, &err), ST_ERR_USAGE);
+	st_run_close(r);
+	free(whole);
+	free(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(states_go_on),
 		cmocka_unit_test(every_variant_equals_plain_loops),
 		cmocka_unit_test(same_bits_in_any_chunks),
 		cmocka_unit_test(same_bits_on_any_threads_and_levels),
