@@ -10,7 +10,6 @@
 
 #include <float.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct st_cells st_cells_from(const struct st_cells *c, uint64_t at)
@@ -28,10 +27,16 @@ static inline float half_unit(const struct st_geometry *g, float x)
 	return e < -126 ? 0 : half;
 }
 
-static int ascending(const void *x, const void *y)
+/* A few numbers, by insertion. */
+static void sort(float *x, size_t n)
 {
-	float a = *(const float *)x, b = *(const float *)y;
-	return (a > b) - (a < b);
+	for (size_t i = 1; i < n; i++) {
+		float v = x[i];
+		size_t k = i;
+		for (; k > 0 && x[k - 1] > v; k--)
+			x[k] = x[k - 1];
+		x[k] = v;
+	}
 }
 
 /*
@@ -47,7 +52,7 @@ static void widen_by_grid(const struct st_cells *c, size_t n)
 		own = fmaxf(own, (isfinite(near) ? near : 0) + c->slack[i]);
 		x[i] = c->value[i];
 	}
-	qsort(x, n, sizeof *x, ascending);
+	sort(x, n);
 	float step = INFINITY, same = 2 * own + ST_CELLS_F32 * fmaxf(fabsf(x[0]), fabsf(x[n - 1]));
 	for (size_t i = 1; i < n; i++)
 		if (x[i] - x[i - 1] > same)

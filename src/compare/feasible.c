@@ -56,6 +56,8 @@ static bool some_scale_fits(const double *lo, const double *hi, const double *xl
 			else if (r < 0)
 				return false;
 		}
+		if (affine && least > most)
+			return false;
 		if (affine)
 			continue;
 		if (fabs(lo[i]) <= DBL_MAX && fabs(xh[i]) <= DBL_MAX) {

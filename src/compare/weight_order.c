@@ -24,6 +24,8 @@ static void drop_transposed(const struct st_rows *b, int way, const uint64_t *sl
 {
 	uint64_t rows = b->rows, cols = b->cols;
 	struct st_cells all = st_dense_row(dense, 0);
+	if (!row->below)
+		all = (struct st_cells){ .value = all.value };
 	for (uint64_t n = 0; n < rows && !st_cancelled(); n++) {
 		b->get(b, n, row);
 		for (uint64_t k = 0; k < cols; k++) {
@@ -53,6 +55,17 @@ enum st_status st_test_transposed(struct st_trial *t)
 	struct st_rows b = st_rows_mapped(&m);
 	b.rows = rows;
 	for (int way = 0; way < (rows == cols ? 1 : 2) && !t->done; way++) {
+		/* The numbers of a few rows first. */
+		uint64_t few = t->n_sample < ST_GLANCE ? t->n_sample : ST_GLANCE;
+		bool far_off;
+		for (uint64_t i = 0; i < rows; i++)
+			slot[i] = UINT64_MAX;
+		for (uint64_t i = 0; i < few; i++)
+			slot[t->sample[i * t->n_sample / few]] = i;
+		drop_transposed(t->b, way, slot, &(struct st_cells){ .value = row.value }, &dense);
+		ST_TRY(st_trial_is_far_off(t, t->a, &b, &far_off));
+		if (far_off)
+			continue;
 		for (uint64_t i = 0; i < rows; i++)
 			slot[i] = whole ? i : UINT64_MAX;
 		for (uint64_t i = 0; !whole && i < t->n_sample; i++)

@@ -21,8 +21,10 @@
 struct space {
 	uint64_t cols;
 	size_t rank;
-	const float *v; /* [rank, cols], orthonormal */
-	double error;   /* RMS of what the fit leaves of noise in an element of a combination */
+	const float *v;       /* [rank, cols], orthonormal */
+	const double *square; /* [rank] of the combinations of all rows */
+	const double *noise;  /* [cols] variance of an element */
+	const double *of_v;   /* [rank] variance of a row's share of each, which noise brings */
 };
 
 /* ---- eigenvalues of a small symmetric matrix ---- */
@@ -150,19 +152,21 @@ static size_t find_rank(const float *d, size_t n, uint64_t cols, double noise, d
 	return rank;
 }
 
-/* One step of subspace iteration over all rows: v becomes D^T D v, made orthonormal. */
-static enum st_status refine(struct st_trial *t, float *v, size_t rank, float *next)
+/* One step of subspace iteration over all rows: v becomes D^T D v, made orthonormal. square [rank]: |D v|^2. */
+static enum st_status refine(struct st_trial *t, float *v, size_t rank, float *next, double *square)
 {
 	uint64_t cols = t->a->cols;
 	float *x = st_arena_alloc(&t->arena, cols, sizeof *x), *y = st_arena_alloc(&t->arena, cols, sizeof *y);
 	if (!x || !y)
 		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
 	memset(next, 0, rank * cols * sizeof *next);
+	memset(square, 0, rank * sizeof *square);
 	for (uint64_t r = 0; r < t->a->rows; r++) {
 		ST_TRY(st_check_cancel(t->err));
 		difference(t, r, x, y);
 		for (size_t i = 0; i < rank; i++) {
 			double c = dot(x, v + i * cols, cols);
+			square[i] += c * c;
 			for (uint64_t k = 0; k < cols; k++)
 				next[i * cols + k] += (float)(c * x[k]);
 		}
@@ -189,40 +193,59 @@ static void get_completed(const struct st_rows *rows, uint64_t r, const struct s
 	c->a->get(c->a, r, &(struct st_cells){ .value = x });
 	for (uint64_t k = 0; k < s->cols; k++)
 		x[k] -= dst->value[k];
+	float *error = x + s->cols; /* of an element's share, squared */
+	memset(error, 0, (size_t)s->cols * sizeof *error);
 	for (size_t i = 0; i < s->rank; i++) {
 		const float *v = s->v + i * s->cols;
-		double f = dot(x, v, s->cols);
-		for (uint64_t k = 0; k < s->cols; k++)
+		double f = dot(x, v, s->cols), share = s->square[i] > 0 ? f * f / s->square[i] : 0;
+		for (uint64_t k = 0; k < s->cols; k++) {
 			dst->value[k] += (float)(f * v[k]);
+			error[k] += (float)(share * s->noise[k] + (double)v[k] * v[k] * s->of_v[i]);
+		}
 	}
-	/* The noise of the difference is fitted along with it: so much of it, in four standard deviations. */
+	/*
+	 * The noise of the difference is fitted along with it. A direction is known as well as its column is, the more so
+	 * by rows that have much of it, and a row's share as well as the direction's columns are: four standard deviations.
+	 */
 	for (uint64_t k = 0; k < s->cols && dst->slack; k++)
-		dst->slack[k] += (float)(4 * s->error);
+		dst->slack[k] += 4 * sqrtf(error[k]);
 }
 
-enum st_status st_test_low_rank(struct st_trial *t)
+/* The expected noise of an element of each column, in rows that are spread evenly; returns the mean in *all. */
+static enum st_status noise_of(struct st_trial *t, const struct st_rows *a, const struct st_rows *b, size_t n,
+                               double *of_col, double *all)
 {
-	uint64_t rows = t->a->rows, cols = t->a->cols, least = rows < cols ? rows : cols;
-	size_t n = rows < ROWS ? (size_t)rows : ROWS;
-	if (least < SMALLEST || t->d->nonfinite_a || t->d->nonfinite_b)
-		return ST_OK;
-	double pred = 0;
-	for (uint64_t r = 0; r < rows; r++)
-		pred += t->stats[r].pred;
-	float *d = st_arena_alloc2(&t->arena, n, cols, sizeof *d), *y = st_arena_alloc(&t->arena, cols, sizeof *y);
-	double *g = st_arena_alloc2(&t->arena, n, n, sizeof *g), *e = st_arena_alloc2(&t->arena, n, n, sizeof *e);
-	if (!d || !y || !g || !e)
-		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
-	for (size_t i = 0; i < n; i++)
-		difference(t, i * rows / n, d + i * cols, y);
-	size_t order[ROWS];
-	double noise = pred / ((double)rows * (double)cols);
-	size_t rank = find_rank(d, n, cols, noise, g, e, order);
-	if (rank == 0 || rank * SHARE > least || rank * 2 > n)
-		return ST_OK;
+	uint64_t rows = a->rows, cols = a->cols;
+	struct st_dense x, y;
+	ST_TRY(st_dense_make(&t->arena, 1, cols, &x, t->err));
+	ST_TRY(st_dense_make(&t->arena, 1, cols, &y, t->err));
+	struct st_cells p = st_dense_row(&x, 0), q = st_dense_row(&y, 0);
+	memset(of_col, 0, (size_t)cols * sizeof *of_col);
+	*all = 0;
+	for (size_t i = 0; i < n; i++) {
+		a->get(a, i * rows / n, &p);
+		b->get(b, i * rows / n, &q);
+		for (uint64_t k = 0; k < cols; k++) {
+			struct st_cells u = st_cells_from(&p, k), v = st_cells_from(&q, k);
+			double one = st_cells_variance(&u, 1) + st_cells_variance(&v, 1);
+			of_col[k] += one / (double)n;
+			*all += one / ((double)n * (double)cols);
+		}
+	}
+	return ST_OK;
+}
+
+/* That b is a but for the first `rank` combinations e of the rows d [n, cols] of their difference. */
+static enum st_status consider_rank(struct st_trial *t, const struct st_rows *a, const struct st_rows *b,
+                                    const float *d, size_t n, size_t rank, const double *e, const size_t *order,
+                                    const double *noise)
+{
+	uint64_t cols = a->cols;
 	float *v = st_arena_alloc2(&t->arena, rank, cols, sizeof *v),
 	      *next = st_arena_alloc2(&t->arena, rank, cols, sizeof *next);
-	if (!v || !next)
+	double *square = st_arena_alloc(&t->arena, rank, sizeof *square),
+	       *of_v = st_arena_alloc(&t->arena, rank, sizeof *of_v);
+	if (!v || !next || !square || !of_v)
 		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
 	memset(v, 0, rank * cols * sizeof *v);
 	for (size_t i = 0; i < rank; i++)
@@ -232,18 +255,63 @@ enum st_status st_test_low_rank(struct st_trial *t)
 				v[i * cols + j] += c * d[k * cols + j];
 		}
 	orthonormalise(v, rank, cols);
-	ST_TRY(refine(t, v, rank, next));
-	struct space s = { .cols = cols,
-		           .rank = rank,
-		           .v = v,
-		           .error = sqrt(noise * (double)rank * (1 / (double)rows + 1 / (double)cols)) };
-	struct completed c = { t->a, t->b, &s };
-	struct st_rows b = *t->b;
-	b.get = get_completed;
-	b.ctx = &c;
-	b.whole = false;
+	ST_TRY(refine(t, v, rank, next, square));
+	for (size_t i = 0; i < rank; i++) {
+		of_v[i] = 0;
+		for (uint64_t k = 0; k < cols; k++)
+			of_v[i] += (double)v[i * cols + k] * v[i * cols + k] * noise[k];
+	}
+	struct space s = { .cols = cols, .rank = rank, .v = v, .square = square, .noise = noise, .of_v = of_v };
+	struct completed c = { a, b, &s };
+	struct st_rows side = *b;
+	side.get = get_completed;
+	side.ctx = &c;
+	side.whole = false;
 	struct st_cause cause = { .code = ST_CAUSE_WEIGHT_LOW_RANK };
 	st_cause_put(&cause, ST_PARAM_RANK, (double)rank);
 	st_cause_put(&cause, ST_PARAM_SHARE, t->d->rel_l2);
-	return st_trial_consider(t, t->a, &b, cause, 0, false);
+	return st_trial_consider(t, a, &side, cause, 0, false);
+}
+
+/* Rows d [n, cols] of a - b, whose noise follows from the cells of the two. */
+static enum st_status try_rank(struct st_trial *t, const struct st_rows *a, const struct st_rows *b, const float *d,
+                               size_t n)
+{
+	uint64_t rows = a->rows, cols = a->cols, least = rows < cols ? rows : cols;
+	double mean;
+	double *g = st_arena_alloc2(&t->arena, n, n, sizeof *g), *e = st_arena_alloc2(&t->arena, n, n, sizeof *e),
+	       *noise = st_arena_alloc(&t->arena, cols, sizeof *noise);
+	if (!g || !e || !noise)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(noise_of(t, a, b, n, noise, &mean));
+	size_t order[ROWS];
+	size_t rank = find_rank(d, n, cols, mean, g, e, order);
+	/* As many rows that differ have a rank of their own: they are corrupt. */
+	if (rank == 0 || rank * SHARE > least || rank * 2 > n || rank * 2 > t->d->bad_rows)
+		return ST_OK;
+	/* Noise that is larger in some elements looks like more dimensions: the fewest that explain it count. */
+	for (size_t few = 1; few < rank && !t->done; few *= 2)
+		ST_TRY(consider_rank(t, a, b, d, n, few, e, order, noise));
+	return t->done ? ST_OK : consider_rank(t, a, b, d, n, rank, e, order, noise);
+}
+
+enum st_status st_test_low_rank(struct st_trial *t)
+{
+	uint64_t rows = t->a->rows, cols = t->a->cols, least = rows < cols ? rows : cols;
+	size_t n = rows < ROWS ? (size_t)rows : ROWS;
+	if (least < SMALLEST || t->d->nonfinite_a || t->d->nonfinite_b)
+		return ST_OK;
+	float *d = st_arena_alloc2(&t->arena, n, cols, sizeof *d), *y = st_arena_alloc(&t->arena, cols, sizeof *y);
+	if (!d || !y)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	for (size_t i = 0; i < n; i++)
+		difference(t, i * rows / n, d + i * cols, y);
+	/*
+	 * Numbers that came out of blocks and were stored more finely since: what was added to them is as fine, and much
+	 * smaller than the steps of these blocks.
+	 */
+	struct st_rows a = st_rows_of(t->a->w), b = st_rows_of(t->b->w);
+	if (a.held.type != t->a->held.type || b.held.type != t->b->held.type)
+		ST_TRY(try_rank(t, &a, &b, d, n));
+	return t->done ? ST_OK : try_rank(t, t->a, t->b, d, n);
 }

@@ -97,11 +97,43 @@ static enum st_status judge_all(struct st_trial *t, const struct st_rows *a, con
 	return judge(t, a, b, NULL, a->rows, t->d->bad_rows, s, others);
 }
 
+/*
+ * Most proposals are far off, and their numbers alone say so: cells that meet are no further apart than their widths, a
+ * few times the expected size. Where half of some rows are no nearer than they were, and beyond that by far, nothing
+ * is looked at closely.
+ */
+enum st_status st_trial_is_far_off(struct st_trial *t, const struct st_rows *a, const struct st_rows *b, bool *far_off)
+{
+	uint64_t cols = a->cols, n = t->n_sample < ST_GLANCE ? t->n_sample : ST_GLANCE, far = 0;
+	float *buf = st_alloc_array2(ST_PAIR_BUFFER, cols, sizeof *buf);
+	struct st_cells x, y;
+	if (!buf)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	st_pair_cells(buf, 0, cols, &x, &y);
+	x.below = x.above = x.slack = y.below = y.above = y.slack = NULL;
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t r = t->sample[i * t->n_sample / n];
+		double expected = t->before.predicted * t->before.predicted * t->stats[r].bb;
+		struct st_sums s;
+		a->get(a, r, &x);
+		b->get(b, r, &y);
+		st_sums_of(x.value, y.value, cols, 0, &s);
+		far += !s.apart && s.dd >= t->stats[r].dd && s.dd > 16 * fmax(expected, t->stats[r].pred);
+	}
+	free(buf);
+	*far_off = 2 * far > n;
+	return ST_OK;
+}
+
 enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, const struct st_rows *b,
                                  struct st_cause c, char side, bool sampled)
 {
 	struct st_pair_summary s;
 	uint64_t others;
+	bool far_off;
+	ST_TRY(st_trial_is_far_off(t, a, b, &far_off));
+	if (far_off)
+		return ST_OK;
 	ST_TRY(judge_all(t, a, b, sampled, &s, &others));
 	s.noise &= s.rel < 1; /* cells as wide as the numbers meet whatever stands in them */
 	/* What leaves as many elements outside or as large a difference as it found explains nothing. */

@@ -34,6 +34,14 @@ struct st_trial {
 ST_MUST_CHECK enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, const struct st_rows *b,
                                                struct st_cause c, char side, bool sampled);
 
+/*
+ * Whether numbers alone say that it is not worth measuring: where half of some rows of the sample are no nearer than they
+ * were. Sides are asked for values only.
+ */
+ST_MUST_CHECK enum st_status st_trial_is_far_off(struct st_trial *t, const struct st_rows *a, const struct st_rows *b,
+                                                 bool *far_off);
+#define ST_GLANCE 8 /* rows: sample[i * n_sample / n], of n = ST_GLANCE or fewer */
+
 /* A cause that is a fact of the files, which no residual is needed for. */
 void st_trial_decide(struct st_trial *t, struct st_cause c, char side);
 
