@@ -8,7 +8,9 @@
  *
  *     sum V + 2 sqrt(u sum V^2) + 2 u max V
  *
- * with a probability of exp(-u) at most. What exceeds it is no rounding: a gain, say, whose differences all pull one way.
+ * with a probability of exp(-u) at most. Coarse types have a small gain, though: there are more numbers on the inner side of a
+ * cell than on the outer one, and of an error of relative variance e^2 least squares leaves a gain of 1 - e^2. So much of the
+ * weights' gain pulls one way, by what it makes of the product. What exceeds that is no rounding.
  */
 #include "judge/floors.h"
 
@@ -27,6 +29,8 @@
 
 struct sums {
 	double v, v2, most;
+	double whole;      /* square of b's product; of all weights: of what the gain makes of it */
+	double aa, ab, bb; /* of the rows that differ; those of token 0 alone are filled */
 };
 
 struct product {
@@ -118,9 +122,18 @@ static void sum_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 		for (uint64_t n = g * N / GROUPS; n < (g + 1) * N / GROUPS && !st_cancelled(); n++) {
 			st_weight_decode(p->a, n, 1, d);
 			st_weight_decode(p->b, n, 1, square);
+			double aa = e ? st_sum_of_products(d, d, K) : 0, ab = e ? st_sum_of_products(d, square, K) : 0,
+			       bb = e ? st_sum_of_products(square, square, K) : 0;
 			float most = subtract(d, square, K);
 			if (!(most > 0))
 				continue;
+			for (size_t t = 0; e && t < p->T; t++) {
+				double of_b = p->beyond[t] ? st_sum_of_products(square, p->x + t * K, K) : 0;
+				p->part[g * p->T + t].whole += of_b * of_b;
+			}
+			p->part[g * p->T].aa += aa;
+			p->part[g * p->T].ab += ab;
+			p->part[g * p->T].bb += bb;
 			for (uint64_t k = 0; e && k < K; k++)
 				e[k] = (struct entry){ d[k] / most, (uint32_t)k };
 			square_of(d, most, K, square);
@@ -140,6 +153,18 @@ static void sum_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 		}
 }
 
+/* How far a weight's gain is from 1, and no further than least squares leaves it. */
+static double gain_of(const struct sums *part, size_t T)
+{
+	double aa = 0, ab = 0, bb = 0;
+	for (size_t g = 0; g < GROUPS; g++) {
+		aa += part[g * T].aa;
+		ab += part[g * T].ab;
+		bb += part[g * T].bb;
+	}
+	return aa > 0 && bb > 0 ? fmin(fabs(ab / bb - 1), fmax(1 - ab * ab / (aa * bb), 0)) : 0;
+}
+
 /* Adds the sums of one weight's rows to total[T]. */
 static enum st_status add_weight(struct product *p, struct st_pool *pool, struct sums *total, struct st_error *err)
 {
@@ -154,12 +179,14 @@ static enum st_status add_weight(struct product *p, struct st_pool *pool, struct
 	if (st == ST_OK) {
 		memset(p->part, 0, GROUPS * p->T * sizeof *p->part);
 		st_pool_each(pool, GROUPS, N * K / GROUPS * (p->T + 4), sum_rows, p);
+		double gain = p->beyond ? gain_of(p->part, p->T) : 0;
 		for (size_t g = 0; g < GROUPS; g++)
 			for (size_t t = 0; t < p->T; t++) {
 				const struct sums *s = &p->part[g * p->T + t];
 				total[t].v += s->v;
 				total[t].v2 += s->v2;
 				total[t].most = fmax(total[t].most, s->most);
+				total[t].whole += gain * gain * s->whole;
 			}
 		st = st_check_cancel(err);
 	}
@@ -171,7 +198,8 @@ static enum st_status add_weight(struct product *p, struct st_pool *pool, struct
 
 static void bound_of(const struct sums *s, double u, struct st_token_bound *out)
 {
-	*out = (struct st_token_bound){ s->v, s->v + 2 * sqrt(u * s->v2) + 2 * u * s->most };
+	double most = sqrt(s->v + 2 * sqrt(u * s->v2) + 2 * u * s->most) + sqrt(s->whole);
+	*out = (struct st_token_bound){ s->v, most * most };
 }
 
 enum st_status st_bound_of_linear(const struct st_node *a, const struct st_node *b, const float *x, size_t T,

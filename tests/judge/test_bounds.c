@@ -112,6 +112,34 @@ static void what_pulls_one_way_is_beyond(void **state)
 	assert_int_equal(beyond(&mean), T);
 }
 
+/*
+ * Numbers beyond the last level of a coarse type become smaller, all of them, and where a product has one large direction
+ * that shows in every output. A gain of the same size beside fine noise is none of it.
+ */
+static void coarse_types_shrink(void **state)
+{
+	(void)state;
+	double mean;
+	make(0, 1, 0, 3);
+	for (int i = 0; i < N * K; i++)
+		wb[i] = (float)((wb[i] + sin(i / K + 1)) / sqrt(1.5));
+	for (int i = 0; i < T * K; i++)
+		x[i] = 1;
+	for (int i = 0; i < N * K; i++)
+		wa[i] = (float)fmin(fmax(rint(wb[i] / 0.8), -2), 2) * 0.8f;
+	double ab = 0, bb = 0;
+	for (int i = 0; i < N * K; i++) {
+		ab += (double)wa[i] * wb[i];
+		bb += (double)wb[i] * wb[i];
+	}
+	assert_true(ab / bb < 0.99);
+	assert_int_equal(beyond(&mean), 0);
+	assert_true(mean > 1.5);
+	for (int i = 0; i < N * K; i++)
+		wa[i] = (float)(wb[i] * (ab / bb) + (i % 2 ? 0.01 : -0.01));
+	assert_int_equal(beyond(&mean), T);
+}
+
 /* A matrix of one number is rounded to one number: its errors all pull one way, and are no more than rounding. */
 static void equal_numbers_err_alike(void **state)
 {
@@ -130,6 +158,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(noise_stays_below),
 		cmocka_unit_test(what_pulls_one_way_is_beyond),
+		cmocka_unit_test(coarse_types_shrink),
 		cmocka_unit_test(equal_numbers_err_alike),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
