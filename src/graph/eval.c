@@ -279,7 +279,8 @@ static void scale_by_position(const struct job *j)
 {
 	const struct st_node *n = j->n;
 	for (size_t t = 0; t < j->T; t++) {
-		double by = 1 + n->scale * st_log(1 + (double)((j->r->pos[t] + 1) / n->offset));
+		uint32_t whole = (j->r->pos[t] + 1) / n->offset;
+		double by = 1 + n->scale * st_log(1 + (double)whole);
 		st_scale(j->e, j->in[0] + t * j->ld[0], by, n->width, j->out + t * n->width);
 	}
 }
