@@ -103,14 +103,14 @@ static void encode(void *arg)
 static void null_distribution(const struct bench *b)
 {
 	struct st_error err = ST_ERROR_INIT;
-	const struct st_tq_exec e = { .cpu = st_cpu_best(), .pool = b->pool };
-	struct st_sweep *s;
+	const struct st_tq_exec e = { .cpu = st_cpu_best(), .pool = b->pool, .bits = 4 };
+	struct st_sweep s;
 	struct st_null_stats null;
 	struct timespec t0, t1;
 	clock_gettime(CLOCK_MONOTONIC, &t0);
-	ok(st_sweep_new(&s, &err), &err);
-	ok(st_null_run(s, 200, ST_TQ_SEED, 4, false, &e, &null, &err), &err);
-	st_sweep_free(s);
+	ok(st_sweep_init(&s, &err), &err);
+	ok(st_null_run(&s, 200, ST_TQ_SEED, &e, &null, &err), &err);
+	st_sweep_release(&s);
 	clock_gettime(CLOCK_MONOTONIC, &t1);
 	double t = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) * 1e-9;
 	printf("%-44s %9.3f %9.3f %-7s %6.1f %%\n", "null distribution, 200 seeds, all points", t, 60.0, "s",

@@ -269,6 +269,18 @@ enum st_status st_outfile_commit(struct st_outfile *f, struct st_error *err)
 	return st;
 }
 
+enum st_status st_outfile_whole(const char *path, const void *p, size_t n, struct st_error *err)
+{
+	struct st_outfile *f;
+	ST_NEED(path);
+	ST_TRY(st_outfile_open(path, &f, err));
+	enum st_status st = st_outfile_write(f, p, n, err);
+	if (st == ST_OK)
+		return st_outfile_commit(f, err);
+	st_outfile_abort(f);
+	return st;
+}
+
 struct st_outdir {
 	char *path, *temp;
 	bool replace;

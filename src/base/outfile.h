@@ -28,6 +28,8 @@ ST_MUST_CHECK enum st_status st_outfile_readable(struct st_outfile *f, const cha
 /* Both free f. Commit on failure aborts; abort(NULL) is fine. */
 ST_MUST_CHECK enum st_status st_outfile_commit(struct st_outfile *f, struct st_error *err);
 void st_outfile_abort(struct st_outfile *f);
+/* A file of these bytes. path NULL: there was no memory for it. */
+ST_MUST_CHECK enum st_status st_outfile_whole(const char *path, const void *p, size_t n, struct st_error *err);
 
 /*
  * The same promise for a folder: build under a temporary name, then rename. A process that is killed outright (SIGKILL,

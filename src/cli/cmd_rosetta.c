@@ -54,18 +54,9 @@ static const struct cli_param positionals[] = {
 
 static enum st_status write_file(const char *dir, const char *name, const char *s, size_t n, struct st_error *err)
 {
-	struct st_outfile *f;
 	struct st_text path = { 0 };
 	st_text_printf(&path, "%s/%s", dir, name);
-	enum st_status st = path.failed ? st_fail(err, ST_ERR_NOMEM, "out of memory")
-	                                : st_outfile_open(path.s, &f, err);
-	if (st == ST_OK) {
-		st = st_outfile_write(f, s, n, err);
-		if (st == ST_OK)
-			st = st_outfile_commit(f, err);
-		else
-			st_outfile_abort(f);
-	}
+	enum st_status st = st_outfile_whole(path.failed ? NULL : path.s, s, n, err);
 	st_text_release(&path);
 	return st;
 }

@@ -12,16 +12,7 @@
 static enum st_status write_file(struct st_conversion *v, const char *dir, const char *name, const void *p, size_t n,
                                  struct st_error *err)
 {
-	const char *path = st_arena_printf(&v->arena, "%s/%s", dir, name);
-	struct st_outfile *f;
-	if (!path)
-		return st_no_memory(err);
-	ST_TRY(st_outfile_open(path, &f, err));
-	enum st_status st = st_outfile_write(f, p, n, err);
-	if (st == ST_OK)
-		return st_outfile_commit(f, err);
-	st_outfile_abort(f);
-	return st;
+	return st_outfile_whole(st_arena_printf(&v->arena, "%s/%s", dir, name), p, n, err);
 }
 
 /* Numbers with as few digits as give the same numbers again: 1e-06 rather than 9.9999999999999995e-07. Takes j. */

@@ -202,17 +202,6 @@ static enum st_status write_apr(struct job *j, const char *path, uint32_t shards
 
 /* ---- safetensors and what stands beside it ---- */
 
-static enum st_status write_text(const char *path, const char *text, struct st_error *err)
-{
-	struct st_outfile *f;
-	ST_TRY(st_outfile_open(path, &f, err));
-	enum st_status st = st_outfile_write(f, text, strlen(text), err);
-	if (st == ST_OK)
-		return st_outfile_commit(f, err);
-	st_outfile_abort(f);
-	return st;
-}
-
 /* Takes the document, NULL included. Beside a single file a document may be there already: the same one
  * stays, another one is not overwritten unasked. */
 static enum st_status write_json(struct job *j, const char *folder, const char *name, json_t *doc, struct st_error *err)
@@ -235,7 +224,7 @@ static enum st_status write_json(struct job *j, const char *folder, const char *
 		}
 		json_decref(ours);
 	} else if (st == ST_OK) {
-		st = write_text(path, line, err);
+		st = st_outfile_whole(path, line, strlen(line), err);
 	}
 	json_decref(there);
 	json_decref(doc);

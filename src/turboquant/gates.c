@@ -78,9 +78,11 @@ static enum st_status bitwidth(const struct st_tq_exec *e, FILE *f, bool *passed
 	static const double published[] = { 0.388, 0.211, 0.103 };
 	const struct st_tq_params p = { 16, 8, 256, 512, 512, 1, ST_TQ_MASK_CAUSAL, 0, 0, 0, 1 };
 	for (unsigned bits = 4; bits <= 6; bits++) {
+		struct st_tq_exec one = *e;
 		struct st_moments x;
 		char what[64];
-		ST_TRY(st_expect_floor(&p, bits, false, e, 64, &x, err));
+		one.bits = bits;
+		ST_TRY(st_expect_floor(&p, &one, 64, &x, err));
 		snprintf(what, sizeof what, "%u bits, mean of %u seeds", bits, x.n);
 		const double worst = published[bits - 4], low = (1 - bitwidth_band) * worst,
 			     high = (1 + bitwidth_band) * worst;
@@ -113,12 +115,11 @@ static enum st_status kernel(const struct st_tq_exec *any, FILE *f, bool *passed
 	};
 	for (enum st_cpu cpu = 0; cpu < ST_CPU_COUNT; cpu++) {
 		for (size_t i = 0; i < sizeof cases / sizeof *cases && st_cpu_usable(cpu); i++) {
-			const struct st_tq_exec e = { .cpu = cpu };
+			const struct st_tq_exec e = { .cpu = cpu, .bits = cases[i].bits, .signs = cases[i].signs };
 			struct st_scene s;
 			double nrmse = 0;
 			char what[96];
-			ST_TRY(st_scene_of_seed(&s, &cases[i].p, cases[i].bits, cases[i].signs, &e, ST_TQ_SEED + i,
-			                        err));
+			ST_TRY(st_scene_of_seed(&s, &cases[i].p, &e, ST_TQ_SEED + i, err));
 			enum st_status st = st_scene_dequant(&s, &nrmse, err);
 			st_scene_release(&s);
 			ST_TRY(st);

@@ -30,15 +30,7 @@ static const struct kind {
 static enum st_status write_file(struct st_outdir *dir, struct st_arena *mem, const char *name, const void *p,
                                  uint64_t n, struct st_error *err)
 {
-	const char *path = st_path(mem, st_outdir_path(dir), name);
-	struct st_outfile *f = NULL;
-	ST_NEED(path);
-	ST_TRY(st_outfile_open(path, &f, err));
-	enum st_status st = st_outfile_write(f, p, n, err);
-	if (st == ST_OK)
-		return st_outfile_commit(f, err);
-	st_outfile_abort(f);
-	return st;
+	return st_outfile_whole(st_path(mem, st_outdir_path(dir), name), p, n, err);
 }
 
 /* Rows outside the sequence hold what an engine leaves there: codes and norms of values long gone. */
@@ -116,7 +108,7 @@ enum st_status st_replay_make(struct st_replay_run *r, struct st_error *err)
 	struct st_draw g;
 	json_t *manifest = json_object();
 	enum st_status st;
-	ST_TRY_OUT(st_scene_init(&s, &k->p, r->bits, r->signs, &r->exec, err));
+	ST_TRY_OUT(st_scene_init(&s, &k->p, &r->exec, err));
 	ST_TRY_OUT(st_in_place("--out", st_outdir_open(r->o->out, NULL, &dir, err), err));
 	st_draw_init(&g, r->seed, r->exec.cpu);
 	st_scene_draw(&s, &g);
@@ -130,7 +122,8 @@ enum st_status st_replay_make(struct st_replay_run *r, struct st_error *err)
 	st_json_put_all(r->json, ST_IS("kind", k->name), ST_IS("folder", r->o->out));
 	json_object_update(r->json, manifest);
 	fprintf(r->text, "wrote %s/manifest.json: %s; %u query / %u key-value heads, d %u, %u bits, signs %s\n",
-	        r->o->out, k->what, k->p.num_heads, k->p.num_kv_heads, k->p.head_dim, r->bits, st_signs_name(r->signs));
+	        r->o->out, k->what, k->p.num_heads, k->p.num_kv_heads, k->p.head_dim, r->exec.bits,
+	        st_signs_name(r->exec.signs));
 out:
 	st_outdir_abort(dir, err);
 	st_scene_release(&s);

@@ -63,7 +63,7 @@ static enum st_status measure(const struct st_replay_run *r, struct row *row, st
 {
 	struct st_scene s;
 	struct st_tq_cache cache[2] = { 0 };
-	ST_TRY(st_scene_init(&s, &row->p, r->bits, r->signs, &r->exec, err));
+	ST_TRY(st_scene_init(&s, &row->p, &r->exec, err));
 	const uint32_t G = row->p.num_kv_heads, L = row->p.kv_seq_len, d = row->p.head_dim, H = row->p.num_heads;
 	const enum st_seeding how = r->o->seeding_xor ? ST_SEEDING_XOR : ST_SEEDING_SPLITMIX;
 	enum st_status st = ST_OK;
@@ -107,7 +107,7 @@ static enum st_status run_row(const struct st_replay_run *r, const struct row *b
 	if (before && before->p.kv_seq_len == row->p.kv_seq_len)
 		row->expect = before->expect;
 	else
-		ST_TRY(st_expect_floor(&row->p, r->bits, r->signs, &r->exec, FLOOR_SEEDS, &row->expect, err));
+		ST_TRY(st_expect_floor(&row->p, &r->exec, FLOOR_SEEDS, &row->expect, err));
 	row->verdict = verdict_of(row->dequant, row->floor, pos);
 	row->is_floor = row->dequant < verdict_threshold
 	             && fabs(row->floor - row->expect.mean) <= floor_sigmas * row->expect.sd;
@@ -134,7 +134,7 @@ static void print(const struct st_replay_run *r, FILE *f, bool md, const struct 
 	fprintf(f,
 	        "%sreplay multistep: %u query / %u key-value heads, d %u, capacity %u, window %u, %u bits, signs %s\n",
 	        md ? "# " : "", regime.num_heads, regime.num_kv_heads, regime.head_dim, regime.kv_capacity,
-	        regime.sliding_window, r->bits, st_signs_name(r->signs));
+	        regime.sliding_window, r->exec.bits, st_signs_name(r->exec.signs));
 	fprintf(f, "%sseed 0x%llX (%s), kernel %s, query %s, visibility %s\n\n", md ? "\n" : "",
 	        (unsigned long long)r->seed, r->o->seeding_xor ? "xor" : "splitmix", st_cpu_name(r->exec.cpu),
 	        st_q_name(&r->exec), st_visibility_name(&r->exec));
@@ -192,8 +192,8 @@ enum st_status st_replay_multistep(struct st_replay_run *r, struct st_error *err
 	if (verdict == FLOOR_ABOVE && all_floor)
 		verdict = QUANTISER_FLOOR;
 	st_json_put_all(r->json, ST_IS("seed", json_sprintf("0x%llX", (unsigned long long)r->seed)),
-	                ST_IS("seeding", r->o->seeding_xor ? "xor" : "splitmix"), ST_IS("bits", r->bits),
-	                ST_IS("signs", st_signs_name(r->signs)), ST_IS("threshold", verdict_threshold),
+	                ST_IS("seeding", r->o->seeding_xor ? "xor" : "splitmix"), ST_IS("bits", r->exec.bits),
+	                ST_IS("signs", st_signs_name(r->exec.signs)), ST_IS("threshold", verdict_threshold),
 	                ST_IS("any_nan_inf_in_output", json_boolean(!finite)),
 	                ST_IS("quantiser_floor", json_boolean(verdict == QUANTISER_FLOOR)));
 	print(r, r->text, false, rows);

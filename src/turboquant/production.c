@@ -107,12 +107,13 @@ static json_t *null_json(double measured, const struct st_moments *null)
 static json_t *regime_json(const struct st_replay_run *r)
 {
 	const struct st_tq_params p = st_sweep_params(st_sweep_points, 0);
-	return st_json_object(
-		ST_IS("num_heads", p.num_heads), ST_IS("num_kv_heads", p.num_kv_heads), ST_IS("head_dim", p.head_dim),
-		ST_IS("kv_capacity", p.kv_capacity), ST_IS("scale", p.scale), ST_IS("mask_type", p.mask_type),
-		ST_IS("rms_eps", st_sweep_regime.rms_eps), ST_IS("rope_theta", st_sweep_regime.rope_theta),
-		ST_IS("rope_style", "half_split"), ST_IS("bits", r->bits), ST_IS("signs", st_signs_name(r->signs)),
-		ST_IS("q_dtype", st_q_name(&r->exec)), ST_IS("visibility", st_visibility_name(&r->exec)));
+	return st_json_object(ST_IS("num_heads", p.num_heads), ST_IS("num_kv_heads", p.num_kv_heads),
+	                      ST_IS("head_dim", p.head_dim), ST_IS("kv_capacity", p.kv_capacity),
+	                      ST_IS("scale", p.scale), ST_IS("mask_type", p.mask_type),
+	                      ST_IS("rms_eps", st_sweep_regime.rms_eps),
+	                      ST_IS("rope_theta", st_sweep_regime.rope_theta), ST_IS("rope_style", "half_split"),
+	                      ST_IS("bits", r->exec.bits), ST_IS("signs", st_signs_name(r->exec.signs)),
+	                      ST_IS("q_dtype", st_q_name(&r->exec)), ST_IS("visibility", st_visibility_name(&r->exec)));
 }
 
 /* One measurement: point i. */
@@ -304,7 +305,7 @@ enum st_status st_replay_production(struct st_replay_run *r, struct st_error *er
 	fprintf(r->text,
 	        "replay production-faithful: %u query / %u key-value heads, d %u, %u bits, query %s, kernel %s, "
 	        "visibility %s\n",
-	        regime.num_heads, regime.num_kv_heads, regime.head_dim, r->bits, st_q_name(&r->exec),
+	        regime.num_heads, regime.num_kv_heads, regime.head_dim, r->exec.bits, st_q_name(&r->exec),
 	        st_cpu_name(r->exec.cpu), st_visibility_name(&r->exec));
 	ST_TRY(run_gates(r, gates, &failed, &why, err));
 	if (failed) {
@@ -318,14 +319,15 @@ enum st_status st_replay_production(struct st_replay_run *r, struct st_error *er
 		r->exit_status = 3;
 		return ST_OK;
 	}
-	struct st_sweep *sweep;
+	struct st_sweep sweep;
 	struct st_sweep_result m;
 	struct st_null_stats null;
-	ST_TRY(st_sweep_new(&sweep, err));
-	enum st_status st = st_sweep_run(sweep, r->seed, r->bits, r->signs, &r->exec, &m, err);
-	if (st == ST_OK)
-		st = st_null_run(sweep, o->null_seeds ? o->null_seeds : MIN_NULL, r->seed, r->bits, r->signs, &r->exec,
-		                 &null, err);
-	st_sweep_free(sweep);
-	return st == ST_OK ? report(r, &m, &null, err) : st;
+	enum st_status st;
+	ST_TRY_OUT(st_sweep_init(&sweep, err));
+	ST_TRY_OUT(st_sweep_run(&sweep, r->seed, &r->exec, &m, err));
+	ST_TRY_OUT(st_null_run(&sweep, o->null_seeds ? o->null_seeds : MIN_NULL, r->seed, &r->exec, &null, err));
+	st = report(r, &m, &null, err);
+out:
+	st_sweep_release(&sweep);
+	return st;
 }

@@ -49,8 +49,8 @@ static enum st_status resolve(struct st_replay_run *r, struct st_error *err)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--out", "the name is empty");
 	r->exec.q_f16 = o->q_f16;
 	r->exec.visibility = o->physical ? ST_TQ_PHYSICAL : ST_TQ_CHRONOLOGICAL;
-	r->bits = o->bits ? o->bits : 4;
-	r->signs = o->signs == 1;
+	r->exec.bits = o->bits ? o->bits : 4;
+	r->exec.signs = o->signs == 1;
 	r->seed = o->seed_given ? o->seed : ST_TQ_SEED;
 	return st_pool_open((unsigned)(o->threads > 0 ? o->threads : 0), &r->exec.pool, err);
 }
@@ -196,8 +196,11 @@ enum st_status st_replay_run(const struct st_replay_options *o, struct st_replay
 	}
 	if (m->check)
 		ST_TRY_OUT(m->check(&r, err));
-	if (m->capture)
+	if (m->capture) {
 		ST_TRY_OUT(st_capture_open(&r.capture, o->manifest, o->bits, o->signs, r.exec.cpu, err));
+		r.exec.bits = r.capture.codec.bits;
+		r.exec.signs = r.capture.codec.signs;
+	}
 	ST_TRY_OUT(open_files(&r, m, &mem, err));
 	describe_run(&r, m->name);
 	if (m->capture)

@@ -16,11 +16,9 @@ enum st_replay_file { ST_FILE_BIN, ST_FILE_MD, ST_FILE_JSON, ST_N_FILES };
 
 struct st_replay_run {
 	const struct st_replay_options *o;
-	struct st_tq_exec exec;
-	/* Of synthetic data: the options', else 4 bits, no signs, the registered seed. */
-	unsigned bits;
-	bool signs;
-	uint64_t seed;
+	struct st_tq_exec
+		exec;  /* its caches: the capture's, or synthetic ones as the options say, else 4 bits, no signs */
+	uint64_t seed; /* of synthetic data: the options', or the registered one */
 	struct st_capture capture; /* in modes that read one */
 	FILE *text;                /* memory stream behind the report's text */
 	json_t *json;              /* the report's object */

@@ -5,16 +5,16 @@
 #include <math.h>
 #include <string.h>
 
-enum st_status st_scene_init(struct st_scene *s, const struct st_tq_params *p, unsigned bits, bool signs,
-                             const struct st_tq_exec *e, struct st_error *err)
+enum st_status st_scene_init(struct st_scene *s, const struct st_tq_params *p, const struct st_tq_exec *e,
+                             struct st_error *err)
 {
 	memset(s, 0, sizeof *s);
 	ST_TRY(st_tq_params_check(p, err));
-	ST_TRY(st_tq_codec_init(&s->codec, p->head_dim, bits, signs, p->scale_factor_d512, e->cpu, err));
+	ST_TRY(st_tq_codec_init(&s->codec, p->head_dim, e->bits, e->signs, p->scale_factor_d512, e->cpu, err));
 	s->p = *p;
 	s->exec = *e;
 	const uint64_t G = p->num_kv_heads, d = p->head_dim, values = G * p->kv_seq_len, rows = G * p->kv_capacity;
-	const size_t rb = st_tq_row_bytes(p->head_dim, bits), nb = st_tq_norm_blocks(p->head_dim);
+	const size_t rb = st_tq_row_bytes(p->head_dim, e->bits), nb = st_tq_norm_blocks(p->head_dim);
 	s->q = st_arena_alloc2(&s->mem, p->num_heads, d, sizeof *s->q);
 	s->out = st_arena_alloc2(&s->mem, p->num_heads, d, sizeof *s->out);
 	s->ref = st_arena_alloc2(&s->mem, p->num_heads, d, sizeof *s->ref);
@@ -85,11 +85,11 @@ enum st_status st_scene_floor(struct st_scene *s, double *nrmse, struct st_error
 	return ST_OK;
 }
 
-enum st_status st_scene_of_seed(struct st_scene *s, const struct st_tq_params *p, unsigned bits, bool signs,
-                                const struct st_tq_exec *e, uint64_t seed, struct st_error *err)
+enum st_status st_scene_of_seed(struct st_scene *s, const struct st_tq_params *p, const struct st_tq_exec *e,
+                                uint64_t seed, struct st_error *err)
 {
 	struct st_draw g;
-	ST_TRY(st_scene_init(s, p, bits, signs, e, err));
+	ST_TRY(st_scene_init(s, p, e, err));
 	st_draw_init(&g, seed, e->cpu);
 	st_scene_draw(s, &g);
 	st_scene_encode(s);
@@ -137,8 +137,6 @@ enum st_status st_each_seed(struct st_pool *pool, uint32_t n, st_seed_fn fn, voi
 
 struct floors {
 	const struct st_tq_params *p;
-	unsigned bits;
-	bool signs;
 	struct st_tq_exec one;
 	double value[1024];
 };
@@ -148,17 +146,18 @@ static enum st_status floor_of_seed(void *ctx, uint32_t i, struct st_error *err)
 	struct floors *k = ctx;
 	struct st_scene s;
 	/* Another generator than multistep's, and seeds that cannot be the measured one. */
-	ST_TRY(st_scene_of_seed(&s, k->p, k->bits, k->signs, &k->one, st_splitmix64_mix(ST_TQ_SEED + i), err));
+	ST_TRY(st_scene_of_seed(&s, k->p, &k->one, st_splitmix64_mix(ST_TQ_SEED + i), err));
 	enum st_status st = st_scene_floor(&s, &k->value[i], err);
 	st_scene_release(&s);
 	return st;
 }
 
-enum st_status st_expect_floor(const struct st_tq_params *p, unsigned bits, bool signs, const struct st_tq_exec *e,
-                               uint32_t n, struct st_moments *out, struct st_error *err)
+enum st_status st_expect_floor(const struct st_tq_params *p, const struct st_tq_exec *e, uint32_t n,
+                               struct st_moments *out, struct st_error *err)
 {
 	/* A seed is one thread's work. Every CPU level has the same bits; the fastest will do. */
-	struct floors k = { .p = p, .bits = bits, .signs = signs, .one = { .cpu = st_cpu_best(), .q_f16 = e->q_f16 } };
+	struct floors k = { .p = p,
+		            .one = { .cpu = st_cpu_best(), .q_f16 = e->q_f16, .bits = e->bits, .signs = e->signs } };
 	ST_TRY(st_each_seed(e->pool, n, floor_of_seed, &k, err));
 	*out = st_moments_of(k.value, n, 1);
 	return ST_OK;

@@ -20,13 +20,12 @@ struct st_scene {
 };
 
 /* p's kv_seq_len is the longest that will be used. Zeroed on failure. */
-ST_MUST_CHECK enum st_status st_scene_init(struct st_scene *s, const struct st_tq_params *p, unsigned bits, bool signs,
-                                           const struct st_tq_exec *e, struct st_error *err);
+ST_MUST_CHECK enum st_status st_scene_init(struct st_scene *s, const struct st_tq_params *p, const struct st_tq_exec *e,
+                                           struct st_error *err);
 void st_scene_release(struct st_scene *s);
 /* One with values of a seed, encoded and attended with. Release it; zeroed on failure. */
-ST_MUST_CHECK enum st_status st_scene_of_seed(struct st_scene *s, const struct st_tq_params *p, unsigned bits,
-                                              bool signs, const struct st_tq_exec *e, uint64_t seed,
-                                              struct st_error *err);
+ST_MUST_CHECK enum st_status st_scene_of_seed(struct st_scene *s, const struct st_tq_params *p,
+                                              const struct st_tq_exec *e, uint64_t seed, struct st_error *err);
 /* Keys, values and query from one stream, in this order. */
 void st_scene_draw(struct st_scene *s, struct st_draw *g);
 /* pre -> the packed cache, position i in row (ring_start + i) mod P; every other row has norm 0. */
@@ -52,8 +51,7 @@ ST_MUST_CHECK enum st_status st_each_seed(struct st_pool *pool, uint32_t n, st_s
                                           struct st_error *err);
 
 /* Floor of this quantiser on N(0,1) heads at one shape, by simulation over n (2 to 1024) unrelated seeds. */
-ST_MUST_CHECK enum st_status st_expect_floor(const struct st_tq_params *p, unsigned bits, bool signs,
-                                             const struct st_tq_exec *e, uint32_t n, struct st_moments *out,
-                                             struct st_error *err);
+ST_MUST_CHECK enum st_status st_expect_floor(const struct st_tq_params *p, const struct st_tq_exec *e, uint32_t n,
+                                             struct st_moments *out, struct st_error *err);
 
 #endif

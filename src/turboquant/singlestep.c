@@ -220,7 +220,7 @@ static enum st_status floor_of(struct st_replay_run *r, const struct arm *a, str
 		return ST_OK;
 	}
 	struct st_moments x;
-	ST_TRY(st_expect_floor(p, c->codec.bits, c->codec.signs, &r->exec, FLOOR_SEEDS, &x, err));
+	ST_TRY(st_expect_floor(p, &r->exec, FLOOR_SEEDS, &x, err));
 	st_json_put(r->json, "floor_expected", st_json_moments(&x));
 	fprintf(r->text,
 	        "against the values before quantisation: nrmse %.4f (N(0,1) heads at this shape: %.4f +- %.4f)\n",

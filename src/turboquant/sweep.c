@@ -39,43 +39,28 @@ struct st_tq_params st_sweep_params(const struct st_sweep_point *pt, uint32_t ri
 	};
 }
 
-/* RoPE rows depend on positions alone: computed once, used by every seed. */
-struct st_sweep {
-	float *table[ST_N_POINTS]; /* [kvl + 1, d]: keys, then the query */
-};
+void st_sweep_release(struct st_sweep *s) { st_arena_release(&s->mem); }
 
-void st_sweep_free(struct st_sweep *s)
+enum st_status st_sweep_init(struct st_sweep *s, struct st_error *err)
 {
-	for (int i = 0; s && i < ST_N_POINTS; i++)
-		free(s->table[i]);
-	free(s);
-}
-
-enum st_status st_sweep_new(struct st_sweep **out, struct st_error *err)
-{
-	struct st_sweep *s = st_alloc_zeroed(1, sizeof *s);
-	*out = NULL;
-	for (int i = 0; s && i < ST_N_POINTS; i++) {
+	*s = (struct st_sweep){ 0 };
+	for (int i = 0; i < ST_N_POINTS; i++) {
 		const struct st_sweep_point *pt = st_sweep_points + i;
 		uint32_t pos[CAPACITY + 1];
-		s->table[i] = st_alloc_array2(pt->kvl + 1, DIM, sizeof(float));
-		if (!s->table[i]) {
-			st_sweep_free(s);
-			s = NULL;
-			break;
-		}
+		float *table = st_arena_alloc2(&s->mem, pt->kvl + 1, DIM, sizeof *table);
+		ST_NEED(table);
 		/* Keys end at the query's own position; a cache longer than the sequence starts at 0. */
 		for (uint32_t k = 0; k < pt->kvl; k++)
 			pos[k] = pt->pos + 1 + k > pt->kvl ? pt->pos + 1 + k - pt->kvl : 0;
 		pos[pt->kvl] = pt->pos;
-		st_draw_rope_table(pos, pt->kvl + 1, DIM, (float)st_sweep_regime.rope_theta, s->table[i]);
+		st_draw_rope_table(pos, pt->kvl + 1, DIM, (float)st_sweep_regime.rope_theta, table);
+		s->table[i] = table;
 	}
-	*out = s;
-	return s ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	return ST_OK;
 }
 
-enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, unsigned bits, bool signs,
-                            const struct st_tq_exec *e, struct st_sweep_result *out, struct st_error *err)
+enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, const struct st_tq_exec *e,
+                            struct st_sweep_result *out, struct st_error *err)
 {
 	/* Room for the longest point. */
 	const struct st_tq_params p = st_sweep_params(&(struct st_sweep_point){ .kvl = CAPACITY, .window = CAPACITY },
@@ -83,7 +68,7 @@ enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, unsigned bi
 	struct st_scene c;
 	struct st_draw g;
 	memset(out, 0, sizeof *out);
-	ST_TRY(st_scene_init(&c, &p, bits, signs, e, err));
+	ST_TRY(st_scene_init(&c, &p, e, err));
 	enum st_status st = ST_OK;
 	st_draw_init(&g, seed, e->cpu);
 	for (int i = 0; i < ST_N_POINTS; i++) {
@@ -119,8 +104,6 @@ out:
 struct nulls {
 	const struct st_sweep *s;
 	uint64_t avoid_seed;
-	unsigned bits;
-	bool signs;
 	struct st_tq_exec one;
 	struct st_sweep_result *r;
 };
@@ -130,19 +113,19 @@ static enum st_status null_of_seed(void *ctx, uint32_t i, struct st_error *err)
 	struct nulls *k = ctx;
 	uint64_t seed = st_splitmix64_mix(ST_TQ_SEED + (uint64_t)i + 1);
 	seed += seed == k->avoid_seed;
-	return st_sweep_run(k->s, seed, k->bits, k->signs, &k->one, k->r + i, err);
+	return st_sweep_run(k->s, seed, &k->one, k->r + i, err);
 }
 
-enum st_status st_null_run(const struct st_sweep *s, uint32_t n, uint64_t avoid_seed, unsigned bits, bool signs,
-                           const struct st_tq_exec *e, struct st_null_stats *out, struct st_error *err)
+enum st_status st_null_run(const struct st_sweep *s, uint32_t n, uint64_t avoid_seed, const struct st_tq_exec *e,
+                           struct st_null_stats *out, struct st_error *err)
 {
 	/* A seed is one thread's work. */
-	struct nulls k = { s, avoid_seed, bits, signs, *e, st_alloc_array(n, sizeof *k.r) };
+	struct nulls k = { s, avoid_seed, *e, st_alloc_array(n, sizeof *k.r) };
 	enum { STRIDE = sizeof *k.r / sizeof(double) };
 	memset(out, 0, sizeof *out);
+	ST_NEED(k.r);
 	k.one.pool = NULL;
-	enum st_status st = k.r ? st_each_seed(e->pool, n, null_of_seed, &k, err)
-	                        : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	enum st_status st = st_each_seed(e->pool, n, null_of_seed, &k, err);
 	out->n = n;
 	for (size_t p = 0; st == ST_OK && p < ST_N_POINTS; p++) {
 		out->a[p] = st_moments_of(&k.r->nrmse[p], n, STRIDE);

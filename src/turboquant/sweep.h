@@ -24,18 +24,21 @@ struct st_tq_params st_sweep_params(const struct st_sweep_point *pt, uint32_t ri
 extern const double st_band_lower, st_band_upper;
 bool st_band_ok(double nrmse);
 
-struct st_sweep; /* position tables, shared by every seed */
+/* RoPE rows depend on positions alone: computed once, used by every seed. */
+struct st_sweep {
+	const float *table[ST_N_POINTS]; /* [kvl + 1, d]: keys, then the query */
+	struct st_arena mem;
+};
 struct st_sweep_result {
 	double nrmse[ST_N_POINTS];    /* ring points: with ring_a */
 	double nrmse_b[ST_N_POINTS];  /* ring points: with ring_b */
 	uint64_t before[ST_N_POINTS]; /* 64-bit draws consumed before the point */
 	uint64_t consumed;
 };
-ST_MUST_CHECK enum st_status st_sweep_new(struct st_sweep **out, struct st_error *err);
-void st_sweep_free(struct st_sweep *s);
-ST_MUST_CHECK enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, unsigned bits, bool signs,
-                                          const struct st_tq_exec *e, struct st_sweep_result *out,
-                                          struct st_error *err);
+ST_MUST_CHECK enum st_status st_sweep_init(struct st_sweep *s, struct st_error *err); /* release it on failure too */
+void st_sweep_release(struct st_sweep *s);
+ST_MUST_CHECK enum st_status st_sweep_run(const struct st_sweep *s, uint64_t seed, const struct st_tq_exec *e,
+                                          struct st_sweep_result *out, struct st_error *err);
 
 struct st_null_stats {
 	uint32_t n;
@@ -43,8 +46,7 @@ struct st_null_stats {
 	double outside[ST_N_POINTS];                      /* share of seeds whose point lies outside the band */
 	double band_rejection;                            /* share of seeds with any point outside */
 };
-ST_MUST_CHECK enum st_status st_null_run(const struct st_sweep *s, uint32_t n, uint64_t avoid_seed, unsigned bits,
-                                         bool signs, const struct st_tq_exec *e, struct st_null_stats *out,
-                                         struct st_error *err);
+ST_MUST_CHECK enum st_status st_null_run(const struct st_sweep *s, uint32_t n, uint64_t avoid_seed,
+                                         const struct st_tq_exec *e, struct st_null_stats *out, struct st_error *err);
 
 #endif

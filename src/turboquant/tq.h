@@ -112,6 +112,9 @@ struct st_tq_exec {
 	struct st_pool *pool; /* or NULL */
 	bool q_f16;           /* round the query to f16 first, as existing kernels do */
 	enum st_tq_visibility visibility;
+	/* Of caches that are made for it: the width of a code, and whether D1 signs come before the transform. */
+	unsigned bits;
+	bool signs;
 };
 
 /*

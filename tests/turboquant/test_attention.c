@@ -104,7 +104,8 @@ static void run(const struct cache *c, enum st_cpu cpu, int threads, bool physic
 {
 	struct st_error err = ST_ERROR_INIT;
 	struct st_tq_codec codec;
-	const struct st_tq_exec e = { cpu, pool_of(threads), false, physical ? ST_TQ_PHYSICAL : ST_TQ_CHRONOLOGICAL };
+	const struct st_tq_exec e = { cpu,  pool_of(threads), false, physical ? ST_TQ_PHYSICAL : ST_TQ_CHRONOLOGICAL, 0,
+		                      false };
 	const struct st_tq_kv kv = { { c->kc, c->vc }, { c->kn, c->vn }, { NULL } };
 	size_t n = (size_t)c->p.num_heads * c->p.head_dim;
 	float *q = malloc(n * 4);
@@ -290,7 +291,7 @@ static void dense_kernel(void **state)
 	int seen = 0;
 	FOR_LEVELS(cpu)
 	{
-		const struct st_tq_exec e = { cpu, pool_of(2), false, ST_TQ_CHRONOLOGICAL };
+		const struct st_tq_exec e = { cpu, pool_of(2), false, ST_TQ_CHRONOLOGICAL, 0, false };
 		assert_ok(st_tq_attention(&e, NULL, &p, &kv, q, out, &err), &err);
 		assert_true(st_tq_nrmse(out, want, 6 * 256) < 2e-6);
 		if (!seen++)

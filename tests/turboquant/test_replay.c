@@ -133,12 +133,12 @@ static void production_values_on_record(void **state)
 {
 	(void)state;
 	struct st_error err = ST_ERROR_INIT;
-	struct st_sweep *s;
+	struct st_sweep s;
 	struct st_sweep_result m, again;
-	const struct st_tq_exec e = { st_cpu_best(), NULL, true, ST_TQ_PHYSICAL },
-				scalar = { ST_CPU_SCALAR, pool_of(2), true, ST_TQ_PHYSICAL };
-	assert_ok(st_sweep_new(&s, &err), &err);
-	assert_ok(st_sweep_run(s, ST_TQ_SEED, 4, false, &e, &m, &err), &err);
+	const struct st_tq_exec e = { st_cpu_best(), NULL, true, ST_TQ_PHYSICAL, 4, false },
+				scalar = { ST_CPU_SCALAR, pool_of(2), true, ST_TQ_PHYSICAL, 4, false };
+	assert_ok(st_sweep_init(&s, &err), &err);
+	assert_ok(st_sweep_run(&s, ST_TQ_SEED, &e, &m, &err), &err);
 	assert_true(fabs(m.nrmse[2] - 0.4234064) <= 5e-4);
 	assert_true(fabs(m.nrmse[9] - 0.3686234) <= 5e-4);
 	/* Rotary tables in f32: with f64 ones a single code falls to the other side, and this is 0.3879. */
@@ -146,9 +146,9 @@ static void production_values_on_record(void **state)
 	assert_int_equal(st_sweep_points[2].kvl, 500);
 	assert_int_equal(st_sweep_points[9].pos, 500);
 	assert_true(m.before[2] == 1581056 && m.before[9] == 19238912);
-	assert_ok(st_sweep_run(s, ST_TQ_SEED, 4, false, &scalar, &again, &err), &err);
+	assert_ok(st_sweep_run(&s, ST_TQ_SEED, &scalar, &again, &err), &err);
 	assert_memory_equal(&m, &again, sizeof m);
-	st_sweep_free(s);
+	st_sweep_release(&s);
 	/* The regime is the registered one, at every point; the audit states what this function says. */
 	for (size_t i = 0; i < ST_N_POINTS; i++) {
 		const struct st_tq_params p = st_sweep_params(st_sweep_points + i, 7);

@@ -79,9 +79,9 @@ static void attention(void **state)
 	};
 	struct st_error err = ST_ERROR_INIT;
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-		const struct st_tq_exec e = { .cpu = st_cpu_best() };
+		const struct st_tq_exec e = { .cpu = st_cpu_best(), .bits = 4, .signs = true };
 		struct st_scene s;
-		assert_ok(st_scene_init(&s, &cases[i], 4, true, &e, &err), &err);
+		assert_ok(st_scene_init(&s, &cases[i], &e, &err), &err);
 		const size_t n = (size_t)s.p.num_heads * s.p.head_dim;
 		fill_normal(s.pre[0], (size_t)s.p.num_kv_heads * s.p.kv_seq_len * s.p.head_dim);
 		fill_normal(s.pre[1], (size_t)s.p.num_kv_heads * s.p.kv_seq_len * s.p.head_dim);
