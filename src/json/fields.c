@@ -251,12 +251,11 @@ static void wanted(const struct st_json_field *f, char *buf, size_t n)
 	}
 }
 
-enum st_status st_json_read_one(const json_t *o, const struct st_json_read *how, const struct st_json_field *f,
+static enum st_status read_here(const json_t *o, const struct st_json_read *how, const struct st_json_field *f,
                                 void *out, const char **spelled, struct st_error *err)
 {
 	const json_t *v;
 	const char *key;
-	how = how ? how : &plain;
 	ST_TRY(lookup(o, how, f, &v, &key, err));
 	if (spelled)
 		*spelled = key;
@@ -274,14 +273,29 @@ enum st_status st_json_read_one(const json_t *o, const struct st_json_read *how,
 	return refuse(v, how, key, words, err);
 }
 
+enum st_status st_json_read_one(const json_t *o, const struct st_json_read *how, const struct st_json_field *f,
+                                void *out, const char **spelled, struct st_error *err)
+{
+	char where[160];
+	struct st_json_read inner = how ? *how : plain;
+	if (!f->in)
+		return read_here(o, &inner, f, out, spelled, err);
+	snprintf(where, sizeof where, "%s%s%s", inner.where ? inner.where : "", inner.where ? "." : "", f->in);
+	inner.where = where;
+	return read_here(json_object_get(o, f->in), &inner, f, out, spelled, err);
+}
+
 /* ---- whole tables ---- */
 
 static bool named(const char *key, const struct st_json_field *fields, size_t n)
 {
-	for (size_t i = 0; i < n; i++)
-		for (size_t k = 0; k < MAX_KEYS && fields[i].key[k]; k++)
+	for (size_t i = 0; i < n; i++) {
+		if (fields[i].in && strcmp(fields[i].in, key) == 0)
+			return true;
+		for (size_t k = 0; !fields[i].in && k < MAX_KEYS && fields[i].key[k]; k++)
 			if (strcmp(fields[i].key[k], key) == 0)
 				return true;
+	}
 	return false;
 }
 
@@ -392,8 +406,12 @@ static json_t *value_of(const struct st_json_field *f, const void *at)
 
 json_t *st_json_put_fields(json_t *o, const struct st_json_field *fields, size_t n, const void *from)
 {
-	for (size_t i = 0; i < n; i++)
-		if (fields[i].type != ST_JSON_KNOWN)
-			st_json_put(o, fields[i].key[0], value_of(&fields[i], (const char *)from + fields[i].offset));
+	for (const struct st_json_field *f = fields; f < fields + n; f++) {
+		if (f->in && !json_object_get(o, f->in))
+			st_json_put(o, f->in, json_object());
+		if (f->type != ST_JSON_KNOWN)
+			st_json_put(f->in ? json_object_get(o, f->in) : o, f->key[0],
+			            value_of(f, (const char *)from + f->offset));
+	}
 	return o;
 }

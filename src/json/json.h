@@ -54,6 +54,7 @@ enum st_json_type {
 struct st_json_field {
 	enum st_json_type type;
 	size_t offset, size; /* of the struct's member */
+	const char *in;      /* member, an object, that has the key; NULL: the object itself */
 	const char *key[5];  /* spellings, the usual one first; the rest is NULL. Two that are there must agree */
 	bool required;
 	bool reals;      /* an integer may be spelled 256.0 */

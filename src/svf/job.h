@@ -95,6 +95,24 @@ void st_svf_work_warnings(struct st_svf_job *j, const struct st_svf_work *w);
 ST_MUST_CHECK enum st_status st_svf_look_at_factors(struct st_svf_job *j, const struct st_svf_entry *e,
                                                     struct st_error *err);
 
+/* ---- what the report of an exporting side says (exported.c) ---- */
+
+/* Texts and values are borrowed from the report, NULL where it does not say. */
+struct st_svf_exported {
+	const char *schema, *source;    /* source: the sample's name */
+	const char *sample, *all;       /* files of the sample's stages and of all selected tensors' */
+	const char *storage;            /* "digest", or anything else */
+	const json_t *digests;          /* by tensor */
+	const char *baseline;           /* label of the variant that its stages are of */
+	const char *components;         /* folder that it read back */
+	const char *reference, *vector; /* its inputs */
+	const char *label, *hash;       /* of its result today */
+	const json_t *reproducible;     /* what it says of the reference's digest */
+	uint32_t tie;                   /* enum st_svf_tie */
+};
+ST_MUST_CHECK enum st_status st_svf_exported_read(const json_t *report, struct st_svf_exported *e,
+                                                  struct st_error *err);
+
 /* ---- parts of reports (report.c) ---- */
 
 json_t *st_svf_environment(struct st_pool *pool, const char *svd);

@@ -11,16 +11,12 @@
 /* The exporting side: its report and, unless it keeps digests, its stage files. */
 struct st_svf_python {
 	json_t *json;
-	const char *storage; /* "digest", or anything else */
-	uint32_t tie;        /* enum st_svf_tie */
-	struct {
-		const char *named, *path;
+	struct st_svf_exported said;
+	struct st_svf_python_file {
+		const char *path;
 		struct st_container *c;
-	} sample, all;         /* stage files; NULL where it stored digests */
+	} sample, all;         /* NULL where it stored digests */
 	const json_t *digests; /* NULL where it stored stages */
-	const char *label, *hash;
-	const char *reference, *vector; /* its inputs, as it names them */
-	const json_t *reproducible;     /* what it says of its baseline */
 };
 
 struct st_svf_replay_run {

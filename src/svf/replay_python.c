@@ -5,69 +5,21 @@
 
 #include <string.h>
 
-struct report {
-	const char *schema;
-	const json_t *debug, *inputs, *reference;
-};
-
-#define AT(m) ST_JSON_AT(struct report, m)
-static const char *const schemas[] = { "trinity_sakana_python_svd_parity_trace.v2", NULL };
-static const struct st_json_field report_fields[] = {
-	{ AT(schema), .key = { "schema" }, .required = true, .choices = schemas },
-	{ AT(debug), .key = { "stage_debug" } },
-	{ AT(inputs), .key = { "inputs" } },
-	{ AT(reference), .key = { "reference" } },
-};
-
-#undef AT
-#define AT(m) ST_JSON_AT(struct st_svf_python, m)
-static const struct st_json_field tie_fields[] = { { AT(tie), .key = { "tie_policy" }, .choices = st_svf_ties } };
-static const struct st_json_field reference_fields[] = {
-	{ AT(label), .key = { "current_python_baseline_label" } },
-	{ AT(hash), .key = { "current_python_baseline_bf16_sha256" } },
-	{ AT(reproducible), .key = { "expected_hash_reproducible" } },
-	{ AT(reference), .key = { "path" }, .min = 1 },
-};
-static const struct st_json_field input_fields[] = { { AT(vector), .key = { "router_vector" }, .min = 1 } };
-/* The debug section's own names go before those among the inputs. */
-static const struct st_json_field stage_fields[] = {
-	{ AT(sample.named), .key = { "stage_tensor_file" }, .min = 1 },
-	{ AT(all.named), .key = { "all_selected_stage_tensor_file" }, .min = 1 },
-	{ AT(storage), .key = { "stage_storage" } },
-};
-#define ROWS(table) table, sizeof(table) / sizeof *(table)
-
 static enum st_status open_stages(struct st_svf_replay_run *x, bool sample, struct st_error *err)
 {
-	const char *key = stage_fields[sample ? 0 : 1].key[0],
-		   *named = sample ? x->python.sample.named : x->python.all.named;
+	const char *key = sample ? "stage_tensor_file" : "all_selected_stage_tensor_file",
+		   *named = sample ? x->python.said.sample : x->python.said.all;
+	struct st_svf_python_file *f = sample ? &x->python.sample : &x->python.all;
 	if (!named)
 		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, key,
 		                  "the report names no such file: export it with stage tensors%s",
 		                  sample ? "" : " and --all-selected-tensors");
-	const char *path = st_svf_locate(&x->job.arena, named, x->o->python_report, x->o->components_dir);
-	if (!path)
+	f->path = st_svf_locate(&x->job.arena, named, x->o->python_report, x->o->components_dir);
+	if (!f->path)
 		return st_fail_at(err, ST_ERR_IO, ST_NO_OFFSET, key, "%.300s is not there, nor beside the report",
 		                  named);
-	*(sample ? &x->python.sample.path : &x->python.all.path) = path;
-	ST_TRY(st_inputs_add(&x->job.inputs, path, err));
-	return st_container_open(path, sample ? &x->python.sample.c : &x->python.all.c, err);
-}
-
-static enum st_status read_report(struct st_svf_python *p, struct st_error *err)
-{
-	const struct st_json_read inputs = { .where = "inputs" }, debug = { .where = "stage_debug" },
-				  reference = { .where = "reference" };
-	struct report r = { 0 };
-	ST_TRY(st_json_read(p->json, NULL, ROWS(report_fields), &r, NULL, err));
-	ST_TRY(st_json_read(p->json, NULL, ROWS(tie_fields), p, NULL, err));
-	ST_TRY(st_json_read(r.inputs, &inputs, ROWS(input_fields), p, NULL, err));
-	ST_TRY(st_json_read(r.inputs, &inputs, stage_fields, 2, p, NULL, err));
-	ST_TRY(st_json_read(r.debug, &debug, ROWS(stage_fields), p, NULL, err));
-	ST_TRY(st_json_read(r.reference, &reference, ROWS(reference_fields), p, NULL, err));
-	if (p->storage && strcmp(p->storage, "digest") == 0)
-		p->digests = json_object_get(r.debug, "digests");
-	return ST_OK;
+	ST_TRY(st_inputs_add(&x->job.inputs, f->path, err));
+	return st_container_open(f->path, &f->c, err);
 }
 
 /* A file as asked for, or else where the report's own one is. */
@@ -84,12 +36,11 @@ enum st_status st_svf_python_load(struct st_svf_replay_run *x, struct st_error *
 {
 	struct st_svf_python *p = &x->python;
 	ST_TRY(st_json_load_object(x->o->python_report, 0, &p->json, err));
-	enum st_status st = read_report(p, err);
-	if (st != ST_OK)
-		st_error_in(err, x->o->python_report);
-	ST_TRY(st);
-	ST_TRY(as_named(x, x->o->reference, p->reference, "--reference", &x->reference, err));
-	return as_named(x, x->o->vector, p->vector, "--router-vector", &x->vector, err);
+	ST_TRY(st_in_file(x->o->python_report, st_svf_exported_read(p->json, &p->said, err), err));
+	if (p->said.storage && strcmp(p->said.storage, "digest") == 0)
+		p->digests = p->said.digests;
+	ST_TRY(as_named(x, x->o->reference, p->said.reference, "--reference", &x->reference, err));
+	return as_named(x, x->o->vector, p->said.vector, "--router-vector", &x->vector, err);
 }
 
 static enum st_status open_all(struct st_svf_replay_run *x, struct st_error *err)
@@ -105,12 +56,9 @@ static enum st_status open_all(struct st_svf_replay_run *x, struct st_error *err
 
 enum st_status st_svf_python_open(struct st_svf_replay_run *x, struct st_error *err)
 {
-	x->job.tie = (enum st_svf_tie)(x->o->tie < 0 ? (int)x->python.tie : x->o->tie);
+	x->job.tie = (enum st_svf_tie)(x->o->tie < 0 ? (int)x->python.said.tie : x->o->tie);
 	ST_TRY(st_inputs_add(&x->job.inputs, x->o->python_report, err));
-	enum st_status st = open_all(x, err);
-	if (st != ST_OK)
-		st_error_in(err, x->o->python_report);
-	return st;
+	return st_in_file(x->o->python_report, open_all(x, err), err);
 }
 
 void st_svf_python_close(struct st_svf_python *p)
@@ -132,12 +80,11 @@ enum st_status st_svf_python_stages(const struct st_svf_replay_run *x, const str
 		else
 			snprintf(name, sizeof name, "tensor.%s.%s", it->e->safe, st_svf_stage_names[s]);
 		out[s] = st_container_find(c, name);
-		if (!out[s]) {
-			enum st_status st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, name,
-			                               "the stage file has no such tensor");
-			st_error_in(err, st_container_path(c));
-			return st;
-		}
+		if (!out[s])
+			return st_in_file(st_container_path(c),
+			                  st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, name,
+			                             "the stage file has no such tensor"),
+			                  err);
 	}
 	return ST_OK;
 }

@@ -131,7 +131,7 @@ static json_t *stage_debug(struct st_svf_replay_run *x, const struct st_svf_repl
 json_t *st_svf_replay_variant(struct st_svf_replay_run *x, const struct st_svf_replay_item *it, struct st_svf_work *w,
                               struct st_svf_stages *t)
 {
-	const struct st_svf_python *p = &x->python;
+	const struct st_svf_exported *p = &x->python.said;
 	bool current = it->sample && p->hash && strcmp(t->summary[ST_SVF_FINAL_BF16].sha256, p->hash) == 0;
 	json_t *o = st_svf_put_details(variant(x, w, t, it->name, it->sample), &w->engine, t);
 	return st_json_put_all(st_svf_put_entry(o, it->e), ST_IS("safe_key", it->e->safe),
@@ -169,7 +169,7 @@ enum st_status st_svf_replay_report(struct st_svf_replay_run *x, struct st_error
 {
 	struct st_svf_job *j = &x->job;
 	const struct st_svf_entry *e = st_svf_job_sample(j);
-	const struct st_svf_python *p = &x->python;
+	const struct st_svf_exported *p = &x->python.said;
 	json_t *baseline = st_json_object(
 		ST_IS("label", p->label), ST_IS("observed_bf16_sha256", p->hash),
 		ST_IS("expected_hash_reproducible", p->reproducible ? json_deep_copy(p->reproducible) : json_null()),

@@ -82,36 +82,31 @@ static void claim(struct st_svf_side *s, const char *source, const json_t *named
 
 static enum st_status python_side(struct st_svf_comparison *c, struct st_svf_side *s, struct st_error *err)
 {
-	const json_t *debug = json_object_get(s->json, "stage_debug"), *inputs = json_object_get(s->json, "inputs");
-	const json_t *digests = json_object_get(debug, "digests"), *e;
-	const json_t *reference = json_object_get(s->json, "reference");
-	const char *source = st_svf_text_in(reference, "source_name");
-	const char *one = st_svf_text_in(debug, "stage_tensor_file"),
-		   *all = st_svf_text_in(debug, "all_selected_stage_tensor_file");
+	struct st_svf_exported x;
 	struct st_container *file = NULL;
+	const json_t *e;
 	size_t i;
-	s->components = st_svf_text_in(inputs, "readback_components_dir");
-	if (!source)
+	ST_TRY(st_in_file(s->path, st_svf_exported_read(s->json, &x, err), err));
+	s->components = x.components;
+	s->tie = x.tie;
+	if (!x.source)
 		return broken(s, "reference.source_name", "is missing", err);
-	one = one ? one : st_svf_text_in(inputs, "stage_tensor_file");
-	all = all ? all : st_svf_text_in(inputs, "all_selected_stage_tensor_file");
-	if (!one && !all)
+	if (!x.sample && !x.all)
 		return broken(s, "stage_debug.stage_tensor_file",
 		              "the report names no stage file: there is nothing to compare", err);
-	if (one) {
-		const json_t *v = st_svf_with_text(json_object_get(s->json, "variants"), "label",
-		                                   st_svf_text_in(debug, "baseline_label"));
-		ST_TRY(open_file(c, s, one, &file, err));
+	if (x.sample) {
+		const json_t *v = st_svf_with_text(json_object_get(s->json, "variants"), "label", x.baseline);
+		ST_TRY(open_file(c, s, x.sample, &file, err));
 		ST_TRY(add_set(c, s,
-		               (struct st_svf_set){ .source_name = source,
+		               (struct st_svf_set){ .source_name = x.source,
 		                                    .label = "sample",
 		                                    .target = true,
 		                                    .observed_hash = st_svf_text_in(v, "observed_bf16_sha256") },
-		               file, NULL, json_object_get(digests, "sample"), err));
-		claim(s, source, reference);
+		               file, NULL, json_object_get(x.digests, "sample"), err));
+		claim(s, x.source, json_object_get(s->json, "reference"));
 	}
-	if (all)
-		ST_TRY(open_file(c, s, all, &file, err));
+	if (x.all)
+		ST_TRY(open_file(c, s, x.all, &file, err));
 	json_array_foreach(json_object_get(s->json, "selected_tensor_stage_debug"), i, e)
 	{
 		const char *name = st_svf_text_in(e, "source_name"), *safe = st_svf_text_in(e, "safe_key");
@@ -121,10 +116,10 @@ static enum st_status python_side(struct st_svf_comparison *c, struct st_svf_sid
 		claim(s, name, e);
 		safe = safe ? safe : st_svf_safe_name(&c->arena, name);
 		ST_NEED(safe);
-		if (all)
-			ST_TRY(add_set(c, s,
-			               (struct st_svf_set){ .source_name = name, .safe = safe, .label = "selected" },
-			               file, json_object_get(e, "stage_tensors"), json_object_get(digests, safe), err));
+		if (x.all)
+			ST_TRY(add_set(
+				c, s, (struct st_svf_set){ .source_name = name, .safe = safe, .label = "selected" },
+				file, json_object_get(e, "stage_tensors"), json_object_get(x.digests, safe), err));
 	}
 	return ST_OK;
 }
@@ -132,8 +127,11 @@ static enum st_status python_side(struct st_svf_comparison *c, struct st_svf_sid
 static enum st_status replay_side(struct st_svf_comparison *c, struct st_svf_side *s, struct st_error *err)
 {
 	static const char list[] = "semantic_python_component_variants";
+	static const struct st_json_field tie = { ST_JSON_AT(struct st_svf_side, tie), .key = { "tie_policy" },
+		                                  .choices = st_svf_ties };
 	const json_t *v, *e;
 	size_t i;
+	ST_TRY(st_in_file(s->path, st_json_read_one(s->json, NULL, &tie, s, NULL, err), err));
 	s->components = st_svf_text_in(json_object_get(s->json, "paths"), "components_dir");
 	s->filter = st_svf_text_in(json_object_get(s->json, "selection"), "selected_source_filter");
 	if (json_is_false(json_object_get(json_object_get(s->json, "selection"), "all_selected_tensors")))
@@ -185,16 +183,12 @@ enum st_status st_svf_side_open(struct st_svf_comparison *c, struct st_svf_side 
 {
 	static const char python[] = "trinity_sakana_python_svd_parity_trace.v2",
 			  replay[] = "trinity_sakana_svd_parity_trace.v2";
-	static const struct st_json_field tie[] = {
-		{ ST_JSON_AT(struct st_svf_side, tie), .key = { "tie_policy" }, .choices = st_svf_ties },
-	};
 	s->path = path;
 	ST_TRY(st_json_load_object(path, 0, &s->json, err));
 	const char *schema = st_svf_text_in(s->json, "schema");
 	s->python = schema && strcmp(schema, python) == 0;
 	if (!s->python && (!schema || strcmp(schema, replay) != 0))
 		return broken(s, "schema", "is no parity report of version 2", err);
-	ST_TRY(st_in_file(path, st_json_read(s->json, NULL, tie, 1, s, NULL, err), err));
 	s->sets = st_arena_alloc(&c->arena, MAX_SETS, sizeof *s->sets);
 	s->claimed = st_arena_alloc(&c->arena, MAX_CLAIMS, sizeof *s->claimed);
 	s->containers = st_arena_alloc(&c->arena, MAX_SETS + 2, sizeof(struct st_container *));

@@ -194,6 +194,44 @@ static void members_by_type(void **state)
 	json_decref(want);
 }
 
+/* Keys of a member that is an object; it counts as known, and messages say where it is. */
+static void members_of_members(void **state)
+{
+	(void)state;
+	struct inner {
+		uint32_t a, b;
+	} x = { 0 };
+	static const struct st_json_field rows[] = {
+		{ ST_JSON_AT(struct inner, a), .in = "outer", .key = { "a" }, .required = true },
+		{ ST_JSON_AT(struct inner, b), .key = { "b" } },
+	};
+	static const struct {
+		const char *text, *why; /* why: NULL where it is read */
+	} cases[] = {
+		{ "{\"outer\":{\"a\":3,\"other\":1},\"b\":4}", NULL },
+		{ "{\"outer\":{},\"a\":3}", "e.outer.a: is missing" },
+		{ "{\"outer\":7}", "e.outer.a: is missing" },
+		{ "{\"outer\":{\"a\":\"x\"}}", "e.outer.a: is \"x\", not an integer" },
+		{ "{\"outer\":{\"a\":3},\"a\":3}", "e.a: is 3, not a key that is known here" },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct st_error err = ST_ERROR_INIT;
+		char text[600];
+		json_t *j = json_loads(cases[i].text, 0, NULL);
+		enum st_status st = st_json_read(j, &(struct st_json_read){ .where = "e", .refuse_unknown = true },
+		                                 rows, 2, &x, NULL, &err);
+		st_error_format(&err, text, sizeof text);
+		assert_int_equal(st, cases[i].why ? ST_ERR_FORMAT : ST_OK);
+		assert_true(!cases[i].why || strstr(text, cases[i].why));
+		json_decref(j);
+	}
+	json_t *o = st_json_put_fields(json_object(), rows, 2, &(struct inner){ 3, 4 }),
+	       *want = json_loads("{\"outer\":{\"a\":3},\"b\":4}", 0, NULL);
+	assert_true(json_equal(o, want));
+	json_decref(o);
+	json_decref(want);
+}
+
 static void one_variable(void **state)
 {
 	(void)state;
@@ -238,6 +276,7 @@ int main(void)
 		cmocka_unit_test(unread_keys_are_listed),
 		cmocka_unit_test(written_and_read_again),
 		cmocka_unit_test(members_by_type),
+		cmocka_unit_test(members_of_members),
 		cmocka_unit_test(one_variable),
 		cmocka_unit_test(a_file_that_must_be_an_object),
 	};
