@@ -62,7 +62,8 @@ ST_MUST_CHECK enum st_status st_config_json(const json_t *o, bool apr, struct st
 /* One member by its row; *found says whether the file has it. */
 ST_MUST_CHECK enum st_status st_config_json_member(const json_t *o, bool apr, enum st_config_member m,
                                                    struct st_config *cfg, bool *found, struct st_error *err);
-/* BOS or EOS: an id, or a list of ids. The first one counts where none was found before; further ones end a text too. */
+/* BOS or EOS: an id, or a list of ids. The first one counts where none was found before; further ones end a text
+ * too. */
 ST_MUST_CHECK enum st_status st_config_json_id(const json_t *o, bool apr, enum st_config_member m,
                                                struct st_config *cfg, struct st_error *err);
 /* What is no arithmetic: the model's name, the ids of BOS and EOS. */

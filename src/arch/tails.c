@@ -2,8 +2,8 @@
  * tails.c - names of tensors whose family is not known: which name of the one convention stands for which of the other.
  *
  * What follows the number of a layer is much the same in all families of a convention, and GGUF has one word where
- * Hugging Face's modules have several. A spelling may stand for two GGUF words (a norm behind the attention); then it is
- * the other words of the file that tell, so a rank says which spelling comes first.
+ * Hugging Face's modules have several. A spelling may stand for two GGUF words (a norm behind the attention); then it
+ * is the other words of the file that tell, so a rank says which spelling comes first.
  */
 #include "arch/arch.h"
 

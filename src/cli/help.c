@@ -148,7 +148,8 @@ static void help_param(struct st_text *t, const struct cli_param *p, bool option
 	st_text_release(&term);
 }
 
-/* The last blank of s outside of quotes that leaves at most `room` bytes before it; n where all of it fits or none does. */
+/* The last blank of s outside of quotes that leaves at most `room` bytes before it; n where all of it fits or none
+ * does. */
 static size_t break_of(const char *s, size_t n, size_t room)
 {
 	size_t at = n;

@@ -40,9 +40,9 @@ static void sort(float *x, size_t n)
 }
 
 /*
- * One block of numbers on a grid whose step is not stored any more. Its codes lie so close that two of them are
- * neighbours: the smallest distance between numbers that differ by more than the present type's own error is the step.
- * Its smallest and largest number may have been clipped.
+ * Widen the cells of one block of numbers that lie on a grid whose step is no longer stored. The step is the smallest
+ * distance between two numbers that differ by more than the present type's own error: codes lie so close that two of
+ * them are neighbours. The smallest and the largest number may have been clipped.
  */
 static void widen_by_grid(const struct st_cells *c, size_t n)
 {
@@ -89,8 +89,8 @@ static void widen_by_held(struct st_held held, const struct st_cells *c, uint64_
 }
 
 /*
- * What a type with blocks of 32 that share a step may have lost of each number: half a step, which follows from the
- * largest number of the block. Q6_K has sub-blocks of 16 under steps that are themselves stored in 8 bits.
+ * Add what a type with blocks of 32 may have lost of each number: half a step, which follows from the largest number of
+ * the block. Q6_K has sub-blocks of 16, whose steps are stored in 8 bits and were rounded themselves.
  */
 static void slack_by_blocks(enum st_dtype via, const struct st_cells *c, uint64_t n)
 {

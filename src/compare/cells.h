@@ -11,8 +11,9 @@
 #include <stele/compare.h>
 
 /*
- * What f32 arithmetic on the way to a number may have moved it by, in proportion to the number and to the RMS of its
- * row: a merge or a fold adds up some tens of terms, and each sum rounds by up to 6e-8. The second is the mean of it.
+ * What f32 arithmetic may have moved a number by, in proportion to the number and to the RMS of its row
+ * (docs/floors.md, "Cells"). A merge or a fold adds up some tens of terms, and each sum rounds by up to 6e-8.
+ * ST_CELLS_F32 is the most, ST_CELLS_F32_MEAN the mean.
  */
 #define ST_CELLS_F32 0x1p-17f
 #define ST_CELLS_F32_MEAN 1e-6f
@@ -31,8 +32,8 @@ struct st_cells {
 };
 
 /*
- * Row r of a weight, in the basis of the graph, as numbers of the type that they came from: the stored one, or a coarser
- * one whose grid they show.
+ * Row r of a weight, in the basis of the graph, as numbers of the type that they came from: the stored one, or a
+ * coarser one whose grid they show.
  */
 void st_weight_cells(const struct st_weight *w, struct st_held held, uint64_t r, const struct st_cells *c);
 /* Add to the slack what a finer type, which the n numbers went through before, may have rounded away. */

@@ -45,7 +45,8 @@ enum st_diff_meeting st_diff_meets(double a, enum st_dtype ta, double b, enum st
 bool st_diff_few_neighbours(uint64_t neighbours, uint64_t n, enum st_dtype t);
 /* Whether one of the types is so short that dumps of the same values differ. */
 bool st_diff_short(enum st_dtype ta, enum st_dtype tb);
-/* diff_dump.c. The 16-bit type that all values of a tensor are numbers of, whatever they are stored in; else its own. */
+/* diff_dump.c. The 16-bit type that all values of a tensor are numbers of, whatever they are stored in; else its
+ * own. */
 ST_MUST_CHECK enum st_status st_diff_held(const struct st_tensor *t, enum st_dtype *held, struct st_error *err);
 /* Whether every two elements can be one number, stored in these types. */
 ST_MUST_CHECK enum st_status st_diff_all_meet(const struct st_tensor *a, enum st_dtype ta, const struct st_tensor *b,

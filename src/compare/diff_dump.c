@@ -34,8 +34,8 @@ static enum st_status cut_like(const struct st_tensor **flat, const struct st_te
 	return ST_OK;
 }
 
-/* [a, b, size], where nothing in the dump said which of the two counts positions: the other side's positions tell; where
- * there are as many heads, the reading that is nearer. */
+/* [a, b, size], where nothing in the dump says which of a and b counts positions. The other side's number of positions
+ * tells. Where there are as many heads as positions, the nearer reading is taken. */
 static enum st_status join_like(const struct st_tensor **open, const struct st_tensor *like, struct st_arena *arena,
                                 struct st_error *err)
 {
@@ -70,7 +70,8 @@ enum st_status st_diff_axes(const struct st_tensor **a, const struct st_tensor *
 /* ---- types ---- */
 
 #define FEWEST_NUMBERS 64
-/* Of numbers that were rounded to a type its last bit is set in half; whole numbers and powers of two leave it alone. */
+/* The last bit of numbers that were rounded to a type is set in half of them. Whole numbers and powers of two do not
+ * have it set. */
 #define LAST_BIT_SET 0.25
 
 enum st_status st_diff_held(const struct st_tensor *t, enum st_dtype *held, struct st_error *err)

@@ -27,8 +27,9 @@
 /* Unrelated values are sqrt(2) apart: a floor near that would let everything pass. */
 #define LARGEST_FLOOR 0.7
 /*
- * One stage of a sound pair was seen to be up to 6 times as far apart as the ones before it, and the first softmax,
- * which turns an absolute error of large scores into a relative one, 20 times.
+ * How many times as far apart as the stages before it one stage of a sound pair may be (docs/floors.md, "Between two
+ * traces"): 6 times were seen, and 20 times in the first softmax, which turns an absolute error of large scores into a
+ * relative one.
  */
 #define JUMP 16.0
 #define JUMP_SOFTMAX 4.0
@@ -150,8 +151,8 @@ struct match {
 static uint64_t match_positions(const struct st_trace_entry *a, const struct st_trace_entry *b, struct match *m)
 {
 	uint64_t n = 0, na = n_positions(a), nb = n_positions(b);
-	/* One position that nobody names is the newest: it meets the last of the other side, also where that has one
-	 * alone and names it. */
+	/* A single position without a name is the newest one. It meets the last of the other side, also where that side
+	 * has one alone and names it. */
 	bool lone_a = na == 1 && !a->positions, lone_b = nb == 1 && !b->positions;
 	if (na > 0 && nb > 0 && lone_a != lone_b) {
 		m[0] = (struct match){ .i = na - 1, .j = nb - 1 };

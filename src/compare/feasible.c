@@ -36,8 +36,8 @@ static inline struct element element_of(const struct st_cells *a, const struct s
 
 /*
  * Is there a q > 0 (and for affine types a p) that moves every cell of a, [lo, hi] to q [lo, hi] + p, to meet b's? All
- * are linear conditions; with two unknowns p is taken out by comparing every pair of them. q[0], q[1]: the least and the
- * most.
+ * are linear conditions; with two unknowns p is taken out by comparing every pair of them. q[0], q[1]: the least and
+ * the most.
  */
 static bool some_scale_fits(const double *lo, const double *hi, const double *xl, const double *xh, unsigned n,
                             bool affine, double furthest, double q[2])
@@ -83,9 +83,9 @@ static bool some_scale_fits(const double *lo, const double *hi, const double *xl
 }
 
 /*
- * A refitted scale is a least-squares fit under some weights, so no other scale (line, for affine types) comes nearer
- * to all of the elements at once. One does where the elements that may lie beyond their number and those that may lie
- * short of it can be told apart by size.
+ * Whether the scale (for affine types the line) can be a least-squares fit under some weights. It cannot where another
+ * one comes nearer to all elements at once. Such a one exists where size tells the elements that may lie beyond their
+ * number from those that may lie short of it.
  */
 static bool is_a_best_fit(const double *y, const double *slack, const double *xl, const double *xh, unsigned n,
                           bool affine)

@@ -19,9 +19,9 @@ enum st_refit st_refit_of(enum st_dtype t);
 #define ST_REFIT_BLOCK 32 /* elements of a block of these types */
 
 /*
- * The sums of a fit with a minimum are f32. One element whose importance is N times that of the others is met by the line
- * to within N 2^-24 steps only, and all others wherever the rounding of these sums puts the rest of the line. Some columns
- * of real models are 2^20 times as important as others. In steps.
+ * In steps: how far a line that was fitted in f32 may miss an element (docs/floors.md, "Refitted scales"). Where one
+ * element is N times as important as the others, the line meets it to within N 2^-24 steps only, and the rounding of
+ * the sums decides how it meets the others. Some columns of real models are 2^20 times as important as others.
  */
 #define ST_NEARLY_MET 0x1p-4
 

@@ -32,8 +32,8 @@ static const enum st_dtype grid_types[] = {
  */
 
 /*
- * A grid: `steps` from zero to the largest magnitude, or with an offset from the smallest number to the largest; encoders
- * that search may use as few as half of them.
+ * A grid: `steps` from zero to the largest magnitude, or with an offset from the smallest number to the largest;
+ * encoders that search may use as few as half of them.
  */
 struct grid {
 	enum st_dtype type;
@@ -117,7 +117,7 @@ static enum fit fits_offset(const float *x, size_t n, unsigned k, float least, f
 	}
 	step = ((double)n * sxq - sq * sx) / ((double)n * sqq - sq * sq);
 	offset = (sx - step * sq) / (double)n;
-	/* The difference of two products has the rounding of the larger one, and so has the offset that was fitted. */
+	/* The rounding of the larger product is that of the difference, and of the offset that was fitted. */
 	double slack = s.absolute + (ST_NOISE_F32_REL + 0.5 * s.relative) * size;
 	size_t told = 0;
 	for (size_t i = 0; i < n; i++)
@@ -223,8 +223,8 @@ static bool fits_one_step(const struct st_tensor *t, float *row, struct st_held 
 	for (uint64_t i = 0; i < n; i++) {
 		st_weight_cells(&w, st_held_own(t), i * rows / n, &c);
 		for (uint64_t k = 0; k < cols; k++) {
-			/* Half a step of the present type: what is a whole number of steps lies no further from it. By chance
-			 * 2 own / step of the numbers do. */
+			/* Within this a number counts as a whole number of steps: half a step of the present type. A
+			 * share of 2 own / step of numbers lies so near by chance. */
 			double own = c.slack[k] + fmin(c.below[k], c.above[k]);
 			if (row[k] == 0 || !(own < MOST_OPEN * step))
 				continue;

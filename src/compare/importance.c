@@ -10,8 +10,9 @@
 #include <string.h>
 
 /*
- * What the importance of a column is multiplied by in each row: nothing, ggml's sqrt(mean square + x^2), or x^2, which
- * it takes where it knows of no importance. Sums that have one sign under each have it under any mixture of them.
+ * What the importance of a column is multiplied by in each row: 1; sqrt(mean square + x^2), as in ggml; or x^2, which
+ * ggml takes where it knows of no importance. Sums that have one sign under each of these have it under any mixture of
+ * them.
  */
 enum { WEIGHTS = 3 };
 

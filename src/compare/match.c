@@ -118,8 +118,8 @@ static void match_equal_names(struct side *a, struct side *b)
 }
 
 /*
- * One spelling may stand for two words. In each layer the tensor goes first that has the fewest spellings to choose from:
- * what is left to the others is then theirs.
+ * One spelling may stand for two words. In each layer the tensor goes first that has the fewest spellings to choose
+ * from: what is left to the others is then theirs.
  */
 static void match_spellings(struct side *a, struct side *b)
 {

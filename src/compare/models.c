@@ -54,7 +54,7 @@ static void kind_name(const struct st_weight *slot, char *buf, size_t n)
 	snprintf(buf, n, "%.*s", begin ? (int)(end - begin) : 0, begin ? begin : "");
 }
 
-/* What a group of weights has of one kind: how many of its layers are in the group, and which alone are not, or are. */
+/* Of one kind of weight: how many of its layers are in the group, and which ones are the exceptions. */
 static void describe_kind(const struct st_weight_diff *d, size_t n, bool (*in)(const struct st_weight_diff *),
                           const struct st_weight *kind, char *buf, size_t size)
 {
@@ -209,8 +209,9 @@ static bool is_rank_one(const struct st_weight_diff *d)
 }
 
 /*
- * How many differences of rank one lie in the direction of the first of them that shares it with another. Two directions
- * of nothing in common have a cosine of 1 / sqrt(hidden); half of the square is no accident.
+ * How many differences of rank one lie in one direction, that of the first which shares its direction with another. Two
+ * directions that have nothing in common have a cosine of about 1 / sqrt(hidden). One whose square is a half is no
+ * accident.
  */
 static enum st_status shared_direction(struct st_weight_diff *d, size_t n, bool *shares, size_t *count,
                                        struct st_error *err)

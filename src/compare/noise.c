@@ -6,8 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-/* How often the block's f16 scale is multiplied to reach its largest element; 0 for types without one. Where that scale is
- * subnormal its own rounding shows. */
+/* How often the block's f16 scale is multiplied to reach its largest element; 0 for types without one. Where that scale
+ * is subnormal its own rounding shows. */
 static double scale_range(enum st_dtype t)
 {
 	const struct st_geometry *g = st_dtype_geometry(t);
@@ -15,9 +15,9 @@ static double scale_range(enum st_dtype t)
 }
 
 /*
- * The scales of sub-blocks are stored with few bits themselves, in proportion to the super-block's largest: so much of
- * its largest element is lost at most. It shows where a sub-block is small beside its neighbours: of a channel that is,
- * say.
+ * What the rounding of a sub-block's integer scale may lose of a number, as a share of the super-block's largest
+ * element: the integers have few bits and stand for shares of the largest scale. That shows where a sub-block is small
+ * beside its neighbours, in a quiet channel, say.
  */
 static double scale_error(enum st_dtype t)
 {
@@ -93,7 +93,8 @@ static double variance(enum st_dtype t, float scale, const float *block, size_t 
 		double least = smallest_half_step(t);
 		return (rel * rel + ST_NOISE_F32_REL * ST_NOISE_F32_REL) * sq / (double)n + least * least / 3;
 	}
-	/* In a flat block every element is as large as the largest, where steps are coarsest or the code ends. */
+	/* Where all elements of a block are equal, all are as large as the largest one, at which steps are coarsest or
+	 * the codes end. */
 	double c = rel / expected_max(st_noise_block(t)), v = fmax(c * c * *max * *max, rel * rel * sq / (double)n);
 	double range = scale_range(t);
 	if (range > 0 && *max < range * 0x1p-14)

@@ -18,8 +18,8 @@ static bool is_past(struct st_held via) { return via.type != ST_DTYPE_F32; }
 
 /*
  * Whether numbers of a type may have gone through another one that left no trace: one that keeps more of them. Blocks
- * count where they are a good deal finer; numbers on a coarser grid show it (held.c). Q6_K lies between: encoded again it
- * may choose other scales, and the one step of AprQ8 is as fine as its own.
+ * count where they are a good deal finer; numbers on a coarser grid show it (held.c). Q6_K lies between: encoded again
+ * it may choose other scales, and the one step of AprQ8 is as fine as its own.
  */
 static bool may_come_through(enum st_dtype type, enum st_dtype via)
 {
@@ -108,8 +108,8 @@ static void measure_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 }
 
 /*
- * A row may not ask for more refits than the others do: importances are those of columns, which all rows share. A factor
- * on one row makes nearly every block of it ask for another scale. docs/floors.md, "Refitted scales".
+ * A row may not ask for more refits than the others do: importances are those of columns, which all rows share. A
+ * factor on one row makes nearly every block of it ask for another scale. docs/floors.md, "Refitted scales".
  */
 static bool asks_for_more(const struct st_fit *r, const struct st_fit *all)
 {
@@ -121,8 +121,9 @@ static bool asks_for_more(const struct st_fit *r, const struct st_fit *all)
 }
 
 /*
- * Cells that are many steps wide hide a factor. So no row and no whole may have a gain beyond what least squares leaves,
- * the relative variance of the error, twice, and eight standard deviations of the rows' gains.
+ * Cells that are many steps wide hide a factor, so gains are bounded, of every row and of the whole: by twice what
+ * least squares leaves, which is the relative variance of the error, and by eight standard deviations of the rows'
+ * gains (docs/floors.md, "Packed by other programs").
  */
 struct gains {
 	double spread; /* standard deviation of the gains of the rows */
@@ -196,8 +197,8 @@ void st_pair_summarise(struct st_row_stat *stats, const uint64_t *idx, uint64_t 
 #define ONE_WAY 64 /* refits: none in the other direction by a chance of 2^-63 */
 
 /*
- * Whether the refits of some rows can be the work of an encoder. Least squares errs both ways, so of many refits some
- * stretched their scale and some shrank it; and importances must fit all rows.
+ * Whether an encoder can have made the refits of these rows. Least squares errs both ways, so some of many refits
+ * stretched their scale and some shrank it. And one set of importances must fit all rows.
  */
 static enum st_status are_refits(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
                                  struct st_held via, const struct st_fit *all, struct st_pool *pool, bool *are,
@@ -336,7 +337,7 @@ static enum st_status judge_as_held(struct st_pair *p, struct st_pool *pool, str
 	struct st_held a, b;
 	ST_TRY(st_held_type(p->a.w->tensor, &a, err));
 	ST_TRY(st_held_type(p->b.w->tensor, &b, err));
-	/* Both out of the same blocks are equal or not: one encoder wrote them, or few numbers fit any. */
+	/* Numbers out of the same blocks are equal or not: one encoder wrote them. Few numbers fit any grid. */
 	if (a.type == b.type && st_dtype_info(a.type)->kind == ST_KIND_QUANT)
 		return ST_OK;
 	if (a.type == p->a.held.type && b.type == p->b.held.type)

@@ -47,8 +47,8 @@ ST_MUST_CHECK enum st_status st_pair_measure(const struct st_rows *a, const stru
 void st_pair_summarise(struct st_row_stat *stats, const uint64_t *idx, uint64_t n, struct st_pair_summary *s);
 
 /*
- * Both: judge rows idx[0..n), or rows 0..n when idx is NULL. Where they are no noise by themselves, what the numbers may have
- * gone through before is tried (s->via).
+ * Both: judge rows idx[0..n), or rows 0..n when idx is NULL. Where they are no noise by themselves, what the numbers
+ * may have gone through before is tried (s->via).
  */
 ST_MUST_CHECK enum st_status st_pair_judge(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx,
                                            uint64_t n, struct st_pool *pool, struct st_row_stat *stats,

@@ -1,8 +1,8 @@
 /*
  * rows.h - a side of a comparison: anything that yields rows of numbers with their cells.
  *
- * A stored weight is a side, and so is a stored weight under a hypothesis: scaled, transposed, permuted, read as another
- * type. A derived side keeps what it is made of in its context and moves the cells along with the numbers.
+ * A stored weight is a side, and so is a stored weight under a hypothesis: scaled, transposed, permuted, read as
+ * another type. A derived side keeps what it is made of in its context and moves the cells along with the numbers.
  */
 #ifndef ST_COMPARE_ROWS_H
 #define ST_COMPARE_ROWS_H

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 
 #define TOO_LARGE 2 /* times the floor */
-/* What the rounding of a block's two factors to F16 may do to its numbers. The floor knows steps alone, and they vanish
- * where a block holds one number. */
+/* What the rounding of a block's two factors to F16 may do to its numbers. The floor knows only steps, and these vanish
+ * where all numbers of a block are equal. */
 #define OF_FACTORS 0x1p-10
 
 static int by_value(const void *x, const void *y)

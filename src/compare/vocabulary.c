@@ -157,7 +157,7 @@ static void compare_types(struct list *l, const struct st_tokenizer *a, const st
 	snprintf(x->note, sizeof x->note, "piece %u, %s, %s", first, piece, which(differ, some, sizeof some));
 }
 
-/* Blanks beside a piece that go with it. Files that name no such piece may have no room to say it. */
+/* Whether blanks beside a piece go with it. A file that names no such piece may have no room to say so. */
 static void compare_strips(struct list *l, const struct st_tokenizer *a, const struct st_tokenizer *b)
 {
 	static const char *const words[] = { "none", "in front", "behind", "on both sides" };
@@ -265,8 +265,8 @@ static void show_merge(const struct st_tokenizer *t, uint32_t left, uint32_t rig
 	snprintf(buf, n, "%s + %s", x, y);
 }
 
-/* Ranks matter as an order: of two merges that both have, the same one comes first. Ranks are equal where nothing is
- * missing; where something is, the count of what is missing says enough. */
+/* Only the order of ranks matters: of two merges that both sides have, the same one comes first. Where no merge is
+ * missing, ranks are equal. Where some are, the count of them says enough. */
 static void compare_merges(struct list *l, const struct st_tokenizer *a, const struct st_tokenizer *b)
 {
 	uint32_t left = 0, right = 0, l2 = 0, r2 = 0;

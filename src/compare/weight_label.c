@@ -1,11 +1,11 @@
 /*
  * weight_label.c - one set of bytes under two labels: which of the two is the wrong one.
  *
- * Two files that hold the same bytes and call them by two types say nothing of which is right; the bytes do. Weights of a
- * matrix are drawn from a distribution with a middle: their mean magnitude is 0.80 of their RMS for normal numbers, 0.71
- * for Laplace's, and hardly ever leaves the range below. An exponent that is read with too few or too many bits
- * turns a factor of 2 into one of 2^8 or of 2^(1/8). Numbers of the former are nearly all far below their RMS, numbers of
- * the latter all near it.
+ * Two files that hold the same bytes and call them by two types say nothing of which is right; the bytes do. Weights of
+ * a matrix are drawn from a distribution with a middle: their mean magnitude is 0.80 of their RMS for normal numbers,
+ * 0.71 for Laplace's, and hardly ever leaves the range below. An exponent that is read with too few or too many bits
+ * turns a factor of 2 into one of 2^8 or of 2^(1/8). Numbers of the former are nearly all far below their RMS, numbers
+ * of the latter all near it.
  */
 #include "compare/weight_trial.h"
 

@@ -1,9 +1,9 @@
 /*
  * weight_layout.c - the parts of blocks in another order, or some of their bits lost.
  *
- * A layout is a copy of the type's descriptor with one field changed (dtype/geometry.h), or something done to the parts of a
- * block. A file may hold blocks that were written in it, or blocks that were read in it and written again; what loses bits is
- * done to the side that still has them.
+ * A layout is a copy of the type's descriptor with one field changed (dtype/geometry.h), or something done to the parts
+ * of a block. A file may hold blocks that were written in it, or blocks that were read in it and written again; what
+ * loses bits is done to the side that still has them.
  */
 #include "compare/weight_trial.h"
 #include "dtype/geometry.h"
@@ -275,8 +275,8 @@ enum st_status st_test_block_layout(struct st_trial *t)
 			side.ctx = &x;
 			struct st_cause c = { .code = ST_CAUSE_WEIGHT_BLOCK_LAYOUT };
 			st_cause_put_text(&c, ST_PARAM_ORDER, l->name);
-			/* Between two files of such types either may be the one that was written wrongly; bits that are there were not
-			 * made up. */
+			/* Between two files of such types either may be the one that was written wrongly; bits that are
+			 * there were not made up. */
 			bool either = applies(l, other->w->tensor->dtype);
 			char wrong = (l->way == LOSE) == (k == 1) ? 'a' : 'b';
 			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c,

@@ -12,9 +12,9 @@
 
 /*
  * W^T written over the place of W: the bytes are [cols, rows] under the label [rows, cols].
- * Either side may be the one it happened to; for a square matrix the two are the same. Nor does the way tell for another
- * one which file is wrong: bytes that were right may have been transposed because their dimensions were listed the other
- * way round.
+ * Either side may be the one it happened to; for a square matrix the two are the same. Nor does the way tell for
+ * another one which file is wrong: bytes that were right may have been transposed because their dimensions were listed
+ * the other way round.
  *   way 0  a holds b's transpose:  flat element k*rows + n of a is b[n][k]
  *   way 1  b holds a's transpose:  a[n][k] is flat element k*rows + n of b
  * b is walked once and each element dropped where the hypothesis puts it.
@@ -175,8 +175,8 @@ static void find_cosines(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 	}
 }
 
-/* For each sampled row of a the row of b that points the same way best. best[i] = UINT64_MAX where none
- * comes near; only[i] where no other comes as near: many tokens that were never trained have one embedding. */
+/* best[i]: the row of b that points most nearly the same way as sampled row i of a, UINT64_MAX where none comes near.
+ * only[i]: no other row comes as near. Many tokens that were never trained have one embedding. */
 static enum st_status match_rows(struct st_trial *t, uint64_t *best, bool *only)
 {
 	const struct st_rows *a = t->a, *b = t->b;
@@ -243,8 +243,8 @@ enum st_status st_test_row_order(struct st_trial *t)
 	uint64_t *map = st_arena_alloc(&t->arena, n, sizeof *map);
 	if (!map)
 		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
-	/* Rotated; or moved by a little while other rows came in at the edge, where nothing can be asked of them: those are
-	 * the other side's. */
+	/* Rows were rotated; or moved by a little while other rows came in at the edge. Nothing can be asked of those:
+	 * they are taken from the other side. */
 	struct st_mapped m = { .from = t->b, .else_from = t->a, .map = map };
 	struct st_rows b = st_rows_mapped(&m);
 	uint64_t back = n - shift, lost = shift <= back ? shift : back;

@@ -9,8 +9,8 @@
 #define KNOWN_BY 32 /* elements that the displacement of row 1 is found by */
 
 /*
- * padded: the numbers are the rows of `from` one after another, each followed by `padding` others. Else they are taken from
- * `from` as if these were there. What is not from there is taken from `fill`.
+ * padded: the numbers are the rows of `from` one after another, each followed by `padding` others. Else they are taken
+ * from `from` as if these were there. What is not from there is taken from `fill`.
  */
 struct displaced {
 	const struct st_rows *from, *fill;
@@ -84,7 +84,8 @@ enum st_status st_test_padding(struct st_trial *t)
 		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
 	t->a->get(t->a, 1, &(struct st_cells){ .value = a });
 	t->b->get(t->b, 1, &(struct st_cells){ .value = b });
-	/* Row 1 of what was padded begins later; of what was read as padded it begins with what stands later in the other. */
+	/* Row 1 of what was padded begins later; of what was read as padded it begins with what stands later in the
+	 * other. */
 	const struct {
 		uint64_t padding;
 		bool of_b, padded;

@@ -53,7 +53,7 @@ static enum st_status agree(struct st_trial *t, const struct st_rows *x, const s
 	return ST_OK;
 }
 
-/* A tied head that is stored as well: that the embedding is found in a head is then no sign of anything. */
+/* A head that is tied and stored as well. Then it is no sign of anything that the embedding is found in the head. */
 static enum st_status stored_twice(struct st_trial *t, const struct st_rows *side, bool *yes)
 {
 	const struct st_model *own = side == t->a ? t->ma : t->mb;
@@ -89,9 +89,9 @@ static enum st_status find_misplaced(struct st_trial *t, const struct st_rows *s
 }
 
 /*
- * One side has a head of its own, the other uses its embedding. A side that says its head is tied and holds another one
- * is wrong; so is a side that says nothing where the other says what it does. Where the two agree or both are silent,
- * nothing tells.
+ * One side has a head of its own, the other uses its embedding. A side is wrong that says its head is tied and holds
+ * another one. A side is wrong, too, that says nothing where the other says what it does. Where both say the same or
+ * nothing, neither is known to be wrong.
  */
 static enum st_status one_is_tied(struct st_trial *t)
 {

@@ -125,7 +125,8 @@ static size_t find_rank(const float *d, size_t n, uint64_t cols, double noise, d
 			trace += i == k ? x : 0;
 			square += (i == k ? 1 : 2) * x * x;
 		}
-	/* The number of dimensions that share the size evenly: of a full rank it is near n, and nothing more is asked. */
+	/* The number of dimensions that share the size evenly: of a full rank it is near n, and nothing more is
+	 * asked. */
 	if (!(trace > 0) || trace * trace > 0.5 * (double)n * square)
 		return 0;
 	diagonalise(g, e, n);
@@ -204,8 +205,9 @@ static void get_completed(const struct st_rows *rows, uint64_t r, const struct s
 		}
 	}
 	/*
-	 * The noise of the difference is fitted along with it. A direction is known as well as its column is, the more so
-	 * by rows that have much of it, and a row's share as well as the direction's columns are: four standard deviations.
+	 * How far an element may be from a combination of the directions, beyond its own noise: the noise of the
+	 * difference was fitted along with them. Both a direction at a column and a row's share of a direction are
+	 * known only as well as the noise of that column and of that row allows. Four standard deviations.
 	 */
 	for (uint64_t k = 0; k < s->cols && dst->slack; k++)
 		dst->slack[k] += 4 * sqrtf(error[k]);
@@ -307,8 +309,8 @@ enum st_status st_test_low_rank(struct st_trial *t)
 	for (size_t i = 0; i < n; i++)
 		difference(t, i * rows / n, d + i * cols, y);
 	/*
-	 * Numbers that came out of blocks and were stored more finely since: what was added to them is as fine, and much
-	 * smaller than the steps of these blocks.
+	 * Numbers that came out of blocks and were stored more finely since: what was added to them is as fine, and
+	 * much smaller than the steps of these blocks.
 	 */
 	struct st_rows a = st_rows_of(t->a->w), b = st_rows_of(t->b->w);
 	if (a.held.type != t->a->held.type || b.held.type != t->b->held.type)

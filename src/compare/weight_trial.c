@@ -49,8 +49,8 @@ void st_trial_decide(struct st_trial *t, struct st_cause c, char side)
 }
 
 /*
- * A second, smaller fault must not hide the first: of many rows that were bad, at most one in a hundred (or a single one
- * of fewer) may stay bad, and be taken for a fault of its own.
+ * A second, smaller fault must not hide the first: of many rows that were bad, at most one in a hundred (or a single
+ * one of fewer) may stay bad, and be taken for a fault of its own.
  */
 static bool are_few(uint64_t bad, uint64_t n, uint64_t bad_before)
 {
@@ -141,8 +141,9 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 	if (!s.noise && !(s.rel < before))
 		return ST_OK;
 	add_candidate(t->d, c.code, s.rel);
-	/* Nine tenths of the difference, and of the tensor: of one that is far too large almost anything takes most
-	 * away. And of many elements that agree none may be lost for the sake of a few. */
+	/* A proposal must take away nine tenths of the difference, and leave less than a tenth of the tensor: of a
+	 * difference that is far larger than the tensor almost anything takes most away. No more elements than before
+	 * may be apart. */
 	bool likely = !t->likely && isfinite(s.rel) && s.rel <= LIKELY * fmin(1, before)
 	           && st_fit_apart(&s.fit) <= st_fit_apart(&t->before.fit);
 	if (!s.noise && !likely)

@@ -35,8 +35,8 @@ ST_MUST_CHECK enum st_status st_trial_consider(struct st_trial *t, const struct 
                                                struct st_cause c, char side, bool sampled);
 
 /*
- * Whether numbers alone say that it is not worth measuring: where half of some rows of the sample are no nearer than they
- * were. Sides are asked for values only.
+ * Whether numbers alone say that it is not worth measuring: where half of some rows of the sample are no nearer than
+ * they were. Sides are asked for values only.
  */
 ST_MUST_CHECK enum st_status st_trial_is_far_off(struct st_trial *t, const struct st_rows *a, const struct st_rows *b,
                                                  bool *far_off);
@@ -54,8 +54,8 @@ ST_MUST_CHECK enum st_status st_blocks_apart(struct st_trial *t, double *share);
 
 /*
  * Rows or columns that differ, beside those that agree: which side's are of no size that numbers of this matrix have. A
- * small one says nothing, since tokens that were never trained and channels that are pruned are small in sound files, and
- * a few sound rows are ten times the others.
+ * small one says nothing, since tokens that were never trained and channels that are pruned are small in sound files,
+ * and a few sound rows are ten times the others.
  */
 struct st_odd {
 	double good, bad_a, bad_b; /* largest squares */

@@ -45,7 +45,7 @@ enum st_status st_test_nan(struct st_trial *t)
 	return ST_OK;
 }
 
-/* As many on both sides, in other places, and no order of rows brought them together. */
+/* Both sides have as many, in other places, and no order of rows brought them together. */
 enum st_status st_test_nan_elsewhere(struct st_trial *t)
 {
 	uint64_t apart = 0;
@@ -139,8 +139,8 @@ static int by_value(const void *x, const void *y)
 }
 
 /*
- * One factor for all rows: what the cells of every row allow, or, where a few corrupt rows allow none, the median of the
- * rows' own factors.
+ * One factor for all rows: what the cells of every row allow, or, where a few corrupt rows allow none, the median of
+ * the rows' own factors.
  */
 static enum st_status common_gain(struct st_trial *t, double *out)
 {

@@ -1,9 +1,10 @@
 /*
  * repair.c - from a report of rosetta to changed jobs.
  *
- * A report describes what side a has in terms of side b: a = f(b). Repairing a undoes f, repairing b applies it. All of it
- * happens in the basis of the graph, where the comparison was made. The basis of the output comes on top. Some reports
- * leave a choice, such as the order of two reorderings. Then the one is taken that brings the other file's numbers.
+ * A report describes what side a has in terms of side b: a = f(b). Repairing a undoes f, repairing b applies it. All of
+ * it happens in the basis of the graph, where the comparison was made. The basis of the output comes on top. Some
+ * reports leave a choice, such as the order of two reorderings. Then the one is taken that brings the other file's
+ * numbers.
  */
 #include "convert/repair.h"
 

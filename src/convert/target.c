@@ -28,9 +28,9 @@ static const char *last_name(const char *path, size_t *len)
 }
 
 /*
- * The container: as it is asked for, else as the suffix of the output says. A name without any suffix, or with a slash at
- * its end, is a folder. One with a suffix that no container has is refused: it is more often a slip than a folder's name,
- * and a folder of a model is large.
+ * The container: as it is asked for, else as the suffix of the output says. A name without any suffix, or with a slash
+ * at its end, is a folder. One with a suffix that no container has is refused: it is more often a slip than a folder's
+ * name, and a folder of a model is large.
  */
 static enum st_status choose_format(struct st_target *to, const char *asked, struct st_log *log, struct st_error *err)
 {

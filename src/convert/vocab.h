@@ -40,8 +40,8 @@ ST_MUST_CHECK enum st_status st_vocabulary_read(struct st_vocabulary *voc, const
 /* The piece of an id as it is written; ids without one get a placeholder. The view may point into *p. */
 void st_vocabulary_piece(const struct st_vocabulary *v, uint32_t id, struct st_piece_view *p);
 
-/* The same in each container: GGUF's keys, members of APR's metadata, two documents of Hugging Face (new references). The
- * configuration's BOS and EOS count where the vocabulary has none. */
+/* The same in each container: GGUF's keys, members of APR's metadata, two documents of Hugging Face (new references).
+ * The configuration's BOS and EOS count where the vocabulary has none. */
 void st_vocabulary_keys(const struct st_vocabulary *voc, const struct st_config *cfg, struct st_keys *k);
 ST_MUST_CHECK enum st_status st_vocabulary_apr(const struct st_vocabulary *voc, const struct st_config *cfg,
                                                json_t *meta, struct st_error *err);

@@ -51,8 +51,8 @@ static json_t *ranked_vocab(const struct st_vocabulary *voc)
 	for (uint32_t id = 0; o && id < voc->t->vocab.n; id++) {
 		struct st_piece_view p;
 		st_vocabulary_piece(voc, id, &p);
-		/* Added tokens are among them. The tokenizers library takes their ids from here: it gives one that it does not
-		 * find the next free id, whatever added_tokens says. */
+		/* Added tokens are among them. The tokenizers library takes their ids from here: it gives one that it
+		 * does not find the next free id, whatever added_tokens says. */
 		if (is_padding(&p, id))
 			continue;
 		if (json_object_setn_new(o, p.s, p.len, json_integer(id)) != 0) {

@@ -1,6 +1,6 @@
 /*
- * packed.c - GPTQ, AWQ, MLX, bitsandbytes, compressed-tensors, FP8 and int8 with factors: known by the names of the parts,
- * proved by their shapes.
+ * packed.c - GPTQ, AWQ, MLX, bitsandbytes, compressed-tensors, FP8 and int8 with factors: known by the names of the
+ * parts, proved by their shapes.
  */
 #include "format/packed.h"
 

@@ -79,7 +79,8 @@ bool st_tensor_measure(struct st_tensor *t)
 bool st_stored_bytes(enum st_dtype t, uint32_t ndim, const uint64_t *shape, uint64_t *out)
 {
 	const struct st_dtype_info *info = st_dtype_info(t);
-	/* APR's own types run over the flat tensor: nibble blocks with a short last one, and int8 after one f32 scale. */
+	/* APR's own types run over the flat tensor: nibble blocks with a short last one, and int8 after one f32
+	 * scale. */
 	bool flat = t == ST_DTYPE_APR_Q4 || t == ST_DTYPE_APR_Q8;
 	struct st_tensor x = { .dtype = t, .ndim = ndim, .layout = flat ? ST_LAYOUT_FLAT : ST_LAYOUT_ROWS };
 	if (ndim > ST_MAX_DIMS)

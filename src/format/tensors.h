@@ -41,8 +41,8 @@ ST_MUST_CHECK enum st_status st_tensor_place(struct st_tensor *t, const struct s
                                              struct st_error *err);
 
 /*
- * A tensor whose parts lie in several others (ST_LAYOUT_APART) is no view of its own: all parts have passed the gate, and
- * who puts them together (packed.c) has compared their shapes.
+ * A tensor whose parts lie in several others (ST_LAYOUT_APART) is no view of its own: all parts have passed the gate,
+ * and who puts them together (packed.c) has compared their shapes.
  */
 
 /* Has t passed the gate, and do its sizes still follow from its dimensions? */

@@ -1,16 +1,17 @@
 /*
- * bounds.c - what the noise of two weights may do to a product with them: floors.h, docs/floors.md, "What a stage may do".
+ * bounds.c - what the noise of two weights may do to a product with them: floors.h, docs/floors.md, "What a stage may
+ * do".
  *
  * Two weights that are noise to each other differ by known numbers d[n, k]. For inputs x output n differs by the sum of
- * d[n, k] x[k]. Rounding gives these differences signs that have nothing to do with each other or with the inputs, so the square
- * of an output is V[n] = sum of d[n, k]^2 x[k]^2 on average, whatever their sizes. The squares of a token's outputs add up to
- * sum V on average, and (Laurent and Massart, 2000) exceed
+ * d[n, k] x[k]. Rounding gives these differences signs that have nothing to do with each other or with the inputs, so
+ * the square of an output is V[n] = sum of d[n, k]^2 x[k]^2 on average, whatever their sizes. The squares of a token's
+ * outputs add up to sum V on average, and (Laurent and Massart, 2000) exceed
  *
  *     sum V + 2 sqrt(u sum V^2) + 2 u max V
  *
- * with a probability of exp(-u) at most. Coarse types have a small gain, though: there are more numbers on the inner side of a
- * cell than on the outer one, and of an error of relative variance e^2 least squares leaves a gain of 1 - e^2. So much of the
- * weights' gain pulls one way, by what it makes of the product. What exceeds that is no rounding.
+ * with a probability of exp(-u) at most. Coarse types have a small gain, though: there are more numbers on the inner
+ * side of a cell than on the outer one, and of an error of relative variance e^2 least squares leaves a gain of 1 -
+ * e^2. So much of the weights' gain pulls one way, by what it makes of the product. What exceeds that is no rounding.
  */
 #include "judge/floors.h"
 

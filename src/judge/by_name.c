@@ -106,8 +106,8 @@ static bool same_name(const struct st_weight *a, const struct st_weight *b)
 	return strcmp(p.stem, q.stem) == 0 && strcmp(p.last, q.last) == 0;
 }
 
-/* Between two conventions a weight that has a counterpart in no layer may be kept in another form there. One that has in
- * other layers is missing in this one. */
+/* Between two conventions a weight that has a counterpart in no layer may be kept in another form there. One that has
+ * in other layers is missing in this one. */
 static void excuse_strangers(struct st_rosetta *r)
 {
 	for (size_t i = 0; i < r->n_weights; i++) {

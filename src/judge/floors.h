@@ -21,9 +21,9 @@ ST_MUST_CHECK enum st_status st_floor_of_node(const struct st_graph *ga, const s
                                               double *base, struct st_error *err);
 
 /*
- * What the weights' own noise does to a token's result, and how much more it may be by chance. `expected` is the sum over
- * the outputs of the variance that the differences of the two sides' weights have for these inputs, if their signs have
- * nothing to do with each other; `allowed` is exceeded by a share of 1e-9 / tests of tokens.
+ * What the weights' own noise does to a token's result, and how much more it may be by chance. `expected` is the sum
+ * over the outputs of the variance that the differences of the two sides' weights have for these inputs, if their signs
+ * have nothing to do with each other; `allowed` is exceeded by a share of 1e-9 / tests of tokens.
  */
 struct st_token_bound {
 	double expected, allowed;

@@ -59,7 +59,8 @@ void st_rosetta_settle_function(struct st_rosetta_state *s, bool keep_going)
 		return;
 	}
 	const struct st_stage_report *head = r->n_stages ? &r->stages[r->n_stages - 1] : NULL;
-	/* What every stage may add by its stored types, all of it the same way; values of nothing in common are sqrt(2) apart. */
+	/* What every stage may add by its stored types, all of it the same way; values of nothing in common are sqrt(2)
+	 * apart. */
 	double allowed = 0;
 	for (size_t i = 0; i < r->n_stages; i++)
 		allowed += r->stages[i].local_floor;

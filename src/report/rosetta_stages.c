@@ -27,7 +27,8 @@ static bool adds_nothing(const struct st_stage_report *p)
 	return p->kind == ST_FLOOR_ROUNDING && p->local_rel == 0 && p->worst_token_ratio == 0;
 }
 
-/* The local error over its floor, at the worst token, which is what a verdict rests on; 0 where the sides do the same. */
+/* The local error over its floor, at the worst token, which is what a verdict rests on; 0 where the sides do the
+ * same. */
 static double over_floor(const struct st_stage_report *p) { return adds_nothing(p) ? 0 : p->worst_token_ratio; }
 
 static void times(struct st_text *t, double ratio)

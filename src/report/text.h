@@ -32,7 +32,8 @@ size_t st_text_width(const char *s, size_t n);
 
 /*
  * Append the lines of s. One that is wider than `width` goes on, at a blank, in lines begun by `next`; blanks inside of
- * short quotations hold, and those before a unit. A word that is wider itself stays whole. width 0: the lines as they are.
+ * short quotations hold, and those before a unit. A word that is wider itself stays whole. width 0: the lines as they
+ * are.
  */
 void st_text_wrap(struct st_text *t, const char *s, size_t n, const char *next, size_t width);
 

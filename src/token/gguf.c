@@ -157,7 +157,8 @@ static enum st_status read_sentencepiece(struct st_tokenizer *t, const struct st
 	return st_tokenizer_describe_as(t, err, "%s", t->model == ST_MODEL_UNIGRAM ? "unigram" : "spm");
 }
 
-/* Merges run over the whole text, whose blanks are written as SentencePiece does; what no piece covers becomes bytes. */
+/* Merges run over the whole text, whose blanks are written as SentencePiece does; what no piece covers becomes
+ * bytes. */
 static enum st_status read_spelled_bpe(struct st_tokenizer *t, const struct st_container *c, struct st_error *err)
 {
 	ST_TRY(read_merges(t, c, err));
@@ -174,8 +175,8 @@ static int64_t id_of(const struct st_tokenizer *t, const char *piece)
 }
 
 /*
- * CLS before the text and SEP behind it. The format has no key for how text is made ready: as its readers do, accents and
- * capitals are taken away.
+ * CLS before the text and SEP behind it. The format has no key for how text is made ready: as its readers do, accents
+ * and capitals are taken away.
  */
 static enum st_status read_wordpiece(struct st_tokenizer *t, const struct st_container *c, struct st_error *err)
 {

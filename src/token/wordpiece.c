@@ -1,6 +1,6 @@
 /*
- * wordpiece.c - WordPiece (BERT): of each word the longest piece from its start, then the longest ones that go on with it,
- * which are spelled with "##". A word that cannot be cut so is unknown as a whole.
+ * wordpiece.c - WordPiece (BERT): of each word the longest piece from its start, then the longest ones that go on with
+ * it, which are spelled with "##". A word that cannot be cut so is unknown as a whole.
  */
 #include "token/tokenizer.h"
 

@@ -540,7 +540,8 @@ static void heads_first(const float *x, size_t t, size_t h, size_t d, float *out
 		memcpy(out + (i % h * t + i / h) * d, x + i * d, d * sizeof *x);
 }
 
-/* Heads in front of positions, as attention has them; where there are as many, the other stages or the other side tell. */
+/* Heads in front of positions, as attention has them; where there are as many, the other stages or the other side
+ * tell. */
 static void axes_of_dumps(void **state)
 {
 	(void)state;

@@ -1,6 +1,6 @@
 /*
- * Rows are judged many elements at a time. Here one element at a time, as feasible.h and cells.h say it, in every pair of
- * types: numbers that one original gave, and any bytes at all.
+ * Rows are judged many elements at a time. Here one element at a time, as feasible.h and cells.h say it, in every pair
+ * of types: numbers that one original gave, and any bytes at all.
  */
 #include "test.h"
 

@@ -1,6 +1,6 @@
 /*
- * Could two rows have been stored from one original? Pairs that could, and pairs that are a little off, in every kind of
- * type. Originals, noise and the plain encoders are the test's own.
+ * Could two rows have been stored from one original? Pairs that could, and pairs that are a little off, in every kind
+ * of type. Originals, noise and the plain encoders are the test's own.
  */
 #include "test.h"
 
@@ -101,8 +101,8 @@ static void to_q4_0_by_importance(const float *x, uint8_t *out)
 }
 
 /*
- * The same for rows with one large number in each block, in a column of no importance: it is cut to the largest code of a
- * scale that the others are fitted to.
+ * The same for rows with one large number in each block, in a column of no importance: it is cut to the largest code of
+ * a scale that the others are fitted to.
  */
 static void to_q4_0_clipping(const float *x, uint8_t *out)
 {

@@ -343,8 +343,8 @@ static void layers_of_a_recipe(void **state)
 	assert_int_equal(st_recipe_type(r, &cfg, &head), ST_DTYPE_Q8_0);
 }
 
-/* What llama.cpp's own quantiser (of 2026) chose for models of the gguf package, a digit of the K type for each layer: queries, keys,
- * gate and up have the recipe's own, and the head, or the embedding where it is the head, Q6_K. */
+/* What llama.cpp's own quantiser (of 2026) chose for models of the gguf package, a digit of the K type for each layer:
+ * queries, keys, gate and up have the recipe's own, and the head, or the embedding where it is the head, Q6_K. */
 static const struct recipe_case {
 	const char *name;
 	uint32_t file_type, layers, heads, kv_heads;

@@ -212,8 +212,8 @@ static double weighted_loss(const float *x, const float *y, const float *w, size
 	return sum;
 }
 
-/* Where importances count, they lose less of what is important; and whatever a search weighs, every number gets the code
- * that is nearest under the scales as they are stored, or one at an end of the range. */
+/* Where importances count, they lose less of what is important; and whatever a search weighs, every number gets the
+ * code that is nearest under the scales as they are stored, or one at an end of the range. */
 static void importances(void **state)
 {
 	(void)state;

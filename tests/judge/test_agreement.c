@@ -36,8 +36,8 @@ static void add(struct st_agreement *g, float *a, float *b, size_t rows, size_t 
 	          &err);
 }
 
-/* The five likeliest behind the last token, the first of equals first, with the shares that the softmax gives; the rank of
- * B's best in A; and each of the first positions, in order. */
+/* The five likeliest behind the last token, the first of equals first, with the shares that the softmax gives; the rank
+ * of B's best in A; and each of the first positions, in order. */
 static void likeliest_and_ranks(void **state)
 {
 	(void)state;

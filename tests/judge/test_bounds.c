@@ -1,6 +1,6 @@
 /*
- * What a product with noisy weights may differ by: by chance hardly ever more than its bound, and a gain, whose differences
- * all pull one way, goes beyond it.
+ * What a product with noisy weights may differ by: by chance hardly ever more than its bound, and a gain, whose
+ * differences all pull one way, goes beyond it.
  */
 #include "test.h"
 
@@ -113,8 +113,8 @@ static void what_pulls_one_way_is_beyond(void **state)
 }
 
 /*
- * Numbers beyond the last level of a coarse type become smaller, all of them, and where a product has one large direction
- * that shows in every output. A gain of the same size beside fine noise is none of it.
+ * Numbers beyond the last level of a coarse type become smaller, all of them, and where a product has one large
+ * direction that shows in every output. A gain of the same size beside fine noise is none of it.
  */
 static void coarse_types_shrink(void **state)
 {

@@ -1,7 +1,7 @@
 /*
  * Two files of families that Stele cannot run: weights need no graph. Names of the two conventions meet by rule or by
- * value, keys are compared as they stand, what GGUF keeps in another form on purpose is no fault, and nothing is claimed
- * of stages.
+ * value, keys are compared as they stand, what GGUF keeps in another form on purpose is no fault, and nothing is
+ * claimed of stages.
  */
 #include "toy.h"
 
@@ -125,7 +125,8 @@ static void two_conventions(void **state)
 	assert_int_equal(r->n_config, 0);
 	assert_true(r->keys >= 7); /* layers, sizes, heads, epsilon, theta */
 	st_rosetta_free(r);
-	/* A tensor of a name that no rule knows is found by what it holds; one that is nowhere leaves the question open. */
+	/* A tensor of a name that no rule knows is found by what it holds; one that is nowhere leaves the question
+	 * open. */
 	snprintf(toy_find(&m, V1)->name, 96, "blk.1.attn_zorp.weight");
 	toy_write(&m, in_folder("renamed.gguf"), ST_DTYPE_F16, true);
 	r = compare("renamed.gguf", "hf");
@@ -149,7 +150,8 @@ static void two_conventions(void **state)
 	toy_free(&m);
 }
 
-/* Rows in pairs: as granite's files have them; in a family that nobody knows it stays open, in one file it is a fault. */
+/* Rows in pairs: as granite's files have them; in a family that nobody knows it stays open, in one file it is a
+ * fault. */
 static void rope_order_is_a_form(void **state)
 {
 	(void)state;

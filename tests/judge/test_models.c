@@ -1,6 +1,6 @@
 /*
- * Two models that are not one: an adapter, a finetune, two labels over the same bytes. What differs has a shape, and a sound
- * side is never accused.
+ * Two models that are not one: an adapter, a finetune, two labels over the same bytes. What differs has a shape, and a
+ * sound side is never accused.
  */
 #include "toy.h"
 
@@ -193,7 +193,8 @@ static void a_label_is_judged_by_its_numbers(void **state)
 
 /* ---- shapes ---- */
 
-/* W <- (I - r r^T) W for all that writes to the stream, E <- E (I - r r^T) for the embedding. own: each its own direction. */
+/* W <- (I - r r^T) W for all that writes to the stream, E <- E (I - r r^T) for the embedding. own: each its own
+ * direction. */
 static void ablate(struct toy *m, bool own)
 {
 	uint64_t seed = 17;
@@ -474,7 +475,8 @@ static void much_at_once(struct toy *m)
 	factors_moved(m);
 }
 
-/* The stream in another basis: norms folded first, then what reads it times R, what writes to it times R's transpose. */
+/* The stream in another basis: norms folded first, then what reads it times R, what writes to it times R's
+ * transpose. */
 static void rotate_but(struct toy *m, const char *but)
 {
 	enum { N = 64 };
@@ -813,8 +815,8 @@ static void noise_everywhere(struct toy *m)
 }
 
 /*
- * Of two files that differ neither is wrong by itself. Where only the other file says that a number is wrong, no side is
- * named, in neither order, and what to do begins with a condition.
+ * Of two files that differ neither is wrong by itself. Where only the other file says that a number is wrong, no side
+ * is named, in neither order, and what to do begins with a condition.
  */
 static void only_evidence_accuses(void **state)
 {

@@ -1,6 +1,6 @@
 /*
- * Packed weights of other programs: matrices put together from their parts, their numbers, and what they stand for beside
- * the source they were made from. The layouts are written here from the programs' own descriptions.
+ * Packed weights of other programs: matrices put together from their parts, their numbers, and what they stand for
+ * beside the source they were made from. The layouts are written here from the programs' own descriptions.
  */
 #include "toy.h"
 

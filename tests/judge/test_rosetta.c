@@ -104,8 +104,8 @@ static void harmless_differences_are_clean(void **state)
 }
 
 /*
- * Encoders that weigh elements by importance give a block the step that suits its important ones and clip the rest; some
- * refit the scale to codes that are chosen. Here importances vary ten-thousandfold.
+ * Encoders that weigh elements by importance give a block the step that suits its important ones and clip the rest;
+ * some refit the scale to codes that are chosen. Here importances vary ten-thousandfold.
  */
 static void importance_is_clean(void **state)
 {

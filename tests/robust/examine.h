@@ -89,7 +89,8 @@ static inline void examine(const char *path, const char *good, struct examined *
 	}
 }
 
-/* Two files that may both be damaged, with several threads: judged both ways round, compared, and the first converted. */
+/* Two files that may both be damaged, with several threads: judged both ways round, compared, and the first
+ * converted. */
 static inline void examine_pair(const char *a, const char *b, const char *out, int threads, struct examined *x)
 {
 	static const uint32_t tokens[] = { 5, 6, 7 };
