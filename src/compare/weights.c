@@ -7,6 +7,7 @@
  * difference. Only what exceeds the predicted noise is handed to the tests of weight_trial.h.
  */
 #include "arch/arch.h"
+#include "arch/described.h"
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/pool.h"
@@ -45,8 +46,8 @@ static bool bytes_equal(const struct st_weight *a, const struct st_weight *b, st
 	if (x->dtype != y->dtype || x->layout != y->layout || x->layout == ST_LAYOUT_STRIDED
 	    || x->layout == ST_LAYOUT_APART || x->n_bytes != y->n_bytes || x->scale != y->scale
 	    || a->interleaved != b->interleaved || (a->interleaved && a->heads != b->heads)
-	    || a->pair_dims != b->pair_dims || a->plus_one != b->plus_one || a->neg_exp != b->neg_exp || a->group_rows != b->group_rows
-	    || a->group_from != b->group_from || a->group_of != b->group_of
+	    || a->pair_dims != b->pair_dims || a->plus_one != b->plus_one || a->neg_exp != b->neg_exp
+	    || a->group_rows != b->group_rows || a->group_from != b->group_from || a->group_of != b->group_of
 	    || (x->layout == ST_LAYOUT_ROWS && x->row_bytes != y->row_bytes))
 		return false;
 	struct two_copies c = { .a = x->data, .b = y->data, .n_bytes = x->n_bytes };
@@ -274,6 +275,15 @@ static const struct st_weight *filled(const struct st_model *m, const struct st_
 	             : w;
 }
 
+/* Whether files of this kind do not store it: a number that is a weight in the one kind and a key in the other is compared as what it
+ * does in the graph, with the configuration. */
+static bool is_elsewhere(const struct st_model *m, const struct st_weight *slot)
+{
+	const struct st_described *d = st_model_described(m);
+	uint32_t i = d && slot->name ? st_family_find_weight(d->family, slot->name) : ST_FAMILY_NONE;
+	return i != ST_FAMILY_NONE && d->family->weights[i].n_sources[d->settings.spelling] == 0;
+}
+
 static void one_sided(struct st_weight_diff *d)
 {
 	d->status = d->a ? ST_WEIGHT_ONLY_A : ST_WEIGHT_ONLY_B;
@@ -313,6 +323,8 @@ enum st_status st_compare_weights(const struct st_model *a, const struct st_mode
 		*w = (struct st_weight_diff){ .slot = slot, .a = filled(a, slot), .b = filled(b, slot) };
 		if (!w->a && !w->b)
 			continue; /* optional, and neither has it */
+		if ((!w->a && is_elsewhere(a, slot)) || (!w->b && is_elsewhere(b, slot)))
+			continue;
 		used++;
 		total += (w->a ? w->a->tensor->n_bytes : 0) + (w->b ? w->b->tensor->n_bytes : 0);
 	}

@@ -37,15 +37,58 @@ static uint32_t effective_window(const struct st_node *n, size_t positions)
 	return positions && n->window >= positions ? 0 : n->window;
 }
 
+/* A f32 in one file, decimals in the other. */
+static bool near(double a, double b) { return a == b || fabs(a - b) <= 1e-7 * fabs(b); }
+
+static uint32_t effective_chunk(const struct st_node *n, size_t positions)
+{
+	return positions && n->chunk >= positions ? 0 : n->chunk;
+}
+
+/* What holds once more positions have been seen; of no account where none are. */
+static bool same_beyond(const struct st_node *a, const struct st_node *b, size_t positions)
+{
+	bool never = positions && (a->beyond.from == 0 || a->beyond.from >= positions)
+	          && (b->beyond.from == 0 || b->beyond.from >= positions);
+	if (never || (a->beyond.from == 0 && b->beyond.from == 0))
+		return true;
+	return a->beyond.from == b->beyond.from && near(a->beyond.mscale, b->beyond.mscale)
+	    && near(a->beyond.theta, b->beyond.theta) && near(a->beyond.factor, b->beyond.factor)
+	    && !a->beyond.inv_freq == !b->beyond.inv_freq
+	    && (!a->beyond.inv_freq || same_numbers(a->beyond.inv_freq, b->beyond.inv_freq, a->n_rot / 2));
+}
+
+/* Four numbers that one kind of file stores as weights and the other as keys; of two weights the weights speak. */
+static bool same_xielu(const struct st_node *a, const struct st_node *b)
+{
+	for (int i = 0; i < 4 && a->op == ST_OP_XIELU; i++) {
+		float x = (float)a->xielu[i], y = (float)b->xielu[i];
+		if (a->w[i] && b->w[i])
+			continue;
+		if (a->w[i])
+			st_weight_decode(a->w[i], 0, 1, &x);
+		if (b->w[i])
+			st_weight_decode(b->w[i], 0, 1, &y);
+		if (x != y)
+			return false;
+	}
+	return true;
+}
+
 bool st_node_same_parameters(const struct st_node *a, const struct st_node *b, size_t positions)
 {
 	return a->op == b->op && (float)a->eps == (float)b->eps && a->heads == b->heads && a->head_dim == b->head_dim
 	    && a->kv_heads == b->kv_heads && effective_window(a, positions) == effective_window(b, positions)
-	    && a->scale == b->scale && a->softcap == b->softcap && a->act == b->act && a->mscale == b->mscale
+	    && effective_chunk(a, positions) == effective_chunk(b, positions) && near(a->slopes, b->slopes)
+	    && near(a->slope_scale, b->slope_scale) && near(a->scale, b->scale) && near(a->plus, b->plus)
+	    && near(a->low, b->low) && near(a->high, b->high) && near(a->jitter, b->jitter)
+	    && near(a->softcap, b->softcap) && a->act == b->act && near(a->mscale, b->mscale)
 	    && a->from[0] == b->from[0] && a->from[1] == b->from[1] && a->offset == b->offset
-	    && a->choices == b->choices && a->groups.all == b->groups.all && a->groups.used == b->groups.used
-	    && a->groups.best == b->groups.best && a->shares.shares == b->shares.shares
-	    && a->shares.plus == b->shares.plus && a->shares.least == b->shares.least && a->shares.by == b->shares.by
-	    && a->n_rot == b->n_rot && !a->inv_freq == !b->inv_freq
-	    && (!a->inv_freq || same_numbers(a->inv_freq, b->inv_freq, a->n_rot / 2));
+	    && a->own_weights == b->own_weights && a->state_size == b->state_size && a->groups_of == b->groups_of
+	    && a->each == b->each && a->choices == b->choices && a->groups.all == b->groups.all
+	    && a->groups.used == b->groups.used && a->groups.best == b->groups.best
+	    && a->shares.shares == b->shares.shares && near(a->shares.plus, b->shares.plus)
+	    && near(a->shares.least, b->shares.least) && near(a->shares.by, b->shares.by) && a->n_rot == b->n_rot
+	    && !a->inv_freq == !b->inv_freq && (!a->inv_freq || same_numbers(a->inv_freq, b->inv_freq, a->n_rot / 2))
+	    && same_beyond(a, b, positions) && same_xielu(a, b);
 }

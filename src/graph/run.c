@@ -111,7 +111,7 @@ static void lay_out(struct st_run *r, struct layout *l)
 		if (n->n_w && n->op != ST_OP_LINEAR && n->op != ST_OP_LINEAR_AT) {
 			uint64_t need = (uint64_t)n->width * (n->op == ST_OP_LAYERNORM ? 2 : 1);
 			for (uint32_t k = 0; k < n->n_w; k++) /* parts are decoded with what they are parts of */
-				need += n->w[k]->group_rows ? n->w[k]->tensor->n_elems : 0;
+				need += n->w[k] && n->w[k]->group_rows ? n->w[k]->tensor->n_elems : 0;
 			vec = need > vec ? need : vec;
 		}
 		if (n->state) {

@@ -534,9 +534,58 @@ static void states_go_on(void **state)
 	free(t);
 }
 
+/* Two nodes are of the same parameters only if every one that changes a number is the same. */
+static void every_parameter_counts(void **state)
+{
+	(void)state;
+	const double inv[2] = { 1, 0.5 }, other[2] = { 1, 0.25 };
+	const struct st_node base = { .op = ST_OP_ROPE,
+		                      .n_rot = 4,
+		                      .inv_freq = inv,
+		                      .mscale = 1,
+		                      .scale = 0.3,
+		                      .beyond = { .from = 8, .inv_freq = inv, .mscale = 1, .theta = 10, .factor = 2 } };
+	struct st_node n[24];
+	size_t k = 0;
+	for (size_t i = 0; i < 24; i++)
+		n[i] = base;
+	n[k++].chunk = 4;
+	n[k++].slopes = 8;
+	n[k++].slope_scale = 0.5;
+	n[k++].plus = 1;
+	n[k++].low = -1;
+	n[k++].high = 1;
+	n[k++].jitter = 0.01;
+	n[k++].scale = 0.3 * (1 + 1e-6);
+	n[k++].own_weights = true;
+	n[k++].state_size = 3;
+	n[k++].groups_of = 2;
+	n[k++].each = true;
+	n[k++].beyond.from = 9;
+	n[k++].beyond.mscale = 1.1;
+	n[k++].beyond.theta = 11;
+	n[k++].beyond.factor = 3;
+	n[k++].beyond.inv_freq = other;
+	n[k++].inv_freq = other;
+	assert_true(st_node_same_parameters(&base, &base, 0));
+	for (size_t i = 0; i < k; i++)
+		assert_false(st_node_same_parameters(&base, &n[i], 0));
+	/* What no token reaches is the same, and so are a number in f32 and its decimals. */
+	n[23].chunk = 20;
+	n[23].beyond.mscale = 7;
+	n[23].scale = (double)0.3f;
+	assert_true(st_node_same_parameters(&base, &n[23], 8));
+	assert_false(st_node_same_parameters(&base, &n[23], 21));
+	struct st_node x = { .op = ST_OP_XIELU, .xielu = { 0.25, 0.5, 1, -1 } }, y = x;
+	assert_true(st_node_same_parameters(&x, &y, 0));
+	y.xielu[2] = 2;
+	assert_false(st_node_same_parameters(&x, &y, 0));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_parameter_counts),
 		cmocka_unit_test(states_go_on),
 		cmocka_unit_test(every_variant_equals_plain_loops),
 		cmocka_unit_test(same_bits_in_any_chunks),
