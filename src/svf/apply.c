@@ -38,7 +38,7 @@ static char *checkpoint_name(struct apply *x, const struct st_svf_entry *e)
 static enum st_status make_checkpoint(struct apply *x, const struct st_svf_entry *e, const char *path,
                                       double *zero_error, struct st_error *err)
 {
-	/* Whose result stands in e's place. */
+	/* The tensor whose result is stored in e's place. */
 	const struct st_svf_entry *after = st_svf_job_after(&x->job, e), *from = after ? after : e;
 	struct st_tensor_spec spec = { .name = e->target_name, .dtype = ST_DTYPE_BF16 };
 	struct st_svf_stages t = { .e = from,

@@ -105,7 +105,7 @@ static bool asked(const struct st_svf_side *s, const struct st_svf_claim *t)
 	    && (!s->filter || strstr(t->source, s->filter) || (t->target && strstr(t->target, s->filter)));
 }
 
-/* Of all that either side names, once each: what both were asked for. */
+/* Every tensor that either side names, once; of these, the ones that both sides were asked for. */
 static enum st_status expect(struct st_svf_comparison *c, const char ***expected, struct st_error *err)
 {
 	const char **seen = st_arena_alloc2(&c->arena, 2, c->side[0].n_claimed + c->side[1].n_claimed, sizeof *seen);

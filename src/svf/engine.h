@@ -1,8 +1,7 @@
 /*
  * engine.h - the computation: factors of a matrix, and the formula that applies a span of the vector to them.
  *
- * A tensor is worked on in blocks of rows; nothing of its size is held except V and, where a result is turned over,
- * that result.
+ * A tensor is worked on in blocks of rows. Nothing of its size is held except V and a result that is turned over.
  */
 #ifndef ST_SVF_ENGINE_H
 #define ST_SVF_ENGINE_H

@@ -129,7 +129,7 @@ static enum st_status run_variant(struct st_svf_export_run *x, const char *label
 		const char *hash = t->summary[ST_SVF_FINAL_BF16].sha256;
 		fprintf(x->job.text, "%s: %s zero-offset error %.3g\n", label, hash, w.engine.zero_error);
 		st_svf_export_variant(x, t, &w.engine, label, source);
-		/* Readback counts for most, then given factors. */
+		/* The last one is the baseline: what was read back, or else the factors at hand. */
 		if (layout == kept) {
 			st_svf_work_warnings(&x->job, &w);
 			x->baseline_label = label;

@@ -29,7 +29,7 @@ static bool from_json(const json_t *list, struct shape *s)
 	return true;
 }
 
-/* Of the numbers, or as recorded beside a digest. */
+/* The shape of the numbers, or the one that is recorded beside a digest. */
 static bool shape_of(const struct st_svf_set *set, size_t stage, struct shape *s)
 {
 	const struct st_tensor *t = set->t[stage];

@@ -175,7 +175,7 @@ static enum st_status straight(struct st_svf_stages *t, struct st_svf_engine *g,
 			g->bf16[i] = st_f32_to_bf16(g->matmul[i]);
 		p[1].x = g->matmul;
 	}
-	/* Its own are the bytes of the adapted matrix, whose digest is taken over at the end. */
+	/* Its own f32 result is the adapted matrix: that digest is taken over at the end, not computed twice. */
 	return emit(t, p, 2, t->winner ? 2 : 1, g, err);
 }
 

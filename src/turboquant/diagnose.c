@@ -36,12 +36,12 @@ static const struct hypothesis *confirmed(const struct table *t, double floor)
 
 static bool is_noise(const struct hypothesis *h) { return h->code == ST_CAUSE_NUMERIC_LOW_PRECISION; }
 
-/* Nine tenths of an infinite residual, that of an output where the declared step gives none, are no measure; and of one
- * that is far too large almost anything takes most away. */
+/* A hypothesis is likely when it takes nine tenths of the residual away. An infinite residual, where the declared step
+ * gives zeros, has no tenths. Of a residual far above 1 almost any edit takes most: what counts then is 1. */
 static bool removes_most(double after, double before) { return isfinite(before) && after < 0.1 * fmin(before, 1); }
 
-/* `likely`: not confirmed, or NULL. Coarse numbers excuse nothing but what they explain down to the floor: under what
- * they leave a small fault may hide. */
+/* `likely`: not confirmed, or NULL. Low precision is noise only where it explains the residual down to the floor: under
+ * what it leaves a small fault may hide. */
 static const char *verdict_of(const struct hypothesis *confirmed, const struct hypothesis *likely, double before)
 {
 	if (confirmed)

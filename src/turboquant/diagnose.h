@@ -100,8 +100,8 @@ bool st_step_try(const struct step *s, struct hypothesis *h, size_t n);
 
 /* ---- diagnose_list.c ---- */
 
-/* parameter: of the fitted or changed value, or ST_PARAM_NONE. Never NULL: without memory it is a row that is not kept,
- * and t->failed is set. */
+/* parameter: of the fitted or changed value, or ST_PARAM_NONE. Never NULL: without memory t->failed is set, and the row
+ * is not kept. */
 struct hypothesis *st_hypothesis_add(struct table *t, enum st_cause_code code, const char *text,
                                      enum st_param_name parameter, double value, struct edit e);
 /* Adds to the text, as far as there is room. */
@@ -121,7 +121,7 @@ void st_fit_numbers(struct step *s, enum round round, double floor, struct table
 
 /* Explain `observed` ([H, d], natural basis); adds "diagnosis" to the report. */
 ST_MUST_CHECK enum st_status st_diagnose_output(struct st_replay_run *r, const float *observed, struct st_error *err);
-/* Check the packed rows against the values before quantisation, where the capture has them; adds "cache" to the
+/* Check the packed rows against the values before quantisation, where the capture has them. Adds "cache" to the
  * report. */
 ST_MUST_CHECK enum st_status st_diagnose_cache(struct st_replay_run *r, struct st_error *err);
 

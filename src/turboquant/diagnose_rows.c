@@ -123,9 +123,10 @@ struct pair {
 };
 
 /*
- * One half of the right pair is what D resembles most, with what it lacks for a single row left over; the other half is
- * what then resembles the rest. seen: [P]. *copy: the best pair of two rows, *empty: the best with an empty row,
- * gone[0]: alone.
+ * D is u of the row that went, minus u of the row that took its place. The rows that D resembles most are kept as
+ * candidates for either half of the pair. For each of them the other half is the row that resembles most what is left
+ * of D. seen: [P]. *copy: the best pair of two rows; *empty: the best with an empty row; *alone: the best row that went
+ * without another in its place.
  */
 static bool find_pairs(struct view *x, const bool *seen, struct pair *copy, struct pair *empty, uint32_t *alone)
 {
@@ -172,11 +173,13 @@ static bool find_pairs(struct view *x, const bool *seen, struct pair *copy, stru
 
 /*
  * With row t gone, the rest B = D - u(t) of each head is w' (v' - obs): one v' for all heads of the group, a weight for
- * each. One head alone fits every row and proves nothing. Several find the row, but any vector that all of them have
- * too much fits as well; so the content must also be what a row can hold, codes and norms, and reproduce the output as
- * that. Factors on the output of each head alone come near such a row too - where they give out/(1 - e), e in
- * proportion to the share p = w/Z that a head leaves to row t, one of weight w - Z e and value v p/(p - e) gives the
- * same - and are much the simpler of the two.
+ * each. One head alone fits every row and proves nothing. Several heads find the row, but any vector that all of them
+ * have too much fits as well. So the content must also be what a row can hold, codes and norms, and reproduce the
+ * output as that.
+ *
+ * A factor on the output of each head can look like such a row. Let a head give out/(1 - e), with e in proportion to
+ * its share p = w/Z of row t: then a row of weight w - Z e and value v p/(p - e) gives the same output. The factors are
+ * the simpler explanation, so no row is looked for where they are enough (beyond_factors).
  */
 
 /* Whether a factor for each query head leaves a tenth of the difference or more. s holds the evaluation of the declared

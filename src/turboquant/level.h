@@ -29,10 +29,10 @@ struct st_tq_level {
 	void (*attend)(const struct st_tq_task *t);
 	/* In place, natural order, times 1/sqrt(d): its own inverse. d = 128, 256, 512. */
 	void (*fwht)(float *x, uint32_t d);
-	/* One vector in the rotated basis -> d indices and B norms. */
 	/* n pairs of uniforms (u1 in (0, 1], u2 in [0, 1)) -> 2 n normals: Box-Muller, f64 inside, radius and
 	 * angle rounded to f32 between. */
 	void (*normals)(const double *u, size_t n, float *x);
+	/* One vector in the rotated basis -> d indices and B norms. */
 	void (*quantise)(const float *x, uint32_t d, unsigned bits, const float *bounds, bool per_block, uint8_t *index,
 	                 float *norms);
 };
