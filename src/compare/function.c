@@ -498,8 +498,11 @@ static enum st_status attention(struct search *s, int32_t layer)
 			of_k[i] = i / d * (d / 2) + j % (d / 2);
 		}
 	}
+	bool turned = false;
 	ST_TRY(fits(s, all[V], &v, &yes));
-	if (!yes) {
+	if (!yes && !(what & REORDERED) && !at_fault(all[VB]))
+		ST_TRY(st_find_turned_heads(s->ma, s->mb, all[V], all[O], &turned, s->err));
+	if (!yes && !turned) {
 		ST_TRY(find_gains(s, all[V], all[VB], &v, all[O], NULL, &o,
 		                  &(struct balance){ G * d, of_v, of_o, false }, &own, &inverse));
 		v.row_gain = own;
@@ -515,7 +518,7 @@ static enum st_status attention(struct search *s, int32_t layer)
 		what |= SCALED;
 	}
 	const struct move *const moves[N] = { [Q] = &q, [K] = &k, [V] = &v, [O] = &o };
-	for (int i = Q; i <= O; i++) {
+	for (int i = Q; i <= (turned ? K : O); i++) {
 		ST_TRY(fits(s, all[i], moves[i], &yes));
 		if (!yes)
 			return ST_OK;
@@ -530,7 +533,11 @@ static enum st_status attention(struct search *s, int32_t layer)
 		if (!yes)
 			return ST_OK;
 	}
-	if (what)
+	if (turned)
+		claim(s, all, N,
+		      what & FOLDED ? "norms folded into the matrices behind, heads of v and o in another basis"
+		                    : "heads of v and o in another basis");
+	else if (what)
 		claim(s, all, N, heads[what]);
 	return ST_OK;
 }

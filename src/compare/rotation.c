@@ -22,28 +22,31 @@
 #define ALLOWED \
 	4 /* times the variance that storing the numbers adds to products: two sides, each once in either factor */
 
-/* vectors [VECTORS, len] of a weight: rows times `gain`, or columns. */
-static enum st_status gather(const struct st_weight *w, bool columns, const float *gain, float *vectors, size_t *n,
-                             struct st_error *err)
+/* A part of a matrix: rows or columns of it are the vectors that may be turned. */
+struct part {
+	uint64_t row, rows, col, cols;
+	bool columns;
+};
+
+static uint64_t length_of(const struct part *p) { return p->columns ? p->rows : p->cols; }
+
+/* vectors [VECTORS, len] of a part of a weight, whose columns are taken times `gain` (of all columns; NULL: 1). */
+static enum st_status gather(const struct st_weight *w, const struct part *p, const float *gain, float *vectors,
+                             size_t *n, struct st_error *err)
 {
-	uint64_t rows = st_weight_rows(w), cols = st_weight_cols(w), from = columns ? cols : rows,
-		 len = columns ? rows : cols;
+	uint64_t from = p->columns ? p->cols : p->rows, len = length_of(p);
+	float *row = st_alloc_array(st_weight_cols(w), sizeof *row);
 	*n = from < VECTORS ? (size_t)from : VECTORS;
-	if (!columns) {
-		for (size_t i = 0; i < *n; i++) {
-			st_weight_decode(w, i * rows / *n, 1, vectors + i * len);
-			for (uint64_t k = 0; gain && k < len; k++)
-				vectors[i * len + k] *= gain[k];
-		}
-		return st_check_cancel(err);
-	}
-	float *row = st_alloc_array(cols, sizeof *row);
 	if (!row)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	for (uint64_t r = 0; r < rows; r++) {
-		st_weight_decode(w, r, 1, row);
-		for (size_t i = 0; i < *n; i++)
-			vectors[i * len + r] = row[i * cols / *n];
+	for (uint64_t r = 0; r < (p->columns ? p->rows : *n); r++) {
+		st_weight_decode(w, p->row + (p->columns ? r : r * p->rows / *n), 1, row);
+		for (uint64_t k = 0; gain && k < p->cols; k++)
+			row[p->col + k] *= gain[p->col + k];
+		for (size_t i = 0; p->columns && i < *n; i++)
+			vectors[i * len + r] = row[p->col + i * p->cols / *n];
+		for (uint64_t k = 0; !p->columns && k < len; k++)
+			vectors[r * len + k] = row[p->col + k];
 	}
 	free(row);
 	return st_check_cancel(err);
@@ -84,25 +87,24 @@ static double storage(const struct st_weight *w)
 	return rel * rel + 1e-12;
 }
 
-/* Whether a matrix of a has the products of b's. */
+/* Whether a part of a matrix of a has the products of b's. */
 static enum st_status has_products(const struct st_model *ma, const struct st_model *mb, const struct st_weight_diff *d,
-                                   bool *yes, struct st_error *err)
+                                   const struct part *p, bool *yes, struct st_error *err)
 {
-	bool columns = d->slot->role == ST_ROLE_O || d->slot->role == ST_ROLE_DOWN;
-	uint64_t len = columns ? d->rows : d->cols;
+	uint64_t len = length_of(p);
 	const struct st_weight *na = norm_before(ma, d->slot), *nb = norm_before(mb, d->slot);
-	float *x = st_alloc_array3(2, VECTORS, len, sizeof *x), *gain = st_alloc_array2(2, len, sizeof *gain);
+	float *x = st_alloc_array3(2, VECTORS, len, sizeof *x), *gain = st_alloc_array(d->cols, sizeof *gain);
 	double *ga = st_alloc_array3(2, VECTORS, VECTORS, sizeof *ga), *gb = ga ? ga + VECTORS * VECTORS : NULL;
 	enum st_status st = x && gain && ga ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	size_t n = 0;
 	*yes = false;
 	for (int k = 0; k < 2 && st == ST_OK; k++) {
 		const struct st_weight *norm = k ? nb : na;
-		bool folds = norm && norm->tensor && st_tensor_cols(norm->tensor) == len;
+		bool folds = norm && norm->tensor && st_tensor_cols(norm->tensor) == d->cols;
 		if (folds)
 			st_weight_decode(norm, 0, 1, gain);
 		float *v = x + (uint64_t)k * VECTORS * len;
-		st = gather(k ? d->b : d->a, columns, folds ? gain : NULL, v, &n, err);
+		st = gather(k ? d->b : d->a, p, folds ? gain : NULL, v, &n, err);
 		products(v, n, len, k ? gb : ga);
 	}
 	double away[VECTORS] = { 0 };
@@ -143,10 +145,11 @@ enum st_status st_find_rotation(const struct st_model *ma, const struct st_model
 		if (d[i].rows == 1)
 			return ST_OK; /* what is no part of the stream is not turned */
 		if (!d[i].a || !d[i].b || st_weight_rows(d[i].a) != st_weight_rows(d[i].b)
-		    || st_weight_cols(d[i].a) != st_weight_cols(d[i].b) || d[i].nonfinite_a
-		    || d[i].nonfinite_b)
+		    || st_weight_cols(d[i].a) != st_weight_cols(d[i].b) || d[i].nonfinite_a || d[i].nonfinite_b)
 			return ST_OK;
-		ST_TRY(has_products(ma, mb, &d[i], &yes, err));
+		struct part all = { 0, d[i].rows, 0, d[i].cols,
+			            d[i].slot->role == ST_ROLE_O || d[i].slot->role == ST_ROLE_DOWN };
+		ST_TRY(has_products(ma, mb, &d[i], &all, &yes, err));
 		if (!yes)
 			return ST_OK;
 		found++;
@@ -155,5 +158,19 @@ enum st_status st_find_rotation(const struct st_model *ma, const struct st_model
 	for (size_t i = 0; embedding && found > 2 && i < n; i++)
 		if (d[i].status == ST_WEIGHT_FAULT)
 			how[i] = "the stream in another basis";
+	return ST_OK;
+}
+
+enum st_status st_find_turned_heads(const struct st_model *ma, const struct st_model *mb,
+                                    const struct st_weight_diff *v, const struct st_weight_diff *o, bool *yes,
+                                    struct st_error *err)
+{
+	const struct st_config *cfg = st_model_config(ma);
+	uint64_t d = cfg->head_dim;
+	*yes = true;
+	for (uint64_t h = 0; h < cfg->n_kv_heads && *yes; h++)
+		ST_TRY(has_products(ma, mb, v, &(struct part){ h * d, d, 0, v->cols, true }, yes, err));
+	for (uint64_t h = 0; h < cfg->n_heads && *yes; h++)
+		ST_TRY(has_products(ma, mb, o, &(struct part){ 0, o->rows, h * d, d, false }, yes, err));
 	return ST_OK;
 }

@@ -571,6 +571,53 @@ static void the_same_function_is_seen(void **state)
 	}
 }
 
+/* The rows of each head of V of a layer turned by a rotation of two of its places after the other, and what O reads of it
+ * turned too: by the same angle, or by another. */
+static void turn_heads(struct toy *m, int layer, double of_v, double of_o)
+{
+	struct toy_tensor *v = in_layer(m, layer, "self_attn.v_proj.weight"),
+			  *o = in_layer(m, layer, "self_attn.o_proj.weight");
+	for (uint32_t h = 0; h < m->heads; h++)
+		for (uint32_t p = 0; p < m->head_dim; p++) {
+			uint32_t q = (p + 1) % m->head_dim, group = h / (m->heads / m->kv_heads);
+			for (uint64_t r = 0; r < o->rows; r++) {
+				float *x = o->data + r * o->cols + h * m->head_dim, a = x[p], b = x[q];
+				x[p] = (float)(cos(of_o) * a - sin(of_o) * b);
+				x[q] = (float)(sin(of_o) * a + cos(of_o) * b);
+			}
+			for (uint64_t c = 0; c < v->cols && h % (m->heads / m->kv_heads) == 0; c++) {
+				float *x = v->data + c, *y = x + (group * m->head_dim + p) * v->cols,
+				      *z = x + (group * m->head_dim + q) * v->cols, a = *y, b = *z;
+				*y = (float)(cos(of_v) * a - sin(of_v) * b);
+				*z = (float)(sin(of_v) * a + cos(of_v) * b);
+			}
+		}
+}
+
+static void turned_heads_are_seen(void **state)
+{
+	(void)state;
+	static const enum st_dtype types[] = { ST_DTYPE_F32, ST_DTYPE_F16, ST_DTYPE_Q8_0 };
+	for (size_t k = 0; k < sizeof types / sizeof *types; k++)
+		for (int bad = 0; bad < 3; bad++) {
+			struct toy base, other;
+			toy_make(&base, "llama", 64, false);
+			toy_make(&other, "llama", 64, false);
+			turn_heads(&other, 0, 1.2, bad == 1 ? 0 : bad == 2 ? -1.2 : 1.2);
+			toy_write(&base, in_folder("base.gguf"), ST_DTYPE_F16, true);
+			toy_write(&other, in_folder("other.gguf"), types[k], true);
+			struct st_rosetta *r = compare("other.gguf", "base.gguf");
+			bool same = r->cause.code == ST_CAUSE_WEIGHT_SAME_FUNCTION && r->verdict == ST_VERDICT_NOISE
+			         && strstr(r->text, "heads of v and o in another basis");
+			if (same != !bad || (bad && r->verdict != ST_VERDICT_FAULT))
+				fail_msg("%s, %d: %s (%s)", st_dtype_info(types[k])->name, bad,
+				         st_verdict_name(r->verdict), r->text);
+			st_rosetta_free(r);
+			toy_free(&base);
+			toy_free(&other);
+		}
+}
+
 /* ---- blocks: the bytes as ggml's blocks have them, edited by hand ---- */
 
 static void exchange_bytes(uint8_t *p, size_t a, size_t b, size_t n)
@@ -871,6 +918,7 @@ int main(void)
 		CASE(shapes_are_told),
 		CASE(zeros_of_both_are_clean),
 		CASE(the_same_function_is_seen),
+		CASE(turned_heads_are_seen),
 		CASE(layouts_of_blocks_are_named),
 		CASE(padding_is_seen),
 		CASE(only_evidence_accuses),
