@@ -178,14 +178,9 @@ static enum st_status apply_shape(struct tree *t, struct st_tensor *x)
 	if (!shape)
 		return ST_OK;
 	uint64_t n, not_zero, dims[ST_MAX_DIMS];
-	size_t ndim = json_array_size(shape);
-	bool good = json_is_array(shape) && ndim <= ST_MAX_DIMS;
-	for (size_t i = 0; good && i < ndim; i++) {
-		const json_t *d = json_array_get(shape, i);
-		good = json_is_integer(d) && json_integer_value(d) >= 0;
-		dims[i] = good ? (uint64_t)json_integer_value(d) : 0;
-	}
-	if (!good || !st_shape_elems((uint32_t)ndim, dims, &not_zero, &n) || n != x->n_elems)
+	size_t ndim;
+	if (!st_json_counts(shape, ST_MAX_DIMS, dims, &ndim) || !st_shape_elems((uint32_t)ndim, dims, &not_zero, &n)
+	    || n != x->n_elems)
 		return st_fail_at(t->err, ST_ERR_FORMAT, ST_NO_OFFSET, x->name,
 		                  "the shape in trace.json does not make the %llu values of the file",
 		                  (unsigned long long)x->n_elems);

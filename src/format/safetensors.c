@@ -87,20 +87,6 @@ static enum st_status read_header(const struct st_container *c, struct shard *s,
 	return ST_OK;
 }
 
-/* A list of at most `max` integers that are no less than 0. */
-static bool read_counts(const json_t *list, size_t max, uint64_t *out)
-{
-	if (!json_is_array(list) || json_array_size(list) > max)
-		return false;
-	for (size_t i = 0; i < json_array_size(list); i++) {
-		const json_t *v = json_array_get(list, i);
-		if (!json_is_integer(v) || json_integer_value(v) < 0)
-			return false;
-		out[i] = (uint64_t)json_integer_value(v);
-	}
-	return true;
-}
-
 /* One descriptor into t, placed in the file. The messages need no offset: the caller puts the entry's. */
 static enum st_status read_descriptor(const struct st_container *c, const struct shard *s, const json_t *d,
                                       struct st_tensor *t, struct st_error *err)
@@ -123,12 +109,13 @@ static enum st_status read_descriptor(const struct st_container *c, const struct
 	if (json_is_array(shape) && json_array_size(shape) > ST_MAX_DIMS)
 		return st_fail(err, ST_ERR_LIMIT, "has %zu dimensions, at most %d are supported",
 		               json_array_size(shape), ST_MAX_DIMS);
-	if (!read_counts(shape, ST_MAX_DIMS, t->shape))
+	size_t n;
+	if (!st_json_counts(shape, ST_MAX_DIMS, t->shape, &n))
 		return st_fail(err, ST_ERR_FORMAT, "shape is not a list of non-negative integers");
-	t->ndim = (uint32_t)json_array_size(shape);
+	t->ndim = (uint32_t)n;
 	memcpy(t->file_dims, t->shape, sizeof t->file_dims);
 	uint64_t r[2], at;
-	if (!read_counts(range, 2, r) || json_array_size(range) != 2)
+	if (!st_json_counts(range, 2, r, &n) || n != 2)
 		return st_fail(err, ST_ERR_FORMAT, "data_offsets is not a pair of non-negative integers");
 	if (r[0] > r[1])
 		return st_fail(err, ST_ERR_FORMAT, "data_offsets end at %llu, before they begin at %llu",

@@ -368,6 +368,18 @@ enum st_status st_json_u32s(const json_t *v, const char *key, struct st_arena *a
 	return st;
 }
 
+bool st_json_counts(const json_t *list, size_t most, uint64_t *out, size_t *n)
+{
+	bool ok = json_is_array(list) && json_array_size(list) <= most;
+	*n = json_array_size(list);
+	for (size_t i = 0; ok && i < *n; i++) {
+		const json_t *v = json_array_get(list, i);
+		ok = json_is_integer(v) && json_integer_value(v) >= 0;
+		out[i] = (uint64_t)json_integer_value(v);
+	}
+	return ok;
+}
+
 /* ---- writing ---- */
 
 static json_t *value_of(const struct st_json_field *f, const void *at)

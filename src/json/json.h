@@ -104,6 +104,9 @@ json_t *st_json_unread(const json_t *o, const struct st_json_field *fields, size
 ST_MUST_CHECK enum st_status st_json_u32s(const json_t *v, const char *key, struct st_arena *arena, uint32_t **out,
                                           size_t *n, struct st_error *err);
 
+/* A list of at most `most` integers of 0 or more, as shapes are. False: it is none, and out holds nothing of use. */
+bool st_json_counts(const json_t *list, size_t most, uint64_t *out, size_t *n);
+
 /* ---- writing ---- */
 
 /* json_dumps(), but NULL instead of a text that lacks something when memory runs out on the way, and for a NULL. */

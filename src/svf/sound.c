@@ -12,22 +12,9 @@ static const char digest_of_nothing[] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e
 /* ---- shapes ---- */
 
 struct shape {
-	uint64_t ndim, d[2];
+	size_t ndim;
+	uint64_t d[2];
 };
-
-static bool from_json(const json_t *list, struct shape *s)
-{
-	s->ndim = json_array_size(list);
-	if (!json_is_array(list) || s->ndim > 2)
-		return false;
-	for (size_t i = 0; i < s->ndim; i++) {
-		const json_t *d = json_array_get(list, i);
-		if (!json_is_integer(d) || json_integer_value(d) < 0)
-			return false;
-		s->d[i] = (uint64_t)json_integer_value(d);
-	}
-	return true;
-}
 
 /* The shape of the numbers, or the one that is recorded beside a digest. */
 static bool shape_of(const struct st_svf_set *set, size_t stage, struct shape *s)
@@ -35,7 +22,7 @@ static bool shape_of(const struct st_svf_set *set, size_t stage, struct shape *s
 	const struct st_tensor *t = set->t[stage];
 	*s = (struct shape){ 0 };
 	if (!t)
-		return from_json(json_object_get(set->record[stage], "shape"), s);
+		return st_json_counts(json_object_get(set->record[stage], "shape"), 2, s->d, &s->ndim);
 	s->ndim = t->ndim;
 	memcpy(s->d, t->shape, (t->ndim < 2 ? t->ndim : 2) * sizeof *s->d);
 	return true;
@@ -53,7 +40,7 @@ static bool stated(const json_t *report, const char *source, struct shape *s)
 		                   st_svf_with_text(ours, "source_name", source),
 		                   st_svf_with_text(theirs, "source_name", source) };
 	for (size_t i = 0; i < 3; i++)
-		if (from_json(json_object_get(places[i], "source_shape"), s))
+		if (st_json_counts(json_object_get(places[i], "source_shape"), 2, s->d, &s->ndim))
 			return true;
 	return false;
 }

@@ -232,6 +232,34 @@ static void members_of_members(void **state)
 	json_decref(want);
 }
 
+static void lists_of_counts(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *text;
+		bool ok;
+		size_t n;
+	} cases[] = { { "[]", true, 0 },       { "[0,7]", true, 2 },
+		      { "[1,2,3]", false, 3 }, { "[-1]", false, 1 },
+		      { "[1.0]", false, 1 },   { "[\"1\"]", false, 1 },
+		      { "7", false, 0 },       { "[9223372036854775807]", true, 1 } };
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		uint64_t x[3] = { 0, 0, 99 };
+		size_t n;
+		json_t *j = json_loads(cases[i].text, JSON_DECODE_ANY, NULL);
+		assert_int_equal(st_json_counts(j, 2, x, &n), cases[i].ok);
+		assert_true(!cases[i].ok || n == cases[i].n);
+		assert_int_equal(x[2], 99);
+		json_decref(j);
+	}
+	uint64_t x[2];
+	size_t n;
+	json_t *j = json_loads("[3,9223372036854775807]", 0, NULL);
+	assert_true(st_json_counts(j, 2, x, &n) && x[0] == 3 && x[1] == INT64_MAX);
+	assert_false(st_json_counts(NULL, 2, x, &n));
+	json_decref(j);
+}
+
 static void one_variable(void **state)
 {
 	(void)state;
@@ -277,6 +305,7 @@ int main(void)
 		cmocka_unit_test(written_and_read_again),
 		cmocka_unit_test(members_by_type),
 		cmocka_unit_test(members_of_members),
+		cmocka_unit_test(lists_of_counts),
 		cmocka_unit_test(one_variable),
 		cmocka_unit_test(a_file_that_must_be_an_object),
 	};
