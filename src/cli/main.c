@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 const struct cli_command *cli_find(char *const *args, int n, int *used)
 {
@@ -109,12 +110,13 @@ static int dispatch(struct cli *c, char **args, int n)
 
 int main(int argc, char **argv)
 {
-	struct cli c = { 0 };
+	static struct cli c; /* signals come until the process has ended, and look at it */
 	cli_signals_init(&c);
 	int rc = dispatch(&c, argv + 1, argc - 1);
 	/* A full disk shows up here at the latest. */
 	bool lost = ferror(stdout) != 0;
 	lost |= fclose(stdout) != 0;
+	alarm(0); /* nothing is left to interrupt */
 	int why = cli_write_error() ? cli_write_error() : errno;
 	if (lost && cli_signal_seen() == SIGPIPE)
 		return 128 + SIGPIPE;
