@@ -58,6 +58,15 @@ static const struct {
 	{ "AQLM", { "codebooks", "codes", "scales" }, NULL },
 };
 
+/* MLX's MXFP4 and its other modes without biases: scales that are bytes, which no weight of a model is. */
+static const char *bytes_for_scales(const struct st_container *c)
+{
+	for (size_t i = 0; i < c->n_tensors; i++)
+		if (ends(c->tensors[i].name, "scales") && c->tensors[i].dtype == ST_DTYPE_U8)
+			return c->tensors[i].name;
+	return NULL;
+}
+
 static bool fits(const struct st_container *c, size_t i)
 {
 	for (size_t k = 0; k < 3 && packings[i].all[k]; k++)
@@ -78,7 +87,8 @@ const char *st_packing(const struct st_container *c, const char **tensor)
 				*tensor = c->tensors[k].name;
 		return packings[i].method;
 	}
-	return NULL;
+	*tensor = bytes_for_scales(c);
+	return *tensor ? "MLX (MXFP4, or another mode without biases)" : NULL;
 }
 
 const char *st_stranger(const struct st_container *c)

@@ -67,6 +67,9 @@ void st_bnb4_row(const struct st_apart *a, uint64_t r, const struct st_elements 
 			continue;
 		e->below[k] = scale == 0 ? 0 : x->below * fabsf(scale);
 		e->above[k] = scale == 0 ? 0 : x->above * fabsf(scale);
-		e->rounding[k] = moved * (scale == 0 ? 1 : fabsf(x->value));
+		/* The code was chosen under the scale as it was: the end of its cell lay at that times value and half a
+		 * gap. */
+		float half = 0.5f * fmaxf(isinf(x->below) ? 0 : x->below, isinf(x->above) ? 0 : x->above);
+		e->rounding[k] = moved * (scale == 0 ? 1 : fabsf(x->value) + half);
 	}
 }

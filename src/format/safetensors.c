@@ -165,6 +165,8 @@ static enum st_status read_metadata(struct st_container *c, json_t *meta, struct
 {
 	const char *key;
 	json_t *v;
+	if (json_is_null(meta)) /* MLX writes none so */
+		return ST_OK;
 	if (!json_is_object(meta))
 		return st_fail(err, ST_ERR_FORMAT, "is not an object");
 	json_object_foreach(meta, key, v) if (!json_is_string(v)) return st_fail(

@@ -20,6 +20,20 @@ static const char good[] = "{\"__metadata__\":{\"format\":\"pt\",\"note\":\"\\u0
 			   "\"s\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[27,35]}}  ";
 #define GOOD_BYTES 35
 
+/* As MLX writes it. */
+static void no_metadata_may_be_null(void **state)
+{
+	(void)state;
+	static struct bytes b;
+	struct st_container *c;
+	struct st_error err = ST_ERROR_INIT;
+	build(&b, "{\"__metadata__\":null,\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1);
+	assert_ok(st_container_open(save("null.safetensors", &b), &c, &err), &err);
+	assert_null(c->docs.metadata);
+	assert_int_equal(st_container_n_tensors(c), 1);
+	st_container_close(c);
+}
+
 static void a_sound_file(void **state)
 {
 	(void)state;
@@ -412,7 +426,8 @@ static void broken_folders_are_refused(void **state)
 		{ "config.json", "[1]", FORMAT, "config.json: byte 0: must be a JSON object" },
 		{ "config.json", "{\"a\":1,\"a\":2}", FORMAT, "config.json: byte 10: not valid JSON: duplicate" },
 		{ "config.json", "{\"num_hidden_layers\":-1}", FORMAT, "config.json: num_hidden_layers: is -1" },
-		{ "config.json", "{\"vocab_size\":\"512\"}", FORMAT, "config.json: vocab_size: is \"512\", not an integer" },
+		{ "config.json", "{\"vocab_size\":\"512\"}", FORMAT,
+		  "config.json: vocab_size: is \"512\", not an integer" },
 		{ "tokenizer.json", "{\"model\":", FORMAT, "tokenizer.json: byte" },
 		{ "tokenizer_config.json", "7", FORMAT, "tokenizer_config.json: byte" },
 	};
@@ -496,6 +511,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_sound_file),
+		cmocka_unit_test(no_metadata_may_be_null),
 		cmocka_unit_test(every_dtype),
 		cmocka_unit_test(broken_headers_are_refused),
 		cmocka_unit_test(header_lengths),

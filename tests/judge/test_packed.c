@@ -336,6 +336,65 @@ static void bitsandbytes_is_read(void **state)
 	}
 }
 
+/* FP4 chosen under block scales that were rounded afterwards: every original lies in its number's cell, also at the far end
+ * of a small number's wide gap. */
+static void cells_reach_to_where_codes_were_chosen(void **state)
+{
+	(void)state;
+	static const float fp4[16] = { 0,  1.0f / 192,  2.0f / 3,  1,  1.0f / 3,  0.5f,  1.0f / 6,  0.25f,
+		                       -0, -1.0f / 192, -2.0f / 3, -1, -1.0f / 3, -0.5f, -1.0f / 6, -0.25f };
+	uint8_t bytes[OUT * IN / 2];
+	float x[OUT][IN], v[4][IN];
+	uint64_t seed = 77;
+	memcpy(map, fp4, sizeof map);
+	for (int k = 0; k < 256; k++)
+		nested_map[k] = (float)(k - 128) / 128;
+	for (int r = 0; r < OUT; r++) {
+		nested_absmax[r / 4] = 8; /* steps of 1/16 for scales near 0.1 */
+		absmax_codes[r] = 126;    /* 0.125 */
+		float exact = r % 2 ? 0.098f : 0.152f;
+		for (int k = 0; k < IN; k++) {
+			float y = (float)(2 * toy_uniform(&seed) - 1);
+			codes[r][k] = 0;
+			for (uint8_t i = 1; i < 16; i++)
+				if (fabsf(fp4[i] - y) < fabsf(fp4[codes[r][k]] - y))
+					codes[r][k] = i;
+			x[r][k] = y * exact;
+		}
+		for (int k = 0; k < IN; k += 2)
+			bytes[(r * IN + k) / 2] = (uint8_t)(codes[r][k] << 4 | codes[r][k + 1]);
+	}
+	char json[256];
+	snprintf(json, sizeof json,
+	         "{\"quant_type\": \"fp4\", \"blocksize\": 64, \"shape\": [%d, %d], \"nested_blocksize\": 4, "
+	         "\"nested_offset\": 0.25}",
+	         OUT, IN);
+	struct parts p = { .config = ", \"quantization_config\": {\"load_in_4bit\": true}" };
+	add(&p, "m.q_proj.weight", ST_DTYPE_U8, OUT * IN / 2, 1, bytes);
+	add(&p, "m.q_proj.weight.quant_map", ST_DTYPE_F32, 0, 16, map);
+	add(&p, "m.q_proj.weight.quant_state.bitsandbytes__fp4", ST_DTYPE_U8, 0, strlen(json), json);
+	add(&p, "m.q_proj.weight.absmax", ST_DTYPE_U8, 0, OUT, absmax_codes);
+	add(&p, "m.q_proj.weight.nested_absmax", ST_DTYPE_F32, 0, 4, nested_absmax);
+	add(&p, "m.q_proj.weight.nested_quant_map", ST_DTYPE_F32, 0, 256, nested_map);
+	write_parts(&p, in_folder("fp4"));
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *c;
+	assert_ok(st_container_open(in_folder("fp4"), &c, &err), &err);
+	const struct st_tensor *t = st_container_find(c, "m.q_proj.weight");
+	assert_int_equal(t->dtype, ST_DTYPE_BNB4);
+	for (int r = 0; r < OUT; r++) {
+		st_tensor_elements(t, (uint64_t)r, &(struct st_elements){ v[0], v[1], v[2], v[3] });
+		for (int k = 0; k < IN; k++) {
+			float away = x[r][k] - v[0][k], gap = away < 0 ? v[1][k] : v[2][k];
+			if (fabsf(away) > gap / 2 + v[3][k] + 1e-6f)
+				fail_msg("(%d, %d): %g beside %g: gap %g, rounding %g", r, k, (double)x[r][k],
+				         (double)v[0][k], (double)gap, (double)v[3][k]);
+			assert_true(v[3][k] < 0.05f); /* as far as the scale may have moved, not further */
+		}
+	}
+	st_container_close(c);
+}
+
 static int8_t ints[OUT][IN];
 static float factors[OUT * IN];
 static int per_row, block_rows, block_cols;
@@ -477,6 +536,7 @@ int main(void)
 		CASE(mlx_is_read),
 		CASE(compressed_tensors_are_read),
 		CASE(bitsandbytes_is_read),
+		CASE(cells_reach_to_where_codes_were_chosen),
 		CASE(factors_beside_are_read),
 		CASE(packed_is_judged_by_its_source),
 	};
