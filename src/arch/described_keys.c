@@ -78,7 +78,12 @@ static enum st_status condition(const struct st_container *c, const struct st_fa
 	if (!name->key)
 		return ST_OK;
 	snprintf(key, sizeof key, "%.90s.%.90s", name->name, name->key);
-	ST_TRY(st_kv_f64(&c->keys, key, &v, &found, err));
+	const struct st_kv *kv = st_kv_find(&c->keys, key);
+	found = kv != NULL;
+	if (kv && kv->type == ST_KV_BOOL)
+		v = st_kv_number(kv->type, kv->data);
+	else
+		ST_TRY(st_kv_f64(&c->keys, key, &v, &found, err));
 	*holds = (found && v != 0) != name->unless;
 	return ST_OK;
 }
