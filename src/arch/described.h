@@ -51,6 +51,9 @@ ST_MUST_CHECK enum st_status st_described_open_partial(const struct st_container
                                                        struct st_described **out, struct st_error *err);
 void st_described_close(struct st_described *d);
 
+/* Whether the description speaks of a key of the file: reads it, or says that it changes no number. */
+bool st_described_names(const struct st_described *d, const char *key);
+
 /* The object that configures the text model: config.json, or the part of it for text beside those for pictures. */
 const json_t *st_described_config(const struct st_container *c);
 

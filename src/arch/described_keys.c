@@ -299,6 +299,15 @@ static bool is_named(const struct st_family *f, enum st_spelling where, const ch
 	return false;
 }
 
+bool st_described_names(const struct st_described *d, const char *key)
+{
+	enum st_spelling where = d->settings.spelling;
+	size_t n = strlen(d->settings.model);
+	if (where == ST_SPELLING_GGUF)
+		return strncmp(key, d->settings.model, n) == 0 && key[n] == '.' && is_named(d->family, where, key + n + 1);
+	return is_named(d->family, where, key);
+}
+
 static enum st_status left_over(struct st_described *d, struct st_error *err)
 {
 	enum st_spelling where = d->settings.spelling;

@@ -9,6 +9,8 @@
 #include "convert/convert.h"
 
 #include "compare/pair.h"
+#include "compare/settings.h"
+#include "convert/described.h"
 #include "dtype/geometry.h"
 #include "convert/fields.h"
 #include "graph/basis.h"
@@ -184,6 +186,46 @@ static void get_repaired(const struct st_rows *s, uint64_t r, const struct st_ce
 		dst->slack[i] += 2 * half;
 	for (int i = 0; i < 2 && !g->sub; i++)
 		st_cells_through(x->before, dst, s->cols);
+}
+
+/* Rows of a described family's weights, as the graph sees them, on both sides; and that the graphs are one. */
+static enum st_status check_described(struct st_conversion *v, const struct st_model *out, struct st_error *err)
+{
+	const struct st_model *m = v->src.model;
+	const struct st_graph *a = st_model_graph(out), *b = st_model_graph(m);
+	struct st_config_diff diff[ST_MAX_CONFIG_DIFFS];
+	if (!st_model_described(out) || a->n_nodes != b->n_nodes)
+		return differs(v->dst.family, err, "a graph of another form");
+	for (size_t i = 0; i < st_model_n_weights(m); i++) {
+		const struct st_weight *want = st_model_weight_at(m, i), *got = st_model_place(out, want);
+		if (want->role == ST_ROLE_ROPE_FREQS || (want->role == ST_ROLE_HEAD && st_head_is_copy(v, want)))
+			continue;
+		if (!got || !got->tensor)
+			return differs(want->canonical, err, "a model without this weight");
+		struct st_rows x = st_rows_of(got), y = st_rows_of(want);
+		uint64_t idx[SAMPLE], n = x.rows < SAMPLE ? x.rows : SAMPLE;
+		struct st_row_stat stats[SAMPLE];
+		struct st_pair_summary s;
+		if (x.rows != y.rows || x.cols != y.cols)
+			return differs(want->canonical, err, "another shape");
+		for (uint64_t k = 0; k < n; k++)
+			idx[k] = k * x.rows / n;
+		ST_TRY(st_pair_judge(&x, &y, idx, n, v->pool, stats, &s, err));
+		if ((s.dd > 0 && !s.noise) || s.apart)
+			return differs(want->canonical, err, "other numbers than the input has");
+	}
+	size_t n = st_compare_settings(out, m, true, SIZE_MAX, diff);
+	for (size_t i = 0; i < n; i++)
+		if (diff[i].matters)
+			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET,
+			                  diff[i].from_b.key[0] ? diff[i].from_b.key : diff[i].key,
+			                  "reading back gives %s instead of %s, which %s cannot say; nothing was written",
+			                  diff[i].a, diff[i].b, st_format_name(v->dst.format));
+	for (uint32_t i = 0; i < b->n_nodes; i++)
+		if (a->nodes[i].stage != b->nodes[i].stage || a->nodes[i].layer != b->nodes[i].layer
+		    || !st_node_same_parameters(&a->nodes[i], &b->nodes[i], 0))
+			return differs(st_stage_name(b->nodes[i].stage), err, "a stage with other parameters");
+	return ST_OK;
 }
 
 static enum st_status check_weight(struct st_conversion *v, const struct st_job *j, const struct st_model *out,
@@ -412,12 +454,13 @@ enum st_status st_check_result(struct st_conversion *v, const char *path, struct
 	if (v->by_name)
 		return check_by_name(v, path, err);
 	struct st_model *m;
+	bool described = st_model_described(v->src.model) != NULL;
 	ST_TRY(st_model_open(path, &m, err));
-	enum st_status st = check_frequencies(v, m, err);
-	if (st == ST_OK)
+	enum st_status st = described ? check_described(v, m, err) : check_frequencies(v, m, err);
+	if (st == ST_OK && !described)
 		st = check_config(v, st_model_config(m), err);
 	if (st == ST_OK)
-		st = check_tensors(v, st_model_container(m), m, err);
+		st = check_tensors(v, st_model_container(m), described ? NULL : m, err);
 	if (st == ST_OK)
 		st = check_tokenizer(v, st_model_container(m), err);
 	st_model_close(m);

@@ -15,4 +15,9 @@ ST_MUST_CHECK enum st_status st_config_new_keys(const struct st_target *to, stru
 ST_MUST_CHECK enum st_status st_config_hf_document(const struct st_conversion *v, json_t **out, struct st_error *err);
 ST_MUST_CHECK enum st_status st_config_apr_document(const struct st_conversion *v, json_t **out, struct st_error *err);
 
+/* A number that came out of an f32, as the shortest decimal that gives this f32 again. */
+double st_shortest_decimal(double v);
+/* "bfloat16": what config.json says of the types of the plan's matrices. */
+const char *st_torch_type(const struct st_plan *plan);
+
 #endif

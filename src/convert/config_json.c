@@ -9,7 +9,7 @@
 
 /* A number that came out of an f32 is written as the shortest decimal that gives this f32 again: 1e-05, not
  * 9.9999997473787516e-06. */
-static double shortest(double v)
+double st_shortest_decimal(double v)
 {
 	char buf[40];
 	if (v != (double)(float)v)
@@ -28,18 +28,18 @@ static bool put(json_t *o, const char *key, json_t *value) { return json_object_
 
 static json_t *field_value(const struct st_config *cfg, const struct st_field *f)
 {
-	return f->kind == ST_FIELD_F64 ? json_real(shortest(st_field_f64(cfg, f))) : json_integer(st_field_u32(cfg, f));
+	return f->kind == ST_FIELD_F64 ? json_real(st_shortest_decimal(st_field_f64(cfg, f))) : json_integer(st_field_u32(cfg, f));
 }
 
 static json_t *scaling_value(const struct st_config *cfg)
 {
 	switch (cfg->rope_scaling) {
 	case ST_ROPE_SCALING_LINEAR:
-		return json_pack("{s:s, s:f}", "rope_type", "linear", "factor", shortest(cfg->rope_factor));
+		return json_pack("{s:s, s:f}", "rope_type", "linear", "factor", st_shortest_decimal(cfg->rope_factor));
 	case ST_ROPE_SCALING_LLAMA3:
 		return json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor",
-		                 shortest(cfg->rope_factor), "low_freq_factor", shortest(cfg->rope_low_freq),
-		                 "high_freq_factor", shortest(cfg->rope_high_freq), "original_max_position_embeddings",
+		                 st_shortest_decimal(cfg->rope_factor), "low_freq_factor", st_shortest_decimal(cfg->rope_low_freq),
+		                 "high_freq_factor", st_shortest_decimal(cfg->rope_high_freq), "original_max_position_embeddings",
 		                 (json_int_t)cfg->rope_original_positions);
 	default:
 		return json_null();
@@ -50,7 +50,7 @@ static json_t *scaling_value(const struct st_config *cfg)
 static bool put_rope(json_t *o, const struct st_config *cfg)
 {
 	json_object_del(o, "rope_parameters");
-	return put(o, "rope_theta", json_real(shortest(cfg->rope_theta))) && put(o, "rope_scaling", scaling_value(cfg));
+	return put(o, "rope_theta", json_real(st_shortest_decimal(cfg->rope_theta))) && put(o, "rope_scaling", scaling_value(cfg));
 }
 
 static bool put_window(json_t *o, const struct st_target *to)
@@ -79,7 +79,7 @@ static bool put_family(json_t *o, const char *class, const char *type)
 
 static json_t *id_value(int64_t id) { return id < 0 ? json_null() : json_integer(id); }
 
-static const char *torch_type(const struct st_plan *plan)
+const char *st_torch_type(const struct st_plan *plan)
 {
 	for (size_t i = 0; i < plan->n; i++)
 		if (plan->jobs[i].spec.ndim == 2)
@@ -109,7 +109,7 @@ enum st_status st_config_hf_document(const struct st_conversion *v, json_t **out
 			ok = ok && (!mistral || put_family(o, "MistralForCausalLM", "mistral"))
 			  && put_window(o, &v->dst);
 		if (v->dst.has_type)
-			ok = ok && put(o, "torch_dtype", json_string(torch_type(&v->plan)));
+			ok = ok && put(o, "torch_dtype", json_string(st_torch_type(&v->plan)));
 		if (cfg->tied != st_model_config(v->src.model)->tied)
 			ok = ok && put(o, "tie_word_embeddings", json_boolean(cfg->tied));
 		return ok ? ST_OK : st_no_memory(err);
@@ -139,7 +139,7 @@ enum st_status st_config_hf_document(const struct st_conversion *v, json_t **out
 	ok = ok && put(o, "bos_token_id", id_value(st_conversion_bos(v)))
 	  && put(o, "eos_token_id", id_value(st_conversion_eos(v)));
 	ok = ok && put(o, "tie_word_embeddings", json_boolean(cfg->tied))
-	  && put(o, "torch_dtype", json_string(torch_type(&v->plan))) && put(o, "use_cache", json_true());
+	  && put(o, "torch_dtype", json_string(st_torch_type(&v->plan))) && put(o, "use_cache", json_true());
 	return ok ? ST_OK : st_no_memory(err);
 }
 

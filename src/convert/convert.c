@@ -1,7 +1,7 @@
 /* convert.c - the run: open, plan, write, read back, give it its name. */
 #include "convert/convert.h"
 
-#include "arch/described.h"
+#include "convert/described.h"
 
 #include "convert/output.h"
 #include "convert/ranges.h"
@@ -25,13 +25,18 @@ static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 	ST_TRY(v->o->repair ? st_model_open_partial(v->src.path, &v->src.model, err)
 	       : any        ? st_model_open_any(v->src.path, false, v->pool, &v->src.model, err)
 	                    : st_model_open(v->src.path, &v->src.model, err));
-	if (st_model_described(v->src.model)
-	    && (!any || st_container_format(st_model_container(v->src.model)) != ST_FORMAT_GGUF))
-		return st_fail(err, ST_ERR_UNSUPPORTED, "is of the family %s, which is converted within GGUF only",
-		               st_model_config(v->src.model)->arch);
-	if (st_model_described(v->src.model)) { /* every tensor and key as it stands */
+	const struct st_container *in = st_model_container(v->src.model);
+	const struct st_described *d = st_model_described(v->src.model);
+	if (d && (v->o->repair || v->dst.format == ST_FORMAT_APR
+	          || (in->format == v->dst.format && in->format != ST_FORMAT_GGUF)))
+		return st_fail(err, ST_ERR_UNSUPPORTED, "is of the family %s, which is converted %s", d->family->name,
+		               v->o->repair                        ? "and not repaired"
+		               : v->dst.format == ST_FORMAT_APR ? "between GGUF and Hugging Face folders only"
+		                                                : "to another container or within GGUF");
+	if (d && in->format == ST_FORMAT_GGUF && v->dst.format == ST_FORMAT_GGUF) { /* all of it as it stands */
 		st_model_close(v->src.model);
 		v->src.model = NULL;
+		d = NULL;
 		ST_TRY(st_model_open_any(v->src.path, true, v->pool, &v->src.model, err));
 	}
 	v->by_name = st_model_is_by_name(v->src.model);
@@ -41,6 +46,7 @@ static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 	v->src.format = st_container_format(c);
 	v->dst.cfg = *st_model_config(v->src.model);
 	v->dst.arch = st_arch_find(v->dst.cfg.arch, strlen(v->dst.cfg.arch));
+	v->dst.family = d ? st_described_called(d, ST_SPELLING_GGUF, false) : v->dst.cfg.arch;
 	if (v->src.format != ST_FORMAT_GGUF && v->src.format != ST_FORMAT_SAFETENSORS
 	    && v->src.format != ST_FORMAT_APR) {
 		enum st_status st = st_fail(err, ST_ERR_UNSUPPORTED, "is %s; GGUF, safetensors and APR are converted",

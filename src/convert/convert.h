@@ -49,6 +49,10 @@ ST_MUST_CHECK enum st_status st_target_choose(struct st_target *to, const struct
                                               struct st_log *log, struct st_error *err);
 /* The output must not be, or hold, anything that is read, and replaces what is there only where that is asked for. */
 ST_MUST_CHECK enum st_status st_target_refuse(const struct st_conversion *v, struct st_error *err);
+/* jobs.c: is a stored head a copy of the embedding that the configuration ties it to? */
+bool st_head_is_copy(const struct st_conversion *v, const struct st_weight *head);
+/* Is a tensor of GGUF a matrix that may be stored in fewer bits? */
+bool st_may_be_quantised(const struct st_tensor *t);
 /* jobs.c: fill v->plan. */
 ST_MUST_CHECK enum st_status st_plan_jobs(struct st_conversion *v, struct st_error *err);
 /* left.c: fill v->log.left. */

@@ -28,6 +28,7 @@ struct st_target {
 	bool folder; /* a Hugging Face folder */
 	bool bare;   /* a safetensors file alone */
 	const struct st_arch *arch;
+	const char *family;    /* as GGUF calls it */
 	struct st_config cfg;  /* what the output says */
 	const char *edited[8]; /* keys of cfg that a repair has changed */
 	size_t n_edited;
@@ -43,6 +44,13 @@ enum st_job_kind {
 	ST_JOB_ENCODE,    /* numbers, row by row, stored as spec.dtype */
 	ST_JOB_TRANSPOSE, /* numbers of `from`, element (r, c) of which lies at flat place c * rows + r */
 	ST_JOB_VALUES,    /* numbers made here */
+	ST_JOB_GATHER,    /* rows of several weights (described.c) */
+};
+
+/* A row of a weight, in the basis of the graph. */
+struct st_job_row {
+	const struct st_weight *w;
+	uint64_t row;
 };
 
 /* One tensor of the output. Rows are those of spec.shape; the elements of a vector count as its rows
@@ -61,6 +69,11 @@ struct st_job {
 	enum st_code_order order; /* order of 4-bit codes in a block of a COPY */
 	struct st_weight from;    /* TRANSPOSE */
 	const float *values;      /* VALUES */
+	/* GATHER: what each output row is; turned: each output column, of a matrix that lies transposed. raw: stored bytes are
+	 * taken as they are. less_one: what is stored is the number less one. */
+	const struct st_job_row *rows;
+	uint64_t n_rows;
+	bool turned, less_one, raw;
 	const float *importance;  /* ENCODE: of each column, or NULL */
 	const char *repaired;     /* cause code, or NULL */
 	const struct st_weight *sound; /* the other file's weight, which a repaired one must equal; or NULL */

@@ -1,5 +1,6 @@
 /* jobs.c - which tensors the output has. */
 #include "convert/convert.h"
+#include "convert/described.h"
 #include "convert/fields.h"
 #include "graph/basis.h"
 
@@ -88,7 +89,7 @@ static enum st_status leave_rope_freqs(struct st_conversion *v, const struct st_
 
 /* APR keeps a tied head as a copy; the others leave it out. A copy that the configuration ties is one tensor again; in
  * GGUF a stored head says that it is not tied. */
-static bool head_is_copy(const struct st_conversion *v, const struct st_weight *head)
+bool st_head_is_copy(const struct st_conversion *v, const struct st_weight *head)
 {
 	const struct st_container *c = st_model_container(v->src.model);
 	const struct st_weight *embed = st_model_weight(v->src.model, ST_ROLE_EMBED, 0);
@@ -100,7 +101,7 @@ static bool head_is_copy(const struct st_conversion *v, const struct st_weight *
 
 static bool becomes_tied(const struct st_conversion *v, const struct st_weight *head)
 {
-	return (v->src.format != v->dst.format || v->dst.format == ST_FORMAT_APR) && head_is_copy(v, head);
+	return (v->src.format != v->dst.format || v->dst.format == ST_FORMAT_APR) && st_head_is_copy(v, head);
 }
 
 static enum st_status bound_jobs(struct st_conversion *v, const struct st_weight *w, struct st_error *err)
@@ -137,7 +138,7 @@ static enum st_status unused_job(struct st_conversion *v, const struct st_tensor
  * is a weight of two or more dimensions but for norms, routers, positions, token types and the small matrices of state
  * space models and of RWKV's mixing.
  */
-static bool is_matrix(const struct st_tensor *t)
+bool st_may_be_quantised(const struct st_tensor *t)
 {
 	static const char *const kept[] = { "_norm.weight",
 		                            "ffn_gate_inp",
@@ -186,7 +187,7 @@ static enum st_status jobs_by_name(struct st_conversion *v, struct st_error *err
 		j->src[0] = t;
 		j->spec = (struct st_tensor_spec){ .name = t->name, .ndim = t->ndim };
 		memcpy(j->spec.shape, t->shape, sizeof j->spec.shape);
-		j->is_matrix = is_matrix(t);
+		j->is_matrix = st_may_be_quantised(t);
 		if (j->is_matrix && st_role_of_name(t->name, &role, &j->layer))
 			j->role = role;
 		ST_TRY(st_job_settle(&v->dst, j, st_wanted_type(&v->dst, j, t->dtype), err));
@@ -224,6 +225,8 @@ enum st_status st_plan_jobs(struct st_conversion *v, struct st_error *err)
 	if (v->by_name)
 		return jobs_by_name(v, err);
 	const struct st_model *m = v->src.model;
+	if (st_model_described(m))
+		return st_described_jobs(v, err);
 	const struct st_weight *own_head = st_model_weight(m, ST_ROLE_HEAD, 0);
 	bool freqs = false, head = false;
 	/* First, since the type of the embedding may depend on it. */

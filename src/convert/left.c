@@ -1,5 +1,6 @@
 /* left.c - what of the input has no place in the output: keys and documents, one line for each that holds them. */
 #include "convert/convert.h"
+#include "convert/described.h"
 #include "convert/documents.h"
 #include "convert/fields.h"
 
@@ -71,6 +72,7 @@ static void gguf_keys(struct st_conversion *v)
 		"attention.sliding_window", "attention.value_length", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear", NULL,
 	};
 	const struct st_container *c = st_model_container(v->src.model);
+	const struct st_described *d = st_model_described(v->src.model);
 	struct line l = { 0 };
 	for (size_t i = 0; i < c->keys.n; i++) {
 		const char *key = c->keys.kv[i].key, *dot = strchr(key, '.');
@@ -79,7 +81,7 @@ static void gguf_keys(struct st_conversion *v)
 			known |= in_list(vocabulary, key + 15);
 		else if (dot && strncmp(key, "general.", 8) != 0)
 			known |= in_list(family, dot + 1) || st_config_has_key(ST_FORMAT_GGUF, dot + 1);
-		if (!known)
+		if (!known && !(d && st_described_names(d, key)))
 			add_name(&v->log, &l, key);
 	}
 	end_line(v, &l, "keys");
@@ -89,6 +91,7 @@ static void gguf_keys(struct st_conversion *v)
 static void members(struct st_conversion *v, const json_t *o, bool configuration, const char *const *known,
                     const char *where)
 {
+	const struct st_described *d = configuration ? st_model_described(v->src.model) : NULL;
 	struct line l = { 0 };
 	const char *key;
 	json_t *m;
@@ -96,7 +99,8 @@ static void members(struct st_conversion *v, const json_t *o, bool configuration
 	{
 		if (json_is_null(m) || json_is_false(m))
 			continue;
-		if (!in_list(known, key) && !(configuration && st_config_has_key(v->src.format, key)))
+		if (!in_list(known, key) && !(configuration && st_config_has_key(v->src.format, key))
+		    && !(d && st_described_names(d, key)))
 			add_name(&v->log, &l, key);
 		else if (strcmp(key, "eos_token_id") == 0 && json_array_size(m) > 1)
 			add_name(&v->log, &l, "eos_token_id (all but the first)");

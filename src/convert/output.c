@@ -3,6 +3,7 @@
 
 #include "base/outfile.h"
 #include "convert/config.h"
+#include "convert/described.h"
 #include "format/hf.h"
 
 #include <stdlib.h>
@@ -54,7 +55,8 @@ static enum st_status gguf_keys(const struct st_conversion *v, struct st_keys *k
 	if (v->src.format == v->dst.format) {
 		ST_TRY(st_config_same_keys(&v->src, &v->dst, k, err));
 	} else {
-		ST_TRY(st_config_new_keys(&v->dst, k, err));
+		ST_TRY(st_model_described(v->src.model) ? st_described_new_keys(v, k, err)
+		                                        : st_config_new_keys(&v->dst, k, err));
 		st_vocabulary_keys(&v->vocab, &v->dst.cfg, k);
 	}
 	type_keys(v, k);

@@ -148,7 +148,7 @@ static bool cannot_overflow(const struct st_job *j)
 	enum st_dtype to = j->spec.dtype;
 	if (j->gain != 1 || j->offset != 0)
 		return false;
-	if (j->kind == ST_JOB_COPY || to == ST_DTYPE_F32)
+	if (j->kind == ST_JOB_COPY || j->raw || to == ST_DTYPE_F32)
 		return true;
 	enum st_dtype from = j->src[0] ? j->src[0]->dtype : ST_DTYPE_F32;
 	return st_dtype_info(to)->kind == ST_KIND_FLOAT && (from == ST_DTYPE_F16 || to == from);

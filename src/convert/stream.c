@@ -132,13 +132,49 @@ static enum st_status transposed_floats(const struct st_job *j, uint64_t row0, u
 	return st_check_cancel(err);
 }
 
+/* A piece of the output whose columns are rows of weights. */
+static void drop_columns(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct transposed *t = ctx;
+	const struct st_job *j = t->j;
+	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec);
+	float *x = t->buf + lane * rows;
+	for (uint64_t c = begin; c < end && !st_cancelled(); c++) {
+		st_weight_decode(j->rows[c].w, j->rows[c].row, 1, x);
+		for (uint64_t r = 0; r < t->count; r++)
+			t->dst[r * cols + c] = x[t->row0 + r];
+	}
+}
+
+static enum st_status turned_floats(const struct st_job *j, uint64_t row0, uint64_t count, float *dst,
+                                    struct st_pool *pool, struct st_error *err)
+{
+	uint64_t rows = st_spec_rows(&j->spec);
+	float *buf = st_alloc_array2(st_pool_threads(pool), rows, sizeof *buf);
+	if (!buf)
+		return st_no_memory(err);
+	struct transposed t = { j, row0, count, dst, buf };
+	st_pool_each(pool, j->n_rows, rows * 8, drop_columns, &t);
+	free(buf);
+	return st_check_cancel(err);
+}
+
 bool st_job_by_rows(const struct st_job *j)
 {
+	if (j->kind == ST_JOB_GATHER)
+		return !j->turned;
 	return j->spec.ndim >= 2 && (j->kind == ST_JOB_COPY || j->kind == ST_JOB_ENCODE);
 }
 
 void st_job_row(const struct st_job *j, uint64_t row, float *dst)
 {
+	if (j->kind == ST_JOB_GATHER) {
+		const struct st_job_row *from = &j->rows[row];
+		st_weight_decode(from->w, from->row, 1, dst);
+		for (uint64_t i = 0; j->less_one && i < st_spec_cols(&j->spec); i++)
+			dst[i] -= 1;
+		return;
+	}
 	uint64_t first = j->src[1] ? st_tensor_rows(j->src[0]) : UINT64_MAX, r = j->map ? j->map[row] : row;
 	st_tensor_decode(r < first ? j->src[0] : j->src[1], r < first ? r : r - first, 1, dst);
 	affine(j, dst, st_spec_cols(&j->spec));
@@ -172,6 +208,8 @@ enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, 
 	}
 	if (j->kind == ST_JOB_TRANSPOSE)
 		return transposed_floats(j, row0, n, dst, pool, err);
+	if (j->kind == ST_JOB_GATHER && j->turned)
+		return turned_floats(j, row0, n, dst, pool, err);
 	if (j->spec.ndim < 2)
 		return vector_floats(j, dst, err);
 	struct rows_out o = { .j = j, .row0 = row0, .size = cols, .x = dst };
@@ -182,7 +220,7 @@ enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, 
 uint64_t st_job_step(const struct st_job *j)
 {
 	uint64_t cols = st_spec_cols(&j->spec), rows = st_spec_rows(&j->spec);
-	uint64_t n = (j->kind == ST_JOB_TRANSPOSE ? DENSE : FLOATS) / (cols ? cols : 1);
+	uint64_t n = (j->kind == ST_JOB_TRANSPOSE || j->turned ? DENSE : FLOATS) / (cols ? cols : 1);
 	n = n < 32 ? 32 : n / 32 * 32; /* so that blocks over the flat tensor begin with a piece */
 	return n < rows ? n : rows ? rows : 1;
 }
@@ -317,6 +355,13 @@ static void encode_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 	uint64_t cols = st_spec_cols(&o->j->spec);
 	float *row = o->x + lane * cols;
 	for (uint64_t i = begin; i < end && !st_cancelled(); i++) {
+		if (o->j->raw) {
+			const struct st_job_row *from = &o->j->rows[o->row0 + i];
+			const struct st_tensor *t = from->w->tensor;
+			memcpy(o->bytes + i * o->size,
+			       t->data + st_weight_stored_row(from->w, from->row) * t->row_bytes, (size_t)o->size);
+			continue;
+		}
 		st_job_row(o->j, o->row0 + i, row);
 		st_dtype_encode(o->j->spec.dtype, row, o->j->importance, o->bytes + i * o->size, (size_t)cols);
 	}

@@ -45,7 +45,7 @@ static enum st_status splits_alike(const struct st_tokenizer *t, const char *nam
 static enum st_status recognise_pre(struct reading *v, struct st_error *err)
 {
 	const struct st_tokenizer *t = v->vocab->t;
-	const char *usual = st_pretok_guess(t, v->to->arch->name, strlen(v->to->arch->name));
+	const char *usual = st_pretok_guess(t, v->to->family, strlen(v->to->family));
 	struct st_pretok_facts f;
 	struct st_probe_cut want;
 	bool alike = false;
@@ -73,7 +73,7 @@ static enum st_status find_pre(struct reading *v, struct st_error *err)
 {
 	const struct st_container *c = st_model_container(v->from->model);
 	const struct st_tokenizer *t = v->vocab->t;
-	const char *s = NULL, *arch = v->to->arch->name;
+	const char *s = NULL, *arch = v->to->family;
 	size_t n = 0;
 	bool found = false;
 	if (v->from->format == ST_FORMAT_SAFETENSORS)

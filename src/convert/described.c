@@ -1,0 +1,319 @@
+/*
+ * described.c - which tensors the output has, by the family's page.
+ *
+ * A page says of every weight how it comes out of what each container stores. Read backwards it says which tensor of the
+ * target a weight is a part of, and which rows of it are the weight's.
+ */
+#include "convert/described.h"
+
+#include "graph/basis.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A tensor of the output while its parts are found. */
+struct tensor {
+	const char *name;
+	int32_t layer;
+	bool turned, less_one, vector;
+	uint64_t stack, of; /* experts in it, and rows of each; 0: it is no stack */
+	uint64_t cols;
+	struct st_job_row *rows;
+	size_t n, cap; /* rows: reached so far, room */
+	const struct st_weight *first;
+	bool alone; /* one weight is all of it */
+};
+
+struct tensors {
+	struct tensor *v;
+	size_t n, cap;
+};
+
+/* Where the weight's rows lie in a tensor of the target. */
+struct part {
+	uint64_t from, step, each, of; /* part row p: of 0: from + p * step; else p / each * of + from + p % each */
+	bool pairs, turned, less_one;
+	uint32_t heads, pair_dims;
+};
+
+static enum st_status count(const struct st_expression *e, const struct st_settings *s, uint64_t otherwise,
+                            uint64_t *out, struct st_error *err)
+{
+	uint32_t v = 0;
+	*out = otherwise;
+	if (!e->n)
+		return ST_OK;
+	ST_TRY(st_expression_count(e, s, &v, err));
+	*out = v;
+	return ST_OK;
+}
+
+static enum st_status read_part(const struct st_source *src, const struct st_settings *s, struct part *p,
+                                struct st_error *err)
+{
+	*p = (struct part){ .step = 1, .heads = 1 };
+	for (uint32_t i = 0; i < src->n_steps; i++) {
+		const struct st_source_step *x = &src->steps[i];
+		uint64_t b;
+		switch (x->op) {
+		case ST_SOURCE_TRANSPOSE:
+			p->turned = true;
+			break;
+		case ST_SOURCE_ROWS:
+			ST_TRY(count(&x->a, s, 0, &p->from, err));
+			break;
+		case ST_SOURCE_STRIDE:
+			ST_TRY(count(&x->a, s, 0, &p->from, err));
+			ST_TRY(count(&x->n, s, 1, &p->step, err));
+			break;
+		case ST_SOURCE_EACH:
+			ST_TRY(count(&x->a, s, 0, &p->from, err));
+			ST_TRY(count(&x->b, s, 0, &b, err));
+			ST_TRY(count(&x->m, s, 0, &p->of, err));
+			p->each = b - p->from;
+			break;
+		case ST_SOURCE_PAIRS:
+			p->pairs = true;
+			ST_TRY(st_expression_count(&x->n, s, &p->heads, err));
+			if (x->m.n)
+				ST_TRY(st_expression_count(&x->m, s, &p->pair_dims, err));
+			break;
+		case ST_SOURCE_PLUS_ONE:
+			p->less_one = true;
+			break;
+		default:
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, src->name,
+			                  "is made in a way that cannot be written backwards yet");
+		}
+	}
+	return ST_OK;
+}
+
+/* Where row r of the weight, in the graph's basis, stands in the target's tensor. d: rows of a head */
+static uint64_t target_row(const struct part *p, uint64_t r, uint64_t rows)
+{
+	uint64_t d = p->pairs ? rows / p->heads : 0, n = p->pair_dims ? p->pair_dims : d;
+	if (d && r % d < n)
+		r = r - r % d + st_row_in_pairs(r % d, n);
+	return p->of ? r / p->each * p->of + p->from + r % p->each : p->from + r * p->step;
+}
+
+static enum st_status put_row(struct tensor *t, uint64_t at, const struct st_weight *w, uint64_t r,
+                              struct st_error *err)
+{
+	if (at >= (1u << 30))
+		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, t->name, "has too many rows");
+	size_t before = t->cap;
+	if (!st_grow((void **)&t->rows, &t->cap, (size_t)at + 1, sizeof *t->rows))
+		return st_no_memory(err);
+	memset(t->rows + before, 0, (t->cap - before) * sizeof *t->rows);
+	if (t->rows[at].w)
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "two weights have one row of it");
+	t->rows[at] = (struct st_job_row){ w, r };
+	t->n = at + 1 > t->n ? (size_t)at + 1 : t->n;
+	return ST_OK;
+}
+
+static const char *spell(struct st_arena *arena, const char *pattern, const struct st_weight *w)
+{
+	char name[256];
+	size_t n = 0;
+	for (; *pattern && n + 12 < sizeof name; pattern++)
+		if (*pattern == '#' || *pattern == '@')
+			n += (size_t)snprintf(name + n, sizeof name - n, "%" PRId32,
+			                      *pattern == '#' ? w->layer : w->expert);
+		else
+			name[n++] = *pattern;
+	return st_arena_strndup(arena, name, n);
+}
+
+/* Parts of one tensor are weights of one layer, and those come one behind the other. */
+static struct tensor *find_tensor(struct tensors *all, const char *name, const struct st_weight *w)
+{
+	for (size_t i = all->n; i-- > 0 && all->v[i].layer == w->layer;)
+		if (strcmp(all->v[i].name, name) == 0)
+			return &all->v[i];
+	if (!st_grow((void **)&all->v, &all->cap, all->n + 1, sizeof *all->v))
+		return NULL;
+	struct tensor *t = &all->v[all->n++];
+	*t = (struct tensor){ .name = name, .layer = w->layer, .first = w, .alone = true };
+	return t;
+}
+
+static enum st_status add_weight(struct st_conversion *v, struct tensors *all, const struct st_weight *w,
+                                 struct st_error *err)
+{
+	const struct st_described *d = st_model_described(v->src.model);
+	enum st_spelling to = v->dst.format == ST_FORMAT_GGUF ? ST_SPELLING_GGUF : ST_SPELLING_CONFIG;
+	const struct st_family_weight *fw = &d->family->weights[st_family_find_weight(d->family, w->name)];
+	struct st_settings s = st_described_at(d, w->layer);
+	struct part p;
+	if (fw->n_sources[to] == 0 && w->role == ST_ROLE_ROPE_FREQS) {
+		st_note(&v->log, "%s: frequencies are said by keys there", w->tensor->name);
+		return ST_OK;
+	}
+	if (fw->n_sources[to] == 0)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, w->canonical, "has no place in %s",
+		                  st_format_name(v->dst.format));
+	const struct st_source *src = &fw->sources[to][0];
+	const char *name = spell(&v->arena, src->name, w);
+	struct tensor *t = name ? find_tensor(all, name, w) : NULL;
+	if (!t)
+		return st_no_memory(err);
+	ST_TRY(read_part(src, &s, &p, err));
+	bool vector = w->tensor->ndim < 2, stacked = w->expert >= 0 && !strchr(src->name, '@');
+	uint64_t rows = vector ? st_weight_cols(w) : st_weight_rows(w), cols = vector ? 1 : st_weight_cols(w);
+	uint64_t at = 0;
+	if (stacked) { /* one expert behind the other, each with what it shares its place with */
+		t->of = p.of ? p.of : rows;
+		at = (uint64_t)w->expert * t->of;
+		t->stack = (uint64_t)w->expert + 1 > t->stack ? (uint64_t)w->expert + 1 : t->stack;
+	}
+	if (t->n && (t->cols != cols || t->vector != vector || t->turned != p.turned || t->less_one != p.less_one))
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name, "is made of weights that do not fit together");
+	if (p.pairs && (rows % p.heads || rows / p.heads % 2))
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name, "%" PRIu64 " rows are not %u heads", rows,
+		                  p.heads);
+	t->alone &= t->n == 0;
+	t->cols = cols;
+	t->vector = vector;
+	t->turned = p.turned;
+	t->less_one = p.less_one;
+	for (uint64_t r = 0; r < rows; r++)
+		ST_TRY(put_row(t, at + target_row(&p, r, rows), w, r, err));
+	return ST_OK;
+}
+
+/* ---- jobs ---- */
+
+/* The bytes of every row can be taken as they are. */
+static bool rows_copyable(const struct st_job *j, enum st_dtype want)
+{
+	const struct st_dtype_info *info = st_dtype_info(want);
+	uint64_t cols = st_spec_cols(&j->spec);
+	if (j->turned || cols % info->block_elems)
+		return false;
+	for (uint64_t r = 0; r < j->n_rows; r++) {
+		const struct st_weight *w = j->rows[r].w;
+		const struct st_tensor *t = w->tensor;
+		if (t->dtype != want || t->layout != ST_LAYOUT_ROWS || w->plus_one != j->less_one
+		    || t->scale != j->rows[0].w->tensor->scale)
+			return false;
+	}
+	return true;
+}
+
+static enum st_status settle(struct st_conversion *v, struct st_job *j, struct st_error *err)
+{
+	enum st_dtype want = st_wanted_type(&v->dst, j, j->src[0]->dtype);
+	uint64_t bytes;
+	/* Readers of GGUF take what is no matrix as F32. */
+	if (v->dst.format == ST_FORMAT_GGUF && !j->is_matrix)
+		want = ST_DTYPE_F32;
+	j->raw = rows_copyable(j, want) && st_format_has(v->dst.format, want)
+	      && st_stored_bytes(want, j->spec.ndim, j->spec.shape, &bytes);
+	j->spec.dtype = want;
+	if (!j->raw) {
+		j->kind = ST_JOB_TRANSPOSE; /* numbers that no stored tensor has in this order */
+		ST_TRY(st_job_settle(&v->dst, j, want, err));
+	}
+	j->kind = ST_JOB_GATHER;
+	return ST_OK;
+}
+
+/* A vector is small: its numbers are made here. */
+static enum st_status vector_job(struct st_conversion *v, const struct tensor *t, struct st_job *j,
+                                 struct st_error *err)
+{
+	float *x = st_arena_alloc(&v->arena, t->n, sizeof *x), *own = NULL;
+	const struct st_weight *now = NULL;
+	if (!x)
+		return st_no_memory(err);
+	for (size_t i = 0; i < t->n; i++) {
+		if (t->rows[i].w != now) {
+			now = t->rows[i].w;
+			free(own);
+			own = st_alloc_array(st_weight_cols(now), sizeof *own);
+			if (!own)
+				return st_no_memory(err);
+			st_weight_decode(now, 0, 1, own);
+		}
+		x[i] = own[t->rows[i].row] - (t->less_one ? 1 : 0);
+	}
+	free(own);
+	enum st_dtype want = v->dst.format == ST_FORMAT_GGUF ? ST_DTYPE_F32 : t->first->tensor->dtype;
+	j->kind = ST_JOB_VALUES;
+	j->values = x;
+	j->spec.ndim = 1;
+	j->spec.shape[0] = t->n;
+	return st_job_settle(&v->dst, j, want, err);
+}
+
+static enum st_status add_tensor(struct st_conversion *v, struct tensor *t, struct st_error *err)
+{
+	struct st_job *j;
+	for (size_t i = 0; i < t->n; i++)
+		if (!t->rows[i].w)
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name,
+			                  "row %zu of it is none of the model's weights", i);
+	ST_TRY(st_add_job(&v->plan, &j, err));
+	j->spec.name = t->name;
+	j->role = t->alone ? t->first->role : ST_ROLE_COUNT;
+	j->layer = t->layer < 0 ? 0 : (uint32_t)t->layer;
+	j->src[0] = t->first->tensor;
+	if (t->vector)
+		return vector_job(v, t, j, err);
+	j->rows = st_arena_alloc(&v->arena, t->n, sizeof *j->rows);
+	if (!j->rows)
+		return st_no_memory(err);
+	memcpy((struct st_job_row *)(uintptr_t)j->rows, t->rows, t->n * sizeof *t->rows);
+	j->n_rows = t->n;
+	j->turned = t->turned;
+	j->less_one = t->less_one;
+	j->spec.ndim = t->stack ? 3 : 2;
+	uint64_t *shape = j->spec.shape;
+	if (t->stack) {
+		if (t->turned || t->n != t->stack * t->of)
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name,
+			                  "is a stack of matrices in a form that cannot be written yet");
+		shape[0] = t->stack;
+		shape[1] = t->of;
+		shape[2] = t->cols;
+	} else {
+		shape[0] = t->turned ? t->cols : t->n;
+		shape[1] = t->turned ? t->n : t->cols;
+	}
+	struct st_tensor named = *t->first->tensor;
+	named.name = t->name;
+	named.ndim = j->spec.ndim;
+	j->is_matrix = (t->first->kind == ST_WEIGHT_MATRIX || t->first->kind == ST_WEIGHT_EMBEDDING)
+	            && st_may_be_quantised(&named);
+	if (!j->is_matrix)
+		j->role = ST_ROLE_COUNT;
+	return settle(v, j, err);
+}
+
+enum st_status st_described_jobs(struct st_conversion *v, struct st_error *err)
+{
+	const struct st_model *m = v->src.model;
+	struct tensors all = { 0 };
+	enum st_status st = ST_OK;
+	for (size_t i = 0; i < st_model_n_weights(m) && st == ST_OK; i++) {
+		const struct st_weight *w = st_model_weight_at(m, i);
+		if (w->role == ST_ROLE_HEAD && st_head_is_copy(v, w)) {
+			st_note(&v->log, "%s is a copy of the embedding: stored once, as a tied head", w->tensor->name);
+			v->dst.cfg.tied = true;
+			continue;
+		}
+		st = add_weight(v, &all, w, err);
+	}
+	for (size_t i = 0; i < all.n && st == ST_OK; i++)
+		st = add_tensor(v, &all.v[i], err);
+	for (size_t i = 0; i < all.n; i++)
+		free(all.v[i].rows);
+	free(all.v);
+	for (size_t i = 0; i < st_model_n_unused(m) && st == ST_OK; i++)
+		st_note(&v->log, "dropped: %s, which is no weight of the text model", st_model_unused_at(m, i)->name);
+	return st;
+}
