@@ -16,13 +16,19 @@ struct st_model; /* arch/model.c */
 const struct st_graph *st_model_graph(const struct st_model *m);
 /* The first rows of a tensor whose rows lie one behind the other: a view of a view. */
 struct st_tensor st_tensor_first_rows(const struct st_tensor *t, uint64_t rows);
+/* By what a model is opened. */
+enum st_open_how {
+	ST_OPEN_FAMILY, /* its family, whichever way that is known */
+	ST_OPEN_PAGE,   /* the page of its family, where there is one */
+	ST_OPEN_NAMES,  /* tensors by their names */
+};
 /*
- * As st_model_open_partial(), but a family that Stele cannot run is no failure either (unknown.c): then, and where
- * `by_name` asks for it, the weights are the file's tensors, one by one under their own names, those of stacked experts
- * as one each. There is no graph, and st_model_check() says why. The configuration holds what reports and the tests of
- * weights ask for: family, name, layers, heads, ids.
+ * As st_model_open_partial(), but a family that Stele cannot run is no failure either (unknown.c): then, and where it is
+ * asked for, the weights are the file's tensors, one by one under their own names, those of stacked experts as one each.
+ * There is no graph, and st_model_check() says why. The configuration holds what reports and the tests of weights ask for:
+ * family, name, layers, heads, ids. pool (or NULL): for the sums of an APR file.
  */
-ST_MUST_CHECK enum st_status st_model_open_any(const char *path, bool by_name, struct st_pool *pool,
+ST_MUST_CHECK enum st_status st_model_open_any(const char *path, enum st_open_how how, struct st_pool *pool,
                                                struct st_model **out, struct st_error *err);
 bool st_model_is_by_name(const struct st_model *m);
 /* The weight of a model at the place that `slot` has in another one of its family; NULL where it has no such place. */

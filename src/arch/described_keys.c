@@ -283,19 +283,31 @@ static enum st_status look_up(struct st_described *d, const struct st_family_key
 
 /* ---- what is left over ---- */
 
-/* Whether a key of the file is one that the description names: itself, or an object that one leads into. */
+#define MAX_UNREAD 64u /* that are told */
+
+/* Whether a key of the file is one that the description names. */
 static bool is_named(const struct st_family *f, enum st_spelling where, const char *key)
 {
-	size_t n = strlen(key);
 	for (uint32_t i = 0; i < f->n_keys; i++)
-		for (uint32_t k = 0; k < f->keys[i].n_spelled[where]; k++) {
-			const char *s = f->keys[i].spelled[where][k];
-			if (strncmp(s, key, n) == 0 && (s[n] == '\0' || (s[n] == '.' && where == ST_SPELLING_CONFIG)))
+		for (uint32_t k = 0; k < f->keys[i].n_spelled[where]; k++)
+			if (strcmp(f->keys[i].spelled[where][k], key) == 0)
 				return true;
-		}
 	for (uint32_t i = 0; i < f->n_harmless[where]; i++)
 		if (strcmp(f->harmless[where][i], key) == 0)
 			return true;
+	return false;
+}
+
+/* Whether a name of config.json leads into that object. */
+static bool leads_into(const struct st_family *f, const char *key)
+{
+	size_t n = strlen(key);
+	for (uint32_t i = 0; i < f->n_keys; i++)
+		for (uint32_t k = 0; k < f->keys[i].n_spelled[ST_SPELLING_CONFIG]; k++) {
+			const char *s = f->keys[i].spelled[ST_SPELLING_CONFIG][k];
+			if (strncmp(s, key, n) == 0 && s[n] == '.')
+				return true;
+		}
 	return false;
 }
 
@@ -305,15 +317,40 @@ bool st_described_names(const struct st_described *d, const char *key)
 	size_t n = strlen(d->settings.model);
 	if (where == ST_SPELLING_GGUF)
 		return strncmp(key, d->settings.model, n) == 0 && key[n] == '.' && is_named(d->family, where, key + n + 1);
-	return is_named(d->family, where, key);
+	return is_named(d->family, where, key) || leads_into(d->family, key);
+}
+
+/* Members of an object, and of those in it that names lead into. What is null or false is not asked for. */
+static enum st_status unread_members(struct st_described *d, const json_t *o, const char *front, struct st_error *err)
+{
+	const char *key;
+	json_t *v;
+	json_object_foreach((json_t *)(uintptr_t)o, key, v)
+	{
+		char path[192];
+		snprintf(path, sizeof path, "%.90s%.90s", front, key);
+		if (json_is_null(v) || json_is_false(v))
+			continue;
+		if (json_is_object(v) && leads_into(d->family, path)) {
+			size_t n = strlen(path);
+			snprintf(path + n, sizeof path - n, ".");
+			ST_TRY(unread_members(d, v, path, err));
+		} else if (!is_named(d->family, ST_SPELLING_CONFIG, path)) {
+			if (d->n_unread == MAX_UNREAD)
+				return ST_OK;
+			d->unread[d->n_unread] = st_arena_strndup(&d->arena, path, strlen(path));
+			ST_NEED(d->unread[d->n_unread]);
+			d->n_unread++;
+		}
+	}
+	return ST_OK;
 }
 
 static enum st_status left_over(struct st_described *d, struct st_error *err)
 {
 	enum st_spelling where = d->settings.spelling;
 	const json_t *o = where == ST_SPELLING_GGUF ? NULL : st_described_config(d->c);
-	size_t most = where == ST_SPELLING_GGUF ? d->c->keys.n : json_object_size(o),
-	       prefix = strlen(d->settings.model);
+	size_t most = where == ST_SPELLING_GGUF ? d->c->keys.n : MAX_UNREAD, prefix = strlen(d->settings.model);
 	d->unread = st_arena_alloc(&d->arena, most, sizeof *d->unread);
 	ST_NEED(d->unread);
 	for (size_t i = 0; where == ST_SPELLING_GGUF && i < d->c->keys.n; i++) {
@@ -322,17 +359,7 @@ static enum st_status left_over(struct st_described *d, struct st_error *err)
 		    && !is_named(d->family, where, key + prefix + 1))
 			d->unread[d->n_unread++] = key;
 	}
-	const char *key;
-	json_t *v;
-	json_object_foreach((json_t *)(uintptr_t)o, key, v) /* what is null or false is not asked for */
-	{
-		if (!json_is_null(v) && !json_is_false(v) && !is_named(d->family, where, key)) {
-			d->unread[d->n_unread] = st_arena_strndup(&d->arena, key, strlen(key));
-			ST_NEED(d->unread[d->n_unread]);
-			d->n_unread++;
-		}
-	}
-	return ST_OK;
+	return where == ST_SPELLING_GGUF ? ST_OK : unread_members(d, o, "", err);
 }
 
 /* A list that says one value for each layer must say as many. */

@@ -307,9 +307,23 @@ static enum st_status fill_config(struct st_model *m, struct st_error *err)
 	             : ST_OK;
 }
 
+/* What does not fit a built-in page is wrong with the model; the line of the page is the place. */
+static void blame_model(const struct st_model *m, struct st_error *err)
+{
+	char place[sizeof err->where];
+	if (err->code == ST_OK || !strstr(err->path, ".family:") || err->where[0])
+		return;
+	snprintf(place, sizeof place, "%.*s", (int)sizeof place - 1, err->path);
+	memcpy(err->where, place, sizeof place);
+	snprintf(err->path, sizeof err->path, "%s", m->c->path);
+}
+
 enum st_status st_model_bind_described(struct st_model *m, struct st_error *err)
 {
-	ST_TRY(st_described_open_partial(m->c, NULL, &m->described, err));
+	enum st_status st = st_described_open_partial(m->c, NULL, &m->described, err);
+	blame_model(m, err);
+	ST_TRY(st);
+	blame_model(m, &m->described->problem);
 	struct st_described *d = m->described;
 	m->naming.gguf = m->c->format == ST_FORMAT_GGUF;
 	ST_TRY(list_weights(m, err));

@@ -447,6 +447,28 @@ static enum st_status left_over(struct st_described *d, struct st_error *err)
 	return ST_OK;
 }
 
+/* A weight that files may lack, and that some layers have, is missing in the others. */
+static enum st_status check_in_all(struct st_described *d, uint32_t index, struct st_error *err)
+{
+	const struct st_family_weight *w = &d->family->weights[index];
+	uint32_t there = 0, missing = UINT32_MAX;
+	for (uint32_t l = 0; l < d->n_layers && w->per_layer && w->optional; l++) {
+		struct st_settings s = st_described_at(d, (int32_t)l);
+		bool holds = true;
+		if (w->condition.n)
+			ST_TRY(st_expression_holds(&w->condition, &s, &holds, err));
+		there += d->weights[index][l].tensor != NULL;
+		if (holds && !d->weights[index][l].tensor && missing == UINT32_MAX)
+			missing = l;
+	}
+	if (there == 0 || missing == UINT32_MAX || d->problem.code != ST_OK)
+		return ST_OK;
+	char name[256];
+	spell(w->sources[d->settings.spelling][0].name, (int32_t)missing, 0, name, sizeof name);
+	(void)st_fail_at(&d->problem, ST_ERR_FORMAT, ST_NO_OFFSET, name, "is missing, but other layers have it");
+	return ST_OK;
+}
+
 enum st_status st_described_weights(struct st_described *d, struct st_error *err)
 {
 	const struct st_family *f = d->family;
@@ -478,6 +500,7 @@ enum st_status st_described_weights(struct st_described *d, struct st_error *err
 				d->problem = why;
 			leave_as_stored(&p, &d->weights[i][l]);
 		}
+		ST_TRY(check_in_all(d, i, err));
 	}
 	return left_over(d, err);
 }

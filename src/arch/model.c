@@ -7,32 +7,50 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Families that are in families.c are opened by it, the others by their page. */
-static enum st_status is_described(const struct st_container *c, bool *yes, struct st_error *err)
+/* Whether a page knows the file: its name in buf, else "". */
+static enum st_status page_of(const struct st_container *c, char *buf, size_t n, struct st_error *err)
 {
 	struct st_family *f = NULL;
-	*yes = false;
+	buf[0] = '\0';
 	if (c->n_tensors == 0 || c->format == ST_FORMAT_APR
 	    || (c->format != ST_FORMAT_GGUF && !json_is_object(c->docs.config)))
 		return ST_OK;
 	ST_TRY(st_described_family(c, &f, err));
-	if (!f)
-		return ST_OK;
-	const struct st_arch *own = st_arch_find(f->name, strlen(f->name));
-	*yes = !own || strcmp(own->name, f->name) != 0;
+	snprintf(buf, n, "%s", f ? f->name : "");
 	st_family_close(f);
 	return ST_OK;
 }
 
-static enum st_status bind_family(struct st_model *m, struct st_error *err)
+/*
+ * The families of families.c are opened by it, all others by their page; so are models of the former that have something
+ * which it does not know.
+ */
+static enum st_status bind_family(struct st_model *m, enum st_open_how how, struct st_error *err)
 {
-	bool described;
-	ST_TRY(is_described(m->c, &described, err));
-	if (described)
+	char page[64];
+	ST_TRY(page_of(m->c, page, sizeof page, err));
+	const struct st_arch *own = page[0] ? st_arch_find(page, strlen(page)) : NULL;
+	if (page[0] && (how == ST_OPEN_PAGE || !own || strcmp(own->name, page) != 0))
 		return st_model_bind_described(m, err);
-	ST_TRY(st_config_read(m->c, &m->cfg, &m->arch, err));
-	ST_TRY(st_model_bind(m, err));
-	return m->problem.code == ST_OK ? st_decoder_graph(m, err) : ST_OK;
+	struct st_error why = ST_ERROR_INIT, page_why = ST_ERROR_INIT;
+	enum st_status st = st_config_read(m->c, &m->cfg, &m->arch, &why);
+	if (st == ST_OK)
+		st = st_model_bind(m, &why);
+	if (st == ST_OK)
+		return m->problem.code == ST_OK ? st_decoder_graph(m, err) : ST_OK;
+	if (st == ST_ERR_UNSUPPORTED && page[0]) {
+		m->n_bound = m->n_unused = 0;
+		st_error_clear(&m->problem);
+		st = st_model_bind_described(m, &page_why);
+		if (st != ST_ERR_UNSUPPORTED && st != ST_ERR_FORMAT) {
+			*err = page_why;
+			return st;
+		}
+		st_described_close(m->described);
+		m->described = NULL;
+	}
+	*err = why;
+	return why.code;
 }
 
 /* Whether the file says of which family it is. */
@@ -42,7 +60,7 @@ static bool names_family(const struct st_container *c)
 	    && (c->format == ST_FORMAT_GGUF || c->format == ST_FORMAT_APR || json_is_object(c->docs.config));
 }
 
-static enum st_status open_model(const char *path, bool any, bool by_name, struct st_pool *pool, struct st_model **out,
+static enum st_status open_model(const char *path, bool any, enum st_open_how how, struct st_pool *pool, struct st_model **out,
                                  struct st_error *err)
 {
 	struct st_model *m = st_alloc_zeroed(1, sizeof *m);
@@ -62,8 +80,8 @@ static enum st_status open_model(const char *path, bool any, bool by_name, struc
 		                      "(dequantise and save it)",
 		                      method));
 	struct st_error why = ST_ERROR_INIT;
-	st = bind_family(m, any ? &why : err);
-	if (st == ST_OK && by_name)
+	st = bind_family(m, how, any ? &why : err);
+	if (st == ST_OK && how == ST_OPEN_NAMES)
 		(void)st_fail(&why, ST_ERR_UNSUPPORTED, "is compared with a file of a family that Stele cannot run");
 	if (any && why.code == ST_ERR_UNSUPPORTED && names_family(m->c)) {
 		m->problem = why;
@@ -85,13 +103,13 @@ out:
 
 enum st_status st_model_open_partial(const char *path, struct st_model **out, struct st_error *err)
 {
-	return open_model(path, false, false, NULL, out, err);
+	return open_model(path, false, ST_OPEN_FAMILY, NULL, out, err);
 }
 
-enum st_status st_model_open_any(const char *path, bool by_name, struct st_pool *pool, struct st_model **out,
+enum st_status st_model_open_any(const char *path, enum st_open_how how, struct st_pool *pool, struct st_model **out,
                                  struct st_error *err)
 {
-	return open_model(path, true, by_name, pool, out, err);
+	return open_model(path, true, how, pool, out, err);
 }
 
 enum st_status st_model_check(const struct st_model *m, struct st_error *err)
@@ -203,10 +221,9 @@ const struct st_weight *st_model_weight_beside(const struct st_model *m, const s
 bool st_model_knows_family(const struct st_model *m)
 {
 	struct st_error none = ST_ERROR_INIT;
-	bool yes = false;
-	if (st_arch_find(m->cfg.arch, strlen(m->cfg.arch)))
-		return true;
-	return is_described(m->c, &yes, &none) == ST_OK && yes;
+	char page[64];
+	return st_arch_find(m->cfg.arch, strlen(m->cfg.arch))
+	    || (page_of(m->c, page, sizeof page, &none) == ST_OK && page[0]);
 }
 
 const struct st_described *st_model_described(const struct st_model *m) { return m->described; }

@@ -9,6 +9,7 @@
 #include "graph/basis.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -294,9 +295,42 @@ static enum st_status add_tensor(struct st_conversion *v, struct tensor *t, stru
 	return settle(v, j, err);
 }
 
+/* The divisors that make the frequencies of theta those that the graph turns by. */
+static enum st_status divisors_job(struct st_conversion *v, struct st_error *err)
+{
+	const struct st_described *d = st_model_described(v->src.model);
+	const struct st_graph *g = st_model_graph(v->src.model);
+	const struct st_family_weight *w =
+		&d->family->weights[st_family_find_weight(d->family, st_role_name(ST_ROLE_ROPE_FREQS))];
+	uint32_t theta = st_family_find_key(d->family, "theta"), i = 0;
+	while (i < g->n_nodes && g->nodes[i].op != ST_OP_ROPE)
+		i++;
+	if (i == g->n_nodes || theta == ST_FAMILY_NONE || d->settings.keys[theta].kind != ST_SETTING_NUMBER
+	    || w->n_sources[ST_SPELLING_GGUF] == 0)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, w->name, "cannot be made for GGUF");
+	const struct st_node *n = &g->nodes[i];
+	float *by = st_arena_alloc(&v->arena, n->n_rot / 2, sizeof *by);
+	struct st_job *j;
+	if (!by)
+		return st_no_memory(err);
+	for (uint32_t k = 0; k < n->n_rot / 2; k++)
+		by[k] = (float)(pow(d->settings.keys[theta].number, -2.0 * k / n->n_rot) / n->inv_freq[k]);
+	ST_TRY(st_add_job(&v->plan, &j, err));
+	j->kind = ST_JOB_VALUES;
+	j->values = by;
+	j->spec = (struct st_tensor_spec){ .name = w->sources[ST_SPELLING_GGUF][0].name,
+		                           .dtype = ST_DTYPE_F32,
+		                           .ndim = 1,
+		                           .shape = { n->n_rot / 2 } };
+	return ST_OK;
+}
+
 enum st_status st_described_jobs(struct st_conversion *v, struct st_error *err)
 {
 	const struct st_model *m = v->src.model;
+	bool divides = false;
+	if (v->dst.format == ST_FORMAT_GGUF)
+		ST_TRY(st_described_divides(st_model_described(m), &divides, err));
 	struct tensors all = { 0 };
 	enum st_status st = ST_OK;
 	for (size_t i = 0; i < st_model_n_weights(m) && st == ST_OK; i++) {
@@ -313,6 +347,8 @@ enum st_status st_described_jobs(struct st_conversion *v, struct st_error *err)
 	for (size_t i = 0; i < all.n; i++)
 		free(all.v[i].rows);
 	free(all.v);
+	if (divides && st == ST_OK)
+		st = divisors_job(v, err);
 	for (size_t i = 0; i < st_model_n_unused(m) && st == ST_OK; i++)
 		st_note(&v->log, "dropped: %s, which is no weight of the text model", st_model_unused_at(m, i)->name);
 	return st;

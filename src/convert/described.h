@@ -12,6 +12,11 @@ ST_MUST_CHECK enum st_status st_described_jobs(struct st_conversion *v, struct s
 ST_MUST_CHECK enum st_status st_described_new_keys(const struct st_conversion *v, struct st_keys *k,
                                                    struct st_error *err);
 ST_MUST_CHECK enum st_status st_described_document(const struct st_conversion *v, json_t **out, struct st_error *err);
+/*
+ * Whether GGUF spells the stretched rotation of the model as a tensor of divisors and not by keys: llama3's. A kind that
+ * its readers do not know is ST_ERR_UNSUPPORTED.
+ */
+ST_MUST_CHECK enum st_status st_described_divides(const struct st_described *d, bool *yes, struct st_error *err);
 /* The name of the family in the target: of a class (Gemma2ForCausalLM) or of a type (gemma2). */
 const char *st_described_called(const struct st_described *d, enum st_spelling where, bool class);
 

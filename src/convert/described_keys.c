@@ -60,6 +60,29 @@ static bool is_written(const struct st_described *d, uint32_t key, enum st_spell
 
 /* ---- GGUF ---- */
 
+static bool is_scaling(const struct st_family_key *k)
+{
+	return k->n_spelled[ST_SPELLING_GGUF] && strncmp(k->spelled[ST_SPELLING_GGUF][0], "rope.scaling.", 13) == 0;
+}
+
+enum st_status st_described_divides(const struct st_described *d, bool *yes, struct st_error *err)
+{
+	static const char *const known[] = { "none", "default", "linear", "yarn", "longrope" };
+	uint32_t key = st_family_find_key(d->family, "rope_type"),
+		 freqs = st_family_find_weight(d->family, st_role_name(ST_ROLE_ROPE_FREQS));
+	*yes = false;
+	if (key == ST_FAMILY_NONE || d->settings.keys[key].kind != ST_SETTING_TEXT)
+		return ST_OK;
+	const char *kind = d->settings.keys[key].text;
+	for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+		if (strcmp(kind, known[i]) == 0)
+			return ST_OK;
+	*yes = strcmp(kind, "llama3") == 0 && freqs != ST_FAMILY_NONE;
+	return *yes ? ST_OK
+	            : st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, d->origin[key].key ? d->origin[key].key : "rope",
+	                         "readers of GGUF know no rotation of the kind \"%.40s\"", kind);
+}
+
 static void array_key(struct st_keys *k, const char *name, enum st_key_type type, const struct st_setting *v)
 {
 	size_t size = 0;
@@ -97,6 +120,8 @@ enum st_status st_described_new_keys(const struct st_conversion *v, struct st_ke
 	const struct st_family *f = d->family;
 	const char *arch = st_described_called(d, ST_SPELLING_GGUF, false);
 	char name[192];
+	bool divides;
+	ST_TRY(st_described_divides(d, &divides, err));
 	st_key_text(k, "general.architecture", arch, strlen(arch));
 	if (v->dst.cfg.name[0])
 		st_key_text(k, "general.name", v->dst.cfg.name, strlen(v->dst.cfg.name));
@@ -107,7 +132,7 @@ enum st_status st_described_new_keys(const struct st_conversion *v, struct st_ke
 	for (uint32_t i = 0; i < f->n_keys; i++) {
 		const struct st_setting *x = &d->settings.keys[i];
 		enum st_key_type type = f->keys[i].type;
-		if (!is_written(d, i, ST_SPELLING_GGUF))
+		if (!is_written(d, i, ST_SPELLING_GGUF) || (divides && is_scaling(&f->keys[i])))
 			continue;
 		snprintf(name, sizeof name, "%.60s.%.120s", arch, f->keys[i].spelled[ST_SPELLING_GGUF][0]);
 		bool real = type == ST_KEY_REAL || type == ST_KEY_REALS, flag = type == ST_KEY_FLAG || type == ST_KEY_FLAGS;
@@ -122,7 +147,6 @@ enum st_status st_described_new_keys(const struct st_conversion *v, struct st_ke
 		else
 			st_key_u32(k, name, (uint32_t)x->number);
 	}
-	(void)err;
 	return ST_OK;
 }
 

@@ -666,33 +666,11 @@ enum st_status st_run_eval(struct st_run *r, uint32_t i, struct st_error *err)
 	return ST_OK;
 }
 
-/* Same place in the same net, with inputs of the same size: only weights and parameters may differ. */
-static bool equal_form(const struct st_graph *ga, const struct st_graph *gb, uint32_t i)
-{
-	if (i >= gb->n_nodes)
-		return false;
-	const struct st_node *a = &ga->nodes[i], *b = &gb->nodes[i];
-	for (int j = 0; j < ST_NODE_INPUTS; j++)
-		if (a->in[j] != ST_NO_NODE
-		    && (b->in[j] != a->in[j] || ga->nodes[a->in[j]].width != gb->nodes[b->in[j]].width))
-			return false;
-	for (uint32_t j = 0; j < ST_NODE_MORE && j < a->n_more; j++)
-		if (b->n_more != a->n_more || a->more[j] != b->more[j] || a->more_from[j] != b->more_from[j]
-		    || ga->nodes[a->more[j]].width != gb->nodes[b->more[j]].width)
-			return false;
-	return a->state == b->state && a->state_size == b->state_size && a->groups_of == b->groups_of
-	    && a->each == b->each && a->n_more == b->n_more && a->stage == b->stage && a->layer == b->layer
-	    && a->op == b->op && a->in[0] == b->in[0] && a->in[1] == b->in[1] && a->from[0] == b->from[0]
-	    && a->from[1] == b->from[1] && a->width == b->width && a->n_w == b->n_w && a->heads == b->heads
-	    && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads && a->choices == b->choices
-	    && a->groups.all == b->groups.all && a->groups.used == b->groups.used;
-}
-
 enum st_status st_run_eval_alone(struct st_run *r, const struct st_graph *g, uint32_t i, const struct st_exec *e,
                                  float *out, struct st_error *err)
 {
 	assert(i < r->g->n_nodes);
-	if (!equal_form(r->g, g, i))
+	if (!st_node_same_form(r->g, g, i))
 		return st_fail(err, ST_ERR_MISMATCH, "the other model has no %s of this form",
 		               label(&r->g->nodes[i]).text);
 	ST_TRY(check_inputs(r, i, err));

@@ -92,3 +92,17 @@ bool st_node_same_parameters(const struct st_node *a, const struct st_node *b, s
 	    && !a->inv_freq == !b->inv_freq && (!a->inv_freq || same_numbers(a->inv_freq, b->inv_freq, a->n_rot / 2))
 	    && same_beyond(a, b, positions) && same_xielu(a, b);
 }
+
+bool st_node_same_form(const struct st_graph *ga, const struct st_graph *gb, uint32_t i)
+{
+	if (i >= ga->n_nodes || i >= gb->n_nodes)
+		return false;
+	const struct st_node *a = &ga->nodes[i], *b = &gb->nodes[i];
+	for (int j = 0; j < ST_NODE_INPUTS; j++)
+		if (a->in[j] != b->in[j] || a->from[j] != b->from[j]
+		    || (a->in[j] != ST_NO_NODE && ga->nodes[a->in[j]].width != gb->nodes[b->in[j]].width))
+			return false;
+	return a->stage == b->stage && a->layer == b->layer && a->op == b->op && a->width == b->width && a->n_w == b->n_w
+	    && a->heads == b->heads && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads
+	    && a->choices == b->choices && a->groups.all == b->groups.all && a->groups.used == b->groups.used;
+}

@@ -141,6 +141,8 @@ static inline uint32_t st_node_from(const struct st_node *n, uint32_t i)
 /* First node with that stage and layer (-1: whole model), or ST_NO_NODE. */
 uint32_t st_graph_find(const struct st_graph *g, enum st_stage stage, int32_t layer);
 
+/* Whether node i has the same place, operation, inputs and sizes in both graphs: only weights and parameters may differ. */
+bool st_node_same_form(const struct st_graph *a, const struct st_graph *b, uint32_t i);
 /* Whether two nodes of equal form compute the same function of their inputs, weights aside, for prompts of that many
  * positions, which a longer window hides nothing of; 0: of any. */
 bool st_node_same_parameters(const struct st_node *a, const struct st_node *b, size_t positions);

@@ -38,6 +38,10 @@ struct st_form st_form_of(const struct st_graph *a, const struct st_graph *b)
 			f.b = y->width;
 			return f;
 		}
+		if (!st_node_same_form(a, b, i)) {
+			f.differs = ST_FORM_INPUTS;
+			return f;
+		}
 	}
 	if (a->n_nodes != b->n_nodes)
 		return (struct st_form){ .differs = ST_FORM_STAGES, .a = a->n_nodes, .b = b->n_nodes };

@@ -254,25 +254,35 @@ static bool same_family(const struct st_model *a, const struct st_model *b)
 	              : !x && !y && st_model_is_by_name(a) == st_model_is_by_name(b);
 }
 
-/* Of a family that Stele cannot run tensors are known by name alone; then those of the other file are, too. So are those of
- * two families. */
+static enum st_status reopen(struct st_model **m, const char *path, enum st_open_how how, struct st_pool *pool,
+                             struct st_error *err)
+{
+	st_model_close(*m);
+	*m = NULL;
+	return st_model_open_any(path, how, pool, m, err);
+}
+
+/*
+ * Two models of one family are opened in one way: where one has something that only the family's page knows, both are
+ * opened by it. Of a family that Stele cannot run tensors are known by name alone; then those of the other file are, too,
+ * and so are those of two families.
+ */
 static enum st_status open_both(struct st_rosetta_state *s, const char *path_a, const char *path_b,
                                 struct st_pool *pool, struct st_error *err)
 {
-	ST_TRY(st_model_open_any(path_a, false, pool, &s->ma, err));
-	ST_TRY(st_model_open_any(path_b, st_model_is_by_name(s->ma), pool, &s->mb, err));
+	ST_TRY(st_model_open_any(path_a, ST_OPEN_FAMILY, pool, &s->ma, err));
+	ST_TRY(st_model_open_any(path_b, st_model_is_by_name(s->ma) ? ST_OPEN_NAMES : ST_OPEN_FAMILY, pool, &s->mb,
+	                         err));
+	bool page_a = st_model_described(s->ma), page_b = st_model_described(s->mb);
+	if (page_a && !page_b && !st_model_is_by_name(s->mb))
+		ST_TRY(reopen(&s->mb, path_b, ST_OPEN_PAGE, pool, err));
+	else if (page_b && !page_a && !st_model_is_by_name(s->ma))
+		ST_TRY(reopen(&s->ma, path_a, ST_OPEN_PAGE, pool, err));
 	if (same_family(s->ma, s->mb))
 		return ST_OK;
-	struct st_model **const side[] = { &s->ma, &s->mb };
-	const char *const path[] = { path_a, path_b };
-	for (int i = 0; i < 2; i++) {
-		if (st_model_is_by_name(*side[i]))
-			continue;
-		st_model_close(*side[i]);
-		*side[i] = NULL;
-		ST_TRY(st_model_open_any(path[i], true, pool, side[i], err));
-	}
-	return ST_OK;
+	if (!st_model_is_by_name(s->ma))
+		ST_TRY(reopen(&s->ma, path_a, ST_OPEN_NAMES, pool, err));
+	return st_model_is_by_name(s->mb) ? ST_OK : reopen(&s->mb, path_b, ST_OPEN_NAMES, pool, err);
 }
 
 enum st_status st_rosetta_run(const char *path_a, const char *path_b, const struct st_rosetta_options *o,

@@ -16,6 +16,7 @@ struct st_form {
 		ST_FORM_LAYERS,   /* a, b: how many */
 		ST_FORM_STAGE,    /* stage_a stands where stage_b does */
 		ST_FORM_WIDTH,    /* a, b: of stage_a */
+		ST_FORM_INPUTS,   /* stage_a works on other stages, or in another way */
 		ST_FORM_STAGES,   /* a, b: how many */
 	} differs;
 	enum st_stage stage_a, stage_b;

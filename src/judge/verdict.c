@@ -163,6 +163,10 @@ static void describe_form(const struct st_form *f, char *buf, size_t n)
 		snprintf(buf, n, "%s is %u wide in A and %u in B", st_stage_name(f->stage_a), (unsigned)f->a,
 		         (unsigned)f->b);
 		break;
+	case ST_FORM_INPUTS:
+		snprintf(buf, n, "%s of layer %d is made in another way in A than in B", st_stage_name(f->stage_a),
+		         (int)f->layer);
+		break;
 	case ST_FORM_STAGES:
 		snprintf(buf, n, "A has %u stages, B has %u", (unsigned)f->a, (unsigned)f->b);
 		break;

@@ -1,0 +1,145 @@
+/*
+ * Families that are pages of text, converted to GGUF and back: what was written is evaluated, and its logits are held
+ * against those that transformers computed for the original (tests/data/families/README.md).
+ */
+#include "arch/helpers.h"
+#include "folder.h"
+
+#include <stele/convert.h>
+
+#include <dirent.h>
+#include <jansson.h>
+
+/* What GGUF's readers have no key for: such models are refused, with a word of the reason. */
+static const struct {
+	const char *folder, *word;
+} refused[] = {
+	{ "bloom-post", "another form" },         /* residuals from behind the norms */
+	{ "codegen", "no place in GGUF" },
+	{ "cohere2", "another form" },            /* layers without rotation, in another pattern than readers assume */
+	{ "dots1", "sliding_window" },            /* GGUF's dots1 has no window */
+	{ "exaone4", "another form" },            /* as cohere2 */
+	{ "falcon-7b", "attn_norm" },             /* one norm for both parts: GGUF has two */
+	{ "falcon-rw", "attn_qkv.bias" },         /* biases: GGUF has none */
+	{ "gemma2", "query_pre_attn_scalar" },    /* 12, where readers take the size of a head */
+	{ "gemma3_text", "layer_types" },         /* every third layer, where readers take every sixth */
+	{ "gpt_neo", "no place in GGUF" },
+	{ "helium", "no place in GGUF" },
+	{ "hunyuan_v1_dense", "dynamic" },        /* converters stretch theta by hand */
+	{ "llama-dynamic", "dynamic" },
+	{ "mpt", "softmax_scale" },
+	{ "nanochat", "no place in GGUF" },
+	{ "olmo3", "layer_types" },
+	{ "opt", "no place in GGUF" },
+	{ "opt-350m", "no place in GGUF" },
+	{ "qwen2", "max_window_layers" },
+	{ "qwen2_moe", "no place" },              /* dense layers among sparse ones */
+	{ "qwen3_moe", "no place" },
+	{ "smollm3", "another form" },
+};
+
+/* Not refused by GGUF's nature, and not converted yet. */
+static const char *const missing[] = { "glm4_moe",          "gpt_neox",  "gpt_neox-serial", "llama", "minimax_m2", "phi3", "phi3-long",
+	                               "stablelm-parallel", "stablelm" };
+
+static const char *reason_of(const char *name)
+{
+	for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+		if (strcmp(refused[i].folder, name) == 0)
+			return refused[i].word;
+	return NULL;
+}
+
+static bool is_missing(const char *name)
+{
+	for (size_t i = 0; i < sizeof missing / sizeof *missing; i++)
+		if (strcmp(missing[i], name) == 0)
+			return true;
+	return false;
+}
+
+/* The first sequence of expected.json, at once. */
+static void check_logits(const char *path, const json_t *expected)
+{
+	struct st_model *m = open_model(path);
+	const json_t *ids = json_array_get(json_object_get(expected, "tokens"), 0),
+		     *rows = json_array_get(json_object_get(expected, "logits"), 0);
+	uint32_t tokens[64];
+	size_t T = json_array_size(ids), V = st_model_graph(m)->vocab;
+	double *want = malloc(T * V * sizeof *want);
+	assert_in_range(T, 1, 64);
+	for (size_t t = 0; t < T; t++) {
+		tokens[t] = (uint32_t)json_integer_value(json_array_get(ids, t));
+		for (size_t i = 0; i < V; i++)
+			want[t * V + i] = json_number_value(json_array_get(json_array_get(rows, t), i));
+	}
+	struct st_exec e = exec_in(ST_MODE_EXACT);
+	float *got = model_logits(m, &e, tokens, T, T);
+	double rel = rel_l2(got, want, T * V);
+	if (!(rel <= 1e-5))
+		fail_msg("%s: relative L2 %g", path, rel);
+	free(got);
+	free(want);
+	st_model_close(m);
+}
+
+static void there_and_back(void **state)
+{
+	const char *model = *state, *name = strrchr(model, '/') + 1, *reason = reason_of(name);
+	struct st_convert_options o = { .threads = 1 };
+	struct st_convert_result *r = NULL;
+	struct st_error err = ST_ERROR_INIT;
+	char path[600];
+	snprintf(path, sizeof path, "%s/expected.json", model);
+	json_error_t e;
+	json_t *expected = json_load_file(path, 0, &e);
+	assert_non_null(expected);
+	enum st_status st = st_convert(model, in_folder("m.gguf"), &o, &r, &err);
+	if (reason) {
+		assert_int_not_equal(st, ST_OK);
+		if (!strstr(err.message, reason) && !strstr(err.where, reason))
+			fail_msg("%s: %s: %s; expected \"%s\"", name, err.where, err.message, reason);
+		assert_int_equal(access(in_folder("m.gguf"), F_OK), -1);
+		json_decref(expected);
+		return;
+	}
+	assert_ok(st, &err);
+	st_convert_result_free(r);
+	check_logits(in_folder("m.gguf"), expected);
+	assert_ok(st_convert(in_folder("m.gguf"), in_folder("back"), &o, &r, &err), &err);
+	st_convert_result_free(r);
+	check_logits(in_folder("back"), expected);
+	json_decref(expected);
+}
+
+#define MOST 256
+static struct CMUnitTest tests[MOST];
+
+int main(void)
+{
+	static const char root[] = STELE_SOURCE_ROOT "/tests/data/families";
+	size_t n = 0;
+	DIR *dir = opendir(root);
+	for (struct dirent *e; dir && (e = readdir(dir));) {
+		struct st_model *m = NULL;
+		struct st_error err = ST_ERROR_INIT;
+		char path[500];
+		snprintf(path, sizeof path, "%s/%s", root, e->d_name);
+		if (e->d_name[0] == '.' || strchr(e->d_name, '.') || is_missing(e->d_name) || n == MOST)
+			continue;
+		/* Families that have no page yet are refused elsewhere. */
+		enum st_status st = st_model_open(path, &m, &err);
+		st_model_close(m);
+		if (st != ST_OK)
+			continue;
+		tests[n++] = (struct CMUnitTest){ .name = strdup(e->d_name),
+			                          .test_func = there_and_back,
+			                          .setup_func = make_folder,
+			                          .teardown_func = remove_folder,
+			                          .initial_state = strdup(path) };
+	}
+	if (dir)
+		closedir(dir);
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return n >= 45 ? _cmocka_run_group_tests("convert-described", tests, n, NULL, NULL) : 1;
+}
