@@ -34,7 +34,8 @@ bool st_model_is_by_name(const struct st_model *m);
 /* The weight of a model at the place that `slot` has in another one of its family; NULL where it has no such place. */
 const struct st_weight *st_model_place(const struct st_model *m, const struct st_weight *slot);
 /* The weight of that role in a slot's layer. */
-const struct st_weight *st_model_weight_beside(const struct st_model *m, const struct st_weight *slot, enum st_role role);
+const struct st_weight *st_model_weight_beside(const struct st_model *m, const struct st_weight *slot,
+                                               enum st_role role);
 /* Whether Stele can run a model of the family that the file names. */
 bool st_model_knows_family(const struct st_model *m);
 /* Whether the tensors are named as GGUF names them. */

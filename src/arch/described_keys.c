@@ -316,7 +316,8 @@ bool st_described_names(const struct st_described *d, const char *key)
 	enum st_spelling where = d->settings.spelling;
 	size_t n = strlen(d->settings.model);
 	if (where == ST_SPELLING_GGUF)
-		return strncmp(key, d->settings.model, n) == 0 && key[n] == '.' && is_named(d->family, where, key + n + 1);
+		return strncmp(key, d->settings.model, n) == 0 && key[n] == '.'
+		    && is_named(d->family, where, key + n + 1);
 	return is_named(d->family, where, key) || leads_into(d->family, key);
 }
 
@@ -331,11 +332,12 @@ static enum st_status unread_members(struct st_described *d, const json_t *o, co
 		snprintf(path, sizeof path, "%.90s%.90s", front, key);
 		if (json_is_null(v) || json_is_false(v))
 			continue;
-		if (json_is_object(v) && leads_into(d->family, path)) {
+		bool named = is_named(d->family, ST_SPELLING_CONFIG, path);
+		if (!named && json_is_object(v) && leads_into(d->family, path)) {
 			size_t n = strlen(path);
 			snprintf(path + n, sizeof path - n, ".");
 			ST_TRY(unread_members(d, v, path, err));
-		} else if (!is_named(d->family, ST_SPELLING_CONFIG, path)) {
+		} else if (!named) {
 			if (d->n_unread == MAX_UNREAD)
 				return ST_OK;
 			d->unread[d->n_unread] = st_arena_strndup(&d->arena, path, strlen(path));

@@ -60,8 +60,8 @@ static bool names_family(const struct st_container *c)
 	    && (c->format == ST_FORMAT_GGUF || c->format == ST_FORMAT_APR || json_is_object(c->docs.config));
 }
 
-static enum st_status open_model(const char *path, bool any, enum st_open_how how, struct st_pool *pool, struct st_model **out,
-                                 struct st_error *err)
+static enum st_status open_model(const char *path, bool any, enum st_open_how how, struct st_pool *pool,
+                                 struct st_model **out, struct st_error *err)
 {
 	struct st_model *m = st_alloc_zeroed(1, sizeof *m);
 	if (!m)

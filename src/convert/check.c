@@ -220,13 +220,13 @@ static enum st_status check_described(struct st_conversion *v, const struct st_m
 	size_t n = st_compare_settings(out, m, one_form, SIZE_MAX, diff);
 	for (size_t i = 0; i < n; i++)
 		if (diff[i].matters)
-			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET,
-			                  diff[i].from_b.key[0] ? diff[i].from_b.key : diff[i].key,
-			                  "reading back gives %s instead of %s, which %s cannot say; nothing was written",
-			                  diff[i].a, diff[i].b, st_format_name(v->dst.format));
+			return st_fail_at(
+				err, ST_ERR_MISMATCH, ST_NO_OFFSET,
+				diff[i].from_b.key[0] ? diff[i].from_b.key : diff[i].key,
+				"reading back gives %s instead of %s, which %s cannot say; nothing was written",
+				diff[i].a, diff[i].b, st_format_name(v->dst.format));
 	for (uint32_t i = 0; i < b->n_nodes; i++)
-		if (!st_node_same_form(a, b, i)
-		    || !st_node_same_parameters(&a->nodes[i], &b->nodes[i], 0))
+		if (!st_node_same_form(a, b, i) || !st_node_same_parameters(&a->nodes[i], &b->nodes[i], 0))
 			return differs(st_stage_name(b->nodes[i].stage), err, "a stage with other parameters");
 	return ST_OK;
 }

@@ -28,7 +28,8 @@ static bool put(json_t *o, const char *key, json_t *value) { return json_object_
 
 static json_t *field_value(const struct st_config *cfg, const struct st_field *f)
 {
-	return f->kind == ST_FIELD_F64 ? json_real(st_shortest_decimal(st_field_f64(cfg, f))) : json_integer(st_field_u32(cfg, f));
+	return f->kind == ST_FIELD_F64 ? json_real(st_shortest_decimal(st_field_f64(cfg, f)))
+	                               : json_integer(st_field_u32(cfg, f));
 }
 
 static json_t *scaling_value(const struct st_config *cfg)
@@ -38,8 +39,9 @@ static json_t *scaling_value(const struct st_config *cfg)
 		return json_pack("{s:s, s:f}", "rope_type", "linear", "factor", st_shortest_decimal(cfg->rope_factor));
 	case ST_ROPE_SCALING_LLAMA3:
 		return json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor",
-		                 st_shortest_decimal(cfg->rope_factor), "low_freq_factor", st_shortest_decimal(cfg->rope_low_freq),
-		                 "high_freq_factor", st_shortest_decimal(cfg->rope_high_freq), "original_max_position_embeddings",
+		                 st_shortest_decimal(cfg->rope_factor), "low_freq_factor",
+		                 st_shortest_decimal(cfg->rope_low_freq), "high_freq_factor",
+		                 st_shortest_decimal(cfg->rope_high_freq), "original_max_position_embeddings",
 		                 (json_int_t)cfg->rope_original_positions);
 	default:
 		return json_null();
@@ -50,7 +52,8 @@ static json_t *scaling_value(const struct st_config *cfg)
 static bool put_rope(json_t *o, const struct st_config *cfg)
 {
 	json_object_del(o, "rope_parameters");
-	return put(o, "rope_theta", json_real(st_shortest_decimal(cfg->rope_theta))) && put(o, "rope_scaling", scaling_value(cfg));
+	return put(o, "rope_theta", json_real(st_shortest_decimal(cfg->rope_theta)))
+	    && put(o, "rope_scaling", scaling_value(cfg));
 }
 
 static bool put_window(json_t *o, const struct st_target *to)

@@ -27,10 +27,11 @@ static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 	                    : st_model_open(v->src.path, &v->src.model, err));
 	const struct st_container *in = st_model_container(v->src.model);
 	const struct st_described *d = st_model_described(v->src.model);
-	if (d && (v->o->repair || v->dst.format == ST_FORMAT_APR
-	          || (in->format == v->dst.format && in->format != ST_FORMAT_GGUF)))
+	if (d
+	    && (v->o->repair || v->dst.format == ST_FORMAT_APR
+	        || (in->format == v->dst.format && in->format != ST_FORMAT_GGUF)))
 		return st_fail(err, ST_ERR_UNSUPPORTED, "is of the family %s, which is converted %s", d->family->name,
-		               v->o->repair                        ? "and not repaired"
+		               v->o->repair                     ? "and not repaired"
 		               : v->dst.format == ST_FORMAT_APR ? "between GGUF and Hugging Face folders only"
 		                                                : "to another container or within GGUF");
 	if (d && in->format == ST_FORMAT_GGUF && v->dst.format == ST_FORMAT_GGUF) { /* all of it as it stands */

@@ -172,7 +172,8 @@ static enum st_status add_weight(struct st_conversion *v, struct tensors *all, c
 		t->stack = (uint64_t)w->expert + 1 > t->stack ? (uint64_t)w->expert + 1 : t->stack;
 	}
 	if (t->n && (t->cols != cols || t->vector != vector || t->turned != p.turned || t->less_one != p.less_one))
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name, "is made of weights that do not fit together");
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name,
+		                  "is made of weights that do not fit together");
 	if (p.pairs && (rows % p.heads || rows / p.heads % 2))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name, "%" PRIu64 " rows are not %u heads", rows,
 		                  p.heads);

@@ -79,7 +79,8 @@ enum st_status st_described_divides(const struct st_described *d, bool *yes, str
 			return ST_OK;
 	*yes = strcmp(kind, "llama3") == 0 && freqs != ST_FAMILY_NONE;
 	return *yes ? ST_OK
-	            : st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, d->origin[key].key ? d->origin[key].key : "rope",
+	            : st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET,
+	                         d->origin[key].key ? d->origin[key].key : "rope",
 	                         "readers of GGUF know no rotation of the kind \"%.40s\"", kind);
 }
 
@@ -135,7 +136,8 @@ enum st_status st_described_new_keys(const struct st_conversion *v, struct st_ke
 		if (!is_written(d, i, ST_SPELLING_GGUF) || (divides && is_scaling(&f->keys[i])))
 			continue;
 		snprintf(name, sizeof name, "%.60s.%.120s", arch, f->keys[i].spelled[ST_SPELLING_GGUF][0]);
-		bool real = type == ST_KEY_REAL || type == ST_KEY_REALS, flag = type == ST_KEY_FLAG || type == ST_KEY_FLAGS;
+		bool real = type == ST_KEY_REAL || type == ST_KEY_REALS,
+		     flag = type == ST_KEY_FLAG || type == ST_KEY_FLAGS;
 		if (x->kind == ST_SETTING_LIST)
 			array_key(k, name, type, x);
 		else if (x->kind == ST_SETTING_TEXT)
@@ -195,9 +197,7 @@ enum st_status st_described_document(const struct st_conversion *v, json_t **out
 	const struct st_config *cfg = &v->dst.cfg;
 	json_t *o = *out = json_object();
 	int64_t bos = st_conversion_bos(v), eos = st_conversion_eos(v);
-	bool ok = o
-	       && put_at(o, "architectures",
-	                 json_pack("[s]", st_described_called(d, ST_SPELLING_CONFIG, true)))
+	bool ok = o && put_at(o, "architectures", json_pack("[s]", st_described_called(d, ST_SPELLING_CONFIG, true)))
 	       && put_at(o, "model_type", json_string(st_described_called(d, ST_SPELLING_CONFIG, false)));
 	if (cfg->name[0])
 		ok = ok && put_at(o, "_name_or_path", json_string(cfg->name));

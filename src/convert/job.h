@@ -74,8 +74,8 @@ struct st_job {
 	const struct st_job_row *rows;
 	uint64_t n_rows;
 	bool turned, less_one, raw;
-	const float *importance;  /* ENCODE: of each column, or NULL */
-	const char *repaired;     /* cause code, or NULL */
+	const float *importance;       /* ENCODE: of each column, or NULL */
+	const char *repaired;          /* cause code, or NULL */
 	const struct st_weight *sound; /* the other file's weight, which a repaired one must equal; or NULL */
 };
 

@@ -23,39 +23,33 @@ uint32_t st_graph_find(const struct st_graph *g, enum st_stage stage, int32_t la
 	return ST_NO_NODE;
 }
 
-/* f32 factors in one file, decimals in the other */
+/* f32 in one file, decimals in the other. */
+static bool same_number(double a, double b) { return a == b || fabs(a - b) <= 1e-7 * fabs(b); }
+
 static bool same_numbers(const double *a, const double *b, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		if (!(fabs(a[i] - b[i]) <= 1e-7 * fabs(b[i])))
+		if (!same_number(a[i], b[i]))
 			return false;
 	return true;
 }
 
-static uint32_t effective_window(const struct st_node *n, size_t positions)
+/* A window, a chunk or a bound that a prompt of so many positions does not reach is none. */
+static uint32_t effective(uint32_t reach, size_t positions) { return positions && reach >= positions ? 0 : reach; }
+
+static bool same_frequencies(const double *a, const double *b, uint32_t n)
 {
-	return positions && n->window >= positions ? 0 : n->window;
+	return !a == !b && (!a || same_numbers(a, b, n));
 }
 
-/* A f32 in one file, decimals in the other. */
-static bool near(double a, double b) { return a == b || fabs(a - b) <= 1e-7 * fabs(b); }
-
-static uint32_t effective_chunk(const struct st_node *n, size_t positions)
-{
-	return positions && n->chunk >= positions ? 0 : n->chunk;
-}
-
-/* What holds once more positions have been seen; of no account where none are. */
 static bool same_beyond(const struct st_node *a, const struct st_node *b, size_t positions)
 {
-	bool never = positions && (a->beyond.from == 0 || a->beyond.from >= positions)
-	          && (b->beyond.from == 0 || b->beyond.from >= positions);
-	if (never || (a->beyond.from == 0 && b->beyond.from == 0))
-		return true;
-	return a->beyond.from == b->beyond.from && near(a->beyond.mscale, b->beyond.mscale)
-	    && near(a->beyond.theta, b->beyond.theta) && near(a->beyond.factor, b->beyond.factor)
-	    && !a->beyond.inv_freq == !b->beyond.inv_freq
-	    && (!a->beyond.inv_freq || same_numbers(a->beyond.inv_freq, b->beyond.inv_freq, a->n_rot / 2));
+	uint32_t from = effective(a->beyond.from, positions);
+	return from == effective(b->beyond.from, positions)
+	    && (!from
+	        || (same_number(a->beyond.mscale, b->beyond.mscale) && same_number(a->beyond.theta, b->beyond.theta)
+	            && same_number(a->beyond.factor, b->beyond.factor)
+	            && same_frequencies(a->beyond.inv_freq, b->beyond.inv_freq, a->n_rot / 2)));
 }
 
 /* Four numbers that one kind of file stores as weights and the other as keys; of two weights the weights speak. */
@@ -75,22 +69,23 @@ static bool same_xielu(const struct st_node *a, const struct st_node *b)
 	return true;
 }
 
+/* A field that is forgotten here is a difference that nobody sees: who adds one to the node adds it here or below, too. */
+_Static_assert(sizeof(struct st_node) == ST_NODE_SIZE,
+               "st_node_same_parameters and st_node_same_form know every field");
+
 bool st_node_same_parameters(const struct st_node *a, const struct st_node *b, size_t positions)
 {
-	return a->op == b->op && (float)a->eps == (float)b->eps && a->heads == b->heads && a->head_dim == b->head_dim
-	    && a->kv_heads == b->kv_heads && effective_window(a, positions) == effective_window(b, positions)
-	    && effective_chunk(a, positions) == effective_chunk(b, positions) && near(a->slopes, b->slopes)
-	    && near(a->slope_scale, b->slope_scale) && near(a->scale, b->scale) && near(a->plus, b->plus)
-	    && near(a->low, b->low) && near(a->high, b->high) && near(a->jitter, b->jitter)
-	    && near(a->softcap, b->softcap) && a->act == b->act && near(a->mscale, b->mscale)
-	    && a->from[0] == b->from[0] && a->from[1] == b->from[1] && a->offset == b->offset
-	    && a->own_weights == b->own_weights && a->state_size == b->state_size && a->groups_of == b->groups_of
-	    && a->each == b->each && a->choices == b->choices && a->groups.all == b->groups.all
-	    && a->groups.used == b->groups.used && a->groups.best == b->groups.best
-	    && a->shares.shares == b->shares.shares && near(a->shares.plus, b->shares.plus)
-	    && near(a->shares.least, b->shares.least) && near(a->shares.by, b->shares.by) && a->n_rot == b->n_rot
-	    && !a->inv_freq == !b->inv_freq && (!a->inv_freq || same_numbers(a->inv_freq, b->inv_freq, a->n_rot / 2))
-	    && same_beyond(a, b, positions) && same_xielu(a, b);
+	return a->op == b->op && a->act == b->act && a->own_weights == b->own_weights
+	    && effective(a->window, positions) == effective(b->window, positions)
+	    && effective(a->chunk, positions) == effective(b->chunk, positions) && same_number(a->eps, b->eps)
+	    && same_number(a->scale, b->scale) && same_number(a->softcap, b->softcap) && same_number(a->low, b->low)
+	    && same_number(a->high, b->high) && same_number(a->slopes, b->slopes)
+	    && same_number(a->slope_scale, b->slope_scale) && same_number(a->plus, b->plus)
+	    && same_number(a->jitter, b->jitter) && same_xielu(a, b) && a->offset == b->offset
+	    && a->groups.best == b->groups.best && a->shares.shares == b->shares.shares
+	    && same_number(a->shares.plus, b->shares.plus) && same_number(a->shares.least, b->shares.least)
+	    && same_number(a->shares.by, b->shares.by) && same_number(a->mscale, b->mscale) && a->n_rot == b->n_rot
+	    && same_frequencies(a->inv_freq, b->inv_freq, a->n_rot / 2) && same_beyond(a, b, positions);
 }
 
 bool st_node_same_form(const struct st_graph *ga, const struct st_graph *gb, uint32_t i)
@@ -102,7 +97,13 @@ bool st_node_same_form(const struct st_graph *ga, const struct st_graph *gb, uin
 		if (a->in[j] != b->in[j] || a->from[j] != b->from[j]
 		    || (a->in[j] != ST_NO_NODE && ga->nodes[a->in[j]].width != gb->nodes[b->in[j]].width))
 			return false;
-	return a->stage == b->stage && a->layer == b->layer && a->op == b->op && a->width == b->width && a->n_w == b->n_w
+	for (uint32_t j = 0; j < ST_NODE_MORE && j < a->n_more; j++)
+		if (b->n_more != a->n_more || a->more[j] != b->more[j] || a->more_from[j] != b->more_from[j]
+		    || ga->nodes[a->more[j]].width != gb->nodes[b->more[j]].width)
+			return false;
+	return a->stage == b->stage && a->layer == b->layer && a->op == b->op && a->width == b->width
+	    && (a->n_w == b->n_w || a->op == ST_OP_XIELU) && a->n_more == b->n_more && a->state == b->state
+	    && a->state_size == b->state_size && a->groups_of == b->groups_of && a->each == b->each
 	    && a->heads == b->heads && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads
 	    && a->choices == b->choices && a->groups.all == b->groups.all && a->groups.used == b->groups.used;
 }

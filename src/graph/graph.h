@@ -113,6 +113,8 @@ struct st_node {
 	} beyond;
 };
 
+#define ST_NODE_SIZE 384 /* where pointers have 64 bits; graph.c asks for it */
+
 struct st_graph {
 	struct st_node *nodes;
 	uint32_t n_nodes;

@@ -704,7 +704,7 @@ static void bad_config_json(void **state)
 		{ "{\"rope_parameters\": {\"full_attention\": {\"rope_theta\": 1}}}", ST_ERR_UNSUPPORTED,
 		  "rope_parameters", "full_attention" },
 		{ "{\"hidden_act\": \"gelu\"}", ST_ERR_UNSUPPORTED, "hidden_act", "gelu" },
-		{ "{\"mlp_bias\": true}", ST_ERR_UNSUPPORTED, "mlp_bias", NULL },
+		{ "{\"mlp_bias\": true}", ST_ERR_FORMAT, "mlp.gate_proj.bias", "missing" },
 		{ "{\"attention_bias\": true}", ST_ERR_FORMAT, "model.layers.0.self_attn.q_proj.bias", "missing" },
 		{ "{\"attention_bias\": 1}", ST_ERR_FORMAT, "attention_bias", "true or false" },
 		{ "{\"attn_logit_softcapping\": 50.0}", ST_ERR_UNSUPPORTED, "attn_logit_softcapping", NULL },

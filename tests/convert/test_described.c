@@ -14,18 +14,19 @@
 static const struct {
 	const char *folder, *word;
 } refused[] = {
-	{ "bloom-post", "another form" },         /* residuals from behind the norms */
+	{ "bloom-post", "apply_residual" }, /* residuals from behind the norms */
 	{ "codegen", "no place in GGUF" },
-	{ "cohere2", "another form" },            /* layers without rotation, in another pattern than readers assume */
-	{ "dots1", "sliding_window" },            /* GGUF's dots1 has no window */
-	{ "exaone4", "another form" },            /* as cohere2 */
-	{ "falcon-7b", "attn_norm" },             /* one norm for both parts: GGUF has two */
-	{ "falcon-rw", "attn_qkv.bias" },         /* biases: GGUF has none */
-	{ "gemma2", "query_pre_attn_scalar" },    /* 12, where readers take the size of a head */
-	{ "gemma3_text", "layer_types" },         /* every third layer, where readers take every sixth */
+	{ "cohere2", "another form" },         /* layers without rotation, in another pattern than readers assume */
+	{ "dots1", "sliding_window" },         /* GGUF's dots1 has no window */
+	{ "exaone4", "another form" },         /* as cohere2 */
+	{ "falcon-7b", "attn_norm" },          /* one norm for both parts: GGUF has two */
+	{ "falcon-rw", "attn_qkv.bias" },      /* biases: GGUF has none */
+	{ "gemma2", "query_pre_attn_scalar" }, /* 12, where readers take the size of a head */
+	{ "gemma3_text", "layer_types" },      /* every third layer, where readers take every sixth */
 	{ "gpt_neo", "no place in GGUF" },
 	{ "helium", "no place in GGUF" },
-	{ "hunyuan_v1_dense", "dynamic" },        /* converters stretch theta by hand */
+	{ "gpt_oss", "swiglu_limit" },     /* readers have 7 in their code */
+	{ "hunyuan_v1_dense", "dynamic" }, /* converters stretch theta by hand */
 	{ "llama-dynamic", "dynamic" },
 	{ "mpt", "softmax_scale" },
 	{ "nanochat", "no place in GGUF" },
@@ -33,14 +34,17 @@ static const struct {
 	{ "opt", "no place in GGUF" },
 	{ "opt-350m", "no place in GGUF" },
 	{ "qwen2", "max_window_layers" },
-	{ "qwen2_moe", "no place" },              /* dense layers among sparse ones */
+	{ "qwen2_moe", "no place" }, /* dense layers among sparse ones */
 	{ "qwen3_moe", "no place" },
 	{ "smollm3", "another form" },
 };
 
 /* Not refused by GGUF's nature, and not converted yet. */
-static const char *const missing[] = { "glm4_moe",          "gpt_neox",  "gpt_neox-serial", "llama", "minimax_m2", "phi3", "phi3-long",
-	                               "stablelm-parallel", "stablelm" };
+static const char *const missing[] = {
+	"apertus",   "minicpm3",        "deepseek_v2", "deepseek_v2-lite",  "deepseek_v3", "glm4_moe",
+	"gpt_neox",  "gpt_neox-serial", "llama",       "llama4_text",       "minimax_m2",  "phi3",
+	"phi3-long", "phimoe",          "stablelm",    "stablelm-parallel",
+};
 
 static const char *reason_of(const char *name)
 {
