@@ -75,8 +75,11 @@ _Static_assert(sizeof(struct st_node) == ST_NODE_SIZE,
 
 bool st_node_same_parameters(const struct st_node *a, const struct st_node *b, size_t positions)
 {
-	return a->op == b->op && a->act == b->act && a->own_weights == b->own_weights
-	    && effective(a->window, positions) == effective(b->window, positions)
+	return a->op == b->op && a->act == b->act && a->own_weights == b->own_weights && a->heads == b->heads
+	    && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads && a->from[0] == b->from[0]
+	    && a->from[1] == b->from[1] && a->state_size == b->state_size && a->groups_of == b->groups_of
+	    && a->each == b->each && a->choices == b->choices && a->groups.all == b->groups.all
+	    && a->groups.used == b->groups.used && effective(a->window, positions) == effective(b->window, positions)
 	    && effective(a->chunk, positions) == effective(b->chunk, positions) && same_number(a->eps, b->eps)
 	    && same_number(a->scale, b->scale) && same_number(a->softcap, b->softcap) && same_number(a->low, b->low)
 	    && same_number(a->high, b->high) && same_number(a->slopes, b->slopes)

@@ -39,11 +39,14 @@ static const struct {
 	{ "smollm3", "another form" },
 };
 
-/* Not refused by GGUF's nature, and not converted yet. */
-static const char *const missing[] = {
-	"apertus",   "minicpm3",        "deepseek_v2", "deepseek_v2-lite",  "deepseek_v3", "glm4_moe",
-	"gpt_neox",  "gpt_neox-serial", "llama",       "llama4_text",       "minimax_m2",  "phi3",
-	"phi3-long", "phimoe",          "stablelm",    "stablelm-parallel",
+/* Not refused by GGUF's nature, and not written backwards yet: refused, or right. */
+static const char *const open_ends[] = {
+	/* clang-format off */
+	"apertus", "bamba", "deepseek_v2", "deepseek_v2-lite", "deepseek_v3", "falcon_h1", "falcon_mamba", "glm4_moe", "gpt_neox",
+	"gpt_neox-serial", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe", "llama", "llama4_text", "mamba", "mamba2",
+	"minicpm3", "minimax_m2", "nemotron_h", "phi3", "phi3-long", "phimoe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next",
+	"recurrent_gemma", "rwkv", "stablelm", "stablelm-parallel", "zamba2"
+	/* clang-format on */
 };
 
 static const char *reason_of(const char *name)
@@ -54,10 +57,10 @@ static const char *reason_of(const char *name)
 	return NULL;
 }
 
-static bool is_missing(const char *name)
+static bool is_open(const char *name)
 {
-	for (size_t i = 0; i < sizeof missing / sizeof *missing; i++)
-		if (strcmp(missing[i], name) == 0)
+	for (size_t i = 0; i < sizeof open_ends / sizeof *open_ends; i++)
+		if (strcmp(open_ends[i], name) == 0)
 			return true;
 	return false;
 }
@@ -107,12 +110,20 @@ static void there_and_back(void **state)
 		json_decref(expected);
 		return;
 	}
-	assert_ok(st, &err);
-	st_convert_result_free(r);
-	check_logits(in_folder("m.gguf"), expected);
-	assert_ok(st_convert(in_folder("m.gguf"), in_folder("back"), &o, &r, &err), &err);
-	st_convert_result_free(r);
-	check_logits(in_folder("back"), expected);
+	bool open = is_open(name);
+	if (!open)
+		assert_ok(st, &err);
+	if (st == ST_OK) {
+		st_convert_result_free(r);
+		check_logits(in_folder("m.gguf"), expected);
+		st = st_convert(in_folder("m.gguf"), in_folder("back"), &o, &r, &err);
+		if (!open)
+			assert_ok(st, &err);
+	}
+	if (st == ST_OK) {
+		st_convert_result_free(r);
+		check_logits(in_folder("back"), expected);
+	}
 	json_decref(expected);
 }
 
@@ -129,7 +140,7 @@ int main(void)
 		struct st_error err = ST_ERROR_INIT;
 		char path[500];
 		snprintf(path, sizeof path, "%s/%s", root, e->d_name);
-		if (e->d_name[0] == '.' || strchr(e->d_name, '.') || is_missing(e->d_name) || n == MOST)
+		if (e->d_name[0] == '.' || strchr(e->d_name, '.') || n == MOST)
 			continue;
 		/* Families that have no page yet are refused elsewhere. */
 		enum st_status st = st_model_open(path, &m, &err);
