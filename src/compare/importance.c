@@ -183,6 +183,14 @@ static bool have_equal_codes(const struct st_cells *a, const struct st_cells *b)
 	return true;
 }
 
+static bool are_equal(const struct st_cells *a, const struct st_cells *b)
+{
+	for (unsigned k = 0; k < ST_REFIT_BLOCK; k++)
+		if (a->value[k] != b->value[k])
+			return false;
+	return true;
+}
+
 static void look_for_equals(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
 	const struct same *s = ctx;
@@ -198,7 +206,7 @@ static void look_for_equals(void *ctx, unsigned lane, uint64_t begin, uint64_t e
 					y = st_cells_from(&b, k * ST_REFIT_BLOCK);
 			struct block_column *c = &s->column[lane * blocks + k];
 			struct st_fit f;
-			if (memcmp(x.value, y.value, ST_REFIT_BLOCK * sizeof *x.value) == 0) {
+			if (are_equal(&x, &y)) {
 				c->equal += st_cells_largest(&x, ST_REFIT_BLOCK) > 0;
 				continue;
 			}
