@@ -53,7 +53,9 @@ void st_ct_pack_row(const struct st_apart *a, uint64_t r, const struct st_elemen
 			last = g;
 		}
 		int code = word_code(codes, 1, k, a->bits), level = code - zero;
+		/* The code is number / scale + zero, added up in the type of the scale. */
+		float sum = a->zeros && e->below ? scale * st_apart_half_unit(a->scales, (float)(code - middle)) : 0;
 		st_apart_put(e, k, scale * (float)level, code, 2 * middle - 1, scale,
-		             unit * (float)(level < 0 ? -level : level));
+		             unit * (float)(level < 0 ? -level : level) + sum);
 	}
 }
