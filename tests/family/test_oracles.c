@@ -58,16 +58,20 @@ static void check_sequence(const char *what, const struct st_graph *g, bool whol
 	free(want);
 }
 
+/* A model, and what its reference implementation computed. */
+struct oracle {
+	char path[600], expected[600];
+};
+
 static void check_model(void **state)
 {
-	const char *folder = *state;
+	const struct oracle *o = *state;
+	const char *folder = o->path;
 	struct st_error err = ST_ERROR_INIT;
 	struct st_container *c;
 	struct st_described *d;
-	char path[600];
-	snprintf(path, sizeof path, "%s/expected.json", folder);
 	json_error_t e;
-	json_t *j = json_load_file(path, 0, &e);
+	json_t *j = json_load_file(o->expected, 0, &e);
 	assert_non_null(j);
 	assert_ok(st_container_open(folder, &c, &err), &err);
 	assert_ok(st_described_open(c, NULL, &d, &err), &err);
@@ -96,7 +100,7 @@ static bool waits(const char *name)
 
 static void check_refused(void **state)
 {
-	const char *folder = *state;
+	const char *folder = ((const struct oracle *)*state)->path;
 	struct st_error err = ST_ERROR_INIT;
 	struct st_container *c;
 	struct st_described *d = NULL;
@@ -109,19 +113,48 @@ static void check_refused(void **state)
 static struct CMUnitTest tests[MOST];
 static size_t n_tests;
 
+static void add(const char *set, const char *name, const char *path, const char *expected)
+{
+	char title[600];
+	struct oracle *o = malloc(sizeof *o);
+	if (n_tests == MOST - 1 || access(expected, R_OK) != 0 || !o) {
+		free(o);
+		return;
+	}
+	snprintf(title, sizeof title, "%s/%s", set, name);
+	snprintf(o->path, sizeof o->path, "%s", path);
+	snprintf(o->expected, sizeof o->expected, "%s", expected);
+	tests[n_tests++] = (struct CMUnitTest){ .name = strdup(title),
+		                                .test_func = waits(name) ? check_refused : check_model,
+		                                .initial_state = o };
+}
+
 static void add_folder(const char *root, const char *set)
 {
 	DIR *dir = opendir(root);
 	for (struct dirent *e; dir && (e = readdir(dir));) {
-		char path[500], expected[600], name[600];
+		char path[500], expected[600];
 		snprintf(path, sizeof path, "%s/%s", root, e->d_name);
 		snprintf(expected, sizeof expected, "%s/expected.json", path);
-		snprintf(name, sizeof name, "%s/%s", set, e->d_name);
-		if (e->d_name[0] == '.' || access(expected, R_OK) != 0 || n_tests == MOST)
-			continue;
-		tests[n_tests++] = (struct CMUnitTest){ .name = strdup(name),
-			                                .test_func = waits(e->d_name) ? check_refused : check_model,
-			                                .initial_state = strdup(path) };
+		if (e->d_name[0] != '.')
+			add(set, e->d_name, path, expected);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+/* The same models as GGUF files (tools/make-gguf-oracles.py), which llama.cpp ran too. */
+static void add_gguf(const char *root, const char *logits)
+{
+	DIR *dir = opendir(root);
+	for (struct dirent *e; dir && (e = readdir(dir));) {
+		char path[500], expected[600];
+		const char *end = strstr(e->d_name, ".gguf");
+		snprintf(path, sizeof path, "%s/%s", root, e->d_name);
+		snprintf(expected, sizeof expected, "%s/%.*s/expected.json", logits, end ? (int)(end - e->d_name) : 0,
+		         e->d_name);
+		if (end)
+			add("gguf", e->d_name, path, expected);
 	}
 	if (dir)
 		closedir(dir);
@@ -130,7 +163,7 @@ static void add_folder(const char *root, const char *set)
 static void all_are_here(void **state)
 {
 	(void)state;
-	assert_in_range(n_tests, 80, MOST - 1);
+	assert_in_range(n_tests, 87 + 5, MOST - 1);
 }
 
 int main(void)
@@ -138,6 +171,7 @@ int main(void)
 	const char *shared = getenv("STELE_SHARED");
 	char path[500];
 	add_folder(STELE_SOURCE_ROOT "/tests/data/families", "own");
+	add_gguf(STELE_SOURCE_ROOT "/tests/data/families-gguf", STELE_SOURCE_ROOT "/tests/data/families");
 	snprintf(path, sizeof path, "%s/data/oracles", shared ? shared : "../shared");
 	add_folder(path, "shared");
 	tests[n_tests++] = (struct CMUnitTest)cmocka_unit_test(all_are_here);
