@@ -87,6 +87,31 @@ static void check_model(void **state)
 	json_decref(j);
 }
 
+/* The graph of a GGUF file is that of the Hugging Face folder which it was made from, number for number. */
+static void check_gguf(void **state)
+{
+	const struct oracle *o = *state;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_container *c[2];
+	struct st_described *d[2];
+	char folder[600];
+	check_model(state);
+	snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(o->expected, '/') - o->expected), o->expected);
+	for (int i = 0; i < 2; i++) {
+		assert_ok(st_container_open(i ? folder : o->path, &c[i], &err), &err);
+		assert_ok(st_described_open(c[i], NULL, &d[i], &err), &err);
+	}
+	assert_int_equal(d[0]->graph.n_nodes, d[1]->graph.n_nodes);
+	for (uint32_t i = 0; i < d[0]->graph.n_nodes; i++)
+		if (!st_node_same_parameters(&d[0]->graph.nodes[i], &d[1]->graph.nodes[i], 0))
+			fail_msg("%s: another %s in layer %d", o->path, st_stage_name(d[0]->graph.nodes[i].stage),
+			         d[0]->graph.nodes[i].layer);
+	for (int i = 0; i < 2; i++) {
+		st_described_close(d[i]);
+		st_container_close(c[i]);
+	}
+}
+
 /* Of families that wait for their page: refused by name. */
 static const char *const waiting[] = { "minimax", "zamba2" };
 
@@ -125,7 +150,9 @@ static void add(const char *set, const char *name, const char *path, const char 
 	snprintf(o->path, sizeof o->path, "%s", path);
 	snprintf(o->expected, sizeof o->expected, "%s", expected);
 	tests[n_tests++] = (struct CMUnitTest){ .name = strdup(title),
-		                                .test_func = waits(name) ? check_refused : check_model,
+		                                .test_func = waits(name)           ? check_refused
+		                                           : strstr(name, ".gguf") ? check_gguf
+		                                                                   : check_model,
 		                                .initial_state = o };
 }
 
