@@ -23,8 +23,8 @@ uint32_t st_graph_find(const struct st_graph *g, enum st_stage stage, int32_t la
 	return ST_NO_NODE;
 }
 
-/* f32 in one file, decimals in the other. */
-static bool same_number(double a, double b) { return a == b || fabs(a - b) <= 1e-7 * fabs(b); }
+/* f32 in one file, decimals in the other; no number is near to an infinite one. */
+static bool same_number(double a, double b) { return a == b || (isfinite(b) && fabs(a - b) <= 1e-7 * fabs(b)); }
 
 static bool same_numbers(const double *a, const double *b, size_t n)
 {

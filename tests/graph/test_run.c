@@ -555,6 +555,7 @@ static void every_parameter_counts(void **state)
 	n[k++].plus = 1;
 	n[k++].low = -1;
 	n[k++].high = 1;
+	n[k++].high = INFINITY;
 	n[k++].jitter = 0.01;
 	n[k++].scale = 0.3 * (1 + 1e-6);
 	n[k++].own_weights = true;
@@ -568,8 +569,10 @@ static void every_parameter_counts(void **state)
 	n[k++].beyond.inv_freq = other;
 	n[k++].inv_freq = other;
 	assert_true(st_node_same_parameters(&base, &base, 0));
-	for (size_t i = 0; i < k; i++)
+	for (size_t i = 0; i < k; i++) {
 		assert_false(st_node_same_parameters(&base, &n[i], 0));
+		assert_false(st_node_same_parameters(&n[i], &base, 0));
+	}
 	/* What no token reaches is the same, and so are a number in f32 and its decimals. */
 	n[23].chunk = 20;
 	n[23].beyond.mscale = 7;
