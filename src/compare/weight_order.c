@@ -37,9 +37,10 @@ static void drop_transposed(const struct st_rows *b, int way, const uint64_t *sl
 	}
 }
 
-enum st_status st_test_transposed(struct st_trial *t)
+/* That a is b transposed. */
+static enum st_status try_transposed(struct st_trial *t, const struct st_rows *a, const struct st_rows *from)
 {
-	uint64_t rows = t->b->rows, cols = t->b->cols;
+	uint64_t rows = from->rows, cols = from->cols;
 	if (rows < 2 || cols < 2)
 		return ST_OK;
 	bool whole = rows * cols <= DENSE_LIMIT / (4 * sizeof(float));
@@ -50,7 +51,7 @@ enum st_status st_test_transposed(struct st_trial *t)
 	ST_TRY(st_dense_make(&t->arena, whole ? rows : t->n_sample, cols, &dense, t->err));
 	ST_TRY(st_dense_make(&t->arena, 1, cols, &one, t->err));
 	struct st_cells row = st_dense_row(&one, 0);
-	struct st_rows kept = st_rows_dense(&dense, t->b);
+	struct st_rows kept = st_rows_dense(&dense, from);
 	struct st_mapped m = { .from = &kept, .map = slot }; /* rows that are not kept are not asked for */
 	struct st_rows b = st_rows_mapped(&m);
 	b.rows = rows;
@@ -62,20 +63,56 @@ enum st_status st_test_transposed(struct st_trial *t)
 			slot[i] = UINT64_MAX;
 		for (uint64_t i = 0; i < few; i++)
 			slot[t->sample[i * t->n_sample / few]] = i;
-		drop_transposed(t->b, way, slot, &(struct st_cells){ .value = row.value }, &dense);
-		ST_TRY(st_trial_is_far_off(t, t->a, &b, &far_off));
+		drop_transposed(from, way, slot, &(struct st_cells){ .value = row.value }, &dense);
+		ST_TRY(st_trial_is_far_off(t, a, &b, &far_off));
 		if (far_off)
 			continue;
 		for (uint64_t i = 0; i < rows; i++)
 			slot[i] = whole ? i : UINT64_MAX;
 		for (uint64_t i = 0; !whole && i < t->n_sample; i++)
 			slot[t->sample[i]] = i;
-		drop_transposed(t->b, way, slot, &row, &dense);
+		drop_transposed(from, way, slot, &row, &dense);
 		ST_TRY(st_check_cancel(t->err));
-		ST_TRY(st_trial_consider(t, t->a, &b, (struct st_cause){ .code = ST_CAUSE_WEIGHT_TRANSPOSED }, 0,
-		                         !whole));
+		ST_TRY(st_trial_consider(t, a, &b, (struct st_cause){ .code = ST_CAUSE_WEIGHT_TRANSPOSED }, 0, !whole));
 	}
 	return ST_OK;
+}
+
+/* A weight as it is stored, in the order of rows that GGUF has for interleaved ones. */
+static enum st_status stored_rows(struct st_trial *t, const struct st_rows *s, uint64_t heads, struct st_weight *w,
+                                  struct st_mapped *m, struct st_rows *out)
+{
+	if (s->w->interleaved) {
+		*w = *s->w;
+		w->interleaved = false;
+		*out = st_rows_held(w, s->held);
+		return ST_OK;
+	}
+	uint64_t *map = st_arena_alloc(&t->arena, s->rows, sizeof *map);
+	if (!map)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	for (uint64_t r = 0; r < s->rows; r++)
+		map[st_row_in_pairs(r, s->rows / heads)] = r;
+	*m = (struct st_mapped){ .from = s, .map = map };
+	*out = st_rows_mapped(m);
+	return ST_OK;
+}
+
+enum st_status st_test_transposed(struct st_trial *t)
+{
+	const struct st_weight *a = t->a->w, *b = t->b->w;
+	ST_TRY(try_transposed(t, t->a, t->b));
+	uint64_t heads = a->interleaved ? a->heads : b->heads;
+	if (t->done || (!a->interleaved && !b->interleaved) || t->a->rows == 1 || !heads || t->a->rows % heads
+	    || t->a->rows / heads % 2)
+		return ST_OK;
+	/* Transposed as it lay in the file, its rows in pairs already. */
+	struct st_weight wa, wb;
+	struct st_mapped ma, mb;
+	struct st_rows as, bs;
+	ST_TRY(stored_rows(t, t->a, heads, &wa, &ma, &as));
+	ST_TRY(stored_rows(t, t->b, heads, &wb, &mb, &bs));
+	return try_transposed(t, &as, &bs);
 }
 
 /* st_trial_consider() for a permutation of rows, or of the elements of a vector, which is one row still. */

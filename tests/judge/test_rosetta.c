@@ -528,6 +528,20 @@ static void double_every_second(uint8_t *p, size_t n)
 	}
 }
 
+/* A square matrix of F32, turned as it lies in the file: in llama's GGUF its rows are in pairs by then. */
+static void turn_stored(uint8_t *p, size_t n)
+{
+	size_t side = (size_t)sqrt((double)(n / 4));
+	assert_int_equal(side * side * 4, n);
+	for (size_t i = 0; i < side; i++)
+		for (size_t k = 0; k < i; k++)
+			for (int b = 0; b < 4; b++) {
+				uint8_t *x = p + 4 * (i * side + k) + b, *y = p + 4 * (k * side + i) + b, z = *x;
+				*x = *y;
+				*y = z;
+			}
+}
+
 static void storage_faults_are_named(void **state)
 {
 	(void)state;
@@ -539,6 +553,10 @@ static void storage_faults_are_named(void **state)
 	/* Rows of Q in the order of the file, which is not the graph's. */
 	storage_fault_in("llama", Q1, "qkv_matmul", ST_DTYPE_Q4_0, truth, exchange_nibbles, ST_DTYPE_F32,
 	                 "weight.block_layout", NULL);
+	storage_fault_in("llama", Q1, "qkv_matmul", ST_DTYPE_F32, truth, turn_stored, ST_DTYPE_F32, "weight.transposed",
+	                 NULL);
+	storage_fault_in("llama", Q1, "qkv_matmul", ST_DTYPE_F32, truth, turn_stored, ST_DTYPE_Q4_0,
+	                 "weight.transposed", NULL);
 	storage_fault(ST_DTYPE_Q4_0, truth, double_scales, ST_DTYPE_Q4_0, "weight.block_scale", NULL);
 	storage_fault(ST_DTYPE_Q4_0, truth, double_scales, ST_DTYPE_F32, "weight.block_scale", NULL);
 	/* Within the noise of two encoders; but one encoder wrote both files, and every other row is equal. */
