@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/pool.h"
+#include "compare/lanes.h"
 
 #include <math.h>
 #include <stdlib.h>

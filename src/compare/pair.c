@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "base/pool.h"
 #include "compare/importance.h"
+#include "compare/lanes.h"
 #include "compare/sums.h"
 
 #include <math.h>
@@ -14,24 +15,6 @@
 /* No past widens a cell more than this many times. */
 #define MOST_BY_PAST 4
 
-static bool is_past(struct st_held via) { return via.type != ST_DTYPE_F32; }
-
-/*
- * Whether numbers of a type may have gone through another one that left no trace: one that keeps more of them. Blocks
- * count where they are a good deal finer; numbers on a coarser grid show it (held.c). Q6_K lies between: encoded again
- * it may choose other scales, and the one step of AprQ8 is as fine as its own.
- */
-static bool may_come_through(enum st_dtype type, enum st_dtype via)
-{
-	const struct st_dtype_info *t = st_dtype_info(type), *v = st_dtype_info(via);
-	if (t->kind == ST_KIND_INT)
-		return false;
-	if (v->kind == ST_KIND_FLOAT)
-		return v->storage_rel_rms < t->storage_rel_rms;
-	return t->kind == ST_KIND_QUANT
-	    && (via == ST_DTYPE_Q8_0 ? 2 * v->storage_rel_rms < t->storage_rel_rms : type == ST_DTYPE_Q6_K);
-}
-
 struct measure {
 	const struct st_rows *a, *b;
 	const uint64_t *idx; /* which rows; NULL: 0, 1, ... */
@@ -39,30 +22,6 @@ struct measure {
 	float *buf; /* two rows of cells for every lane, with their spare room */
 	struct st_row_stat *stats;
 };
-
-static struct st_cells cells_at(float *buf, uint64_t cols)
-{
-	return (struct st_cells){ buf, buf + cols, buf + 2 * cols, buf + 3 * cols, buf + 4 * cols };
-}
-
-void st_pair_cells(float *buf, unsigned lane, uint64_t cols, struct st_cells *a, struct st_cells *b)
-{
-	buf += (uint64_t)lane * ST_PAIR_BUFFER * cols;
-	*a = cells_at(buf, cols);
-	*b = cells_at(buf + ST_PAIR_BUFFER / 2 * cols, cols);
-}
-
-static void go_through(const struct st_rows *s, struct st_held via, const struct st_cells *dst)
-{
-	if (is_past(via) && may_come_through(s->held.type, via.type))
-		st_cells_through(via, dst, s->cols);
-}
-
-void st_pair_row(const struct st_rows *s, uint64_t r, struct st_held via, const struct st_cells *dst)
-{
-	s->get(s, r, dst);
-	go_through(s, via, dst);
-}
 
 static enum st_refit refit_of(const struct st_rows *s, const struct st_rows *other)
 {
@@ -99,8 +58,8 @@ static void measure_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 			row->fit.judged = cols;
 			continue;
 		}
-		go_through(a, m->via, &x);
-		go_through(b, m->via, &y);
+		st_cells_go_through(a, m->via, &x);
+		st_cells_go_through(b, m->via, &y);
 		st_fit_row(&x, &y, cols, refit_a, refit_b, (float)sqrt(s.bb / (double)cols), &row->fit);
 		row->pred = st_cells_variance(&x, cols) + st_cells_variance(&y, cols);
 		row->wide = a->held.type == ST_DTYPE_GPTQ || b->held.type == ST_DTYPE_GPTQ;
@@ -280,7 +239,7 @@ static bool may_explain(const struct st_rows *a, const struct st_rows *b, struct
 {
 	if (a->held.type == b->held.type && st_dtype_info(a->held.type)->kind == ST_KIND_FLOAT)
 		return via.type == ST_DTYPE_F16 && is_rounded_twice(&s->fit);
-	return may_come_through(a->held.type, via.type) || may_come_through(b->held.type, via.type);
+	return st_may_come_through(a->held.type, via.type) || st_may_come_through(b->held.type, via.type);
 }
 
 /* The finest first: it explains least. */

@@ -54,12 +54,6 @@ ST_MUST_CHECK enum st_status st_pair_judge(const struct st_rows *a, const struct
                                            uint64_t n, struct st_pool *pool, struct st_row_stat *stats,
                                            struct st_pair_summary *s, struct st_error *err);
 
-/* Row r of a side whose numbers may have gone through `via`. */
-void st_pair_row(const struct st_rows *s, uint64_t r, struct st_held via, const struct st_cells *dst);
-/* Room for one row of either side, in floats a column, and where a lane's two rows lie in it. */
-#define ST_PAIR_BUFFER 16
-void st_pair_cells(float *buf, unsigned lane, uint64_t cols, struct st_cells *a, struct st_cells *b);
-
 /* Two weights of one shape. */
 struct st_pair {
 	struct st_rows a, b;

@@ -10,8 +10,8 @@ ST_MUST_CHECK enum st_status st_find_rotation(const struct st_model *ma, const s
                                               struct st_error *err);
 
 /*
- * Whether the heads of a layer stand in another basis each: V's rows of a head are b's turned, and so are O's columns of
- * the query heads that read it. They share what is between them, and the stages say whether it is turned back.
+ * Whether the heads of a layer stand in another basis each: V's rows of a head are b's turned, and so are O's columns
+ * of the query heads that read it. They share what is between them, and the stages say whether it is turned back.
  */
 ST_MUST_CHECK enum st_status st_find_turned_heads(const struct st_model *ma, const struct st_model *mb,
                                                   const struct st_weight_diff *v, const struct st_weight_diff *o,

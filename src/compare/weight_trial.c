@@ -3,6 +3,7 @@
  */
 #include "compare/weight_trial.h"
 
+#include "compare/lanes.h"
 #include "compare/sums.h"
 
 #include <math.h>

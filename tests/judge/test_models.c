@@ -571,8 +571,8 @@ static void the_same_function_is_seen(void **state)
 	}
 }
 
-/* The rows of each head of V of a layer turned by a rotation of two of its places after the other, and what O reads of it
- * turned too: by the same angle, or by another. */
+/* The rows of each head of V of a layer turned by a rotation of two of its places after the other, and what O reads of
+ * it turned too: by the same angle, or by another. */
 static void turn_heads(struct toy *m, int layer, double of_v, double of_o)
 {
 	struct toy_tensor *v = in_layer(m, layer, "self_attn.v_proj.weight"),
