@@ -152,7 +152,7 @@ static enum st_status run(struct st_conversion *v, struct st_convert_result *r, 
 		goto out;
 	}
 	ST_TRY_OUT(st_vocabulary_read(&v->vocab, &v->src, &v->dst, &v->arena, &v->log, err));
-	ST_TRY_OUT(st_plan_jobs(v, err));
+	ST_TRY_OUT(st_model_described(v->src.model) ? st_described_jobs(v, err) : st_plan_jobs(v, err));
 	if (repair)
 		ST_TRY_OUT(st_repair_apply(repair, v, err));
 	ST_TRY_OUT(read_importance(v, err));

@@ -1,6 +1,5 @@
 /* jobs.c - which tensors the output has. */
 #include "convert/convert.h"
-#include "convert/described.h"
 #include "convert/fields.h"
 #include "graph/basis.h"
 
@@ -225,8 +224,6 @@ enum st_status st_plan_jobs(struct st_conversion *v, struct st_error *err)
 	if (v->by_name)
 		return jobs_by_name(v, err);
 	const struct st_model *m = v->src.model;
-	if (st_model_described(m))
-		return st_described_jobs(v, err);
 	const struct st_weight *own_head = st_model_weight(m, ST_ROLE_HEAD, 0);
 	bool freqs = false, head = false;
 	/* First, since the type of the embedding may depend on it. */

@@ -44,8 +44,7 @@ static void times(struct st_text *t, double ratio)
 static size_t group_end(const struct st_rosetta *r, size_t first)
 {
 	size_t end = first + 1;
-	while (end < r->n_stages && r->stages[end].layer == r->stages[first].layer
-	       && r->stages[end - 1].stage != ST_STAGE_EMBEDDING)
+	while (end < r->n_stages && r->stages[end].layer == r->stages[first].layer)
 		end++;
 	return end;
 }
@@ -63,12 +62,14 @@ static bool has_finding(const struct st_rosetta *r, size_t first, size_t end)
 	return false;
 }
 
-static void group_name(const struct st_stage_report *p, struct st_text *t, const char *layer, const char *other[2])
+/* What stands in front of the layers comes first. */
+static void group_name(const struct st_rosetta *r, size_t first, struct st_text *t, const char *layer,
+                       const char *other[2])
 {
-	if (p->layer >= 0)
-		st_text_printf(t, "%s %d", layer, (int)p->layer);
+	if (r->stages[first].layer >= 0)
+		st_text_printf(t, "%s %d", layer, (int)r->stages[first].layer);
 	else
-		st_text_puts(t, other[p->stage == ST_STAGE_EMBEDDING ? 0 : 1]);
+		st_text_puts(t, other[first == 0 ? 0 : 1]);
 }
 
 /* ---- lines ---- */
@@ -84,7 +85,7 @@ static void folded_line(const struct st_rosetta *r, size_t first, size_t end, st
 		worst = p->status > worst ? p->status : worst;
 		largest = over_floor(p) > over_floor(largest) ? p : largest;
 	}
-	group_name(&r->stages[first], &t, "layer", others);
+	group_name(r, first, &t, "layer", others);
 	st_table_cell(table, ST_STYLE_PLAIN, t.s);
 	st_table_cellf(table, ST_STYLE_PLAIN, "%zu", end - first);
 	st_table_cell(table, words[worst].style, words[worst].in_layer);
@@ -155,7 +156,7 @@ static void unfold(const struct st_rosetta *r, size_t first, size_t end, bool ve
 	const char *others[] = { "Embedding", "Head" };
 	struct st_table table;
 	struct st_text t = { 0 };
-	group_name(&r->stages[first], &t, "Layer", others);
+	group_name(r, first, &t, "Layer", others);
 	st_text_printf(out, ST_ROSETTA_TAG "=== %s ===\n", t.s ? t.s : "");
 	out->failed |= t.failed;
 	st_text_release(&t);

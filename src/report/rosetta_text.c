@@ -369,20 +369,6 @@ static void summary(const struct st_rosetta *r, bool colour, struct st_text *t)
 	st_text_printf(t, "; %.2f s\n", r->ms_total / 1e3);
 }
 
-void st_rosetta_flush(struct st_text *part, const struct st_page *page, struct st_text *out)
-{
-	st_text_wrap(out, part->s ? part->s : "", part->len, TAG "  ", page->wrap);
-	out->failed |= part->failed;
-	st_text_release(part);
-}
-
-void st_rosetta_explain(struct st_text *part, const struct st_page *page, struct st_text *out)
-{
-	struct st_page wrapped = *page;
-	wrapped.wrap = page->wrap ? page->wrap : 80;
-	st_rosetta_flush(part, &wrapped, out);
-}
-
 void st_report_rosetta_text(const struct st_rosetta *r, bool verbose, const struct st_page *page, struct st_text *out)
 {
 	struct st_text t = { 0 };
