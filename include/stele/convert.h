@@ -20,6 +20,7 @@ struct st_convert_options {
 	const char *imatrix;
 	const char *repair; /* path of a report (stele.report/1) whose repair is applied, or NULL */
 	char side;          /* 'a' or 'b': which input of the report IN is; 0: as the report says */
+	const char *family; /* a description of the model, as in st_model_open_as(); NULL: the file says */
 	bool force;         /* replace an existing OUT */
 	int threads;        /* 0: all */
 	struct st_hooks hooks;

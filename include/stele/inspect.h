@@ -45,6 +45,7 @@ struct st_inspect_options {
 	int threads;         /* 0 = all */
 	bool no_stats;       /* read the headers only */
 	uint32_t run_tokens; /* what the memory of a run is given for; 0 = 128 */
+	const char *family;  /* a description of the model, as in st_model_open_as(); NULL: the file says */
 	struct st_hooks hooks;
 };
 

@@ -135,14 +135,15 @@ struct st_rosetta_options {
 	size_t n_prompts;
 	const uint32_t *tokens; /* ids, used for both */
 	size_t n_tokens;
-	const char *mode; /* NULL: "exact" */
-	const char *cpu;  /* NULL: best */
-	int threads;      /* 0: all */
-	double threshold; /* NAN: none */
-	bool keep_going;  /* evaluate past the first fault */
-	bool layer_costs; /* fill st_rosetta.layers: one more evaluation for each layer */
-	bool hash;        /* fill st_side_info.sha256 */
-	bool log_all;     /* log the tensors of every container, not of APR files only */
+	const char *mode;   /* NULL: "exact" */
+	const char *cpu;    /* NULL: best */
+	const char *family; /* a description for both models, as in st_model_open_as(); NULL: the files say */
+	int threads;        /* 0: all */
+	double threshold;   /* NAN: none */
+	bool keep_going;    /* evaluate past the first fault */
+	bool layer_costs;   /* fill st_rosetta.layers: one more evaluation for each layer */
+	bool hash;          /* fill st_side_info.sha256 */
+	bool log_all;       /* log the tensors of every container, not of APR files only */
 	struct st_hooks hooks;
 };
 

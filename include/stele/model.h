@@ -198,6 +198,10 @@ struct st_model;
 
 /* Open the container, read the configuration, bind every weight and check every shape. */
 ST_MUST_CHECK enum st_status st_model_open(const char *path, struct st_model **out, struct st_error *err);
+/* The same by a description of one's own: the path of its file, or the name of a built-in one (stele/family.h); NULL: the
+ * family that the file names. */
+ST_MUST_CHECK enum st_status st_model_open_as(const char *path, const char *family, struct st_model **out,
+                                              struct st_error *err);
 /* The same, but a weight that is missing or does not fit is no failure: its tensor is NULL or
  * has a shape of its own, st_model_check says what is wrong with the first one, and the model
  * cannot be run. For comparing weights, and for the load log of a file that cannot be used. */

@@ -26,9 +26,9 @@ enum st_open_how {
  * As st_model_open_partial(), but a family that Stele cannot run is no failure either (unknown.c): then, and where it is
  * asked for, the weights are the file's tensors, one by one under their own names, those of stacked experts as one each.
  * There is no graph, and st_model_check() says why. The configuration holds what reports and the tests of weights ask for:
- * family, name, layers, heads, ids. pool (or NULL): for the sums of an APR file.
+ * family, name, layers, heads, ids. family: as in st_model_open_as(). pool (or NULL): for the sums of an APR file.
  */
-ST_MUST_CHECK enum st_status st_model_open_any(const char *path, enum st_open_how how, struct st_pool *pool,
+ST_MUST_CHECK enum st_status st_model_open_any(const char *path, const char *family, enum st_open_how how, struct st_pool *pool,
                                                struct st_model **out, struct st_error *err);
 bool st_model_is_by_name(const struct st_model *m);
 /* The weight of a model at the place that `slot` has in another one of its family; NULL where it has no such place. */

@@ -51,6 +51,9 @@ ST_MUST_CHECK enum st_status st_described_open_partial(const struct st_container
                                                        struct st_described **out, struct st_error *err);
 void st_described_close(struct st_described *d);
 
+/* How the rotation is stretched: "none", "yarn"; "none" where the family has no rotation. */
+const char *st_described_scaling(const struct st_described *d);
+
 /* Whether the description speaks of a key of the file: reads it, or says that it changes no number. */
 bool st_described_names(const struct st_described *d, const char *key);
 
@@ -64,6 +67,10 @@ ST_MUST_CHECK enum st_status st_described_family(const struct st_container *c, s
 /* The description by which a model was opened, bound; NULL: it was opened without one. */
 struct st_model;
 const struct st_described *st_model_described(const struct st_model *m);
+
+/* A description by the path of its file or by the name of a built-in one; the name is kept in the arena. */
+ST_MUST_CHECK enum st_status st_described_page(const char *name, struct st_arena *arena, struct st_family **out,
+                                               struct st_error *err);
 
 /* ---- steps, in this order ---- */
 

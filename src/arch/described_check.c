@@ -163,13 +163,14 @@ out:
 	return st;
 }
 
-static enum st_status open_family(struct check *k, const char *family, struct st_error *err)
+enum st_status st_described_page(const char *name, struct st_arena *arena, struct st_family **out, struct st_error *err)
 {
 	size_t size;
-	const char *text = family ? st_family_text(family, &size) : NULL;
-	if (text)
-		return st_family_parse(st_arena_printf(&k->arena, "%s.family", family), text, size, &k->family, err);
-	return family ? st_family_open(family, &k->family, err) : ST_OK;
+	const char *text = st_family_text(name, &size), *file = text ? st_arena_printf(arena, "%s.family", name) : NULL;
+	if (!text)
+		return st_family_open(name, out, err);
+	ST_NEED(file);
+	return st_family_parse(file, text, size, out, err);
 }
 
 enum st_status st_family_check(const char *family, const char *model, const uint32_t *tokens, size_t n, int threads,
@@ -178,8 +179,9 @@ enum st_status st_family_check(const char *family, const char *model, const uint
 	struct check *k = st_alloc_zeroed(1, sizeof *k);
 	ST_NEED(k);
 	st_arena_init(&k->arena);
-	enum st_status st;
-	ST_TRY_OUT(open_family(k, family, err));
+	enum st_status st = ST_OK;
+	if (family)
+		ST_TRY_OUT(st_described_page(family, &k->arena, &k->family, err));
 	ST_TRY_OUT(st_container_open(model, &k->container, err));
 	ST_TRY_OUT(st_described_open(k->container, k->family, &k->d, err));
 	const struct st_family *f = k->d->family;

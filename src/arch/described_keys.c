@@ -298,6 +298,13 @@ static bool is_named(const struct st_family *f, enum st_spelling where, const ch
 	return false;
 }
 
+const char *st_described_scaling(const struct st_described *d)
+{
+	uint32_t key = st_family_find_key(d->family, "rope_type");
+	const struct st_setting *v = key == ST_FAMILY_NONE ? NULL : &d->settings.keys[key];
+	return !v || v->kind != ST_SETTING_TEXT || strcmp(v->text, "default") == 0 ? "none" : v->text;
+}
+
 /* Whether a name of config.json leads into that object. */
 static bool leads_into(const struct st_family *f, const char *key)
 {

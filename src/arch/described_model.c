@@ -320,7 +320,7 @@ static void blame_model(const struct st_model *m, struct st_error *err)
 
 enum st_status st_model_bind_described(struct st_model *m, struct st_error *err)
 {
-	enum st_status st = st_described_open_partial(m->c, NULL, &m->described, err);
+	enum st_status st = st_described_open_partial(m->c, m->page, &m->described, err);
 	blame_model(m, err);
 	ST_TRY(st);
 	blame_model(m, &m->described->problem);

@@ -28,6 +28,8 @@ static enum st_status page_of(const struct st_container *c, char *buf, size_t n,
 static enum st_status bind_family(struct st_model *m, enum st_open_how how, struct st_error *err)
 {
 	char page[64];
+	if (m->page)
+		return st_model_bind_described(m, err);
 	ST_TRY(page_of(m->c, page, sizeof page, err));
 	const struct st_arch *own = page[0] ? st_arch_find(page, strlen(page)) : NULL;
 	if (page[0] && (how == ST_OPEN_PAGE || !own || strcmp(own->name, page) != 0))
@@ -60,15 +62,20 @@ static bool names_family(const struct st_container *c)
 	    && (c->format == ST_FORMAT_GGUF || c->format == ST_FORMAT_APR || json_is_object(c->docs.config));
 }
 
-static enum st_status open_model(const char *path, bool any, enum st_open_how how, struct st_pool *pool,
-                                 struct st_model **out, struct st_error *err)
+static enum st_status open_model(const char *path, const char *family, bool any, enum st_open_how how,
+                                 struct st_pool *pool, struct st_model **out, struct st_error *err)
 {
 	struct st_model *m = st_alloc_zeroed(1, sizeof *m);
 	if (!m)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for a model");
 	st_arena_init(&m->arena);
 	st_error_clear(&m->problem);
-	enum st_status st;
+	enum st_status st = ST_OK;
+	if (family) {
+		st = st_described_page(family, &m->arena, &m->page, err);
+		st_error_in(err, family);
+	}
+	ST_TRY_OUT(st);
 	ST_TRY_OUT(st_container_open_by(path, pool, &m->c, err));
 	const char *stranger = st_stranger(m->c);
 	if (stranger)
@@ -103,13 +110,13 @@ out:
 
 enum st_status st_model_open_partial(const char *path, struct st_model **out, struct st_error *err)
 {
-	return open_model(path, false, ST_OPEN_FAMILY, NULL, out, err);
+	return open_model(path, NULL, false, ST_OPEN_FAMILY, NULL, out, err);
 }
 
-enum st_status st_model_open_any(const char *path, enum st_open_how how, struct st_pool *pool, struct st_model **out,
-                                 struct st_error *err)
+enum st_status st_model_open_any(const char *path, const char *family, enum st_open_how how, struct st_pool *pool,
+                                 struct st_model **out, struct st_error *err)
 {
-	return open_model(path, true, how, pool, out, err);
+	return open_model(path, family, true, how, pool, out, err);
 }
 
 enum st_status st_model_check(const struct st_model *m, struct st_error *err)
@@ -121,9 +128,14 @@ enum st_status st_model_check(const struct st_model *m, struct st_error *err)
 
 enum st_status st_model_open(const char *path, struct st_model **out, struct st_error *err)
 {
+	return st_model_open_as(path, NULL, out, err);
+}
+
+enum st_status st_model_open_as(const char *path, const char *family, struct st_model **out, struct st_error *err)
+{
 	struct st_model *m;
 	*out = NULL;
-	ST_TRY(st_model_open_partial(path, &m, err));
+	ST_TRY(open_model(path, family, false, ST_OPEN_FAMILY, NULL, &m, err));
 	enum st_status st = st_model_check(m, err);
 	if (st == ST_OK)
 		*out = m;
@@ -137,6 +149,7 @@ void st_model_close(struct st_model *m)
 	if (!m)
 		return;
 	st_described_close(m->described);
+	st_family_close(m->page);
 	st_container_close(m->c);
 	st_arena_release(&m->arena);
 	free(m);

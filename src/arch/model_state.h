@@ -37,6 +37,7 @@ struct st_model {
 	const struct st_arch *arch;
 
 	struct st_naming naming;
+	struct st_family *page;         /* that was asked for; NULL: none */
 	struct st_described *described; /* the family's page, bound; NULL: one of families.c, or none */
 	struct st_weight ***stacks;     /* then: the experts of each of its weights, by layer */
 	bool by_name; /* no places of a family: weights are the tensors in file order (unknown.c) */

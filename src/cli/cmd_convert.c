@@ -9,7 +9,7 @@
 #include <string.h>
 
 struct opts {
-	const char *in, *out, *type, *to, *imatrix, *repair, *side;
+	const char *in, *out, *type, *to, *imatrix, *repair, *side, *family;
 	bool force, json, quiet;
 	uint32_t threads;
 };
@@ -28,6 +28,9 @@ static const struct cli_param options[] = {
 	  CLI_PATH(struct opts, repair) },
 	{ "side", 0, "SIDE", "IN is this input of the report, and the one that is wrong",
 	  CLI_CHOICE(struct opts, side, "a|b") },
+	{ "family", 0, "F",
+	  "the description of the model: a file, or the name of a built-in one (default: the one that knows it)",
+	  CLI_PATH(struct opts, family) },
 	{ "force", 0, NULL, "replace an existing OUT", CLI_BOOL(struct opts, force) },
 	CLI_OPTION_THREADS(struct opts),
 	CLI_OPTION_JSON(struct opts),
@@ -120,6 +123,7 @@ static int run(struct cli *c, void *p)
 		.imatrix = o->imatrix,
 		.repair = o->repair,
 		.side = o->side ? o->side[0] : 0,
+		.family = o->family,
 		.force = o->force,
 		.threads = cli_threads(o->threads),
 		.hooks = cli_hooks(c),

@@ -12,7 +12,7 @@
 
 struct opts {
 	struct cli_list files;
-	const char *hexdump;
+	const char *hexdump, *family;
 	uint64_t bytes;
 	uint32_t threads, tokens;
 	bool metadata, json, quiet, no_stats;
@@ -130,6 +130,7 @@ static int run(struct cli *c, void *p)
 	struct st_inspect_options io = { .threads = cli_threads(o->threads),
 		                         .no_stats = o->no_stats,
 		                         .run_tokens = o->tokens,
+		                         .family = o->family,
 		                         .hooks = cli_hooks(c) };
 	json_t *files = json_array();
 	int worst = CLI_SAME;
@@ -177,6 +178,9 @@ static int run(struct cli *c, void *p)
 }
 
 static const struct cli_param options[] = {
+	{ "family", 0, "F",
+	  "the description of the model: a file, or the name of a built-in one (default: the one that knows it)",
+	  CLI_PATH(struct opts, family) },
 	{ "metadata", 0, NULL, "show every key of the files as they spell it instead",
 	  CLI_BOOL(struct opts, metadata) },
 	{ "hexdump", 0, "TENSOR", "show the stored bytes of one tensor instead", CLI_STR(struct opts, hexdump) },

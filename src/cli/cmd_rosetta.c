@@ -11,7 +11,7 @@
 #include <string.h>
 
 struct opts {
-	const char *a, *b, *mode, *cpu, *out, *prompts;
+	const char *a, *b, *mode, *cpu, *out, *prompts, *family;
 	struct cli_prompt prompt;
 	bool assert_match, prompt_only, layer_costs, verbose, keep_going, json, quiet, force;
 	double threshold;
@@ -35,6 +35,9 @@ static const struct cli_param options[] = {
 	{ "verbose", 'v', NULL, "print every stage, local errors and every weight that is not equal",
 	  CLI_BOOL(struct opts, verbose) },
 	{ "keep-going", 'k', NULL, "evaluate past the first fault", CLI_BOOL(struct opts, keep_going) },
+	{ "family", 0, "F",
+	  "the description of both models: a file, or the name of a built-in one (default: the one that knows it)",
+	  CLI_PATH(struct opts, family) },
 	{ "out", 'o', "DIR", "write report.txt and report.json into the new folder DIR", CLI_PATH(struct opts, out) },
 	{ "force", 0, NULL, "replace an existing DIR", CLI_BOOL(struct opts, force) },
 	CLI_OPTION_MODE(struct opts),
@@ -112,6 +115,7 @@ static int run(struct cli *c, void *p)
 		.n_tokens = n_ids,
 		.mode = o->mode,
 		.cpu = o->cpu,
+		.family = o->family,
 		.threads = cli_threads(o->threads),
 		.threshold = o->threshold,
 		.keep_going = o->keep_going,

@@ -13,7 +13,7 @@
 #include <strings.h>
 
 struct opts {
-	const char *model, *stages, *layers, *save_stages, *save_layers, *dir, *bundle, *mode, *cpu;
+	const char *model, *stages, *layers, *save_stages, *save_layers, *dir, *bundle, *mode, *cpu, *family;
 	struct cli_prompt prompt;
 	uint32_t steps, threads;
 	bool force, all_logits, plan, verbose, json, quiet;
@@ -311,7 +311,7 @@ static int run(struct cli *c, void *p)
 		                      .user = &k };
 	int rc = CLI_SAME;
 	c->undone = o->save_stages || o->dir || o->bundle ? "no trace was written" : "no table was made";
-	if (st_model_open(o->model, &m, &err) != ST_OK
+	if (st_model_open_as(o->model, o->family, &m, &err) != ST_OK
 	    || cli_prompt_tokens(&o->prompt, st_model_container(m), &ids, &t.n_tokens, &err) != ST_OK) {
 		rc = cli_fail(c, &err);
 		goto out;
@@ -379,6 +379,9 @@ static const struct cli_param options[] = {
 	{ "all-logits", 0, NULL, "bundle: the logits of every position, not of the last alone",
 	  CLI_BOOL(struct opts, all_logits) },
 	{ "force", 0, NULL, "replace an existing tree or bundle", CLI_BOOL(struct opts, force) },
+	{ "family", 0, "F",
+	  "the description of the model: a file, or the name of a built-in one (default: the one that knows it)",
+	  CLI_PATH(struct opts, family) },
 	{ "steps", 0, "N", "continue greedily for N tokens and capture each step", CLI_U32(struct opts, steps) },
 	{ "plan", 0, NULL, "print the memory that the run would need, and stop", CLI_BOOL(struct opts, plan) },
 	{ "verbose", 'v', NULL, "a line for each tensor of an APR file, not one for layers that say the same",

@@ -458,7 +458,7 @@ enum st_status st_check_result(struct st_conversion *v, const char *path, struct
 		return check_by_name(v, path, err);
 	struct st_model *m;
 	bool described = st_model_described(v->src.model) != NULL;
-	ST_TRY(st_model_open(path, &m, err));
+	ST_TRY(st_model_open_as(path, v->o->family, &m, err));
 	enum st_status st = described ? check_described(v, m, err) : check_frequencies(v, m, err);
 	if (st == ST_OK && !described)
 		st = check_config(v, st_model_config(m), err);

@@ -23,8 +23,8 @@ static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 	/* Within GGUF a family need not be known: its keys are carried as they stand, and its tensors go by their names. */
 	bool any = !v->o->repair && v->dst.format == ST_FORMAT_GGUF;
 	ST_TRY(v->o->repair ? st_model_open_partial(v->src.path, &v->src.model, err)
-	       : any        ? st_model_open_any(v->src.path, ST_OPEN_FAMILY, v->pool, &v->src.model, err)
-	                    : st_model_open(v->src.path, &v->src.model, err));
+	       : any        ? st_model_open_any(v->src.path, v->o->family, ST_OPEN_FAMILY, v->pool, &v->src.model, err)
+	                    : st_model_open_as(v->src.path, v->o->family, &v->src.model, err));
 	const struct st_container *in = st_model_container(v->src.model);
 	const struct st_described *d = st_model_described(v->src.model);
 	if (d
@@ -38,7 +38,7 @@ static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 		st_model_close(v->src.model);
 		v->src.model = NULL;
 		d = NULL;
-		ST_TRY(st_model_open_any(v->src.path, ST_OPEN_NAMES, v->pool, &v->src.model, err));
+		ST_TRY(st_model_open_any(v->src.path, NULL, ST_OPEN_NAMES, v->pool, &v->src.model, err));
 	}
 	v->by_name = st_model_is_by_name(v->src.model);
 	if (any && !(v->by_name && st_container_format(st_model_container(v->src.model)) == ST_FORMAT_GGUF))

@@ -76,12 +76,13 @@ static bool is_contradiction(const struct st_container *c, const struct st_error
 /* What has nothing to do with the file ends the inspection rather than being part of it. */
 static bool from_outside(const struct st_error *e) { return e->code == ST_ERR_NOMEM || e->code == ST_ERR_CANCELLED; }
 
-static enum st_status open_all(struct st_inspection *in, const char *path, struct st_error *err)
+static enum st_status open_all(struct st_inspection *in, const char *path, const char *family, struct st_error *err)
 {
-	if (st_model_open(path, &in->model, &in->model_error) == ST_OK) {
+	if (st_model_open_as(path, family, &in->model, &in->model_error) == ST_OK) {
 		in->container = st_model_container(in->model);
 	} else {
-		if (from_outside(&in->model_error)) {
+		if (from_outside(&in->model_error)
+		    || family) { /* a description that does not fit is no finding about the file */
 			*err = in->model_error;
 			return err->code;
 		}
@@ -318,7 +319,7 @@ static enum st_status check_archives(struct st_inspection *in, struct st_error *
 static enum st_status fill(struct st_inspection *in, const char *path, const struct st_inspect_options *o,
                            struct st_error *err)
 {
-	ST_TRY(open_all(in, path, err));
+	ST_TRY(open_all(in, path, o->family, err));
 	in->run_tokens = o->run_tokens ? o->run_tokens : 128;
 	if (in->model)
 		in->run_memory = st_model_run_memory(in->model, in->run_tokens, 0, false, NULL, o->threads);

@@ -259,7 +259,7 @@ static enum st_status reopen(struct st_model **m, const char *path, enum st_open
 {
 	st_model_close(*m);
 	*m = NULL;
-	return st_model_open_any(path, how, pool, m, err);
+	return st_model_open_any(path, NULL, how, pool, m, err);
 }
 
 /*
@@ -267,12 +267,12 @@ static enum st_status reopen(struct st_model **m, const char *path, enum st_open
  * opened by it. Of a family that Stele cannot run tensors are known by name alone; then those of the other file are, too,
  * and so are those of two families.
  */
-static enum st_status open_both(struct st_rosetta_state *s, const char *path_a, const char *path_b,
+static enum st_status open_both(struct st_rosetta_state *s, const char *path_a, const char *path_b, const char *family,
                                 struct st_pool *pool, struct st_error *err)
 {
-	ST_TRY(st_model_open_any(path_a, ST_OPEN_FAMILY, pool, &s->ma, err));
-	ST_TRY(st_model_open_any(path_b, st_model_is_by_name(s->ma) ? ST_OPEN_NAMES : ST_OPEN_FAMILY, pool, &s->mb,
-	                         err));
+	ST_TRY(st_model_open_any(path_a, family, ST_OPEN_FAMILY, pool, &s->ma, err));
+	ST_TRY(st_model_open_any(path_b, family, st_model_is_by_name(s->ma) ? ST_OPEN_NAMES : ST_OPEN_FAMILY, pool,
+	                         &s->mb, err));
 	bool page_a = st_model_described(s->ma), page_b = st_model_described(s->mb);
 	if (page_a && !page_b && !st_model_is_by_name(s->mb))
 		ST_TRY(reopen(&s->mb, path_b, ST_OPEN_PAGE, pool, err));
@@ -310,7 +310,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	enum st_status st;
 	ST_TRY_OUT(st_pool_open(o->threads, &e.pool, err));
 	/* A weight that is missing or does not fit is a finding, not a failure; such a model is not evaluated. */
-	ST_TRY_OUT(open_both(s, path_a, path_b, e.pool, err));
+	ST_TRY_OUT(open_both(s, path_a, path_b, o->family, e.pool, err));
 	for (int i = 0; i < 2; i++) {
 		const struct st_model *m = i ? s->mb : s->ma;
 		if (o->log_all || st_container_format(st_model_container(m)) == ST_FORMAT_APR)

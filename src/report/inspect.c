@@ -1,5 +1,6 @@
 #include "report/inspect.h"
 
+#include "arch/described.h"
 #include "report/json.h"
 #include "report/table.h"
 
@@ -36,6 +37,13 @@ static void error_line(const struct st_error *e, char *buf, size_t n)
 	st_error_format(&bare, buf, n);
 }
 
+/* Of a described family as its page calls it. */
+static const char *scaling_of(const struct st_model *m)
+{
+	const struct st_described *d = st_model_described(m);
+	return d ? st_described_scaling(d) : scaling_name(st_model_config(m)->rope_scaling);
+}
+
 static void model_text(const struct st_inspection *in, struct st_text *out)
 {
 	const struct st_model *m = st_inspection_model(in);
@@ -59,7 +67,8 @@ static void model_text(const struct st_inspection *in, struct st_text *out)
 	field(out, "vocabulary", "%" PRIu32 ", head %s", c->vocab, c->tied ? "tied to the embedding" : "of its own");
 	field(out, "positions", "%" PRIu32, c->max_positions);
 	field(out, "norm eps", "%g", c->norm_eps);
-	field(out, "rope", "theta %g, scaling %s", c->rope_theta, scaling_name(c->rope_scaling));
+	if (c->rope_theta != 0)
+		field(out, "rope", "theta %g, scaling %s", c->rope_theta, scaling_of(m));
 	if (c->rope_scaling == ST_ROPE_SCALING_LINEAR)
 		field(out, "", "factor %g", c->rope_factor);
 	if (c->rope_scaling == ST_ROPE_SCALING_LLAMA3)
@@ -249,8 +258,9 @@ void st_report_inspection(const struct st_inspection *in, struct st_text *out, c
 
 /* ---- JSON ---- */
 
-static json_t *config_json(const struct st_config *c)
+static json_t *config_json(const struct st_model *m)
 {
+	const struct st_config *c = st_model_config(m);
 	return json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:o, s:I, s:I, "
 	                 "s:I, s:b, s:b, s:b, s:o, s:o}",
 	                 "arch", st_json_text(c->arch), "name", st_json_text(c->name), "n_layers",
@@ -258,7 +268,7 @@ static json_t *config_json(const struct st_config *c)
 	                 "n_kv_heads", (json_int_t)c->n_kv_heads, "head_dim", (json_int_t)c->head_dim, "ffn",
 	                 (json_int_t)c->ffn, "vocab", (json_int_t)c->vocab, "max_positions",
 	                 (json_int_t)c->max_positions, "norm_eps", st_json_number(c->norm_eps), "rope_theta",
-	                 st_json_number(c->rope_theta), "rope_scaling", scaling_name(c->rope_scaling), "rope_factor",
+	                 st_json_number(c->rope_theta), "rope_scaling", scaling_of(m), "rope_factor",
 	                 c->rope_scaling ? st_json_number(c->rope_factor) : json_null(), "rope_low_freq",
 	                 c->rope_scaling == ST_ROPE_SCALING_LLAMA3 ? st_json_number(c->rope_low_freq) : json_null(),
 	                 "rope_high_freq",
@@ -274,7 +284,7 @@ static json_t *model_json(const struct st_inspection *in)
 {
 	const struct st_model *m = st_inspection_model(in);
 	if (m)
-		return json_pack("{s:o, s:{s:o, s:I}, s:I}", "config", config_json(st_model_config(m)), "run", "memory",
+		return json_pack("{s:o, s:{s:o, s:I}, s:I}", "config", config_json(m), "run", "memory",
 		                 st_json_u64(st_inspection_run_memory(in)), "tokens",
 		                 (json_int_t)st_inspection_run_tokens(in), "unused_tensors",
 		                 (json_int_t)st_model_n_unused(m));
