@@ -199,6 +199,8 @@ const struct st_graph *st_model_graph(const struct st_model *m) { return m->grap
 
 const struct st_weight *st_model_weight(const struct st_model *m, enum st_role role, uint32_t layer)
 {
+	if (role >= ST_ROLE_COUNT)
+		return NULL;
 	if (m->described)
 		return st_described_place(m, st_role_name(role), (int32_t)layer, -1);
 	for (size_t i = 0; m->by_name && i < m->n_weights; i++)

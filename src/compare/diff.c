@@ -1,4 +1,6 @@
 /* diff.c - what A and B are, and which comparison that makes. */
+#include "arch/described.h"
+#include "compare/settings.h"
 #include "compare/diff.h"
 
 #include "arch/arch.h"
@@ -233,6 +235,15 @@ static void settle_rotation(struct st_diff *d, const struct st_graph *a, const s
 		d->config[d->n_config++] = where;
 }
 
+static bool one_form(const struct st_model *ma, const struct st_model *mb)
+{
+	const struct st_graph *a = st_model_graph(ma), *b = st_model_graph(mb);
+	bool same = a && b && a->n_nodes == b->n_nodes;
+	for (uint32_t i = 0; same && i < b->n_nodes; i++)
+		same = st_node_same_form(a, b, i);
+	return same;
+}
+
 static enum st_status diff_models(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
 {
 	struct st_diff *d = &s->d;
@@ -241,7 +252,12 @@ static enum st_status diff_models(struct st_diff_state *s, const struct st_diff_
 	size_t positions = !ca->max_positions || !cb->max_positions ? SIZE_MAX
 	                 : ca->max_positions > cb->max_positions    ? ca->max_positions
 	                                                            : cb->max_positions;
-	d->n_config = st_compare_configs(ca, cb, positions, d->config);
+	const struct st_described *pa = st_model_described(s->a.model), *pb = st_model_described(s->b.model);
+	if (pa && pb && strcmp(pa->family->sha256, pb->family->sha256) == 0)
+		d->n_config = st_compare_settings(s->a.model, s->b.model, one_form(s->a.model, s->b.model), positions,
+		                                  d->config);
+	else
+		d->n_config = st_compare_configs(ca, cb, positions, d->config);
 	settle_rotation(d, st_model_graph(s->a.model), st_model_graph(s->b.model));
 	ST_TRY(unused(s, s->a.model, &d->unused_a, &d->n_unused_a, err));
 	ST_TRY(unused(s, s->b.model, &d->unused_b, &d->n_unused_b, err));

@@ -130,7 +130,9 @@ static enum st_status check_numbers(const struct st_job *j, const struct st_tens
 	struct st_pair_summary s;
 	if (st == ST_OK) {
 		st_pair_summarise(stats, NULL, rows, &s);
-		if (s.dd > 0 && !s.noise)
+		/* Every number must lie in its cell. How many lie at the very end of one says nothing here: numbers that came
+		 * from the grid of other blocks stand halfway between two codes more often than by chance. */
+		if (s.dd > 0 && !s.noise && (s.fit.outside || s.apart))
 			st = st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, t->name,
 			                "reading back gives numbers that differ by %.3g where %s accounts for %.3g; "
 			                "nothing was written",

@@ -163,7 +163,9 @@ static enum st_status add_weight(struct st_conversion *v, struct tensors *all, c
 	if (!t)
 		return st_no_memory(err);
 	ST_TRY(read_part(src, &s, &p, err));
-	bool vector = w->tensor->ndim < 2, stacked = w->expert >= 0 && !strchr(src->name, '@');
+	bool small = w->kind != ST_WEIGHT_MATRIX && w->kind != ST_WEIGHT_EMBEDDING;
+	bool vector = w->tensor->ndim < 2 || (small && st_tensor_rows(w->tensor) == 1),
+	     stacked = w->expert >= 0 && !strchr(src->name, '@');
 	uint64_t rows = vector ? st_weight_cols(w) : st_weight_rows(w), cols = vector ? 1 : st_weight_cols(w);
 	uint64_t at = 0;
 	if (stacked) { /* one expert behind the other, each with what it shares its place with */
@@ -245,10 +247,14 @@ static enum st_status vector_job(struct st_conversion *v, const struct tensor *t
 	}
 	free(own);
 	enum st_dtype want = v->dst.format == ST_FORMAT_GGUF ? ST_DTYPE_F32 : t->first->tensor->dtype;
+	/* A page that gives a vector the shape [1, n] says how config.json's containers label it. */
+	const struct st_family *f = st_model_described(v->src.model)->family;
+	bool row = f->weights[st_family_find_weight(f, t->first->name)].rank == 2 && v->dst.format != ST_FORMAT_GGUF;
 	j->kind = ST_JOB_VALUES;
 	j->values = x;
-	j->spec.ndim = 1;
-	j->spec.shape[0] = t->n;
+	j->spec.ndim = row ? 2 : 1;
+	j->spec.shape[0] = row ? 1 : t->n;
+	j->spec.shape[1] = row ? t->n : 0;
 	return st_job_settle(&v->dst, j, want, err);
 }
 
@@ -334,6 +340,12 @@ enum st_status st_described_jobs(struct st_conversion *v, struct st_error *err)
 		ST_TRY(st_described_divides(st_model_described(m), &divides, err));
 	struct tensors all = { 0 };
 	enum st_status st = ST_OK;
+	/* Both containers keep these as [heads, size], which a page cannot say yet. */
+	const struct st_graph *g = st_model_graph(m);
+	for (uint32_t i = 0; i < g->n_nodes; i++)
+		if (g->nodes[i].op == ST_OP_LAYERNORM && g->nodes[i].own_weights && g->nodes[i].w[0])
+			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, g->nodes[i].w[0]->canonical,
+			                  "holds numbers for each head, in a shape that cannot be written yet");
 	for (size_t i = 0; i < st_model_n_weights(m) && st == ST_OK; i++) {
 		const struct st_weight *w = st_model_weight_at(m, i);
 		if (w->role == ST_ROLE_HEAD && st_head_is_copy(v, w)) {

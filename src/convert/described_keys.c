@@ -53,8 +53,10 @@ static bool is_written(const struct st_described *d, uint32_t key, enum st_spell
 	bool has = k->absent[to].n && st_expression_value(&k->absent[to], &there, &assumed, &none) == ST_OK;
 	if (!has || !same(v, &assumed))
 		return true;
+	if (to == ST_SPELLING_CONFIG) /* the page's value is the one that transformers has */
+		return d->origin[key].said && !strchr(k->spelled[to][0], '.') && !says_nothing(v);
 	const char *name = k->spelled[to][0];
-	bool part = to == ST_SPELLING_GGUF ? strncmp(name, "rope.scaling.", 13) == 0 : strchr(name, '.') != NULL;
+	bool part = strncmp(name, "rope.scaling.", 13) == 0;
 	return !part && !says_nothing(v) && (k->type != ST_KEY_TEXT || d->origin[key].said);
 }
 
@@ -133,7 +135,9 @@ enum st_status st_described_new_keys(const struct st_conversion *v, struct st_ke
 	for (uint32_t i = 0; i < f->n_keys; i++) {
 		const struct st_setting *x = &d->settings.keys[i];
 		enum st_key_type type = f->keys[i].type;
-		if (!is_written(d, i, ST_SPELLING_GGUF) || (divides && is_scaling(&f->keys[i])))
+		/* transformers' "default" is GGUF's silence */
+		bool plain = is_scaling(&f->keys[i]) && x->kind == ST_SETTING_TEXT && strcmp(x->text, "default") == 0;
+		if (!is_written(d, i, ST_SPELLING_GGUF) || plain || (divides && is_scaling(&f->keys[i])))
 			continue;
 		snprintf(name, sizeof name, "%.60s.%.120s", arch, f->keys[i].spelled[ST_SPELLING_GGUF][0]);
 		bool real = type == ST_KEY_REAL || type == ST_KEY_REALS,
@@ -209,6 +213,7 @@ enum st_status st_described_document(const struct st_conversion *v, json_t **out
 		ok = ok && put_at(o, "max_position_embeddings", json_integer(cfg->max_positions));
 	ok = ok && put_at(o, "bos_token_id", bos < 0 ? json_null() : json_integer(bos))
 	  && put_at(o, "eos_token_id", eos < 0 ? json_null() : json_integer(eos))
+	  && put_at(o, "pad_token_id", v->vocab.t && v->vocab.pad >= 0 ? json_integer(v->vocab.pad) : json_null())
 	  && put_at(o, "tie_word_embeddings", json_boolean(cfg->tied))
 	  && put_at(o, "torch_dtype", json_string(st_torch_type(&v->plan))) && put_at(o, "use_cache", json_true());
 	return ok ? ST_OK : st_no_memory(err);

@@ -77,8 +77,8 @@ enum st_status st_importance_read(const char *path, struct st_plan *plan, struct
 	for (size_t i = 0; st == ST_OK && i < plan->n; i++) {
 		struct st_job *j = &plan->jobs[i];
 		char name[128];
-		if ((j->kind != ST_JOB_ENCODE && (j->kind != ST_JOB_GATHER || j->raw)) || !st_job_is_matrix(j) || j->spec.ndim != 2
-		    || !st_dtype_weighted(j->spec.dtype))
+		if ((j->kind != ST_JOB_ENCODE && (j->kind != ST_JOB_GATHER || j->raw)) || !st_job_is_matrix(j)
+		    || j->spec.ndim != 2 || !st_dtype_weighted(j->spec.dtype))
 			continue;
 		if (j->is_matrix)
 			snprintf(name, sizeof name, "%.127s", j->spec.name);

@@ -16,6 +16,7 @@ static const struct {
 } refused[] = {
 	{ "bloom-post", "apply_residual" }, /* residuals from behind the norms */
 	{ "codegen", "no place in GGUF" },
+	{ "cohere", "q_norm" },                   /* numbers for each head: [heads, size] in both, which the page cannot say */
 	{ "cohere2", "another form" },         /* layers without rotation, in another pattern than readers assume */
 	{ "dots1", "sliding_window" },         /* GGUF's dots1 has no window */
 	{ "exaone4", "another form" },         /* as cohere2 */
