@@ -1,11 +1,11 @@
 /* diff.c - what A and B are, and which comparison that makes. */
-#include "arch/described.h"
-#include "compare/settings.h"
 #include "compare/diff.h"
 
 #include "arch/arch.h"
+#include "arch/described.h"
 #include "base/error.h"
 #include "compare/pair.h"
+#include "compare/settings.h"
 #include "kernel/kernel.h"
 #include "trace/trace.h"
 

@@ -465,7 +465,8 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 		memcpy(state, r->state[i].before, n->state * sizeof *state);
 	if (n->stage == ST_STAGE_LM_HEAD && (r->flags & ST_RUN_HEAD_LAST)) {
 		for (int k = 0; k < ST_NODE_INPUTS; k++)
-			j.in[k] += j.in[k] ? (r->T - 1) * j.ld[k] : 0;
+			if (j.in[k])
+				j.in[k] += (r->T - 1) * j.ld[k];
 		j.T = 1;
 	}
 	size_t elems = j.T * n->width;
