@@ -128,10 +128,9 @@ enum st_status st_described_new_keys(const struct st_conversion *v, struct st_ke
 	st_key_text(k, "general.architecture", arch, strlen(arch));
 	if (v->dst.cfg.name[0])
 		st_key_text(k, "general.name", v->dst.cfg.name, strlen(v->dst.cfg.name));
-	if (v->dst.cfg.max_positions) {
-		snprintf(name, sizeof name, "%.60s.context_length", arch);
-		st_key_u32(k, name, v->dst.cfg.max_positions);
-	}
+	/* Readers of GGUF ask for it; where a model has no limit, the field's converter writes this. */
+	snprintf(name, sizeof name, "%.60s.context_length", arch);
+	st_key_u32(k, name, v->dst.cfg.max_positions ? v->dst.cfg.max_positions : 1u << 20);
 	for (uint32_t i = 0; i < f->n_keys; i++) {
 		const struct st_setting *x = &d->settings.keys[i];
 		enum st_key_type type = f->keys[i].type;

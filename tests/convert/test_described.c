@@ -14,6 +14,7 @@
 static const struct {
 	const char *folder, *word;
 } refused[] = {
+	{ "bitnet", "not gguf" },                 /* readers have silu in the place of its activation */
 	{ "bloom-post", "apply_residual" }, /* residuals from behind the norms */
 	{ "codegen", "no place in GGUF" },
 	{ "cohere", "q_norm" },                   /* numbers for each head: [heads, size] in both, which the page cannot say */
