@@ -272,8 +272,10 @@ static json_t *tokenizer_document(const struct st_vocabulary *voc)
 
 static const char *class_of(const struct st_vocabulary *voc, const struct st_arch *arch)
 {
+	/* Llama's class puts a blank in front of a text whatever tokenizer.json says. */
 	if (!voc->t->byte_level)
-		return voc->t->model == ST_MODEL_UNIGRAM ? "PreTrainedTokenizerFast" : "LlamaTokenizerFast";
+		return voc->t->model == ST_MODEL_UNIGRAM || !voc->space_prefix ? "PreTrainedTokenizerFast"
+		                                                               : "LlamaTokenizerFast";
 	return arch == &st_arch_llama || voc->add_bos ? "PreTrainedTokenizerFast" : "Qwen2TokenizerFast";
 }
 
