@@ -110,13 +110,17 @@ static enum st_status called(const struct st_container *c, const struct st_famil
 
 enum st_status st_described_family(const struct st_container *c, struct st_family **out, struct st_error *err)
 {
+	const char *own;
+	size_t n;
 	*out = NULL;
 	ST_TRY(refuse_apr(c, err));
-	for (size_t i = 0; i < st_family_text_count && !*out; i++) {
+	ST_TRY(architecture(c, &own, &n, err));
+	for (size_t i = 0; own && n && i < st_family_text_count && !*out; i++) {
 		const struct st_family_text *t = &st_family_texts[i];
 		const char *name;
 		struct st_family *f;
-		if (strstr(t->name, ".keys"))
+		/* A page without that name somewhere is not of the family, and need not be read. */
+		if (strstr(t->name, ".keys") || !memmem(t->text, t->size, own, n))
 			continue;
 		ST_TRY(st_family_parse(t->name, t->text, t->size, &f, err));
 		enum st_status st = called(c, f, &name, err);

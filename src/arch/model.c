@@ -7,32 +7,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Whether a page knows the file: its name in buf, else "". */
-static enum st_status page_of(const struct st_container *c, char *buf, size_t n, struct st_error *err)
+/* The built-in page that knows the file; none where it is of a kind that pages do not describe. */
+static enum st_status find_page(struct st_model *m, struct st_error *err)
 {
-	struct st_family *f = NULL;
-	buf[0] = '\0';
-	if (c->n_tensors == 0 || c->format == ST_FORMAT_APR
-	    || (c->format != ST_FORMAT_GGUF && !json_is_object(c->docs.config)))
-		return ST_OK;
-	ST_TRY(st_described_family(c, &f, err));
-	snprintf(buf, n, "%s", f ? f->name : "");
-	st_family_close(f);
-	return ST_OK;
+	const struct st_container *c = m->c;
+	bool described = c->format == ST_FORMAT_GGUF || (c->format != ST_FORMAT_APR && json_is_object(c->docs.config));
+	return c->n_tensors && described ? st_described_family(c, &m->page, err) : ST_OK;
 }
 
 /*
- * The families of families.c are opened by it, all others by their page; so are models of the former that have something
- * which it does not know.
+ * The families of families.c are opened by it, all others by their page, and where a page is asked for, by that; so are
+ * models of the former that have something which it does not know.
  */
 static enum st_status bind_family(struct st_model *m, enum st_open_how how, struct st_error *err)
 {
-	char page[64];
-	if (m->page)
-		return st_model_bind_described(m, err);
-	ST_TRY(page_of(m->c, page, sizeof page, err));
-	const struct st_arch *own = page[0] ? st_arch_find(page, strlen(page)) : NULL;
-	if (page[0] && (how == ST_OPEN_PAGE || !own || strcmp(own->name, page) != 0))
+	bool asked = m->page != NULL || how == ST_OPEN_PAGE;
+	if (!m->page)
+		ST_TRY(find_page(m, err));
+	const struct st_arch *own = m->page ? st_arch_find(m->page->name, strlen(m->page->name)) : NULL;
+	if (m->page && (asked || !own || strcmp(own->name, m->page->name) != 0))
 		return st_model_bind_described(m, err);
 	struct st_error why = ST_ERROR_INIT, page_why = ST_ERROR_INIT;
 	enum st_status st = st_config_read(m->c, &m->cfg, &m->arch, &why);
@@ -40,7 +33,7 @@ static enum st_status bind_family(struct st_model *m, enum st_open_how how, stru
 		st = st_model_bind(m, &why);
 	if (st == ST_OK)
 		return m->problem.code == ST_OK ? st_decoder_graph(m, err) : ST_OK;
-	if (st == ST_ERR_UNSUPPORTED && page[0]) {
+	if (st == ST_ERR_UNSUPPORTED && m->page) {
 		m->n_bound = m->n_unused = 0;
 		st_error_clear(&m->problem);
 		st = st_model_bind_described(m, &page_why);
@@ -235,10 +228,7 @@ const struct st_weight *st_model_weight_beside(const struct st_model *m, const s
 
 bool st_model_knows_family(const struct st_model *m)
 {
-	struct st_error none = ST_ERROR_INIT;
-	char page[64];
-	return st_arch_find(m->cfg.arch, strlen(m->cfg.arch))
-	    || (page_of(m->c, page, sizeof page, &none) == ST_OK && page[0]);
+	return m->page || st_arch_find(m->cfg.arch, strlen(m->cfg.arch));
 }
 
 const struct st_described *st_model_described(const struct st_model *m) { return m->described; }

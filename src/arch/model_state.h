@@ -37,7 +37,7 @@ struct st_model {
 	const struct st_arch *arch;
 
 	struct st_naming naming;
-	struct st_family *page;         /* that was asked for; NULL: none */
+	struct st_family *page;         /* that was asked for, or that knows the file; NULL: none */
 	struct st_described *described; /* the family's page, bound; NULL: one of families.c, or none */
 	struct st_weight ***stacks;     /* then: the experts of each of its weights, by layer */
 	bool by_name; /* no places of a family: weights are the tensors in file order (unknown.c) */
@@ -69,7 +69,7 @@ bool st_naming_spell(const struct st_model *m, enum st_role role, uint32_t layer
 const struct st_tensor *st_naming_tensor(const struct st_model *m, enum st_role role, uint32_t layer);
 const char *st_naming_own(const struct st_model *m, const struct st_tensor *t);
 
-/* By the built-in description that knows the file. Keys and tensors that may change numbers and are read by nothing are
+/* By m->page. Keys and tensors that may change numbers and are read by nothing are
  * ST_ERR_UNSUPPORTED. */
 ST_MUST_CHECK enum st_status st_model_bind_described(struct st_model *m, struct st_error *err);
 /* The weight that the description calls so; its tensor may be NULL. */
