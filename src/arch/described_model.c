@@ -7,16 +7,18 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- weights ---- */
 
 /* The stage that uses a weight first, and what for. */
 struct use {
+	uint32_t weight;
+	enum st_scope scope; /* of a weight that no stage uses: behind the layers, or in them */
+	uint32_t order;      /* of the stage in the page; UINT32_MAX: no stage uses it */
 	enum st_stage stage;
 	enum st_weight_kind kind;
-	uint32_t order; /* of the stage in the page; UINT32_MAX: no stage uses it */
-	enum st_scope scope;
 };
 
 static enum st_weight_kind kind_of(enum st_operation op, uint32_t i)
@@ -40,19 +42,38 @@ static enum st_weight_kind kind_of(enum st_operation op, uint32_t i)
 	}
 }
 
+static int by_use(const void *x, const void *y)
+{
+	const struct use *a = x, *b = y;
+	if (a->scope != b->scope)
+		return a->scope < b->scope ? -1 : 1;
+	if (a->order != b->order)
+		return a->order < b->order ? -1 : 1;
+	return (a->weight > b->weight) - (a->weight < b->weight);
+}
+
+/* The weights of the page in the order in which its stages use them. A weight of the model that layers use stands behind
+ * them. */
 static void find_uses(const struct st_described *d, struct use *uses)
 {
 	const struct st_family *f = d->family;
 	for (uint32_t i = 0; i < f->n_weights; i++)
-		uses[i] = (struct use){ ST_STAGE_EMBEDDING, ST_WEIGHT_OTHER, UINT32_MAX, ST_SCOPE_AFTER };
+		uses[i] = (struct use){ i, ST_SCOPE_AFTER, UINT32_MAX, ST_STAGE_EMBEDDING, ST_WEIGHT_OTHER };
 	for (uint32_t i = 0; i < f->n_stages; i++) {
 		const struct st_family_stage *s = &f->stages[i];
 		for (uint32_t k = 0; k < s->n_w; k++) {
 			struct use *u = &uses[s->w[k].weight];
-			if (u->order == UINT32_MAX)
-				*u = (struct use){ d->stage[s->name], kind_of(s->op, k), i, s->scope };
+			if (u->order != UINT32_MAX)
+				continue;
+			*u = (struct use){ u->weight, s->scope, i, d->stage[s->name], kind_of(s->op, k) };
 		}
 	}
+	for (uint32_t i = 0; i < f->n_weights; i++)
+		if (f->weights[i].per_layer)
+			uses[i].scope = ST_SCOPE_LAYER;
+		else if (uses[i].scope == ST_SCOPE_LAYER)
+			uses[i].scope = ST_SCOPE_AFTER;
+	qsort(uses, f->n_weights, sizeof *uses, by_use);
 }
 
 /* "model.layers.3.self_attn.qkv_proj.weight[q]": the name in Hugging Face's convention; of a part, which one. */
@@ -60,33 +81,17 @@ static void canonical(const struct st_family_weight *fw, struct st_weight *w)
 {
 	enum st_spelling where = fw->n_sources[ST_SPELLING_CONFIG] ? ST_SPELLING_CONFIG : ST_SPELLING_GGUF;
 	const struct st_source *src = fw->n_sources[where] ? &fw->sources[where][0] : NULL;
-	bool part = false, each = false;
-	size_t n = 0;
+	const char *name = src ? src->name : fw->name;
+	bool part = false;
 	for (uint32_t i = 0; src && i < src->n_steps; i++) {
 		enum st_source_op op = src->steps[i].op;
 		part |= op == ST_SOURCE_ROWS || op == ST_SOURCE_STRIDE || op == ST_SOURCE_EACH;
 	}
-	for (const char *s = src ? src->name : fw->name; *s && n + 1 < sizeof w->canonical; s++)
-		if (*s == '#' || *s == '@') {
-			each |= *s == '@';
-			n += (size_t)snprintf(w->canonical + n, sizeof w->canonical - n, "%" PRId32,
-			                      *s == '#' ? w->layer : w->expert);
-		} else {
-			w->canonical[n++] = *s;
-		}
-	n = n < sizeof w->canonical ? n : sizeof w->canonical - 1;
-	w->canonical[n] = '\0';
-	if (part)
+	size_t n = st_source_spell(name, w->layer, w->expert, w->canonical, sizeof w->canonical);
+	if (part && n < sizeof w->canonical)
 		n += (size_t)snprintf(w->canonical + n, sizeof w->canonical - n, "[%s]", fw->name);
-	if (w->expert >= 0 && !each && n < sizeof w->canonical)
+	if (w->expert >= 0 && !strchr(name, '@') && n < sizeof w->canonical)
 		snprintf(w->canonical + n, sizeof w->canonical - n, "[%" PRId32 "]", w->expert);
-}
-
-static enum st_status add_one(struct st_model *m, struct st_weight *w, struct st_error *err)
-{
-	ST_NEED(m->n_bound < m->n_weights);
-	m->bound[m->n_bound++] = w;
-	return ST_OK;
 }
 
 /* Every expert of a stack is a weight. */
@@ -96,12 +101,12 @@ static enum st_status add_stack(struct st_model *m, const struct st_family_weigh
 	*stack = st_arena_alloc(&m->arena, w->n_experts, sizeof **stack);
 	struct st_tensor *named = st_arena_alloc(&m->arena, w->n_experts, sizeof *named);
 	ST_NEED(*stack && named);
+	bool one_tensor = w->n_experts > 1 && strcmp(w->experts[0].name, w->experts[1].name) == 0;
 	for (uint32_t e = 0; e < w->n_experts; e++) {
 		struct st_weight *one = &(*stack)[e];
-		bool apart = e > 0 && strcmp(w->experts[e].name, w->experts[0].name) != 0;
 		*one = *w;
 		named[e] = w->experts[e];
-		if (!apart && w->n_experts > 1 && strcmp(w->experts[0].name, w->experts[1].name) == 0)
+		if (one_tensor)
 			named[e].name = st_arena_printf(&m->arena, "%s[%" PRIu32 "]", w->experts[e].name, e);
 		ST_NEED(named[e].name);
 		one->tensor = &named[e];
@@ -109,58 +114,34 @@ static enum st_status add_stack(struct st_model *m, const struct st_family_weigh
 		one->n_experts = 0;
 		one->expert = (int32_t)e;
 		canonical(fw, one);
-		ST_TRY(add_one(m, one, err));
+		m->bound[m->n_bound++] = one;
 	}
 	return ST_OK;
 }
 
-static enum st_status add_place(struct st_model *m, uint32_t index, uint32_t layer, const struct use *use,
-                                struct st_error *err)
+static enum st_status add_place(struct st_model *m, const struct use *use, uint32_t layer, struct st_error *err)
 {
-	const struct st_family_weight *fw = &m->described->family->weights[index];
-	struct st_weight *w = &m->described->weights[index][layer];
+	const struct st_family_weight *fw = &m->described->family->weights[use->weight];
+	struct st_weight *w = &m->described->weights[use->weight][layer];
 	w->name = fw->name;
 	w->role = st_role_called(fw->name);
 	w->expert = -1;
 	w->kind = use->kind;
 	w->stage = use->stage;
 	canonical(fw, w);
-	if (!w->tensor)
-		return ST_OK;
-	if (!w->n_experts)
-		return add_one(m, w, err);
-	return add_stack(m, fw, w, &m->stacks[index][layer], err);
+	if (w->n_experts)
+		return add_stack(m, fw, w, &m->stacks[use->weight][layer], err);
+	if (w->tensor)
+		m->bound[m->n_bound++] = w;
+	return ST_OK;
 }
 
-/* The weights of a scope in the order in which its stages use them. */
 static enum st_status add_scope(struct st_model *m, const struct use *uses, enum st_scope scope, uint32_t layer,
                                 struct st_error *err)
 {
-	const struct st_family *f = m->described->family;
-	for (uint32_t k = 0; k < f->n_weights; k++) { /* pages are short: the next one is looked for each time */
-		uint32_t next = ST_FAMILY_NONE, rank = 0;
-		for (uint32_t i = 0; i < f->n_weights; i++) {
-			bool here = f->weights[i].per_layer
-			                  ? scope == ST_SCOPE_LAYER
-			                  : scope
-			                            == (uses[i].scope == ST_SCOPE_BEFORE ? ST_SCOPE_BEFORE
-			                                                                 : ST_SCOPE_AFTER);
-			rank = 0;
-			for (uint32_t j = 0; j < f->n_weights && here; j++) {
-				bool there = f->weights[j].per_layer == f->weights[i].per_layer
-				          && (f->weights[j].per_layer
-				              || (uses[j].scope == ST_SCOPE_BEFORE)
-				                         == (uses[i].scope == ST_SCOPE_BEFORE));
-				rank += there
-				     && (uses[j].order < uses[i].order || (uses[j].order == uses[i].order && j < i));
-			}
-			if (here && rank == k)
-				next = i;
-		}
-		if (next == ST_FAMILY_NONE)
-			break;
-		ST_TRY(add_place(m, next, layer, &uses[next], err));
-	}
+	for (uint32_t i = 0; i < m->described->family->n_weights; i++)
+		if (uses[i].scope == scope)
+			ST_TRY(add_place(m, &uses[i], layer, err));
 	return ST_OK;
 }
 

@@ -24,22 +24,10 @@ struct place {
 
 /* ---- names ---- */
 
-/* "#" and "@" filled in. */
-static void spell(const char *pattern, int32_t layer, uint32_t expert, char *buf, size_t size)
-{
-	size_t n = 0;
-	for (; *pattern && n + 1 < size; pattern++)
-		if (*pattern == '#' || *pattern == '@')
-			n += (size_t)snprintf(buf + n, size - n, "%u", *pattern == '#' ? (uint32_t)layer : expert);
-		else
-			buf[n++] = *pattern;
-	buf[n < size ? n : size - 1] = '\0';
-}
-
 /* The tensor of a name; where checkpoints of one model differ in what stands before "layers", any of that will do. */
 static const struct st_tensor *find(struct place *p, const char *pattern, uint32_t expert)
 {
-	spell(pattern, p->layer, expert, p->name, sizeof p->name);
+	(void)st_source_spell(pattern, p->layer, (int32_t)expert, p->name, sizeof p->name);
 	const struct st_tensor *t = st_container_find(p->d->c, p->name);
 	size_t n = strlen(st_hf_prefixes[0].text);
 	if (t || strncmp(p->name, st_hf_prefixes[0].text, n) != 0)
@@ -105,13 +93,7 @@ static enum st_status cut(struct place *p, struct st_tensor *t, uint64_t a, uint
 
 static enum st_status count(struct place *p, const struct st_expression *e, uint64_t otherwise, uint64_t *out)
 {
-	uint32_t v = 0;
-	*out = otherwise;
-	if (!e->n)
-		return ST_OK;
-	ST_TRY(st_expression_count(e, &p->s, &v, p->err));
-	*out = v;
-	return ST_OK;
+	return st_expression_count_or(e, &p->s, otherwise, out, p->err);
 }
 
 /* Every nth row from a: rows of a view may be farther apart than they are long. */
@@ -464,7 +446,7 @@ static enum st_status check_in_all(struct st_described *d, uint32_t index, struc
 	if (there == 0 || missing == UINT32_MAX || d->problem.code != ST_OK)
 		return ST_OK;
 	char name[256];
-	spell(w->sources[d->settings.spelling][0].name, (int32_t)missing, 0, name, sizeof name);
+	(void)st_source_spell(w->sources[d->settings.spelling][0].name, (int32_t)missing, 0, name, sizeof name);
 	(void)st_fail_at(&d->problem, ST_ERR_FORMAT, ST_NO_OFFSET, name, "is missing, but other layers have it");
 	return ST_OK;
 }

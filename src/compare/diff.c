@@ -204,15 +204,15 @@ static double frequencies_apart(const struct st_graph *a, const struct st_graph 
 		if (i >= a->n_nodes || j >= b->n_nodes)
 			return largest;
 		const struct st_node *x = &a->nodes[i], *y = &b->nodes[j];
-		if (x->head_dim != y->head_dim)
+		if (x->head_dim != y->head_dim || x->n_rot != y->n_rot)
 			return INFINITY;
-		for (uint32_t k = 0; k < x->head_dim / 2; k++) {
-			double apart = fabs(x->inv_freq[k] - y->inv_freq[k]) / y->inv_freq[k];
+		for (uint32_t k = 0; k < x->n_rot / 2; k++) {
+			double f = x->inv_freq[k], g = y->inv_freq[k], apart = f == g ? 0 : fabs(f - g) / g;
 			if (apart <= largest)
 				continue;
 			largest = apart;
-			snprintf(where->a, sizeof where->a, "%.7g for pair %u", x->inv_freq[k], (unsigned)k);
-			snprintf(where->b, sizeof where->b, "%.7g", y->inv_freq[k]);
+			snprintf(where->a, sizeof where->a, "%.7g for pair %u", f, (unsigned)k);
+			snprintf(where->b, sizeof where->b, "%.7g", g);
 		}
 	}
 }
@@ -235,15 +235,6 @@ static void settle_rotation(struct st_diff *d, const struct st_graph *a, const s
 		d->config[d->n_config++] = where;
 }
 
-static bool one_form(const struct st_model *ma, const struct st_model *mb)
-{
-	const struct st_graph *a = st_model_graph(ma), *b = st_model_graph(mb);
-	bool same = a && b && a->n_nodes == b->n_nodes;
-	for (uint32_t i = 0; same && i < b->n_nodes; i++)
-		same = st_node_same_form(a, b, i);
-	return same;
-}
-
 static enum st_status diff_models(struct st_diff_state *s, const struct st_diff_options *o, struct st_error *err)
 {
 	struct st_diff *d = &s->d;
@@ -252,13 +243,14 @@ static enum st_status diff_models(struct st_diff_state *s, const struct st_diff_
 	size_t positions = !ca->max_positions || !cb->max_positions ? SIZE_MAX
 	                 : ca->max_positions > cb->max_positions    ? ca->max_positions
 	                                                            : cb->max_positions;
+	const struct st_graph *ga = st_model_graph(s->a.model), *gb = st_model_graph(s->b.model);
 	const struct st_described *pa = st_model_described(s->a.model), *pb = st_model_described(s->b.model);
 	if (pa && pb && strcmp(pa->family->sha256, pb->family->sha256) == 0)
-		d->n_config = st_compare_settings(s->a.model, s->b.model, one_form(s->a.model, s->b.model), positions,
-		                                  d->config);
+		d->n_config = st_compare_settings(s->a.model, s->b.model, ga && gb && st_graph_same_form(ga, gb),
+		                                  positions, d->config);
 	else
 		d->n_config = st_compare_configs(ca, cb, positions, d->config);
-	settle_rotation(d, st_model_graph(s->a.model), st_model_graph(s->b.model));
+	settle_rotation(d, ga, gb);
 	ST_TRY(unused(s, s->a.model, &d->unused_a, &d->n_unused_a, err));
 	ST_TRY(unused(s, s->b.model, &d->unused_b, &d->n_unused_b, err));
 	ST_TRY(st_compare_weights(s->a.model, s->b.model, s->pool, &o->hooks, &d->weights, &d->n_weights, err));

@@ -58,30 +58,13 @@ static const struct st_setting *in_layer(const struct st_setting *v, uint32_t la
 	return v->kind == ST_SETTING_LIST && layer < v->n ? &v->items[layer] : v;
 }
 
-/* f32 in one file, decimals in the other. */
-static bool same_value(const struct st_setting *a, const struct st_setting *b)
-{
-	if (a->kind != b->kind)
-		return false;
-	if (a->kind == ST_SETTING_TEXT)
-		return strcmp(a->text, b->text) == 0;
-	if (a->kind == ST_SETTING_NUMBER)
-		return (float)a->number == (float)b->number;
-	if (a->n != b->n)
-		return false;
-	for (size_t i = 0; i < a->n; i++)
-		if (!same_value(&a->items[i], &b->items[i]))
-			return false;
-	return true;
-}
-
 static bool same_setting(const struct st_described *a, const struct st_described *b, uint32_t key)
 {
 	const struct st_setting *x = &a->settings.keys[key], *y = &b->settings.keys[key];
 	if (a->family->keys[key].type == ST_KEY_SET || a->n_layers != b->n_layers)
-		return same_value(x, y);
+		return st_setting_same(x, y);
 	for (uint32_t l = 0; l < a->n_layers; l++)
-		if (!same_value(in_layer(x, l), in_layer(y, l)))
+		if (!st_setting_same(in_layer(x, l), in_layer(y, l)))
 			return false;
 	return true;
 }

@@ -216,9 +216,7 @@ static enum st_status check_described(struct st_conversion *v, const struct st_m
 		if ((s.dd > 0 && !s.noise) || s.apart)
 			return differs(want->canonical, err, "other numbers than the input has");
 	}
-	bool one_form = true;
-	for (uint32_t i = 0; i < b->n_nodes; i++)
-		one_form &= st_node_same_form(a, b, i);
+	bool one_form = st_graph_same_form(a, b);
 	size_t n = st_compare_settings(out, m, one_form, SIZE_MAX, diff);
 	for (size_t i = 0; i < n; i++)
 		if (diff[i].matters)

@@ -38,18 +38,6 @@ struct part {
 	uint32_t heads, pair_dims;
 };
 
-static enum st_status count(const struct st_expression *e, const struct st_settings *s, uint64_t otherwise,
-                            uint64_t *out, struct st_error *err)
-{
-	uint32_t v = 0;
-	*out = otherwise;
-	if (!e->n)
-		return ST_OK;
-	ST_TRY(st_expression_count(e, s, &v, err));
-	*out = v;
-	return ST_OK;
-}
-
 static enum st_status read_part(const struct st_source *src, const struct st_settings *s, struct part *p,
                                 struct st_error *err)
 {
@@ -62,16 +50,16 @@ static enum st_status read_part(const struct st_source *src, const struct st_set
 			p->turned = true;
 			break;
 		case ST_SOURCE_ROWS:
-			ST_TRY(count(&x->a, s, 0, &p->from, err));
+			ST_TRY(st_expression_count_or(&x->a, s, 0, &p->from, err));
 			break;
 		case ST_SOURCE_STRIDE:
-			ST_TRY(count(&x->a, s, 0, &p->from, err));
-			ST_TRY(count(&x->n, s, 1, &p->step, err));
+			ST_TRY(st_expression_count_or(&x->a, s, 0, &p->from, err));
+			ST_TRY(st_expression_count_or(&x->n, s, 1, &p->step, err));
 			break;
 		case ST_SOURCE_EACH:
-			ST_TRY(count(&x->a, s, 0, &p->from, err));
-			ST_TRY(count(&x->b, s, 0, &b, err));
-			ST_TRY(count(&x->m, s, 0, &p->of, err));
+			ST_TRY(st_expression_count_or(&x->a, s, 0, &p->from, err));
+			ST_TRY(st_expression_count_or(&x->b, s, 0, &b, err));
+			ST_TRY(st_expression_count_or(&x->m, s, 0, &p->of, err));
 			p->each = b - p->from;
 			break;
 		case ST_SOURCE_PAIRS:
@@ -116,19 +104,6 @@ static enum st_status put_row(struct tensor *t, uint64_t at, const struct st_wei
 	return ST_OK;
 }
 
-static const char *spell(struct st_arena *arena, const char *pattern, const struct st_weight *w)
-{
-	char name[256];
-	size_t n = 0;
-	for (; *pattern && n + 12 < sizeof name; pattern++)
-		if (*pattern == '#' || *pattern == '@')
-			n += (size_t)snprintf(name + n, sizeof name - n, "%" PRId32,
-			                      *pattern == '#' ? w->layer : w->expert);
-		else
-			name[n++] = *pattern;
-	return st_arena_strndup(arena, name, n);
-}
-
 /* Parts of one tensor are weights of one layer, and those come one behind the other. */
 static struct tensor *find_tensor(struct tensors *all, const char *name, const struct st_weight *w)
 {
@@ -158,7 +133,9 @@ static enum st_status add_weight(struct st_conversion *v, struct tensors *all, c
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, w->canonical, "has no place in %s",
 		                  st_format_name(v->dst.format));
 	const struct st_source *src = &fw->sources[to][0];
-	const char *name = spell(&v->arena, src->name, w);
+	char spelt[256];
+	size_t length = st_source_spell(src->name, w->layer, w->expert, spelt, sizeof spelt);
+	const char *name = st_arena_strndup(&v->arena, spelt, length < sizeof spelt ? length : sizeof spelt - 1);
 	struct tensor *t = name ? find_tensor(all, name, w) : NULL;
 	if (!t)
 		return st_no_memory(err);

@@ -15,20 +15,6 @@ const char *st_described_called(const struct st_described *d, enum st_spelling w
 	return f->n_names[where] ? f->names[where][0].name : f->name;
 }
 
-static bool same(const struct st_setting *a, const struct st_setting *b)
-{
-	if (a->kind != b->kind || a->n != b->n)
-		return false;
-	if (a->kind == ST_SETTING_TEXT)
-		return strcmp(a->text, b->text) == 0;
-	if (a->kind == ST_SETTING_NUMBER)
-		return (float)a->number == (float)b->number;
-	for (size_t i = 0; i < a->n; i++)
-		if (!same(&a->items[i], &b->items[i]))
-			return false;
-	return true;
-}
-
 static bool says_nothing(const struct st_setting *v)
 {
 	return v->kind == ST_SETTING_NUMBER ? v->number == 0
@@ -51,7 +37,7 @@ static bool is_written(const struct st_described *d, uint32_t key, enum st_spell
 	struct st_error none = ST_ERROR_INIT;
 	there.spelling = to;
 	bool has = k->absent[to].n && st_expression_value(&k->absent[to], &there, &assumed, &none) == ST_OK;
-	if (!has || !same(v, &assumed))
+	if (!has || !st_setting_same(v, &assumed))
 		return true;
 	if (to == ST_SPELLING_CONFIG) /* the page's value is the one that transformers has */
 		return d->origin[key].said && !strchr(k->spelled[to][0], '.') && !says_nothing(v);

@@ -628,3 +628,29 @@ bool st_expression_names(const struct st_family *f, const struct st_expression *
 	bool seen[ST_FAMILY_MAX_ITEMS] = { false };
 	return names(f, e, key, seen);
 }
+
+bool st_setting_same(const struct st_setting *a, const struct st_setting *b)
+{
+	if (a->kind != b->kind || a->n != b->n)
+		return false;
+	if (a->kind == ST_SETTING_TEXT)
+		return strcmp(a->text, b->text) == 0;
+	if (a->kind == ST_SETTING_NUMBER)
+		return (float)a->number == (float)b->number;
+	for (size_t i = 0; i < a->n; i++)
+		if (!st_setting_same(&a->items[i], &b->items[i]))
+			return false;
+	return true;
+}
+
+enum st_status st_expression_count_or(const struct st_expression *e, const struct st_settings *s, uint64_t otherwise,
+                                      uint64_t *out, struct st_error *err)
+{
+	uint32_t v = 0;
+	*out = otherwise;
+	if (!e->n)
+		return ST_OK;
+	ST_TRY(st_expression_count(e, s, &v, err));
+	*out = v;
+	return ST_OK;
+}

@@ -31,6 +31,9 @@ struct st_setting {
 	size_t n;
 };
 
+/* Whether two values are the same, as far as files can say: an f32 in one, decimals in the other. */
+bool st_setting_same(const struct st_setting *a, const struct st_setting *b);
+
 struct st_term; /* expression.c */
 
 struct st_expression {
@@ -102,6 +105,9 @@ struct st_source {
 	uint32_t n_steps;
 	struct st_source_step steps[ST_SOURCE_STEPS];
 };
+
+/* The name with "#" and "@" filled in; as snprintf: the length that it has. */
+size_t st_source_spell(const char *name, int32_t layer, int32_t expert, char *buf, size_t size);
 
 #define ST_WEIGHT_RANK 3
 
@@ -246,6 +252,9 @@ ST_MUST_CHECK enum st_status st_expression_number(const struct st_expression *e,
 /* A whole number from 0 to 2^31 - 1. */
 ST_MUST_CHECK enum st_status st_expression_count(const struct st_expression *e, const struct st_settings *s,
                                                  uint32_t *out, struct st_error *err);
+/* The same; `otherwise` where there is no expression. */
+ST_MUST_CHECK enum st_status st_expression_count_or(const struct st_expression *e, const struct st_settings *s,
+                                                    uint64_t otherwise, uint64_t *out, struct st_error *err);
 ST_MUST_CHECK enum st_status st_expression_holds(const struct st_expression *e, const struct st_settings *s, bool *out,
                                                  struct st_error *err);
 /* Whether its value depends on this key, through `let` or directly. */

@@ -3,6 +3,8 @@
 
 #include "base/error.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #define MAX_ALTERNATIVES 8u
@@ -144,4 +146,20 @@ enum st_status st_source_parse(struct st_line *l, const struct st_family *f, str
 	ST_NEED(*out);
 	memcpy(*out, found, *n * sizeof **out);
 	return ST_OK;
+}
+
+size_t st_source_spell(const char *name, int32_t layer, int32_t expert, char *buf, size_t size)
+{
+	size_t n = 0;
+	if (size)
+		buf[0] = '\0';
+	for (; *name; name++) {
+		char *at = n < size ? buf + n : NULL;
+		size_t room = n < size ? size - n : 0;
+		if (*name == '#' || *name == '@')
+			n += (size_t)snprintf(at, room, "%" PRId32, *name == '#' ? layer : expert);
+		else
+			n += (size_t)snprintf(at, room, "%c", *name);
+	}
+	return n;
 }

@@ -110,3 +110,11 @@ bool st_node_same_form(const struct st_graph *ga, const struct st_graph *gb, uin
 	    && a->heads == b->heads && a->head_dim == b->head_dim && a->kv_heads == b->kv_heads
 	    && a->choices == b->choices && a->groups.all == b->groups.all && a->groups.used == b->groups.used;
 }
+
+bool st_graph_same_form(const struct st_graph *a, const struct st_graph *b)
+{
+	bool same = a->n_nodes == b->n_nodes;
+	for (uint32_t i = 0; same && i < a->n_nodes; i++)
+		same = st_node_same_form(a, b, i);
+	return same;
+}

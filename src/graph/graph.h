@@ -145,6 +145,8 @@ uint32_t st_graph_find(const struct st_graph *g, enum st_stage stage, int32_t la
 
 /* Whether node i has the same place, operation, inputs and sizes in both graphs: only weights and parameters may differ. */
 bool st_node_same_form(const struct st_graph *a, const struct st_graph *b, uint32_t i);
+/* Whether all nodes do. */
+bool st_graph_same_form(const struct st_graph *a, const struct st_graph *b);
 /* Whether two nodes of equal form compute the same function of their inputs, weights aside, for prompts of that many
  * positions, which a longer window hides nothing of; 0: of any. */
 bool st_node_same_parameters(const struct st_node *a, const struct st_node *b, size_t positions);

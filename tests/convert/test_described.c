@@ -2,27 +2,26 @@
  * Families that are pages of text, converted to GGUF and back: what was written is evaluated, and its logits are held
  * against those that transformers computed for the original (tests/data/families/README.md).
  */
-#include "arch/helpers.h"
+#include "family/oracle.h"
 #include "folder.h"
 
 #include <stele/convert.h>
 
 #include <dirent.h>
-#include <jansson.h>
 
 /* What GGUF's readers have no key for: such models are refused, with a word of the reason. */
 static const struct {
 	const char *folder, *word;
 } refused[] = {
-	{ "bitnet", "not gguf" },                 /* readers have silu in the place of its activation */
+	{ "bitnet", "not gguf" },           /* readers have silu in the place of its activation */
 	{ "bloom-post", "apply_residual" }, /* residuals from behind the norms */
 	{ "codegen", "no place in GGUF" },
-	{ "cohere", "q_norm" },                   /* numbers for each head: [heads, size] in both, which the page cannot say */
-	{ "cohere2", "another form" },         /* layers without rotation, in another pattern than readers assume */
-	{ "dots1", "sliding_window" },         /* GGUF's dots1 has no window */
-	{ "exaone4", "another form" },         /* as cohere2 */
-	{ "falcon-7b", "attn_norm" },          /* one norm for both parts: GGUF has two */
-	{ "falcon-rw", "attn_qkv.bias" },      /* biases: GGUF has none */
+	{ "cohere", "q_norm" },           /* numbers for each head: [heads, size] in both, which the page cannot say */
+	{ "cohere2", "another form" },    /* layers without rotation, in another pattern than readers assume */
+	{ "dots1", "sliding_window" },    /* GGUF's dots1 has no window */
+	{ "exaone4", "another form" },    /* as cohere2 */
+	{ "falcon-7b", "attn_norm" },     /* one norm for both parts: GGUF has two */
+	{ "falcon-rw", "attn_qkv.bias" }, /* biases: GGUF has none */
 	{ "gemma2", "query_pre_attn_scalar" }, /* 12, where readers take the size of a head */
 	{ "gemma3_text", "layer_types" },      /* every third layer, where readers take every sixth */
 	{ "gpt_neo", "no place in GGUF" },
@@ -71,24 +70,16 @@ static bool is_open(const char *name)
 static void check_logits(const char *path, const json_t *expected)
 {
 	struct st_model *m = open_model(path);
-	const json_t *ids = json_array_get(json_object_get(expected, "tokens"), 0),
-		     *rows = json_array_get(json_object_get(expected, "logits"), 0);
-	uint32_t tokens[64];
-	size_t T = json_array_size(ids), V = st_model_graph(m)->vocab;
-	double *want = malloc(T * V * sizeof *want);
-	assert_in_range(T, 1, 64);
-	for (size_t t = 0; t < T; t++) {
-		tokens[t] = (uint32_t)json_integer_value(json_array_get(ids, t));
-		for (size_t i = 0; i < V; i++)
-			want[t * V + i] = json_number_value(json_array_get(json_array_get(rows, t), i));
-	}
+	size_t V = st_model_graph(m)->vocab;
+	const struct oracle_sequence o = read_oracle(json_array_get(json_object_get(expected, "tokens"), 0),
+	                                             json_array_get(json_object_get(expected, "logits"), 0), V);
 	struct st_exec e = exec_in(ST_MODE_EXACT);
-	float *got = model_logits(m, &e, tokens, T, T);
-	double rel = rel_l2(got, want, T * V);
+	float *got = model_logits(m, &e, o.tokens, o.T, o.T);
+	double rel = rel_l2(got, o.logits, o.T * V);
 	if (!(rel <= 1e-5))
 		fail_msg("%s: relative L2 %g", path, rel);
 	free(got);
-	free(want);
+	free(o.logits);
 	st_model_close(m);
 }
 

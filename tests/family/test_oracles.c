@@ -2,26 +2,19 @@
  * Every built-in description against logits that its reference implementation computed: models of
  * tests/data/families (README.md there) and of the shared data set. One test for each.
  */
-#include "arch/helpers.h"
+#include "family/oracle.h"
 
 #include "arch/described.h"
 
 #include <dirent.h>
-#include <jansson.h>
 
 static void check_sequence(const char *what, const struct st_graph *g, bool whole, const json_t *ids,
                            const json_t *rows)
 {
-	uint32_t tokens[64];
-	size_t T = json_array_size(ids), V = g->vocab;
-	assert_in_range(T, 1, 64);
-	double *want = malloc(T * V * sizeof *want);
-	for (size_t t = 0; t < T; t++) {
-		tokens[t] = (uint32_t)json_integer_value(json_array_get(ids, t));
-		assert_int_equal(json_array_size(json_array_get(rows, t)), V);
-		for (size_t i = 0; i < V; i++)
-			want[t * V + i] = json_number_value(json_array_get(json_array_get(rows, t), i));
-	}
+	size_t V = g->vocab;
+	const struct oracle_sequence o = read_oracle(ids, rows, V);
+	const size_t T = o.T;
+	const double *want = o.logits;
 	/* At once, in chunks, token by token, and in f32 sums. */
 	static const struct {
 		enum st_mode mode;
@@ -35,7 +28,7 @@ static void check_sequence(const char *what, const struct st_graph *g, bool whol
 		if (whole && runs[r].chunk < T)
 			continue;
 		struct st_exec e = exec_in(runs[r].mode);
-		float *got = graph_logits(g, &e, tokens, T, runs[r].chunk < T ? runs[r].chunk : T);
+		float *got = graph_logits(g, &e, o.tokens, T, runs[r].chunk < T ? runs[r].chunk : T);
 		double rel = rel_l2(got, want, T * V);
 		if (!(rel <= runs[r].bound))
 			fail_msg("%s in %s, %zu tokens at a time: relative L2 %g", what, st_mode_name(runs[r].mode),
@@ -47,7 +40,7 @@ static void check_sequence(const char *what, const struct st_graph *g, bool whol
 	struct st_exec e = exec_in(ST_MODE_EXACT);
 	struct st_run *r;
 	assert_ok(st_run_open_flags(g, &e, T, T, ST_RUN_HEAD_LAST, &r, &err), &err);
-	assert_ok(st_run_begin(r, tokens, T, &err), &err);
+	assert_ok(st_run_begin(r, o.tokens, T, &err), &err);
 	for (uint32_t i = 0; i < g->n_nodes; i++)
 		assert_ok(st_run_eval(r, i, &err), &err);
 	struct st_value last = st_run_value(r, g->n_nodes - 1);
@@ -55,7 +48,7 @@ static void check_sequence(const char *what, const struct st_graph *g, bool whol
 	if (!(rel_l2(last.data, want + (T - 1) * V, V) <= 1e-5))
 		fail_msg("%s: the last token's logits are others where they alone are asked for", what);
 	st_run_close(r);
-	free(want);
+	free(o.logits);
 }
 
 /* A model, and what its reference implementation computed. */
