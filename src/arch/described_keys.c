@@ -145,6 +145,7 @@ static enum st_key_type element_type(enum st_key_type t)
 {
 	return t == ST_KEY_SET     ? ST_KEY_COUNT
 	     : t == ST_KEY_NUMBERS ? ST_KEY_REAL
+	     : t == ST_KEY_LETTERS ? ST_KEY_TEXT
 	     : is_list(t)          ? (enum st_key_type)(t - ST_KEY_COUNTS + ST_KEY_COUNT)
 	                           : t;
 }
@@ -154,6 +155,42 @@ static enum st_status check_number(const char *key, enum st_key_type t, double v
 	if (t == ST_KEY_COUNT && (!(v >= 0) || !(v <= INT32_MAX) || v != floor(v)))
 		return bad(key, "whole number from 0 to 2147483647", err);
 	return isfinite(v) ? ST_OK : bad(key, "finite number", err);
+}
+
+/* A text as a list of its letters. */
+static enum st_status take_letters(struct st_described *d, const char *key, struct st_setting *v, struct st_error *err)
+{
+	size_t n = strlen(v->text);
+	if (n > MAX_LIST)
+		return st_fail_at(err, ST_ERR_LIMIT, ST_NO_OFFSET, key, "is %zu letters; at most %u are read", n,
+		                  MAX_LIST);
+	struct st_setting *items = st_arena_alloc(&d->arena, n, sizeof *items);
+	ST_NEED(items);
+	for (size_t i = 0; i < n; i++) {
+		items[i] = (struct st_setting){ .kind = ST_SETTING_TEXT,
+			                        .text = st_arena_strndup(&d->arena, v->text + i, 1) };
+		ST_NEED(items[i].text);
+	}
+	*v = (struct st_setting){ .kind = ST_SETTING_LIST, .items = items, .n = n };
+	return ST_OK;
+}
+
+/* Of a text that may say few things: whether it says one of them. A list is looked at one by one. */
+static enum st_status check_among(const struct st_family_key *k, const char *key, const struct st_setting *v,
+                                  struct st_error *err)
+{
+	for (size_t i = 0; v->kind == ST_SETTING_LIST && i < v->n; i++)
+		ST_TRY(check_among(k, key, &v->items[i], err));
+	bool known = !k->among || v->kind != ST_SETTING_TEXT;
+	for (uint32_t i = 0; i < k->n_among && !known; i++)
+		known = strcmp(k->among[i], v->text) == 0;
+	if (known)
+		return ST_OK;
+	char all[256];
+	size_t n = 0;
+	for (uint32_t i = 0; i < k->n_among && n < sizeof all; i++)
+		n += (size_t)snprintf(all + n, sizeof all - n, "%s\"%s\"", i ? ", " : "", k->among[i]);
+	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key, "\"%.64s\" is none of %s", v->text, all);
 }
 
 /* ---- config.json ---- */
@@ -280,7 +317,10 @@ static enum st_status look_up(struct st_described *d, const struct st_family_key
 			continue;
 		}
 		*from = (struct st_setting_origin){ .said = true, .key = key };
-		return kv ? kv_value(d, kv, k->type, out, err) : json_value(d, key, v, k->type, out, err);
+		ST_TRY(kv ? kv_value(d, kv, k->type, out, err) : json_value(d, key, v, k->type, out, err));
+		if (k->type == ST_KEY_LETTERS && out->kind == ST_SETTING_TEXT)
+			ST_TRY(take_letters(d, key, out, err));
+		return check_among(k, key, out, err);
 	}
 	return ST_OK;
 }

@@ -54,6 +54,7 @@ enum st_key_type {
 	ST_KEY_REALS,
 	ST_KEY_FLAGS,
 	ST_KEY_TEXTS,
+	ST_KEY_LETTERS, /* in files one text, of which each letter is a layer's: texts of one letter */
 	ST_KEY_SET,     /* counts in any number, to be asked with holds(); a file may say one */
 	ST_KEY_NUMBERS, /* reals in any number, which an operation takes whole */
 	ST_KEY_LET,     /* not in files: an expression over the keys above, and over the layer */
@@ -72,6 +73,8 @@ struct st_family_key {
 	uint32_t n_spelled[ST_SPELLINGS];
 	struct st_expression absent[ST_SPELLINGS]; /* the value where a file does not say it */
 	struct st_expression null;                 /* where config.json says null */
+	const char *const *among;                  /* of texts: what a file may say; NULL: anything */
+	uint32_t n_among;
 	struct st_expression let;
 };
 

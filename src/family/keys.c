@@ -3,9 +3,11 @@
 
 #include "base/error.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define MAX_SPELLINGS 8u
+#define MAX_AMONG 16u
 
 static enum st_status word(struct st_line *l, const char *what, const char **out, struct st_error *err)
 {
@@ -59,9 +61,10 @@ static const struct {
 	const char *name;
 	enum st_key_type type;
 } types[] = {
-	{ "count", ST_KEY_COUNT }, { "real", ST_KEY_REAL },     { "flag", ST_KEY_FLAG },
-	{ "text", ST_KEY_TEXT },   { "counts", ST_KEY_COUNTS }, { "reals", ST_KEY_REALS },
-	{ "flags", ST_KEY_FLAGS }, { "texts", ST_KEY_TEXTS },   { "set", ST_KEY_SET }, { "numbers", ST_KEY_NUMBERS },
+	{ "count", ST_KEY_COUNT }, { "real", ST_KEY_REAL },       { "flag", ST_KEY_FLAG },
+	{ "text", ST_KEY_TEXT },   { "counts", ST_KEY_COUNTS },   { "reals", ST_KEY_REALS },
+	{ "flags", ST_KEY_FLAGS }, { "texts", ST_KEY_TEXTS },     { "letters", ST_KEY_LETTERS },
+	{ "set", ST_KEY_SET },     { "numbers", ST_KEY_NUMBERS },
 };
 
 /* a.b|c */
@@ -94,7 +97,31 @@ static enum st_status spellings(struct st_line *l, struct st_family_key *k, enum
 	return ST_OK;
 }
 
-/* [= EXPR] [; null: EXPR] [; gguf: EXPR] [; config: EXPR] */
+/* "TEXT" "TEXT"...: what a file may say. */
+static enum st_status among(struct st_line *l, struct st_family_key *k, struct st_error *err)
+{
+	const char *found[MAX_AMONG];
+	if (k->type != ST_KEY_TEXT && k->type != ST_KEY_TEXTS && k->type != ST_KEY_LETTERS)
+		return st_line_fail(l, err, "%s: among is for texts", k->name);
+	while (st_line_take(l, "\"")) {
+		const char *s = l->at, *end = memchr(s, '"', (size_t)(l->end - s));
+		if (!end)
+			return st_line_fail(l, err, "a text without its closing quote");
+		if (k->n_among == MAX_AMONG)
+			return st_line_fail(l, err, "%s: more than %u texts", k->name, MAX_AMONG);
+		ST_TRY(st_line_copy(l, s, (size_t)(end - s), &found[k->n_among++], err));
+		l->at = end + 1;
+	}
+	if (k->n_among == 0)
+		return st_line_fail(l, err, "%s: \"%s\": expected texts in quotes", k->name, st_line_rest(l).text);
+	const char **texts = st_arena_alloc(l->arena, k->n_among, sizeof *texts);
+	ST_NEED(texts);
+	memcpy(texts, found, k->n_among * sizeof *texts);
+	k->among = texts;
+	return ST_OK;
+}
+
+/* [= EXPR] [; null: EXPR] [; gguf: EXPR] [; config: EXPR] [; among: TEXTS] */
 static enum st_status defaults(struct st_line *l, const struct st_family *f, struct st_family_key *k,
                                struct st_error *err)
 {
@@ -107,12 +134,19 @@ static enum st_status defaults(struct st_line *l, const struct st_family *f, str
 		return st_line_fail(l, err, "%s: \"%s\": expected = and a value", k->name, st_line_rest(l).text);
 	}
 	while (st_line_take(l, ";")) {
+		if (st_line_word(l, "among")) {
+			if (k->among || !st_line_take(l, ":"))
+				return st_line_fail(l, err, "%s: \"%s\": expected one among: and texts", k->name,
+				                    st_line_rest(l).text);
+			ST_TRY(among(l, k, err));
+			continue;
+		}
 		struct st_expression *e = st_line_word(l, "null")   ? &k->null
 		                        : st_line_word(l, "gguf")   ? &k->absent[ST_SPELLING_GGUF]
 		                        : st_line_word(l, "config") ? &k->absent[ST_SPELLING_CONFIG]
 		                                                    : NULL;
 		if (!e || !st_line_take(l, ":"))
-			return st_line_fail(l, err, "%s: \"%s\": expected null:, gguf: or config:", k->name,
+			return st_line_fail(l, err, "%s: \"%s\": expected null:, gguf:, config: or among:", k->name,
 			                    st_line_rest(l).text);
 		ST_TRY(st_expression_parse(l, f, false, e, err));
 	}
@@ -163,6 +197,21 @@ static enum st_status harmless(struct st_line *l, struct st_family *f, struct st
 	return ST_OK;
 }
 
+/* default NAME = EXPR ...: other values where files do not say it, of a key that came from a group. */
+static enum st_status other_default(struct st_line *l, struct st_family *f, struct st_error *err)
+{
+	size_t n;
+	char name[64] = "";
+	const char *s = st_line_name(l, &n);
+	if (s)
+		snprintf(name, sizeof name, "%.*s", (int)(n < 60 ? n : 60), s);
+	uint32_t i = st_family_find_key(f, name);
+	if (i == ST_FAMILY_NONE || f->keys[i].type == ST_KEY_LET)
+		return st_line_fail(l, err, "\"%s\" is no key above this line", name);
+	memset(f->keys[i].absent, 0, sizeof f->keys[i].absent);
+	return defaults(l, f, &f->keys[i], err);
+}
+
 enum st_status st_parse_key(struct st_line *l, struct st_family *f, struct st_error *err)
 {
 	struct st_family_key k = { .line = l->number };
@@ -170,6 +219,8 @@ enum st_status st_parse_key(struct st_line *l, struct st_family *f, struct st_er
 		return let(l, f, err);
 	if (st_line_word(l, "harmless"))
 		return harmless(l, f, err);
+	if (st_line_word(l, "default"))
+		return other_default(l, f, err);
 	if (st_line_word(l, "require")) {
 		ST_TRY(st_family_room(l, f->n_requirements, err));
 		return st_expression_parse(l, f, false, &f->requirements[f->n_requirements++].holds, err);
@@ -182,7 +233,7 @@ enum st_status st_parse_key(struct st_line *l, struct st_family *f, struct st_er
 	if (i == n)
 		return st_line_fail(l, err,
 		                    "%s: \"%s\" is no type; known are count, real, flag and text, and counts, reals, "
-		                    "flags and texts with a value for each layer",
+		                    "flags, texts and letters with a value for each layer",
 		                    k.name, st_line_rest(l).text);
 	k.type = types[i].type;
 	for (int where = 0; where < ST_SPELLINGS; where++)

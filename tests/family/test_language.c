@@ -38,6 +38,104 @@ static void builtin_descriptions_parse(void **state)
 	assert_true(n >= 8);
 }
 
+/* ---- a page asks for what it names ---- */
+
+static bool source_names(const struct st_family *f, const struct st_source *s, uint32_t key)
+{
+	for (uint32_t i = 0; i < s->n_steps; i++)
+		if (st_expression_names(f, &s->steps[i].a, key) || st_expression_names(f, &s->steps[i].b, key)
+		    || st_expression_names(f, &s->steps[i].n, key) || st_expression_names(f, &s->steps[i].m, key))
+			return true;
+	return false;
+}
+
+static bool weight_names(const struct st_family *f, const struct st_family_weight *w, uint32_t key)
+{
+	bool any = st_expression_names(f, &w->condition, key) || st_expression_names(f, &w->optional_if, key);
+	for (uint32_t i = 0; i < w->rank; i++)
+		any |= st_expression_names(f, &w->shape[i], key);
+	for (int where = 0; where < ST_SPELLINGS; where++)
+		for (uint32_t i = 0; i < w->n_sources[where]; i++)
+			any |= source_names(f, &w->sources[where][i], key);
+	return any;
+}
+
+/* A parameter that is not given has the value of the key of its name. */
+static bool stage_names(const struct st_family *f, const struct st_family_stage *s, uint32_t key)
+{
+	bool any = false;
+	for (uint32_t i = 0; i < s->n_params; i++)
+		any |= st_expression_names(f, &s->params[i].value, key);
+	for (uint32_t i = 0; i < s->n_when; i++)
+		any |= st_expression_names(f, s->when[i], key);
+	for (const char *const *p = st_operation_info(s->op)->params; *p; p++) {
+		uint32_t own = st_family_find_key(f, *p);
+		if (own != ST_FAMILY_NONE && !st_family_param(s, *p))
+			any |= own == key || st_expression_names(f, &f->keys[own].let, key);
+	}
+	return any;
+}
+
+/* By a line, or by the default of another key. */
+static bool is_asked(const struct st_family *f, uint32_t key)
+{
+	const struct st_family_key *k = &f->keys[key];
+	bool any = k->among || strcmp(k->name, "layers") == 0 || strcmp(k->name, "vocab") == 0;
+	for (uint32_t i = 0; i < f->n_keys; i++)
+		any |= st_expression_names(f, &f->keys[i].null, key)
+		    || st_expression_names(f, &f->keys[i].absent[ST_SPELLING_GGUF], key)
+		    || st_expression_names(f, &f->keys[i].absent[ST_SPELLING_CONFIG], key);
+	for (uint32_t i = 0; i < f->n_requirements; i++)
+		any |= st_expression_names(f, &f->requirements[i].holds, key);
+	for (uint32_t i = 0; i < f->n_weights; i++)
+		any |= weight_names(f, &f->weights[i], key);
+	for (uint32_t i = 0; i < f->n_stages; i++)
+		any |= stage_names(f, &f->stages[i], key);
+	return any;
+}
+
+/* What says nothing about numbers in most families. */
+static bool in_common(const char *name)
+{
+	for (size_t i = 0; i < st_family_text_count; i++)
+		if (strcmp(st_family_texts[i].name, "common.keys") == 0)
+			return strstr(st_family_texts[i].text, name) != NULL;
+	return false;
+}
+
+/* A flag that is read and asked by nothing would be passed over without a word; so would an unknown kind of layer. */
+static void pages_ask_for_all_their_keys(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < st_family_text_count; i++) {
+		const struct st_family_text *t = &st_family_texts[i];
+		struct st_error err = ST_ERROR_INIT;
+		struct st_family *f;
+		if (strstr(t->name, ".keys"))
+			continue;
+		assert_ok(st_family_parse(t->name, t->text, t->size, &f, &err), &err);
+		for (uint32_t k = 0; k < f->n_keys; k++) {
+			const struct st_family_key *key = &f->keys[k];
+			bool in_a_group = false; /* those of a group need not all be of use to a family */
+			for (size_t g = 0; g < st_family_text_count; g++)
+				in_a_group |= strstr(st_family_texts[g].name, ".keys")
+				           && strstr(st_family_texts[g].text, key->name);
+			if (!in_a_group && !is_asked(f, k))
+				fail_msg("%s: %s is read, and nothing asks for it", t->name, key->name);
+			if ((key->type == ST_KEY_TEXTS || key->type == ST_KEY_LETTERS) && !key->among)
+				fail_msg("%s: %s may say anything", t->name, key->name);
+			for (int where = 0; where < ST_SPELLINGS; where++)
+				for (uint32_t s = 0; s < key->n_spelled[where]; s++)
+					for (uint32_t h = 0; h < f->n_harmless[where]; h++)
+						if (strcmp(key->spelled[where][s], f->harmless[where][h]) == 0
+						    && !in_common(key->spelled[where][s]))
+							fail_msg("%s: %s is read, and harmless", t->name,
+							         key->spelled[where][s]);
+		}
+		st_family_close(f);
+	}
+}
+
 /* ---- what GGUF files call things ---- */
 
 /* Lines of tests/data/gguf-names.txt, which tools/gguf-names.py writes from the package gguf. */
@@ -130,7 +228,7 @@ static const struct {
 	{ "family t\nfamily u\n", "t.family:2: a second name of the family" },
 	{ HEAD "hidden cout a b\n",
 	  "t.family:6: hidden: \"cout a b\" is no type; known are count, real, flag and text, and "
-	  "counts, reals, flags and texts with a value for each layer" },
+	  "counts, reals, flags, texts and letters with a value for each layer" },
 	{ HEAD "layers count a b\n", "t.family:6: a second key \"layers\"; the first is in line 4" },
 	{ HEAD "layer count a b\n", "t.family:6: \"layer\" has a meaning of its own" },
 	{ HEAD "let a = b + 1\n", "t.family:6: \"b\" is no key above this line" },
@@ -143,7 +241,13 @@ static const struct {
 	{ HEAD "let a = ((((((((((((((((((((((((((1))))))))))))))))))))))))))\n",
 	  "t.family:6: an expression nested more than 24 deep" },
 	{ HEAD "use nothing\n", "t.family:6: \"nothing.keys\" is no group of keys" },
-	{ HEAD "k count a b = 1 ; nul: 2\n", "t.family:6: k: \"nul: 2\": expected null:, gguf: or config:" },
+	{ HEAD "k count a b = 1 ; nul: 2\n", "t.family:6: k: \"nul: 2\": expected null:, gguf:, config: or among:" },
+	{ HEAD "default k = 1\n", "t.family:6: \"k\" is no key above this line" },
+	{ HEAD "k count a b ; among: \"x\"\n", "t.family:6: k: among is for texts" },
+	{ HEAD "k text a b ; among: x\n", "t.family:6: k: \"x\": expected texts in quotes" },
+	{ HEAD "k text a b ; among: \"x\n", "t.family:6: a text without its closing quote" },
+	{ HEAD "k text a b ; among: \"x\" ; among: \"y\"\n",
+	  "t.family:6: k: \": \"y\"\": expected one among: and texts" },
 	{ HEAD "[weights]\nw a b\n", "t.family:7: \"end of line\": expected a number, a text or a key" },
 	{ HEAD "[weights]\nw a b 1, 2, 3, 4\n", "t.family:7: w: a shape of more than 3 sizes" },
 	{ HEAD "[weights]\nw a b 1\nw a b 2\n", "t.family:8: a second weight \"w\"; the first is in line 7" },
@@ -354,6 +458,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(builtin_descriptions_parse),
+		cmocka_unit_test(pages_ask_for_all_their_keys),
 		cmocka_unit_test(gguf_names_are_those_of_the_field),
 		cmocka_unit_test(wrong_lines_are_named),
 		cmocka_unit_test(strangers_are_bounded),
