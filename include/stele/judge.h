@@ -158,6 +158,7 @@ struct st_rosetta {
 	/* Why stages were not evaluated ("unknown family gemma"), or empty. Then the verdict speaks of tokens, keys and
 	 * weights alone. */
 	char not_evaluated[256];
+	char left_open[128]; /* then: "KEY in A": one file alone has it and nothing reads it; or empty */
 	char form_note[320];     /* in which form one of two conventions keeps weights, or empty */
 	size_t keys, no_partner; /* then: configuration keys that both have; weights without a counterpart in the other
 	                            convention */

@@ -31,6 +31,9 @@ enum st_open_how {
 ST_MUST_CHECK enum st_status st_model_open_any(const char *path, const char *family, enum st_open_how how, struct st_pool *pool,
                                                struct st_model **out, struct st_error *err);
 bool st_model_is_by_name(const struct st_model *m);
+/* Keys of the file that the page of its family does not read and that may change numbers. */
+size_t st_model_n_unread(const struct st_model *m);
+const char *st_model_unread_at(const struct st_model *m, size_t i);
 /* The weight of a model at the place that `slot` has in another one of its family; NULL where it has no such place. */
 const struct st_weight *st_model_place(const struct st_model *m, const struct st_weight *slot);
 /* The weight of that role in a slot's layer. */

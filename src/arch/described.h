@@ -57,6 +57,11 @@ const char *st_described_scaling(const struct st_described *d);
 /* Whether the description speaks of a key of the file: reads it, or says that it changes no number. */
 bool st_described_names(const struct st_described *d, const char *key);
 
+/* Whether the description speaks of every key of the file; and whether it calls a tensor one that means nothing. */
+ST_MUST_CHECK enum st_status st_described_speaks_of_all(const struct st_container *c, const struct st_family *family,
+                                                        bool *yes, struct st_error *err);
+bool st_described_ignores(const struct st_family *family, const char *tensor);
+
 /* The object that configures the text model: config.json, or the part of it for text beside those for pictures. */
 const json_t *st_described_config(const struct st_container *c);
 

@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MAX_LIST 4096u /* layers */
@@ -329,16 +330,32 @@ static enum st_status look_up(struct st_described *d, const struct st_family_key
 
 #define MAX_UNREAD 64u /* that are told */
 
-/* Whether a key of the file is one that the description names. */
-static bool is_named(const struct st_family *f, enum st_spelling where, const char *key)
+/* "KEY" of a list of harmless ones, or "KEY=VALUE": harmless where it has that value. NULL: it is not about this key. */
+static const char *about(const char *entry, const char *key)
+{
+	size_t n = strcspn(entry, "=");
+	return strlen(key) == n && memcmp(entry, key, n) == 0 ? entry + n : NULL;
+}
+
+/* Whether the description reads a key, or says that it changes no number, with this value. v: NULL: whatever it is. */
+static bool is_named(const struct st_family *f, enum st_spelling where, const char *key, const struct st_setting *v)
 {
 	for (uint32_t i = 0; i < f->n_keys; i++)
 		for (uint32_t k = 0; k < f->keys[i].n_spelled[where]; k++)
 			if (strcmp(f->keys[i].spelled[where][k], key) == 0)
 				return true;
-	for (uint32_t i = 0; i < f->n_harmless[where]; i++)
-		if (strcmp(f->harmless[where][i], key) == 0)
+	for (uint32_t i = 0; i < f->n_harmless[where]; i++) {
+		const char *only = about(f->harmless[where][i], key);
+		if (!only)
+			continue;
+		if (only[0] == '\0' || !v || (v->kind == ST_SETTING_TEXT && strcmp(v->text, only + 1) == 0))
 			return true;
+		char *end;
+		double number = strtod(only + 1, &end);
+		bool flag = strcmp(only + 1, "true") == 0;
+		if (v->kind == ST_SETTING_NUMBER && (flag ? v->number == 1 : !*end && v->number == number))
+			return true;
+	}
 	return false;
 }
 
@@ -368,8 +385,41 @@ bool st_described_names(const struct st_described *d, const char *key)
 	size_t n = strlen(d->settings.model);
 	if (where == ST_SPELLING_GGUF)
 		return strncmp(key, d->settings.model, n) == 0 && key[n] == '.'
-		    && is_named(d->family, where, key + n + 1);
-	return is_named(d->family, where, key) || leads_into(d->family, key);
+		    && is_named(d->family, where, key + n + 1, NULL);
+	return is_named(d->family, where, key, NULL) || leads_into(d->family, key);
+}
+
+/* How weights are packed is no matter of arithmetic where they have been put together (format/packed.c). */
+static bool tells_packing(const struct st_container *c, const char *path)
+{
+	static const char *const keys[] = { "quantization_config", "compression_config" };
+	bool told = false, decoded = false;
+	for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+		told |= strcmp(path, keys[i]) == 0;
+	for (size_t i = 0; told && i < c->n_tensors && !decoded; i++)
+		decoded = c->tensors[i].layout == ST_LAYOUT_APART;
+	return decoded;
+}
+
+/* A member that is a number or a text; of others the value says nothing. */
+static struct st_setting plain_value(const json_t *v)
+{
+	if (json_is_number(v) || json_is_boolean(v))
+		return (struct st_setting){ .kind = ST_SETTING_NUMBER,
+			                    .number = json_is_number(v) ? json_number_value(v) : json_is_true(v) };
+	if (json_is_string(v))
+		return (struct st_setting){ .kind = ST_SETTING_TEXT, .text = json_string_value(v) };
+	return (struct st_setting){ .kind = ST_SETTING_NONE };
+}
+
+static enum st_status add_unread(struct st_described *d, const char *key, struct st_error *err)
+{
+	if (d->n_unread == MAX_UNREAD)
+		return ST_OK;
+	d->unread[d->n_unread] = st_arena_strndup(&d->arena, key, strlen(key));
+	ST_NEED(d->unread[d->n_unread]);
+	d->n_unread++;
+	return ST_OK;
 }
 
 /* Members of an object, and of those in it that names lead into. What is null or false is not asked for. */
@@ -381,38 +431,70 @@ static enum st_status unread_members(struct st_described *d, const json_t *o, co
 	{
 		char path[192];
 		snprintf(path, sizeof path, "%.90s%.90s", front, key);
-		if (json_is_null(v) || json_is_false(v))
+		if (json_is_null(v) || json_is_false(v) || tells_packing(d->c, path))
 			continue;
-		bool named = is_named(d->family, ST_SPELLING_CONFIG, path);
-		if (!named && json_is_object(v) && leads_into(d->family, path)) {
+		struct st_setting value = plain_value(v);
+		if (is_named(d->family, ST_SPELLING_CONFIG, path, &value))
+			continue;
+		if (json_is_object(v) && leads_into(d->family, path)) {
 			size_t n = strlen(path);
 			snprintf(path + n, sizeof path - n, ".");
 			ST_TRY(unread_members(d, v, path, err));
-		} else if (!named) {
-			if (d->n_unread == MAX_UNREAD)
-				return ST_OK;
-			d->unread[d->n_unread] = st_arena_strndup(&d->arena, path, strlen(path));
-			ST_NEED(d->unread[d->n_unread]);
-			d->n_unread++;
+		} else {
+			ST_TRY(add_unread(d, path, err));
 		}
+	}
+	return ST_OK;
+}
+
+static enum st_status unread_keys(struct st_described *d, struct st_error *err)
+{
+	const char *model = d->settings.model;
+	size_t n = strlen(model);
+	for (size_t i = 0; i < d->c->keys.n; i++) {
+		const struct st_kv *kv = &d->c->keys.kv[i];
+		struct st_setting v = { .kind = ST_SETTING_NONE };
+		if (strncmp(kv->key, model, n) != 0 || kv->key[n] != '.')
+			continue;
+		if (kv->type != ST_KV_STR && kv->type != ST_KV_ARR)
+			v = (struct st_setting){ .kind = ST_SETTING_NUMBER,
+				                 .number = st_kv_number(kv->type, kv->data) };
+		if (!is_named(d->family, ST_SPELLING_GGUF, kv->key + n + 1, &v))
+			ST_TRY(add_unread(d, kv->key, err));
 	}
 	return ST_OK;
 }
 
 static enum st_status left_over(struct st_described *d, struct st_error *err)
 {
-	enum st_spelling where = d->settings.spelling;
-	const json_t *o = where == ST_SPELLING_GGUF ? NULL : st_described_config(d->c);
-	size_t most = where == ST_SPELLING_GGUF ? d->c->keys.n : MAX_UNREAD, prefix = strlen(d->settings.model);
-	d->unread = st_arena_alloc(&d->arena, most, sizeof *d->unread);
+	d->unread = st_arena_alloc(&d->arena, MAX_UNREAD, sizeof *d->unread);
 	ST_NEED(d->unread);
-	for (size_t i = 0; where == ST_SPELLING_GGUF && i < d->c->keys.n; i++) {
-		const char *key = d->c->keys.kv[i].key;
-		if (strncmp(key, d->settings.model, prefix) == 0 && key[prefix] == '.'
-		    && !is_named(d->family, where, key + prefix + 1))
-			d->unread[d->n_unread++] = key;
-	}
-	return where == ST_SPELLING_GGUF ? ST_OK : unread_members(d, o, "", err);
+	return d->settings.spelling == ST_SPELLING_GGUF ? unread_keys(d, err)
+	                                                : unread_members(d, st_described_config(d->c), "", err);
+}
+
+/* What a container is called by, before anything else of it is read. */
+static enum st_status recognise(struct st_described *d, struct st_error *err)
+{
+	d->settings = (struct st_settings){
+		.family = d->family, .spelling = spelling_of(d->c), .layer = -1, .file = d->c
+	};
+	ST_TRY(refuse_apr(d->c, err));
+	ST_TRY(called(d->c, d->family, &d->settings.model, err));
+	return d->settings.model ? ST_OK : st_fail(err, ST_ERR_MISMATCH, "is not of the family %s", d->family->name);
+}
+
+enum st_status st_described_speaks_of_all(const struct st_container *c, const struct st_family *family, bool *yes,
+                                          struct st_error *err)
+{
+	struct st_described d = { .family = family, .c = c };
+	st_arena_init(&d.arena);
+	enum st_status st = recognise(&d, err);
+	if (st == ST_OK)
+		st = left_over(&d, err);
+	*yes = st == ST_OK && d.n_unread == 0;
+	st_arena_release(&d.arena);
+	return st;
 }
 
 /* A list that says one value for each layer must say as many. */
@@ -451,16 +533,9 @@ enum st_status st_described_settings(struct st_described *d, struct st_error *er
 	struct st_setting *values = st_arena_alloc(&d->arena, f->n_keys, sizeof *values);
 	d->origin = st_arena_alloc(&d->arena, f->n_keys, sizeof *d->origin);
 	ST_NEED(values && d->origin);
-	d->settings = (struct st_settings){ .family = f,
-		                            .keys = values,
-		                            .spelling = spelling_of(d->c),
-		                            .layer = -1,
-		                            .tensor_rows = tensor_rows,
-		                            .file = d->c };
-	ST_TRY(refuse_apr(d->c, err));
-	ST_TRY(called(d->c, f, &d->settings.model, err));
-	if (!d->settings.model)
-		return st_fail(err, ST_ERR_MISMATCH, "is not of the family %s", f->name);
+	ST_TRY(recognise(d, err));
+	d->settings.keys = values;
+	d->settings.tensor_rows = tensor_rows;
 	for (uint32_t i = 0; i < f->n_keys; i++) {
 		const struct st_family_key *k = &f->keys[i];
 		const struct st_expression *absent = &k->absent[d->settings.spelling];

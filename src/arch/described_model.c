@@ -192,6 +192,13 @@ const struct st_weight *st_described_place(const struct st_model *m, const char 
 static enum st_status refuse_unused(struct st_model *m, struct st_error *err)
 {
 	const struct st_described *d = m->described;
+	m->unread = st_arena_alloc(&m->arena, d->n_unread, sizeof *m->unread);
+	ST_NEED(m->unread);
+	for (; m->n_unread < d->n_unread; m->n_unread++) {
+		const char *key = d->unread[m->n_unread];
+		m->unread[m->n_unread] = st_arena_strndup(&m->arena, key, strlen(key));
+		ST_NEED(m->unread[m->n_unread]);
+	}
 	m->unused = st_arena_alloc(&m->arena, d->n_unused, sizeof *m->unused);
 	ST_NEED(m->unused);
 	for (size_t i = 0; i < d->n_unused; i++) {

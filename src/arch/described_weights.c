@@ -407,7 +407,7 @@ static bool matches(const char *pattern, const char *name)
 }
 
 /* Frequencies that early checkpoints stored beside what they follow from. */
-static bool is_ignored(const struct st_family *f, const char *name)
+bool st_described_ignores(const struct st_family *f, const char *name)
 {
 	static const char frequencies[] = ".rotary_emb.inv_freq";
 	size_t n = strlen(name), k = sizeof frequencies - 1;
@@ -424,7 +424,7 @@ static enum st_status left_over(struct st_described *d, struct st_error *err)
 	d->unused = st_arena_alloc(&d->arena, d->c->n_tensors, sizeof *d->unused);
 	ST_NEED(d->unused);
 	for (size_t i = 0; i < d->c->n_tensors; i++)
-		if (!d->used[i] && !is_ignored(d->family, d->c->tensors[i].name))
+		if (!d->used[i] && !st_described_ignores(d->family, d->c->tensors[i].name))
 			d->unused[d->n_unused++] = d->c->tensors[i].name;
 	return ST_OK;
 }

@@ -15,6 +15,36 @@ static enum st_status find_page(struct st_model *m, struct st_error *err)
 	return c->n_tensors && described ? st_described_family(c, &m->page, err) : ST_OK;
 }
 
+/* What families.c passes over, the page may know, or refuses: keys that nothing reads, tensors of the text model that no
+ * place is for. */
+static enum st_status passed_over(const struct st_model *m, bool *any, struct st_error *err)
+{
+	bool all;
+	*any = false;
+	if (!m->page)
+		return ST_OK;
+	/* Where a weight is missing, or there are more layers than the file says, that is what is wrong. */
+	for (size_t i = 0; i < m->n_unused && m->problem.code == ST_OK && !*any; i++) {
+		struct st_name_parts p;
+		const char *name = m->unused[i]->name, *own = st_naming_own(m, m->unused[i]),
+			   *front = m->naming.prefix.text;
+		st_name_take_apart(own, &p);
+		/* What stands beside the text model, as heads of other tasks do, is none of it. */
+		bool beside = p.layer < 0 && !m->naming.gguf && strncmp(name, front, strlen(front)) != 0;
+		*any = p.text && !beside && !st_described_ignores(m->page, own);
+	}
+	ST_TRY(st_described_speaks_of_all(m->c, m->page, &all, err));
+	*any |= !all;
+	return ST_OK;
+}
+
+static enum st_status open_by_page(struct st_model *m, struct st_error *err)
+{
+	m->n_bound = m->n_unused = 0;
+	st_error_clear(&m->problem);
+	return st_model_bind_described(m, err);
+}
+
 /*
  * The families of families.c are opened by it, all others by their page, and where a page is asked for, by that; so are
  * models of the former that have something which it does not know.
@@ -31,12 +61,13 @@ static enum st_status bind_family(struct st_model *m, enum st_open_how how, stru
 	enum st_status st = st_config_read(m->c, &m->cfg, &m->arch, &why);
 	if (st == ST_OK)
 		st = st_model_bind(m, &why);
-	if (st == ST_OK)
-		return m->problem.code == ST_OK ? st_decoder_graph(m, err) : ST_OK;
+	if (st == ST_OK) {
+		bool any;
+		ST_TRY(passed_over(m, &any, err));
+		return any ? open_by_page(m, err) : m->problem.code == ST_OK ? st_decoder_graph(m, err) : ST_OK;
+	}
 	if (st == ST_ERR_UNSUPPORTED && m->page) {
-		m->n_bound = m->n_unused = 0;
-		st_error_clear(&m->problem);
-		st = st_model_bind_described(m, &page_why);
+		st = open_by_page(m, &page_why);
 		if (st != ST_ERR_UNSUPPORTED && st != ST_ERR_FORMAT) {
 			*err = page_why;
 			return st;
@@ -235,6 +266,8 @@ const struct st_described *st_model_described(const struct st_model *m) { return
 
 bool st_model_is_by_name(const struct st_model *m) { return m->by_name; }
 bool st_model_has_gguf_names(const struct st_model *m) { return m->naming.gguf; }
+size_t st_model_n_unread(const struct st_model *m) { return m->n_unread; }
+const char *st_model_unread_at(const struct st_model *m, size_t i) { return m->unread[i]; }
 size_t st_model_n_weights(const struct st_model *m) { return m->n_bound; }
 const struct st_weight *st_model_weight_at(const struct st_model *m, size_t i) { return m->bound[i]; }
 size_t st_model_n_unused(const struct st_model *m) { return m->n_unused; }

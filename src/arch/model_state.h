@@ -52,6 +52,8 @@ struct st_model {
 	struct st_tensor *turned; /* APR: by tensor, the views of those whose label is the other way round */
 	const struct st_tensor **unused;
 	size_t n_unused;
+	const char **unread; /* keys that the page does not read */
+	size_t n_unread;
 
 	struct st_graph graph;   /* no nodes while there is a problem */
 	struct st_error problem; /* the first weight that is missing or does not fit */

@@ -125,6 +125,36 @@ static void excuse_strangers(struct st_rosetta *r)
 	}
 }
 
+/* "gemma2.rope.new" without the family, as GGUF files spell it. */
+static const char *within_family(const struct st_model *m, const char *key)
+{
+	const char *family = st_model_config(m)->arch;
+	size_t n = strlen(family);
+	return st_model_has_gguf_names(m) && strncmp(key, family, n) == 0 && key[n] == '.' ? key + n + 1 : key;
+}
+
+/* A key of one file that its family's page does not read, and that the other file has not. */
+static const char *unread_alone(const struct st_model *m, const struct st_model *other)
+{
+	for (size_t i = 0; i < st_model_n_unread(m); i++) {
+		bool shared = false;
+		for (size_t k = 0; k < st_model_n_unread(other) && !shared; k++)
+			shared = strcmp(within_family(m, st_model_unread_at(m, i)),
+			                within_family(other, st_model_unread_at(other, k)))
+			      == 0;
+		if (!shared)
+			return st_model_unread_at(m, i);
+	}
+	return NULL;
+}
+
+static void leave_open(struct st_rosetta_state *s)
+{
+	const char *a = unread_alone(s->ma, s->mb), *b = unread_alone(s->mb, s->ma);
+	if (a || b)
+		snprintf(s->r.left_open, sizeof s->r.left_open, "%.90s in %c", a ? a : b, a ? 'A' : 'B');
+}
+
 enum st_status st_rosetta_by_name(struct st_rosetta_state *s, const struct st_rosetta_options *o, struct st_pool *pool,
                                   struct st_error *err)
 {
@@ -132,6 +162,7 @@ enum st_status st_rosetta_by_name(struct st_rosetta_state *s, const struct st_ro
 	tell_reasons(s);
 	ST_TRY(tokens(s, o, err));
 	ST_TRY(keys(s, err));
+	leave_open(s);
 	r->unused_a = st_model_n_unused(s->ma);
 	r->unused_b = st_model_n_unused(s->mb);
 	if (s->tokens_differ && !o->keep_going)

@@ -388,7 +388,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	size_t matched = 0;
 	for (size_t i = 0; i < r->n_weights && r->not_evaluated[0]; i++)
 		matched += r->weights[i].status < ST_WEIGHT_ONLY_A;
-	undecided |= !fault && (r->compared + matched == 0 || open);
+	undecided |= !fault && (r->compared + matched == 0 || open || r->left_open[0]);
 	r->verdict = fault     ? ST_VERDICT_FAULT
 	           : undecided ? ST_VERDICT_UNDECIDED
 	           : noise     ? ST_VERDICT_NOISE

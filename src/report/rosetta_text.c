@@ -277,11 +277,19 @@ static void verdict_line(const struct st_rosetta *r, bool colour, struct st_text
 		return;
 	}
 	if (r->verdict == ST_VERDICT_UNDECIDED) {
-		st_text_printf(t, TAG "%sUNDECIDED%s: %s\n", warn, off,
-		               r->not_evaluated[0]
-		                       ? "what the weights below differ by may be meant; nobody here knows the family"
-		               : r->compared ? "stages marked UNDECIDED could not be told apart from noise"
-		                             : "nothing was compared");
+		if (r->left_open[0])
+			st_text_printf(
+				t,
+				TAG
+				"%sUNDECIDED%s: %s alone, a key that nothing here reads and that may change numbers\n",
+				warn, off, r->left_open);
+		else
+			st_text_printf(
+				t, TAG "%sUNDECIDED%s: %s\n", warn, off,
+				r->not_evaluated[0]
+					? "what the weights below differ by may be meant; nobody here knows the family"
+				: r->compared ? "stages marked UNDECIDED could not be told apart from noise"
+					      : "nothing was compared");
 		return;
 	}
 	if (r->not_evaluated[0]) {

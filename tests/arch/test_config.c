@@ -713,6 +713,9 @@ static void bad_config_json(void **state)
 		{ "{\"residual_multiplier\": 0.22}", ST_ERR_UNSUPPORTED, "residual_multiplier", NULL },
 		{ "{\"embedding_multiplier\": 12}", ST_ERR_UNSUPPORTED, "embedding_multiplier", NULL },
 		{ "{\"num_local_experts\": 8}", ST_ERR_UNSUPPORTED, "num_local_experts", NULL },
+		{ "{\"new_multiplier\": 0.5}", ST_ERR_UNSUPPORTED, "new_multiplier", "read by nothing" },
+		{ "{\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 2, \"new_factor\": 8}}",
+		  ST_ERR_UNSUPPORTED, "rope_scaling.new_factor", "read by nothing" },
 		{ "{\"quantization_config\": {\"quant_method\": \"gptq\"}}", ST_ERR_UNSUPPORTED, "quantization_config",
 		  NULL },
 		{ "{\"tie_word_embeddings\": \"no\"}", ST_ERR_FORMAT, "tie_word_embeddings", "true or false" },
@@ -724,13 +727,17 @@ static void bad_config_json(void **state)
 	file_model_init(&f, &m, "model.", false);
 	/* Neutral values of the same keys, and keys that change nothing, are fine. */
 	json_t *fine = file_config("llama", &m);
-	json_object_update_new(fine,
-	                       json_loads("{\"logit_scale\": 1.0, \"mlp_bias\": false, \"attention_bias\": false, "
-	                                  "\"partial_rotary_factor\": 1, \"attn_logit_softcapping\": null, "
-	                                  "\"rope_scaling\": null, \"use_cache\": true, "
-	                                  "\"pretraining_tp\": 1, \"num_local_experts\": 0, \"eos_token_id\": [2, 5], "
-	                                  "\"bos_token_id\": null}",
-	                                  0, NULL));
+	json_object_update_new(
+		fine, json_loads("{\"logit_scale\": 1.0, \"mlp_bias\": false, \"attention_bias\": false, "
+	                         "\"partial_rotary_factor\": 1, \"attn_logit_softcapping\": null, "
+	                         "\"rope_scaling\": null, \"use_cache\": true, "
+	                         "\"pretraining_tp\": 1, \"num_local_experts\": 0, \"eos_token_id\": [2, 5], "
+	                         "\"bos_token_id\": null, \"new_thing\": null, \"newer_thing\": false, "
+	                         "\"_name_or_path\": \"a\", \"auto_map\": {\"AutoModel\": \"x.Y\"}, "
+	                         "\"initializer_range\": 0.02, \"attention_dropout\": 0.1, \"temperature\": 0.7, "
+	                         "\"num_labels\": 2, \"rope_parameters\": {\"rope_type\": \"default\", "
+	                         "\"rope_theta\": 10000.0, \"partial_rotary_factor\": 1.0}}",
+	                         0, NULL));
 	check_model("neutral keys", write_hf(&f, fine), &m);
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		json_t *c = file_config("llama", &m), *patch = json_loads(cases[i].patch, 0, NULL);
@@ -780,6 +787,7 @@ static void bad_gguf_keys(void **state)
 		{ "general.architecture", 3, ST_ERR_FORMAT, "general.architecture" },
 		{ "llama.rope.scaling.type", 3, ST_ERR_FORMAT, "llama.rope.scaling.type" },
 		{ "llama.attention.sliding_window_pattern", 2, ST_ERR_UNSUPPORTED, "sliding_window_pattern" },
+		{ "llama.attention.new_thing", 2, ST_ERR_UNSUPPORTED, "llama.attention.new_thing" },
 	};
 	for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
 		file_keys_init(&k, "llama", &m);
@@ -841,6 +849,8 @@ static void bad_tensors(void **state)
 		{ "model.layers.0.mlp.down_proj.bias", ST_ERR_FORMAT },
 		{ "model.layers.2.self_attn.q_norm.weight", ST_ERR_UNSUPPORTED },
 		{ "lm_head.bias", ST_ERR_UNSUPPORTED },
+		{ "model.layers.0.mlp.new_proj.weight", ST_ERR_UNSUPPORTED },
+		{ "model.new_norm.weight", ST_ERR_UNSUPPORTED },
 		{ "model.layers.0.mlp.up_proj.weight_scale", ST_ERR_UNSUPPORTED },
 		{ "model.layers.0.self_attn.rotary_emb.inv_freq", ST_OK },
 		{ "something.else", ST_OK },
