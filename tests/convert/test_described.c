@@ -2,6 +2,7 @@
  * Families that are pages of text, converted to GGUF and back: what was written is evaluated, and its logits are held
  * against those that transformers computed for the original (tests/data/families/README.md).
  */
+#include "arch/helpers.h"
 #include "family/oracle.h"
 #include "folder.h"
 

@@ -2,7 +2,7 @@
 #ifndef ST_TESTS_FAMILY_ORACLE_H
 #define ST_TESTS_FAMILY_ORACLE_H
 
-#include "arch/helpers.h"
+#include "test.h"
 
 #include <jansson.h>
 

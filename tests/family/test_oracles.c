@@ -2,6 +2,7 @@
  * Every built-in description against logits that its reference implementation computed: models of
  * tests/data/families (README.md there) and of the shared data set. One test for each.
  */
+#include "arch/helpers.h"
 #include "family/oracle.h"
 
 #include "arch/described.h"
