@@ -9,7 +9,7 @@ cd "$1"
 awk '
 BEGIN {
 	n = split("base=0 cause=1 json=1 family=1 dtype=1 format=2 kernel=2 linalg=3 token=3 graph=3 arch=4 trace=5 inspect=6 synth=6 compare=6 " \
-	          "convert=7 judge=7 svf=7 turboquant=7 report=8 cli=9", pair, " ")
+	          "convert=7 judge=7 svf=7 turboquant=7 explain=8 report=9 cli=10", pair, " ")
 	for (i = 1; i <= n; i++) {
 		split(pair[i], kv, "=")
 		rank[kv[1]] = kv[2]
@@ -17,7 +17,7 @@ BEGIN {
 	}
 	rooms = n
 	n = split("status=base pool=base cause=cause causes=cause dtype=dtype container=format token=token family=arch model=graph trace=trace inspect=inspect " \
-	          "compare=compare diff=compare judge=judge convert=convert synth=convert svf=svf synth=synth replay=turboquant stele=cli", pair, " ")
+	          "compare=compare diff=compare judge=judge explain=explain convert=convert synth=convert svf=svf synth=synth replay=turboquant stele=cli", pair, " ")
 	for (i = 1; i <= n; i++) {
 		split(pair[i], kv, "=")
 		public[kv[1]] = kv[2]

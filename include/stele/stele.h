@@ -17,6 +17,7 @@
 #include <stele/trace.h>
 #include <stele/compare.h>
 #include <stele/judge.h>
+#include <stele/explain.h>
 #include <stele/family.h>
 #include <stele/inspect.h>
 #include <stele/diff.h>

@@ -449,12 +449,11 @@ static void attend(const struct job *j)
 		st_attn_mix(j->e, &s, j->in[0], c->v, c->v_width, j->out);
 }
 
-/* The arithmetic of one node of g on r's inputs; out has the size of st_run_value(r, i). */
-static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint32_t i, const struct st_exec *e,
-                                double *state, float *out, struct st_error *err)
+/* The arithmetic of node n, which stands at place i, on r's inputs; out has the size of st_run_value(r, i). */
+static enum st_status node_eval(struct st_run *r, const struct st_node *n, uint32_t vocab, uint32_t i,
+                                const struct st_exec *e, double *state, float *out, struct st_error *err)
 {
-	struct job j = { .r = r, .n = &g->nodes[i], .e = e, .T = r->T, .state = state, .out = out };
-	const struct st_node *n = j.n;
+	struct job j = { .r = r, .n = n, .e = e, .T = r->T, .state = state, .out = out };
 	for (uint32_t k = 0; k < ST_NODE_ALL_INPUTS; k++)
 		if (st_node_input(n, k) != ST_NO_NODE) {
 			struct st_value v = st_run_value(r, st_node_input(n, k));
@@ -473,9 +472,9 @@ static enum st_status node_eval(struct st_run *r, const struct st_graph *g, uint
 	switch (n->op) {
 	case ST_OP_EMBED:
 		for (size_t t = 0; t < r->T; t++) /* another graph's vocabulary may be smaller than this run's */
-			if (r->tokens[t] >= g->vocab)
+			if (r->tokens[t] >= vocab)
 				return st_fail(err, ST_ERR_MISMATCH, "token id %u, the other vocabulary has %u ids",
-				               r->tokens[t], g->vocab);
+				               r->tokens[t], vocab);
 		embed(&j);
 		break;
 	case ST_OP_EMBED_POSITION:
@@ -619,9 +618,8 @@ static struct label label(const struct st_node *n)
 	return l;
 }
 
-static enum st_status check_inputs(const struct st_run *r, uint32_t i, struct st_error *err)
+static enum st_status check_inputs(const struct st_run *r, const struct st_node *n, uint32_t i, struct st_error *err)
 {
-	const struct st_node *n = &r->g->nodes[i];
 	if (r->T == 0)
 		return st_fail(err, ST_ERR_USAGE, "the run has not begun: no tokens");
 	for (uint32_t j = 0; j < ST_NODE_ALL_INPUTS; j++) {
@@ -642,8 +640,9 @@ static enum st_status check_inputs(const struct st_run *r, uint32_t i, struct st
 static void advance(struct st_run *r, uint32_t i)
 {
 	struct st_error unused = ST_ERROR_INIT;
-	if (check_inputs(r, i, &unused) == ST_OK
-	    && node_eval(r, r->g, i, &r->e, r->state[i].after, NULL, &unused) == ST_OK)
+	const struct st_node *n = &r->g->nodes[i];
+	if (check_inputs(r, n, i, &unused) == ST_OK
+	    && node_eval(r, n, r->g->vocab, i, &r->e, r->state[i].after, NULL, &unused) == ST_OK)
 		r->state[i].after_at = r->P;
 }
 
@@ -660,8 +659,9 @@ void st_run_put(struct st_run *r, uint32_t i, const float *data)
 enum st_status st_run_eval(struct st_run *r, uint32_t i, struct st_error *err)
 {
 	assert(i < r->g->n_nodes);
-	ST_TRY(check_inputs(r, i, err));
-	ST_TRY(node_eval(r, r->g, i, &r->e, r->state[i].after, st_run_value(r, i).data, err));
+	const struct st_node *n = &r->g->nodes[i];
+	ST_TRY(check_inputs(r, n, i, err));
+	ST_TRY(node_eval(r, n, r->g->vocab, i, &r->e, r->state[i].after, st_run_value(r, i).data, err));
 	r->state[i].after_at = r->P;
 	st_run_settle(r, i);
 	return ST_OK;
@@ -674,6 +674,14 @@ enum st_status st_run_eval_alone(struct st_run *r, const struct st_graph *g, uin
 	if (!st_node_same_form(r->g, g, i))
 		return st_fail(err, ST_ERR_MISMATCH, "the other model has no %s of this form",
 		               label(&r->g->nodes[i]).text);
-	ST_TRY(check_inputs(r, i, err));
-	return node_eval(r, g, i, e, r->state_alone, out, err);
+	ST_TRY(check_inputs(r, &g->nodes[i], i, err));
+	return node_eval(r, &g->nodes[i], g->vocab, i, e, r->state_alone, out, err);
+}
+
+enum st_status st_run_eval_as(struct st_run *r, uint32_t i, const struct st_node *n, const struct st_exec *e,
+                              float *out, struct st_error *err)
+{
+	assert(i < r->g->n_nodes && n->width == r->g->nodes[i].width && n->state == r->g->nodes[i].state);
+	ST_TRY(check_inputs(r, n, i, err));
+	return node_eval(r, n, r->g->vocab, i, e, r->state_alone, out, err);
 }

@@ -190,6 +190,21 @@ void st_run_put(struct st_run *r, uint32_t i, const float *data);
 ST_MUST_CHECK enum st_status st_run_eval_alone(struct st_run *r, const struct st_graph *g, uint32_t i,
                                                const struct st_exec *e, float *out, struct st_error *err);
 
+/* The same with node n in place of node i: a copy of it, of which parameters, weights or inputs were changed. Its value
+ * has the size of node i's, and what it reads must be held. */
+ST_MUST_CHECK enum st_status st_run_eval_as(struct st_run *r, uint32_t i, const struct st_node *n,
+                                            const struct st_exec *e, float *out, struct st_error *err);
+
+/* K and V as the attention of a layer reads them: rows of all positions seen, those of the current tokens last. NULL and
+ * 0 where a layer has none. A caller may change rows for an evaluation, and puts them back. */
+struct st_cached {
+	float *k, *v; /* [P, k_width], [P, v_width] */
+	size_t k_width, v_width;
+};
+struct st_cached st_run_cached(const struct st_run *r, int32_t layer);
+
+/* Whether the run holds node i's value for the current tokens: a later one of its like may have its place. */
+bool st_run_holds(const struct st_run *r, uint32_t i);
 size_t st_run_tokens(const struct st_run *r);    /* T of the current begin */
 size_t st_run_positions(const struct st_run *r); /* P: cached positions, the current tokens included */
 

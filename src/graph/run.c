@@ -322,5 +322,14 @@ void st_run_settle(struct st_run *r, uint32_t i)
 		keep(r, &v, c->v_from, c->v_width, c->v);
 }
 
+struct st_cached st_run_cached(const struct st_run *r, int32_t layer)
+{
+	if (layer < 0 || (uint32_t)layer >= r->g->n_layers)
+		return (struct st_cached){ 0 };
+	const struct st_layer_cache *c = &r->cache[layer];
+	return (struct st_cached){ c->k, c->v, c->k_width, c->v_width };
+}
+
+bool st_run_holds(const struct st_run *r, uint32_t i) { return r->held[r->g->nodes[i].slot] == i; }
 size_t st_run_tokens(const struct st_run *r) { return r->T; }
 size_t st_run_positions(const struct st_run *r) { return r->P; }

@@ -1,0 +1,82 @@
+/*
+ * stele/explain.h - what an engine computed, judged against the model's own weights.
+ */
+#ifndef STELE_EXPLAIN_H
+#define STELE_EXPLAIN_H
+
+#include <stele/judge.h>
+#include <stele/trace.h>
+
+/*
+ * One captured value. It is evaluated again in f64 from what the engine itself had captured before it, so that only its
+ * own operations can be at fault.
+ */
+struct st_explained_stage {
+	enum st_stage stage;
+	int32_t layer; /* -1: whole model */
+	uint32_t step; /* 0: the prompt; else the decode step */
+	uint64_t rows; /* positions captured, times heads for scores */
+	uint64_t cols;
+	uint32_t operations; /* judged at once: 1, or more where what lies between was not captured */
+	enum st_stage since; /* the first of them */
+	int32_t since_layer;
+	struct st_metrics m;    /* a: the trace, b: the evaluation */
+	double floor;           /* relative L2 of what the arithmetic accounts for */
+	double ratio;           /* the largest |difference| against what that arithmetic may do to the element */
+	const char *arithmetic; /* the least one that accounts for it: "f32", "q8_k activations"; NULL: none does */
+	enum st_stage_status status;
+	int64_t worst_position; /* of the largest ratio; -1: none */
+	uint64_t worst_feature;
+};
+
+#define ST_MAX_EQUIVALENT 4
+/* A stage that is itself wrong, and why. */
+struct st_finding {
+	size_t stage;          /* index among the stages; SIZE_MAX: of the trace as a whole */
+	struct st_cause cause; /* ST_CAUSE_UNEXPLAINED when nothing fits */
+	enum st_stage at;      /* the operation that the mistake is made in */
+	int32_t layer;
+	enum st_cause_code equivalent[ST_MAX_EQUIVALENT]; /* what these values cannot tell from it */
+	size_t n_equivalent;
+	struct st_candidate candidates[ST_MAX_CANDIDATES]; /* of what is unexplained: what came nearest */
+	size_t n_candidates;
+	char structure[192];      /* what the difference looks like */
+	char text[512];           /* in words */
+	char recommendation[256]; /* or empty */
+};
+
+struct st_explain_options {
+	const char *cpu;    /* NULL: best */
+	const char *family; /* a description for the model, as in st_model_open_as(); NULL: the file says */
+	int threads;        /* 0: all */
+	bool keep_going;    /* name the cause of every faulty stage, not of the first alone */
+	struct st_hooks hooks;
+};
+
+#define ST_MAX_FINDINGS 64
+struct st_explain {
+	struct st_side_info model;
+	char trace_path[512];
+	struct st_provenance trace; /* views into the trace */
+	enum st_verdict verdict;
+	struct st_divergence first;
+	struct st_finding *findings; /* in the order of evaluation */
+	size_t n_findings, n_more;   /* n_more: faulty stages whose cause was not looked for */
+	struct st_explained_stage *stages;
+	size_t n_stages;
+	enum st_stage *missing; /* stages of the model that no layer of the trace has; owned */
+	size_t n_missing;
+	size_t n_unknown; /* values of the trace that the model has no stage for; st_explain_unknown() names them */
+	double ms_load, ms_run, ms_total;
+};
+
+/* A fault is a result, not an error. *out is freed with st_explain_free. */
+ST_MUST_CHECK enum st_status st_explain_run(const char *trace, const char *model, const struct st_explain_options *o,
+                                            struct st_explain **out, struct st_error *err);
+void st_explain_free(struct st_explain *x);
+/* Name of the i-th value that the model has no stage for. */
+const char *st_explain_unknown(const struct st_explain *x, size_t i);
+/* The command's exit status: 0, 1 fault, 3 undecided. */
+int st_explain_exit(const struct st_explain *x);
+
+#endif

@@ -1,0 +1,253 @@
+/*
+ * arithmetic.c - what sound engines do, and whether one of it accounts for a difference.
+ */
+#include "explain/explain.h"
+
+#include "base/error.h"
+#include "explain/rounding.h"
+
+#include <math.h>
+#include <string.h>
+
+/* From the finest to the coarsest: the first one that accounts for a difference is named. */
+const struct st_arith st_ariths[] = {
+	{ "f32", ST_MODE_EXACT, ST_DTYPE_F32, ST_DTYPE_F32, .ops = ST_ARITH_ALL },
+	{ "f16 operands", ST_MODE_EMULATE_F16, ST_DTYPE_F32, ST_DTYPE_F32, .ops = ST_ARITH_LINEAR },
+	{ "f16 cache", ST_MODE_EXACT, ST_DTYPE_F32, ST_DTYPE_F16, .ops = ST_ARITH_ATTENTION },
+	{ "bf16 operands", ST_MODE_EMULATE_BF16, ST_DTYPE_F32, ST_DTYPE_F32, .ops = ST_ARITH_LINEAR },
+	{ "bf16 cache", ST_MODE_EXACT, ST_DTYPE_F32, ST_DTYPE_BF16, .ops = ST_ARITH_ATTENTION },
+	{ "q8_0 activations", ST_MODE_EMULATE_Q8_0, ST_DTYPE_F32, ST_DTYPE_F32, .ops = ST_ARITH_LINEAR },
+	{ "q8_k activations", ST_MODE_EMULATE_Q8_K, ST_DTYPE_F32, ST_DTYPE_F32, .ops = ST_ARITH_LINEAR },
+	{ "q8_0 cache", ST_MODE_EXACT, ST_DTYPE_F32, ST_DTYPE_Q8_0, .ops = ST_ARITH_ATTENTION },
+	{ "f16 results", ST_MODE_EXACT, ST_DTYPE_F16, ST_DTYPE_F32, .ops = ST_ARITH_ALL },
+	{ "bf16 results", ST_MODE_EXACT, ST_DTYPE_BF16, ST_DTYPE_F32, .ops = ST_ARITH_ALL },
+};
+const size_t st_n_ariths = sizeof st_ariths / sizeof *st_ariths;
+
+#define ALLOWS 1.5    /* an engine's own way of the same rounding costs so much more at most */
+#define EXTREME 12.0  /* of a token's root mean square: no element of noise is beyond */
+#define SIGNIFICANT 6 /* standard deviations */
+
+static bool concerns(const struct st_explainer *x, const struct st_segment *s, const struct st_arith *a)
+{
+	if (a->ops & ST_ARITH_ALL)
+		return true;
+	for (uint32_t i = s->first; i <= s->node; i++) {
+		enum st_op op = x->g->nodes[i].op;
+		bool linear = op == ST_OP_LINEAR || op == ST_OP_LINEAR_AT,
+		     mixes = op == ST_OP_SCORES || op == ST_OP_MIX;
+		if (x->inner[i] && ((linear && a->ops & ST_ARITH_LINEAR) || (mixes && a->ops & ST_ARITH_ATTENTION)))
+			return true;
+	}
+	return false;
+}
+
+/* What the arithmetic may do to each element of `value`, which the segment has in the way w. */
+static enum st_status bound_segment(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
+                                    const struct st_arith *a, const float *value, struct st_error *err)
+{
+	struct st_value v = st_run_value(x->run, s->node);
+	size_t n = v.rows * v.cols;
+	memset(x->bound, 0, n * sizeof *x->bound);
+	const struct st_node *node = w->edit == s->node && w->as ? w->as : &x->g->nodes[s->node];
+	ST_TRY(st_bound_of_node(x, s->node, node, a->out, value, x->bound, err));
+	if (s->n_inner == 1)
+		return ST_OK;
+	/* What the roundings of inner values come to is tried out: the largest of a token's differences bounds them all. */
+	struct st_way moved = *w;
+	moved.arith = a;
+	moved.jiggle = 1;
+	float *other = x->moved;
+	ST_TRY(st_segment_eval(x, s, &moved, other, err));
+	for (size_t r = 0; r < v.rows; r++) {
+		double sum = 0;
+		for (size_t i = r * v.cols; i < (r + 1) * v.cols; i++)
+			sum += (double)(other[i] - value[i]) * (other[i] - value[i]);
+		float all = (float)(4 * sqrt(sum / (double)v.cols));
+		for (size_t i = r * v.cols; i < (r + 1) * v.cols; i++)
+			x->bound[i] += all + 4 * fabsf(other[i] - value[i]);
+	}
+	return ST_OK;
+}
+
+/* ---- is it noise of the size of `like`, without structure? ---- */
+
+struct shape {
+	double rms, gain, coherence; /* gain: of the difference in the value; coherence: of its means over tokens */
+	double worst;                /* largest element, in root mean squares of its token */
+};
+
+static struct shape shape_of(const struct st_explainer *x, const struct st_node *n, const struct st_value *v,
+                             const float *a, const float *b, double *by_row)
+{
+	struct shape s = { 0 };
+	double dd = 0, dy = 0, yy = 0, count = 0;
+	for (size_t r = 0; r < v->rows; r++) {
+		double sum = 0, most = 0, in_row = 0;
+		for (size_t i = 0; i < v->cols; i++) {
+			if (!st_capture_counts(x, n, v, x->have, r, i))
+				continue;
+			double d = (double)a[r * v->cols + i] - b[r * v->cols + i], y = x->exact[r * v->cols + i];
+			sum += d * d;
+			dy += d * y;
+			yy += y * y;
+			most = fmax(most, fabs(d));
+			in_row++;
+		}
+		by_row[r] = in_row ? sqrt(sum / in_row) : 0;
+		if (in_row >= 32 && sum > 0)
+			s.worst = fmax(s.worst, most / by_row[r]);
+		dd += sum;
+		count += in_row;
+	}
+	s.rms = count ? sqrt(dd / count) : 0;
+	s.gain = yy > 0 ? dy / yy : 0;
+	double coherent = 0, whole = 0;
+	for (size_t i = 0; i < v->cols && v->rows >= 4; i++) {
+		double sum = 0, square = 0;
+		for (size_t r = 0; r < v->rows; r++) {
+			if (!st_capture_counts(x, n, v, x->have, r, i))
+				continue;
+			double d = (double)a[r * v->cols + i] - b[r * v->cols + i];
+			sum += d;
+			square += d * d;
+		}
+		coherent += sum * sum;
+		whole += square;
+	}
+	s.coherence = whole > 0 ? coherent / whole
+	                        : 0; /* 1 where tokens err for themselves, their number where alike */
+	return s;
+}
+
+static bool is_noise_like(struct st_explainer *x, const struct st_segment *s, const float *value, const float *emulated)
+{
+	const struct st_node *n = &x->g->nodes[s->node];
+	struct st_value v = st_run_value(x->run, s->node);
+	double *a = st_alloc_array2(2, v.rows, sizeof *a), *b = a ? a + v.rows : NULL;
+	if (!a)
+		return false;
+	struct shape got = shape_of(x, n, &v, x->got, value, a), like = shape_of(x, n, &v, emulated, value, b);
+	double count = (double)v.rows * (double)v.cols, features = (double)v.cols;
+	bool noise = like.rms > 0 && count >= 64;
+	for (size_t r = 0; r < v.rows; r++)
+		noise = noise && a[r] <= ALLOWS * b[r] * (1 + SIGNIFICANT / sqrt(2 * features));
+	double norm = 0;
+	for (size_t i = 0; i < v.rows * v.cols; i++)
+		norm += (double)value[i] * value[i];
+	double sd = norm > 0 ? got.rms * sqrt(count) / sqrt(norm) / sqrt(count) : 0;
+	noise = noise && got.worst <= fmax(EXTREME, 1.5 * like.worst)
+	     && fabs(got.gain) <= fabs(like.gain) * ALLOWS + SIGNIFICANT * sd
+	     && got.coherence <= fmax(like.coherence, 1) * (1 + SIGNIFICANT * sqrt(2 / features));
+	free(a);
+	return noise;
+}
+
+/* ---- fits ---- */
+
+static void compare(const struct st_explainer *x, const struct st_segment *s, const float *value, struct st_fit *f)
+{
+	const struct st_node *n = &x->g->nodes[s->node];
+	struct st_value v = st_run_value(x->run, s->node);
+	double dd = 0, yy = 0;
+	f->ratio = 0;
+	f->row = f->col = 0;
+	for (size_t r = 0; r < v.rows; r++)
+		for (size_t i = 0; i < v.cols; i++) {
+			if (!st_capture_counts(x, n, &v, x->have, r, i))
+				continue;
+			size_t k = r * v.cols + i;
+			double d = fabs((double)x->got[k] - value[k]), ratio = d == 0 ? 0 : d / x->bound[k];
+			dd += d * d;
+			yy += (double)value[k] * value[k];
+			if (ratio > f->ratio || isnan(ratio)) {
+				f->ratio = isnan(ratio) ? INFINITY : ratio;
+				f->row = r;
+				f->col = i;
+			}
+		}
+	f->rel = yy > 0 ? sqrt(dd / yy) : dd > 0 ? INFINITY : 0;
+	f->noise = f->ratio <= 1;
+}
+
+/* Whether every number that counts is one of the type. */
+static bool all_held_in(const struct st_explainer *x, const struct st_segment *s, enum st_dtype type)
+{
+	const struct st_node *n = &x->g->nodes[s->node];
+	struct st_value v = st_run_value(x->run, s->node);
+	for (size_t r = 0; r < v.rows; r++)
+		for (size_t i = 0; i < v.cols; i++) {
+			float y = x->got[r * v.cols + i], held = y;
+			st_round_to(type, &held, 1, 1);
+			if (held != y && st_capture_counts(x, n, &v, x->have, r, i))
+				return false;
+		}
+	return true;
+}
+
+static double relative(const struct st_explainer *x, const struct st_segment *s, const float *a, const float *b)
+{
+	struct st_value v = st_run_value(x->run, s->node);
+	double dd = 0, yy = 0;
+	for (size_t i = 0; i < v.rows * v.cols; i++) {
+		double d = b ? (double)a[i] - b[i] : a[i], y = b ? b[i] : x->exact[i];
+		dd += d * d;
+		yy += y * y;
+	}
+	return yy > 0 ? sqrt(dd / yy) : 0;
+}
+
+static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
+                              const float *exact, const struct st_arith *a, struct st_fit *f, struct st_error *err)
+{
+	bool emulated = a->mode != ST_MODE_EXACT || a->cache != ST_DTYPE_F32;
+	const float *value = exact;
+	struct st_way way = *w;
+	f->arith = a;
+	if (!emulated && a->out != ST_DTYPE_F32 && !all_held_in(x, s, a->out)) {
+		f->ratio = f->rel = INFINITY; /* a result that was rounded to the type is one of its numbers */
+		return ST_OK;
+	}
+	if (emulated) {
+		way.arith = a;
+		ST_TRY(st_segment_eval(x, s, &way, x->tried, err));
+		value = x->tried;
+	}
+	ST_TRY(bound_segment(x, s, &way, a, value, err));
+	compare(x, s, value, f);
+	f->floor = emulated ? relative(x, s, value, exact) : relative(x, s, x->bound, NULL);
+	if (emulated && !f->noise && is_noise_like(x, s, exact, value)) {
+		f->noise = true;
+		f->ratio = f->floor > 0 ? relative(x, s, x->got, exact) / f->floor : 0;
+	}
+	return s->n_inner > 1 ? st_segment_eval(x, s, w, x->tried, err) : ST_OK; /* inner values as they were */
+}
+
+enum st_status st_fit_of_value(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
+                               const float *exact, struct st_fit *out, struct st_error *err)
+{
+	struct st_fit best = { .ratio = INFINITY };
+	uint8_t usual = x->usual[x->g->nodes[s->node].stage];
+	for (size_t k = 0; k < st_n_ariths + 1; k++) { /* f32, what accounted for the stage before, the others */
+		size_t i = k == 0 ? 0 : k == 1 ? (usual ? usual - 1u : 0) : k - 1;
+		struct st_fit f = { 0 };
+		if ((k == 1 && i == 0) || (k > 1 && (i == 0 || i + 1 == usual)) || !concerns(x, s, &st_ariths[i]))
+			continue;
+		ST_TRY(fit_one(x, s, w, exact, &st_ariths[i], &f, err));
+		if (f.noise) {
+			*out = f;
+			return ST_OK;
+		}
+		if (f.ratio < best.ratio || !best.arith)
+			best = f;
+	}
+	*out = best;
+	return ST_OK;
+}
+
+enum st_status st_fit_of(struct st_explainer *x, const struct st_segment *s, const struct st_way *w, struct st_fit *out,
+                         struct st_error *err)
+{
+	ST_TRY(st_segment_eval(x, s, w, x->candidate, err));
+	return st_fit_of_value(x, s, w, x->candidate, out, err);
+}

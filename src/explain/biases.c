@@ -1,0 +1,104 @@
+/* biases.c - mistakes made with a bias. */
+#include "explain/hypotheses.h"
+
+#include "base/error.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *part_name(const struct st_trial *t, uint32_t k)
+{
+	static const char *const names[] = { "q", "k", "v" };
+	return t->n->n_w == 3 ? names[k] : NULL;
+}
+
+/* The node's value with each part's bias times a factor. */
+static enum st_status try_parts(struct st_trial *t, const float *bias, const double by[ST_NODE_WEIGHTS],
+                                struct st_cause *c, struct st_error *err)
+{
+	float *y = st_trial_buffer(t);
+	for (size_t r = 0; r < t->T; r++) {
+		size_t at = 0;
+		for (uint32_t k = 0; k < t->n->n_w; k++) {
+			size_t len = (size_t)st_weight_cols(t->n->w[k]);
+			if (t->n->w[k]->group_rows)
+				len = (size_t)st_weight_rows(t->n->w[k]);
+			for (size_t i = at; i < at + len; i++)
+				y[r * t->n->width + i] = (float)(t->in[0][r * t->ld[0] + i] + by[k] * bias[i]);
+			at += len;
+		}
+	}
+	return st_try_value(t, y, c, NULL, err);
+}
+
+/* The bias is what the node adds to zeros. */
+static enum st_status take_bias(struct st_trial *t, float *bias, struct st_error *err)
+{
+	struct st_value v = st_trial_value(t);
+	float *y = st_trial_buffer(t);
+	ST_TRY(st_run_eval_as(t->x->run, t->i, t->n, &t->x->exec, y, err));
+	/* From the weights themselves: a difference would have lost bits. */
+	size_t at = 0;
+	for (uint32_t k = 0; k < t->n->n_w; k++) {
+		const struct st_weight *w = t->n->w[k];
+		float *part = st_alloc_array((size_t)w->tensor->n_elems, sizeof *part);
+		if (!part)
+			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+		st_weight_decode(w, 0, 1, part);
+		size_t len = (size_t)(w->group_rows ? st_weight_rows(w) : st_tensor_cols(w->tensor));
+		memcpy(bias + at, part, len * sizeof *bias);
+		free(part);
+		at += len;
+	}
+	return at == v.cols ? ST_OK : st_fail(err, ST_ERR_FORMAT, "a bias of %zu elements for %zu", at, v.cols);
+}
+
+enum st_status st_test_bias(struct st_trial *t, struct st_error *err)
+{
+	float *bias = st_alloc_array(t->n->width, sizeof *bias);
+	if (!bias)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	enum st_status st = take_bias(t, bias, err);
+	/* All of it missing, then each part, then factors: of ranks that each add it, or fitted. */
+	for (uint32_t k = 0; k <= t->n->n_w && st == ST_OK; k++) {
+		if (k == 1 && t->n->n_w == 1)
+			break;
+		struct st_cause c = st_blame(ST_CAUSE_BIAS_MISSING);
+		double by[ST_NODE_WEIGHTS];
+		for (uint32_t j = 0; j < t->n->n_w; j++)
+			by[j] = k == 0 || j + 1 == k ? 0 : 1;
+		if (k && part_name(t, k - 1))
+			st_cause_put_text(&c, ST_PARAM_PART, part_name(t, k - 1));
+		st = try_parts(t, bias, by, &c, err);
+	}
+	if (st == ST_OK && st_trial_direct(t)) {
+		double by[ST_NODE_WEIGHTS], most = 1;
+		size_t at = 0;
+		uint32_t which = 0;
+		for (uint32_t k = 0; k < t->n->n_w; k++) {
+			size_t len = (size_t)(t->n->w[k]->group_rows ? st_weight_rows(t->n->w[k])
+			                                             : st_weight_cols(t->n->w[k]));
+			double db = 0, bb = 0;
+			for (size_t r = 0; r < t->T; r++)
+				for (size_t i = at; i < at + len && st_trial_has(t, r); i++) {
+					db += ((double)t->x->got[r * t->n->width + i] - t->in[0][r * t->ld[0] + i])
+					    * bias[i];
+					bb += (double)bias[i] * bias[i];
+				}
+			by[k] = bb > 0 ? db / bb : 1;
+			if (fabs(by[k] - 1) > fabs(most - 1)) {
+				most = by[k];
+				which = k;
+			}
+			at += len;
+		}
+		struct st_cause c = st_blame(ST_CAUSE_BIAS_SCALED);
+		st_cause_put(&c, ST_PARAM_FACTOR, most);
+		if (part_name(t, which))
+			st_cause_put_text(&c, ST_PARAM_PART, part_name(t, which));
+		st = try_parts(t, bias, by, &c, err);
+	}
+	free(bias);
+	return st;
+}

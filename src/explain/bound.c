@@ -1,0 +1,249 @@
+/*
+ * bound.c - what rounding may do to each element of one operation: docs/floors.md, "What an engine's arithmetic may do".
+ *
+ * Sums are made in f32 in any order. A sum of K products errs, one term after the other, by 0.3 sqrt(K) units of the size of
+ * its terms (the root of the sum of their squares) on average; seven times that is allowed. Results are rounded to a type,
+ * once, or once more where engines are known to round in between.
+ */
+#include "explain/explain.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "explain/rounding.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define UNIT 0x1p-24f
+#define SUM 2.0f /* units for each sqrt(K): seven times 0.3 */
+
+struct job {
+	struct st_explainer *x;
+	const struct st_node *n;
+	const float *in[2];
+	size_t ld[2];
+	const float *y;
+	float *bound;
+	size_t rows, cols, T, P;
+	enum st_dtype out;
+	float unit; /* of the type that results are rounded to; 0 where that is f32 */
+};
+
+static double rms(const float *v, size_t n)
+{
+	double sum = 0;
+	for (size_t i = 0; i < n; i++)
+		sum += (double)v[i] * v[i];
+	return sqrt(sum / (double)n);
+}
+
+/* a |y| + b rms of the row, and the last rounding. */
+static void plain(const struct job *j, float a, float b)
+{
+	for (size_t r = 0; r < j->rows; r++) {
+		const float *y = j->y + r * j->cols;
+		float *to = j->bound + r * j->cols, all = b == 0 ? 0 : b * (float)rms(y, j->cols);
+		for (size_t i = 0; i < j->cols; i++)
+			to[i] += a * fabsf(y[i]) + all + st_half_unit(j->out, y[i]);
+	}
+}
+
+/* Of each weight's rows, so that K is not lost beside a larger V. */
+static void linear(const struct job *j)
+{
+	float more = j->n->softcap != 0 ? 4 * j->unit + 8 * UNIT : 0;
+	size_t at = 0;
+	for (uint32_t k = 0; k < j->n->n_w; k++) {
+		size_t len = (size_t)st_weight_rows(j->n->w[k]);
+		float b = SUM * UNIT * sqrtf((float)st_weight_cols(j->n->w[k]));
+		for (size_t r = 0; r < j->rows; r++) {
+			const float *y = j->y + r * j->cols + at;
+			float *to = j->bound + r * j->cols + at, all = b * (float)rms(y, len);
+			for (size_t i = 0; i < len; i++)
+				to[i] += all + (4 * UNIT + b + more) * fabsf(y[i]) + st_half_unit(j->out, y[i]);
+		}
+		at += len;
+	}
+}
+
+/* The root of the mean square of D numbers, all of one sign, and a rounding before the weight is multiplied. */
+static void norm(const struct job *j, size_t D)
+{
+	plain(j, UNIT * (4 + sqrtf((float)D)) + j->unit, 0);
+	if (j->n->op != ST_OP_LAYERNORM)
+		return;
+	/* What the mean loses where it is large beside what varies about it. */
+	for (size_t r = 0; r < j->rows; r++) {
+		const float *x = j->in[0] + r * j->ld[0], *y = j->y + r * j->cols;
+		double mean = 0, square = 0;
+		for (size_t i = 0; i < j->cols; i++)
+			mean += x[i];
+		mean /= (double)j->cols;
+		for (size_t i = 0; i < j->cols; i++)
+			square += (x[i] - mean) * (x[i] - mean);
+		double ratio = 1 + fabs(mean) / sqrt(square / (double)j->cols + j->n->eps);
+		float all = (float)(UNIT * (4 + sqrt((double)j->cols)) * ratio * rms(y, j->cols))
+		          + j->unit * (float)rms(y, j->cols);
+		for (size_t i = 0; i < j->cols; i++)
+			j->bound[r * j->cols + i] += all;
+	}
+}
+
+/* Frequencies are powers that were multiplied up one by one, angles are products in f32; cos, sin and both products may be
+ * rounded. */
+static void rope(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	size_t half = n->n_rot / 2;
+	for (size_t r = 0; r < j->rows; r++)
+		for (size_t h = 0; h < n->heads; h++) {
+			const float *y = j->y + r * j->cols + h * n->head_dim;
+			float *to = j->bound + r * j->cols + h * n->head_dim;
+			double pos = (double)(j->P - j->T + r);
+			for (size_t i = 0; i < half; i++) {
+				float size = hypotf(y[i], y[i + half]);
+				float angle = n->inv_freq ? (float)(pos * n->inv_freq[i]) : (float)pos;
+				float may = size * (UNIT * (4 + angle * (4 + (float)i)) + 3 * j->unit);
+				to[i] += may + st_half_unit(j->out, y[i]);
+				to[i + half] += may + st_half_unit(j->out, y[i + half]);
+			}
+			for (size_t i = n->n_rot; i < n->head_dim; i++)
+				to[i] += st_half_unit(j->out, y[i]);
+		}
+}
+
+static float length(const float *v, size_t n) { return (float)(rms(v, n) * sqrt((double)n)); }
+
+static void scores(const struct job *j)
+{
+	const struct st_node *n = j->n;
+	size_t d = n->head_dim, group = n->heads / n->kv_heads;
+	struct st_cached c = st_run_cached(j->x->run, n->layer);
+	float more = n->softcap != 0 ? 4 * j->unit + 8 * UNIT : j->unit;
+	for (size_t h = 0; h < n->heads; h++)
+		for (size_t p = 0; p < j->P; p++) {
+			float k = length(c.k + p * c.k_width + h / group * d, d);
+			for (size_t t = 0; t < j->T; t++) {
+				size_t at = (h * j->T + t) * j->cols + p;
+				float q = length(j->in[0] + t * j->ld[0] + h * d, d);
+				float size = q * k * fabsf((float)n->scale);
+				j->bound[at] += 2 * UNIT * size + (4 * UNIT + more) * fabsf(j->y[at])
+				              + st_half_unit(j->out, j->y[at]);
+			}
+		}
+}
+
+static void softmax(const struct job *j)
+{
+	for (size_t r = 0; r < j->rows; r++) {
+		const float *s = j->in[0] + r * j->ld[0];
+		float most = 0;
+		for (size_t p = 0; p < j->cols; p++)
+			most = fabsf(s[p]) > most ? fabsf(s[p]) : most;
+		for (size_t p = 0; p < j->cols; p++) {
+			float y = j->y[r * j->cols + p];
+			j->bound[r * j->cols + p] += y * UNIT * (8 + 4 * most + sqrtf((float)j->cols))
+			                           + st_half_unit(j->out, y);
+		}
+	}
+}
+
+static enum st_status mix(const struct job *j, struct st_error *err)
+{
+	const struct st_node *n = j->n;
+	size_t d = n->head_dim, group = n->heads / n->kv_heads;
+	struct st_cached c = st_run_cached(j->x->run, n->layer);
+	float *most = st_alloc_zeroed(c.v_width, sizeof *most);
+	if (!most)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (size_t p = 0; p < j->P; p++)
+		for (size_t i = 0; i < c.v_width; i++)
+			most[i] = fmaxf(most[i], fabsf(c.v[p * c.v_width + i]));
+	float units = UNIT * (4 + sqrtf((float)j->P));
+	for (size_t r = 0; r < j->rows; r++)
+		for (size_t i = 0; i < j->cols; i++) {
+			float y = j->y[r * j->cols + i];
+			j->bound[r * j->cols + i] += units * most[i / d / group * d + i % d] + st_half_unit(j->out, y);
+		}
+	free(most);
+	return ST_OK;
+}
+
+/* An exponential or a hyperbolic tangent in f32; the tails of GELU are differences of near numbers. */
+static void activation(const struct job *j)
+{
+	bool tails = j->n->act == ST_ACT_GELU || j->n->act == ST_ACT_GELU_TANH || j->n->act == ST_ACT_GELU_QUICK;
+	plain(j, 8 * UNIT + j->unit, 0);
+	for (size_t r = 0; tails && r < j->rows; r++)
+		for (size_t i = 0; i < j->cols; i++)
+			j->bound[r * j->cols + i] += 8 * UNIT * fabsf(j->in[0][r * j->ld[0] + i]);
+}
+
+enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i, const struct st_node *n, enum st_dtype out,
+                                const float *y, float *bound, struct st_error *err)
+{
+	struct st_value v = st_run_value(x->run, i);
+	struct job j = { .x = x,
+		         .n = n,
+		         .y = y,
+		         .bound = bound,
+		         .rows = v.rows,
+		         .cols = v.cols,
+		         .T = x->pass.T,
+		         .P = st_run_positions(x->run),
+		         .out = out,
+		         .unit = out == ST_DTYPE_F32 ? 0 : st_unit_roundoff(out) };
+	for (int k = 0; k < 2; k++)
+		if (n->in[k] != ST_NO_NODE) {
+			struct st_value in = st_run_value(x->run, n->in[k]);
+			bool last = v.rows == 1 && in.rows > 1;
+			j.in[k] = in.data + n->from[k] + (last ? (in.rows - 1) * in.cols : 0);
+			j.ld[k] = in.cols;
+		}
+	switch (n->op) {
+	case ST_OP_LINEAR:
+		linear(&j);
+		break;
+	case ST_OP_RMSNORM:
+	case ST_OP_LAYERNORM:
+		norm(&j, n->heads && n->op == ST_OP_LAYERNORM ? n->head_dim : n->width);
+		break;
+	case ST_OP_HEADNORM:
+		norm(&j, n->head_dim);
+		break;
+	case ST_OP_ROPE:
+		rope(&j);
+		break;
+	case ST_OP_SCORES:
+		scores(&j);
+		break;
+	case ST_OP_SOFTMAX:
+		softmax(&j);
+		break;
+	case ST_OP_MIX:
+		return mix(&j, err);
+	case ST_OP_ACT:
+		activation(&j);
+		break;
+	case ST_OP_ADD:
+	case ST_OP_BIAS:
+	case ST_OP_MUL:
+		plain(&j, 2 * UNIT, 0);
+		break;
+	case ST_OP_EMBED:
+	case ST_OP_EMBED_POSITION:
+	case ST_OP_SCALE: /* the factor is rounded too */
+		plain(&j, 2 * UNIT + j.unit, 0);
+		break;
+	case ST_OP_TOP:
+	case ST_OP_CONCAT:
+	case ST_OP_SLICE:
+		plain(&j, 0, 0);
+		break;
+	default: { /* a sum over the features of its input at most */
+		float K = sqrtf((float)(n->in[0] == ST_NO_NODE ? n->width : x->g->nodes[n->in[0]].width));
+		plain(&j, UNIT * (16 + K) + 4 * j.unit, UNIT * (16 + K));
+	}
+	}
+	return ST_OK;
+}

@@ -1,0 +1,209 @@
+/*
+ * capture.c - the values of a trace, laid upon the nodes of a graph.
+ */
+#include "explain/explain.h"
+
+#include "arch/arch.h"
+#include "base/error.h"
+#include "graph/basis.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The shape that a value has for so many positions. */
+static bool is_scores(const struct st_node *n) { return n->op == ST_OP_SCORES || n->op == ST_OP_SOFTMAX; }
+
+static enum st_status misfit(const struct st_explainer *x, const struct st_trace_entry *e, const struct st_node *n,
+                             struct st_error *err)
+{
+	return st_fail_at(
+		err, ST_ERR_MISMATCH, ST_NO_OFFSET, e->tensor->name,
+		"has %llu values of %llu, the model's %s has %u of each of %zu positions: it is another model's, or "
+		"its axes stand in another order",
+		(unsigned long long)e->rows, (unsigned long long)e->cols, st_stage_name(n->stage), n->width, x->pass.T);
+}
+
+/* How many positions an entry holds: those listed, all, or, of a flat stage of one row, what its size says. 0: none fits. */
+static size_t positions_of(const struct st_explainer *x, const struct st_trace_entry *e, const struct st_node *n)
+{
+	uint64_t count = e->tensor->n_elems, width = n->width;
+	size_t rows = e->positions ? e->n_positions : x->pass.T;
+	if (is_scores(n)) {
+		const struct st_tensor *t = e->tensor;
+		size_t P = st_run_positions(x->run);
+		return t->ndim == 3 && t->shape[0] == n->heads && t->shape[1] == rows && t->shape[2] >= P ? rows : 0;
+	}
+	if (n->stage == ST_STAGE_LM_HEAD && e->tensor->ndim == 2 && e->rows == rows && e->cols >= width)
+		return rows; /* a padded vocabulary */
+	if (count == rows * width)
+		return rows;
+	return e->tensor->ndim == 1 && count == width ? 1 : 0; /* flat: the last position */
+}
+
+/* Token of the pass that row r of an entry belongs to. */
+static size_t token_of(const struct st_explainer *x, const struct st_trace_entry *e, size_t rows, size_t r)
+{
+	if (e->positions && x->pass.step == 0)
+		return e->positions[r];
+	return rows == x->pass.T ? r : x->pass.T - 1;
+}
+
+static void want(struct st_explainer *x, uint32_t i)
+{
+	if (x->wanted[i])
+		return;
+	x->wanted[i] = true;
+	/* Also what an uncaptured or partly captured value is made of; of a captured one its own evaluation needs them. */
+	for (uint32_t k = 0; k < ST_NODE_ALL_INPUTS; k++) {
+		uint32_t in = st_node_input(&x->g->nodes[i], k);
+		if (in != ST_NO_NODE)
+			want(x, in);
+	}
+}
+
+enum st_status st_pass_begin(struct st_explainer *x, uint32_t step, struct st_error *err)
+{
+	const struct st_provenance *p = st_trace_provenance(x->t);
+	struct st_pass *pass = &x->pass;
+	pass->step = step;
+	pass->tokens = step ? &p->step_tokens[step - 1] : p->tokens;
+	pass->T = step ? 1 : p->n_tokens;
+	ST_TRY(st_run_begin(x->run, pass->tokens, pass->T, err));
+	memset(x->wanted, 0, x->g->n_nodes * sizeof *x->wanted);
+	for (uint32_t i = 0; i < x->g->n_nodes; i++) {
+		const struct st_node *n = &x->g->nodes[i];
+		const struct st_trace_entry *e = st_trace_find(x->t, n->stage, n->layer, step);
+		pass->at[i] = e;
+		if (!e)
+			continue;
+		size_t rows = positions_of(x, e, n);
+		if (!rows)
+			return misfit(x, e, n, err);
+		for (size_t r = 0; r < rows; r++)
+			if (token_of(x, e, rows, r) >= pass->T)
+				return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, e->tensor->name,
+				                  "names position %zu of %zu tokens", token_of(x, e, rows, r), pass->T);
+	}
+	for (uint32_t i = 0; i < x->g->n_nodes; i++)
+		if (pass->at[i])
+			want(x, i);
+	return ST_OK;
+}
+
+/* ---- the basis of Q and K ---- */
+
+/* Puts the features that rotation node `rope` turns into halves, where node i is on the way to it. */
+static void turn_basis(const struct st_explainer *x, uint32_t i, const struct st_node *rope, float *row)
+{
+	uint32_t at = rope->in[0], from = rope->from[0];
+	for (; at != ST_NO_NODE && at != i; at = x->g->nodes[at].in[0]) {
+		const struct st_node *n = &x->g->nodes[at];
+		if (n->op == ST_OP_SLICE)
+			from += n->offset;
+		else if (n->op != ST_OP_BIAS && n->op != ST_OP_HEADNORM && n->op != ST_OP_SCALE && n->op != ST_OP_CLAMP
+		         && n->op != ST_OP_LAYERNORM)
+			return;
+		from += n->from[0];
+	}
+	if (at == i && from + (size_t)rope->heads * rope->head_dim <= x->g->nodes[i].width)
+		st_basis_to_half(row + from, rope->heads, rope->head_dim, rope->n_rot);
+}
+
+static void to_half(const struct st_explainer *x, uint32_t i, float *v, size_t rows)
+{
+	const struct st_node *n = &x->g->nodes[i];
+	for (size_t r = 0; r < rows; r++) {
+		float *row = v + r * n->width;
+		if (n->op == ST_OP_ROPE)
+			st_basis_to_half(row, n->heads, n->head_dim, n->n_rot);
+		for (uint32_t k = i + 1; n->op != ST_OP_ROPE && k < x->g->n_nodes && x->g->nodes[k].layer == n->layer;
+		     k++)
+			if (x->g->nodes[k].op == ST_OP_ROPE)
+				turn_basis(x, i, &x->g->nodes[k], row);
+	}
+}
+
+/* ---- values ---- */
+
+/* Scores as the trace has them, in Stele's form: scaled and capped. */
+static float in_form(const struct st_node *n, const char *form, float v)
+{
+	bool raw = strncmp(form, "raw", 3) == 0, scaled = strncmp(form, "scaled", 6) == 0;
+	double y = raw ? (double)v * n->scale : (double)v;
+	if ((raw || scaled) && n->softcap != 0)
+		y = n->softcap * tanh(y / n->softcap);
+	return (float)y;
+}
+
+bool st_capture_counts(const struct st_explainer *x, const struct st_node *n, const struct st_value *v,
+                       const bool *have, size_t row, size_t col)
+{
+	size_t T = x->pass.T, P = st_run_positions(x->run), t = v->rows == 1 ? T - 1 : row % T;
+	if (!have[t])
+		return false;
+	if (!is_scores(n))
+		return true;
+	size_t q = P - T + t;
+	return col <= q && (!n->window || col + n->window > q) && (!n->chunk || col / n->chunk == q / n->chunk);
+}
+
+enum st_status st_capture_load(struct st_explainer *x, uint32_t i, const float *otherwise, float *out, bool *have,
+                               struct st_error *err)
+{
+	const struct st_node *n = &x->g->nodes[i];
+	const struct st_trace_entry *e = x->pass.at[i];
+	struct st_value v = st_run_value(x->run, i);
+	size_t T = x->pass.T, rows = positions_of(x, e, n);
+	memset(have, 0, T * sizeof *have);
+	if (otherwise != out)
+		memcpy(out, otherwise, v.rows * v.cols * sizeof *out);
+	struct st_tensor t = *e->tensor;
+	uint64_t cols = st_tensor_cols(&t), each = t.n_elems / rows; /* a position's elements, but of scores */
+	float *row = st_alloc_array(is_scores(n) ? cols : each, sizeof *row);
+	if (!row)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	const char *form = st_trace_provenance(x->t)->attn_scores_form;
+	for (size_t r = 0; r < rows; r++) {
+		size_t tok = token_of(x, e, rows, r);
+		have[tok] = true;
+		if (is_scores(n)) {
+			for (size_t h = 0; h < n->heads; h++) {
+				st_tensor_decode(&t, h * rows + r, 1, row);
+				float *to = out + (h * T + tok) * v.cols;
+				for (size_t p = 0; p < v.cols; p++) {
+					bool seen = st_capture_counts(x, n, &v, have, h * T + tok, p);
+					float y = n->op == ST_OP_SCORES ? in_form(n, form, row[p]) : row[p];
+					/* A masked cell is 0 or -inf; anything else there has been seen. */
+					to[p] = seen
+					                     || (row[p] != 0 && !(isinf(row[p]) && row[p] < 0)
+					                         && row[p] > -1e30f)
+					              ? y
+					              : 0;
+				}
+			}
+			continue;
+		}
+		float *to = v.rows == 1 ? out : out + tok * v.cols;
+		if (t.ndim == 1) { /* flat: one row of all positions */
+			float *all = st_alloc_array(t.n_elems, sizeof *all);
+			if (!all) {
+				free(row);
+				return st_fail(err, ST_ERR_NOMEM, "out of memory");
+			}
+			st_tensor_decode(&t, 0, 1, all);
+			memcpy(to, all + r * v.cols, v.cols * sizeof *to);
+			free(all);
+			continue;
+		}
+		uint64_t per = st_tensor_rows(&t) / rows; /* [T, heads, size] has several rows for a position */
+		st_tensor_decode(&t, r * per, per, row);
+		memcpy(to, row, v.cols * sizeof *to);
+	}
+	free(row);
+	if (x->interleaved)
+		for (size_t r = 0; r < v.rows && !is_scores(n); r++)
+			if (have[v.rows == 1 ? T - 1 : r])
+				to_half(x, i, out + r * v.cols, 1);
+	return ST_OK;
+}

@@ -1,0 +1,358 @@
+/*
+ * explain.c - the walk over the graph with an engine's values in hand.
+ */
+#include "explain/explain.h"
+
+#include "arch/arch.h"
+#include "base/error.h"
+#include "base/pool.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static double now_ms(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+/* ---- before any number ---- */
+
+static enum st_status check_trace(struct st_explainer *x, struct st_error *err)
+{
+	const struct st_provenance *p = st_trace_provenance(x->t);
+	if (!p->n_tokens)
+		return st_fail(err, ST_ERR_MISMATCH,
+		               "does not say which tokens were evaluated, so nothing can be evaluated again");
+	for (size_t i = 0; i < p->n_tokens; i++)
+		if (p->tokens[i] >= x->g->vocab)
+			return st_fail(err, ST_ERR_MISMATCH,
+			               "token %zu is id %u, and the model's vocabulary has %u ids", i, p->tokens[i],
+			               x->g->vocab);
+	for (size_t i = 0; i < p->n_steps; i++)
+		if (p->step_tokens[i] >= x->g->vocab)
+			return st_fail(err, ST_ERR_MISMATCH,
+			               "the token of step %zu is id %u, and the model's vocabulary has %u ids", i + 1,
+			               p->step_tokens[i], x->g->vocab);
+	x->interleaved = strcmp(p->rope_layout, "interleaved") == 0;
+	if (p->rope_layout[0] && !x->interleaved && strcmp(p->rope_layout, "half") != 0)
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "rope_layout", "is \"%s\", not half or interleaved",
+		                  p->rope_layout);
+	return ST_OK;
+}
+
+/* Values that the model has no stage for; stages that no layer of the trace has. */
+static enum st_status list_coverage(struct st_explainer *x, struct st_error *err)
+{
+	size_t n = st_trace_n_entries(x->t), others = st_trace_n_others(x->t), known = 0;
+	x->unknown = st_arena_alloc(&x->arena, n + others, sizeof *x->unknown);
+	x->r.missing = st_arena_alloc(&x->arena, x->g->n_nodes, sizeof *x->r.missing);
+	ST_NEED(x->unknown);
+	ST_NEED(x->r.missing);
+	struct st_stage_set seen = { 0 };
+	for (size_t i = 0; i < n; i++) {
+		const struct st_trace_entry *e = st_trace_entry_at(x->t, i);
+		if (st_graph_find(x->g, e->stage, e->layer) == ST_NO_NODE) {
+			x->unknown[x->r.n_unknown++] = e->tensor->name;
+			continue;
+		}
+		known++;
+		st_stage_set_add(&seen, e->stage);
+	}
+	for (size_t i = 0; i < others; i++)
+		x->unknown[x->r.n_unknown++] = st_trace_other_at(x->t, i)->name;
+	if (!known)
+		return st_fail(err, ST_ERR_MISMATCH, "has no stage that a model of this family has");
+	for (uint32_t i = 0; i < x->g->n_nodes; i++) {
+		if (st_stage_set_has(&seen, x->g->nodes[i].stage))
+			continue;
+		st_stage_set_add(&seen, x->g->nodes[i].stage);
+		x->r.missing[x->r.n_missing++] = x->g->nodes[i].stage;
+	}
+	return ST_OK;
+}
+
+/* ---- one stage ---- */
+
+static bool any_nonfinite(const struct st_explainer *x, const struct st_node *n, const struct st_value *v)
+{
+	for (size_t r = 0; r < v->rows; r++)
+		for (size_t i = 0; i < v->cols; i++)
+			if (!isfinite(x->got[r * v->cols + i]) && st_capture_counts(x, n, v, x->have, r, i))
+				return true;
+	return false;
+}
+
+/* Of elements that count; the others are made equal for that. */
+static void measure(struct st_explainer *x, const struct st_node *n, const struct st_value *v, struct st_metrics *m)
+{
+	for (size_t r = 0; r < v->rows; r++)
+		for (size_t i = 0; i < v->cols; i++)
+			if (!st_capture_counts(x, n, v, x->have, r, i) && n->op != ST_OP_SCORES
+			    && n->op != ST_OP_SOFTMAX)
+				x->got[r * v->cols + i] = x->exact[r * v->cols + i];
+	st_metrics_of(x->got, x->exact, v->rows * v->cols, x->exec.pool, m);
+}
+
+static enum st_stage_status status_of(const struct st_explainer *x, const struct st_explained_stage *s,
+                                      const struct st_fit *f)
+{
+	if (f->noise)
+		return s->m.max_abs == 0         ? ST_STATUS_EXACT
+		     : f->arith == &st_ariths[0] ? ST_STATUS_ROUNDING
+		                                 : ST_STATUS_NOISE;
+	(void)x;
+	return ST_STATUS_FAULT;
+}
+
+static void nonfinite_finding(struct st_finding *f, const struct st_explainer *x, const struct st_node *n,
+                              const struct st_value *v)
+{
+	bool inf = false, nan = false;
+	for (size_t k = 0; k < v->rows * v->cols; k++) {
+		inf |= isinf(x->got[k]);
+		nan |= isnan(x->got[k]);
+	}
+	*f = (struct st_finding){ .at = n->stage, .layer = n->layer };
+	f->cause = (struct st_cause){ .code = inf && !nan ? ST_CAUSE_NUMERIC_OVERFLOW : ST_CAUSE_NUMERIC_NAN,
+		                      .confidence = ST_CONFIRMED,
+		                      .residual_before = INFINITY,
+		                      .residual_after = 0 };
+}
+
+static struct st_finding *next_finding(struct st_explainer *x)
+{
+	return x->r.n_findings < ST_MAX_FINDINGS ? &x->r.findings[x->r.n_findings] : NULL;
+}
+
+static enum st_status judge_node(struct st_explainer *x, uint32_t i, const struct st_explain_options *o,
+                                 struct st_error *err)
+{
+	const struct st_node *n = &x->g->nodes[i];
+	struct st_segment s;
+	struct st_explained_stage *rep = &x->r.stages[x->r.n_stages];
+	struct st_value v = st_run_value(x->run, i);
+	st_segment_find(x, i, &s);
+	struct st_way plain = { .edit = ST_NO_NODE };
+	ST_TRY(st_run_eval_alone(x->run, x->g, i, &x->exec, x->exact, err));
+	ST_TRY(st_capture_load(x, i, x->exact, x->got, x->have, err));
+	*rep = (struct st_explained_stage){ .stage = n->stage,
+		                            .layer = n->layer,
+		                            .step = x->pass.step,
+		                            .rows = v.rows,
+		                            .cols = v.cols,
+		                            .operations = s.n_inner,
+		                            .since = x->g->nodes[s.first].stage,
+		                            .since_layer = x->g->nodes[s.first].layer,
+		                            .worst_position = -1 };
+	measure(x, n, &v, &rep->m);
+	struct st_finding *f = next_finding(x);
+	bool explain = f && (o->keep_going || x->r.n_findings == 0);
+	if (any_nonfinite(x, n, &v)) {
+		bool inputs = rep->m.nonfinite_b > 0; /* they came in with the inputs */
+		rep->status = inputs ? ST_STATUS_INHERITED : ST_STATUS_FAULT;
+		rep->ratio = INFINITY;
+		if (!inputs && explain) {
+			nonfinite_finding(f, x, n, &v);
+			f->stage = x->r.n_stages;
+			x->r.n_findings++;
+		} else if (!inputs) {
+			x->r.n_more++;
+		}
+	} else {
+		struct st_fit fit;
+		ST_TRY(st_fit_of_value(x, &s, &plain, x->exact, &fit, err));
+		rep->floor = fit.floor;
+		rep->ratio = fit.ratio;
+		rep->arithmetic = fit.noise ? fit.arith->name : NULL;
+		rep->worst_position = v.rows == 1 ? (int64_t)x->pass.T - 1 : (int64_t)(fit.row % x->pass.T);
+		rep->worst_feature = fit.col;
+		rep->status = status_of(x, rep, &fit);
+		if (fit.noise)
+			x->usual[n->stage] = (uint8_t)(fit.arith - st_ariths + 1);
+		if (!fit.noise && explain) {
+			ST_TRY(st_find_cause(x, &s, &fit, &st_all_hypotheses, f, err));
+			f->stage = x->r.n_stages;
+			x->r.n_findings++;
+		} else if (!fit.noise) {
+			x->r.n_more++;
+		}
+	}
+	x->r.n_stages++;
+	st_run_put(x->run, i, x->got); /* what follows was made of this */
+	return ST_OK;
+}
+
+/* ---- the walk ---- */
+
+static enum st_status walk(struct st_explainer *x, uint32_t step, const struct st_explain_options *o,
+                           struct st_error *err)
+{
+	ST_TRY(st_pass_begin(x, step, err));
+	for (uint32_t i = 0; i < x->g->n_nodes; i++) {
+		if (x->pass.at[i])
+			ST_TRY(judge_node(x, i, o, err));
+		else if (x->wanted[i])
+			ST_TRY(st_run_eval(x->run, i, err));
+		if (o->hooks.progress)
+			o->hooks.progress(o->hooks.user, "judging", i + 1, x->g->n_nodes);
+	}
+	return ST_OK;
+}
+
+/* Logits of the last position alone: the others are not evaluated. */
+static unsigned run_flags(const struct st_explainer *x)
+{
+	const struct st_provenance *p = st_trace_provenance(x->t);
+	const struct st_trace_entry *e = st_trace_find(x->t, ST_STAGE_LM_HEAD, -1, 0);
+	bool last = !e || (e->positions && e->n_positions == 1 && e->positions[0] + 1 == p->n_tokens);
+	return last ? ST_RUN_HEAD_LAST : 0;
+}
+
+static enum st_status prepare(struct st_explainer *x, struct st_error *err)
+{
+	const struct st_provenance *p = st_trace_provenance(x->t);
+	size_t T = p->n_tokens, all = p->n_tokens + p->n_steps, nodes = x->g->n_nodes;
+	ST_TRY(st_run_open_flags(x->g, &x->exec, T, all, run_flags(x), &x->run, err));
+	ST_TRY(st_run_begin(x->run, p->tokens, T, err)); /* for the sizes; begun again for good */
+	for (uint32_t i = 0; i < nodes; i++) {
+		const struct st_node *n = &x->g->nodes[i];
+		bool scores = n->op == ST_OP_SCORES || n->op == ST_OP_SOFTMAX;
+		size_t size = scores ? (size_t)n->heads * T * all : T * n->width;
+		x->widest = size > x->widest ? size : x->widest;
+	}
+	st_run_close(x->run);
+	x->run = NULL;
+	ST_TRY(st_run_open_flags(x->g, &x->exec, T, all, run_flags(x), &x->run, err));
+	float **const buffers[] = { &x->got,   &x->exact, &x->tried,     &x->bound,
+		                    &x->spare, &x->moved, &x->candidate, &x->buffer };
+	for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+		*buffers[i] = st_arena_alloc(&x->arena, x->widest, sizeof **buffers[i]);
+		ST_NEED(*buffers[i]);
+	}
+	x->have = st_arena_alloc(&x->arena, T, sizeof *x->have);
+	x->have_input = st_arena_alloc(&x->arena, T, sizeof *x->have_input);
+	x->inner = st_arena_alloc(&x->arena, nodes, sizeof *x->inner);
+	x->input = st_arena_alloc(&x->arena, nodes, sizeof *x->input);
+	x->wanted = st_arena_alloc(&x->arena, nodes, sizeof *x->wanted);
+	x->pass.at = st_arena_alloc(&x->arena, nodes, sizeof *x->pass.at);
+	x->usual = st_arena_alloc(&x->arena, ST_MAX_STAGES, sizeof *x->usual);
+	x->r.stages = st_arena_alloc2(&x->arena, nodes, p->n_steps + 1, sizeof *x->r.stages);
+	x->r.findings = st_arena_alloc(&x->arena, ST_MAX_FINDINGS, sizeof *x->r.findings);
+	if (!x->have || !x->have_input || !x->inner || !x->input || !x->wanted || !x->pass.at || !x->usual
+	    || !x->r.stages || !x->r.findings)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	memset(x->usual, 0, ST_MAX_STAGES * sizeof *x->usual);
+	return ST_OK;
+}
+
+static void describe_model(struct st_explainer *x, const char *path)
+{
+	struct st_side_info *s = &x->r.model;
+	const struct st_config *c = st_model_config(x->m);
+	const struct st_container *k = st_model_container(x->m);
+	snprintf(s->path, sizeof s->path, "%s", path);
+	snprintf(s->format, sizeof s->format, "%s", st_format_name(st_container_format(k)));
+	snprintf(s->arch, sizeof s->arch, "%s", c->arch);
+	snprintf(s->name, sizeof s->name, "%s", c->name);
+	s->layers = x->g->n_layers;
+	s->tensors = st_container_n_tensors(k);
+}
+
+static void decide(struct st_explainer *x)
+{
+	struct st_explain *r = &x->r;
+	r->verdict = ST_VERDICT_MATCH;
+	for (size_t i = 0; i < r->n_stages; i++) {
+		enum st_stage_status s = r->stages[i].status;
+		if (s == ST_STATUS_FAULT && !r->first.found) {
+			r->verdict = ST_VERDICT_FAULT;
+			r->first = (struct st_divergence){ .found = true,
+				                           .layer = r->stages[i].layer,
+				                           .position = r->stages[i].worst_position };
+			snprintf(r->first.stage, sizeof r->first.stage, "%s", st_stage_name(r->stages[i].stage));
+		}
+		if (s == ST_STATUS_NOISE && r->verdict == ST_VERDICT_MATCH)
+			r->verdict = ST_VERDICT_NOISE;
+	}
+	for (size_t i = 0; i < r->n_findings; i++)
+		st_explain_say(x, &r->findings[i]);
+}
+
+enum st_status st_explain_run(const char *trace, const char *model, const struct st_explain_options *o,
+                              struct st_explain **out, struct st_error *err)
+{
+	*out = NULL;
+	double start = now_ms();
+	enum st_cpu cpu;
+	struct st_exec e = st_exec_default();
+	if (o->cpu && (!st_cpu_parse(o->cpu, &cpu) || !st_cpu_usable(cpu)))
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--cpu",
+		                  "level \"%s\" is unknown or not usable here", o->cpu);
+	if (o->cpu)
+		e.k = st_kernels_get(cpu);
+	struct st_explainer *x = st_alloc_zeroed(1, sizeof *x);
+	if (!x)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	st_arena_init(&x->arena);
+	enum st_status st;
+	ST_TRY_OUT(st_pool_open(o->threads, &e.pool, err));
+	x->exec = e;
+	/* The model first: its family gives further stages their names. */
+	ST_TRY_OUT(st_model_open_as(model, o->family, &x->m, err));
+	x->g = st_model_graph(x->m);
+	ST_TRY_OUT(st_trace_open(trace, &x->t, err));
+	snprintf(x->r.trace_path, sizeof x->r.trace_path, "%s", trace);
+	x->r.trace = *st_trace_provenance(x->t);
+	describe_model(x, model);
+	st = check_trace(x, err);
+	if (st == ST_OK)
+		st = list_coverage(x, err);
+	if (st == ST_OK)
+		st = prepare(x, err);
+	x->r.ms_load = now_ms() - start;
+	for (uint32_t step = 0; st == ST_OK && step <= x->r.trace.n_steps; step++)
+		st = walk(x, step, o, err);
+	if (st != ST_OK) {
+		st_error_in(err, trace);
+		goto out;
+	}
+	decide(x);
+	x->r.ms_total = now_ms() - start;
+	x->r.ms_run = x->r.ms_total - x->r.ms_load;
+	st_pool_close(e.pool);
+	x->exec.pool = NULL;
+	*out = &x->r;
+	return ST_OK;
+out:
+	st_pool_close(e.pool);
+	st_explain_free(&x->r);
+	return st;
+}
+
+void st_explain_free(struct st_explain *r)
+{
+	if (!r)
+		return;
+	struct st_explainer *x = (struct st_explainer *)(void *)r;
+	st_run_close(x->run);
+	st_trace_close(x->t);
+	st_model_close(x->m);
+	st_arena_release(&x->arena);
+	free(x);
+}
+
+const char *st_explain_unknown(const struct st_explain *r, size_t i)
+{
+	const struct st_explainer *x = (const struct st_explainer *)(const void *)r;
+	return x->unknown[i];
+}
+
+int st_explain_exit(const struct st_explain *r)
+{
+	return r->verdict == ST_VERDICT_FAULT ? 1 : r->verdict == ST_VERDICT_UNDECIDED ? 3 : 0;
+}

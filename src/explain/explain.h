@@ -1,0 +1,172 @@
+/*
+ * explain.h - the inside of the judge of an engine's trace.
+ *
+ * capture.c lays the values of a trace upon the nodes of the model's graph. explain.c walks the graph: what was captured
+ * is evaluated again from what was captured before it (segment.c), compared with what each arithmetic may do to a number
+ * (bound.c, arithmetic.c), and carried on as the engine had it. What no arithmetic accounts for goes to the hypotheses
+ * (trial.c): each is a mistake made on purpose in one operation; the one under which the difference vanishes is the cause.
+ */
+#ifndef ST_EXPLAIN_EXPLAIN_H
+#define ST_EXPLAIN_EXPLAIN_H
+
+#include <stele/explain.h>
+
+#include "base/mem.h"
+#include "graph/graph.h"
+
+/* ---- one pass: the prompt, or a decode step ---- */
+
+struct st_pass {
+	uint32_t step;
+	const uint32_t *tokens;
+	size_t T;
+	const struct st_trace_entry **at; /* [n_nodes]: what the trace has of a node; NULL: nothing */
+};
+
+struct st_explainer {
+	struct st_explain r; /* what the caller sees; first, so that one pointer serves for both */
+	struct st_model *m;
+	struct st_trace *t;
+	const struct st_graph *g;
+	struct st_run *run;
+	struct st_exec exec; /* mode exact */
+	struct st_arena arena;
+	struct st_pass pass;
+	/* Of the segment at hand, as large as the largest value. */
+	float *got;       /* the trace's value */
+	float *exact;     /* evaluated */
+	float *tried;     /* under an arithmetic or a hypothesis */
+	float *bound;     /* what rounding may do to each element of it */
+	float *spare;     /* of inner nodes */
+	float *moved;     /* with inner values moved */
+	float *candidate; /* under a hypothesis, before its arithmetics */
+	float *buffer;    /* a hypothesis's own: st_trial_buffer() */
+	bool *have;       /* [T]: positions that the trace has of the value */
+	bool *have_input;
+	bool *inner;  /* [n_nodes]: belongs to the segment */
+	bool *input;  /* [n_nodes]: is read by it */
+	bool *wanted; /* [n_nodes]: is captured, or a captured value depends on it */
+	size_t widest;
+	const char **unknown;
+	bool interleaved; /* Q and K of the trace are in adjacent pairs */
+	uint8_t *usual;   /* [stages]: arithmetic that accounted for the stage last, + 1 */
+};
+
+/* ---- capture.c ---- */
+
+/* Which entry belongs to which node, for the pass that was begun; shapes are checked. */
+ST_MUST_CHECK enum st_status st_pass_begin(struct st_explainer *x, uint32_t step, struct st_error *err);
+/* The captured value of node i in Stele's basis and form, with the size of its value in the run; rows that the trace does
+ * not have are taken from `otherwise`. have[T] tells which it has. */
+ST_MUST_CHECK enum st_status st_capture_load(struct st_explainer *x, uint32_t i, const float *otherwise, float *out,
+                                             bool *have, struct st_error *err);
+/* Whether element e of a value belongs to a position that is captured and, of scores, may be seen by its query. */
+bool st_capture_counts(const struct st_explainer *x, const struct st_node *n, const struct st_value *v,
+                       const bool *have, size_t row, size_t col);
+
+/* ---- segment.c: a captured node with what lies between it and the captured values before it ---- */
+
+struct st_segment {
+	uint32_t node;    /* whose value is judged */
+	uint32_t first;   /* of the nodes that are evaluated; node where it stands alone */
+	uint32_t from;    /* first node that is read by them, or first
+	                 * where nothing is */
+	uint32_t n_inner; /* evaluated nodes, `node` included */
+};
+void st_segment_find(struct st_explainer *x, uint32_t node, struct st_segment *s);
+
+/* How a segment is evaluated: everything in f64 unless said otherwise. */
+struct st_way {
+	uint32_t edit;                /* node that is replaced, or ST_NO_NODE */
+	const struct st_node *as;     /* by this copy; or */
+	const float *value;           /* by these numbers, of the size of its value */
+	const struct st_arith *arith; /* NULL: none */
+	double jiggle; /* inner values are moved at random by so much of what rounding may do to them; 0 */
+};
+/* The value of the segment's node; the values of inner nodes are left as this evaluation has them. */
+ST_MUST_CHECK enum st_status st_segment_eval(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
+                                             float *out, struct st_error *err);
+
+/* ---- bound.c: what rounding may do to each element of one operation ---- */
+
+/* out: the type that results are rounded to (ST_DTYPE_F32, F16, BF16). y: its value. Adds to bound[]. */
+ST_MUST_CHECK enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i, const struct st_node *n,
+                                              enum st_dtype out, const float *y, float *bound, struct st_error *err);
+
+/* ---- arithmetic.c: what sound engines do ---- */
+
+struct st_arith {
+	const char *name;
+	enum st_mode mode;   /* of matrix products */
+	enum st_dtype out;   /* every result is rounded to it */
+	enum st_dtype cache; /* K and V are */
+	bool flash;          /* attention in one sweep, sums in f16 */
+	unsigned ops;        /* that differ from f32: ST_ARITH_... */
+};
+enum { ST_ARITH_LINEAR = 1, ST_ARITH_ATTENTION = 2, ST_ARITH_ALL = 4, ST_ARITH_ACT = 8 };
+extern const struct st_arith st_ariths[];
+extern const size_t st_n_ariths;
+
+/* How well an evaluation accounts for what was captured. */
+struct st_fit {
+	bool noise;   /* every element is within its bound, or the whole is noise of the size that the arithmetic has */
+	double ratio; /* of the worst element */
+	size_t row, col;              /* where */
+	double rel;                   /* relative L2 of what is left */
+	double floor;                 /* relative L2 of what the arithmetic does */
+	const struct st_arith *arith; /* that accounts for it, or the one that comes nearest */
+};
+/* x->got against the segment evaluated in the way w, under every arithmetic in turn until one accounts for it. */
+ST_MUST_CHECK enum st_status st_fit_of(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
+                                       struct st_fit *out, struct st_error *err);
+/* The same with the segment's value at hand (`exact`, evaluated in the way w). */
+ST_MUST_CHECK enum st_status st_fit_of_value(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
+                                             const float *exact, struct st_fit *out, struct st_error *err);
+
+/* ---- trial.c: the hypotheses ---- */
+
+struct st_trial {
+	struct st_explainer *x;
+	const struct st_segment *s;
+	uint32_t i; /* the node that mistakes are tried in */
+	const struct st_node *n;
+	const float *in[ST_NODE_ALL_INPUTS]; /* its inputs, and floats from one token to the next */
+	size_t ld[ST_NODE_ALL_INPUTS];
+	size_t T, P;
+	double before; /* relative L2 without a hypothesis */
+	struct st_finding *best;
+	double best_ratio;
+	unsigned rank; /* of the hypothesis at hand: simple ones first */
+	unsigned best_rank;
+};
+/* Whether the judged value is this node's own, so that parameters can be fitted to x->got. */
+static inline bool st_trial_direct(const struct st_trial *t) { return t->s->node == t->i; }
+/* Evaluate under an edited node, or under values for it, and keep the cause if it fits better than what was kept. */
+ST_MUST_CHECK enum st_status st_try_node(struct st_trial *t, const struct st_node *as, const struct st_cause *c,
+                                         struct st_fit *fit, struct st_error *err);
+ST_MUST_CHECK enum st_status st_try_value(struct st_trial *t, const float *value, const struct st_cause *c,
+                                          struct st_fit *fit, struct st_error *err);
+/* A buffer of the node's value size that belongs to the trial; what was in it is lost. */
+float *st_trial_buffer(struct st_trial *t);
+/* One row for each kind of mistake (hypotheses.c lists them): tried on nodes of these operations, in order. */
+struct st_hypothesis {
+	uint64_t ops; /* bits of enum st_op */
+	enum st_status (*test)(struct st_trial *t, struct st_error *err);
+};
+struct st_hypothesis_list {
+	const struct st_hypothesis *rows;
+	size_t n;
+};
+extern const struct st_hypothesis_list st_all_hypotheses; /* hypotheses.c */
+
+/* Explains x->got, which no arithmetic accounts for. */
+ST_MUST_CHECK enum st_status st_find_cause(struct st_explainer *x, const struct st_segment *s,
+                                           const struct st_fit *without, const struct st_hypothesis_list *list,
+                                           struct st_finding *out, struct st_error *err);
+
+/* say.c: the text and the advice of a finding. */
+void st_explain_say(const struct st_explainer *x, struct st_finding *f);
+
+#define ST_OP_BIT(op) (UINT64_C(1) << (op))
+
+#endif

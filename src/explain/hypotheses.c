@@ -1,0 +1,12 @@
+/* hypotheses.c - every kind of mistake, the simple ones first. */
+#include "explain/hypotheses.h"
+
+#define B(op) ST_OP_BIT(ST_OP_##op)
+
+static const struct st_hypothesis rows[] = {
+	{ B(RMSNORM) | B(LAYERNORM) | B(HEADNORM), st_test_norm },
+	{ B(BIAS), st_test_bias },
+	{ B(ADD), st_test_add },
+	{ B(ROPE), st_test_rope },
+};
+const struct st_hypothesis_list st_all_hypotheses = { rows, sizeof rows / sizeof *rows };

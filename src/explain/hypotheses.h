@@ -1,0 +1,23 @@
+/* hypotheses.h - the tests of each kind of mistake: what is tried, how parameters are fitted. */
+#ifndef ST_EXPLAIN_HYPOTHESES_H
+#define ST_EXPLAIN_HYPOTHESES_H
+
+#include "explain/explain.h"
+
+#define ST_TEST(name) ST_MUST_CHECK enum st_status name(struct st_trial *t, struct st_error *err)
+ST_TEST(st_test_norm);
+ST_TEST(st_test_bias);
+ST_TEST(st_test_add);
+ST_TEST(st_test_rope);
+
+/* The rows of the node's value that count, and its width. */
+static inline struct st_value st_trial_value(const struct st_trial *t) { return st_run_value(t->x->run, t->i); }
+/* Whether token row r of the judged value was captured. */
+static inline bool st_trial_has(const struct st_trial *t, size_t r)
+{
+	return t->x->have[st_trial_value(t).rows == 1 ? t->T - 1 : r % t->T];
+}
+/* A cause without parameters. */
+static inline struct st_cause st_blame(enum st_cause_code code) { return (struct st_cause){ .code = code }; }
+
+#endif

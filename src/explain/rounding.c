@@ -1,0 +1,40 @@
+#include "explain/rounding.h"
+
+#include "dtype/half.h"
+
+#include <math.h>
+
+#define BLOCK 32
+
+static void round_q8_0(float *v, size_t n)
+{
+	const struct st_dtype_info *q8 = st_dtype_info(ST_DTYPE_Q8_0);
+	uint8_t block[64];
+	for (size_t i = 0; i < n; i += BLOCK) {
+		q8->encode(v + i, block, BLOCK);
+		q8->decode(block, v + i, BLOCK);
+	}
+}
+
+void st_round_to(enum st_dtype type, float *v, size_t n, size_t row)
+{
+	if (type == ST_DTYPE_Q8_0 && row % BLOCK == 0)
+		round_q8_0(v, n);
+	for (size_t i = 0; i < n && type == ST_DTYPE_F16; i++)
+		v[i] = st_f16_to_f32(st_f32_to_f16(v[i]));
+	for (size_t i = 0; i < n && type == ST_DTYPE_BF16; i++)
+		v[i] = st_bf16_to_f32(st_f32_to_bf16(v[i]));
+}
+
+float st_unit_roundoff(enum st_dtype type)
+{
+	return type == ST_DTYPE_BF16 ? 0x1p-8f : type == ST_DTYPE_F16 ? 0x1p-11f : 0x1p-24f;
+}
+
+float st_half_unit(enum st_dtype type, float y)
+{
+	if (!isfinite(y))
+		return 0;
+	int e = y == 0 ? -126 : ilogbf(y), least = type == ST_DTYPE_F16 ? -14 : -126;
+	return ldexpf(st_unit_roundoff(type), e > least ? e : least);
+}

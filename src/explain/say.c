@@ -1,0 +1,63 @@
+/* say.c - a finding in words. */
+#include "explain/explain.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static void add(char *buf, size_t n, const char *fmt, ...) ST_PRINTF(3, 4);
+static void add(char *buf, size_t n, const char *fmt, ...)
+{
+	size_t at = strlen(buf);
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(buf + at, n - at, fmt, ap);
+	va_end(ap);
+}
+
+static void add_place(char *buf, size_t n, enum st_stage stage, int32_t layer)
+{
+	add(buf, n, "%s", st_stage_name(stage));
+	if (layer >= 0)
+		add(buf, n, " of layer %d", layer);
+}
+
+/* "theta: value 10000, expected 1e+06" */
+static void add_params(char *buf, size_t n, const struct st_cause *c)
+{
+	for (size_t i = 0; i < c->n_params; i++) {
+		const struct st_param *p = &c->params[i];
+		add(buf, n, "%s%s ", i ? ", " : " (", st_param_info(p->name)->key);
+		if (st_param_is_text(p->name))
+			add(buf, n, "%s", p->text);
+		else
+			add(buf, n, "%.7g", p->number);
+	}
+	if (c->n_params)
+		add(buf, n, ")");
+}
+
+void st_explain_say(const struct st_explainer *x, struct st_finding *f)
+{
+	const struct st_explained_stage *s = &x->r.stages[f->stage];
+	const struct st_cause *c = &f->cause;
+	f->text[0] = f->recommendation[0] = 0;
+	add_place(f->text, sizeof f->text, f->at, f->layer);
+	if (s->step)
+		add(f->text, sizeof f->text, " in decode step %u", s->step);
+	if (c->code == ST_CAUSE_UNEXPLAINED) {
+		add(f->text, sizeof f->text,
+		    " differs beyond what arithmetic may do, and no tested cause explains it: %s", f->structure);
+		return;
+	}
+	add(f->text, sizeof f->text, ": %s", st_cause_info(c->code)->meaning);
+	add_params(f->text, sizeof f->text, c);
+	for (size_t i = 0; i < f->n_equivalent; i++)
+		add(f->text, sizeof f->text, "%s%s", i ? ", " : "; these values cannot tell it from ",
+		    st_cause_name(f->equivalent[i]));
+	if (f->at != s->stage || f->layer != s->layer) {
+		add(f->text, sizeof f->text, "; seen at ");
+		add_place(f->text, sizeof f->text, s->stage, s->layer);
+	}
+	(void)st_cause_advise(c->code, NULL, f->recommendation, sizeof f->recommendation);
+}

@@ -1,0 +1,122 @@
+#include "report/explain.h"
+
+#include "report/json.h"
+
+#include <math.h>
+
+static json_t *layer_number(int32_t layer) { return layer < 0 ? json_null() : json_integer(layer); }
+static json_t *text_or_null(const char *s) { return s[0] ? st_json_text(s) : json_null(); }
+
+static json_t *params(const struct st_cause *c)
+{
+	json_t *o = json_object();
+	for (size_t i = 0; i < c->n_params; i++)
+		if (json_object_set_new(o, st_param_info(c->params[i].name)->key,
+		                        st_param_is_text(c->params[i].name) ? st_json_text(c->params[i].text)
+		                                                            : st_json_number(c->params[i].number))
+		    != 0) {
+			json_decref(o);
+			return NULL;
+		}
+	return o;
+}
+
+static json_t *cause(const struct st_finding *f)
+{
+	static const char *const words[] = { "unexplained", "likely", "confirmed" };
+	const struct st_cause *c = &f->cause;
+	json_t *equivalent = json_array();
+	for (size_t i = 0; i < f->n_equivalent; i++)
+		json_array_append_new(equivalent, json_string(st_cause_name(f->equivalent[i])));
+	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o}", "code", st_cause_name(c->code),
+	                 "confidence", words[c->confidence], "parameters", params(c), "residual_before",
+	                 st_json_number(c->residual_before), "residual_after", st_json_number(c->residual_after),
+	                 "floor", st_json_number(c->floor), "text", st_json_text(f->text), "stage",
+	                 st_stage_name(f->at), "layer", layer_number(f->layer), "equivalent", equivalent, "structure",
+	                 text_or_null(f->structure));
+}
+
+static json_t *candidates(const struct st_finding *f)
+{
+	json_t *a = json_array();
+	for (size_t i = 0; f && i < f->n_candidates; i++)
+		json_array_append_new(a, json_pack("{s:s, s:o}", "code", st_cause_name(f->candidates[i].code),
+		                                   "residual_after", st_json_number(f->candidates[i].residual_after)));
+	return a;
+}
+
+static json_t *divergence(const struct st_explain *x)
+{
+	const struct st_divergence *d = &x->first;
+	if (!d->found)
+		return json_null();
+	return json_pack("{s:s, s:o, s:n, s:o, s:s}", "stage", d->stage, "layer", layer_number(d->layer), "tensor",
+	                 "position", d->position < 0 ? json_null() : json_integer((json_int_t)d->position), "side",
+	                 "a");
+}
+
+static json_t *stage(const struct st_explained_stage *s)
+{
+	const struct st_metrics *m = &s->m;
+	uint64_t shape[2] = { s->rows, s->cols };
+	json_t *since = s->operations > 1 ? json_pack("{s:s, s:o}", "stage", st_stage_name(s->since), "layer",
+	                                              layer_number(s->since_layer))
+	                                  : json_null();
+	return json_pack(
+		"{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o, s:o, s:o, "
+		"s:o}, s:o, s:o, s:s}",
+		"stage", st_stage_name(s->stage), "layer", layer_number(s->layer), "step", st_json_u64(s->step),
+		"count", st_json_u64(m->count), "shape_a", st_json_shape(shape, 2), "shape_b", st_json_shape(shape, 2),
+		"max_abs", st_json_number(m->max_abs), "max_abs_index", st_json_u64(m->max_abs_index), "mean_abs",
+		st_json_number(m->mean_abs), "rms", st_json_number(m->rms), "rel_l2", st_json_number(m->rel_l2),
+		"cosine", isnan(m->cosine) ? json_null() : st_json_number(m->cosine), "gain",
+		isnan(m->gain) ? json_null() : st_json_number(m->gain), "nonfinite_a", st_json_u64(m->nonfinite_a),
+		"nonfinite_b", st_json_u64(m->nonfinite_b), "local", "rel_l2", st_json_number(m->rel_l2), "floor",
+		st_json_number(s->floor), "kind", s->arithmetic ? json_string(s->arithmetic) : json_null(), "ratio",
+		st_json_number(s->ratio), "worst_feature", st_json_u64(s->worst_feature), "worst_position",
+		s->worst_position < 0 ? json_null() : json_integer((json_int_t)s->worst_position), "segment_from",
+		since, "status", st_stage_status_name(s->status));
+}
+
+static json_t *finding(const struct st_explain *x, const struct st_finding *f)
+{
+	const struct st_explained_stage *s = &x->stages[f->stage];
+	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "stage", st_stage_name(s->stage), "layer",
+	                 layer_number(s->layer), "step", st_json_u64(s->step), "cause", cause(f), "candidates",
+	                 candidates(f), "recommendation", text_or_null(f->recommendation));
+}
+
+json_t *st_report_explain_json(const struct st_explain *x, int status)
+{
+	const struct st_finding *f = x->n_findings ? &x->findings[0] : NULL;
+	const struct st_provenance *p = &x->trace;
+	json_t *stages = json_array(), *all = json_array(), *missing = json_array(), *unknown = json_array(),
+	       *tokens = json_array();
+	for (size_t i = 0; i < x->n_stages; i++)
+		json_array_append_new(stages, stage(&x->stages[i]));
+	for (size_t i = 0; i < x->n_findings; i++)
+		json_array_append_new(all, finding(x, &x->findings[i]));
+	for (size_t i = 0; i < x->n_missing; i++)
+		json_array_append_new(missing, json_string(st_stage_name(x->missing[i])));
+	for (size_t i = 0; i < x->n_unknown; i++)
+		json_array_append_new(unknown, st_json_text(st_explain_unknown(x, i)));
+	for (size_t i = 0; i < p->n_tokens; i++)
+		json_array_append_new(tokens, json_integer(p->tokens[i]));
+	json_t *trace = json_pack("{s:o, s:o, s:o, s:o, s:o}", "path", st_json_text(x->trace_path), "engine",
+	                          text_or_null(p->engine), "backend", text_or_null(p->backend), "weights",
+	                          text_or_null(p->weights), "rope_layout", text_or_null(p->rope_layout));
+	json_t *model = json_pack("{s:o, s:s, s:s, s:i, s:o}", "path", st_json_text(x->model.path), "format",
+	                          x->model.format, "arch", x->model.arch, "layers", (int)x->model.layers, "tensors",
+	                          st_json_u64(x->model.tensors));
+	return json_pack(
+		"{s:s, s:{s:s, s:s}, s:s, s:{s:o, s:o}, s:o, s:s, s:n, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o, "
+		"s:o, s:o}, s:{s:o, s:o, s:o}, s:i}",
+		"schema", "stele.report/1", "tool", "name", "stele", "version", st_version(), "command", "explain",
+		"inputs", "trace", trace, "model", model, "tokens", tokens, "mode", "exact", "threshold", "verdict",
+		st_verdict_name(x->verdict), "first_divergence", divergence(x), "cause", f ? cause(f) : json_null(),
+		"recommendation", f ? text_or_null(f->recommendation) : json_null(), "candidates", candidates(f),
+		"findings", all, "stages", stages, "coverage", "compared", st_json_u64(x->n_stages), "missing", missing,
+		"unknown", unknown, "not_explained", st_json_u64(x->n_more), "timing_ms", "load",
+		st_json_number(x->ms_load), "run", st_json_number(x->ms_run), "total", st_json_number(x->ms_total),
+		"exit", status);
+}
