@@ -69,6 +69,8 @@ ST_MUST_CHECK enum st_status st_config_json_id(const json_t *o, bool apr, enum s
 /* What is no arithmetic: the model's name, the ids of BOS and EOS. */
 ST_MUST_CHECK enum st_status st_config_json_names(const json_t *o, bool apr, struct st_config *cfg,
                                                   struct st_error *err);
+ST_MUST_CHECK enum st_status st_config_gguf_ids(const struct st_container *c, struct st_config *cfg,
+                                                struct st_error *err);
 ST_MUST_CHECK enum st_status st_config_gguf_names(const struct st_container *c, struct st_config *cfg,
                                                   struct st_error *err);
 void st_config_ends_at(struct st_config *cfg, int64_t id);

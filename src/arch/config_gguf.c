@@ -187,14 +187,19 @@ static enum st_status further_ends(const struct st_container *c, struct st_confi
 	return ST_OK;
 }
 
+enum st_status st_config_gguf_ids(const struct st_container *c, struct st_config *cfg, struct st_error *err)
+{
+	ST_TRY(token_id(c, ST_CONFIG_BOS, cfg, err));
+	ST_TRY(token_id(c, ST_CONFIG_EOS, cfg, err));
+	return further_ends(c, cfg, err);
+}
+
 enum st_status st_config_gguf_names(const struct st_container *c, struct st_config *cfg, struct st_error *err)
 {
 	const char *title = NULL, *title_key = st_config_rows[ST_CONFIG_NAME].gguf;
 	size_t len = 0;
 	bool found;
-	ST_TRY(token_id(c, ST_CONFIG_BOS, cfg, err));
-	ST_TRY(token_id(c, ST_CONFIG_EOS, cfg, err));
-	ST_TRY(further_ends(c, cfg, err));
+	ST_TRY(st_config_gguf_ids(c, cfg, err));
 	ST_TRY(st_kv_str(&c->keys, title_key, &title, &len, &found, err));
 	if (found)
 		snprintf(cfg->name, sizeof cfg->name, "%.*s", (int)(len < 127 ? len : 127), title);

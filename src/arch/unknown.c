@@ -92,6 +92,27 @@ static uint32_t key_u32(const struct st_container *c, const char *family, const 
 	return v <= UINT32_MAX ? (uint32_t)v : 0;
 }
 
+/* Where a text begins and ends. An id of another form is no id. */
+static void read_ends(const struct st_container *c, struct st_config *cfg)
+{
+	struct st_error none = ST_ERROR_INIT;
+	if (c->format == ST_FORMAT_GGUF) {
+		if (st_config_gguf_ids(c, cfg, &none) != ST_OK)
+			cfg->bos = cfg->eos = -1;
+		return;
+	}
+	bool apr = c->format == ST_FORMAT_APR;
+	const json_t *own = st_config_object(c), *others[] = { c->docs.config, c->docs.generation_config };
+	for (enum st_config_member m = ST_CONFIG_BOS; m <= ST_CONFIG_EOS; m++) {
+		if (own && st_config_json_id(own, apr, m, cfg, &none) != ST_OK)
+			continue;
+		for (size_t i = 0; i < 2; i++)
+			if (others[i] && others[i] != own && (m == ST_CONFIG_EOS || cfg->bos < 0)
+			    && st_config_json_id(others[i], false, m, cfg, &none) != ST_OK)
+				break;
+	}
+}
+
 /* What the file says, taken as it stands: what is missing or of another form is 0. */
 static void read_config(struct st_model *m)
 {
@@ -113,6 +134,7 @@ static void read_config(struct st_model *m)
 		s = s ? s : json_string_value(json_array_get(json_object_get(o, "architectures"), 0));
 		snprintf(cfg->arch, sizeof cfg->arch, "%.31s", s ? s : "?");
 	}
+	read_ends(c, cfg);
 	cfg->n_heads = key_u32(c, cfg->arch, "attention.head_count", "num_attention_heads");
 	cfg->n_kv_heads = key_u32(c, cfg->arch, "attention.head_count_kv", "num_key_value_heads");
 	cfg->hidden = key_u32(c, cfg->arch, "embedding_length", "hidden_size");

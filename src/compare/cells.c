@@ -39,12 +39,18 @@ static void sort(float *x, size_t n)
 	}
 }
 
+/* What tells two numbers of one block apart, as they are stored now, and the grid that they lie on. */
+struct grid {
+	float least, most;
+	float same; /* numbers no further apart may have been one */
+	float step; /* INFINITY: all may have been one */
+};
+
 /*
- * Widen the cells of one block of numbers that lie on a grid whose step is no longer stored. The step is the smallest
- * distance between two numbers that differ by more than the present type's own error: codes lie so close that two of
- * them are neighbours. The smallest and the largest number may have been clipped.
+ * The grid of one block of numbers whose step is no longer stored. The step is the smallest distance between two
+ * numbers that differ by more than the present type's own error: codes lie so close that two of them are neighbours.
  */
-static void widen_by_grid(const struct st_cells *c, size_t n)
+static struct grid grid_of(const struct st_cells *c, size_t n)
 {
 	float x[ST_BLOCK_MOST], own = 0;
 	for (size_t i = 0; i < n; i++) {
@@ -53,15 +59,43 @@ static void widen_by_grid(const struct st_cells *c, size_t n)
 		x[i] = c->value[i];
 	}
 	sort(x, n);
-	float step = INFINITY, same = 2 * own + ST_CELLS_F32 * fmaxf(fabsf(x[0]), fabsf(x[n - 1]));
+	struct grid g = { .least = x[0], .most = x[n - 1], .step = INFINITY };
+	g.same = 2 * own + ST_CELLS_F32 * fmaxf(fabsf(g.least), fabsf(g.most));
 	for (size_t i = 1; i < n; i++)
-		if (x[i] - x[i - 1] > same)
-			step = fminf(step, x[i] - x[i - 1]);
+		if (x[i] - x[i - 1] > g.same)
+			g.step = fminf(g.step, x[i] - x[i - 1]);
+	return g;
+}
+
+/* The smallest and the largest number may have been clipped. */
+static void widen_by_grid(const struct st_cells *c, size_t n)
+{
+	struct grid g = grid_of(c, n);
 	/* Each of the two may have been moved towards the other. */
-	float half = (step + same) / 2;
+	float half = (g.step + g.same) / 2;
 	for (size_t i = 0; i < n; i++) {
-		c->below[i] = c->value[i] <= x[0] + same ? INFINITY : c->below[i] + half;
-		c->above[i] = c->value[i] >= x[n - 1] - same ? INFINITY : c->above[i] + half;
+		c->below[i] = c->value[i] <= g.least + g.same ? INFINITY : c->below[i] + half;
+		c->above[i] = c->value[i] >= g.most - g.same ? INFINITY : c->above[i] + half;
+		/* The codes are older than the rounding of the block's scale to F16, of which the step that was found
+		 * may be twice the one. */
+		if (isfinite(half))
+			c->slack[i] += (fabsf(c->value[i]) + half) * (0x1p-11f + 0x1p-24f / g.step);
+	}
+}
+
+void st_cells_steps(struct st_held held, const struct st_cells *c, uint64_t n, float *step)
+{
+	const struct st_geometry *g = st_dtype_geometry(held.type);
+	for (uint64_t i = 0; i < n && !g->sub; i++)
+		step[i] = held.type == ST_DTYPE_APR_Q8 ? held.scale : 2 * half_unit(g, c->value[i]);
+	for (uint64_t i = 0; i < n && g->sub; i += g->sub) {
+		struct st_cells part = st_cells_from(c, i);
+		uint64_t here = n - i < g->sub ? n - i : g->sub;
+		struct grid of = grid_of(&part, (size_t)here);
+		for (uint64_t k = 0; k < here; k++)
+			step[i + k] = c->value[i + k] <= of.least + of.same || c->value[i + k] >= of.most - of.same
+			                    ? INFINITY
+			                    : of.step;
 	}
 }
 

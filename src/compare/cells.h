@@ -39,6 +39,12 @@ void st_weight_cells(const struct st_weight *w, struct st_held held, uint64_t r,
 /* Add to the slack what a finer type, which the n numbers went through before, may have rounded away. */
 void st_cells_through(struct st_held via, const struct st_cells *c, uint64_t n);
 
+/*
+ * How far the numbers of a type stand apart that n numbers came from, at each of them; c: their own cells. INFINITY
+ * where that is not known: at the ends of a block.
+ */
+void st_cells_steps(struct st_held held, const struct st_cells *c, uint64_t n, float *step);
+
 /* n numbers that are known exactly. */
 void st_cells_exact(const struct st_cells *c, uint64_t n);
 /* Largest magnitude of n numbers. */

@@ -135,7 +135,8 @@ size_t st_compare_configs(const struct st_config *a, const struct st_config *b, 
 		}
 		if (strcmp(x, y) == 0 || (text && (!x[0] || !y[0]))) /* a name one side does not give */
 			continue;
-		d.among = m == ST_CONFIG_EOS && same_ends(a, b);
+		/* Containers of one kind have room for the same ids. */
+		d.among = m == ST_CONFIG_EOS && strcmp(a->origin[m].key, b->origin[m].key) != 0 && same_ends(a, b);
 		snprintf(d.a, sizeof d.a, "%.*s", (int)sizeof d.a - 1, x);
 		snprintf(d.b, sizeof d.b, "%.*s", (int)sizeof d.b - 1, y);
 		d.matters = changes_arithmetic(m, a, b, n_positions);
@@ -157,11 +158,12 @@ void st_compare_asides(const struct st_config_diff *diffs, size_t n_diffs, struc
 		if (!listed || d->matters || *n == ST_MAX_ASIDES)
 			continue;
 		struct st_aside *x = &out[(*n)++];
-		bool ids = strcmp(d->key, "bos") == 0 || strcmp(d->key, "eos") == 0;
+		bool bos = strcmp(d->key, "bos") == 0, ids = bos || strcmp(d->key, "eos") == 0;
 		const char *none = ids ? "-1" : "0";
 		bool no_a = strcmp(d->a, none) == 0, no_b = strcmp(d->b, none) == 0;
-		/* A window that is none is known to be none. */
-		*x = (struct st_aside){ .one_sided = (no_a || no_b) && (ids || strcmp(d->key, "max_positions") == 0) };
+		/* A window that is none is known to be none, and a text that ends nowhere is no other spelling of one
+		 * that ends. */
+		*x = (struct st_aside){ .one_sided = (no_a || no_b) && (bos || strcmp(d->key, "max_positions") == 0) };
 		snprintf(x->key, sizeof x->key, "%s", d->key);
 		if (d->among) {
 			x->one_sided = true;

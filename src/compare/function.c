@@ -7,70 +7,20 @@
  */
 #include "compare/function.h"
 
+#include "arch/described.h"
 #include "base/error.h"
 #include "base/pool.h"
+#include "compare/experts.h"
+#include "compare/move.h"
 #include "compare/rotation.h"
-#include "compare/weight_trial.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- a side moved about ---- */
-
-/* Rows and columns from elsewhere, and times factors; NULL: as they are. A vector's elements are its columns. */
-struct move {
-	const uint64_t *row, *col;
-	const double *row_gain, *col_gain;
-};
-
-struct moved {
-	struct st_rows from;
-	struct move m;
-};
-
-static void get_moved(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
-{
-	const struct moved *x = s->ctx;
-	const struct move *m = &x->m;
-	struct st_cells own = { dst->spare, dst->spare + s->cols, dst->spare + 2 * s->cols, dst->spare + 3 * s->cols,
-		                NULL };
-	if (!dst->below)
-		own = (struct st_cells){ .value = dst->spare };
-	const struct st_cells *at = m->col ? &own : dst;
-	x->from.get(&x->from, m->row ? m->row[r] : r, at);
-	for (uint64_t i = 0; m->col && i < s->cols; i++)
-		st_cells_copy(&own, m->col[i], dst, i, 1);
-	if (m->row_gain)
-		st_cells_affine(dst, s->cols, m->row_gain[r], 0);
-	for (uint64_t i = 0; m->col_gain && i < s->cols; i++) {
-		struct st_cells one = dst->below ? st_cells_from(dst, i) : (struct st_cells){ .value = dst->value + i };
-		st_cells_affine(&one, 1, m->col_gain[i], 0);
-	}
-}
-
-static struct st_rows moved_rows(const struct moved *x)
-{
-	struct st_rows s = x->from;
-	s.get = get_moved;
-	s.ctx = x;
-	s.whole = !x->m.col && !x->m.col_gain && x->from.whole;
-	return s;
-}
-
 /* ---- the work ---- */
 
-struct search {
-	const struct st_model *ma, *mb;
-	const struct st_weight_diff *d;
-	size_t n;
-	struct st_pool *pool;
-	struct st_arena arena; /* of one group */
-	const char **how;
-	struct st_error *err;
-};
-
-static const struct st_weight_diff *find(const struct search *s, enum st_role role, int32_t layer)
+static const struct st_weight_diff *find(const struct st_move_search *s, enum st_role role, int32_t layer)
 {
 	for (size_t i = 0; i < s->n; i++)
 		if (s->d[i].slot->role == role && s->d[i].slot->layer == layer)
@@ -78,54 +28,20 @@ static const struct st_weight_diff *find(const struct search *s, enum st_role ro
 	return NULL;
 }
 
-static bool comparable(const struct st_weight_diff *d)
-{
-	return d && d->a && d->b && d->status <= ST_WEIGHT_FAULT && !d->nonfinite_a && !d->nonfinite_b
-	    && st_weight_rows(d->a) == st_weight_rows(d->b) && st_weight_cols(d->a) == st_weight_cols(d->b);
-}
-
-static bool at_fault(const struct st_weight_diff *d) { return d && d->status == ST_WEIGHT_FAULT; }
-
-#define FEW 64 /* rows that a move must fit first */
-
-/* Whether a is b moved so, to within the noise. */
-static enum st_status fits(struct search *s, const struct st_weight_diff *d, const struct move *m, bool *yes)
-{
-	struct st_rows a = st_rows_of(d->a);
-	struct moved x = { st_rows_of(d->b), *m };
-	struct st_rows b = moved_rows(&x);
-	uint64_t few[FEW], n = a.rows < FEW ? a.rows : FEW;
-	struct st_row_stat *stats = st_alloc_array(a.rows, sizeof *stats);
-	struct st_pair_summary sum = { 0 };
-	*yes = false;
-	if (!stats)
-		return st_fail(s->err, ST_ERR_NOMEM, "out of memory");
-	for (uint64_t i = 0; i < n; i++)
-		few[i] = i * a.rows / n;
-	enum st_status st = st_pair_judge(&a, &b, few, n, s->pool, stats, &sum, s->err);
-	if (st == ST_OK && sum.noise && n < a.rows)
-		st = st_pair_judge(&a, &b, NULL, a.rows, s->pool, stats, &sum, s->err);
-	*yes = sum.noise;
-	free(stats);
-	return st;
-}
-
-/* For the element-wise moves of a bias, whose elements are the rows of a matrix. */
-static struct move of_vector(const struct move *m) { return (struct move){ .col = m->row, .col_gain = m->row_gain }; }
-
 /* ---- a norm and its readers ---- */
 
 /*
  * factor[c] = n_b / n_a, by which the columns of the readers make up for other norm weights; NULL where the norms are
  * equal. *ok: false where a norm weight of zero lets nothing be made up for.
  */
-static enum st_status norm_factor(struct search *s, const struct st_weight_diff *norm, const double **factor, bool *ok)
+static enum st_status norm_factor(struct st_move_search *s, const struct st_weight_diff *norm, const double **factor,
+                                  bool *ok)
 {
 	*factor = NULL;
 	*ok = true;
-	if (!at_fault(norm))
+	if (!st_move_at_fault(norm))
 		return ST_OK;
-	*ok = comparable(norm);
+	*ok = st_move_comparable(norm);
 	if (!*ok)
 		return ST_OK;
 	uint64_t n = norm->cols;
@@ -141,106 +57,6 @@ static enum st_status norm_factor(struct search *s, const struct st_weight_diff 
 	}
 	*factor = f;
 	return ST_OK;
-}
-
-/* ---- an order of rows ---- */
-
-#define KEYS 64 /* columns that rows are known by */
-
-struct keys {
-	uint64_t rows, n;
-	float *unit; /* [rows, n], each of length 1 */
-};
-
-/* Some columns of every row, spread evenly. */
-static enum st_status find_keys(struct search *s, const struct st_rows *from, const double *col_gain, struct keys *k)
-{
-	uint64_t cols = from->cols;
-	*k = (struct keys){ .rows = from->rows, .n = cols < KEYS ? cols : KEYS };
-	float *row = st_arena_alloc(&s->arena, cols, sizeof *row);
-	k->unit = st_arena_alloc2(&s->arena, k->rows, k->n, sizeof *k->unit);
-	if (!row || !k->unit)
-		return st_fail(s->err, ST_ERR_NOMEM, "out of memory");
-	for (uint64_t r = 0; r < k->rows; r++) {
-		double sum = 0;
-		float *u = k->unit + r * k->n;
-		from->get(from, r, &(struct st_cells){ .value = row });
-		for (uint64_t i = 0; i < k->n; i++) {
-			uint64_t c = i * cols / k->n;
-			u[i] = (float)(row[c] * (col_gain ? col_gain[c] : 1));
-			sum += (double)u[i] * u[i];
-		}
-		for (uint64_t i = 0; i < k->n && sum > 0; i++)
-			u[i] = (float)(u[i] / sqrt(sum));
-	}
-	return st_check_cancel(s->err);
-}
-
-/* Blocks of `block` rows of a, each beside the block of b that is most like it, row by row. */
-struct match {
-	const struct keys *a, *b;
-	uint64_t block;
-	uint64_t *best;
-};
-
-static void match_blocks(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
-{
-	const struct match *m = ctx;
-	uint64_t n = m->a->n, blocks = m->a->rows / m->block;
-	(void)lane;
-	for (uint64_t i = begin; i < end && !st_cancelled(); i++) {
-		double most = -1;
-		for (uint64_t j = 0; j < blocks; j++) {
-			double sum = 0;
-			for (uint64_t r = 0; r < m->block; r++) {
-				const float *x = m->a->unit + (i * m->block + r) * n,
-					    *y = m->b->unit + (j * m->block + r) * n;
-				float dot = 0;
-				for (uint64_t k = 0; k < n; k++)
-					dot += x[k] * y[k];
-				sum += fabs(dot);
-			}
-			if (sum > most) {
-				most = sum;
-				m->best[i] = j;
-			}
-		}
-	}
-}
-
-/* best[i]: the block of b that block i of a is. NULL where that is no permutation. */
-static enum st_status find_order(struct search *s, const struct st_weight_diff *d, const double *col_gain,
-                                 uint64_t block, uint64_t **order)
-{
-	struct st_rows a = st_rows_of(d->a), b = st_rows_of(d->b);
-	uint64_t blocks = a.rows / block;
-	struct keys ka, kb;
-	*order = NULL;
-	uint64_t *best = st_arena_alloc(&s->arena, blocks, sizeof *best);
-	bool *taken = st_arena_alloc(&s->arena, blocks, sizeof *taken);
-	if (!best || !taken)
-		return st_fail(s->err, ST_ERR_NOMEM, "out of memory");
-	ST_TRY(find_keys(s, &a, NULL, &ka));
-	ST_TRY(find_keys(s, &b, col_gain, &kb));
-	struct match m = { &ka, &kb, block, best };
-	st_pool_each(s->pool, blocks, blocks * block * ka.n, match_blocks, &m);
-	ST_TRY(st_check_cancel(s->err));
-	memset(taken, 0, blocks * sizeof *taken);
-	for (uint64_t i = 0; i < blocks; i++) {
-		if (taken[best[i]])
-			return ST_OK;
-		taken[best[i]] = true;
-	}
-	*order = best;
-	return ST_OK;
-}
-
-static bool is_identity(const uint64_t *order, uint64_t n)
-{
-	for (uint64_t i = 0; i < n; i++)
-		if (order[i] != i)
-			return false;
-	return true;
 }
 
 /* ---- factors between what is written and who reads it ---- */
@@ -288,12 +104,12 @@ struct balance {
 	bool by_rows;
 };
 
-static enum st_status add_gains(struct search *s, const struct st_weight_diff *d, const struct move *m,
+static enum st_status add_gains(struct st_move_search *s, const struct st_weight_diff *d, const struct st_move *m,
                                 const uint64_t *of, bool by_row, bool inverse, struct factor *f)
 {
 	struct st_rows a = st_rows_of(d->a);
-	struct moved x = { st_rows_of(d->b), *m };
-	struct st_rows b = moved_rows(&x);
+	struct st_moved x = { st_rows_of(d->b), *m };
+	struct st_rows b = st_moved_rows(&x);
 	struct st_dense da, db, spare;
 	ST_TRY(st_dense_make(&s->arena, 1, a.cols, &da, s->err));
 	ST_TRY(st_dense_make(&s->arena, 1, a.cols, &db, s->err));
@@ -312,10 +128,11 @@ static enum st_status add_gains(struct search *s, const struct st_weight_diff *d
 }
 
 /* Factors of the writer's rows and their inverse for the reader, by both and by their biases (or NULL). */
-static enum st_status find_gains(struct search *s, const struct st_weight_diff *writer,
-                                 const struct st_weight_diff *bias, const struct move *w,
+static enum st_status find_gains(struct st_move_search *s, const struct st_weight_diff *writer,
+                                 const struct st_weight_diff *bias, const struct st_move *w,
                                  const struct st_weight_diff *reader, const struct st_weight_diff *reader_bias,
-                                 const struct move *r, const struct balance *k, double **row_gain, double **other_gain)
+                                 const struct st_move *r, const struct balance *k, double **row_gain,
+                                 double **other_gain)
 {
 	uint64_t rows = writer->rows, others = k->by_rows ? reader->rows : reader->cols;
 	struct factor *g = st_arena_alloc(&s->arena, k->n, sizeof *g);
@@ -327,10 +144,10 @@ static enum st_status find_gains(struct search *s, const struct st_weight_diff *
 		g[i] = (struct factor){ 0, INFINITY };
 	ST_TRY(add_gains(s, writer, w, k->of_row, true, false, g));
 	ST_TRY(add_gains(s, reader, r, k->of_col, k->by_rows, true, g));
-	struct move of_bias = of_vector(w), of_other = of_vector(r);
-	if (comparable(bias))
+	struct st_move of_bias = st_move_of_vector(w), of_other = st_move_of_vector(r);
+	if (st_move_comparable(bias))
 		ST_TRY(add_gains(s, bias, &of_bias, k->of_row, false, false, g));
-	if (comparable(reader_bias))
+	if (st_move_comparable(reader_bias))
 		ST_TRY(add_gains(s, reader_bias, &of_other, k->of_col, false, true, g));
 	for (uint64_t i = 0; i < rows; i++)
 		(*row_gain)[i] = middle(&g[k->of_row[i]]);
@@ -364,42 +181,35 @@ static const char *const heads[] = {
 	"norms folded into the matrices behind, heads in another order, factors moved between neighbours",
 };
 
-static void claim(struct search *s, const struct st_weight_diff *const members[], size_t n, const char *how)
-{
-	for (size_t i = 0; i < n; i++)
-		if (at_fault(members[i]))
-			s->how[members[i] - s->d] = how;
-}
-
-static enum st_status feed_forward(struct search *s, int32_t layer)
+static enum st_status feed_forward(struct st_move_search *s, int32_t layer)
 {
 	const struct st_weight_diff *norm = find(s, ST_ROLE_FFN_NORM, layer), *gate = find(s, ST_ROLE_GATE, layer),
 				    *up = find(s, ST_ROLE_UP, layer), *down = find(s, ST_ROLE_DOWN, layer);
 	const struct st_weight_diff *const all[] = { norm, gate, up, down };
 	bool any = false, yes;
 	for (size_t i = 0; i < 4; i++)
-		any |= at_fault(all[i]);
-	if (!any || !comparable(gate) || !comparable(up) || !comparable(down))
+		any |= st_move_at_fault(all[i]);
+	if (!any || !st_move_comparable(gate) || !st_move_comparable(up) || !st_move_comparable(down))
 		return ST_OK;
-	struct move in = { 0 }, out = { 0 };
-	int what = at_fault(norm) ? FOLDED : 0;
+	struct st_move in = { 0 }, out = { 0 };
+	int what = st_move_at_fault(norm) ? FOLDED : 0;
 	ST_TRY(norm_factor(s, norm, &in.col_gain, &yes));
 	if (!yes)
 		return ST_OK;
-	ST_TRY(fits(s, gate, &in, &yes));
+	ST_TRY(st_move_fits(s, gate, &in, &yes));
 	if (!yes) {
 		uint64_t *order;
-		ST_TRY(find_order(s, gate, in.col_gain, 1, &order));
-		if (!order || is_identity(order, gate->rows))
+		ST_TRY(st_move_order(s, gate, in.col_gain, 1, &order));
+		if (!order || st_move_is_identity(order, gate->rows))
 			return ST_OK;
 		in.row = out.col = order;
 		what |= REORDERED;
-		ST_TRY(fits(s, gate, &in, &yes));
+		ST_TRY(st_move_fits(s, gate, &in, &yes));
 		if (!yes)
 			return ST_OK;
 	}
-	ST_TRY(fits(s, up, &in, &yes));
-	struct move up_in = in;
+	ST_TRY(st_move_fits(s, up, &in, &yes));
+	struct st_move up_in = in;
 	if (!yes) {
 		uint64_t *own = st_arena_alloc(&s->arena, up->rows, sizeof *own);
 		double *row_gain, *col_gain;
@@ -412,28 +222,17 @@ static enum st_status feed_forward(struct search *s, int32_t layer)
 		up_in.row_gain = row_gain;
 		out.col_gain = col_gain;
 		what |= SCALED;
-		ST_TRY(fits(s, up, &up_in, &yes));
+		ST_TRY(st_move_fits(s, up, &up_in, &yes));
 		if (!yes)
 			return ST_OK;
 	}
-	ST_TRY(fits(s, down, &out, &yes));
+	ST_TRY(st_move_fits(s, down, &out, &yes));
 	if (yes && what)
-		claim(s, all, 4, neurons[what]);
+		st_move_claim(s, all, 4, neurons[what]);
 	return ST_OK;
 }
 
-/* Rows of heads of d, in the order of the heads: map[h * d + j] = order[h] * d + j. */
-static enum st_status expand(struct search *s, const uint64_t *order, uint64_t n, uint64_t d, uint64_t **map)
-{
-	*map = st_arena_alloc2(&s->arena, n, d, sizeof **map);
-	if (!*map)
-		return st_fail(s->err, ST_ERR_NOMEM, "out of memory");
-	for (uint64_t i = 0; i < n * d; i++)
-		(*map)[i] = order[i / d] * d + i % d;
-	return ST_OK;
-}
-
-static enum st_status attention(struct search *s, int32_t layer)
+static enum st_status attention(struct st_move_search *s, int32_t layer)
 {
 	static const enum st_role roles[] = { ST_ROLE_ATTN_NORM, ST_ROLE_Q,      ST_ROLE_K,      ST_ROLE_V,
 		                              ST_ROLE_O,         ST_ROLE_Q_BIAS, ST_ROLE_K_BIAS, ST_ROLE_V_BIAS,
@@ -445,40 +244,40 @@ static enum st_status attention(struct search *s, int32_t layer)
 	bool any = false, yes;
 	for (size_t i = 0; i < N; i++) {
 		all[i] = find(s, roles[i], layer);
-		any |= at_fault(all[i]);
+		any |= st_move_at_fault(all[i]);
 	}
-	if (!any || at_fault(all[QN]) || at_fault(all[KN]) || H != other->n_heads || G != other->n_kv_heads || !G
-	    || H % G || d != other->head_dim)
+	if (!any || st_move_at_fault(all[QN]) || st_move_at_fault(all[KN]) || H != other->n_heads
+	    || G != other->n_kv_heads || !G || H % G || d != other->head_dim)
 		return ST_OK;
 	for (int i = Q; i <= O; i++)
-		if (!comparable(all[i]))
+		if (!st_move_comparable(all[i]))
 			return ST_OK;
 	if (all[Q]->rows != H * d || all[K]->rows != G * d || all[V]->rows != G * d || all[O]->cols != H * d)
 		return ST_OK;
-	struct move q = { 0 }, k = { 0 }, v = { 0 }, o = { 0 };
-	int what = at_fault(all[NORM]) ? FOLDED : 0;
+	struct st_move q = { 0 }, k = { 0 }, v = { 0 }, o = { 0 };
+	int what = st_move_at_fault(all[NORM]) ? FOLDED : 0;
 	ST_TRY(norm_factor(s, all[NORM], &q.col_gain, &yes));
 	if (!yes)
 		return ST_OK;
 	k.col_gain = v.col_gain = q.col_gain;
 	/* The order of heads: groups by V, and query heads by Q, which must follow their groups. */
 	bool same_q, same_v;
-	ST_TRY(fits(s, all[Q], &q, &same_q));
-	ST_TRY(fits(s, all[V], &v, &same_v));
+	ST_TRY(st_move_fits(s, all[Q], &q, &same_q));
+	ST_TRY(st_move_fits(s, all[V], &v, &same_v));
 	if (!same_q || !same_v) {
 		uint64_t *groups, *query, *map;
-		ST_TRY(find_order(s, all[V], v.col_gain, d, &groups));
-		ST_TRY(find_order(s, all[Q], q.col_gain, d, &query));
+		ST_TRY(st_move_order(s, all[V], v.col_gain, d, &groups));
+		ST_TRY(st_move_order(s, all[Q], q.col_gain, d, &query));
 		if (!groups || !query)
 			return ST_OK;
 		for (uint64_t h = 0; h < H; h++)
 			if (query[h] / (H / G) != groups[h / (H / G)])
 				return ST_OK;
-		if (!is_identity(groups, G) || !is_identity(query, H)) {
+		if (!st_move_is_identity(groups, G) || !st_move_is_identity(query, H)) {
 			what |= REORDERED;
-			ST_TRY(expand(s, groups, G, d, &map));
+			ST_TRY(st_move_blocks(s, groups, G, d, &map));
 			k.row = v.row = map;
-			ST_TRY(expand(s, query, H, d, &map));
+			ST_TRY(st_move_blocks(s, query, H, d, &map));
 			q.row = o.col = map;
 		}
 	}
@@ -499,8 +298,8 @@ static enum st_status attention(struct search *s, int32_t layer)
 		}
 	}
 	bool turned = false;
-	ST_TRY(fits(s, all[V], &v, &yes));
-	if (!yes && !(what & REORDERED) && !at_fault(all[VB]))
+	ST_TRY(st_move_fits(s, all[V], &v, &yes));
+	if (!yes && !(what & REORDERED) && !st_move_at_fault(all[VB]))
 		ST_TRY(st_find_turned_heads(s->ma, s->mb, all[V], all[O], &turned, s->err));
 	if (!yes && !turned) {
 		ST_TRY(find_gains(s, all[V], all[VB], &v, all[O], NULL, &o,
@@ -509,7 +308,7 @@ static enum st_status attention(struct search *s, int32_t layer)
 		o.col_gain = inverse;
 		what |= SCALED;
 	}
-	ST_TRY(fits(s, all[K], &k, &yes));
+	ST_TRY(st_move_fits(s, all[K], &k, &yes));
 	if (!yes && !all[QN]) {
 		ST_TRY(find_gains(s, all[K], all[KB], &k, all[Q], all[QB], &q,
 		                  &(struct balance){ G * (d / 2), of_k, of_q, true }, &own, &inverse));
@@ -517,43 +316,43 @@ static enum st_status attention(struct search *s, int32_t layer)
 		q.row_gain = inverse;
 		what |= SCALED;
 	}
-	const struct move *const moves[N] = { [Q] = &q, [K] = &k, [V] = &v, [O] = &o };
+	const struct st_move *const moves[N] = { [Q] = &q, [K] = &k, [V] = &v, [O] = &o };
 	for (int i = Q; i <= (turned ? K : O); i++) {
-		ST_TRY(fits(s, all[i], moves[i], &yes));
+		ST_TRY(st_move_fits(s, all[i], moves[i], &yes));
 		if (!yes)
 			return ST_OK;
 	}
 	for (int i = QB; i <= VB; i++) {
 		if (!all[i])
 			continue;
-		struct move m = of_vector(moves[i - QB + Q]);
-		if (!comparable(all[i]))
+		struct st_move m = st_move_of_vector(moves[i - QB + Q]);
+		if (!st_move_comparable(all[i]))
 			return ST_OK;
-		ST_TRY(fits(s, all[i], &m, &yes));
+		ST_TRY(st_move_fits(s, all[i], &m, &yes));
 		if (!yes)
 			return ST_OK;
 	}
 	if (turned)
-		claim(s, all, N,
-		      what & FOLDED ? "norms folded into the matrices behind, heads of v and o in another basis"
-		                    : "heads of v and o in another basis");
+		st_move_claim(s, all, N,
+		              what & FOLDED ? "norms folded into the matrices behind, heads of v and o in another basis"
+		                            : "heads of v and o in another basis");
 	else if (what)
-		claim(s, all, N, heads[what]);
+		st_move_claim(s, all, N, heads[what]);
 	return ST_OK;
 }
 
-static enum st_status head(struct search *s)
+static enum st_status head(struct st_move_search *s)
 {
 	const struct st_weight_diff *const all[] = { find(s, ST_ROLE_FINAL_NORM, -1), find(s, ST_ROLE_HEAD, -1) };
-	struct move in = { 0 };
+	struct st_move in = { 0 };
 	bool yes;
-	if (!at_fault(all[0]) || !comparable(all[1]))
+	if (!st_move_at_fault(all[0]) || !st_move_comparable(all[1]))
 		return ST_OK;
 	ST_TRY(norm_factor(s, all[0], &in.col_gain, &yes));
 	if (yes)
-		ST_TRY(fits(s, all[1], &in, &yes));
+		ST_TRY(st_move_fits(s, all[1], &in, &yes));
 	if (yes)
-		claim(s, all, 2, neurons[FOLDED]);
+		st_move_claim(s, all, 2, neurons[FOLDED]);
 	return ST_OK;
 }
 
@@ -561,15 +360,18 @@ enum st_status st_find_same_function(const struct st_model *ma, const struct st_
                                      const struct st_weight_diff *d, size_t n, struct st_pool *pool, const char **how,
                                      struct st_error *err)
 {
-	struct search s = { .ma = ma, .mb = mb, .d = d, .n = n, .pool = pool, .how = how, .err = err };
+	struct st_move_search s = { .ma = ma, .mb = mb, .d = d, .n = n, .pool = pool, .how = how, .err = err };
 	bool any = false, left = false;
 	enum st_status st = ST_OK;
 	for (size_t i = 0; i < n; i++) {
 		how[i] = NULL;
-		any |= at_fault(&d[i]);
+		any |= st_move_at_fault(&d[i]);
 		if (d[i].status > ST_WEIGHT_FAULT)
 			return ST_OK; /* a weight is missing: nothing stands in for it */
 	}
+	/* Of a description only experts are known to go together. */
+	if (st_model_described(ma))
+		return any ? st_find_expert_orders(&s) : ST_OK;
 	uint32_t layers = st_model_config(ma)->n_layers;
 	for (uint32_t l = 0; any && l < layers && st == ST_OK; l++) {
 		for (int part = 0; part < 2 && st == ST_OK; part++) {
@@ -583,6 +385,6 @@ enum st_status st_find_same_function(const struct st_model *ma, const struct st_
 		st = head(&s);
 	st_arena_release(&s.arena);
 	for (size_t i = 0; i < n; i++)
-		left |= at_fault(&d[i]) && !how[i];
+		left |= st_move_at_fault(&d[i]) && !how[i];
 	return left && st == ST_OK ? st_find_rotation(ma, mb, d, n, how, err) : st;
 }

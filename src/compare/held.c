@@ -33,18 +33,19 @@ static const enum st_dtype grid_types[] = {
 
 /*
  * A grid: `steps` from zero to the largest magnitude, or with an offset from the smallest number to the largest;
- * encoders that search may use as few as half of them.
+ * encoders that search may use as few as half of them. Nobody searches for the scale of Q8_0.
  */
 struct grid {
 	enum st_dtype type;
-	unsigned block, steps;
+	unsigned block, steps, fewest;
 	bool offset;
 };
 
 static struct grid grid_of(enum st_dtype t)
 {
 	const struct st_geometry *g = st_dtype_geometry(t);
-	return (struct grid){ t, g->sub, (unsigned)st_geometry_largest_level(g), g->m_at >= 0 };
+	unsigned steps = (unsigned)st_geometry_largest_level(g);
+	return (struct grid){ t, g->sub, steps, t == ST_DTYPE_Q8_0 ? steps : (steps + 1) / 2, g->m_at >= 0 };
 }
 
 static int by_size(const void *x, const void *y)
@@ -96,6 +97,9 @@ static enum fit fits_steps(const float *x, size_t n, unsigned k, struct slack s)
 		if (qq > 0)
 			step = xq / qq;
 	}
+	/* Small numbers that are half a step of the largest's have made it half as wide: more steps than the type has. */
+	if (fabsf(x[n - 1]) > (k + 0.5) * step)
+		return OFF_GRID;
 	size_t told = 0;
 	for (size_t i = 0; i < n; i++)
 		if (!near_grid(x[i], step, s.absolute + s.relative * fabsf(x[i]), &told))
@@ -144,7 +148,7 @@ static enum fit fits_block(const struct grid *g, const float *block, struct slac
 	if (kinds < 3 || !(most > least))
 		return OPEN;
 	enum fit best = OFF_GRID;
-	for (unsigned k = g->steps; 2 * k >= g->steps && best != ON_GRID; k--) {
+	for (unsigned k = g->steps; k >= g->fewest && best != ON_GRID; k--) {
 		enum fit f = g->offset ? fits_offset(x, g->block, k, least, most, s) : fits_steps(x, g->block, k, s);
 		best = f > best ? f : best;
 	}

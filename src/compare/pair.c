@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/pool.h"
+#include "compare/chain.h"
 #include "compare/importance.h"
 #include "compare/lanes.h"
 #include "compare/sums.h"
@@ -290,10 +291,42 @@ enum st_status st_pair_judge(const struct st_rows *a, const struct st_rows *b, c
 	                                                           : try_pasts(a, b, idx, n, pool, stats, s, err);
 }
 
+/*
+ * Rows that came through the same coarser type on both sides keep what was said of them as they are stored; the others
+ * are what `held` says. *most: most rows came the same way.
+ */
+static enum st_status keep_same_rows(const struct st_pair *p, const struct st_rows *held_a,
+                                     const struct st_rows *held_b, struct st_pool *pool, struct st_row_stat *held,
+                                     bool *most, struct st_error *err)
+{
+	uint64_t rows = p->a.rows;
+	bool *same = st_alloc_zeroed(rows, sizeof *same);
+	if (!same)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	enum st_status st = ST_OK;
+	*most = false;
+	/* A coarse grid shows through Q8_0 that came behind it, by which the numbers moved a little. */
+	enum st_dtype x = held_a->held.type, y = held_b->held.type;
+	bool two = st_dtype_info(x)->kind == ST_KIND_QUANT && st_dtype_info(y)->kind == ST_KIND_QUANT
+	        && (x == ST_DTYPE_Q8_0) != (y == ST_DTYPE_Q8_0);
+	for (int k = 0; k < 2 && st == ST_OK && !*most && !two; k++) {
+		const struct st_rows *own = k ? &p->b : &p->a, *grid = k ? held_b : held_a;
+		if (grid->held.type == own->held.type)
+			continue;
+		st = st_same_chain(&p->a, &p->b, own, grid->held, pool, same, most, err);
+		for (uint64_t r = 0; r < rows && st == ST_OK; r++)
+			if (same[r])
+				held[r] = p->stats[r];
+	}
+	free(same);
+	return st;
+}
+
 /* Judged anew where the numbers came from coarser types than they are stored in. */
 static enum st_status judge_as_held(struct st_pair *p, struct st_pool *pool, struct st_error *err)
 {
 	struct st_held a, b;
+	uint64_t rows = p->a.rows;
 	ST_TRY(st_held_type(p->a.w->tensor, &a, err));
 	ST_TRY(st_held_type(p->b.w->tensor, &b, err));
 	/* Numbers out of the same blocks are equal or not: one encoder wrote them. Few numbers fit any grid. */
@@ -301,9 +334,29 @@ static enum st_status judge_as_held(struct st_pair *p, struct st_pool *pool, str
 		return ST_OK;
 	if (a.type == p->a.held.type && b.type == p->b.held.type)
 		return ST_OK;
-	p->a = st_rows_held(p->a.w, a);
-	p->b = st_rows_held(p->b.w, b);
-	return st_pair_judge(&p->a, &p->b, NULL, p->a.rows, pool, p->stats, &p->sum, err);
+	struct st_rows held_a = st_rows_held(p->a.w, a), held_b = st_rows_held(p->b.w, b);
+	struct st_row_stat *stats = st_alloc_array(rows, sizeof *stats);
+	if (!stats)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	struct st_pair_summary sum;
+	bool most = false;
+	enum st_status st = st_pair_judge(&held_a, &held_b, NULL, rows, pool, stats, &sum, err);
+	if (st == ST_OK)
+		st = keep_same_rows(p, &held_a, &held_b, pool, stats, &most, err);
+	if (st == ST_OK) {
+		struct st_held via = sum.via;
+		st_pair_summarise(stats, NULL, rows, &sum);
+		sum.via = via;
+		memcpy(p->stats, stats, rows * sizeof *stats);
+		p->sum = sum;
+		/* What explains the difference is sought in the numbers as most of them are. */
+		if (!most) {
+			p->a = held_a;
+			p->b = held_b;
+		}
+	}
+	free(stats);
+	return st;
 }
 
 enum st_status st_pair_open(struct st_pair *p, const struct st_weight *a, const struct st_weight *b,

@@ -367,7 +367,7 @@ static void compare_templates(struct list *l, const struct st_tokenizer *a, cons
 	nb = y ? trimmed(y, nb) : 0;
 	if (na == nb && (na == 0 || memcmp(x, y, na) == 0))
 		return;
-	struct st_aside *d = add(l, "chat template", na == 0 || nb == 0);
+	struct st_aside *d = add(l, "chat template", false);
 	snprintf(d->a, sizeof d->a, na ? "%zu bytes" : "none", na);
 	snprintf(d->b, sizeof d->b, nb ? "%zu bytes" : "none", nb);
 	while (at < na && at < nb && x[at] == y[at])

@@ -70,6 +70,17 @@ static enum st_status tokens(struct st_rosetta_state *s, const struct st_rosetta
 	return r->tokens_a ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 }
 
+/* Where a text begins and ends needs no family. */
+static void ids(struct st_rosetta *r, const struct st_config *a, const struct st_config *b)
+{
+	struct st_config_diff all[ST_MAX_CONFIG_DIFFS];
+	size_t n = st_compare_configs(a, b, 0, all);
+	for (size_t i = 0; i < n && r->n_config < ST_MAX_CONFIG_DIFFS; i++)
+		if (strcmp(all[i].key, st_config_member_name(ST_CONFIG_BOS)) == 0
+		    || strcmp(all[i].key, st_config_member_name(ST_CONFIG_EOS)) == 0)
+			r->config[r->n_config++] = all[i];
+}
+
 static enum st_status keys(struct st_rosetta_state *s, struct st_error *err)
 {
 	struct st_rosetta *r = &s->r;
@@ -83,6 +94,11 @@ static enum st_status keys(struct st_rosetta_state *s, struct st_error *err)
 	r->keys = raw->compared;
 	memcpy(r->asides, raw->aside, sizeof r->asides);
 	r->n_asides = raw->n_asides;
+	/* Of a family that has no page nobody knows which keys change numbers. */
+	if (raw->n_asides && !st_model_knows_family(s->ma) && !st_model_knows_family(s->mb))
+		snprintf(r->left_open, sizeof r->left_open, "%s in %c", raw->aside[0].key,
+		         strcmp(raw->aside[0].b, "not there") == 0 ? 'A' : 'B');
+	ids(r, st_model_config(s->ma), st_model_config(s->mb));
 	/* Between two conventions a family may have two names. */
 	bool same_form = st_model_has_gguf_names(s->ma) == st_model_has_gguf_names(s->mb);
 	if (strcmp(a, b) != 0 && r->n_config < ST_MAX_CONFIG_DIFFS) {

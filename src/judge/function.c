@@ -4,8 +4,6 @@
 #include "base/error.h"
 #include "judge/rosetta.h"
 
-#include "arch/described.h"
-
 #include <string.h>
 
 enum st_status st_rosetta_find_function(struct st_rosetta_state *s, struct st_pool *pool, struct st_error *err)
@@ -15,9 +13,6 @@ enum st_status st_rosetta_find_function(struct st_rosetta_state *s, struct st_po
 	s->how = st_arena_alloc(&s->arena, r->n_weights ? r->n_weights : 1, sizeof *s->how);
 	if (!s->how)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	if (st_model_described(
-		    s->ma)) /* which neighbours may take what from each other is known of one form of graph */
-		return ST_OK;
 	ST_TRY(st_find_same_function(s->ma, s->mb, r->weights, r->n_weights, pool, s->how, err));
 	for (size_t i = 0; i < r->n_weights; i++) {
 		faults += r->weights[i].status >= ST_WEIGHT_FAULT;

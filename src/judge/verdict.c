@@ -62,8 +62,8 @@ static void describe_weight(const struct st_weight_diff *d, char *buf, size_t n)
 	size_t used = (size_t)snprintf(buf, n, "%s - ", st_cause_name(c->code));
 	used += (size_t)st_cause_say(c, &say, buf + used, n - used);
 	if (used >= n || one_tied || one_sided || c->code == ST_CAUSE_WEIGHT_TWO_MODELS
-	    || c->code == ST_CAUSE_WEIGHT_SAME_FUNCTION || c->confidence == ST_UNEXPLAINED
-	    || !isfinite(c->residual_after) || st_cause_has(c, ST_PARAM_ALL))
+	    || c->code == ST_CAUSE_WEIGHT_SAME_FUNCTION || c->code == ST_CAUSE_WEIGHT_LAST_BITS
+	    || c->confidence == ST_UNEXPLAINED || !isfinite(c->residual_after) || st_cause_has(c, ST_PARAM_ALL))
 		return;
 	snprintf(buf + used, n - used, " (residual %.2g%s)", c->residual_after,
 	         c->confidence == ST_LIKELY               ? ", likely"

@@ -391,6 +391,118 @@ static void one_unit_in_a_hundred_is_seen(void **state)
 	expect(&a, &b, false, "a unit of BF16 in 1 %, against F32");
 }
 
+/* Numbers out of blocks or of one step for all, stored more finely since. */
+static void through(struct type grid, struct type as, const float *from, struct side *to)
+{
+	static float z[N];
+	store(to, grid, from);
+	st_dtype_info(grid.dtype)->decode(to->bytes, z, N);
+	store(to, as, z);
+}
+
+static void draw_more(int kind)
+{
+	draw(kind % 3);
+	for (int i = 0; i < N; i++) {
+		int r = i / COLS;
+		if (kind == 3) /* all about as large, and zeros among them */
+			x[i] = i % 5 ? (float)((x[i] < 0 ? -0.1 : 0.1) * (0.4 + 0.6 * uniform())) : 0;
+		else if (kind == 4) /* most rows say nothing: zero, or one number */
+			x[i] = r % 4 == 0 ? x[i] : r % 4 == 1 ? 0 : 0.02f;
+		else if (kind == 5) /* many rows are one */
+			x[i] = r % 4 == 0 ? x[i] : x[i % COLS];
+		else if (kind == 6) /* near the smallest numbers of F16 */
+			x[i] *= 1e-4f;
+	}
+	if (kind == 7 || kind == 8) { /* out of blocks already */
+		store(&a, kind == 7 ? Q4_0 : Q8_0, x);
+		st_dtype_info(a.t.dtype)->decode(a.bytes, x, N);
+	}
+}
+
+/* Another original may lie anywhere in the cells of a grid. */
+static void another_original_is_noise(void **state)
+{
+	(void)state;
+	const struct type grids[] = { Q8_0, Q4_0, Q4_0_IMPORTANCE }, as[] = { BF16, F16, F32 };
+	for (int kind = 0; kind < 9; kind++)
+		for (size_t g = 0; g < sizeof grids / sizeof *grids; g++)
+			for (size_t k = 0; k < 9; k++) {
+				char what[80];
+				if (kind && k % 4 != 0)
+					continue;
+				draw_more(kind);
+				if ((kind == 8 && g == 0) || (kind == 7 && g > 0) || (kind == 6 && k / 3 == 1))
+					continue; /* the same blocks again; F16 has no finer numbers there than the grid */
+				snprintf(what, sizeof what, "kind %d, grid %zu as %zu against %zu", kind, g, k / 3,
+				         k % 3);
+				through(grids[g], as[k / 3], x, &a);
+				store(&b, as[k % 3], x);
+				expect(&a, &b, true, what);
+			}
+	/* Some rows came the same way: others were written into the file later. */
+	for (int part = 1; part < 8; part++) {
+		draw(0);
+		through(Q8_0, BF16, x, &a);
+		store(&b, BF16, x);
+		for (int r = 0; r < ROWS; r++)
+			if (r % 8 < part)
+				memcpy(b.bytes + (size_t)r * COLS * 2, a.bytes + (size_t)r * COLS * 2, COLS * 2);
+		expect(&a, &b, true, "rows of both kinds");
+		for (int i = 0; i < N; i++)
+			y[i] = i / COLS % 8 < part ? st_bf16_to_f32(st_f32_to_bf16(x[i])) : x[i];
+		store(&b, F32, y);
+		for (int i = 0; i < N; i++)
+			y[i] = st_bf16_to_f32(st_f32_to_bf16(x[i]));
+		store(&a, F32, y);
+		expect(&a, &b, true, "rows of both kinds in F32");
+	}
+}
+
+/* What was done to numbers after they had left their blocks is no rounding to these blocks. */
+static void the_same_chain_is_equal_or_not(void **state)
+{
+	(void)state;
+	const struct type grids[] = { Q8_0, Q4_0 }, as[] = { BF16, F16, F32 };
+	const int every[3][3] = { { 3, 30, 60 }, { 3, 10, 20 }, { 3, 30, 100 } };
+	for (int kind = 0; kind < 3; kind++)
+		for (size_t g = 0; g < 2; g++)
+			for (size_t k = 0; k < 3; k++) {
+				char what[80];
+				draw_more(kind);
+				snprintf(what, sizeof what, "kind %d, grid %zu as %zu", kind, g, k);
+				size_t unit = st_dtype_info(as[k].dtype)->block_bytes;
+				for (size_t e = 0; e < 3; e++) {
+					through(grids[g], as[k], x, &a);
+					memcpy(b.bytes, a.bytes, sizeof b.bytes);
+					store_as(&b, as[k].dtype, 1);
+					for (int i = 0; i < N; i += every[k][e])
+						b.bytes[unit * (size_t)i + (k == 2)] ^=
+							1; /* of F32 beyond what arithmetic does */
+					if (k == 2)
+						for (int i = 0; i < N; i += every[k][e])
+							b.bytes[unit * (size_t)i + 1] ^= 2;
+					expect(&a, &b, false, what);
+				}
+				/* All of them a little, and one row. */
+				store(&a, grids[g], x);
+				st_dtype_info(grids[g].dtype)->decode(a.bytes, x, N);
+				store(&a, as[k], x);
+				for (int i = 0; i < N; i++)
+					y[i] = x[i] * 1.003f;
+				store(&b, as[k], y);
+				expect(&a, &b, false, "a gain");
+				disturb(0.003);
+				store(&b, as[k], y);
+				expect(&a, &b, false, "noise");
+				memcpy(y, x, sizeof y);
+				for (int i = 0; i < COLS; i++)
+					y[9 * COLS + i] *= 1.003f;
+				store(&b, as[k], y);
+				expect(&a, &b, false, "a gain of one row");
+			}
+}
+
 static void a_small_gain_is_seen(void **state)
 {
 	(void)state;
@@ -565,6 +677,8 @@ int main(void)
 		cmocka_unit_test(ties_are_noise),
 		cmocka_unit_test(a_little_noise_is_seen),
 		cmocka_unit_test(one_unit_in_a_hundred_is_seen),
+		cmocka_unit_test(another_original_is_noise),
+		cmocka_unit_test(the_same_chain_is_equal_or_not),
 		cmocka_unit_test(a_small_gain_is_seen),
 		cmocka_unit_test(refits_are_those_of_importances),
 		cmocka_unit_test(one_row_is_seen),

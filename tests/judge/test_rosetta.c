@@ -542,6 +542,13 @@ static void turn_stored(uint8_t *p, size_t n)
 			}
 }
 
+/* One unit of the last place up or down, in one number of fifty. */
+static void move_last_bits(uint8_t *p, size_t n)
+{
+	for (size_t i = 0; i + 1 < n; i += 100)
+		p[i] ^= 1;
+}
+
 static void storage_faults_are_named(void **state)
 {
 	(void)state;
@@ -568,6 +575,8 @@ static void storage_faults_are_named(void **state)
 	storage_fault_in("qwen2", DOWN1, "ffn_out", ST_DTYPE_Q4_K, truth, double_every_second, ST_DTYPE_Q4_K,
 	                 "weight.block_scale", NULL);
 	storage_fault(ST_DTYPE_BF16, truth, cut_off, ST_DTYPE_F32, "weight.truncated_rounding", NULL);
+	storage_fault(ST_DTYPE_BF16, truth, move_last_bits, ST_DTYPE_BF16, "weight.last_bits", NULL);
+	storage_fault(ST_DTYPE_F16, truth, move_last_bits, ST_DTYPE_F16, "weight.last_bits", NULL);
 }
 
 /* Numbers that were cut are that, and no gain: one of them, several, and at a limit that is no type's. */
