@@ -96,7 +96,7 @@ static enum st_status keys(struct st_rosetta_state *s, struct st_error *err)
 	r->n_asides = raw->n_asides;
 	/* Of a family that has no page nobody knows which keys change numbers. */
 	if (raw->n_asides && !st_model_knows_family(s->ma) && !st_model_knows_family(s->mb))
-		snprintf(r->left_open, sizeof r->left_open, "%s in %c", raw->aside[0].key,
+		snprintf(r->left_open, sizeof r->left_open, "%.90s in %c", raw->aside[0].key,
 		         strcmp(raw->aside[0].b, "not there") == 0 ? 'A' : 'B');
 	ids(r, st_model_config(s->ma), st_model_config(s->mb));
 	/* Between two conventions a family may have two names. */
