@@ -79,7 +79,8 @@ static void add_one(const struct side *a, const struct side *b, int i, struct st
 	if (!isfinite(d) || !isfinite(room))
 		return;
 	f->judged++;
-	f->expected += (double)(room <= 0 || mean >= room ? 1 : mean / room);
+	if (a->value[i] != 0 || b->value[i] != 0) /* zeros on both sides went through no arithmetic */
+		f->expected += (double)(room <= 0 || mean >= room ? 1 : mean / room);
 	if (apart == 0 || apart < room * (exact ? 1 + 0x1p-20f : 1 - 0x1p-20f))
 		return;
 	if (apart > room + wide) {
