@@ -8,7 +8,7 @@
 #include <stele/status.h>
 
 struct st_synth_options {
-	const char *arch;   /* "llama", "qwen2", "qwen3"; may be NULL with `config` */
+	const char *arch;   /* a family, as st_family_name() has it; may be NULL with `config` */
 	const char *preset; /* one of st_synth_presets(); or */
 	const char *config; /* path of a Hugging Face config.json */
 	const char *type;   /* a stored type that Stele writes, or "Q4_K_M"; NULL: F32 */

@@ -3,6 +3,7 @@
 
 #include <stele/synth.h>
 
+#include <ctype.h>
 #include <inttypes.h>
 
 struct opts {
@@ -33,7 +34,13 @@ static int run(struct cli *c, void *p)
 	const struct opts *o = p;
 	struct st_error err = ST_ERROR_INIT;
 	struct st_synth_result r;
-	struct st_synth_options s = { .arch = o->arch,
+	/* Names of families are written small; choices may be typed as one likes. */
+	char arch[64];
+	size_t n = 0;
+	for (; o->arch && o->arch[n] && n + 1 < sizeof arch; n++)
+		arch[n] = (char)tolower((unsigned char)o->arch[n]);
+	arch[n] = '\0';
+	struct st_synth_options s = { .arch = o->arch ? arch : NULL,
 		                      .preset = o->preset,
 		                      .config = o->config,
 		                      .type = o->type,
@@ -54,7 +61,7 @@ static int run(struct cli *c, void *p)
 static const struct opts defaults = { .seed = 1 };
 
 static const struct cli_param options[] = {
-	{ "arch", 0, "A", "the model family", CLI_CHOICE(struct opts, arch, "llama|qwen2|qwen3") },
+	{ "arch", 0, "A", "the model family, as stele family list names it", CLI_STR(struct opts, arch) },
 	{ "preset", 0, "NAME", "the sizes of a known model",
 	  CLI_CHOICE(struct opts, preset, "tiny|qwen2-7b|qwen3-0.6b|llama-1b"), .flags = CLI_REQUIRED, .group = 1 },
 	{ "config", 0, "JSON", "the sizes of a Hugging Face config.json", CLI_PATH(struct opts, config),

@@ -1,6 +1,8 @@
 /* config.c - what kind of model: presets, or somebody's config.json. */
 #include "synth/synth.h"
 
+#include <stele/family.h>
+
 #include <math.h>
 #include <string.h>
 
@@ -150,25 +152,101 @@ static enum st_status from_json(struct st_synth *s, const char *path, const stru
 	return st;
 }
 
-enum st_status st_synth_configure(struct st_synth *s, const struct st_synth_options *o, struct st_error *err)
+static enum st_status own_family(struct st_synth *s, const struct st_synth_options *o, struct st_error *err)
 {
 	const struct st_arch *arch = o->arch ? st_arch_find(o->arch, strlen(o->arch)) : NULL;
 	if (o->arch && !arch)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--arch",
-		                  "unknown model family \"%.64s\"; known ones are " FAMILIES, o->arch);
-	if (!o->preset == !o->config)
-		return st_fail(err, ST_ERR_USAGE, "one of a preset (%s) and a config.json must be given",
-		               st_synth_presets());
-	s->seed = o->seed;
+		                  "unknown model family \"%.64s\"; stele family list shows the known ones", o->arch);
 	ST_TRY(o->preset ? from_preset(s, o->preset, arch, err) : from_json(s, o->config, arch, err));
-	const struct family *f = family_of(s->cfg.arch);
-	if (!f) /* a family that this room has not been told about yet */
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "--arch",
-		                  "the family %s cannot be made up yet", s->cfg.arch);
-	s->words = f->words;
+	s->words = family_of(s->cfg.arch)->words;
 	if (s->cfg.window_from_layer && s->target == ST_SYNTH_GGUF)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "max_window_layers",
 		                  "GGUF cannot say that the window begins at layer %u", s->cfg.window_from_layer);
+	return ST_OK;
+}
+
+/* ---- families with a page ---- */
+
+#define QWEN2_WORDS 1 /* of families[]: no BOS in front */
+
+static uint32_t count_of(const struct st_synth *s, const char *key)
+{
+	double v = 0;
+	return st_synth_page_number(s->page, key, &v) && v >= 0 && v < UINT32_MAX ? (uint32_t)v : 0;
+}
+
+static enum st_status from_page(struct st_synth *s, const char *arch, const char *config, struct st_error *err)
+{
+	s->page = st_arena_alloc(&s->arena, 1, sizeof *s->page);
+	if (!s->page)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(st_synth_page_open(s->page, arch, config, err));
+	const char *family = s->page->family->name;
+	snprintf(s->title, sizeof s->title, "synthetic %.24s%s, seed %llu", family, config ? "" : " tiny",
+	         (unsigned long long)s->seed);
+	snprintf(s->cfg.arch, sizeof s->cfg.arch, "%s", family);
+	s->cfg.n_layers = s->page->said.n_layers;
+	s->cfg.vocab = s->page->said.vocab;
+	s->cfg.hidden = count_of(s, "hidden");
+	s->cfg.n_heads = count_of(s, "heads");
+	s->cfg.n_kv_heads = count_of(s, "kv_heads");
+	s->cfg.head_dim = count_of(s, "head_dim");
+	s->cfg.tied = count_of(s, "tied") != 0;
+	s->cfg.max_positions = count_of(s, "positions") ? count_of(s, "positions") : 2048;
+	s->words = families[QWEN2_WORDS].words;
+	return ST_OK;
+}
+
+enum st_status st_synth_lay_out(struct st_synth *s, enum st_format to, struct st_error *err)
+{
+	struct st_synth_page *p = s->page;
+	size_t n = 0;
+	const struct st_kv *kv = NULL;
+	if (s->target == ST_SYNTH_APR)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "--format", "APR files hold " FAMILIES);
+	if (s->target == ST_SYNTH_GGUF && !st_synth_page_gguf_name(p)[0])
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "--format", "GGUF does not know the family %s",
+		                  p->family->name);
+	struct st_kv_table keys = { 0 };
+	if (s->target == ST_SYNTH_GGUF) {
+		ST_TRY(st_synth_gguf_keys(s, &kv, &n, err));
+		keys = (struct st_kv_table){ .kv = (struct st_kv *)(uintptr_t)kv, .n = n };
+	}
+	return st_synth_page_make(p, to, s->target == ST_SYNTH_GGUF ? &keys : NULL, s->seed, err);
+}
+
+/* Whether a family, or that of a config.json, is one of those that this room knows itself. */
+static enum st_status is_own(const struct st_synth_options *o, bool *own, struct st_error *err)
+{
+	size_t size;
+	*own = o->arch && (st_arch_find(o->arch, strlen(o->arch)) || !st_family_text(o->arch, &size));
+	if (o->arch || !o->config)
+		return ST_OK;
+	json_t *config = NULL;
+	ST_TRY(st_json_load(o->config, &config, err));
+	const char *type = json_string_value(json_object_get(config, "model_type"));
+	*own = !type || st_arch_find(type, strlen(type)) || !json_is_object(config);
+	json_decref(config);
+	return ST_OK;
+}
+
+enum st_status st_synth_configure(struct st_synth *s, const struct st_synth_options *o, struct st_error *err)
+{
+	bool own;
+	s->seed = o->seed;
+	if (!o->preset == !o->config)
+		return st_fail(err, ST_ERR_USAGE, "one of a preset (%s) and a config.json must be given",
+		               st_synth_presets());
+	ST_TRY(is_own(o, &own, err));
+	if (own || (!o->arch && !o->config)) {
+		ST_TRY(own_family(s, o, err));
+	} else {
+		if (o->preset && strcmp(o->preset, "tiny") != 0)
+			return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--preset",
+			                  "%s is no size of the family %s; tiny is", o->preset, o->arch);
+		ST_TRY(from_page(s, o->arch, o->config, err));
+	}
 	if (s->cfg.vocab < ST_SYNTH_VOCAB_MIN)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "vocab_size",
 		                  "%u; the made-up vocabulary has at least %u pieces", s->cfg.vocab,

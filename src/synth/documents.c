@@ -85,10 +85,22 @@ static const char *torch_dtype(enum st_dtype t)
 	return t == ST_DTYPE_BF16 ? "bfloat16" : t == ST_DTYPE_F16 ? "float16" : "float32";
 }
 
+static void put_names(json_t **o, const struct st_synth *s)
+{
+	set(o, "bos_token_id", integer(s->vocab.bos));
+	set(o, "eos_token_id", integer(s->vocab.eos));
+	set(o, "torch_dtype", json_string(torch_dtype(s->type)));
+	set(o, "_name_or_path", json_string(s->title));
+}
+
 json_t *st_synth_hf_config(const struct st_synth *s)
 {
 	const struct st_config *cfg = &s->cfg;
-	json_t *o = json_object();
+	json_t *o = s->page ? json_deep_copy(s->page->config) : json_object();
+	if (s->page) {
+		put_names(&o, s);
+		return o;
+	}
 	set(&o, "architectures", json_pack("[s]", class_of(cfg)));
 	set(&o, "model_type", json_string(model_type(cfg)));
 	set(&o, "hidden_act", json_string("silu"));
@@ -106,10 +118,7 @@ json_t *st_synth_hf_config(const struct st_synth *s)
 	if (strcmp(cfg->arch, "qwen2") != 0) /* there biases are a property of the family */
 		set(&o, "attention_bias", json_boolean(cfg->qkv_bias));
 	set(&o, "tie_word_embeddings", json_boolean(cfg->tied));
-	set(&o, "bos_token_id", integer(s->vocab.bos));
-	set(&o, "eos_token_id", integer(s->vocab.eos));
-	set(&o, "torch_dtype", json_string(torch_dtype(s->type)));
-	set(&o, "_name_or_path", json_string(s->title));
+	put_names(&o, s);
 	return o;
 }
 

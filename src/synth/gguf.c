@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#define MAX_KEYS 40
+#define MAX_KEYS 160
 
 struct keys {
 	struct st_arena *arena;
@@ -68,6 +68,50 @@ static struct key in_arch(const struct st_config *cfg, const char *suffix)
 	return k;
 }
 
+static void put_list(struct keys *k, const char *name, enum st_key_type type, const struct st_setting *v)
+{
+	if (type == ST_KEY_TEXTS) {
+		const char **s = st_arena_alloc(k->arena, v->n, sizeof *s);
+		for (size_t i = 0; s && i < v->n; i++)
+			s[i] = v->items[i].text;
+		k->failed |= !s;
+		if (s)
+			put_strings(k, name, s, v->n, true);
+		return;
+	}
+	bool real = type == ST_KEY_REALS || type == ST_KEY_NUMBERS, flag = type == ST_KEY_FLAGS;
+	uint8_t *data = st_arena_alloc(k->arena, v->n, 4), *at = data;
+	k->failed |= !data;
+	for (size_t i = 0; data && i < v->n; i++) {
+		float f = (float)v->items[i].number;
+		uint32_t u = (uint32_t)v->items[i].number;
+		uint8_t b = v->items[i].number != 0;
+		size_t n = flag ? 1 : 4;
+		memcpy(at, flag ? (void *)&b : real ? (void *)&f : (void *)&u, n);
+		at += n;
+	}
+	if (data)
+		put(k, name, ST_KV_ARR,
+		    flag   ? ST_KV_BOOL
+		    : real ? ST_KV_F32
+		           : ST_KV_U32,
+		    v->n, data, (uint64_t)(at - data));
+}
+
+static void put_setting(struct keys *k, const char *name, enum st_key_type type, const struct st_setting *v)
+{
+	if (v->kind == ST_SETTING_LIST)
+		put_list(k, name, type, v);
+	else if (v->kind == ST_SETTING_TEXT)
+		put_str(k, name, v->text);
+	else if (type == ST_KEY_FLAG || type == ST_KEY_FLAGS)
+		put_bool(k, name, v->number != 0);
+	else if (type == ST_KEY_REAL || type == ST_KEY_REALS || type == ST_KEY_NUMBERS)
+		put_f32(k, name, v->number);
+	else
+		put_u32(k, name, (uint32_t)v->number);
+}
+
 static void put_model(struct keys *k, const struct st_config *cfg)
 {
 	const struct {
@@ -97,6 +141,33 @@ static void put_model(struct keys *k, const struct st_config *cfg)
 	}
 }
 
+/* The settings of a page's model, in GGUF's spelling. What is written needs no default. */
+static void put_settings(struct keys *k, const struct st_synth_page *p, const char *arch)
+{
+	for (uint32_t i = 0; i < p->family->n_keys; i++) {
+		const struct st_family_key *f = &p->family->keys[i];
+		const struct st_setting *v = &p->said.settings.keys[i];
+		if (f->type == ST_KEY_LET || f->n_spelled[ST_SPELLING_GGUF] == 0 || v->kind == ST_SETTING_NONE)
+			continue;
+		const char *spelled = f->spelled[ST_SPELLING_GGUF][0];
+		bool needed = !f->absent[ST_SPELLING_GGUF].n, part = strncmp(spelled, "rope.scaling.", 13) == 0;
+		bool nothing = v->kind == ST_SETTING_NUMBER ? v->number == 0
+		             : v->kind == ST_SETTING_TEXT
+		                     ? !v->text[0] || strcmp(v->text, "none") == 0 || strcmp(v->text, "default") == 0
+		                     : v->n == 0;
+		char name[160];
+		if (!needed && (nothing || (part && !p->stretched)))
+			continue;
+		snprintf(name, sizeof name, "%.60s%s%.90s", spelled[0] == '/' ? "" : arch, spelled[0] == '/' ? "" : ".",
+		         spelled[0] == '/' ? spelled + 1 : spelled);
+		bool twice = false; /* keys of the page that GGUF says with one */
+		for (size_t n = 0; n < k->n && !twice; n++)
+			twice = strcmp(k->kv[n].key, name) == 0;
+		if (!twice)
+			put_setting(k, name, f->type, v);
+	}
+}
+
 static void put_tokenizer(struct keys *k, const struct st_synth *s)
 {
 	const struct st_synth_vocab *v = &s->vocab;
@@ -122,11 +193,15 @@ enum st_status st_synth_gguf_keys(struct st_synth *s, const struct st_kv **kv, s
 	struct keys k = { .arena = &s->arena, .kv = st_arena_alloc(&s->arena, MAX_KEYS, sizeof *k.kv) };
 	if (!k.kv)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	put_str(&k, "general.architecture", s->cfg.arch);
+	const char *arch = s->page ? st_synth_page_gguf_name(s->page) : s->cfg.arch;
+	put_str(&k, "general.architecture", arch);
 	put_str(&k, "general.name", s->title);
 	if (st_dtype_info(s->type)->kind == ST_KIND_QUANT)
 		put_u32(&k, "general.quantization_version", 2); /* of ggml's block layouts */
-	put_model(&k, &s->cfg);
+	if (s->page)
+		put_settings(&k, s->page, arch);
+	else
+		put_model(&k, &s->cfg);
 	put_tokenizer(&k, s);
 	if (k.failed)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");

@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "base/pool.h"
 #include "format/writer.h"
+#include "synth/page.h"
 #include "token/synth_vocab.h"
 
 struct st_synth;
@@ -44,6 +45,9 @@ struct st_synth_tensor {
 	void (*encode)(const float *x, void *dst, size_t n); /* NULL: the type's own (st_synth_encoder) */
 	void (*mangle)(const struct st_synth_tensor *t, uint64_t row, uint8_t *bytes);
 	bool missing;
+	const float *image; /* of a page's model: all numbers, as the file has them */
+	uint64_t stack;     /* matrices in it, one behind the other; 0: it is none */
+	bool plain;         /* no matrix: stored in plain numbers */
 };
 
 /* Where and how: what the suffix of a path, or --format, chooses. */
@@ -57,8 +61,9 @@ struct st_synth_words {
 
 struct st_synth {
 	struct st_arena arena;
-	struct st_config cfg; /* as written: a fault may have edited it */
-	char title[64];       /* general.name and the like */
+	struct st_config cfg;       /* as written: a fault may have edited it */
+	struct st_synth_page *page; /* a model by its family's page; NULL: one of those that this room knows itself */
+	char title[64];             /* general.name and the like */
 	struct st_synth_vocab vocab;
 	struct st_synth_words words;
 	enum st_synth_target target;
@@ -73,6 +78,9 @@ struct st_synth {
 /* config.c */
 ST_MUST_CHECK enum st_status st_synth_configure(struct st_synth *s, const struct st_synth_options *o,
                                                 struct st_error *err);
+
+/* The tensors of a page's model and their numbers. */
+ST_MUST_CHECK enum st_status st_synth_lay_out(struct st_synth *s, enum st_format to, struct st_error *err);
 
 /* tensors.c: the tensors that the family, the container and the type ask for. */
 ST_MUST_CHECK enum st_status st_synth_list(struct st_synth *s, struct st_error *err);

@@ -41,7 +41,7 @@ static enum st_dtype stored_as(const struct st_synth *s, struct st_synth_tensor 
 {
 	/* Vectors are small and sensitive: F32, but for folders in half precision, where they are as the rest. */
 	bool folder = s->target == ST_SYNTH_HF || s->target == ST_SYNTH_SAFETENSORS;
-	if (t->ndim == 1)
+	if (t->ndim == 1 || t->plain)
 		return folder ? s->type : ST_DTYPE_F32;
 	enum st_dtype want = s->mixed && more_bits(&s->cfg, t->role, t->layer) ? ST_DTYPE_Q6_K : s->type;
 	if (t->cols % st_dtype_info(want)->block_elems == 0)
@@ -98,23 +98,39 @@ static enum st_status add(struct st_synth *s, enum st_role role, uint32_t layer,
 	return ST_OK;
 }
 
+/* The tensors of a page's model, as they were laid out. */
+static enum st_status list_images(struct st_synth *s, struct st_error *err)
+{
+	const struct st_synth_page *p = s->page;
+	s->tensors = st_arena_alloc(&s->arena, p->file.n, sizeof *s->tensors);
+	if (!s->tensors)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (size_t i = 0; i < p->file.n; i++) {
+		const struct st_synth_image *x = &p->file.images[i];
+		struct st_synth_tensor *t = &s->tensors[s->n_tensors++];
+		t->name = x->name;
+		snprintf(t->canonical, sizeof t->canonical, "%s", x->name);
+		t->role = t->from = x->weight ? st_role_called(x->weight) : ST_ROLE_COUNT;
+		t->layer = t->from_layer = x->layer < 0 ? 0 : (uint32_t)x->layer;
+		t->ndim = x->rank;
+		t->cols = x->dims[x->rank - 1];
+		t->stack = x->rank == 3 ? x->dims[0] : 0;
+		t->rows = x->rank == 1 ? 1 : x->rank == 3 ? x->dims[0] * x->dims[1] : x->dims[0];
+		t->plain = !x->matrix;
+		t->dtype = t->label = stored_as(s, t);
+		t->image = x->data;
+		t->row = st_synth_row;
+	}
+	return ST_OK;
+}
+
 static int by_name(const void *a, const void *b)
 {
 	return strcmp(((const struct st_synth_tensor *)a)->name, ((const struct st_synth_tensor *)b)->name);
 }
 
-enum st_status st_synth_list(struct st_synth *s, struct st_error *err)
+static enum st_status order(struct st_synth *s, struct st_error *err)
 {
-	uint64_t most = ST_ROLE_COUNT + (uint64_t)s->cfg.n_layers * (ST_ROLE_DOWN - ST_ROLE_ATTN_NORM + 1);
-	s->tensors = st_arena_alloc(&s->arena, most, sizeof *s->tensors);
-	if (!s->tensors)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	ST_TRY(add(s, ST_ROLE_EMBED, 0, err));
-	for (uint32_t l = 0; l < s->cfg.n_layers; l++)
-		for (int r = ST_ROLE_ATTN_NORM; r <= ST_ROLE_DOWN; r++)
-			ST_TRY(add(s, (enum st_role)r, l, err));
-	for (int r = ST_ROLE_FINAL_NORM; r < ST_ROLE_COUNT; r++)
-		ST_TRY(add(s, (enum st_role)r, 0, err));
 	if (s->target != ST_SYNTH_GGUF) /* APR wants it; in folders it is as good an order as any */
 		qsort(s->tensors, s->n_tensors, sizeof *s->tensors, by_name);
 	for (size_t i = 0; i < s->n_tensors; i++)
@@ -125,6 +141,25 @@ enum st_status st_synth_list(struct st_synth *s, struct st_error *err)
 			                                               : "safetensors",
 			                  st_dtype_info(s->tensors[i].dtype)->name, s->tensors[i].canonical);
 	return ST_OK;
+}
+
+enum st_status st_synth_list(struct st_synth *s, struct st_error *err)
+{
+	if (s->page) {
+		ST_TRY(list_images(s, err));
+		return order(s, err);
+	}
+	uint64_t most = ST_ROLE_COUNT + (uint64_t)s->cfg.n_layers * (ST_ROLE_DOWN - ST_ROLE_ATTN_NORM + 1);
+	s->tensors = st_arena_alloc(&s->arena, most, sizeof *s->tensors);
+	if (!s->tensors)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(add(s, ST_ROLE_EMBED, 0, err));
+	for (uint32_t l = 0; l < s->cfg.n_layers; l++)
+		for (int r = ST_ROLE_ATTN_NORM; r <= ST_ROLE_DOWN; r++)
+			ST_TRY(add(s, (enum st_role)r, l, err));
+	for (int r = ST_ROLE_FINAL_NORM; r < ST_ROLE_COUNT; r++)
+		ST_TRY(add(s, (enum st_role)r, 0, err));
+	return order(s, err);
 }
 
 struct st_synth_tensor *st_synth_find(struct st_synth *s, enum st_role role, uint32_t layer)

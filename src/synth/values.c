@@ -11,6 +11,7 @@
 #include "synth/numbers.h"
 
 #include <math.h>
+#include <string.h>
 
 /* What a tensor is made of: weights of a matrix have standard deviation gain / sqrt(columns). */
 enum kind { MATRIX, EMBEDDING, NORM, BIAS, K_BIAS, FREQS };
@@ -156,6 +157,9 @@ float st_synth_number(const struct st_synth *s, enum st_role role, uint32_t laye
 {
 	uint64_t shape[2];
 	float v;
+	const struct st_synth_tensor *t = s->page ? st_synth_find((struct st_synth *)(uintptr_t)s, role, layer) : NULL;
+	if (t)
+		return t->image[row * t->cols + col];
 	(void)st_role_shape(&s->cfg, role, shape);
 	matrix_part(s, role, layer, row, shape[1], col, 1, &v);
 	return v;
@@ -163,5 +167,15 @@ float st_synth_number(const struct st_synth *s, enum st_role role, uint32_t laye
 
 void st_synth_row(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *dst)
 {
-	st_synth_numbers(s, t->from, t->from_layer, row, dst);
+	if (!t->image) {
+		st_synth_numbers(s, t->from, t->from_layer, row, dst);
+		return;
+	}
+	/* Numbers of another tensor in its place; a row behind the last holds numbers that belong nowhere. */
+	const struct st_synth_tensor *own = st_synth_find((struct st_synth *)(uintptr_t)s, t->from, t->from_layer),
+				     *from = own && (t->from != t->role || t->from_layer != t->layer) ? own : t;
+	if (row < from->rows)
+		memcpy(dst, from->image + row * from->cols, from->cols * sizeof *dst);
+	else
+		st_synth_draws(row, 0, t->cols, 1 / sqrtf((float)t->cols), dst);
 }

@@ -110,6 +110,11 @@ static enum st_status write_file(struct job *j, const char *path, size_t first, 
 		specs[i] = (struct st_tensor_spec){
 			.name = t->name, .dtype = t->label, .ndim = t->ndim, .shape = { t->rows, t->cols }
 		};
+		if (t->stack) {
+			specs[i].shape[0] = t->stack;
+			specs[i].shape[1] = t->rows / t->stack;
+			specs[i].shape[2] = t->cols;
+		}
 		if (t->ndim == 1)
 			specs[i].shape[0] = t->cols;
 	}
@@ -337,6 +342,8 @@ static enum st_status run(struct job *j, const char *path, struct st_synth_resul
 	s->target = j->target->target;
 	ST_TRY(find_type(s, o->type, err));
 	ST_TRY(st_synth_configure(s, o, err));
+	if (s->page)
+		ST_TRY(st_synth_lay_out(s, j->target->container, err));
 	ST_TRY(st_synth_list(s, err));
 	if (o->plant)
 		ST_TRY(st_synth_plant(s, o->plant, err));
@@ -376,6 +383,8 @@ enum st_status st_synth_write(const char *path, const struct st_synth_options *o
 	if (st == ST_OK)
 		st = run(j, path, out, err);
 	st_pool_close(j->pool);
+	if (j->s.page)
+		st_synth_page_close(j->s.page);
 	st_arena_release(&j->s.arena);
 	free(j);
 	return st;

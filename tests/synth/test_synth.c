@@ -1,9 +1,11 @@
 /* test_synth.c - made-up models: the numbers, the containers, the vocabulary, and what is refused. */
 #include "synth/helpers.h"
 
+#include <stele/family.h>
 #include <stele/token.h>
 #include <stele/trace.h>
 
+#include "arch/arch.h"
 #include "dtype/blocks.h"
 #include "synth/numbers.h"
 
@@ -504,6 +506,75 @@ static void containers_tokenise_alike(void **state)
 	}
 }
 
+/* ---- families by their pages ---- */
+
+/* Of which GGUF has no name, or cannot say the small model that is made. */
+static const char *const not_in_gguf[] = {
+	"apertus", "bamba",    "bitnet",           "codegen", "deepseek",        "falcon", "gemma4",   "glm4_moe",
+	"gpt_neo", "helium",   "granitemoehybrid", "jamba",   "kimi_linear",     "lfm2",   "lfm2_moe", "minicpm3",
+	"olmo3",   "nanochat", "nemotron_h",       "opt",     "recurrent_gemma", "rwkv",
+};
+
+static bool is_in_gguf(const char *family)
+{
+	for (size_t i = 0; i < sizeof not_in_gguf / sizeof *not_in_gguf; i++)
+		if (strcmp(not_in_gguf[i], family) == 0)
+			return false;
+	return true;
+}
+
+/* One seed, one model: every weight has the same numbers in both containers, but for what is stored as 1 less or as a
+ * logarithm. */
+static void same_weights(const char *family, const struct st_model *a, const struct st_model *b)
+{
+	assert_int_equal(st_model_n_weights(a), st_model_n_weights(b));
+	for (size_t i = 0; i < st_model_n_weights(a); i++) {
+		const struct st_weight *x = st_model_weight_at(a, i), *y = st_model_place(b, x);
+		if (!y || !y->tensor)
+			fail_msg("%s: no %s", family, x->canonical);
+		uint64_t rows = st_weight_rows(x), cols = st_weight_cols(x);
+		rows = x->tensor->ndim == 1 ? 1 : rows;
+		float *u = malloc(rows * cols * sizeof *u), *v = malloc(rows * cols * sizeof *v);
+		st_weight_decode(x, 0, rows, u);
+		st_weight_decode(y, 0, rows, v);
+		float first = u[0], differ = 0;
+		for (uint64_t k = 0; k < rows * cols; k++) {
+			if (!(fabsf(u[k] - v[k]) <= 1e-6f * (1 + fabsf(u[k]))))
+				fail_msg("%s: %s: %g and %g", family, x->canonical, (double)u[k], (double)v[k]);
+			differ += u[k] != first;
+		}
+		if (rows * cols > 1 && differ == 0)
+			fail_msg("%s: %s: all numbers are %g", family, x->canonical, (double)first);
+		free(u);
+		free(v);
+	}
+}
+
+static void every_page_can_be_made(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < st_family_count(); i++) {
+		const char *family = st_family_name(i);
+		struct st_synth_options o = {
+			.arch = family, .preset = "tiny", .seed = 5, .threads = 1, .replace = true
+		};
+		synth(in_folder("page"), &o);
+		struct st_model *hf = open_model(in_folder("page"));
+		assert_int_equal(st_model_n_unused(hf), 0);
+		struct st_error err = ST_ERROR_INIT;
+		struct st_synth_result r;
+		enum st_status st = st_synth_write(in_folder("page.gguf"), &o, &r, &err);
+		if ((st == ST_OK) != is_in_gguf(family))
+			fail_msg("%s: %s", family, st == ST_OK ? "GGUF files of it can be made" : err.message);
+		if (st == ST_OK) {
+			struct st_model *gguf = open_model(in_folder("page.gguf"));
+			same_weights(family, hf, gguf);
+			st_model_close(gguf);
+		}
+		st_model_close(hf);
+	}
+}
+
 /* ---- what is refused ---- */
 
 static void assert_refused(const char *path, const struct st_synth_options *o, enum st_status code, const char *part)
@@ -527,10 +598,16 @@ static void bad_requests_are_refused(void **state)
 		const char *path, *part;
 		enum st_status code;
 	} list[] = {
-		{ { .arch = "gpt2", .preset = "tiny" },
+		{ { .arch = "gpt9", .preset = "tiny" },
 		  out,
-		  "unknown model family \"gpt2\"; known ones are llama",
+		  "unknown model family \"gpt9\"; stele family list",
 		  ST_ERR_USAGE },
+		{ { .arch = "gpt2", .preset = "llama-1b" }, out, "tiny is", ST_ERR_USAGE },
+		{ { .arch = "gpt2", .preset = "tiny" },
+		  in_folder("r.apr"),
+		  "APR files hold llama",
+		  ST_ERR_UNSUPPORTED },
+		{ { .arch = "opt", .preset = "tiny" }, out, "GGUF does not know the family opt", ST_ERR_UNSUPPORTED },
 		{ { .arch = "llama", .preset = "huge" },
 		  out,
 		  "unknown preset \"huge\"; known ones are tiny",
@@ -669,6 +746,7 @@ int main(void)
 		cmocka_unit_test(statistics_are_those_of_trained_models),
 		cmocka_unit_test(containers_tokenise_alike),
 		cmocka_unit_test(bad_requests_are_refused),
+		cmocka_unit_test(every_page_can_be_made),
 		cmocka_unit_test(a_full_disk_leaves_nothing),
 		cmocka_unit_test(others_are_not_overwritten),
 		cmocka_unit_test(cancelling_leaves_nothing),

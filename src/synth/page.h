@@ -1,0 +1,53 @@
+/* page.h - a model that is made up from its family's page. */
+#ifndef ST_SYNTH_PAGE_H
+#define ST_SYNTH_PAGE_H
+
+#include "arch/described.h"
+#include "base/mem.h"
+
+/* A tensor of the file, in memory as F32. */
+struct st_synth_image {
+	const char *name;
+	int32_t layer;
+	uint32_t rank;
+	uint64_t dims[ST_WEIGHT_RANK];
+	float *data;
+	bool matrix;        /* of products, or rows that are looked up */
+	const char *weight; /* the one weight that all of it is, as the page calls it; NULL: several share it */
+};
+
+/* The tensors of a container, and the page bound to them. */
+struct st_synth_layout {
+	struct st_synth_image *images;
+	size_t n, cap;
+	float *numbers;
+	struct st_container c;
+	bool last_names; /* of those that the page gives to a tensor */
+	struct st_described *bound;
+};
+
+struct st_synth_page {
+	struct st_arena arena;
+	struct st_family *family;
+	json_t *config; /* what config.json says of the model */
+	char *path;
+	struct st_container source; /* that, as a container without tensors... */
+	struct st_described said;   /* ...and its settings */
+	bool reading;
+	bool stretched; /* its rotation is */
+	struct st_synth_layout file;
+};
+
+/* p: zeroed. By the name of a page, or by a config.json; in the former case sizes are small. Close it whatever comes. */
+ST_MUST_CHECK enum st_status st_synth_page_open(struct st_synth_page *p, const char *name, const char *config,
+                                                struct st_error *err);
+/* A key's value as the model has it; false where it is no number. */
+bool st_synth_page_number(const struct st_synth_page *p, const char *key, double *out);
+/* How GGUF calls the family; "" where it does not. */
+const char *st_synth_page_gguf_name(const struct st_synth_page *p);
+/* The tensors of the file with their numbers; keys: of a GGUF file. What that container cannot say is refused. */
+ST_MUST_CHECK enum st_status st_synth_page_make(struct st_synth_page *p, enum st_format to,
+                                                const struct st_kv_table *keys, uint64_t seed, struct st_error *err);
+void st_synth_page_close(struct st_synth_page *p);
+
+#endif
