@@ -84,14 +84,14 @@ ST_MUST_CHECK enum st_status st_synth_lay_out(struct st_synth *s, enum st_format
 
 /* tensors.c: the tensors that the family, the container and the type ask for. */
 ST_MUST_CHECK enum st_status st_synth_list(struct st_synth *s, struct st_error *err);
-/* NULL when the file has none. */
-struct st_synth_tensor *st_synth_find(struct st_synth *s, enum st_role role, uint32_t layer);
 /* The encoder of a type in this room; dtype's own but for Q4_K and Q6_K. */
 void (*st_synth_encoder(enum st_dtype t))(const float *, void *, size_t);
 /* Whether the container has a name for the type. */
 bool st_synth_has_type(enum st_synth_target target, enum st_dtype t);
 
-/* values.c: row `row` of the sound tensor (role, layer), and one of its elements. */
+/* values.c: the tensor of a place, NULL when the file has none. */
+struct st_synth_tensor *st_synth_find(struct st_synth *s, enum st_role role, uint32_t layer);
+/* Row `row` of the sound tensor (role, layer), and one of its elements. */
 void st_synth_numbers(const struct st_synth *s, enum st_role role, uint32_t layer, uint64_t row, float *dst);
 float st_synth_number(const struct st_synth *s, enum st_role role, uint32_t layer, uint64_t row, uint64_t col);
 /* The row of t's source: st_synth_numbers(s, t->from, t->from_layer, ...). */

@@ -161,11 +161,3 @@ enum st_status st_synth_list(struct st_synth *s, struct st_error *err)
 		ST_TRY(add(s, (enum st_role)r, 0, err));
 	return order(s, err);
 }
-
-struct st_synth_tensor *st_synth_find(struct st_synth *s, enum st_role role, uint32_t layer)
-{
-	for (size_t i = 0; i < s->n_tensors; i++)
-		if (s->tensors[i].role == role && (!st_role_per_layer(role) || s->tensors[i].layer == layer))
-			return &s->tensors[i];
-	return NULL;
-}

@@ -153,6 +153,14 @@ void st_synth_numbers(const struct st_synth *s, enum st_role role, uint32_t laye
 	}
 }
 
+struct st_synth_tensor *st_synth_find(struct st_synth *s, enum st_role role, uint32_t layer)
+{
+	for (size_t i = 0; i < s->n_tensors; i++)
+		if (s->tensors[i].role == role && (!st_role_per_layer(role) || s->tensors[i].layer == layer))
+			return &s->tensors[i];
+	return NULL;
+}
+
 float st_synth_number(const struct st_synth *s, enum st_role role, uint32_t layer, uint64_t row, uint64_t col)
 {
 	uint64_t shape[2];
