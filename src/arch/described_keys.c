@@ -527,6 +527,29 @@ static enum st_status count_of(struct st_described *d, const char *name, uint32_
 	return ST_OK;
 }
 
+/* What a file does not say. A value for each layer may depend on it. */
+static enum st_status absent_value(struct st_described *d, const struct st_family_key *k, const struct st_expression *e,
+                                   struct st_setting *out, struct st_error *err)
+{
+	struct st_error alone = ST_ERROR_INIT;
+	if (st_expression_value(e, &d->settings, out, &alone) == ST_OK)
+		return ST_OK;
+	uint32_t layers = st_family_find_key(d->family, "layers");
+	double n = layers == ST_FAMILY_NONE ? 0 : d->settings.keys[layers].number;
+	if (k->type < ST_KEY_COUNTS || k->type > ST_KEY_TEXTS || !(n >= 1) || !(n <= MAX_LIST)) {
+		*err = alone;
+		return alone.code;
+	}
+	struct st_setting *items = st_arena_alloc(&d->arena, (size_t)n, sizeof *items);
+	ST_NEED(items);
+	for (size_t i = 0; i < (size_t)n; i++) {
+		struct st_settings s = st_described_at(d, (int32_t)i);
+		ST_TRY(st_expression_value(e, &s, &items[i], err));
+	}
+	*out = (struct st_setting){ .kind = ST_SETTING_LIST, .items = items, .n = (size_t)n };
+	return ST_OK;
+}
+
 enum st_status st_described_settings(struct st_described *d, struct st_error *err)
 {
 	const struct st_family *f = d->family;
@@ -550,7 +573,7 @@ enum st_status st_described_settings(struct st_described *d, struct st_error *er
 		if (!absent->n)
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET,
 			                  d->origin[i].key ? d->origin[i].key : k->name, "is missing");
-		ST_TRY(st_expression_value(absent, &d->settings, &values[i], err));
+		ST_TRY(absent_value(d, k, absent, &values[i], err));
 	}
 	for (uint32_t i = 0; i < f->n_requirements; i++) {
 		bool holds;

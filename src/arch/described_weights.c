@@ -6,7 +6,9 @@
 #include "format/tensors.h"
 #include "graph/basis.h"
 
+#include <float.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -155,6 +157,18 @@ static enum st_status each(struct place *p, const struct st_tensor *t, const str
 	return ST_OK;
 }
 
+/* A tensor has one factor: that of all its numbers. */
+static enum st_status times(struct place *p, struct st_tensor *t, const struct st_source_step *s)
+{
+	double by;
+	ST_TRY(st_expression_number(&s->a, &p->s, &by, p->err));
+	float f = (float)by * t->scale;
+	if (!(fabsf(f) > 0) || !(fabsf(f) <= FLT_MAX) || t->layout == ST_LAYOUT_APART)
+		return FAIL(p, "%s: cannot be multiplied by %g", p->name, by);
+	t->scale = f;
+	return ST_OK;
+}
+
 static enum st_status step(struct place *p, struct st_tensor *t, const struct st_source_step *s, struct st_weight *w)
 {
 	uint64_t a, b;
@@ -184,6 +198,8 @@ static enum st_status step(struct place *p, struct st_tensor *t, const struct st
 	case ST_SOURCE_NEG_EXP:
 		w->neg_exp = true;
 		return ST_OK;
+	case ST_SOURCE_TIMES:
+		return times(p, t, s);
 	}
 	return ST_OK;
 }
@@ -247,6 +263,36 @@ static enum st_status split(struct place *p, struct st_weight *w, const struct s
 	w->experts = views;
 	w->n_experts = (uint32_t)p->shape[0];
 	return ST_OK;
+}
+
+/* Numbers of each head in one tensor, where the other container has a tensor for each: a vector for each head. */
+static enum st_status split_heads(struct place *p, struct st_weight *w, const struct st_tensor *t)
+{
+	struct st_tensor *views = st_arena_alloc(&p->d->arena, p->shape[0], sizeof *views), flat = *t;
+	struct st_error *err = p->err;
+	ST_NEED(views);
+	if (t->layout != ST_LAYOUT_ROWS || !element_bytes(t) || t->row_bytes * st_tensor_rows(t) != t->n_bytes)
+		return FAIL(p, "%s: is no vector for each head", p->name);
+	flat.ndim = 1;
+	flat.shape[0] = t->n_elems;
+	if (!settle(&flat))
+		return FAIL(p, "%s: is no vector for each head", p->name);
+	for (uint64_t h = 0; h < p->shape[0]; h++) {
+		views[h] = flat;
+		ST_TRY(cut(p, &views[h], h * p->shape[1], (h + 1) * p->shape[1]));
+	}
+	w->tensor = w->experts = views;
+	w->n_experts = (uint32_t)p->shape[0];
+	return ST_OK;
+}
+
+static bool is_one_for_each(const struct st_family_weight *fw)
+{
+	for (int where = 0; where < ST_SPELLINGS; where++)
+		for (uint32_t i = 0; i < fw->n_sources[where]; i++)
+			if (strchr(fw->sources[where][i].name, '@'))
+				return true;
+	return false;
 }
 
 /* ---- one weight ---- */
@@ -333,6 +379,8 @@ static enum st_status whole(struct place *p, const struct st_source *src, const 
 	ST_TRY(view(p, src, t, w, v));
 	ST_TRY(check_shape(p, w, v, p->w->rank));
 	w->tensor = v;
+	if (p->w->rank == 2 && is_one_for_each(p->w))
+		return split_heads(p, w, v);
 	return p->w->rank == 3 ? split(p, w, v) : ST_OK;
 }
 

@@ -12,42 +12,63 @@
 #include <stdio.h>
 #include <string.h>
 
-static bool expression_names(const struct st_family *f, const struct st_expression *e, uint32_t key)
-{
-	return e->n && st_expression_names(f, e, key);
-}
+/* Two models of one family, and the key at hand. */
+struct two {
+	const struct st_described *a, *b;
+	uint32_t key;
+};
 
-/* A parameter that a stage does not give is the key of the same name. */
-static bool takes_by_name(const struct st_family *f, const struct st_family_stage *s, uint32_t key)
+/* Whether an expression depends on the key and has another value in the two models, in any layer. */
+static bool tells_apart(const struct two *t, const struct st_expression *e)
 {
-	const char *const *p = st_operation_info(s->op)->params;
-	for (; *p; p++) {
-		uint32_t k = st_family_find_key(f, *p);
-		if (k == ST_FAMILY_NONE || st_family_param(s, *p))
-			continue;
-		if (k == key || expression_names(f, &f->keys[k].let, key))
+	const struct st_family *f = t->a->family;
+	if (!e->n || !st_expression_names(f, e, t->key))
+		return false;
+	uint32_t layers = t->a->n_layers < t->b->n_layers ? t->a->n_layers : t->b->n_layers;
+	for (int32_t l = -1; l < (int32_t)layers; l++) {
+		struct st_settings sa = st_described_at(t->a, l), sb = st_described_at(t->b, l);
+		struct st_setting x, y;
+		struct st_error ea = ST_ERROR_INIT, eb = ST_ERROR_INIT;
+		bool has = st_expression_value(e, &sa, &x, &ea) == ST_OK,
+		     other = st_expression_value(e, &sb, &y, &eb) == ST_OK;
+		if (has != other || (has && !st_setting_same(&x, &y)))
 			return true;
 	}
 	return false;
 }
 
-static bool stage_names(const struct st_family *f, const struct st_family_stage *s, uint32_t key)
+/* A parameter that a stage does not give is the key of the same name. */
+static bool takes_by_name(const struct two *t, const struct st_family_stage *s)
+{
+	const struct st_family *f = t->a->family;
+	const char *const *p = st_operation_info(s->op)->params;
+	for (; *p; p++) {
+		uint32_t k = st_family_find_key(f, *p);
+		if (k == ST_FAMILY_NONE || st_family_param(s, *p))
+			continue;
+		if (k == t->key || tells_apart(t, &f->keys[k].let))
+			return true;
+	}
+	return false;
+}
+
+static bool stage_tells_apart(const struct two *t, const struct st_family_stage *s)
 {
 	for (uint32_t i = 0; i < s->n_params; i++)
-		if (expression_names(f, &s->params[i].value, key))
+		if (tells_apart(t, &s->params[i].value))
 			return true;
 	for (uint32_t i = 0; i < s->n_when; i++)
-		if (expression_names(f, s->when[i], key))
+		if (tells_apart(t, s->when[i]))
 			return true;
 	for (uint32_t i = 0; i < s->n_w; i++) {
-		const struct st_family_weight *w = &f->weights[s->w[i].weight];
-		bool named = expression_names(f, &w->condition, key);
+		const struct st_family_weight *w = &t->a->family->weights[s->w[i].weight];
+		bool named = tells_apart(t, &w->condition);
 		for (uint32_t k = 0; k < w->rank; k++)
-			named |= expression_names(f, &w->shape[k], key);
+			named |= tells_apart(t, &w->shape[k]);
 		if (named)
 			return true;
 	}
-	return takes_by_name(f, s, key);
+	return takes_by_name(t, s);
 }
 
 /* ---- values ---- */
@@ -108,15 +129,15 @@ static enum effect effect_on(const struct st_graph *a, const struct st_graph *b,
 }
 
 /* The first stage that a key changes, and how; without two graphs of one form, the first that names it. */
-static enum effect effect_of(const struct st_described *d, const struct st_graph *a, const struct st_graph *b,
-                             uint32_t key, size_t positions, enum st_stage *stage)
+static enum effect effect_of(const struct two *t, const struct st_graph *a, const struct st_graph *b, size_t positions,
+                             enum st_stage *stage)
 {
-	const struct st_family *f = d->family;
+	const struct st_family *f = t->a->family;
 	enum effect worst = NOTHING;
 	for (uint32_t i = 0; i < f->n_stages && worst != THESE_TOKENS; i++) {
-		if (!stage_names(f, &f->stages[i], key))
+		if (!stage_tells_apart(t, &f->stages[i]))
 			continue;
-		enum st_stage s = d->stage[f->stages[i].name];
+		enum st_stage s = t->a->stage[f->stages[i].name];
 		enum effect e = a && b ? effect_on(a, b, s, positions) : THESE_TOKENS;
 		if (e > worst)
 			*stage = s;
@@ -142,10 +163,11 @@ size_t st_compare_settings(const struct st_model *ma, const struct st_model *mb,
 		const struct st_family_key *k = &a->family->keys[i];
 		if (k->type == ST_KEY_LET || strcmp(k->name, "vocab") == 0 || same_setting(a, b, i))
 			continue;
+		const struct two two = { a, b, i };
 		struct st_config_diff *d = &out[n];
 		*d = (struct st_config_diff){ .key = k->name, .stage = ST_STAGE_FINAL_NORM };
 		enum effect e = strcmp(k->name, "layers") == 0 ? THESE_TOKENS
-		                                               : effect_of(a, ga, gb, i, positions, &d->stage);
+		                                               : effect_of(&two, ga, gb, positions, &d->stage);
 		if (e == NOTHING) /* one function in two spellings; what weights follow from it, these show */
 			continue;
 		d->matters = e == THESE_TOKENS;

@@ -190,14 +190,30 @@ static void get_repaired(const struct st_rows *s, uint64_t r, const struct st_ce
 		st_cells_through(x->before, dst, s->cols);
 }
 
+/* The stages of both are the same, one by one. */
+static enum st_status check_stages(const struct st_graph *got, const struct st_graph *want, struct st_error *err)
+{
+	uint32_t i = 0;
+	while (i < got->n_nodes && i < want->n_nodes && got->nodes[i].stage == want->nodes[i].stage
+	       && got->nodes[i].layer == want->nodes[i].layer)
+		i++;
+	if (i == got->n_nodes && i == want->n_nodes)
+		return ST_OK;
+	char where[96];
+	const struct st_node *n = i < want->n_nodes ? &want->nodes[i] : &got->nodes[i];
+	snprintf(where, sizeof where, n->layer < 0 ? "%s" : "%s of layer %d", st_stage_name(n->stage), n->layer);
+	return differs(where, err, "a graph of another form: this stage is in one of them only");
+}
+
 /* Rows of a described family's weights, as the graph sees them, on both sides; and that the graphs are one. */
 static enum st_status check_described(struct st_conversion *v, const struct st_model *out, struct st_error *err)
 {
 	const struct st_model *m = v->src.model;
 	const struct st_graph *a = st_model_graph(out), *b = st_model_graph(m);
 	struct st_config_diff diff[ST_MAX_CONFIG_DIFFS];
-	if (!st_model_described(out) || a->n_nodes != b->n_nodes)
+	if (!st_model_described(out))
 		return differs(v->dst.family, err, "a graph of another form");
+	ST_TRY(check_stages(a, b, err));
 	for (size_t i = 0; i < st_model_n_weights(m); i++) {
 		const struct st_weight *want = st_model_weight_at(m, i), *got = st_model_place(out, want);
 		if (want->role == ST_ROLE_ROPE_FREQS || (want->role == ST_ROLE_HEAD && st_head_is_copy(v, want)))
@@ -458,7 +474,16 @@ enum st_status st_check_result(struct st_conversion *v, const char *path, struct
 		return check_by_name(v, path, err);
 	struct st_model *m;
 	bool described = st_model_described(v->src.model) != NULL;
-	ST_TRY(st_model_open_as(path, v->o->family, &m, err));
+	enum st_status opened = st_model_open_as(path, v->o->family, &m, err);
+	if (opened != ST_OK && described && opened != ST_ERR_NOMEM && opened != ST_ERR_CANCELLED) {
+		/* The page says what the target's files are: this model is none of them. */
+		char message[sizeof err->message];
+		snprintf(message, sizeof message, "%.120s, read as %.40s reads it; nothing was written", err->message,
+		         st_format_name(v->dst.format));
+		memcpy(err->message, message, sizeof message);
+		err->offset = ST_NO_OFFSET;
+	}
+	ST_TRY(opened);
 	enum st_status st = described ? check_described(v, m, err) : check_frequencies(v, m, err);
 	if (st == ST_OK && !described)
 		st = check_config(v, st_model_config(m), err);

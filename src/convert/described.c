@@ -17,7 +17,8 @@
 struct tensor {
 	const char *name;
 	int32_t layer;
-	bool turned, less_one, vector;
+	const struct st_source *src; /* of the first */
+	bool turned, less_one, logarithm, vector;
 	uint64_t stack, of; /* experts in it, and rows of each; 0: it is no stack */
 	uint64_t cols;
 	struct st_job_row *rows;
@@ -34,7 +35,7 @@ struct tensors {
 /* Where the weight's rows lie in a tensor of the target. */
 struct part {
 	uint64_t from, step, each, of; /* part row p: of 0: from + p * step; else p / each * of + from + p % each */
-	bool pairs, turned, less_one;
+	bool pairs, turned, less_one, logarithm;
 	uint32_t heads, pair_dims;
 };
 
@@ -71,6 +72,17 @@ static enum st_status read_part(const struct st_source *src, const struct st_set
 		case ST_SOURCE_PLUS_ONE:
 			p->less_one = true;
 			break;
+		case ST_SOURCE_NEG_EXP:
+			p->logarithm = true;
+			break;
+		case ST_SOURCE_TIMES: {
+			double by;
+			ST_TRY(st_expression_number(&x->a, s, &by, err));
+			if (by != 1)
+				return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, src->name,
+				                  "is stored divided by %g, which cannot be written yet", by);
+			break;
+		}
 		default:
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, src->name,
 			                  "is made in a way that cannot be written backwards yet");
@@ -98,14 +110,16 @@ static enum st_status put_row(struct tensor *t, uint64_t at, const struct st_wei
 		return st_no_memory(err);
 	memset(t->rows + before, 0, (t->cap - before) * sizeof *t->rows);
 	if (t->rows[at].w)
-		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "two weights have one row of it");
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, w->canonical, "has no place beside %s in %s",
+		                  t->rows[at].w->canonical, t->name);
 	t->rows[at] = (struct st_job_row){ w, r };
 	t->n = at + 1 > t->n ? (size_t)at + 1 : t->n;
 	return ST_OK;
 }
 
 /* Parts of one tensor are weights of one layer, and those come one behind the other. */
-static struct tensor *find_tensor(struct tensors *all, const char *name, const struct st_weight *w)
+static struct tensor *find_tensor(struct tensors *all, const char *name, const struct st_source *src,
+                                  const struct st_weight *w)
 {
 	for (size_t i = all->n; i-- > 0 && all->v[i].layer == w->layer;)
 		if (strcmp(all->v[i].name, name) == 0)
@@ -113,8 +127,22 @@ static struct tensor *find_tensor(struct tensors *all, const char *name, const s
 	if (!st_grow((void **)&all->v, &all->cap, all->n + 1, sizeof *all->v))
 		return NULL;
 	struct tensor *t = &all->v[all->n++];
-	*t = (struct tensor){ .name = name, .layer = w->layer, .first = w, .alone = true };
+	*t = (struct tensor){ .name = name, .layer = w->layer, .src = src, .first = w, .alone = true };
 	return t;
+}
+
+/* Which of the target's sources: where both containers have as many, they stand for each other. */
+static uint32_t alternative(const struct st_described *d, const struct st_family_weight *fw, enum st_spelling to,
+                            const struct st_weight *w)
+{
+	enum st_spelling from = d->settings.spelling;
+	for (uint32_t i = 0; fw->n_sources[from] == fw->n_sources[to] && i < fw->n_sources[from]; i++) {
+		char name[256];
+		size_t n = st_source_spell(fw->sources[from][i].name, w->layer, w->expert, name, sizeof name);
+		if (n < sizeof name && strncmp(w->tensor->name, name, n) == 0)
+			return i;
+	}
+	return 0;
 }
 
 static enum st_status add_weight(struct st_conversion *v, struct tensors *all, const struct st_weight *w,
@@ -132,11 +160,11 @@ static enum st_status add_weight(struct st_conversion *v, struct tensors *all, c
 	if (fw->n_sources[to] == 0)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, w->canonical, "has no place in %s",
 		                  st_format_name(v->dst.format));
-	const struct st_source *src = &fw->sources[to][0];
+	const struct st_source *src = &fw->sources[to][alternative(d, fw, to, w)];
 	char spelt[256];
 	size_t length = st_source_spell(src->name, w->layer, w->expert, spelt, sizeof spelt);
 	const char *name = st_arena_strndup(&v->arena, spelt, length < sizeof spelt ? length : sizeof spelt - 1);
-	struct tensor *t = name ? find_tensor(all, name, w) : NULL;
+	struct tensor *t = name ? find_tensor(all, name, src, w) : NULL;
 	if (!t)
 		return st_no_memory(err);
 	ST_TRY(read_part(src, &s, &p, err));
@@ -150,7 +178,9 @@ static enum st_status add_weight(struct st_conversion *v, struct tensors *all, c
 		at = (uint64_t)w->expert * t->of;
 		t->stack = (uint64_t)w->expert + 1 > t->stack ? (uint64_t)w->expert + 1 : t->stack;
 	}
-	if (t->n && (t->cols != cols || t->vector != vector || t->turned != p.turned || t->less_one != p.less_one))
+	if (t->n
+	    && (t->cols != cols || t->vector != vector || t->turned != p.turned || t->less_one != p.less_one
+	        || t->logarithm != p.logarithm))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, name,
 		                  "is made of weights that do not fit together");
 	if (p.pairs && (rows % p.heads || rows / p.heads % 2))
@@ -161,6 +191,7 @@ static enum st_status add_weight(struct st_conversion *v, struct tensors *all, c
 	t->vector = vector;
 	t->turned = p.turned;
 	t->less_one = p.less_one;
+	t->logarithm = p.logarithm;
 	for (uint64_t r = 0; r < rows; r++)
 		ST_TRY(put_row(t, at + target_row(&p, r, rows), w, r, err));
 	return ST_OK;
@@ -178,8 +209,8 @@ static bool rows_copyable(const struct st_job *j, enum st_dtype want)
 	for (uint64_t r = 0; r < j->n_rows; r++) {
 		const struct st_weight *w = j->rows[r].w;
 		const struct st_tensor *t = w->tensor;
-		if (t->dtype != want || t->layout != ST_LAYOUT_ROWS || w->plus_one != j->less_one
-		    || t->scale != j->rows[0].w->tensor->scale)
+		bool same_form = w->plus_one == j->less_one && w->neg_exp == j->logarithm && t->scale == 1;
+		if (t->dtype != want || t->layout != ST_LAYOUT_ROWS || !same_form)
 			return false;
 	}
 	return true;
@@ -203,6 +234,22 @@ static enum st_status settle(struct st_conversion *v, struct st_job *j, struct s
 	return ST_OK;
 }
 
+/* The sizes that the target's files have, where the page says them. They hold as many numbers, and rows as long. */
+static enum st_status label(const struct st_conversion *v, const struct tensor *t, struct st_tensor_spec *s,
+                            struct st_error *err)
+{
+	struct st_settings here = st_described_at(st_model_described(v->src.model), t->layer);
+	uint64_t had = st_spec_rows(s) * st_spec_cols(s), cols = st_spec_cols(s);
+	if (t->src->n_label == 0)
+		return ST_OK;
+	s->ndim = t->src->n_label;
+	for (uint32_t i = 0; i < s->ndim; i++)
+		ST_TRY(st_expression_count_or(&t->src->label[i], &here, 0, &s->shape[i], err));
+	bool fits = st_spec_rows(s) * st_spec_cols(s) == had && (t->vector || st_spec_cols(s) == cols);
+	return fits ? ST_OK
+	            : st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "its label does not hold its numbers");
+}
+
 /* A vector is small: its numbers are made here. */
 static enum st_status vector_job(struct st_conversion *v, const struct tensor *t, struct st_job *j,
                                  struct st_error *err)
@@ -220,18 +267,20 @@ static enum st_status vector_job(struct st_conversion *v, const struct tensor *t
 				return st_no_memory(err);
 			st_weight_decode(now, 0, 1, own);
 		}
-		x[i] = own[t->rows[i].row] - (t->less_one ? 1 : 0);
+		x[i] = st_stored_form(t->less_one, t->logarithm, own[t->rows[i].row]);
 	}
 	free(own);
 	enum st_dtype want = v->dst.format == ST_FORMAT_GGUF ? ST_DTYPE_F32 : t->first->tensor->dtype;
 	/* A page that gives a vector the shape [1, n] says how config.json's containers label it. */
 	const struct st_family *f = st_model_described(v->src.model)->family;
-	bool row = f->weights[st_family_find_weight(f, t->first->name)].rank == 2 && v->dst.format != ST_FORMAT_GGUF;
+	bool row = f->weights[st_family_find_weight(f, t->first->name)].rank == 2 && t->first->expert < 0
+	        && v->dst.format != ST_FORMAT_GGUF;
 	j->kind = ST_JOB_VALUES;
 	j->values = x;
 	j->spec.ndim = row ? 2 : 1;
 	j->spec.shape[0] = row ? 1 : t->n;
 	j->spec.shape[1] = row ? t->n : 0;
+	ST_TRY(label(v, t, &j->spec, err));
 	return st_job_settle(&v->dst, j, want, err);
 }
 
@@ -256,6 +305,7 @@ static enum st_status add_tensor(struct st_conversion *v, struct tensor *t, stru
 	j->n_rows = t->n;
 	j->turned = t->turned;
 	j->less_one = t->less_one;
+	j->logarithm = t->logarithm;
 	j->spec.ndim = t->stack ? 3 : 2;
 	uint64_t *shape = j->spec.shape;
 	if (t->stack) {
@@ -269,6 +319,7 @@ static enum st_status add_tensor(struct st_conversion *v, struct tensor *t, stru
 		shape[0] = t->turned ? t->cols : t->n;
 		shape[1] = t->turned ? t->n : t->cols;
 	}
+	ST_TRY(label(v, t, &j->spec, err));
 	struct st_tensor named = *t->first->tensor;
 	named.name = t->name;
 	named.ndim = j->spec.ndim;
@@ -312,17 +363,15 @@ static enum st_status divisors_job(struct st_conversion *v, struct st_error *err
 enum st_status st_described_jobs(struct st_conversion *v, struct st_error *err)
 {
 	const struct st_model *m = v->src.model;
+	const struct st_described *d = st_model_described(m);
 	bool divides = false;
+	if (d->family->n_names[v->dst.format == ST_FORMAT_GGUF ? ST_SPELLING_GGUF : ST_SPELLING_CONFIG] == 0)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, d->family->name,
+		                  "is a family that has no %s files", st_format_name(v->dst.format));
 	if (v->dst.format == ST_FORMAT_GGUF)
-		ST_TRY(st_described_divides(st_model_described(m), &divides, err));
+		ST_TRY(st_described_divides(d, &divides, err));
 	struct tensors all = { 0 };
 	enum st_status st = ST_OK;
-	/* Both containers keep these as [heads, size], which a page cannot say yet. */
-	const struct st_graph *g = st_model_graph(m);
-	for (uint32_t i = 0; i < g->n_nodes; i++)
-		if (g->nodes[i].op == ST_OP_LAYERNORM && g->nodes[i].own_weights && g->nodes[i].w[0])
-			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, g->nodes[i].w[0]->canonical,
-			                  "holds numbers for each head, in a shape that cannot be written yet");
 	for (size_t i = 0; i < st_model_n_weights(m) && st == ST_OK; i++) {
 		const struct st_weight *w = st_model_weight_at(m, i);
 		if (w->role == ST_ROLE_HEAD && st_head_is_copy(v, w)) {

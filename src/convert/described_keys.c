@@ -9,7 +9,16 @@
 const char *st_described_called(const struct st_described *d, enum st_spelling where, bool class)
 {
 	const struct st_family *f = d->family;
-	for (uint32_t i = 0; i < f->n_names[where]; i++)
+	/* Of a page with several types the model's own, where it says which; classes stand behind their types. */
+	uint32_t key = where == ST_SPELLING_CONFIG ? st_family_find_key(f, "model_type") : ST_FAMILY_NONE, i = 0;
+	struct st_settings s = st_described_at(d, -1);
+	struct st_setting own = { 0 };
+	struct st_error none = ST_ERROR_INIT;
+	if (key != ST_FAMILY_NONE && st_expression_value(&f->keys[key].let, &s, &own, &none) == ST_OK
+	    && own.kind == ST_SETTING_TEXT)
+		while (i < f->n_names[where] && strcmp(f->names[where][i].name, own.text) != 0)
+			i++;
+	for (; i < f->n_names[where]; i++)
 		if ((strstr(f->names[where][i].name, "For") != NULL) == class)
 			return f->names[where][i].name;
 	return f->n_names[where] ? f->names[where][0].name : f->name;
@@ -24,7 +33,7 @@ static bool says_nothing(const struct st_setting *v)
 
 /*
  * Whether a key is written. A value that the target's readers assume anyway is left out where it says that there is none
- * of something, or is a part of an object; readers of GGUF ask for the others whatever they are.
+ * of something, or is a part of an object; counts are said whatever they are, and what the source says.
  */
 static bool is_written(const struct st_described *d, uint32_t key, enum st_spelling to)
 {
@@ -36,11 +45,13 @@ static bool is_written(const struct st_described *d, uint32_t key, enum st_spell
 	struct st_setting assumed = { 0 };
 	struct st_error none = ST_ERROR_INIT;
 	there.spelling = to;
+	there.model = st_described_called(d, to, false);
 	bool has = k->absent[to].n && st_expression_value(&k->absent[to], &there, &assumed, &none) == ST_OK;
 	if (!has || !st_setting_same(v, &assumed))
 		return true;
-	if (to == ST_SPELLING_CONFIG) /* the page's value is the one that transformers has */
-		return d->origin[key].said && !strchr(k->spelled[to][0], '.') && !says_nothing(v);
+	if (to == ST_SPELLING_CONFIG)
+		return (d->origin[key].said || k->type == ST_KEY_COUNT) && !strchr(k->spelled[to][0], '.')
+		    && !says_nothing(v);
 	const char *name = k->spelled[to][0];
 	bool part = strncmp(name, "rope.scaling.", 13) == 0;
 	return !part && !says_nothing(v) && (k->type != ST_KEY_TEXT || d->origin[key].said);
@@ -143,6 +154,15 @@ enum st_status st_described_new_keys(const struct st_conversion *v, struct st_ke
 
 /* ---- config.json ---- */
 
+/* What was computed from an f32 is a decimal of few digits where it has one. */
+static double decimal(double v)
+{
+	char text[32];
+	snprintf(text, sizeof text, "%.6g", v);
+	double d = strtod(text, NULL);
+	return (float)d == (float)v ? d : st_shortest_decimal(v);
+}
+
 static json_t *json_of(enum st_key_type type, const struct st_setting *v)
 {
 	if (v->kind == ST_SETTING_LIST) {
@@ -156,8 +176,21 @@ static json_t *json_of(enum st_key_type type, const struct st_setting *v)
 	if (type == ST_KEY_FLAG || type == ST_KEY_FLAGS)
 		return json_boolean(v->number != 0);
 	if (type == ST_KEY_REAL || type == ST_KEY_REALS)
-		return json_real(st_shortest_decimal(v->number));
+		return json_real(decimal(v->number));
 	return json_integer((json_int_t)v->number);
+}
+
+/* That there is none of something is null in config.json, where the page says so: the key alone has another meaning. */
+static bool is_null(const struct st_described *d, uint32_t key)
+{
+	const struct st_family_key *k = &d->family->keys[key];
+	struct st_settings there = st_described_at(d, -1);
+	struct st_setting null;
+	struct st_error none = ST_ERROR_INIT;
+	there.spelling = ST_SPELLING_CONFIG;
+	return k->null.n && says_nothing(&d->settings.keys[key])
+	    && st_expression_value(&k->null, &there, &null, &none) == ST_OK
+	    && st_setting_same(&null, &d->settings.keys[key]);
 }
 
 /* "rope_scaling.factor" is a member of an object. Takes the value. */
@@ -193,7 +226,7 @@ enum st_status st_described_document(const struct st_conversion *v, json_t **out
 	for (uint32_t i = 0; ok && i < f->n_keys; i++)
 		if (is_written(d, i, ST_SPELLING_CONFIG))
 			ok = put_at(o, f->keys[i].spelled[ST_SPELLING_CONFIG][0],
-			            json_of(f->keys[i].type, &d->settings.keys[i]));
+			            is_null(d, i) ? json_null() : json_of(f->keys[i].type, &d->settings.keys[i]));
 	if (cfg->max_positions)
 		ok = ok && put_at(o, "max_position_embeddings", json_integer(cfg->max_positions));
 	ok = ok && put_at(o, "bos_token_id", bos < 0 ? json_null() : json_integer(bos))

@@ -70,10 +70,10 @@ struct st_job {
 	struct st_weight from;    /* TRANSPOSE */
 	const float *values;      /* VALUES */
 	/* GATHER: what each output row is; turned: each output column, of a matrix that lies transposed. raw: stored bytes are
-	 * taken as they are. less_one: what is stored is the number less one. */
+	 * taken as they are. less_one, logarithm: what is stored (st_stored_form). */
 	const struct st_job_row *rows;
 	uint64_t n_rows;
-	bool turned, less_one, raw;
+	bool turned, less_one, logarithm, raw;
 	const float *importance;       /* ENCODE: of each column, or NULL */
 	const char *repaired;          /* cause code, or NULL */
 	const struct st_weight *sound; /* the other file's weight, which a repaired one must equal; or NULL */
@@ -145,6 +145,8 @@ ST_MUST_CHECK enum st_status st_job_map(const struct st_target *to, struct st_ar
 /* Can its rows be had one by one? Then one of them, in any thread: */
 bool st_job_by_rows(const struct st_job *j);
 void st_job_row(const struct st_job *j, uint64_t row, float *dst);
+/* What files hold of a number: itself, the number less one, or the logarithm of what is taken away. */
+float st_stored_form(bool less_one, bool logarithm, float x);
 /* Numbers of output rows [row0, row0 + n) to dst. */
 ST_MUST_CHECK enum st_status st_job_floats(const struct st_job *j, uint64_t row0, uint64_t n, float *dst,
                                            struct st_pool *pool, struct st_error *err);

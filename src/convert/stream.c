@@ -6,6 +6,7 @@
 #include "dtype/half.h"
 #include "base/cursor.h"
 #include "graph/graph.h"
+#include "kernel/kernel.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -166,13 +167,18 @@ bool st_job_by_rows(const struct st_job *j)
 	return j->spec.ndim >= 2 && (j->kind == ST_JOB_COPY || j->kind == ST_JOB_ENCODE);
 }
 
+float st_stored_form(bool less_one, bool logarithm, float x)
+{
+	return logarithm ? (float)st_log(-(double)x) : less_one ? x - 1 : x;
+}
+
 void st_job_row(const struct st_job *j, uint64_t row, float *dst)
 {
 	if (j->kind == ST_JOB_GATHER) {
 		const struct st_job_row *from = &j->rows[row];
 		st_weight_decode(from->w, from->row, 1, dst);
-		for (uint64_t i = 0; j->less_one && i < st_spec_cols(&j->spec); i++)
-			dst[i] -= 1;
+		for (uint64_t i = 0; (j->less_one || j->logarithm) && i < st_spec_cols(&j->spec); i++)
+			dst[i] = st_stored_form(j->less_one, j->logarithm, dst[i]);
 		return;
 	}
 	uint64_t first = j->src[1] ? st_tensor_rows(j->src[0]) : UINT64_MAX, r = j->map ? j->map[row] : row;

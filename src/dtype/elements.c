@@ -273,10 +273,30 @@ static void tensor_step_elements(const struct st_tensor *t, uint64_t n, const st
 	}
 }
 
+/* A view that is multiplied as a whole: the steps are those of what is stored, times the factor. */
+static void multiplied_elements(const struct st_tensor *t, uint64_t row, const struct st_elements *e)
+{
+	struct st_tensor stored = *t;
+	float size = fabsf(t->scale);
+	stored.scale = 1;
+	st_tensor_elements(&stored, row, e);
+	for (uint64_t i = 0; i < st_tensor_cols(t); i++) {
+		float below = size * e->below[i], above = size * e->above[i];
+		e->value[i] *= t->scale;
+		e->below[i] = t->scale > 0 ? below : above;
+		e->above[i] = t->scale > 0 ? above : below;
+		e->rounding[i] = size * e->rounding[i] + fabsf(e->value[i]) * 0x1p-24f;
+	}
+}
+
 void st_tensor_elements(const struct st_tensor *t, uint64_t row, const struct st_elements *e)
 {
 	const struct st_dtype_info *info = st_dtype_info(t->dtype);
 	uint64_t cols = st_tensor_cols(t), be = info->block_elems;
+	if (t->scale != 1 && t->dtype != ST_DTYPE_APR_Q8 && t->layout != ST_LAYOUT_APART) {
+		multiplied_elements(t, row, e);
+		return;
+	}
 	if (t->layout == ST_LAYOUT_APART) {
 		st_apart_row(t->apart, row, e);
 		return;

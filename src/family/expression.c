@@ -47,8 +47,9 @@ enum term_op {
 	TERM_CEIL,
 	TERM_MIN,
 	TERM_MAX,
-	TERM_LENGTH, /* of a list; of one value 1 */
-	TERM_HOLDS,  /* whether b is one of a */
+	TERM_LENGTH,  /* of a list; of one value 1 */
+	TERM_LARGEST, /* of a list of numbers */
+	TERM_HOLDS,   /* whether b is one of a */
 };
 
 struct st_term {
@@ -93,9 +94,10 @@ static const struct function {
 	enum term_op op;
 	bool two;
 } functions[] = {
-	{ "sqrt", TERM_SQRT, false },   { "log", TERM_LOG, false },    { "exp", TERM_EXP, false },
-	{ "floor", TERM_FLOOR, false }, { "ceil", TERM_CEIL, false },  { "min", TERM_MIN, true },
-	{ "max", TERM_MAX, true },      { "holds", TERM_HOLDS, true }, { "length", TERM_LENGTH, false },
+	{ "sqrt", TERM_SQRT, false },       { "log", TERM_LOG, false },    { "exp", TERM_EXP, false },
+	{ "floor", TERM_FLOOR, false },     { "ceil", TERM_CEIL, false },  { "min", TERM_MIN, true },
+	{ "max", TERM_MAX, true },          { "holds", TERM_HOLDS, true }, { "length", TERM_LENGTH, false },
+	{ "largest", TERM_LARGEST, false },
 };
 
 static enum st_status call(struct parser *p, const struct function *fn, uint32_t *out)
@@ -434,6 +436,21 @@ static enum st_status holds(const struct evaluation *v, const struct st_term *t,
 	return ST_OK;
 }
 
+static enum st_status largest(const struct evaluation *v, const struct st_term *t, double *out)
+{
+	struct st_setting a;
+	ST_TRY(eval(v, t->a, &a));
+	const struct st_setting *items = a.kind == ST_SETTING_LIST ? a.items : &a;
+	size_t n = a.kind == ST_SETTING_LIST ? a.n : 1;
+	*out = -INFINITY;
+	for (size_t i = 0; i < n; i++) {
+		if (items[i].kind != ST_SETTING_NUMBER)
+			return FAIL(v, "has no largest: it is no number");
+		*out = fmax(*out, items[i].number);
+	}
+	return n ? ST_OK : FAIL(v, "an empty list has no largest");
+}
+
 static enum st_status calculate(const struct evaluation *v, const struct st_term *t, double *out)
 {
 	bool same;
@@ -445,6 +462,8 @@ static enum st_status calculate(const struct evaluation *v, const struct st_term
 		*out = list.kind == ST_SETTING_LIST ? (double)list.n : 1;
 		return ST_OK;
 	}
+	case TERM_LARGEST:
+		return largest(v, t, out);
 	case TERM_EQUAL:
 	case TERM_UNEQUAL:
 		ST_TRY(equal(v, t, &same));

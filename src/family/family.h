@@ -94,9 +94,11 @@ enum st_source_op {
 	ST_SOURCE_PLUS_ONE,  /* 1+NAME */
 	ST_SOURCE_NEG_EXP,   /* -exp(NAME) */
 	ST_SOURCE_COLUMNS,   /* NAME[,a::n]: every nth column from a */
+	ST_SOURCE_TIMES,     /* times(a, NAME): a times what is stored */
 };
 
 #define ST_SOURCE_STEPS 4
+#define ST_SOURCE_LABEL 4
 
 struct st_source_step {
 	enum st_source_op op;
@@ -107,6 +109,10 @@ struct st_source {
 	const char *name; /* of the tensor; "#" is the layer, "@" the expert */
 	uint32_t n_steps;
 	struct st_source_step steps[ST_SOURCE_STEPS];
+	/* NAME{a, b, c}: the sizes that files label the tensor with, where its shape in the graph does not say them. Readers
+	 * go by the number of elements; writers write it so. */
+	uint32_t n_label;
+	struct st_expression label[ST_SOURCE_LABEL];
 };
 
 /* The name with "#" and "@" filled in; as snprintf: the length that it has. */

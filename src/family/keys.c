@@ -212,6 +212,20 @@ static enum st_status other_default(struct st_line *l, struct st_family *f, stru
 	return defaults(l, f, &f->keys[i], err);
 }
 
+/* A page that spells a key of a group in a way of its own says so above the group, which then does without its line. */
+static bool stands_above(struct st_line *l, const struct st_family *f)
+{
+	struct st_line ahead = *l;
+	char name[96];
+	size_t n;
+	const char *s = st_line_name(&ahead, &n);
+	snprintf(name, sizeof name, "%.*s", s && n < sizeof name ? (int)n : 0, s ? s : "");
+	if (!strstr(l->file, ".keys") || st_family_find_key(f, name) == ST_FAMILY_NONE)
+		return false;
+	l->at = l->end;
+	return true;
+}
+
 enum st_status st_parse_key(struct st_line *l, struct st_family *f, struct st_error *err)
 {
 	struct st_family_key k = { .line = l->number };
@@ -226,6 +240,8 @@ enum st_status st_parse_key(struct st_line *l, struct st_family *f, struct st_er
 		return st_expression_parse(l, f, false, &f->requirements[f->n_requirements++].holds, err);
 	}
 	ST_TRY(st_family_room(l, f->n_keys, err));
+	if (stands_above(l, f))
+		return ST_OK;
 	ST_TRY(key_name(l, f, &k.name, err));
 	size_t i = 0, n = sizeof types / sizeof *types;
 	while (i < n && !st_line_word(l, types[i].name))

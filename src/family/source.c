@@ -102,7 +102,15 @@ static enum st_status stored(struct st_line *l, const struct st_family *f, struc
 		l->at++;
 		ST_TRY(rows(l, f, s, err));
 	}
-	return ST_OK;
+	if (l->at == l->end || *l->at != '{')
+		return ST_OK;
+	l->at++;
+	do {
+		if (s->n_label == ST_SOURCE_LABEL)
+			return st_line_fail(l, err, "a label of more than %d sizes", ST_SOURCE_LABEL);
+		ST_TRY(st_expression_parse(l, f, false, &s->label[s->n_label++], err));
+	} while (st_line_take(l, ","));
+	return closing(l, "}", err);
 }
 
 static enum st_status one(struct st_line *l, const struct st_family *f, struct st_source *s, struct st_error *err)
@@ -116,6 +124,14 @@ static enum st_status one(struct st_line *l, const struct st_family *f, struct s
 		ST_TRY(stored(l, f, s, err));
 		ST_TRY(closing(l, ")", err));
 		return add_step(l, s, (struct st_source_step){ .op = ST_SOURCE_NEG_EXP }, err);
+	}
+	if (st_line_take(l, "times(")) {
+		step.op = ST_SOURCE_TIMES;
+		ST_TRY(st_expression_parse(l, f, false, &step.a, err));
+		ST_TRY(closing(l, ",", err));
+		ST_TRY(stored(l, f, s, err));
+		ST_TRY(closing(l, ")", err));
+		return add_step(l, s, step, err);
 	}
 	if (st_line_take(l, "pairs(")) {
 		ST_TRY(st_expression_parse(l, f, false, &step.n, err));
