@@ -209,8 +209,14 @@ static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s
 		return ST_OK;
 	}
 	if (emulated) {
+		/* Of numbers that were put there, what the arithmetic does to the node as it should be is added. */
 		way.arith = a;
+		way.edit = w->value ? ST_NO_NODE : w->edit;
 		ST_TRY(st_segment_eval(x, s, &way, x->tried, err));
+		way.edit = w->edit;
+		struct st_value v = st_run_value(x->run, s->node);
+		for (size_t k = 0; k < v.rows * v.cols && w->value; k++)
+			x->tried[k] += exact[k] - x->exact[k];
 		value = x->tried;
 	}
 	ST_TRY(bound_segment(x, s, &way, a, value, err));

@@ -93,35 +93,55 @@ enum st_status st_pass_begin(struct st_explainer *x, uint32_t step, struct st_er
 
 /* ---- the basis of Q and K ---- */
 
-/* Puts the features that rotation node `rope` turns into halves, where node i is on the way to it. */
-static void turn_basis(const struct st_explainer *x, uint32_t i, const struct st_node *rope, float *row)
+/* Where the features lie that rotation node `rope` turns, in the value of node i on the way to it. */
+static bool range_of(const struct st_explainer *x, uint32_t i, const struct st_node *rope, uint32_t *from)
 {
-	uint32_t at = rope->in[0], from = rope->from[0];
+	uint32_t at = rope->in[0];
+	*from = rope->from[0];
 	for (; at != ST_NO_NODE && at != i; at = x->g->nodes[at].in[0]) {
 		const struct st_node *n = &x->g->nodes[at];
 		if (n->op == ST_OP_SLICE)
-			from += n->offset;
+			*from += n->offset;
 		else if (n->op != ST_OP_BIAS && n->op != ST_OP_HEADNORM && n->op != ST_OP_SCALE && n->op != ST_OP_CLAMP
 		         && n->op != ST_OP_LAYERNORM)
-			return;
-		from += n->from[0];
+			return false;
+		*from += n->from[0];
 	}
-	if (at == i && from + (size_t)rope->heads * rope->head_dim <= x->g->nodes[i].width)
-		st_basis_to_half(row + from, rope->heads, rope->head_dim, rope->n_rot);
+	return at == i && *from + (size_t)rope->heads * rope->head_dim <= x->g->nodes[i].width;
 }
 
-static void to_half(const struct st_explainer *x, uint32_t i, float *v, size_t rows)
+static void to_pairs(float *v, size_t heads, size_t d, size_t n)
+{
+	float kept[ST_MAX_HEAD_DIM];
+	for (size_t h = 0; h < heads; h++, v += d) {
+		memcpy(kept, v, n * sizeof *v);
+		for (size_t i = 0; i < n; i++)
+			v[st_row_in_pairs(i, n)] = kept[i];
+	}
+}
+
+/* One row of node i's value: from adjacent pairs to halves, or back. False where nothing of it is turned. */
+static bool change_basis(const struct st_explainer *x, uint32_t i, float *row, bool half)
 {
 	const struct st_node *n = &x->g->nodes[i];
-	for (size_t r = 0; r < rows; r++) {
-		float *row = v + r * n->width;
-		if (n->op == ST_OP_ROPE)
-			st_basis_to_half(row, n->heads, n->head_dim, n->n_rot);
-		for (uint32_t k = i + 1; n->op != ST_OP_ROPE && k < x->g->n_nodes && x->g->nodes[k].layer == n->layer;
-		     k++)
-			if (x->g->nodes[k].op == ST_OP_ROPE)
-				turn_basis(x, i, &x->g->nodes[k], row);
+	bool any = n->op == ST_OP_ROPE;
+	uint32_t from = 0;
+	for (uint32_t k = i; k < x->g->n_nodes && x->g->nodes[k].layer == n->layer; k++) {
+		const struct st_node *rope = &x->g->nodes[k];
+		if (k == i ? n->op != ST_OP_ROPE : rope->op != ST_OP_ROPE || !range_of(x, i, rope, &from))
+			continue;
+		any = true;
+		(half ? st_basis_to_half : to_pairs)(row + (k == i ? 0 : from), rope->heads, rope->head_dim,
+		                                     rope->n_rot);
+		if (k == i)
+			break;
 	}
+	return any;
+}
+
+bool st_capture_other_basis(const struct st_explainer *x, uint32_t i, float *row)
+{
+	return change_basis(x, i, row, x->interleaved);
 }
 
 /* ---- values ---- */
@@ -204,6 +224,6 @@ enum st_status st_capture_load(struct st_explainer *x, uint32_t i, const float *
 	if (x->interleaved)
 		for (size_t r = 0; r < v.rows && !is_scores(n); r++)
 			if (have[v.rows == 1 ? T - 1 : r])
-				to_half(x, i, out + r * v.cols, 1);
+				(void)change_basis(x, i, out + r * v.cols, true);
 	return ST_OK;
 }

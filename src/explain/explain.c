@@ -213,21 +213,23 @@ static unsigned run_flags(const struct st_explainer *x)
 	return last ? ST_RUN_HEAD_LAST : 0;
 }
 
+static enum st_status open_run(struct st_explainer *x, struct st_error *err)
+{
+	const struct st_provenance *p = st_trace_provenance(x->t);
+	return st_run_open_flags(x->g, &x->exec, p->n_tokens, p->n_tokens + p->n_steps, run_flags(x), &x->run, err);
+}
+
 static enum st_status prepare(struct st_explainer *x, struct st_error *err)
 {
 	const struct st_provenance *p = st_trace_provenance(x->t);
 	size_t T = p->n_tokens, all = p->n_tokens + p->n_steps, nodes = x->g->n_nodes;
-	ST_TRY(st_run_open_flags(x->g, &x->exec, T, all, run_flags(x), &x->run, err));
-	ST_TRY(st_run_begin(x->run, p->tokens, T, err)); /* for the sizes; begun again for good */
+	ST_TRY(open_run(x, err));
 	for (uint32_t i = 0; i < nodes; i++) {
 		const struct st_node *n = &x->g->nodes[i];
 		bool scores = n->op == ST_OP_SCORES || n->op == ST_OP_SOFTMAX;
 		size_t size = scores ? (size_t)n->heads * T * all : T * n->width;
 		x->widest = size > x->widest ? size : x->widest;
 	}
-	st_run_close(x->run);
-	x->run = NULL;
-	ST_TRY(st_run_open_flags(x->g, &x->exec, T, all, run_flags(x), &x->run, err));
 	float **const buffers[] = { &x->got,   &x->exact, &x->tried,     &x->bound,
 		                    &x->spare, &x->moved, &x->candidate, &x->buffer };
 	for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
@@ -248,6 +250,22 @@ static enum st_status prepare(struct st_explainer *x, struct st_error *err)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	memset(x->usual, 0, ST_MAX_STAGES * sizeof *x->usual);
 	return ST_OK;
+}
+
+static enum st_status walk_all(struct st_explainer *x, const struct st_explain_options *o, struct st_error *err)
+{
+	for (uint32_t step = 0; step <= x->r.trace.n_steps; step++)
+		ST_TRY(walk(x, step, o, err));
+	/* Where the trace does not say in which basis Q and K are, the values do. */
+	if (x->r.trace.rope_layout[0] || !x->r.n_findings || x->r.findings[0].cause.code != ST_CAUSE_CAPTURE_ROPE_LAYOUT
+	    || x->interleaved)
+		return ST_OK;
+	x->interleaved = true;
+	x->r.n_findings = x->r.n_more = x->r.n_stages = 0;
+	st_run_close(x->run);
+	x->run = NULL;
+	ST_TRY(open_run(x, err));
+	return walk_all(x, o, err);
 }
 
 static void describe_model(struct st_explainer *x, const char *path)
@@ -315,8 +333,8 @@ enum st_status st_explain_run(const char *trace, const char *model, const struct
 	if (st == ST_OK)
 		st = prepare(x, err);
 	x->r.ms_load = now_ms() - start;
-	for (uint32_t step = 0; st == ST_OK && step <= x->r.trace.n_steps; step++)
-		st = walk(x, step, o, err);
+	if (st == ST_OK)
+		st = walk_all(x, o, err);
 	if (st != ST_OK) {
 		st_error_in(err, trace);
 		goto out;

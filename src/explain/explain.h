@@ -64,6 +64,10 @@ ST_MUST_CHECK enum st_status st_capture_load(struct st_explainer *x, uint32_t i,
 bool st_capture_counts(const struct st_explainer *x, const struct st_node *n, const struct st_value *v,
                        const bool *have, size_t row, size_t col);
 
+/* A row of node i's right value as it would come out were the trace in the other basis than it is taken to be. False where
+ * nothing of it is turned. */
+bool st_capture_other_basis(const struct st_explainer *x, uint32_t i, float *row);
+
 /* ---- segment.c: a captured node with what lies between it and the captured values before it ---- */
 
 struct st_segment {

@@ -4,9 +4,11 @@
 #define B(op) ST_OP_BIT(ST_OP_##op)
 
 static const struct st_hypothesis rows[] = {
+	{ ~(B(TOP) | B(SCORES) | B(SOFTMAX)), st_test_capture },
 	{ B(RMSNORM) | B(LAYERNORM) | B(HEADNORM), st_test_norm },
 	{ B(BIAS), st_test_bias },
 	{ B(ADD), st_test_add },
 	{ B(ROPE), st_test_rope },
+	{ B(LINEAR), st_test_linear },
 };
 const struct st_hypothesis_list st_all_hypotheses = { rows, sizeof rows / sizeof *rows };
