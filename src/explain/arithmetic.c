@@ -12,9 +12,11 @@
 /* From the finest to the coarsest: the first one that accounts for a difference is named. */
 const struct st_arith st_ariths[] = {
 	{ "f32", ST_MODE_EXACT, ST_DTYPE_F32, ST_DTYPE_F32, .ops = ST_ARITH_ALL },
-	{ "f16 operands", ST_MODE_EMULATE_F16, ST_DTYPE_F32, ST_DTYPE_F32, .ops = ST_ARITH_LINEAR },
+	{ "f16 operands", ST_MODE_EMULATE_F16, ST_DTYPE_F32, ST_DTYPE_F32,
+	  .ops = ST_ARITH_LINEAR | ST_ARITH_ATTENTION },
 	{ "f16 cache", ST_MODE_EXACT, ST_DTYPE_F32, ST_DTYPE_F16, .ops = ST_ARITH_ATTENTION },
-	{ "bf16 operands", ST_MODE_EMULATE_BF16, ST_DTYPE_F32, ST_DTYPE_F32, .ops = ST_ARITH_LINEAR },
+	{ "bf16 operands", ST_MODE_EMULATE_BF16, ST_DTYPE_F32, ST_DTYPE_F32,
+	  .ops = ST_ARITH_LINEAR | ST_ARITH_ATTENTION },
 	{ "bf16 cache", ST_MODE_EXACT, ST_DTYPE_F32, ST_DTYPE_BF16, .ops = ST_ARITH_ATTENTION },
 	{ "q8_0 activations", ST_MODE_EMULATE_Q8_0, ST_DTYPE_F32, ST_DTYPE_F32, .ops = ST_ARITH_LINEAR },
 	{ "q8_k activations", ST_MODE_EMULATE_Q8_K, ST_DTYPE_F32, ST_DTYPE_F32, .ops = ST_ARITH_LINEAR },

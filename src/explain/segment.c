@@ -44,7 +44,8 @@ static enum st_status eval_node(struct st_explainer *x, uint32_t i, const struct
 {
 	const struct st_node *n = w->edit == i && w->as ? w->as : &x->g->nodes[i];
 	struct st_exec e = x->exec;
-	if (w->arith && (n->op == ST_OP_LINEAR || n->op == ST_OP_LINEAR_AT))
+	bool product = n->op == ST_OP_LINEAR || n->op == ST_OP_LINEAR_AT;
+	if (w->arith && (product || (is_attention(n) && w->arith->ops & ST_ARITH_ATTENTION)))
 		e.mode = w->arith->mode;
 	if (!w->arith || w->arith->cache == ST_DTYPE_F32 || !is_attention(n))
 		return st_run_eval_as(x->run, i, n, &e, out, err);

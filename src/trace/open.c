@@ -122,6 +122,25 @@ static enum st_status read_step_tokens(struct reader *r, struct st_error *err)
 	return ST_OK;
 }
 
+/* Families whose keys and values come out of latents have a stage q_matmul that is no part of one: Q without K or V. */
+static enum st_status settle_lone_queries(struct reader *r, struct st_error *err)
+{
+	for (size_t i = 0; i < r->n_items; i++) {
+		struct st_trace_key *k = &r->items[i].key;
+		bool parts = k->part != ST_PART_Q || k->stage != ST_STAGE_QKV_MATMUL;
+		for (size_t j = 0; j < r->n_items && !parts; j++) {
+			const struct st_trace_key *o = &r->items[j].key;
+			parts = (o->part == ST_PART_K || o->part == ST_PART_V) && o->stage == k->stage
+			     && o->layer == k->layer && o->step == k->step;
+		}
+		if (parts)
+			continue;
+		ST_TRY(st_stage_of("q_matmul", true, ST_STAGE_ATTN_NORM, &k->stage, err));
+		k->part = ST_PART_ALL;
+	}
+	return ST_OK;
+}
+
 static enum st_status read_names(struct reader *r, struct st_error *err)
 {
 	const struct st_container *c = r->t->c;
@@ -149,6 +168,7 @@ static enum st_status read_names(struct reader *r, struct st_error *err)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, trace->others[0]->name,
 		                  "names no stage, and no other name does; expected STAGE, layers.N.STAGE or steps.S. "
 		                  "before either");
+	ST_TRY(settle_lone_queries(r, err));
 	return read_step_tokens(r, err);
 }
 

@@ -88,7 +88,7 @@ json_t *st_provenance_write(const struct st_provenance *p)
 	bool ok = o && json_object_set_new(o, "format", json_string("stele-trace")) == 0
 	       && json_object_set_new(o, "version", json_string("1")) == 0
 	       && json_object_set_new(o, "tokens", st_list_write(p->tokens, p->n_tokens)) == 0;
-	if (ok && p->heads[0])
+	if (ok && p->heads[0] && p->heads[1] && p->heads[2]) /* latents have no one size of heads */
 		ok = json_object_set_new(o, "heads", st_list_write(p->heads, 3)) == 0;
 	if (ok && p->prompt)
 		ok = json_object_set_new(o, "prompt", json_string(p->prompt)) == 0;
