@@ -130,8 +130,8 @@ static enum st_status settle_lone_queries(struct reader *r, struct st_error *err
 		bool parts = k->part != ST_PART_Q || k->stage != ST_STAGE_QKV_MATMUL;
 		for (size_t j = 0; j < r->n_items && !parts; j++) {
 			const struct st_trace_key *o = &r->items[j].key;
-			parts = (o->part == ST_PART_K || o->part == ST_PART_V) && o->stage == k->stage
-			     && o->layer == k->layer && o->step == k->step;
+			parts = o->part != ST_PART_Q && o->stage == k->stage && o->layer == k->layer
+			     && o->step == k->step;
 		}
 		if (parts)
 			continue;
