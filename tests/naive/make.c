@@ -24,9 +24,10 @@ static const struct {
 } shapes[] = {
 	/* clang-format off */
 	{ "embed_tokens.weight", "V D" }, { "lm_head.weight", "V D" }, { "wte.weight", "V D" }, { "wpe.weight", "P D" },
+	{ "qkv_proj.weight", "A D" }, { "gate_up_proj.weight", "2 D" }, /* before those that end alike */
 	{ "q_proj.weight", "Q D" }, { "k_proj.weight", "K D" }, { "v_proj.weight", "K D" }, { "o_proj.weight", "D Q" },
 	{ "q_proj.bias", "Q" }, { "k_proj.bias", "K" }, { "v_proj.bias", "K" }, { "o_proj.bias", "D" },
-	{ "qkv_proj.weight", "A D" }, { "gate_up_proj.weight", "2 D" }, { "self_attn.sinks", "H" },
+	{ "self_attn.sinks", "H" },
 	{ "experts.gate_up_proj", "E D 3" }, { "experts.down_proj", "E X D" }, { "experts.gate_up_proj_bias", "E 3" },
 	{ "experts.down_proj_bias", "E D" }, { "router.weight", "E D" }, { "router.bias", "E" },
 	{ "block_sparse_moe.gate.weight", "E D" }, { "mlp.gate.weight", "E D" }, { "e_score_correction_bias", "E" },

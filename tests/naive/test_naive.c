@@ -110,8 +110,8 @@ static bool claims(const char *claim, const struct planted *p, const struct valu
 		                                   : "_swigl")
 		            != NULL
 		    || strcmp(s, "expert_up_one") == 0 || strcmp(s, "expert_out") == 0;
-	for (const char *c = claim; c; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL)
-		if (strcspn(c, "|") == strlen(s) && strncmp(c, s, strlen(s)) == 0)
+	for (const char *c = claim; c; c = strpbrk(c, "|&") ? strpbrk(c, "|&") + 1 : NULL)
+		if (strcspn(c, "|&") == strlen(s) && strncmp(c, s, strlen(s)) == 0)
 			return true;
 	return false;
 }
