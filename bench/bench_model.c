@@ -209,7 +209,7 @@ void bench_model(const struct bench *b)
 	double bytes = 0, products = 0;
 	for (size_t i = 0; i < st_model_n_weights(m); i++) {
 		const struct st_weight *w = st_model_weight_at(m, i);
-		if (w->role == ST_ROLE_EMBED && st_model_weight(m, ST_ROLE_HEAD, 0)->tensor)
+		if (w->role == ST_ROLE_EMBED && st_model_role(m, ST_ROLE_HEAD, 0)->tensor)
 			continue;
 		bytes += (double)w->tensor->n_bytes;
 		if (w->role != ST_ROLE_HEAD && w->role != ST_ROLE_EMBED && w->tensor->ndim == 2)

@@ -36,8 +36,8 @@ enum st_cause_tester {
 	ST_BY_COMPARISON, /* the comparison of two models, beside the tests above */
 	ST_BY_JUDGE,
 	ST_BY_EXPLAIN, /* `stele explain` */
-	ST_BY_REPLAY, /* `stele replay` */
-	ST_BY_SVF,    /* `stele svf compare` */
+	ST_BY_REPLAY,  /* `stele replay` */
+	ST_BY_SVF,     /* `stele svf compare` */
 };
 
 enum st_unit {

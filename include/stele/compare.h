@@ -105,17 +105,15 @@ ST_MUST_CHECK enum st_status st_noise_sizes_of(const struct st_weight_diff *d, s
 
 struct st_config_diff {
 	const char
-		*key; /* st_config_member_name, or a key of the family's description: as long as the models are open */
+		*key; /* as st_model_key has it, or a key of the family's description: as long as the models are open */
 	char a[64], b[64];
 	struct st_config_origin from_a, from_b;
-	bool matters;        /* changes arithmetic for the tokens at hand */
-	bool may_matter;     /* it may for other tokens */
-	bool among;          /* eos: one side's is among the further ids that the other ends at */
-	enum st_stage stage; /* first stage it changes, where it matters */
+	bool matters;    /* changes arithmetic for the tokens at hand */
+	bool may_matter; /* it may for other tokens */
+	bool among;      /* eos: one side's is among the further ids that the other ends at */
+	uint32_t stage;  /* first stage it changes, where it matters */
 };
 #define ST_MAX_CONFIG_DIFFS 48
-size_t st_compare_configs(const struct st_config *a, const struct st_config *b, size_t n_positions,
-                          struct st_config_diff out[ST_MAX_CONFIG_DIFFS]);
 
 /* ---- what some tokens do not show ---- */
 

@@ -38,7 +38,7 @@ enum st_diff_status {
 
 /* One stage of two traces. Figures over positions: the worst row tells, a whole-tensor figure dilutes. */
 struct st_trace_row {
-	enum st_stage stage;
+	uint32_t stage;
 	int32_t layer;
 	uint32_t step;
 	bool on_a, on_b;

@@ -12,13 +12,13 @@
  * own operations can be at fault.
  */
 struct st_explained_stage {
-	enum st_stage stage;
+	uint32_t stage;
 	int32_t layer; /* -1: whole model */
 	uint32_t step; /* 0: the prompt; else the decode step */
 	uint64_t rows; /* positions captured, times heads for scores */
 	uint64_t cols;
 	uint32_t operations; /* judged at once: 1, or more where what lies between was not captured */
-	enum st_stage since; /* the first of them */
+	uint32_t since;      /* the first of them */
 	int32_t since_layer;
 	struct st_metrics m;    /* a: the trace, b: the evaluation */
 	double floor;           /* relative L2 of what the arithmetic accounts for */
@@ -34,7 +34,7 @@ struct st_explained_stage {
 struct st_finding {
 	size_t stage;          /* index among the stages; SIZE_MAX: of the trace as a whole */
 	struct st_cause cause; /* ST_CAUSE_UNEXPLAINED when nothing fits */
-	enum st_stage at;      /* the operation that the mistake is made in */
+	uint32_t at;           /* the operation that the mistake is made in */
 	int32_t layer;
 	enum st_cause_code equivalent[ST_MAX_EQUIVALENT]; /* what these values cannot tell from it */
 	size_t n_equivalent;
@@ -64,7 +64,7 @@ struct st_explain {
 	size_t n_findings, n_more;   /* n_more: faulty stages whose cause was not looked for */
 	struct st_explained_stage *stages;
 	size_t n_stages;
-	enum st_stage *missing; /* stages of the model that no layer of the trace has; owned */
+	uint32_t *missing; /* stages of the model that no layer of the trace has; owned */
 	size_t n_missing;
 	size_t n_unknown; /* values of the trace that the model has no stage for; st_explain_unknown() names them */
 	double ms_load, ms_run, ms_total;

@@ -41,7 +41,7 @@ const char *st_floor_kind_name(enum st_floor_kind k);
  * and only the local part can put this stage at fault.
  */
 struct st_stage_report {
-	enum st_stage stage;
+	uint32_t stage;
 	int32_t layer;
 	uint64_t shape[3]; /* [T, width], or [heads, T, P] */
 	uint32_t ndim;
@@ -122,11 +122,11 @@ struct st_agreement {
 
 /* One layer of A in B: what it costs B's logits, over the positions of the first prompt. */
 struct st_layer_cost {
-	int32_t layer;       /* -1: whole model; */
-	enum st_stage stage; /* its first stage tells which part then */
-	double kl;           /* mean of B's logits against those with this layer from A */
-	double added;        /* |difference| / |value| behind the layer */
-	double over_usual;   /* as in struct st_agreement, over its stages */
+	int32_t layer;     /* -1: whole model; */
+	uint32_t stage;    /* its first stage tells which part then */
+	double kl;         /* mean of B's logits against those with this layer from A */
+	double added;      /* |difference| / |value| behind the layer */
+	double over_usual; /* as in struct st_agreement, over its stages */
 };
 
 struct st_rosetta_options {
@@ -159,10 +159,10 @@ struct st_rosetta {
 	 * weights alone. */
 	char not_evaluated[256];
 	char left_open[128]; /* then: "KEY in A": one file alone has it and nothing reads it; or empty */
-	char form_note[320];     /* in which form one of two conventions keeps weights, or empty */
+	char form_note[320]; /* in which form one of two conventions keeps weights, or empty */
 	/* Then: configuration keys that both have; weights without a counterpart in the other convention. */
 	size_t keys, no_partner;
-	char vocab_note[160];    /* which rows of a padded vocabulary were not compared, or empty */
+	char vocab_note[160]; /* which rows of a padded vocabulary were not compared, or empty */
 	const char *mode;
 	double threshold;
 	enum st_verdict verdict;

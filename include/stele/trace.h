@@ -24,7 +24,7 @@ struct st_provenance {
 
 /* One captured value. Rows are positions in prompt order. */
 struct st_trace_entry {
-	enum st_stage stage;
+	uint32_t stage;
 	int32_t layer;                  /* -1: whole model */
 	uint32_t step;                  /* 0 = prompt; s > 0 = decode step s */
 	const struct st_tensor *tensor; /* view: shape as stored (rank >= 1), any float or integer type */
@@ -45,10 +45,10 @@ const struct st_trace_entry *st_trace_entry_at(const struct st_trace *t, size_t 
 /* Values under names that no stage has: nobody knows what they are. In the container's order. */
 size_t st_trace_n_others(const struct st_trace *t);
 const struct st_tensor *st_trace_other_at(const struct st_trace *t, size_t i);
-const struct st_trace_entry *st_trace_find(const struct st_trace *t, enum st_stage stage, int32_t layer, uint32_t step);
+const struct st_trace_entry *st_trace_find(const struct st_trace *t, uint32_t stage, int32_t layer, uint32_t step);
 
 struct st_trace_stats {
-	enum st_stage stage;
+	uint32_t stage;
 	int32_t layer;
 	uint32_t step;
 	uint64_t rows, cols;

@@ -13,6 +13,94 @@
 
 struct st_model; /* arch/model.c */
 
+/* ---- hyper-parameters ---- */
+
+enum st_rope_scaling { ST_ROPE_SCALING_NONE, ST_ROPE_SCALING_LINEAR, ST_ROPE_SCALING_LLAMA3 };
+
+enum st_tie { ST_TIE_UNSAID, ST_TIE_YES, ST_TIE_NO };
+
+/* What st_config holds, in the order of reports. */
+enum st_config_member {
+	ST_CONFIG_ARCH,
+	ST_CONFIG_NAME,
+	ST_CONFIG_N_LAYERS,
+	ST_CONFIG_HIDDEN,
+	ST_CONFIG_VOCAB,
+	ST_CONFIG_NORM_EPS,
+	ST_CONFIG_N_HEADS,
+	ST_CONFIG_N_KV_HEADS,
+	ST_CONFIG_HEAD_DIM,
+	ST_CONFIG_FFN,
+	ST_CONFIG_QKV_BIAS,
+	ST_CONFIG_QK_NORM,
+	ST_CONFIG_ROPE_THETA,
+	ST_CONFIG_ROPE_SCALING,
+	ST_CONFIG_ROPE_FACTOR,
+	ST_CONFIG_ROPE_LOW_FREQ,
+	ST_CONFIG_ROPE_HIGH_FREQ,
+	ST_CONFIG_ROPE_ORIGINAL_POSITIONS,
+	ST_CONFIG_SLIDING_WINDOW,
+	ST_CONFIG_WINDOW_FROM_LAYER,
+	ST_CONFIG_TIED,
+	ST_CONFIG_MAX_POSITIONS,
+	ST_CONFIG_BOS,
+	ST_CONFIG_EOS,
+	ST_CONFIG_MEMBERS
+};
+
+/* "rope_theta": the member as reports call it. */
+const char *st_config_member_name(enum st_config_member m);
+
+struct st_config {
+	char arch[32];  /* family: "llama", "qwen2", "qwen3" */
+	char name[128]; /* what the file calls the model, or empty */
+	uint32_t n_layers, hidden, n_heads, n_kv_heads, head_dim, ffn, vocab, max_positions;
+	double norm_eps;
+	double rope_theta;
+	enum st_rope_scaling rope_scaling;
+	double rope_factor;                   /* linear, llama3 */
+	double rope_low_freq, rope_high_freq; /* llama3 */
+	uint32_t rope_original_positions;     /* llama3 */
+	uint32_t sliding_window;              /* 0 = none */
+	uint32_t window_from_layer;           /* layers below it attend to everything (qwen2 max_window_layers) */
+	bool qkv_bias, qk_norm;
+	bool tied;            /* the head is the embedding */
+	enum st_tie tie_said; /* what the file says of that, whatever tensors it holds */
+	int64_t bos, eos;     /* -1 = none */
+	int64_t eos_also[7];  /* further ids that end a text; generation_config.json and lists have them */
+	uint32_t n_eos_also;
+	struct st_config_origin origin[ST_CONFIG_MEMBERS];
+};
+
+/* ---- weights that causes know of ---- */
+
+enum st_role {
+	ST_ROLE_EMBED,
+	ST_ROLE_ATTN_NORM,
+	ST_ROLE_Q,
+	ST_ROLE_K,
+	ST_ROLE_V,
+	ST_ROLE_Q_BIAS,
+	ST_ROLE_K_BIAS,
+	ST_ROLE_V_BIAS,
+	ST_ROLE_Q_NORM,
+	ST_ROLE_K_NORM,
+	ST_ROLE_O,
+	ST_ROLE_FFN_NORM,
+	ST_ROLE_GATE,
+	ST_ROLE_UP,
+	ST_ROLE_DOWN,
+	ST_ROLE_FINAL_NORM,
+	ST_ROLE_HEAD,
+	ST_ROLE_ROPE_FREQS,
+	ST_ROLE_COUNT
+};
+
+/* The weight of that role. layer is ignored for whole-model roles. NULL when the family has no such weight; else a weight
+ * whose tensor may be NULL. */
+const struct st_weight *st_model_role(const struct st_model *m, enum st_role role, uint32_t layer);
+const struct st_config *st_model_config(const struct st_model *m);
+
 const struct st_graph *st_model_graph(const struct st_model *m);
 /* The first rows of a tensor whose rows lie one behind the other: a view of a view. */
 struct st_tensor st_tensor_first_rows(const struct st_tensor *t, uint64_t rows);
@@ -28,8 +116,8 @@ enum st_open_how {
  * There is no graph, and st_model_check() says why. The configuration holds what reports and the tests of weights ask for:
  * family, name, layers, heads, ids. family: as in st_model_open_as(). pool (or NULL): for the sums of an APR file.
  */
-ST_MUST_CHECK enum st_status st_model_open_any(const char *path, const char *family, enum st_open_how how, struct st_pool *pool,
-                                               struct st_model **out, struct st_error *err);
+ST_MUST_CHECK enum st_status st_model_open_any(const char *path, const char *family, enum st_open_how how,
+                                               struct st_pool *pool, struct st_model **out, struct st_error *err);
 bool st_model_is_by_name(const struct st_model *m);
 /* Keys of the file that the page of its family does not read and that may change numbers. */
 size_t st_model_n_unread(const struct st_model *m);

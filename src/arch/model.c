@@ -197,7 +197,7 @@ bool st_model_limit_vocab(struct st_model *m, uint32_t vocab)
 	if (vocab == m->cfg.vocab)
 		return true; /* nothing to cut off, however rows are stored */
 	for (int i = 0; i < 2; i++) {
-		w[i] = (struct st_weight *)(uintptr_t)st_model_weight(m, roles[i], 0);
+		w[i] = (struct st_weight *)(uintptr_t)st_model_role(m, roles[i], 0);
 		if (w[i] && w[i]->tensor && (w[i]->tensor->layout != ST_LAYOUT_ROWS || w[i]->group_rows))
 			return false;
 	}
@@ -221,7 +221,7 @@ const struct st_config *st_model_config(const struct st_model *m) { return &m->c
 const struct st_container *st_model_container(const struct st_model *m) { return m->c; }
 const struct st_graph *st_model_graph(const struct st_model *m) { return m->graph.n_nodes ? &m->graph : NULL; }
 
-const struct st_weight *st_model_weight(const struct st_model *m, enum st_role role, uint32_t layer)
+const struct st_weight *st_model_role(const struct st_model *m, enum st_role role, uint32_t layer)
 {
 	if (role >= ST_ROLE_COUNT)
 		return NULL;
@@ -240,17 +240,34 @@ const struct st_weight *st_model_weight(const struct st_model *m, enum st_role r
 	return &m->weights[st_model_slot(m, role, layer)];
 }
 
+const struct st_weight *st_model_weight(const struct st_model *m, const char *name, uint32_t layer)
+{
+	if (m->described)
+		return st_described_place(m, name, (int32_t)layer, -1);
+	enum st_role role = st_role_called(name);
+	return role < ST_ROLE_COUNT && strcmp(st_role_name(role), name) == 0 ? st_model_role(m, role, layer) : NULL;
+}
+
+size_t st_model_n_keys(const struct st_model *m) { return m ? ST_CONFIG_MEMBERS : 0; }
+
+void st_model_key_at(const struct st_model *m, size_t i, struct st_model_key *out)
+{
+	out->name = st_config_member_name((enum st_config_member)i);
+	st_config_show(&m->cfg, (enum st_config_member)i, out->value, sizeof out->value);
+	out->from = m->cfg.origin[i];
+}
+
 const struct st_weight *st_model_place(const struct st_model *m, const struct st_weight *slot)
 {
 	return m->described ? st_described_place(m, slot->name, slot->layer, slot->expert)
-	                    : st_model_weight(m, slot->role, slot->layer < 0 ? 0 : (uint32_t)slot->layer);
+	                    : st_model_role(m, slot->role, slot->layer < 0 ? 0 : (uint32_t)slot->layer);
 }
 
 const struct st_weight *st_model_weight_beside(const struct st_model *m, const struct st_weight *slot,
                                                enum st_role role)
 {
 	if (!m->described || slot->expert < 0)
-		return st_model_weight(m, role, slot->layer < 0 ? 0 : (uint32_t)slot->layer);
+		return st_model_role(m, role, slot->layer < 0 ? 0 : (uint32_t)slot->layer);
 	char stack[24];
 	snprintf(stack, sizeof stack, "%ss", st_role_name(role));
 	const struct st_weight *w = st_described_place(m, stack, slot->layer, slot->expert);

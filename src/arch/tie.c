@@ -5,8 +5,8 @@
 
 bool st_model_tie_contradicts(const struct st_model *m)
 {
-	const struct st_weight *head = st_model_weight(m, ST_ROLE_HEAD, 0),
-			       *embed = st_model_weight(m, ST_ROLE_EMBED, 0);
+	const struct st_weight *head = st_model_role(m, ST_ROLE_HEAD, 0),
+			       *embed = st_model_role(m, ST_ROLE_EMBED, 0);
 	const struct st_tensor *h = head ? head->tensor : NULL, *e = embed ? embed->tensor : NULL;
 	if (st_model_config(m)->tie_said != ST_TIE_YES || !h || !e || h == e)
 		return false;

@@ -1,4 +1,5 @@
 /* stele trace - evaluate a model and show, or write, the value of every stage. */
+#include "arch/arch.h"
 #include "cli/cli.h"
 
 #include <stele/inspect.h>

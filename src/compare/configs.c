@@ -1,7 +1,7 @@
 /* configs.c - two configurations, key by key. */
 #include <stele/compare.h>
 
-#include "arch/arch.h"
+#include "compare/settings.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "base/pool.h"
+#include "graph/stage.h"
 
 /* One input, opened as what it is. */
 struct st_diff_side {

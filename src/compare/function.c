@@ -5,6 +5,7 @@
  * write and the matrix that reads it. What may move between them is worked out from the numbers and applied to b. The
  * group is the same function when every member of a is then b's, to within the noise of storing it.
  */
+#include "arch/arch.h"
 #include "compare/function.h"
 
 #include "arch/described.h"

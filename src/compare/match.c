@@ -226,8 +226,8 @@ static bool is_derived(const struct st_tensor *t)
 /* The other side's embedding for a head that has no partner. */
 static const struct st_weight *tied_head(const struct item *x, const struct st_model *other)
 {
-	const struct st_weight *embed = st_model_weight(other, ST_ROLE_EMBED, 0);
-	return x->w->role == ST_ROLE_HEAD && !st_model_weight(other, ST_ROLE_HEAD, 0) && embed
+	const struct st_weight *embed = st_model_role(other, ST_ROLE_EMBED, 0);
+	return x->w->role == ST_ROLE_HEAD && !st_model_role(other, ST_ROLE_HEAD, 0) && embed
 	                    && embed->tensor->n_elems == x->w->tensor->n_elems
 	             ? embed
 	             : NULL;

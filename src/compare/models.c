@@ -1,4 +1,5 @@
 /* models.c - the shape of a difference that many weights have. */
+#include "arch/arch.h"
 #include "compare/models.h"
 
 #include "base/error.h"

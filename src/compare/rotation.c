@@ -7,6 +7,7 @@
  * rows, with what storing both can have made of them. That says that a rotation exists for each matrix, and not
  * yet that it is one for all: the stages do.
  */
+#include "arch/arch.h"
 #include "compare/rotation.h"
 
 #include "base/error.h"
@@ -70,12 +71,12 @@ static const struct st_weight *norm_before(const struct st_model *m, const struc
 	case ST_ROLE_Q:
 	case ST_ROLE_K:
 	case ST_ROLE_V:
-		return st_model_weight(m, ST_ROLE_ATTN_NORM, (uint32_t)slot->layer);
+		return st_model_role(m, ST_ROLE_ATTN_NORM, (uint32_t)slot->layer);
 	case ST_ROLE_GATE:
 	case ST_ROLE_UP:
-		return st_model_weight(m, ST_ROLE_FFN_NORM, (uint32_t)slot->layer);
+		return st_model_role(m, ST_ROLE_FFN_NORM, (uint32_t)slot->layer);
 	case ST_ROLE_HEAD:
-		return st_model_weight(m, ST_ROLE_FINAL_NORM, 0);
+		return st_model_role(m, ST_ROLE_FINAL_NORM, 0);
 	default:
 		return NULL;
 	}

@@ -1,4 +1,5 @@
 /* weight_order.c - the right numbers in another order: transposed, rows permuted for RoPE, shifted or shuffled. */
+#include "arch/arch.h"
 #include "base/pool.h"
 #include "compare/sums.h"
 #include "compare/weight_trial.h"

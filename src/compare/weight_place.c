@@ -57,7 +57,7 @@ static enum st_status agree(struct st_trial *t, const struct st_rows *x, const s
 static enum st_status stored_twice(struct st_trial *t, const struct st_rows *side, bool *yes)
 {
 	const struct st_model *own = side == t->a ? t->ma : t->mb;
-	const struct st_weight *head = st_model_weight(own, ST_ROLE_HEAD, 0);
+	const struct st_weight *head = st_model_role(own, ST_ROLE_HEAD, 0);
 	*yes = false;
 	if (t->d->slot->role != ST_ROLE_EMBED || !head || !head->tensor || st_model_config(own)->tie_said == ST_TIE_NO)
 		return ST_OK;

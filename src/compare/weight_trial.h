@@ -7,6 +7,7 @@
 #ifndef ST_COMPARE_WEIGHT_TRIAL_H
 #define ST_COMPARE_WEIGHT_TRIAL_H
 
+#include "arch/arch.h"
 #include "base/error.h"
 #include "base/mem.h"
 #include "compare/pair.h"

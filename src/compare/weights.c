@@ -271,7 +271,7 @@ static const struct st_weight *filled(const struct st_model *m, const struct st_
 {
 	const struct st_weight *w = bound(m, slot);
 	return !w && slot->role == ST_ROLE_HEAD && st_model_config(m)->tied
-	             ? bound(m, st_model_weight(m, ST_ROLE_EMBED, 0))
+	             ? bound(m, st_model_role(m, ST_ROLE_EMBED, 0))
 	             : w;
 }
 

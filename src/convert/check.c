@@ -160,9 +160,9 @@ static enum st_status check_job(const struct st_job *j, const struct st_containe
 /* The weight of m that fills a place; a tied head is the embedding. */
 static const struct st_weight *filled(const struct st_model *m, enum st_role role, uint32_t layer)
 {
-	const struct st_weight *w = st_model_weight(m, role, layer);
+	const struct st_weight *w = st_model_role(m, role, layer);
 	if ((!w || !w->tensor) && role == ST_ROLE_HEAD && st_model_config(m)->tied)
-		w = st_model_weight(m, ST_ROLE_EMBED, 0);
+		w = st_model_role(m, ST_ROLE_EMBED, 0);
 	return w && w->tensor ? w : NULL;
 }
 

@@ -91,7 +91,7 @@ static enum st_status leave_rope_freqs(struct st_conversion *v, const struct st_
 bool st_head_is_copy(const struct st_conversion *v, const struct st_weight *head)
 {
 	const struct st_container *c = st_model_container(v->src.model);
-	const struct st_weight *embed = st_model_weight(v->src.model, ST_ROLE_EMBED, 0);
+	const struct st_weight *embed = st_model_role(v->src.model, ST_ROLE_EMBED, 0);
 	bool tied = v->src.format == ST_FORMAT_APR
 	                  ? !json_is_false(json_object_get(c->docs.metadata, "tied_embeddings"))
 	                  : json_is_true(json_object_get(c->docs.config, "tie_word_embeddings"));
@@ -224,7 +224,7 @@ enum st_status st_plan_jobs(struct st_conversion *v, struct st_error *err)
 	if (v->by_name)
 		return jobs_by_name(v, err);
 	const struct st_model *m = v->src.model;
-	const struct st_weight *own_head = st_model_weight(m, ST_ROLE_HEAD, 0);
+	const struct st_weight *own_head = st_model_role(m, ST_ROLE_HEAD, 0);
 	bool freqs = false, head = false;
 	/* First, since the type of the embedding may depend on it. */
 	if (own_head && own_head->tensor && becomes_tied(v, own_head))
@@ -238,7 +238,7 @@ enum st_status st_plan_jobs(struct st_conversion *v, struct st_error *err)
 		ST_TRY(bound_jobs(v, w, err));
 	}
 	if (v->dst.format == ST_FORMAT_APR && v->dst.cfg.tied && !head) {
-		const struct st_weight *embed = st_model_weight(m, ST_ROLE_EMBED, 0);
+		const struct st_weight *embed = st_model_role(m, ST_ROLE_EMBED, 0);
 		if (embed->tensor)
 			ST_TRY(weight_job(v, ST_ROLE_HEAD, 0, embed, err));
 	}

@@ -31,7 +31,7 @@ struct fix {
 
 static const struct st_weight *bound(const struct st_model *m, enum st_role role, uint32_t layer)
 {
-	const struct st_weight *w = m ? st_model_weight(m, role, layer) : NULL;
+	const struct st_weight *w = m ? st_model_role(m, role, layer) : NULL;
 	return w && w->tensor ? w : NULL;
 }
 

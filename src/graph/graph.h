@@ -15,6 +15,7 @@
 #include <stele/model.h>
 
 #include "base/mem.h"
+#include "graph/stage.h"
 #include "kernel/choice.h"
 #include "kernel/kernel.h"
 #include "kernel/recurrent.h"

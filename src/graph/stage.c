@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "graph/stage.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -232,7 +232,7 @@ static enum st_status check_config(struct st_inspection *in, struct st_error *er
 		           in->model_error.message);
 	}
 	if (in->model && st_model_tie_contradicts(in->model))
-		ST_TRY(add(in, err, ST_NOTE, "head", st_model_weight(in->model, ST_ROLE_HEAD, 0)->tensor->name,
+		ST_TRY(add(in, err, ST_NOTE, "head", st_model_role(in->model, ST_ROLE_HEAD, 0)->tensor->name,
 		           "%.88s says that the head is the embedding, and the file holds another head",
 		           st_model_config(in->model)->origin[ST_CONFIG_TIED].key));
 	if (!in->model || !in->tokenizer)

@@ -2,6 +2,7 @@
  * by_name.c - two files of a family that Stele cannot run: there are no stages to evaluate, but weights need no graph.
  * Tokens, vocabularies, configuration keys and weights are compared, and the verdict speaks of these alone.
  */
+#include "compare/settings.h"
 #include "judge/rosetta.h"
 
 #include "arch/arch.h"

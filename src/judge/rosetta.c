@@ -114,7 +114,7 @@ static enum st_status settle_vocab(struct st_rosetta_state *s, struct st_error *
 		const struct st_model *more = a > b ? s->ma : s->mb;
 		bool zero = false;
 		if (st_model_graph(more))
-			ST_TRY(rows_are_zero(st_model_weight(more, ST_ROLE_EMBED, 0), common, &zero, err));
+			ST_TRY(rows_are_zero(st_model_role(more, ST_ROLE_EMBED, 0), common, &zero, err));
 		fits = st_model_limit_vocab(s->ma, common) && st_model_limit_vocab(s->mb, common);
 		if (fits)
 			snprintf(

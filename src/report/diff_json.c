@@ -1,3 +1,4 @@
+#include "graph/stage.h"
 #include "report/diff.h"
 
 #include "report/json.h"

@@ -1,3 +1,4 @@
+#include "graph/stage.h"
 #include "report/explain.h"
 
 #include <math.h>

@@ -1,3 +1,4 @@
+#include "arch/arch.h"
 #include "report/inspect.h"
 
 #include "arch/described.h"

@@ -1,4 +1,5 @@
 /* rosetta_next.c - next tokens of both sides and what layers cost, as text: is the quantisation all right? */
+#include "graph/stage.h"
 #include "report/rosetta_parts.h"
 
 #include <math.h>

@@ -54,7 +54,7 @@ static enum st_status find(const struct st_svf_base *b, const char *name, struct
 	if (!st_role_of_name(name, &role, &layer))
 		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, name, "is no weight of %s",
 		                  st_model_config(b->model)->arch);
-	const struct st_weight *found = st_model_weight(b->model, role, layer);
+	const struct st_weight *found = st_model_role(b->model, role, layer);
 	if (found)
 		*w = *found;
 	return ST_OK;

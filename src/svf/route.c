@@ -88,7 +88,7 @@ static enum st_status adapt(struct route *x, struct st_error *err)
 		 * its head. */
 		if (role == ST_ROLE_HEAD)
 			continue;
-		const struct st_weight *base = st_model_weight(x->model, role, layer);
+		const struct st_weight *base = st_model_role(x->model, role, layer);
 		struct st_weight *w;
 		if (!base)
 			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, p->source_name,

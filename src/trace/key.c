@@ -1,4 +1,5 @@
 /* key.c - what the name of a captured value means. */
+#include "graph/stage.h"
 #include "trace/trace.h"
 
 #include "base/error.h"

@@ -5,6 +5,7 @@
  * tensors, and whatever contradicts itself is refused by name: a value that nobody can place would
  * otherwise be compared with the wrong one, or silently not at all.
  */
+#include "graph/stage.h"
 #include "trace/trace.h"
 
 #include "base/error.h"

@@ -2,6 +2,7 @@
  * settle.c - what a dump leaves unsaid about its axes: a batch of one in front, the features of heads apart, before or
  * behind the positions, the last position alone.
  */
+#include "graph/stage.h"
 #include "trace/trace.h"
 
 #include "base/error.h"

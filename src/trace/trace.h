@@ -12,6 +12,7 @@
 
 #include "base/mem.h"
 #include "format/container.h"
+#include "graph/stage.h"
 
 struct st_trace {
 	struct st_container *c;

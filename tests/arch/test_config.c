@@ -130,7 +130,7 @@ static void prefixes_of_names(void **state)
 		file_model_init(&f, &m, prefixes[i], false);
 		check_model(prefixes[i], write_hf(&f, file_config("llama", &m)), &m);
 		struct st_model *model = open_model(in_folder("hf"));
-		const struct st_weight *w = st_model_weight(model, ST_ROLE_UP, 2);
+		const struct st_weight *w = st_model_role(model, ST_ROLE_UP, 2);
 		assert_string_equal(w->canonical, "model.layers.2.mlp.up_proj.weight");
 		st_model_close(model);
 		file_model_free(&f);
@@ -210,6 +210,49 @@ static void wrappers_in_names(void **state)
 }
 
 /* A tensor without elements is one that is missing: what is left of weights that lay on another machine. */
+/* What a caller of the library sees: keys and weights by their names, in models of the older code and of pages alike. */
+static void names_are_the_way_in(void **state)
+{
+	(void)state;
+	struct naive m = sizes("llama");
+	struct file_model f;
+	naive_init(&m, 23);
+	file_model_init(&f, &m, "model.", false);
+	for (int page = 0; page < 2; page++) {
+		json_t *c = file_config("llama", &m);
+		if (page)
+			json_object_set_new(
+				c, "layer_types",
+				json_pack("[s, s, s]", "full_attention", "full_attention", "full_attention"));
+		write_hf(&f, c);
+		struct st_error err = ST_ERROR_INIT;
+		struct st_model *model;
+		assert_ok(st_model_open_as(in_folder("hf"), page ? "llama" : NULL, &model, &err), &err);
+		const char *const want[][3] = { { "arch", "llama", "model_type" },
+			                        { "n_layers", "3", "num_hidden_layers" },
+			                        { "rope_theta", "10000", "rope_theta" },
+			                        { "hidden", "32", "hidden_size" } };
+		for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+			struct st_model_key k = { 0 };
+			for (size_t n = 0; n < st_model_n_keys(model) && (!k.name || strcmp(k.name, want[i][0]) != 0);
+			     n++)
+				st_model_key_at(model, n, &k);
+			assert_string_equal(k.name, want[i][0]);
+			assert_string_equal(k.value, want[i][1]);
+			assert_true(k.from.said);
+			assert_string_equal(k.from.key, want[i][2]);
+		}
+		assert_string_equal(st_model_weight(model, "up", 2)->tensor->name, "model.layers.2.mlp.up_proj.weight");
+		assert_string_equal(st_model_weight(model, "final_norm", 0)->tensor->name, "model.norm.weight");
+		assert_null(st_model_weight(model, "up", 3));
+		assert_null(st_model_weight(model, "ups", 0));
+		assert_null(st_model_weight(model, "", 0));
+		st_model_close(model);
+	}
+	file_model_free(&f);
+	naive_free(&m);
+}
+
 static void empty_tensors(void **state)
 {
 	(void)state;
@@ -227,8 +270,8 @@ static void empty_tensors(void **state)
 	const char *path = write_hf(&f, file_config("llama", &m));
 	check_refused("empty", path, ST_ERR_FORMAT, "model.layers.1.self_attn.k_proj.weight", "has no elements");
 	assert_ok(st_model_open_partial(path, &model, &err), &err);
-	assert_null(st_model_weight(model, ST_ROLE_K, 1)->tensor);
-	assert_non_null(st_model_weight(model, ST_ROLE_K, 0)->tensor);
+	assert_null(st_model_role(model, ST_ROLE_K, 1)->tensor);
+	assert_non_null(st_model_role(model, ST_ROLE_K, 0)->tensor);
 	assert_non_null(strstr(st_container_describe(st_model_container(model)), "1 empty tensor"));
 	st_model_close(model);
 	file_model_free(&f);
@@ -325,8 +368,8 @@ static void tied_head_alone(void **state)
 	check_model("head alone", write_hf(&f, file_config("qwen2", &m)), &m);
 	struct st_model *model = open_model(in_folder("hf"));
 	assert_non_null(strstr(st_container_describe(st_model_container(model)), "embedding read from lm_head.weight"));
-	assert_string_equal(st_model_weight(model, ST_ROLE_EMBED, 0)->tensor->name, "lm_head.weight");
-	assert_null(st_model_weight(model, ST_ROLE_HEAD, 0)->tensor);
+	assert_string_equal(st_model_role(model, ST_ROLE_EMBED, 0)->tensor->name, "lm_head.weight");
+	assert_null(st_model_role(model, ST_ROLE_HEAD, 0)->tensor);
 	assert_int_equal(st_model_n_unused(model), 0);
 	st_model_close(model);
 	/* Not where nothing ties them. */
@@ -399,9 +442,9 @@ static void vocabularies_are_limited(void **state)
 	write_hf(&f, file_config("llama", &m));
 	struct st_model *model = open_model(in_folder("hf"));
 	uint32_t vocab = st_model_config(model)->vocab;
-	struct st_tensor flat = *st_model_weight(model, ST_ROLE_EMBED, 0)->tensor;
-	const struct st_tensor *whole = st_model_weight(model, ST_ROLE_EMBED, 0)->tensor;
-	struct st_weight *embed = (struct st_weight *)(uintptr_t)st_model_weight(model, ST_ROLE_EMBED, 0);
+	struct st_tensor flat = *st_model_role(model, ST_ROLE_EMBED, 0)->tensor;
+	const struct st_tensor *whole = st_model_role(model, ST_ROLE_EMBED, 0)->tensor;
+	struct st_weight *embed = (struct st_weight *)(uintptr_t)st_model_role(model, ST_ROLE_EMBED, 0);
 	flat.layout = ST_LAYOUT_FLAT;
 	embed->tensor = &flat;
 	assert_true(st_model_limit_vocab(model, vocab));
@@ -952,8 +995,8 @@ static void load_log_and_partial_opening(void **state)
 	assert_null(st_model_graph(model));
 	assert_int_equal(st_model_check(model, &err), ST_ERR_FORMAT);
 	assert_string_equal(err.where, "model.layers.1.mlp.up_proj.weight"); /* the first in graph order */
-	assert_null(st_model_weight(model, ST_ROLE_V, 2)->tensor);
-	assert_non_null(st_model_weight(model, ST_ROLE_V, 1)->tensor);
+	assert_null(st_model_role(model, ST_ROLE_V, 2)->tensor);
+	assert_non_null(st_model_role(model, ST_ROLE_V, 1)->tensor);
 	assert_int_equal(st_model_n_weights(model), f.n - 1);
 	l = (struct lines){ 0 };
 	st_model_load_log(model, false, &hooks);
@@ -1042,6 +1085,7 @@ int main(void)
 		cmocka_unit_test(prefixes_of_names),
 		cmocka_unit_test(wrappers_in_names),
 		cmocka_unit_test(tied_head_alone),
+		cmocka_unit_test(names_are_the_way_in),
 		cmocka_unit_test(empty_tensors),
 		cmocka_unit_test(what_is_no_language_model),
 		cmocka_unit_test(packed_weights),

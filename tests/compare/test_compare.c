@@ -1,4 +1,7 @@
 /* compare: metrics against plain loops, predicted noise against measured noise, configurations, causes. */
+#include "arch/arch.h"
+#include "compare/settings.h"
+#include "graph/stage.h"
 #include "pools.h"
 
 #include <stele/compare.h>

@@ -1,4 +1,5 @@
 /* diff: stage files, traces, models and plain tensors, on files written here byte by byte. */
+#include "graph/stage.h"
 #include "test.h"
 #include "folder.h"
 #include "judge/toy.h"

@@ -1,4 +1,5 @@
 /* The vocabulary of stages. The names are an interface: files and command lines hold them. */
+#include "graph/stage.h"
 #include "test.h"
 
 #include <stele/model.h>

@@ -2,6 +2,7 @@
  * Pairs whose difference is not one tensor of numbers: padded vocabularies, tied heads, layers that are not there; and
  * faults that no row shows by itself.
  */
+#include "graph/stage.h"
 #include "toy.h"
 #include "folder.h"
 #include "whole.h"

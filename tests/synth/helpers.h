@@ -2,6 +2,7 @@
 #ifndef ST_TESTS_SYNTH_HELPERS_H
 #define ST_TESTS_SYNTH_HELPERS_H
 
+#include "arch/arch.h"
 #include "folder.h"
 
 #include <stele/model.h>
@@ -59,9 +60,9 @@ static inline float *numbers_of(const struct st_weight *w, size_t *n)
 /* The weight of m in the same place; a tied head that has no tensor is the embedding. */
 static inline const struct st_weight *same_place(const struct st_model *m, const struct st_weight *w)
 {
-	const struct st_weight *x = st_model_weight(m, w->role, w->layer < 0 ? 0 : (uint32_t)w->layer);
+	const struct st_weight *x = st_model_role(m, w->role, w->layer < 0 ? 0 : (uint32_t)w->layer);
 	if (w->role == ST_ROLE_HEAD && (!x || !x->tensor))
-		x = st_model_weight(m, ST_ROLE_EMBED, 0);
+		x = st_model_role(m, ST_ROLE_EMBED, 0);
 	return x && x->tensor ? x : NULL;
 }
 

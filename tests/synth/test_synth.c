@@ -340,8 +340,8 @@ static void rows_that_do_not_divide_fall_back(void **state)
 	assert_non_null(
 		strstr(r.fallback, "F16 instead of Q4_K: the rows of model.embed_tokens.weight have 72 elements"));
 	struct st_model *m = open_model(in_folder("f.gguf"));
-	assert_int_equal(st_model_weight(m, ST_ROLE_Q, 1)->tensor->dtype, ST_DTYPE_F16); /* 72 is no multiple of 32 */
-	assert_int_equal(st_model_weight(m, ST_ROLE_DOWN, 1)->tensor->dtype, ST_DTYPE_Q8_0); /* 96 is */
+	assert_int_equal(st_model_role(m, ST_ROLE_Q, 1)->tensor->dtype, ST_DTYPE_F16); /* 72 is no multiple of 32 */
+	assert_int_equal(st_model_role(m, ST_ROLE_DOWN, 1)->tensor->dtype, ST_DTYPE_Q8_0); /* 96 is */
 	st_model_close(m);
 }
 
@@ -415,7 +415,7 @@ static void statistics_are_those_of_trained_models(void **state)
 	synth(in_folder("q.gguf"), &o);
 	struct st_model *m = open_model(in_folder("q.gguf"));
 	size_t n;
-	float *b = numbers_of(st_model_weight(m, ST_ROLE_K_BIAS, 2), &n);
+	float *b = numbers_of(st_model_role(m, ST_ROLE_K_BIAS, 2), &n);
 	for (size_t i = 0; i < n; i++) {
 		size_t pair = i % 32;
 		if (pair == 31)
@@ -424,7 +424,7 @@ static void statistics_are_those_of_trained_models(void **state)
 			assert_true(fabsf(b[i]) < 4);
 	}
 	free(b);
-	float *e = numbers_of(st_model_weight(m, ST_ROLE_EMBED, 0), &n);
+	float *e = numbers_of(st_model_role(m, ST_ROLE_EMBED, 0), &n);
 	size_t dead = 0;
 	for (size_t r = 0; r < n / 256; r++) {
 		double ss = 0;
@@ -434,8 +434,8 @@ static void statistics_are_those_of_trained_models(void **state)
 	}
 	assert_true(dead >= 2 && dead <= 30);
 	free(e);
-	float *before = numbers_of(st_model_weight(m, ST_ROLE_ATTN_NORM, 1), &n),
-	      *behind = numbers_of(st_model_weight(m, ST_ROLE_ATTN_NORM, 2), &n);
+	float *before = numbers_of(st_model_role(m, ST_ROLE_ATTN_NORM, 1), &n),
+	      *behind = numbers_of(st_model_role(m, ST_ROLE_ATTN_NORM, 2), &n);
 	float least[2] = { 9, 9 };
 	for (size_t i = 0; i < n; i++) {
 		least[0] = before[i] < least[0] ? before[i] : least[0];

@@ -1,4 +1,6 @@
 /* trace: what a run captures and writes, against other engines' captures, against itself, and under every refusal. */
+#include "arch/arch.h"
+#include "graph/stage.h"
 #include "support.h"
 
 #include <dirent.h>
