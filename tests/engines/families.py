@@ -55,5 +55,5 @@ for name in names:
         print(f'{"not ok" if why else "ok"} {n} - {name}')
         if why:
             print(f'# {why}')
-print(f'1..{n}' if n >= 25 else f'1..{n + 1}\nnot ok {n + 1} - at least 25 models are carried')
-sys.exit(bad > 0 or n < 25)
+print(f'1..{n}' if n >= 40 else f'1..{n + 1}\nnot ok {n + 1} - at least 40 models are carried')
+sys.exit(bad > 0 or n < 40)
