@@ -40,6 +40,7 @@ struct st_finding {
 	size_t n_equivalent;
 	struct st_candidate candidates[ST_MAX_CANDIDATES]; /* of what is unexplained: what came nearest */
 	size_t n_candidates;
+	bool engine_right;        /* the next value follows from what the model says: the capture alone is wrong */
 	char structure[192];      /* what the difference looks like */
 	char text[512];           /* in words */
 	char recommendation[256]; /* or empty */

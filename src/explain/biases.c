@@ -2,6 +2,7 @@
 #include "explain/hypotheses.h"
 
 #include "base/error.h"
+#include "graph/basis.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -54,6 +55,58 @@ static enum st_status take_bias(struct st_trial *t, float *bias, struct st_error
 	return at == v.cols ? ST_OK : st_fail(err, ST_ERR_FORMAT, "a bias of %zu elements for %zu", at, v.cols);
 }
 
+/* The bias with each part's features in the other order of rotary pairs; and element t of it for position t. */
+static enum st_status test_orders(struct st_trial *t, const float *bias, struct st_error *err)
+{
+	const struct st_graph *g = t->x->g;
+	float *other = st_alloc_array(t->n->width, sizeof *other);
+	double ones[ST_NODE_WEIGHTS] = { 1, 1, 1, 1 };
+	enum st_status st = other ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (int to_pairs = 0; to_pairs < 2 && st == ST_OK; to_pairs++)
+		for (int both = 0; both < 3 && st == ST_OK; both++) { /* q and k, q alone, k alone */
+			memcpy(other, bias, t->n->width * sizeof *other);
+			int n = 0;
+			for (uint32_t k = t->i + 1; k < g->n_nodes && g->nodes[k].layer == t->n->layer; k++) {
+				const struct st_node *rope = &g->nodes[k];
+				uint32_t from;
+				if (rope->op != ST_OP_ROPE || !st_capture_turned(t->x, t->i, rope, &from)
+				    || (n++, both && n != both))
+					continue;
+				for (uint32_t i = 0; i < rope->heads * rope->head_dim; i++) {
+					uint32_t in = i % rope->head_dim, h = i - in;
+					uint64_t from_row = in >= rope->n_rot ? in
+					                  : to_pairs          ? st_row_in_halves(in, rope->n_rot)
+					                                      : st_row_in_pairs(in, rope->n_rot);
+					other[from + i] = bias[from + h + from_row];
+				}
+			}
+			struct st_cause c = st_blame(ST_CAUSE_BIAS_PERMUTED);
+			if (n)
+				st = try_parts(t, other, ones, &c, err);
+		}
+	free(other);
+	if (st != ST_OK)
+		return st;
+	for (uint32_t k = 0; k <= t->n->n_w; k++) { /* all of it, or one part */
+		float *y = st_trial_buffer(t);
+		size_t at = 0;
+		for (uint32_t j = 0; j < t->n->n_w; j++) {
+			size_t len = (size_t)(t->n->w[j]->group_rows ? st_weight_rows(t->n->w[j])
+			                                             : st_weight_cols(t->n->w[j]));
+			for (size_t r = 0; r < t->T; r++)
+				for (size_t i = 0; i < len; i++) {
+					bool wrong = (k == 0 || k == j + 1) && r < len;
+					y[r * t->n->width + at + i] = t->in[0][r * t->ld[0] + at + i]
+					                            + bias[at + (wrong ? r : i)];
+				}
+			at += len;
+		}
+		struct st_cause c = st_blame(ST_CAUSE_BIAS_WRONG_AXIS);
+		ST_TRY(st_try_value(t, y, &c, NULL, err));
+	}
+	return ST_OK;
+}
+
 enum st_status st_test_bias(struct st_trial *t, struct st_error *err)
 {
 	float *bias = st_alloc_array(t->n->width, sizeof *bias);
@@ -82,7 +135,7 @@ enum st_status st_test_bias(struct st_trial *t, struct st_error *err)
 			double db = 0, bb = 0;
 			for (size_t r = 0; r < t->T; r++)
 				for (size_t i = at; i < at + len && st_trial_has(t, r); i++) {
-					db += ((double)t->x->got[r * t->n->width + i] - t->in[0][r * t->ld[0] + i])
+					db += ((double)t->got[r * t->n->width + i] - t->in[0][r * t->ld[0] + i])
 					    * bias[i];
 					bb += (double)bias[i] * bias[i];
 				}
@@ -99,6 +152,8 @@ enum st_status st_test_bias(struct st_trial *t, struct st_error *err)
 			st_cause_put_text(&c, ST_PARAM_PART, part_name(t, which));
 		st = try_parts(t, bias, by, &c, err);
 	}
+	if (st == ST_OK && t->best->cause.confidence != ST_CONFIRMED)
+		st = test_orders(t, bias, err);
 	free(bias);
 	return st;
 }

@@ -94,7 +94,7 @@ enum st_status st_pass_begin(struct st_explainer *x, uint32_t step, struct st_er
 /* ---- the basis of Q and K ---- */
 
 /* Where the features lie that rotation node `rope` turns, in the value of node i on the way to it. */
-static bool range_of(const struct st_explainer *x, uint32_t i, const struct st_node *rope, uint32_t *from)
+bool st_capture_turned(const struct st_explainer *x, uint32_t i, const struct st_node *rope, uint32_t *from)
 {
 	uint32_t at = rope->in[0];
 	*from = rope->from[0];
@@ -128,7 +128,7 @@ static bool change_basis(const struct st_explainer *x, uint32_t i, float *row, b
 	uint32_t from = 0;
 	for (uint32_t k = i; k < x->g->n_nodes && x->g->nodes[k].layer == n->layer; k++) {
 		const struct st_node *rope = &x->g->nodes[k];
-		if (k == i ? n->op != ST_OP_ROPE : rope->op != ST_OP_ROPE || !range_of(x, i, rope, &from))
+		if (k == i ? n->op != ST_OP_ROPE : rope->op != ST_OP_ROPE || !st_capture_turned(x, i, rope, &from))
 			continue;
 		any = true;
 		(half ? st_basis_to_half : to_pairs)(row + (k == i ? 0 : from), rope->heads, rope->head_dim,

@@ -176,6 +176,7 @@ static enum st_status judge_node(struct st_explainer *x, uint32_t i, const struc
 			x->usual[n->stage] = (uint8_t)(fit.arith - st_ariths + 1);
 		if (!fit.noise && explain) {
 			ST_TRY(st_find_cause(x, &s, &fit, &st_all_hypotheses, f, err));
+			ST_TRY(st_ask_consumers(x, &s, f, err));
 			f->stage = x->r.n_stages;
 			x->r.n_findings++;
 		} else if (!fit.noise) {
@@ -230,8 +231,8 @@ static enum st_status prepare(struct st_explainer *x, struct st_error *err)
 		size_t size = scores ? (size_t)n->heads * T * all : T * n->width;
 		x->widest = size > x->widest ? size : x->widest;
 	}
-	float **const buffers[] = { &x->got,   &x->exact, &x->tried,     &x->bound,
-		                    &x->spare, &x->moved, &x->candidate, &x->buffer };
+	float **const buffers[] = { &x->got,   &x->exact,     &x->tried,  &x->bound, &x->spare,
+		                    &x->moved, &x->candidate, &x->buffer, &x->undone };
 	for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
 		*buffers[i] = st_arena_alloc(&x->arena, x->widest, sizeof **buffers[i]);
 		ST_NEED(*buffers[i]);
@@ -281,8 +282,38 @@ static void describe_model(struct st_explainer *x, const char *path)
 	s->tensors = st_container_n_tensors(k);
 }
 
+/* Nearly every product is off by about as much, and nothing explains the first: other weights all over. */
+static void find_two_models(struct st_explainer *x)
+{
+	size_t linear = 0, wrong = 0;
+	double least = INFINITY, most = 0;
+	for (size_t i = 0; i < x->r.n_stages; i++) {
+		const struct st_explained_stage *s = &x->r.stages[i];
+		uint32_t k = st_graph_find(x->g, s->stage, s->layer);
+		enum st_op op = x->g->nodes[k].op;
+		if (op != ST_OP_LINEAR && op != ST_OP_EMBED && op != ST_OP_LINEAR_AT)
+			continue;
+		linear++;
+		if (s->status != ST_STATUS_FAULT)
+			continue;
+		wrong++;
+		least = fmin(least, s->m.rel_l2);
+		most = fmax(most, s->m.rel_l2);
+	}
+	struct st_finding *f = x->r.n_findings ? &x->r.findings[0] : NULL;
+	if (!f || f->cause.code != ST_CAUSE_UNEXPLAINED || linear < 4 || wrong * 10 < linear * 9 || most > 8 * least)
+		return;
+	f->cause.code = ST_CAUSE_WEIGHT_TWO_MODELS;
+	f->cause.confidence = ST_LIKELY;
+	f->cause.n_params = 0;
+	st_cause_put(&f->cause, ST_PARAM_TENSORS, (double)wrong);
+	st_cause_put(&f->cause, ST_PARAM_OF, (double)linear);
+	st_cause_put(&f->cause, ST_PARAM_MEDIAN, (least + most) / 2);
+}
+
 static void decide(struct st_explainer *x)
 {
+	find_two_models(x);
 	struct st_explain *r = &x->r;
 	r->verdict = ST_VERDICT_MATCH;
 	for (size_t i = 0; i < r->n_stages; i++) {

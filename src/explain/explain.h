@@ -40,6 +40,7 @@ struct st_explainer {
 	float *spare;     /* of inner nodes */
 	float *moved;     /* with inner values moved */
 	float *candidate; /* under a hypothesis, before its arithmetics */
+	float *undone;    /* the trace's value of an inner node, worked out */
 	float *buffer;    /* a hypothesis's own: st_trial_buffer() */
 	bool *have;       /* [T]: positions that the trace has of the value */
 	bool *have_input;
@@ -67,6 +68,9 @@ bool st_capture_counts(const struct st_explainer *x, const struct st_node *n, co
 /* A row of node i's right value as it would come out were the trace in the other basis than it is taken to be. False where
  * nothing of it is turned. */
 bool st_capture_other_basis(const struct st_explainer *x, uint32_t i, float *row);
+
+/* Whether rotation `rope` turns features of node i's value, and from which on. */
+bool st_capture_turned(const struct st_explainer *x, uint32_t i, const struct st_node *rope, uint32_t *from);
 
 /* ---- segment.c: a captured node with what lies between it and the captured values before it ---- */
 
@@ -137,19 +141,25 @@ struct st_trial {
 	const float *in[ST_NODE_ALL_INPUTS]; /* its inputs, and floats from one token to the next */
 	size_t ld[ST_NODE_ALL_INPUTS];
 	size_t T, P;
+	/* What was captured of this node's value, and what it should be: its own, or, where only sums, biases and factors lie
+	 * between it and the judged value, worked out from that. NULL: nothing can be fitted to it. */
+	const float *got, *exact;
 	double before; /* relative L2 without a hypothesis */
 	struct st_finding *best;
 	double best_ratio;
 	unsigned rank; /* of the hypothesis at hand: simple ones first */
 	unsigned best_rank;
 };
-/* Whether the judged value is this node's own, so that parameters can be fitted to x->got. */
-static inline bool st_trial_direct(const struct st_trial *t) { return t->s->node == t->i; }
+/* Whether parameters can be fitted to t->got. */
+static inline bool st_trial_direct(const struct st_trial *t) { return t->got != NULL; }
 /* Evaluate under an edited node, or under values for it, and keep the cause if it fits better than what was kept. */
 ST_MUST_CHECK enum st_status st_try_node(struct st_trial *t, const struct st_node *as, const struct st_cause *c,
                                          struct st_fit *fit, struct st_error *err);
 ST_MUST_CHECK enum st_status st_try_value(struct st_trial *t, const float *value, const struct st_cause *c,
                                           struct st_fit *fit, struct st_error *err);
+/* What stands under another name is compared with what should stand here. */
+ST_MUST_CHECK enum st_status st_try_found(struct st_trial *t, const float *found, const struct st_cause *c,
+                                          struct st_error *err);
 /* A buffer of the node's value size that belongs to the trial; what was in it is lost. */
 float *st_trial_buffer(struct st_trial *t);
 /* One row for each kind of mistake (hypotheses.c lists them): tried on nodes of these operations, in order. */
@@ -167,6 +177,11 @@ extern const struct st_hypothesis_list st_all_hypotheses; /* hypotheses.c */
 ST_MUST_CHECK enum st_status st_find_cause(struct st_explainer *x, const struct st_segment *s,
                                            const struct st_fit *without, const struct st_hypothesis_list *list,
                                            struct st_finding *out, struct st_error *err);
+
+/* consumers.c: whether the engine went on with what was captured, or with what the model says; settles what is the
+ * capture's mistake and what the engine's. */
+ST_MUST_CHECK enum st_status st_ask_consumers(struct st_explainer *x, const struct st_segment *s, struct st_finding *f,
+                                              struct st_error *err);
 
 /* say.c: the text and the advice of a finding. */
 void st_explain_say(const struct st_explainer *x, struct st_finding *f);

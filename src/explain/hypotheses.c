@@ -10,5 +10,7 @@ static const struct st_hypothesis rows[] = {
 	{ B(ADD), st_test_add },
 	{ B(ROPE), st_test_rope },
 	{ B(LINEAR), st_test_linear },
+	{ B(RMSNORM) | B(LAYERNORM) | B(LINEAR), st_test_source },
+	{ ~UINT64_C(0), st_test_precision },
 };
 const struct st_hypothesis_list st_all_hypotheses = { rows, sizeof rows / sizeof *rows };

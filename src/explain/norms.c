@@ -5,6 +5,7 @@
 #include "base/error.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,8 +35,8 @@ static double fit_eps(const struct st_trial *t)
 	for (size_t r = 0; eps && r < t->T; r++)
 		for (size_t h = 0; h < g.groups && st_trial_has(t, r); h++) {
 			const float *in = t->in[0] + r * t->ld[0] + h * g.D;
-			const float *got = t->x->got + r * t->n->width + h * g.D,
-				    *y = t->x->exact + r * t->n->width + h * g.D;
+			const float *got = t->got + r * t->n->width + h * g.D,
+				    *y = t->exact + r * t->n->width + h * g.D;
 			double square = 0, mean = 0, gy = 0, yy = 0;
 			for (size_t i = 0; i < g.D; i++)
 				mean += in[i];
@@ -308,10 +309,68 @@ static enum st_status test_kind(struct st_trial *t, struct st_error *err)
 	return st;
 }
 
+/* The mean square of each feature over the positions. */
+static enum st_status test_axis(struct st_trial *t, struct st_error *err)
+{
+	struct geometry g = geometry_of(t->n);
+	struct st_value v = st_trial_value(t);
+	float *y = st_trial_buffer(t);
+	if (v.rows < 2 || t->n->op == ST_OP_LAYERNORM)
+		return ST_OK;
+	ST_TRY(st_run_eval_as(t->x->run, t->i, t->n, &t->x->exec, y, err));
+	for (size_t i = 0; i < v.cols; i++) {
+		double over = 0;
+		for (size_t r = 0; r < v.rows; r++)
+			over += (double)t->in[0][r * t->ld[0] + i] * t->in[0][r * t->ld[0] + i];
+		for (size_t r = 0; r < v.rows; r++) {
+			const float *in = t->in[0] + r * t->ld[0] + i / g.D * g.D;
+			double own = 0;
+			for (size_t k = 0; k < g.D; k++)
+				own += (double)in[k] * in[k];
+			y[r * v.cols + i] *= (float)sqrt((own / (double)g.D + t->n->eps)
+			                                 / (over / (double)v.rows + t->n->eps));
+		}
+	}
+	struct st_cause c = st_blame(ST_CAUSE_NORM_AXIS);
+	return st_try_value(t, y, &c, NULL, err);
+}
+
+/* Another value of the stream in place of the input; in models whose branches run one after the other the first one's is
+ * that of a model with both side by side. */
+enum st_status st_test_source(struct st_trial *t, struct st_error *err)
+{
+	const struct st_graph *g = t->x->g;
+	if (t->n->in[0] == ST_NO_NODE || t->n->from[0])
+		return ST_OK;
+	const struct st_node *own = &g->nodes[t->n->in[0]];
+	for (uint32_t k = 0; k < t->i; k++) {
+		const struct st_node *n = &g->nodes[k];
+		if (k == t->n->in[0] || n->width != own->width || n->op == ST_OP_SCORES || n->op == ST_OP_SOFTMAX
+		    || !st_run_holds(t->x->run, k))
+			continue;
+		struct st_node as = *t->n;
+		as.in[0] = k;
+		bool stream = own->op == ST_OP_ADD && (own->in[0] == k || own->in[1] == k)
+		           && (n->op == ST_OP_ADD || n->layer < 0 || n->layer < t->n->layer);
+		struct st_cause c = st_blame(stream ? ST_CAUSE_RESIDUAL_PARALLEL : ST_CAUSE_RESIDUAL_WRONG_SOURCE);
+		char name[64];
+		if (!stream) {
+			if (n->layer >= 0)
+				snprintf(name, sizeof name, "%s of layer %d", st_stage_name(n->stage), n->layer);
+			else
+				snprintf(name, sizeof name, "%s", st_stage_name(n->stage));
+			st_cause_put_text(&c, ST_PARAM_HOLDS, name);
+		}
+		ST_TRY(st_try_node(t, &as, &c, NULL, err));
+	}
+	return ST_OK;
+}
+
 enum st_status st_test_norm(struct st_trial *t, struct st_error *err)
 {
 	ST_TRY(test_eps(t, err));
 	ST_TRY(test_kind(t, err));
 	ST_TRY(test_weight(t, err));
-	return test_reduction(t, err);
+	ST_TRY(test_reduction(t, err));
+	return test_axis(t, err);
 }

@@ -15,7 +15,7 @@ static bool fit_two(const struct st_trial *t, const float *u, size_t ldu, const 
 	double uu = 0, vv = 0, uv = 0, yu = 0, yv = 0;
 	for (size_t r = 0; r < t->T; r++)
 		for (size_t i = 0; i < t->n->width && st_trial_has(t, r); i++) {
-			double p = u[r * ldu + i], q = v[r * ldv + i], y = t->x->got[r * t->n->width + i];
+			double p = u[r * ldu + i], q = v[r * ldv + i], y = t->got[r * t->n->width + i];
 			uu += p * p;
 			vv += q * q;
 			uv += p * q;
@@ -72,7 +72,7 @@ static enum st_status test_clipped(struct st_trial *t, struct st_error *err)
 	struct st_value v = st_trial_value(t);
 	double most = 0;
 	for (size_t k = 0; st_trial_direct(t) && k < v.rows * v.cols; k++)
-		most = fmax(most, fabs((double)t->x->got[k]));
+		most = fmax(most, fabs((double)t->got[k]));
 	const double limits[] = { 65504, most };
 	for (size_t l = 0; l < 2; l++) {
 		bool cut = false;

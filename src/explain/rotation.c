@@ -89,7 +89,7 @@ static double leaves(const struct st_trial *t, const struct turn *w)
 		for (size_t h = 0; h < t->n->heads && st_trial_has(t, r); h++) {
 			turn_head(t, w, t->in[0] + r * t->ld[0] + h * t->n->head_dim, (double)position(t, r), y);
 			for (size_t i = 0; i < t->n->head_dim; i++) {
-				double d = y[i] - (double)t->x->got[r * t->n->width + h * t->n->head_dim + i];
+				double d = y[i] - (double)t->got[r * t->n->width + h * t->n->head_dim + i];
 				sum += d * d;
 			}
 		}
@@ -103,7 +103,7 @@ static double measured(const struct st_trial *t, size_t r, size_t i, double *lon
 	size_t half = t->n->n_rot / 2;
 	for (size_t h = 0; h < t->n->heads; h++) {
 		const float *x = t->in[0] + r * t->ld[0] + h * t->n->head_dim;
-		const float *y = t->x->got + r * t->n->width + h * t->n->head_dim;
+		const float *y = t->got + r * t->n->width + h * t->n->head_dim;
 		re += (double)x[i] * y[i] + (double)x[i + half] * y[i + half];
 		im += (double)x[i] * y[i + half] - (double)x[i + half] * y[i];
 		before += (double)x[i] * x[i] + (double)x[i + half] * x[i + half];
@@ -303,6 +303,15 @@ static enum st_status test_partial(struct st_trial *t, struct st_error *err)
 		for (uint32_t i = 0; i < w.n_rot / 2; i++) /* the frequencies of the model's own number */
 			freq[i] = pow(theta, -2.0 * i / n);
 		ST_TRY(try_turn(t, &w, &c, err));
+		for (uint32_t i = 0; i < w.n_rot / 2 && w.n_rot < n;
+		     i++) /* the model's own, scaled as they are: the first of them, */
+			freq[i] = t->n->inv_freq[i];
+		if (w.n_rot < n)
+			ST_TRY(try_turn(t, &w, &c, err));
+		for (uint32_t i = 0; i < w.n_rot / 2 && w.n_rot < n; i++) /* or spread over all */
+			freq[i] = t->n->inv_freq[i * (n / w.n_rot)];
+		if (w.n_rot < n && n % w.n_rot == 0)
+			ST_TRY(try_turn(t, &w, &c, err));
 	}
 	return ST_OK;
 }

@@ -55,6 +55,9 @@ void st_explain_say(const struct st_explainer *x, struct st_finding *f)
 	for (size_t i = 0; i < f->n_equivalent; i++)
 		add(f->text, sizeof f->text, "%s%s", i ? ", " : "; these values cannot tell it from ",
 		    st_cause_name(f->equivalent[i]));
+	if (f->engine_right)
+		add(f->text, sizeof f->text,
+		    "; the engine went on with the right value, so that the capture alone is wrong");
 	if (f->at != s->stage || f->layer != s->layer) {
 		add(f->text, sizeof f->text, "; seen at ");
 		add_place(f->text, sizeof f->text, s->stage, s->layer);

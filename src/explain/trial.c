@@ -67,7 +67,7 @@ static void keep(struct st_trial *t, const struct st_cause *c, const struct st_f
 		t->best_ratio = fit->ratio;
 		t->best_rank = t->rank;
 		f->n_equivalent = 0;
-	} else if (now.confidence == ST_CONFIRMED && fit->rel < 2 * f->cause.residual_after) {
+	} else if (now.confidence == ST_CONFIRMED) {
 		add_equivalent(f, c->code);
 	} else if (now.confidence == ST_LIKELY) {
 		add_candidate(f, c->code, fit->rel);
@@ -100,6 +100,19 @@ enum st_status st_try_value(struct st_trial *t, const float *value, const struct
 	return try_way(t, &(struct st_way){ .edit = t->i, .value = value }, c, fit, err);
 }
 
+enum st_status st_try_found(struct st_trial *t, const float *found, const struct st_cause *c, struct st_error *err)
+{
+	struct st_explainer *x = t->x;
+	float *got = x->got;
+	x->got = (float *)(uintptr_t)found;
+	struct st_fit f;
+	enum st_status st = st_fit_of_value(x, t->s, &(struct st_way){ .edit = ST_NO_NODE }, x->exact, &f, err);
+	x->got = got;
+	if (st == ST_OK)
+		keep(t, c, &f);
+	return st;
+}
+
 static void take_inputs(struct st_trial *t)
 {
 	for (uint32_t k = 0; k < ST_NODE_ALL_INPUTS; k++) {
@@ -112,6 +125,45 @@ static void take_inputs(struct st_trial *t)
 		t->in[k] = v.data + st_node_from(t->n, k) + (last ? (v.rows - 1) * v.cols : 0);
 		t->ld[k] = v.cols;
 	}
+}
+
+/*
+ * Takes the operations between node i and the judged one back: sums with what does not depend on it, biases, factors. False
+ * where there are others. got: [value of node i].
+ */
+static bool invert(const struct st_explainer *x, const struct st_segment *s, uint32_t i, float *got)
+{
+	struct st_value v = st_run_value(x->run, s->node);
+	memcpy(got, x->got, v.rows * v.cols * sizeof *got);
+	for (uint32_t at = s->node; at != i;) {
+		const struct st_node *n = &x->g->nodes[at];
+		uint32_t in = n->in[0];
+		if (n->op == ST_OP_ADD && !(x->inner[in] && in >= i))
+			in = n->in[1];
+		bool sum = n->op == ST_OP_BIAS || n->op == ST_OP_ADD, factor = n->op == ST_OP_SCALE && n->plus == 0;
+		if ((!sum && !factor) || in == ST_NO_NODE || in < i || !x->inner[in]
+		    || n->from[in == n->in[1] && n->op == ST_OP_ADD])
+			return false;
+		struct st_value u = st_run_value(x->run, in);
+		if (u.rows != v.rows || u.cols != v.cols)
+			return false;
+		const float *y = at == s->node ? x->exact : st_run_value(x->run, at).data;
+		double by = 1;
+		if (factor) {
+			double uu = 0, yu = 0;
+			for (size_t k = 0; k < v.rows * v.cols; k++) {
+				uu += (double)u.data[k] * u.data[k];
+				yu += (double)y[k] * u.data[k];
+			}
+			by = uu > 0 ? yu / uu : 0;
+			if (by == 0)
+				return false;
+		}
+		for (size_t k = 0; k < v.rows * v.cols; k++)
+			got[k] = factor ? (float)(got[k] / by) : (float)((double)got[k] - ((double)y[k] - u.data[k]));
+		at = in;
+	}
+	return true;
 }
 
 /* The worst token and feature, and how much of the difference is a gain. */
@@ -161,6 +213,8 @@ enum st_status st_find_cause(struct st_explainer *x, const struct st_segment *s,
 			t.n = &x->g->nodes[i];
 			t.rank = (unsigned)k;
 			take_inputs(&t);
+			t.got = i == s->node ? x->got : invert(x, s, i, x->undone) ? x->undone : NULL;
+			t.exact = i == s->node ? x->exact : st_run_value(x->run, i).data;
 			ST_TRY(list->rows[k].test(&t, err));
 		}
 	describe(x, s, without, out->structure, sizeof out->structure);

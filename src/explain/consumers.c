@@ -1,0 +1,121 @@
+/*
+ * consumers.c - what the engine went on with: where the next captured value follows from what the model says, and not from
+ * what was captured, the engine was right and the capture is wrong.
+ */
+#include "explain/explain.h"
+
+#include "base/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* The next captured value that is made of node i's, evaluated from `value`. tested: whether there is one. */
+static enum st_status follows_from(struct st_explainer *x, uint32_t i, const float *value, bool *tested, bool *follows,
+                                   struct st_error *err)
+{
+	struct st_segment s;
+	*tested = *follows = false;
+	st_run_put(x->run, i, value);
+	for (uint32_t k = i + 1; k < x->g->n_nodes; k++) {
+		if (!x->pass.at[k] || x->g->nodes[k].op == ST_OP_TOP)
+			continue;
+		st_segment_find(x, k, &s);
+		if (!x->input[i])
+			continue;
+		struct st_fit fit;
+		struct st_way plain = { .edit = ST_NO_NODE };
+		/* Values behind i that it reads too are taken from the trace. */
+		for (uint32_t j = s.from; j < k; j++) {
+			struct st_value v = st_run_value(x->run, j);
+			if (!x->input[j] || j <= i)
+				continue;
+			ST_TRY(st_capture_load(x, j, v.data, v.data, x->have_input, err));
+			st_run_put(x->run, j, v.data);
+		}
+		ST_TRY(st_segment_eval(x, &s, &plain, x->exact, err));
+		ST_TRY(st_capture_load(x, k, x->exact, x->got, x->have, err));
+		ST_TRY(st_fit_of_value(x, &s, &plain, x->exact, &fit, err));
+		*tested = true;
+		*follows = fit.noise;
+		return ST_OK;
+	}
+	return ST_OK;
+}
+
+/* What a mistake of the capture is called that would be this one in the engine. */
+static enum st_cause_code of_capture(enum st_cause_code c)
+{
+	switch (c) {
+	case ST_CAUSE_UNEXPLAINED:
+		return ST_CAUSE_CAPTURE_BATCH_ROW;
+	case ST_CAUSE_KERNEL_STALE_TOKEN:
+		return ST_CAUSE_CAPTURE_STALE_TOKEN;
+	case ST_CAUSE_WEIGHT_GATE_UP_SWAPPED:
+	case ST_CAUSE_WEIGHT_QKV_SWAPPED:
+	case ST_CAUSE_NORM_WRONG_WEIGHT:
+	case ST_CAUSE_NORM_SKIPPED:
+	case ST_CAUSE_NORM_APPLIED_TWICE:
+		return ST_CAUSE_STAGE_MISLABELLED;
+	default:
+		return c;
+	}
+}
+
+static bool is_of_capture(enum st_cause_code c) { return st_cause_info(c)->where == ST_ON_CAPTURE; }
+
+/* The engine's own mistakes alone are left. */
+static void keep_engine(struct st_finding *f)
+{
+	size_t n = 0;
+	for (size_t i = 0; i < f->n_equivalent; i++)
+		if (!is_of_capture(f->equivalent[i]))
+			f->equivalent[n++] = f->equivalent[i];
+	f->n_equivalent = n;
+	if (is_of_capture(f->cause.code) && n) {
+		f->cause.code = f->equivalent[0];
+		f->cause.n_params = 0;
+		memmove(f->equivalent, f->equivalent + 1, (n - 1) * sizeof *f->equivalent);
+		f->n_equivalent--;
+	}
+}
+
+enum st_status st_ask_consumers(struct st_explainer *x, const struct st_segment *s, struct st_finding *f,
+                                struct st_error *err)
+{
+	struct st_value v = st_run_value(x->run, s->node);
+	size_t n = v.rows * v.cols;
+	float *got = st_alloc_array2(2, n, sizeof *got), *exact = got ? got + n : NULL;
+	bool *have = st_alloc_array(x->pass.T, sizeof *have), right = false, wrong = false, tested = false;
+	if (!got || !have) {
+		free(got);
+		free(have);
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	}
+	memcpy(got, x->got, n * sizeof *got);
+	memcpy(exact, x->exact, n * sizeof *exact);
+	memcpy(have, x->have, x->pass.T * sizeof *have);
+	enum st_status st = follows_from(x, s->node, exact, &tested, &right, err);
+	if (st == ST_OK && tested)
+		st = follows_from(x, s->node, got, &tested, &wrong, err);
+	memcpy(x->got, got, n * sizeof *got);
+	memcpy(x->exact, exact, n * sizeof *exact);
+	memcpy(x->have, have, x->pass.T * sizeof *have);
+	free(got);
+	free(have);
+	struct st_segment again;
+	st_segment_find(x, s->node, &again);
+	if (st != ST_OK || right == wrong)
+		return st;
+	if (wrong) {
+		keep_engine(f);
+		return ST_OK;
+	}
+	enum st_cause_code code = of_capture(f->cause.code);
+	if (code != f->cause.code) {
+		f->cause.code = code;
+		f->cause.n_params = 0;
+		f->n_equivalent = 0;
+	}
+	f->engine_right = true;
+	return ST_OK;
+}
