@@ -100,13 +100,14 @@ static void attend(struct run *r, size_t l, size_t h, size_t pos, size_t P, cons
 		if (sees(r, l, pos, j, P))
 			most = fmax(most, s[j]);
 	}
+	bool rounds = sink > -INFINITY; /* gpt_oss takes the largest away before the softmax */
 	most = fmax(most, sink);
 	for (size_t j = 0; j < P; j++) {
-		p[j] = sees(r, l, pos, j, P) ? step(r, exp(step(r, s[j] - most))) : 0;
+		p[j] = sees(r, l, pos, j, P) ? step(r, exp(rounds ? out(r, s[j] - most) : step(r, s[j] - most))) : 0;
 		sum = step(r, sum + p[j]);
 	}
 	if (sink > -INFINITY)
-		sum = step(r, sum + step(r, exp(sink - most)));
+		sum = step(r, sum + step(r, exp(out(r, sink - most))));
 	for (size_t j = 0; j < P; j++) {
 		p[j] = out(r, step(r, p[j] / sum));
 		if (on(r, FAULT_ATTN_DROPOUT, (int)l, NULL))

@@ -17,7 +17,7 @@ static double activate(const struct run *r, int l, double x)
 		y = x / step(r, 1 + step(r, exp(-x)));
 		break;
 	case GELU_QUICK:
-		y = x * step(r, 1 / (1 + exp(-1.702 * x)));
+		y = x * out(r, step(r, 1 / (1 + exp(-out(r, 1.702 * x)))));
 		break;
 	case GELU_EXACT:
 		y = 0.5 * x * step(r, 1 + erf(x * M_SQRT1_2));
@@ -26,6 +26,11 @@ static double activate(const struct run *r, int l, double x)
 		y = x > 0 ? x : 0;
 		break;
 	default: {
+		if (is_stream(r) && r->m->layernorm) { /* gpt2 writes it out, and each of its operations rounds */
+			double third = out(r, 0.044715 * out(r, x * x * x)),
+			       inner = out(r, 0.79788456080286535588 * out(r, x + third));
+			return out(r, out(r, 0.5 * x) * out(r, 1 + out(r, tanh(inner))));
+		}
 		double cube = step(r, x + step(r, 0.044715 * step(r, x * x * x)));
 		y = 0.5 * x * step(r, 1 + step(r, tanh(step(r, 0.79788456080286535588 * cube))));
 	}
@@ -220,7 +225,7 @@ static size_t route(struct run *r, size_t l, const double *x, size_t n, double *
 			v[j] = step(r, v[j] * m->routed_scale);
 			if (on(r, FAULT_MOE_SCALE, L, NULL))
 				v[j] *= r->o.plant.value;
-			v[j] = out(r, v[j]);
+			v[j] = all || m->expert_bias ? out(r, v[j]) : v[j]; /* mixtral keeps them in f32 */
 		}
 	}
 	add_value(r, "moe_router_indices", L, *index, n, k, 0)->integers = true;
@@ -241,7 +246,7 @@ static double *expert_product(struct run *r, size_t l, enum slot s, enum slot bi
 	for (size_t t = 0; t < n * k; t++)
 		product(r, l, s, &w, (size_t)index[t] * width, width, x + (each ? t : t / k) * w.cols, 1, y + t * width,
 		        width);
-	if (!biased || !is_stream(r)) {
+	if (!biased || !is_stream(r) || m->expert_bias) {
 		round_all(r, y, n * k * width);
 		keep(r, stage, (int)l, y, n, k * width);
 	}

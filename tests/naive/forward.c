@@ -55,6 +55,11 @@ static double *layer(struct run *r, size_t l, double *x, size_t n, size_t pos0)
 			norm_once(r, L, &before, sum, in, n, m->D);
 		}
 		f = dense(r, l, in, n);
+		if (is_stream(r)) { /* the stream and attention first */
+			for (size_t i = 0; i < n * m->D; i++)
+				both[i] = out(r, x[i] + a[i]);
+			return add(r, L, "post_ffn_residual", both, f, normed, n);
+		}
 		for (size_t i = 0; i < n * m->D; i++)
 			both[i] = out(r, a[i] + f[i]);
 		keep(r, "block_sum", L, both, n, m->D);

@@ -151,7 +151,7 @@ void norm_once(struct run *r, int l, const struct norm_of *o, const double *x, d
 					weight = 1 - plus;
 				if (is_stream(r)) {
 					weight = out(r, weight);
-					if (!m->plus_one && !m->layernorm)
+					if (!m->plus_one && !m->layernorm && !m->no_pre_norm && m->limit == 0)
 						v = out(r, v); /* the norm is rounded before the weight */
 				}
 				v = step(r, v * step(r, weight + plus));
@@ -227,6 +227,7 @@ void rotate(struct run *r, size_t l, double *x, size_t n, size_t heads, size_t p
 	const struct rotation *o = m->local[l] ? &m->local_rope : &m->rope;
 	size_t d = m->d, dims = o->dims;
 	bool neighbours = m->interleaved != on(r, FAULT_ROPE_STYLE, (int)l, NULL);
+	bool wide = is_stream(r) && (m->parallel || m->no_pre_norm); /* cohere and olmo2 rotate in f32 */
 	double f[128], scale;
 	if (on(r, FAULT_ROPE_PARTIAL, (int)l, NULL))
 		dims = dims < d ? d : d / 2;
@@ -244,13 +245,19 @@ void rotate(struct run *r, size_t l, double *x, size_t n, size_t heads, size_t p
 			if (on(r, FAULT_ROPE_BF16, (int)l, NULL))
 				angle = to_bf16(to_bf16(p) * to_bf16(f[i]));
 			double c = cos(angle), s = on(r, FAULT_ROPE_DIRECTION, (int)l, NULL) ? -sin(angle) : sin(angle);
-			c = out(r, step(r, step(r, c) * step(r, scale)));
-			s = out(r, step(r, step(r, s) * step(r, scale)));
+			c = step(r, step(r, c) * step(r, scale));
+			s = step(r, step(r, s) * step(r, scale));
+			if (!wide || m->parallel) {
+				c = out(r, c);
+				s = out(r, s);
+			}
 			for (size_t h = 0; h < heads; h++) {
 				double *a = x + (t * heads + h) * d + (neighbours ? 2 * i : i),
 				       *b = a + (neighbours ? 1 : dims / 2), u = *a, v = *b;
-				*a = out(r, out(r, u * c) - out(r, v * s));
-				*b = out(r, out(r, v * c) + out(r, u * s));
+				*a = wide ? out(r, step(r, u * c) - step(r, v * s))
+				          : out(r, out(r, u * c) - out(r, v * s));
+				*b = wide ? out(r, step(r, v * c) + step(r, u * s))
+				          : out(r, out(r, v * c) + out(r, u * s));
 			}
 		}
 }
