@@ -120,7 +120,7 @@ const struct st_tensor *st_model_unused_at(const struct st_model *m, size_t i);
  * Accounts for every tensor of the container, in its order:
  * "[APR-LOAD] tensor 'N': dims=[..], dtype=.., expected [out, in] = [..], layout OK". Lines of layers that say the same
  * fold into one, "[APR-LOAD] layers 0..27 self_attn.q_proj.weight: dims=[..], dtype=.., layout OK"; `each` keeps them
- * apart. What does not fit always has a line of its own.
+ * apart. What does not fit always has a line of its own, and so has a square matrix that lies transposed by its numbers.
  */
 void st_model_load_log(const struct st_model *m, bool each, const struct st_hooks *hooks);
 

@@ -1,5 +1,6 @@
 /* load_log.c - what became of every tensor of a container, for people to read while a model is loaded. */
 #include "arch/model_state.h"
+#include "arch/turned.h"
 
 #include "base/mem.h"
 
@@ -22,7 +23,14 @@ static void print_dims(char *buf, size_t n, const uint64_t *dims, uint32_t ndim)
 		len += (size_t)snprintf(buf + len, n - len, "%s%" PRIu64, i ? ", " : "", dims[i]);
 }
 
-static void say_tensor(const struct st_model *m, size_t i, const struct st_hooks *hooks)
+/* What is said of the fit: where a label cannot say how a matrix lies, its numbers may. */
+static const char *fit_name(const struct st_model *m, size_t i, const bool *turned)
+{
+	return turned && turned[i] ? "TRANSPOSED, by its numbers" : fit_names[m->fit[m->place[i]]];
+}
+
+/* turned: by tensor, or NULL */
+static void say_tensor(const struct st_model *m, size_t i, const bool *turned, const struct st_hooks *hooks)
 {
 	const struct st_tensor *t = &m->c->tensors[i];
 	const char *type = st_dtype_info(t->dtype)->name;
@@ -36,17 +44,18 @@ static void say_tensor(const struct st_model *m, size_t i, const struct st_hooks
 		uint32_t ndim = st_role_shape(&m->cfg, m->weights[m->place[i]].role, shape);
 		print_dims(expected, sizeof expected, shape, ndim);
 		snprintf(line, sizeof line, "[APR-LOAD] tensor '%.400s': dims=[%s], dtype=%s, expected %s = [%s], %s",
-		         t->name, dims, type, ndim == 2 ? "[out, in]" : "[n]", expected,
-		         fit_names[m->fit[m->place[i]]]);
+		         t->name, dims, type, ndim == 2 ? "[out, in]" : "[n]", expected, fit_name(m, i, turned));
 	}
 	hooks->log(hooks->user, line);
 }
 
 /* The layer of a tensor whose line may stand for others; -1: it has a line of its own. */
-static int32_t layer_of(const struct st_model *m, size_t i)
+static int32_t layer_of(const struct st_model *m, size_t i, const bool *turned)
 {
 	const size_t p = m->place[i];
-	return p != SIZE_MAX && (m->fit[p] == ST_FIT_OK || m->fit[p] == ST_FIT_REVERSED) ? m->weights[p].layer : -1;
+	return p != SIZE_MAX && !turned[i] && (m->fit[p] == ST_FIT_OK || m->fit[p] == ST_FIT_REVERSED)
+	             ? m->weights[p].layer
+	             : -1;
 }
 
 /* "self_attn.q_proj.weight": what follows the number of the layer in a name. */
@@ -56,10 +65,10 @@ static const char *after_layer(const char *name)
 	return dot ? dot + 1 : name;
 }
 
-static bool alike(const struct st_model *m, size_t i, size_t k)
+static bool alike(const struct st_model *m, size_t i, size_t k, const bool *turned)
 {
 	const struct st_tensor *a = &m->c->tensors[i], *b = &m->c->tensors[k];
-	return layer_of(m, k) >= 0 && m->fit[m->place[i]] == m->fit[m->place[k]] && a->dtype == b->dtype
+	return layer_of(m, k, turned) >= 0 && m->fit[m->place[i]] == m->fit[m->place[k]] && a->dtype == b->dtype
 	    && a->ndim == b->ndim && memcmp(a->file_dims, b->file_dims, a->ndim * sizeof *a->file_dims) == 0
 	    && strcmp(after_layer(a->name), after_layer(b->name)) == 0;
 }
@@ -81,19 +90,20 @@ static void print_layers(char *buf, size_t n, const bool *in, uint32_t n_layers)
 }
 
 /* The line of tensor i and of all that say the same: they are marked as done. in: [layers], scratch */
-static void say_layers(const struct st_model *m, size_t i, bool *done, bool *in, const struct st_hooks *hooks)
+static void say_layers(const struct st_model *m, size_t i, const bool *turned, bool *done, bool *in,
+                       const struct st_hooks *hooks)
 {
 	const struct st_tensor *t = &m->c->tensors[i];
 	size_t n = 0;
 	memset(in, 0, m->cfg.n_layers * sizeof *in);
 	for (size_t k = i; k < m->c->n_tensors; k++) {
-		if (done[k] || !alike(m, i, k))
+		if (done[k] || !alike(m, i, k, turned))
 			continue;
-		in[layer_of(m, k)] = done[k] = true;
+		in[layer_of(m, k, turned)] = done[k] = true;
 		n++;
 	}
 	if (n == 1) {
-		say_tensor(m, i, hooks);
+		say_tensor(m, i, NULL, hooks);
 		return;
 	}
 	char line[1024], dims[192], layers[512];
@@ -104,21 +114,38 @@ static void say_layers(const struct st_model *m, size_t i, bool *done, bool *in,
 	hooks->log(hooks->user, line);
 }
 
+/* By tensor; NULL: no memory. */
+static bool *find_turned(const struct st_model *m)
+{
+	bool *turned = st_alloc_zeroed(m->c->n_tensors ? m->c->n_tensors : 1, sizeof *turned);
+	struct st_error none = ST_ERROR_INIT;
+	for (size_t i = 0; turned && i < m->c->n_tensors; i++) {
+		size_t p = m->place[i];
+		if (p != SIZE_MAX && m->fit[p] == ST_FIT_OK
+		    && st_weight_turned(m, &m->weights[p], &turned[i], &none) != ST_OK) {
+			free(turned);
+			return NULL;
+		}
+	}
+	return turned;
+}
+
 void st_model_load_log(const struct st_model *m, bool each, const struct st_hooks *hooks)
 {
 	if (!hooks || !hooks->log)
 		return;
-	/* Without memory to fold them, every tensor has its line. */
-	bool *done = each ? NULL : st_alloc_zeroed(m->c->n_tensors, sizeof *done),
+	/* Without memory for them, tensors are not looked at, and every one has its line. */
+	bool *turned = find_turned(m), *done = each || !turned ? NULL : st_alloc_zeroed(m->c->n_tensors, sizeof *done),
 	     *in = each ? NULL : st_alloc_zeroed(m->cfg.n_layers, sizeof *in);
 	for (size_t i = 0; i < m->c->n_tensors; i++) {
-		if (done && in && layer_of(m, i) >= 0) {
+		if (done && in && layer_of(m, i, turned) >= 0) {
 			if (!done[i])
-				say_layers(m, i, done, in, hooks);
+				say_layers(m, i, turned, done, in, hooks);
 		} else {
-			say_tensor(m, i, hooks);
+			say_tensor(m, i, turned, hooks);
 		}
 	}
+	free(turned);
 	free(done);
 	free(in);
 }

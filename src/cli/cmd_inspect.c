@@ -206,23 +206,25 @@ static const struct opts defaults = { .bytes = 256 };
 const struct cli_command cmd_inspect = {
 	.name = "inspect",
 	.summary = "show what is in a file, and what looks wrong",
-	.description = "Recognises each FILE by its content and shows the container, the hyper-parameters of the "
-		       "model, the provenance of a "
-		       "trace, the facts of the tokenizer, and a table of all tensors: shape as [out, in] (whatever "
-		       "order the file lists its "
-		       "dimensions in), stored type, bytes, and the least, greatest, mean and standard deviation of "
-		       "the finite values.\n\n"
-		       "Below stand the anomalies. A fault is wrong: weights that are not finite, a configuration that "
-		       "contradicts the shapes, "
-		       "tensors whose bytes overlap, members of an npz file that do not have the CRC-32 it states. A "
-		       "note is unusual and often "
-		       "harmless: tensors of zeros, rows that hold one value, bytes that belong to no tensor (which a "
-		       "mislabelled type leaves "
-		       "behind), members of a torch checkpoint that do not have their CRC-32 (torch can be told to "
-		       "compute none).\n\n"
-		       "A container that holds no model, or not a whole one, or one of a family that Stele does not "
-		       "know, is shown all the same "
-		       "with the reason. The memory is what a run would allocate beside the mapped file.",
+	.description =
+		"Recognises each FILE by its content and shows the container, the hyper-parameters of the "
+		"model, the provenance of a "
+		"trace, the facts of the tokenizer, and a table of all tensors: shape as [out, in] (whatever "
+		"order the file lists its "
+		"dimensions in), stored type, bytes, and the least, greatest, mean and standard deviation of "
+		"the finite values.\n\n"
+		"Below stand the anomalies. A fault is wrong: weights that are not finite, a configuration that "
+		"contradicts the shapes, "
+		"tensors whose bytes overlap, a square matrix that lies transposed among others of its kind (told by its "
+		"numbers, where these tell), members of an npz file that do not have the CRC-32 it states. A "
+		"note is unusual and often "
+		"harmless: tensors of zeros, rows that hold one value, bytes that belong to no tensor (which a "
+		"mislabelled type leaves "
+		"behind), members of a torch checkpoint that do not have their CRC-32 (torch can be told to "
+		"compute none).\n\n"
+		"A container that holds no model, or not a whole one, or one of a family that Stele does not "
+		"know, is shown all the same "
+		"with the reason. The memory is what a run would allocate beside the mapped file.",
 	.examples = "stele inspect model.gguf\nstele inspect --json model.apr | jq '.files[0].anomalies'\n"
 		    "stele inspect model.gguf --hexdump blk.0.attn_q.bias\nstele inspect --metadata model.gguf\n",
 	.exit_status = "0  nothing wrong was found; there may be notes\n"

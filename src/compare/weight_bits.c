@@ -4,7 +4,6 @@
 #include <math.h>
 
 #define MOST_UNITS 4 /* apart: what was trained further is far more units apart where its numbers are small */
-#define ALL_OVER 4   /* one row and one column of so many, at least, has such an element */
 /* Of these, where all changed one way: a factor makes as many of BF16's numbers change by 1.0003. */
 #define BY_A_FACTOR 20
 
@@ -54,6 +53,9 @@ static enum st_status count_bits(struct st_trial *t, struct bits *out)
 	return ST_OK;
 }
 
+/* As many rows, or columns, as elements that fall anywhere touch: two thirds of the smaller number, or more. */
+static bool all_over(uint64_t apart, uint64_t hit, uint64_t of) { return 2 * hit >= (apart < of ? apart : of); }
+
 /*
  * Another way to round, bits that flipped, arithmetic in between: what did it cannot be told. A factor is another
  * cause, and so are rows or columns that differ while the others do not.
@@ -68,7 +70,7 @@ enum st_status st_test_last_bits(struct st_trial *t)
 	ST_TRY(count_bits(t, &bits));
 	bool one_way = bits.grown == 0 || bits.grown == bits.apart;
 	if (!(bits.units <= MOST_UNITS) || 2 * bits.apart > bits.n || (one_way && BY_A_FACTOR * bits.apart > bits.n)
-	    || ALL_OVER * bits.rows < t->a->rows || ALL_OVER * bits.cols < t->a->cols)
+	    || !all_over(bits.apart, bits.rows, t->a->rows) || !all_over(bits.apart, bits.cols, t->a->cols))
 		return ST_OK;
 	struct st_cause c = { .code = ST_CAUSE_WEIGHT_LAST_BITS, .residual_after = t->d->rel_l2 };
 	st_cause_put(&c, ST_PARAM_ELEMENTS, (double)bits.apart);

@@ -1,5 +1,6 @@
 /* weight_order.c - the right numbers in another order: transposed, rows permuted for RoPE, shifted or shuffled. */
 #include "arch/arch.h"
+#include "arch/turned.h"
 #include "base/pool.h"
 #include "compare/sums.h"
 #include "compare/weight_trial.h"
@@ -99,7 +100,19 @@ static enum st_status stored_rows(struct st_trial *t, const struct st_rows *s, u
 	return ST_OK;
 }
 
-enum st_status st_test_transposed(struct st_trial *t)
+/* Which of the two lies wrong, where one file's other matrices tell (arch/turned.h). */
+static enum st_status blame_turned(struct st_trial *t)
+{
+	bool a, b;
+	if (t->d->cause.code != ST_CAUSE_WEIGHT_TRANSPOSED)
+		return ST_OK;
+	ST_TRY(st_weight_turned(t->ma, t->d->a, &a, t->err));
+	ST_TRY(st_weight_turned(t->mb, t->d->b, &b, t->err));
+	t->d->side = a == b ? 0 : a ? 'a' : 'b';
+	return ST_OK;
+}
+
+static enum st_status find_transposed(struct st_trial *t)
 {
 	const struct st_weight *a = t->a->w, *b = t->b->w;
 	ST_TRY(try_transposed(t, t->a, t->b));
@@ -114,6 +127,12 @@ enum st_status st_test_transposed(struct st_trial *t)
 	ST_TRY(stored_rows(t, t->a, heads, &wa, &ma, &as));
 	ST_TRY(stored_rows(t, t->b, heads, &wb, &mb, &bs));
 	return try_transposed(t, &as, &bs);
+}
+
+enum st_status st_test_transposed(struct st_trial *t)
+{
+	ST_TRY(find_transposed(t));
+	return blame_turned(t);
 }
 
 /* st_trial_consider() for a permutation of rows, or of the elements of a vector, which is one row still. */

@@ -67,12 +67,26 @@ static uint32_t bits_of(float x)
  * comes out a little too small. Against a side with more bits it is decided bit by bit: the
  * sampled rows must all be the other side's truncated, and some elements not be its rounding.
  * Between two BF16 sides one is truncated when it is never the larger one, and one step smaller
- * about half of the time: that is likely, since the original is not at hand.
+ * about half of the time, whatever the first digits are: that is likely, since the original is not at hand. A factor
+ * moves numbers with large digits more often.
  */
 struct truncation {
 	char side; /* 0: none */
 	enum st_confidence confidence;
 };
+
+/* Of numbers from 1 to 1.25 times a power of two, and so on: how many moved. */
+struct by_digits {
+	uint64_t n[4], moved[4];
+};
+
+/* Under a factor the last quarter moves 1.67 times as often as the first. */
+static bool follow_digits(const struct by_digits *d)
+{
+	double first = (double)d->moved[0] / (double)(d->n[0] ? d->n[0] : 1),
+	       last = (double)d->moved[3] / (double)(d->n[3] ? d->n[3] : 1);
+	return d->n[0] >= 256 && d->n[3] >= 256 && last > 1.3 * first;
+}
 
 static enum st_status find_truncation(const struct st_rows *a, const struct st_rows *b, struct truncation *out,
                                       struct st_error *err)
@@ -85,6 +99,7 @@ static enum st_status find_truncation(const struct st_rows *a, const struct st_r
 	if (!both && !cut_a && !cut_b)
 		return ST_OK;
 	uint64_t n = a->rows < 64 ? a->rows : 64, seen = 0, below = 0, above = 0, lost = 0, other = 0;
+	struct by_digits digits = { { 0 }, { 0 } };
 	float *x = st_alloc_array2(2, a->cols, sizeof *x), *y = x ? x + a->cols : NULL;
 	if (!x)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
@@ -96,6 +111,8 @@ static enum st_status find_truncation(const struct st_rows *a, const struct st_r
 			if (both) {
 				int64_t steps = ((int64_t)u - (int64_t)v)
 				              / 0x10000; /* sign and magnitude: larger bits, larger magnitude */
+				digits.n[(v >> 21) & 3]++;
+				digits.moved[(v >> 21) & 3] += steps != 0;
 				below += steps == -1;
 				above += steps == 1;
 				other += (u ^ v) >> 31 || steps < -1 || steps > 1;
@@ -110,7 +127,7 @@ static enum st_status find_truncation(const struct st_rows *a, const struct st_r
 	if (other == 0 && lost > 0)
 		*out = (struct truncation){ cut_a ? 'a' : 'b', ST_CONFIRMED };
 	if (both && other == 0 && seen >= 64 && (below == 0 || above == 0) && 4 * (below + above) > seen
-	    && 4 * (below + above) < 3 * seen)
+	    && 4 * (below + above) < 3 * seen && !follow_digits(&digits))
 		*out = (struct truncation){ below ? 'a' : 'b', ST_LIKELY };
 	return ST_OK;
 }

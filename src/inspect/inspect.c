@@ -2,6 +2,7 @@
 #include <stele/inspect.h>
 
 #include "arch/arch.h"
+#include "arch/turned.h"
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/pool.h"
@@ -293,6 +294,23 @@ static enum st_status read_values(struct st_inspection *in, const struct st_insp
 	return ST_OK;
 }
 
+/* Square matrices that lie transposed among others that do not, where their numbers tell. */
+static enum st_status check_turned(struct st_inspection *in, struct st_error *err)
+{
+	for (size_t i = 0; in->model && i < st_model_n_weights(in->model); i++) {
+		const struct st_weight *w = st_model_weight_at(in->model, i);
+		bool turned;
+		ST_TRY(st_weight_turned(in->model, w, &turned, err));
+		if (turned)
+			ST_TRY(add(
+				in, err, ST_FAULT, "transposed", w->tensor->name,
+				"TRANSPOSED: its %s go with the channels of the stream as the %s of the matrices beside it do",
+				w->role == ST_ROLE_O || w->role == ST_ROLE_DOWN ? "columns" : "rows",
+				w->role == ST_ROLE_O || w->role == ST_ROLE_DOWN ? "rows" : "columns"));
+	}
+	return ST_OK;
+}
+
 /* Stored members of an archive are used where they lie, their CRCs unseen until here. torch can be told to compute
  * none. */
 static enum st_status check_archives(struct st_inspection *in, struct st_error *err)
@@ -334,7 +352,7 @@ static enum st_status fill(struct st_inspection *in, const char *path, const str
 	ST_TRY(st_pool_open(o->threads, &pool, err));
 	enum st_status st = read_values(in, o, pool, err);
 	st_pool_close(pool);
-	return st;
+	return st == ST_OK ? check_turned(in, err) : st;
 }
 
 enum st_status st_inspect_open(const char *path, const struct st_inspect_options *o, struct st_inspection **out,
