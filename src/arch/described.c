@@ -35,6 +35,7 @@ static enum st_status bind(struct st_described *d, const struct st_family *famil
 	ST_TRY(number_stages(d, err));
 	ST_TRY(st_described_settings(d, err));
 	ST_TRY(st_described_weights(d, err));
+	d->bound = true;
 	if (d->problem.code != ST_OK)
 		return ST_OK;
 	enum st_status st = st_described_graph(d, &d->problem);
@@ -43,22 +44,41 @@ static enum st_status bind(struct st_described *d, const struct st_family *famil
 	return st == ST_ERR_FORMAT ? ST_OK : st;
 }
 
-enum st_status st_described_open_partial(const struct st_container *c, const struct st_family *family,
-                                         struct st_described **out, struct st_error *err)
+enum st_status st_described_try(const struct st_container *c, const struct st_family *family, struct st_described **out,
+                                struct st_error *err)
 {
 	struct st_described *d = st_alloc_zeroed(1, sizeof *d);
+	struct st_error why = ST_ERROR_INIT;
 	ST_NEED(d);
 	st_arena_init(&d->arena);
 	st_error_clear(&d->problem);
 	d->c = c;
-	enum st_status st = bind(d, family, err);
-	if (st != ST_OK) {
+	enum st_status st = bind(d, family, &why);
+	if (st != ST_OK && (st == ST_ERR_NOMEM || !d->family)) {
+		*err = why;
 		st_error_in(err, c->path);
 		st_described_close(d);
 		return st;
 	}
+	if (st != ST_OK)
+		d->problem = why;
 	*out = d;
 	return ST_OK;
+}
+
+enum st_status st_described_open_partial(const struct st_container *c, const struct st_family *family,
+                                         struct st_described **out, struct st_error *err)
+{
+	struct st_described *d;
+	ST_TRY(st_described_try(c, family, &d, err));
+	if (d->bound) {
+		*out = d;
+		return ST_OK;
+	}
+	*err = d->problem;
+	st_error_in(err, c->path);
+	st_described_close(d);
+	return err->code;
 }
 
 enum st_status st_described_open(const struct st_container *c, const struct st_family *family,

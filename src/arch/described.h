@@ -15,6 +15,16 @@ struct st_setting_origin {
 	const char *key; /* as the file spells it; where it does not say it, the first name that would; NULL: none */
 };
 
+/* A weight that is missing or does not fit: the first of its tensors. */
+struct st_described_fault {
+	uint32_t weight;
+	int32_t layer;
+	const char *tensor; /* its name; NULL: the page is at fault, and `why` tells */
+	struct st_error why;
+	bool missing;
+	uint64_t shape[ST_WEIGHT_RANK]; /* that is wanted; all 0: it is not known */
+};
+
 struct st_described {
 	const struct st_family *family;
 	struct st_family *owned; /* the same, where this closes it */
@@ -33,8 +43,13 @@ struct st_described {
 	 * description is not all of the model. */
 	const char **unused, **unread;
 	size_t n_unused, n_unread;
+	struct st_described_fault *faults; /* one for each weight at most */
+	size_t n_faults;
+	uint32_t *absent; /* keys that the file must say, and does not */
+	size_t n_absent;
 	bool *used; /* by tensor of the container */
 
+	bool bound; /* the configuration is sound and the weights were looked for */
 	struct st_graph graph;
 	struct st_error problem; /* the first weight that is missing or does not fit, or why there is no graph */
 };
@@ -49,6 +64,10 @@ ST_MUST_CHECK enum st_status st_described_open(const struct st_container *c, con
  * `problem` says why, and there is no graph. */
 ST_MUST_CHECK enum st_status st_described_open_partial(const struct st_container *c, const struct st_family *family,
                                                        struct st_described **out, struct st_error *err);
+/* The same, but what is wrong with the configuration is no failure either: `problem` says it, and there may be no weights
+ * (`bound` is false). Failures are those of memory, and files that no description could be tried on. */
+ST_MUST_CHECK enum st_status st_described_try(const struct st_container *c, const struct st_family *family,
+                                              struct st_described **out, struct st_error *err);
 void st_described_close(struct st_described *d);
 
 /* How the rotation is stretched: "none", "yarn"; "none" where the family has no rotation. */

@@ -1,7 +1,7 @@
 /* described_check.c - a description bound to a model, told and tried. */
 #include <stele/family.h>
 
-#include "arch/described.h"
+#include "arch/near.h"
 
 #include "base/error.h"
 #include "base/pool.h"
@@ -110,6 +110,14 @@ static enum st_status tell_values(struct check *k, struct st_error *err)
 	return ST_OK;
 }
 
+static void left_over(struct check *k)
+{
+	k->c.unused = k->d->unused;
+	k->c.n_unused = k->d->n_unused;
+	k->c.unread = k->d->unread;
+	k->c.n_unread = k->d->n_unread;
+}
+
 static void count_weights(struct check *k)
 {
 	const struct st_family *f = k->d->family;
@@ -118,10 +126,56 @@ static void count_weights(struct check *k)
 			const struct st_weight *w = &k->d->weights[i][l];
 			k->c.n_weights += w->n_experts ? w->n_experts : w->tensor != NULL;
 		}
-	k->c.unused = k->d->unused;
-	k->c.n_unused = k->d->n_unused;
-	k->c.unread = k->d->unread;
-	k->c.n_unread = k->d->n_unread;
+	left_over(k);
+}
+
+static enum st_status tell_fault(struct check *k, struct st_family_fault *f, const char *what, const char *why,
+                                 struct st_error *err)
+{
+	f->what = st_arena_printf(&k->arena, "%s", what);
+	f->why = st_arena_printf(&k->arena, "%s", why);
+	ST_NEED(f->what && f->why);
+	return ST_OK;
+}
+
+/* "self_attn.q_proj.weight [64, 64]" */
+static const char *tensor_words(struct check *k, const struct st_tensor *t)
+{
+	char shape[160];
+	size_t n = 0;
+	shape[0] = '\0';
+	for (uint32_t i = 0; i < t->ndim && n < sizeof shape; i++)
+		n += (size_t)snprintf(shape + n, sizeof shape - n, "%s%llu", i ? ", " : "",
+		                      (unsigned long long)t->shape[i]);
+	return st_arena_printf(&k->arena, "%s [%s]", t->name, shape);
+}
+
+static enum st_status tell_faults(struct check *k, struct st_error *err)
+{
+	const struct st_described *d = k->d;
+	struct st_family_fault *faults = st_arena_alloc(&k->arena, d->n_absent + d->n_faults, sizeof *faults);
+	double likeness[3];
+	ST_NEED(faults);
+	k->c.faults = faults;
+	for (size_t i = 0; i < d->n_absent; i++) {
+		struct st_family_fault *f = &faults[k->c.n_faults++];
+		const char *key = d->origin[d->absent[i]].key;
+		ST_TRY(tell_fault(k, f, key ? key : d->family->keys[d->absent[i]].name, "is missing", err));
+		f->n_near = st_near_keys(d, d->absent[i], 3, f->near, likeness);
+	}
+	for (size_t i = 0; i < d->n_faults; i++) {
+		const struct st_described_fault *of = &d->faults[i];
+		const struct st_tensor *near[3];
+		struct st_family_fault *f = &faults[k->c.n_faults++];
+		const char *what = of->tensor ? of->tensor : d->family->weights[of->weight].name;
+		ST_TRY(tell_fault(k, f, what, of->why.message, err));
+		f->n_near = of->missing ? st_near_tensors(d, of, 3, near, likeness) : 0;
+		for (size_t m = 0; m < f->n_near; m++) {
+			f->near[m] = tensor_words(k, near[m]);
+			ST_NEED(f->near[m]);
+		}
+	}
+	return ST_OK;
 }
 
 static void find_top(struct st_family_check *c, const float *logits)
@@ -183,7 +237,7 @@ enum st_status st_family_check(const char *family, const char *model, const uint
 	if (family)
 		ST_TRY_OUT(st_described_page(family, &k->arena, &k->family, err));
 	ST_TRY_OUT(st_container_open(model, &k->container, err));
-	ST_TRY_OUT(st_described_open(k->container, k->family, &k->d, err));
+	ST_TRY_OUT(st_described_try(k->container, k->family, &k->d, err));
 	const struct st_family *f = k->d->family;
 	k->c.family = f->name;
 	k->c.file = f->file;
@@ -191,6 +245,14 @@ enum st_status st_family_check(const char *family, const char *model, const uint
 	k->c.n_layers = k->d->n_layers;
 	k->c.vocab = k->d->vocab;
 	k->c.n_stages = k->d->graph.n_nodes;
+	ST_TRY_OUT(tell_faults(k, err));
+	if (k->d->problem.code != ST_OK) {
+		left_over(k);
+		*err = k->d->problem;
+		st_error_in(err, model);
+		*out = &k->c;
+		return err->code;
+	}
 	ST_TRY_OUT(tell_values(k, err));
 	count_weights(k);
 	if (n)

@@ -550,15 +550,10 @@ static enum st_status absent_value(struct st_described *d, const struct st_famil
 	return ST_OK;
 }
 
-enum st_status st_described_settings(struct st_described *d, struct st_error *err)
+/* Every key's value: the file's, else the page's. Keys that need one and have none are listed. */
+static enum st_status read_keys(struct st_described *d, struct st_setting *values, struct st_error *err)
 {
 	const struct st_family *f = d->family;
-	struct st_setting *values = st_arena_alloc(&d->arena, f->n_keys, sizeof *values);
-	d->origin = st_arena_alloc(&d->arena, f->n_keys, sizeof *d->origin);
-	ST_NEED(values && d->origin);
-	ST_TRY(recognise(d, err));
-	d->settings.keys = values;
-	d->settings.tensor_rows = tensor_rows;
 	for (uint32_t i = 0; i < f->n_keys; i++) {
 		const struct st_family_key *k = &f->keys[i];
 		const struct st_expression *absent = &k->absent[d->settings.spelling];
@@ -570,10 +565,39 @@ enum st_status st_described_settings(struct st_described *d, struct st_error *er
 			continue;
 		if (null && k->null.n)
 			absent = &k->null;
-		if (!absent->n)
-			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET,
-			                  d->origin[i].key ? d->origin[i].key : k->name, "is missing");
-		ST_TRY(absent_value(d, k, absent, &values[i], err));
+		if (!absent->n) {
+			d->absent[d->n_absent++] = i;
+			continue;
+		}
+		/* Where another key is absent this default may have no value: that key is what is missing. */
+		struct st_error why = ST_ERROR_INIT;
+		enum st_status st = absent_value(d, k, absent, &values[i], &why);
+		if (st != ST_OK && d->n_absent == 0)
+			*err = why;
+		if (st != ST_OK && (d->n_absent == 0 || st == ST_ERR_NOMEM))
+			return st;
+	}
+	return ST_OK;
+}
+
+enum st_status st_described_settings(struct st_described *d, struct st_error *err)
+{
+	const struct st_family *f = d->family;
+	struct st_setting *values = st_arena_alloc(&d->arena, f->n_keys, sizeof *values);
+	d->origin = st_arena_alloc(&d->arena, f->n_keys, sizeof *d->origin);
+	d->absent = st_arena_alloc(&d->arena, f->n_keys, sizeof *d->absent);
+	ST_NEED(values && d->origin && d->absent);
+	ST_TRY(recognise(d, err));
+	d->settings.keys = values;
+	d->settings.tensor_rows = tensor_rows;
+	struct st_error none = ST_ERROR_INIT;
+	enum st_status st = read_keys(d, values, err), left = left_over(d, st == ST_OK ? err : &none);
+	if (st != ST_OK || left != ST_OK)
+		return st != ST_OK ? st : left;
+	if (d->n_absent) {
+		uint32_t i = d->absent[0];
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET,
+		                  d->origin[i].key ? d->origin[i].key : f->keys[i].name, "is missing");
 	}
 	for (uint32_t i = 0; i < f->n_requirements; i++) {
 		bool holds;
@@ -585,6 +609,5 @@ enum st_status st_described_settings(struct st_described *d, struct st_error *er
 	}
 	ST_TRY(count_of(d, "layers", MAX_LIST, &d->n_layers, err));
 	ST_TRY(count_of(d, "vocab", 1u << 28, &d->vocab, err));
-	ST_TRY(check_lists(d, err));
-	return left_over(d, err);
+	return check_lists(d, err);
 }

@@ -499,6 +499,24 @@ static enum st_status check_in_all(struct st_described *d, uint32_t index, struc
 	return ST_OK;
 }
 
+static enum st_status note_fault(const struct place *p, uint32_t weight, const struct st_error *why,
+                                 struct st_error *err)
+{
+	struct st_described *d = p->d;
+	if (d->n_faults && d->faults[d->n_faults - 1].weight == weight)
+		return ST_OK;
+	struct st_described_fault *f = &d->faults[d->n_faults++];
+	*f = (struct st_described_fault){
+		.weight = weight, .layer = p->layer, .why = *why, .missing = strcmp(why->message, "is missing") == 0
+	};
+	memcpy(f->shape, p->shape, sizeof f->shape);
+	if (p->name[0]) {
+		f->tensor = st_arena_strndup(&d->arena, p->name, strlen(p->name));
+		ST_NEED(f->tensor);
+	}
+	return ST_OK;
+}
+
 enum st_status st_described_weights(struct st_described *d, struct st_error *err)
 {
 	const struct st_family *f = d->family;
@@ -508,7 +526,8 @@ enum st_status st_described_weights(struct st_described *d, struct st_error *err
 		               d->c->n_tensors);
 	d->weights = st_arena_alloc(&d->arena, f->n_weights, sizeof *d->weights);
 	d->used = st_arena_alloc(&d->arena, d->c->n_tensors, sizeof *d->used);
-	ST_NEED(d->weights && d->used);
+	d->faults = st_arena_alloc(&d->arena, f->n_weights, sizeof *d->faults);
+	ST_NEED(d->weights && d->used && d->faults);
 	for (uint32_t i = 0; i < f->n_weights; i++) {
 		uint32_t n = f->weights[i].per_layer ? d->n_layers : 1;
 		d->weights[i] = st_arena_alloc(&d->arena, n, sizeof **d->weights);
@@ -528,6 +547,7 @@ enum st_status st_described_weights(struct st_described *d, struct st_error *err
 			}
 			if (d->problem.code == ST_OK)
 				d->problem = why;
+			ST_TRY(note_fault(&p, i, &why, err));
 			leave_as_stored(&p, &d->weights[i][l]);
 		}
 		ST_TRY(check_in_all(d, i, err));

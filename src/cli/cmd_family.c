@@ -67,6 +67,31 @@ static void print_names(struct st_text *t, const char *what, const char *const *
 	}
 }
 
+static void add_name(struct st_text *t, const char *before, const char *name)
+{
+	st_text_puts(t, before);
+	st_text_add_safe(t, name, strlen(name));
+}
+
+/* What does not fit, and what may have been meant. */
+static void print_faults(const struct st_family_check *k)
+{
+	struct st_text t = { 0 };
+	st_text_printf(&t, "%s (%s) does not fit:\n", k->family, k->file);
+	for (size_t i = 0; i < k->n_faults; i++) {
+		const struct st_family_fault *f = &k->faults[i];
+		add_name(&t, "  ", f->what);
+		add_name(&t, ": ", f->why);
+		for (size_t m = 0; m < f->n_near; m++)
+			add_name(&t, m ? ", " : "; near to it: ", f->near[m]);
+		st_text_puts(&t, "\n");
+	}
+	print_names(&t, "tensors that nothing uses", k->unused, k->n_unused);
+	print_names(&t, "keys that nothing reads", k->unread, k->n_unread);
+	cli_print_text(&t);
+	st_text_release(&t);
+}
+
 static void print_check(const struct st_family_check *k)
 {
 	struct st_text t = { 0 };
@@ -100,6 +125,15 @@ static void print_check(const struct st_family_check *k)
 static void print_check_json(const struct st_family_check *k)
 {
 	json_t *values = json_array(), *unused = json_array(), *unread = json_array(), *top = json_array();
+	json_t *faults = json_array();
+	for (size_t i = 0; i < k->n_faults; i++) {
+		const struct st_family_fault *f = &k->faults[i];
+		json_t *near = json_array();
+		for (size_t m = 0; m < f->n_near; m++)
+			st_json_add(near, st_json_text(f->near[m]));
+		st_json_add(faults, st_json_object({ "what", st_json_text(f->what) }, { "why", st_json_text(f->why) },
+		                                   { "near", near }));
+	}
 	for (size_t i = 0; i < k->n_values; i++) {
 		const struct st_family_value *v = &k->values[i];
 		st_json_add(values,
@@ -119,7 +153,7 @@ static void print_check_json(const struct st_family_check *k)
 	                             { "vocab", json_integer(k->vocab) },
 	                             { "weights", json_integer((json_int_t)k->n_weights) },
 	                             { "stages", json_integer((json_int_t)k->n_stages) }, { "keys", values },
-	                             { "unused", unused }, { "unread", unread }, { "next", top });
+	                             { "faults", faults }, { "unused", unused }, { "unread", unread }, { "next", top });
 	cli_print_json(doc);
 	json_decref(doc);
 }
@@ -138,6 +172,12 @@ static int run_check(struct cli *c, void *p)
 	     && (st_container_open(o->model, &con, &err) != ST_OK
 	         || cli_prompt_tokens(&o->prompt, con, &ids, &n, &err) != ST_OK))
 	    || st_family_check(o->family, o->model, ids, n, cli_threads(o->threads), &k, &err) != ST_OK)
+		rc = CLI_TROUBLE;
+	if (rc != CLI_SAME && k && k->n_faults && !o->json)
+		print_faults(k);
+	if (rc != CLI_SAME && k && k->n_faults && o->json)
+		print_check_json(k);
+	else if (rc != CLI_SAME)
 		rc = cli_fail(c, &err);
 	else if (o->json)
 		print_check_json(k);
@@ -148,6 +188,25 @@ static int run_check(struct cli *c, void *p)
 	st_family_check_close(k);
 	st_container_close(con);
 	free(ids);
+	return rc;
+}
+
+/* ---- draft ---- */
+
+struct draft_opts {
+	const char *model;
+};
+
+static int run_draft(struct cli *c, void *p)
+{
+	const struct draft_opts *o = p;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_family_draft *d = NULL;
+	if (st_family_draft(o->model, &d, &err) != ST_OK)
+		return cli_fail(c, &err);
+	int rc = d->fits ? CLI_SAME : CLI_FAULT;
+	cli_print(d->text, "");
+	st_family_draft_close(d);
 	return rc;
 }
 
@@ -206,10 +265,9 @@ const struct cli_command cmd_family_check = {
 	.summary = "bind the description of a family to a model, and run it",
 	.description =
 		"Looks up everything that a description names in MODEL: each key with its value and where that comes from, each "
-		"weight with its shape. What is missing, or of another shape, ends the check with the name of the tensor or the "
-		"line of the description. Then lists the tensors that nothing uses and the keys that nothing reads, and with a prompt runs the graph and shows "
-		"the tokens that would come next.\n\n"
-		"Here a family need not be one that the other commands run: they know llama, qwen2 and qwen3.",
+		"weight with its shape. What is missing or of another shape is listed with the names in MODEL that are nearest to it, and ends "
+		"the check. Else lists the tensors that nothing uses and the keys that nothing reads, and with a prompt runs the graph and shows "
+		"the tokens that would come next.",
 	.examples =
 		"$ stele family check gemma-3-270m/ --prompt \"2+2=\"\n$ stele family check --family mine.family model.gguf\n",
 	.exit_status =
@@ -218,4 +276,27 @@ const struct cli_command cmd_family_check = {
 	.positionals = check_positionals,
 	.opts_size = sizeof(struct check_opts),
 	.run = run_check,
+};
+
+static const struct cli_param draft_positionals[] = { { "MODEL", 0, NULL,
+	                                                "the model: a GGUF file, or a folder with config.json",
+	                                                CLI_PATH(struct draft_opts, model), .flags = CLI_REQUIRED },
+	                                              { 0 } };
+
+const struct cli_command cmd_family_draft = {
+	.name = "family draft",
+	.summary = "write a description for a model of an architecture that is not known",
+	.description =
+		"Prints a page for MODEL as far as its names, shapes and keys tell: the built-in description that is nearest to them, "
+		"under the model's own name. Tensors and keys that it misses get the nearest name that the file has, and every such "
+		"place, every tensor that no weight is and every key that nothing reads is marked with \"?\". What a file does not tell - "
+		"activations, the order of operations, where a norm stands - is that of the nearest family, and for a porter to "
+		"check. 'stele family check' binds and runs the page.",
+	.examples =
+		"$ stele family draft new-model/ > mine.family\n$ stele family check --family mine.family new-model/ --tokens 1,2,3\n",
+	.exit_status =
+		"0  a page that fits, with nothing left over\n1  a page to work on: what differs is marked\n2  trouble: usage, or a file that cannot be read",
+	.positionals = draft_positionals,
+	.opts_size = sizeof(struct draft_opts),
+	.run = run_draft,
 };
