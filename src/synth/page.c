@@ -21,20 +21,42 @@
 
 /* ---- what the file says ---- */
 
-/* Sizes of a small model, by what pages call the keys: rows that K-quants can store, grouped heads, every kind of layer. */
+/* Sizes of a small model, by what pages or configurations call the keys: rows that K-quants can store, grouped heads, every kind of layer. */
 static const struct {
 	const char *key;
 	uint32_t value;
 	bool always; /* also where the page has a default, which is that of large models */
 } small[] = {
-	{ "layers", 4, true },     { "hidden", 256, true },   { "ffn", 768, true },        { "heads", 4, true },
-	{ "kv_heads", 2, false },  { "head_dim", 64, true },  { "vocab", 640, true },      { "positions", 2048, true },
-	{ "experts", 4, true },    { "used", 2, true },       { "expert_ffn", 256, true }, { "shared_ffn", 256, true },
-	{ "dk", 64, true },        { "dv", 64, true },        { "lk", 4, true },           { "lv", 4, true },
-	{ "inner", 512, false },   { "kv_lora", 64, true },   { "lin_dim", 64, true },     { "lin_heads", 4, true },
-	{ "rank", 16, false },     { "said_ffn", 768, true }, { "said_nope", 64, true },   { "turned", 32, true },
-	{ "value_dim", 64, true }, { "ssm_heads", 8, true },  { "states", 16, true },      { "local_kv", 2, false },
-	{ "scalar", 64, true },    { "per_layer", 0, true },
+	{ "layers", 4, true },
+	{ "hidden", 256, true },
+	{ "ffn", 768, true },
+	{ "heads", 4, true },
+	{ "kv_heads", 2, false },
+	{ "head_dim", 64, true },
+	{ "vocab", 640, true },
+	{ "positions", 2048, true },
+	{ "experts", 4, true },
+	{ "used", 2, true },
+	{ "expert_ffn", 256, true },
+	{ "shared_ffn", 256, true },
+	{ "dk", 64, true },
+	{ "dv", 64, true },
+	{ "lk", 4, true },
+	{ "lv", 4, true },
+	{ "inner", 512, false },
+	{ "kv_lora", 64, true },
+	{ "lin_dim", 64, true },
+	{ "lin_heads", 4, true },
+	{ "rank", 16, false },
+	{ "said_ffn", 768, true },
+	{ "qk_nope_head_dim", 64, true },
+	{ "turned", 32, true },
+	{ "value_dim", 64, true },
+	{ "ssm_heads", 8, true },
+	{ "states", 16, true },
+	{ "local_kv", 2, false },
+	{ "scalar", 64, true },
+	{ "per_layer", 0, true },
 };
 /* What GGUF has no key for, as its readers take it. */
 static const struct {
@@ -61,6 +83,15 @@ static bool says(json_t *o, const char *path, json_t *value)
 	return json_object_set_new(o, path, value) == 0;
 }
 
+/* By the page's name, or by one that configurations have. */
+static bool is_called(const struct st_family_key *k, const char *name)
+{
+	bool yes = strcmp(k->name, name) == 0;
+	for (uint32_t i = 0; i < k->n_spelled[ST_SPELLING_CONFIG]; i++)
+		yes |= strcmp(k->spelled[ST_SPELLING_CONFIG][i], name) == 0;
+	return yes;
+}
+
 /* A kind for each layer where the page needs it said. */
 static json_t *small_kinds(void)
 {
@@ -72,7 +103,7 @@ static json_t *small_value(const struct st_family_key *k)
 {
 	bool count = k->type == ST_KEY_COUNT || k->type == ST_KEY_COUNTS;
 	for (size_t i = 0; i < sizeof small / sizeof *small && count; i++)
-		if (strcmp(small[i].key, k->name) == 0 && (small[i].always || !k->absent[ST_SPELLING_CONFIG].n))
+		if (is_called(k, small[i].key) && (small[i].always || !k->absent[ST_SPELLING_CONFIG].n))
 			return json_integer(small[i].value);
 	for (size_t i = 0; i < sizeof small_flags / sizeof *small_flags && k->type == ST_KEY_FLAG; i++)
 		if (strcmp(small_flags[i].key, k->spelled[ST_SPELLING_CONFIG][0]) == 0)
@@ -81,6 +112,9 @@ static json_t *small_value(const struct st_family_key *k)
 		if (strcmp(small_texts[i].key, k->name) == 0)
 			return json_string(small_texts[i].value);
 	bool needed = !k->absent[ST_SPELLING_CONFIG].n;
+	/* As many as the heads, where null says so and the default is a large model's. */
+	if (k->null.n && strcmp(k->name, "kv_heads") == 0)
+		return json_null();
 	return needed && strcmp(k->name, "theta") == 0    ? json_real(10000)
 	     : needed && strcmp(k->name, "kinds_of") == 0 ? small_kinds()
 	                                                  : NULL;
@@ -272,6 +306,16 @@ static enum st_status exists(const struct st_family *f, const struct st_family_w
 	return ST_OK;
 }
 
+/* The sizes that files label it with, where the page gives others than the graph has. */
+static enum st_status read_label(const struct st_source *src, const struct st_settings *s, struct st_synth_image *x,
+                                 struct st_error *err)
+{
+	x->n_label = src->n_label;
+	for (uint32_t i = 0; i < src->n_label; i++)
+		ST_TRY(st_expression_count_or(&src->label[i], s, 0, &x->label[i], err));
+	return ST_OK;
+}
+
 static enum st_status place_weight(struct st_synth_page *p, struct st_synth_layout *l, const struct st_family_weight *w,
                                    int32_t layer, enum st_spelling to, struct st_error *err)
 {
@@ -301,6 +345,7 @@ static enum st_status place_weight(struct st_synth_page *p, struct st_synth_layo
 		ST_TRY(stored_shape(src, &s, w->rank - apart, dims, err));
 		(void)st_source_spell(src->name, layer, (int32_t)e, name, sizeof name);
 		ST_TRY(add_image(p, l, w, name, layer, w->rank - apart, dims, err));
+		ST_TRY(read_label(src, &s, find_image(l, name), err));
 	}
 	return ST_OK;
 }
@@ -453,7 +498,8 @@ static enum st_status fill(const struct st_weight *w, const struct recipe *r, ui
 		uint64_t row = vector ? 0 : st_weight_stored_row(w, i);
 		draw(r, key, i, (size_t)cols, x);
 		for (uint64_t c = 0; c < cols; c++)
-			*element(w->tensor, row, vector ? stored_element(w, c, cols) : c) = as_stored(w, x[c]);
+			*element(w->tensor, row, vector ? stored_element(w, c, cols) : c) = as_stored(w, x[c])
+			                                                                  / w->tensor->scale;
 	}
 	free(x);
 	return ST_OK;

@@ -11,6 +11,8 @@ struct st_synth_image {
 	int32_t layer;
 	uint32_t rank;
 	uint64_t dims[ST_WEIGHT_RANK];
+	uint32_t n_label; /* what files say of its shape; 0: that */
+	uint64_t label[ST_SOURCE_LABEL];
 	float *data;
 	bool matrix;        /* of products, or rows that are looked up */
 	const char *weight; /* the one weight that all of it is, as the page calls it; NULL: several share it */

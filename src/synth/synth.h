@@ -45,9 +45,10 @@ struct st_synth_tensor {
 	void (*encode)(const float *x, void *dst, size_t n); /* NULL: the type's own (st_synth_encoder) */
 	void (*mangle)(const struct st_synth_tensor *t, uint64_t row, uint8_t *bytes);
 	bool missing;
-	const float *image; /* of a page's model: all numbers, as the file has them */
-	uint64_t stack;     /* matrices in it, one behind the other; 0: it is none */
-	bool plain;         /* no matrix: stored in plain numbers */
+	const float *image;                /* of a page's model: all numbers, as the file has them */
+	const struct st_synth_image *made; /* with the label that files give it; NULL: its shape */
+	uint64_t stack;                    /* matrices in it, one behind the other; 0: it is none */
+	bool plain;                        /* no matrix: stored in plain numbers */
 };
 
 /* Where and how: what the suffix of a path, or --format, chooses. */

@@ -117,6 +117,10 @@ static enum st_status write_file(struct job *j, const char *path, size_t first, 
 		}
 		if (t->ndim == 1)
 			specs[i].shape[0] = t->cols;
+		if (t->made) {
+			specs[i].ndim = t->made->n_label;
+			memcpy(specs[i].shape, t->made->label, specs[i].ndim * sizeof *specs[i].shape);
+		}
 	}
 	struct st_write_plan plan = { .format = j->target->container,
 		                      .specs = specs,
