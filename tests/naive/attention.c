@@ -217,7 +217,15 @@ double *attention(struct run *r, size_t l, const double *input, size_t n, size_t
 			attend(r, l, h, pos0 + t, P, part[0] + t * q + h * d, scores + (h * n + t) * P,
 			       probs + (h * n + t) * P, y + t * q + h * d);
 	if (r->o.flash == FLASH_NONE) {
-		add_value(r, "attn_scores", L, scores, m->H, n, P);
+		struct value *v = add_value(r, "attn_scores", L, scores, m->H, n, P);
+		for (size_t e = 0; e < v->n; e++) {
+			size_t h = e / P / n, t = e / P % n, j = e % P;
+			if (!sees(r, l, pos0 + t, j, P))
+				v->v[e] = r->o.mask_inf ? -INFINITY : 0;
+			else if (r->o.raw_scores)
+				v->v[e] = out(r, dot(r->o.arith, r->o.order, part[0] + t * q + h * d,
+				                     r->k[l] + j * kv + h / (m->H / m->G) * d, d));
+		}
 		add_value(r, "attn_softmax", L, probs, m->H, n, P);
 	}
 	for (size_t t = 0; t < n; t++) {

@@ -168,10 +168,13 @@ void run_spoil_capture(struct run *r, const struct run *other)
 	}
 }
 
-const struct value *run_first_difference(const struct run *clean, const struct run *faulty)
+const struct value *run_first_difference(const struct run *clean, const struct run *faulty,
+                                         const struct trace_options *o)
 {
 	for (size_t i = 0; i < faulty->n_values; i++) {
 		const struct value *a = &faulty->values[i], *b = run_find(clean, a->stage, a->layer, a->step);
+		if (!trace_takes(a, o))
+			continue;
 		if (!b || a->n != b->n || a->dims[0] != b->dims[0])
 			return a;
 		for (size_t k = 0; k < a->n; k++)

@@ -16,7 +16,8 @@ static const char usage[] =
 	"--arith f64 f32 f16 bf16 tf32 bf16stream f16stream ggml q8_0 q8_k\n"
 	"--order sequential lanes blocked\n"
 	"--kv plain f16 bf16 q8_0, --flash none f32 f16, --gelu-table\n"
-	"--dtype F32 BF16 F16 F64, --stages LIST (-NAME: without), --layers A..B, --last, --bare\n";
+	"--dtype F32 BF16 F16 F64, --stages LIST (-NAME: without; usual; outputs), --layers A..B, --last, --last-rows\n"
+	"--bare (no metadata), --split (Q, K, V apart), --alias, --raw-scores, --mask-inf\n";
 
 static int choice(const char *const *names, const char *s, const char *option)
 {
@@ -63,11 +64,18 @@ int main(int argc, char **argv)
 			continue;
 		}
 		if (strcmp(a, "--list") == 0 || strcmp(a, "--gelu-table") == 0 || strcmp(a, "--last") == 0
-		    || strcmp(a, "--bare") == 0) {
+		    || strcmp(a, "--bare") == 0 || strcmp(a, "--split") == 0 || strcmp(a, "--alias") == 0
+		    || strcmp(a, "--last-rows") == 0 || strcmp(a, "--raw-scores") == 0
+		    || strcmp(a, "--mask-inf") == 0) {
 			listing = listing || strcmp(a, "--list") == 0;
 			o.gelu_table = o.gelu_table || strcmp(a, "--gelu-table") == 0;
 			o.last_only = o.last_only || strcmp(a, "--last") == 0;
 			t.bare = t.bare || strcmp(a, "--bare") == 0;
+			t.split = t.split || strcmp(a, "--split") == 0;
+			t.alias = t.alias || strcmp(a, "--alias") == 0;
+			t.last_rows = t.last_rows || strcmp(a, "--last-rows") == 0;
+			o.raw_scores = o.raw_scores || strcmp(a, "--raw-scores") == 0;
+			o.mask_inf = o.mask_inf || strcmp(a, "--mask-inf") == 0;
 			continue;
 		}
 		if (strcmp(a, "--help") == 0) {
@@ -158,10 +166,11 @@ int main(int argc, char **argv)
 		other = run_model(m, &plain, others, n, n + decode);
 		clean = run_model(m, &plain, ids, n, n + decode);
 		run_spoil_capture(r, other);
-		const struct value *v = run_first_difference(clean, r);
+		const struct value *v = run_first_difference(clean, r, &t);
 		fprintf(stderr, "first difference: %s %d step %u\n", v ? v->stage : "none", v ? v->layer : -1,
 		        v ? v->step : 0);
 	}
+	trace_arrange(r, &t);
 	if (to)
 		trace_write(r, &t, to);
 	run_free(r);

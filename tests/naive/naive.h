@@ -187,6 +187,8 @@ struct options {
 	enum flash flash;
 	bool gelu_table; /* of half precision */
 	bool last_only;  /* the head for the prompt's last position alone */
+	bool raw_scores; /* are captured before their scale and cap */
+	bool mask_inf;   /* masked cells of captured scores hold -inf, not 0 */
 	struct planted plant;
 };
 
@@ -200,6 +202,7 @@ struct run {
 	struct value *values;
 	size_t n_values, room;
 	double *k[NAIVE_LAYERS], *v[NAIVE_LAYERS]; /* caches [positions, G * d] */
+	uint32_t last_position;
 	void **scraps;
 	size_t n_scraps;
 };
@@ -211,17 +214,26 @@ void run_free(struct run *r);
 const struct value *run_find(const struct run *r, const char *stage, int layer, unsigned step);
 /* The evaluated tokens of an unspoilt run with other tokens are used by faults of capture. */
 void run_spoil_capture(struct run *r, const struct run *other);
-/* Which value is the first to differ; NULL: none. */
-const struct value *run_first_difference(const struct run *clean, const struct run *faulty);
 
 /* ---- traces ---- */
 
 struct trace_options {
 	enum st_dtype dtype; /* F32, BF16, F16, F64 */
-	const char *stages;  /* comma separated, NULL: all; "-name" leaves one out */
-	const char *layers;  /* "a..b" or NULL */
-	bool bare;           /* no metadata but the tokens */
+	/* Comma separated, NULL: all; "-NAME" leaves one out; "usual": what engines' tools write; "outputs": hidden states */
+	const char *stages;
+	const char *layers; /* "a..b" or NULL */
+	bool bare;          /* no metadata but the tokens */
+	bool split;         /* Q, K and V apart */
+	bool alias;         /* layer_output, and a value that nobody knows */
+	bool last_rows;     /* behind the last layer's attention only the last position is there */
 };
+/* Whether it goes into the trace. */
+bool trace_takes(const struct value *v, const struct trace_options *o);
+/* Which value that goes into the trace (o NULL: any) is the first to differ; NULL: none. */
+const struct value *run_first_difference(const struct run *clean, const struct run *faulty,
+                                         const struct trace_options *o);
+/* Values are put as the options say. */
+void trace_arrange(struct run *r, const struct trace_options *o);
 void trace_write(const struct run *r, const struct trace_options *o, const char *path);
 
 #endif

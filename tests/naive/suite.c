@@ -150,6 +150,16 @@ static void read_options(struct one *c)
 			c->o.last_only = true;
 		} else if (strcmp(w, "--bare") == 0) {
 			c->t.bare = true;
+		} else if (strcmp(w, "--split") == 0) {
+			c->t.split = true;
+		} else if (strcmp(w, "--alias") == 0) {
+			c->t.alias = true;
+		} else if (strcmp(w, "--last-rows") == 0) {
+			c->t.last_rows = true;
+		} else if (strcmp(w, "--raw-scores") == 0) {
+			c->o.raw_scores = true;
+		} else if (strcmp(w, "--mask-inf") == 0) {
+			c->o.mask_inf = true;
 		} else if (strcmp(w, "--gelu-table") == 0) {
 			c->o.gelu_table = true;
 		} else {
@@ -207,6 +217,12 @@ static void sound_cases(bool all)
 		"--arith f32 --kv bf16",
 		"--arith f32 --order lanes --gelu-table",
 		"--arith q8_0",
+		"--arith f32 --stages usual",
+		"--arith f32 --mask-inf",
+		"--arith f32 --raw-scores --bare",
+		"--arith f32 --raw-scores --mask-inf",
+		"--arith f32 --split --alias",
+		"--arith f32 --last-rows",
 	};
 	size_t n_ways = sizeof ways / sizeof *ways;
 	for (size_t s = 0; s < N_PLAIN; s++)
@@ -254,7 +270,9 @@ static void faulty_cases(size_t per_fault)
 		                            "--arith bf16stream",
 		                            "--arith f32 --kv f16",
 		                            "--arith f16",
-		                            "--arith f32 --order lanes --bare" };
+		                            "--arith f32 --order lanes --bare",
+		                            "--arith f32 --order lanes --stages usual",
+		                            "--arith f32 --stages usual" };
 	for (int f = 1; f < FAULTS; f++) {
 		const struct fault_row *row = &fault_table[f];
 		struct {
@@ -394,7 +412,7 @@ static void judge_case(struct one *c, struct result *r, const char *trace)
 		clean = run_model(m, &plain, ids, c->tokens, all);
 		other = run_model(m, &plain, others, c->tokens, all);
 		run_spoil_capture(run, other);
-		const struct value *v = run_first_difference(clean, run);
+		const struct value *v = run_first_difference(clean, run, &c->t);
 		if (c->o.plant.fault == FAULT_TOKENS_MISMATCH) {
 			v = run_find(run, "embedding", -1, 0);
 			r->size = INFINITY;
@@ -408,6 +426,7 @@ static void judge_case(struct one *c, struct result *r, const char *trace)
 		}
 	}
 	if (r->asked) {
+		trace_arrange(run, &c->t);
 		trace_write(run, &c->t, trace);
 		ask(trace, model, r);
 	}

@@ -145,7 +145,7 @@ static void mistakes_are_seen_where_they_are_said(void **state)
 						continue;
 					struct run *r = run_model(m, &o, ids, 12, 14);
 					run_spoil_capture(r, other);
-					const struct value *v = run_first_difference(clean, r);
+					const struct value *v = run_first_difference(clean, r, NULL);
 					n_cases++;
 					if (k == FAULT_TOKENS_MISMATCH)
 						seen[k]++;

@@ -10,6 +10,11 @@ static bool listed(const char *list, const char *stage)
 {
 	if (!list)
 		return true;
+	if (strcmp(list, "usual") == 0)
+		list = "embedding,attn_norm,qkv_matmul,qkv_bias,q_post_rope,k_post_rope,attention,attn_out,post_attn_residual,"
+		       "ffn_norm,ffn_gate,ffn_up,ffn_silu,ffn_swigl,ffn_out,post_ffn_residual,final_norm,lm_head";
+	else if (strcmp(list, "outputs") == 0)
+		list = "embedding,post_ffn_residual,final_norm,lm_head";
 	bool without = list[0] == '-', found = false;
 	size_t n = strlen(stage);
 	for (const char *p = list; p && *p != '\0'; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL) {
@@ -19,8 +24,10 @@ static bool listed(const char *list, const char *stage)
 	return found != without;
 }
 
-static bool taken(const struct value *v, const struct trace_options *o)
+bool trace_takes(const struct value *v, const struct trace_options *o)
 {
+	if (!o)
+		return true;
 	int a = 0, b = NAIVE_LAYERS;
 	if (o->layers && v->layer >= 0 && (sscanf(o->layers, "%d..%d", &a, &b) != 2 || v->layer < a || v->layer >= b))
 		return false;
@@ -71,12 +78,71 @@ static json_t *metadata(const struct run *r, const struct trace_options *o)
 	set(j, "arch", m->family);
 	set_list(j, "heads", heads, 3);
 	set(j, "rope_layout", m->interleaved ? "interleaved" : "half");
-	set(j, "attn_scores.form", m->cap > 0 ? "capped" : "scaled");
+	char form[24];
+	snprintf(form, sizeof form, "%s%s",
+	         r->o.raw_scores ? "raw"
+	         : m->cap > 0    ? "capped"
+	                         : "scaled",
+	         r->o.mask_inf ? "+mask" : "");
+	set(j, "attn_scores.form", form);
 	if (r->o.kv != CACHE_PLAIN)
 		set(j, "kv_cache", cache_names[r->o.kv]);
 	if (r->o.flash != FLASH_NONE)
 		set(j, "flash_attention", flash_names[r->o.flash]);
 	return j;
+}
+
+/* Columns from `at` on, as a value of their own. */
+static void part_of(struct run *r, size_t i, const char *stage, size_t at, size_t cols)
+{
+	struct value v = r->values[i];
+	size_t all = v.n / v.dims[0];
+	snprintf(v.stage, sizeof v.stage, "%s", stage);
+	v.dims[1] = cols;
+	v.n = v.dims[0] * cols;
+	v.v = malloc(v.n * sizeof *v.v);
+	r->values = realloc(r->values, (r->n_values + 1) * sizeof *r->values);
+	if (!v.v || !r->values)
+		exit(2);
+	for (size_t t = 0; t < v.dims[0]; t++)
+		memcpy(v.v + t * cols, r->values[i].v + t * all + at, cols * sizeof *v.v);
+	r->values[r->n_values++] = v;
+}
+
+void trace_arrange(struct run *r, const struct trace_options *o)
+{
+	const struct model *m = r->m;
+	size_t n = r->n_values, q = m->H * m->d, kv = m->G * m->d, T = r->n_prompt;
+	bool behind = false;
+	for (size_t i = 0; i < n; i++) {
+		struct value *v = &r->values[i];
+		bool product = strcmp(v->stage, "qkv_matmul") == 0, biased = strcmp(v->stage, "qkv_bias") == 0;
+		if (o->last_rows && v->step == 0 && (v->layer + 1 == (int)m->L || v->layer < 0)) {
+			size_t cols = v->n / v->dims[0];
+			if (behind && strncmp(v->stage, "attn_out", 8) != 0 && v->dims[0] == T && T > 1) {
+				memmove(v->v, v->v + (T - 1) * cols, cols * sizeof *v->v);
+				v->dims[0] = 1;
+				v->n = cols;
+				v->n_positions = 1;
+				v->positions = &r->last_position;
+				r->last_position = (uint32_t)(T - 1);
+			}
+			behind = behind || (v->layer >= 0 && strcmp(v->stage, "attention") == 0);
+		}
+		if (o->alias && strcmp(v->stage, "post_ffn_residual") == 0)
+			snprintf(v->stage, sizeof v->stage, "layer_output");
+		if (o->alias && i == 3) {
+			part_of(r, i, "hidden_debug", 0, 2);
+			v = &r->values[i];
+		}
+		if (o->split && (product || biased)) {
+			part_of(r, i, product ? "k_matmul" : "k_matmul_bias", q, kv);
+			part_of(r, i, product ? "v_matmul" : "v_matmul_bias", q + kv, kv);
+			part_of(r, i, product ? "q_matmul" : "q_matmul_bias", 0, q);
+			snprintf(r->values[i].stage, sizeof r->values[i].stage,
+			         product ? "hidden_fused" : "hidden_fused_bias"); /* beside them, of no interest */
+		}
+	}
 }
 
 static size_t put(enum st_dtype type, double x, unsigned char *p)
@@ -116,7 +182,7 @@ void trace_write(const struct run *r, const struct trace_options *o, const char 
 		const struct value *v = &r->values[i];
 		enum st_dtype type = v->integers ? ST_DTYPE_I32 : o->dtype;
 		char key[96], at_key[128];
-		if (!taken(v, o))
+		if (!trace_takes(v, o))
 			continue;
 		size_t size = v->n * put(type, 0, one);
 		json_t *dims = json_array();
@@ -151,7 +217,7 @@ void trace_write(const struct run *r, const struct trace_options *o, const char 
 	fprintf(f, "%-*s", (int)padded, text);
 	for (size_t i = 0; i < r->n_values; i++) {
 		const struct value *v = &r->values[i];
-		if (!taken(v, o))
+		if (!trace_takes(v, o))
 			continue;
 		for (size_t k = 0; k < v->n; k++)
 			fwrite(one, put(v->integers ? ST_DTYPE_I32 : o->dtype, v->v[k], one), 1, f);
