@@ -10,19 +10,41 @@
 #include <string.h>
 
 /* From the finest to the coarsest: the first one that accounts for a difference is named. */
+#define F32 ST_DTYPE_F32
+#define F16 ST_DTYPE_F16
+#define BF16 ST_DTYPE_BF16
+#define Q8_0 ST_DTYPE_Q8_0
+#define PLAIN .mode = ST_MODE_EXACT, .out = F32, .cache = F32, .query = F32, .sums = F32
+#define CACHE(c, q, s) .mode = ST_MODE_EXACT, .out = F32, .cache = c, .query = q, .sums = s, .ops = ST_ARITH_ATTENTION
 const struct st_arith st_ariths[] = {
-	{ "f32", ST_MODE_EXACT, ST_DTYPE_F32, ST_DTYPE_F32, .ops = ST_ARITH_ALL },
-	{ "f16 operands", ST_MODE_EMULATE_F16, ST_DTYPE_F32, ST_DTYPE_F32,
+	{ "f32", PLAIN, .ops = ST_ARITH_ALL },
+	{ "f16 operands", .mode = ST_MODE_EMULATE_F16, .out = F32, .cache = F32, .query = F32, .sums = F32,
 	  .ops = ST_ARITH_LINEAR | ST_ARITH_ATTENTION },
-	{ "f16 cache", ST_MODE_EXACT, ST_DTYPE_F32, ST_DTYPE_F16, .ops = ST_ARITH_ATTENTION },
-	{ "bf16 operands", ST_MODE_EMULATE_BF16, ST_DTYPE_F32, ST_DTYPE_F32,
+	{ "f16 cache", CACHE(F16, F32, F32) },
+	{ "f16 cache and queries", CACHE(F16, F16, F32) },
+	{ "bf16 operands", .mode = ST_MODE_EMULATE_BF16, .out = F32, .cache = F32, .query = F32, .sums = F32,
 	  .ops = ST_ARITH_LINEAR | ST_ARITH_ATTENTION },
-	{ "bf16 cache", ST_MODE_EXACT, ST_DTYPE_F32, ST_DTYPE_BF16, .ops = ST_ARITH_ATTENTION },
-	{ "q8_0 activations", ST_MODE_EMULATE_Q8_0, ST_DTYPE_F32, ST_DTYPE_F32, .ops = ST_ARITH_LINEAR },
-	{ "q8_k activations", ST_MODE_EMULATE_Q8_K, ST_DTYPE_F32, ST_DTYPE_F32, .ops = ST_ARITH_LINEAR },
-	{ "q8_0 cache", ST_MODE_EXACT, ST_DTYPE_F32, ST_DTYPE_Q8_0, .ops = ST_ARITH_ATTENTION },
-	{ "f16 results", ST_MODE_EXACT, ST_DTYPE_F16, ST_DTYPE_F32, .ops = ST_ARITH_ALL },
-	{ "bf16 results", ST_MODE_EXACT, ST_DTYPE_BF16, ST_DTYPE_F32, .ops = ST_ARITH_ALL },
+	{ "bf16 cache", CACHE(BF16, F32, F32) },
+	{ "bf16 cache and queries", CACHE(BF16, BF16, F32) },
+	{ "f16 table of GELU", PLAIN, .table = true, .ops = ST_ARITH_GELU },
+	{ "q8_0 activations", .mode = ST_MODE_EMULATE_Q8_0, .out = F32, .cache = F32, .query = F32, .sums = F32,
+	  .ops = ST_ARITH_LINEAR },
+	{ "q8_k activations", .mode = ST_MODE_EMULATE_Q8_K, .out = F32, .cache = F32, .query = F32, .sums = F32,
+	  .ops = ST_ARITH_LINEAR },
+	{ "activations as each weight asks for", PLAIN, .partner = true, .table = true, .ops = ST_ARITH_LINEARS },
+	{ "activations as each weight asks for, f16 cache", .mode = ST_MODE_EXACT, .out = F32, .cache = F16,
+	  .query = F16, .sums = F16, .partner = true, .table = true, .ops = ST_ARITH_LINEARS },
+	{ "q8_0 cache", CACHE(Q8_0, F32, F32) },
+	{ "q8_0 cache and queries", CACHE(Q8_0, Q8_0, F32) },
+	{ "f16 cache, sums in f16", CACHE(F16, F16, F16) },
+	{ "f16 results", .mode = ST_MODE_EMULATE_F16, .out = F16, .cache = F32, .query = F32, .sums = F32,
+	  .ops = ST_ARITH_ALL },
+	{ "bf16 results", .mode = ST_MODE_EMULATE_BF16, .out = BF16, .cache = F32, .query = F32, .sums = F32,
+	  .ops = ST_ARITH_ALL },
+	{ "written down in f16", .mode = ST_MODE_EXACT, .out = F16, .cache = F32, .query = F32, .sums = F32,
+	  .dump = true, .ops = ST_ARITH_ALL },
+	{ "written down in bf16", .mode = ST_MODE_EXACT, .out = BF16, .cache = F32, .query = F32, .sums = F32,
+	  .dump = true, .ops = ST_ARITH_ALL },
 };
 const size_t st_n_ariths = sizeof st_ariths / sizeof *st_ariths;
 
@@ -32,16 +54,22 @@ const size_t st_n_ariths = sizeof st_ariths / sizeof *st_ariths;
 
 static bool concerns(const struct st_explainer *x, const struct st_segment *s, const struct st_arith *a)
 {
+	size_t linears = 0;
 	if (a->ops & ST_ARITH_ALL)
 		return true;
 	for (uint32_t i = s->first; i <= s->node; i++) {
-		enum st_op op = x->g->nodes[i].op;
-		bool linear = op == ST_OP_LINEAR || op == ST_OP_LINEAR_AT,
-		     mixes = op == ST_OP_SCORES || op == ST_OP_MIX;
-		if (x->inner[i] && ((linear && a->ops & ST_ARITH_LINEAR) || (mixes && a->ops & ST_ARITH_ATTENTION)))
+		const struct st_node *n = &x->g->nodes[i];
+		bool linear = n->op == ST_OP_LINEAR || n->op == ST_OP_LINEAR_AT,
+		     mixes = n->op == ST_OP_SCORES || n->op == ST_OP_MIX;
+		bool gelu = n->op == ST_OP_ACT && n->act != ST_ACT_SILU;
+		if (!x->inner[i])
+			continue;
+		if ((linear && a->ops & ST_ARITH_LINEAR) || (mixes && a->ops & ST_ARITH_ATTENTION)
+		    || (gelu && a->ops & ST_ARITH_GELU))
 			return true;
+		linears += linear || mixes || gelu;
 	}
-	return false;
+	return linears > 1 && a->ops & ST_ARITH_LINEARS;
 }
 
 /* What the arithmetic may do to each element of `value`, which the segment has in the way w. */
@@ -52,13 +80,14 @@ static enum st_status bound_segment(struct st_explainer *x, const struct st_segm
 	size_t n = v.rows * v.cols;
 	memset(x->bound, 0, n * sizeof *x->bound);
 	const struct st_node *node = w->edit == s->node && w->as ? w->as : &x->g->nodes[s->node];
-	ST_TRY(st_bound_of_node(x, s->node, node, a->out, value, x->bound, err));
-	if (s->n_inner == 1)
+	ST_TRY(st_bound_of_node(x, s->node, node, a, value, x->bound, err));
+	if (s->n_inner == 1 && !a->dump)
 		return ST_OK;
 	/* What the roundings of inner values come to is tried out: the largest of a token's differences bounds them all. */
 	struct st_way moved = *w;
 	moved.arith = a;
 	moved.jiggle = 1;
+	moved.move_inputs = a->dump;
 	float *other = x->moved;
 	ST_TRY(st_segment_eval(x, s, &moved, other, err));
 	for (size_t r = 0; r < v.rows; r++) {
@@ -199,14 +228,28 @@ static double relative(const struct st_explainer *x, const struct st_segment *s,
 	return yy > 0 ? sqrt(dd / yy) : 0;
 }
 
+/* Inputs that were moved are what was captured again. */
+static enum st_status restore_inputs(struct st_explainer *x, const struct st_segment *s, struct st_error *err)
+{
+	for (uint32_t i = s->from; i < s->node; i++) {
+		struct st_value v = st_run_value(x->run, i);
+		if (!x->input[i])
+			continue;
+		ST_TRY(st_capture_load(x, i, v.data, v.data, x->have_input, err));
+		st_run_put(x->run, i, v.data);
+	}
+	return ST_OK;
+}
+
 static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
                               const float *exact, const struct st_arith *a, struct st_fit *f, struct st_error *err)
 {
-	bool emulated = a->mode != ST_MODE_EXACT || a->cache != ST_DTYPE_F32;
+	bool emulated = a->mode != ST_MODE_EXACT || a->cache != ST_DTYPE_F32 || a->partner || a->table;
 	const float *value = exact;
 	struct st_way way = *w;
 	f->arith = a;
-	if (!emulated && a->out != ST_DTYPE_F32 && !all_held_in(x, s, a->out)) {
+	if (a->out != ST_DTYPE_F32
+	    && (!all_held_in(x, s, a->out) || (a->dump && x->pass.at[s->node]->tensor->dtype != a->out))) {
 		f->ratio = f->rel = INFINITY; /* a result that was rounded to the type is one of its numbers */
 		return ST_OK;
 	}
@@ -224,10 +267,12 @@ static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s
 	ST_TRY(bound_segment(x, s, &way, a, value, err));
 	compare(x, s, value, f);
 	f->floor = emulated ? relative(x, s, value, exact) : relative(x, s, x->bound, NULL);
-	if (emulated && !f->noise && is_noise_like(x, s, exact, value)) {
+	if (emulated && a->out == ST_DTYPE_F32 && !f->noise && is_noise_like(x, s, exact, value)) {
 		f->noise = true;
 		f->ratio = f->floor > 0 ? relative(x, s, x->got, exact) / f->floor : 0;
 	}
+	if (a->dump)
+		ST_TRY(restore_inputs(x, s, err));
 	return s->n_inner > 1 ? st_segment_eval(x, s, w, x->tried, err) : ST_OK; /* inner values as they were */
 }
 

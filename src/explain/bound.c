@@ -27,6 +27,7 @@ struct job {
 	size_t rows, cols, T, P;
 	enum st_dtype out;
 	float unit; /* of the type that results are rounded to; 0 where that is f32 */
+	float sums; /* unit of what attention adds up in */
 };
 
 static double rms(const float *v, size_t n)
@@ -66,10 +67,35 @@ static void linear(const struct job *j)
 	}
 }
 
+/* Whether an engine that keeps everything in the type has other weights than the file. */
+static bool weights_are_rounded(const struct job *j)
+{
+	for (uint32_t k = 0; k < j->n->n_w && j->unit > 0; k++) {
+		const struct st_weight *w = j->n->w[k];
+		if (!w || !w->tensor || w->tensor->dtype == j->out)
+			continue;
+		uint64_t rows = st_tensor_rows(w->tensor), cols = st_tensor_cols(w->tensor);
+		float *row = st_alloc_array(cols, sizeof *row);
+		bool held = row != NULL;
+		for (uint64_t r = 0; r < rows && held; r++) {
+			st_tensor_decode(w->tensor, r, 1, row);
+			for (uint64_t i = 0; i < cols && held; i++) {
+				float v = row[i];
+				st_round_to(j->out, &v, 1, 1);
+				held = v == row[i];
+			}
+		}
+		free(row);
+		if (!held)
+			return true;
+	}
+	return false;
+}
+
 /* The root of the mean square of D numbers, all of one sign, and a rounding before the weight is multiplied. */
 static void norm(const struct job *j, size_t D)
 {
-	plain(j, UNIT * (4 + sqrtf((float)D)) + j->unit, 0);
+	plain(j, UNIT * (4 + sqrtf((float)D)) + j->unit * (weights_are_rounded(j) ? 2 : 1), 0);
 	if (j->n->op != ST_OP_LAYERNORM)
 		return;
 	/* What the mean loses where it is large beside what varies about it. */
@@ -159,7 +185,7 @@ static enum st_status mix(const struct job *j, struct st_error *err)
 	for (size_t p = 0; p < j->P; p++)
 		for (size_t i = 0; i < c.v_width; i++)
 			most[i] = fmaxf(most[i], fabsf(c.v[p * c.v_width + i]));
-	float units = UNIT * (4 + sqrtf((float)j->P));
+	float units = j->sums * (4 + sqrtf((float)j->P));
 	for (size_t r = 0; r < j->rows; r++)
 		for (size_t i = 0; i < j->cols; i++) {
 			float y = j->y[r * j->cols + i];
@@ -167,6 +193,19 @@ static enum st_status mix(const struct job *j, struct st_error *err)
 		}
 	free(most);
 	return ST_OK;
+}
+
+/* Where terms cancel, what writing them down in f32 did to them is left; a bias may have been rounded to the type. */
+static void sum(const struct job *j)
+{
+	bool bias = j->n->op == ST_OP_BIAS, rounded = bias && weights_are_rounded(j);
+	plain(j, 2 * UNIT, 0);
+	for (size_t r = 0; r < j->rows; r++)
+		for (size_t i = 0; i < j->cols; i++) {
+			float a = j->in[0][r * j->ld[0] + i], y = j->y[r * j->cols + i];
+			float b = bias || !j->in[1] ? y - a : j->in[1][r * j->ld[1] + i];
+			j->bound[r * j->cols + i] += UNIT * (fabsf(a) + fabsf(b)) + (rounded ? j->unit * fabsf(b) : 0);
+		}
 }
 
 /* An exponential or a hyperbolic tangent in f32; the tails of GELU are differences of near numbers. */
@@ -179,9 +218,10 @@ static void activation(const struct job *j)
 			j->bound[r * j->cols + i] += 8 * UNIT * fabsf(j->in[0][r * j->ld[0] + i]);
 }
 
-enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i, const struct st_node *n, enum st_dtype out,
+enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i, const struct st_node *n, const struct st_arith *a,
                                 const float *y, float *bound, struct st_error *err)
 {
+	enum st_dtype out = a ? a->out : ST_DTYPE_F32, sums = a ? a->sums : ST_DTYPE_F32;
 	struct st_value v = st_run_value(x->run, i);
 	struct job j = { .x = x,
 		         .n = n,
@@ -192,7 +232,8 @@ enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i, const struct
 		         .T = x->pass.T,
 		         .P = st_run_positions(x->run),
 		         .out = out,
-		         .unit = out == ST_DTYPE_F32 ? 0 : st_unit_roundoff(out) };
+		         .unit = out == ST_DTYPE_F32 ? 0 : st_unit_roundoff(out),
+		         .sums = st_unit_roundoff(sums) };
 	for (int k = 0; k < 2; k++)
 		if (n->in[k] != ST_NO_NODE) {
 			struct st_value in = st_run_value(x->run, n->in[k]);
@@ -227,6 +268,8 @@ enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i, const struct
 		break;
 	case ST_OP_ADD:
 	case ST_OP_BIAS:
+		sum(&j);
+		break;
 	case ST_OP_MUL:
 		plain(&j, 2 * UNIT, 0);
 		break;

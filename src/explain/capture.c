@@ -120,6 +120,26 @@ static void to_pairs(float *v, size_t heads, size_t d, size_t n)
 	}
 }
 
+static bool change_by_weights(const struct st_explainer *x, uint32_t i, float *row, bool half)
+{
+	const struct st_node *n = &x->g->nodes[i], *product = n;
+	while (product->op == ST_OP_BIAS || product->op == ST_OP_HEADNORM)
+		product = &x->g->nodes[product->in[0]];
+	bool any = false;
+	size_t at = 0;
+	for (uint32_t k = 0; product->op == ST_OP_LINEAR && product->width == n->width && k < product->n_w; k++) {
+		const struct st_weight *w = product->w[k];
+		size_t len = (size_t)st_weight_rows(w);
+		if (w->interleaved) {
+			size_t d = len / w->heads;
+			(half ? st_basis_to_half : to_pairs)(row + at, w->heads, d, w->pair_dims ? w->pair_dims : d);
+			any = true;
+		}
+		at += len;
+	}
+	return any;
+}
+
 /* One row of node i's value: from adjacent pairs to halves, or back. False where nothing of it is turned. */
 static bool change_basis(const struct st_explainer *x, uint32_t i, float *row, bool half)
 {
@@ -136,6 +156,8 @@ static bool change_basis(const struct st_explainer *x, uint32_t i, float *row, b
 		if (k == i)
 			break;
 	}
+	if (!any) /* a layer without rotation, whose weights have the order of those with it */
+		any = change_by_weights(x, i, row, half);
 	return any;
 }
 

@@ -89,7 +89,8 @@ struct st_way {
 	const struct st_node *as;     /* by this copy; or */
 	const float *value;           /* by these numbers, of the size of its value */
 	const struct st_arith *arith; /* NULL: none */
-	double jiggle; /* inner values are moved at random by so much of what rounding may do to them; 0 */
+	bool move_inputs; /* captured inputs too, by what writing them down in 16 bits may have done to them */
+	double jiggle;    /* inner values are moved at random by so much of what rounding may do to them; 0 */
 };
 /* The value of the segment's node; the values of inner nodes are left as this evaluation has them. */
 ST_MUST_CHECK enum st_status st_segment_eval(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
@@ -97,21 +98,26 @@ ST_MUST_CHECK enum st_status st_segment_eval(struct st_explainer *x, const struc
 
 /* ---- bound.c: what rounding may do to each element of one operation ---- */
 
-/* out: the type that results are rounded to (ST_DTYPE_F32, F16, BF16). y: its value. Adds to bound[]. */
+/* a: the arithmetic, or NULL: f32. y: its value. Adds to bound[]. */
 ST_MUST_CHECK enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i, const struct st_node *n,
-                                              enum st_dtype out, const float *y, float *bound, struct st_error *err);
+                                              const struct st_arith *a, const float *y, float *bound,
+                                              struct st_error *err);
 
 /* ---- arithmetic.c: what sound engines do ---- */
 
 struct st_arith {
 	const char *name;
-	enum st_mode mode;   /* of matrix products */
+	enum st_mode mode;   /* of products */
 	enum st_dtype out;   /* every result is rounded to it */
-	enum st_dtype cache; /* K and V are */
-	bool flash;          /* attention in one sweep, sums in f16 */
-	unsigned ops;        /* that differ from f32: ST_ARITH_... */
+	enum st_dtype cache; /* K and V are, */
+	enum st_dtype query; /* and Q */
+	enum st_dtype sums;  /* attention adds up in it */
+	bool partner;        /* products take activations in the type that goes with each weight's, as ggml has it */
+	bool table;          /* GELU is looked up by an argument in f16 */
+	bool dump;           /* results are finer than what was written down of them */
+	unsigned ops;        /* that it concerns: ST_ARITH_... */
 };
-enum { ST_ARITH_LINEAR = 1, ST_ARITH_ATTENTION = 2, ST_ARITH_ALL = 4, ST_ARITH_ACT = 8 };
+enum { ST_ARITH_LINEAR = 1, ST_ARITH_ATTENTION = 2, ST_ARITH_ALL = 4, ST_ARITH_GELU = 8, ST_ARITH_LINEARS = 16 };
 extern const struct st_arith st_ariths[];
 extern const size_t st_n_ariths;
 

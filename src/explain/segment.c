@@ -38,28 +38,88 @@ void st_segment_find(struct st_explainer *x, uint32_t node, struct st_segment *s
 
 static bool is_attention(const struct st_node *n) { return n->op == ST_OP_SCORES || n->op == ST_OP_MIX; }
 
-/* One node in a way: under an arithmetic its products are made in its mode, K and V are rounded as its cache has them. */
+/* The mode in which ggml multiplies by weights of a type: activations are rounded to what goes with it. */
+static enum st_mode partner(const struct st_node *n)
+{
+	const struct st_tensor *t = n->w[0]->n_experts ? &n->w[0]->experts[0] : n->w[0]->tensor;
+	const struct st_dtype_info *info = st_dtype_info(t->dtype);
+	if (t->dtype == ST_DTYPE_F16)
+		return ST_MODE_EMULATE_F16;
+	if (t->dtype == ST_DTYPE_BF16)
+		return ST_MODE_EMULATE_BF16;
+	if (info->kind != ST_KIND_QUANT)
+		return ST_MODE_EXACT;
+	return info->block_elems >= 256 ? ST_MODE_EMULATE_Q8_K : ST_MODE_EMULATE_Q8_0;
+}
+
+/* What is rounded for one evaluation and then put back. */
+struct operand {
+	float *values, *kept;
+	size_t n;
+};
+
+static enum st_status round_operand(struct operand *o, float *values, size_t n, enum st_dtype type, size_t row,
+                                    struct st_error *err)
+{
+	*o = (struct operand){ .values = values, .n = n, .kept = st_alloc_array(n, sizeof *o->kept) };
+	if (!o->kept)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	memcpy(o->kept, values, n * sizeof *values);
+	st_round_to(type, values, n, row);
+	return ST_OK;
+}
+
+static void put_back(struct operand *o)
+{
+	if (o->kept)
+		memcpy(o->values, o->kept, o->n * sizeof *o->kept);
+	free(o->kept);
+}
+
+/* Operands of attention and of GELU as the arithmetic has them. */
+static enum st_status round_operands(struct st_explainer *x, const struct st_node *n, const struct st_arith *a,
+                                     struct operand o[2], struct st_error *err)
+{
+	struct st_cached c = st_run_cached(x->run, n->layer);
+	size_t P = st_run_positions(x->run);
+	struct st_value in = st_run_value(x->run, n->in[0]);
+	bool gelu = n->op == ST_OP_ACT
+	         && (n->act == ST_ACT_GELU || n->act == ST_ACT_GELU_TANH || n->act == ST_ACT_GELU_QUICK);
+	if (gelu && a->table)
+		return round_operand(&o[0], in.data, in.rows * in.cols, ST_DTYPE_F16, 1, err);
+	if (n->op == ST_OP_SCORES && a->cache != ST_DTYPE_F32)
+		ST_TRY(round_operand(&o[0], c.k, P * c.k_width, a->cache, n->head_dim, err));
+	if (n->op == ST_OP_SCORES && a->query != ST_DTYPE_F32)
+		ST_TRY(round_operand(&o[1], in.data, in.rows * in.cols, a->query, n->head_dim, err));
+	if (n->op == ST_OP_MIX && a->cache != ST_DTYPE_F32)
+		ST_TRY(round_operand(&o[0], c.v, P * c.v_width, a->cache, n->head_dim, err));
+	return ST_OK;
+}
+
+/* One node in a way: products in the mode of the arithmetic, operands rounded as it has them. */
 static enum st_status eval_node(struct st_explainer *x, uint32_t i, const struct st_way *w, float *out,
                                 struct st_error *err)
 {
 	const struct st_node *n = w->edit == i && w->as ? w->as : &x->g->nodes[i];
+	const struct st_arith *a = w->arith;
 	struct st_exec e = x->exec;
-	bool product = n->op == ST_OP_LINEAR || n->op == ST_OP_LINEAR_AT;
-	if (w->arith && (product || (is_attention(n) && w->arith->ops & ST_ARITH_ATTENTION)))
-		e.mode = w->arith->mode;
-	if (!w->arith || w->arith->cache == ST_DTYPE_F32 || !is_attention(n))
+	if (!a)
 		return st_run_eval_as(x->run, i, n, &e, out, err);
-	struct st_cached c = st_run_cached(x->run, n->layer);
-	float *rows = n->op == ST_OP_SCORES ? c.k : c.v;
-	size_t len = st_run_positions(x->run) * (n->op == ST_OP_SCORES ? c.k_width : c.v_width);
-	float *kept = st_alloc_array(len, sizeof *kept);
-	if (!kept)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	memcpy(kept, rows, len * sizeof *kept);
-	st_round_to(w->arith->cache, rows, len, n->head_dim);
-	enum st_status st = st_run_eval_as(x->run, i, n, &e, out, err);
-	memcpy(rows, kept, len * sizeof *kept);
-	free(kept);
+	bool product = n->op == ST_OP_LINEAR || n->op == ST_OP_LINEAR_AT;
+	if (product)
+		e.mode = a->partner ? partner(n) : a->mode;
+	else if (is_attention(n) && a->ops & (ST_ARITH_ATTENTION | ST_ARITH_ALL) && !a->partner)
+		e.mode = a->mode;
+	struct operand o[2] = { { 0 } };
+	enum st_status st = n->in[0] == ST_NO_NODE ? ST_OK : round_operands(x, n, a, o, err);
+	if (st == ST_OK)
+		st = st_run_eval_as(x->run, i, n, &e, out, err);
+	if (st == ST_OK && a->table && n->op == ST_OP_ACT && o[0].kept) {
+		struct st_value v = st_run_value(x->run, i);
+		st_round_to(ST_DTYPE_F16, out, v.rows * v.cols, 1);
+	}
+	put_back(&o[1]);
+	put_back(&o[0]);
 	return st;
 }
 
@@ -67,12 +127,25 @@ static enum st_status eval_node(struct st_explainer *x, uint32_t i, const struct
 static enum st_status move(struct st_explainer *x, uint32_t i, const struct st_way *w, float *v, size_t n,
                            struct st_error *err)
 {
+	if (x->g->nodes[i].op == ST_OP_TOP)
+		return ST_OK; /* numbers of experts */
 	memset(x->spare, 0, n * sizeof *x->spare);
-	ST_TRY(st_bound_of_node(x, i, &x->g->nodes[i], w->arith ? w->arith->out : ST_DTYPE_F32, v, x->spare, err));
+	ST_TRY(st_bound_of_node(x, i, &x->g->nodes[i], w->arith, v, x->spare, err));
 	uint64_t state = 0x9E3779B97F4A7C15u * (i + 1);
 	for (size_t k = 0; k < n; k++)
 		v[k] += (float)(w->jiggle * x->spare[k] * (2 * st_rng_uniform(&state) - 1));
 	return ST_OK;
+}
+
+/* Within half a unit of the type that it was written down in. */
+static void move_input(struct st_explainer *x, uint32_t i, enum st_dtype type, float *v, size_t n)
+{
+	uint64_t state = 0xD1B54A32D192ED03u * (i + 1);
+	if (x->g->nodes[i].op == ST_OP_TOP)
+		return;
+	for (size_t k = 0; k < n; k++)
+		v[k] += (float)(st_half_unit(type, v[k]) * (2 * st_rng_uniform(&state) - 1));
+	st_run_put(x->run, i, v);
 }
 
 enum st_status st_segment_eval(struct st_explainer *x, const struct st_segment *s, const struct st_way *w, float *out,
@@ -85,6 +158,8 @@ enum st_status st_segment_eval(struct st_explainer *x, const struct st_segment *
 			ST_TRY(st_capture_load(x, i, v.data, v.data, x->have_input, err));
 			st_run_put(x->run, i, v.data);
 		}
+		if (!x->inner[i] && x->input[i] && w->move_inputs)
+			move_input(x, i, w->arith->out, v.data, v.rows * v.cols);
 		if (!x->inner[i])
 			continue;
 		float *to = i == s->node ? out : x->spare;
