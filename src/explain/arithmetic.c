@@ -176,8 +176,11 @@ static bool is_noise_like(struct st_explainer *x, const struct st_segment *s, co
 
 /* ---- fits ---- */
 
-static void compare(const struct st_explainer *x, const struct st_segment *s, const float *value, struct st_fit *f)
+/* as: the node as it was evaluated. */
+static void compare(struct st_explainer *x, const struct st_segment *s, const struct st_node *as, const float *value,
+                    struct st_fit *f)
 {
+	size_t looks = 0;
 	const struct st_node *n = &x->g->nodes[s->node];
 	struct st_value v = st_run_value(x->run, s->node);
 	double dd = 0, yy = 0;
@@ -189,6 +192,9 @@ static void compare(const struct st_explainer *x, const struct st_segment *s, co
 				continue;
 			size_t k = r * v.cols + i;
 			double d = fabs((double)x->got[k] - value[k]), ratio = d == 0 ? 0 : d / x->bound[k];
+			double more;
+			if (ratio > 1 && ratio < 1e4 && looks++ < 256 && st_bound_again(x, s->node, as, r, i, &more))
+				ratio = d / (x->bound[k] + more);
 			dd += d * d;
 			yy += (double)value[k] * value[k];
 			if (ratio > f->ratio || isnan(ratio)) {
@@ -265,7 +271,7 @@ static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s
 		value = x->tried;
 	}
 	ST_TRY(bound_segment(x, s, &way, a, value, err));
-	compare(x, s, value, f);
+	compare(x, s, w->edit == s->node && w->as ? w->as : &x->g->nodes[s->node], value, f);
 	f->floor = emulated ? relative(x, s, value, exact) : relative(x, s, x->bound, NULL);
 	if (emulated && a->out == ST_DTYPE_F32 && !f->noise && is_noise_like(x, s, exact, value)) {
 		f->noise = true;

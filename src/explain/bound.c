@@ -38,15 +38,46 @@ static double rms(const float *v, size_t n)
 	return sqrt(sum / (double)n);
 }
 
-/* a |y| + b rms of the row, and the last rounding. */
+/* a |y| + b rms of the row, the last rounding, and that of the value it is compared with. */
 static void plain(const struct job *j, float a, float b)
 {
 	for (size_t r = 0; r < j->rows; r++) {
 		const float *y = j->y + r * j->cols;
 		float *to = j->bound + r * j->cols, all = b == 0 ? 0 : b * (float)rms(y, j->cols);
 		for (size_t i = 0; i < j->cols; i++)
-			to[i] += a * fabsf(y[i]) + all + st_half_unit(j->out, y[i]);
+			to[i] += (a + UNIT) * fabsf(y[i]) + all + st_half_unit(j->out, y[i]);
 	}
+}
+
+/* The root of the sum of squares of the terms of one element. */
+static double terms(const struct st_weight *w, size_t row, const float *x, float *w_row)
+{
+	double sum = 0;
+	st_weight_decode(w, row, 1, w_row);
+	for (size_t k = 0; k < st_weight_cols(w); k++)
+		sum += (double)w_row[k] * x[k] * w_row[k] * x[k];
+	return sqrt(sum);
+}
+
+bool st_bound_again(struct st_explainer *x, uint32_t i, const struct st_node *n, size_t row, size_t col, double *more)
+{
+	struct st_value in;
+	if (n->op != ST_OP_LINEAR || n->in[0] == ST_NO_NODE)
+		return false;
+	in = st_run_value(x->run, n->in[0]);
+	struct st_value v = st_run_value(x->run, i);
+	size_t at = 0, k = 0, r = v.rows == 1 ? in.rows - 1 : row;
+	while (k < n->n_w && col >= at + st_weight_rows(n->w[k]))
+		at += (size_t)st_weight_rows(n->w[k++]);
+	if (k == n->n_w || n->w[k]->interleaved)
+		return false;
+	uint64_t K = st_weight_cols(n->w[k]);
+	float *w_row = st_alloc_array(K, sizeof *w_row);
+	if (!w_row)
+		return false;
+	*more = SUM * UNIT * sqrt((double)K) * terms(n->w[k], col - at, in.data + r * in.cols, w_row);
+	free(w_row);
+	return true;
 }
 
 /* Of each weight's rows, so that K is not lost beside a larger V. */
@@ -92,12 +123,24 @@ static bool weights_are_rounded(const struct job *j)
 	return false;
 }
 
+static float largest_of(const struct st_weight *w)
+{
+	float most = 0, *v = st_alloc_array((size_t)w->tensor->n_elems, sizeof *v);
+	if (v)
+		st_tensor_decode(w->tensor, 0, st_tensor_rows(w->tensor), v);
+	for (size_t i = 0; v && i < w->tensor->n_elems; i++)
+		most = fmaxf(most, fabsf(v[i]));
+	free(v);
+	return most;
+}
+
 /* The root of the mean square of D numbers, all of one sign, and a rounding before the weight is multiplied. */
 static void norm(const struct job *j, size_t D)
 {
 	plain(j, UNIT * (4 + sqrtf((float)D)) + j->unit * (weights_are_rounded(j) ? 2 : 1), 0);
 	if (j->n->op != ST_OP_LAYERNORM)
 		return;
+	float bias = j->n->n_w > 1 && j->n->w[1] && j->n->w[1]->tensor ? largest_of(j->n->w[1]) : 0;
 	/* What the mean loses where it is large beside what varies about it. */
 	for (size_t r = 0; r < j->rows; r++) {
 		const float *x = j->in[0] + r * j->ld[0], *y = j->y + r * j->cols;
@@ -109,7 +152,7 @@ static void norm(const struct job *j, size_t D)
 			square += (x[i] - mean) * (x[i] - mean);
 		double ratio = 1 + fabs(mean) / sqrt(square / (double)j->cols + j->n->eps);
 		float all = (float)(UNIT * (4 + sqrt((double)j->cols)) * ratio * rms(y, j->cols))
-		          + j->unit * (float)rms(y, j->cols);
+		          + j->unit * ((float)rms(y, j->cols) + 2 * bias);
 		for (size_t i = 0; i < j->cols; i++)
 			j->bound[r * j->cols + i] += all;
 	}
@@ -161,6 +204,7 @@ static void scores(const struct job *j)
 
 static void softmax(const struct job *j)
 {
+	float sink = j->n->n_w && j->n->w[0] ? largest_of(j->n->w[0]) : 0;
 	for (size_t r = 0; r < j->rows; r++) {
 		const float *s = j->in[0] + r * j->ld[0];
 		float most = 0;
@@ -168,7 +212,9 @@ static void softmax(const struct job *j)
 			most = fabsf(s[p]) > most ? fabsf(s[p]) : most;
 		for (size_t p = 0; p < j->cols; p++) {
 			float y = j->y[r * j->cols + p];
-			j->bound[r * j->cols + p] += y * UNIT * (8 + 4 * most + sqrtf((float)j->cols))
+			/* A sink stands beside the scores in their type. */
+			float sinks = j->n->n_w ? y * j->unit * (2 * most + 2 + sink) : 0;
+			j->bound[r * j->cols + p] += sinks + y * UNIT * (8 + 4 * most + sqrtf((float)j->cols))
 			                           + st_half_unit(j->out, y);
 		}
 	}
@@ -206,6 +252,31 @@ static void sum(const struct job *j)
 			float b = bias || !j->in[1] ? y - a : j->in[1][r * j->ld[1] + i];
 			j->bound[r * j->cols + i] += UNIT * (fabsf(a) + fabsf(b)) + (rounded ? j->unit * fabsf(b) : 0);
 		}
+}
+
+/* Each product and each sum is rounded, one after the other. */
+static void weighted_sum(const struct job *j)
+{
+	size_t C = j->n->choices;
+	float units = ((j->unit > 0 ? j->unit : UNIT) + UNIT) * (float)(C + 1);
+	for (size_t r = 0; r < j->rows; r++)
+		for (size_t i = 0; i < j->cols; i++) {
+			float size = 0;
+			for (size_t c = 0; c < C; c++)
+				size += fabsf(j->in[0][r * j->ld[0] + c * j->cols + i])
+				      * (j->in[1] ? fabsf(j->in[1][r * j->ld[1] + c]) : 1);
+			j->bound[r * j->cols + i] += units * size + st_half_unit(j->out, j->y[r * j->cols + i]);
+		}
+}
+
+/* y = scale x + plus: terms may cancel. */
+static void scaled(const struct job *j)
+{
+	plain(j, 2 * UNIT + j->unit, 0);
+	for (size_t r = 0; r < j->rows && j->n->op == ST_OP_SCALE && j->n->plus != 0; r++)
+		for (size_t i = 0; i < j->cols; i++)
+			j->bound[r * j->cols + i] += (2 * UNIT + j->unit)
+			                           * (fabsf(j->y[r * j->cols + i]) + 2 * fabsf((float)j->n->plus));
 }
 
 /* An exponential or a hyperbolic tangent in f32; the tails of GELU are differences of near numbers. */
@@ -270,13 +341,16 @@ enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i, const struct
 	case ST_OP_BIAS:
 		sum(&j);
 		break;
-	case ST_OP_MUL:
-		plain(&j, 2 * UNIT, 0);
+	case ST_OP_MUL: /* of factors that were written down in f32 */
+		plain(&j, 3 * UNIT, 0);
 		break;
 	case ST_OP_EMBED:
 	case ST_OP_EMBED_POSITION:
 	case ST_OP_SCALE: /* the factor is rounded too */
-		plain(&j, 2 * UNIT + j.unit, 0);
+		scaled(&j);
+		break;
+	case ST_OP_WEIGHTED_SUM:
+		weighted_sum(&j);
 		break;
 	case ST_OP_TOP:
 	case ST_OP_CONCAT:

@@ -103,6 +103,10 @@ ST_MUST_CHECK enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i
                                               const struct st_arith *a, const float *y, float *bound,
                                               struct st_error *err);
 
+/* What summing up may do to one element of a product, by the size of its own terms: of rows that are larger than their
+ * neighbours. False where the node is no product. */
+bool st_bound_again(struct st_explainer *x, uint32_t i, const struct st_node *n, size_t row, size_t col, double *more);
+
 /* ---- arithmetic.c: what sound engines do ---- */
 
 struct st_arith {

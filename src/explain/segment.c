@@ -88,11 +88,11 @@ static enum st_status round_operands(struct st_explainer *x, const struct st_nod
 	if (gelu && a->table)
 		return round_operand(&o[0], in.data, in.rows * in.cols, ST_DTYPE_F16, 1, err);
 	if (n->op == ST_OP_SCORES && a->cache != ST_DTYPE_F32)
-		ST_TRY(round_operand(&o[0], c.k, P * c.k_width, a->cache, n->head_dim, err));
+		ST_TRY(round_operand(&o[0], c.k, P * c.k_width, a->cache, c.k_width, err));
 	if (n->op == ST_OP_SCORES && a->query != ST_DTYPE_F32)
-		ST_TRY(round_operand(&o[1], in.data, in.rows * in.cols, a->query, n->head_dim, err));
+		ST_TRY(round_operand(&o[1], in.data, in.rows * in.cols, a->query, in.cols, err));
 	if (n->op == ST_OP_MIX && a->cache != ST_DTYPE_F32)
-		ST_TRY(round_operand(&o[0], c.v, P * c.v_width, a->cache, n->head_dim, err));
+		ST_TRY(round_operand(&o[0], c.v, P * c.v_width, a->cache, c.v_width, err));
 	return ST_OK;
 }
 
