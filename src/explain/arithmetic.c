@@ -4,6 +4,7 @@
 #include "explain/explain.h"
 
 #include "base/error.h"
+#include "dtype/half.h"
 #include "explain/rounding.h"
 
 #include <math.h>
@@ -19,13 +20,18 @@
 const struct st_arith st_ariths[] = {
 	{ "f32", PLAIN, .ops = ST_ARITH_ALL },
 	{ "f16 operands", .mode = ST_MODE_EMULATE_F16, .out = F32, .cache = F32, .query = F32, .sums = F32,
-	  .ops = ST_ARITH_LINEAR | ST_ARITH_ATTENTION },
+	  .ops = ST_ARITH_LINEAR },
 	{ "f16 cache", CACHE(F16, F32, F32) },
 	{ "f16 cache and queries", CACHE(F16, F16, F32) },
+	{ "f16 attention", .mode = ST_MODE_EMULATE_F16, .out = F32, .cache = F32, .query = F32, .sums = F32,
+	  .ops = ST_ARITH_ATTENTION },
+	{ "flash attention, sums in f16", CACHE(F16, F16, F16) },
 	{ "bf16 operands", .mode = ST_MODE_EMULATE_BF16, .out = F32, .cache = F32, .query = F32, .sums = F32,
-	  .ops = ST_ARITH_LINEAR | ST_ARITH_ATTENTION },
+	  .ops = ST_ARITH_LINEAR },
 	{ "bf16 cache", CACHE(BF16, F32, F32) },
 	{ "bf16 cache and queries", CACHE(BF16, BF16, F32) },
+	{ "bf16 attention", .mode = ST_MODE_EMULATE_BF16, .out = F32, .cache = F32, .query = F32, .sums = F32,
+	  .ops = ST_ARITH_ATTENTION },
 	{ "f16 table of GELU", PLAIN, .table = true, .ops = ST_ARITH_GELU },
 	{ "q8_0 activations", .mode = ST_MODE_EMULATE_Q8_0, .out = F32, .cache = F32, .query = F32, .sums = F32,
 	  .ops = ST_ARITH_LINEAR },
@@ -36,7 +42,6 @@ const struct st_arith st_ariths[] = {
 	  .query = F16, .sums = F16, .partner = true, .table = true, .ops = ST_ARITH_LINEARS },
 	{ "q8_0 cache", CACHE(Q8_0, F32, F32) },
 	{ "q8_0 cache and queries", CACHE(Q8_0, Q8_0, F32) },
-	{ "f16 cache, sums in f16", CACHE(F16, F16, F16) },
 	{ "f16 results", .mode = ST_MODE_EMULATE_F16, .out = F16, .cache = F32, .query = F32, .sums = F32,
 	  .ops = ST_ARITH_ALL },
 	{ "bf16 results", .mode = ST_MODE_EMULATE_BF16, .out = BF16, .cache = F32, .query = F32, .sums = F32,
@@ -151,6 +156,18 @@ static struct shape shape_of(const struct st_explainer *x, const struct st_node 
 	return s;
 }
 
+/* The most that any of the numbers has: results in f32 are not all short. */
+static int significant_bits(const float *v, size_t n)
+{
+	int most = 0;
+	for (size_t i = 0; i < n && most < 8; i++) {
+		uint32_t u = st_f32_bits(v[i]) & 0x7FFFFFu;
+		int bits = u ? 24 - __builtin_ctz(u) : 1;
+		most = bits > most ? bits : most;
+	}
+	return most;
+}
+
 static bool is_noise_like(struct st_explainer *x, const struct st_segment *s, const float *value, const float *emulated)
 {
 	const struct st_node *n = &x->g->nodes[s->node];
@@ -160,7 +177,7 @@ static bool is_noise_like(struct st_explainer *x, const struct st_segment *s, co
 		return false;
 	struct shape got = shape_of(x, n, &v, x->got, value, a), like = shape_of(x, n, &v, emulated, value, b);
 	double count = (double)v.rows * (double)v.cols, features = (double)v.cols;
-	bool noise = like.rms > 0 && count >= 64;
+	bool noise = like.rms > 0 && count >= 64 && significant_bits(x->got, v.rows * v.cols) >= 8;
 	for (size_t r = 0; r < v.rows; r++)
 		noise = noise && a[r] <= ALLOWS * b[r] * (1 + SIGNIFICANT / sqrt(2 * features));
 	double norm = 0;

@@ -120,6 +120,17 @@ static void to_pairs(float *v, size_t heads, size_t d, size_t n)
 	}
 }
 
+static bool change_turned_tails(const struct st_explainer *x, const struct st_node *n, float *row, bool half)
+{
+	const struct st_node *rope = &x->g->nodes[n->in[1]];
+	size_t d = n->width / n->heads;
+	if (rope->op != ST_OP_ROPE || n->head_dim > d)
+		return false;
+	for (uint32_t h = 0; h < n->heads; h++)
+		(half ? st_basis_to_half : to_pairs)(row + h * d + d - n->head_dim, 1, n->head_dim, rope->n_rot);
+	return true;
+}
+
 static bool change_by_weights(const struct st_explainer *x, uint32_t i, float *row, bool half)
 {
 	const struct st_node *n = &x->g->nodes[i], *product = n;
@@ -156,6 +167,8 @@ static bool change_basis(const struct st_explainer *x, uint32_t i, float *row, b
 		if (k == i)
 			break;
 	}
+	if (!any && n->op == ST_OP_CONCAT) /* of each head what does not turn, then what does */
+		any = change_turned_tails(x, n, row, half);
 	if (!any) /* a layer without rotation, whose weights have the order of those with it */
 		any = change_by_weights(x, i, row, half);
 	return any;

@@ -9,12 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The next captured value that is made of node i's, evaluated from `value`. tested: whether there is one. */
-static enum st_status follows_from(struct st_explainer *x, uint32_t i, const float *value, bool *tested, bool *follows,
+/* How far the next captured value that is made of node i's is from what `value` makes of it; 0: by no more than arithmetic
+ * does. tested: whether there is one. */
+static enum st_status follows_from(struct st_explainer *x, uint32_t i, const float *value, bool *tested, double *apart,
                                    struct st_error *err)
 {
 	struct st_segment s;
-	*tested = *follows = false;
+	*tested = false;
 	st_run_put(x->run, i, value);
 	for (uint32_t k = i + 1; k < x->g->n_nodes; k++) {
 		if (!x->pass.at[k] || x->g->nodes[k].op == ST_OP_TOP)
@@ -36,7 +37,7 @@ static enum st_status follows_from(struct st_explainer *x, uint32_t i, const flo
 		ST_TRY(st_capture_load(x, k, x->exact, x->got, x->have, err));
 		ST_TRY(st_fit_of_value(x, &s, &plain, x->exact, &fit, err));
 		*tested = true;
-		*follows = fit.noise;
+		*apart = fit.noise ? 0 : fit.rel;
 		return ST_OK;
 	}
 	return ST_OK;
@@ -85,7 +86,8 @@ enum st_status st_ask_consumers(struct st_explainer *x, const struct st_segment 
 	struct st_value v = st_run_value(x->run, s->node);
 	size_t n = v.rows * v.cols;
 	float *got = st_alloc_array2(2, n, sizeof *got), *exact = got ? got + n : NULL;
-	bool *have = st_alloc_array(x->pass.T, sizeof *have), right = false, wrong = false, tested = false;
+	bool *have = st_alloc_array(x->pass.T, sizeof *have), tested = false;
+	double of_exact = 0, of_got = 0;
 	if (!got || !have) {
 		free(got);
 		free(have);
@@ -94,9 +96,9 @@ enum st_status st_ask_consumers(struct st_explainer *x, const struct st_segment 
 	memcpy(got, x->got, n * sizeof *got);
 	memcpy(exact, x->exact, n * sizeof *exact);
 	memcpy(have, x->have, x->pass.T * sizeof *have);
-	enum st_status st = follows_from(x, s->node, exact, &tested, &right, err);
+	enum st_status st = follows_from(x, s->node, exact, &tested, &of_exact, err);
 	if (st == ST_OK && tested)
-		st = follows_from(x, s->node, got, &tested, &wrong, err);
+		st = follows_from(x, s->node, got, &tested, &of_got, err);
 	memcpy(x->got, got, n * sizeof *got);
 	memcpy(x->exact, exact, n * sizeof *exact);
 	memcpy(x->have, have, x->pass.T * sizeof *have);
@@ -104,10 +106,19 @@ enum st_status st_ask_consumers(struct st_explainer *x, const struct st_segment 
 	free(have);
 	struct st_segment again;
 	st_segment_find(x, s->node, &again);
-	if (st != ST_OK || right == wrong)
+	if (st != ST_OK || !tested)
 		return st;
-	if (wrong) {
+	/* What was captured has an engine's own rounding in it, which the evaluation lacks: the nearer one by far. */
+	if (!(of_exact < 0.2 * of_got)) {
 		keep_engine(f);
+		/* The engine used what was captured: it was no mistake in writing it down. */
+		if (is_of_capture(f->cause.code) && of_got < 0.2 * of_exact
+		    && f->cause.code != ST_CAUSE_CAPTURE_ROPE_LAYOUT) {
+			f->cause.code = ST_CAUSE_UNEXPLAINED;
+			f->cause.confidence = ST_UNEXPLAINED;
+			f->cause.n_params = 0;
+			f->cause.residual_after = f->cause.residual_before;
+		}
 		return ST_OK;
 	}
 	enum st_cause_code code = of_capture(f->cause.code);

@@ -10,6 +10,7 @@ static const struct st_hypothesis rows[] = {
 	{ B(ADD), st_test_add },
 	{ B(ROPE), st_test_rope },
 	{ B(LINEAR), st_test_linear },
+	{ B(LINEAR_AT), st_test_experts },
 	{ B(RMSNORM) | B(LAYERNORM) | B(LINEAR), st_test_source },
 	{ ~UINT64_C(0), st_test_precision },
 };

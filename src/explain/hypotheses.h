@@ -10,6 +10,7 @@ ST_TEST(st_test_bias);
 ST_TEST(st_test_add);
 ST_TEST(st_test_capture);
 ST_TEST(st_test_linear);
+ST_TEST(st_test_experts);
 ST_TEST(st_test_precision);
 ST_TEST(st_test_source);
 ST_TEST(st_test_rope);

@@ -35,7 +35,7 @@ static struct part part_of(const struct st_trial *t, uint32_t k)
 static void name_part(const struct st_trial *t, const struct part *p, struct st_cause *c)
 {
 	static const char *const names[] = { "q", "k", "v" };
-	if (t->n->n_w == 3)
+	if (t->n->n_w == 3 && p->w)
 		st_cause_put_text(c, ST_PARAM_PART, names[p->k]);
 }
 
@@ -47,7 +47,7 @@ static enum st_status own_value(struct st_trial *t, struct st_error *err)
 
 /* ---- size ---- */
 
-static enum st_status test_scaled(struct st_trial *t, const struct part *p, struct st_error *err)
+static enum st_status test_gain(struct st_trial *t, const struct part *p, struct st_error *err)
 {
 	double yy = 0, gy = 0;
 	size_t cols = t->n->width;
@@ -96,6 +96,23 @@ static void transpose_as_bytes(const struct part *p, size_t r, size_t c, size_t 
 {
 	*n = (c * p->len + r) / p->K;
 	*k = (c * p->len + r) % p->K;
+}
+
+/* Inside of each block of 32 the halves alternate, or what alternates is taken for halves. */
+static void halves_alternate(const struct part *p, size_t r, size_t c, size_t *n, size_t *k)
+{
+	size_t in = c % 32;
+	(void)p;
+	*n = r;
+	*k = c - in + in % 16 * 2 + in / 16;
+}
+
+static void alternating_halves(const struct part *p, size_t r, size_t c, size_t *n, size_t *k)
+{
+	size_t in = c % 32;
+	(void)p;
+	*n = r;
+	*k = c - in + in % 2 * 16 + in / 2;
 }
 
 static float bf16_as_f16(float w) { return st_f16_to_f32(st_f32_to_bf16(w)); }
@@ -152,6 +169,13 @@ static enum st_status test_readings(struct st_trial *t, const struct part *p, st
 	};
 	if (p->w->group_rows || !p->len || !st_trial_direct(t))
 		return ST_OK;
+	for (int k = 0; k < 2 && p->K % 32 == 0; k++) {
+		struct st_cause c = st_blame(ST_CAUSE_WEIGHT_BLOCK_LAYOUT);
+		st_cause_put_text(&c, ST_PARAM_ORDER,
+		                  k ? "halves of each block alternate" : "what alternates was taken for halves");
+		ST_TRY(other_product(t, p, k ? alternating_halves : halves_alternate, NULL, err));
+		ST_TRY(st_try_value(t, st_trial_buffer(t), &c, NULL, err));
+	}
 	for (size_t i = 0; i < sizeof readings / sizeof *readings; i++) {
 		struct st_cause c = st_blame(readings[i].code);
 		if (readings[i].label) {
@@ -633,11 +657,18 @@ static enum st_status test_low_rank(struct st_trial *t, struct st_error *err)
 	return st;
 }
 
+/* Products with the chosen experts: all of them missing, or times a constant. */
+enum st_status st_test_experts(struct st_trial *t, struct st_error *err)
+{
+	struct part whole = { .len = t->n->width };
+	return test_gain(t, &whole, err);
+}
+
 enum st_status st_test_linear(struct st_trial *t, struct st_error *err)
 {
 	for (uint32_t k = 0; k < t->n->n_w; k++) {
 		struct part p = part_of(t, k);
-		ST_TRY(test_scaled(t, &p, err));
+		ST_TRY(test_gain(t, &p, err));
 		ST_TRY(test_readings(t, &p, err));
 		ST_TRY(test_other_tensors(t, &p, err));
 	}

@@ -1,6 +1,7 @@
 /* rotation.c - mistakes made in a rotary embedding: the angles that a trace really has, and what they are. */
 #include "explain/hypotheses.h"
 
+#include "arch/arch.h"
 #include "base/error.h"
 #include "dtype/half.h"
 #include "graph/basis.h"
@@ -199,7 +200,8 @@ static enum st_status test_frequencies(struct st_trial *t, struct st_error *err)
 	if (!t->n->inv_freq || half < 2)
 		return ST_OK;
 	/* The model's own base: of its fastest pairs, which no scaling touches. */
-	double own = round_theta(exp(-log(t->n->inv_freq[1] / t->n->inv_freq[0]) * n / 2.0));
+	double said = st_model_config(t->x->m)->rope_theta;
+	double own = said > 0 ? said : round_theta(exp(-log(t->n->inv_freq[1] / t->n->inv_freq[0]) * n / 2.0));
 	struct turn w = own_turn(t);
 	struct st_cause c;
 	pure(own, n, plain);
@@ -226,6 +228,22 @@ static enum st_status test_frequencies(struct st_trial *t, struct st_error *err)
 	if (theta > 1) {
 		ST_TRY(try_theta(t, round_theta(theta), own, err));
 		ST_TRY(try_theta(t, theta, own, err));
+	}
+	/* Scaled as the model says, of another base. */
+	double by = 0;
+	for (uint32_t i = 0; i < half; i++)
+		plain[i] = freq[i] / t->n->inv_freq[i];
+	by = theta_of(plain, n);
+	if (scaled && by > 0) {
+		theta = round_theta(own * by);
+		for (uint32_t i = 0; i < half; i++)
+			plain[i] = t->n->inv_freq[i] * pow(theta / own, -2.0 * i / n);
+		c = st_blame(ST_CAUSE_ROPE_THETA);
+		st_cause_put(&c, ST_PARAM_VALUE, theta);
+		st_cause_put(&c, ST_PARAM_EXPECTED, own);
+		w.freq = plain;
+		ST_TRY(try_turn(t, &w, &c, err));
+		w.freq = NULL;
 	}
 	double sum = 0, least = INFINITY, most = 0;
 	for (uint32_t i = 0; i < half; i++) {
@@ -318,7 +336,7 @@ static enum st_status test_partial(struct st_trial *t, struct st_error *err)
 
 enum st_status st_test_rope(struct st_trial *t, struct st_error *err)
 {
-	if (t->n->head_dim > ST_MAX_HEAD_DIM || !t->n->inv_freq || t->n->beyond.from)
+	if (t->n->head_dim > ST_MAX_HEAD_DIM || !t->n->inv_freq || (t->n->beyond.from && t->P > t->n->beyond.from))
 		return ST_OK;
 	static const struct {
 		enum st_cause_code code;
