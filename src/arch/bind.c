@@ -301,7 +301,7 @@ static enum st_status sort_out_unused(struct st_model *m, struct st_error *err)
 		const struct st_tensor *t = &m->c->tensors[i];
 		uint32_t layer = 0;
 		enum st_role role;
-		const char *own = st_naming_own(m, t), *suffix = st_layer_suffix(own, &layer);
+		const char *own = st_naming_own(&m->naming, t), *suffix = st_layer_suffix(own, &layer);
 		m->unused[m->n_unused++] = t;
 		if (is_foreign(own, suffix))
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, t->offset, t->name,
@@ -336,7 +336,8 @@ enum st_status st_model_bind(struct st_model *m, struct st_error *err)
 {
 	const struct st_container *c = m->c;
 	bool interleaved;
-	ST_TRY(st_naming_find(m, err));
+	ST_TRY(st_naming_find(&m->naming, m->c, NULL, &m->arena, err));
+	ST_TRY(st_naming_say(&m->naming, m->c, err));
 	ST_TRY(rows_interleaved(m, &interleaved, err));
 	if (c->n_tensors == 0)
 		return st_fail(err, ST_ERR_UNSUPPORTED, "holds no tensors: a vocabulary alone is no model to run");

@@ -25,6 +25,8 @@ struct st_described_fault {
 	uint64_t shape[ST_WEIGHT_RANK]; /* that is wanted; all 0: it is not known */
 };
 
+struct st_naming; /* arch/roles.h */
+
 struct st_described {
 	const struct st_family *family;
 	struct st_family *owned; /* the same, where this closes it */
@@ -48,6 +50,7 @@ struct st_described {
 	uint32_t *absent; /* keys that the file must say, and does not */
 	size_t n_absent;
 	bool *used; /* by tensor of the container */
+	struct st_naming *naming;
 
 	bool bound; /* the configuration is sound and the weights were looked for */
 	struct st_graph graph;

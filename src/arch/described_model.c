@@ -204,9 +204,9 @@ static enum st_status refuse_unused(struct st_model *m, struct st_error *err)
 	for (size_t i = 0; i < d->n_unused; i++) {
 		const struct st_tensor *t = st_container_find(m->c, d->unused[i]);
 		struct st_name_parts p;
-		st_name_take_apart(t->name, &p);
+		st_name_take_apart(st_naming_own(d->naming, t), &p);
 		m->unused[m->n_unused++] = t;
-		if (p.text)
+		if (p.text && !st_naming_is_beside(d->naming, t))
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, t->offset, t->name,
 			                  "has no place in the description of %s", d->family->name);
 	}
@@ -314,6 +314,7 @@ enum st_status st_model_bind_described(struct st_model *m, struct st_error *err)
 	blame_model(m, &m->described->problem);
 	struct st_described *d = m->described;
 	m->naming.gguf = m->c->format == ST_FORMAT_GGUF;
+	ST_TRY(st_naming_say(d->naming, m->c, err));
 	ST_TRY(list_weights(m, err));
 	ST_TRY(fill_config(m, err));
 	ST_TRY(refuse_unused(m, err));

@@ -26,20 +26,25 @@ struct place {
 
 /* ---- names ---- */
 
-/* The tensor of a name; where checkpoints of one model differ in what stands before "layers", any of that will do. */
+/* The tensor of a name; in containers of config.json whatever stands in front of it or wraps it. */
 static const struct st_tensor *find(struct place *p, const char *pattern, uint32_t expert)
 {
 	(void)st_source_spell(pattern, p->layer, (int32_t)expert, p->name, sizeof p->name);
-	const struct st_tensor *t = st_container_find(p->d->c, p->name);
-	size_t n = strlen(st_hf_prefixes[0].text);
-	if (t || strncmp(p->name, st_hf_prefixes[0].text, n) != 0)
-		return t;
-	for (size_t i = 1; i < st_hf_prefix_count && !t; i++) {
-		char other[300];
-		snprintf(other, sizeof other, "%s%s", st_hf_prefixes[i].text, p->name + n);
-		t = st_container_find(p->d->c, other);
+	return p->s.spelling == ST_SPELLING_GGUF ? st_container_find(p->d->c, p->name)
+	                                         : st_naming_look_up(p->d->naming, p->name);
+}
+
+/* The name of the weight that is looked up by token; NULL: the page gives none. */
+static const char *embedding_name(const struct st_described *d)
+{
+	for (uint32_t i = 0; i < d->family->n_stages; i++) {
+		const struct st_family_stage *s = &d->family->stages[i];
+		const struct st_family_weight *w = s->op == ST_OPERATION_embed ? &d->family->weights[s->w[0].weight]
+		                                                               : NULL;
+		if (w && w->n_sources[ST_SPELLING_CONFIG])
+			return w->sources[ST_SPELLING_CONFIG][0].name;
 	}
-	return t;
+	return NULL;
 }
 
 /* ---- views ---- */
@@ -412,6 +417,13 @@ static enum st_status bind(struct place *p, struct st_weight *w)
 			                                        : gather(p, src, w);
 		if (t && t->n_elems)
 			return whole(p, src, t, w);
+		if (t && !may_miss) {
+			p->d->used[t - p->d->c->tensors] = true;
+			return st_fail_at(
+				p->err, ST_ERR_FORMAT, t->offset, t->name,
+				"is missing: the tensor has no elements, as in a checkpoint that was saved while its "
+				"weights were spread over several machines");
+		}
 	}
 	if (may_miss)
 		return ST_OK;
@@ -472,7 +484,7 @@ static enum st_status left_over(struct st_described *d, struct st_error *err)
 	d->unused = st_arena_alloc(&d->arena, d->c->n_tensors, sizeof *d->unused);
 	ST_NEED(d->unused);
 	for (size_t i = 0; i < d->c->n_tensors; i++)
-		if (!d->used[i] && !st_described_ignores(d->family, d->c->tensors[i].name))
+		if (!d->used[i] && !st_described_ignores(d->family, st_naming_own(d->naming, &d->c->tensors[i])))
 			d->unused[d->n_unused++] = d->c->tensors[i].name;
 	return ST_OK;
 }
@@ -527,7 +539,9 @@ enum st_status st_described_weights(struct st_described *d, struct st_error *err
 	d->weights = st_arena_alloc(&d->arena, f->n_weights, sizeof *d->weights);
 	d->used = st_arena_alloc(&d->arena, d->c->n_tensors, sizeof *d->used);
 	d->faults = st_arena_alloc(&d->arena, f->n_weights, sizeof *d->faults);
-	ST_NEED(d->weights && d->used && d->faults);
+	d->naming = st_arena_alloc(&d->arena, 1, sizeof *d->naming);
+	ST_NEED(d->weights && d->used && d->faults && d->naming);
+	ST_TRY(st_naming_find(d->naming, d->c, embedding_name(d), &d->arena, err));
 	for (uint32_t i = 0; i < f->n_weights; i++) {
 		uint32_t n = f->weights[i].per_layer ? d->n_layers : 1;
 		d->weights[i] = st_arena_alloc(&d->arena, n, sizeof **d->weights);

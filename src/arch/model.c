@@ -26,12 +26,9 @@ static enum st_status passed_over(const struct st_model *m, bool *any, struct st
 	/* Where a weight is missing, or there are more layers than the file says, that is what is wrong. */
 	for (size_t i = 0; i < m->n_unused && m->problem.code == ST_OK && !*any; i++) {
 		struct st_name_parts p;
-		const char *name = m->unused[i]->name, *own = st_naming_own(m, m->unused[i]),
-			   *front = m->naming.prefix.text;
+		const char *own = st_naming_own(&m->naming, m->unused[i]);
 		st_name_take_apart(own, &p);
-		/* What stands beside the text model, as heads of other tasks do, is none of it. */
-		bool beside = p.layer < 0 && !m->naming.gguf && strncmp(name, front, strlen(front)) != 0;
-		*any = p.text && !beside && !st_described_ignores(m->page, own);
+		*any = p.text && !st_naming_is_beside(&m->naming, m->unused[i]) && !st_described_ignores(m->page, own);
 	}
 	ST_TRY(st_described_speaks_of_all(m->c, m->page, &all, err));
 	*any |= !all;

@@ -17,19 +17,6 @@ enum st_fit {
 	ST_FIT_TYPE, /* integers */
 };
 
-/* How the file calls its weights (names.c). */
-struct st_plain_name {
-	const char *name; /* without the parts that wrappers put into it */
-	const struct st_tensor *tensor;
-};
-struct st_naming {
-	bool gguf;
-	struct st_hf_prefix prefix;  /* with Hugging Face names; what wrappers put in front of all included */
-	struct st_plain_name *plain; /* sorted by name; NULL where no name has a wrapper inside */
-	size_t n;
-	const char **own; /* of each tensor of the container: its name without wrappers; NULL: as it stands */
-};
-
 struct st_model {
 	struct st_container *c;
 	struct st_arena arena; /* everything below that is a pointer */
@@ -63,13 +50,10 @@ struct st_model {
 #define ST_ROLES_PER_LAYER ((size_t)(ST_ROLE_DOWN - ST_ROLE_ATTN_NORM + 1))
 size_t st_model_slot(const struct st_model *m, enum st_role role, uint32_t layer);
 
-/* Fills naming; says behind the container's description what names are read without. */
-ST_MUST_CHECK enum st_status st_naming_find(struct st_model *m, struct st_error *err);
 /* What the file calls that weight; false when the role has no name there. */
 bool st_naming_spell(const struct st_model *m, enum st_role role, uint32_t layer, char *buf, size_t n);
 /* The tensor of that name, or NULL. */
 const struct st_tensor *st_naming_tensor(const struct st_model *m, enum st_role role, uint32_t layer);
-const char *st_naming_own(const struct st_model *m, const struct st_tensor *t);
 
 /* By m->page. Keys and tensors that may change numbers and are read by nothing are
  * ST_ERR_UNSUPPORTED. */

@@ -53,27 +53,25 @@ static int by_name(const void *a, const void *b)
 }
 
 /* Every tensor by its name without wrappers; nothing where no name has one. */
-static enum st_status index_plain(struct st_model *m, unsigned *found, struct st_error *err)
+static enum st_status index_plain(struct st_naming *n, struct st_error *err)
 {
-	const struct st_container *c = m->c;
-	struct st_naming *n = &m->naming;
+	const struct st_container *c = n->c;
 	size_t which;
 	bool any = false;
 	for (size_t i = 0; i < c->n_tensors && !any; i++)
 		for (const char *p = c->tensors[i].name; p && !any; p = strchr(p, '.') ? strchr(p, '.') + 1 : NULL)
 			any = wrapper_at(p, &which) > 0;
-	*found = 0;
 	if (!any)
 		return ST_OK;
-	n->plain = st_arena_alloc(&m->arena, c->n_tensors, sizeof *n->plain);
+	n->plain = st_arena_alloc(n->arena, c->n_tensors, sizeof *n->plain);
 	if (!n->plain)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for names of weights");
 	for (size_t i = 0; i < c->n_tensors; i++) {
 		const char *name = c->tensors[i].name;
-		char *plain = st_arena_strndup(&m->arena, name, strlen(name));
+		char *plain = st_arena_strndup(n->arena, name, strlen(name));
 		if (!plain)
 			return st_fail(err, ST_ERR_NOMEM, "no memory for names of weights");
-		*found |= unwrap(name, plain);
+		n->wrapped |= unwrap(name, plain);
 		n->plain[n->n++] = (struct st_plain_name){ plain, &c->tensors[i] };
 	}
 	qsort(n->plain, n->n, sizeof *n->plain, by_name);
@@ -85,11 +83,10 @@ static enum st_status index_plain(struct st_model *m, unsigned *found, struct st
 	return ST_OK;
 }
 
-static const struct st_tensor *find(const struct st_model *m, const char *name)
+static const struct st_tensor *find(const struct st_naming *n, const char *name)
 {
-	const struct st_naming *n = &m->naming;
 	if (!n->plain)
-		return st_container_find(m->c, name);
+		return st_container_find(n->c, name);
 	const struct st_plain_name key = { name, NULL }, *hit = bsearch(&key, n->plain, n->n, sizeof key, by_name);
 	return hit ? hit->tensor : NULL;
 }
@@ -105,44 +102,60 @@ static enum st_status two(const char *name, const char *seen, struct st_error *e
 static const char *const anchors[] = { "embed_tokens.weight", "layers.0.input_layernorm.weight" };
 
 /* One of the prefixes that published models have, whole. */
-static enum st_status known_prefix(struct st_model *m, const char *anchor, const char **seen, struct st_error *err)
+static enum st_status known_prefix(struct st_naming *n, const char *anchor, const char **seen, struct st_error *err)
 {
 	char name[128];
 	for (size_t i = 0; i < st_hf_prefix_count; i++) {
 		snprintf(name, sizeof name, "%s%s", st_hf_prefixes[i].text, anchor);
-		const struct st_tensor *t = find(m, name);
+		const struct st_tensor *t = find(n, name);
 		if (!t)
 			continue;
 		if (*seen)
 			return two(t->name, *seen, err);
-		m->naming.prefix = st_hf_prefixes[i];
+		n->prefix = st_hf_prefixes[i];
 		*seen = t->name;
 	}
 	return ST_OK;
 }
 
-/* Whatever stands in front of a known prefix, the same in front of all names. Sets *front to it. */
-static enum st_status longer_prefix(struct st_model *m, const char *anchor, const char **seen, const char **front,
-                                    struct st_error *err)
+/* Does a name end in this, with something in front that ends at a dot? */
+static bool has_front(const char *name, const char *tail, size_t *front)
+{
+	size_t len = strlen(name), n = strlen(tail);
+	*front = len > n ? len - n : 0;
+	return *front && name[*front - 1] == '.' && strcmp(name + *front, tail) == 0;
+}
+
+/* That is what stands in front of all names, and a prefix of the usual ones behind it. */
+static enum st_status set_front(struct st_naming *n, const char *name, size_t length, const struct st_hf_prefix *p,
+                                struct st_error *err)
+{
+	char *front = st_arena_strndup(n->arena, name, length);
+	char *text = st_arena_printf(n->arena, "%s%s", front ? front : "", p->text);
+	char *head = st_arena_printf(n->arena, "%s%s", front ? front : "", p->head);
+	if (!front || !text || !head)
+		return st_fail(err, ST_ERR_NOMEM, "no memory for names of weights");
+	n->front = front;
+	n->prefix = (struct st_hf_prefix){ text, head };
+	return ST_OK;
+}
+
+/* Whatever stands in front of a known prefix, the same in front of all names. */
+static enum st_status longer_prefix(struct st_naming *n, const char *anchor, const char **seen, struct st_error *err)
 {
 	static const size_t longest_first[] = { 3, 2, 0, 1 }; /* of st_hf_prefixes: model.language_model. ... nothing */
-	for (size_t i = 0; i < m->c->n_tensors; i++) {
-		const char *name = m->naming.plain ? m->naming.plain[i].name : m->c->tensors[i].name;
-		size_t len = strlen(name);
+	for (size_t i = 0; i < n->c->n_tensors; i++) {
+		const char *name = n->plain ? n->plain[i].name : n->c->tensors[i].name;
 		for (size_t k = 0; k < sizeof longest_first / sizeof *longest_first; k++) {
 			const struct st_hf_prefix *p = &st_hf_prefixes[longest_first[k]];
 			char tail[128];
-			size_t n = (size_t)snprintf(tail, sizeof tail, "%s%s", p->text, anchor);
-			if (len <= n || strcmp(name + len - n, tail) != 0 || name[len - n - 1] != '.')
+			size_t front;
+			snprintf(tail, sizeof tail, "%s%s", p->text, anchor);
+			if (!has_front(name, tail, &front))
 				continue;
 			if (*seen)
 				return two(name, *seen, err);
-			*front = st_arena_strndup(&m->arena, name, len - n);
-			char *text = st_arena_printf(&m->arena, "%s%s", *front ? *front : "", p->text);
-			char *head = st_arena_printf(&m->arena, "%s%s", *front ? *front : "", p->head);
-			if (!*front || !text || !head)
-				return st_fail(err, ST_ERR_NOMEM, "no memory for names of weights");
-			m->naming.prefix = (struct st_hf_prefix){ text, head };
+			ST_TRY(set_front(n, name, front, p, err));
 			*seen = name;
 			break;
 		}
@@ -150,67 +163,104 @@ static enum st_status longer_prefix(struct st_model *m, const char *anchor, cons
 	return ST_OK;
 }
 
-/* Each tensor's name without all that, for questions about tensors that have no place. */
-static enum st_status list_own(struct st_model *m, const char *front, struct st_error *err)
+/* Names that do not begin with "model.": as they are, or behind something. */
+static enum st_status other_names(struct st_naming *n, const char *anchor, const char **seen, struct st_error *err)
 {
-	struct st_naming *n = &m->naming;
-	size_t skip = front ? strlen(front) : 0;
-	if (!n->plain && !front)
+	const struct st_tensor *t = find(n, anchor);
+	*seen = t ? t->name : NULL;
+	for (size_t i = 0; i < n->c->n_tensors && !t; i++) {
+		const char *name = n->plain ? n->plain[i].name : n->c->tensors[i].name;
+		size_t front;
+		if (!has_front(name, anchor, &front))
+			continue;
+		if (*seen)
+			return two(name, *seen, err);
+		ST_TRY(set_front(n, name, front, &st_hf_prefixes[0], err));
+		*seen = name;
+	}
+	return ST_OK;
+}
+
+/* Each tensor's name without all that, for questions about tensors that have no place. */
+static enum st_status list_own(struct st_naming *n, struct st_error *err)
+{
+	size_t skip = n->front ? strlen(n->front) : 0;
+	if (!n->plain && !n->front)
 		return ST_OK;
-	n->own = st_arena_alloc(&m->arena, m->c->n_tensors, sizeof *n->own);
+	n->own = st_arena_alloc(n->arena, n->c->n_tensors, sizeof *n->own);
 	if (!n->own)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for names of weights");
-	for (size_t i = 0; i < m->c->n_tensors; i++)
-		n->own[i] = m->c->tensors[i].name;
+	for (size_t i = 0; i < n->c->n_tensors; i++)
+		n->own[i] = n->c->tensors[i].name;
 	for (size_t i = 0; i < n->n; i++)
-		n->own[n->plain[i].tensor - m->c->tensors] = n->plain[i].name;
-	for (size_t i = 0; i < m->c->n_tensors; i++)
-		if (skip && strncmp(n->own[i], front, skip) == 0)
+		n->own[n->plain[i].tensor - n->c->tensors] = n->plain[i].name;
+	for (size_t i = 0; i < n->c->n_tensors; i++)
+		if (skip && strncmp(n->own[i], n->front, skip) == 0)
 			n->own[i] += skip;
 	return ST_OK;
 }
 
-/* What was taken off, behind the container's description. */
-static enum st_status say(struct st_model *m, unsigned wrapped, const char *front, struct st_error *err)
+enum st_status st_naming_say(const struct st_naming *n, struct st_container *c, struct st_error *err)
 {
 	char text[256];
-	size_t n = 0;
-	if (front)
-		n += (size_t)snprintf(text + n, sizeof text - n, "%.80s", front);
+	size_t at = 0;
+	if (n->front)
+		at += (size_t)snprintf(text + at, sizeof text - at, "%.80s", n->front);
 	for (size_t i = 0; i < N_WRAPPERS; i++)
-		if (wrapped & 1u << i)
-			n += (size_t)snprintf(text + n, sizeof text - n, "%s%s.", n ? " and " : "", wrappers[i]);
-	if (n == 0)
+		if (n->wrapped & 1u << i)
+			at += (size_t)snprintf(text + at, sizeof text - at, "%s%s.", at ? " and " : "", wrappers[i]);
+	if (at == 0)
 		return ST_OK;
-	char *said = st_arena_printf(&m->c->arena, "%s, names read without %s (%s of wrappers)", m->c->describe, text,
+	char *said = st_arena_printf(&c->arena, "%s, names read without %s (%s of wrappers)", c->describe, text,
 	                             strchr(text, ' ') ? "prefixes" : "a prefix");
 	if (!said)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for names of weights");
-	m->c->describe = said;
+	c->describe = said;
 	return ST_OK;
 }
 
-enum st_status st_naming_find(struct st_model *m, struct st_error *err)
+enum st_status st_naming_find(struct st_naming *n, const struct st_container *c, const char *anchor,
+                              struct st_arena *arena, struct st_error *err)
 {
-	const char *seen = NULL, *front = NULL;
-	unsigned wrapped;
-	m->naming.prefix = st_hf_prefixes[0]; /* a missing embedding is reported under its usual name */
-	if (m->c->format == ST_FORMAT_GGUF || st_container_find(m->c, "token_embd.weight")) {
-		m->naming.gguf = true;
+	const char *seen = NULL;
+	/* A missing embedding is reported under its usual name. */
+	*n = (struct st_naming){ .c = c, .arena = arena, .prefix = st_hf_prefixes[0] };
+	if (c->format == ST_FORMAT_GGUF || st_container_find(c, "token_embd.weight")) {
+		n->gguf = true;
 		seen = "token_embd.weight";
 	}
-	if (m->c->format == ST_FORMAT_GGUF)
+	if (c->format == ST_FORMAT_GGUF)
 		return ST_OK;
-	ST_TRY(index_plain(m, &wrapped, err));
+	ST_TRY(index_plain(n, err));
 	for (size_t i = 0; i < sizeof anchors / sizeof *anchors && !seen; i++) {
-		ST_TRY(known_prefix(m, anchors[i], &seen, err));
+		ST_TRY(known_prefix(n, anchors[i], &seen, err));
 		if (!seen)
-			ST_TRY(longer_prefix(m, anchors[i], &seen, &front, err));
+			ST_TRY(longer_prefix(n, anchors[i], &seen, err));
 	}
-	if (m->naming.gguf)
-		ST_TRY(known_prefix(m, anchors[0], &seen, err));
-	ST_TRY(list_own(m, front, err));
-	return say(m, wrapped, front, err);
+	if (!seen && anchor)
+		ST_TRY(other_names(n, anchor, &seen, err));
+	if (n->gguf)
+		ST_TRY(known_prefix(n, anchors[0], &seen, err));
+	n->found = seen != NULL;
+	return list_own(n, err);
+}
+
+const struct st_tensor *st_naming_look_up(const struct st_naming *n, const char *name)
+{
+	static const char model[] = "model.";
+	size_t k = sizeof model - 1;
+	char other[400];
+	const struct st_tensor *t = NULL;
+	if (n->found && strcmp(name, "lm_head.weight") == 0) {
+		t = find(n, n->prefix.head);
+	} else if (n->found && strncmp(name, model, k) == 0) {
+		snprintf(other, sizeof other, "%s%s", n->prefix.text, name + k);
+		t = find(n, other);
+	} else if (n->front) {
+		snprintf(other, sizeof other, "%s%s", n->front, name);
+		t = find(n, other);
+	}
+	return t ? t : find(n, name);
 }
 
 bool st_naming_spell(const struct st_model *m, enum st_role role, uint32_t layer, char *buf, size_t n)
@@ -222,10 +272,18 @@ bool st_naming_spell(const struct st_model *m, enum st_role role, uint32_t layer
 const struct st_tensor *st_naming_tensor(const struct st_model *m, enum st_role role, uint32_t layer)
 {
 	char name[256];
-	return st_naming_spell(m, role, layer, name, sizeof name) ? find(m, name) : NULL;
+	return st_naming_spell(m, role, layer, name, sizeof name) ? find(&m->naming, name) : NULL;
 }
 
-const char *st_naming_own(const struct st_model *m, const struct st_tensor *t)
+const char *st_naming_own(const struct st_naming *n, const struct st_tensor *t)
 {
-	return m->naming.own ? m->naming.own[t - m->c->tensors] : t->name;
+	return n->own ? n->own[t - n->c->tensors] : t->name;
+}
+
+bool st_naming_is_beside(const struct st_naming *n, const struct st_tensor *t)
+{
+	struct st_name_parts p;
+	st_name_take_apart(st_naming_own(n, t), &p);
+	return p.layer < 0 && !n->gguf && strncmp(t->name, n->prefix.text, strlen(n->prefix.text)) != 0
+	    && strncmp(st_naming_own(n, t), "lm_head.", 8) != 0;
 }

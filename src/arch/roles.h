@@ -19,4 +19,35 @@ const char *st_layer_suffix(const char *name, uint32_t *layer);
 /* The configuration keys that a role's [out, in] come from, for messages. */
 void st_role_shape_names(enum st_role role, bool gguf, const char *names[2]);
 
+/* How the file calls its weights (names.c). */
+struct st_plain_name {
+	const char *name; /* without the parts that wrappers put into it */
+	const struct st_tensor *tensor;
+};
+struct st_naming {
+	const struct st_container *c;
+	struct st_arena *arena;
+	bool gguf;
+	bool found;                  /* the prefix, not only supposed */
+	struct st_hf_prefix prefix;  /* with Hugging Face names; what wrappers put in front of all included */
+	struct st_plain_name *plain; /* sorted by name; NULL where no name has a wrapper inside */
+	size_t n;
+	const char *front; /* what stands in front of all names; NULL: nothing */
+	unsigned wrapped;  /* which parts were taken off, a bit for each */
+	const char **own;  /* of each tensor of the container: its name without wrappers; NULL: as it stands */
+};
+
+/* anchor: a name that tells where the others begin, beside those of the usual embedding and norm; or NULL. Everything lies
+ * in the arena, which like the container must outlive the naming. */
+ST_MUST_CHECK enum st_status st_naming_find(struct st_naming *n, const struct st_container *c, const char *anchor,
+                                            struct st_arena *arena, struct st_error *err);
+/* The tensor of a name as Hugging Face has it: "model.layers.0.input_layernorm.weight", "transformer.wte.weight". */
+const struct st_tensor *st_naming_look_up(const struct st_naming *n, const char *name);
+/* A tensor's name without all that. */
+const char *st_naming_own(const struct st_naming *n, const struct st_tensor *t);
+/* Whether a tensor, which has no place in the text model, stands beside it, as heads of other tasks do. */
+bool st_naming_is_beside(const struct st_naming *n, const struct st_tensor *t);
+/* Says behind the container's description what names are read without. */
+ST_MUST_CHECK enum st_status st_naming_say(const struct st_naming *n, struct st_container *c, struct st_error *err);
+
 #endif

@@ -119,6 +119,14 @@ static void every_family_in_every_container(void **state)
 	}
 }
 
+static struct st_model *open_by(const char *family)
+{
+	struct st_error err = ST_ERROR_INIT;
+	struct st_model *m;
+	assert_ok(st_model_open_as(in_folder("hf"), family, &m, &err), &err);
+	return m;
+}
+
 static void prefixes_of_names(void **state)
 {
 	(void)state;
@@ -129,10 +137,13 @@ static void prefixes_of_names(void **state)
 	for (size_t i = 0; i < 3; i++) {
 		file_model_init(&f, &m, prefixes[i], false);
 		check_model(prefixes[i], write_hf(&f, file_config("llama", &m)), &m);
-		struct st_model *model = open_model(in_folder("hf"));
-		const struct st_weight *w = st_model_role(model, ST_ROLE_UP, 2);
-		assert_string_equal(w->canonical, "model.layers.2.mlp.up_proj.weight");
-		st_model_close(model);
+		for (int page = 0; page < 2; page++) {
+			struct st_model *model = open_by(page ? "llama" : NULL);
+			const struct st_weight *w = st_model_role(model, ST_ROLE_UP, 2);
+			assert_string_equal(w->canonical, "model.layers.2.mlp.up_proj.weight");
+			assert_int_equal(st_model_n_unused(model), 0);
+			st_model_close(model);
+		}
 		file_model_free(&f);
 	}
 	file_model_init(&f, &m, "", false);
@@ -187,12 +198,14 @@ static void wrappers_in_names(void **state)
 		if (strcmp(cases[i].prefix, "my_orig_mod.model.") == 0)
 			snprintf(f.t[f.n - 1].name, sizeof f.t[f.n - 1].name, "my_orig_mod.lm_head.weight");
 		check_model(cases[i].front, write_hf(&f, file_config("llama", &m)), &m);
-		struct st_model *model = open_model(in_folder("hf"));
-		const char *said = st_container_describe(st_model_container(model));
-		if (cases[i].says ? !strstr(said, cases[i].says) : strstr(said, "without") != NULL)
-			fail_msg("case %zu: %s", i, said);
-		assert_int_equal(st_model_n_unused(model), 0);
-		st_model_close(model);
+		for (int page = 0; page < 2; page++) {
+			struct st_model *model = open_by(page ? "llama" : NULL);
+			const char *said = st_container_describe(st_model_container(model));
+			if (cases[i].says ? !strstr(said, cases[i].says) : strstr(said, "without") != NULL)
+				fail_msg("case %zu: %s", i, said);
+			assert_int_equal(st_model_n_unused(model), 0);
+			st_model_close(model);
+		}
 		file_model_free(&f);
 	}
 	/* Two spellings of one weight, and two models under two prefixes. */
