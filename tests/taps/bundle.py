@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 
-stele, source, folder = sys.argv[1:4]
+stele, source, folder = map(os.path.abspath, sys.argv[1:4])
 sys.path.insert(0, os.path.join(source, "taps", "python"))
 from stele_tap import TapError
 from stele_tap.bundle import Bundle, key
