@@ -27,6 +27,7 @@ struct job {
 	size_t rows, cols, T, P;
 	enum st_dtype out;
 	float unit; /* of the type that results are rounded to; 0 where that is f32 */
+	bool table;
 	float sums; /* unit of what attention adds up in */
 };
 
@@ -285,6 +286,10 @@ static void activation(const struct job *j)
 {
 	bool tails = j->n->act == ST_ACT_GELU || j->n->act == ST_ACT_GELU_TANH || j->n->act == ST_ACT_GELU_QUICK;
 	plain(j, 8 * UNIT + j->unit, 0);
+	/* A table's entries are numbers of f16. */
+	for (size_t r = 0; tails && j->table && r < j->rows; r++)
+		for (size_t i = 0; i < j->cols; i++)
+			j->bound[r * j->cols + i] += 1.01f * st_half_unit(ST_DTYPE_F16, j->y[r * j->cols + i]);
 	for (size_t r = 0; tails && r < j->rows; r++)
 		for (size_t i = 0; i < j->cols; i++)
 			j->bound[r * j->cols + i] += 8 * UNIT * fabsf(j->in[0][r * j->ld[0] + i]);
@@ -305,6 +310,7 @@ enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i, const struct
 		         .P = st_run_positions(x->run),
 		         .out = out,
 		         .unit = out == ST_DTYPE_F32 ? 0 : st_unit_roundoff(out),
+		         .table = a && a->table,
 		         .sums = st_unit_roundoff(sums) };
 	for (int k = 0; k < 2; k++)
 		if (n->in[k] != ST_NO_NODE) {

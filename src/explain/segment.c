@@ -114,10 +114,6 @@ static enum st_status eval_node(struct st_explainer *x, uint32_t i, const struct
 	enum st_status st = n->in[0] == ST_NO_NODE ? ST_OK : round_operands(x, n, a, o, err);
 	if (st == ST_OK)
 		st = st_run_eval_as(x->run, i, n, &e, out, err);
-	if (st == ST_OK && a->table && n->op == ST_OP_ACT && o[0].kept) {
-		struct st_value v = st_run_value(x->run, i);
-		st_round_to(ST_DTYPE_F16, out, v.rows * v.cols, 1);
-	}
 	put_back(&o[1]);
 	put_back(&o[0]);
 	return st;
