@@ -25,6 +25,8 @@ static bool same_kind(const struct st_weight *a, const struct st_weight *b)
 static enum st_cause_code misplaced_code(const struct st_weight *slot, const struct st_weight *found)
 {
 	enum st_role r = slot->role, f = found->role;
+	if (same_kind(slot, found) && slot->layer == found->layer && slot->expert >= 0)
+		return ST_CAUSE_WEIGHT_EXPERT_SWAPPED;
 	if (same_kind(slot, found))
 		return ST_CAUSE_WEIGHT_LAYER_SWAPPED;
 	if (r == ST_ROLE_HEAD)
