@@ -73,9 +73,11 @@ struct st_family_draft {
 /*
  * Write a page as far as names, shapes and keys tell: the built-in description that is nearest to them, under the model's own
  * name, with missing names replaced by those in the file that are nearest, and every difference marked "?". What the file
- * does not tell - activations, the order of operations - is the built-in description's.
+ * does not tell - activations, the order of operations - is the built-in description's. `from`: the name of the built-in
+ * description to begin from; NULL: the nearest.
  */
-ST_MUST_CHECK enum st_status st_family_draft(const char *model, struct st_family_draft **out, struct st_error *err);
+ST_MUST_CHECK enum st_status st_family_draft(const char *model, const char *from, struct st_family_draft **out,
+                                             struct st_error *err);
 void st_family_draft_close(struct st_family_draft *d);
 
 #endif

@@ -35,12 +35,6 @@ void st_family_draft_close(struct st_family_draft *out)
 
 /* ---- what the file calls itself ---- */
 
-bool st_draft_is_word(const char *s)
-{
-	size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-");
-	return n > 0 && n < 64 && s[n] == '\0';
-}
-
 static enum st_status read_names(struct st_draft *k)
 {
 	const struct st_container *c = k->c;
@@ -68,27 +62,14 @@ static enum st_status read_names(struct st_draft *k)
 	}
 	if (!k->names[0] || !*k->names[0])
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is missing: the model has no name");
-	if (!st_draft_is_word(k->names[0]) || (k->names[1] && !st_draft_is_word(k->names[1])))
+	if (!st_name_is_word(k->names[0]) || (k->names[1] && !st_name_is_word(k->names[1])))
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key, "\"%.60s\" is no name for a description",
-		                  st_draft_is_word(k->names[0]) ? k->names[1] : k->names[0]);
+		                  st_name_is_word(k->names[0]) ? k->names[1] : k->names[0]);
 	k->own = k->names[0];
 	return ST_OK;
 }
 
 /* ---- the light comparison: names alone ---- */
-
-void st_draft_fold(const char *name, char *buf, size_t size)
-{
-	size_t n = 0;
-	for (; *name && n + 1 < size; name++) {
-		bool number = (*name >= '0' && *name <= '9') || *name == '@';
-		if (!number)
-			buf[n++] = *name;
-		else if (n == 0 || buf[n - 1] != '#')
-			buf[n++] = '#';
-	}
-	buf[n] = '\0';
-}
 
 /* Behind any prefix that checkpoints of one model differ in. */
 static const char *past_prefix(const char *name)
@@ -112,7 +93,7 @@ static enum st_status find_patterns(struct st_draft *k)
 	ST_NEED(k->patterns);
 	for (size_t i = 0; i < c->n_tensors; i++) {
 		char name[256];
-		st_draft_fold(past_prefix(c->tensors[i].name), name, sizeof name);
+		st_name_fold(past_prefix(c->tensors[i].name), name, sizeof name);
 		k->patterns[i] = st_arena_strndup(&k->arena, name, strlen(name));
 		ST_NEED(k->patterns[i]);
 	}
@@ -127,7 +108,7 @@ static size_t pattern_of(const struct st_draft *k, const char *source)
 {
 	char name[256];
 	const char *key = name;
-	st_draft_fold(past_prefix(source), name, sizeof name);
+	st_name_fold(past_prefix(source), name, sizeof name);
 	const char **hit = bsearch(&key, k->patterns, k->n_patterns, sizeof *k->patterns, by_text);
 	return hit ? (size_t)(hit - k->patterns) : SIZE_MAX;
 }
@@ -409,7 +390,7 @@ static double like_family(const struct st_draft *k, const struct st_family *f)
 	return best;
 }
 
-static enum st_status choose(struct st_draft *k)
+static enum st_status choose(struct st_draft *k, const char *from)
 {
 	struct st_error *err = k->err;
 	struct rank *ranks = st_alloc_array(st_family_text_count, sizeof *ranks);
@@ -419,7 +400,7 @@ static enum st_status choose(struct st_draft *k)
 	for (size_t i = 0; i < st_family_text_count; i++) {
 		const struct st_family_text *t = &st_family_texts[i];
 		struct rank *r = &ranks[n];
-		if (strstr(t->name, ".keys"))
+		if (strstr(t->name, ".keys") || (from && strcmp(from, t->family) != 0))
 			continue;
 		ST_TRY_OUT(st_family_parse(t->name, t->text, t->size, &r->f, err));
 		*r = (struct rank){ i, light_cost(k, r->f), like_family(k, r->f), r->f };
@@ -431,7 +412,8 @@ static enum st_status choose(struct st_draft *k)
 			ST_TRY_OUT(try_page(k, ranks[i].page, ranks[i].f, ranks[i].likeness));
 	k->chosen = k->best.cost;
 	if (!k->best.text)
-		st = st_fail(err, ST_ERR_UNSUPPORTED, "is near to no family that is built in");
+		st = from ? st_fail(err, ST_ERR_UNSUPPORTED, "the page %.60s is not of this kind of file", from)
+		          : st_fail(err, ST_ERR_UNSUPPORTED, "is near to no family that is built in");
 out:
 	for (size_t i = 0; i < n; i++)
 		st_family_close(ranks[i].f);
@@ -479,10 +461,10 @@ static enum st_status write_out(struct st_draft *k)
 	           && k->best.d->problem.code == ST_OK && k->best.d->n_unused == 0 && k->best.d->n_unread == 0;
 	snprintf(
 		head, sizeof head,
-		"# Drafted from the built-in page %s, whose names, shapes and keys are nearest. %s\n"
+		"# Drafted from the built-in page %s, %s. %s\n"
 		"# What they do not tell is taken from %s: activations, the order of operations, scales. Hold it against the model's\n"
 		"# own code, then against its numbers: stele family check, and stele diff with a trace of the other program.\n%s",
-		page,
+		page, k->asked ? "as asked" : "whose names, shapes and keys are nearest",
 		k->out.n_marks ? "What differs is marked with \"?\"."
 		: k->out.fits  ? "Nothing in the file differs."
 			       : "",
@@ -495,12 +477,13 @@ static enum st_status write_out(struct st_draft *k)
 	return ST_OK;
 }
 
-enum st_status st_family_draft(const char *model, struct st_family_draft **out, struct st_error *err)
+enum st_status st_family_draft(const char *model, const char *from, struct st_family_draft **out, struct st_error *err)
 {
 	struct st_draft *k = st_alloc_zeroed(1, sizeof *k);
 	ST_NEED(k);
 	st_arena_init(&k->arena);
 	k->err = err;
+	k->asked = from != NULL;
 	enum st_status st = st_container_open(model, &k->c, err);
 	if (st == ST_OK && k->c->n_tensors == 0)
 		st = st_fail(err, ST_ERR_FORMAT, "holds no tensors");
@@ -509,7 +492,7 @@ enum st_status st_family_draft(const char *model, struct st_family_draft **out, 
 	if (st == ST_OK)
 		st = find_patterns(k);
 	if (st == ST_OK)
-		st = choose(k);
+		st = choose(k, from);
 	if (st == ST_OK)
 		st = write_out(k);
 	if (st != ST_OK) {

@@ -35,6 +35,7 @@ struct st_draft {
 		double cost;
 	} tried[ST_DRAFT_TRIED];
 	size_t n_tried;
+	bool asked;    /* the page was named */
 	double chosen; /* the cost of the best as it was chosen */
 	struct st_error *err;
 };
@@ -55,10 +56,5 @@ void st_draft_rename_tensors(struct st_draft *k, const struct st_draft_trial *t,
 void st_draft_mark(struct st_draft *k, const struct st_draft_trial *t, struct st_draft_edits *e);
 /* The text with its edits behind `head`; the caller frees. NULL: no memory. */
 char *st_draft_apply(const struct st_draft_trial *t, const struct st_draft_edits *e, const char *head);
-
-/* A tensor's name, every number in it "#". */
-void st_draft_fold(const char *name, char *buf, size_t size);
-/* Whether a name can stand in a page. */
-bool st_draft_is_word(const char *s);
 
 #endif

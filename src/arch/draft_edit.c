@@ -201,7 +201,7 @@ static void rename_silent(struct st_draft *k, const struct st_draft_trial *t, st
 		double likeness;
 		char new[256], why[320];
 		if (key->type == ST_KEY_LET || d->origin[i].said || !key->n_spelled[k->where]
-		    || !st_near_keys(d, i, 1, &near, &likeness) || likeness < 1 || !st_draft_is_word(near + prefix))
+		    || !st_near_keys(d, i, 1, &near, &likeness) || likeness < 1 || !st_name_is_word(near + prefix))
 			continue;
 		const char *old = key->spelled[k->where][0];
 		snprintf(new, sizeof new, "%.120s|%.120s", old, near + prefix);
@@ -227,7 +227,7 @@ void st_draft_rename_keys(struct st_draft *k, const struct st_draft_trial *t, st
 			continue;
 		const char *old = key->spelled[k->where][0];
 		if (st_near_keys(d, d->absent[i], 1, &near, &likeness) && likeness > 0.6
-		    && st_draft_is_word(near + prefix)) {
+		    && st_name_is_word(near + prefix)) {
 			snprintf(new, sizeof new, "%.120s|%.120s", old, near + prefix);
 			snprintf(why, sizeof why, "%.100s is not in the file", old);
 			replace(t, e, key->line, k->where == ST_SPELLING_GGUF ? 2 : 3, old, new, why);
@@ -346,12 +346,12 @@ static void mark_weights(struct st_draft *k, const struct st_draft_trial *t, str
 	}
 	for (size_t i = 0; i < d->n_unused; i++) {
 		const struct st_tensor *left = st_container_find(k->c, d->unused[i]);
-		st_draft_fold(d->unused[i], pattern, sizeof pattern);
+		st_name_fold(d->unused[i], pattern, sizeof pattern);
 		if (!left || strcmp(pattern, last) == 0)
 			continue;
 		bool known = false; /* of another layer */
 		for (size_t m = 0; m < i && !known; m++) {
-			st_draft_fold(d->unused[m], last, sizeof last);
+			st_name_fold(d->unused[m], last, sizeof last);
 			known = strcmp(pattern, last) == 0;
 		}
 		snprintf(last, sizeof last, "%s", pattern);

@@ -88,6 +88,25 @@ bool st_name_source(const char *name, char *buf, size_t size)
 	return true;
 }
 
+bool st_name_is_word(const char *s)
+{
+	size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-");
+	return n > 0 && n < 64 && s[n] == '\0';
+}
+
+void st_name_fold(const char *name, char *buf, size_t size)
+{
+	size_t n = 0;
+	for (; *name && n + 1 < size; name++) {
+		bool number = (*name >= '0' && *name <= '9') || *name == '@';
+		if (!number)
+			buf[n++] = *name;
+		else if (n == 0 || buf[n - 1] != '#')
+			buf[n++] = '#';
+	}
+	buf[n] = '\0';
+}
+
 /* ---- tensors ---- */
 
 /* The layer that a name says: its first number. -1: none. */

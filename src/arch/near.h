@@ -12,6 +12,11 @@ double st_name_likeness(const char *a, const char *b);
  * it would not be read otherwise. false: it is too long, or has letters that descriptions cannot have. */
 bool st_name_source(const char *name, char *buf, size_t size);
 
+/* A tensor's name, every number in it "#". */
+void st_name_fold(const char *name, char *buf, size_t size);
+/* Whether a name can stand in a page. */
+bool st_name_is_word(const char *s);
+
 /* What stands behind the layer's number, or the whole. */
 const char *st_name_tail(const char *name);
 

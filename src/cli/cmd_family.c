@@ -194,7 +194,7 @@ static int run_check(struct cli *c, void *p)
 /* ---- draft ---- */
 
 struct draft_opts {
-	const char *model;
+	const char *model, *from;
 };
 
 static int run_draft(struct cli *c, void *p)
@@ -202,7 +202,10 @@ static int run_draft(struct cli *c, void *p)
 	const struct draft_opts *o = p;
 	struct st_error err = ST_ERROR_INIT;
 	struct st_family_draft *d = NULL;
-	if (st_family_draft(o->model, &d, &err) != ST_OK)
+	size_t size;
+	if (o->from && !st_family_text(o->from, &size))
+		return cli_usage(c, "no family is called '%.80s'; 'stele family list' names them", o->from);
+	if (st_family_draft(o->model, o->from, &d, &err) != ST_OK)
 		return cli_fail(c, &err);
 	int rc = d->fits ? CLI_SAME : CLI_FAULT;
 	cli_print(d->text, "");
@@ -278,6 +281,11 @@ const struct cli_command cmd_family_check = {
 	.run = run_check,
 };
 
+static const struct cli_param draft_options[] = { { "from", 0, "NAME",
+	                                            "the built-in family to begin from (default: the nearest)",
+	                                            CLI_STR(struct draft_opts, from) },
+	                                          { 0 } };
+
 static const struct cli_param draft_positionals[] = { { "MODEL", 0, NULL,
 	                                                "the model: a GGUF file, or a folder with config.json",
 	                                                CLI_PATH(struct draft_opts, model), .flags = CLI_REQUIRED },
@@ -296,6 +304,7 @@ const struct cli_command cmd_family_draft = {
 		"$ stele family draft new-model/ > mine.family\n$ stele family check --family mine.family new-model/ --tokens 1,2,3\n",
 	.exit_status =
 		"0  a page that fits, with nothing left over\n1  a page to work on: what differs is marked\n2  trouble: usage, or a file that cannot be read",
+	.options = draft_options,
 	.positionals = draft_positionals,
 	.opts_size = sizeof(struct draft_opts),
 	.run = run_draft,
