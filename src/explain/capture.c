@@ -227,14 +227,9 @@ enum st_status st_capture_load(struct st_explainer *x, uint32_t i, const float *
 				st_tensor_decode(&t, h * rows + r, 1, row);
 				float *to = out + (h * T + tok) * v.cols;
 				for (size_t p = 0; p < v.cols; p++) {
-					bool seen = st_capture_counts(x, n, &v, have, h * T + tok, p);
-					float y = n->op == ST_OP_SCORES ? in_form(n, form, row[p]) : row[p];
-					/* A masked cell is 0 or -inf; anything else there has been seen. */
-					to[p] = seen
-					                     || (row[p] != 0 && !(isinf(row[p]) && row[p] < 0)
-					                         && row[p] > -1e30f)
-					              ? y
-					              : 0;
+					/* A masked cell is 0 or -inf; anything else has been seen. */
+					bool masked = row[p] < -1e30f;
+					to[p] = masked ? 0 : n->op == ST_OP_SCORES ? in_form(n, form, row[p]) : row[p];
 				}
 			}
 			continue;

@@ -83,11 +83,17 @@ struct st_segment {
 };
 void st_segment_find(struct st_explainer *x, uint32_t node, struct st_segment *s);
 
+/* Makes the value of a node anew, under the way's arithmetic. */
+struct st_way;
+typedef enum st_status st_make_fn(void *ctx, const struct st_way *w, float *out, struct st_error *err);
+
 /* How a segment is evaluated: everything in f64 unless said otherwise. */
 struct st_way {
-	uint32_t edit;                /* node that is replaced, or ST_NO_NODE */
-	const struct st_node *as;     /* by this copy; or */
-	const float *value;           /* by these numbers, of the size of its value */
+	uint32_t edit;            /* node that is replaced, or ST_NO_NODE */
+	const struct st_node *as; /* by this copy; or */
+	const float *value;       /* by these numbers, of the size of its value; or */
+	st_make_fn *make;         /* by what this makes */
+	void *ctx;
 	const struct st_arith *arith; /* NULL: none */
 	bool move_inputs; /* captured inputs too, by what writing them down in 16 bits may have done to them */
 	double jiggle;    /* inner values are moved at random by so much of what rounding may do to them; 0 */
@@ -170,6 +176,8 @@ ST_MUST_CHECK enum st_status st_try_value(struct st_trial *t, const float *value
 /* What stands under another name is compared with what should stand here. */
 ST_MUST_CHECK enum st_status st_try_found(struct st_trial *t, const float *found, const struct st_cause *c,
                                           struct st_error *err);
+ST_MUST_CHECK enum st_status st_try_made(struct st_trial *t, st_make_fn *make, void *ctx, const struct st_cause *c,
+                                         struct st_fit *fit, struct st_error *err);
 /* A buffer of the node's value size that belongs to the trial; what was in it is lost. */
 float *st_trial_buffer(struct st_trial *t);
 /* One row for each kind of mistake (hypotheses.c lists them): tried on nodes of these operations, in order. */

@@ -14,6 +14,9 @@ ST_TEST(st_test_experts);
 ST_TEST(st_test_precision);
 ST_TEST(st_test_source);
 ST_TEST(st_test_rope);
+ST_TEST(st_test_attention);
+ST_TEST(st_test_step_position);
+ST_TEST(st_test_order);
 
 /* The rows of the node's value that count, and its width. */
 static inline struct st_value st_trial_value(const struct st_trial *t) { return st_run_value(t->x->run, t->i); }

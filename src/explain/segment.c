@@ -103,6 +103,8 @@ static enum st_status eval_node(struct st_explainer *x, uint32_t i, const struct
 	const struct st_node *n = w->edit == i && w->as ? w->as : &x->g->nodes[i];
 	const struct st_arith *a = w->arith;
 	struct st_exec e = x->exec;
+	if (w->edit == i && w->make)
+		return w->make(w->ctx, w, out, err);
 	if (!a)
 		return st_run_eval_as(x->run, i, n, &e, out, err);
 	bool product = n->op == ST_OP_LINEAR || n->op == ST_OP_LINEAR_AT;
