@@ -96,6 +96,8 @@ enum st_role {
 	ST_ROLE_COUNT
 };
 
+/* The weight that is a whole tensor under this name of Hugging Face's convention, or of the file; NULL: there is none. */
+const struct st_weight *st_model_called(const struct st_model *m, const char *name);
 /* The weight of that role. layer is ignored for whole-model roles. NULL when the family has no such weight; else a weight
  * whose tensor may be NULL. */
 const struct st_weight *st_model_role(const struct st_model *m, enum st_role role, uint32_t layer);

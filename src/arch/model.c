@@ -245,6 +245,18 @@ const struct st_weight *st_model_weight(const struct st_model *m, const char *na
 	return role < ST_ROLE_COUNT && strcmp(st_role_name(role), name) == 0 ? st_model_role(m, role, layer) : NULL;
 }
 
+const struct st_weight *st_model_called(const struct st_model *m, const char *name)
+{
+	for (size_t i = 0; i < m->n_bound; i++)
+		if (strcmp(m->bound[i]->canonical, name) == 0)
+			return m->bound[i];
+	for (size_t i = 0; i < m->n_bound; i++)
+		if (strcmp(m->bound[i]->tensor->name, name) == 0
+		    && st_weight_rows(m->bound[i]) == st_tensor_rows(m->bound[i]->tensor))
+			return m->bound[i];
+	return NULL;
+}
+
 size_t st_model_n_keys(const struct st_model *m) { return m ? ST_CONFIG_MEMBERS : 0; }
 
 void st_model_key_at(const struct st_model *m, size_t i, struct st_model_key *out)

@@ -42,30 +42,21 @@ void st_svf_base_close(struct st_svf_base *b)
 	b->c = NULL;
 }
 
-static enum st_status find(const struct st_svf_base *b, const char *name, struct st_weight *w, struct st_error *err)
+/* Its tensor is NULL where the model has no such weight. */
+static struct st_weight find(const struct st_svf_base *b, const char *name)
 {
-	*w = (struct st_weight){ .layer = -1 };
-	if (!b->model) {
-		w->tensor = st_container_find(b->c, name);
-		return ST_OK;
-	}
-	enum st_role role;
-	uint32_t layer;
-	if (!st_role_of_name(name, &role, &layer))
-		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, name, "is no weight of %s",
-		                  st_model_config(b->model)->arch);
-	const struct st_weight *found = st_model_role(b->model, role, layer);
-	if (found)
-		*w = *found;
-	return ST_OK;
+	const struct st_weight *found = b->model ? st_model_called(b->model, name) : NULL;
+	return found    ? *found
+	     : b->model ? (struct st_weight){ .layer = -1 }
+	                : (struct st_weight){ .layer = -1, .tensor = st_container_find(b->c, name) };
 }
 
 static enum st_status find_matrix(const struct st_svf_base *b, const struct st_svf_entry *e, struct st_weight *w,
                                   struct st_error *err)
 {
-	ST_TRY(find(b, e->source_name, w, err));
+	*w = find(b, e->source_name);
 	if (!w->tensor && strcmp(e->source_name, ST_SVF_LM_HEAD) == 0)
-		ST_TRY(find(b, ST_SVF_EMBEDDING, w, err)); /* a tied model stores the head as its embedding */
+		*w = find(b, ST_SVF_EMBEDDING); /* a tied model stores the head as its embedding */
 	const struct st_tensor *t = w->tensor;
 	if (!t)
 		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, e->source_name,

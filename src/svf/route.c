@@ -79,16 +79,11 @@ static enum st_status adapt(struct route *x, struct st_error *err)
 	memcpy(x->graph.nodes, g->nodes, g->n_nodes * sizeof *g->nodes);
 	for (size_t i = 0; i < x->a.n; i++) {
 		const struct st_svf_checkpoint *p = &x->a.tensors[i];
-		enum st_role role;
-		uint32_t layer;
-		if (!st_role_of_name(p->source_name, &role, &layer))
-			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, p->source_name, "is no weight of %s",
-			                  st_model_config(x->model)->arch);
 		/* Logits over the vocabulary are not evaluated here, and a tied model's embedding must stay apart from
 		 * its head. */
-		if (role == ST_ROLE_HEAD)
+		if (strcmp(p->source_name, ST_SVF_LM_HEAD) == 0)
 			continue;
-		const struct st_weight *base = st_model_role(x->model, role, layer);
+		const struct st_weight *base = st_model_called(x->model, p->source_name);
 		struct st_weight *w;
 		if (!base)
 			return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, p->source_name,

@@ -258,6 +258,9 @@ static void names_are_the_way_in(void **state)
 		assert_string_equal(st_model_weight(model, "up", 2)->tensor->name, "model.layers.2.mlp.up_proj.weight");
 		assert_string_equal(st_model_weight(model, "final_norm", 0)->tensor->name, "model.norm.weight");
 		assert_null(st_model_weight(model, "up", 3));
+		assert_ptr_equal(st_model_called(model, "model.layers.2.mlp.up_proj.weight"),
+		                 st_model_weight(model, "up", 2));
+		assert_null(st_model_called(model, "model.layers.3.mlp.up_proj.weight"));
 		assert_null(st_model_weight(model, "ups", 0));
 		assert_null(st_model_weight(model, "", 0));
 		st_model_close(model);
