@@ -159,7 +159,7 @@ static enum st_status find_gains(struct st_move_search *s, const struct st_weigh
 
 /* ---- groups ---- */
 
-enum { FOLDED = 1, REORDERED = 2, SCALED = 4 };
+enum { FOLDED = 1, REORDERED = 2, SCALED = 4, TURNED = 8 };
 
 static const char *const neurons[] = {
 	NULL,
@@ -180,6 +180,14 @@ static const char *const heads[] = {
 	"norms folded into the matrices behind, factors moved between neighbours",
 	"heads in another order, factors moved between neighbours",
 	"norms folded into the matrices behind, heads in another order, factors moved between neighbours",
+	"queries and keys turned together",
+	"norms folded into the matrices behind, queries and keys turned together",
+	"heads in another order, queries and keys turned together",
+	"norms folded into the matrices behind, heads in another order, queries and keys turned together",
+	"factors moved between neighbours, queries and keys turned together",
+	"norms folded into the matrices behind, factors moved between neighbours, queries and keys turned together",
+	"heads in another order, factors moved between neighbours, queries and keys turned together",
+	"norms folded into the matrices behind, heads in another order, factors moved between neighbours, queries and keys turned together",
 };
 
 static enum st_status feed_forward(struct st_move_search *s, int32_t layer)
@@ -231,6 +239,102 @@ static enum st_status feed_forward(struct st_move_search *s, int32_t layer)
 	if (yes && what)
 		st_move_claim(s, all, 4, neurons[what]);
 	return ST_OK;
+}
+
+struct rotary {
+	uint64_t heads, groups, d;
+};
+
+/* A factor for each pair of each group, a complex number, and how well it is known. */
+struct turn {
+	double re, im, error;
+};
+
+/* The rows of n heads, whose pairs turn and stretch. */
+static enum st_status fill_turns(struct st_move_search *s, const struct rotary *h, uint64_t n, const struct turn *turn,
+                                 struct st_move *m)
+{
+	uint64_t rows = n * h->d, half = h->d / 2;
+	double *gain = st_arena_alloc(&s->arena, rows, sizeof *gain),
+	       *mate_gain = st_arena_alloc(&s->arena, rows, sizeof *mate_gain),
+	       *error = st_arena_alloc(&s->arena, rows, sizeof *error);
+	uint64_t *mate = st_arena_alloc(&s->arena, rows, sizeof *mate);
+	if (!gain || !mate_gain || !error || !mate)
+		return st_fail(s->err, ST_ERR_NOMEM, "out of memory");
+	for (uint64_t r = 0; r < rows; r++) {
+		const struct turn *t = &turn[r / h->d / (n / h->groups) * half + r % half];
+		bool first = r % h->d < half;
+		gain[r] = t->re;
+		mate[r] = first ? r + half : r - half;
+		mate_gain[r] = first ? -t->im : t->im;
+		error[r] = t->error;
+	}
+	m->row_gain = gain;
+	m->row_mate = mate;
+	m->row_mate_gain = mate_gain;
+	m->row_error = error;
+	return ST_OK;
+}
+
+#define SURE 6 /* standard deviations of a fitted factor: one in 1e9 is beyond */
+
+/* y = c x of two rows each, by least squares. What storing them can have changed is what c can be off by. */
+static struct turn fit_turn(const struct st_cells y[2], const struct st_cells x[2], uint64_t n)
+{
+	double same = 0, cross = 0, square = 0, noise = 0;
+	const float *y1 = y[0].value, *y2 = y[1].value, *x1 = x[0].value, *x2 = x[1].value;
+	for (uint64_t i = 0; i < n; i++) {
+		same += (double)x1[i] * y1[i] + (double)x2[i] * y2[i];
+		cross += (double)x1[i] * y2[i] - (double)x2[i] * y1[i];
+		square += (double)x1[i] * x1[i] + (double)x2[i] * x2[i];
+	}
+	if (!(square > 0) || !(same * same + cross * cross > 0))
+		return (struct turn){ 1, 0, 0 };
+	struct turn t = { same / square, cross / square, 0 };
+	double size = t.re * t.re + t.im * t.im;
+	for (int i = 0; i < 2; i++)
+		noise += (st_cells_variance(&y[i], n) + size * st_cells_variance(&x[i], n)) / (2 * (double)n);
+	t.error = SURE * sqrt(noise / square);
+	return t;
+}
+
+/*
+ * A rotary embedding turns the two rows of a pair by one angle in queries and keys, and scores see the product of a query
+ * with the conjugate of a key. So each pair of a group may be turned and stretched: its keys times a number c, and its
+ * queries times 1 / conj(c). c is found from the keys.
+ */
+static enum st_status find_turns(struct st_move_search *s, const struct st_weight_diff *key, const struct rotary *h,
+                                 struct st_move *k, struct st_move *q)
+{
+	uint64_t half = h->d / 2, pairs = h->groups * half, cols = key->cols;
+	struct st_rows a = st_rows_of(key->a);
+	struct st_moved x = { st_rows_of(key->b), *k };
+	struct st_rows b = st_moved_rows(&x);
+	struct turn *of_keys = st_arena_alloc2(&s->arena, 2, pairs, sizeof *of_keys),
+		    *of_queries = of_keys ? of_keys + pairs : NULL;
+	struct st_dense rows, spare;
+	if (!of_keys)
+		return st_fail(s->err, ST_ERR_NOMEM, "out of memory");
+	ST_TRY(st_dense_make(&s->arena, 4, cols, &rows, s->err));
+	ST_TRY(st_dense_make(&s->arena, 4, cols, &spare, s->err));
+	for (uint64_t p = 0; p < pairs; p++) {
+		uint64_t first = p / half * h->d + p % half;
+		struct st_cells of_a[2], of_b[2];
+		for (uint64_t i = 0; i < 2; i++) {
+			of_a[i] = st_dense_row(&rows, i);
+			of_b[i] = st_dense_row(&rows, 2 + i);
+			of_b[i].spare = spare.value;
+			a.get(&a, first + i * half, &of_a[i]);
+			b.get(&b, first + i * half, &of_b[i]);
+		}
+		struct turn c = fit_turn(of_a, of_b, cols);
+		double size = c.re * c.re + c.im * c.im;
+		of_keys[p] = c;
+		of_queries[p] = (struct turn){ c.re / size, c.im / size, c.error / size };
+	}
+	ST_TRY(st_check_cancel(s->err));
+	ST_TRY(fill_turns(s, h, h->groups, of_keys, k));
+	return fill_turns(s, h, h->heads, of_queries, q);
 }
 
 static enum st_status attention(struct st_move_search *s, int32_t layer)
@@ -311,11 +415,20 @@ static enum st_status attention(struct st_move_search *s, int32_t layer)
 	}
 	ST_TRY(st_move_fits(s, all[K], &k, &yes));
 	if (!yes && !all[QN]) {
+		struct st_move k_scaled = k, q_scaled = q;
 		ST_TRY(find_gains(s, all[K], all[KB], &k, all[Q], all[QB], &q,
 		                  &(struct balance){ G * (d / 2), of_k, of_q, true }, &own, &inverse));
-		k.row_gain = own;
-		q.row_gain = inverse;
-		what |= SCALED;
+		k_scaled.row_gain = own;
+		q_scaled.row_gain = inverse;
+		ST_TRY(st_move_fits(s, all[K], &k_scaled, &yes));
+		if (yes) {
+			k = k_scaled;
+			q = q_scaled;
+			what |= SCALED;
+		} else {
+			ST_TRY(find_turns(s, all[K], &(struct rotary){ H, G, d }, &k, &q));
+			what |= TURNED;
+		}
 	}
 	const struct st_move *const moves[N] = { [Q] = &q, [K] = &k, [V] = &v, [O] = &o };
 	for (int i = Q; i <= (turned ? K : O); i++) {

@@ -9,6 +9,47 @@
 #include <stdlib.h>
 #include <string.h>
 
+static struct st_cells element(const struct st_cells *c, uint64_t i)
+{
+	return c->below ? st_cells_from(c, i) : (struct st_cells){ .value = c->value + i };
+}
+
+/* x[i] gain + mate[i] mate_gain, where the gains are known to within `error`. */
+static void turn(const struct st_cells *x, double gain, const struct st_cells *mate, double mate_gain, double error,
+                 uint64_t n)
+{
+	for (uint64_t i = 0; x->below && i < n; i++)
+		x->slack[i] += (float)(error / fmax(fabs(gain), 1e-6) * (fabsf(x->value[i]) + fabsf(mate->value[i])));
+	st_cells_affine(x, n, gain, 0);
+	st_cells_affine(mate, n, mate_gain, 0);
+	for (uint64_t i = 0; i < n; i++) {
+		x->value[i] += mate->value[i];
+		if (!x->below)
+			continue;
+		x->below[i] += mate->below[i];
+		x->above[i] += mate->above[i];
+		x->slack[i] += mate->slack[i];
+	}
+}
+
+/* Elements of a vector, of which `all` holds the row as it was. */
+static void move_elements(const struct st_move *m, const struct st_cells *all, const struct st_cells *dst, uint64_t n)
+{
+	float room[4];
+	struct st_cells mate = { room, dst->below ? room + 1 : NULL, room + 2, room + 3, NULL };
+	for (uint64_t i = 0; i < n; i++) {
+		struct st_cells one = element(dst, i);
+		if (m->col || m->col_mate)
+			st_cells_copy(all, m->col ? m->col[i] : i, &one, 0, 1);
+		if (m->col_mate) {
+			st_cells_copy(all, m->col ? m->col[m->col_mate[i]] : m->col_mate[i], &mate, 0, 1);
+			turn(&one, m->col_gain[i], &mate, m->col_mate_gain[i], m->col_error[i], 1);
+		} else if (m->col_gain) {
+			st_cells_affine(&one, 1, m->col_gain[i], 0);
+		}
+	}
+}
+
 static void get_moved(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
 {
 	const struct st_moved *x = s->ctx;
@@ -17,15 +58,17 @@ static void get_moved(const struct st_rows *s, uint64_t r, const struct st_cells
 		                NULL };
 	if (!dst->below)
 		own = (struct st_cells){ .value = dst->spare };
-	const struct st_cells *at = m->col ? &own : dst;
-	x->from.get(&x->from, m->row ? m->row[r] : r, at);
-	for (uint64_t i = 0; m->col && i < s->cols; i++)
-		st_cells_copy(&own, m->col[i], dst, i, 1);
-	if (m->row_gain)
+	bool elsewhere = m->col || m->col_mate;
+	x->from.get(&x->from, m->row ? m->row[r] : r, elsewhere ? &own : dst);
+	if (elsewhere || m->col_gain)
+		move_elements(m, &own, dst, s->cols);
+	if (m->row_mate) { /* of matrices whose columns stay where they are */
+		struct st_move scaled = { .col_gain = m->col_gain };
+		x->from.get(&x->from, m->row ? m->row[m->row_mate[r]] : m->row_mate[r], &own);
+		move_elements(&scaled, NULL, &own, s->cols);
+		turn(dst, m->row_gain[r], &own, m->row_mate_gain[r], m->row_error[r], s->cols);
+	} else if (m->row_gain) {
 		st_cells_affine(dst, s->cols, m->row_gain[r], 0);
-	for (uint64_t i = 0; m->col_gain && i < s->cols; i++) {
-		struct st_cells one = dst->below ? st_cells_from(dst, i) : (struct st_cells){ .value = dst->value + i };
-		st_cells_affine(&one, 1, m->col_gain[i], 0);
 	}
 }
 
@@ -34,7 +77,7 @@ struct st_rows st_moved_rows(const struct st_moved *x)
 	struct st_rows s = x->from;
 	s.get = get_moved;
 	s.ctx = x;
-	s.whole = !x->m.col && !x->m.col_gain && x->from.whole;
+	s.whole = !x->m.col && !x->m.col_gain && !x->m.row_mate && x->from.whole;
 	return s;
 }
 
@@ -72,7 +115,11 @@ enum st_status st_move_fits(struct st_move_search *s, const struct st_weight_dif
 /* For the element-wise moves of a bias, whose elements are the rows of a matrix. */
 struct st_move st_move_of_vector(const struct st_move *m)
 {
-	return (struct st_move){ .col = m->row, .col_gain = m->row_gain };
+	return (struct st_move){ .col = m->row,
+		                 .col_gain = m->row_gain,
+		                 .col_mate = m->row_mate,
+		                 .col_mate_gain = m->row_mate_gain,
+		                 .col_error = m->row_error };
 }
 
 /* ---- an order of rows ---- */

@@ -8,10 +8,16 @@
 
 struct st_pool;
 
-/* Rows and columns from elsewhere, and times factors; NULL: as they are. A vector's elements are its columns. */
+/*
+ * Rows and columns from elsewhere, and times factors; NULL: as they are. A vector's elements are its columns. To a row,
+ * or to an element of a vector, its mate is added times a factor: two of them that turn together, by factors that were
+ * fitted and are known to within the error.
+ */
 struct st_move {
 	const uint64_t *row, *col;
 	const double *row_gain, *col_gain;
+	const uint64_t *row_mate, *col_mate;
+	const double *row_mate_gain, *col_mate_gain, *row_error, *col_error;
 };
 
 struct st_moved {

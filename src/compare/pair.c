@@ -282,10 +282,36 @@ static enum st_status try_pasts(const struct st_rows *a, const struct st_rows *b
 	return ST_OK;
 }
 
+/*
+ * Whether refits may be left out. They are by far the dearest question, and of no use where rows are no noise with them
+ * either: nine of ten rows of a sample.
+ */
+static enum st_status are_hopeless(const struct st_rows *a, const struct st_rows *b, uint64_t n, struct st_pool *pool,
+                                   bool *hopeless, struct st_error *err)
+{
+	struct st_row_stat part[SAMPLE];
+	struct st_pair_summary s;
+	uint64_t rows[SAMPLE];
+	*hopeless = false;
+	if (n < 4 * SAMPLE || (!refit_of(a, b) && !refit_of(b, a)))
+		return ST_OK;
+	for (uint64_t i = 0; i < SAMPLE; i++)
+		rows[i] = i * n / SAMPLE;
+	ST_TRY(measure(a, b, rows, SAMPLE, ST_NO_PAST, pool, part, &s, err));
+	*hopeless = 10 * s.bad_rows >= 9 * SAMPLE;
+	return ST_OK;
+}
+
 enum st_status st_pair_judge(const struct st_rows *a, const struct st_rows *b, const uint64_t *idx, uint64_t n,
                              struct st_pool *pool, struct st_row_stat *stats, struct st_pair_summary *s,
                              struct st_error *err)
 {
+	struct st_rows plain = *a;
+	bool hopeless = false;
+	if (!idx)
+		ST_TRY(are_hopeless(a, b, n, pool, &hopeless, err));
+	plain.whole = false; /* blocks are not asked for */
+	a = hopeless ? &plain : a;
 	ST_TRY(measure(a, b, idx, n, ST_NO_PAST, pool, stats, s, err));
 	return s->noise || s->apart || s->fit.worst > MOST_BY_PAST ? ST_OK
 	                                                           : try_pasts(a, b, idx, n, pool, stats, s, err);

@@ -520,6 +520,36 @@ static void rotate_but(struct toy *m, const char *but)
 static void rotated(struct toy *m) { rotate_but(m, NULL); }
 static void rotated_but_one(struct toy *m) { rotate_but(m, DOWN0); }
 
+/* The two rows of every rotary pair of t, and of its bias, turned and stretched: a number for each pair of a group. */
+static void turn_pairs(struct toy *m, struct toy_tensor *t, uint32_t heads, double way, double power)
+{
+	uint32_t d = m->head_dim, half = d / 2;
+	for (uint32_t h = 0; h < heads; h++)
+		for (uint32_t j = 0; j < half; j++) {
+			uint32_t group = h / (heads / m->kv_heads);
+			double angle = way * (0.7 * group + 1.3 * j), size = pow(1 + 0.5 * sin(j + group), power);
+			for (uint64_t k = 0; k < (t->vector ? 1 : t->cols); k++) {
+				float *x = &t->data[t->vector ? h * d + j : (h * d + j) * t->cols + k];
+				float *y = &t->data[t->vector ? h * d + j + half : (h * d + j + half) * t->cols + k];
+				double re = size * cos(angle), im = size * sin(angle), u = *x, v = *y;
+				*x = (float)(re * u - im * v);
+				*y = (float)(im * u + re * v);
+			}
+		}
+}
+
+static void turn_queries(struct toy *m, double way)
+{
+	for (int l = 0; l < TOY_LAYERS; l++) {
+		turn_pairs(m, in_layer(m, l, "self_attn.k_proj.weight"), m->kv_heads, 1, 1);
+		turn_pairs(m, in_layer(m, l, "self_attn.k_proj.bias"), m->kv_heads, 1, 1);
+		turn_pairs(m, in_layer(m, l, "self_attn.q_proj.weight"), m->heads, l ? way : 1, -1);
+		turn_pairs(m, in_layer(m, l, "self_attn.q_proj.bias"), m->heads, l ? way : 1, -1);
+	}
+}
+static void pairs_turned(struct toy *m) { turn_queries(m, 1); }
+static void pairs_turned_apart(struct toy *m) { turn_queries(m, -1); }
+
 static void the_same_function_is_seen(void **state)
 {
 	(void)state;
@@ -534,6 +564,8 @@ static void the_same_function_is_seen(void **state)
 		{ factors_moved, "factors moved" },
 		{ much_at_once, "norms folded into the matrices behind, factors" },
 		{ rotated, "another basis" },
+		{ pairs_turned, "queries and keys turned" },
+		{ pairs_turned_apart, NULL },
 		{ fold_without_v, NULL },
 		{ neurons_half_permuted, NULL },
 		{ rotated_but_one, NULL },
