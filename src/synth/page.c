@@ -182,6 +182,19 @@ bool st_synth_page_number(const struct st_synth_page *p, const char *name, doubl
 	return v.kind == ST_SETTING_NUMBER;
 }
 
+bool st_synth_page_say(struct st_synth_page *p, const char *key, double value)
+{
+	uint32_t k = st_family_find_key(p->family, key);
+	const struct st_family_key *f = k == ST_FAMILY_NONE ? NULL : &p->family->keys[k];
+	struct st_setting *v = (struct st_setting *)(uintptr_t)&p->said.settings.keys[k == ST_FAMILY_NONE ? 0 : k];
+	if (!f || f->type != ST_KEY_REAL || f->n_spelled[ST_SPELLING_CONFIG] == 0 || v->kind != ST_SETTING_NUMBER)
+		return false;
+	v->number = value;
+	return says((json_t *)(uintptr_t)st_described_config(&p->source),
+	            p->said.origin[k].said ? p->said.origin[k].key : f->spelled[ST_SPELLING_CONFIG][0],
+	            json_real(value));
+}
+
 const char *st_synth_page_gguf_name(const struct st_synth_page *p)
 {
 	for (uint32_t i = 0; i < p->family->n_names[ST_SPELLING_GGUF]; i++) {
@@ -272,7 +285,7 @@ static enum st_status add_image(struct st_synth_page *p, struct st_synth_layout 
 			                      .rank = rank,
 			                      .matrix = is_matrix(p->family, (uint32_t)(w - p->family->weights)) };
 		x->name = st_arena_strndup(&p->arena, name, strlen(name));
-		x->weight = rank == w->rank ? w->name : NULL;
+		x->weight = rank == w->rank && rank < 3 ? w->name : NULL;
 		if (!x->name)
 			return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	} else {
@@ -316,6 +329,19 @@ static enum st_status read_label(const struct st_source *src, const struct st_se
 	return ST_OK;
 }
 
+static enum st_status tell_form(const struct st_source *src, const struct st_settings *s, struct st_synth_image *x,
+                                struct st_error *err)
+{
+	for (uint32_t i = 0; i < src->n_steps; i++) {
+		x->turned |= src->steps[i].op == ST_SOURCE_TRANSPOSE;
+		x->less_one |= src->steps[i].op == ST_SOURCE_PLUS_ONE;
+		x->paired |= src->steps[i].op == ST_SOURCE_PAIRS;
+		if (src->steps[i].op == ST_SOURCE_PAIRS && !src->steps[i].m.n)
+			ST_TRY(st_expression_count(&src->steps[i].n, s, &x->heads, err));
+	}
+	return ST_OK;
+}
+
 static enum st_status place_weight(struct st_synth_page *p, struct st_synth_layout *l, const struct st_family_weight *w,
                                    int32_t layer, enum st_spelling to, struct st_error *err)
 {
@@ -346,6 +372,9 @@ static enum st_status place_weight(struct st_synth_page *p, struct st_synth_layo
 		(void)st_source_spell(src->name, layer, (int32_t)e, name, sizeof name);
 		ST_TRY(add_image(p, l, w, name, layer, w->rank - apart, dims, err));
 		ST_TRY(read_label(src, &s, find_image(l, name), err));
+		ST_TRY(tell_form(src, &s, find_image(l, name), err));
+		if (apart && e == 0) /* the first expert stands for them */
+			find_image(l, name)->weight = w->name;
 	}
 	return ST_OK;
 }

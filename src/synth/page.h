@@ -14,7 +14,9 @@ struct st_synth_image {
 	uint32_t n_label; /* what files say of its shape; 0: that */
 	uint64_t label[ST_SOURCE_LABEL];
 	float *data;
-	bool matrix;        /* of products, or rows that are looked up */
+	bool turned, less_one, paired; /* how it is stored: transposed, less 1, rotary pairs side by side */
+	uint32_t heads;                /* that all lie in pairs; 0: none, or a part of each */
+	bool matrix;                   /* of products, or rows that are looked up */
 	const char *weight; /* the one weight that all of it is, as the page calls it; NULL: several share it */
 };
 
@@ -43,6 +45,8 @@ struct st_synth_page {
 /* p: zeroed. By the name of a page, or by a config.json; in the former case sizes are small. Close it whatever comes. */
 ST_MUST_CHECK enum st_status st_synth_page_open(struct st_synth_page *p, const char *name, const char *config,
                                                 struct st_error *err);
+/* Have the file say another number for a key; false where the file has no such key. */
+bool st_synth_page_say(struct st_synth_page *p, const char *key, double value);
 /* A key's value as the model has it; false where it is no number. */
 bool st_synth_page_number(const struct st_synth_page *p, const char *key, double *out);
 /* How GGUF calls the family; "" where it does not. */

@@ -40,7 +40,13 @@ static void row_next(const struct st_synth *s, const struct st_synth_tensor *t, 
 static void row_interleaved(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *dst)
 {
 	uint64_t i = t->role == ST_ROLE_UP ? t->rows + row : row;
-	st_synth_numbers(s, i % 2 ? ST_ROLE_UP : ST_ROLE_GATE, t->layer, i / 2, dst);
+	enum st_role from = i % 2 ? ST_ROLE_UP : ST_ROLE_GATE;
+	if (!t->image) {
+		st_synth_numbers(s, from, t->layer, i / 2, dst);
+		return;
+	}
+	const struct st_synth_tensor *x = st_synth_find((struct st_synth *)(uintptr_t)s, from, t->layer);
+	memcpy(dst, x->image + i / 2 * t->cols, t->cols * sizeof *dst);
 }
 
 /* One row of numbers that belong nowhere: those of a row behind the last. */
@@ -53,7 +59,7 @@ static void row_ones(const struct st_synth *s, const struct st_synth_tensor *t, 
 {
 	(void)s, (void)row;
 	for (uint64_t i = 0; i < t->cols; i++)
-		dst[i] = 1;
+		dst[i] = t->made && t->made->less_one ? 0 : 1;
 }
 
 static void row_zeros(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *dst)
@@ -315,7 +321,11 @@ static void apply_embedding_shift(struct st_synth *s, struct st_synth_tensor *t)
 static void apply_config(struct st_synth *s, struct st_synth_tensor *t)
 {
 	(void)t;
+	if (s->page)
+		(void)st_synth_page_number(s->page, "theta", &s->cfg.rope_theta);
 	double theta = s->cfg.rope_theta == OLD_THETA ? 100 * OLD_THETA : OLD_THETA;
+	if (s->page && !st_synth_page_say(s->page, "theta", theta))
+		return;
 	char what[64];
 	snprintf(what, sizeof what, "rope_theta (%g, should be %g)", theta, s->cfg.rope_theta);
 	s->cfg.rope_theta = theta;
@@ -465,14 +475,26 @@ static const struct plant plants[] = {
 const char *st_synth_plant_code(size_t i) { return i < N_PLANTS ? st_cause_name(plants[i].code) : NULL; }
 const char *st_synth_plant_text(size_t i) { return i < N_PLANTS ? plants[i].text : NULL; }
 
+static bool acts_on_rows(const struct plant *p)
+{
+	return p->row == row_reversed || p->row == row_next || p->row == row_corrupt || p->apply == apply_rope_permuted
+	    || p->apply == apply_wrong_heads;
+}
+
 /* Why this plant cannot be had here, or NULL. */
 static const char *unfit(struct st_synth *s, const struct plant *p, uint32_t layer)
 {
+	double theta;
+	if (p->apply == apply_config && s->page && !st_synth_page_number(s->page, "theta", &theta))
+		return "the model does not turn by a base frequency";
 	if (p->role == ST_ROLE_COUNT)
 		return NULL;
 	const struct st_synth_tensor *t = st_synth_find(s, p->role, layer);
 	if (!t)
 		return "the file has no such tensor";
+	if (t->made && (t->made->turned || t->made->paired) && (acts_on_rows(p) || p->apply == apply_interleaved))
+		return t->made->turned ? "the container stores the matrix transposed"
+		                       : "the container stores rows in pairs";
 	return p->unfit ? p->unfit(s, t) : NULL;
 }
 

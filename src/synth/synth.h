@@ -46,7 +46,7 @@ struct st_synth_tensor {
 	void (*mangle)(const struct st_synth_tensor *t, uint64_t row, uint8_t *bytes);
 	bool missing;
 	const float *image;                /* of a page's model: all numbers, as the file has them */
-	const struct st_synth_image *made; /* with the label that files give it; NULL: its shape */
+	const struct st_synth_image *made; /* how it lies there, and what files label it with */
 	uint64_t stack;                    /* matrices in it, one behind the other; 0: it is none */
 	bool plain;                        /* no matrix: stored in plain numbers */
 };

@@ -119,7 +119,7 @@ static enum st_status list_images(struct st_synth *s, struct st_error *err)
 		t->plain = !x->matrix;
 		t->dtype = t->label = stored_as(s, t);
 		t->image = x->data;
-		t->made = x->n_label ? x : NULL;
+		t->made = x;
 		t->row = st_synth_row;
 	}
 	return ST_OK;

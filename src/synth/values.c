@@ -8,6 +8,7 @@
  */
 #include "synth/synth.h"
 
+#include "graph/basis.h"
 #include "synth/numbers.h"
 
 #include <math.h>
@@ -182,6 +183,11 @@ void st_synth_row(const struct st_synth *s, const struct st_synth_tensor *t, uin
 	/* Numbers of another tensor in its place; a row behind the last holds numbers that belong nowhere. */
 	const struct st_synth_tensor *own = st_synth_find((struct st_synth *)(uintptr_t)s, t->from, t->from_layer),
 				     *from = own && (t->from != t->role || t->from_layer != t->layer) ? own : t;
+	/* Rows change places where the one lies in rotary pairs and the other does not. */
+	if (from != t && t->ndim == 2 && row < from->rows) {
+		row = t->made->heads ? st_row_in_halves(row, t->rows / t->made->heads) : row;
+		row = from->made->heads ? st_row_in_pairs(row, from->rows / from->made->heads) : row;
+	}
 	if (row < from->rows)
 		memcpy(dst, from->image + row * from->cols, from->cols * sizeof *dst);
 	else

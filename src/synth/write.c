@@ -117,7 +117,7 @@ static enum st_status write_file(struct job *j, const char *path, size_t first, 
 		}
 		if (t->ndim == 1)
 			specs[i].shape[0] = t->cols;
-		if (t->made) {
+		if (t->made && t->made->n_label) {
 			specs[i].ndim = t->made->n_label;
 			memcpy(specs[i].shape, t->made->label, specs[i].ndim * sizeof *specs[i].shape);
 		}

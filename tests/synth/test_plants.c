@@ -216,6 +216,41 @@ static void faults_in_q4_k(void **state)
 	assert_int_equal(plant_all(write_config("k.json", "qwen2", ""), "Q4_K", "bad.gguf", "good.gguf"), 30);
 }
 
+/* Families that are made from their pages: 1 + what is stored, experts, heads in rotary pairs. */
+static void faults_of_pages(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *family, *bad;
+		size_t fit;
+	} cases[] = { { "gemma2", "bad", 20 }, { "qwen3_moe", "bad", 20 }, { "granite", "bad.gguf", 17 } };
+	for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+		struct st_synth_options o = {
+			.arch = cases[c].family, .preset = "tiny", .seed = 3, .threads = 1, .replace = true
+		};
+		size_t planted = 0;
+		synth(in_folder("good"), &o);
+		for (size_t i = 0; st_synth_plant_code(i); i++) {
+			struct st_synth_result w;
+			struct st_error err = ST_ERROR_INIT;
+			o.plant = st_synth_plant_code(i);
+			enum st_status st = st_synth_write(in_folder(cases[c].bad), &o, &w, &err);
+			if (st == ST_ERR_USAGE && strstr(err.message, "does not fit"))
+				continue;
+			assert_ok(st, &err);
+			planted++;
+			struct st_rosetta *r = compare(in_folder(cases[c].bad), in_folder("good"), false);
+			if (r->verdict != ST_VERDICT_FAULT || strcmp(st_cause_name(r->cause.code), o.plant) != 0)
+				fail_msg("%s: planted %s, found %s %s in %s (%s)", cases[c].family, w.planted,
+				         st_verdict_name(r->verdict), st_cause_name(r->cause.code), r->first.tensor,
+				         r->text);
+			st_rosetta_free(r);
+		}
+		if (planted < cases[c].fit)
+			fail_msg("%s: %zu faults fit", cases[c].family, planted);
+	}
+}
+
 static void a_layer_can_be_chosen(void **state)
 {
 	(void)state;
@@ -254,7 +289,7 @@ int main(void)
 		cmocka_unit_test(sound_types_are_noise),  cmocka_unit_test(faults_in_f32),
 		cmocka_unit_test(faults_in_bf16_folders), cmocka_unit_test(faults_in_q8_0),
 		cmocka_unit_test(faults_in_q4_k),         cmocka_unit_test(a_layer_can_be_chosen),
-		cmocka_unit_test(codes_are_known),
+		cmocka_unit_test(faults_of_pages),        cmocka_unit_test(codes_are_known),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("plants", tests, make_folder, remove_folder);
