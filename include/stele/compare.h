@@ -112,6 +112,10 @@ struct st_config_diff {
 	bool may_matter; /* it may for other tokens */
 	bool among;      /* eos: one side's is among the further ids that the other ends at */
 	uint32_t stage;  /* first stage it changes, where it matters */
+	/* In which layers it changes that stage, for some tokens at least: the first of them, and "all", or "0, 2 to 4"; -1
+	 * and empty where the graphs do not tell. */
+	int32_t layer;
+	char layers[64];
 };
 #define ST_MAX_CONFIG_DIFFS 48
 

@@ -170,6 +170,10 @@ void st_compare_asides(const struct st_config_diff *diffs, size_t n_diffs, struc
 			snprintf(x->note, sizeof x->note,
 			         "the one file's first is among the ids that the other ends at");
 		}
+		if (d->layers[0])
+			snprintf(x->note, sizeof x->note, "it changes %s in %s%s%s", st_stage_name(d->stage),
+			         strcmp(d->layers, "all") == 0 ? "all layers" : "layers ",
+			         strcmp(d->layers, "all") == 0 ? "" : d->layers, " of prompts that reach it");
 		x->from_a = d->from_a;
 		x->from_b = d->from_b;
 		snprintf(x->a, sizeof x->a, "%s", no_a ? "none" : d->a);

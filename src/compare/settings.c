@@ -184,3 +184,48 @@ size_t st_compare_settings(const struct st_model *ma, const struct st_model *mb,
 	}
 	return n;
 }
+
+/* "1", "2 to 4" behind what stands there. */
+static void add_run(char *buf, size_t n, uint32_t first, uint32_t last)
+{
+	size_t used = strlen(buf);
+	if (used + 32 > n) { /* too many to be told */
+		if (used && buf[used - 1] != '.')
+			snprintf(buf + used, n - used, ", ...");
+		return;
+	}
+	snprintf(buf + used, n - used, "%s%u", used ? ", " : "", first);
+	used = strlen(buf);
+	if (last > first)
+		snprintf(buf + used, n - used, "%s%u", last == first + 1 ? ", " : " to ", last);
+}
+
+void st_find_layers(const struct st_graph *a, const struct st_graph *b, struct st_config_diff *d, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		uint32_t first = UINT32_MAX, last = 0, changed = 0, all = 0;
+		d[i].layer = -1;
+		d[i].layers[0] = '\0';
+		for (uint32_t k = 0; k < b->n_nodes; k++) {
+			const struct st_node *x = &a->nodes[k], *y = &b->nodes[k];
+			if (y->stage != d[i].stage || y->layer < 0)
+				continue;
+			all++;
+			if (st_node_same_parameters(x, y, 0))
+				continue;
+			uint32_t layer = (uint32_t)y->layer;
+			if (changed++ == 0) {
+				d[i].layer = y->layer;
+				first = layer;
+			} else if (layer > last + 1) {
+				add_run(d[i].layers, sizeof d[i].layers, first, last);
+				first = layer;
+			}
+			last = layer;
+		}
+		if (changed && changed == all)
+			snprintf(d[i].layers, sizeof d[i].layers, "all");
+		else if (changed)
+			add_run(d[i].layers, sizeof d[i].layers, first, last);
+	}
+}

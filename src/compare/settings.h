@@ -13,6 +13,9 @@
 size_t st_compare_settings(const struct st_model *a, const struct st_model *b, bool one_form, size_t positions,
                            struct st_config_diff out[ST_MAX_CONFIG_DIFFS]);
 
+/* In which layers each difference shows, between graphs of one form. */
+void st_find_layers(const struct st_graph *a, const struct st_graph *b, struct st_config_diff *d, size_t n);
+
 /* What every family has, by the configurations alone. */
 size_t st_compare_configs(const struct st_config *a, const struct st_config *b, size_t n_positions,
                           struct st_config_diff out[ST_MAX_CONFIG_DIFFS]);

@@ -332,17 +332,18 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 
 	double judge = now_ms();
 	struct st_form form = st_form_of(st_model_graph(s->ma), st_model_graph(s->mb));
-	if (st_model_described(s->ma)) /* a padded vocabulary makes the logits alone wider */
-		r->n_config = st_compare_settings(
-			s->ma, s->mb,
-			form.differs == ST_FORM_EQUAL
-				|| (form.differs == ST_FORM_WIDTH && form.stage_a == ST_STAGE_LM_HEAD),
-			r->n_tokens_b, r->config);
+	/* A padded vocabulary makes the logits alone wider. */
+	bool one_form = form.differs == ST_FORM_EQUAL
+	             || (form.differs == ST_FORM_WIDTH && form.stage_a == ST_STAGE_LM_HEAD);
+	if (st_model_described(s->ma))
+		r->n_config = st_compare_settings(s->ma, s->mb, one_form, r->n_tokens_b, r->config);
 	else
 		r->n_config = st_compare_configs(st_model_config(s->ma), st_model_config(s->mb), r->n_tokens_b,
 		                                 r->config);
 	ST_TRY_OUT(settle_vocab(s, err));
 	settle_config(s);
+	if (one_form)
+		st_find_layers(st_model_graph(s->ma), st_model_graph(s->mb), r->config, r->n_config);
 	ST_TRY_OUT(st_rosetta_asides(s, err));
 	r->unused_a = st_model_n_unused(s->ma);
 	r->unused_b = st_model_n_unused(s->mb);

@@ -173,6 +173,19 @@ static void describe_form(const struct st_form *f, char *buf, size_t n)
 	}
 }
 
+/* Where the graphs do not tell, every layer's stage is another one. */
+static int32_t config_layer(const struct st_config_diff *c) { return c->layers[0] ? c->layer : 0; }
+
+/* A value and where it comes from; or that no key of such files could say it, where the other file does. */
+static void tell_value(const char *value, const char *key, const struct st_config_origin *own,
+                       const struct st_config_origin *other, char *buf, size_t n)
+{
+	st_config_tell(value, key, own, buf, n);
+	size_t used = strlen(buf);
+	if (!own->key[0] && !own->said && other->said)
+		snprintf(buf + used, n - used, " (no key there says it)");
+}
+
 static void diagnose_config(struct st_rosetta *r, const struct st_config_diff *c, const struct st_form *f)
 {
 	char form[160];
@@ -181,11 +194,15 @@ static void diagnose_config(struct st_rosetta *r, const struct st_config_diff *c
 	st_cause_put_text(&r->cause, ST_PARAM_KEY, c->key);
 	st_cause_put_text(&r->cause, ST_PARAM_A, c->a);
 	st_cause_put_text(&r->cause, ST_PARAM_B, c->b);
-	char a[112], b[112], what[280];
-	st_config_tell(c->a, c->key, &c->from_a, a, sizeof a);
-	st_config_tell(c->b, c->key, &c->from_b, b, sizeof b);
-	snprintf(what, sizeof what, "%s is %s in A, %s in B", c->key, a, b);
-	snprintf(r->text, sizeof r->text, "%s - %s%s%s", st_cause_name(r->cause.code), what, form[0] ? "; " : "", form);
+	char a[136], b[136], what[420];
+	tell_value(c->a, c->key, &c->from_a, &c->from_b, a, sizeof a);
+	tell_value(c->b, c->key, &c->from_b, &c->from_a, b, sizeof b);
+	size_t used = (size_t)snprintf(what, sizeof what, "%s is %s in A, %s in B", c->key, a, b);
+	if (c->layers[0] && strcmp(c->layers, "all") != 0)
+		snprintf(what + used, sizeof what - used, ", which changes %s in %s %s", st_stage_name(c->stage),
+		         strpbrk(c->layers, " ,") ? "layers" : "layer", c->layers);
+	snprintf(r->text, sizeof r->text, "%s - %.300s%s%s", st_cause_name(r->cause.code), what, form[0] ? "; " : "",
+	         form);
 	/* A file that leaves a key open where the other gives it is the one that lacks it. */
 	bool open_a = !c->from_a.said && c->from_a.key[0] && c->from_b.said,
 	     open_b = !c->from_b.said && c->from_b.key[0] && c->from_a.said;
@@ -278,7 +295,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		if (!structural)
 			structural = c;
 		bool whole = !st_stage_per_layer(c->stage);
-		earlier(&f, place(c->stage, whole ? -1 : 0), NULL, c, NULL);
+		earlier(&f, place(c->stage, whole ? -1 : config_layer(c)), NULL, c, NULL);
 	}
 	uint32_t layers = r->a.layers < r->b.layers ? r->a.layers : r->b.layers;
 	for (size_t i = 0; i < r->n_weights; i++) {
@@ -333,7 +350,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 		         : f.weight           ? "weights"
 		                              : "config");
 		d->layer = f.weight ? f.weight->slot->layer
-		         : f.config ? (st_stage_per_layer(stage) ? 0 : -1)
+		         : f.config ? (st_stage_per_layer(stage) ? config_layer(f.config) : -1)
 		                    : p->layer;
 		if (p && p->worst_token_ratio > 1)
 			d->position = (int64_t)p->worst_token;
