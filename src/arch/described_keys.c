@@ -422,7 +422,14 @@ static enum st_status add_unread(struct st_described *d, const char *key, struct
 	return ST_OK;
 }
 
-/* Members of an object, and of those in it that names lead into. What is null or false is not asked for. */
+/* Null, false, and what holds nothing. */
+static bool asks_for_nothing(const json_t *v)
+{
+	return json_is_null(v) || json_is_false(v) || (json_is_object(v) && json_object_size(v) == 0)
+	    || (json_is_array(v) && json_array_size(v) == 0);
+}
+
+/* Members of an object, and of those in it that names lead into. */
 static enum st_status unread_members(struct st_described *d, const json_t *o, const char *front, struct st_error *err)
 {
 	const char *key;
@@ -431,7 +438,7 @@ static enum st_status unread_members(struct st_described *d, const json_t *o, co
 	{
 		char path[192];
 		snprintf(path, sizeof path, "%.90s%.90s", front, key);
-		if (json_is_null(v) || json_is_false(v) || tells_packing(d->c, path))
+		if (asks_for_nothing(v) || tells_packing(d->c, path))
 			continue;
 		struct st_setting value = plain_value(v);
 		if (is_named(d->family, ST_SPELLING_CONFIG, path, &value))

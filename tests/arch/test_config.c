@@ -772,6 +772,7 @@ static void bad_config_json(void **state)
 		{ "{\"residual_multiplier\": 0.22}", ST_ERR_UNSUPPORTED, "residual_multiplier", NULL },
 		{ "{\"embedding_multiplier\": 12}", ST_ERR_UNSUPPORTED, "embedding_multiplier", NULL },
 		{ "{\"num_local_experts\": 8}", ST_ERR_UNSUPPORTED, "num_local_experts", NULL },
+		{ "{\"pruned_heads\": {\"0\": [1]}}", ST_ERR_UNSUPPORTED, "pruned_heads", "read by nothing" },
 		{ "{\"new_multiplier\": 0.5}", ST_ERR_UNSUPPORTED, "new_multiplier", "read by nothing" },
 		{ "{\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 2, \"new_factor\": 8}}",
 		  ST_ERR_UNSUPPORTED, "rope_scaling.new_factor", "read by nothing" },
@@ -787,16 +788,18 @@ static void bad_config_json(void **state)
 	/* Neutral values of the same keys, and keys that change nothing, are fine. */
 	json_t *fine = file_config("llama", &m);
 	json_object_update_new(
-		fine, json_loads("{\"logit_scale\": 1.0, \"mlp_bias\": false, \"attention_bias\": false, "
-	                         "\"partial_rotary_factor\": 1, \"attn_logit_softcapping\": null, "
-	                         "\"rope_scaling\": null, \"use_cache\": true, "
-	                         "\"pretraining_tp\": 1, \"num_local_experts\": 0, \"eos_token_id\": [2, 5], "
-	                         "\"bos_token_id\": null, \"new_thing\": null, \"newer_thing\": false, "
-	                         "\"_name_or_path\": \"a\", \"auto_map\": {\"AutoModel\": \"x.Y\"}, "
-	                         "\"initializer_range\": 0.02, \"attention_dropout\": 0.1, \"temperature\": 0.7, "
-	                         "\"num_labels\": 2, \"rope_parameters\": {\"rope_type\": \"default\", "
-	                         "\"rope_theta\": 10000.0, \"partial_rotary_factor\": 1.0}}",
-	                         0, NULL));
+		fine,
+		json_loads(
+			"{\"logit_scale\": 1.0, \"mlp_bias\": false, \"attention_bias\": false, "
+			"\"partial_rotary_factor\": 1, \"attn_logit_softcapping\": null, "
+			"\"rope_scaling\": null, \"use_cache\": true, "
+			"\"pretraining_tp\": 1, \"num_local_experts\": 0, \"eos_token_id\": [2, 5], "
+			"\"bos_token_id\": null, \"new_thing\": null, \"pruned_heads\": {}, \"list\": [], \"newer_thing\": false, "
+			"\"_name_or_path\": \"a\", \"auto_map\": {\"AutoModel\": \"x.Y\"}, "
+			"\"initializer_range\": 0.02, \"attention_dropout\": 0.1, \"temperature\": 0.7, "
+			"\"num_labels\": 2, \"rope_parameters\": {\"rope_type\": \"default\", "
+			"\"rope_theta\": 10000.0, \"partial_rotary_factor\": 1.0}}",
+			0, NULL));
 	check_model("neutral keys", write_hf(&f, fine), &m);
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		json_t *c = file_config("llama", &m), *patch = json_loads(cases[i].patch, 0, NULL);
