@@ -276,7 +276,8 @@ static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s
 		f->ratio = f->rel = INFINITY; /* a result that was rounded to the type is one of its numbers */
 		return ST_OK;
 	}
-	if (emulated) {
+	bool choice = x->g->nodes[s->node].op == ST_OP_TOP;
+	if (emulated && !(choice && w->value)) {
 		/* Of numbers that were put there, what the arithmetic does to the node as it should be is added. */
 		way.arith = a;
 		way.edit = w->value ? ST_NO_NODE : w->edit;
@@ -288,9 +289,12 @@ static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s
 		value = x->tried;
 	}
 	ST_TRY(bound_segment(x, s, &way, a, value, err));
-	compare(x, s, w->edit == s->node && w->as ? w->as : &x->g->nodes[s->node], value, f);
-	f->floor = emulated ? relative(x, s, value, exact) : relative(x, s, x->bound, NULL);
-	if (emulated && a->out == ST_DTYPE_F32 && !f->noise && is_noise_like(x, s, exact, value)) {
+	if (choice)
+		ST_TRY(st_compare_choice(x, s, a, value, f, err));
+	else
+		compare(x, s, w->edit == s->node && w->as ? w->as : &x->g->nodes[s->node], value, f);
+	f->floor = choice ? 0 : emulated ? relative(x, s, value, exact) : relative(x, s, x->bound, NULL);
+	if (emulated && !choice && a->out == ST_DTYPE_F32 && !f->noise && is_noise_like(x, s, exact, value)) {
 		f->noise = true;
 		f->ratio = f->floor > 0 ? relative(x, s, x->got, exact) / f->floor : 0;
 	}

@@ -131,6 +131,12 @@ enum { ST_ARITH_LINEAR = 1, ST_ARITH_ATTENTION = 2, ST_ARITH_ALL = 4, ST_ARITH_G
 extern const struct st_arith st_ariths[];
 extern const size_t st_n_ariths;
 
+/* choice.c, of TOP: ratio is the gap of scores between what was chosen and what should have been, against a tie; rel the
+ * share of wrong experts. */
+struct st_fit;
+ST_MUST_CHECK enum st_status st_compare_choice(const struct st_explainer *x, const struct st_segment *s,
+                                               const struct st_arith *a, const float *value, struct st_fit *f,
+                                               struct st_error *err);
 /* How well an evaluation accounts for what was captured. */
 struct st_fit {
 	bool noise;   /* every element is within its bound, or the whole is noise of the size that the arithmetic has */

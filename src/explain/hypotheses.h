@@ -17,6 +17,20 @@ ST_TEST(st_test_rope);
 ST_TEST(st_test_attention);
 ST_TEST(st_test_step_position);
 ST_TEST(st_test_order);
+ST_TEST(st_test_activation);
+ST_TEST(st_test_product);
+ST_TEST(st_test_clamp);
+ST_TEST(st_test_scale);
+ST_TEST(st_test_gating);
+ST_TEST(st_test_choice);
+ST_TEST(st_test_shares);
+ST_TEST(st_test_router_input);
+ST_TEST(st_test_weighted_sum);
+ST_TEST(st_test_expert_order);
+ST_TEST(st_test_shared);
+ST_TEST(st_test_embedding);
+ST_TEST(st_test_positions);
+ST_TEST(st_test_head);
 
 /* The rows of the node's value that count, and its width. */
 static inline struct st_value st_trial_value(const struct st_trial *t) { return st_run_value(t->x->run, t->i); }
