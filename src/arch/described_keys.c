@@ -301,6 +301,29 @@ static const char *gguf_key(struct st_described *d, const char *key)
 	return st_arena_printf(&d->arena, "%s.%s", d->settings.model, key);
 }
 
+static const char *last_part(const char *path)
+{
+	const char *dot = strrchr(path, '.');
+	return dot ? dot + 1 : path;
+}
+
+/* config.json may say a key in two places (rope_theta, rope_parameters.rope_theta): not two values. */
+static enum st_status check_twins(struct st_described *d, const struct st_family_key *k, uint32_t said,
+                                  const struct st_setting *v, struct st_error *err)
+{
+	for (uint32_t i = said + 1; i < k->n_spelled[ST_SPELLING_CONFIG]; i++) {
+		const char *first = k->spelled[ST_SPELLING_CONFIG][said], *other = k->spelled[ST_SPELLING_CONFIG][i];
+		const json_t *twin = json_path(st_described_config(d->c), other);
+		struct st_setting w;
+		if (!twin || json_is_null(twin) || strcmp(last_part(first), last_part(other)) != 0)
+			continue;
+		ST_TRY(json_value(d, other, twin, k->type, &w, err));
+		if (!st_setting_same(v, &w))
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, other, "contradicts %s", first);
+	}
+	return ST_OK;
+}
+
 static enum st_status look_up(struct st_described *d, const struct st_family_key *k, struct st_setting *out,
                               struct st_setting_origin *from, bool *null, struct st_error *err)
 {
@@ -321,6 +344,8 @@ static enum st_status look_up(struct st_described *d, const struct st_family_key
 		ST_TRY(kv ? kv_value(d, kv, k->type, out, err) : json_value(d, key, v, k->type, out, err));
 		if (k->type == ST_KEY_LETTERS && out->kind == ST_SETTING_TEXT)
 			ST_TRY(take_letters(d, key, out, err));
+		else if (where == ST_SPELLING_CONFIG)
+			ST_TRY(check_twins(d, k, i, out, err));
 		return check_among(k, key, out, err);
 	}
 	return ST_OK;

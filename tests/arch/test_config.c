@@ -223,6 +223,44 @@ static void wrappers_in_names(void **state)
 }
 
 /* A tensor without elements is one that is missing: what is left of weights that lay on another machine. */
+/* The page asks for one value of what config.json says in two places. */
+static void pages_refuse_two_values(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *patch;
+		const char *at; /* NULL: sound */
+	} cases[] = {
+		{ "{\"rope_parameters\": {\"rope_theta\": 10000.0, \"rope_type\": \"default\"}}", NULL },
+		{ "{\"rope_parameters\": {\"rope_theta\": 10001.0, \"rope_type\": \"default\"}}",
+		  "rope_parameters.rope_theta" },
+		{ "{\"rope_parameters\": {\"rope_type\": \"linear\", \"factor\": 2.0}, \"rope_scaling\": {\"rope_type\": "
+		  "\"linear\", \"factor\": 4.0}}",
+		  "rope_parameters.factor" },
+		{ "{\"rope_parameters\": {\"rope_type\": \"linear\", \"factor\": 2.0}, \"rope_scaling\": {\"rope_type\": "
+		  "\"linear\", \"factor\": 2}}",
+		  NULL },
+	};
+	struct naive m = sizes("llama");
+	struct file_model f;
+	naive_init(&m, 29);
+	file_model_init(&f, &m, "model.", false);
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		json_t *c = file_config("llama", &m);
+		json_object_update_new(c, json_loads(cases[i].patch, 0, NULL));
+		write_hf(&f, c);
+		struct st_error err = ST_ERROR_INIT;
+		struct st_model *model = NULL;
+		enum st_status st = st_model_open_as(in_folder("hf"), "llama", &model, &err);
+		assert_int_equal(st, cases[i].at ? ST_ERR_FORMAT : ST_OK);
+		if (cases[i].at)
+			assert_string_equal(err.where, cases[i].at);
+		st_model_close(model);
+	}
+	file_model_free(&f);
+	naive_free(&m);
+}
+
 /* What a caller of the library sees: keys and weights by their names, in models of the older code and of pages alike. */
 static void names_are_the_way_in(void **state)
 {
@@ -1105,6 +1143,7 @@ int main(void)
 		cmocka_unit_test(wrappers_in_names),
 		cmocka_unit_test(tied_head_alone),
 		cmocka_unit_test(names_are_the_way_in),
+		cmocka_unit_test(pages_refuse_two_values),
 		cmocka_unit_test(empty_tensors),
 		cmocka_unit_test(what_is_no_language_model),
 		cmocka_unit_test(packed_weights),
