@@ -173,7 +173,21 @@ def falcon(t, c):
     return "falcon", out, keys
 
 
-CASES = {"deepseek_v3": deepseek, "mamba2": mamba2, "lfm2": lfm2, "falcon": falcon, "falcon-7b": falcon}
+def absorbed(t, c):
+    """The newer form: what makes keys and what makes values in tensors of their own, the former turned for each head."""
+    arch, out, keys = deepseek(t, c)
+    heads, nope, v, latent = (c[k] for k in ("num_attention_heads", "qk_nope_head_dim", "v_head_dim", "kv_lora_rank"))
+    turned = c["qk_rope_head_dim"]
+    for i in range(c["num_hidden_layers"]):
+        both = out.pop(f"blk.{i}.attn_kv_b.weight").reshape(heads, nope + v, latent)
+        out[f"blk.{i}.attn_k_b.weight"] = both[:, :nope].transpose(0, 2, 1)
+        out[f"blk.{i}.attn_v_b.weight"] = both[:, nope:]
+    keys |= {"attention.head_count_kv": 1, "attention.key_length": latent + turned, "attention.value_length": latent,
+             "attention.key_length_mla": nope + turned, "attention.value_length_mla": v}
+    return arch, out, keys
+
+
+CASES = {"deepseek_v3": deepseek, "deepseek_v3.mla": absorbed, "mamba2": mamba2, "lfm2": lfm2, "falcon": falcon, "falcon-7b": falcon}
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--out", default=os.path.join(HERE, "..", "families-gguf"))
@@ -181,5 +195,5 @@ parser.add_argument("names", nargs="*")
 args = parser.parse_args()
 os.makedirs(args.out, exist_ok=True)
 for name in args.names or CASES:
-    arch, tensors, keys = CASES[name](*load(name))
+    arch, tensors, keys = CASES[name](*load(name.split(".")[0]))
     write(f"{args.out}/{name}.gguf", arch, tensors, keys)

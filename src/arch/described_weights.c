@@ -60,8 +60,19 @@ static bool settle(struct st_tensor *t) { return st_tensor_measure(t) && t->n_el
 
 static enum st_status transpose(struct place *p, struct st_tensor *t)
 {
-	if (t->ndim != 2 || !element_bytes(t) || t->layout != ST_LAYOUT_ROWS)
-		return FAIL(p, "%s: only a matrix of plain numbers can be transposed", p->name);
+	if (t->ndim < 2 || t->ndim > 3 || !element_bytes(t) || t->layout != ST_LAYOUT_ROWS)
+		return FAIL(p, "%s: %s: only matrices of plain numbers can be transposed", p->name,
+		            st_dtype_info(t->dtype)->name);
+	if (t->ndim == 3) { /* one for each head, below one another */
+		uint64_t in = t->shape[1], out = t->shape[2];
+		t->layout = ST_LAYOUT_STRIDED;
+		t->strides[0] = (int64_t)(in * out);
+		t->strides[1] = 1;
+		t->strides[2] = (int64_t)out;
+		t->shape[1] = out;
+		t->shape[2] = in;
+		return settle(t) ? ST_OK : FAIL(p, "%s: too large to be transposed", p->name);
+	}
 	uint64_t rows = t->shape[0], cols = t->shape[1];
 	t->layout = ST_LAYOUT_STRIDED;
 	t->strides[0] = 1;
