@@ -2,6 +2,7 @@
 #include "arch/described.h"
 
 #include "arch/roles.h"
+#include "dtype/apart.h"
 #include "base/error.h"
 #include "format/tensors.h"
 #include "graph/basis.h"
@@ -82,12 +83,30 @@ static enum st_status transpose(struct place *p, struct st_tensor *t)
 	return settle(t) ? ST_OK : FAIL(p, "%s: too large to be transposed", p->name);
 }
 
+/* Every nth row from a of a matrix whose parts lie in several tensors. */
+static enum st_status rows_apart(struct place *p, struct st_tensor *t, uint64_t a, uint64_t n, uint64_t rows)
+{
+	struct st_apart *own = st_arena_alloc(&p->d->arena, 1, sizeof *own);
+	struct st_error *err = p->err;
+	ST_NEED(own);
+	*own = *t->apart;
+	uint64_t step = own->step ? own->step : 1;
+	own->first += a * step;
+	own->step = step * n;
+	own->rows = rows;
+	t->apart = own;
+	t->shape[0] = rows;
+	return settle(t) ? ST_OK : FAIL(p, "%s: cannot be cut", p->name);
+}
+
 /* Rows [a, b) of a matrix, elements [a, b) of a vector. */
 static enum st_status cut(struct place *p, struct st_tensor *t, uint64_t a, uint64_t b)
 {
 	uint64_t all = t->ndim == 1 ? t->n_elems : t->shape[0];
 	if (t->ndim == 0 || t->ndim > 2 || a >= b || b > all)
 		return FAIL(p, "%s: rows %" PRIu64 " to %" PRIu64 " of %" PRIu64, p->name, a, b, all);
+	if (t->layout == ST_LAYOUT_APART)
+		return rows_apart(p, t, a, 1, b - a);
 	if (t->ndim == 1) {
 		const struct st_dtype_info *i = st_dtype_info(t->dtype);
 		if (a % i->block_elems || b % i->block_elems)
@@ -120,6 +139,8 @@ static enum st_status stride(struct place *p, struct st_tensor *t, const struct 
 	uint64_t a, n;
 	ST_TRY(count(p, &step->a, 0, &a));
 	ST_TRY(count(p, &step->n, 1, &n));
+	if (t->ndim == 2 && t->layout == ST_LAYOUT_APART && n && a < n && t->shape[0] % n == 0)
+		return rows_apart(p, t, a, n, t->shape[0] / n);
 	if (t->ndim == 2 && t->layout == ST_LAYOUT_STRIDED && n && a < n && t->shape[0] % n == 0) {
 		int64_t between = t->strides[0];
 		ST_TRY(cut(p, t, a, t->shape[0] - (n - 1 - a)));
@@ -266,7 +287,8 @@ static enum st_status split(struct place *p, struct st_weight *w, const struct s
 	/* Rows that an expert shares with others of its kind (gate and up in one tensor) are a group for each expert. */
 	uint64_t of = w->group_rows ? w->group_of : rows, from = w->group_from;
 	bool a_group_each = !w->group_rows || (w->group_rows == rows && st_tensor_rows(t) / of == p->shape[0]);
-	if (t->layout != ST_LAYOUT_ROWS || !a_group_each || w->interleaved)
+	bool by_rows = t->layout == ST_LAYOUT_ROWS || (t->layout == ST_LAYOUT_APART && !w->group_rows);
+	if (!by_rows || !a_group_each || w->interleaved)
 		return FAIL(p, "%s: experts are whole rows", p->name);
 	flat.ndim = 2;
 	flat.shape[0] = st_tensor_rows(t);

@@ -173,6 +173,9 @@ static enum st_status add_weight(struct st_conversion *v, struct tensors *all, c
 	     stacked = w->expert >= 0 && !strchr(src->name, '@');
 	uint64_t rows = vector ? st_weight_cols(w) : st_weight_rows(w), cols = vector ? 1 : st_weight_cols(w);
 	uint64_t at = 0;
+	if (stacked && p.turned)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, name,
+		                  "is a stack of matrices that lie transposed, which cannot be written yet");
 	if (stacked) { /* one expert behind the other, each with what it shares its place with */
 		t->of = p.of ? p.of : rows;
 		at = (uint64_t)w->expert * t->of;

@@ -5,7 +5,11 @@
 
 void st_apart_row(const struct st_apart *a, uint64_t r, const struct st_elements *e)
 {
+	r = a->step ? a->first + r * a->step : r;
 	switch (a->method) {
+	case ST_DTYPE_MXFP4:
+		st_mxfp4_row(a, r, e);
+		return;
 	case ST_DTYPE_GPTQ:
 		st_gptq_row(a, r, e);
 		return;

@@ -3,7 +3,7 @@
  *
  * A reader (format/packed.c) has proved that every part has the shape that the method asks for, so that rows can be
  * decoded without looking again. One file per program: gptq.c (GPTQ, AWQ), mlx.c (MLX, compressed-tensors),
- * bitsandbytes.c, scaled.c (FP8 and int8 under factors).
+ * bitsandbytes.c, scaled.c (FP8 and int8 under factors), mxfp4.c (gpt-oss).
  */
 #ifndef ST_DTYPE_APART_H
 #define ST_DTYPE_APART_H
@@ -13,6 +13,7 @@
 struct st_apart {
 	enum st_dtype method;
 	uint64_t rows, cols;
+	uint64_t first, step; /* of a view of some rows: row r is row first + r step of the parts; step 0: all of them */
 	unsigned bits;       /* of a code */
 	uint64_t group;      /* columns, or elements, that share a factor; of scaled.c: columns of a block */
 	uint64_t group_rows; /* of scaled.c: rows of a block */
@@ -34,6 +35,7 @@ void st_awq_row(const struct st_apart *a, uint64_t r, const struct st_elements *
 void st_mlx_row(const struct st_apart *a, uint64_t r, const struct st_elements *e);
 void st_ct_pack_row(const struct st_apart *a, uint64_t r, const struct st_elements *e);
 void st_bnb4_row(const struct st_apart *a, uint64_t r, const struct st_elements *e);
+void st_mxfp4_row(const struct st_apart *a, uint64_t r, const struct st_elements *e);
 void st_scaled_row(const struct st_apart *a, uint64_t r, const struct st_elements *e);
 
 /* ---- for these ---- */

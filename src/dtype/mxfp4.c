@@ -1,6 +1,7 @@
 /* mxfp4.c - OCP Microscaling FP4: E2M1 codes under a shared power of two. */
 #include "dtype/codec.h"
 
+#include "dtype/apart.h"
 #include "dtype/blocks.h"
 #include "dtype/half.h"
 
@@ -67,3 +68,32 @@ void st_encode_weighted_mxfp4(const float *src, const float *importance, void *d
 }
 
 void st_encode_mxfp4(const float *src, void *dst, size_t n) { st_encode_weighted_mxfp4(src, NULL, dst, n); }
+
+/* Codes of a block two by two, exponents in a tensor of their own: put together as the block that they are. */
+void st_mxfp4_row(const struct st_apart *a, uint64_t r, const struct st_elements *e)
+{
+	const uint8_t *codes = a->codes->data + r * (a->cols / 2), *exponents = a->scales->data + r * (a->cols / ST_QK);
+	for (uint64_t k = 0; k < a->cols / ST_QK; k++) {
+		struct st_block_mxfp4 b = { .e = exponents[k] };
+		for (unsigned i = 0; i < ST_QK; i++) {
+			unsigned code = codes[k * ST_QK / 2 + i / 2] >> 4 * (i % 2) & 15;
+			b.qs[i % 16] |= (uint8_t)(code << 4 * (i / 16));
+		}
+		struct st_tensor one = { .dtype = ST_DTYPE_MXFP4,
+			                 .ndim = 1,
+			                 .shape = { ST_QK },
+			                 .n_elems = ST_QK,
+			                 .n_bytes = sizeof b,
+			                 .row_bytes = sizeof b,
+			                 .scale = 1,
+			                 .data = (const uint8_t *)&b };
+		struct st_elements here = { .value = e->value + k * ST_QK };
+		if (!e->below) {
+			st_tensor_decode(&one, 0, 1, here.value);
+			continue;
+		}
+		here = (struct st_elements){ e->value + k * ST_QK, e->below + k * ST_QK, e->above + k * ST_QK,
+			                     e->rounding + k * ST_QK };
+		st_tensor_elements(&one, 0, &here);
+	}
+}

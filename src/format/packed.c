@@ -313,6 +313,24 @@ static bool factors(struct fold *f, struct st_apart *a)
 	return true;
 }
 
+/* gpt-oss: of stacks [experts, out, in], in blocks of 32 along the rows. */
+static bool mxfp4(struct fold *f, struct st_apart *a)
+{
+	const struct st_tensor *w = part(f, "_blocks"), *s = part(f, "_scales");
+	if (!w || !s || w->dtype != ST_DTYPE_U8 || s->dtype != ST_DTYPE_U8 || w->layout != ST_LAYOUT_ROWS
+	    || s->layout != ST_LAYOUT_ROWS || w->ndim != 4 || s->ndim != 3 || w->shape[3] != 16
+	    || memcmp(w->shape, s->shape, 3 * sizeof *w->shape) != 0 || s->shape[2] > MOST_COLS / 32)
+		return false;
+	*a = (struct st_apart){ .method = ST_DTYPE_MXFP4,
+		                .rows = s->shape[0] * s->shape[1],
+		                .cols = s->shape[2] * 32,
+		                .bits = 4,
+		                .group = 32,
+		                .codes = w,
+		                .scales = s };
+	return true;
+}
+
 static const struct {
 	const char *tail; /* of the part that every matrix of the method has, and only such a one */
 	bool (*fold)(struct fold *f, struct st_apart *a);
@@ -325,6 +343,7 @@ static const struct {
 	{ "SCB", int8_rows },
 	{ "weight_scale_inv", factors },
 	{ "weight_scale", factors },
+	{ "_blocks", mxfp4 },
 };
 
 /* ---- all of them ---- */
@@ -333,7 +352,7 @@ static bool ends(const char *s, const char *with, size_t *len)
 {
 	size_t n = strlen(s), k = strlen(with);
 	*len = n > k ? n - k : 0;
-	return n > k && strcmp(s + n - k, with) == 0 && s[n - k - 1] == '.';
+	return n > k && strcmp(s + n - k, with) == 0 && (with[0] == '_' || s[n - k - 1] == '.');
 }
 
 /* The matrix that tensor i is a part of, if it is the one that tells. */
@@ -353,7 +372,9 @@ static enum st_status fold_one(struct fold *f, size_t i, struct st_tensor *out, 
 		return ST_OK;
 	}
 	struct st_apart *kept = st_arena_alloc(&f->c->arena, 1, sizeof *kept);
-	const char *name = st_arena_printf(&f->c->arena, "%.*sweight", (int)f->len, f->stem);
+	/* gpt-oss's stacks lie the other way round than the plain ones, so they do not have their name. */
+	const char *last = a.method == ST_DTYPE_MXFP4 ? "_mxfp4" : "weight",
+		   *name = st_arena_printf(&f->c->arena, "%.*s%s", (int)f->len, f->stem, last);
 	if (!kept || !name)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	*kept = a;

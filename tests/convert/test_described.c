@@ -51,7 +51,7 @@ static const struct {
 };
 
 /* Not refused by GGUF's nature, and not written backwards yet: refused, or right. */
-static const char *const open_ends[] = { "jamba", "llama", "nemotron_h", "phi3", "phi3-long", "phimoe" };
+static const char *const open_ends[] = { "gpt_oss-mxfp4", "jamba", "llama", "nemotron_h", "phi3", "phi3-long", "phimoe" };
 
 static const char *reason_of(const char *name)
 {
@@ -93,6 +93,10 @@ static void check_labels(const char *path, const char *original)
 	const struct st_container *ca = st_model_container(a), *cb = st_model_container(b);
 	for (size_t i = 0; i < st_container_n_tensors(cb); i++) {
 		const struct st_tensor *y = st_container_tensor(cb, i), *x = st_container_find(ca, y->name);
+		char packed[200];
+		snprintf(packed, sizeof packed, "%s_mxfp4", y->name); /* comes back as plain numbers */
+		if (!x && st_container_find(ca, packed))
+			continue;
 		if (!x)
 			fail_msg("%s: %s is not in the original", original, y->name);
 		if (x->ndim != y->ndim || memcmp(x->shape, y->shape, x->ndim * sizeof *x->shape) != 0)
