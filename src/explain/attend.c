@@ -197,19 +197,26 @@ static void take_rows(struct st_attention *a)
 	a->vw = a->as.swapped ? c.k_width : c.v_width;
 	a->queries = a->q;
 	a->ldqs = a->ldq;
-	if (query != ST_DTYPE_F32 && a->q) {
-		for (size_t t = 0; t < a->T; t++)
+	const struct st_node *turned = a->as.turned;
+	if ((query != ST_DTYPE_F32 || turned) && a->q) {
+		for (size_t t = 0; t < a->T; t++) {
 			memcpy(a->qs + t * a->H * a->d, a->q + t * a->ldq, a->H * a->d * sizeof *a->qs);
+			if (turned)
+				turn_row(turned, a->qs + t * a->H * a->d, a->H, a->d, a->as.adjacent,
+				         (double)(a->P - a->T + t), turned->mscale);
+		}
 		st_round_to(query, a->qs, a->T * a->H * a->d, a->H * a->d);
 		a->queries = a->qs;
 		a->ldqs = a->H * a->d;
 	}
-	if (a->as.rows == ST_ROWS_OWN && !a->as.values_turned && !a->as.adjacent && key == ST_DTYPE_F32)
+	if (a->as.rows == ST_ROWS_OWN && !a->as.values_turned && !a->as.adjacent && !turned && key == ST_DTYPE_F32)
 		return;
 	memcpy(a->k, a->keys, a->P * a->kw * sizeof *a->k);
 	if (a->values)
 		memcpy(a->v, a->values, a->P * a->vw * sizeof *a->v);
 	change_rows(a);
+	for (size_t p = 0; p < a->P && turned; p++)
+		turn_row(turned, a->k + p * a->kw, a->G, a->d, a->as.adjacent, (double)p, turned->mscale);
 	st_round_to(key, a->k, a->P * a->kw, a->kw);
 	if (a->values)
 		st_round_to(key, a->v, a->P * a->vw, a->vw);

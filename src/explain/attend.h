@@ -16,8 +16,9 @@ struct st_attend {
 	const uint32_t *order;                 /* [H]: head h of the result is head order[h]; NULL */
 	int64_t no_head;                       /* its result is zero; -1 */
 	enum { ST_SINK_OWN, ST_SINK_NONE, ST_SINK_ZERO } sink;
-	bool swapped;       /* values are scored, keys are mixed */
-	bool values_turned; /* as keys are */
+	bool swapped;                 /* values are scored, keys are mixed */
+	bool values_turned;           /* as keys are */
+	const struct st_node *turned; /* queries and keys are turned as this node does; NULL: as they are */
 	bool adjacent; /* these two in the file's order of Q and K, in which the features of a pair are neighbours */
 	double slopes; /* ALiBi's times this */
 	/* Keys and values of positions before the current ones. */

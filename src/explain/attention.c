@@ -2,6 +2,7 @@
 #include "explain/attend.h"
 
 #include "base/error.h"
+#include "graph/basis.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -318,9 +319,30 @@ static enum st_status test_values(struct st_attention *a, struct st_error *err)
 	return ST_OK;
 }
 
+/* In a layer without rotation, that of the layers which have one. */
+static enum st_status test_turned(struct st_attention *a, struct st_error *err)
+{
+	const struct st_graph *g = a->t->x->g;
+	const struct st_node *rope = NULL, *q = &g->nodes[a->scores->in[0]], *k = &g->nodes[a->scores->in[1]];
+	for (uint32_t i = 0; i < g->n_nodes && !rope; i++)
+		if (g->nodes[i].op == ST_OP_ROPE && g->nodes[i].head_dim == a->d && g->nodes[i].inv_freq)
+			rope = &g->nodes[i];
+	if (!rope || q->op == ST_OP_ROPE || k->op == ST_OP_ROPE || a->d > ST_MAX_HEAD_DIM)
+		return ST_OK;
+	for (int adjacent = 0; adjacent < 2; adjacent++) {
+		struct st_attend as = st_attend_own(a);
+		struct st_cause c = st_blame(ST_CAUSE_ROPE_UNWANTED);
+		as.turned = rope;
+		as.adjacent = adjacent;
+		ST_TRY(st_try_attend(a, &as, &c, err));
+	}
+	return ST_OK;
+}
+
 static enum st_status test_all(struct st_attention *a, uint32_t *heads, struct st_error *err)
 {
 	if (a->from == ST_OP_SCORES) {
+		ST_TRY(test_turned(a, err));
 		ST_TRY(test_scale(a, err));
 		ST_TRY(test_softcap(a, err));
 	}

@@ -193,36 +193,57 @@ enum st_status st_test_weighted_sum(struct st_trial *t, struct st_error *err)
 
 /* ---- another expert's matrices ---- */
 
-/* The numbers of all chosen experts, so many on, for every product of the segment. */
+/* Every product of the segment with the experts of another number. */
+struct order {
+	const struct st_trial *t;
+	uint32_t by; /* so many on; the number of experts: in reverse */
+	struct st_weight w[8];
+	struct st_node as[8];
+	struct st_tensor *tensors;
+};
+
+static const struct st_node *in_other_order(void *ctx, uint32_t i)
+{
+	struct order *o = ctx;
+	const struct st_node *n = node(o->t, i);
+	uint32_t E = o->t->n->w[0]->n_experts, k = 0;
+	if (n->op != ST_OP_LINEAR_AT || n->layer != o->t->n->layer || n->w[0]->n_experts != E)
+		return NULL;
+	for (uint32_t j = o->t->s->first; j < i; j++)
+		k += node(o->t, j)->op == ST_OP_LINEAR_AT && node(o->t, j)->layer == n->layer;
+	if (k >= 8)
+		return NULL;
+	struct st_tensor *to = o->tensors + (size_t)k * E;
+	for (uint32_t e = 0; e < E; e++)
+		to[e] = n->w[0]->experts[o->by == E ? E - 1 - e : (e + o->by) % E];
+	o->w[k] = *n->w[0];
+	o->w[k].experts = to;
+	o->as[k] = *n;
+	o->as[k].w[0] = &o->w[k];
+	return &o->as[k];
+}
+
+/* Tried once for all products of a segment. */
 enum st_status st_test_expert_order(struct st_trial *t, struct st_error *err)
 {
-	struct st_explainer *x = t->x;
-	uint32_t choice = t->n->in[1], E = t->n->w[0]->n_experts;
-	if (x->inner[choice] || !st_run_holds(x->run, choice) || E < 2)
-		return ST_OK;
-	struct st_value e = st_run_value(x->run, choice);
-	size_t n = e.rows * e.cols;
-	float *kept = st_alloc_array(n, sizeof *kept);
-	if (!kept)
+	uint32_t E = t->n->w[0]->n_experts, most = E <= 16 ? E - 1 : 2;
+	for (uint32_t i = t->s->first; i < t->i; i++)
+		if (t->x->inner[i] && node(t, i)->op == ST_OP_LINEAR_AT && node(t, i)->layer == t->n->layer)
+			return ST_OK;
+	struct order o = { .t = t, .tensors = st_alloc_array2(E, 8, sizeof *o.tensors) };
+	if (!o.tensors)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	memcpy(kept, e.data, n * sizeof *kept);
 	enum st_status st = ST_OK;
-	uint32_t most = E <= 16 ? E - 1 : 2;
-	for (uint32_t k = 1; k <= most + 1 && st == ST_OK; k++) {
+	for (uint32_t k = 1; k <= most + 1 && E > 1 && st == ST_OK; k++) {
 		struct st_cause c = st_blame(ST_CAUSE_MOE_EXPERT_PERMUTED);
-		uint32_t by = E > 16 && k == 2 ? E - 1 : k;
+		o.by = k > most ? E : E > 16 && k == 2 ? E - 1 : k;
 		if (k <= most)
-			st_cause_put(&c, ST_PARAM_SHIFT, by < E / 2 + 1 ? by : (double)by - E);
+			st_cause_put(&c, ST_PARAM_SHIFT, o.by <= E / 2 ? o.by : (double)o.by - E);
 		else
 			st_cause_put_text(&c, ST_PARAM_HOW, "in reverse");
-		for (size_t j = 0; j < n; j++)
-			e.data[j] = k <= most ? fmodf(kept[j] + (float)by, (float)E) : (float)(E - 1) - kept[j];
-		st = st_try_node(t, t->n, &c, NULL, err);
+		st = st_try_nodes(t, in_other_order, &o, &c, NULL, err);
 	}
-	memcpy(e.data, kept, n * sizeof *kept);
-	free(kept);
-	if (st == ST_OK && t->s->n_inner > 1)
-		st = st_segment_eval(x, t->s, &(struct st_way){ .edit = ST_NO_NODE }, x->candidate, err);
+	free(o.tensors);
 	return st;
 }
 

@@ -85,6 +85,8 @@ void st_segment_find(struct st_explainer *x, uint32_t node, struct st_segment *s
 
 /* Makes the value of a node anew, under the way's arithmetic. */
 struct st_way;
+/* What stands in place of node i; NULL: the node itself. */
+typedef const struct st_node *st_edit_fn(void *ctx, uint32_t i);
 typedef enum st_status st_make_fn(void *ctx, const struct st_way *w, float *out, struct st_error *err);
 
 /* How a segment is evaluated: everything in f64 unless said otherwise. */
@@ -93,7 +95,8 @@ struct st_way {
 	const struct st_node *as; /* by this copy; or */
 	const float *value;       /* by these numbers, of the size of its value; or */
 	st_make_fn *make;         /* by what this makes */
-	void *ctx;
+	st_edit_fn *also;         /* further nodes that are replaced, or NULL */
+	void *ctx;                /* of these two */
 	const struct st_arith *arith; /* NULL: none */
 	bool move_inputs; /* captured inputs too, by what writing them down in 16 bits may have done to them */
 	double jiggle;    /* inner values are moved at random by so much of what rounding may do to them; 0 */
@@ -184,6 +187,9 @@ ST_MUST_CHECK enum st_status st_try_found(struct st_trial *t, const float *found
                                           struct st_error *err);
 ST_MUST_CHECK enum st_status st_try_made(struct st_trial *t, st_make_fn *make, void *ctx, const struct st_cause *c,
                                          struct st_fit *fit, struct st_error *err);
+/* Mistakes made in several nodes at once: `also` has those of the segment that are replaced. */
+ST_MUST_CHECK enum st_status st_try_nodes(struct st_trial *t, st_edit_fn *also, void *ctx, const struct st_cause *c,
+                                          struct st_fit *fit, struct st_error *err);
 /* A buffer of the node's value size that belongs to the trial; what was in it is lost. */
 float *st_trial_buffer(struct st_trial *t);
 /* One row for each kind of mistake (hypotheses.c lists them): tried on nodes of these operations, in order. */

@@ -108,6 +108,38 @@ static enum st_status test_limit(const struct limit *l, struct st_error *err)
 	return st_try_value(t, l->y, &c, NULL, err);
 }
 
+/* All activations of a segment are changed together: of experts, and of the one that is shared. */
+struct others {
+	const struct st_trial *t;
+	enum st_activation act;
+	struct st_node as;
+};
+
+static const struct st_node *another_activation(void *ctx, uint32_t i)
+{
+	struct others *o = ctx;
+	const struct st_node *n = &o->t->x->g->nodes[i];
+	if (n->op != ST_OP_ACT || n->act != o->t->n->act)
+		return NULL;
+	o->as = *n;
+	o->as.act = o->act;
+	return &o->as;
+}
+
+/* Whether the segment has a later one and none before it. */
+static bool first_of_its_kind(const struct st_trial *t)
+{
+	bool later = false;
+	for (uint32_t i = t->s->first; i <= t->s->node; i++) {
+		const struct st_node *n = &t->x->g->nodes[i];
+		bool alike = t->x->inner[i] && n->op == t->n->op && n->act == t->n->act;
+		if (alike && i < t->i)
+			return false;
+		later |= alike && i > t->i;
+	}
+	return later;
+}
+
 enum st_status st_test_activation(struct st_trial *t, struct st_error *err)
 {
 	const struct st_node *product = product_of(t);
@@ -116,8 +148,12 @@ enum st_status st_test_activation(struct st_trial *t, struct st_error *err)
 		struct st_cause c = st_blame(ST_CAUSE_FFN_ACTIVATION);
 		as.act = (enum st_activation)k;
 		st_cause_put_text(&c, ST_PARAM_IS, act_names[k]);
-		if (as.act != t->n->act)
-			ST_TRY(st_try_node(t, &as, &c, NULL, err));
+		if (as.act == t->n->act)
+			continue;
+		ST_TRY(st_try_node(t, &as, &c, NULL, err));
+		struct others o = { .t = t, .act = as.act };
+		if (t->s->n_inner > 1 && first_of_its_kind(t))
+			ST_TRY(st_try_nodes(t, another_activation, &o, &c, NULL, err));
 	}
 	struct st_cause c = st_blame(ST_CAUSE_FFN_ACTIVATION);
 	float *y = st_trial_buffer(t);

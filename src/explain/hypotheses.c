@@ -29,6 +29,7 @@ static const struct st_hypothesis rows[] = {
 	{ B(LINEAR_AT), st_test_experts },
 	{ B(RMSNORM) | B(LAYERNORM) | B(LINEAR), st_test_source },
 	{ B(LINEAR), st_test_router_input },
+	{ B(RMSNORM) | B(LAYERNORM) | B(LINEAR), st_test_sequential },
 	{ ~UINT64_C(0), st_test_precision },
 };
 const struct st_hypothesis_list st_all_hypotheses = { rows, sizeof rows / sizeof *rows };

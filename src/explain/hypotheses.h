@@ -31,6 +31,7 @@ ST_TEST(st_test_shared);
 ST_TEST(st_test_embedding);
 ST_TEST(st_test_positions);
 ST_TEST(st_test_head);
+ST_TEST(st_test_sequential);
 
 /* The rows of the node's value that count, and its width. */
 static inline struct st_value st_trial_value(const struct st_trial *t) { return st_run_value(t->x->run, t->i); }

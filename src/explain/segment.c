@@ -100,7 +100,8 @@ static enum st_status round_operands(struct st_explainer *x, const struct st_nod
 static enum st_status eval_node(struct st_explainer *x, uint32_t i, const struct st_way *w, float *out,
                                 struct st_error *err)
 {
-	const struct st_node *n = w->edit == i && w->as ? w->as : &x->g->nodes[i];
+	const struct st_node *also = w->also ? w->also(w->ctx, i) : NULL;
+	const struct st_node *n = w->edit == i && w->as ? w->as : also ? also : &x->g->nodes[i];
 	const struct st_arith *a = w->arith;
 	struct st_exec e = x->exec;
 	if (w->edit == i && w->make)

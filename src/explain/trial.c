@@ -113,6 +113,12 @@ enum st_status st_try_found(struct st_trial *t, const float *found, const struct
 	return st;
 }
 
+enum st_status st_try_nodes(struct st_trial *t, st_edit_fn *also, void *ctx, const struct st_cause *c,
+                            struct st_fit *fit, struct st_error *err)
+{
+	return try_way(t, &(struct st_way){ .edit = ST_NO_NODE, .also = also, .ctx = ctx }, c, fit, err);
+}
+
 enum st_status st_try_made(struct st_trial *t, st_make_fn *make, void *ctx, const struct st_cause *c,
                            struct st_fit *fit, struct st_error *err)
 {
