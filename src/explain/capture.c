@@ -71,6 +71,7 @@ enum st_status st_pass_begin(struct st_explainer *x, uint32_t step, struct st_er
 	pass->T = step ? 1 : p->n_tokens;
 	ST_TRY(st_run_begin(x->run, pass->tokens, pass->T, err));
 	memset(x->wanted, 0, x->g->n_nodes * sizeof *x->wanted);
+	memset(x->experts, 0, x->g->n_nodes * sizeof *x->experts);
 	for (uint32_t i = 0; i < x->g->n_nodes; i++) {
 		const struct st_node *n = &x->g->nodes[i];
 		const struct st_trace_entry *e = st_trace_find(x->t, n->stage, n->layer, step);
@@ -78,6 +79,10 @@ enum st_status st_pass_begin(struct st_explainer *x, uint32_t step, struct st_er
 		if (!e)
 			continue;
 		size_t rows = positions_of(x, e, n);
+		if (!rows && (x->experts[i] = st_other_choice(x, i, e)) != 0) {
+			pass->at[i] = NULL;
+			continue;
+		}
 		if (!rows)
 			return misfit(x, e, n, err);
 		for (size_t r = 0; r < rows; r++)

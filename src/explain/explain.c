@@ -188,17 +188,53 @@ static enum st_status judge_node(struct st_explainer *x, uint32_t i, const struc
 	return ST_OK;
 }
 
+/* Values of more or fewer experts than the model's cannot be compared: that is the fault. */
+static void other_choice(struct st_explainer *x, uint32_t i, const struct st_explain_options *o)
+{
+	const struct st_node *n = &x->g->nodes[i], *top = n;
+	for (uint32_t k = 0; k <= i; k++)
+		if (x->g->nodes[k].op == ST_OP_TOP && x->g->nodes[k].layer == n->layer)
+			top = &x->g->nodes[k];
+	x->r.stages[x->r.n_stages] = (struct st_explained_stage){ .stage = n->stage,
+		                                                  .layer = n->layer,
+		                                                  .step = x->pass.step,
+		                                                  .rows = x->pass.T,
+		                                                  .cols = n->width / top->width * x->experts[i],
+		                                                  .operations = 1,
+		                                                  .since = n->stage,
+		                                                  .since_layer = n->layer,
+		                                                  .ratio = INFINITY,
+		                                                  .status = ST_STATUS_FAULT,
+		                                                  .worst_position = -1 };
+	struct st_finding *f = next_finding(x);
+	if (f && (o->keep_going || x->r.n_findings == 0)) {
+		*f = (struct st_finding){ .at = top->stage, .layer = n->layer, .stage = x->r.n_stages };
+		f->cause = (struct st_cause){ .code = ST_CAUSE_MOE_TOP_K, .confidence = ST_CONFIRMED };
+		st_cause_put(&f->cause, ST_PARAM_VALUE, x->experts[i]);
+		st_cause_put(&f->cause, ST_PARAM_EXPECTED, top->width);
+		x->r.n_findings++;
+	} else {
+		x->r.n_more++;
+	}
+	x->r.n_stages++;
+}
+
 /* ---- the walk ---- */
 
 static enum st_status walk(struct st_explainer *x, uint32_t step, const struct st_explain_options *o,
                            struct st_error *err)
 {
+	int32_t counted = -1; /* layer whose experts were found to be more or fewer */
 	ST_TRY(st_pass_begin(x, step, err));
 	for (uint32_t i = 0; i < x->g->n_nodes; i++) {
 		if (x->pass.at[i])
 			ST_TRY(judge_node(x, i, o, err));
 		else if (x->wanted[i])
 			ST_TRY(st_run_eval(x->run, i, err));
+		if (x->experts[i] && x->g->nodes[i].layer != counted) {
+			counted = x->g->nodes[i].layer;
+			other_choice(x, i, o);
+		}
 		if (o->hooks.progress)
 			o->hooks.progress(o->hooks.user, "judging", i + 1, x->g->n_nodes);
 	}
@@ -242,12 +278,13 @@ static enum st_status prepare(struct st_explainer *x, struct st_error *err)
 	x->inner = st_arena_alloc(&x->arena, nodes, sizeof *x->inner);
 	x->input = st_arena_alloc(&x->arena, nodes, sizeof *x->input);
 	x->wanted = st_arena_alloc(&x->arena, nodes, sizeof *x->wanted);
+	x->experts = st_arena_alloc(&x->arena, nodes, sizeof *x->experts);
 	x->pass.at = st_arena_alloc(&x->arena, nodes, sizeof *x->pass.at);
 	x->usual = st_arena_alloc(&x->arena, ST_MAX_STAGES, sizeof *x->usual);
 	x->r.stages = st_arena_alloc2(&x->arena, nodes, p->n_steps + 1, sizeof *x->r.stages);
 	x->r.findings = st_arena_alloc(&x->arena, ST_MAX_FINDINGS, sizeof *x->r.findings);
-	if (!x->have || !x->have_input || !x->inner || !x->input || !x->wanted || !x->pass.at || !x->usual
-	    || !x->r.stages || !x->r.findings)
+	if (!x->have || !x->have_input || !x->inner || !x->input || !x->wanted || !x->experts || !x->pass.at
+	    || !x->usual || !x->r.stages || !x->r.findings)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	memset(x->usual, 0, ST_MAX_STAGES * sizeof *x->usual);
 	return ST_OK;

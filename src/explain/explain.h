@@ -46,6 +46,7 @@ struct st_explainer {
 	bool *have_input;
 	bool *inner;  /* [n_nodes]: belongs to the segment */
 	bool *input;  /* [n_nodes]: is read by it */
+	uint32_t *experts; /* [n_nodes]: of each token, where the trace has another number than the model; else 0 */
 	bool *wanted; /* [n_nodes]: is captured, or a captured value depends on it */
 	size_t widest;
 	const char **unknown;
@@ -140,6 +141,9 @@ struct st_fit;
 ST_MUST_CHECK enum st_status st_compare_choice(const struct st_explainer *x, const struct st_segment *s,
                                                const struct st_arith *a, const float *value, struct st_fit *f,
                                                struct st_error *err);
+/* How many experts a token has in the trace's value of node i, where these are more or fewer than the model's; else 0. */
+uint32_t st_other_choice(const struct st_explainer *x, uint32_t i, const struct st_trace_entry *e);
+
 /* How well an evaluation accounts for what was captured. */
 struct st_fit {
 	bool noise;   /* every element is within its bound, or the whole is noise of the size that the arithmetic has */
