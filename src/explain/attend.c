@@ -29,18 +29,26 @@ static bool is_inner(const struct st_trial *t, uint32_t i)
 
 /* ---- what is there ---- */
 
+#define SAMPLE 4e6 /* products that are made once over the sample */
+#define SMALL 2e7  /* of attention that is evaluated whole for every variation */
+
+static double cost_of(const struct st_attention *a) { return (double)a->P * (double)(a->d + a->dv); }
+
+/* Tokens and heads that parameters are searched on: all of a small prompt. */
 static void choose_sample(struct st_attention *a)
 {
-	const size_t most = sizeof a->sample / sizeof *a->sample;
-	size_t n = 0;
+	double rows = fmax(SAMPLE / cost_of(a), 8);
+	size_t heads = a->H <= 8 || rows >= 24.0 * (double)a->H ? a->H : 4;
+	size_t most = (size_t)fmax(2, fmin(sizeof a->sample / sizeof *a->sample, rows / (double)heads)), n = 0,
+	       seen = 0;
+	a->head_step = a->H / heads;
 	for (size_t t = 0; t < a->T; t++)
 		n += a->t->x->have[t];
-	size_t step = n > most ? (n + most - 1) / most : 1, seen = 0;
+	size_t step = n > most ? (n + most - 1) / most : 1;
 	/* From the last one back: late positions see the most. */
 	for (size_t t = a->T; t-- > 0 && a->n_sample < most;)
 		if (a->t->x->have[t] && seen++ % step == 0)
 			a->sample[a->n_sample++] = t;
-	a->head_step = a->H > 32 ? a->H / 16 : 1;
 }
 
 enum st_status st_attention_open(struct st_trial *t, struct st_attention *a, bool *found, struct st_error *err)
@@ -347,13 +355,6 @@ enum st_status st_attend_value(struct st_attention *a, const struct st_attend *a
 	return make(a, NULL, out, err);
 }
 
-enum st_status st_try_attend(struct st_attention *a, const struct st_attend *as, const struct st_cause *c,
-                             struct st_error *err)
-{
-	a->as = *as;
-	return st_try_made(a->t, make, a, c, NULL, err);
-}
-
 /* ---- how much a variation leaves ---- */
 
 double st_attend_head_leaves(struct st_attention *a, const struct st_attend *as, size_t head, size_t as_head)
@@ -400,4 +401,20 @@ enum st_status st_attend_leaves(struct st_attention *a, const struct st_attend *
 				*out += d * d;
 			}
 	return ST_OK;
+}
+
+/* What leaves most of the difference on the sample of a large attention is not evaluated whole. */
+enum st_status st_try_attend(struct st_attention *a, const struct st_attend *as, const struct st_cause *c,
+                             struct st_error *err)
+{
+	if (st_attention_got(a) && cost_of(a) * (double)a->H * (double)a->T > SMALL) {
+		struct st_attend own = st_attend_own(a);
+		double before, left;
+		ST_TRY(st_attend_leaves(a, &own, &before, err));
+		ST_TRY(st_attend_leaves(a, as, &left, err));
+		if (left > 0.25 * before)
+			return ST_OK;
+	}
+	a->as = *as;
+	return st_try_made(a->t, make, a, c, NULL, err);
 }

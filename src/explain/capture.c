@@ -223,7 +223,7 @@ enum st_status st_capture_load(struct st_explainer *x, uint32_t i, const float *
 	float *row = st_alloc_array(is_scores(n) ? cols : each, sizeof *row);
 	if (!row)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	const char *form = st_trace_provenance(x->t)->attn_scores_form;
+	const char *form = x->form ? x->form : st_trace_provenance(x->t)->attn_scores_form;
 	for (size_t r = 0; r < rows; r++) {
 		size_t tok = token_of(x, e, rows, r);
 		have[tok] = true;

@@ -191,6 +191,40 @@ enum st_status st_test_weighted_sum(struct st_trial *t, struct st_error *err)
 	return st;
 }
 
+/* ---- biases of experts ---- */
+
+enum st_status st_test_expert_bias(struct st_trial *t, struct st_error *err)
+{
+	size_t N = t->n->width;
+	float *y = st_trial_buffer(t), *bias = st_alloc_array2(t->T, N, sizeof *bias);
+	if (!bias)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	enum st_status st = st_run_eval_as(t->x->run, t->i, t->n, &t->x->exec, bias, err);
+	double gb = 0, bb = 0;
+	for (size_t k = 0; k < t->T * N && st == ST_OK; k++) {
+		float in = t->in[0][k / N * t->ld[0] + k % N];
+		bias[k] -= in;
+		y[k] = in;
+		if (st_trial_direct(t) && st_trial_has(t, k / N)) {
+			gb += ((double)t->got[k] - in) * bias[k];
+			bb += (double)bias[k] * bias[k];
+		}
+	}
+	struct st_cause c = st_blame(ST_CAUSE_BIAS_MISSING);
+	if (st == ST_OK)
+		st = st_try_value(t, y, &c, NULL, err);
+	if (st == ST_OK && bb > 0) {
+		double by = fabs(gb / bb - floor(gb / bb + 0.5)) < 1e-3 ? floor(gb / bb + 0.5) : gb / bb;
+		c = st_blame(ST_CAUSE_BIAS_SCALED);
+		st_cause_put(&c, ST_PARAM_FACTOR, by);
+		for (size_t k = 0; k < t->T * N; k++)
+			y[k] = (float)(t->in[0][k / N * t->ld[0] + k % N] + by * bias[k]);
+		st = st_try_value(t, y, &c, NULL, err);
+	}
+	free(bias);
+	return st;
+}
+
 /* ---- another expert's matrices ---- */
 
 /* Every product of the segment with the experts of another number. */

@@ -138,6 +138,8 @@ static enum st_status judge_node(struct st_explainer *x, uint32_t i, const struc
 	struct st_value v = st_run_value(x->run, i);
 	st_segment_find(x, i, &s);
 	struct st_way plain = { .edit = ST_NO_NODE };
+	if (n->op == ST_OP_SCORES && !x->form && !x->r.trace.attn_scores_form[0])
+		ST_TRY(st_scores_form(x, i, err));
 	ST_TRY(st_run_eval_alone(x->run, x->g, i, &x->exec, x->exact, err));
 	ST_TRY(st_capture_load(x, i, x->exact, x->got, x->have, err));
 	*rep = (struct st_explained_stage){ .stage = n->stage,

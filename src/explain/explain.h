@@ -50,6 +50,7 @@ struct st_explainer {
 	bool *wanted; /* [n_nodes]: is captured, or a captured value depends on it */
 	size_t widest;
 	const char **unknown;
+	const char *form; /* of scores, where the trace does not say it and it was found by value; NULL: as it says */
 	bool interleaved; /* Q and K of the trace are in adjacent pairs */
 	uint8_t *usual;   /* [stages]: arithmetic that accounted for the stage last, + 1 */
 };
@@ -72,6 +73,9 @@ bool st_capture_other_basis(const struct st_explainer *x, uint32_t i, float *row
 
 /* Whether rotation `rope` turns features of node i's value, and from which on. */
 bool st_capture_turned(const struct st_explainer *x, uint32_t i, const struct st_node *rope, uint32_t *from);
+
+/* form.c: finds x->form by the scores of node i, which are captured. */
+ST_MUST_CHECK enum st_status st_scores_form(struct st_explainer *x, uint32_t i, struct st_error *err);
 
 /* ---- segment.c: a captured node with what lies between it and the captured values before it ---- */
 

@@ -130,8 +130,45 @@ static void mistakes_are_named_with_their_numbers(void **state)
 	assert_int_equal(wrong, 0);
 }
 
+/* Scores before their scale, masked by 0 or by -inf, and a trace that does not say so. */
+static void forms_of_scores_are_found(void **state)
+{
+	(void)state;
+	static const char *const families[] = { "llama", "gemma2", "gpt_oss" };
+	char trace[] = "/tmp/stele-forms-XXXXXX", folder[300], config[340];
+	int fd = mkstemp(trace);
+	assert_true(fd >= 0);
+	close(fd);
+	for (size_t i = 0; i < 12; i++) {
+		struct options o = { .arith = ARITH_F32, .raw_scores = i % 2, .mask_inf = i / 2 % 2 };
+		struct trace_options t = { .dtype = ST_DTYPE_F32, .bare = true };
+		uint32_t ids[12];
+		snprintf(folder, sizeof folder, FAMILIES "%s", families[i / 4]);
+		snprintf(config, sizeof config, "%s/config.json", folder);
+		struct model *m = model_open(folder, config);
+		for (size_t k = 0; k < 12; k++)
+			ids[k] = (uint32_t)((k * 37 + 11) % m->V);
+		struct run *run = run_model(m, &o, ids, 12, 13);
+		trace_write(run, &t, trace);
+		run_free(run);
+		model_close(m);
+		struct st_error err = ST_ERROR_INIT;
+		struct st_explain *x;
+		struct st_explain_options eo = { .threads = 1 };
+		assert_int_equal(st_explain_run(trace, folder, &eo, &x, &err), ST_OK);
+		if (x->n_findings)
+			print_message("%s: %s\n", families[i / 4], x->findings[0].text);
+		assert_int_equal(st_explain_exit(x), 0);
+		st_explain_free(x);
+	}
+	unlink(trace);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(mistakes_are_named_with_their_numbers) };
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(mistakes_are_named_with_their_numbers),
+		cmocka_unit_test(forms_of_scores_are_found),
+	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
