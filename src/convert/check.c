@@ -216,7 +216,9 @@ static enum st_status check_described(struct st_conversion *v, const struct st_m
 	ST_TRY(check_stages(a, b, err));
 	for (size_t i = 0; i < st_model_n_weights(m); i++) {
 		const struct st_weight *want = st_model_weight_at(m, i), *got = st_model_place(out, want);
-		if (want->role == ST_ROLE_ROPE_FREQS || (want->role == ST_ROLE_HEAD && st_head_is_copy(v, want)))
+		bool said_by_key = st_described_factors(st_model_described(m), want->name) != ST_FAMILY_NONE;
+		if (said_by_key || want->role == ST_ROLE_ROPE_FREQS
+		    || (want->role == ST_ROLE_HEAD && st_head_is_copy(v, want)))
 			continue;
 		if (!got || !got->tensor)
 			return differs(want->canonical, err, "a model without this weight");

@@ -153,7 +153,8 @@ static enum st_status add_weight(struct st_conversion *v, struct tensors *all, c
 	const struct st_family_weight *fw = &d->family->weights[st_family_find_weight(d->family, w->name)];
 	struct st_settings s = st_described_at(d, w->layer);
 	struct part p;
-	if (fw->n_sources[to] == 0 && w->role == ST_ROLE_ROPE_FREQS) {
+	if (fw->n_sources[to] == 0
+	    && (w->role == ST_ROLE_ROPE_FREQS || st_described_factors(d, w->name) != ST_FAMILY_NONE)) {
 		st_note(&v->log, "%s: frequencies are said by keys there", w->tensor->name);
 		return ST_OK;
 	}
@@ -363,6 +364,40 @@ static enum st_status divisors_job(struct st_conversion *v, struct st_error *err
 	return ST_OK;
 }
 
+uint32_t st_described_factors(const struct st_described *d, const char *weight)
+{
+	if (strcmp(weight, "rope_short") != 0 && strcmp(weight, "rope_long") != 0)
+		return ST_FAMILY_NONE;
+	return st_family_find_key(d->family, weight + strlen("rope_"));
+}
+
+/* Longrope's divisors, which are lists of config.json, as the tensors that GGUF has for them. */
+static enum st_status factors_jobs(struct st_conversion *v, struct st_error *err)
+{
+	const struct st_described *d = st_model_described(v->src.model);
+	for (uint32_t i = 0; i < d->family->n_weights; i++) {
+		const struct st_family_weight *w = &d->family->weights[i];
+		uint32_t key = st_described_factors(d, w->name);
+		const struct st_setting *list = key == ST_FAMILY_NONE ? NULL : &d->settings.keys[key];
+		if (!list || list->kind != ST_SETTING_LIST || w->n_sources[ST_SPELLING_GGUF] == 0)
+			continue;
+		float *x = st_arena_alloc(&v->arena, list->n, sizeof *x);
+		struct st_job *j;
+		if (!x)
+			return st_no_memory(err);
+		for (size_t k = 0; k < list->n; k++)
+			x[k] = (float)list->items[k].number;
+		ST_TRY(st_add_job(&v->plan, &j, err));
+		j->kind = ST_JOB_VALUES;
+		j->values = x;
+		j->spec = (struct st_tensor_spec){ .name = w->sources[ST_SPELLING_GGUF][0].name,
+			                           .dtype = ST_DTYPE_F32,
+			                           .ndim = 1,
+			                           .shape = { list->n } };
+	}
+	return ST_OK;
+}
+
 enum st_status st_described_jobs(struct st_conversion *v, struct st_error *err)
 {
 	const struct st_model *m = v->src.model;
@@ -391,6 +426,8 @@ enum st_status st_described_jobs(struct st_conversion *v, struct st_error *err)
 	free(all.v);
 	if (divides && st == ST_OK)
 		st = divisors_job(v, err);
+	if (v->dst.format == ST_FORMAT_GGUF && st == ST_OK)
+		st = factors_jobs(v, err);
 	for (size_t i = 0; i < st_model_n_unused(m) && st == ST_OK; i++)
 		st_note(&v->log, "dropped: %s, which is no weight of the text model", st_model_unused_at(m, i)->name);
 	return st;

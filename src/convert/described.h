@@ -17,6 +17,8 @@ ST_MUST_CHECK enum st_status st_described_document(const struct st_conversion *v
  * its readers do not know is ST_ERR_UNSUPPORTED.
  */
 ST_MUST_CHECK enum st_status st_described_divides(const struct st_described *d, bool *yes, struct st_error *err);
+/* The key of config.json that says what a weight of longrope's divisors holds; ST_FAMILY_NONE: it is no such weight. */
+uint32_t st_described_factors(const struct st_described *d, const char *weight);
 /* The name of the family in the target: of a class (Gemma2ForCausalLM) or of a type (gemma2). */
 const char *st_described_called(const struct st_described *d, enum st_spelling where, bool class);
 

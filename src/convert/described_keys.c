@@ -212,6 +212,29 @@ static bool put_at(json_t *o, const char *path, json_t *value)
 	return json_object_set_new(o, path, value) == 0;
 }
 
+/* A tensor of longrope's divisors as the list that config.json has. */
+static bool put_factors(const struct st_described *d, uint32_t weight, json_t *o)
+{
+	const struct st_family *f = d->family;
+	uint32_t key = st_described_factors(d, f->weights[weight].name);
+	const struct st_weight *w = &d->weights[weight][0];
+	if (key == ST_FAMILY_NONE || !w->tensor || f->keys[key].n_spelled[ST_SPELLING_CONFIG] == 0)
+		return true;
+	uint64_t n = st_weight_cols(w);
+	float *x = st_alloc_array(n, sizeof *x);
+	json_t *list = json_array();
+	bool ok = x && list;
+	if (ok)
+		st_weight_decode(w, 0, 1, x);
+	for (uint64_t i = 0; ok && i < n; i++)
+		ok = json_array_append_new(list, json_real(decimal((double)x[i]))) == 0;
+	free(x);
+	if (ok)
+		return put_at(o, f->keys[key].spelled[ST_SPELLING_CONFIG][0], list);
+	json_decref(list);
+	return false;
+}
+
 enum st_status st_described_document(const struct st_conversion *v, json_t **out, struct st_error *err)
 {
 	const struct st_described *d = st_model_described(v->src.model);
@@ -227,6 +250,8 @@ enum st_status st_described_document(const struct st_conversion *v, json_t **out
 		if (is_written(d, i, ST_SPELLING_CONFIG))
 			ok = put_at(o, f->keys[i].spelled[ST_SPELLING_CONFIG][0],
 			            is_null(d, i) ? json_null() : json_of(f->keys[i].type, &d->settings.keys[i]));
+	for (uint32_t i = 0; ok && i < f->n_weights; i++)
+		ok = put_factors(d, i, o);
 	if (cfg->max_positions)
 		ok = ok && put_at(o, "max_position_embeddings", json_integer(cfg->max_positions));
 	ok = ok && put_at(o, "bos_token_id", bos < 0 ? json_null() : json_integer(bos))

@@ -51,7 +51,7 @@ static const struct {
 };
 
 /* Not refused by GGUF's nature, and not written backwards yet: refused, or right. */
-static const char *const open_ends[] = { "gpt_oss-mxfp4", "jamba", "llama", "nemotron_h", "phi3", "phi3-long", "phimoe" };
+static const char *const open_ends[] = { "gpt_oss-mxfp4", "jamba", "llama", "nemotron_h", "phimoe" };
 
 static const char *reason_of(const char *name)
 {
