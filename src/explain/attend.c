@@ -90,10 +90,15 @@ enum st_status st_attention_open(struct st_trial *t, struct st_attention *a, boo
 	if (a->from != ST_OP_SCORES)
 		a->given = st_run_value(t->x->run, a->from == ST_OP_SOFTMAX ? a->i_scores : i_softmax).data;
 	const struct st_node *key = &g->nodes[a->scores->in[1]];
-	a->rope = key->op == ST_OP_ROPE && key->inv_freq && !key->beyond.from && key->head_dim == a->d
-	                       && key->head_dim <= ST_MAX_HEAD_DIM
-	                ? key
-	                : NULL;
+	if (key->op == ST_OP_ROPE && key->inv_freq && key->head_dim == a->d && key->head_dim <= ST_MAX_HEAD_DIM) {
+		/* As the prompt's keys were turned. */
+		size_t seen = t->x->r.trace.n_tokens;
+		bool beyond = key->beyond.from && seen > key->beyond.from;
+		a->own_rope = *key;
+		a->own_rope.inv_freq = beyond ? key->beyond.inv_freq : key->inv_freq;
+		a->own_rope.mscale = beyond ? key->beyond.mscale : key->mscale;
+		a->rope = a->own_rope.inv_freq ? &a->own_rope : NULL;
+	}
 	size_t widest = c.k_width > c.v_width ? c.k_width : c.v_width;
 	a->k = st_alloc_array2(a->P, widest, sizeof *a->k);
 	a->v = st_alloc_array2(a->P, widest, sizeof *a->v);
@@ -153,11 +158,42 @@ static void to_adjacent(float *row, size_t heads, size_t d, size_t n)
 	}
 }
 
+static void four_bits(float *x, size_t n, size_t kind)
+{
+	for (size_t b = 0; b < n; b += 32) {
+		size_t m = n - b < 32 ? n - b : 32;
+		double lo = INFINITY, hi = -INFINITY;
+		for (size_t i = b; i < b + m; i++) {
+			lo = fmin(lo, (double)x[i]);
+			hi = fmax(hi, (double)x[i]);
+		}
+		double most = fmax(fabs(lo), fabs(hi)), step = kind == ST_BITS_SYMMETRIC ? most / 7 : (hi - lo) / 15;
+		double from = kind == ST_BITS_SYMMETRIC ? 0 : lo;
+		for (size_t i = b; i < b + m; i++) {
+			double q = step > 0 ? rint((x[i] - from) / step) * step : 0;
+			x[i] = (float)(kind == ST_BITS_ZERO_LOST ? q : q + from);
+		}
+	}
+}
+
+/* As the engine's cache has them: K in the order of its file. */
+static void round_earlier(struct st_attention *a, size_t before)
+{
+	for (size_t p = 0; p < before && a->as.adjacent; p++)
+		to_adjacent(a->k + p * a->kw, a->G, a->d, a->rope->n_rot);
+	four_bits(a->k, before * a->kw, a->as.slot);
+	four_bits(a->v, before * a->vw, a->as.slot);
+	for (size_t p = 0; p < before && a->as.adjacent; p++)
+		st_basis_to_half(a->k + p * a->kw, a->G, a->d, a->rope->n_rot);
+}
+
 static void change_rows(struct st_attention *a)
 {
 	const struct st_attend *as = &a->as;
 	size_t before = a->P - a->T, last = a->P - 1;
 	float *k = a->k, *v = a->v;
+	if (as->rows == ST_ROWS_FOUR_BITS)
+		round_earlier(a, before);
 	if (as->rows == ST_ROWS_OVER || as->rows == ST_ROWS_COPIED) {
 		memcpy(k + as->slot * a->kw, k + last * a->kw, a->kw * sizeof *k);
 		memcpy(v + as->slot * a->vw, v + last * a->vw, a->vw * sizeof *v);

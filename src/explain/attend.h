@@ -6,6 +6,9 @@
 
 #define ST_ALL_AHEAD INT32_MAX
 
+/* How numbers are rounded to four bits: between the least and the largest, the least lost or not; about zero. */
+enum { ST_BITS_ZERO_LOST, ST_BITS_ASYMMETRIC, ST_BITS_SYMMETRIC, ST_BITS };
+
 /* How a layer attends. */
 struct st_attend {
 	double scale, softcap;
@@ -31,6 +34,7 @@ struct st_attend {
 		ST_ROWS_TURNED,        /* keys of earlier positions are turned by `turn` positions more */
 		ST_ROWS_UNROTATED,     /* keys of earlier positions are not turned at all */
 		ST_ROWS_ALL_UNROTATED, /* nor are the current ones */
+		ST_ROWS_FOUR_BITS,     /* earlier ones have four bits in blocks of 32; `slot`: ST_BITS_... */
 	} rows;
 	size_t slot;
 	double turn;
@@ -41,7 +45,8 @@ struct st_attention {
 	struct st_trial *t;
 	uint32_t i_scores;
 	const struct st_node *scores, *softmax, *mix,
-		*rope;       /* mix: NULL where the judged value stands before it; rope: of keys, or NULL */
+		*rope; /* mix: NULL where the judged value stands before it; rope: of keys, or NULL */
+	struct st_node own_rope;
 	enum st_op from, to; /* the first that is evaluated, and whose value it is */
 	size_t H, G, Gv, d, dv, T, P, ldq;
 	const float *q;              /* NULL: not at hand */

@@ -34,6 +34,19 @@ enum st_status st_test_rows(struct st_attention *a, struct st_error *err)
 			if (by)
 				ST_TRY(try_rows(a, ST_CAUSE_CACHE_POSITION, ST_ROWS_TURNED, 0, by, err));
 	}
+	static const char *const how[ST_BITS] = { "four bits, and the zero point is lost",
+		                                  "four bits between the least and the largest",
+		                                  "four bits about zero" };
+	for (int kind = 0; kind < ST_BITS; kind++)
+		for (int adjacent = 0; adjacent < (a->rope ? 2 : 1); adjacent++) {
+			struct st_attend as = st_attend_own(a);
+			struct st_cause c = st_blame(ST_CAUSE_CACHE_QUANTISER);
+			as.rows = ST_ROWS_FOUR_BITS;
+			as.slot = (size_t)kind;
+			as.adjacent = adjacent;
+			st_cause_put_text(&c, ST_PARAM_HOW, how[kind]);
+			ST_TRY(st_try_attend(a, &as, &c, err));
+		}
 	static const int kinds[] = { ST_ROWS_OVER, ST_ROWS_COPIED, ST_ROWS_ZERO };
 	for (size_t k = 0; k < 3; k++) {
 		double least = INFINITY, left;
