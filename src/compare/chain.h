@@ -14,11 +14,11 @@
 struct st_pool;
 
 /*
- * same[r]: row r of either side came the same way; a and b as they are stored. *most: so did most rows. `held` is what
- * the numbers of the side `grid` came from, which is a or b.
+ * same[r]: row r of either side came the same way; a and b as they are stored. `held` is what
+ * the numbers of the side `grid` came from, which is a or b, and `other` what those of the other side did.
  */
 ST_MUST_CHECK enum st_status st_same_chain(const struct st_rows *a, const struct st_rows *b, const struct st_rows *grid,
-                                           struct st_held held, struct st_pool *pool, bool *same, bool *most,
+                                           struct st_held held, struct st_held other, struct st_pool *pool, bool *same,
                                            struct st_error *err);
 
 #endif

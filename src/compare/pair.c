@@ -318,31 +318,32 @@ enum st_status st_pair_judge(const struct st_rows *a, const struct st_rows *b, c
 }
 
 /*
- * Rows that came through the same coarser type on both sides keep what was said of them as they are stored; the others
- * are what `held` says. *most: most rows came the same way.
+ * Rows that came through the same coarser type on both sides keep what was said of them as they are stored: kept[r].
+ * The others are what `held` says.
  */
 static enum st_status keep_same_rows(const struct st_pair *p, const struct st_rows *held_a,
                                      const struct st_rows *held_b, struct st_pool *pool, struct st_row_stat *held,
-                                     bool *most, struct st_error *err)
+                                     bool *kept, struct st_error *err)
 {
 	uint64_t rows = p->a.rows;
 	bool *same = st_alloc_zeroed(rows, sizeof *same);
 	if (!same)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	enum st_status st = ST_OK;
-	*most = false;
 	/* A coarse grid shows through Q8_0 that came behind it, by which the numbers moved a little. */
 	enum st_dtype x = held_a->held.type, y = held_b->held.type;
 	bool two = st_dtype_info(x)->kind == ST_KIND_QUANT && st_dtype_info(y)->kind == ST_KIND_QUANT
 	        && (x == ST_DTYPE_Q8_0) != (y == ST_DTYPE_Q8_0);
-	for (int k = 0; k < 2 && st == ST_OK && !*most && !two; k++) {
+	for (int k = 0; k < 2 && st == ST_OK && !two; k++) {
 		const struct st_rows *own = k ? &p->b : &p->a, *grid = k ? held_b : held_a;
 		if (grid->held.type == own->held.type)
 			continue;
-		st = st_same_chain(&p->a, &p->b, own, grid->held, pool, same, most, err);
+		st = st_same_chain(&p->a, &p->b, own, grid->held, (k ? held_a : held_b)->held, pool, same, err);
 		for (uint64_t r = 0; r < rows && st == ST_OK; r++)
-			if (same[r])
+			if (same[r]) {
 				held[r] = p->stats[r];
+				kept[r] = true;
+			}
 	}
 	free(same);
 	return st;
@@ -362,26 +363,28 @@ static enum st_status judge_as_held(struct st_pair *p, struct st_pool *pool, str
 		return ST_OK;
 	struct st_rows held_a = st_rows_held(p->a.w, a), held_b = st_rows_held(p->b.w, b);
 	struct st_row_stat *stats = st_alloc_array(rows, sizeof *stats);
-	if (!stats)
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	bool *kept = st_alloc_zeroed(rows, sizeof *kept), as_stored = false;
 	struct st_pair_summary sum;
-	bool most = false;
-	enum st_status st = st_pair_judge(&held_a, &held_b, NULL, rows, pool, stats, &sum, err);
+	enum st_status st = stats && kept ? st_pair_judge(&held_a, &held_b, NULL, rows, pool, stats, &sum, err)
+	                                  : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK)
-		st = keep_same_rows(p, &held_a, &held_b, pool, stats, &most, err);
+		st = keep_same_rows(p, &held_a, &held_b, pool, stats, kept, err);
 	if (st == ST_OK) {
 		struct st_held via = sum.via;
 		st_pair_summarise(stats, NULL, rows, &sum);
 		sum.via = via;
 		memcpy(p->stats, stats, rows * sizeof *stats);
 		p->sum = sum;
-		/* What explains the difference is sought in the numbers as most of them are. */
-		if (!most) {
+		/* What is wrong with numbers as they are stored is sought in them as they are stored. */
+		for (uint64_t r = 0; r < rows; r++)
+			as_stored |= kept[r] && (stats[r].bad || sum.bad_rows == 0);
+		if (!as_stored) {
 			p->a = held_a;
 			p->b = held_b;
 		}
 	}
 	free(stats);
+	free(kept);
 	return st;
 }
 
