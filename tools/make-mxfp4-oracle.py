@@ -37,6 +37,7 @@ with open(os.path.join(HERE, "gpt_oss", "config.json")) as f:
     config = json.load(f)
 config |= dict(hidden_size=32, intermediate_size=32, head_dim=8, num_attention_heads=4, num_key_value_heads=2, vocab_size=32,
                swiglu_limit=7.0)
+config["rope_parameters"]["truncate"] = True  # as readers of GGUF do always
 torch.manual_seed(5)
 rng = np.random.default_rng(3)
 model = transformers.AutoModelForCausalLM.from_config(transformers.GptOssConfig(**config), attn_implementation="eager",

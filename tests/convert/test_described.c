@@ -27,7 +27,7 @@ static const struct {
 	{ "gemma2", "query_pre_attn_scalar" }, /* 12, where readers take the size of a head */
 	{ "gemma3_text", "layer_types" },      /* every third layer, where readers take every sixth */
 	{ "gpt_neo", "no GGUF files" },
-	{ "gpt_oss", "swiglu_limit" }, /* readers have 7 in their code */
+	{ "gpt_oss", "truncate" }, /* readers take whole pairs always, and a clamp of 7 */
 	{ "helium", "no GGUF files" },
 	{ "hunyuan_v1_dense", "dynamic" }, /* converters stretch theta by hand */
 	{ "kimi_linear", "not gguf" },
