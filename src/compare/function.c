@@ -1,11 +1,10 @@
 /*
  * function.c - weights that differ and compute the same together with their neighbours.
  *
- * Each layer has two groups of neighbours, and the head has one: a norm and the matrices that read from it; what those
- * write and the matrix that reads it. What may move between them is worked out from the numbers and applied to b. The
- * group is the same function when every member of a is then b's, to within the noise of storing it.
+ * A layer has two groups of neighbours: attention and the feed-forward part, each with the norm in front. The head and
+ * its norm are a group. What may have moved within a group is found from the numbers and applied to b. The group is the
+ * same function when every member of a is then b's, to within the noise of storing it.
  */
-#include "arch/arch.h"
 #include "compare/function.h"
 
 #include "arch/described.h"
@@ -63,8 +62,8 @@ static enum st_status norm_factor(struct st_move_search *s, const struct st_weig
 /* ---- factors between what is written and who reads it ---- */
 
 /*
- * The factors g above zero for which g y meets x, of every pair of cells that was added. The middle is taken: least squares
- * would be at an edge, where cells no longer meet but in their slack.
+ * The factors g above zero for which g y meets x, for every pair of cells that was added. The middle of them is taken.
+ * Least squares may lie at an edge, where cells meet in their slack alone.
  */
 struct factor {
 	double least, most;
@@ -88,7 +87,7 @@ static void narrow(struct factor *f, const struct st_cells *x, const struct st_c
 	}
 }
 
-/* Where f32 arithmetic left nothing between them the middle is as good. */
+/* f32 arithmetic may leave no factor between the two. The middle is as good then. */
 static double middle(const struct factor *f)
 {
 	return f->least > 0 && isfinite(f->most) ? (f->least + f->most) / 2 : 1;

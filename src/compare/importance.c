@@ -22,6 +22,32 @@ enum { WEIGHTS = 3 };
 #define MOST_OF_A_ROW 0x1p12
 #define MOST_ROWS ((uint64_t)1 << 20)
 
+/* For every lane: two rows of cells, and sums that begin at zero. */
+struct room {
+	float *buf;
+	void *sums;
+};
+
+static void release_room(struct room *r)
+{
+	free(r->buf);
+	free(r->sums);
+}
+
+/* cols: elements of a row; sums: how many of `size` bytes a lane adds up. */
+static enum st_status make_room(uint64_t lanes, uint64_t cols, uint64_t sums, size_t size, struct room *r,
+                                struct st_error *err)
+{
+	r->buf = st_alloc_array3(lanes, ST_PAIR_BUFFER, cols, sizeof *r->buf);
+	r->sums = st_alloc_array2(lanes, sums, size);
+	if (r->buf && r->sums) {
+		memset(r->sums, 0, (size_t)(lanes * sums) * size);
+		return ST_OK;
+	}
+	release_room(r);
+	return st_fail(err, ST_ERR_NOMEM, "out of memory");
+}
+
 /* The least and the most that a column's sum may be. */
 struct column {
 	int64_t least[WEIGHTS], most[WEIGHTS];
@@ -123,17 +149,13 @@ enum st_status st_some_importances(const struct st_rows *fitted, const struct st
 		          .begin = begin,
 		          .via = via,
 		          .affine = st_refit_of(fitted->held.type) == ST_REFIT_AFFINE };
+	struct room room;
 	*some = true;
 	if (end - begin > MOST_ROWS)
 		return ST_OK;
-	s.buf = st_alloc_array3(lanes, ST_PAIR_BUFFER, cols, sizeof *s.buf);
-	s.column = st_alloc_array2(lanes, cols, sizeof *s.column);
-	if (!s.buf || !s.column) {
-		free(s.buf);
-		free(s.column);
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	}
-	memset(s.column, 0, (size_t)(lanes * cols) * sizeof *s.column);
+	ST_TRY(make_room(lanes, cols, cols, sizeof *s.column, &room, err));
+	s.buf = room.buf;
+	s.column = room.sums;
 	st_pool_each(pool, end - begin, cols * 16, add_rows, &s);
 	for (uint64_t l = 1; l < lanes; l++)
 		for (uint64_t k = 0; k < cols; k++) {
@@ -146,8 +168,7 @@ enum st_status st_some_importances(const struct st_rows *fitted, const struct st
 		}
 	for (uint64_t k = 0; k < cols && *some; k += ST_REFIT_BLOCK)
 		*some = !have_one_sign(s.column + k);
-	free(s.buf);
-	free(s.column);
+	release_room(&room);
 	return st_check_cancel(err);
 }
 
@@ -223,15 +244,11 @@ enum st_status st_same_importances_fit(const struct st_rows *a, const struct st_
 {
 	uint64_t lanes = st_pool_threads(pool), blocks = a->cols / ST_REFIT_BLOCK;
 	struct same s = { .a = a, .b = b, .idx = idx, .via = via };
+	struct room room;
 	*fit = true;
-	s.buf = st_alloc_array3(lanes, ST_PAIR_BUFFER, a->cols, sizeof *s.buf);
-	s.column = st_alloc_array2(lanes, blocks, sizeof *s.column);
-	if (!s.buf || !s.column) {
-		free(s.buf);
-		free(s.column);
-		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	}
-	memset(s.column, 0, (size_t)(lanes * blocks) * sizeof *s.column);
+	ST_TRY(make_room(lanes, a->cols, blocks, sizeof *s.column, &room, err));
+	s.buf = room.buf;
+	s.column = room.sums;
 	st_pool_each(pool, n, a->cols * 8, look_for_equals, &s);
 	for (uint64_t k = 0; k < blocks; k++) {
 		struct block_column all = { 0 };
@@ -241,7 +258,6 @@ enum st_status st_same_importances_fit(const struct st_rows *a, const struct st_
 		}
 		*fit &= !(all.equal > ST_REFIT_BLOCK && all.rescaled);
 	}
-	free(s.buf);
-	free(s.column);
+	release_room(&room);
 	return st_check_cancel(err);
 }

@@ -2,12 +2,12 @@
  * rotation.c - the residual stream in another basis: all that reads it times R, all that writes to it times R's
  * inverse.
  *
- * A rotation leaves the products of rows as they were: of the rows of what reads the stream, norm weights taken in, since a
- * rotation goes through no norm that has any; of the columns of what writes to it. These products are compared, of a few
- * rows, with what storing both can have made of them. That says that a rotation exists for each matrix, and not
- * yet that it is one for all: the stages do.
+ * A rotation changes no product of two rows of a matrix that reads the stream. Norm weights are taken into these rows
+ * first, since a rotation does not go through a norm that has weights. It changes no product of two columns of a matrix
+ * that writes to the stream. The products of a few rows or columns are compared, and may differ by what storing both
+ * sides can have done. That shows a rotation for each matrix. It does not show that all of them are one rotation; the
+ * stages do.
  */
-#include "arch/arch.h"
 #include "compare/rotation.h"
 
 #include "base/error.h"
@@ -17,8 +17,10 @@
 #include <stdlib.h>
 
 #define VECTORS 48 /* whose products are compared */
-/* Of the squares of vectors. A basis of its own moves them by twice their squares; a finetune by little, and so it changes
- * their products by no more than noise may. */
+/*
+ * The least that vectors move, in proportion to their squares. Another basis moves them by twice their squares. A
+ * finetune moves them by so little that their products differ by no more than noise does, and is no rotation.
+ */
 #define MOVED 0.25
 #define ALLOWED \
 	4 /* times the variance that storing the numbers adds to products: two sides, each once in either factor */

@@ -54,8 +54,8 @@ void st_rosetta_settle_function(struct st_rosetta_state *s, bool keep_going)
 		return;
 	}
 	const struct st_stage_report *head = r->n_stages ? &r->stages[r->n_stages - 1] : NULL;
-	/* What every stage may add by its stored types, all of it the same way; values of nothing in common are sqrt(2)
-	 * apart. */
+	/* Every stage may add what its stored types do, and all of it may add up. Values that have nothing in common are
+	 * sqrt(2) apart, so that half of the size is the most. */
 	double allowed = 0;
 	for (size_t i = 0; i < r->n_stages; i++)
 		allowed += r->stages[i].local_floor;
@@ -73,7 +73,7 @@ void st_rosetta_settle_function(struct st_rosetta_state *s, bool keep_going)
 		}
 		return;
 	}
-	/* They do not: the first fault is where it was. */
+	/* The logits do not agree. The first fault is where it was. */
 	for (size_t i = 0; i < r->n_stages && !keep_going; i++)
 		if (r->stages[i].status == ST_STATUS_FAULT)
 			r->n_stages = i + 1;
