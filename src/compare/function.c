@@ -7,6 +7,7 @@
  */
 #include "compare/function.h"
 
+#include "arch/arch.h"
 #include "arch/described.h"
 #include "base/error.h"
 #include "base/pool.h"

@@ -10,6 +10,7 @@
  */
 #include "compare/rotation.h"
 
+#include "arch/arch.h"
 #include "base/error.h"
 #include "base/mem.h"
 
