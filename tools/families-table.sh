@@ -60,8 +60,7 @@ row() {
 table() {
 	local f m
 	declare -A models
-	for m in "$data"/*/; do
-		m=$(basename "$m")
+	for m in $(cd "$data" && ls -d -- */ | tr -d / | LC_ALL=C sort); do
 		f=$("$stele" family check "$data/$m" --json 2> /dev/null | jq -r 'select((.unused + .unread | length) == 0) | .family' 2> /dev/null)
 		[ -n "$f" ] && models[$f]="${models[$f]:-} $m"
 	done

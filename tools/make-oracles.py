@@ -38,15 +38,17 @@ CASES = {}
 
 
 def case(folder, base=BASE, model_type=None, one_pass=False, tied=None, drop=(), inert=(), attention="eager",
-         **keys):
+         recast=None, **keys):
     """`one_pass`: the logits hold only when the whole sequence is seen at once (rotation by the length seen so far).
     `inert`: names (regular expressions) of tensors that cannot change a logit.
-    `attention`: which of transformers' ways; its eager one adds Falcon's ALiBi twice."""
+    `attention`: which of transformers' ways; its eager one adds Falcon's ALiBi twice.
+    `recast`: transformers has no class for the family, but one of the same function: the files are written as the
+    family's own are, from the configuration and the tensors of that one."""
     config = {k: v for k, v in {**base, **keys}.items() if k not in drop}
     if tied is not None:
         config["tie_word_embeddings"] = tied
     CASES[folder] = dict(model_type=model_type or folder, config=config, one_pass=one_pass, inert=inert,
-                         attention=attention)
+                         attention=attention, recast=recast)
 
 
 def rope(theta=10000.0, kind="default", **more):
@@ -228,6 +230,61 @@ case("gemma4_text", BASE | HEAD, tied=True, num_hidden_layers=3, sliding_window=
      vocab_size_per_layer_input=32, hidden_size_per_layer_input=0, global_head_dim=12, num_global_key_value_heads=1,
      attention_k_eq_v=True, final_logit_softcapping=3.0)
 
+
+# Families that transformers has no class for, by one of the same function.
+def renamed(state, names, tied):
+    out = {}
+    for k, v in state.items():
+        for a, b in names:
+            k = k.replace(a, b)
+        out[k] = v
+    return {k: v for k, v in out.items() if not (tied and k in ("lm_head.weight", "output.weight"))}
+
+
+def as_internlm2(config, state):
+    import torch
+    names = [("model.embed_tokens", "model.tok_embeddings"), ("lm_head", "output"), ("self_attn.o_proj", "attention.wo"),
+             ("mlp.gate_proj", "feed_forward.w1"), ("mlp.up_proj", "feed_forward.w3"),
+             ("mlp.down_proj", "feed_forward.w2"), ("input_layernorm", "attention_norm"),
+             ("post_attention_layernorm", "ffn_norm")]
+    out = renamed(state, names, config["tie_word_embeddings"])
+    kv, d = config["num_key_value_heads"], config["head_dim"]
+    for i in range(config["num_hidden_layers"]):
+        q, k, v = (out.pop(f"model.layers.{i}.self_attn.{x}_proj.weight") for x in "qkv")
+        parts = torch.cat([q.view(kv, -1, d, q.shape[1]), k.view(kv, 1, d, k.shape[1]), v.view(kv, 1, d, v.shape[1])], 1)
+        out[f"model.layers.{i}.attention.wqkv.weight"] = parts.reshape(-1, q.shape[1])
+        if not config["attention_bias"]:
+            continue
+        q, k, v = (out.pop(f"model.layers.{i}.self_attn.{x}_proj.bias") for x in "qkv")
+        parts = torch.cat([q.view(kv, -1, d), k.view(kv, 1, d), v.view(kv, 1, d)], 1)
+        out[f"model.layers.{i}.attention.wqkv.bias"] = parts.reshape(-1)
+    return dict(model_type="internlm2", architectures=["InternLM2ForCausalLM"], bias=config["attention_bias"]), out
+
+
+def as_minicpm(config, state):
+    width = config["hidden_size"] / config["logits_scaling"]
+    return (dict(model_type="minicpm", architectures=["MiniCPMForCausalLM"], scale_emb=config["embedding_multiplier"],
+                 dim_model_base=int(width), scale_depth=config["residual_multiplier"]
+                 * math.sqrt(config["num_hidden_layers"])), renamed(state, [], config["tie_word_embeddings"]))
+
+
+def as_exaone(config, state):
+    names = [("model.embed_tokens", "transformer.wte"), ("model.layers.", "transformer.h."), ("model.norm", "transformer.ln_f"),
+             ("self_attn.o_proj", "attn.attention.out_proj"), ("self_attn.", "attn.attention."),
+             ("mlp.gate_proj", "mlp.c_fc_0"), ("mlp.up_proj", "mlp.c_fc_1"), ("mlp.down_proj", "mlp.c_proj"),
+             ("input_layernorm", "ln_1"), ("post_attention_layernorm", "ln_2")]
+    return (dict(model_type="exaone", architectures=["ExaoneForCausalLM"], num_layers=config["num_hidden_layers"],
+                 num_hidden_layers=None, layer_norm_epsilon=config["rms_norm_eps"], rms_norm_eps=None,
+                 activation_function="silu", hidden_act=None, head_dim=config["head_dim"]),
+            renamed(state, names, config["tie_word_embeddings"]))
+
+
+case("internlm2", BASE, model_type="llama", tied=False, recast=as_internlm2, rope_parameters=rope(5000.0))
+case("internlm2-bias", BASE, model_type="llama", tied=False, recast=as_internlm2, attention_bias=True, rope_parameters=rope(5000.0))
+case("minicpm", BASE, model_type="granite", tied=True, recast=as_minicpm, embedding_multiplier=3.0, residual_multiplier=0.9,
+     logits_scaling=3.0, attention_multiplier=1 / math.sqrt(6))
+case("exaone", BASE | HEAD, model_type="llama", tied=False, recast=as_exaone, rope_parameters=rope(3000.0))
+
 # ---- parameters ----
 
 # What starts from a value of its own and is shifted around it; everything else is drawn anew.
@@ -396,6 +453,19 @@ def attempt(folder, what, seed, out, torch, transformers):
         if not math.isfinite(spread) or spread > 200:
             return f"largest logit {spread}"
 
+        if what["recast"]:
+            with open(os.path.join(tmp, "config.json")) as f:
+                saved = json.load(f)
+            config_as, tensors = what["recast"](saved, state)
+            kept = {k: saved[k] for k in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                                          "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "hidden_act",
+                                          "max_position_embeddings", "tie_word_embeddings", "bos_token_id",
+                                          "eos_token_id", "dtype") if k in saved}
+            kept["rope_theta"] = saved["rope_parameters"]["rope_theta"]
+            with open(os.path.join(tmp, "config.json"), "w") as f:
+                json.dump({k: v for k, v in (kept | config_as).items() if v is not None}, f)
+            from safetensors.torch import save_file
+            save_file({k: v.contiguous().clone() for k, v in tensors.items()}, os.path.join(tmp, "model.safetensors"))
         target = os.path.join(out, folder)
         shutil.rmtree(target, ignore_errors=True)
         os.makedirs(target)

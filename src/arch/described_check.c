@@ -224,7 +224,9 @@ enum st_status st_described_page(const char *name, struct st_arena *arena, struc
 	if (!text)
 		return st_family_open(name, out, err);
 	ST_NEED(file);
-	return st_family_parse(file, text, size, out, err);
+	ST_TRY(st_family_parse(file, text, size, out, err));
+	(*out)->built_in = true;
+	return ST_OK;
 }
 
 enum st_status st_family_check(const char *family, const char *model, const uint32_t *tokens, size_t n, int threads,

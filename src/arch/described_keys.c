@@ -124,6 +124,7 @@ enum st_status st_described_family(const struct st_container *c, struct st_famil
 		if (strstr(t->name, ".keys") || !memmem(t->text, t->size, own, n))
 			continue;
 		ST_TRY(st_family_parse(t->name, t->text, t->size, &f, err));
+		f->built_in = true;
 		enum st_status st = called(c, f, &name, err);
 		if (st != ST_OK || !name)
 			st_family_close(f);

@@ -299,7 +299,9 @@ static enum st_status fill_config(struct st_model *m, struct st_error *err)
 static void blame_model(const struct st_model *m, struct st_error *err)
 {
 	char place[sizeof err->where];
-	if (err->code == ST_OK || !strstr(err->path, ".family:") || err->where[0])
+	size_t n = m->page ? strlen(m->page->file) : 0;
+	if (err->code == ST_OK || !m->page || !m->page->built_in || err->where[0]
+	    || strncmp(err->path, m->page->file, n) != 0 || err->path[n] != ':')
 		return;
 	snprintf(place, sizeof place, "%.*s", (int)sizeof place - 1, err->path);
 	memcpy(err->where, place, sizeof place);

@@ -212,6 +212,7 @@ struct st_family {
 	struct st_family_stage *stages;
 	uint32_t n_stages;
 	uint32_t stream_from; /* the stage whose value enters the first layer, index into stage_names */
+	bool built_in;        /* not somebody's own: what does not fit it is wrong with the model */
 	char sha256[65];      /* of the text, in hexadecimal: reports say which description was used */
 	struct st_arena arena;
 };

@@ -30,6 +30,7 @@ static const struct {
 	{ "gpt_oss", "truncate" }, /* readers take whole pairs always, and a clamp of 7 */
 	{ "helium", "no GGUF files" },
 	{ "hunyuan_v1_dense", "dynamic" }, /* converters stretch theta by hand */
+	{ "internlm2-bias", "no place" },
 	{ "kimi_linear", "not gguf" },
 	{ "llama-dynamic", "dynamic" },
 	{ "llama4_text", "attention_chunk_size" },
