@@ -8,6 +8,7 @@
 #include "explain/rounding.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* From the finest to the coarsest: the first one that accounts for a difference is named. */
@@ -42,6 +43,7 @@ const struct st_arith st_ariths[] = {
 	  .query = F16, .sums = F16, .partner = true, .table = true, .ops = ST_ARITH_LINEARS },
 	{ "q8_0 cache", CACHE(Q8_0, F32, F32) },
 	{ "q8_0 cache and queries", CACHE(Q8_0, Q8_0, F32) },
+	{ "q8_0 cache and queries, in Hadamard's basis", CACHE(Q8_0, Q8_0, F32), .turned = true },
 	{ "f16 results", .mode = ST_MODE_EMULATE_F16, .out = F16, .cache = F32, .query = F32, .sums = F32,
 	  .ops = ST_ARITH_ALL },
 	{ "bf16 results", .mode = ST_MODE_EMULATE_BF16, .out = BF16, .cache = F32, .query = F32, .sums = F32,
@@ -69,12 +71,49 @@ static bool concerns(const struct st_explainer *x, const struct st_segment *s, c
 		bool gelu = n->op == ST_OP_ACT && n->act != ST_ACT_SILU;
 		if (!x->inner[i])
 			continue;
+		if (mixes && a->turned && n->head_dim % 64 != 0)
+			return false;
 		if ((linear && a->ops & ST_ARITH_LINEAR) || (mixes && a->ops & ST_ARITH_ATTENTION)
 		    || (gelu && a->ops & ST_ARITH_GELU))
 			return true;
 		linears += linear || mixes || gelu;
 	}
 	return linears > 1 && a->ops & ST_ARITH_LINEARS;
+}
+
+/* Probabilities of scores that were not captured and have been rounded on the way: product, factor and what is added. Each
+ * is off by its own score's roundings and by those that the sum has, at most the largest. */
+static void bound_rounded_scores(struct st_explainer *x, const struct st_node *n, const struct st_arith *a,
+                                 const float *value, const struct st_value *v)
+{
+	const float *scores = st_run_value(x->run, n->in[0]).data;
+	double unit = 3 * st_unit_roundoff(a->out);
+	for (size_t r = 0; r < v->rows; r++) {
+		double most = 0;
+		for (size_t i = r * v->cols; i < (r + 1) * v->cols; i++)
+			most = value[i] > 0 ? fmax(most, unit * fabs(scores[i])) : most;
+		for (size_t i = r * v->cols; i < (r + 1) * v->cols; i++)
+			x->bound[i] += (float)(value[i] * expm1(unit * fabs(scores[i]) + most));
+	}
+}
+
+/* A factor that was not captured: what may happen to it, times the other one. */
+static enum st_status bound_factors(struct st_explainer *x, const struct st_node *n, const struct st_arith *a,
+                                    const struct st_value *v, struct st_error *err)
+{
+	for (int k = 0; k < 2; k++) {
+		uint32_t in = n->in[k], other = n->in[1 - k];
+		if (in == ST_NO_NODE || other == ST_NO_NODE || !x->inner[in])
+			continue;
+		struct st_value f = st_run_value(x->run, in), g = st_run_value(x->run, other);
+		if (f.rows != v->rows || f.cols != v->cols || g.rows != v->rows || g.cols != v->cols)
+			continue;
+		memset(x->moved, 0, v->rows * v->cols * sizeof *x->moved);
+		ST_TRY(st_bound_of_node(x, in, &x->g->nodes[in], a, f.data, x->moved, err));
+		for (size_t i = 0; i < v->rows * v->cols; i++)
+			x->bound[i] += x->moved[i] * fabsf(g.data[i]);
+	}
+	return ST_OK;
 }
 
 /* What the arithmetic may do to each element of `value`, which the segment has in the way w. */
@@ -86,6 +125,10 @@ static enum st_status bound_segment(struct st_explainer *x, const struct st_segm
 	memset(x->bound, 0, n * sizeof *x->bound);
 	const struct st_node *node = w->edit == s->node && w->as ? w->as : &x->g->nodes[s->node];
 	ST_TRY(st_bound_of_node(x, s->node, node, a, value, x->bound, err));
+	if (node->op == ST_OP_MUL)
+		ST_TRY(bound_factors(x, node, a, &v, err));
+	if (node->op == ST_OP_SOFTMAX && x->inner[node->in[0]] && a->out != F32 && !a->dump)
+		bound_rounded_scores(x, node, a, value, &v);
 	if (s->n_inner == 1 && !a->dump)
 		return ST_OK;
 	/* What the roundings of inner values come to is tried out: the largest of a token's differences bounds them all. */
@@ -264,6 +307,81 @@ static enum st_status restore_inputs(struct st_explainer *x, const struct st_seg
 	return ST_OK;
 }
 
+/* ---- the choice of experts ---- */
+
+static bool has(const float *set, size_t n, float e)
+{
+	for (size_t i = 0; i < n; i++)
+		if (set[i] == e)
+			return true;
+	return false;
+}
+
+/* What may have moved a key that the choice is made by, relative to the largest: its own rounding, and that of the product
+ * behind it where neither was captured. */
+static enum st_status slack_of_keys(struct st_explainer *x, const struct st_node *n, const struct st_arith *a,
+                                    size_t row, double most, double *slack, struct st_error *err)
+{
+	const struct st_node *key = &x->g->nodes[n->in[0]];
+	double unit = a->out == F32 ? 0x1p-24 : st_unit_roundoff(a->out);
+	*slack = 16 * unit * most;
+	for (uint32_t i = n->in[0]; i != ST_NO_NODE && x->inner[i]; i = x->g->nodes[i].in[0]) {
+		struct st_value v = st_run_value(x->run, i);
+		double largest = 0;
+		if (x->g->nodes[i].op != ST_OP_LINEAR)
+			continue;
+		memset(x->moved, 0, v.rows * v.cols * sizeof *x->moved);
+		ST_TRY(st_bound_of_node(x, i, &x->g->nodes[i], a, v.data, x->moved, err));
+		for (size_t c = 0; c < v.cols; c++)
+			largest = fmax(largest, x->moved[row * v.cols + c]);
+		/* Of shares a move of their argument is relative. */
+		*slack += key->op == ST_OP_LINEAR || key->op == ST_OP_BIAS ? 2 * largest : 4 * largest * most;
+		break;
+	}
+	return ST_OK;
+}
+
+/* Choices are sets. Another choice is noise where what was chosen could be as large as what was passed over. */
+static enum st_status fit_choice(struct st_explainer *x, const struct st_segment *s, const float *value,
+                                 const struct st_arith *a, struct st_fit *f, struct st_error *err)
+{
+	const struct st_node *n = &x->g->nodes[s->node];
+	struct st_value v = st_run_value(x->run, s->node), keys = st_run_value(x->run, n->in[0]);
+	*f = (struct st_fit){ .arith = a, .noise = true };
+	float *bias = NULL;
+	if (n->n_w && n->w[0]) {
+		bias = st_alloc_array((size_t)n->w[0]->tensor->n_elems, sizeof *bias);
+		if (!bias)
+			return st_fail(err, ST_ERR_NOMEM, "out of memory");
+		st_tensor_decode(n->w[0]->tensor, 0, st_tensor_rows(n->w[0]->tensor), bias);
+	}
+	enum st_status st = ST_OK;
+	for (size_t r = 0; r < v.rows && st == ST_OK; r++) {
+		const float *got = x->got + r * v.cols, *want = value + r * v.cols, *key = keys.data + r * keys.cols;
+		double passed = -INFINITY, chosen = INFINITY, most = 0, slack = 0;
+		for (size_t c = 0; c < keys.cols; c++) {
+			double k = (double)key[c] + (bias ? bias[c] : 0);
+			most = fmax(most, fabs(k));
+			if (has(want, v.cols, (float)c) && !has(got, v.cols, (float)c))
+				passed = fmax(passed, k);
+			if (!has(want, v.cols, (float)c) && has(got, v.cols, (float)c))
+				chosen = fmin(chosen, k);
+		}
+		if (!isfinite(passed) || !st_capture_counts(x, n, &v, x->have, r, 0))
+			continue;
+		st = slack_of_keys(x, n, a, r, most, &slack, err);
+		double ratio = (passed - chosen) / slack;
+		f->rel = fmax(f->rel, most > 0 ? (passed - chosen) / most : 0);
+		if (ratio > f->ratio) {
+			f->ratio = ratio;
+			f->row = r;
+		}
+		f->noise = f->noise && ratio <= 1 && n->groups.used >= n->groups.all;
+	}
+	free(bias);
+	return st;
+}
+
 static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
                               const float *exact, const struct st_arith *a, struct st_fit *f, struct st_error *err)
 {
@@ -271,6 +389,8 @@ static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s
 	const float *value = exact;
 	struct st_way way = *w;
 	f->arith = a;
+	if (x->g->nodes[s->node].op == ST_OP_TOP)
+		return fit_choice(x, s, exact, a, f, err);
 	if (a->out != ST_DTYPE_F32
 	    && (!all_held_in(x, s, a->out) || (a->dump && x->pass.at[s->node]->tensor->dtype != a->out))) {
 		f->ratio = f->rel = INFINITY; /* a result that was rounded to the type is one of its numbers */
@@ -308,6 +428,10 @@ enum st_status st_fit_of_value(struct st_explainer *x, const struct st_segment *
 {
 	struct st_fit best = { .ratio = INFINITY };
 	uint8_t usual = x->usual[x->g->nodes[s->node].stage];
+	/* Numbers of a type are asked first whether they are results in it; those of BF16 are mostly of F16 too. */
+	for (size_t i = 0; i < st_n_ariths && x->g->nodes[s->node].op != ST_OP_TOP; i++)
+		if (st_ariths[i].out != F32 && !st_ariths[i].dump && all_held_in(x, s, st_ariths[i].out))
+			usual = (uint8_t)(i + 1);
 	for (size_t k = 0; k < st_n_ariths + 1; k++) { /* f32, what accounted for the stage before, the others */
 		size_t i = k == 0 ? 0 : k == 1 ? (usual ? usual - 1u : 0) : k - 1;
 		struct st_fit f = { 0 };

@@ -281,7 +281,8 @@ static void scaled(const struct job *j)
 			                           * (fabsf(j->y[r * j->cols + i]) + 2 * fabsf((float)j->n->plus));
 }
 
-/* An exponential or a hyperbolic tangent in f32; the tails of GELU are differences of near numbers. */
+/* An exponential or a hyperbolic tangent in f32; the tails of GELU are differences of near numbers: each of them may have been
+ * rounded to the type, where an engine makes the function of single operations. */
 static void activation(const struct job *j)
 {
 	bool tails = j->n->act == ST_ACT_GELU || j->n->act == ST_ACT_GELU_TANH || j->n->act == ST_ACT_GELU_QUICK;
@@ -292,7 +293,30 @@ static void activation(const struct job *j)
 			j->bound[r * j->cols + i] += 1.01f * st_half_unit(ST_DTYPE_F16, j->y[r * j->cols + i]);
 	for (size_t r = 0; tails && r < j->rows; r++)
 		for (size_t i = 0; i < j->cols; i++)
-			j->bound[r * j->cols + i] += 8 * UNIT * fabsf(j->in[0][r * j->ld[0] + i]);
+			j->bound[r * j->cols + i] += (8 * UNIT + 3 * j->unit) * fabsf(j->in[0][r * j->ld[0] + i]);
+}
+
+static double parameter(const struct st_node *n, uint32_t i)
+{
+	float v = (float)n->xielu[i];
+	if (n->w[i] && n->w[i]->tensor)
+		st_tensor_decode(n->w[i]->tensor, 0, 1, &v);
+	return v;
+}
+
+/* Made of single operations, each of which may be rounded: two factors (a soft-plus and a sum), a square or the difference of an
+ * exponential and x, products, the sum. */
+static void xielu(const struct job *j)
+{
+	double unit = j->unit + UNIT, beta = parameter(j->n, 2);
+	double above = log1p(exp(parameter(j->n, 0))), below = beta + log1p(exp(parameter(j->n, 1)));
+	plain(j, 8 * UNIT + j->unit, 0);
+	for (size_t r = 0; r < j->rows; r++)
+		for (size_t i = 0; i < j->cols; i++) {
+			double x = fabs(j->in[0][r * j->ld[0] + i]);
+			double size = j->in[0][r * j->ld[0] + i] > 0 ? 4 * above * x * x : 6 * below * x;
+			j->bound[r * j->cols + i] += (float)(unit * (size + 2 * beta * x));
+		}
 }
 
 enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i, const struct st_node *n, const struct st_arith *a,
@@ -343,6 +367,9 @@ enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i, const struct
 		return mix(&j, err);
 	case ST_OP_ACT:
 		activation(&j);
+		break;
+	case ST_OP_XIELU:
+		xielu(&j);
 		break;
 	case ST_OP_ADD:
 	case ST_OP_BIAS:

@@ -131,6 +131,7 @@ struct st_arith {
 	enum st_dtype query; /* and Q */
 	enum st_dtype sums;  /* attention adds up in it */
 	bool partner;        /* products take activations in the type that goes with each weight's, as ggml has it */
+	bool turned;         /* cache and queries are rounded in Hadamard's basis */
 	bool table;          /* GELU is looked up by an argument in f16 */
 	bool dump;           /* results are finer than what was written down of them */
 	unsigned ops;        /* that it concerns: ST_ARITH_... */

@@ -10,6 +10,8 @@
 void st_round_to(enum st_dtype type, float *v, size_t n, size_t row);
 /* Half the distance of |y| to its neighbour in F32, F16 or BF16: what rounding to nearest may do to it. */
 float st_half_unit(enum st_dtype type, float y);
+/* The same of n numbers whose blocks (a power of two) are turned by a Hadamard matrix before and turned back after. */
+void st_round_turned(enum st_dtype type, float *v, size_t n, size_t block);
 /* The largest of that relative to a normal number: 2^-24, 2^-11, 2^-8. */
 float st_unit_roundoff(enum st_dtype type);
 

@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #include "dtype/half.h"
 #include "explain/rounding.h"
+#include "graph/basis.h"
 
 #include <math.h>
 #include <string.h>
@@ -58,14 +59,37 @@ struct operand {
 	size_t n;
 };
 
+/* Of each head, where blocks are formed in another basis than Stele's. */
+struct order {
+	size_t head, pairs; /* pairs: features of it that lie in pairs; 0: none */
+	size_t turned;      /* numbers of a block that are turned before they are rounded; 0: none */
+};
+
+static void to_pairs(float *v, size_t n, const struct order *o)
+{
+	float kept[ST_MAX_HEAD_DIM];
+	for (size_t h = 0; h + o->head <= n; h += o->head) {
+		memcpy(kept, v + h, o->pairs * sizeof *v);
+		for (size_t i = 0; i < o->pairs; i++)
+			v[h + st_row_in_pairs(i, o->pairs)] = kept[i];
+	}
+}
+
 static enum st_status round_operand(struct operand *o, float *values, size_t n, enum st_dtype type, size_t row,
-                                    struct st_error *err)
+                                    const struct order *as, struct st_error *err)
 {
 	*o = (struct operand){ .values = values, .n = n, .kept = st_alloc_array(n, sizeof *o->kept) };
 	if (!o->kept)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	memcpy(o->kept, values, n * sizeof *values);
-	st_round_to(type, values, n, row);
+	if (as->pairs)
+		to_pairs(values, n, as);
+	if (as->turned)
+		st_round_turned(type, values, n, as->turned);
+	else
+		st_round_to(type, values, n, row);
+	if (as->pairs)
+		st_basis_to_half(values, n / as->head, as->head, as->pairs);
 	return ST_OK;
 }
 
@@ -83,16 +107,24 @@ static enum st_status round_operands(struct st_explainer *x, const struct st_nod
 	struct st_cached c = st_run_cached(x->run, n->layer);
 	size_t P = st_run_positions(x->run);
 	struct st_value in = st_run_value(x->run, n->in[0]);
+	/* As ggml has it: K is turned by the largest power of two in a head, V by 64. */
+	struct order plain = { .head = n->head_dim, .turned = a->turned ? 64 : 0 }, key = plain;
+	key.turned = a->turned ? n->head_dim & -n->head_dim : 0;
+	for (uint32_t i = 0; i < x->g->n_nodes && x->interleaved && n->op == ST_OP_SCORES; i++) {
+		const struct st_node *rope = &x->g->nodes[i];
+		if (rope->op == ST_OP_ROPE && rope->layer == n->layer && rope->head_dim == n->head_dim)
+			key.pairs = rope->n_rot;
+	}
 	bool gelu = n->op == ST_OP_ACT
 	         && (n->act == ST_ACT_GELU || n->act == ST_ACT_GELU_TANH || n->act == ST_ACT_GELU_QUICK);
 	if (gelu && a->table)
-		return round_operand(&o[0], in.data, in.rows * in.cols, ST_DTYPE_F16, 1, err);
+		return round_operand(&o[0], in.data, in.rows * in.cols, ST_DTYPE_F16, 1, &plain, err);
 	if (n->op == ST_OP_SCORES && a->cache != ST_DTYPE_F32)
-		ST_TRY(round_operand(&o[0], c.k, P * c.k_width, a->cache, c.k_width, err));
+		ST_TRY(round_operand(&o[0], c.k, P * c.k_width, a->cache, c.k_width, &key, err));
 	if (n->op == ST_OP_SCORES && a->query != ST_DTYPE_F32)
-		ST_TRY(round_operand(&o[1], in.data, in.rows * in.cols, a->query, in.cols, err));
+		ST_TRY(round_operand(&o[1], in.data, in.rows * in.cols, a->query, in.cols, &key, err));
 	if (n->op == ST_OP_MIX && a->cache != ST_DTYPE_F32)
-		ST_TRY(round_operand(&o[0], c.v, P * c.v_width, a->cache, c.v_width, err));
+		ST_TRY(round_operand(&o[0], c.v, P * c.v_width, a->cache, c.v_width, &plain, err));
 	return ST_OK;
 }
 
