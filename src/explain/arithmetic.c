@@ -136,15 +136,21 @@ static enum st_status bound_segment(struct st_explainer *x, const struct st_segm
 	moved.arith = a;
 	moved.jiggle = 1;
 	moved.move_inputs = a->dump;
+	/* Numbers that were put there do not move by themselves: they were made of inner values that do as without them. */
+	const float *put = w->edit == s->node ? w->value : NULL;
+	if (put)
+		moved.edit = ST_NO_NODE;
 	float *other = x->moved;
 	ST_TRY(st_segment_eval(x, s, &moved, other, err));
 	for (size_t r = 0; r < v.rows; r++) {
 		double sum = 0;
-		for (size_t i = r * v.cols; i < (r + 1) * v.cols; i++)
-			sum += (double)(other[i] - value[i]) * (other[i] - value[i]);
+		for (size_t i = r * v.cols; i < (r + 1) * v.cols; i++) {
+			other[i] -= put ? (float)((double)value[i] - ((double)put[i] - x->exact[i])) : value[i];
+			sum += (double)other[i] * other[i];
+		}
 		float all = (float)(4 * sqrt(sum / (double)v.cols));
 		for (size_t i = r * v.cols; i < (r + 1) * v.cols; i++)
-			x->bound[i] += all + 4 * fabsf(other[i] - value[i]);
+			x->bound[i] += all + 4 * fabsf(other[i]);
 	}
 	return ST_OK;
 }

@@ -131,6 +131,23 @@ enum st_status st_test_positions(struct st_trial *t, struct st_error *err)
 	return ST_OK;
 }
 
+/* Where they are added to the embeddings, and are right themselves. */
+enum st_status st_test_position_sum(struct st_trial *t, struct st_error *err)
+{
+	const struct st_node *nodes = t->x->g->nodes;
+	for (int k = 0; k < 2; k++) {
+		if (nodes[t->n->in[k]].op != ST_OP_EMBED_POSITION)
+			continue;
+		struct st_cause c = st_blame(ST_CAUSE_EMBEDDING_POSITION);
+		float *y = st_trial_buffer(t);
+		st_cause_put_text(&c, ST_PARAM_HOW, "missing");
+		for (size_t r = 0; r < t->T; r++)
+			memcpy(y + r * t->n->width, t->in[1 - k] + r * t->ld[1 - k], t->n->width * sizeof *y);
+		ST_TRY(st_try_value(t, y, &c, NULL, err));
+	}
+	return ST_OK;
+}
+
 /* ---- the head ---- */
 
 static enum st_status try_cap(struct st_trial *t, double cap, struct st_error *err)

@@ -10,6 +10,7 @@ static const struct st_hypothesis rows[] = {
 	{ B(RMSNORM) | B(LAYERNORM) | B(HEADNORM), st_test_norm },
 	{ B(BIAS), st_test_bias },
 	{ B(BIAS_AT), st_test_expert_bias },
+	{ B(ADD), st_test_position_sum },
 	{ B(ADD), st_test_shared },
 	{ B(ADD), st_test_add },
 	{ B(ROPE), st_test_rope },

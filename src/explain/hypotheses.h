@@ -31,6 +31,7 @@ ST_TEST(st_test_shared);
 ST_TEST(st_test_embedding);
 ST_TEST(st_test_positions);
 ST_TEST(st_test_head);
+ST_TEST(st_test_position_sum);
 ST_TEST(st_test_expert_bias);
 ST_TEST(st_test_sequential);
 
