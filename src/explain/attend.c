@@ -78,7 +78,7 @@ enum st_status st_attention_open(struct st_trial *t, struct st_attention *a, boo
 	a->dv = a->mix ? a->mix->head_dim : 0;
 	a->T = t->T;
 	a->P = t->P;
-	if (!c.k || (a->mix && !c.v) || (a->mix && a->mix->heads != a->H))
+	if (!c.k || (a->mix && !c.v) || (a->mix && a->mix->heads != a->H) || a->dv > ST_MAX_HEAD_DIM)
 		return ST_OK;
 	if (st_run_holds(t->x->run, a->scores->in[0])) {
 		struct st_value q = st_run_value(t->x->run, a->scores->in[0]);
