@@ -251,6 +251,8 @@ class _Tap:
 
     def _hook_projections(self, i, attention):
         latents = hasattr(attention, "kv_a_proj_with_mqa")
+        # One stage: with a bias of one of the three the others are behind it too.
+        biased = any(_has_bias(getattr(attention, n)) for n in ("q_proj", "k_proj", "v_proj") if hasattr(attention, n))
         for name, module in attention.named_children():
             stage = _LINEAR.get(name)
             if stage in ("qkv_matmul",) and self.kind not in _FUSED_QKV:
@@ -265,7 +267,7 @@ class _Tap:
                 continue
             if stage == "qkv_matmul":
                 stage = "qkv_bias" if _has_bias(module) else stage
-            elif _has_bias(module):
+            elif biased if stage[1:] == "_matmul" else _has_bias(module):
                 stage += "_bias"
             self._out_as(module, stage, i)
         for name, stage in (("q_norm", "q_post_norm"), ("k_norm", "k_post_norm"), ("query_layernorm", "q_post_norm"),
