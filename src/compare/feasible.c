@@ -212,8 +212,8 @@ ST_LEVELS static void look(const struct st_cells *a, const struct st_cells *b, u
 		float part = mean < room ? mean : room, most = room > 0 ? room : 1;
 		part = room > 0 ? part : 1;
 		part /= most;
-		/* Zeros that stayed zeros went through no arithmetic. */
-		share[i] = known & ((x[i] != 0) | (y[i] != 0)) ? part : 0;
+		/* Zeros that stayed zeros went through no arithmetic; through a coarser type they may have. */
+		share[i] = known & ((x[i] != 0) | (y[i] != 0) | (own > 0)) ? part : 0;
 	}
 	memset(share + n, 0, LANES * sizeof *share);
 	for (uint64_t i = 0; i < n; i += LANES) {

@@ -21,6 +21,7 @@
 #define MOST 0.95          /* of the blocks that say something: a few may hold what was repaired later */
 #define FEWEST 16          /* such blocks */
 #define MOST_NUMBERS 0.995 /* of a tensor with one step */
+#define FEW_STEPS 4        /* of types whose grid is told from one twice as fine by its number of steps */
 #define MOST_OPEN 0.4      /* of that step is what the present type may have lost: four in five would pass by chance */
 
 /* The types of grids, coarsest first: a coarse grid is a fine one as well. */
@@ -98,7 +99,7 @@ static enum fit fits_steps(const float *x, size_t n, unsigned k, struct slack s)
 			step = xq / qq;
 	}
 	/* Small numbers that are half a step of the largest's have made it half as wide: more steps than the type has. */
-	if (fabsf(x[n - 1]) > (k + 0.5) * step)
+	if (fabsf(x[n - 1]) > 1.25 * k * step)
 		return OFF_GRID;
 	size_t told = 0;
 	for (size_t i = 0; i < n; i++)

@@ -79,7 +79,7 @@ static void add_one(const struct side *a, const struct side *b, int i, struct st
 	if (!isfinite(d) || !isfinite(room))
 		return;
 	f->judged++;
-	if (a->value[i] != 0 || b->value[i] != 0) /* zeros on both sides went through no arithmetic */
+	if (a->value[i] != 0 || b->value[i] != 0 || own > 0) /* zeros on both sides went through no arithmetic */
 		f->expected += (double)(room <= 0 || mean >= room ? 1 : mean / room);
 	if (apart == 0 || apart < room * (exact ? 1 + 0x1p-20f : 1 - 0x1p-20f))
 		return;
