@@ -21,7 +21,6 @@
 #define MOST 0.95          /* of the blocks that say something: a few may hold what was repaired later */
 #define FEWEST 16          /* such blocks */
 #define MOST_NUMBERS 0.995 /* of a tensor with one step */
-#define FEW_STEPS 4        /* of types whose grid is told from one twice as fine by its number of steps */
 #define MOST_OPEN 0.4      /* of that step is what the present type may have lost: four in five would pass by chance */
 
 /* The types of grids, coarsest first: a coarse grid is a fine one as well. */
