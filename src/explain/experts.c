@@ -254,8 +254,9 @@ static bool move_bias(struct order *o, uint32_t k, const struct st_weight *w, ui
 		return false;
 	for (uint32_t e = 0; e < E; e++)
 		st_weight_decode(w, other(o, e, E), 1, rows + e * cols);
-	*to = *w->tensor;
-	to->dtype = ST_DTYPE_F32;
+	*to = (struct st_tensor){
+		.name = w->tensor->name, .dtype = ST_DTYPE_F32, .layout = ST_LAYOUT_ROWS, .scale = 1
+	};
 	to->ndim = 2;
 	to->shape[0] = E;
 	to->shape[1] = cols;
