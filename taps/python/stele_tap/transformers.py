@@ -415,7 +415,8 @@ class _Tap:
         if result.shape[1] == n and result.dim() == 4:
             self._keep("attention", i, self._rows(result, False))
         weights = out[1] if isinstance(out, (tuple, list)) and len(out) > 1 else None
-        if weights is not None and weights.dim() == 4 and weights.shape[3] == key_.shape[2]:
+        seen = len(self.bundle.metadata["tokens"]) + self.step
+        if weights is not None and weights.dim() == 4 and weights.shape[3] == key_.shape[2] >= seen:  # a window's cache has fewer columns
             self._keep("attn_softmax", i, weights[0], list(weights.shape[1:]))
 
     # ---- passes ----
