@@ -33,7 +33,7 @@ static const enum st_dtype grid_types[] = {
 
 /*
  * A grid: `steps` from zero to the largest magnitude, or with an offset from the smallest number to the largest;
- * encoders that search may use as few as half of them. Nobody searches for the scale of Q8_0.
+ * encoders that search may use as few as half of them.
  */
 struct grid {
 	enum st_dtype type;
@@ -45,7 +45,7 @@ static struct grid grid_of(enum st_dtype t)
 {
 	const struct st_geometry *g = st_dtype_geometry(t);
 	unsigned steps = (unsigned)st_geometry_largest_level(g);
-	return (struct grid){ t, g->sub, steps, t == ST_DTYPE_Q8_0 ? steps : (steps + 1) / 2, g->m_at >= 0 };
+	return (struct grid){ t, g->sub, steps, (steps + 1) / 2, g->m_at >= 0 };
 }
 
 static int by_size(const void *x, const void *y)
