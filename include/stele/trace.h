@@ -32,12 +32,15 @@ struct st_trace_entry {
 	                                 * width has rows = 1 */
 	const uint32_t *positions;      /* positions the first axis holds, or NULL for all in order */
 	size_t n_positions;
+	bool misfit;                    /* has other rows than there are tokens, and no positions; st_trace_open_loose() only */
 };
 
 struct st_trace;
 
 /* Read a bundle, an npz with bundle keys, or an APRT tree (by content). Views stay in the map. */
 ST_MUST_CHECK enum st_status st_trace_open(const char *path, struct st_trace **out, struct st_error *err);
+/* The same, but a value that has other rows than there are tokens is no failure. */
+ST_MUST_CHECK enum st_status st_trace_open_loose(const char *path, struct st_trace **out, struct st_error *err);
 void st_trace_close(struct st_trace *t);
 const struct st_provenance *st_trace_provenance(const struct st_trace *t);
 size_t st_trace_n_entries(const struct st_trace *t); /* in graph order: step, layer, stage */

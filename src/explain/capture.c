@@ -75,8 +75,8 @@ enum st_status st_pass_begin(struct st_explainer *x, uint32_t step, struct st_er
 	for (uint32_t i = 0; i < x->g->n_nodes; i++) {
 		const struct st_node *n = &x->g->nodes[i];
 		const struct st_trace_entry *e = st_trace_find(x->t, n->stage, n->layer, step);
-		pass->at[i] = e;
-		if (!e)
+		pass->at[i] = e && e->misfit ? NULL : e;
+		if (!pass->at[i])
 			continue;
 		size_t rows = positions_of(x, e, n);
 		if (!rows && (x->experts[i] = st_other_choice(x, i, e)) != 0) {

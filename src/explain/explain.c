@@ -153,7 +153,8 @@ static enum st_status judge_node(struct st_explainer *x, uint32_t i, const struc
 		                            .worst_position = -1 };
 	measure(x, n, &v, &rep->m);
 	struct st_finding *f = next_finding(x);
-	bool explain = f && (o->keep_going || x->r.n_findings == 0);
+	bool explain = f
+	            && (o->keep_going || x->r.n_findings == 0 || x->r.findings[x->r.n_findings - 1].stage == SIZE_MAX);
 	if (any_nonfinite(x, n, &v)) {
 		bool inputs = rep->m.nonfinite_b > 0; /* they came in with the inputs */
 		rep->status = inputs ? ST_STATUS_INHERITED : ST_STATUS_FAULT;
@@ -297,8 +298,8 @@ static enum st_status walk_all(struct st_explainer *x, const struct st_explain_o
 	for (uint32_t step = 0; step <= x->r.trace.n_steps; step++)
 		ST_TRY(walk(x, step, o, err));
 	/* Where the trace does not say in which basis Q and K are, the values do. */
-	if (x->r.trace.rope_layout[0] || !x->r.n_findings || x->r.findings[0].cause.code != ST_CAUSE_CAPTURE_ROPE_LAYOUT
-	    || x->interleaved)
+	if (x->r.trace.rope_layout[0] || !x->r.n_findings
+	    || x->r.findings[x->r.n_findings - 1].cause.code != ST_CAUSE_CAPTURE_ROPE_LAYOUT || x->interleaved)
 		return ST_OK;
 	x->interleaved = true;
 	x->r.n_findings = x->r.n_more = x->r.n_stages = 0;
@@ -340,7 +341,8 @@ static void find_two_models(struct st_explainer *x)
 		most = fmax(most, s->m.rel_l2);
 	}
 	struct st_finding *f = x->r.n_findings ? &x->r.findings[0] : NULL;
-	if (!f || f->cause.code != ST_CAUSE_UNEXPLAINED || linear < 4 || wrong * 10 < linear * 9 || most > 8 * least)
+	if (!f || f->stage == SIZE_MAX || f->cause.code != ST_CAUSE_UNEXPLAINED || linear < 4 || wrong * 10 < linear * 9
+	    || most > 8 * least)
 		return;
 	f->cause.code = ST_CAUSE_WEIGHT_TWO_MODELS;
 	f->cause.confidence = ST_LIKELY;
@@ -366,6 +368,13 @@ static void decide(struct st_explainer *x)
 		}
 		if (s == ST_STATUS_NOISE && r->verdict == ST_VERDICT_MATCH)
 			r->verdict = ST_VERDICT_NOISE;
+	}
+	if (!r->first.found && r->n_findings) { /* what could not be compared leaves it open */
+		const struct st_finding *f = &r->findings[0];
+		bool tokens = f->cause.code == ST_CAUSE_TOKENS_BOS || f->cause.code == ST_CAUSE_TOKENS_MISMATCH;
+		r->verdict = tokens ? ST_VERDICT_FAULT : ST_VERDICT_UNDECIDED;
+		r->first = (struct st_divergence){ .found = true, .layer = f->layer, .position = -1 };
+		snprintf(r->first.stage, sizeof r->first.stage, "%s", st_stage_name(f->at));
 	}
 	for (size_t i = 0; i < r->n_findings; i++)
 		st_explain_say(x, &r->findings[i]);
@@ -393,7 +402,7 @@ enum st_status st_explain_run(const char *trace, const char *model, const struct
 	/* The model first: its family gives further stages their names. */
 	ST_TRY_OUT(st_model_open_as(model, o->family, &x->m, err));
 	x->g = st_model_graph(x->m);
-	ST_TRY_OUT(st_trace_open(trace, &x->t, err));
+	ST_TRY_OUT(st_trace_open_loose(trace, &x->t, err));
 	snprintf(x->r.trace_path, sizeof x->r.trace_path, "%s", trace);
 	x->r.trace = *st_trace_provenance(x->t);
 	describe_model(x, model);
@@ -403,7 +412,15 @@ enum st_status st_explain_run(const char *trace, const char *model, const struct
 	if (st == ST_OK)
 		st = prepare(x, err);
 	x->r.ms_load = now_ms() - start;
+	bool stop = false;
 	if (st == ST_OK)
+		st = st_check_rows(x, &stop, err);
+	if (st == ST_OK && !stop) {
+		st_run_close(x->run);
+		x->run = NULL;
+		st = open_run(x, err);
+	}
+	if (st == ST_OK && !stop)
 		st = walk_all(x, o, err);
 	if (st != ST_OK) {
 		st_error_in(err, trace);

@@ -222,6 +222,9 @@ ST_MUST_CHECK enum st_status st_find_cause(struct st_explainer *x, const struct 
 ST_MUST_CHECK enum st_status st_ask_consumers(struct st_explainer *x, const struct st_segment *s, struct st_finding *f,
                                               struct st_error *err);
 
+/* preface.c: findings on entries whose rows are not those of the tokens; stop: there is nothing else to judge. */
+ST_MUST_CHECK enum st_status st_check_rows(struct st_explainer *x, bool *stop, struct st_error *err);
+
 /* say.c: the text and the advice of a finding. */
 void st_explain_say(const struct st_explainer *x, struct st_finding *f);
 

@@ -39,7 +39,8 @@ static void add_params(char *buf, size_t n, const struct st_cause *c)
 
 void st_explain_say(const struct st_explainer *x, struct st_finding *f)
 {
-	const struct st_explained_stage *s = &x->r.stages[f->stage];
+	const struct st_explained_stage of_trace = { .stage = f->at, .layer = f->layer };
+	const struct st_explained_stage *s = f->stage == SIZE_MAX ? &of_trace : &x->r.stages[f->stage];
 	const struct st_cause *c = &f->cause;
 	f->text[0] = f->recommendation[0] = 0;
 	add_place(f->text, sizeof f->text, f->at, f->layer);
@@ -52,6 +53,8 @@ void st_explain_say(const struct st_explainer *x, struct st_finding *f)
 	}
 	add(f->text, sizeof f->text, ": %s", st_cause_info(c->code)->meaning);
 	add_params(f->text, sizeof f->text, c);
+	if (f->stage == SIZE_MAX)
+		add(f->text, sizeof f->text, ": %s", f->structure);
 	for (size_t i = 0; i < f->n_equivalent; i++)
 		add(f->text, sizeof f->text, "%s%s", i ? ", " : "; these values cannot tell it from ",
 		    st_cause_name(f->equivalent[i]));

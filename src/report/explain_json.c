@@ -80,7 +80,8 @@ static json_t *stage(const struct st_explained_stage *s)
 
 static json_t *finding(const struct st_explain *x, const struct st_finding *f)
 {
-	const struct st_explained_stage *s = &x->stages[f->stage];
+	const struct st_explained_stage of_trace = { .stage = f->at, .layer = f->layer };
+	const struct st_explained_stage *s = f->stage == SIZE_MAX ? &of_trace : &x->stages[f->stage];
 	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "stage", st_stage_name(s->stage), "layer",
 	                 layer_number(s->layer), "step", st_json_u64(s->step), "cause", cause(f), "candidates",
 	                 candidates(f), "recommendation", text_or_null(f->recommendation));

@@ -76,7 +76,7 @@ static void findings(const struct st_explain *x, const struct st_page *page, str
 		               sure[f->cause.confidence]);
 		safe(&line, f->text);
 		st_text_puts(&line, "\n");
-		if (f->cause.code != ST_CAUSE_UNEXPLAINED && isfinite(f->cause.residual_before))
+		if (f->cause.code != ST_CAUSE_UNEXPLAINED && f->stage != SIZE_MAX && isfinite(f->cause.residual_before))
 			st_text_printf(&line, "  residual %.3g, under this cause %.3g, floor %.3g\n",
 			               f->cause.residual_before, f->cause.residual_after, f->cause.floor);
 		for (size_t k = 0; k < f->n_candidates && f->cause.confidence != ST_CONFIRMED; k++)

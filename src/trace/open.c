@@ -15,6 +15,7 @@
 
 struct reader {
 	struct st_trace *t;
+	bool loose;
 	struct st_trace_item *items;
 	size_t n_items;
 };
@@ -248,7 +249,8 @@ static enum st_status read_positions(struct reader *r, struct st_error *err)
 /* ---- shapes ---- */
 
 /* The first axis must be one that the reader of the trace can place. */
-static enum st_status check_item(const struct reader *r, const struct st_trace_item *it, struct st_error *err)
+static enum st_status check_item(const struct reader *r, const struct st_trace_item *it, bool *misfit,
+                                 struct st_error *err)
 {
 	const struct st_tensor *t = it->tensor;
 	const struct st_provenance *p = &r->t->prov;
@@ -268,7 +270,8 @@ static enum st_status check_item(const struct reader *r, const struct st_trace_i
 	uint64_t have = t->shape[scores ? 1 : 0], want = it->key.step > 0 ? 1 : p->n_tokens;
 	if (it->positions)
 		want = it->n_positions;
-	if (have != want && (want != 0 || it->positions))
+	*misfit = have != want && (want != 0 || it->positions);
+	if (*misfit && (!r->loose || it->positions))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "has %llu rows for %llu %s%s",
 		                  (unsigned long long)have, (unsigned long long)want,
 		                  it->positions ? "listed positions" : "tokens",
@@ -315,7 +318,8 @@ static enum st_status make_entries(struct reader *r, struct st_error *err)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < r->n_items; i++) {
 		struct st_trace_item *it = &r->items[i];
-		ST_TRY(check_item(r, it, err));
+		bool misfit = false;
+		ST_TRY(check_item(r, it, &misfit, err));
 		t->entries[t->n_entries++] = (struct st_trace_entry){
 			.stage = it->key.stage,
 			.layer = it->key.layer,
@@ -325,6 +329,7 @@ static enum st_status make_entries(struct reader *r, struct st_error *err)
 			.cols = st_tensor_cols(it->tensor),
 			.positions = it->positions,
 			.n_positions = it->n_positions,
+			.misfit = misfit,
 		};
 	}
 	return ST_OK;
@@ -351,14 +356,14 @@ static enum st_status check_kind(const struct reader *r, struct st_error *err)
 	}
 }
 
-enum st_status st_trace_open(const char *path, struct st_trace **out, struct st_error *err)
+static enum st_status open_trace(const char *path, bool loose, struct st_trace **out, struct st_error *err)
 {
 	*out = NULL;
 	struct st_trace *t = st_alloc_zeroed(1, sizeof *t);
 	if (!t)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	st_arena_init(&t->arena);
-	struct reader r = { .t = t };
+	struct reader r = { .t = t, .loose = loose };
 	enum st_status st;
 	ST_TRY_OUT(st_container_open(path, &t->c, err));
 	ST_TRY_OUT(check_kind(&r, err));
@@ -375,6 +380,16 @@ out:
 	st_error_in(err, path);
 	st_trace_close(t);
 	return st;
+}
+
+enum st_status st_trace_open(const char *path, struct st_trace **out, struct st_error *err)
+{
+	return open_trace(path, false, out, err);
+}
+
+enum st_status st_trace_open_loose(const char *path, struct st_trace **out, struct st_error *err)
+{
+	return open_trace(path, true, out, err);
 }
 
 void st_trace_close(struct st_trace *t)
