@@ -28,12 +28,12 @@ static json_t *cause(const struct st_finding *f)
 	json_t *equivalent = json_array();
 	for (size_t i = 0; i < f->n_equivalent; i++)
 		json_array_append_new(equivalent, json_string(st_cause_name(f->equivalent[i])));
-	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o}", "code", st_cause_name(c->code),
+	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:b}", "code", st_cause_name(c->code),
 	                 "confidence", words[c->confidence], "parameters", params(c), "residual_before",
 	                 st_json_number(c->residual_before), "residual_after", st_json_number(c->residual_after),
 	                 "floor", st_json_number(c->floor), "text", st_json_text(f->text), "stage",
 	                 st_stage_name(f->at), "layer", layer_number(f->layer), "equivalent", equivalent, "structure",
-	                 text_or_null(f->structure));
+	                 text_or_null(f->structure), "engine_right", f->engine_right);
 }
 
 static json_t *candidates(const struct st_finding *f)

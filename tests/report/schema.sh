@@ -45,7 +45,7 @@ rm -f b/generation_config.json
 printf 'one\ntwo words\n' > texts
 echo 'no model' > text.gguf
 
-echo 1..50
+echo 1..54
 missing=$(grep -rhoE '"stele\.[a-z-]+/1"' "$here/../../src" | tr -d '"' | sort -u | while read -r name; do
 	jq -e --arg name "$name" '.title == $name' "$schemas"/*.json 2> /dev/null | grep -q true || echo "# not described: $name"
 done)
@@ -107,5 +107,11 @@ json replay "one step" replay --manifest capture/manifest.json --canary in-range
 says "a status for people and one for programs" '.exit_status == "ok" and .exit == 0'
 json replay "an output explained" replay --manifest capture/manifest.json --against step_sdpa_out.bin
 json replay "codebooks" replay --codebook-lint
-[ $n = 50 ] || failed=1
+"$stele" trace a.gguf --prompt hello --save-tensor all --bundle sound.st > /dev/null 2>&1
+"$stele" trace fault.gguf --prompt hello --save-tensor all --bundle wrong.st > /dev/null 2>&1
+json explain "a sound trace explained" explain sound.st --model a.gguf
+says "no cause" '.verdict == "match" and .cause == null and .findings == []'
+json explain "a faulty trace explained" explain wrong.st --model a.gguf
+says "its cause" '.cause.code == "weight.transposed" and .first_divergence.layer == 1'
+[ $n = 54 ] || failed=1
 exit $failed
