@@ -42,12 +42,17 @@ struct asked {
 	struct near *rows;          /* [rows] */
 };
 
+static bool is_block_grid(struct st_held held)
+{
+	return st_dtype_info(held.type)->kind == ST_KIND_QUANT && st_dtype_geometry(held.type)->sub;
+}
+
 static void ask_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
 	const struct asked *m = ctx;
 	uint64_t cols = m->a->cols;
 	bool blocks = st_dtype_info(m->held.type)->kind != ST_KIND_FLOAT;
-	bool two = st_dtype_info(m->other.type)->kind == ST_KIND_QUANT && st_dtype_geometry(m->other.type)->sub;
+	bool two = is_block_grid(m->other);
 	float *step = m->step + lane * 2 * cols, *other = step + cols;
 	struct st_cells x, y;
 	st_pair_cells(m->buf, lane, cols, &x, &y);
@@ -73,8 +78,11 @@ static void ask_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 			/* Grids of other steps are other chains: every second number of the one may lie on the other. */
 			if (two && !(other[i] > 0.75f * step[i] && other[i] < 1.5f * step[i]))
 				continue;
-			n.measured++;
-			n.squares += fmin(d / step[i], 1) * fmin(d / step[i], 1);
+			/* A finer grid that came behind a coarse one moves numbers by as little as a finetune does. */
+			if (!two) {
+				n.measured++;
+				n.squares += fmin(d / step[i], 1) * fmin(d / step[i], 1);
+			}
 			if (blocks && size > FEW_STEPS * step[i])
 				continue;
 			n.told++;
@@ -118,15 +126,16 @@ enum st_status st_same_chain(const struct st_rows *a, const struct st_rows *b, c
 			all.measured += m.rows[r].measured;
 			all.squares += m.rows[r].squares;
 		}
-		bool whole = are_near(&all), mixed = false;
+		bool whole = are_near(&all), mixed = false, two = is_block_grid(other);
 		for (uint64_t r = 0; r < a->rows; r++)
 			mixed |= m.rows[r].told >= TELLING / 2 && 4 * m.rows[r].near < m.rows[r].told
 			      && !are_small(&m.rows[r]);
 		for (uint64_t r = 0; r < a->rows; r++) {
 			const struct near *n = &m.rows[r];
-			/* A row that says little follows the others where these are of one kind. One among many that came
-			 * another way is asked for as much as the whole. */
-			same[r] = !whole            ? are_near(n)
+			/* A row that says little follows the others where these are of one kind. One among many that
+			 * came another way is asked for as much as the whole; of two grids none is, since single rows
+			 * of their numbers fall together. */
+			same[r] = !whole            ? !two && are_near(n)
 			        : n->told < TELLING ? !mixed
 			                            : 2 * n->near > n->told || are_small(n);
 		}

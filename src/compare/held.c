@@ -23,13 +23,14 @@
 #define MOST_NUMBERS 0.995 /* of a tensor with one step */
 #define MOST_OPEN 0.4      /* of that step is what the present type may have lost: four in five would pass by chance */
 
-/* The types of grids, coarsest first: a coarse grid is a fine one as well. */
-static const enum st_dtype grid_types[] = {
-	ST_DTYPE_Q2_K, ST_DTYPE_Q3_K, ST_DTYPE_Q4_0, ST_DTYPE_Q4_K, ST_DTYPE_Q4_1,
-	ST_DTYPE_Q5_0, ST_DTYPE_Q5_K, ST_DTYPE_Q5_1, ST_DTYPE_Q6_K, ST_DTYPE_Q8_0,
-};
-/* Q4_1 and Q5_1 have the grids of Q4_K and Q5_K and nearly their error: they stand for rows that have no super-blocks.
+/*
+ * The types of grids, coarsest first: a coarse grid is a fine one as well. Q4_1 and Q5_1 have the grids of Q4_K and Q5_K
+ * and nearly their error. They stand for these, since scales may have been refitted.
  */
+static const enum st_dtype grid_types[] = {
+	ST_DTYPE_Q2_K, ST_DTYPE_Q3_K, ST_DTYPE_Q4_0, ST_DTYPE_Q4_1,
+	ST_DTYPE_Q5_0, ST_DTYPE_Q5_1, ST_DTYPE_Q6_K, ST_DTYPE_Q8_0,
+};
 
 /*
  * A grid: `steps` from zero to the largest magnitude, or with an offset from the smallest number to the largest;
