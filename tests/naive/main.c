@@ -150,6 +150,8 @@ int main(int argc, char **argv)
 	for (uint64_t x = 12345; n < random && n < 4000; n++) {
 		x = x * 6364136223846793005u + 1442695040888963407u;
 		ids[n] = (uint32_t)((x >> 33) % m->V);
+		if (n > 0 && ids[n] == ids[n - 1]) /* so that a row is never the one before by chance */
+			ids[n] = (ids[n] + 1) % (uint32_t)m->V;
 	}
 	if (fault && !planted_parse(fault, &o.plant)) {
 		fprintf(stderr, "naive: no fault '%s'\n", fault);

@@ -389,6 +389,8 @@ static void tokens_of(const struct one *c, const struct model *m, uint32_t *ids)
 	for (size_t i = 0; i < c->tokens; i++) {
 		x = x * 6364136223846793005u + 1442695040888963407u;
 		ids[i] = (uint32_t)((x >> 33) % m->V);
+		if (i > 0 && ids[i] == ids[i - 1])
+			ids[i] = (ids[i] + 1) % (uint32_t)m->V;
 	}
 }
 
