@@ -116,6 +116,31 @@ static enum st_status bound_factors(struct st_explainer *x, const struct st_node
 	return ST_OK;
 }
 
+/* A sum of three terms of which two were added where nothing was captured: an engine may add the other two first, and
+ * round what they come to. */
+static void bound_order_of_sum(struct st_explainer *x, const struct st_node *n, const struct st_arith *a,
+                               const struct st_value *v)
+{
+	for (int k = 0; k < 2; k++) {
+		uint32_t in = n->in[k], other = n->in[1 - k];
+		if (in == ST_NO_NODE || other == ST_NO_NODE || !x->inner[in] || x->g->nodes[in].op != ST_OP_ADD)
+			continue;
+		const uint32_t terms[3] = { other, x->g->nodes[in].in[0], x->g->nodes[in].in[1] };
+		bool alike = true;
+		for (int t = 0; t < 3; t++) {
+			struct st_value term = terms[t] == ST_NO_NODE ? (struct st_value){ 0 }
+			                                              : st_run_value(x->run, terms[t]);
+			alike = alike && term.rows == v->rows && term.cols == v->cols;
+		}
+		const float *first = alike ? st_run_value(x->run, other).data : NULL;
+		for (size_t i = 0; i < v->rows * v->cols && alike; i++) {
+			float one = first[i] + st_run_value(x->run, terms[1]).data[i];
+			float two = first[i] + st_run_value(x->run, terms[2]).data[i];
+			x->bound[i] += st_half_unit(a->out, fmaxf(fabsf(one), fabsf(two)));
+		}
+	}
+}
+
 /* What the arithmetic may do to each element of `value`, which the segment has in the way w. */
 static enum st_status bound_segment(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
                                     const struct st_arith *a, const float *value, struct st_error *err)
@@ -127,6 +152,8 @@ static enum st_status bound_segment(struct st_explainer *x, const struct st_segm
 	ST_TRY(st_bound_of_node(x, s->node, node, a, value, x->bound, err));
 	if (node->op == ST_OP_MUL)
 		ST_TRY(bound_factors(x, node, a, &v, err));
+	if (node->op == ST_OP_ADD)
+		bound_order_of_sum(x, node, a, &v);
 	if (node->op == ST_OP_SOFTMAX && x->inner[node->in[0]] && a->out != F32 && !a->dump)
 		bound_rounded_scores(x, node, a, value, &v);
 	if (s->n_inner == 1 && !a->dump)

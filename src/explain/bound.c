@@ -246,7 +246,7 @@ static enum st_status mix(const struct job *j, struct st_error *err)
 /* Where terms cancel, what writing them down in f32 did to them is left; a bias may have been rounded to the type. */
 static void sum(const struct job *j)
 {
-	bool bias = j->n->op == ST_OP_BIAS, rounded = bias && weights_are_rounded(j);
+	bool bias = j->n->op == ST_OP_BIAS || j->n->op == ST_OP_BIAS_AT, rounded = bias && weights_are_rounded(j);
 	plain(j, 2 * UNIT, 0);
 	for (size_t r = 0; r < j->rows; r++)
 		for (size_t i = 0; i < j->cols; i++) {
@@ -373,6 +373,7 @@ enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i, const struct
 		break;
 	case ST_OP_ADD:
 	case ST_OP_BIAS:
+	case ST_OP_BIAS_AT:
 		sum(&j);
 		break;
 	case ST_OP_MUL: /* of factors that were written down in f32 */
