@@ -183,5 +183,6 @@ int main(void)
 		cmocka_unit_test(steps_continue_prompts),
 		cmocka_unit_test(mistakes_are_seen_where_they_are_said),
 	};
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests_name("naive", tests, NULL, NULL);
 }
