@@ -364,13 +364,6 @@ static enum st_status divisors_job(struct st_conversion *v, struct st_error *err
 	return ST_OK;
 }
 
-uint32_t st_described_factors(const struct st_described *d, const char *weight)
-{
-	if (strcmp(weight, "rope_short") != 0 && strcmp(weight, "rope_long") != 0)
-		return ST_FAMILY_NONE;
-	return st_family_find_key(d->family, weight + strlen("rope_"));
-}
-
 /* Longrope's divisors, which are lists of config.json, as the tensors that GGUF has for them. */
 static enum st_status factors_jobs(struct st_conversion *v, struct st_error *err)
 {

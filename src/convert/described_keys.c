@@ -64,6 +64,13 @@ static bool is_scaling(const struct st_family_key *k)
 	return k->n_spelled[ST_SPELLING_GGUF] && strncmp(k->spelled[ST_SPELLING_GGUF][0], "rope.scaling.", 13) == 0;
 }
 
+uint32_t st_described_factors(const struct st_described *d, const char *weight)
+{
+	if (strcmp(weight, "rope_short") != 0 && strcmp(weight, "rope_long") != 0)
+		return ST_FAMILY_NONE;
+	return st_family_find_key(d->family, weight + strlen("rope_"));
+}
+
 enum st_status st_described_divides(const struct st_described *d, bool *yes, struct st_error *err)
 {
 	static const char *const known[] = { "none", "default", "linear", "yarn", "longrope" };

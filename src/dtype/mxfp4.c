@@ -69,6 +69,29 @@ void st_encode_weighted_mxfp4(const float *src, const float *importance, void *d
 
 void st_encode_mxfp4(const float *src, void *dst, size_t n) { st_encode_weighted_mxfp4(src, NULL, dst, n); }
 
+/* How far the level of a code is from the next one in a direction; infinite behind the last. */
+static float gap(unsigned code, int direction)
+{
+	int nearest = 0;
+	for (unsigned c = 0; c < 16; c++) {
+		int away = direction * (st_mxfp4_values[c] - st_mxfp4_values[code]);
+		nearest = away > 0 && (!nearest || away < nearest) ? away : nearest;
+	}
+	return nearest ? (float)nearest : INFINITY;
+}
+
+/* A power of two is chosen, not rounded: a code stands for what lies between its neighbours. */
+static void elements_of(const struct st_block_mxfp4 *b, const struct st_elements *e, uint64_t at)
+{
+	float d = st_e8m0_half(b->e);
+	for (unsigned i = 0; i < ST_QK; i++) {
+		unsigned c = b->qs[i % 16] >> (i < 16 ? 0 : 4) & 15u;
+		e->below[at + i] = d * gap(c, -1);
+		e->above[at + i] = d * gap(c, 1);
+		e->rounding[at + i] = 0;
+	}
+}
+
 /* Codes of a block two by two, exponents in a tensor of their own: put together as the block that they are. */
 void st_mxfp4_row(const struct st_apart *a, uint64_t r, const struct st_elements *e)
 {
@@ -79,21 +102,9 @@ void st_mxfp4_row(const struct st_apart *a, uint64_t r, const struct st_elements
 			unsigned code = codes[k * ST_QK / 2 + i / 2] >> 4 * (i % 2) & 15;
 			b.qs[i % 16] |= (uint8_t)(code << 4 * (i / 16));
 		}
-		struct st_tensor one = { .dtype = ST_DTYPE_MXFP4,
-			                 .ndim = 1,
-			                 .shape = { ST_QK },
-			                 .n_elems = ST_QK,
-			                 .n_bytes = sizeof b,
-			                 .row_bytes = sizeof b,
-			                 .scale = 1,
-			                 .data = (const uint8_t *)&b };
 		struct st_elements here = { .value = e->value + k * ST_QK };
-		if (!e->below) {
-			st_tensor_decode(&one, 0, 1, here.value);
-			continue;
-		}
-		here = (struct st_elements){ e->value + k * ST_QK, e->below + k * ST_QK, e->above + k * ST_QK,
-			                     e->rounding + k * ST_QK };
-		st_tensor_elements(&one, 0, &here);
+		st_decode_mxfp4(&b, here.value, ST_QK);
+		if (e->below)
+			elements_of(&b, e, k * ST_QK);
 	}
 }

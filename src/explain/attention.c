@@ -371,7 +371,9 @@ enum st_status st_test_attention(struct st_trial *t, struct st_error *err)
 	ST_TRY(st_attention_open(t, &a, &found, err));
 	if (!found)
 		return ST_OK;
-	uint32_t *heads = st_alloc_zeroed(2 * a.H, sizeof *heads);
+	uint32_t *heads = st_alloc_array2(2, a.H, sizeof *heads);
+	for (size_t h = 0; heads && h < 2 * a.H; h++)
+		heads[h] = 0;
 	enum st_status st = heads ? test_all(&a, heads, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	free(heads);
 	st_attention_close(&a);

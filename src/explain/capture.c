@@ -62,6 +62,20 @@ static void want(struct st_explainer *x, uint32_t i)
 	}
 }
 
+/* How many experts a token has in the trace's value of node i, where these are more or fewer than the model's; else 0. */
+static uint32_t other_choice(const struct st_explainer *x, uint32_t i, const struct st_trace_entry *e)
+{
+	const struct st_node *n = &x->g->nodes[i], *top = NULL;
+	for (uint32_t k = 0; k <= i && !top; k++)
+		if (x->g->nodes[k].op == ST_OP_TOP && x->g->nodes[k].layer == n->layer)
+			top = &x->g->nodes[k];
+	uint64_t rows = e->positions ? e->n_positions : x->pass.T, count = e->tensor->n_elems;
+	if (!top || n->width % top->width != 0 || count == 0 || rows == 0)
+		return 0;
+	uint64_t each = n->width / top->width, k = count / (rows * each);
+	return k * rows * each == count && k != top->width && k <= x->g->nodes[top->in[0]].width ? (uint32_t)k : 0;
+}
+
 enum st_status st_pass_begin(struct st_explainer *x, uint32_t step, struct st_error *err)
 {
 	const struct st_provenance *p = st_trace_provenance(x->t);
@@ -79,7 +93,7 @@ enum st_status st_pass_begin(struct st_explainer *x, uint32_t step, struct st_er
 		if (!pass->at[i])
 			continue;
 		size_t rows = positions_of(x, e, n);
-		if (!rows && (x->experts[i] = st_other_choice(x, i, e)) != 0) {
+		if (!rows && (x->experts[i] = other_choice(x, i, e)) != 0) {
 			pass->at[i] = NULL;
 			continue;
 		}

@@ -79,16 +79,3 @@ enum st_status st_compare_choice(const struct st_explainer *x, const struct st_s
 	f->noise = f->ratio <= 1;
 	return ST_OK;
 }
-
-uint32_t st_other_choice(const struct st_explainer *x, uint32_t i, const struct st_trace_entry *e)
-{
-	const struct st_node *n = &x->g->nodes[i], *top = NULL;
-	for (uint32_t k = 0; k <= i && !top; k++)
-		if (x->g->nodes[k].op == ST_OP_TOP && x->g->nodes[k].layer == n->layer)
-			top = &x->g->nodes[k];
-	uint64_t rows = e->positions ? e->n_positions : x->pass.T, count = e->tensor->n_elems;
-	if (!top || n->width % top->width != 0 || count == 0 || rows == 0)
-		return 0;
-	uint64_t each = n->width / top->width, k = count / (rows * each);
-	return k * rows * each == count && k != top->width && k <= x->g->nodes[top->in[0]].width ? (uint32_t)k : 0;
-}

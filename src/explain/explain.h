@@ -146,8 +146,6 @@ struct st_fit;
 ST_MUST_CHECK enum st_status st_compare_choice(const struct st_explainer *x, const struct st_segment *s,
                                                const struct st_arith *a, const float *value, struct st_fit *f,
                                                struct st_error *err);
-/* How many experts a token has in the trace's value of node i, where these are more or fewer than the model's; else 0. */
-uint32_t st_other_choice(const struct st_explainer *x, uint32_t i, const struct st_trace_entry *e);
 
 /* How well an evaluation accounts for what was captured. */
 struct st_fit {
