@@ -216,7 +216,7 @@ static void softmax(const struct job *j)
 			/* A sink stands beside the scores in their type. */
 			float sinks = j->n->n_w ? y * j->unit * (2 * most + 2 + sink) : 0;
 			j->bound[r * j->cols + p] += sinks + 0x1p-125f
-			                           + y * UNIT * (8 + 4 * most + sqrtf((float)j->cols))
+			                           + y * UNIT * (8 + 12 * most + sqrtf((float)j->cols))
 			                           + st_half_unit(j->out, y);
 		}
 	}

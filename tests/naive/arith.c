@@ -10,7 +10,17 @@ const char *const order_names[] = { "sequential", "lanes", "blocked", NULL };
 const char *const cache_names[] = { "plain", "f16", "bf16", "q8_0", NULL };
 const char *const flash_names[] = { "none", "f32", "f16", NULL };
 
-double to_f16(double x) { return (double)(_Float16)(float)x; }
+/* To nearest even among multiples of the unit: 2^(e - 10) in [2^e, 2^(e + 1)), 2^-24 at least. */
+double to_f16(double x)
+{
+	double v = (double)(float)x;
+	int e;
+	if (v == 0 || !isfinite(v))
+		return v;
+	(void)frexp(v, &e);
+	double unit = ldexp(1, (e - 1 > -14 ? e - 1 : -14) - 10), y = rint(v / unit) * unit;
+	return fabs(y) > 65504 ? copysign((double)INFINITY, v) : y;
+}
 
 /* The upper `keep` bits of a float, to nearest even. */
 static double upper(double x, unsigned keep)
