@@ -22,6 +22,29 @@ double to_f16(double x)
 	return fabs(y) > 65504 ? copysign((double)INFINITY, v) : y;
 }
 
+double f16_of_bits(uint16_t h)
+{
+	int e = h >> 10 & 31, m = h & 1023;
+	double v = e == 31 ? (m ? (double)NAN : (double)INFINITY) : ldexp(e ? m + 1024 : m, (e ? e : 1) - 25);
+	return h >> 15 ? -v : v;
+}
+
+uint16_t f16_bits(double x)
+{
+	double y = to_f16(x), size = fabs(y);
+	uint16_t sign = signbit(y) ? 0x8000 : 0;
+	int e;
+	if (isnan(y))
+		return 0x7E00;
+	if (isinf(y) || size == 0)
+		return (uint16_t)(sign | (size == 0 ? 0 : 0x7C00));
+	(void)frexp(size, &e);
+	e = e - 1 > -14 ? e - 1 : -14;
+	/* Below 2^-14 the exponent is 0 and the fraction has no leading 1; above, both add up to the bits. */
+	int units = (int)ldexp(size, 10 - e);
+	return (uint16_t)(sign | (units < 1024 ? units : ((e + 15) << 10) + units - 1024));
+}
+
 /* The upper `keep` bits of a float, to nearest even. */
 static double upper(double x, unsigned keep)
 {

@@ -126,6 +126,8 @@ enum flash { FLASH_NONE, FLASH_F32, FLASH_F16 };
 extern const char *const arith_names[], *const order_names[], *const cache_names[], *const flash_names[];
 
 double to_f16(double x);
+double f16_of_bits(uint16_t h);
+uint16_t f16_bits(double x);
 double to_bf16(double x);
 double to_tf32(double x);
 /* In place; n need not be a multiple of the block, the rest stays as it is. */

@@ -25,12 +25,8 @@ static float misread(float x)
 {
 	float b = (float)to_bf16(x);
 	uint32_t u;
-	uint16_t h;
-	_Float16 f;
 	memcpy(&u, &b, 4);
-	h = (uint16_t)(u >> 16);
-	memcpy(&f, &h, 2);
-	return (float)f;
+	return (float)f16_of_bits((uint16_t)(u >> 16));
 }
 
 static struct weight fused_row(struct run *r, size_t l, enum slot s)

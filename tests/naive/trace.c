@@ -149,7 +149,7 @@ static size_t put(enum st_dtype type, double x, unsigned char *p)
 {
 	float f = (float)x;
 	uint32_t u;
-	_Float16 h = (_Float16)f;
+	uint16_t h = f16_bits(x);
 	int32_t i = (int32_t)x;
 	switch (type) {
 	case ST_DTYPE_F64:
