@@ -156,6 +156,8 @@ void st_synth_numbers(const struct st_synth *s, enum st_role role, uint32_t laye
 
 struct st_synth_tensor *st_synth_find(struct st_synth *s, enum st_role role, uint32_t layer)
 {
+	if (role == ST_ROLE_COUNT) /* of a page's own weights, which no other can be told by */
+		return NULL;
 	for (size_t i = 0; i < s->n_tensors; i++)
 		if (s->tensors[i].role == role && (!st_role_per_layer(role) || s->tensors[i].layer == layer))
 			return &s->tensors[i];

@@ -150,7 +150,7 @@ static size_t put(enum st_dtype type, double x, unsigned char *p)
 	float f = (float)x;
 	uint32_t u;
 	uint16_t h = f16_bits(x);
-	int32_t i = (int32_t)x;
+	int32_t i = fabs(x) < 0x1p31 ? (int32_t)x : 0;
 	switch (type) {
 	case ST_DTYPE_F64:
 		memcpy(p, &x, 8);
