@@ -170,5 +170,6 @@ int main(void)
 		cmocka_unit_test(mistakes_are_named_with_their_numbers),
 		cmocka_unit_test(forms_of_scores_are_found),
 	};
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests_name("explain fits", tests, NULL, NULL);
 }
