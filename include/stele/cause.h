@@ -89,6 +89,7 @@ const char *st_cause_name(enum st_cause_code c);
 bool st_cause_parse(const char *code, enum st_cause_code *out);
 
 enum st_confidence { ST_UNEXPLAINED, ST_LIKELY, ST_CONFIRMED };
+const char *st_confidence_name(enum st_confidence c);
 
 /* A fitted parameter: a number, or text where its unit says so. */
 struct st_param {

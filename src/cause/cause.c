@@ -14,6 +14,12 @@ static const char *const units[] = {
 
 const char *st_unit_name(enum st_unit u) { return units[u]; }
 
+const char *st_confidence_name(enum st_confidence c)
+{
+	static const char *const names[] = { "unexplained", "likely", "confirmed" };
+	return names[c];
+}
+
 static const struct st_param_info params[] = {
 #define PARAM(name, key, unit) [ST_PARAM_##name] = { key, ST_UNIT_##unit },
 #include <stele/causes.def>

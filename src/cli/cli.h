@@ -102,6 +102,14 @@ struct cli_param {
 		"cpu", 0, "LEVEL", "use this instruction set (default: the best here)", \
 			CLI_CHOICE(T, cpu, "scalar|avx2|avx512|neon")                   \
 	}
+/* of: "the model", "both models" */
+#define CLI_OPTION_FAMILY(T, of)                                                                    \
+	{                                                                                           \
+		"family", 0, "F",                                                                   \
+			"the description of " of                                                    \
+			": a file, or the name of a built-in one (default: the one that knows it)", \
+			CLI_PATH(T, family)                                                         \
+	}
 #define CLI_OPTION_MODE(T)                                                                                   \
 	{                                                                                                    \
 		"mode", 0, "MODE", "how to evaluate (default: exact)",                                       \

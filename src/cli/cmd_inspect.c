@@ -178,9 +178,7 @@ static int run(struct cli *c, void *p)
 }
 
 static const struct cli_param options[] = {
-	{ "family", 0, "F",
-	  "the description of the model: a file, or the name of a built-in one (default: the one that knows it)",
-	  CLI_PATH(struct opts, family) },
+	CLI_OPTION_FAMILY(struct opts, "the model"),
 	{ "metadata", 0, NULL, "show every key of the files as they spell it instead",
 	  CLI_BOOL(struct opts, metadata) },
 	{ "hexdump", 0, "TENSOR", "show the stored bytes of one tensor instead", CLI_STR(struct opts, hexdump) },

@@ -1,6 +1,7 @@
 /* stele replay - a packed KV-cache attention kernel against oracles. */
 #include "cli/cli.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/map.h"
@@ -138,13 +139,6 @@ static void drain(int fd, pid_t child, char *out, size_t size)
 	out[len] = '\0';
 }
 
-static double now_ms(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
-
 static bool run_gate(void *user, const char *gate, struct st_replay_gate_result *r)
 {
 	const struct gate_user *u = user;
@@ -162,7 +156,7 @@ static bool run_gate(void *user, const char *gate, struct st_replay_gate_result 
 	posix_spawn_file_actions_init(&acts);
 	posix_spawn_file_actions_adddup2(&acts, fd[1], STDOUT_FILENO);
 	posix_spawn_file_actions_adddup2(&acts, fd[1], STDERR_FILENO);
-	double start = now_ms();
+	double start = st_now_ms();
 	int rc = posix_spawn(&pid, "/proc/self/exe", &acts, NULL, (char *const *)args, environ);
 	posix_spawn_file_actions_destroy(&acts);
 	close(fd[1]);
@@ -172,7 +166,7 @@ static bool run_gate(void *user, const char *gate, struct st_replay_gate_result 
 		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 			;
 		r->exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-		r->duration_ms = now_ms() - start;
+		r->duration_ms = st_now_ms() - start;
 		/* The child's last line says which program it was. */
 		char *build = NULL;
 		for (char *p = r->output; (p = strstr(p, "build ")) != NULL; p++)

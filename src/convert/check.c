@@ -201,7 +201,7 @@ static enum st_status check_stages(const struct st_graph *got, const struct st_g
 		return ST_OK;
 	char where[96];
 	const struct st_node *n = i < want->n_nodes ? &want->nodes[i] : &got->nodes[i];
-	snprintf(where, sizeof where, n->layer < 0 ? "%s" : "%s of layer %d", st_stage_name(n->stage), n->layer);
+	st_stage_place(n->stage, n->layer, where, sizeof where);
 	return differs(where, err, "a graph of another form: this stage is in one of them only");
 }
 

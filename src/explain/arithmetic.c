@@ -4,7 +4,6 @@
 #include "explain/explain.h"
 
 #include "base/error.h"
-#include "dtype/half.h"
 #include "explain/rounding.h"
 
 #include <math.h>
@@ -17,41 +16,33 @@
 #define BF16 ST_DTYPE_BF16
 #define Q8_0 ST_DTYPE_Q8_0
 #define PLAIN .mode = ST_MODE_EXACT, .out = F32, .cache = F32, .query = F32, .sums = F32
+#define PRODUCTS(m) .mode = ST_MODE_EMULATE_##m, .out = F32, .cache = F32, .query = F32, .sums = F32
+#define RESULTS(m, t) .mode = m, .out = t, .cache = F32, .query = F32, .sums = F32, .ops = ST_ARITH_ALL
 #define CACHE(c, q, s) .mode = ST_MODE_EXACT, .out = F32, .cache = c, .query = q, .sums = s, .ops = ST_ARITH_ATTENTION
 const struct st_arith st_ariths[] = {
 	{ "f32", PLAIN, .ops = ST_ARITH_ALL },
-	{ "f16 operands", .mode = ST_MODE_EMULATE_F16, .out = F32, .cache = F32, .query = F32, .sums = F32,
-	  .ops = ST_ARITH_LINEAR },
+	{ "f16 operands", PRODUCTS(F16), .ops = ST_ARITH_LINEAR },
 	{ "f16 cache", CACHE(F16, F32, F32) },
 	{ "f16 cache and queries", CACHE(F16, F16, F32) },
-	{ "f16 attention", .mode = ST_MODE_EMULATE_F16, .out = F32, .cache = F32, .query = F32, .sums = F32,
-	  .ops = ST_ARITH_ATTENTION },
+	{ "f16 attention", PRODUCTS(F16), .ops = ST_ARITH_ATTENTION },
 	{ "flash attention, sums in f16", CACHE(F16, F16, F16) },
-	{ "bf16 operands", .mode = ST_MODE_EMULATE_BF16, .out = F32, .cache = F32, .query = F32, .sums = F32,
-	  .ops = ST_ARITH_LINEAR },
+	{ "bf16 operands", PRODUCTS(BF16), .ops = ST_ARITH_LINEAR },
 	{ "bf16 cache", CACHE(BF16, F32, F32) },
 	{ "bf16 cache and queries", CACHE(BF16, BF16, F32) },
-	{ "bf16 attention", .mode = ST_MODE_EMULATE_BF16, .out = F32, .cache = F32, .query = F32, .sums = F32,
-	  .ops = ST_ARITH_ATTENTION },
+	{ "bf16 attention", PRODUCTS(BF16), .ops = ST_ARITH_ATTENTION },
 	{ "f16 table of GELU", PLAIN, .table = true, .ops = ST_ARITH_GELU },
-	{ "q8_0 activations", .mode = ST_MODE_EMULATE_Q8_0, .out = F32, .cache = F32, .query = F32, .sums = F32,
-	  .ops = ST_ARITH_LINEAR },
-	{ "q8_k activations", .mode = ST_MODE_EMULATE_Q8_K, .out = F32, .cache = F32, .query = F32, .sums = F32,
-	  .ops = ST_ARITH_LINEAR },
+	{ "q8_0 activations", PRODUCTS(Q8_0), .ops = ST_ARITH_LINEAR },
+	{ "q8_k activations", PRODUCTS(Q8_K), .ops = ST_ARITH_LINEAR },
 	{ "activations as each weight asks for", PLAIN, .partner = true, .table = true, .ops = ST_ARITH_LINEARS },
 	{ "activations as each weight asks for, f16 cache", .mode = ST_MODE_EXACT, .out = F32, .cache = F16,
 	  .query = F16, .sums = F16, .partner = true, .table = true, .ops = ST_ARITH_LINEARS },
 	{ "q8_0 cache", CACHE(Q8_0, F32, F32) },
 	{ "q8_0 cache and queries", CACHE(Q8_0, Q8_0, F32) },
 	{ "q8_0 cache and queries, in Hadamard's basis", CACHE(Q8_0, Q8_0, F32), .turned = true },
-	{ "f16 results", .mode = ST_MODE_EMULATE_F16, .out = F16, .cache = F32, .query = F32, .sums = F32,
-	  .ops = ST_ARITH_ALL },
-	{ "bf16 results", .mode = ST_MODE_EMULATE_BF16, .out = BF16, .cache = F32, .query = F32, .sums = F32,
-	  .ops = ST_ARITH_ALL },
-	{ "written down in f16", .mode = ST_MODE_EXACT, .out = F16, .cache = F32, .query = F32, .sums = F32,
-	  .dump = true, .ops = ST_ARITH_ALL },
-	{ "written down in bf16", .mode = ST_MODE_EXACT, .out = BF16, .cache = F32, .query = F32, .sums = F32,
-	  .dump = true, .ops = ST_ARITH_ALL },
+	{ "f16 results", RESULTS(ST_MODE_EMULATE_F16, F16) },
+	{ "bf16 results", RESULTS(ST_MODE_EMULATE_BF16, BF16) },
+	{ "written down in f16", RESULTS(ST_MODE_EXACT, F16), .dump = true },
+	{ "written down in bf16", RESULTS(ST_MODE_EXACT, BF16), .dump = true },
 };
 const size_t st_n_ariths = sizeof st_ariths / sizeof *st_ariths;
 
@@ -232,16 +223,13 @@ static struct shape shape_of(const struct st_explainer *x, const struct st_node 
 	return s;
 }
 
-/* The most that any of the numbers has: results in f32 are not all short. */
-static int significant_bits(const float *v, size_t n)
+/* Results in f32 are not all short. */
+static bool any_longer_than(int bits, const float *v, size_t n)
 {
-	int most = 0;
-	for (size_t i = 0; i < n && most < 8; i++) {
-		uint32_t u = st_f32_bits(v[i]) & 0x7FFFFFu;
-		int bits = u ? 24 - __builtin_ctz(u) : 1;
-		most = bits > most ? bits : most;
-	}
-	return most;
+	size_t i = 0;
+	while (i < n && st_significant_bits(v[i]) <= bits)
+		i++;
+	return i < n;
 }
 
 static bool is_noise_like(struct st_explainer *x, const struct st_segment *s, const float *value, const float *emulated)
@@ -253,13 +241,13 @@ static bool is_noise_like(struct st_explainer *x, const struct st_segment *s, co
 		return false;
 	struct shape got = shape_of(x, n, &v, x->got, value, a), like = shape_of(x, n, &v, emulated, value, b);
 	double count = (double)v.rows * (double)v.cols, features = (double)v.cols;
-	bool noise = like.rms > 0 && count >= 64 && significant_bits(x->got, v.rows * v.cols) >= 8;
+	bool noise = like.rms > 0 && count >= 64 && any_longer_than(7, x->got, v.rows * v.cols);
 	for (size_t r = 0; r < v.rows; r++)
 		noise = noise && a[r] <= ALLOWS * b[r] * (1 + SIGNIFICANT / sqrt(2 * features));
-	double norm = 0;
+	double norm = 0; /* the gain of noise has this standard deviation, about 0 */
 	for (size_t i = 0; i < v.rows * v.cols; i++)
 		norm += (double)value[i] * value[i];
-	double sd = norm > 0 ? got.rms * sqrt(count) / sqrt(norm) / sqrt(count) : 0;
+	double sd = norm > 0 ? got.rms / sqrt(norm) : 0;
 	noise = noise && got.worst <= fmax(EXTREME, 1.5 * like.worst)
 	     && fabs(got.gain) <= fabs(like.gain) * ALLOWS + SIGNIFICANT * sd
 	     && got.coherence <= fmax(like.coherence, 1) * (1 + SIGNIFICANT * sqrt(2 / features));
@@ -429,8 +417,7 @@ static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s
 		f->ratio = f->rel = INFINITY; /* a result that was rounded to the type is one of its numbers */
 		return ST_OK;
 	}
-	bool choice = x->g->nodes[s->node].op == ST_OP_TOP;
-	if (emulated && !(choice && w->value)) {
+	if (emulated) {
 		/* Of numbers that were put there, what the arithmetic does to the node as it should be is added. */
 		way.arith = a;
 		way.edit = w->value ? ST_NO_NODE : w->edit;
@@ -442,12 +429,9 @@ static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s
 		value = x->tried;
 	}
 	ST_TRY(bound_segment(x, s, &way, a, value, err));
-	if (choice)
-		ST_TRY(st_compare_choice(x, s, a, value, f, err));
-	else
-		compare(x, s, w->edit == s->node && w->as ? w->as : &x->g->nodes[s->node], value, f);
-	f->floor = choice ? 0 : emulated ? relative(x, s, value, exact) : relative(x, s, x->bound, NULL);
-	if (emulated && !choice && a->out == ST_DTYPE_F32 && !f->noise && is_noise_like(x, s, exact, value)) {
+	compare(x, s, w->edit == s->node && w->as ? w->as : &x->g->nodes[s->node], value, f);
+	f->floor = emulated ? relative(x, s, value, exact) : relative(x, s, x->bound, NULL);
+	if (emulated && a->out == ST_DTYPE_F32 && !f->noise && is_noise_like(x, s, exact, value)) {
 		f->noise = true;
 		f->ratio = f->floor > 0 ? relative(x, s, x->got, exact) / f->floor : 0;
 	}

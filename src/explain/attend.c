@@ -452,5 +452,5 @@ enum st_status st_try_attend(struct st_attention *a, const struct st_attend *as,
 			return ST_OK;
 	}
 	a->as = *as;
-	return st_try_made(a->t, make, a, c, NULL, err);
+	return st_try_made(a->t, make, a, c, err);
 }

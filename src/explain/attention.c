@@ -12,7 +12,7 @@
 /* ---- scale and limit: numbers of the node, searched where they are none that is usual ---- */
 
 static enum st_status try_scores(struct st_attention *a, double scale, double cap, const struct st_cause *c,
-                                 struct st_fit *fit, struct st_error *err)
+                                 struct st_error *err)
 {
 	struct st_trial at = *a->t;
 	struct st_node as = *a->scores;
@@ -20,9 +20,8 @@ static enum st_status try_scores(struct st_attention *a, double scale, double ca
 	as.softcap = cap;
 	at.i = a->i_scores;
 	at.n = a->scores;
-	enum st_status st = st_try_node(&at, &as, c, fit, err);
+	enum st_status st = st_try_node(&at, &as, c, err);
 	a->t->best_ratio = at.best_ratio;
-	a->t->best_rank = at.best_rank;
 	return st;
 }
 
@@ -82,7 +81,7 @@ static enum st_status try_scale(struct st_attention *a, double scale, const char
 	st_cause_put(&c, ST_PARAM_EXPECTED, a->scores->scale);
 	if (is)
 		st_cause_put_text(&c, ST_PARAM_IS, is);
-	return try_scores(a, scale, a->scores->softcap, &c, NULL, err);
+	return try_scores(a, scale, a->scores->softcap, &c, err);
 }
 
 /* What a fitted scale is: one of those that are usual, or one over the root of a whole number. */
@@ -130,7 +129,7 @@ static enum st_status try_cap(struct st_attention *a, double cap, struct st_erro
 	struct st_cause c = st_blame(ST_CAUSE_ATTN_SOFTCAP);
 	st_cause_put(&c, ST_PARAM_SOFTCAP, cap);
 	st_cause_put(&c, ST_PARAM_EXPECTED, a->scores->softcap);
-	return try_scores(a, a->scores->scale, cap, &c, NULL, err);
+	return try_scores(a, a->scores->scale, cap, &c, err);
 }
 
 static enum st_status test_softcap(struct st_attention *a, struct st_error *err)
@@ -295,7 +294,7 @@ static enum st_status test_dropout(struct st_attention *a, struct st_error *err)
 	float *y = st_trial_buffer(a->t);
 	for (size_t k = 0; k < v.rows * v.cols; k++)
 		y[k] = got[k] == 0 ? 0 : (float)(by * exact[k]);
-	return st_try_value(a->t, y, &c, NULL, err);
+	return st_try_value(a->t, y, &c, err);
 }
 
 /* In the order of features that the graph has, and in that of a file whose pairs are neighbours. */

@@ -8,10 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *part_name(const struct st_trial *t, uint32_t k)
+/* Elements of weight k of the node. */
+static size_t part_len(const struct st_trial *t, uint32_t k)
 {
-	static const char *const names[] = { "q", "k", "v" };
-	return t->n->n_w == 3 ? names[k] : NULL;
+	const struct st_weight *w = t->n->w[k];
+	return (size_t)(w->group_rows ? st_weight_rows(w) : st_weight_cols(w));
 }
 
 /* The node's value with each part's bias times a factor. */
@@ -22,24 +23,18 @@ static enum st_status try_parts(struct st_trial *t, const float *bias, const dou
 	for (size_t r = 0; r < t->T; r++) {
 		size_t at = 0;
 		for (uint32_t k = 0; k < t->n->n_w; k++) {
-			size_t len = (size_t)st_weight_cols(t->n->w[k]);
-			if (t->n->w[k]->group_rows)
-				len = (size_t)st_weight_rows(t->n->w[k]);
+			size_t len = part_len(t, k);
 			for (size_t i = at; i < at + len; i++)
 				y[r * t->n->width + i] = (float)(t->in[0][r * t->ld[0] + i] + by[k] * bias[i]);
 			at += len;
 		}
 	}
-	return st_try_value(t, y, c, NULL, err);
+	return st_try_value(t, y, c, err);
 }
 
-/* The bias is what the node adds to zeros. */
+/* The weights side by side. */
 static enum st_status take_bias(struct st_trial *t, float *bias, struct st_error *err)
 {
-	struct st_value v = st_trial_value(t);
-	float *y = st_trial_buffer(t);
-	ST_TRY(st_run_eval_as(t->x->run, t->i, t->n, &t->x->exec, y, err));
-	/* From the weights themselves: a difference would have lost bits. */
 	size_t at = 0;
 	for (uint32_t k = 0; k < t->n->n_w; k++) {
 		const struct st_weight *w = t->n->w[k];
@@ -47,12 +42,13 @@ static enum st_status take_bias(struct st_trial *t, float *bias, struct st_error
 		if (!part)
 			return st_fail(err, ST_ERR_NOMEM, "out of memory");
 		st_weight_decode(w, 0, 1, part);
-		size_t len = (size_t)(w->group_rows ? st_weight_rows(w) : st_tensor_cols(w->tensor));
+		size_t len = part_len(t, k);
 		memcpy(bias + at, part, len * sizeof *bias);
 		free(part);
 		at += len;
 	}
-	return at == v.cols ? ST_OK : st_fail(err, ST_ERR_FORMAT, "a bias of %zu elements for %zu", at, v.cols);
+	return at == t->n->width ? ST_OK
+	                         : st_fail(err, ST_ERR_FORMAT, "a bias of %zu elements for %u", at, t->n->width);
 }
 
 /* The bias with each part's features in the other order of rotary pairs; and element t of it for position t. */
@@ -91,8 +87,7 @@ static enum st_status test_orders(struct st_trial *t, const float *bias, struct 
 		float *y = st_trial_buffer(t);
 		size_t at = 0;
 		for (uint32_t j = 0; j < t->n->n_w; j++) {
-			size_t len = (size_t)(t->n->w[j]->group_rows ? st_weight_rows(t->n->w[j])
-			                                             : st_weight_cols(t->n->w[j]));
+			size_t len = part_len(t, j);
 			for (size_t r = 0; r < t->T; r++)
 				for (size_t i = 0; i < len; i++) {
 					bool wrong = (k == 0 || k == j + 1) && r < len;
@@ -102,7 +97,7 @@ static enum st_status test_orders(struct st_trial *t, const float *bias, struct 
 			at += len;
 		}
 		struct st_cause c = st_blame(ST_CAUSE_BIAS_WRONG_AXIS);
-		ST_TRY(st_try_value(t, y, &c, NULL, err));
+		ST_TRY(st_try_value(t, y, &c, err));
 	}
 	return ST_OK;
 }
@@ -121,8 +116,8 @@ enum st_status st_test_bias(struct st_trial *t, struct st_error *err)
 		double by[ST_NODE_WEIGHTS];
 		for (uint32_t j = 0; j < t->n->n_w; j++)
 			by[j] = k == 0 || j + 1 == k ? 0 : 1;
-		if (k && part_name(t, k - 1))
-			st_cause_put_text(&c, ST_PARAM_PART, part_name(t, k - 1));
+		if (k)
+			st_blame_part(t, k - 1, &c);
 		st = try_parts(t, bias, by, &c, err);
 	}
 	if (st == ST_OK && st_trial_direct(t)) {
@@ -130,8 +125,7 @@ enum st_status st_test_bias(struct st_trial *t, struct st_error *err)
 		size_t at = 0;
 		uint32_t which = 0;
 		for (uint32_t k = 0; k < t->n->n_w; k++) {
-			size_t len = (size_t)(t->n->w[k]->group_rows ? st_weight_rows(t->n->w[k])
-			                                             : st_weight_cols(t->n->w[k]));
+			size_t len = part_len(t, k);
 			double db = 0, bb = 0;
 			for (size_t r = 0; r < t->T; r++)
 				for (size_t i = at; i < at + len && st_trial_has(t, r); i++) {
@@ -148,8 +142,7 @@ enum st_status st_test_bias(struct st_trial *t, struct st_error *err)
 		}
 		struct st_cause c = st_blame(ST_CAUSE_BIAS_SCALED);
 		st_cause_put(&c, ST_PARAM_FACTOR, most);
-		if (part_name(t, which))
-			st_cause_put_text(&c, ST_PARAM_PART, part_name(t, which));
+		st_blame_part(t, which, &c);
 		st = try_parts(t, bias, by, &c, err);
 	}
 	if (st == ST_OK && t->best->cause.confidence != ST_CONFIRMED)

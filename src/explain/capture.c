@@ -62,13 +62,18 @@ static void want(struct st_explainer *x, uint32_t i)
 	}
 }
 
+const struct st_node *st_capture_choice(const struct st_explainer *x, uint32_t i)
+{
+	for (uint32_t k = 0; k <= i; k++)
+		if (x->g->nodes[k].op == ST_OP_TOP && x->g->nodes[k].layer == x->g->nodes[i].layer)
+			return &x->g->nodes[k];
+	return NULL;
+}
+
 /* How many experts a token has in the trace's value of node i, where these are more or fewer than the model's; else 0. */
 static uint32_t other_choice(const struct st_explainer *x, uint32_t i, const struct st_trace_entry *e)
 {
-	const struct st_node *n = &x->g->nodes[i], *top = NULL;
-	for (uint32_t k = 0; k <= i && !top; k++)
-		if (x->g->nodes[k].op == ST_OP_TOP && x->g->nodes[k].layer == n->layer)
-			top = &x->g->nodes[k];
+	const struct st_node *n = &x->g->nodes[i], *top = st_capture_choice(x, i);
 	uint64_t rows = e->positions ? e->n_positions : x->pass.T, count = e->tensor->n_elems;
 	if (!top || n->width % top->width != 0 || count == 0 || rows == 0)
 		return 0;
@@ -129,16 +134,6 @@ bool st_capture_turned(const struct st_explainer *x, uint32_t i, const struct st
 	return at == i && *from + (size_t)rope->heads * rope->head_dim <= x->g->nodes[i].width;
 }
 
-static void to_pairs(float *v, size_t heads, size_t d, size_t n)
-{
-	float kept[ST_MAX_HEAD_DIM];
-	for (size_t h = 0; h < heads; h++, v += d) {
-		memcpy(kept, v, n * sizeof *v);
-		for (size_t i = 0; i < n; i++)
-			v[st_row_in_pairs(i, n)] = kept[i];
-	}
-}
-
 static bool change_turned_tails(const struct st_explainer *x, const struct st_node *n, float *row, bool half)
 {
 	const struct st_node *rope = &x->g->nodes[n->in[1]];
@@ -146,7 +141,8 @@ static bool change_turned_tails(const struct st_explainer *x, const struct st_no
 	if (rope->op != ST_OP_ROPE || n->head_dim > d)
 		return false;
 	for (uint32_t h = 0; h < n->heads; h++)
-		(half ? st_basis_to_half : to_pairs)(row + h * d + d - n->head_dim, 1, n->head_dim, rope->n_rot);
+		(half ? st_basis_to_half : st_basis_to_pairs)(row + h * d + d - n->head_dim, 1, n->head_dim,
+		                                              rope->n_rot);
 	return true;
 }
 
@@ -162,7 +158,8 @@ static bool change_by_weights(const struct st_explainer *x, uint32_t i, float *r
 		size_t len = (size_t)st_weight_rows(w);
 		if (w->interleaved) {
 			size_t d = len / w->heads;
-			(half ? st_basis_to_half : to_pairs)(row + at, w->heads, d, w->pair_dims ? w->pair_dims : d);
+			(half ? st_basis_to_half : st_basis_to_pairs)(row + at, w->heads, d,
+			                                              w->pair_dims ? w->pair_dims : d);
 			any = true;
 		}
 		at += len;
@@ -181,8 +178,8 @@ static bool change_basis(const struct st_explainer *x, uint32_t i, float *row, b
 		if (k == i ? n->op != ST_OP_ROPE : rope->op != ST_OP_ROPE || !st_capture_turned(x, i, rope, &from))
 			continue;
 		any = true;
-		(half ? st_basis_to_half : to_pairs)(row + (k == i ? 0 : from), rope->heads, rope->head_dim,
-		                                     rope->n_rot);
+		(half ? st_basis_to_half : st_basis_to_pairs)(row + (k == i ? 0 : from), rope->heads, rope->head_dim,
+		                                              rope->n_rot);
 		if (k == i)
 			break;
 	}
@@ -234,9 +231,12 @@ enum st_status st_capture_load(struct st_explainer *x, uint32_t i, const float *
 		memcpy(out, otherwise, v.rows * v.cols * sizeof *out);
 	struct st_tensor t = *e->tensor;
 	uint64_t cols = st_tensor_cols(&t), each = t.n_elems / rows; /* a position's elements, but of scores */
-	float *row = st_alloc_array(is_scores(n) ? cols : each, sizeof *row);
+	bool flat = t.ndim == 1;                                     /* one row of all positions */
+	float *row = st_alloc_array(is_scores(n) ? cols : flat ? t.n_elems : each, sizeof *row);
 	if (!row)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (flat)
+		st_tensor_decode(&t, 0, 1, row);
 	const char *form = x->form ? x->form : st_trace_provenance(x->t)->attn_scores_form;
 	for (size_t r = 0; r < rows; r++) {
 		size_t tok = token_of(x, e, rows, r);
@@ -254,15 +254,8 @@ enum st_status st_capture_load(struct st_explainer *x, uint32_t i, const float *
 			continue;
 		}
 		float *to = v.rows == 1 ? out : out + tok * v.cols;
-		if (t.ndim == 1) { /* flat: one row of all positions */
-			float *all = st_alloc_array(t.n_elems, sizeof *all);
-			if (!all) {
-				free(row);
-				return st_fail(err, ST_ERR_NOMEM, "out of memory");
-			}
-			st_tensor_decode(&t, 0, 1, all);
-			memcpy(to, all + r * v.cols, v.cols * sizeof *to);
-			free(all);
+		if (flat) {
+			memcpy(to, row + r * v.cols, v.cols * sizeof *to);
 			continue;
 		}
 		uint64_t per = st_tensor_rows(&t) / rows; /* [T, heads, size] has several rows for a position */

@@ -9,23 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void name_of(const struct st_node *n, char *buf, size_t size)
-{
-	if (n->layer >= 0)
-		snprintf(buf, size, "%s of layer %d", st_stage_name(n->stage), n->layer);
-	else
-		snprintf(buf, size, "%s", st_stage_name(n->stage));
-}
-
-static struct st_cause holds(enum st_cause_code code, const struct st_node *n)
-{
-	struct st_cause c = st_blame(code);
-	char name[64];
-	name_of(n, name, sizeof name);
-	st_cause_put_text(&c, ST_PARAM_HOLDS, name);
-	return c;
-}
-
 /* ---- rows ---- */
 
 /* Row r of the value is row r + by of what it should be; rows that would come from outside stay as captured. */
@@ -40,7 +23,7 @@ static enum st_status try_shift(struct st_trial *t, int by, struct st_error *err
 	}
 	struct st_cause c = st_blame(ST_CAUSE_CAPTURE_ROW_SHIFT);
 	st_cause_put(&c, ST_PARAM_SHIFT, by);
-	return st_try_value(t, y, &c, NULL, err);
+	return st_try_value(t, y, &c, err);
 }
 
 static double apart(const float *a, const float *b, size_t n)
@@ -86,7 +69,7 @@ static enum st_status test_stale(struct st_trial *t, struct st_error *err)
 		st_cause_put(&c, ST_PARAM_TOKEN, (double)row);
 		st_cause_put_text(&c, ST_PARAM_HOLDS, which);
 		memcpy(y + row * v.cols, t->exact + from * v.cols, v.cols * sizeof *y);
-		ST_TRY(st_try_value(t, y, &c, NULL, err));
+		ST_TRY(st_try_value(t, y, &c, err));
 	}
 	return ST_OK;
 }
@@ -120,7 +103,7 @@ static struct st_cause under(const struct st_trial *t, uint32_t k, bool aliased)
 {
 	const struct st_node *n = &t->x->g->nodes[k];
 	if (n->stage != t->n->stage)
-		return holds(aliased ? ST_CAUSE_CAPTURE_ALIASED : ST_CAUSE_STAGE_MISLABELLED, n);
+		return st_blame_holding(aliased ? ST_CAUSE_CAPTURE_ALIASED : ST_CAUSE_STAGE_MISLABELLED, n);
 	struct st_cause c = st_blame(ST_CAUSE_CAPTURE_LAYER_SHIFT);
 	st_cause_put(&c, ST_PARAM_LAYER, n->layer);
 	return c;
@@ -142,7 +125,7 @@ static enum st_status test_names(struct st_trial *t, struct st_error *err)
 		ST_TRY(st_capture_load(t->x, k, t->got, other, x->have_input, err));
 		struct st_cause c = under(t, k, k > t->i && in_place(x->g->nodes[k].op));
 		if (memcmp(other, t->got, v.rows * v.cols * sizeof *other) == 0)
-			ST_TRY(st_try_value(t, other, &c, NULL, err));
+			ST_TRY(st_try_value(t, other, &c, err));
 		else if (relative(other, t->exact, v.rows * v.cols) < 1e-3) {
 			c = under(t, k, false);
 			ST_TRY(st_try_found(t, other, &c, err));
@@ -186,16 +169,16 @@ static enum st_status test_turned(struct st_trial *t, struct st_error *err)
 	}
 	if (kept && last) {
 		st_run_put(x->run, t->i, kept);
-		struct st_cause c = holds(ST_CAUSE_CAPTURE_ALIASED, last);
+		struct st_cause c = st_blame_holding(ST_CAUSE_CAPTURE_ALIASED, last);
 		if (st == ST_OK)
-			st = st_try_value(t, y, &c, NULL, err);
+			st = st_try_value(t, y, &c, err);
 		/* V has no rotation to wait for: its bias may come later. */
 		for (size_t r = 0; r < v.rows && st == ST_OK; r++)
 			memcpy(y + r * v.cols + last->from[0] + last->width,
 			       t->exact + r * v.cols + last->from[0] + last->width,
 			       (v.cols - last->from[0] - last->width) * sizeof *y);
 		if (st == ST_OK && from != t->i)
-			st = st_try_value(t, y, &c, NULL, err);
+			st = st_try_value(t, y, &c, err);
 	} else if (kept) {
 		st_run_put(x->run, t->i, kept);
 	}
@@ -223,9 +206,9 @@ static enum st_status test_next(struct st_trial *t, struct st_error *err)
 			continue;
 		float *y = st_trial_buffer(t);
 		st = st_run_eval_as(x->run, k, n, &x->exec, y, err);
-		struct st_cause c = holds(ST_CAUSE_STAGE_MISLABELLED, n);
+		struct st_cause c = st_blame_holding(ST_CAUSE_STAGE_MISLABELLED, n);
 		if (st == ST_OK)
-			st = st_try_value(t, y, &c, NULL, err);
+			st = st_try_value(t, y, &c, err);
 		st_run_put(x->run, t->i, t->exact);
 	}
 	st_run_put(x->run, t->i, right);
@@ -248,7 +231,7 @@ static enum st_status test_axes(struct st_trial *t, struct st_error *err)
 		for (size_t h = 0; h < H; h++)
 			memcpy(y + (h * T + r) * d, t->exact + r * v.cols + h * d, d * sizeof *y);
 	struct st_cause c = st_blame(ST_CAUSE_CAPTURE_AXES);
-	return st_try_value(t, y, &c, NULL, err);
+	return st_try_value(t, y, &c, err);
 }
 
 static enum st_status test_basis(struct st_trial *t, struct st_error *err)
@@ -263,7 +246,7 @@ static enum st_status test_basis(struct st_trial *t, struct st_error *err)
 		return ST_OK;
 	struct st_cause c = st_blame(ST_CAUSE_CAPTURE_ROPE_LAYOUT);
 	st_cause_put_text(&c, ST_PARAM_IS, t->x->interleaved ? "half" : "interleaved");
-	return st_try_value(t, y, &c, NULL, err);
+	return st_try_value(t, y, &c, err);
 }
 
 enum st_status st_test_capture(struct st_trial *t, struct st_error *err)

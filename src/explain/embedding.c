@@ -30,7 +30,7 @@ static enum st_status test_scale(struct st_trial *t, struct st_error *err)
 		st_cause_put(&c, ST_PARAM_EXPECTED, own);
 		if (i < 3)
 			st_cause_put_text(&c, ST_PARAM_IS, usual[i].is);
-		ST_TRY(st_try_node(t, &as, &c, NULL, err));
+		ST_TRY(st_try_node(t, &as, &c, err));
 	}
 	return ST_OK;
 }
@@ -48,7 +48,7 @@ static enum st_status try_rows(struct st_trial *t, int by, struct st_error *err)
 	}
 	struct st_cause c = st_blame(ST_CAUSE_EMBEDDING_ROW_SHIFT);
 	st_cause_put(&c, ST_PARAM_SHIFT, by);
-	return st_try_value(t, y, &c, NULL, err);
+	return st_try_value(t, y, &c, err);
 }
 
 /* The row that a token's embedding is, where it is not its own. */
@@ -92,7 +92,7 @@ static enum st_status test_ids(struct st_trial *t, struct st_error *err)
 		st_cause_put(&c, ST_PARAM_TOKEN, (double)first);
 		st_cause_put(&c, ST_PARAM_VALUE, id[first]);
 		st_cause_put(&c, ST_PARAM_EXPECTED, t->x->pass.tokens[first]);
-		st = st_try_value(t, y, &c, NULL, err);
+		st = st_try_value(t, y, &c, err);
 	}
 	free(row);
 	free(least);
@@ -115,7 +115,7 @@ enum st_status st_test_positions(struct st_trial *t, struct st_error *err)
 	float *y = st_trial_buffer(t);
 	st_cause_put_text(&c, ST_PARAM_HOW, "missing");
 	memset(y, 0, t->T * t->n->width * sizeof *y);
-	ST_TRY(st_try_value(t, y, &c, NULL, err));
+	ST_TRY(st_try_value(t, y, &c, err));
 	uint64_t rows = st_tensor_rows(t->n->w[0]->tensor);
 	int64_t first = (int64_t)(t->P - t->T);
 	for (int64_t by = -first - 3; by <= 3; by++) {
@@ -126,7 +126,7 @@ enum st_status st_test_positions(struct st_trial *t, struct st_error *err)
 		as.offset = (uint32_t)offset;
 		c = st_blame(ST_CAUSE_EMBEDDING_POSITION);
 		st_cause_put(&c, ST_PARAM_OFFSET, (double)by);
-		ST_TRY(st_try_node(t, &as, &c, NULL, err));
+		ST_TRY(st_try_node(t, &as, &c, err));
 	}
 	return ST_OK;
 }
@@ -143,7 +143,7 @@ enum st_status st_test_position_sum(struct st_trial *t, struct st_error *err)
 		st_cause_put_text(&c, ST_PARAM_HOW, "missing");
 		for (size_t r = 0; r < t->T; r++)
 			memcpy(y + r * t->n->width, t->in[1 - k] + r * t->ld[1 - k], t->n->width * sizeof *y);
-		ST_TRY(st_try_value(t, y, &c, NULL, err));
+		ST_TRY(st_try_value(t, y, &c, err));
 	}
 	return ST_OK;
 }
@@ -157,7 +157,7 @@ static enum st_status try_cap(struct st_trial *t, double cap, struct st_error *e
 	as.softcap = cap;
 	st_cause_put(&c, ST_PARAM_VALUE, cap);
 	st_cause_put(&c, ST_PARAM_EXPECTED, t->n->softcap);
-	return st_try_node(t, &as, &c, NULL, err);
+	return st_try_node(t, &as, &c, err);
 }
 
 /* The limit under which least is left of the captured logits; plain: without one. */
@@ -222,7 +222,7 @@ static enum st_status test_gain(struct st_trial *t, struct st_error *err)
 	float *y = st_trial_buffer(t);
 	for (size_t k = 0; k < v.rows * v.cols; k++)
 		y[k] = (float)(by * t->exact[k]);
-	return st_try_value(t, y, &c, NULL, err);
+	return st_try_value(t, y, &c, err);
 }
 
 enum st_status st_test_head(struct st_trial *t, struct st_error *err)
@@ -242,7 +242,7 @@ enum st_status st_test_head(struct st_trial *t, struct st_error *err)
 		struct st_cause c = st_blame(tied ? ST_CAUSE_HEAD_TIED : ST_CAUSE_HEAD_WRONG_TENSOR);
 		as.w[0] = w;
 		st_cause_put_text(&c, ST_PARAM_HOLDS, w->canonical);
-		ST_TRY(st_try_node(t, &as, &c, NULL, err));
+		ST_TRY(st_try_node(t, &as, &c, err));
 	}
 	return ST_OK;
 }

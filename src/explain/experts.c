@@ -32,7 +32,7 @@ static enum st_status try_factors(struct st_trial *t, const double *w, const str
 				sum += w[r * C + k] * t->in[0][r * t->ld[0] + k * N + i];
 			y[r * N + i] = (float)sum;
 		}
-	return st_try_value(t, y, c, NULL, err);
+	return st_try_value(t, y, c, err);
 }
 
 /* Factors of a token's parts by least squares; false where they are not independent. */
@@ -212,14 +212,14 @@ enum st_status st_test_expert_bias(struct st_trial *t, struct st_error *err)
 	}
 	struct st_cause c = st_blame(ST_CAUSE_BIAS_MISSING);
 	if (st == ST_OK)
-		st = st_try_value(t, y, &c, NULL, err);
+		st = st_try_value(t, y, &c, err);
 	if (st == ST_OK && bb > 0) {
 		double by = fabs(gb / bb - floor(gb / bb + 0.5)) < 1e-3 ? floor(gb / bb + 0.5) : gb / bb;
 		c = st_blame(ST_CAUSE_BIAS_SCALED);
 		st_cause_put(&c, ST_PARAM_FACTOR, by);
 		for (size_t k = 0; k < t->T * N; k++)
 			y[k] = (float)(t->in[0][k / N * t->ld[0] + k % N] + by * bias[k]);
-		st = st_try_value(t, y, &c, NULL, err);
+		st = st_try_value(t, y, &c, err);
 	}
 	free(bias);
 	return st;
@@ -313,7 +313,7 @@ enum st_status st_test_expert_order(struct st_trial *t, struct st_error *err)
 			st_cause_put(&c, ST_PARAM_SHIFT, o.by <= E / 2 ? o.by : (double)o.by - E);
 		else
 			st_cause_put_text(&c, ST_PARAM_HOW, "in reverse");
-		st = st_try_nodes(t, in_other_order, &o, &c, NULL, err);
+		st = st_try_nodes(t, in_other_order, &o, &c, err);
 	}
 	for (size_t k = 0; k < PRODUCTS; k++)
 		free(o.biases[k]);
@@ -346,7 +346,7 @@ enum st_status st_test_shared(struct st_trial *t, struct st_error *err)
 			xx += s * s;
 		}
 	struct st_cause c = st_blame(ST_CAUSE_MOE_SHARED_MISSING);
-	ST_TRY(st_try_value(t, y, &c, NULL, err));
+	ST_TRY(st_try_value(t, y, &c, err));
 	if (!(xx > 0) || fabs(gx / xx) < 1e-6) /* left out, which is said */
 		return ST_OK;
 	c = st_blame(ST_CAUSE_MOE_SHARED_SCALED);
@@ -355,5 +355,5 @@ enum st_status st_test_shared(struct st_trial *t, struct st_error *err)
 		for (size_t i = 0; i < N; i++)
 			y[r * N + i] = (float)(t->in[1 - shared][r * t->ld[1 - shared] + i]
 			                       + gx / xx * t->in[shared][r * t->ld[shared] + i]);
-	return st_try_value(t, y, &c, NULL, err);
+	return st_try_value(t, y, &c, err);
 }

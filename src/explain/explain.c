@@ -4,6 +4,7 @@
 #include "explain/explain.h"
 
 #include "arch/arch.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/pool.h"
 
@@ -11,14 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-static double now_ms(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 /* ---- before any number ---- */
 
@@ -98,15 +91,12 @@ static void measure(struct st_explainer *x, const struct st_node *n, const struc
 	st_metrics_of(x->got, x->exact, v->rows * v->cols, x->exec.pool, m);
 }
 
-static enum st_stage_status status_of(const struct st_explainer *x, const struct st_explained_stage *s,
-                                      const struct st_fit *f)
+static enum st_stage_status status_of(const struct st_explained_stage *s, const struct st_fit *f)
 {
-	if (f->noise)
-		return s->m.max_abs == 0         ? ST_STATUS_EXACT
-		     : f->arith == &st_ariths[0] ? ST_STATUS_ROUNDING
-		                                 : ST_STATUS_NOISE;
-	(void)x;
-	return ST_STATUS_FAULT;
+	return !f->noise                 ? ST_STATUS_FAULT
+	     : s->m.max_abs == 0         ? ST_STATUS_EXACT
+	     : f->arith == &st_ariths[0] ? ST_STATUS_ROUNDING
+	                                 : ST_STATUS_NOISE;
 }
 
 static void nonfinite_finding(struct st_finding *f, const struct st_explainer *x, const struct st_node *n,
@@ -174,7 +164,7 @@ static enum st_status judge_node(struct st_explainer *x, uint32_t i, const struc
 		rep->arithmetic = fit.noise ? fit.arith->name : NULL;
 		rep->worst_position = v.rows == 1 ? (int64_t)x->pass.T - 1 : (int64_t)(fit.row % x->pass.T);
 		rep->worst_feature = fit.col;
-		rep->status = status_of(x, rep, &fit);
+		rep->status = status_of(rep, &fit);
 		if (fit.noise)
 			x->usual[n->stage] = (uint8_t)(fit.arith - st_ariths + 1);
 		if (!fit.noise && explain) {
@@ -194,10 +184,7 @@ static enum st_status judge_node(struct st_explainer *x, uint32_t i, const struc
 /* Values of more or fewer experts than the model's cannot be compared: that is the fault. */
 static void other_choice(struct st_explainer *x, uint32_t i, const struct st_explain_options *o)
 {
-	const struct st_node *n = &x->g->nodes[i], *top = n;
-	for (uint32_t k = 0; k <= i; k++)
-		if (x->g->nodes[k].op == ST_OP_TOP && x->g->nodes[k].layer == n->layer)
-			top = &x->g->nodes[k];
+	const struct st_node *n = &x->g->nodes[i], *top = st_capture_choice(x, i);
 	x->r.stages[x->r.n_stages] = (struct st_explained_stage){ .stage = n->stage,
 		                                                  .layer = n->layer,
 		                                                  .step = x->pass.step,
@@ -384,14 +371,9 @@ enum st_status st_explain_run(const char *trace, const char *model, const struct
                               struct st_explain **out, struct st_error *err)
 {
 	*out = NULL;
-	double start = now_ms();
-	enum st_cpu cpu;
-	struct st_exec e = st_exec_default();
-	if (o->cpu && (!st_cpu_parse(o->cpu, &cpu) || !st_cpu_usable(cpu)))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--cpu",
-		                  "level \"%s\" is unknown or not usable here", o->cpu);
-	if (o->cpu)
-		e.k = st_kernels_get(cpu);
+	double start = st_now_ms();
+	struct st_exec e;
+	ST_TRY(st_exec_at(o->cpu, &e, err));
 	struct st_explainer *x = st_alloc_zeroed(1, sizeof *x);
 	if (!x)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
@@ -411,7 +393,7 @@ enum st_status st_explain_run(const char *trace, const char *model, const struct
 		st = list_coverage(x, err);
 	if (st == ST_OK)
 		st = prepare(x, err);
-	x->r.ms_load = now_ms() - start;
+	x->r.ms_load = st_now_ms() - start;
 	bool stop = false;
 	if (st == ST_OK)
 		st = st_check_rows(x, &stop, err);
@@ -427,7 +409,7 @@ enum st_status st_explain_run(const char *trace, const char *model, const struct
 		goto out;
 	}
 	decide(x);
-	x->r.ms_total = now_ms() - start;
+	x->r.ms_total = st_now_ms() - start;
 	x->r.ms_run = x->r.ms_total - x->r.ms_load;
 	st_pool_close(e.pool);
 	x->exec.pool = NULL;

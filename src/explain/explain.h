@@ -44,10 +44,10 @@ struct st_explainer {
 	float *buffer;    /* a hypothesis's own: st_trial_buffer() */
 	bool *have;       /* [T]: positions that the trace has of the value */
 	bool *have_input;
-	bool *inner;  /* [n_nodes]: belongs to the segment */
-	bool *input;  /* [n_nodes]: is read by it */
+	bool *inner;       /* [n_nodes]: belongs to the segment */
+	bool *input;       /* [n_nodes]: is read by it */
 	uint32_t *experts; /* [n_nodes]: of each token, where the trace has another number than the model; else 0 */
-	bool *wanted; /* [n_nodes]: is captured, or a captured value depends on it */
+	bool *wanted;      /* [n_nodes]: is captured, or a captured value depends on it */
 	size_t widest;
 	const char **unknown;
 	const char *form; /* of scores, where the trace does not say it and it was found by value; NULL: as it says */
@@ -71,6 +71,9 @@ bool st_capture_counts(const struct st_explainer *x, const struct st_node *n, co
  * nothing of it is turned. */
 bool st_capture_other_basis(const struct st_explainer *x, uint32_t i, float *row);
 
+/* The choice of experts that node i's layer makes before it; NULL: none. */
+const struct st_node *st_capture_choice(const struct st_explainer *x, uint32_t i);
+
 /* Whether rotation `rope` turns features of node i's value, and from which on. */
 bool st_capture_turned(const struct st_explainer *x, uint32_t i, const struct st_node *rope, uint32_t *from);
 
@@ -88,20 +91,20 @@ struct st_segment {
 };
 void st_segment_find(struct st_explainer *x, uint32_t node, struct st_segment *s);
 
-/* Makes the value of a node anew, under the way's arithmetic. */
 struct st_way;
 /* What stands in place of node i; NULL: the node itself. */
 typedef const struct st_node *st_edit_fn(void *ctx, uint32_t i);
+/* Makes the value of a node anew, under the way's arithmetic. */
 typedef enum st_status st_make_fn(void *ctx, const struct st_way *w, float *out, struct st_error *err);
 
 /* How a segment is evaluated: everything in f64 unless said otherwise. */
 struct st_way {
-	uint32_t edit;            /* node that is replaced, or ST_NO_NODE */
-	const struct st_node *as; /* by this copy; or */
-	const float *value;       /* by these numbers, of the size of its value; or */
-	st_make_fn *make;         /* by what this makes */
-	st_edit_fn *also;         /* further nodes that are replaced, or NULL */
-	void *ctx;                /* of these two */
+	uint32_t edit;                /* node that is replaced, or ST_NO_NODE */
+	const struct st_node *as;     /* by this copy; or */
+	const float *value;           /* by these numbers, of the size of its value; or */
+	st_make_fn *make;             /* by what this makes */
+	st_edit_fn *also;             /* further nodes that are replaced, or NULL */
+	void *ctx;                    /* of these two */
 	const struct st_arith *arith; /* NULL: none */
 	bool move_inputs; /* captured inputs too, by what writing them down in 16 bits may have done to them */
 	double jiggle;    /* inner values are moved at random by so much of what rounding may do to them; 0 */
@@ -140,13 +143,6 @@ enum { ST_ARITH_LINEAR = 1, ST_ARITH_ATTENTION = 2, ST_ARITH_ALL = 4, ST_ARITH_G
 extern const struct st_arith st_ariths[];
 extern const size_t st_n_ariths;
 
-/* choice.c, of TOP: ratio is the gap of scores between what was chosen and what should have been, against a tie; rel the
- * share of wrong experts. */
-struct st_fit;
-ST_MUST_CHECK enum st_status st_compare_choice(const struct st_explainer *x, const struct st_segment *s,
-                                               const struct st_arith *a, const float *value, struct st_fit *f,
-                                               struct st_error *err);
-
 /* How well an evaluation accounts for what was captured. */
 struct st_fit {
 	bool noise;   /* every element is within its bound, or the whole is noise of the size that the arithmetic has */
@@ -179,26 +175,25 @@ struct st_trial {
 	double before; /* relative L2 without a hypothesis */
 	struct st_finding *best;
 	double best_ratio;
-	unsigned rank; /* of the hypothesis at hand: simple ones first */
-	unsigned best_rank;
 };
 /* Whether parameters can be fitted to t->got. */
 static inline bool st_trial_direct(const struct st_trial *t) { return t->got != NULL; }
 /* Evaluate under an edited node, or under values for it, and keep the cause if it fits better than what was kept. */
 ST_MUST_CHECK enum st_status st_try_node(struct st_trial *t, const struct st_node *as, const struct st_cause *c,
-                                         struct st_fit *fit, struct st_error *err);
+                                         struct st_error *err);
 ST_MUST_CHECK enum st_status st_try_value(struct st_trial *t, const float *value, const struct st_cause *c,
-                                          struct st_fit *fit, struct st_error *err);
+                                          struct st_error *err);
 /* What stands under another name is compared with what should stand here. */
 ST_MUST_CHECK enum st_status st_try_found(struct st_trial *t, const float *found, const struct st_cause *c,
                                           struct st_error *err);
 ST_MUST_CHECK enum st_status st_try_made(struct st_trial *t, st_make_fn *make, void *ctx, const struct st_cause *c,
-                                         struct st_fit *fit, struct st_error *err);
+                                         struct st_error *err);
 /* Mistakes made in several nodes at once: `also` has those of the segment that are replaced. */
 ST_MUST_CHECK enum st_status st_try_nodes(struct st_trial *t, st_edit_fn *also, void *ctx, const struct st_cause *c,
-                                          struct st_fit *fit, struct st_error *err);
+                                          struct st_error *err);
 /* A buffer of the node's value size that belongs to the trial; what was in it is lost. */
 float *st_trial_buffer(struct st_trial *t);
+
 /* One row for each kind of mistake (hypotheses.c lists them): tried on nodes of these operations, in order. */
 struct st_hypothesis {
 	uint64_t ops; /* bits of enum st_op */

@@ -105,7 +105,7 @@ static enum st_status test_limit(const struct limit *l, struct st_error *err)
 	struct st_cause c = st_blame(ST_CAUSE_FFN_CLAMP);
 	st_cause_put(&c, ST_PARAM_VALUE, rounded(at));
 	limited(l, rounded(at));
-	return st_try_value(t, l->y, &c, NULL, err);
+	return st_try_value(t, l->y, &c, err);
 }
 
 /* All activations of a segment are changed together: of experts, and of the one that is shared. */
@@ -150,10 +150,10 @@ enum st_status st_test_activation(struct st_trial *t, struct st_error *err)
 		st_cause_put_text(&c, ST_PARAM_IS, act_names[k]);
 		if (as.act == t->n->act)
 			continue;
-		ST_TRY(st_try_node(t, &as, &c, NULL, err));
+		ST_TRY(st_try_node(t, &as, &c, err));
 		struct others o = { .t = t, .act = as.act };
 		if (t->s->n_inner > 1 && first_of_its_kind(t))
-			ST_TRY(st_try_nodes(t, another_activation, &o, &c, NULL, err));
+			ST_TRY(st_try_nodes(t, another_activation, &o, &c, err));
 	}
 	struct st_cause c = st_blame(ST_CAUSE_FFN_ACTIVATION);
 	float *y = st_trial_buffer(t);
@@ -161,7 +161,7 @@ enum st_status st_test_activation(struct st_trial *t, struct st_error *err)
 	for (size_t r = 0; r < t->T; r++)
 		for (size_t i = 0; i < t->n->width; i++)
 			y[r * t->n->width + i] = row_of(t, 0, r)[i];
-	ST_TRY(st_try_value(t, y, &c, NULL, err));
+	ST_TRY(st_try_value(t, y, &c, err));
 	if (!product)
 		return ST_OK;
 	bool second = product->in[1] == t->i;
@@ -175,7 +175,7 @@ enum st_status st_test_activation(struct st_trial *t, struct st_error *err)
 			st_activate(&t->x->exec, t->n->act, v.data + r * v.cols + product->from[!second], t->n->width,
 			            y + r * t->n->width);
 		c = st_blame(ST_CAUSE_FFN_GATE_UP_SWAPPED);
-		ST_TRY(st_try_value(t, y, &c, NULL, err));
+		ST_TRY(st_try_value(t, y, &c, err));
 	}
 	const struct limit l = { .t = t, .gate = t->in[0], .ld_gate = t->ld[0], .act = t->n->act, .y = y };
 	return test_limit(&l, err);
@@ -193,7 +193,7 @@ enum st_status st_test_product(struct st_trial *t, struct st_error *err)
 			for (size_t i = 0; i < n; i++)
 				y[r * n + i] = row_of(t, k, r)[i];
 		struct st_cause c = st_blame(ST_CAUSE_FFN_NO_GATE);
-		ST_TRY(st_try_value(t, y, &c, NULL, err));
+		ST_TRY(st_try_value(t, y, &c, err));
 	}
 	int a = x->g->nodes[t->n->in[0]].op == ST_OP_ACT ? 0 : 1; /* which factor is the activation */
 	double ga = 0, aa = 0;
@@ -210,7 +210,7 @@ enum st_status st_test_product(struct st_trial *t, struct st_error *err)
 			y[r * n + i] = (float)(row_of(t, a, r)[i] * (row_of(t, 1 - a, r)[i] + plus));
 	struct st_cause c = st_blame(ST_CAUSE_FFN_UP_OFFSET);
 	st_cause_put(&c, ST_PARAM_OFFSET, plus);
-	ST_TRY(st_try_value(t, y, &c, NULL, err));
+	ST_TRY(st_try_value(t, y, &c, err));
 	const struct st_node *act = &x->g->nodes[t->n->in[a]];
 	if (act->op != ST_OP_ACT || !st_run_holds(x->run, act->in[0]))
 		return ST_OK;
@@ -223,7 +223,7 @@ enum st_status st_test_product(struct st_trial *t, struct st_error *err)
 				y[r * n + i] *= gate[r * g.cols + i];
 		}
 		c = st_blame(ST_CAUSE_FFN_GATE_UP_SWAPPED);
-		ST_TRY(st_try_value(t, y, &c, NULL, err));
+		ST_TRY(st_try_value(t, y, &c, err));
 		const struct limit l = { .t = t,
 			                 .gate = gate,
 			                 .up = t->in[1 - a],
@@ -245,7 +245,7 @@ enum st_status st_test_clamp(struct st_trial *t, struct st_error *err)
 	st_cause_put_text(&c, ST_PARAM_HOW, "missing");
 	as.low = -INFINITY;
 	as.high = INFINITY;
-	ST_TRY(st_try_node(t, &as, &c, NULL, err));
+	ST_TRY(st_try_node(t, &as, &c, err));
 	double most = 0, least = 0;
 	for (size_t r = 0; r < t->T && st_trial_direct(t); r++)
 		for (size_t i = 0; i < t->n->width && st_trial_has(t, r); i++) {
@@ -260,7 +260,7 @@ enum st_status st_test_clamp(struct st_trial *t, struct st_error *err)
 	c = st_blame(ST_CAUSE_FFN_CLAMP);
 	st_cause_put(&c, ST_PARAM_VALUE, most);
 	st_cause_put(&c, ST_PARAM_EXPECTED, t->n->high);
-	return st_try_node(t, &as, &c, NULL, err);
+	return st_try_node(t, &as, &c, err);
 }
 
 /* A factor, and a constant that is added behind it. */
@@ -272,7 +272,7 @@ enum st_status st_test_scale(struct st_trial *t, struct st_error *err)
 		struct st_cause c = st_blame(ST_CAUSE_FFN_UP_OFFSET);
 		st_cause_put(&c, ST_PARAM_OFFSET, -t->n->plus);
 		as.plus = 0;
-		ST_TRY(st_try_node(t, &as, &c, NULL, err));
+		ST_TRY(st_try_node(t, &as, &c, err));
 	}
 	if (!st_trial_direct(t) || t->n->n_w)
 		return ST_OK;
@@ -292,5 +292,5 @@ enum st_status st_test_scale(struct st_trial *t, struct st_error *err)
 	st_cause_put(&c, ST_PARAM_FACTOR, as.scale / t->n->scale);
 	if (c.code == ST_CAUSE_RESIDUAL_SCALED)
 		st_cause_put_text(&c, ST_PARAM_PART, "branch");
-	return st_try_node(t, &as, &c, NULL, err);
+	return st_try_node(t, &as, &c, err);
 }

@@ -45,4 +45,21 @@ static inline bool st_trial_has(const struct st_trial *t, size_t r)
 /* A cause without parameters. */
 static inline struct st_cause st_blame(enum st_cause_code code) { return (struct st_cause){ .code = code }; }
 
+/* What is there instead: the value of another node. */
+static inline struct st_cause st_blame_holding(enum st_cause_code code, const struct st_node *n)
+{
+	struct st_cause c = st_blame(code);
+	char name[64];
+	st_stage_place(n->stage, n->layer, name, sizeof name);
+	st_cause_put_text(&c, ST_PARAM_HOLDS, name);
+	return c;
+}
+/* Which part of a fused stage weight k of the node makes: "q", "k", "v"; nothing is said of other nodes. */
+static inline void st_blame_part(const struct st_trial *t, uint32_t k, struct st_cause *c)
+{
+	static const char *const names[] = { "q", "k", "v" };
+	if (t->n->n_w == 3)
+		st_cause_put_text(c, ST_PARAM_PART, names[k]);
+}
+
 #endif

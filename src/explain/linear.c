@@ -3,6 +3,7 @@
 
 #include "arch/arch.h"
 #include "base/error.h"
+#include "compare/eigen.h"
 #include "dtype/half.h"
 #include "graph/basis.h"
 
@@ -30,13 +31,6 @@ static struct part part_of(const struct st_trial *t, uint32_t k)
 	p.len = (size_t)st_weight_rows(p.w);
 	p.K = (size_t)st_weight_cols(p.w);
 	return p;
-}
-
-static void name_part(const struct st_trial *t, const struct part *p, struct st_cause *c)
-{
-	static const char *const names[] = { "q", "k", "v" };
-	if (t->n->n_w == 3 && p->w)
-		st_cause_put_text(c, ST_PARAM_PART, names[p->k]);
 }
 
 /* What the node really gives, in the trial's buffer. */
@@ -68,8 +62,9 @@ static enum st_status test_gain(struct st_trial *t, const struct part *p, struct
 	struct st_cause c = st_blame(fabs(by) < 1e-6 ? ST_CAUSE_WEIGHT_MISSING : ST_CAUSE_WEIGHT_SCALED);
 	if (c.code == ST_CAUSE_WEIGHT_SCALED)
 		st_cause_put(&c, ST_PARAM_FACTOR, by);
-	name_part(t, p, &c);
-	return st_try_value(t, y, &c, NULL, err);
+	if (p->w)
+		st_blame_part(t, p->k, &c);
+	return st_try_value(t, y, &c, err);
 }
 
 /* ---- the same numbers read otherwise ---- */
@@ -174,7 +169,7 @@ static enum st_status test_readings(struct st_trial *t, const struct part *p, st
 		st_cause_put_text(&c, ST_PARAM_ORDER,
 		                  k ? "halves of each block alternate" : "what alternates was taken for halves");
 		ST_TRY(other_product(t, p, k ? alternating_halves : halves_alternate, NULL, err));
-		ST_TRY(st_try_value(t, st_trial_buffer(t), &c, NULL, err));
+		ST_TRY(st_try_value(t, st_trial_buffer(t), &c, err));
 	}
 	for (size_t i = 0; i < sizeof readings / sizeof *readings; i++) {
 		struct st_cause c = st_blame(readings[i].code);
@@ -183,7 +178,7 @@ static enum st_status test_readings(struct st_trial *t, const struct part *p, st
 			st_cause_put_text(&c, ST_PARAM_TYPE, readings[i].type);
 		}
 		ST_TRY(other_product(t, p, readings[i].place, readings[i].as, err));
-		ST_TRY(st_try_value(t, st_trial_buffer(t), &c, NULL, err));
+		ST_TRY(st_try_value(t, st_trial_buffer(t), &c, err));
 	}
 	return ST_OK;
 }
@@ -258,10 +253,10 @@ static enum st_status test_other_tensors(struct st_trial *t, const struct part *
 		uint32_t k = 0;
 		while (k < t->n->n_w && t->n->w[k] != other)
 			k++;
-		ST_TRY_OUT(st_try_node(t, &as, &c, NULL, err));
+		ST_TRY_OUT(st_try_node(t, &as, &c, err));
 		if (k < t->n->n_w) {
 			as.w[k] = p->w;
-			st = st_try_node(t, &as, &c, NULL, err);
+			st = st_try_node(t, &as, &c, err);
 		}
 	}
 out:
@@ -373,9 +368,8 @@ static struct st_cause order_of(const struct st_trial *t, const struct part *p, 
 	}
 	int64_t shift = (int64_t)from[p->at] - (int64_t)p->at;
 	size_t alike = 0;
-	for (size_t i = p->at; i < p->at + p->len; i++) {
+	for (size_t i = p->at; i < p->at + p->len; i++)
 		alike += (int64_t)from[i] - (int64_t)i == shift;
-	}
 	if (shift && alike * 10 >= p->len * 8) {
 		c = st_blame(ST_CAUSE_WEIGHT_ROW_SHIFT);
 		st_cause_put(&c, ST_PARAM_SHIFT, (double)shift);
@@ -406,7 +400,7 @@ static enum st_status try_order(struct st_trial *t, const struct pool *pool, uin
 		for (size_t i = 0; i < N; i++)
 			y[r * N + i] = pooled(pool, r, from[i]);
 	struct st_cause c = order_of(t, &worst, from);
-	return st_try_value(t, y, &c, NULL, err);
+	return st_try_value(t, y, &c, err);
 }
 
 static enum st_status test_order(struct st_trial *t, struct st_error *err)
@@ -454,7 +448,7 @@ static enum st_status try_sum(struct st_trial *t, size_t first, size_t end, stru
 	enum st_status st = own_value(t, err);
 	memcpy(x, kept, in.rows * in.cols * sizeof *x);
 	free(kept);
-	return st == ST_OK ? st_try_value(t, st_trial_buffer(t), c, NULL, err) : st;
+	return st == ST_OK ? st_try_value(t, st_trial_buffer(t), c, err) : st;
 }
 
 static enum st_status test_parts_of_sum(struct st_trial *t, struct st_error *err)
@@ -567,45 +561,13 @@ static enum st_status test_parts_of_result(struct st_trial *t, struct st_error *
 				st_cause_put(&c, ST_PARAM_LAST_COLUMN, (double)w.last);
 			}
 		}
-		st = st_try_value(t, y, &c, NULL, err);
+		st = st_try_value(t, y, &c, err);
 	}
 	free(is);
 	return st;
 }
 
 /* ---- a matrix of low rank was added ---- */
-
-/* Eigenvalues of a small symmetric matrix, by rotations; v: its vectors, in columns. */
-static void eigen(double *a, double *v, size_t n)
-{
-	for (size_t i = 0; i < n * n; i++)
-		v[i] = i / n == i % n;
-	for (int sweep = 0; sweep < 60; sweep++)
-		for (size_t p = 0; p + 1 < n; p++)
-			for (size_t q = p + 1; q < n; q++) {
-				double apq = a[p * n + q];
-				if (fabs(apq) <= 1e-300)
-					continue;
-				double theta = (a[q * n + q] - a[p * n + p]) / (2 * apq);
-				double tan = (theta < 0 ? -1 : 1) / (fabs(theta) + sqrt(theta * theta + 1));
-				double c = 1 / sqrt(tan * tan + 1), s = tan * c;
-				for (size_t k = 0; k < n; k++) {
-					double x = a[k * n + p], y = a[k * n + q];
-					a[k * n + p] = c * x - s * y;
-					a[k * n + q] = s * x + c * y;
-				}
-				for (size_t k = 0; k < n; k++) {
-					double x = a[p * n + k], y = a[q * n + k];
-					a[p * n + k] = c * x - s * y;
-					a[q * n + k] = s * x + c * y;
-				}
-				for (size_t k = 0; k < n; k++) {
-					double x = v[k * n + p], y = v[k * n + q];
-					v[k * n + p] = c * x - s * y;
-					v[k * n + q] = s * x + c * y;
-				}
-			}
-}
 
 /* The difference has fewer dimensions than there are positions: no rounding has that. */
 static enum st_status test_low_rank(struct st_trial *t, struct st_error *err)
@@ -625,7 +587,7 @@ static enum st_status test_low_rank(struct st_trial *t, struct st_error *err)
 			for (size_t k = 0; k < N && st_trial_has(t, i) && st_trial_has(t, j); k++)
 				a[i * T + j] += ((double)t->got[i * N + k] - t->exact[i * N + k])
 				              * ((double)t->got[j * N + k] - t->exact[j * N + k]);
-	eigen(a, v, T);
+	st_diagonalise(a, v, T);
 	double most = 0;
 	size_t rank = 0;
 	for (size_t i = 0; i < T; i++)
@@ -642,7 +604,7 @@ static enum st_status test_low_rank(struct st_trial *t, struct st_error *err)
 				for (size_t j = 0; j < T; j++) {
 					double weight = 0;
 					for (size_t e = 0; e < T; e++)
-						weight += a[e * T + e] > 1e-9 * most ? v[i * T + e] * v[j * T + e] : 0;
+						weight += a[e * T + e] > 1e-9 * most ? v[e * T + i] * v[e * T + j] : 0;
 					sum += weight * ((double)t->got[j * N + k] - t->exact[j * N + k]);
 				}
 				y[i * N + k] = (float)(t->exact[i * N + k] + sum);
@@ -650,7 +612,7 @@ static enum st_status test_low_rank(struct st_trial *t, struct st_error *err)
 		struct st_cause c = st_blame(ST_CAUSE_WEIGHT_LOW_RANK);
 		st_cause_put(&c, ST_PARAM_RANK, (double)rank);
 		st_cause_put(&c, ST_PARAM_SHARE, t->before);
-		st = st_try_value(t, y, &c, NULL, err);
+		st = st_try_value(t, y, &c, err);
 	}
 	free(a);
 	free(v);

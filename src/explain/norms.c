@@ -5,7 +5,6 @@
 #include "base/error.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,7 +75,7 @@ static enum st_status try_eps(struct st_trial *t, double eps, struct st_error *e
 	as.eps = eps;
 	st_cause_put(&c, ST_PARAM_VALUE, eps);
 	st_cause_put(&c, ST_PARAM_EXPECTED, t->n->eps);
-	return st_try_node(t, &as, &c, NULL, err);
+	return st_try_node(t, &as, &c, err);
 }
 
 static enum st_status test_eps(struct st_trial *t, struct st_error *err)
@@ -108,7 +107,7 @@ static enum st_status try_weight(struct st_trial *t, const float *w, const float
 		size_t i = t->n->own_weights ? k % v.cols : k % v.cols % g.D;
 		y[k] = (w ? y[k] * w[i] : y[k]) + (b ? b[i] : 0);
 	}
-	return st_try_value(t, y, c, NULL, err);
+	return st_try_value(t, y, c, err);
 }
 
 static float *decoded(const struct st_weight *w)
@@ -200,7 +199,7 @@ static enum st_status try_reduction(struct st_trial *t, size_t first, size_t cou
 			for (size_t i = 0; i < g.D; i++)
 				y[r * v.cols + h * g.D + i] *= (float)by;
 		}
-	return mean_off ? ST_OK : st_try_value(t, y, c, NULL, err);
+	return mean_off ? ST_OK : st_try_value(t, y, c, err);
 }
 
 static enum st_status test_reduction(struct st_trial *t, struct st_error *err)
@@ -224,85 +223,86 @@ static enum st_status test_reduction(struct st_trial *t, struct st_error *err)
 		if (tile <= 8 && part && g.D % tile == 0)
 			ST_TRY(try_reduction(t, 0, part, false, &c, err));
 	}
-	/* A matrix of heads normed over each of them. */
-	if (g.groups == 1 && t->n->op == ST_OP_RMSNORM)
-		for (size_t d = 32; d < g.D; d *= 2) {
-			if (g.D % d)
-				continue;
-			struct st_node as = *t->n;
-			as.op = ST_OP_RMSNORM;
-			struct st_value v = st_trial_value(t);
-			float *y = st_trial_buffer(t);
-			ST_TRY(st_run_eval_as(t->x->run, t->i, t->n, &t->x->exec, y, err));
-			for (size_t r = 0; r < v.rows; r++) {
-				const float *in = t->in[0] + r * t->ld[0];
-				double own = 0;
-				for (size_t i = 0; i < g.D; i++)
-					own += (double)in[i] * in[i];
-				for (size_t at = 0; at < g.D; at += d) {
-					double part = 0;
-					for (size_t i = at; i < at + d; i++)
-						part += (double)in[i] * in[i];
-					double by = sqrt((own / (double)g.D + as.eps) / (part / (double)d + as.eps));
-					for (size_t i = at; i < at + d; i++)
-						y[r * v.cols + i] *= (float)by;
-				}
-			}
-			struct st_cause c = st_blame(ST_CAUSE_NORM_PER_HEAD);
-			st_cause_put(&c, ST_PARAM_HEADS, (double)(g.D / d));
-			ST_TRY(st_try_value(t, y, &c, NULL, err));
-		}
 	return ST_OK;
 }
 
-/* Without the mean taken away, with it, not at all, twice. */
+/* A row normed as runs of d features, each by its own mean square. */
+static enum st_status try_runs(struct st_trial *t, size_t d, struct st_error *err)
+{
+	struct st_value v = st_trial_value(t);
+	float *y = st_trial_buffer(t);
+	ST_TRY(st_run_eval_as(t->x->run, t->i, t->n, &t->x->exec, y, err));
+	for (size_t r = 0; r < v.rows; r++) {
+		const float *in = t->in[0] + r * t->ld[0];
+		double own = 0;
+		for (size_t i = 0; i < v.cols; i++)
+			own += (double)in[i] * in[i];
+		for (size_t at = 0; at < v.cols; at += d) {
+			double part = 0;
+			for (size_t i = at; i < at + d; i++)
+				part += (double)in[i] * in[i];
+			double by = sqrt((own / (double)v.cols + t->n->eps) / (part / (double)d + t->n->eps));
+			for (size_t i = at; i < at + d; i++)
+				y[r * v.cols + i] *= (float)by;
+		}
+	}
+	struct st_cause c = st_blame(ST_CAUSE_NORM_PER_HEAD);
+	st_cause_put(&c, ST_PARAM_HEADS, (double)(v.cols / d));
+	return st_try_value(t, y, &c, err);
+}
+
+static enum st_status test_runs(struct st_trial *t, struct st_error *err)
+{
+	struct geometry g = geometry_of(t->n);
+	for (size_t d = 32; g.groups == 1 && t->n->op == ST_OP_RMSNORM && d < g.D; d *= 2)
+		if (g.D % d == 0)
+			ST_TRY(try_runs(t, d, err));
+	return ST_OK;
+}
+
+/* One run as the node norms it, with the mean taken away or not. out may be in. */
+static void norm_run(const struct st_trial *t, const float *in, size_t D, bool mean_off, const float *w, const float *b,
+                     float *out)
+{
+	double mean = 0, square = 0;
+	for (size_t i = 0; i < D && mean_off; i++)
+		mean += in[i];
+	mean /= (double)D;
+	for (size_t i = 0; i < D; i++)
+		square += (in[i] - mean) * (in[i] - mean);
+	double by = 1 / sqrt(square / (double)D + t->n->eps);
+	for (size_t i = 0; i < D; i++)
+		out[i] = (float)((in[i] - mean) * by * (w ? w[i] : 1) + (b ? b[i] : 0));
+}
+
+/* With the mean where it should be taken away or the other way round, not at all, twice. */
 static enum st_status test_kind(struct st_trial *t, struct st_error *err)
 {
+	bool layer = t->n->op == ST_OP_LAYERNORM;
+	const enum st_cause_code kinds[] = { layer ? ST_CAUSE_NORM_RMS : ST_CAUSE_NORM_LAYERNORM, ST_CAUSE_NORM_SKIPPED,
+		                             ST_CAUSE_NORM_APPLIED_TWICE };
 	struct geometry g = geometry_of(t->n);
 	struct st_value v = st_trial_value(t);
 	float *w = t->n->n_w && t->n->w[0] && !t->n->w[0]->n_experts ? decoded(t->n->w[0]) : NULL;
 	float *b = t->n->n_w > 1 ? decoded(t->n->w[1]) : NULL, *y = st_trial_buffer(t);
-	bool layer = t->n->op == ST_OP_LAYERNORM;
 	enum st_status st = ST_OK;
-	for (int kind = 0; kind < 3 && st == ST_OK; kind++) { /* other mean, skipped, twice */
+	for (int kind = 0; kind < 3 && st == ST_OK; kind++) {
 		for (size_t r = 0; r < v.rows; r++)
 			for (size_t h = 0; h < g.groups; h++) {
 				const float *in = t->in[0] + r * t->ld[0] + h * g.D;
 				float *out = y + r * v.cols + h * g.D;
-				double mean = 0, square = 0;
-				for (size_t i = 0; i < g.D; i++)
-					mean += in[i];
-				mean /= (double)g.D;
-				if (kind == 0 ? layer : kind == 1 || !layer)
-					mean = 0;
-				for (size_t i = 0; i < g.D; i++)
-					square += (in[i] - mean) * (in[i] - mean);
-				double by = kind == 1 ? 1 : 1 / sqrt(square / (double)g.D + t->n->eps);
-				for (size_t i = 0; i < g.D; i++) {
-					size_t k = t->n->own_weights ? h * g.D + i : i;
-					out[i] = kind == 1
-					               ? in[i]
-					               : (float)((in[i] - mean) * by * (w ? w[k] : 1) + (b ? b[k] : 0));
-				}
-				if (kind != 2)
-					continue;
-				mean = square = 0;
-				for (size_t i = 0; i < g.D; i++)
-					mean += out[i];
-				mean = layer ? mean / (double)g.D : 0;
-				for (size_t i = 0; i < g.D; i++)
-					square += (out[i] - mean) * (out[i] - mean);
-				by = 1 / sqrt(square / (double)g.D + t->n->eps);
-				for (size_t i = 0; i < g.D; i++) {
-					size_t k = t->n->own_weights ? h * g.D + i : i;
-					out[i] = (float)((out[i] - mean) * by * (w ? w[k] : 1) + (b ? b[k] : 0));
-				}
+				size_t own = t->n->own_weights ? h * g.D : 0;
+				const float *wh = w ? w + own : NULL, *bh = b ? b + own : NULL;
+				if (kinds[kind] == ST_CAUSE_NORM_SKIPPED)
+					memcpy(out, in, g.D * sizeof *out);
+				else
+					norm_run(t, in, g.D, layer == (kinds[kind] == ST_CAUSE_NORM_APPLIED_TWICE), wh,
+					         bh, out);
+				if (kinds[kind] == ST_CAUSE_NORM_APPLIED_TWICE)
+					norm_run(t, out, g.D, layer, wh, bh, out);
 			}
-		struct st_cause c = st_blame(kind == 1   ? ST_CAUSE_NORM_SKIPPED
-		                             : kind == 2 ? ST_CAUSE_NORM_APPLIED_TWICE
-		                             : layer     ? ST_CAUSE_NORM_RMS
-		                                         : ST_CAUSE_NORM_LAYERNORM);
-		st = st_try_value(t, y, &c, NULL, err);
+		struct st_cause c = st_blame(kinds[kind]);
+		st = st_try_value(t, y, &c, err);
 	}
 	free(w);
 	free(b);
@@ -332,7 +332,7 @@ static enum st_status test_axis(struct st_trial *t, struct st_error *err)
 		}
 	}
 	struct st_cause c = st_blame(ST_CAUSE_NORM_AXIS);
-	return st_try_value(t, y, &c, NULL, err);
+	return st_try_value(t, y, &c, err);
 }
 
 /* Another value of the stream in place of the input; in models whose branches run one after the other the first one's is
@@ -352,16 +352,9 @@ enum st_status st_test_source(struct st_trial *t, struct st_error *err)
 		as.in[0] = k;
 		bool stream = own->op == ST_OP_ADD && (own->in[0] == k || own->in[1] == k)
 		           && (n->op == ST_OP_ADD || n->layer < 0 || n->layer < t->n->layer);
-		struct st_cause c = st_blame(stream ? ST_CAUSE_RESIDUAL_PARALLEL : ST_CAUSE_RESIDUAL_WRONG_SOURCE);
-		char name[64];
-		if (!stream) {
-			if (n->layer >= 0)
-				snprintf(name, sizeof name, "%s of layer %d", st_stage_name(n->stage), n->layer);
-			else
-				snprintf(name, sizeof name, "%s", st_stage_name(n->stage));
-			st_cause_put_text(&c, ST_PARAM_HOLDS, name);
-		}
-		ST_TRY(st_try_node(t, &as, &c, NULL, err));
+		struct st_cause c = stream ? st_blame(ST_CAUSE_RESIDUAL_PARALLEL)
+		                           : st_blame_holding(ST_CAUSE_RESIDUAL_WRONG_SOURCE, n);
+		ST_TRY(st_try_node(t, &as, &c, err));
 	}
 	return ST_OK;
 }
@@ -372,5 +365,6 @@ enum st_status st_test_norm(struct st_trial *t, struct st_error *err)
 	ST_TRY(test_kind(t, err));
 	ST_TRY(test_weight(t, err));
 	ST_TRY(test_reduction(t, err));
+	ST_TRY(test_runs(t, err));
 	return test_axis(t, err);
 }

@@ -1,18 +1,9 @@
 /* precision.c - a stage that keeps fewer bits than those around it. */
 #include "explain/hypotheses.h"
 
-#include "dtype/half.h"
+#include "explain/rounding.h"
 
 #include <math.h>
-
-/* Significant bits of a number: 24 less the zeros at the end of its fraction. */
-static int bits_of(float v)
-{
-	uint32_t u = st_f32_bits(v) & 0x7FFFFFu;
-	if (v == 0 || !isfinite(v))
-		return 0;
-	return u ? 24 - __builtin_ctz(u) : 1;
-}
 
 static float rounded(float v, int bits)
 {
@@ -28,8 +19,8 @@ enum st_status st_test_precision(struct st_trial *t, struct st_error *err)
 	if (t->i != t->s->node)
 		return ST_OK;
 	for (size_t k = 0; k < v.rows * v.cols; k++)
-		if (st_trial_has(t, k / v.cols) && bits_of(t->got[k]) > most)
-			most = bits_of(t->got[k]);
+		if (st_trial_has(t, k / v.cols) && st_significant_bits(t->got[k]) > most)
+			most = st_significant_bits(t->got[k]);
 	if (most < 2 || most > 16)
 		return ST_OK;
 	float *y = st_trial_buffer(t);
@@ -42,5 +33,5 @@ enum st_status st_test_precision(struct st_trial *t, struct st_error *err)
 	}
 	struct st_cause c = st_blame(ST_CAUSE_NUMERIC_LOW_PRECISION);
 	st_cause_put(&c, ST_PARAM_VALUE, most);
-	return st_try_value(t, y, &c, NULL, err);
+	return st_try_value(t, y, &c, err);
 }

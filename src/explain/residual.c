@@ -37,7 +37,7 @@ static enum st_status try_sum(struct st_trial *t, const float *u, size_t ldu, do
 	for (size_t r = 0; r < t->T; r++)
 		for (size_t i = 0; i < t->n->width; i++)
 			y[r * t->n->width + i] = (float)(a * u[r * ldu + i] + (v ? b * v[r * ldv + i] : 0));
-	return st_try_value(t, y, c, NULL, err);
+	return st_try_value(t, y, c, err);
 }
 
 /* Which input is the branch: the one that was made of the other. A stream comes from before. */
@@ -53,13 +53,7 @@ static enum st_status test_sources(struct st_trial *t, int branch, struct st_err
 		struct st_value v = st_run_value(t->x->run, k);
 		for (int which = 0; which < 2; which++) { /* the other value in place of the stream, of the branch */
 			int keep = which == 0 ? branch : 1 - branch;
-			struct st_cause c = st_blame(ST_CAUSE_RESIDUAL_WRONG_SOURCE);
-			char holds[64];
-			if (n->layer >= 0)
-				snprintf(holds, sizeof holds, "%s of layer %d", st_stage_name(n->stage), n->layer);
-			else
-				snprintf(holds, sizeof holds, "%s", st_stage_name(n->stage));
-			st_cause_put_text(&c, ST_PARAM_HOLDS, holds);
+			struct st_cause c = st_blame_holding(ST_CAUSE_RESIDUAL_WRONG_SOURCE, n);
 			ST_TRY(try_sum(t, t->in[keep], t->ld[keep], 1, v.data, v.cols, 1, &c, err));
 		}
 	}
@@ -87,7 +81,7 @@ static enum st_status test_clipped(struct st_trial *t, struct st_error *err)
 		struct st_cause c = st_blame(ST_CAUSE_RESIDUAL_CLIPPED);
 		st_cause_put(&c, ST_PARAM_LIMIT, limits[l]);
 		if (cut)
-			ST_TRY(st_try_value(t, y, &c, NULL, err));
+			ST_TRY(st_try_value(t, y, &c, err));
 	}
 	return ST_OK;
 }

@@ -78,7 +78,7 @@ static void turn_all(const struct st_trial *t, const struct turn *w, float *y)
 static enum st_status try_turn(struct st_trial *t, const struct turn *w, const struct st_cause *c, struct st_error *err)
 {
 	turn_all(t, w, st_trial_buffer(t));
-	return st_try_value(t, st_trial_buffer(t), c, NULL, err);
+	return st_try_value(t, st_trial_buffer(t), c, err);
 }
 
 /* Square of what a turn leaves of the captured value; of a value that is captured itself. */

@@ -26,28 +26,22 @@ void st_round_to(enum st_dtype type, float *v, size_t n, size_t row)
 		v[i] = st_bf16_to_f32(st_f32_to_bf16(v[i]));
 }
 
-/* Sylvester's matrix, scaled so that it is its own inverse. */
-static void hadamard(float *v, size_t n)
-{
-	for (size_t len = 1; len < n; len *= 2)
-		for (size_t i = 0; i < n; i += 2 * len)
-			for (size_t k = i; k < i + len; k++) {
-				float a = v[k], b = v[k + len];
-				v[k] = a + b;
-				v[k + len] = a - b;
-			}
-	float scale = 1 / sqrtf((float)n);
-	for (size_t i = 0; i < n; i++)
-		v[i] *= scale;
-}
-
-void st_round_turned(enum st_dtype type, float *v, size_t n, size_t block)
+/* The transform is its own inverse. */
+void st_round_turned(const struct st_kernels *k, enum st_dtype type, float *v, size_t n, size_t block)
 {
 	for (size_t i = 0; i + block <= n; i += block) {
-		hadamard(v + i, block);
+		st_fwht(k, v + i, block);
 		st_round_to(type, v + i, block, block);
-		hadamard(v + i, block);
+		st_fwht(k, v + i, block);
 	}
+}
+
+int st_significant_bits(float v)
+{
+	uint32_t u = st_f32_bits(v) & 0x7FFFFFu;
+	if (v == 0 || !isfinite(v))
+		return 0;
+	return u ? 24 - __builtin_ctz(u) : 1;
 }
 
 float st_unit_roundoff(enum st_dtype type)

@@ -60,7 +60,7 @@ enum st_status st_test_gating(struct st_trial *t, struct st_error *err)
 			for (size_t e = 0; e < E; e++)
 				y[r * E + e] = (float)p[e];
 		}
-		st = st_try_value(t, y, &c, NULL, err);
+		st = st_try_value(t, y, &c, err);
 	}
 	free(p);
 	return st;
@@ -76,7 +76,7 @@ enum st_status st_test_choice(struct st_trial *t, struct st_error *err)
 		st_cause_put_text(&c, ST_PARAM_HOW, "left out of the choice");
 		as.n_w = 0;
 		as.w[0] = NULL;
-		ST_TRY(st_try_node(t, &as, &c, NULL, err));
+		ST_TRY(st_try_node(t, &as, &c, err));
 	}
 	as = *t->n;
 	c = st_blame(ST_CAUSE_MOE_GROUP_LIMIT);
@@ -88,12 +88,12 @@ enum st_status st_test_choice(struct st_trial *t, struct st_error *err)
 			as.groups.used = k;
 			st_cause_put(&d, ST_PARAM_VALUE, k);
 			if (k != used)
-				ST_TRY(st_try_node(t, &as, &d, NULL, err));
+				ST_TRY(st_try_node(t, &as, &d, err));
 		}
 		as.groups.used = used;
 		as.groups.best = 3 - t->n->groups.best;
 		st_cause_put_text(&c, ST_PARAM_HOW, "groups are ranked by another number of experts");
-		ST_TRY(st_try_node(t, &as, &c, NULL, err));
+		ST_TRY(st_try_node(t, &as, &c, err));
 	}
 	/* From logits by another gating: where a bias is added it is another choice. */
 	const struct st_node *from = node(t, t->n->in[0]);
@@ -104,7 +104,7 @@ enum st_status st_test_choice(struct st_trial *t, struct st_error *err)
 	as.from[0] = from->from[0];
 	c = st_blame(ST_CAUSE_MOE_GATING);
 	st_cause_put_text(&c, ST_PARAM_IS, gating_names[PLAIN]);
-	return st_try_node(t, &as, &c, NULL, err);
+	return st_try_node(t, &as, &c, err);
 }
 
 /* ---- weights ---- */
@@ -153,12 +153,12 @@ static enum st_status test_shares(const struct shares *s, double by, struct st_e
 	struct st_cause c = st_blame(ST_CAUSE_MOE_TOPK_NORM);
 	st_cause_put_text(&c, ST_PARAM_HOW, normed ? "left out" : "added");
 	share(s, own, false, !normed, false, by);
-	ST_TRY(st_try_value(t, s->y, &c, NULL, err));
+	ST_TRY(st_try_value(t, s->y, &c, err));
 	if (s->bias) {
 		c = st_blame(ST_CAUSE_MOE_ROUTER_BIAS);
 		st_cause_put_text(&c, ST_PARAM_HOW, "in the weights");
 		share(s, own, false, normed, true, by);
-		ST_TRY(st_try_value(t, s->y, &c, NULL, err));
+		ST_TRY(st_try_value(t, s->y, &c, err));
 	}
 	static const char *const of_chosen[GATINGS] = { "softmax of the chosen", "sigmoid of the chosen", "none" };
 	for (int kind = 0; kind < GATINGS; kind++)
@@ -169,7 +169,7 @@ static enum st_status test_shares(const struct shares *s, double by, struct st_e
 				c = st_blame(ST_CAUSE_MOE_GATING);
 				st_cause_put_text(&c, ST_PARAM_IS, some ? of_chosen[kind] : gating_names[kind]);
 				share(s, kind, some, n == 0 ? normed : !normed, false, by);
-				ST_TRY(st_try_value(t, s->y, &c, NULL, err));
+				ST_TRY(st_try_value(t, s->y, &c, err));
 			}
 	return ST_OK;
 }
@@ -185,7 +185,7 @@ enum st_status st_test_shares(struct st_trial *t, struct st_error *err)
 		as.shares.by = 1;
 		st_cause_put(&c, ST_PARAM_VALUE, 1);
 		st_cause_put(&c, ST_PARAM_EXPECTED, by);
-		ST_TRY(st_try_node(t, &as, &c, NULL, err));
+		ST_TRY(st_try_node(t, &as, &c, err));
 	}
 	for (size_t k = 0; k < t->T * C && st_trial_direct(t); k++)
 		if (st_trial_has(t, k / C)) {
@@ -199,7 +199,7 @@ enum st_status st_test_shares(struct st_trial *t, struct st_error *err)
 		st_cause_put(&c, ST_PARAM_EXPECTED, by);
 		for (size_t k = 0; k < t->T * C; k++)
 			y[k] = (float)(factor * t->exact[k]);
-		ST_TRY(st_try_value(t, y, &c, NULL, err));
+		ST_TRY(st_try_value(t, y, &c, err));
 	}
 	const struct st_node *from = node(t, t->n->in[0]);
 	uint32_t logits = is_gating(from) ? from->in[0] : t->n->in[0];

@@ -122,7 +122,7 @@ static enum st_status try_order(struct st_trial *t, const float *y, struct st_er
 	bool aliased = kept.cause.code == ST_CAUSE_CAPTURE_ALIASED || kept.cause.code == ST_CAUSE_STAGE_MISLABELLED;
 	if (aliased)
 		t->best->cause.confidence = ST_UNEXPLAINED;
-	ST_TRY(st_try_value(t, y, &c, NULL, err));
+	ST_TRY(st_try_value(t, y, &c, err));
 	if (aliased && t->best->cause.code != ST_CAUSE_NORM_ORDER)
 		*t->best = kept;
 	return ST_OK;

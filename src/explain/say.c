@@ -17,9 +17,8 @@ static void add(char *buf, size_t n, const char *fmt, ...)
 
 static void add_place(char *buf, size_t n, enum st_stage stage, int32_t layer)
 {
-	add(buf, n, "%s", st_stage_name(stage));
-	if (layer >= 0)
-		add(buf, n, " of layer %d", layer);
+	size_t at = strlen(buf);
+	st_stage_place(stage, layer, buf + at, n - at);
 }
 
 /* "theta: value 10000, expected 1e+06" */

@@ -65,27 +65,17 @@ struct order {
 	size_t turned;      /* numbers of a block that are turned before they are rounded; 0: none */
 };
 
-static void to_pairs(float *v, size_t n, const struct order *o)
-{
-	float kept[ST_MAX_HEAD_DIM];
-	for (size_t h = 0; h + o->head <= n; h += o->head) {
-		memcpy(kept, v + h, o->pairs * sizeof *v);
-		for (size_t i = 0; i < o->pairs; i++)
-			v[h + st_row_in_pairs(i, o->pairs)] = kept[i];
-	}
-}
-
-static enum st_status round_operand(struct operand *o, float *values, size_t n, enum st_dtype type, size_t row,
-                                    const struct order *as, struct st_error *err)
+static enum st_status round_operand(const struct st_explainer *x, struct operand *o, float *values, size_t n,
+                                    enum st_dtype type, size_t row, const struct order *as, struct st_error *err)
 {
 	*o = (struct operand){ .values = values, .n = n, .kept = st_alloc_array(n, sizeof *o->kept) };
 	if (!o->kept)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	memcpy(o->kept, values, n * sizeof *values);
 	if (as->pairs)
-		to_pairs(values, n, as);
+		st_basis_to_pairs(values, n / as->head, as->head, as->pairs);
 	if (as->turned)
-		st_round_turned(type, values, n, as->turned);
+		st_round_turned(x->exec.k, type, values, n, as->turned);
 	else
 		st_round_to(type, values, n, row);
 	if (as->pairs)
@@ -118,13 +108,13 @@ static enum st_status round_operands(struct st_explainer *x, const struct st_nod
 	bool gelu = n->op == ST_OP_ACT
 	         && (n->act == ST_ACT_GELU || n->act == ST_ACT_GELU_TANH || n->act == ST_ACT_GELU_QUICK);
 	if (gelu && a->table)
-		return round_operand(&o[0], in.data, in.rows * in.cols, ST_DTYPE_F16, 1, &plain, err);
+		return round_operand(x, &o[0], in.data, in.rows * in.cols, ST_DTYPE_F16, 1, &plain, err);
 	if (n->op == ST_OP_SCORES && a->cache != ST_DTYPE_F32)
-		ST_TRY(round_operand(&o[0], c.k, P * c.k_width, a->cache, c.k_width, &key, err));
+		ST_TRY(round_operand(x, &o[0], c.k, P * c.k_width, a->cache, c.k_width, &key, err));
 	if (n->op == ST_OP_SCORES && a->query != ST_DTYPE_F32)
-		ST_TRY(round_operand(&o[1], in.data, in.rows * in.cols, a->query, in.cols, &key, err));
+		ST_TRY(round_operand(x, &o[1], in.data, in.rows * in.cols, a->query, in.cols, &key, err));
 	if (n->op == ST_OP_MIX && a->cache != ST_DTYPE_F32)
-		ST_TRY(round_operand(&o[0], c.v, P * c.v_width, a->cache, c.v_width, &plain, err));
+		ST_TRY(round_operand(x, &o[0], c.v, P * c.v_width, a->cache, c.v_width, &plain, err));
 	return ST_OK;
 }
 

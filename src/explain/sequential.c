@@ -47,10 +47,10 @@ static enum st_status try_source(struct st_trial *t, uint32_t norm, uint32_t bra
 		memcpy(x.data, stream, len * sizeof *stream);
 		struct st_cause c = st_blame(ST_CAUSE_RESIDUAL_SEQUENTIAL);
 		if (st == ST_OK && norm == t->i) {
-			st = st_try_value(t, normed, &c, NULL, err);
+			st = st_try_value(t, normed, &c, err);
 		} else if (st == ST_OK) {
 			memcpy(y.data, normed, size * sizeof *own);
-			st = st_try_node(t, t->n, &c, NULL, err);
+			st = st_try_node(t, t->n, &c, err);
 			memcpy(y.data, own, size * sizeof *own);
 			if (st == ST_OK && t->s->n_inner > 1)
 				st = st_segment_eval(t->x, t->s, &(struct st_way){ .edit = ST_NO_NODE },

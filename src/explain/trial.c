@@ -65,7 +65,6 @@ static void keep(struct st_trial *t, const struct st_cause *c, const struct st_f
 		f->at = t->n->stage;
 		f->layer = t->n->layer;
 		t->best_ratio = fit->ratio;
-		t->best_rank = t->rank;
 		f->n_equivalent = 0;
 	} else if (now.confidence == ST_CONFIRMED) {
 		add_equivalent(f, c->code);
@@ -74,30 +73,26 @@ static void keep(struct st_trial *t, const struct st_cause *c, const struct st_f
 	}
 }
 
-static enum st_status try_way(struct st_trial *t, const struct st_way *w, const struct st_cause *c, struct st_fit *fit,
+static enum st_status try_way(struct st_trial *t, const struct st_way *w, const struct st_cause *c,
                               struct st_error *err)
 {
 	struct st_explainer *x = t->x;
 	struct st_fit f;
 	ST_TRY(st_fit_of(x, t->s, w, &f, err));
 	keep(t, c, &f);
-	if (fit)
-		*fit = f;
 	if (t->s->n_inner > 1) /* inner values as they were */
 		ST_TRY(st_segment_eval(x, t->s, &(struct st_way){ .edit = ST_NO_NODE }, x->candidate, err));
 	return ST_OK;
 }
 
-enum st_status st_try_node(struct st_trial *t, const struct st_node *as, const struct st_cause *c, struct st_fit *fit,
-                           struct st_error *err)
+enum st_status st_try_node(struct st_trial *t, const struct st_node *as, const struct st_cause *c, struct st_error *err)
 {
-	return try_way(t, &(struct st_way){ .edit = t->i, .as = as }, c, fit, err);
+	return try_way(t, &(struct st_way){ .edit = t->i, .as = as }, c, err);
 }
 
-enum st_status st_try_value(struct st_trial *t, const float *value, const struct st_cause *c, struct st_fit *fit,
-                            struct st_error *err)
+enum st_status st_try_value(struct st_trial *t, const float *value, const struct st_cause *c, struct st_error *err)
 {
-	return try_way(t, &(struct st_way){ .edit = t->i, .value = value }, c, fit, err);
+	return try_way(t, &(struct st_way){ .edit = t->i, .value = value }, c, err);
 }
 
 enum st_status st_try_found(struct st_trial *t, const float *found, const struct st_cause *c, struct st_error *err)
@@ -114,15 +109,15 @@ enum st_status st_try_found(struct st_trial *t, const float *found, const struct
 }
 
 enum st_status st_try_nodes(struct st_trial *t, st_edit_fn *also, void *ctx, const struct st_cause *c,
-                            struct st_fit *fit, struct st_error *err)
+                            struct st_error *err)
 {
-	return try_way(t, &(struct st_way){ .edit = ST_NO_NODE, .also = also, .ctx = ctx }, c, fit, err);
+	return try_way(t, &(struct st_way){ .edit = ST_NO_NODE, .also = also, .ctx = ctx }, c, err);
 }
 
 enum st_status st_try_made(struct st_trial *t, st_make_fn *make, void *ctx, const struct st_cause *c,
-                           struct st_fit *fit, struct st_error *err)
+                           struct st_error *err)
 {
-	return try_way(t, &(struct st_way){ .edit = t->i, .make = make, .ctx = ctx }, c, fit, err);
+	return try_way(t, &(struct st_way){ .edit = t->i, .make = make, .ctx = ctx }, c, err);
 }
 
 static void take_inputs(struct st_trial *t)
@@ -223,7 +218,6 @@ enum st_status st_find_cause(struct st_explainer *x, const struct st_segment *s,
 				continue;
 			t.i = i;
 			t.n = &x->g->nodes[i];
-			t.rank = (unsigned)k;
 			take_inputs(&t);
 			t.got = i == s->node ? x->got : invert(x, s, i, x->undone) ? x->undone : NULL;
 			t.exact = i == s->node ? x->exact : st_run_value(x->run, i).data;

@@ -27,6 +27,8 @@ static inline uint64_t st_row_in_halves(uint64_t r, uint64_t d)
 /* x: heads * d features, of which the first n of each head are in adjacent-pair order -> half-split order, in place. n
  * even, <= d <= ST_MAX_HEAD_DIM. */
 void st_basis_to_half(float *x, size_t heads, size_t d, size_t n);
+/* The reverse. */
+void st_basis_to_pairs(float *x, size_t heads, size_t d, size_t n);
 
 /* A vector of which the weight has some elements lies in pieces: how many, and piece i as a tensor of one row; the pieces
  * one behind the other are the vector as it is stored. */

@@ -607,14 +607,10 @@ struct label {
 	char text[64];
 };
 
-/* "ffn_up of layer 3", "lm_head" */
 static struct label label(const struct st_node *n)
 {
 	struct label l;
-	if (n->layer < 0)
-		snprintf(l.text, sizeof l.text, "%s", st_stage_name(n->stage));
-	else
-		snprintf(l.text, sizeof l.text, "%s of layer %d", st_stage_name(n->stage), n->layer);
+	st_stage_place(n->stage, n->layer, l.text, sizeof l.text);
 	return l;
 }
 

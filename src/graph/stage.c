@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -145,4 +146,12 @@ bool st_stage_set_empty(const struct st_stage_set *set)
 	for (size_t i = 0; i < ST_MAX_STAGES / 64; i++)
 		any |= set->bits[i];
 	return any == 0;
+}
+
+void st_stage_place(uint32_t stage, int32_t layer, char *buf, size_t n)
+{
+	if (layer < 0)
+		snprintf(buf, n, "%s", st_stage_name(stage));
+	else
+		snprintf(buf, n, "%s of layer %d", st_stage_name(stage), layer);
 }

@@ -43,4 +43,7 @@ enum st_stage {
 ST_MUST_CHECK enum st_status st_stage_of(const char *name, bool per_layer, uint32_t after, uint32_t *out,
                                          struct st_error *err);
 
+/* "ffn_up of layer 3", or of the whole model "lm_head". */
+void st_stage_place(uint32_t stage, int32_t layer, char *buf, size_t n);
+
 #endif

@@ -18,6 +18,19 @@ void st_basis_to_half(float *x, size_t heads, size_t d, size_t n)
 	}
 }
 
+void st_basis_to_pairs(float *x, size_t heads, size_t d, size_t n)
+{
+	float tmp[ST_MAX_HEAD_DIM];
+	assert(d <= ST_MAX_HEAD_DIM && n % 2 == 0 && n <= d);
+	for (size_t h = 0; h < heads; h++, x += d) {
+		memcpy(tmp, x, n * sizeof *x);
+		for (size_t i = 0; i < n / 2; i++) {
+			x[2 * i] = tmp[i];
+			x[2 * i + 1] = tmp[n / 2 + i];
+		}
+	}
+}
+
 uint64_t st_weight_cols(const struct st_weight *w)
 {
 	return w->tensor->ndim == 1 && w->group_rows ? st_weight_rows(w) : st_tensor_cols(w->tensor);

@@ -3,6 +3,7 @@
 
 #include "arch/arch.h"
 #include "arch/described.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/mem.h"
 #include "compare/settings.h"
@@ -13,14 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-static double now_ms(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
-}
 
 /* "Q4_K/Q6_K": the types of the matrices, most bytes first. */
 static void describe_types(const struct st_model *m, char *buf, size_t n)
@@ -289,16 +282,11 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
                               struct st_rosetta **out, struct st_error *err)
 {
 	*out = NULL;
-	double start = now_ms();
-	struct st_exec e = st_exec_default();
-	enum st_cpu cpu;
+	double start = st_now_ms();
+	struct st_exec e;
+	ST_TRY(st_exec_at(o->cpu, &e, err));
 	if (o->mode && !st_mode_parse(o->mode, &e.mode))
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--mode", "unknown mode \"%s\"", o->mode);
-	if (o->cpu && (!st_cpu_parse(o->cpu, &cpu) || !st_cpu_usable(cpu)))
-		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--cpu",
-		                  "level \"%s\" is unknown or not usable here", o->cpu);
-	if (o->cpu)
-		e.k = st_kernels_get(cpu);
 
 	struct st_rosetta_state *s = st_alloc_zeroed(1, sizeof *s);
 	if (!s)
@@ -321,16 +309,16 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	if (st_model_is_by_name(s->ma)) {
 		ST_TRY_OUT(st_rosetta_by_name(s, o, e.pool, err));
 		st_rosetta_decide(s);
-		r->ms_total = now_ms() - start;
+		r->ms_total = st_now_ms() - start;
 		st_pool_close(e.pool);
 		*out = r;
 		return ST_OK;
 	}
 	ST_TRY_OUT(all_tokens(s, o, err));
 	ST_TRY_OUT(add_pieces(s, err));
-	r->ms_load = now_ms() - start;
+	r->ms_load = st_now_ms() - start;
 
-	double judge = now_ms();
+	double judge = st_now_ms();
 	struct st_form form = st_form_of(st_model_graph(s->ma), st_model_graph(s->mb));
 	/* A padded vocabulary makes the logits alone wider. */
 	bool one_form = form.differs == ST_FORM_EQUAL
@@ -350,9 +338,9 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	bool stop = s->tokens_differ && !o->keep_going;
 	if (!stop)
 		ST_TRY_OUT(st_compare_weights(s->ma, s->mb, e.pool, &o->hooks, &r->weights, &r->n_weights, err));
-	r->ms_judge = now_ms() - judge;
+	r->ms_judge = st_now_ms() - judge;
 
-	double run = now_ms();
+	double run = st_now_ms();
 	const struct st_graph *ga = st_model_graph(s->ma), *gb = st_model_graph(s->mb);
 	if (!stop)
 		s->form = st_form_of(ga, gb);
@@ -366,7 +354,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	} else {
 		r->skipped = gb ? gb->n_nodes : ga ? ga->n_nodes : 0;
 	}
-	r->ms_run = now_ms() - run;
+	r->ms_run = st_now_ms() - run;
 	/* Both sides lack the same weight: nothing to compare it with, so the files themselves are the trouble. */
 	if (!ga && !gb && !stop)
 		ST_TRY_OUT(st_model_check(s->ma, err));
@@ -377,7 +365,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 		ST_TRY_OUT(st_model_check(s->ma, err));
 		ST_TRY_OUT(st_model_check(s->mb, err));
 	}
-	r->ms_total = now_ms() - start;
+	r->ms_total = st_now_ms() - start;
 	st_pool_close(e.pool);
 	*out = r;
 	return ST_OK;

@@ -1,6 +1,8 @@
 /* cpu.c - CPU levels and modes: names, what this processor has, defaults. */
 #include "kernel/kernels.h"
 
+#include "base/error.h"
+
 #include <strings.h>
 
 #if defined(__x86_64__)
@@ -95,6 +97,19 @@ const struct st_kernels *st_kernels_get(enum st_cpu c) { return st_cpu_usable(c)
 enum st_cpu st_kernels_cpu(const struct st_kernels *k) { return k->cpu; }
 
 struct st_exec st_exec_default(void) { return (struct st_exec){ .k = levels[st_cpu_best()], .mode = ST_MODE_EXACT }; }
+
+enum st_status st_exec_at(const char *cpu, struct st_exec *out, struct st_error *err)
+{
+	enum st_cpu level;
+	*out = st_exec_default();
+	if (!cpu)
+		return ST_OK;
+	if (!st_cpu_parse(cpu, &level) || !st_cpu_usable(level))
+		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--cpu",
+		                  "level \"%s\" is unknown or not usable here", cpu);
+	out->k = st_kernels_get(level);
+	return ST_OK;
+}
 
 const struct st_gemm_level *st_gemm_level(enum st_cpu c)
 {

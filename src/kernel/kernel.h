@@ -49,6 +49,8 @@ struct st_exec {
 };
 /* Best level, mode exact, no pool. */
 struct st_exec st_exec_default(void);
+/* The same at a level by name; NULL: the best. ST_ERR_USAGE of "--cpu" where it is none, or cannot be used here. */
+ST_MUST_CHECK enum st_status st_exec_at(const char *cpu, struct st_exec *out, struct st_error *err);
 
 /* Scratch that st_matmul needs for T tokens of K features (rounded operands). */
 size_t st_matmul_scratch(const struct st_exec *e, size_t T, size_t K);

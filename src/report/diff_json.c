@@ -12,7 +12,6 @@ static void put(json_t *o, const char *key, json_t *v, bool *failed)
 		*failed = true;
 }
 
-static json_t *layer_number(int32_t layer) { return layer < 0 ? json_null() : json_integer(layer); }
 static json_t *defined(double v) { return isnan(v) ? json_null() : st_json_number(v); }
 
 static void metrics(json_t *o, const struct st_metrics *m, bool *f)
@@ -49,7 +48,7 @@ static json_t *trace_row(const struct st_trace_row *r, bool *f)
 {
 	json_t *o = json_object();
 	put(o, "stage", json_string(st_stage_name(r->stage)), f);
-	put(o, "layer", layer_number(r->layer), f);
+	put(o, "layer", st_json_layer(r->layer), f);
 	put(o, "step", json_integer(r->step), f);
 	put(o, "side", !r->on_a ? json_string("b") : !r->on_b ? json_string("a") : json_null(), f);
 	put(o, "positions", st_json_u64(r->positions), f);

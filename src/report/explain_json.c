@@ -4,36 +4,21 @@
 
 #include <math.h>
 
-static json_t *layer_number(int32_t layer) { return layer < 0 ? json_null() : json_integer(layer); }
 static json_t *text_or_null(const char *s) { return s[0] ? st_json_text(s) : json_null(); }
-
-static json_t *params(const struct st_cause *c)
-{
-	json_t *o = json_object();
-	for (size_t i = 0; i < c->n_params; i++)
-		if (json_object_set_new(o, st_param_info(c->params[i].name)->key,
-		                        st_param_is_text(c->params[i].name) ? st_json_text(c->params[i].text)
-		                                                            : st_json_number(c->params[i].number))
-		    != 0) {
-			json_decref(o);
-			return NULL;
-		}
-	return o;
-}
 
 static json_t *cause(const struct st_finding *f)
 {
-	static const char *const words[] = { "unexplained", "likely", "confirmed" };
 	const struct st_cause *c = &f->cause;
 	json_t *equivalent = json_array();
 	for (size_t i = 0; i < f->n_equivalent; i++)
 		json_array_append_new(equivalent, json_string(st_cause_name(f->equivalent[i])));
 	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:b}", "code", st_cause_name(c->code),
-	                 "confidence", words[c->confidence], "parameters", params(c), "residual_before",
-	                 st_json_number(c->residual_before), "residual_after", st_json_number(c->residual_after),
-	                 "floor", st_json_number(c->floor), "text", st_json_text(f->text), "stage",
-	                 st_stage_name(f->at), "layer", layer_number(f->layer), "equivalent", equivalent, "structure",
-	                 text_or_null(f->structure), "engine_right", f->engine_right);
+	                 "confidence", st_confidence_name(c->confidence), "parameters", st_json_params(c),
+	                 "residual_before", st_json_number(c->residual_before), "residual_after",
+	                 st_json_number(c->residual_after), "floor", st_json_number(c->floor), "text",
+	                 st_json_text(f->text), "stage", st_stage_name(f->at), "layer", st_json_layer(f->layer),
+	                 "equivalent", equivalent, "structure", text_or_null(f->structure), "engine_right",
+	                 f->engine_right);
 }
 
 static json_t *candidates(const struct st_finding *f)
@@ -50,7 +35,7 @@ static json_t *divergence(const struct st_explain *x)
 	const struct st_divergence *d = &x->first;
 	if (!d->found)
 		return json_null();
-	return json_pack("{s:s, s:o, s:n, s:o, s:s}", "stage", d->stage, "layer", layer_number(d->layer), "tensor",
+	return json_pack("{s:s, s:o, s:n, s:o, s:s}", "stage", d->stage, "layer", st_json_layer(d->layer), "tensor",
 	                 "position", d->position < 0 ? json_null() : json_integer((json_int_t)d->position), "side",
 	                 "a");
 }
@@ -60,12 +45,12 @@ static json_t *stage(const struct st_explained_stage *s)
 	const struct st_metrics *m = &s->m;
 	uint64_t shape[2] = { s->rows, s->cols };
 	json_t *since = s->operations > 1 ? json_pack("{s:s, s:o}", "stage", st_stage_name(s->since), "layer",
-	                                              layer_number(s->since_layer))
+	                                              st_json_layer(s->since_layer))
 	                                  : json_null();
 	return json_pack(
 		"{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o, s:o, s:o, "
 		"s:o}, s:o, s:o, s:s}",
-		"stage", st_stage_name(s->stage), "layer", layer_number(s->layer), "step", st_json_u64(s->step),
+		"stage", st_stage_name(s->stage), "layer", st_json_layer(s->layer), "step", st_json_u64(s->step),
 		"count", st_json_u64(m->count), "shape_a", st_json_shape(shape, 2), "shape_b", st_json_shape(shape, 2),
 		"max_abs", st_json_number(m->max_abs), "max_abs_index", st_json_u64(m->max_abs_index), "mean_abs",
 		st_json_number(m->mean_abs), "rms", st_json_number(m->rms), "rel_l2", st_json_number(m->rel_l2),
@@ -83,7 +68,7 @@ static json_t *finding(const struct st_explain *x, const struct st_finding *f)
 	const struct st_explained_stage of_trace = { .stage = f->at, .layer = f->layer };
 	const struct st_explained_stage *s = f->stage == SIZE_MAX ? &of_trace : &x->stages[f->stage];
 	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "stage", st_stage_name(s->stage), "layer",
-	                 layer_number(s->layer), "step", st_json_u64(s->step), "cause", cause(f), "candidates",
+	                 st_json_layer(s->layer), "step", st_json_u64(s->step), "cause", cause(f), "candidates",
 	                 candidates(f), "recommendation", text_or_null(f->recommendation));
 }
 

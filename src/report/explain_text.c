@@ -67,13 +67,12 @@ static void table_head(struct st_table *t)
 
 static void findings(const struct st_explain *x, const struct st_page *page, struct st_text *t)
 {
-	static const char *const sure[] = { "unexplained", "likely", "confirmed" };
 	for (size_t i = 0; i < x->n_findings; i++) {
 		const struct st_finding *f = &x->findings[i];
 		struct st_text line = { 0 };
 		st_text_printf(&line, "%s%s%s (%s): ", st_style_on(ST_STYLE_BAD, page->colour),
 		               st_cause_name(f->cause.code), st_style_off(ST_STYLE_BAD, page->colour),
-		               sure[f->cause.confidence]);
+		               st_confidence_name(f->cause.confidence));
 		safe(&line, f->text);
 		st_text_puts(&line, "\n");
 		if (f->cause.code != ST_CAUSE_UNEXPLAINED && f->stage != SIZE_MAX && isfinite(f->cause.residual_before))

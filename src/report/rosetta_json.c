@@ -25,26 +25,14 @@ static json_t *side(const struct st_side_info *s)
 }
 
 static json_t *side_letter(char side) { return side ? json_stringn(&side, 1) : json_null(); }
-static json_t *layer_number(int32_t layer) { return layer < 0 ? json_null() : json_integer(layer); }
-
-static json_t *params(const struct st_cause *c)
-{
-	struct object b = { .o = json_object() };
-	for (size_t i = 0; i < c->n_params; i++)
-		put(&b, st_param_info(c->params[i].name)->key,
-		    st_param_is_text(c->params[i].name) ? st_json_text(c->params[i].text)
-		                                        : st_json_number(c->params[i].number));
-	return b.o;
-}
 
 static json_t *cause(const struct st_rosetta *r)
 {
-	static const char *const words[] = { "unexplained", "likely", "confirmed" };
 	const struct st_cause *c = &r->cause;
 	if (c->code == ST_CAUSE_NONE)
 		return json_null();
 	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "code", st_cause_name(c->code), "confidence",
-	                 words[c->confidence], "parameters", params(c), "residual_before",
+	                 st_confidence_name(c->confidence), "parameters", st_json_params(c), "residual_before",
 	                 st_json_number(c->residual_before), "residual_after", st_json_number(c->residual_after),
 	                 "floor", st_json_number(c->floor), "text", st_json_text(r->text));
 }
@@ -53,7 +41,7 @@ static json_t *divergence(const struct st_divergence *d)
 {
 	if (!d->found)
 		return json_null();
-	return json_pack("{s:s, s:o, s:o, s:o, s:o}", "stage", d->stage, "layer", layer_number(d->layer), "tensor",
+	return json_pack("{s:s, s:o, s:o, s:o, s:o}", "stage", d->stage, "layer", st_json_layer(d->layer), "tensor",
 	                 d->tensor[0] ? st_json_text(d->tensor) : json_null(), "position",
 	                 d->position < 0 ? json_null() : json_integer((json_int_t)d->position), "side",
 	                 side_letter(d->side));
@@ -64,7 +52,7 @@ static json_t *stage(const struct st_stage_report *p)
 	struct object b = { .o = json_object() };
 	const struct st_metrics *m = &p->total;
 	put(&b, "stage", json_string(st_stage_name(p->stage)));
-	put(&b, "layer", layer_number(p->layer));
+	put(&b, "layer", st_json_layer(p->layer));
 	put(&b, "count", st_json_u64(m->count));
 	put(&b, "shape_a", p->on_a ? st_json_shape(p->shape, p->ndim) : json_null());
 	put(&b, "shape_b", p->on_b ? st_json_shape(p->shape, p->ndim) : json_null());
@@ -131,7 +119,7 @@ static json_t *weights(const struct st_rosetta *r)
 			json_array_append_new(
 				faults, json_pack("{s:o, s:o, s:s, s:s, s:o, s:o, s:o, s:o}", "tensor_a", name_of(d->a),
 			                          "tensor_b", name_of(d->b), "tensor", d->slot->canonical, "code",
-			                          st_cause_name(d->cause.code), "parameters", params(&d->cause),
+			                          st_cause_name(d->cause.code), "parameters", st_json_params(&d->cause),
 			                          "residual", st_json_number(d->cause.residual_after), "rel_l2",
 			                          st_json_number(d->rel_l2), "side", side_letter(d->side)));
 	}
@@ -232,7 +220,7 @@ static json_t *layer_costs(const struct st_rosetta *r)
 	for (size_t i = 0; i < r->n_layers; i++) {
 		const struct st_layer_cost *p = &r->layers[i];
 		json_array_append_new(list,
-		                      json_pack("{s:o, s:s, s:o, s:o, s:o}", "layer", layer_number(p->layer), "stage",
+		                      json_pack("{s:o, s:s, s:o, s:o, s:o}", "layer", st_json_layer(p->layer), "stage",
 		                                st_stage_name(p->stage), "kl",
 		                                isnan(p->kl) ? json_null() : st_json_number(p->kl), "added",
 		                                st_json_number(p->added), "over_usual", st_json_number(p->over_usual)));
