@@ -9,15 +9,14 @@
 
 #define MOST 32 /* experts of a token */
 
-static const struct st_node *node(const struct st_trial *t, uint32_t i) { return &t->x->g->nodes[i]; }
-
 /* The choice that the parts of a sum were made with: that of the product they come from. */
 static uint32_t choice_of(const struct st_trial *t)
 {
 	uint32_t i = t->n->in[0];
-	while (i != ST_NO_NODE && node(t, i)->op != ST_OP_LINEAR_AT && node(t, i)->layer == t->n->layer)
-		i = node(t, i)->in[0];
-	return i == ST_NO_NODE || node(t, i)->op != ST_OP_LINEAR_AT ? ST_NO_NODE : node(t, i)->in[1];
+	while (i != ST_NO_NODE && st_trial_node(t, i)->op != ST_OP_LINEAR_AT
+	       && st_trial_node(t, i)->layer == t->n->layer)
+		i = st_trial_node(t, i)->in[0];
+	return i == ST_NO_NODE || st_trial_node(t, i)->op != ST_OP_LINEAR_AT ? ST_NO_NODE : st_trial_node(t, i)->in[1];
 }
 
 /* The sum with these factors, [T, C]. */
@@ -271,14 +270,14 @@ static bool move_bias(struct order *o, uint32_t k, const struct st_weight *w, ui
 static const struct st_node *in_other_order(void *ctx, uint32_t i)
 {
 	struct order *o = ctx;
-	const struct st_node *n = node(o->t, i);
+	const struct st_node *n = st_trial_node(o->t, i);
 	uint32_t E = o->t->n->w[0]->n_experts, k = 0;
 	bool product = n->op == ST_OP_LINEAR_AT && n->w[0]->n_experts == E, bias = n->op == ST_OP_BIAS_AT;
 	if ((!product && !bias) || n->layer != o->t->n->layer)
 		return NULL;
 	for (uint32_t j = o->t->s->first; j < i; j++)
-		k += node(o->t, j)->layer == n->layer
-		  && (node(o->t, j)->op == ST_OP_LINEAR_AT || node(o->t, j)->op == ST_OP_BIAS_AT);
+		k += st_trial_node(o->t, j)->layer == n->layer
+		  && (st_trial_node(o->t, j)->op == ST_OP_LINEAR_AT || st_trial_node(o->t, j)->op == ST_OP_BIAS_AT);
 	if (k >= PRODUCTS)
 		return NULL;
 	struct st_tensor *to = o->tensors + (size_t)k * E;
@@ -300,7 +299,8 @@ enum st_status st_test_expert_order(struct st_trial *t, struct st_error *err)
 {
 	uint32_t E = t->n->w[0]->n_experts, most = E <= 16 ? E - 1 : 2;
 	for (uint32_t i = t->s->first; i < t->i; i++)
-		if (t->x->inner[i] && node(t, i)->op == ST_OP_LINEAR_AT && node(t, i)->layer == t->n->layer)
+		if (t->x->inner[i] && st_trial_node(t, i)->op == ST_OP_LINEAR_AT
+		    && st_trial_node(t, i)->layer == t->n->layer)
 			return ST_OK;
 	struct order o = { .t = t, .tensors = st_alloc_array2(E, PRODUCTS, sizeof *o.tensors) };
 	if (!o.tensors)
@@ -326,11 +326,12 @@ enum st_status st_test_expert_order(struct st_trial *t, struct st_error *err)
 /* It is what is added to the sum of the chosen ones and is no stream. */
 enum st_status st_test_shared(struct st_trial *t, struct st_error *err)
 {
-	const struct st_node *a = node(t, t->n->in[0]), *b = node(t, t->n->in[1]);
+	const struct st_node *a = st_trial_node(t, t->n->in[0]), *b = st_trial_node(t, t->n->in[1]);
 	int shared = a->op == ST_OP_WEIGHTED_SUM && a->choices > 1 ? 1
 	           : b->op == ST_OP_WEIGHTED_SUM && b->choices > 1 ? 0
 	                                                           : -1;
-	if (shared < 0 || node(t, t->n->in[shared])->op == ST_OP_ADD || node(t, t->n->in[shared])->op == ST_OP_EMBED)
+	if (shared < 0 || st_trial_node(t, t->n->in[shared])->op == ST_OP_ADD
+	    || st_trial_node(t, t->n->in[shared])->op == ST_OP_EMBED)
 		return ST_OK;
 	size_t N = t->n->width;
 	float *y = st_trial_buffer(t);

@@ -2,6 +2,7 @@
 #include "explain/hypotheses.h"
 
 #include "base/error.h"
+#include "explain/rounding.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -66,13 +67,6 @@ static double leaves(const struct st_trial *t, const float *y)
 	return sum;
 }
 
-/* Two figures where that is as near. */
-static double rounded(double v)
-{
-	double p = pow(10, floor(log10(v)) - 1), r = floor(v / p + 0.5) * p;
-	return fabs(r - v) < 2e-3 * v ? r : v;
-}
-
 static enum st_status test_limit(const struct limit *l, struct st_error *err)
 {
 	struct st_trial *t = l->t;
@@ -103,8 +97,8 @@ static enum st_status test_limit(const struct limit *l, struct st_error *err)
 		ST_TRY(st_check_cancel(err));
 	}
 	struct st_cause c = st_blame(ST_CAUSE_FFN_CLAMP);
-	st_cause_put(&c, ST_PARAM_VALUE, rounded(at));
-	limited(l, rounded(at));
+	st_cause_put(&c, ST_PARAM_VALUE, st_two_figures(2e-3, at));
+	limited(l, st_two_figures(2e-3, at));
 	return st_try_value(t, l->y, &c, err);
 }
 

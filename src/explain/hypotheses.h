@@ -37,6 +37,7 @@ ST_TEST(st_test_sequential);
 
 /* The rows of the node's value that count, and its width. */
 static inline struct st_value st_trial_value(const struct st_trial *t) { return st_run_value(t->x->run, t->i); }
+static inline const struct st_node *st_trial_node(const struct st_trial *t, uint32_t i) { return &t->x->g->nodes[i]; }
 /* Whether token row r of the judged value was captured. */
 static inline bool st_trial_has(const struct st_trial *t, size_t r)
 {

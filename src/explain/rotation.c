@@ -173,13 +173,6 @@ static double theta_of(const double *freq, uint32_t n_rot)
 	return used ? exp(sum / used) : 0;
 }
 
-/* Two figures where that is as near. */
-static double round_theta(double v)
-{
-	double p = pow(10, floor(log10(v)) - 1), r = floor(v / p + 0.5) * p;
-	return fabs(r - v) < 0.02 * v ? r : v;
-}
-
 static enum st_status try_theta(struct st_trial *t, double theta, double expected, struct st_error *err)
 {
 	double freq[ST_MAX_HEAD_DIM / 2];
@@ -201,7 +194,7 @@ static enum st_status test_frequencies(struct st_trial *t, struct st_error *err)
 		return ST_OK;
 	/* The model's own base: of its fastest pairs, which no scaling touches. */
 	double said = st_model_config(t->x->m)->rope_theta;
-	double own = said > 0 ? said : round_theta(exp(-log(t->n->inv_freq[1] / t->n->inv_freq[0]) * n / 2.0));
+	double own = said > 0 ? said : st_two_figures(0.02, exp(-log(t->n->inv_freq[1] / t->n->inv_freq[0]) * n / 2.0));
 	struct turn w = own_turn(t);
 	struct st_cause c;
 	pure(own, n, plain);
@@ -226,7 +219,7 @@ static enum st_status test_frequencies(struct st_trial *t, struct st_error *err)
 	}
 	double theta = theta_of(freq, n);
 	if (theta > 1) {
-		ST_TRY(try_theta(t, round_theta(theta), own, err));
+		ST_TRY(try_theta(t, st_two_figures(0.02, theta), own, err));
 		ST_TRY(try_theta(t, theta, own, err));
 	}
 	/* Scaled as the model says, of another base. */
@@ -235,7 +228,7 @@ static enum st_status test_frequencies(struct st_trial *t, struct st_error *err)
 		plain[i] = freq[i] / t->n->inv_freq[i];
 	by = theta_of(plain, n);
 	if (scaled && by > 0) {
-		theta = round_theta(own * by);
+		theta = st_two_figures(0.02, own * by);
 		for (uint32_t i = 0; i < half; i++)
 			plain[i] = t->n->inv_freq[i] * pow(theta / own, -2.0 * i / n);
 		c = st_blame(ST_CAUSE_ROPE_THETA);

@@ -36,6 +36,12 @@ void st_round_turned(const struct st_kernels *k, enum st_dtype type, float *v, s
 	}
 }
 
+double st_two_figures(double within, double v)
+{
+	double p = pow(10, floor(log10(v)) - 1), r = floor(v / p + 0.5) * p;
+	return fabs(r - v) < within * v ? r : v;
+}
+
 int st_significant_bits(float v)
 {
 	uint32_t u = st_f32_bits(v) & 0x7FFFFFu;

@@ -16,6 +16,8 @@ float st_half_unit(enum st_dtype type, float y);
 /* The largest of that relative to a normal number: 2^-24, 2^-11, 2^-8. */
 float st_unit_roundoff(enum st_dtype type);
 
+/* v in two figures, where that is so near to it, relatively; else v. Above 0. */
+double st_two_figures(double within, double v);
 /* Significant bits of a number: 24 less the zeros at the end of its fraction; 0 of zero, and of what is not finite. */
 int st_significant_bits(float v);
 

@@ -7,12 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct st_node *node(const struct st_trial *t, uint32_t i) { return &t->x->g->nodes[i]; }
-
 static bool reads(const struct st_trial *t, uint32_t i, uint64_t ops)
 {
-	for (uint32_t k = i + 1; k < t->x->g->n_nodes && node(t, k)->layer == node(t, i)->layer; k++)
-		if (node(t, k)->in[0] == i && ops & ST_OP_BIT(node(t, k)->op))
+	for (uint32_t k = i + 1; k < t->x->g->n_nodes && st_trial_node(t, k)->layer == st_trial_node(t, i)->layer; k++)
+		if (st_trial_node(t, k)->in[0] == i && ops & ST_OP_BIT(st_trial_node(t, k)->op))
 			return true;
 	return false;
 }
@@ -96,7 +94,7 @@ enum st_status st_test_choice(struct st_trial *t, struct st_error *err)
 		ST_TRY(st_try_node(t, &as, &c, err));
 	}
 	/* From logits by another gating: where a bias is added it is another choice. */
-	const struct st_node *from = node(t, t->n->in[0]);
+	const struct st_node *from = st_trial_node(t, t->n->in[0]);
 	if (!t->n->n_w || !is_gating(from) || !st_run_holds(t->x->run, from->in[0]))
 		return ST_OK;
 	as = *t->n;
@@ -149,7 +147,7 @@ static enum st_status test_shares(const struct shares *s, double by, struct st_e
 {
 	struct st_trial *t = s->t;
 	bool softmax_of = t->n->op == ST_OP_SOFTMAX_OF, normed = softmax_of || t->n->shares.shares;
-	enum gating own = !softmax_of && node(t, t->n->in[0])->op != ST_OP_SOFTMAX_ALL ? SIGMOID : SOFTMAX;
+	enum gating own = !softmax_of && st_trial_node(t, t->n->in[0])->op != ST_OP_SOFTMAX_ALL ? SIGMOID : SOFTMAX;
 	struct st_cause c = st_blame(ST_CAUSE_MOE_TOPK_NORM);
 	st_cause_put_text(&c, ST_PARAM_HOW, normed ? "left out" : "added");
 	share(s, own, false, !normed, false, by);
@@ -201,12 +199,12 @@ enum st_status st_test_shares(struct st_trial *t, struct st_error *err)
 			y[k] = (float)(factor * t->exact[k]);
 		ST_TRY(st_try_value(t, y, &c, err));
 	}
-	const struct st_node *from = node(t, t->n->in[0]);
+	const struct st_node *from = st_trial_node(t, t->n->in[0]);
 	uint32_t logits = is_gating(from) ? from->in[0] : t->n->in[0];
 	if (t->n->op == ST_OP_NEAR_SHARES || !st_run_holds(t->x->run, logits))
 		return ST_OK;
 	struct st_value z = st_run_value(t->x->run, logits);
-	const struct st_node *top = node(t, t->n->in[1]);
+	const struct st_node *top = st_trial_node(t, t->n->in[1]);
 	const struct st_weight *bias = top->op == ST_OP_TOP && top->n_w ? top->w[0] : NULL;
 	float *b = bias ? st_alloc_array((size_t)bias->tensor->n_elems, sizeof *b) : NULL;
 	struct shares s = { .t = t,
@@ -232,8 +230,9 @@ enum st_status st_test_router_input(struct st_trial *t, struct st_error *err)
 	struct st_cause *c = &t->best->cause;
 	(void)err;
 	bool router = reads(t, t->i, ST_OP_BIT(ST_OP_TOP) | ST_OP_BIT(ST_OP_SOFTMAX_OF));
-	for (uint32_t k = t->i + 1; k < t->x->g->n_nodes && !router && node(t, k)->layer == t->n->layer; k++)
-		router = node(t, k)->in[0] == t->i && (is_gating(node(t, k)) || node(t, k)->op == ST_OP_BIAS)
+	for (uint32_t k = t->i + 1; k < t->x->g->n_nodes && !router && st_trial_node(t, k)->layer == t->n->layer; k++)
+		router = st_trial_node(t, k)->in[0] == t->i
+		      && (is_gating(st_trial_node(t, k)) || st_trial_node(t, k)->op == ST_OP_BIAS)
 		      && reads(t, k, ST_OP_BIT(ST_OP_TOP));
 	if (router && c->code == ST_CAUSE_RESIDUAL_WRONG_SOURCE && t->best->at == t->n->stage)
 		c->code = ST_CAUSE_MOE_ROUTER_INPUT;

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct st_node *node(const struct st_trial *t, uint32_t i) { return &t->x->g->nodes[i]; }
-
 static bool is_norm(const struct st_node *n) { return n->op == ST_OP_RMSNORM || n->op == ST_OP_LAYERNORM; }
 
 /* What attention gives to the stream of this layer, before node i: its output projection, with its bias. */
@@ -15,10 +13,10 @@ static uint32_t attention_of(const struct st_trial *t)
 {
 	uint32_t found = ST_NO_NODE;
 	for (uint32_t k = t->s->from; k < t->i; k++) {
-		const struct st_node *n = node(t, k);
+		const struct st_node *n = st_trial_node(t, k);
 		if (n->layer != t->n->layer || n->in[0] == ST_NO_NODE)
 			continue;
-		if (n->op == ST_OP_LINEAR && node(t, n->in[0])->op == ST_OP_MIX)
+		if (n->op == ST_OP_LINEAR && st_trial_node(t, n->in[0])->op == ST_OP_MIX)
 			found = k;
 		else if (found != ST_NO_NODE && n->in[0] == found && (n->op == ST_OP_BIAS || n->op == ST_OP_SCALE))
 			found = k;
@@ -30,7 +28,7 @@ static uint32_t attention_of(const struct st_trial *t)
 static enum st_status try_source(struct st_trial *t, uint32_t norm, uint32_t branch, struct st_error *err)
 {
 	struct st_run *run = t->x->run;
-	const struct st_node *n = node(t, norm);
+	const struct st_node *n = st_trial_node(t, norm);
 	struct st_value x = st_run_value(run, n->in[0]), a = st_run_value(run, branch), y = st_run_value(run, norm);
 	if (x.cols != a.cols || x.rows != a.rows)
 		return ST_OK;
@@ -66,21 +64,22 @@ static enum st_status try_source(struct st_trial *t, uint32_t norm, uint32_t bra
 enum st_status st_test_sequential(struct st_trial *t, struct st_error *err)
 {
 	uint32_t norm = is_norm(t->n) ? t->i : t->n->in[0], branch = ST_NO_NODE;
-	if (t->n->layer < 0 || norm == ST_NO_NODE || !is_norm(node(t, norm)) || (norm != t->i && t->x->inner[norm]))
+	if (t->n->layer < 0 || norm == ST_NO_NODE || !is_norm(st_trial_node(t, norm))
+	    || (norm != t->i && t->x->inner[norm]))
 		return ST_OK;
 	for (uint32_t k = t->s->first; k < t->i; k++) /* tried at the first product already */
-		if (t->x->inner[k] && node(t, k)->in[0] == norm)
+		if (t->x->inner[k] && st_trial_node(t, k)->in[0] == norm)
 			return ST_OK;
 	struct st_segment all = *t->s;
 	all.from = norm;
 	struct st_trial at = *t;
 	at.s = &all;
 	branch = attention_of(&at);
-	uint32_t stream = node(t, norm)->in[0];
+	uint32_t stream = st_trial_node(t, norm)->in[0];
 	bool sums = stream != ST_NO_NODE && branch != ST_NO_NODE;
 	/* It stands beside attention when the two read the same stream. */
 	for (uint32_t k = 0; sums && k < t->i; k++)
-		if (node(t, k)->op == ST_OP_ADD && node(t, k)->layer == t->n->layer && k == stream)
+		if (st_trial_node(t, k)->op == ST_OP_ADD && st_trial_node(t, k)->layer == t->n->layer && k == stream)
 			sums = false;
 	return sums && st_run_holds(t->x->run, stream) && st_run_holds(t->x->run, branch)
 	                    && st_run_holds(t->x->run, norm)
