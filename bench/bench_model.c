@@ -40,8 +40,8 @@ static void open_and_tokenise(void *p)
 	struct job *j = p;
 	struct st_error err = ST_ERROR_INIT;
 	struct st_model *m;
-	struct st_tokenizer *t;
-	uint32_t *ids;
+	struct st_tokenizer *t = NULL;
+	uint32_t *ids = NULL;
 	size_t n;
 	if (st_model_open(j->gguf, &m, &err) != ST_OK || st_tokenizer_open(st_model_container(m), &t, &err) != ST_OK
 	    || st_tokenize(t, "2+2=", 4, ST_TOKENIZE_BOS, &ids, &n, &err) != ST_OK)

@@ -18,6 +18,7 @@ everything="all meson-test-prereq"
 # What .clang-tidy says, of every C file. The folder is that of the last stage; nothing in it needs to be built.
 tidy() {
 	echo "== tidy"
+	ran=tidy
 	if ! command -v clang-tidy >/dev/null; then
 		echo "left out clang-tidy, which is not installed"
 	elif [ ! -f build-clang/build.ninja ] && ! CC=clang meson setup --werror build-clang; then

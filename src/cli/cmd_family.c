@@ -173,14 +173,13 @@ static int run_check(struct cli *c, void *p)
 	         || cli_prompt_tokens(&o->prompt, con, &ids, &n, &err) != ST_OK))
 	    || st_family_check(o->family, o->model, ids, n, cli_threads(o->threads), &k, &err) != ST_OK)
 		rc = CLI_TROUBLE;
-	if (rc != CLI_SAME && k && k->n_faults && !o->json)
+	bool faults = k && k->n_faults;
+	if (rc != CLI_SAME && faults && !o->json)
 		print_faults(k);
-	if (rc != CLI_SAME && k && k->n_faults && o->json)
+	if (o->json && (rc == CLI_SAME || faults))
 		print_check_json(k);
 	else if (rc != CLI_SAME)
 		rc = cli_fail(c, &err);
-	else if (o->json)
-		print_check_json(k);
 	else
 		print_check(k);
 	if (rc == CLI_SAME && (k->n_unused || k->n_unread))

@@ -39,8 +39,8 @@ static void choose_sample(struct st_attention *a)
 {
 	double rows = fmax(SAMPLE / cost_of(a), 8);
 	size_t heads = a->H <= 8 || rows >= 24.0 * (double)a->H ? a->H : 4;
-	size_t most = (size_t)fmax(2, fmin(sizeof a->sample / sizeof *a->sample, rows / (double)heads)), n = 0,
-	       seen = 0;
+	size_t room = sizeof a->sample / sizeof *a->sample, n = 0, seen = 0;
+	size_t most = (size_t)fmax(2, fmin((double)room, rows / (double)heads));
 	a->head_step = a->H / heads;
 	for (size_t t = 0; t < a->T; t++)
 		n += a->t->x->have[t];

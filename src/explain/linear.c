@@ -353,11 +353,12 @@ static struct st_cause order_of(const struct st_trial *t, const struct part *p, 
 	for (int to_pairs = 0; to_pairs < 2; to_pairs++)
 		for (size_t k = 0, size = d; size <= p->len; size = k ? size + 2 : 4, k++) /* the right one first */
 			if (is_pairing(from, p->len, p->at, size, to_pairs)) {
+				size_t heads = p->len / d, wrong = p->len / size;
 				c = st_blame(size == d ? ST_CAUSE_WEIGHT_ROPE_PERMUTED
 				                       : ST_CAUSE_WEIGHT_ROPE_PERMUTED_WRONG_HEADS);
-				st_cause_put(&c, ST_PARAM_HEADS, (double)(p->len / d));
+				st_cause_put(&c, ST_PARAM_HEADS, (double)heads);
 				if (size != d)
-					st_cause_put(&c, ST_PARAM_WRONG_HEADS, (double)(p->len / size));
+					st_cause_put(&c, ST_PARAM_WRONG_HEADS, (double)wrong);
 				return c;
 			}
 	if (is_tile(p, from, &first, &last)) {
@@ -466,10 +467,11 @@ static enum st_status test_parts_of_sum(struct st_trial *t, struct st_error *err
 	for (size_t parts = 2; parts <= 8; parts *= 2)
 		for (size_t i = 0; i < parts && K % parts == 0; i++) {
 			struct st_cause c = st_blame(ST_CAUSE_KERNEL_PARTIAL_SUM);
-			st_cause_put(&c, ST_PARAM_FIRST_COLUMN, (double)(i * K / parts));
-			st_cause_put(&c, ST_PARAM_LAST_COLUMN, (double)((i + 1) * K / parts - 1));
+			size_t from = i * K / parts, to = (i + 1) * K / parts;
+			st_cause_put(&c, ST_PARAM_FIRST_COLUMN, (double)from);
+			st_cause_put(&c, ST_PARAM_LAST_COLUMN, (double)(to - 1));
 			st_cause_put(&c, ST_PARAM_OF, (double)K);
-			ST_TRY(try_sum(t, i * K / parts, (i + 1) * K / parts, &c, err));
+			ST_TRY(try_sum(t, from, to, &c, err));
 		}
 	return ST_OK;
 }

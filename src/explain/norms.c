@@ -231,6 +231,7 @@ static enum st_status try_runs(struct st_trial *t, size_t d, struct st_error *er
 {
 	struct st_value v = st_trial_value(t);
 	float *y = st_trial_buffer(t);
+	size_t runs = v.cols / d;
 	ST_TRY(st_run_eval_as(t->x->run, t->i, t->n, &t->x->exec, y, err));
 	for (size_t r = 0; r < v.rows; r++) {
 		const float *in = t->in[0] + r * t->ld[0];
@@ -247,7 +248,7 @@ static enum st_status try_runs(struct st_trial *t, size_t d, struct st_error *er
 		}
 	}
 	struct st_cause c = st_blame(ST_CAUSE_NORM_PER_HEAD);
-	st_cause_put(&c, ST_PARAM_HEADS, (double)(v.cols / d));
+	st_cause_put(&c, ST_PARAM_HEADS, (double)runs);
 	return st_try_value(t, y, &c, err);
 }
 

@@ -16,9 +16,9 @@ static uint32_t attention_of(const struct st_trial *t)
 		const struct st_node *n = st_trial_node(t, k);
 		if (n->layer != t->n->layer || n->in[0] == ST_NO_NODE)
 			continue;
-		if (n->op == ST_OP_LINEAR && st_trial_node(t, n->in[0])->op == ST_OP_MIX)
-			found = k;
-		else if (found != ST_NO_NODE && n->in[0] == found && (n->op == ST_OP_BIAS || n->op == ST_OP_SCALE))
+		bool projects = n->op == ST_OP_LINEAR && st_trial_node(t, n->in[0])->op == ST_OP_MIX,
+		     goes_on = n->in[0] == found && (n->op == ST_OP_BIAS || n->op == ST_OP_SCALE);
+		if (projects || goes_on)
 			found = k;
 	}
 	return found;
