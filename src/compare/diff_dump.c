@@ -1,12 +1,10 @@
 /*
- * diff_dump.c - what one dump leaves unsaid and the other tells: where rows end, which axis counts positions, which
- * 16-bit type the values came through. And values under names that are no stage.
+ * diff_dump.c - what one dump leaves unsaid and the other tells: where rows end, which axis counts positions. And values
+ * under names that are no stage.
  */
 #include "compare/diff.h"
 
 #include "base/error.h"
-#include "compare/sums.h"
-#include "dtype/half.h"
 #include "trace/trace.h"
 
 #include <math.h>
@@ -67,67 +65,6 @@ enum st_status st_diff_axes(const struct st_tensor **a, const struct st_tensor *
 	return join_like(b, *a, arena, err);
 }
 
-/* ---- types ---- */
-
-#define FEWEST_NUMBERS 64
-/* The last bit of numbers that were rounded to a type is set in half of them. Whole numbers and powers of two do not
- * have it set. */
-#define LAST_BIT_SET 0.25
-
-enum st_status st_diff_held(const struct st_tensor *t, enum st_dtype *held, struct st_error *err)
-{
-	*held = t->dtype;
-	if (t->dtype != ST_DTYPE_F32 && t->dtype != ST_DTYPE_F64)
-		return ST_OK;
-	uint64_t cols = st_tensor_cols(t), rows = cols ? t->n_elems / cols : 0, n = 0, last[2] = { 0, 0 };
-	bool fits[2] = { true, true }; /* BF16, F16 */
-	float *x = st_alloc_array(cols, sizeof *x);
-	ST_NEED(x);
-	for (uint64_t r = 0; r < rows && (fits[0] || fits[1]); r++) {
-		st_tensor_decode(t, r, 1, x);
-		for (uint64_t i = 0; i < cols; i++) {
-			if (x[i] == 0 || !isfinite(x[i]))
-				continue;
-			uint32_t bits = st_f32_bits(x[i]);
-			uint16_t half = st_f32_to_f16(x[i]);
-			n++;
-			fits[0] &= (bits & 0xFFFF) == 0;
-			fits[1] &= st_f16_to_f32(half) == x[i];
-			last[0] += bits >> 16 & 1;
-			last[1] += half & 1;
-		}
-	}
-	free(x);
-	for (int i = 0; i < 2 && n >= FEWEST_NUMBERS; i++)
-		if (fits[i] && (double)last[i] >= LAST_BIT_SET * (double)n)
-			*held = i ? ST_DTYPE_F16 : ST_DTYPE_BF16;
-	return ST_OK;
-}
-
-enum st_status st_diff_all_meet(const struct st_tensor *a, enum st_dtype ta, const struct st_tensor *b,
-                                enum st_dtype tb, bool *meet, struct st_error *err)
-{
-	uint64_t ca = st_tensor_cols(a), cb = st_tensor_cols(b), ra = UINT64_MAX, rb = UINT64_MAX, neighbours = 0;
-	float *x = st_alloc_array(ca, sizeof *x), *y = st_alloc_array(cb, sizeof *y);
-	*meet = x && y;
-	for (uint64_t i = 0; *meet && i < a->n_elems; i++) {
-		if (i / ca != ra)
-			st_tensor_decode(a, ra = i / ca, 1, x);
-		if (i / cb != rb)
-			st_tensor_decode(b, rb = i / cb, 1, y);
-		if (st_apart(x[i % ca], y[i % cb]) == 0)
-			continue;
-		enum st_diff_meeting how = st_diff_meets((double)x[i % ca], ta, (double)y[i % cb], tb);
-		neighbours += how == ST_DIFF_NEIGHBOURS;
-		*meet = how != ST_DIFF_APART;
-	}
-	*meet &= st_diff_few_neighbours(neighbours, a->n_elems, ta);
-	enum st_status st = x && y ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
-	free(x);
-	free(y);
-	return st;
-}
-
 /* ---- names that are no stage ---- */
 
 static const struct st_tensor *find_other(const struct st_trace *t, const char *name)
@@ -161,8 +98,8 @@ static enum st_status judge_other(struct st_diff_state *s, struct st_tensor_diff
 	ST_TRY(st_metrics_of_tensors(t->a, t->b, s->pool, &t->m, err));
 	enum st_dtype ta, tb;
 	bool meet = false;
-	ST_TRY(st_diff_held(t->a, &ta, err));
-	ST_TRY(st_diff_held(t->b, &tb, err));
+	ST_TRY(st_diff_held(t->a, s->pool, &ta, err));
+	ST_TRY(st_diff_held(t->b, s->pool, &tb, err));
 	if (st_diff_short(ta, tb))
 		ST_TRY(st_diff_all_meet(t->a, ta, t->b, tb, &meet, err));
 	t->expected = ST_DIFF_ROUNDING;

@@ -109,8 +109,8 @@ enum st_status st_diff_stages(struct st_diff_state *s, const struct st_diff_opti
 	ST_TRY(st_top_diffs(a, b, o->limit, d->top, &d->n_top, err));
 	s->d.compared = st_diff_any(&d->m);
 	enum st_dtype ta, tb;
-	ST_TRY(st_diff_held(a, &ta, err));
-	ST_TRY(st_diff_held(b, &tb, err));
+	ST_TRY(st_diff_held(a, s->pool, &ta, err));
+	ST_TRY(st_diff_held(b, s->pool, &tb, err));
 	bool short_type = st_diff_short(ta, tb), meet = false;
 	if (short_type)
 		ST_TRY(st_diff_all_meet(a, ta, b, tb, &meet, err));

@@ -32,34 +32,3 @@ bool st_diff_beyond(const struct st_diff_options *o, double max_abs, double rel_
 }
 
 bool st_diff_has_threshold(const struct st_diff_options *o) { return !isnan(o->threshold) || !isnan(o->rel_threshold); }
-
-bool st_diff_short(enum st_dtype ta, enum st_dtype tb)
-{
-	return ta == ST_DTYPE_F16 || ta == ST_DTYPE_BF16 || tb == ST_DTYPE_F16 || tb == ST_DTYPE_BF16;
-}
-
-/* Half a unit of the last place of x in that type; 0 for types that hold every f32. */
-static double half_unit(double x, enum st_dtype t)
-{
-	int bits = t == ST_DTYPE_F16 ? 11 : t == ST_DTYPE_BF16 ? 8 : 0, least = t == ST_DTYPE_F16 ? -14 : -126, e;
-	if (bits == 0)
-		return 0;
-	frexp(x, &e); /* |x| is in [2^(e-1), 2^e) */
-	e = x == 0 || e - 1 < least ? least : e - 1;
-	return ldexp(1, e - bits);
-}
-
-enum st_diff_meeting st_diff_meets(double a, enum st_dtype ta, double b, enum st_dtype tb)
-{
-	double half_a = half_unit(a, ta), half_b = half_unit(b, tb), apart = fabs(a - b);
-	if (apart == 0 || (ta != tb && apart <= half_a + half_b + ST_DIFF_ROUNDING * fabs(a)))
-		return ST_DIFF_MEET;
-	return ta == tb && apart <= half_a + half_b ? ST_DIFF_NEIGHBOURS : ST_DIFF_APART;
-}
-
-bool st_diff_few_neighbours(uint64_t neighbours, uint64_t n, enum st_dtype t)
-{
-	double unit = t == ST_DTYPE_BF16 ? 0x1p-8 : 0x1p-11; /* the least it is, relative to the number */
-	double expected = (double)n * 2 * ST_DIFF_ROUNDING / unit;
-	return (double)neighbours <= expected + 4 * sqrt(expected) + 1;
-}

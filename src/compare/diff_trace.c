@@ -142,9 +142,9 @@ static uint64_t n_positions(const struct st_trace_entry *e) { return e->tensor->
 struct match {
 	uint64_t i, j; /* rows */
 	struct st_sums s;
-	uint64_t apart, neighbours; /* elements, counted where a type is short: see st_diff_meets */
-	size_t top[2];              /* of logits: the largest of each side */
-	size_t common;              /* of the five largest */
+	struct st_diff_meetings meetings; /* where a type is short */
+	size_t top[2];                    /* of logits: the largest of each side */
+	size_t common;                    /* of the five largest */
 };
 
 /* Engines drop rows in the last layer: only positions that both hold are compared. */
@@ -166,17 +166,6 @@ static uint64_t match_positions(const struct st_trace_entry *a, const struct st_
 		j += pb <= pa;
 	}
 	return n;
-}
-
-/* n floats of a tensor from element `at` on (the start of a row): in place where they lie as floats, else in buf. */
-static const float *floats_at(const struct st_tensor *t, uint64_t at, uint64_t n, float *buf)
-{
-	uint64_t cols = st_tensor_cols(t);
-	if (t->dtype == ST_DTYPE_F32 && t->layout == ST_LAYOUT_ROWS && t->row_bytes == cols * sizeof(float)
-	    && (uintptr_t)t->data % sizeof(float) == 0)
-		return (const float *)(const void *)t->data + at;
-	st_tensor_decode(t, at / cols, n / cols, buf);
-	return buf;
 }
 
 /* How the values of one side come into the basis of the other: the first `heads` of every `width` features are turned.
@@ -255,20 +244,15 @@ static void measure_positions(void *ctx, unsigned lane, uint64_t begin, uint64_t
 	uint64_t each = p->each;
 	float *mine = p->buf + (uint64_t)lane * 2 * each;
 	for (uint64_t k = begin; k < end && !st_cancelled(); k++) {
-		const float *x = floats_at(p->a, p->m[k].i * each, each, mine),
-			    *y = floats_at(p->b, p->m[k].j * each, each, mine + each);
+		const float *x = st_floats_at(p->a, p->m[k].i * each, each, mine),
+			    *y = st_floats_at(p->b, p->m[k].j * each, each, mine + each);
 		if (p->t->a)
 			x = turned(p->t, x, each, mine);
 		if (p->t->b)
 			y = turned(p->t, y, each, mine + each);
 		st_sums_of(x, y, each, 0, &p->m[k].s);
-		for (uint64_t i = 0; p->short_type && i < each; i++) {
-			if (st_apart(x[i], y[i]) == 0)
-				continue;
-			enum st_diff_meeting how = st_diff_meets((double)x[i], p->ta, (double)y[i], p->tb);
-			p->m[k].apart += how == ST_DIFF_APART;
-			p->m[k].neighbours += how == ST_DIFF_NEIGHBOURS;
-		}
+		if (p->short_type)
+			st_diff_meet(x, p->ta, y, p->tb, each, &p->m[k].meetings);
 		if (p->logits)
 			compare_largest(x, y, (size_t)each, &p->m[k]);
 	}
@@ -335,8 +319,8 @@ static enum st_status compare_entries(const struct st_trace_entry *a, const stru
 		r->nonfinite_b += s->bad_b;
 		r->nonfinite_apart += s->apart;
 		r->blank += s->bad_a == each && !s->apart;
-		apart += m[k].apart;
-		neighbours += m[k].neighbours;
+		apart += m[k].meetings.apart;
+		neighbours += m[k].meetings.neighbours;
 		common += m[k].common;
 		r->top1 += logits && m[k].top[0] == m[k].top[1];
 	}
@@ -455,8 +439,8 @@ enum st_status st_diff_traces(struct st_diff_state *s, const struct st_diff_opti
 			continue;
 		}
 		enum st_dtype held[2];
-		ST_TRY(st_diff_held(ea.tensor, &held[0], err));
-		ST_TRY(st_diff_held(eb.tensor, &held[1], err));
+		ST_TRY(st_diff_held(ea.tensor, s->pool, &held[0], err));
+		ST_TRY(st_diff_held(eb.tensor, s->pool, &held[1], err));
 		ST_TRY(compare_entries(a, b, held, &turn, s->pool, r, err));
 		if (!r->positions && a->tensor->n_elems && b->tensor->n_elems)
 			st_diff_undecided(d, "a stage has no position that both sides hold");

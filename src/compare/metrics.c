@@ -208,6 +208,24 @@ static void finish(const struct st_sums *t, uint64_t n, struct st_metrics *m)
 	};
 }
 
+/* A contiguous, aligned F32 tensor is read where it lies. NULL: this is none. */
+static const float *in_place(const struct st_tensor *t)
+{
+	bool plain = t->dtype == ST_DTYPE_F32 && t->layout == ST_LAYOUT_ROWS && (uintptr_t)t->data % sizeof(float) == 0
+	          && t->row_bytes == st_tensor_cols(t) * sizeof(float);
+	return plain ? (const float *)(const void *)t->data : NULL;
+}
+
+const float *st_floats_at(const struct st_tensor *t, uint64_t at, uint64_t n, float *buf)
+{
+	const float *flat = in_place(t);
+	if (flat)
+		return flat + at;
+	uint64_t cols = st_tensor_cols(t);
+	st_tensor_decode(t, at / cols, n / cols, buf);
+	return buf;
+}
+
 /*
  * Where a side's numbers come from: floats in memory, or a stored tensor that is decoded
  * group by group into `buf` (one group and the two rows that may stick out of it).
@@ -282,12 +300,10 @@ void st_metrics_of(const float *a, const float *b, uint64_t n, struct st_pool *p
 	(void)run(&(struct source){ .flat = a }, &(struct source){ .flat = b }, n, pool, m, &unused);
 }
 
-/* A contiguous, aligned F32 tensor is read where it lies. */
 static struct source source_of(const struct st_tensor *t)
 {
-	bool plain = t->dtype == ST_DTYPE_F32 && t->layout == ST_LAYOUT_ROWS && (uintptr_t)t->data % sizeof(float) == 0
-	          && t->row_bytes == st_tensor_cols(t) * sizeof(float);
-	return plain ? (struct source){ .flat = (const float *)(const void *)t->data } : (struct source){ .t = t };
+	const float *flat = in_place(t);
+	return flat ? (struct source){ .flat = flat } : (struct source){ .t = t };
 }
 
 enum st_status st_metrics_of_tensors(const struct st_tensor *a, const struct st_tensor *b, struct st_pool *pool,

@@ -12,6 +12,9 @@ struct st_sums {
 	uint64_t bad_a, bad_b, apart;
 };
 
+/* n floats of a tensor from element `at` on (the start of a row): in place where they lie as floats, else in buf. */
+const float *st_floats_at(const struct st_tensor *t, uint64_t at, uint64_t n, float *buf);
+
 /* The sums of n elements; `index` is the number of the first one. One thread. */
 void st_sums_of(const float *a, const float *b, uint64_t n, uint64_t index, struct st_sums *s);
 /* Add the sums of the elements that follow. */

@@ -4,6 +4,9 @@
 #include "folder.h"
 #include "judge/toy.h"
 
+#include "base/rng.h"
+#include "compare/diff.h"
+
 #include <stele/diff.h>
 
 #include <jansson.h>
@@ -845,10 +848,127 @@ static void shared_captures(void **state)
 	}
 }
 
+/* ---- numbers of two types, one by one ---- */
+
+/* Half a unit of the last place by the C library: the type has `bits` digits, and its least exponent is `least`. */
+static double half_unit(float x, enum st_dtype t)
+{
+	int bits = t == ST_DTYPE_F16 ? 11 : 8, least = t == ST_DTYPE_F16 ? -14 : -126, e;
+	if (t != ST_DTYPE_F16 && t != ST_DTYPE_BF16)
+		return 0;
+	frexp((double)x, &e);
+	return ldexp(1, (x == 0 || e - 1 < least ? least : e - 1) - bits);
+}
+
+static void count_one(float a, enum st_dtype ta, float b, enum st_dtype tb, struct st_diff_meetings *m)
+{
+	double half = half_unit(a, ta) + half_unit(b, tb), apart = fabs((double)a - (double)b);
+	if (a == b || (isnan(a) && isnan(b)))
+		return;
+	if (!isfinite(a) || !isfinite(b))
+		m->apart++;
+	else if (ta == tb && apart <= half)
+		m->neighbours++;
+	else if (ta == tb || apart > half + 0x1p-20 * fabs((double)a))
+		m->apart++;
+}
+
+/* Runs of every length below two vectors and some longer, of every size of number, some with numbers that are none. */
+static void numbers_meet_as_counted_one_by_one(void **state)
+{
+	static const enum st_dtype types[] = { ST_DTYPE_F32, ST_DTYPE_F16, ST_DTYPE_BF16 };
+	static const float odd[] = { 0, -0.0f, NAN, INFINITY, -INFINITY, 1e-42f, 6e-8f, -65504 };
+	struct st_xoshiro r;
+	(void)state;
+	st_xoshiro_seed(&r, 3);
+	for (int round = 0; round < 3000; round++) {
+		float a[70], b[70];
+		size_t n = round % 70;
+		for (size_t i = 0; i < n; i++) {
+			double size = ldexp(1, (int)(st_xoshiro_next(&r) % 48) - 34);
+			uint64_t how = st_xoshiro_next(&r) % 12;
+			a[i] = (float)(size * ((double)(st_xoshiro_next(&r) >> 11) * 0x1p-53 - 0.5));
+			b[i] = (float)((double)a[i] * (1 + (how < 8 ? ldexp(how % 2 ? 1 : -1, -6 - 2 * (int)how) : 0)));
+		}
+		for (int k = 0; k < round % 3 && n > 0; k++)
+			*(k ? &a[round % n] : &b[round / 3 % n]) = odd[st_xoshiro_next(&r) % 8];
+		for (int k = 0; k < 9; k++) {
+			struct st_diff_meetings got, want = { 0 };
+			enum st_dtype ta = types[k / 3], tb = types[k % 3];
+			if (!st_diff_short(ta, tb))
+				continue;
+			for (size_t i = 0; i < n; i++)
+				count_one(a[i], ta, b[i], tb, &want);
+			st_diff_meet(a, ta, b, tb, n, &got);
+			assert_int_equal(got.apart, want.apart);
+			assert_int_equal(got.neighbours, want.neighbours);
+		}
+	}
+}
+
+/* Which 16-bit type numbers came through, in memory: F16 goes down to 2^-24, of which the last digits are fewer. */
+static void types_that_values_came_through(void **state)
+{
+	enum { ROWS = 3, COLS = 5000 };
+	static float x[ROWS * COLS];
+	struct st_xoshiro r;
+	struct st_error err = ST_ERROR_INIT;
+	(void)state;
+	st_xoshiro_seed(&r, 4);
+	static const struct {
+		double size, unit; /* numbers of so many units, up to a size; 0: of any digits */
+		int digits;        /* that a number has at most */
+		float odd;         /* is put somewhere */
+		enum st_dtype want;
+	} cases[] = {
+		{ 1, 0, 24, 0, ST_DTYPE_F32 },
+		{ 1, 0, 8, 0, ST_DTYPE_BF16 },
+		{ 1, 0, 11, 0, ST_DTYPE_F16 },
+		{ 1, 0, 11, 1e-30f, ST_DTYPE_F32 },         /* no number of F16 */
+		{ 1, 0, 11, 131072, ST_DTYPE_F32 },         /* nor this one */
+		{ 1, 0, 11, INFINITY, ST_DTYPE_F16 },       /* says nothing */
+		{ 1, 0, 8, 0x1.01p-3f, ST_DTYPE_F32 },      /* nine digits; and of F16 the last ones are never used */
+		{ 0x1p-15, 0x1p-24, 24, 0, ST_DTYPE_F16 },  /* below its normal numbers */
+		{ 0x1p-15, 0x1p-25, 24, 0, ST_DTYPE_F32 },  /* half a unit too fine */
+		{ 500, 1, 24, 0, ST_DTYPE_F32 },            /* whole numbers: the last digits of F16 are never used */
+	};
+	for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+		for (size_t i = 0; i < ROWS * COLS; i++) {
+			double v = cases[c].size * ((double)(st_xoshiro_next(&r) >> 11) * 0x1p-52 - 1);
+			int e;
+			if (cases[c].unit > 0)
+				v = round(v / cases[c].unit) * cases[c].unit;
+			frexp(v, &e);
+			if (cases[c].unit == 0 && e > -13)
+				v = ldexp(round(ldexp(v, cases[c].digits - e)), e - cases[c].digits);
+			else if (cases[c].unit == 0)
+				v = 0;
+			x[i] = (float)v;
+		}
+		if (cases[c].odd != 0)
+			x[ROWS * COLS - 77] = cases[c].odd;
+		struct st_tensor t = { .dtype = ST_DTYPE_F32,
+			               .layout = ST_LAYOUT_ROWS,
+			               .ndim = 2,
+			               .shape = { ROWS, COLS },
+			               .n_elems = ROWS * COLS,
+			               .n_bytes = sizeof x,
+			               .row_bytes = COLS * sizeof *x,
+			               .scale = 1,
+			               .data = (const uint8_t *)x };
+		enum st_dtype held;
+		assert_ok(st_diff_held(&t, NULL, &held, &err), &err);
+		if (held != cases[c].want)
+			fail_msg("case %zu: %s", c, st_dtype_info(held)->name);
+	}
+}
+
 int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(numbers_meet_as_counted_one_by_one),
+		cmocka_unit_test(types_that_values_came_through),
 		CASE(dumps_of_porters),
 		CASE(axes_of_dumps),
 		CASE(sixteen_bits),
