@@ -359,7 +359,7 @@ enum st_status st_bound_of_node(struct st_explainer *x, uint32_t i, const struct
 		break;
 	case ST_OP_SCORES:
 		scores(&j);
-		break;
+		return a ? st_bound_ties(x, n, a, j.in[0], j.ld[0], j.T, j.cols, bound, err) : ST_OK;
 	case ST_OP_SOFTMAX:
 		softmax(&j);
 		break;

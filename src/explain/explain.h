@@ -141,6 +141,19 @@ struct st_arith {
 };
 enum { ST_ARITH_LINEAR = 1, ST_ARITH_ATTENTION = 2, ST_ARITH_ALL = 4, ST_ARITH_GELU = 8, ST_ARITH_LINEARS = 16 };
 extern const struct st_arith st_ariths[];
+
+/* Of each head, where blocks are formed in another basis than Stele's. */
+struct st_order {
+	size_t head, pairs; /* pairs: features of it that lie in pairs; 0: none */
+	size_t turned;      /* numbers of a block that are turned before they are rounded; 0: none */
+};
+/* ties.c: of keys and queries */
+struct st_order st_key_order(const struct st_explainer *x, const struct st_node *n, const struct st_arith *a);
+/* ties.c: what codes of Q8_0 in the middle of two may do to scores, added to their bound [heads, T, cols]. in: T queries. */
+ST_MUST_CHECK enum st_status st_bound_ties(struct st_explainer *x, const struct st_node *n, const struct st_arith *a,
+                                           const float *in, size_t ld, size_t T, size_t cols, float *bound,
+                                           struct st_error *err);
+
 extern const size_t st_n_ariths;
 
 /* How well an evaluation accounts for what was captured. */

@@ -59,14 +59,8 @@ struct operand {
 	size_t n;
 };
 
-/* Of each head, where blocks are formed in another basis than Stele's. */
-struct order {
-	size_t head, pairs; /* pairs: features of it that lie in pairs; 0: none */
-	size_t turned;      /* numbers of a block that are turned before they are rounded; 0: none */
-};
-
 static enum st_status round_operand(const struct st_explainer *x, struct operand *o, float *values, size_t n,
-                                    enum st_dtype type, size_t row, const struct order *as, struct st_error *err)
+                                    enum st_dtype type, size_t row, const struct st_order *as, struct st_error *err)
 {
 	*o = (struct operand){ .values = values, .n = n, .kept = st_alloc_array(n, sizeof *o->kept) };
 	if (!o->kept)
@@ -97,14 +91,8 @@ static enum st_status round_operands(struct st_explainer *x, const struct st_nod
 	struct st_cached c = st_run_cached(x->run, n->layer);
 	size_t P = st_run_positions(x->run);
 	struct st_value in = st_run_value(x->run, n->in[0]);
-	/* As ggml has it: K is turned by the largest power of two in a head, V by 64. */
-	struct order plain = { .head = n->head_dim, .turned = a->turned ? 64 : 0 }, key = plain;
-	key.turned = a->turned ? n->head_dim & -n->head_dim : 0;
-	for (uint32_t i = 0; i < x->g->n_nodes && x->interleaved && n->op == ST_OP_SCORES; i++) {
-		const struct st_node *rope = &x->g->nodes[i];
-		if (rope->op == ST_OP_ROPE && rope->layer == n->layer && rope->head_dim == n->head_dim)
-			key.pairs = rope->n_rot;
-	}
+	/* V is turned by 64. */
+	struct st_order plain = { .head = n->head_dim, .turned = a->turned ? 64 : 0 }, key = st_key_order(x, n, a);
 	bool gelu = n->op == ST_OP_ACT
 	         && (n->act == ST_ACT_GELU || n->act == ST_ACT_GELU_TANH || n->act == ST_ACT_GELU_QUICK);
 	if (gelu && a->table)

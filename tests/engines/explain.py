@@ -284,14 +284,15 @@ def run_transformers(only_faults):
 
 def run_llama(models):
     import stele_tap.llama_cpp as tap
-    caches = {0: "F32", 1: "F16", 8: "Q8_0"}
+    names = {0: "F32", 1: "F16", 8: "Q8_0"}
 
-    def sound(model, flash, cache, length, steps):
-        what = f"llama.cpp, {os.path.basename(model)}, {caches[cache]} cache, flash attention {'on' if flash else 'off'}, {length} tokens, {steps} steps"
+    def sound(model, flash, keys, values, length, steps):
+        cache = names[keys] if keys == values else f"{names[keys]}/{names[values]}"
+        what = f"llama.cpp, {os.path.basename(model)}, {cache} cache, flash attention {'on' if flash else 'off'}, {length} tokens, {steps} steps"
         path = os.path.join(folder, "l.safetensors")
         try:
             with tap.trace(path) as t:
-                llm = t.Llama(model, n_ctx=512, n_batch=512, n_ubatch=512, flash_attn=flash, n_threads=2, type_k=cache, type_v=cache)
+                llm = t.Llama(model, n_ctx=512, n_batch=512, n_ubatch=512, flash_attn=flash, n_threads=2, type_k=keys, type_v=values)
                 vocabulary = llm.n_vocab()
                 llm.eval([(7 * i + 3) % vocabulary for i in range(length)])
                 for s in range(steps):
@@ -303,16 +304,17 @@ def run_llama(models):
             return say(False, what, f"{type(e).__name__}: {e}")
         weights = ("f16 operands", "bf16 operands", "q8_0 activations", "q8_k activations", "f16 table of GELU", "activations as each weight")
         half = ("f16 cache", "f16 attention", "flash attention")  # what flash attention sums in, and probabilities before an F16 V
-        attention = {0: (), 1: half, 8: ("q8_0 cache",)}[cache] + (half if flash else ())
-        clean(what, judged(path, model), weights + attention)
+        attention = {0: (), 1: half, 8: ("q8_0 cache",)}
+        clean(what, judged(path, model), weights + attention[keys] + attention[values] + (half if flash else ()))
         os.unlink(path)
 
     for model in models:
-        large = os.path.getsize(model) > 50 << 20
-        for flash, cache in ((False, 0), (False, 1), (True, 0), (True, 1), (True, 8)):
-            sound(model, flash, cache, 10, 2)
-        sound(model, True, 1, 100 if large else 200, 1)
-        sound(model, False, 1, 100 if large else 200, 1)
+        pretrained = os.path.getsize(model) > 50 << 20
+        for length in (4, 40, 200) if pretrained else (10, 200):
+            for flash, keys, values in ((False, 0, 0), (False, 1, 1), (False, 8, 1), (True, 0, 0), (True, 1, 1), (True, 8, 8)):
+                # Keys alone in Q8_0: llama.cpp aborts where heads are no multiple of 32, as those of the tiny models.
+                if (keys or length < 40) and (keys == values or pretrained):
+                    sound(model, flash, keys, values, length, 2 if length < 40 else 1)
 
 
 if engine == "llama.cpp":

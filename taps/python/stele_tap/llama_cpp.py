@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import struct
 
 from . import TapError
 from .bundle import Bundle, key
@@ -215,6 +216,9 @@ class Tap:
         op = self.ggml.ggml_op_desc(address).decode()
         if op in ("GET_ROWS", "FLASH_ATTN_EXT"):
             return True
+        if op == "SOFT_MAX" and t.name.startswith(b"kq_soft_max"):
+            # Where the soft-max multiplies by nothing, Q was multiplied by the scale before (Gemma, Phi-3).
+            self.scaled = struct.unpack("f", struct.pack("i", t.op_params[0]))[0] == 1.0
         stage, _ = self._stage(t, op)
         return stage is not None and (self.stages is None or stage in self.stages or op == "ROPE")
 
@@ -281,7 +285,6 @@ class Tap:
                 raise TapError("several sequences in one pass: trace them one by one")
             self.kv_type = self.ggml.ggml_type_name(t.src[0].contents.type).decode()
             self.flash = False
-            self.scaled = self._is_scaled(t.src[1])
         if op == "MUL_MAT" and t.src[0] and stage != "attn_scores":
             kind = t.src[0].contents.type
             self.weights[self.ggml.ggml_type_name(kind).decode()] = 1
@@ -293,12 +296,6 @@ class Tap:
             before = t.src[1].contents
             self._keep(u, "attention", layer, before, ctypes.addressof(before))
         self._keep(u, stage, layer, t, address)
-
-    def _is_scaled(self, q):
-        """Whether Q was multiplied by the scale before the product with K (Gemma, Phi-3)."""
-        while q and self.ggml.ggml_op_desc(ctypes.addressof(q.contents)) in (b"VIEW", b"RESHAPE", b"PERMUTE", b"CONT", b"TRANSPOSE"):
-            q = q.contents.src[0]
-        return bool(q) and self.ggml.ggml_op_desc(ctypes.addressof(q.contents)) == b"SCALE"
 
     def _keep(self, u, stage, layer, t, address):
         if self.stages is not None and stage not in self.stages:
