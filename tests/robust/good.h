@@ -11,6 +11,13 @@
 #include <stele/trace.h>
 
 #include <dirent.h>
+#include <sys/time.h>
+
+/* SIGPROF after so many seconds of the processor, which a busy machine does not shorten; 0: never. */
+static inline void limit_time(int seconds)
+{
+	assert_int_equal(setitimer(ITIMER_PROF, &(struct itimerval){ .it_value.tv_sec = seconds }, NULL), 0);
+}
 
 /* The smallest vocabulary that synth makes, one layer: files of some 50 KB. */
 static const char good_config[] = "{\"model_type\": \"qwen2\", \"hidden_size\": 32, \"intermediate_size\": 32, "

@@ -99,9 +99,9 @@ static void cut_one(const struct good_file *g)
 		char line[1400] = "it opened";
 		alloc_peak_reset();
 		int64_t before = alloc_live();
-		alarm(5);
+		limit_time(5);
 		enum st_status st = st_container_open(in_folder(g->open), &c, &err);
-		alarm(0);
+		limit_time(0);
 		const char *fault = NULL;
 		if (st == ST_OK) {
 			st_container_close(c);
