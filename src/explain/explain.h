@@ -113,6 +113,11 @@ struct st_way {
 ST_MUST_CHECK enum st_status st_segment_eval(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
                                              float *out, struct st_error *err);
 
+/* Node i's value, evaluated as node n from what the run holds, products and operands as the arithmetic has them (NULL: in
+ * f64). */
+ST_MUST_CHECK enum st_status st_eval_under(struct st_explainer *x, uint32_t i, const struct st_node *n,
+                                           const struct st_arith *a, float *out, struct st_error *err);
+
 /* ---- bound.c: what rounding may do to each element of one operation ---- */
 
 /* a: the arithmetic, or NULL: f32. y: its value. Adds to bound[]. */
@@ -201,6 +206,10 @@ ST_MUST_CHECK enum st_status st_try_found(struct st_trial *t, const float *found
                                           struct st_error *err);
 ST_MUST_CHECK enum st_status st_try_made(struct st_trial *t, st_make_fn *make, void *ctx, const struct st_cause *c,
                                          struct st_error *err);
+/* What is done to the node's right value, in place; so the arithmetic acts on that before. y: the size of its value. */
+typedef void st_map_fn(void *ctx, struct st_trial *t, float *y);
+ST_MUST_CHECK enum st_status st_try_map(struct st_trial *t, st_map_fn *map, void *ctx, const struct st_cause *c,
+                                        struct st_error *err);
 /* Mistakes made in several nodes at once: `also` has those of the segment that are replaced. */
 ST_MUST_CHECK enum st_status st_try_nodes(struct st_trial *t, st_edit_fn *also, void *ctx, const struct st_cause *c,
                                           struct st_error *err);

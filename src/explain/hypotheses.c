@@ -28,10 +28,13 @@ static const struct st_hypothesis rows[] = {
 	{ B(LINEAR), st_test_head },
 	{ B(LINEAR), st_test_linear },
 	{ B(LINEAR_AT), st_test_expert_order },
-	{ B(LINEAR_AT), st_test_experts },
+	{ B(LINEAR_AT), st_test_linear },
 	{ B(RMSNORM) | B(LAYERNORM) | B(LINEAR), st_test_source },
 	{ B(LINEAR), st_test_router_input },
 	{ B(RMSNORM) | B(LAYERNORM) | B(LINEAR), st_test_sequential },
+	{ B(LINEAR) | B(LINEAR_AT), st_test_low_rank },
 	{ ~UINT64_C(0), st_test_precision },
+	{ ~(B(TOP) | B(SCORES) | B(SOFTMAX)), st_test_parts_of_result },
+	{ B(LINEAR) | B(LINEAR_AT), st_test_unrelated },
 };
 const struct st_hypothesis_list st_all_hypotheses = { rows, sizeof rows / sizeof *rows };

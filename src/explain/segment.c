@@ -106,16 +106,10 @@ static enum st_status round_operands(struct st_explainer *x, const struct st_nod
 	return ST_OK;
 }
 
-/* One node in a way: products in the mode of the arithmetic, operands rounded as it has them. */
-static enum st_status eval_node(struct st_explainer *x, uint32_t i, const struct st_way *w, float *out,
-                                struct st_error *err)
+enum st_status st_eval_under(struct st_explainer *x, uint32_t i, const struct st_node *n, const struct st_arith *a,
+                             float *out, struct st_error *err)
 {
-	const struct st_node *also = w->also ? w->also(w->ctx, i) : NULL;
-	const struct st_node *n = w->edit == i && w->as ? w->as : also ? also : &x->g->nodes[i];
-	const struct st_arith *a = w->arith;
 	struct st_exec e = x->exec;
-	if (w->edit == i && w->make)
-		return w->make(w->ctx, w, out, err);
 	if (!a)
 		return st_run_eval_as(x->run, i, n, &e, out, err);
 	bool product = n->op == ST_OP_LINEAR || n->op == ST_OP_LINEAR_AT;
@@ -130,6 +124,17 @@ static enum st_status eval_node(struct st_explainer *x, uint32_t i, const struct
 	put_back(&o[1]);
 	put_back(&o[0]);
 	return st;
+}
+
+/* One node in a way: made, edited, or as it is. */
+static enum st_status eval_node(struct st_explainer *x, uint32_t i, const struct st_way *w, float *out,
+                                struct st_error *err)
+{
+	if (w->edit == i && w->make)
+		return w->make(w->ctx, w, out, err);
+	const struct st_node *also = w->also ? w->also(w->ctx, i) : NULL;
+	const struct st_node *n = w->edit == i && w->as ? w->as : also ? also : &x->g->nodes[i];
+	return st_eval_under(x, i, n, w->arith, out, err);
 }
 
 /* Moves values at random by a part of what rounding may do to them. */

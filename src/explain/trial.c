@@ -120,6 +120,26 @@ enum st_status st_try_made(struct st_trial *t, st_make_fn *make, void *ctx, cons
 	return try_way(t, &(struct st_way){ .edit = t->i, .make = make, .ctx = ctx }, c, err);
 }
 
+struct mapped {
+	struct st_trial *t;
+	st_map_fn *map;
+	void *ctx;
+};
+
+static enum st_status make_mapped(void *ctx, const struct st_way *w, float *out, struct st_error *err)
+{
+	const struct mapped *m = ctx;
+	ST_TRY(st_eval_under(m->t->x, m->t->i, m->t->n, w->arith, out, err));
+	m->map(m->ctx, m->t, out);
+	return ST_OK;
+}
+
+enum st_status st_try_map(struct st_trial *t, st_map_fn *map, void *ctx, const struct st_cause *c, struct st_error *err)
+{
+	struct mapped m = { t, map, ctx };
+	return st_try_made(t, make_mapped, &m, c, err);
+}
+
 static void take_inputs(struct st_trial *t)
 {
 	for (uint32_t k = 0; k < ST_NODE_ALL_INPUTS; k++) {

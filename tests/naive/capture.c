@@ -159,8 +159,9 @@ void run_spoil_capture(struct run *r, const struct run *other)
 		case FAULT_MISLABELLED_NORM:
 			exchange(v, find(r, "ffn_norm", l));
 			break;
-		case FAULT_MISLABELLED_LAST:
-			copy(v, find(r, "final_norm", -1));
+		case FAULT_MISLABELLED_LAST: /* the others have no norm behind them */
+			if (l + 1 == L)
+				copy(v, find(r, "final_norm", -1));
 			break;
 		default:
 			break;

@@ -139,10 +139,14 @@ void norm_once(struct run *r, int l, const struct norm_of *o, const double *x, d
 			for (size_t i = 0; i < width; i++) {
 				double v;
 				if (on(r, FAULT_NORM_AXIS, l, st)) {
-					double s = 0;
-					for (size_t u = 0; u < n; u++)
-						s += x[u * cols + g * width + i] * x[u * cols + g * width + i];
-					v = row[i] / sqrt(s / (double)n + eps);
+					double s = 0, about = 0;
+					for (size_t u = 0; u < n && centre; u++)
+						about += x[u * cols + g * width + i] / (double)n;
+					for (size_t u = 0; u < n; u++) {
+						double d = x[u * cols + g * width + i] - about;
+						s += d * d;
+					}
+					v = (xs[i] - about) / sqrt(s / (double)n + eps);
 				} else {
 					v = step(r, row[i] * inv);
 				}

@@ -51,6 +51,7 @@ struct weight spoil_weight(struct run *r, size_t l, enum slot s, struct weight w
 	const char *name = slot_names[s];
 	int at = s <= HEAD ? -1 : (int)l;
 	double value = r->o.plant.value;
+	size_t each = s >= GATE && s <= DOWN && m->experts[l] ? w.rows / m->E : w.rows; /* of a stack: one matrix */
 	struct weight c;
 	size_t *from;
 	switch (r->o.plant.fault) {
@@ -61,7 +62,7 @@ struct weight spoil_weight(struct run *r, size_t l, enum slot s, struct weight w
 		c = copy_of(r, w);
 		for (size_t i = 0; i < w.rows; i++)
 			for (size_t j = 0; j < w.cols; j++)
-				c.v[j * w.rows + i] = w.v[i * w.cols + j];
+				c.v[i / each * each * w.cols + j * each + i % each] = w.v[i * w.cols + j];
 		return c;
 	case FAULT_W_ROPE_PERMUTED:
 	case FAULT_W_ROPE_WRONG_HEADS:
@@ -77,7 +78,7 @@ struct weight spoil_weight(struct run *r, size_t l, enum slot s, struct weight w
 			                                                       : i;
 		if (r->o.plant.fault == FAULT_W_ROWS_PERMUTED)
 			for (size_t i = w.rows; i-- > 1;) {
-				size_t k = mix64(i + 77) % (i + 1), t = from[i];
+				size_t in = i % each, k = i - in + mix64(in + 77) % (in + 1), t = from[i];
 				from[i] = from[k];
 				from[k] = t;
 			}

@@ -116,6 +116,7 @@ struct result {
 	bool plainly; /* it was asked for in f32, as the drawn arithmetic hides it */
 	bool ran;
 	char stage[48], said_stage[48], cause[48], verdict[16];
+	char equivalent[200]; /* codes that the report cannot tell from it */
 	int layer, said_layer, status;
 	double size; /* of the mistake at its stage, relative L2 */
 };
@@ -370,8 +371,8 @@ static void ask(const char *trace, const char *model, struct result *r)
 	char cmd[3000];
 	snprintf(cmd, sizeof cmd, "'%s' explain '%s' --model '%s' --json 2>/dev/null", stele, trace, model);
 	FILE *p = popen(cmd, "r");
-	json_error_t e;
-	json_t *j = p ? json_loadf(p, 0, &e) : NULL;
+	json_error_t trouble;
+	json_t *j = p ? json_loadf(p, 0, &trouble) : NULL;
 	r->status = p ? WEXITSTATUS(pclose(p)) : -1;
 	r->ran = j != NULL;
 	const json_t *first = json_object_get(j, "first_divergence"), *cause = json_object_get(j, "cause"),
@@ -380,6 +381,11 @@ static void ask(const char *trace, const char *model, struct result *r)
 	snprintf(r->said_stage, sizeof r->said_stage, "%s", text(first, "stage", "-"));
 	snprintf(r->cause, sizeof r->cause, "%s", text(cause, "code", "-"));
 	r->said_layer = json_is_integer(l) ? (int)json_integer_value(l) : -1;
+	size_t k;
+	const json_t *e;
+	json_array_foreach(json_object_get(cause, "equivalent"), k, e)
+		snprintf(r->equivalent + strlen(r->equivalent), sizeof r->equivalent - strlen(r->equivalent), " %s",
+		         json_string_value(e));
 	json_decref(j);
 }
 
@@ -477,7 +483,8 @@ static bool right_cause(const struct one *c, const struct result *r)
 {
 	char code[64];
 	code_of(c, code, sizeof code);
-	return strcmp(code, r->cause) == 0 || one_of(fault_table[c->o.plant.fault].also, r->cause);
+	return strcmp(code, r->cause) == 0 || one_of(fault_table[c->o.plant.fault].also, r->cause)
+	    || (r->equivalent[0] != '\0' && one_of(r->equivalent + 1, code));
 }
 
 static void command_of(const struct one *c, const struct result *r, char *buf, size_t n)
