@@ -392,7 +392,7 @@ static enum st_status fit_choice(struct st_explainer *x, const struct st_segment
 			continue;
 		st = slack_of_keys(x, n, a, r, most, &slack, err);
 		double ratio = (passed - chosen) / slack;
-		f->rel = fmax(f->rel, most > 0 ? (passed - chosen) / most : 0);
+		f->rel = fmax(f->rel, most > 0 ? fabs(passed - chosen) / most : 0);
 		if (ratio > f->ratio) {
 			f->ratio = ratio;
 			f->row = r;

@@ -32,8 +32,8 @@ static enum st_status try_parts(struct st_trial *t, const float *bias, const dou
 	return st_try_value(t, y, c, err);
 }
 
-/* The weights side by side. */
-static enum st_status take_bias(struct st_trial *t, float *bias, struct st_error *err)
+/* The weights side by side; stored: in the order of the file, where that is another one. */
+static enum st_status take_bias(struct st_trial *t, float *bias, float *stored, struct st_error *err)
 {
 	size_t at = 0;
 	for (uint32_t k = 0; k < t->n->n_w; k++) {
@@ -44,6 +44,9 @@ static enum st_status take_bias(struct st_trial *t, float *bias, struct st_error
 		st_weight_decode(w, 0, 1, part);
 		size_t len = part_len(t, k);
 		memcpy(bias + at, part, len * sizeof *bias);
+		if (w->interleaved && !w->group_rows)
+			st_tensor_decode(w->tensor, 0, 1, part);
+		memcpy(stored + at, part, len * sizeof *stored);
 		free(part);
 		at += len;
 	}
@@ -51,7 +54,7 @@ static enum st_status take_bias(struct st_trial *t, float *bias, struct st_error
 	                         : st_fail(err, ST_ERR_FORMAT, "a bias of %zu elements for %u", at, t->n->width);
 }
 
-/* The bias with each part's features in the other order of rotary pairs; and element t of it for position t. */
+/* The bias with each part's features in the other order of rotary pairs. */
 static enum st_status test_orders(struct st_trial *t, const float *bias, struct st_error *err)
 {
 	const struct st_graph *g = t->x->g;
@@ -81,22 +84,27 @@ static enum st_status test_orders(struct st_trial *t, const float *bias, struct 
 				st = try_parts(t, other, ones, &c, err);
 		}
 	free(other);
-	if (st != ST_OK)
-		return st;
-	for (uint32_t k = 0; k <= t->n->n_w; k++) { /* all of it, or one part */
+	return st;
+}
+
+/* Element t of the bias for position t, of all parts or of one; `stored`: in the order of the file. */
+static enum st_status test_axis(struct st_trial *t, const float *bias, const float *stored, struct st_error *err)
+{
+	for (uint32_t k = 0; k <= t->n->n_w; k++) {
 		float *y = st_trial_buffer(t);
 		size_t at = 0;
 		for (uint32_t j = 0; j < t->n->n_w; j++) {
 			size_t len = part_len(t, j);
 			for (size_t r = 0; r < t->T; r++)
-				for (size_t i = 0; i < len; i++) {
-					bool wrong = (k == 0 || k == j + 1) && r < len;
+				for (size_t i = 0; i < len; i++)
 					y[r * t->n->width + at + i] = t->in[0][r * t->ld[0] + at + i]
-					                            + bias[at + (wrong ? r : i)];
-				}
+					                            + (k == 0 || k == j + 1 ? stored[at + r % len]
+					                                                    : bias[at + i]);
 			at += len;
 		}
 		struct st_cause c = st_blame(ST_CAUSE_BIAS_WRONG_AXIS);
+		if (k)
+			st_blame_part(t, k - 1, &c);
 		ST_TRY(st_try_value(t, y, &c, err));
 	}
 	return ST_OK;
@@ -104,10 +112,10 @@ static enum st_status test_orders(struct st_trial *t, const float *bias, struct 
 
 enum st_status st_test_bias(struct st_trial *t, struct st_error *err)
 {
-	float *bias = st_alloc_array(t->n->width, sizeof *bias);
+	float *bias = st_alloc_array2(2, t->n->width, sizeof *bias), *stored = bias ? bias + t->n->width : NULL;
 	if (!bias)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	enum st_status st = take_bias(t, bias, err);
+	enum st_status st = take_bias(t, bias, stored, err);
 	/* All of it missing, then each part, then factors: of ranks that each add it, or fitted. */
 	for (uint32_t k = 0; k <= t->n->n_w && st == ST_OK; k++) {
 		if (k == 1 && t->n->n_w == 1)
@@ -147,6 +155,8 @@ enum st_status st_test_bias(struct st_trial *t, struct st_error *err)
 	}
 	if (st == ST_OK && t->best->cause.confidence != ST_CONFIRMED)
 		st = test_orders(t, bias, err);
+	if (st == ST_OK && t->best->cause.confidence != ST_CONFIRMED)
+		st = test_axis(t, bias, stored, err);
 	free(bias);
 	return st;
 }

@@ -126,7 +126,7 @@ static enum st_status test_names(struct st_trial *t, struct st_error *err)
 		struct st_cause c = under(t, k, k > t->i && in_place(x->g->nodes[k].op));
 		if (memcmp(other, t->got, v.rows * v.cols * sizeof *other) == 0)
 			ST_TRY(st_try_value(t, other, &c, err));
-		else if (relative(other, t->exact, v.rows * v.cols) < 1e-3) {
+		else if (relative(other, t->exact, v.rows * v.cols) < 0.1) {
 			c = under(t, k, false);
 			ST_TRY(st_try_found(t, other, &c, err));
 		}

@@ -32,7 +32,7 @@ static const struct st_hypothesis rows[] = {
 	{ B(RMSNORM) | B(LAYERNORM) | B(LINEAR), st_test_source },
 	{ B(LINEAR), st_test_router_input },
 	{ B(RMSNORM) | B(LAYERNORM) | B(LINEAR), st_test_sequential },
-	{ B(LINEAR) | B(LINEAR_AT), st_test_low_rank },
+	{ B(LINEAR) | B(LINEAR_AT), st_test_added_rank },
 	{ ~UINT64_C(0), st_test_precision },
 	{ ~(B(TOP) | B(SCORES) | B(SOFTMAX)), st_test_parts_of_result },
 	{ B(LINEAR) | B(LINEAR_AT), st_test_unrelated },

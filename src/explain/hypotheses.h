@@ -10,7 +10,7 @@ ST_TEST(st_test_bias);
 ST_TEST(st_test_add);
 ST_TEST(st_test_capture);
 ST_TEST(st_test_linear);
-ST_TEST(st_test_low_rank);
+ST_TEST(st_test_added_rank);
 ST_TEST(st_test_parts_of_result);
 ST_TEST(st_test_unrelated);
 ST_TEST(st_test_precision);

@@ -310,28 +310,31 @@ static enum st_status test_kind(struct st_trial *t, struct st_error *err)
 	return st;
 }
 
-/* The mean square of each feature over the positions. */
+/* Mean and mean square of each feature over the positions. */
 static enum st_status test_axis(struct st_trial *t, struct st_error *err)
 {
 	struct geometry g = geometry_of(t->n);
 	struct st_value v = st_trial_value(t);
 	float *y = st_trial_buffer(t);
-	if (v.rows < 2 || t->n->op == ST_OP_LAYERNORM)
+	bool layer = t->n->op == ST_OP_LAYERNORM;
+	if (v.rows < 2 || (t->n->n_w && t->n->w[0] && t->n->w[0]->n_experts))
 		return ST_OK;
-	ST_TRY(st_run_eval_as(t->x->run, t->i, t->n, &t->x->exec, y, err));
+	float *w = t->n->n_w ? decoded(t->n->w[0]) : NULL, *b = t->n->n_w > 1 ? decoded(t->n->w[1]) : NULL;
 	for (size_t i = 0; i < v.cols; i++) {
-		double over = 0;
-		for (size_t r = 0; r < v.rows; r++)
-			over += (double)t->in[0][r * t->ld[0] + i] * t->in[0][r * t->ld[0] + i];
+		double mean = 0, square = 0;
+		size_t at = t->n->own_weights ? i : i % g.D;
+		for (size_t r = 0; r < v.rows && layer; r++)
+			mean += t->in[0][r * t->ld[0] + i] / (double)v.rows;
 		for (size_t r = 0; r < v.rows; r++) {
-			const float *in = t->in[0] + r * t->ld[0] + i / g.D * g.D;
-			double own = 0;
-			for (size_t k = 0; k < g.D; k++)
-				own += (double)in[k] * in[k];
-			y[r * v.cols + i] *= (float)sqrt((own / (double)g.D + t->n->eps)
-			                                 / (over / (double)v.rows + t->n->eps));
+			double d = t->in[0][r * t->ld[0] + i] - mean;
+			square += d * d;
 		}
+		double by = (w ? (double)w[at] : 1) / sqrt(square / (double)v.rows + t->n->eps);
+		for (size_t r = 0; r < v.rows; r++)
+			y[r * v.cols + i] = (float)((t->in[0][r * t->ld[0] + i] - mean) * by + (b ? (double)b[at] : 0));
 	}
+	free(w);
+	free(b);
 	struct st_cause c = st_blame(ST_CAUSE_NORM_AXIS);
 	return st_try_value(t, y, &c, err);
 }

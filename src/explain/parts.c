@@ -291,7 +291,7 @@ static enum st_status is_simpler(const struct st_trial *t, const struct st_produ
 }
 
 /* The difference has fewer dimensions than there are rows: no rounding has that. */
-enum st_status st_test_low_rank(struct st_trial *t, struct st_error *err)
+enum st_status st_test_added_rank(struct st_trial *t, struct st_error *err)
 {
 	struct st_product p = st_product_of(t);
 	size_t R = p.rows;

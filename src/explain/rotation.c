@@ -18,6 +18,7 @@ struct turn {
 	const double *freq; /* of n_rot / 2 pairs; NULL: the node's own */
 	double times, offset, mscale;
 	uint32_t n_rot;
+	uint32_t apart; /* of HALVES: from one feature of a pair to the other; 0: n_rot / 2 */
 	enum { HALVES, ADJACENT, HALVES_OF_PAIRS } pairs;
 	enum st_dtype precision; /* of angles */
 	double beyond;           /* positions are counted modulo it; 0: not */
@@ -32,7 +33,7 @@ static size_t position(const struct st_trial *t, size_t r) { return t->P - t->T 
 
 static void turn_head(const struct st_trial *t, const struct turn *w, const float *x, double pos, float *y)
 {
-	size_t d = t->n->head_dim, half = w->n_rot / 2;
+	size_t d = t->n->head_dim, half = w->n_rot / 2, apart = w->apart ? w->apart : half;
 	float pairs[ST_MAX_HEAD_DIM], turned[ST_MAX_HEAD_DIM];
 	const float *in = x;
 	if (w->pairs == HALVES_OF_PAIRS) { /* the file's own order, in which pairs are adjacent */
@@ -54,7 +55,7 @@ static void turn_head(const struct st_trial *t, const struct turn *w, const floa
 		} else {
 			angle = w->times * (pos + w->offset) * freq[i];
 		}
-		size_t a = w->pairs == ADJACENT ? 2 * i : i, b = w->pairs == ADJACENT ? a + 1 : a + half;
+		size_t a = w->pairs == ADJACENT ? 2 * i : i, b = w->pairs == ADJACENT ? a + 1 : a + apart;
 		double c = cos(angle) * w->mscale, s = sin(angle) * w->mscale;
 		turned[a] = (float)(in[a] * c - in[b] * s);
 		turned[b] = (float)(in[a] * s + in[b] * c);
@@ -254,8 +255,19 @@ static enum st_status test_frequencies(struct st_trial *t, struct st_error *err)
 		st_cause_put(&c, ST_PARAM_FACTOR, 1 / w.times);
 		ST_TRY(try_turn(t, &w, &c, err));
 	}
-	c = st_blame(ST_CAUSE_ROPE_FREQ_SCALING);
-	w = own_turn(t);
+	return ST_OK;
+}
+
+/* A frequency of its own for each pair: what has so many parameters comes last. */
+static enum st_status test_each_pair(struct st_trial *t, struct st_error *err)
+{
+	double freq[ST_MAX_HEAD_DIM / 2], least = INFINITY;
+	if (!st_trial_direct(t) || t->n->n_rot < 4 || !fit_frequencies(t, freq))
+		return ST_OK;
+	for (uint32_t i = 0; i < t->n->n_rot / 2; i++)
+		least = fmin(least, freq[i] / t->n->inv_freq[i]);
+	struct turn w = own_turn(t);
+	struct st_cause c = st_blame(ST_CAUSE_ROPE_FREQ_SCALING);
 	w.freq = freq;
 	w.mscale = fit_mscale(t);
 	st_cause_put_text(&c, ST_PARAM_HOW, "each pair has another frequency");
@@ -293,44 +305,55 @@ static enum st_status test_offset(struct st_trial *t, struct st_error *err)
 	return try_turn(t, &w, &c, err);
 }
 
+/* Frequencies that pairs may have when another part of a head turns. */
+enum { OF_PART, OF_MODEL, FIRST_OF_MODEL, SPREAD_OF_MODEL, SCALED_OF_PART, PARTS };
+
+static bool part_frequencies(const struct st_trial *t, int kind, double theta, uint32_t n_rot, double *freq)
+{
+	uint32_t n = t->n->n_rot;
+	bool less = n_rot < n;
+	const double *own = t->n->inv_freq;
+	for (uint32_t i = 0; i < n_rot / 2; i++) {
+		double of_part = pow(theta, -2.0 * i / n_rot), of_model = pow(theta, -2.0 * i / n);
+		freq[i] = kind == OF_PART        ? of_part
+		        : kind == OF_MODEL       ? of_model
+		        : kind == SCALED_OF_PART ? of_part * (i < n / 2 ? own[i] / of_model : 1)
+		        : !less                  ? 0
+		        : kind == FIRST_OF_MODEL ? own[i]
+		                                 : own[i * (n / n_rot)];
+	}
+	return kind == OF_PART || kind == OF_MODEL || kind == SCALED_OF_PART
+	    || (less && (kind == FIRST_OF_MODEL || n % n_rot == 0));
+}
+
+/* Pairs are features a half of that part apart, or, where a file's pairs are neighbours, a half of the model's. */
 static enum st_status test_partial(struct st_trial *t, struct st_error *err)
 {
 	double freq[ST_MAX_HEAD_DIM / 2];
 	uint32_t n = t->n->n_rot, d = t->n->head_dim;
-	if (!t->n->inv_freq || n < 4)
+	if (n < 4)
 		return ST_OK;
-	double theta = exp(-log(t->n->inv_freq[1] / t->n->inv_freq[0]) * n / 2.0);
-	for (uint32_t k = 1; k <= 8; k++) {
-		struct turn w = own_turn(t);
-		struct st_cause c = st_blame(ST_CAUSE_ROPE_PARTIAL);
-		w.n_rot = d * k / 8 / 2 * 2;
-		if (w.n_rot < 2 || w.n_rot == n)
-			continue;
-		pure(theta, w.n_rot, freq);
-		w.freq = freq;
-		st_cause_put(&c, ST_PARAM_VALUE, w.n_rot);
-		st_cause_put(&c, ST_PARAM_EXPECTED, n);
-		ST_TRY(try_turn(t, &w, &c, err));
-		for (uint32_t i = 0; i < w.n_rot / 2; i++) /* the frequencies of the model's own number */
-			freq[i] = pow(theta, -2.0 * i / n);
-		ST_TRY(try_turn(t, &w, &c, err));
-		for (uint32_t i = 0; i < w.n_rot / 2 && w.n_rot < n;
-		     i++) /* the model's own, scaled as they are: the first of them, */
-			freq[i] = t->n->inv_freq[i];
-		if (w.n_rot < n)
-			ST_TRY(try_turn(t, &w, &c, err));
-		for (uint32_t i = 0; i < w.n_rot / 2 && w.n_rot < n; i++) /* or spread over all */
-			freq[i] = t->n->inv_freq[i * (n / w.n_rot)];
-		if (w.n_rot < n && n % w.n_rot == 0)
-			ST_TRY(try_turn(t, &w, &c, err));
-	}
+	double theta = exp(-log(t->n->inv_freq[1] / t->n->inv_freq[0]) * n / 2.0), said = st_model_config(t->x->m)->rope_theta;
+	for (uint32_t k = 1; k <= 8; k++)
+		for (int kind = 0; kind < PARTS; kind++)
+			for (int wide = 0; wide < 2; wide++) {
+				struct turn w = own_turn(t);
+				struct st_cause c = st_blame(ST_CAUSE_ROPE_PARTIAL);
+				w.n_rot = d * k / 8 / 2 * 2;
+				w.apart = wide ? n / 2 : 0;
+				if (w.n_rot < 2 || w.n_rot == n || (wide && w.n_rot > n)
+				    || !part_frequencies(t, kind, said > 0 ? said : theta, w.n_rot, freq))
+					continue;
+				w.freq = freq;
+				st_cause_put(&c, ST_PARAM_VALUE, w.n_rot);
+				st_cause_put(&c, ST_PARAM_EXPECTED, n);
+				ST_TRY(try_turn(t, &w, &c, err));
+			}
 	return ST_OK;
 }
 
-enum st_status st_test_rope(struct st_trial *t, struct st_error *err)
+static enum st_status test_kinds(struct st_trial *t, struct st_error *err)
 {
-	if (t->n->head_dim > ST_MAX_HEAD_DIM || !t->n->inv_freq || (t->n->beyond.from && t->P > t->n->beyond.from))
-		return ST_OK;
 	static const struct {
 		enum st_cause_code code;
 		double times;
@@ -367,5 +390,23 @@ enum st_status st_test_rope(struct st_trial *t, struct st_error *err)
 	}
 	ST_TRY(test_offset(t, err));
 	ST_TRY(test_frequencies(t, err));
-	return test_partial(t, err);
+	ST_TRY(test_partial(t, err));
+	return test_each_pair(t, err);
+}
+
+/* With the frequencies that hold for so many positions. */
+enum st_status st_test_rope(struct st_trial *t, struct st_error *err)
+{
+	struct st_node own = *t->n;
+	struct st_trial at = *t;
+	if (own.beyond.from && t->P > own.beyond.from) {
+		own.inv_freq = own.beyond.inv_freq;
+		own.mscale = own.beyond.mscale;
+	}
+	if (own.head_dim > ST_MAX_HEAD_DIM || !own.inv_freq)
+		return ST_OK;
+	at.n = &own;
+	enum st_status st = test_kinds(&at, err);
+	t->best_ratio = at.best_ratio;
+	return st;
 }
