@@ -279,6 +279,61 @@ def as_exaone(config, state):
             renamed(state, names, config["tie_word_embeddings"]))
 
 
+def as_baichuan(config, state):
+    import torch
+    out = dict(state)
+    for i in range(config["num_hidden_layers"]):
+        p = f"model.layers.{i}.self_attn."
+        out[p + "W_pack.weight"] = torch.cat([out.pop(f"{p}{x}_proj.weight") for x in "qkv"])
+    return dict(model_type="baichuan", architectures=["BaiChuanForCausalLM"], num_key_value_heads=None), out
+
+
+def as_chatglm(config, state):
+    import torch
+    names = [("model.embed_tokens", "transformer.embedding.word_embeddings"), ("lm_head", "transformer.output_layer"),
+             ("model.norm", "transformer.encoder.final_layernorm"), ("model.layers.", "transformer.encoder.layers."),
+             ("self_attn.o_proj", "self_attention.dense"), ("self_attn.", "self_attention."),
+             ("mlp.gate_up_proj", "mlp.dense_h_to_4h"), ("mlp.down_proj", "mlp.dense_4h_to_h")]
+    out = renamed(state, names, False)
+    for i in range(config["num_hidden_layers"]):
+        p = f"transformer.encoder.layers.{i}.self_attention."
+        for s in ("weight", "bias"):
+            out[f"{p}query_key_value.{s}"] = torch.cat([out.pop(f"{p}{x}_proj.{s}") for x in "qkv"])
+    left_out = ("intermediate_size", "num_key_value_heads", "rms_norm_eps", "vocab_size", "hidden_act",
+                "max_position_embeddings", "rope_theta")
+    return dict.fromkeys(left_out) | dict(
+        model_type="chatglm", architectures=["ChatGLMForConditionalGeneration"], add_bias_linear=False, add_qkv_bias=True,
+        apply_query_key_layer_scaling=True, apply_residual_connection_post_layernorm=False, attention_softmax_in_fp32=True,
+        ffn_hidden_size=config["intermediate_size"], kv_channels=config["head_dim"], layernorm_epsilon=config["rms_norm_eps"],
+        multi_query_attention=True, multi_query_group_num=config["num_key_value_heads"], num_layers=config["num_hidden_layers"],
+        original_rope=True, padded_vocab_size=config["vocab_size"], post_layer_norm=True, rmsnorm=True, seq_length=64,
+        rope_ratio=config["rope_parameters"]["rope_theta"] / 10000), out
+
+
+def as_codeshell(config, state):
+    import torch
+    names = [("model.embed_tokens", "transformer.wte"), ("model.norm", "transformer.ln_f"), ("model.layers.", "transformer.h."),
+             ("input_layernorm", "ln_1"), ("post_attention_layernorm", "ln_2"), ("self_attn.o_proj", "attn.c_proj"),
+             ("self_attn.", "attn.")]
+    out = renamed(state, names, config["tie_word_embeddings"])
+    for i in range(config["num_hidden_layers"]):
+        p = f"transformer.h.{i}.attn."
+        for s in ("weight", "bias"):
+            out[f"{p}c_attn.{s}"] = torch.cat([out.pop(f"{p}{x}_proj.{s}") for x in "qkv"])
+    left_out = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+                "hidden_act", "max_position_embeddings", "rope_theta")
+    return dict.fromkeys(left_out) | dict(
+        model_type="codeshell", architectures=["CodeShellForCausalLM"], activation_function="gelu_pytorch_tanh",
+        group_query_attention=True, n_embd=config["hidden_size"], n_head=config["num_attention_heads"],
+        n_inner=config["intermediate_size"], n_layer=config["num_hidden_layers"], n_positions=64,
+        num_query_groups=config["num_key_value_heads"], layer_norm_epsilon=config["norm_epsilon"],
+        position_embedding_type="rope", scale_attn_weights=True), out
+
+
+case("baichuan", BASE, model_type="llama", tied=False, recast=as_baichuan, num_key_value_heads=4, rms_norm_eps=1e-5)
+case("chatglm", BASE | HEAD, model_type="glm", tied=False, recast=as_chatglm, attention_bias=True,
+     rope_parameters=rope(25000.0, partial_rotary_factor=0.5))
+case("codeshell", BASE, model_type="starcoder2", tied=True, recast=as_codeshell, use_bias=True, sliding_window=None)
 case("internlm2", BASE, model_type="llama", tied=False, recast=as_internlm2, rope_parameters=rope(5000.0))
 case("internlm2-bias", BASE, model_type="llama", tied=False, recast=as_internlm2, attention_bias=True, rope_parameters=rope(5000.0))
 case("minicpm", BASE, model_type="granite", tied=True, recast=as_minicpm, embedding_multiplier=3.0, residual_multiplier=0.9,
