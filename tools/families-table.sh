@@ -64,7 +64,7 @@ table() {
 		f=$("$stele" family check "$data/$m" --json 2> /dev/null | jq -r 'select((.unused + .unread | length) == 0) | .family' 2> /dev/null)
 		[ -n "$f" ] && models[$f]="${models[$f]:-} $m"
 	done
-	echo "| family | models held to transformers | GGUF | GGUF to Hugging Face | APR | synth | planted fault seen | cache, in steps and chunks | real |"
+	echo "| family | models held to logits of others | GGUF | GGUF to Hugging Face | APR | synth | planted fault seen | cache, in steps and chunks | real |"
 	echo "|---|---|---|---|---|---|---|---|---|"
 	export -f row next first yes_if same
 	for f in $("$stele" family list); do

@@ -187,7 +187,65 @@ def absorbed(t, c):
     return arch, out, keys
 
 
-CASES = {"deepseek_v3": deepseek, "deepseek_v3.mla": absorbed, "mamba2": mamba2, "lfm2": lfm2, "falcon": falcon, "falcon-7b": falcon}
+def paired(w, heads):
+    """Rows of queries or keys with rotary pairs side by side."""
+    return w.reshape(heads, 2, -1, w.shape[-1]).swapaxes(1, 2).reshape(w.shape)
+
+
+def turned_pairs(out, i, q_heads, kv_heads):
+    for x, heads in (("q", q_heads), ("k", kv_heads)):
+        name = f"blk.{i}.attn_{x}.weight"
+        out[name] = paired(out[name], heads)
+
+
+def baichuan(t, c):
+    out, heads = outside(t), c["num_attention_heads"]
+    keys = usual_keys(c | {"rope_parameters": {"rope_theta": 10000}}) | {
+        "feed_forward_length": c["intermediate_size"], "rope.dimension_count": c["hidden_size"] // heads,
+        "attention.head_count_kv": heads}
+    for i, l in layers(t, c):
+        renamed(out, i, l, USUAL)
+        for x, w in zip("qkv", np.split(l["self_attn.W_pack.weight"], 3)):
+            out[f"blk.{i}.attn_{x}.weight"] = w
+        turned_pairs(out, i, heads, heads)
+    return "baichuan", out, keys
+
+
+def deepseek_v1(t, c):
+    out = outside(t)
+    keys = usual_keys(c | {"rope_parameters": c}) | {
+        "attention.head_count_kv": c["num_key_value_heads"], "feed_forward_length": c["intermediate_size"],
+        "rope.dimension_count": c["hidden_size"] // c["num_attention_heads"],
+        "leading_dense_block_count": c["first_k_dense_replace"], "expert_count": c["n_routed_experts"],
+        "expert_used_count": c["num_experts_per_tok"], "expert_feed_forward_length": c["moe_intermediate_size"],
+        "expert_shared_count": c["n_shared_experts"], "expert_weights_scale": 1.0}
+    names = USUAL | {"mlp.gate.weight": "ffn_gate_inp.weight"}
+    names |= {f"mlp.shared_experts.{a}_proj.weight": f"ffn_{a}_shexp.weight" for a in ("gate", "up", "down")}
+    for i, l in layers(t, c):
+        renamed(out, i, l, names)
+        turned_pairs(out, i, c["num_attention_heads"], c["num_key_value_heads"])
+        for a in ("gate", "up", "down") if i >= c["first_k_dense_replace"] else ():
+            out[f"blk.{i}.ffn_{a}_exps.weight"] = np.stack(
+                [l[f"mlp.experts.{e}.{a}_proj.weight"] for e in range(c["n_routed_experts"])])
+    return "deepseek", out, keys
+
+
+def plm(t, c):
+    out = outside(t)
+    keys = usual_keys(c | {"rope_parameters": c}) | {
+        "attention.head_count_kv": c["num_key_value_heads"], "attention.kv_lora_rank": c["kv_lora_rank"],
+        "attention.key_length": c["qk_nope_head_dim"] + c["qk_rope_head_dim"], "attention.value_length": c["v_head_dim"],
+        "rope.dimension_count": c["qk_rope_head_dim"], "feed_forward_length": c["intermediate_size"]}
+    names = USUAL | {"self_attn.kv_a_proj_with_mqa.weight": "attn_kv_a_mqa.weight",
+                     "self_attn.kv_a_layernorm.weight": "attn_kv_a_norm.weight",
+                     "self_attn.kv_b_proj.weight": "attn_kv_b.weight"}
+    for i, l in layers(t, c):
+        renamed(out, i, l, names)
+    return "plm", out, keys
+
+
+CASES = {"deepseek_v3": deepseek, "deepseek_v3.mla": absorbed, "mamba2": mamba2, "lfm2": lfm2, "falcon": falcon, "falcon-7b": falcon,
+         "baichuan": baichuan, "baichuan-13b": baichuan, "deepseek": deepseek_v1, "plm": plm}
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--out", default=os.path.join(HERE, "..", "families-gguf"))

@@ -131,6 +131,13 @@ static struct tensor *find_tensor(struct tensors *all, const char *name, const s
 	return t;
 }
 
+/* Names under another root are another program's, and a file is not written half in the one's way. */
+static bool same_root(const char *a, const char *b)
+{
+	size_t n = strcspn(a, ".");
+	return n == strcspn(b, ".") && memcmp(a, b, n) == 0;
+}
+
 /* Which of the target's sources: where both containers have as many, they stand for each other. */
 static uint32_t alternative(const struct st_described *d, const struct st_family_weight *fw, enum st_spelling to,
                             const struct st_weight *w)
@@ -140,7 +147,7 @@ static uint32_t alternative(const struct st_described *d, const struct st_family
 		char name[256];
 		size_t n = st_source_spell(fw->sources[from][i].name, w->layer, w->expert, name, sizeof name);
 		if (n < sizeof name && strncmp(w->tensor->name, name, n) == 0)
-			return i;
+			return same_root(fw->sources[to][i].name, fw->sources[to][0].name) ? i : 0;
 	}
 	return 0;
 }

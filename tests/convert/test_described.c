@@ -54,6 +54,9 @@ static const struct {
 /* Not refused by GGUF's nature, and not written backwards yet: refused, or right. */
 static const char *const open_ends[] = { "gpt_oss-mxfp4", "jamba", "llama", "nemotron_h", "phimoe" };
 
+/* Come back under the names of the class that transformers has for them. */
+static const char *const renamed[] = { "chatglm" };
+
 static const char *reason_of(const char *name)
 {
 	for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
@@ -62,10 +65,10 @@ static const char *reason_of(const char *name)
 	return NULL;
 }
 
-static bool is_open(const char *name)
+static bool is_among(const char *const *names, size_t n, const char *name)
 {
-	for (size_t i = 0; i < sizeof open_ends / sizeof *open_ends; i++)
-		if (strcmp(open_ends[i], name) == 0)
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(names[i], name) == 0)
 			return true;
 	return false;
 }
@@ -127,7 +130,7 @@ static void there_and_back(void **state)
 		json_decref(expected);
 		return;
 	}
-	bool open = is_open(name);
+	bool open = is_among(open_ends, sizeof open_ends / sizeof *open_ends, name);
 	if (!open)
 		assert_ok(st, &err);
 	if (st == ST_OK) {
@@ -140,7 +143,8 @@ static void there_and_back(void **state)
 	if (st == ST_OK) {
 		st_convert_result_free(r);
 		check_logits(in_folder("back"), expected);
-		check_labels(in_folder("back"), model);
+		if (!is_among(renamed, sizeof renamed / sizeof *renamed, name))
+			check_labels(in_folder("back"), model);
 	}
 	json_decref(expected);
 }
