@@ -7,7 +7,9 @@ that are planted by replacing a function at run time. llama.cpp: each GGUF with 
 """
 import contextlib
 import json
+import mmap
 import os
+import re
 import subprocess
 import sys
 import time
@@ -308,6 +310,28 @@ def run_llama(models):
         clean(what, judged(path, model), weights + attention[keys] + attention[values] + (half if flash else ()))
         os.unlink(path)
 
+    def fault(model, code, cache, plant=None, **options):
+        """Mistakes that llama.cpp makes on request: its options against what the file says."""
+        what = f"llama.cpp, {os.path.basename(model)}, {cache} cache: {code}"
+        path = os.path.join(folder, "l.safetensors")
+        kind = {v: k for k, v in names.items()}[cache]
+        try:
+            with tap.trace(path) as t:
+                llm = t.Llama(model, n_ctx=512, n_threads=2, flash_attn=False, type_k=kind, type_v=kind, **options)
+                if plant:
+                    plant(t, llm)
+                llm.eval([(7 * i + 3) % llm.n_vocab() for i in range(12)])
+                del llm
+        except Exception as e:
+            return say(False, what, f"{type(e).__name__}: {e}")
+        report = judged(path, model)
+        cause = (report.get("findings") or [{}])[0].get("cause") or {}
+        codes = [cause.get("code")] + [e if isinstance(e, str) else e.get("code") for e in cause.get("equivalent", [])]
+        say(report.get("verdict") == "fault" and code in codes, what, cause.get("text") or report.get("message") or report.get("verdict"))
+
+    def sees_all(t, llm):
+        t.low.llama_set_causal_attn(llm.ctx, False)
+
     for model in models:
         pretrained = os.path.getsize(model) > 50 << 20
         for length in (4, 40, 200) if pretrained else (10, 200):
@@ -315,6 +339,13 @@ def run_llama(models):
                 # Keys alone in Q8_0: llama.cpp aborts where heads are no multiple of 32, as those of the tiny models.
                 if (keys or length < 40) and (keys == values or pretrained):
                     sound(model, flash, keys, values, length, 2 if length < 40 else 1)
+        with open(model, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
+            arch = re.search(rb"general.architecture.{12}([a-z0-9]+)", m, re.DOTALL)[1].decode()
+        for cache in ("F32", "F16"):
+            fault(model, "norm.eps", cache, kv_overrides={arch + ".attention.layer_norm_rms_epsilon": 1e-1})
+            fault(model, "rope.theta", cache, rope_freq_base=777.0)
+            fault(model, "rope.freq_scaling", cache, rope_freq_scale=0.5)
+            fault(model, "attn.mask_missing", cache, sees_all)
 
 
 if engine == "llama.cpp":

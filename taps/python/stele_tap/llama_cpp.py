@@ -14,15 +14,14 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import re
 import struct
 
 from . import TapError
 from .bundle import Bundle, key
 
-
 class _Tensor(ctypes.Structure):
     """ggml_tensor as ggml 0.9 to 0.25 lay it out; checked at run time against ggml_get_name()."""
-
 
 _Tensor._fields_ = [
     ("type", ctypes.c_int),
@@ -42,57 +41,22 @@ _Tensor._fields_ = [
 
 _DTYPES = {0: "F32", 1: "F16", 26: "I32", 30: "BF16"}  # numbers of ggml_type, which do not move between releases
 
-# (name without its layer, operation) -> stage; True: of a layer
-_STAGES = {
-    ("embd", "GET_ROWS"): "embedding",
-    ("embd", "SCALE"): "embedding",
-    ("inp_scaled", "SCALE"): "embedding",
-    ("attn_norm", "MUL"): "attn_norm",
-    ("attn_norm", "ADD"): "attn_norm",
-    ("Qcur", "MUL_MAT"): "q_matmul",
-    ("Kcur", "MUL_MAT"): "k_matmul",
-    ("Vcur", "MUL_MAT"): "v_matmul",
-    ("Qcur", "ADD"): "q_matmul_bias",
-    ("Kcur", "ADD"): "k_matmul_bias",
-    ("Vcur", "ADD"): "v_matmul_bias",
-    ("wqkv", "MUL_MAT"): "qkv_matmul",
-    ("bqkv", "ADD"): "qkv_bias",
-    ("wqkv_b", "ADD"): "qkv_bias",
-    ("Qcur_normed", "MUL"): "q_post_norm",
-    ("Kcur_normed", "MUL"): "k_post_norm",
-    ("Qcur", "ROPE"): "q_post_rope",
-    ("Kcur", "ROPE"): "k_post_rope",
-    ("kq", "MUL_MAT"): "attn_scores",
-    ("kq_soft_max", "SOFT_MAX"): "attn_softmax",
-    ("attn_post_norm", "MUL"): "post_attn_norm",
-    ("ffn_inp", "ADD"): "post_attn_residual",
-    ("sa_out", "ADD"): "post_attn_residual",
-    ("ffn_norm", "MUL"): "ffn_norm",
-    ("ffn_norm", "ADD"): "ffn_norm",
-    ("ffn_gate", "MUL_MAT"): "ffn_gate",
-    ("ffn_up", "MUL_MAT"): "ffn_up",
-    ("ffn_up_b", "ADD"): "ffn_up_bias",
-    ("ffn_gate_b", "ADD"): "ffn_gate_bias",
-    ("ffn_swiglu", "SWIGLU"): "ffn_swigl",
-    ("ffn_geglu", "GEGLU"): "ffn_swigl",
-    ("ffn_reglu", "REGLU"): "ffn_swigl",
-    ("ffn_gelu", "GELU"): "ffn_silu",
-    ("ffn_relu", "RELU"): "ffn_silu",
-    ("ffn_out", "MUL_MAT"): "ffn_out",
-    ("ffn_moe_logits", "MUL_MAT"): "moe_router",
-    ("ffn_post_norm", "MUL"): "post_ffn_norm",
-    ("l_out", "ADD"): "post_ffn_residual",
-    ("result_norm", "MUL"): "final_norm",
-    ("result_norm", "ADD"): "final_norm",
-}
-_WHOLE = {"embedding", "final_norm", "lm_head"}
-_PARTNER = {1: "f16", 30: "bf16", 2: "q8_0", 6: "q8_0", 8: "q8_0", 20: "q8_0", 39: "q8_0", 3: "q8_1", 7: "q8_1"}
+def _table():
+    """(name without its layer, operation) -> stage, and the stages of the whole model."""
+    stages, whole = {}, {"lm_head"}
+    with open(os.path.join(os.path.dirname(__file__), "ggml_stages.def"), encoding="utf-8") as f:
+        for name, op, stage, where in re.findall(r'^STAGE\("(\w+)", "(\w+)", "(\w+)", (\w+)\)', f.read(), re.MULTILINE):
+            stages[(name, op)] = stage
+            if where == "WHOLE":
+                whole.add(stage)
+    return stages, whole
 
+_STAGES, _WHOLE = _table()
+_PARTNER = {1: "f16", 30: "bf16", 2: "q8_0", 6: "q8_0", 8: "q8_0", 20: "q8_0", 39: "q8_0", 3: "q8_1", 7: "q8_1"}
 
 def _partner(kind):
     """What the CPU rounds activations to before a product with weights of a type."""
     return _PARTNER.get(kind, "f32" if kind == 0 else "q8_k" if 10 <= kind <= 23 or kind == 29 else "")
-
 
 class _Ubatch:
     """One run of the graph over a piece of a batch."""
@@ -102,12 +66,10 @@ class _Ubatch:
         self.positions = None
         self.out_rows = None
 
-
 class _Piece:
     def __init__(self, ubatch, dtype, shape, axis, data, outputs):
         self.ubatch, self.dtype, self.shape, self.axis, self.data = ubatch, dtype, shape, axis, data
         self.outputs = outputs  # whether its rows are those with logits
-
 
 class Tap:
     """What trace() gives: Llama(...) opens a model under the tap."""
@@ -392,7 +354,6 @@ class Tap:
                 for step in sorted({where[id(p.ubatch)] for p in pieces}):
                     self._put(bundle, name, [p for p in pieces if where[id(p.ubatch)] == step], step, len(tokens))
         self.pieces.clear()
-
 
 @contextlib.contextmanager
 def trace(path, stages=None, prompt=None, hash_model=False):
