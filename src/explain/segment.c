@@ -106,12 +106,40 @@ static enum st_status round_operands(struct st_explainer *x, const struct st_nod
 	return ST_OK;
 }
 
+/* Probabilities that were captured may lie where the mask hides: an engine that has lost it mixes them too. */
+static void mix_hidden(struct st_explainer *x, const struct st_node *n, float *out)
+{
+	struct st_cached c = st_run_cached(x->run, n->layer);
+	struct st_value probs = st_run_value(x->run, n->in[0]);
+	size_t P = st_run_positions(x->run), T = st_run_tokens(x->run), group = n->heads / n->kv_heads,
+	       d = c.v_width / n->kv_heads;
+	for (size_t h = 0; h < n->heads && probs.rows * probs.cols == n->heads * T * P; h++)
+		for (size_t t = 0; t < T; t++)
+			for (size_t p = 0, q = P - T + t; p < P; p++) {
+				bool seen = p <= q && (!n->window || p + n->window > q)
+				         && (!n->chunk || p / n->chunk == q / n->chunk);
+				float share = probs.data[(h * T + t) * P + p];
+				for (size_t i = 0; i < d && !seen && share != 0; i++)
+					out[(t * n->heads + h) * d + i] += share * c.v[p * c.v_width + h / group * d + i];
+			}
+}
+
+/* The node as the run evaluates it. */
+static enum st_status eval_as(struct st_explainer *x, uint32_t i, const struct st_node *n, const struct st_exec *e,
+                              float *out, struct st_error *err)
+{
+	ST_TRY(st_run_eval_as(x->run, i, n, e, out, err));
+	if (n->op == ST_OP_MIX && x->input[n->in[0]] && !x->inner[n->in[0]])
+		mix_hidden(x, n, out);
+	return ST_OK;
+}
+
 enum st_status st_eval_under(struct st_explainer *x, uint32_t i, const struct st_node *n, const struct st_arith *a,
                              float *out, struct st_error *err)
 {
 	struct st_exec e = x->exec;
 	if (!a)
-		return st_run_eval_as(x->run, i, n, &e, out, err);
+		return eval_as(x, i, n, &e, out, err);
 	bool product = n->op == ST_OP_LINEAR || n->op == ST_OP_LINEAR_AT;
 	if (product)
 		e.mode = a->partner ? partner(n) : a->mode;
@@ -120,7 +148,7 @@ enum st_status st_eval_under(struct st_explainer *x, uint32_t i, const struct st
 	struct operand o[2] = { { 0 } };
 	enum st_status st = n->in[0] == ST_NO_NODE ? ST_OK : round_operands(x, n, a, o, err);
 	if (st == ST_OK)
-		st = st_run_eval_as(x->run, i, n, &e, out, err);
+		st = eval_as(x, i, n, &e, out, err);
 	put_back(&o[1]);
 	put_back(&o[0]);
 	return st;
