@@ -72,6 +72,8 @@ case("qwen2_moe", BASE | MOE, tied=False, num_hidden_layers=3, mlp_only_layers=[
 case("qwen3_moe", BASE | HEAD | MOE, tied=True, num_hidden_layers=3, mlp_only_layers=[1], norm_topk_prob=True,
      rope_parameters=rope(1000.0))
 case("olmoe", BASE | dict(num_experts=4, num_experts_per_tok=2, intermediate_size=10), tied=False, clip_qkv=1.5)
+case("olmoe-yarn", BASE | dict(num_experts=4, num_experts_per_tok=2, intermediate_size=10), model_type="olmoe",
+     tied=False, rope_parameters=rope(100.0, "yarn", truncate=False, **YARN))
 SCALES = dict(embedding_multiplier=3.0, logits_scaling=2.5, residual_multiplier=0.4, attention_multiplier=0.2)
 case("granite", BASE | SCALES, tied=True)
 case("granitemoe", BASE | SCALES, tied=False, num_local_experts=4, num_experts_per_tok=2, intermediate_size=10)
@@ -140,6 +142,8 @@ case("qwen2", BASE, tied=True, use_sliding_window=True, sliding_window=4, max_wi
 case("qwen3", BASE | HEAD, tied=False)
 case("exaone4", BASE | HEAD, tied=False, sliding_window=4, layer_types=[SLIDING, FULL])
 case("smollm3", BASE, tied=True, num_hidden_layers=3, no_rope_layers=[1, 0, 1])
+case("smollm3-window", BASE, model_type="smollm3", tied=False, num_hidden_layers=3, no_rope_layer_interval=2,
+     sliding_window=4, use_sliding_window=False)  # a window that is not used
 case("hunyuan_v1_dense", BASE | HEAD, tied=True, rope_parameters=rope(10000.0, "dynamic", alpha=50.0, factor=1.0))
 case("hunyuan_v1_moe", BASE | HEAD, tied=False, intermediate_size=10, num_experts=4, moe_topk=2)
 case("ernie4_5", BASE | HEAD, tied=True, use_bias=True)
@@ -226,6 +230,8 @@ case("zamba2", BASE, tied=True, hidden_size=16, num_hidden_layers=4, drop=["laye
 case("bitnet", BASE, tied=True)
 case("rwkv", dict(vocab_size=32, hidden_size=16, num_hidden_layers=3, context_length=64, intermediate_size=20,
                   rescale_every=2), tied=False)
+case("rwkv-eps", dict(vocab_size=32, hidden_size=16, num_hidden_layers=2, context_length=64, intermediate_size=20,
+                      layer_norm_epsilon=0.01), model_type="rwkv", tied=True)
 case("gemma4_text", BASE | HEAD, tied=True, num_hidden_layers=3, sliding_window=4, layer_types=[SLIDING, SLIDING, FULL],
      vocab_size_per_layer_input=32, hidden_size_per_layer_input=0, global_head_dim=12, num_global_key_value_heads=1,
      attention_k_eq_v=True, final_logit_softcapping=3.0)

@@ -841,8 +841,10 @@ static enum st_status build(struct builder *b)
 		if (!(n.high >= 0))
 			return FAIL(b, "a limit of %g", n.high);
 		ST_TRY(flag(b, "above", &above));
-		n.low = above ? -INFINITY : -n.high;
 		none = n.high == 0 && is_whole(b, &n, in[0]);
+		if (n.high == 0) /* as it is, where a part of a stage makes a node of its own */
+			n.high = INFINITY;
+		n.low = above ? -INFINITY : -n.high;
 		if (st_family_param(b->s, "low") || st_family_param(b->s, "high")) {
 			ST_TRY(real(b, "low", -DBL_MAX, &n.low));
 			ST_TRY(real(b, "high", DBL_MAX, &n.high));

@@ -48,7 +48,9 @@ static const struct {
 	{ "qwen3_next", "attn_q" }, /* attention in another pattern than the key's */
 	{ "recurrent_gemma", "no GGUF files" },
 	{ "rwkv", "no GGUF files" },
+	{ "rwkv-eps", "no GGUF files" },
 	{ "smollm3", "another form" },
+	{ "smollm3-window", "another form" },
 };
 
 /* Not refused by GGUF's nature, and not written backwards yet: refused, or right. */
