@@ -1,5 +1,6 @@
 /*
- * arithmetic.c - what sound engines do, and whether one of it accounts for a difference.
+ * arithmetic.c - the arithmetics of sound engines, and whether one of them accounts for a difference: docs/floors.md,
+ * "What an engine's arithmetic may do".
  */
 #include "explain/explain.h"
 
@@ -46,7 +47,8 @@ const struct st_arith st_ariths[] = {
 };
 const size_t st_n_ariths = sizeof st_ariths / sizeof *st_ariths;
 
-#define ALLOWS 1.5    /* an engine's own way of the same rounding costs so much more at most */
+/* An emulated arithmetic rounds at other places than the engine does: docs/floors.md, the same section, "Emulated". */
+#define ALLOWS 1.5    /* times the emulation's own difference */
 #define EXTREME 12.0  /* of a token's root mean square: no element of noise is beyond */
 #define SIGNIFICANT 6 /* standard deviations */
 
@@ -72,8 +74,9 @@ static bool concerns(const struct st_explainer *x, const struct st_segment *s, c
 	return linears > 1 && a->ops & ST_ARITH_LINEARS;
 }
 
-/* Probabilities of scores that were not captured and have been rounded on the way: product, factor and what is added. Each
- * is off by its own score's roundings and by those that the sum has, at most the largest. */
+/* A soft-max of scores that were not captured. A score was rounded to the type three times: the product, the factor,
+ * and what is added. A probability is off by the roundings of its own score, and by those of the sum, which are at most
+ * those of the largest score. */
 static void bound_rounded_scores(struct st_explainer *x, const struct st_node *n, const struct st_arith *a,
                                  const float *value, const struct st_value *v)
 {
@@ -107,8 +110,7 @@ static enum st_status bound_factors(struct st_explainer *x, const struct st_node
 	return ST_OK;
 }
 
-/* A sum of three terms of which two were added where nothing was captured: an engine may add the other two first, and
- * round what they come to. */
+/* x + y + z, where x + y was not captured. An engine may add z to x or to y first: that sum is rounded, too. */
 static void bound_order_of_sum(struct st_explainer *x, const struct st_node *n, const struct st_arith *a,
                                const struct st_value *v)
 {
@@ -149,12 +151,13 @@ static enum st_status bound_segment(struct st_explainer *x, const struct st_segm
 		bound_rounded_scores(x, node, a, value, &v);
 	if (s->n_inner == 1 && !a->dump)
 		return ST_OK;
-	/* What the roundings of inner values come to is tried out: the largest of a token's differences bounds them all. */
+	/* Inner values were rounded as well. They are moved at random by what rounding may do, and what comes out is
+	 * measured: four times a token's root mean square and four times the element's own difference are allowed. */
 	struct st_way moved = *w;
 	moved.arith = a;
 	moved.jiggle = 1;
 	moved.move_inputs = a->dump;
-	/* Numbers that were put there do not move by themselves: they were made of inner values that do as without them. */
+	/* A trial's own numbers for the node's value do not move. The node as it is moves in their place. */
 	const float *put = w->edit == s->node ? w->value : NULL;
 	if (put)
 		moved.edit = ST_NO_NODE;
@@ -338,8 +341,8 @@ static bool has(const float *set, size_t n, float e)
 	return false;
 }
 
-/* What may have moved a key that the choice is made by, relative to the largest: its own rounding, and that of the product
- * behind it where neither was captured. */
+/* How far a key of the choice may be off: by 16 units of the largest key, and, where the matrix product that made the
+ * keys was not captured, by twice that product's bound. */
 static enum st_status slack_of_keys(struct st_explainer *x, const struct st_node *n, const struct st_arith *a,
                                     size_t row, double most, double *slack, struct st_error *err)
 {
@@ -355,14 +358,15 @@ static enum st_status slack_of_keys(struct st_explainer *x, const struct st_node
 		ST_TRY(st_bound_of_node(x, i, &x->g->nodes[i], a, v.data, x->moved, err));
 		for (size_t c = 0; c < v.cols; c++)
 			largest = fmax(largest, x->moved[row * v.cols + c]);
-		/* Of shares a move of their argument is relative. */
+		/* Keys behind a soft-max or a sigmoid move in proportion to their size. */
 		*slack += key->op == ST_OP_LINEAR || key->op == ST_OP_BIAS ? 2 * largest : 4 * largest * most;
 		break;
 	}
 	return ST_OK;
 }
 
-/* Choices are sets. Another choice is noise where what was chosen could be as large as what was passed over. */
+/* A choice is a set. Another one is noise where an expert that was chosen and one that was passed over have keys as
+ * near to each other as rounding may bring them. */
 static enum st_status fit_choice(struct st_explainer *x, const struct st_segment *s, const float *value,
                                  const struct st_arith *a, struct st_fit *f, struct st_error *err)
 {
@@ -418,7 +422,7 @@ static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s
 		return ST_OK;
 	}
 	if (emulated) {
-		/* Of numbers that were put there, what the arithmetic does to the node as it should be is added. */
+		/* A trial's own numbers: what the arithmetic does to the node as it is, is added to them. */
 		way.arith = a;
 		way.edit = w->value ? ST_NO_NODE : w->edit;
 		ST_TRY(st_segment_eval(x, s, &way, x->tried, err));
@@ -445,7 +449,8 @@ enum st_status st_fit_of_value(struct st_explainer *x, const struct st_segment *
 {
 	struct st_fit best = { .ratio = INFINITY };
 	uint8_t usual = x->usual[x->g->nodes[s->node].stage];
-	/* Numbers of a type are asked first whether they are results in it; those of BF16 are mostly of F16 too. */
+	/* Where every number is one of F16 or BF16, results in that type are tried first. Most numbers of BF16 are
+	 * numbers of F16 as well, so the later one in the table wins. */
 	for (size_t i = 0; i < st_n_ariths && x->g->nodes[s->node].op != ST_OP_TOP; i++)
 		if (st_ariths[i].out != F32 && !st_ariths[i].dump && all_held_in(x, s, st_ariths[i].out))
 			usual = (uint8_t)(i + 1);

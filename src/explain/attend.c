@@ -218,7 +218,7 @@ static void change_rows(struct st_attention *a)
 	}
 }
 
-/* What the products of an arithmetic's attention are made of: its mode, or the type of its cache or queries. */
+/* The type to which an arithmetic rounds the operands of attention: its mode's, or that of its cache or queries. */
 static enum st_dtype operand_type(const struct st_attention *a, bool query)
 {
 	const struct st_arith *w = a->way ? a->way->arith : NULL;
@@ -439,7 +439,8 @@ enum st_status st_attend_leaves(struct st_attention *a, const struct st_attend *
 	return ST_OK;
 }
 
-/* What leaves most of the difference on the sample of a large attention is not evaluated whole. */
+/* A large attention is tried on a sample first. A mistake that leaves most of the difference there is not evaluated on
+ * the whole. */
 enum st_status st_try_attend(struct st_attention *a, const struct st_attend *as, const struct st_cause *c,
                              struct st_error *err)
 {

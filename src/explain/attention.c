@@ -25,8 +25,8 @@ static enum st_status try_scores(struct st_attention *a, double scale, double ca
 	return st;
 }
 
-/* The scale or the limit with which least is left, between `from` and `to`: the best of equal steps of its logarithm, then
- * nearer and nearer about it. */
+/* The scale or the limit between `from` and `to` that leaves least: the best of equal steps of its logarithm, then
+ * smaller steps around that one. */
 static enum st_status search(struct st_attention *a, bool cap, double from, double to, double *found,
                              struct st_error *err)
 {
@@ -345,7 +345,7 @@ static enum st_status test_all(struct st_attention *a, uint32_t *heads, struct s
 		ST_TRY(test_scale(a, err));
 		ST_TRY(test_softcap(a, err));
 	}
-	/* Of a decode step what the cache holds comes first: a mask that is wrong is so in the prompt too. */
+	/* Mistakes in what a cache holds come before masks: a wrong mask would have shown in the prompt already. */
 	ST_TRY(st_test_rows(a, err));
 	ST_TRY(st_test_masks(a, err));
 	if (a->from != ST_OP_SOFTMAX) {

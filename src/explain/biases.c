@@ -116,7 +116,8 @@ enum st_status st_test_bias(struct st_trial *t, struct st_error *err)
 	if (!bias)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	enum st_status st = take_bias(t, bias, stored, err);
-	/* All of it missing, then each part, then factors: of ranks that each add it, or fitted. */
+	/* The whole bias missing, then each part. Then factors: as many as there are ranks that each add it, or a
+	 * fitted one. */
 	for (uint32_t k = 0; k <= t->n->n_w && st == ST_OK; k++) {
 		if (k == 1 && t->n->n_w == 1)
 			break;

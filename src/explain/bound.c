@@ -1,9 +1,10 @@
 /*
- * bound.c - what rounding may do to each element of one operation: docs/floors.md, "What an engine's arithmetic may do".
+ * bound.c - what rounding may do to each element of one operation: docs/floors.md, "What an engine's arithmetic may
+ * do".
  *
- * Sums are made in f32 in any order. A sum of K products errs, one term after the other, by 0.3 sqrt(K) units of the size of
- * its terms (the root of the sum of their squares) on average; seven times that is allowed. Results are rounded to a type,
- * once, or once more where engines are known to round in between.
+ * A sum in f32 may be taken in any order. One term after the other, a sum of K products errs by 0.3 sqrt(K) units of
+ * the root of the sum of their squares on average; seven times that is allowed. A result is rounded to a type once, and
+ * once more where engines are known to round in between.
  */
 #include "explain/explain.h"
 
@@ -39,7 +40,7 @@ static double rms(const float *v, size_t n)
 	return sqrt(sum / (double)n);
 }
 
-/* a |y| + b rms of the row, the last rounding, and that of the value it is compared with. */
+/* a |y| + b times the row's root mean square, and two roundings: of the captured value, and of the one beside it. */
 static void plain(const struct job *j, float a, float b)
 {
 	for (size_t r = 0; r < j->rows; r++) {
@@ -159,8 +160,8 @@ static void norm(const struct job *j, size_t D)
 	}
 }
 
-/* Frequencies are powers that were multiplied up one by one, angles are products in f32; cos, sin and both products may be
- * rounded. */
+/* Frequencies are powers that were multiplied up one by one, angles are products in f32; cos, sin and both products may
+ * be rounded. */
 static void rope(const struct job *j)
 {
 	const struct st_node *n = j->n;
@@ -243,7 +244,8 @@ static enum st_status mix(const struct job *j, struct st_error *err)
 	return ST_OK;
 }
 
-/* Where terms cancel, what writing them down in f32 did to them is left; a bias may have been rounded to the type. */
+/* Terms were rounded to f32 when they were written down, which stays where they cancel. A bias may have been rounded to
+ * the type. */
 static void sum(const struct job *j)
 {
 	bool bias = j->n->op == ST_OP_BIAS || j->n->op == ST_OP_BIAS_AT, rounded = bias && weights_are_rounded(j);
@@ -281,8 +283,8 @@ static void scaled(const struct job *j)
 			                           * (fabsf(j->y[r * j->cols + i]) + 2 * fabsf((float)j->n->plus));
 }
 
-/* An exponential or a hyperbolic tangent in f32; the tails of GELU are differences of near numbers: each of them may have been
- * rounded to the type, where an engine makes the function of single operations. */
+/* An exponential or a hyperbolic tangent in f32. The tails of GELU are differences of numbers that are nearly equal,
+ * and an engine that makes the function of single operations may have rounded each of them to the type. */
 static void activation(const struct job *j)
 {
 	bool tails = j->n->act == ST_ACT_GELU || j->n->act == ST_ACT_GELU_TANH || j->n->act == ST_ACT_GELU_QUICK;
@@ -304,8 +306,8 @@ static double parameter(const struct st_node *n, uint32_t i)
 	return v;
 }
 
-/* Made of single operations, each of which may be rounded: two factors (a soft-plus and a sum), a square or the difference of an
- * exponential and x, products, the sum. */
+/* Engines make it of single operations, and each may round: two factors (a soft-plus and a sum), a square or the
+ * difference of an exponential and x, products, the sum. */
 static void xielu(const struct job *j)
 {
 	double unit = j->unit + UNIT, beta = parameter(j->n, 2);

@@ -24,7 +24,8 @@ static enum st_status misfit(const struct st_explainer *x, const struct st_trace
 		(unsigned long long)e->rows, (unsigned long long)e->cols, st_stage_name(n->stage), n->width, x->pass.T);
 }
 
-/* How many positions an entry holds: those listed, all, or, of a flat stage of one row, what its size says. 0: none fits. */
+/* How many positions an entry holds: those listed, all, or, of a flat stage of one row, what its size says. 0: none
+ * fits. */
 static size_t positions_of(const struct st_explainer *x, const struct st_trace_entry *e, const struct st_node *n)
 {
 	uint64_t count = e->tensor->n_elems, width = n->width;
@@ -54,7 +55,8 @@ static void want(struct st_explainer *x, uint32_t i)
 	if (x->wanted[i])
 		return;
 	x->wanted[i] = true;
-	/* Also what an uncaptured or partly captured value is made of; of a captured one its own evaluation needs them. */
+	/* Also what an uncaptured or partly captured value is made of; of a captured one its own evaluation needs
+	 * them. */
 	for (uint32_t k = 0; k < ST_NODE_ALL_INPUTS; k++) {
 		uint32_t in = st_node_input(&x->g->nodes[i], k);
 		if (in != ST_NO_NODE)
@@ -70,7 +72,8 @@ const struct st_node *st_capture_choice(const struct st_explainer *x, uint32_t i
 	return NULL;
 }
 
-/* How many experts a token has in the trace's value of node i, where these are more or fewer than the model's; else 0. */
+/* How many experts a token has in the trace's value of node i, where these are more or fewer than the model's; else
+ * 0. */
 static uint32_t other_choice(const struct st_explainer *x, uint32_t i, const struct st_trace_entry *e)
 {
 	const struct st_node *n = &x->g->nodes[i], *top = st_capture_choice(x, i);

@@ -1,4 +1,5 @@
-/* captures.c - values that are right and were written down wrongly: under another name, in other rows, on other axes. */
+/* captures.c - values that are right and were written down wrongly: under another name, in other rows, on other
+ * axes. */
 #include "explain/hypotheses.h"
 
 #include "base/error.h"

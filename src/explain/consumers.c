@@ -1,6 +1,6 @@
 /*
- * consumers.c - what the engine went on with: where the next captured value follows from what the model says, and not from
- * what was captured, the engine was right and the capture is wrong.
+ * consumers.c - what the engine went on with: where the next captured value follows from what the model says, and not
+ * from what was captured, the engine was right and the capture is wrong.
  */
 #include "explain/explain.h"
 
@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How far the next captured value that is made of node i's is from what `value` makes of it; 0: by no more than arithmetic
- * does. tested: whether there is one. */
+/* How far the next captured value that is made of node i's is from what `value` makes of it; 0: by no more than
+ * arithmetic does. tested: whether there is one. */
 static enum st_status follows_from(struct st_explainer *x, uint32_t i, const float *value, bool *tested, double *apart,
                                    struct st_error *err)
 {
@@ -108,7 +108,8 @@ enum st_status st_ask_consumers(struct st_explainer *x, const struct st_segment 
 	st_segment_find(x, s->node, &again);
 	if (st != ST_OK || !tested)
 		return st;
-	/* What was captured has an engine's own rounding in it, which the evaluation lacks: the nearer one by far. */
+	/* Neither follows exactly: the captured value has the engine's rounding, which the evaluation lacks. One that
+	 * is five times nearer is the one that the engine went on with. */
 	if (!(of_exact < 0.2 * of_got)) {
 		keep_engine(f);
 		/* The engine used what was captured: it was no mistake in writing it down. */

@@ -1,10 +1,11 @@
 /*
  * explain.h - the inside of the judge of an engine's trace.
  *
- * capture.c lays the values of a trace upon the nodes of the model's graph. explain.c walks the graph: what was captured
- * is evaluated again from what was captured before it (segment.c), compared with what each arithmetic may do to a number
- * (bound.c, arithmetic.c), and carried on as the engine had it. What no arithmetic accounts for goes to the hypotheses
- * (trial.c): each is a mistake made on purpose in one operation; the one under which the difference vanishes is the cause.
+ * capture.c lays the values of a trace upon the nodes of the model's graph. explain.c walks the graph: what was
+ * captured is evaluated again from what was captured before it (segment.c), compared with what each arithmetic may do
+ * to a number (bound.c, arithmetic.c), and carried on as the engine had it. What no arithmetic accounts for goes to the
+ * hypotheses (trial.c): each is a mistake made on purpose in one operation; the one under which the difference vanishes
+ * is the cause.
  */
 #ifndef ST_EXPLAIN_EXPLAIN_H
 #define ST_EXPLAIN_EXPLAIN_H
@@ -59,16 +60,16 @@ struct st_explainer {
 
 /* Which entry belongs to which node, for the pass that was begun; shapes are checked. */
 ST_MUST_CHECK enum st_status st_pass_begin(struct st_explainer *x, uint32_t step, struct st_error *err);
-/* The captured value of node i in Stele's basis and form, with the size of its value in the run; rows that the trace does
- * not have are taken from `otherwise`. have[T] tells which it has. */
+/* The captured value of node i in Stele's basis and form, with the size of its value in the run; rows that the trace
+ * does not have are taken from `otherwise`. have[T] tells which it has. */
 ST_MUST_CHECK enum st_status st_capture_load(struct st_explainer *x, uint32_t i, const float *otherwise, float *out,
                                              bool *have, struct st_error *err);
 /* Whether element e of a value belongs to a position that is captured and, of scores, may be seen by its query. */
 bool st_capture_counts(const struct st_explainer *x, const struct st_node *n, const struct st_value *v,
                        const bool *have, size_t row, size_t col);
 
-/* A row of node i's right value as it would come out were the trace in the other basis than it is taken to be. False where
- * nothing of it is turned. */
+/* A row of node i's right value as it would come out were the trace in the other basis than it is taken to be. False
+ * where nothing of it is turned. */
 bool st_capture_other_basis(const struct st_explainer *x, uint32_t i, float *row);
 
 /* The choice of experts that node i's layer makes before it; NULL: none. */
@@ -113,8 +114,8 @@ struct st_way {
 ST_MUST_CHECK enum st_status st_segment_eval(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
                                              float *out, struct st_error *err);
 
-/* Node i's value, evaluated as node n from what the run holds, products and operands as the arithmetic has them (NULL: in
- * f64). */
+/* Node i's value, evaluated as node n from what the run holds, products and operands as the arithmetic has them (NULL:
+ * in f64). */
 ST_MUST_CHECK enum st_status st_eval_under(struct st_explainer *x, uint32_t i, const struct st_node *n,
                                            const struct st_arith *a, float *out, struct st_error *err);
 
@@ -154,7 +155,8 @@ struct st_order {
 };
 /* ties.c: of keys and queries */
 struct st_order st_key_order(const struct st_explainer *x, const struct st_node *n, const struct st_arith *a);
-/* ties.c: what codes of Q8_0 in the middle of two may do to scores, added to their bound [heads, T, cols]. in: T queries. */
+/* ties.c: what codes of Q8_0 in the middle of two may do to scores, added to their bound [heads, T, cols]. in: T
+ * queries. */
 ST_MUST_CHECK enum st_status st_bound_ties(struct st_explainer *x, const struct st_node *n, const struct st_arith *a,
                                            const float *in, size_t ld, size_t T, size_t cols, float *bound,
                                            struct st_error *err);
@@ -187,8 +189,8 @@ struct st_trial {
 	const float *in[ST_NODE_ALL_INPUTS]; /* its inputs, and floats from one token to the next */
 	size_t ld[ST_NODE_ALL_INPUTS];
 	size_t T, P;
-	/* What was captured of this node's value, and what it should be: its own, or, where only sums, biases and factors lie
-	 * between it and the judged value, worked out from that. NULL: nothing can be fitted to it. */
+	/* What was captured of this node's value, and what it should be: its own, or, where only sums, biases and
+	 * factors lie between it and the judged value, worked out from that. NULL: nothing can be fitted to it. */
 	const float *got, *exact;
 	double before; /* relative L2 without a hypothesis */
 	struct st_finding *best;

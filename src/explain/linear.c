@@ -32,7 +32,8 @@ static void multiply(void *ctx, struct st_trial *t, float *y)
 			y[r * p.N + i] *= (float)g->by;
 }
 
-/* Nothing of the matrix is nearer to a small gain than any other matrix is, so zero is tried by itself. */
+/* A matrix that is missing altogether, then a factor. A small fitted factor says nothing, since any other matrix has
+ * one; so zero is tried by itself. */
 static enum st_status test_gain(struct st_trial *t, const struct st_product *p, const struct st_part *part,
                                 struct st_error *err)
 {
@@ -63,7 +64,7 @@ struct matrix {
 	size_t N, K;
 };
 
-/* Where element (r, c) of the matrix really goes in a product: multiplies x[k], is added to y[n]. */
+/* Where the mistake puts element (r, c) of the matrix: it multiplies x[k], and the product is added to y[n]. */
 typedef void place_fn(const struct matrix *m, size_t r, size_t c, size_t *n, size_t *k);
 
 static void in_place(const struct matrix *m, size_t r, size_t c, size_t *n, size_t *k)
@@ -126,8 +127,10 @@ struct reading {
 	bool f32;                 /* of matrices in F32 */
 };
 static const struct reading readings[] = {
-	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, halves_alternate, NULL, NULL, NULL, "what alternates was taken for halves", 32, false },
-	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, alternating_halves, NULL, NULL, NULL, "halves of each block alternate", 32, false },
+	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, halves_alternate, NULL, NULL, NULL,
+		  "what alternates was taken for halves", 32, false },
+	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, alternating_halves, NULL, NULL, NULL,
+		  "halves of each block alternate", 32, false },
 	{ ST_CAUSE_WEIGHT_TRANSPOSED, transpose_as_bytes, NULL, NULL, NULL, NULL, 1, false },
 	{ ST_CAUSE_KERNEL_ORIENTATION, bytes_as_transpose, NULL, NULL, NULL, NULL, 1, false },
 	{ ST_CAUSE_WEIGHT_DTYPE_MISLABELLED, in_place, bf16_as_f16, "F16", "BF16", NULL, 1, false },
@@ -341,7 +344,7 @@ static enum st_status test_other_tensors(struct st_trial *t, const struct st_pro
 
 /* ---- a matrix that nobody has ---- */
 
-#define CHANCE 5.0 /* standard deviations of the cosine of unrelated rows */
+#define CHANCE 5.0 /* standard deviations of the cosine of unrelated rows, each 1 / sqrt(N) */
 
 /* Whether every row has nothing in common with what it should be: so any other matrix would make it. */
 static bool is_unrelated(const struct st_product *p)
@@ -364,7 +367,8 @@ static bool is_unrelated(const struct st_product *p)
 	return any;
 }
 
-/* It comes last, as it is said of what nothing else explains: numbers of a matrix that is not at hand cannot be tried. */
+/* It comes last, as it is said of what nothing else explains: numbers of a matrix that is not at hand cannot be
+ * tried. */
 enum st_status st_test_unrelated(struct st_trial *t, struct st_error *err)
 {
 	struct st_product p = st_product_of(t);

@@ -43,7 +43,7 @@ static enum st_status try_window(struct st_attention *a, uint32_t window, struct
 	return st_try_attend(a, &as, &c, err);
 }
 
-/* None, then the one that leaves least, of all there can be or, of long prompts, of those that are usual. */
+/* No window, then the window that leaves least: of all there can be, or of the usual ones where the prompt is long. */
 static enum st_status test_window(struct st_attention *a, struct st_error *err)
 {
 	uint32_t own = a->scores->window, best = own, P = (uint32_t)a->P;

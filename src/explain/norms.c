@@ -18,8 +18,8 @@ static struct geometry geometry_of(const struct st_node *n)
 	return heads ? (struct geometry){ n->heads, n->head_dim } : (struct geometry){ 1, n->width };
 }
 
-/* Epsilon from the gain of each run: y is x w / sqrt(ms + eps), so that (y' / y)^2 = (ms + eps) / (ms + eps'). The runs of
- * smallest mean square tell it best; the median of theirs. */
+/* Epsilon from the gain of each run: y = x w / sqrt(ms + eps), so (y' / y)^2 = (ms + eps) / (ms + eps'). Runs of the
+ * smallest mean squares tell it best; theirs give the median. */
 static int by_size(const void *a, const void *b)
 {
 	double x = *(const double *)a, y = *(const double *)b;
@@ -339,8 +339,8 @@ static enum st_status test_axis(struct st_trial *t, struct st_error *err)
 	return st_try_value(t, y, &c, err);
 }
 
-/* Another value of the stream in place of the input; in models whose branches run one after the other the first one's is
- * that of a model with both side by side. */
+/* Another value of the stream in place of the input. Where branches run one after the other, the first branch's input
+ * is the one that a model with both side by side would read. */
 enum st_status st_test_source(struct st_trial *t, struct st_error *err)
 {
 	const struct st_graph *g = t->x->g;

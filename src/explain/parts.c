@@ -58,7 +58,8 @@ enum st_status st_test_parts_of_sum(struct st_trial *t, struct st_error *err)
 
 /* ---- a part of the result ---- */
 
-/* The value of any operation, as rows of features; rows of different groups (experts) are wrong in features of their own. */
+/* The value of any operation, as rows of features; rows of different groups (experts) are wrong in features of their
+ * own. */
 struct result {
 	size_t rows, N, groups;
 	struct st_product p; /* of a product with chosen experts */

@@ -1,6 +1,6 @@
 /*
- * product.h - a matrix product as mistakes are tried in it: rows of features, each made of a row of inputs by one matrix.
- * A product with chosen experts has one row for each choice, and as many matrices as there are experts.
+ * product.h - a matrix product as mistakes are tried in it: rows of features, each made of a row of inputs by one
+ * matrix. A product with chosen experts has one row for each choice, and as many matrices as there are experts.
  */
 #ifndef ST_EXPLAIN_PRODUCT_H
 #define ST_EXPLAIN_PRODUCT_H

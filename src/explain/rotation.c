@@ -118,8 +118,8 @@ static double measured(const struct st_trial *t, size_t r, size_t i, double *lon
 
 static double wrap(double a) { return a - 2 * PI * floor(a / (2 * PI) + 0.5); }
 
-/* The frequency of each pair: from the smallest position, then followed through the larger ones. False where no position
- * but 0 is there. */
+/* The frequency of each pair: from the smallest position, then followed through the larger ones. False where no
+ * position but 0 is there. */
 static bool fit_frequencies(const struct st_trial *t, double *freq)
 {
 	size_t first = SIZE_MAX;
@@ -160,7 +160,8 @@ static void pure(double theta, uint32_t n_rot, double *freq)
 		freq[i] = pow(theta, -2.0 * i / n_rot);
 }
 
-/* Theta that a set of frequencies has, from those that are small enough to be told well; 0: they are no powers of one. */
+/* Theta that a set of frequencies has, from those that are small enough to be told well; 0: they are no powers of
+ * one. */
 static double theta_of(const double *freq, uint32_t n_rot)
 {
 	uint32_t half = n_rot / 2, used = 0;
@@ -333,7 +334,8 @@ static enum st_status test_partial(struct st_trial *t, struct st_error *err)
 	uint32_t n = t->n->n_rot, d = t->n->head_dim;
 	if (n < 4)
 		return ST_OK;
-	double theta = exp(-log(t->n->inv_freq[1] / t->n->inv_freq[0]) * n / 2.0), said = st_model_config(t->x->m)->rope_theta;
+	double theta = exp(-log(t->n->inv_freq[1] / t->n->inv_freq[0]) * n / 2.0),
+		       said = st_model_config(t->x->m)->rope_theta;
 	for (uint32_t k = 1; k <= 8; k++)
 		for (int kind = 0; kind < PARTS; kind++)
 			for (int wide = 0; wide < 2; wide++) {

@@ -7,7 +7,8 @@
 #include "base/rng.h"
 #include "kernel/kernel.h"
 
-/* v as the type holds it: F32 leaves it; F16, BF16; Q8_0 in blocks of 32 within rows of `row` elements, where it fits. */
+/* v as the type holds it: F32 leaves it; F16, BF16; Q8_0 in blocks of 32 within rows of `row` elements, where it
+ * fits. */
 void st_round_to(enum st_dtype type, float *v, size_t n, size_t row);
 /* The same of n numbers whose blocks (a power of two) are turned by a Hadamard matrix before and turned back after. */
 void st_round_turned(const struct st_kernels *k, enum st_dtype type, float *v, size_t n, size_t block);

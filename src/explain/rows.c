@@ -113,8 +113,9 @@ static const struct st_node *rope_of(const struct st_trial *t, uint32_t norm)
 	return NULL;
 }
 
-/* An engine that norms last has the same numbers behind both operations; so has one that turned the norm's value in place
- * before it was copied, but those are turned last: they are not the numbers at hand. */
+/* A trace with the same numbers behind norm and rotation has two explanations. An engine that norms last has normed
+ * numbers in both. An engine that turns the norm's value in place before it is copied has turned ones. The numbers at
+ * hand tell. */
 static enum st_status try_order(struct st_trial *t, const float *y, struct st_error *err)
 {
 	struct st_cause c = st_blame(ST_CAUSE_NORM_ORDER);
@@ -128,7 +129,8 @@ static enum st_status try_order(struct st_trial *t, const float *y, struct st_er
 	return ST_OK;
 }
 
-/* Of the norm itself, and of the rotation behind it where the norm was not captured. Without a weight the two commute. */
+/* Tried on the norm, or on the rotation behind it where the norm was not captured. A norm without a weight commutes
+ * with the rotation. */
 enum st_status st_test_order(struct st_trial *t, struct st_error *err)
 {
 	bool of_norm = t->n->op != ST_OP_ROPE;

@@ -60,7 +60,8 @@ static enum st_status try_source(struct st_trial *t, uint32_t norm, uint32_t bra
 	return st;
 }
 
-/* Of the norm of the feed-forward part, or, where that is attention's own, of the first product that reads it. */
+/* Tried on the norm of the feed-forward part; on the first product that reads it, where that norm is attention's
+ * own. */
 enum st_status st_test_sequential(struct st_trial *t, struct st_error *err)
 {
 	uint32_t norm = is_norm(t->n) ? t->i : t->n->in[0], branch = ST_NO_NODE;

@@ -1,9 +1,11 @@
 /*
- * ties.c - how keys and queries are coded in Q8_0, and codes that lie so near to the middle of two that an engine may have either.
+ * ties.c - how keys and queries are coded in Q8_0, and codes that lie so near to the middle of two that an engine may
+ * have either.
  *
- * A number that was turned by a Hadamard matrix is a sum in f32: engines that add up in another order have it some units away, and
- * where it lies in the middle of two codes they store another one. One step more in one key moves the scores of every query that
- * reads it, by the query's own number times the step. Such codes are counted, and their steps are what a score may differ by.
+ * A number that was turned by a Hadamard matrix is a sum in f32: engines that add up in another order have it some
+ * units away, and where it lies in the middle of two codes they store another one. One step more in one key moves the
+ * scores of every query that reads it, by the query's own number times the step. Such codes are counted, and their
+ * steps are what a score may differ by.
  */
 #include "explain/explain.h"
 
@@ -71,7 +73,8 @@ static enum st_status code(const struct st_explainer *x, const float *from, size
 		double square = 0;
 		for (size_t k = i; k < i + block; k++)
 			square += (double)c->v[k] * c->v[k];
-		/* A sum of as many terms as a block has numbers, whose squares add up to their mean: docs/floors.md. */
+		/* A turned number is a sum over the block: seven times 0.3 sqrt(K) units of the root of the sum of the
+		 * squares of its terms (docs/floors.md, "What an engine's arithmetic may do"). */
 		double slack = as->turned ? 2 * UNIT * sqrt((double)block) * sqrt(square / (double)block) : 0;
 		if (as->turned)
 			st_fwht(x->exec.k, c->v + i, block);

@@ -10,7 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LIKELY 0.1 /* of the difference is left at most */
+/* A likely cause leaves at most this share of the difference; a confirmed one leaves noise. */
+#define LIKELY 0.1
 
 float *st_trial_buffer(struct st_trial *t) { return t->x->buffer; }
 
@@ -41,7 +42,8 @@ static void add_equivalent(struct st_finding *f, enum st_cause_code code)
 		f->equivalent[f->n_equivalent++] = code;
 }
 
-/* Both account for all of it. The earlier one in the list is the simpler one; one that leaves much less is the nearer. */
+/* Of two causes that account for the whole difference the earlier one in the list is kept, as the simpler one, unless
+ * the later one leaves less than half. */
 static void keep(struct st_trial *t, const struct st_cause *c, const struct st_fit *fit)
 {
 	struct st_finding *f = t->best;
@@ -155,8 +157,8 @@ static void take_inputs(struct st_trial *t)
 }
 
 /*
- * Takes the operations between node i and the judged one back: sums with what does not depend on it, biases, factors. False
- * where there are others. got: [value of node i].
+ * Undo the operations between node i and the judged node: sums with a value that does not depend on it, biases,
+ * factors. False where there are other operations. got: [value of node i].
  */
 static bool invert(const struct st_explainer *x, const struct st_segment *s, uint32_t i, float *got)
 {

@@ -20,7 +20,8 @@ static void tell_guess(const struct st_tokenizer *t, char side, char *buf, size_
 		         st_tokenizer_describe(t));
 }
 
-/* The heads are compared by value; what a reader makes of one that its file says is none is another matter. */
+/* A file may hold a head and say that it has none. The heads were compared by value; here it is told what readers may
+ * do. */
 static void compare_ties(struct st_rosetta_state *s)
 {
 	struct st_rosetta *r = &s->r;

@@ -9,9 +9,10 @@
  *
  *     sum V + 2 sqrt(u sum V^2) + 2 u max V
  *
- * with a probability of exp(-u) at most. Coarse types have a small gain, though: there are more numbers on the inner
- * side of a cell than on the outer one, and of an error of relative variance e^2 least squares leaves a gain of 1 -
- * e^2. So much of the weights' gain pulls one way, by what it makes of the product. What exceeds that is no rounding.
+ * with a probability of exp(-u) at most. Coarse types also have a small gain. A cell holds more numbers on its inner
+ * side than on its outer one, so an error of relative variance e^2 leaves a least-squares gain of 1 - e^2. The weights'
+ * own gain, up to that, pulls one way; what it makes of the product is allowed on top. What exceeds both is no
+ * rounding.
  */
 #include "judge/floors.h"
 
@@ -30,7 +31,7 @@
 
 struct sums {
 	double v, v2, most;
-	double whole;      /* square of b's product; of all weights: of what the gain makes of it */
+	double whole;      /* square of b's product; in the sums over all weights, of what the gain makes of it */
 	double aa, ab, bb; /* of the rows that differ; those of token 0 alone are filled */
 };
 
@@ -154,7 +155,7 @@ static void sum_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 		}
 }
 
-/* How far a weight's gain is from 1, and no further than least squares leaves it. */
+/* How far a weight's gain is from 1, cut off where least squares would leave it. */
 static double gain_of(const struct sums *part, size_t T)
 {
 	double aa = 0, ab = 0, bb = 0;

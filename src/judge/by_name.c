@@ -95,7 +95,7 @@ static enum st_status keys(struct st_rosetta_state *s, struct st_error *err)
 	r->keys = raw->compared;
 	memcpy(r->asides, raw->aside, sizeof r->asides);
 	r->n_asides = raw->n_asides;
-	/* Of a family that has no page nobody knows which keys change numbers. */
+	/* Which keys change numbers is known of families that have a page. */
 	if (raw->n_asides && !st_model_knows_family(s->ma) && !st_model_knows_family(s->mb))
 		snprintf(r->left_open, sizeof r->left_open, "%.90s in %c", raw->aside[0].key,
 		         strcmp(raw->aside[0].b, "not there") == 0 ? 'A' : 'B');

@@ -1,3 +1,5 @@
+/* floors.c - the expected variances of floors.h, operation by operation (docs/floors.md, "What storing a number costs a
+ * stage" and "What a stage may do"). */
 #include "judge/floors.h"
 
 #include "base/error.h"
@@ -9,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A value is rounded to f32 when a stage ends; four roundings leave room for the shortest chain that any
- * of the operations has. Relative to the token's norm. */
+/* Relative to the token's norm: four units of f32 (docs/floors.md, "What a stage may do"). One is the rounding of the
+ * result; the others leave room for what an operation of few steps rounds before. */
 #define ROUNDING 0x1p-22
 #define GROUPS ((size_t)64)
 

@@ -21,18 +21,18 @@ ST_MUST_CHECK enum st_status st_floor_of_node(const struct st_graph *ga, const s
                                               double *base, struct st_error *err);
 
 /*
- * What the weights' own noise does to a token's result, and how much more it may be by chance. `expected` is the sum
- * over the outputs of the variance that the differences of the two sides' weights have for these inputs, if their signs
- * have nothing to do with each other; `allowed` is exceeded by a share of 1e-9 / tests of tokens.
+ * What the noise of the weights does to a token's result. `expected`: the variance of each output, added up, where the
+ * differences of the two sides' weights are known in size and have signs by chance. `allowed`: chance exceeds it in a
+ * share of 1e-9 / tests of the tokens (docs/floors.md, "What a stage may do").
  */
 struct st_token_bound {
 	double expected, allowed;
 };
 
 /*
- * For a matrix product whose weights are noise to each other. local: f_a(x) - f_b(x), [T, width], of which the tokens
- * beyond their bound are looked at again: weights that are one number err alike, and their inputs add up first.
- * out: [T]
+ * For a matrix product whose weights are noise to each other. local2: squares of f_a(x) - f_b(x), [T]. Tokens beyond
+ * their bound are looked at again with the inputs of equal differences added up first, since weights that are one
+ * number err alike. out: [T]
  */
 ST_MUST_CHECK enum st_status st_bound_of_linear(const struct st_node *a, const struct st_node *b, const float *x,
                                                 size_t T, const double *local2, double tests, struct st_pool *pool,

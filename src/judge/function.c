@@ -49,13 +49,13 @@ static void claim(struct st_rosetta_state *s, enum st_confidence confidence, dou
 void st_rosetta_settle_function(struct st_rosetta_state *s, bool keep_going)
 {
 	struct st_rosetta *r = &s->r;
-	if (!s->same_function) { /* something else is wrong as well: it is found beside these, and the stages say nothing of them */
+	if (!s->same_function) { /* something else is wrong, too, and the stages show that */
 		claim(s, ST_LIKELY, NAN);
 		return;
 	}
 	const struct st_stage_report *head = r->n_stages ? &r->stages[r->n_stages - 1] : NULL;
-	/* Every stage may add what its stored types do, and all of it may add up. Values that have nothing in common are
-	 * sqrt(2) apart, so that half of the size is the most. */
+	/* The floors of all stages, as if all of them pulled one way. Values that have nothing in common are sqrt(2)
+	 * apart, so more than half of the size is never allowed. */
 	double allowed = 0;
 	for (size_t i = 0; i < r->n_stages; i++)
 		allowed += r->stages[i].local_floor;

@@ -48,7 +48,7 @@ struct st_form st_form_of(const struct st_graph *a, const struct st_graph *b)
 	return (struct st_form){ .differs = ST_FORM_EQUAL };
 }
 
-/* The diffs of one weight: that of a stack of experts has one for each, one behind the other. */
+/* The diffs of one weight. A stack of experts has one for each expert, and they stand one behind the other. */
 struct diffs {
 	const struct st_weight_diff *d;
 	size_t n;
@@ -68,8 +68,8 @@ static struct diffs find_slot(const struct st_rosetta *r, const char *name, int3
 }
 
 /*
- * What is known of a weight of a node. Where one side has a head of its own, the other's embedding was compared with it in
- * the head's slot; where both are tied, the head differs as the embedding does.
+ * What is known of a weight of a node. Where one side has a head of its own, the other's embedding was compared with it
+ * in the head's slot; where both are tied, the head differs as the embedding does.
  */
 static struct diffs diffs_of(const struct st_rosetta *r, const struct st_node *n, const struct st_weight *w)
 {
@@ -141,13 +141,15 @@ static double token_square(const struct st_value *v, const float *x, const float
 	return sum;
 }
 
-/* What the f32 sums of other modes leave is no more than estimated: so much of its variance is allowed them. */
+/* The error of f32 sums in modes other than exact is an estimate; so many times its variance are allowed
+ * (docs/floors.md, "What a stage may do"). */
 #define MODE_ALLOWS 16
 
 /*
- * What each token's local difference is expected to be and may be. Where the weights are noise to each other, a matrix
- * product may do what their differences do by chance; a norm, a bias and an embedding do it element by element, which was judged
- * with the weights. Where a weight is known to be wrong, or a parameter differs, it is what the stored types predict.
+ * Each token's local difference: how much is expected, and how much is allowed (docs/floors.md, "What a stage may do").
+ * A matrix product of weights that are noise to each other may do what their differences do by chance. A norm, a bias
+ * and an embedding act element by element: their weights were judged so already, and the prediction of the stored types
+ * is both. The same goes for a weight that is known to be wrong and for a parameter that differs.
  */
 static enum st_status token_bounds(struct lockstep *l, uint32_t i, enum st_weight_status weights, struct st_error *err)
 {
@@ -222,13 +224,14 @@ static enum st_status judge_stage(struct lockstep *l, uint32_t i, enum st_weight
 	rep->over_threshold = !isnan(l->threshold) && rep->total.max_abs > l->threshold;
 
 	if (rep->total.nonfinite_a || rep->total.nonfinite_b)
-		/* Alike on both sides nothing can be said about the numbers behind; else one side broke here. */
+		/* Numbers that are not finite on both sides alike hide what follows. On one side alone: it broke
+		 * here. */
 		rep->status = rep->total.nonfinite_apart == 0 ? ST_STATUS_UNDECIDED
 		            : l->fault_seen                   ? ST_STATUS_INHERITED
 		                                              : ST_STATUS_FAULT;
 	else if (weights >= ST_WEIGHT_FAULT && local2 > 0)
 		rep->status = ST_STATUS_FAULT; /* what a weight that is known to be wrong does, however little */
-	else if (beyond) /* weights that are noise to each other, and pull one way: neither is known to be wrong */
+	else if (beyond) /* the weights are noise to each other and pull one way: no weight is known to be wrong */
 		rep->status = weights == ST_WEIGHT_NOISE && isfinite(rep->worst_token_ratio) ? ST_STATUS_UNDECIDED
 		                                                                             : ST_STATUS_FAULT;
 	else if (rep->total.max_abs == 0)

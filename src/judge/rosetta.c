@@ -257,8 +257,8 @@ static enum st_status reopen(struct st_model **m, const char *path, enum st_open
 
 /*
  * Two models of one family are opened in one way: where one has something that only the family's page knows, both are
- * opened by it. Of a family that Stele cannot run tensors are known by name alone; then those of the other file are, too,
- * and so are those of two families.
+ * opened by it. Of a family that Stele cannot run tensors are known by name alone; then those of the other file are,
+ * too, and so are those of two families.
  */
 static enum st_status open_both(struct st_rosetta_state *s, const char *path_a, const char *path_b, const char *family,
                                 struct st_pool *pool, struct st_error *err)

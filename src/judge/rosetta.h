@@ -29,8 +29,8 @@ struct st_rosetta_state {
 	struct st_model *ma, *mb;
 	struct st_arena arena;
 	bool tokens_differ;
-	/* Of r.weights: how those at fault, with their neighbours, may compute the same (compare/function.h). same_function:
-	 * all of them may, and nothing else differs; once the stages were evaluated, they do. */
+	/* Of r.weights: how those at fault, with their neighbours, may compute the same (compare/function.h).
+	 * same_function: all of them may, and nothing else differs; once the stages were evaluated, they do. */
 	const char **how;
 	bool same_function;
 	const uint32_t **ids; /* of several prompts, which both sides take apart alike; n_ids: how many each has */
@@ -57,7 +57,8 @@ void st_rosetta_settle_function(struct st_rosetta_state *s, bool keep_going);
 /* asides.c: the differences that these tokens do not show; after the configurations were compared. */
 ST_MUST_CHECK enum st_status st_rosetta_asides(struct st_rosetta_state *s, struct st_error *err);
 
-/* by_name.c: two files of a family that Stele cannot run: tokens, keys and weights; fills what st_rosetta_decide reads. */
+/* by_name.c: two files of a family that Stele cannot run: tokens, keys and weights; fills what st_rosetta_decide
+ * reads. */
 ST_MUST_CHECK enum st_status st_rosetta_by_name(struct st_rosetta_state *s, const struct st_rosetta_options *o,
                                                 struct st_pool *pool, struct st_error *err);
 

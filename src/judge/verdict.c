@@ -24,8 +24,8 @@ const char *st_stage_status_name(enum st_stage_status s)
 
 const char *st_floor_kind_name(enum st_floor_kind k) { return k == ST_FLOOR_ROUNDING ? "rounding" : "stored types"; }
 
-/* Place of a stage in graph order, as far as stages have one order in all graphs; whole-model stages before and behind the
- * layers. */
+/* Place of a stage in graph order, as far as stages have one order in all graphs; whole-model stages before and behind
+ * the layers. */
 static long place(enum st_stage stage, int32_t layer)
 {
 	long order = (long)(st_stage_order(stage) >> 32 << 10 | (st_stage_order(stage) & 1023));
@@ -173,10 +173,10 @@ static void describe_form(const struct st_form *f, char *buf, size_t n)
 	}
 }
 
-/* Where the graphs do not tell, every layer's stage is another one. */
+/* Without graphs to look at, a stage of each layer counts as another one. */
 static int32_t config_layer(const struct st_config_diff *c) { return c->layers[0] ? c->layer : 0; }
 
-/* A value and where it comes from; or that no key of such files could say it, where the other file does. */
+/* A value and the key that it comes from. Some kinds of file have no key for what the other file says: then that. */
 static void tell_value(const char *value, const char *key, const struct st_config_origin *own,
                        const struct st_config_origin *other, char *buf, size_t n)
 {
@@ -218,7 +218,7 @@ static void diagnose_config(struct st_rosetta *r, const struct st_config_diff *c
 	}
 }
 
-/* Files of two models have other sizes or another family altogether, and no key of one of them is to be corrected. */
+/* Files of two different models: another family or other sizes. No key of either is to be corrected. */
 static void recommend_one_model(struct st_rosetta *r)
 {
 	static const char *const keys[] = { "arch", "n_layers", "hidden", "ffn", "n_heads", "head_dim" };
