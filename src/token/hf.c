@@ -70,30 +70,59 @@ static enum st_status read_unigram_vocab(struct st_tokenizer *t, json_t *vocab, 
 	return ST_OK;
 }
 
+/* What an added token says yes or no to. */
+struct added {
+	bool single_word, special, lstrip, rstrip;
+};
+
+#define AT(m) ST_JSON_AT(struct added, m)
+static const struct st_json_field added_rows[] = {
+	{ AT(single_word), .key = { "single_word" } },
+	{ AT(special), .key = { "special" } },
+	{ AT(lstrip), .key = { "lstrip" } },
+	{ AT(rstrip), .key = { "rstrip" } },
+};
+#undef AT
+
 static enum st_status read_added(struct st_tokenizer *t, const json_t *added, uint64_t limit, struct st_error *err)
 {
 	for (size_t i = 0; i < json_array_size(added); i++) {
 		const json_t *a = json_array_get(added, i), *content = json_object_get(a, "content");
+		struct added is = { 0 };
 		uint32_t id;
 		if (!json_is_string(content))
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME,
 			                  "added_tokens[%zu] has no content", i);
 		ST_TRY(piece_id(json_object_get(a, "id"), json_string_value(content), limit, &id, err));
-		if (json_is_true(json_object_get(a, "single_word")))
+		ST_TRY(st_json_read(a, &(struct st_json_read){ .where = "added_tokens" }, added_rows,
+		                    sizeof added_rows / sizeof *added_rows, &is, NULL, err));
+		if (is.single_word)
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME,
 			                  "added_tokens[%zu] (\"%.64s\") is a single_word", i,
 			                  json_string_value(content));
 		ST_TRY(set_piece(t, id, json_string_value(content), json_string_length(content), err));
 		struct st_piece *p = &t->vocab.pieces[id];
-		p->type = json_is_true(json_object_get(a, "special")) ? ST_PIECE_CONTROL : ST_PIECE_USER;
-		p->strip = (json_is_true(json_object_get(a, "lstrip")) ? ST_STRIP_LEFT : 0)
-		         | (json_is_true(json_object_get(a, "rstrip")) ? ST_STRIP_RIGHT : 0);
+		p->type = is.special ? ST_PIECE_CONTROL : ST_PIECE_USER;
+		p->strip = (is.lstrip ? ST_STRIP_LEFT : 0) | (is.rstrip ? ST_STRIP_RIGHT : 0);
 	}
 	return ST_OK;
 }
 
+struct model_flags {
+	bool byte_fallback, ignore_merges, fuse_unk;
+};
+
+#define AT(m) ST_JSON_AT(struct model_flags, m)
+static const struct st_json_field model_rows[] = {
+	{ AT(byte_fallback), .key = { "byte_fallback" } },
+	{ AT(ignore_merges), .key = { "ignore_merges" } },
+	{ AT(fuse_unk), .key = { "fuse_unk" } },
+};
+#undef AT
+
 /* The vocabulary reaches to the highest id of pieces and added tokens. */
-static enum st_status read_vocab(struct st_tokenizer *t, const json_t *doc, const json_t *model, struct st_error *err)
+static enum st_status read_vocab(struct st_tokenizer *t, const json_t *doc, const json_t *model, bool byte_fallback,
+                                 struct st_error *err)
 {
 	json_t *vocab = json_object_get(model, "vocab"), *added = json_object_get(doc, "added_tokens");
 	bool scored = t->model == ST_MODEL_UNIGRAM;
@@ -118,7 +147,7 @@ static enum st_status read_vocab(struct st_tokenizer *t, const json_t *doc, cons
 		t->vocab.pieces[i].type = ST_PIECE_UNUSED;
 	ST_TRY(scored ? read_unigram_vocab(t, vocab, err) : read_ranked_vocab(t, vocab, limit, err));
 	ST_TRY(read_added(t, added, limit, err));
-	if (json_is_true(json_object_get(model, "byte_fallback")))
+	if (byte_fallback)
 		for (uint32_t i = 0; i < t->vocab.n; i++)
 			if (st_byte_piece(t->vocab.pieces[i].s, t->vocab.pieces[i].len) >= 0)
 				t->vocab.pieces[i].type = ST_PIECE_BYTE;
@@ -328,10 +357,12 @@ enum st_status st_tokenizer_from_hf(struct st_tokenizer *t, const struct st_cont
 	if (!wordpiece)
 		ST_TRY(only_empty(model, "continuing_subword_prefix", err));
 	ST_TRY(only_empty(model, "end_of_word_suffix", err));
-	t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
-	t->fuse_unk = t->model == ST_MODEL_UNIGRAM || json_is_true(json_object_get(model, "fuse_unk"));
-
-	ST_TRY(read_vocab(t, doc, model, err));
+	struct model_flags is = { 0 };
+	ST_TRY(st_json_read(model, &(struct st_json_read){ .where = "model" }, model_rows,
+	                    sizeof model_rows / sizeof *model_rows, &is, NULL, err));
+	t->ignore_merges = is.ignore_merges;
+	t->fuse_unk = t->model == ST_MODEL_UNIGRAM || is.fuse_unk;
+	ST_TRY(read_vocab(t, doc, model, is.byte_fallback, err));
 	ST_TRY(st_hf_steps(t, doc, err));
 	st_byte_ids(t);
 	ST_TRY(read_unknown(t, model, err));

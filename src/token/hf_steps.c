@@ -13,7 +13,46 @@
 #define FILE_NAME "tokenizer.json"
 #define MAX_NESTING 8
 
-typedef enum st_status (*step_fn)(struct st_tokenizer *t, const json_t *step, struct st_error *err);
+/* What steps say yes or no to; each has a few of these. */
+struct flags {
+	bool left, right, clean, cjk, lowercase, accents, invert, prefix, regex, split, digits;
+};
+
+#define AT(m) ST_JSON_AT(struct flags, m)
+static const struct st_json_field flag_rows[] = {
+	{ AT(accents), .key = { "strip_accents" } }, /* the first row: read_flags asks for it */
+	{ AT(left), .key = { "strip_left" } },
+	{ AT(right), .key = { "strip_right" } },
+	{ AT(clean), .key = { "clean_text" } },
+	{ AT(cjk), .key = { "handle_chinese_chars" } },
+	{ AT(lowercase), .key = { "lowercase" } },
+	{ AT(invert), .key = { "invert" } },
+	{ AT(prefix), .key = { "add_prefix_space" } },
+	{ AT(regex), .key = { "use_regex" } },
+	{ AT(split), .key = { "split" } },
+	{ AT(digits), .key = { "individual_digits" } },
+};
+
+static enum st_status read_flags(const json_t *step, const char *type, struct flags *f, struct st_error *err)
+{
+	const char *given[sizeof flag_rows / sizeof *flag_rows];
+	*f = (struct flags){ .left = true,
+		             .right = true,
+		             .clean = true,
+		             .cjk = true,
+		             .lowercase = true,
+		             .prefix = true,
+		             .regex = true,
+		             .split = true };
+	ST_TRY(st_json_read(step, &(struct st_json_read){ .where = type }, flag_rows,
+	                    sizeof flag_rows / sizeof *flag_rows, f, given, err));
+	if (!given[0])
+		f->accents = f->lowercase;
+	return ST_OK;
+}
+
+typedef enum st_status (*step_fn)(struct st_tokenizer *t, const json_t *step, const struct flags *f,
+                                  struct st_error *err);
 struct row {
 	const char *type;
 	step_fn fn;
@@ -57,12 +96,6 @@ static enum st_status unknown_step(const char *what, const char *type, const cha
 	                  what, type, known);
 }
 
-static bool flag(const json_t *step, const char *key, bool absent)
-{
-	const json_t *v = json_object_get(step, key);
-	return json_is_boolean(v) ? json_is_true(v) : absent;
-}
-
 /* pattern: {"String": s} or {"Regex": s} */
 static enum st_status read_pattern(const json_t *step, const char **s, size_t *n, bool *literal, struct st_error *err)
 {
@@ -77,8 +110,10 @@ static enum st_status read_pattern(const json_t *step, const char **s, size_t *n
 	return ST_OK;
 }
 
-static enum st_status norm_replace(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+static enum st_status norm_replace(struct st_tokenizer *t, const json_t *step, const struct flags *f,
+                                   struct st_error *err)
 {
+	(void)f;
 	struct st_norm norm = { .kind = ST_NORM_REPLACE };
 	const json_t *content = json_object_get(step, "content");
 	bool literal;
@@ -94,8 +129,10 @@ static enum st_status norm_replace(struct st_tokenizer *t, const json_t *step, s
 	return st_norm_add(t, norm, FILE_NAME, err);
 }
 
-static enum st_status norm_prepend(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+static enum st_status norm_prepend(struct st_tokenizer *t, const json_t *step, const struct flags *f,
+                                   struct st_error *err)
 {
+	(void)f;
 	const json_t *s = json_object_get(step, "prepend");
 	if (!json_is_string(s))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, FILE_NAME, "Prepend has no text");
@@ -105,16 +142,19 @@ static enum st_status norm_prepend(struct st_tokenizer *t, const json_t *step, s
 		FILE_NAME, err);
 }
 
-static enum st_status norm_strip(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+static enum st_status norm_strip(struct st_tokenizer *t, const json_t *step, const struct flags *f,
+                                 struct st_error *err)
 {
-	unsigned ends = (flag(step, "strip_left", true) ? ST_STRIP_LEFT : 0u)
-	              | (flag(step, "strip_right", true) ? ST_STRIP_RIGHT : 0u);
+	(void)step;
+	unsigned ends = (f->left ? ST_STRIP_LEFT : 0u) | (f->right ? ST_STRIP_RIGHT : 0u);
 	return st_norm_add(t, (struct st_norm){ .kind = ST_NORM_STRIP, .ends = ends }, FILE_NAME, err);
 }
 
 /* The character map of SentencePiece in base64. */
-static enum st_status norm_precompiled(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+static enum st_status norm_precompiled(struct st_tokenizer *t, const json_t *step, const struct flags *f,
+                                       struct st_error *err)
 {
+	(void)f;
 	const json_t *v = json_object_get(step, "precompiled_charsmap");
 	size_t n = json_string_length(v);
 	if (json_is_null(v) || (json_is_string(v) && n == 0))
@@ -135,17 +175,18 @@ static enum st_status norm_precompiled(struct st_tokenizer *t, const json_t *ste
 	return st_norm_add(t, (struct st_norm){ .kind = ST_NORM_CHARSMAP, .a = map, .a_len = len }, FILE_NAME, err);
 }
 
-static enum st_status norm_bert(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+static enum st_status norm_bert(struct st_tokenizer *t, const json_t *step, const struct flags *f, struct st_error *err)
 {
-	struct st_bert_flags f = { .clean = flag(step, "clean_text", true),
-		                   .cjk = flag(step, "handle_chinese_chars", true),
-		                   .lowercase = flag(step, "lowercase", true) };
-	f.strip_accents = flag(step, "strip_accents", f.lowercase); /* null: as lowercase */
-	return st_bert_norms(t, f, FILE_NAME, err);
+	(void)step;
+	struct st_bert_flags bert = {
+		.clean = f->clean, .cjk = f->cjk, .lowercase = f->lowercase, .strip_accents = f->accents
+	};
+	return st_bert_norms(t, bert, FILE_NAME, err);
 }
 
 static enum st_status norm_step(struct st_tokenizer *t, const json_t *step, const char *type, struct st_error *err)
 {
+	struct flags f;
 	static const struct {
 		const char *type;
 		enum st_norm_kind kind;
@@ -160,12 +201,13 @@ static enum st_status norm_step(struct st_tokenizer *t, const json_t *step, cons
 		{ "Replace", norm_replace },         { "Prepend", norm_prepend },     { "Strip", norm_strip },
 		{ "Precompiled", norm_precompiled }, { "BertNormalizer", norm_bert },
 	};
+	ST_TRY(read_flags(step, type, &f, err));
 	for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
 		if (strcmp(plain[i].type, type) == 0)
 			return st_norm_add(t, (struct st_norm){ .kind = plain[i].kind }, FILE_NAME, err);
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
 		if (strcmp(rows[i].type, type) == 0)
-			return rows[i].fn(t, step, err);
+			return rows[i].fn(t, step, &f, err);
 	return unknown_step("normalizer", type,
 	                    "NFC, NFD, NFKC, NFKD, Lowercase, Replace, Prepend, Strip, Precompiled, BertNormalizer",
 	                    err);
@@ -205,7 +247,7 @@ static enum st_status add_regex(struct st_tokenizer *t, const char *pattern, enu
 	return add_stage(t, pattern, strlen(pattern), false, b, invert, err);
 }
 
-static enum st_status pre_split(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+static enum st_status pre_split(struct st_tokenizer *t, const json_t *step, const struct flags *f, struct st_error *err)
 {
 	const char *s;
 	size_t n;
@@ -213,7 +255,7 @@ static enum st_status pre_split(struct st_tokenizer *t, const json_t *step, stru
 	enum st_behaviour b;
 	ST_TRY(read_pattern(step, &s, &n, &literal, err));
 	ST_TRY(read_behaviour(step, &b, err));
-	return add_stage(t, s, n, literal, b, flag(step, "invert", false), err);
+	return add_stage(t, s, n, literal, b, f->invert, err);
 }
 
 static enum st_status must_be_first(const struct st_tokenizer *t, const char *what, struct st_error *err)
@@ -223,22 +265,25 @@ static enum st_status must_be_first(const struct st_tokenizer *t, const char *wh
 	                                     "%s after another pre_tokenizer", what);
 }
 
-static enum st_status pre_byte_level(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+static enum st_status pre_byte_level(struct st_tokenizer *t, const json_t *step, const struct flags *f,
+                                     struct st_error *err)
 {
+	(void)step;
 	if (t->byte_level)
 		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, FILE_NAME, "ByteLevel twice");
-	if (flag(step, "add_prefix_space", true)) {
+	if (f->prefix) {
 		ST_TRY(must_be_first(t, "ByteLevel with add_prefix_space", err));
 		ST_TRY(st_norm_add(t, (struct st_norm){ .kind = ST_NORM_PREPEND_MISSING, .a = " ", .a_len = 1 },
 		                   FILE_NAME, err));
 	}
-	if (flag(step, "use_regex", true))
+	if (f->regex)
 		ST_TRY(add_regex(t, st_gpt2_pattern, ST_SPLIT_ISOLATED, false, err));
 	t->byte_level = true; /* its own pattern still sees the text, steps behind it see the byte alphabet */
 	return ST_OK;
 }
 
-static enum st_status pre_metaspace(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+static enum st_status pre_metaspace(struct st_tokenizer *t, const json_t *step, const struct flags *f,
+                                    struct st_error *err)
 {
 	const char *marker = json_string_value(json_object_get(step, "replacement"));
 	const char *scheme = json_string_value(json_object_get(step, "prepend_scheme"));
@@ -248,7 +293,7 @@ static enum st_status pre_metaspace(struct st_tokenizer *t, const json_t *step, 
 		                  "Metaspace with replacement \"%.16s\"", marker);
 	ST_TRY(must_be_first(t, "Metaspace", err));
 	if (!scheme)
-		scheme = flag(step, "add_prefix_space", true) ? "always" : "never";
+		scheme = f->prefix ? "always" : "never";
 	ST_TRY(st_norm_add(
 		t, (struct st_norm){ .kind = ST_NORM_REPLACE, .a = " ", .a_len = 1, .b = ST_SPACE_MARKER, .b_len = 3 },
 		FILE_NAME, err));
@@ -260,45 +305,50 @@ static enum st_status pre_metaspace(struct st_tokenizer *t, const json_t *step, 
 	if (strcmp(scheme, "never") != 0)
 		ST_TRY(st_norm_add(t, prepend, FILE_NAME, err));
 	t->space_marker = true;
-	return flag(step, "split", true) ? add_stage(t, ST_SPACE_MARKER, 3, true, ST_SPLIT_MERGED_NEXT, false, err)
-	                                 : ST_OK;
+	return f->split ? add_stage(t, ST_SPACE_MARKER, 3, true, ST_SPLIT_MERGED_NEXT, false, err) : ST_OK;
 }
 
-static enum st_status pre_digits(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+static enum st_status pre_digits(struct st_tokenizer *t, const json_t *step, const struct flags *f,
+                                 struct st_error *err)
 {
-	return add_regex(t, flag(step, "individual_digits", false) ? "\\p{N}" : "\\p{N}+", ST_SPLIT_ISOLATED, false,
-	                 err);
+	(void)step;
+	return add_regex(t, f->digits ? "\\p{N}" : "\\p{N}+", ST_SPLIT_ISOLATED, false, err);
 }
 
-static enum st_status pre_punctuation(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+static enum st_status pre_punctuation(struct st_tokenizer *t, const json_t *step, const struct flags *f,
+                                      struct st_error *err)
 {
+	(void)f;
 	enum st_behaviour b;
 	ST_TRY(read_behaviour(step, &b, err));
 	return add_regex(t, "[\\p{P}!-/:-@\\[-`{-~]", b, false, err);
 }
 
-static enum st_status pre_whitespace(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+static enum st_status pre_whitespace(struct st_tokenizer *t, const json_t *step, const struct flags *f,
+                                     struct st_error *err)
 {
-	(void)step;
+	(void)step, (void)f;
 	/* The library runs this one with Rust's regex, where \w has the joiners, and of Latin-1 what it has within
 	 * [...]. */
 	return add_regex(t, "[\\w\\x{200c}\\x{200d}]+|[^\\w\\s\\x{200c}\\x{200d}]+", ST_SPLIT_REMOVED, true, err);
 }
 
-static enum st_status pre_whitespace_split(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+static enum st_status pre_whitespace_split(struct st_tokenizer *t, const json_t *step, const struct flags *f,
+                                           struct st_error *err)
 {
-	(void)step;
+	(void)step, (void)f;
 	return add_regex(t, "\\s", ST_SPLIT_REMOVED, false, err);
 }
 
-static enum st_status pre_bert(struct st_tokenizer *t, const json_t *step, struct st_error *err)
+static enum st_status pre_bert(struct st_tokenizer *t, const json_t *step, const struct flags *f, struct st_error *err)
 {
-	(void)step;
+	(void)step, (void)f;
 	return st_bert_words(t, FILE_NAME, err);
 }
 
 static enum st_status pre_step(struct st_tokenizer *t, const json_t *step, const char *type, struct st_error *err)
 {
+	struct flags f;
 	static const struct row rows[] = {
 		{ "Split", pre_split },
 		{ "ByteLevel", pre_byte_level },
@@ -309,9 +359,10 @@ static enum st_status pre_step(struct st_tokenizer *t, const json_t *step, const
 		{ "WhitespaceSplit", pre_whitespace_split },
 		{ "BertPreTokenizer", pre_bert },
 	};
+	ST_TRY(read_flags(step, type, &f, err));
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
 		if (strcmp(rows[i].type, type) == 0)
-			return rows[i].fn(t, step, err);
+			return rows[i].fn(t, step, &f, err);
 	return unknown_step(
 		"pre_tokenizer", type,
 		"Split, ByteLevel, Metaspace, Digits, Punctuation, Whitespace, WhitespaceSplit, BertPreTokenizer", err);

@@ -326,6 +326,15 @@ static void hf_refusals(void **state)
 	               ST_ERR_UNSUPPORTED, "single_word");
 	assert_refused(hf, HF("[" ADDED("1", "x", "") "]", "null", BYTE_LEVEL, "null", ""), ST_ERR_FORMAT,
 	               "id 1 is both");
+	/* What says yes or no says true or false. */
+	assert_refused(hf, HF("[" ADDED("11", "x", ",\"special\":1") "]", "null", BYTE_LEVEL, "null", ""),
+	               ST_ERR_FORMAT, "special: is 1, not");
+	assert_refused(hf, HF("[]", "null", "{\"type\":\"Digits\",\"individual_digits\":1}", "null", ""), ST_ERR_FORMAT,
+	               "individual_digits: is 1, not");
+	assert_refused(hf, HF("[]", "{\"type\":\"Strip\",\"strip_left\":\"no\"}", BYTE_LEVEL, "null", ""),
+	               ST_ERR_FORMAT, "strip_left");
+	assert_refused(hf, HF("[]", "null", BYTE_LEVEL, "null", ",\"byte_fallback\":\"yes\""), ST_ERR_FORMAT,
+	               "byte_fallback");
 	assert_refused(hf, HF("[]", "null", BYTE_LEVEL, "null", ",\"unk_token\":\"?\""), ST_ERR_FORMAT, "unk_token");
 }
 
