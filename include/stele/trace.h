@@ -32,6 +32,7 @@ struct st_trace_entry {
 	                                 * width has rows = 1 */
 	const uint32_t *positions;      /* positions the first axis holds, or NULL for all in order */
 	size_t n_positions;
+	bool assumed;                   /* one row that nobody says the position of: taken for the last one */
 	bool misfit;                    /* has other rows than there are tokens, and no positions; st_trace_open_loose() only */
 };
 

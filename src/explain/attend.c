@@ -297,7 +297,8 @@ static double score(const struct st_attention *a, size_t h, size_t t, size_t p)
 		s = a->as.softcap * tanh(s / a->as.softcap);
 	if (n->slopes != 0) {
 		struct st_attn_shape shape = { .n_heads = a->H, .slopes = n->slopes, .slope_scale = n->slope_scale };
-		s -= a->as.slopes * st_attn_slope(&shape, h) * ((double)q - (double)p);
+		double slope = a->as.slope ? a->as.slope[h] : a->as.slopes * st_attn_slope(&shape, h);
+		s -= slope * ((double)q - (double)p);
 	}
 	return s;
 }

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "graph/basis.h"
+#include "kernel/kernel.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -338,10 +339,99 @@ static enum st_status test_turned(struct st_attention *a, struct st_error *err)
 	return ST_OK;
 }
 
+/* ---- ALiBi's slopes ---- */
+
+static double own_slope(const struct st_attention *a, size_t h)
+{
+	struct st_attn_shape shape = { .n_heads = a->H,
+		                       .slopes = a->scores->slopes,
+		                       .slope_scale = a->scores->slope_scale };
+	return st_attn_slope(&shape, h);
+}
+
+/* A score falls by its head's slope for each position: by least squares over the captured scores of a head. */
+static void fit_slopes(const struct st_attention *a, double *slope)
+{
+	const struct st_trial *t = a->t;
+	struct st_value v = st_trial_value(t);
+	for (size_t h = 0; h < a->H; h++) {
+		double dx = 0, xx = 0;
+		for (size_t k = h * a->T; k < (h + 1) * a->T; k++)
+			for (size_t p = 0; p < a->P; p++) {
+				double far = (double)(a->P - a->T + k % a->T) - (double)p;
+				if (!st_capture_counts(t->x, t->n, &v, t->x->have, k, p))
+					continue;
+				dx += ((double)t->exact[k * v.cols + p] - t->got[k * v.cols + p]) * far;
+				xx += far * far;
+			}
+		slope[h] = own_slope(a, h) + (xx > 0 ? dx / xx : 0);
+	}
+}
+
+/* slope: of each head; NULL: the model's, times a factor. */
+static enum st_status try_slopes(struct st_attention *a, const double *slope, double times, const char *how,
+                                 struct st_error *err)
+{
+	struct st_attend as = st_attend_own(a);
+	struct st_cause c = st_blame(ST_CAUSE_ATTN_ALIBI);
+	as.slopes = times;
+	as.slope = slope;
+	if (!slope)
+		st_cause_put(&c, ST_PARAM_FACTOR, times);
+	st_cause_put_text(&c, ST_PARAM_HOW, how);
+	return st_try_attend(a, &as, &c, err);
+}
+
+/* The factor with which least is left, by quarter powers of two: where scores themselves were not captured. */
+static enum st_status search_slopes(struct st_attention *a, double *times, struct st_error *err)
+{
+	double least = INFINITY, left;
+	*times = 1;
+	for (int k = -24; k <= 24; k++) {
+		struct st_attend as = st_attend_own(a);
+		as.slopes = pow(2, k / 4.0);
+		ST_TRY(st_attend_leaves(a, &as, &left, err));
+		*times = left < least ? as.slopes : *times;
+		least = fmin(least, left);
+	}
+	return ST_OK;
+}
+
+/* Missing; times the scale of the scores, as where they are added before it; of a power of two of heads; fitted. */
+static enum st_status test_slopes(struct st_attention *a, struct st_error *err)
+{
+	double most = a->scores->slopes, times;
+	if (most == 0 || a->P < 2)
+		return ST_OK;
+	double *slope = st_alloc_array(a->H, sizeof *slope);
+	if (!slope)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	enum st_status st;
+	ST_TRY_OUT(try_slopes(a, NULL, 0, "missing", err));
+	ST_TRY_OUT(try_slopes(a, NULL, a->scores->scale, "added before the scale", err));
+	ST_TRY_OUT(try_slopes(a, NULL, -1, "added, not subtracted", err));
+	for (size_t h = 0; h < a->H; h++)
+		slope[h] = pow(2, -most * (double)(h + 1) / (double)a->H) * a->scores->slope_scale;
+	if ((a->H & (a->H - 1)) != 0)
+		ST_TRY_OUT(try_slopes(a, slope, 1, "as of a power of two of heads", err));
+	if (st_trial_direct(a->t) && a->to == ST_OP_SCORES) {
+		fit_slopes(a, slope);
+		ST_TRY_OUT(try_slopes(a, NULL, slope[0] / own_slope(a, 0), "times a factor", err));
+		ST_TRY_OUT(try_slopes(a, slope, 1, "of each head another", err));
+	} else {
+		ST_TRY_OUT(search_slopes(a, &times, err));
+		st = times == 1 ? ST_OK : try_slopes(a, NULL, times, "times a factor", err);
+	}
+out:
+	free(slope);
+	return st;
+}
+
 static enum st_status test_all(struct st_attention *a, uint32_t *heads, struct st_error *err)
 {
 	if (a->from == ST_OP_SCORES) {
 		ST_TRY(test_turned(a, err));
+		ST_TRY(test_slopes(a, err));
 		ST_TRY(test_scale(a, err));
 		ST_TRY(test_softcap(a, err));
 	}

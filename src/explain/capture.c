@@ -8,6 +8,7 @@
 #include "graph/basis.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,9 +43,17 @@ static size_t positions_of(const struct st_explainer *x, const struct st_trace_e
 	return e->tensor->ndim == 1 && count == width ? 1 : 0; /* flat: the last position */
 }
 
-/* Token of the pass that row r of an entry belongs to. */
-static size_t token_of(const struct st_explainer *x, const struct st_trace_entry *e, size_t rows, size_t r)
+/* One row of more positions, and nobody says which. */
+static bool is_unplaced(const struct st_explainer *x, const struct st_trace_entry *e, size_t rows)
 {
+	return x->pass.T > 1 && rows == 1 && (!e->positions || e->assumed);
+}
+
+/* Token of the pass that row r of node i's entry belongs to. */
+static size_t token_of(const struct st_explainer *x, uint32_t i, const struct st_trace_entry *e, size_t rows, size_t r)
+{
+	if (is_unplaced(x, e, rows))
+		return x->pass.placed[i];
 	if (e->positions && x->pass.step == 0)
 		return e->positions[r];
 	return rows == x->pass.T ? r : x->pass.T - 1;
@@ -96,6 +105,7 @@ enum st_status st_pass_begin(struct st_explainer *x, uint32_t step, struct st_er
 	memset(x->experts, 0, x->g->n_nodes * sizeof *x->experts);
 	for (uint32_t i = 0; i < x->g->n_nodes; i++) {
 		const struct st_node *n = &x->g->nodes[i];
+		pass->placed[i] = (uint32_t)(pass->T - 1);
 		const struct st_trace_entry *e = st_trace_find(x->t, n->stage, n->layer, step);
 		pass->at[i] = e && e->misfit ? NULL : e;
 		if (!pass->at[i])
@@ -108,9 +118,9 @@ enum st_status st_pass_begin(struct st_explainer *x, uint32_t step, struct st_er
 		if (!rows)
 			return misfit(x, e, n, err);
 		for (size_t r = 0; r < rows; r++)
-			if (token_of(x, e, rows, r) >= pass->T)
+			if (token_of(x, i, e, rows, r) >= pass->T)
 				return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, e->tensor->name,
-				                  "names position %zu of %zu tokens", token_of(x, e, rows, r), pass->T);
+				                  "names position %zu of %zu tokens", token_of(x, i, e, rows, r), pass->T);
 	}
 	for (uint32_t i = 0; i < x->g->n_nodes; i++)
 		if (pass->at[i])
@@ -130,7 +140,7 @@ bool st_capture_turned(const struct st_explainer *x, uint32_t i, const struct st
 		if (n->op == ST_OP_SLICE)
 			*from += n->offset;
 		else if (n->op != ST_OP_BIAS && n->op != ST_OP_HEADNORM && n->op != ST_OP_SCALE && n->op != ST_OP_CLAMP
-		         && n->op != ST_OP_LAYERNORM)
+		         && n->op != ST_OP_LAYERNORM && n->op != ST_OP_RMSNORM)
 			return false;
 		*from += n->from[0];
 	}
@@ -242,7 +252,7 @@ enum st_status st_capture_load(struct st_explainer *x, uint32_t i, const float *
 		st_tensor_decode(&t, 0, 1, row);
 	const char *form = x->form ? x->form : st_trace_provenance(x->t)->attn_scores_form;
 	for (size_t r = 0; r < rows; r++) {
-		size_t tok = token_of(x, e, rows, r);
+		size_t tok = token_of(x, i, e, rows, r);
 		have[tok] = true;
 		if (is_scores(n)) {
 			for (size_t h = 0; h < n->heads; h++) {
@@ -270,5 +280,64 @@ enum st_status st_capture_load(struct st_explainer *x, uint32_t i, const float *
 		for (size_t r = 0; r < v.rows && !is_scores(n); r++)
 			if (have[v.rows == 1 ? T - 1 : r])
 				(void)change_basis(x, i, out + r * v.cols, true);
+	return ST_OK;
+}
+
+/* ---- one row of more positions ---- */
+
+/* Operations in which later positions look at earlier ones. */
+static bool looks_back(const struct st_node *n)
+{
+	return n->op == ST_OP_SCORES || n->op == ST_OP_MIX || n->op == ST_OP_CONV || n->op == ST_OP_TOKEN_SHIFT || n->state;
+}
+
+/* Behind the last operation that looks back, engines go on with the last position alone. */
+static bool is_pruned(const struct st_explainer *x, uint32_t i)
+{
+	for (uint32_t k = i + 1; k < x->g->n_nodes; k++) {
+		const struct st_trace_entry *e = x->pass.at[k];
+		if (looks_back(&x->g->nodes[k]) || (e && positions_of(x, e, &x->g->nodes[k]) > 1))
+			return false;
+	}
+	return true;
+}
+
+static double distance(const float *a, const float *b, size_t n)
+{
+	double sum = 0;
+	for (size_t k = 0; k < n; k++)
+		sum += ((double)a[k] - b[k]) * ((double)a[k] - b[k]);
+	return sum;
+}
+
+enum st_status st_capture_place(struct st_explainer *x, uint32_t i, const float *exact, struct st_error *err)
+{
+	const struct st_node *n = &x->g->nodes[i];
+	struct st_value v = st_run_value(x->run, i);
+	size_t T = x->pass.T, best = T - 1;
+	if (is_scores(n) || v.rows != T || !is_unplaced(x, x->pass.at[i], positions_of(x, x->pass.at[i], n)))
+		return ST_OK;
+	ST_TRY(st_capture_load(x, i, exact, x->got, x->have, err));
+	const float *row = x->got + best * v.cols;
+	double least = distance(row, exact + best * v.cols, v.cols);
+	for (size_t t = 0; t + 1 < T; t++) {
+		double d = distance(row, exact + t * v.cols, v.cols);
+		if (d < 0.25 * least) {
+			least = d;
+			best = t;
+		}
+	}
+	x->pass.placed[i] = (uint32_t)best;
+	bool told = false; /* it is the same of all */
+	for (size_t k = 0; k < x->r.n_findings; k++)
+		told |= x->r.findings[k].cause.code == ST_CAUSE_CAPTURE_TOKEN_SUBSET;
+	if (told || x->r.n_findings == ST_MAX_FINDINGS || (best + 1 == T && is_pruned(x, i)))
+		return ST_OK;
+	struct st_finding *f = &x->r.findings[x->r.n_findings++];
+	*f = (struct st_finding){ .stage = SIZE_MAX, .at = n->stage, .layer = n->layer };
+	f->cause = (struct st_cause){ .code = ST_CAUSE_CAPTURE_TOKEN_SUBSET, .confidence = ST_CONFIRMED };
+	st_cause_put(&f->cause, ST_PARAM_POSITION, (double)best);
+	snprintf(f->structure, sizeof f->structure, "one row for %zu tokens: by its numbers it is the %s of them", T,
+	         best + 1 == T ? "last" : "one at that position");
 	return ST_OK;
 }

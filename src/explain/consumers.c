@@ -48,6 +48,7 @@ static enum st_cause_code of_capture(enum st_cause_code c)
 {
 	switch (c) {
 	case ST_CAUSE_UNEXPLAINED:
+	case ST_CAUSE_CAPTURE_STITCHED:
 		return ST_CAUSE_CAPTURE_BATCH_ROW;
 	case ST_CAUSE_KERNEL_STALE_TOKEN:
 		return ST_CAUSE_CAPTURE_STALE_TOKEN;
@@ -62,7 +63,17 @@ static enum st_cause_code of_capture(enum st_cause_code c)
 	}
 }
 
-static bool is_of_capture(enum st_cause_code c) { return st_cause_info(c)->where == ST_ON_CAPTURE; }
+/* What is said of values that have nothing in common with what they should be. */
+static bool is_of_matrix(enum st_cause_code c)
+{
+	return c == ST_CAUSE_WEIGHT_WRONG_TENSOR || c == ST_CAUSE_HEAD_WRONG_TENSOR || c == ST_CAUSE_HEAD_UNTIED;
+}
+
+/* A mistake in writing values down. The engine that a stitched trace goes on with has what was captured of it. */
+static bool is_of_capture(enum st_cause_code c)
+{
+	return st_cause_info(c)->where == ST_ON_CAPTURE && c != ST_CAUSE_CAPTURE_STITCHED;
+}
 
 /* The engine's own mistakes alone are left. */
 static void keep_engine(struct st_finding *f)
@@ -96,7 +107,11 @@ enum st_status st_ask_consumers(struct st_explainer *x, const struct st_segment 
 	memcpy(got, x->got, n * sizeof *got);
 	memcpy(exact, x->exact, n * sizeof *exact);
 	memcpy(have, x->have, x->pass.T * sizeof *have);
+	/* A trace that states the wrong basis does so of the next value, too. */
+	bool basis = f->cause.code == ST_CAUSE_CAPTURE_ROPE_LAYOUT;
+	x->interleaved = x->interleaved != basis;
 	enum st_status st = follows_from(x, s->node, exact, &tested, &of_exact, err);
+	x->interleaved = x->interleaved != basis;
 	if (st == ST_OK && tested)
 		st = follows_from(x, s->node, got, &tested, &of_got, err);
 	memcpy(x->got, got, n * sizeof *got);
@@ -122,7 +137,8 @@ enum st_status st_ask_consumers(struct st_explainer *x, const struct st_segment 
 		}
 		return ST_OK;
 	}
-	enum st_cause_code code = of_capture(f->cause.code);
+	bool likely = f->cause.confidence != ST_CONFIRMED;
+	enum st_cause_code code = of_capture(likely && is_of_matrix(f->cause.code) ? ST_CAUSE_UNEXPLAINED : f->cause.code);
 	if (code != f->cause.code) {
 		f->cause.code = code;
 		f->cause.n_params = 0;

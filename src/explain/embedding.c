@@ -150,6 +150,15 @@ enum st_status st_test_position_sum(struct st_trial *t, struct st_error *err)
 
 /* ---- the head ---- */
 
+static void limit(void *ctx, struct st_trial *t, float *y)
+{
+	const double *cap = ctx;
+	struct st_value v = st_trial_value(t);
+	for (size_t k = 0; k < v.rows * v.cols; k++)
+		y[k] = (float)(*cap * tanh(y[k] / *cap));
+}
+
+/* As the product has it; behind a factor, which has none. */
 static enum st_status try_cap(struct st_trial *t, double cap, struct st_error *err)
 {
 	struct st_node as = *t->n;
@@ -157,7 +166,7 @@ static enum st_status try_cap(struct st_trial *t, double cap, struct st_error *e
 	as.softcap = cap;
 	st_cause_put(&c, ST_PARAM_VALUE, cap);
 	st_cause_put(&c, ST_PARAM_EXPECTED, t->n->softcap);
-	return st_try_node(t, &as, &c, err);
+	return t->n->op == ST_OP_LINEAR ? st_try_node(t, &as, &c, err) : st_try_map(t, limit, &cap, &c, err);
 }
 
 /* The limit under which least is left of the captured logits; plain: without one. */
@@ -200,36 +209,56 @@ static enum st_status test_cap(struct st_trial *t, struct st_error *err)
 	return try_cap(t, cap, err);
 }
 
-/* A factor on logits: of a head without a limit. */
+/* Logits times a factor, before they are limited. */
+struct factor {
+	double by, cap;
+};
+
+static void multiply(void *ctx, struct st_trial *t, float *y)
+{
+	const struct factor *f = ctx;
+	struct st_value v = st_trial_value(t);
+	for (size_t k = 0; k < v.rows * v.cols; k++) {
+		double z = f->cap != 0 ? f->cap * atanh(fmax(fmin(y[k] / f->cap, 1 - 0x1p-24), -1 + 0x1p-24)) : (double)y[k];
+		y[k] = (float)(f->cap != 0 ? f->cap * tanh(f->by * z / f->cap) : f->by * z);
+	}
+}
+
 static enum st_status test_gain(struct st_trial *t, struct st_error *err)
 {
 	struct st_value v = st_trial_value(t);
+	struct factor f = { .cap = t->n->softcap };
 	double gy = 0, yy = 0, D = t->x->g->nodes[0].width;
-	for (size_t k = 0; k < v.rows * v.cols && st_trial_direct(t); k++)
-		if (st_trial_has(t, k / v.cols)) {
-			gy += (double)t->got[k] * t->exact[k];
-			yy += (double)t->exact[k] * t->exact[k];
+	for (size_t k = 0; k < v.rows * v.cols && st_trial_direct(t); k++) {
+		double got = t->got[k], y = t->exact[k];
+		if (!st_trial_has(t, k / v.cols) || (f.cap != 0 && fmax(fabs(got), fabs(y)) > 0.98 * f.cap))
+			continue;
+		if (f.cap != 0) {
+			got = atanh(got / f.cap);
+			y = atanh(y / f.cap);
 		}
+		gy += got * y;
+		yy += y * y;
+	}
 	if (!(yy > 0) || !(gy > 0))
 		return ST_OK;
-	double by = gy / yy;
+	f.by = gy / yy;
 	struct st_cause c = st_blame(ST_CAUSE_HEAD_SCALE);
-	st_cause_put(&c, ST_PARAM_FACTOR, by);
-	if (fabs(by * sqrt(D) - 1) < 1e-3)
+	st_cause_put(&c, ST_PARAM_FACTOR, f.by);
+	if (fabs(f.by * sqrt(D) - 1) < 1e-3)
 		st_cause_put_text(&c, ST_PARAM_IS, "1/sqrt(hidden)");
-	if (fabs(by / sqrt(D) - 1) < 1e-3)
+	if (fabs(f.by / sqrt(D) - 1) < 1e-3)
 		st_cause_put_text(&c, ST_PARAM_IS, "sqrt(hidden)");
-	float *y = st_trial_buffer(t);
-	for (size_t k = 0; k < v.rows * v.cols; k++)
-		y[k] = (float)(by * t->exact[k]);
-	return st_try_value(t, y, &c, err);
+	return st_try_map(t, multiply, &f, &c, err);
 }
 
 enum st_status st_test_head(struct st_trial *t, struct st_error *err)
 {
-	if (t->n->layer >= 0 || t->n->n_w != 1 || t->n->width != t->x->g->vocab)
+	if (t->n->layer >= 0 || t->n->width != t->x->g->vocab)
 		return ST_OK;
 	ST_TRY(test_cap(t, err));
+	if (t->n->op != ST_OP_LINEAR || t->n->n_w != 1)
+		return ST_OK;
 	ST_TRY(test_gain(t, err));
 	const struct st_weight *own = t->n->w[0];
 	for (size_t i = 0; i < st_model_n_weights(t->x->m); i++) {

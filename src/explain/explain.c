@@ -131,6 +131,7 @@ static enum st_status judge_node(struct st_explainer *x, uint32_t i, const struc
 	if (n->op == ST_OP_SCORES && !x->form && !x->r.trace.attn_scores_form[0])
 		ST_TRY(st_scores_form(x, i, err));
 	ST_TRY(st_run_eval_alone(x->run, x->g, i, &x->exec, x->exact, err));
+	ST_TRY(st_capture_place(x, i, x->exact, err));
 	ST_TRY(st_capture_load(x, i, x->exact, x->got, x->have, err));
 	*rep = (struct st_explained_stage){ .stage = n->stage,
 		                            .layer = n->layer,
@@ -270,10 +271,11 @@ static enum st_status prepare(struct st_explainer *x, struct st_error *err)
 	x->wanted = st_arena_alloc(&x->arena, nodes, sizeof *x->wanted);
 	x->experts = st_arena_alloc(&x->arena, nodes, sizeof *x->experts);
 	x->pass.at = st_arena_alloc(&x->arena, nodes, sizeof *x->pass.at);
+	x->pass.placed = st_arena_alloc(&x->arena, nodes, sizeof *x->pass.placed);
 	x->usual = st_arena_alloc(&x->arena, ST_MAX_STAGES, sizeof *x->usual);
 	x->r.stages = st_arena_alloc2(&x->arena, nodes, p->n_steps + 1, sizeof *x->r.stages);
 	x->r.findings = st_arena_alloc(&x->arena, ST_MAX_FINDINGS, sizeof *x->r.findings);
-	if (!x->have || !x->have_input || !x->inner || !x->input || !x->wanted || !x->experts || !x->pass.at
+	if (!x->have || !x->have_input || !x->inner || !x->input || !x->wanted || !x->experts || !x->pass.at || !x->pass.placed
 	    || !x->usual || !x->r.stages || !x->r.findings)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	memset(x->usual, 0, ST_MAX_STAGES * sizeof *x->usual);

@@ -22,6 +22,7 @@ struct st_pass {
 	const uint32_t *tokens;
 	size_t T;
 	const struct st_trace_entry **at; /* [n_nodes]: what the trace has of a node; NULL: nothing */
+	uint32_t *placed; /* [n_nodes]: position of its one row, where the trace does not say it */
 };
 
 struct st_explainer {
@@ -67,6 +68,11 @@ ST_MUST_CHECK enum st_status st_capture_load(struct st_explainer *x, uint32_t i,
 /* Whether element e of a value belongs to a position that is captured and, of scores, may be seen by its query. */
 bool st_capture_counts(const struct st_explainer *x, const struct st_node *n, const struct st_value *v,
                        const bool *have, size_t row, size_t col);
+
+/* Where node i has one row of more positions and nobody says which: finds it by the row's numbers. exact: all rows of its
+ * right value. A finding, unless it is the last one, from there on nothing else is computed, and so it had to be. */
+ST_MUST_CHECK enum st_status st_capture_place(struct st_explainer *x, uint32_t i, const float *exact,
+                                              struct st_error *err);
 
 /* A row of node i's right value as it would come out were the trace in the other basis than it is taken to be. False
  * where nothing of it is turned. */

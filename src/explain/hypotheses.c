@@ -25,7 +25,7 @@ static const struct st_hypothesis rows[] = {
 	{ B(MUL), st_test_product },
 	{ B(CLAMP), st_test_clamp },
 	{ B(SCALE), st_test_scale },
-	{ B(LINEAR), st_test_head },
+	{ B(LINEAR) | B(SCALE), st_test_head },
 	{ B(LINEAR), st_test_linear },
 	{ B(LINEAR_AT), st_test_expert_order },
 	{ B(LINEAR_AT), st_test_linear },
@@ -35,6 +35,7 @@ static const struct st_hypothesis rows[] = {
 	{ B(LINEAR) | B(LINEAR_AT), st_test_added_rank },
 	{ ~UINT64_C(0), st_test_precision },
 	{ ~(B(TOP) | B(SCORES) | B(SOFTMAX)), st_test_parts_of_result },
+	{ B(RMSNORM) | B(LAYERNORM) | B(LINEAR), st_test_stitched },
 	{ B(LINEAR) | B(LINEAR_AT), st_test_unrelated },
 };
 const struct st_hypothesis_list st_all_hypotheses = { rows, sizeof rows / sizeof *rows };

@@ -36,6 +36,7 @@ ST_TEST(st_test_head);
 ST_TEST(st_test_position_sum);
 ST_TEST(st_test_expert_bias);
 ST_TEST(st_test_sequential);
+ST_TEST(st_test_stitched);
 
 /* The rows of the node's value that count, and its width. */
 static inline struct st_value st_trial_value(const struct st_trial *t) { return st_run_value(t->x->run, t->i); }

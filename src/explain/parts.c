@@ -91,7 +91,8 @@ struct wrong {
 	size_t n, first, last; /* features that are wrong at every captured row but a few */
 	size_t groups, group;  /* that have such, and the first of them */
 	bool zero;             /* and zero there */
-	bool one_run, odd;     /* odd: of sizes that no other value has */
+	bool one_run;
+	bool odd; /* most are of sizes that no other value has */
 };
 
 static int by_value(const void *a, const void *b)
@@ -124,7 +125,7 @@ static enum st_status wrong_features(const struct st_trial *t, const struct resu
 	float *d = st_alloc_array2(3, N, sizeof *d), *count = d ? d + N : NULL, *sorted = d ? d + 2 * N : NULL;
 	if (!d)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
-	*w = (struct wrong){ .zero = true, .one_run = true, .odd = true };
+	*w = (struct wrong){ .zero = true, .one_run = true };
 	for (size_t g = 0; g < s->groups; g++) {
 		size_t seen = 0, n = 0;
 		memset(count, 0, N * sizeof *count);
@@ -146,6 +147,7 @@ static enum st_status wrong_features(const struct st_trial *t, const struct resu
 		w->group = n && !w->groups ? g : w->group;
 		w->groups += n > 0;
 	}
+	size_t odd = 0, all = 0;
 	for (size_t r = 0; r < s->rows; r++) {
 		double square = 0;
 		for (size_t i = 0; i < N; i++)
@@ -155,9 +157,11 @@ static enum st_status wrong_features(const struct st_trial *t, const struct resu
 			if (is[group_of(s, r) * N + i]) {
 				double v = fabs((double)t->got[r * N + i]);
 				w->zero &= v == 0;
-				w->odd &= v > 1e3 * size || v < 1e-6 * size;
+				odd += v > 1e3 * size || v < 1e-6 * size;
+				all++;
 			}
 	}
+	w->odd = odd * 4 > all * 3;
 	free(d);
 	return ST_OK;
 }

@@ -172,6 +172,33 @@ static enum st_status test_shares(const struct shares *s, double by, struct st_e
 	return ST_OK;
 }
 
+/* The first of the chosen alone, where the trace does not say how many there are. */
+static enum st_status test_fewer(struct st_trial *t, bool normed, struct st_error *err)
+{
+	size_t C = t->n->width;
+	uint32_t top = t->n->in[1];
+	float *y = st_trial_buffer(t);
+	if (top == ST_NO_NODE || !t->x->inner[top])
+		return ST_OK;
+	for (size_t used = 1; used < C; used++) {
+		for (size_t r = 0; r < t->T; r++) {
+			const float *own = t->exact + r * C;
+			double all = 0, some = 0;
+			for (size_t c = 0; c < C; c++) {
+				all += own[c];
+				some += c < used ? (double)own[c] : 0;
+			}
+			for (size_t c = 0; c < C; c++)
+				y[r * C + c] = c >= used ? 0 : (float)(own[c] * (normed && some > 0 ? all / some : 1));
+		}
+		struct st_cause c = st_blame(ST_CAUSE_MOE_TOP_K);
+		st_cause_put(&c, ST_PARAM_VALUE, (double)used);
+		st_cause_put(&c, ST_PARAM_EXPECTED, (double)C);
+		ST_TRY(st_try_value(t, y, &c, err));
+	}
+	return ST_OK;
+}
+
 enum st_status st_test_shares(struct st_trial *t, struct st_error *err)
 {
 	size_t C = t->n->width;
@@ -199,6 +226,7 @@ enum st_status st_test_shares(struct st_trial *t, struct st_error *err)
 			y[k] = (float)(factor * t->exact[k]);
 		ST_TRY(st_try_value(t, y, &c, err));
 	}
+	ST_TRY(test_fewer(t, t->n->op == ST_OP_SOFTMAX_OF || t->n->shares.shares, err));
 	const struct st_node *from = st_trial_node(t, t->n->in[0]);
 	uint32_t logits = is_gating(from) ? from->in[0] : t->n->in[0];
 	if (t->n->op == ST_OP_NEAR_SHARES || !st_run_holds(t->x->run, logits))

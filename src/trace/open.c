@@ -330,6 +330,7 @@ static enum st_status make_entries(struct reader *r, struct st_error *err)
 			.positions = it->positions,
 			.n_positions = it->n_positions,
 			.misfit = misfit,
+			.assumed = it->assumed,
 		};
 	}
 	return ST_OK;

@@ -188,6 +188,7 @@ enum st_status st_trace_settle(struct st_trace_item *items, size_t n, size_t n_t
 		*last = (uint32_t)positions - 1;
 		it->positions = last;
 		it->n_positions = 1;
+		it->assumed = true;
 	}
 	return ST_OK;
 }

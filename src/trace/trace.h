@@ -64,6 +64,7 @@ struct st_trace_item {
 	const struct st_tensor *tensor;
 	const uint32_t *positions;
 	size_t n_positions;
+	bool assumed; /* nobody says which position its one row is: it is taken for the last */
 };
 
 /* Give every item the axes [positions, features] that its stage has, and its position where it is the last one alone

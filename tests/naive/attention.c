@@ -8,17 +8,19 @@ static bool sees(const struct run *r, size_t l, size_t p, size_t j, size_t P)
 	size_t window = m->window;
 	if (on(r, FAULT_ATTN_WINDOW_UNWANTED, (int)l, NULL)) {
 		local = true;
-		window = (size_t)r->o.plant.value;
+		window = (size_t)r->hit->value;
 	}
 	if (on(r, FAULT_ATTN_WINDOW_IGNORED, (int)l, NULL))
 		local = false;
-	if (on(r, FAULT_ATTN_WINDOW_OFF, (int)l, NULL))
-		window += (size_t)(int)r->o.plant.value;
+	if (on(r, FAULT_ATTN_WINDOW_OFF, (int)l, NULL)) {
+		window += (size_t)(int)r->hit->value;
+		r->hit->truth = (double)window;
+	}
 	if (on(r, FAULT_CACHE_RING, (int)l, NULL) && r->step > 0)
 		window++;
 	if (local && j + window <= p)
 		return false;
-	if (on(r, FAULT_ATTN_PADDING, (int)l, NULL) && j < (size_t)r->o.plant.value && p >= (size_t)r->o.plant.value)
+	if (on(r, FAULT_ATTN_PADDING, (int)l, NULL) && j < (size_t)r->hit->value && p >= (size_t)r->hit->value)
 		return false;
 	if (on(r, FAULT_ATTN_NO_MASK, (int)l, NULL))
 		return j < P;
@@ -34,16 +36,32 @@ static double score_of(struct run *r, size_t l, const double *q, const double *k
 	const struct model *m = r->m;
 	double scale = m->scale, cap = m->cap;
 	if (on(r, FAULT_ATTN_SCALE, (int)l, NULL))
-		scale = r->o.plant.value > 0 ? r->o.plant.value
-		      : r->o.plant.value < 0 ? 1 / sqrt((double)m->D)
+		scale = r->hit->truth = r->hit->value > 0 ? r->hit->value
+		      : r->hit->value < 0 ? 1 / sqrt((double)m->D)
 		                             : 1 / (double)m->d;
 	if (on(r, FAULT_ATTN_CAP_MISSING, (int)l, NULL))
 		cap = 0;
 	if (on(r, FAULT_ATTN_CAP_ADDED, (int)l, NULL))
-		cap = r->o.plant.value;
+		cap = r->hit->value;
 	double s = out(r, dot(r->o.arith, r->o.order, q, k, m->d));
 	s = out(r, s * step(r, scale));
 	return cap > 0 ? out(r, out(r, step(r, tanh(out(r, s / cap)))) * cap) : s;
+}
+
+/* What is subtracted for each position in between. Heads beyond a power of two have every second slope of twice as many. */
+static double slope_of(const struct run *r, size_t l, size_t h)
+{
+	const struct model *m = r->m;
+	size_t n = 1;
+	while (n < m->H)
+		n *= 2;
+	double most = m->slopes;
+	if (most == 0 || on(r, FAULT_ATTN_ALIBI_MISSING, (int)l, NULL))
+		return 0;
+	size_t half = n / 2, at = n == m->H ? h + 1 : h < half ? 2 * (h + 1) : 2 * (h - half) + 1;
+	double power = on(r, FAULT_ATTN_ALIBI_POWER, (int)l, NULL) ? most * (double)(h + 1) / (double)m->H
+	                                                           : most * (double)at / (double)n;
+	return pow(2, -power) * (on(r, FAULT_ATTN_ALIBI_SCALED, (int)l, NULL) ? r->hit->value : 1);
 }
 
 /* One query of one head over the cache. p and s: rows of P for the trace. */
@@ -53,6 +71,7 @@ static void attend(struct run *r, size_t l, size_t h, size_t pos, size_t P, cons
 	const struct model *m = r->m;
 	size_t d = m->d, g = on(r, FAULT_ATTN_GQA, (int)l, NULL) ? h % m->G : h / (m->H / m->G), row = m->G * d;
 	bool swapped = on(r, FAULT_ATTN_KV_SWAPPED, (int)l, NULL);
+	double slope = slope_of(r, l, h);
 	const double *keys = (swapped ? r->v : r->k)[l] + g * d, *values = (swapped ? r->k : r->v)[l] + g * d;
 	bool half = r->o.kv == CACHE_F16 || r->o.kv == CACHE_BF16;
 	double q[256], most = -INFINITY, sum = 0, sink = -INFINITY;
@@ -71,7 +90,7 @@ static void attend(struct run *r, size_t l, size_t h, size_t pos, size_t P, cons
 		for (size_t j = 0; j < P; j++) {
 			if (!sees(r, l, pos, j, P))
 				continue;
-			double x = score_of(r, l, q, keys + j * row), old = most, weight = 1, keep_of = 1;
+			double x = out(r, score_of(r, l, q, keys + j * row) - slope * ((double)pos - (double)j)), old = most, weight = 1, keep_of = 1;
 			if (x > most) {
 				most = x;
 				keep_of = old == -INFINITY ? 0 : step(r, exp(old - most));
@@ -97,6 +116,8 @@ static void attend(struct run *r, size_t l, size_t h, size_t pos, size_t P, cons
 	}
 	for (size_t j = 0; j < P; j++) {
 		s[j] = sees(r, l, pos, j, P) ? score_of(r, l, q, keys + j * row) : 0;
+		if (slope != 0 && sees(r, l, pos, j, P))
+			s[j] = out(r, s[j] - step(r, slope * ((double)pos - (double)j)));
 		if (sees(r, l, pos, j, P))
 			most = fmax(most, s[j]);
 	}
@@ -112,7 +133,7 @@ static void attend(struct run *r, size_t l, size_t h, size_t pos, size_t P, cons
 		p[j] = out(r, step(r, p[j] / sum));
 		if (on(r, FAULT_ATTN_DROPOUT, (int)l, NULL))
 			p[j] = mix64(((l * 64 + h) * 4096 + pos) * 4096 + j) % 10 == 0 ? 0
-			                                                               : p[j] / (1 - r->o.plant.value);
+			                                                               : p[j] / (1 - r->hit->value);
 	}
 	double *column = malloc(2 * P * sizeof *column);
 	if (!column)
@@ -173,6 +194,10 @@ double *attention(struct run *r, size_t l, const double *input, size_t n, size_t
 		round_all(r, qkv, n * all);
 		keep(r, "qkv_bias", L, qkv, n, all);
 	}
+	for (size_t i = 0; i < n * all && m->clip > 0; i++)
+		qkv[i] = fmax(fmin(qkv[i], m->clip), -m->clip);
+	if (m->clip > 0)
+		keep(r, "qkv_clip", L, qkv, n, all);
 	double *part[3];
 	for (int i = 0; i < 3; i++) {
 		part[i] = rows(r, n, width[i]);
@@ -222,7 +247,7 @@ double *attention(struct run *r, size_t l, const double *input, size_t n, size_t
 			size_t h = e / P / n, t = e / P % n, j = e % P;
 			if (!sees(r, l, pos0 + t, j, P))
 				v->v[e] = r->o.mask_inf ? -INFINITY : 0;
-			else if (r->o.raw_scores)
+			else if (r->o.raw_scores && m->slopes == 0)
 				v->v[e] = out(r, dot(r->o.arith, r->o.order, part[0] + t * q + h * d,
 				                     r->k[l] + j * kv + h / (m->H / m->G) * d, d));
 		}
@@ -230,8 +255,10 @@ double *attention(struct run *r, size_t l, const double *input, size_t n, size_t
 	}
 	for (size_t t = 0; t < n; t++) {
 		double *a = y + t * q, *last = a + (m->H - 1) * d, was[256];
-		if (on(r, FAULT_ATTN_HEAD_ZEROED, L, NULL))
-			memset(a + ((size_t)r->o.plant.value % m->H) * d, 0, d * sizeof *a);
+		if (on(r, FAULT_ATTN_HEAD_ZEROED, L, NULL)) {
+			r->hit->truth = (double)((size_t)r->hit->value % m->H);
+			memset(a + (size_t)r->hit->truth * d, 0, d * sizeof *a);
+		}
 		if (on(r, FAULT_ATTN_HEAD_PERMUTED, L, NULL)) {
 			memcpy(was, a, d * sizeof *a);
 			memcpy(a, last, d * sizeof *a);

@@ -31,11 +31,19 @@ double noise(uint64_t key)
 	return s;
 }
 
+/* What is planted is left in r->hit, for its value; what is done in the end is put there, for reports. */
 bool on(const struct run *r, enum fault f, int layer, const char *target)
 {
-	const struct planted *p = &r->o.plant;
-	return p->fault == f && (p->layer < 0 || layer < 0 || p->layer == layer)
-	    && (!target || strcmp(p->target, target) == 0);
+	for (size_t k = 0; k <= r->o.n_more; k++) {
+		const struct planted *p = k == 0 ? &r->o.plant : &r->o.more[k - 1];
+		if (p->fault != f || (p->layer >= 0 && layer >= 0 && p->layer != layer)
+		    || (target && strcmp(p->target, target) != 0))
+			continue;
+		if (r->hit->fault != f)
+			*r->hit = *p;
+		return true;
+	}
+	return false;
 }
 
 bool is_stream(const struct run *r) { return r->o.arith == ARITH_BF16STREAM || r->o.arith == ARITH_F16STREAM; }

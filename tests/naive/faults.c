@@ -7,7 +7,8 @@
 
 const struct fault_row fault_table[FAULTS] = {
 	{ 0 },
-#define FAULT(id, name, targets, values, needs, stage, also, what) { name, targets, values, needs, stage, also, what },
+#define FAULT(id, name, targets, values, needs, stage, also, says, what) \
+	{ name, targets, values, needs, stage, also, says, what },
 #include "faults.def"
 };
 
@@ -42,6 +43,8 @@ bool model_has(const struct model *m, size_t l, const char *word)
 		{ "groups", moe && m->groups > 1 },
 		{ "router_bias", moe && w[ROUTER_BIAS].v },
 		{ "shared", moe && w[SHARED_UP].v },
+		{ "alibi", m->slopes > 0 },
+		{ "alibi_odd", m->slopes > 0 && (m->H & (m->H - 1)) != 0 },
 		{ "clamp", m->limit > 0 },
 		{ "no_clamp", m->limit == 0 },
 		{ "sinks", w[SINKS].v != NULL },
@@ -54,6 +57,7 @@ bool model_has(const struct model *m, size_t l, const char *word)
 		{ "layers", l + 1 < m->L },
 		{ "last", l + 1 == m->L },
 		{ "all", true },
+		{ "f32", !m->gguf },
 		{ "wide", m->D >= 16 },
 		{ "long", true },   /* of the tokens: the caller sees to it */
 		{ "beyond", true }, /* likewise: more than the window */
@@ -148,7 +152,7 @@ bool planted_parse(const char *text, struct planted *out)
 {
 	char name[96];
 	size_t n = strcspn(text, ":=");
-	*out = (struct planted){ .value = NAN, .layer = -1 };
+	*out = (struct planted){ .value = NAN, .layer = -1, .truth = NAN };
 	snprintf(name, sizeof name, "%.*s", (int)n, text);
 	for (int f = 1; f < FAULTS; f++)
 		if (strcmp(fault_table[f].name, name) == 0)

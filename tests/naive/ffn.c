@@ -5,7 +5,7 @@ static double activate(const struct run *r, int l, double x)
 {
 	enum activation a = r->m->act;
 	if (on(r, FAULT_FFN_ACT, l, NULL))
-		a = (enum activation)r->o.plant.value == a ? SILU : (enum activation)r->o.plant.value;
+		a = (enum activation)r->hit->value == a ? SILU : (enum activation)r->hit->value;
 	if (on(r, FAULT_FFN_ACT, l, NULL) && a == r->m->act)
 		a = GELU_TANH;
 	bool table = r->o.gelu_table && (a == GELU_TANH || a == GELU_QUICK);
@@ -48,7 +48,7 @@ static double *gated(struct run *r, int l, const struct ffn_names *s, double *ga
 	double *a = rows(r, n, width), *y = rows(r, n, width);
 	bool swap = on(r, FAULT_FFN_SWAPPED, l, NULL), clamp = on(r, FAULT_FFN_CLAMP_ADDED, l, NULL);
 	const double *g = swap ? up : gate, *u = swap ? gate : up;
-	double limit = r->o.plant.value;
+	double limit = r->hit->value;
 	for (size_t i = 0; i < n * width; i++)
 		a[i] = activate(r, l, clamp ? fmin(g[i], limit) : g[i]);
 	keep(r, s->silu, l, a, n, width);
@@ -173,8 +173,10 @@ static size_t route(struct run *r, size_t l, const double *x, size_t n, double *
 	const struct model *m = r->m;
 	int L = (int)l;
 	size_t E = m->E, k = m->used;
-	if (on(r, FAULT_MOE_TOP_K, L, NULL))
-		k = (size_t)r->o.plant.value == k ? k + 1 : (size_t)r->o.plant.value;
+	if (on(r, FAULT_MOE_TOP_K, L, NULL)) {
+		k = (size_t)r->hit->value == k ? k + 1 : (size_t)r->hit->value;
+		r->hit->truth = (double)(k > E ? E : k);
+	}
 	k = k > E ? E : k;
 	struct weight w = get(r, l, ROUTER);
 	double *logits = rows(r, n, E), *probs = rows(r, n, E);
@@ -223,8 +225,10 @@ static size_t route(struct run *r, size_t l, const double *x, size_t n, double *
 		for (size_t j = 0; j < k; j++) {
 			v[j] = normed ? step(r, v[j] / sum) : v[j];
 			v[j] = step(r, v[j] * m->routed_scale);
-			if (on(r, FAULT_MOE_SCALE, L, NULL))
-				v[j] *= r->o.plant.value;
+			if (on(r, FAULT_MOE_SCALE, L, NULL)) {
+				v[j] *= r->hit->value;
+				r->hit->truth = r->hit->value * m->routed_scale;
+			}
 			v[j] = all || m->expert_bias ? out(r, v[j]) : v[j]; /* mixtral keeps them in f32 */
 		}
 	}
@@ -351,7 +355,7 @@ double *experts(struct run *r, size_t l, const double *x, const double *stream, 
 	if (m->w[l][SHARED_UP].v) {
 		double *shared = shared_expert(r, l, x, n), *both = rows(r, n, D);
 		double by = on(r, FAULT_MOE_SHARED_MISSING, L, NULL) ? 0
-		          : on(r, FAULT_MOE_SHARED_SCALED, L, NULL)  ? r->o.plant.value
+		          : on(r, FAULT_MOE_SHARED_SCALED, L, NULL)  ? r->hit->value
 		                                                     : 1;
 		for (size_t i = 0; i < n * D; i++)
 			both[i] = out(r, sum[i] + by * shared[i]);

@@ -13,12 +13,12 @@ static double *add(struct run *r, int l, const char *stage, const double *stream
 		if (on(r, FAULT_RES_BRANCH_MISSING, l, stage))
 			b = 0;
 		if (on(r, FAULT_RES_SCALED, l, stage))
-			b *= r->o.plant.value;
+			b *= r->hit->value;
 		if (on(r, FAULT_RES_SOURCE, l, stage) && normed)
 			a = normed[i];
 		y[i] = out(r, a + b);
 		if (on(r, FAULT_RES_CLIPPED, l, stage))
-			y[i] = fmax(fmin(y[i], r->o.plant.value), -r->o.plant.value);
+			y[i] = fmax(fmin(y[i], r->hit->value), -r->hit->value);
 	}
 	keep(r, stage, l, y, n, D);
 	return y;
@@ -100,7 +100,7 @@ static double *embed(struct run *r, size_t pos0, size_t n)
 	for (size_t i = 0; i < n * m->D; i++) {
 		size_t at = pos0 + i / m->D;
 		if (on(r, FAULT_EMBED_POSITION_SHIFT, -1, NULL))
-			at += (size_t)r->o.plant.value;
+			at += (size_t)r->hit->value;
 		where[i] = out(r, p.v[at % m->max_positions * m->D + i % m->D]);
 	}
 	keep(r, "position_embedding", -1, where, n, m->D);
@@ -134,7 +134,7 @@ static double *head(struct run *r, const double *x, size_t n)
 	if (on(r, FAULT_HEAD_SOFTCAP_MISSING, -1, NULL))
 		cap = 0;
 	if (on(r, FAULT_HEAD_SOFTCAP_ADDED, -1, NULL))
-		cap = r->o.plant.value;
+		cap = r->hit->value;
 	for (size_t i = 0; i < rest * m->V; i++) {
 		if (by != 1)
 			y[i] = out(r, y[i] * step(r, by));
@@ -160,6 +160,8 @@ struct run *run_model(const struct model *m, const struct options *o, const uint
 		exit(2);
 	r->m = m;
 	r->o = *o;
+	r->hit = room(r, 1, sizeof *r->hit);
+	r->hit->truth = NAN;
 	r->from = on(r, FAULT_TOKENS_BOS, -1, NULL) ? 1 : 0;
 	r->tokens = calloc(n_tokens + 1, sizeof *r->tokens);
 	if (r->from)

@@ -38,9 +38,11 @@ static const struct {
 	{ "shared_expert_gate.weight", "1 D" },
 	{ "mlp.gate_proj.weight", "F D" }, { "mlp.up_proj.weight", "F D" }, { "mlp.down_proj.weight", "D F" },
 	{ "mlp.gate_proj.bias", "F" }, { "mlp.up_proj.bias", "F" }, { "mlp.down_proj.bias", "D" },
-	{ "c_attn.weight", "D 4" }, { "c_attn.bias", "4" }, { "attn.c_proj.weight", "D D" }, { "attn.c_proj.bias", "D" },
+	{ "Wqkv.weight", "4 D" }, { "attn.out_proj.weight", "D D" }, { "ffn.up_proj.weight", "F D" },
+	{ "ffn.down_proj.weight", "D F" }, { "c_attn.weight", "D 4" }, { "c_attn.bias", "4" }, { "attn.c_proj.weight", "D D" }, { "attn.c_proj.bias", "D" },
 	{ "c_fc.weight", "D F" }, { "c_fc.bias", "F" }, { "mlp.c_proj.weight", "F D" }, { "mlp.c_proj.bias", "D" },
 	{ "gate_proj.weight", "X D" }, { "up_proj.weight", "X D" }, { "down_proj.weight", "D X" }, /* of experts */
+	{ "norm_1.weight", "D" }, { "norm_2.weight", "D" }, { "norm_f.weight", "D" },
 	{ "q_norm.weight", "q" }, { "k_norm.weight", "k" }, { "norm.weight", "D" }, { "ln_1.weight", "D" }, { "ln_2.weight", "D" },
 	{ "ln_f.weight", "D" }, { "ln_1.bias", "D" }, { "ln_2.bias", "D" }, { "ln_f.bias", "D" },
 	/* clang-format on */
@@ -103,15 +105,16 @@ static void trouble(const char *what, const char *which)
 static void sizes_of(struct model *m, const json_t *c)
 {
 	const char *family = json_string_value(json_object_get(c, "model_type"));
-	bool gpt2 = strcmp(family, "gpt2") == 0;
+	bool gpt2 = strcmp(family, "gpt2") == 0, mpt = strcmp(family, "mpt") == 0;
 #define N(key) ((size_t)json_integer_value(json_object_get(c, key)))
-	*m = (struct model){ .D = N(gpt2 ? "n_embd" : "hidden_size"),
-		             .H = N(gpt2 ? "n_head" : "num_attention_heads"),
+	*m = (struct model){ .D = N(gpt2 ? "n_embd" : mpt ? "d_model" : "hidden_size"),
+		             .H = N(gpt2 ? "n_head" : mpt ? "n_heads" : "num_attention_heads"),
 		             .F = N(gpt2 ? "n_inner" : "intermediate_size"),
 		             .V = N("vocab_size") };
 	m->G = json_object_get(c, "num_key_value_heads") ? N("num_key_value_heads") : m->H;
 	m->d = N("head_dim") ? N("head_dim") : m->D / m->H;
-	m->max_positions = N(gpt2 ? "n_positions" : "max_position_embeddings");
+	m->max_positions = N(gpt2 ? "n_positions" : mpt ? "max_seq_len" : "max_position_embeddings");
+	m->F = mpt ? N("expansion_ratio") * m->D : m->F;
 	m->E = N("num_local_experts") + N("n_routed_experts");
 	if (m->E == 0)
 		m->E = N("num_experts");

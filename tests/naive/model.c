@@ -114,30 +114,30 @@ static void read_config(struct model *m, const json_t *c)
 {
 	const char *names[] = { "llama",   "qwen2",   "qwen3",     "gemma2",   "gemma3_text", "phi3",
 		                "gpt2",    "mixtral", "qwen3_moe", "gpt_oss",  "granite",     "smollm3",
-		                "cohere2", "olmo2",   "dots1",     "qwen2_moe" };
+		                "cohere2", "olmo2",   "dots1",     "qwen2_moe", "mpt" };
 	bool known = false;
 	snprintf(m->family, sizeof m->family, "%s", text(c, "model_type"));
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
 		known = known || is(m, names[i]);
 	if (!known)
 		fail("model_type '%s'", m->family);
-	bool gemma = is(m, "gemma2") || is(m, "gemma3_text"), gpt2 = is(m, "gpt2");
-	m->L = (size_t)number(c, gpt2 ? "n_layer" : "num_hidden_layers", 0);
-	m->D = (size_t)number(c, gpt2 ? "n_embd" : "hidden_size", 0);
-	m->H = (size_t)number(c, gpt2 ? "n_head" : "num_attention_heads", 0);
+	bool gemma = is(m, "gemma2") || is(m, "gemma3_text"), gpt2 = is(m, "gpt2"), mpt = is(m, "mpt");
+	m->L = (size_t)number(c, gpt2 ? "n_layer" : mpt ? "n_layers" : "num_hidden_layers", 0);
+	m->D = (size_t)number(c, gpt2 ? "n_embd" : mpt ? "d_model" : "hidden_size", 0);
+	m->H = (size_t)number(c, gpt2 ? "n_head" : mpt ? "n_heads" : "num_attention_heads", 0);
 	m->G = (size_t)number(c, "num_key_value_heads", (double)m->H);
 	m->d = (size_t)number(c, "head_dim", (double)(m->D / m->H));
-	m->F = (size_t)number(c, gpt2 ? "n_inner" : "intermediate_size", 4 * (double)m->D);
+	m->F = (size_t)number(c, gpt2 ? "n_inner" : "intermediate_size", number(c, "expansion_ratio", 4) * (double)m->D);
 	m->V = (size_t)number(c, "vocab_size", 0);
-	m->max_positions = (size_t)number(c, gpt2 ? "n_positions" : "max_position_embeddings", 2048);
-	m->eps = number(c, gpt2 ? "layer_norm_epsilon" : is(m, "cohere2") ? "layer_norm_eps" : "rms_norm_eps", 1e-6);
-	m->layernorm = gpt2 || is(m, "cohere2");
+	m->max_positions = (size_t)number(c, gpt2 ? "n_positions" : mpt ? "max_seq_len" : "max_position_embeddings", 2048);
+	m->eps = number(c, gpt2 || mpt ? "layer_norm_epsilon" : is(m, "cohere2") ? "layer_norm_eps" : "rms_norm_eps", 1e-6);
+	m->layernorm = gpt2 || mpt || is(m, "cohere2");
 	m->plus_one = gemma && !m->gguf;
 	m->parallel = is(m, "cohere2");
 	m->qk_norm_whole = m->no_pre_norm = is(m, "olmo2");
-	m->rotates = !gpt2;
-	m->gated = !gpt2;
-	m->tied = number(c, "tie_word_embeddings", is(m, "gpt2") || gemma || is(m, "cohere2")) != 0;
+	m->rotates = !gpt2 && !mpt;
+	m->gated = !gpt2 && !mpt;
+	m->tied = number(c, "tie_word_embeddings", gpt2 || mpt || gemma || is(m, "cohere2")) != 0;
 	m->interleaved = is(m, "cohere2")
 	              || (m->gguf && (is(m, "llama") || is(m, "mixtral") || is(m, "granite") || is(m, "smollm3")));
 	m->window = (size_t)number(c, "sliding_window", 0);
@@ -161,12 +161,17 @@ static void read_config(struct model *m, const json_t *c)
 	if (gemma)
 		m->scale = 1 / sqrt(number(c, "query_pre_attn_scalar", (double)m->d));
 	m->scale = number(c, "attention_multiplier", m->scale);
+	const json_t *attention = json_object_get(c, "attn_config");
+	if (mpt && number(attention, "softmax_scale", 0) != 0)
+		m->scale = number(attention, "softmax_scale", 0);
+	m->clip = mpt ? number(attention, "clip_qkv", 0) : 0;
+	m->slopes = mpt ? number(attention, "alibi_bias_max", 8) : 0;
 	m->cap = number(c, "attn_logit_softcapping", 0);
 	m->final_cap = number(c, "final_logit_softcapping", 0);
 	m->embed_scale = gemma ? sqrt((double)m->D) : number(c, "embedding_multiplier", 1);
 	m->residual_scale = number(c, "residual_multiplier", 1);
 	m->logit_scale = number(c, "logit_scale", 1) / number(c, "logits_scaling", 1);
-	m->act = gemma || gpt2 ? GELU_TANH : is(m, "gpt_oss") ? GELU_QUICK : SILU;
+	m->act = mpt ? GELU_EXACT : gemma || gpt2 ? GELU_TANH : is(m, "gpt_oss") ? GELU_QUICK : SILU;
 	m->expert_kind = is(m, "mixtral") || is(m, "gpt_oss")     ? EXPERTS_SOFTMAX_CHOSEN
 	               : is(m, "qwen3_moe") || is(m, "qwen2_moe") ? EXPERTS_SOFTMAX_ALL
 	               : is(m, "dots1")                           ? EXPERTS_SIGMOID
@@ -427,6 +432,20 @@ static void read_gpt2_layer(const struct source *s, size_t l, struct weight *w)
 	w[DOWN_BIAS] = t[11];
 }
 
+static void read_mpt_layer(const struct source *s, size_t l, struct weight *w)
+{
+	struct model *m = s->m;
+	struct weight fused = whole(s, "transformer.blocks.%u.attn.Wqkv.weight", l);
+	w[ATTN_NORM] = whole(s, "transformer.blocks.%u.norm_1.weight", l);
+	for (int i = 0; i < 3; i++)
+		w[Q + i] = rows_of(fused, (size_t)i * m->D, 1, m->D);
+	free(fused.v);
+	w[O] = whole(s, "transformer.blocks.%u.attn.out_proj.weight", l);
+	w[FFN_NORM] = whole(s, "transformer.blocks.%u.norm_2.weight", l);
+	w[UP] = whole(s, "transformer.blocks.%u.ffn.up_proj.weight", l);
+	w[DOWN] = whole(s, "transformer.blocks.%u.ffn.down_proj.weight", l);
+}
+
 static void read_gguf_layer(const struct source *s, size_t l, struct weight *w)
 {
 	static const struct {
@@ -547,7 +566,7 @@ struct model *model_open(const char *path, const char *config)
 		&s, m->gguf ? "token_embd.weight" : "model.embed_tokens.weight|transformer.wte.weight|wte.weight", 0);
 	w[POSITIONS] = whole(&s, m->gguf ? "position_embd.weight" : "transformer.wpe.weight|wpe.weight", 0);
 	w[FINAL_NORM] = whole(
-		&s, m->gguf ? "output_norm.weight" : "model.norm.weight|transformer.ln_f.weight|ln_f.weight", 0);
+		&s, m->gguf ? "output_norm.weight" : "model.norm.weight|transformer.ln_f.weight|ln_f.weight|transformer.norm_f.weight", 0);
 	w[FINAL_NORM_BIAS] = whole(&s, m->gguf ? "output_norm.bias" : "transformer.ln_f.bias|ln_f.bias", 0);
 	if (!m->tied || m->gguf)
 		w[HEAD] = whole(&s, m->gguf ? "output.weight" : "lm_head.weight", 0);
@@ -556,6 +575,8 @@ struct model *model_open(const char *path, const char *config)
 	for (size_t l = 0; l < m->L; l++) {
 		if (is(m, "gpt2"))
 			read_gpt2_layer(&s, l, m->w[l]);
+		else if (is(m, "mpt"))
+			read_mpt_layer(&s, l, m->w[l]);
 		else if (m->gguf)
 			read_gguf_layer(&s, l, m->w[l]);
 		else

@@ -96,6 +96,7 @@ struct model {
 	size_t E, used, expert_F, groups, used_groups, shared_F;
 	bool expert_bias, normed;
 	double routed_scale, limit; /* limit: of gpt_oss' clamps */
+	double slopes, clip;        /* ALiBi: the largest power of 1/2; of queries, keys and values; 0: none */
 	double factors[2][64];
 	struct weight (*w)[SLOTS];
 };
@@ -140,7 +141,7 @@ double dot(enum arith a, enum order o, const double *x, const double *y, size_t 
 
 enum fault {
 	FAULT_NONE,
-#define FAULT(id, name, targets, values, needs, stage, also, what) FAULT_##id,
+#define FAULT(id, name, targets, values, needs, stage, also, says, what) FAULT_##id,
 #include "faults.def"
 	FAULTS
 };
@@ -153,6 +154,7 @@ struct fault_row {
 	const char
 		*stage;   /* where it is first seen: a stage, "@" the target, "*" by the target's weight, "" not told */
 	const char *also; /* codes that the same values may be said to have */
+	const char *says; /* the parameter that a report has to fit, with its number where that is not the planted one */
 	const char *what;
 };
 extern const struct fault_row fault_table[FAULTS];
@@ -165,6 +167,7 @@ struct planted {
 	char target[48];
 	double value; /* NAN: the default */
 	int layer;    /* -1: every layer */
+	double truth; /* what a report should say of it, where that is not the value: set in a run */
 };
 bool planted_parse(const char *text, struct planted *out);
 void fault_code(enum fault f, char *buf, size_t n);
@@ -192,6 +195,8 @@ struct options {
 	bool raw_scores; /* are captured before their scale and cap */
 	bool mask_inf;   /* masked cells of captured scores hold -inf, not 0 */
 	struct planted plant;
+	struct planted more[4]; /* further mistakes in the same run, of other kinds */
+	size_t n_more;
 };
 
 struct run {
@@ -207,6 +212,7 @@ struct run {
 	uint32_t last_position;
 	void **scraps;
 	size_t n_scraps;
+	struct planted *hit; /* the mistake that was made last */
 };
 
 /* Evaluates a prompt and `steps` tokens one by one; continues greedily where `tokens` has no more. */
@@ -227,6 +233,7 @@ struct trace_options {
 	bool bare;          /* no metadata but the tokens */
 	bool split;         /* Q, K and V apart */
 	bool alias;         /* layer_output, and a value that nobody knows */
+	bool unplaced;      /* positions are not said */
 	bool last_rows;     /* behind the last layer's attention only the last position is there */
 };
 /* Whether it goes into the trace. */

@@ -85,7 +85,7 @@ void add_bias(struct run *r, size_t l, enum slot s, enum slot matrix, size_t at,
 	const char *name = slot_names[matrix];
 	if (!b.v || on(r, FAULT_BIAS_MISSING, (int)l, name))
 		return;
-	double times = on(r, FAULT_BIAS_SCALED, (int)l, name) ? r->o.plant.value : 1;
+	double times = on(r, FAULT_BIAS_SCALED, (int)l, name) ? r->hit->value : 1;
 	for (size_t t = 0; t < n; t++)
 		for (size_t j = 0; j < cols; j++) {
 			size_t k = on(r, FAULT_BIAS_PERMUTED, (int)l, name) ? pair_order(j, r->m->d)
@@ -113,7 +113,7 @@ void norm_once(struct run *r, int l, const struct norm_of *o, const double *x, d
 	if (on(r, FAULT_NORM_PER_HEAD, l, st))
 		groups = groups == 1 ? cols / m->d : 1;
 	size_t width = cols / groups, weight_width = o->wide ? cols : cols / o->groups;
-	double eps = on(r, FAULT_NORM_EPS, l, st) ? r->o.plant.value : m->eps, plus = m->plus_one ? 1 : 0;
+	double eps = on(r, FAULT_NORM_EPS, l, st) ? r->hit->value : m->eps, plus = m->plus_one ? 1 : 0;
 	bool centre = m->layernorm && o->weight != Q_NORM && o->weight != K_NORM;
 	if (on(r, FAULT_NORM_PLUS_ONE, l, st))
 		plus = m->plus_one ? 0 : 1;
@@ -189,7 +189,7 @@ void frequencies(const struct run *r, size_t l, const struct rotation *o, size_t
 {
 	double theta = o->theta;
 	if (on(r, FAULT_ROPE_THETA, (int)l, NULL))
-		theta = fabs(r->o.plant.value / theta - 1) < 0.01 ? 10 * theta : r->o.plant.value;
+		theta = r->hit->truth = fabs(r->hit->value / theta - 1) < 0.01 ? 10 * theta : r->hit->value;
 	enum stretch stretch = on(r, FAULT_ROPE_FREQ_IGNORED, (int)l, NULL) ? STRETCH_NONE : o->stretch;
 	*scale = stretch == STRETCH_YARN || stretch == STRETCH_LONGROPE ? o->attention : 1;
 	for (size_t i = 0; i < dims / 2; i++) {
@@ -220,7 +220,7 @@ void frequencies(const struct run *r, size_t l, const struct rotation *o, size_t
 			f[i] = plain / (by != 0 ? by : 1);
 		}
 		if (on(r, FAULT_ROPE_FREQ_LINEAR, (int)l, NULL))
-			f[i] /= r->o.plant.value;
+			f[i] /= r->hit->value;
 		f[i] = step(r, f[i]);
 	}
 }
@@ -233,18 +233,20 @@ void rotate(struct run *r, size_t l, double *x, size_t n, size_t heads, size_t p
 	bool neighbours = m->interleaved != on(r, FAULT_ROPE_STYLE, (int)l, NULL);
 	bool wide = is_stream(r) && (m->parallel || m->no_pre_norm); /* cohere and olmo2 rotate in f32 */
 	double f[128], scale;
-	if (on(r, FAULT_ROPE_PARTIAL, (int)l, NULL))
+	if (on(r, FAULT_ROPE_PARTIAL, (int)l, NULL)) {
 		dims = dims < d ? d : d / 2;
+		r->hit->truth = (double)dims;
+	}
 	frequencies(r, l, o, dims, seen, f, &scale);
 	if (on(r, FAULT_ROPE_SCALE, (int)l, NULL))
-		scale *= r->o.plant.value;
+		scale = r->hit->truth = scale * r->hit->value;
 	for (size_t t = 0; t < n; t++)
 		for (size_t i = 0; i < dims / 2; i++) {
 			double p = (double)(pos0 + t);
 			if (on(r, FAULT_ROPE_OFFSET, (int)l, NULL))
-				p += r->o.plant.value;
+				p += r->hit->value;
 			if (on(r, FAULT_CACHE_POSITION, (int)l, NULL) && r->step > 0)
-				p += r->o.plant.value;
+				p += r->hit->value;
 			double angle = step(r, p * f[i]);
 			if (on(r, FAULT_ROPE_BF16, (int)l, NULL))
 				angle = to_bf16(to_bf16(p) * to_bf16(f[i]));

@@ -45,19 +45,19 @@ static struct weight fused_row(struct run *r, size_t l, enum slot s)
 	return w;
 }
 
-struct weight spoil_weight(struct run *r, size_t l, enum slot s, struct weight w)
+static struct weight spoil_once(struct run *r, size_t l, enum slot s, struct weight w)
 {
 	const struct model *m = r->m;
 	const char *name = slot_names[s];
 	int at = s <= HEAD ? -1 : (int)l;
-	double value = r->o.plant.value;
+	double value = r->hit->value;
 	size_t each = s >= GATE && s <= DOWN && m->experts[l] ? w.rows / m->E : w.rows; /* of a stack: one matrix */
 	struct weight c;
 	size_t *from;
-	switch (r->o.plant.fault) {
+	switch (r->hit->fault) {
 	case FAULT_W_TRANSPOSED:
 	case FAULT_KERNEL_ORIENTATION:
-		if (!on(r, r->o.plant.fault, at, name))
+		if (!on(r, r->hit->fault, at, name))
 			return w;
 		c = copy_of(r, w);
 		for (size_t i = 0; i < w.rows; i++)
@@ -68,15 +68,15 @@ struct weight spoil_weight(struct run *r, size_t l, enum slot s, struct weight w
 	case FAULT_W_ROPE_WRONG_HEADS:
 	case FAULT_W_ROWS_PERMUTED:
 	case FAULT_W_ROW_SHIFT:
-		if (!on(r, r->o.plant.fault, at, name))
+		if (!on(r, r->hit->fault, at, name))
 			return w;
 		from = room(r, w.rows, sizeof *from);
 		for (size_t i = 0; i < w.rows; i++)
-			from[i] = r->o.plant.fault == FAULT_W_ROPE_PERMUTED    ? pair_order(i, m->d)
-			        : r->o.plant.fault == FAULT_W_ROPE_WRONG_HEADS ? pair_order(i, w.rows / m->H)
-			        : r->o.plant.fault == FAULT_W_ROW_SHIFT        ? (i + (size_t)value) % w.rows
+			from[i] = r->hit->fault == FAULT_W_ROPE_PERMUTED    ? pair_order(i, m->d)
+			        : r->hit->fault == FAULT_W_ROPE_WRONG_HEADS ? pair_order(i, w.rows / m->H)
+			        : r->hit->fault == FAULT_W_ROW_SHIFT        ? (i + (size_t)value) % w.rows
 			                                                       : i;
-		if (r->o.plant.fault == FAULT_W_ROWS_PERMUTED)
+		if (r->hit->fault == FAULT_W_ROWS_PERMUTED)
 			for (size_t i = w.rows; i-- > 1;) {
 				size_t in = i % each, k = i - in + mix64(in + 77) % (in + 1), t = from[i];
 				from[i] = from[k];
@@ -124,9 +124,10 @@ struct weight spoil_weight(struct run *r, size_t l, enum slot s, struct weight w
 	case FAULT_W_BLOCK_SCALE:
 	case FAULT_W_BLOCK_LAYOUT:
 	case FAULT_W_MISLABELLED:
+	case FAULT_W_TRUNCATED:
 	case FAULT_W_NAN:
 	case FAULT_W_LOW_RANK: {
-		if (!on(r, r->o.plant.fault, at, name))
+		if (!on(r, r->hit->fault, at, name))
 			return w;
 		c = copy_of(r, w);
 		size_t block = w.cols % 32 == 0 ? 32 : 8, bad = w.rows / 3;
@@ -137,7 +138,7 @@ struct weight spoil_weight(struct run *r, size_t l, enum slot s, struct weight w
 		for (size_t i = 0; i < w.rows; i++)
 			for (size_t j = 0; j < w.cols; j++) {
 				float *x = &c.v[i * w.cols + j];
-				switch (r->o.plant.fault) {
+				switch (r->hit->fault) {
 				case FAULT_W_MISSING:
 					*x = 0;
 					break;
@@ -158,6 +159,13 @@ struct weight spoil_weight(struct run *r, size_t l, enum slot s, struct weight w
 				case FAULT_W_MISLABELLED:
 					*x = misread(*x);
 					break;
+				case FAULT_W_TRUNCATED: {
+					uint32_t u;
+					memcpy(&u, x, 4);
+					u &= 0xFFFF0000u;
+					memcpy(x, &u, 4);
+					break;
+				}
 				case FAULT_W_LOW_RANK:
 					*x = (float)(*x
 					             + 0.15 * rms
@@ -168,7 +176,7 @@ struct weight spoil_weight(struct run *r, size_t l, enum slot s, struct weight w
 					break;
 				}
 			}
-		if (r->o.plant.fault == FAULT_W_NAN)
+		if (r->hit->fault == FAULT_W_NAN)
 			c.v[bad * w.cols + w.cols / 2] = NAN;
 		return c;
 	}
@@ -185,6 +193,15 @@ struct weight spoil_weight(struct run *r, size_t l, enum slot s, struct weight w
 	default:
 		return w;
 	}
+}
+
+struct weight spoil_weight(struct run *r, size_t l, enum slot s, struct weight w)
+{
+	for (size_t k = 0; k <= r->o.n_more; k++) {
+		*r->hit = k == 0 ? r->o.plant : r->o.more[k - 1];
+		w = spoil_once(r, l, s, w);
+	}
+	return w;
 }
 
 struct weight get(struct run *r, size_t l, enum slot s)

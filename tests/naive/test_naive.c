@@ -8,7 +8,7 @@
 
 static const char *const families[] = { "llama",     "qwen2",   "qwen3",   "gemma2",    "gemma3_text", "phi3",
 	                                "phi3-long", "gpt2",    "mixtral", "qwen3_moe", "gpt_oss",     "granite",
-	                                "smollm3",   "cohere2", "olmo2",   "dots1",     "qwen2_moe" };
+	                                "smollm3",   "cohere2", "olmo2",   "dots1",     "qwen2_moe",   "mpt" };
 #define N_FAMILIES (sizeof families / sizeof *families)
 
 static struct model *open_family(const char *name)

@@ -80,7 +80,7 @@ static json_t *metadata(const struct run *r, const struct trace_options *o)
 	set(j, "rope_layout", m->interleaved ? "interleaved" : "half");
 	char form[24];
 	snprintf(form, sizeof form, "%s%s",
-	         r->o.raw_scores ? "raw"
+	         r->o.raw_scores && m->slopes == 0 ? "raw"
 	         : m->cap > 0    ? "capped"
 	                         : "scaled",
 	         r->o.mask_inf ? "+mask" : "");
@@ -194,7 +194,7 @@ void trace_write(const struct run *r, const struct trace_options *o, const char 
 		                              "data_offsets", (json_int_t)at, (json_int_t)(at + size)));
 		at += size;
 		snprintf(at_key, sizeof at_key, "positions.%s", key);
-		if (v->n_positions > 0)
+		if (v->n_positions > 0 && !o->unplaced)
 			set_list(meta, at_key, v->positions, v->n_positions);
 	}
 	for (size_t s = 1; r->n_prompt + s - 1 < r->n_tokens; s++) {
