@@ -191,17 +191,23 @@ static void scores(const struct job *j)
 	size_t d = n->head_dim, group = n->heads / n->kv_heads;
 	struct st_cached c = st_run_cached(j->x->run, n->layer);
 	float more = n->softcap != 0 ? 4 * j->unit + 8 * UNIT : j->unit;
-	for (size_t h = 0; h < n->heads; h++)
+	struct st_attn_shape shape = { .n_heads = n->heads, .slopes = n->slopes, .slope_scale = n->slope_scale };
+	for (size_t h = 0; h < n->heads; h++) {
+		float slope = n->slopes != 0 ? (float)fabs(st_attn_slope(&shape, h)) : 0;
 		for (size_t p = 0; p < j->P; p++) {
 			float k = length(c.k + p * c.k_width + h / group * d, d);
 			for (size_t t = 0; t < j->T; t++) {
 				size_t at = (h * j->T + t) * j->cols + p;
 				float q = length(j->in[0] + t * j->ld[0] + h * d, d);
 				float size = q * k * fabsf((float)n->scale);
+				/* What is taken away for the distance, and the score before it, are rounded by themselves. */
+				float far = slope * fabsf((float)(j->P - j->T + t) - (float)p);
+				j->bound[at] += far == 0 ? 0 : (4 * UNIT + 2 * j->unit) * (fabsf(j->y[at]) + 2 * far);
 				j->bound[at] += 2 * UNIT * size + (4 * UNIT + more) * fabsf(j->y[at])
 				              + st_half_unit(j->out, j->y[at]);
 			}
 		}
+	}
 }
 
 static void softmax(const struct job *j)

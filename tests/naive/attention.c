@@ -172,10 +172,11 @@ static void badly_quantised(double *x, size_t n)
 	}
 }
 
-double *attention(struct run *r, size_t l, const double *input, size_t n, size_t pos0)
+/* Queries, keys and values as attention takes them. */
+static void parts_of(struct run *r, size_t l, const double *input, size_t n, size_t pos0, size_t seen, double *part[3])
 {
 	const struct model *m = r->m;
-	size_t d = m->d, q = m->H * d, kv = m->G * d, all = q + 2 * kv, P = pos0 + n;
+	size_t d = m->d, q = m->H * d, kv = m->G * d, all = q + 2 * kv;
 	int L = (int)l;
 	double *qkv = rows(r, n, all);
 	const size_t at[3] = { 0, q, q + kv }, width[3] = { q, kv, kv };
@@ -198,14 +199,12 @@ double *attention(struct run *r, size_t l, const double *input, size_t n, size_t
 		qkv[i] = fmax(fmin(qkv[i], m->clip), -m->clip);
 	if (m->clip > 0)
 		keep(r, "qkv_clip", L, qkv, n, all);
-	double *part[3];
 	for (int i = 0; i < 3; i++) {
 		part[i] = rows(r, n, width[i]);
 		for (size_t t = 0; t < n; t++)
 			memcpy(part[i] + t * width[i], qkv + t * all + at[i], width[i] * sizeof *qkv);
 	}
 	bool turns = m->turns[l], order = on(r, FAULT_NORM_ORDER, L, NULL);
-	size_t seen = r->step > 0 ? P : r->n_prompt;
 	if (m->w[l][Q_NORM].v) {
 		struct norm_of nq = { "q_post_norm", Q_NORM, SLOTS, m->qk_norm_whole ? 1 : m->H, m->qk_norm_whole };
 		struct norm_of nk = { "k_post_norm", K_NORM, SLOTS, m->qk_norm_whole ? 1 : m->G, m->qk_norm_whole };
@@ -228,6 +227,15 @@ double *attention(struct run *r, size_t l, const double *input, size_t n, size_t
 		rotate(r, l, part[0], n, m->H, pos0, seen);
 		rotate(r, l, part[1], n, m->G, pos0, seen);
 	}
+}
+
+double *attention(struct run *r, size_t l, const double *input, size_t n, size_t pos0)
+{
+	const struct model *m = r->m;
+	size_t d = m->d, q = m->H * d, kv = m->G * d, P = pos0 + n, seen = r->step > 0 ? P : r->n_prompt;
+	int L = (int)l;
+	double *part[3];
+	(m->latent ? latent_parts : parts_of)(r, l, input, n, pos0, seen, part);
 	size_t slot = on(r, FAULT_CACHE_SLOT, L, NULL) && r->step > 0 ? 0 : pos0;
 	bool lost = on(r, FAULT_CACHE_UPDATE, L, NULL) && r->step > 0;
 	for (int i = 1; i < 3 && !lost; i++) {
@@ -264,6 +272,11 @@ double *attention(struct run *r, size_t l, const double *input, size_t n, size_t
 			memcpy(a, last, d * sizeof *a);
 			memcpy(last, was, d * sizeof *a);
 		}
+	}
+	if (m->latent) { /* values are shorter than keys */
+		q = m->H * m->vd;
+		for (size_t k = 0; k < n * q; k++)
+			y[k] = y[k / m->vd * d + k % m->vd];
 	}
 	keep(r, "attention", L, y, n, q);
 	if (r->step == 0 && on(r, FAULT_CACHE_QUANTISER, L, NULL)) {

@@ -58,6 +58,9 @@ void rotate(struct run *r, size_t l, double *x, size_t n, size_t heads, size_t p
 /* The same, unless it is left out or done twice. */
 void rope(struct run *r, size_t l, double *x, size_t n, size_t heads, size_t pos0, size_t seen);
 
+/* Queries, keys and values by way of a latent; values are made as long as keys by zeros. */
+void latent_parts(struct run *r, size_t l, const double *input, size_t n, size_t pos0, size_t seen, double *part[3]);
+
 /* From the normed input to the output projection; of a feed-forward part, dense or of experts. */
 double *attention(struct run *r, size_t l, const double *input, size_t n, size_t pos0);
 double *dense(struct run *r, size_t l, const double *x, size_t n);

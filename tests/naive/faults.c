@@ -44,6 +44,7 @@ bool model_has(const struct model *m, size_t l, const char *word)
 		{ "router_bias", moe && w[ROUTER_BIAS].v },
 		{ "shared", moe && w[SHARED_UP].v },
 		{ "alibi", m->slopes > 0 },
+		{ "no_latent", m->latent == 0 },
 		{ "alibi_odd", m->slopes > 0 && (m->H & (m->H - 1)) != 0 },
 		{ "clamp", m->limit > 0 },
 		{ "no_clamp", m->limit == 0 },
@@ -91,6 +92,10 @@ static bool computes(const struct model *m, size_t l, const char *stage)
 		return w[Q_NORM].v;
 	if (strcmp(stage, "post_attn_norm") == 0)
 		return w[POST_ATTN_NORM].v;
+	if (strcmp(stage, "qkv_matmul") == 0)
+		return !m->latent;
+	if (strcmp(stage, "kv_latent_norm") == 0)
+		return m->latent;
 	if (strcmp(stage, "q_post_rope") == 0)
 		return m->turns[l];
 	if (strcmp(stage, "qkv_bias") == 0)

@@ -16,7 +16,7 @@ static const char usage[] =
 	"--arith f64 f32 f16 bf16 tf32 bf16stream f16stream ggml q8_0 q8_k\n"
 	"--order sequential lanes blocked\n"
 	"--kv plain f16 bf16 q8_0, --flash none f32 f16, --gelu-table\n"
-	"--dtype F32 BF16 F16 F64, --stages LIST (-NAME: without; usual; outputs), --layers A..B, --last, --last-rows\n"
+	"--dtype F32 BF16 F16 F64, --stages LIST (-NAME: without; usual; outputs), --layers A..B, --last, --last-rows, --unplaced\n"
 	"--bare (no metadata), --split (Q, K, V apart), --alias, --raw-scores, --mask-inf\n";
 
 static int choice(const char *const *names, const char *s, const char *option)
@@ -65,7 +65,7 @@ int main(int argc, char **argv)
 		}
 		if (strcmp(a, "--list") == 0 || strcmp(a, "--gelu-table") == 0 || strcmp(a, "--last") == 0
 		    || strcmp(a, "--bare") == 0 || strcmp(a, "--split") == 0 || strcmp(a, "--alias") == 0
-		    || strcmp(a, "--last-rows") == 0 || strcmp(a, "--raw-scores") == 0
+		    || strcmp(a, "--last-rows") == 0 || strcmp(a, "--unplaced") == 0 || strcmp(a, "--raw-scores") == 0
 		    || strcmp(a, "--mask-inf") == 0) {
 			listing = listing || strcmp(a, "--list") == 0;
 			o.gelu_table = o.gelu_table || strcmp(a, "--gelu-table") == 0;
@@ -73,6 +73,7 @@ int main(int argc, char **argv)
 			t.bare = t.bare || strcmp(a, "--bare") == 0;
 			t.split = t.split || strcmp(a, "--split") == 0;
 			t.alias = t.alias || strcmp(a, "--alias") == 0;
+			t.unplaced = t.unplaced || strcmp(a, "--unplaced") == 0;
 			t.last_rows = t.last_rows || strcmp(a, "--last-rows") == 0;
 			o.raw_scores = o.raw_scores || strcmp(a, "--raw-scores") == 0;
 			o.mask_inf = o.mask_inf || strcmp(a, "--mask-inf") == 0;

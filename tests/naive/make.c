@@ -25,7 +25,7 @@ static const struct {
 	/* clang-format off */
 	{ "embed_tokens.weight", "V D" }, { "lm_head.weight", "V D" }, { "wte.weight", "V D" }, { "wpe.weight", "P D" },
 	{ "qkv_proj.weight", "A D" }, { "gate_up_proj.weight", "2 D" }, /* before those that end alike */
-	{ "q_proj.weight", "Q D" }, { "k_proj.weight", "K D" }, { "v_proj.weight", "K D" }, { "o_proj.weight", "D Q" },
+	{ "q_proj.weight", "Q D" }, { "k_proj.weight", "K D" }, { "v_proj.weight", "K D" }, { "o_proj.weight", "D O" },
 	{ "q_proj.bias", "Q" }, { "k_proj.bias", "K" }, { "v_proj.bias", "K" }, { "o_proj.bias", "D" },
 	{ "self_attn.sinks", "H" },
 	{ "experts.gate_up_proj", "E D 3" }, { "experts.down_proj", "E X D" }, { "experts.gate_up_proj_bias", "E 3" },
@@ -43,6 +43,7 @@ static const struct {
 	{ "c_fc.weight", "D F" }, { "c_fc.bias", "F" }, { "mlp.c_proj.weight", "F D" }, { "mlp.c_proj.bias", "D" },
 	{ "gate_proj.weight", "X D" }, { "up_proj.weight", "X D" }, { "down_proj.weight", "D X" }, /* of experts */
 	{ "norm_1.weight", "D" }, { "norm_2.weight", "D" }, { "norm_f.weight", "D" },
+	{ "kv_a_proj_with_mqa.weight", "L D" }, { "kv_a_layernorm.weight", "l" }, { "kv_b_proj.weight", "B l" },
 	{ "q_norm.weight", "q" }, { "k_norm.weight", "k" }, { "norm.weight", "D" }, { "ln_1.weight", "D" }, { "ln_2.weight", "D" },
 	{ "ln_f.weight", "D" }, { "ln_1.bias", "D" }, { "ln_2.bias", "D" }, { "ln_f.bias", "D" },
 	/* clang-format on */
@@ -66,10 +67,18 @@ static size_t size_of(const struct model *m, char c)
 		return m->max_positions;
 	case 'Q':
 		return q;
+	case 'O':
+		return m->latent ? m->H * m->vd : q;
 	case 'K':
 		return k;
 	case 'A':
 		return q + 2 * k;
+	case 'l':
+		return m->latent;
+	case 'L':
+		return m->latent + m->turned;
+	case 'B':
+		return m->H * (m->nope + m->vd);
 	case 'H':
 		return m->H;
 	case 'E':
@@ -113,6 +122,11 @@ static void sizes_of(struct model *m, const json_t *c)
 		             .V = N("vocab_size") };
 	m->G = json_object_get(c, "num_key_value_heads") ? N("num_key_value_heads") : m->H;
 	m->d = N("head_dim") ? N("head_dim") : m->D / m->H;
+	m->latent = N("kv_lora_rank");
+	m->nope = N("qk_nope_head_dim");
+	m->turned = N("qk_rope_head_dim");
+	m->vd = N("v_head_dim");
+	m->d = m->latent ? m->nope + m->turned : m->d;
 	m->max_positions = N(gpt2 ? "n_positions" : mpt ? "max_seq_len" : "max_position_embeddings");
 	m->F = mpt ? N("expansion_ratio") * m->D : m->F;
 	m->E = N("num_local_experts") + N("n_routed_experts");

@@ -41,6 +41,10 @@ const char *const slot_names[SLOTS] = {
 	"shared_down",
 	"shared_share",
 	"post_ffn_norm",
+	"latent_q",
+	"latent",
+	"latent_norm",
+	"latent_b",
 };
 
 static void fail(const char *fmt, ...)
@@ -84,6 +88,7 @@ static void read_rotation(struct rotation *r, const json_t *c, const json_t *j, 
 	                             number(c, "original_max_position_embeddings", (double)m->max_positions));
 	r->truncate = number(more, "truncate", 1) != 0;
 	r->dims = (size_t)(number(more, "partial_rotary_factor", number(c, "partial_rotary_factor", 1)) * (double)m->d);
+	r->dims = m->latent ? m->turned : r->dims;
 	r->attention = 1;
 	if (strcmp(kind, "linear") == 0) {
 		r->stretch = STRETCH_LINEAR;
@@ -114,7 +119,8 @@ static void read_config(struct model *m, const json_t *c)
 {
 	const char *names[] = { "llama",   "qwen2",   "qwen3",     "gemma2",   "gemma3_text", "phi3",
 		                "gpt2",    "mixtral", "qwen3_moe", "gpt_oss",  "granite",     "smollm3",
-		                "cohere2", "olmo2",   "dots1",     "qwen2_moe", "mpt" };
+		                "cohere2", "olmo2",   "dots1",     "qwen2_moe", "mpt",
+		                "deepseek_v2" };
 	bool known = false;
 	snprintf(m->family, sizeof m->family, "%s", text(c, "model_type"));
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
@@ -127,6 +133,12 @@ static void read_config(struct model *m, const json_t *c)
 	m->H = (size_t)number(c, gpt2 ? "n_head" : mpt ? "n_heads" : "num_attention_heads", 0);
 	m->G = (size_t)number(c, "num_key_value_heads", (double)m->H);
 	m->d = (size_t)number(c, "head_dim", (double)(m->D / m->H));
+	m->latent = is(m, "deepseek_v2") ? (size_t)number(c, "kv_lora_rank", 0) : 0;
+	m->nope = (size_t)number(c, "qk_nope_head_dim", 0);
+	m->turned = (size_t)number(c, "qk_rope_head_dim", 0);
+	m->vd = (size_t)number(c, "v_head_dim", 0);
+	if (m->latent)
+		m->d = m->nope + m->turned;
 	m->F = (size_t)number(c, gpt2 ? "n_inner" : "intermediate_size", number(c, "expansion_ratio", 4) * (double)m->D);
 	m->V = (size_t)number(c, "vocab_size", 0);
 	m->max_positions = (size_t)number(c, gpt2 ? "n_positions" : mpt ? "max_seq_len" : "max_position_embeddings", 2048);
@@ -138,7 +150,7 @@ static void read_config(struct model *m, const json_t *c)
 	m->rotates = !gpt2 && !mpt;
 	m->gated = !gpt2 && !mpt;
 	m->tied = number(c, "tie_word_embeddings", gpt2 || mpt || gemma || is(m, "cohere2")) != 0;
-	m->interleaved = is(m, "cohere2")
+	m->interleaved = is(m, "cohere2") || m->latent
 	              || (m->gguf && (is(m, "llama") || is(m, "mixtral") || is(m, "granite") || is(m, "smollm3")));
 	m->window = (size_t)number(c, "sliding_window", 0);
 	if (number(c, "use_sliding_window", 1) == 0)
@@ -151,7 +163,7 @@ static void read_config(struct model *m, const json_t *c)
 		m->turns[l] = m->rotates && (!no_rope || json_integer_value(json_array_get(no_rope, l)) == 1)
 		           && (!is(m, "cohere2") || m->local[l]);
 		m->experts[l] = is(m, "mixtral") || is(m, "gpt_oss") || is(m, "qwen3_moe") || is(m, "qwen2_moe")
-		             || (is(m, "dots1") && l >= dense_first);
+		             || ((is(m, "dots1") || m->latent) && l >= dense_first);
 		const json_t *alone = json_object_get(c, "mlp_only_layers");
 		for (size_t i = 0; i < json_array_size(alone); i++)
 			if (json_integer_value(json_array_get(alone, i)) == (json_int_t)l)
@@ -173,7 +185,7 @@ static void read_config(struct model *m, const json_t *c)
 	m->logit_scale = number(c, "logit_scale", 1) / number(c, "logits_scaling", 1);
 	m->act = mpt ? GELU_EXACT : gemma || gpt2 ? GELU_TANH : is(m, "gpt_oss") ? GELU_QUICK : SILU;
 	m->expert_kind = is(m, "mixtral") || is(m, "gpt_oss")     ? EXPERTS_SOFTMAX_CHOSEN
-	               : is(m, "qwen3_moe") || is(m, "qwen2_moe") ? EXPERTS_SOFTMAX_ALL
+	               : is(m, "qwen3_moe") || is(m, "qwen2_moe") || m->latent ? EXPERTS_SOFTMAX_ALL
 	               : is(m, "dots1")                           ? EXPERTS_SIGMOID
 	                                                          : EXPERTS_NONE;
 	m->E = (size_t)number(c, "num_local_experts", number(c, "num_experts", number(c, "n_routed_experts", 0)));
@@ -322,7 +334,12 @@ static void read_hf_layer(const struct source *s, size_t l, struct weight *w)
 	size_t q = m->H * m->d, kv = m->G * m->d;
 #define LAYER "model.layers.%u."
 	w[ATTN_NORM] = whole(s, LAYER "input_layernorm.weight", l);
-	if (is(m, "phi3")) {
+	if (m->latent) {
+		w[LATENT_Q] = whole(s, LAYER "self_attn.q_proj.weight", l);
+		w[LATENT] = whole(s, LAYER "self_attn.kv_a_proj_with_mqa.weight", l);
+		w[LATENT_NORM] = whole(s, LAYER "self_attn.kv_a_layernorm.weight", l);
+		w[LATENT_B] = whole(s, LAYER "self_attn.kv_b_proj.weight", l);
+	} else if (is(m, "phi3")) {
 		struct weight fused = whole(s, LAYER "self_attn.qkv_proj.weight", l);
 		w[Q] = rows_of(fused, 0, 1, q);
 		w[K] = rows_of(fused, q, 1, kv);
@@ -512,10 +529,14 @@ static void check_layer(const struct model *m, size_t l, const struct weight *w)
 		size_t rows, cols;
 	} want[] = {
 		{ ATTN_NORM, !m->no_pre_norm, 1, m->D },
-		{ Q, true, m->H * m->d, m->D },
-		{ K, true, m->G * m->d, m->D },
-		{ V, true, m->G * m->d, m->D },
-		{ O, true, m->D, m->H * m->d },
+		{ Q, !m->latent, m->H * m->d, m->D },
+		{ K, !m->latent, m->G * m->d, m->D },
+		{ V, !m->latent, m->G * m->d, m->D },
+		{ LATENT_Q, m->latent, m->H * m->d, m->D },
+		{ LATENT, m->latent, m->latent + m->turned, m->D },
+		{ LATENT_NORM, m->latent, 1, m->latent },
+		{ LATENT_B, m->latent, m->H * (m->nope + m->vd), m->latent },
+		{ O, true, m->D, m->H * (m->latent ? m->vd : m->d) },
 		{ FFN_NORM, !m->no_pre_norm && !m->parallel, 1, m->D },
 		{ ROUTER, m->experts[l], m->E, m->D },
 		{ GATE, m->gated, m->experts[l] ? m->E * m->expert_F : m->F, m->D },

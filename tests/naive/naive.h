@@ -56,6 +56,10 @@ enum slot {
 	SHARED_DOWN,
 	SHARED_SHARE,
 	POST_FFN_NORM,
+	LATENT_Q, /* queries beside a latent; what makes the latent, its norm, and keys and values from it */
+	LATENT,
+	LATENT_NORM,
+	LATENT_B,
 	SLOTS
 };
 extern const char *const slot_names[SLOTS];
@@ -96,6 +100,7 @@ struct model {
 	size_t E, used, expert_F, groups, used_groups, shared_F;
 	bool expert_bias, normed;
 	double routed_scale, limit; /* limit: of gpt_oss' clamps */
+	size_t latent, nope, turned, vd; /* of models with a latent: its size; features of a head that do not turn, that do, of V */
 	double slopes, clip;        /* ALiBi: the largest power of 1/2; of queries, keys and values; 0: none */
 	double factors[2][64];
 	struct weight (*w)[SLOTS];

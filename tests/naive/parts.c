@@ -229,7 +229,7 @@ void rotate(struct run *r, size_t l, double *x, size_t n, size_t heads, size_t p
 {
 	const struct model *m = r->m;
 	const struct rotation *o = m->local[l] ? &m->local_rope : &m->rope;
-	size_t d = m->d, dims = o->dims;
+	size_t d = m->latent ? m->turned : m->d, dims = o->dims;
 	bool neighbours = m->interleaved != on(r, FAULT_ROPE_STYLE, (int)l, NULL);
 	bool wide = is_stream(r) && (m->parallel || m->no_pre_norm); /* cohere and olmo2 rotate in f32 */
 	double f[128], scale;

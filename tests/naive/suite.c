@@ -38,6 +38,7 @@ static const struct source sources[] = {
 	{ "qwen3_moe", "qwen3_moe", NULL, NULL, 0, 0 }, { "gpt_oss", "gpt_oss", NULL, NULL, 0, 0 }, { "granite", "granite", NULL, NULL, 0, 0 },
 	{ "smollm3", "smollm3", NULL, NULL, 0, 0 }, { "cohere2", "cohere2", NULL, NULL, 0, 0 }, { "olmo2", "olmo2", NULL, NULL, 0, 0 },
 	{ "dots1", "dots1", NULL, NULL, 0, 0 }, { "qwen2_moe", "qwen2_moe", NULL, NULL, 0, 0 }, { "mpt", "mpt", NULL, NULL, 0, 0 },
+	{ "deepseek_v2-lite", "deepseek_v2-lite", NULL, NULL, 0, 0 },
 	{ "llama-64", "llama", MID ",head_dim=16", NULL, 0, 0 }, { "qwen2-64", "qwen2", MID, NULL, 0, 0 },
 	{ "qwen3-64", "qwen3", MID ",head_dim=16", NULL, 0, 0 }, { "gemma2-64", "gemma2", MID ",head_dim=16", NULL, 0, 0 },
 	{ "gemma3-64", "gemma3_text", MID ",head_dim=16", NULL, 0, 0 }, { "phi3-64", "phi3", MID, NULL, 0, 0 },
@@ -49,8 +50,9 @@ static const struct source sources[] = {
 	{ "olmo2-64", "olmo2", MID, NULL, 0, 0 }, { "dots1-64", "dots1", MID ",head_dim=16,moe_intermediate_size=32", NULL, 0, 0 },
 	{ "qwen2_moe-64", "qwen2_moe", MID ",moe_intermediate_size=32,shared_expert_intermediate_size=48", NULL, 0, 0 },
 	{ "llama-256", "llama", WIDE ",head_dim=64", NULL, 0, 0 },
+	{ "deepseek_v2-64", "deepseek_v2-lite", MID ",kv_lora_rank=32,qk_nope_head_dim=16,qk_rope_head_dim=8,qk_head_dim=24,head_dim=8,v_head_dim=16,moe_intermediate_size=32", NULL, 0, 0 },
 	{ "mpt-64", "mpt", "d_model=64,n_heads=4,vocab_size=160,max_seq_len=256", NULL, 0, 0 },
-	{ "mpt-72", "mpt", "d_model=72,n_heads=6,vocab_size=160,max_seq_len=256", NULL, 0, 0 },
+	{ "mpt-96", "mpt", "d_model=96,n_heads=6,vocab_size=160,max_seq_len=256", NULL, 0, 0 },
 	{ "qwen2-bias", "qwen2", MID, NULL, 0, 60 }, { "qwen3-outlier", "qwen3", WIDE ",head_dim=64", NULL, 40, 0 },
 	{ "gemma2-outlier", "gemma2", MID ",head_dim=16", NULL, 30, 0 },
 	{ "llama-64-Q8_0", "llama", MID ",head_dim=16", "Q8_0", 0, 0 }, { "llama-256-Q4_K", "llama", WIDE ",head_dim=64", "Q4_K", 0, 0 },
@@ -64,8 +66,8 @@ static const struct source sources[] = {
 	/* clang-format on */
 };
 #define N_SOURCES (sizeof sources / sizeof *sources)
-#define N_SMALL 18 /* the first ones are the families' own */
-#define N_PLAIN 37 /* and these are whole, in F32 */
+#define N_SMALL 19 /* the first ones are the families' own */
+#define N_PLAIN 39 /* and these are whole, in F32 */
 
 static const char *stele, *folder;
 static struct model *models[N_SOURCES];
