@@ -131,9 +131,11 @@ static void attend(struct run *r, size_t l, size_t h, size_t pos, size_t P, cons
 		sum = step(r, sum + step(r, exp(out(r, sink - most))));
 	for (size_t j = 0; j < P; j++) {
 		p[j] = out(r, step(r, p[j] / sum));
-		if (on(r, FAULT_ATTN_DROPOUT, (int)l, NULL))
+		if (on(r, FAULT_ATTN_DROPOUT, (int)l, NULL)) {
+			r->hit->truth = 1 / (1 - r->hit->value);
 			p[j] = mix64(((l * 64 + h) * 4096 + pos) * 4096 + j) % 10 == 0 ? 0
 			                                                               : p[j] / (1 - r->hit->value);
+		}
 	}
 	double *column = malloc(2 * P * sizeof *column);
 	if (!column)

@@ -198,7 +198,9 @@ static struct weight spoil_once(struct run *r, size_t l, enum slot s, struct wei
 struct weight spoil_weight(struct run *r, size_t l, enum slot s, struct weight w)
 {
 	for (size_t k = 0; k <= r->o.n_more; k++) {
-		*r->hit = k == 0 ? r->o.plant : r->o.more[k - 1];
+		const struct planted *p = k == 0 ? &r->o.plant : &r->o.more[k - 1];
+		if (r->hit->fault != p->fault)
+			*r->hit = *p;
 		w = spoil_once(r, l, s, w);
 	}
 	return w;
