@@ -21,7 +21,8 @@ struct element {
 
 static inline struct element element_of(const struct st_cells *a, const struct st_cells *b, uint64_t i, float rms)
 {
-	float d = a->value[i] - b->value[i], size = fabsf(b->value[i]) + rms, own = a->slack[i] + b->slack[i];
+	float d = a->value[i] - b->value[i], own = a->slack[i] + b->slack[i];
+	float size = 0.5f * fabsf(a->value[i]) + 0.5f * fabsf(b->value[i]) + rms; /* in either order the same */
 	float room = d > 0 ? a->below[i] + b->above[i] : a->above[i] + b->below[i];
 	return (struct element){ fabsf(d), room, own + ST_CELLS_F32 * size, own + ST_CELLS_F32_MEAN * size };
 }
@@ -202,7 +203,7 @@ ST_LEVELS static void look(const struct st_cells *a, const struct st_cells *b, u
 	st_f32x8 sum = { 0 }, v;
 	int32_t outside = 0, near = 0, judged = 0;
 	for (uint64_t i = 0; i < n; i++) {
-		float d = x[i] - y[i], size = fabsf(y[i]) + rms, own = xs[i] + ys[i];
+		float d = x[i] - y[i], own = xs[i] + ys[i], size = 0.5f * fabsf(x[i]) + 0.5f * fabsf(y[i]) + rms;
 		float over = xd[i] + yu[i], under = xu[i] + yd[i], room = d > 0 ? over : under, apart = fabsf(d);
 		float mean = own + ST_CELLS_F32_MEAN * size;
 		int32_t known = (apart <= FLT_MAX) & (room <= FLT_MAX);

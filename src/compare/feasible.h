@@ -38,7 +38,7 @@ struct st_fit {
 	uint64_t excused;           /* elements that are outside but for it */
 };
 
-/* n elements of a and b, whose RMS on b's side is `rms`. A side with a refit begins at a block. */
+/* n elements of a and b, whose RMS is `rms`, that of both. A side with a refit begins at a block. */
 void st_fit_row(const struct st_cells *a, const struct st_cells *b, uint64_t n, enum st_refit refit_a,
                 enum st_refit refit_b, float rms, struct st_fit *f);
 /* The same without blocks. */

@@ -61,7 +61,7 @@ static void measure_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 		}
 		st_cells_go_through(a, m->via, &x);
 		st_cells_go_through(b, m->via, &y);
-		st_fit_row(&x, &y, cols, refit_a, refit_b, (float)sqrt(s.bb / (double)cols), &row->fit);
+		st_fit_row(&x, &y, cols, refit_a, refit_b, (float)sqrt((s.aa + s.bb) / 2 / (double)cols), &row->fit);
 		row->pred = st_cells_variance(&x, cols) + st_cells_variance(&y, cols);
 		row->wide = a->held.type == ST_DTYPE_GPTQ || b->held.type == ST_DTYPE_GPTQ;
 	}
@@ -83,38 +83,50 @@ static bool asks_for_more(const struct st_fit *r, const struct st_fit *all)
 /*
  * Cells that are many steps wide hide a factor, so gains are bounded, of every row and of the whole: by twice what
  * least squares leaves, which is the relative variance of the error, and by eight standard deviations of the rows'
- * gains (docs/floors.md, "Packed by other programs").
+ * gains (docs/floors.md, "Packed by other programs"). Least squares leaves it on the one side or on the other, so the
+ * gain is asked both ways.
  */
 struct gains {
-	double spread; /* standard deviation of the gains of the rows */
-	double shrink; /* what least squares may leave of a gain */
+	double spread[2]; /* standard deviation of the gains of the rows: of a in b, of b in a */
+	double shrink;    /* what least squares may leave of a gain */
 };
 
 static double shrink_of(double aa, double ab, double bb) { return ab != 0 ? 1 - ab * ab / (aa * bb) : 1; }
 
+static double spread_of(const struct st_row_stat *stats, uint64_t n, bool of_b)
+{
+	double rows = 0, apart = 0, mean = 0;
+	for (int again = 0; again < 2; again++)
+		for (uint64_t i = 0; i < n; i++) {
+			double square = of_b ? stats[i].aa : stats[i].bb, gain = stats[i].ab / square;
+			if (!(square > 0))
+				continue;
+			rows += !again;
+			mean += again ? 0 : gain;
+			apart += again ? fabs(gain - mean / rows) : 0;
+		}
+	return rows > 0 ? 1.25 * apart / rows : 0; /* the mean of |x| is 0.8 standard deviations */
+}
+
 static struct gains gains_of(const struct st_row_stat *stats, uint64_t n, const struct st_pair_summary *s)
 {
-	struct gains g = { .shrink = shrink_of(s->aa, s->ab, s->bb) };
-	double rows = 0, apart = 0, mean = 0;
-	for (uint64_t i = 0; i < n; i++)
-		if (stats[i].bb > 0) {
-			mean += stats[i].ab / stats[i].bb;
-			rows++;
-		}
-	mean = rows > 0 ? mean / rows : 1;
-	for (uint64_t i = 0; i < n; i++)
-		apart += stats[i].bb > 0 ? fabs(stats[i].ab / stats[i].bb - mean) : 0;
-	g.spread = rows > 0 ? 1.25 * apart / rows : 0; /* the mean of |x| is 0.8 standard deviations */
-	return g;
+	return (struct gains){ .spread = { spread_of(stats, n, false), spread_of(stats, n, true) },
+		               .shrink = shrink_of(s->aa, s->ab, s->bb) };
+}
+
+/* Whether these sums, of `rows` rows, have a gain that the error cannot leave. */
+static bool has_gain(const struct gains *all, double rows, double shrink, double aa, double ab, double bb)
+{
+	return fabs(ab / bb - 1) > 8 * all->spread[0] / sqrt(rows) + 2 * shrink
+	    || fabs(ab / aa - 1) > 8 * all->spread[1] / sqrt(rows) + 2 * shrink;
 }
 
 static bool row_has_gain(const struct gains *all, const struct st_row_stat *r)
 {
-	if (!r->wide || r->bb <= 0)
+	if (!r->wide || r->aa <= 0 || r->bb <= 0)
 		return false;
 	/* A row with a few large numbers errs more than the others. */
-	double shrink = fmax(all->shrink, shrink_of(r->aa, r->ab, r->bb));
-	return fabs(r->ab / r->bb - 1) > 8 * all->spread + 2 * shrink;
+	return has_gain(all, 1, fmax(all->shrink, shrink_of(r->aa, r->ab, r->bb)), r->aa, r->ab, r->bb);
 }
 
 void st_pair_summarise(struct st_row_stat *stats, const uint64_t *idx, uint64_t n, struct st_pair_summary *s)
@@ -150,7 +162,7 @@ void st_pair_summarise(struct st_row_stat *stats, const uint64_t *idx, uint64_t 
 	s->rel = s->apart ? INFINITY : s->dd == 0 ? 0 : s->bb > 0 ? sqrt(s->dd / s->bb) : INFINITY;
 	s->predicted = s->bb > 0 ? sqrt(s->pred / s->bb) : 0;
 	s->gain = s->bb > 0 ? s->ab / s->bb : NAN;
-	bool gain = wide && fabs(s->gain - 1) > 8 * gains.spread / sqrt((double)n) + 2 * gains.shrink;
+	bool gain = wide && has_gain(&gains, (double)n, gains.shrink, s->aa, s->ab, s->bb);
 	s->noise = s->bad_rows == 0 && st_fit_is_noise(&s->fit) && !gain;
 }
 

@@ -72,7 +72,8 @@ static bool even(float x, float below, float above)
 
 static void add_one(const struct side *a, const struct side *b, int i, struct st_fit *f)
 {
-	float d = a->value[i] - b->value[i], apart = fabsf(d), size = fabsf(b->value[i]) + rms;
+	float d = a->value[i] - b->value[i], apart = fabsf(d);
+	float size = 0.5f * fabsf(a->value[i]) + 0.5f * fabsf(b->value[i]) + rms;
 	float room = d > 0 ? a->below[i] + b->above[i] : a->above[i] + b->below[i];
 	float own = a->slack[i] + b->slack[i], wide = own + ST_CELLS_F32 * size, mean = own + ST_CELLS_F32_MEAN * size;
 	bool exact = a->below[i] + a->above[i] == 0 || b->below[i] + b->above[i] == 0;

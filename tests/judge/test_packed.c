@@ -17,9 +17,9 @@ enum { OUT = 16, IN = 64, GROUP = 32, GROUPS = IN / GROUP };
 /* ---- a file of parts ---- */
 
 struct parts {
-	struct st_tensor_spec spec[64];
-	const void *data[64];
-	size_t bytes[64], n;
+	struct st_tensor_spec spec[128];
+	const void *data[128];
+	size_t bytes[128], n;
 	const char *config; /* what is added to config.json */
 };
 
@@ -480,10 +480,30 @@ static void factors_beside_are_read(void **state)
 
 /* ---- beside the source ---- */
 
-/* A toy with its matrices packed as AWQ packs, each code the nearest one. */
-static void write_awq(struct toy *m, const char *dir)
+/* Symmetric, as AutoGPTQ packs: codes around 8, of which the file holds one less; 8 codes of a column in a word. */
+static void gptq_pack(uint32_t *to, const float *w, uint64_t rows, uint64_t cols, uint64_t group, uint32_t *z,
+                      uint16_t *s)
 {
-	static char names[64][3][96];
+	for (uint64_t r = 0; r < rows; r++)
+		for (uint64_t g = 0; g < cols / group; g++) {
+			float most = 0;
+			for (uint64_t k = 0; k < group; k++)
+				most = fmaxf(most, fabsf(w[r * cols + g * group + k]));
+			uint16_t h = st_f32_to_f16(2 * most / 15);
+			s[g * rows + r] = h;
+			z[g * rows / 8 + r / 8] |= 7u << 4 * (r % 8);
+			for (uint64_t k = g * group; k < (g + 1) * group; k++) {
+				float q = fminf(15, fmaxf(0, rintf(w[r * cols + k] / st_f16_to_f32(h)) + 8));
+				to[k / 8 * rows + r] |= (uint32_t)q << 4 * (k % 8);
+			}
+		}
+}
+
+/* A toy with its matrices packed, each code the nearest one; `by`: what is left in the scales of o_proj. */
+static void write_packed(struct toy *m, const char *dir, bool gptq, float by)
+{
+	static char names[64][4][96];
+	static uint32_t group_of_column[1024];
 	struct parts p = { 0 };
 	void *held[256];
 	size_t n_held = 0;
@@ -497,13 +517,19 @@ static void write_awq(struct toy *m, const char *dir)
 		uint64_t groups = t->cols / 32;
 		uint32_t *w = calloc(t->cols * t->rows / 8, 4), *z = calloc(groups * t->rows / 8, 4);
 		uint16_t *s = calloc(groups * t->rows, 2);
-		awq_pack(w, t->data, t->rows, t->cols, 32, z, s);
-		static const char *const tails[] = { "qweight", "qzeros", "scales" };
-		for (int k = 0; k < 3; k++)
+		(gptq ? gptq_pack : awq_pack)(w, t->data, t->rows, t->cols, 32, z, s);
+		for (uint64_t k = 0; k < groups * t->rows && toy_is(t->name, "o_proj"); k++)
+			s[k] = st_f32_to_f16(by * st_f16_to_f32(s[k]));
+		static const char *const tails[] = { "qweight", "qzeros", "scales", "g_idx" };
+		for (int k = 0; k < 4; k++)
 			snprintf(names[i][k], 96, "%.*s%s", (int)strlen(t->name) - 6, t->name, tails[k]);
-		add(&p, names[i][0], ST_DTYPE_I32, t->cols, t->rows / 8, w);
+		add(&p, names[i][0], ST_DTYPE_I32, gptq ? t->cols / 8 : t->cols, gptq ? t->rows : t->rows / 8, w);
 		add(&p, names[i][1], ST_DTYPE_I32, groups, t->rows / 8, z);
 		add(&p, names[i][2], ST_DTYPE_F16, groups, t->rows, s);
+		for (uint32_t k = 0; k < 1024; k++)
+			group_of_column[k] = k / 32;
+		if (gptq)
+			add(&p, names[i][3], ST_DTYPE_I32, 0, t->cols, group_of_column);
 		held[n_held++] = w;
 		held[n_held++] = z;
 		held[n_held++] = s;
@@ -538,7 +564,7 @@ static void packed_is_judged_by_its_source(void **state)
 		uint64_t seed = 3;
 		for (uint64_t k = 0; fault == 2 && k < t->rows * t->cols; k++)
 			t->data[k] += (float)(0.05 * toy_normal(&seed)); /* 40 % of a weight */
-		write_awq(&m, in_folder("awq"));
+		write_packed(&m, in_folder("awq"), false, 1);
 		assert_ok(st_rosetta_run(in_folder("awq"), in_folder("source"), &o, &r, &err), &err);
 		assert_int_equal(r->verdict, fault ? ST_VERDICT_FAULT : ST_VERDICT_NOISE);
 		if (fault == 1)
@@ -548,6 +574,40 @@ static void packed_is_judged_by_its_source(void **state)
 		st_rosetta_free(r);
 		toy_free(&m);
 	}
+}
+
+/* Cells of GPTQ hide a factor up to a bound, which is the same from either side. */
+static void a_factor_under_gptq_has_no_order(void **state)
+{
+	(void)state;
+	static const uint32_t ids[] = { 5, 17, 60 };
+	struct st_rosetta_options o = { .tokens = ids, .n_tokens = 3, .threshold = NAN, .keep_going = true };
+	struct toy m;
+	struct st_error err = ST_ERROR_INIT;
+	toy_make(&m, "llama", 128, false);
+	toy_write(&m, in_folder("source"), ST_DTYPE_F16, false);
+	for (int percent = 92; percent <= 108; percent++) {
+		enum st_verdict verdict[2];
+		enum st_cause_code code[2];
+		write_packed(&m, in_folder("gptq"), true, (float)percent / 100);
+		for (int way = 0; way < 2; way++) {
+			struct st_rosetta *r;
+			assert_ok(st_rosetta_run(in_folder(way ? "source" : "gptq"),
+			                         in_folder(way ? "gptq" : "source"), &o, &r, &err),
+			          &err);
+			verdict[way] = r->verdict;
+			code[way] = r->cause.code;
+			st_rosetta_free(r);
+		}
+		if (verdict[0] != verdict[1] || code[0] != code[1])
+			fail_msg("scales times %d %%: %s, and %s in the other order", percent,
+			         st_verdict_name(verdict[0]), st_verdict_name(verdict[1]));
+		if (percent == 100)
+			assert_int_equal(verdict[0], ST_VERDICT_NOISE);
+		if (percent <= 95 || percent >= 105)
+			assert_int_equal(verdict[0], ST_VERDICT_FAULT);
+	}
+	toy_free(&m);
 }
 
 int main(void)
@@ -562,6 +622,7 @@ int main(void)
 		CASE(cells_reach_to_where_codes_were_chosen),
 		CASE(factors_beside_are_read),
 		CASE(packed_is_judged_by_its_source),
+		CASE(a_factor_under_gptq_has_no_order),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
