@@ -8,8 +8,9 @@
  */
 #include "base/error.h"
 #include "base/mem.h"
-#include "compare/noise.h"
 #include "compare/cells.h"
+#include "compare/held.h"
+#include "compare/noise.h"
 #include "dtype/geometry.h"
 
 #include <math.h>
@@ -32,21 +33,11 @@ static const enum st_dtype grid_types[] = {
 	ST_DTYPE_Q5_0, ST_DTYPE_Q5_1, ST_DTYPE_Q6_K, ST_DTYPE_Q8_0,
 };
 
-/*
- * A grid: `steps` from zero to the largest magnitude, or with an offset from the smallest number to the largest;
- * encoders that search may use as few as half of them.
- */
-struct grid {
-	enum st_dtype type;
-	unsigned block, steps, fewest;
-	bool offset;
-};
-
-static struct grid grid_of(enum st_dtype t)
+struct st_held_grid st_held_grid_of(enum st_dtype t)
 {
 	const struct st_geometry *g = st_dtype_geometry(t);
 	unsigned steps = (unsigned)st_geometry_largest_level(g);
-	return (struct grid){ t, g->sub, steps, (steps + 1) / 2, g->m_at >= 0 };
+	return (struct st_held_grid){ t, g->sub, steps, (steps + 1) / 2, g->m_at >= 0 };
 }
 
 static int by_size(const void *x, const void *y)
@@ -132,7 +123,7 @@ static enum fit fits_offset(const float *x, size_t n, unsigned k, float least, f
 }
 
 /* Fewer than 3 magnitudes lie on any grid. */
-static enum fit fits_block(const struct grid *g, const float *block, struct slack s)
+static enum fit fits_block(const struct st_held_grid *g, const float *block, struct slack s)
 {
 	float x[LARGEST_BLOCK], least = block[0], most = block[0];
 	memcpy(x, block, g->block * sizeof *x);
@@ -156,7 +147,7 @@ static enum fit fits_block(const struct grid *g, const float *block, struct slac
 	return best;
 }
 
-static bool fits_grid(const struct st_tensor *t, const struct grid *g, float *row)
+static bool fits_grid(const struct st_tensor *t, const struct st_held_grid *g, float *row)
 {
 	uint64_t cols = st_tensor_cols(t), rows = st_tensor_rows(t), n = rows < ROWS ? rows : ROWS, on = 0, off = 0;
 	if (cols % st_dtype_info(g->type)->block_elems)
@@ -271,7 +262,7 @@ enum st_status st_held_type(const struct st_tensor *t, struct st_held *held, str
 	    && fits_one_step(t, row, held))
 		goto out;
 	for (size_t i = 0; t->ndim == 2 && i < sizeof grid_types / sizeof *grid_types; i++) {
-		struct grid g = grid_of(grid_types[i]);
+		struct st_held_grid g = st_held_grid_of(grid_types[i]);
 		if (is_coarser(g.type, t) && fits_grid(t, &g, row)) {
 			held->type = g.type;
 			goto out;

@@ -4,9 +4,11 @@
 #include "base/mem.h"
 #include "base/pool.h"
 #include "compare/chain.h"
+#include "compare/encoders.h"
 #include "compare/importance.h"
 #include "compare/lanes.h"
 #include "compare/sums.h"
+#include "dtype/geometry.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -361,6 +363,41 @@ static enum st_status keep_same_rows(const struct st_pair *p, const struct st_ro
 	return st;
 }
 
+/* What was judged anew takes the place of what was said first. */
+static void take(struct st_pair *p, const struct st_row_stat *stats, struct st_held via)
+{
+	memcpy(p->stats, stats, p->a.rows * sizeof *stats);
+	st_pair_summarise(p->stats, NULL, p->a.rows, &p->sum);
+	p->sum.via = via;
+}
+
+/* Numbers that came out of blocks of one type on both sides. */
+static enum st_status judge_encoders(struct st_pair *p, struct st_held a, struct st_held b, struct st_pool *pool,
+                                     struct st_error *err)
+{
+	uint64_t rows = p->a.rows;
+	struct st_encoders e = { p->a, p->b, st_rows_held(p->a.w, a), st_rows_held(p->b.w, b), NULL };
+	struct st_row_stat *stats = st_alloc_array(rows, sizeof *stats);
+	bool *same = st_alloc_zeroed(rows, sizeof *same);
+	struct st_pair_summary sum;
+	struct st_rows x, y;
+	enum st_status st = stats && same ? st_encoders_look(&e, pool, same, err)
+	                                  : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (st == ST_OK) {
+		st_encoders_sides(&e, &x, &y);
+		st = st_pair_judge(&x, &y, NULL, rows, pool, stats, &sum, err);
+	}
+	if (st == ST_OK) {
+		for (uint64_t r = 0; r < rows; r++)
+			stats[r] = same[r] ? p->stats[r] : stats[r];
+		take(p, stats, sum.via);
+	}
+	free(e.exact);
+	free(stats);
+	free(same);
+	return st;
+}
+
 /* Judged anew where the numbers came from coarser types than they are stored in. */
 static enum st_status judge_as_held(struct st_pair *p, struct st_pool *pool, struct st_error *err)
 {
@@ -368,11 +405,13 @@ static enum st_status judge_as_held(struct st_pair *p, struct st_pool *pool, str
 	uint64_t rows = p->a.rows;
 	ST_TRY(st_held_type(p->a.w->tensor, &a, err));
 	ST_TRY(st_held_type(p->b.w->tensor, &b, err));
-	/* Numbers out of the same blocks are equal or not: one encoder wrote them. Few numbers fit any grid. */
-	if (a.type == b.type && st_dtype_info(a.type)->kind == ST_KIND_QUANT)
-		return ST_OK;
 	if (a.type == p->a.held.type && b.type == p->b.held.type)
 		return ST_OK;
+	/* Few numbers fit any grid, and one step for all is the same for every encoder. */
+	if (a.type == b.type && st_dtype_info(a.type)->kind == ST_KIND_QUANT)
+		return st_dtype_geometry(a.type)->sub && p->a.whole && p->b.whole
+		             ? judge_encoders(p, a, b, pool, err)
+		             : ST_OK;
 	struct st_rows held_a = st_rows_held(p->a.w, a), held_b = st_rows_held(p->b.w, b);
 	struct st_row_stat *stats = st_alloc_array(rows, sizeof *stats);
 	bool *kept = st_alloc_zeroed(rows, sizeof *kept), as_stored = false;
@@ -382,14 +421,10 @@ static enum st_status judge_as_held(struct st_pair *p, struct st_pool *pool, str
 	if (st == ST_OK)
 		st = keep_same_rows(p, &held_a, &held_b, pool, stats, kept, err);
 	if (st == ST_OK) {
-		struct st_held via = sum.via;
-		st_pair_summarise(stats, NULL, rows, &sum);
-		sum.via = via;
-		memcpy(p->stats, stats, rows * sizeof *stats);
-		p->sum = sum;
+		take(p, stats, sum.via);
 		/* What is wrong with numbers as they are stored is sought in them as they are stored. */
 		for (uint64_t r = 0; r < rows; r++)
-			as_stored |= kept[r] && (stats[r].bad || sum.bad_rows == 0);
+			as_stored |= kept[r] && (p->stats[r].bad || p->sum.bad_rows == 0);
 		if (!as_stored) {
 			p->a = held_a;
 			p->b = held_b;
