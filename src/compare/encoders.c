@@ -39,9 +39,8 @@ struct grid {
 static double own_error(const struct st_rows *s, const struct st_cells *c, uint64_t i)
 {
 	double f32 = ST_CELLS_F32 * fabs((double)c->value[i]);
-	return st_dtype_info(s->held.type)->kind == ST_KIND_QUANT
-	             ? f32
-	             : fmax(c->below[i], c->above[i]) + c->slack[i] + f32;
+	return st_dtype_info(s->held.type)->kind == ST_KIND_QUANT ? f32
+	                                                          : fmax(c->below[i], c->above[i]) + c->slack[i] + f32;
 }
 
 /*
