@@ -8,8 +8,8 @@ set -eu
 cd "$1"
 awk '
 BEGIN {
-	n = split("base=0 cause=1 json=1 family=1 dtype=1 format=2 kernel=2 linalg=3 token=3 graph=3 arch=4 trace=5 inspect=6 synth=6 compare=6 " \
-	          "convert=7 judge=7 svf=7 turboquant=7 explain=8 report=9 cli=10", pair, " ")
+	n = split("base=0 cause=1 json=1 family=1 dtype=1 format=2 kernel=2 linalg=3 token=3 graph=3 arch=4 trace=5 synth=6 compare=6 inspect=7 " \
+	          "convert=7 judge=7 svf=8 turboquant=7 explain=8 report=9 cli=10", pair, " ")
 	for (i = 1; i <= n; i++) {
 		split(pair[i], kv, "=")
 		rank[kv[1]] = kv[2]

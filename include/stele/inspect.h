@@ -34,7 +34,7 @@ enum st_severity {
 struct st_anomaly {
 	enum st_severity severity;
 	const char *kind;   /* "nan", "infinity", "zero", "constant", "constant_rows", "size", "overlap", "config",
-	                       "vocabulary", "crc", "transposed" */
+	                       "vocabulary", "crc", "transposed", "unlike" */
 	const char *tensor; /* or NULL */
 	char text[256];
 };

@@ -14,6 +14,7 @@
 
 #define FEWEST 3     /* matrices, to speak of a model */
 #define MOST 0.5     /* of the matrices are like that: a converter's mistake is made in a kind of tensor, not in most */
+#define LISTED 3     /* layers that lack what their like have */
 #define OF_ROWS 0.25 /* of a matrix are wrong and lie over three quarters of it: it differs all over */
 
 static bool is_matrix(const struct st_weight_diff *d)
@@ -60,12 +61,16 @@ static void describe_kind(const struct st_weight_diff *d, size_t n, bool (*in)(c
                           const struct st_weight *kind, char *buf, size_t size)
 {
 	size_t with = 0, without = 0, used;
-	int32_t with_layer = -1, without_layer = -1;
+	int32_t with_layer = -1, lacks[LISTED];
 	for (size_t i = 0; i < n; i++) {
 		if (!is_matrix(&d[i]) || !st_weight_same_kind(d[i].slot, kind))
 			continue;
-		*(in(&d[i]) ? &with_layer : &without_layer) = d[i].slot->layer;
-		*(in(&d[i]) ? &with : &without) += 1;
+		if (in(&d[i])) {
+			with_layer = d[i].slot->layer;
+			with++;
+		} else if (without++ < LISTED) {
+			lacks[without - 1] = d[i].slot->layer;
+		}
 	}
 	buf[0] = '\0';
 	if (!with)
@@ -74,8 +79,9 @@ static void describe_kind(const struct st_weight_diff *d, size_t n, bool (*in)(c
 	used = strlen(buf);
 	if (with == 1 && with_layer >= 0 && without)
 		snprintf(buf + used, size - used, " of layer %d alone", (int)with_layer);
-	else if (without == 1 && with > 1)
-		snprintf(buf + used, size - used, " but of layer %d", (int)without_layer);
+	else if (without && without <= LISTED && without < with)
+		for (size_t i = 0; i < without && used + 24 < size; i++)
+			used += (size_t)snprintf(buf + used, size - used, i ? " and %d" : " but of layer %d", (int)lacks[i]);
 	else if (without)
 		snprintf(buf + used, size - used, " of %zu layers", with);
 }

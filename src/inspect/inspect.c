@@ -9,6 +9,7 @@
 #include "format/container.h"
 #include "format/zip.h"
 #include "graph/graph.h"
+#include "inspect/unlike.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -311,6 +312,34 @@ static enum st_status check_turned(struct st_inspection *in, struct st_error *er
 	return ST_OK;
 }
 
+/* Matrices that came another way than their like in the other layers. */
+static enum st_status check_unlike(struct st_inspection *in, struct st_error *err)
+{
+	size_t n = in->model ? st_model_n_weights(in->model) : 0;
+	struct st_unlike *of = st_alloc_array(n ? n : 1, sizeof *of);
+	enum st_status st = of ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (st == ST_OK && n)
+		st = st_find_unlike(in->model, of, err);
+	for (size_t i = 0; i < n && st == ST_OK; i++) {
+		const struct st_tensor *t = st_model_weight_at(in->model, i)->tensor;
+		if (of[i].own == of[i].others)
+			continue;
+		const char *own = st_dtype_info(of[i].own)->name, *others = st_dtype_info(of[i].others)->name;
+		if (of[i].others == t->dtype)
+			st = add(in, err, ST_NOTE, "unlike", t->name,
+			         "its numbers are those of %s, and those of its like in %" PRIu32
+			         " other layers fill %s: what was done to them was not done to it",
+			         own, of[i].n_others, others);
+		else
+			st = add(in, err, ST_NOTE, "unlike", t->name,
+			         "the numbers of its like in %" PRIu32
+			         " other layers are those of %s, and its own those of %s: it was changed alone",
+			         of[i].n_others, others, own);
+	}
+	free(of);
+	return st;
+}
+
 /* Stored members of an archive are used where they lie, their CRCs unseen until here. torch can be told to compute
  * none. */
 static enum st_status check_archives(struct st_inspection *in, struct st_error *err)
@@ -352,7 +381,9 @@ static enum st_status fill(struct st_inspection *in, const char *path, const str
 	ST_TRY(st_pool_open(o->threads, &pool, err));
 	enum st_status st = read_values(in, o, pool, err);
 	st_pool_close(pool);
-	return st == ST_OK ? check_turned(in, err) : st;
+	if (st == ST_OK)
+		st = check_turned(in, err);
+	return st == ST_OK ? check_unlike(in, err) : st;
 }
 
 enum st_status st_inspect_open(const char *path, const struct st_inspect_options *o, struct st_inspection **out,

@@ -18,7 +18,10 @@
 
 #include <math.h>
 
-enum { TOY_LAYERS = 2, TOY_VOCAB = 96 };
+#ifndef TOY_LAYERS
+#define TOY_LAYERS 2
+#endif
+enum { TOY_VOCAB = 96 };
 
 struct toy_tensor {
 	char name[96];
