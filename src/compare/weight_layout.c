@@ -3,12 +3,14 @@
  *
  * A layout is a copy of the type's descriptor with one field changed (dtype/geometry.h), or something done to the parts
  * of a block. A file may hold blocks that were written in it, or blocks that were read in it and written again; what
- * loses bits is done to the side that still has them.
+ * loses bits is done to the side that still has them. Where that is of another type, the bits are put back that come
+ * nearest to its numbers: few are lost of each, so numbers that are not those of the block are not met by any.
  */
 #include "compare/weight_trial.h"
 #include "dtype/geometry.h"
 #include "graph/basis.h"
 
+#include <math.h>
 #include <string.h>
 
 enum way { PUT_RIGHT, PUT_WRONG, LOSE };
@@ -20,6 +22,8 @@ struct layout {
 	bool (*describe)(struct st_geometry *g);
 	void (*change)(const struct st_geometry *g, struct st_block_parts *p);
 	enum st_code_order order; /* else one of those that have a name of their own */
+	/* Of LOSE: put back what comes nearest to the numbers. */
+	void (*restore)(const struct st_geometry *g, struct st_block_parts *p, const float *numbers);
 };
 
 /* ---- codes ---- */
@@ -58,14 +62,35 @@ static bool groups_of_256(struct st_geometry *g) { return groups_of(g, 256); }
 static void other_sign(const struct st_geometry *g, struct st_block_parts *p)
 {
 	unsigned bits = (unsigned)g->code.bits + g->code_high.bits;
-	for (unsigned i = 0; i < (unsigned)g->sub * g->n_sub && !g->code_signed; i++)
-		p->code[i] = (int16_t)(p->code[i] ^ (1 << (bits - 1)));
+	for (unsigned i = 0; i < (unsigned)g->sub * g->n_sub; i++)
+		p->code[i] = (int16_t)(!g->code_signed  ? p->code[i] ^ (1 << (bits - 1))
+		                       : p->code[i] < 0 ? p->code[i] + (1 << (bits - 1))
+		                                        : p->code[i] - (1 << (bits - 1)));
 }
 
 static void code_high_lost(const struct st_geometry *g, struct st_block_parts *p)
 {
 	for (unsigned i = 0; i < (unsigned)g->sub * g->n_sub && g->code_high.bits; i++)
 		p->code[i] = (int16_t)(p->code[i] & ((1 << g->code.bits) - 1));
+}
+
+static void restore_codes(const struct st_geometry *g, struct st_block_parts *p, const float *numbers)
+{
+	struct st_block_parts with = *p;
+	float value[ST_BLOCK_MOST], best[ST_BLOCK_MOST];
+	unsigned n = (unsigned)g->sub * g->n_sub;
+	for (int high = 0; high < 1 << g->code_high.bits; high++) {
+		for (unsigned i = 0; i < n; i++)
+			with.code[i] = (int16_t)((p->code[i] & ((1 << g->code.bits) - 1)) | high << g->code.bits);
+		st_block_numbers(g, &with, value);
+		for (unsigned i = 0; i < n; i++) {
+			float away = fabsf(value[i] - numbers[i]);
+			if (high && !(away < best[i]))
+				continue;
+			best[i] = away;
+			p->code[i] = with.code[i];
+		}
+	}
 }
 
 /* ---- factors ---- */
@@ -110,6 +135,43 @@ static void last_scale_high_lost(const struct st_geometry *g, struct st_block_pa
 	lose_scale_bits(g, p, g->n_sub / 2u);
 }
 
+static void restore_scales(const struct st_geometry *g, struct st_block_parts *p, const float *numbers, unsigned from)
+{
+	struct st_block_parts with = *p;
+	float value[ST_BLOCK_MOST];
+	double best[ST_SUBS_MOST];
+	int scales = 1 << g->scale_high.bits, mins = 1 << g->min_high.bits;
+	for (int high = 0; high < scales * mins; high++) {
+		for (unsigned j = from; j < g->n_sub; j++) {
+			int scale = (p->scale[j] + g->scale_bias) & ((1 << g->scale.bits) - 1);
+			with.scale[j] = (int16_t)((scale | high % scales << g->scale.bits) - g->scale_bias);
+			if (g->min_high.bits)
+				with.min[j] = (int16_t)((p->min[j] & ((1 << g->min.bits) - 1))
+				                        | high / scales << g->min.bits);
+		}
+		st_block_numbers(g, &with, value);
+		for (unsigned j = from; j < g->n_sub; j++) {
+			double away = 0;
+			for (unsigned i = j * g->sub; i < (j + 1) * g->sub; i++)
+				away += ((double)value[i] - numbers[i]) * ((double)value[i] - numbers[i]);
+			if (high && !(away < best[j]))
+				continue;
+			best[j] = away;
+			p->scale[j] = with.scale[j];
+			p->min[j] = with.min[j];
+		}
+	}
+}
+
+static void restore_all_scales(const struct st_geometry *g, struct st_block_parts *p, const float *numbers)
+{
+	restore_scales(g, p, numbers, 0);
+}
+static void restore_last_scales(const struct st_geometry *g, struct st_block_parts *p, const float *numbers)
+{
+	restore_scales(g, p, numbers, g->n_sub / 2u);
+}
+
 /* ---- sub-blocks ---- */
 
 static void order_scales(const struct st_geometry *g, struct st_block_parts *p,
@@ -152,35 +214,35 @@ static void subs_backwards(const struct st_geometry *g, struct st_block_parts *p
 
 /* Those with an order first: what a repair can undo. */
 static const struct layout layouts[] = {
-	{ "nibbles exchanged", PUT_RIGHT, NULL, NULL, ST_CODES_EXCHANGED },
-	{ "pairs", PUT_RIGHT, NULL, NULL, ST_CODES_FROM_PAIRS },
-	{ "halves", PUT_RIGHT, NULL, NULL, ST_CODES_TO_PAIRS },
-	{ "consecutive codes", PUT_RIGHT, codes_consecutive, NULL, ST_CODES_OWN },
-	{ "consecutive codes", PUT_WRONG, codes_consecutive, NULL, ST_CODES_OWN },
-	{ "consecutive high bits", PUT_RIGHT, high_bits_consecutive, NULL, ST_CODES_OWN },
-	{ "consecutive high bits", PUT_WRONG, high_bits_consecutive, NULL, ST_CODES_OWN },
-	{ "consecutive codes and high bits", PUT_RIGHT, all_consecutive, NULL, ST_CODES_OWN },
-	{ "consecutive codes and high bits", PUT_WRONG, all_consecutive, NULL, ST_CODES_OWN },
-	{ "codes in groups of 32", PUT_RIGHT, groups_of_32, NULL, ST_CODES_OWN },
-	{ "codes in groups of 32", PUT_WRONG, groups_of_32, NULL, ST_CODES_OWN },
-	{ "codes in groups of 64", PUT_RIGHT, groups_of_64, NULL, ST_CODES_OWN },
-	{ "codes in groups of 64", PUT_WRONG, groups_of_64, NULL, ST_CODES_OWN },
-	{ "codes in groups of 128", PUT_RIGHT, groups_of_128, NULL, ST_CODES_OWN },
-	{ "codes in groups of 128", PUT_WRONG, groups_of_128, NULL, ST_CODES_OWN },
-	{ "codes in groups of 256", PUT_RIGHT, groups_of_256, NULL, ST_CODES_OWN },
-	{ "codes in groups of 256", PUT_WRONG, groups_of_256, NULL, ST_CODES_OWN },
-	{ "the codes' highest bit inverted", PUT_RIGHT, NULL, other_sign, ST_CODES_OWN },
-	{ "scale and minimum exchanged", PUT_RIGHT, NULL, factors_exchanged, ST_CODES_OWN },
-	{ "scales and minima of sub-blocks exchanged", PUT_RIGHT, NULL, lists_exchanged, ST_CODES_OWN },
-	{ "scales and minima exchanged", PUT_RIGHT, NULL, both_exchanged, ST_CODES_OWN },
-	{ "sub-blocks backwards", PUT_RIGHT, NULL, subs_backwards, ST_CODES_OWN },
-	{ "scales backwards", PUT_RIGHT, NULL, scales_backwards, ST_CODES_OWN },
-	{ "scales of even sub-blocks first", PUT_RIGHT, NULL, scales_evens_first, ST_CODES_OWN },
-	{ "scales of both halves in turn", PUT_RIGHT, NULL, scales_alternating, ST_CODES_OWN },
-	{ "scales exchanged in pairs", PUT_RIGHT, NULL, scales_in_pairs, ST_CODES_OWN },
-	{ "high bits of the codes lost", LOSE, NULL, code_high_lost, ST_CODES_OWN },
-	{ "high bits of the scales lost", LOSE, NULL, scale_high_lost, ST_CODES_OWN },
-	{ "high bits of the last half of the scales lost", LOSE, NULL, last_scale_high_lost, ST_CODES_OWN },
+	{ "nibbles exchanged", PUT_RIGHT, NULL, NULL, ST_CODES_EXCHANGED, NULL },
+	{ "pairs", PUT_RIGHT, NULL, NULL, ST_CODES_FROM_PAIRS, NULL },
+	{ "halves", PUT_RIGHT, NULL, NULL, ST_CODES_TO_PAIRS, NULL },
+	{ "consecutive codes", PUT_RIGHT, codes_consecutive, NULL, ST_CODES_OWN, NULL },
+	{ "consecutive codes", PUT_WRONG, codes_consecutive, NULL, ST_CODES_OWN, NULL },
+	{ "consecutive high bits", PUT_RIGHT, high_bits_consecutive, NULL, ST_CODES_OWN, NULL },
+	{ "consecutive high bits", PUT_WRONG, high_bits_consecutive, NULL, ST_CODES_OWN, NULL },
+	{ "consecutive codes and high bits", PUT_RIGHT, all_consecutive, NULL, ST_CODES_OWN, NULL },
+	{ "consecutive codes and high bits", PUT_WRONG, all_consecutive, NULL, ST_CODES_OWN, NULL },
+	{ "codes in groups of 32", PUT_RIGHT, groups_of_32, NULL, ST_CODES_OWN, NULL },
+	{ "codes in groups of 32", PUT_WRONG, groups_of_32, NULL, ST_CODES_OWN, NULL },
+	{ "codes in groups of 64", PUT_RIGHT, groups_of_64, NULL, ST_CODES_OWN, NULL },
+	{ "codes in groups of 64", PUT_WRONG, groups_of_64, NULL, ST_CODES_OWN, NULL },
+	{ "codes in groups of 128", PUT_RIGHT, groups_of_128, NULL, ST_CODES_OWN, NULL },
+	{ "codes in groups of 128", PUT_WRONG, groups_of_128, NULL, ST_CODES_OWN, NULL },
+	{ "codes in groups of 256", PUT_RIGHT, groups_of_256, NULL, ST_CODES_OWN, NULL },
+	{ "codes in groups of 256", PUT_WRONG, groups_of_256, NULL, ST_CODES_OWN, NULL },
+	{ "the codes' highest bit inverted", PUT_RIGHT, NULL, other_sign, ST_CODES_OWN, NULL },
+	{ "scale and minimum exchanged", PUT_RIGHT, NULL, factors_exchanged, ST_CODES_OWN, NULL },
+	{ "scales and minima of sub-blocks exchanged", PUT_RIGHT, NULL, lists_exchanged, ST_CODES_OWN, NULL },
+	{ "scales and minima exchanged", PUT_RIGHT, NULL, both_exchanged, ST_CODES_OWN, NULL },
+	{ "sub-blocks backwards", PUT_RIGHT, NULL, subs_backwards, ST_CODES_OWN, NULL },
+	{ "scales backwards", PUT_RIGHT, NULL, scales_backwards, ST_CODES_OWN, NULL },
+	{ "scales of even sub-blocks first", PUT_RIGHT, NULL, scales_evens_first, ST_CODES_OWN, NULL },
+	{ "scales of both halves in turn", PUT_RIGHT, NULL, scales_alternating, ST_CODES_OWN, NULL },
+	{ "scales exchanged in pairs", PUT_RIGHT, NULL, scales_in_pairs, ST_CODES_OWN, NULL },
+	{ "high bits of the codes lost", LOSE, NULL, code_high_lost, ST_CODES_OWN, restore_codes },
+	{ "high bits of the scales lost", LOSE, NULL, scale_high_lost, ST_CODES_OWN, restore_all_scales },
+	{ "high bits of the last half of the scales lost", LOSE, NULL, last_scale_high_lost, ST_CODES_OWN, restore_last_scales },
 };
 
 /* Whether the layout is another one than the type's own. */
@@ -206,7 +268,19 @@ static bool applies(const struct layout *l, enum st_dtype t)
 	    || memcmp(p.min, q.min, sizeof p.min) != 0 || memcmp(p.code, q.code, sizeof p.code) != 0;
 }
 
-static void rearrange(const struct layout *l, enum st_dtype t, uint8_t *block)
+/* Whether bits that the layout loses are there. */
+static bool has_bits(const struct layout *l, const struct st_geometry *g, const uint8_t *block)
+{
+	struct st_block_parts p, q;
+	st_block_unpack(g, block, &p);
+	q = p;
+	l->change(g, &q);
+	return memcmp(p.scale, q.scale, sizeof p.scale) != 0 || memcmp(p.min, q.min, sizeof p.min) != 0
+	    || memcmp(p.code, q.code, sizeof p.code) != 0;
+}
+
+/* like: numbers to come near to, or NULL. */
+static void rearrange(const struct layout *l, enum st_dtype t, uint8_t *block, const float *like)
 {
 	const struct st_geometry *own = st_dtype_geometry(t);
 	struct st_geometry as = *own;
@@ -218,7 +292,9 @@ static void rearrange(const struct layout *l, enum st_dtype t, uint8_t *block)
 	if (l->describe)
 		l->describe(&as);
 	st_block_unpack(l->way == PUT_RIGHT ? &as : own, block, &p);
-	if (l->change)
+	if (like)
+		l->restore(own, &p, like);
+	else if (l->change)
 		l->change(own, &p);
 	st_block_pack(l->way == PUT_WRONG ? &as : own, &p, block);
 }
@@ -229,6 +305,7 @@ static void rearrange(const struct layout *l, enum st_dtype t, uint8_t *block)
 struct rearranged {
 	const struct st_rows *from;
 	const struct layout *layout;
+	const struct st_rows *like; /* whose numbers tell what was lost; else NULL */
 };
 
 /* The cells of a row are those of a tensor that holds the row with its blocks put right. */
@@ -239,11 +316,13 @@ static void get_rearranged(const struct st_rows *s, uint64_t r, const struct st_
 	const struct st_tensor *t = w->tensor;
 	const struct st_dtype_info *info = st_dtype_info(t->dtype);
 	uint8_t block[ST_BLOCK_BYTES_MOST];
+	if (x->like)
+		x->like->get(x->like, r, &(struct st_cells){ .value = dst->spare });
 	if (w->interleaved)
 		r = st_row_in_pairs(r, s->rows / w->heads);
 	for (uint64_t at = 0, b = 0; at < s->cols; at += info->block_elems, b++) {
 		memcpy(block, t->data + r * t->row_bytes + b * info->block_bytes, info->block_bytes);
-		rearrange(x->layout, t->dtype, block);
+		rearrange(x->layout, t->dtype, block, x->like ? dst->spare + at : NULL);
 		struct st_tensor one = { .dtype = t->dtype,
 			                 .layout = ST_LAYOUT_ROWS,
 			                 .ndim = 1,
@@ -259,6 +338,18 @@ static void get_rearranged(const struct st_rows *s, uint64_t r, const struct st_
 	}
 }
 
+/* Whether none of the bits is there in the rows of the sample. */
+static bool are_lost(const struct st_trial *t, const struct st_rows *s, const struct layout *l)
+{
+	const struct st_tensor *of = s->w->tensor;
+	const struct st_dtype_info *info = st_dtype_info(of->dtype);
+	for (uint64_t i = 0; i < t->n_sample; i++)
+		for (uint64_t at = 0; at + info->block_bytes <= of->row_bytes; at += info->block_bytes)
+			if (has_bits(l, st_dtype_geometry(of->dtype), of->data + t->sample[i] * of->row_bytes + at))
+				return false;
+	return true;
+}
+
 enum st_status st_test_block_layout(struct st_trial *t)
 {
 	for (size_t i = 0; i < sizeof layouts / sizeof *layouts && !t->done; i++) {
@@ -266,11 +357,13 @@ enum st_status st_test_block_layout(struct st_trial *t)
 		for (int k = 0; k < 2 && !t->done; k++) {
 			const struct st_rows *s = k ? t->b : t->a, *other = k ? t->a : t->b;
 			const struct st_tensor *stored = s->w->tensor;
-			if (stored->layout != ST_LAYOUT_ROWS || !applies(l, stored->dtype)
-			    || (l->way == LOSE && other->w->tensor->dtype != stored->dtype))
+			if (stored->layout != ST_LAYOUT_ROWS || !applies(l, stored->dtype))
+				continue;
+			bool restored = l->way == LOSE && other->w->tensor->dtype != stored->dtype;
+			if (restored && !are_lost(t, s, l))
 				continue;
 			struct st_rows side = *s;
-			struct rearranged x = { s, l };
+			struct rearranged x = { s, l, restored ? other : NULL };
 			side.get = get_rearranged;
 			side.ctx = &x;
 			struct st_cause c = { .code = ST_CAUSE_WEIGHT_BLOCK_LAYOUT };
@@ -278,7 +371,7 @@ enum st_status st_test_block_layout(struct st_trial *t)
 			/* Between two files of such types either may be the one that was written wrongly; bits that are
 			 * there were not made up. */
 			bool either = applies(l, other->w->tensor->dtype);
-			char wrong = (l->way == LOSE) == (k == 1) ? 'a' : 'b';
+			char wrong = (l->way == LOSE && !restored) == (k == 1) ? 'a' : 'b';
 			ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c,
 			                         either && l->way != LOSE ? 0 : wrong, false));
 		}

@@ -731,6 +731,13 @@ static void q4_0_sign(uint8_t *p, size_t n)
 			p[b + i] ^= 0x88;
 }
 
+static void q8_0_sign(uint8_t *p, size_t n) /* d, 32 */
+{
+	for (size_t b = 0; b + 34 <= n; b += 34)
+		for (size_t i = 2; i < 34; i++)
+			p[b + i] ^= 0x80;
+}
+
 static void layouts_of_blocks_are_named(void **state)
 {
 	(void)state;
@@ -750,6 +757,11 @@ static void layouts_of_blocks_are_named(void **state)
 		{ ST_DTYPE_Q4_K, ST_DTYPE_Q4_K, q4_k_groups, "codes in groups of 32", false },
 		{ ST_DTYPE_Q4_K, ST_DTYPE_BF16, q4_k_groups, "codes in groups of 32", true },
 		{ ST_DTYPE_Q5_0, ST_DTYPE_Q5_0, q5_0_high_bits, "high bits of the codes lost", true },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_F16, q4_k_high_bits, "high bits of the scales lost", true },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_Q8_0, q4_k_last_high_bits, "high bits of the last half of the scales lost",
+		  true },
+		{ ST_DTYPE_Q5_0, ST_DTYPE_BF16, q5_0_high_bits, "high bits of the codes lost", true },
+		{ ST_DTYPE_Q8_0, ST_DTYPE_F16, q8_0_sign, "the codes' highest bit inverted", true },
 		{ ST_DTYPE_Q6_K, ST_DTYPE_F16, q6_k_scales, "scales backwards", true },
 		{ ST_DTYPE_Q6_K, ST_DTYPE_Q6_K, q6_k_high_bits, "consecutive high bits", false },
 		{ ST_DTYPE_Q4_0, ST_DTYPE_F32, q4_0_sign, "the codes' highest bit inverted", true },
