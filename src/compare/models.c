@@ -29,6 +29,13 @@ static bool differs_all_over(const struct st_weight_diff *d)
 	    && (double)(d->last_bad_row - d->first_bad_row) >= 0.75 * (double)(d->rows - 1);
 }
 
+/* Rows that are beyond their noise here and there: between coarse types a difference all over shows in some of them. */
+static bool shows_all_over(const struct st_weight_diff *d)
+{
+	return differs_all_over(d)
+	    || (d->status == ST_WEIGHT_FAULT && d->cause.code == ST_CAUSE_WEIGHT_ROW_CORRUPT && d->last_bad_row - d->first_bad_row + 1 > d->bad_rows);
+}
+
 static bool is_pruned(const struct st_weight_diff *d)
 {
 	return d->status == ST_WEIGHT_FAULT && d->cause.code == ST_CAUSE_WEIGHT_TWO_MODELS;
@@ -265,11 +272,12 @@ static enum st_status shared_direction(struct st_weight_diff *d, size_t n, bool 
 
 enum st_status st_find_shape(struct st_weight_diff *d, size_t n, struct st_error *err)
 {
-	struct group all_over, pruned, low_rank;
+	struct group all_over, shown, pruned, low_rank;
 	ST_TRY(find_group(d, n, differs_all_over, &all_over, err));
+	ST_TRY(find_group(d, n, shows_all_over, &shown, err));
 	ST_TRY(find_group(d, n, is_pruned, &pruned, err));
 	ST_TRY(find_group(d, n, is_low_rank, &low_rank, err));
-	bool two = all_over.in >= FEWEST && (double)all_over.in > MOST * (double)all_over.matrices;
+	bool two = shown.in >= FEWEST && (double)shown.in > MOST * (double)shown.matrices;
 	size_t in_direction = 0;
 	bool *shares = st_alloc_zeroed(n ? n : 1, sizeof *shares);
 	if (!shares)
@@ -286,14 +294,14 @@ enum st_status st_find_shape(struct st_weight_diff *d, size_t n, struct st_error
 				st_cause_put(c, ST_PARAM_DIRECTION, (double)in_direction);
 		} else if (is_pruned(&d[i])) {
 			say_group(c, &pruned);
-		} else if (differs_all_over(&d[i]) && two) {
+		} else if (shows_all_over(&d[i]) && two) {
 			*c = (struct st_cause){ .code = ST_CAUSE_WEIGHT_TWO_MODELS,
 				                .confidence = ST_LIKELY,
 				                .residual_before = d[i].rel_l2,
 				                .residual_after = d[i].rel_l2,
 				                .floor = d[i].predicted };
-			say_group(c, &all_over);
-			st_cause_put(c, ST_PARAM_MEDIAN, all_over.median);
+			say_group(c, &shown);
+			st_cause_put(c, ST_PARAM_MEDIAN, shown.median);
 		} else if (differs_all_over(&d[i]) && all_over.in > 1) {
 			say_group(c, &all_over);
 			st_cause_put(c, ST_PARAM_MEDIAN, all_over.median);

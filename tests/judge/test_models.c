@@ -159,6 +159,37 @@ static void a_finetune_is_another_model(void **state)
 	}
 }
 
+/* Between two files of 4 bits noise of 5 % shows in some rows of every matrix; a few rows of one are no other model. */
+static void what_shows_in_some_rows_of_all_is_two_models(void **state)
+{
+	(void)state;
+	for (int all = 0; all < 2; all++) {
+		struct toy base, other;
+		uint64_t seed = 41;
+		toy_make(&base, "llama", 256, false);
+		toy_make(&other, "llama", 256, false);
+		for (size_t k = 0; k < other.n; k++) {
+			struct toy_tensor *t = &other.t[k];
+			for (uint64_t r = 0; r < t->rows && !t->vector; r++)
+				for (uint64_t j = 0; j < t->cols && (all || (k == 2 && r % 100 == 7)); j++)
+					t->data[r * t->cols + j] *= (float)(1 + (all ? 0.05 : 0.5) * toy_normal(&seed));
+		}
+		toy_write(&base, in_folder("base.gguf"), ST_DTYPE_Q4_0, true);
+		toy_write(&other, in_folder("other.gguf"), ST_DTYPE_Q4_0, true);
+		for (int order = 0; order < 2; order++) {
+			struct st_rosetta *r =
+				compare(order ? "base.gguf" : "other.gguf", order ? "other.gguf" : "base.gguf");
+			assert_int_equal(r->verdict, ST_VERDICT_FAULT);
+			if (r->cause.code != (all ? ST_CAUSE_WEIGHT_TWO_MODELS : ST_CAUSE_WEIGHT_ROW_CORRUPT))
+				fail_msg("order %d, all %d: %s", order, all, r->text);
+			assert_int_equal(r->first.side, 0);
+			st_rosetta_free(r);
+		}
+		toy_free(&base);
+		toy_free(&other);
+	}
+}
+
 /* The same bytes under two labels, of all matrices or of one: the side whose numbers are no weights is named. */
 static void a_label_is_judged_by_its_numbers(void **state)
 {
@@ -958,6 +989,7 @@ int main(void)
 		CASE(adapters_are_named),
 		CASE(noise_is_no_adapter),
 		CASE(a_finetune_is_another_model),
+		CASE(what_shows_in_some_rows_of_all_is_two_models),
 		CASE(a_label_is_judged_by_its_numbers),
 		CASE(shapes_are_told),
 		CASE(zeros_of_both_are_clean),
