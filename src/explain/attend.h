@@ -23,7 +23,7 @@ struct st_attend {
 	bool values_turned;           /* as keys are */
 	const struct st_node *turned; /* queries and keys are turned as this node does; NULL: as they are */
 	bool adjacent; /* these two in the file's order of Q and K, in which the features of a pair are neighbours */
-	double slopes;       /* ALiBi's times this */
+	double slopes; /* ALiBi's times this */
 	const double *slope; /* [H]: those of each head instead; NULL */
 	/* Keys and values of positions before the current ones. */
 	enum {

@@ -120,7 +120,8 @@ enum st_status st_pass_begin(struct st_explainer *x, uint32_t step, struct st_er
 		for (size_t r = 0; r < rows; r++)
 			if (token_of(x, i, e, rows, r) >= pass->T)
 				return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, e->tensor->name,
-				                  "names position %zu of %zu tokens", token_of(x, i, e, rows, r), pass->T);
+				                  "names position %zu of %zu tokens", token_of(x, i, e, rows, r),
+				                  pass->T);
 	}
 	for (uint32_t i = 0; i < x->g->n_nodes; i++)
 		if (pass->at[i])
@@ -283,12 +284,33 @@ enum st_status st_capture_load(struct st_explainer *x, uint32_t i, const float *
 	return ST_OK;
 }
 
+/* ---- rows that are there ---- */
+
+bool st_capture_covers(const struct st_explainer *x, uint32_t in, uint32_t node, bool all)
+{
+	const struct st_trace_entry *a = x->pass.at[in], *b = x->pass.at[node];
+	size_t T = x->pass.T, have = positions_of(x, a, &x->g->nodes[in]);
+	if (have >= T)
+		return true;
+	size_t want = b ? positions_of(x, b, &x->g->nodes[node]) : T, k = 0;
+	if (all || want > have)
+		return false;
+	for (size_t r = 0; r < want; r++) { /* both in the order of positions */
+		size_t t = token_of(x, node, b, want, r);
+		while (k < have && token_of(x, in, a, have, k) < t)
+			k++;
+		if (k == have || token_of(x, in, a, have, k) != t)
+			return false;
+	}
+	return true;
+}
+
 /* ---- one row of more positions ---- */
 
-/* Operations in which later positions look at earlier ones. */
-static bool looks_back(const struct st_node *n)
+bool st_node_looks_back(const struct st_node *n)
 {
-	return n->op == ST_OP_SCORES || n->op == ST_OP_MIX || n->op == ST_OP_CONV || n->op == ST_OP_TOKEN_SHIFT || n->state;
+	return n->op == ST_OP_SCORES || n->op == ST_OP_MIX || n->op == ST_OP_CONV || n->op == ST_OP_TOKEN_SHIFT
+	    || n->state;
 }
 
 /* Behind the last operation that looks back, engines go on with the last position alone. */
@@ -296,7 +318,7 @@ static bool is_pruned(const struct st_explainer *x, uint32_t i)
 {
 	for (uint32_t k = i + 1; k < x->g->n_nodes; k++) {
 		const struct st_trace_entry *e = x->pass.at[k];
-		if (looks_back(&x->g->nodes[k]) || (e && positions_of(x, e, &x->g->nodes[k]) > 1))
+		if (st_node_looks_back(&x->g->nodes[k]) || (e && positions_of(x, e, &x->g->nodes[k]) > 1))
 			return false;
 	}
 	return true;

@@ -138,7 +138,8 @@ enum st_status st_ask_consumers(struct st_explainer *x, const struct st_segment 
 		return ST_OK;
 	}
 	bool likely = f->cause.confidence != ST_CONFIRMED;
-	enum st_cause_code code = of_capture(likely && is_of_matrix(f->cause.code) ? ST_CAUSE_UNEXPLAINED : f->cause.code);
+	enum st_cause_code code = of_capture(likely && is_of_matrix(f->cause.code) ? ST_CAUSE_UNEXPLAINED
+	                                                                           : f->cause.code);
 	if (code != f->cause.code) {
 		f->cause.code = code;
 		f->cause.n_params = 0;

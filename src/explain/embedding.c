@@ -219,7 +219,8 @@ static void multiply(void *ctx, struct st_trial *t, float *y)
 	const struct factor *f = ctx;
 	struct st_value v = st_trial_value(t);
 	for (size_t k = 0; k < v.rows * v.cols; k++) {
-		double z = f->cap != 0 ? f->cap * atanh(fmax(fmin(y[k] / f->cap, 1 - 0x1p-24), -1 + 0x1p-24)) : (double)y[k];
+		double z = f->cap != 0 ? f->cap * atanh(fmax(fmin(y[k] / f->cap, 1 - 0x1p-24), -1 + 0x1p-24))
+		                       : (double)y[k];
 		y[k] = (float)(f->cap != 0 ? f->cap * tanh(f->by * z / f->cap) : f->by * z);
 	}
 }

@@ -22,7 +22,7 @@ struct st_pass {
 	const uint32_t *tokens;
 	size_t T;
 	const struct st_trace_entry **at; /* [n_nodes]: what the trace has of a node; NULL: nothing */
-	uint32_t *placed; /* [n_nodes]: position of its one row, where the trace does not say it */
+	uint32_t *placed;                 /* [n_nodes]: position of its one row, where the trace does not say it */
 };
 
 struct st_explainer {
@@ -69,8 +69,13 @@ ST_MUST_CHECK enum st_status st_capture_load(struct st_explainer *x, uint32_t i,
 bool st_capture_counts(const struct st_explainer *x, const struct st_node *n, const struct st_value *v,
                        const bool *have, size_t row, size_t col);
 
-/* Where node i has one row of more positions and nobody says which: finds it by the row's numbers. exact: all rows of its
- * right value. A finding, unless it is the last one, from there on nothing else is computed, and so it had to be. */
+/* Whether the trace has of node `in` every position that it has of `node`, or every one of the pass. */
+bool st_capture_covers(const struct st_explainer *x, uint32_t in, uint32_t node, bool all);
+/* Operations in which later positions look at earlier ones. */
+bool st_node_looks_back(const struct st_node *n);
+
+/* Where node i has one row of more positions and nobody says which, this finds it by the row's numbers. exact: all rows
+ * of its right value. It is a finding, unless it is the last position and nothing behind it looks at others. */
 ST_MUST_CHECK enum st_status st_capture_place(struct st_explainer *x, uint32_t i, const float *exact,
                                               struct st_error *err);
 

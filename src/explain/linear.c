@@ -127,10 +127,10 @@ struct reading {
 	bool f32;                 /* of matrices in F32 */
 };
 static const struct reading readings[] = {
-	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, halves_alternate, NULL, NULL, NULL,
-		  "what alternates was taken for halves", 32, false },
-	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, alternating_halves, NULL, NULL, NULL,
-		  "halves of each block alternate", 32, false },
+	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, halves_alternate, NULL, NULL, NULL, "what alternates was taken for halves", 32,
+	  false },
+	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, alternating_halves, NULL, NULL, NULL, "halves of each block alternate", 32,
+	  false },
 	{ ST_CAUSE_WEIGHT_TRANSPOSED, transpose_as_bytes, NULL, NULL, NULL, NULL, 1, false },
 	{ ST_CAUSE_KERNEL_ORIENTATION, bytes_as_transpose, NULL, NULL, NULL, NULL, 1, false },
 	{ ST_CAUSE_WEIGHT_DTYPE_MISLABELLED, in_place, bf16_as_f16, "F16", "BF16", NULL, 1, false },
@@ -227,8 +227,9 @@ static bool is_one_of(const struct st_weight *w, const char *const *names)
 
 static enum st_cause_code code_of(const struct st_weight *own, const struct st_weight *other)
 {
-	static const char *const qkv[] = { "q", "k", "v", NULL },
-				 *const ffn[] = { "gate", "up", "gates", "ups", "shared_gate", "shared_up", NULL };
+	static const char *const qkv[] = { "q", "k", "v", NULL }, *const ffn[] = { "gate", "up",          "gates",
+		                                                                   "ups",  "shared_gate", "shared_up",
+		                                                                   NULL };
 	if (own->layer == other->layer && is_one_of(own, qkv) && is_one_of(other, qkv))
 		return ST_CAUSE_WEIGHT_QKV_SWAPPED;
 	if (own->layer == other->layer && is_one_of(own, ffn) && is_one_of(other, ffn))
@@ -378,9 +379,7 @@ enum st_status st_test_unrelated(struct st_trial *t, struct st_error *err)
 	(void)err;
 	if (!st_trial_direct(t) || best->confidence != ST_UNEXPLAINED || p.N < 32 || !is_unrelated(&p))
 		return ST_OK;
-	best->code = tied   ? ST_CAUSE_HEAD_UNTIED
-	           : head   ? ST_CAUSE_HEAD_WRONG_TENSOR
-	                    : ST_CAUSE_WEIGHT_WRONG_TENSOR;
+	best->code = tied ? ST_CAUSE_HEAD_UNTIED : head ? ST_CAUSE_HEAD_WRONG_TENSOR : ST_CAUSE_WEIGHT_WRONG_TENSOR;
 	best->confidence = ST_LIKELY;
 	st_cause_put_text(best, tied ? ST_PARAM_TIED : ST_PARAM_HOLDS,
 	                  tied ? t->n->w[0]->canonical : "none of the model's matrices");

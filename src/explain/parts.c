@@ -171,10 +171,10 @@ static struct st_cause blame_part(const struct st_trial *t, const struct result 
 	bool tail = w->one_run && w->last + 1 == s->N && w->n / w->groups < 1024,
 	     tile = w->one_run && w->first % 16 == 0 && (w->last + 1) % 16 == 0;
 	bool uninitialised = w->one_run && w->odd && !w->zero;
-	struct st_cause c = st_blame(uninitialised                 ? ST_CAUSE_KERNEL_UNINITIALISED
-	                             : tail                         ? ST_CAUSE_KERNEL_TAIL
+	struct st_cause c = st_blame(uninitialised                      ? ST_CAUSE_KERNEL_UNINITIALISED
+	                             : tail                             ? ST_CAUSE_KERNEL_TAIL
 	                             : tile || t->n->op != ST_OP_LINEAR ? ST_CAUSE_KERNEL_STALE_TILE
-	                                                            : ST_CAUSE_WEIGHT_ROW_CORRUPT);
+	                                                                : ST_CAUSE_WEIGHT_ROW_CORRUPT);
 	if (s->product && c.code == ST_CAUSE_KERNEL_STALE_TILE && !tile)
 		c.code = ST_CAUSE_WEIGHT_ROW_CORRUPT;
 	if (c.code == ST_CAUSE_WEIGHT_ROW_CORRUPT) {

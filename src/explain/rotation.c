@@ -335,7 +335,7 @@ static enum st_status test_partial(struct st_trial *t, struct st_error *err)
 	if (n < 4)
 		return ST_OK;
 	double theta = exp(-log(t->n->inv_freq[1] / t->n->inv_freq[0]) * n / 2.0),
-		       said = st_model_config(t->x->m)->rope_theta;
+	       said = st_model_config(t->x->m)->rope_theta;
 	for (uint32_t k = 1; k <= 8; k++)
 		for (int kind = 0; kind < PARTS; kind++)
 			for (int wide = 0; wide < 2; wide++) {

@@ -12,8 +12,11 @@
 #include <math.h>
 #include <string.h>
 
-static void reach(struct st_explainer *x, uint32_t i, struct st_segment *s)
+/* Positions that the trace lacks of an input are evaluated, so what was captured of it stands for it only where it has all
+ * that are judged; all: of those before, too, which the operation looks back at. */
+static void reach(struct st_explainer *x, uint32_t i, struct st_segment *s, bool all)
 {
+	all = all || st_node_looks_back(&x->g->nodes[i]);
 	x->inner[i] = true;
 	s->first = i < s->first ? i : s->first;
 	s->n_inner++;
@@ -21,11 +24,11 @@ static void reach(struct st_explainer *x, uint32_t i, struct st_segment *s)
 		uint32_t in = st_node_input(&x->g->nodes[i], k);
 		if (in == ST_NO_NODE || x->inner[in])
 			continue;
-		if (x->pass.at[in]) {
+		if (x->pass.at[in] && st_capture_covers(x, in, s->node, all)) {
 			x->input[in] = true;
 			s->from = in < s->from ? in : s->from;
 		} else
-			reach(x, in, s);
+			reach(x, in, s, all);
 	}
 }
 
@@ -34,7 +37,8 @@ void st_segment_find(struct st_explainer *x, uint32_t node, struct st_segment *s
 	memset(x->inner, 0, x->g->n_nodes * sizeof *x->inner);
 	memset(x->input, 0, x->g->n_nodes * sizeof *x->input);
 	*s = (struct st_segment){ .node = node, .first = node, .from = node };
-	reach(x, node, s);
+	reach(x, node, s, false);
+	s->from = s->first < s->from ? s->first : s->from;
 }
 
 static bool is_attention(const struct st_node *n) { return n->op == ST_OP_SCORES || n->op == ST_OP_MIX; }
@@ -214,6 +218,8 @@ enum st_status st_segment_eval(struct st_explainer *x, const struct st_segment *
 		memcpy(v.data, to, v.rows * v.cols * sizeof *to);
 		if (w->jiggle != 0)
 			ST_TRY(move(x, i, w, v.data, v.rows * v.cols, err));
+		if (x->pass.at[i]) /* some positions of it are there */
+			ST_TRY(st_capture_load(x, i, v.data, v.data, x->have_input, err));
 		st_run_put(x->run, i, v.data);
 	}
 	return st_check_cancel(err);

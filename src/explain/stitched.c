@@ -41,7 +41,7 @@ static enum st_status undo_sum(struct st_explainer *x, uint32_t stream, uint32_t
 	return ST_OK;
 }
 
-/* Two readers of a stream that agree with each other, and not with what was captured of it: the trace was put together, or
+/* Two readers of a stream agree with each other, and not with what was captured of it: the trace was put together, or
  * the stream was changed between the two layers. */
 enum st_status st_test_stitched(struct st_trial *t, struct st_error *err)
 {

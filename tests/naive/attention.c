@@ -37,8 +37,8 @@ static double score_of(struct run *r, size_t l, const double *q, const double *k
 	double scale = m->scale, cap = m->cap;
 	if (on(r, FAULT_ATTN_SCALE, (int)l, NULL))
 		scale = r->hit->truth = r->hit->value > 0 ? r->hit->value
-		      : r->hit->value < 0 ? 1 / sqrt((double)m->D)
-		                             : 1 / (double)m->d;
+		                      : r->hit->value < 0 ? 1 / sqrt((double)m->D)
+		                                          : 1 / (double)m->d;
 	if (on(r, FAULT_ATTN_CAP_MISSING, (int)l, NULL))
 		cap = 0;
 	if (on(r, FAULT_ATTN_CAP_ADDED, (int)l, NULL))
@@ -48,7 +48,8 @@ static double score_of(struct run *r, size_t l, const double *q, const double *k
 	return cap > 0 ? out(r, out(r, step(r, tanh(out(r, s / cap)))) * cap) : s;
 }
 
-/* What is subtracted for each position in between. Heads beyond a power of two have every second slope of twice as many. */
+/* What is subtracted for each position in between. Heads beyond a power of two have every second slope of twice as
+ * many. */
 static double slope_of(const struct run *r, size_t l, size_t h)
 {
 	const struct model *m = r->m;
@@ -90,7 +91,8 @@ static void attend(struct run *r, size_t l, size_t h, size_t pos, size_t P, cons
 		for (size_t j = 0; j < P; j++) {
 			if (!sees(r, l, pos, j, P))
 				continue;
-			double x = out(r, score_of(r, l, q, keys + j * row) - slope * ((double)pos - (double)j)), old = most, weight = 1, keep_of = 1;
+			double x = out(r, score_of(r, l, q, keys + j * row) - slope * ((double)pos - (double)j)),
+			       old = most, weight = 1, keep_of = 1;
 			if (x > most) {
 				most = x;
 				keep_of = old == -INFINITY ? 0 : step(r, exp(old - most));
@@ -133,8 +135,7 @@ static void attend(struct run *r, size_t l, size_t h, size_t pos, size_t P, cons
 		p[j] = out(r, step(r, p[j] / sum));
 		if (on(r, FAULT_ATTN_DROPOUT, (int)l, NULL)) {
 			r->hit->truth = 1 / (1 - r->hit->value);
-			p[j] = mix64(((l * 64 + h) * 4096 + pos) * 4096 + j) % 10 == 0 ? 0
-			                                                               : p[j] / (1 - r->hit->value);
+			p[j] = mix64(((l * 64 + h) * 4096 + pos) * 4096 + j) % 10 == 0 ? 0 : p[j] / (1 - r->hit->value);
 		}
 	}
 	double *column = malloc(2 * P * sizeof *column);

@@ -118,6 +118,9 @@ void run_spoil_capture(struct run *r, const struct run *other)
 		case FAULT_TOKEN_SUBSET:
 			cut(v, n - 1, 1);
 			break;
+		case FAULT_TOKEN_ANY:
+			cut(v, (size_t)p->value, 1);
+			break;
 		case FAULT_CAPTURE_PARTIAL:
 			cut(v, 0, n / 2);
 			break;

@@ -100,8 +100,9 @@ struct model {
 	size_t E, used, expert_F, groups, used_groups, shared_F;
 	bool expert_bias, normed;
 	double routed_scale, limit; /* limit: of gpt_oss' clamps */
-	size_t latent, nope, turned, vd; /* of models with a latent: its size; features of a head that do not turn, that do, of V */
-	double slopes, clip;        /* ALiBi: the largest power of 1/2; of queries, keys and values; 0: none */
+	size_t latent, nope, turned,
+		vd;          /* of models with a latent: its size; features of a head that do not turn, that do, of V */
+	double slopes, clip; /* ALiBi: the largest power of 1/2; of queries, keys and values; 0: none */
 	double factors[2][64];
 	struct weight (*w)[SLOTS];
 };
@@ -159,7 +160,8 @@ struct fault_row {
 	const char
 		*stage;   /* where it is first seen: a stage, "@" the target, "*" by the target's weight, "" not told */
 	const char *also; /* codes that the same values may be said to have */
-	const char *says; /* the parameter that a report has to fit, with its number where that is not the planted one */
+	const char
+		*says; /* the parameter that a report has to fit, with its number where that is not the planted one */
 	const char *what;
 };
 extern const struct fault_row fault_table[FAULTS];

@@ -75,7 +75,7 @@ static struct weight spoil_once(struct run *r, size_t l, enum slot s, struct wei
 			from[i] = r->hit->fault == FAULT_W_ROPE_PERMUTED    ? pair_order(i, m->d)
 			        : r->hit->fault == FAULT_W_ROPE_WRONG_HEADS ? pair_order(i, w.rows / m->H)
 			        : r->hit->fault == FAULT_W_ROW_SHIFT        ? (i + (size_t)value) % w.rows
-			                                                       : i;
+			                                                    : i;
 		if (r->hit->fault == FAULT_W_ROWS_PERMUTED)
 			for (size_t i = w.rows; i-- > 1;) {
 				size_t in = i % each, k = i - in + mix64(in + 77) % (in + 1), t = from[i];

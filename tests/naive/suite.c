@@ -124,10 +124,11 @@ struct result {
 	char stage[48], said_stage[48], cause[48], verdict[16];
 	char equivalent[200]; /* codes that the report cannot tell from it */
 	int layer, said_layer, status;
-	double size; /* of the mistake at its stage, relative L2 */
+	double size;         /* of the mistake at its stage, relative L2 */
 	char parameter[24];  /* its name in the report, or empty */
 	double truth, param; /* what the report has to say of the mistake, and what it says; NAN: nothing */
-	size_t found, strange; /* of several mistakes in one run: those that were named, and what was said beside them */
+	size_t found,
+		strange; /* of several mistakes in one run: those that were named, and what was said beside them */
 };
 
 static struct one cases[20000];
@@ -276,10 +277,14 @@ static void sound_cases(bool all)
 /* A few, some more, and sometimes one or many, where a mistake shows in so many. */
 static size_t tokens_for(const struct fault_row *row, uint64_t key)
 {
-	bool one_row = !strstr(row->needs, "long") && !strstr(row->needs, "beyond") && strncmp(row->name, "rope", 4) != 0
-	            && strncmp(row->name, "capture", 7) != 0 && strncmp(row->name, "attn", 4) != 0
-	            && strncmp(row->name, "cache", 5) != 0;
-	return key / 3 % 16 == 0 ? 200 : key / 3 % 16 == 1 ? 40 : key / 3 % 16 == 2 && one_row ? 4 : key % 3 == 0 ? 23 : 12;
+	bool one_row = !strstr(row->needs, "long") && !strstr(row->needs, "beyond")
+	            && strncmp(row->name, "rope", 4) != 0 && strncmp(row->name, "capture", 7) != 0
+	            && strncmp(row->name, "attn", 4) != 0 && strncmp(row->name, "cache", 5) != 0;
+	return key / 3 % 16 == 0            ? 200
+	     : key / 3 % 16 == 1            ? 40
+	     : key / 3 % 16 == 2 && one_row ? 4
+	     : key % 3 == 0                 ? 23
+	                                    : 12;
 }
 
 /* Some cases of each mistake: those of all that fit whose names come first in an order by chance. */
@@ -331,7 +336,7 @@ static void faulty_cases(size_t per_fault)
 						    || (l >= 0
 						        && strstr("embedding head_matmul|lm_head lm_head", row->stage)))
 							continue;
-				c.decode = strstr(row->needs, "decode") ? 2 : 0;
+						c.decode = strstr(row->needs, "decode") ? 2 : 0;
 						c.tokens = tokens_for(row, key);
 						if (c.tokens + c.decode > m->max_positions)
 							c.tokens = 12;
@@ -367,7 +372,9 @@ static void several_cases(void)
 		{ "llama-64", { "norm.eps:attn_norm=1e-2", "weight.transposed:up", "attn.scale=1" }, { 0, 0, 1 } },
 		{ "qwen2-64", { "bias.missing:k", "ffn.activation=2", "weight.scaled:o=1.26" }, { 0, 0, 1 } },
 		{ "qwen3-64", { "norm.skipped:q_post_norm", "weight.row_shift:up=1", "head.scale" }, { 0, 1, -1 } },
-		{ "gemma2-64", { "norm.plus_one:ffn_norm", "attn.softcap/missing", "weight.low_rank:down" }, { 0, 1, 1 } },
+		{ "gemma2-64",
+		  { "norm.plus_one:ffn_norm", "attn.softcap/missing", "weight.low_rank:down" },
+		  { 0, 1, 1 } },
 		{ "gpt2-64", { "norm.rms:attn_norm", "bias.scaled:down=2", "kernel.stale_token:ffn_up" }, { 0, 0, 1 } },
 		{ "mixtral-64", { "moe.topk_norm", "weight.missing:o", "weight.transposed:gate" }, { 0, 1, 1 } },
 		{ "gpt_oss-64", { "attn.sink/missing", "ffn.clamp/missing", "moe.weights_permuted" }, { 0, 0, 1 } },
@@ -389,8 +396,8 @@ static void several_cases(void)
 				exit(2);
 			p->layer = several[i].layers[k];
 			c->o.n_more = k;
-			snprintf(c->fault + strlen(c->fault), sizeof c->fault - strlen(c->fault), "%s%s", k ? "+" : "several+",
-			         several[i].faults[k]);
+			snprintf(c->fault + strlen(c->fault), sizeof c->fault - strlen(c->fault), "%s%s",
+			         k ? "+" : "several+", several[i].faults[k]);
 		}
 		n_cases++;
 	}
@@ -490,7 +497,7 @@ static void ask(const struct one *c, const char *trace, const char *model, struc
 	match_findings(c, json_object_get(j, "findings"), r);
 	json_array_foreach(json_object_get(cause, "equivalent"), k, e)
 		snprintf(r->equivalent + strlen(r->equivalent), sizeof r->equivalent - strlen(r->equivalent), " %s",
-		         json_string_value(e));
+	                 json_string_value(e));
 	json_decref(j);
 }
 
@@ -543,7 +550,7 @@ static void judge_case(struct one *c, struct result *r, const char *trace)
 		const char *says = c->fault[0] != '\0' ? fault_table[c->o.plant.fault].says : "";
 		size_t n = strcspn(says, "=");
 		snprintf(r->parameter, sizeof r->parameter, "%.*s", (int)n, says);
-		r->truth = says[n] == '='          ? strtod(says + n + 1, NULL)
+		r->truth = says[n] == '='         ? strtod(says + n + 1, NULL)
 		         : isnan(run->hit->truth) ? c->o.plant.value
 		                                  : run->hit->truth;
 		trace_arrange(run, &c->t);
@@ -696,10 +703,10 @@ static int table(bool verbose)
 	printf("# %zu faults: first stage right %.1f %%, cause right %.1f %%, another one named %zu times; %zu more below what the "
 	       "arithmetic does\n",
 	       asked, ps, pc, misled, small);
-	printf("# %zu parameters fitted, %zu of them right; %zu runs with several mistakes, all of them found in %zu\n", fitted,
-	       right_fit, several, all_found);
-	printf("# %zu faults in an arithmetic that hides them: %zu called noise, another cause named %zu times\n", hidden, quiet,
-	       misled_below);
+	printf("# %zu parameters fitted, %zu of them right; %zu runs with several mistakes, all of them found in %zu\n",
+	       fitted, right_fit, several, all_found);
+	printf("# %zu faults in an arithmetic that hides them: %zu called noise, another cause named %zu times\n",
+	       hidden, quiet, misled_below);
 	printf("# %zu sound runs: %zu called a fault, %zu left open or refused; %zu gave no report at all\n", controls,
 	       alarms, open, failed);
 	struct {

@@ -6,9 +6,10 @@
 
 #define FOLDER STELE_SOURCE_ROOT "/tests/data/families/"
 
-static const char *const families[] = { "llama",     "qwen2",   "qwen3",   "gemma2",    "gemma3_text", "phi3",
-	                                "phi3-long", "gpt2",    "mixtral", "qwen3_moe", "gpt_oss",     "granite",
-	                                "smollm3",   "cohere2", "olmo2",   "dots1",     "qwen2_moe",   "mpt",     "deepseek_v2-lite" };
+static const char *const families[] = { "llama",   "qwen2",     "qwen3",   "gemma2",          "gemma3_text",
+	                                "phi3",    "phi3-long", "gpt2",    "mixtral",         "qwen3_moe",
+	                                "gpt_oss", "granite",   "smollm3", "cohere2",         "olmo2",
+	                                "dots1",   "qwen2_moe", "mpt",     "deepseek_v2-lite" };
 #define N_FAMILIES (sizeof families / sizeof *families)
 
 static struct model *open_family(const char *name)
@@ -94,7 +95,7 @@ static bool claims(const char *claim, const struct planted *p, const struct valu
 		const char *t = p->target;
 		return t[0] == 'q' || t[0] == 'k' || t[0] == 'v' ? strncmp(s, "qkv_matmul", 10) == 0
 		     : t[0] == 'l' ? strcmp(s, "q_matmul") == 0 || strncmp(s, "kv_", 3) == 0
-		     : t[0] == 'o'                               ? strcmp(s, "attn_out") == 0
+		     : t[0] == 'o' ? strcmp(s, "attn_out") == 0
 		     : t[0] == 'h' ? strcmp(s, "head_matmul") == 0 || strcmp(s, "lm_head") == 0
 		     : t[0] == 'r' ? strcmp(s, "moe_router") == 0
 		                   : strstr(s, *t == 'g'   ? "_gate"

@@ -81,8 +81,8 @@ static json_t *metadata(const struct run *r, const struct trace_options *o)
 	char form[24];
 	snprintf(form, sizeof form, "%s%s",
 	         r->o.raw_scores && m->slopes == 0 ? "raw"
-	         : m->cap > 0    ? "capped"
-	                         : "scaled",
+	         : m->cap > 0                      ? "capped"
+	                                           : "scaled",
 	         r->o.mask_inf ? "+mask" : "");
 	set(j, "attn_scores.form", form);
 	if (r->o.kv != CACHE_PLAIN)
