@@ -28,11 +28,11 @@ static void operand(const struct run *r, enum st_dtype type, double *x, size_t n
 		default:
 			a = ARITH_Q8_K;
 		}
-	if (a == ARITH_Q8_0)
+	if (a == ARITH_Q8_0 && n % 32 == 0) /* nobody quantises parts of blocks */
 		to_q8_0(x, n);
 	else if (a == ARITH_Q8_K)
 		to_q8_k(x, n);
-	else if (a != ARITH_F64 && a != ARITH_F32)
+	else if (a != ARITH_F64 && a != ARITH_F32 && a != ARITH_Q8_0)
 		for (size_t i = 0; i < n; i++)
 			x[i] = a == ARITH_TF32                        ? to_tf32(x[i])
 			     : a == ARITH_F16 || a == ARITH_F16STREAM ? to_f16(x[i])

@@ -494,7 +494,8 @@ static void ask(const struct one *c, const char *trace, const char *model, struc
 	const json_t *e = json_object_get(json_object_get(cause, "parameters"), r->parameter);
 	size_t k;
 	r->param = json_is_number(e) ? json_number_value(e) : NAN;
-	match_findings(c, json_object_get(j, "findings"), r);
+	if (c->fault[0] != '\0')
+		match_findings(c, json_object_get(j, "findings"), r);
 	json_array_foreach(json_object_get(cause, "equivalent"), k, e)
 		snprintf(r->equivalent + strlen(r->equivalent), sizeof r->equivalent - strlen(r->equivalent), " %s",
 	                 json_string_value(e));
