@@ -67,6 +67,8 @@ int stele_tap_step(stele_tap *t, int step, int32_t id);
 int stele_tap_put(stele_tap *t, const stele_tap_value *v);
 /* The usual case: rows of the whole prompt, f32, dense. */
 int stele_tap_f32(stele_tap *t, const char *stage, int layer, const float *x, size_t rows, size_t columns);
+/* Take back what was put of a value: it is absent. */
+void stele_tap_drop(stele_tap *t, const char *stage, int layer, int step);
 /* Whether a failure happened, and its text (NULL: none). */
 const char *stele_tap_error(const stele_tap *t);
 /* Write the file and free the tap. 0, or -1 with the reason in why (which may be NULL). */
@@ -414,6 +416,26 @@ int stele_tap_step(stele_tap *t, int step, int32_t id)
 	v.data = &id;
 	v.rows = v.columns = 1;
 	return stele_tap_put(t, &v);
+}
+
+void stele_tap_drop(stele_tap *t, const char *stage, int layer, int step)
+{
+	stele_tap_value v;
+	struct stele_tap_entry *e;
+	if (!t)
+		return;
+	memset(&v, 0, sizeof v);
+	v.stage = stage;
+	v.layer = layer;
+	v.step = step;
+	STELE_TAP_LOCK(&t->lock);
+	if (!t->error[0] && (e = stele_tap_entry_of(t, &v)) != NULL) {
+		/* The last one takes its place. */
+		free(e->key);
+		free(e->rows);
+		*e = t->entries[--t->n_entries];
+	}
+	STELE_TAP_UNLOCK(&t->lock);
 }
 
 /* ---- the file ---- */

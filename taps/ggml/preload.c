@@ -59,7 +59,7 @@ static struct {
 	bool weights[MAX_TYPES];
 
 	char left_out[256]; /* the first value that could not be kept, and why */
-	size_t n_left_out, values;
+	size_t n_left_out;
 	int64_t own, whole, begun; /* ns */
 } tap = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -213,6 +213,7 @@ static void finish(void)
 	tap.begun = 0;
 	describe();
 	stele_tap *b = tap.bundle;
+	size_t values = b->n_entries - (size_t)tap.passes.step; /* without the tokens of steps */
 	tap.bundle = NULL;
 	if (stele_tap_close(b, why, sizeof why)) {
 		say("%s; no trace was written", why);
@@ -220,7 +221,7 @@ static void finish(void)
 		if (tap.n_left_out)
 			say("%zu values were left out: %s", tap.n_left_out, tap.left_out);
 		say("%s: %zu tokens and %d steps, %zu values; the tap took %.1f ms of %.1f ms", tap.wish.out, tap.passes.n_prompt,
-		    tap.passes.step, tap.values, (double)tap.own / 1e6,
+		    tap.passes.step, values, (double)tap.own / 1e6,
 		    (double)(tap.whole > tap.own ? tap.whole : tap.own) / 1e6);
 	}
 	tap.done = true;
@@ -255,8 +256,11 @@ static void put(const struct st_tap_stage *s, const struct st_tap_dense *d)
 	if (s->axis == SCORES) {
 		if (ne[3] != 1 || !tap.in_order)
 			return leave_out(s, "has its columns in another order than positions have");
-		if (tap.rows.position && !tap.rows.step)
-			return; /* of a prompt in pieces the first one's are kept: a value is put once */
+		if (tap.rows.position && !tap.rows.step) {
+			/* Rows of two pieces see different numbers of positions: what the first one put is taken back. */
+			stele_tap_drop(tap.bundle, s->name, s->layer, 0);
+			return leave_out(s, "has rows in several pieces of the prompt, which are not joined");
+		}
 		if (rows != T || columns < (size_t)tap.passes.next)
 			return leave_out(s, "has other rows or columns than the run has tokens");
 		v.heads = (int)ne[2];
@@ -303,7 +307,6 @@ static void put(const struct st_tap_stage *s, const struct st_tap_dense *d)
 		}
 	}
 	free(positions);
-	tap.values += n > 0;
 	tap.scores |= s->axis == SCORES;
 	if (stele_tap_error(tap.bundle)) {
 		say("%s; the tap has ended, the engine goes on", stele_tap_error(tap.bundle));
@@ -372,7 +375,7 @@ static void place(int32_t *positions)
 		stele_tap_abort(tap.bundle);
 		tap.bundle = NULL;
 		tap.followed = NULL;
-		tap.values = tap.n_left_out = 0;
+		tap.n_left_out = 0;
 		tap.own = tap.whole = 0;
 	}
 	if (tap.answer == ST_TAP_IGNORE) {

@@ -34,7 +34,8 @@ $read"
 all='"tokens":"[20, 21, 22, 23, 24
 51 values, 0 wrong'
 tapped "a prompt and two steps" 0 "5 tokens and 2 steps, 51 values" "$all" -- "$fake" plain
-tapped "a warm-up is passed over, pieces are joined, one token is a piece of a prompt without logits" 0 "5 tokens and 2 steps" "$all" -- "$fake" pieces
+tapped "a warm-up is passed over, pieces are joined, one token is a piece of a prompt without logits" 0 "attn_scores of layer 0 has rows in several pieces" \
+	"$(printf '%s\n' "$all" | sed 's/51/47/')" -- "$fake" pieces
 tapped "the second prompt" 0 "5 tokens and 2 steps" "$all" --pass 1 -- "$fake" two-prompts
 tapped "the prompt of these tokens" 0 "5 tokens and 2 steps" "$all" --pass 20,21,22 -- "$fake" two-prompts
 tapped "the prompt of these tokens among two models" 0 "5 tokens and 2 steps" "$all" --pass 20,21,22 -- "$fake" two-models
