@@ -160,19 +160,30 @@ static void pure(double theta, uint32_t n_rot, double *freq)
 		freq[i] = pow(theta, -2.0 * i / n_rot);
 }
 
-/* Theta that a set of frequencies has, from those that are small enough to be told well; 0: they are no powers of
- * one. */
+static int by_size(const void *a, const void *b)
+{
+	double p = *(const double *)a, q = *(const double *)b;
+	return (p > q) - (p < q);
+}
+
+/* Theta that a set of frequencies has; 0: most have none. Pairs without length (a norm may have weights of 0 there)
+ * show no angle: those that are far from the middle one are not counted. */
 static double theta_of(const double *freq, uint32_t n_rot)
 {
-	uint32_t half = n_rot / 2, used = 0;
-	double sum = 0;
-	for (uint32_t i = 1; i < half; i++) {
-		if (!(freq[i] > 0))
-			return 0;
-		sum += -log(freq[i]) * n_rot / (2.0 * i);
-		used++;
-	}
-	return used ? exp(sum / used) : 0;
+	uint32_t half = n_rot / 2, used = 0, near = 0;
+	double logs[ST_MAX_HEAD_DIM / 2], sum = 0;
+	for (uint32_t i = 1; i < half; i++)
+		if (freq[i] > 0)
+			logs[used++] = -log(freq[i]) * n_rot / (2.0 * i);
+	if (used == 0 || used < half / 2)
+		return 0;
+	qsort(logs, used, sizeof *logs, by_size);
+	for (uint32_t i = 0; i < used; i++)
+		if (fabs(logs[i] - logs[used / 2]) < 0.01) {
+			sum += logs[i];
+			near++;
+		}
+	return exp(sum / near);
 }
 
 static enum st_status try_theta(struct st_trial *t, double theta, double expected, struct st_error *err)
