@@ -1,6 +1,6 @@
 """What real engines compute, judged by stele explain. TAP.
 
-    explain.py STELE SOURCE FOLDER transformers | faults | llama.cpp MODEL...
+    explain.py STELE SOURCE FOLDER transformers | faults | mlx | llama.cpp MODEL...
 
 transformers: every family of tests/data/families that it loads, in several types and attention functions, with generate(); then faults
 that are planted by replacing a function at run time. llama.cpp: each GGUF with and without flash attention, with several caches.
@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -348,7 +349,50 @@ def run_llama(models):
             fault(model, "attn.mask_missing", cache, sees_all)
 
 
-if engine == "llama.cpp":
+# ---- mlx ----
+
+
+def run_mlx():
+    from pathlib import Path
+
+    import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.utils import load_model
+
+    import stele_tap.mlx as tap
+
+    def run(name, config=None):
+        """The report on a prompt and two steps; config: keys of config.json that are other ones."""
+        own = os.path.join(folder, name)
+        shutil.copytree(os.path.join(families, name), own, dirs_exist_ok=True)
+        if config:
+            with open(os.path.join(own, "config.json")) as f:
+                config = {**{k: v for k, v in json.load(f).items() if k != "rope_parameters"}, **config}
+            with open(os.path.join(own, "config.json"), "w") as f:
+                json.dump(config, f)
+        model, _ = load_model(Path(own))
+        with open(os.path.join(own, "expected.json")) as f:
+            ids = mx.array([json.load(f)["tokens"][1]])
+        plain, cache, path = model(ids), make_prompt_cache(model), os.path.join(folder, "m.safetensors")
+        with tap.trace(model, path):
+            watched = model(ids, cache=cache)
+            model(mx.array([[3]]), cache=cache)
+            model(mx.array([[5]]), cache=cache)
+        say(bool(mx.all(plain == watched)), f"mlx, {name}: the logits are the same bits")
+        return judged(path, own)
+
+    clean("mlx, qwen3", run("qwen3"), ())
+    clean("mlx, qwen2", run("qwen2", {"rope_theta": 10000.0, "use_sliding_window": False, "layer_types": ["full_attention"] * 2}), ())
+    clean("mlx, mistral", run("mistral", {"rope_theta": 10000.0, "sliding_window": None}), ())
+    # Its own: rope_parameters are not read, and there is no sliding window.
+    for name, code in (("llama", "rope.theta"), ("mistral", "attn.window"), ("gemma2", "attn.window")):
+        cause = (run(name).get("findings") or [{}])[0].get("cause") or {}
+        say(cause.get("code") == code, f"mlx, {name}: the engine's own fault is seen", cause.get("text"))
+
+
+if engine == "mlx":
+    run_mlx()
+elif engine == "llama.cpp":
     run_llama(sys.argv[5:])
 else:
     run_transformers(engine == "faults")

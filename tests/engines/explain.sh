@@ -1,7 +1,7 @@
 #!/bin/sh
 # What transformers and llama.cpp compute, sound and with planted faults, judged by explain: explain.py. TAP.
 #
-#   tests/engines/explain.sh STELE BUILD SOURCE transformers | faults | llama.cpp
+#   tests/engines/explain.sh STELE BUILD SOURCE transformers | faults | mlx | llama.cpp
 #
 # Takes the virtual environment of run.sh. torch, transformers and llama-cpp-python are not installed there by themselves (they are
 # large): what lacks them is skipped with a line. STELE_ENGINES_MODELS names GGUF files for llama.cpp beside those of the shared data set.
@@ -9,6 +9,7 @@ set -u
 stele=$(realpath "$1") source=$(realpath "$3") venv=${STELE_ENGINES:-$2/engines} engine=$4
 needs="import torch, transformers"
 [ "$engine" != llama.cpp ] || needs="import llama_cpp"
+[ "$engine" != mlx ] || needs="import mlx.core, mlx_lm"
 "$venv/bin/python3" -c "$needs" > /dev/null 2>&1 || {
 	echo "1..0 # SKIP no \"$needs\" in $venv"
 	exit 0

@@ -3,6 +3,7 @@
 stele_tap.bundle        the file
 stele_tap.transformers  PyTorch models of transformers
 stele_tap.llama_cpp     llama.cpp through llama-cpp-python
+stele_tap.mlx           models of mlx-lm
 
 Nothing but the standard library is imported until a tap is used.
 """
