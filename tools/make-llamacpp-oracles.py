@@ -15,6 +15,7 @@ import subprocess
 import sys
 import zlib
 
+import gguf
 import llama_cpp
 import numpy as np
 
@@ -106,6 +107,41 @@ def plm(d):
     return c
 
 
+def rwkv6(d):
+    """GGUF alone: there is nobody here whose code would read its other files."""
+    hidden, ffn, size, extra, slow = 24, 20, 6, 3, 4
+    keys = {"block_count": 3, "vocab_size": 32, "context_length": 64, "embedding_length": hidden, "feed_forward_length": ffn,
+            "attention.head_count": 0, "attention.layer_norm_epsilon": 1e-5, "wkv.head_size": size,
+            "time_mix_extra_dim": extra, "time_decay_extra_dim": slow, "rescale_every_n_layers": 2}
+    d.t["token_embd.weight"] = (0.3 * d.g.standard_normal((32, hidden))).astype(np.float32)
+    d.matrix("output", 32, hidden)
+    for name in ("token_embd_norm", "output_norm"):
+        d.norm(name, hidden)
+        d.vector(name + ".bias", hidden, 0)
+    for i in range(3):
+        p = f"blk.{i}."
+        for name in ("attn_norm", "attn_norm_2", "time_mix_ln"):
+            d.norm(p + name, hidden)
+            d.vector(f"{p}{name}.bias", hidden, 0)
+        d.matrix(p + "time_mix_w1", 5 * extra, hidden)
+        d.matrix(p + "time_mix_w2", 5 * hidden, extra)
+        d.t[p + "time_mix_w2.weight"] = d.t[p + "time_mix_w2.weight"].reshape(5, hidden, extra)
+        for name in ("time_mix_lerp_x", "channel_mix_lerp_k", "channel_mix_lerp_r"):
+            d.vector(f"{p}{name}.weight", (1, 1, hidden), 0.5)
+        d.vector(p + "time_mix_lerp_fused.weight", (5, 1, 1, hidden), 0.5)
+        d.vector(p + "time_mix_first.weight", (hidden // size, size), 0.5)
+        d.vector(p + "time_mix_decay.weight", hidden, -1, 0.8)
+        d.matrix(p + "time_mix_decay_w1", slow, hidden)
+        d.matrix(p + "time_mix_decay_w2", hidden, slow)
+        for name in ("key", "value", "receptance", "gate", "output"):
+            d.matrix(f"{p}time_mix_{name}", hidden, hidden)
+        d.matrix(p + "channel_mix_receptance", hidden, hidden)
+        d.matrix(p + "channel_mix_key", ffn, hidden)
+        d.matrix(p + "channel_mix_value", hidden, ffn)
+    return keys
+
+
+GGUF_ALONE = {"rwkv6": rwkv6}
 CASES = {"baichuan-13b": baichuan_13b, "deepseek": deepseek, "plm": plm}
 
 
@@ -124,6 +160,19 @@ def save(folder, config, tensors):
         f.write(struct.pack("<Q", len(text)) + text)
         for name in sorted(tensors):
             f.write(np.ascontiguousarray(tensors[name]).tobytes())
+
+
+def write_gguf(path, arch, keys, tensors):
+    w = gguf.GGUFWriter(path, arch)
+    w.add_tokenizer_model("none")
+    for key, v in keys.items():
+        (w.add_float32 if isinstance(v, float) else w.add_uint32)(f"{arch}.{key}", v)
+    for name, t in tensors.items():
+        w.add_tensor(name, t)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
 
 
 def logits(path, sequences):
@@ -158,12 +207,18 @@ def quiet(level, text, data):
         sys.stderr.write(text.decode())
 
 
-for name in sys.argv[1:] or CASES:
+for name in sys.argv[1:] or list(CASES) + list(GGUF_ALONE):
     d = Draw(name)
-    config = CASES[name](d)
     folder = f"{DATA}/families/{name}"
-    save(folder, config, d.t)
-    subprocess.run([sys.executable, f"{TOOLS}/make-gguf-oracles.py", name], check=True)
+    if name in GGUF_ALONE:
+        folder = f"{DATA}/families-gguf/{name}"
+        config = GGUF_ALONE[name](d)
+        os.makedirs(folder, exist_ok=True)
+        write_gguf(f"{folder}.gguf", name, config, d.t)
+    else:
+        config = CASES[name](d)
+        save(folder, config, d.t)
+        subprocess.run([sys.executable, f"{TOOLS}/make-gguf-oracles.py", name], check=True)
     tokens = [d.g.integers(3, config["vocab_size"], n).tolist() for n in LENGTHS]
     got = logits(f"{DATA}/families-gguf/{name}.gguf", tokens)
     assert all(np.isfinite(np.array(x)).all() for x in got)

@@ -351,6 +351,8 @@ case("exaone", BASE | HEAD, model_type="llama", tied=False, recast=as_exaone, ro
 # What starts from a value of its own and is shifted around it; everything else is drawn anew.
 KEPT = re.compile(r"norm|(^|\.)ln_|bias|A_log|\.D$|sinks|scal|time_(decay|first|mix)|recurrent_param|alpha_[pn]|beta|eps"
                   r"|attention_(in|out)_mul|conv_(b|bias)$|slopes", re.I)
+# Buffers that follow from the configuration.
+DERIVED = re.compile(r"slope_rate|query_decay|key_decay|diagonal_decay")
 
 
 def fill(model, torch, generator):
@@ -363,6 +365,8 @@ def fill(model, torch, generator):
     with torch.no_grad():
         for name in sorted(named):
             p = named[name]
+            if DERIVED.search(name):
+                continue
             noise = torch.randn(p.shape, generator=generator, dtype=torch.float32)
             if not torch.isfinite(p).all() or p.abs().max() > 1e3:
                 p.zero_()

@@ -576,6 +576,8 @@ static enum st_status pointwise(struct builder *b, struct st_node *n, const uint
 		{ ST_OPERATION_relu_squared, ST_OP_ACT, ST_ACT_RELU_SQUARED },
 		{ ST_OPERATION_sigmoid, ST_OP_ACT, ST_ACT_SIGMOID },
 		{ ST_OPERATION_gelu_quick, ST_OP_ACT, ST_ACT_GELU_QUICK },
+		{ ST_OPERATION_tanh, ST_OP_ACT, ST_ACT_TANH },
+		{ ST_OPERATION_exp, ST_OP_ACT, ST_ACT_EXP },
 	};
 	for (size_t i = 0; i < sizeof known / sizeof *known; i++)
 		if (known[i].operation == b->s->op) {
@@ -632,6 +634,30 @@ static enum st_status delta_rule(struct builder *b, struct st_node *n, const uin
 	if (n->state_size > ST_MAX_STATE || n->head_dim > ST_MAX_STATE
 	    || (n->each && in[3] != (uint64_t)H * n->state_size))
 		return FAIL(b, "%u decays for %u heads of %u", in[3], H, n->state_size);
+	n->state = (uint64_t)H * n->state_size * n->head_dim;
+	return ST_OK;
+}
+
+static enum st_status linear_attention(struct builder *b, struct st_node *n, const uint32_t *in)
+{
+	n->op = ST_OP_LINEAR_ATTENTION;
+	ST_TRY(count(b, "heads", 1, &n->heads));
+	ST_TRY(real(b, "scale", 1, &n->scale));
+	ST_TRY(real(b, "slopes", 0, &n->slopes));
+	ST_TRY(real(b, "slope_scale", 1, &n->slope_scale));
+	uint32_t H = n->heads;
+	if (H == 0 || in[0] % H || in[1] != in[0] || in[2] % H)
+		return FAIL(b, "%u, %u, %u features are not %u heads", in[0], in[1], in[2], H);
+	n->state_size = in[0] / H;
+	n->head_dim = in[2] / H;
+	n->width = in[2];
+	n->each = b->s->n_in > 3 && in[3] != H;
+	if (n->state_size > ST_MAX_STATE || n->head_dim > ST_MAX_STATE || (n->each && in[3] != in[0]))
+		return FAIL(b, "%u decays for %u heads of %u", in[3], H, n->state_size);
+	if (!(n->slopes >= 0 && n->slopes <= 1000) || !(n->slope_scale >= 0))
+		return FAIL(b, "slopes of 2^-%g times %g", n->slopes, n->slope_scale);
+	if (b->s->n_w)
+		ST_TRY(need_vector(b, 0, n, in[0]));
 	n->state = (uint64_t)H * n->state_size * n->head_dim;
 	return ST_OK;
 }
@@ -754,6 +780,9 @@ static enum st_status build(struct builder *b)
 		break;
 	case ST_OPERATION_delta_rule:
 		ST_TRY(delta_rule(b, &n, in));
+		break;
+	case ST_OPERATION_linear_attention:
+		ST_TRY(linear_attention(b, &n, in));
 		break;
 	case ST_OPERATION_scan:
 		ST_TRY(scan(b, &n, in));

@@ -295,13 +295,18 @@ static enum st_status fill_config(struct st_model *m, struct st_error *err)
 	             : ST_OK;
 }
 
+/* Whether a line of the page is the place of a failure. */
+static bool blames_page(const struct st_model *m, const struct st_error *err)
+{
+	size_t n = strlen(m->page->file);
+	return strncmp(err->path, m->page->file, n) == 0 && err->path[n] == ':';
+}
+
 /* What does not fit a built-in page is wrong with the model; the line of the page is the place. */
 static void blame_model(const struct st_model *m, struct st_error *err)
 {
 	char place[sizeof err->where];
-	size_t n = m->page ? strlen(m->page->file) : 0;
-	if (err->code == ST_OK || !m->page || !m->page->built_in || err->where[0]
-	    || strncmp(err->path, m->page->file, n) != 0 || err->path[n] != ':')
+	if (err->code == ST_OK || !m->page || !m->page->built_in || err->where[0] || !blames_page(m, err))
 		return;
 	snprintf(place, sizeof place, "%.*s", (int)sizeof place - 1, err->path);
 	memcpy(err->where, place, sizeof place);
@@ -315,6 +320,11 @@ enum st_status st_model_bind_described(struct st_model *m, struct st_error *err)
 	ST_TRY(st);
 	blame_model(m, &m->described->problem);
 	struct st_described *d = m->described;
+	/* A line of somebody's own page that means nothing is at fault itself, and not the tensors that it leaves over. */
+	if (d->problem.code != ST_OK && !m->page->built_in && blames_page(m, &d->problem)) {
+		*err = d->problem;
+		return err->code;
+	}
 	m->naming.gguf = m->c->format == ST_FORMAT_GGUF;
 	ST_TRY(st_naming_say(d->naming, m->c, err));
 	ST_TRY(list_weights(m, err));

@@ -213,6 +213,11 @@ static enum st_status step(struct place *p, struct st_tensor *t, const struct st
 	case ST_SOURCE_TRANSPOSE:
 		return transpose(p, t);
 	case ST_SOURCE_ROWS:
+		if (t->ndim > 2 && t->layout == ST_LAYOUT_ROWS) { /* matrices one below another */
+			t->shape[0] = st_tensor_rows(t);
+			t->shape[1] = st_tensor_cols(t);
+			t->ndim = 2;
+		}
 		ST_TRY(count(p, &s->a, 0, &a));
 		ST_TRY(count(p, &s->b, t->ndim == 1 ? t->n_elems : t->shape[0], &b));
 		return cut(p, t, a, b);

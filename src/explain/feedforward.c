@@ -15,6 +15,8 @@ static const char *const act_names[ST_ACT_COUNT] = {
 	[ST_ACT_RELU_SQUARED] = "relu2",
 	[ST_ACT_SIGMOID] = "sigmoid",
 	[ST_ACT_GELU_QUICK] = "gelu_quick",
+	[ST_ACT_TANH] = "tanh",
+	[ST_ACT_EXP] = "exp",
 };
 
 /* A row of input k of the node. */

@@ -254,6 +254,19 @@ static void recur(const struct job *j)
 		st_delta_rule(j->e, &s, rows(j, 0), rows(j, 1), rows(j, 2), rows(j, 3), rows(j, 4), j->state, j->out);
 		break;
 	}
+	case ST_OP_LINEAR_ATTENTION: {
+		struct st_linear_attention_shape s = { .T = j->T,
+			                               .heads = n->heads,
+			                               .dk = n->state_size,
+			                               .dv = n->head_dim,
+			                               .g_each = n->each,
+			                               .slopes = n->slopes,
+			                               .slope_scale = n->slope_scale,
+			                               .scale = n->scale };
+		st_linear_attention(j->e, &s, rows(j, 0), rows(j, 1), rows(j, 2), rows(j, 3), vector(j, 0, 0), j->state,
+		                    j->out);
+		break;
+	}
 	case ST_OP_SCAN: {
 		struct st_scan_shape s = { .T = j->T,
 			                   .heads = n->heads,
@@ -515,6 +528,7 @@ static enum st_status node_eval(struct st_run *r, const struct st_node *n, uint3
 	case ST_OP_CONV:
 	case ST_OP_TOKEN_SHIFT:
 	case ST_OP_DELTA_RULE:
+	case ST_OP_LINEAR_ATTENTION:
 	case ST_OP_SCAN:
 	case ST_OP_LRU:
 	case ST_OP_WKV:

@@ -49,8 +49,9 @@ enum st_op {
 	ST_OP_SOFTPLUS,      /* of in[0] */
 	ST_OP_L2NORM,        /* of heads of in[0] */
 	ST_OP_CONV,          /* recurrent.h: in[0], w[0..n_w) one below another */
-	ST_OP_TOKEN_SHIFT,   /* in[0], w[0] */
+	ST_OP_TOKEN_SHIFT,   /* in[0], w[0] or none */
 	ST_OP_DELTA_RULE,    /* q, k, v, g, beta */
+	ST_OP_LINEAR_ATTENTION, /* q, k, v, g or none; w[0]: what the newest token counts there, or none */
 	ST_OP_SCAN,          /* x, dt, B, C; A = w[0], D = w[1] or none */
 	ST_OP_LRU,           /* x, r, i; w[0] */
 	ST_OP_WKV,           /* k, v; decay = w[0], first = w[1] */
@@ -80,9 +81,10 @@ struct st_node {
 	/* Numbers that go on from token to token, f64. A node may be evaluated alone on the state before the current tokens; its state follows
 	 * from its inputs, also where its value is put. */
 	uint64_t state;
-	uint32_t state_size; /* CONV: taps; DELTA_RULE: features of a key; SCAN: N */
+	uint32_t state_size; /* CONV: taps; DELTA_RULE, LINEAR_ATTENTION: features of a key; SCAN: N */
 	uint32_t groups_of;  /* SCAN: groups of B and C; DELTA_RULE: heads of keys */
-	bool each;           /* SCAN: A holds a number for each state; DELTA_RULE: a decay for each feature of a key */
+	/* SCAN: A holds a number for each state; DELTA_RULE, LINEAR_ATTENTION: a decay for each feature of a key */
+	bool each;
 	uint32_t width;      /* features per token of the value; scores: n_heads */
 	const struct st_weight *w[ST_NODE_WEIGHTS];
 	uint32_t n_w;
@@ -92,7 +94,7 @@ struct st_node {
 	double low, high;           /* CLAMP */
 	bool own_weights;           /* LAYERNORM over heads: w[0] and w[1] hold numbers for each of them */
 	uint32_t window, chunk;     /* SCORES, SOFTMAX, MIX: 0 = all */
-	double slopes, slope_scale; /* SCORES: ALiBi's; 0 = none */
+	double slopes, slope_scale; /* SCORES: ALiBi's; 0 = none. LINEAR_ATTENTION without g */
 	double plus;                /* SCALE */
 	double jitter;              /* NEAR_SHARES */
 	double xielu[4];

@@ -112,6 +112,8 @@ enum st_activation {
 	ST_ACT_RELU_SQUARED,
 	ST_ACT_SIGMOID,
 	ST_ACT_GELU_QUICK,
+	ST_ACT_TANH,
+	ST_ACT_EXP,
 	ST_ACT_COUNT
 };
 void st_activate(const struct st_exec *e, enum st_activation act, const float *x, size_t n, float *y);

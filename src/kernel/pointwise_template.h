@@ -119,6 +119,18 @@ ACTIVATION(sigmoid)
 ACTIVATION(gelu_quick)
 #undef ACTIVATION
 
+ST_TARGET static void tanh_(const float *x, size_t n, float *y) /* the C library has the names without _ */
+{
+	EACH(size_t i = 0; i < n; i++)
+	y[i] = st_canonical((float)st_tanh_inline((double)x[i]));
+}
+
+ST_TARGET static void exp_(const float *x, size_t n, float *y)
+{
+	EACH(size_t i = 0; i < n; i++)
+	y[i] = st_canonical((float)st_exp_inline((double)x[i]));
+}
+
 ST_TARGET static void add(const float *a, const float *b, size_t n, float *y)
 {
 	EACH(size_t i = 0; i < n; i++)
@@ -191,6 +203,8 @@ ST_TARGET static void fwht(float *x, size_t n)
 		      [ST_ACT_RELU] = relu,                                                       \
 		      [ST_ACT_RELU_SQUARED] = relu_squared,                                       \
 		      [ST_ACT_SIGMOID] = sigmoid,                                                 \
-		      [ST_ACT_GELU_QUICK] = gelu_quick },                                         \
+		      [ST_ACT_GELU_QUICK] = gelu_quick,                                           \
+		      [ST_ACT_TANH] = tanh_,                                                      \
+		      [ST_ACT_EXP] = exp_ },                                                      \
 	.add = add, .mul = mul, .widen = widen, .round_f16 = round_f16, .round_bf16 = round_bf16, \
 	.sincos = sincos_row, .rotate = rotate, .fwht = fwht

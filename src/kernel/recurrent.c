@@ -113,6 +113,66 @@ void st_delta_rule(const struct st_exec *e, const struct st_delta_shape *s, stru
 	st_pool_each(e->pool, s->heads, s->T * s->dk * s->dv * 8, delta_heads, &j);
 }
 
+/* ---- linear attention ---- */
+
+struct linear_attention {
+	const struct st_linear_attention_shape *s;
+	struct st_features q, k, v, g;
+	const float *first;
+	double *state;
+	float *y;
+};
+
+/* What row i of the state of head h keeps behind token t. */
+static double kept(const struct linear_attention *j, size_t h, size_t t, size_t i)
+{
+	const struct st_linear_attention_shape *s = j->s;
+	if (!j->g.x)
+		return st_exp(-s->slope_scale * st_exp(-s->slopes * (double)(h + 1) / (double)s->heads * M_LN2));
+	const float *g = j->g.x + t * j->g.ld;
+	return st_exp((double)(s->g_each ? g[h * s->dk + i] : g[h]));
+}
+
+/* One token of one head; S: [dk, dv], in `sum` room for dv numbers. */
+static void attend_step(const struct linear_attention *j, size_t h, size_t t, double *S, double *sum)
+{
+	const struct st_linear_attention_shape *s = j->s;
+	size_t dk = s->dk, dv = s->dv;
+	const float *q = j->q.x + t * j->q.ld + h * dk, *k = j->k.x + t * j->k.ld + h * dk,
+		    *v = j->v.x + t * j->v.ld + h * dv;
+	bool each = j->g.x && s->g_each;
+	double decay = each ? 0 : kept(j, h, t, 0);
+	memset(sum, 0, dv * sizeof *sum);
+	for (size_t i = 0; i < dk; i++) {
+		double d = each ? kept(j, h, t, i) : decay, newest = j->first ? (double)j->first[h * dk + i] : 0;
+		for (size_t c = 0; c < dv; c++) {
+			double kv = (double)k[i] * (double)v[c], before = S[i * dv + c];
+			S[i * dv + c] = d * before + kv;
+			sum[c] += (double)q[i] * (j->first ? before + newest * kv : S[i * dv + c]);
+		}
+	}
+	for (size_t c = 0; j->y && c < dv; c++)
+		j->y[(t * s->heads + h) * dv + c] = rounded(sum[c] * s->scale);
+}
+
+static void attend_heads(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
+{
+	const struct linear_attention *j = ctx;
+	double sum[ST_MAX_STATE];
+	(void)lane;
+	for (uint64_t h = begin; h < end; h++)
+		for (size_t t = 0; t < j->s->T; t++)
+			attend_step(j, h, t, j->state + h * j->s->dk * j->s->dv, sum);
+}
+
+void st_linear_attention(const struct st_exec *e, const struct st_linear_attention_shape *s, struct st_features q,
+                         struct st_features k, struct st_features v, struct st_features g, const float *first, double *state,
+                         float *y)
+{
+	struct linear_attention j = { s, q, k, v, g, first, state, y };
+	st_pool_each(e->pool, s->heads, s->T * s->dk * s->dv * 6, attend_heads, &j);
+}
+
 /* ---- selective scan ---- */
 
 struct scan {
@@ -185,7 +245,7 @@ void st_token_shift(const struct st_exec *e, const float *x, size_t ldx, const f
 	(void)e;
 	for (size_t t = 0; t < T; t++)
 		for (size_t d = 0; d < D; d++) {
-			double now = (double)x[t * ldx + d], share = (double)w[d];
+			double now = (double)x[t * ldx + d], share = w ? (double)w[d] : 0;
 			if (y)
 				y[t * D + d] = rounded(share * now + (1 - share) * state[d]);
 			state[d] = now;

@@ -34,6 +34,20 @@ void st_delta_rule(const struct st_exec *e, const struct st_delta_shape *s, stru
                    struct st_features v, struct st_features g, struct st_features beta, double *state, float *y);
 
 /*
+ * Linear attention. For each head S[dk, dv]: S = exp(g) S + k v, with a g for each head or each feature of its keys, or the same at
+ * every token: g = -slope_scale 2^(-slopes (h + 1) / heads). y = scale sum_i q[i] S[i], i ascending; with `first` the newest token's k v
+ * comes in there times first[i], and S decays behind it (RWKV 6).
+ */
+struct st_linear_attention_shape {
+	size_t T, heads, dk, dv;
+	bool g_each;                /* g: [T, heads dk]; else [T, heads] */
+	double slopes, slope_scale; /* where g.x is NULL */
+	double scale;
+};
+void st_linear_attention(const struct st_exec *e, const struct st_linear_attention_shape *s, struct st_features q, struct st_features k,
+                         struct st_features v, struct st_features g, const float *first, double *state, float *y);
+
+/*
  * A selective scan (Mamba 1: heads of one feature, a_each; Mamba 2: one number of A for each head). For each feature i of head h, and n < N:
  * H[n] = exp(dt[h] A[h, n]) H[n] + dt[h] B[n] x[i]; y = sum_n C[n] H[n], ascending, + D[h] x[i]. Head h has B and C of group h groups / heads.
  */
@@ -51,7 +65,7 @@ void st_scan(const struct st_exec *e, const struct st_scan_shape *s, struct st_f
 void st_lru(const struct st_exec *e, struct st_features x, struct st_features r, struct st_features i, const float *p,
             size_t T, size_t D, bool first, double *state, float *y);
 
-/* y[t, i] = w[i] x[t, i] + (1 - w[i]) x[t - 1, i]; state: [D], the token before. */
+/* y[t, i] = w[i] x[t, i] + (1 - w[i]) x[t - 1, i], without w the token before alone; state: [D], that token. */
 void st_token_shift(const struct st_exec *e, const float *x, size_t ldx, const float *w, size_t T, size_t D,
                     double *state, float *y);
 

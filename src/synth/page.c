@@ -128,7 +128,9 @@ static enum st_status small_config(struct st_synth_page *p, struct st_error *err
 		const char *name = f->names[ST_SPELLING_CONFIG][i].name, **to = strstr(name, "For") ? &class : &type;
 		*to = *to ? *to : name;
 	}
-	bool ok = (p->config = json_object()) && (type || class);
+	if (!type && !class)
+		return st_fail(err, ST_ERR_UNSUPPORTED, "%s is known from GGUF files alone, and cannot be made up", f->name);
+	bool ok = (p->config = json_object());
 	if (type)
 		ok = ok && says(p->config, "model_type", json_string(type));
 	if (class)

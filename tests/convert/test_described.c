@@ -34,6 +34,7 @@ static const struct {
 	{ "kimi_linear", "not gguf" },
 	{ "llama-dynamic", "dynamic" },
 	{ "llama4_text", "attention_chunk_size" },
+	{ "minimax", "no GGUF files" },
 	{ "minicpm3", "scale_emb" }, /* readers have 12, 1.4 and 256 in their code */
 	{ "mpt", "softmax_scale" },
 	{ "nanochat", "no GGUF files" },

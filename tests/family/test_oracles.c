@@ -90,6 +90,8 @@ static void check_gguf(void **state)
 	struct st_described *d[2];
 	char folder[600];
 	check_model(state);
+	if (strstr(o->expected, "families-gguf")) /* known in this form alone */
+		return;
 	snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(o->expected, '/') - o->expected), o->expected);
 	for (int i = 0; i < 2; i++) {
 		assert_ok(st_container_open(i ? folder : o->path, &c[i], &err), &err);
@@ -107,7 +109,7 @@ static void check_gguf(void **state)
 }
 
 /* Of families that wait for their page: refused by name. */
-static const char *const waiting[] = { "minimax", "zamba2" };
+static const char *const waiting[] = { "zamba2" };
 
 static bool waits(const char *name)
 {
@@ -174,6 +176,8 @@ static void add_gguf(const char *root, const char *logits)
 		snprintf(path, sizeof path, "%s/%s", root, e->d_name);
 		snprintf(expected, sizeof expected, "%s/%.*s/expected.json", logits, end ? (int)strcspn(e->d_name, ".") : 0,
 		         e->d_name);
+		if (end && access(expected, R_OK) != 0)
+			snprintf(expected, sizeof expected, "%s/%.*s/expected.json", root, (int)strcspn(e->d_name, "."), e->d_name);
 		if (end)
 			add("gguf", e->d_name, path, expected);
 	}

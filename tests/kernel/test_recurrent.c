@@ -140,6 +140,87 @@ static void delta_rule(void **state)
 	delta(true);
 }
 
+/* ---- linear attention ---- */
+
+static float lfirst[H * DK];
+static enum { NO_DECAYS, OF_HEADS, OF_FEATURES } decays;
+static bool with_first;
+
+static void run_linear(const struct st_exec *e, size_t t, size_t n, double *state, float *y)
+{
+	struct st_linear_attention_shape s = { .T = n, .heads = H, .dk = DK, .dv = DV, .g_each = decays == OF_FEATURES,
+		                               .slopes = 8, .slope_scale = 0.7, .scale = 0.3 };
+	size_t g = decays == OF_FEATURES ? H * DK : H;
+	st_linear_attention(e, &s, at(dkey, H * DK, t), at(dg, H * DK, t), at(dval, H * DV, t),
+	                    decays == NO_DECAYS ? (struct st_features){ 0 } : at(dbeta, g, t), with_first ? lfirst : NULL, state, y);
+}
+
+/* Unrolled: every value before, weighed by q k and by all decays since. */
+static void linear_attention(void **state)
+{
+	(void)state;
+	fill(dkey, T * H * DK, 20);
+	fill(dg, T * H * DK, 21); /* keys here */
+	fill(dval, T * H * DV, 22);
+	fill(dbeta, T * H, 23);
+	fill(lfirst, H * DK, 25);
+	for (int kind = NO_DECAYS; kind <= OF_HEADS; kind++)
+		for (int first = 0; first < 2; first++) {
+			long double want[T * H * DV] = { 0 };
+			decays = kind;
+			with_first = first;
+			for (size_t t = 0; t < T; t++)
+				for (size_t h = 0; h < H; h++)
+					for (size_t s = 0; s <= t; s++)
+						for (size_t i = 0; i < DK; i++) {
+							/* with a weight for the newest token decays begin behind the next one's result */
+							long double power = 0, by = 1;
+							for (size_t u = s + 1; u + (first ? 1 : 0) <= t; u++)
+								power += kind == NO_DECAYS ? -0.7L * powl(2, -8.0L * (h + 1) / H) : dbeta[u * H + h];
+							if (first && s == t)
+								by = lfirst[h * DK + i];
+							for (size_t c = 0; c < DV; c++)
+								want[(t * H + h) * DV + c] += 0.3L * dkey[(t * H + h) * DK + i] * dg[(s * H + h) * DK + i]
+								                            * by * expl(power) * dval[(s * H + h) * DV + c];
+						}
+			check(&(struct recurrence){ run_linear, H * DV, H * DK * DV }, want);
+		}
+}
+
+/* A decay for each feature, equal in all of them, is one for each head. */
+static void decays_of_features(void **state)
+{
+	(void)state;
+	static float g[T * H * DK], y[2][T * H * DV];
+	double S[H * DK * DV];
+	struct st_exec e = st_exec_default();
+	e.pool = pool_of(1);
+	for (size_t i = 0; i < T * H * DK; i++)
+		g[i] = dbeta[i / DK];
+	for (int each = 0; each < 2; each++) {
+		struct st_linear_attention_shape s = { .T = T, .heads = H, .dk = DK, .dv = DV, .g_each = each, .scale = 1 };
+		memset(S, 0, sizeof S);
+		st_linear_attention(&e, &s, at(dkey, H * DK, 0), at(dg, H * DK, 0), at(dval, H * DV, 0),
+		                    each ? at(g, H * DK, 0) : at(dbeta, H, 0), NULL, S, y[each]);
+	}
+	assert_memory_equal(y[0], y[1], sizeof y[0]);
+	/* One feature's decay is its own: with g = -inf but in feature 1, only what feature 1 saw is left. */
+	for (size_t i = 0; i < T * H * DK; i++)
+		g[i] = i % DK == 1 ? 0 : -1e30f;
+	struct st_linear_attention_shape s = { .T = T, .heads = H, .dk = DK, .dv = DV, .g_each = true, .scale = 1 };
+	memset(S, 0, sizeof S);
+	st_linear_attention(&e, &s, at(dkey, H * DK, 0), at(dg, H * DK, 0), at(dval, H * DV, 0), at(g, H * DK, 0), NULL, S, y[0]);
+	for (size_t h = 0; h < H; h++)
+		for (size_t c = 0; c < DV; c++) {
+			long double want = 0, t = T - 1;
+			for (size_t i = 0; i < DK; i++)
+				for (size_t u = i == 1 ? 0 : T - 1; u < T; u++)
+					want += (long double)dkey[((size_t)t * H + h) * DK + i] * dg[(u * H + h) * DK + i]
+					      * dval[(u * H + h) * DV + c];
+			assert_true(fabsl(y[0][((size_t)t * H + h) * DV + c] - want) <= 0x1.01p-24L * fabsl(want) + 1e-13L);
+		}
+}
+
 /* ---- scan ---- */
 
 enum { P = 3, G = 2, N = 6 };
@@ -198,6 +279,11 @@ static void run_shift(const struct st_exec *e, size_t t, size_t n, double *state
 	st_token_shift(e, fx + t * D, D, fw, n, D, state, y);
 }
 
+static void run_before(const struct st_exec *e, size_t t, size_t n, double *state, float *y)
+{
+	st_token_shift(e, fx + t * D, D, NULL, n, D, state, y);
+}
+
 static void run_wkv(const struct st_exec *e, size_t t, size_t n, double *state, float *y)
 {
 	st_wkv(e, at(fx, D, t), at(fi, D, t), fp, fw, n, D, t == 0, state, y);
@@ -206,7 +292,7 @@ static void run_wkv(const struct st_exec *e, size_t t, size_t n, double *state, 
 static void features(void **state)
 {
 	(void)state;
-	long double lru[T * D], shift[T * D], wkv[T * D];
+	long double lru[T * D], shift[T * D], before[T * D], wkv[T * D];
 	fill(fx, T * D, 14);
 	fill(fr, T * D, 15);
 	fill(fi, T * D, 16);
@@ -221,6 +307,7 @@ static void features(void **state)
 			lru[t * D + d] = t ? a * lru[(t - 1) * D + d] + sqrtl(1 - a * a) * in : in;
 			shift[t * D + d] = (long double)fw[d] * fx[t * D + d]
 			                 + (t ? (1 - (long double)fw[d]) * fx[(t - 1) * D + d] : 0);
+			before[t * D + d] = t ? fx[(t - 1) * D + d] : 0;
 			long double num = expl((long double)fw[d] + fx[t * D + d]) * fi[t * D + d],
 				    den = expl((long double)fw[d] + fx[t * D + d]);
 			for (size_t s = 0; s < t; s++) {
@@ -233,6 +320,7 @@ static void features(void **state)
 	check(&(struct recurrence){ run_lru, D, D }, lru);
 	check(&(struct recurrence){ run_shift, D, D }, shift);
 	check(&(struct recurrence){ run_wkv, D, 3 * D }, wkv);
+	check(&(struct recurrence){ run_before, D, D }, before);
 }
 
 static void edges(void **state)
@@ -253,6 +341,7 @@ static void edges(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(convolution), cmocka_unit_test(delta_rule),
+		                            cmocka_unit_test(linear_attention), cmocka_unit_test(decays_of_features),
 		                            cmocka_unit_test(scan), cmocka_unit_test(features),
 		                            cmocka_unit_test(edges) };
 	cmocka_set_message_output(CM_OUTPUT_TAP);

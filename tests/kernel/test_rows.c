@@ -566,6 +566,14 @@ static void plain_activations(void **state)
 		assert_true(isnan(y[0]) && y[1] == 1 && y[2] == 0);
 		for (size_t i = 3; i < n; i++)
 			assert_true(ulps_f32(y[i], (double)(1 / (1 + expl(-(long double)x[i])))) <= 0.5001);
+		st_activate(&e, ST_ACT_TANH, x, n, y);
+		assert_true(isnan(y[0]) && y[1] == 1 && y[2] == -1);
+		for (size_t i = 3; i < n; i++)
+			assert_true(ulps_f32(y[i], (double)tanhl((long double)x[i])) <= 0.5001);
+		st_activate(&e, ST_ACT_EXP, x, n, y);
+		assert_true(isnan(y[0]) && y[1] == INFINITY && y[2] == 0);
+		for (size_t i = 3; i < n; i++)
+			assert_true(x[i] > 88.8f ? y[i] == INFINITY : ulps_f32(y[i], (double)expl((long double)x[i])) <= 0.5001);
 		st_activate(&e, ST_ACT_GELU_QUICK, x, n, y);
 		for (size_t i = 3; i < n; i++)
 			assert_true(ulps_f32(y[i], (double)(x[i] / (1 + expl(-1.702L * (long double)x[i])))) <= 0.5001);
