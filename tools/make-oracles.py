@@ -336,6 +336,15 @@ def as_codeshell(config, state):
         position_embedding_type="rope", scale_attn_weights=True), out
 
 
+
+def as_published(config, state):
+    """Gemma 4: sizes of full layers under the keys of published files, not layer by layer as transformers 5.24 writes them."""
+    full = config["per_layer_config"][str(config["layer_types"].index(FULL))]
+    out = {k: v for k, v in config.items() if k != "per_layer_config"}
+    out |= dict(global_head_dim=full["head_dim"], num_global_key_value_heads=full.get("num_key_value_heads"))
+    return out, renamed(state, [], config["tie_word_embeddings"])
+
+
 case("baichuan", BASE, model_type="llama", tied=False, recast=as_baichuan, num_key_value_heads=4, rms_norm_eps=1e-5)
 case("chatglm", BASE | HEAD, model_type="glm", tied=False, recast=as_chatglm, attention_bias=True,
      rope_parameters=rope(25000.0, partial_rotary_factor=0.5))
@@ -344,6 +353,12 @@ case("internlm2", BASE, model_type="llama", tied=False, recast=as_internlm2, rop
 case("internlm2-bias", BASE, model_type="llama", tied=False, recast=as_internlm2, attention_bias=True, rope_parameters=rope(5000.0))
 case("minicpm", BASE, model_type="granite", tied=True, recast=as_minicpm, embedding_multiplier=3.0, residual_multiplier=0.9,
      logits_scaling=3.0, attention_multiplier=1 / math.sqrt(6))
+case("gemma4_text-experts", BASE | HEAD, model_type="gemma4_text", tied=True, recast=as_published, num_hidden_layers=2, sliding_window=4, layer_types=[SLIDING, FULL],
+     vocab_size_per_layer_input=32, hidden_size_per_layer_input=0, global_head_dim=12, num_global_key_value_heads=1,
+     attention_k_eq_v=True, enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=10)
+case("gemma4_text-inputs", BASE | HEAD, model_type="gemma4_text", tied=True, recast=as_published, num_hidden_layers=2, sliding_window=4, layer_types=[SLIDING, FULL],
+     vocab_size_per_layer_input=32, hidden_size_per_layer_input=6, global_head_dim=12, num_global_key_value_heads=1,
+     attention_k_eq_v=False, num_kv_shared_layers=0)
 case("exaone", BASE | HEAD, model_type="llama", tied=False, recast=as_exaone, rope_parameters=rope(3000.0))
 
 # ---- parameters ----
@@ -526,7 +541,8 @@ def attempt(folder, what, seed, out, torch, transformers):
                                           "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "hidden_act",
                                           "max_position_embeddings", "tie_word_embeddings", "bos_token_id",
                                           "eos_token_id", "dtype") if k in saved}
-            kept["rope_theta"] = saved["rope_parameters"]["rope_theta"]
+            if "rope_theta" in saved["rope_parameters"]:
+                kept["rope_theta"] = saved["rope_parameters"]["rope_theta"]
             with open(os.path.join(tmp, "config.json"), "w") as f:
                 json.dump({k: v for k, v in (kept | config_as).items() if v is not None}, f)
             from safetensors.torch import save_file

@@ -26,6 +26,8 @@ static const struct {
 	{ "falcon-rw", "beside" },             /* two norms, one after the other: GGUF has one for both parts */
 	{ "gemma2", "query_pre_attn_scalar" }, /* 12, where readers take the size of a head */
 	{ "gemma3_text", "layer_types" },      /* every third layer, where readers take every sixth */
+	{ "gemma4_text-experts", "attn_v" }, /* readers look whether layer 5 has values, which these two models have not */
+	{ "gemma4_text-inputs", "attn_v" },
 	{ "gpt_neo", "no GGUF files" },
 	{ "gpt_oss", "truncate" }, /* readers take whole pairs always, and a clamp of 7 */
 	{ "helium", "no GGUF files" },

@@ -168,7 +168,7 @@ static bool knows_tensor(const char *text, const struct st_family *f, const stru
 	size_t n = 0;
 	for (const char *p = s->name; *p && n + 8 < sizeof name; p++)
 		n += (size_t)snprintf(name + n, sizeof name - n, *p == '#' ? "{bid}" : "%c", *p);
-	for (const char *const *t = (const char *const[]){ ".weight", ".bias", NULL }; *t; t++)
+	for (const char *const *t = (const char *const[]){ ".weight", ".bias", ".scale", NULL }; *t; t++)
 		if (n > strlen(*t) && strcmp(name + n - strlen(*t), *t) == 0)
 			name[n - strlen(*t)] = '\0';
 	for (uint32_t i = 0; i < f->n_names[ST_SPELLING_GGUF]; i++)
