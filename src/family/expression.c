@@ -50,6 +50,7 @@ enum term_op {
 	TERM_LENGTH,  /* of a list; of one value 1 */
 	TERM_LARGEST, /* of a list of numbers */
 	TERM_HOLDS,   /* whether b is one of a */
+	TERM_PLACE,   /* in list a, of number b of those that are not 0 */
 };
 
 struct st_term {
@@ -97,7 +98,7 @@ static const struct function {
 	{ "sqrt", TERM_SQRT, false },       { "log", TERM_LOG, false },    { "exp", TERM_EXP, false },
 	{ "floor", TERM_FLOOR, false },     { "ceil", TERM_CEIL, false },  { "min", TERM_MIN, true },
 	{ "max", TERM_MAX, true },          { "holds", TERM_HOLDS, true }, { "length", TERM_LENGTH, false },
-	{ "largest", TERM_LARGEST, false },
+	{ "largest", TERM_LARGEST, false }, { "place", TERM_PLACE, true },
 };
 
 static enum st_status call(struct parser *p, const struct function *fn, uint32_t *out)
@@ -451,6 +452,30 @@ static enum st_status largest(const struct evaluation *v, const struct st_term *
 	return n ? ST_OK : FAIL(v, "an empty list has no largest");
 }
 
+/* Counted from 0; the list's length where it has none so far. One value stands for every layer. */
+static enum st_status place(const struct evaluation *v, const struct st_term *t, double *out)
+{
+	struct st_setting a;
+	double nth;
+	ST_TRY(eval(v, t->a, &a));
+	ST_TRY(number(v, t->b, &nth));
+	if (a.kind == ST_SETTING_NUMBER) {
+		*out = a.number != 0 ? nth : 1;
+		return ST_OK;
+	}
+	if (a.kind != ST_SETTING_LIST)
+		return FAIL(v, "places are those of numbers");
+	size_t i = 0;
+	for (double seen = 0; i < a.n; i++) {
+		if (a.items[i].kind != ST_SETTING_NUMBER)
+			return FAIL(v, "places are those of numbers");
+		if (a.items[i].number != 0 && seen++ == nth)
+			break;
+	}
+	*out = (double)i;
+	return ST_OK;
+}
+
 static enum st_status calculate(const struct evaluation *v, const struct st_term *t, double *out)
 {
 	bool same;
@@ -464,6 +489,8 @@ static enum st_status calculate(const struct evaluation *v, const struct st_term
 	}
 	case TERM_LARGEST:
 		return largest(v, t, out);
+	case TERM_PLACE:
+		return place(v, t, out);
 	case TERM_EQUAL:
 	case TERM_UNEQUAL:
 		ST_TRY(equal(v, t, &same));

@@ -57,7 +57,7 @@ static const struct {
 };
 
 /* Not refused by GGUF's nature, and not written backwards yet: refused, or right. */
-static const char *const open_ends[] = { "gpt_oss-mxfp4", "jamba", "llama", "nemotron_h", "phimoe" };
+static const char *const open_ends[] = { "gpt_oss-mxfp4", "llama", "nemotron_h", "phimoe" };
 
 /* Come back under the names of the class that transformers has for them. */
 static const char *const renamed[] = { "chatglm" };
