@@ -32,6 +32,22 @@ static enum st_refit refit_of(const struct st_rows *s, const struct st_rows *oth
 	return aligned ? st_refit_of(s->held.type) : ST_REFIT_NONE;
 }
 
+static struct st_inner_sums sum_inner(const struct st_cells *x, const struct st_cells *y, uint64_t n)
+{
+	struct st_inner_sums s = { 0 };
+	for (uint64_t i = 0; i < n; i++) {
+		double a = x->value[i], b = y->value[i], d = a - b;
+		if (!isfinite(d) || isinf(x->below[i]) || isinf(x->above[i]) || isinf(y->below[i]) || isinf(y->above[i]))
+			continue;
+		s.aa += a * a;
+		s.bb += b * b;
+		s.ab += a * b;
+		s.error_a += a * a * d * d;
+		s.error_b += b * b * d * d;
+	}
+	return s;
+}
+
 static void measure_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
 	const struct measure *m = ctx;
@@ -66,6 +82,8 @@ static void measure_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 		st_fit_row(&x, &y, cols, refit_a, refit_b, (float)sqrt((s.aa + s.bb) / 2 / (double)cols), &row->fit);
 		row->pred = st_cells_variance(&x, cols) + st_cells_variance(&y, cols);
 		row->wide = a->held.type == ST_DTYPE_GPTQ || b->held.type == ST_DTYPE_GPTQ;
+		if (row->wide)
+			row->inner = sum_inner(&x, &y, cols);
 	}
 }
 
@@ -84,23 +102,27 @@ static bool asks_for_more(const struct st_fit *r, const struct st_fit *all)
 
 /*
  * Cells that are many steps wide hide a factor, so gains are bounded, of every row and of the whole: by twice what
- * least squares leaves, which is the relative variance of the error, and by eight standard deviations of the rows'
- * gains (docs/floors.md, "Packed by other programs"). Least squares leaves it on the one side or on the other, so the
- * gain is asked both ways.
+ * least squares leaves, which is the relative variance of the error, and by eight standard deviations of a gain: those
+ * that its own errors let one expect, or those that the rows have (docs/floors.md, "Packed by other programs"). Least
+ * squares leaves it on the one side or on the other, so the gain is asked both ways.
  */
 struct gains {
+	struct st_inner_sums all;
 	double spread[2]; /* standard deviation of the gains of the rows: of a in b, of b in a */
-	double shrink;    /* what least squares may leave of a gain */
 };
 
-static double shrink_of(double aa, double ab, double bb) { return ab != 0 ? 1 - ab * ab / (aa * bb) : 1; }
+static double shrink_of(const struct st_inner_sums *s)
+{
+	return s->aa > 0 && s->bb > 0 && s->ab != 0 ? 1 - s->ab * s->ab / (s->aa * s->bb) : 1;
+}
 
 static double spread_of(const struct st_row_stat *stats, uint64_t n, bool of_b)
 {
 	double rows = 0, apart = 0, mean = 0;
 	for (int again = 0; again < 2; again++)
 		for (uint64_t i = 0; i < n; i++) {
-			double square = of_b ? stats[i].aa : stats[i].bb, gain = stats[i].ab / square;
+			const struct st_inner_sums *s = &stats[i].inner;
+			double square = of_b ? s->aa : s->bb, gain = s->ab / square;
 			if (!(square > 0))
 				continue;
 			rows += !again;
@@ -110,25 +132,34 @@ static double spread_of(const struct st_row_stat *stats, uint64_t n, bool of_b)
 	return rows > 0 ? 1.25 * apart / rows : 0; /* the mean of |x| is 0.8 standard deviations */
 }
 
-static struct gains gains_of(const struct st_row_stat *stats, uint64_t n, const struct st_pair_summary *s)
+static struct gains gains_of(const struct st_row_stat *stats, uint64_t n)
 {
-	return (struct gains){ .spread = { spread_of(stats, n, false), spread_of(stats, n, true) },
-		               .shrink = shrink_of(s->aa, s->ab, s->bb) };
+	struct gains g = { .spread = { spread_of(stats, n, false), spread_of(stats, n, true) } };
+	for (uint64_t i = 0; i < n; i++) {
+		const struct st_inner_sums *s = &stats[i].inner;
+		g.all.aa += s->aa;
+		g.all.bb += s->bb;
+		g.all.ab += s->ab;
+		g.all.error_a += s->error_a;
+		g.all.error_b += s->error_b;
+	}
+	return g;
 }
 
 /* Whether these sums, of `rows` rows, have a gain that the error cannot leave. */
-static bool has_gain(const struct gains *all, double rows, double shrink, double aa, double ab, double bb)
+static bool has_gain(const struct gains *all, double rows, double shrink, const struct st_inner_sums *s)
 {
-	return fabs(ab / bb - 1) > 8 * all->spread[0] / sqrt(rows) + 2 * shrink
-	    || fabs(ab / aa - 1) > 8 * all->spread[1] / sqrt(rows) + 2 * shrink;
+	double of_a = fmax(all->spread[0] / sqrt(rows), sqrt(s->error_b) / s->bb),
+	       of_b = fmax(all->spread[1] / sqrt(rows), sqrt(s->error_a) / s->aa);
+	return fabs(s->ab / s->bb - 1) > 8 * of_a + 2 * shrink || fabs(s->ab / s->aa - 1) > 8 * of_b + 2 * shrink;
 }
 
 static bool row_has_gain(const struct gains *all, const struct st_row_stat *r)
 {
-	if (!r->wide || r->aa <= 0 || r->bb <= 0)
+	if (!r->wide || r->inner.aa <= 0 || r->inner.bb <= 0)
 		return false;
 	/* A row with a few large numbers errs more than the others. */
-	return has_gain(all, 1, fmax(all->shrink, shrink_of(r->aa, r->ab, r->bb)), r->aa, r->ab, r->bb);
+	return has_gain(all, 1, fmax(shrink_of(&all->all), shrink_of(&r->inner)), &r->inner);
 }
 
 void st_pair_summarise(struct st_row_stat *stats, const uint64_t *idx, uint64_t n, struct st_pair_summary *s)
@@ -149,7 +180,7 @@ void st_pair_summarise(struct st_row_stat *stats, const uint64_t *idx, uint64_t 
 		st_fit_add(&s->fit, &r->fit);
 		wide |= r->wide;
 	}
-	struct gains gains = gains_of(stats, n, s);
+	struct gains gains = gains_of(stats, n);
 	for (uint64_t i = 0; i < n; i++) {
 		struct st_row_stat *r = &stats[i];
 		r->bad = r->apart || !st_fit_is_noise(&r->fit) || asks_for_more(&r->fit, &s->fit)
@@ -164,7 +195,7 @@ void st_pair_summarise(struct st_row_stat *stats, const uint64_t *idx, uint64_t 
 	s->rel = s->apart ? INFINITY : s->dd == 0 ? 0 : s->bb > 0 ? sqrt(s->dd / s->bb) : INFINITY;
 	s->predicted = s->bb > 0 ? sqrt(s->pred / s->bb) : 0;
 	s->gain = s->bb > 0 ? s->ab / s->bb : NAN;
-	bool gain = wide && has_gain(&gains, (double)n, gains.shrink, s->aa, s->ab, s->bb);
+	bool gain = wide && has_gain(&gains, (double)n, shrink_of(&gains.all), &gains.all);
 	s->noise = s->bad_rows == 0 && st_fit_is_noise(&s->fit) && !gain;
 }
 

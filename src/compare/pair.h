@@ -12,6 +12,12 @@
 
 struct st_pool;
 
+/* Sums over elements whose codes are at no end of their range: what is cut there says nothing of a factor. */
+struct st_inner_sums {
+	double aa, bb, ab;
+	double error_a, error_b; /* of a^2 (a - b)^2, and of b^2 (a - b)^2 */
+};
+
 struct st_row_stat {
 	double aa, bb, ab, dd;        /* sums over the row */
 	double pred;                  /* what dd is expected to be, of numbers that are anywhere in their cells */
@@ -20,6 +26,7 @@ struct st_row_stat {
 	float largest_a, largest_b;   /* magnitudes */
 	struct st_fit fit;
 	bool wide; /* cells so wide that they hide a factor */
+	struct st_inner_sums inner; /* of such a row */
 	bool bad;  /* no original gives both rows */
 };
 
