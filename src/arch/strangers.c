@@ -31,7 +31,8 @@ static bool is_adapter(const struct st_container *c)
 /* Meta's and Mistral's own training code names weights so; it also has other orders of Q and K rows. */
 static bool is_native(const struct st_container *c)
 {
-	return has(c, "layers.0.attention.wq.weight") && has(c, "layers.0.feed_forward.w1.weight");
+	return has(c, "layers.0.attention.wq.weight")
+	    && (has(c, "layers.0.feed_forward.w1.weight") || has(c, "layers.0.feed_forward.experts.0.w1.weight"));
 }
 
 static bool has_head(const struct st_container *c) { return has(c, "lm_head.weight") || has(c, "output.weight"); }
@@ -67,6 +68,28 @@ static const char *bytes_for_scales(const struct st_container *c)
 	return NULL;
 }
 
+/*
+ * A matrix of integers beside something called its scale, in a form that no row above has (EETQ, Quanto and others): the
+ * integers alone are no weights.
+ */
+static const char *integers_under_scales(const struct st_container *c)
+{
+	size_t looked_at = 0; /* what packs one matrix packs most: a few tell */
+	for (size_t i = 0; i < c->n_tensors && looked_at < 16; i++) {
+		const struct st_tensor *t = &c->tensors[i];
+		const struct st_dtype_info *type = st_dtype_info(t->dtype);
+		const char *dot = strrchr(t->name, '.');
+		if (type->kind != ST_KIND_INT || t->ndim < 2 || !dot)
+			continue;
+		looked_at++;
+		size_t n = (size_t)(dot - t->name) + 1;
+		for (size_t k = 0; k < c->n_tensors; k++)
+			if (strncmp(c->tensors[k].name, t->name, n) == 0 && strstr(c->tensors[k].name + n, "scale"))
+				return t->name;
+	}
+	return NULL;
+}
+
 static bool fits(const struct st_container *c, size_t i)
 {
 	for (size_t k = 0; k < 3 && packings[i].all[k]; k++)
@@ -88,7 +111,10 @@ const char *st_packing(const struct st_container *c, const char **tensor)
 		return packings[i].method;
 	}
 	*tensor = bytes_for_scales(c);
-	return *tensor ? "MLX (MXFP4, or another mode without biases)" : NULL;
+	if (*tensor)
+		return "MLX (MXFP4, or another mode without biases)";
+	*tensor = integers_under_scales(c);
+	return *tensor ? "integers with scales" : NULL;
 }
 
 const char *st_stranger(const struct st_container *c)

@@ -135,6 +135,12 @@ void st_name_take_apart(const char *name, struct st_name_parts *p)
 		size_t n = (size_t)(q - s);
 		int32_t v = number(s, n);
 		if (v >= 0 && p->layer < 0) {
+			/* Whatever stood before it must have been fronts. */
+			for (const char *f = name, *g = name; g < s; g++)
+				if (*g == '.') {
+					p->text &= is_front(f, (size_t)(g - f));
+					f = g + 1;
+				}
 			p->layer = v;
 			begin = q < end ? q + 1 : end;
 		} else if (v < 0 && p->layer < 0 && begin == s && is_front(s, n) && q < end) {
@@ -142,12 +148,6 @@ void st_name_take_apart(const char *name, struct st_name_parts *p)
 		} else if (v >= 0 && p->expert < 0 && !sliced) {
 			p->expert = v;
 		}
-		if (v >= 0 && p->layer == v && s > name) /* whatever stood before it must have been fronts */
-			for (const char *f = name, *g = name; g < s; g++)
-				if (*g == '.') {
-					p->text &= is_front(f, (size_t)(g - f));
-					f = g + 1;
-				}
 		s = q + 1;
 	}
 	if (!p->text)

@@ -88,9 +88,9 @@ void st_settle_conventions(const struct st_model *a, const struct st_model *b, s
 			lacking += d[i].status <= ST_WEIGHT_NOISE && is_kin(d, n, &d[i], c->code);
 		}
 		bool known = is_of(c, family);
-		if (found == 0 || (known ? found <= lacking : lacking > 0))
+		if (found <= lacking)
 			continue;
-		for (size_t i = 0; i < n && known; i++)
+		for (size_t i = 0; i < n; i++)
 			if (d[i].status <= ST_WEIGHT_NOISE && is_kin(d, n, &d[i], c->code))
 				blame(&d[i], c->code, gguf_a ? 'a' : 'b');
 		for (size_t i = 0; i < n && known; i++)

@@ -12,9 +12,10 @@ struct st_conventions {
 
 /*
  * GGUF keeps some weights in another form than Hugging Face: rows of Q and K in adjacent pairs, norms with their one
- * added, gpt2's matrices turned. Where a cause of that kind is found between two such models on every tensor of its
- * name, it is no fault of one file: in a family that GGUF is known to keep so, the weights count as equal or as apart
- * by noise; in others they stay as they are, and the code is listed as open.
+ * added, gpt2's matrices turned. Where a cause of that kind is found between two such models on most tensors of its
+ * names, it is no fault of those: in a family that GGUF is known to keep so, the weights count as equal or as apart
+ * by noise; in others they stay as they are, and the code is listed as open. The few that are not so are at fault, on
+ * the side of the GGUF file (`side`).
  */
 void st_settle_conventions(const struct st_model *a, const struct st_model *b, struct st_weight_diff *d, size_t n,
                            struct st_conventions *c);

@@ -18,6 +18,7 @@ struct entry {
 	double number;
 	char text[64];   /* as it is shown */
 	uint64_t digest; /* of all of a text or a list */
+	bool spelled;    /* a row of spellings[] speaks of it */
 };
 
 struct entries {
@@ -145,7 +146,7 @@ static enum st_status read(const struct st_model *m, struct entries *l, struct s
 	return ST_OK;
 }
 
-static const struct entry *find(const struct entries *l, const char *key)
+static struct entry *find(const struct entries *l, const char *key)
 {
 	struct entry want = { .key = key };
 	return l->n ? bsearch(&want, l->e, l->n, sizeof want, by_key) : NULL;
@@ -273,11 +274,49 @@ static void compare_spellings(const struct entries *a, const struct entries *b, 
 {
 	const struct entries *g = gguf_a ? a : b, *h = gguf_a ? b : a;
 	for (size_t i = 0; i < sizeof spellings / sizeof *spellings; i++) {
-		const struct entry *x = find(g, spellings[i].gguf), *y = NULL;
-		for (size_t k = 0; k < 8 && spellings[i].hf[k] && !y; k++)
-			y = find(h, spellings[i].hf[k]);
+		struct entry *x = find(g, spellings[i].gguf), *y = NULL;
+		for (size_t k = 0; k < 8 && spellings[i].hf[k]; k++) {
+			struct entry *z = find(h, spellings[i].hf[k]);
+			if (z)
+				z->spelled = true;
+			y = y ? y : z;
+		}
+		if (x)
+			x->spelled = true;
 		if (x && y && x->kind != LIST && y->kind != LIST)
 			note_diff(r, gguf_a ? x : y, gguf_a ? y : x, spellings[i].gguf);
+	}
+}
+
+static const char *last_word(const char *key)
+{
+	const char *dot = strrchr(key, '.');
+	return dot ? dot + 1 : key;
+}
+
+/* The one number called so that no spelling speaks of; NULL where there is none, or more than one. */
+static const struct entry *only_number(const struct entries *l, const char *word)
+{
+	const struct entry *found = NULL;
+	for (size_t i = 0; i < l->n; i++) {
+		const struct entry *e = &l->e[i];
+		if (e->kind != NUMBER || e->spelled || strcmp(last_word(e->key), word) != 0)
+			continue;
+		if (found)
+			return NULL;
+		found = e;
+	}
+	return found;
+}
+
+/* Numbers that both conventions call the same: "ARCH.stripes" is what config.json has as "stripes". */
+static void compare_words(const struct entries *a, const struct entries *b, struct st_raw_configs *r)
+{
+	for (size_t i = 0; i < a->n; i++) {
+		const char *word = last_word(a->e[i].key);
+		const struct entry *x = only_number(a, word), *y = only_number(b, word);
+		if (x == &a->e[i] && y)
+			note_diff(r, x, y, word);
 	}
 }
 
@@ -291,10 +330,12 @@ enum st_status st_compare_raw_configs(const struct st_model *a, const struct st_
 	enum st_status st = read(a, &x, err);
 	if (st == ST_OK)
 		st = read(b, &y, err);
-	if (st == ST_OK && gguf_a == gguf_b)
+	if (st == ST_OK && gguf_a == gguf_b) {
 		compare_equal_names(&x, &y, out);
-	else if (st == ST_OK)
+	} else if (st == ST_OK) {
 		compare_spellings(&x, &y, gguf_a, out);
+		compare_words(&x, &y, out);
+	}
 	free(x.e);
 	free(y.e);
 	return st;

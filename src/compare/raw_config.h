@@ -17,7 +17,7 @@ struct st_raw_configs {
 /*
  * The keys of the family (GGUF without "ARCH.", config.json with "." between nested ones). Files of one convention are
  * compared under equal names; between two conventions those keys are compared of which it is known what the other calls
- * them, and the others are not spoken of. `matters` is false for keys that change nothing that weights compute: names,
+ * them, and numbers whose last word is the same in both; the others are not spoken of. `matters` is false for keys that change nothing that weights compute: names,
  * ids, the longest context. Keys point into the arena.
  */
 ST_MUST_CHECK enum st_status st_compare_raw_configs(const struct st_model *a, const struct st_model *b,

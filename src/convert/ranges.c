@@ -80,6 +80,9 @@ static uint64_t first_bad(const struct scan *s, const float *x, uint64_t cols, u
 		for (uint64_t i = 0; i < n; i++)
 			if (!isfinite(y[i]))
 				return at + worst;
+		/* Encoders that search for a scale find none for such a number, and write zeros. */
+		if (fabsf(block[worst]) > st_dtype_largest(t))
+			return at + worst;
 	}
 	return UINT64_MAX;
 }

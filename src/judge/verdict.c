@@ -264,7 +264,7 @@ static bool is_open(const struct st_rosetta_state *s, const struct st_weight_dif
 {
 	return s->r.not_evaluated[0]
 	    && ((d->status >= ST_WEIGHT_ONLY_A && d->cause.code == ST_CAUSE_NONE)
-	        || st_convention_is_open(&s->conventions, d->cause.code));
+	        || (!d->side && st_convention_is_open(&s->conventions, d->cause.code)));
 }
 
 /* A stage of weights that are the same function with their neighbours, beside others that are not. */

@@ -152,7 +152,6 @@ static enum st_status traces_text(const struct st_diff *d, const struct st_repor
 {
 	static const char *const names[] = { "stage",     "layer", "tokens", "min cosine", "rel L2", "at",
 		                             "max |a-b|", "floor", "" };
-	traces_summary(d, t);
 	struct st_table table;
 	st_table_init(&table, "lrrrrrrrl");
 	head(&table, names, 9);
@@ -338,6 +337,20 @@ static enum st_status tensors_text(const struct st_diff *d, const struct st_repo
 	return ST_OK;
 }
 
+/* What is said before the tables, in lines of the terminal's width. */
+static void summary(const struct st_diff *d, const struct st_page *page, struct st_text *t)
+{
+	struct st_text part = { 0 };
+	if (d->note[0])
+		st_text_printf(&part, "note: %s\n", d->note);
+	verdict_line(d, page->colour, &part);
+	if (d->kind == ST_DIFF_TRACES)
+		traces_summary(d, &part);
+	st_text_wrap(t, part.s ? part.s : "", part.len, "  ", page->wrap);
+	t->failed |= part.failed;
+	st_text_release(&part);
+}
+
 enum st_status st_report_diff_text(const struct st_diff *d, const struct st_report_diff_options *o, struct st_text *t,
                                    struct st_error *err)
 {
@@ -346,9 +359,7 @@ enum st_status st_report_diff_text(const struct st_diff *d, const struct st_repo
 	st_text_puts(t, "\nB ");
 	st_text_add_safe(t, d->path_b, strlen(d->path_b));
 	st_text_puts(t, "\n");
-	if (d->note[0])
-		st_text_printf(t, "note: %s\n", d->note);
-	verdict_line(d, o->page.colour, t);
+	summary(d, &o->page, t);
 	switch (d->kind) {
 	case ST_DIFF_STAGES:
 		stage_text(d, &o->page, t);

@@ -361,6 +361,13 @@ static void what_is_no_language_model(void **state)
 			snprintf(f.t[i].name, sizeof f.t[i].name, "layers.%u.%s", layer, tail);
 	}
 	check_refused("native", write_hf(&f, file_config("llama", &m)), ST_ERR_UNSUPPORTED, "Mistral's own code", "");
+	for (size_t i = 0; i < f.n; i++) {
+		unsigned layer;
+		if (strstr(f.t[i].name, "feed_forward.w1") && sscanf(f.t[i].name, "layers.%u.", &layer) == 1)
+			snprintf(f.t[i].name, sizeof f.t[i].name, "layers.%u.feed_forward.experts.0.w1.weight", layer);
+	}
+	check_refused("native experts", write_hf(&f, file_config("llama", &m)), ST_ERR_UNSUPPORTED,
+	              "Mistral's own code", "");
 	file_model_free(&f);
 	/* A classifier's head beside the head of tokens is a tensor without a place. */
 	file_model_init(&f, &m, "model.", false);
@@ -405,6 +412,17 @@ static void packed_weights(void **state)
 		              "up_proj");
 		file_model_free(&f);
 	}
+	/* Of a method that has no row: integers, and what is called their scale. */
+	file_model_init(&f, &m, "model.", false);
+	for (size_t k = 0; k < f.n; k++)
+		if (strcmp(f.t[k].name, "model.layers.0.mlp.up_proj.weight") == 0) {
+			f.t[k].spec.dtype = ST_DTYPE_I8;
+			f.t[k].n_bytes /= sizeof(float);
+		}
+	file_add_f32(&f, "model.layers.0.mlp.up_proj.weight_scales", m.final_norm, 0, m.D);
+	check_refused("integers", write_hf(&f, file_config("llama", &m)), ST_ERR_UNSUPPORTED,
+	              "packed by integers with scales,", "up_proj.weight");
+	file_model_free(&f);
 	naive_free(&m);
 }
 

@@ -295,7 +295,9 @@ static void what_a_type_cannot_hold_is_refused(void **state)
 		{ 6e5f, "Q4_0", "524032" },
 		{ -70000, "Q4_1", "-70000" },
 		{ 70000, "Q4_1", NULL },
-		{ 1e9f, "Q4_K", "1e+09" },
+		{ 1e9f, "Q4_K", "6.19013e+07" }, /* 65504 * 63 * 15 */
+		{ 3e38f, "Q4_K", "6.19013e+07" },
+		{ 3e38f, "Q6_K", "2.66208e+08" }, /* 65504 * 127 * 32 */
 		{ NAN, "Q8_0", "is NaN" },
 		{ INFINITY, "Q4_K", "infinite" },
 		{ INFINITY, "F16", NULL },

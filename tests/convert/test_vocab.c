@@ -7,8 +7,8 @@
 
 #include <stele/token.h>
 
-/* A GGUF file with the toy's weights and the tokenizer of `vocab`. */
-static void model_around(const char *vocab, const char *path)
+/* A GGUF file with the toy's weights and the tokenizer of `vocab`, the last `lacking` pieces without a row. */
+static void model_around(const char *vocab, const char *path, uint64_t lacking)
 {
 	struct st_error err = ST_ERROR_INIT;
 	struct st_container *v, *m;
@@ -36,7 +36,7 @@ static void model_around(const char *vocab, const char *path)
 			                            .ndim = m->tensors[i].ndim };
 		memcpy(specs[i].shape, m->tensors[i].shape, sizeof specs[i].shape);
 		if (specs[i].ndim == 2 && specs[i].shape[0] == TOY_VOCAB) /* a row for every piece */
-			specs[i].shape[0] = pieces->count;
+			specs[i].shape[0] = pieces->count - lacking;
 	}
 	struct st_write_plan plan = {
 		.format = ST_FORMAT_GGUF, .specs = specs, .n_specs = m->n_tensors, .kv = kv, .n_kv = n
@@ -151,7 +151,7 @@ static void published_vocabularies_go_around(void **state)
 		char rel[128];
 		snprintf(rel, sizeof rel, "tokenizers/ggml-vocab-%s.gguf", names[i]);
 		const char *vocab = shared_path(rel);
-		model_around(vocab, in_folder("a.gguf"));
+		model_around(vocab, in_folder("a.gguf"), 0);
 		assert_int_equal(count_wrong(in_folder("a.gguf"), vocab), 0);
 		convert(in_folder("a.gguf"), in_folder("b.apr"));
 		convert(in_folder("b.apr"), in_folder("c.gguf"));
@@ -166,6 +166,20 @@ static void published_vocabularies_go_around(void **state)
 		char cmd[128];
 		snprintf(cmd, sizeof cmd, "rm -rf '%s'/*", folder);
 		assert_int_equal(system(cmd), 0);
+	}
+}
+
+/* Who was given the last token would read behind the embedding: no container gets such a pair. */
+static void pieces_without_rows(void **state)
+{
+	(void)state;
+	static const char *const outputs[] = { "b.gguf", "b.apr", "b" };
+	model_around(shared_path("tokenizers/ggml-vocab-gpt-2.gguf"), in_folder("a.gguf"), 3);
+	for (size_t i = 0; i < 3; i++) {
+		struct st_error err = convert_fails(in_folder("a.gguf"), in_folder(outputs[i]),
+		                                    &(struct st_convert_options){ 0 });
+		assert_int_equal(err.code, ST_ERR_MISMATCH);
+		assert_non_null(strstr(err.message, "has 50257 pieces, the embedding 50254 rows"));
 	}
 }
 
@@ -271,6 +285,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(published_vocabularies_go_around),
+		CASE(pieces_without_rows),
 		CASE(documents_are_carried),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

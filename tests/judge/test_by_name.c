@@ -11,6 +11,7 @@
 
 #include <math.h>
 
+#define K1 "model.layers.1.self_attn.k_proj.weight"
 #define V1 "model.layers.1.self_attn.v_proj.weight"
 #define DOWN0 "model.layers.0.mlp.down_proj.weight"
 #define DOWN1 "model.layers.1.mlp.down_proj.weight"
@@ -175,6 +176,25 @@ static void rope_order_is_a_form(void **state)
 	st_rosetta_free(r);
 	expect("zorp.gguf", "straight.gguf", ST_VERDICT_FAULT, ST_CAUSE_WEIGHT_ROPE_PERMUTED, "blk.0.attn_q.weight");
 	toy_free(&m);
+	/* One that is not as all others are is the one at fault, in either order. */
+	struct toy plain;
+	make(&m, "zorp");
+	make(&plain, "zorp");
+	interleave(&m);
+	struct toy_tensor *k1 = toy_find(&m, K1);
+	memcpy(k1->data, toy_find(&plain, K1)->data, k1->rows * k1->cols * sizeof *k1->data);
+	toy_write(&m, in_folder("odd.gguf"), ST_DTYPE_F32, true);
+	for (int b = 0; b < 2; b++) {
+		r = b ? compare("zorp", "odd.gguf") : compare("odd.gguf", "zorp");
+		assert_int_equal(r->verdict, ST_VERDICT_FAULT);
+		assert_int_equal(r->cause.code, ST_CAUSE_WEIGHT_ROPE_PERMUTED);
+		assert_int_equal(r->first.layer, 1);
+		assert_int_equal(r->first.side, b ? 'b' : 'a');
+		assert_non_null(strstr(r->text, "blk.1.attn_k.weight"));
+		st_rosetta_free(r);
+	}
+	toy_free(&plain);
+	toy_free(&m);
 }
 
 static void plus_one_is_a_form(void **state)
@@ -202,14 +222,54 @@ static void plus_one_is_a_form(void **state)
 	toy_free(&m);
 }
 
+/* A number that both call by one word is compared, though no rule knows the word. */
+static void words_of_two_conventions(void **state)
+{
+	(void)state;
+	struct toy m;
+	make(&m, "zorp");
+	while (m.n > 1)
+		free(m.t[--m.n].data);
+	toy_write(&m, in_folder("hf"), ST_DTYPE_F32, false);
+	uint32_t stripes = 7, rows = TOY_VOCAB;
+	struct toy_kv_store kv = { .n = 0 };
+	toy_kv(&kv, "general.architecture", ST_KV_STR, "zorp", 4);
+	toy_kv(&kv, "zorp.vocab_size", ST_KV_U32, &rows, 4);
+	toy_kv(&kv, "zorp.attention.stripes", ST_KV_U32, &stripes, 4);
+	struct st_tensor_spec spec = { .name = "token_embd.weight", .ndim = 2, .shape = { TOY_VOCAB, 64 } };
+	struct st_write_plan plan = {
+		.format = ST_FORMAT_GGUF, .specs = &spec, .n_specs = 1, .alignment = 32, .kv = kv.kv, .n_kv = kv.n
+	};
+	struct st_error err = ST_ERROR_INIT;
+	struct st_writer *w;
+	const char *readable;
+	assert_ok(st_writer_open(in_folder("a.gguf"), &plan, &w, &err), &err);
+	assert_ok(st_writer_append(w, m.t[0].data, TOY_VOCAB * 64 * sizeof(float), &err), &err);
+	assert_ok(st_writer_finish(w, &readable, &err), &err);
+	assert_ok(st_writer_commit(w, &err), &err);
+	toy_free(&m);
+	for (int said = 7; said <= 9; said += 2) {
+		FILE *f = fopen(in_folder("hf/config.json"), "w");
+		assert_non_null(f);
+		fprintf(f, "{\"architectures\": [\"Zorp\"], \"model_type\": \"zorp\", \"vocab_size\": %u, \"stripes\": %d}\n",
+		        rows, said);
+		fclose(f);
+		expect("a.gguf", "hf", said == 7 ? ST_VERDICT_MATCH : ST_VERDICT_FAULT,
+		       said == 7 ? ST_CAUSE_NONE : ST_CAUSE_CONFIG_MISMATCH, "");
+		expect("hf", "a.gguf", said == 7 ? ST_VERDICT_MATCH : ST_VERDICT_FAULT,
+		       said == 7 ? ST_CAUSE_NONE : ST_CAUSE_CONFIG_MISMATCH, "");
+	}
+}
+
 /* Experts that GGUF stacks in one tensor are compared one by one with those of Hugging Face. */
 static void experts_are_unstacked(void **state)
 {
 	(void)state;
 	enum { E = 3, OUT = 8, IN = 32 };
-	static const char *const names[] = { "model.layers.0.mlp.experts.0.up_proj.weight",
-		                             "model.layers.0.mlp.experts.1.up_proj.weight",
-		                             "model.layers.0.mlp.experts.2.up_proj.weight" };
+	/* An expert with the number of its layer among them. */
+	static const char *const names[] = { "model.layers.1.mlp.experts.0.up_proj.weight",
+		                             "model.layers.1.mlp.experts.1.up_proj.weight",
+		                             "model.layers.1.mlp.experts.2.up_proj.weight" };
 	float x[E * OUT * IN];
 	uint64_t seed = 77;
 	for (size_t i = 0; i < E * OUT * IN; i++)
@@ -229,7 +289,7 @@ static void experts_are_unstacked(void **state)
 		toy_kv(&kv, "general.architecture", ST_KV_STR, "zorp", 4);
 		struct st_tensor_spec specs[] = {
 			{ .name = "token_embd.weight", .ndim = 2, .shape = { TOY_VOCAB, 64 } },
-			{ .name = "blk.0.ffn_up_exps.weight", .ndim = 3, .shape = { E, OUT, IN } },
+			{ .name = "blk.1.ffn_up_exps.weight", .ndim = 3, .shape = { E, OUT, IN } },
 		};
 		struct st_write_plan plan = {
 			.format = ST_FORMAT_GGUF, .specs = specs, .n_specs = 2, .alignment = 32, .kv = kv.kv, .n_kv = 1
@@ -255,6 +315,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(one_convention, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(two_conventions, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(words_of_two_conventions, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(rope_order_is_a_form, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(plus_one_is_a_form, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(experts_are_unstacked, make_folder, remove_folder),
