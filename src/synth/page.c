@@ -62,7 +62,7 @@ static const struct {
 static const struct {
 	const char *key;
 	bool value;
-} small_flags[] = { { "norm_topk_prob", true }, { "rope_scaling.truncate", false }, { "lm_head_bias", true } };
+} small_flags[] = { { "norm_topk_prob", true }, { "lm_head_bias", true } };
 /* Kinds of layers as letters: state space, attention, feed-forward. */
 static const struct {
 	const char *key, *value;

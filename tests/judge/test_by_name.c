@@ -157,14 +157,14 @@ static void rope_order_is_a_form(void **state)
 {
 	(void)state;
 	struct toy m;
-	make(&m, "baichuan");
+	make(&m, "xverse");
 	toy_write(&m, in_folder("hf"), ST_DTYPE_F32, false);
 	m.arch = "zorp";
 	toy_write(&m, in_folder("zorp"), ST_DTYPE_F32, false);
 	toy_write(&m, in_folder("straight.gguf"), ST_DTYPE_F32, true);
 	interleave(&m);
 	toy_write(&m, in_folder("zorp.gguf"), ST_DTYPE_F32, true);
-	m.arch = "baichuan";
+	m.arch = "xverse";
 	toy_write(&m, in_folder("a.gguf"), ST_DTYPE_F32, true);
 	struct st_rosetta *r = compare("a.gguf", "hf");
 	assert_int_equal(r->verdict, ST_VERDICT_MATCH);

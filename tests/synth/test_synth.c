@@ -544,12 +544,17 @@ static void every_page_can_be_made(void **state)
 		struct st_synth_options o = {
 			.arch = family, .preset = "tiny", .seed = 5, .threads = 1, .replace = true
 		};
-		synth(in_folder("page"), &o);
-		struct st_model *hf = open_model(in_folder("page"));
-		assert_int_equal(st_model_n_unused(hf), 0);
 		struct st_error err = ST_ERROR_INIT;
 		struct st_synth_result r;
-		enum st_status st = st_synth_write(in_folder("page.gguf"), &o, &r, &err);
+		enum st_status st = st_synth_write(in_folder("page"), &o, &r, &err);
+		if (st == ST_ERR_UNSUPPORTED && strstr(err.message, "from GGUF files alone")) {
+			assert_string_equal(family, "rwkv6");
+			continue;
+		}
+		assert_ok(st, &err);
+		struct st_model *hf = open_model(in_folder("page"));
+		assert_int_equal(st_model_n_unused(hf), 0);
+		st = st_synth_write(in_folder("page.gguf"), &o, &r, &err);
 		if (st != ST_OK && st != ST_ERR_UNSUPPORTED)
 			fail_msg("%s: %s", family, err.message);
 		in_gguf += st == ST_OK;
