@@ -63,9 +63,12 @@ const char *st_map_path_of(const void *p)
 	return NULL;
 }
 
+/* What an empty file is a map of: functions that take no bytes want an address all the same. */
+static const uint8_t nothing[1];
+
 enum st_status st_map_open(struct st_map *m, const char *path, struct st_error *err)
 {
-	memset(m, 0, sizeof *m);
+	*m = (struct st_map){ .data = nothing };
 	/* O_NONBLOCK: opening a FIFO must not wait for a writer before it is refused. */
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0)
@@ -88,21 +91,23 @@ enum st_status st_map_open(struct st_map *m, const char *path, struct st_error *
 			*m = (struct st_map){ .data = p, .size = (uint64_t)sb.st_size };
 	}
 	close(fd);
-	if (st != ST_OK)
+	if (st != ST_OK) {
+		memset(m, 0, sizeof *m);
 		return st;
+	}
 	m->path = strdup(path);
 	if (!m->path) {
 		st_map_close(m);
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	}
-	if (m->data)
+	if (m->size)
 		registry_add(m);
 	return ST_OK;
 }
 
 void st_map_close(struct st_map *m)
 {
-	if (m->data) {
+	if (m->size) {
 		if (m->path)
 			registry_remove(m);
 		munmap((void *)(uintptr_t)m->data, (size_t)m->size);

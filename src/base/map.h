@@ -5,7 +5,7 @@
 #include <stele/status.h>
 
 struct st_map {
-	const uint8_t *data; /* NULL for an empty file */
+	const uint8_t *data; /* of an empty file, an address that nothing is read from */
 	uint64_t size;
 	char *path;
 };
