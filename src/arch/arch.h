@@ -108,8 +108,7 @@ const struct st_graph *st_model_graph(const struct st_model *m);
 struct st_tensor st_tensor_first_rows(const struct st_tensor *t, uint64_t rows);
 /* By what a model is opened. */
 enum st_open_how {
-	ST_OPEN_FAMILY, /* its family, whichever way that is known */
-	ST_OPEN_PAGE,   /* the page of its family, where there is one */
+	ST_OPEN_FAMILY, /* the page of its family */
 	ST_OPEN_NAMES,  /* tensors by their names */
 };
 /*
@@ -121,6 +120,8 @@ enum st_open_how {
 ST_MUST_CHECK enum st_status st_model_open_any(const char *path, const char *family, enum st_open_how how,
                                                struct st_pool *pool, struct st_model **out, struct st_error *err);
 bool st_model_is_by_name(const struct st_model *m);
+/* What reports call a key of a page: the name that all families have for it, or its own. */
+const char *st_key_in_reports(const char *key);
 /* Keys of the file that the page of its family does not read and that may change numbers. */
 size_t st_model_n_unread(const struct st_model *m);
 const char *st_model_unread_at(const struct st_model *m, size_t i);
@@ -155,8 +156,6 @@ struct st_arch {
 	bool gguf_rope_interleaved; /* GGUF stores Q and K rows in adjacent-pair order */
 	bool qkv_bias, qk_norm;     /* what the family always has; "optional" biases are found by tensor presence */
 	double default_rope_theta;  /* where the reference implementation has one for files without it; 0 = none */
-	/* Family-specific keys and checks after the shared ones were read. May be NULL. */
-	enum st_status (*configure)(const struct st_container *c, struct st_config *cfg, struct st_error *err);
 };
 
 extern const struct st_arch st_arch_llama, st_arch_qwen2, st_arch_qwen3;
@@ -165,8 +164,6 @@ extern const struct st_arch *const st_arch_table[];
 extern const size_t st_arch_count;
 /* By any spelling; NULL when unknown. */
 const struct st_arch *st_arch_find(const char *name, size_t len);
-/* Whether a config.json of the family llama is Mistral's: only then it has a window, and one where it does not say. */
-bool st_config_is_mistral(const json_t *config);
 
 /* What a file is that is no language model, by its tensors' names ("an adapter (LoRA), ..."); NULL: nothing of the kind. */
 const char *st_stranger(const struct st_container *c);
@@ -194,11 +191,15 @@ bool st_role_of_name(const char *name, enum st_role *role, uint32_t *layer);
 uint32_t st_role_shape(const struct st_config *cfg, enum st_role role, uint64_t shape[2]);
 
 /* What llama3's scaling of the rotary frequencies multiplies frequency f by. */
-double st_rope_llama3(const struct st_config *cfg, double f);
 double st_rope_bands(double f, double factor, double low, double high, double original);
+static inline double st_rope_llama3(const struct st_config *cfg, double f)
+{
+	return st_rope_bands(f, cfg->rope_factor, cfg->rope_low_freq, cfg->rope_high_freq,
+	                     cfg->rope_original_positions);
+}
 
-/* Configuration from whatever the container carries: GGUF keys, config.json or APR metadata. */
-ST_MUST_CHECK enum st_status st_config_read(const struct st_container *c, struct st_config *cfg,
-                                            const struct st_arch **arch, struct st_error *err);
+struct st_described;
+/* The members that a page's keys say, of a description whose settings stand; what weights and documents tell is left out. */
+void st_config_of(const struct st_described *d, struct st_config *cfg);
 
 #endif

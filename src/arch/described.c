@@ -38,6 +38,7 @@ static enum st_status bind(struct st_described *d, const struct st_family *famil
 	d->bound = true;
 	if (d->problem.code != ST_OK)
 		return ST_OK;
+	st_described_rotation(d);
 	enum st_status st = st_described_graph(d, &d->problem);
 	if (st != ST_ERR_FORMAT && st != ST_OK)
 		*err = d->problem;

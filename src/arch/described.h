@@ -27,6 +27,26 @@ struct st_described_fault {
 
 struct st_naming; /* arch/roles.h */
 
+/* How a tensor fits the place that it is found for. */
+enum st_use_fit {
+	ST_FIT_UNUSED, /* it has none */
+	ST_FIT_OK,
+	ST_FIT_REVERSED, /* APR: the label lists [in, out] over [out, in] bytes; harmless */
+	ST_FIT_MISSING,  /* it has no elements */
+	ST_FIT_TRANSPOSED, /* the label says [in, out] where labels are to be believed */
+	ST_FIT_SIZE,
+	ST_FIT_TYPE, /* integers */
+};
+
+/* What a tensor of the container is used for: a weight of the page, or a part of one. */
+struct st_described_use {
+	enum st_use_fit fit;
+	uint32_t weight;
+	int32_t layer;
+	uint32_t rank;
+	uint64_t shape[ST_WEIGHT_RANK]; /* of the weight */
+};
+
 struct st_described {
 	const struct st_family *family;
 	struct st_family *owned; /* the same, where this closes it */
@@ -49,12 +69,14 @@ struct st_described {
 	size_t n_faults;
 	uint32_t *absent; /* keys that the file must say, and does not */
 	size_t n_absent;
-	bool *used; /* by tensor of the container */
+	struct st_described_use *uses;          /* by tensor of the container */
+	const struct st_tensor *stands_for_embed; /* the tied head, where it alone is stored; or NULL */
 	struct st_naming *naming;
 
 	bool bound; /* the configuration is sound and the weights were looked for */
 	struct st_graph graph;
 	struct st_error problem; /* the first weight that is missing or does not fit, or why there is no graph */
+	int32_t problem_layer;   /* of that weight */
 };
 
 /*
@@ -76,16 +98,22 @@ void st_described_close(struct st_described *d);
 /* How the rotation is stretched: "none", "yarn"; "none" where the family has no rotation. */
 const char *st_described_scaling(const struct st_described *d);
 
+/* The column of a page in which the container's tensors have their names. */
+enum st_spelling st_described_columns(const struct st_described *d);
+
 /* Whether the description speaks of a key of the file: reads it, or says that it changes no number. */
 bool st_described_names(const struct st_described *d, const char *key);
 
-/* Whether the description speaks of every key of the file; and whether it calls a tensor one that means nothing. */
-ST_MUST_CHECK enum st_status st_described_speaks_of_all(const struct st_container *c, const struct st_family *family,
-                                                        bool *yes, struct st_error *err);
-bool st_described_ignores(const struct st_family *family, const char *tensor);
+/* Whether a tensor holds frequencies, which early checkpoints stored beside what they follow from. */
+bool st_are_frequencies(const char *tensor);
 
 /* The object that configures the text model: config.json, or the part of it for text beside those for pictures. */
 const json_t *st_described_config(const struct st_container *c);
+
+/* The key under which a container names its family. */
+const char *st_described_arch_key(const struct st_container *c);
+/* Why a container is of no family: it names one that nobody knows, or none. */
+enum st_status st_described_unknown(const struct st_container *c, struct st_error *err);
 
 /* The built-in family that a container belongs to, parsed; NULL in *out where none is known. */
 ST_MUST_CHECK enum st_status st_described_family(const struct st_container *c, struct st_family **out,
@@ -102,7 +130,13 @@ ST_MUST_CHECK enum st_status st_described_page(const char *name, struct st_arena
 /* ---- steps, in this order ---- */
 
 ST_MUST_CHECK enum st_status st_described_settings(struct st_described *d, struct st_error *err);
+/* Of the former: sizes and numbers that make no sense in any family (described_sizes.c). */
+ST_MUST_CHECK enum st_status st_described_sizes(const struct st_described *d, struct st_error *err);
 ST_MUST_CHECK enum st_status st_described_weights(struct st_described *d, struct st_error *err);
+/* GGUF files say llama3's rotation by divisors: finds its numbers again and sets the keys (described_rotation.c). */
+void st_described_rotation(struct st_described *d);
+/* Converters work in f32; for factors up to 64 their divisors are up to 4e-6 off. */
+#define ST_DIVISORS_AGREE 1e-5
 ST_MUST_CHECK enum st_status st_described_graph(struct st_described *d, struct st_error *err);
 
 /* The settings as they are in a layer; -1: outside the layers. */

@@ -335,7 +335,9 @@ static enum st_status divisors(struct builder *b, uint32_t i, const char *name, 
 	for (uint32_t k = 0; k < n; k++) {
 		by[k] = w ? by[k] : list.items[k].number;
 		if (!(by[k] > 0) || !isfinite(by[k]))
-			return FAIL(b, "%g is no divisor of a frequency", by[k]);
+			return w ? st_fail_at(b->err, ST_ERR_FORMAT, w->tensor->offset, w->tensor->name,
+			                      "element %u is %g, no divisor of a frequency", k, by[k])
+			         : FAIL(b, "%g is no divisor of a frequency", by[k]);
 	}
 	return ST_OK;
 }
@@ -350,7 +352,8 @@ static enum st_status frequencies(struct builder *b, const struct st_node *n, co
 	ST_NEED(inv);
 	for (uint32_t i = 0; i < pairs; i++) {
 		inv[i] = i < n_turned ? st_exp(-ln_theta * (2.0 * i) / n->n_rot) : 0;
-		inv[i] *= r->llama3 ? st_rope_bands(inv[i], r->factor, r->low, r->high, r->original)
+		inv[i] *= r->llama3 && by ? 1
+		        : r->llama3 ? st_rope_bands(inv[i], r->factor, r->low, r->high, r->original)
 		        : r->yarn   ? yarn(r, i, n->n_rot)
 		        : r->linear ? 1 / r->factor
 		                    : 1;
@@ -358,6 +361,21 @@ static enum st_status frequencies(struct builder *b, const struct st_node *n, co
 			inv[i] /= by[i];
 	}
 	*out = inv;
+	return ST_OK;
+}
+
+/* Divisors beside llama3's numbers are its effect, said twice: it is applied once. */
+static enum st_status check_llama3(struct builder *b, const struct st_node *n, const struct rotation *r, const double *by)
+{
+	const struct st_tensor *t = weight(b, 0)->tensor;
+	for (uint32_t i = 0; i < n->n_rot / 2; i++) {
+		double keep = st_rope_bands(st_exp(-st_log(r->theta) * (2.0 * i) / n->n_rot), r->factor, r->low, r->high,
+		                            r->original);
+		if (!(fabs(keep * by[i] - 1) < ST_DIVISORS_AGREE))
+			return st_fail_at(b->err, ST_ERR_FORMAT, t->offset, t->name,
+			                  "element %u is %g, where the configuration's llama3 scaling divides by %g", i, by[i],
+			                  1 / keep);
+	}
 	return ST_OK;
 }
 
@@ -385,6 +403,8 @@ static enum st_status rope(struct builder *b, struct st_node *n, uint32_t in)
 	double *inv, *beyond;
 	bool some, more, backward;
 	ST_TRY(divisors(b, 0, "short", pairs, by, &some));
+	if (some && r.llama3 && b->s->n_w && weight(b, 0))
+		ST_TRY(check_llama3(b, n, &r, by));
 	ST_TRY(frequencies(b, n, &r, n_turned, some ? by : NULL, &inv));
 	ST_TRY(divisors(b, 1, "long", pairs, by, &more));
 	if (r.longrope && (!some || !more))

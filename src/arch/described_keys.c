@@ -4,6 +4,8 @@
 #include "base/error.h"
 #include "json/json.h"
 
+#include <stele/family.h>
+
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
@@ -26,21 +28,16 @@ enum st_status(st_described_fail)(const struct st_described *d, uint32_t line, s
 
 /* ---- what kind of file ---- */
 
-static enum st_status refuse_apr(const struct st_container *c, struct st_error *err)
-{
-	if (c->format != ST_FORMAT_APR)
-		return ST_OK;
-	return st_fail(err, ST_ERR_UNSUPPORTED, "is an APR file, whose keys descriptions do not spell yet");
-}
-
 static enum st_spelling spelling_of(const struct st_container *c)
 {
-	return c->format == ST_FORMAT_GGUF ? ST_SPELLING_GGUF : ST_SPELLING_CONFIG;
+	return c->format == ST_FORMAT_GGUF  ? ST_SPELLING_GGUF
+	     : c->format == ST_FORMAT_APR ? ST_SPELLING_APR
+	                                  : ST_SPELLING_CONFIG;
 }
 
 const json_t *st_described_config(const struct st_container *c)
 {
-	const json_t *o = c->docs.config;
+	const json_t *o = c->format == ST_FORMAT_APR ? c->docs.metadata : c->docs.config;
 	const json_t *text = json_object_get(o, "text_config");
 	return json_is_object(text) ? text : o;
 }
@@ -55,17 +52,51 @@ static bool text_of(const struct st_container *c, const char *key, const char **
 	return *s != NULL;
 }
 
-/* What the file calls its family; GGUF's text lies in the map. */
-static enum st_status architecture(const struct st_container *c, const char **s, size_t *n, struct st_error *err)
+/*
+ * What the file calls its family, and under which key; GGUF's text lies in the map. In the metadata of APR files
+ * "model_type" may be a writer's word of its own ("transformer_lm_q4k").
+ */
+static enum st_status architecture(const struct st_container *c, const char **key, const char **s, size_t *n,
+                                   struct st_error *err)
 {
+	static const char *const keys[][3] = { [ST_SPELLING_GGUF] = { "general.architecture" },
+		                               [ST_SPELLING_CONFIG] = { "model_type", "architecture", "architectures" },
+		                               [ST_SPELLING_APR] = { "architecture", "model_type" } };
+	const char *const *k = keys[spelling_of(c)];
 	bool found;
+	*key = k[0];
 	*s = NULL;
 	*n = 0;
 	if (c->format == ST_FORMAT_GGUF)
-		return st_kv_str(&c->keys, "general.architecture", s, n, &found, err);
-	if (!text_of(c, "model_type", s, n) && !text_of(c, "architecture", s, n))
-		(void)text_of(c, "architectures", s, n);
-	return ST_OK;
+		return st_kv_str(&c->keys, k[0], s, n, &found, err);
+	for (size_t i = 0; i < 3 && k[i] && !*s; i++)
+		if (text_of(c, k[i], s, n))
+			*key = k[i];
+	const json_t *other = json_object_get(st_described_config(c), k[0]);
+	return *s || !other || json_is_null(other)
+	             ? ST_OK
+	             : st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, k[0], "is no string");
+}
+
+const char *st_described_arch_key(const struct st_container *c)
+{
+	struct st_error none = ST_ERROR_INIT;
+	const char *key, *s;
+	size_t n;
+	(void)architecture(c, &key, &s, &n, &none);
+	return key;
+}
+
+enum st_status st_described_unknown(const struct st_container *c, struct st_error *err)
+{
+	const char *key, *s;
+	size_t n;
+	ST_TRY(architecture(c, &key, &s, &n, err));
+	if (!s)
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is missing");
+	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key,
+	                  "unknown model family \"%.*s\": none of the %zu that stele family list shows",
+	                  (int)(n < 64 ? n : 64), s, st_family_count());
 }
 
 /* "llama if expert_count": whether the key is there and not 0. */
@@ -94,10 +125,10 @@ static enum st_status called(const struct st_container *c, const struct st_famil
                              struct st_error *err)
 {
 	enum st_spelling where = spelling_of(c);
-	const char *s;
+	const char *s, *key;
 	size_t n;
 	*out = NULL;
-	ST_TRY(architecture(c, &s, &n, err));
+	ST_TRY(architecture(c, &key, &s, &n, err));
 	for (uint32_t i = 0; s && i < f->n_names[where] && !*out; i++) {
 		const struct st_family_name *name = &f->names[where][i];
 		bool holds = strlen(name->name) == n && memcmp(name->name, s, n) == 0;
@@ -111,11 +142,10 @@ static enum st_status called(const struct st_container *c, const struct st_famil
 
 enum st_status st_described_family(const struct st_container *c, struct st_family **out, struct st_error *err)
 {
-	const char *own;
+	const char *own, *key;
 	size_t n;
 	*out = NULL;
-	ST_TRY(refuse_apr(c, err));
-	ST_TRY(architecture(c, &own, &n, err));
+	ST_TRY(architecture(c, &key, &own, &n, err));
 	for (size_t i = 0; own && n && i < st_family_text_count && !*out; i++) {
 		const struct st_family_text *t = &st_family_texts[i];
 		const char *name;
@@ -154,8 +184,9 @@ static enum st_key_type element_type(enum st_key_type t)
 
 static enum st_status check_number(const char *key, enum st_key_type t, double v, struct st_error *err)
 {
-	if (t == ST_KEY_COUNT && (!(v >= 0) || !(v <= INT32_MAX) || v != floor(v)))
-		return bad(key, "whole number from 0 to 2147483647", err);
+	if (t == ST_KEY_COUNT && (!(v >= 0) || !(v <= UINT32_MAX) || v != floor(v)))
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, key, "is %.17g, not an integer from 1 to 4294967295, or 0",
+		                  v);
 	return isfinite(v) ? ST_OK : bad(key, "finite number", err);
 }
 
@@ -217,7 +248,11 @@ static enum st_status json_scalar(struct st_described *d, const char *key, const
 		return ST_OK;
 	}
 	if (t == ST_KEY_FLAG ? !json_is_boolean(v) : !json_is_number(v))
-		return bad(key, t == ST_KEY_FLAG ? "true or false" : "number", err);
+		return bad(key,
+		           t == ST_KEY_FLAG    ? "true or false"
+		           : t == ST_KEY_COUNT ? "integer"
+		                               : "number",
+		           err);
 	out->number = t == ST_KEY_FLAG ? json_is_true(v) : json_number_value(v);
 	return check_number(key, t, out->number, err);
 }
@@ -269,6 +304,8 @@ static enum st_status kv_scalar(struct st_described *d, const char *key, enum st
 	}
 	if ((t == ST_KEY_FLAG) != (type == ST_KV_BOOL))
 		return bad(key, t == ST_KEY_FLAG ? "true or false" : "number", err);
+	if (t == ST_KEY_COUNT && (type == ST_KV_F32 || type == ST_KV_F64))
+		return bad(key, "integer", err);
 	*out = (struct st_setting){ .kind = ST_SETTING_NUMBER, .number = st_kv_number(type, *at) };
 	*at += st_kv_size(type);
 	return check_number(key, t, out->number, err);
@@ -308,21 +345,63 @@ static const char *last_part(const char *path)
 	return dot ? dot + 1 : path;
 }
 
-/* config.json may say a key in two places (rope_theta, rope_parameters.rope_theta): not two values. */
+/* The object that a name leads into, where the file has it and it holds something; NULL: none. */
+static const json_t *owner_of(const struct st_described *d, const char *path)
+{
+	const char *dot = strchr(path, '.');
+	char name[96];
+	snprintf(name, sizeof name, "%.*s", dot ? (int)(dot - path) : 0, path);
+	const json_t *o = dot ? json_object_get(st_described_config(d->c), name) : NULL;
+	return json_object_size(o) ? o : NULL;
+}
+
+/* A key that stands in one of two objects alone (rope_scaling, rope_parameters): the other then says that it is as where
+ * nothing is said. */
+static enum st_status check_owners(struct st_described *d, const struct st_family_key *k, uint32_t said,
+                                   const struct st_setting *v, struct st_error *err)
+{
+	enum st_spelling where = d->settings.spelling;
+	struct st_setting assumed = { 0 };
+	struct st_error none = ST_ERROR_INIT;
+	const json_t *own = owner_of(d, k->spelled[where][said]);
+	for (uint32_t i = 0; i < k->n_spelled[where]; i++)
+		if (!strchr(k->spelled[where][i], '.'))
+			return ST_OK; /* it may stand in neither */
+	if (!own || !k->absent[where].n || st_expression_value(&k->absent[where], &d->settings, &assumed, &none) != ST_OK
+	    || st_setting_same(v, &assumed))
+		return ST_OK;
+	for (uint32_t i = 0; i < k->n_spelled[where]; i++) {
+		const char *other = k->spelled[where][i];
+		const json_t *o = owner_of(d, other);
+		bool says = false;
+		for (uint32_t n = 0; n < k->n_spelled[where]; n++)
+			says |= owner_of(d, k->spelled[where][n]) == o
+			     && json_path(st_described_config(d->c), k->spelled[where][n]);
+		if (o && o != own && !says)
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, k->spelled[where][said],
+			                  "contradicts %.*s, which does not say it", (int)strcspn(other, "."), other);
+	}
+	return ST_OK;
+}
+
+/* config.json may say a key in two places (rope_theta, rope_parameters.rope_theta): not two values. In the metadata of APR
+ * files all spellings are of one key. */
 static enum st_status check_twins(struct st_described *d, const struct st_family_key *k, uint32_t said,
                                   const struct st_setting *v, struct st_error *err)
 {
-	for (uint32_t i = said + 1; i < k->n_spelled[ST_SPELLING_CONFIG]; i++) {
-		const char *first = k->spelled[ST_SPELLING_CONFIG][said], *other = k->spelled[ST_SPELLING_CONFIG][i];
+	enum st_spelling where = d->settings.spelling;
+	for (uint32_t i = said + 1; i < k->n_spelled[where]; i++) {
+		const char *first = k->spelled[where][said], *other = k->spelled[where][i];
 		const json_t *twin = json_path(st_described_config(d->c), other);
 		struct st_setting w;
-		if (!twin || json_is_null(twin) || strcmp(last_part(first), last_part(other)) != 0)
+		if (!twin || json_is_null(twin)
+		    || (where == ST_SPELLING_CONFIG && strcmp(last_part(first), last_part(other)) != 0))
 			continue;
 		ST_TRY(json_value(d, other, twin, k->type, &w, err));
 		if (!st_setting_same(v, &w))
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, other, "contradicts %s", first);
 	}
-	return ST_OK;
+	return check_owners(d, k, said, v, err);
 }
 
 static enum st_status look_up(struct st_described *d, const struct st_family_key *k, struct st_setting *out,
@@ -345,7 +424,7 @@ static enum st_status look_up(struct st_described *d, const struct st_family_key
 		ST_TRY(kv ? kv_value(d, kv, k->type, out, err) : json_value(d, key, v, k->type, out, err));
 		if (k->type == ST_KEY_LETTERS && out->kind == ST_SETTING_TEXT)
 			ST_TRY(take_letters(d, key, out, err));
-		else if (where == ST_SPELLING_CONFIG)
+		else if (where != ST_SPELLING_GGUF)
 			ST_TRY(check_twins(d, k, i, out, err));
 		return check_among(k, key, out, err);
 	}
@@ -363,6 +442,36 @@ static const char *about(const char *entry, const char *key)
 	return strlen(key) == n && memcmp(entry, key, n) == 0 ? entry + n : NULL;
 }
 
+/* What stands behind the key of an entry: whether it says that this value changes no number. */
+static bool is_harmless(const char *only, const struct st_setting *v)
+{
+	if (only[0] == '\0' || !v || (v->kind == ST_SETTING_TEXT && strcmp(v->text, only + 1) == 0))
+		return true;
+	char *end;
+	double number = strtod(only + 1, &end);
+	bool flag = strcmp(only + 1, "true") == 0;
+	return v->kind == ST_SETTING_NUMBER && (flag ? v->number == 1 : !*end && v->number == number);
+}
+
+/* Whether a name of a JSON spelling leads into that object. */
+static bool leads_into(const struct st_family *f, enum st_spelling where, const char *key, size_t n)
+{
+	for (uint32_t i = 0; i < f->n_keys; i++)
+		for (uint32_t k = 0; k < f->keys[i].n_spelled[where]; k++) {
+			const char *s = f->keys[i].spelled[where][k];
+			if (strncmp(s, key, n) == 0 && s[n] == '.')
+				return true;
+		}
+	return false;
+}
+
+/* Whether a key is a member of an object that names lead into. */
+static bool is_member(const struct st_family *f, enum st_spelling where, const char *key)
+{
+	const char *dot = strrchr(key, '.');
+	return dot && leads_into(f, where, key, (size_t)(dot - key));
+}
+
 /* Whether the description reads a key, or says that it changes no number, with this value. v: NULL: whatever it is. */
 static bool is_named(const struct st_family *f, enum st_spelling where, const char *key, const struct st_setting *v)
 {
@@ -370,19 +479,19 @@ static bool is_named(const struct st_family *f, enum st_spelling where, const ch
 		for (uint32_t k = 0; k < f->keys[i].n_spelled[where]; k++)
 			if (strcmp(f->keys[i].spelled[where][k], key) == 0)
 				return true;
-	for (uint32_t i = 0; i < f->n_harmless[where]; i++) {
-		const char *only = about(f->harmless[where][i], key);
-		if (!only)
-			continue;
-		if (only[0] == '\0' || !v || (v->kind == ST_SETTING_TEXT && strcmp(v->text, only + 1) == 0))
-			return true;
-		char *end;
-		double number = strtod(only + 1, &end);
-		bool flag = strcmp(only + 1, "true") == 0;
-		if (v->kind == ST_SETTING_NUMBER && (flag ? v->number == 1 : !*end && v->number == number))
-			return true;
-	}
-	return false;
+	/* Of the metadata of APR files, into which writers put what they like, those are unread that the page knows to matter
+	 * with other values than these. */
+	bool apr = where == ST_SPELLING_APR, named = apr && !is_member(f, where, key);
+	for (int group = apr ? ST_SPELLING_CONFIG : (int)where; group <= (int)where; group++)
+		for (uint32_t i = 0; i < f->n_harmless[group]; i++) {
+			const char *only = about(f->harmless[group][i], key);
+			if (!only)
+				continue;
+			if (is_harmless(only, v))
+				return true;
+			named = false;
+		}
+	return named;
 }
 
 const char *st_described_scaling(const struct st_described *d)
@@ -392,19 +501,6 @@ const char *st_described_scaling(const struct st_described *d)
 	return !v || v->kind != ST_SETTING_TEXT || strcmp(v->text, "default") == 0 ? "none" : v->text;
 }
 
-/* Whether a name of config.json leads into that object. */
-static bool leads_into(const struct st_family *f, const char *key)
-{
-	size_t n = strlen(key);
-	for (uint32_t i = 0; i < f->n_keys; i++)
-		for (uint32_t k = 0; k < f->keys[i].n_spelled[ST_SPELLING_CONFIG]; k++) {
-			const char *s = f->keys[i].spelled[ST_SPELLING_CONFIG][k];
-			if (strncmp(s, key, n) == 0 && s[n] == '.')
-				return true;
-		}
-	return false;
-}
-
 bool st_described_names(const struct st_described *d, const char *key)
 {
 	enum st_spelling where = d->settings.spelling;
@@ -412,7 +508,7 @@ bool st_described_names(const struct st_described *d, const char *key)
 	if (where == ST_SPELLING_GGUF)
 		return strncmp(key, d->settings.model, n) == 0 && key[n] == '.'
 		    && is_named(d->family, where, key + n + 1, NULL);
-	return is_named(d->family, where, key, NULL) || leads_into(d->family, key);
+	return is_named(d->family, where, key, NULL) || leads_into(d->family, where, key, strlen(key));
 }
 
 /* How weights are packed is no matter of arithmetic where they have been put together (format/packed.c). */
@@ -464,13 +560,15 @@ static enum st_status unread_members(struct st_described *d, const json_t *o, co
 	{
 		char path[192];
 		snprintf(path, sizeof path, "%.90s%.90s", front, key);
-		if (asks_for_nothing(v) || tells_packing(d->c, path))
-			continue;
 		struct st_setting value = plain_value(v);
-		if (is_named(d->family, ST_SPELLING_CONFIG, path, &value))
+		enum st_spelling where = d->settings.spelling;
+		size_t n = strlen(path);
+		bool object = leads_into(d->family, where, path, n);
+		if (object && json_is_array(v))
+			return bad(path, "object", err);
+		if (asks_for_nothing(v) || tells_packing(d->c, path) || is_named(d->family, where, path, &value))
 			continue;
-		if (json_is_object(v) && leads_into(d->family, path)) {
-			size_t n = strlen(path);
+		if (object && json_is_object(v)) {
 			snprintf(path + n, sizeof path - n, ".");
 			ST_TRY(unread_members(d, v, path, err));
 		} else {
@@ -506,28 +604,39 @@ static enum st_status left_over(struct st_described *d, struct st_error *err)
 	                                                : unread_members(d, st_described_config(d->c), "", err);
 }
 
+static bool has_name(const struct st_family *f, enum st_spelling where, const char *name)
+{
+	for (uint32_t i = 0; i < f->n_names[where]; i++)
+		if (strcmp(f->names[where][i].name, name) == 0)
+			return true;
+	return false;
+}
+
+/* The architecture that an APR file names decides; a model_type beside it is a word of the writer's, or agrees. */
+static enum st_status check_model_type(const struct st_described *d, struct st_error *err)
+{
+	const json_t *o = d->c->docs.metadata;
+	const char *type = json_string_value(json_object_get(o, "model_type")),
+		   *name = json_string_value(json_object_get(o, "architecture"));
+	if (d->settings.spelling != ST_SPELLING_APR || !type || !name || has_name(d->family, ST_SPELLING_APR, type))
+		return ST_OK;
+	for (size_t i = 0; i < st_family_text_count; i++)
+		if (strcmp(st_family_texts[i].family, type) == 0 && !strstr(st_family_texts[i].name, ".keys"))
+			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "model_type",
+			                  "\"%.64s\" contradicts architecture \"%.64s\"", type, name);
+	return ST_OK;
+}
+
 /* What a container is called by, before anything else of it is read. */
 static enum st_status recognise(struct st_described *d, struct st_error *err)
 {
 	d->settings = (struct st_settings){
 		.family = d->family, .spelling = spelling_of(d->c), .layer = -1, .file = d->c
 	};
-	ST_TRY(refuse_apr(d->c, err));
 	ST_TRY(called(d->c, d->family, &d->settings.model, err));
+	if (d->settings.model)
+		ST_TRY(check_model_type(d, err));
 	return d->settings.model ? ST_OK : st_fail(err, ST_ERR_MISMATCH, "is not of the family %s", d->family->name);
-}
-
-enum st_status st_described_speaks_of_all(const struct st_container *c, const struct st_family *family, bool *yes,
-                                          struct st_error *err)
-{
-	struct st_described d = { .family = family, .c = c };
-	st_arena_init(&d.arena);
-	enum st_status st = recognise(&d, err);
-	if (st == ST_OK)
-		st = left_over(&d, err);
-	*yes = st == ST_OK && d.n_unread == 0;
-	st_arena_release(&d.arena);
-	return st;
 }
 
 /* A list that says one value for each layer must say as many. */
@@ -613,6 +722,30 @@ static enum st_status read_keys(struct st_described *d, struct st_setting *value
 	return ST_OK;
 }
 
+/* A requirement, and what the file says of the keys that it depends on. */
+static enum st_status unfulfilled(const struct st_described *d, const struct st_expression *e, struct st_error *err)
+{
+	const struct st_family *f = d->family;
+	char said[192] = "";
+	size_t n = 0;
+	for (uint32_t i = 0; i < f->n_keys && n < sizeof said; i++) {
+		const struct st_setting *v = &d->settings.keys[i];
+		if (!d->origin[i].said || !st_expression_names(f, e, i) || v->kind == ST_SETTING_LIST)
+			continue;
+		n += (size_t)snprintf(said + n, sizeof said - n, "%s%.60s is ", n ? ", " : ": ", d->origin[i].key);
+		if (n >= sizeof said)
+			break;
+		if (v->kind == ST_SETTING_TEXT)
+			n += (size_t)snprintf(said + n, sizeof said - n, "\"%.40s\"", v->text);
+		else if (f->keys[i].type == ST_KEY_FLAG)
+			n += (size_t)snprintf(said + n, sizeof said - n, "%s", v->number != 0 ? "true" : "false");
+		else
+			n += (size_t)snprintf(said + n, sizeof said - n, "%.9g", v->number);
+	}
+	return st_family_fail(f->file, e->line, ST_ERR_UNSUPPORTED, err, "this model does not fulfil \"%.250s\"%s", e->text,
+	                      said);
+}
+
 enum st_status st_described_settings(struct st_described *d, struct st_error *err)
 {
 	const struct st_family *f = d->family;
@@ -632,13 +765,13 @@ enum st_status st_described_settings(struct st_described *d, struct st_error *er
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET,
 		                  d->origin[i].key ? d->origin[i].key : f->keys[i].name, "is missing");
 	}
+	ST_TRY(st_described_sizes(d, err));
 	for (uint32_t i = 0; i < f->n_requirements; i++) {
 		bool holds;
 		const struct st_expression *e = &f->requirements[i].holds;
 		ST_TRY(st_expression_holds(e, &d->settings, &holds, err));
 		if (!holds)
-			return st_family_fail(f->file, e->line, ST_ERR_UNSUPPORTED, err,
-			                      "this model does not fulfil \"%.300s\"", e->text);
+			return unfulfilled(d, e, err);
 	}
 	ST_TRY(count_of(d, "layers", MAX_LIST, &d->n_layers, err));
 	ST_TRY(count_of(d, "vocab", 1u << 28, &d->vocab, err));

@@ -187,6 +187,43 @@ const struct st_weight *st_described_place(const struct st_model *m, const char 
 
 /* ---- tensors that no weight is ---- */
 
+/* Whether a tensor would be a weight if there were more layers. */
+static bool is_of_more_layers(const struct st_described *d, const struct st_name_parts *of)
+{
+	enum st_spelling where = st_described_columns(d);
+	for (uint32_t i = 0; i < d->family->n_weights && of->layer >= (int32_t)d->n_layers; i++)
+		for (uint32_t k = 0; k < d->family->weights[i].n_sources[where]; k++) {
+			char name[256];
+			struct st_name_parts p;
+			(void)st_source_spell(d->family->weights[i].sources[where][k].name, of->layer, 0, name, sizeof name);
+			st_name_take_apart(name, &p);
+			if (p.layer == of->layer && strcmp(p.stem, of->stem) == 0 && strcmp(p.last, of->last) == 0)
+				return true;
+		}
+	return false;
+}
+
+/* Says behind the container's description how many weights are there in name alone, and where the embedding was found. */
+static enum st_status say_empty_and_tied(struct st_model *m, struct st_error *err)
+{
+	const struct st_described *d = m->described;
+	size_t n = 0;
+	for (size_t i = 0; i < m->c->n_tensors; i++)
+		n += d->uses[i].fit != ST_FIT_UNUSED && m->c->tensors[i].n_elems == 0;
+	if (n) {
+		char *said = st_arena_printf(&m->c->arena, "%s, %zu empty tensor%s", m->c->describe, n, n > 1 ? "s" : "");
+		ST_NEED(said);
+		m->c->describe = said;
+	}
+	if (d->stands_for_embed) {
+		char *said = st_arena_printf(&m->c->arena, "%s, embedding read from %s, to which it is tied", m->c->describe,
+		                             d->stands_for_embed->name);
+		ST_NEED(said);
+		m->c->describe = said;
+	}
+	return ST_OK;
+}
+
 /* A tensor of the text model that nothing reads is a part of the arithmetic that is missing; those of other parts of a
  * larger model (vision, audio, heads of other tasks) are listed. */
 static enum st_status refuse_unused(struct st_model *m, struct st_error *err)
@@ -199,13 +236,26 @@ static enum st_status refuse_unused(struct st_model *m, struct st_error *err)
 		m->unread[m->n_unread] = st_arena_strndup(&m->arena, key, strlen(key));
 		ST_NEED(m->unread[m->n_unread]);
 	}
-	m->unused = st_arena_alloc(&m->arena, d->n_unused, sizeof *m->unused);
+	m->unused = st_arena_alloc(&m->arena, m->c->n_tensors, sizeof *m->unused);
 	ST_NEED(m->unused);
+	for (size_t i = 0; i < m->c->n_tensors; i++)
+		if (d->uses[i].fit == ST_FIT_UNUSED && st_are_frequencies(m->c->tensors[i].name))
+			m->unused[m->n_unused++] = &m->c->tensors[i];
 	for (size_t i = 0; i < d->n_unused; i++) {
 		const struct st_tensor *t = st_container_find(m->c, d->unused[i]);
 		struct st_name_parts p;
 		st_name_take_apart(st_naming_own(d->naming, t), &p);
 		m->unused[m->n_unused++] = t;
+		if (is_of_more_layers(d, &p)) {
+			/* A count too small is a problem of the model, like a weight that is missing: beside another file it
+			 * can be named. */
+			if (m->described->problem.code == ST_OK)
+				(void)st_fail_at(&m->described->problem, ST_ERR_FORMAT, t->offset, t->name,
+				                 "is layer %" PRId32 ", but %s is %" PRIu32, p.layer,
+				                 d->settings.spelling == ST_SPELLING_GGUF ? "block_count" : "the number of layers",
+				                 d->n_layers);
+			continue;
+		}
 		if (p.text && !st_naming_is_beside(d->naming, t))
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, t->offset, t->name,
 			                  "has no place in the description of %s", d->family->name);
@@ -231,12 +281,22 @@ static const struct {
 	{ "window", ST_CONFIG_SLIDING_WINDOW },
 };
 
+/* Those of a rotation that is stretched, which say nothing in others. */
+static const struct {
+	const char *key;
+	enum st_config_member member;
+	bool llama3; /* of that kind alone */
+} stretched[] = {
+	{ "factor", ST_CONFIG_ROPE_FACTOR, false },      { "low_freq", ST_CONFIG_ROPE_LOW_FREQ, true },
+	{ "high_freq", ST_CONFIG_ROPE_HIGH_FREQ, true }, { "original", ST_CONFIG_ROPE_ORIGINAL_POSITIONS, true },
+};
+
 static void put_number(struct st_config *cfg, enum st_config_member m, double v)
 {
 	char *at = (char *)cfg + st_config_rows[m].field.offset;
 	bool flag = v != 0;
 	uint32_t count = v >= 0 && v <= UINT32_MAX ? (uint32_t)v : 0;
-	if (m == ST_CONFIG_NORM_EPS || m == ST_CONFIG_ROPE_THETA)
+	if (st_config_rows[m].field.type == ST_JSON_F64)
 		memcpy(at, &v, sizeof v);
 	else if (m == ST_CONFIG_TIED)
 		memcpy(at, &flag, sizeof flag);
@@ -244,15 +304,76 @@ static void put_number(struct st_config *cfg, enum st_config_member m, double v)
 		memcpy(at, &count, sizeof count);
 }
 
-/* Keys that say another thing in each layer have no one value here. */
-static enum st_status fill_config(struct st_model *m, struct st_error *err)
+const char *st_key_in_reports(const char *key)
 {
-	const struct st_described *d = m->described;
-	struct st_config *cfg = &m->cfg;
+	static const struct {
+		const char *key;
+		enum st_config_member member;
+	} others[] = { { "rope_type", ST_CONFIG_ROPE_SCALING },
+		       { "said_window", ST_CONFIG_SLIDING_WINDOW },
+		       { "max_window_layers", ST_CONFIG_WINDOW_FROM_LAYER },
+		       { "said_qkv_bias", ST_CONFIG_QKV_BIAS } };
+	for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+		if (strcmp(known[i].key, key) == 0 && known[i].member != ST_CONFIG_SLIDING_WINDOW)
+			return st_config_member_name(known[i].member);
+	for (size_t i = 0; i < sizeof stretched / sizeof *stretched; i++)
+		if (strcmp(stretched[i].key, key) == 0)
+			return st_config_member_name(stretched[i].member);
+	for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+		if (strcmp(others[i].key, key) == 0)
+			return st_config_member_name(others[i].member);
+	return key;
+}
+
+static void note_origin(struct st_config *cfg, enum st_config_member m, const struct st_described *d, const char *key)
+{
+	uint32_t k = st_family_find_key(d->family, key);
+	if (k != ST_FAMILY_NONE && d->origin[k].key)
+		st_config_said(cfg, m, d->origin[k].key, d->origin[k].said);
+}
+
+static void fill_rotation(const struct st_described *d, struct st_config *cfg)
+{
+	const char *kind = st_described_scaling(d);
+	cfg->rope_scaling = strcmp(kind, "linear") == 0 ? ST_ROPE_SCALING_LINEAR
+	                  : strcmp(kind, "llama3") == 0 ? ST_ROPE_SCALING_LLAMA3
+	                                                : ST_ROPE_SCALING_NONE;
+	note_origin(cfg, ST_CONFIG_ROPE_SCALING, d, "rope_type");
+	for (size_t i = 0; i < sizeof stretched / sizeof *stretched; i++) {
+		uint32_t k = st_family_find_key(d->family, stretched[i].key);
+		bool counts = stretched[i].llama3 ? cfg->rope_scaling == ST_ROPE_SCALING_LLAMA3
+		                                  : cfg->rope_scaling != ST_ROPE_SCALING_NONE;
+		if (k == ST_FAMILY_NONE || d->settings.keys[k].kind != ST_SETTING_NUMBER)
+			continue;
+		note_origin(cfg, stretched[i].member, d, stretched[i].key);
+		if (counts)
+			put_number(cfg, stretched[i].member, d->settings.keys[k].number);
+	}
+	if (cfg->rope_scaling == ST_ROPE_SCALING_LINEAR && cfg->rope_factor == 1) {
+		cfg->rope_scaling = ST_ROPE_SCALING_NONE;
+		cfg->rope_factor = 0;
+	}
+}
+
+/* From which layer on a window is used; one that no layer uses is none. */
+static void fill_window(struct st_model *m)
+{
+	const struct st_graph *g = &m->described->graph;
+	uint32_t i = 0;
+	while (i < g->n_nodes && (g->nodes[i].op != ST_OP_SCORES || g->nodes[i].window == 0))
+		i++;
+	if (g->n_nodes && i == g->n_nodes)
+		m->cfg.sliding_window = 0;
+	else if (g->n_nodes && m->cfg.sliding_window)
+		m->cfg.window_from_layer = (uint32_t)g->nodes[i].layer;
+}
+
+/* Keys that say another thing in each layer have no one value here. */
+void st_config_of(const struct st_described *d, struct st_config *cfg)
+{
 	*cfg = (struct st_config){ .bos = -1, .eos = -1 };
 	snprintf(cfg->arch, sizeof cfg->arch, "%s", d->family->name);
-	st_config_said(cfg, ST_CONFIG_ARCH, m->c->format == ST_FORMAT_GGUF ? "general.architecture" : "model_type",
-	               true);
+	st_config_said(cfg, ST_CONFIG_ARCH, st_described_arch_key(d->c), true);
 	struct st_settings whole = st_described_at(d, -1);
 	for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
 		uint32_t k = st_family_find_key(d->family, known[i].key);
@@ -270,10 +391,25 @@ static enum st_status fill_config(struct st_model *m, struct st_error *err)
 		if (known[i].member == ST_CONFIG_TIED && d->origin[k].said)
 			cfg->tie_said = v.number != 0 ? ST_TIE_YES : ST_TIE_NO;
 	}
+	fill_rotation(d, cfg);
+	note_origin(cfg, ST_CONFIG_SLIDING_WINDOW, d, "said_window");
+	note_origin(cfg, ST_CONFIG_WINDOW_FROM_LAYER, d, "max_window_layers");
+	note_origin(cfg, ST_CONFIG_QKV_BIAS, d, "said_qkv_bias");
+}
+
+static enum st_status fill_config(struct st_model *m, struct st_error *err)
+{
+	const struct st_described *d = m->described;
+	struct st_config *cfg = &m->cfg;
+	st_config_of(d, cfg);
 	cfg->n_layers = d->n_layers;
 	cfg->vocab = d->vocab;
-	const struct st_weight *head = st_described_place(m, "head", -1, -1);
+	const struct st_weight *head = st_described_place(m, "head", -1, -1),
+			       *bias = st_described_place(m, "q_bias", 0, -1), *norm = st_described_place(m, "q_norm", 0, -1);
 	cfg->tied = !head || !head->tensor;
+	cfg->qkv_bias = bias && bias->tensor;
+	cfg->qk_norm = norm && norm->tensor;
+	fill_window(m);
 	if (m->c->format == ST_FORMAT_GGUF) {
 		char key[96];
 		uint64_t v = 0;
@@ -285,12 +421,12 @@ static enum st_status fill_config(struct st_model *m, struct st_error *err)
 		return st_config_gguf_names(m->c, cfg, err);
 	}
 	const json_t *o = st_described_config(m->c);
-	bool found;
-	ST_TRY(st_config_json_member(o, false, ST_CONFIG_MAX_POSITIONS, cfg, &found, err));
-	ST_TRY(st_config_json_names(o, false, cfg, err));
-	if (o != m->c->docs.config && cfg->eos < 0 && cfg->bos < 0)
+	bool found, apr = m->c->format == ST_FORMAT_APR;
+	ST_TRY(st_config_json_member(o, apr, ST_CONFIG_MAX_POSITIONS, cfg, &found, err));
+	ST_TRY(st_config_json_names(o, apr, cfg, err));
+	if (!apr && o != m->c->docs.config && cfg->eos < 0 && cfg->bos < 0)
 		ST_TRY(st_config_json_names(m->c->docs.config, false, cfg, err));
-	return m->c->docs.generation_config
+	return !apr && m->c->docs.generation_config
 	             ? st_config_json_id(m->c->docs.generation_config, false, ST_CONFIG_EOS, cfg, err)
 	             : ST_OK;
 }
@@ -319,21 +455,18 @@ enum st_status st_model_bind_described(struct st_model *m, struct st_error *err)
 	blame_model(m, err);
 	ST_TRY(st);
 	blame_model(m, &m->described->problem);
-	struct st_described *d = m->described;
+	const struct st_described *d = m->described;
 	/* A line of somebody's own page that means nothing is at fault itself, and not the tensors that it leaves over. */
 	if (d->problem.code != ST_OK && !m->page->built_in && blames_page(m, &d->problem)) {
 		*err = d->problem;
 		return err->code;
 	}
-	m->naming.gguf = m->c->format == ST_FORMAT_GGUF;
+	m->gguf_names = d->naming->gguf;
 	ST_TRY(st_naming_say(d->naming, m->c, err));
+	ST_TRY(say_empty_and_tied(m, err));
 	ST_TRY(list_weights(m, err));
 	ST_TRY(fill_config(m, err));
 	ST_TRY(refuse_unused(m, err));
-	m->place = st_arena_alloc(&m->arena, m->c->n_tensors, sizeof *m->place);
-	ST_NEED(m->place);
-	for (size_t i = 0; i < m->c->n_tensors; i++)
-		m->place[i] = SIZE_MAX; /* the load log of APR files is for families that they have */
 	m->problem = d->problem;
 	if (m->problem.code == ST_OK)
 		m->graph = d->graph;

@@ -18,8 +18,11 @@ struct place {
 	const struct st_family_weight *w;
 	struct st_settings s; /* at the layer */
 	int32_t layer;
+	enum st_spelling columns; /* how the file names its tensors */
 	uint64_t shape[ST_WEIGHT_RANK];
-	char name[256]; /* of the tensor at hand */
+	const struct st_source *source; /* at hand */
+	const struct st_tensor *stored; /* its tensor */
+	char name[256];                 /* of that */
 	struct st_error *err;
 };
 
@@ -27,12 +30,19 @@ struct place {
 
 /* ---- names ---- */
 
+enum st_spelling st_described_columns(const struct st_described *d)
+{
+	bool gguf = d->naming ? d->naming->gguf : d->settings.spelling == ST_SPELLING_GGUF;
+	return gguf ? ST_SPELLING_GGUF : ST_SPELLING_CONFIG;
+}
+
 /* The tensor of a name; in containers of config.json whatever stands in front of it or wraps it. */
 static const struct st_tensor *find(struct place *p, const char *pattern, uint32_t expert)
 {
 	(void)st_source_spell(pattern, p->layer, (int32_t)expert, p->name, sizeof p->name);
-	return p->s.spelling == ST_SPELLING_GGUF ? st_container_find(p->d->c, p->name)
-	                                         : st_naming_look_up(p->d->naming, p->name);
+	return p->columns == ST_SPELLING_GGUF && p->s.spelling == ST_SPELLING_GGUF
+	             ? st_container_find(p->d->c, p->name)
+	             : st_naming_look_up(p->d->naming, p->name);
 }
 
 /* The name of the weight that is looked up by token; NULL: the page gives none. */
@@ -228,10 +238,9 @@ static enum st_status step(struct place *p, struct st_tensor *t, const struct st
 	case ST_SOURCE_EACH:
 		return each(p, t, s, w);
 	case ST_SOURCE_PAIRS:
-		w->interleaved = true;
-		if (s->m.n)
-			ST_TRY(st_expression_count(&s->m, &p->s, &w->pair_dims, p->err));
-		return st_expression_count(&s->n, &p->s, &w->heads, p->err);
+		ST_TRY(st_expression_count(&s->n, &p->s, &w->heads, p->err));
+		w->interleaved = w->heads != 0;
+		return s->m.n ? st_expression_count(&s->m, &p->s, &w->pair_dims, p->err) : ST_OK;
 	case ST_SOURCE_PLUS_ONE:
 		w->plus_one = true;
 		if (t->ndim != 1)
@@ -256,6 +265,44 @@ static void print_shape(char *buf, size_t size, const uint64_t *shape, uint32_t 
 		n += (size_t)snprintf(buf + n, size - n, "%s%" PRIu64, i ? ", " : "", shape[i]);
 }
 
+/* Whether a source is all of a tensor, as it lies. */
+static bool keeps_shape(const struct st_source *src)
+{
+	for (uint32_t i = 0; src && i < src->n_steps; i++) {
+		enum st_source_op op = src->steps[i].op;
+		if (op != ST_SOURCE_PAIRS && op != ST_SOURCE_PLUS_ONE && op != ST_SOURCE_NEG_EXP && op != ST_SOURCE_TIMES)
+			return false;
+	}
+	return src != NULL;
+}
+
+static bool letter(char c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+}
+
+/* "num_attention_heads*head_dim, hidden_size": the sizes wanted, in the names that the file has for keys. */
+static void print_keys(const struct place *p, char *buf, size_t size)
+{
+	size_t n = 0;
+	buf[0] = '\0';
+	for (uint32_t i = 0; i < p->w->rank && n < size; i++) {
+		n += (size_t)snprintf(buf + n, size - n, "%s", i ? ", " : "");
+		for (const char *s = p->w->shape[i].text; *s && n < size;) {
+			char word[64];
+			size_t k = 0;
+			while (letter(s[k]) && k < sizeof word - 1)
+				k++;
+			snprintf(word, sizeof word, "%.*s", (int)k, s);
+			uint32_t key = k ? st_family_find_key(p->d->family, word) : ST_FAMILY_NONE;
+			const char *own = key == ST_FAMILY_NONE ? NULL : p->d->origin[key].key;
+			n += own ? (size_t)snprintf(buf + n, size - n, "%s", own)
+			         : (size_t)snprintf(buf + n, size - n, "%.*s", (int)(k ? k : 1), s);
+			s += k ? k : 1;
+		}
+	}
+}
+
 /* The last `rank` sizes wanted against what is there; sizes of 1 in front are labels only. */
 static enum st_status check_shape(struct place *p, const struct st_weight *w, const struct st_tensor *t, uint32_t rank)
 {
@@ -273,13 +320,25 @@ static enum st_status check_shape(struct place *p, const struct st_weight *w, co
 	if (fits && w->interleaved)
 		fits = w->heads && (rank == 1 ? cols : rows) % w->heads == 0
 		    && (rank == 1 ? cols : rows) / w->heads % 2 == 0;
-	if (fits && st_dtype_info(t->dtype)->kind != ST_KIND_INT)
-		return ST_OK;
-	char found[128], wanted[128];
+	struct st_described_use *use = p->stored ? &p->d->uses[p->stored - p->d->c->tensors] : &(struct st_described_use){ 0 };
+	bool turned = rank == 2 && t->ndim == 2 && rows == want[1] && cols == want[0], whole = keeps_shape(p->source);
+	char found[128], wanted[128], keys[256];
 	print_shape(found, sizeof found, t->shape, t->ndim);
 	print_shape(wanted, sizeof wanted, want, rank);
-	return st_fail_at(p->err, ST_ERR_FORMAT, t->offset, p->name, "%s [%s] gives %s no [%s]",
-	                  st_dtype_info(t->dtype)->name, found, p->w->name, wanted);
+	if (st_dtype_info(t->dtype)->kind == ST_KIND_INT) {
+		use->fit = ST_FIT_TYPE;
+		return st_fail_at(p->err, ST_ERR_FORMAT, t->offset, p->name,
+		                  "is stored as %s, which is no type for a weight", st_dtype_info(t->dtype)->name);
+	}
+	if (fits)
+		return ST_OK;
+	use->fit = turned && whole ? ST_FIT_TRANSPOSED : ST_FIT_SIZE;
+	if (!whole || rank != p->w->rank)
+		return st_fail_at(p->err, ST_ERR_FORMAT, t->offset, p->name, "%s [%s] gives %s no [%s]",
+		                  st_dtype_info(t->dtype)->name, found, p->w->name, wanted);
+	print_keys(p, keys, sizeof keys);
+	return st_fail_at(p->err, ST_ERR_FORMAT, t->offset, p->name, "is [%s], expected [%s] = [%s]%s", found, wanted, keys,
+	                  use->fit == ST_FIT_TRANSPOSED ? ": transposed" : "");
 }
 
 /* A stack of matrices as one view for each. */
@@ -331,7 +390,7 @@ static enum st_status split_heads(struct place *p, struct st_weight *w, const st
 
 static bool is_one_for_each(const struct st_family_weight *fw)
 {
-	for (int where = 0; where < ST_SPELLINGS; where++)
+	for (int where = 0; where < ST_COLUMNS; where++)
 		for (uint32_t i = 0; i < fw->n_sources[where]; i++)
 			if (strchr(fw->sources[where][i].name, '@'))
 				return true;
@@ -340,11 +399,50 @@ static bool is_one_for_each(const struct st_family_weight *fw)
 
 /* ---- one weight ---- */
 
+/* A tensor is used here, and fits until it is found not to. */
+static void take(struct place *p, const struct st_source *src, const struct st_tensor *t)
+{
+	struct st_described_use *use = &p->d->uses[t - p->d->c->tensors];
+	p->source = src;
+	p->stored = t;
+	*use = (struct st_described_use){ .fit = ST_FIT_OK,
+		                          .weight = (uint32_t)(p->w - p->d->family->weights),
+		                          .layer = p->layer,
+		                          .rank = p->w->rank };
+	memcpy(use->shape, p->shape, sizeof use->shape);
+}
+
+/* The bytes of an APR file are [out, in] whatever order the label of a matrix has. */
+static void turn_label(struct place *p, struct st_tensor *t)
+{
+	const struct st_container *c = p->d->c;
+	struct st_described_use *use = &p->d->uses[p->stored - c->tensors];
+	const uint64_t *want = p->shape;
+	if (c->format != ST_FORMAT_APR || p->w->rank != 2 || t->ndim != 2 || !keeps_shape(p->source))
+		return;
+	/* A square label says nothing; it follows the file's others. */
+	bool reversed = t->file_dims[0] != t->shape[0] || (want[0] == want[1] && c->apr.dims_reversed);
+	if (t->shape[0] == want[0] && t->shape[1] == want[1]) {
+		use->fit = reversed ? ST_FIT_REVERSED : ST_FIT_OK;
+		return;
+	}
+	struct st_tensor turned = *t;
+	turned.shape[0] = want[0];
+	turned.shape[1] = want[1];
+	if (t->shape[0] != want[1] || t->shape[1] != want[0] || t->layout != ST_LAYOUT_ROWS
+	    || want[1] % st_dtype_info(t->dtype)->block_elems != 0 || !st_tensor_measure(&turned)
+	    || turned.n_bytes != t->n_bytes)
+		return;
+	*t = turned;
+	use->fit = ST_FIT_REVERSED;
+}
+
 static enum st_status view(struct place *p, const struct st_source *src, const struct st_tensor *t, struct st_weight *w,
                            struct st_tensor *out)
 {
-	p->d->used[t - p->d->c->tensors] = true;
+	take(p, src, t);
 	*out = *t;
+	turn_label(p, out);
 	/* One channel in the middle is a label: a convolution's weights are [features, 1, taps]. */
 	if (out->ndim == 3 && out->shape[1] == 1 && p->w->rank == 2 && out->layout == ST_LAYOUT_ROWS) {
 		out->shape[1] = out->shape[2];
@@ -377,7 +475,7 @@ static enum st_status stack_of_transposed(struct place *p, const struct st_sourc
 	ST_NEED(views);
 	if (t->layout != ST_LAYOUT_ROWS || t->shape[0] != p->shape[0])
 		return FAIL(p, "%s: is no stack of %" PRIu64, p->name, p->shape[0]);
-	p->d->used[t - p->d->c->tensors] = true;
+	take(p, src, t);
 	flat.ndim = 2;
 	flat.shape[0] = t->shape[0] * t->shape[1];
 	flat.shape[1] = t->shape[2];
@@ -427,10 +525,33 @@ static enum st_status whole(struct place *p, const struct st_source *src, const 
 	return p->w->rank == 3 ? split(p, w, v) : ST_OK;
 }
 
+/* Of two tied tensors some writers store the head and not the embedding. Where the configuration ties them, either is
+ * both. */
+static bool is_tied(const struct st_described *d)
+{
+	uint32_t key = st_family_find_key(d->family, "tied");
+	return key != ST_FAMILY_NONE && d->origin[key].said && d->settings.keys[key].number != 0;
+}
+
+static bool is_embedding(const struct st_described *d, const struct st_family_weight *w)
+{
+	for (uint32_t i = 0; i < d->family->n_stages; i++)
+		if (d->family->stages[i].op == ST_OPERATION_embed)
+			return &d->family->weights[d->family->stages[i].w[0].weight] == w;
+	return false;
+}
+
+static const struct st_source *head_source(const struct place *p)
+{
+	uint32_t head = st_family_find_weight(p->d->family, "head");
+	const struct st_family_weight *w = head == ST_FAMILY_NONE ? NULL : &p->d->family->weights[head];
+	return w && w->n_sources[p->columns] ? &w->sources[p->columns][0] : NULL;
+}
+
 static enum st_status bind(struct place *p, struct st_weight *w)
 {
 	const struct st_family_weight *fw = p->w;
-	enum st_spelling where = p->s.spelling;
+	enum st_spelling where = p->columns;
 	bool holds = true, may_miss = fw->optional;
 	if (fw->condition.n)
 		ST_TRY(st_expression_holds(&fw->condition, &p->s, &holds, p->err));
@@ -448,15 +569,18 @@ static enum st_status bind(struct place *p, struct st_weight *w)
 		p->shape[i] = v;
 	}
 	for (uint32_t i = 0; i < fw->n_sources[where]; i++) {
-		const struct st_source *src = &fw->sources[where][i];
+		const struct st_source *src = st_family_source(fw, where, i, p->s.spelling == ST_SPELLING_APR);
 		const struct st_tensor *t = find(p, src->name, 0);
+		if (t && t == p->d->stands_for_embed)
+			return ST_OK; /* it is the embedding, which is the head */
 		if (t && strchr(src->name, '@') && fw->rank > 1)
 			return p->shape[0] > p->d->c->n_tensors ? FAIL(p, "%s: more experts than tensors", p->name)
 			                                        : gather(p, src, w);
 		if (t && t->n_elems)
 			return whole(p, src, t, w);
 		if (t && !may_miss) {
-			p->d->used[t - p->d->c->tensors] = true;
+			take(p, src, t);
+			p->d->uses[t - p->d->c->tensors].fit = ST_FIT_MISSING;
 			return st_fail_at(
 				p->err, ST_ERR_FORMAT, t->offset, t->name,
 				"is missing: the tensor has no elements, as in a checkpoint that was saved while its "
@@ -465,6 +589,12 @@ static enum st_status bind(struct place *p, struct st_weight *w)
 	}
 	if (may_miss)
 		return ST_OK;
+	const struct st_source *head = is_embedding(p->d, fw) && is_tied(p->d) ? head_source(p) : NULL;
+	const struct st_tensor *t = head ? find(p, head->name, 0) : NULL;
+	if (t && t->n_elems) {
+		p->d->stands_for_embed = t;
+		return whole(p, head, t, w);
+	}
 	(void)find(p, fw->sources[where][0].name, 0);
 	return st_fail_at(p->err, ST_ERR_FORMAT, ST_NO_OFFSET, p->name, "is missing");
 }
@@ -473,7 +603,7 @@ static enum st_status bind(struct place *p, struct st_weight *w)
 static void leave_as_stored(struct place *p, struct st_weight *w)
 {
 	const struct st_family_weight *fw = p->w;
-	enum st_spelling where = p->s.spelling;
+	enum st_spelling where = p->columns;
 	*w = (struct st_weight){ .layer = p->layer };
 	for (uint32_t i = 0; i < fw->n_sources[where] && !w->tensor; i++) {
 		const struct st_source *src = &fw->sources[where][i];
@@ -504,12 +634,16 @@ static bool matches(const char *pattern, const char *name)
 	return *name == '\0';
 }
 
-/* Frequencies that early checkpoints stored beside what they follow from. */
-bool st_described_ignores(const struct st_family *f, const char *name)
+bool st_are_frequencies(const char *name)
 {
 	static const char frequencies[] = ".rotary_emb.inv_freq";
 	size_t n = strlen(name), k = sizeof frequencies - 1;
-	if (n > k && strcmp(name + n - k, frequencies) == 0)
+	return n > k && strcmp(name + n - k, frequencies) == 0;
+}
+
+static bool ignores(const struct st_family *f, const char *name)
+{
+	if (st_are_frequencies(name))
 		return true;
 	for (uint32_t i = 0; i < f->n_ignored; i++)
 		if (matches(f->ignored[i], name))
@@ -522,7 +656,7 @@ static enum st_status left_over(struct st_described *d, struct st_error *err)
 	d->unused = st_arena_alloc(&d->arena, d->c->n_tensors, sizeof *d->unused);
 	ST_NEED(d->unused);
 	for (size_t i = 0; i < d->c->n_tensors; i++)
-		if (!d->used[i] && !st_described_ignores(d->family, st_naming_own(d->naming, &d->c->tensors[i])))
+		if (d->uses[i].fit == ST_FIT_UNUSED && !ignores(d->family, st_naming_own(d->naming, &d->c->tensors[i])))
 			d->unused[d->n_unused++] = d->c->tensors[i].name;
 	return ST_OK;
 }
@@ -544,7 +678,7 @@ static enum st_status check_in_all(struct st_described *d, uint32_t index, struc
 	if (there == 0 || missing == UINT32_MAX || d->problem.code != ST_OK)
 		return ST_OK;
 	char name[256];
-	(void)st_source_spell(w->sources[d->settings.spelling][0].name, (int32_t)missing, 0, name, sizeof name);
+	(void)st_source_spell(w->sources[st_described_columns(d)][0].name, (int32_t)missing, 0, name, sizeof name);
 	(void)st_fail_at(&d->problem, ST_ERR_FORMAT, ST_NO_OFFSET, name, "is missing, but other layers have it");
 	return ST_OK;
 }
@@ -567,18 +701,21 @@ static enum st_status note_fault(const struct place *p, uint32_t weight, const s
 	return ST_OK;
 }
 
+/* Of several faults the first in the order of the graph is told: of weights of layers, that of the lowest layer. */
+static bool comes_before(const struct place *p, int32_t layer) { return p->layer >= 0 && layer > p->layer; }
+
 enum st_status st_described_weights(struct st_described *d, struct st_error *err)
 {
 	const struct st_family *f = d->family;
 	/* Every layer has tensors: a count beyond theirs is false, and must not size anything. */
 	if (d->n_layers > d->c->n_tensors)
-		return st_fail(err, ST_ERR_FORMAT, "%u layers, but the file holds %zu tensors in all", d->n_layers,
-		               d->c->n_tensors);
+		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "number of layers",
+		                  "%u, but the file holds %zu tensors in all", d->n_layers, d->c->n_tensors);
 	d->weights = st_arena_alloc(&d->arena, f->n_weights, sizeof *d->weights);
-	d->used = st_arena_alloc(&d->arena, d->c->n_tensors, sizeof *d->used);
+	d->uses = st_arena_alloc(&d->arena, d->c->n_tensors, sizeof *d->uses);
 	d->faults = st_arena_alloc(&d->arena, f->n_weights, sizeof *d->faults);
 	d->naming = st_arena_alloc(&d->arena, 1, sizeof *d->naming);
-	ST_NEED(d->weights && d->used && d->faults && d->naming);
+	ST_NEED(d->weights && d->uses && d->faults && d->naming);
 	ST_TRY(st_naming_find(d->naming, d->c, embedding_name(d), &d->arena, err));
 	for (uint32_t i = 0; i < f->n_weights; i++) {
 		uint32_t n = f->weights[i].per_layer ? d->n_layers : 1;
@@ -590,6 +727,7 @@ enum st_status st_described_weights(struct st_described *d, struct st_error *err
 				           .layer = f->weights[i].per_layer ? (int32_t)l : -1 };
 			struct st_error why = ST_ERROR_INIT;
 			p.err = &why;
+			p.columns = st_described_columns(d);
 			p.s = st_described_at(d, p.layer);
 			if (bind(&p, &d->weights[i][l]) == ST_OK)
 				continue;
@@ -597,8 +735,10 @@ enum st_status st_described_weights(struct st_described *d, struct st_error *err
 				*err = why;
 				return why.code;
 			}
-			if (d->problem.code == ST_OK)
+			if (d->problem.code == ST_OK || comes_before(&p, d->problem_layer)) {
 				d->problem = why;
+				d->problem_layer = p.layer;
+			}
 			ST_TRY(note_fault(&p, i, &why, err));
 			leave_as_stored(&p, &d->weights[i][l]);
 		}

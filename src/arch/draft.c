@@ -206,6 +206,12 @@ static bool is_spelled(const char *from, const char *to, const char *line)
 	return false;
 }
 
+/* Of a new family nobody knows what APR files of it are. */
+static bool is_of_apr(const char *line, size_t n)
+{
+	return (n > 4 && memcmp(line, "apr ", 4) == 0) || (n == 7 && memcmp(line, "use apr", 7) == 0);
+}
+
 /* The page, named as the file is, with its groups of keys written out, so that a porter can change them; `model`: which of the
  * page's names the file would have. */
 static char *page_text(const struct st_draft *k, const struct st_family_text *page, const char *model)
@@ -232,12 +238,13 @@ static char *page_text(const struct st_draft *k, const struct st_family_text *pa
 		const char *group = NULL;
 		if (len > 4 && memcmp(s, "use ", 4) == 0) {
 			size_t word = strcspn(s + 4, " \n");
-			group = word == 6 && memcmp(s + 4, "common", 6) == 0 ? NULL : group_text(s + 4, word);
+			bool as_is = word == 6 && memcmp(s + 4, "common", 6) == 0;
+			group = as_is || is_of_apr(s, len) ? NULL : group_text(s + 4, word);
 		}
 		for (const char *g = group; g && *g; g += strcspn(g, "\n") + 1)
 			if (*g != '#' && *g != '\n' && !is_spelled(keys, s, g))
 				put_line(out, g, strcspn(g, "\n"), model);
-		if (!group)
+		if (!group && !is_of_apr(s, len))
 			put_line(out, s, len, model);
 		s += len + (s[len] == '\n');
 	}

@@ -1,9 +1,5 @@
 /* families.c - the table of model families. A new one is one more file and a row here. */
-#include "arch/config.h"
-
-#include "base/error.h"
-
-#include <stele/family.h>
+#include "arch/arch.h"
 
 #include <string.h>
 
@@ -26,11 +22,4 @@ const struct st_arch *st_arch_find(const char *name, size_t len)
 				return a;
 	}
 	return NULL;
-}
-
-enum st_status st_config_unknown_family(const char *key, const char *name, size_t len, struct st_error *err)
-{
-	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, key,
-	                  "unknown model family \"%.*s\": none of the %zu that stele family list shows",
-	                  (int)(len < 64 ? len : 64), name, st_family_count());
 }

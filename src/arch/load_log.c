@@ -10,7 +10,7 @@
 #include <string.h>
 
 static const char *const fit_names[] = {
-	[ST_FIT_ABSENT] = "absent",     [ST_FIT_OK] = "layout OK",          [ST_FIT_REVERSED] = "label reversed",
+	[ST_FIT_UNUSED] = "unused",     [ST_FIT_OK] = "layout OK",          [ST_FIT_REVERSED] = "label reversed",
 	[ST_FIT_MISSING] = "missing",   [ST_FIT_TRANSPOSED] = "TRANSPOSED", [ST_FIT_SIZE] = "size mismatch",
 	[ST_FIT_TYPE] = "integer type",
 };
@@ -23,10 +23,17 @@ static void print_dims(char *buf, size_t n, const uint64_t *dims, uint32_t ndim)
 		len += (size_t)snprintf(buf + len, n - len, "%s%" PRIu64, i ? ", " : "", dims[i]);
 }
 
+/* What tensor i is used for; of a family that cannot be run nothing is expected. */
+static const struct st_described_use *use_of(const struct st_model *m, size_t i)
+{
+	static const struct st_described_use none = { .layer = -1 };
+	return m->described ? &m->described->uses[i] : &none;
+}
+
 /* What is said of the fit: where a label cannot say how a matrix lies, its numbers may. */
 static const char *fit_name(const struct st_model *m, size_t i, const bool *turned)
 {
-	return turned && turned[i] ? "TRANSPOSED, by its numbers" : fit_names[m->fit[m->place[i]]];
+	return turned && turned[i] ? "TRANSPOSED, by its numbers" : fit_names[use_of(m, i)->fit];
 }
 
 /* turned: by tensor, or NULL */
@@ -34,17 +41,20 @@ static void say_tensor(const struct st_model *m, size_t i, const bool *turned, c
 {
 	const struct st_tensor *t = &m->c->tensors[i];
 	const char *type = st_dtype_info(t->dtype)->name;
+	const struct st_described_use *use = use_of(m, i);
 	char line[1024], dims[192], expected[64];
-	uint64_t shape[2];
 	print_dims(dims, sizeof dims, t->file_dims, t->ndim);
-	if (m->place[i] == SIZE_MAX) {
+	if (use->fit == ST_FIT_UNUSED) {
 		snprintf(line, sizeof line, "[APR-LOAD] tensor '%.400s': dims=[%s], dtype=%s, unused", t->name, dims,
 		         type);
 	} else {
-		uint32_t ndim = st_role_shape(&m->cfg, m->weights[m->place[i]].role, shape);
-		print_dims(expected, sizeof expected, shape, ndim);
+		print_dims(expected, sizeof expected, use->shape, use->rank);
 		snprintf(line, sizeof line, "[APR-LOAD] tensor '%.400s': dims=[%s], dtype=%s, expected %s = [%s], %s",
-		         t->name, dims, type, ndim == 2 ? "[out, in]" : "[n]", expected, fit_name(m, i, turned));
+		         t->name, dims, type,
+		         use->rank == 2   ? "[out, in]"
+		         : use->rank == 1 ? "[n]"
+		                          : "[experts, out, in]",
+		         expected, fit_name(m, i, turned));
 	}
 	hooks->log(hooks->user, line);
 }
@@ -52,10 +62,8 @@ static void say_tensor(const struct st_model *m, size_t i, const bool *turned, c
 /* The layer of a tensor whose line may stand for others; -1: it has a line of its own. */
 static int32_t layer_of(const struct st_model *m, size_t i, const bool *turned)
 {
-	const size_t p = m->place[i];
-	return p != SIZE_MAX && !turned[i] && (m->fit[p] == ST_FIT_OK || m->fit[p] == ST_FIT_REVERSED)
-	             ? m->weights[p].layer
-	             : -1;
+	const struct st_described_use *use = use_of(m, i);
+	return !turned[i] && (use->fit == ST_FIT_OK || use->fit == ST_FIT_REVERSED) ? use->layer : -1;
 }
 
 /* "self_attn.q_proj.weight": what follows the number of the layer in a name. */
@@ -68,7 +76,7 @@ static const char *after_layer(const char *name)
 static bool alike(const struct st_model *m, size_t i, size_t k, const bool *turned)
 {
 	const struct st_tensor *a = &m->c->tensors[i], *b = &m->c->tensors[k];
-	return layer_of(m, k, turned) >= 0 && m->fit[m->place[i]] == m->fit[m->place[k]] && a->dtype == b->dtype
+	return layer_of(m, k, turned) >= 0 && use_of(m, i)->fit == use_of(m, k)->fit && a->dtype == b->dtype
 	    && a->ndim == b->ndim && memcmp(a->file_dims, b->file_dims, a->ndim * sizeof *a->file_dims) == 0
 	    && strcmp(after_layer(a->name), after_layer(b->name)) == 0;
 }
@@ -110,7 +118,7 @@ static void say_layers(const struct st_model *m, size_t i, const bool *turned, b
 	print_dims(dims, sizeof dims, t->file_dims, t->ndim);
 	print_layers(layers, sizeof layers, in, m->cfg.n_layers);
 	snprintf(line, sizeof line, "[APR-LOAD] layers %s %.200s: dims=[%s], dtype=%s, %s", layers,
-	         after_layer(t->name), dims, st_dtype_info(t->dtype)->name, fit_names[m->fit[m->place[i]]]);
+	         after_layer(t->name), dims, st_dtype_info(t->dtype)->name, fit_names[use_of(m, i)->fit]);
 	hooks->log(hooks->user, line);
 }
 
@@ -120,9 +128,10 @@ static bool *find_turned(const struct st_model *m)
 	bool *turned = st_alloc_zeroed(m->c->n_tensors ? m->c->n_tensors : 1, sizeof *turned);
 	struct st_error none = ST_ERROR_INIT;
 	for (size_t i = 0; turned && i < m->c->n_tensors; i++) {
-		size_t p = m->place[i];
-		if (p != SIZE_MAX && m->fit[p] == ST_FIT_OK
-		    && st_weight_turned(m, &m->weights[p], &turned[i], &none) != ST_OK) {
+		const struct st_described_use *use = use_of(m, i);
+		const struct st_weight *w =
+			use->fit == ST_FIT_OK ? &m->described->weights[use->weight][use->layer < 0 ? 0 : use->layer] : NULL;
+		if (w && w->tensor && st_weight_turned(m, w, &turned[i], &none) != ST_OK) {
 			free(turned);
 			return NULL;
 		}

@@ -7,73 +7,31 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The built-in page that knows the file; none where it is of a kind that pages do not describe. */
-static enum st_status find_page(struct st_model *m, struct st_error *err)
+/* What is needed to tell the family. */
+static enum st_status check_kind(const struct st_container *c, struct st_error *err)
 {
-	const struct st_container *c = m->c;
-	bool described = c->format == ST_FORMAT_GGUF || (c->format != ST_FORMAT_APR && json_is_object(c->docs.config));
-	return c->n_tensors && described ? st_described_family(c, &m->page, err) : ST_OK;
-}
-
-/* What families.c passes over, the page may know, or refuses: keys that nothing reads, tensors of the text model that no
- * place is for. */
-static enum st_status passed_over(const struct st_model *m, bool *any, struct st_error *err)
-{
-	bool all;
-	*any = false;
-	if (!m->page)
-		return ST_OK;
-	/* Where a weight is missing, or there are more layers than the file says, that is what is wrong. */
-	for (size_t i = 0; i < m->n_unused && m->problem.code == ST_OK && !*any; i++) {
-		struct st_name_parts p;
-		const char *own = st_naming_own(&m->naming, m->unused[i]);
-		st_name_take_apart(own, &p);
-		*any = p.text && !st_naming_is_beside(&m->naming, m->unused[i]) && !st_described_ignores(m->page, own);
-	}
-	ST_TRY(st_described_speaks_of_all(m->c, m->page, &all, err));
-	*any |= !all;
+	const json_t *o = c->format == ST_FORMAT_APR ? c->docs.metadata : c->docs.config;
+	if (c->format == ST_FORMAT_APR && json_object_size(o) == 0)
+		return st_fail(err, ST_ERR_FORMAT, "no metadata: the family and sizes are unknown");
+	if (c->format != ST_FORMAT_GGUF && !o)
+		return st_fail(err, ST_ERR_UNSUPPORTED, "%s without a config.json beside it is no model",
+		               st_format_name(c->format));
+	if (c->format != ST_FORMAT_GGUF && !json_is_object(o))
+		return st_fail(err, ST_ERR_FORMAT, "config.json is no object");
 	return ST_OK;
 }
 
-static enum st_status open_by_page(struct st_model *m, struct st_error *err)
+/* By the page that was asked for, or the built-in one that knows the file. */
+static enum st_status bind_family(struct st_model *m, struct st_error *err)
 {
-	m->n_bound = m->n_unused = 0;
-	st_error_clear(&m->problem);
-	return st_model_bind_described(m, err);
-}
-
-/*
- * The families of families.c are opened by it, all others by their page, and where a page is asked for, by that; so are
- * models of the former that have something which it does not know.
- */
-static enum st_status bind_family(struct st_model *m, enum st_open_how how, struct st_error *err)
-{
-	bool asked = m->page != NULL || how == ST_OPEN_PAGE;
+	ST_TRY(check_kind(m->c, err));
 	if (!m->page)
-		ST_TRY(find_page(m, err));
-	const struct st_arch *own = m->page ? st_arch_find(m->page->name, strlen(m->page->name)) : NULL;
-	if (m->page && (asked || !own || strcmp(own->name, m->page->name) != 0))
-		return st_model_bind_described(m, err);
-	struct st_error why = ST_ERROR_INIT, page_why = ST_ERROR_INIT;
-	enum st_status st = st_config_read(m->c, &m->cfg, &m->arch, &why);
-	if (st == ST_OK)
-		st = st_model_bind(m, &why);
-	if (st == ST_OK) {
-		bool any;
-		ST_TRY(passed_over(m, &any, err));
-		return any ? open_by_page(m, err) : m->problem.code == ST_OK ? st_decoder_graph(m, err) : ST_OK;
-	}
-	if (st == ST_ERR_UNSUPPORTED && m->page) {
-		st = open_by_page(m, &page_why);
-		if (st != ST_ERR_UNSUPPORTED && st != ST_ERR_FORMAT) {
-			*err = page_why;
-			return st;
-		}
-		st_described_close(m->described);
-		m->described = NULL;
-	}
-	*err = why;
-	return why.code;
+		ST_TRY(st_described_family(m->c, &m->page, err));
+	if (!m->page)
+		return st_described_unknown(m->c, err);
+	if (m->c->n_tensors == 0)
+		return st_fail(err, ST_ERR_UNSUPPORTED, "holds no tensors: a vocabulary alone is no model to run");
+	return st_model_bind_described(m, err);
 }
 
 /* Whether the file says of which family it is. */
@@ -108,7 +66,7 @@ static enum st_status open_model(const char *path, const char *family, bool any,
 		                      "(dequantise and save it)",
 		                      method));
 	struct st_error why = ST_ERROR_INIT;
-	st = bind_family(m, how, any ? &why : err);
+	st = bind_family(m, any ? &why : err);
 	if (st == ST_OK && how == ST_OPEN_NAMES)
 		(void)st_fail(&why, ST_ERR_UNSUPPORTED, "is compared with a file of a family that Stele cannot run");
 	if (any && why.code == ST_ERR_UNSUPPORTED && names_family(m->c)) {
@@ -224,17 +182,10 @@ const struct st_weight *st_model_role(const struct st_model *m, enum st_role rol
 		return NULL;
 	if (m->described)
 		return st_described_place(m, st_role_name(role), (int32_t)layer, -1);
-	for (size_t i = 0; m->by_name && i < m->n_weights; i++)
+	for (size_t i = 0; i < m->n_weights; i++)
 		if (m->weights[i].role == role && (!st_role_per_layer(role) || m->weights[i].layer == (int32_t)layer))
 			return &m->weights[i];
-	if (m->by_name)
-		return NULL;
-	bool bias = role == ST_ROLE_Q_BIAS || role == ST_ROLE_K_BIAS || role == ST_ROLE_V_BIAS;
-	bool norm = role == ST_ROLE_Q_NORM || role == ST_ROLE_K_NORM;
-	if ((bias && !m->cfg.qkv_bias) || (norm && !m->cfg.qk_norm)
-	    || (st_role_per_layer(role) && layer >= m->cfg.n_layers))
-		return NULL;
-	return &m->weights[st_model_slot(m, role, layer)];
+	return NULL;
 }
 
 const struct st_weight *st_model_weight(const struct st_model *m, const char *name, uint32_t layer)
@@ -285,13 +236,13 @@ const struct st_weight *st_model_weight_beside(const struct st_model *m, const s
 
 bool st_model_knows_family(const struct st_model *m)
 {
-	return m->page || st_arch_find(m->cfg.arch, strlen(m->cfg.arch));
+	return m->page != NULL;
 }
 
 const struct st_described *st_model_described(const struct st_model *m) { return m->described; }
 
 bool st_model_is_by_name(const struct st_model *m) { return m->by_name; }
-bool st_model_has_gguf_names(const struct st_model *m) { return m->naming.gguf; }
+bool st_model_has_gguf_names(const struct st_model *m) { return m->gguf_names; }
 size_t st_model_n_unread(const struct st_model *m) { return m->n_unread; }
 const char *st_model_unread_at(const struct st_model *m, size_t i) { return m->unread[i]; }
 size_t st_model_n_weights(const struct st_model *m) { return m->n_bound; }

@@ -263,18 +263,6 @@ const struct st_tensor *st_naming_look_up(const struct st_naming *n, const char 
 	return t ? t : find(n, name);
 }
 
-bool st_naming_spell(const struct st_model *m, enum st_role role, uint32_t layer, char *buf, size_t n)
-{
-	return m->naming.gguf ? st_role_gguf_name(role, layer, buf, n)
-	                      : st_role_prefixed_name(&m->naming.prefix, role, layer, buf, n);
-}
-
-const struct st_tensor *st_naming_tensor(const struct st_model *m, enum st_role role, uint32_t layer)
-{
-	char name[256];
-	return st_naming_spell(m, role, layer, name, sizeof name) ? find(&m->naming, name) : NULL;
-}
-
 const char *st_naming_own(const struct st_naming *n, const struct st_tensor *t)
 {
 	return n->own ? n->own[t - n->c->tensors] : t->name;

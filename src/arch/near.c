@@ -151,8 +151,8 @@ static double like_weight(const struct st_described *d, const struct st_family_w
 {
 	const char *tail = st_name_tail(name);
 	double best = 0;
-	for (uint32_t i = 0; i < w->n_sources[d->settings.spelling]; i++) {
-		double v = like_tail(source_tail(w->sources[d->settings.spelling][i].name), tail);
+	for (uint32_t i = 0; i < w->n_sources[st_described_columns(d)]; i++) {
+		double v = like_tail(source_tail(w->sources[st_described_columns(d)][i].name), tail);
 		best = v > best ? v : best;
 	}
 	for (size_t i = 0; i < n_others; i++) {

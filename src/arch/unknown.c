@@ -15,7 +15,7 @@
 /* Experts that lie in one tensor, [expert, out, in], as GGUF stacks them. */
 static uint64_t stacked(const struct st_model *m, const struct st_tensor *t)
 {
-	return m->naming.gguf && t->ndim == 3 && t->shape[0] <= MOST_EXPERTS && t->shape[0] > 0
+	return m->gguf_names && t->ndim == 3 && t->shape[0] <= MOST_EXPERTS && t->shape[0] > 0
 	                    && strstr(t->name, "_exps.weight") && t->layout == ST_LAYOUT_ROWS
 	             ? t->shape[0]
 	             : 1;
@@ -151,9 +151,8 @@ enum st_status st_model_bind_by_name(struct st_model *m, struct st_error *err)
 	st_described_close(m->described);
 	m->described = NULL;
 	m->by_name = true;
-	m->arch = NULL;
 	m->graph = (struct st_graph){ 0 };
-	m->naming.gguf = c->format == ST_FORMAT_GGUF || st_container_find(c, "token_embd.weight");
+	m->gguf_names = c->format == ST_FORMAT_GGUF || st_container_find(c, "token_embd.weight");
 	m->n_bound = m->n_weights = m->n_unused = 0;
 	read_config(m);
 	uint64_t n = 0;
@@ -162,13 +161,11 @@ enum st_status st_model_bind_by_name(struct st_model *m, struct st_error *err)
 	m->weights = st_arena_alloc(&m->arena, n ? n : 1, sizeof *m->weights);
 	m->bound = st_arena_alloc(&m->arena, n ? n : 1, sizeof *m->bound);
 	m->unused = st_arena_alloc(&m->arena, c->n_tensors, sizeof *m->unused);
-	m->place = st_arena_alloc(&m->arena, c->n_tensors, sizeof *m->place);
-	if (!m->weights || !m->bound || !m->unused || !m->place)
+	if (!m->weights || !m->bound || !m->unused)
 		return st_fail(err, ST_ERR_NOMEM, "no memory for the model's weights");
 	for (size_t i = 0; i < c->n_tensors; i++) {
 		const struct st_tensor *t = &c->tensors[i];
 		uint64_t k = stacked(m, t);
-		m->place[i] = SIZE_MAX; /* the load log has nothing to expect of it */
 		if (!is_weight(t)) {
 			m->unused[m->n_unused++] = t;
 			continue;

@@ -483,8 +483,9 @@ enum st_status st_find_same_function(const struct st_model *ma, const struct st_
 		if (d[i].status > ST_WEIGHT_FAULT)
 			return ST_OK; /* a weight is missing: nothing stands in for it */
 	}
-	/* Of a description only experts are known to go together. */
-	if (st_model_described(ma))
+	/* Of other graphs only experts are known to go together. */
+	const struct st_graph *ga = st_model_graph(ma), *gb = st_model_graph(mb);
+	if (st_model_described(ma) && !(ga && gb && st_graph_is_plain(ga) && st_graph_is_plain(gb)))
 		return any ? st_find_expert_orders(&s) : ST_OK;
 	uint32_t layers = st_model_config(ma)->n_layers;
 	for (uint32_t l = 0; any && l < layers && st == ST_OK; l++) {

@@ -146,6 +146,34 @@ static enum effect effect_of(const struct two *t, const struct st_graph *a, cons
 	return worst;
 }
 
+/* Whether a key is a number of the rotation of one of them, and says nothing in the other, whose rotation is of another
+ * kind: then it is told, but does not matter beside the kind. */
+static bool of_one_rotation(const struct two *t, const char *key)
+{
+	static const struct {
+		const char *key;
+		bool llama3; /* of that kind alone */
+	} numbers[] = { { "factor", false }, { "low_freq", true }, { "high_freq", true }, { "original", true } };
+	const char *a = st_described_scaling(t->a), *b = st_described_scaling(t->b);
+	bool llama3 = strcmp(a, "llama3") == 0 || strcmp(b, "llama3") == 0;
+	for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+		if (strcmp(key, numbers[i].key) == 0)
+			return strcmp(a, b) != 0 && (llama3 || !numbers[i].llama3);
+	return false;
+}
+
+/* Whether a key that one of the two kinds of files has no name for acts where one that is told already does: then it comes
+ * from that. */
+static bool is_told_by_another(const struct two *t, const struct st_config_diff *told, size_t n, enum st_stage stage)
+{
+	const struct st_family_key *k = &t->a->family->keys[t->key];
+	bool both = k->n_spelled[t->a->settings.spelling] && k->n_spelled[t->b->settings.spelling];
+	for (size_t i = 0; i < n && !both; i++)
+		if (told[i].may_matter && !told[i].matters && told[i].stage == stage)
+			return true;
+	return false;
+}
+
 size_t st_compare_settings(const struct st_model *ma, const struct st_model *mb, bool one_form, size_t positions,
                            struct st_config_diff out[ST_MAX_CONFIG_DIFFS])
 {
@@ -161,22 +189,28 @@ size_t st_compare_settings(const struct st_model *ma, const struct st_model *mb,
 				out[n++] = all[i];
 	for (uint32_t i = 0; i < a->family->n_keys && n < ST_MAX_CONFIG_DIFFS; i++) {
 		const struct st_family_key *k = &a->family->keys[i];
-		if (k->type == ST_KEY_LET || strcmp(k->name, "vocab") == 0 || same_setting(a, b, i))
-			continue;
 		const struct two two = { a, b, i };
+		const bool one = of_one_rotation(&two, k->name);
+		if (k->type == ST_KEY_LET || strcmp(k->name, "vocab") == 0 || (same_setting(a, b, i) && !one))
+			continue;
 		struct st_config_diff *d = &out[n];
-		*d = (struct st_config_diff){ .key = k->name, .stage = ST_STAGE_FINAL_NORM };
+		*d = (struct st_config_diff){ .key = st_key_in_reports(k->name), .stage = ST_STAGE_FINAL_NORM };
 		enum effect e = strcmp(k->name, "layers") == 0 ? THESE_TOKENS
 		                                               : effect_of(&two, ga, gb, positions, &d->stage);
-		if (e == NOTHING) /* one function in two spellings; what weights follow from it, these show */
+		if (e == NOTHING && !one) /* one function in two spellings; what weights follow from it, these show */
 			continue;
-		d->matters = e == THESE_TOKENS;
-		d->may_matter = true;
+		if (e == OTHER_PROMPTS && is_told_by_another(&two, out, n, d->stage))
+			continue;
+		d->matters = e == THESE_TOKENS && !one;
+		d->may_matter = !one;
 		const struct st_described *const side[2] = { a, b };
 		for (int s = 0; s < 2; s++) {
 			const struct st_setting_origin *o = &side[s]->origin[i];
 			struct st_config_origin *from = s ? &d->from_b : &d->from_a;
-			show(&side[s]->settings.keys[i], k->type == ST_KEY_FLAG, s ? d->b : d->a, sizeof d->a);
+			if (one && strcmp(st_described_scaling(side[s]), "none") == 0)
+				snprintf(s ? d->b : d->a, sizeof d->a, "0");
+			else
+				show(&side[s]->settings.keys[i], k->type == ST_KEY_FLAG, s ? d->b : d->a, sizeof d->a);
 			from->said = o->said;
 			snprintf(from->key, sizeof from->key, "%s", o->key ? o->key : "");
 		}

@@ -298,7 +298,7 @@ static bool is_elsewhere(const struct st_model *m, const struct st_weight *slot)
 {
 	const struct st_described *d = st_model_described(m);
 	uint32_t i = d && slot->name ? st_family_find_weight(d->family, slot->name) : ST_FAMILY_NONE;
-	return i != ST_FAMILY_NONE && d->family->weights[i].n_sources[d->settings.spelling] == 0;
+	return i != ST_FAMILY_NONE && d->family->weights[i].n_sources[st_described_columns(d)] == 0;
 }
 
 static void one_sided(struct st_weight_diff *d)

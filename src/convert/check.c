@@ -475,7 +475,7 @@ enum st_status st_check_result(struct st_conversion *v, const char *path, struct
 	if (v->by_name)
 		return check_by_name(v, path, err);
 	struct st_model *m;
-	bool described = st_model_described(v->src.model) != NULL;
+	bool described = v->page != NULL;
 	enum st_status opened = st_model_open_as(path, v->o->family, &m, err);
 	if (opened != ST_OK && described && opened != ST_ERR_NOMEM && opened != ST_ERR_CANCELLED) {
 		/* The page says what the target's files are: this model is none of them. */

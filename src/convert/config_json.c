@@ -56,6 +56,16 @@ static bool put_rope(json_t *o, const struct st_config *cfg)
 	    && put(o, "rope_scaling", scaling_value(cfg));
 }
 
+/* Whether a config.json of the family llama is Mistral's: only then it has a window, and one where it does not say. */
+static bool is_mistral(const json_t *config)
+{
+	const json_t *type = json_object_get(config, "model_type");
+	if (!json_is_string(type))
+		type = json_array_get(json_object_get(config, "architectures"), 0);
+	const char *name = json_is_string(type) ? json_string_value(type) : "";
+	return strcmp(name, "mistral") == 0 || strcmp(name, "MistralForCausalLM") == 0;
+}
+
 static bool put_window(json_t *o, const struct st_target *to)
 {
 	const struct st_config *cfg = &to->cfg;
@@ -64,7 +74,7 @@ static bool put_window(json_t *o, const struct st_target *to)
 	if (!cfg->sliding_window) {
 		json_object_del(o, "sliding_window");
 		json_object_del(o, "max_window_layers");
-		if (!qwen && st_config_is_mistral(o)) /* there silence means 4096 */
+		if (!qwen && is_mistral(o)) /* there silence means 4096 */
 			return put(o, "sliding_window", json_null());
 		return !qwen || put(o, "use_sliding_window", json_false());
 	}

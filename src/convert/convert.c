@@ -18,6 +18,27 @@ struct held_result {
 
 /* ---- the input ---- */
 
+/* Whether all that a model has can be said by the keys and roles that jobs.c and config_*.c know. */
+static bool is_by_roles(const struct st_model *m)
+{
+	const struct st_graph *g = st_model_graph(m);
+	const char *scaling = st_described_scaling(st_model_described(m)), *const known[] = { "none", "linear", "llama3" };
+	const struct st_config *cfg = st_model_config(m);
+	bool turns = false;
+	for (size_t i = 0; i < 3; i++)
+		turns |= strcmp(scaling, known[i]) == 0;
+	if (!st_model_described(m)->family->built_in || !st_arch_find(cfg->arch, strlen(cfg->arch)) || !turns || (g && !st_graph_is_plain(g)))
+		return false;
+	for (size_t i = 0; i < st_model_n_weights(m); i++)
+		if (st_model_weight_at(m, i)->role == ST_ROLE_COUNT)
+			return false;
+	for (uint32_t i = 0; g && i < g->n_nodes; i++)
+		if (g->nodes[i].op == ST_OP_SCORES
+		    && (g->nodes[i].window != 0) != (cfg->sliding_window && (uint32_t)g->nodes[i].layer >= cfg->window_from_layer))
+			return false;
+	return true;
+}
+
 static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 {
 	/* Within GGUF a family need not be known: its keys are carried as they stand, and its tensors go by their names. */
@@ -27,6 +48,8 @@ static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 	                    : st_model_open_as(v->src.path, v->o->family, &v->src.model, err));
 	const struct st_container *in = st_model_container(v->src.model);
 	const struct st_described *d = st_model_described(v->src.model);
+	if (d && is_by_roles(v->src.model))
+		d = NULL;
 	if (d
 	    && (v->o->repair || v->dst.format == ST_FORMAT_APR
 	        || (in->format == v->dst.format && in->format != ST_FORMAT_GGUF)))
@@ -47,6 +70,7 @@ static enum st_status open_input(struct st_conversion *v, struct st_error *err)
 	v->src.format = st_container_format(c);
 	v->dst.cfg = *st_model_config(v->src.model);
 	v->dst.arch = st_arch_find(v->dst.cfg.arch, strlen(v->dst.cfg.arch));
+	v->page = d;
 	v->dst.family = d ? st_described_called(d, ST_SPELLING_GGUF, false) : v->dst.cfg.arch;
 	if (v->src.format != ST_FORMAT_GGUF && v->src.format != ST_FORMAT_SAFETENSORS
 	    && v->src.format != ST_FORMAT_APR) {
@@ -152,7 +176,7 @@ static enum st_status run(struct st_conversion *v, struct st_convert_result *r, 
 		goto out;
 	}
 	ST_TRY_OUT(st_vocabulary_read(&v->vocab, &v->src, &v->dst, &v->arena, &v->log, err));
-	ST_TRY_OUT(st_model_described(v->src.model) ? st_described_jobs(v, err) : st_plan_jobs(v, err));
+	ST_TRY_OUT(v->page ? st_described_jobs(v, err) : st_plan_jobs(v, err));
 	if (repair)
 		ST_TRY_OUT(st_repair_apply(repair, v, err));
 	ST_TRY_OUT(read_importance(v, err));

@@ -16,6 +16,7 @@
 
 #include <stele/convert.h>
 
+#include "arch/described.h"
 #include "convert/importance.h"
 #include "convert/job.h"
 #include "convert/log.h"
@@ -26,7 +27,8 @@ struct st_conversion {
 	struct st_arena arena; /* what the parts point at, the lines of the result too */
 	struct st_pool *pool;  /* while st_convert works */
 	struct st_input src;
-	bool by_name; /* GGUF to GGUF, of a family that Stele cannot run */
+	const struct st_described *page; /* by which tensors and keys are written; NULL: as the input has them */
+	bool by_name;                    /* GGUF to GGUF, of a family that Stele cannot run */
 	struct st_target dst;
 	struct st_vocabulary vocab;
 	struct st_plan plan;

@@ -64,8 +64,8 @@ static enum st_status read_part(const struct st_source *src, const struct st_set
 			p->each = b - p->from;
 			break;
 		case ST_SOURCE_PAIRS:
-			p->pairs = true;
 			ST_TRY(st_expression_count(&x->n, s, &p->heads, err));
+			p->pairs = p->heads != 0;
 			if (x->m.n)
 				ST_TRY(st_expression_count(&x->m, s, &p->pair_dims, err));
 			break;
@@ -142,7 +142,7 @@ static bool same_root(const char *a, const char *b)
 static uint32_t alternative(const struct st_described *d, const struct st_family_weight *fw, enum st_spelling to,
                             const struct st_weight *w)
 {
-	enum st_spelling from = d->settings.spelling;
+	enum st_spelling from = st_described_columns(d);
 	for (uint32_t i = 0; fw->n_sources[from] == fw->n_sources[to] && i < fw->n_sources[from]; i++) {
 		char name[256];
 		size_t n = st_source_spell(fw->sources[from][i].name, w->layer, w->expert, name, sizeof name);

@@ -53,7 +53,7 @@ static enum st_status copy_documents(struct st_conversion *v, const char *dir, b
 static enum st_status write_config(struct st_conversion *v, const char *dir, struct st_error *err)
 {
 	json_t *j = NULL;
-	enum st_status st = st_model_described(v->src.model) ? st_described_document(v, &j, err)
+	enum st_status st = v->page ? st_described_document(v, &j, err)
 	                                                     : st_config_hf_document(v, &j, err);
 	if (st == ST_OK)
 		return write_json(v, dir, "config.json", j, false, err);

@@ -72,7 +72,7 @@ static void gguf_keys(struct st_conversion *v)
 		"attention.sliding_window", "attention.value_length", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear", NULL,
 	};
 	const struct st_container *c = st_model_container(v->src.model);
-	const struct st_described *d = st_model_described(v->src.model);
+	const struct st_described *d = v->page;
 	struct line l = { 0 };
 	for (size_t i = 0; i < c->keys.n; i++) {
 		const char *key = c->keys.kv[i].key, *dot = strchr(key, '.');
@@ -91,7 +91,7 @@ static void gguf_keys(struct st_conversion *v)
 static void members(struct st_conversion *v, const json_t *o, bool configuration, const char *const *known,
                     const char *where)
 {
-	const struct st_described *d = configuration ? st_model_described(v->src.model) : NULL;
+	const struct st_described *d = configuration ? v->page : NULL;
 	struct line l = { 0 };
 	const char *key;
 	json_t *m;

@@ -55,7 +55,7 @@ static enum st_status gguf_keys(const struct st_conversion *v, struct st_keys *k
 	if (v->src.format == v->dst.format) {
 		ST_TRY(st_config_same_keys(&v->src, &v->dst, k, err));
 	} else {
-		ST_TRY(st_model_described(v->src.model) ? st_described_new_keys(v, k, err)
+		ST_TRY(v->page ? st_described_new_keys(v, k, err)
 		                                        : st_config_new_keys(&v->dst, k, err));
 		st_vocabulary_keys(&v->vocab, &v->dst.cfg, k);
 	}

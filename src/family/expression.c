@@ -21,6 +21,7 @@ enum term_op {
 	TERM_LAYER,
 	TERM_MODEL,
 	TERM_IS_GGUF, /* whether the file spells keys as GGUF does */
+	TERM_IS_APR,
 	TERM_TENSOR,  /* whether the file has the tensor */
 	TERM_ROWS,    /* its rows */
 	TERM_NEGATE,
@@ -153,6 +154,8 @@ static enum st_status named(struct parser *p, const char *s, size_t n, uint32_t 
 		return put(p, (struct st_term){ .op = TERM_MODEL }, out);
 	if (is(s, n, "gguf"))
 		return put(p, (struct st_term){ .op = TERM_IS_GGUF }, out);
+	if (is(s, n, "apr"))
+		return put(p, (struct st_term){ .op = TERM_IS_APR }, out);
 	if (p->l->at < p->l->end && *p->l->at == '(') {
 		p->l->at++;
 		if (is(s, n, "tensor") || is(s, n, "rows"))
@@ -606,6 +609,9 @@ static enum st_status eval(const struct evaluation *v, uint32_t i, struct st_set
 		return ST_OK;
 	case TERM_IS_GGUF:
 		out->number = v->s->spelling == ST_SPELLING_GGUF;
+		return ST_OK;
+	case TERM_IS_APR:
+		out->number = v->s->spelling == ST_SPELLING_APR;
 		return ST_OK;
 	case TERM_TENSOR:
 	case TERM_ROWS:

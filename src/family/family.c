@@ -102,6 +102,7 @@ static enum st_status all_lines(struct st_family *f, const char *text, size_t si
 	enum section section = SECTION_HEAD;
 	struct st_line l = { .file = f->file, .arena = &f->arena };
 	ST_TRY(each_line(f, &l, text, size, &section, g, err));
+	st_inherit_apr(f);
 	if (g->n_when || g->scope == ST_SCOPE_LAYER)
 		return st_line_fail(&l, err, "\"end\" is missing");
 	if (!f->name)

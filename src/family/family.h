@@ -60,8 +60,12 @@ enum st_key_type {
 	ST_KEY_LET,     /* not in files: an expression over the keys above, and over the layer */
 };
 
-/* Where a value is looked for. */
-enum st_spelling { ST_SPELLING_GGUF, ST_SPELLING_CONFIG, ST_SPELLINGS };
+/*
+ * Where a value is looked for. Pages have a column for GGUF and one for config.json. What the metadata of APR files call a
+ * key is config.json's name where no line says otherwise; their tensors are named in one of the other two ways.
+ */
+enum st_spelling { ST_SPELLING_GGUF, ST_SPELLING_CONFIG, ST_SPELLING_APR, ST_SPELLINGS };
+#define ST_COLUMNS ((int)ST_SPELLING_APR)
 
 struct st_family_key {
 	const char *name;
@@ -72,6 +76,7 @@ struct st_family_key {
 	const char *const *spelled[ST_SPELLINGS];
 	uint32_t n_spelled[ST_SPELLINGS];
 	struct st_expression absent[ST_SPELLINGS]; /* the value where a file does not say it */
+	bool own_apr, own_apr_absent;              /* of APR the page says it itself; else it is as in config.json */
 	struct st_expression null;                 /* where config.json says null */
 	const char *const *among;                  /* of texts: what a file may say; NULL: anything */
 	uint32_t n_among;
@@ -90,7 +95,7 @@ enum st_source_op {
 	ST_SOURCE_ROWS,      /* NAME[a:b]: rows a to b; a: from there to the end */
 	ST_SOURCE_STRIDE,    /* NAME[a::n]: every nth row from a */
 	ST_SOURCE_EACH,      /* NAME[each n: a:b of m]: of n groups of m rows, rows a to b of each */
-	ST_SOURCE_PAIRS,     /* pairs(n, NAME[, m]): n heads, of whose features the first m (all) lie in rotary pairs */
+	ST_SOURCE_PAIRS,     /* pairs(n, NAME[, m]): n heads, of whose features the first m (all) lie in rotary pairs; 0: as they are */
 	ST_SOURCE_PLUS_ONE,  /* 1+NAME */
 	ST_SOURCE_NEG_EXP,   /* -exp(NAME) */
 	ST_SOURCE_COLUMNS,   /* NAME[,a::n]: every nth column from a */
@@ -124,8 +129,9 @@ struct st_family_weight {
 	const char *name;
 	uint32_t line;
 	bool per_layer;                          /* a source names the layer */
-	struct st_source *sources[ST_SPELLINGS]; /* the first whose tensor is there counts */
-	uint32_t n_sources[ST_SPELLINGS];
+	struct st_source *sources[ST_COLUMNS];   /* the first whose tensor is there counts */
+	uint32_t n_sources[ST_COLUMNS];
+	struct st_source *apr; /* in APR files under the names of config.json's, where it is another; else NULL */
 	uint32_t rank;
 	struct st_expression shape[ST_WEIGHT_RANK];
 	struct st_expression condition;   /* the weight exists where it holds; none: always */
@@ -191,6 +197,13 @@ struct st_family_name {
 	bool unless;
 	uint32_t line;
 };
+
+/* A source of a weight. apr: of an APR file. */
+static inline const struct st_source *st_family_source(const struct st_family_weight *w, enum st_spelling column, uint32_t i,
+                                                       bool apr)
+{
+	return apr && column == ST_SPELLING_CONFIG && w->apr ? w->apr : &w->sources[column][i];
+}
 
 struct st_family {
 	const char *file; /* where it was read, for messages */

@@ -31,14 +31,14 @@ static enum st_status gguf_name(struct st_line *l, struct st_family *f, struct s
 	return ST_OK;
 }
 
-/* config MODEL_TYPE CLASS ... */
-static enum st_status config_names(struct st_line *l, struct st_family *f, struct st_error *err)
+/* config MODEL_TYPE CLASS ..., apr ARCHITECTURE ... */
+static enum st_status names(struct st_line *l, struct st_family *f, enum st_spelling where, struct st_error *err)
 {
 	do {
-		struct st_family_name *name = &f->names[ST_SPELLING_CONFIG][f->n_names[ST_SPELLING_CONFIG]];
-		ST_TRY(st_family_room(l, f->n_names[ST_SPELLING_CONFIG]++, err));
+		struct st_family_name *name = &f->names[where][f->n_names[where]];
+		ST_TRY(st_family_room(l, f->n_names[where]++, err));
 		name->line = l->number;
-		ST_TRY(word(l, "a model_type", &name->name, err));
+		ST_TRY(word(l, where == ST_SPELLING_APR ? "an architecture" : "a model_type", &name->name, err));
 	} while (!st_line_done(l));
 	return ST_OK;
 }
@@ -53,8 +53,10 @@ enum st_status st_parse_head(struct st_line *l, struct st_family *f, struct st_e
 	if (st_line_word(l, "gguf"))
 		return gguf_name(l, f, err);
 	if (st_line_word(l, "config"))
-		return config_names(l, f, err);
-	return st_line_fail(l, err, "\"%s\": expected family, gguf, config or a section", st_line_rest(l).text);
+		return names(l, f, ST_SPELLING_CONFIG, err);
+	if (st_line_word(l, "apr"))
+		return names(l, f, ST_SPELLING_APR, err);
+	return st_line_fail(l, err, "\"%s\": expected family, gguf, config, apr or a section", st_line_rest(l).text);
 }
 
 static const struct {
@@ -76,7 +78,9 @@ static enum st_status spellings(struct st_line *l, struct st_family_key *k, enum
 	const char *s = st_line_field(l, &n), *end = s ? s + n : NULL;
 	if (!s)
 		return st_line_fail(l, err, "%s: expected its name in %s, or -", k->name,
-		                    where == ST_SPELLING_GGUF ? "GGUF files" : "config.json");
+		                    where == ST_SPELLING_GGUF     ? "GGUF files"
+		                    : where == ST_SPELLING_CONFIG ? "config.json"
+		                                                  : "APR files");
 	if (n == 1 && *s == '-')
 		return ST_OK;
 	for (uint32_t i = 0;; i++) {
@@ -121,7 +125,7 @@ static enum st_status among(struct st_line *l, struct st_family_key *k, struct s
 	return ST_OK;
 }
 
-/* [= EXPR] [; null: EXPR] [; gguf: EXPR] [; config: EXPR] [; among: TEXTS] */
+/* [= EXPR] [; null: EXPR] [; gguf: EXPR] [; config: EXPR] [; apr: EXPR] [; among: TEXTS] */
 static enum st_status defaults(struct st_line *l, const struct st_family *f, struct st_family_key *k,
                                struct st_error *err)
 {
@@ -144,16 +148,18 @@ static enum st_status defaults(struct st_line *l, const struct st_family *f, str
 		struct st_expression *e = st_line_word(l, "null")   ? &k->null
 		                        : st_line_word(l, "gguf")   ? &k->absent[ST_SPELLING_GGUF]
 		                        : st_line_word(l, "config") ? &k->absent[ST_SPELLING_CONFIG]
+		                        : st_line_word(l, "apr")    ? &k->absent[ST_SPELLING_APR]
 		                                                    : NULL;
 		if (!e || !st_line_take(l, ":"))
-			return st_line_fail(l, err, "%s: \"%s\": expected null:, gguf:, config: or among:", k->name,
+			return st_line_fail(l, err, "%s: \"%s\": expected null:, gguf:, config:, apr: or among:", k->name,
 			                    st_line_rest(l).text);
+		k->own_apr_absent |= e == &k->absent[ST_SPELLING_APR];
 		ST_TRY(st_expression_parse(l, f, false, e, err));
 	}
 	return ST_OK;
 }
 
-static const char *const taken[] = { "layer", "model", "gguf", "tensor", "rows", "true", "false",
+static const char *const taken[] = { "layer", "model", "gguf", "apr", "tensor", "rows", "true", "false",
 	                             "if",    "else",  "and",  "or",     "not",  "each", "of" };
 
 static enum st_status key_name(struct st_line *l, const struct st_family *f, const char **out, struct st_error *err)
@@ -186,9 +192,11 @@ static enum st_status let(struct st_line *l, struct st_family *f, struct st_erro
 
 static enum st_status harmless(struct st_line *l, struct st_family *f, struct st_error *err)
 {
-	enum st_spelling where = st_line_word(l, "gguf") ? ST_SPELLING_GGUF : ST_SPELLING_CONFIG;
+	enum st_spelling where = st_line_word(l, "gguf")  ? ST_SPELLING_GGUF
+	                       : st_line_word(l, "apr") ? ST_SPELLING_APR
+	                                                : ST_SPELLING_CONFIG;
 	if (where == ST_SPELLING_CONFIG && !st_line_word(l, "config"))
-		return st_line_fail(l, err, "\"%s\": harmless in gguf, or in config?", st_line_rest(l).text);
+		return st_line_fail(l, err, "\"%s\": harmless in gguf, in config or in apr?", st_line_rest(l).text);
 	do {
 		ST_TRY(st_family_room(l, f->n_harmless[where], err));
 		ST_TRY(word(l, "a key", &f->harmless[where][f->n_harmless[where]], err));
@@ -197,8 +205,8 @@ static enum st_status harmless(struct st_line *l, struct st_family *f, struct st
 	return ST_OK;
 }
 
-/* default NAME = EXPR ...: other values where files do not say it, of a key that came from a group. */
-static enum st_status other_default(struct st_line *l, struct st_family *f, struct st_error *err)
+/* The key of that name which stands above. */
+static enum st_status known_key(struct st_line *l, struct st_family *f, struct st_family_key **out, struct st_error *err)
 {
 	size_t n;
 	char name[64] = "";
@@ -208,8 +216,44 @@ static enum st_status other_default(struct st_line *l, struct st_family *f, stru
 	uint32_t i = st_family_find_key(f, name);
 	if (i == ST_FAMILY_NONE || f->keys[i].type == ST_KEY_LET)
 		return st_line_fail(l, err, "\"%s\" is no key above this line", name);
-	memset(f->keys[i].absent, 0, sizeof f->keys[i].absent);
-	return defaults(l, f, &f->keys[i], err);
+	*out = &f->keys[i];
+	return ST_OK;
+}
+
+/* default NAME = EXPR ...: other values where files do not say it, of a key that came from a group. */
+static enum st_status other_default(struct st_line *l, struct st_family *f, struct st_error *err)
+{
+	struct st_family_key *k;
+	ST_TRY(known_key(l, f, &k, err));
+	memset(k->absent, 0, sizeof k->absent);
+	return defaults(l, f, k, err);
+}
+
+/* apr NAME SPELLINGS [= EXPR]: what the metadata of APR files call a key, and its value where they do not say it. */
+static enum st_status apr_spelling(struct st_line *l, struct st_family *f, struct st_error *err)
+{
+	struct st_family_key *k;
+	ST_TRY(known_key(l, f, &k, err));
+	k->own_apr = true;
+	k->n_spelled[ST_SPELLING_APR] = 0;
+	ST_TRY(spellings(l, k, ST_SPELLING_APR, err));
+	if (!st_line_take(l, "="))
+		return ST_OK;
+	k->own_apr_absent = true;
+	return st_expression_parse(l, f, false, &k->absent[ST_SPELLING_APR], err);
+}
+
+void st_inherit_apr(struct st_family *f)
+{
+	for (uint32_t i = 0; i < f->n_keys; i++) {
+		struct st_family_key *k = &f->keys[i];
+		if (!k->own_apr) {
+			k->spelled[ST_SPELLING_APR] = k->spelled[ST_SPELLING_CONFIG];
+			k->n_spelled[ST_SPELLING_APR] = k->n_spelled[ST_SPELLING_CONFIG];
+		}
+		if (!k->own_apr_absent)
+			k->absent[ST_SPELLING_APR] = k->absent[ST_SPELLING_CONFIG];
+	}
 }
 
 /* A page that spells a key of a group in a way of its own says so above the group, which then does without its line. */
@@ -235,6 +279,8 @@ enum st_status st_parse_key(struct st_line *l, struct st_family *f, struct st_er
 		return harmless(l, f, err);
 	if (st_line_word(l, "default"))
 		return other_default(l, f, err);
+	if (st_line_word(l, "apr"))
+		return apr_spelling(l, f, err);
 	if (st_line_word(l, "require")) {
 		ST_TRY(st_family_room(l, f->n_requirements, err));
 		return st_expression_parse(l, f, false, &f->requirements[f->n_requirements++].holds, err);
@@ -252,7 +298,7 @@ enum st_status st_parse_key(struct st_line *l, struct st_family *f, struct st_er
 		                    "flags, texts and letters with a value for each layer",
 		                    k.name, st_line_rest(l).text);
 	k.type = types[i].type;
-	for (int where = 0; where < ST_SPELLINGS; where++)
+	for (int where = 0; where < ST_COLUMNS; where++)
 		ST_TRY(spellings(l, &k, (enum st_spelling)where, err));
 	ST_TRY(defaults(l, f, &k, err));
 	f->keys[f->n_keys++] = k;

@@ -52,6 +52,8 @@ ST_MUST_CHECK enum st_status st_source_parse(struct st_line *l, const struct st_
 /* Whether there is room for one more of something. */
 ST_MUST_CHECK enum st_status st_family_room(const struct st_line *l, uint32_t n, struct st_error *err);
 
+/* At the end: keys that say nothing of APR files are spelled there as in config.json. */
+void st_inherit_apr(struct st_family *f);
 /* One line of a section each. */
 ST_MUST_CHECK enum st_status st_parse_head(struct st_line *l, struct st_family *f, struct st_error *err);
 ST_MUST_CHECK enum st_status st_parse_key(struct st_line *l, struct st_family *f, struct st_error *err);

@@ -118,3 +118,41 @@ bool st_graph_same_form(const struct st_graph *a, const struct st_graph *b)
 		same = st_node_same_form(a, b, i);
 	return same;
 }
+
+bool st_graph_is_plain(const struct st_graph *g)
+{
+	static const enum st_op ops[ST_STAGE_COUNT] = {
+		[ST_STAGE_EMBEDDING] = ST_OP_EMBED,
+		[ST_STAGE_ATTN_NORM] = ST_OP_RMSNORM,
+		[ST_STAGE_QKV_MATMUL] = ST_OP_LINEAR,
+		[ST_STAGE_QKV_BIAS] = ST_OP_BIAS,
+		[ST_STAGE_Q_POST_NORM] = ST_OP_HEADNORM,
+		[ST_STAGE_K_POST_NORM] = ST_OP_HEADNORM,
+		[ST_STAGE_Q_POST_ROPE] = ST_OP_ROPE,
+		[ST_STAGE_K_POST_ROPE] = ST_OP_ROPE,
+		[ST_STAGE_ATTN_SCORES] = ST_OP_SCORES,
+		[ST_STAGE_ATTN_SOFTMAX] = ST_OP_SOFTMAX,
+		[ST_STAGE_ATTENTION] = ST_OP_MIX,
+		[ST_STAGE_ATTN_OUT] = ST_OP_LINEAR,
+		[ST_STAGE_POST_ATTN_RESIDUAL] = ST_OP_ADD,
+		[ST_STAGE_FFN_NORM] = ST_OP_RMSNORM,
+		[ST_STAGE_FFN_GATE] = ST_OP_LINEAR,
+		[ST_STAGE_FFN_UP] = ST_OP_LINEAR,
+		[ST_STAGE_FFN_SILU] = ST_OP_ACT,
+		[ST_STAGE_FFN_SWIGL] = ST_OP_MUL,
+		[ST_STAGE_FFN_OUT] = ST_OP_LINEAR,
+		[ST_STAGE_POST_FFN_RESIDUAL] = ST_OP_ADD,
+		[ST_STAGE_FINAL_NORM] = ST_OP_RMSNORM,
+		[ST_STAGE_LM_HEAD] = ST_OP_LINEAR,
+	};
+	for (uint32_t i = 0; i < g->n_nodes; i++) {
+		const struct st_node *n = &g->nodes[i];
+		/* Stages without an operation above have that of the embedding there, which has one alone. */
+		if (n->stage >= ST_STAGE_COUNT || n->op != ops[n->stage] || (n->op == ST_OP_EMBED) != (i == 0)
+		    || (n->op == ST_OP_ACT && n->act != ST_ACT_SILU) || n->softcap != 0
+		    || (n->op == ST_OP_EMBED && n->scale != 1) || (n->op == ST_OP_SOFTMAX && n->n_w) || n->beyond.from
+		    || (n->op == ST_OP_RMSNORM && n->n_w && n->w[0]->plus_one))
+			return false;
+	}
+	return g->n_nodes > 0;
+}

@@ -150,6 +150,9 @@ uint32_t st_graph_find(const struct st_graph *g, enum st_stage stage, int32_t la
 bool st_node_same_form(const struct st_graph *a, const struct st_graph *b, uint32_t i);
 /* Whether all nodes do. */
 bool st_graph_same_form(const struct st_graph *a, const struct st_graph *b);
+/* Whether it is a decoder of the common kind: norms in front of rotary attention and of silu(gate) * up, two sums in each
+ * layer, and nothing else. */
+bool st_graph_is_plain(const struct st_graph *g);
 /* Whether two nodes of equal form compute the same function of their inputs, weights aside, for prompts of that many
  * positions, which a longer window hides nothing of; 0: of any. */
 bool st_node_same_parameters(const struct st_node *a, const struct st_node *b, size_t positions);

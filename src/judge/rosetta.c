@@ -240,25 +240,32 @@ static enum st_status measure_agreement(struct st_rosetta_state *s, const struct
 	                      err);
 }
 
-static bool same_family(const struct st_model *a, const struct st_model *b)
+static bool same_page(const struct st_model *a, const struct st_model *b)
 {
 	const struct st_described *x = st_model_described(a), *y = st_model_described(b);
-	return x && y ? strcmp(x->family->sha256, y->family->sha256) == 0
-	              : !x && !y && st_model_is_by_name(a) == st_model_is_by_name(b);
+	return x && y && strcmp(x->family->sha256, y->family->sha256) == 0;
 }
 
-static enum st_status reopen(struct st_model **m, const char *path, enum st_open_how how, struct st_pool *pool,
-                             struct st_error *err)
+/* Whether two models can be compared weight by weight: of one family, or of two whose graphs are of the common kind, which
+ * differ in what their files say. */
+static bool same_family(const struct st_model *a, const struct st_model *b)
+{
+	const struct st_graph *ga = st_model_graph(a), *gb = st_model_graph(b);
+	if (st_model_is_by_name(a) || st_model_is_by_name(b))
+		return st_model_is_by_name(a) == st_model_is_by_name(b);
+	return same_page(a, b) || (ga && gb && st_graph_is_plain(ga) && st_graph_is_plain(gb));
+}
+
+static enum st_status open_by_names(struct st_model **m, const char *path, struct st_pool *pool, struct st_error *err)
 {
 	st_model_close(*m);
 	*m = NULL;
-	return st_model_open_any(path, NULL, how, pool, m, err);
+	return st_model_open_any(path, NULL, ST_OPEN_NAMES, pool, m, err);
 }
 
 /*
- * Two models of one family are opened in one way: where one has something that only the family's page knows, both are
- * opened by it. Of a family that Stele cannot run tensors are known by name alone; then those of the other file are,
- * too, and so are those of two families.
+ * Of a family that Stele cannot run tensors are known by name alone; then those of the other file are, too, and so are those
+ * of two families.
  */
 static enum st_status open_both(struct st_rosetta_state *s, const char *path_a, const char *path_b, const char *family,
                                 struct st_pool *pool, struct st_error *err)
@@ -266,16 +273,11 @@ static enum st_status open_both(struct st_rosetta_state *s, const char *path_a, 
 	ST_TRY(st_model_open_any(path_a, family, ST_OPEN_FAMILY, pool, &s->ma, err));
 	ST_TRY(st_model_open_any(path_b, family, st_model_is_by_name(s->ma) ? ST_OPEN_NAMES : ST_OPEN_FAMILY, pool,
 	                         &s->mb, err));
-	bool page_a = st_model_described(s->ma), page_b = st_model_described(s->mb);
-	if (page_a && !page_b && !st_model_is_by_name(s->mb))
-		ST_TRY(reopen(&s->mb, path_b, ST_OPEN_PAGE, pool, err));
-	else if (page_b && !page_a && !st_model_is_by_name(s->ma))
-		ST_TRY(reopen(&s->ma, path_a, ST_OPEN_PAGE, pool, err));
 	if (same_family(s->ma, s->mb))
 		return ST_OK;
 	if (!st_model_is_by_name(s->ma))
-		ST_TRY(reopen(&s->ma, path_a, ST_OPEN_NAMES, pool, err));
-	return st_model_is_by_name(s->mb) ? ST_OK : reopen(&s->mb, path_b, ST_OPEN_NAMES, pool, err);
+		ST_TRY(open_by_names(&s->ma, path_a, pool, err));
+	return st_model_is_by_name(s->mb) ? ST_OK : open_by_names(&s->mb, path_b, pool, err);
 }
 
 enum st_status st_rosetta_run(const char *path_a, const char *path_b, const struct st_rosetta_options *o,
@@ -323,7 +325,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	/* A padded vocabulary makes the logits alone wider. */
 	bool one_form = form.differs == ST_FORM_EQUAL
 	             || (form.differs == ST_FORM_WIDTH && form.stage_a == ST_STAGE_LM_HEAD);
-	if (st_model_described(s->ma))
+	if (same_page(s->ma, s->mb))
 		r->n_config = st_compare_settings(s->ma, s->mb, one_form, r->n_tokens_b, r->config);
 	else
 		r->n_config = st_compare_configs(st_model_config(s->ma), st_model_config(s->mb), r->n_tokens_b,

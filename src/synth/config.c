@@ -133,15 +133,61 @@ static enum st_status from_preset(struct st_synth *s, const char *name, const st
 	return ST_OK;
 }
 
+/* A key's number in a layer; 0: the page has no such key. */
+static double said_number(const struct st_described *d, const char *key, int32_t layer)
+{
+	uint32_t k = st_family_find_key(d->family, key);
+	struct st_settings at = st_described_at(d, layer);
+	struct st_setting v = k == ST_FAMILY_NONE ? (struct st_setting){ 0 } : d->settings.keys[k];
+	struct st_error none = ST_ERROR_INIT;
+	if (k != ST_FAMILY_NONE && d->family->keys[k].type == ST_KEY_LET
+	    && st_expression_value(&d->family->keys[k].let, &at, &v, &none) != ST_OK)
+		return 0;
+	return v.kind == ST_SETTING_NUMBER ? v.number : 0;
+}
+
+/* The configuration that a config.json says, by the page of its family. */
+static enum st_status read_page(struct st_synth *s, const struct st_container *c, struct st_error *err)
+{
+	struct st_family *f;
+	struct st_described d = { .c = c };
+	ST_TRY(st_described_family(c, &f, err));
+	if (!f)
+		return st_described_unknown(c, err);
+	st_arena_init(&d.arena);
+	d.family = f;
+	enum st_status st = st_described_settings(&d, err);
+	if (st == ST_OK) {
+		const struct st_arch *arch = st_arch_find(f->name, strlen(f->name));
+		uint32_t from = 0;
+		st_config_of(&d, &s->cfg);
+		s->cfg.n_layers = d.n_layers;
+		s->cfg.vocab = d.vocab;
+		s->cfg.qk_norm = arch && arch->qk_norm;
+		s->cfg.qkv_bias = (arch && arch->qkv_bias) || said_number(&d, "said_qkv_bias", -1) != 0;
+		/* Windows of some families begin at a layer. */
+		while (st_family_find_key(f, "sliding") != ST_FAMILY_NONE && from < d.n_layers
+		       && said_number(&d, "sliding", (int32_t)from) == 0)
+			from++;
+		s->cfg.sliding_window = from < d.n_layers ? s->cfg.sliding_window : 0;
+		s->cfg.window_from_layer = s->cfg.sliding_window ? from : 0;
+	}
+	st_arena_release(&d.arena);
+	st_family_close(f);
+	return st;
+}
+
 static enum st_status from_json(struct st_synth *s, const char *path, const struct st_arch *arch, struct st_error *err)
 {
-	const struct st_arch *said;
+	const struct st_arch *said = NULL;
 	struct st_container c = { .format = ST_FORMAT_SAFETENSORS };
 	enum st_status st = st_json_load(path, &c.docs.config, err);
 	if (st == ST_OK && !c.docs.config)
 		st = st_fail(err, ST_ERR_IO, "no such file");
 	if (st == ST_OK)
-		st = st_config_read(&c, &s->cfg, &said, err);
+		st = read_page(s, &c, err);
+	if (st == ST_OK)
+		said = st_arch_find(s->cfg.arch, strlen(s->cfg.arch));
 	if (st == ST_OK && arch && arch != said)
 		st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--arch",
 		                "%s, but the file describes a model of the family %s", arch->name, said->name);

@@ -452,7 +452,7 @@ static struct recipe recipe_of(const struct st_synth_page *p, uint32_t weight)
 	uint32_t which = 0;
 	enum st_operation op = used_by(f, weight, &which);
 	bool last = strcmp(name, "final_norm") == 0;
-	for (int k = 0; k < ST_SPELLINGS; k++)
+	for (int k = 0; k < ST_COLUMNS; k++)
 		for (uint32_t n = 0; n < f->weights[weight].n_sources[k]; n++)
 			if (is_negative(&f->weights[weight].sources[k][n]))
 				return (struct recipe){ true, -1, false };

@@ -54,7 +54,7 @@ static bool weight_names(const struct st_family *f, const struct st_family_weigh
 	bool any = st_expression_names(f, &w->condition, key) || st_expression_names(f, &w->optional_if, key);
 	for (uint32_t i = 0; i < w->rank; i++)
 		any |= st_expression_names(f, &w->shape[i], key);
-	for (int where = 0; where < ST_SPELLINGS; where++)
+	for (int where = 0; where < ST_COLUMNS; where++)
 		for (uint32_t i = 0; i < w->n_sources[where]; i++)
 			any |= source_names(f, &w->sources[where][i], key);
 	return any;
@@ -84,7 +84,8 @@ static bool is_asked(const struct st_family *f, uint32_t key)
 	for (uint32_t i = 0; i < f->n_keys; i++)
 		any |= st_expression_names(f, &f->keys[i].null, key)
 		    || st_expression_names(f, &f->keys[i].absent[ST_SPELLING_GGUF], key)
-		    || st_expression_names(f, &f->keys[i].absent[ST_SPELLING_CONFIG], key);
+		    || st_expression_names(f, &f->keys[i].absent[ST_SPELLING_CONFIG], key)
+		    || st_expression_names(f, &f->keys[i].absent[ST_SPELLING_APR], key);
 	for (uint32_t i = 0; i < f->n_requirements; i++)
 		any |= st_expression_names(f, &f->requirements[i].holds, key);
 	for (uint32_t i = 0; i < f->n_weights; i++)
@@ -224,7 +225,7 @@ static void gguf_names_are_those_of_the_field(void **state)
 static const struct {
 	const char *text, *says;
 } wrong[] = {
-	{ "famly t\n", "t.family:1: \"famly t\": expected family, gguf, config or a section" },
+	{ "famly t\n", "t.family:1: \"famly t\": expected family, gguf, config, apr or a section" },
 	{ "family t\n[weights]\n",
 	  "t.family:2: \"[weights]\": the sections are [keys], [weights] and [graph], in this order" },
 	{ "family t\nfamily u\n", "t.family:2: a second name of the family" },
@@ -243,7 +244,12 @@ static const struct {
 	{ HEAD "let a = ((((((((((((((((((((((((((1))))))))))))))))))))))))))\n",
 	  "t.family:6: an expression nested more than 24 deep" },
 	{ HEAD "use nothing\n", "t.family:6: \"nothing.keys\" is no group of keys" },
-	{ HEAD "k count a b = 1 ; nul: 2\n", "t.family:6: k: \"nul: 2\": expected null:, gguf:, config: or among:" },
+	{ HEAD "k count a b = 1 ; nul: 2\n",
+	  "t.family:6: k: \"nul: 2\": expected null:, gguf:, config:, apr: or among:" },
+	{ HEAD "apr k a\n", "t.family:6: \"k\" is no key above this line" },
+	{ HEAD "apr layers\n", "t.family:6: layers: expected its name in APR files, or -" },
+	{ HEAD "apr layers n_layer m\n", "t.family:6: \"m\" is more than belongs here" },
+	{ HEAD "harmless m\n", "t.family:6: \"m\": harmless in gguf, in config or in apr?" },
 	{ HEAD "default k = 1\n", "t.family:6: \"k\" is no key above this line" },
 	{ HEAD "k count a b ; among: \"x\"\n", "t.family:6: k: among is for texts" },
 	{ HEAD "k text a b ; among: x\n", "t.family:6: k: \"x\": expected texts in quotes" },
@@ -253,6 +259,9 @@ static const struct {
 	{ HEAD "[weights]\nw a b\n", "t.family:7: \"end of line\": expected a number, a text or a key" },
 	{ HEAD "[weights]\nw a b 1, 2, 3, 4\n", "t.family:7: w: a shape of more than 3 sizes" },
 	{ HEAD "[weights]\nw a b 1\nw a b 2\n", "t.family:8: a second weight \"w\"; the first is in line 7" },
+	{ HEAD "[weights]\napr w a\n",
+	  "t.family:7: \"w\" is no weight above this line with one source in config.json's column" },
+	{ HEAD "[weights]\nw a b 1\napr w -\n", "t.family:8: w: expected one source" },
 	{ HEAD "[weights]\nw a[1:2 b 1\n", "t.family:7: \"b 1\": expected \"]\"" },
 	{ HEAD "[weights]\nw pairs(2, a b 1\n", "t.family:7: \"b 1\": expected \")\"" },
 	{ HEAD "[weights]\ne a b 1\n[graph]\nx = embed(e)\n",

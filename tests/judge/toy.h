@@ -312,6 +312,9 @@ static inline void toy_write(struct toy *m, const char *path, enum st_dtype type
 		assert_int_equal(system(cmd), 0);
 		snprintf(file, sizeof file, "%s/config.json", path);
 		FILE *f = fopen(file, "w");
+		bool biases = false; /* a config.json has to ask for them */
+		for (size_t i = 0; i < m->n; i++)
+			biases |= toy_is(m->t[i].name, "q_proj.bias");
 		assert_non_null(f);
 		fprintf(f,
 		        "{\"architectures\": [\"%s\"], \"model_type\": \"%s\", \"hidden_size\": %u, "
@@ -320,10 +323,11 @@ static inline void toy_write(struct toy *m, const char *path, enum st_dtype type
 		        "\"vocab_size\": %u, "
 		        "\"rms_norm_eps\": %g, \"rope_theta\": %.17g, \"max_position_embeddings\": 512, "
 		        "\"hidden_act\": \"silu\", "
-		        "\"tie_word_embeddings\": %s}\n",
+		        "\"tie_word_embeddings\": %s%s}\n",
 		        strcmp(m->arch, "qwen2") ? "LlamaForCausalLM" : "Qwen2ForCausalLM", m->arch, m->hidden,
 		        m->layers, m->heads, m->kv_heads, m->ffn, m->vocab, m->eps, m->theta,
-		        m->tied ? "true" : "false");
+		        m->tied ? "true" : "false",
+		        biases && strcmp(m->arch, "llama") == 0 ? ", \"qkv_bias\": true" : "");
 		fclose(f);
 		snprintf(file, sizeof file, "%s/model.safetensors", path);
 	}
