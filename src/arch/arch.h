@@ -155,7 +155,6 @@ struct st_arch {
 	const char *const *aliases; /* further spellings ("LlamaForCausalLM", "mistral", ...), NULL-terminated */
 	bool gguf_rope_interleaved; /* GGUF stores Q and K rows in adjacent-pair order */
 	bool qkv_bias, qk_norm;     /* what the family always has; "optional" biases are found by tensor presence */
-	double default_rope_theta;  /* where the reference implementation has one for files without it; 0 = none */
 };
 
 extern const struct st_arch st_arch_llama, st_arch_qwen2, st_arch_qwen3;

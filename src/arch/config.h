@@ -27,11 +27,6 @@ struct st_config_row {
 };
 extern const struct st_config_row st_config_rows[ST_CONFIG_MEMBERS];
 
-struct st_key_text {
-	char text[96];
-};
-/* The GGUF key of a row for a family: "{arch}.block_count" is "llama.block_count". */
-struct st_key_text st_config_gguf_key(const char *family, const char *key);
 /* The row of a member for st_json_read_one, with the spellings of config.json or of APR metadata. */
 struct st_json_field st_config_json_field(enum st_config_member m, bool apr);
 /* Note where a member's value comes from. */

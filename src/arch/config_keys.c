@@ -73,16 +73,6 @@ const struct st_config_row st_config_rows[ST_CONFIG_MEMBERS] = {
 
 const char *st_config_member_name(enum st_config_member m) { return st_config_rows[m].name; }
 
-struct st_key_text st_config_gguf_key(const char *family, const char *key)
-{
-	struct st_key_text k = { "" };
-	if (key && strncmp(key, "{arch}", 6) == 0)
-		snprintf(k.text, sizeof k.text, "%.31s%s", family, key + 6);
-	else if (key)
-		snprintf(k.text, sizeof k.text, "%s", key);
-	return k;
-}
-
 struct st_json_field st_config_json_field(enum st_config_member m, bool apr)
 {
 	struct st_json_field f = st_config_rows[m].field;

@@ -9,5 +9,4 @@ const struct st_arch st_arch_llama = {
 	.aliases = (const char *const[]){ "LlamaForCausalLM", "LLaMAForCausalLM", "mistral", "MistralForCausalLM",
 	                                  NULL },
 	.gguf_rope_interleaved = true,
-	.default_rope_theta = 10000, /* LlamaConfig and MistralConfig; GGUF readers alike */
 };

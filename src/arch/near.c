@@ -184,7 +184,7 @@ static double like_shape(const struct st_described_fault *f, const struct st_ten
 /* Whether a source takes rows out of a tensor, which is then larger. */
 static bool is_cut(const struct st_described *d, const struct st_family_weight *w)
 {
-	enum st_spelling where = d->settings.spelling;
+	enum st_spelling where = st_described_columns(d);
 	for (uint32_t i = 0; i < (w->n_sources[where] ? w->sources[where][0].n_steps : 0); i++) {
 		enum st_source_op op = w->sources[where][0].steps[i].op;
 		if (op == ST_SOURCE_ROWS || op == ST_SOURCE_EACH || op == ST_SOURCE_STRIDE || op == ST_SOURCE_COLUMNS)

@@ -5,5 +5,4 @@ const struct st_arch st_arch_qwen2 = {
 	.name = "qwen2",
 	.aliases = (const char *const[]){ "Qwen2ForCausalLM", NULL },
 	.qkv_bias = true,
-	.default_rope_theta = 10000, /* Qwen2Config; GGUF readers alike */
 };

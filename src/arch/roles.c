@@ -5,21 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Dimensions a shape is made of, as indices into dim_value() and dim_names. */
+/* Dimensions a shape is made of, as indices into dim_value(). */
 enum dim { DIM_NONE, DIM_VOCAB, DIM_HIDDEN, DIM_Q, DIM_KV, DIM_FFN, DIM_HEAD, DIM_PAIRS };
-
-static const struct {
-	const char *hf, *gguf; /* which keys a dimension comes from, for messages */
-} dim_names[] = {
-	[DIM_NONE] = { "", "" },
-	[DIM_VOCAB] = { "vocab_size", "vocab_size" },
-	[DIM_HIDDEN] = { "hidden_size", "embedding_length" },
-	[DIM_Q] = { "num_attention_heads x head_dim", "attention.head_count x attention.key_length" },
-	[DIM_KV] = { "num_key_value_heads x head_dim", "attention.head_count_kv x attention.key_length" },
-	[DIM_FFN] = { "intermediate_size", "feed_forward_length" },
-	[DIM_HEAD] = { "head_dim", "attention.key_length" },
-	[DIM_PAIRS] = { "head_dim / 2", "attention.key_length / 2" },
-};
 
 /* Per-layer names stand behind "model.layers.N." and "blk.N."; the others behind "model." or nothing. */
 static const struct role_row {
@@ -189,11 +176,4 @@ uint32_t st_role_shape(const struct st_config *cfg, enum st_role role, uint64_t 
 	shape[0] = dim_value(cfg, r->out);
 	shape[1] = dim_value(cfg, r->in);
 	return r->in == DIM_NONE ? 1 : 2;
-}
-
-void st_role_shape_names(enum st_role role, bool gguf, const char *names[2])
-{
-	const struct role_row *r = &roles[role];
-	names[0] = gguf ? dim_names[r->out].gguf : dim_names[r->out].hf;
-	names[1] = gguf ? dim_names[r->in].gguf : dim_names[r->in].hf;
 }

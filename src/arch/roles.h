@@ -16,9 +16,6 @@ bool st_role_prefixed_name(const struct st_hf_prefix *p, enum st_role role, uint
 /* What follows the layer number in a tensor's name of any convention, or NULL when it names no layer. */
 const char *st_layer_suffix(const char *name, uint32_t *layer);
 
-/* The configuration keys that a role's [out, in] come from, for messages. */
-void st_role_shape_names(enum st_role role, bool gguf, const char *names[2]);
-
 /* How the file calls its weights (names.c). */
 struct st_plain_name {
 	const char *name; /* without the parts that wrappers put into it */
