@@ -189,6 +189,75 @@ out:
 	free(row);
 }
 
+/* ---- explain ---- */
+
+struct explaining {
+	const char *model, *trace;
+	int threads;
+	enum st_verdict expected;
+};
+
+static void explain(void *p)
+{
+	const struct explaining *j = p;
+	struct st_error err = ST_ERROR_INIT;
+	struct st_explain *x;
+	const struct st_explain_options o = { .threads = j->threads, .other_file = true };
+	if (st_explain_run(j->trace, j->model, &o, &x, &err) != ST_OK)
+		stop(&err);
+	if (x->verdict != j->expected) {
+		fprintf(stderr, "stele-bench: the trace's verdict is %s\n", st_verdict_name(x->verdict));
+		exit(1);
+	}
+	st_explain_free(x);
+}
+
+/* A bundle of every stage; `scaled`: one value of the down projection of a layer in the middle is made too large. */
+static void write_bundle(const struct job *j, const char *path, bool scaled)
+{
+	struct st_error err = ST_ERROR_INIT;
+	struct st_trace_options o = {
+		.tokens = four, .n_tokens = 4, .mode = "exact", .threads = j->b->threads, .bundle = path, .force = true
+	};
+	if (st_trace_parse_stages("all", &o.capture, &err) != ST_OK || st_trace_run(j->m, &o, &err) != ST_OK)
+		stop(&err);
+	if (!scaled)
+		return;
+	struct st_trace *t;
+	if (st_trace_open(path, &t, &err) != ST_OK)
+		stop(&err);
+	const struct st_trace_entry *e = st_trace_find(t, ST_STAGE_FFN_OUT, (int32_t)st_model_graph(j->m)->n_layers / 2, 0);
+	uint64_t at = e->tensor->offset, n = e->tensor->n_elems;
+	float *v = malloc(n * sizeof *v);
+	st_trace_close(t);
+	FILE *f = fopen(path, "r+b");
+	bool ok = v && f && fseek(f, (long)at, SEEK_SET) == 0 && fread(v, sizeof *v, n, f) == n;
+	for (uint64_t i = 0; ok && i < n; i++)
+		v[i] *= 1.25f;
+	ok = ok && fseek(f, (long)at, SEEK_SET) == 0 && fwrite(v, sizeof *v, n, f) == n && fclose(f) == 0;
+	free(v);
+	if (!ok) {
+		perror(path);
+		exit(1);
+	}
+}
+
+static void bench_explain(struct job *j)
+{
+	struct explaining e = { .model = j->gguf, .trace = j->trace_a, .threads = j->b->threads };
+	j->mode = "exact";
+	double trace = bench_time(j->b, trace_four, j);
+	write_bundle(j, j->trace_a, false);
+	e.expected = ST_VERDICT_MATCH;
+	bench_row_seconds(j->b, "7B: explain a sound trace, 2 x trace exact", explain, &e, 2 * trace);
+	memory_row("7B: explain, anonymous memory", explain, &e, 600);
+	write_bundle(j, j->trace_a, true);
+	e.expected = ST_VERDICT_FAULT;
+	bench_row_seconds(j->b, "7B: explain one fault, 4 x trace exact", explain, &e, 4 * trace);
+	memory_row("7B: explain a fault, anonymous memory", explain, &e, 600);
+	remove(j->trace_a);
+}
+
 void bench_model(const struct bench *b)
 {
 	if (!b->data) {
@@ -230,6 +299,7 @@ void bench_model(const struct bench *b)
 	bench_row_seconds(b, "7B: trace of 4 tokens, fast", trace_four, &j, 0.6);
 	memory_row("7B: trace of 4 tokens, anonymous memory", trace_four, &j, 400);
 	bench_row(b, "7B: prefill of 64 tokens, fast", prefill, &j, 2 * 64 * products, bench_fma_peak, "Gflop/s", 1e9);
+	bench_explain(&j);
 	rosetta(&j);
 	bench_row_seconds(b, "7B: rosetta GGUF against APR, 4 tokens", rosetta, &j, 3);
 	memory_row("7B: rosetta, anonymous memory", rosetta, &j, 400);

@@ -1,5 +1,6 @@
 /*
- * Bytes as two files at once, with three threads, through rosetta, diff and convert: "PAIR", a u32 length of the first
+ * Bytes as two files at once, with three threads, through rosetta, diff, convert and, as a trace
+ * and its model, explain: "PAIR", a u32 length of the first
  * file, and both. Any other bytes are the first file, and a copy with one byte changed the second, so that two files
  * can agree in what no check of one alone looks at.
  */
@@ -7,6 +8,7 @@
 
 #include <stele/convert.h>
 #include <stele/diff.h>
+#include <stele/explain.h>
 #include <stele/judge.h>
 
 #include <math.h>
@@ -50,6 +52,21 @@ static void use(const char *a, const char *b)
 	st = st_diff_run(a, b, &dp, &d, &err);
 	if (st == ST_OK)
 		st_diff_free(d);
+	check(st, &err);
+}
+
+static void explain(const char *trace, const char *model)
+{
+	struct st_error err = ST_ERROR_INIT;
+	struct st_explain *x = NULL;
+	const struct st_explain_options o = { .threads = 3, .other_file = true, .keep_going = true, .again = trace };
+	enum st_status st = st_explain_run(trace, model, &o, &x, &err);
+	if (st == ST_OK) {
+		/* Nothing judged is no match, and two readings of one file are equal. */
+		if ((!x->n_stages && x->verdict < ST_VERDICT_FAULT) || x->again->differ)
+			abort();
+		st_explain_free(x);
+	}
 	check(st, &err);
 }
 
@@ -99,6 +116,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	}
 	int fa = put_file(data, n_first, a), fb = put_file(second, n_second, b);
 	use(a, b);
+	explain(a, b);
 	convert(a);
 	close(fa);
 	close(fb);

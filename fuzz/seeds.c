@@ -107,6 +107,7 @@ int main(int argc, char **argv)
 	write_pair_seeds("model.gguf", "model.apr");
 	write_pair_seeds("model.apr", "model.apr");
 	write_pair_seeds("model.gguf", "lone.safetensors");
+	write_pair_seeds("trace.safetensors", "model.gguf");
 	good_pickle(&pickle);
 	write_seeds("pickle", pickle.p, pickle.n, pickle.n);
 	printf("%zu seeds\n", written);

@@ -8,7 +8,7 @@
 # are written as 0.20 s, so that no two runs differ.
 set -u
 stele=$(realpath "$1") root=$(realpath "$2") write=${3-}
-documents="README.md docs/agreement.md docs/porting.md"
+documents="README.md docs/agreement.md docs/porting.md docs/explain.md"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/bin"

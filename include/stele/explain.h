@@ -11,6 +11,13 @@
  * One captured value. It is evaluated again in f64 from what the engine itself had captured before it, so that only its
  * own operations can be at fault.
  */
+/* The least mistake of a kind that would have been seen at a stage; NaN where the kind does not apply. */
+struct st_visible {
+	double gain;  /* all numbers too large by this part of themselves */
+	double row;   /* one feature is, in the middle of the features */
+	double angle; /* rotary pairs turned too far by so many radians, in the middle of the pairs */
+};
+
 struct st_explained_stage {
 	uint32_t stage;
 	int32_t layer; /* -1: whole model */
@@ -24,6 +31,7 @@ struct st_explained_stage {
 	double floor;           /* relative L2 of what the arithmetic accounts for */
 	double ratio;           /* the largest |difference| against what that arithmetic may do to the element */
 	const char *arithmetic; /* the least one that accounts for it: "f32", "q8_k activations"; NULL: none does */
+	struct st_visible visible; /* of a sound stage */
 	enum st_stage_status status;
 	int64_t worst_position; /* of the largest ratio; -1: none */
 	uint64_t worst_feature;
@@ -49,9 +57,29 @@ struct st_finding {
 struct st_explain_options {
 	const char *cpu;    /* NULL: best */
 	const char *family; /* a description for the model, as in st_model_open_as(); NULL: the file says */
-	int threads;        /* 0: all */
+	const char *reference; /* another engine's trace of the same tokens, or NULL */
+	const char *again;     /* another trace of the same engine and tokens, or NULL */
+	bool other_file;       /* judge by MODEL although the trace says that it was made of another file */
+	int threads;           /* 0: all */
 	bool keep_going;    /* name the cause of every faulty stage, not of the first alone */
 	struct st_hooks hooks;
+};
+
+/* A second trace of the same tokens beside the judged one. */
+struct st_beside {
+	struct st_explain *judged; /* it, by itself */
+	bool same_tokens;          /* false: nothing below is set but `at` */
+	size_t at;                 /* the first token that differs */
+	/* Stages that both have and that are finite: how far from exact, given their own inputs: relative L2, and the
+	 * root mean square of these. */
+	size_t compared, nearer_here, nearer_there;
+	double rms_here, rms_there;
+	size_t only_here, only_there; /* measured on one side alone */
+	/* Bit for bit, of two traces of one engine: */
+	size_t equal, differ;
+	size_t first; /* that differs, among the stages of the judged trace; what it reads is equal. SIZE_MAX: none */
+	double rel;   /* how far it is from the other */
+	bool same_path; /* both say that they took the same: engine, backend and mode */
 };
 
 #define ST_MAX_FINDINGS 64
@@ -68,6 +96,7 @@ struct st_explain {
 	uint32_t *missing; /* stages of the model that no layer of the trace has; owned */
 	size_t n_missing;
 	size_t n_unknown; /* values of the trace that the model has no stage for; st_explain_unknown() names them */
+	struct st_beside *reference, *again; /* NULL: not asked for */
 	double ms_load, ms_run, ms_total;
 };
 

@@ -4,8 +4,8 @@
 #include "report/explain.h"
 
 struct opts {
-	const char *trace, *model, *cpu, *family;
-	bool keep_going, verbose, json, quiet;
+	const char *trace, *model, *cpu, *family, *reference, *again;
+	bool other_file, keep_going, verbose, json, quiet;
 	uint32_t threads;
 };
 
@@ -14,6 +14,12 @@ static const struct opts defaults = { 0 };
 static const struct cli_param options[] = {
 	{ "model", 'm', "MODEL", "the model that the engine ran: GGUF, safetensors, Hugging Face folder or APR",
 	  CLI_PATH(struct opts, model), .flags = CLI_REQUIRED },
+	{ "reference", 'r', "TRACE", "another engine's trace of the same tokens: both are placed on the scale of how far they are "
+	  "from exact", CLI_PATH(struct opts, reference) },
+	{ "again", 0, "TRACE", "another trace of the same engine and tokens: it is judged too, and what differs between the two is "
+	  "told", CLI_PATH(struct opts, again) },
+	{ "other-file", 0, NULL, "judge by MODEL although the trace was made of another file of its weights",
+	  CLI_BOOL(struct opts, other_file) },
 	{ "keep-going", 'k', NULL, "name the cause of every faulty stage, not of the first alone",
 	  CLI_BOOL(struct opts, keep_going) },
 	{ "verbose", 'v', NULL, "print every stage", CLI_BOOL(struct opts, verbose) },
@@ -37,6 +43,9 @@ static int run(struct cli *c, void *p)
 	struct st_error err = ST_ERROR_INIT;
 	struct st_explain_options eo = { .cpu = o->cpu,
 		                         .family = o->family,
+		                         .reference = o->reference,
+		                         .again = o->again,
+		                         .other_file = o->other_file,
 		                         .threads = cli_threads(o->threads),
 		                         .keep_going = o->keep_going,
 		                         .hooks = cli_hooks(c) };

@@ -235,7 +235,9 @@ static bool any_longer_than(int bits, const float *v, size_t n)
 	return i < n;
 }
 
-static bool is_noise_like(struct st_explainer *x, const struct st_segment *s, const float *value, const float *emulated)
+/* Of a difference that is noise x->bound becomes what an element may be apart, and f->gain the least gain that is none. */
+static bool is_noise_like(struct st_explainer *x, const struct st_segment *s, const float *value, const float *emulated,
+                          struct st_fit *f)
 {
 	const struct st_node *n = &x->g->nodes[s->node];
 	struct st_value v = st_run_value(x->run, s->node);
@@ -251,9 +253,12 @@ static bool is_noise_like(struct st_explainer *x, const struct st_segment *s, co
 	for (size_t i = 0; i < v.rows * v.cols; i++)
 		norm += (double)value[i] * value[i];
 	double sd = norm > 0 ? got.rms / sqrt(norm) : 0;
-	noise = noise && got.worst <= fmax(EXTREME, 1.5 * like.worst)
-	     && fabs(got.gain) <= fabs(like.gain) * ALLOWS + SIGNIFICANT * sd
+	double extreme = fmax(EXTREME, 1.5 * like.worst);
+	f->gain = fabs(like.gain) * ALLOWS + SIGNIFICANT * sd;
+	noise = noise && got.worst <= extreme && fabs(got.gain) <= f->gain
 	     && got.coherence <= fmax(like.coherence, 1) * (1 + SIGNIFICANT * sqrt(2 / features));
+	for (size_t i = 0; i < v.rows * v.cols && noise; i++)
+		x->bound[i] = (float)(extreme * a[i / v.cols]);
 	free(a);
 	return noise;
 }
@@ -277,8 +282,10 @@ static void compare(struct st_explainer *x, const struct st_segment *s, const st
 			size_t k = r * v.cols + i;
 			double d = fabs((double)x->got[k] - value[k]), ratio = d == 0 ? 0 : d / x->bound[k];
 			double more;
-			if (ratio > 1 && ratio < 1e4 && looks++ < 256 && st_bound_again(x, s->node, as, r, i, &more))
+			if (ratio > 1 && ratio < 1e4 && looks++ < 256 && st_bound_again(x, s->node, as, r, i, &more)) {
 				ratio = d / (x->bound[k] + more);
+				looks = ratio > 1 ? 256 : looks; /* one beyond is enough */
+			}
 			dd += d * d;
 			yy += (double)value[k] * value[k];
 			if (ratio > f->ratio || isnan(ratio)) {
@@ -435,8 +442,8 @@ static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s
 	ST_TRY(bound_segment(x, s, &way, a, value, err));
 	compare(x, s, w->edit == s->node && w->as ? w->as : &x->g->nodes[s->node], value, f);
 	f->floor = emulated ? relative(x, s, value, exact) : relative(x, s, x->bound, NULL);
-	if (emulated && a->out == ST_DTYPE_F32 && !f->noise && is_noise_like(x, s, exact, value)) {
-		f->noise = true;
+	if (emulated && a->out == ST_DTYPE_F32 && !f->noise && is_noise_like(x, s, exact, value, f)) {
+		f->noise = f->by_size = true;
 		f->ratio = f->floor > 0 ? relative(x, s, x->got, exact) / f->floor : 0;
 	}
 	if (a->dump)
@@ -448,7 +455,8 @@ enum st_status st_fit_of_value(struct st_explainer *x, const struct st_segment *
                                const float *exact, struct st_fit *out, struct st_error *err)
 {
 	struct st_fit best = { .ratio = INFINITY };
-	uint8_t usual = x->usual[x->g->nodes[s->node].stage];
+	double plain = 0;
+	uint8_t known = x->usual[x->g->nodes[s->node].stage], usual = known ? known : x->exact_usual;
 	/* Where every number is one of F16 or BF16, results in that type are tried first. Most numbers of BF16 are
 	 * numbers of F16 as well, so the later one in the table wins. */
 	for (size_t i = 0; i < st_n_ariths && x->g->nodes[s->node].op != ST_OP_TOP; i++)
@@ -460,14 +468,22 @@ enum st_status st_fit_of_value(struct st_explainer *x, const struct st_segment *
 		if ((k == 1 && i == 0) || (k > 1 && (i == 0 || i + 1 == usual)) || !concerns(x, s, &st_ariths[i]))
 			continue;
 		ST_TRY(fit_one(x, s, w, exact, &st_ariths[i], &f, err));
-		if (f.noise) {
+		plain = k == 0 ? f.ratio : plain;
+		f.plain = plain;
+		/* One that accounts for every element is worth more than one that makes noise of the same size; where the
+		 * stage came before, that has been asked. */
+		if (f.noise && (!f.by_size || known || w->value || w->as || w->also || w->make)) {
 			*out = f;
 			return ST_OK;
 		}
-		if (f.ratio < best.ratio || !best.arith)
+		if (!best.noise && (f.noise || f.ratio < best.ratio || !best.arith))
 			best = f;
 	}
 	*out = best;
+	/* Bounds are left as those of the answer. */
+	if (best.noise)
+		ST_TRY(fit_one(x, s, w, exact, best.arith, out, err));
+	out->plain = plain;
 	return ST_OK;
 }
 

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 /* ---- before any number ---- */
 
@@ -36,6 +37,22 @@ static enum st_status check_trace(struct st_explainer *x, struct st_error *err)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "rope_layout", "is \"%s\", not half or interleaved",
 		                  p->rope_layout);
 	return ST_OK;
+}
+
+/* Another file of the same weights has another digest: then the user must say that it is meant. */
+static enum st_status check_file(const struct st_explainer *x, struct st_error *err)
+{
+	const char *said = st_trace_provenance(x->t)->model_sha256;
+	char own[65];
+	if (!said[0])
+		return ST_OK;
+	ST_TRY(st_container_sha256(st_model_container(x->m), own, err));
+	if (strcasecmp(said, own) == 0)
+		return ST_OK;
+	return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "model_sha256",
+	                  "is %.12s..., and %s has %.12s...: it is not the file that the engine ran; --other-file judges by "
+	                  "it nevertheless",
+	                  said, x->r.model.path, own);
 }
 
 /* Values that the model has no stage for; stages that no layer of the trace has. */
@@ -141,6 +158,7 @@ static enum st_status judge_node(struct st_explainer *x, uint32_t i, const struc
 		                            .operations = s.n_inner,
 		                            .since = x->g->nodes[s.first].stage,
 		                            .since_layer = x->g->nodes[s.first].layer,
+		                            .visible = { NAN, NAN, NAN },
 		                            .worst_position = -1 };
 	measure(x, n, &v, &rep->m);
 	struct st_finding *f = next_finding(x);
@@ -166,8 +184,13 @@ static enum st_status judge_node(struct st_explainer *x, uint32_t i, const struc
 		rep->worst_position = v.rows == 1 ? (int64_t)x->pass.T - 1 : (int64_t)(fit.row % x->pass.T);
 		rep->worst_feature = fit.col;
 		rep->status = status_of(rep, &fit);
-		if (fit.noise)
+		x->fits[x->r.n_stages] = fit;
+		if (fit.noise) {
 			x->usual[n->stage] = (uint8_t)(fit.arith - st_ariths + 1);
+			if (!fit.by_size && fit.arith != &st_ariths[0])
+				x->exact_usual = x->usual[n->stage];
+			ST_TRY(st_visible_of(x, i, &fit, &rep->visible, err));
+		}
 		if (!fit.noise && explain) {
 			ST_TRY(st_find_cause(x, &s, &fit, &st_all_hypotheses, f, err));
 			ST_TRY(st_ask_consumers(x, &s, f, err));
@@ -195,6 +218,7 @@ static void other_choice(struct st_explainer *x, uint32_t i, const struct st_exp
 		                                                  .since = n->stage,
 		                                                  .since_layer = n->layer,
 		                                                  .ratio = INFINITY,
+		                                                  .visible = { NAN, NAN, NAN },
 		                                                  .status = ST_STATUS_FAULT,
 		                                                  .worst_position = -1 };
 	struct st_finding *f = next_finding(x);
@@ -255,7 +279,10 @@ static enum st_status prepare(struct st_explainer *x, struct st_error *err)
 	for (uint32_t i = 0; i < nodes; i++) {
 		const struct st_node *n = &x->g->nodes[i];
 		bool scores = n->op == ST_OP_SCORES || n->op == ST_OP_SOFTMAX;
-		size_t size = scores ? (size_t)n->heads * T * all : T * n->width;
+		uint64_t size;
+		if (!st_mul_u64(T, n->width, &size)
+		    || (scores && !(st_mul_u64(n->heads, T, &size) && st_mul_u64(size, all, &size))))
+			return st_fail(err, ST_ERR_NOMEM, "out of memory");
 		x->widest = size > x->widest ? size : x->widest;
 	}
 	float **const buffers[] = { &x->got,   &x->exact,     &x->tried,  &x->bound, &x->spare,
@@ -275,8 +302,9 @@ static enum st_status prepare(struct st_explainer *x, struct st_error *err)
 	x->usual = st_arena_alloc(&x->arena, ST_MAX_STAGES, sizeof *x->usual);
 	x->r.stages = st_arena_alloc2(&x->arena, nodes, p->n_steps + 1, sizeof *x->r.stages);
 	x->r.findings = st_arena_alloc(&x->arena, ST_MAX_FINDINGS, sizeof *x->r.findings);
+	x->fits = st_arena_alloc2(&x->arena, nodes, p->n_steps + 1, sizeof *x->fits);
 	if (!x->have || !x->have_input || !x->inner || !x->input || !x->wanted || !x->experts || !x->pass.at || !x->pass.placed
-	    || !x->usual || !x->r.stages || !x->r.findings)
+	    || !x->usual || !x->r.stages || !x->r.findings || !x->fits)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	memset(x->usual, 0, ST_MAX_STAGES * sizeof *x->usual);
 	return ST_OK;
@@ -341,9 +369,10 @@ static void find_two_models(struct st_explainer *x)
 	st_cause_put(&f->cause, ST_PARAM_MEDIAN, (least + most) / 2);
 }
 
-static void decide(struct st_explainer *x)
+static void decide(struct st_explainer *x, const struct st_explain_options *o)
 {
 	find_two_models(x);
+	st_check_consistency(x, o->keep_going);
 	struct st_explain *r = &x->r;
 	r->verdict = ST_VERDICT_MATCH;
 	for (size_t i = 0; i < r->n_stages; i++) {
@@ -369,8 +398,9 @@ static void decide(struct st_explainer *x)
 		st_explain_say(x, &r->findings[i]);
 }
 
-enum st_status st_explain_run(const char *trace, const char *model, const struct st_explain_options *o,
-                              struct st_explain **out, struct st_error *err)
+/* One trace by itself. *out is freed with st_explain_free. */
+static enum st_status judge_trace(const char *trace, const char *model, const struct st_explain_options *o,
+                                  struct st_explainer **out, struct st_error *err)
 {
 	*out = NULL;
 	double start = st_now_ms();
@@ -393,6 +423,8 @@ enum st_status st_explain_run(const char *trace, const char *model, const struct
 	st = check_trace(x, err);
 	if (st == ST_OK)
 		st = list_coverage(x, err);
+	if (st == ST_OK && !o->other_file)
+		st = check_file(x, err);
 	if (st == ST_OK)
 		st = prepare(x, err);
 	x->r.ms_load = st_now_ms() - start;
@@ -410,16 +442,74 @@ enum st_status st_explain_run(const char *trace, const char *model, const struct
 		st_error_in(err, trace);
 		goto out;
 	}
-	decide(x);
+	decide(x, o);
 	x->r.ms_total = st_now_ms() - start;
 	x->r.ms_run = x->r.ms_total - x->r.ms_load;
 	st_pool_close(e.pool);
 	x->exec.pool = NULL;
-	*out = &x->r;
+	*out = x;
 	return ST_OK;
 out:
 	st_pool_close(e.pool);
 	st_explain_free(&x->r);
+	return st;
+}
+
+/* ---- a second trace ---- */
+
+/* Values for other tokens are not compared: that is the verdict. */
+static void refuse_tokens(struct st_explainer *x, const struct st_beside *b)
+{
+	const struct st_provenance *p = &x->r.trace, *q = &b->judged->trace;
+	struct st_finding f = { .stage = SIZE_MAX, .at = ST_STAGE_EMBEDDING, .layer = -1 };
+	f.cause = (struct st_cause){ .code = ST_CAUSE_TOKENS_MISMATCH, .confidence = ST_CONFIRMED };
+	st_cause_put(&f.cause, ST_PARAM_TOKEN, (double)b->at);
+	if (b->at < p->n_tokens && b->at < q->n_tokens) {
+		st_cause_put(&f.cause, ST_PARAM_VALUE, p->tokens[b->at]);
+		st_cause_put(&f.cause, ST_PARAM_EXPECTED, q->tokens[b->at]);
+	}
+	snprintf(f.structure, sizeof f.structure, "%zu tokens here, %zu there", p->n_tokens, q->n_tokens);
+	st_explain_say(x, &f);
+	if (x->r.n_findings < ST_MAX_FINDINGS) {
+		memmove(&x->r.findings[1], &x->r.findings[0], x->r.n_findings * sizeof f);
+		x->r.n_findings++;
+	}
+	x->r.findings[0] = f;
+	x->r.verdict = ST_VERDICT_FAULT;
+	x->r.first = (struct st_divergence){ .found = true, .layer = -1, .position = (int64_t)b->at };
+	snprintf(x->r.first.stage, sizeof x->r.first.stage, "tokens");
+}
+
+static enum st_status put_beside(struct st_explainer *x, const char *trace, const char *model, bool again,
+                                 const struct st_explain_options *o, struct st_error *err)
+{
+	struct st_explainer *y;
+	struct st_beside **slot = again ? &x->r.again : &x->r.reference;
+	ST_TRY(judge_trace(trace, model, o, &y, err));
+	enum st_status st = st_set_beside(x, y, again, slot, err);
+	if (!*slot)
+		st_explain_free(&y->r);
+	ST_TRY(st);
+	if (!(*slot)->same_tokens)
+		refuse_tokens(x, *slot);
+	else if (again)
+		st_judge_again(x, *slot);
+	return ST_OK;
+}
+
+enum st_status st_explain_run(const char *trace, const char *model, const struct st_explain_options *o,
+                              struct st_explain **out, struct st_error *err)
+{
+	struct st_explainer *x;
+	*out = NULL;
+	ST_TRY(judge_trace(trace, model, o, &x, err));
+	enum st_status st = o->reference ? put_beside(x, o->reference, model, false, o, err) : ST_OK;
+	if (st == ST_OK && o->again)
+		st = put_beside(x, o->again, model, true, o, err);
+	if (st != ST_OK)
+		st_explain_free(&x->r);
+	else
+		*out = &x->r;
 	return st;
 }
 
@@ -428,6 +518,10 @@ void st_explain_free(struct st_explain *r)
 	if (!r)
 		return;
 	struct st_explainer *x = (struct st_explainer *)(void *)r;
+	if (r->reference)
+		st_explain_free(r->reference->judged);
+	if (r->again)
+		st_explain_free(r->again->judged);
 	st_run_close(x->run);
 	st_trace_close(x->t);
 	st_model_close(x->m);

@@ -25,6 +25,7 @@ struct st_pass {
 	uint32_t *placed;                 /* [n_nodes]: position of its one row, where the trace does not say it */
 };
 
+struct st_fit;
 struct st_explainer {
 	struct st_explain r; /* what the caller sees; first, so that one pointer serves for both */
 	struct st_model *m;
@@ -55,6 +56,8 @@ struct st_explainer {
 	const char *form; /* of scores, where the trace does not say it and it was found by value; NULL: as it says */
 	bool interleaved; /* Q and K of the trace are in adjacent pairs */
 	uint8_t *usual;   /* [stages]: arithmetic that accounted for the stage last, + 1 */
+	uint8_t exact_usual; /* the one, + 1, that accounted for products element by element last; 0: none did */
+	struct st_fit *fits; /* [stages of the report] */
 };
 
 /* ---- capture.c ---- */
@@ -182,6 +185,9 @@ struct st_fit {
 	double rel;                   /* relative L2 of what is left */
 	double floor;                 /* relative L2 of what the arithmetic does */
 	const struct st_arith *arith; /* that accounts for it, or the one that comes nearest */
+	double plain;                 /* ratio of the worst element under f32 */
+	bool by_size; /* the whole was found to be noise of its size: bounds of elements are those of outliers */
+	double gain;  /* then: the least gain that would not have been */
 };
 /* x->got against the segment evaluated in the way w, under every arithmetic in turn until one accounts for it. */
 ST_MUST_CHECK enum st_status st_fit_of(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
@@ -252,6 +258,21 @@ ST_MUST_CHECK enum st_status st_ask_consumers(struct st_explainer *x, const stru
 
 /* preface.c: findings on entries whose rows are not those of the tokens; stop: there is nothing else to judge. */
 ST_MUST_CHECK enum st_status st_check_rows(struct st_explainer *x, bool *stop, struct st_error *err);
+
+/* visible.c: the least mistakes that x->bound, left by `fit`, would have shown at node i. */
+ST_MUST_CHECK enum st_status st_visible_of(struct st_explainer *x, uint32_t i, const struct st_fit *fit,
+                                           struct st_visible *out, struct st_error *err);
+
+/* consistency.c: a layer that alone needs another arithmetic than all others is a finding. */
+void st_check_consistency(struct st_explainer *x, bool keep_going);
+/* Puts a finding of stage f->stage where it belongs among the others; false: there are too many. */
+bool st_finding_insert(struct st_explainer *x, const struct st_finding *f);
+
+/* beside.c: a second trace of the same tokens, judged too. */
+ST_MUST_CHECK enum st_status st_set_beside(struct st_explainer *x, struct st_explainer *y, bool bits,
+                                           struct st_beside **out, struct st_error *err);
+/* What two runs of one engine that differ come to. */
+void st_judge_again(struct st_explainer *x, const struct st_beside *b);
 
 /* say.c: the text and the advice of a finding. */
 void st_explain_say(const struct st_explainer *x, struct st_finding *f);

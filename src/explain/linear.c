@@ -143,16 +143,43 @@ static const struct reading readings[] = {
 static void add_row(const struct st_product *p, const struct matrix *m, const struct reading *how, size_t e, size_t r,
                     const float *w, double *sum)
 {
-	for (size_t row = 0; row < p->rows; row++) {
-		if (st_product_matrix(p, row) != e)
-			continue;
-		const float *x = st_product_input(p, row);
-		for (size_t c = 0; c < m->K; c++) {
-			size_t n, k;
-			how->place(m, r, c, &n, &k);
-			sum[row * m->N + n] += (double)(how->as ? how->as(w[c]) : w[c]) * x[k];
-		}
+	for (size_t c = 0; c < m->K; c++) {
+		size_t n, k;
+		how->place(m, r, c, &n, &k);
+		double v = how->as ? how->as(w[c]) : w[c];
+		for (size_t row = 0; row < p->rows; row++)
+			if (st_product_matrix(p, row) == e)
+				sum[row * m->N + n] += v * st_product_input(p, row)[k];
 	}
+}
+
+/* Whether some rows read so give what was captured: a quick look before the whole product. Of readings that leave rows in
+ * their place. */
+static bool reading_promises(const struct st_product *p, const struct st_part *part, const struct reading *how, float *w)
+{
+	const struct st_trial *t = p->t;
+	const struct matrix m = { part->len, p->K };
+	size_t tried = part->len < 16 ? part->len : 16;
+	double left = 0, before = 0;
+	for (size_t e = 0; e < p->E; e++)
+		for (size_t j = 0; j < tried; j++) {
+			size_t n = j * part->len / tried, to, k;
+			st_tensor_decode(part->w->n_experts ? &part->w->experts[e] : part->w->tensor, n, 1, w);
+			for (size_t r = 0; r < p->rows; r++) {
+				if (!st_product_has(p, r) || st_product_matrix(p, r) != e)
+					continue;
+				const float *x = st_product_input(p, r);
+				double y = 0, got = t->got[r * p->N + part->at + n],
+				       d = got - (double)t->exact[r * p->N + part->at + n];
+				for (size_t c = 0; c < p->K; c++) {
+					how->place(&m, n, c, &to, &k);
+					y += (double)(how->as ? how->as(w[c]) : w[c]) * x[k];
+				}
+				left += (y - got) * (y - got);
+				before += d * d;
+			}
+		}
+	return left < 0.25 * before;
 }
 
 /* The product with the matrix read so, as the node's value in the trial's buffer. */
@@ -204,6 +231,16 @@ static enum st_status test_readings(struct st_trial *t, const struct st_product 
 		}
 		if (how->order)
 			st_cause_put_text(&c, ST_PARAM_ORDER, how->order);
+		bool in_rows = how->place != bytes_as_transpose && how->place != transpose_as_bytes;
+		if (in_rows && !part->w->interleaved && st_trial_direct(t)) {
+			float *w = st_alloc_array(p->K, sizeof *w);
+			if (!w)
+				return st_fail(err, ST_ERR_NOMEM, "out of memory");
+			bool promise = reading_promises(p, part, how, w);
+			free(w);
+			if (!promise)
+				continue;
+		}
 		ST_TRY(other_product(t, p, part, how, err));
 		ST_TRY(st_try_value(t, st_trial_buffer(t), &c, err));
 	}
@@ -394,6 +431,9 @@ enum st_status st_test_linear(struct st_trial *t, struct st_error *err)
 	for (uint32_t k = 0; k < t->n->n_w; k++) {
 		struct st_part part = st_product_part(t, k);
 		ST_TRY(test_gain(t, &p, &part, err));
+		/* What a factor explains needs no other numbers. */
+		if (t->best->cause.confidence == ST_CONFIRMED && t->best->cause.code == ST_CAUSE_WEIGHT_SCALED)
+			return ST_OK;
 		ST_TRY(test_readings(t, &p, &part, err));
 		ST_TRY(test_other_tensors(t, &p, &part, err));
 	}

@@ -52,7 +52,7 @@ void st_explain_say(const struct st_explainer *x, struct st_finding *f)
 	}
 	add(f->text, sizeof f->text, ": %s", st_cause_info(c->code)->meaning);
 	add_params(f->text, sizeof f->text, c);
-	if (f->stage == SIZE_MAX)
+	if (f->stage == SIZE_MAX || c->code == ST_CAUSE_NUMERIC_NONDETERMINISTIC || c->code == ST_CAUSE_NUMERIC_LOW_PRECISION)
 		add(f->text, sizeof f->text, ": %s", f->structure);
 	for (size_t i = 0; i < f->n_equivalent; i++)
 		add(f->text, sizeof f->text, "%s%s", i ? ", " : "; these values cannot tell it from ",

@@ -37,8 +37,10 @@ static json_t *divergence(const struct st_explain *x)
 		return json_null();
 	return json_pack("{s:s, s:o, s:n, s:o, s:s}", "stage", d->stage, "layer", st_json_layer(d->layer), "tensor",
 	                 "position", d->position < 0 ? json_null() : json_integer((json_int_t)d->position), "side",
-	                 "a");
+	                 d->side == 'b' ? "b" : "a");
 }
+
+static json_t *known(double v) { return isnan(v) ? json_null() : st_json_number(v); }
 
 static json_t *stage(const struct st_explained_stage *s)
 {
@@ -49,7 +51,7 @@ static json_t *stage(const struct st_explained_stage *s)
 	                                  : json_null();
 	return json_pack(
 		"{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o, s:o, s:o, "
-		"s:o}, s:o, s:o, s:s}",
+		"s:o}, s:{s:o, s:o, s:o}, s:o, s:o, s:s}",
 		"stage", st_stage_name(s->stage), "layer", st_json_layer(s->layer), "step", st_json_u64(s->step),
 		"count", st_json_u64(m->count), "shape_a", st_json_shape(shape, 2), "shape_b", st_json_shape(shape, 2),
 		"max_abs", st_json_number(m->max_abs), "max_abs_index", st_json_u64(m->max_abs_index), "mean_abs",
@@ -58,7 +60,8 @@ static json_t *stage(const struct st_explained_stage *s)
 		isnan(m->gain) ? json_null() : st_json_number(m->gain), "nonfinite_a", st_json_u64(m->nonfinite_a),
 		"nonfinite_b", st_json_u64(m->nonfinite_b), "local", "rel_l2", st_json_number(m->rel_l2), "floor",
 		st_json_number(s->floor), "kind", s->arithmetic ? json_string(s->arithmetic) : json_null(), "ratio",
-		st_json_number(s->ratio), "worst_feature", st_json_u64(s->worst_feature), "worst_position",
+		st_json_number(s->ratio), "worst_feature", st_json_u64(s->worst_feature), "visible", "gain",
+		known(s->visible.gain), "row", known(s->visible.row), "angle", known(s->visible.angle), "worst_position",
 		s->worst_position < 0 ? json_null() : json_integer((json_int_t)s->worst_position), "segment_from",
 		since, "status", st_stage_status_name(s->status));
 }
@@ -72,9 +75,34 @@ static json_t *finding(const struct st_explain *x, const struct st_finding *f)
 	                 candidates(f), "recommendation", text_or_null(f->recommendation));
 }
 
+static json_t *size_or_null(size_t i) { return i == SIZE_MAX ? json_null() : st_json_u64(i); }
+
+/* A second trace: how it is judged by itself, and how it stands beside the first. */
+static json_t *beside(const struct st_beside *b)
+{
+	if (!b)
+		return json_null();
+	const struct st_explain *y = b->judged;
+	const struct st_finding *f = y->n_findings ? &y->findings[0] : NULL;
+	json_t *judged = json_pack("{s:o, s:o, s:o, s:o, s:s, s:o, s:o}", "path", st_json_text(y->trace_path), "engine",
+	                           text_or_null(y->trace.engine), "backend", text_or_null(y->trace.backend), "mode",
+	                           text_or_null(y->trace.mode), "verdict", st_verdict_name(y->verdict),
+	                           "first_divergence", divergence(y), "cause", f ? cause(f) : json_null());
+	return json_pack("{s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "judged", judged,
+	                 "same_tokens", b->same_tokens, "first_other_token",
+	                 b->same_tokens ? json_null() : st_json_u64(b->at), "compared", st_json_u64(b->compared),
+	                 "nearer_here", st_json_u64(b->nearer_here), "nearer_there", st_json_u64(b->nearer_there),
+	                 "rms_here", known(b->rms_here), "rms_there", known(b->rms_there), "only_here",
+	                 st_json_u64(b->only_here), "only_there", st_json_u64(b->only_there), "equal",
+	                 st_json_u64(b->equal), "differ", st_json_u64(b->differ), "first", size_or_null(b->first), "rel",
+	                 b->first == SIZE_MAX ? json_null() : st_json_number(b->rel), "same_path", b->same_path);
+}
+
 json_t *st_report_explain_json(const struct st_explain *x, int status)
 {
 	const struct st_finding *f = x->n_findings ? &x->findings[0] : NULL;
+	if (x->first.side == 'b' && x->again->judged->n_findings) /* the second trace alone is faulty */
+		f = &x->again->judged->findings[0];
 	const struct st_provenance *p = &x->trace;
 	json_t *stages = json_array(), *all = json_array(), *missing = json_array(), *unknown = json_array(),
 	       *tokens = json_array();
@@ -96,13 +124,13 @@ json_t *st_report_explain_json(const struct st_explain *x, int status)
 	                          st_json_u64(x->model.tensors));
 	return json_pack(
 		"{s:s, s:{s:s, s:s}, s:s, s:{s:o, s:o}, s:o, s:s, s:n, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o, "
-		"s:o, s:o}, s:{s:o, s:o, s:o}, s:i}",
+		"s:o, s:o}, s:o, s:o, s:{s:o, s:o, s:o}, s:i}",
 		"schema", "stele.report/1", "tool", "name", "stele", "version", st_version(), "command", "explain",
 		"inputs", "trace", trace, "model", model, "tokens", tokens, "mode", "exact", "threshold", "verdict",
 		st_verdict_name(x->verdict), "first_divergence", divergence(x), "cause", f ? cause(f) : json_null(),
 		"recommendation", f ? text_or_null(f->recommendation) : json_null(), "candidates", candidates(f),
 		"findings", all, "stages", stages, "coverage", "compared", st_json_u64(x->n_stages), "missing", missing,
-		"unknown", unknown, "not_explained", st_json_u64(x->n_more), "timing_ms", "load",
+		"unknown", unknown, "not_explained", st_json_u64(x->n_more), "reference", beside(x->reference), "again", beside(x->again), "timing_ms", "load",
 		st_json_number(x->ms_load), "run", st_json_number(x->ms_run), "total", st_json_number(x->ms_total),
 		"exit", status);
 }

@@ -53,14 +53,20 @@ static void row(struct st_table *table, const struct st_explained_stage *s)
 	st_table_short(table, s->m.rel_l2);
 	st_table_short(table, s->floor);
 	st_table_short(table, s->ratio);
+	const double seen[] = { s->visible.gain, s->visible.row, s->visible.angle };
+	for (size_t i = 0; i < sizeof seen / sizeof *seen; i++)
+		if (isnan(seen[i]))
+			st_table_cell(table, ST_STYLE_DIM, "");
+		else
+			st_table_short(table, seen[i]);
 	st_table_cell(table, style_of(s->status), st_stage_status_name(s->status));
 	st_table_cell(table, ST_STYLE_DIM, s->arithmetic ? s->arithmetic : "");
 }
 
 static void table_head(struct st_table *t)
 {
-	static const char *const names[] = { "stage", "rel", "floor", "ratio", "status", "arithmetic" };
-	st_table_init(t, "lrrrll");
+	static const char *const names[] = { "stage", "rel", "floor", "ratio", "gain", "row", "angle", "status", "arithmetic" };
+	st_table_init(t, "lrrrrrrll");
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
 		st_table_cell(t, ST_STYLE_DIM, names[i]);
 }
@@ -93,9 +99,13 @@ static void findings(const struct st_explain *x, const struct st_page *page, str
 		               x->n_more == 1 ? "" : "s");
 }
 
-static const char *symbol(enum st_stage_status s)
+/* A fault by the power of ten of its ratio to the floor: 1 up to ten times, 2 up to a hundred. */
+static const char *symbol(const struct st_explained_stage *u)
 {
-	return s == ST_STATUS_FAULT     ? "X"
+	static const char *const powers[] = { "1", "2", "3", "4", "5", "6", "7", "8", "9" };
+	enum st_stage_status s = u->status;
+	double power = u->ratio > 1 ? floor(log10(u->ratio)) : 0;
+	return s == ST_STATUS_FAULT     ? isfinite(power) ? powers[(size_t)fmin(power, 8)] : "X"
 	     : s == ST_STATUS_NOISE     ? "~"
 	     : s == ST_STATUS_EXACT     ? "="
 	     : s == ST_STATUS_INHERITED ? "?"
@@ -131,12 +141,163 @@ static void strip(const struct st_explain *x, const struct st_page *page, struct
 				shown = 1;
 			}
 			enum st_style style = style_of(u->status);
-			st_text_printf(t, "%s%s%s", st_style_on(style, page->colour), symbol(u->status),
+			st_text_printf(t, "%s%s%s", st_style_on(style, page->colour), symbol(u),
 			               st_style_off(style, page->colour));
 		}
 		st_text_puts(t, "\n");
 	}
-	st_text_puts(t, "a column a layer, then steps: = equal  . rounding  ~ noise  ? inherited  X fault\n");
+	st_text_puts(t, "a column a layer, then steps: = equal, . rounding, ~ noise, ? inherited,\n1-9 fault of so many digits above "
+	                "the floor, X not finite\n");
+}
+
+/* ---- what accounts for it, and what would have been seen ---- */
+
+#define MAX_KINDS 32
+
+/* One line: the arithmetics that account for the stages, the most frequent one first. */
+static void arithmetics(const struct st_explain *x, const struct st_page *page, struct st_text *t)
+{
+	const char *names[MAX_KINDS];
+	size_t counts[MAX_KINDS], n = 0;
+	for (size_t i = 0; i < x->n_stages; i++) {
+		const char *name = x->stages[i].arithmetic;
+		size_t k = 0;
+		if (!name)
+			continue;
+		while (k < n && strcmp(names[k], name) != 0)
+			k++;
+		if (k == n && n < MAX_KINDS) {
+			names[n] = name;
+			counts[n++] = 0;
+		}
+		if (k < n)
+			counts[k]++;
+	}
+	struct st_text line = { 0 };
+	st_text_puts(&line, n ? "as expected from " : "no arithmetic accounts for any value");
+	for (size_t left = n; left > 0; left--) {
+		size_t most = 0;
+		for (size_t k = 1; k < n; k++)
+			most = counts[k] > counts[most] ? k : most;
+		st_text_printf(&line, "%s%s (%zu value%s)", left == n ? "" : ", ", names[most], counts[most],
+		               counts[most] == 1 ? "" : "s");
+		counts[most] = 0;
+	}
+	st_text_puts(&line, "\n");
+	if (line.s)
+		st_text_wrap(t, line.s, line.len, "    ", page->wrap);
+	st_text_release(&line);
+}
+
+/* A part of a number: "2.1e-06", "0.4 %". */
+static void part(struct st_text *t, double v)
+{
+	st_text_printf(t, v >= 1e-4 ? "%.2g %%" : "%.1e", v >= 1e-4 ? 100 * v : v);
+}
+
+/* What "no fault" excludes: the least mistake that each sound stage would have shown, in the stage that shows it least. */
+static void excludes(const struct st_explain *x, const struct st_page *page, struct st_text *t)
+{
+	static const char *const names[] = { "a gain", "an error in one row", "an angle (rad)" };
+	struct st_text line = { 0 };
+	for (size_t k = 0; k < 3; k++) {
+		const struct st_explained_stage *worst = NULL;
+		double most = 0;
+		for (size_t i = 0; i < x->n_stages; i++) {
+			const struct st_visible *v = &x->stages[i].visible;
+			double seen = k == 0 ? v->gain : k == 1 ? v->row : v->angle;
+			if (seen > most) {
+				most = seen;
+				worst = &x->stages[i];
+			}
+		}
+		if (!worst)
+			continue;
+		st_text_printf(&line, "%s%s of ", line.len ? "; " : "would have been seen in every sound stage: ", names[k]);
+		if (k < 2)
+			part(&line, most);
+		else
+			st_text_printf(&line, "%.1e", most);
+		st_text_puts(&line, " or more (least in ");
+		place(&line, worst->stage, worst->layer, worst->step);
+		st_text_puts(&line, ")");
+	}
+	if (line.len)
+		st_text_puts(&line, "; what is smaller cannot be decided\n");
+	if (line.s)
+		st_text_wrap(t, line.s, line.len, "    ", page->wrap);
+	st_text_release(&line);
+}
+
+/* ---- a second trace ---- */
+
+static void engine(struct st_text *t, const struct st_provenance *p)
+{
+	const char *const said[] = { p->engine, p->backend, p->mode };
+	bool any = false;
+	for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+		if (!said[i][0])
+			continue;
+		st_text_puts(t, any ? ", " : "");
+		safe(t, said[i]);
+		any = true;
+	}
+	if (!any)
+		st_text_puts(t, "an engine that does not say its name");
+}
+
+static void second(const struct st_explain *x, const char *what, const struct st_beside *b, const struct st_page *page,
+                   struct st_text *t)
+{
+	const struct st_explain *y = b->judged;
+	bool fault = y->verdict == ST_VERDICT_FAULT;
+	enum st_style style = fault ? ST_STYLE_BAD : ST_STYLE_GOOD;
+	st_text_printf(t, "\n%s   ", what);
+	safe(t, y->trace_path);
+	st_text_puts(t, "   ");
+	engine(t, &y->trace);
+	st_text_puts(t, "\n");
+	if (!b->same_tokens) {
+		st_text_printf(t, "its tokens differ first at %zu: the two are not compared\n", b->at);
+		return;
+	}
+	st_text_printf(t, "by itself %s%s%s", st_style_on(style, page->colour), st_verdict_name(y->verdict),
+	               st_style_off(style, page->colour));
+	if (fault && y->n_findings && y->findings[0].stage != SIZE_MAX) {
+		const struct st_explained_stage *s = &y->stages[y->findings[0].stage];
+		st_text_puts(t, ": first at ");
+		place(t, s->stage, s->layer, s->step);
+	}
+	st_text_puts(t, "\n");
+	findings(y, page, t);
+	struct st_text line = { 0 };
+	st_text_printf(&line, "distance to exact, given own inputs, (root mean square of %zu values): the trace %.2g, this one %.2g; ",
+	               b->compared, b->rms_here, b->rms_there);
+	st_text_printf(&line, "the trace is nearer in %zu, this one in %zu", b->nearer_here, b->nearer_there);
+	double by = b->rms_here > 0 ? b->rms_there / b->rms_here : b->rms_there > 0 ? INFINITY : 1;
+	if (by > 2 || by < 0.5)
+		st_text_printf(&line, ": %s is the less exact side", by > 2 ? "this one" : "the trace");
+	if (b->only_here || b->only_there)
+		st_text_printf(&line, "; measured on one side alone, and not compared: %zu here, %zu there", b->only_here,
+		               b->only_there);
+	st_text_puts(&line, "\n");
+	if (b->equal + b->differ) {
+		st_text_printf(&line, "bit for bit: %zu values equal, %zu not", b->equal, b->differ);
+		if (b->first != SIZE_MAX) {
+			st_text_printf(&line, ", by %.2g first at ", b->rel);
+			place(&line, x->stages[b->first].stage, x->stages[b->first].layer, x->stages[b->first].step);
+		}
+		if (b->first != SIZE_MAX && !b->same_path) {
+			st_text_puts(&line, "; they did not take the same path: the trace says ");
+			engine(&line, &x->trace);
+			st_text_puts(&line, ", this one ");
+			engine(&line, &y->trace);
+		}
+		st_text_puts(&line, "\n");
+	}
+	if (line.s)
+		st_text_wrap(t, line.s, line.len, "    ", page->wrap);
+	st_text_release(&line);
 }
 
 static void coverage(const struct st_explain *x, const struct st_page *page, struct st_text *t)
@@ -170,15 +331,28 @@ void st_report_explain_text(const struct st_explain *x, bool verbose, const stru
 	enum st_style style = fault ? ST_STYLE_BAD : undecided ? ST_STYLE_WARN : ST_STYLE_GOOD;
 	st_text_printf(t, "verdict %s%s%s", st_style_on(style, page->colour), st_verdict_name(x->verdict),
 	               st_style_off(style, page->colour));
-	if (x->first.found && x->n_findings && x->findings[0].stage != SIZE_MAX) {
+	if (x->first.side == 'b') {
+		st_text_puts(t, ": in the second trace");
+	} else if (fault && x->n_findings && x->findings[0].stage != SIZE_MAX) {
 		st_text_puts(t, ": first at ");
 		const struct st_explained_stage *s = &x->stages[x->findings[0].stage];
 		place(t, s->stage, s->layer, s->step);
 	}
 	st_text_puts(t, "\n");
 	findings(x, page, t);
+	if (x->n_stages)
+		arithmetics(x, page, t);
+	excludes(x, page, t);
+	if (x->reference)
+		second(x, "reference", x->reference, page, t);
+	if (x->again)
+		second(x, "again", x->again, page, t);
 	st_text_puts(t, "\n");
-	if (verbose || fault) {
+	if (x->first.side == 'b') { /* the second trace alone is at fault: its stages are what one wants to see */
+		st_text_puts(t, "the stages of the second trace:\n");
+		x = x->again->judged;
+	}
+	if ((verbose || fault) && x->n_stages) {
 		struct st_table table;
 		table_head(&table);
 		size_t shown = 0;

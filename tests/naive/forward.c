@@ -176,8 +176,11 @@ struct run *run_model(const struct model *m, const struct options *o, const uint
 	for (size_t pos = 0; pos < r->n_tokens;) {
 		size_t chunk = pos == 0 ? r->n_prompt : 1;
 		double *x = embed(r, pos, chunk);
-		for (size_t l = 0; l < m->L; l++)
+		for (size_t l = 0; l < m->L; l++) {
+			r->o.arith = o->arith_layer && o->arith_layer != l + 1 ? ARITH_F32 : o->arith;
 			x = layer(r, l, x, chunk, pos);
+		}
+		r->o.arith = o->arith_layer ? ARITH_F32 : o->arith;
 		const struct norm_of last = { "final_norm", FINAL_NORM, FINAL_NORM_BIAS, 1, false };
 		const double *y = head(r, norm(r, -1, &last, x, chunk, m->D), chunk);
 		pos += chunk;

@@ -14,6 +14,7 @@ static const char usage[] =
 	"--random N     N tokens, always the same; --decode N: so many more, greedily\n"
 	"--fault CODE[/VARIANT][:TARGET][=VALUE], --layer N (all)\n"
 	"--arith f64 f32 f16 bf16 tf32 bf16stream f16stream ggml q8_0 q8_k\n"
+	"--arith-layer N: layer N alone, the others in f32\n"
 	"--order sequential lanes blocked\n"
 	"--kv plain f16 bf16 q8_0, --flash none f32 f16, --gelu-table\n"
 	"--dtype F32 BF16 F16 F64, --stages LIST (-NAME: without; usual; outputs), --layers A..B, --last, --last-rows, --unplaced\n"
@@ -104,6 +105,8 @@ int main(int argc, char **argv)
 			layer = atoi(v);
 		else if (strcmp(a, "--arith") == 0)
 			o.arith = (enum arith)choice(arith_names, v, a);
+		else if (strcmp(a, "--arith-layer") == 0)
+			o.arith_layer = strtoul(v, NULL, 10) + 1;
 		else if (strcmp(a, "--order") == 0)
 			o.order = (enum order)choice(order_names, v, a);
 		else if (strcmp(a, "--kv") == 0)

@@ -194,6 +194,7 @@ struct value {
 
 struct options {
 	enum arith arith;
+	size_t arith_layer; /* layer that alone has it, + 1, beside others in f32; 0: all have */
 	enum order order;
 	enum cache_type kv;
 	enum flash flash;

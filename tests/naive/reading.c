@@ -55,8 +55,15 @@ static struct weight spoil_once(struct run *r, size_t l, enum slot s, struct wei
 	struct weight c;
 	size_t *from;
 	switch (r->hit->fault) {
+	case FAULT_KERNEL_ORIENTATION: /* what is stored by rows is read by columns */
+		if (!on(r, r->hit->fault, at, name))
+			return w;
+		c = copy_of(r, w);
+		for (size_t i = 0; i < w.rows; i++)
+			for (size_t j = 0; j < w.cols; j++)
+				c.v[i * w.cols + j] = w.v[i / each * each * w.cols + j * each + i % each];
+		return c;
 	case FAULT_W_TRANSPOSED:
-	case FAULT_KERNEL_ORIENTATION:
 		if (!on(r, r->hit->fault, at, name))
 			return w;
 		c = copy_of(r, w);

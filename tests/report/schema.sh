@@ -45,7 +45,7 @@ rm -f b/generation_config.json
 printf 'one\ntwo words\n' > texts
 echo 'no model' > text.gguf
 
-echo 1..54
+echo 1..56
 missing=$(grep -rhoE '"stele\.[a-z-]+/1"' "$here/../../src" | tr -d '"' | sort -u | while read -r name; do
 	jq -e --arg name "$name" '.title == $name' "$schemas"/*.json 2> /dev/null | grep -q true || echo "# not described: $name"
 done)
@@ -111,7 +111,9 @@ json replay "codebooks" replay --codebook-lint
 "$stele" trace fault.gguf --prompt hello --save-tensor all --bundle wrong.st > /dev/null 2>&1
 json explain "a sound trace explained" explain sound.st --model a.gguf
 says "no cause" '.verdict == "match" and .cause == null and .findings == []'
-json explain "a faulty trace explained" explain wrong.st --model a.gguf
+json explain "a faulty trace explained" explain wrong.st --model a.gguf --other-file
 says "its cause" '.cause.code == "weight.transposed" and .first_divergence.layer == 1'
-[ $n = 54 ] || failed=1
+json explain "two traces beside it" explain sound.st --model a.gguf --other-file --reference wrong.st --again wrong.st
+says "which is wrong" '.verdict == "fault" and .first_divergence.side == "b" and .reference.judged.verdict == "fault"'
+[ $n = 56 ] || failed=1
 exit $failed
