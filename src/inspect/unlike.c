@@ -24,22 +24,20 @@
 static bool is_asked(const struct st_weight *w) { return w->tensor && w->layer >= 0 && w->tensor->ndim == 2; }
 
 /* Numbers that are all zero, or one, fit any type. */
-static bool tells(const struct st_tensor *t)
+static enum st_status tells(const struct st_tensor *t, bool *differ, struct st_error *err)
 {
-	float first, x;
 	uint64_t rows = st_tensor_rows(t), cols = st_tensor_cols(t);
 	float *row = st_alloc_array(cols, sizeof *row);
-	bool differ = false;
-	for (uint64_t i = 0; row && i < rows && i < 4 && !differ; i++) {
-		st_tensor_decode(t, i * rows / 4 < rows ? i * rows / 4 : 0, 1, row);
-		first = row[0];
-		for (uint64_t k = 1; k < cols; k++) {
-			x = row[k];
-			differ |= x != first;
-		}
+	*differ = false;
+	if (!row)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (uint64_t i = 0; i < rows && i < 4 && !*differ; i++) {
+		st_tensor_decode(t, i * rows / 4, 1, row);
+		for (uint64_t k = 1; k < cols; k++)
+			*differ |= row[k] != row[0];
 	}
 	free(row);
-	return differ;
+	return ST_OK;
 }
 
 /* Of the matrices like weight i, stored as it is: how many came the way that most did. */
@@ -72,7 +70,10 @@ enum st_status st_find_unlike(const struct st_model *m, struct st_unlike *of, st
 		const struct st_weight *w = st_model_weight_at(m, i);
 		struct st_held held;
 		came[i] = ST_DTYPE_COUNT;
-		if (!is_asked(w) || !tells(w->tensor))
+		bool differ = false;
+		if (is_asked(w))
+			st = tells(w->tensor, &differ, err);
+		if (st != ST_OK || !differ)
 			continue;
 		st = st_held_type(w->tensor, &held, err);
 		came[i] = held.type;
