@@ -212,8 +212,11 @@ static void explain(void *p)
 	st_explain_free(x);
 }
 
-/* A bundle of every stage; `scaled`: one value of the down projection of a layer in the middle is made too large. */
-static void write_bundle(const struct job *j, const char *path, bool scaled)
+enum planted { PLANTED_NOTHING, PLANTED_GAIN, PLANTED_UNEXPLAINED };
+
+/* A bundle of every stage. The down projection of a layer in the middle is made too large, or each of its numbers is
+ * changed by up to a quarter, which no cause explains. */
+static void write_bundle(const struct job *j, const char *path, enum planted planted)
 {
 	struct st_error err = ST_ERROR_INIT;
 	struct st_trace_options o = {
@@ -221,7 +224,7 @@ static void write_bundle(const struct job *j, const char *path, bool scaled)
 	};
 	if (st_trace_parse_stages("all", &o.capture, &err) != ST_OK || st_trace_run(j->m, &o, &err) != ST_OK)
 		stop(&err);
-	if (!scaled)
+	if (planted == PLANTED_NOTHING)
 		return;
 	struct st_trace *t;
 	if (st_trace_open(path, &t, &err) != ST_OK)
@@ -233,7 +236,7 @@ static void write_bundle(const struct job *j, const char *path, bool scaled)
 	FILE *f = fopen(path, "r+b");
 	bool ok = v && f && fseek(f, (long)at, SEEK_SET) == 0 && fread(v, sizeof *v, n, f) == n;
 	for (uint64_t i = 0; ok && i < n; i++)
-		v[i] *= 1.25f;
+		v[i] *= 1 + 0.25f * (planted == PLANTED_GAIN ? 1 : (float)(i * 2654435761u % 2001) / 1000 - 1);
 	ok = ok && fseek(f, (long)at, SEEK_SET) == 0 && fwrite(v, sizeof *v, n, f) == n && fclose(f) == 0;
 	free(v);
 	if (!ok) {
@@ -247,13 +250,15 @@ static void bench_explain(struct job *j)
 	struct explaining e = { .model = j->gguf, .trace = j->trace_a, .threads = j->b->threads };
 	j->mode = "exact";
 	double trace = bench_time(j->b, trace_four, j);
-	write_bundle(j, j->trace_a, false);
+	write_bundle(j, j->trace_a, PLANTED_NOTHING);
 	e.expected = ST_VERDICT_MATCH;
 	bench_row_seconds(j->b, "7B: explain a sound trace, 2 x trace exact", explain, &e, 2 * trace);
 	memory_row("7B: explain, anonymous memory", explain, &e, 600);
-	write_bundle(j, j->trace_a, true);
 	e.expected = ST_VERDICT_FAULT;
+	write_bundle(j, j->trace_a, PLANTED_GAIN);
 	bench_row_seconds(j->b, "7B: explain one fault, 4 x trace exact", explain, &e, 4 * trace);
+	write_bundle(j, j->trace_a, PLANTED_UNEXPLAINED);
+	bench_row_seconds(j->b, "7B: the same, unexplained, 4 x trace exact", explain, &e, 4 * trace);
 	memory_row("7B: explain a fault, anonymous memory", explain, &e, 600);
 	remove(j->trace_a);
 }

@@ -298,6 +298,30 @@ static void compare(struct st_explainer *x, const struct st_segment *s, const st
 	f->noise = f->ratio <= 1;
 }
 
+/* |a - b| / |of| over the elements that count; b: NULL for zeros. */
+static double relative_where_counted(const struct st_explainer *x, const struct st_segment *s, const float *a,
+                                     const float *b, const float *of)
+{
+	const struct st_node *n = &x->g->nodes[s->node];
+	struct st_value v = st_run_value(x->run, s->node);
+	double dd = 0, yy = 0;
+	for (size_t r = 0; r < v.rows; r++)
+		for (size_t i = 0; i < v.cols; i++) {
+			size_t k = r * v.cols + i;
+			double d = b ? (double)a[k] - b[k] : a[k];
+			if (!st_capture_counts(x, n, &v, x->have, r, i))
+				continue;
+			dd += d * d;
+			yy += (double)of[k] * of[k];
+		}
+	return yy > 0 ? sqrt(dd / yy) : dd > 0 ? INFINITY : 0;
+}
+
+double st_fit_left(const struct st_explainer *x, const struct st_segment *s, const float *value)
+{
+	return relative_where_counted(x, s, x->got, value, value);
+}
+
 /* Whether every number that counts is one of the type. */
 static bool all_held_in(const struct st_explainer *x, const struct st_segment *s, enum st_dtype type)
 {
@@ -379,7 +403,7 @@ static enum st_status fit_choice(struct st_explainer *x, const struct st_segment
 {
 	const struct st_node *n = &x->g->nodes[s->node];
 	struct st_value v = st_run_value(x->run, s->node), keys = st_run_value(x->run, n->in[0]);
-	*f = (struct st_fit){ .arith = a, .noise = true };
+	*f = (struct st_fit){ .arith = a, .noise = true, .reach = INFINITY };
 	float *bias = NULL;
 	if (n->n_w && n->w[0]) {
 		bias = st_alloc_array((size_t)n->w[0]->tensor->n_elems, sizeof *bias);
@@ -442,6 +466,8 @@ static enum st_status fit_one(struct st_explainer *x, const struct st_segment *s
 	ST_TRY(bound_segment(x, s, &way, a, value, err));
 	compare(x, s, w->edit == s->node && w->as ? w->as : &x->g->nodes[s->node], value, f);
 	f->floor = emulated ? relative(x, s, value, exact) : relative(x, s, x->bound, NULL);
+	f->reach = relative_where_counted(x, s, x->bound, NULL, exact)
+	         + (emulated ? relative_where_counted(x, s, value, exact, exact) : 0);
 	if (emulated && a->out == ST_DTYPE_F32 && !f->noise && is_noise_like(x, s, exact, value, f)) {
 		f->noise = f->by_size = true;
 		f->ratio = f->floor > 0 ? relative(x, s, x->got, exact) / f->floor : 0;
@@ -455,7 +481,7 @@ enum st_status st_fit_of_value(struct st_explainer *x, const struct st_segment *
                                const float *exact, struct st_fit *out, struct st_error *err)
 {
 	struct st_fit best = { .ratio = INFINITY };
-	double plain = 0;
+	double plain = 0, reach = 0;
 	uint8_t known = x->usual[x->g->nodes[s->node].stage], usual = known ? known : x->exact_usual;
 	/* Where every number is one of F16 or BF16, results in that type are tried first. Most numbers of BF16 are
 	 * numbers of F16 as well, so the later one in the table wins. */
@@ -470,6 +496,7 @@ enum st_status st_fit_of_value(struct st_explainer *x, const struct st_segment *
 		ST_TRY(fit_one(x, s, w, exact, &st_ariths[i], &f, err));
 		plain = k == 0 ? f.ratio : plain;
 		f.plain = plain;
+		f.reach = reach = fmax(reach, f.reach);
 		/* One that accounts for every element is worth more than one that makes noise of the same size; where the
 		 * stage came before, that has been asked. */
 		if (f.noise && (!f.by_size || known || w->value || w->as || w->also || w->make)) {
@@ -484,12 +511,6 @@ enum st_status st_fit_of_value(struct st_explainer *x, const struct st_segment *
 	if (best.noise)
 		ST_TRY(fit_one(x, s, w, exact, best.arith, out, err));
 	out->plain = plain;
+	out->reach = reach;
 	return ST_OK;
-}
-
-enum st_status st_fit_of(struct st_explainer *x, const struct st_segment *s, const struct st_way *w, struct st_fit *out,
-                         struct st_error *err)
-{
-	ST_TRY(st_segment_eval(x, s, w, x->candidate, err));
-	return st_fit_of_value(x, s, w, x->candidate, out, err);
 }

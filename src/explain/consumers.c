@@ -43,6 +43,10 @@ static enum st_status follows_from(struct st_explainer *x, uint32_t i, const flo
 	return ST_OK;
 }
 
+/* Rows of another request have little in common with what should stand there: more than half of them is left. What is
+ * nearer was made of the right rows, whatever happened to it. */
+#define OTHER_ROWS 0.5
+
 /* What a mistake of the capture is called that would be this one in the engine. */
 static enum st_cause_code of_capture(enum st_cause_code c)
 {
@@ -138,6 +142,9 @@ enum st_status st_ask_consumers(struct st_explainer *x, const struct st_segment 
 		return ST_OK;
 	}
 	bool likely = f->cause.confidence != ST_CONFIRMED;
+	f->engine_right = true;
+	if (f->cause.code == ST_CAUSE_UNEXPLAINED && f->cause.residual_before < OTHER_ROWS)
+		return ST_OK;
 	enum st_cause_code code = of_capture(likely && is_of_matrix(f->cause.code) ? ST_CAUSE_UNEXPLAINED
 	                                                                           : f->cause.code);
 	if (code != f->cause.code) {
@@ -145,6 +152,5 @@ enum st_status st_ask_consumers(struct st_explainer *x, const struct st_segment 
 		f->cause.n_params = 0;
 		f->n_equivalent = 0;
 	}
-	f->engine_right = true;
 	return ST_OK;
 }

@@ -188,13 +188,14 @@ struct st_fit {
 	double plain;                 /* ratio of the worst element under f32 */
 	bool by_size; /* the whole was found to be noise of its size: bounds of elements are those of outliers */
 	double gain;  /* then: the least gain that would not have been */
+	double reach; /* relative L2 of the most that any arithmetic may do: its own difference and its bound */
 };
-/* x->got against the segment evaluated in the way w, under every arithmetic in turn until one accounts for it. */
-ST_MUST_CHECK enum st_status st_fit_of(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
-                                       struct st_fit *out, struct st_error *err);
-/* The same with the segment's value at hand (`exact`, evaluated in the way w). */
+/* x->got against the segment's value `exact`, which was evaluated in the way w, under every arithmetic in turn until one
+ * accounts for it. */
 ST_MUST_CHECK enum st_status st_fit_of_value(struct st_explainer *x, const struct st_segment *s, const struct st_way *w,
                                              const float *exact, struct st_fit *out, struct st_error *err);
+/* Relative L2 of x->got - value, over what counts. */
+double st_fit_left(const struct st_explainer *x, const struct st_segment *s, const float *value);
 
 /* ---- trial.c: the hypotheses ---- */
 
@@ -210,11 +211,16 @@ struct st_trial {
 	 * factors lie between it and the judged value, worked out from that. NULL: nothing can be fitted to it. */
 	const float *got, *exact;
 	double before; /* relative L2 without a hypothesis */
+	double reach;  /* of the fit without one */
 	struct st_finding *best;
 	double best_ratio;
 };
 /* Whether parameters can be fitted to t->got. */
 static inline bool st_trial_direct(const struct st_trial *t) { return t->got != NULL; }
+/* A cause has to leave a tenth of the difference, or noise. What leaves half of it in exact arithmetic, and more than
+ * several times what any arithmetic may do, does neither under any of them, so that these need not be evaluated. left,
+ * before: relative L2 of the same elements. */
+bool st_trial_promises(const struct st_trial *t, double left, double before);
 /* Evaluate under an edited node, or under values for it, and keep the cause if it fits better than what was kept. */
 ST_MUST_CHECK enum st_status st_try_node(struct st_trial *t, const struct st_node *as, const struct st_cause *c,
                                          struct st_error *err);

@@ -88,6 +88,19 @@ static void transpose_as_bytes(const struct matrix *m, size_t r, size_t c, size_
 	*k = (c * m->N + r) % m->K;
 }
 
+/* Where the number comes from that the mistake multiplies x[k] by for y[n]: the other way round. */
+static void from_bytes_as_transpose(const struct matrix *m, size_t n, size_t k, size_t *r, size_t *c)
+{
+	*r = (k * m->N + n) / m->K;
+	*c = (k * m->N + n) % m->K;
+}
+
+static void from_transpose_as_bytes(const struct matrix *m, size_t n, size_t k, size_t *r, size_t *c)
+{
+	*r = (n * m->K + k) % m->N;
+	*c = (n * m->K + k) / m->N;
+}
+
 /* Inside of each block of 32 the halves alternate, or what alternates is taken for halves. */
 static void halves_alternate(const struct matrix *m, size_t r, size_t c, size_t *n, size_t *k)
 {
@@ -119,7 +132,7 @@ static float cut_to_f16(float w)
 /* How the numbers of a matrix are read. */
 struct reading {
 	enum st_cause_code code;
-	place_fn *place;
+	place_fn *place, *from; /* from: the other way round, of readings that take numbers from other rows; else NULL */
 	float (*as)(float);
 	const char *label, *type; /* of a type taken for another one */
 	const char *order;        /* inside of blocks */
@@ -127,16 +140,16 @@ struct reading {
 	bool f32;                 /* of matrices in F32 */
 };
 static const struct reading readings[] = {
-	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, halves_alternate, NULL, NULL, NULL, "what alternates was taken for halves", 32,
+	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, halves_alternate, NULL, NULL, NULL, NULL, "what alternates was taken for halves", 32,
 	  false },
-	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, alternating_halves, NULL, NULL, NULL, "halves of each block alternate", 32,
+	{ ST_CAUSE_WEIGHT_BLOCK_LAYOUT, alternating_halves, NULL, NULL, NULL, NULL, "halves of each block alternate", 32,
 	  false },
-	{ ST_CAUSE_WEIGHT_TRANSPOSED, transpose_as_bytes, NULL, NULL, NULL, NULL, 1, false },
-	{ ST_CAUSE_KERNEL_ORIENTATION, bytes_as_transpose, NULL, NULL, NULL, NULL, 1, false },
-	{ ST_CAUSE_WEIGHT_DTYPE_MISLABELLED, in_place, bf16_as_f16, "F16", "BF16", NULL, 1, false },
-	{ ST_CAUSE_WEIGHT_DTYPE_MISLABELLED, in_place, f16_as_bf16, "BF16", "F16", NULL, 1, false },
-	{ ST_CAUSE_WEIGHT_TRUNCATED_ROUNDING, in_place, cut_to_bf16, NULL, NULL, NULL, 1, true },
-	{ ST_CAUSE_WEIGHT_TRUNCATED_ROUNDING, in_place, cut_to_f16, NULL, NULL, NULL, 1, true },
+	{ ST_CAUSE_WEIGHT_TRANSPOSED, transpose_as_bytes, from_transpose_as_bytes, NULL, NULL, NULL, NULL, 1, false },
+	{ ST_CAUSE_KERNEL_ORIENTATION, bytes_as_transpose, from_bytes_as_transpose, NULL, NULL, NULL, NULL, 1, false },
+	{ ST_CAUSE_WEIGHT_DTYPE_MISLABELLED, in_place, NULL, bf16_as_f16, "F16", "BF16", NULL, 1, false },
+	{ ST_CAUSE_WEIGHT_DTYPE_MISLABELLED, in_place, NULL, f16_as_bf16, "BF16", "F16", NULL, 1, false },
+	{ ST_CAUSE_WEIGHT_TRUNCATED_ROUNDING, in_place, NULL, cut_to_bf16, NULL, NULL, NULL, 1, true },
+	{ ST_CAUSE_WEIGHT_TRUNCATED_ROUNDING, in_place, NULL, cut_to_f16, NULL, NULL, NULL, 1, true },
 };
 
 /* Adds to sum[rows, N] what row r of matrix e gives. */
@@ -153,33 +166,117 @@ static void add_row(const struct st_product *p, const struct matrix *m, const st
 	}
 }
 
+static const struct st_tensor *matrix_of(const struct st_part *part, size_t e)
+{
+	return part->w->n_experts ? &part->w->experts[e] : part->w->tensor;
+}
+
+static bool any_row_uses(const struct st_product *p, size_t e)
+{
+	for (size_t r = 0; r < p->rows; r++)
+		if (st_product_has(p, r) && st_product_matrix(p, r) == e)
+			return true;
+	return false;
+}
+
 /* Whether some rows read so give what was captured: a quick look before the whole product. Of readings that leave rows in
  * their place. */
 static bool reading_promises(const struct st_product *p, const struct st_part *part, const struct reading *how, float *w)
 {
 	const struct st_trial *t = p->t;
 	const struct matrix m = { part->len, p->K };
-	size_t tried = part->len < 16 ? part->len : 16;
-	double left = 0, before = 0;
+	size_t looks = part->len < ST_GLANCED ? part->len : ST_GLANCED;
+	struct st_glance g = { 0 };
 	for (size_t e = 0; e < p->E; e++)
-		for (size_t j = 0; j < tried; j++) {
-			size_t n = j * part->len / tried, to, k;
-			st_tensor_decode(part->w->n_experts ? &part->w->experts[e] : part->w->tensor, n, 1, w);
+		for (size_t j = 0; j < looks && any_row_uses(p, e); j++) {
+			size_t n = j * part->len / looks, to, k;
+			st_tensor_decode(matrix_of(part, e), n, 1, w);
 			for (size_t r = 0; r < p->rows; r++) {
 				if (!st_product_has(p, r) || st_product_matrix(p, r) != e)
 					continue;
 				const float *x = st_product_input(p, r);
-				double y = 0, got = t->got[r * p->N + part->at + n],
-				       d = got - (double)t->exact[r * p->N + part->at + n];
+				double y = 0;
 				for (size_t c = 0; c < p->K; c++) {
 					how->place(&m, n, c, &to, &k);
 					y += (double)(how->as ? how->as(w[c]) : w[c]) * x[k];
 				}
-				left += (y - got) * (y - got);
-				before += d * d;
+				st_glance_add(&g, t->got[r * p->N + part->at + n], t->exact[r * p->N + part->at + n], y);
 			}
 		}
-	return left < 0.25 * before;
+	return st_glance_promises(&g, t);
+}
+
+/* One number that a feature that is looked at needs: from column c it goes to x[k]. */
+struct needed {
+	size_t feature, c, k;
+};
+
+/* The same for readings that take numbers from elsewhere: the few features need numbers of every row, so each is decoded
+ * once, and gives those alone. */
+static enum st_status turned_promises(const struct st_product *p, const struct st_part *part, const struct reading *how,
+                                      bool *promise, struct st_error *err)
+{
+	const struct st_trial *t = p->t;
+	const struct matrix m = { part->len, p->K };
+	size_t looks = m.N < ST_GLANCED ? m.N : ST_GLANCED;
+	struct st_glance g = { 0 };
+	float *w = st_alloc_array(m.K, sizeof *w);
+	size_t *end = st_alloc_zeroed(m.N + 1, sizeof *end); /* of each row's numbers in `all` */
+	struct needed *all = st_alloc_array2(looks, m.K, sizeof *all);
+	double *sum = st_alloc_array2(p->rows, looks, sizeof *sum);
+	enum st_status st = w && end && all && sum ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	for (int pass = 0; pass < 2 && st == ST_OK; pass++) { /* counted, then put in the order of rows */
+		for (size_t f = 0; f < looks; f++)
+			for (size_t k = 0; k < m.K; k++) {
+				size_t r, c;
+				how->from(&m, f * m.N / looks, k, &r, &c);
+				if (pass == 0)
+					end[r + 1]++;
+				else
+					all[end[r]++] = (struct needed){ f, c, k };
+			}
+		for (size_t r = 0; r < m.N && pass == 0; r++)
+			end[r + 1] += end[r];
+	}
+	for (size_t e = 0; e < p->E && st == ST_OK; e++) {
+		if (!any_row_uses(p, e))
+			continue;
+		memset(sum, 0, p->rows * looks * sizeof *sum);
+		for (size_t r = 0; r < m.N && !st_cancelled(); r++) {
+			size_t first = r ? end[r - 1] : 0;
+			if (first < end[r])
+				st_tensor_decode(matrix_of(part, e), r, 1, w);
+			for (size_t row = 0; row < p->rows; row++)
+				for (size_t i = first; i < end[r] && st_product_matrix(p, row) == e; i++)
+					sum[row * looks + all[i].feature]
+						+= (double)w[all[i].c] * st_product_input(p, row)[all[i].k];
+		}
+		for (size_t row = 0; row < p->rows; row++)
+			for (size_t f = 0; f < looks && st_product_has(p, row) && st_product_matrix(p, row) == e; f++) {
+				size_t at = row * p->N + part->at + f * m.N / looks;
+				st_glance_add(&g, t->got[at], t->exact[at], sum[row * looks + f]);
+			}
+		st = st_check_cancel(err);
+	}
+	*promise = st_glance_promises(&g, t);
+	free(w);
+	free(end);
+	free(all);
+	free(sum);
+	return st;
+}
+
+static enum st_status glance_at(const struct st_product *p, const struct st_part *part, const struct reading *how,
+                                bool *promise, struct st_error *err)
+{
+	if (how->from)
+		return turned_promises(p, part, how, promise, err);
+	float *w = st_alloc_array(p->K, sizeof *w);
+	if (!w)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	*promise = reading_promises(p, part, how, w);
+	free(w);
+	return ST_OK;
 }
 
 /* The product with the matrix read so, as the node's value in the trial's buffer. */
@@ -197,8 +294,8 @@ static enum st_status other_product(struct st_trial *t, const struct st_product 
 	}
 	memset(sum, 0, p->rows * m.N * sizeof *sum);
 	for (size_t e = 0; e < p->E; e++)
-		for (size_t r = 0; r < m.N && !st_cancelled(); r++) {
-			st_tensor_decode(part->w->n_experts ? &part->w->experts[e] : part->w->tensor, r, 1, w);
+		for (size_t r = 0; r < m.N && any_row_uses(p, e) && !st_cancelled(); r++) {
+			st_tensor_decode(matrix_of(part, e), r, 1, w);
 			add_row(p, &m, how, e, r, w, sum);
 		}
 	for (size_t row = 0; row < p->rows; row++) {
@@ -231,13 +328,9 @@ static enum st_status test_readings(struct st_trial *t, const struct st_product 
 		}
 		if (how->order)
 			st_cause_put_text(&c, ST_PARAM_ORDER, how->order);
-		bool in_rows = how->place != bytes_as_transpose && how->place != transpose_as_bytes;
-		if (in_rows && !part->w->interleaved && st_trial_direct(t)) {
-			float *w = st_alloc_array(p->K, sizeof *w);
-			if (!w)
-				return st_fail(err, ST_ERR_NOMEM, "out of memory");
-			bool promise = reading_promises(p, part, how, w);
-			free(w);
+		if (!part->w->interleaved && st_trial_direct(t)) {
+			bool promise = false;
+			ST_TRY(glance_at(p, part, how, &promise, err));
 			if (!promise)
 				continue;
 		}
@@ -288,28 +381,23 @@ static struct st_weight read_as(const struct st_weight *own, const struct st_wei
 static bool promises(const struct st_product *p, const struct st_part *part, const struct st_weight *other, float *row)
 {
 	const struct st_trial *t = p->t;
-	size_t tried = part->len < 16 ? part->len : 16;
-	double left = 0, before = 0;
+	size_t looks = part->len < ST_GLANCED ? part->len : ST_GLANCED;
+	struct st_glance g = { 0 };
 	for (size_t e = 0; e < p->E; e++)
-		for (size_t k = 0; k < tried; k++) {
-			size_t n = k * part->len / tried;
-			bool decoded = false;
+		for (size_t k = 0; k < looks && any_row_uses(p, e); k++) {
+			size_t n = k * part->len / looks;
+			st_product_row(p, other, e, n, row);
 			for (size_t r = 0; r < p->rows; r++) {
 				if (!st_product_has(p, r) || st_product_matrix(p, r) != e)
 					continue;
-				if (!decoded)
-					st_product_row(p, other, e, n, row);
-				decoded = true;
 				const float *x = st_product_input(p, r);
-				double y = 0, got = t->got[r * p->N + part->at + n],
-				       d = got - (double)t->exact[r * p->N + part->at + n];
+				double y = 0;
 				for (size_t i = 0; i < p->K; i++)
 					y += (double)row[i] * x[i];
-				left += (y - got) * (y - got);
-				before += d * d;
+				st_glance_add(&g, t->got[r * p->N + part->at + n], t->exact[r * p->N + part->at + n], y);
 			}
 		}
-	return left < 0.25 * before;
+	return st_glance_promises(&g, t);
 }
 
 static enum st_status try_other(struct st_trial *t, const struct st_part *part, const struct st_weight *other,

@@ -7,6 +7,8 @@
 
 #include "explain/hypotheses.h"
 
+#include <math.h>
+
 /* The value is [rows, N], the choices of a position one below another. */
 struct st_product {
 	const struct st_trial *t;
@@ -65,6 +67,25 @@ static inline void st_product_row(const struct st_product *p, const struct st_we
 		st_tensor_decode(&w->experts[e], n, 1, to);
 	else
 		st_weight_decode(w, n, 1, to);
+}
+
+/* A quick look at a few elements before the whole product is made under a hypothesis. */
+struct st_glance {
+	double left, before, square; /* sums of squares: of the difference under it, of the one without it, of the value */
+};
+#define ST_GLANCED ((size_t)16) /* features that are looked at */
+
+static inline void st_glance_add(struct st_glance *g, double got, double exact, double tried)
+{
+	g->left += (tried - got) * (tried - got);
+	g->before += (got - exact) * (got - exact);
+	g->square += tried * tried;
+}
+
+static inline bool st_glance_promises(const struct st_glance *g, const struct st_trial *t)
+{
+	double n = sqrt(g->square);
+	return n > 0 && g->before > 0 && st_trial_promises(t, sqrt(g->left) / n, sqrt(g->before) / n);
 }
 
 /* orders.c, parts.c */

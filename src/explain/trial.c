@@ -75,12 +75,19 @@ static void keep(struct st_trial *t, const struct st_cause *c, const struct st_f
 	}
 }
 
+bool st_trial_promises(const struct st_trial *t, double left, double before)
+{
+	return !(left > 0.5 * before + 4 * t->reach);
+}
+
 static enum st_status try_way(struct st_trial *t, const struct st_way *w, const struct st_cause *c,
                               struct st_error *err)
 {
 	struct st_explainer *x = t->x;
-	struct st_fit f;
-	ST_TRY(st_fit_of(x, t->s, w, &f, err));
+	ST_TRY(st_segment_eval(x, t->s, w, x->candidate, err));
+	struct st_fit f = { .rel = st_fit_left(x, t->s, x->candidate), .ratio = INFINITY };
+	if (st_trial_promises(t, f.rel, t->before))
+		ST_TRY(st_fit_of_value(x, t->s, w, x->candidate, &f, err));
 	keep(t, c, &f);
 	if (t->s->n_inner > 1) /* inner values as they were */
 		ST_TRY(st_segment_eval(x, t->s, &(struct st_way){ .edit = ST_NO_NODE }, x->candidate, err));
@@ -131,7 +138,12 @@ struct mapped {
 static enum st_status make_mapped(void *ctx, const struct st_way *w, float *out, struct st_error *err)
 {
 	const struct mapped *m = ctx;
-	ST_TRY(st_eval_under(m->t->x, m->t->i, m->t->n, w->arith, out, err));
+	struct st_value v = st_run_value(m->t->x->run, m->t->i);
+	/* The right value is at hand. */
+	if (w->arith || w->jiggle != 0 || m->t->i != m->t->s->node)
+		ST_TRY(st_eval_under(m->t->x, m->t->i, m->t->n, w->arith, out, err));
+	else
+		memcpy(out, m->t->exact, v.rows * v.cols * sizeof *out);
 	m->map(m->ctx, m->t, out);
 	return ST_OK;
 }
@@ -226,7 +238,13 @@ enum st_status st_find_cause(struct st_explainer *x, const struct st_segment *s,
                              const struct st_hypothesis_list *list, struct st_finding *out, struct st_error *err)
 {
 	struct st_trial t = {
-		.x = x, .s = s, .T = x->pass.T, .P = st_run_positions(x->run), .before = without->rel, .best = out
+		.x = x,
+		.s = s,
+		.T = x->pass.T,
+		.P = st_run_positions(x->run),
+		.before = without->rel,
+		.reach = without->reach,
+		.best = out,
 	};
 	*out = (struct st_finding){ .at = x->g->nodes[s->node].stage, .layer = x->g->nodes[s->node].layer };
 	out->cause = (struct st_cause){ .code = ST_CAUSE_UNEXPLAINED,

@@ -146,8 +146,9 @@ static void strip(const struct st_explain *x, const struct st_page *page, struct
 		}
 		st_text_puts(t, "\n");
 	}
-	st_text_puts(t, "a column a layer, then steps: = equal, . rounding, ~ noise, ? inherited,\n1-9 fault of so many digits above "
-	                "the floor, X not finite\n");
+	static const char legend[] = "a column a layer, then steps: = equal, . rounding, ~ noise, ? inherited,\n"
+				     "1-9 fault of so many digits above the floor, X not finite\n";
+	st_text_wrap(t, legend, sizeof legend - 1, "", page->wrap);
 }
 
 /* ---- what accounts for it, and what would have been seen ---- */

@@ -90,5 +90,6 @@ int main(int argc, char **argv)
 	if (argc > 1)
 		n_cases = strtoull(argv[1], NULL, 10);
 	const struct CMUnitTest tests[] = { cmocka_unit_test(damaged_traces) };
+	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, make_good_files, remove_folder);
 }
