@@ -27,7 +27,9 @@ struct st_explained_stage {
 	uint32_t operations; /* judged at once: 1, or more where what lies between was not captured */
 	uint32_t since;      /* the first of them */
 	int32_t since_layer;
-	struct st_metrics m;    /* a: the trace, b: the evaluation */
+	/* a: the trace, b: the evaluation. rel_l2 of a choice of experts is the gap between the keys of those exchanged, in
+	 * parts of the largest key, and floor is how far such keys may be off. */
+	struct st_metrics m;
 	double floor;           /* relative L2 of what the arithmetic accounts for */
 	double ratio;           /* the largest |difference| against what that arithmetic may do to the element */
 	const char *arithmetic; /* the least one that accounts for it: "f32", "q8_k activations"; NULL: none does */
@@ -58,6 +60,7 @@ struct st_explain_options {
 	const char *cpu;    /* NULL: best */
 	const char *family; /* a description for the model, as in st_model_open_as(); NULL: the file says */
 	const char *reference; /* another engine's trace of the same tokens, or NULL */
+	const char *reference_model; /* that it ran; NULL: the same */
 	const char *again;     /* another trace of the same engine and tokens, or NULL */
 	bool other_file;       /* judge by MODEL although the trace says that it was made of another file */
 	int threads;           /* 0: all */
@@ -70,6 +73,16 @@ struct st_beside {
 	struct st_explain *judged; /* it, by itself */
 	bool same_tokens;          /* false: nothing below is set but `at` */
 	size_t at;                 /* the first token that differs */
+	/* Both go on with the best token of their own logits, and these differ: the passes up to those logits are
+	 * compared. */
+	bool parted;
+	uint32_t after;        /* pass of these logits: 0 the prompt, else the step */
+	uint32_t here, there;  /* best tokens */
+	double gap_here;       /* in the judged trace's logits its own best is so far ahead of the other's */
+	double gap_there;      /* and the other way round */
+	size_t rank_here;      /* of the other's best in the judged trace's logits; 1: the best */
+	/* Best tokens of the last logits that both have. */
+	bool has_top1, top1_agree;
 	/* Stages that both have and that are finite: how far from exact, given their own inputs: relative L2, and the
 	 * root mean square of these. */
 	size_t compared, nearer_here, nearer_there;
@@ -95,6 +108,10 @@ struct st_explain {
 	size_t n_stages;
 	uint32_t *missing; /* stages of the model that no layer of the trace has; owned */
 	size_t n_missing;
+	/* The best token of the last logits, in the trace and in their evaluation, and how far that is ahead of the next. */
+	bool has_top1;
+	uint32_t top1, top1_exact;
+	double top1_gap;
 	size_t n_unknown; /* values of the trace that the model has no stage for; st_explain_unknown() names them */
 	struct st_beside *reference, *again; /* NULL: not asked for */
 	double ms_load, ms_run, ms_total;

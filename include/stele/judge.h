@@ -159,7 +159,8 @@ struct st_rosetta {
 	 * weights alone. */
 	char not_evaluated[256];
 	char left_open[128]; /* then: "KEY in A": one file alone has it and nothing reads it; or empty */
-	char form_note[320]; /* in which form one of two conventions keeps weights, or empty */
+	char form_note[320]; /* in which form one of two conventions keeps weights, or where two graphs part; or empty */
+	bool parted;         /* stages were evaluated up to where the graphs part */
 	/* Then: configuration keys that both have; weights without a counterpart in the other convention. */
 	size_t keys, no_partner;
 	char vocab_note[160]; /* which rows of a padded vocabulary were not compared, or empty */

@@ -4,7 +4,7 @@
 #include "report/explain.h"
 
 struct opts {
-	const char *trace, *model, *cpu, *family, *reference, *again;
+	const char *trace, *model, *cpu, *family, *reference, *reference_model, *again;
 	bool other_file, keep_going, verbose, json, quiet;
 	uint32_t threads;
 };
@@ -16,6 +16,8 @@ static const struct cli_param options[] = {
 	  CLI_PATH(struct opts, model), .flags = CLI_REQUIRED },
 	{ "reference", 'r', "TRACE", "another engine's trace of the same tokens: both are placed on the scale of how far they are "
 	  "from exact", CLI_PATH(struct opts, reference) },
+	{ "reference-model", 0, "MODEL", "the file that the other engine ran, where it is another one: a finer type of the same weights",
+	  CLI_PATH(struct opts, reference_model) },
 	{ "again", 0, "TRACE", "another trace of the same engine and tokens: it is judged too, and what differs between the two is "
 	  "told", CLI_PATH(struct opts, again) },
 	{ "other-file", 0, NULL, "judge by MODEL although the trace was made of another file of its weights",
@@ -44,6 +46,7 @@ static int run(struct cli *c, void *p)
 	struct st_explain_options eo = { .cpu = o->cpu,
 		                         .family = o->family,
 		                         .reference = o->reference,
+		                         .reference_model = o->reference_model,
 		                         .again = o->again,
 		                         .other_file = o->other_file,
 		                         .threads = cli_threads(o->threads),

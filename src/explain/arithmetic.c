@@ -181,13 +181,32 @@ static enum st_status bound_segment(struct st_explainer *x, const struct st_segm
 struct shape {
 	double rms, gain, coherence; /* gain: of the difference in the value; coherence: of its means over tokens */
 	double worst;                /* largest element, in root mean squares of its token */
+	double usual_gain, usual_sd; /* gain of usual features alone, and how far it would be from 0 by chance */
 };
 
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+/* A few features may be so much larger than the rest that a gain is theirs alone. Those whose mean square is up to
+ * sixteen times the median are usual: square[i] becomes 1 for them, and 0 for the others. */
+static void mark_usual(double *square, size_t n, double *sorted)
+{
+	memcpy(sorted, square, n * sizeof *square);
+	qsort(sorted, n, sizeof *sorted, by_value);
+	double limit = 16 * sorted[n / 2];
+	for (size_t i = 0; i < n; i++)
+		square[i] = square[i] <= limit;
+}
+
+/* usual: [cols] */
 static struct shape shape_of(const struct st_explainer *x, const struct st_node *n, const struct st_value *v,
-                             const float *a, const float *b, double *by_row)
+                             const float *a, const float *b, const double *usual, double *by_row)
 {
 	struct shape s = { 0 };
-	double dd = 0, dy = 0, yy = 0, count = 0;
+	double dd = 0, dy = 0, yy = 0, count = 0, usual_dy = 0, usual_yy = 0, usual_dd = 0, usual_count = 0;
 	for (size_t r = 0; r < v->rows; r++) {
 		double sum = 0, most = 0, in_row = 0;
 		for (size_t i = 0; i < v->cols; i++) {
@@ -197,6 +216,10 @@ static struct shape shape_of(const struct st_explainer *x, const struct st_node 
 			sum += d * d;
 			dy += d * y;
 			yy += y * y;
+			usual_dy += usual[i] * d * y;
+			usual_yy += usual[i] * y * y;
+			usual_dd += usual[i] * d * d;
+			usual_count += usual[i];
 			most = fmax(most, fabs(d));
 			in_row++;
 		}
@@ -208,6 +231,7 @@ static struct shape shape_of(const struct st_explainer *x, const struct st_node 
 	}
 	s.rms = count ? sqrt(dd / count) : 0;
 	s.gain = yy > 0 ? dy / yy : 0;
+	s.usual_gain = usual_yy > 0 ? usual_dy / usual_yy : 0;
 	double coherent = 0, whole = 0;
 	for (size_t i = 0; i < v->cols && v->rows >= 4; i++) {
 		double sum = 0, square = 0;
@@ -223,6 +247,9 @@ static struct shape shape_of(const struct st_explainer *x, const struct st_node 
 	}
 	s.coherence = whole > 0 ? coherent / whole
 	                        : 0; /* 1 where tokens err for themselves, their number where alike */
+	/* Of what the gain leaves. Tokens that err alike are not so many. */
+	if (usual_yy > 0)
+		s.usual_sd = sqrt(fmax(usual_dd - usual_dy * s.usual_gain, 0) / usual_count * fmax(s.coherence, 1) / usual_yy);
 	return s;
 }
 
@@ -242,9 +269,20 @@ static bool is_noise_like(struct st_explainer *x, const struct st_segment *s, co
 	const struct st_node *n = &x->g->nodes[s->node];
 	struct st_value v = st_run_value(x->run, s->node);
 	double *a = st_alloc_array2(2, v.rows, sizeof *a), *b = a ? a + v.rows : NULL;
-	if (!a)
+	double *usual = st_alloc_array2(2, v.cols, sizeof *usual);
+	if (!a || !usual) {
+		free(a);
+		free(usual);
 		return false;
-	struct shape got = shape_of(x, n, &v, x->got, value, a), like = shape_of(x, n, &v, emulated, value, b);
+	}
+	memset(usual, 0, v.cols * sizeof *usual);
+	for (size_t i = 0; i < v.rows * v.cols; i++)
+		if (st_capture_counts(x, n, &v, x->have, i / v.cols, i % v.cols))
+			usual[i % v.cols] += (double)x->exact[i] * x->exact[i];
+	mark_usual(usual, v.cols, usual + v.cols);
+	struct shape got = shape_of(x, n, &v, x->got, value, usual, a),
+		     like = shape_of(x, n, &v, emulated, value, usual, b);
+	free(usual);
 	double count = (double)v.rows * (double)v.cols, features = (double)v.cols;
 	bool noise = like.rms > 0 && count >= 64 && any_longer_than(7, x->got, v.rows * v.cols);
 	for (size_t r = 0; r < v.rows; r++)
@@ -257,6 +295,7 @@ static bool is_noise_like(struct st_explainer *x, const struct st_segment *s, co
 	f->gain = fabs(like.gain) * ALLOWS + SIGNIFICANT * sd;
 	noise = noise && got.worst <= extreme && fabs(got.gain) <= f->gain
 	     && got.coherence <= fmax(like.coherence, 1) * (1 + SIGNIFICANT * sqrt(2 / features));
+	noise = noise && fabs(got.usual_gain) <= fabs(like.usual_gain) * ALLOWS + SIGNIFICANT * got.usual_sd;
 	for (size_t i = 0; i < v.rows * v.cols && noise; i++)
 		x->bound[i] = (float)(extreme * a[i / v.cols]);
 	free(a);
@@ -396,7 +435,8 @@ static enum st_status slack_of_keys(struct st_explainer *x, const struct st_node
 	return ST_OK;
 }
 
-/* A choice is a set. Another one is noise where an expert that was chosen and one that was passed over have keys as
+/* A choice is a set; rel and floor are the gap between the keys and how far these may be off, in parts of the largest
+ * key, where that is worst. Another one is noise where an expert that was chosen and one that was passed over have keys as
  * near to each other as rounding may bring them. */
 static enum st_status fit_choice(struct st_explainer *x, const struct st_segment *s, const float *value,
                                  const struct st_arith *a, struct st_fit *f, struct st_error *err)
@@ -427,8 +467,9 @@ static enum st_status fit_choice(struct st_explainer *x, const struct st_segment
 			continue;
 		st = slack_of_keys(x, n, a, r, most, &slack, err);
 		double ratio = (passed - chosen) / slack;
-		f->rel = fmax(f->rel, most > 0 ? fabs(passed - chosen) / most : 0);
 		if (ratio > f->ratio) {
+			f->rel = most > 0 ? fabs(passed - chosen) / most : 0;
+			f->floor = most > 0 ? slack / most : 0;
 			f->ratio = ratio;
 			f->row = r;
 		}

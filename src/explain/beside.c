@@ -13,6 +13,65 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* ---- greedy tokens that part ---- */
+
+/* The last row of the logits of a pass; NULL, with ST_OK: they were not captured. Freed by the caller. */
+static enum st_status last_logits(const struct st_explainer *x, uint32_t step, float **out, uint64_t *n,
+                                  struct st_error *err)
+{
+	const struct st_trace_entry *e = st_trace_find(x->t, ST_STAGE_LM_HEAD, -1, step);
+	*out = NULL;
+	if (!e || !e->rows)
+		return ST_OK;
+	*n = e->cols;
+	*out = st_alloc_array(e->cols, sizeof **out);
+	if (!*out)
+		return st_fail(err, ST_ERR_NOMEM, "out of memory");
+	st_tensor_decode(e->tensor, e->rows - 1, 1, *out);
+	return ST_OK;
+}
+
+static size_t best_of(const float *v, uint64_t n)
+{
+	size_t best = 0;
+	for (size_t i = 1; i < n; i++)
+		best = v[i] > v[best] ? i : best;
+	return best;
+}
+
+/* Whether the two step tokens that differ first are each the best of its trace's own logits. */
+static enum st_status find_parting(const struct st_explainer *x, const struct st_explainer *y, size_t step,
+                                   struct st_beside *b, struct st_error *err)
+{
+	const struct st_provenance *p = &x->r.trace, *q = &y->r.trace;
+	float *u = NULL, *v = NULL;
+	uint64_t n = 0, m = 0;
+	if (step >= p->n_steps || step >= q->n_steps)
+		return ST_OK; /* one goes on for longer */
+	enum st_status st = last_logits(x, (uint32_t)step, &u, &n, err);
+	if (st == ST_OK)
+		st = last_logits(y, (uint32_t)step, &v, &m, err);
+	uint32_t here = p->step_tokens[step], there = q->step_tokens[step];
+	if (st == ST_OK && u && v && n == m && here < n && there < n && best_of(u, n) == here && best_of(v, n) == there) {
+		b->parted = true;
+		b->after = (uint32_t)step;
+		b->here = here;
+		b->there = there;
+		b->gap_here = (double)u[here] - u[there];
+		b->gap_there = (double)v[there] - v[here];
+		for (size_t i = 0; i < n; i++)
+			b->rank_here += u[i] >= u[there];
+	}
+	free(u);
+	free(v);
+	return st;
+}
+
+/* Whether both traces had the same tokens for a pass. */
+static bool is_shared(const struct st_beside *b, uint32_t step) { return !b->parted || step <= b->after; }
+
+/* ---- the same values ---- */
+
 static const struct st_explained_stage *find_stage(const struct st_explain *r, const struct st_explained_stage *s)
 {
 	for (size_t i = 0; i < r->n_stages; i++)
@@ -34,8 +93,12 @@ static void measure(const struct st_explain *a, struct st_beside *b)
 {
 	const struct st_explain *c = b->judged;
 	double here = 0, there = 0;
+	size_t shared = 0, shared_there = 0;
 	for (size_t i = 0; i < a->n_stages; i++) {
 		const struct st_explained_stage *s = &a->stages[i], *t = find_stage(c, s);
+		if (!is_shared(b, s->step))
+			continue;
+		shared++;
 		if (!t) {
 			b->only_here++;
 			continue;
@@ -48,7 +111,11 @@ static void measure(const struct st_explain *a, struct st_beside *b)
 		b->nearer_here += s->m.rel_l2 < t->m.rel_l2;
 		b->nearer_there += t->m.rel_l2 < s->m.rel_l2;
 	}
-	b->only_there = c->n_stages - (a->n_stages - b->only_here);
+	for (size_t i = 0; i < c->n_stages; i++)
+		shared_there += is_shared(b, c->stages[i].step);
+	b->only_there = shared_there - (shared - b->only_here);
+	b->has_top1 = a->has_top1 && c->has_top1 && !b->parted;
+	b->top1_agree = b->has_top1 && a->top1 == c->top1;
 	b->rms_here = b->compared ? sqrt(here / (double)b->compared) : NAN;
 	b->rms_there = b->compared ? sqrt(there / (double)b->compared) : NAN;
 }
@@ -91,7 +158,7 @@ static enum st_status compare_bits(struct st_explainer *x, struct st_explainer *
 					    *f = st_trace_find(y->t, s->stage, s->layer, s->step);
 		bool same;
 		double rel;
-		if (!e || !f)
+		if (!e || !f || !is_shared(b, s->step))
 			continue;
 		ST_TRY(same_bits(e, f, &same, &rel, err));
 		b->equal += same;
@@ -115,7 +182,8 @@ enum st_status st_set_beside(struct st_explainer *x, struct st_explainer *y, boo
 	*out = b;
 	b->same_tokens = same_list(p->tokens, p->n_tokens, q->tokens, q->n_tokens, &b->at);
 	if (b->same_tokens && !same_list(p->step_tokens, p->n_steps, q->step_tokens, q->n_steps, &b->at)) {
-		b->same_tokens = false;
+		ST_TRY(find_parting(x, y, b->at, b, err));
+		b->same_tokens = b->parted;
 		b->at += p->n_tokens;
 	}
 	if (!b->same_tokens)

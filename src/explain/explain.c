@@ -131,6 +131,26 @@ static void nonfinite_finding(struct st_finding *f, const struct st_explainer *x
 		                      .residual_after = 0 };
 }
 
+/* Of the last logits that were captured. */
+static void note_top1(struct st_explainer *x, const struct st_value *v)
+{
+	const float *got = x->got + (v->rows - 1) * v->cols, *exact = x->exact + (v->rows - 1) * v->cols;
+	size_t a = 0, b = 0, next = SIZE_MAX;
+	if (!x->have[v->rows == 1 ? x->pass.T - 1 : v->rows - 1])
+		return;
+	for (size_t i = 1; i < v->cols; i++) {
+		a = got[i] > got[a] ? i : a;
+		b = exact[i] > exact[b] ? i : b;
+	}
+	for (size_t i = 0; i < v->cols; i++)
+		if (i != b && (next == SIZE_MAX || exact[i] > exact[next]))
+			next = i;
+	x->r.has_top1 = true;
+	x->r.top1 = (uint32_t)a;
+	x->r.top1_exact = (uint32_t)b;
+	x->r.top1_gap = next == SIZE_MAX ? 0 : (double)exact[b] - exact[next];
+}
+
 static struct st_finding *next_finding(struct st_explainer *x)
 {
 	return x->r.n_findings < ST_MAX_FINDINGS ? &x->r.findings[x->r.n_findings] : NULL;
@@ -161,6 +181,8 @@ static enum st_status judge_node(struct st_explainer *x, uint32_t i, const struc
 		                            .visible = { NAN, NAN, NAN },
 		                            .worst_position = -1 };
 	measure(x, n, &v, &rep->m);
+	if (n->stage == ST_STAGE_LM_HEAD)
+		note_top1(x, &v);
 	struct st_finding *f = next_finding(x);
 	bool explain = f
 	            && (o->keep_going || x->r.n_findings == 0 || x->r.findings[x->r.n_findings - 1].stage == SIZE_MAX);
@@ -179,6 +201,8 @@ static enum st_status judge_node(struct st_explainer *x, uint32_t i, const struc
 		struct st_fit fit;
 		ST_TRY(st_fit_of_value(x, &s, &plain, x->exact, &fit, err));
 		rep->floor = fit.floor;
+		if (n->op == ST_OP_TOP)
+			rep->m.rel_l2 = fit.rel;
 		rep->ratio = fit.ratio;
 		rep->arithmetic = fit.noise ? fit.arith->name : NULL;
 		rep->worst_position = v.rows == 1 ? (int64_t)x->pass.T - 1 : (int64_t)(fit.row % x->pass.T);
@@ -485,7 +509,7 @@ static enum st_status put_beside(struct st_explainer *x, const char *trace, cons
 {
 	struct st_explainer *y;
 	struct st_beside **slot = again ? &x->r.again : &x->r.reference;
-	ST_TRY(judge_trace(trace, model, o, &y, err));
+	ST_TRY(judge_trace(trace, !again && o->reference_model ? o->reference_model : model, o, &y, err));
 	enum st_status st = st_set_beside(x, y, again, slot, err);
 	if (!*slot)
 		st_explain_free(&y->r);

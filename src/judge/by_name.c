@@ -32,7 +32,10 @@ static void tell_reasons(struct st_rosetta_state *s)
 	tell_reason(s->ma, a, sizeof a);
 	tell_reason(s->mb, b, sizeof b);
 	bool unknown_a = strncmp(a, "unknown", 7) == 0;
-	if (strcmp(a, b) == 0)
+	if (strcmp(a, b) == 0 && strstr(a, "is compared with")) /* each could be evaluated by itself */
+		snprintf(r->not_evaluated, sizeof r->not_evaluated, "A is of family %.64s, B of %.64s: their stages are not matched",
+		         st_model_config(s->ma)->arch, st_model_config(s->mb)->arch);
+	else if (strcmp(a, b) == 0)
 		snprintf(r->not_evaluated, sizeof r->not_evaluated, "%s", a);
 	else if (unknown_a && strncmp(b, "unknown", 7) == 0)
 		snprintf(r->not_evaluated, sizeof r->not_evaluated, "%.120s in A, %.120s in B", a, b + 8);

@@ -1,7 +1,7 @@
 /*
  * lockstep.c - evaluate two models in lock-step and measure every stage.
  *
- * Side b is the reference. At each stage both values are made, their difference is measured,
+ * Graphs of different form are evaluated up to where they part. Side b is the reference. At each stage both values are made, their difference is measured,
  * and, where the two sides' weights or parameters differ, a's version of the stage is also
  * evaluated on b's inputs: that separates what this stage did from what it received.
  */
@@ -20,32 +20,38 @@
 
 struct st_form st_form_of(const struct st_graph *a, const struct st_graph *b)
 {
+	struct st_form f = { .differs = ST_FORM_EQUAL };
 	if (!a || !b)
 		return (struct st_form){ .differs = ST_FORM_NO_GRAPH };
 	uint32_t common = a->n_nodes < b->n_nodes ? a->n_nodes : b->n_nodes;
-	if (common && a->n_layers != b->n_layers)
-		return (struct st_form){ .differs = ST_FORM_LAYERS, .a = a->n_layers, .b = b->n_layers };
-	for (uint32_t i = 0; i < common; i++) {
-		const struct st_node *x = &a->nodes[i], *y = &b->nodes[i];
-		struct st_form f = { .stage_a = x->stage, .stage_b = y->stage, .layer = x->layer };
+	for (; f.agree < common && f.differs == ST_FORM_EQUAL; f.agree++) {
+		const struct st_node *x = &a->nodes[f.agree], *y = &b->nodes[f.agree];
+		f.stage_a = x->stage;
+		f.stage_b = y->stage;
+		f.layer = x->layer;
 		if (x->stage != y->stage || x->layer != y->layer) {
 			f.differs = ST_FORM_STAGE;
-			return f;
-		}
-		if (x->width != y->width) {
+		} else if (x->width != y->width) {
 			f.differs = ST_FORM_WIDTH;
 			f.a = x->width;
 			f.b = y->width;
-			return f;
-		}
-		if (!st_node_same_form(a, b, i)) {
+		} else if (!st_node_same_form(a, b, f.agree)) {
 			f.differs = ST_FORM_INPUTS;
-			return f;
 		}
 	}
-	if (a->n_nodes != b->n_nodes)
-		return (struct st_form){ .differs = ST_FORM_STAGES, .a = a->n_nodes, .b = b->n_nodes };
-	return (struct st_form){ .differs = ST_FORM_EQUAL };
+	if (f.differs != ST_FORM_EQUAL) {
+		f.agree--;
+	} else if (a->n_nodes != b->n_nodes) {
+		f.differs = ST_FORM_STAGES;
+		f.a = a->n_nodes;
+		f.b = b->n_nodes;
+	}
+	if (common && a->n_layers != b->n_layers) {
+		f.differs = ST_FORM_LAYERS;
+		f.a = a->n_layers;
+		f.b = b->n_layers;
+	}
+	return f;
 }
 
 /* The diffs of one weight. A stack of experts has one for each expert, and they stand one behind the other. */
@@ -317,7 +323,7 @@ enum st_status st_rosetta_lockstep(struct st_rosetta_state *s, const struct st_r
 		st = st_fail(err, ST_ERR_NOMEM, "out of memory");
 		goto out;
 	}
-	for (uint32_t i = 0; i < l.gb->n_nodes; i++) {
+	for (uint32_t i = 0; i < s->form.agree; i++) {
 		struct st_stage_report *rep = &r->stages[r->n_stages];
 		ST_TRY_OUT(lockstep_stage(&l, i, rep, err));
 		r->n_stages++;
@@ -325,7 +331,7 @@ enum st_status st_rosetta_lockstep(struct st_rosetta_state *s, const struct st_r
 		/* A faulty weight is a fault of its stage also where these tokens do not show it. */
 		l.fault_seen |= rep->status == ST_STATUS_FAULT || node_weights(r, &l.gb->nodes[i]) >= ST_WEIGHT_FAULT;
 		if (o->hooks.progress)
-			o->hooks.progress(o->hooks.user, "evaluating", i + 1, l.gb->n_nodes);
+			o->hooks.progress(o->hooks.user, "evaluating", i + 1, s->form.agree);
 		if (rep->stage == ST_STAGE_LM_HEAD) {
 			note_top1(r, &l, i);
 			ST_TRY_OUT(st_agreement_add(&r->agreement, 0, r->tokens_b, st_run_value(l.ra, i),
@@ -335,7 +341,8 @@ enum st_status st_rosetta_lockstep(struct st_rosetta_state *s, const struct st_r
 		if (((l.fault_seen && !s->same_function) || rep->over_threshold) && !o->keep_going)
 			break;
 	}
-	st_rosetta_settle_function(s, o->keep_going);
+	if (s->how)
+		st_rosetta_settle_function(s, o->keep_going);
 	r->skipped = l.gb->n_nodes - r->n_stages;
 	r->compared = r->n_stages;
 out:

@@ -349,8 +349,9 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 	bool whole = ga && gb, runnable = !stop && s->form.differs == ST_FORM_EQUAL;
 	for (size_t i = 0; i < r->n_weights; i++) /* a missing weight leaves a hole in one graph */
 		runnable &= r->weights[i].status < ST_WEIGHT_ONLY_A;
-	if (runnable) {
+	if (runnable)
 		ST_TRY_OUT(st_rosetta_find_function(s, e.pool, err));
+	if (whole && !stop && s->form.agree) {
 		ST_TRY_OUT(st_rosetta_lockstep(s, o, &e, err));
 		ST_TRY_OUT(measure_agreement(s, o, &e, err));
 	} else {

@@ -8,7 +8,8 @@
 #include "compare/conventions.h"
 #include "graph/graph.h"
 
-/* Two graphs run in lock-step where they are one list of stages with the same widths. Where not, what differs first. */
+/* Two graphs run in lock-step as far as they are one list of stages with the same widths. Behind that, what differs
+ * first. */
 struct st_form {
 	enum {
 		ST_FORM_EQUAL,
@@ -22,6 +23,7 @@ struct st_form {
 	enum st_stage stage_a, stage_b;
 	int32_t layer;
 	uint32_t a, b;
+	uint32_t agree; /* so many nodes are alike; all, where the form is equal */
 };
 
 struct st_rosetta_state {
@@ -31,12 +33,12 @@ struct st_rosetta_state {
 	bool tokens_differ;
 	/* Of r.weights: how those at fault, with their neighbours, may compute the same (compare/function.h).
 	 * same_function: all of them may, and nothing else differs; once the stages were evaluated, they do. */
-	const char **how;
+	const char **how; /* NULL: that was not asked */
 	bool same_function;
 	const uint32_t **ids; /* of several prompts, which both sides take apart alike; n_ids: how many each has */
 	size_t *n_ids, n_prompts;
 	struct st_conventions conventions; /* of models by name */
-	struct st_form form;               /* ST_FORM_EQUAL also where the graphs were not looked at */
+	struct st_form form;               /* ST_FORM_EQUAL with no node also where the graphs were not looked at */
 	struct st_tokenizer *ta, *tb;      /* NULL: the file has none that can be used; why_a and why_b say why */
 	struct st_error why_a, why_b;
 };
@@ -47,7 +49,8 @@ ST_MUST_CHECK enum st_status st_rosetta_tokens(struct st_rosetta_state *s, const
 
 /* lockstep.c */
 struct st_form st_form_of(const struct st_graph *a, const struct st_graph *b);
-/* Evaluates both graphs, which are of one form, and fills r.stages; stops at the first fault unless told to go on. */
+/* Evaluates both graphs as far as they are of one form (s->form), and fills r.stages; stops at the first fault unless told
+ * to go on. */
 ST_MUST_CHECK enum st_status st_rosetta_lockstep(struct st_rosetta_state *s, const struct st_rosetta_options *o,
                                                  const struct st_exec *e, struct st_error *err);
 /* function.c: what weights may compute the same, before the stages; and what the stages say of that. */

@@ -173,6 +173,20 @@ static void describe_form(const struct st_form *f, char *buf, size_t n)
 	}
 }
 
+/* Two graphs that are alike for some stages: up to where, and what is different there. */
+static void tell_parting(struct st_rosetta_state *s)
+{
+	struct st_rosetta *r = &s->r;
+	char form[160], last[64];
+	describe_form(&s->form, form, sizeof form);
+	if (!form[0] || !r->n_stages || r->n_stages < s->form.agree)
+		return;
+	const struct st_stage_report *p = &r->stages[r->n_stages - 1];
+	st_stage_place(p->stage, p->layer, last, sizeof last);
+	r->parted = true;
+	snprintf(r->form_note, sizeof r->form_note, "the stages are of one form up to %s; then %s", last, form);
+}
+
 /* Without graphs to look at, a stage of each layer counts as another one. */
 static int32_t config_layer(const struct st_config_diff *c) { return c->layers[0] ? c->layer : 0; }
 
@@ -285,6 +299,7 @@ void st_rosetta_decide(struct st_rosetta_state *s)
 	bool fault = false, undecided = false, noise = false, open = false;
 	const struct st_weight_diff *rearranged = NULL;
 	const struct st_stage_report *blank = NULL; /* the first with NaN or infinity, the same on both sides */
+	tell_parting(s);
 	bool form_differs = s->form.differs > ST_FORM_NO_GRAPH;
 
 	for (size_t i = 0; i < r->n_config; i++) {

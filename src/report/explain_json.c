@@ -88,9 +88,15 @@ static json_t *beside(const struct st_beside *b)
 	                           text_or_null(y->trace.engine), "backend", text_or_null(y->trace.backend), "mode",
 	                           text_or_null(y->trace.mode), "verdict", st_verdict_name(y->verdict),
 	                           "first_divergence", divergence(y), "cause", f ? cause(f) : json_null());
-	return json_pack("{s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "judged", judged,
+	json_t *parted = !b->parted ? json_null()
+	                            : json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "after", st_json_u64(b->after), "here",
+	                                        st_json_u64(b->here), "there", st_json_u64(b->there), "gap_here",
+	                                        st_json_number(b->gap_here), "gap_there", st_json_number(b->gap_there),
+	                                        "rank_here", st_json_u64(b->rank_here));
+	return json_pack("{s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "judged", judged,
 	                 "same_tokens", b->same_tokens, "first_other_token",
-	                 b->same_tokens ? json_null() : st_json_u64(b->at), "compared", st_json_u64(b->compared),
+	                 b->same_tokens && !b->parted ? json_null() : st_json_u64(b->at), "parted", parted, "top1_agree",
+	                 b->has_top1 ? json_boolean(b->top1_agree) : json_null(), "compared", st_json_u64(b->compared),
 	                 "nearer_here", st_json_u64(b->nearer_here), "nearer_there", st_json_u64(b->nearer_there),
 	                 "rms_here", known(b->rms_here), "rms_there", known(b->rms_there), "only_here",
 	                 st_json_u64(b->only_here), "only_there", st_json_u64(b->only_there), "equal",
@@ -124,13 +130,18 @@ json_t *st_report_explain_json(const struct st_explain *x, int status)
 	                          st_json_u64(x->model.tensors));
 	return json_pack(
 		"{s:s, s:{s:s, s:s}, s:s, s:{s:o, s:o}, s:o, s:s, s:n, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o, "
-		"s:o, s:o}, s:o, s:o, s:{s:o, s:o, s:o}, s:i}",
+		"s:o, s:o}, s:o, s:o, s:o, s:{s:o, s:o, s:o}, s:i}",
 		"schema", "stele.report/1", "tool", "name", "stele", "version", st_version(), "command", "explain",
 		"inputs", "trace", trace, "model", model, "tokens", tokens, "mode", "exact", "threshold", "verdict",
 		st_verdict_name(x->verdict), "first_divergence", divergence(x), "cause", f ? cause(f) : json_null(),
 		"recommendation", f ? text_or_null(f->recommendation) : json_null(), "candidates", candidates(f),
 		"findings", all, "stages", stages, "coverage", "compared", st_json_u64(x->n_stages), "missing", missing,
-		"unknown", unknown, "not_explained", st_json_u64(x->n_more), "reference", beside(x->reference), "again", beside(x->again), "timing_ms", "load",
+		"unknown", unknown, "not_explained", st_json_u64(x->n_more), "reference", beside(x->reference), "again", beside(x->again),
+		"top1",
+		x->has_top1 ? json_pack("{s:o, s:o, s:b, s:o}", "a", st_json_u64(x->top1), "b", st_json_u64(x->top1_exact),
+	                                "agree", x->top1 == x->top1_exact, "gap", st_json_number(x->top1_gap))
+			    : json_null(),
+		"timing_ms", "load",
 		st_json_number(x->ms_load), "run", st_json_number(x->ms_run), "total", st_json_number(x->ms_total),
 		"exit", status);
 }

@@ -230,6 +230,20 @@ static void excludes(const struct st_explain *x, const struct st_page *page, str
 	st_text_release(&line);
 }
 
+/* A best token that rounding decides: said where it is another one than the logits' inputs give. */
+static void top1(const struct st_explain *x, const struct st_page *page, struct st_text *t)
+{
+	struct st_text line = { 0 };
+	if (!x->has_top1 || x->top1 == x->top1_exact)
+		return;
+	st_text_printf(&line,
+	               "best next token %u; given the same inputs exactly it is %u, which is %.3g ahead of the next there\n",
+	               (unsigned)x->top1, (unsigned)x->top1_exact, x->top1_gap);
+	if (line.s)
+		st_text_wrap(t, line.s, line.len, "    ", page->wrap);
+	st_text_release(&line);
+}
+
 /* ---- a second trace ---- */
 
 static void engine(struct st_text *t, const struct st_provenance *p)
@@ -282,6 +296,16 @@ static void second(const struct st_explain *x, const char *what, const struct st
 		st_text_printf(&line, "; measured on one side alone, and not compared: %zu here, %zu there", b->only_here,
 		               b->only_there);
 	st_text_puts(&line, "\n");
+	if (b->parted && b->after)
+		st_text_printf(&line, "the greedy tokens part after step %u: ", (unsigned)b->after);
+	else if (b->parted)
+		st_text_puts(&line, "the greedy tokens part after the prompt: ");
+	if (b->parted)
+		st_text_printf(&line, "%u here, %.3g ahead of %u, which is rank %zu; %u there, %.3g ahead; what follows is not "
+		               "compared\n", (unsigned)b->here, b->gap_here, (unsigned)b->there, b->rank_here,
+		               (unsigned)b->there, b->gap_there);
+	else if (b->has_top1)
+		st_text_printf(&line, "best next token: %u here, %u there\n", (unsigned)x->top1, (unsigned)y->top1);
 	if (b->equal + b->differ) {
 		st_text_printf(&line, "bit for bit: %zu values equal, %zu not", b->equal, b->differ);
 		if (b->first != SIZE_MAX) {
@@ -344,6 +368,7 @@ void st_report_explain_text(const struct st_explain *x, bool verbose, const stru
 	if (x->n_stages)
 		arithmetics(x, page, t);
 	excludes(x, page, t);
+	top1(x, page, t);
 	if (x->reference)
 		second(x, "reference", x->reference, page, t);
 	if (x->again)

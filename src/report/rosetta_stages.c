@@ -199,7 +199,9 @@ void st_rosetta_stages(const struct st_rosetta *r, bool verbose, const struct st
 	}
 	st_text_printf(&part, ST_ROSETTA_TAG "=== Stages ===   %zu compared", r->compared);
 	if (r->skipped)
-		st_text_printf(&part, ", %zu behind the first fault not evaluated (--keep-going goes on)", r->skipped);
+		st_text_printf(&part, ", %zu behind %s", r->skipped,
+		               r->parted ? "that, where the forms part, not evaluated"
+		                         : "the first fault not evaluated (--keep-going goes on)");
 	st_text_puts(&part, "\n");
 	st_rosetta_flush(&part, page, out);
 	if (any_apart) {

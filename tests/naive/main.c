@@ -9,6 +9,7 @@ static const char usage[] =
 	"naive MODEL --tokens 1,2,3 --out TRACE [options]        evaluate, and write a trace\n"
 	"naive --list [MODEL]                                    the mistakes it can make (that fit the model)\n"
 	"naive --make FOLDER --like FOLDER [--set a=1,b=2] [--seed N] [--outlier X] [--bias X]   a random model\n"
+	"naive --massive FOLDER --size X                         gives a model two features of that size\n"
 	"\n"
 	"MODEL          a folder with config.json and safetensors, or a GGUF file with --config FILE\n"
 	"--random N     N tokens, always the same; --decode N: so many more, greedily\n"
@@ -55,7 +56,8 @@ int main(int argc, char **argv)
 	size_t n = 0, decode = 0, random = 0;
 	int layer = -1;
 	bool listing = false;
-	double outlier = 0, bias = 0;
+	double outlier = 0, bias = 0, size = 100;
+	const char *massive = NULL;
 	uint64_t seed = 1;
 	uint32_t ids[4096];
 	for (int i = 1; i < argc; i++) {
@@ -131,6 +133,10 @@ int main(int argc, char **argv)
 			outlier = atof(v);
 		else if (strcmp(a, "--bias") == 0)
 			bias = atof(v);
+		else if (strcmp(a, "--massive") == 0)
+			massive = v;
+		else if (strcmp(a, "--size") == 0)
+			size = atof(v);
 		else {
 			fprintf(stderr, "naive: %s\n%s", a, usage);
 			return 2;
@@ -142,6 +148,10 @@ int main(int argc, char **argv)
 	}
 	if (make) {
 		model_make(like, make, sets, seed, outlier, bias);
+		return 0;
+	}
+	if (massive) {
+		model_make_massive(massive, size);
 		return 0;
 	}
 	if (!model || (!tokens && !random)) {

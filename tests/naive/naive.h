@@ -112,6 +112,8 @@ struct model *model_open(const char *path, const char *config);
 void model_close(struct model *m);
 /* A model with the tensors of `like` (a folder) at other sizes and random weights: "hidden_size=64,head_dim=16". */
 void model_make(const char *like, const char *to, const char *settings, uint64_t seed, double outlier, double bias);
+/* Edits a folder's F32 weights: two features of the stream are of that size, until the last layer takes them away. */
+void model_make_massive(const char *folder, double size);
 
 /* ---- arithmetic ---- */
 

@@ -45,6 +45,20 @@ static struct weight fused_row(struct run *r, size_t l, enum slot s)
 	return w;
 }
 
+static size_t largest_row(const struct weight *w)
+{
+	size_t at = 0;
+	double most = 0;
+	for (size_t i = 0; i < w->rows; i++) {
+		double square = 0;
+		for (size_t j = 0; j < w->cols; j++)
+			square += (double)w->v[i * w->cols + j] * w->v[i * w->cols + j];
+		at = square > most ? i : at;
+		most = square > most ? square : most;
+	}
+	return at;
+}
+
 static struct weight spoil_once(struct run *r, size_t l, enum slot s, struct weight w)
 {
 	const struct model *m = r->m;
@@ -128,6 +142,7 @@ static struct weight spoil_once(struct run *r, size_t l, enum slot s, struct wei
 	case FAULT_W_MISSING:
 	case FAULT_W_SCALED:
 	case FAULT_W_ROW_CORRUPT:
+	case FAULT_W_ROW_CHANNEL:
 	case FAULT_W_BLOCK_SCALE:
 	case FAULT_W_BLOCK_LAYOUT:
 	case FAULT_W_MISLABELLED:
@@ -137,7 +152,7 @@ static struct weight spoil_once(struct run *r, size_t l, enum slot s, struct wei
 		if (!on(r, r->hit->fault, at, name))
 			return w;
 		c = copy_of(r, w);
-		size_t block = w.cols % 32 == 0 ? 32 : 8, bad = w.rows / 3;
+		size_t block = w.cols % 32 == 0 ? 32 : 8, bad = w.rows / 3, largest = largest_row(&w);
 		double rms = 0;
 		for (size_t i = 0; i < w.rows * w.cols; i++)
 			rms += (double)w.v[i] * w.v[i];
@@ -155,6 +170,9 @@ static struct weight spoil_once(struct run *r, size_t l, enum slot s, struct wei
 				case FAULT_W_ROW_CORRUPT:
 					if (i == bad)
 						*x = (float)(rms * noise(j + 1000));
+					break;
+				case FAULT_W_ROW_CHANNEL:
+					*x = i == largest ? (float)(*x * value) : *x;
 					break;
 				case FAULT_W_BLOCK_SCALE:
 					if (i % 3 == 1 && j / block == w.cols / block / 2)
