@@ -39,7 +39,8 @@ ST_MUST_CHECK enum st_status st_synth_write(const char *path, const struct st_sy
 /* Comma-separated names. */
 const char *st_synth_presets(void);
 
-/* The faults that can be planted: code and what it does; NULL behind the last. */
+/* The faults that can be planted: what --plant takes (a code, "CODE/WHICH" of others that have one code) and what it does; NULL
+ * behind the last. */
 const char *st_synth_plant_code(size_t i);
 const char *st_synth_plant_text(size_t i);
 

@@ -7,10 +7,17 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MAX_WIDTH (1u << 24)
+/* Against a stranger's page, far above every model known: what is alive at once for one token, what is carried from
+ * token to token, and how many stages all layers have. */
+#define MAX_FEATURES (1u << 25)
+#define MAX_STATE ((uint64_t)1 << 30)
+#define MAX_NODES (1u << 20)
 
 /* What a value consists of, for those that later stages take apart. */
 struct parts {
@@ -30,7 +37,18 @@ struct builder {
 	struct st_error *err;
 };
 
-#define FAIL(b, ...) st_described_fail((b)->d, (b)->s->line, (b)->err, __VA_ARGS__)
+/* At the stage's line, with its name in front. */
+static enum st_status stage_fail(const struct builder *b, const char *fmt, ...) ST_PRINTF(2, 3);
+static enum st_status stage_fail(const struct builder *b, const char *fmt, ...)
+{
+	char message[400];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(message, sizeof message, fmt, ap);
+	va_end(ap);
+	return st_described_fail(b->d, b->s->line, b->err, "%s: %s", b->d->family->stage_names[b->s->name], message);
+}
+#define FAIL(b, ...) st_failure(stage_fail(b, __VA_ARGS__))
 
 /* ---- parameters ---- */
 
@@ -167,9 +185,8 @@ static enum st_status need_vector(struct builder *b, uint32_t i, struct st_node 
 
 static enum st_status add(struct builder *b, struct st_node n, const struct parts *parts)
 {
-	const char *name = b->d->family->stage_names[b->s->name];
 	if (n.width == 0 || n.width > MAX_WIDTH)
-		return FAIL(b, "%s: %u features", name, n.width);
+		return FAIL(b, "%u features, where 1 to %u can be", n.width, MAX_WIDTH);
 	if (b->g->n_nodes == b->room)
 		return FAIL(b, "more stages than were counted");
 	n.stage = b->d->stage[b->s->name];
@@ -400,6 +417,8 @@ static enum st_status rope(struct builder *b, struct st_node *n, uint32_t in)
 	uint32_t pairs = n->n_rot / 2, n_turned = pairs;
 	if (turned)
 		ST_TRY(st_expression_count(turned, &b->at, &n_turned, b->err));
+	if (n_turned > pairs)
+		return FAIL(b, "%u pairs of %u are turned", n_turned, pairs);
 	double *inv, *beyond;
 	bool some, more, backward;
 	ST_TRY(divisors(b, 0, "short", pairs, by, &some));
@@ -846,7 +865,9 @@ static enum st_status build(struct builder *b)
 	case ST_OPERATION_spread:
 		n.op = ST_OP_SPREAD;
 		n.choices = in[1];
-		n.width = (uint64_t)in[0] * in[1] > MAX_WIDTH ? 0 : in[0] * in[1];
+		if ((uint64_t)in[0] * in[1] > MAX_WIDTH)
+			return FAIL(b, "%u times %u features, more than %u", in[0], in[1], MAX_WIDTH);
+		n.width = in[0] * in[1];
 		break;
 	case ST_OPERATION_rmsnorm:
 	case ST_OPERATION_layernorm:
@@ -985,13 +1006,49 @@ static enum st_status layers(struct builder *b)
 	return ST_OK;
 }
 
+/* Values in one place never live together; those of all places do. */
+static enum st_status check_memory(struct builder *b)
+{
+	const struct st_graph *g = b->g;
+	uint64_t features = 0, state = 0;
+	uint32_t *width = st_alloc_zeroed(g->n_slots, sizeof *width), widest = 0, largest = 0;
+	struct st_error *err = b->err;
+	ST_NEED(width);
+	for (uint32_t i = 0; i < g->n_nodes; i++) {
+		const struct st_node *n = &g->nodes[i];
+		if (n->width > width[n->slot]) {
+			features += n->width - width[n->slot];
+			width[n->slot] = n->width;
+		}
+		state += n->state;
+		widest = n->width > g->nodes[widest].width ? i : widest;
+		largest = n->state > g->nodes[largest].state ? i : largest;
+	}
+	free(width);
+	if (features <= MAX_FEATURES && state <= MAX_STATE)
+		return ST_OK;
+	bool wide = features > MAX_FEATURES;
+	const struct st_node *n = &g->nodes[wide ? widest : largest];
+	uint32_t name = n->slot % b->d->family->n_stage_names, line = 1;
+	for (uint32_t i = 0; i < b->d->family->n_stages; i++)
+		if (b->d->family->stages[i].name == name)
+			line = b->d->family->stages[i].line;
+	return st_described_fail(b->d, line, err,
+	                         wide ? "%s: %llu features make more than %llu with those of all other stages"
+	                              : "%s: a state of %llu numbers makes more than %llu with all others",
+	                         b->d->family->stage_names[name], (unsigned long long)(wide ? n->width : n->state),
+	                         (unsigned long long)(wide ? MAX_FEATURES : MAX_STATE));
+}
+
 enum st_status st_described_graph(struct st_described *d, struct st_error *err)
 {
 	const struct st_family *f = d->family;
 	struct builder b = { .d = d, .g = &d->graph, .err = err };
 	uint64_t room = (uint64_t)f->n_stages * ((uint64_t)d->n_layers + 1);
-	if (room > 1u << 22)
-		return st_fail(err, ST_ERR_LIMIT, "%u layers of %u stages", d->n_layers, f->n_stages);
+	if (room > MAX_NODES)
+		return st_described_fail(d, f->stages[f->n_stages - 1].line, err,
+		                         "%u layers of %u stages are more than %u", d->n_layers, f->n_stages,
+		                         MAX_NODES);
 	b.room = (uint32_t)room;
 	d->graph.nodes = st_arena_alloc(&d->arena, room, sizeof *d->graph.nodes);
 	b.parts = st_alloc_array(room, sizeof *b.parts);
@@ -1009,6 +1066,7 @@ enum st_status st_described_graph(struct st_described *d, struct st_error *err)
 	ST_TRY_OUT(scope(&b, ST_SCOPE_BEFORE, -1));
 	ST_TRY_OUT(layers(&b));
 	ST_TRY_OUT(scope(&b, ST_SCOPE_AFTER, -1));
+	ST_TRY_OUT(check_memory(&b));
 	if (d->graph.nodes[d->graph.n_nodes - 1].stage != ST_STAGE_LM_HEAD)
 		st = st_described_fail(d, f->stages[f->n_stages - 1].line, err,
 		                       "\"%s\" is the last stage: that of the logits is called lm_head",

@@ -707,6 +707,10 @@ static enum st_status read_keys(struct st_described *d, struct st_setting *value
 			continue;
 		if (null && k->null.n)
 			absent = &k->null;
+		else if (null && k->type == ST_KEY_FLAG && d->settings.spelling == ST_SPELLING_CONFIG) {
+			values[i] = (struct st_setting){ .kind = ST_SETTING_NUMBER }; /* as Python takes None */
+			continue;
+		}
 		if (!absent->n) {
 			d->absent[d->n_absent++] = i;
 			continue;

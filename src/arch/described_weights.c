@@ -322,7 +322,7 @@ static enum st_status check_shape(struct place *p, const struct st_weight *w, co
 		    && (rank == 1 ? cols : rows) / w->heads % 2 == 0;
 	struct st_described_use *use = p->stored ? &p->d->uses[p->stored - p->d->c->tensors] : &(struct st_described_use){ 0 };
 	bool turned = rank == 2 && t->ndim == 2 && rows == want[1] && cols == want[0], whole = keeps_shape(p->source);
-	char found[128], wanted[128], keys[256];
+	char found[128], wanted[128], keys[256], line[64] = "";
 	print_shape(found, sizeof found, t->shape, t->ndim);
 	print_shape(wanted, sizeof wanted, want, rank);
 	if (st_dtype_info(t->dtype)->kind == ST_KIND_INT) {
@@ -337,8 +337,11 @@ static enum st_status check_shape(struct place *p, const struct st_weight *w, co
 		return st_fail_at(p->err, ST_ERR_FORMAT, t->offset, p->name, "%s [%s] gives %s no [%s]",
 		                  st_dtype_info(t->dtype)->name, found, p->w->name, wanted);
 	print_keys(p, keys, sizeof keys);
-	return st_fail_at(p->err, ST_ERR_FORMAT, t->offset, p->name, "is [%s], expected [%s] = [%s]%s", found, wanted, keys,
-	                  use->fit == ST_FIT_TRANSPOSED ? ": transposed" : "");
+	/* Somebody's own page may be as wrong as the file. */
+	if (!p->d->family->built_in)
+		snprintf(line, sizeof line, " (%.40s:%u)", p->d->family->file, p->w->line);
+	return st_fail_at(p->err, ST_ERR_FORMAT, t->offset, p->name, "is [%s], expected [%s] = [%s]%s%s", found, wanted,
+	                  keys, use->fit == ST_FIT_TRANSPOSED ? ": transposed" : "", line);
 }
 
 /* A stack of matrices as one view for each. */

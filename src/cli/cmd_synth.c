@@ -73,7 +73,7 @@ static const struct cli_param options[] = {
 	{ "format", 0, "F", "the container (default: as the suffix of FILE says; without one hf, a folder)",
 	  CLI_CHOICE(struct opts, format, "gguf|apr|safetensors|hf") },
 	{ "shards", 0, "N", "spread the tensors over N files", CLI_U32(struct opts, shards) },
-	{ "plant", 0, "CODE[:LAYER]", "write this fault into the model", CLI_STR(struct opts, plant) },
+	{ "plant", 0, "CODE[/WHICH][:LAYER]", "write this fault into the model", CLI_STR(struct opts, plant) },
 	{ "force", 0, NULL, "replace an existing file or folder, and the documents beside a .safetensors file",
 	  CLI_BOOL(struct opts, force) },
 	CLI_OPTION_THREADS(struct opts),

@@ -41,7 +41,12 @@ static enum st_status group(struct st_line *l, struct st_family *f, struct st_er
 			continue;
 		enum section section = SECTION_KEYS;
 		struct st_line inner = { .file = st_family_texts[i].name, .arena = l->arena };
-		return each_line(f, &inner, st_family_texts[i].text, st_family_texts[i].size, &section, NULL, err);
+		struct st_error why = ST_ERROR_INIT;
+		enum st_status st = each_line(f, &inner, st_family_texts[i].text, st_family_texts[i].size, &section,
+		                              NULL, &why);
+		return st == ST_OK ? ST_OK
+		                   : st_family_fail(l->file, l->number, st, err, "use %s: %s",
+		                                    st_family_texts[i].family, why.message);
 	}
 	return st_line_fail(l, err, "\"%s\" is no group of keys", s ? name : "");
 }
@@ -102,6 +107,7 @@ static enum st_status all_lines(struct st_family *f, const char *text, size_t si
 	enum section section = SECTION_HEAD;
 	struct st_line l = { .file = f->file, .arena = &f->arena };
 	ST_TRY(each_line(f, &l, text, size, &section, g, err));
+	l.number += l.number == 0; /* an empty text has a first line too */
 	st_inherit_apr(f);
 	if (g->n_when || g->scope == ST_SCOPE_LAYER)
 		return st_line_fail(&l, err, "\"end\" is missing");

@@ -27,35 +27,16 @@ static const struct {
 	uint32_t value;
 	bool always; /* also where the page has a default, which is that of large models */
 } small[] = {
-	{ "layers", 4, true },
-	{ "hidden", 256, true },
-	{ "ffn", 768, true },
-	{ "heads", 4, true },
-	{ "kv_heads", 2, false },
-	{ "head_dim", 64, true },
-	{ "vocab", 640, true },
-	{ "positions", 2048, true },
-	{ "experts", 4, true },
-	{ "used", 2, true },
-	{ "expert_ffn", 256, true },
-	{ "shared_ffn", 256, true },
-	{ "dk", 64, true },
-	{ "dv", 64, true },
-	{ "lk", 4, true },
-	{ "lv", 4, true },
-	{ "inner", 512, false },
-	{ "kv_lora", 64, true },
-	{ "lin_dim", 64, true },
-	{ "lin_heads", 4, true },
-	{ "rank", 16, false },
-	{ "said_ffn", 768, true },
-	{ "qk_nope_head_dim", 64, true },
-	{ "turned", 32, true },
-	{ "value_dim", 64, true },
-	{ "ssm_heads", 8, true },
-	{ "states", 16, true },
-	{ "local_kv", 2, false },
-	{ "scalar", 64, true },
+	{ "layers", 4, true },       { "hidden", 256, true },   { "ffn", 768, true },
+	{ "heads", 4, true },        { "kv_heads", 2, false },  { "said_head_dim", 32, true }, /* of the rotated part */
+	{ "head_dim", 64, true },    { "vocab", 640, true },    { "positions", 2048, true },
+	{ "experts", 4, true },      { "used", 2, true },       { "expert_ffn", 256, true },
+	{ "shared_ffn", 256, true }, { "dk", 64, true },        { "dv", 64, true },
+	{ "lk", 4, true },           { "lv", 4, true },         { "inner", 512, false },
+	{ "kv_lora", 64, true },     { "lin_dim", 64, true },   { "lin_heads", 4, true },
+	{ "rank", 16, false },       { "said_ffn", 768, true }, { "qk_nope_head_dim", 64, true },
+	{ "turned", 32, true },      { "value_dim", 64, true }, { "ssm_heads", 8, true },
+	{ "states", 16, true },      { "local_kv", 2, false },  { "scalar", 64, true },
 	{ "per_layer", 0, true },
 };
 /* What GGUF has no key for, as its readers take it. */
@@ -195,6 +176,34 @@ bool st_synth_page_say(struct st_synth_page *p, const char *key, double value)
 	return says((json_t *)(uintptr_t)st_described_config(&p->source),
 	            p->said.origin[k].said ? p->said.origin[k].key : f->spelled[ST_SPELLING_CONFIG][0],
 	            json_real(value));
+}
+
+/* The object that holds the member at the end of the path, and that member's name. */
+static json_t *holder(json_t *o, const char **path)
+{
+	char part[96];
+	for (const char *dot; o && (dot = strchr(*path, '.')); *path = dot + 1) {
+		snprintf(part, sizeof part, "%.*s", (int)(dot - *path), *path);
+		o = json_object_get(o, part);
+	}
+	return o;
+}
+
+bool st_synth_page_exchange(struct st_synth_page *p, const char *one, const char *other, bool apply)
+{
+	uint32_t a = st_family_find_key(p->family, one), b = st_family_find_key(p->family, other);
+	if (a == ST_FAMILY_NONE || b == ST_FAMILY_NONE || !p->said.origin[a].said || !p->said.origin[b].said)
+		return false;
+	json_t *config = (json_t *)(uintptr_t)st_described_config(&p->source);
+	const char *x = p->said.origin[a].key, *y = p->said.origin[b].key;
+	json_t *in_x = holder(config, &x), *in_y = holder(config, &y);
+	json_t *vx = json_object_get(in_x, x), *vy = json_object_get(in_y, y);
+	if (!vx || !vy)
+		return false;
+	if (!apply)
+		return true;
+	vx = json_incref(vx);
+	return json_object_set(in_x, x, vy) == 0 && json_object_set_new(in_y, y, vx) == 0;
 }
 
 const char *st_synth_page_gguf_name(const struct st_synth_page *p)
@@ -507,7 +516,7 @@ static uint64_t stored_element(const struct st_weight *w, uint64_t r, uint64_t n
 
 static float as_stored(const struct st_weight *w, float x) { return w->plus_one ? x - 1 : w->neg_exp ? logf(-x) : x; }
 
-static float *element(const struct st_tensor *t, uint64_t row, uint64_t col)
+float *st_synth_element(const struct st_tensor *t, uint64_t row, uint64_t col)
 {
 	uint8_t *at = (uint8_t *)(uintptr_t)t->data;
 	if (t->layout == ST_LAYOUT_STRIDED)
@@ -529,8 +538,8 @@ static enum st_status fill(const struct st_weight *w, const struct recipe *r, ui
 		uint64_t row = vector ? 0 : st_weight_stored_row(w, i);
 		draw(r, key, i, (size_t)cols, x);
 		for (uint64_t c = 0; c < cols; c++)
-			*element(w->tensor, row, vector ? stored_element(w, c, cols) : c) = as_stored(w, x[c])
-			                                                                  / w->tensor->scale;
+			*st_synth_element(w->tensor, row, vector ? stored_element(w, c, cols) : c) = as_stored(w, x[c])
+			                                                                           / w->tensor->scale;
 	}
 	free(x);
 	return ST_OK;

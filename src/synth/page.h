@@ -49,6 +49,10 @@ ST_MUST_CHECK enum st_status st_synth_page_open(struct st_synth_page *p, const c
 bool st_synth_page_say(struct st_synth_page *p, const char *key, double value);
 /* A key's value as the model has it; false where it is no number. */
 bool st_synth_page_number(const struct st_synth_page *p, const char *key, double *out);
+/* Have config.json say of each key what it says of the other (`apply`); false where it does not say both. */
+bool st_synth_page_exchange(struct st_synth_page *p, const char *one, const char *other, bool apply);
+/* An element of a view of the model's numbers. */
+float *st_synth_element(const struct st_tensor *t, uint64_t row, uint64_t col);
 /* How GGUF calls the family; "" where it does not. */
 const char *st_synth_page_gguf_name(const struct st_synth_page *p);
 /* The tensors of the file with their numbers; keys: of a GGUF file. What that container cannot say is refused. */

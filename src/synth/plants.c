@@ -92,6 +92,13 @@ static void edit_halved(const struct st_synth *s, const struct st_synth_tensor *
 	multiply(t, 0.5f, x);
 }
 
+static void edit_less_one(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *x)
+{
+	(void)s, (void)row;
+	for (uint64_t i = 0; i < t->cols; i++)
+		x[i] -= 1;
+}
+
 static void edit_plus_one(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *x)
 {
 	(void)s, (void)row;
@@ -156,13 +163,11 @@ struct plant {
 	void (*mangle)(const struct st_synth_tensor *t, uint64_t row, uint8_t *bytes);
 	/* ...or something that names itself what it touched. */
 	void (*apply)(struct st_synth *s, struct st_synth_tensor *t);
+	const char
+		*name; /* "CODE/WHICH": one of several faults that have one code; NULL: the first, by its code alone */
+	/* Of a page's model: in what the page puts together, where `role` has no tensor of its own. */
+	st_synth_mislay_fn mislay;
 };
-
-static void touched(struct st_synth *s, const char *what)
-{
-	size_t n = strlen(s->planted);
-	snprintf(s->planted + n, sizeof s->planted - n, "%s%s", strstr(s->planted, " in ") ? ", " : " in ", what);
-}
 
 static void apply_to(struct st_synth *s, enum st_role role, uint32_t layer,
                      void (*change)(struct st_synth *, struct st_synth_tensor *))
@@ -171,7 +176,7 @@ static void apply_to(struct st_synth *s, enum st_role role, uint32_t layer,
 	if (!t)
 		return;
 	change(s, t);
-	touched(s, t->canonical);
+	st_synth_touched(s, t->canonical);
 }
 
 /* Numbers of two tensors exchanged. */
@@ -182,8 +187,8 @@ static void exchange(struct st_synth *s, struct st_synth_tensor *t, enum st_role
 	t->from_layer = layer;
 	other->from = t->role;
 	other->from_layer = t->layer;
-	touched(s, t->canonical);
-	touched(s, other->canonical);
+	st_synth_touched(s, t->canonical);
+	st_synth_touched(s, other->canonical);
 }
 
 static uint32_t neighbour(const struct st_synth *s, uint32_t layer)
@@ -209,19 +214,19 @@ static void apply_interleaved(struct st_synth *s, struct st_synth_tensor *t)
 static void apply_wrong_tensor(struct st_synth *s, struct st_synth_tensor *t)
 {
 	t->from = ST_ROLE_O;
-	touched(s, t->canonical);
+	st_synth_touched(s, t->canonical);
 }
 
 static void apply_wrong_norm(struct st_synth *s, struct st_synth_tensor *t)
 {
 	t->from = ST_ROLE_FFN_NORM;
-	touched(s, t->canonical);
+	st_synth_touched(s, t->canonical);
 }
 
 static void apply_head_tied(struct st_synth *s, struct st_synth_tensor *t)
 {
 	t->from = ST_ROLE_EMBED;
-	touched(s, t->canonical);
+	st_synth_touched(s, t->canonical);
 }
 
 /* The other order than the container's: permuted where it should not be, not permuted where it should. */
@@ -242,20 +247,20 @@ static void apply_rope_permuted(struct st_synth *s, struct st_synth_tensor *t)
 static void apply_wrong_heads(struct st_synth *s, struct st_synth_tensor *t)
 {
 	t->pairs = s->cfg.n_heads;
-	touched(s, t->canonical);
+	st_synth_touched(s, t->canonical);
 }
 
 static void apply_missing(struct st_synth *s, struct st_synth_tensor *t)
 {
 	t->missing = true;
-	touched(s, t->canonical);
+	st_synth_touched(s, t->canonical);
 }
 
 static void apply_truncated(struct st_synth *s, struct st_synth_tensor *t)
 {
 	t->dtype = t->label = ST_DTYPE_BF16;
 	t->encode = encode_truncated;
-	touched(s, t->canonical);
+	st_synth_touched(s, t->canonical);
 }
 
 /* Types whose rows have the same size, so that nothing but the numbers is wrong. The first row that the
@@ -279,7 +284,7 @@ static void apply_mislabelled(struct st_synth *s, struct st_synth_tensor *t)
 	}
 	t->dtype = is;
 	t->label = says;
-	touched(s, t->canonical);
+	st_synth_touched(s, t->canonical);
 	size_t n = strlen(s->planted);
 	snprintf(s->planted + n, sizeof s->planted - n, " (%s labelled %s)", st_dtype_info(is)->name,
 	         st_dtype_info(says)->name);
@@ -291,7 +296,7 @@ static void apply_nan(struct st_synth *s, struct st_synth_tensor *t)
 		t->edit = edit_nan;
 	else
 		t->mangle = mangle_nan;
-	touched(s, t->canonical);
+	st_synth_touched(s, t->canonical);
 }
 
 /* A tied head that is stored as a copy (APR) is copied from what the file says the embedding is. */
@@ -302,7 +307,7 @@ static void apply_embedding(struct st_synth *s, struct st_synth_tensor *t, st_sy
 	for (; t; t = t == head ? NULL : head) {
 		t->row = row;
 		t->edit = edit;
-		touched(s, t->canonical);
+		st_synth_touched(s, t->canonical);
 	}
 }
 
@@ -329,14 +334,15 @@ static void apply_config(struct st_synth *s, struct st_synth_tensor *t)
 	char what[64];
 	snprintf(what, sizeof what, "rope_theta (%g, should be %g)", theta, s->cfg.rope_theta);
 	s->cfg.rope_theta = theta;
-	touched(s, what);
+	st_synth_touched(s, what);
 }
 
 static void apply_bos(struct st_synth *s, struct st_synth_tensor *t)
 {
 	(void)t;
 	s->words.adds_bos = !s->words.adds_bos;
-	touched(s, s->words.adds_bos ? "the tokenizer (adds BOS, should not)" : "the tokenizer (adds no BOS, should)");
+	st_synth_touched(s, s->words.adds_bos ? "the tokenizer (adds BOS, should not)"
+	                                      : "the tokenizer (adds no BOS, should)");
 }
 
 /* Merges name pieces by their text, so only the ids of the two change. */
@@ -352,7 +358,7 @@ static void apply_tokens(struct st_synth *s, struct st_synth_tensor *t)
 	const char *two = p[at[0]];
 	p[at[0]] = p[at[1]];
 	p[at[1]] = two;
-	touched(s, "the vocabulary (\"2\" and \"3\" have each other's ids)");
+	st_synth_touched(s, "the vocabulary (\"2\" and \"3\" have each other's ids)");
 }
 
 /* ---- what fits ---- */
@@ -423,6 +429,10 @@ static const struct plant plants[] = {
 	{ ST_CAUSE_TOKENS_MISMATCH, "two tokens have each other's ids", ST_ROLE_COUNT, .apply = apply_tokens },
 	{ ST_CAUSE_CONFIG_MISMATCH, "a wrong base frequency of the rotary embedding", ST_ROLE_COUNT,
 	  .apply = apply_config },
+	{ ST_CAUSE_CONFIG_MISMATCH, "the base frequencies of local and global layers exchanged", ST_ROLE_COUNT,
+	  .name = "config.mismatch/bases", .mislay = st_synth_mislay_bases },
+	{ ST_CAUSE_CONFIG_MISMATCH, "longrope's factors of long texts in the place of those of short ones",
+	  ST_ROLE_COUNT, .name = "config.mismatch/factors", .mislay = st_synth_mislay_factors },
 	{ ST_CAUSE_EMBEDDING_SCALE, "the embedding times sqrt(hidden size)", ST_ROLE_EMBED,
 	  .apply = apply_embedding_scale },
 	{ ST_CAUSE_EMBEDDING_ROW_SHIFT, "every token has its neighbour's embedding", ST_ROLE_EMBED, fit_matrix,
@@ -437,14 +447,26 @@ static const struct plant plants[] = {
 	  .row = row_reversed },
 	{ ST_CAUSE_WEIGHT_ROW_SHIFT, "rows of the up projection one place up", ST_ROLE_UP, fit_matrix,
 	  .row = row_next },
-	{ ST_CAUSE_WEIGHT_QKV_SWAPPED, "K and V exchanged", ST_ROLE_K, .apply = apply_kv_swapped },
+	{ ST_CAUSE_WEIGHT_QKV_SWAPPED, "K and V exchanged; fused with Q, each in the next one's place", ST_ROLE_K,
+	  .apply = apply_kv_swapped, .mislay = st_synth_mislay_parts },
+	{ ST_CAUSE_WEIGHT_FUSED_ORDER, "the first part of a fused tensor behind the others", ST_ROLE_COUNT,
+	  .mislay = st_synth_mislay_order },
+	{ ST_CAUSE_WEIGHT_FUSED_ORDER, "the latent behind the rotated part that is stored with it", ST_ROLE_COUNT,
+	  .name = "weight.fused_order/latent", .mislay = st_synth_mislay_latent },
+	{ ST_CAUSE_WEIGHT_QKV_INTERLEAVED,
+	  "fused Q, K and V as blocks where they lie head by head, or the other way round", ST_ROLE_COUNT,
+	  .mislay = st_synth_mislay_groups },
 	{ ST_CAUSE_WEIGHT_GATE_UP_SWAPPED, "gate and up exchanged", ST_ROLE_GATE, .apply = apply_gate_up },
 	{ ST_CAUSE_WEIGHT_GATE_UP_INTERLEAVED, "rows of gate and up alternate, cut in the middle", ST_ROLE_GATE,
-	  fit_matrix, .apply = apply_interleaved },
+	  fit_matrix, .apply = apply_interleaved, .mislay = st_synth_mislay_gate_up },
+	{ ST_CAUSE_WEIGHT_EXPERT_SWAPPED, "the experts in reverse order, the router's rows as they were", ST_ROLE_COUNT,
+	  .mislay = st_synth_mislay_experts },
 	{ ST_CAUSE_WEIGHT_LAYER_SWAPPED, "the down projections of two layers exchanged", ST_ROLE_DOWN, fit_two_layers,
 	  .apply = apply_layer_swapped },
 	{ ST_CAUSE_WEIGHT_WRONG_TENSOR, "the output projection in the place of Q", ST_ROLE_Q, fit_same_shape_as_o,
 	  .apply = apply_wrong_tensor },
+	{ ST_CAUSE_WEIGHT_WRONG_TENSOR, "the shared expert and the first routed one exchanged", ST_ROLE_COUNT,
+	  .name = "weight.wrong_tensor/shared", .mislay = st_synth_mislay_shared },
 	{ ST_CAUSE_WEIGHT_MISSING, "no output projection", ST_ROLE_O, .apply = apply_missing },
 	{ ST_CAUSE_WEIGHT_SCALED, "Q divided by sqrt(head size)", ST_ROLE_Q, .edit = edit_by_head_size },
 	{ ST_CAUSE_WEIGHT_ROW_CORRUPT, "one row of the down projection holds other numbers", ST_ROLE_DOWN, fit_matrix,
@@ -461,10 +483,14 @@ static const struct plant plants[] = {
 	  fit_nan, .apply = apply_nan },
 	{ ST_CAUSE_NORM_PLUS_ONE, "1 added to the weights of the attention norm", ST_ROLE_ATTN_NORM,
 	  .edit = edit_plus_one },
+	{ ST_CAUSE_NORM_PLUS_ONE, "1 taken off the weights of the attention norm", ST_ROLE_ATTN_NORM,
+	  .edit = edit_less_one, .name = "norm.plus_one/less" },
 	{ ST_CAUSE_NORM_WRONG_WEIGHT, "the attention norm carries the feed-forward norm's weights", ST_ROLE_ATTN_NORM,
 	  .apply = apply_wrong_norm },
 	{ ST_CAUSE_NORM_WEIGHT_MISSING, "weights of the attention norm are all 1", ST_ROLE_ATTN_NORM, .row = row_ones },
 	{ ST_CAUSE_BIAS_MISSING, "the bias of K is all 0", ST_ROLE_K_BIAS, .row = row_zeros },
+	{ ST_CAUSE_BIAS_MISSING, "what the router adds is all 0", ST_ROLE_COUNT, .name = "bias.missing/router",
+	  .mislay = st_synth_mislay_router_bias },
 	{ ST_CAUSE_BIAS_SCALED, "the bias of K halved", ST_ROLE_K_BIAS, .edit = edit_halved },
 	{ ST_CAUSE_HEAD_TIED, "the embedding in the place of the head", ST_ROLE_HEAD, fit_own_head,
 	  .apply = apply_head_tied },
@@ -472,7 +498,10 @@ static const struct plant plants[] = {
 };
 #define N_PLANTS (sizeof plants / sizeof *plants)
 
-const char *st_synth_plant_code(size_t i) { return i < N_PLANTS ? st_cause_name(plants[i].code) : NULL; }
+const char *st_synth_plant_code(size_t i)
+{
+	return i >= N_PLANTS ? NULL : plants[i].name ? plants[i].name : st_cause_name(plants[i].code);
+}
 const char *st_synth_plant_text(size_t i) { return i < N_PLANTS ? plants[i].text : NULL; }
 
 static bool acts_on_rows(const struct plant *p)
@@ -482,7 +511,7 @@ static bool acts_on_rows(const struct plant *p)
 }
 
 /* Why this plant cannot be had here, or NULL. */
-static const char *unfit(struct st_synth *s, const struct plant *p, uint32_t layer)
+static const char *unfit_tensor(struct st_synth *s, const struct plant *p, uint32_t layer)
 {
 	double theta;
 	if (p->apply == apply_config && s->page && !st_synth_page_number(s->page, "theta", &theta))
@@ -498,6 +527,13 @@ static const char *unfit(struct st_synth *s, const struct plant *p, uint32_t lay
 	return p->unfit ? p->unfit(s, t) : NULL;
 }
 
+static const char *unfit(struct st_synth *s, const struct plant *p, uint32_t layer)
+{
+	const char *why = p->mislay && p->role == ST_ROLE_COUNT ? "only families made from their page have it"
+	                                                        : unfit_tensor(s, p, layer);
+	return why && p->mislay && s->page ? p->mislay(s, layer, false) : why;
+}
+
 /* Codes that fit this model, type and container, "weight.transposed|rows_permuted|...": written out they are longer
  * than an error holds. Codes of one group stand together in the table. */
 static void list_codes(struct st_synth *s, uint32_t layer, char *buf, size_t size)
@@ -506,7 +542,7 @@ static void list_codes(struct st_synth *s, uint32_t layer, char *buf, size_t siz
 	const char *last = "";
 	buf[0] = '\0';
 	for (size_t i = 0; i < N_PLANTS && at + 1 < size; i++) {
-		const char *code = st_cause_name(plants[i].code);
+		const char *code = st_synth_plant_code(i);
 		if (unfit(s, &plants[i], layer))
 			continue;
 		bool same = group > 0 && strncmp(code, last, group) == 0;
@@ -548,9 +584,13 @@ enum st_status st_synth_plant(struct st_synth *s, const char *plant, struct st_e
 		                  (int)(len < 40 ? len : 40), plant, codes);
 	if (why)
 		return st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--plant", "%s does not fit: %s; known here: %s",
-		                  st_cause_name(p->code), why, codes);
+		                  st_synth_plant_code((size_t)(p - plants)), why, codes);
 	snprintf(s->planted, sizeof s->planted, "%s", st_cause_name(p->code));
 	struct st_synth_tensor *t = p->role == ST_ROLE_COUNT ? NULL : st_synth_find(s, p->role, layer);
+	if (p->mislay && (p->role == ST_ROLE_COUNT || unfit_tensor(s, p, layer))) {
+		why = p->mislay(s, layer, true);
+		return why ? st_fail_at(err, ST_ERR_NOMEM, ST_NO_OFFSET, "--plant", "%s", why) : ST_OK;
+	}
 	if (p->apply) {
 		p->apply(s, t);
 		return ST_OK;
@@ -559,6 +599,6 @@ enum st_status st_synth_plant(struct st_synth *s, const char *plant, struct st_e
 		t->row = p->row;
 	t->edit = p->edit;
 	t->mangle = p->mangle;
-	touched(s, t->canonical);
+	st_synth_touched(s, t->canonical);
 	return ST_OK;
 }

@@ -90,7 +90,9 @@ void (*st_synth_encoder(enum st_dtype t))(const float *, void *, size_t);
 /* Whether the container has a name for the type. */
 bool st_synth_has_type(enum st_synth_target target, enum st_dtype t);
 
-/* values.c: the tensor of a place, NULL when the file has none. */
+/* values.c: what a fault touched goes to its name, "CODE in A, B". */
+void st_synth_touched(struct st_synth *s, const char *what);
+/* The tensor of a place, NULL when the file has none. */
 struct st_synth_tensor *st_synth_find(struct st_synth *s, enum st_role role, uint32_t layer);
 /* Row `row` of the sound tensor (role, layer), and one of its elements. */
 void st_synth_numbers(const struct st_synth *s, enum st_role role, uint32_t layer, uint64_t row, float *dst);
@@ -98,8 +100,22 @@ float st_synth_number(const struct st_synth *s, enum st_role role, uint32_t laye
 /* The row of t's source: st_synth_numbers(s, t->from, t->from_layer, ...). */
 void st_synth_row(const struct st_synth *s, const struct st_synth_tensor *t, uint64_t row, float *dst);
 
-/* plants.c: edit the list as `plant` ("CODE[:LAYER]") says. */
+/* plants.c: edit the list as `plant` ("CODE[/WHICH][:LAYER]") says. */
 ST_MUST_CHECK enum st_status st_synth_plant(struct st_synth *s, const char *plant, struct st_error *err);
+
+/* shared.c: faults of what a page puts together. NULL, or why this model has no place for it; the numbers are changed only where
+ * `apply` says so. */
+typedef const char *(*st_synth_mislay_fn)(struct st_synth *s, uint32_t layer, bool apply);
+const char *st_synth_mislay_order(struct st_synth *s, uint32_t layer, bool apply);
+const char *st_synth_mislay_parts(struct st_synth *s, uint32_t layer, bool apply);
+const char *st_synth_mislay_latent(struct st_synth *s, uint32_t layer, bool apply);
+const char *st_synth_mislay_groups(struct st_synth *s, uint32_t layer, bool apply);
+const char *st_synth_mislay_gate_up(struct st_synth *s, uint32_t layer, bool apply);
+const char *st_synth_mislay_experts(struct st_synth *s, uint32_t layer, bool apply);
+const char *st_synth_mislay_shared(struct st_synth *s, uint32_t layer, bool apply);
+const char *st_synth_mislay_router_bias(struct st_synth *s, uint32_t layer, bool apply);
+const char *st_synth_mislay_bases(struct st_synth *s, uint32_t layer, bool apply);
+const char *st_synth_mislay_factors(struct st_synth *s, uint32_t layer, bool apply);
 
 /* stream.c: all bytes of tensors[0..n), in order. *done and total are for progress. */
 ST_MUST_CHECK enum st_status st_synth_stream(const struct st_synth *s, struct st_synth_tensor *const *tensors, size_t n,

@@ -12,6 +12,7 @@
 #include "synth/numbers.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* What a tensor is made of: weights of a matrix have standard deviation gain / sqrt(columns). */
@@ -152,6 +153,12 @@ void st_synth_numbers(const struct st_synth *s, enum st_role role, uint32_t laye
 		rope_freqs(&s->cfg, dst);
 		break;
 	}
+}
+
+void st_synth_touched(struct st_synth *s, const char *what)
+{
+	size_t n = strlen(s->planted);
+	snprintf(s->planted + n, sizeof s->planted - n, "%s%s", strstr(s->planted, " in ") ? ", " : " in ", what);
 }
 
 struct st_synth_tensor *st_synth_find(struct st_synth *s, enum st_role role, uint32_t layer)

@@ -145,6 +145,13 @@ static void assert_order_is_nothing(const struct st_rosetta *r, const char *bad,
 	st_rosetta_free(q);
 }
 
+/* "CODE" or "CODE/WHICH". */
+static bool is_of_code(const char *plant, const char *code)
+{
+	size_t n = strlen(code);
+	return strncmp(plant, code, n) == 0 && (plant[n] == '\0' || plant[n] == '/');
+}
+
 /* Plant every fault that fits and see it named, with its tensor, and no other. Returns how many fitted. */
 static size_t plant_all(const char *config, const char *type, const char *bad, const char *good)
 {
@@ -164,19 +171,19 @@ static size_t plant_all(const char *config, const char *type, const char *bad, c
 			continue;
 		assert_ok(st, &err);
 		planted++;
-		assert_int_equal(strncmp(w.planted, o.plant, strlen(o.plant)), 0);
+		assert_int_equal(strncmp(w.planted, o.plant, strcspn(o.plant, "/")), 0);
 		first_tensor(w.planted, tensor, sizeof tensor);
 		/* What BF16 lost can be seen only beside all the bits. */
 		bool exact = strcmp(o.plant, "weight.truncated_rounding") == 0;
 		struct st_rosetta *r = compare(in_folder(bad), in_folder(exact ? "exact.gguf" : good), true);
-		if (r->verdict != ST_VERDICT_FAULT || strcmp(st_cause_name(r->cause.code), o.plant) != 0
+		if (r->verdict != ST_VERDICT_FAULT || !is_of_code(o.plant, st_cause_name(r->cause.code))
 		    || strcmp(r->first.tensor, tensor) != 0)
 			fail_msg("%s, %s: planted %s, found %s %s in %s (%s)", type, bad, w.planted,
 			         st_verdict_name(r->verdict), st_cause_name(r->cause.code), r->first.tensor, r->text);
 		for (size_t k = 0; k < r->n_weights; k++) {
 			const struct st_weight_diff *d = &r->weights[k];
 			if (d->status >= ST_WEIGHT_FAULT
-			    && (strcmp(st_cause_name(d->cause.code), o.plant) != 0
+			    && (!is_of_code(o.plant, st_cause_name(d->cause.code))
 			        || !strstr(w.planted, d->slot->canonical)))
 				fail_msg("%s, %s: planted %s, also found %s in %s", type, bad, w.planted,
 				         st_cause_name(d->cause.code), d->slot->canonical);
@@ -192,7 +199,7 @@ static size_t plant_all(const char *config, const char *type, const char *bad, c
 static void faults_in_f32(void **state)
 {
 	(void)state;
-	assert_int_equal(plant_all(write_config("f.json", "qwen2", ""), "F32", "bad.apr", "good.gguf"), 28);
+	assert_int_equal(plant_all(write_config("f.json", "qwen2", ""), "F32", "bad.apr", "good.gguf"), 29);
 }
 
 static void faults_in_bf16_folders(void **state)
@@ -201,19 +208,19 @@ static void faults_in_bf16_folders(void **state)
 	/* Tied: no head of its own; no biases. */
 	assert_int_equal(plant_all(write_config("b.json", "qwen3", ", \"tie_word_embeddings\": true"), "BF16", "bad",
 	                           "good.gguf"),
-	                 24);
+	                 25);
 }
 
 static void faults_in_q8_0(void **state)
 {
 	(void)state;
-	assert_int_equal(plant_all(write_config("q.json", "llama", ""), "Q8_0", "bad.gguf", "good.apr"), 27);
+	assert_int_equal(plant_all(write_config("q.json", "llama", ""), "Q8_0", "bad.gguf", "good.apr"), 28);
 }
 
 static void faults_in_q4_k(void **state)
 {
 	(void)state;
-	assert_int_equal(plant_all(write_config("k.json", "qwen2", ""), "Q4_K", "bad.gguf", "good.gguf"), 30);
+	assert_int_equal(plant_all(write_config("k.json", "qwen2", ""), "Q4_K", "bad.gguf", "good.gguf"), 31);
 }
 
 /* Families that are made from their pages: 1 + what is stored, experts, heads in rotary pairs. */
@@ -240,7 +247,7 @@ static void faults_of_pages(void **state)
 			assert_ok(st, &err);
 			planted++;
 			struct st_rosetta *r = compare(in_folder(cases[c].bad), in_folder("good"), false);
-			if (r->verdict != ST_VERDICT_FAULT || strcmp(st_cause_name(r->cause.code), o.plant) != 0)
+			if (r->verdict != ST_VERDICT_FAULT || !is_of_code(o.plant, st_cause_name(r->cause.code)))
 				fail_msg("%s: planted %s, found %s %s in %s (%s)", cases[c].family, w.planted,
 				         st_verdict_name(r->verdict), st_cause_name(r->cause.code), r->first.tensor,
 				         r->text);
@@ -248,6 +255,111 @@ static void faults_of_pages(void **state)
 		}
 		if (planted < cases[c].fit)
 			fail_msg("%s: %zu faults fit", cases[c].family, planted);
+	}
+}
+
+/* What pages put together: fused tensors, experts, latents, what the router adds, numbers of the rotation that stand
+ * twice; on two families each where two have it, in two stored types and in both containers. */
+static const struct {
+	const char *family, *plant;
+	bool folder, gguf;
+	bool longrope; /* its config.json says so */
+} shapes[] = {
+	{ "gpt2", "weight.qkv_swapped", true, true, false },
+	{ "gpt_neox", "weight.qkv_swapped", true, true, false },
+	{ "gpt_bigcode", "weight.fused_order", true, true, false },
+	{ "falcon", "weight.fused_order", true, true, false },
+	{ "deepseek", "weight.fused_order", true, true, false },
+	{ "deepseek", "weight.fused_order/latent", true, true, false },
+	{ "minicpm3", "weight.fused_order/latent", true, true, false },
+	{ "gpt_neox", "weight.qkv_interleaved", true, true, false },
+	{ "phi3", "weight.qkv_interleaved", true, true, false },
+	{ "internlm2", "weight.qkv_interleaved", true, false, false },
+	{ "phi3", "weight.gate_up_interleaved", true, true, false },
+	{ "glm4", "weight.gate_up_interleaved", true, true, false },
+	{ "gpt_oss", "weight.gate_up_interleaved", true, false, false }, /* GGUF has them apart */
+	{ "granitemoe", "weight.gate_up_interleaved", true, false, false },
+	{ "mixtral", "weight.expert_swapped", true, true, false },
+	{ "granitemoe", "weight.expert_swapped", true, true, false },
+	{ "gpt_oss", "weight.expert_swapped", true, true, false },
+	{ "qwen2_moe", "weight.wrong_tensor/shared", true, true, false },
+	{ "glm4_moe", "weight.wrong_tensor/shared", true, true, false },
+	{ "gemma", "norm.plus_one", true, true, false },
+	{ "gemma2", "norm.plus_one/less", true, true, false },
+	{ "nemotron", "norm.plus_one/less", true, true, false },
+	{ "glm4_moe", "bias.missing/router", true, true, false },
+	{ "gpt_oss", "bias.missing/router", true, true, false },
+	{ "gemma3", "config.mismatch/bases", true, true, false },
+	{ "gemma4", "config.mismatch/bases", true, false, false },
+	{ "phi3", "config.mismatch/factors", true, false, true },
+	{ "phimoe", "config.mismatch/factors", true, false, true },
+};
+
+/* A rotation by factors for short and long texts, of heads of 64. */
+static const char *write_longrope(const char *family)
+{
+	FILE *f = fopen(in_folder("longrope.json"), "w");
+	assert_non_null(f);
+	fprintf(f,
+	        "{\"model_type\": \"%s\", \"vocab_size\": 640, \"hidden_size\": 256, \"intermediate_size\": 256, "
+	        "\"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"rms_norm_eps\": 1e-5, "
+	        "\"original_max_position_embeddings\": 4096, \"max_position_embeddings\": 8192, \"tie_word_embeddings\": false, ",
+	        family);
+	if (strcmp(family, "phimoe") == 0)
+		fprintf(f,
+		        "\"num_local_experts\": 4, \"num_experts_per_tok\": 2, \"lm_head_bias\": true, \"attention_bias\": true, "
+		        "\"router_jitter_noise\": 0.01, \"hidden_act\": \"silu\", ");
+	fprintf(f, "\"rope_scaling\": {\"type\": \"longrope\", %s\"short_factor\": [",
+	        strcmp(family, "phimoe") == 0
+	                ? "\"short_mscale\": 1.0, \"long_mscale\": 1.0, \"original_max_position_embeddings\": 4096, "
+	                : "");
+	for (int i = 0; i < 32; i++)
+		fprintf(f, "%s%g", i ? ", " : "", 1 + i / 20.0);
+	fprintf(f, "], \"long_factor\": [");
+	for (int i = 0; i < 32; i++)
+		fprintf(f, "%s%g", i ? ", " : "", 2.0 + i);
+	fprintf(f, "]}}");
+	assert_int_equal(fclose(f), 0);
+	return in_folder("longrope.json");
+}
+
+static void assert_shape(size_t i, const struct st_synth_options *o, const char *bad, const char *good)
+{
+	struct st_synth_options sound = *o;
+	sound.plant = NULL;
+	synth(in_folder(good), &sound);
+	struct st_synth_result w = synth(in_folder(bad), o);
+	for (int turn = 0; turn < 2; turn++) {
+		struct st_rosetta *r = compare(in_folder(turn ? good : bad), in_folder(turn ? bad : good), false);
+		if (r->verdict != ST_VERDICT_FAULT || !is_of_code(o->plant, st_cause_name(r->cause.code))
+		    || r->cause.confidence != ST_CONFIRMED
+		    || (r->cause.code != ST_CAUSE_CONFIG_MISMATCH && r->first.side == (turn ? 'a' : 'b')))
+			fail_msg("%s %s: planted %s, found %s %s in %s, side %c (%s)", shapes[i].family, bad, w.planted,
+			         st_verdict_name(r->verdict), st_cause_name(r->cause.code), r->first.tensor,
+			         r->first.side ? r->first.side : '-', r->text);
+		st_rosetta_free(r);
+	}
+	assert_verdict(in_folder(good), in_folder(good), ST_VERDICT_MATCH);
+}
+
+static void shapes_of_pages(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+		struct st_synth_options o = { .arch = shapes[i].longrope ? NULL : shapes[i].family,
+			                      .preset = shapes[i].longrope ? NULL : "tiny",
+			                      .config = shapes[i].longrope ? write_longrope(shapes[i].family) : NULL,
+			                      .plant = shapes[i].plant,
+			                      .type = "BF16",
+			                      .seed = 3,
+			                      .threads = 1,
+			                      .replace = true };
+		assert_true(shapes[i].folder || shapes[i].gguf);
+		if (shapes[i].folder)
+			assert_shape(i, &o, "shape", "sound");
+		o.type = i % 2 ? "Q8_0" : "Q4_K";
+		if (shapes[i].gguf)
+			assert_shape(i, &o, "shape.gguf", "sound.gguf");
 	}
 }
 
@@ -273,12 +385,14 @@ static void codes_are_known(void **state)
 	size_t n = 0;
 	for (; st_synth_plant_code(n); n++) {
 		enum st_cause_code code;
-		assert_true(st_cause_parse(st_synth_plant_code(n), &code));
+		char name[64];
+		snprintf(name, sizeof name, "%.*s", (int)strcspn(st_synth_plant_code(n), "/"), st_synth_plant_code(n));
+		assert_true(st_cause_parse(name, &code));
 		assert_non_null(st_synth_plant_text(n));
 		for (size_t i = 0; i < n; i++)
 			assert_string_not_equal(st_synth_plant_code(i), st_synth_plant_code(n));
 	}
-	assert_int_equal(n, 30);
+	assert_int_equal(n, 39);
 	assert_null(st_synth_plant_text(n));
 }
 
@@ -290,6 +404,7 @@ int main(void)
 		cmocka_unit_test(faults_in_bf16_folders), cmocka_unit_test(faults_in_q8_0),
 		cmocka_unit_test(faults_in_q4_k),         cmocka_unit_test(a_layer_can_be_chosen),
 		cmocka_unit_test(faults_of_pages),        cmocka_unit_test(codes_are_known),
+		cmocka_unit_test(shapes_of_pages),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests_name("plants", tests, make_folder, remove_folder);

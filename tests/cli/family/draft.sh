@@ -30,8 +30,8 @@ grep "# ?" more.family
 cp -r $models/qwen3 q
 # What check says of a page that does not fit: all of it, with what is near.
 stele family show qwen3 | sed 's/self_attn\.q_proj /self_attn.query /; s/mlp\.gate_proj *ffn,/mlp.gate_proj 2*ffn,/' > wrong.family
-stele family check q/ --family wrong.family --tokens 1 || echo "exit $?"
-stele family check q/ --family wrong.family --json 2> /dev/null | jq -c '.faults[]' || true
+{ stele family check q/ --family wrong.family --tokens 1 || echo "exit $?"; } | sed 's/family:[0-9][0-9]*/family:LINE/'
+stele family check q/ --family wrong.family --json 2> /dev/null | jq -c '.faults[]' | sed 's/family:[0-9][0-9]*/family:LINE/'
 stele family show qwen3 | sed 's/ hidden_size$/ hidden_width/' > wrong.family
 stele family check q/ --family wrong.family || echo "exit $?"
 # Bad input: one line.
