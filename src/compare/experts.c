@@ -10,8 +10,6 @@
 #include "base/error.h"
 #include "graph/graph.h"
 
-#include <string.h>
-
 #define MOST 24 /* weights of one choice, of which each may be as many as there are experts */
 
 struct choice {
@@ -23,28 +21,6 @@ struct choice {
 	bool known; /* everything that the order reaches is understood */
 };
 
-/* Where a weight is compared: whole, or that of one expert (-1: whole). */
-static const struct st_weight_diff *find(const struct st_move_search *s, const struct st_weight *w, int64_t expert)
-{
-	for (size_t i = 0; i < s->n; i++) {
-		const struct st_weight *slot = s->d[i].slot;
-		if (slot->layer == w->layer && slot->expert == expert && slot->name && w->name
-		    && strcmp(slot->name, w->name) == 0)
-			return &s->d[i];
-	}
-	return NULL;
-}
-
-/* That of any expert, where `first` is that of the first one (or NULL): they are compared one after the other. */
-static const struct st_weight_diff *of_expert(const struct st_move_search *s, const struct st_weight_diff *first,
-                                              uint64_t expert)
-{
-	size_t i = first ? (size_t)(first - s->d) + expert : s->n;
-	bool is = i < s->n && s->d[i].slot->expert == (int64_t)expert && s->d[i].slot->layer == first->slot->layer
-	       && strcmp(s->d[i].slot->name, first->slot->name) == 0;
-	return is ? &s->d[i] : NULL;
-}
-
 /* A weight of a's graph; one that is not compared leaves the choice open. */
 static void add(const struct st_move_search *s, struct choice *c, const struct st_weight *w)
 {
@@ -53,7 +29,7 @@ static void add(const struct st_move_search *s, struct choice *c, const struct s
 	for (size_t k = 0; k < c->n; k++)
 		if (c->member[k] == w)
 			return;
-	c->known &= c->n < MOST && (find(s, w, -1) || find(s, w, 0));
+	c->known &= c->n < MOST && (st_move_find(s, w, -1) || st_move_find(s, w, 0));
 	if (c->known)
 		c->member[c->n++] = w;
 }
@@ -71,7 +47,7 @@ static void add_scores(const struct st_move_search *s, struct choice *c, uint32_
 			return;
 		}
 		if (n->n_w) {
-			const struct st_weight_diff *d = find(s, n->w[0], -1);
+			const struct st_weight_diff *d = st_move_find(s, n->w[0], -1);
 			add(s, c, n->w[0]);
 			if (n->op == ST_OP_LINEAR) {
 				c->known &= d && (!c->router || c->router == d);
@@ -117,15 +93,15 @@ static bool keeps_groups(const uint64_t *order, uint64_t n, uint64_t groups)
 static enum st_status has_order(struct st_move_search *s, const struct st_weight *w, const uint64_t *order,
                                 uint64_t experts, bool *yes)
 {
-	const struct st_weight_diff *d = find(s, w, -1);
+	const struct st_weight_diff *d = st_move_find(s, w, -1);
 	struct st_move rows = { .row = order }, m = d && d->rows == 1 ? st_move_of_vector(&rows) : rows, none = { 0 };
 	*yes = d && st_move_comparable(d) && (d->rows == experts || (d->rows == 1 && d->cols == experts));
 	if (d)
 		return *yes ? st_move_fits(s, d, &m, yes) : ST_OK;
-	const struct st_weight_diff *first = find(s, w, 0);
+	const struct st_weight_diff *first = st_move_find(s, w, 0);
 	*yes = true;
 	for (uint64_t e = 0; e < experts && *yes; e++) {
-		const struct st_weight_diff *own = of_expert(s, first, e), *other = of_expert(s, first, order[e]);
+		const struct st_weight_diff *own = st_move_of_expert(s, first, e), *other = st_move_of_expert(s, first, order[e]);
 		*yes = own && other && st_move_comparable(own) && st_move_comparable(other);
 		if (!*yes)
 			return ST_OK;
@@ -140,10 +116,10 @@ static void claim(struct st_move_search *s, const struct choice *c)
 {
 	static const char how[] = "experts in another order, and their router with them";
 	for (size_t i = 0; i < c->n; i++) {
-		const struct st_weight_diff *d = find(s, c->member[i], -1), *first = find(s, c->member[i], 0);
+		const struct st_weight_diff *d = st_move_find(s, c->member[i], -1), *first = st_move_find(s, c->member[i], 0);
 		st_move_claim(s, &d, 1, how);
 		for (uint64_t e = 0; e < c->experts && first; e++) {
-			d = of_expert(s, first, e);
+			d = st_move_of_expert(s, first, e);
 			st_move_claim(s, &d, 1, how);
 		}
 	}

@@ -47,6 +47,13 @@ static void move_elements(const struct st_move *m, const struct st_cells *all, c
 		} else if (m->col_gain) {
 			st_cells_affine(&one, 1, m->col_gain[i], 0);
 		}
+		if (m->col_add) {
+			one.value[0] += (float)m->col_add[i];
+			if (one.below) { /* the error of a sum of many: it may be anywhere */
+				one.below[0] += (float)m->col_add_error[i];
+				one.above[0] += (float)m->col_add_error[i];
+			}
+		}
 	}
 }
 
@@ -60,7 +67,7 @@ static void get_moved(const struct st_rows *s, uint64_t r, const struct st_cells
 		own = (struct st_cells){ .value = dst->spare };
 	bool elsewhere = m->col || m->col_mate;
 	x->from.get(&x->from, m->row ? m->row[r] : r, elsewhere ? &own : dst);
-	if (elsewhere || m->col_gain)
+	if (elsewhere || m->col_gain || m->col_add)
 		move_elements(m, &own, dst, s->cols);
 	if (m->row_mate) { /* of matrices whose columns stay where they are */
 		struct st_move scaled = { .col_gain = m->col_gain };
@@ -77,8 +84,28 @@ struct st_rows st_moved_rows(const struct st_moved *x)
 	struct st_rows s = x->from;
 	s.get = get_moved;
 	s.ctx = x;
-	s.whole = !x->m.col && !x->m.col_gain && !x->m.row_mate && x->from.whole;
+	s.whole = !x->m.col && !x->m.col_gain && !x->m.col_add && !x->m.row_mate && x->from.whole;
 	return s;
+}
+
+const struct st_weight_diff *st_move_find(const struct st_move_search *s, const struct st_weight *w, int64_t expert)
+{
+	for (size_t i = 0; w && i < s->n; i++) {
+		const struct st_weight *slot = s->d[i].slot;
+		if (slot->layer == w->layer && slot->expert == expert && slot->name && w->name
+		    && strcmp(slot->name, w->name) == 0)
+			return &s->d[i];
+	}
+	return NULL;
+}
+
+const struct st_weight_diff *st_move_of_expert(const struct st_move_search *s, const struct st_weight_diff *first,
+                                               uint64_t expert)
+{
+	size_t i = first ? (size_t)(first - s->d) + expert : s->n;
+	bool is = i < s->n && s->d[i].slot->expert == (int64_t)expert && s->d[i].slot->layer == first->slot->layer
+	       && strcmp(s->d[i].slot->name, first->slot->name) == 0;
+	return is ? &s->d[i] : NULL;
 }
 
 bool st_move_comparable(const struct st_weight_diff *d)
@@ -188,7 +215,30 @@ static void match_blocks(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 	}
 }
 
-/* best[i]: the block of b that block i of a is. NULL where that is no permutation. */
+#define GLANCE 32    /* rows that must be some rows of the other side */
+#define LIKE 0.8     /* the least |cosine| of these, on average: what 2 bits leave of a row is more */
+
+/* A few rows of a beside all of b: most weights that differ are other weights, and are not worth the whole search. */
+static bool are_rows_of(const struct keys *a, const struct keys *b)
+{
+	uint64_t n = a->rows < GLANCE ? a->rows : GLANCE;
+	double sum = 0;
+	for (uint64_t i = 0; i < n; i++) {
+		const float *x = a->unit + i * a->rows / n * a->n;
+		float most = 0;
+		for (uint64_t j = 0; j < b->rows; j++) {
+			const float *y = b->unit + j * b->n;
+			float dot = 0;
+			for (uint64_t k = 0; k < a->n; k++)
+				dot += x[k] * y[k];
+			most = fmaxf(most, fabsf(dot));
+		}
+		sum += most;
+	}
+	return sum > LIKE * (double)n;
+}
+
+/* best[i]: the block of b that block i of a is. */
 enum st_status st_move_order(struct st_move_search *s, const struct st_weight_diff *d, const double *col_gain,
                              uint64_t block, uint64_t **order)
 {
@@ -202,6 +252,8 @@ enum st_status st_move_order(struct st_move_search *s, const struct st_weight_di
 		return st_fail(s->err, ST_ERR_NOMEM, "out of memory");
 	ST_TRY(find_keys(s, &a, NULL, &ka));
 	ST_TRY(find_keys(s, &b, col_gain, &kb));
+	if (block == 1 && !are_rows_of(&ka, &kb))
+		return ST_OK;
 	struct match m = { &ka, &kb, block, best };
 	st_pool_each(s->pool, blocks, blocks * block * ka.n, match_blocks, &m);
 	ST_TRY(st_check_cancel(s->err));

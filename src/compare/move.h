@@ -11,13 +11,15 @@ struct st_pool;
 /*
  * Rows and columns from elsewhere, and times factors; NULL: as they are. A vector's elements are its columns. To a row,
  * or to an element of a vector, its mate is added times a factor: two of them that turn together, by factors that were
- * fitted and are known to within the error.
+ * fitted and are known to within the error. col_add is added to the elements of a vector last, and is known to within
+ * its error.
  */
 struct st_move {
 	const uint64_t *row, *col;
 	const double *row_gain, *col_gain;
 	const uint64_t *row_mate, *col_mate;
 	const double *row_mate_gain, *col_mate_gain, *row_error, *col_error;
+	const double *col_add, *col_add_error;
 };
 
 struct st_moved {
@@ -39,6 +41,12 @@ struct st_move_search {
 	struct st_error *err;
 };
 
+/* Where a weight of a's graph is compared: whole, or that of one expert (-1: whole). NULL: it is not. */
+const struct st_weight_diff *st_move_find(const struct st_move_search *s, const struct st_weight *w, int64_t expert);
+/* That of any expert, where `first` is that of the first one (or NULL): they are compared one after the other. */
+const struct st_weight_diff *st_move_of_expert(const struct st_move_search *s, const struct st_weight_diff *first,
+                                               uint64_t expert);
+
 /* Whether both sides have it, of one shape, and all its numbers are finite. */
 bool st_move_comparable(const struct st_weight_diff *d);
 static inline bool st_move_at_fault(const struct st_weight_diff *d) { return d && d->status == ST_WEIGHT_FAULT; }
@@ -51,7 +59,7 @@ struct st_move st_move_of_vector(const struct st_move *m);
 
 /*
  * order[i]: the block of b, of `block` rows, that block i of a is; columns of b are taken times col_gain (or NULL). NULL
- * where that is no permutation.
+ * where that is no permutation, or where single rows are no others' rows at all.
  */
 ST_MUST_CHECK enum st_status st_move_order(struct st_move_search *s, const struct st_weight_diff *d,
                                            const double *col_gain, uint64_t block, uint64_t **order);

@@ -67,46 +67,26 @@ static void products(const float *v, size_t n, uint64_t len, double *g)
 		}
 }
 
-/* The norm that the readers of the stream in this place stand behind. */
-static const struct st_weight *norm_before(const struct st_model *m, const struct st_weight *slot)
-{
-	switch (slot->role) {
-	case ST_ROLE_Q:
-	case ST_ROLE_K:
-	case ST_ROLE_V:
-		return st_model_role(m, ST_ROLE_ATTN_NORM, (uint32_t)slot->layer);
-	case ST_ROLE_GATE:
-	case ST_ROLE_UP:
-		return st_model_role(m, ST_ROLE_FFN_NORM, (uint32_t)slot->layer);
-	case ST_ROLE_HEAD:
-		return st_model_role(m, ST_ROLE_FINAL_NORM, 0);
-	default:
-		return NULL;
-	}
-}
-
 static double storage(const struct st_weight *w)
 {
 	double rel = st_dtype_info(w->tensor->dtype)->storage_rel_rms;
 	return rel * rel + 1e-12;
 }
 
-/* Whether a part of a matrix of a has the products of b's. */
-static enum st_status has_products(const struct st_model *ma, const struct st_model *mb, const struct st_weight_diff *d,
+/* Whether a part of a matrix of a has the products of b's. norm: what its columns read the stream through, or NULL. */
+static enum st_status has_products(const struct st_weight_diff *norm, const struct st_weight_diff *d,
                                    const struct part *p, bool *yes, struct st_error *err)
 {
 	uint64_t len = length_of(p);
-	const struct st_weight *na = norm_before(ma, d->slot), *nb = norm_before(mb, d->slot);
 	float *x = st_alloc_array3(2, VECTORS, len, sizeof *x), *gain = st_alloc_array(d->cols, sizeof *gain);
 	double *ga = st_alloc_array3(2, VECTORS, VECTORS, sizeof *ga), *gb = ga ? ga + VECTORS * VECTORS : NULL;
 	enum st_status st = x && gain && ga ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	size_t n = 0;
 	*yes = false;
 	for (int k = 0; k < 2 && st == ST_OK; k++) {
-		const struct st_weight *norm = k ? nb : na;
-		bool folds = norm && norm->tensor && st_tensor_cols(norm->tensor) == d->cols;
+		bool folds = norm && norm->a && norm->b && norm->cols == d->cols;
 		if (folds)
-			st_weight_decode(norm, 0, 1, gain);
+			st_weight_decode(k ? norm->b : norm->a, 0, 1, gain);
 		float *v = x + (uint64_t)k * VECTORS * len;
 		st = gather(k ? d->b : d->a, p, folds ? gain : NULL, v, &n, err);
 		products(v, n, len, k ? gb : ga);
@@ -134,47 +114,95 @@ static enum st_status has_products(const struct st_model *ma, const struct st_mo
 	return st;
 }
 
-enum st_status st_find_rotation(const struct st_model *ma, const struct st_model *mb, const struct st_weight_diff *d,
-                                size_t n, const char **how, struct st_error *err)
+/* How each weight that is at fault meets the stream. */
+struct use {
+	bool reads, writes; /* neither: not at all, as far as is known */
+	const struct st_weight_diff *norm;
+	bool is_norm; /* its weights go into the matrices behind it */
+};
+
+static enum st_status find_uses(struct st_move_search *s, struct use *use, struct st_error *err)
 {
-	size_t found = 0;
-	bool embedding = false;
-	for (size_t i = 0; i < n; i++) {
-		bool yes, fault = d[i].status == ST_WEIGHT_FAULT;
-		if (!fault)
+	const struct st_graph *g = st_model_graph(s->ma);
+	for (uint32_t i = 0; i < g->n_nodes; i++) {
+		const struct st_node *n = &g->nodes[i];
+		if (n->op == ST_OP_EMBED) {
+			const struct st_weight_diff *d = st_move_find(s, n->w[0], -1);
+			if (d)
+				use[d - s->d].reads = true;
+		}
+		if (n->op != ST_OP_LINEAR && n->op != ST_OP_LINEAR_AT)
 			continue;
-		if (d[i].slot->role == ST_ROLE_ATTN_NORM || d[i].slot->role == ST_ROLE_FFN_NORM
-		    || d[i].slot->role == ST_ROLE_FINAL_NORM)
-			continue; /* its weights go into the matrices behind it */
-		if (d[i].rows == 1)
-			return ST_OK; /* what is no part of the stream is not turned */
-		if (!d[i].a || !d[i].b || st_weight_rows(d[i].a) != st_weight_rows(d[i].b)
-		    || st_weight_cols(d[i].a) != st_weight_cols(d[i].b) || d[i].nonfinite_a || d[i].nonfinite_b)
-			return ST_OK;
-		struct part all = { 0, d[i].rows, 0, d[i].cols,
-			            d[i].slot->role == ST_ROLE_O || d[i].slot->role == ST_ROLE_DOWN };
-		ST_TRY(has_products(ma, mb, &d[i], &all, &yes, err));
-		if (!yes)
-			return ST_OK;
-		found++;
-		embedding |= d[i].slot->role == ST_ROLE_EMBED;
+		struct st_stream_use u = st_stream_use_of(g, i);
+		const struct st_node *by = u.norm == ST_NO_NODE ? NULL : &g->nodes[u.norm];
+		const struct st_weight_diff *norm = by && by->n_w ? st_move_find(s, by->w[0], -1) : NULL;
+		if (norm)
+			use[norm - s->d].is_norm = true;
+		/* A tied head is compared once more, as the head. */
+		for (size_t k = 0; k < s->n && n->stage == ST_STAGE_LM_HEAD; k++)
+			if (s->d[k].slot->role == ST_ROLE_HEAD)
+				use[k] = (struct use){ by != NULL, u.writes, norm, false };
+		for (uint32_t k = 0; k < n->n_w; k++) {
+			bool stack = n->w[k]->n_experts > 0;
+			const struct st_weight_diff *first = st_move_find(s, n->w[k], stack ? 0 : -1);
+			for (uint64_t e = 0; e < (stack ? n->w[k]->n_experts : 1); e++) {
+				const struct st_weight_diff *d = stack ? st_move_of_expert(s, first, e) : first;
+				if (d)
+					use[d - s->d] = (struct use){ by != NULL, u.writes, norm, false };
+			}
+		}
+		ST_TRY(st_check_cancel(err));
 	}
-	for (size_t i = 0; embedding && found > 2 && i < n; i++)
-		if (d[i].status == ST_WEIGHT_FAULT)
-			how[i] = "the stream in another basis";
 	return ST_OK;
 }
 
-enum st_status st_find_turned_heads(const struct st_model *ma, const struct st_model *mb,
-                                    const struct st_weight_diff *v, const struct st_weight_diff *o, bool *yes,
+/* Whether every weight at fault is the other side's in another basis, as far as products can tell. */
+static enum st_status all_turned(struct st_move_search *s, const struct use *use, bool *yes, struct st_error *err)
+{
+	size_t found = 0;
+	bool embedding = false;
+	*yes = false;
+	for (size_t i = 0; i < s->n; i++) {
+		const struct st_weight_diff *d = &s->d[i];
+		bool one;
+		if (d->status != ST_WEIGHT_FAULT || use[i].is_norm)
+			continue;
+		if (d->rows == 1 || !st_move_comparable(d) || (!use[i].reads && !use[i].writes))
+			return ST_OK; /* what is no part of the stream is not turned */
+		struct part all = { 0, d->rows, 0, d->cols, use[i].writes };
+		ST_TRY(has_products(use[i].norm, d, &all, &one, err));
+		if (!one)
+			return ST_OK;
+		found++;
+		embedding |= d->slot->role == ST_ROLE_EMBED;
+	}
+	*yes = embedding && found > 2;
+	return ST_OK;
+}
+
+enum st_status st_find_rotation(struct st_move_search *s, struct st_error *err)
+{
+	struct use *use = st_alloc_zeroed(s->n ? s->n : 1, sizeof *use);
+	bool yes = false;
+	enum st_status st = use ? find_uses(s, use, err) : st_fail(err, ST_ERR_NOMEM, "out of memory");
+	if (st == ST_OK)
+		st = all_turned(s, use, &yes, err);
+	for (size_t i = 0; yes && i < s->n; i++)
+		if (s->d[i].status == ST_WEIGHT_FAULT)
+			s->how[i] = "the stream in another basis";
+	free(use);
+	return st;
+}
+
+enum st_status st_find_turned_heads(const struct st_weight_diff *norm, const struct st_weight_diff *v,
+                                    const struct st_weight_diff *o, const struct st_heads *h, bool *yes,
                                     struct st_error *err)
 {
-	const struct st_config *cfg = st_model_config(ma);
-	uint64_t d = cfg->head_dim;
+	uint64_t d = h->d_v;
 	*yes = true;
-	for (uint64_t h = 0; h < cfg->n_kv_heads && *yes; h++)
-		ST_TRY(has_products(ma, mb, v, &(struct part){ h * d, d, 0, v->cols, true }, yes, err));
-	for (uint64_t h = 0; h < cfg->n_heads && *yes; h++)
-		ST_TRY(has_products(ma, mb, o, &(struct part){ 0, o->rows, h * d, d, false }, yes, err));
+	for (uint64_t i = 0; i < h->groups && *yes; i++)
+		ST_TRY(has_products(norm, v, &(struct part){ i * d, d, 0, v->cols, true }, yes, err));
+	for (uint64_t i = 0; i < h->heads && *yes; i++)
+		ST_TRY(has_products(NULL, o, &(struct part){ 0, o->rows, i * d, d, false }, yes, err));
 	return ST_OK;
 }

@@ -117,3 +117,98 @@ enum st_status st_test_padding(struct st_trial *t)
 	}
 	return ST_OK;
 }
+
+/* ---- rows of blocks ---- */
+
+/* Rows that lie `apart` bytes from each other. What lies behind the tensor is taken from `fill`. */
+struct apart {
+	const struct st_rows *from, *fill;
+	uint64_t apart;
+};
+
+static void get_apart(const struct st_rows *s, uint64_t r, const struct st_cells *dst)
+{
+	const struct apart *x = s->ctx;
+	const struct st_weight *w = x->from->w;
+	const struct st_tensor *t = w->tensor;
+	if (r * x->apart + t->row_bytes > t->n_bytes) {
+		x->fill->get(x->fill, r, dst);
+		return;
+	}
+	struct st_tensor row = *t;
+	row.ndim = 1;
+	row.shape[0] = row.n_elems = s->cols;
+	row.n_bytes = t->row_bytes;
+	row.data = t->data + r * x->apart;
+	struct st_weight one = { .tensor = &row, .heads = 1, .layer = -1 };
+	st_weight_cells(&one, x->from->held, 0, dst);
+}
+
+/* How far numbers are from those of a block of bytes, in proportion to their squares. */
+static double distance(const struct st_tensor *t, const uint8_t *bytes, const float *numbers, float *room)
+{
+	const struct st_dtype_info *info = st_dtype_info(t->dtype);
+	double apart = 0, size = 0;
+	info->decode(bytes, room, info->block_elems);
+	for (uint64_t i = 0; i < info->block_elems; i++) {
+		apart += ((double)room[i] - numbers[i]) * ((double)room[i] - numbers[i]);
+		size += (double)numbers[i] * numbers[i];
+	}
+	return size > 0 && isfinite(apart) ? apart / size : INFINITY;
+}
+
+/* The padding behind row 0 after which the first block of row 1 comes; 0: none. */
+static uint64_t find_bytes(const struct st_tensor *t, const float *row1, float *room)
+{
+	uint64_t best = 0, block = st_dtype_info(t->dtype)->block_bytes;
+	double least = 0.25;
+	for (uint64_t p = 1; p <= t->row_bytes && t->row_bytes + p + block <= t->n_bytes; p++) {
+		double d = distance(t, t->data + t->row_bytes + p, row1, room);
+		if (d < least) {
+			least = d;
+			best = p;
+		}
+	}
+	return best;
+}
+
+/* Numbers in the gaps are rows that the other side may have passed over. */
+static bool gaps_hold_zeros(const struct st_tensor *t, uint64_t apart)
+{
+	for (uint64_t i = 0; i < t->n_bytes; i++)
+		if (i % apart >= t->row_bytes && t->data[i])
+			return false;
+	return true;
+}
+
+enum st_status st_find_padded_blocks(struct st_trial *t)
+{
+	uint64_t cols = t->a->cols;
+	float *row = st_arena_alloc2(&t->arena, 2, cols, sizeof *row);
+	if (!row)
+		return st_fail(t->err, ST_ERR_NOMEM, "out of memory");
+	for (int k = 0; k < 2 && !t->done; k++) {
+		const struct st_rows *own = k ? t->b : t->a, *other = k ? t->a : t->b;
+		const struct st_tensor *x = own->w->tensor;
+		if (x->layout != ST_LAYOUT_ROWS || st_dtype_info(x->dtype)->kind != ST_KIND_QUANT || own->rows < 4
+		    || own->w->interleaved || own->w->group_rows || x->row_bytes * own->rows != x->n_bytes)
+			continue;
+		other->get(other, 1, &(struct st_cells){ .value = row });
+		struct apart s = { own, other, find_bytes(x, row, row + cols) };
+		if (s.apart == 0)
+			continue;
+		struct st_cause c = { .code = ST_CAUSE_WEIGHT_ROW_SHIFT };
+		st_cause_put(&c, ST_PARAM_PADDING_BYTES, (double)s.apart);
+		s.apart += x->row_bytes;
+		struct st_rows side = *own;
+		side.get = get_apart;
+		side.ctx = &s;
+		side.whole = false;
+		ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c,
+		                         !gaps_hold_zeros(x, s.apart) ? 0
+		                         : k                          ? 'b'
+		                                                      : 'a',
+		                         false));
+	}
+	return ST_OK;
+}

@@ -69,6 +69,9 @@ ST_MUST_CHECK enum st_status st_wrong_label(struct st_trial *t, char *side);
 /* The code of a factor on all of a weight. */
 enum st_cause_code st_scaled_code(const struct st_weight *w);
 
+/* Rows of blocks with bytes of padding behind each, which one side counts and the other does not (weight_padding.c). */
+ST_MUST_CHECK enum st_status st_find_padded_blocks(struct st_trial *t);
+
 /* The tests that <stele/causes.def> lists. Each sets t->done when it has confirmed its cause. */
 #define WEIGHT_TEST(name, function) ST_MUST_CHECK enum st_status st_test_##function(struct st_trial *t);
 #include <stele/causes.def>

@@ -206,7 +206,7 @@ static enum st_status fix_row_shift(struct fix *f)
 	double by = number(f, "shift", 0);
 	if (!graph)
 		return st_no_memory(f->err);
-	if (number(f, "rows_lost", 0) > 0 || number(f, "padding", 0) > 0)
+	if (number(f, "rows_lost", 0) > 0 || number(f, "padding", 0) > 0 || number(f, "padding_bytes", 0) > 0)
 		return fix_from_other(f); /* they went over the edge: this file no longer has them */
 	if (by != floor(by) || fabs(by) >= (double)n)
 		return cannot(f, "the report gives no whole shift below the number of rows");

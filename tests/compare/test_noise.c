@@ -496,6 +496,16 @@ static void the_same_chain_is_equal_or_not(void **state)
 							b.bytes[unit * (size_t)i + 1] ^= 2;
 					expect(&a, &b, false, what);
 				}
+				/* Against the numbers unchanged in another float type. */
+				if (k == 0) {
+					through(grids[g], BF16, x, &b);
+					for (int i = 0; i < N; i += 60)
+						b.bytes[2 * (size_t)i] ^= 1;
+					for (size_t other = 1; other < 3; other++) {
+						through(grids[g], as[other], x, &a);
+						expect(&a, &b, false, "units of BF16 against a finer type");
+					}
+				}
 				/* All of them a little, and one row. */
 				store(&a, grids[g], x);
 				st_dtype_info(grids[g].dtype)->decode(a.bytes, x, N);

@@ -769,6 +769,91 @@ static void q8_0_sign(uint8_t *p, size_t n) /* d, 32 */
 			p[b + i] ^= 0x80;
 }
 
+static void q4_0_backwards(uint8_t *p, size_t n)
+{
+	for (size_t b = 0; b < n; b += 18)
+		for (int i = 0; i < 8; i++) {
+			uint8_t x = p[b + 2 + i], y = p[b + 17 - i];
+			p[b + 2 + i] = (uint8_t)(y << 4 | y >> 4);
+			p[b + 17 - i] = (uint8_t)(x << 4 | x >> 4);
+		}
+}
+static void q4_0_factor_behind(uint8_t *p, size_t n)
+{
+	for (size_t b = 0; b < n; b += 18) {
+		uint8_t d[2] = { p[b], p[b + 1] };
+		memmove(p + b, p + b + 2, 16);
+		memcpy(p + b + 16, d, 2);
+	}
+}
+static void q8_0_factor_backwards(uint8_t *p, size_t n)
+{
+	for (size_t b = 0; b < n; b += 34)
+		exchange_bytes(p + b, 0, 1, 1);
+}
+static void q6_k_factor_in_front(uint8_t *p, size_t n)
+{
+	for (size_t b = 0; b < n; b += 210) {
+		uint8_t d[2] = { p[b + 208], p[b + 209] };
+		memmove(p + b + 2, p + b, 208);
+		memcpy(p + b, d, 2);
+	}
+}
+static void q6_k_nibbles(uint8_t *p, size_t n)
+{
+	for (size_t b = 0; b < n; b += 210)
+		for (int i = 0; i < 128; i++)
+			p[b + i] = (uint8_t)(p[b + i] << 4 | p[b + i] >> 4);
+}
+static void q5_1_high_halves(uint8_t *p, size_t n) /* d, m, 4 of high bits, 16 */
+{
+	for (size_t b = 0; b < n; b += 24)
+		exchange_bytes(p + b, 4, 6, 2);
+}
+static void q5_0_high_bytes(uint8_t *p, size_t n)
+{
+	for (size_t b = 0; b < n; b += 22) {
+		exchange_bytes(p + b, 2, 5, 1);
+		exchange_bytes(p + b, 3, 4, 1);
+	}
+}
+static void q5_k_high_bits_backwards(uint8_t *p, size_t n) /* d, dmin, 12 of scales, 32 of high bits */
+{
+	for (size_t b = 0; b < n; b += 176)
+		for (int i = 16; i < 48; i++) {
+			int x = 0;
+			for (int k = 0; k < 8; k++)
+				x |= (p[b + i] >> k & 1) << (7 - k);
+			p[b + i] = (uint8_t)x;
+		}
+}
+static void q2_k_scales_on(uint8_t *p, size_t n) /* 16 of scales and minima first */
+{
+	for (size_t b = 0; b < n; b += 84) {
+		uint8_t last = p[b + 15];
+		memmove(p + b + 1, p + b, 15);
+		p[b] = last;
+	}
+}
+
+/* The eight scales and then the eight minima of 6 bits, one behind the other. */
+static void q4_k_stream(uint8_t *p, size_t n)
+{
+	for (size_t b = 0; b < n; b += 144) {
+		uint8_t *s = p + b + 4, out[12] = { 0 };
+		for (int i = 0; i < 16; i++) {
+			int j = i % 8, min = i / 8, v;
+			if (j < 4)
+				v = s[4 * min + j] & 63;
+			else
+				v = (min ? s[4 + j] >> 4 : s[4 + j] & 15) | s[4 * min + j - 4] >> 6 << 4;
+			for (int k = 0; k < 6; k++)
+				out[(6 * i + k) / 8] |= (uint8_t)((v >> k & 1) << (6 * i + k) % 8);
+		}
+		memcpy(s, out, 12);
+	}
+}
+
 static void layouts_of_blocks_are_named(void **state)
 {
 	(void)state;
@@ -796,6 +881,17 @@ static void layouts_of_blocks_are_named(void **state)
 		{ ST_DTYPE_Q6_K, ST_DTYPE_F16, q6_k_scales, "scales backwards", true },
 		{ ST_DTYPE_Q6_K, ST_DTYPE_Q6_K, q6_k_high_bits, "consecutive high bits", false },
 		{ ST_DTYPE_Q4_0, ST_DTYPE_F32, q4_0_sign, "the codes' highest bit inverted", true },
+		{ ST_DTYPE_Q4_0, ST_DTYPE_F16, q4_0_backwards, "codes backwards", true },
+		{ ST_DTYPE_Q4_0, ST_DTYPE_F16, q4_0_factor_behind, "factors at the other end of the block", true },
+		{ ST_DTYPE_Q8_0, ST_DTYPE_Q8_0, q8_0_factor_backwards, "bytes of the factors backwards", true },
+		{ ST_DTYPE_Q6_K, ST_DTYPE_Q6_K, q6_k_factor_in_front, "factors at the other end of the block", true },
+		{ ST_DTYPE_Q6_K, ST_DTYPE_F16, q6_k_nibbles, "nibbles of the lower bits exchanged", true },
+		{ ST_DTYPE_Q5_1, ST_DTYPE_Q5_1, q5_1_high_halves, "high bits of both halves exchanged", false },
+		{ ST_DTYPE_Q5_0, ST_DTYPE_F16, q5_0_high_bytes, "bytes of high bits backwards", true },
+		{ ST_DTYPE_Q5_K, ST_DTYPE_F16, q5_k_high_bits_backwards, "high bits backwards", true },
+		{ ST_DTYPE_Q2_K, ST_DTYPE_F16, q2_k_scales_on, "scales one place on", true },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_Q4_K, q4_k_stream, "scales and minima in a plain stream of bits", false },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_BF16, q4_k_stream, "scales and minima in a plain stream of bits", true },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct toy base, other;
@@ -880,6 +976,62 @@ static void padding_is_seen(void **state)
 			if (strcmp(st_cause_name(d->cause.code), "weight.row_shift") != 0
 			    || d->cause.confidence != ST_CONFIRMED
 			    || st_cause_number(&d->cause, ST_PARAM_PADDING, 0) != 8 || d->side != want)
+				fail_msg("case %zu, order %d: side %c, %s", i, order, d->side ? d->side : '-', r->text);
+			st_rosetta_free(r);
+		}
+		toy_free(&base);
+		toy_free(&other);
+	}
+}
+
+/* Bytes behind every row of blocks: zeros, or what stood there before. */
+static void pad_rows(uint8_t *p, size_t n, size_t row, size_t by, bool zeros)
+{
+	uint8_t *old = malloc(n);
+	memcpy(old, p, n);
+	for (size_t i = 0; i < n; i++) {
+		size_t in = i % (row + by), from = i / (row + by) * row + in;
+		p[i] = in < row ? old[from] : zeros ? 0 : old[from - row];
+	}
+	free(old);
+}
+static void q4_k_rows_padded(uint8_t *p, size_t n) { pad_rows(p, n, 144, 16, true); } /* 256 columns */
+static void q8_0_rows_padded(uint8_t *p, size_t n) { pad_rows(p, n, 272, 48, true); }
+static void q4_0_rows_filled(uint8_t *p, size_t n) { pad_rows(p, n, 144, 10, false); }
+static void q6_k_a_block_more(uint8_t *p, size_t n) { pad_rows(p, n, 210, 210, true); }
+
+static void padding_of_blocks_is_seen(void **state)
+{
+	(void)state;
+	static const struct {
+		enum st_dtype type, against;
+		void (*mangle)(uint8_t *p, size_t n);
+		double bytes;
+		bool accused;
+	} cases[] = {
+		{ ST_DTYPE_Q4_K, ST_DTYPE_Q4_K, q4_k_rows_padded, 16, true },
+		{ ST_DTYPE_Q4_K, ST_DTYPE_F16, q4_k_rows_padded, 16, true },
+		{ ST_DTYPE_Q8_0, ST_DTYPE_F32, q8_0_rows_padded, 48, true },
+		{ ST_DTYPE_Q4_0, ST_DTYPE_F16, q4_0_rows_filled, 10, false },
+		{ ST_DTYPE_Q6_K, ST_DTYPE_BF16, q6_k_a_block_more, 210, true },
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct toy base, other;
+		toy_make(&base, "qwen2", 256, false);
+		toy_make(&other, "qwen2", 256, false);
+		toy_find(&other, GATE0)->mangle = cases[i].mangle;
+		toy_find(&base, GATE0)->dtype = cases[i].against;
+		toy_find(&other, GATE0)->dtype = cases[i].type;
+		toy_write(&base, in_folder("base.gguf"), ST_DTYPE_F16, true);
+		toy_write(&other, in_folder("other.gguf"), ST_DTYPE_F16, true);
+		for (int order = 0; order < 2; order++) {
+			struct st_rosetta *r = compare(order ? "base.gguf" : "other.gguf",
+			                               order ? "other.gguf" : "base.gguf");
+			const struct st_weight_diff *d = of(r, GATE0);
+			char want = !cases[i].accused ? 0 : order ? 'b' : 'a';
+			double bytes = st_cause_number(&d->cause, ST_PARAM_PADDING_BYTES, 0);
+			if (d->cause.code != ST_CAUSE_WEIGHT_ROW_SHIFT || d->cause.confidence != ST_CONFIRMED
+			    || !(bytes >= cases[i].bytes && bytes <= cases[i].bytes) || d->side != want)
 				fail_msg("case %zu, order %d: side %c, %s", i, order, d->side ? d->side : '-', r->text);
 			st_rosetta_free(r);
 		}
@@ -997,6 +1149,7 @@ int main(void)
 		CASE(turned_heads_are_seen),
 		CASE(layouts_of_blocks_are_named),
 		CASE(padding_is_seen),
+		CASE(padding_of_blocks_is_seen),
 		CASE(only_evidence_accuses),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
