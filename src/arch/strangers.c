@@ -121,6 +121,8 @@ const char *st_stranger(const struct st_container *c)
 {
 	static const char *const heads[] = { "score.weight",          "classifier.weight", "classifier.out_proj.weight",
 		                             "v_head.summary.weight", "cls.output.weight", "qa_outputs.weight" };
+	if (is_adapter(c) && (has(c, "base_layer.weight") || has(c, "embed_tokens.weight")))
+		return "a base model with an adapter (LoRA) beside it, which is not merged: merge it into the base first";
 	if (is_adapter(c))
 		return "an adapter (LoRA), which changes a base model and is none: merge it into its base first";
 	if (is_native(c))

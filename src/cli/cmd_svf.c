@@ -261,15 +261,20 @@ static int run_replay(struct cli *c, void *p)
 		.threads = cli_threads(o->threads),
 		.hooks = cli_hooks(c),
 	};
-	const char *idle = o->device_semantic ? "device-semantic-only"
-	                 : o->host_semantic   ? "host-semantic-only"
-	                 : o->semantic        ? "semantic-only"
-	                 : o->skip_svd        ? "skip-native-svd"
-	                 : o->no_cuda         ? "no-cuda"
-	                                      : NULL;
-	if (idle)
-		cli_note(c, "--%s changes nothing: the exported factors are replayed in any case%s", idle,
-		         o->device_semantic ? ", here on the processor" : "");
+	const struct {
+		bool given;
+		const char *name, *where;
+	} idle[] = {
+		{ o->semantic, "semantic-only", "" },
+		{ o->device_semantic, "device-semantic-only", ", here on the processor" },
+		{ o->host_semantic, "host-semantic-only", "" },
+		{ o->skip_svd, "skip-native-svd", "" },
+		{ o->no_cuda, "no-cuda", "" },
+	};
+	for (size_t i = 0; i < sizeof idle / sizeof *idle; i++)
+		if (idle[i].given)
+			cli_note(c, "--%s changes nothing: the exported factors are replayed in any case%s", idle[i].name,
+			         idle[i].where);
 	c->undone = "the report was not written; tensors that are done are taken over by the next run";
 	return finish(c, o->json, st_svf_replay(&x, &r, &err), &r, &err);
 }

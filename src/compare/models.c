@@ -63,6 +63,23 @@ static void kind_name(const struct st_weight *slot, char *buf, size_t n)
 	snprintf(buf, n, "%.*s", begin ? (int)(end - begin) : 0, begin ? begin : "");
 }
 
+/* Of kinds that files call alike (the parts of a fused matrix, two "c_proj" of a layer) the name in the family's description
+ * stands behind: "c_attn:q". */
+static void tell_apart(const struct st_weight_diff *d, size_t n, const struct st_weight *kind, char *buf, size_t size)
+{
+	char other[64];
+	size_t used = strlen(buf);
+	for (size_t i = 0; i < n && kind->name; i++) {
+		if (!is_matrix(&d[i]) || d[i].slot->layer != kind->layer || st_weight_same_kind(d[i].slot, kind))
+			continue;
+		kind_name(d[i].slot, other, sizeof other);
+		if (strcmp(other, buf) == 0) {
+			snprintf(buf + used, size - used, ":%s", kind->name);
+			return;
+		}
+	}
+}
+
 /* Of one kind of weight: how many of its layers are in the group, and which ones are the exceptions. */
 static void describe_kind(const struct st_weight_diff *d, size_t n, bool (*in)(const struct st_weight_diff *),
                           const struct st_weight *kind, char *buf, size_t size)
@@ -83,6 +100,7 @@ static void describe_kind(const struct st_weight_diff *d, size_t n, bool (*in)(c
 	if (!with)
 		return;
 	kind_name(kind, buf, size);
+	tell_apart(d, n, kind, buf, size);
 	used = strlen(buf);
 	if (with == 1 && with_layer >= 0 && without)
 		snprintf(buf + used, size - used, " of layer %d alone", (int)with_layer);

@@ -8,6 +8,7 @@
 #include "compare/importance.h"
 #include "compare/lanes.h"
 #include "compare/sums.h"
+#include "dtype/apart.h"
 #include "dtype/geometry.h"
 
 #include <math.h>
@@ -32,7 +33,9 @@ static enum st_refit refit_of(const struct st_rows *s, const struct st_rows *oth
 	return aligned ? st_refit_of(s->held.type) : ST_REFIT_NONE;
 }
 
-static struct st_inner_sums sum_inner(const struct st_cells *x, const struct st_cells *y, uint64_t n)
+/* packed: the one of the two whose codes have steps. */
+static struct st_inner_sums sum_inner(const struct st_cells *x, const struct st_cells *y, const struct st_cells *packed,
+                                      uint64_t n)
 {
 	struct st_inner_sums s = { 0 };
 	for (uint64_t i = 0; i < n; i++) {
@@ -44,6 +47,8 @@ static struct st_inner_sums sum_inner(const struct st_cells *x, const struct st_
 		s.ab += a * b;
 		s.error_a += a * a * d * d;
 		s.error_b += b * b * d * d;
+		s.steps += packed->below[i] > 0 ? d * ST_GPTQ_STEPS / packed->below[i] : 0;
+		s.n++;
 	}
 	return s;
 }
@@ -83,7 +88,7 @@ static void measure_rows(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 		row->pred = st_cells_variance(&x, cols) + st_cells_variance(&y, cols);
 		row->wide = a->held.type == ST_DTYPE_GPTQ || b->held.type == ST_DTYPE_GPTQ;
 		if (row->wide)
-			row->inner = sum_inner(&x, &y, cols);
+			row->inner = sum_inner(&x, &y, a->held.type == ST_DTYPE_GPTQ ? &x : &y, cols);
 	}
 }
 
@@ -142,9 +147,17 @@ static struct gains gains_of(const struct st_row_stat *stats, uint64_t n)
 		g.all.ab += s->ab;
 		g.all.error_a += s->error_a;
 		g.all.error_b += s->error_b;
+		g.all.steps += s->steps;
+		g.all.n += s->n;
 	}
 	return g;
 }
+
+/*
+ * A code is the nearest one to what the columns before it left of the weight, so all of them together are off by less
+ * than half a step in the mean, whichever way the columns went.
+ */
+static bool is_displaced(const struct st_inner_sums *s) { return s->n && 2 * fabs(s->steps) > (double)s->n; }
 
 /* Whether these sums, of `rows` rows, have a gain that the error cannot leave. */
 static bool has_gain(const struct gains *all, double rows, double shrink, const struct st_inner_sums *s)
@@ -181,10 +194,11 @@ void st_pair_summarise(struct st_row_stat *stats, const uint64_t *idx, uint64_t 
 		wide |= r->wide;
 	}
 	struct gains gains = gains_of(stats, n);
+	bool displaced = wide && is_displaced(&gains.all);
 	for (uint64_t i = 0; i < n; i++) {
 		struct st_row_stat *r = &stats[i];
 		r->bad = r->apart || !st_fit_is_noise(&r->fit) || asks_for_more(&r->fit, &s->fit)
-		      || row_has_gain(&gains, r);
+		      || row_has_gain(&gains, r) || (displaced && is_displaced(&r->inner));
 		if (!r->bad)
 			continue;
 		uint64_t at = idx ? idx[i] : i;
@@ -196,7 +210,7 @@ void st_pair_summarise(struct st_row_stat *stats, const uint64_t *idx, uint64_t 
 	s->predicted = s->bb > 0 ? sqrt(s->pred / s->bb) : 0;
 	s->gain = s->bb > 0 ? s->ab / s->bb : NAN;
 	bool gain = wide && has_gain(&gains, (double)n, shrink_of(&gains.all), &gains.all);
-	s->noise = s->bad_rows == 0 && st_fit_is_noise(&s->fit) && !gain;
+	s->noise = s->bad_rows == 0 && st_fit_is_noise(&s->fit) && !gain && !displaced;
 }
 
 #define ONE_WAY 64 /* refits: none in the other direction by a chance of 2^-63 */

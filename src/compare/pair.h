@@ -16,6 +16,8 @@ struct st_pool;
 struct st_inner_sums {
 	double aa, bb, ab;
 	double error_a, error_b; /* of a^2 (a - b)^2, and of b^2 (a - b)^2 */
+	double steps;            /* of (a - b) in steps of the codes */
+	uint64_t n;
 };
 
 struct st_row_stat {

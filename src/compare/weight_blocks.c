@@ -2,6 +2,7 @@
 #include "compare/weight_gain.h"
 #include "compare/weight_trial.h"
 #include "compare/sums.h"
+#include "dtype/apart.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -23,12 +24,38 @@ static enum st_status unless_scaled(struct st_trial *t)
 	return ST_OK;
 }
 
+/* GPTQ's two formats differ in the code of zero, by one, and a file that says neither is taken for the first. */
+static enum st_status try_zeros(struct st_trial *t)
+{
+	static const char *const formats[] = { "GPTQ v2", "GPTQ v1" };
+	for (int k = 0; k < 2 && !t->done; k++) {
+		const struct st_rows *s = k ? t->b : t->a;
+		if (s->w->tensor->dtype != ST_DTYPE_GPTQ || !s->w->tensor->apart)
+			continue;
+		struct st_tensor read = *s->w->tensor;
+		struct st_apart apart = *read.apart;
+		apart.zeros_less_one = !apart.zeros_less_one;
+		read.apart = &apart;
+		struct st_weight w = *s->w;
+		w.tensor = &read;
+		struct st_rows side = st_rows_of(&w);
+		struct st_cause c = { .code = ST_CAUSE_WEIGHT_DTYPE_MISLABELLED };
+		st_cause_put_text(&c, ST_PARAM_LABEL, formats[!apart.zeros_less_one]);
+		st_cause_put_text(&c, ST_PARAM_TYPE, formats[apart.zeros_less_one]);
+		ST_TRY(st_trial_consider(t, k ? t->a : &side, k ? &side : t->b, c, k ? 'b' : 'a', false));
+	}
+	return ST_OK;
+}
+
 /*
  * The same bytes under another label: decode them as every other type that gives this shape
  * the same size.
  */
 enum st_status st_test_mislabelled(struct st_trial *t)
 {
+	ST_TRY(try_zeros(t));
+	if (t->done)
+		return ST_OK;
 	/* A wrong label makes NaN and infinities, so the side with more of them comes first. */
 	bool b_first = t->d->nonfinite_b > t->d->nonfinite_a, even = t->d->nonfinite_a == t->d->nonfinite_b,
 	     told = false;

@@ -14,14 +14,6 @@
 
 #include "base/cursor.h"
 
-/*
- * How many steps a weight may be from its number (docs/floors.md, "Packed by other programs"). GPTQ rounds one column
- * after the other and adds each one's error to the columns that follow, so a code is not the nearest one to the weight.
- * Up to 4.6 steps were seen, in matrices of 512 inputs under white, correlated and uneven activations (three channels
- * 50 times the others).
- */
-#define GPTQ_STEPS 6
-
 struct factors {
 	float scale, half_unit;
 	int zero;
@@ -68,8 +60,8 @@ void st_gptq_row(const struct st_apart *a, uint64_t r, const struct st_elements 
 		}
 		put(e, k, &f, (int)column_code(a->codes->data + 4 * r, a->rows, k, a->bits), highest);
 		if (e->below && e->below[k] > 0) {
-			e->below[k] *= 2 * GPTQ_STEPS;
-			e->above[k] *= 2 * GPTQ_STEPS;
+			e->below[k] *= 2 * ST_GPTQ_STEPS;
+			e->above[k] *= 2 * ST_GPTQ_STEPS;
 		}
 	}
 }

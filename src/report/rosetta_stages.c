@@ -109,6 +109,8 @@ static void status_cell(const struct st_stage_report *p, struct st_table *table)
 	if (p->total.nonfinite_a || p->total.nonfinite_b)
 		st_text_printf(&t, ", not finite: %llu in A, %llu in B", (unsigned long long)p->total.nonfinite_a,
 		               (unsigned long long)p->total.nonfinite_b);
+	else if (isinf(p->total.rel_l2))
+		st_text_puts(&t, ", B is zero everywhere");
 	if (p->over_threshold && p->status != ST_STATUS_FAULT)
 		st_text_puts(&t, ", DIVERGENCE (threshold)");
 	st_table_cell(table, p->over_threshold ? ST_STYLE_BAD : words[p->status].style, t.s);

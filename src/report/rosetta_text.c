@@ -217,11 +217,18 @@ static void weight_lines(const struct st_rosetta *r, bool verbose, struct st_tex
 			st_text_puts(t, "\n");
 			continue;
 		}
-		st_text_puts(t, "rel=");
-		number(t, d->rel_l2);
-		st_text_puts(t, " expected=");
-		number(t, d->predicted);
-		st_text_printf(t, " gain=%.6g", d->gain);
+		if (d->nonfinite_a || d->nonfinite_b) {
+			st_text_printf(t, "not finite: %llu in A, %llu in B", (unsigned long long)d->nonfinite_a,
+			               (unsigned long long)d->nonfinite_b);
+		} else if (isinf(d->rel_l2)) { /* nothing is in proportion to that */
+			st_text_printf(t, "B is zero everywhere, A up to %.3g", d->max_abs);
+		} else {
+			st_text_puts(t, "rel=");
+			number(t, d->rel_l2);
+			st_text_puts(t, " expected=");
+			number(t, d->predicted);
+			st_text_printf(t, " gain=%.6g", d->gain);
+		}
 		if (d->bad_rows)
 			st_text_printf(t, ", %llu of %llu rows beyond it", (unsigned long long)d->bad_rows,
 			               (unsigned long long)d->rows);

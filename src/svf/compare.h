@@ -70,6 +70,8 @@ struct st_svf_comparison {
 	size_t n_missing, n_covered, n_expected; /* expected: of those selected, what both sides were asked for */
 	size_t n_selected;
 	bool unproved; /* both sides took their sources from a third */
+	/* The tensor whose digests --strict-current-python and --strict-reference ask for was not asked of both sides. */
+	bool sample_left_out;
 	struct st_svf_finding *findings;
 	size_t n_findings, cap_findings;
 	bool lost; /* memory, on the way: nothing can be said */

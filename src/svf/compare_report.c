@@ -10,7 +10,8 @@ const char *st_svf_verdict(const struct st_svf_comparison *c)
 	bool differ = c->n_findings > 0;
 	for (size_t i = 0; i < c->n_matches; i++)
 		differ |= c->matches[i].first >= 0;
-	return differ ? "differ" : c->n_expected == 0 || c->n_covered < c->n_expected ? "incomplete" : "match";
+	bool incomplete = c->n_expected == 0 || c->n_covered < c->n_expected || c->sample_left_out;
+	return differ ? "differ" : incomplete ? "incomplete" : "match";
 }
 
 static const char *const ulp_classes[ST_ULP_CLASSES] = { "0", "1", "2", "3-4", "5-16", "17-256", "more", "not finite" };
@@ -93,6 +94,8 @@ char *st_svf_compare_text(const struct st_svf_comparison *c)
 			                    : "the other side's own: where it comes from, not a check of it");
 	for (size_t i = 0; i < c->n_missing; i++)
 		fprintf(f, "missing: %s is not on both sides with all ten stages\n", c->missing[i]);
+	if (c->sample_left_out)
+		fprintf(f, "missing: the sample, whose digest is asked for, was left out by --selected-source-filter\n");
 	for (size_t i = 0; i < c->n_matches; i++)
 		if (c->matches[i].first >= 0)
 			fprintf(f, "fault: %s first differs at %s\n", c->matches[i].name,

@@ -185,6 +185,7 @@ static void wrappers_in_names(void **state)
 		{ "model.", "", "_checkpoint_wrapped_module.", "without _checkpoint_wrapped_module." },
 		{ "model.", "", "_fsdp_wrapped_module._checkpoint_wrapped_module.",
 		  "without _checkpoint_wrapped_module. and _fsdp_wrapped_module." },
+		{ "model.", "base_model.model.", "base_layer.", "without base_model.model. and base_layer." },
 		{ "model.", "", "", NULL },
 		/* No wrappers: words of their own, and parts of words. */
 		{ "my_orig_mod.model.", "", "", "without my_orig_mod." },
@@ -338,7 +339,8 @@ static void what_is_no_language_model(void **state)
 	static const struct {
 		const char *name, *says;
 	} cases[] = {
-		{ "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "is an adapter (LoRA)" },
+		{ "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+		  "is a base model with an adapter (LoRA) beside it" },
 		{ "score.weight", "is a classifier" },
 	};
 	struct naive m = sizes("llama");

@@ -547,10 +547,113 @@ static void neighbours_are_seen(void **state)
 	}
 }
 
+/* ---- shapes of differences ---- */
+
+static double wave(uint64_t i, double by) { return sin(by * (double)i + 0.3 * (double)(i * i % 97)); }
+
+/* Rank 1 into queries and values of all layers, or of all but one. */
+static void adapt_gpt2(struct tiny *t, int but)
+{
+	for (int l = 0; l < 2; l++) {
+		struct matrix *m = find(t, GPT2, l, "attn.c_attn.weight");
+		for (uint64_t i = 0; i < m->rows && l != but; i++)
+			for (uint64_t o = 0; o < m->cols; o++)
+				if (o / 24 != 1)
+					m->x[i * m->cols + o] += 0.1 * wave(i, 1.7 + l) * wave(o, 0.9 + l);
+	}
+}
+static void gpt2_adapters(struct tiny *t) { adapt_gpt2(t, -1); }
+static void gpt2_adapters_but_one(struct tiny *t) { adapt_gpt2(t, 1); }
+
+/* What writes to the stream no longer does so in one direction. */
+static void gpt2_abliterated(struct tiny *t)
+{
+	for (int l = 0; l < 4; l++) {
+		struct matrix *m = find(t, GPT2, l / 2, l % 2 ? "attn.c_proj.weight" : "mlp.c_proj.weight");
+		double len = 0;
+		for (uint64_t o = 0; o < 24; o++)
+			len += wave(o, 2.1) * wave(o, 2.1);
+		for (uint64_t i = 0; i < m->rows; i++) {
+			double dot = 0;
+			for (uint64_t o = 0; o < 24; o++)
+				dot += m->x[i * 24 + o] * wave(o, 2.1) / len;
+			for (uint64_t o = 0; o < 24; o++)
+				m->x[i * 24 + o] -= dot * wave(o, 2.1);
+		}
+	}
+}
+
+static void spread(struct tiny *t, const char *in)
+{
+	for (size_t k = 0; k < t->n; k++)
+		for (uint64_t i = 0; !t->m[k].vector && strstr(t->m[k].name, in) && i < t->m[k].rows * t->m[k].cols; i++)
+			t->m[k].x[i] *= 1 + 0.02 * wave(i + 131 * k, 1.3);
+}
+static void mixtral_finetuned(struct tiny *t) { spread(t, ""); }
+static void mixtral_gates_trained(struct tiny *t) { spread(t, ".w1."); }
+static void gpt2_finetuned(struct tiny *t) { spread(t, ""); }
+
+static void mixtral_pruned(struct tiny *t)
+{
+	for (size_t k = 0; k < t->n; k++)
+		for (uint64_t i = 0; !t->m[k].vector && i < t->m[k].rows * t->m[k].cols; i++)
+			t->m[k].x[i] = i * 7 % 3 ? t->m[k].x[i] : 0;
+}
+
+static void one_expert_scaled(struct tiny *t)
+{
+	struct matrix *m = find(t, LLAMA, 1, "block_sparse_moe.experts.2.w1.weight");
+	for (uint64_t i = 0; i < m->rows; i++)
+		times(m, false, i, 1.003);
+}
+
+static void shapes_are_told(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *family;
+		void (*change)(struct tiny *t);
+		const char *code, *says;
+	} cases[] = {
+		{ "gpt2", gpt2_adapters, "weight.low_rank", "(c_attn:q, c_attn:v)" },
+		{ "gpt2", gpt2_adapters_but_one, "weight.low_rank", "c_attn:q of layer 0 alone" },
+		{ "gpt2", gpt2_abliterated, "weight.low_rank", "one direction of the stream" },
+		{ "gpt2", gpt2_finetuned, "weight.two_models", "14 of 14 matrices" },
+		{ "mixtral", mixtral_finetuned, "weight.two_models", "36 of 36 matrices" },
+		{ "mixtral", mixtral_pruned, "weight.two_models", "pruned" },
+		{ "mixtral", mixtral_gates_trained, "unexplained", "8 of 36 matrices (w1)" },
+		{ "mixtral", one_expert_scaled, "weight.scaled", "experts.2.w1" },
+	};
+	static const uint32_t ids[] = { 1, 5, 9, 2, 7, 3 };
+	struct st_rosetta_options o = { .tokens = ids, .n_tokens = 6, .threshold = NAN };
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct tiny base, other;
+		load(&base, cases[i].family);
+		load(&other, cases[i].family);
+		cases[i].change(&other);
+		save(&base, cases[i].family, "base");
+		save(&other, cases[i].family, "other");
+		for (int order = 0; order < 2; order++) {
+			struct st_error err = ST_ERROR_INIT;
+			struct st_rosetta *r;
+			assert_ok(st_rosetta_run(in_folder(order ? "base" : "other"), in_folder(order ? "other" : "base"),
+			                         &o, &r, &err),
+			          &err);
+			if (r->verdict != ST_VERDICT_FAULT || strcmp(st_cause_name(r->cause.code), cases[i].code) != 0
+			    || !strstr(r->text, cases[i].says) || r->first.side)
+				fail_msg("case %zu (%s), order %d: %s", i, cases[i].family, order, r->text);
+			st_rosetta_free(r);
+		}
+		release(&base);
+		release(&other);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(neighbours_are_seen, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(shapes_are_told, make_folder, remove_folder),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);

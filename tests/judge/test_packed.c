@@ -480,6 +480,8 @@ static void factors_beside_are_read(void **state)
 
 /* ---- beside the source ---- */
 
+static unsigned zero_less = 1; /* GPTQ's second format holds the middle itself */
+
 /* Symmetric, as AutoGPTQ packs: codes around the middle, of which the file holds one less; a column's codes in words. */
 static void gptq_pack(unsigned bits, uint32_t *to, const float *w, uint64_t rows, uint64_t cols, uint64_t group,
                       uint32_t *z, uint16_t *s)
@@ -492,7 +494,7 @@ static void gptq_pack(unsigned bits, uint32_t *to, const float *w, uint64_t rows
 				most = fmaxf(most, fabsf(w[r * cols + g * group + k]));
 			uint16_t h = st_f32_to_f16(2 * most / (float)top);
 			s[g * rows + r] = h;
-			z[g * rows / in_word + r / in_word] |= (middle - 1) << bits * (r % in_word);
+			z[g * rows / in_word + r / in_word] |= (middle - zero_less) << bits * (r % in_word);
 			for (uint64_t k = g * group; k < (g + 1) * group; k++) {
 				float q = fminf((float)top, fmaxf(0, rintf(w[r * cols + k] / st_f16_to_f32(h))
 				                                             + (float)middle));
@@ -621,6 +623,39 @@ static void a_factor_under_gptq_has_no_order(void **state)
 	toy_free(&m);
 }
 
+/* A file of GPTQ's second format that does not say so is read as the first: every number is a step off, and that is named. */
+static void gptq_formats_are_told_apart(void **state)
+{
+	(void)state;
+	static const uint32_t ids[] = { 5, 17, 60 };
+	struct st_rosetta_options o = { .tokens = ids, .n_tokens = 3, .threshold = NAN, .keep_going = true };
+	struct toy m;
+	struct st_error err = ST_ERROR_INIT;
+	toy_make(&m, "llama", 64, false);
+	toy_write(&m, in_folder("source"), ST_DTYPE_F16, false);
+	for (int i = 0; i < 6; i++) {
+		static const unsigned bits[] = { 2, 4, 8 };
+		zero_less = i % 2;
+		write_packed(&m, in_folder("gptq"), bits[i / 2], 1);
+		for (int order = 0; order < 2; order++) {
+			struct st_rosetta *r;
+			assert_ok(st_rosetta_run(in_folder(order ? "source" : "gptq"), in_folder(order ? "gptq" : "source"),
+			                         &o, &r, &err),
+			          &err);
+			bool second = r->verdict == ST_VERDICT_FAULT
+			           && r->cause.code == ST_CAUSE_WEIGHT_DTYPE_MISLABELLED
+			           && r->cause.confidence == ST_CONFIRMED && r->first.side == (order ? 'b' : 'a')
+			           && strstr(r->text, "GPTQ v1 and holds GPTQ v2");
+			if (zero_less ? r->cause.code == ST_CAUSE_WEIGHT_DTYPE_MISLABELLED : !second)
+				fail_msg("%u bits, %u less, order %d: %s (%s)", bits[i / 2], zero_less, order,
+				         st_verdict_name(r->verdict), r->text);
+			st_rosetta_free(r);
+		}
+	}
+	zero_less = 1;
+	toy_free(&m);
+}
+
 int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, make_folder, remove_folder)
@@ -634,6 +669,7 @@ int main(void)
 		CASE(factors_beside_are_read),
 		CASE(packed_is_judged_by_its_source),
 		CASE(a_factor_under_gptq_has_no_order),
+		CASE(gptq_formats_are_told_apart),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);

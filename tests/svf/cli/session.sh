@@ -31,8 +31,15 @@ tail -n 1 out
 stele svf compare python.json replay.json --strict-stage-tolerances --strict-current-python --json | jq -r .verdict
 # The command line of older scripts: reference and vector as the report names them, the sample alone, sources of the other side.
 stele svf replay --semantic-only --device-semantic-only --preferred-layout-only --source-from-python-stage --components-dir components \
-	--python-report python.json --stage-dir stages-sample --out sample.json 2>&1 > out | grep -c 'semantic-only changes nothing'
+	--python-report python.json --stage-dir stages-sample --out sample.json 2>&1 > out | grep -c 'semantic-only changes nothing: '
 stele svf compare --strict-stage-tolerances python.json sample.json | grep -e ^coverage -e ^verdict
+# Some tensors only: what was asked for is what is looked for; the digests asked for are those of the sample, which is left out here.
+for filter in embed_tokens lm_head; do
+	stele svf replay $args --components-dir components --python-report python.json --all-selected-tensors --selected-source-filter $filter \
+		--stage-dir stages-$filter --out $filter.json > out
+	stele svf compare --strict-stage-tolerances python.json $filter.json | grep -e ^coverage -e ^verdict
+	stele svf compare --strict-current-python python.json $filter.json | grep -e ^missing -e ^cause -e ^verdict || true
+done
 # More threads than any machine has are cut down; a report beside itself is no comparison.
 stele svf compare python.json replay.json --threads 100000 -q | tail -n 1
 status=0
