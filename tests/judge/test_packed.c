@@ -637,17 +637,17 @@ static void gptq_formats_are_told_apart(void **state)
 		static const unsigned bits[] = { 2, 4, 8 };
 		zero_less = i % 2;
 		write_packed(&m, in_folder("gptq"), bits[i / 2], 1);
-		for (int order = 0; order < 2; order++) {
+		for (int way = 0; way < 2; way++) {
 			struct st_rosetta *r;
-			assert_ok(st_rosetta_run(in_folder(order ? "source" : "gptq"), in_folder(order ? "gptq" : "source"),
+			assert_ok(st_rosetta_run(in_folder(way ? "source" : "gptq"), in_folder(way ? "gptq" : "source"),
 			                         &o, &r, &err),
 			          &err);
 			bool second = r->verdict == ST_VERDICT_FAULT
 			           && r->cause.code == ST_CAUSE_WEIGHT_DTYPE_MISLABELLED
-			           && r->cause.confidence == ST_CONFIRMED && r->first.side == (order ? 'b' : 'a')
+			           && r->cause.confidence == ST_CONFIRMED && r->first.side == (way ? 'b' : 'a')
 			           && strstr(r->text, "GPTQ v1 and holds GPTQ v2");
 			if (zero_less ? r->cause.code == ST_CAUSE_WEIGHT_DTYPE_MISLABELLED : !second)
-				fail_msg("%u bits, %u less, order %d: %s (%s)", bits[i / 2], zero_less, order,
+				fail_msg("%u bits, %u less, order %d: %s (%s)", bits[i / 2], zero_less, way,
 				         st_verdict_name(r->verdict), r->text);
 			st_rosetta_free(r);
 		}
