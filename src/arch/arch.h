@@ -69,6 +69,7 @@ struct st_config {
 	int64_t bos, eos;     /* -1 = none */
 	int64_t eos_also[7];  /* further ids that end a text; generation_config.json and lists have them */
 	uint32_t n_eos_also;
+	uint32_t n_eos_generation; /* the last ones of them, which generation_config.json alone has */
 	struct st_config_origin origin[ST_CONFIG_MEMBERS];
 };
 

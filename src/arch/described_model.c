@@ -426,9 +426,12 @@ static enum st_status fill_config(struct st_model *m, struct st_error *err)
 	ST_TRY(st_config_json_names(o, apr, cfg, err));
 	if (!apr && o != m->c->docs.config && cfg->eos < 0 && cfg->bos < 0)
 		ST_TRY(st_config_json_names(m->c->docs.config, false, cfg, err));
-	return !apr && m->c->docs.generation_config
-	             ? st_config_json_id(m->c->docs.generation_config, false, ST_CONFIG_EOS, cfg, err)
-	             : ST_OK;
+	if (apr || !m->c->docs.generation_config)
+		return ST_OK;
+	uint32_t own = cfg->eos < 0 ? UINT32_MAX : cfg->n_eos_also;
+	ST_TRY(st_config_json_id(m->c->docs.generation_config, false, ST_CONFIG_EOS, cfg, err));
+	cfg->n_eos_generation = cfg->n_eos_also > own ? cfg->n_eos_also - own : 0;
+	return ST_OK;
 }
 
 /* Whether a line of the page is the place of a failure. */

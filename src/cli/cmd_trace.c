@@ -71,16 +71,17 @@ static void on_next(void *user, uint32_t token)
 	k->has_next = true;
 }
 
-/* "A..B", half open. */
+/* "A..B", half open, or "A" alone. */
 static bool parse_layers(const char *s, uint32_t *first, uint32_t *end)
 {
 	char *rest;
 	if (s[0] < '0' || s[0] > '9')
 		return false;
-	unsigned long a = strtoul(s, &rest, 10);
-	if (strncmp(rest, "..", 2) != 0 || rest[2] < '0' || rest[2] > '9')
+	unsigned long a = strtoul(s, &rest, 10), b = a + 1;
+	if (*rest && (strncmp(rest, "..", 2) != 0 || rest[2] < '0' || rest[2] > '9'))
 		return false;
-	unsigned long b = strtoul(rest + 2, &rest, 10);
+	if (*rest)
+		b = strtoul(rest + 2, &rest, 10);
 	if (*rest || a > UINT32_MAX || b > UINT32_MAX)
 		return false;
 	*first = (uint32_t)a;
@@ -238,7 +239,7 @@ static bool read_layers(struct cli *c, const char *option, const char *s, const 
 {
 	const uint32_t layers = st_model_config(m)->n_layers;
 	if (!parse_layers(s, first, end)) {
-		*rc = cli_usage(c, "%s: '%.60s' is no range A..B", option, s);
+		*rc = cli_usage(c, "%s: '%.60s' is no layer and no range A..B", option, s);
 		return false;
 	}
 	if (*first >= *end || *end > layers) {
@@ -368,11 +369,11 @@ out:
 static const struct cli_param options[] = {
 	CLI_OPTIONS_PROMPT(struct opts, prompt),
 	{ "stages", 0, "LIST", "show these stages, comma separated (default: all)", CLI_STR(struct opts, stages) },
-	{ "layers", 0, "A..B", "show layers A to B - 1 alone (default: all, and what is in none)",
+	{ "layers", 0, "A..B", "show layers A to B - 1 alone, or A (default: all, and what is in none)",
 	  CLI_STR(struct opts, layers) },
 	{ "save-tensor", 0, "LIST", "write these stages, comma separated, or 'all'",
 	  CLI_STR(struct opts, save_stages) },
-	{ "save-tensor-layers", 0, "A..B", "of layers A to B - 1 only (default: all)",
+	{ "save-tensor-layers", 0, "A..B", "of layers A to B - 1 only, or A (default: all)",
 	  CLI_STR(struct opts, save_layers) },
 	{ "save-tensor-dir", 0, "DIR", "write a tree of APRT files to DIR (default: MODEL-trace in the current folder)",
 	  CLI_PATH(struct opts, dir) },

@@ -195,7 +195,8 @@ enum st_status st_find_padded_blocks(struct st_trial *t)
 			continue;
 		other->get(other, 1, &(struct st_cells){ .value = row });
 		struct apart s = { own, other, find_bytes(x, row, row + cols) };
-		if (s.apart == 0)
+		/* Whole rows in between are those of another matrix, unless there is nothing in them. */
+		if (s.apart == 0 || (s.apart == x->row_bytes && !gaps_hold_zeros(x, 2 * s.apart)))
 			continue;
 		struct st_cause c = { .code = ST_CAUSE_WEIGHT_ROW_SHIFT };
 		st_cause_put(&c, ST_PARAM_PADDING_BYTES, (double)s.apart);

@@ -214,11 +214,12 @@ static enum st_status check_special_id(struct st_inspection *in, const char *wha
 	           from->key, config, own, n < 64 ? (int)n : 64, piece ? piece : "");
 }
 
+/* What generation_config.json has does not mend config.json for engines that read that alone. */
 static enum st_status check_special_ids(struct st_inspection *in, const struct st_config *cfg, struct st_error *err)
 {
 	int64_t eos = st_tokenizer_eos(in->tokenizer);
 	bool among = false;
-	for (uint32_t i = 0; i < cfg->n_eos_also; i++)
+	for (uint32_t i = 0; i + cfg->n_eos_generation < cfg->n_eos_also; i++)
 		among |= cfg->eos_also[i] == eos;
 	ST_TRY(check_special_id(in, "bos", &cfg->origin[ST_CONFIG_BOS], cfg->bos, st_tokenizer_bos(in->tokenizer),
 	                        err));

@@ -281,6 +281,9 @@ static void note_top1(struct st_rosetta *r, const struct lockstep *l, uint32_t h
 	struct st_value a = st_run_value(l->ra, head), b = st_run_value(l->rb, head);
 	const float *x = a.data + (a.rows - 1) * a.cols, *y = b.data + (b.rows - 1) * b.cols;
 	size_t ia = 0, ib = 0, second = SIZE_MAX;
+	for (size_t i = 0; i < b.cols; i++)
+		if (isnan(x[i]) || isnan(y[i]))
+			return; /* nothing is the largest of those */
 	for (size_t i = 1; i < b.cols; i++) {
 		ia = x[i] > x[ia] ? i : ia;
 		ib = y[i] > y[ib] ? i : ib;

@@ -280,6 +280,17 @@ static enum st_status open_both(struct st_rosetta_state *s, const char *path_a, 
 	return st_model_is_by_name(s->mb) ? ST_OK : open_by_names(&s->mb, path_b, pool, err);
 }
 
+/* Whether both files have a row for every token. */
+static bool tokens_fit(const struct st_rosetta_state *s, uint32_t vocab)
+{
+	bool fit = true;
+	for (size_t i = 0; i < s->r.n_tokens_a; i++)
+		fit &= s->r.tokens_a[i] < vocab;
+	for (size_t i = 0; i < s->r.n_tokens_b; i++)
+		fit &= s->r.tokens_b[i] < vocab;
+	return fit;
+}
+
 enum st_status st_rosetta_run(const char *path_a, const char *path_b, const struct st_rosetta_options *o,
                               struct st_rosetta **out, struct st_error *err)
 {
@@ -351,7 +362,7 @@ enum st_status st_rosetta_run(const char *path_a, const char *path_b, const stru
 		runnable &= r->weights[i].status < ST_WEIGHT_ONLY_A;
 	if (runnable)
 		ST_TRY_OUT(st_rosetta_find_function(s, e.pool, err));
-	if (whole && !stop && s->form.agree) {
+	if (whole && !stop && s->form.agree && tokens_fit(s, ga->vocab < gb->vocab ? ga->vocab : gb->vocab)) {
 		ST_TRY_OUT(st_rosetta_lockstep(s, o, &e, err));
 		ST_TRY_OUT(measure_agreement(s, o, &e, err));
 	} else {
