@@ -21,6 +21,7 @@ struct tensor {
 	bool turned, less_one, logarithm, vector;
 	uint64_t stack, of; /* experts in it, and rows of each; 0: it is no stack */
 	uint64_t cols;
+	uint64_t wide; /* columns of a small matrix whose numbers are put one by one; 0: it is none */
 	struct st_job_row *rows;
 	size_t n, cap; /* rows: reached so far, room */
 	const struct st_weight *first;
@@ -37,6 +38,7 @@ struct part {
 	uint64_t from, step, each, of; /* part row p: of 0: from + p * step; else p / each * of + from + p % each */
 	bool pairs, turned, less_one, logarithm;
 	uint32_t heads, pair_dims;
+	uint64_t column, every; /* of columns those from `column` on, one of `every`; 0: all */
 };
 
 static enum st_status read_part(const struct st_source *src, const struct st_settings *s, struct part *p,
@@ -62,6 +64,10 @@ static enum st_status read_part(const struct st_source *src, const struct st_set
 			ST_TRY(st_expression_count_or(&x->b, s, 0, &b, err));
 			ST_TRY(st_expression_count_or(&x->m, s, 0, &p->of, err));
 			p->each = b - p->from;
+			break;
+		case ST_SOURCE_COLUMNS:
+			ST_TRY(st_expression_count_or(&x->a, s, 0, &p->column, err));
+			ST_TRY(st_expression_count_or(&x->n, s, 1, &p->every, err));
 			break;
 		case ST_SOURCE_PAIRS:
 			ST_TRY(st_expression_count(&x->n, s, &p->heads, err));
@@ -152,6 +158,45 @@ static uint32_t alternative(const struct st_described *d, const struct st_family
 	return 0;
 }
 
+/* Rows of each matrix of a stack, with those of all weights that share it. */
+static enum st_status rows_of_one(const struct st_described *d, enum st_spelling to, const struct st_source *src,
+                                  const struct st_settings *s, uint64_t *of, struct st_error *err)
+{
+	*of = 0;
+	for (uint32_t i = 0; i < d->family->n_weights; i++) {
+		const struct st_family_weight *w = &d->family->weights[i];
+		for (uint32_t k = 0; w->rank == 3 && k < w->n_sources[to]; k++) {
+			struct part p;
+			uint32_t rows;
+			if (strcmp(w->sources[to][k].name, src->name) != 0)
+				continue;
+			ST_TRY(read_part(&w->sources[to][k], s, &p, err));
+			ST_TRY(st_expression_count(&w->shape[1], s, &rows, err));
+			uint64_t end = p.of ? p.of : rows ? p.from + (rows - 1) * p.step + 1 : 0;
+			*of = end > *of ? end : *of;
+		}
+	}
+	return ST_OK;
+}
+
+/* A small matrix of which another weight has the columns between: its numbers one by one. */
+static enum st_status add_columns(struct tensor *t, const struct st_weight *w, const struct part *p,
+                                  struct st_error *err)
+{
+	uint64_t rows = st_weight_rows(w), cols = st_weight_cols(w), wide = cols * p->every;
+	if (p->turned || p->pairs || p->of || p->step != 1 || w->expert >= 0 || (t->n && t->wide != wide))
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name,
+		                  "is made in a way that cannot be written backwards yet");
+	t->alone = false;
+	t->vector = true;
+	t->cols = 1;
+	t->wide = wide;
+	for (uint64_t r = 0; r < rows; r++)
+		for (uint64_t c = 0; c < cols; c++)
+			ST_TRY(put_row(t, r * wide + p->column + c * p->every, w, r * cols + c, err));
+	return ST_OK;
+}
+
 static enum st_status add_weight(struct st_conversion *v, struct tensors *all, const struct st_weight *w,
                                  struct st_error *err)
 {
@@ -179,13 +224,14 @@ static enum st_status add_weight(struct st_conversion *v, struct tensors *all, c
 	bool small = w->kind != ST_WEIGHT_MATRIX && w->kind != ST_WEIGHT_EMBEDDING;
 	bool vector = w->tensor->ndim < 2 || (small && st_tensor_rows(w->tensor) == 1),
 	     stacked = w->expert >= 0 && !strchr(src->name, '@');
+	if (p.every)
+		return add_columns(t, w, &p, err);
 	uint64_t rows = vector ? st_weight_cols(w) : st_weight_rows(w), cols = vector ? 1 : st_weight_cols(w);
 	uint64_t at = 0;
-	if (stacked && p.turned)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, name,
-		                  "is a stack of matrices that lie transposed, which cannot be written yet");
 	if (stacked) { /* one expert behind the other, each with what it shares its place with */
-		t->of = p.of ? p.of : rows;
+		t->of = rows;
+		if (fw->rank == 3)
+			ST_TRY(rows_of_one(d, to, src, &s, &t->of, err));
 		at = (uint64_t)w->expert * t->of;
 		t->stack = (uint64_t)w->expert + 1 > t->stack ? (uint64_t)w->expert + 1 : t->stack;
 	}
@@ -273,10 +319,12 @@ static enum st_status vector_job(struct st_conversion *v, const struct tensor *t
 		if (t->rows[i].w != now) {
 			now = t->rows[i].w;
 			free(own);
-			own = st_alloc_array(st_weight_cols(now), sizeof *own);
+			uint64_t rows = t->wide ? st_weight_rows(now) : 1;
+			own = st_alloc_array2(rows, st_weight_cols(now), sizeof *own);
 			if (!own)
 				return st_no_memory(err);
-			st_weight_decode(now, 0, 1, own);
+			for (uint64_t r = 0; r < rows; r++)
+				st_weight_decode(now, r, 1, own + r * st_weight_cols(now));
 		}
 		x[i] = st_stored_form(t->less_one, t->logarithm, own[t->rows[i].row]);
 	}
@@ -284,13 +332,13 @@ static enum st_status vector_job(struct st_conversion *v, const struct tensor *t
 	enum st_dtype want = v->dst.format == ST_FORMAT_GGUF ? ST_DTYPE_F32 : t->first->tensor->dtype;
 	/* A page that gives a vector the shape [1, n] says how config.json's containers label it. */
 	const struct st_family *f = st_model_described(v->src.model)->family;
-	bool row = f->weights[st_family_find_weight(f, t->first->name)].rank == 2 && t->first->expert < 0
+	bool row = !t->wide && f->weights[st_family_find_weight(f, t->first->name)].rank == 2 && t->first->expert < 0
 	        && v->dst.format != ST_FORMAT_GGUF;
 	j->kind = ST_JOB_VALUES;
 	j->values = x;
-	j->spec.ndim = row ? 2 : 1;
-	j->spec.shape[0] = row ? 1 : t->n;
-	j->spec.shape[1] = row ? t->n : 0;
+	j->spec.ndim = row || t->wide ? 2 : 1;
+	j->spec.shape[0] = row ? 1 : t->wide ? t->n / t->wide : t->n;
+	j->spec.shape[1] = row ? t->n : t->wide;
 	ST_TRY(label(v, t, &j->spec, err));
 	return st_job_settle(&v->dst, j, want, err);
 }
@@ -320,12 +368,12 @@ static enum st_status add_tensor(struct st_conversion *v, struct tensor *t, stru
 	j->spec.ndim = t->stack ? 3 : 2;
 	uint64_t *shape = j->spec.shape;
 	if (t->stack) {
-		if (t->turned || t->n != t->stack * t->of)
+		if (t->n != t->stack * t->of)
 			return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name,
 			                  "is a stack of matrices in a form that cannot be written yet");
 		shape[0] = t->stack;
-		shape[1] = t->of;
-		shape[2] = t->cols;
+		shape[1] = t->turned ? t->cols : t->of;
+		shape[2] = t->turned ? t->of : t->cols;
 	} else {
 		shape[0] = t->turned ? t->cols : t->n;
 		shape[1] = t->turned ? t->n : t->cols;

@@ -6,6 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* "NAME if KEY", "NAME unless KEY": by the model's own value of what GGUF calls so. */
+static bool is_called_so(const struct st_described *d, const struct st_family_name *name)
+{
+	bool there = false;
+	for (uint32_t i = 0; name->key && i < d->family->n_keys; i++)
+		for (uint32_t k = 0; k < d->family->keys[i].n_spelled[ST_SPELLING_GGUF]; k++)
+			if (strcmp(d->family->keys[i].spelled[ST_SPELLING_GGUF][k], name->key) == 0)
+				there |= d->settings.keys[i].kind == ST_SETTING_NUMBER
+				      && d->settings.keys[i].number != 0;
+	return !name->key || there != name->unless;
+}
+
 const char *st_described_called(const struct st_described *d, enum st_spelling where, bool class)
 {
 	const struct st_family *f = d->family;
@@ -19,7 +31,7 @@ const char *st_described_called(const struct st_described *d, enum st_spelling w
 		while (i < f->n_names[where] && strcmp(f->names[where][i].name, own.text) != 0)
 			i++;
 	for (; i < f->n_names[where]; i++)
-		if ((strstr(f->names[where][i].name, "For") != NULL) == class)
+		if ((strstr(f->names[where][i].name, "For") != NULL) == class && is_called_so(d, &f->names[where][i]))
 			return f->names[where][i].name;
 	return f->n_names[where] ? f->names[where][0].name : f->name;
 }

@@ -133,24 +133,34 @@ static enum st_status transposed_floats(const struct st_job *j, uint64_t row0, u
 	return st_check_cancel(err);
 }
 
-/* A piece of the output whose columns are rows of weights. */
+/* Of a turned one: rows of each matrix of the output. */
+static uint64_t rows_of_one(const struct st_job *j)
+{
+	uint64_t cols = st_spec_cols(&j->spec), matrices = cols ? j->n_rows / cols : 0;
+	return matrices ? st_spec_rows(&j->spec) / matrices : 0;
+}
+
+/* A piece of the output whose columns are rows of weights, of one matrix or of a stack. */
 static void drop_columns(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 {
 	const struct transposed *t = ctx;
 	const struct st_job *j = t->j;
-	uint64_t rows = st_spec_rows(&j->spec), cols = st_spec_cols(&j->spec);
+	uint64_t cols = st_spec_cols(&j->spec), rows = rows_of_one(j);
 	float *x = t->buf + lane * rows;
 	for (uint64_t c = begin; c < end && !st_cancelled(); c++) {
+		uint64_t first = c / cols * rows, from = t->row0 > first ? t->row0 : first, behind = t->row0 + t->count;
+		if (from >= first + rows || first >= behind)
+			continue;
 		st_weight_decode(j->rows[c].w, j->rows[c].row, 1, x);
-		for (uint64_t r = 0; r < t->count; r++)
-			t->dst[r * cols + c] = x[t->row0 + r];
+		for (uint64_t r = from; r < first + rows && r < behind; r++)
+			t->dst[(r - t->row0) * cols + c % cols] = x[r - first];
 	}
 }
 
 static enum st_status turned_floats(const struct st_job *j, uint64_t row0, uint64_t count, float *dst,
                                     struct st_pool *pool, struct st_error *err)
 {
-	uint64_t rows = st_spec_rows(&j->spec);
+	uint64_t rows = rows_of_one(j);
 	float *buf = st_alloc_array2(st_pool_threads(pool), rows, sizeof *buf);
 	if (!buf)
 		return st_no_memory(err);
