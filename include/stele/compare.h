@@ -123,6 +123,7 @@ struct st_config_diff {
 
 /* A difference of two files that the tokens at hand do not exercise, and others may. */
 struct st_aside {
+	enum st_cause_code code; /* of the vocabulary or of the configuration */
 	char key[48]; /* "eos", "sliding_window", "merges", "chat template" */
 	char a[96], b[96];
 	struct st_config_origin from_a, from_b; /* of a configuration key; else their key is empty */

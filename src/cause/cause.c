@@ -20,6 +20,12 @@ const char *st_confidence_name(enum st_confidence c)
 	return names[c];
 }
 
+enum st_confidence st_confidence_of(bool noise, double before, double after)
+{
+	double most = before < 1 ? before : 1;
+	return noise ? ST_CONFIRMED : after <= 0.1 * most ? ST_LIKELY : ST_UNEXPLAINED;
+}
+
 static const struct st_param_info params[] = {
 #define PARAM(name, key, unit) [ST_PARAM_##name] = { key, ST_UNIT_##unit },
 #include <stele/causes.def>

@@ -163,7 +163,8 @@ void st_compare_asides(const struct st_config_diff *diffs, size_t n_diffs, struc
 		bool no_a = strcmp(d->a, none) == 0, no_b = strcmp(d->b, none) == 0;
 		/* A window that is none is known to be none, and a text that ends nowhere is no other spelling of one
 		 * that ends. */
-		*x = (struct st_aside){ .one_sided = (no_a || no_b) && (bos || strcmp(d->key, "max_positions") == 0) };
+		*x = (struct st_aside){ .code = ids ? ST_CAUSE_VOCAB_MISMATCH : ST_CAUSE_CONFIG_MISMATCH,
+			                .one_sided = (no_a || no_b) && (bos || strcmp(d->key, "max_positions") == 0) };
 		snprintf(x->key, sizeof x->key, "%s", d->key);
 		if (d->among) {
 			x->one_sided = true;

@@ -250,7 +250,7 @@ static void note_one(struct st_raw_configs *r, const struct entry *e, bool on_a)
 		return;
 	}
 	struct st_aside *x = &r->aside[r->n_asides++];
-	*x = (struct st_aside){ .one_sided = true };
+	*x = (struct st_aside){ .code = ST_CAUSE_CONFIG_MISMATCH, .one_sided = true };
 	snprintf(x->key, sizeof x->key, "%.47s", e->key);
 	snprintf(x->a, sizeof x->a, "%s", on_a ? e->text : "not there");
 	snprintf(x->b, sizeof x->b, "%s", on_a ? "not there" : e->text);

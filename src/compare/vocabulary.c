@@ -34,7 +34,7 @@ static struct st_aside *add(struct list *l, const char *key, bool one_sided)
 {
 	static struct st_aside beyond; /* more kinds than there is room for: there are not */
 	struct st_aside *x = l->n < ST_MAX_ASIDES ? &l->v[l->n++] : &beyond;
-	*x = (struct st_aside){ .one_sided = one_sided };
+	*x = (struct st_aside){ .code = ST_CAUSE_VOCAB_MISMATCH, .one_sided = one_sided };
 	snprintf(x->key, sizeof x->key, "%s", key);
 	return x;
 }

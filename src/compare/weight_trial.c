@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LIKELY 0.1 /* residual left by a cause that is at least likely */
 
 /* ---- proposing a cause ---- */
 
@@ -142,14 +141,11 @@ enum st_status st_trial_consider(struct st_trial *t, const struct st_rows *a, co
 	if (!s.noise && !(s.rel < before))
 		return ST_OK;
 	add_candidate(t->d, c.code, s.rel);
-	/* A proposal must take away nine tenths of the difference, and leave less than a tenth of the tensor: of a
-	 * difference that is far larger than the tensor almost anything takes most away. No more elements than before
-	 * may be apart. */
-	bool likely = !t->likely && isfinite(s.rel) && s.rel <= LIKELY * fmin(1, before)
-	           && st_fit_apart(&s.fit) <= st_fit_apart(&t->before.fit);
-	if (!s.noise && !likely)
+	/* No more elements than before may be apart. */
+	c.confidence = st_confidence_of(s.noise, before, s.rel);
+	if (c.confidence == ST_UNEXPLAINED
+	    || (c.confidence == ST_LIKELY && (t->likely || st_fit_apart(&s.fit) > st_fit_apart(&t->before.fit))))
 		return ST_OK;
-	c.confidence = s.noise ? ST_CONFIRMED : ST_LIKELY;
 	c.residual_before = t->d->rel_l2;
 	c.residual_after = s.rel;
 	c.floor = s.predicted;

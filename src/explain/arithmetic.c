@@ -182,6 +182,7 @@ struct shape {
 	double rms, gain, coherence; /* gain: of the difference in the value; coherence: of its means over tokens */
 	double worst;                /* largest element, in root mean squares of its token */
 	double usual_gain, usual_sd; /* gain of usual features alone, and how far it would be from 0 by chance */
+	double feature;              /* the mean square of the worst feature, in that of all */
 };
 
 static int by_value(const void *a, const void *b)
@@ -234,14 +235,17 @@ static struct shape shape_of(const struct st_explainer *x, const struct st_node 
 	s.usual_gain = usual_yy > 0 ? usual_dy / usual_yy : 0;
 	double coherent = 0, whole = 0;
 	for (size_t i = 0; i < v->cols && v->rows >= 4; i++) {
-		double sum = 0, square = 0;
+		double sum = 0, square = 0, n_rows = 0;
 		for (size_t r = 0; r < v->rows; r++) {
 			if (!st_capture_counts(x, n, v, x->have, r, i))
 				continue;
 			double d = (double)a[r * v->cols + i] - b[r * v->cols + i];
 			sum += d;
 			square += d * d;
+			n_rows++;
 		}
+		if (n_rows && s.rms > 0)
+			s.feature = fmax(s.feature, square / n_rows / (s.rms * s.rms));
 		coherent += sum * sum;
 		whole += square;
 	}
@@ -260,6 +264,14 @@ static bool any_longer_than(int bits, const float *v, size_t n)
 	while (i < n && st_significant_bits(v[i]) <= bits)
 		i++;
 	return i < n;
+}
+
+/* How large the worst of so many features may be by chance, in the mean square of all (Laurent and Massart, 2000); the
+ * emulation's own tells how unequal they are. */
+static double most_of_feature(const struct shape *like, double rows, double features)
+{
+	double u = log(features / 1e-9), chance = 1 + 2 * sqrt(u / rows) + 2 * u / rows;
+	return chance * fmax(1, like->feature / 2);
 }
 
 /* Of a difference that is noise x->bound becomes what an element may be apart, and f->gain the least gain that is none. */
@@ -296,6 +308,7 @@ static bool is_noise_like(struct st_explainer *x, const struct st_segment *s, co
 	noise = noise && got.worst <= extreme && fabs(got.gain) <= f->gain
 	     && got.coherence <= fmax(like.coherence, 1) * (1 + SIGNIFICANT * sqrt(2 / features));
 	noise = noise && fabs(got.usual_gain) <= fabs(like.usual_gain) * ALLOWS + SIGNIFICANT * got.usual_sd;
+	noise = noise && got.feature <= most_of_feature(&like, (double)v.rows, features);
 	for (size_t i = 0; i < v.rows * v.cols && noise; i++)
 		x->bound[i] = (float)(extreme * a[i / v.cols]);
 	free(a);
@@ -303,6 +316,13 @@ static bool is_noise_like(struct st_explainer *x, const struct st_segment *s, co
 }
 
 /* ---- fits ---- */
+
+/* Relative L2 of sums of squares: of a difference, and of what it is a part of. */
+static double part_of(double dd, double yy)
+{
+	double rel = yy > 0 ? sqrt(dd / yy) : dd > 0 ? (double)INFINITY : 0;
+	return isnan(dd) || isnan(yy) || isnan(rel) ? (double)INFINITY : rel;
+}
 
 /* as: the node as it was evaluated. */
 static void compare(struct st_explainer *x, const struct st_segment *s, const struct st_node *as, const float *value,
@@ -333,7 +353,7 @@ static void compare(struct st_explainer *x, const struct st_segment *s, const st
 				f->col = i;
 			}
 		}
-	f->rel = yy > 0 ? sqrt(dd / yy) : dd > 0 ? INFINITY : 0;
+	f->rel = part_of(dd, yy);
 	f->noise = f->ratio <= 1;
 }
 
@@ -353,7 +373,7 @@ static double relative_where_counted(const struct st_explainer *x, const struct 
 			dd += d * d;
 			yy += (double)of[k] * of[k];
 		}
-	return yy > 0 ? sqrt(dd / yy) : dd > 0 ? INFINITY : 0;
+	return part_of(dd, yy);
 }
 
 double st_fit_left(const struct st_explainer *x, const struct st_segment *s, const float *value)

@@ -140,6 +140,12 @@ static float largest_of(const struct st_weight *w)
 static void norm(const struct job *j, size_t D)
 {
 	plain(j, UNIT * (4 + sqrtf((float)D)) + j->unit * (weights_are_rounded(j) ? 2 : 1), 0);
+	/* Where that rounding meets the least numbers of the type, it is no part of the number. */
+	float least = j->out == ST_DTYPE_F32 || !j->n->n_w || !j->n->w[0] || !j->n->w[0]->tensor
+	                    ? 0
+	                    : st_half_unit(j->out, 0) * (1 + largest_of(j->n->w[0])); /* 1: may be added to it */
+	for (size_t i = 0; i < j->rows * j->cols && least > 0; i++)
+		j->bound[i] += least;
 	if (j->n->op != ST_OP_LAYERNORM)
 		return;
 	float bias = j->n->n_w > 1 && j->n->w[1] && j->n->w[1]->tensor ? largest_of(j->n->w[1]) : 0;

@@ -10,9 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A likely cause leaves at most this share of the difference; a confirmed one leaves noise. */
-#define LIKELY 0.1
-
 float *st_trial_buffer(struct st_trial *t) { return t->x->buffer; }
 
 static void add_candidate(struct st_finding *f, enum st_cause_code code, double after)
@@ -51,7 +48,7 @@ static void keep(struct st_trial *t, const struct st_cause *c, const struct st_f
 	now.residual_before = t->before;
 	now.residual_after = fit->rel;
 	now.floor = fit->floor;
-	now.confidence = fit->noise ? ST_CONFIRMED : fit->rel <= LIKELY * t->before ? ST_LIKELY : ST_UNEXPLAINED;
+	now.confidence = st_confidence_of(fit->noise, t->before, fit->rel);
 	if (!(fit->rel < t->before))
 		return;
 	if (now.confidence == ST_UNEXPLAINED || (now.confidence == ST_LIKELY && f->cause.confidence == ST_CONFIRMED)) {

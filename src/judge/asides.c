@@ -29,7 +29,8 @@ static void compare_ties(struct st_rosetta_state *s)
 	if (a == b || r->n_asides == ST_MAX_ASIDES)
 		return;
 	struct st_aside *x = &r->asides[r->n_asides++];
-	*x = (struct st_aside){ .from_a = st_model_config(s->ma)->origin[ST_CONFIG_TIED],
+	*x = (struct st_aside){ .code = ST_CAUSE_CONFIG_MISMATCH,
+		                .from_a = st_model_config(s->ma)->origin[ST_CONFIG_TIED],
 		                .from_b = st_model_config(s->mb)->origin[ST_CONFIG_TIED] };
 	snprintf(x->key, sizeof x->key, "head");
 	snprintf(x->a, sizeof x->a, "%s", a ? "said to be the embedding" : "its own");

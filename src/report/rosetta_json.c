@@ -278,8 +278,8 @@ json_t *st_report_rosetta_json(const struct st_rosetta *r, int status)
 	for (size_t i = 0; i < r->n_asides; i++) {
 		const struct st_aside *x = &r->asides[i];
 		json_array_append_new(list,
-		                      json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:b}", "key", x->key, "a",
-		                                st_json_text(x->a), "b", st_json_text(x->b), "origin_a",
+		                      json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:b}", "code",
+		                                st_cause_name(x->code), "key", x->key, "a", st_json_text(x->a), "b", st_json_text(x->b), "origin_a",
 		                                origin(&x->from_a), "origin_b", origin(&x->from_b), "note",
 		                                st_json_text(x->note[0] ? x->note : NULL), "one_sided", x->one_sided));
 	}

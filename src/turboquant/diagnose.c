@@ -38,7 +38,10 @@ static bool is_noise(const struct hypothesis *h) { return h->code == ST_CAUSE_NU
 
 /* A hypothesis is likely when it takes nine tenths of the residual away. An infinite residual, where the declared step
  * gives zeros, has no tenths. Of a residual far above 1 almost any edit takes most: what counts then is 1. */
-static bool removes_most(double after, double before) { return isfinite(before) && after < 0.1 * fmin(before, 1); }
+static bool removes_most(double after, double before)
+{
+	return isfinite(before) && st_confidence_of(false, before, after) == ST_LIKELY;
+}
 
 /* `likely`: not confirmed, or NULL. Low precision is noise only where it explains the residual down to the floor: under
  * what it leaves a small fault may hide. */

@@ -126,8 +126,14 @@ explain t.st --model massive40 --keep-going
 asks "int8 kernels that do not are named, too" '["fault","weight.row_corrupt","ffn_out",1,5,1]' \
 	'[.verdict, .cause.code, .first_divergence.stage, .first_divergence.layer, .cause.parameters.first_row, (.findings | length)]'
 
+# A channel so large that the others, normed, are among the least numbers of F16, where a rounding is no part of the number.
+run --make huge --like "$families/qwen3" --set $wide --seed 5 --outlier 40000
+run huge --random 12 --out t.st --arith f16stream --dtype F16
+explain t.st --model huge
+asks "what a huge channel leaves of the others in F16 is noise" '["noise",null]' '[.verdict, .cause]'
+
 # Greedy tokens that part at a near tie.
-run --make tie --like "$families/qwen3" --set "$wide" --seed 12
+run --make tie --like "$families/qwen3" --set $wide --seed 12
 run tie --random 5 --decode 6 --out f32.st --arith f32
 run tie --random 5 --decode 6 --out q8.st --arith q8_k --kv f16
 explain q8.st --model tie --reference f32.st

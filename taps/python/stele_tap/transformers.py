@@ -89,6 +89,7 @@ class _Tap:
         self.current_in = (None, None)  # a layer and what it reads
         self.current = {}  # stage, layer -> (bytes, dtype, shape, positions), of the pass at hand
         self.norm_out = {}
+        self.q_out = None
         self.error = None
         config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
         self.kind = config.model_type
@@ -232,7 +233,7 @@ class _Tap:
             self._hook_projections(i, attention)
         _, mlp = self._child(layer, _MLP)
         if mlp is not None:
-            self._hook_mlp(i, mlp)
+            self._hook_mlp(i, mlp, beside=getattr(layer, "experts", None) is not None)
 
     def _layer_input(self, i):
         def hook(m, args, kwargs):
@@ -269,12 +270,25 @@ class _Tap:
                 stage = "qkv_bias" if _has_bias(module) else stage
             elif biased if stage[1:] == "_matmul" else _has_bias(module):
                 stage += "_bias"
+            if name in ("q_proj", "k_proj") and getattr(attention, "v_proj", module) is None:  # K is V, too: the stage has these two
+                self._hook_two(i, module, stage)
+                continue
             self._out_as(module, stage, i)
         for name, stage in (("q_norm", "q_post_norm"), ("k_norm", "k_post_norm"), ("query_layernorm", "q_post_norm"),
                             ("key_layernorm", "k_post_norm"), ("q_layernorm", "q_post_norm"), ("k_layernorm", "k_post_norm")):
             norm = getattr(attention, name, None)
             if norm is not None and not latents:
                 self._hook_head_norm(i, norm, stage)
+
+    def _hook_two(self, i, module, stage):
+        """Q and K as one value, where there is no V to make three of them."""
+        def after(out):
+            import torch
+            if stage.startswith("q"):
+                self.q_out = (i, _first(out))
+            elif self.q_out and self.q_out[0] == i:
+                self._keep("qkv" + stage[1:], i, torch.cat((self.q_out[1], _first(out)), dim=-1))
+        self._on_out(module, after)
 
     def _gated(self, attention):
         """Whether Q's product holds a gate beside Q."""
@@ -300,7 +314,8 @@ class _Tap:
             self._keep(stage, i, self._rows(t, heads_first))
         self._on_out(norm, after)
 
-    def _hook_mlp(self, i, mlp):
+    def _hook_mlp(self, i, mlp, beside=False):
+        """beside: the layer has experts of its own, and what leaves the feed-forward part is the sum of both."""
         experts = getattr(mlp, "experts", None)
         gate = getattr(mlp, "gate", None) if experts is not None else None
         gate = gate if gate is not None else getattr(mlp, "router", None)
@@ -317,6 +332,8 @@ class _Tap:
             if name in _ACTS:
                 self._out_as(module, "ffn_silu", i)
             if stage is None or not hasattr(module, "weight"):
+                continue
+            if stage == "ffn_out" and beside:
                 continue
             if stage == "ffn_out" and (hasattr(mlp, "gate_proj") or hasattr(mlp, "gate_up_proj")):
                 self._in_as(norm if norm is not None else module, "ffn_swigl", i)
