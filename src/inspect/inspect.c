@@ -318,6 +318,7 @@ static enum st_status check_unlike(struct st_inspection *in, struct st_error *er
 {
 	size_t n = in->model ? st_model_n_weights(in->model) : 0;
 	struct st_unlike *of = st_alloc_array(n ? n : 1, sizeof *of);
+	const char *said = NULL;
 	enum st_status st = of ? ST_OK : st_fail(err, ST_ERR_NOMEM, "out of memory");
 	if (st == ST_OK && n)
 		st = st_find_unlike(in->model, of, err);
@@ -325,17 +326,22 @@ static enum st_status check_unlike(struct st_inspection *in, struct st_error *er
 		const struct st_tensor *t = st_model_weight_at(in->model, i)->tensor;
 		if (of[i].own == of[i].others)
 			continue;
-		const char *own = st_dtype_info(of[i].own)->name, *others = st_dtype_info(of[i].others)->name;
+		/* Parts of one tensor stand one behind the other. */
+		if (said && strcmp(said, t->name) == 0)
+			continue;
+		said = t->name;
+		const char *own = st_dtype_info(of[i].own)->name, *others = st_dtype_info(of[i].others)->name,
+			   *places = st_model_weight_at(in->model, i)->expert >= 0 ? "experts" : "layers";
 		if (of[i].others == t->dtype)
 			st = add(in, err, ST_NOTE, "unlike", t->name,
 			         "its numbers are those of %s, and those of its like in %" PRIu32
-			         " other layers fill %s: what was done to them was not done to it",
-			         own, of[i].n_others, others);
+			         " other %s fill %s: what was done to them was not done to it",
+			         own, of[i].n_others, places, others);
 		else
 			st = add(in, err, ST_NOTE, "unlike", t->name,
 			         "the numbers of its like in %" PRIu32
-			         " other layers are those of %s, and its own those of %s: it was changed alone",
-			         of[i].n_others, others, own);
+			         " other %s are those of %s, and its own those of %s: it was changed alone",
+			         of[i].n_others, places, others, own);
 	}
 	free(of);
 	return st;

@@ -173,7 +173,8 @@ char *st_svf_compare_json(const struct st_svf_comparison *c)
 	          st_json_object(ST_IS("selected", c->n_selected), ST_IS("expected", c->n_expected),
 	                         ST_IS("covered", c->n_covered), ST_IS("missing", missing), ST_IS("copied", copies),
 	                         ST_IS("filters", json_pack("[o, o]", st_json_text(c->side[0].filter),
-	                                                    st_json_text(c->side[1].filter)))) },
+	                                                    st_json_text(c->side[1].filter))),
+	                         ST_IS("sample_left_out", json_boolean(c->sample_left_out))) },
 		ST_IS("findings", findings), ST_IS("verdict", st_svf_verdict(c)));
 	char *s = st_json_ok(o) ? st_json_print(o, JSON_INDENT(2)) : NULL;
 	json_decref(o);

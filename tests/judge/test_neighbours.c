@@ -8,8 +8,10 @@
 #include "folder.h"
 
 #include <stele/container.h>
+#include <stele/inspect.h>
 #include <stele/judge.h>
 
+#include "dtype/half.h"
 #include "format/writer.h"
 
 #include <math.h>
@@ -649,11 +651,41 @@ static void shapes_are_told(void **state)
 	}
 }
 
+/* Of eight matrices of the experts one came through BF16. */
+static void an_expert_stands_out(void **state)
+{
+	(void)state;
+	for (int rounded = 0; rounded < 2; rounded++) {
+		struct tiny t;
+		struct st_error err = ST_ERROR_INIT;
+		struct st_inspection *in;
+		size_t said = 0;
+		load(&t, "mixtral");
+		struct matrix *m = find(&t, LLAMA, 1, "block_sparse_moe.experts.3.w2.weight");
+		for (uint64_t i = 0; i < m->rows * m->cols && rounded; i++)
+			m->x[i] = (double)st_bf16_to_f32(st_f32_to_bf16((float)m->x[i]));
+		save(&t, "mixtral", "m");
+		assert_ok(st_inspect_open(in_folder("m"), &(struct st_inspect_options){ .threads = 1 }, &in, &err), &err);
+		for (size_t i = 0; i < st_inspection_n_anomalies(in); i++) {
+			const struct st_anomaly *a = st_inspection_anomaly(in, i);
+			if (strcmp(a->kind, "unlike") != 0)
+				continue;
+			assert_string_equal(a->tensor, m->name);
+			assert_non_null(strstr(a->text, "those of its like in 7 other experts fill F32"));
+			said++;
+		}
+		assert_int_equal(said, (size_t)rounded);
+		st_inspection_close(in);
+		release(&t);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(neighbours_are_seen, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(shapes_are_told, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(an_expert_stands_out, make_folder, remove_folder),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
 	return cmocka_run_group_tests(tests, NULL, NULL);
