@@ -12,8 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Parts of a path that wrappers put in anywhere; the last is PEFT's, of whose adapters nothing is left then (strangers.c). */
-static const char *const wrappers[] = { "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "base_layer" };
+/* Parts of a path that wrappers put in anywhere; the last is PEFT's, of whose adapters nothing is left then
+ * (strangers.c). */
+static const char *const wrappers[] = { "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module",
+	                                "base_layer" };
 #define N_WRAPPERS (sizeof wrappers / sizeof *wrappers)
 
 /* Does a part of the path, up to a dot, begin at s that is a wrapper's? Its length with the dot, or 0. */

@@ -1,8 +1,8 @@
 /*
  * function.c - weights that differ and compute the same together with their neighbours.
  *
- * Neurons and heads are groups of neighbours (neighbours.h), and so is a norm with all that reads it. What may have moved
- * within a group is found from the numbers and applied to b. The group is the same function when every member of a is
+ * Neurons and heads are groups of neighbours (neighbours.h), and so is a norm with all that reads it. What may have
+ * moved within a group is found from the numbers and applied to b. The group is the same function when every member of a is
  * then b's, to within the noise of storing it.
  */
 #include "compare/function.h"
@@ -323,8 +323,9 @@ static enum st_status find_turns(struct st_move_search *s, const struct st_weigh
 	ST_TRY(st_dense_make(&s->arena, 4, cols, &rows, s->err));
 	ST_TRY(st_dense_make(&s->arena, 4, cols, &spare, s->err));
 	for (uint64_t p = 0; p < all; p++) {
-		uint64_t place = p % places(h), apart = place < half ? half : 0, /* of a single feature both are itself */
-			 first = p / places(h) * h->d + (place < half ? place : place + half);
+		uint64_t place = p % places(h),
+			 apart = place < half ? half : 0, /* of a single feature both are itself */
+			first = p / places(h) * h->d + (place < half ? place : place + half);
 		struct st_cells of_a[2], of_b[2];
 		for (uint64_t i = 0; i < 2; i++) {
 			of_a[i] = st_dense_row(&rows, i);
@@ -439,8 +440,8 @@ static enum st_status neurons_fit(struct st_move_search *s, const struct st_neur
 		ST_TRY(st_move_fits(s, in[i], &m[i], &yes));
 		if (!yes && k->in[i].direct && !scaled) {
 			const struct st_weight_diff *with = norm->moved && norm->biased ? NULL : bias[i];
-			ST_TRY(find_gains(s, in[i], with, &m[i], out, NULL, &read, &(struct balance){ rows, own, own, false },
-			                  &row_gain, &col_gain));
+			ST_TRY(find_gains(s, in[i], with, &m[i], out, NULL, &read,
+			                  &(struct balance){ rows, own, own, false }, &row_gain, &col_gain));
 			m[i].row_gain = row_gain;
 			read.col_gain = col_gain;
 			what |= SCALED;
@@ -460,10 +461,11 @@ static enum st_status neurons_fit(struct st_move_search *s, const struct st_neur
 
 enum { Q, K, V, O, QB, KB, VB, SINKS, QN, KN, HEAD_MEMBERS };
 
-static void list_heads(struct st_move_search *s, const struct st_heads *h, const struct st_weight_diff *all[HEAD_MEMBERS])
+static void list_heads(struct st_move_search *s, const struct st_heads *h,
+                       const struct st_weight_diff *all[HEAD_MEMBERS])
 {
-	const struct st_weight *w[HEAD_MEMBERS] = { h->q.w,     h->k.w,   h->v.w,    h->o,      h->q.bias, h->k.bias,
-		                                    h->v.bias,  h->sinks, h->q_norm, h->k_norm };
+	const struct st_weight *w[HEAD_MEMBERS] = { h->q.w,    h->k.w,    h->v.w,   h->o,      h->q.bias,
+		                                    h->k.bias, h->v.bias, h->sinks, h->q_norm, h->k_norm };
 	for (int i = 0; i < HEAD_MEMBERS; i++)
 		all[i] = w[i] ? st_move_find(s, w[i], -1) : NULL;
 }
@@ -692,9 +694,10 @@ static enum st_status readers_fit(struct st_move_search *s, const struct st_grap
 		uint64_t n = f->kind == NEURONS ? experts_of(f->is.neurons.out) : 1;
 		for (uint64_t e = 0; e < n && (c->fit || !norm.moved); e++) {
 			struct group one = { .n = 0 };
-			ST_TRY(f->kind == HEADS ? heads_fit(s, &f->is.heads, &norm, &one)
-			                        : neurons_fit(s, &f->is.neurons,
-			                                      f->is.neurons.out->n_experts ? (int64_t)e : -1, &norm, &one));
+			ST_TRY(f->kind == HEADS
+			               ? heads_fit(s, &f->is.heads, &norm, &one)
+			               : neurons_fit(s, &f->is.neurons, f->is.neurons.out->n_experts ? (int64_t)e : -1,
+			                             &norm, &one));
 			settle(s, &one, &norm, c);
 			how = one.how;
 		}

@@ -63,8 +63,8 @@ static void kind_name(const struct st_weight *slot, char *buf, size_t n)
 	snprintf(buf, n, "%.*s", begin ? (int)(end - begin) : 0, begin ? begin : "");
 }
 
-/* Of kinds that files call alike (the parts of a fused matrix, two "c_proj" of a layer) the name in the family's description
- * stands behind: "c_attn:q". */
+/* Of kinds that files call alike (the parts of a fused matrix, two "c_proj" of a layer) the name in the family's
+ * description stands behind: "c_attn:q". */
 static void tell_apart(const struct st_weight_diff *d, size_t n, const struct st_weight *kind, char *buf, size_t size)
 {
 	char other[64];

@@ -215,8 +215,8 @@ static void match_blocks(void *ctx, unsigned lane, uint64_t begin, uint64_t end)
 	}
 }
 
-#define GLANCE 32    /* rows that must be some rows of the other side */
-#define LIKE 0.8     /* the least |cosine| of these, on average: what 2 bits leave of a row is more */
+#define GLANCE 32 /* rows that must be some rows of the other side */
+#define LIKE 0.8  /* the least |cosine| of these, on average: what 2 bits leave of a row is more */
 
 /* A few rows of a beside all of b: most weights that differ are other weights, and are not worth the whole search. */
 static bool are_rows_of(const struct keys *a, const struct keys *b)

@@ -154,7 +154,8 @@ struct line {
 	bool fixed;
 };
 
-static bool line_back(const struct st_graph *g, uint32_t i, uint64_t from, uint64_t width, uint32_t reader, struct line *l)
+static bool line_back(const struct st_graph *g, uint32_t i, uint64_t from, uint64_t width, uint32_t reader,
+                      struct line *l)
 {
 	*l = (struct line){ .source = ST_NO_NODE };
 	while (i != ST_NO_NODE) {
@@ -218,8 +219,7 @@ bool st_heads_at(const struct st_graph *g, uint32_t node, struct st_heads *out)
 		}
 	uint64_t H = s->heads, G = s->kv_heads, d = s->head_dim, d_v = m->head_dim;
 	if (!o || o->op != ST_OP_LINEAR || o->n_w != 1 || o->from[0] || m->heads != H || m->kv_heads != G
-	    || !is_read_by(g, node, 0, m->width, &reader, 1)
-	    || !line_back(g, s->in[0], s->from[0], H * d, scores, &q)
+	    || !is_read_by(g, node, 0, m->width, &reader, 1) || !line_back(g, s->in[0], s->from[0], H * d, scores, &q)
 	    || !line_back(g, s->in[1], s->from[1], G * d, scores, &k)
 	    || !line_back(g, m->in[1], m->from[1], G * d_v, node, &v) || v.n_rot || v.norm || q.n_rot != k.n_rot
 	    || q.source != k.source || q.source != v.source)
@@ -254,7 +254,8 @@ static bool ends_in_sum(const struct st_graph *g, uint32_t i)
 			continue;
 		if (n->op == ST_OP_ADD)
 			return true;
-		bool linear = n->op == ST_OP_BIAS || n->op == ST_OP_WEIGHTED_SUM || (n->op == ST_OP_SCALE && n->plus == 0);
+		bool linear = n->op == ST_OP_BIAS || n->op == ST_OP_WEIGHTED_SUM
+		           || (n->op == ST_OP_SCALE && n->plus == 0);
 		return linear && n->in[0] == i && ends_in_sum(g, j);
 	}
 	return false;

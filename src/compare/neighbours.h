@@ -19,8 +19,8 @@ struct st_term {
 	bool direct;
 };
 
-/* Neurons: the rows of every term and the columns of `out`, which is read by nobody else. Of a stack there is one such group
- * for each expert. */
+/* Neurons: the rows of every term and the columns of `out`, which is read by nobody else. Of a stack there is one such
+ * group for each expert. */
 struct st_neurons {
 	uint32_t source; /* node that all terms read whole */
 	struct st_term in[ST_MOST_TERMS];
@@ -33,11 +33,11 @@ struct st_heads {
 	uint32_t source; /* node that all three read whole */
 	struct st_term q, k, v;
 	const struct st_weight *o;
-	const struct st_weight *sinks;             /* a number for each query head, or NULL */
-	const struct st_weight *q_norm, *k_norm;   /* one for all heads, or NULL */
-	uint32_t heads, groups, d, d_v, n_rot;     /* n_rot: features of a head that are turned, in two halves */
-	bool numbered;                             /* heads are told apart by their number (ALiBi) */
-	bool fixed_scores, fixed_values;           /* no factor may move between q and k; between v and o */
+	const struct st_weight *sinks;           /* a number for each query head, or NULL */
+	const struct st_weight *q_norm, *k_norm; /* one for all heads, or NULL */
+	uint32_t heads, groups, d, d_v, n_rot;   /* n_rot: features of a head that are turned, in two halves */
+	bool numbered;                           /* heads are told apart by their number (ALiBi) */
+	bool fixed_scores, fixed_values;         /* no factor may move between q and k; between v and o */
 };
 
 /* Whether the node is the product that reads such a group. */

@@ -34,8 +34,8 @@ static enum st_refit refit_of(const struct st_rows *s, const struct st_rows *oth
 }
 
 /* packed: the one of the two whose codes have steps. */
-static struct st_inner_sums sum_inner(const struct st_cells *x, const struct st_cells *y, const struct st_cells *packed,
-                                      uint64_t n)
+static struct st_inner_sums sum_inner(const struct st_cells *x, const struct st_cells *y,
+                                      const struct st_cells *packed, uint64_t n)
 {
 	struct st_inner_sums s = { 0 };
 	for (uint64_t i = 0; i < n; i++) {

@@ -1,7 +1,7 @@
 /*
  * Other weights that compute the same, in families that are no llama: LayerNorm with biases, fused and transposed
- * matrices, experts, blocks side by side, partial rotations. Each change is made by plain loops on the numbers of a tiny model
- * of the family (tests/data/families/README.md); what is left half done is another function.
+ * matrices, experts, blocks side by side, partial rotations. Each change is made by plain loops on the numbers of a tiny
+ * model of the family (tests/data/families/README.md); what is left half done is another function.
  */
 #include "test.h"
 
@@ -86,7 +86,8 @@ static void save(const struct tiny *t, const char *family, const char *where)
 		specs[i] = (struct st_tensor_spec){ .name = t->m[i].name,
 			                            .dtype = ST_DTYPE_F32,
 			                            .ndim = t->m[i].vector ? 1 : 2,
-			                            .shape = { t->m[i].vector ? t->m[i].cols : t->m[i].rows, t->m[i].cols } };
+			                            .shape = { t->m[i].vector ? t->m[i].cols : t->m[i].rows,
+			                                       t->m[i].cols } };
 	struct st_write_plan plan = {
 		.format = ST_FORMAT_SAFETENSORS, .specs = specs, .n_specs = t->n, .alignment = 32, .pad_header = true
 	};
@@ -202,8 +203,8 @@ static void gpt2_fold(struct tiny *t, bool bias)
 {
 	for (int l = 0; l < 2; l++) {
 		struct matrix *w = find(t, GPT2, l, "ln_1.weight"), *b = find(t, GPT2, l, "ln_1.bias");
-		fold_norm(w, b, find(t, GPT2, l, "attn.c_attn.weight"), bias ? find(t, GPT2, l, "attn.c_attn.bias") : NULL,
-		          true);
+		fold_norm(w, b, find(t, GPT2, l, "attn.c_attn.weight"),
+		          bias ? find(t, GPT2, l, "attn.c_attn.bias") : NULL, true);
 		to_identity(w, b);
 		w = find(t, GPT2, l, "ln_2.weight");
 		b = find(t, GPT2, l, "ln_2.bias");
@@ -534,8 +535,8 @@ static void neighbours_are_seen(void **state)
 		for (int order = 0; order < 2; order++) {
 			struct st_error err = ST_ERROR_INIT;
 			struct st_rosetta *r;
-			assert_ok(st_rosetta_run(in_folder(order ? "base" : "other"), in_folder(order ? "other" : "base"),
-			                         &o, &r, &err),
+			assert_ok(st_rosetta_run(in_folder(order ? "base" : "other"),
+			                         in_folder(order ? "other" : "base"), &o, &r, &err),
 			          &err);
 			bool same = r->cause.code == ST_CAUSE_WEIGHT_SAME_FUNCTION && r->verdict == ST_VERDICT_NOISE;
 			if (same != (cases[i].says != NULL) || (same && !strstr(r->text, cases[i].says))
@@ -588,7 +589,8 @@ static void gpt2_abliterated(struct tiny *t)
 static void spread(struct tiny *t, const char *in)
 {
 	for (size_t k = 0; k < t->n; k++)
-		for (uint64_t i = 0; !t->m[k].vector && strstr(t->m[k].name, in) && i < t->m[k].rows * t->m[k].cols; i++)
+		for (uint64_t i = 0; !t->m[k].vector && strstr(t->m[k].name, in) && i < t->m[k].rows * t->m[k].cols;
+		     i++)
 			t->m[k].x[i] *= 1 + 0.02 * wave(i + 131 * k, 1.3);
 }
 static void mixtral_finetuned(struct tiny *t) { spread(t, ""); }
@@ -638,8 +640,8 @@ static void shapes_are_told(void **state)
 		for (int order = 0; order < 2; order++) {
 			struct st_error err = ST_ERROR_INIT;
 			struct st_rosetta *r;
-			assert_ok(st_rosetta_run(in_folder(order ? "base" : "other"), in_folder(order ? "other" : "base"),
-			                         &o, &r, &err),
+			assert_ok(st_rosetta_run(in_folder(order ? "base" : "other"),
+			                         in_folder(order ? "other" : "base"), &o, &r, &err),
 			          &err);
 			if (r->verdict != ST_VERDICT_FAULT || strcmp(st_cause_name(r->cause.code), cases[i].code) != 0
 			    || !strstr(r->text, cases[i].says) || r->first.side)
@@ -665,7 +667,8 @@ static void an_expert_stands_out(void **state)
 		for (uint64_t i = 0; i < m->rows * m->cols && rounded; i++)
 			m->x[i] = (double)st_bf16_to_f32(st_f32_to_bf16((float)m->x[i]));
 		save(&t, "mixtral", "m");
-		assert_ok(st_inspect_open(in_folder("m"), &(struct st_inspect_options){ .threads = 1 }, &in, &err), &err);
+		assert_ok(st_inspect_open(in_folder("m"), &(struct st_inspect_options){ .threads = 1 }, &in, &err),
+		          &err);
 		for (size_t i = 0; i < st_inspection_n_anomalies(in); i++) {
 			const struct st_anomaly *a = st_inspection_anomaly(in, i);
 			if (strcmp(a->kind, "unlike") != 0)

@@ -623,7 +623,8 @@ static void a_factor_under_gptq_has_no_order(void **state)
 	toy_free(&m);
 }
 
-/* A file of GPTQ's second format that does not say so is read as the first: every number is a step off, and that is named. */
+/* A file of GPTQ's second format that does not say so is read as the first: every number is a step off, and that is
+ * named. */
 static void gptq_formats_are_told_apart(void **state)
 {
 	(void)state;
@@ -639,8 +640,8 @@ static void gptq_formats_are_told_apart(void **state)
 		write_packed(&m, in_folder("gptq"), bits[i / 2], 1);
 		for (int way = 0; way < 2; way++) {
 			struct st_rosetta *r;
-			assert_ok(st_rosetta_run(in_folder(way ? "source" : "gptq"), in_folder(way ? "gptq" : "source"),
-			                         &o, &r, &err),
+			assert_ok(st_rosetta_run(in_folder(way ? "source" : "gptq"),
+			                         in_folder(way ? "gptq" : "source"), &o, &r, &err),
 			          &err);
 			bool second = r->verdict == ST_VERDICT_FAULT
 			           && r->cause.code == ST_CAUSE_WEIGHT_DTYPE_MISLABELLED
