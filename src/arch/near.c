@@ -244,6 +244,19 @@ static size_t other_sources(const char *weight, char (*store)[96], const char **
 	return n;
 }
 
+static bool ends(const char *s, const char *tail)
+{
+	size_t n = strlen(s), k = strlen(tail);
+	return n >= k && strcmp(s + n - k, tail) == 0;
+}
+
+/* A bias is never stored as NAME.weight, however like the rest of the name and the shape are. */
+static bool is_other_kind(const struct st_described *d, const struct st_family_weight *w, const char *name)
+{
+	enum st_spelling column = st_described_columns(d);
+	return w->n_sources[column] && ends(w->sources[column][0].name, ".bias") && ends(name, ".weight");
+}
+
 size_t st_near_tensors(const struct st_described *d, const struct st_described_fault *fault, size_t most,
                        const struct st_tensor **out, double *likeness)
 {
@@ -254,7 +267,7 @@ size_t st_near_tensors(const struct st_described *d, const struct st_described_f
 	bool cut = is_cut(d, w);
 	for (size_t i = 0; i < d->n_unused; i++) {
 		const struct st_tensor *t = st_container_find(d->c, d->unused[i]);
-		if (!t || layer_of(t->name) != (w->per_layer ? fault->layer : -1))
+		if (!t || layer_of(t->name) != (w->per_layer ? fault->layer : -1) || is_other_kind(d, w, t->name))
 			continue;
 		double v = like_weight(d, w, others, n_others, t->name);
 		double shape = like_shape(fault, t);

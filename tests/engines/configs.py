@@ -293,11 +293,12 @@ def main():
             some = rng.sample(alone, 3)
             sweep.try_one(name, changed(config, some), attention, shown(some), a.seed, a.tell)
         n += 1
-        bad = sweep.wrong > wrong or sweep.same == before
-        print(f"{'not ok' if bad else 'ok'} {n} - {name}: {sweep.same - before} with equal logits", flush=True)
+        print(f"{'not ok' if sweep.wrong > wrong else 'ok'} {n} - {name}: {sweep.same - before} with equal logits", flush=True)
+    n += 1
+    print(f"{'ok' if sweep.same > sweep.refused else 'not ok'} {n} - more are equal than refused")
     print(f"1..{n}")
     print(f"# {sweep.same} with equal logits, {sweep.refused} refused, {sweep.passed_over} that transformers has not, {sweep.wrong} wrong")
-    return 1 if sweep.wrong else 0
+    return 1 if sweep.wrong or sweep.same <= sweep.refused else 0
 
 
 if __name__ == "__main__":
