@@ -456,7 +456,7 @@ static enum st_status slack_of_keys(struct st_explainer *x, const struct st_node
 }
 
 /* A choice is a set; rel and floor are the gap between the keys and how far these may be off, in parts of the largest
- * key, where that is worst. Another one is noise where an expert that was chosen and one that was passed over have keys as
+ * key, where that gap is widest. Another one is noise where an expert that was chosen and one that was passed over have keys as
  * near to each other as rounding may bring them. */
 static enum st_status fit_choice(struct st_explainer *x, const struct st_segment *s, const float *value,
                                  const struct st_arith *a, struct st_fit *f, struct st_error *err)
@@ -486,10 +486,12 @@ static enum st_status fit_choice(struct st_explainer *x, const struct st_segment
 		if (!isfinite(passed) || !st_capture_counts(x, n, &v, x->have, r, 0))
 			continue;
 		st = slack_of_keys(x, n, a, r, most, &slack, err);
-		double ratio = (passed - chosen) / slack;
+		double ratio = (passed - chosen) / slack, gap = most > 0 ? fabs(passed - chosen) / most : 0;
+		if (gap > f->rel) {
+			f->rel = gap;
+			f->floor = slack / most;
+		}
 		if (ratio > f->ratio) {
-			f->rel = most > 0 ? fabs(passed - chosen) / most : 0;
-			f->floor = most > 0 ? slack / most : 0;
 			f->ratio = ratio;
 			f->row = r;
 		}

@@ -214,6 +214,7 @@ struct st_trial {
 	double reach;  /* of the fit without one */
 	struct st_finding *best;
 	double best_ratio;
+	const struct st_arith *best_arith; /* that accounts for what the best one leaves */
 };
 /* Whether parameters can be fitted to t->got. */
 static inline bool st_trial_direct(const struct st_trial *t) { return t->got != NULL; }

@@ -64,6 +64,7 @@ static void keep(struct st_trial *t, const struct st_cause *c, const struct st_f
 		f->at = t->n->stage;
 		f->layer = t->n->layer;
 		t->best_ratio = fit->ratio;
+		t->best_arith = fit->arith;
 		f->n_equivalent = 0;
 	} else if (now.confidence == ST_CONFIRMED) {
 		add_equivalent(f, c->code);
