@@ -19,6 +19,7 @@ struct st_provenance {
 	uint32_t *step_tokens; /* what decode steps 1, 2, ... evaluated; owned by the trace; NULL when unknown */
 	size_t n_steps;
 	uint32_t heads[3]; /* query heads, key-value heads, size of a head; 0 when unknown */
+	uint32_t layers;   /* of the model, where the trace shows their number (hidden states of all of them); else 0 */
 	bool known;        /* false: a bare APRT tree without trace.json */
 };
 
@@ -38,7 +39,7 @@ struct st_trace_entry {
 
 struct st_trace;
 
-/* Read a bundle, an npz with bundle keys, or an APRT tree (by content). Views stay in the map. */
+/* Read a bundle, an npz with bundle keys, an APRT tree, or the hidden states that transformers returns (by content). Views stay in the map. */
 ST_MUST_CHECK enum st_status st_trace_open(const char *path, struct st_trace **out, struct st_error *err);
 /* The same, but a value that has other rows than there are tokens is no failure. */
 ST_MUST_CHECK enum st_status st_trace_open_loose(const char *path, struct st_trace **out, struct st_error *err);

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/pool.h"
+#include "trace/trace.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -36,6 +37,33 @@ static enum st_status check_trace(struct st_explainer *x, struct st_error *err)
 	if (p->rope_layout[0] && !x->interleaved && strcmp(p->rope_layout, "half") != 0)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "rope_layout", "is \"%s\", not half or interleaved",
 		                  p->rope_layout);
+	return ST_OK;
+}
+
+/* Node that layer i reads from before it, its first input. */
+static const struct st_node *input_of_layer(const struct st_graph *g, int32_t layer)
+{
+	for (uint32_t i = 0; i < g->n_nodes; i++)
+		if (g->nodes[i].layer == layer)
+			return g->nodes[i].in[0] == ST_NO_NODE ? NULL : &g->nodes[g->nodes[i].in[0]];
+	return NULL;
+}
+
+/* Hidden states say how many layers there are, and only the model says what goes into the first one. */
+static enum st_status place_hidden_states(struct st_explainer *x, struct st_error *err)
+{
+	uint32_t layers = st_trace_provenance(x->t)->layers;
+	if (!layers)
+		return ST_OK;
+	if (layers != x->g->n_layers)
+		return st_fail_at(err, ST_ERR_MISMATCH, ST_NO_OFFSET, "hidden_states",
+		                  "are of %u layers, and the model has %u: another model's, or part of a dump", layers,
+		                  x->g->n_layers);
+	const struct st_node *first = input_of_layer(x->g, 0), *next = layers > 1 ? input_of_layer(x->g, 1) : NULL;
+	if (!first || first->layer != -1 || (layers > 1 && (!next || next->stage != ST_STAGE_POST_FFN_RESIDUAL)))
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, "hidden_states",
+		                  "have no stage in this family: its layers do not end in post_ffn_residual");
+	st_trace_set_input(x->t, first->stage);
 	return ST_OK;
 }
 
@@ -445,6 +473,8 @@ static enum st_status judge_trace(const char *trace, const char *model, const st
 	x->r.trace = *st_trace_provenance(x->t);
 	describe_model(x, model);
 	st = check_trace(x, err);
+	if (st == ST_OK)
+		st = place_hidden_states(x, err);
 	if (st == ST_OK)
 		st = list_coverage(x, err);
 	if (st == ST_OK && !o->other_file)

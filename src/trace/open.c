@@ -15,7 +15,7 @@
 
 struct reader {
 	struct st_trace *t;
-	bool loose;
+	bool loose, states; /* states: hidden_states.c reads it */
 	struct st_trace_item *items;
 	size_t n_items;
 };
@@ -68,8 +68,12 @@ static enum st_status read_provenance(struct reader *r, struct st_error *err)
 		ST_TRY(st_provenance_read(t->c->docs.metadata, &t->prov, &t->arena, err));
 		t->prov.known = true;
 	}
-	const struct st_tensor *tokens = st_container_find(t->c, "tokens");
-	if (tokens && has_lists(t->c)) {
+	const struct st_tensor *tokens = st_container_find(t->c, r->states ? "input_ids" : "tokens");
+	if (r->states && tokens && tokens->ndim == 2 && tokens->shape[0] > 1)
+		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, tokens->name,
+		                  "holds a batch of %llu sequences; save one of them, without padding",
+		                  (unsigned long long)tokens->shape[0]);
+	if (tokens && (r->states || has_lists(t->c))) {
 		ST_TRY(read_array(tokens, &t->arena, &t->prov.tokens, &t->prov.n_tokens, err));
 		t->prov.known = true;
 	}
@@ -313,7 +317,7 @@ static enum st_status join_parts(struct reader *r, struct st_error *err)
 static enum st_status make_entries(struct reader *r, struct st_error *err)
 {
 	struct st_trace *t = r->t;
-	t->entries = st_arena_alloc(&t->arena, r->n_items, sizeof *t->entries);
+	t->entries = st_arena_alloc(&t->arena, r->n_items + 1, sizeof *t->entries);
 	if (!t->entries)
 		return st_fail(err, ST_ERR_NOMEM, "out of memory");
 	for (size_t i = 0; i < r->n_items; i++) {
@@ -332,6 +336,12 @@ static enum st_status make_entries(struct reader *r, struct st_error *err)
 			.misfit = misfit,
 			.assumed = it->assumed,
 		};
+	}
+	/* The embedding comes first. Which stage it is, the model says: st_trace_set_input(). */
+	if (r->states && t->n_entries && t->entries[0].stage == ST_STAGE_EMBEDDING) {
+		t->input = t->entries[0];
+		t->others[t->n_others++] = t->input.tensor;
+		memmove(t->entries, t->entries + 1, --t->n_entries * sizeof *t->entries);
 	}
 	return ST_OK;
 }
@@ -367,11 +377,14 @@ static enum st_status open_trace(const char *path, bool loose, struct st_trace *
 	struct reader r = { .t = t, .loose = loose };
 	enum st_status st;
 	ST_TRY_OUT(st_container_open(path, &t->c, err));
-	ST_TRY_OUT(check_kind(&r, err));
+	r.states = st_hidden_states_is(t->c);
+	if (!r.states)
+		ST_TRY_OUT(check_kind(&r, err));
 	ST_TRY_OUT(read_provenance(&r, err));
-	ST_TRY_OUT(read_names(&r, err));
+	ST_TRY_OUT(r.states ? st_hidden_states_read(t, &r.items, &r.n_items, err) : read_names(&r, err));
 	ST_TRY_OUT(sort_items(&r, err));
-	ST_TRY_OUT(read_positions(&r, err));
+	if (!r.states)
+		ST_TRY_OUT(read_positions(&r, err));
 	ST_TRY_OUT(st_trace_settle(r.items, r.n_items, t->prov.n_tokens, &t->arena, err));
 	ST_TRY_OUT(join_parts(&r, err));
 	ST_TRY_OUT(make_entries(&r, err));

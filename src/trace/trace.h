@@ -22,6 +22,7 @@ struct st_trace {
 	size_t n_entries;
 	const struct st_tensor **others; /* under names that are no stage */
 	size_t n_others;
+	struct st_trace_entry input; /* of layer 0, still without a stage; its tensor is NULL where there is none */
 };
 
 /* ---- names (key.c) ---- */
@@ -79,6 +80,17 @@ ST_MUST_CHECK enum st_status st_trace_join_heads(const struct st_tensor *from, b
 /* Replace the three parts at items[0..3), checked to be Q, K and V of one stage, by one item: values of one token side
  * by side in memory of the arena. */
 ST_MUST_CHECK enum st_status st_parts_join(struct st_trace_item items[3], struct st_arena *arena, struct st_error *err);
+
+/* ---- what transformers returns (hidden_states.c) ---- */
+
+/* Whether the names are those of {input_ids, hidden_states, logits}, and none is a stage's. */
+bool st_hidden_states_is(const struct st_container *c);
+/* Items, and what is none into t->others, as read_names() does for stages. The embedding among the items is what goes
+ * into layer 0. prov.tokens are known. */
+ST_MUST_CHECK enum st_status st_hidden_states_read(struct st_trace *t, struct st_trace_item **items, size_t *n,
+                                                   struct st_error *err);
+/* Of what stage of the model the input of layer 0 is; it is an entry from then on. Nothing happens in other traces. */
+void st_trace_set_input(struct st_trace *t, enum st_stage stage);
 
 /* ---- capture (run.c, tree.c, bundle.c) ---- */
 
