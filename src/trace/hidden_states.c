@@ -132,7 +132,7 @@ static enum st_status unstack(struct reading *r, const struct series *s, const s
 		                  "is a stack that is not stored in row-major order");
 	for (uint64_t i = 0; i < n; i++) {
 		struct st_tensor *one = st_arena_alloc(&r->t->arena, 1, sizeof *one);
-		char *name = st_arena_printf(&r->t->arena, "%s[%llu]", s->word, (unsigned long long)i);
+		char *name = st_arena_printf(&r->t->arena, "%s.%llu", s->word, (unsigned long long)i);
 		if (!one || !name)
 			return st_fail(r->err, ST_ERR_NOMEM, "out of memory");
 		*one = *t;

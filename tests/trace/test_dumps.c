@@ -69,6 +69,7 @@ static void a_stack(void **state)
 		struct st_trace *t = open_header(headers[i], 56, &err);
 		assert_non_null(t);
 		assert_int_equal(st_trace_provenance(t)->layers, 2);
+		assert_string_equal(st_trace_other_at(t, 0)->name, "hidden_states.0");
 		const struct st_trace_entry *e = st_trace_find(t, ST_STAGE_POST_FFN_RESIDUAL, 0, 0);
 		assert_non_null(e);
 		float *x = values(e);
