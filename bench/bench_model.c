@@ -263,7 +263,7 @@ static void bench_explain(struct job *j)
 	write_bundle(j, j->trace_a, PLANTED_UNEXPLAINED);
 	bench_row_seconds(j->b, "7B: the same, unexplained, 4 x trace exact", explain, &e, 4 * trace);
 	memory_row("7B: explain a fault, anonymous memory", explain, &e, 600);
-	remove(j->trace_a);
+	(void)remove(j->trace_a);
 }
 
 void bench_model(const struct bench *b)

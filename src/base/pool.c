@@ -4,8 +4,9 @@
  * The pieces are shared out evenly at first, so that a loop over data that was used before finds its part in the cache
  * of the same processor. Who is through with its share takes from the others'. A job is open while pieces may be left.
  * Workers join an open job and leave it when every counter has passed the end of its share; the caller closes the job
- * and waits only for those that joined, so a worker that the system has not woken yet delays nobody. Whoever waits spins for a moment, because the next stage of an evaluation follows within microseconds, and
- * then sleeps on a futex, because other processes may need the processor.
+ * and waits only for those that joined, so a worker that the system has not woken yet delays nobody. Whoever waits spins
+ * for a moment, because the next stage of an evaluation follows within microseconds, and then sleeps on a futex, because
+ * other processes may need the processor.
  */
 #include "base/pool.h"
 
