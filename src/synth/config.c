@@ -179,18 +179,15 @@ static enum st_status read_page(struct st_synth *s, const struct st_container *c
 
 static enum st_status from_json(struct st_synth *s, const char *path, const struct st_arch *arch, struct st_error *err)
 {
-	const struct st_arch *said = NULL;
 	struct st_container c = { .format = ST_FORMAT_SAFETENSORS };
 	enum st_status st = st_json_load(path, &c.docs.config, err);
 	if (st == ST_OK && !c.docs.config)
 		st = st_fail(err, ST_ERR_IO, "no such file");
 	if (st == ST_OK)
 		st = read_page(s, &c, err);
-	if (st == ST_OK)
-		said = st_arch_find(s->cfg.arch, strlen(s->cfg.arch));
-	if (st == ST_OK && arch && arch != said)
+	if (st == ST_OK && arch && strcmp(arch->name, s->cfg.arch) != 0)
 		st = st_fail_at(err, ST_ERR_USAGE, ST_NO_OFFSET, "--arch",
-		                "%s, but the file describes a model of the family %s", arch->name, said->name);
+		                "%s, but the file describes a model of the family %s", arch->name, s->cfg.arch);
 	json_decref(c.docs.config);
 	if (st != ST_OK)
 		st_error_in(err, path);
@@ -269,12 +266,17 @@ static enum st_status is_own(const struct st_synth_options *o, bool *own, struct
 	*own = o->arch && (st_arch_find(o->arch, strlen(o->arch)) || !st_family_text(o->arch, &size));
 	if (o->arch || !o->config)
 		return ST_OK;
-	json_t *config = NULL;
-	ST_TRY(st_json_load(o->config, &config, err));
-	const char *type = json_string_value(json_object_get(config, "model_type"));
-	*own = !type || st_arch_find(type, strlen(type)) || !json_is_object(config);
-	json_decref(config);
-	return ST_OK;
+	struct st_container c = { .format = ST_FORMAT_SAFETENSORS };
+	struct st_family *page = NULL;
+	ST_TRY(st_json_load(o->config, &c.docs.config, err));
+	enum st_status st = json_is_object(c.docs.config) ? st_described_family(&c, &page, err) : ST_OK;
+	if (st != ST_OK)
+		st_error_in(err, o->config);
+	*own = page ? st_arch_find(page->name, strlen(page->name)) != NULL
+	            : !json_string_value(json_object_get(c.docs.config, "model_type")); /* and is refused */
+	st_family_close(page);
+	json_decref(c.docs.config);
+	return st;
 }
 
 enum st_status st_synth_configure(struct st_synth *s, const struct st_synth_options *o, struct st_error *err)

@@ -6,6 +6,7 @@
 #include <stele/trace.h>
 
 #include "arch/arch.h"
+#include "arch/described.h"
 #include "dtype/blocks.h"
 #include "synth/numbers.h"
 
@@ -646,6 +647,36 @@ static void bad_requests_are_refused(void **state)
 	}
 }
 
+/* A config.json whose family stands in "architectures" alone is of that family. */
+static void families_by_class_alone(void **state)
+{
+	(void)state;
+	static const char *const sizes =
+		"\"hidden_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"num_key_value_heads\": 2, "
+		"\"head_dim\": 32, \"intermediate_size\": 96, \"vocab_size\": 640, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000";
+	static const struct {
+		const char *class, *family;
+	} known[] = { { "Gemma2ForCausalLM", "gemma2" },
+		      { "Qwen3ForCausalLM", "qwen3" },
+		      { "LlamaForCausalLM", "llama" } };
+	for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+		char text[600];
+		struct st_error err = ST_ERROR_INIT;
+		struct st_synth_result r;
+		snprintf(text, sizeof text, "{ \"architectures\": [\"%s\"], %s }", known[i].class, sizes);
+		FILE *f = fopen(in_folder("class.json"), "w");
+		assert_non_null(f);
+		assert_true(fputs(text, f) >= 0 && fclose(f) == 0);
+		struct st_synth_options o = { .config = in_folder("class.json"), .seed = 1, .threads = 1, .replace = true };
+		assert_ok(st_synth_write(in_folder("class"), &o, &r, &err), &err);
+		struct st_model *m = open_model(in_folder("class"));
+		assert_string_equal(st_model_described(m)->family->name, known[i].family);
+		st_model_close(m);
+		o.arch = i ? "qwen2" : "llama";
+		assert_refused(in_folder("class"), &o, ST_ERR_USAGE, known[i].family);
+	}
+}
+
 static size_t entries(const char *path)
 {
 	size_t n = 0;
@@ -739,6 +770,7 @@ int main(void)
 		cmocka_unit_test(statistics_are_those_of_trained_models),
 		cmocka_unit_test(containers_tokenise_alike),
 		cmocka_unit_test(bad_requests_are_refused),
+		cmocka_unit_test(families_by_class_alone),
 		cmocka_unit_test(every_page_can_be_made),
 		cmocka_unit_test(a_full_disk_leaves_nothing),
 		cmocka_unit_test(others_are_not_overwritten),
