@@ -39,7 +39,8 @@ struct st_trace_entry {
 
 struct st_trace;
 
-/* Read a bundle, an npz with bundle keys, an APRT tree, or the hidden states that transformers returns (by content). Views stay in the map. */
+/* Read a bundle, an npz with bundle keys, an APRT tree, or the hidden states that transformers returns (by content). Views
+ * stay in the map. */
 ST_MUST_CHECK enum st_status st_trace_open(const char *path, struct st_trace **out, struct st_error *err);
 /* The same, but a value that has other rows than there are tokens is no failure. */
 ST_MUST_CHECK enum st_status st_trace_open_loose(const char *path, struct st_trace **out, struct st_error *err);

@@ -121,6 +121,8 @@ enum st_open_how {
 ST_MUST_CHECK enum st_status st_model_open_any(const char *path, const char *family, enum st_open_how how,
                                                struct st_pool *pool, struct st_model **out, struct st_error *err);
 bool st_model_is_by_name(const struct st_model *m);
+/* Whether it is so for the other file's sake alone. */
+bool st_model_could_run(const struct st_model *m);
 /* What reports call a key of a page: the name that all families have for it, or its own. */
 const char *st_key_in_reports(const char *key);
 /* Keys of the file that the page of its family does not read and that may change numbers. */

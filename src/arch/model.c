@@ -67,7 +67,8 @@ static enum st_status open_model(const char *path, const char *family, bool any,
 		                      method));
 	struct st_error why = ST_ERROR_INIT;
 	st = bind_family(m, any ? &why : err);
-	if (st == ST_OK && how == ST_OPEN_NAMES)
+	m->could_run = st == ST_OK && how == ST_OPEN_NAMES;
+	if (m->could_run)
 		(void)st_fail(&why, ST_ERR_UNSUPPORTED, "is compared with a file of a family that Stele cannot run");
 	if (any && why.code == ST_ERR_UNSUPPORTED && names_family(m->c)) {
 		m->problem = why;
@@ -242,6 +243,7 @@ bool st_model_knows_family(const struct st_model *m)
 const struct st_described *st_model_described(const struct st_model *m) { return m->described; }
 
 bool st_model_is_by_name(const struct st_model *m) { return m->by_name; }
+bool st_model_could_run(const struct st_model *m) { return !m->by_name || m->could_run; }
 bool st_model_has_gguf_names(const struct st_model *m) { return m->gguf_names; }
 size_t st_model_n_unread(const struct st_model *m) { return m->n_unread; }
 const char *st_model_unread_at(const struct st_model *m, size_t i) { return m->unread[i]; }

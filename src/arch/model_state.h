@@ -15,6 +15,7 @@ struct st_model {
 	struct st_described *described; /* the same, bound; NULL: it could not be */
 	struct st_weight ***stacks;     /* then: the experts of each of its weights, by layer */
 	bool by_name; /* no places of a family: weights are the tensors in file order (unknown.c) */
+	bool could_run; /* then: it is bound so because that was asked for */
 
 	struct st_weight *weights; /* then */
 	size_t n_weights;

@@ -1,6 +1,8 @@
 /* near.c - names that are like each other: what a missing tensor or key may be called in a file. */
 #include "arch/near.h"
 
+#include "base/text.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -244,17 +246,11 @@ static size_t other_sources(const char *weight, char (*store)[96], const char **
 	return n;
 }
 
-static bool ends(const char *s, const char *tail)
-{
-	size_t n = strlen(s), k = strlen(tail);
-	return n >= k && strcmp(s + n - k, tail) == 0;
-}
-
 /* A bias is never stored as NAME.weight, however like the rest of the name and the shape are. */
 static bool is_other_kind(const struct st_described *d, const struct st_family_weight *w, const char *name)
 {
 	enum st_spelling column = st_described_columns(d);
-	return w->n_sources[column] && ends(w->sources[column][0].name, ".bias") && ends(name, ".weight");
+	return w->n_sources[column] && st_ends_with(w->sources[column][0].name, ".bias") && st_ends_with(name, ".weight");
 }
 
 size_t st_near_tensors(const struct st_described *d, const struct st_described_fault *fault, size_t most,

@@ -1,18 +1,14 @@
 /* strangers.c - files that are no language model as Stele reads one, known by their tensors' names: what they are. */
 #include "arch/model_state.h"
 
-#include <string.h>
+#include "base/text.h"
 
-static bool ends(const char *s, const char *with)
-{
-	size_t n = strlen(s), k = strlen(with);
-	return n >= k && strcmp(s + n - k, with) == 0 && (n == k || s[n - k - 1] == '.');
-}
+#include <string.h>
 
 static bool has(const struct st_container *c, const char *tail)
 {
 	for (size_t i = 0; i < c->n_tensors; i++)
-		if (ends(c->tensors[i].name, tail))
+		if (st_ends_in_parts(c->tensors[i].name, tail))
 			return true;
 	return false;
 }
@@ -21,8 +17,8 @@ static bool is_adapter(const struct st_container *c)
 {
 	for (size_t i = 0; i < c->n_tensors; i++) {
 		const char *name = c->tensors[i].name;
-		if (strstr(name, ".lora_A.") || strstr(name, ".lora_B.") || ends(name, "lora_A") || ends(name, "lora_a")
-		    || ends(name, "lora_A.weight") || ends(name, "lora_magnitude_vector"))
+		if (strstr(name, ".lora_A.") || strstr(name, ".lora_B.") || st_ends_in_parts(name, "lora_A") || st_ends_in_parts(name, "lora_a")
+		    || st_ends_in_parts(name, "lora_A.weight") || st_ends_in_parts(name, "lora_magnitude_vector"))
 			return true;
 	}
 	return false;
@@ -63,7 +59,7 @@ static const struct {
 static const char *bytes_for_scales(const struct st_container *c)
 {
 	for (size_t i = 0; i < c->n_tensors; i++)
-		if (ends(c->tensors[i].name, "scales") && c->tensors[i].dtype == ST_DTYPE_U8)
+		if (st_ends_in_parts(c->tensors[i].name, "scales") && c->tensors[i].dtype == ST_DTYPE_U8)
 			return c->tensors[i].name;
 	return NULL;
 }
@@ -106,7 +102,7 @@ const char *st_packing(const struct st_container *c, const char **tensor)
 		if (!fits(c, i))
 			continue;
 		for (size_t k = 0; k < c->n_tensors; k++)
-			if (ends(c->tensors[k].name, packings[i].all[0]))
+			if (st_ends_in_parts(c->tensors[k].name, packings[i].all[0]))
 				*tensor = c->tensors[k].name;
 		return packings[i].method;
 	}

@@ -58,10 +58,7 @@ static enum st_status open_key(struct st_diff_side *s, char *path, const char *k
 
 static bool is_trace(const struct st_container *c)
 {
-	const char *format = c->docs.metadata ? json_string_value(json_object_get(c->docs.metadata, "format")) : NULL;
-	if (format && strcmp(format, "stele-trace") == 0)
-		return true;
-	if (st_hidden_states_is(c))
+	if (st_container_is_bundle(c) || st_hidden_states_is(c))
 		return true;
 	/* Without the mark: a container with names of captured values. The others are compared as well, by name. */
 	if (c->format != ST_FORMAT_SAFETENSORS && c->format != ST_FORMAT_NPZ && c->format != ST_FORMAT_NPY)

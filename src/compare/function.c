@@ -607,12 +607,8 @@ static enum st_status reader_fits(struct st_move_search *s, const struct st_grap
                                   int64_t expert, const struct norm *norm, struct group *out)
 {
 	const struct st_node *n = &g->nodes[node];
-	const struct st_weight_diff *d = NULL;
+	const struct st_weight_diff *d = n->stage == ST_STAGE_LM_HEAD ? st_move_find_head(s) : NULL;
 	struct st_move in = { .col_gain = norm->factor };
-	/* A tied head is compared with the other side's, as the head. */
-	for (size_t k = 0; k < s->n && n->stage == ST_STAGE_LM_HEAD; k++)
-		if (s->d[k].slot->role == ST_ROLE_HEAD)
-			d = &s->d[k];
 	d = d ? d : st_move_find(s, n->w[i], expert);
 	uint64_t from = 0, rows = st_part_rows(n->w[i]);
 	for (uint32_t k = 0; k < i; k++)

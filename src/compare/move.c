@@ -1,6 +1,7 @@
 /* move.c - whether a weight is another one moved about, and in which order its rows are. */
 #include "compare/move.h"
 
+#include "arch/arch.h"
 #include "base/error.h"
 #include "base/pool.h"
 #include "compare/pair.h"
@@ -97,6 +98,15 @@ const struct st_weight_diff *st_move_find(const struct st_move_search *s, const 
 			return &s->d[i];
 	}
 	return NULL;
+}
+
+const struct st_weight_diff *st_move_find_head(const struct st_move_search *s)
+{
+	const struct st_weight_diff *head = NULL;
+	for (size_t i = 0; i < s->n; i++)
+		if (s->d[i].slot->role == ST_ROLE_HEAD)
+			head = &s->d[i];
+	return head;
 }
 
 const struct st_weight_diff *st_move_of_expert(const struct st_move_search *s, const struct st_weight_diff *first,

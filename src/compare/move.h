@@ -43,6 +43,8 @@ struct st_move_search {
 
 /* Where a weight of a's graph is compared: whole, or that of one expert (-1: whole). NULL: it is not. */
 const struct st_weight_diff *st_move_find(const struct st_move_search *s, const struct st_weight *w, int64_t expert);
+/* Where the heads are compared as heads, which a tied one is beside the embedding. NULL: they are not. */
+const struct st_weight_diff *st_move_find_head(const struct st_move_search *s);
 /* That of any expert, where `first` is that of the first one (or NULL): they are compared one after the other. */
 const struct st_weight_diff *st_move_of_expert(const struct st_move_search *s, const struct st_weight_diff *first,
                                                uint64_t expert);

@@ -138,10 +138,9 @@ static enum st_status find_uses(struct st_move_search *s, struct use *use, struc
 		const struct st_weight_diff *norm = by && by->n_w ? st_move_find(s, by->w[0], -1) : NULL;
 		if (norm)
 			use[norm - s->d].is_norm = true;
-		/* A tied head is compared once more, as the head. */
-		for (size_t k = 0; k < s->n && n->stage == ST_STAGE_LM_HEAD; k++)
-			if (s->d[k].slot->role == ST_ROLE_HEAD)
-				use[k] = (struct use){ by != NULL, u.writes, norm, false };
+		const struct st_weight_diff *head = n->stage == ST_STAGE_LM_HEAD ? st_move_find_head(s) : NULL;
+		if (head)
+			use[head - s->d] = (struct use){ by != NULL, u.writes, norm, false };
 		for (uint32_t k = 0; k < n->n_w; k++) {
 			bool stack = n->w[k]->n_experts > 0;
 			const struct st_weight_diff *first = st_move_find(s, n->w[k], stack ? 0 : -1);

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 /* ---- proposing a cause ---- */
 
 /* Best first; of one code the best that it has come to. */

@@ -4,6 +4,8 @@
 #include "convert/documents.h"
 #include "convert/fields.h"
 
+#include "base/text.h"
+
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,12 +138,6 @@ static void apr_keys(struct st_conversion *v)
 
 /* ---- documents ---- */
 
-static bool ends_with(const char *s, const char *end)
-{
-	size_t n = strlen(s), k = strlen(end);
-	return n >= k && strcmp(s + n - k, end) == 0;
-}
-
 static int by_name(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
 
 /* Files of the folder that are neither weights nor what was read from them. */
@@ -156,7 +152,7 @@ static void files(struct st_conversion *v)
 		const char *s = e->d_name;
 		bool document = v->src.format == v->dst.format ? st_document_is_kept(s)
 		                                               : v->vocab.t && st_document_is_vocabulary(s);
-		if (s[0] == '.' || document || ends_with(s, ".safetensors") || ends_with(s, ".safetensors.index.json")
+		if (s[0] == '.' || document || st_ends_with(s, ".safetensors") || st_ends_with(s, ".safetensors.index.json")
 		    || strcmp(s, "config.json") == 0 || strcmp(s, "generation_config.json") == 0)
 			continue;
 		st_list_add(&v->log, &found, st_arena_strndup(&v->arena, s, strlen(s)));

@@ -7,6 +7,7 @@
 #include "explain/explain.h"
 
 #include "base/error.h"
+#include "kernel/kernel.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -31,14 +32,6 @@ static enum st_status last_logits(const struct st_explainer *x, uint32_t step, f
 	return ST_OK;
 }
 
-static size_t best_of(const float *v, uint64_t n)
-{
-	size_t best = 0;
-	for (size_t i = 1; i < n; i++)
-		best = v[i] > v[best] ? i : best;
-	return best;
-}
-
 /* Whether the two step tokens that differ first are each the best of its trace's own logits. */
 static enum st_status find_parting(const struct st_explainer *x, const struct st_explainer *y, size_t step,
                                    struct st_beside *b, struct st_error *err)
@@ -52,7 +45,8 @@ static enum st_status find_parting(const struct st_explainer *x, const struct st
 	if (st == ST_OK)
 		st = last_logits(y, (uint32_t)step, &v, &m, err);
 	uint32_t here = p->step_tokens[step], there = q->step_tokens[step];
-	if (st == ST_OK && u && v && n == m && here < n && there < n && best_of(u, n) == here && best_of(v, n) == there) {
+	if (st == ST_OK && u && v && n == m && here < n && there < n && st_lead_of(u, n).best == here
+	    && st_lead_of(v, n).best == there) {
 		b->parted = true;
 		b->after = (uint32_t)step;
 		b->here = here;

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/pool.h"
+#include "kernel/kernel.h"
 #include "trace/trace.h"
 
 #include <math.h>
@@ -163,20 +164,13 @@ static void nonfinite_finding(struct st_finding *f, const struct st_explainer *x
 static void note_top1(struct st_explainer *x, const struct st_value *v)
 {
 	const float *got = x->got + (v->rows - 1) * v->cols, *exact = x->exact + (v->rows - 1) * v->cols;
-	size_t a = 0, b = 0, next = SIZE_MAX;
 	if (!x->have[v->rows == 1 ? x->pass.T - 1 : v->rows - 1])
 		return;
-	for (size_t i = 1; i < v->cols; i++) {
-		a = got[i] > got[a] ? i : a;
-		b = exact[i] > exact[b] ? i : b;
-	}
-	for (size_t i = 0; i < v->cols; i++)
-		if (i != b && (next == SIZE_MAX || exact[i] > exact[next]))
-			next = i;
+	struct st_lead of_exact = st_lead_of(exact, v->cols);
 	x->r.has_top1 = true;
-	x->r.top1 = (uint32_t)a;
-	x->r.top1_exact = (uint32_t)b;
-	x->r.top1_gap = next == SIZE_MAX ? 0 : (double)exact[b] - exact[next];
+	x->r.top1 = (uint32_t)st_lead_of(got, v->cols).best;
+	x->r.top1_exact = (uint32_t)of_exact.best;
+	x->r.top1_gap = of_exact.gap;
 }
 
 static struct st_finding *next_finding(struct st_explainer *x)

@@ -2,6 +2,7 @@
 #include "format/apr.h"
 
 #include "base/error.h"
+#include "base/text.h"
 
 #include <string.h>
 
@@ -67,16 +68,10 @@ static const struct {
 	{ "c_fc.weight", HIDDEN_IN },         { "c_proj.weight", HIDDEN_OUT },
 };
 
-static bool ends_in(const char *name, const char *tail)
-{
-	size_t n = strlen(name), t = strlen(tail);
-	return n >= t && strcmp(name + n - t, tail) == 0 && (n == t || name[n - t - 1] == '.');
-}
-
 static enum side side_of(const char *name)
 {
 	for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
-		if (ends_in(name, matrices[i].tail))
+		if (st_ends_in_parts(name, matrices[i].tail))
 			return matrices[i].side;
 	return NEITHER;
 }
@@ -87,7 +82,7 @@ static bool is_conv1d(const struct st_apr_meta *m, const char *name)
 	bool gpt2 = (m->model_type && strncmp(m->model_type, "gpt2", 4) == 0)
 	         || (m->architecture && strncmp(m->architecture, "gpt2", 4) == 0);
 	return gpt2
-	    && (ends_in(name, "c_attn.weight") || ends_in(name, "c_fc.weight") || ends_in(name, "c_proj.weight"));
+	    && (st_ends_in_parts(name, "c_attn.weight") || st_ends_in_parts(name, "c_fc.weight") || st_ends_in_parts(name, "c_proj.weight"));
 }
 
 enum order { UNKNOWN, OUT_IN, IN_OUT };
@@ -109,8 +104,8 @@ static uint64_t hidden_size(const struct st_container *c, const struct st_apr_me
 	for (size_t i = 0; n == 0 && i < c->n_tensors; i++) {
 		const struct st_tensor *t = &c->tensors[i];
 		if (t->ndim == 1
-		    && (ends_in(t->name, "model.norm.weight") || strcmp(t->name, "output_norm.weight") == 0
-		        || ends_in(t->name, "ln_f.weight")))
+		    && (st_ends_in_parts(t->name, "model.norm.weight") || strcmp(t->name, "output_norm.weight") == 0
+		        || st_ends_in_parts(t->name, "ln_f.weight")))
 			n = t->file_dims[0];
 	}
 	return n;

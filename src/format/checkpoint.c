@@ -203,8 +203,7 @@ enum st_status st_checkpoint_open(struct st_container *c, const char *path, stru
 	if (weights)
 		ST_TRY(open_weights(c, weights, dir, err));
 	/* A trace bundle may lie in a model's folder and is no model: its neighbours are not its own. */
-	const char *kind = json_string_value(json_object_get(c->docs.metadata, "format"));
-	if (!kind || strcmp(kind, "stele-trace") != 0)
+	if (!st_container_is_bundle(c))
 		ST_TRY(st_hf_documents(c, dir, err));
 	ST_TRY(describe(c, folder, err));
 	return st_packed_fold(c, err);

@@ -177,3 +177,9 @@ enum st_status st_container_sha256(const struct st_container *c, char hex[65], s
 		st_hex(digest, sizeof digest, hex);
 	return st;
 }
+
+bool st_container_is_bundle(const struct st_container *c)
+{
+	const char *format = json_string_value(json_object_get(c->docs.metadata, "format"));
+	return format && strcmp(format, "stele-trace") == 0;
+}

@@ -95,6 +95,9 @@ ST_MUST_CHECK enum st_status st_container_name(struct st_container *c, const cha
 ST_MUST_CHECK enum st_status st_container_name_of_file(struct st_container *c, const char *path, const char *suffix,
                                                        const char **out, struct st_error *err);
 
+/* Whether it has the mark of a trace that Stele, or a tap, wrote. */
+bool st_container_is_bundle(const struct st_container *c);
+
 /* Readers, one file each. */
 enum st_status st_gguf_open(struct st_container *c, const char *path, struct st_error *err);
 /* What Hugging Face and torch keep a model in: a safetensors file, a torch checkpoint, a shard index, a folder. */

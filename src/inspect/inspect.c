@@ -54,8 +54,7 @@ static bool is_trace(const struct st_container *c)
 {
 	if (c->format == ST_FORMAT_APRT)
 		return c->docs.metadata != NULL || c->n_tensors > 1;
-	const char *format = json_string_value(json_object_get(c->docs.metadata, "format"));
-	return c->format == ST_FORMAT_SAFETENSORS && format && strcmp(format, "stele-trace") == 0;
+	return c->format == ST_FORMAT_SAFETENSORS && st_container_is_bundle(c);
 }
 
 /* Does anything in the file say that it is a model? Then it is worth saying why it is none. */

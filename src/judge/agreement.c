@@ -33,20 +33,16 @@ static double log_sum_exp(const float *x, size_t n, double top)
 
 static void predict(const float *a, const float *b, size_t V, struct prediction *q)
 {
-	size_t best_a = 0, best_b = 0, second = SIZE_MAX, above = 0;
+	size_t above = 0;
 	q->finite = true;
-	for (size_t i = 0; i < V; i++) {
+	for (size_t i = 0; i < V; i++)
 		q->finite &= isfinite(a[i]) && isfinite(b[i]);
-		best_a = a[i] > a[best_a] ? i : best_a;
-		best_b = b[i] > b[best_b] ? i : best_b;
-	}
 	if (!q->finite)
 		return;
-	for (size_t i = 0; i < V; i++) {
-		if (i != best_b && (second == SIZE_MAX || b[i] > b[second]))
-			second = i;
+	struct st_lead of_b = st_lead_of(b, V);
+	size_t best_a = st_lead_of(a, V).best, best_b = of_b.best;
+	for (size_t i = 0; i < V; i++)
 		above += a[i] > a[best_b] || (a[i] == a[best_b] && i < best_b);
-	}
 	double la = log_sum_exp(a, V, (double)a[best_a]), lb = log_sum_exp(b, V, (double)b[best_b]), kl = 0;
 	for (size_t i = 0; i < V; i++) {
 		double ln_b = (double)b[i] - lb;
@@ -55,7 +51,7 @@ static void predict(const float *a, const float *b, size_t V, struct prediction 
 	q->p.rank = (uint32_t)above + 1;
 	q->p.best_a = (uint32_t)best_a;
 	q->p.best_b = (uint32_t)best_b;
-	q->p.gap = second == SIZE_MAX ? 0 : (double)b[best_b] - (double)b[second];
+	q->p.gap = of_b.gap;
 	q->p.kl = kl > 0 ? kl : 0; /* a divergence is not negative; its rounding may be */
 }
 

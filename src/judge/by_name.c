@@ -31,15 +31,16 @@ static void tell_reasons(struct st_rosetta_state *s)
 	struct st_rosetta *r = &s->r;
 	tell_reason(s->ma, a, sizeof a);
 	tell_reason(s->mb, b, sizeof b);
-	bool unknown_a = strncmp(a, "unknown", 7) == 0;
-	if (strcmp(a, b) == 0 && strstr(a, "is compared with")) /* each could be evaluated by itself */
-		snprintf(r->not_evaluated, sizeof r->not_evaluated, "A is of family %.64s, B of %.64s: their stages are not matched",
+	bool unknown_a = !st_model_knows_family(s->ma);
+	if (st_model_could_run(s->ma) && st_model_could_run(s->mb))
+		snprintf(r->not_evaluated, sizeof r->not_evaluated,
+		         "A is of family %.64s, B of %.64s: their stages are not matched",
 		         st_model_config(s->ma)->arch, st_model_config(s->mb)->arch);
 	else if (strcmp(a, b) == 0)
 		snprintf(r->not_evaluated, sizeof r->not_evaluated, "%s", a);
-	else if (unknown_a && strncmp(b, "unknown", 7) == 0)
+	else if (unknown_a && !st_model_knows_family(s->mb))
 		snprintf(r->not_evaluated, sizeof r->not_evaluated, "%.120s in A, %.120s in B", a, b + 8);
-	else if (unknown_a || strstr(b, "is compared with"))
+	else if (unknown_a || st_model_could_run(s->mb))
 		snprintf(r->not_evaluated, sizeof r->not_evaluated, "%s in A", a);
 	else
 		snprintf(r->not_evaluated, sizeof r->not_evaluated, "%s in B", b);

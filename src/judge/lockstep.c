@@ -1,9 +1,9 @@
 /*
  * lockstep.c - evaluate two models in lock-step and measure every stage.
  *
- * Graphs of different form are evaluated up to where they part. Side b is the reference. At each stage both values are made, their difference is measured,
- * and, where the two sides' weights or parameters differ, a's version of the stage is also
- * evaluated on b's inputs: that separates what this stage did from what it received.
+ * Graphs of different form are evaluated up to where they part. Side b is the reference. At each stage both values are
+ * made, their difference is measured, and, where the two sides' weights or parameters differ, a's version of the stage is
+ * also evaluated on b's inputs: that separates what this stage did from what it received.
  */
 #include "judge/rosetta.h"
 
@@ -12,6 +12,7 @@
 #include "compare/pair.h"
 #include "judge/agreement.h"
 #include "judge/floors.h"
+#include "kernel/kernel.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -280,22 +281,15 @@ static void note_top1(struct st_rosetta *r, const struct lockstep *l, uint32_t h
 {
 	struct st_value a = st_run_value(l->ra, head), b = st_run_value(l->rb, head);
 	const float *x = a.data + (a.rows - 1) * a.cols, *y = b.data + (b.rows - 1) * b.cols;
-	size_t ia = 0, ib = 0, second = SIZE_MAX;
 	for (size_t i = 0; i < b.cols; i++)
 		if (isnan(x[i]) || isnan(y[i]))
 			return; /* nothing is the largest of those */
-	for (size_t i = 1; i < b.cols; i++) {
-		ia = x[i] > x[ia] ? i : ia;
-		ib = y[i] > y[ib] ? i : ib;
-	}
-	for (size_t i = 0; i < b.cols; i++)
-		if (i != ib && (second == SIZE_MAX || y[i] > y[second]))
-			second = i;
+	struct st_lead of_a = st_lead_of(x, b.cols), of_b = st_lead_of(y, b.cols);
 	r->has_top1 = true;
-	r->top1_a = (uint32_t)ia;
-	r->top1_b = (uint32_t)ib;
-	r->top1_agree = ia == ib;
-	r->top1_gap = second == SIZE_MAX ? 0 : (double)y[ib] - y[second];
+	r->top1_a = (uint32_t)of_a.best;
+	r->top1_b = (uint32_t)of_b.best;
+	r->top1_agree = of_a.best == of_b.best;
+	r->top1_gap = of_b.gap;
 }
 
 enum st_status st_rosetta_lockstep(struct st_rosetta_state *s, const struct st_rosetta_options *o,

@@ -129,6 +129,13 @@ void st_cap(const struct st_exec *e, const float *x, double cap, size_t n, float
 void st_softmax(const struct st_exec *e, const float *x, size_t n, float *y);
 /* Indices of the k largest of x[n], the largest first; of equals the lowest first, NaN last. */
 void st_top(const float *x, size_t n, size_t k, float *index);
+/* Of x[n], n > 0, without NaN: the largest and the next largest (SIZE_MAX of one alone), of equals the lowest index, and by
+ * how much the one leads. */
+struct st_lead {
+	size_t best, next;
+	double gap; /* 0 of one alone */
+};
+struct st_lead st_lead_of(const float *x, size_t n);
 /* y[i] = sum_c w[c] x[c D + i] in f64, in order of c, rounded once; w NULL: ones */
 void st_weighted_sum(const struct st_exec *e, const float *x, const float *w, size_t C, size_t D, float *y);
 /* y[t, i] = x[t, i] + b[i]   x, y: [T, D] */

@@ -248,6 +248,18 @@ void st_top(const float *x, size_t n, size_t k, float *index)
 	}
 }
 
+struct st_lead st_lead_of(const float *x, size_t n)
+{
+	struct st_lead l = { 0, SIZE_MAX, 0 };
+	for (size_t i = 1; i < n; i++)
+		l.best = x[i] > x[l.best] ? i : l.best;
+	for (size_t i = 0; i < n; i++)
+		if (i != l.best && (l.next == SIZE_MAX || x[i] > x[l.next]))
+			l.next = i;
+	l.gap = l.next == SIZE_MAX ? 0 : (double)x[l.best] - x[l.next];
+	return l;
+}
+
 void st_weighted_sum(const struct st_exec *e, const float *x, const float *w, size_t C, size_t D, float *y)
 {
 	(void)e;

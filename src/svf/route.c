@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "kernel/kernel.h"
 
 #include <stele/token.h>
 
@@ -164,15 +165,6 @@ static enum st_status check_finite(const float *x, size_t n, const char *what, s
 	return ST_OK;
 }
 
-static size_t argmax(const float *x, size_t n)
-{
-	size_t best = 0;
-	for (size_t i = 1; i < n; i++)
-		if (x[i] > x[best])
-			best = i;
-	return best;
-}
-
 static enum st_status decide(struct route *x, struct st_error *err)
 {
 	const struct st_tensor *h = x->a.head;
@@ -194,8 +186,8 @@ static enum st_status decide(struct route *x, struct st_error *err)
 	}
 	ST_TRY(check_finite(x->logits, x->outputs, "the logits", err));
 	size_t agents = x->outputs - ST_SVF_ROLES;
-	x->agent = argmax(x->logits, agents);
-	x->role = argmax(x->logits + agents, ST_SVF_ROLES);
+	x->agent = st_lead_of(x->logits, agents).best;
+	x->role = st_lead_of(x->logits + agents, ST_SVF_ROLES).best;
 	return ST_OK;
 }
 

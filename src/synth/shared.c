@@ -138,6 +138,18 @@ static const char *move_rows(const struct shared *s, const uint64_t *from)
 	return NULL;
 }
 
+/* The end of a plant, unless `why` tells what is in its way; frees what it took. */
+static const char *put_in_order(struct st_synth *s, struct shared *x, uint64_t *from, const char *why, bool apply)
+{
+	if (!why && apply) {
+		why = move_rows(x, from);
+		st_synth_touched(s, x->image->name);
+	}
+	free(from);
+	free(x->rows);
+	return why;
+}
+
 /* Rows first to first + n of a part, as they follow one another in the file, to the end of the list. */
 static void append(const struct shared *s, uint32_t part, uint64_t first, uint64_t n, uint64_t *list, uint64_t *at)
 {
@@ -179,14 +191,9 @@ static const char *mislay_order_of(struct st_synth *s, const char *with, bool eq
 	uint64_t *list = why ? NULL : st_alloc_zeroed(x.n, sizeof *list);
 	if (!why && !list)
 		why = no_memory;
-	if (!why && apply) {
+	if (!why && apply)
 		rotated(&x, list);
-		why = move_rows(&x, list);
-		st_synth_touched(s, x.image->name);
-	}
-	free(list);
-	free(x.rows);
-	return why;
+	return put_in_order(s, &x, list, why, apply);
 }
 
 const char *st_synth_mislay_order(struct st_synth *s, uint32_t layer, bool apply)
@@ -223,13 +230,7 @@ const char *st_synth_mislay_groups(struct st_synth *s, uint32_t layer, bool appl
 	for (uint64_t g = 0; !why && g < n; g++)
 		for (uint32_t k = 0; k < x.n_parts; k++)
 			append(&x, k, g * (x.size[k] / n), x.size[k] / n, list, &at);
-	if (!why && apply) {
-		why = move_rows(&x, list);
-		st_synth_touched(s, x.image->name);
-	}
-	free(list);
-	free(x.rows);
-	return why;
+	return put_in_order(s, &x, list, why, apply);
 }
 
 /* ---- gate and up in one tensor ---- */

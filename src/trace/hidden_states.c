@@ -38,8 +38,7 @@ static bool is_series(const char *name, const char *word, int64_t *i, bool *deep
 
 bool st_hidden_states_is(const struct st_container *c)
 {
-	const char *format = json_string_value(json_object_get(c->docs.metadata, "format"));
-	if ((format && strcmp(format, "stele-trace") == 0)
+	if (st_container_is_bundle(c)
 	    || (c->format != ST_FORMAT_SAFETENSORS && c->format != ST_FORMAT_NPZ && c->format != ST_FORMAT_NPY
 	        && c->format != ST_FORMAT_TORCH))
 		return false;
@@ -62,10 +61,11 @@ struct reading {
 	struct st_error *err;
 };
 
-static enum st_status refuse_batch(const struct st_tensor *t, uint64_t n, struct st_error *err)
+enum st_status st_refuse_batch(const struct st_tensor *t, struct st_error *err)
 {
 	return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, t->name,
-	                  "holds a batch of %llu sequences; save one of them, without padding", (unsigned long long)n);
+	                  "holds a batch of %llu sequences; save one of them, without padding",
+	                  (unsigned long long)t->shape[0]);
 }
 
 /* A mask with a zero in it has padding: rows that stand for no token. */
@@ -74,7 +74,7 @@ static enum st_status check_mask(const struct st_tensor *t, struct st_error *err
 	if (t->ndim != 2 || t->n_elems == 0 || st_dtype_info(t->dtype)->kind == ST_KIND_QUANT)
 		return ST_OK;
 	if (t->shape[0] != 1)
-		return refuse_batch(t, t->shape[0], err);
+		return st_refuse_batch(t, err);
 	double *v = st_alloc_array(t->n_elems, sizeof *v);
 	ST_NEED(v);
 	st_tensor_decode_f64(t, 0, 1, v);
@@ -91,7 +91,7 @@ static enum st_status add(struct reading *r, const struct st_tensor *t, enum st_
                           uint32_t batch_of)
 {
 	if (t->ndim == batch_of && t->shape[0] != 1)
-		return refuse_batch(t, t->shape[0], r->err);
+		return st_refuse_batch(t, r->err);
 	if (t->ndim + 1 != batch_of && t->ndim != batch_of)
 		return st_fail_at(r->err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "has %u dimensions, expected %u or %u",
 		                  t->ndim, batch_of - 1, batch_of);

@@ -48,31 +48,23 @@ static enum st_status read_array(const struct st_tensor *t, struct st_arena *are
 	return st;
 }
 
-static bool is_marked(const struct st_container *c)
-{
-	const char *format = json_string_value(json_object_get(c->docs.metadata, "format"));
-	return format && strcmp(format, "stele-trace") == 0;
-}
-
 /* Arrays of integers beside the values: tokens, positions. A marked bundle has them in its metadata. */
 static bool has_lists(const struct st_container *c)
 {
 	return c->format == ST_FORMAT_NPZ || c->format == ST_FORMAT_NPY
-	    || (c->format == ST_FORMAT_SAFETENSORS && !is_marked(c));
+	    || (c->format == ST_FORMAT_SAFETENSORS && !st_container_is_bundle(c));
 }
 
 static enum st_status read_provenance(struct reader *r, struct st_error *err)
 {
 	struct st_trace *t = r->t;
-	if (t->c->docs.metadata && (is_marked(t->c) || t->c->format != ST_FORMAT_SAFETENSORS)) {
+	if (t->c->docs.metadata && (st_container_is_bundle(t->c) || t->c->format != ST_FORMAT_SAFETENSORS)) {
 		ST_TRY(st_provenance_read(t->c->docs.metadata, &t->prov, &t->arena, err));
 		t->prov.known = true;
 	}
 	const struct st_tensor *tokens = st_container_find(t->c, r->states ? "input_ids" : "tokens");
 	if (r->states && tokens && tokens->ndim == 2 && tokens->shape[0] > 1)
-		return st_fail_at(err, ST_ERR_UNSUPPORTED, ST_NO_OFFSET, tokens->name,
-		                  "holds a batch of %llu sequences; save one of them, without padding",
-		                  (unsigned long long)tokens->shape[0]);
+		return st_refuse_batch(tokens, err);
 	if (tokens && (r->states || has_lists(t->c))) {
 		ST_TRY(read_array(tokens, &t->arena, &t->prov.tokens, &t->prov.n_tokens, err));
 		t->prov.known = true;
@@ -265,7 +257,7 @@ static enum st_status check_item(const struct reader *r, const struct st_trace_i
 	if (t->ndim == 0)
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name,
 		                  "is a single number without an axis of positions");
-	if (t->ndim == 1 && (r->t->c->format == ST_FORMAT_APRT || !is_marked(r->t->c)))
+	if (t->ndim == 1 && (r->t->c->format == ST_FORMAT_APRT || !st_container_is_bundle(r->t->c)))
 		return ST_OK; /* flat, of unknown width */
 	if (t->ndim < (scores ? 3 : 2))
 		return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, t->name, "has %u dimensions, expected %s", t->ndim,
@@ -352,7 +344,7 @@ static enum st_status check_kind(const struct reader *r, struct st_error *err)
 	const char *format = json_string_value(json_object_get(c->docs.metadata, "format"));
 	switch (c->format) {
 	case ST_FORMAT_APRT:
-		if (format && !is_marked(c))
+		if (format && !st_container_is_bundle(c))
 			return st_fail_at(err, ST_ERR_FORMAT, ST_NO_OFFSET, "trace.json",
 			                  "format is \"%.40s\", not \"stele-trace\"", format);
 		return ST_OK;

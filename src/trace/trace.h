@@ -89,6 +89,8 @@ bool st_hidden_states_is(const struct st_container *c);
  * into layer 0. prov.tokens are known. */
 ST_MUST_CHECK enum st_status st_hidden_states_read(struct st_trace *t, struct st_trace_item **items, size_t *n,
                                                    struct st_error *err);
+/* The tensor's first dimension is that of several sequences. */
+ST_MUST_CHECK enum st_status st_refuse_batch(const struct st_tensor *t, struct st_error *err);
 /* Of what stage of the model the input of layer 0 is; it is an entry from then on. Nothing happens in other traces. */
 void st_trace_set_input(struct st_trace *t, enum st_stage stage);
 

@@ -486,6 +486,31 @@ static void relu_factors(struct tiny *t, double sign)
 static void opt_factors(struct tiny *t) { relu_factors(t, 1); }
 static void opt_factor_below_zero(struct tiny *t) { relu_factors(t, -1); }
 
+/* The family's model as "base", and changed as "other". */
+static void save_both(const char *family, void (*change)(struct tiny *t))
+{
+	struct tiny base, other;
+	load(&base, family);
+	load(&other, family);
+	change(&other);
+	save(&base, family, "base");
+	save(&other, family, "other");
+	release(&base);
+	release(&other);
+}
+
+/* order 0: the changed one is A. The caller frees the report. */
+static struct st_rosetta *judge_both(int order)
+{
+	static const uint32_t ids[] = { 1, 5, 9, 2, 7, 3 };
+	const struct st_rosetta_options o = { .tokens = ids, .n_tokens = 6, .threshold = NAN };
+	struct st_error err = ST_ERROR_INIT;
+	struct st_rosetta *r;
+	assert_ok(st_rosetta_run(in_folder(order ? "base" : "other"), in_folder(order ? "other" : "base"), &o, &r, &err),
+	          &err);
+	return r;
+}
+
 static void neighbours_are_seen(void **state)
 {
 	(void)state;
@@ -523,21 +548,10 @@ static void neighbours_are_seen(void **state)
 		{ "opt", opt_factors, "factors moved" },
 		{ "opt", opt_factor_below_zero, NULL },
 	};
-	static const uint32_t ids[] = { 1, 5, 9, 2, 7, 3 };
-	struct st_rosetta_options o = { .tokens = ids, .n_tokens = 6, .threshold = NAN };
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-		struct tiny base, other;
-		load(&base, cases[i].family);
-		load(&other, cases[i].family);
-		cases[i].change(&other);
-		save(&base, cases[i].family, "base");
-		save(&other, cases[i].family, "other");
+		save_both(cases[i].family, cases[i].change);
 		for (int order = 0; order < 2; order++) {
-			struct st_error err = ST_ERROR_INIT;
-			struct st_rosetta *r;
-			assert_ok(st_rosetta_run(in_folder(order ? "base" : "other"),
-			                         in_folder(order ? "other" : "base"), &o, &r, &err),
-			          &err);
+			struct st_rosetta *r = judge_both(order);
 			bool same = r->cause.code == ST_CAUSE_WEIGHT_SAME_FUNCTION && r->verdict == ST_VERDICT_NOISE;
 			if (same != (cases[i].says != NULL) || (same && !strstr(r->text, cases[i].says))
 			    || (!same && r->verdict != ST_VERDICT_FAULT))
@@ -545,8 +559,6 @@ static void neighbours_are_seen(void **state)
 				         st_verdict_name(r->verdict), r->text);
 			st_rosetta_free(r);
 		}
-		release(&base);
-		release(&other);
 	}
 }
 
@@ -628,28 +640,15 @@ static void shapes_are_told(void **state)
 		{ "mixtral", mixtral_gates_trained, "unexplained", "8 of 36 matrices (w1)" },
 		{ "mixtral", one_expert_scaled, "weight.scaled", "experts.2.w1" },
 	};
-	static const uint32_t ids[] = { 1, 5, 9, 2, 7, 3 };
-	struct st_rosetta_options o = { .tokens = ids, .n_tokens = 6, .threshold = NAN };
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-		struct tiny base, other;
-		load(&base, cases[i].family);
-		load(&other, cases[i].family);
-		cases[i].change(&other);
-		save(&base, cases[i].family, "base");
-		save(&other, cases[i].family, "other");
+		save_both(cases[i].family, cases[i].change);
 		for (int order = 0; order < 2; order++) {
-			struct st_error err = ST_ERROR_INIT;
-			struct st_rosetta *r;
-			assert_ok(st_rosetta_run(in_folder(order ? "base" : "other"),
-			                         in_folder(order ? "other" : "base"), &o, &r, &err),
-			          &err);
+			struct st_rosetta *r = judge_both(order);
 			if (r->verdict != ST_VERDICT_FAULT || strcmp(st_cause_name(r->cause.code), cases[i].code) != 0
 			    || !strstr(r->text, cases[i].says) || r->first.side)
 				fail_msg("case %zu (%s), order %d: %s", i, cases[i].family, order, r->text);
 			st_rosetta_free(r);
 		}
-		release(&base);
-		release(&other);
 	}
 }
 
