@@ -15,16 +15,21 @@
 
 #include <stele/status.h>
 
+/* The folder of the shared data set: $STELE_SHARED, else ../shared beside the source tree. */
+static inline const char *shared_root(void)
+{
+	const char *root = getenv("STELE_SHARED");
+	return root ? root : STELE_SOURCE_ROOT "/../shared";
+}
+
 /* Path of a file of the shared data set, "<root>/data/REL"; skips the running test with a line
- * saying so when the data set is absent. The root is $STELE_SHARED, else ../shared beside the
- * source tree. The result lies in one of 8 static buffers used in turn. */
+ * saying so when the data set is absent. The result lies in one of 8 static buffers used in turn. */
 static inline const char *shared_path(const char *rel)
 {
 	static char buf[8][1024];
 	static unsigned turn;
-	const char *root = getenv("STELE_SHARED");
 	char *p = buf[turn++ % 8];
-	snprintf(p, sizeof buf[0], "%s/data/%s", root ? root : STELE_SOURCE_ROOT "/../shared", rel);
+	snprintf(p, sizeof buf[0], "%s/data/%s", shared_root(), rel);
 	if (access(p, R_OK) != 0) {
 		fprintf(stderr, "skipped: needs the shared data set (%s)\n", rel);
 		skip();
